@@ -1,0 +1,60 @@
+# The farm's commands. Each sets up what it needs in .venv, once.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo up test test-full check bench bench-gpu docs format
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+demo: .venv/set-up-run ## render four prompts through a farm of their own; the pictures are in out/
+	@$(BIN)/farm demo
+
+up: .venv/set-up-run ## run a farm at http://127.0.0.1:8000 until Ctrl-C
+	@exec $(BIN)/farm up
+
+check: .venv/set-up-dev ## format, lint, types, import contracts
+	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q .
+	@$(BIN)/lint-imports --no-logo | tail -n 3
+	@$(BIN)/mypy
+
+test: check ## every check and test
+	@$(BIN)/pytest -m "not full"
+
+test-full: check ## the long ones too
+	@$(BIN)/pytest
+
+bench: .venv/set-up-dev ## control-plane benchmarks, each beside its baseline
+	@$(BIN)/python -m tests.bench
+
+bench-gpu: .venv/set-up-run ## render benchmarks on the CUDA card that is here
+	@$(BIN)/python -m tests.bench.gpu
+
+docs: .venv/set-up-dev ## bring the generated parts of the README up to date
+	@$(BIN)/python -m farm.settings README.md
+
+format: .venv/set-up-dev ## format the code
+	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix .
+
+# Set-up happens once, and again when pyproject.toml changes. `dev` brings all of `run`.
+.venv/set-up-run: pyproject.toml | python
+	@$(call install,embedded$(comma)worker)
+	@touch $@
+.venv/set-up-dev: pyproject.toml | python
+	@$(call install,dev)
+	@touch $@ .venv/set-up-run
+
+comma := ,
+define install
+echo "setting up .venv (once; about a minute)" && $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+  --editable '.[$(1)]' 2> >(grep -v '^WARNING: Location' >&2) || { echo "The set-up failed; the reason is above. Then run: rm -rf .venv && make"; exit 1; }
+endef
+
+# One line says what is missing, and the command that brings it.
+.PHONY: python
+python:
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is missing; run: sudo apt install python3 python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed, $(PYTHON) is $$($(PYTHON) -V); run: make PYTHON=python3.11"; exit 1; }
+	@test -e .venv || $(PYTHON) -m venv .venv >/dev/null || { rm -rf .venv; echo "Python's venv module is missing; run: sudo apt install python3-venv"; exit 1; }
+	@$(BIN)/python -c '' 2>/dev/null || { echo ".venv is broken; run: rm -rf .venv, then this command again"; exit 1; }

@@ -1,0 +1,35 @@
+"""`python -m api`: the API process."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from api.server import Address, serve
+from farm.errors import ConfigurationError, FarmError
+from farm.lifeline import UNUSABLE
+from farm.settings import load
+from farm.telemetry import set_up_log
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="farm api")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--data-dir", type=Path, default=Path(".farm"))
+    parser.add_argument("--tls-cert", type=Path)
+    parser.add_argument("--tls-key", type=Path)
+    options = parser.parse_args()
+    try:
+        settings = load()
+        set_up_log(settings.log)
+        tls = (options.tls_cert, options.tls_key) if options.tls_cert else None
+        serve(settings, Address(options.host, options.port, tls), data_dir=options.data_dir)
+    except FarmError as error:
+        print(f"farm api: {error}", file=sys.stderr)
+        sys.exit(UNUSABLE if isinstance(error, ConfigurationError) else 1)
+
+
+if __name__ == "__main__":
+    main()

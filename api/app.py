@@ -1,0 +1,63 @@
+"""The Flask application: its parts put together, and nothing decided here."""
+
+from __future__ import annotations
+
+import apiflask
+import flask
+from prometheus_client import CollectorRegistry
+
+from api import errors
+from api.auth import Doorman
+from api.json import FastJson
+from api.routes import files, health, native, wavespeed
+from api.streams import Streams
+from farm import __version__, clock
+from farm.bootstrap import Farm
+from farm.telemetry import FarmCollector, HttpMetrics
+
+#: Where the time of a request's arrival stands in its WSGI environment.
+_BEGAN = "farm.began"
+#: Largest body of a request for pictures, in bytes.
+MAX_BODY = 1024 * 1024
+
+
+def create_app(farm: Farm, *, base: str, with_keys: bool, most_streams: int) -> flask.Flask:
+    """The application. `base` begins every URL it hands out; without keys everybody is the caller `local`."""
+    app = apiflask.APIFlask(
+        "srpo-farm",
+        title="srpo-farm",
+        version=__version__,
+        enable_openapi=False,
+        json_errors=False,
+        static_folder=None,  # type: ignore[arg-type]  # Flask's own way to serve none
+    )
+    app.url_map.merge_slashes = False  # else a doubled slash is redirected, in HTML
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.json = FastJson(app)
+    doorman = Doorman(farm.callers if with_keys else None)
+    streams = Streams(most_streams)
+    registry = CollectorRegistry()
+    registry.register(FarmCollector(farm.census))
+    _measure(app, HttpMetrics(registry))
+    app.before_request(doorman.guard)
+    errors.install(app)
+    app.register_blueprint(native.routes(farm.service, census=farm.census, doorman=doorman, streams=streams, base=base))
+    app.register_blueprint(wavespeed.routes(farm.service, doorman=doorman, base=base))
+    app.register_blueprint(files.routes(farm.storage))
+    app.register_blueprint(health.routes(farm.redis, registry))
+    return app
+
+
+def _measure(app: flask.Flask, metrics: HttpMetrics) -> None:
+    """Count and time every answer by its route; paths would make a series of each job."""
+
+    @app.before_request
+    def start() -> None:
+        flask.request.environ[_BEGAN] = clock.monotonic()
+
+    @app.after_request
+    def stop(response: flask.Response) -> flask.Response:
+        environ, rule = flask.request.environ, flask.request.url_rule
+        seconds = None if response.is_streamed else clock.monotonic() - environ[_BEGAN]
+        metrics.count(rule.rule if rule else "none", environ["REQUEST_METHOD"], response.status_code, seconds)
+        return response

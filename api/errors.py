@@ -1,0 +1,87 @@
+"""Errors as answers: the farm's codes to HTTP statuses, every refusal in the dialect of the path it was sent to."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import flask
+import structlog
+from werkzeug.exceptions import HTTPException
+
+from farm import errors
+from farm.dialects import native, wavespeed
+
+_log = structlog.get_logger(__name__)
+
+_STATUS: dict[type[errors.FarmError], int] = {
+    errors.InvalidRequest: 422,
+    errors.UnknownModel: 404,
+    errors.ModelNotServed: 400,
+    errors.NotFound: 404,
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
+    errors.QueueFull: 429,
+    errors.StoreFull: 429,
+    errors.StoreUnavailable: 503,
+    errors.NotReady: 503,
+    errors.IdempotencyConflict: 422,
+    errors.NotFinished: 409,
+}
+
+
+class BadHttp(errors.FarmError):
+    """The request is not one that this address answers."""
+
+    def __init__(self, status: int, message: str) -> None:
+        self.code = HTTPStatus(status).phrase.lower().replace(" ", "_").replace("-", "_")
+        super().__init__(message)
+
+
+def install(app: flask.Flask) -> None:
+    """Answer every error of `app` in JSON."""
+    app.register_error_handler(errors.FarmError, _from_farm)
+    app.register_error_handler(HTTPException, _from_http)
+    app.register_error_handler(Exception, _from_bug)
+
+
+def _from_farm(error: errors.FarmError) -> flask.Response:
+    return answer(_STATUS.get(type(error), 500), error)
+
+
+def _from_http(error: HTTPException) -> flask.Response:
+    status = error.code or 500
+    message = error.description or HTTPStatus(status).phrase
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        limit = flask.current_app.config["MAX_CONTENT_LENGTH"]
+        message = f"The body is too large; allowed: up to {limit} bytes."
+    response = answer(status, BadHttp(status, message))
+    for name, value in error.get_headers():
+        if name in ("Allow", "Retry-After"):
+            response.headers[name] = value
+    return response
+
+
+def _from_bug(error: Exception) -> flask.Response:
+    # The last line of defence: the caller gets JSON, the log gets the traceback.
+    _log.error("unforeseen error", path=flask.request.path, exc_info=error)
+    return answer(500, errors.FarmError())
+
+
+def answer(status: int, error: errors.FarmError) -> flask.Response:
+    """`error` in the dialect of the current path."""
+    if flask.request.path.startswith("/api/v3/"):
+        status = 400 if isinstance(error, errors.InvalidRequest) else status
+        response = flask.jsonify(wavespeed.problem(status, error))
+    else:
+        response = flask.jsonify(_native(status, error))
+        response.mimetype = "application/problem+json"
+    response.status_code = status
+    retry_after = getattr(error, "retry_after", None)
+    if retry_after is not None:
+        response.headers["Retry-After"] = str(retry_after)
+    return response
+
+
+def _native(status: int, error: errors.FarmError) -> dict[str, Any]:
+    return native.problem(status, HTTPStatus(status).phrase, error)

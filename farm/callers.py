@@ -1,0 +1,104 @@
+"""Who may call: API keys on Redis. A key is shown once and kept as a digest."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from dataclasses import dataclass
+from typing import cast
+
+import redis
+
+from farm import clock
+from farm.jobstore import keys
+from farm.jobstore.connection import translated
+
+_KEY = re.compile(r"farm_([0-9a-f]{8})_([0-9A-Za-z_-]{43})")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whoever a request comes from: the name of its key, so that a renewed key of the same name sees the same jobs.
+
+    An admin may see every caller's jobs.
+    """
+
+    id: str
+    is_admin: bool = False
+
+
+#: The one caller while keys are off.
+LOCAL = Caller("local", is_admin=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """What is kept of a key."""
+
+    id: str
+    name: str
+    is_admin: bool
+    created_us: int
+
+
+class Callers:
+    """The API keys. 256 random bits need no slow hash: SHA-256 cannot be guessed backwards from them."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+
+    def create(self, name: str, *, is_admin: bool = False) -> str:
+        """A new key in plain text, which is not kept. Raises ValueError for a name that is no name."""
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                "a name has letters, digits, '.', '_' and '-', at most 64, and begins with a letter or digit"
+            )
+        key_id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
+        # In one step: a key that is valid but not listed could not be revoked.
+        with translated(), self._redis.pipeline(transaction=True) as both:
+            both.hset(
+                keys.api_key(key_id),
+                mapping={"name": name, "admin": int(is_admin), "digest": _digest(secret), "created_us": clock.now_us()},
+            )
+            both.sadd(keys.API_KEYS, key_id)
+            both.execute()
+        return f"farm_{key_id}_{secret}"
+
+    def all(self) -> list[ApiKey]:
+        """Every key that is valid, by name."""
+        with translated():
+            ids = cast(set[str], self._redis.smembers(keys.API_KEYS))
+            records = {key_id: cast(dict[str, str], self._redis.hgetall(keys.api_key(key_id))) for key_id in ids}
+        found = [
+            ApiKey(key_id, fields["name"], fields["admin"] == "1", int(fields["created_us"]))
+            for key_id, fields in records.items()
+            if fields
+        ]
+        return sorted(found, key=lambda key: (key.name, key.created_us))
+
+    def revoke(self, name_or_id: str) -> int:
+        """Make every key of this name or id invalid. Returns how many there were."""
+        doomed = [key.id for key in self.all() if name_or_id in (key.name, key.id)]
+        with translated():
+            for key_id in doomed:
+                self._redis.delete(keys.api_key(key_id))
+                self._redis.srem(keys.API_KEYS, key_id)
+        return len(doomed)
+
+    def identify(self, key: str) -> Caller | None:
+        """Whose key this is, or None. One read; the comparison takes the same time whatever is wrong."""
+        match = _KEY.fullmatch(key)
+        if not match:
+            return None
+        with translated():
+            fields = cast(dict[str, str], self._redis.hgetall(keys.api_key(match[1])))
+        if not hmac.compare_digest(fields.get("digest", ""), _digest(match[2])):
+            return None
+        return Caller(fields["name"], is_admin=fields["admin"] == "1")
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,0 +1,79 @@
+"""What this farm knows how to serve: models, the ids by which callers name them, and the limits. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: fal's presets, in pixels (width, height). Source: fal's own toolkit.
+SIZE_PRESETS: dict[str, tuple[int, int]] = {
+    "square_hd": (1024, 1024),
+    "square": (512, 512),
+    "portrait_4_3": (768, 1024),
+    "portrait_16_9": (576, 1024),
+    "landscape_4_3": (1024, 768),
+    "landscape_16_9": (1024, 576),
+}
+
+MIN_SIDE = 256
+MAX_SIDE = 2560
+#: Most pixels of one image (2.8 megapixels).
+MAX_PIXELS = 2_800_000
+MAX_STEPS = 50
+MAX_GUIDANCE = 20
+MAX_IMAGES = 4
+MAX_PROMPT = 4000  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model and its ids. `name` is what workers announce; the ids are what each provider's callers send."""
+
+    name: str
+    title: str
+    fal: tuple[str, ...] = ()
+    wavespeed: tuple[str, ...] = ()
+    other: tuple[str, ...] = ()
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Every id of the model, the farm's own first."""
+        return (self.name, *self.other, *self.fal, *self.wavespeed)
+
+
+SRPO = Model(
+    name="srpo",
+    title="FLUX.1-dev SRPO, text to image",
+    fal=("fal-ai/flux/srpo",),
+    wavespeed=("wavespeed-ai/flux-srpo", "wavespeed-ai/flux-1-srpo"),
+    other=("flux/srpo", "flux/srpo/text-to-image", "flux-1-srpo-text-to-image"),
+)
+SRPO_IMAGE = Model(
+    name="srpo-image-to-image",
+    title="FLUX.1-dev SRPO, image to image",
+    fal=("fal-ai/flux/srpo/image-to-image",),
+    wavespeed=("wavespeed-ai/flux-srpo-image-to-image",),
+)
+KONTEXT_TEXT = Model(
+    name="kontext-text-to-image",
+    title="FLUX.1 Kontext [dev], text to image",
+    fal=("fal-ai/flux-pro/kontext/text-to-image", "fal-ai/flux-pro/kontext/max/text-to-image"),
+)
+KONTEXT = Model(
+    name="kontext",
+    title="FLUX.1 Kontext [dev], edit",
+    fal=("fal-ai/flux-pro/kontext", "fal-ai/flux-pro/kontext/max"),
+)
+KONTEXT_MULTI = Model(
+    name="kontext-multi",
+    title="FLUX.1 Kontext [dev], several images",
+    fal=("fal-ai/flux-pro/kontext/multi", "fal-ai/flux-pro/kontext/max/multi"),
+)
+
+MODELS: tuple[Model, ...] = (SRPO, SRPO_IMAGE, KONTEXT_TEXT, KONTEXT, KONTEXT_MULTI)
+
+_BY_ID = {model_id: model for model in MODELS for model_id in model.ids}
+
+
+def find(model_id: str) -> Model | None:
+    """The model that callers mean by `model_id`, in whatever dialect they name it."""
+    return _BY_ID.get(model_id)

@@ -1,0 +1,94 @@
+"""The Celery application. Its messages are wake-ups: they make a worker look, carry no truth, and may be lost."""
+
+from __future__ import annotations
+
+import threading
+
+import kombu.exceptions
+import structlog
+from celery import Celery
+
+from farm.jobstore import keys
+from farm.jobstore.connection import broker_url
+
+RENDER_QUEUE = "render"
+#: Tasks are sent by name: senders import nothing of the workers.
+RENDER_TASK = "render.batches"
+#: After so many seconds nobody needs this wake-up any more.
+WAKE_UP_EXPIRES = 120
+
+_log = structlog.get_logger(__name__)
+
+
+def application(redis_url: str) -> Celery:
+    """A Celery application on `redis_url`, under a prefix of its own, with every limit set on purpose."""
+    app = Celery("srpo-farm", broker=broker_url(redis_url), set_as_current=False)
+    app.conf.update(
+        # The state of a job lives in its record, not in a result backend.
+        result_backend=None,
+        task_ignore_result=True,
+        task_default_queue=RENDER_QUEUE,
+        task_acks_late=True,
+        task_reject_on_worker_lost=False,
+        task_publish_retry=False,
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        # A blip of the broker must not kill a render: the lease decides who owns it.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_pool_acquire_timeout=5,
+        control_queue_ttl=300,
+        control_queue_expires=300,
+        worker_send_task_events=True,
+        task_send_sent_event=False,
+        broker_transport_options={
+            "global_keyprefix": keys.CELERY,
+            "visibility_timeout": 3600,
+            # Without these a half-open connection hangs for ever; the first must exceed BRPOP's own second.
+            "socket_timeout": 5,
+            "socket_connect_timeout": 2,
+            "socket_keepalive": True,
+            "health_check_interval": 5,
+            "unacked_restore_interval": 10,
+            "unacked_restore_throttle": 1,
+        },
+    )
+    return app
+
+
+class Bell:
+    """Rings for idle workers, from a thread of its own: a submit never waits for Celery, nor fails with it.
+
+    Rings that come while one is being sent become one. A lost ring is made good by whoever reaps next.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._rung = threading.Condition()
+        self._wanted = 0
+        threading.Thread(target=self._run, name="bell", daemon=True).start()
+
+    def ring(self, workers: int) -> None:
+        """Wake up to `workers` idle workers. Returns at once."""
+        if workers <= 0:
+            return
+        with self._rung:
+            self._wanted = max(self._wanted, workers)
+            self._rung.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._rung:
+                self._rung.wait_for(lambda: self._wanted > 0)
+                wanted, self._wanted = self._wanted, 0
+            self._send(wanted)
+
+    def _send(self, count: int) -> None:
+        try:
+            for _ in range(count):
+                self._app.send_task(RENDER_TASK, queue=RENDER_QUEUE, expires=WAKE_UP_EXPIRES, retry=False)
+        except (kombu.exceptions.OperationalError, OSError) as error:
+            _log.warning("wake-up not sent", error=str(error))

@@ -1,0 +1,79 @@
+"""`make demo`: a farm in a fresh data folder, four prompts through it, four pictures left behind."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from farm import lifeline
+from farm.cli.client import Client
+from farm.cli.gallery import Gallery
+from farm.cli.tables import show
+from farm.errors import FarmError
+from farm.settings import load
+
+#: A prompt, and the size of its picture.
+PROMPTS = (
+    ("a red fox asleep in fresh snow, morning light", "landscape_4_3"),
+    ("a lighthouse on a black cliff in a storm", "portrait_4_3"),
+    ("a bowl of oranges on a blue table, oil painting", "square"),
+    ("a paper boat on a quiet river at night", "landscape_16_9"),
+)
+
+
+class DemoFailed(FarmError):
+    """The demonstration failed."""
+
+
+def demo(out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out")) -> None:
+    """Start a farm, render four prompts, leave the pictures, stop."""
+    with tempfile.TemporaryDirectory(prefix="srpo-farm-demo-") as data_dir, running_farm(Path(data_dir)) as url:
+        client = Client(load().model_copy(update={"url": url}))
+        jobs = [client.post("/jobs", {"model": "srpo", "prompt": p, "image_size": s})["id"] for p, s in PROMPTS]
+        gallery = Gallery(client, out, console=Console(stderr=True), shows_progress=True)
+        followed = gallery.follow(jobs)
+    rows = [
+        (path, f"{image['width']}x{image['height']}", *(f"{seconds:.2f} s" for seconds in job.view["timings"].values()))
+        for job in followed
+        for path, image in zip(job.files, job.view["images"], strict=True)
+    ]
+    stages = next((list(job.view["timings"]) for job in followed if job.files), [])
+    show(("picture", "size", *stages), rows)
+    failed = [job.view["error"] for job in followed if job.view["status"] != "completed"]
+    if failed:
+        raise DemoFailed(failed[0])
+
+
+@contextmanager
+def running_farm(data_dir: Path) -> Iterator[str]:
+    """A farm of its own on a free port; its log is kept in the data folder and shown if it does not start."""
+    log = data_dir / "log"
+    command = [sys.executable, "-m", "farm.cli", "up", "--port", str(free_port()), "--data-dir", str(data_dir)]
+    with log.open("wb") as stderr:
+        farm = subprocess.Popen(lifeline.command(*command), stdout=subprocess.PIPE, stderr=stderr, text=True)
+    try:
+        assert farm.stdout is not None
+        line = farm.stdout.readline()
+        if not line.startswith("farm ready: "):
+            raise DemoFailed(f"The farm did not start:\n{log.read_text()[-2000:]}")
+        yield line.removeprefix("farm ready: ").strip()
+    finally:
+        farm.send_signal(signal.SIGTERM)
+        farm.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

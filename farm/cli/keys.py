@@ -1,0 +1,83 @@
+"""`farm keys`: API keys, on Redis itself, whether or not the farm runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from farm import clock
+from farm.bootstrap import redis_url
+from farm.callers import Callers
+from farm.cli.tables import show as show_table
+from farm.datadir import DataDir
+from farm.embedded import EmbeddedRedis
+from farm.errors import FarmError
+from farm.jobstore.connection import connect
+from farm.settings import load
+
+app = typer.Typer(help="API keys. A key is shown once and kept as a hash.")
+
+DataFolder = Annotated[Path, typer.Option("--data-dir", help="The farm's data folder.")]
+Name = Annotated[str, typer.Argument(help="Whose key; a second key of a name sees the same jobs.")]
+
+
+class BadKeyName(FarmError):
+    """That is no name for a key."""
+
+
+class NoSuchKey(FarmError):
+    """No key has that name or id."""
+
+
+@app.command()
+def create(
+    name: Name,
+    admin: Annotated[bool, typer.Option("--admin", help="May see every caller's jobs, workers, keys.")] = False,
+    data_dir: DataFolder = Path(".farm"),
+) -> None:
+    """Make a key and show it, this once."""
+    with callers(data_dir) as known:
+        try:
+            print(known.create(name, is_admin=admin))
+        except ValueError as error:
+            raise BadKeyName(f"'{name}' cannot be used: {error}") from error
+
+
+@app.command("list")
+def list_keys(data_dir: DataFolder = Path(".farm")) -> None:
+    """The valid keys."""
+    with callers(data_dir) as known:
+        rows = [(key.id, key.name, "yes" if key.is_admin else "", clock.iso(key.created_us)) for key in known.all()]
+    show_table(("id", "name", "admin", "created"), rows)
+
+
+@app.command()
+def revoke(
+    name: Annotated[str, typer.Argument(help="A key's name or id.")], data_dir: DataFolder = Path(".farm")
+) -> None:
+    """Make a key invalid at once."""
+    with callers(data_dir) as known:
+        count = known.revoke(name)
+    if count == 0:
+        raise NoSuchKey(f"No key has the name or id '{name}'.")
+    print(f"revoked: {count}")
+
+
+@contextmanager
+def callers(data_dir: Path) -> Iterator[Callers]:
+    """The keys, where the farm keeps them; its embedded Redis is started for as long as it takes."""
+    settings, folder = load(), DataDir(data_dir)
+    if settings.redis_url or not folder.try_take():
+        yield Callers(connect(redis_url(settings, folder.path)))
+        return
+    server = EmbeddedRedis(folder.path)
+    try:
+        server.start()
+        yield Callers(connect(server.url))
+    finally:
+        server.stop()
+        folder.release()

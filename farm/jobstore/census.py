@@ -1,0 +1,126 @@
+"""What is in the job store at this moment: waiting jobs, workers, models, counters. For people, metrics and scalers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import cast, get_args
+
+import redis
+
+from farm.catalogue import MODELS
+from farm.jobstore import keys
+from farm.jobstore.connection import translated
+from farm.request import Priority
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The jobs of one model and priority that wait, and the age of the oldest of them by its time of acceptance."""
+
+    model: str
+    priority: str
+    jobs: int
+    oldest_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker as it last described itself. `silent_seconds` is how long ago that was."""
+
+    id: str
+    facts: dict[str, str]
+    silent_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What serves a model: the weights' name, the picture checker (`off`: none), the build's digest."""
+
+    weights: str
+    safety: str
+    build: str
+    seen_us: int
+
+
+class Census:
+    """Reads only; each figure is of one moment, the whole is not."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+
+    def now_us(self) -> int:
+        with translated():
+            seconds, microseconds = self._redis.time()
+        return int(seconds) * 1_000_000 + int(microseconds)
+
+    def models(self) -> dict[str, Served]:
+        """Models that a worker has announced, by their names in the catalogue."""
+        return {name: _served(json.loads(text)) for name, text in self._hash(keys.MODELS).items()}
+
+    def queues(self) -> list[Queue]:
+        """Waiting jobs of every model that was ever announced, by priority."""
+        now_us = self.now_us()
+        lanes = [(model, priority) for model in self.models() for priority in get_args(Priority)]
+        return [self._queue(model, priority, now_us) for model, priority in lanes]
+
+    def workers(self) -> list[Worker]:
+        now_us = self.now_us()
+        beats = self._scores(keys.WORKERS, 0, -1)
+        found = ((name, self._hash(keys.worker(name)), beat) for name, beat in beats)
+        return [_worker(name, facts, (now_us - beat) / 1e6) for name, facts, beat in found if facts]
+
+    def waiting(self, models: Iterable[str] | None = None) -> int:
+        """Jobs that wait, of these models, or of all."""
+        names = [model.name for model in MODELS] if models is None else models
+        lanes = [keys.waiting(name, priority) for name in names for priority in get_args(Priority)]
+        return self._sizes(lanes)
+
+    def idle_workers(self) -> int:
+        with translated():
+            return len(self._redis.sunion([keys.idle(model.name) for model in MODELS]))
+
+    def processing(self) -> int:
+        return self._sizes([keys.LEASES])
+
+    def totals(self) -> dict[str, float]:
+        """Counters since the beginning, by the names that the scripts give them."""
+        return {name: float(value) for name, value in self._hash(keys.TOTALS).items()}
+
+    def _queue(self, model: str, priority: str, now_us: int) -> Queue:
+        lane = keys.since(model, priority)
+        oldest = self._scores(lane, 0, 0)
+        age = (now_us - oldest[0][1]) / 1e6 if oldest else 0.0
+        return Queue(model=model, priority=priority, jobs=self._sizes([lane]), oldest_seconds=age)
+
+    def _hash(self, key: str) -> dict[str, str]:
+        with translated():
+            return cast(dict[str, str], self._redis.hgetall(key))
+
+    def _scores(self, key: str, first: int, last: int) -> list[tuple[str, float]]:
+        with translated():
+            return cast(list[tuple[str, float]], self._redis.zrange(key, first, last, withscores=True))
+
+    def _sizes(self, sorted_sets: list[str]) -> int:
+        """How many members they have together."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for key in sorted_sets:
+            pipeline.zcard(key)
+        with translated():
+            return sum(pipeline.execute())
+
+
+def _served(fields: dict[str, str]) -> Served:
+    return Served(
+        weights=fields["weights"], safety=fields["safety"], build=fields["build"], seen_us=int(fields["seen_us"])
+    )
+
+
+def _worker(name: str, facts: dict[str, str], silent_seconds: float) -> Worker:
+    private = ("nonce", "claimed")
+    return Worker(
+        id=name,
+        facts={fact: value for fact, value in facts.items() if fact not in private},
+        silent_seconds=max(0.0, silent_seconds),
+    )

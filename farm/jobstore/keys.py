@@ -1,0 +1,53 @@
+"""Names of what lies in Redis, for the reads that need no script. The catalogue of all keys heads `lua/prelude.lua`."""
+
+from __future__ import annotations
+
+#: Everything of the farm's lies under this prefix, Celery's own keys included.
+PREFIX = "srpo:"
+
+OUTBOX = PREFIX + "outbox"
+STOP = PREFIX + "stop"
+JOBS = PREFIX + "jobs"
+LEASES = PREFIX + "leases"
+DELAYED = PREFIX + "delayed"
+EXPIRY = PREFIX + "expiry"
+WORKERS = PREFIX + "workers"
+MODELS = PREFIX + "models"
+TOTALS = PREFIX + "totals"
+CELERY = PREFIX + "celery:"
+#: API keys: id → name, digest, admin, created.
+API_KEYS = PREFIX + "keys"
+
+
+def job(job_id: str) -> str:
+    return f"{PREFIX}job:{job_id}"
+
+
+def changes(job_id: str) -> str:
+    """The channel on which a job's changes are told."""
+    return f"{PREFIX}changes:{job_id}"
+
+
+def jobs_of(caller: str | None) -> str:
+    """The index of one caller's jobs, or of everybody's."""
+    return f"{JOBS}:{caller}" if caller is not None else JOBS
+
+
+def waiting(model: str, priority: str) -> str:
+    return f"{PREFIX}waiting:{model}:{priority}"
+
+
+def since(model: str, priority: str) -> str:
+    return f"{PREFIX}since:{model}:{priority}"
+
+
+def idle(model: str) -> str:
+    return f"{PREFIX}idle:{model}"
+
+
+def worker(worker_id: str) -> str:
+    return f"{PREFIX}worker:{worker_id}"
+
+
+def api_key(key_id: str) -> str:
+    return f"{PREFIX}key:{key_id}"

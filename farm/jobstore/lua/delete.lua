@@ -1,0 +1,14 @@
+-- Forget a finished job. Its pictures are removed before.
+-- ARGV: id
+-- Returns 1, or 0 where it has not ended
+local id = ARGV[1]
+local job = redis.call('HMGET', job_key(id), 'state', 'caller', 'idempotency')
+if job[1] and job[1] ~= 'completed' and job[1] ~= 'failed' then return 0 end
+redis.call('DEL', job_key(id))
+-- The key may be another job's by now.
+local known = job[3] and redis.call('GET', job[3])
+if known and cjson.decode(known).id == id then redis.call('DEL', job[3]) end
+redis.call('ZREM', P .. 'jobs', id)
+if job[2] then redis.call('ZREM', P .. 'jobs:' .. job[2], id) end
+redis.call('ZREM', P .. 'expiry', id)
+return 1

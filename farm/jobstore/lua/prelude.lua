@@ -1,0 +1,160 @@
+-- The job store in Redis. Every script of this folder runs after this text; no state changes anywhere else.
+--
+-- P is the prefix of all keys; may_go(from, to) is the table of transitions. Times are microseconds by Redis's own clock; ids are UUIDs.
+--
+--   P job:{id}                    HASH    the record: state, sequence, caller, endpoint, model, priority, batch_key, cost, turn,
+--                                         images, request (JSON), attempt, fence, worker, mates (others
+--                                         in its batch), solo, step, cancelling, code, error, result (JSON), idempotency, created_us, started_us, finished_us
+--   P waiting:{model}:{priority}  ZSET    id → turn: who is next; taken-back jobs have negative turns
+--   P since:{model}:{priority}    ZSET    id → created_us: the same jobs by age
+--   P mates:{batch_key}           ZSET    id → turn: waiting jobs that may share a batch
+--   P turn:{model}:{priority}     HASH    caller → virtual time at which its last accepted job would end
+--   P claimed:{model}:{priority}  HASH    caller → the same of its last claimed job
+--   P clock:{model}:{priority}    STRING  virtual time: the turn of the last job that was claimed
+--   P delayed                     ZSET    id → when it may be tried again
+--   P leases                      ZSET    id → when its worker's right to it ends
+--   P expiry                      ZSET    id → when a finished job is forgotten
+--   P waiting_count               HASH    caller → its jobs in state created
+--   P jobs, P jobs:{caller}       ZSET    id → created_us
+--   P idempotency:{caller}:{key}  STRING  id and digest of the body; expires a day after the job's end
+--   P outbox                      STREAM  one entry a change of state, written in the same step
+--   P workers                     ZSET    worker → its last sign of life
+--   P worker:{worker}             HASH    what it is and does; last claim, to answer a repeated call the same way
+--   P idle:{model}                SET     workers that looked for work and found none
+--   P models                      HASH    model → JSON of what serves it, and when that was last seen
+--   P totals                      HASH    counters since the beginning, for metrics
+--   P fence                       STRING  the last fence
+--
+-- Channels: P changes:{id} (the record changed), P stop (an id whose rendering must stop). Both are hints only.
+
+local DAY_US = 86400 * 1000000
+
+local function now()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000000 + tonumber(time[2])
+end
+
+local function whole(number) return string.format('%.0f', number) end
+
+local function job_key(id) return P .. 'job:' .. id end
+
+-- Forget that the caller of `id` has one more job waiting.
+local function uncount(caller)
+  if redis.call('HINCRBY', P .. 'waiting_count', caller, -1) <= 0 then
+    redis.call('HDEL', P .. 'waiting_count', caller)
+  end
+end
+
+-- Tell those who watch a job that its record changed.
+local function tell(id) redis.call('PUBLISH', P .. 'changes:' .. id, '') end
+
+-- Write the event of a job's present state, and tell those who watch it.
+local function announce(id, state, sequence, caller)
+  -- Bounded: it is a log for observers, who find the truth in the record.
+  redis.call('XADD', P .. 'outbox', 'MAXLEN', '~', 100000, '*',
+    'job', id, 'state', state, 'sequence', sequence, 'caller', caller)
+  tell(id)
+end
+
+-- The only way to change a state. False, and nothing written, where the table of transitions does not allow it.
+local function transition(id, to)
+  local key = job_key(id)
+  local job = redis.call('HMGET', key, 'state', 'caller')
+  if not job[1] or not may_go(job[1], to) then return false end
+  redis.call('HSET', key, 'state', to)
+  announce(id, to, redis.call('HINCRBY', key, 'sequence', 1), job[2])
+  return true
+end
+
+-- A caller's jobs start one after another in virtual time, each after the cost of the one before; whoever was away
+-- starts at the present. So callers share in turn, by the work they ask for.
+local function next_turn(lane, caller, cost)
+  local clock = tonumber(redis.call('GET', P .. 'clock:' .. lane) or 0)
+  local turn = math.max(clock, tonumber(redis.call('HGET', P .. 'turn:' .. lane, caller) or 0))
+  redis.call('HSET', P .. 'turn:' .. lane, caller, turn + cost)
+  return turn
+end
+
+-- A caller that cancelled all it had waiting goes on where its claimed jobs end: it pays for no work it did not get.
+local function charge_only_what_was_claimed(lane, caller)
+  if redis.call('HEXISTS', P .. 'waiting_count', caller) == 1 then return end
+  redis.call('HSET', P .. 'turn:' .. lane, caller, redis.call('HGET', P .. 'claimed:' .. lane, caller) or 0)
+end
+
+-- Before all that have a turn, in the order of their coming back.
+local function front_turn() return now() - 4e15 end
+
+local function stand_in_line(id, turn, lane, created_us)
+  redis.call('ZADD', P .. 'waiting:' .. lane, turn, id)
+  redis.call('ZADD', P .. 'since:' .. lane, created_us, id)
+end
+
+-- A job that comes back, before all others.
+local function line_up_again(id)
+  local job = redis.call('HMGET', job_key(id), 'model', 'priority', 'batch_key', 'solo', 'created_us')
+  local turn = front_turn()
+  stand_in_line(id, turn, job[1] .. ':' .. job[2], job[5])
+  if job[4] ~= '1' then redis.call('ZADD', P .. 'mates:' .. job[3], turn, id) end
+end
+
+local function leave_line(id)
+  local job = redis.call('HMGET', job_key(id), 'model', 'priority', 'batch_key', 'caller')
+  redis.call('ZREM', P .. 'waiting:' .. job[1] .. ':' .. job[2], id)
+  redis.call('ZREM', P .. 'since:' .. job[1] .. ':' .. job[2], id)
+  redis.call('ZREM', P .. 'mates:' .. job[3], id)
+  redis.call('ZREM', P .. 'delayed', id)
+  uncount(job[4])
+end
+
+local function waiting(model)
+  return redis.call('ZCARD', P .. 'waiting:' .. model .. ':normal') + redis.call('ZCARD', P .. 'waiting:' .. model .. ':low')
+end
+
+-- End a job: `fields` are written with the state. Returns false where it has ended already.
+local function finish(id, state, fields, ttl_us)
+  local key = job_key(id)
+  local from = redis.call('HGET', key, 'state')
+  if from == 'created' then leave_line(id) end
+  if not may_go(from, state) then return false end
+  redis.call('HSET', key, 'finished_us', whole(now()), unpack(fields))
+  redis.call('ZREM', P .. 'leases', id)
+  redis.call('ZADD', P .. 'expiry', whole(now() + ttl_us), id)
+  local idempotency = redis.call('HGET', key, 'idempotency')
+  if idempotency then redis.call('PEXPIRE', idempotency, DAY_US / 1000) end
+  local code = redis.call('HGET', key, 'code') or ''
+  redis.call('HINCRBY', P .. 'totals', 'jobs:' .. state .. ':' .. code, 1)
+  return transition(id, state)
+end
+
+local function finish_cancelled(id, ttl_us)
+  return finish(id, 'failed', {'code', 'cancelled', 'error', 'The job was cancelled.'}, ttl_us)
+end
+
+-- Take a job that is processing back from its worker: to the front, or, with a delay, to the front when that is over.
+local function take_back(id, delay_us)
+  local key = job_key(id)
+  redis.call('ZREM', P .. 'leases', id)
+  redis.call('HINCRBY', P .. 'waiting_count', redis.call('HGET', key, 'caller'), 1)
+  redis.call('HSET', key, 'step', 0)
+  transition(id, 'created')
+  if delay_us > 0 then
+    redis.call('ZADD', P .. 'delayed', whole(now() + delay_us), id)
+  else
+    line_up_again(id)
+  end
+end
+
+-- A crash while the job was beside others does not count, for it may be innocent; either way it is alone from now on.
+local function isolate(id, mates)
+  if mates > 0 then redis.call('HINCRBY', job_key(id), 'attempt', -1) end
+  redis.call('HSET', job_key(id), 'solo', 1)
+end
+
+-- Its worker gives a job up: no later write of that worker may touch it.
+local function drop_fence(id) redis.call('HSET', job_key(id), 'fence', 0) end
+
+-- May the worker that shows this fence still write? Also yes when its lease ran out but nobody claimed the job since.
+local function holds(id, fence)
+  local job = redis.call('HMGET', job_key(id), 'state', 'fence')
+  return job[2] == fence and (job[1] == 'processing' or job[1] == 'created')
+end

@@ -1,0 +1,13 @@
+-- A worker that drains hands a job back: to the front, and the start does not count.
+-- ARGV: id, fence, ttl_us
+-- Returns the job's state afterwards, or 'stale'
+local id, fence, ttl_us = ARGV[1], ARGV[2], tonumber(ARGV[3])
+if not holds(id, fence) then return 'stale' end
+if redis.call('HGET', job_key(id), 'cancelling') == '1' then
+  finish_cancelled(id, ttl_us)
+elseif redis.call('HGET', job_key(id), 'state') == 'processing' then
+  redis.call('HINCRBY', job_key(id), 'attempt', -1)
+  drop_fence(id)
+  take_back(id, 0)
+end
+return redis.call('HGET', job_key(id), 'state')

@@ -1,0 +1,35 @@
+"""The job store's scripts: read from `lua/`, put behind the prelude and the table of transitions, run by digest."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any
+
+import redis
+
+from farm.job import TRANSITIONS
+from farm.jobstore.keys import PREFIX
+
+NAMES = ("submit", "claim", "renew", "complete", "fail", "release", "cancel", "reap", "leave", "delete")
+
+
+class Scripts:
+    """Calls a script by name. Redis forgets scripts when it restarts; the client then sends the text again."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._scripts = {name: client.register_script(_text(name)) for name in NAMES}
+
+    def run(self, name: str, *arguments: str | int | float) -> Any:
+        return self._scripts[name](args=list(arguments))
+
+
+def _text(name: str) -> str:
+    folder = resources.files("farm.jobstore") / "lua"
+    head = f"local P = '{PREFIX}'\n{_transitions()}\n"
+    return head + (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
+
+
+def _transitions() -> str:
+    """The one table of transitions as a Lua function, so that only scripts that change a state pay for it."""
+    rows = (f"['{origin}>{to}'] = true" for to, origins in TRANSITIONS.items() for origin in sorted(origins))
+    return "local function may_go(from, to) return ({" + ", ".join(rows) + "})[from .. '>' .. to] end"

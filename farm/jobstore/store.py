@@ -1,0 +1,234 @@
+"""The job store: every job's record in Redis, and the only ways to change one. The truth of the farm.
+
+Each change is one server-side script (`lua/`), safe to repeat when its answer was lost. Reads are plain commands.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import redis
+
+from farm import clock
+from farm.errors import IdempotencyConflict, QueueFull, StoreFull
+from farm.job import BATCH_IMAGES, Batch, Claimed, Job, NewJob, Result, State
+from farm.jobstore import keys
+from farm.jobstore.connection import translated
+from farm.jobstore.record import job_from, result_text
+from farm.jobstore.scripts import Scripts
+from farm.request import Request
+
+#: Share of Redis's memory limit above which nothing new is accepted: what is accepted needs the rest to end.
+FULL_AT = 0.8
+#: How long a reading of Redis's memory is trusted, in seconds.
+MEMORY_READING_SECONDS = 1.0
+
+Retry = Literal["never", "again", "alone"]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the job store promises and demands: seconds, and counts."""
+
+    lease_seconds: float
+    max_attempts: int
+    queue_limit: int
+    result_ttl_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The answer to a submit: the job, whether it was there before, and how many workers stand idle."""
+
+    id: str
+    repeated: bool
+    idle_workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a claim brought: a batch (perhaps empty), and what is still waiting for how many idle workers."""
+
+    batch: Batch
+    waiting: int
+    idle_workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A job that a worker holds, and the denoising steps done of all its images together."""
+
+    id: str
+    fence: int
+    step: int
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * 1e6)
+
+
+class JobStore:
+    """One client's view of the records. Thread-safe."""
+
+    def __init__(self, client: redis.Redis, terms: Terms) -> None:
+        self._redis = client
+        self._scripts = Scripts(client)
+        self._terms = terms
+        self._ttl_us = _us(terms.result_ttl_seconds)
+        self._memory = (-MEMORY_READING_SECONDS, 0.0)
+
+    # What callers do
+
+    def submit(self, new: NewJob) -> Accepted:
+        """Record a job, or raise QueueFull, StoreFull, IdempotencyConflict or StoreUnavailable and record nothing."""
+        request = new.request
+        with translated():
+            self._refuse_when_full()
+            verdict, job_id, idle = self._scripts.run(
+                "submit",
+                new.id,
+                new.caller,
+                new.endpoint,
+                request.model,
+                new.priority,
+                request.batch_key,
+                request.cost,
+                request.images,
+                request.model_dump_json(),
+                self._terms.queue_limit,
+                new.idempotency_key,
+                new.body_digest,
+            )
+        if verdict == "full":
+            raise QueueFull(f"{self._terms.queue_limit} of your jobs are waiting, and no more may; come back later.")
+        if verdict == "conflict":
+            raise IdempotencyConflict
+        return Accepted(id=job_id, repeated=verdict == "repeated", idle_workers=idle)
+
+    def get(self, job_id: str) -> Job | None:
+        """The record, or None."""
+        with translated():
+            fields = cast(dict[str, str], self._redis.hgetall(keys.job(job_id)))
+        return job_from(job_id, fields) if fields else None
+
+    def page(self, caller: str | None, *, before_us: int | None, count: int) -> list[Job]:
+        """Up to `count` jobs of one caller (None: of everybody), newest first, created before `before_us`."""
+        newest = f"({before_us}" if before_us is not None else "+inf"
+        with translated():
+            ids = cast(
+                list[str], self._redis.zrevrangebyscore(keys.jobs_of(caller), newest, "-inf", start=0, num=count)
+            )
+            pipeline = self._redis.pipeline(transaction=False)
+            for job_id in ids:
+                pipeline.hgetall(keys.job(job_id))
+            records = pipeline.execute()
+        return [job_from(job_id, fields) for job_id, fields in zip(ids, records, strict=True) if fields]
+
+    def position(self, job: Job) -> int | None:
+        """How many waiting jobs of the same model and priority are before this one; None when it does not wait."""
+        with translated():
+            rank = self._redis.zrank(keys.waiting(job.request.model, job.priority), job.id)
+        return cast(int | None, rank)
+
+    def cancel(self, job_id: str) -> Literal["cancelled", "stopping", "ended", "unknown"]:
+        """`cancelled`: it never started. `stopping`: its worker is told to stop; it ends `failed`, code `cancelled`."""
+        with translated():
+            answer: Literal["cancelled", "stopping", "ended", "unknown"] = self._scripts.run(
+                "cancel", job_id, self._ttl_us
+            )
+        return answer
+
+    # What workers do
+
+    def claim(self, worker: str, models: Sequence[str], *, nonce: str = "") -> Claim:
+        """Take the next batch for `worker` under a lease. An empty batch marks the worker idle.
+
+        With the same `nonce` the same batch comes again: so a caller that got no answer asks once more.
+        """
+        nonce = nonce or uuid.uuid4().hex
+        with translated():
+            text = self._scripts.run("claim", worker, nonce, _us(self._terms.lease_seconds), BATCH_IMAGES, *models)
+        reply = json.loads(text)
+        jobs = tuple(
+            Claimed(
+                id=job["id"],
+                fence=int(job["fence"]),
+                attempt=int(job["attempt"]),
+                request=Request.model_validate_json(job["request"]),
+            )
+            for job in reply.get("jobs", ())
+        )
+        return Claim(batch=Batch(jobs), waiting=int(reply["waiting"]), idle_workers=int(reply["idle"]))
+
+    def renew(self, worker: str, facts: Mapping[str, str], held: Sequence[Held]) -> list[str]:
+        """A worker's sign of life. Returns the ids of jobs it must stop rendering."""
+        arguments = [item for job in held for item in (job.id, job.fence, job.step)]
+        with translated():
+            stop: list[str] = self._scripts.run(
+                "renew", worker, _us(self._terms.lease_seconds), json.dumps(dict(facts)), *arguments
+            )
+        return stop
+
+    def complete(self, job: Claimed, result: Result) -> bool:
+        """End a job well. False: the fence is stale or the job was cancelled, and its pictures are nobody's."""
+        with translated():
+            done = self._scripts.run("complete", job.id, job.fence, result_text(result), self._ttl_us)
+        return bool(done)
+
+    def fail(self, job: Claimed, code: str, error: str, *, retry: Retry = "never") -> State | None:
+        """End a job badly, or have it tried again (`alone`: without the others of its batch). None: stale fence."""
+        delay = _us(2 ** (job.attempt - 1) * random.uniform(0.5, 1.0))
+        with translated():
+            state = self._scripts.run(
+                "fail", job.id, job.fence, code, error, retry, delay, self._terms.max_attempts, self._ttl_us
+            )
+        return None if state == "stale" else State(state)
+
+    def release(self, job: Claimed) -> None:
+        """Hand a job back unfinished; that start does not count."""
+        with translated():
+            self._scripts.run("release", job.id, job.fence, self._ttl_us)
+
+    def leave(self, worker: str, models: Sequence[str]) -> None:
+        """Forget a worker that goes."""
+        with translated():
+            self._scripts.run("leave", worker, *models)
+
+    # What every process does
+
+    def reap(self) -> int:
+        """Take back what dead workers held and line up what was delayed. Returns the number of jobs taken back."""
+        with translated():
+            # Right after a start of Redis every lease looks as if it had run out, though the workers live.
+            hold = float(self._redis.info("server")["uptime_in_seconds"]) < self._terms.lease_seconds
+            taken, _ = self._scripts.run(
+                "reap", int(hold), self._terms.max_attempts, self._ttl_us, _us(3 * self._terms.lease_seconds)
+            )
+        return int(taken)
+
+    def expired(self, count: int = 100) -> list[str]:
+        """Ids of finished jobs whose time to be kept is over."""
+        with translated():
+            seconds, microseconds = self._redis.time()
+            now_us = seconds * 1_000_000 + microseconds
+            return cast(list[str], self._redis.zrangebyscore(keys.EXPIRY, "-inf", now_us, start=0, num=count))
+
+    def delete(self, job_id: str) -> bool:
+        """Forget a finished job. False: it has not ended."""
+        with translated():
+            return bool(self._scripts.run("delete", job_id))
+
+    def _refuse_when_full(self) -> None:
+        read_at, share = self._memory
+        if clock.monotonic() - read_at >= MEMORY_READING_SECONDS:
+            memory = self._redis.info("memory")
+            limit = int(memory["maxmemory"])
+            share = int(memory["used_memory"]) / limit if limit else 0.0
+            self._memory = (clock.monotonic(), share)
+        if share >= FULL_AT:
+            raise StoreFull

@@ -1,0 +1,34 @@
+"""Starts a program that dies with its parent: `python -m farm.lifeline PARENT PROGRAM ARGUMENT…`.
+
+So nothing of the farm outlives a `kill -9` of `farm up`, the Redis server included.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+#: Exit status of a child for what only a person can mend; the supervisor does not try again.
+UNUSABLE = 78
+#: From linux/prctl.h.
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies, or leave now if it is dead already."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def command(*program: str) -> list[str]:
+    """The command line that starts `program` as a child which dies with the calling process."""
+    return [sys.executable, "-m", "farm.lifeline", str(os.getpid()), *program]
+
+
+if __name__ == "__main__":
+    die_with_parent(int(sys.argv[1]))
+    os.execvp(sys.argv[2], sys.argv[2:])

@@ -1,0 +1,176 @@
+"""What callers may do with jobs, whatever dialect they speak: submit, get, list, wait, cancel, delete."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from farm import clock
+from farm.callers import Caller
+from farm.catalogue import MODELS, Model, find
+from farm.celery import Bell
+from farm.errors import InvalidRequest, ModelNotServed, NotFinished, NotFound, NotReady, Problem, UnknownModel
+from farm.job import Job, NewJob
+from farm.jobstore.census import Census, Served
+from farm.jobstore.hints import Changes
+from farm.jobstore.store import Accepted, JobStore
+from farm.request import MAX_RANDOM_SEED, Priority, Request
+from farm.storage.local import LocalStorage
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+#: How long what workers announced is trusted before it is read again, in seconds.
+_SERVED_SECONDS = 1.0
+#: How long a watcher relies on hints before it looks into the record, in seconds.
+_LOOK_SECONDS = 1.0
+
+#: Levels of acceleration that work. The others are refused by name until they do.
+ACCELERATIONS = ("none",)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A request as a dialect understood it, with what belongs to the job rather than to its pictures."""
+
+    endpoint: str
+    request: Request
+    priority: Priority = "normal"
+    idempotency_key: str = ""
+    body_digest: str = ""
+
+
+def random_seed() -> int:
+    """The seed of a request that brings none: 1 … 2³¹−4."""
+    return 1 + secrets.randbelow(MAX_RANDOM_SEED)
+
+
+class Service:
+    """Every way in ends here."""
+
+    def __init__(
+        self, store: JobStore, *, census: Census, storage: LocalStorage, bell: Bell, changes: Changes | None
+    ) -> None:
+        self._store = store
+        self._census = census
+        self._storage = storage
+        self._bell = bell
+        self._changes = changes
+        self._served: tuple[float, dict[str, Served]] = (-_SERVED_SECONDS, {})
+
+    def model(self, endpoint: str) -> Model:
+        """The model a caller means. Raises UnknownModel, or ModelNotServed with what is served."""
+        model = find(endpoint)
+        if model is None:
+            raise UnknownModel(f"No model has the id '{endpoint}'. {self._what_is_served()}")
+        if not self.served():
+            raise NotReady
+        if model.name not in self.served():
+            raise ModelNotServed(f"No worker of this farm has '{endpoint}' loaded. {self._what_is_served()}")
+        return model
+
+    def submit(self, caller: Caller, order: Order) -> Accepted:
+        """Record a job and wake a worker for it. When this returns, the job is not lost any more."""
+        self._check(order.request)
+        new = NewJob(
+            id=str(uuid.uuid4()),
+            caller=caller.id,
+            endpoint=order.endpoint,
+            request=order.request,
+            priority=order.priority,
+            idempotency_key=order.idempotency_key,
+            body_digest=order.body_digest,
+        )
+        accepted = self._store.submit(new)
+        self._bell.ring(min(1, accepted.idle_workers))
+        return accepted
+
+    def get(self, caller: Caller, job_id: str) -> Job:
+        """The job. Raises NotFound, also for another caller's: the two cannot be told apart."""
+        job = self._store.get(job_id) if _UUID.fullmatch(job_id) else None
+        if job is None or not (caller.is_admin or job.caller == caller.id):
+            raise NotFound(f"No job has the id '{job_id}'.")
+        return job
+
+    def page(self, caller: Caller, *, before_us: int | None, count: int) -> list[Job]:
+        """The caller's jobs (an admin's: everybody's), newest first."""
+        return self._store.page(None if caller.is_admin else caller.id, before_us=before_us, count=count)
+
+    def cancel(self, caller: Caller, job_id: str) -> str:
+        """`cancelled`: it never started. `stopping`: it will end `failed`, code `cancelled`. `ended`: too late."""
+        return self._store.cancel(self.get(caller, job_id).id)
+
+    def delete(self, caller: Caller, job_id: str) -> None:
+        """Remove a finished job's pictures and record. Raises NotFinished."""
+        job = self.get(caller, job_id)
+        if not job.state.is_terminal:
+            raise NotFinished
+        self._storage.delete_job(job.id)
+        self._store.delete(job.id)
+
+    def watch(self, caller: Caller, job_id: str, *, idle_seconds: float) -> Iterator[Job | None]:
+        """The job now and after each change until it has ended; None after `idle_seconds` without one."""
+        assert self._changes is not None, "this process does not listen for changes"
+        with self._changes.of(job_id) as changed:
+            job = self.get(caller, job_id)
+            yield job
+            quiet_since = clock.monotonic()
+            while not job.state.is_terminal:
+                changed.wait(_LOOK_SECONDS)
+                changed.clear()
+                seen, job = job, self.get(caller, job_id)
+                if (job.sequence, job.step) != (seen.sequence, seen.step):
+                    quiet_since = clock.monotonic()
+                    yield job
+                elif clock.monotonic() - quiet_since >= idle_seconds:
+                    quiet_since = clock.monotonic()
+                    yield None
+
+    def served(self) -> dict[str, Served]:
+        """What workers have announced, by model."""
+        read_at, served = self._served
+        if clock.monotonic() - read_at >= _SERVED_SECONDS:
+            served = self._census.models()
+            self._served = (clock.monotonic(), served)
+        return served
+
+    def reap(self) -> None:
+        """Take back lost jobs, ring for what waits while workers stand idle, forget what is over. Any process may."""
+        self._store.reap()
+        idle = self._census.idle_workers()
+        if idle:
+            self._bell.ring(min(idle, self._census.waiting()))
+        for job_id in self._store.expired():
+            self._storage.delete_job(job_id)
+            self._store.delete(job_id)
+
+    def _check(self, request: Request) -> None:
+        problems = []
+        if request.acceleration not in ACCELERATIONS:
+            problems.append(
+                Problem(
+                    "acceleration",
+                    f"'{request.acceleration}' does not work on this farm yet; allowed: {', '.join(ACCELERATIONS)}",
+                    "feature_not_supported",
+                    request.acceleration,
+                )
+            )
+        served = self.served().get(request.model)
+        if request.safety and served and served.safety == "off":
+            problems.append(
+                Problem(
+                    "enable_safety_checker",
+                    "this farm runs without a picture checker (FARM_SAFETY=off), so it cannot check; "
+                    "only requests that turn checking off are taken",
+                    "feature_not_supported",
+                    True,
+                )
+            )
+        if problems:
+            raise InvalidRequest(problems)
+
+    def _what_is_served(self) -> str:
+        ids = [model_id for model in MODELS if model.name in self.served() for model_id in model.ids]
+        return f"Served here: {', '.join(ids) or 'nothing yet'}."

@@ -1,0 +1,159 @@
+"""The farm's settings, from environment variables that begin with FARM_. The one module that reads the environment."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from farm.errors import ConfigurationError
+
+PREFIX = "FARM_"
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _seconds(value: object) -> object:
+    """`90`, `90s`, `15m`, `24h`, `7d` as seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value).strip())
+    if not match:
+        raise ValueError("not a duration")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _names(value: object) -> object:
+    """Comma-separated names as a set."""
+    return frozenset(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+WebUrl = Annotated[str, Field(pattern=r"^https?://[^/\s]+")]
+RedisUrl = Annotated[str, Field(pattern=r"^(redis|rediss|unix)://")]
+Names = Annotated[frozenset[str], NoDecode, BeforeValidator(_names)]
+
+
+def _setting(default: Any, shown: str, meaning: str, allowed: str) -> Any:
+    """A field with what the table of settings and an error about it say."""
+    return Field(default=default, description=meaning, json_schema_extra={"shown": shown, "allowed": allowed})
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, with its default."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
+
+    redis_url: RedisUrl | None = _setting(
+        None,
+        "unset: an embedded server in the data folder",
+        "Your own Redis ≥ 7.0 or Valkey ≥ 7.2, with an append-only file and `noeviction`",
+        "redis://…, rediss://… or unix://…",
+    )
+    redis_unsafe: bool = _setting(
+        False, "0", "Start although that Redis keeps no append-only file, or evicts keys", "0 or 1"
+    )
+    public_url: WebUrl | None = _setting(
+        None, "the API's own address", "How callers reach the farm: the base of every URL it hands out", "http(s)://…"
+    )
+    auth: Literal["keys", "off"] | None = _setting(
+        None,
+        "`keys`; `off` while the API listens on loopback only",
+        "Whether callers must show an API key. `off` is refused on any other address",
+        "keys or off",
+    )
+    pipeline: Literal["flux", "simulated"] = _setting(
+        "flux", "`flux`", "`simulated` renders plain pictures without torch, at a set pace", "flux or simulated"
+    )
+    simulated_step_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _setting(
+        20.0, "20", "Milliseconds of one denoising step of the simulated pipeline", "a number, 0 or more"
+    )
+    flux_dir: Path | None = _setting(
+        None, "unset: the miniature", "Folder of FLUX.1-dev as its makers publish it", "a folder"
+    )
+    srpo_file: Path | None = _setting(
+        None, "unset: the miniature", "SRPO's `diffusion_pytorch_model.safetensors`", "a file"
+    )
+    accept_licenses: Names = _setting(
+        frozenset(), "unset", "The weights' licences that you accept, by name, comma-separated", "names"
+    )
+    safety: Literal["bundled", "off", "clip", "vit"] | None = _setting(
+        None,
+        "`bundled` with the miniature, else it must be set",
+        "The picture checker. `off`: requests that ask for checking are refused",
+        "bundled or off",
+    )
+    device: str | None = _setting(None, "the best that is there", "Where to render", "cpu, cuda or cuda:N")
+    lease_seconds: Seconds = _setting(
+        15.0, "15", "After how long without a sign of life a worker's jobs are taken back", "seconds, above 0"
+    )
+    grace_seconds: Seconds = _setting(90.0, "90", "How long a drain may take", "seconds, above 0")
+    max_attempts: Annotated[int, Field(ge=1)] = _setting(
+        3, "3", "Counted starts of a job before it fails", "a whole number, 1 or more"
+    )
+    queue_limit: Annotated[int, Field(ge=1)] = _setting(
+        100_000, "100000", "Waiting jobs a caller may have before 429", "a whole number, 1 or more"
+    )
+    result_ttl: Seconds = _setting(
+        7 * 86400.0, "7d", "How long a finished job and its pictures are kept", "seconds, or a number with s, m, h or d"
+    )
+    metadata_prompt: bool = _setting(True, "on", "Whether the prompt stands in the picture's metadata", "on or off")
+    log: Literal["console", "json"] | None = _setting(
+        None, "`console` on a terminal, else `json`", "The form of the log", "console or json"
+    )
+    url: WebUrl = _setting(
+        "http://127.0.0.1:8000", "`http://127.0.0.1:8000`", "The farm that the client commands talk to", "http(s)://…"
+    )
+    api_key: str | None = _setting(None, "unset", "The key that the client commands show", "a key")
+
+
+def load() -> Settings:
+    """The settings of this process. Raises ConfigurationError with one line for a name or value that is no good."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in os.environ:
+        if name.upper().startswith(PREFIX) and name not in known:
+            nearest = difflib.get_close_matches(name.upper(), sorted(known), n=1, cutoff=0)
+            raise ConfigurationError(f"{name} is no setting of the farm; the nearest is {nearest[0]}")
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise ConfigurationError(_first_problem(error)) from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    name = str(problem["loc"][0]).lower().removeprefix(PREFIX.lower())
+    return f"{PREFIX}{name.upper()}={problem['input']} cannot be used; allowed: {_extra(name)['allowed']}"
+
+
+def _extra(name: str) -> dict[str, str]:
+    return cast(dict[str, str], Settings.model_fields[name].json_schema_extra)
+
+
+def table() -> str:
+    """The README's table of settings, in Markdown."""
+    rows = [
+        f"| `{PREFIX}{name.upper()}` | {_extra(name)['shown']} | {field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
+    return "\n".join(["| variable | default | meaning |", "|---|---|---|", *rows])
+
+
+#: What stands around the table in the README.
+TABLE_MARKS = ("<!-- settings: generated by `make docs` -->\n", "\n<!-- end of settings -->")
+
+
+def with_table(text: str) -> str:
+    """`text` with the table between its marks brought up to date."""
+    begin, end = TABLE_MARKS
+    head, rest = text.split(begin)
+    return head + begin + table() + end + rest.split(end)[1]
+
+
+if __name__ == "__main__":
+    readme = Path(sys.argv[1])
+    readme.write_text(with_table(readme.read_text()))

@@ -1,0 +1,23 @@
+"""`make bench`: the control plane's benchmarks, each beside its baseline in the same run. Exit 1 if one is too slow."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.bench import calls, rendering
+from tests.bench.figure import print_table
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="farm-bench-") as folder:
+        root = Path(folder)
+        figures = [*calls.figures(root / "calls"), *rendering.figures(root / "rendering")]
+    print_table(figures)
+    print(f"\n{calls.NOTE}\n{rendering.NOTE}")
+    sys.exit(0 if all(figure.is_met for figure in figures) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""What the API is compared with: `python -m tests.bench.baseline`, a bare Flask application on the API's own server.
+
+`POST /echo` reads JSON and answers with it. `POST /submit` is the least that a submit could be: the same validation as
+the API's, one script call that writes one hash to the same Redis, and the same answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import uuid
+from pathlib import Path
+from typing import Any
+
+import flask
+import redis
+
+from api.server import Address, Server
+from farm.dialects import fields, native
+from farm.embedded import address
+from farm.jobstore.connection import connect
+from farm.service import random_seed
+from farm.settings import Settings
+
+_WRITE_ONE_HASH = "return redis.call('HSET', 'baseline:' .. ARGV[1], 'state', 'created', 'request', ARGV[2])"
+
+
+def create_app(client: redis.Redis, base: str) -> flask.Flask:
+    """The bare application; `base` begins the URLs in its answers."""
+    app = flask.Flask("baseline")
+    write = client.register_script(_WRITE_ONE_HASH)
+
+    @app.post("/echo")
+    def echo() -> Any:
+        return flask.request.get_json()
+
+    @app.post("/submit")
+    def submit() -> tuple[dict[str, Any], int]:
+        body = fields.decode(flask.request.get_data())
+        wanted, _ = native.read(body, model="srpo", spare_seed=random_seed())
+        job_id = str(uuid.uuid4())
+        write(args=[job_id, wanted.model_dump_json()])
+        return native.accepted(job_id, base), 202
+
+    return app
+
+
+class BaselineServer(Server):
+    """The API's server with the API's options, and the bare application."""
+
+    def load(self) -> flask.Flask:
+        url = address(self._data_dir)
+        assert url is not None, "the Redis of this data folder must run"
+        return create_app(connect(url), self._address.url)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    options = parser.parse_args()
+    BaselineServer(Settings(), Address("127.0.0.1", options.port), data_dir=options.data_dir).run()
+
+
+if __name__ == "__main__":
+    main()

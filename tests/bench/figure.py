@@ -1,0 +1,54 @@
+"""One figure of the benchmark, what is required of it, and the table of them all."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from farm.cli.tables import show
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A row of the table. `value` is what a requirement is about: a ratio, or milliseconds."""
+
+    what: str
+    measured: str
+    value: float
+    baseline: str = ""
+    is_ratio: bool = True
+    at_least: float | None = None
+    under: float | None = None
+
+    @property
+    def is_met(self) -> bool:
+        return (self.at_least is None or self.value >= self.at_least) and (
+            self.under is None or self.value < self.under
+        )
+
+    @property
+    def required(self) -> str:
+        if self.at_least is not None:
+            return f">= {self.at_least:.2f}"
+        return f"< {self.under:.0f} ms" if self.under is not None else ""
+
+    @property
+    def verdict(self) -> str:
+        if not self.required:
+            return ""
+        return "ok" if self.is_met else "too slow"
+
+    def cells(self) -> tuple[str, ...]:
+        ratio = f"{self.value:.3f}" if self.is_ratio else ""
+        return self.what, self.measured, self.baseline, ratio, self.required, self.verdict
+
+
+def print_table(figures: Sequence[Figure]) -> None:
+    columns = ("what", "measured", "baseline", "ratio", "required", "")
+    show(columns, (figure.cells() for figure in figures))
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """The value that `percent` of 100 do not exceed."""
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]

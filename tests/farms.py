@@ -1,0 +1,208 @@
+"""Farms for tests: a Redis of one's own, and whole farms as real processes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import redis
+import urllib3
+from PIL import Image
+
+from farm import embedded, lifeline
+
+T = TypeVar("T")
+
+
+def wait_for(condition: Callable[[], T], *, seconds: float = 20, what: str = "the condition") -> T:
+    """The first true value of `condition`, asked again and again."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"{what} did not come true within {seconds} s")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def pids(pattern: str) -> list[int]:
+    """Processes whose command line contains `pattern`, this one left out."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if pattern in words and state != "Z":
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+class Answer:
+    """An HTTP answer: `status`, `headers`, and the body as JSON or bytes."""
+
+    def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
+        self.status = response.status
+        self.headers = response.headers
+        self.body = bytes(response.data)
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class RunningFarm:
+    """A `farm up` in processes of its own, seen from outside."""
+
+    def __init__(self, data_dir: Path, *, workers: int = 1, environment: dict[str, str] | None = None) -> None:
+        self.data_dir = data_dir
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._workers = workers
+        self._environment = clean_environment() | {"FARM_PIPELINE": "simulated"} | (environment or {})
+        self._http = urllib3.PoolManager(retries=False, timeout=30, maxsize=16)
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self, *, seconds: float = 60) -> None:
+        """Start it and wait for its readiness line."""
+        program = [sys.executable, "-m", "farm.cli", "up", "--port", str(self.port), "--workers", str(self._workers)]
+        self.log = self.data_dir.with_suffix(".log")
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                lifeline.command(*program, "--data-dir", str(self.data_dir)),
+                env=self._environment,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line == f"farm ready: {self.url}\n", f"{line!r}\n{self.log.read_text()[-3000:]}"
+
+    def stop(self) -> int:
+        """Ask it to drain; its exit status."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(60)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return status
+
+    def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """A client command against this farm."""
+        return farm_command(*words, environment={"FARM_URL": self.url})
+
+    def call(self, method: str, path: str, body: object = None, **headers: str) -> Answer:
+        content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return Answer(self._http.request(method, self.url + path, body=content, headers=named))
+
+    def submit(self, **fields: object) -> str:
+        """A job's id; a small picture unless told otherwise."""
+        body = {"model": "srpo", "prompt": "a fox", "image_size": {"width": 256, "height": 256}} | fields
+        answer = self.call("POST", "/farm/v1/jobs", body)
+        assert answer.status == 202, answer.body
+        job_id: str = answer.json["id"]
+        return job_id
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        answer = self.call("GET", f"/farm/v1/jobs/{job_id}")
+        assert answer.status == 200, answer.body
+        view: dict[str, Any] = answer.json
+        return view
+
+    def wait_for_end(self, job_id: str, *, seconds: float = 60) -> dict[str, Any]:
+        def ended() -> dict[str, Any] | None:
+            view = self.job(job_id)
+            return view if view["status"] in ("completed", "failed") else None
+
+        found = wait_for(ended, seconds=seconds, what=f"the end of {job_id}")
+        assert found is not None
+        return found
+
+    def wait_for_state(self, job_id: str, state: str, *, seconds: float = 20) -> None:
+        wait_for(lambda: self.job(job_id)["status"] == state, seconds=seconds, what=f"{job_id} {state}")
+
+    def picture(self, view: dict[str, Any], number: int = 0) -> bytes:
+        path = view["images"][number]["url"].removeprefix(self.url)
+        answer = self.call("GET", path)
+        assert answer.status == 200
+        return answer.body
+
+    @property
+    def redis(self) -> redis.Redis:
+        """The farm's own job store."""
+        url = embedded.address(self.data_dir)
+        assert url is not None
+        return redis.Redis.from_url(url, decode_responses=True)
+
+    def worker_pids(self) -> list[int]:
+        return pids(f"-m workers --data-dir {self.data_dir}")
+
+    def redis_pids(self) -> list[int]:
+        return [pid for pid in pids(str(self.data_dir)) if "valkey" in _name(pid) or "redis" in _name(pid)]
+
+    def pids(self) -> list[int]:
+        """Everything that belongs to this farm."""
+        redis_title = str(self.data_dir / "redis")
+        return sorted({*pids(f"--data-dir {self.data_dir}"), *pids(redis_title)})
+
+
+@contextmanager
+def running_farm(data_dir: Path, workers: int = 1, /, **environment: str) -> Iterator[RunningFarm]:
+    """A farm for the length of a block; it must drain and exit 0 afterwards."""
+    farm = RunningFarm(data_dir, workers=workers, environment=environment)
+    farm.start()
+    try:
+        yield farm
+    finally:
+        status = farm.stop()
+    assert status == 0, farm.log.read_text()[-3000:]
+
+
+def farm_command(*words: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `farm` with `words` to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "farm.cli", *words],
+        env=clean_environment() | (environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def picture_facts(source: bytes | Path) -> tuple[tuple[int, int], str | None]:
+    """Size in pixels and format of a picture."""
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+        return picture.size, picture.format
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without any setting of the farm."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("FARM_")}
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text()
+    except FileNotFoundError:
+        return ""

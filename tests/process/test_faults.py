@@ -1,0 +1,179 @@
+"""What a farm survives: killed workers, a killed Redis, drains, and its own violent end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+from tests.farms import RunningFarm, running_farm, wait_for
+
+LEASE = 2.0
+
+
+def events(farm: RunningFarm) -> Counter[tuple[str, str]]:
+    """How often each job reached each state, by the log that is written with the changes themselves."""
+    entries = cast(list[tuple[str, dict[str, str]]], farm.redis.xrange("srpo:outbox"))
+    return Counter((fields["job"], fields["state"]) for _, fields in entries)
+
+
+def test_two_workers_render_each_of_200_jobs_once(data_dir: Path) -> None:
+    with running_farm(data_dir, 2, FARM_SIMULATED_STEP_MS="2") as farm:
+        ids = [farm.submit(num_inference_steps=4, seed=number, prompt=f"fox {number}") for number in range(200)]
+        views = [farm.wait_for_end(job_id) for job_id in ids]
+
+        assert {view["status"] for view in views} == {"completed"}
+        seen = events(farm)
+        assert all(seen[job_id, state] == 1 for job_id in ids for state in ("created", "processing", "completed"))
+        assert len(list(data_dir.glob("pictures/*/*.jpeg"))) == 200
+        assert all(farm.redis.hget(f"srpo:job:{job_id}", "attempt") == "1" for job_id in ids)
+
+
+def test_a_killed_workers_jobs_complete_on_another(data_dir: Path) -> None:
+    """Within the lease and five seconds; each ends once, and the crash of a batch of several is not counted."""
+    environment = {"FARM_SIMULATED_STEP_MS": "100", "FARM_LEASE_SECONDS": str(LEASE)}
+    with running_farm(data_dir, 2, **environment) as farm:
+        blockers = [farm.submit(num_inference_steps=8, image_size="square") for _ in range(2)]
+        for blocker in blockers:
+            farm.wait_for_state(blocker, "processing")
+        ids = [farm.submit(num_inference_steps=20) for _ in range(8)]
+        found = wait_for(lambda: batch_of_several(farm, ids), what="a batch of several")
+        assert found is not None
+        worker, held = found
+
+        os.kill(int(str(farm.redis.hget(f"srpo:worker:{worker}", "pid"))), signal.SIGKILL)
+        for job_id in held:
+            wait_for(partial(is_held_by_another, farm, job_id, worker), seconds=LEASE + 5, what="a second claim")
+        views = [farm.wait_for_end(job_id) for job_id in [*blockers, *ids]]
+
+        assert {view["status"] for view in views} == {"completed"}
+        assert all(events(farm)[job_id, "completed"] == 1 for job_id in ids)
+        assert {farm.redis.hget(f"srpo:job:{job_id}", "attempt") for job_id in held} == {"1"}
+
+
+def batch_of_several(farm: RunningFarm, ids: list[str]) -> tuple[str, list[str]] | None:
+    """A worker that holds several of these jobs, and which."""
+    holders = {job_id: str(farm.redis.hget(f"srpo:job:{job_id}", "worker")) for job_id in ids}
+    for worker in set(holders.values()) - {"None"}:
+        held = [job_id for job_id in ids if holders[job_id] == worker]
+        if len(held) > 1:
+            return worker, held
+    return None
+
+
+def is_held_by_another(farm: RunningFarm, job_id: str, worker: str) -> bool:
+    state, holder = farm.redis.hmget(f"srpo:job:{job_id}", "state", "worker")
+    return state in ("processing", "completed") and holder != worker
+
+
+def test_a_killed_redis_loses_nothing_that_was_accepted(data_dir: Path) -> None:
+    """50 accepted jobs wait; Redis is killed at once; it comes back with all of them, and all complete."""
+    with running_farm(data_dir, FARM_SIMULATED_STEP_MS="2", FARM_LEASE_SECONDS=str(LEASE)) as farm:
+        ids = [farm.submit(num_inference_steps=20) for _ in range(50)]
+        (redis_pid,) = farm.redis_pids()
+        os.kill(redis_pid, signal.SIGKILL)
+        wait_for(lambda: farm.redis_pids() not in ([], [redis_pid]), what="a new Redis")
+        wait_for(lambda: farm.call("GET", "/readyz").status == 200, what="readiness")
+
+        views = [farm.wait_for_end(job_id) for job_id in ids]
+
+        assert {view["status"] for view in views} == {"completed"}
+        assert all(events(farm)[job_id, "completed"] == 1 for job_id in ids)
+
+
+def test_while_redis_is_away_callers_are_told_within_two_seconds(data_dir: Path) -> None:
+    """503 in the dialect's shape, also from a Redis that hangs; and the farm recovers by itself."""
+    with running_farm(data_dir) as farm:
+        (redis_pid,) = farm.redis_pids()
+        os.kill(redis_pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            answer = farm.call("POST", "/api/v3/wavespeed-ai/flux-srpo", {"prompt": "a fox"})
+            took = time.monotonic() - began
+        finally:
+            os.kill(redis_pid, signal.SIGCONT)
+
+        assert (answer.status, answer.json["code"], answer.json["data"]["code"]) == (503, 503, 5003)
+        assert "Retry-After" in answer.headers
+        assert took < 2
+        wait_for(lambda: farm.call("GET", "/readyz").status == 200, what="readiness")
+        assert farm.wait_for_end(farm.submit(num_inference_steps=2))["status"] == "completed"
+
+
+def test_a_drain_ends_within_a_second_of_a_step(data_dir: Path) -> None:
+    """SIGTERM in the middle of a batch: the jobs are handed back uncounted, at once, and the worker exits 0."""
+    with running_farm(data_dir, FARM_SIMULATED_STEP_MS="200") as farm:
+        ids = [farm.submit(num_inference_steps=40) for _ in range(2)]
+        for job_id in ids[:1]:
+            farm.wait_for_state(job_id, "processing")
+        (worker,) = farm.worker_pids()
+
+        os.kill(worker, signal.SIGTERM)
+        began = time.monotonic()
+        wait_for(lambda: worker not in farm.worker_pids(), what="the worker's end")
+        took = time.monotonic() - began
+
+        assert took < 1.2
+        wait_for(lambda: farm.worker_pids(), what="the next worker")
+        farm.wait_for_state(ids[0], "processing")
+        assert farm.redis.hget(f"srpo:job:{ids[0]}", "attempt") == "1"
+        assert "'status': 0" in farm.log.read_text() or '"status": 0' in farm.log.read_text()
+        for job_id in ids:
+            farm.call("POST", f"/farm/v1/jobs/{job_id}/cancel")
+
+
+def test_a_cancelled_job_stops_within_a_step(data_dir: Path) -> None:
+    """A running one stops within a step, a waiting one never starts; both end `failed`, code `cancelled`."""
+    with running_farm(data_dir, FARM_SIMULATED_STEP_MS="300") as farm:
+        running = farm.submit(num_inference_steps=50)
+        farm.wait_for_state(running, "processing")
+        waiting = farm.submit(num_inference_steps=50)
+
+        assert farm.call("POST", f"/farm/v1/jobs/{waiting}/cancel").json["outcome"] == "cancelled"
+        began = time.monotonic()
+        answer = farm.call("POST", f"/farm/v1/jobs/{running}/cancel")
+        view = farm.wait_for_end(running)
+
+        assert (answer.status, answer.json["outcome"]) == (202, "stopping")
+        assert time.monotonic() - began < 0.3 + 0.5
+        assert (view["status"], view["code"]) == ("failed", "cancelled")
+        assert farm.job(waiting)["code"] == "cancelled"
+        assert farm.job(waiting)["started_at"] is None
+
+
+def test_a_killed_farm_leaves_no_process(data_dir: Path) -> None:
+    """And the next one takes its folder over, with every job that was accepted."""
+    farm = RunningFarm(data_dir, environment={"FARM_SIMULATED_STEP_MS": "50", "FARM_LEASE_SECONDS": str(LEASE)})
+    farm.start()
+    ids = [farm.submit(num_inference_steps=10) for _ in range(6)]
+    assert len(farm.pids()) >= 4
+    assert farm.process is not None
+    assert farm.process.stdout is not None
+
+    farm.process.kill()
+    farm.process.wait()
+    farm.process.stdout.close()
+    wait_for(lambda: not farm.pids(), seconds=5, what="the end of every process")
+
+    farm.start()
+    try:
+        views = [farm.wait_for_end(job_id) for job_id in ids]
+    finally:
+        farm.stop()
+    assert {view["status"] for view in views} == {"completed"}
+
+
+def test_a_folder_that_cannot_be_written_fails_the_job_with_a_code(data_dir: Path) -> None:
+    """It is retried, then fails; nothing half-published is left."""
+    with running_farm(data_dir, FARM_MAX_ATTEMPTS="2", FARM_SIMULATED_STEP_MS="1") as farm:
+        pictures = data_dir / "pictures"
+        pictures.write_text("in the way")  # root may write into any folder, but not below a file
+        view = farm.wait_for_end(farm.submit(num_inference_steps=2))
+
+        assert (view["status"], view["code"], view["images"]) == ("failed", "storage_failed", [])
+        pictures.unlink()
+        assert farm.wait_for_end(farm.submit(num_inference_steps=2))["status"] == "completed"

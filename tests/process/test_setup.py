@@ -1,0 +1,316 @@
+"""What a person meets before the first picture: settings, keys, folders, ports, one's own Redis, real weights."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trustme
+import urllib3
+from safetensors.torch import load_file, save_file
+
+from farm import embedded, lifeline, settings
+from tests.farms import RunningFarm, clean_environment, farm_command, free_port, running_farm, wait_for
+
+ROOT = Path(__file__).parents[2]
+
+
+def one_line(words: list[str], **environment: str) -> str:
+    """What a command that must refuse says: one line."""
+    done = farm_command(*words, environment=environment)
+    assert done.returncode == 1, (done.stdout, done.stderr)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    assert lines, done
+    assert "Traceback" not in done.stderr
+    return lines[0]
+
+
+def test_an_unknown_setting_is_named_with_its_nearest(data_dir: Path) -> None:
+    line = one_line(["up", "--data-dir", str(data_dir)], FARM_LEASE_SECOND="3")
+    assert line == "farm: FARM_LEASE_SECOND is no setting of the farm; the nearest is FARM_LEASE_SECONDS"
+
+
+def test_an_unusable_value_is_named_with_what_is_allowed(data_dir: Path) -> None:
+    line = one_line(["up", "--data-dir", str(data_dir)], FARM_PIPELINE="magic")
+    assert line == "farm: FARM_PIPELINE=magic cannot be used; allowed: flux or simulated"
+
+
+def test_a_taken_port_is_named(simulated: RunningFarm, data_dir: Path) -> None:
+    line = one_line(["up", "--port", str(simulated.port), "--data-dir", str(data_dir)])
+    assert str(simulated.port) in line
+    assert "--port" in line
+
+
+def test_a_second_farm_on_the_same_folder_is_refused_with_the_firsts_pid(simulated: RunningFarm) -> None:
+    line = one_line(["up", "--port", str(free_port()), "--data-dir", str(simulated.data_dir)])
+    pid = (simulated.data_dir / "lock").read_text()
+    assert f"pid {pid}" in line
+    assert (Path("/proc") / pid).exists()
+
+
+def test_the_readmes_table_of_settings_is_up_to_date() -> None:
+    """`make docs` writes it."""
+    readme = (ROOT / "README.md").read_text()
+    assert settings.with_table(readme) == readme
+
+
+def test_keys_are_made_listed_and_revoked_without_a_farm(data_dir: Path) -> None:
+    folder = ["--data-dir", str(data_dir)]
+    key = farm_command("keys", "create", "alice", *folder).stdout.strip()
+
+    assert key.startswith("farm_")
+    listed = farm_command("keys", "list", *folder).stdout
+    assert "alice" in listed
+    assert key not in listed
+    assert farm_command("keys", "revoke", "alice", *folder).stdout == "revoked: 1\n"
+    assert one_line(["keys", "revoke", "alice", *folder]) == "farm: No key has the name or id 'alice'."
+
+
+def test_callers_with_keys_see_only_their_own(data_dir: Path) -> None:
+    """Keys made and revoked while the farm runs count at once; another's job looks like none."""
+    with running_farm(data_dir, FARM_AUTH="keys") as farm:
+        alice, bob, boss = (
+            farm_command("keys", "create", *words, "--data-dir", str(data_dir)).stdout.strip()
+            for words in (["alice"], ["bob"], ["boss", "--admin"])
+        )
+        body = {"model": "srpo", "prompt": "a fox", "num_inference_steps": 1}
+        assert farm.call("POST", "/farm/v1/jobs", body).status == 401
+        job_id = farm.call("POST", "/farm/v1/jobs", body, Authorization=f"Bearer {alice}").json["id"]
+
+        def seen_by(key: str, path: str) -> int:
+            return farm.call("GET", path, Authorization=f"Key {key}").status
+
+        for path in (f"/farm/v1/jobs/{job_id}", f"/api/v3/predictions/{job_id}/result"):
+            assert [seen_by(key, path) for key in (alice, bob, boss)] == [200, 404, 200]
+        assert [seen_by(key, "/farm/v1/workers") for key in (alice, boss)] == [403, 200]
+        farm_command("keys", "revoke", "alice", "--data-dir", str(data_dir))
+        assert seen_by(alice, "/farm/v1/jobs") == 401
+
+
+def test_an_api_beyond_loopback_does_not_start_without_keys(simulated: RunningFarm) -> None:
+    words = ["api", "--host", "0.0.0.0", "--port", str(free_port()), "--data-dir", str(simulated.data_dir)]
+    for environment, said in (({}, "farm keys create"), ({"FARM_AUTH": "off"}, "loopback only")):
+        done = farm_command(*words, environment=environment)
+        assert done.returncode == 78
+        assert said in done.stderr
+
+
+@contextmanager
+def own_redis(folder: Path, *options: str) -> Iterator[str]:
+    """A Redis of one's own on a Unix socket; its URL."""
+    folder.mkdir()
+    address = folder / "own.sock"
+    command = [embedded.program(), "--port", "0", "--unixsocket", str(address), "--dir", str(folder), "--save", ""]
+    server = subprocess.Popen(lifeline.command(*command, *options), stdout=subprocess.DEVNULL)
+    try:
+        wait_for(address.exists, what="the socket")
+        yield f"unix://{address}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--appendonly", "no"], "append-only"),
+        (["--appendonly", "yes", "--maxmemory-policy", "allkeys-lru"], "evicts"),
+    ],
+)
+def test_a_redis_that_would_lose_jobs_is_refused(tmp_path: Path, options: list[str], said: str) -> None:
+    with own_redis(tmp_path / "redis", *options) as url:
+        done = farm_command("worker", environment={"FARM_REDIS_URL": url, "FARM_PIPELINE": "simulated"})
+        assert done.returncode == 78
+        assert said in done.stderr
+
+
+def test_a_farm_of_single_processes_on_ones_own_redis(tmp_path: Path) -> None:
+    """`farm api` and `farm worker` find each other through FARM_REDIS_URL alone."""
+    with own_redis(tmp_path / "redis", "--appendonly", "yes") as url:
+        environment = clean_environment() | {"FARM_REDIS_URL": url, "FARM_PIPELINE": "simulated"}
+        port = free_port()
+        folder = ["--data-dir", str(tmp_path / "data")]
+        programs = (["api", "--port", str(port), *folder], ["worker", *folder])
+        started = [
+            subprocess.Popen([sys.executable, "-m", "farm.cli", *words], env=environment, stderr=subprocess.DEVNULL)
+            for words in programs
+        ]
+        try:
+            client = {"FARM_URL": f"http://127.0.0.1:{port}"}
+            out = ["--steps", "2", "--out", str(tmp_path / "out")]
+            wait_for(lambda: farm_command("render", "a fox", *out, environment=client).returncode == 0)
+        finally:
+            for process in started:
+                process.terminate()
+            assert [process.wait(30) for process in started] == [0, 0]
+
+
+def test_https(data_dir: Path, tmp_path: Path) -> None:
+    """With a certificate the farm answers over HTTPS, and says so in its URLs."""
+    cert, key, authority = tmp_path / "cert.pem", tmp_path / "key.pem", trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_pem.write_to_path(key)
+    issued.cert_chain_pems[0].write_to_path(cert)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    port = free_port()
+    words = ["up", "--port", str(port), "--data-dir", str(data_dir), "--tls-cert", str(cert), "--tls-key", str(key)]
+    farm = subprocess.Popen(
+        lifeline.command(sys.executable, "-m", "farm.cli", *words),
+        env=clean_environment() | {"FARM_PIPELINE": "simulated"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert farm.stdout is not None
+    try:
+        assert farm.stdout.readline() == f"farm ready: https://127.0.0.1:{port}\n"
+        with urllib3.PoolManager(ca_certs=str(tmp_path / "ca.pem")) as http:
+            answer = http.request(
+                "POST", f"https://127.0.0.1:{port}/farm/v1/jobs", json={"model": "srpo", "prompt": "x"}
+            )
+            assert answer.json()["urls"]["get"].startswith(f"https://127.0.0.1:{port}/")
+    finally:
+        farm.terminate()
+        assert farm.wait(30) == 0
+        farm.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small weights in the published formats: FLUX.1-dev's folder, and SRPO's one file without a configuration."""
+    from workers.pipelines.miniature import ensure_miniature
+
+    folder = tmp_path_factory.mktemp("checkpoints")
+    flux = folder / "FLUX.1-dev"
+    shutil.copytree(ensure_miniature(folder / "made"), flux)
+    tensors = load_file(flux / "transformer" / "diffusion_pytorch_model.safetensors")
+    save_file({name: tensor * 1.1 for name, tensor in tensors.items()}, folder / "srpo.safetensors")
+    (flux / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
+    return folder
+
+
+def weights(checkpoints: Path) -> dict[str, str]:
+    return {
+        "FARM_PIPELINE": "flux",
+        "FARM_FLUX_DIR": str(checkpoints / "FLUX.1-dev"),
+        "FARM_SRPO_FILE": str(checkpoints / "srpo.safetensors"),
+    }
+
+
+def test_real_weights_need_their_licences_and_a_word_on_safety(checkpoints: Path, data_dir: Path) -> None:
+    words = ["up", "--port", str(free_port()), "--data-dir", str(data_dir)]
+    line = one_line(words, **weights(checkpoints), FARM_SAFETY="off")
+    assert "FARM_ACCEPT_LICENSES" in line
+    accepted = weights(checkpoints) | {"FARM_ACCEPT_LICENSES": "flux-1-dev-non-commercial,tencent-srpo"}
+    assert "FARM_SAFETY" in one_line(words, **accepted)
+
+
+def test_real_weights_render_unchecked_only_when_asked_to(checkpoints: Path, data_dir: Path) -> None:
+    """With FARM_SAFETY=off a request for checking is refused, in every dialect; one without is rendered."""
+    accepted = {"FARM_ACCEPT_LICENSES": "flux-1-dev-non-commercial,tencent-srpo", "FARM_SAFETY": "off"}
+    with running_farm(data_dir, **weights(checkpoints), **accepted) as farm:
+        refused = farm.call("POST", "/farm/v1/jobs", {"model": "srpo", "prompt": "a fox"})
+        assert refused.status == 422
+        assert refused.json["errors"][0]["field"] == "enable_safety_checker"
+        assert farm.call("POST", "/api/v3/wavespeed-ai/flux-srpo", {"prompt": "a fox"}).status == 400
+        view = farm.wait_for_end(farm.submit(enable_safety_checker=False, num_inference_steps=2))
+        assert view["status"] == "completed"
+
+
+def test_the_api_runs_where_no_torch_is(tmp_path: Path, redis_dir: Path) -> None:
+    """The API's set alone, installed into an empty environment, serves; torch and its kin are not there."""
+    home = tmp_path / "venv"
+    venv.create(home, with_pip=True)
+    python = str(home / "bin" / "python")
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(ROOT)]
+    subprocess.run(install, check=True, capture_output=True, timeout=110)
+    engines = ("torch", "diffusers", "transformers", "numpy")
+    look = f"import importlib.util as u; print([name for name in {engines} if u.find_spec(name)])"
+    assert subprocess.run([python, "-c", look], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+    port = free_port()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    program = [str(home / "bin" / "farm"), "api", "--port", str(port), "--data-dir", str(redis_dir)]
+    api = subprocess.Popen(program, env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: answers(port), what="the API")
+    finally:
+        api.terminate()
+        assert api.wait(30) == 0
+
+
+def answers(port: int) -> bool:
+    try:
+        return urllib3.request("GET", f"http://127.0.0.1:{port}/readyz", retries=False).status == 200
+    except urllib3.exceptions.HTTPError:
+        return False
+
+
+def test_the_demo_leaves_four_different_pictures(tmp_path: Path) -> None:
+    done = farm_command("demo", "--out", str(tmp_path))
+
+    assert done.returncode == 0, done.stderr
+    pictures = sorted(tmp_path.iterdir())
+    assert len({path.read_bytes() for path in pictures}) == 4
+    assert all(str(path) in done.stdout for path in pictures)
+
+
+def test_own_redis_version_floor() -> None:
+    """An old server is named with the version that is needed."""
+    from farm.jobstore import connection
+
+    assert "7.0" in str(connection._version_problem({"redis_version": "6.2.14"}))
+    assert connection._version_problem({"redis_version": "7.0.15"}) is None
+    assert "7.2" in str(connection._version_problem({"redis_version": "7.2.4", "valkey_version": "7.1.0"}))
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A folder with all that `make` reads before it sets anything up."""
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in clean_environment().items() if not name.startswith("MAKE")}
+    return subprocess.run(
+        ["make", "--silent", *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_a_broken_venv_is_named_with_its_mend(clone: Path) -> None:
+    (clone / ".venv" / "bin").mkdir(parents=True)
+    done = make(clone, "demo")
+    assert done.returncode != 0
+    assert done.stdout == ".venv is broken; run: rm -rf .venv, then this command again\n"
+
+
+def test_a_missing_python_is_named_with_the_command_that_brings_it(clone: Path) -> None:
+    done = make(clone, "demo", "PYTHON=python-that-is-not-there")
+    assert done.returncode != 0
+    assert done.stdout.count("\n") == 1
+    assert "apt install python3" in done.stdout
+
+
+def test_make_help_lists_every_target(clone: Path) -> None:
+    listed = [line.split()[0] for line in make(clone, "help").stdout.splitlines()]
+    assert {"demo", "up", "test", "test-full", "check", "bench", "bench-gpu", "help"} <= set(listed)
+
+
+def test_keys_without_their_redis_are_one_line(data_dir: Path) -> None:
+    line = one_line(["keys", "list", "--data-dir", str(data_dir)], FARM_REDIS_URL="unix:///nothing/here.sock")
+    assert line.startswith("farm: The job store (Redis) does not answer")

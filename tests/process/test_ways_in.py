@@ -1,0 +1,158 @@
+"""One job by each way in, through real processes."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from pathlib import Path
+
+import pytest
+import wavespeed
+
+from tests.farms import RunningFarm, farm_command, picture_facts, wait_for
+
+
+def test_the_farms_own_dialect(simulated: RunningFarm) -> None:
+    """A job is accepted, followed by its URL, and its picture is there, of the size asked for."""
+    answer = simulated.call("POST", "/farm/v1/jobs", {"model": "srpo", "prompt": "a fox", "image_size": "square"})
+    assert answer.status == 202
+    assert answer.json["status"] == "created"
+
+    view = simulated.wait_for_end(answer.json["id"])
+
+    assert (view["status"], view["code"]) == ("completed", None)
+    assert view["progress"] == {"step": 28, "steps": 28}
+    assert picture_facts(simulated.picture(view)) == ((512, 512), "JPEG")
+
+
+def test_four_images_of_one_job_differ(simulated: RunningFarm) -> None:
+    view = simulated.wait_for_end(simulated.submit(num_images=4, output_format="png", num_inference_steps=3))
+
+    pictures = {simulated.picture(view, number) for number in range(4)}
+    assert len(pictures) == 4
+
+
+def test_wavespeed_over_http(simulated: RunningFarm) -> None:
+    """The envelope says created at once, and completed with the picture's URL afterwards."""
+    body = {"prompt": "a fox", "size": "512*256", "seed": 7}
+    answer = simulated.call("POST", "/api/v3/wavespeed-ai/flux-srpo", body)
+    assert (answer.status, answer.json["code"]) == (200, 200)
+    assert answer.json["data"]["status"] in ("created", "processing")
+
+    path = answer.json["data"]["urls"]["get"].removeprefix(simulated.url)
+    data = wait_for(lambda: next((d for d in [simulated.call("GET", path).json["data"]] if d["outputs"]), None))
+
+    assert data is not None
+    assert data["status"] == "completed"
+    assert data["seed"] == 7
+    picture = simulated.call("GET", data["outputs"][0].removeprefix(simulated.url))
+    assert picture_facts(picture.body) == ((512, 256), "JPEG")
+
+
+def test_wavespeeds_own_sdk(simulated: RunningFarm) -> None:
+    """The published client renders here with nothing changed but its base URL."""
+    client = wavespeed.Client(api_key="any", base_url=simulated.url)
+    result = client.run("wavespeed-ai/flux-srpo", {"prompt": "a fox", "size": "256*256"}, poll_interval=0.05)
+
+    picture = simulated.call("GET", result["outputs"][0].removeprefix(simulated.url))
+    assert picture_facts(picture.body) == ((256, 256), "JPEG")
+
+
+def test_wavespeeds_own_sdk_shows_a_refusal(simulated: RunningFarm) -> None:
+    client = wavespeed.Client(api_key="any", base_url=simulated.url)
+    with pytest.raises(Exception, match="num_inference_steps"):
+        client.run("wavespeed-ai/flux-srpo", {"prompt": "a fox", "num_inference_steps": 51})
+
+
+def test_the_command_line(simulated: RunningFarm, tmp_path: Path) -> None:
+    """`farm render` leaves the pictures in its folder and prints where they are."""
+    done = simulated.cli("render", "A red fox!", "-n", "2", "--size", "320x256", "--seed", "7", "--out", str(tmp_path))
+
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-red-fox-7.jpeg", "a-red-fox-8.jpeg"]
+    assert all(picture_facts(path) == ((320, 256), "JPEG") for path in tmp_path.iterdir())
+    assert str(tmp_path / "a-red-fox-8.jpeg") in done.stdout
+
+
+def test_the_command_line_for_machines(simulated: RunningFarm, tmp_path: Path) -> None:
+    done = simulated.cli("render", "a fox", "--steps", "2", "--format", "png", "--json", "--out", str(tmp_path))
+
+    view = json.loads(done.stdout)
+    assert view["status"] == "completed"
+    assert picture_facts(Path(view["files"][0])) == ((1024, 768), "PNG")
+    assert done.stderr == ""
+
+
+def test_the_command_line_shows_a_refusal(simulated: RunningFarm) -> None:
+    """A wrong value is one line that names the field, and exit status 1."""
+    done = simulated.cli("render", "a fox", "--steps", "51")
+
+    assert done.returncode == 1
+    assert re.fullmatch(r"farm: num_inference_steps: .*50.*\n", done.stderr)
+
+
+def test_the_command_line_without_a_farm() -> None:
+    done = farm_command("jobs", environment={"FARM_URL": "http://127.0.0.1:9"})
+
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "farm up" in done.stderr
+
+
+def test_looking_at_jobs_workers_and_models(simulated: RunningFarm) -> None:
+    job_id = simulated.submit(num_inference_steps=2)
+    simulated.wait_for_end(job_id)
+
+    assert job_id in simulated.cli("jobs").stdout
+    assert job_id in simulated.cli("jobs", "list", "--status", "completed").stdout
+    assert json.loads(simulated.cli("jobs", "show", job_id).stdout)["status"] == "completed"
+    assert simulated.cli("jobs", "cancel", job_id).stdout.startswith("ended")
+    assert "warm" in simulated.cli("workers").stdout
+    assert "fal-ai/flux/srpo" in simulated.cli("models").stdout
+    assert simulated.cli("jobs", "delete", job_id).stdout == "deleted\n"
+    assert simulated.cli("jobs", "show", job_id).returncode == 1
+
+
+def test_events_tell_the_whole_way(simulated: RunningFarm) -> None:
+    """The stream of a job ends with its terminal state, and its ids grow."""
+    job_id = simulated.submit(num_inference_steps=50)
+
+    text = simulated.call("GET", f"/farm/v1/jobs/{job_id}/events").body.decode()
+
+    names = re.findall(r"^event: (.+)$", text, re.MULTILINE)
+    ids = [tuple(map(int, found.split("."))) for found in re.findall(r"^id: (.+)$", text, re.MULTILINE)]
+    assert names[-1] == "job.completed"
+    assert "job.processing" in names
+    assert ids == sorted(ids)
+
+
+def test_metrics_count_what_happened(simulated: RunningFarm) -> None:
+    simulated.wait_for_end(simulated.submit(num_inference_steps=1))
+
+    text = simulated.call("GET", "/metrics").body.decode()
+
+    assert re.search(r'^farm_jobs_total\{code="",state="completed"\} [1-9]', text, re.MULTILINE)
+    assert re.search(r'^farm_workers\{state="warm"\} 1\.0$', text, re.MULTILINE)
+    assert "farm_store_up 1.0" in text
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"NONSENSE\r\n\r\n", 400),
+        (b"GET /healthz HTTP/9.9\r\n\r\n", 400),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n", 414),
+        (b"GET /healthz HTTP/1.1\r\nA: " + b"a" * 9000 + b"\r\n\r\n", 431),
+        (b"GET /healthz HTTP/1.1\r\nBad Header: x\r\n\r\n", 400),
+    ],
+)
+def test_what_is_no_http_is_answered_in_json(simulated: RunningFarm, sent: bytes, status: int) -> None:
+    """Never HTML, whatever arrives at the socket."""
+    with socket.create_connection(("127.0.0.1", simulated.port), timeout=5) as connection:
+        connection.sendall(sent)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert int(head.split()[1]) == status
+    assert json.loads(body)["status"] == status

@@ -1,0 +1,70 @@
+"""Calls to the API from tests, and the shapes of its refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+FOX: dict[str, Any] = {"model": "srpo", "prompt": "a red fox", "image_size": {"width": 256, "height": 256}}
+WAVESPEED = "/api/v3/wavespeed-ai/flux-srpo"
+UNKNOWN_ID = "0b0f3d1e-3c52-4f0e-9d55-6a1f5f7f2c11"
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def post_job(api: FlaskClient, *, headers: dict[str, str] | None = None, **fields: Any) -> TestResponse:
+    return api.post("/farm/v1/jobs", json=FOX | fields, headers=headers)
+
+
+def post_prediction(api: FlaskClient, *, headers: dict[str, str] | None = None, **fields: Any) -> TestResponse:
+    return api.post(WAVESPEED, json={"prompt": "a red fox", "size": "256*256"} | fields, headers=headers)
+
+
+def submit(api: FlaskClient, *, headers: dict[str, str] | None = None, **fields: Any) -> str:
+    """The id of a new job."""
+    response = post_job(api, headers=headers, **fields)
+    assert response.status_code == 202, response.text
+    job_id: str = response.get_json()["id"]
+    return job_id
+
+
+def problem(response: TestResponse, status: int) -> dict[str, Any]:
+    """A refusal in the farm's own shape."""
+    assert response.status_code == status, response.text
+    assert response.mimetype == "application/problem+json"
+    body: dict[str, Any] = response.get_json()
+    assert (
+        {"type", "title", "status", "code", "detail"}
+        <= set(body)
+        <= {
+            "type",
+            "title",
+            "status",
+            "code",
+            "detail",
+            "errors",
+        }
+    )
+    assert (body["status"], bool(body["title"]), bool(body["detail"])) == (status, True, True)
+    return body
+
+
+def gateway_error(response: TestResponse, status: int) -> dict[str, Any]:
+    """A refusal in WaveSpeed's shape."""
+    assert response.status_code == status, response.text
+    assert response.mimetype == "application/json"
+    body: dict[str, Any] = response.get_json()
+    assert set(body) == {"code", "message", "error_code", "data"}
+    assert (body["code"], bool(body["message"]), type(body["data"]["code"])) == (status, True, int)
+    return body
+
+
+def refusal(response: TestResponse, status: int, *, path: str) -> str:
+    """The text of a refusal, in the dialect of `path`."""
+    if path.startswith("/api/v3/"):
+        return str(gateway_error(response, status)["message"])
+    return str(problem(response, status)["detail"])

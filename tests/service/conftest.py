@@ -1,0 +1,86 @@
+"""Fixtures of the tests that need Redis and no processes: job stores, clients of the API, workers in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import redis
+from flask.testing import FlaskClient
+
+from api.app import create_app
+from farm import embedded
+from farm.bootstrap import Farm, build
+from farm.jobstore.connection import connect, connect_to_listen
+from farm.jobstore.hints import Changes
+from farm.jobstore.store import JobStore
+from farm.service import Service
+from farm.settings import Settings
+from tests.farms import wait_for
+from tests.service.jobs import BASE, FACTS, TERMS
+
+
+@pytest.fixture(scope="session")
+def redis_url(redis_dir: Path) -> str:
+    """A Redis that has been up for longer than a lease: before, nothing is taken back."""
+    url = embedded.address(redis_dir)
+    assert url is not None
+    with connect(url) as client:
+        wait_for(lambda: client.info("server")["uptime_in_seconds"] >= TERMS.lease_seconds)
+    return url
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    """An empty Redis."""
+    with connect(redis_url) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def store(client: redis.Redis) -> JobStore:
+    return JobStore(client, TERMS)
+
+
+@pytest.fixture(scope="session")
+def parts(redis_url: str, redis_dir: Path) -> Farm:
+    return build(Settings(lease_seconds=TERMS.lease_seconds, queue_limit=TERMS.queue_limit), redis_dir)
+
+
+@pytest.fixture(scope="session")
+def changes(redis_url: str) -> Changes:
+    return Changes(connect_to_listen(redis_url))
+
+
+@pytest.fixture
+def farm(parts: Farm, changes: Changes) -> Farm:
+    """The parts of a farm on an empty Redis. Threads and connections are shared; what remembers anything is new."""
+    parts.redis.flushall()
+    service = Service(parts.store, census=parts.census, storage=parts.storage, bell=parts.bell, changes=changes)
+    return replace(parts, service=service)
+
+
+@pytest.fixture
+def open_api(farm: Farm) -> Callable[..., FlaskClient]:
+    """Makes a client of the API, with keys or without; a worker has announced `srpo`."""
+
+    def open_one(*, with_keys: bool = False, most_streams: int = 4, safety: str = "bundled") -> FlaskClient:
+        farm.store.renew("w", FACTS | {"safety": safety}, [])
+        return create_app(farm, base=BASE, with_keys=with_keys, most_streams=most_streams).test_client()
+
+    return open_one
+
+
+@pytest.fixture
+def api(open_api: Callable[..., FlaskClient]) -> FlaskClient:
+    """The API with keys off."""
+    return open_api()
+
+
+@pytest.fixture
+def keyed(open_api: Callable[..., FlaskClient]) -> FlaskClient:
+    """The API with keys on."""
+    return open_api(with_keys=True)

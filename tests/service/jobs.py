@@ -1,0 +1,102 @@
+"""Jobs for tests: submit, claim and end them, and look at what the store keeps of them."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any, cast
+
+import redis
+
+from farm.job import Claimed, Job, NewJob, Result, State
+from farm.jobstore import keys
+from farm.jobstore.store import Held, JobStore, Terms
+from tests.unit.samples import a_request, a_result
+
+BASE = "https://farm.example"
+TERMS = Terms(lease_seconds=1, max_attempts=3, queue_limit=1000, result_ttl_seconds=3600)
+#: What a warm worker says of itself.
+FACTS = {"state": "warm", "models": "srpo", "weights": "miniature", "safety": "bundled", "build": "b"}
+
+
+def new_job(caller: str = "ada", *, priority: Any = "normal", key: str = "", digest: str = "", **fields: Any) -> NewJob:
+    """A job as a dialect hands it over."""
+    return NewJob(
+        id=str(uuid.uuid4()),
+        caller=caller,
+        endpoint="flux/srpo",
+        request=a_request(**fields),
+        priority=priority,
+        idempotency_key=key,
+        body_digest=digest,
+    )
+
+
+def submit(store: JobStore, caller: str = "ada", **fields: Any) -> str:
+    """The id of a new job."""
+    return store.submit(new_job(caller, **fields)).id
+
+
+def take(store: JobStore, worker: str = "w1") -> tuple[Claimed, ...]:
+    """What this worker's next claim brings."""
+    return store.claim(worker, ["srpo"]).batch.jobs
+
+
+def take_one(store: JobStore, worker: str = "w1") -> Claimed:
+    (job,) = take(store, worker)
+    return job
+
+
+def ids(jobs: tuple[Claimed, ...]) -> list[str]:
+    return [job.id for job in jobs]
+
+
+def record(store: JobStore, job_id: str) -> Job:
+    job = store.get(job_id)
+    assert job is not None
+    return job
+
+
+def state(store: JobStore, job_id: str) -> State:
+    return record(store, job_id).state
+
+
+def result(job: Claimed) -> Result:
+    return a_result(job.id, images=job.request.images)
+
+
+def held(job: Claimed, step: int = 0) -> Held:
+    return Held(job.id, job.fence, step)
+
+
+def end_lease(client: redis.Redis, *job_ids: str) -> None:
+    """Let the leases of these jobs (of all, if none is named) run out now."""
+    for job_id in job_ids or cast(list[str], client.zrange(keys.LEASES, 0, -1)):
+        client.zadd(keys.LEASES, {job_id: 0})
+
+
+def end_delays(client: redis.Redis) -> None:
+    """Let every delay be over now."""
+    for job_id in cast(list[str], client.zrange(keys.DELAYED, 0, -1)):
+        client.zadd(keys.DELAYED, {job_id: 0})
+
+
+def lose(client: redis.Redis, store: JobStore, *job_ids: str) -> int:
+    """Let the leases run out and have the jobs taken back."""
+    end_lease(client, *job_ids)
+    return store.reap()
+
+
+def events(client: redis.Redis, job_id: str) -> list[tuple[int, str]]:
+    """The sequence numbers and states that the outbox tells of a job, in order."""
+    entries = cast(list[tuple[str, dict[str, str]]], client.xrange(keys.OUTBOX))
+    return [(int(fields["sequence"]), fields["state"]) for _, fields in entries if fields["job"] == job_id]
+
+
+def names(client: redis.Redis) -> set[str]:
+    """All keys of the farm, those of Celery's left out: wake-ups are sent by a thread of its own."""
+    return {str(name) for name in client.scan_iter() if not str(name).startswith((keys.CELERY, "_kombu"))}
+
+
+def waiting_count(client: redis.Redis) -> dict[str, str]:
+    """How many waiting jobs the store counts for each caller."""
+    return cast(dict[str, str], client.hgetall(f"{keys.PREFIX}waiting_count"))

@@ -1,0 +1,130 @@
+"""What is wrong with a call before anybody looks at its parameters: always JSON, in the dialect of its path."""
+
+from __future__ import annotations
+
+import pytest
+from flask.testing import FlaskClient
+
+from api.app import MAX_BODY
+from farm.bootstrap import Farm
+from tests.service.calls import UNKNOWN_ID, WAVESPEED, problem, refusal
+
+SUBMITS = ["/farm/v1/jobs", WAVESPEED]
+
+
+@pytest.mark.parametrize("path", SUBMITS)
+def test_a_body_that_is_too_large_is_413(api: FlaskClient, farm: Farm, path: str) -> None:
+    body = b'{"model": "srpo", "prompt": "' + b"a" * 2 * MAX_BODY + b'"}'
+
+    assert str(MAX_BODY) in refusal(api.post(path, data=body), 413, path=path)
+    assert farm.redis.keys("srpo:job:*") == []
+
+
+@pytest.mark.parametrize("path", SUBMITS)
+def test_a_body_of_the_largest_size_is_read(api: FlaskClient, path: str) -> None:
+    body = b"{" + b" " * (MAX_BODY - 2) + b"}"
+    status = 400 if path == WAVESPEED else 422
+
+    assert "required" in refusal(api.post(path, data=body), status, path=path)
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        (WAVESPEED, {"POST", "OPTIONS"}),
+        (f"/farm/v1/jobs/{UNKNOWN_ID}/cancel", {"POST", "OPTIONS"}),
+    ],
+)
+def test_the_wrong_method_is_405_with_the_right_one(api: FlaskClient, path: str, allowed: set[str]) -> None:
+    response = api.get(path)
+
+    refusal(response, 405, path=path)
+    assert {method.strip() for method in response.headers["Allow"].split(",")} == allowed
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "/farm/v1/jobs"),
+        ("PATCH", f"/farm/v1/jobs/{UNKNOWN_ID}"),
+        ("POST", "/healthz"),
+        ("DELETE", f"/api/v3/predictions/{UNKNOWN_ID}"),
+        ("BREW", "/farm/v1/jobs"),
+    ],
+)
+def test_any_other_method_is_405(api: FlaskClient, method: str, path: str) -> None:
+    refusal(api.open(path, method=method), 405, path=path)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
+@pytest.mark.parametrize("path", ["/nothing", "/farm/v1/nothing", "/farm/v2/jobs", "/files/", "/farm"])
+def test_an_unknown_path_is_404(api: FlaskClient, method: str, path: str) -> None:
+    refusal(api.open(path, method=method), 404, path=path)
+
+
+def test_an_unknown_path_of_wavespeed_is_404(api: FlaskClient) -> None:
+    for path in ("/api/v3/predictions", "/api/v3/media"):
+        assert refusal(api.post(path, json={"prompt": "a fox"}), 404, path=path)
+
+
+@pytest.mark.parametrize("path", ["/farm/v1//jobs", "//farm/v1/jobs", "/api/v3//wavespeed-ai/flux-srpo"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_doubled_slash_is_answered_in_json(api: FlaskClient, method: str, path: str) -> None:
+    response = api.open(path, method=method, json={"model": "srpo", "prompt": "a"} if method == "POST" else None)
+
+    assert "html" not in response.content_type
+    assert response.is_json
+
+
+@pytest.mark.parametrize("path", ["/farm/v1/jobs/", "/healthz/", "/farm/v1/jobs/x/"])
+def test_a_slash_too_many_is_answered_in_json(api: FlaskClient, path: str) -> None:
+    assert api.get(path).is_json
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"srpo"',
+        b"model=srpo&prompt=a",
+        b"\x00\xff",
+        b"[" * 100_000,
+        b'{"a":' * 50_000 + b"1" + b"}" * 50_000,
+        b'{"model": "srpo", "prompt": ' + b"[" * 900 + b"]" * 900 + b"}",
+        b'{"model": "srpo", "prompt": "a", "seed": 1' + b"0" * 5000 + b"}",
+        b'{"model": "srpo", "prompt": "a", "seed": 1' + b"0" * 4000 + b"}",
+        b'{"model": "srpo", "prompt": "a", "guidance_scale": 1e999}',
+        b'{"model": "srpo", "prompt": "a", "guidance_scale": NaN}',
+        b'{"model": "srpo", "prompt": "\\ud800"}',
+        b'{"model": "srpo", "prompt": "\xed\xa0\x80"}',
+        b'{"model": "srpo", "prompt": "a", "\\ud800": 1}',
+    ],
+    ids=lambda data: repr(data[:40]),
+)
+def test_a_body_that_makes_no_sense_is_422(api: FlaskClient, data: bytes) -> None:
+    assert problem(api.post("/farm/v1/jobs", data=data), 422)["code"] == "invalid_request"
+
+
+def test_a_model_that_cannot_be_written_is_still_named(api: FlaskClient) -> None:
+    problem(api.post("/farm/v1/jobs", data=b'{"model": "\\ud800", "prompt": "a"}'), 404)
+
+
+def test_nothing_of_the_inside_is_in_a_refusal(api: FlaskClient) -> None:
+    for response in (
+        api.post("/farm/v1/jobs", data=b"{"),
+        api.get("/nothing"),
+        api.get("/files/x"),
+        api.post("/farm/v1/jobs", json={"model": "srpo", "prompt": 5}),
+    ):
+        assert "Traceback" not in response.text
+        assert "<" not in response.text
+        assert ".py" not in response.text
+        assert "pydantic" not in response.text
+
+
+def test_files_beside_the_program_are_not_served(api: FlaskClient) -> None:
+    """Flask would serve a folder `static` of wherever the farm was started."""
+    assert "static" not in {rule.endpoint for rule in api.application.url_map.iter_rules()}

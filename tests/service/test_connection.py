@@ -1,0 +1,104 @@
+"""What the farm demands of a Redis before it trusts it with jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from farm.bootstrap import build
+from farm.errors import ConfigurationError, StoreUnavailable
+from farm.jobstore.connection import broker_url, check, connect
+from farm.settings import Settings, load
+
+
+@pytest.fixture
+def configure(client: redis.Redis) -> Iterator[Callable[[str, str], None]]:
+    """Changes a setting of the server until the end of the test."""
+    before: dict[str, str] = {}
+
+    def change(name: str, value: str) -> None:
+        before[name] = str(client.config_get(name)[name])
+        client.config_set(name, value)
+
+    yield change
+    for name, value in before.items():
+        client.config_set(name, value)
+
+
+def test_the_embedded_server_is_good_enough(client: redis.Redis) -> None:
+    check(client, unsafe=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("appendonly", "no", "CONFIG SET appendonly yes"),
+        ("maxmemory-policy", "allkeys-lru", "CONFIG SET maxmemory-policy noeviction"),
+        ("maxmemory-policy", "volatile-ttl", "volatile-ttl"),
+    ],
+)
+def test_a_server_that_would_lose_jobs_is_refused_with_its_cure(
+    client: redis.Redis, configure: Callable[[str, str], None], name: str, value: str, told: str
+) -> None:
+    configure(name, value)
+
+    with pytest.raises(ConfigurationError, match=told):
+        check(client, unsafe=False)
+    check(client, unsafe=True)
+
+
+class Told:
+    """Stands for a server that is too old to be had: it answers INFO alone."""
+
+    def __init__(self, **info: object) -> None:
+        self._info = {"aof_enabled": 1, "maxmemory_policy": "noeviction"} | info
+
+    def info(self) -> dict[str, object]:
+        return self._info
+
+
+@pytest.mark.parametrize("info", [{"redis_version": "6.2.14"}, {"redis_version": "7.2.4", "valkey_version": "7.1.9"}])
+def test_a_server_that_is_too_old_is_refused_even_when_told_to_be_unsafe(info: dict[str, object]) -> None:
+    for unsafe in (False, True):
+        with pytest.raises(ConfigurationError, match="too old"):
+            check(Told(**info), unsafe=unsafe)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("info", [{"redis_version": "7.0.0"}, {"redis_version": "7.2.4", "valkey_version": "7.2.0"}])
+def test_the_oldest_that_the_contract_names_will_do(info: dict[str, object]) -> None:
+    check(Told(**info), unsafe=False)  # type: ignore[arg-type]
+
+
+def test_a_server_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable):
+        check(connect(f"unix://{tmp_path}/socket"), unsafe=False)
+
+
+@pytest.mark.parametrize("url", ["localhost:6379", "http://localhost:6379", "redis://localhost:port"])
+def test_an_address_that_is_none_is_a_line_about_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("FARM_REDIS_URL", url)
+
+    with pytest.raises(ConfigurationError, match=r"^FARM_REDIS_URL[^\n]*$"):
+        build(load(), tmp_path)
+
+
+def test_without_any_redis_the_way_to_one_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=f"farm up --data-dir {tmp_path}"):
+        build(Settings(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("url", "broker"),
+    [
+        ("unix:///a/redis.sock", "redis+socket:///a/redis.sock"),
+        ("redis://u:p@host:6380/1", "redis://u:p@host:6380/1"),
+        ("rediss://host", "rediss://host"),
+    ],
+)
+def test_celery_is_given_the_same_server(url: str, broker: str) -> None:
+    assert broker_url(url) == broker

@@ -1,0 +1,242 @@
+"""A Redis that dies or freezes: callers are told within two seconds, and everything goes on when it is back."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+from prometheus_client.parser import text_string_to_metric_families
+
+from api.app import create_app
+from farm import clock, reaper, service
+from farm.bootstrap import Farm, build
+from farm.callers import LOCAL
+from farm.celery import RENDER_QUEUE
+from farm.embedded import EmbeddedRedis
+from farm.job import State
+from farm.jobstore import keys
+from farm.reaper import Reaper
+from farm.settings import Settings
+from tests.farms import wait_for
+from tests.service import jobs
+from tests.service.calls import UNKNOWN_ID, WAVESPEED, bearer, post_job, refusal, submit
+from tests.service.jobs import BASE, FACTS
+
+CALLS = [
+    ("POST", "/farm/v1/jobs"),
+    ("GET", "/farm/v1/jobs"),
+    ("GET", f"/farm/v1/jobs/{UNKNOWN_ID}"),
+    ("DELETE", f"/farm/v1/jobs/{UNKNOWN_ID}"),
+    ("POST", f"/farm/v1/jobs/{UNKNOWN_ID}/cancel"),
+    ("GET", f"/farm/v1/jobs/{UNKNOWN_ID}/events"),
+    ("GET", "/farm/v1/queue"),
+    ("GET", "/farm/v1/workers"),
+    ("POST", WAVESPEED),
+    ("GET", f"/api/v3/predictions/{UNKNOWN_ID}/result"),
+]
+
+
+class Outage:
+    """A farm whose Redis a test may take away."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self.server = EmbeddedRedis(data_dir)
+        self.server.start()
+        self.begin()
+
+    def begin(self) -> None:
+        """Put the parts together, as a new process does."""
+        self.farm: Farm = build(Settings(lease_seconds=1), self._data_dir, listens=True)
+        self.api = self._client(with_keys=False)
+        self.keyed = self._client(with_keys=True)
+
+    def reset(self) -> None:
+        """Begin anew: no jobs, a worker that has announced its model, a key."""
+        self.farm.redis.flushall()
+        self.farm.store.renew("w", FACTS, [])
+        self.key = self.farm.callers.create("root", is_admin=True)
+
+    def _client(self, *, with_keys: bool) -> FlaskClient:
+        return create_app(self.farm, base=BASE, with_keys=with_keys, most_streams=4).test_client()
+
+    def kill(self) -> None:
+        assert self.server.process is not None
+        self.server.process.kill()
+        self.server.process.wait()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        assert self.server.process is not None
+        os.kill(self.server.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.server.process.pid, signal.SIGCONT)
+
+    def call(self, method: str, path: str, *, with_keys: bool = False) -> float:
+        """The seconds after which the call is refused with 503, in the dialect of its path."""
+        # A client of its own: they are called from several threads.
+        api = (self.keyed if with_keys else self.api).application.test_client()
+        began = clock.monotonic()
+        body = {"prompt": "a fox"} if path == WAVESPEED else {"model": "srpo", "prompt": "a fox"}
+        response = api.open(path, method=method, headers=bearer(self.key), json=body if method == "POST" else None)
+        took = clock.monotonic() - began
+        refusal(response, 503, path=path)
+        assert 1 <= int(response.headers["Retry-After"]) <= 60
+        return took
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outage]:
+    outage = Outage(tmp_path_factory.mktemp("outage"))
+    yield outage
+    outage.server.stop()
+
+
+@pytest.fixture
+def outage(standing: Outage) -> Outage:
+    standing.reset()
+    return standing
+
+
+@pytest.fixture
+def dead(outage: Outage) -> Iterator[Outage]:
+    outage.kill()
+    yield outage
+    outage.server.start()
+    wait_for(lambda: post_job(outage.api).status_code == 202)
+
+
+@pytest.mark.parametrize("with_keys", [False, True], ids=["open", "keyed"])
+def test_a_dead_redis_is_503_within_two_seconds(dead: Outage, with_keys: bool) -> None:
+    for method, path in CALLS:
+        assert dead.call(method, path, with_keys=with_keys) < 2
+
+
+@pytest.mark.parametrize("with_keys", [False, True], ids=["open", "keyed"])
+def test_a_frozen_redis_is_503_within_two_seconds(outage: Outage, with_keys: bool) -> None:
+    outage.farm.service.served()
+    with outage.frozen(), ThreadPoolExecutor(len(CALLS)) as pool:
+        times = list(pool.map(lambda call: outage.call(*call, with_keys=with_keys), CALLS))
+
+    assert {call: took for call, took in zip(CALLS, times, strict=True) if took >= 2} == {}
+    wait_for(lambda: post_job(outage.api).status_code == 202)
+
+
+def test_probes_tell_of_a_dead_redis(dead: Outage) -> None:
+    metrics = dead.api.get("/metrics")
+
+    assert dead.api.get("/healthz").status_code == 200
+    assert (dead.api.get("/readyz").status_code, dead.api.get("/readyz").get_json()["status"]) == (503, "unready")
+    families = {family.name: family for family in text_string_to_metric_families(metrics.text)}
+    assert families["farm_store_up"].samples[0].value == 0
+
+
+def test_what_was_accepted_survives_the_death_of_redis(outage: Outage) -> None:
+    accepted = [submit(outage.api, seed=number) for number in range(20)]
+
+    outage.kill()
+    outage.server.start()
+
+    assert [outage.api.get(f"/farm/v1/jobs/{job_id}").get_json()["seed"] for job_id in accepted] == list(range(20))
+    assert submit(outage.api)
+
+
+def test_the_reaper_survives(outage: Outage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker dies with Redis: its jobs are taken back one lease after Redis started again."""
+    monkeypatch.setattr(reaper, "_ROUND_SECONDS", (0.01, 0.02))
+    job_id = jobs.submit(outage.farm.store)
+    jobs.take_one(outage.farm.store)
+    thread = Reaper(outage.farm.service)
+    thread.start()
+    try:
+        outage.kill()
+        outage.server.start()
+        wait_for(lambda: jobs.state(outage.farm.store, job_id) is State.CREATED, seconds=5)
+    finally:
+        thread.stop()
+        thread.join()
+
+
+def test_the_reaper_survives_a_redis_that_refuses_writes(outage: Outage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reaper, "_ROUND_SECONDS", (0.01, 0.02))
+    client, store = outage.farm.redis, outage.farm.store
+    job_id = jobs.submit(store)
+    jobs.take_one(store)
+    client.config_set("min-replicas-to-write", 1)
+    thread = Reaper(outage.farm.service)
+    thread.start()
+    try:
+        before = client.info("stats")["total_error_replies"]
+        wait_for(lambda: client.info("stats")["total_error_replies"] > before + 2)
+        client.config_set("min-replicas-to-write", 0)
+        jobs.end_lease(client)
+        wait_for(lambda: jobs.state(store, job_id) is State.CREATED, seconds=5)
+    finally:
+        client.config_set("min-replicas-to-write", 0)
+        thread.stop()
+        thread.join()
+
+
+def test_changes_are_heard_again(outage: Outage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the hint, long before the next look into the record."""
+    job_id = submit(outage.api)
+    watched = outage.farm.service.watch(LOCAL, job_id, idle_seconds=60)
+    next(watched)
+    outage.kill()
+    outage.server.start()
+    wait_for(lambda: outage.farm.redis.pubsub_numsub(keys.changes(job_id))[0][1] > 0)
+    monkeypatch.setattr(service, "_LOOK_SECONDS", 60)
+
+    outage.farm.store.cancel(job_id)
+
+    seen = next(watched)
+    assert seen is not None
+    assert seen.code == "cancelled"
+
+
+def test_streams_that_begin_while_redis_is_frozen_do_not_wait_for_one_another(outage: Outage) -> None:
+    """On a farm that has not listened for anything yet, so that each of them has to connect."""
+    path = f"/farm/v1/jobs/{UNKNOWN_ID}/events"
+    outage.begin()
+    with outage.frozen(), ThreadPoolExecutor(4) as pool:
+        times = list(pool.map(lambda _: outage.call("GET", path), range(4)))
+
+    assert max(times) < 2
+
+
+def test_a_stream_ends_with_an_error_when_redis_dies(outage: Outage) -> None:
+    job_id = submit(outage.api)
+    response = outage.api.get(f"/farm/v1/jobs/{job_id}/events", buffered=False)
+    blocks = iter(response.response)
+    next(blocks)
+    outage.kill()
+
+    last = next(blocks)
+
+    outage.server.start()
+    response.close()
+    assert "store_unavailable" in str(last)
+
+
+def test_wake_ups_are_sent_again(outage: Outage) -> None:
+    queue = f"{keys.CELERY}{RENDER_QUEUE}"
+    outage.farm.bell.ring(1)
+    wait_for(lambda: outage.farm.redis.llen(queue) > 0)
+    outage.kill()
+    outage.farm.bell.ring(1)
+    outage.server.start()
+    outage.farm.redis.delete(queue)
+
+    def rings() -> bool:
+        outage.farm.bell.ring(1)
+        return bool(outage.farm.redis.llen(queue))
+
+    wait_for(rings)

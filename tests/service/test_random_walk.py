@@ -1,0 +1,240 @@
+"""Thousands of random operations on the job store, against what must hold whatever happens."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+import redis
+
+from farm.errors import IdempotencyConflict
+from farm.job import Claimed, State
+from farm.jobstore import keys
+from farm.jobstore.store import JobStore
+from tests.service.jobs import FACTS, held, new_job, result
+
+OPERATIONS = 600
+LOOK_EVERY = 15
+CALLERS = ("ada", "bob", "eve")
+WORKERS = ("w1", "w2", "w3")
+SIDES = (256, 512)
+
+
+class Walk:
+    """One walk: what was done, and what must be true of the store for it."""
+
+    def __init__(self, client: redis.Redis, store: JobStore, seed: int) -> None:
+        self._redis = client
+        self._store = store
+        self._dice = random.Random(seed)
+        self.jobs: set[str] = set()
+        self._claims: list[tuple[str, Claimed]] = []  # every claim there ever was, stale ones too
+        self._ends: dict[str, str] = {}
+        self._fence = 0
+
+    def step(self) -> None:
+        self._operation()()
+
+    def _operation(self) -> Callable[[], object]:
+        weights: dict[Callable[[], object], int] = {
+            self._submit: 10,
+            self._claim: 10,
+            self._renew: 5,
+            self._complete: 6,
+            self._fail: 4,
+            self._release: 2,
+            self._cancel: 2,
+            self._lose: 3,
+            self._reap: 3,
+            self._end_delays: 2,
+            self._delete: 2,
+        }
+        (chosen,) = self._dice.choices(list(weights), list(weights.values()))
+        return chosen
+
+    def _submit(self) -> None:
+        dice = self._dice
+        new = new_job(
+            dice.choice(CALLERS),
+            priority=dice.choice(("normal", "low")),
+            width=dice.choice(SIDES),
+            images=dice.randint(1, 4),
+            key=dice.choice(("", "", "k1", "k2")),
+            digest=dice.choice("ab"),
+        )
+        # Named by the dice, so that a seed gives the same walk again.
+        new = replace(new, id=str(uuid.UUID(int=dice.getrandbits(128), version=4)))
+        try:
+            self.jobs.add(self._store.submit(new).id)
+            self.jobs.add(self._store.submit(new).id)  # the answer was lost
+        except IdempotencyConflict:
+            pass
+
+    def _claim(self) -> None:
+        worker = self._dice.choice(WORKERS)
+        batch = self._store.claim(worker, ["srpo"]).batch.jobs
+        assert sum(job.request.images for job in batch) <= 4
+        assert len({job.request.batch_key for job in batch}) <= 1
+        for job in batch:
+            assert job.fence > self._fence
+            self._fence = job.fence
+            self._claims.append((worker, job))
+
+    def _any_claim(self) -> tuple[str, Claimed] | None:
+        """Mostly a recent one; now and then one that must be stale."""
+        if not self._claims:
+            return None
+        recent = self._claims[-8:] if self._dice.random() < 0.8 else self._claims
+        return self._dice.choice(recent)
+
+    def _renew(self) -> None:
+        if claim := self._any_claim():
+            worker, job = claim
+            self._store.renew(worker, FACTS, [held(job, self._dice.randint(0, job.request.steps))])
+
+    def _complete(self) -> None:
+        if claim := self._any_claim():
+            _, job = claim
+            if self._store.complete(job, result(job)):
+                assert self._store.complete(job, result(job))  # the answer was lost
+
+    def _fail(self) -> None:
+        if claim := self._any_claim():
+            retry: Any = self._dice.choice(("never", "again", "alone"))
+            self._store.fail(claim[1], "render_failed", "x", retry=retry)
+
+    def _release(self) -> None:
+        if claim := self._any_claim():
+            self._store.release(claim[1])
+
+    def _cancel(self) -> None:
+        if self.jobs:
+            self._store.cancel(self._dice.choice(sorted(self.jobs)))
+
+    def _lose(self) -> None:
+        for job_id in _members(self._redis, keys.LEASES):
+            if self._dice.random() < 0.5:
+                self._redis.zadd(keys.LEASES, {job_id: 0})
+
+    def _reap(self) -> None:
+        self._store.reap()
+
+    def _end_delays(self) -> None:
+        for job_id in _members(self._redis, keys.DELAYED):
+            self._redis.zadd(keys.DELAYED, {job_id: 0})
+
+    def _delete(self) -> None:
+        if self.jobs:
+            job_id = self._dice.choice(sorted(self.jobs))
+            if self._store.delete(job_id):
+                assert self._ends.pop(job_id, None) or self._has_ended(job_id)
+                self.jobs.discard(job_id)
+
+    def _has_ended(self, job_id: str) -> bool:
+        """By the log of events: the record is gone."""
+        return any(State(state).is_terminal for _, state in self._log().get(job_id, []))
+
+    def finish(self) -> None:
+        """Let everything end: no more faults, every claim is completed."""
+        for _ in range(1000):
+            self._end_delays()
+            for job_id in _members(self._redis, keys.LEASES):
+                self._redis.zadd(keys.LEASES, {job_id: 0})
+            self._store.reap()
+            batch = self._store.claim("last", ["srpo"]).batch.jobs
+            if not batch:
+                return
+            for job in batch:
+                self._store.complete(job, result(job))
+        raise AssertionError("the store never runs empty")
+
+    # What must hold
+
+    def look(self) -> None:
+        records = {job_id: _record(self._redis, job_id) for job_id in self.jobs}
+        assert all(records.values()), "a job was lost"
+        self._check_indexes(records)
+        self._check_waiting_counts(records)
+        self._check_ends(records)
+        self._check_events(records)
+
+    def _check_indexes(self, records: dict[str, dict[str, str]]) -> None:
+        """Each job is in exactly the indexes that its state asks for."""
+        lanes = Counter(
+            job_id
+            for model in ("srpo",)
+            for priority in ("normal", "low")
+            for job_id in _members(self._redis, keys.waiting(model, priority))
+        )
+        since = {job_id for lane in ("normal", "low") for job_id in _members(self._redis, keys.since("srpo", lane))}
+        delayed = set(_members(self._redis, keys.DELAYED))
+        mates = {
+            job_id for name in self._redis.scan_iter(f"{keys.PREFIX}mates:*") for job_id in _members(self._redis, name)
+        }
+        by_state = {state: {job for job, fields in records.items() if fields["state"] == state} for state in State}
+        solo = {job_id for job_id, fields in records.items() if fields.get("solo") == "1"}
+
+        assert set(lanes.values()) <= {1}
+        assert set(lanes) == since
+        assert not set(lanes) & delayed
+        assert set(lanes) | delayed == by_state[State.CREATED]
+        assert mates == set(lanes) - solo
+        assert set(_members(self._redis, keys.LEASES)) == by_state[State.PROCESSING]
+        assert set(_members(self._redis, keys.EXPIRY)) == by_state[State.COMPLETED] | by_state[State.FAILED]
+        assert set(_members(self._redis, keys.JOBS)) == set(records)
+
+    def _check_waiting_counts(self, records: dict[str, dict[str, str]]) -> None:
+        counted = cast(dict[str, str], self._redis.hgetall(f"{keys.PREFIX}waiting_count"))
+        waiting = Counter(fields["caller"] for fields in records.values() if fields["state"] == "created")
+
+        assert {caller: int(count) for caller, count in counted.items()} == waiting
+
+    def _check_ends(self, records: dict[str, dict[str, str]]) -> None:
+        for job_id, fields in records.items():
+            ended = State(fields["state"]).is_terminal
+            assert 0 <= int(fields["attempt"]) <= 3, fields["attempt"]
+            assert self._ends.get(job_id, fields["state"]) == fields["state"], "an end was taken back"
+            assert ("finished_us" in fields) == ended
+            assert ("result" in fields) == (fields["state"] == "completed")
+            if ended:
+                self._ends[job_id] = fields["state"]
+
+    def _check_events(self, records: dict[str, dict[str, str]]) -> None:
+        for job_id, told in self._log().items():
+            assert [number for number, _ in told] == list(range(1, len(told) + 1))
+            assert not any(State(state).is_terminal for _, state in told[:-1]), "two ends"
+            if job_id in records:
+                assert told[-1] == (int(records[job_id]["sequence"]), records[job_id]["state"])
+
+    def _log(self) -> dict[str, list[tuple[int, str]]]:
+        told: dict[str, list[tuple[int, str]]] = {}
+        for _, fields in cast(list[tuple[str, dict[str, str]]], self._redis.xrange(keys.OUTBOX)):
+            told.setdefault(fields["job"], []).append((int(fields["sequence"]), fields["state"]))
+        return told
+
+
+def _members(client: redis.Redis, key: str) -> list[str]:
+    return cast(list[str], client.zrange(key, 0, -1))
+
+
+def _record(client: redis.Redis, job_id: str) -> dict[str, str]:
+    return cast(dict[str, str], client.hgetall(keys.job(job_id)))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_happens_every_job_has_one_place_and_one_end(client: redis.Redis, store: JobStore, seed: int) -> None:
+    walk = Walk(client, store, seed)
+
+    for number in range(OPERATIONS):
+        walk.step()
+        if number % LOOK_EVERY == 0:
+            walk.look()
+    walk.finish()
+
+    walk.look()
+    assert {str(client.hget(keys.job(job_id), "state")) for job_id in walk.jobs} <= {"completed", "failed"}

@@ -1,0 +1,151 @@
+"""Settings from the environment: what is meant, and the one line about what is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from farm.errors import ConfigurationError
+from farm.settings import Settings, load
+
+#: The contract, section 3.
+DEFAULTS: dict[str, object] = {
+    "redis_url": None,
+    "redis_unsafe": False,
+    "public_url": None,
+    "auth": None,
+    "pipeline": "flux",
+    "simulated_step_ms": 20,
+    "flux_dir": None,
+    "srpo_file": None,
+    "accept_licenses": frozenset(),
+    "safety": None,
+    "device": None,
+    "lease_seconds": 15,
+    "grace_seconds": 90,
+    "max_attempts": 3,
+    "queue_limit": 100_000,
+    "result_ttl": 7 * 24 * 3600,
+    "metadata_prompt": True,
+    "log": None,
+    "url": "http://127.0.0.1:8000",
+    "api_key": None,
+}
+
+TAKEN = [
+    ("REDIS_URL", "rediss://u:p@host:6380/1", "rediss://u:p@host:6380/1"),
+    ("REDIS_UNSAFE", "1", True),
+    ("PUBLIC_URL", "https://farm.example", "https://farm.example"),
+    ("AUTH", "keys", "keys"),
+    ("PIPELINE", "simulated", "simulated"),
+    ("SIMULATED_STEP_MS", "0", 0),
+    ("FLUX_DIR", "/models/flux", Path("/models/flux")),
+    ("SRPO_FILE", "/models/srpo.safetensors", Path("/models/srpo.safetensors")),
+    ("ACCEPT_LICENSES", " one, two ,,", frozenset({"one", "two"})),
+    ("SAFETY", "off", "off"),
+    ("DEVICE", "cuda:1", "cuda:1"),
+    ("LEASE_SECONDS", "2.5", 2.5),
+    ("GRACE_SECONDS", "5m", 300),
+    ("MAX_ATTEMPTS", "1", 1),
+    ("QUEUE_LIMIT", "1", 1),
+    ("RESULT_TTL", "24h", 86400),
+    ("METADATA_PROMPT", "off", False),
+    ("LOG", "json", "json"),
+    ("URL", "http://farm:8000", "http://farm:8000"),
+    ("API_KEY", "farm_1", "farm_1"),
+]
+
+#: Values that cannot be used, with a word of what is allowed instead.
+REFUSED = [
+    ("REDIS_UNSAFE", "maybe", "0 or 1"),
+    ("PUBLIC_URL", "farm.example", "http"),
+    ("AUTH", "on", "keys or off"),
+    ("PIPELINE", "sdxl", "flux or simulated"),
+    ("SIMULATED_STEP_MS", "-1", "0 or more"),
+    ("SIMULATED_STEP_MS", "quick", "a number"),
+    ("SIMULATED_STEP_MS", "inf", "a number"),
+    ("SAFETY", "maybe", "bundled or off"),
+    ("LEASE_SECONDS", "0", "above 0"),
+    ("LEASE_SECONDS", "-1", "seconds"),
+    ("LEASE_SECONDS", "soon", "seconds"),
+    ("GRACE_SECONDS", "1w", "seconds"),
+    ("MAX_ATTEMPTS", "0", "1 or more"),
+    ("MAX_ATTEMPTS", "2.5", "whole number"),
+    ("QUEUE_LIMIT", "0", "1 or more"),
+    ("RESULT_TTL", "7 weeks", "s, m, h or d"),
+    ("METADATA_PROMPT", "2", "on or off"),
+    ("LOG", "xml", "console or json"),
+    ("URL", "127.0.0.1:8000", "http"),
+]
+
+
+def test_without_any_setting_the_defaults_of_the_contract_hold() -> None:
+    assert load().model_dump() == DEFAULTS
+
+
+@pytest.mark.parametrize(("name", "value", "meant"), TAKEN)
+def test_a_setting_is_taken(monkeypatch: pytest.MonkeyPatch, name: str, value: str, meant: object) -> None:
+    monkeypatch.setenv(f"FARM_{name}", value)
+
+    assert load().model_dump() == DEFAULTS | {name.lower(): meant}
+
+
+def test_every_setting_is_tried_here() -> None:
+    assert {name.lower() for name, _, _ in TAKEN} == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize(("name", "value", "allowed"), REFUSED)
+def test_a_bad_value_is_named_with_what_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, allowed: str
+) -> None:
+    monkeypatch.setenv(f"FARM_{name}", value)
+
+    with pytest.raises(ConfigurationError) as caught:
+        load()
+
+    text = str(caught.value)
+    assert f"FARM_{name}" in text
+    assert value in text
+    assert allowed in text.partition("allowed")[2]
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "nearest"),
+    [
+        ("FARM_LEASE_SECOND", "FARM_LEASE_SECONDS"),
+        ("FARM_REDISURL", "FARM_REDIS_URL"),
+        ("FARM_MAXATTEMPTS", "FARM_MAX_ATTEMPTS"),
+        ("farm_redis_url", "FARM_REDIS_URL"),
+        ("FARM_", "FARM_"),
+        ("FARM_QQQQQ", "FARM_"),
+    ],
+)
+def test_an_unknown_name_is_named_with_the_nearest(monkeypatch: pytest.MonkeyPatch, wrong: str, nearest: str) -> None:
+    monkeypatch.setenv(wrong, "1")
+
+    with pytest.raises(ConfigurationError, match=f"^{wrong} is no setting of the farm; the nearest is {nearest}"):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("15m", 900), ("24h", 86400), ("7d", 604800)]
+)
+def test_a_duration_may_have_a_unit(monkeypatch: pytest.MonkeyPatch, text: str, seconds: float) -> None:
+    monkeypatch.setenv("FARM_RESULT_TTL", text)
+
+    assert load().result_ttl == seconds
+
+
+def test_an_empty_value_is_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FARM_LEASE_SECONDS", "")
+
+    assert load().lease_seconds == 15
+
+
+def test_other_programs_variables_are_none_of_the_farms_business(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FARMER_NAME", "x")
+    monkeypatch.setenv("LEASE_SECONDS", "x")
+
+    assert load().model_dump() == DEFAULTS

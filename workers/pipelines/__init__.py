@@ -1,0 +1,1 @@
+"""What turns requests into pictures: the only home of torch and diffusers."""

@@ -1,0 +1,53 @@
+"""Where a pipeline computes, and in which number format."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import torch
+
+from farm.errors import ConfigurationError
+
+
+def choose_device(setting: str | None) -> torch.device:
+    """The device that `setting` (`cpu`, `cuda`, `cuda:1`, …) names; without one, the best that is there."""
+    if setting is None:
+        return _cuda(None) if torch.cuda.is_available() else torch.device("cpu")
+    kind, _, number = setting.partition(":")
+    if setting == "cpu":
+        return torch.device("cpu")
+    if kind == "cuda" and (number.isdecimal() or setting == "cuda"):
+        return _cuda(int(number) if number else None)
+    raise ConfigurationError(f'FARM_DEVICE="{setting}" is no device: allowed are cpu, cuda, and cuda:0, cuda:1, ….')
+
+
+def number_format(device: torch.device) -> torch.dtype:
+    """The format of weights and activations: bf16 on CUDA, for which FLUX.1 was made; fp32 on the CPU."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def device_name(device: torch.device) -> str:
+    """The card's or the processor's name: other silicon may take other kernels, and so other last bits."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    # Two workers in one farm may see different instruction sets on equal processors (virtual machines mask them).
+    return f"{_processor()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _cuda(number: int | None) -> torch.device:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    wanted = number or 0
+    if wanted < count:
+        return torch.device("cuda", wanted)
+    there = ", ".join(["cpu", *(f"cuda:{n}" for n in range(count))])
+    raise ConfigurationError(f'FARM_DEVICE="cuda:{wanted}" is not there: this machine has {there}.')
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,66 @@
+"""The one import of diffusers and transformers: the parts of FLUX.1, without the noise that these libraries make."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def without_message(logger: str, fragment: str) -> Iterator[None]:
+    """Inside, drop the records of this one logger whose message contains `fragment`."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return fragment not in record.getMessage()
+
+    logging.getLogger(logger).addFilter(keep)
+    try:
+        yield
+    finally:
+        logging.getLogger(logger).removeFilter(keep)
+
+
+# Image processors, of which FLUX uses none, fall back to Pillow without torchvision, and transformers says so twice.
+with without_message("transformers.utils.import_utils", "requires torchvision"):
+    import diffusers
+    import transformers
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+    from diffusers.models.attention_dispatch import attention_backend
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+    from huggingface_hub import constants as hub
+    from transformers import ByT5Tokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel
+
+
+def keep_to_this_machine() -> None:
+    """For the rest of the process: no look at the hub, whatever a library would like to know, and no progress bars.
+
+    Both are switches of the libraries for the whole process. A worker's log is no place for bars.
+    """
+    hub.HF_HUB_OFFLINE = True
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def versions() -> dict[str, str]:
+    """The releases that pictures may differ between."""
+    return {"diffusers": diffusers.__version__, "transformers": transformers.__version__}
+
+
+__all__ = [
+    "AutoencoderKL",
+    "ByT5Tokenizer",
+    "CLIPTextConfig",
+    "CLIPTextModel",
+    "CLIPTokenizer",
+    "FlowMatchEulerDiscreteScheduler",
+    "FluxPipeline",
+    "FluxTransformer2DModel",
+    "T5Config",
+    "T5EncoderModel",
+    "attention_backend",
+    "calculate_shift",
+    "keep_to_this_machine",
+    "versions",
+    "without_message",
+]

@@ -1,0 +1,57 @@
+"""The build: a digest of all that decides pixels beside the request."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from workers.pipelines.device import device_name
+from workers.pipelines.engine import versions
+
+#: Our own code between the request and the picture. A changed comment makes a new build too: rather once too often.
+_CODE = ("device.py", "engine.py", "flux.py", "loading.py")
+#: Files up to this size are read whole. In a larger one, this much from its start: a safetensors header is shorter.
+_HEAD = 2**23
+#: Places in a larger file that are read, evenly spaced, the last one at its end; and bytes read at each.
+_SAMPLES = 256
+_SAMPLE = 2**14
+
+
+def build_digest(files: Mapping[str, Path], device: torch.device, number_format: torch.dtype, attention: str) -> str:
+    """Sixteen hex digits that differ where pictures may.
+
+    `files`: what was loaded, under names that are the same on every machine. Large files are sampled, since 24 GB of
+    weights take minutes to read: other weights are told apart, a flipped bit in them is not.
+    """
+    facts = {
+        "attention": attention,
+        "code": {name: _digest(Path(__file__).with_name(name)) for name in _CODE},
+        "device": device_name(device),
+        "files": {name: _digest(path) for name, path in files.items()},
+        "number_format": str(number_format),
+        "threads": torch.get_num_threads(),
+        # With the releases of the kernel libraries that torch was built with.
+        "torch": [torch.__version__, torch.__config__.show()],
+        "versions": versions(),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _digest(path: Path) -> str:
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        digest.update(file.read(_HEAD))
+        for offset in _offsets(size):
+            file.seek(offset)
+            digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()
+
+
+def _offsets(size: int) -> Iterator[int]:
+    if size > _HEAD:
+        yield from (_HEAD + (size - _HEAD - _SAMPLE) * n // (_SAMPLES - 1) for n in range(_SAMPLES))

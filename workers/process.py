@@ -1,0 +1,165 @@
+"""A worker process: loads and warms a pipeline, then answers wake-ups until it is told to drain."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import uuid
+import warnings
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import structlog
+from celery import signals
+from celery.platforms import SecurityWarning
+
+from farm import __version__, clock
+from farm.bootstrap import Farm
+from farm.celery import RENDER_QUEUE
+from farm.jobstore.connection import connect_to_listen
+from farm.jobstore.hints import hear_stops
+from farm.reaper import Reaper
+from farm.settings import Settings
+from workers.encode import Encoder
+from workers.hearing import Hearing
+from workers.lease import Lease
+from workers.pipelines.pipeline import MINIATURE, SIMULATED, SRPO, Pipeline
+from workers.publish import Publisher
+from workers.render import Renderer
+from workers.safety import Checker, checker_for
+from workers.tasks import register
+
+_log = structlog.get_logger(__name__)
+
+
+class WorkerProcess:
+    """One device's worker. `run` returns when it has drained."""
+
+    def __init__(self, farm: Farm, data_dir: Path) -> None:
+        self._farm = farm
+        self._data_dir = data_dir
+        self._id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self._draining = threading.Event()
+        self._pipeline: Pipeline | None = None
+        self._renderer: Renderer | None = None
+        self._is_warm = False
+        self._lease = Lease(farm.store, worker=self._id, facts=self._facts, seconds=farm.settings.lease_seconds)
+
+    def run(self) -> None:
+        """Load, warm up, work, drain."""
+        signal.signal(signal.SIGTERM, _leave)  # until Celery takes over: nothing is held yet
+        settings = self._farm.settings
+        checker = checker_for(settings.safety, weights_of(settings))
+        self._lease.start()
+        try:
+            self._serve(self._load(), checker)
+        finally:
+            self._lease.close()
+            self._farm.store.leave(self._id, self._pipeline.models if self._pipeline else ())
+        _log.info("worker has drained", worker=self._id)
+
+    def _load(self) -> Pipeline:
+        began = clock.monotonic()
+        pipeline = load_pipeline(self._farm.settings, self._data_dir)
+        pipeline.warm_up()
+        _log.info("pipeline is warm", weights=pipeline.weights, seconds=round(clock.monotonic() - began, 2))
+        return pipeline
+
+    def _serve(self, pipeline: Pipeline, checker: Checker | None) -> None:
+        settings, store = self._farm.settings, self._farm.store
+        encoder = Encoder(weights=pipeline.weights, build=pipeline.build, with_prompt=settings.metadata_prompt)
+        publisher = Publisher(store, storage=self._farm.storage, encoder=encoder, checker=checker, lease=self._lease)
+        self._renderer = Renderer(
+            store,
+            worker=self._id,
+            pipeline=pipeline,
+            lease=self._lease,
+            publisher=publisher,
+            bell=self._farm.bell,
+            draining=self._draining,
+        )
+        register(self._farm.celery, self._renderer)
+        hear_stops(connect_to_listen(self._farm.redis_url), self._lease.stop_rendering)
+        Reaper(self._farm.service).start()
+        Hearing(self._renderer, self._farm.census, pipeline.models).start()
+        self._pipeline = pipeline
+        self._consume()
+        publisher.close()
+
+    def _consume(self) -> None:
+        """Answer wake-ups until SIGTERM or SIGINT, then until the last one has returned."""
+
+        # Called inside the signal handler: it may set a flag, and no more.
+        def drain(**_: Any) -> None:
+            self._draining.set()
+
+        def ready(**_: Any) -> None:
+            self._is_warm = True
+            self._lease.announce()
+
+        def keep_log(**_: Any) -> None:
+            """The log is set up already; without this Celery would set up its own."""
+
+        signals.setup_logging.connect(keep_log, weak=False)
+        signals.worker_shutting_down.connect(drain, weak=False)
+        signals.worker_ready.connect(ready, weak=False)
+        # Running as root is dangerous where messages may hold code; ours are JSON and hold nothing.
+        warnings.filterwarnings("ignore", category=SecurityWarning)
+        worker = self._farm.celery.Worker(
+            hostname=f"{self._id}@farm",
+            pool="threads",
+            concurrency=1,
+            queues=[RENDER_QUEUE],
+            without_gossip=True,
+            without_mingle=True,
+            loglevel="WARNING",
+            quiet=True,
+        )
+        worker.start()
+
+    def _facts(self) -> dict[str, str]:
+        """What this worker is and does, for the job store."""
+        settings, pipeline, renderer = self._farm.settings, self._pipeline, self._renderer
+        facts = {"state": self._state(), "host": socket.gethostname(), "pid": str(os.getpid()), "version": __version__}
+        if pipeline is not None and renderer is not None:
+            facts |= {
+                "models": ",".join(pipeline.models),
+                "weights": pipeline.weights,
+                "build": pipeline.build,
+                "safety": settings.safety or "bundled",
+                "busy_seconds": f"{renderer.busy_seconds:.3f}",
+            }
+        return facts
+
+    def _state(self) -> str:
+        if self._draining.is_set():
+            return "draining"
+        return "warm" if self._is_warm else "loading"
+
+
+def load_pipeline(settings: Settings, data_dir: Path) -> Pipeline:
+    """The pipeline that the settings ask for. Engines are imported here, so that a simulated worker needs no torch."""
+    if settings.pipeline == "simulated":
+        from workers.pipelines.simulated import SimulatedPipeline
+
+        return SimulatedPipeline(settings.simulated_step_ms)
+    from workers.pipelines import loading
+
+    if settings.flux_dir is None and settings.srpo_file is None:
+        return loading.load_miniature(data_dir / "models", settings.device)
+    return loading.load_srpo(settings.flux_dir, settings.srpo_file, settings.accept_licenses, settings.device)
+
+
+def weights_of(settings: Settings) -> str:
+    """The name of the weights that the settings ask for: it is known before they are loaded."""
+    if settings.pipeline == "simulated":
+        return SIMULATED
+    return MINIATURE if settings.flux_dir is None and settings.srpo_file is None else SRPO
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(0)

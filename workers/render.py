@@ -1,0 +1,206 @@
+"""The life of a batch: claim → render step by step → hand over to be published. One thread, one pipeline."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import structlog
+
+from farm import clock
+from farm.celery import Bell
+from farm.errors import RenderError, StoreFull, StoreUnavailable
+from farm.job import Batch, Claimed, Code
+from farm.jobstore.store import Claim, JobStore
+from workers.lease import Lease
+from workers.pipelines.pipeline import Painted, Pipeline, Watch
+from workers.publish import Publisher, Sheet, insist
+
+#: After so many seconds of one wake-up the worker rings for itself and returns, so that Celery's view stays fresh.
+_SHIFT_SECONDS = 60.0
+#: How long a worker waits before it asks a job store again that did not answer, in seconds.
+_ASK_AGAIN_SECONDS = 0.5
+#: Longest part of an engine's own message that a caller is shown, in characters.
+_SHOWN = 200
+
+_log = structlog.get_logger(__name__)
+
+
+class Run:
+    """One job of a batch on its way through the pipeline. Moments are by the monotonic clock."""
+
+    def __init__(self, job: Claimed, claimed: float) -> None:
+        self.job = job
+        self.sheet = Sheet(job)
+        self._claimed = claimed
+        self._began: float | None = None
+        self._steps = [0] * job.request.images
+        self._painted = 0
+
+    @property
+    def step(self) -> int:
+        """Denoising steps done, of all images together."""
+        return sum(self._steps)
+
+    @property
+    def is_painted(self) -> bool:
+        return self._painted == self.job.request.images
+
+    def make_step(self, number: int, step: int) -> None:
+        """`step` steps of the `number`-th image are done (0: its first begins)."""
+        now = clock.monotonic()
+        if self._began is None:
+            self._began = now
+            self.sheet.timings["start"] = now - self._claimed
+        self._steps[number] = step
+        self.sheet.timings["denoise"] = now - self._began
+
+    def paint(self) -> None:
+        """One more image is finished."""
+        self._painted += 1
+        if self._began is not None:
+            self.sheet.timings["inference"] = clock.monotonic() - self._began
+
+
+class Renderer:
+    """Renders batch after batch while there is work."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        *,
+        worker: str,
+        pipeline: Pipeline,
+        lease: Lease,
+        publisher: Publisher,
+        bell: Bell,
+        draining: threading.Event,
+    ) -> None:
+        self._store = store
+        self._worker = worker
+        self._pipeline = pipeline
+        self._lease = lease
+        self._publisher = publisher
+        self._bell = bell
+        self._draining = draining
+        #: How long the pipeline has been at work, in seconds.
+        self.busy_seconds = 0.0
+        self._looked_at = clock.monotonic()
+        self._is_working = False
+
+    def work(self) -> None:
+        """Render until nothing waits, the worker drains, or the shift is over."""
+        self._is_working = True
+        try:
+            self._work_a_shift()
+        finally:
+            self._is_working = False
+
+    @property
+    def idle_seconds(self) -> float:
+        """How long ago this worker last looked for work; 0 while it has some."""
+        return 0.0 if self._is_working else clock.monotonic() - self._looked_at
+
+    def _work_a_shift(self) -> None:
+        began = clock.monotonic()
+        while not self._draining.is_set():
+            claim = self._claim()
+            self._looked_at = clock.monotonic()
+            if not claim.batch:
+                return
+            # Others stand idle while jobs wait: their wake-up was lost, or came when there was nothing.
+            self._bell.ring(min(claim.waiting, claim.idle_workers))
+            self._render(claim.batch)
+            if clock.monotonic() - began > _SHIFT_SECONDS:
+                self._bell.ring(1)
+                return
+
+    def _claim(self) -> Claim:
+        nonce = uuid.uuid4().hex
+        while True:
+            try:
+                return self._store.claim(self._worker, self._pipeline.models, nonce=nonce)
+            except (StoreUnavailable, StoreFull) as error:
+                _log.warning("claiming waits for the job store", error=str(error))
+            if self._draining.wait(_ASK_AGAIN_SECONDS):
+                return Claim(Batch(), waiting=0, idle_workers=0)
+
+    def _render(self, batch: Batch) -> None:
+        claimed = clock.monotonic()
+        runs = [Run(job, claimed) for job in batch.jobs]
+        places = [(run, number) for run in runs for number in range(run.job.request.images)]
+        images = [run.job.request.image(number) for run, number in places]
+        for run in runs:
+            self._lease.hold(run.job)
+        self._lease.pulse.start()
+        try:
+            for painted in self._timed(self._pipeline.render(images, self._watch(places))):
+                self._hand_over(*places[painted.index], painted)
+        except Exception as error:  # noqa: BLE001  # whatever an engine raises ends in the records of its jobs
+            self._settle_crashed(runs, error)
+        else:
+            self._settle(runs)
+        finally:
+            self._lease.pulse.stop()
+
+    def _watch(self, places: Sequence[tuple[Run, int]]) -> Watch:
+        def watch(index: int, step: int) -> bool:
+            run, number = places[index]
+            run.make_step(number, step)
+            if step:
+                self._lease.pulse.beat()
+            else:
+                self._lease.pulse.start()
+            self._lease.progress(run.job, run.step)
+            if self._lease.must_stop(run.job):
+                return False
+            # What is denoised when a drain begins is finished; the rest is handed back.
+            return not self._draining.is_set() or step == run.job.request.steps
+
+        return watch
+
+    def _timed(self, painting: Iterator[Painted]) -> Iterator[Painted]:
+        while True:
+            began = clock.monotonic()
+            painted = next(painting, None)
+            self.busy_seconds += clock.monotonic() - began
+            if painted is None:
+                return
+            yield painted
+
+    def _hand_over(self, run: Run, number: int, painted: Painted) -> None:
+        run.paint()
+        if run.is_painted:
+            self._lease.publishing(run.job)
+        # The publisher may be behind; waiting for it is no hang of the pipeline.
+        self._lease.pulse.stop()
+        self._publisher.take(run.sheet, number, painted)
+        self._lease.pulse.start()
+
+    def _settle(self, runs: Sequence[Run]) -> None:
+        """End what the pipeline left out: it was cancelled, or this worker drains."""
+        for run in runs:
+            if not run.is_painted:
+                self._settle_one(run)
+                self._lease.drop(run.job)
+
+    def _settle_one(self, run: Run) -> None:
+        if self._lease.must_stop(run.job):
+            insist(partial(self._store.fail, run.job, Code.CANCELLED, "The job was cancelled."))
+        elif self._draining.is_set():
+            insist(partial(self._store.release, run.job))
+        else:
+            self._fail(run, RenderError("The pipeline left the picture out."))
+
+    def _settle_crashed(self, runs: Sequence[Run], error: Exception) -> None:
+        _log.error("rendering failed", jobs=[run.job.id for run in runs], exc_info=error)
+        message = f"The pipeline could not render the picture: {type(error).__name__}: {error}"
+        for run in runs:
+            if not run.is_painted:
+                self._fail(run, RenderError(message[:_SHOWN]))
+                self._lease.drop(run.job)
+
+    def _fail(self, run: Run, error: RenderError) -> None:
+        insist(partial(self._store.fail, run.job, error.code, str(error), retry="alone"))

@@ -1,0 +1,52 @@
+"""Who looks at a picture before it is published. No torch here."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from PIL import Image
+
+from farm.errors import ConfigurationError
+from workers.pipelines.pipeline import MINIATURE, SIMULATED
+
+#: Weights whose pictures are colours without things in them (`Pipeline.weights`).
+_HARMLESS = (MINIATURE, SIMULATED)
+#: Checkers with weights of their own, known by name.
+_PLANNED = ("clip", "vit")
+
+
+class Checker(Protocol):
+    """Tells pictures that may not be published."""
+
+    def check(self, image: Image.Image) -> bool:
+        """True if the picture is flagged. Raises when it could not be checked: the job fails then, unpublished."""
+
+
+class BundledChecker:
+    """Flags nothing, for pipelines that can paint nothing unsafe: the miniature and the simulated one.
+
+    It looks at no pixel, so it is of no use beside weights that paint things, and refuses to start there.
+    """
+
+    def __init__(self, weights: str) -> None:
+        """`weights`: what the pipeline has loaded (`Pipeline.weights`)."""
+        if weights not in _HARMLESS:
+            raise ConfigurationError(
+                f'FARM_SAFETY="bundled" checks the miniature\'s own pictures only, and these weights are "{weights}".'
+            )
+
+    def check(self, image: Image.Image) -> bool:  # noqa: ARG002  # nothing in it could be unsafe
+        return False
+
+
+def checker_for(setting: str | None, weights: str) -> Checker | None:
+    """The checker that `FARM_SAFETY` names beside these weights; None where the operator turned checking off."""
+    if setting in _PLANNED:
+        raise ConfigurationError(f'FARM_SAFETY="{setting}" is not there yet; FARM_SAFETY=off renders without checks.')
+    if setting == "off":
+        return None
+    if setting == "bundled" or (setting is None and weights in _HARMLESS):
+        return BundledChecker(weights)
+    if setting is None:
+        raise ConfigurationError(f'FARM_SAFETY must be set beside the weights "{weights}"; off means no checks.')
+    raise ConfigurationError(f'FARM_SAFETY="{setting}" is unknown: allowed are bundled, clip, vit, off.')
