@@ -11,6 +11,7 @@ from importlib import util
 from pathlib import Path
 
 import redis
+import structlog
 
 from farm import clock, lifeline
 from farm.errors import ConfigurationError
@@ -21,6 +22,10 @@ _SOCKET_PATH_BYTES = 100
 #: What the records may take: some 600,000 waiting jobs with prompts of 400 characters.
 _MEMORY = "1gb"
 START_SECONDS = 20.0
+#: How long the server may take to leave when asked to.
+STOP_SECONDS = 10.0
+
+_log = structlog.get_logger(__name__)
 
 
 def address(data_dir: Path) -> str | None:
@@ -75,11 +80,16 @@ class EmbeddedRedis:
         return self.process is not None and self.process.poll() is None
 
     def stop(self) -> None:
-        """Stop the server; what it holds is on disk."""
+        """Stop the server, by force if it does not leave: what it answered for is in its file before it answers."""
         if self.process is None:
             return
         self.process.terminate()
-        self.process.wait()
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            _log.warning("redis did not stop in time", folder=str(self._folder))
+            self.process.kill()
+            self.process.wait()
         self.process = None
         if self._socket.parent != self._folder:
             shutil.rmtree(self._socket.parent, ignore_errors=True)

@@ -240,3 +240,18 @@ def test_wake_ups_are_sent_again(outage: Outage) -> None:
         return bool(outage.farm.redis.llen(queue))
 
     wait_for(rings)
+
+
+def test_a_redis_that_does_not_leave_is_stopped_by_force_and_has_lost_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("farm.embedded.STOP_SECONDS", 0.2)
+    outage = Outage(tmp_path)
+    outage.reset()
+    job = submit(outage.api)
+    assert outage.server.process is not None
+    os.kill(outage.server.process.pid, signal.SIGSTOP)
+    outage.server.stop()
+    outage.server.start()
+    assert outage.farm.store.get(job) is not None
+    outage.server.stop()
