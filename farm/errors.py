@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -30,6 +31,8 @@ class Problem:
     message: str
     kind: str
     value: object = None
+    #: The limits that were broken, for programs.
+    context: Mapping[str, object] | None = None
 
 
 class InvalidRequest(FarmError):
@@ -94,6 +97,14 @@ class StoreFull(QueueFull):
     code = "store_full"
 
 
+class TooManyHeld(FarmError):
+    """Too many calls wait for their answers already; use the queue, or come back."""
+
+    code = "concurrent_requests_limit"
+    #: Seconds after which a new try makes sense.
+    retry_after = 2
+
+
 class StoreUnavailable(FarmError):
     """The job store (Redis) does not answer."""
 
@@ -114,10 +125,30 @@ class NotFinished(FarmError):
     code = "not_finished"
 
 
+class ForbiddenAddress(FarmError):
+    """The farm may not call this address."""
+
+    code = "forbidden_address"
+
+
+class Unreachable(FarmError):
+    """The address could not be reached, or gave no whole answer."""
+
+    code = "unreachable"
+
+
 class StorageError(FarmError):
     """The picture could not be stored."""
 
     code = "storage_failed"
+
+
+class StorageUnavailable(StorageError):
+    """The picture storage does not answer as it should; it may later."""
+
+    code = "storage_unavailable"
+    #: Seconds after which a new try makes sense.
+    retry_after = 5
 
 
 class RenderError(FarmError):

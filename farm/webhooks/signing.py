@@ -1,0 +1,76 @@
+"""Signatures of webhooks, as each provider's receivers verify them. Headers from a key, a time and the body's bytes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import secrets
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from farm.errors import ConfigurationError
+
+_PREFIX = "whsec_"
+_SEED_BYTES = 32
+
+
+def new_secret() -> str:
+    """A new secret that sender and receiver share."""
+    return _PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def standard(secret: str, *, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """Standard Webhooks, version 1: the key is what the secret's text decodes to."""
+    key = base64.b64decode(secret.removeprefix(_PREFIX))
+    signature = base64.b64encode(_mac(key, message_id, timestamp, body).digest()).decode()
+    return _headers(message_id, timestamp, f"v1,{signature}")
+
+
+def wavespeed(secret: str, *, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """WaveSpeed, version 3: the same headers, but the key is the secret's text itself, and the signature is in hex."""
+    key = secret.removeprefix(_PREFIX).encode()
+    return _headers(message_id, timestamp, f"v3,{_mac(key, message_id, timestamp, body).hexdigest()}")
+
+
+def fal(key: Ed25519PrivateKey, *, request_id: str, user_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """fal: an ED25519 signature over four lines, the last of which is the body's SHA-256."""
+    lines = [request_id, user_id, str(timestamp), hashlib.sha256(body).hexdigest()]
+    return {
+        "X-Fal-Webhook-Request-Id": request_id,
+        "X-Fal-Webhook-User-Id": user_id,
+        "X-Fal-Webhook-Timestamp": str(timestamp),
+        "X-Fal-Webhook-Signature": key.sign("\n".join(lines).encode()).hex(),
+    }
+
+
+def jwks(key: Ed25519PrivateKey) -> dict[str, Any]:
+    """The public half of `key` as receivers fetch it."""
+    # RFC 8037 has no padding here, but fal's own sample fails without it, and other readers take both.
+    x = base64.urlsafe_b64encode(key.public_key().public_bytes_raw()).decode()
+    return {"keys": [{"kty": "OKP", "crv": "Ed25519", "x": x, "use": "sig", "alg": "EdDSA"}]}
+
+
+def new_key() -> str:
+    """A new ED25519 key as text: its seed in base64."""
+    return base64.b64encode(secrets.token_bytes(_SEED_BYTES)).decode()
+
+
+def read_key(text: str) -> Ed25519PrivateKey:
+    """The key that `text` holds. Raises ConfigurationError, which does not show the text."""
+    try:
+        return Ed25519PrivateKey.from_private_bytes(base64.b64decode(text, validate=True))
+    except ValueError:
+        raise ConfigurationError(
+            f"FARM_SIGNING_KEY cannot be used; allowed: {_SEED_BYTES} bytes in base64, as "
+            f"`openssl rand -base64 {_SEED_BYTES}` makes them"
+        ) from None
+
+
+def _mac(key: bytes, message_id: str, timestamp: int, body: bytes) -> hmac.HMAC:
+    return hmac.new(key, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256)
+
+
+def _headers(message_id: str, timestamp: int, signature: str) -> dict[str, str]:
+    return {"webhook-id": message_id, "webhook-timestamp": str(timestamp), "webhook-signature": signature}

@@ -1,0 +1,170 @@
+"""Signatures of webhooks, verified by the published library and by the providers' own receivers, written again here."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Mapping
+
+import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from farm.errors import ConfigurationError
+from farm.webhooks import signing
+
+BODY = '{"type":"job.completed","prompt":"füchschen 🦊"}'.encode()
+SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
+SEED = base64.b64encode(bytes(range(32))).decode()
+
+
+def standard(*, secret: str = SECRET, timestamp: int | None = None) -> dict[str, str]:
+    return signing.standard(secret, message_id="evt_1", timestamp=timestamp or int(time.time()), body=BODY)
+
+
+def test_the_published_library_takes_a_standard_signature() -> None:
+    assert Webhook(SECRET).verify(BODY, standard()) == json.loads(BODY)
+
+
+def test_a_new_secret_is_one_for_the_published_library() -> None:
+    secret = signing.new_secret()
+
+    Webhook(secret).verify(BODY, standard(secret=secret))
+    assert len(base64.b64decode(secret.removeprefix("whsec_"), validate=True)) == 32
+    assert secret.startswith("whsec_")
+    assert secret != signing.new_secret()
+
+
+def test_a_standard_signature_does_not_fit_another_body() -> None:
+    with pytest.raises(WebhookVerificationError, match="No matching signature"):
+        Webhook(SECRET).verify(BODY + b" ", standard())
+
+
+def test_a_standard_signature_does_not_fit_another_secret() -> None:
+    with pytest.raises(WebhookVerificationError, match="No matching signature"):
+        Webhook(signing.new_secret()).verify(BODY, standard())
+
+
+def test_a_standard_signature_does_not_fit_another_id() -> None:
+    with pytest.raises(WebhookVerificationError, match="No matching signature"):
+        Webhook(SECRET).verify(BODY, standard() | {"webhook-id": "evt_2"})
+
+
+def test_a_standard_signature_grows_old() -> None:
+    with pytest.raises(WebhookVerificationError, match="too old"):
+        Webhook(SECRET).verify(BODY, standard(timestamp=int(time.time()) - 301))
+
+
+def test_a_standard_signature_does_not_fit_another_time() -> None:
+    headers = standard(timestamp=int(time.time()) - 200)
+
+    with pytest.raises(WebhookVerificationError, match="No matching signature"):
+        Webhook(SECRET).verify(BODY, headers | {"webhook-timestamp": str(int(time.time()))})
+
+
+def wavespeed_takes(secret: str, headers: Mapping[str, str], body: bytes) -> bool:
+    """WaveSpeed's sample of a receiver."""
+    key = secret[len("whsec_") :] if secret.startswith("whsec_") else secret
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.{body.decode()}"
+    expected = hmac.new(key.encode(), signed.encode(), hashlib.sha256).hexdigest()
+    version, _, signature = headers["webhook-signature"].partition(",")
+    return version == "v3" and hmac.compare_digest(signature, expected)
+
+
+def test_wavespeeds_vector() -> None:
+    headers = signing.wavespeed(
+        "whsec_farm-test-secret",
+        message_id="pred-1",
+        timestamp=1760000000,
+        body=b'{"id":"pred-1","status":"completed"}',
+    )
+
+    assert headers == {
+        "webhook-id": "pred-1",
+        "webhook-timestamp": "1760000000",
+        "webhook-signature": "v3,bb51899c6060e42c7059d8a811b57d9a5dd9d2413d711dda902b7f53484c5951",
+    }
+
+
+def test_wavespeeds_receiver_takes_it_and_nothing_else() -> None:
+    secret = signing.new_secret()
+    headers = signing.wavespeed(secret, message_id="pred-1", timestamp=1760000000, body=BODY)
+
+    assert wavespeed_takes(secret, headers, BODY)
+    assert not wavespeed_takes(secret, headers, BODY + b" ")
+    assert not wavespeed_takes(signing.new_secret(), headers, BODY)
+    assert not wavespeed_takes(secret, headers | {"webhook-timestamp": "1760000001"}, BODY)
+
+
+def fal_takes(keys: Mapping[str, list[dict[str, str]]], headers: Mapping[str, str], body: bytes) -> bool:
+    """fal's sample of a receiver: every key is tried, and `x` is decoded without mending its padding."""
+    names = ("Request-Id", "User-Id", "Timestamp")
+    lines = [headers[f"X-Fal-Webhook-{name}"] for name in names] + [hashlib.sha256(body).hexdigest()]
+    signature = bytes.fromhex(headers["X-Fal-Webhook-Signature"])
+    for key in keys["keys"]:
+        try:
+            public = Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(key["x"]))
+            public.verify(signature, "\n".join(lines).encode())
+        except InvalidSignature:
+            continue
+        return True
+    return False
+
+
+def fal(*, key: str, user_id: str = "user-1", timestamp: int = 1760000000, body: bytes = BODY) -> dict[str, str]:
+    return signing.fal(signing.read_key(key), request_id="req-1", user_id=user_id, timestamp=timestamp, body=body)
+
+
+def test_fals_vector() -> None:
+    body = b'{"request_id":"req-1","gateway_request_id":"req-1","status":"OK","payload":{"images":[]}}'
+
+    assert fal(key=SEED, body=body) == {
+        "X-Fal-Webhook-Request-Id": "req-1",
+        "X-Fal-Webhook-User-Id": "user-1",
+        "X-Fal-Webhook-Timestamp": "1760000000",
+        "X-Fal-Webhook-Signature": "e79491e7f32176d70385093e2a1fb58e0613496b2cbe963828cfda921f0fb5317"
+        "ac8029200e60417b4d151cbd752bdaf42fdc168823efa97d533d85544463a00",
+    }
+
+
+def test_fals_public_key() -> None:
+    (key,) = signing.jwks(signing.read_key(SEED))["keys"]
+
+    assert (key["kty"], key["crv"]) == ("OKP", "Ed25519")
+    assert key["x"] == "A6EHv_POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg="
+
+
+def test_fals_receiver_takes_it_and_nothing_else() -> None:
+    key = signing.new_key()
+    keys, headers = signing.jwks(signing.read_key(key)), fal(key=key, user_id="user-3", timestamp=1760000003)
+
+    assert fal_takes(keys, headers, BODY)
+    assert not fal_takes(keys, headers, BODY + b" ")
+    assert not fal_takes(keys, headers | {"X-Fal-Webhook-User-Id": "user-2"}, BODY)
+    assert not fal_takes(keys, headers | {"X-Fal-Webhook-Timestamp": "1760000001"}, BODY)
+    assert not fal_takes(signing.jwks(signing.read_key(signing.new_key())), headers, BODY)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "not base64!",
+        base64.b64encode(bytes(31)).decode(),
+        base64.b64encode(bytes(33)).decode(),
+        SEED + "\n",
+        "schlüssel",
+    ],
+)
+def test_what_is_no_key_is_refused_and_not_shown(text: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        signing.read_key(text)
+
+    assert "FARM_SIGNING_KEY" in str(refused.value)
+    assert "32 bytes in base64" in str(refused.value)
+    assert len(text) < 5 or text not in str(refused.value)
