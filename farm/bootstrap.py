@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import redis
 from celery import Celery
@@ -11,14 +12,23 @@ from celery import Celery
 from farm import embedded
 from farm.callers import Callers
 from farm.celery import Bell, application
-from farm.errors import ConfigurationError
+from farm.errors import ConfigurationError, NotReady
+from farm.jobstore import keys
 from farm.jobstore.census import Census
-from farm.jobstore.connection import check, connect, connect_to_listen
+from farm.jobstore.connection import check, connect, connect_to_listen, translated
+from farm.jobstore.deliveries import Deliveries
+from farm.jobstore.feed import Feed
 from farm.jobstore.hints import Changes
+from farm.jobstore.rota import Rota
 from farm.jobstore.store import JobStore, Terms
+from farm.links import Links
+from farm.outbound import Outbound
 from farm.service import Service
 from farm.settings import Settings
 from farm.storage.local import LocalStorage
+from farm.storage.storage import Storage
+from farm.sweeper import Sweeper
+from farm.webhooks.secrets import Secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +42,25 @@ class Farm:
     store: JobStore
     census: Census
     callers: Callers
-    storage: LocalStorage
+    storage: Storage
+    sweeper: Sweeper
     bell: Bell
+    deliveries: Deliveries
+    secrets: Secrets
+    outbound: Outbound
     service: Service
+
+    def links(self, base: str) -> Links:
+        """How what this farm keeps is reached, by callers that reach it under `base`."""
+        return Links(base, file=lambda key: self.storage.url(key) or f"{base}/files/{key}", content=self.storage.read)
+
+    def links_of_the_api(self) -> Links:
+        """The same for a process that is no API: under the public address, or the one that the API was started on."""
+        with translated():
+            base = self.settings.public_url or cast(str | None, self.redis.get(keys.BASE))
+        if base is None:
+            raise NotReady("No API has been started yet, so nobody knows how this farm is reached; set FARM_PUBLIC_URL")
+        return self.links(base.rstrip("/"))
 
 
 def redis_url(settings: Settings, data_dir: Path) -> str:
@@ -54,6 +80,17 @@ def reach(settings: Settings, data_dir: Path) -> redis.Redis:
     return client
 
 
+def storage_for(settings: Settings, data_dir: Path) -> Storage:
+    """Where this farm's pictures lie."""
+    if settings.storage_url is None:
+        return LocalStorage(data_dir / "pictures")
+    # Half a second and 30 MB that a farm without a bucket need not spend.
+    from farm.storage.s3 import Bucket, S3Storage
+
+    bucket = Bucket.at(settings.storage_url, checksums=settings.s3_checksums, addressing=settings.s3_addressing)
+    return S3Storage(bucket, url_seconds=settings.result_ttl if settings.files == "presigned" else None)
+
+
 def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
     """The parts, connected and checked. `listens`: the process lets callers wait for changes."""
     url = redis_url(settings, data_dir)
@@ -69,8 +106,27 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
         ),
     )
     census = Census(client)
-    storage = LocalStorage(data_dir / "pictures")
+    storage = storage_for(settings, data_dir)
     bell = Bell(celery)
     changes = Changes(connect_to_listen(url)) if listens else None
-    service = Service(store, census=census, storage=storage, bell=bell, changes=changes)
-    return Farm(settings, url, client, celery, store, census, Callers(client), storage, bell, service)
+    feed = Feed(connect_to_listen(url)) if listens else None
+    outbound = Outbound(settings.webhook_allow)
+    service = Service(
+        store, census=census, storage=storage, bell=bell, changes=changes, feed=feed, outbound=outbound
+    )
+    return Farm(
+        settings=settings,
+        redis_url=url,
+        redis=client,
+        celery=celery,
+        store=store,
+        census=census,
+        callers=Callers(client),
+        storage=storage,
+        sweeper=Sweeper(store, storage=storage, rota=Rota(client)),
+        bell=bell,
+        deliveries=Deliveries(client),
+        secrets=Secrets(client, signing_key=settings.signing_key),
+        outbound=outbound,
+        service=service,
+    )

@@ -12,8 +12,10 @@ from farm.jobstore import keys
 from farm.jobstore.connection import broker_url
 
 RENDER_QUEUE = "render"
+WEBHOOK_QUEUE = "webhooks"
 #: Tasks are sent by name: senders import nothing of the workers.
 RENDER_TASK = "render.batches"
+WEBHOOK_TASK = "webhooks.deliver"
 #: After so many seconds nobody needs this wake-up any more.
 WAKE_UP_EXPIRES = 120
 
@@ -65,8 +67,10 @@ class Bell:
     Rings that come while one is being sent become one. A lost ring is made good by whoever reaps next.
     """
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, task: str = RENDER_TASK, queue: str = RENDER_QUEUE) -> None:
         self._app = app
+        self._task = task
+        self._queue = queue
         self._rung = threading.Condition()
         self._wanted = 0
         threading.Thread(target=self._run, name="bell", daemon=True).start()
@@ -89,6 +93,6 @@ class Bell:
     def _send(self, count: int) -> None:
         try:
             for _ in range(count):
-                self._app.send_task(RENDER_TASK, queue=RENDER_QUEUE, expires=WAKE_UP_EXPIRES, retry=False)
+                self._app.send_task(self._task, queue=self._queue, expires=WAKE_UP_EXPIRES, retry=False)
         except (kombu.exceptions.OperationalError, OSError) as error:
             _log.warning("wake-up not sent", error=str(error))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from farm.request import Priority, Request
 
@@ -43,6 +45,57 @@ class Code(StrEnum):
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
 
 
+class Dialect(StrEnum):
+    """In whose words a caller asked, and is answered when the farm calls back."""
+
+    NATIVE = "native"
+    FAL = "fal"
+    WAVESPEED = "wavespeed"
+
+
+#: The states that end a job.
+TERMINAL = frozenset(state for state in State if state.is_terminal)
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where to call back, and at which states."""
+
+    url: str
+    events: frozenset[State] = TERMINAL
+
+    @property
+    def receiver(self) -> str:
+        """Scheme, host and port: whoever answers there is one receiver, and slows down only its own deliveries."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc}".lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A request as a dialect understood it, with what belongs to the job rather than to its pictures."""
+
+    endpoint: str  # the id by which the caller named the model
+    request: Request
+    priority: Priority = "normal"
+    dialect: Dialect = Dialect.NATIVE
+    webhook: Webhook | None = None
+    #: Answers carry the pictures' bytes instead of their URLs; the pictures are kept for an hour.
+    inline: bool = False
+    idempotency_key: str = ""
+    #: Digest of query and body as they were sent: the same Idempotency-Key with another one is refused.
+    body_digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """An order before the job store has accepted it."""
+
+    id: str
+    caller: str
+    order: Order
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
     """A stored picture of a job. `key` is its name in storage."""
@@ -72,9 +125,12 @@ class Job:
     id: str
     state: State
     caller: str
-    endpoint: str  # the id by which the caller named the model
+    endpoint: str
     request: Request
     priority: Priority = "normal"
+    dialect: Dialect = Dialect.NATIVE
+    webhook: Webhook | None = None
+    inline: bool = False
     code: str = ""
     error: str = ""
     attempt: int = 0
@@ -94,17 +150,54 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class NewJob:
-    """What is known of a job before the job store has accepted it."""
+class Search:
+    """Which jobs of a caller are meant: created between two times, both included, in one state, by one endpoint."""
 
-    id: str
+    after_us: int | None = None
+    before_us: int | None = None
+    state: State | None = None
+    endpoint: str | None = None
+
+    @property
+    def is_by_time_only(self) -> bool:
+        return self.state is None and self.endpoint is None
+
+    def matches(self, state: str | None, endpoint: str | None) -> bool:
+        """Whether a job of that time is wanted. A deleted one has neither, and is not."""
+        return self.state in (None, state) and self.endpoint in (None, endpoint)
+
+
+class Moment(NamedTuple):
+    """A place in the order of all changes: milliseconds since the epoch by Redis's clock, and a number within each."""
+
+    ms: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.ms}-{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> Moment:
+        """What `str` made of one."""
+        ms, _, number = text.partition("-")
+        return cls(int(ms), int(number))
+
+
+#: Before all changes.
+BEGINNING = Moment(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of a job's state, the `sequence`-th, as it is told to observers; the record has the rest."""
+
+    moment: Moment
+    job: str
+    state: State
+    sequence: int
     caller: str
     endpoint: str
-    request: Request
-    priority: Priority = "normal"
-    idempotency_key: str = ""
-    #: Digest of the body as it was sent: the same Idempotency-Key with another one is refused.
-    body_digest: str = ""
+    code: str
 
 
 @dataclass(frozen=True, slots=True)

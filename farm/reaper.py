@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 
 import structlog
 
 from farm.errors import FarmError
-from farm.service import Service
 
 #: Seconds between two rounds, with jitter, so that many processes spread out by themselves.
 _ROUND_SECONDS = (0.7, 1.3)
@@ -17,11 +17,11 @@ _log = structlog.get_logger(__name__)
 
 
 class Reaper(threading.Thread):
-    """Calls `service.reap` about once a second until told to stop."""
+    """Does its rounds about once a second until told to stop."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, *rounds: Callable[[], None]) -> None:
         super().__init__(name="reaper", daemon=True)
-        self._service = service
+        self._rounds = rounds
         self._stopped = threading.Event()
 
     def stop(self) -> None:
@@ -29,7 +29,11 @@ class Reaper(threading.Thread):
 
     def run(self) -> None:
         while not self._stopped.wait(random.uniform(*_ROUND_SECONDS)):
-            try:
-                self._service.reap()
-            except FarmError as error:
-                _log.warning("this round of reaping was cut short", error=str(error))
+            for make_round in self._rounds:
+                self._make(make_round)
+
+    def _make(self, make_round: Callable[[], None]) -> None:
+        try:
+            make_round()
+        except FarmError as error:
+            _log.warning("this round of reaping was cut short", error=str(error))

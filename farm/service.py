@@ -6,19 +6,21 @@ import re
 import secrets
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from farm import clock
 from farm.callers import Caller
 from farm.catalogue import MODELS, Model, find
 from farm.celery import Bell
 from farm.errors import InvalidRequest, ModelNotServed, NotFinished, NotFound, NotReady, Problem, UnknownModel
-from farm.job import Job, NewJob
+from farm.job import Dialect, Job, Moment, NewJob, Order, Search
 from farm.jobstore.census import Census, Served
+from farm.jobstore.feed import Feed, News
 from farm.jobstore.hints import Changes
 from farm.jobstore.store import Accepted, JobStore
-from farm.request import MAX_RANDOM_SEED, Priority, Request
-from farm.storage.local import LocalStorage
+from farm.outbound import Outbound
+from farm.request import MAX_RANDOM_SEED, Request
+from farm.storage.storage import Storage
+from farm.webhooks.address import check
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -27,19 +29,11 @@ _SERVED_SECONDS = 1.0
 #: How long a watcher relies on hints before it looks into the record, in seconds.
 _LOOK_SECONDS = 1.0
 
+#: What each dialect calls the URL of a webhook.
+_WEBHOOK_FIELDS = {Dialect.NATIVE: "webhook_url", Dialect.FAL: "fal_webhook", Dialect.WAVESPEED: "webhook"}
+
 #: Levels of acceleration that work. The others are refused by name until they do.
 ACCELERATIONS = ("none",)
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A request as a dialect understood it, with what belongs to the job rather than to its pictures."""
-
-    endpoint: str
-    request: Request
-    priority: Priority = "normal"
-    idempotency_key: str = ""
-    body_digest: str = ""
 
 
 def random_seed() -> int:
@@ -51,13 +45,23 @@ class Service:
     """Every way in ends here."""
 
     def __init__(
-        self, store: JobStore, *, census: Census, storage: LocalStorage, bell: Bell, changes: Changes | None
+        self,
+        store: JobStore,
+        *,
+        census: Census,
+        storage: Storage,
+        bell: Bell,
+        changes: Changes | None,
+        feed: Feed | None,
+        outbound: Outbound,
     ) -> None:
         self._store = store
         self._census = census
         self._storage = storage
         self._bell = bell
         self._changes = changes
+        self._feed = feed
+        self._outbound = outbound
         self._served: tuple[float, dict[str, Served]] = (-_SERVED_SECONDS, {})
 
     def model(self, endpoint: str) -> Model:
@@ -74,16 +78,9 @@ class Service:
     def submit(self, caller: Caller, order: Order) -> Accepted:
         """Record a job and wake a worker for it. When this returns, the job is not lost any more."""
         self._check(order.request)
-        new = NewJob(
-            id=str(uuid.uuid4()),
-            caller=caller.id,
-            endpoint=order.endpoint,
-            request=order.request,
-            priority=order.priority,
-            idempotency_key=order.idempotency_key,
-            body_digest=order.body_digest,
-        )
-        accepted = self._store.submit(new)
+        if order.webhook:
+            check(self._outbound, _WEBHOOK_FIELDS[order.dialect], order.webhook.url)
+        accepted = self._store.submit(NewJob(str(uuid.uuid4()), caller.id, order))
         self._bell.ring(min(1, accepted.idle_workers))
         return accepted
 
@@ -94,9 +91,21 @@ class Service:
             raise NotFound(f"No job has the id '{job_id}'.")
         return job
 
+    def position(self, job: Job) -> int:
+        """How many jobs are before this one in its line; 0 when it does not wait."""
+        return self._store.position(job) or 0
+
+    def waiting(self, model: Model) -> int:
+        """How many jobs wait for this model, of all callers."""
+        return self._census.waiting([model.name])
+
     def page(self, caller: Caller, *, before_us: int | None, count: int) -> list[Job]:
         """The caller's jobs (an admin's: everybody's), newest first."""
         return self._store.page(None if caller.is_admin else caller.id, before_us=before_us, count=count)
+
+    def search(self, caller: Caller, wanted: Search, *, skip: int, count: int) -> tuple[list[Job], int]:
+        """A page of the caller's own jobs (an admin's, too) that are wanted, newest first; and how many there are."""
+        return self._store.search(caller.id, wanted, skip=skip, count=count)
 
     def cancel(self, caller: Caller, job_id: str) -> str:
         """`cancelled`: it never started. `stopping`: it will end `failed`, code `cancelled`. `ended`: too late."""
@@ -128,6 +137,23 @@ class Service:
                     quiet_since = clock.monotonic()
                     yield None
 
+    def follow(self, caller: Caller, after: Moment | None, *, idle_seconds: float) -> Iterator[News]:
+        """What changes in the caller's jobs (an admin's: everybody's) after a moment (None: from now on), endlessly."""
+        assert self._feed is not None, "this process does not listen for changes"
+        return self._feed.follow(after, caller=None if caller.is_admin else caller.id, idle_seconds=idle_seconds)
+
+    def wait(self, caller: Caller, job_id: str, *, seconds: float) -> Job:
+        """The job when it has ended, or as it is after `seconds`."""
+        assert self._changes is not None, "this process does not listen for changes"
+        until = clock.monotonic() + seconds
+        with self._changes.of(job_id) as changed:
+            job = self.get(caller, job_id)
+            while not job.state.is_terminal and (left := until - clock.monotonic()) > 0:
+                changed.wait(min(_LOOK_SECONDS, left))
+                changed.clear()
+                job = self.get(caller, job_id)
+            return job
+
     def served(self) -> dict[str, Served]:
         """What workers have announced, by model."""
         read_at, served = self._served
@@ -137,14 +163,11 @@ class Service:
         return served
 
     def reap(self) -> None:
-        """Take back lost jobs, ring for what waits while workers stand idle, forget what is over. Any process may."""
+        """Take back lost jobs, and ring for what waits while workers stand idle. Any process may."""
         self._store.reap()
         idle = self._census.idle_workers()
         if idle:
             self._bell.ring(min(idle, self._census.waiting()))
-        for job_id in self._store.expired():
-            self._storage.delete_job(job_id)
-            self._store.delete(job_id)
 
     def _check(self, request: Request) -> None:
         problems = []

@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -32,8 +33,15 @@ def _names(value: object) -> object:
     return frozenset(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
 
+def _durations(value: object) -> object:
+    """Comma-separated durations."""
+    return tuple(_seconds(part) for part in value.split(",")) if isinstance(value, str) else value
+
+
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+Schedule = Annotated[tuple[Annotated[float, Field(gt=0)], ...], NoDecode, BeforeValidator(_durations)]
 WebUrl = Annotated[str, Field(pattern=r"^https?://[^/\s]+")]
+BucketUrl = Annotated[str, Field(pattern=r"^s3://[A-Za-z0-9][A-Za-z0-9._-]{1,62}(/[A-Za-z0-9_][A-Za-z0-9._=-]*)*/?$")]
 RedisUrl = Annotated[str, Field(pattern=r"^(redis|rediss|unix)://")]
 Names = Annotated[frozenset[str], NoDecode, BeforeValidator(_names)]
 
@@ -56,6 +64,32 @@ class Settings(BaseSettings):
     )
     redis_unsafe: bool = _setting(
         False, "0", "Start although that Redis keeps no append-only file, or evicts keys", "0 or 1"
+    )
+    storage_url: BucketUrl | None = _setting(
+        None,
+        "unset: a folder in the data folder",
+        "Bucket and prefix for pictures in S3, `s3://bucket/prefix`, of this farm alone: it removes what it does not "
+        "know there. Credentials, region and endpoint by boto3's own variables (`AWS_ENDPOINT_URL`, …)",
+        "s3://bucket or s3://bucket/prefix",
+    )
+    files: Literal["proxy", "presigned"] = _setting(
+        "proxy",
+        "`proxy`",
+        "`presigned` hands out the bucket's own signed URLs instead of the API's, valid as long as the job is kept "
+        "but for 7 days at most",
+        "proxy or presigned",
+    )
+    s3_checksums: Literal["when_required", "when_supported"] = _setting(
+        "when_required",
+        "`when_required`",
+        "When boto3 adds checksums of its own, which many stores refuse",
+        "when_required or when_supported",
+    )
+    s3_addressing: Literal["auto", "path", "virtual"] = _setting(
+        "auto",
+        "`auto`",
+        "Where the bucket's name stands in its URLs; self-hosted stores mostly want `path`",
+        "auto, path or virtual",
     )
     public_url: WebUrl | None = _setting(
         None, "the API's own address", "How callers reach the farm: the base of every URL it hands out", "http(s)://…"
@@ -101,6 +135,36 @@ class Settings(BaseSettings):
     result_ttl: Seconds = _setting(
         7 * 86400.0, "7d", "How long a finished job and its pictures are kept", "seconds, or a number with s, m, h or d"
     )
+    hold_seconds: Seconds = _setting(
+        240.0,
+        "240",
+        "How long a call that waits for its picture is held before it is told to come back",
+        "seconds, or a number with s, m, h or d",
+    )
+    webhook_allow: Names = _setting(
+        frozenset(),
+        "empty",
+        "Private hosts or networks that webhooks may reach, comma-separated",
+        "host names, addresses and networks",
+    )
+    webhook_schedule: Schedule = _setting(
+        (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18000.0, 36000.0),
+        "5s,30s,2m,10m,30m,2h,5h,10h",
+        "Pauses between the tries of a webhook; the first try is at once",
+        "durations, comma-separated",
+    )
+    webhook_schedule_fal: Annotated[Schedule | None, NoDecode] = _setting(
+        None, "the same", "The same for webhooks in fal's dialect", "durations, comma-separated"
+    )
+    webhook_schedule_wavespeed: Annotated[Schedule | None, NoDecode] = _setting(
+        None, "the same", "The same for webhooks in WaveSpeed's dialect", "durations, comma-separated"
+    )
+    signing_key: str | None = _setting(
+        None,
+        "made once, kept in Redis",
+        "The ED25519 key that signs fal's webhooks: 32 bytes in base64",
+        "32 bytes in base64",
+    )
     metadata_prompt: bool = _setting(True, "on", "Whether the prompt stands in the picture's metadata", "on or off")
     log: Literal["console", "json"] | None = _setting(
         None, "`console` on a terminal, else `json`", "The form of the log", "console or json"
@@ -113,21 +177,49 @@ class Settings(BaseSettings):
 
 def load() -> Settings:
     """The settings of this process. Raises ConfigurationError with one line for a name or value that is no good."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
-    for name in os.environ:
-        if name.upper().startswith(PREFIX) and name not in known:
-            nearest = difflib.get_close_matches(name.upper(), sorted(known), n=1, cutoff=0)
-            raise ConfigurationError(f"{name} is no setting of the farm; the nearest is {nearest[0]}")
+    settings, problems = read()
+    if problems:
+        raise ConfigurationError(problems[0])
+    return settings
+
+
+def read() -> tuple[Settings, list[str]]:
+    """The settings as far as they can be used, the others left at their defaults, with a line about each of those."""
+    problems = [_unknown(name) for name in os.environ if name.upper().startswith(PREFIX) and name not in _known()]
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
-        raise ConfigurationError(_first_problem(error)) from None
+        unusable: dict[str, object] = {}
+        for problem in error.errors():  # several for one name, where there are several ways to be right
+            unusable.setdefault(_name_in(problem), problem["input"])
+        problems += [_unusable(name, value) for name, value in unusable.items()]
+        settings = Settings(**{name: Settings.model_fields[name].default for name in unusable})
+    if settings.files == "presigned" and settings.storage_url is None:
+        problems.append("FARM_FILES=presigned needs a bucket, which alone can sign; set FARM_STORAGE_URL")
+        settings = settings.model_copy(update={"files": "proxy"})
+    return settings, problems
 
 
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    name = str(problem["loc"][0]).lower().removeprefix(PREFIX.lower())
-    return f"{PREFIX}{name.upper()}={problem['input']} cannot be used; allowed: {_extra(name)['allowed']}"
+def masked(text: str) -> str:
+    """`text` without the passwords of the addresses in it, for a screen or a log."""
+    return re.sub(r"(password=)[^&\s]*", r"\1…", re.sub(r"//[^/@]*@", "//…@", text))
+
+
+def _known() -> list[str]:
+    return sorted(PREFIX + name.upper() for name in Settings.model_fields)
+
+
+def _unknown(name: str) -> str:
+    nearest = difflib.get_close_matches(name.upper(), _known(), n=1, cutoff=0)
+    return f"{name} is no setting of the farm; the nearest is {nearest[0]}"
+
+
+def _name_in(problem: Mapping[str, Any]) -> str:
+    return str(problem["loc"][0]).lower().removeprefix(PREFIX.lower())
+
+
+def _unusable(name: str, value: object) -> str:
+    return f"{PREFIX}{name.upper()}={masked(str(value))} cannot be used; allowed: {_extra(name)['allowed']}"
 
 
 def _extra(name: str) -> dict[str, str]:

@@ -45,7 +45,7 @@ def set_up_log(form: Literal["console", "json"] | None) -> None:
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     # Celery and kombu tell of every reconnect and message; what matters of it is in the farm's own lines.
-    for noisy in ("celery", "kombu", "gunicorn.access", "urllib3"):
+    for noisy in ("botocore", "celery", "kombu", "gunicorn.access", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
@@ -125,6 +125,11 @@ class FarmCollector(Collector):
                 _, state, code = name.split(":", 2)
                 ended.add_metric([state, code], value)
         yield ended
+        yield GaugeMetricFamily(
+            "farm_webhooks_waiting", "Deliveries that are still to be made", value=totals.get("deliveries:waiting", 0)
+        )
+        yield _by_outcome(totals, "deliveries", "farm_webhook_deliveries", "Deliveries by how they ended")
+        yield _by_outcome(totals, "attempts", "farm_webhook_attempts", "Tries to deliver, by what they led to")
         yield CounterMetricFamily("farm_images", "Images of completed jobs", value=totals.get("images", 0))
         yield CounterMetricFamily("farm_claims", "Claims made by workers", value=totals.get("claims", 0))
         yield CounterMetricFamily(
@@ -132,3 +137,12 @@ class FarmCollector(Collector):
             "Jobs taken back from workers that gave no sign of life",
             value=totals.get("reaped", 0),
         )
+
+
+def _by_outcome(totals: dict[str, float], prefix: str, name: str, text: str) -> Metric:
+    family = CounterMetricFamily(name, text, labels=["outcome"])
+    for total, value in totals.items():
+        kind, _, outcome = total.partition(":")
+        if kind == prefix and not (prefix == "deliveries" and outcome == "waiting"):
+            family.add_metric([outcome], value)
+    return family

@@ -8,22 +8,19 @@ import socket
 import sys
 import threading
 import uuid
-import warnings
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import structlog
-from celery import signals
-from celery.platforms import SecurityWarning
 
 from farm import __version__, clock
 from farm.bootstrap import Farm
-from farm.celery import RENDER_QUEUE
+from farm.celery import RENDER_QUEUE, RENDER_TASK
 from farm.jobstore.connection import connect_to_listen
 from farm.jobstore.hints import hear_stops
 from farm.reaper import Reaper
 from farm.settings import Settings
+from workers.consuming import consume
 from workers.encode import Encoder
 from workers.hearing import Hearing
 from workers.lease import Lease
@@ -72,7 +69,14 @@ class WorkerProcess:
     def _serve(self, pipeline: Pipeline, checker: Checker | None) -> None:
         settings, store = self._farm.settings, self._farm.store
         encoder = Encoder(weights=pipeline.weights, build=pipeline.build, with_prompt=settings.metadata_prompt)
-        publisher = Publisher(store, storage=self._farm.storage, encoder=encoder, checker=checker, lease=self._lease)
+        publisher = Publisher(
+            store,
+            storage=self._farm.storage,
+            encoder=encoder,
+            checker=checker,
+            lease=self._lease,
+            draining=self._draining,
+        )
         self._renderer = Renderer(
             store,
             worker=self._id,
@@ -82,44 +86,18 @@ class WorkerProcess:
             bell=self._farm.bell,
             draining=self._draining,
         )
-        register(self._farm.celery, self._renderer)
+        register(self._farm.celery, RENDER_TASK, self._renderer.work)
         hear_stops(connect_to_listen(self._farm.redis_url), self._lease.stop_rendering)
-        Reaper(self._farm.service).start()
+        Reaper(self._farm.service.reap).start()
+        Reaper(self._farm.sweeper.go_on).start()
         Hearing(self._renderer, self._farm.census, pipeline.models).start()
         self._pipeline = pipeline
-        self._consume()
-        publisher.close()
+        consume(self._farm.celery, name=self._id, queue=RENDER_QUEUE, on_ready=self._ready, on_drain=self._draining.set)
+        publisher.close(seconds=settings.grace_seconds / 2)
 
-    def _consume(self) -> None:
-        """Answer wake-ups until SIGTERM or SIGINT, then until the last one has returned."""
-
-        # Called inside the signal handler: it may set a flag, and no more.
-        def drain(**_: Any) -> None:
-            self._draining.set()
-
-        def ready(**_: Any) -> None:
-            self._is_warm = True
-            self._lease.announce()
-
-        def keep_log(**_: Any) -> None:
-            """The log is set up already; without this Celery would set up its own."""
-
-        signals.setup_logging.connect(keep_log, weak=False)
-        signals.worker_shutting_down.connect(drain, weak=False)
-        signals.worker_ready.connect(ready, weak=False)
-        # Running as root is dangerous where messages may hold code; ours are JSON and hold nothing.
-        warnings.filterwarnings("ignore", category=SecurityWarning)
-        worker = self._farm.celery.Worker(
-            hostname=f"{self._id}@farm",
-            pool="threads",
-            concurrency=1,
-            queues=[RENDER_QUEUE],
-            without_gossip=True,
-            without_mingle=True,
-            loglevel="WARNING",
-            quiet=True,
-        )
-        worker.start()
+    def _ready(self) -> None:
+        self._is_warm = True
+        self._lease.announce()
 
     def _facts(self) -> dict[str, str]:
         """What this worker is and does, for the job store."""

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import structlog
 from PIL import Image as Pillow
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from farm import clock
-from farm.errors import FarmError, SafetyError, StorageError, StoreFull, StoreUnavailable
+from farm.errors import FarmError, SafetyError, StorageError, StorageUnavailable, StoreFull, StoreUnavailable
 from farm.job import Claimed, Image, Result
 from farm.jobstore.store import JobStore
-from farm.storage.local import LocalStorage, new_key
+from farm.storage.storage import Storage, new_key
 from workers.encode import Encoder
 from workers.lease import Lease
 from workers.pipelines.pipeline import Painted
@@ -28,6 +36,12 @@ _THREADS = 2
 _BACKLOG = 8
 #: How long the end of a job is offered to a job store that does not answer, in seconds.
 INSIST_SECONDS = 600.0
+#: How long a picture is offered to a storage that does not take it, in seconds, counted from its being painted.
+OFFER_SECONDS = 300.0
+#: The longest pause between two offers, in seconds: a cancelled job waits no longer for its end.
+_OFFER_PAUSE = 5.0
+#: How often a render thread that waits for room looks whether the worker drains, in seconds.
+_LOOK_SECONDS = 1.0
 
 T = TypeVar("T")
 
@@ -57,6 +71,12 @@ class Sheet:
         self.is_over = False
         self.lock = threading.Lock()
 
+    def end(self) -> bool:
+        """The job will not be completed with this. False: that was known already."""
+        with self.lock:
+            first, self.is_over = not self.is_over, True
+        return first
+
     def result(self, build: str) -> Result:
         numbers = range(self.job.request.images)
         return Result(
@@ -68,43 +88,91 @@ class Sheet:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Print:
+    """A painted image of a job on its way to storage. `since` is when it was painted, by the monotonic clock."""
+
+    sheet: Sheet
+    number: int
+    painted: Painted
+    since: float
+
+
 class Publisher:
     """Takes painted images off the render thread's hands and ends their jobs."""
 
     def __init__(
-        self, store: JobStore, *, storage: LocalStorage, encoder: Encoder, checker: Checker | None, lease: Lease
+        self,
+        store: JobStore,
+        *,
+        storage: Storage,
+        encoder: Encoder,
+        checker: Checker | None,
+        lease: Lease,
+        draining: threading.Event,
     ) -> None:
         self._store = store
         self._storage = storage
         self._encoder = encoder
         self._checker = checker
         self._lease = lease
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="publish")
+        self._draining = draining
         self._room = threading.BoundedSemaphore(_BACKLOG)
+        self._prints: queue.SimpleQueue[Print | None] = queue.SimpleQueue()
+        self._under_way: set[Print] = set()
+        # They must not outlive the worker in a call to a storage that hangs.
+        self._threads = [threading.Thread(target=self._work, name="publish", daemon=True) for _ in range(_THREADS)]
+        for thread in self._threads:
+            thread.start()
 
     def take(self, sheet: Sheet, number: int, painted: Painted) -> None:
         """Publish the `number`-th image of a job; its last one completes it. Waits while too many are under way."""
-        self._room.acquire()
-        self._pool.submit(self._publish, sheet, number, painted)
+        while not self._room.acquire(timeout=_LOOK_SECONDS):
+            if self._draining.is_set():
+                self._hand_back(sheet)
+                return
+        one = Print(sheet, number, painted, clock.monotonic())
+        self._under_way.add(one)
+        self._prints.put(one)
 
-    def close(self) -> None:
-        """Wait until everything taken is published."""
-        self._pool.shutdown(wait=True)
+    def close(self, *, seconds: float) -> None:
+        """Wait until everything taken is published; hand back what is not after so long."""
+        until = clock.monotonic() + seconds
+        for _ in self._threads:
+            self._prints.put(None)
+        for thread in self._threads:
+            thread.join(max(0.0, until - clock.monotonic()))
+        for one in list(self._under_way):
+            self._hand_back(one.sheet)
 
-    def _publish(self, sheet: Sheet, number: int, painted: Painted) -> None:
+    def _work(self) -> None:
+        while one := self._prints.get():
+            try:
+                self._publish(one)
+            except FarmError as error:
+                _log.error("the end of a job could not be told", job=one.sheet.job.id, error=str(error))
+            finally:
+                self._under_way.discard(one)
+                self._room.release()
+
+    def _publish(self, one: Print) -> None:
+        sheet = one.sheet
+        if sheet.is_over:
+            return
         try:
-            self._store_image(sheet, number, painted)
+            self._store_image(one)
             if self._is_last(sheet):
                 self._complete(sheet)
+        except StorageUnavailable as error:
+            self._give_up(sheet, error)
         except (StorageError, SafetyError) as error:
             self._fail(sheet, error)
-        except Exception as error:  # noqa: BLE001  # the pool would swallow it, and the job would wait for its lease
+        except Exception as error:  # noqa: BLE001  # the thread would end with it, and the job wait for its lease
             _log.error("publishing failed", job=sheet.job.id, exc_info=error)
             self._fail(sheet, FarmError(f"The picture could not be published: {error}"))
-        finally:
-            self._room.release()
 
-    def _store_image(self, sheet: Sheet, number: int, painted: Painted) -> None:
+    def _store_image(self, one: Print) -> None:
+        sheet, number, painted = one.sheet, one.number, one.painted
         request, began = sheet.job.request, clock.monotonic()
         image, flagged = self._checked(sheet, painted)
         content = self._encoder.encode(
@@ -112,7 +180,7 @@ class Publisher:
         )
         encoded = clock.monotonic()
         key = new_key(sheet.job.id, sheet.job.fence, number, request.output_format)
-        self._storage.put(key, content)
+        self._offer(one, key, content)
         stored = clock.monotonic()
         with sheet.lock:
             sheet.timings["encode"] += encoded - began
@@ -121,6 +189,28 @@ class Publisher:
             sheet.warnings.update(dict.fromkeys(painted.warnings))
             content_type = f"image/{request.output_format}"
             sheet.images[number] = Image(key, request.width, request.height, content_type, len(content))
+
+    def _offer(self, one: Print, key: str, content: bytes) -> None:
+        """Store `content`, again and again while the storage is down: the lease goes on meanwhile."""
+        job = one.sheet.job
+
+        def is_over(_: RetryCallState) -> bool:
+            late = clock.monotonic() - one.since > OFFER_SECONDS
+            return late or one.sheet.is_over or self._draining.is_set() or self._lease.must_stop(job)
+
+        def warn(attempt: RetryCallState) -> None:
+            error = attempt.outcome and attempt.outcome.exception()
+            _log.warning("picture not stored yet", job=job.id, error=str(error), cause=str(error and error.__cause__))
+
+        retrying = Retrying(
+            retry=retry_if_exception_type(StorageUnavailable),
+            wait=wait_random_exponential(multiplier=0.2, max=_OFFER_PAUSE),
+            stop=is_over,
+            sleep=sleep_using_event(self._draining),
+            before_sleep=warn,
+            reraise=True,
+        )
+        retrying(self._storage.put, key, content)
 
     def _checked(self, sheet: Sheet, painted: Painted) -> tuple[Pillow.Image, bool]:
         """The image, or a black one where the checker finds it unsafe. Fails rather than let one pass unchecked."""
@@ -144,10 +234,21 @@ class Publisher:
         self._lease.drop(sheet.job)
         _log.info("job completed" if won else "job was no longer ours", job=sheet.job.id, **result.timings)
 
+    def _give_up(self, sheet: Sheet, error: StorageUnavailable) -> None:
+        """The storage did not take a picture: a worker that goes hands the job back, any other has it tried again."""
+        if self._draining.is_set():
+            self._hand_back(sheet)
+        else:
+            self._fail(sheet, StorageError(str(error)))
+
     def _fail(self, sheet: Sheet, error: FarmError) -> None:
-        with sheet.lock:
-            first, sheet.is_over = not sheet.is_over, True
-        if first:
+        if sheet.end():
             state = insist(partial(self._store.fail, sheet.job, error.code, str(error), retry="again"))
             self._lease.drop(sheet.job)
             _log.warning("job not published", job=sheet.job.id, error=str(error), state=state)
+
+    def _hand_back(self, sheet: Sheet) -> None:
+        if sheet.end():
+            insist(partial(self._store.release, sheet.job))
+            self._lease.drop(sheet.job)
+            _log.warning("job handed back, its pictures could not be stored in time", job=sheet.job.id)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from celery import Celery
 
-from farm.celery import RENDER_TASK
-from workers.render import Renderer
 
-
-def register(app: Celery, renderer: Renderer) -> None:
-    """Tie the wake-up to the renderer of this process."""
-    app.task(name=RENDER_TASK)(renderer.work)
+def register(app: Celery, task: str, work: Callable[[], None]) -> None:
+    """Tie a wake-up to the work that this process does."""
+    app.task(name=task)(work)

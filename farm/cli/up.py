@@ -48,8 +48,11 @@ def up(
         server,
         api=Child("API", api_program(host, port, folder.path, tls_cert, tls_key), grace_seconds=API_GRACE_SECONDS),
         workers=[
-            Child(f"worker {number}", worker_program(folder.path), grace_seconds=settings.grace_seconds)
-            for number in range(1, workers + 1)
+            *(
+                Child(f"worker {number}", worker_program(folder.path), grace_seconds=settings.grace_seconds)
+                for number in range(1, workers + 1)
+            ),
+            Child("webhook worker", webhook_program(folder.path), grace_seconds=settings.grace_seconds),
         ],
     )
     try:
@@ -73,9 +76,12 @@ def api(
     os.execv(program[0], program)
 
 
-def worker(data_dir: DataFolder = Path(".farm")) -> None:
+def worker(
+    data_dir: DataFolder = Path(".farm"),
+    webhooks: Annotated[bool, typer.Option("--webhooks", help="Deliver webhooks instead of rendering.")] = False,
+) -> None:
     """Run one render worker alone, against FARM_REDIS_URL or the farm of a data folder."""
-    program = worker_program(data_dir)
+    program = webhook_program(data_dir) if webhooks else worker_program(data_dir)
     os.execv(program[0], program)
 
 
@@ -90,6 +96,10 @@ def api_program(host: str, port: int, data_dir: Path, cert: Path | None, key: Pa
 
 def worker_program(data_dir: Path) -> list[str]:
     return [sys.executable, "-m", "workers", "--data-dir", str(data_dir)]
+
+
+def webhook_program(data_dir: Path) -> list[str]:
+    return [sys.executable, "-m", "workers.webhooks", "--data-dir", str(data_dir)]
 
 
 def refuse_taken_port(host: str, port: int) -> None:

@@ -84,6 +84,17 @@ class Census:
     def processing(self) -> int:
         return self._sizes([keys.LEASES])
 
+    def overdue_seconds(self) -> float:
+        """For how long a receiver of webhooks has been due without anybody looking at it; 0 where none is."""
+        now_us = self.now_us()
+        earliest = self._scores(keys.RECEIVERS, 0, 0)
+        return max(0.0, (now_us - earliest[0][1]) / 1e6) if earliest else 0.0
+
+    def couriers(self) -> int:
+        """Webhook workers that listen for new deliveries."""
+        with translated():
+            return sum(count for _, count in self._redis.pubsub_numsub(keys.DUE))
+
     def totals(self) -> dict[str, float]:
         """Counters since the beginning, by the names that the scripts give them."""
         return {name: float(value) for name, value in self._hash(keys.TOTALS).items()}

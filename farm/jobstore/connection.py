@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,8 @@ from farm.errors import ConfigurationError, StoreFull, StoreUnavailable
 #: Seconds. Two tries of these stay under the two seconds after which a caller must have its 503.
 CONNECT_SECONDS = 0.5
 ANSWER_SECONDS = 0.8
+#: The oldest servers that will do.
+_LEAST = {"Redis": (7, 0), "Valkey": (7, 2)}
 
 
 class ThreadConnections(redis.ConnectionPool):
@@ -76,9 +78,12 @@ def connect(url: str) -> redis.Redis:
     """
     try:
         pool = ThreadConnections.from_url(url, **_options())
-    except ValueError as error:
-        # Without the address itself: it may hold a password.
-        raise ConfigurationError(f"FARM_REDIS_URL is no address of a Redis: {error}") from error
+    except ValueError:
+        # Neither the address nor what the library says of it, which may hold a password or a piece of it.
+        raise ConfigurationError(
+            "FARM_REDIS_URL is no address of a Redis; allowed: redis://user:password@host:port/0, rediss:// and "
+            "unix://, with %2F, %3A and %40 for '/', ':' and '@' in a password"
+        ) from None
     if pool.connection_class is redis.UnixDomainSocketConnection:
         pool.connection_class = UnixConnection
         pool.connection_kwargs["socket_timeout"] = None
@@ -96,6 +101,7 @@ def _options() -> dict[str, Any]:
         "socket_connect_timeout": CONNECT_SECONDS,
         "socket_timeout": ANSWER_SECONDS,
         "retry": Retry(NoBackoff(), 1),
+        "max_connections": 2**31 - 1,  # the library stops at 100; the API has a thread for each call that it holds
         "protocol": 2,  # a tenth quicker here than 3, of which the farm uses nothing
     }
 
@@ -124,32 +130,42 @@ def check(client: redis.Redis, *, unsafe: bool) -> None:
     """
     with translated():
         info: dict[str, Any] = client.info()
-    problem = _version_problem(info)
+    problem = version_problem(info)
     if problem is None and not unsafe:
-        problem = _durability_problem(info)
+        problem = persistence_problem(info) or eviction_problem(info)
     if problem:
         raise ConfigurationError(problem)
 
 
-def _version_problem(info: dict[str, Any]) -> str | None:
-    name, version, least = "Redis", str(info.get("redis_version", "0")), (7, 0)
+def name_and_version(info: Mapping[str, Any]) -> tuple[str, str]:
+    """What a server says it is: Valkey names the Redis that it follows, too."""
     if "valkey_version" in info:
-        name, version, least = "Valkey", str(info["valkey_version"]), (7, 2)
+        return "Valkey", str(info["valkey_version"])
+    return "Redis", str(info.get("redis_version", "0"))
+
+
+def version_problem(info: Mapping[str, Any]) -> str | None:
+    name, version = name_and_version(info)
+    least = _LEAST[name]
     if tuple(int(part) for part in version.split(".")[:2]) >= least:
         return None
     return f"FARM_REDIS_URL: {name} {version} is too old; the farm needs {name} {least[0]}.{least[1]} or later"
 
 
-def _durability_problem(info: dict[str, Any]) -> str | None:
-    if not info.get("aof_enabled"):
-        return (
-            "FARM_REDIS_URL: this Redis keeps no append-only file, so a restart would lose accepted jobs; "
-            "run `CONFIG SET appendonly yes` there (FARM_REDIS_UNSAFE=1 starts all the same)"
-        )
+def persistence_problem(info: Mapping[str, Any]) -> str | None:
+    if info.get("aof_enabled"):
+        return None
+    return (
+        "FARM_REDIS_URL: this Redis keeps no append-only file, so a restart would lose accepted jobs; "
+        "run `CONFIG SET appendonly yes` there (FARM_REDIS_UNSAFE=1 starts all the same)"
+    )
+
+
+def eviction_problem(info: Mapping[str, Any]) -> str | None:
     policy = info.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction":
-        return (
-            f"FARM_REDIS_URL: this Redis evicts keys ({policy}), so full memory would lose accepted jobs; "
-            "run `CONFIG SET maxmemory-policy noeviction` there (FARM_REDIS_UNSAFE=1 starts all the same)"
-        )
-    return None
+    if policy == "noeviction":
+        return None
+    return (
+        f"FARM_REDIS_URL: this Redis evicts keys ({policy}), so full memory would lose accepted jobs; "
+        "run `CONFIG SET maxmemory-policy noeviction` there (FARM_REDIS_UNSAFE=1 starts all the same)"
+    )

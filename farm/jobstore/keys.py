@@ -14,6 +14,14 @@ EXPIRY = PREFIX + "expiry"
 WORKERS = PREFIX + "workers"
 MODELS = PREFIX + "models"
 TOTALS = PREFIX + "totals"
+DUE = PREFIX + "due"
+RECEIVERS = PREFIX + "receivers"
+DELIVERIES = PREFIX + "deliveries"
+#: The ED25519 key of fal's webhooks, and the address under which the API says it is reached.
+SIGNING_KEY = PREFIX + "signing_key"
+BASE = PREFIX + "base"
+SWEEP_TURN = PREFIX + "sweep:turn"
+SWEEP_REACHED = PREFIX + "sweep:reached"
 CELERY = PREFIX + "celery:"
 #: API keys: id → name, digest, admin, created.
 API_KEYS = PREFIX + "keys"
@@ -31,6 +39,20 @@ def changes(job_id: str) -> str:
 def jobs_of(caller: str | None) -> str:
     """The index of one caller's jobs, or of everybody's."""
     return f"{JOBS}:{caller}" if caller is not None else JOBS
+
+
+def delivery(delivery_id: str) -> str:
+    return f"{PREFIX}delivery:{delivery_id}"
+
+
+def deliveries_of(caller: str | None) -> str:
+    """The index of one caller's deliveries, or of everybody's."""
+    return f"{DELIVERIES}:{caller}" if caller is not None else DELIVERIES
+
+
+def secret(caller: str) -> str:
+    """The secret that signs a caller's webhooks."""
+    return f"{PREFIX}secret:{caller}"
 
 
 def waiting(model: str, priority: str) -> str:

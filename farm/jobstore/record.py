@@ -6,7 +6,7 @@ from typing import cast
 
 from pydantic import TypeAdapter
 
-from farm.job import Job, Result, State
+from farm.job import Dialect, Job, Result, State, Webhook
 from farm.request import Priority, Request
 
 _RESULT = TypeAdapter(Result)
@@ -22,6 +22,9 @@ def job_from(job_id: str, fields: dict[str, str]) -> Job:
         endpoint=fields["endpoint"],
         request=Request.model_validate_json(fields["request"]),
         priority=cast(Priority, fields["priority"]),
+        dialect=Dialect(fields["dialect"]),
+        webhook=_webhook(fields),
+        inline=fields.get("inline") == "1",
         code=fields.get("code", ""),
         error=fields.get("error", ""),
         attempt=int(fields["attempt"]),
@@ -34,6 +37,12 @@ def job_from(job_id: str, fields: dict[str, str]) -> Job:
         finished_us=int(fields.get("finished_us", 0)),
         result=result_from(result) if result else None,
     )
+
+
+def _webhook(fields: dict[str, str]) -> Webhook | None:
+    if "webhook" not in fields:
+        return None
+    return Webhook(fields["webhook"], frozenset(State(name) for name in fields["webhook_events"].split(",")))
 
 
 def result_text(result: Result) -> str:

@@ -10,7 +10,10 @@ import redis
 from farm.job import TRANSITIONS
 from farm.jobstore.keys import PREFIX
 
-NAMES = ("submit", "claim", "renew", "complete", "fail", "release", "cancel", "reap", "leave", "delete")
+NAMES = (
+    *("submit", "claim", "renew", "complete", "fail", "release", "cancel", "reap", "leave", "expired", "delete"),
+    *("post", "posted", "redeliver", "test_delivery"),
+)
 
 
 class Scripts:

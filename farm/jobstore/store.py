@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import random
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -16,7 +16,7 @@ import redis
 
 from farm import clock
 from farm.errors import IdempotencyConflict, QueueFull, StoreFull
-from farm.job import BATCH_IMAGES, Batch, Claimed, Job, NewJob, Result, State
+from farm.job import BATCH_IMAGES, Batch, Claimed, Job, NewJob, Result, Search, State, Webhook
 from farm.jobstore import keys
 from farm.jobstore.connection import translated
 from farm.jobstore.record import job_from, result_text
@@ -27,6 +27,10 @@ from farm.request import Request
 FULL_AT = 0.8
 #: How long a reading of Redis's memory is trusted, in seconds.
 MEMORY_READING_SECONDS = 1.0
+#: For how long whoever removes an expired job has it for itself, in seconds.
+_REMOVAL_SECONDS = 60.0
+#: Records that a search reads at a time.
+SEARCH_CHUNK = 1000
 
 Retry = Literal["never", "again", "alone"]
 
@@ -72,6 +76,14 @@ def _us(seconds: float) -> int:
     return round(seconds * 1e6)
 
 
+def _bounds(wanted: Search) -> tuple[int | str, int | str]:
+    """The scores between which the wanted jobs lie in an index."""
+    return (
+        "-inf" if wanted.after_us is None else wanted.after_us,
+        "+inf" if wanted.before_us is None else wanted.before_us,
+    )
+
+
 class JobStore:
     """One client's view of the records. Thread-safe."""
 
@@ -86,23 +98,29 @@ class JobStore:
 
     def submit(self, new: NewJob) -> Accepted:
         """Record a job, or raise QueueFull, StoreFull, IdempotencyConflict or StoreUnavailable and record nothing."""
-        request = new.request
+        order, request = new.order, new.order.request
+        webhook = order.webhook or Webhook("", frozenset())
         with translated():
             self._refuse_when_full()
             verdict, job_id, idle = self._scripts.run(
                 "submit",
                 new.id,
                 new.caller,
-                new.endpoint,
+                order.endpoint,
                 request.model,
-                new.priority,
+                order.priority,
                 request.batch_key,
                 request.cost,
                 request.images,
                 request.model_dump_json(),
                 self._terms.queue_limit,
-                new.idempotency_key,
-                new.body_digest,
+                order.idempotency_key,
+                order.body_digest,
+                order.dialect,
+                int(order.inline),
+                webhook.url,
+                webhook.receiver,
+                ",".join(sorted(webhook.events)),
             )
         if verdict == "full":
             raise QueueFull(f"{self._terms.queue_limit} of your jobs are waiting, and no more may; come back later.")
@@ -123,11 +141,17 @@ class JobStore:
             ids = cast(
                 list[str], self._redis.zrevrangebyscore(keys.jobs_of(caller), newest, "-inf", start=0, num=count)
             )
-            pipeline = self._redis.pipeline(transaction=False)
-            for job_id in ids:
-                pipeline.hgetall(keys.job(job_id))
-            records = pipeline.execute()
-        return [job_from(job_id, fields) for job_id, fields in zip(ids, records, strict=True) if fields]
+            return self._records(ids)
+
+    def search(self, caller: str, wanted: Search, *, skip: int, count: int) -> tuple[list[Job], int]:
+        """Up to `count` of the caller's jobs that are wanted, newest first, after `skip` of them; and how many are."""
+        with translated():
+            if wanted.is_by_time_only:
+                ids, total = self._page_of_range(caller, wanted, skip, count)
+            else:
+                matching = self._matching(caller, wanted)
+                ids, total = matching[skip : skip + count], len(matching)
+            return self._records(ids), total
 
     def position(self, job: Job) -> int | None:
         """How many waiting jobs of the same model and priority are before this one; None when it does not wait."""
@@ -212,16 +236,54 @@ class JobStore:
         return int(taken)
 
     def expired(self, count: int = 100) -> list[str]:
-        """Ids of finished jobs whose time to be kept is over."""
+        """Ids of finished jobs whose time to be kept is over. What is not deleted within a minute comes again."""
         with translated():
-            seconds, microseconds = self._redis.time()
-            now_us = seconds * 1_000_000 + microseconds
-            return cast(list[str], self._redis.zrangebyscore(keys.EXPIRY, "-inf", now_us, start=0, num=count))
+            ids: list[str] = self._scripts.run("expired", count, _us(_REMOVAL_SECONDS))
+        return ids
+
+    def records(self, job_ids: Collection[str]) -> dict[str, Job]:
+        """Those of these jobs that are known, by their ids."""
+        with translated():
+            pipeline = self._redis.pipeline(transaction=False)
+            for job_id in job_ids:
+                pipeline.hgetall(keys.job(job_id))
+            found = zip(job_ids, pipeline.execute(), strict=True)
+        return {job_id: job_from(job_id, fields) for job_id, fields in found if fields}
 
     def delete(self, job_id: str) -> bool:
         """Forget a finished job. False: it has not ended."""
         with translated():
             return bool(self._scripts.run("delete", job_id))
+
+    def _page_of_range(self, caller: str, wanted: Search, skip: int, count: int) -> tuple[list[str], int]:
+        index, oldest, newest = keys.jobs_of(caller), *_bounds(wanted)
+        with self._redis.pipeline(transaction=True) as both:
+            both.zrevrangebyscore(index, newest, oldest, start=skip, num=count)
+            both.zcount(index, oldest, newest)
+            ids, total = both.execute()
+        return ids, total
+
+    def _matching(self, caller: str, wanted: Search) -> list[str]:
+        """Ids of all jobs that are wanted, newest first. Their records are read: there is no index by state."""
+        oldest, newest = _bounds(wanted)
+        ids = cast(list[str], self._redis.zrevrangebyscore(keys.jobs_of(caller), newest, oldest))
+        found = []
+        for start in range(0, len(ids), SEARCH_CHUNK):
+            chunk = ids[start : start + SEARCH_CHUNK]
+            with self._redis.pipeline(transaction=False) as reads:
+                for job_id in chunk:
+                    reads.hmget(keys.job(job_id), "state", "endpoint")
+                facts = reads.execute()
+            found += [job_id for job_id, fact in zip(chunk, facts, strict=True) if wanted.matches(*fact)]
+        return found
+
+    def _records(self, ids: Sequence[str]) -> list[Job]:
+        """The jobs of these ids, without those that are gone."""
+        with self._redis.pipeline(transaction=False) as reads:
+            for job_id in ids:
+                reads.hgetall(keys.job(job_id))
+            records = reads.execute()
+        return [job_from(job_id, fields) for job_id, fields in zip(ids, records, strict=True) if fields]
 
     def _refuse_when_full(self) -> None:
         read_at, share = self._memory

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
-from farm.errors import StorageError
+from farm import clock
+from farm.errors import NotFound, StorageError, StorageUnavailable
+from farm.storage.storage import Found, Page, Picture, Pieces, name_in
 
-#: A key is `{job}-{fence}-{number}-{random}.{extension}`. The fence keeps a late loser from overwriting the winner.
-_KEY = re.compile(r"([0-9a-f-]{36})-\d+-\d+-[0-9a-f]{16}\.(jpeg|png)")
-
-
-def new_key(job_id: str, fence: int, number: int, extension: str) -> str:
-    """A new name for one picture of a job."""
-    return f"{job_id}-{fence}-{number}-{secrets.token_hex(8)}.{extension}"
+#: What may be over by itself, or be mended while a picture waits: a full disk, a faulty one, a file server away.
+_PASSING = {errno.EAGAIN, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EROFS, errno.ESTALE}
+#: A picture that is being written, or was when its writer died.
+_PART = re.compile(r"\.(.+)\.part")
 
 
 class LocalStorage:
@@ -26,38 +28,86 @@ class LocalStorage:
         self._root = root
 
     def put(self, key: str, content: bytes) -> None:
-        """Store `content` under `key`. Raises StorageError; then nothing is there under that name."""
-        if not _KEY.fullmatch(key):
+        """Store `content` under `key`; where this fails, nothing is there under that name."""
+        if not name_in(key):
             raise StorageError(f"'{key}' is no name for a picture.")
         path = self._path(key)
         temporary = path.with_name(f".{path.name}.part")
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write_through(temporary, content)
-            temporary.rename(path)
-            _sync_folder(path.parent)
-        except OSError as error:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise StorageError(f"The picture could not be written to {self._root}: {error.strerror}") from error
+        with self._translated("could not be written to"):
+            try:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _write_through(temporary, content)
+                temporary.rename(path)
+                _sync_folder(path.parent)
+            except OSError:
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                raise
 
-    def find(self, key: str) -> Path | None:
-        """The file under `key`, or None; also None for what is no key at all."""
-        if not _KEY.fullmatch(key):
+    def find(self, key: str) -> Picture | None:
+        name = name_in(key)
+        if name is None:
             return None
-        path = self._path(key)
-        return path if path.is_file() else None
+        with self._translated("could not be looked for in"):
+            path = self._path(key)
+            if not path.is_file():
+                return None
+            facts = path.stat()
+        return Picture(name.content_type, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
+
+    def open(self, key: str, start: int, stop: int) -> Pieces:
+        with self._translated("could not be read from"):
+            file = self._file(key)
+            file.seek(start)
+        return Pieces(file, stop - start)
+
+    def read(self, key: str) -> bytes:
+        with self._translated("could not be read from"), self._file(key) as file:
+            return file.read()
+
+    def url(self, key: str) -> str | None:  # noqa: ARG002  # a folder has no addresses
+        return None
 
     def delete_job(self, job_id: str) -> None:
-        """Remove every picture of a job, those of attempts that lost included. Raises StorageError."""
-        try:
+        with self._translated("could not be removed from"):
             for path in (self._root / job_id[:2]).glob(f"*{job_id}-*"):
                 path.unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageError(f"The pictures in {self._root} could not be removed: {error.strerror}") from error
+
+    def page(self, reached: str) -> Page:
+        """One of the folders, in the order of their names."""
+        with self._translated("could not be looked through in"):
+            folders = sorted(path.name for path in self._root.glob("[0-9a-f][0-9a-f]") if path.name > reached)
+            found = tuple(self._look_into(self._root / folders[0])) if folders else ()
+        return Page(found, folders[0] if len(folders) > 1 else "")
+
+    def remove(self, name: str) -> None:
+        with self._translated("could not be removed from"):
+            (self._root / name.removeprefix(".")[:2] / name).unlink(missing_ok=True)
+
+    def _look_into(self, folder: Path) -> Iterator[Found]:
+        now = clock.now_us() / 1e6
+        for path in folder.iterdir():
+            part = _PART.fullmatch(path.name)
+            if name_in(part[1] if part else path.name):
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    yield Found(path.name, now - path.stat().st_mtime)
 
     def _path(self, key: str) -> Path:
         return self._root / key[:2] / key
+
+    def _file(self, key: str) -> BinaryIO:
+        try:
+            return self._path(key).open("rb")
+        except FileNotFoundError as error:
+            raise NotFound(f"No file is here under the name '{key}'.") from error
+
+    @contextmanager
+    def _translated(self, what_failed: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            kind = StorageUnavailable if error.errno in _PASSING else StorageError
+            raise kind(f"The picture {what_failed} {self._root}: {error.strerror}") from error
 
 
 def _write_through(path: Path, content: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from farm.errors import ConfigurationError
+from farm.weights import PARTS, SRPO_FILE, SRPO_SHA256, check_licences, lacking, one_without_the_other
 from workers.pipelines.device import choose_device, number_format
 from workers.pipelines.engine import FluxPipeline, FluxTransformer2DModel, keep_to_this_machine
 from workers.pipelines.fingerprint import build_digest
@@ -20,25 +20,6 @@ from workers.pipelines.flux import ATTENTION, FluxSrpoPipeline
 from workers.pipelines.miniature import ensure_miniature
 from workers.pipelines.pipeline import MINIATURE, SRPO
 
-#: What SRPO publishes: the transformer alone, 47.6 GB in fp32, no configuration beside it.
-SRPO_FILE = "diffusion_pytorch_model.safetensors of tencent/SRPO"
-SRPO_SHA256 = "06e73a79fb21e6d78bb1ba1b303878155600367fba252385d1d824ff1e435b9c"
-#: Licences that SRPO's weights stand under, by the names that FARM_ACCEPT_LICENSES takes.
-LICENCES = {
-    "flux-1-dev-non-commercial": "FLUX.1 [dev] Non-Commercial License",
-    "tencent-srpo": "SRPO's licence: academic use only",
-}
-
-#: The parts of FLUX.1-dev's folder: the file that describes each, and the stem of its weights.
-_PARTS = {
-    "scheduler": ("scheduler_config.json", None),
-    "text_encoder": ("config.json", "model"),
-    "text_encoder_2": ("config.json", "model"),
-    "tokenizer": ("tokenizer_config.json", None),
-    "tokenizer_2": ("tokenizer_config.json", None),
-    "transformer": ("config.json", "diffusion_pytorch_model"),
-    "vae": ("config.json", "diffusion_pytorch_model"),
-}
 #: Files that decide what a part computes; others (readmes, caches) are not the build's business.
 _LOADED = (".json", ".model", ".safetensors", ".txt")
 _FLOATS = ("F32", "BF16", "F16")
@@ -54,7 +35,7 @@ def load_miniature(folder: Path, device: str | None = None) -> FluxSrpoPipeline:
     torch.set_num_threads(1)
     chosen = choose_device(device or "cpu")
     home = ensure_miniature(folder)
-    _refuse_incomplete(home, _lacking(home), "delete the folder, and the farm makes it anew")
+    _refuse_incomplete(home, lacking(home), "delete the folder, and the farm makes it anew")
     parts = _load(home, chosen)
     return _pipeline(parts, chosen, MINIATURE, _files(home))
 
@@ -64,30 +45,19 @@ def load_srpo(
 ) -> FluxSrpoPipeline:
     """SRPO: the transformer in `srpo_file`, everything else from FLUX.1-dev's folder; on the best device there is.
 
-    `accepted`: the names of the licences that the operator accepts (`LICENCES`).
+    `accepted`: the names of the licences that the operator accepts (`farm.weights.LICENCES`).
     """
     if flux_dir is None or srpo_file is None:
-        raise ConfigurationError(_one_without_the_other(flux_dir))
+        raise ConfigurationError(one_without_the_other(flux_dir))
     check_licences(accepted)
-    lacking = _lacking(flux_dir, without_weights=("transformer",))
-    _refuse_incomplete(flux_dir, lacking, "FARM_FLUX_DIR is the folder of black-forest-labs/FLUX.1-dev with all of it")
+    missing = lacking(flux_dir, without_weights=("transformer",))
+    _refuse_incomplete(flux_dir, missing, "FARM_FLUX_DIR is the folder of black-forest-labs/FLUX.1-dev with all of it")
     keep_to_this_machine()
     chosen = choose_device(device)
     transformer = load_transformer(flux_dir / "transformer", srpo_file, chosen, number_format(chosen))
     parts = _load(flux_dir, chosen, transformer=transformer)
     files = _files(flux_dir, without_weights=("transformer",)) | {"srpo": srpo_file}
     return _pipeline(parts, chosen, SRPO, files)
-
-
-def check_licences(accepted: frozenset[str]) -> None:
-    """Raises ConfigurationError unless every licence of SRPO's weights is accepted."""
-    open_ones = [name for name in LICENCES if name not in accepted]
-    if open_ones:
-        terms = "; ".join(LICENCES[name] for name in open_ones)
-        raise ConfigurationError(
-            f"These weights do not load before their licences are accepted ({terms}):"
-            f" add {','.join(open_ones)} to FARM_ACCEPT_LICENSES."
-        )
 
 
 def load_transformer(
@@ -138,14 +108,9 @@ def _pipeline(parts: FluxPipeline, device: torch.device, weights: str, files: Ma
     return FluxSrpoPipeline(parts, weights, build_digest(files, device, number_format(device), ATTENTION))
 
 
-def _one_without_the_other(flux_dir: Path | None) -> str:
-    there, missing = ("FARM_SRPO_FILE", "FARM_FLUX_DIR") if flux_dir is None else ("FARM_FLUX_DIR", "FARM_SRPO_FILE")
-    return f"{there} needs {missing}: SRPO is a transformer for the other parts of FLUX.1-dev."
-
-
 def _files(folder: Path, without_weights: tuple[str, ...] = ()) -> dict[str, Path]:
     """What is loaded from the folder, by names that do not depend on where it is."""
-    found = [path for part in _PARTS for path in sorted((folder / part).iterdir()) if path.suffix in _LOADED]
+    found = [path for part in PARTS for path in sorted((folder / part).iterdir()) if path.suffix in _LOADED]
     return {
         path.relative_to(folder).as_posix(): path
         for path in found
@@ -153,28 +118,9 @@ def _files(folder: Path, without_weights: tuple[str, ...] = ()) -> dict[str, Pat
     }
 
 
-def _lacking(folder: Path, without_weights: tuple[str, ...] = ()) -> list[str]:
-    """The files that are not there, by names relative to the folder."""
-    wanted = ["model_index.json"]
-    for part, (description, weights) in _PARTS.items():
-        wanted.append(f"{part}/{description}")
-        if weights is not None and part not in without_weights:
-            wanted += [f"{part}/{name}" for name in _weight_files(folder / part, weights)]
-    return [name for name in wanted if not (folder / name).is_file()]
-
-
-def _weight_files(part: Path, stem: str) -> list[str]:
-    """The names of a part's weights: those that its index lists, or one file."""
-    index = part / f"{stem}.safetensors.index.json"
-    if not index.is_file():
-        return [f"{stem}.safetensors"]
-    with _readable(index):
-        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
-
-
-def _refuse_incomplete(folder: Path, lacking: list[str], remedy: str) -> None:
-    if lacking:
-        raise ConfigurationError(f"{folder} lacks {_some(lacking)}; {remedy}.")
+def _refuse_incomplete(folder: Path, missing: list[str], remedy: str) -> None:
+    if missing:
+        raise ConfigurationError(f"{folder} lacks {_some(missing)}; {remedy}.")
 
 
 @contextmanager

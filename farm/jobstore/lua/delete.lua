@@ -1,10 +1,11 @@
--- Forget a finished job. Its pictures are removed before.
+-- Forget a finished job, and what was to be told of it. Its pictures are removed before.
 -- ARGV: id
 -- Returns 1, or 0 where it has not ended
 local id = ARGV[1]
-local job = redis.call('HMGET', job_key(id), 'state', 'caller', 'idempotency')
+local job = redis.call('HMGET', job_key(id), 'state', 'caller', 'idempotency', 'sequence')
 if job[1] and job[1] ~= 'completed' and job[1] ~= 'failed' then return 0 end
 redis.call('DEL', job_key(id))
+for sequence = 0, tonumber(job[4] or 0) do forget_delivery(id .. '-' .. sequence) end
 -- The key may be another job's by now.
 local known = job[3] and redis.call('GET', job[3])
 if known and cjson.decode(known).id == id then redis.call('DEL', job[3]) end

@@ -4,7 +4,8 @@
 --
 --   P job:{id}                    HASH    the record: state, sequence, caller, endpoint, model, priority, batch_key, cost, turn,
 --                                         images, request (JSON), attempt, fence, worker, mates (others
---                                         in its batch), solo, step, cancelling, code, error, result (JSON), idempotency, created_us, started_us, finished_us
+--                                         in its batch), solo, step, cancelling, code, error, result (JSON), idempotency, created_us, started_us, finished_us,
+--                                         dialect, inline, webhook (URL), receiver (its scheme, host and port), webhook_events (states, comma-separated)
 --   P waiting:{model}:{priority}  ZSET    id → turn: who is next; taken-back jobs have negative turns
 --   P since:{model}:{priority}    ZSET    id → created_us: the same jobs by age
 --   P mates:{batch_key}           ZSET    id → turn: waiting jobs that may share a batch
@@ -18,16 +19,29 @@
 --   P jobs, P jobs:{caller}       ZSET    id → created_us
 --   P idempotency:{caller}:{key}  STRING  id and digest of the body; expires a day after the job's end
 --   P outbox                      STREAM  one entry a change of state, written in the same step
+--   P delivery:{id}               HASH    a call to a webhook: job, caller, receiver, url (of a test), event, sequence, state, fence, tries,
+--                                         attempts (JSON, comma-separated), created_us, due_us. Its id is {job}-{sequence}
+--   P deliveries, P deliveries:{caller} ZSET id → created_us
+--   P due:{receiver}              ZSET    delivery → when it is to be tried
+--   P posting:{receiver}          ZSET    delivery → when the right to try it ends
+--   P receivers                   ZSET    receiver → when to look at it next
+--   P faults                      HASH    receiver → its failures in a row
+--   P secret:{caller}             STRING  what signs its webhooks
+--   P signing_key                 STRING  the ED25519 key of fal's webhooks
+--   P base                        STRING  the address under which the API says it is reached
 --   P workers                     ZSET    worker → its last sign of life
 --   P worker:{worker}             HASH    what it is and does; last claim, to answer a repeated call the same way
 --   P idle:{model}                SET     workers that looked for work and found none
 --   P models                      HASH    model → JSON of what serves it, and when that was last seen
 --   P totals                      HASH    counters since the beginning, for metrics
 --   P fence                       STRING  the last fence
+--   P sweep:turn                  STRING  somebody looks through a part of the storage; expires
+--   P sweep:reached               STRING  how far that got
 --
--- Channels: P changes:{id} (the record changed), P stop (an id whose rendering must stop). Both are hints only.
+-- Channels: P changes:{id} (the record changed), P stop (an id whose rendering must stop), P due (a delivery is due). Hints only.
 
-local DAY_US = 86400 * 1000000
+local HOUR_US = 3600 * 1000000
+local DAY_US = 24 * HOUR_US
 
 local function now()
   local time = redis.call('TIME')
@@ -48,21 +62,70 @@ end
 -- Tell those who watch a job that its record changed.
 local function tell(id) redis.call('PUBLISH', P .. 'changes:' .. id, '') end
 
--- Write the event of a job's present state, and tell those who watch it.
-local function announce(id, state, sequence, caller)
+-- When to look at a receiver next: when its first delivery is due, or, where it has no room, when a try must be over.
+local function look_again(receiver, room)
+  local due = redis.call('ZRANGE', P .. 'due:' .. receiver, 0, 0, 'WITHSCORES')
+  local posting = redis.call('ZRANGE', P .. 'posting:' .. receiver, 0, 0, 'WITHSCORES')
+  local at = (room and due[2]) or posting[2]
+  if at then redis.call('ZADD', P .. 'receivers', at, receiver) else redis.call('ZREM', P .. 'receivers', receiver) end
+end
+
+-- A delivery is to be tried at `at`.
+local function deliver_at(id, receiver, at)
+  redis.call('ZADD', P .. 'due:' .. receiver, whole(at), id)
+  redis.call('HSET', P .. 'delivery:' .. id, 'due_us', whole(at))
+  look_again(receiver, true)
+  redis.call('PUBLISH', P .. 'due', receiver)
+end
+
+local function line_up_delivery(id, fields)
+  local caller, receiver, time = fields.caller, fields.receiver, whole(now())
+  redis.call('HSET', P .. 'delivery:' .. id, 'job', fields.job, 'caller', caller, 'receiver', receiver, 'event', fields.event,
+    'sequence', fields.sequence, 'state', 'waiting', 'fence', 0, 'tries', 0, 'created_us', time)
+  redis.call('ZADD', P .. 'deliveries', time, id)
+  redis.call('ZADD', P .. 'deliveries:' .. caller, time, id)
+  redis.call('HINCRBY', P .. 'totals', 'deliveries:waiting', 1)
+  deliver_at(id, receiver, time)
+end
+
+local function forget_delivery(id)
+  local key = P .. 'delivery:' .. id
+  local delivery = redis.call('HMGET', key, 'caller', 'receiver', 'state')
+  if not delivery[1] then return end
+  redis.call('DEL', key)
+  redis.call('ZREM', P .. 'deliveries', id)
+  redis.call('ZREM', P .. 'deliveries:' .. delivery[1], id)
+  redis.call('ZREM', P .. 'due:' .. delivery[2], id)
+  redis.call('ZREM', P .. 'posting:' .. delivery[2], id)
+  if delivery[3] == 'waiting' then redis.call('HINCRBY', P .. 'totals', 'deliveries:waiting', -1) end
+  look_again(delivery[2], true)
+end
+
+-- Is this the first time that the job is in this state? Coming back from a dead worker is no news for a receiver.
+local function is_news(state, sequence)
+  return (state == 'created' and sequence == 1) or (state == 'processing' and sequence == 2)
+    or state == 'completed' or state == 'failed'
+end
+
+-- Write the event of a job's present state, line up its delivery where a webhook wants it, and tell those who watch.
+local function announce(id, state, sequence)
+  local job = redis.call('HMGET', job_key(id), 'caller', 'endpoint', 'code', 'webhook_events', 'receiver')
   -- Bounded: it is a log for observers, who find the truth in the record.
   redis.call('XADD', P .. 'outbox', 'MAXLEN', '~', 100000, '*',
-    'job', id, 'state', state, 'sequence', sequence, 'caller', caller)
+    'job', id, 'state', state, 'sequence', sequence, 'caller', job[1], 'endpoint', job[2], 'code', job[3] or '')
+  if job[4] and is_news(state, sequence) and string.find(',' .. job[4] .. ',', ',' .. state .. ',', 1, true) then
+    line_up_delivery(id .. '-' .. sequence, {job = id, caller = job[1], receiver = job[5], event = state, sequence = sequence})
+  end
   tell(id)
 end
 
 -- The only way to change a state. False, and nothing written, where the table of transitions does not allow it.
 local function transition(id, to)
   local key = job_key(id)
-  local job = redis.call('HMGET', key, 'state', 'caller')
-  if not job[1] or not may_go(job[1], to) then return false end
+  local from = redis.call('HGET', key, 'state')
+  if not from or not may_go(from, to) then return false end
   redis.call('HSET', key, 'state', to)
-  announce(id, to, redis.call('HINCRBY', key, 'sequence', 1), job[2])
+  announce(id, to, redis.call('HINCRBY', key, 'sequence', 1))
   return true
 end
 
@@ -118,6 +181,8 @@ local function finish(id, state, fields, ttl_us)
   if not may_go(from, state) then return false end
   redis.call('HSET', key, 'finished_us', whole(now()), unpack(fields))
   redis.call('ZREM', P .. 'leases', id)
+  -- What was sent inline is kept for an hour, in case that an answer was lost.
+  if redis.call('HGET', key, 'inline') then ttl_us = math.min(ttl_us, HOUR_US) end
   redis.call('ZADD', P .. 'expiry', whole(now() + ttl_us), id)
   local idempotency = redis.call('HGET', key, 'idempotency')
   if idempotency then redis.call('PEXPIRE', idempotency, DAY_US / 1000) end

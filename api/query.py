@@ -1,0 +1,26 @@
+"""Parameters of a URL: read with their limits, refused by name."""
+
+from __future__ import annotations
+
+import flask
+
+from farm.errors import InvalidRequest, Problem
+
+MAX_PAGE = 100
+DEFAULT_PAGE = 20
+
+
+def whole(name: str, *, default: int | None, least: int, most: int) -> int | None:
+    """The whole number called `name`, or `default` where it is not given. Raises InvalidRequest."""
+    text = flask.request.args.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= 16 and least <= int(text) <= most):
+        raise InvalidRequest([Problem(name, f"allowed: a whole number from {least} to {most}", "int_parsing", text)])
+    return int(text)
+
+
+def page() -> tuple[int, int | None]:
+    """How many to show, and before which moment (microseconds since the epoch)."""
+    count = whole("limit", default=DEFAULT_PAGE, least=1, most=MAX_PAGE)
+    return count or DEFAULT_PAGE, whole("before", default=None, least=0, most=2**53)

@@ -1,0 +1,50 @@
+"""`/farm/v1/deliveries`: what was told to webhooks, of jobs of every dialect, with every try."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flask
+
+from api import query
+from api.auth import Doorman
+from farm.dialects import native
+from farm.dialects.fields import Input, decode, parse
+from farm.webhooks.desk import Desk
+
+
+class Trial(Input):
+    """A receiver to be tried."""
+
+    url: str
+
+
+def routes(desk: Desk, *, doorman: Doorman) -> flask.Blueprint:
+    blueprint = flask.Blueprint("deliveries", __name__, url_prefix="/farm/v1")
+
+    @blueprint.get("/deliveries")
+    def page() -> dict[str, Any]:
+        count, before = query.page()
+        found = desk.page(doorman.caller(), before_us=before, count=count)
+        following = found[-1].created_us if len(found) == count else None
+        return {"deliveries": [native.delivery(item) for item in found], "before": following}
+
+    @blueprint.get("/deliveries/<delivery_id>")
+    def get(delivery_id: str) -> dict[str, Any]:
+        return native.delivery(desk.get(doorman.caller(), delivery_id))
+
+    @blueprint.post("/deliveries/<delivery_id>/redeliver")
+    def redeliver(delivery_id: str) -> tuple[dict[str, Any], int]:
+        return native.delivery(desk.redeliver(doorman.caller(), delivery_id)), 202
+
+    @blueprint.post("/deliveries")
+    def test() -> tuple[dict[str, Any], int]:
+        caller = doorman.caller()
+        trial = parse(Trial, decode(flask.request.get_data(cache=False)))
+        return native.delivery(desk.test(caller, trial.url)), 202
+
+    @blueprint.get("/webhook_secret")
+    def secret() -> dict[str, str]:
+        return {"secret": desk.secret(doorman.caller())}
+
+    return blueprint

@@ -1,0 +1,87 @@
+"""`farm webhooks`: deliveries with their tries, and a call to try a receiver."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from farm import clock
+from farm.cli.client import Client
+from farm.cli.tables import show as show_table
+from farm.settings import load
+
+app = typer.Typer(help="Deliveries to webhooks, with every try.")
+
+DeliveryId = Annotated[str, typer.Argument(metavar="ID", help="The delivery's id.")]
+
+#: How long `test` waits for its outcome, in seconds; a try takes less.
+_TEST_SECONDS = 30.0
+
+
+@app.callback(invoke_without_command=True)
+def default(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_deliveries()
+
+
+@app.command("list")
+def list_deliveries(count: Annotated[int, typer.Option("-n", help="How many.", min=1, max=100)] = 20) -> None:
+    """The newest deliveries."""
+    found = Client(load()).get("/deliveries", limit=count)["deliveries"]
+    show_table(("id", "event", "receiver", "status", "tries", "last", "next try"), [_row(item) for item in found])
+
+
+@app.command()
+def show(delivery_id: DeliveryId) -> None:
+    """One delivery with every try."""
+    _print(Client(load()).get(f"/deliveries/{delivery_id}"))
+
+
+@app.command()
+def redeliver(delivery_id: DeliveryId) -> None:
+    """Try a delivery again now; it keeps its id."""
+    Client(load()).post(f"/deliveries/{delivery_id}/redeliver")
+    print(f"{delivery_id} is tried again")
+
+
+@app.command()
+def test(url: str) -> None:
+    """Send a signed test event to URL, once, and show what came back."""
+    client = Client(load())
+    delivery = client.post("/deliveries", {"url": url})
+    until = clock.monotonic() + _TEST_SECONDS
+    while delivery["status"] == "waiting" and clock.monotonic() < until:
+        clock.pause(0.1)
+        delivery = client.get(f"/deliveries/{delivery['id']}")
+    _print(delivery)
+    if delivery["status"] != "delivered":
+        raise typer.Exit(1)
+
+
+@app.command()
+def secret() -> None:
+    """The secret that signs your webhooks."""
+    print(Client(load()).get("/webhook_secret")["secret"])
+
+
+def _row(item: dict[str, Any]) -> tuple[object, ...]:
+    attempts = item["attempts"]
+    last = _outcome(attempts[-1]) if attempts else ""
+    return item["id"], item["event"], item["receiver"], item["status"], len(attempts), last, item["next_try_at"]
+
+
+def _print(delivery: dict[str, Any]) -> None:
+    for name in ("id", "job", "event", "receiver", "status", "created_at", "next_try_at"):
+        if delivery[name] is not None:
+            print(f"{name:<12} {delivery[name]}")
+    rows = [
+        (number, attempt["at"], f"{attempt['seconds']:.3f} s", _outcome(attempt), attempt["answer"])
+        for number, attempt in enumerate(delivery["attempts"], start=1)
+    ]
+    if rows:
+        show_table(("try", "at", "took", "outcome", "answer"), rows)
+
+
+def _outcome(attempt: dict[str, Any]) -> str:
+    return f"HTTP {attempt['status']}" if attempt["status"] else str(attempt["error"])

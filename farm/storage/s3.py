@@ -1,0 +1,258 @@
+"""Picture storage in an S3 bucket, through boto3. Credentials, region and endpoint are boto3's own variables.
+
+Nothing here relies on conditional writes, on bucket lifecycle, or on removing many objects in one call: stores that
+speak S3 differ in them.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+from botocore.parsers import ResponseParserError
+
+from farm.errors import ConfigurationError, NotFound, StorageError, StorageUnavailable
+from farm.storage.storage import KEEP_SECONDS, Found, Page, Picture, Pieces, name_in
+
+#: How long a put may take to connect and to send, each, and then to be answered, in seconds.
+_PUT_SECONDS = (20.0, 20.0)
+#: How long everything else may take to connect, and for each piece of an answer, in seconds.
+_LOOK_SECONDS = (2.0, 10.0)
+_LOOK_ATTEMPTS = 2
+#: Callers that ask the store at a time, and how long one more waits for its turn, in seconds.
+_MOST_ASKED = 32
+_ROOM_SECONDS = 2.0
+#: Objects that one page shows.
+_PAGE = 1000
+#: The longest time for which the signature of an address can be valid, in seconds.
+_LONGEST_SIGNATURE = 7 * 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A bucket, the prefix of all names in it, and how this store wants to be spoken to."""
+
+    name: str
+    prefix: str
+    checksums: Literal["when_required", "when_supported"] = "when_required"
+    addressing: Literal["auto", "path", "virtual"] = "auto"
+
+    @classmethod
+    def at(cls, url: str, **manner: Any) -> Bucket:
+        """The bucket of `s3://bucket/prefix`."""
+        name, _, prefix = url.removeprefix("s3://").partition("/")
+        return cls(name, f"{prefix.strip('/')}/" if prefix.strip("/") else "", **manner)
+
+
+class S3Storage:
+    """Pictures as objects of one bucket. With `url_seconds` it hands out addresses that are valid for so long."""
+
+    def __init__(self, bucket: Bucket, *, url_seconds: float | None = None) -> None:
+        self._bucket = bucket
+        self._url_seconds = min(math.ceil(url_seconds), _LONGEST_SIGNATURE) if url_seconds is not None else None
+        # A put is tried again by whoever puts, as long as its lease lasts.
+        with _usable():
+            session = _session()
+            self._puts = session.client("s3", config=_config(bucket, _PUT_SECONDS, attempts=1))
+            self._looks = session.client("s3", config=_config(bucket, _LOOK_SECONDS, attempts=_LOOK_ATTEMPTS))
+        self._room = threading.BoundedSemaphore(_MOST_ASKED)
+
+    def put(self, key: str, content: bytes) -> None:
+        """Store `content` under `key`, and see that all of it arrived."""
+        name = name_in(key)
+        if name is None:
+            raise StorageError(f"'{key}' is no name for a picture.")
+        with _translated(self._bucket):
+            self._puts.put_object(
+                **self._at(key),
+                Body=content,
+                ContentType=name.content_type,
+                CacheControl=f"public, max-age={KEEP_SECONDS}",
+                Metadata={"job": name.job_id, "fence": str(name.fence), "number": str(name.number)},
+            )
+        stored = self.find(key)
+        if stored is None or stored.bytes != len(content):
+            with suppress(StorageError):
+                self.remove(key)
+            there = f"{stored.bytes} of its {len(content)} bytes are" if stored else "nothing is"
+            raise StorageUnavailable(f"The bucket '{self._bucket.name}' took a picture, but {there} there.")
+
+    def find(self, key: str) -> Picture | None:
+        name = name_in(key)
+        if name is None:
+            return None
+        try:
+            with self._asking(key):
+                head = self._looks.head_object(**self._at(key))
+                return Picture(name.content_type, head["ContentLength"], head["LastModified"])
+        except NotFound:
+            return None
+
+    def open(self, key: str, start: int, stop: int) -> Pieces:
+        with self._asking(key):
+            answer = self._looks.get_object(**self._at(key), Range=f"bytes={start}-{stop - 1}")
+            self._refuse_short(answer, stop - start)
+        return Pieces(_Body(answer["Body"], self._bucket), stop - start)
+
+    def read(self, key: str) -> bytes:
+        with self._asking(key):
+            answer = self._looks.get_object(**self._at(key))
+            content: bytes = answer["Body"].read()
+            self._refuse_short(answer, len(content))
+        return content
+
+    def url(self, key: str) -> str | None:
+        if self._url_seconds is None:
+            return None
+        signed: str = self._looks.generate_presigned_url(
+            "get_object", Params=self._at(key), ExpiresIn=self._url_seconds
+        )
+        return signed
+
+    def delete_job(self, job_id: str) -> None:
+        with _translated(self._bucket):
+            pages = self._looks.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket.name, Prefix=f"{self._bucket.prefix}{job_id}-"
+            )
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    self._looks.delete_object(Bucket=self._bucket.name, Key=item["Key"])
+
+    def page(self, reached: str) -> Page:
+        """The next objects, in the order of their names."""
+        with _translated(self._bucket):
+            listed = self._looks.list_objects_v2(
+                Bucket=self._bucket.name,
+                Prefix=self._bucket.prefix,
+                StartAfter=self._bucket.prefix + reached,
+                MaxKeys=_PAGE,
+            )
+            # By the store's clock, which may differ from ours.
+            now = parsedate_to_datetime(listed["ResponseMetadata"]["HTTPHeaders"]["date"])
+            items = [
+                (item["Key"].removeprefix(self._bucket.prefix), (now - item["LastModified"]).total_seconds())
+                for item in listed.get("Contents", ())
+            ]
+            found = tuple(Found(name, age_seconds) for name, age_seconds in items if name_in(name))
+            return Page(found, items[-1][0] if listed["IsTruncated"] else "")
+
+    def remove(self, name: str) -> None:
+        with _translated(self._bucket):
+            self._looks.delete_object(**self._at(name))
+
+    def _refuse_short(self, answer: dict[str, Any], length: int) -> None:
+        """An answer that broke off within its head looks like a good one, with no length and no bytes."""
+        if answer["ContentLength"] != length:
+            answer["Body"].close()
+            raise StorageUnavailable(
+                f"The bucket '{self._bucket.name}' sends {answer['ContentLength']} of {length} bytes."
+            )
+
+    def _at(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._bucket.name, "Key": self._bucket.prefix + key}
+
+    @contextmanager
+    def _asking(self, key: str) -> Iterator[None]:
+        """Few ask at a time, so that a store which does not answer holds few of the API's threads."""
+        if not self._room.acquire(timeout=_ROOM_SECONDS):
+            raise StorageUnavailable(f"Too many calls wait for the bucket '{self._bucket.name}' already.")
+        try:
+            with _translated(self._bucket):
+                yield
+        except _Missing as error:
+            raise NotFound(f"No file is here under the name '{key}'.") from error
+        finally:
+            self._room.release()
+
+
+class _Missing(StorageUnavailable):
+    """The store does not know the object, or perhaps the bucket."""
+
+
+class _Body:
+    """An object's bytes as they arrive."""
+
+    def __init__(self, stream: Any, bucket: Bucket) -> None:
+        self._stream = stream
+        self._bucket = bucket
+
+    def read(self, amount: int, /) -> bytes:
+        with _translated(self._bucket):
+            piece: bytes = self._stream.read(amount)
+        return piece
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _session() -> boto3.Session:
+    session = boto3.Session()
+    if session.get_credentials() is None:
+        raise ConfigurationError(
+            "FARM_STORAGE_URL: no credentials for the bucket are here; "
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or another source that boto3 knows"
+        )
+    return session
+
+
+def _config(bucket: Bucket, seconds: tuple[float, float], *, attempts: int) -> Config:
+    """Time limits to connect and to answer, and so many attempts with a random pause between."""
+    connect, answer = seconds
+    return Config(
+        signature_version="s3v4",
+        connect_timeout=connect,
+        read_timeout=answer,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        request_checksum_calculation=bucket.checksums,
+        response_checksum_validation=bucket.checksums,
+        s3={"addressing_style": bucket.addressing},
+        max_pool_connections=2 * _MOST_ASKED,
+    )
+
+
+@contextmanager
+def _usable() -> Iterator[None]:
+    """What boto3 finds wrong with its own variables and files, in a line."""
+    try:
+        yield
+    except (BotoCoreError, ValueError) as error:
+        raise ConfigurationError(f"FARM_STORAGE_URL: boto3 cannot use its settings: {error}") from error
+
+
+#: What a store's refusals mean, by their codes. A HEAD has no room for a code. Everything that is not here may be over
+#: later, missing rights and buckets too: somebody mends them, and a painted picture is worth waiting for.
+_KINDS: dict[str, type[StorageError]] = {
+    "404": _Missing,
+    "NoSuchKey": _Missing,
+    "EntityTooLarge": StorageError,
+    "InvalidArgument": StorageError,
+    "InvalidBucketName": StorageError,
+    "InvalidRequest": StorageError,
+    "KeyTooLongError": StorageError,
+    "MethodNotAllowed": StorageError,
+    "NotImplemented": StorageError,
+}
+
+
+@contextmanager
+def _translated(bucket: Bucket) -> Iterator[None]:
+    """boto3's errors as the farm's, which name bucket and reason: addresses and accounts are none of a caller's."""
+    try:
+        yield
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        kind = _KINDS.get(code, StorageUnavailable)
+        raise kind(f"The bucket '{bucket.name}' refuses: {code} ({status}).") from error
+    except ParamValidationError as error:
+        raise StorageError(f"The bucket '{bucket.name}' cannot be asked: {error}") from error
+    except (BotoCoreError, ResponseParserError, KeyError) as error:  # KeyError: what every good answer has is not there
+        raise StorageUnavailable(f"The bucket '{bucket.name}' does not answer well: {type(error).__name__}.") from error

@@ -1,0 +1,124 @@
+"""Picture storage: the names of pictures, and what a folder and a bucket can both do with them."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol, cast
+
+from farm.request import OutputFormat
+
+#: A key is `{job}-{fence}-{number}-{random}.{extension}`. The fence keeps a late loser from overwriting the winner.
+_KEY = re.compile(r"([0-9a-f-]{36})-(\d+)-(\d+)-[0-9a-f]{16}\.(jpeg|png)")
+
+#: How long a caller may keep a picture before it asks again, in seconds. It never changes.
+KEEP_SECONDS = 86400
+#: Bytes that are in memory at once while a picture is handed out.
+PIECE_BYTES = 64 * 1024
+
+
+def new_key(job_id: str, fence: int, number: int, extension: OutputFormat) -> str:
+    """A new name for one picture of a job."""
+    return f"{job_id}-{fence}-{number}-{secrets.token_hex(8)}.{extension}"
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """What a key tells of its picture."""
+
+    job_id: str
+    fence: int
+    number: int
+    extension: OutputFormat
+
+    @property
+    def content_type(self) -> str:
+        return f"image/{self.extension}"
+
+
+def name_in(key: str) -> Name | None:
+    """What `key` tells; None if it is no key at all."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        return None
+    return Name(match[1], int(match[2]), int(match[3]), cast(OutputFormat, match[4]))
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A stored picture, without its bytes."""
+
+    content_type: str
+    bytes: int
+    stored_at: datetime
+
+
+class Source(Protocol):
+    """Where a picture's bytes come from."""
+
+    def read(self, amount: int, /) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+class Pieces:
+    """A picture's bytes, piece by piece. Closing it gives back the file or the connection behind."""
+
+    def __init__(self, source: Source, length: int) -> None:
+        self._source = source
+        self._left = length
+
+    def __iter__(self) -> Iterator[bytes]:
+        while self._left > 0 and (piece := self._source.read(min(self._left, PIECE_BYTES))):
+            self._left -= len(piece)
+            yield piece
+
+    def close(self) -> None:
+        self._source.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Something that a look through the storage met, and how long it has been there by the storage's own clock."""
+
+    name: str
+    age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of all that is stored. `reached` leads on to the next; empty: there is none."""
+
+    found: tuple[Found, ...]
+    reached: str
+
+
+class Storage(Protocol):
+    """Where pictures lie. Everything raises StorageError: StorageUnavailable where a later try may do better."""
+
+    def put(self, key: str, content: bytes) -> None:
+        """Store `content` under `key`, whole: when this returns, everybody can read it."""
+
+    def find(self, key: str) -> Picture | None:
+        """What is stored under `key`, or None; also None for what is no key at all."""
+
+    def open(self, key: str, start: int, stop: int) -> Pieces:
+        """The bytes of a picture from `start` up to `stop`."""
+
+    def read(self, key: str) -> bytes:
+        """The whole picture."""
+
+    def url(self, key: str) -> str | None:
+        """An address at which the storage itself hands the picture out to anybody; None: the API has to."""
+
+    def delete_job(self, job_id: str) -> None:
+        """Remove every picture of a job, those of attempts that lost included."""
+
+    def page(self, reached: str) -> Page:
+        """What is stored, part after part, beginning with ''. Only what could be the farm's own is in it."""
+
+    def remove(self, name: str) -> None:
+        """Remove what a page has shown. Nothing is there: all the better."""

@@ -1,0 +1,91 @@
+"""The sweeper: removes pictures and records whose time is over, and pictures that are nobody's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from farm.errors import StorageError
+from farm.job import Job, State
+from farm.jobstore.rota import Rota
+from farm.jobstore.store import JobStore
+from farm.storage.storage import Found, Name, Storage, name_in
+
+#: A picture younger than this is left alone, in seconds: its attempt may still be under way.
+SAFE_SECONDS = 3600.0
+#: Seconds between two pages of the look through everything that is stored.
+PAGE_SECONDS = 60.0
+#: Failures in a row after which a storage counts as down; the rest waits for another round.
+_MOST_FAILURES = 3
+
+_log = structlog.get_logger(__name__)
+
+
+class Sweeper:
+    """Any process may sweep: expired jobs are shared out among them, and one at a time looks for what is nobody's."""
+
+    def __init__(self, store: JobStore, *, storage: Storage, rota: Rota) -> None:
+        self._store = store
+        self._storage = storage
+        self._rota = rota
+
+    def go_on(self) -> None:
+        """One round, for a thread that makes one now and then."""
+        self._forget_expired()
+        reached = self._rota.turn(PAGE_SECONDS)
+        if reached is not None:
+            self._rota.reach(self._sweep_page(reached, older_than=SAFE_SECONDS))
+
+    def sweep(self, *, older_than: float = SAFE_SECONDS) -> None:
+        """Everything at once."""
+        self._forget_expired()
+        reached = self._sweep_page("", older_than=older_than)
+        while reached:
+            reached = self._sweep_page(reached, older_than=older_than)
+
+    def _forget_expired(self) -> None:
+        while job_ids := self._store.expired():
+            if not self._each(job_ids, self._forget):
+                return
+
+    def _forget(self, job_id: str) -> None:
+        self._storage.delete_job(job_id)
+        self._store.delete(job_id)
+
+    def _sweep_page(self, reached: str, *, older_than: float) -> str:
+        """Remove what is nobody's on the next page; how far that reached."""
+        page = self._storage.page(reached)
+        orphans = self._orphans([found for found in page.found if found.age_seconds > older_than])
+        if orphans:
+            _log.info("pictures that are nobody's are removed", count=len(orphans))
+        self._each(orphans, self._storage.remove)
+        return page.reached
+
+    def _orphans(self, found: list[Found]) -> list[str]:
+        names = {one.name: name_in(one.name) for one in found}
+        jobs = self._store.records({name.job_id for name in names.values() if name})
+        return [key for key, name in names.items() if name is None or not is_wanted(key, name, jobs.get(name.job_id))]
+
+    def _each(self, names: Iterable[str], remove: Callable[[str], None]) -> bool:
+        """Remove one after the other; what cannot be removed comes again. False: the storage seems to be down."""
+        failures = 0
+        for name in names:
+            try:
+                remove(name)
+                failures = 0
+            except StorageError as error:
+                _log.warning("not removed", name=name, error=str(error))
+                failures += 1
+            if failures == _MOST_FAILURES:
+                return False
+        return True
+
+
+def is_wanted(key: str, name: Name, job: Job | None) -> bool:
+    """Whether a picture is, or may become, part of its job's result."""
+    if job is None or job.state is State.FAILED:
+        return False
+    if job.result is not None:
+        return any(image.key == key for image in job.result.images)
+    return name.fence == job.fence

@@ -1,0 +1,174 @@
+"""The courier: takes deliveries that are due, posts each, and records what came of it."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+
+from farm import __version__, clock
+from farm.delivery import Attempt, Due, Outcome
+from farm.errors import FarmError, ForbiddenAddress, Unreachable
+from farm.job import Dialect
+from farm.jobstore.deliveries import Deliveries
+from farm.jobstore.store import JobStore
+from farm.links import Links
+from farm.outbound import Outbound, Reply
+from farm.webhooks import message
+from farm.webhooks.message import Message
+from farm.webhooks.secrets import Secrets
+
+#: Posts at a time, over all receivers.
+POSTS = 64
+#: How long a courier may take for one try before another one may have it, in seconds. A post takes less.
+LEASE_SECONDS = 60.0
+#: A pause is up to this much longer than its schedule says, so that many do not come back together.
+JITTER = 0.2
+#: Longest pause that a receiver may ask for, in seconds.
+MOST_RETRY_AFTER = 3600.0
+#: The receiver is there no more.
+_GONE = 410
+
+_log = structlog.get_logger(__name__)
+
+
+class Courier:
+    """Delivers as long as something is due. One slow receiver holds up no other's deliveries."""
+
+    def __init__(
+        self,
+        deliveries: Deliveries,
+        *,
+        store: JobStore,
+        outbound: Outbound,
+        secrets: Secrets,
+        links: Callable[[], Links],
+        schedules: Mapping[Dialect, Sequence[float]],
+    ) -> None:
+        self._deliveries = deliveries
+        self._store = store
+        self._outbound = outbound
+        self._secrets = secrets
+        self._links = links
+        self._schedules = schedules
+        self._pool = ThreadPoolExecutor(POSTS, thread_name_prefix="post")
+        self._room = threading.Semaphore(POSTS)
+        self._closing = threading.Event()
+
+    def work(self) -> None:
+        """Hand out what is due until nothing more is, or everybody is under way."""
+        try:
+            while self._room.acquire(blocking=False):
+                if not self._begin():
+                    return
+        except FarmError as error:
+            _log.warning("nothing could be delivered", error=str(error))
+
+    def drain(self) -> None:
+        """Take nothing more. Safe in a signal handler."""
+        self._closing.set()
+
+    def close(self) -> None:
+        """Wait for what is under way."""
+        self._closing.set()
+        self._pool.shutdown(wait=True)
+
+    def _begin(self) -> bool:
+        """Start on the next delivery in the place that was taken for it, or give the place back."""
+        due = None
+        try:
+            due = self._next()
+        finally:
+            if due is None:
+                self._room.release()
+        if due is not None:
+            self._pool.submit(self._deliver, due)
+        return due is not None
+
+    def _next(self) -> Due | None:
+        if self._closing.is_set():
+            return None
+        found = self._deliveries.take(1, lease_seconds=LEASE_SECONDS)
+        return found[0] if found else None
+
+    def _deliver(self, due: Due | None) -> None:
+        """Post this one, and go on with others as long as there are any."""
+        try:
+            while due is not None:
+                self._try(due)
+                due = self._next()
+        except FarmError as error:  # its lease brings it back
+            _log.warning("delivery interrupted", error=str(error))
+        except Exception as error:  # noqa: BLE001  # the pool would swallow it
+            _log.error("delivery failed", exc_info=error)
+        finally:
+            self._room.release()
+
+    def _try(self, due: Due) -> None:
+        letter, schedule = self._compose(due)
+        if letter is None:
+            self._deliveries.end(due, Outcome.DROPPED)
+            return
+        at_us, began = clock.now_us(), clock.monotonic()
+        try:
+            reply = self._outbound.post(letter.url, letter.body, headers=_headers(letter))
+        except (Unreachable, ForbiddenAddress) as error:
+            attempt = Attempt(at_us, _since(began), error=str(error))
+            outcome, pause = _after_no_answer(error, due, schedule)
+        else:
+            attempt = Attempt(at_us, _since(began), reply.status, answer=reply.body.decode(errors="replace"))
+            outcome, pause = _after(reply, due, schedule)
+        self._deliveries.end(due, outcome, attempt, pause_seconds=pause)
+        _log.info("webhook tried", delivery=due.id, status=attempt.status, error=attempt.error, outcome=outcome)
+
+    def _compose(self, due: Due) -> tuple[Message | None, Sequence[float]]:
+        """What to send, and the pauses between its tries; None where there is nothing to tell any more."""
+        if due.url:
+            return message.test(due, secrets=self._secrets), ()
+        job = self._store.get(due.job)
+        if job is None or job.webhook is None or message.is_stale(due, job):
+            return None, ()
+        letter = message.about(job, due, links=self._links(), secrets=self._secrets)
+        return letter, self._schedules[job.dialect]
+
+
+def _headers(letter: Message) -> Mapping[str, str]:
+    return {"Content-Type": "application/json", "User-Agent": f"srpo-farm/{__version__}", **letter.headers}
+
+
+def _since(began: float) -> float:
+    return round(clock.monotonic() - began, 6)
+
+
+def _after(reply: Reply, due: Due, schedule: Sequence[float]) -> tuple[Outcome, float]:
+    """2xx is taken; 3xx and 410 end it; everything else is tried again."""
+    if 200 <= reply.status < 300:
+        return Outcome.DELIVERED, 0
+    if 300 <= reply.status < 400 or reply.status == _GONE:
+        return Outcome.FAILED, 0
+    return _again(due, schedule, at_least=_retry_after(reply))
+
+
+def _after_no_answer(
+    error: Unreachable | ForbiddenAddress, due: Due, schedule: Sequence[float]
+) -> tuple[Outcome, float]:
+    # A name that leads to a forbidden address today is not asked again: it may be an attack, and is no receiver.
+    if isinstance(error, ForbiddenAddress):
+        return Outcome.FAILED, 0
+    return _again(due, schedule, at_least=0)
+
+
+def _again(due: Due, schedule: Sequence[float], *, at_least: float) -> tuple[Outcome, float]:
+    if due.tries > len(schedule):
+        return Outcome.FAILED, 0
+    pause = schedule[due.tries - 1] * random.uniform(1, 1 + JITTER)
+    return Outcome.WAITING, max(pause, at_least)
+
+
+def _retry_after(reply: Reply) -> float:
+    """Seconds that the receiver asks for (RFC 9110, section 10.2.3; its form as a date is not read)."""
+    text = reply.headers.get("retry-after", "")
+    return min(float(text), MOST_RETRY_AFTER) if text.isascii() and text.isdigit() else 0.0

@@ -1,0 +1,71 @@
+"""What a webhook is told: the body by the dialect in which the job was asked for, freshly signed for each try."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from farm import clock
+from farm.delivery import Due
+from farm.dialects import fal, native, wavespeed
+from farm.job import Dialect, Job, State
+from farm.links import Links
+from farm.webhooks import signing
+from farm.webhooks.secrets import Secrets
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One signed POST."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def is_stale(due: Due, job: Job) -> bool:
+    """Whether a later state has made this news useless. The end of a job always is worth telling."""
+    if State(due.event).is_terminal:
+        return False
+    return job.state.is_terminal or (due.tries > 1 and job.sequence > due.sequence)
+
+
+def about(job: Job, due: Due, *, links: Links, secrets: Secrets) -> Message:
+    """What `due` tells of `job`, in its dialect."""
+    assert job.webhook is not None, "a delivery of a job has a webhook"
+    return Message(job.webhook.url, *_letter(job, due, links, secrets))
+
+
+def test(due: Due, *, secrets: Secrets) -> Message:
+    """What a caller sends to try a receiver."""
+    body = _encoded({"type": "test", "timestamp": clock.iso(due.created_us), "sequence": 0, "data": {}})
+    return Message(due.url, _standard(due, body, secrets), body)
+
+
+def _letter(job: Job, due: Due, links: Links, secrets: Secrets) -> tuple[Mapping[str, str], bytes]:
+    match job.dialect:
+        case Dialect.FAL:
+            body = _encoded(fal.webhook(job, links))
+            key = secrets.signing_key()
+            return signing.fal(key, request_id=job.id, user_id=job.caller, timestamp=_now(), body=body), body
+        case Dialect.WAVESPEED:
+            body = _encoded(wavespeed.webhook(job, links))
+            secret = secrets.of(job.caller)
+            return signing.wavespeed(secret, message_id=due.id, timestamp=_now(), body=body), body
+        case Dialect.NATIVE:
+            body = _encoded(native.event(job, due.event, at_us=due.created_us, sequence=due.sequence, links=links))
+            return _standard(due, body, secrets), body
+
+
+def _standard(due: Due, body: bytes, secrets: Secrets) -> Mapping[str, str]:
+    return signing.standard(secrets.of(due.caller), message_id=due.id, timestamp=_now(), body=body)
+
+
+def _now() -> int:
+    return clock.now_us() // 1_000_000
+
+
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")

@@ -1,0 +1,36 @@
+"""What signs webhooks: a secret for each caller, and one ED25519 key for all of fal's. Made once, kept in Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import redis
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from farm.jobstore import keys
+from farm.jobstore.connection import translated
+from farm.webhooks import signing
+
+
+class Secrets:
+    """Every replica sees the same ones."""
+
+    def __init__(self, client: redis.Redis, *, signing_key: str | None) -> None:
+        self._redis = client
+        self._given = signing.read_key(signing_key) if signing_key else None
+
+    def of(self, caller: str) -> str:
+        """The caller's secret, `whsec_…`."""
+        return self._made_once(keys.secret(caller), signing.new_secret)
+
+    def signing_key(self) -> Ed25519PrivateKey:
+        return self._given or signing.read_key(self._made_once(keys.SIGNING_KEY, signing.new_key))
+
+    def _made_once(self, name: str, make: Callable[[], str]) -> str:
+        with translated():
+            known = cast(str | None, self._redis.get(name))
+            if known is None:
+                self._redis.set(name, make(), nx=True)  # another process may have been quicker
+                known = cast(str, self._redis.get(name))
+        return known

@@ -1,0 +1,18 @@
+"""The documentation, as far as tests run what it tells people to copy."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def names_in(page: str) -> dict[str, Any]:
+    """The functions that a page's Python defines."""
+    found: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL):
+        if "def " in block:
+            exec(block, found)
+    return found

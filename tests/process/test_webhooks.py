@@ -1,0 +1,146 @@
+"""Webhooks of whole farms: told once, in time, whoever dies, and never at the renders' cost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from tests.farms import RunningFarm, pids, running_farm, wait_for
+from tests.receiver import Receiver, answer, running_receiver
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
+    settings = {
+        "FARM_SIMULATED_STEP_MS": "5",
+        "FARM_WEBHOOK_ALLOW": "127.0.0.1",
+        "FARM_WEBHOOK_SCHEDULE": "0.5s,0.5s,0.5s,30s",
+    }
+    with running_farm(tmp_path_factory.mktemp("webhooks") / "data", 2, **settings) as farm:
+        yield farm
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with running_receiver() as receiver:
+        yield receiver
+
+
+def ended(receiver: Receiver) -> dict[str, list[str]]:
+    """Jobs that the receiver was told the end of, with the ids of the events that said so."""
+    told: dict[str, list[str]] = {}
+    for came in receiver.received:
+        if came.json["type"] in ("job.completed", "job.failed"):
+            told.setdefault(came.json["data"]["id"], []).append(came.headers["webhook-id"])
+    return told
+
+
+def webhook_workers(farm: RunningFarm) -> list[int]:
+    return pids(f"-m workers.webhooks --data-dir {farm.data_dir}")
+
+
+def test_a_job_is_told_of_at_every_state(farm: RunningFarm, receiver: Receiver) -> None:
+    job_id = farm.submit(webhook_url=receiver.url, num_inference_steps=40)
+    wait_for(lambda: job_id in ended(receiver))
+
+    assert [came.json["type"] for came in receiver.received] == ["job.created", "job.processing", "job.completed"]
+    assert [came.json["sequence"] for came in receiver.received] == [1, 2, 3]
+    picture = receiver.received[-1].json["data"]
+    assert farm.picture(picture)[:2] == b"\xff\xd8"
+
+
+def test_a_cancelled_job_is_told_as_failed(farm: RunningFarm, receiver: Receiver) -> None:
+    job_id = farm.submit(webhook_url=receiver.url, webhook_events=["job.failed"], num_inference_steps=50, num_images=4)
+    farm.call("POST", f"/farm/v1/jobs/{job_id}/cancel")
+    wait_for(lambda: job_id in ended(receiver))
+
+    (came,) = receiver.received
+    assert (came.json["type"], came.json["data"]["code"]) == ("job.failed", "cancelled")
+
+
+def test_a_killed_webhook_worker_loses_nothing(farm: RunningFarm, receiver: Receiver) -> None:
+    receiver.behave = receiver.hang
+    job_ids = {farm.submit(webhook_url=receiver.url, webhook_events=["job.completed"]) for _ in range(20)}
+    wait_for(lambda: receiver.received)
+    (pid,) = webhook_workers(farm)
+
+    os.kill(pid, signal.SIGKILL)
+    for job_id in job_ids:
+        farm.wait_for_end(job_id)
+    receiver.behave = answer(200)
+    # What was under way comes back when its lease ends.
+    for name in farm.redis.scan_iter("srpo:posting:*"):
+        for delivery in cast(list[str], farm.redis.zrange(name, 0, -1)):
+            farm.redis.zadd(name, {delivery: 0})
+        farm.redis.zadd("srpo:receivers", {name.removeprefix("srpo:posting:"): 0})
+
+    wait_for(lambda: set(ended(receiver)) == job_ids)
+    assert all(len(set(names)) == 1 for names in ended(receiver).values())
+    wait_for(lambda: webhook_workers(farm) not in ([], [pid]))
+
+
+def test_events_wait_for_a_receiver_that_was_down(farm: RunningFarm, receiver: Receiver) -> None:
+    receiver.behave = answer(503)
+    job_ids = {farm.submit(webhook_url=receiver.url, webhook_events=["job.completed"]) for _ in range(3)}
+    wait_for(lambda: len(receiver.received) >= 3)
+    before = len(receiver.received)
+    receiver.behave = answer(200)
+    receiver.received.clear()
+
+    wait_for(lambda: set(ended(receiver)) == job_ids)
+
+    found = farm.call("GET", "/farm/v1/deliveries?limit=3").json["deliveries"]
+    assert {item["status"] for item in found} == {"delivered"}
+    assert sum(attempt["status"] == 503 for item in found for attempt in item["attempts"]) == before
+
+
+def test_the_command_line_shows_and_repeats(farm: RunningFarm, receiver: Receiver) -> None:
+    receiver.behave = answer(410)
+    job_id = farm.submit(webhook_url=receiver.url + "/hook", webhook_events=["job.completed"])
+    name = f"{job_id}-3"
+    wait_for(lambda: "failed" in farm.cli("webhooks", "show", name).stdout)
+
+    assert "HTTP 410" in farm.cli("webhooks", "show", name).stdout
+    assert name in farm.cli("webhooks", "list", "-n", "5").stdout
+    receiver.behave = answer(200)
+    assert farm.cli("webhooks", "redeliver", name).returncode == 0
+    wait_for(lambda: "delivered" in farm.cli("webhooks", "show", name).stdout)
+    assert {came.headers["webhook-id"] for came in receiver.received} == {name}
+
+
+def test_a_receiver_is_tried_from_the_command_line(farm: RunningFarm, receiver: Receiver) -> None:
+    good = farm.cli("webhooks", "test", receiver.url)
+    receiver.behave = answer(500)
+    bad = farm.cli("webhooks", "test", receiver.url)
+    inside = farm.cli("webhooks", "test", "http://10.0.0.1/")
+
+    assert (good.returncode, "HTTP 200" in good.stdout) == (0, True)
+    assert (bad.returncode, "HTTP 500" in bad.stdout) == (1, True)
+    assert (inside.returncode, "url" in inside.stderr) == (1, True)
+    assert [came.json["type"] for came in receiver.received] == ["test", "test"]
+
+
+def test_dead_receivers_cost_the_renders_nothing(tmp_path: Path) -> None:
+    """The same 60 jobs without webhooks, then with receivers that hang: the same time to within a fifth."""
+    with (
+        running_receiver() as dead,
+        running_farm(tmp_path / "data", FARM_SIMULATED_STEP_MS="10", FARM_WEBHOOK_ALLOW="127.0.0.1") as farm,
+    ):
+        dead.behave = dead.hang
+        took = []
+        for fields in ({}, {"webhook_url": dead.url}):
+            began = time.monotonic()
+            for job_id in [farm.submit(num_inference_steps=5, **fields) for _ in range(60)]:
+                farm.wait_for_end(job_id)
+            took.append(time.monotonic() - began)
+        assert dead.received
+        dead.released.set()
+
+    quiet, beset = took
+    assert beset < 1.2 * quiet, took

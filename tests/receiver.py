@@ -1,0 +1,106 @@
+"""A webhook receiver that records what comes, and misbehaves when it is told to."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Received:
+    """One request as it came. Header names are in lower case."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+#: Answers one request, whatever way.
+Behaviour = Callable[[BaseHTTPRequestHandler], None]
+
+
+def answer(status: int, **headers: str) -> Behaviour:
+    """Answers with `status`."""
+
+    def behave(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(status)
+        for name, value in headers.items():
+            request.send_header(name.replace("_", "-"), value)
+        request.send_header("Content-Length", "2")
+        request.end_headers()
+        request.wfile.write(b"ok")
+
+    return behave
+
+
+def close_early(request: BaseHTTPRequestHandler) -> None:
+    """Closes the connection without an answer."""
+    request.connection.shutdown(socket.SHUT_RDWR)
+
+
+class Receiver:
+    """Behaves well at first; `behave` is asked for each request, and may be changed at any time."""
+
+    def __init__(self) -> None:
+        self.received: list[Received] = []
+        self.behave: Behaviour = answer(200)
+        self.released = threading.Event()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def at(self, path: str) -> list[Received]:
+        """What came to `path`."""
+        return [request for request in self.received if request.path == path]
+
+    def hang(self, _request: BaseHTTPRequestHandler) -> None:
+        """Gives no answer before the test is over."""
+        self.released.wait(60)
+
+    def late(self, request: BaseHTTPRequestHandler) -> None:
+        """Answers well, when it is released."""
+        self.released.wait(60)
+        answer(200)(request)
+
+    def start(self) -> None:
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def stop(self) -> None:
+        self.released.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                receiver.received.append(Received(self.path, headers, body))
+                receiver.behave(self)
+
+            def log_message(self, *args: Any) -> None:
+                """Says nothing."""
+
+        return Handler
+
+
+@contextmanager
+def running_receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    receiver.start()
+    try:
+        yield receiver
+    finally:
+        receiver.stop()

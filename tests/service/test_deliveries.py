@@ -1,0 +1,270 @@
+"""Deliveries in the job store: lined up with the change of state, taken under a lease, ended once, fair."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+import redis
+
+from farm.delivery import Attempt, Due, Outcome
+from farm.job import NewJob, State, Webhook
+from farm.jobstore import keys
+from farm.jobstore.deliveries import PATIENCE, ROOM, Deliveries
+from farm.jobstore.store import JobStore
+from tests.farms import wait_for
+from tests.service import jobs
+
+HOOK = "https://hook.example:8443/x?y=1"
+ALL = frozenset(State)
+TRIED = Attempt(at_us=1, seconds=0.5, status=500, answer="no")
+
+
+@pytest.fixture
+def deliveries(client: redis.Redis) -> Deliveries:
+    return Deliveries(client)
+
+
+def submit(store: JobStore, url: str = HOOK, *, events: frozenset[State] = ALL, caller: str = "ada") -> str:
+    new = jobs.new_job(caller, webhook=Webhook(url, events))
+    store.submit(new)
+    return new.id
+
+
+def take(deliveries: Deliveries, count: int = 64) -> list[Due]:
+    return deliveries.take(count, lease_seconds=60)
+
+
+def take_one(deliveries: Deliveries) -> Due:
+    (due,) = take(deliveries)
+    return due
+
+
+def told(deliveries: Deliveries) -> list[tuple[str, int]]:
+    """Take and end everything that is due, one after the other: events with their sequence numbers."""
+    found = []
+    while due := take(deliveries, 1):
+        deliveries.end(due[0], Outcome.DELIVERED, TRIED)
+        found.append((due[0].event, due[0].sequence))
+    return found
+
+
+def waiting(client: redis.Redis) -> int:
+    return int(cast(str | None, client.hget(keys.TOTALS, "deliveries:waiting")) or 0)
+
+
+def end_leases(client: redis.Redis, receiver: str) -> None:
+    for name in cast(list[str], client.zrange(f"{keys.PREFIX}posting:{receiver}", 0, -1)):
+        client.zadd(f"{keys.PREFIX}posting:{receiver}", {name: 0})
+    client.zadd(keys.RECEIVERS, {receiver: 0})
+
+
+def test_every_change_of_state_lines_up_its_delivery_in_order(store: JobStore, deliveries: Deliveries) -> None:
+    job_id = submit(store)
+    job = jobs.take_one(store)
+    store.complete(job, jobs.result(job))
+
+    assert told(deliveries) == [("created", 1), ("processing", 2), ("completed", 3)]
+    assert [item.id for item in deliveries.page("ada", before_us=None, count=9)] == [
+        f"{job_id}-{number}" for number in (3, 2, 1)
+    ]
+
+
+def test_only_the_states_that_were_asked_for_are_told(store: JobStore, deliveries: Deliveries) -> None:
+    submit(store, events=frozenset({State.COMPLETED, State.FAILED}))
+    job = jobs.take_one(store)
+    store.fail(job, "render_failed", "no")
+
+    assert told(deliveries) == [("failed", 3)]
+
+
+def test_a_job_without_a_webhook_lines_up_nothing(store: JobStore, deliveries: Deliveries) -> None:
+    jobs.submit(store)
+
+    assert take(deliveries) == []
+
+
+def test_coming_back_from_a_dead_worker_is_no_news(
+    client: redis.Redis, store: JobStore, deliveries: Deliveries
+) -> None:
+    job_id = submit(store)
+    jobs.take_one(store)
+    jobs.lose(client, store, job_id)
+    job = jobs.take_one(store, "w2")
+    store.complete(job, jobs.result(job))
+
+    assert told(deliveries) == [("created", 1), ("processing", 2), ("completed", 5)]
+
+
+def test_a_cancelled_job_is_told(store: JobStore, deliveries: Deliveries) -> None:
+    job_id = submit(store, events=frozenset({State.FAILED}))
+    store.cancel(job_id)
+
+    assert told(deliveries) == [("failed", 2)]
+
+
+def test_what_is_taken_is_nobody_elses_until_its_lease_ends(
+    client: redis.Redis, store: JobStore, deliveries: Deliveries
+) -> None:
+    submit(store)
+    first = take_one(deliveries)
+
+    assert take(deliveries) == []
+
+    end_leases(client, first.receiver)
+    again = take_one(deliveries)
+    assert (again.id, again.fence, again.tries) == (first.id, first.fence + 1, 2)
+
+
+def test_a_late_courier_records_its_try_and_changes_nothing(
+    client: redis.Redis, store: JobStore, deliveries: Deliveries
+) -> None:
+    submit(store)
+    late = take_one(deliveries)
+    end_leases(client, late.receiver)
+    prompt = take_one(deliveries)
+
+    deliveries.end(late, Outcome.FAILED, TRIED)
+    deliveries.end(prompt, Outcome.DELIVERED, TRIED)
+
+    delivery = deliveries.get(late.id)
+    assert delivery is not None
+    assert (delivery.state, len(delivery.attempts)) == (Outcome.DELIVERED, 2)
+
+
+def test_what_arrived_late_has_arrived(client: redis.Redis, store: JobStore, deliveries: Deliveries) -> None:
+    submit(store)
+    late = take_one(deliveries)
+    end_leases(client, late.receiver)
+    take_one(deliveries)
+
+    deliveries.end(late, Outcome.DELIVERED, TRIED)
+
+    delivery = deliveries.get(late.id)
+    assert delivery is not None
+    assert delivery.state is Outcome.DELIVERED
+    end_leases(client, late.receiver)
+    assert take(deliveries) == []
+
+
+def test_a_failed_try_is_due_again_after_its_pause(store: JobStore, deliveries: Deliveries) -> None:
+    submit(store)
+    due = take_one(deliveries)
+
+    deliveries.end(due, Outcome.WAITING, TRIED, pause_seconds=0.3)
+
+    assert take(deliveries) == []
+    assert not deliveries.are_due()
+    again = wait_for(lambda: take(deliveries))[0]
+    assert (again.id, again.tries) == (due.id, 2)
+    delivery = deliveries.get(due.id)
+    assert delivery is not None
+    assert delivery.attempts == (TRIED,)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.DELIVERED, Outcome.FAILED, Outcome.DROPPED])
+def test_an_ended_delivery_comes_back_only_by_hand(
+    client: redis.Redis, store: JobStore, deliveries: Deliveries, outcome: Outcome
+) -> None:
+    submit(store)
+    due = take_one(deliveries)
+    assert waiting(client) == 1
+    deliveries.end(due, outcome, TRIED)
+    assert (take(deliveries), waiting(client)) == ([], 0)
+
+    deliveries.redeliver(due.id)
+    assert waiting(client) == 1
+    again = take_one(deliveries)
+
+    assert (again.id, again.event, again.sequence, again.tries) == (due.id, due.event, due.sequence, 1)
+
+
+def test_redelivering_what_is_under_way_doubles_nothing(store: JobStore, deliveries: Deliveries) -> None:
+    submit(store)
+    due = take_one(deliveries)
+
+    deliveries.redeliver(due.id)
+
+    assert take(deliveries) == []
+
+
+def test_a_receiver_has_no_more_than_its_room(store: JobStore, deliveries: Deliveries) -> None:
+    for _ in range(ROOM + 5):
+        submit(store, events=frozenset({State.CREATED}))
+    under_way = [due for _ in range(ROOM + 5) for due in take(deliveries)]
+
+    assert len(under_way) == ROOM
+
+    deliveries.end(under_way[0], Outcome.DELIVERED, TRIED)
+    assert len(take(deliveries)) == 1
+
+
+def test_a_receiver_that_keeps_failing_has_one_at_a_time_until_it_is_well(
+    store: JobStore, deliveries: Deliveries
+) -> None:
+    for _ in range(2 * ROOM):
+        submit(store, events=frozenset({State.CREATED}))
+    for _ in range(PATIENCE):
+        deliveries.end(take_one(deliveries), Outcome.FAILED, TRIED)
+
+    probe = take_one(deliveries)
+    assert take(deliveries) == []
+
+    deliveries.end(probe, Outcome.DELIVERED, TRIED)
+    assert len([due for _ in range(ROOM) for due in take(deliveries)]) == ROOM
+
+
+def test_a_receiver_with_much_to_take_holds_up_no_other(store: JobStore, deliveries: Deliveries) -> None:
+    for _ in range(50):
+        submit(store, "https://slow.example/")
+    submit(store, "https://quick.example/", events=frozenset({State.CREATED}))
+
+    assert {due.receiver for due in take(deliveries)} == {"https://slow.example", "https://quick.example"}
+
+
+def test_many_dead_receivers_hold_up_none_that_lives(store: JobStore, deliveries: Deliveries) -> None:
+    for number in range(100):
+        submit(store, f"https://dead-{number}.example/", events=frozenset({State.CREATED}))
+    submit(store, "https://well.example/", events=frozenset({State.CREATED}))
+    for _ in range(100):
+        take(deliveries, 1)
+
+    assert take_one(deliveries).receiver == "https://well.example"
+
+
+def test_a_deleted_jobs_deliveries_are_forgotten(client: redis.Redis, store: JobStore, deliveries: Deliveries) -> None:
+    before = jobs.names(client)
+    job_id = submit(store)
+    take_one(deliveries)
+    store.cancel(job_id)
+    store.delete(job_id)
+
+    assert take(deliveries) == []
+    assert deliveries.page(None, before_us=None, count=9) == []
+    assert waiting(client) == 0
+    left = jobs.names(client) - before
+    assert not [name for name in left if "deliver" in name or "due" in name or "posting" in name or job_id in name]
+
+
+def test_a_test_belongs_to_no_job_and_is_forgotten(store: JobStore, deliveries: Deliveries) -> None:
+    name = deliveries.line_up_test("t" * 36, caller="ada", url=HOOK, receiver="https://hook.example:8443")
+
+    due = take_one(deliveries)
+    assert (due.id, due.url, due.event) == (name, HOOK, "test")
+    store.delete("t" * 36)
+    assert deliveries.get(name) is None
+
+
+def test_callers_see_their_own_deliveries_only(store: JobStore, deliveries: Deliveries) -> None:
+    submit(store, caller="ada")
+    submit(store, caller="bob")
+
+    assert {item.caller for item in deliveries.page("ada", before_us=None, count=9)} == {"ada"}
+    assert {item.caller for item in deliveries.page(None, before_us=None, count=9)} == {"ada", "bob"}
+
+
+def test_a_new_job_keeps_its_webhook(store: JobStore) -> None:
+    new: NewJob = jobs.new_job(webhook=Webhook(HOOK, frozenset({State.FAILED})))
+    store.submit(new)
+
+    assert jobs.record(store, new.id).webhook == new.order.webhook

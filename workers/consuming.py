@@ -1,0 +1,43 @@
+"""A Celery worker of one thread that answers wake-ups until SIGTERM or SIGINT, set up in the one way that is safe."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery, signals
+from celery.platforms import SecurityWarning
+
+
+def consume(app: Celery, *, name: str, queue: str, on_ready: Callable[[], None], on_drain: Callable[[], None]) -> None:
+    """Answer the wake-ups of `queue`; return when told to stop and the last one has been answered.
+
+    `on_drain` is called inside the signal handler: it may set a flag, and no more.
+    """
+
+    def drain(**_: Any) -> None:
+        on_drain()
+
+    def ready(**_: Any) -> None:
+        on_ready()
+
+    def keep_log(**_: Any) -> None:
+        """The log is set up already; without this Celery would set up its own."""
+
+    signals.setup_logging.connect(keep_log, weak=False)
+    signals.worker_shutting_down.connect(drain, weak=False)
+    signals.worker_ready.connect(ready, weak=False)
+    # Running as root is dangerous where messages may hold code; ours are JSON and hold nothing.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    worker = app.Worker(
+        hostname=f"{name}@farm",
+        pool="threads",
+        concurrency=1,
+        queues=[queue],
+        without_gossip=True,
+        without_mingle=True,
+        loglevel="WARNING",
+        quiet=True,
+    )
+    worker.start()
