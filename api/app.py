@@ -8,12 +8,15 @@ from prometheus_client import CollectorRegistry
 
 from api import errors
 from api.auth import Doorman
+from api.held import Held
+from api.hosts import Hosts
 from api.json import FastJson
-from api.routes import files, health, native, wavespeed
+from api.routes import deliveries, fal, files, health, jwks, native, wavespeed
 from api.streams import Streams
 from farm import __version__, clock
 from farm.bootstrap import Farm
 from farm.telemetry import FarmCollector, HttpMetrics
+from farm.webhooks.desk import Desk
 
 #: Where the time of a request's arrival stands in its WSGI environment.
 _BEGAN = "farm.began"
@@ -21,7 +24,7 @@ _BEGAN = "farm.began"
 MAX_BODY = 1024 * 1024
 
 
-def create_app(farm: Farm, *, base: str, with_keys: bool, most_streams: int) -> flask.Flask:
+def create_app(farm: Farm, *, base: str, with_keys: bool, most_streams: int, most_held: int) -> flask.Flask:
     """The application. `base` begins every URL it hands out; without keys everybody is the caller `local`."""
     app = apiflask.APIFlask(
         "srpo-farm",
@@ -31,19 +34,30 @@ def create_app(farm: Farm, *, base: str, with_keys: bool, most_streams: int) -> 
         json_errors=False,
         static_folder=None,  # type: ignore[arg-type]  # Flask's own way to serve none
     )
+    app.wsgi_app = Hosts(app.wsgi_app)  # type: ignore[method-assign]  # Flask's own way to wrap an application
     app.url_map.merge_slashes = False  # else a doubled slash is redirected, in HTML
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.json = FastJson(app)
     doorman = Doorman(farm.callers if with_keys else None)
-    streams = Streams(most_streams)
+    streams = app.extensions["streams"] = Streams(most_streams)
+    held = Held(farm.service, most=most_held, seconds=farm.settings.hold_seconds)
+    links = farm.links(base)
     registry = CollectorRegistry()
     registry.register(FarmCollector(farm.census))
     _measure(app, HttpMetrics(registry))
     app.before_request(doorman.guard)
     errors.install(app)
-    app.register_blueprint(native.routes(farm.service, census=farm.census, doorman=doorman, streams=streams, base=base))
-    app.register_blueprint(wavespeed.routes(farm.service, doorman=doorman, base=base))
+    app.register_blueprint(
+        native.routes(farm.service, census=farm.census, doorman=doorman, streams=streams, links=links)
+    )
+    desk = Desk(farm.deliveries, secrets=farm.secrets, outbound=farm.outbound)
+    app.register_blueprint(deliveries.routes(desk, doorman=doorman))
+    app.register_blueprint(
+        wavespeed.routes(farm.service, doorman=doorman, held=held, links=links, secret_of=farm.secrets.of)
+    )
+    app.register_blueprint(fal.routes(farm.service, doorman=doorman, held=held, links=links))
     app.register_blueprint(files.routes(farm.storage))
+    app.register_blueprint(jwks.routes(farm.secrets))
     app.register_blueprint(health.routes(farm.redis, registry))
     return app
 

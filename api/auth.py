@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import ipaddress
+from collections.abc import Callable
 from functools import lru_cache
-from urllib.parse import urlsplit
 
 import flask
 
-from farm.callers import LOCAL, Caller, Callers
-from farm.errors import Forbidden, Unauthorized
-
-#: Hosts of fal's own, under which the farm answers as fal does, and the first labels that stand for them.
-FAL_HOSTS = frozenset({"fal.run", "queue.fal.run", "rest.fal.ai", "rest.alpha.fal.ai", "v3.fal.media"})
-FAL_LABELS = frozenset({"fal", "queue", "rest", "cdn"})
+from api import hosts
+from farm import clock
+from farm.callers import LOCAL, Caller, Callers, is_loopback
+from farm.errors import Forbidden, StoreUnavailable, Unauthorized
 
 _SCHEMES = ("key", "bearer")
+#: How long a stream goes on before its key is looked at again, in seconds.
+_STANDING_SECONDS = 15.0
 
 
 class Doorman:
@@ -33,27 +32,44 @@ class Doorman:
         """Who sent the current request. Raises Unauthorized."""
         if self._callers is None:
             return LOCAL
-        key = shown_key(flask.request.headers.get("Authorization", ""))
-        caller = self._callers.identify(key)
+        caller = self._callers.identify(_shown_key())
         if caller is None:
             raise Unauthorized("No valid API key came with the request; send 'Authorization: Bearer <key>'.")
         return caller
+
+    def later(self) -> Callable[[], bool]:
+        """Tells, for as long as the current request is being answered, whether its key is still valid."""
+        if self._callers is None:
+            return lambda: True
+        return _Standing(self._callers, _shown_key()).is_valid
+
+
+class _Standing:
+    """Whether a key is valid, asked now and then. While nobody can tell, it is what it was."""
+
+    def __init__(self, callers: Callers, key: str) -> None:
+        self._callers = callers
+        self._key = key
+        self._asked_at = clock.monotonic()
+
+    def is_valid(self) -> bool:
+        if clock.monotonic() - self._asked_at < _STANDING_SECONDS:
+            return True
+        self._asked_at = clock.monotonic()
+        try:
+            return self._callers.identify(self._key) is not None
+        except StoreUnavailable:
+            return True
+
+
+def _shown_key() -> str:
+    return shown_key(flask.request.headers.get("Authorization", ""))
 
 
 def shown_key(header: str) -> str:
     """The key in an Authorization header: after `Key` or `Bearer`, or the bare header."""
     scheme, _, rest = header.partition(" ")
     return rest.strip() if scheme.lower() in _SCHEMES else header.strip()
-
-
-def is_loopback(host: str) -> bool:
-    """Whether this host name or address is this machine's own."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 #: Beginnings of headers' names, as WSGI spells them.
@@ -69,7 +85,7 @@ def _refuse_strangers(request: flask.Request) -> None:
     if not _is_ours(environ.get("HTTP_HOST", "")):
         raise Forbidden(f"The Host '{request.host}' is not this machine's; set FARM_AUTH=keys to answer under it.")
     origin = environ.get("HTTP_ORIGIN")
-    if origin is not None and not is_loopback(_host_of(origin)):
+    if origin is not None and not is_loopback(hosts.name_of(origin)):
         raise Forbidden(f"The Origin '{origin}' is not this machine's; set FARM_AUTH=keys to allow web pages.")
 
 
@@ -77,12 +93,4 @@ def _refuse_strangers(request: flask.Request) -> None:
 def _is_ours(host_and_port: str) -> bool:
     if set(host_and_port) & set("@/?#\\"):  # no part of a name; other parts of a URL could hide behind one
         return False
-    host = _host_of(f"//{host_and_port}")
-    return is_loopback(host) or host in FAL_HOSTS or host.split(".")[0] in FAL_LABELS
-
-
-def _host_of(url: str) -> str:
-    try:
-        return (urlsplit(url).hostname or "").rstrip(".")
-    except ValueError:
-        return ""
+    return is_loopback(hosts.name_of(f"//{host_and_port}")) or hosts.prefix_of(host_and_port) is not None

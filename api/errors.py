@@ -10,7 +10,7 @@ import structlog
 from werkzeug.exceptions import HTTPException
 
 from farm import errors
-from farm.dialects import native, wavespeed
+from farm.dialects import fal, native, wavespeed
 
 _log = structlog.get_logger(__name__)
 
@@ -23,7 +23,9 @@ _STATUS: dict[type[errors.FarmError], int] = {
     errors.Forbidden: 403,
     errors.QueueFull: 429,
     errors.StoreFull: 429,
+    errors.TooManyHeld: 429,
     errors.StoreUnavailable: 503,
+    errors.StorageUnavailable: 503,
     errors.NotReady: 503,
     errors.IdempotencyConflict: 422,
     errors.NotFinished: 409,
@@ -70,14 +72,18 @@ def _from_bug(error: Exception) -> flask.Response:
 
 def answer(status: int, error: errors.FarmError) -> flask.Response:
     """`error` in the dialect of the current path."""
-    if flask.request.path.startswith("/api/v3/"):
+    retry_after = getattr(error, "retry_after", None)
+    if flask.request.path.startswith("/fal/"):
+        body = fal.problem(error)
+        response = flask.jsonify(body)
+        response.headers.update(fal.error_headers(body, may_retry=retry_after is not None))
+    elif flask.request.path.startswith("/api/v3/"):
         status = 400 if isinstance(error, errors.InvalidRequest) else status
         response = flask.jsonify(wavespeed.problem(status, error))
     else:
         response = flask.jsonify(_native(status, error))
         response.mimetype = "application/problem+json"
     response.status_code = status
-    retry_after = getattr(error, "retry_after", None)
     if retry_after is not None:
         response.headers["Retry-After"] = str(retry_after)
     return response

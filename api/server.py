@@ -6,10 +6,12 @@ import gc
 import json
 import logging
 import os
+import resource
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import flask
@@ -18,17 +20,18 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import ThreadWorker
 
 from api.app import create_app
-from api.auth import is_loopback
 from farm.bootstrap import build, reach
-from farm.callers import Callers
-from farm.errors import ConfigurationError
+from farm.callers import Callers, refuse_open_door, wants_keys
+from farm.jobstore import keys
 from farm.lifeline import die_with_parent
 from farm.reaper import Reaper
 from farm.settings import Settings
 
-THREADS = 256
-#: Streams held open at a time; the rest of the threads stay free for short calls.
+#: Threads are made when they are needed, and cost little while they wait.
+THREADS = 720
+#: Streams and waiting calls held open at a time; the rest of the threads stay free for short calls.
 MOST_STREAMS = 200
+MOST_HELD = 400
 
 
 class Log(Logger):  # type: ignore[misc]  # gunicorn is untyped
@@ -56,7 +59,19 @@ class _Said:
 
 
 class Threads(ThreadWorker):  # type: ignore[misc]  # gunicorn is untyped
-    """gunicorn's threads, which answer in JSON even what is no HTTP."""
+    """gunicorn's threads, which answer in JSON even what is no HTTP, and do not stay for streams when asked to stop."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._end_streams()
+        super().handle_exit(sig, frame)
+
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        self._end_streams()
+        super().handle_quit(sig, frame)
+
+    def _end_streams(self) -> None:
+        if application := getattr(self, "wsgi", None):  # not there yet while it starts
+            application.extensions["streams"].end()
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
         said = _Said()
@@ -117,12 +132,16 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
     def load(self) -> flask.Flask:
         """Build the application, in the worker process: connections and threads do not survive a fork."""
         farm = build(self._settings, self._data_dir, listens=True)
-        Reaper(farm.service).start()
+        Reaper(farm.service.reap).start()
+        Reaper(farm.sweeper.go_on).start()
+        base = (self._settings.public_url or self._address.url).rstrip("/")
+        farm.redis.set(keys.BASE, base)
         app = create_app(
             farm,
-            base=(self._settings.public_url or self._address.url).rstrip("/"),
+            base=base,
             with_keys=wants_keys(self._settings, self._address.host),
             most_streams=MOST_STREAMS,
+            most_held=MOST_HELD,
         )
         # What is there now stays; the collector need not look through it again and again.
         gc.collect()
@@ -133,20 +152,12 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
 def serve(settings: Settings, address: Address, *, data_dir: Path) -> None:
     """Run the API until it is told to stop. Raises ConfigurationError for what would be unsafe."""
     # This process forks: it must not have the threads that a whole farm's parts bring.
-    check(settings, Callers(reach(settings, data_dir)), address.host)
+    refuse_open_door(settings, Callers(reach(settings, data_dir)), address.host)
+    open_as_many_files_as_allowed()
     Server(settings, address, data_dir=data_dir).run()
 
 
-def check(settings: Settings, callers: Callers, host: str) -> None:
-    """Refuse to listen beyond this machine without keys."""
-    if is_loopback(host):
-        return
-    if settings.auth == "off":
-        raise ConfigurationError(f"FARM_AUTH=off is for loopback only, not for {host}; leave it unset")
-    if not callers.all():
-        raise ConfigurationError(f"No API key exists, so nobody could call {host}; run `farm keys create NAME` first")
-
-
-def wants_keys(settings: Settings, host: str) -> bool:
-    """Keys are asked for everywhere but on loopback, unless FARM_AUTH says otherwise."""
-    return settings.auth == "keys" or (settings.auth is None and not is_loopback(host))
+def open_as_many_files_as_allowed() -> None:
+    """A call has its socket, and its thread one to Redis: more than the 1024 files that a shell allows at first."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

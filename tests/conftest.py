@@ -11,6 +11,7 @@ import pytest
 from farm.bootstrap import Farm, build
 from farm.embedded import EmbeddedRedis
 from farm.settings import Settings
+from tests.s3 import S3, running_s3
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -27,6 +28,13 @@ def redis_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     server.start()
     yield data_dir
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """A real S3 server."""
+    with running_s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,21 +70,41 @@ class Answer:
         return json.loads(self.body)
 
 
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What a farm over HTTPS shows, its private key, and the authority that vouches for it."""
+
+    chain: Path
+    key: Path
+    authority: Path
+
+
 class RunningFarm:
     """A `farm up` in processes of its own, seen from outside."""
 
-    def __init__(self, data_dir: Path, *, workers: int = 1, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        workers: int = 1,
+        environment: dict[str, str] | None = None,
+        certificate: Certificate | None = None,
+    ) -> None:
         self.data_dir = data_dir
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}"
+        self._certificate = certificate
         self._workers = workers
         self._environment = clean_environment() | {"FARM_PIPELINE": "simulated"} | (environment or {})
-        self._http = urllib3.PoolManager(retries=False, timeout=30, maxsize=16)
+        authority = str(certificate.authority) if certificate else None
+        self._http = urllib3.PoolManager(retries=False, timeout=30, maxsize=16, ca_certs=authority)
         self.process: subprocess.Popen[str] | None = None
 
     def start(self, *, seconds: float = 60) -> None:
         """Start it and wait for its readiness line."""
         program = [sys.executable, "-m", "farm.cli", "up", "--port", str(self.port), "--workers", str(self._workers)]
+        if self._certificate:
+            program += ["--tls-cert", str(self._certificate.chain), "--tls-key", str(self._certificate.key)]
         self.log = self.data_dir.with_suffix(".log")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -167,15 +188,32 @@ class RunningFarm:
 
 
 @contextmanager
-def running_farm(data_dir: Path, workers: int = 1, /, **environment: str) -> Iterator[RunningFarm]:
+def running_farm(
+    data_dir: Path, workers: int = 1, certificate: Certificate | None = None, /, **environment: str
+) -> Iterator[RunningFarm]:
     """A farm for the length of a block; it must drain and exit 0 afterwards."""
-    farm = RunningFarm(data_dir, workers=workers, environment=environment)
+    farm = RunningFarm(data_dir, workers=workers, environment=environment, certificate=certificate)
     farm.start()
     try:
         yield farm
     finally:
         status = farm.stop()
     assert status == 0, farm.log.read_text()[-3000:]
+
+
+@contextmanager
+def own_redis(folder: Path, *options: str) -> Iterator[str]:
+    """A Redis of one's own on a Unix socket; its URL."""
+    folder.mkdir()
+    address = folder / "own.sock"
+    command = [embedded.program(), "--port", "0", "--unixsocket", str(address), "--dir", str(folder), "--save", ""]
+    server = subprocess.Popen(lifeline.command(*command, *options), stdout=subprocess.DEVNULL)
+    try:
+        wait_for(address.exists, what="the socket")
+        yield f"unix://{address}"
+    finally:
+        server.kill()  # asked to leave, it refuses while it writes its first append-only file
+        server.wait()
 
 
 def farm_command(*words: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

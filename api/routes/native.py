@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import lru_cache, partial
+from itertools import chain
 from typing import Any
 
 import flask
 
+from api import query
 from api.auth import Doorman
 from api.body import read_body
-from api.streams import Streams
+from api.streams import COMMENT, LOOK_SECONDS, Streams, event, last_event_id
 from farm.catalogue import MODELS
 from farm.dialects import native
 from farm.errors import FarmError, Forbidden, InvalidRequest, Problem
-from farm.job import Job, State
+from farm.job import Change, Job, Moment, State
 from farm.jobstore.census import Census
-from farm.service import Order, Service, random_seed
+from farm.jobstore.feed import News
+from farm.links import Links
+from farm.service import Service, random_seed
 
-#: Silence after which a stream of events sends a comment, in seconds, so that nothing on the way closes it.
-COMMENT_SECONDS = 15.0
-MAX_PAGE = 100
+#: How many of the newest events are kept as text: many streams send the same.
+_TOLD = 1000
+_GAP = "Some of what happened before this is not known any more; the present state of your jobs is at /farm/v1/jobs."
 
 
-def routes(service: Service, *, census: Census, doorman: Doorman, streams: Streams, base: str) -> flask.Blueprint:
-    """The blueprint; `base` begins every URL it hands out."""
+def routes(service: Service, *, census: Census, doorman: Doorman, streams: Streams, links: Links) -> flask.Blueprint:
     blueprint = flask.Blueprint("native", __name__, url_prefix="/farm/v1")
+    told = lru_cache(_TOLD)(partial(_change_event, links=links))
 
     @blueprint.post("/jobs")
     def submit() -> tuple[dict[str, Any], int, dict[str, str]]:
@@ -33,26 +38,25 @@ def routes(service: Service, *, census: Census, doorman: Doorman, streams: Strea
         body = read_body()
         endpoint = _endpoint(body.fields)
         model = service.model(endpoint)
-        request, priority = native.read(body.fields, model=model.name, spare_seed=random_seed())
-        order = Order(endpoint, request, priority, body.idempotency_key, body.digest)
-        accepted = service.submit(caller, order)
+        order = native.read(body.fields, model=model.name, spare_seed=random_seed())
+        accepted = service.submit(caller, replace(order, idempotency_key=body.idempotency_key, body_digest=body.digest))
         headers = {"Idempotent-Replayed": "true"} if accepted.repeated else {}
-        return native.accepted(accepted.id, base), 202, headers
+        return native.accepted(accepted.id, links.base), 202, headers
 
     @blueprint.get("/jobs")
     def page() -> dict[str, Any]:
         caller = doorman.caller()
-        count = _whole("limit", default=20, least=1, most=MAX_PAGE)
-        before = _whole("before", default=None, least=0, most=2**53)
+        count, before = query.page()
         wanted = _states()
-        jobs = service.page(caller, before_us=before, count=count or MAX_PAGE)
-        shown = [native.view(job, base) for job in jobs if job.state in wanted]
+        jobs = service.page(caller, before_us=before, count=count)
+        shown = [native.view(job, links) for job in jobs if job.state in wanted]
         following = jobs[-1].created_us if jobs and len(jobs) == count else None
         return {"jobs": shown, "before": following}
 
     @blueprint.get("/jobs/<job_id>")
     def get(job_id: str) -> dict[str, Any]:
-        return native.view(service.get(doorman.caller(), job_id), base)
+        job = service.get(doorman.caller(), job_id)
+        return native.view(job, links, inline=job.inline)
 
     @blueprint.delete("/jobs/<job_id>")
     def delete(job_id: str) -> tuple[str, int]:
@@ -65,11 +69,23 @@ def routes(service: Service, *, census: Census, doorman: Doorman, streams: Strea
         return {"id": job_id, "outcome": outcome}, 202 if outcome == "stopping" else 200
 
     @blueprint.get("/jobs/<job_id>/events")
-    def events(job_id: str) -> flask.Response:
-        watched = service.watch(doorman.caller(), job_id, idle_seconds=COMMENT_SECONDS)
+    def job_events(job_id: str) -> flask.Response:
+        caller, seen = doorman.caller(), last_event_id(".")
+        watched = service.watch(caller, job_id, idle_seconds=LOOK_SECONDS)
         first = next(watched)  # an unknown job is refused before the stream begins
         assert first is not None
-        return streams.answer(_events(first, watched, base))
+        if seen != (first.sequence, first.step):
+            return streams.answer(_job_blocks([first], watched, links), may_stay=doorman.later())
+        if first.state.is_terminal:
+            return flask.Response(status=204)  # which tells a browser not to come back
+        return streams.answer(_job_blocks([], watched, links), may_stay=doorman.later())
+
+    @blueprint.get("/events")
+    def events() -> flask.Response:
+        caller, seen = doorman.caller(), last_event_id("-")
+        followed = service.follow(caller, Moment(*seen) if seen else None, idle_seconds=LOOK_SECONDS)
+        first = next(followed)  # a store that does not answer is refused before the stream begins
+        return streams.answer(_blocks(first, followed, told), may_stay=doorman.later())
 
     @blueprint.get("/queue")
     def queue() -> dict[str, Any]:
@@ -115,15 +131,6 @@ def _endpoint(body: dict[str, Any]) -> str:
     return endpoint
 
 
-def _whole(name: str, *, default: int | None, least: int, most: int) -> int | None:
-    text = flask.request.args.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 16 and least <= int(text) <= most):
-        raise InvalidRequest([Problem(name, f"allowed: a whole number from {least} to {most}", "int_parsing", text)])
-    return int(text)
-
-
 def _states() -> frozenset[State]:
     text = flask.request.args.get("status")
     if text is None:
@@ -133,17 +140,36 @@ def _states() -> frozenset[State]:
     return frozenset({State(text)})
 
 
-def _events(first: Job, later: Iterator[Job | None], base: str) -> Iterator[str]:
-    """Server-sent events, each with the whole present state. `id` is sequence.step, growing."""
-    yield _event(first, base)
+def _job_blocks(first: list[Job], later: Iterator[Job | None], links: Links) -> Iterator[str]:
+    """Events of one job, each with its whole present state. `id` is sequence.step, growing."""
     try:
-        for job in later:
-            yield ": still here\n\n" if job is None else _event(job, base)
+        for job in chain(first, later):
+            yield COMMENT if job is None else _job_event(job, links)
     except FarmError as error:
         # The stream has begun, so the status is sent; the client reconnects and learns more.
-        yield f"event: error\ndata: {json.dumps({'code': error.code, 'message': str(error)})}\n\n"
+        yield event("error", {"code": error.code, "message": str(error)})
 
 
-def _event(job: Job, base: str) -> str:
-    data = json.dumps(native.view(job, base), separators=(",", ":"))
-    return f"id: {job.sequence}.{job.step}\nevent: job.{job.state}\ndata: {data}\n\n"
+def _job_event(job: Job, links: Links) -> str:
+    data = {"sequence": job.sequence, **native.view(job, links)}
+    return event(f"job.{job.state}", data, f"{job.sequence}.{job.step}")
+
+
+def _blocks(first: News, later: Iterator[News], told: Callable[[Change], str]) -> Iterator[str]:
+    """Events of all jobs. `listening` tells a client for whom there is none where it is, and so may come back to."""
+    yield _news(first, told) or _listening(first)
+    for news in later:
+        yield _news(news, told) or COMMENT + _listening(news)
+
+
+def _news(news: News, told: Callable[[Change], str]) -> str:
+    gap = event("gap", {"message": _GAP}) if news.gap else ""
+    return gap + "".join(map(told, news.changes))
+
+
+def _listening(news: News) -> str:
+    return event("listening", {}, str(news.upto))
+
+
+def _change_event(change: Change, links: Links) -> str:
+    return event(f"job.{change.state}", native.change(change, links), str(change.moment))

@@ -1,21 +1,29 @@
-"""`/api/v3`: WaveSpeed's submit and result. Its SDKs take exactly 200 for an accepted submit."""
+"""`/api/v3`: WaveSpeed's submit, result, list and webhook secret. Its SDKs take exactly 200 for an accepted submit."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import flask
 
 from api.auth import Doorman
 from api.body import read_body
+from api.held import Held
+from farm.callers import Caller
 from farm.catalogue import Model
 from farm.dialects import wavespeed
-from farm.errors import InvalidRequest, Problem, UnknownModel
-from farm.service import Order, Service, random_seed
+from farm.dialects.fields import decode
+from farm.errors import UnknownModel
+from farm.job import Dialect, Job, Order
+from farm.links import Links
+from farm.service import Service, random_seed
 
 
-def routes(service: Service, *, doorman: Doorman, base: str) -> flask.Blueprint:
-    """The blueprint; `base` begins every URL it hands out."""
+def routes(
+    service: Service, *, doorman: Doorman, held: Held, links: Links, secret_of: Callable[[str], str]
+) -> flask.Blueprint:
+    """The blueprint; `secret_of` knows the secret of a caller's webhooks."""
     blueprint = flask.Blueprint("wavespeed", __name__, url_prefix="/api/v3")
 
     @blueprint.post("/<path:endpoint>")
@@ -23,17 +31,43 @@ def routes(service: Service, *, doorman: Doorman, base: str) -> flask.Blueprint:
         caller = doorman.caller()
         endpoint = endpoint.rstrip("/")
         model = _model(service, endpoint)
-        _refuse_query()
         body = read_body()
-        request = wavespeed.read(body.fields, model=model.name, spare_seed=random_seed())
-        order = Order(endpoint, request, idempotency_key=body.idempotency_key, body_digest=body.digest)
+        asked = wavespeed.read(body.fields, _query(), model=model.name, spare_seed=random_seed())
+        order = Order(
+            endpoint,
+            asked.request,
+            dialect=Dialect.WAVESPEED,
+            webhook=asked.webhook,
+            inline=asked.inline,
+            idempotency_key=body.idempotency_key,
+            body_digest=body.digest,
+        )
+        if asked.held:
+            return wavespeed.envelope(wavespeed.held_prediction(_ended(caller, order), links))
         accepted = service.submit(caller, order)
-        return wavespeed.envelope(wavespeed.prediction(service.get(caller, accepted.id), base))
+        return wavespeed.envelope(wavespeed.prediction(service.get(caller, accepted.id), links))
+
+    def _ended(caller: Caller, order: Order) -> Job:
+        """The job at its end, or where it stands when it was waited for long enough."""
+        with held.place():
+            return held.wait(caller, service.submit(caller, order).id)
 
     @blueprint.get("/predictions/<job_id>")
     @blueprint.get("/predictions/<job_id>/result")
     def result(job_id: str) -> dict[str, Any]:
-        return wavespeed.envelope(wavespeed.prediction(service.get(doorman.caller(), job_id), base))
+        return wavespeed.envelope(wavespeed.prediction(service.get(doorman.caller(), job_id), links))
+
+    @blueprint.route("/predictions", methods=["GET", "POST"])
+    def page() -> dict[str, Any]:
+        caller = doorman.caller()
+        body = flask.request.get_data(cache=False)
+        listing = wavespeed.read_listing(decode(body) if body else {}, _query())
+        jobs, total = service.search(caller, listing.search, skip=listing.skip, count=listing.size)
+        return wavespeed.envelope(wavespeed.page(listing, jobs, total, links))
+
+    @blueprint.get("/webhook/secret")
+    def secret() -> dict[str, Any]:
+        return wavespeed.envelope({"secret": secret_of(doorman.caller().id)})
 
     return blueprint
 
@@ -45,7 +79,6 @@ def _model(service: Service, endpoint: str) -> Model:
     return model
 
 
-def _refuse_query() -> None:
-    for name in flask.request.args:
-        message = "this farm does not send webhooks yet; poll the result" if name == "webhook" else "unknown parameter"
-        raise InvalidRequest([Problem(name, message, "feature_not_supported")])
+def _query() -> str:
+    """The query of the current request's address, as it was sent."""
+    return flask.request.query_string.decode(errors="replace")

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Strict, Tag, ValidationError
 from pydantic_core import PydanticCustomError
 
-from farm.catalogue import MAX_GUIDANCE, MAX_IMAGES, MAX_PIXELS, MAX_PROMPT, MAX_SIDE, MAX_STEPS, MIN_SIDE
+from farm.catalogue import (
+    MAX_GUIDANCE,
+    MAX_IMAGES,
+    MAX_PIXELS,
+    MAX_PROMPT,
+    MAX_SIDE,
+    MAX_STEPS,
+    MIN_SIDE,
+    SIZE_PRESETS,
+)
 from farm.errors import InvalidRequest, Problem
+from farm.request import SEEDS
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -46,6 +56,24 @@ Side = Annotated[Whole, Field(ge=MIN_SIDE, le=MAX_SIDE)]
 Steps = Annotated[Whole, Field(ge=1, le=MAX_STEPS)]
 Guidance = Annotated[Number, Field(ge=1, le=MAX_GUIDANCE)]
 Count = Annotated[Whole, Field(ge=1, le=MAX_IMAGES)]
+Seed = Annotated[Whole, Field(ge=0, lt=SEEDS)]
+
+#: fal's names of sizes.
+Preset = Literal["square_hd", "square", "portrait_4_3", "portrait_16_9", "landscape_4_3", "landscape_16_9"]
+
+
+class Size(Input):
+    """A size in pixels; a missing side is 512, as at fal."""
+
+    width: Side = 512
+    height: Side = 512
+
+
+def _branch(value: object) -> str:
+    return "Size" if isinstance(value, dict | Size) else "Preset"
+
+
+ImageSize = Annotated[Annotated[Preset, Tag("Preset")] | Annotated[Size, Tag("Size")], Discriminator(_branch)]
 
 
 def decode(body: bytes) -> dict[str, Any]:
@@ -68,11 +96,15 @@ def parse(model: type[M], body: Mapping[str, Any]) -> M:
         raise InvalidRequest([_problem(model, item) for item in error.errors(include_url=False)]) from error
 
 
-def check_pixels(field: str, width: int, height: int) -> None:
-    """Raise InvalidRequest for more pixels than an image may have."""
-    if width * height > MAX_PIXELS:
-        message = f"{width}x{height} is {width * height} pixels; allowed: up to {MAX_PIXELS}"
-        raise InvalidRequest([Problem(field, message, "image_too_large", f"{width}x{height}")])
+def pixels(field: str, size: Preset | Size) -> tuple[int, int]:
+    """Width and height. Raises InvalidRequest for more pixels than an image may have."""
+    if not isinstance(size, Size):
+        return SIZE_PRESETS[size]
+    if size.width * size.height > MAX_PIXELS:
+        asked = f"{size.width}x{size.height}"
+        message = f"{asked} is {size.width * size.height} pixels; allowed: up to {MAX_PIXELS}"
+        raise InvalidRequest([Problem(field, message, "image_too_large", asked, {"max_pixels": MAX_PIXELS})])
+    return size.width, size.height
 
 
 def _problem(model: type[BaseModel], item: Any) -> Problem:
@@ -86,7 +118,7 @@ def _problem(model: type[BaseModel], item: Any) -> Problem:
         return Problem(
             field, f"there is no such field; allowed: {allowed}; sent: {_shown(item['input'])}", kind, item["input"]
         )
-    return Problem(field, f"{item['msg']}; sent: {_shown(item['input'])}", kind, item["input"])
+    return Problem(field, f"{item['msg']}; sent: {_shown(item['input'])}", kind, item["input"], item.get("ctx"))
 
 
 def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> Iterable[str]:

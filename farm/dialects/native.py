@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field
 
-from farm import catalogue, clock
+from farm import clock
+from farm.delivery import TEST, Delivery
 from farm.dialects.fields import (
     Count,
     Flag,
     Guidance,
+    ImageSize,
     Input,
     OffOnly,
     Prompt,
-    Side,
+    Seed,
     Steps,
-    Whole,
-    check_pixels,
     parse,
+    pixels,
 )
-from farm.errors import FarmError, InvalidRequest
-from farm.job import Image, Job
-from farm.request import SEEDS, Acceleration, OutputFormat, Priority, Request
+from farm.errors import FarmError, InvalidRequest, Problem
+from farm.job import Change, Image, Job, Order, State, Webhook
+from farm.links import Links
+from farm.request import Acceleration, OutputFormat, Priority, Request
 
-Preset = Literal["square_hd", "square", "portrait_4_3", "portrait_16_9", "landscape_4_3", "landscape_16_9"]
-
-
-class Size(Input):
-    """A size in pixels; a missing side is 512, as at fal."""
-
-    width: Side = 512
-    height: Side = 512
-
-
-def _branch(value: object) -> str:
-    return "Size" if isinstance(value, dict | Size) else "Preset"
-
-
-ImageSize = Annotated[Annotated[Preset, Tag("Preset")] | Annotated[Size, Tag("Size")], Discriminator(_branch)]
+EventName = Literal["job.created", "job.processing", "job.completed", "job.failed"]
 
 
 class SrpoInput(Input):
@@ -49,22 +37,23 @@ class SrpoInput(Input):
     prompt: Prompt
     image_size: ImageSize = "landscape_4_3"
     num_inference_steps: Steps = 28
-    seed: Annotated[Whole, Field(ge=0, lt=SEEDS)] | None = None
+    seed: Seed | None = None
     guidance_scale: Guidance = 4.5
     num_images: Count = 1
     enable_safety_checker: Flag = True
     output_format: OutputFormat = "jpeg"
     acceleration: Acceleration = "none"
     priority: Priority = "normal"
-    sync_mode: OffOnly = False
+    webhook_url: Annotated[str, Field(min_length=1)] | None = None
+    webhook_events: Annotated[list[EventName], Field(min_length=1)] | None = None
+    sync_mode: Flag = False
     enhance_prompt: OffOnly = False
 
 
-def read(body: Mapping[str, Any], *, model: str, spare_seed: int) -> tuple[Request, Priority]:
-    """A submit's body as a request for `model`. `spare_seed` is taken where the caller gives none."""
+def read(body: Mapping[str, Any], *, model: str, spare_seed: int) -> Order:
+    """A submit's body as an order for `model`. `spare_seed` is taken where the caller gives none."""
     fields = parse(SrpoInput, body)
-    width, height = _pixels(fields.image_size)
-    check_pixels("image_size", width, height)
+    width, height = pixels("image_size", fields.image_size)
     request = Request(
         model=model,
         prompt=fields.prompt,
@@ -78,11 +67,16 @@ def read(body: Mapping[str, Any], *, model: str, spare_seed: int) -> tuple[Reque
         output_format=fields.output_format,
         safety=fields.enable_safety_checker,
     )
-    return request, fields.priority
+    return Order(fields.model, request, fields.priority, webhook=_webhook(fields), inline=fields.sync_mode)
 
 
-def _pixels(size: Preset | Size) -> tuple[int, int]:
-    return (size.width, size.height) if isinstance(size, Size) else catalogue.SIZE_PRESETS[size]
+def _webhook(fields: SrpoInput) -> Webhook | None:
+    if fields.webhook_url is None:
+        if fields.webhook_events is not None:
+            raise InvalidRequest([Problem("webhook_url", "it is required where webhook_events is given", "missing")])
+        return None
+    names = fields.webhook_events or get_args(EventName)
+    return Webhook(fields.webhook_url, frozenset(State(name.removeprefix("job.")) for name in names))
 
 
 def accepted(job_id: str, base: str) -> dict[str, Any]:
@@ -92,8 +86,11 @@ def accepted(job_id: str, base: str) -> dict[str, Any]:
     return {"id": job_id, "status": "created", "urls": urls}
 
 
-def view(job: Job, base: str) -> dict[str, Any]:
-    """A job as its caller sees it. Times in UTC, timings in seconds; what is not known yet is null."""
+def view(job: Job, links: Links, *, inline: bool = False) -> dict[str, Any]:
+    """A job as its caller sees it. Times in UTC, timings in seconds; what is not known yet is null.
+
+    `inline`: with the pictures themselves in place of their URLs. Raises StorageError.
+    """
     result = job.result
     return {
         "id": job.id,
@@ -105,7 +102,7 @@ def view(job: Job, base: str) -> dict[str, Any]:
         "prompt": job.request.prompt,
         "num_images": job.request.images,
         "progress": {"step": job.steps if result else job.step, "steps": job.steps},
-        "images": [_image(image, base) for image in result.images] if result else [],
+        "images": [_image(image, links, inline=inline) for image in result.images] if result else [],
         "seed": job.request.seed,
         "has_nsfw_concepts": list(result.flagged) if result else [],
         "timings": result.timings if result else {},
@@ -117,13 +114,55 @@ def view(job: Job, base: str) -> dict[str, Any]:
     }
 
 
-def _image(image: Image, base: str) -> dict[str, Any]:
+def _image(image: Image, links: Links, *, inline: bool) -> dict[str, Any]:
     return {
-        "url": f"{base}/files/{image.key}",
+        "url": links.data(image) if inline else links.file(image.key),
         "width": image.width,
         "height": image.height,
         "content_type": image.content_type,
         "file_size": image.bytes,
+    }
+
+
+def event(job: Job, name: str, *, at_us: int, sequence: int, links: Links) -> dict[str, Any]:
+    """The body of a webhook: what happened when, as the `sequence`-th of the job, and the whole present state."""
+    return {"type": f"job.{name}", "timestamp": clock.iso(at_us), "sequence": sequence, "data": view(job, links)}
+
+
+def change(item: Change, links: Links) -> dict[str, Any]:
+    """A change of a job's state as observers are told of it. Whose job it is, it does not say."""
+    return {
+        "id": item.job,
+        "model": item.endpoint,
+        "status": item.state.value,
+        "code": item.code or None,
+        "sequence": item.sequence,
+        "at": clock.iso(item.moment.ms * 1000, timespec="milliseconds"),
+        "urls": {"get": f"{links.base}/farm/v1/jobs/{item.job}"},
+    }
+
+
+def delivery(item: Delivery) -> dict[str, Any]:
+    """A delivery as its caller sees it, with every try."""
+    return {
+        "id": item.id,
+        "job": item.job if item.event != TEST else None,
+        "event": f"job.{item.event}" if item.event != TEST else TEST,
+        "sequence": item.sequence,
+        "receiver": item.receiver,
+        "status": item.state.value,
+        "created_at": clock.iso(item.created_us),
+        "next_try_at": clock.iso(item.due_us) if item.due_us else None,
+        "attempts": [
+            {
+                "at": clock.iso(attempt.at_us),
+                "seconds": attempt.seconds,
+                "status": attempt.status or None,
+                "error": attempt.error or None,
+                "answer": attempt.answer or None,
+            }
+            for attempt in item.attempts
+        ],
     }
 
 

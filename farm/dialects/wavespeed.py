@@ -1,34 +1,58 @@
-"""WaveSpeed's dialect, version 3: submit and result. Facts from its public pages and its SDKs. Pure."""
+"""WaveSpeed's dialect, version 3: submit, result, list and webhook. Facts from its public pages and its SDKs. Pure."""
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from farm import clock
-from farm.dialects.fields import Guidance, Input, Number, OffOnly, Prompt, Steps, Whole, parse
+from farm.dialects.fields import Flag, Guidance, Input, Number, OffOnly, Prompt, Steps, Whole, parse
 from farm.errors import FarmError, InvalidRequest, Problem
-from farm.job import Job, State
+from farm.job import Job, Search, State, Webhook
+from farm.links import Links
 from farm.request import OutputFormat, Request
 
 MIN_SIDE = 256
 MAX_SIDE = 1536
 DEFAULT_SIDE = 1024
+#: Most predictions on a page of the list, and as many as are on one.
+PAGE = 100
 
 #: Tolerated without effect on text to image, because the page's own example sends it. It is range-checked.
 TOLERATED = ("strength",)
 
-#: WaveSpeed's own error numbers, in `data.code`.
+#: WaveSpeed's own error numbers, in `data.code`. Its 1200 (moderation) never comes from here: a picture that the
+#: checker flags is a completed prediction, blacked out and told by `has_nsfw_contents`.
 MISSING_PARAMETER = 1400
 INVALID_PARAMETER = 1401
 EXECUTION_FAILED = 1403
+TASK_FAILED = 1405
 INTERNAL = 5000
 UNAVAILABLE = 5003
+TIMED_OUT = 5004
+
+#: Why a prediction failed, as a number. Those from 5000 on say that the same call may succeed later.
+_FAILURES = {
+    "render_failed": EXECUTION_FAILED,
+    "storage_failed": UNAVAILABLE,
+    "safety_check_failed": INTERNAL,
+    "attempts_exhausted": INTERNAL,
+    "internal_error": INTERNAL,
+}
 
 _SIZE = re.compile(r"(\d{1,5})\*(\d{1,5})")
+#: A URL with a query of its own that was put into the address as it is: all that follows belongs to it.
+_BARE_WEBHOOK = re.compile(r"webhook=((?i:https?)://[^?&]+\?.*)")
+_DIGITS = re.compile(r"[0-9]{1,12}")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Side = Annotated[Whole, Field(ge=MIN_SIDE, le=MAX_SIDE)]
 
@@ -45,16 +69,29 @@ class TextToImageInput(Input):
     seed: Annotated[Whole, Field(ge=-1, le=2**31 - 1)] = -1
     guidance_scale: Guidance = 3.5
     output_format: OutputFormat = "jpeg"
-    enable_base64_output: OffOnly = False
-    enable_sync_mode: OffOnly = False
+    enable_base64_output: Flag = False
+    enable_sync_mode: Flag = False
     enhance_prompt: OffOnly = False
 
 
-def read(body: Mapping[str, Any], *, model: str, spare_seed: int) -> Request:
-    """A submit's body as a request for `model`. `spare_seed` is taken for the seed −1."""
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """What a submit asks for. `inline`: outputs are the pictures themselves. `held`: it is answered at the end."""
+
+    request: Request
+    webhook: Webhook | None
+    inline: bool
+    held: bool
+
+
+def read(body: Mapping[str, Any], query: str, *, model: str, spare_seed: int) -> Submit:
+    """A submit's body and the query of its address. `spare_seed` is taken for the seed −1."""
+    webhook = _webhook(query)
     fields = parse(TextToImageInput, body)
+    if webhook:
+        _refuse_with_webhook(fields)
     width, height = _pixels(fields)
-    return Request(
+    request = Request(
         model=model,
         prompt=fields.prompt,
         width=width,
@@ -64,6 +101,39 @@ def read(body: Mapping[str, Any], *, model: str, spare_seed: int) -> Request:
         seed=spare_seed if fields.seed == -1 else fields.seed,
         output_format=fields.output_format,
     )
+    return Submit(request, webhook, inline=fields.enable_base64_output, held=fields.enable_sync_mode)
+
+
+def _webhook(query: str) -> Webhook | None:
+    """The one parameter that the address of a submit may have, encoded or, as SDKs leave it, not."""
+    if bare := _BARE_WEBHOOK.fullmatch(query):
+        return Webhook(bare[1])
+    given = _parameters(query)
+    unknown = [name for name in given if name != "webhook"]
+    if unknown:
+        message = "there is no such parameter of the address; allowed: webhook"
+        raise InvalidRequest([Problem(name, message, "extra_forbidden", given[name]) for name in unknown])
+    if given.get("webhook") == "":
+        message = "a URL is required; leave the parameter out for none"
+        raise InvalidRequest([Problem("webhook", message, "string_too_short", "")])
+    return Webhook(given["webhook"]) if given else None
+
+
+def _parameters(query: str) -> dict[str, str]:
+    """The parameters in the query of an address, each given once."""
+    given: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name in given:
+            raise InvalidRequest([Problem(name, "given twice; send it once", "duplicate", value)])
+        given[name] = value
+    return given
+
+
+def _refuse_with_webhook(fields: TextToImageInput) -> None:
+    for name in ("enable_base64_output", "enable_sync_mode"):
+        if getattr(fields, name):
+            message = f"a webhook callback does not go with {name}; send one of the two"
+            raise InvalidRequest([Problem("webhook", message, "webhook_conflict", True)])
 
 
 def _pixels(fields: TextToImageInput) -> tuple[int, int]:
@@ -83,12 +153,72 @@ def _pixels(fields: TextToImageInput) -> tuple[int, int]:
     return size
 
 
+def _instant(value: object) -> object:
+    """A time in ISO 8601 as microseconds since the epoch; without a zone it is UTC."""
+    try:
+        time = datetime.fromisoformat(value if isinstance(value, str) else "")
+    except ValueError:
+        raise PydanticCustomError("datetime_parsing", "allowed: a time such as 2026-01-31T12:00:00Z") from None
+    return ((time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)
+
+
+Instant = Annotated[int, BeforeValidator(_instant)]
+
+
+class ListInput(Input):
+    """What the list of predictions is asked for."""
+
+    page: Annotated[Whole, Field(ge=1, le=10**9)] = 1
+    page_size: Annotated[Whole, Field(ge=1, le=PAGE)] = PAGE
+    model: Annotated[str, Field(min_length=1)] | None = None
+    status: Literal["created", "processing", "completed", "failed"] | None = None
+    created_after: Instant | None = None
+    created_before: Instant | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A page of the list: its number, where it lies, and among which jobs."""
+
+    page: int
+    size: int
+    search: Search
+
+    @property
+    def skip(self) -> int:
+        return (self.page - 1) * self.size
+
+
+def read_listing(body: Mapping[str, Any], query: str) -> Listing:
+    """What page is wanted: pages show the names in the body and in the address, so either is taken."""
+    given = _parameters(query)
+    twice = [name for name in given if name in body]
+    if twice:
+        message = "given in the address and in the body; send it once"
+        raise InvalidRequest([Problem(name, message, "duplicate", given[name]) for name in twice])
+    fields = parse(ListInput, {**body, **{name: _number(name, text) for name, text in given.items()}})
+    before = fields.created_before
+    search = Search(
+        after_us=fields.created_after,
+        # Times are shown to the millisecond: a prediction is not created after the time that it shows.
+        before_us=before if before is None else before - before % 1000 + 999,
+        state=State(fields.status) if fields.status else None,
+        endpoint=fields.model,
+    )
+    return Listing(fields.page, fields.page_size, search)
+
+
+def _number(name: str, text: str) -> object:
+    """In an address all is text: the whole numbers there are read as such."""
+    return int(text) if name in ("page", "page_size") and _DIGITS.fullmatch(text) else text
+
+
 def envelope(data: Mapping[str, Any]) -> dict[str, Any]:
     """What every good answer comes in."""
     return {"code": 200, "message": "success", "data": dict(data)}
 
 
-def prediction(job: Job, base: str) -> dict[str, Any]:
+def prediction(job: Job, links: Links) -> dict[str, Any]:
     """A job as a prediction. Times in milliseconds; a failed one is told by `status`, `error` and `code`."""
     result = job.result
     failed = job.state is State.FAILED
@@ -97,10 +227,10 @@ def prediction(job: Job, base: str) -> dict[str, Any]:
         "id": job.id,
         "model": job.endpoint,
         "status": job.state.value,
-        "code": _failure_number(job.code) if failed else 0,
+        "code": _FAILURES.get(job.code, TASK_FAILED) if failed else 0,
         "error": job.error if failed else "",
-        "outputs": [f"{base}/files/{image.key}" for image in result.images] if result else [],
-        "urls": {"get": f"{base}/api/v3/predictions/{job.id}/result"},
+        "outputs": _outputs(job, links),
+        "urls": {"get": _result_url(job, links)},
         "has_nsfw_contents": list(result.flagged) if result else [],
         "seed": job.request.seed,
         "created_at": clock.iso(job.created_us, timespec="milliseconds"),
@@ -109,15 +239,57 @@ def prediction(job: Job, base: str) -> dict[str, Any]:
     }
 
 
-def _failure_number(code: str) -> int:
-    return INTERNAL if code in ("internal_error", "attempts_exhausted") else EXECUTION_FAILED
+def _outputs(job: Job, links: Links) -> list[str]:
+    """The pictures' URLs, or the pictures in bare base64."""
+    keys = [image.key for image in job.result.images] if job.result else []
+    if job.inline:
+        return [base64.b64encode(links.content(key)).decode() for key in keys]
+    return [links.file(key) for key in keys]
+
+
+def _result_url(job: Job, links: Links) -> str:
+    return f"{links.base}/api/v3/predictions/{job.id}/result"
+
+
+def held_prediction(job: Job, links: Links) -> dict[str, Any]:
+    """The answer to a call that was held: the ended prediction, or in the SDKs' own words that it goes on."""
+    told = prediction(job, links)
+    if job.state.is_terminal:
+        return told
+    # `processing` also where it still waits. And nothing here reads like an error that clients meet with a new submit.
+    error = f"Sync mode timed out; the prediction goes on, and its result will be at {_result_url(job, links)}"
+    return told | {"status": "processing", "code": TIMED_OUT, "error": error}
+
+
+def page(listing: Listing, jobs: list[Job], total: int, links: Links) -> dict[str, Any]:
+    """A page of predictions. Outputs are URLs in any case: a hundred pictures are too much for one answer."""
+    items = [prediction(replace(job, inline=False), links) for job in jobs]
+    return {"page": listing.page, "total": total, "items": items}
+
+
+def webhook(job: Job, links: Links) -> dict[str, Any]:
+    """What a receiver is sent: the prediction itself, without the envelope, and what was asked for."""
+    request = job.request
+    given = {
+        "prompt": request.prompt,
+        "size": f"{request.width}*{request.height}",
+        "num_inference_steps": request.steps,
+        "guidance_scale": request.guidance,
+        "seed": request.seed,
+        "output_format": request.output_format,
+    }
+    return prediction(job, links) | {"input": given}
 
 
 def problem(status: int, error: FarmError) -> dict[str, Any]:
-    """An error of the gateway: `code` repeats the HTTP status, `data.code` is WaveSpeed's own number."""
+    """An error of the gateway: `code` repeats the HTTP status, `data.code` is WaveSpeed's own number.
+
+    Its pages show the text as `message` in some places and as `error` in others, so it is both.
+    """
     return {
         "code": status,
         "message": str(error),
+        "error": str(error),
         "error_code": error.code,
         "data": {"code": _error_number(status, error), "error": str(error)},
     }

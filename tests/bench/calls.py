@@ -21,11 +21,11 @@ import urllib3
 from farm import lifeline
 from farm.bootstrap import Farm, build
 from farm.embedded import EmbeddedRedis
-from farm.job import Image, NewJob, Result
+from farm.job import Image, NewJob, Order, Result
 from farm.jobstore.store import Held
 from farm.request import Request
 from farm.settings import Settings
-from farm.storage.local import new_key
+from farm.storage.storage import new_key
 from tests.bench.core import OTHERS, SERVER, children_on
 from tests.bench.figure import Figure
 from tests.bench.load import CONNECTIONS, Load, Tally, request
@@ -84,7 +84,7 @@ def _completed_job(farm: Farm) -> str:
     """A job that went all the way through the job store, with one picture (its record: there is no file)."""
     wanted = Request(model="srpo", prompt=_PROMPT, width=1024, height=768, steps=28, guidance=4.5, seed=7)
     job_id = "00000000-0000-4000-8000-000000000000"
-    farm.store.submit(NewJob(job_id, "bench", "srpo", wanted))
+    farm.store.submit(NewJob(job_id, "bench", Order("srpo", wanted)))
     (job,) = farm.store.claim("bench", ["srpo"]).batch.jobs
     timings = {"encode": 0.021337, "upload": 0.004242, "start": 0.000512, "denoise": 0.562113, "inference": 0.568771}
     image = Image(new_key(job_id, job.fence, 0, "jpeg"), 1024, 768, "image/jpeg", 31337)

@@ -6,8 +6,8 @@ import pytest
 
 from farm.bootstrap import Farm
 from farm.callers import LOCAL
+from farm.job import Order
 from farm.request import Request
-from farm.service import Order
 from workers.hearing import Hearing
 from workers.render import Renderer
 

@@ -7,8 +7,6 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,8 +14,8 @@ import trustme
 import urllib3
 from safetensors.torch import load_file, save_file
 
-from farm import embedded, lifeline, settings
-from tests.farms import RunningFarm, clean_environment, farm_command, free_port, running_farm, wait_for
+from farm import lifeline, settings
+from tests.farms import RunningFarm, clean_environment, farm_command, free_port, own_redis, running_farm, wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,21 +98,6 @@ def test_an_api_beyond_loopback_does_not_start_without_keys(simulated: RunningFa
         done = farm_command(*words, environment=environment)
         assert done.returncode == 78
         assert said in done.stderr
-
-
-@contextmanager
-def own_redis(folder: Path, *options: str) -> Iterator[str]:
-    """A Redis of one's own on a Unix socket; its URL."""
-    folder.mkdir()
-    address = folder / "own.sock"
-    command = [embedded.program(), "--port", "0", "--unixsocket", str(address), "--dir", str(folder), "--save", ""]
-    server = subprocess.Popen(lifeline.command(*command, *options), stdout=subprocess.DEVNULL)
-    try:
-        wait_for(address.exists, what="the socket")
-        yield f"unix://{address}"
-    finally:
-        server.terminate()
-        server.wait()
 
 
 @pytest.mark.parametrize(
@@ -266,9 +249,9 @@ def test_own_redis_version_floor() -> None:
     """An old server is named with the version that is needed."""
     from farm.jobstore import connection
 
-    assert "7.0" in str(connection._version_problem({"redis_version": "6.2.14"}))
-    assert connection._version_problem({"redis_version": "7.0.15"}) is None
-    assert "7.2" in str(connection._version_problem({"redis_version": "7.2.4", "valkey_version": "7.1.0"}))
+    assert "7.0" in str(connection.version_problem({"redis_version": "6.2.14"}))
+    assert connection.version_problem({"redis_version": "7.0.15"}) is None
+    assert "7.2" in str(connection.version_problem({"redis_version": "7.2.4", "valkey_version": "7.1.0"}))
 
 
 @pytest.fixture

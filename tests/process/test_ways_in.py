@@ -8,7 +8,6 @@ import socket
 from pathlib import Path
 
 import pytest
-import wavespeed
 
 from tests.farms import RunningFarm, farm_command, picture_facts, wait_for
 
@@ -48,21 +47,6 @@ def test_wavespeed_over_http(simulated: RunningFarm) -> None:
     assert data["seed"] == 7
     picture = simulated.call("GET", data["outputs"][0].removeprefix(simulated.url))
     assert picture_facts(picture.body) == ((512, 256), "JPEG")
-
-
-def test_wavespeeds_own_sdk(simulated: RunningFarm) -> None:
-    """The published client renders here with nothing changed but its base URL."""
-    client = wavespeed.Client(api_key="any", base_url=simulated.url)
-    result = client.run("wavespeed-ai/flux-srpo", {"prompt": "a fox", "size": "256*256"}, poll_interval=0.05)
-
-    picture = simulated.call("GET", result["outputs"][0].removeprefix(simulated.url))
-    assert picture_facts(picture.body) == ((256, 256), "JPEG")
-
-
-def test_wavespeeds_own_sdk_shows_a_refusal(simulated: RunningFarm) -> None:
-    client = wavespeed.Client(api_key="any", base_url=simulated.url)
-    with pytest.raises(Exception, match="num_inference_steps"):
-        client.run("wavespeed-ai/flux-srpo", {"prompt": "a fox", "num_inference_steps": 51})
 
 
 def test_the_command_line(simulated: RunningFarm, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from werkzeug.test import TestResponse
 
 FOX: dict[str, Any] = {"model": "srpo", "prompt": "a red fox", "image_size": {"width": 256, "height": 256}}
 WAVESPEED = "/api/v3/wavespeed-ai/flux-srpo"
+FAL_QUEUE = "/fal/queue/fal-ai/flux/srpo"
+FAL_RUN = "/fal/run/fal-ai/flux/srpo"
 UNKNOWN_ID = "0b0f3d1e-3c52-4f0e-9d55-6a1f5f7f2c11"
 
 
@@ -22,6 +24,11 @@ def post_job(api: FlaskClient, *, headers: dict[str, str] | None = None, **field
 
 def post_prediction(api: FlaskClient, *, headers: dict[str, str] | None = None, **fields: Any) -> TestResponse:
     return api.post(WAVESPEED, json={"prompt": "a red fox", "size": "256*256"} | fields, headers=headers)
+
+
+def post_request(api: FlaskClient, path: str = FAL_QUEUE, /, **fields: Any) -> TestResponse:
+    """A request in fal's dialect."""
+    return api.post(path, json={"prompt": "a red fox", "image_size": {"width": 256, "height": 256}} | fields)
 
 
 def submit(api: FlaskClient, *, headers: dict[str, str] | None = None, **fields: Any) -> str:
@@ -58,13 +65,27 @@ def gateway_error(response: TestResponse, status: int) -> dict[str, Any]:
     assert response.status_code == status, response.text
     assert response.mimetype == "application/json"
     body: dict[str, Any] = response.get_json()
-    assert set(body) == {"code", "message", "error_code", "data"}
+    assert set(body) == {"code", "message", "error", "error_code", "data"}
     assert (body["code"], bool(body["message"]), type(body["data"]["code"])) == (status, True, int)
+    return body
+
+
+def fal_error(response: TestResponse, status: int) -> dict[str, Any]:
+    """A refusal in fal's shape: a text for the clients that read `detail`, and for those that read `message`."""
+    assert response.status_code == status, response.text
+    assert response.mimetype == "application/json"
+    body: dict[str, Any] = response.get_json()
+    assert {"detail", "message"} <= set(body) <= {"detail", "message", "error_type", "status"}
+    assert isinstance(body["detail"], list) or body["detail"] == body["message"]
+    assert body["message"]
+    assert response.headers.get("X-Fal-Error-Type") == body.get("error_type")
     return body
 
 
 def refusal(response: TestResponse, status: int, *, path: str) -> str:
     """The text of a refusal, in the dialect of `path`."""
+    if path.startswith("/fal/"):
+        return str(fal_error(response, status)["message"])
     if path.startswith("/api/v3/"):
         return str(gateway_error(response, status)["message"])
     return str(problem(response, status)["detail"])

@@ -14,6 +14,7 @@ from api.app import create_app
 from farm import embedded
 from farm.bootstrap import Farm, build
 from farm.jobstore.connection import connect, connect_to_listen
+from farm.jobstore.feed import Feed
 from farm.jobstore.hints import Changes
 from farm.jobstore.store import JobStore
 from farm.service import Service
@@ -51,15 +52,28 @@ def parts(redis_url: str, redis_dir: Path) -> Farm:
 
 
 @pytest.fixture(scope="session")
-def changes(redis_url: str) -> Changes:
-    return Changes(connect_to_listen(redis_url))
+def listening(redis_url: str) -> redis.Redis:
+    return connect_to_listen(redis_url)
+
+
+@pytest.fixture(scope="session")
+def changes(listening: redis.Redis) -> Changes:
+    return Changes(listening)
 
 
 @pytest.fixture
-def farm(parts: Farm, changes: Changes) -> Farm:
+def farm(parts: Farm, changes: Changes, listening: redis.Redis) -> Farm:
     """The parts of a farm on an empty Redis. Threads and connections are shared; what remembers anything is new."""
     parts.redis.flushall()
-    service = Service(parts.store, census=parts.census, storage=parts.storage, bell=parts.bell, changes=changes)
+    service = Service(
+        parts.store,
+        census=parts.census,
+        storage=parts.storage,
+        bell=parts.bell,
+        changes=changes,
+        feed=Feed(listening),
+        outbound=parts.outbound,
+    )
     return replace(parts, service=service)
 
 
@@ -69,7 +83,7 @@ def open_api(farm: Farm) -> Callable[..., FlaskClient]:
 
     def open_one(*, with_keys: bool = False, most_streams: int = 4, safety: str = "bundled") -> FlaskClient:
         farm.store.renew("w", FACTS | {"safety": safety}, [])
-        return create_app(farm, base=BASE, with_keys=with_keys, most_streams=most_streams).test_client()
+        return create_app(farm, base=BASE, with_keys=with_keys, most_streams=most_streams, most_held=4).test_client()
 
     return open_one
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import redis
 
-from farm.job import Claimed, Job, NewJob, Result, State
+from farm.job import Claimed, Job, NewJob, Order, Result, State, Webhook
 from farm.jobstore import keys
 from farm.jobstore.store import Held, JobStore, Terms
 from tests.unit.samples import a_request, a_result
@@ -18,17 +18,18 @@ TERMS = Terms(lease_seconds=1, max_attempts=3, queue_limit=1000, result_ttl_seco
 FACTS = {"state": "warm", "models": "srpo", "weights": "miniature", "safety": "bundled", "build": "b"}
 
 
-def new_job(caller: str = "ada", *, priority: Any = "normal", key: str = "", digest: str = "", **fields: Any) -> NewJob:
+def new_job(
+    caller: str = "ada",
+    *,
+    priority: Any = "normal",
+    key: str = "",
+    digest: str = "",
+    webhook: Webhook | None = None,
+    **fields: Any,
+) -> NewJob:
     """A job as a dialect hands it over."""
-    return NewJob(
-        id=str(uuid.uuid4()),
-        caller=caller,
-        endpoint="flux/srpo",
-        request=a_request(**fields),
-        priority=priority,
-        idempotency_key=key,
-        body_digest=digest,
-    )
+    order = Order("flux/srpo", a_request(**fields), priority, webhook=webhook, idempotency_key=key, body_digest=digest)
+    return NewJob(str(uuid.uuid4()), caller, order)
 
 
 def submit(store: JobStore, caller: str = "ada", **fields: Any) -> str:
@@ -84,6 +85,11 @@ def lose(client: redis.Redis, store: JobStore, *job_ids: str) -> int:
     """Let the leases run out and have the jobs taken back."""
     end_lease(client, *job_ids)
     return store.reap()
+
+
+def outbox(client: redis.Redis) -> list[str]:
+    """The ids of what the outbox holds, in order."""
+    return [entry for entry, _ in cast(list[tuple[str, Any]], client.xrange(keys.OUTBOX))]
 
 
 def events(client: redis.Redis, job_id: str) -> list[tuple[int, str]]:

@@ -7,9 +7,9 @@ from flask.testing import FlaskClient
 
 from api.app import MAX_BODY
 from farm.bootstrap import Farm
-from tests.service.calls import UNKNOWN_ID, WAVESPEED, problem, refusal
+from tests.service.calls import FAL_QUEUE, FAL_RUN, UNKNOWN_ID, WAVESPEED, problem, refusal
 
-SUBMITS = ["/farm/v1/jobs", WAVESPEED]
+SUBMITS = ["/farm/v1/jobs", WAVESPEED, FAL_QUEUE, FAL_RUN]
 
 
 @pytest.mark.parametrize("path", SUBMITS)
@@ -63,7 +63,7 @@ def test_an_unknown_path_is_404(api: FlaskClient, method: str, path: str) -> Non
 
 
 def test_an_unknown_path_of_wavespeed_is_404(api: FlaskClient) -> None:
-    for path in ("/api/v3/predictions", "/api/v3/media"):
+    for path in ("/api/v3/media", "/api/v3/webhook/secret", "/api/v3/predictions/x"):
         assert refusal(api.post(path, json={"prompt": "a fox"}), 404, path=path)
 
 

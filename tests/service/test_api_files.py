@@ -9,8 +9,10 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from farm.bootstrap import Farm
-from farm.storage.local import new_key
+from farm.request import OutputFormat
+from farm.storage.storage import new_key
 from tests.service.calls import UNKNOWN_ID, problem
+from tests.service.workshop import folder_of
 
 
 @pytest.fixture
@@ -39,7 +41,9 @@ def test_a_picture_needs_no_key_and_ignores_any(
 
 
 @pytest.mark.parametrize(("extension", "kind"), [("png", "image/png"), ("jpeg", "image/jpeg")])
-def test_the_content_type_agrees_with_the_name(api: FlaskClient, farm: Farm, extension: str, kind: str) -> None:
+def test_the_content_type_agrees_with_the_name(
+    api: FlaskClient, farm: Farm, extension: OutputFormat, kind: str
+) -> None:
     key = new_key(UNKNOWN_ID, 1, 0, extension)
     farm.storage.put(key, b"picture")
 
@@ -52,10 +56,18 @@ def test_the_content_type_agrees_with_the_name(api: FlaskClient, farm: Farm, ext
 def test_a_part_can_be_had_and_what_is_known_is_not_sent_again(api: FlaskClient, key: str, picture: bytes) -> None:
     whole = api.get(f"/files/{key}", buffered=True)
     part = api.get(f"/files/{key}", buffered=True, headers={"Range": "bytes=1-3"})
+    end = api.get(f"/files/{key}", buffered=True, headers={"Range": "bytes=-3"})
     known = api.get(f"/files/{key}", buffered=True, headers={"If-None-Match": whole.headers["ETag"]})
 
-    assert (part.status_code, part.data) == (206, picture[1:4])
+    assert (whole.headers["Accept-Ranges"], whole.headers["Cache-Control"]) == ("bytes", "public, max-age=86400")
+    assert (part.status_code, part.data, part.content_length) == (206, picture[1:4], 3)
+    assert part.headers["Content-Range"] == f"bytes 1-3/{len(picture)}"
+    assert (end.status_code, end.data) == (206, picture[-3:])
     assert (known.status_code, known.data) == (304, b"")
+
+
+def test_a_part_that_is_not_there_is_refused(api: FlaskClient, key: str) -> None:
+    problem(api.get(f"/files/{key}", headers={"Range": "bytes=9999999-"}), 416)
 
 
 def test_its_head_alone_can_be_had(api: FlaskClient, key: str, picture: bytes) -> None:
@@ -88,8 +100,7 @@ def test_an_odd_name_is_not_found(keyed: FlaskClient, name: str) -> None:
 
 
 def test_a_half_written_picture_is_not_found(api: FlaskClient, farm: Farm, key: str) -> None:
-    path = farm.storage.find(key)
-    assert path is not None
+    path = folder_of(farm.storage) / key[:2] / key
     path.rename(path.with_name(f".{key}.part"))
 
     problem(api.get(f"/files/{key}"), 404)

@@ -6,6 +6,7 @@ from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from farm.bootstrap import Farm
+from farm.delivery import Attempt, Outcome
 from tests.service import jobs
 from tests.service.calls import UNKNOWN_ID, bearer, submit
 from tests.service.jobs import FACTS
@@ -67,6 +68,20 @@ def test_metrics_count_what_became_of_jobs(api: FlaskClient, farm: Farm) -> None
     assert found.of("farm_jobs_total", state="completed", code="") == 1
     assert found.of("farm_jobs_total", state="failed", code="render_failed") == 1
     assert (found.of("farm_images_total"), found.of("farm_claims_total")) == (1, 1)
+
+
+def test_metrics_count_what_became_of_deliveries(api: FlaskClient, farm: Farm) -> None:
+    for _ in range(3):
+        submit(api, webhook_url="https://hook.example/", webhook_events=["job.created"])
+    for outcome in (Outcome.DELIVERED, Outcome.FAILED):
+        (due,) = farm.deliveries.take(1, lease_seconds=60)
+        farm.deliveries.end(due, outcome, Attempt(1, 1.0, 200))
+
+    found = Samples(api)
+
+    assert found.of("farm_webhooks_waiting") == 1
+    assert found.of("farm_webhook_deliveries_total", outcome="delivered") == 1
+    assert found.of("farm_webhook_attempts_total", outcome="failed") == 1
 
 
 def test_metrics_count_answers_by_route(api: FlaskClient) -> None:

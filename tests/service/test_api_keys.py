@@ -7,7 +7,18 @@ from flask.testing import FlaskClient
 
 from farm.bootstrap import Farm
 from tests.service import jobs
-from tests.service.calls import UNKNOWN_ID, WAVESPEED, bearer, post_job, post_prediction, problem, refusal, submit
+from tests.service.calls import (
+    FAL_QUEUE,
+    FAL_RUN,
+    UNKNOWN_ID,
+    WAVESPEED,
+    bearer,
+    post_job,
+    post_prediction,
+    problem,
+    refusal,
+    submit,
+)
 
 GUARDED = [
     ("POST", "/farm/v1/jobs"),
@@ -16,14 +27,29 @@ GUARDED = [
     ("DELETE", f"/farm/v1/jobs/{UNKNOWN_ID}"),
     ("POST", f"/farm/v1/jobs/{UNKNOWN_ID}/cancel"),
     ("GET", f"/farm/v1/jobs/{UNKNOWN_ID}/events"),
+    ("GET", "/farm/v1/events"),
     ("GET", "/farm/v1/queue"),
     ("GET", "/farm/v1/workers"),
     ("GET", "/farm/v1/models"),
+    ("GET", "/farm/v1/deliveries"),
+    ("POST", "/farm/v1/deliveries"),
+    ("GET", f"/farm/v1/deliveries/{UNKNOWN_ID}-1"),
+    ("POST", f"/farm/v1/deliveries/{UNKNOWN_ID}-1/redeliver"),
+    ("GET", "/farm/v1/webhook_secret"),
     ("POST", WAVESPEED),
     ("GET", f"/api/v3/predictions/{UNKNOWN_ID}"),
     ("GET", f"/api/v3/predictions/{UNKNOWN_ID}/result"),
+    ("GET", "/api/v3/predictions"),
+    ("POST", "/api/v3/predictions"),
+    ("GET", "/api/v3/webhook/secret"),
+    ("POST", FAL_QUEUE),
+    ("POST", FAL_RUN),
+    ("GET", f"/fal/queue/fal-ai/flux/requests/{UNKNOWN_ID}"),
+    ("GET", f"/fal/queue/fal-ai/flux/requests/{UNKNOWN_ID}/response"),
+    ("GET", f"/fal/queue/fal-ai/flux/requests/{UNKNOWN_ID}/status"),
+    ("PUT", f"/fal/queue/fal-ai/flux/requests/{UNKNOWN_ID}/cancel"),
 ]
-OPEN = {"/healthz", "/readyz", "/metrics", "/files/<key>"}
+OPEN = {"/healthz", "/readyz", "/metrics", "/files/<key>", "/.well-known/jwks.json"}
 
 
 @pytest.fixture

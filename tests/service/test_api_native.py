@@ -14,7 +14,7 @@ from farm.bootstrap import Farm, build
 from farm.catalogue import MODELS
 from farm.request import MAX_RANDOM_SEED
 from farm.settings import Settings
-from farm.storage.local import new_key
+from farm.storage.storage import new_key
 from tests.service import jobs
 from tests.service.calls import UNKNOWN_ID, post_job, problem, submit
 from tests.service.jobs import BASE, FACTS
@@ -232,7 +232,7 @@ def test_a_key_has_at_most_255_characters(api: FlaskClient) -> None:
 def test_a_full_queue_says_when_to_come_back(redis_dir: Path, farm: Farm) -> None:
     small = build(Settings(queue_limit=2), redis_dir)
     small.store.renew("w", FACTS, [])
-    api = create_app(small, base=BASE, with_keys=False, most_streams=1).test_client()
+    api = create_app(small, base=BASE, with_keys=False, most_streams=1, most_held=1).test_client()
     submit(api)
     submit(api)
 
@@ -243,7 +243,7 @@ def test_a_full_queue_says_when_to_come_back(redis_dir: Path, farm: Farm) -> Non
 
 
 def test_a_submit_before_any_worker_was_ready_is_told_to_come_back(farm: Farm) -> None:
-    api = create_app(farm, base=BASE, with_keys=False, most_streams=1).test_client()
+    api = create_app(farm, base=BASE, with_keys=False, most_streams=1, most_held=1).test_client()
 
     response = post_job(api)
 

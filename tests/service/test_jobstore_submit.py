@@ -42,7 +42,7 @@ def test_a_job_comes_back_as_it_was_submitted(store: JobStore) -> None:
 
     job = record(store, new.id)
 
-    assert job.request == new.request
+    assert job.request == new.order.request
     assert (job.id, job.caller, job.endpoint, job.priority) == (new.id, "ada", "flux/srpo", "low")
     assert (job.state, job.attempt, job.fence, job.step, job.sequence) == (State.CREATED, 0, 0, 0, 1)
     assert (job.code, job.error, job.result, job.cancelling) == ("", "", None, False)

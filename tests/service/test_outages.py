@@ -25,7 +25,18 @@ from farm.reaper import Reaper
 from farm.settings import Settings
 from tests.farms import wait_for
 from tests.service import jobs
-from tests.service.calls import UNKNOWN_ID, WAVESPEED, bearer, post_job, refusal, submit
+from tests.service.calls import (
+    FAL_QUEUE,
+    FAL_RUN,
+    UNKNOWN_ID,
+    WAVESPEED,
+    bearer,
+    fal_error,
+    post_job,
+    post_request,
+    refusal,
+    submit,
+)
 from tests.service.jobs import BASE, FACTS
 
 CALLS = [
@@ -35,10 +46,14 @@ CALLS = [
     ("DELETE", f"/farm/v1/jobs/{UNKNOWN_ID}"),
     ("POST", f"/farm/v1/jobs/{UNKNOWN_ID}/cancel"),
     ("GET", f"/farm/v1/jobs/{UNKNOWN_ID}/events"),
+    ("GET", "/farm/v1/events"),
     ("GET", "/farm/v1/queue"),
     ("GET", "/farm/v1/workers"),
     ("POST", WAVESPEED),
     ("GET", f"/api/v3/predictions/{UNKNOWN_ID}/result"),
+    ("POST", FAL_QUEUE),
+    ("POST", FAL_RUN),
+    ("GET", f"/fal/queue/fal-ai/flux/requests/{UNKNOWN_ID}/status"),
 ]
 
 
@@ -64,7 +79,7 @@ class Outage:
         self.key = self.farm.callers.create("root", is_admin=True)
 
     def _client(self, *, with_keys: bool) -> FlaskClient:
-        return create_app(self.farm, base=BASE, with_keys=with_keys, most_streams=4).test_client()
+        return create_app(self.farm, base=BASE, with_keys=with_keys, most_streams=4, most_held=4).test_client()
 
     def kill(self) -> None:
         assert self.server.process is not None
@@ -85,7 +100,7 @@ class Outage:
         # A client of its own: they are called from several threads.
         api = (self.keyed if with_keys else self.api).application.test_client()
         began = clock.monotonic()
-        body = {"prompt": "a fox"} if path == WAVESPEED else {"model": "srpo", "prompt": "a fox"}
+        body = {"prompt": "a fox"} if path in (WAVESPEED, FAL_QUEUE, FAL_RUN) else {"model": "srpo", "prompt": "a fox"}
         response = api.open(path, method=method, headers=bearer(self.key), json=body if method == "POST" else None)
         took = clock.monotonic() - began
         refusal(response, 503, path=path)
@@ -130,6 +145,20 @@ def test_a_frozen_redis_is_503_within_two_seconds(outage: Outage, with_keys: boo
     wait_for(lambda: post_job(outage.api).status_code == 202)
 
 
+def test_a_held_call_whose_redis_dies_is_not_told_to_come_back(outage: Outage) -> None:
+    """Its job is accepted: whoever sends it again would have two."""
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(post_request, outage.api.application.test_client(), FAL_RUN)
+        (job,) = wait_for(lambda: jobs.take(outage.farm.store))
+        outage.kill()
+        response = answer.result()
+    outage.server.start()
+
+    assert fal_error(response, 504)["message"].endswith(f"/fal/queue/fal-ai/flux/requests/{job.id}")
+    assert response.headers["X-Fal-Request-Timeout-Type"] == "user"
+    wait_for(lambda: jobs.record(outage.farm.store, job.id))
+
+
 def test_probes_tell_of_a_dead_redis(dead: Outage) -> None:
     metrics = dead.api.get("/metrics")
 
@@ -154,7 +183,7 @@ def test_the_reaper_survives(outage: Outage, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(reaper, "_ROUND_SECONDS", (0.01, 0.02))
     job_id = jobs.submit(outage.farm.store)
     jobs.take_one(outage.farm.store)
-    thread = Reaper(outage.farm.service)
+    thread = Reaper(outage.farm.service.reap)
     thread.start()
     try:
         outage.kill()
@@ -171,7 +200,7 @@ def test_the_reaper_survives_a_redis_that_refuses_writes(outage: Outage, monkeyp
     job_id = jobs.submit(store)
     jobs.take_one(store)
     client.config_set("min-replicas-to-write", 1)
-    thread = Reaper(outage.farm.service)
+    thread = Reaper(outage.farm.service.reap)
     thread.start()
     try:
         before = client.info("stats")["total_error_replies"]
@@ -216,7 +245,7 @@ def test_a_stream_ends_with_an_error_when_redis_dies(outage: Outage) -> None:
     job_id = submit(outage.api)
     response = outage.api.get(f"/farm/v1/jobs/{job_id}/events", buffered=False)
     blocks = iter(response.response)
-    next(blocks)
+    assert [str(next(blocks))[:8] for _ in range(2)] == ["b'retry:", "b'id: 1."]
     outage.kill()
 
     last = next(blocks)

@@ -17,11 +17,10 @@ from farm.bootstrap import Farm
 from farm.errors import StorageError
 from farm.job import Claimed, State
 from farm.jobstore.store import JobStore
-from farm.storage.local import LocalStorage
 from tests.farms import wait_for
 from tests.service import jobs
 from tests.service.jobs import TERMS, submit
-from tests.service.workshop import Broken, Counting, FailingStorage, Flagging, Stepwise, Workshop
+from tests.service.workshop import Broken, Counting, FailingStorage, Flagging, Stepwise, Workshop, folder_of
 from workers.pipelines.simulated import SimulatedPipeline
 
 Opened = Callable[..., Workshop]
@@ -426,13 +425,9 @@ def test_a_stored_picture_of_a_lost_job_goes_with_the_job(workshop: Opened, stor
     """What failed attempts left behind is removed when the job is forgotten."""
     storage = FailingStorage(farm.storage, StorageError("The disk is full."), lambda tried: tried % 2 == 0)
     job = workshop(storage=storage).end_of(submit(store, images=2))
-    left = list(folder(farm.storage).rglob(f"*{job.id}*"))
+    left = list(folder_of(farm.storage).rglob(f"*{job.id}*"))
     assert left
 
     farm.storage.delete_job(job.id)
 
-    assert list(folder(farm.storage).rglob(f"*{job.id}*")) == []
-
-
-def folder(storage: LocalStorage) -> Any:
-    return storage._root
+    assert list(folder_of(farm.storage).rglob(f"*{job.id}*")) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from PIL import Image
 
@@ -14,6 +15,7 @@ from farm.jobstore.hints import hear_stops
 from farm.jobstore.store import JobStore
 from farm.request import ImageRequest
 from farm.storage.local import LocalStorage
+from farm.storage.storage import Storage
 from tests.farms import wait_for
 from tests.service import jobs
 from workers.encode import Encoder
@@ -88,8 +90,8 @@ class Broken(SimulatedPipeline):
 class FailingStorage(LocalStorage):
     """Stores pictures while `works` says so, asked with how many were tried before."""
 
-    def __init__(self, storage: LocalStorage, error: Exception, works: Callable[[int], bool]) -> None:
-        super().__init__(storage._root)
+    def __init__(self, storage: Storage, error: Exception, works: Callable[[int], bool]) -> None:
+        super().__init__(folder_of(storage))
         self._error = error
         self._works = works
         self.tried = 0
@@ -99,6 +101,12 @@ class FailingStorage(LocalStorage):
         if not self._works(self.tried - 1):
             raise self._error
         super().put(key, content)
+
+
+def folder_of(storage: Storage) -> Path:
+    """Where a storage in a folder keeps its files."""
+    assert isinstance(storage, LocalStorage)
+    return storage._root
 
 
 class Flagging:
@@ -120,7 +128,7 @@ class Workshop:
         store: JobStore,
         *,
         pipeline: Pipeline | None = None,
-        storage: LocalStorage | None = None,
+        storage: Storage | None = None,
         checker: Checker | None = None,
         name: str = "w1",
     ) -> None:
@@ -138,6 +146,7 @@ class Workshop:
             encoder=encoder,
             checker=checker or Flagging(lambda _: False),
             lease=self.lease,
+            draining=self.draining,
         )
         self.renderer = Renderer(
             store,
@@ -173,7 +182,7 @@ class Workshop:
         self.draining.set()
         if self._thread is not None:
             self.join()
-        self.publisher.close()
+        self.publisher.close(seconds=10)
         self.lease.close()
 
     def end_of(self, job_id: str) -> Job:
@@ -196,5 +205,4 @@ class Workshop:
     def pictures(self, job: Job) -> list[bytes]:
         """The bytes of a completed job's pictures."""
         assert job.result is not None
-        paths = [self.storage.find(image.key) for image in job.result.images]
-        return [path.read_bytes() for path in paths if path is not None]
+        return [self.storage.read(image.key) for image in job.result.images]

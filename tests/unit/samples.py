@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from farm.job import Image, Job, Result, State
+from farm.links import Links
 from farm.request import Request
 
 JOB_ID = "0b0f3d1e-3c52-4f0e-9d55-6a1f5f7f2c11"
@@ -51,3 +52,8 @@ def a_job(state: State = State.CREATED, **changes: Any) -> Job:
     if state is State.FAILED:
         fields |= {"code": "cancelled", "error": "The job was cancelled."}
     return Job(id=JOB_ID, state=state, **(fields | changes))
+
+
+BASE = "https://farm.example"
+#: Links whose pictures hold their own names.
+LINKS = Links(BASE, file=lambda key: f"{BASE}/files/{key}", content=lambda key: key.encode())

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
+from contextlib import closing, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from farm.errors import StorageError
-from farm.storage.local import LocalStorage, new_key
+from farm.errors import NotFound, StorageError, StorageUnavailable
+from farm.storage.local import LocalStorage
+from farm.storage.storage import PIECE_BYTES, Page, new_key
 from tests.unit.samples import JOB_ID
 
 OTHER_ID = "0b0f3d1e-3c52-4f0e-9d55-6a1f5f7f2c12"
@@ -36,10 +38,45 @@ def test_what_was_put_is_found(storage: LocalStorage) -> None:
     key = new_key(JOB_ID, 3, 0, "jpeg")
     storage.put(key, b"picture")
 
-    path = storage.find(key)
+    picture = storage.find(key)
 
-    assert path is not None
-    assert path.read_bytes() == b"picture"
+    assert picture is not None
+    assert (picture.content_type, picture.bytes) == ("image/jpeg", 7)
+    assert abs((datetime.now(UTC) - picture.stored_at).total_seconds()) < 10
+    assert storage.read(key) == b"picture"
+
+
+@pytest.mark.parametrize(("start", "stop", "part"), [(0, 7, b"picture"), (1, 3, b"ic"), (6, 7, b"e"), (3, 3, b"")])
+def test_a_part_can_be_read(storage: LocalStorage, start: int, stop: int, part: bytes) -> None:
+    key = new_key(JOB_ID, 3, 0, "jpeg")
+    storage.put(key, b"picture")
+
+    with closing(storage.open(key, start, stop)) as pieces:
+        assert b"".join(pieces) == part
+
+
+def test_a_large_picture_is_read_in_pieces(storage: LocalStorage) -> None:
+    key, content = new_key(JOB_ID, 3, 0, "png"), bytes(range(256)) * 1000
+    storage.put(key, content)
+
+    with closing(storage.open(key, 0, len(content))) as pieces:
+        read = list(pieces)
+
+    assert b"".join(read) == content
+    assert max(map(len, read)) == PIECE_BYTES
+
+
+def test_reading_what_is_there_no_more_says_so(storage: LocalStorage) -> None:
+    key = new_key(JOB_ID, 3, 0, "png")
+
+    with pytest.raises(NotFound, match=key):
+        storage.read(key)
+    with pytest.raises(NotFound, match=key):
+        storage.open(key, 0, 1)
+
+
+def test_a_folder_has_no_address_for_callers(storage: LocalStorage) -> None:
+    assert storage.url(new_key(JOB_ID, 3, 0, "png")) is None
 
 
 def test_what_was_not_put_is_not_found(storage: LocalStorage) -> None:
@@ -54,8 +91,7 @@ def test_a_picture_is_for_the_farm_alone(storage: LocalStorage, root: Path) -> N
     finally:
         os.umask(old)
 
-    path = storage.find(key)
-    assert path is not None
+    path = root / key[:2] / key
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
@@ -73,7 +109,7 @@ def test_a_full_disk_leaves_nothing(storage: LocalStorage, root: Path) -> None:
     (root / key[:2]).mkdir(parents=True)
     (root / key[:2] / f".{key}.part").symlink_to("/dev/full")
 
-    with pytest.raises(StorageError, match="No space left"):
+    with pytest.raises(StorageUnavailable, match="No space left"):
         storage.put(key, b"picture")
 
     assert storage.find(key) is None
@@ -85,9 +121,10 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(storage: LocalStorage, 
     root.mkdir(parents=True)
     (root / key[:2]).write_text("a file where the folder would be")
 
-    with pytest.raises(StorageError, match=str(root)):
+    with pytest.raises(StorageError, match=str(root)) as caught:
         storage.put(key, b"picture")
 
+    assert not isinstance(caught.value, StorageUnavailable), "no waiting cures this"
     assert storage.find(key) is None
 
 
@@ -116,10 +153,7 @@ def test_a_second_put_replaces_the_whole(storage: LocalStorage, root: Path) -> N
     storage.put(key, b"a longer picture")
     storage.put(key, b"short")
 
-    path = storage.find(key)
-
-    assert path is not None
-    assert path.read_bytes() == b"short"
+    assert storage.read(key) == b"short"
     assert everything(root) == [key]
 
 
@@ -136,6 +170,43 @@ def test_deleting_a_job_removes_every_picture_of_it_and_no_other(storage: LocalS
 
 def test_deleting_a_job_without_pictures_is_no_error(storage: LocalStorage) -> None:
     storage.delete_job(JOB_ID)
+
+
+def test_every_picture_is_met_folder_by_folder(storage: LocalStorage, root: Path) -> None:
+    """Also what was being written when its writer died; nothing else that may lie there."""
+    keys = [new_key(job_id, 1, 0, "png") for job_id in (f"ff{JOB_ID[2:]}", OTHER_ID, OTHER_ID)]
+    for key in keys:
+        storage.put(key, b"picture")
+    part = f".{new_key(OTHER_ID, 2, 0, 'png')}.part"
+    for name in (part, "notes.txt", f".{part}"):
+        (root / OTHER_ID[:2] / name).write_bytes(b"")
+    os.utime(root / keys[0][:2] / keys[0], (0, 0))
+
+    met, page = [], storage.page("")
+    met.append(page.found)
+    while page.reached:
+        page = storage.page(page.reached)
+        met.append(page.found)
+
+    assert [{one.name for one in found} for found in met] == [{*keys[1:], part}, {keys[0]}]
+    assert [age > 1e9 for age in sorted(one.age_seconds for found in met for one in found)] == [False] * 3 + [True]
+
+
+def test_an_empty_storage_has_one_empty_page(storage: LocalStorage) -> None:
+    assert storage.page("") == Page((), "")
+
+
+def test_what_was_met_can_be_removed(storage: LocalStorage, root: Path) -> None:
+    kept, removed = new_key(JOB_ID, 1, 0, "png"), new_key(JOB_ID, 1, 1, "png")
+    part = f".{new_key(JOB_ID, 2, 0, 'png')}.part"
+    for key in (kept, removed):
+        storage.put(key, b"picture")
+    (root / JOB_ID[:2] / part).write_bytes(b"")
+
+    for name in (removed, part, removed):
+        storage.remove(name)
+
+    assert everything(root) == [kept]
 
 
 #: Names that are no keys. Those that are paths stay within the test's own folder, so that a failure does no harm.
@@ -170,6 +241,7 @@ def test_what_is_no_key_is_not_found(storage: LocalStorage, root: Path, odd: str
         (root / odd[:2] / odd).write_text("secret")
 
     assert storage.find(odd) is None
+    assert storage.page("").found == ()
 
 
 def test_nothing_is_written_under_what_is_no_key(storage: LocalStorage, tmp_path: Path, odd: str) -> None:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any, get_args
 
 import pytest
 
 from farm.dialects import native
+from farm.dialects.fields import Preset
 from farm.errors import InvalidRequest, NotFound, Problem
-from farm.job import State
+from farm.job import Order, State, Webhook
 from farm.request import Request
-from tests.unit.samples import CREATED_US, JOB_ID, a_job, a_request, a_result
+from tests.unit.samples import BASE, CREATED_US, JOB_ID, LINKS, a_job, a_request, a_result
 
-BASE = "https://farm.example"
 SPARE = 1_234_567
 DEFAULT = Request(model="srpo", prompt="a fox", width=1024, height=768, steps=28, guidance=4.5, seed=SPARE)
 
 
-def read(**fields: Any) -> tuple[Request, str]:
+def read(**fields: Any) -> Order:
     return native.read({"model": "srpo", "prompt": "a fox"} | fields, model="srpo", spare_seed=SPARE)
 
 
@@ -70,7 +71,6 @@ TAKEN: list[tuple[str, Any, dict[str, Any]]] = [
     ("acceleration", "none", {}),
     ("acceleration", "regular", {"acceleration": "regular"}),
     ("acceleration", "high", {"acceleration": "high"}),
-    ("sync_mode", False, {}),
     ("enhance_prompt", False, {}),
 ]
 
@@ -124,7 +124,12 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("acceleration", "fast", "acceleration"),
     ("priority", "high", "priority"),
     ("priority", 1, "priority"),
-    ("sync_mode", True, "sync_mode"),
+    ("webhook_url", "", "webhook_url"),
+    ("webhook_url", 1, "webhook_url"),
+    ("webhook_events", [], "webhook_events"),
+    ("webhook_events", ["job.cancelled"], "webhook_events.0"),
+    ("webhook_events", "job.failed", "webhook_events"),
+    ("sync_mode", 1, "sync_mode"),
     ("sync_mode", "true", "sync_mode"),
     ("enhance_prompt", True, "enhance_prompt"),
     ("enhance_prompt", 1, "enhance_prompt"),
@@ -141,17 +146,40 @@ def brief(value: object) -> str:
 
 
 def test_the_defaults_are_those_of_the_contract() -> None:
-    assert read() == (DEFAULT, "normal")
+    assert read() == Order("srpo", DEFAULT)
 
 
 @pytest.mark.parametrize(("field", "sent", "changes"), TAKEN, ids=brief)
 def test_a_field_has_its_effect_and_no_other(field: str, sent: object, changes: dict[str, Any]) -> None:
-    assert read(**{field: sent}) == (DEFAULT.model_copy(update=changes), "normal")
+    assert read(**{field: sent}) == Order("srpo", DEFAULT.model_copy(update=changes))
 
 
 @pytest.mark.parametrize("priority", ["normal", "low"])
-def test_the_priority_goes_with_the_job(priority: str) -> None:
-    assert read(priority=priority) == (DEFAULT, priority)
+def test_the_priority_goes_with_the_job(priority: Any) -> None:
+    assert read(priority=priority) == Order("srpo", DEFAULT, priority)
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_sync_mode_has_the_pictures_sent_with_the_answer(sent: bool) -> None:
+    assert read(sync_mode=sent) == Order("srpo", DEFAULT, inline=sent)
+
+
+@pytest.mark.parametrize(
+    ("names", "states"),
+    [
+        (None, set(State)),
+        (["job.failed"], {State.FAILED}),
+        (["job.created", "job.completed", "job.created"], {State.CREATED, State.COMPLETED}),
+    ],
+)
+def test_a_webhook_is_told_of_the_events_that_were_asked_for(names: list[str] | None, states: set[State]) -> None:
+    order = read(webhook_url="https://hook.example/x", webhook_events=names)
+
+    assert order == Order("srpo", DEFAULT, webhook=Webhook("https://hook.example/x", frozenset(states)))
+
+
+def test_events_without_a_webhook_are_refused() -> None:
+    assert [problem.field for problem in refused(webhook_events=["job.failed"])] == ["webhook_url"]
 
 
 @pytest.mark.parametrize(("field", "sent", "named"), REFUSED, ids=brief)
@@ -168,14 +196,18 @@ def test_a_whole_number_is_nothing_else(field: str, sent: object) -> None:
 @pytest.mark.parametrize("field", native.SrpoInput.model_fields)
 def test_every_field_of_the_schema_is_tried_here(field: str) -> None:
     """A new field fails here until its effect and its refusal stand in the tables above."""
-    assert field in {field for field, _, _ in TAKEN} | {"model", "priority"}
+    assert field in {field for field, _, _ in TAKEN} | {
+        "model",
+        "priority",
+        "webhook_url",
+        "webhook_events",
+        "sync_mode",
+    }
     assert field in {field for field, _, _ in REFUSED}
 
 
 def test_every_preset_is_tried_here() -> None:
-    assert set(get_args(native.Preset)) == {sent for _, sent, _ in TAKEN if isinstance(sent, str) and "_" in sent} | {
-        "square"
-    }
+    assert set(get_args(Preset)) == {sent for _, sent, _ in TAKEN if isinstance(sent, str) and "_" in sent} | {"square"}
 
 
 def test_a_missing_prompt_is_named() -> None:
@@ -252,15 +284,15 @@ SHOWN = {
 
 @pytest.mark.parametrize("state", State)
 def test_a_job_shows_the_same_fields_in_every_state(state: State) -> None:
-    view = native.view(a_job(state), BASE)
+    view = native.view(a_job(state), LINKS)
 
-    assert set(view) == set(native.view(a_job(), BASE))
+    assert set(view) == set(native.view(a_job(), LINKS))
     assert all(isinstance(view[field], kind) for field, kind in SHOWN.items())
     assert json.loads(json.dumps(view)) == view
 
 
 def test_a_waiting_job() -> None:
-    view = native.view(a_job(endpoint="flux/srpo"), BASE)
+    view = native.view(a_job(endpoint="flux/srpo"), LINKS)
 
     assert (view["id"], view["model"], view["status"], view["seed"]) == (JOB_ID, "flux/srpo", "created", 7)
     assert (view["images"], view["timings"], view["progress"]) == ([], {}, {"step": 0, "steps": 4})
@@ -269,7 +301,7 @@ def test_a_waiting_job() -> None:
 
 
 def test_a_running_job_shows_its_step() -> None:
-    view = native.view(a_job(State.PROCESSING), BASE)
+    view = native.view(a_job(State.PROCESSING), LINKS)
 
     assert (view["status"], view["progress"]) == ("processing", {"step": 2, "steps": 4})
     assert view["started_at"] == "2026-01-02T03:04:06.678901Z"
@@ -277,7 +309,7 @@ def test_a_running_job_shows_its_step() -> None:
 
 def test_a_completed_job_shows_its_pictures() -> None:
     result = a_result(images=2, flagged=(False, True), warnings=("long prompt",))
-    view = native.view(a_job(State.COMPLETED, request=a_request(images=2), result=result), BASE)
+    view = native.view(a_job(State.COMPLETED, request=a_request(images=2), result=result), LINKS)
 
     assert [image["url"] for image in view["images"]] == [f"{BASE}/files/{image.key}" for image in result.images]
     assert view["images"][0] | {"url": ""} == {
@@ -292,15 +324,29 @@ def test_a_completed_job_shows_its_pictures() -> None:
     assert (view["code"], view["error"], view["finished_at"]) == (None, None, "2026-01-02T03:04:08.678901Z")
 
 
+def test_an_inline_job_shows_the_picture_itself_to_who_asks_for_it_alone() -> None:
+    """Lists, events and webhooks name its URL: there would be too much of it."""
+    job = a_job(State.COMPLETED, inline=True)
+    assert job.result is not None
+    (image,) = job.result.images
+
+    (told,) = native.view(job, LINKS)["images"]
+    (shown,) = native.view(job, LINKS, inline=True)["images"]
+
+    assert told["url"] == LINKS.file(image.key)
+    assert shown == told | {"url": LINKS.data(image)}
+    assert base64.b64decode(shown["url"].partition("data:image/jpeg;base64,")[2]) == image.key.encode()
+
+
 def test_a_failed_job_tells_why() -> None:
-    view = native.view(a_job(State.FAILED), BASE)
+    view = native.view(a_job(State.FAILED), LINKS)
 
     assert (view["status"], view["code"], view["error"]) == ("failed", "cancelled", "The job was cancelled.")
     assert view["images"] == []
 
 
 def test_times_are_utc_to_the_microsecond() -> None:
-    view = native.view(a_job(created_us=CREATED_US - CREATED_US % 1_000_000), BASE)
+    view = native.view(a_job(created_us=CREATED_US - CREATED_US % 1_000_000), LINKS)
 
     assert view["created_at"] == "2026-01-02T03:04:05.000000Z"
 

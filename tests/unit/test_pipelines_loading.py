@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from farm.errors import ConfigurationError
 from farm.request import ImageRequest
+from farm.weights import LICENCES, check_licences
 from workers.pipelines.engine import FluxPipeline
 from workers.pipelines.fingerprint import build_digest
-from workers.pipelines.loading import LICENCES, check_licences, load_miniature, load_srpo, load_transformer
+from workers.pipelines.loading import load_miniature, load_srpo, load_transformer
 from workers.pipelines.miniature import ensure_miniature
 from workers.pipelines.pipeline import Pipeline
 

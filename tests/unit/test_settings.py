@@ -13,6 +13,10 @@ from farm.settings import Settings, load
 DEFAULTS: dict[str, object] = {
     "redis_url": None,
     "redis_unsafe": False,
+    "storage_url": None,
+    "files": "proxy",
+    "s3_checksums": "when_required",
+    "s3_addressing": "auto",
     "public_url": None,
     "auth": None,
     "pipeline": "flux",
@@ -27,6 +31,12 @@ DEFAULTS: dict[str, object] = {
     "max_attempts": 3,
     "queue_limit": 100_000,
     "result_ttl": 7 * 24 * 3600,
+    "hold_seconds": 240,
+    "webhook_allow": frozenset(),
+    "webhook_schedule": (5, 30, 120, 600, 1800, 7200, 18000, 36000),
+    "webhook_schedule_fal": None,
+    "webhook_schedule_wavespeed": None,
+    "signing_key": None,
     "metadata_prompt": True,
     "log": None,
     "url": "http://127.0.0.1:8000",
@@ -36,6 +46,10 @@ DEFAULTS: dict[str, object] = {
 TAKEN = [
     ("REDIS_URL", "rediss://u:p@host:6380/1", "rediss://u:p@host:6380/1"),
     ("REDIS_UNSAFE", "1", True),
+    ("STORAGE_URL", "s3://pictures/of/the-farm", "s3://pictures/of/the-farm"),
+    ("FILES", "proxy", "proxy"),
+    ("S3_CHECKSUMS", "when_supported", "when_supported"),
+    ("S3_ADDRESSING", "path", "path"),
     ("PUBLIC_URL", "https://farm.example", "https://farm.example"),
     ("AUTH", "keys", "keys"),
     ("PIPELINE", "simulated", "simulated"),
@@ -50,6 +64,12 @@ TAKEN = [
     ("MAX_ATTEMPTS", "1", 1),
     ("QUEUE_LIMIT", "1", 1),
     ("RESULT_TTL", "24h", 86400),
+    ("HOLD_SECONDS", "30s", 30),
+    ("WEBHOOK_ALLOW", "10.0.0.0/8,hook.lan", frozenset({"10.0.0.0/8", "hook.lan"})),
+    ("WEBHOOK_SCHEDULE", "1s, 2m", (1, 120)),
+    ("WEBHOOK_SCHEDULE_FAL", "15s", (15,)),
+    ("WEBHOOK_SCHEDULE_WAVESPEED", "0.5", (0.5,)),
+    ("SIGNING_KEY", "AAAA", "AAAA"),
     ("METADATA_PROMPT", "off", False),
     ("LOG", "json", "json"),
     ("URL", "http://farm:8000", "http://farm:8000"),
@@ -59,6 +79,15 @@ TAKEN = [
 #: Values that cannot be used, with a word of what is allowed instead.
 REFUSED = [
     ("REDIS_UNSAFE", "maybe", "0 or 1"),
+    ("STORAGE_URL", "pictures", "s3://bucket"),
+    ("STORAGE_URL", "s3:/pictures", "s3://bucket"),
+    ("STORAGE_URL", "s3://", "s3://bucket"),
+    ("STORAGE_URL", "s3://pictures//of", "s3://bucket/prefix"),
+    ("STORAGE_URL", "s3://pictures/../of", "s3://bucket/prefix"),
+    ("STORAGE_URL", "https://s3.example/pictures", "s3://bucket"),
+    ("FILES", "signed", "proxy or presigned"),
+    ("S3_CHECKSUMS", "never", "when_required or when_supported"),
+    ("S3_ADDRESSING", "subdomain", "auto, path or virtual"),
     ("PUBLIC_URL", "farm.example", "http"),
     ("AUTH", "on", "keys or off"),
     ("PIPELINE", "sdxl", "flux or simulated"),
@@ -74,6 +103,10 @@ REFUSED = [
     ("MAX_ATTEMPTS", "2.5", "whole number"),
     ("QUEUE_LIMIT", "0", "1 or more"),
     ("RESULT_TTL", "7 weeks", "s, m, h or d"),
+    ("HOLD_SECONDS", "0", "seconds"),
+    ("WEBHOOK_SCHEDULE", "1s,soon", "durations"),
+    ("WEBHOOK_SCHEDULE_FAL", "0", "durations"),
+    ("WEBHOOK_SCHEDULE_WAVESPEED", "-1", "durations"),
     ("METADATA_PROMPT", "2", "on or off"),
     ("LOG", "xml", "console or json"),
     ("URL", "127.0.0.1:8000", "http"),
@@ -109,6 +142,23 @@ def test_a_bad_value_is_named_with_what_is_allowed(
     assert value in text
     assert allowed in text.partition("allowed")[2]
     assert "\n" not in text
+
+
+def test_a_password_in_a_bad_value_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FARM_STORAGE_URL", "s3://key:secret@pictures")
+
+    with pytest.raises(ConfigurationError, match="FARM_STORAGE_URL=s3://…@pictures cannot be used"):
+        load()
+
+
+def test_only_a_bucket_can_sign_urls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FARM_FILES", "presigned")
+    with pytest.raises(ConfigurationError, match=r"FARM_FILES=presigned needs a bucket.*FARM_STORAGE_URL"):
+        load()
+
+    monkeypatch.setenv("FARM_STORAGE_URL", "s3://pictures")
+
+    assert load().files == "presigned"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from functools import reduce
 from typing import Any
@@ -16,28 +17,30 @@ from farm.errors import (
     NotFound,
     Problem,
     QueueFull,
+    StorageError,
     StoreUnavailable,
+    TooManyHeld,
 )
-from farm.job import State
+from farm.job import TERMINAL, Search, State, Webhook
+from farm.links import Links
 from farm.request import Request
 from tests.unit import golden
-from tests.unit.samples import CREATED_US, JOB_ID, a_job, a_result
+from tests.unit.samples import BASE, CREATED_US, JOB_ID, LINKS, a_job, a_result
 
-BASE = "https://farm.example"
 SPARE = 1_234_567
 DEFAULT = Request(model="srpo", prompt="a fox", width=1024, height=1024, steps=28, guidance=3.5, seed=SPARE)
 PAGE = golden.load("wavespeed-flux-srpo")
 JSON_KINDS = {"integer": int, "string": str, "array": list, "object": dict}
 
 
-def read(**fields: Any) -> Request:
-    return wavespeed.read({"prompt": "a fox"} | fields, model="srpo", spare_seed=SPARE)
+def read(query: str = "", **fields: Any) -> wavespeed.Submit:
+    return wavespeed.read({"prompt": "a fox"} | fields, query, model="srpo", spare_seed=SPARE)
 
 
-def refused(**fields: Any) -> list[Problem]:
-    """What is wrong with these fields."""
+def refused(query: str = "", **fields: Any) -> list[Problem]:
+    """What is wrong with this query and these fields."""
     with pytest.raises(InvalidRequest) as caught:
-        read(**fields)
+        read(query, **fields)
     return caught.value.problems
 
 
@@ -45,7 +48,7 @@ def size(width: int, height: int) -> dict[str, int]:
     return {"width": width, "height": height}
 
 
-#: What is sent, what changes in the request.
+#: What is sent, what changes in the request, or, for what belongs to the job, in the rest of the order.
 TAKEN: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"prompt": "a" * 4000}, {"prompt": "a" * 4000}),
     ({"size": "256*1536"}, size(256, 1536)),
@@ -75,7 +78,9 @@ TAKEN: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"output_format": "jpeg"}, {}),
     ({"output_format": "png"}, {"output_format": "png"}),
     ({"enable_base64_output": False}, {}),
+    ({"enable_base64_output": True}, {"inline": True}),
     ({"enable_sync_mode": False}, {}),
+    ({"enable_sync_mode": True}, {"held": True}),
     ({"enhance_prompt": False}, {}),
 ]
 
@@ -121,8 +126,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"guidance_scale": 20.01}, "guidance_scale"),
     ({"guidance_scale": float("inf")}, "guidance_scale"),
     ({"output_format": "webp"}, "output_format"),
-    ({"enable_base64_output": True}, "enable_base64_output"),
-    ({"enable_sync_mode": True}, "enable_sync_mode"),
+    ({"enable_base64_output": "true"}, "enable_base64_output"),
+    ({"enable_base64_output": 1}, "enable_base64_output"),
+    ({"enable_sync_mode": "true"}, "enable_sync_mode"),
+    ({"enable_sync_mode": None}, "enable_sync_mode"),
     ({"enhance_prompt": True}, "enhance_prompt"),
     ({"num_images": 2}, "num_images"),
     ({"enable_safety_checker": False}, "enable_safety_checker"),
@@ -130,17 +137,24 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+OF_THE_JOB = ("inline", "held")
+
+
 def brief(value: object) -> str:
     return repr(value)[:40]
 
 
 def test_the_defaults_are_those_of_the_contract() -> None:
-    assert read() == DEFAULT
+    assert read() == wavespeed.Submit(DEFAULT, webhook=None, inline=False, held=False)
 
 
 @pytest.mark.parametrize(("sent", "changes"), TAKEN, ids=brief)
 def test_a_field_has_its_effect_and_no_other(sent: dict[str, Any], changes: dict[str, Any]) -> None:
-    assert read(**sent) == DEFAULT.model_copy(update=changes)
+    of_the_job = {"inline": False, "held": False} | {name: changes[name] for name in changes if name in OF_THE_JOB}
+    of_the_request = {name: changes[name] for name in changes if name not in OF_THE_JOB}
+
+    request = DEFAULT.model_copy(update=of_the_request)
+    assert read(**sent) == wavespeed.Submit(request, webhook=None, **of_the_job)
 
 
 @pytest.mark.parametrize(("sent", "named"), REFUSED, ids=brief)
@@ -150,7 +164,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(sent: dict[str, Any], named:
 
 @pytest.mark.parametrize("field", ["width", "height", "num_inference_steps", "seed"])
 @pytest.mark.parametrize("sent", [2.5, "2", True, [2], {}])
-def test_a_whole_number_is_nothing_else(field: str, sent: object) -> None:
+def test_a_whole_number_is_nothing_else(field: str, sent: Any) -> None:
     assert [problem.field for problem in refused(**{field: sent})] == [field]
 
 
@@ -164,13 +178,13 @@ def test_every_field_of_the_schema_is_tried_here(field: str) -> None:
 def test_what_is_tolerated_without_effect_is_listed() -> None:
     """A field that never changes anything is a switch that can only be off, or stands in the list."""
     effective = {name for sent, changes in TAKEN if changes for name in sent}
-    switches = {"enable_base64_output", "enable_sync_mode", "enhance_prompt"}
+    switches = {"enhance_prompt"}
 
     assert set(wavespeed.TextToImageInput.model_fields) - effective - switches == set(wavespeed.TOLERATED)
 
 
 def test_a_wavespeed_picture_is_always_checked() -> None:
-    assert read().safety is True
+    assert read().request.safety is True
 
 
 @pytest.mark.parametrize(
@@ -180,7 +194,7 @@ def test_a_wavespeed_picture_is_always_checked() -> None:
         ({"size": "300*400", "width": 301}, "300*400", "one of the two"),
         ({"width": 2000}, "2000", "1536"),
         ({"strength": 1.5}, "1.5", "1"),
-        ({"enable_sync_mode": True}, "true", "false"),
+        ({"enhance_prompt": True}, "true", "false"),
         ({"num_images": 2}, "", "num_inference_steps"),
     ],
     ids=brief,
@@ -194,7 +208,7 @@ def test_a_refusal_tells_the_value_and_what_is_allowed(sent: dict[str, Any], val
 
 def test_the_pages_own_example_lacks_the_prompt() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        wavespeed.read(PAGE["body"], model="srpo", spare_seed=SPARE)
+        wavespeed.read(PAGE["body"], "", model="srpo", spare_seed=SPARE)
 
     body = wavespeed.problem(400, caught.value)
     assert (body["code"], body["data"]["code"]) == (400, 1400)
@@ -203,12 +217,156 @@ def test_the_pages_own_example_lacks_the_prompt() -> None:
 
 
 def test_the_pages_own_example_with_a_prompt_is_taken() -> None:
-    assert read(**PAGE["body"]) == DEFAULT
+    assert read(**PAGE["body"]).request == DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("query", "url"),
+    [
+        ("webhook=https%3A%2F%2Fa.example%2Fhook", "https://a.example/hook"),
+        ("webhook=https%3A%2F%2Fa.example%2Fhook%3Fx%3D1%26y%3Da%2Bb+c", "https://a.example/hook?x=1&y=a+b c"),
+        ("webhook=https:%2F%2Fa.example%2Fhook%3Fx%3D1", "https://a.example/hook?x=1"),
+        ("webhook=https://a.example/hook%3Fx=1", "https://a.example/hook?x=1"),
+        ("webhook=https://a.example/hook", "https://a.example/hook"),
+        ("webhook=https://a.example/hook&", "https://a.example/hook"),
+        ("webhook=https://a.example/hook?x=1", "https://a.example/hook?x=1"),
+        ("webhook=https://a.example/hook?x=1&y=%2F+%26&z", "https://a.example/hook?x=1&y=%2F+%26&z"),
+        ("webhook=https://a.example?webhook=1&webhook=2", "https://a.example?webhook=1&webhook=2"),
+        ("webhook=HTTP://a.example/?x=1&y=2", "HTTP://a.example/?x=1&y=2"),
+    ],
+)
+def test_the_webhook_of_the_address_is_read_encoded_or_not(query: str, url: str) -> None:
+    assert read(query) == wavespeed.Submit(DEFAULT, Webhook(url, TERMINAL), inline=False, held=False)
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("webhook=", ["webhook"]),
+        ("webhook", ["webhook"]),
+        ("webhook=https://a.example&webhook=https://b.example", ["webhook"]),
+        ("mode=fast", ["mode"]),
+        ("mode", ["mode"]),
+        ("=", [""]),
+        ("a=1&b=2", ["a", "b"]),
+        ("mode=fast&webhook=https://a.example", ["mode"]),
+        ("webhook=https://a.example/hook&mode=fast", ["mode"]),
+        ("Webhook=https://a.example", ["Webhook"]),
+    ],
+)
+def test_what_else_stands_in_the_address_is_refused_by_name(query: str, named: list[str]) -> None:
+    assert [problem.field for problem in refused(query)] == named
+
+
+@pytest.mark.parametrize("switch", [{"enable_base64_output": True}, {"enable_sync_mode": True}], ids=brief)
+def test_a_webhook_does_not_go_with_an_answer_that_is_the_picture(switch: dict[str, Any]) -> None:
+    (problem,) = refused("webhook=https://a.example", **switch)
+
+    assert problem.field == "webhook"
+    assert f"does not go with {next(iter(switch))}" in problem.message
+
+
+def listed(body: dict[str, Any] | None = None, query: str = "") -> wavespeed.Listing:
+    return wavespeed.read_listing(body or {}, query)
+
+
+def test_a_list_is_its_first_hundred_unless_told_otherwise() -> None:
+    assert listed() == wavespeed.Listing(page=1, size=100, search=Search())
+
+
+#: What is sent, what follows from it.
+LISTED: list[tuple[dict[str, Any], wavespeed.Listing]] = [
+    ({"page": 3, "page_size": 20}, wavespeed.Listing(3, 20, Search())),
+    ({"page": 3.0}, wavespeed.Listing(3, 100, Search())),
+    ({"page_size": 1}, wavespeed.Listing(1, 1, Search())),
+    ({"model": "wavespeed-ai/flux-srpo"}, wavespeed.Listing(1, 100, Search(endpoint="wavespeed-ai/flux-srpo"))),
+    ({"status": "created"}, wavespeed.Listing(1, 100, Search(state=State.CREATED))),
+    ({"status": "failed"}, wavespeed.Listing(1, 100, Search(state=State.FAILED))),
+    ({"created_after": "2026-01-02T03:04:05.678901Z"}, wavespeed.Listing(1, 100, Search(after_us=CREATED_US))),
+    ({"created_before": "2026-01-02T03:04:05.678Z"}, wavespeed.Listing(1, 100, Search(before_us=CREATED_US + 98))),
+    ({"model": None, "status": None, "created_after": None}, wavespeed.Listing(1, 100, Search())),
+]
+
+#: What is sent, the name that the refusal must give.
+NOT_LISTED: list[tuple[dict[str, Any], str]] = [
+    ({"page": 0}, "page"),
+    ({"page": "1"}, "page"),
+    ({"page": True}, "page"),
+    ({"page": 10**18}, "page"),
+    ({"page_size": 0}, "page_size"),
+    ({"page_size": 101}, "page_size"),
+    ({"model": ""}, "model"),
+    ({"model": 5}, "model"),
+    ({"status": "done"}, "status"),
+    ({"created_after": "yesterday"}, "created_after"),
+    ({"created_after": ""}, "created_after"),
+    ({"created_after": 1767323045}, "created_after"),
+    ({"created_before": "2026-02-30T00:00:00Z"}, "created_before"),
+    ({"created_before": "2026-01-02T03:04:05+99:00"}, "created_before"),
+    ({"limit": 5}, "limit"),
+]
+
+
+@pytest.mark.parametrize(("sent", "listing"), LISTED, ids=brief)
+def test_a_list_is_read(sent: dict[str, Any], listing: wavespeed.Listing) -> None:
+    assert listed(sent) == listing
+
+
+@pytest.mark.parametrize(("sent", "named"), NOT_LISTED, ids=brief)
+def test_a_list_that_cannot_be_given_is_refused_by_name(sent: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        listed(sent)
+    assert [problem.field for problem in caught.value.problems] == [named]
+
+
+@pytest.mark.parametrize("field", wavespeed.ListInput.model_fields)
+def test_every_field_of_the_list_is_tried_here(field: str) -> None:
+    assert field in {name for sent, _ in LISTED for name in sent}
+    assert field in {name for sent, _ in NOT_LISTED for name in sent}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-01-02T00:00:00Z",
+        "2026-01-02T00:00:00.000Z",
+        "2026-01-02T00:00:00.000000000Z",
+        "2026-01-02T01:00:00+01:00",
+        "2026-01-02T00:00:00",
+        "2026-01-02 00:00",
+        "2026-01-02",
+        "20260102T000000Z",
+    ],
+)
+def test_a_time_without_a_zone_is_utc(text: str) -> None:
+    assert listed({"created_after": text}).search.after_us == 1_767_312_000_000_000
+
+
+def test_a_list_may_be_asked_for_in_the_address() -> None:
+    query = "page=2&page_size=10&status=completed&model=wavespeed-ai%2Fflux-srpo&created_after=2026-01-02"
+
+    listing = listed(query=query)
+
+    assert (listing.page, listing.size, listing.skip) == (2, 10, 10)
+    assert listing.search == Search(1_767_312_000_000_000, None, State.COMPLETED, "wavespeed-ai/flux-srpo")
+
+
+@pytest.mark.parametrize(
+    "query", ["page=x", "page=-1", "page=1.0", "page=%D9%A1", "page=", "page=1&page=2", "page=9e9"]
+)
+def test_a_number_in_the_address_is_nothing_else(query: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"^page: "):
+        listed(query=query)
+
+
+def test_what_is_given_in_two_places_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="page_size: given in the address and in the body"):
+        listed({"page": 1, "page_size": 10}, "page_size=10")
 
 
 @pytest.mark.parametrize("state", State)
 def test_an_answer_has_the_fields_and_types_of_the_page(state: State) -> None:
-    answer = json.loads(json.dumps(wavespeed.envelope(wavespeed.prediction(a_job(state), BASE))))
+    answer = json.loads(json.dumps(wavespeed.envelope(wavespeed.prediction(a_job(state), LINKS))))
 
     assert (answer["code"], answer["message"]) == (200, "success")
     for path, kind in PAGE["answer"].items():
@@ -218,12 +376,12 @@ def test_an_answer_has_the_fields_and_types_of_the_page(state: State) -> None:
 
 @pytest.mark.parametrize("state", State)
 def test_a_prediction_has_the_same_fields_in_every_state(state: State) -> None:
-    assert set(wavespeed.prediction(a_job(state), BASE)) == set(wavespeed.prediction(a_job(), BASE))
+    assert set(wavespeed.prediction(a_job(state), LINKS)) == set(wavespeed.prediction(a_job(), LINKS))
 
 
 @pytest.mark.parametrize("state", [State.CREATED, State.PROCESSING])
 def test_an_unfinished_prediction(state: State) -> None:
-    prediction = wavespeed.prediction(a_job(state, endpoint="wavespeed-ai/flux-1-srpo"), BASE)
+    prediction = wavespeed.prediction(a_job(state, endpoint="wavespeed-ai/flux-1-srpo"), LINKS)
 
     assert (prediction["id"], prediction["model"]) == (JOB_ID, "wavespeed-ai/flux-1-srpo")
     assert (prediction["status"], prediction["code"], prediction["error"]) == (state.value, 0, "")
@@ -234,7 +392,7 @@ def test_an_unfinished_prediction(state: State) -> None:
 
 def test_a_completed_prediction() -> None:
     result = a_result(flagged=(True,))
-    prediction = wavespeed.prediction(a_job(State.COMPLETED, result=result), BASE)
+    prediction = wavespeed.prediction(a_job(State.COMPLETED, result=result), LINKS)
 
     assert prediction["outputs"] == [f"{BASE}/files/{result.images[0].key}"]
     assert (prediction["status"], prediction["code"], prediction["error"]) == ("completed", 0, "")
@@ -245,23 +403,108 @@ def test_a_completed_prediction() -> None:
 @pytest.mark.parametrize(
     ("code", "number"),
     [
-        ("cancelled", 1403),
+        ("cancelled", 1405),
         ("render_failed", 1403),
-        ("storage_failed", 1403),
-        ("safety_check_failed", 1403),
+        ("storage_failed", 5003),
+        ("safety_check_failed", 5000),
         ("attempts_exhausted", 5000),
         ("internal_error", 5000),
     ],
 )
 def test_a_failed_prediction_tells_why(code: str, number: int) -> None:
-    prediction = wavespeed.prediction(a_job(State.FAILED, code=code, error="It did not work."), BASE)
+    prediction = wavespeed.prediction(a_job(State.FAILED, code=code, error="It did not work."), LINKS)
 
     assert (prediction["status"], prediction["code"], prediction["error"]) == ("failed", number, "It did not work.")
     assert (prediction["outputs"], prediction["timings"]) == ([], {"inference": 0})
 
 
+def test_a_flagged_picture_is_no_moderated_request() -> None:
+    """1200 would say that there is no picture; here there is one, blacked out."""
+    told = wavespeed.prediction(a_job(State.COMPLETED, result=a_result(flagged=(True,))), LINKS)
+
+    assert (told["status"], told["code"], told["has_nsfw_contents"]) == ("completed", 0, [True])
+
+
+def test_inline_outputs_are_the_pictures_in_bare_base64() -> None:
+    result = a_result()
+    (output,) = wavespeed.prediction(a_job(State.COMPLETED, result=result, inline=True), LINKS)["outputs"]
+
+    assert base64.b64decode(output, validate=True) == result.images[0].key.encode()
+
+
+def no_content(key: str) -> bytes:
+    raise StorageError
+
+
+def test_a_picture_that_cannot_be_read_is_an_error_and_no_empty_output() -> None:
+    links = Links(BASE, file=LINKS.file, content=no_content)
+
+    assert wavespeed.prediction(a_job(inline=True), links)["outputs"] == []
+    with pytest.raises(StorageError):
+        wavespeed.prediction(a_job(State.COMPLETED, inline=True), links)
+
+
+@pytest.mark.parametrize("state", TERMINAL)
+def test_a_held_call_is_told_the_end(state: State) -> None:
+    assert wavespeed.held_prediction(a_job(state), LINKS) == wavespeed.prediction(a_job(state), LINKS)
+
+
+@pytest.mark.parametrize("state", set(State) - TERMINAL)
+def test_a_call_that_was_held_in_vain_is_told_so_in_the_sdks_words(state: State) -> None:
+    told = wavespeed.held_prediction(a_job(state), LINKS)
+
+    assert (told["id"], told["status"], told["code"], told["outputs"]) == (JOB_ID, "processing", 5004, [])
+    assert told["error"].startswith("Sync mode timed out")
+    assert told["error"].endswith(told["urls"]["get"])
+
+
+def test_a_call_that_was_held_in_vain_is_not_sent_again() -> None:
+    """SDKs that may re-run a task do it where the text of the error has one of these words."""
+    error = wavespeed.held_prediction(a_job(), LINKS)["error"].lower()
+
+    assert not [word for word in ("timeout", "connection", "http 5", "429") if word in error]
+
+
+def test_a_page_shows_predictions_and_how_many_there_are() -> None:
+    jobs = [a_job(State.COMPLETED), a_job(State.FAILED)]
+    page = wavespeed.page(listed({"page": 2}), jobs, 505, LINKS)
+
+    assert page == {"page": 2, "total": 505, "items": [wavespeed.prediction(job, LINKS) for job in jobs]}
+
+
+def test_a_page_holds_no_pictures() -> None:
+    """A hundred of them would not fit into an answer."""
+    result = a_result()
+    page = wavespeed.page(listed(), [a_job(State.COMPLETED, result=result, inline=True)], 1, LINKS)
+
+    assert page["items"][0]["outputs"] == [f"{BASE}/files/{result.images[0].key}"]
+
+
+def test_a_webhook_is_told_the_prediction_itself_and_what_was_asked_for() -> None:
+    request = read(prompt="a red fox", size="300*400", seed=7, num_inference_steps=4, output_format="png").request
+    job = a_job(State.COMPLETED, request=request)
+
+    body = wavespeed.webhook(job, LINKS)
+
+    assert {name: body[name] for name in body if name != "input"} == wavespeed.prediction(job, LINKS)
+    assert body["input"] == {
+        "prompt": "a red fox",
+        "size": "300*400",
+        "num_inference_steps": 4,
+        "guidance_scale": 3.5,
+        "seed": 7,
+        "output_format": "png",
+    }
+
+
+def test_what_a_webhook_says_was_asked_for_can_be_asked_again() -> None:
+    request = read(size="300*400", guidance_scale=5).request
+
+    assert read(**wavespeed.webhook(a_job(request=request), LINKS)["input"]).request == request
+
+
 def test_the_time_keeps_its_milliseconds_when_there_are_none() -> None:
-    prediction = wavespeed.prediction(a_job(created_us=CREATED_US - CREATED_US % 1_000_000), BASE)
+    prediction = wavespeed.prediction(a_job(created_us=CREATED_US - CREATED_US % 1_000_000), LINKS)
 
     assert prediction["created_at"] == "2026-01-02T03:04:05.000Z"
 
@@ -274,7 +517,10 @@ def test_the_time_keeps_its_milliseconds_when_there_are_none() -> None:
         (400, InvalidRequest([Problem("prompt", "required", "missing"), Problem("seed", "small", "ge")]), 1401),
         (404, NotFound(), 1401),
         (422, IdempotencyConflict(), 1401),
+        (429, QueueFull(), 5003),
+        (429, TooManyHeld(), 5003),
         (500, FarmError(), 5000),
+        (500, StorageError(), 5000),
         (503, StoreUnavailable(), 5003),
     ],
     ids=brief,
@@ -283,7 +529,7 @@ def test_an_error_bears_the_status_and_wavespeeds_own_number(status: int, error:
     body = wavespeed.problem(status, error)
 
     assert (body["code"], body["data"]["code"]) == (status, number)
-    assert body["message"] == body["data"]["error"] == str(error)
+    assert body["message"] == body["error"] == body["data"]["error"] == str(error)
     assert body["error_code"] == error.code
 
 

@@ -1,0 +1,68 @@
+"""Host names that stand for one of fal's own hosts: what such a host serves at its root is served below a path here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import flask
+
+RUN, QUEUE, REST, CDN = "/fal/run", "/fal/queue", "/fal/rest", "/fal/cdn"
+
+#: fal's own hosts.
+_HOSTS = {"fal.run": RUN, "queue.fal.run": QUEUE, "rest.fal.ai": REST, "rest.alpha.fal.ai": REST, "v3.fal.media": CDN}
+#: First labels of other names that stand for them.
+_LABELS = {"fal": RUN, "queue": QUEUE, "rest": REST, "cdn": CDN}
+
+#: Where the path that a request's host stands for is kept in its WSGI environment.
+_STANDS_FOR = "farm.stands_for"
+
+Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
+
+class Hosts:
+    """Puts the path that the host stands for before the path of each request. Wraps a WSGI application."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        prefix = prefix_of(environ.get("HTTP_HOST", ""))
+        if prefix and not _is_the_same_everywhere(environ):
+            environ[_STANDS_FOR] = prefix
+            environ["PATH_INFO"] = prefix + environ["PATH_INFO"]
+        return self._application(environ, start_response)
+
+
+def address(prefix: str, base: str) -> str:
+    """How the current request's caller reaches what is served below `prefix`: as it came, by host name or by path."""
+    if flask.request.environ.get(_STANDS_FOR) == prefix:
+        return flask.request.host_url.rstrip("/")
+    return base + prefix
+
+
+@lru_cache(maxsize=64)
+def prefix_of(host_and_port: str) -> str | None:
+    """The path that a `Host` stands for; None for a name that is none of fal's."""
+    if set(host_and_port) & set("@/?#\\"):  # no part of a name; other parts of a URL could hide behind one
+        return None
+    host = name_of(f"//{host_and_port}")
+    return _HOSTS.get(host) or _LABELS.get(host.partition(".")[0])
+
+
+def name_of(url: str) -> str:
+    """The host in `url`, in small letters; empty where there is none."""
+    try:
+        return (urlsplit(url).hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def _is_the_same_everywhere(environ: dict[str, Any]) -> bool:
+    """Pictures are read, and the keys of signatures, under every name."""
+    if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+        return False
+    path: str = environ["PATH_INFO"]
+    return path.startswith("/files/") or path == "/.well-known/jwks.json"

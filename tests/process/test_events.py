@@ -1,0 +1,137 @@
+"""Events over real HTTP: for clients whose connection breaks, for those who leave, and when the farm stops."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path
+
+import urllib3
+
+from api.server import MOST_STREAMS
+from farm import clock, lifeline
+from farm.bootstrap import Farm
+from farm.supervisor import API_GRACE_SECONDS
+from tests.farms import RunningFarm, clean_environment, free_port, wait_for
+from tests.service import jobs
+
+ALL = "/farm/v1/events"
+
+_EVENT = re.compile(r"id: (\S+)\nevent: (\S+)\ndata: (.+)\n\n")
+
+
+@contextmanager
+def stream(url: str, path: str = ALL, *, seen: str = "") -> Iterator[urllib3.BaseHTTPResponse]:
+    """A stream over a connection of its own, which breaks when the block ends."""
+    headers = {"Last-Event-ID": seen} if seen else {}
+    with urllib3.PoolManager(retries=False, timeout=30) as http:
+        response = http.request("GET", url + path, headers=headers, preload_content=False)
+        try:
+            yield response
+        finally:
+            response.close()
+
+
+def events(response: urllib3.BaseHTTPResponse) -> Iterator[tuple[str, str, str]]:
+    """Id, name and data of each event, as it comes."""
+    text = ""
+    for chunk in response.read_chunked():
+        text += chunk.decode()
+        end = 0
+        for match in _EVENT.finditer(text):
+            end = match.end()
+            yield match[1], match[2], match[3]
+        text = text[end:]
+
+
+def read(farm: RunningFarm, seen: str, count: int) -> list[tuple[str, str, str]]:
+    """So many changes after the event with this id; then the connection breaks."""
+    with stream(farm.url, seen=seen) as response:
+        assert response.status == 200
+        return list(islice((event for event in events(response) if event[1] != "listening"), count))
+
+
+def test_a_connection_that_breaks_again_and_again_loses_nothing(simulated: RunningFarm) -> None:
+    """50 jobs run meanwhile: every event comes exactly once, in the order of each job."""
+    with stream(simulated.url) as response:
+        start, _, _ = next(events(response))
+    heard: list[tuple[str, str, str]] = []
+    with ThreadPoolExecutor(4) as pool:
+        submitting = pool.map(lambda seed: simulated.submit(seed=seed, num_inference_steps=2), range(50))
+        while len(heard) < 150:
+            heard += read(simulated, heard[-1][0] if heard else start, min(7, 150 - len(heard)))
+        ids = list(submitting)
+
+    told = jobs.outbox(simulated.redis)
+    assert [place for place, _, _ in heard] == told[told.index(start) + 1 if start in told else 0 :]
+    for job_id in ids:
+        names = [name for _, name, data in heard if job_id in data]
+        assert names == ["job.created", "job.processing", "job.completed"]
+
+
+def test_a_job_can_be_watched_over_broken_connections(simulated: RunningFarm) -> None:
+    """Each time what is new comes; after the end there is nothing more to come back for."""
+    job_id = simulated.submit(num_inference_steps=50)
+    path = f"/farm/v1/jobs/{job_id}/events"
+    seen = [("", "", "")]
+    while seen[-1][1] != "job.completed":
+        with stream(simulated.url, path, seen=seen[-1][0]) as response:
+            seen.append(next(events(response)))
+
+    places = [tuple(map(int, place.split("."))) for place, _, _ in seen[1:]]
+    assert len(places) > 1
+    assert places == sorted(set(places))
+    assert simulated.call("GET", path, Last_Event_ID=seen[-1][0]).status == 204
+
+
+def test_who_leaves_makes_room_soon(simulated: RunningFarm) -> None:
+    """As many streams as there may be are open at once, and all hear; one more finds room when they have left."""
+    with ExitStack() as stack:
+        open_ones = [events(stack.enter_context(stream(simulated.url))) for _ in range(MOST_STREAMS)]
+        assert {next(coming)[1] for coming in open_ones} == {"listening"}
+        refused = simulated.call("GET", ALL)
+        assert (refused.status, refused.headers["Retry-After"]) == (429, "2")
+        job_id = simulated.submit(num_inference_steps=1)
+        assert all(job_id in next(coming)[2] for coming in open_ones)
+    left_at = clock.monotonic()
+
+    def finds_room() -> bool:
+        with stream(simulated.url) as response:
+            return response.status == 200
+
+    wait_for(finds_room)
+    assert clock.monotonic() - left_at < 5
+
+
+def test_streams_do_not_hold_up_an_api_that_stops(redis_dir: Path, farm: Farm) -> None:
+    """They end well, within the second in which they look."""
+    job_id, port = jobs.submit(farm.store), free_port()
+    program = [sys.executable, "-m", "api", "--port", str(port), "--data-dir", str(redis_dir)]
+    url = f"http://127.0.0.1:{port}"
+    with subprocess.Popen(lifeline.command(*program), env=clean_environment()) as process, ExitStack() as stack:
+        stack.callback(process.kill)
+        wait_for(lambda: answers(url))
+        paths = [ALL, f"/farm/v1/jobs/{job_id}/events"] * 5
+        coming = [events(stack.enter_context(stream(url, path))) for path in paths]
+        for each in coming:
+            next(each)
+
+        process.terminate()
+        asked_at = clock.monotonic()
+
+        assert [list(each) for each in coming] == [[]] * len(coming)
+        assert clock.monotonic() - asked_at < 2
+        assert process.wait(API_GRACE_SECONDS) == 0
+        assert clock.monotonic() - asked_at < 4
+
+
+def answers(url: str) -> bool:
+    try:
+        return urllib3.request("GET", f"{url}/healthz", retries=False).status == 200
+    except urllib3.exceptions.HTTPError:
+        return False

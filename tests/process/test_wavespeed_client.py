@@ -1,0 +1,184 @@
+"""WaveSpeed's own Python client against a running farm, with nothing changed but its base URL and key."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import wavespeed
+
+from tests.farms import RunningFarm, picture_facts, running_farm, wait_for
+from tests.receiver import Received, running_receiver
+
+MODEL = "wavespeed-ai/flux-srpo"
+QUICK = {"prompt": "a fox", "size": "256*256", "num_inference_steps": 1}
+#: Longer than a call is held.
+SLOW = QUICK | {"num_inference_steps": 50}
+HOLD_SECONDS = 1.5
+TASK = re.compile(r"task_id: ([0-9a-f-]{36})")
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
+    settings = {
+        "FARM_SIMULATED_STEP_MS": "100",
+        "FARM_HOLD_SECONDS": str(HOLD_SECONDS),
+        "FARM_WEBHOOK_ALLOW": "127.0.0.1",
+    }
+    with running_farm(tmp_path_factory.mktemp("wavespeed") / "data", **settings) as farm:
+        yield farm
+
+
+@pytest.fixture(scope="module")
+def client(farm: RunningFarm) -> Iterator[Any]:
+    """The client as its users make it: its base URL and key stand in its configuration."""
+    settings = wavespeed.config.api
+    before = settings.base_url, settings.api_key
+    settings.base_url, settings.api_key = farm.url, "any"
+    yield wavespeed.Client()
+    settings.base_url, settings.api_key = before
+
+
+def fetched(farm: RunningFarm, url: str) -> bytes:
+    answer = farm.call("GET", url.removeprefix(farm.url))
+    assert answer.status == 200
+    return answer.body
+
+
+def listed(farm: RunningFarm, **fields: object) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = farm.call("POST", "/api/v3/predictions", fields).json["data"]["items"]
+    return items
+
+
+def cancel(farm: RunningFarm, job_id: str) -> None:
+    """Cancel a job and see it end, so that it is in no other test's way."""
+    assert farm.call("POST", f"/farm/v1/jobs/{job_id}/cancel").status in (200, 202)
+    assert farm.wait_for_end(job_id)["code"] == "cancelled"
+
+
+def is_genuine(came: Received, secret: str) -> bool:
+    """As WaveSpeed's page tells receivers to check: the key is the secret's text after its prefix, not decoded."""
+    signed = f"{came.headers['webhook-id']}.{came.headers['webhook-timestamp']}.".encode() + came.body
+    expected = hmac.new(secret.removeprefix("whsec_").encode(), signed, hashlib.sha256).hexdigest()
+    version, _, signature = came.headers["webhook-signature"].partition(",")
+    fresh = abs(time.time() - int(came.headers["webhook-timestamp"])) < 300
+    return version == "v3" and fresh and hmac.compare_digest(signature, expected)
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_picture_is_rendered(farm: RunningFarm, client: Any, sync: bool) -> None:
+    result = client.run(MODEL, QUICK, poll_interval=0.05, enable_sync_mode=sync)
+
+    (url,) = result["outputs"]
+    assert picture_facts(fetched(farm, url)) == ((256, 256), "JPEG")
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_base64_is_the_picture_itself(farm: RunningFarm, client: Any, sync: bool) -> None:
+    """The same request without it has the same picture at a URL."""
+    (inline,), (url,) = (
+        client.run(
+            MODEL,
+            QUICK | {"seed": 7, "output_format": "png", "enable_base64_output": wanted},
+            poll_interval=0.05,
+            enable_sync_mode=sync,
+        )["outputs"]
+        for wanted in (True, False)
+    )
+
+    assert picture_facts(base64.b64decode(inline, validate=True)) == ((256, 256), "PNG")
+    assert base64.b64decode(inline) == fetched(farm, url)
+
+
+def test_a_call_that_was_held_in_vain_raises_with_the_task(farm: RunningFarm, client: Any) -> None:
+    with pytest.raises(RuntimeError, match=r"^Sync mode timed out") as caught:
+        client.run(MODEL, SLOW, enable_sync_mode=True)
+
+    found = TASK.search(str(caught.value))
+    assert found is not None
+    assert client.get_result(found[1])["data"]["status"] == "processing"
+    assert f"{farm.url}/api/v3/predictions/{found[1]}/result" in str(caught.value)
+    cancel(farm, found[1])
+
+
+def test_a_call_that_was_held_in_vain_is_still_processing(farm: RunningFarm, client: Any) -> None:
+    told = client.run_no_throw(MODEL, SLOW, enable_sync_mode=True)
+
+    assert (told["status"], told["outputs"]) == ("processing", None)
+    assert client.get_result(told["task_id"])["data"]["status"] == "processing"
+    cancel(farm, told["task_id"])
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_failed_prediction_raises_with_its_task_and_why(farm: RunningFarm, client: Any, sync: bool) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.run, MODEL, SLOW, poll_interval=0.05, enable_sync_mode=sync)
+        (item,) = wait_for(lambda: listed(farm, status="processing"))
+        cancel(farm, item["id"])
+
+        with pytest.raises(RuntimeError, match=rf"^Prediction failed \(task_id: {item['id']}\): The job was cancelled"):
+            call.result(30)
+
+
+def test_a_refusal_names_the_field(client: Any) -> None:
+    with pytest.raises(RuntimeError, match=r"HTTP 400.*num_inference_steps"):
+        client.run(MODEL, QUICK | {"num_inference_steps": 51})
+
+
+def test_an_unknown_model_is_404_with_what_there_is(client: Any) -> None:
+    with pytest.raises(RuntimeError, match=f"HTTP 404.*{MODEL}"):
+        client.run("wavespeed-ai/no-such-model", QUICK)
+
+
+def test_an_unknown_task_is_404_at_once(client: Any) -> None:
+    with pytest.raises(RuntimeError, match="HTTP 404"):
+        client.get_result("0b0f3d1e-3c52-4f0e-9d55-6a1f5f7f2c11")
+
+
+def test_a_webhook_appended_to_the_model_is_called(farm: RunningFarm, client: Any) -> None:
+    """Unencoded and with a query of its own, for the client has no argument for it."""
+    secret = farm.call("GET", "/api/v3/webhook/secret").json["data"]["secret"]
+    with running_receiver() as receiver:
+        outputs = client.run(f"{MODEL}?webhook={receiver.url}/hook?user=1&x=2", QUICK, poll_interval=0.05)["outputs"]
+        (came,) = wait_for(lambda: receiver.received)
+
+    assert came.path == "/hook?user=1&x=2"
+    assert is_genuine(came, secret)
+    assert (came.json["status"], came.json["outputs"]) == ("completed", outputs)
+    assert came.json["input"].items() >= QUICK.items()
+    assert came.json == client.get_result(came.json["id"])["data"] | {"input": came.json["input"]}
+
+
+def test_a_result_is_answered_at_once_whatever_its_state(farm: RunningFarm) -> None:
+    """Some clients give up after ten seconds; a result is never held."""
+    data = farm.call("POST", f"/api/v3/{MODEL}", SLOW | {"size": "1536*1536"}).json["data"]
+    path = data["urls"]["get"].removeprefix(farm.url)
+    farm.wait_for_state(data["id"], "processing")
+
+    began = time.monotonic()
+    running = farm.call("GET", path).json["data"]
+    took = time.monotonic() - began
+    cancel(farm, data["id"])
+
+    assert (running["status"], took < 1) == ("processing", True)
+    assert farm.call("GET", path).json["data"]["status"] == "failed"
+
+
+def test_what_is_read_by_other_clients_has_their_types(farm: RunningFarm) -> None:
+    """Numbers where they check for numbers, strings where they check for strings, and nothing null."""
+    answer = farm.call("POST", f"/api/v3/{MODEL}", QUICK | {"enable_sync_mode": True})
+
+    data = answer.json["data"]
+    assert (answer.status, answer.json["code"], answer.json["message"]) == (200, 200, "success")
+    assert (answer.headers["Content-Type"], data["status"]) == ("application/json", "completed")
+    assert [type(data[name]) for name in ("id", "status", "error", "code", "outputs")] == [str, str, str, int, list]
+    assert [type(output) for output in data["outputs"]] == [str]
+    assert all(type(value) is int and value > 0 for value in [*data["timings"].values(), data["executionTime"]])
+    assert None not in data.values()

@@ -1,0 +1,221 @@
+"""What the sweeper removes from a folder and from a bucket, and what it leaves alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import redis
+
+from farm.errors import StorageError, StorageUnavailable
+from farm.job import Claimed, Image, State
+from farm.jobstore import keys
+from farm.jobstore.rota import Rota
+from farm.jobstore.store import JobStore
+from farm.storage.local import LocalStorage
+from farm.storage.s3 import Bucket, S3Storage
+from farm.storage.storage import Page, Storage, new_key
+from farm.sweeper import Sweeper
+from tests.s3 import S3
+from tests.service import jobs
+from tests.service.calls import UNKNOWN_ID
+from tests.service.jobs import TERMS, submit, take_one
+
+#: Older than everything, whatever the storage's clock says of what has just been stored.
+ANY_AGE = -60.0
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    if request.param == "folder":
+        return LocalStorage(tmp_path / "pictures")
+    s3: S3 = request.getfixturevalue("s3")
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    return S3Storage(Bucket.at(s3.place().url))
+
+
+@pytest.fixture
+def sweeper(store: JobStore, storage: Storage, client: redis.Redis) -> Sweeper:
+    return Sweeper(store, storage=storage, rota=Rota(client))
+
+
+def put(storage: Storage, job: Claimed, number: int = 0) -> str:
+    """The key of a new picture of a job."""
+    key = new_key(job.id, job.fence, number, "png")
+    storage.put(key, b"picture")
+    return key
+
+
+def complete(store: JobStore, job: Claimed, *wanted: str) -> None:
+    """End a job with these pictures."""
+    images = tuple(Image(key, 256, 256, "image/png", 7) for key in wanted)
+    assert store.complete(job, replace(jobs.result(job), images=images))
+
+
+def names(storage: Storage) -> set[str]:
+    """Everything that is stored."""
+    page = storage.page("")
+    found = set(page.found)
+    while page.reached:
+        page = storage.page(page.reached)
+        found |= set(page.found)
+    return {one.name for one in found}
+
+
+def test_expired_jobs_go_with_their_pictures_and_others_stay(
+    sweeper: Sweeper, storage: Storage, store: JobStore, client: redis.Redis
+) -> None:
+    brief = JobStore(client, replace(TERMS, result_ttl_seconds=0.000001))
+    stays, goes = [(submit(store, images=4), take_one(store))[1] for _ in range(2)]
+    kept, lost = put(storage, stays), put(storage, goes)
+    complete(store, stays, kept)
+    complete(brief, goes, lost)
+
+    sweeper.sweep()
+
+    assert names(storage) == {kept}
+    assert (store.get(goes.id), jobs.state(store, stays.id)) == (None, State.COMPLETED)
+
+
+def test_pictures_of_unknown_jobs_go(sweeper: Sweeper, storage: Storage) -> None:
+    storage.put(new_key(UNKNOWN_ID, 1, 0, "png"), b"picture")
+
+    sweeper.sweep(older_than=ANY_AGE)
+
+    assert names(storage) == set()
+
+
+def test_the_losers_of_a_completed_job_go_and_the_winner_stays(
+    sweeper: Sweeper, storage: Storage, store: JobStore, client: redis.Redis
+) -> None:
+    job_id = submit(store)
+    loser = take_one(store)
+    put(storage, loser)
+    jobs.lose(client, store, job_id)
+    winner = take_one(store, "w2")
+    won, doubled = put(storage, winner), put(storage, winner)
+    assert won != doubled
+    complete(store, winner, won)
+
+    sweeper.sweep(older_than=ANY_AGE)
+
+    assert names(storage) == {won}
+
+
+def test_pictures_of_a_failed_job_go(sweeper: Sweeper, storage: Storage, store: JobStore) -> None:
+    submit(store)
+    job = take_one(store)
+    put(storage, job)
+    store.fail(job, "render_failed", "x")
+
+    sweeper.sweep(older_than=ANY_AGE)
+
+    assert names(storage) == set()
+
+
+@pytest.mark.parametrize("taken_back", [False, True])
+def test_pictures_of_an_attempt_that_may_still_win_stay(
+    sweeper: Sweeper, storage: Storage, store: JobStore, client: redis.Redis, taken_back: bool
+) -> None:
+    """However old they are. Its worker may have been silent for long, but nobody claimed the job since."""
+    job_id = submit(store, images=2)
+    job = take_one(store)
+    key = put(storage, job)
+    if taken_back:
+        jobs.lose(client, store, job_id)
+
+    sweeper.sweep(older_than=ANY_AGE)
+
+    assert names(storage) == {key}
+
+
+def test_pictures_of_an_attempt_that_was_given_up_go(sweeper: Sweeper, storage: Storage, store: JobStore) -> None:
+    submit(store)
+    job = take_one(store)
+    put(storage, job)
+    store.fail(job, "render_failed", "x", retry="again")
+
+    sweeper.sweep(older_than=ANY_AGE)
+
+    assert names(storage) == set()
+
+
+def test_what_is_young_stays(sweeper: Sweeper, storage: Storage) -> None:
+    """It may have been stored after the records were looked at."""
+    storage.put(new_key(UNKNOWN_ID, 1, 0, "png"), b"picture")
+
+    sweeper.sweep()
+    sweeper.go_on()
+
+    assert len(names(storage)) == 1
+
+
+def test_a_job_that_cannot_be_removed_hinders_no_other_and_comes_again(
+    store: JobStore, client: redis.Redis, tmp_path: Path
+) -> None:
+    class Stubborn(LocalStorage):
+        def delete_job(self, job_id: str) -> None:
+            if job_id == stuck.id:
+                raise StorageError("It cannot be removed.")
+            super().delete_job(job_id)
+
+    storage = Stubborn(tmp_path)
+    brief = JobStore(client, replace(TERMS, result_ttl_seconds=0.000001))
+    stuck, *others = [(submit(store, images=4), take_one(store))[1] for _ in range(4)]
+    for job in (stuck, *others):
+        complete(brief, job, put(storage, job))
+    sweeper = Sweeper(store, storage=storage, rota=Rota(client))
+
+    sweeper.sweep()
+
+    assert [store.get(job.id) for job in others] == [None] * 3
+    assert client.zrange(keys.EXPIRY, 0, -1) == [stuck.id]
+    assert store.expired() == []
+    client.zadd(keys.EXPIRY, {stuck.id: 0})
+    assert store.expired() == [stuck.id]
+
+
+def test_a_storage_that_is_down_is_not_asked_for_each_of_many(
+    store: JobStore, client: redis.Redis, tmp_path: Path
+) -> None:
+    asked = []
+
+    class Down(LocalStorage):
+        def delete_job(self, job_id: str) -> None:
+            asked.append(job_id)
+            raise StorageUnavailable
+
+    brief = JobStore(client, replace(TERMS, result_ttl_seconds=0.000001))
+    for _ in range(10):
+        submit(store, images=4)
+        complete(brief, take_one(store))
+
+    Sweeper(store, storage=Down(tmp_path), rota=Rota(client)).sweep()
+
+    assert len(asked) == 3
+    assert len(client.zrange(keys.EXPIRY, 0, -1)) == 10
+
+
+def test_one_process_at_a_time_looks_page_by_page_through_what_is_stored(
+    store: JobStore, client: redis.Redis, tmp_path: Path
+) -> None:
+    looked = []
+
+    class Counting(LocalStorage):
+        def page(self, reached: str) -> Page:
+            looked.append(reached)
+            return super().page(reached)
+
+    storage = Counting(tmp_path)
+    for number in range(3):
+        storage.put(new_key(f"{number}{number}{UNKNOWN_ID[2:]}", 1, 0, "png"), b"picture")
+    processes = [Sweeper(store, storage=storage, rota=Rota(client)) for _ in range(3)]
+
+    for _ in range(4):
+        for process in processes:
+            process.go_on()
+        client.delete(keys.SWEEP_TURN)  # a minute is over
+
+    assert looked == ["", "00", "11", ""]

@@ -1,0 +1,423 @@
+"""The doctor's judgements: what is measured is given, so that every threshold and every fault can be planted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from farm.clock import monotonic
+from farm.doctor import machine, storage, weights, work
+from farm.doctor.access import Address
+from farm.doctor.clocks import clock_finding
+from farm.doctor.examination import within
+from farm.doctor.finding import Finding, Mark, good, refused
+from farm.doctor.jobstore import at_rest, memory_finding
+from farm.doctor.machine import Torch, device_finding, disk_finding
+from farm.errors import ConfigurationError
+from farm.jobstore.census import Queue, Worker
+from farm.settings import Settings
+from tests.farms import free_port
+from workers.pipelines.pipeline import SRPO
+from workers.safety import checker_for
+
+GIB = 2**30
+CUDA, NO_CUDA = Torch("2.13.0", "13.0"), Torch("2.13.0+cpu", None)
+CARD = "NVIDIA H100 80GB HBM3, 80994 MiB of 81559 MiB free"
+ALL = frozenset({"flux-1-dev-non-commercial", "tencent-srpo"})
+
+
+def names(finding: Finding, mark: Mark, *words: str) -> bool:
+    """Whether the finding has this mark, and says these words and, if it is not good, what to do."""
+    said = f"{finding.text} → {finding.remedy}"
+    return finding.mark is mark and all(word in said for word in words) and (mark is Mark.GOOD or bool(finding.remedy))
+
+
+def test_what_the_farm_refuses_splits_into_fault_and_remedy() -> None:
+    message = "FARM_LEASE is no setting of the farm; the nearest is FARM_LEASE_SECONDS"
+    assert refused("settings", message) == Finding(
+        "settings", Mark.WRONG, "FARM_LEASE is no setting of the farm", "the nearest is FARM_LEASE_SECONDS"
+    )
+
+
+def test_a_check_that_fails_is_a_finding_of_its_own_and_keeps_what_it_found() -> None:
+    def check() -> object:
+        yield good("x", "this")
+        raise ZeroDivisionError("that")
+
+    found = within("x", check)  # type: ignore[arg-type]
+
+    assert [(finding.mark, finding.text) for finding in found] == [
+        (Mark.GOOD, "this"),
+        (Mark.WRONG, "this check failed: ZeroDivisionError: that"),
+    ]
+
+
+def test_a_check_that_hangs_is_left_behind() -> None:
+    released = threading.Event()
+
+    def check() -> Finding:
+        released.wait(30)
+        return good("x", "late")
+
+    began = monotonic()
+    (found,) = within("x", check, seconds=0.05)
+    released.set()
+
+    assert names(found, Mark.WRONG, "gave no answer within")
+    assert monotonic() - began < 5
+
+
+def test_an_old_python_is_named() -> None:
+    assert names(machine.python((3, 10, 12)), Mark.WRONG, "3.10.12", "apt install")
+    assert machine.python((3, 11, 0)).mark is Mark.GOOD
+
+
+@pytest.mark.parametrize(
+    ("free", "mark"),
+    [(GIB - 1, Mark.WRONG), (GIB, Mark.NOTE), (5 * GIB - 1, Mark.NOTE), (5 * GIB, Mark.GOOD)],
+)
+def test_a_disk_that_is_nearly_full_is_named(free: int, mark: Mark) -> None:
+    assert names(disk_finding(Path("/data"), free), mark, "/data", f"{free / 1e9:.1f} GB")
+
+
+def test_a_folder_that_is_not_there_is_judged_by_the_disk_that_it_would_lie_on(tmp_path: Path) -> None:
+    (found,) = machine.disk([tmp_path / "no" / "such", tmp_path])
+    assert str(tmp_path) in found.text
+
+
+@pytest.mark.parametrize(("free", "mark"), [(GIB // 4 - 1, Mark.WRONG), (GIB - 1, Mark.NOTE), (GIB, Mark.GOOD)])
+def test_little_memory_is_named(free: int, mark: Mark) -> None:
+    assert names(machine.memory_finding(free), mark, "free")
+
+
+def test_a_container_counts_its_cache_as_free(tmp_path: Path) -> None:
+    assert machine.room_in_container(tmp_path) == []
+    for name, text in {
+        "memory.max": "1000\n",
+        "memory.current": "900\n",
+        "memory.stat": "anon 1\ninactive_file 300\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    assert machine.room_in_container(tmp_path) == [400]
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.room_in_container(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "cards", "torch", "real", "mark", "word"),
+    [
+        (None, [], NO_CUDA, False, Mark.GOOD, "CPU"),
+        (None, [CARD], NO_CUDA, False, Mark.GOOD, "CPU"),
+        (None, [CARD], CUDA, True, Mark.GOOD, "cuda:0: NVIDIA H100"),
+        (None, [CARD], NO_CUDA, True, Mark.WRONG, "pip install --force-reinstall 'torch==2.13.0'"),
+        (None, [], CUDA, True, Mark.NOTE, "no NVIDIA card"),
+        ("cpu", [CARD], CUDA, True, Mark.NOTE, "as FARM_DEVICE says"),
+        ("cuda:1", [CARD, CARD], CUDA, False, Mark.GOOD, "cuda:1"),
+        ("cuda:1", [CARD], CUDA, True, Mark.WRONG, "this machine has cpu, cuda:0"),
+        ("cuda", [], CUDA, False, Mark.WRONG, "this machine has cpu"),
+        ("cuda:x", [CARD], CUDA, False, Mark.WRONG, "is no device"),
+        ("cpu:0", [CARD], CUDA, False, Mark.WRONG, "is no device"),
+        ("mps", [], CUDA, False, Mark.WRONG, "is no device"),
+    ],
+)
+def test_the_device(setting: str | None, cards: list[str], torch: Torch, real: bool, mark: Mark, word: str) -> None:
+    assert names(device_finding(setting, cards=cards, torch=torch, real_weights=real), mark, word)
+
+
+def test_what_the_installed_torch_was_built_with_is_read_without_importing_it() -> None:
+    import torch
+
+    assert machine.installed_torch() == Torch(torch.__version__, torch.version.cuda)
+
+
+@pytest.mark.parametrize(
+    ("said", "mark"),
+    [
+        ("Valkey server v=9.1.2 sha=00000000:1 malloc=libc", Mark.GOOD),
+        ("Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc", Mark.GOOD),
+        ("Redis server v=6.2.14 sha=00000000:0 malloc=jemalloc", Mark.WRONG),
+        ("Valkey server v=7.1.0 sha=00000000:0 malloc=jemalloc", Mark.WRONG),
+    ],
+)
+def test_a_server_that_could_be_started_is_judged_by_its_version(said: str, mark: Mark) -> None:
+    assert names(at_rest(said), mark, said.split()[0])
+
+
+@pytest.mark.parametrize(
+    ("used", "limit", "mark"), [(799, 1000, Mark.GOOD), (800, 1000, Mark.WRONG), (5, 0, Mark.NOTE)]
+)
+def test_the_memory_of_redis(used: int, limit: int, mark: Mark) -> None:
+    assert memory_finding(used, limit, own=True).mark is mark
+
+
+@pytest.mark.parametrize(
+    ("apart", "blur", "mark"),
+    [
+        (0.9, 0, Mark.GOOD),
+        (-1.1, 0, Mark.NOTE),
+        (1.9, 1, Mark.GOOD),
+        (30.0, 0, Mark.NOTE),
+        (-31.0, 0, Mark.WRONG),
+        (31.0, 2, Mark.NOTE),
+    ],
+)
+def test_clocks_that_differ_are_named(apart: float, blur: float, mark: Mark) -> None:
+    assert names(clock_finding("Redis's clock", apart, blur=blur), mark, "Redis's clock")
+
+
+def test_a_clock_says_which_way_it_is_off() -> None:
+    assert "40.0 s ahead of this machine's" in clock_finding("S3's clock", 40, blur=0).text
+    assert "40.0 s behind this machine's" in clock_finding("S3's clock", -40, blur=0).text
+
+
+def worker(state: str = "warm", *, silent: float = 1, jobs: int = 0, models: str = "srpo") -> Worker:
+    facts = {"state": state, "models": models, "weights": "miniature", "version": "0.1.0", "host": "h", "pid": "7"}
+    return Worker("w", facts | {"jobs": str(jobs)}, silent)
+
+
+def about_workers(*found: Worker, are_expected: bool = True) -> list[Finding]:
+    return list(work.workers(found, lease_seconds=15, are_expected=are_expected))
+
+
+def test_workers_by_what_they_do() -> None:
+    (warm,) = about_workers(worker(), worker("loading"))
+    (loading,) = about_workers(worker("loading"))
+    (none,) = about_workers()
+    (not_yet,) = about_workers(are_expected=False)
+
+    assert names(warm, Mark.GOOD, "1 warm, 1 loading: miniature for srpo")
+    assert names(loading, Mark.NOTE, "none is warm yet, 1 loading")
+    assert names(none, Mark.WRONG, "none", "farm worker")
+    assert names(not_yet, Mark.NOTE, "none", "farm up")
+
+
+def test_a_silent_worker_is_named_beside_a_warm_one() -> None:
+    silent, warm = about_workers(worker(silent=16), worker(silent=15))
+
+    assert names(silent, Mark.WRONG, "w has given no sign of life for 16 s", "on h: kill -KILL 7")
+    assert warm.mark is Mark.GOOD
+
+
+def test_workers_of_another_version_are_worth_knowing() -> None:
+    other = Worker("w", worker().facts | {"version": "9"}, 1)
+    assert names(about_workers(other)[1], Mark.NOTE, "version 9")
+
+
+@pytest.mark.parametrize(
+    ("oldest", "able", "mark", "word"),
+    [
+        (60, [worker(jobs=4)], Mark.GOOD, "3 of srpo (normal) waiting, the oldest for 60 s"),
+        (9, [worker()], Mark.GOOD, "waiting"),
+        (11, [worker()], Mark.WRONG, "though w stands idle"),
+        (1, [], Mark.WRONG, "no warm worker has that model"),
+        (1, [worker(models="kontext")], Mark.WRONG, "no warm worker has that model"),
+    ],
+)
+def test_a_queue_that_is_stuck_is_named(oldest: float, able: list[Worker], mark: Mark, word: str) -> None:
+    lane = Queue("srpo", "normal", jobs=3, oldest_seconds=oldest)
+    assert names(work.lane_finding(lane, able), mark, word)
+
+
+def test_a_backlog_of_webhooks_is_named_when_nobody_takes_what_is_due() -> None:
+    assert work.webhooks_finding(3, 60, couriers=1).mark is Mark.GOOD
+    assert names(work.webhooks_finding(3, 61, couriers=1), Mark.WRONG, "for 61 s", "farm worker --webhooks")
+    assert names(work.webhooks_finding(3, 0, couriers=0), Mark.NOTE, "webhook workers: 0")
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "base", "expected"),
+    [
+        (None, None, None, "127.0.0.1:8000"),
+        (None, None, "http://127.0.0.1:9000", "127.0.0.1:9000"),
+        (None, None, "https://[::1]:9443", "[::1]:9443"),
+        (None, 8001, "http://127.0.0.1:9000", "127.0.0.1:8001"),
+        ("0.0.0.0", None, "http://127.0.0.1:9000", "0.0.0.0:8000"),
+    ],
+)
+def test_where_the_api_is_looked_for(host: str | None, port: int | None, base: str | None, expected: str) -> None:
+    assert str(Address.of(host, port, base)) == expected
+
+
+@pytest.mark.parametrize("setting", [None, "bundled", "off", "clip", "vit"])
+def test_the_doctor_and_the_workers_agree_on_the_picture_checker(setting: Any) -> None:
+    found = weights.safety(Settings(safety=setting))
+    if found.mark is not Mark.WRONG:
+        checker_for(setting, SRPO)
+        return
+    with pytest.raises(ConfigurationError):
+        checker_for(setting, SRPO)
+
+
+class Checkpoints:
+    """Small files in the formats of the real ones: FLUX.1-dev's folder, its second encoder in two files, and SRPO's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.flux, self.srpo = folder / "FLUX.1-dev", folder / "srpo.safetensors"
+        for name in (
+            *("model_index.json", "scheduler/scheduler_config.json", "transformer/config.json", "vae/config.json"),
+            *("text_encoder/config.json", "text_encoder_2/config.json"),
+            *("tokenizer/tokenizer_config.json", "tokenizer_2/tokenizer_config.json"),
+        ):
+            (self.flux / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.flux / name).write_text("{}")
+        self.first, self.second = (self.flux / f"text_encoder_2/model-0000{n}-of-00002.safetensors" for n in (1, 2))
+        for path in (*self.files, self.srpo):
+            save_file({f"of {path.name}": np.arange(8, dtype=np.float32)}, path)
+        index = {"weight_map": {f"of {path.name}": path.name for path in (self.first, self.second)}}
+        (self.flux / "text_encoder_2/model.safetensors.index.json").write_text(json.dumps(index))
+
+    @property
+    def files(self) -> list[Path]:
+        weights_of = {"text_encoder": "model", "vae": "diffusion_pytorch_model"}
+        single = [self.flux / part / f"{stem}.safetensors" for part, stem in weights_of.items()]
+        return [*single, self.first, self.second]
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(flux_dir=self.flux, srpo_file=self.srpo)
+
+    def findings(self) -> list[Finding]:
+        return list(weights.weights(self.settings))
+
+    def finding(self) -> Finding:
+        (found,) = self.findings()
+        return found
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Checkpoints:
+    return Checkpoints(tmp_path)
+
+
+def test_a_signed_address_that_does_not_work_is_not_shown() -> None:
+    with pytest.raises(storage.Mistaken) as refused:
+        storage.fetch(f"http://127.0.0.1:{free_port()}/picture?X-Amz-Signature=secret")
+
+    assert "signed addresses do not work" in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def test_whole_weights_are_good(checkpoints: Checkpoints) -> None:
+    assert names(checkpoints.finding(), Mark.GOOD, "5 files", "whole by their headers")
+
+
+def test_the_miniature_and_the_simulated_pipeline_need_none() -> None:
+    assert [found.mark for found in weights.weights(Settings())] == [Mark.GOOD]
+    assert [found.mark for found in weights.weights(Settings(pipeline="simulated", flux_dir=Path("/no")))] == [
+        Mark.GOOD
+    ]
+
+
+def test_one_checkpoint_without_the_other_is_named(checkpoints: Checkpoints) -> None:
+    (found,) = weights.weights(Settings(srpo_file=checkpoints.srpo))
+    assert names(found, Mark.WRONG, "FARM_SRPO_FILE needs FARM_FLUX_DIR", "set FARM_FLUX_DIR")
+
+
+def test_a_missing_shard_is_named_with_the_command_that_brings_it(checkpoints: Checkpoints) -> None:
+    checkpoints.second.unlink()
+    shard = "text_encoder_2/model-00002-of-00002.safetensors"
+    remedy = f"hf download black-forest-labs/FLUX.1-dev --include '{shard}' --local-dir {checkpoints.flux}"
+    assert names(checkpoints.finding(), Mark.WRONG, f"{shard}: it is not there", remedy)
+
+
+def test_where_no_index_says_into_what_a_part_is_divided_all_of_it_is_asked_for(checkpoints: Checkpoints) -> None:
+    for path in (checkpoints.flux / "text_encoder_2").iterdir():
+        path.unlink()
+
+    description, whole = checkpoints.findings()
+
+    assert names(description, Mark.WRONG, "lacks text_encoder_2/config.json", "--include 'text_encoder_2/config.json'")
+    assert names(whole, Mark.WRONG, "text_encoder_2/model.safetensors: it is not there", "--include 'text_encoder_2/*'")
+
+
+def test_a_missing_srpo_file_is_named(checkpoints: Checkpoints) -> None:
+    checkpoints.srpo.unlink()
+    remedy = f"hf download tencent/SRPO diffusion_pytorch_model.safetensors --local-dir {checkpoints.srpo.parent}"
+    assert names(checkpoints.finding(), Mark.WRONG, f"{checkpoints.srpo}: it is not there", remedy)
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+def with_more_behind(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"1234")
+
+
+def a_pointer(path: Path) -> None:
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9989150328\n")
+
+
+def without_its_tensor(path: Path) -> None:
+    save_file({"another": np.zeros(1)}, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (cut_off, "bytes and has"),
+        (with_more_behind, "bytes and has"),
+        (a_pointer, "cannot be read as safetensors (no header)"),
+        (without_its_tensor, "lacks tensors that its index lists: of model-00001"),
+        (lambda path: path.write_bytes(b""), "cannot be read as safetensors (no header)"),
+        (lambda path: path.write_bytes((2).to_bytes(8, "little") + b"[]"), "cannot be read as safetensors"),
+    ],
+)
+def test_a_damaged_file_is_named(checkpoints: Checkpoints, damage: Callable[[Path], object], word: str) -> None:
+    damage(checkpoints.first)
+    assert names(checkpoints.finding(), Mark.WRONG, str(checkpoints.first), word, "hf download")
+
+
+def test_a_broken_index_is_named(checkpoints: Checkpoints) -> None:
+    (checkpoints.flux / "text_encoder_2/model.safetensors.index.json").write_text("[]")
+    (found,) = within("weights", lambda: weights.weights(checkpoints.settings))
+    assert names(found, Mark.WRONG, "model.safetensors.index.json cannot be loaded", "download it again")
+
+
+def test_licences_are_named_one_by_one() -> None:
+    assert weights.licences(Settings(accept_licenses=ALL)).mark is Mark.GOOD
+    found = weights.licences(Settings(accept_licenses=frozenset({"tencent-srpo"})))
+    assert names(
+        found, Mark.WRONG, "does not name flux-1-dev-non-commercial,", "FARM_ACCEPT_LICENSES=tencent-srpo,flux-1"
+    )
+
+
+def digest_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_digests_are_compared_with_what_the_downloader_left(checkpoints: Checkpoints) -> None:
+    notes = checkpoints.flux / ".cache/huggingface/download/text_encoder_2"
+    notes.mkdir(parents=True)
+    for path in (checkpoints.first, checkpoints.second):
+        (notes / f"{path.name}.metadata").write_text(f"{'c' * 40}\n{digest_of(path)}\n1763700000.0\n")
+    checkpoints.second.write_bytes(checkpoints.second.read_bytes()[:-1] + b"!")
+    read: list[int] = []
+
+    found = {f.text.partition(": ")[0]: f for f in weights.digests(checkpoints.settings, read.append)}
+
+    assert names(found[str(checkpoints.first)], Mark.GOOD, "as on record")
+    assert names(found[str(checkpoints.second)], Mark.WRONG, "is on record", "hf download")
+    assert found[str(checkpoints.files[0])].mark is Mark.NOTE
+    assert names(found[str(checkpoints.srpo)], Mark.WRONG, "06e73a79")
+    assert sum(read) == sum(path.stat().st_size for path in (*checkpoints.files, checkpoints.srpo))
+
+
+def test_a_file_in_the_downloaders_cache_is_named_by_its_digest(tmp_path: Path) -> None:
+    blob = tmp_path / "blobs" / hashlib.sha256(b"weights").hexdigest()
+    blob.parent.mkdir()
+    blob.write_bytes(b"weights")
+    link = tmp_path / "snapshots" / "vae.safetensors"
+    link.parent.mkdir()
+    link.symlink_to(blob)
+
+    assert weights.recorded(link) == blob.name
+    assert weights.recorded(tmp_path / "snapshots" / "other") is None
