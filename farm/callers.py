@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import re
 import secrets
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from typing import cast
 import redis
 
 from farm import clock
+from farm.errors import ConfigurationError
 from farm.jobstore import keys
 from farm.jobstore.connection import translated
+from farm.settings import Settings
 
 _KEY = re.compile(r"farm_([0-9a-f]{8})_([0-9A-Za-z_-]{43})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -98,6 +101,31 @@ class Callers:
         if not hmac.compare_digest(fields.get("digest", ""), _digest(match[2])):
             return None
         return Caller(fields["name"], is_admin=fields["admin"] == "1")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this host name or address is this machine's own."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def wants_keys(settings: Settings, host: str) -> bool:
+    """Keys are asked for everywhere but on loopback, unless FARM_AUTH says otherwise."""
+    return settings.auth == "keys" or (settings.auth is None and not is_loopback(host))
+
+
+def refuse_open_door(settings: Settings, callers: Callers, host: str) -> None:
+    """Refuse to listen beyond this machine without keys."""
+    if is_loopback(host):
+        return
+    if settings.auth == "off":
+        raise ConfigurationError(f"FARM_AUTH=off is for loopback only, not for {host}; leave it unset")
+    if not callers.all():
+        raise ConfigurationError(f"No API key exists, so nobody could call {host}; run `farm keys create NAME` first")
 
 
 def _digest(secret: str) -> str:

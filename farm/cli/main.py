@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from farm.cli import demo, fleet, jobs, keys, render, up
+from farm.cli import demo, doctor, fleet, jobs, keys, render, up, webhooks
 from farm.errors import FarmError
 
 app = typer.Typer(
@@ -24,7 +24,9 @@ app.command()(render.render)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(fleet.workers, name="workers")
 app.add_typer(keys.app, name="keys")
+app.add_typer(webhooks.app, name="webhooks")
 app.command()(fleet.models)
+app.command()(doctor.doctor)
 app.command(hidden=True)(demo.demo)
 
 

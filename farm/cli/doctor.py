@@ -1,0 +1,73 @@
+"""`farm doctor`: what is there, what is missing, and the command that mends it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from farm.doctor import weights
+from farm.doctor.examination import Examination
+from farm.doctor.finding import Finding, Mark
+from farm.settings import Settings, read
+
+_SIGNS = {Mark.GOOD: "✓", Mark.NOTE: "!", Mark.WRONG: "✗"}
+#: Where the text of a line begins.
+_INDENT = 15
+
+
+def doctor(
+    data_dir: Annotated[Path, typer.Option("--data-dir", help="The farm's data folder.")] = Path(".farm"),
+    host: Annotated[str | None, typer.Option(help="Where the API listens; else where this farm says.")] = None,
+    port: Annotated[int | None, typer.Option(help="Its port; else the one that this farm says.")] = None,
+    digests: Annotated[bool, typer.Option("--digests", help="Read all weights, which takes minutes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Tell what is there, what is missing, and the command that mends it. Exit status 1: something is wrong."""
+    settings, problems = read()
+    found = []
+    for finding in _findings(
+        settings, Examination(settings, problems, data_dir=data_dir, host=host, port=port), digests
+    ):
+        found.append(finding)
+        if not as_json:
+            print(line(finding), flush=True)
+    healthy = all(finding.mark is not Mark.WRONG for finding in found)
+    if as_json:
+        print(json.dumps({"healthy": healthy, "findings": [asdict(finding) for finding in found]}, indent=2))
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def line(finding: Finding) -> str:
+    """A finding for people, wrapped where the output is a terminal."""
+    head = f"{_SIGNS[finding.mark]} {finding.name}".ljust(_INDENT)
+    remedy = f"\n{_wrapped('→ ' + finding.remedy, ' ' * _INDENT)}" if finding.remedy else ""
+    return _wrapped(finding.text, head) + remedy
+
+
+def _wrapped(text: str, head: str) -> str:
+    if not sys.stdout.isatty():
+        return head + text
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(text, width, initial_indent=head, subsequent_indent=" " * _INDENT, break_on_hyphens=False)
+
+
+def _findings(settings: Settings, examination: Examination, digests: bool) -> Iterator[Finding]:
+    yield from examination.findings()
+    if not digests:
+        return
+    columns = (TextColumn("reading the weights"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        total = sum(file.path.stat().st_size for file in weights.files_of(settings) if file.path.is_file())
+        task = progress.add_task("", total=total)
+        yield from weights.digests(settings, lambda count: progress.advance(task, count))

@@ -1,0 +1,192 @@
+"""The examination: every check in its order, each with a time limit, none able to stop the others."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import cast
+
+import redis
+
+from farm import embedded
+from farm.callers import Callers
+from farm.datadir import DataDir
+from farm.doctor import access, jobstore, machine, storage, weights, work
+from farm.doctor.access import Address, Answer
+from farm.doctor.finding import Finding, good, note, refused, wrong
+from farm.errors import FarmError
+from farm.jobstore import keys
+from farm.jobstore.census import Census
+from farm.jobstore.connection import connect
+from farm.outbound import Outbound
+from farm.settings import PREFIX, Settings
+from farm.webhooks import signing
+
+#: How long one check may take, in seconds.
+CHECK_SECONDS = 10.0
+
+_LATE = "see that what it talks to answers, then farm doctor again"
+
+Check = Callable[[], Finding | Iterable[Finding]]
+
+
+class Examination:
+    """One look at everything. Later checks use what earlier ones learned: whether a farm runs, and its Redis."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        problems: Sequence[str],
+        *,
+        data_dir: Path,
+        host: str | None = None,
+        port: int | None = None,
+    ) -> None:
+        """`problems`: about settings that were left out; `host` and `port`: of the API, where they are asked for."""
+        self._settings = settings
+        self._problems = problems
+        self._data_dir = data_dir
+        self._asked_for = (host, port)
+        self._holder: str | None = None
+        self._client: redis.Redis | None = None
+        self._base: str | None = None
+        self._answer: Answer | None = None
+
+    def findings(self) -> Iterator[Finding]:
+        for name, check in self._checks():
+            yield from within(name, check)
+
+    def _checks(self) -> Iterator[tuple[str, Check]]:
+        """Made one by one: which ones there are depends on what those before found."""
+        yield "settings", self._check_settings
+        yield "Python", machine.python
+        yield "disk", lambda: machine.disk([self._data_dir / "pictures", self._data_dir / "redis", self._data_dir])
+        yield "memory", machine.memory
+        yield "farm", self._check_farm
+        yield "Redis", self._check_redis
+        if self._client:
+            yield "scripts", lambda: jobstore.scripts(self._redis)
+            yield "clock", lambda: jobstore.clock_of(self._redis)
+        yield "storage", lambda: storage.storage(self._settings, self._data_dir)
+        yield "weights", lambda: weights.weights(self._settings)
+        if self._settings.pipeline == "flux":
+            yield "device", self._check_device
+        if weights.are_real(self._settings):
+            yield "licences", lambda: weights.licences(self._settings)
+            yield "safety", lambda: weights.safety(self._settings)
+        yield "port", self._check_port
+        yield "keys", self._check_keys
+        if self._client:
+            yield "workers", self._check_workers
+            yield "queue", lambda: work.queue(Census(self._redis), lease_seconds=self._settings.lease_seconds)
+            yield "webhooks", lambda: work.webhooks(Census(self._redis))
+
+    def _check_settings(self) -> Iterator[Finding]:
+        yield from (refused("settings", problem) for problem in self._problems)
+        Outbound(self._settings.webhook_allow)
+        if self._settings.signing_key:
+            signing.read_key(self._settings.signing_key)
+        if not self._problems:
+            names = sorted(PREFIX + name.upper() for name in self._settings.model_fields_set)
+            yield good("settings", f"set: {', '.join(names)}" if names else "all at their defaults")
+
+    def _check_farm(self) -> Finding:
+        self._holder = DataDir(self._data_dir).holder()
+        if self._holder is not None:
+            return good("farm", f"farm up runs on {self._data_dir} (pid {self._holder})")
+        if self._settings.redis_url is not None:
+            return good("farm", f"no farm up runs on {self._data_dir}; the farm of FARM_REDIS_URL is looked at")
+        where = "" if self._data_dir == Path(".farm") else f" --data-dir {self._data_dir}"
+        return note("farm", f"no farm up runs on {self._data_dir}", f"farm up{where}")
+
+    def _check_redis(self) -> Iterator[Finding]:
+        own = self._settings.redis_url
+        url = own or embedded.address(self._data_dir)
+        try:
+            if url is None:
+                raise redis.exceptions.ConnectionError("it was never started")
+            client = connect(url)
+            server = jobstore.Server.ask(client, url)
+        except redis.exceptions.RedisError as error:
+            runs = own is not None or self._holder is not None
+            yield jobstore.not_answering(own, self._data_dir, str(error)) if runs else jobstore.at_rest()
+            return
+        self._client = client
+        self._base = cast(str | None, client.get(keys.BASE))
+        yield from jobstore.server(server, own=own is not None, unsafe=self._settings.redis_unsafe)
+
+    def _check_device(self) -> Finding:
+        settings = self._settings
+        real = weights.are_real(settings)
+        return machine.device(settings.device, real_weights=real, alone=settings.redis_url is None)
+
+    def _check_port(self) -> Iterator[Finding]:
+        address = self._address()
+        self._answer = access.ask(address)
+        yield access.port(address, self._answer, is_ours=self._is_ours(address))
+        if self._is_ours(address) or (self._answer is None and self._runs()):
+            yield access.api(address, self._answer, self._base)
+
+    def _check_keys(self) -> Finding:
+        callers = Callers(self._client) if self._client else None
+        return access.keys(self._settings, self._address().host, callers)
+
+    def _check_workers(self) -> Iterable[Finding]:
+        expected = self._holder is not None or self._is_ours(self._address())
+        found = Census(self._redis).workers()
+        return work.workers(found, lease_seconds=self._settings.lease_seconds, are_expected=expected)
+
+    @property
+    def _redis(self) -> redis.Redis:
+        assert self._client is not None
+        return self._client
+
+    def _address(self) -> Address:
+        host, port = self._asked_for
+        return Address.of(host, port, None if self._settings.public_url else self._base)
+
+    def _is_ours(self, address: Address) -> bool:
+        """Whether what answers there is the API of the farm that is examined."""
+        if self._answer is None or not self._answer.is_farm:
+            return False
+        if self._settings.redis_url is not None:
+            return True  # it may serve several APIs, and only the last one to start is on record
+        if self._holder is None and self._client is None:
+            return False
+        if self._base is None or self._settings.public_url is not None:
+            return True
+        return Address.of(None, None, self._base).port == address.port
+
+    def _runs(self) -> bool:
+        """Whether any process of this farm is known to live."""
+        return self._holder is not None or (self._client is not None and bool(Census(self._client).workers()))
+
+
+def within(name: str, check: Check, seconds: float = CHECK_SECONDS) -> list[Finding]:
+    """What a check finds. If it fails or takes too long, that is one more finding, and the thread is left behind."""
+    found: list[Finding] = []
+    end: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            result = check()
+            for finding in [result] if isinstance(result, Finding) else result:
+                found.append(finding)
+            end.set_result(None)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the others must go on
+            end.set_exception(error)
+
+    threading.Thread(target=work, name=name, daemon=True).start()
+    try:
+        error = end.exception(seconds)
+    except TimeoutError:
+        return [*found, wrong(name, f"this check gave no answer within {seconds:.0f} s", _LATE)]
+    return found if error is None else [*found, _failed(name, error)]
+
+
+def _failed(name: str, error: BaseException) -> Finding:
+    if isinstance(error, FarmError):
+        return refused(name, str(error))
+    return wrong(name, f"this check failed: {type(error).__name__}: {error}", "")

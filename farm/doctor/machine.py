@@ -1,0 +1,162 @@
+"""This machine: Python, disk, memory, and what it would render on. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+
+from farm import __version__
+from farm.doctor.finding import Finding, good, note, size, wrong
+from farm.errors import FarmError
+
+_GIB = 2**30
+#: The oldest Python that will do.
+_PYTHON = (3, 11)
+#: Free bytes under which a disk is too full, and under which it soon will be.
+_DISK = (_GIB, 5 * _GIB)
+#: The same of memory.
+_MEMORY = (_GIB // 4, _GIB)
+#: What a render worker needs beside the farm.
+_ENGINES = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
+_WORKER = "pip install 'srpo-farm[worker]'"
+
+
+class NoAnswer(FarmError):
+    """A program of this machine did not do what it is for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Torch:
+    """The installed torch, as its own files tell. `cuda`: the CUDA that it was built with."""
+
+    version: str
+    cuda: str | None
+
+
+def python(version: Sequence[int] = sys.version_info[:3]) -> Finding:
+    shown = ".".join(map(str, version))
+    if tuple(version[:2]) < _PYTHON:
+        return wrong("Python", f"{shown} is too old; the farm needs 3.11 or later", "sudo apt install python3.11")
+    return good("Python", f"{shown}; srpo-farm {__version__} in {sys.prefix}")
+
+
+def disk(folders: Iterable[Path]) -> Iterator[Finding]:
+    """A line for each file system that these folders lie on, or would."""
+    by_device = {existing(folder).stat().st_dev: folder for folder in folders}
+    for folder in by_device.values():
+        yield disk_finding(folder, shutil.disk_usage(existing(folder)).free)
+
+
+def disk_finding(folder: Path, free: int) -> Finding:
+    text = f"{size(free)} are free for {folder}"
+    remedy = "make room there, keep pictures for less long (FARM_RESULT_TTL), or move the farm with --data-dir"
+    too_full, nearly_full = _DISK
+    if free < too_full:
+        return wrong("disk", text, remedy)
+    return note("disk", text, remedy) if free < nearly_full else good("disk", text)
+
+
+def existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def memory() -> Finding:
+    """What new processes may take: the machine's free memory, or the container's where that is less."""
+    try:
+        meminfo = Path("/proc/meminfo").read_text()
+    except FileNotFoundError:
+        return note("memory", "This system does not tell how much is free")
+    found = re.search(r"^MemAvailable: +(\d+) kB", meminfo, re.MULTILINE)
+    free = int(found[1]) * 1024 if found else 0
+    return memory_finding(min([free, *room_in_container(Path("/sys/fs/cgroup"))]))
+
+
+def memory_finding(free: int) -> Finding:
+    text = f"{size(free)} are free"
+    remedy = "end other programs, run fewer workers (`farm up --workers 1`), or give the container more"
+    too_little, little = _MEMORY
+    if free < too_little:
+        return wrong("memory", text, remedy)
+    return note("memory", text, remedy) if free < little else good("memory", text)
+
+
+def room_in_container(group: Path) -> list[int]:
+    """What a control group's limit leaves; its file cache is given back when memory is short."""
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        used = int((group / "memory.current").read_text())
+        cache = re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
+    except OSError:
+        return []
+    return [] if limit == "max" else [int(limit) - used + (int(cache[1]) if cache else 0)]
+
+
+def device(setting: str | None, *, real_weights: bool, alone: bool) -> Finding:
+    """`alone`: no other machine could render for this farm."""
+    missing = [name for name in _ENGINES if util.find_spec(name) is None]
+    if missing:
+        text = f"{', '.join(missing)} cannot be imported, so no worker can render here"
+        return wrong("device", text, _WORKER) if alone else note("device", text, _WORKER)
+    return device_finding(setting, cards=cards(), torch=installed_torch(), real_weights=real_weights)
+
+
+def device_finding(setting: str | None, *, cards: Sequence[str], torch: Torch, real_weights: bool) -> Finding:
+    """What a worker with this FARM_DEVICE would render on; the miniature stays on the CPU unless told otherwise."""
+    kind, _, number = (setting or ("cuda" if real_weights and cards else "cpu")).partition(":")
+    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
+        return wrong("device", f"FARM_DEVICE={setting} is no device", "FARM_DEVICE=cpu, cuda, cuda:0, cuda:1, …")
+    if kind == "cpu":
+        return _on_the_cpu(setting, torch, real_weights)
+    wanted = int(number or 0)
+    if wanted >= len(cards):
+        there = ", ".join(["cpu", *(f"cuda:{n}" for n in range(len(cards)))])
+        return wrong("device", f"FARM_DEVICE={setting} is not there", f"FARM_DEVICE: this machine has {there}")
+    if torch.cuda is None:
+        text = f"torch {torch.version} is built without CUDA, so it cannot use {cards[wanted]}"
+        return wrong("device", text, f"pip install --force-reinstall 'torch=={torch.version.partition('+')[0]}'")
+    return good("device", f"cuda:{wanted}: {cards[wanted]}; torch {torch.version} with CUDA {torch.cuda}")
+
+
+def _on_the_cpu(setting: str | None, torch: Torch, real_weights: bool) -> Finding:
+    text = f"the CPU; torch {torch.version}"
+    if not real_weights:
+        return good("device", text)
+    slow = "a picture of the real weights takes very long"
+    if setting:
+        return note("device", f"{text}, as FARM_DEVICE says: {slow}", "unset FARM_DEVICE")
+    return note("device", f"{text}, since no NVIDIA card is here, or its driver is not: {slow}", "nvidia-smi")
+
+
+def cards() -> list[str]:
+    """The NVIDIA cards of this machine, each with its memory, as its driver tells."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        told = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+        return [re.sub(r"(?s).*?Model:\s*([^\n]+).*", r"\1", path.read_text()) for path in told]
+    query = [program, "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, timeout=5, check=False)
+    if done.returncode:
+        said = (done.stdout + done.stderr).strip().partition("\n")[0]
+        raise NoAnswer(f"nvidia-smi fails: {said}; install the driver again, or set FARM_DEVICE=cpu")
+    return [_card(line) for line in done.stdout.splitlines()]
+
+
+def _card(line: str) -> str:
+    name, total, free = (part.strip() for part in line.rsplit(",", 2))
+    return f"{name}, {free} of {total} free"
+
+
+def installed_torch() -> Torch:
+    spec = util.find_spec("torch")
+    assert spec is not None
+    assert spec.origin is not None
+    facts = Path(spec.origin).with_name("version.py").read_text()
+    cuda = re.search(r"^cuda\b[^=\n]*= '([^']+)'", facts, re.MULTILINE)
+    return Torch(metadata.version("torch"), cuda[1] if cuda else None)
