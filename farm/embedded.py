@@ -24,6 +24,7 @@ _MEMORY = "1gb"
 START_SECONDS = 20.0
 #: How long the server may take to leave when asked to.
 STOP_SECONDS = 10.0
+_ASK_AGAIN_SECONDS = 0.5
 
 _log = structlog.get_logger(__name__)
 
@@ -83,10 +84,13 @@ class EmbeddedRedis:
         """Stop the server, by force if it does not leave: what it answered for is in its file before it answers."""
         if self.process is None:
             return
-        self.process.terminate()
-        try:
-            self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
+        until = clock.monotonic() + STOP_SECONDS
+        while self.is_alive and clock.monotonic() < until:
+            # More than once: while it begins a new append-only file, it refuses to leave and forgets that it was asked.
+            self.process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(_ASK_AGAIN_SECONDS)
+        if self.is_alive:
             _log.warning("redis did not stop in time", folder=str(self._folder))
             self.process.kill()
             self.process.wait()

@@ -36,9 +36,9 @@ def wrong(name: str, text: str, remedy: str) -> Finding:
 
 
 def refused(name: str, message: str, mark: Mark = Mark.WRONG) -> Finding:
-    """What the farm says where it does not start: what is wrong and, behind the last semicolon, what to do."""
-    text, _, remedy = message.rpartition("; ")
-    return Finding(name, mark, text, remedy) if text else Finding(name, mark, remedy)
+    """What the farm says where it does not start: what is wrong and, behind a semicolon, what to do."""
+    text, _, remedy = message.partition("; ")
+    return Finding(name, mark, text, remedy)
 
 
 def size(count: float) -> str:

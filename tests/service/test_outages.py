@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from api.app import create_app
-from farm import clock, reaper, service
+from farm import clock, embedded, reaper, service
 from farm.bootstrap import Farm, build
 from farm.callers import LOCAL
 from farm.celery import RENDER_QUEUE
@@ -269,6 +269,27 @@ def test_wake_ups_are_sent_again(outage: Outage) -> None:
         return bool(outage.farm.redis.llen(queue))
 
     wait_for(rings)
+
+
+def test_a_redis_that_begins_a_new_file_is_asked_again_until_it_leaves(tmp_path: Path) -> None:
+    """Asked once, it says that it cannot exit now, and goes on for ever."""
+    outage = Outage(tmp_path)
+    outage.reset()
+    jobs_before = [submit(outage.api, seed=seed) for seed in range(3)]
+    pipeline = outage.farm.redis.pipeline()
+    for number in range(100_000):
+        pipeline.set(f"filler:{number}", "x" * 200)
+    pipeline.execute()
+    outage.farm.redis.config_set("appendonly", "no")
+    outage.farm.redis.config_set("appendonly", "yes")
+
+    began = clock.monotonic()
+    outage.server.stop()
+
+    assert clock.monotonic() - began < embedded.STOP_SECONDS
+    outage.server.start()
+    assert [outage.farm.store.get(job) is not None for job in jobs_before] == [True, True, True]
+    outage.server.stop()
 
 
 def test_a_redis_that_does_not_leave_is_stopped_by_force_and_has_lost_nothing(

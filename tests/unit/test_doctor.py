@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from farm.cli.doctor import line
 from farm.clock import monotonic
 from farm.doctor import machine, storage, weights, work
 from farm.doctor.access import Address
 from farm.doctor.clocks import clock_finding
 from farm.doctor.examination import within
-from farm.doctor.finding import Finding, Mark, good, refused
+from farm.doctor.finding import Finding, Mark, good, refused, wrong
 from farm.doctor.jobstore import at_rest, memory_finding
 from farm.doctor.machine import Torch, device_finding, disk_finding
 from farm.errors import ConfigurationError
@@ -45,6 +46,11 @@ def test_what_the_farm_refuses_splits_into_fault_and_remedy() -> None:
     assert refused("settings", message) == Finding(
         "settings", Mark.WRONG, "FARM_LEASE is no setting of the farm", "the nearest is FARM_LEASE_SECONDS"
     )
+
+
+def test_a_line_says_what_is_wrong_and_below_it_what_mends_it() -> None:
+    assert line(good("disk", "all well")) == "✓ disk         all well"
+    assert line(wrong("disk", "full", "make room")) == f"✗ disk         full\n{' ' * 15}→ make room"
 
 
 def test_a_check_that_fails_is_a_finding_of_its_own_and_keeps_what_it_found() -> None:
@@ -136,6 +142,25 @@ def test_what_the_installed_torch_was_built_with_is_read_without_importing_it() 
     import torch
 
     assert machine.installed_torch() == Torch(torch.__version__, torch.version.cuda)
+
+
+def nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, says: str, status: int = 0) -> None:
+    """The driver's program, saying this."""
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\necho '{says}'\nexit {status}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/bin:/usr/bin")
+
+
+def test_the_cards_are_what_the_driver_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvidia_smi(tmp_path, monkeypatch, "NVIDIA H100 80GB HBM3, 81559 MiB, 80994 MiB\nNVIDIA GB10, [N/A], [N/A]")
+    assert machine.cards() == [CARD, "NVIDIA GB10, [N/A] of [N/A] free"]
+
+
+def test_a_driver_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvidia_smi(tmp_path, monkeypatch, "Failed to initialize NVML: Driver/library version mismatch", status=18)
+    (found,) = within("device", lambda: machine.device(None, real_weights=True, alone=True))
+    assert names(found, Mark.WRONG, "library version mismatch", "FARM_DEVICE=cpu")
 
 
 @pytest.mark.parametrize(
