@@ -11,6 +11,7 @@ from api.auth import Doorman
 from api.held import Held
 from api.hosts import Hosts
 from api.json import FastJson
+from api.paths import OtherThan
 from api.routes import deliveries, fal, files, health, jwks, native, wavespeed
 from api.streams import Streams
 from farm import __version__, clock
@@ -24,6 +25,12 @@ _BEGAN = "farm.began"
 MAX_BODY = 1024 * 1024
 
 
+class Response(flask.Response):
+    """Says no type unless it is given one: Flask would call an empty answer HTML."""
+
+    default_mimetype = None
+
+
 def create_app(farm: Farm, *, base: str, with_keys: bool, most_streams: int, most_held: int) -> flask.Flask:
     """The application. `base` begins every URL it hands out; without keys everybody is the caller `local`."""
     app = apiflask.APIFlask(
@@ -35,6 +42,8 @@ def create_app(farm: Farm, *, base: str, with_keys: bool, most_streams: int, mos
         static_folder=None,  # type: ignore[arg-type]  # Flask's own way to serve none
     )
     app.wsgi_app = Hosts(app.wsgi_app)  # type: ignore[method-assign]  # Flask's own way to wrap an application
+    app.response_class = Response
+    app.url_map.converters["other_than"] = OtherThan
     app.url_map.merge_slashes = False  # else a doubled slash is redirected, in HTML
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.json = FastJson(app)

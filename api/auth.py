@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import flask
+from werkzeug.exceptions import BadRequest
 
 from api import hosts
 from farm import clock
@@ -24,7 +25,8 @@ class Doorman:
         self._callers = callers
 
     def guard(self) -> None:
-        """While keys are off: refuse what a web page or a proxy may have sent on behalf of somebody else."""
+        """Refuse a Host that is none; while keys are off, what pages and proxies may have sent for somebody else."""
+        _refuse_bad_host(flask.request.environ.get("HTTP_HOST"))
         if self._callers is None:
             _refuse_strangers(flask.request)
 
@@ -72,6 +74,11 @@ def shown_key(header: str) -> str:
     return rest.strip() if scheme.lower() in _SCHEMES else header.strip()
 
 
+def _refuse_bad_host(host: str | None) -> None:
+    if host is not None and hosts.host_of(host) is None:
+        raise BadRequest(f"The Host '{host[:100]}' is none; allowed: a name or an address, and a port after a colon.")
+
+
 #: Beginnings of headers' names, as WSGI spells them.
 _OF_A_PROXY = ("HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_X_FORWARDED_")
 
@@ -91,6 +98,4 @@ def _refuse_strangers(request: flask.Request) -> None:
 
 @lru_cache(maxsize=64)
 def _is_ours(host_and_port: str) -> bool:
-    if set(host_and_port) & set("@/?#\\"):  # no part of a name; other parts of a URL could hide behind one
-        return False
-    return is_loopback(hosts.name_of(f"//{host_and_port}")) or hosts.prefix_of(host_and_port) is not None
+    return is_loopback(hosts.host_of(host_and_port) or "") or hosts.prefix_of(host_and_port) is not None

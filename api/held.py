@@ -6,6 +6,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import flask
+
+from api.peer import Peer
 from farm.callers import Caller
 from farm.errors import TooManyHeld
 from farm.job import Job
@@ -31,5 +34,6 @@ class Held:
             self._free.release()
 
     def wait(self, caller: Caller, job_id: str) -> Job:
-        """The job when it has ended, or as it is when the time is up."""
-        return self._service.wait(caller, job_id, seconds=self._seconds)
+        """The job when it has ended, or as it is when the time is up, or when nobody waits for the answer any more."""
+        peer = Peer(flask.request.environ.get("gunicorn.socket"))
+        return self._service.wait(caller, job_id, seconds=self._seconds, give_up=peer.has_left)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
@@ -15,6 +16,13 @@ RUN, QUEUE, REST, CDN = "/fal/run", "/fal/queue", "/fal/rest", "/fal/cdn"
 _HOSTS = {"fal.run": RUN, "queue.fal.run": QUEUE, "rest.fal.ai": REST, "rest.alpha.fal.ai": REST, "v3.fal.media": CDN}
 #: First labels of other names that stand for them.
 _LABELS = {"fal": RUN, "queue": QUEUE, "rest": REST, "cdn": CDN}
+
+_LABEL = "[a-z0-9_-]{1,63}"
+#: A name or an address, and a port: behind anything else other parts of a URL could hide.
+_HOST = re.compile(
+    rf"(?:(?P<name>{_LABEL}(?:\.{_LABEL})*)\.?|\[(?P<address>[0-9a-f:.]{{2,45}})\])(?::[0-9]{{1,5}})?",
+    re.ASCII | re.IGNORECASE,
+)
 
 #: Where the path that a request's host stands for is kept in its WSGI environment.
 _STANDS_FOR = "farm.stands_for"
@@ -46,10 +54,14 @@ def address(prefix: str, base: str) -> str:
 @lru_cache(maxsize=64)
 def prefix_of(host_and_port: str) -> str | None:
     """The path that a `Host` stands for; None for a name that is none of fal's."""
-    if set(host_and_port) & set("@/?#\\"):  # no part of a name; other parts of a URL could hide behind one
-        return None
-    host = name_of(f"//{host_and_port}")
+    host = host_of(host_and_port) or ""
     return _HOSTS.get(host) or _LABELS.get(host.partition(".")[0])
+
+
+def host_of(host_and_port: str) -> str | None:
+    """The name or address in a `Host`, in small letters; None where it is no host at all."""
+    match = _HOST.fullmatch(host_and_port)
+    return (match["name"] or match["address"]).lower() if match else None
 
 
 def name_of(url: str) -> str:

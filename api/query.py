@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import flask
 
+from farm.dialects.fields import UNKNOWN_PARAMETER
 from farm.errors import InvalidRequest, Problem
 
 MAX_PAGE = 100
 DEFAULT_PAGE = 20
+
+
+def refuse_others(*known: str) -> None:
+    """Refuse what the address asks for besides `known`, and what it asks for twice. Raises InvalidRequest."""
+    problems = []
+    for name, values in flask.request.args.lists():
+        if name not in known:
+            allowed = ", ".join(known) or "none"
+            problems.append(Problem(name, f"unknown parameter; allowed here: {allowed}", UNKNOWN_PARAMETER))
+        elif len(values) > 1:
+            problems.append(Problem(name, "this parameter may be given once", "too_many", values))
+    if problems:
+        raise InvalidRequest(problems)
 
 
 def whole(name: str, *, default: int | None, least: int, most: int) -> int | None:

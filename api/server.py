@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 import flask
+import structlog
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import ThreadWorker
@@ -32,6 +33,12 @@ THREADS = 720
 #: Streams and waiting calls held open at a time; the rest of the threads stay free for short calls.
 MOST_STREAMS = 200
 MOST_HELD = 400
+
+
+#: To listen here is to listen on every address of this machine, of which none is called so.
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  # compared with, not listened on
+
+_log = structlog.get_logger(__name__)
 
 
 class Log(Logger):  # type: ignore[misc]  # gunicorn is untyped
@@ -56,6 +63,12 @@ class _Said:
 
     def sendall(self, data: bytes) -> None:
         self.head += data
+
+
+def close_after_a_broken_body(_worker: Any, request: Any) -> None:
+    """gunicorn closes such a connection; this has it say so, too."""
+    wishes_to_close = request.should_close
+    request.should_close = lambda: request.body.failed or wishes_to_close()
 
 
 class Threads(ThreadWorker):  # type: ignore[misc]  # gunicorn is untyped
@@ -123,6 +136,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
             "proc_name": "farm-api",
             "logger_class": "api.server.Log",
             "post_fork": lambda _arbiter, _worker: die_with_parent(arbiter),
+            "pre_request": close_after_a_broken_body,
         }
         if self._address.tls:
             options["certfile"], options["keyfile"] = map(str, self._address.tls)
@@ -136,6 +150,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
         Reaper(farm.sweeper.go_on).start()
         base = (self._settings.public_url or self._address.url).rstrip("/")
         farm.redis.set(keys.BASE, base)
+        if self._address.host in _EVERYWHERE and not self._settings.public_url:
+            _log.warning("callers are handed URLs that lead nowhere; set FARM_PUBLIC_URL", base=base)
         app = create_app(
             farm,
             base=base,

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import select
-import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any
 
 import flask
 
+from api import query
+from api.peer import Peer
 from farm import clock
 from farm.errors import InvalidRequest, Problem, TooManyHeld
 
@@ -20,34 +18,10 @@ from farm.errors import InvalidRequest, Problem, TooManyHeld
 COMMENT_SECONDS = 15.0
 #: How often a quiet stream looks whether its client is still there, in seconds. Whoever feeds it must yield that often.
 LOOK_SECONDS = 1.0
-#: How long a client may take nothing of what is sent, in seconds, before it is cut off.
-SEND_SECONDS = 30.0
 #: How long a client waits before it comes back to a stream that broke, in milliseconds.
 RETRY_MS = 1000
 #: Says nothing. No empty line ends it: some programs would take that for an event.
 COMMENT = ": still here\n"
-
-
-class _Client:
-    """The other end of a stream. Without a connection, as in a test, it stays."""
-
-    def __init__(self, connection: socket.socket | None) -> None:
-        self._connection = connection
-        self._poll = select.poll()
-        if connection is not None:
-            # The kernel cuts off who takes nothing, and a line that is dead: the server would wait politely.
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(SEND_SECONDS * 1000))
-            self._poll.register(connection, select.POLLRDHUP)
-
-    def has_left(self) -> bool:
-        return bool(self._poll.poll(0))
-
-    def hang_up(self) -> None:
-        """Take no more from the client, so that the server does not keep its connection for another request."""
-        if self._connection is not None:
-            # By a copy, for TLS would take it as an order to speak plainly.
-            with socket.socket(fileno=os.dup(self._connection.fileno())) as copy, suppress(OSError):
-                copy.shutdown(socket.SHUT_RD)
 
 
 class Streams:
@@ -66,7 +40,7 @@ class Streams:
 
         It ends when they do, when the client has left or may not stay, and when the API stops.
         """
-        client = _Client(flask.request.environ.get("gunicorn.socket"))
+        client = Peer(flask.request.environ.get("gunicorn.socket"))
         if not self._free.acquire(blocking=False):
             raise TooManyHeld("Too many streams are open; poll instead, or come back.")
         response = flask.Response(self._sent(blocks, client, may_stay), mimetype="text/event-stream")
@@ -75,7 +49,7 @@ class Streams:
         response.call_on_close(self._free.release)
         return response
 
-    def _sent(self, blocks: Iterator[str], client: _Client, may_stay: Callable[[], bool]) -> Iterator[str]:
+    def _sent(self, blocks: Iterator[str], client: Peer, may_stay: Callable[[], bool]) -> Iterator[str]:
         yield f"retry: {RETRY_MS}\n"
         sent_at = clock.monotonic()
         for block in blocks:
@@ -102,11 +76,7 @@ def last_event_id(separator: str) -> tuple[int, int] | None:
 
     As the header that browsers send, or, from programs that cannot send it, as a parameter.
     """
-    for name, value in flask.request.args.items():
-        if name != "last_event_id":
-            raise InvalidRequest(
-                [Problem(name, "there is no such field; allowed: last_event_id", "extra_forbidden", value)]
-            )
+    query.refuse_others("last_event_id")
     name, text = "Last-Event-ID", flask.request.headers.get("Last-Event-ID", "")
     if not text:
         name, text = "last_event_id", flask.request.args.get("last_event_id", "")
@@ -120,4 +90,4 @@ def last_event_id(separator: str) -> tuple[int, int] | None:
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 20 and int(text) < 2**64
+    return text.isascii() and text.isdigit() and len(text) <= 19 and int(text) < 2**63

@@ -111,9 +111,7 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
     changes = Changes(connect_to_listen(url)) if listens else None
     feed = Feed(connect_to_listen(url)) if listens else None
     outbound = Outbound(settings.webhook_allow)
-    service = Service(
-        store, census=census, storage=storage, bell=bell, changes=changes, feed=feed, outbound=outbound
-    )
+    service = Service(store, census=census, storage=storage, bell=bell, changes=changes, feed=feed, outbound=outbound)
     return Farm(
         settings=settings,
         redis_url=url,

@@ -35,7 +35,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A delivery in a courier's hands. `url` only where it belongs to no job; `tries` counts this one."""
+    """A delivery in a courier's hands. `url` only where it belongs to no job; `tries` are those on record."""
 
     id: str
     job: str
@@ -46,6 +46,7 @@ class Due:
     sequence: int
     fence: int
     tries: int
+    by_hand: bool
     created_us: int
 
 

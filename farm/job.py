@@ -67,8 +67,11 @@ class Webhook:
     @property
     def receiver(self) -> str:
         """Scheme, host and port: whoever answers there is one receiver, and slows down only its own deliveries."""
-        parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc}".lower()
+        parts = urlsplit(self.url.lower())
+        host = (parts.hostname or "").rstrip(".")
+        host = f"[{host}]" if ":" in host else host
+        is_usual = parts.port in (None, {"http": 80, "https": 443}.get(parts.scheme))
+        return f"{parts.scheme}://{host}" if is_usual else f"{parts.scheme}://{host}:{parts.port}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,3 +37,5 @@ class Reaper(threading.Thread):
             make_round()
         except FarmError as error:
             _log.warning("this round of reaping was cut short", error=str(error))
+        except Exception as error:  # noqa: BLE001  # whatever it is, the next round is needed
+            _log.error("this round of reaping failed", exc_info=error)

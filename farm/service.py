@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from farm import clock
 from farm.callers import Caller
@@ -142,13 +142,13 @@ class Service:
         assert self._feed is not None, "this process does not listen for changes"
         return self._feed.follow(after, caller=None if caller.is_admin else caller.id, idle_seconds=idle_seconds)
 
-    def wait(self, caller: Caller, job_id: str, *, seconds: float) -> Job:
-        """The job when it has ended, or as it is after `seconds`."""
+    def wait(self, caller: Caller, job_id: str, *, seconds: float, give_up: Callable[[], bool]) -> Job:
+        """The job when it has ended, or as it is after `seconds` or when `give_up`, asked now and then, says so."""
         assert self._changes is not None, "this process does not listen for changes"
         until = clock.monotonic() + seconds
         with self._changes.of(job_id) as changed:
             job = self.get(caller, job_id)
-            while not job.state.is_terminal and (left := until - clock.monotonic()) > 0:
+            while not job.state.is_terminal and (left := until - clock.monotonic()) > 0 and not give_up():
                 changed.wait(min(_LOOK_SECONDS, left))
                 changed.clear()
                 job = self.get(caller, job_id)

@@ -10,12 +10,17 @@ from farm.errors import StorageError
 from farm.job import Job, State
 from farm.jobstore.rota import Rota
 from farm.jobstore.store import JobStore
-from farm.storage.storage import Found, Name, Storage, name_in
+from farm.storage.storage import UNKNOWN_FARM, Found, Name, Storage, mark_of, name_in
 
 #: A picture younger than this is left alone, in seconds: its attempt may still be under way.
 SAFE_SECONDS = 3600.0
 #: Seconds between two pages of the look through everything that is stored.
 PAGE_SECONDS = 60.0
+#: What mends a storage that bears the marks of several farms.
+REMEDY = (
+    "give each farm a bucket, a prefix or a folder of its own; where this farm is the only one, though, remove the "
+    "other marks, and it will remove the pictures that it does not know"
+)
 #: Failures in a row after which a storage counts as down; the rest waits for another round.
 _MOST_FAILURES = 3
 
@@ -23,7 +28,13 @@ _log = structlog.get_logger(__name__)
 
 
 class Sweeper:
-    """Any process may sweep: expired jobs are shared out among them, and one at a time looks for what is nobody's."""
+    """Any process may sweep: expired jobs are shared out among them, and one at a time looks for what is nobody's.
+
+    A picture that this farm does not know may be another farm's, which has the same bucket by mistake, or its own, if
+    its Redis lost what it knew. So every farm marks its storage with its id, which lies in its Redis, and removes what
+    is nobody's only where its mark is the only one. Whoever marks a storage first, and meets pictures there that it
+    does not know, leaves a mark for their farm too.
+    """
 
     def __init__(self, store: JobStore, *, storage: Storage, rota: Rota) -> None:
         self._store = store
@@ -34,12 +45,14 @@ class Sweeper:
         """One round, for a thread that makes one now and then."""
         self._forget_expired()
         reached = self._rota.turn(PAGE_SECONDS)
-        if reached is not None:
+        if reached is not None and self._is_alone():
             self._rota.reach(self._sweep_page(reached, older_than=SAFE_SECONDS))
 
     def sweep(self, *, older_than: float = SAFE_SECONDS) -> None:
         """Everything at once."""
         self._forget_expired()
+        if not self._is_alone():
+            return
         reached = self._sweep_page("", older_than=older_than)
         while reached:
             reached = self._sweep_page(reached, older_than=older_than)
@@ -51,7 +64,36 @@ class Sweeper:
 
     def _forget(self, job_id: str) -> None:
         self._storage.delete_job(job_id)
-        self._store.delete(job_id)
+        self._store.forget(job_id)
+
+    def _is_alone(self) -> bool:
+        """Whether the storage bears this farm's mark and no other. Where its own is missing, it is left now."""
+        farm_id, marks = self._rota.farm_id(), self._storage.marks()
+        if farm_id not in marks:
+            if not marks and self._meets_strangers():
+                self._storage.mark(UNKNOWN_FARM)
+            self._storage.mark(farm_id)
+            marks = self._storage.marks()
+        if others := marks - {farm_id}:
+            _log.warning(
+                "pictures that are nobody's are not removed: the storage bears marks of other farms",
+                marks=sorted(map(mark_of, others)),
+                remedy=REMEDY,
+            )
+        return marks == {farm_id}
+
+    def _meets_strangers(self) -> bool:
+        """Whether any picture is there, young ones included, of a job that this farm does not know."""
+        page = self._storage.page("")
+        while not self._strangers(page.found):
+            if not page.reached:
+                return False
+            page = self._storage.page(page.reached)
+        return True
+
+    def _strangers(self, found: Iterable[Found]) -> set[str]:
+        ids = {name.job_id for one in found if (name := name_in(one.name))}
+        return ids - self._store.records(ids).keys()
 
     def _sweep_page(self, reached: str, *, older_than: float) -> str:
         """Remove what is nobody's on the next page; how far that reached."""

@@ -85,18 +85,21 @@ class Lease(threading.Thread):
     def progress(self, job: Claimed, step: int) -> None:
         """`step` denoising steps of all the job's images together are done."""
         with self._lock:
-            if job.id in self._held:
+            if self._holds(job):
                 self._held[job.id] = Held(job.id, job.fence, step)
 
     def publishing(self, job: Claimed) -> None:
         """The job makes no more steps: it is being encoded and stored."""
         with self._lock:
-            self._published_since[job.id] = clock.monotonic()
+            if self._holds(job):
+                self._published_since[job.id] = clock.monotonic()
 
     def drop(self, job: Claimed) -> None:
-        """The job is this worker's no longer."""
+        """The job is this worker's no longer, under the fence with which it was claimed."""
         with self._lock:
-            self._held.pop(job.id, None)
+            if not self._holds(job):
+                return
+            self._held.pop(job.id)
             self._published_since.pop(job.id, None)
             self._stopped.discard(job.id)
 
@@ -108,6 +111,11 @@ class Lease(threading.Thread):
 
     def must_stop(self, job: Claimed) -> bool:
         return job.id in self._stopped
+
+    def _holds(self, job: Claimed) -> bool:
+        """Whether it is held under this very claim: a job may come back to the worker that lost it."""
+        held = self._held.get(job.id)
+        return held is not None and held.fence == job.fence
 
     def announce(self) -> None:
         """Tell the job store at once what this worker is and does."""

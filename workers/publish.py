@@ -127,11 +127,11 @@ class Publisher:
 
     def take(self, sheet: Sheet, number: int, painted: Painted) -> None:
         """Publish the `number`-th image of a job; its last one completes it. Waits while too many are under way."""
+        one = Print(sheet, number, painted, clock.monotonic())
         while not self._room.acquire(timeout=_LOOK_SECONDS):
             if self._draining.is_set():
                 self._hand_back(sheet)
                 return
-        one = Print(sheet, number, painted, clock.monotonic())
         self._under_way.add(one)
         self._prints.put(one)
 

@@ -183,6 +183,7 @@ class Renderer:
         """End what the pipeline left out: it was cancelled, or this worker drains."""
         for run in runs:
             if not run.is_painted:
+                run.sheet.end()
                 self._settle_one(run)
                 self._lease.drop(run.job)
 
@@ -199,6 +200,7 @@ class Renderer:
         message = f"The pipeline could not render the picture: {type(error).__name__}: {error}"
         for run in runs:
             if not run.is_painted:
+                run.sheet.end()
                 self._fail(run, RenderError(message[:_SHOWN]))
                 self._lease.drop(run.job)
 

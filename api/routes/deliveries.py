@@ -8,6 +8,7 @@ import flask
 
 from api import query
 from api.auth import Doorman
+from api.body import read_bytes
 from farm.dialects import native
 from farm.dialects.fields import Input, decode, parse
 from farm.webhooks.desk import Desk
@@ -24,27 +25,36 @@ def routes(desk: Desk, *, doorman: Doorman) -> flask.Blueprint:
 
     @blueprint.get("/deliveries")
     def page() -> dict[str, Any]:
+        caller = doorman.caller()
+        query.refuse_others("limit", "before")
         count, before = query.page()
-        found = desk.page(doorman.caller(), before_us=before, count=count)
+        found = desk.page(caller, before_us=before, count=count)
         following = found[-1].created_us if len(found) == count else None
         return {"deliveries": [native.delivery(item) for item in found], "before": following}
 
     @blueprint.get("/deliveries/<delivery_id>")
     def get(delivery_id: str) -> dict[str, Any]:
-        return native.delivery(desk.get(doorman.caller(), delivery_id))
+        caller = doorman.caller()
+        query.refuse_others()
+        return native.delivery(desk.get(caller, delivery_id))
 
     @blueprint.post("/deliveries/<delivery_id>/redeliver")
     def redeliver(delivery_id: str) -> tuple[dict[str, Any], int]:
-        return native.delivery(desk.redeliver(doorman.caller(), delivery_id)), 202
+        caller = doorman.caller()
+        query.refuse_others()
+        return native.delivery(desk.redeliver(caller, delivery_id)), 202
 
     @blueprint.post("/deliveries")
     def test() -> tuple[dict[str, Any], int]:
         caller = doorman.caller()
-        trial = parse(Trial, decode(flask.request.get_data(cache=False)))
+        query.refuse_others()
+        trial = parse(Trial, decode(read_bytes()))
         return native.delivery(desk.test(caller, trial.url)), 202
 
     @blueprint.get("/webhook_secret")
     def secret() -> dict[str, str]:
-        return {"secret": desk.secret(doorman.caller())}
+        caller = doorman.caller()
+        query.refuse_others()
+        return {"secret": desk.secret(caller)}
 
     return blueprint

@@ -17,7 +17,7 @@ from farm import clock
 from farm.catalogue import Model
 from farm.dialects import fal
 from farm.errors import InvalidRequest, NotFound, Problem, QueueFull, StorageUnavailable, StoreUnavailable, UnknownModel
-from farm.job import Job, Order, State, Webhook
+from farm.job import Dialect, Job, Order, State, Webhook
 from farm.links import Links
 from farm.request import Priority
 from farm.service import Service, random_seed
@@ -30,41 +30,46 @@ _ON, _OFF = ("1", "true"), ("0", "false")
 def routes(service: Service, *, doorman: Doorman, held: Held, links: Links) -> flask.Blueprint:
     blueprint = flask.Blueprint("fal", __name__, url_prefix="/fal")
 
-    @blueprint.post("/queue/<path:endpoint>")
+    @blueprint.post("/queue/<other_than('.*/requests/'):endpoint>")
     def submit(endpoint: str) -> dict[str, Any]:
         caller = doorman.caller()
-        _refuse_others("fal_webhook", "fal_max_queue_length")
+        query.refuse_others("fal_webhook", "fal_max_queue_length")
         order, model = _order(service, endpoint.rstrip("/"))
         _refuse_long_queue(service, model)
         accepted = service.submit(caller, replace(order, webhook=_webhook()))
         job = _about(service.get(caller, accepted.id))
         return fal.submitted(job, _queue(links), position=_position(service, job))
 
-    @blueprint.get(f"{_REQUEST}/status/", strict_slashes=False)
+    # Each with a slash and without: a rule that takes both takes a wrong method for an unknown path.
+    @blueprint.get(f"{_REQUEST}/status/")
+    @blueprint.get(f"{_REQUEST}/status")
     def status(app: str, request_id: str) -> tuple[dict[str, Any], int]:
         job = find(app, request_id)
-        _refuse_others("logs")
+        query.refuse_others("logs")
         logs = fal.logs(job, seen_us=clock.now_us()) if _wants_logs() else None
         answer = fal.status(job, _queue(links), position=_position(service, job), logs=logs)
         return answer, 200 if job.state.is_terminal else 202
 
-    @blueprint.get(f"{_REQUEST}/", strict_slashes=False)
-    @blueprint.get(f"{_REQUEST}/response/", strict_slashes=False)
+    @blueprint.get(f"{_REQUEST}/")
+    @blueprint.get(_REQUEST)
+    @blueprint.get(f"{_REQUEST}/response/")
+    @blueprint.get(f"{_REQUEST}/response")
     def result(app: str, request_id: str) -> flask.Response:
         job = find(app, request_id)
-        _refuse_others()
+        query.refuse_others()
         return _outcome(job, links) if job.state.is_terminal else _answer(400, fal.unfinished())
 
-    @blueprint.put(f"{_REQUEST}/cancel/", strict_slashes=False)
+    @blueprint.put(f"{_REQUEST}/cancel/")
+    @blueprint.put(f"{_REQUEST}/cancel")
     def cancel(app: str, request_id: str) -> flask.Response:
         job = find(app, request_id)
-        _refuse_others()
+        query.refuse_others()
         return _answer(*fal.cancelled(service.cancel(doorman.caller(), job.id)))
 
     @blueprint.post("/run/<path:endpoint>")
     def run(endpoint: str) -> flask.Response:
         caller = doorman.caller()
-        _refuse_others()
+        query.refuse_others()
         order, _ = _order(service, endpoint.rstrip("/"))
         with held.place():
             accepted = service.submit(caller, order)
@@ -104,7 +109,8 @@ def _order(service: Service, endpoint: str) -> tuple[Order, Model]:
     if endpoint not in model.fal:
         raise UnknownModel(f"'{endpoint}' is no fal id here; allowed: {', '.join(model.fal)}")
     priority = _priority()
-    body = read_body(instead=b"{}")  # fal's JavaScript client sends an empty input as no body at all
+    # fal's JavaScript client sends an empty input as no body at all.
+    body = read_body(Dialect.FAL, endpoint, priority, instead=b"{}")
     order = fal.read(body.fields, endpoint=endpoint, model=model.name, spare_seed=random_seed())
     order = replace(order, priority=priority, idempotency_key=body.idempotency_key, body_digest=body.digest)
     return order, model
@@ -120,6 +126,9 @@ def _priority() -> Priority:
 
 def _webhook() -> Webhook | None:
     url = flask.request.args.get("fal_webhook")
+    if url == "":
+        message = "a URL is required; leave the parameter out for none"
+        raise InvalidRequest([Problem("fal_webhook", message, "string_too_short", "")])
     return None if url is None else Webhook(url)
 
 
@@ -127,19 +136,6 @@ def _refuse_long_queue(service: Service, model: Model) -> None:
     most = query.whole("fal_max_queue_length", default=None, least=0, most=2**31)
     if most is not None and (waiting := service.waiting(model)) > most:
         raise QueueFull(f"{waiting} requests wait for '{model.name}', more than fal_max_queue_length={most}.")
-
-
-def _refuse_others(*known: str) -> None:
-    """Refuse what the address asks for besides `known`, and what it asks for twice."""
-    problems = []
-    for name, values in flask.request.args.lists():
-        if name not in known:
-            allowed = ", ".join(known) or "none"
-            problems.append(Problem(name, f"unknown parameter; allowed here: {allowed}", fal.UNKNOWN_PARAMETER))
-        elif len(values) > 1:
-            problems.append(Problem(name, "this parameter may be given once", "too_many", values))
-    if problems:
-        raise InvalidRequest(problems)
 
 
 def _wants_logs() -> bool:

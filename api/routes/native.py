@@ -17,7 +17,7 @@ from api.streams import COMMENT, LOOK_SECONDS, Streams, event, last_event_id
 from farm.catalogue import MODELS
 from farm.dialects import native
 from farm.errors import FarmError, Forbidden, InvalidRequest, Problem
-from farm.job import Change, Job, Moment, State
+from farm.job import Change, Dialect, Job, Moment, State
 from farm.jobstore.census import Census
 from farm.jobstore.feed import News
 from farm.links import Links
@@ -35,7 +35,8 @@ def routes(service: Service, *, census: Census, doorman: Doorman, streams: Strea
     @blueprint.post("/jobs")
     def submit() -> tuple[dict[str, Any], int, dict[str, str]]:
         caller = doorman.caller()
-        body = read_body()
+        query.refuse_others()
+        body = read_body(Dialect.NATIVE)
         endpoint = _endpoint(body.fields)
         model = service.model(endpoint)
         order = native.read(body.fields, model=model.name, spare_seed=random_seed())
@@ -46,6 +47,7 @@ def routes(service: Service, *, census: Census, doorman: Doorman, streams: Strea
     @blueprint.get("/jobs")
     def page() -> dict[str, Any]:
         caller = doorman.caller()
+        query.refuse_others("limit", "before", "status")
         count, before = query.page()
         wanted = _states()
         jobs = service.page(caller, before_us=before, count=count)
@@ -55,17 +57,23 @@ def routes(service: Service, *, census: Census, doorman: Doorman, streams: Strea
 
     @blueprint.get("/jobs/<job_id>")
     def get(job_id: str) -> dict[str, Any]:
-        job = service.get(doorman.caller(), job_id)
+        caller = doorman.caller()
+        query.refuse_others()
+        job = service.get(caller, job_id)
         return native.view(job, links, inline=job.inline)
 
     @blueprint.delete("/jobs/<job_id>")
     def delete(job_id: str) -> tuple[str, int]:
-        service.delete(doorman.caller(), job_id)
+        caller = doorman.caller()
+        query.refuse_others()
+        service.delete(caller, job_id)
         return "", 204
 
     @blueprint.post("/jobs/<job_id>/cancel")
     def cancel(job_id: str) -> tuple[dict[str, Any], int]:
-        outcome = service.cancel(doorman.caller(), job_id)
+        caller = doorman.caller()
+        query.refuse_others()
+        outcome = service.cancel(caller, job_id)
         return {"id": job_id, "outcome": outcome}, 202 if outcome == "stopping" else 200
 
     @blueprint.get("/jobs/<job_id>/events")
@@ -77,7 +85,7 @@ def routes(service: Service, *, census: Census, doorman: Doorman, streams: Strea
         if seen != (first.sequence, first.step):
             return streams.answer(_job_blocks([first], watched, links), may_stay=doorman.later())
         if first.state.is_terminal:
-            return flask.Response(status=204)  # which tells a browser not to come back
+            return flask.current_app.response_class(status=204)  # which tells a browser not to come back
         return streams.answer(_job_blocks([], watched, links), may_stay=doorman.later())
 
     @blueprint.get("/events")
@@ -90,6 +98,7 @@ def routes(service: Service, *, census: Census, doorman: Doorman, streams: Strea
     @blueprint.get("/queue")
     def queue() -> dict[str, Any]:
         doorman.caller()
+        query.refuse_others()
         lanes = [
             {"model": q.model, "priority": q.priority, "jobs": q.jobs, "oldest_seconds": q.oldest_seconds}
             for q in census.queues()
@@ -100,11 +109,13 @@ def routes(service: Service, *, census: Census, doorman: Doorman, streams: Strea
     def workers() -> dict[str, Any]:
         if not doorman.caller().is_admin:
             raise Forbidden("Only an admin key may see the workers.")
+        query.refuse_others()
         return {"workers": [{"id": w.id, "silent_seconds": w.silent_seconds, **w.facts} for w in census.workers()]}
 
     @blueprint.get("/models")
     def models() -> dict[str, Any]:
         doorman.caller()
+        query.refuse_others()
         served = service.served()
         return {
             "models": [

@@ -8,7 +8,7 @@ from typing import Any
 import flask
 
 from api.auth import Doorman
-from api.body import read_body
+from api.body import read_body, read_bytes
 from api.held import Held
 from farm.callers import Caller
 from farm.catalogue import Model
@@ -26,12 +26,12 @@ def routes(
     """The blueprint; `secret_of` knows the secret of a caller's webhooks."""
     blueprint = flask.Blueprint("wavespeed", __name__, url_prefix="/api/v3")
 
-    @blueprint.post("/<path:endpoint>")
+    @blueprint.post("/<other_than('(?:predictions|webhook/secret)(?:/|$)'):endpoint>")
     def submit(endpoint: str) -> dict[str, Any]:
         caller = doorman.caller()
         endpoint = endpoint.rstrip("/")
         model = _model(service, endpoint)
-        body = read_body()
+        body = read_body(Dialect.WAVESPEED, endpoint)
         asked = wavespeed.read(body.fields, _query(), model=model.name, spare_seed=random_seed())
         order = Order(
             endpoint,
@@ -52,20 +52,20 @@ def routes(
         with held.place():
             return held.wait(caller, service.submit(caller, order).id)
 
-    @blueprint.get("/predictions/<job_id>")
-    @blueprint.get("/predictions/<job_id>/result")
+    @blueprint.get("/predictions/<job_id>", strict_slashes=False)
+    @blueprint.get("/predictions/<job_id>/result", strict_slashes=False)
     def result(job_id: str) -> dict[str, Any]:
         return wavespeed.envelope(wavespeed.prediction(service.get(doorman.caller(), job_id), links))
 
-    @blueprint.route("/predictions", methods=["GET", "POST"])
+    @blueprint.route("/predictions", methods=["GET", "POST"], strict_slashes=False)
     def page() -> dict[str, Any]:
         caller = doorman.caller()
-        body = flask.request.get_data(cache=False)
+        body = read_bytes()
         listing = wavespeed.read_listing(decode(body) if body else {}, _query())
         jobs, total = service.search(caller, listing.search, skip=listing.skip, count=listing.size)
         return wavespeed.envelope(wavespeed.page(listing, jobs, total, links))
 
-    @blueprint.get("/webhook/secret")
+    @blueprint.get("/webhook/secret", strict_slashes=False)
     def secret() -> dict[str, Any]:
         return wavespeed.envelope({"secret": secret_of(doorman.caller().id)})
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from farm import clock
 from farm.dialects.fields import (
+    UNKNOWN_PARAMETER,
     Count,
     Flag,
     Guidance,
@@ -59,8 +60,6 @@ _PLACES = {
     "X-Fal-Queue-Priority": "header",
     "Idempotency-Key": "header",
 }
-#: The kind of problem that a parameter in the URL is which nobody knows.
-UNKNOWN_PARAMETER = "unknown_parameter"
 
 #: How a failed job is told: its code → HTTP status, fal's slug, and who is to blame. The model's errors have a list
 #: as their `detail`, the platform's a text.
@@ -246,7 +245,7 @@ def webhook(job: Job, links: Links) -> dict[str, Any]:
     letter: dict[str, Any] = {"request_id": job.id, "gateway_request_id": job.id}
     try:
         code, payload = outcome(job, links)
-    except (StorageError, NotFound) as error:
+    except NotFound as error:
         return letter | {"status": "OK", "payload": None, "payload_error": str(error)}
     if code == 200:
         return letter | {"status": "OK", "payload": payload}

@@ -24,6 +24,8 @@ from farm.request import SEEDS
 
 M = TypeVar("M", bound=BaseModel)
 
+#: The kind of problem that a parameter in the URL is which nobody knows.
+UNKNOWN_PARAMETER = "unknown_parameter"
 #: Longest piece of a sent value that an error repeats, in characters.
 _SHOWN = 80
 

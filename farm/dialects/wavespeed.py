@@ -48,7 +48,7 @@ _FAILURES = {
     "internal_error": INTERNAL,
 }
 
-_SIZE = re.compile(r"(\d{1,5})\*(\d{1,5})")
+_SIZE = re.compile(r"([0-9]{1,5})\*([0-9]{1,5})")
 #: A URL with a query of its own that was put into the address as it is: all that follows belongs to it.
 _BARE_WEBHOOK = re.compile(r"webhook=((?i:https?)://[^?&]+\?.*)")
 _DIGITS = re.compile(r"[0-9]{1,12}")

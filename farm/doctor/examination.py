@@ -69,7 +69,7 @@ class Examination:
         if self._client:
             yield "scripts", lambda: jobstore.scripts(self._redis)
             yield "clock", lambda: jobstore.clock_of(self._redis)
-        yield "storage", lambda: storage.storage(self._settings, self._data_dir)
+        yield "storage", lambda: storage.storage(self._settings, self._data_dir, self._client)
         yield "weights", lambda: weights.weights(self._settings)
         if self._settings.pipeline == "flux":
             yield "device", self._check_device

@@ -14,7 +14,7 @@ from farm import clock, embedded
 from farm.doctor.clocks import clock_finding
 from farm.doctor.finding import Finding, Mark, good, note, refused, size, wrong
 from farm.jobstore.connection import eviction_problem, name_and_version, persistence_problem, version_problem
-from farm.jobstore.store import FULL_AT
+from farm.jobstore.memory import FULL_AT
 from farm.settings import masked
 
 

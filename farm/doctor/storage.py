@@ -7,8 +7,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
+import redis
 import urllib3
 
 from farm import clock
@@ -17,8 +18,10 @@ from farm.doctor.clocks import clock_finding
 from farm.doctor.finding import Finding, good, wrong
 from farm.doctor.machine import existing
 from farm.errors import StorageError
+from farm.jobstore import keys
 from farm.settings import Settings
-from farm.storage.storage import Picture, Storage, new_key
+from farm.storage.storage import Picture, Storage, mark_of, new_key
+from farm.sweeper import REMEDY
 
 T = TypeVar("T")
 
@@ -40,17 +43,27 @@ class Mistaken(StorageError):
     """The storage says that all is well, but it is not."""
 
 
-def storage(settings: Settings, data_dir: Path) -> Iterator[Finding]:
+def storage(settings: Settings, data_dir: Path, client: redis.Redis | None = None) -> Iterator[Finding]:
     try:
         with _storage(settings, data_dir) as store:
             steps, picture, put_at = _use(store)
+            marks = store.marks()
     except (StorageError, OSError) as error:
         yield wrong("storage", str(error), remedy(str(error), settings, data_dir))
         return
     where = settings.storage_url or str(data_dir / "pictures")
     yield good("storage", f"{where}; " + ", ".join(f"{step} {seconds * 1e3:.1f} ms" for step, seconds in steps.items()))
+    if client is not None:
+        yield from others(marks, cast(str | None, client.get(keys.FARM)))
     apart = picture.stored_at.timestamp() - put_at
     yield clock_finding("the storage's clock", apart, blur=_BLUR_SECONDS + steps["put"])
+
+
+def others(marks: set[str], farm_id: str | None) -> Iterator[Finding]:
+    """Whether farms but this one have marked the storage. A farm that never ran has no id yet."""
+    if names := sorted(map(mark_of, marks - {farm_id})):
+        text = f"it bears marks of other farms ({', '.join(names)}), so pictures that are nobody's stay"
+        yield wrong("storage", text, REMEDY)
 
 
 def remedy(message: str, settings: Settings, data_dir: Path) -> str:

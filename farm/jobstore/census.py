@@ -87,7 +87,7 @@ class Census:
     def overdue_seconds(self) -> float:
         """For how long a receiver of webhooks has been due without anybody looking at it; 0 where none is."""
         now_us = self.now_us()
-        earliest = self._scores(keys.RECEIVERS, 0, 0)
+        earliest = self._scores(keys.LINES, 0, 0)
         return max(0.0, (now_us - earliest[0][1]) / 1e6) if earliest else 0.0
 
     def couriers(self) -> int:

@@ -10,10 +10,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import redis
+import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from farm.errors import ConfigurationError, StoreFull, StoreUnavailable
+
+_log = structlog.get_logger(__name__)
 
 #: Seconds. Two tries of these stay under the two seconds after which a caller must have its 503.
 CONNECT_SECONDS = 0.5
@@ -108,11 +111,15 @@ def _options() -> dict[str, Any]:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Redis's own errors, as the farm's: full memory, or no good answer for whatever reason."""
+    """Redis's own errors, as the farm's: full memory, a refusal, or no answer."""
     try:
         yield
     except redis.exceptions.OutOfMemoryError as error:
         raise StoreFull from error
+    except redis.exceptions.ResponseError as error:
+        # Its words name keys and scripts: they are for the log, and not for callers.
+        _log.error("Redis refused a command", error=str(error))
+        raise StoreUnavailable("The job store (Redis) refused a command; the farm's log has its reason.") from error
     except redis.exceptions.RedisError as error:
         raise StoreUnavailable(f"The job store (Redis) does not answer: {error}") from error
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, cast
+from typing import cast
 
 import redis
 
 from farm.delivery import Attempt, Delivery, Due, Outcome
 from farm.jobstore import keys
 from farm.jobstore.connection import translated
+from farm.jobstore.memory import Memory
 from farm.jobstore.scripts import Scripts
 
-#: How many tries one receiver may have at a time, …
+#: How many tries a caller's receiver may have at a time, …
 ROOM = 8
 #: … and after how many failures in a row only one.
 PATIENCE = 3
+#: How many tries a caller may have at a time, over all its receivers.
+CALLERS_ROOM = 32
+#: So many of the last tries are kept.
+KEPT = 20
 
 
 class Deliveries:
@@ -26,23 +31,23 @@ class Deliveries:
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
         self._scripts = Scripts(client)
+        self._memory = Memory(client)
 
     def take(self, count: int, *, lease_seconds: float) -> list[Due]:
-        """Up to `count` due deliveries, at most one of each receiver; they are this courier's for `lease_seconds`."""
+        """Up to `count` due deliveries, one of a caller's receiver; they are this courier's for `lease_seconds`."""
         with translated():
-            found = json.loads(self._scripts.run("post", count, round(lease_seconds * 1e6), ROOM, PATIENCE))
+            text = self._scripts.run("post", count, round(lease_seconds * 1e6), ROOM, PATIENCE, CALLERS_ROOM)
+        found = json.loads(text)
         return [Due(**fields | {"created_us": int(fields["created_us"])}) for fields in found]
 
     def end(self, due: Due, outcome: Outcome, attempt: Attempt | None = None, *, pause_seconds: float = 0) -> None:
         """Record a try and what follows from it; `WAITING`: the next one comes after `pause_seconds`."""
-        text = json.dumps(asdict(attempt), separators=(",", ":")) if attempt else ""
+        text = json.dumps(asdict(attempt), ensure_ascii=False, separators=(",", ":")) if attempt else ""
         with translated():
-            self._scripts.run("posted", due.id, due.fence, outcome, text, round(pause_seconds * 1e6))
+            self._scripts.run("posted", due.id, due.fence, outcome, text, round(pause_seconds * 1e6), KEPT)
 
     def get(self, delivery_id: str) -> Delivery | None:
-        with translated():
-            fields = cast(dict[str, str], self._redis.hgetall(keys.delivery(delivery_id)))
-        return _delivery(delivery_id, fields) if fields else None
+        return next(iter(self._records([delivery_id])), None)
 
     def page(self, caller: str | None, *, before_us: int | None, count: int) -> list[Delivery]:
         """Up to `count` deliveries of one caller (None: of everybody), newest first, created before `before_us`."""
@@ -50,31 +55,39 @@ class Deliveries:
         with translated():
             index = keys.deliveries_of(caller)
             ids = cast(list[str], self._redis.zrevrangebyscore(index, newest, "-inf", start=0, num=count))
-            pipeline = self._redis.pipeline(transaction=False)
-            for delivery_id in ids:
-                pipeline.hgetall(keys.delivery(delivery_id))
-            records = pipeline.execute()
-        return [_delivery(name, fields) for name, fields in zip(ids, records, strict=True) if fields]
+        return self._records(ids)
 
     def redeliver(self, delivery_id: str) -> None:
-        """Try it again now, from the beginning of its schedule."""
+        """Try it again now, from the beginning of its schedule. Raises StoreFull."""
         with translated():
+            self._memory.refuse_when_full()
             self._scripts.run("redeliver", delivery_id)
 
     def line_up_test(self, job_id: str, *, caller: str, url: str, receiver: str) -> str:
-        """A delivery to `url` that belongs to no job; `job_id` is a new id that stands for one. Returns its id."""
+        """A delivery to `url` that belongs to no job; `job_id` is a new id for one. Its id, or StoreFull is raised."""
         with translated():
+            self._memory.refuse_when_full()
             return str(self._scripts.run("test_delivery", job_id, caller, url, receiver))
 
     def are_due(self) -> bool:
-        """Whether a receiver should be looked at now."""
+        """Whether a line should be looked at now."""
         with translated():
             seconds, microseconds = self._redis.time()
-            return bool(self._redis.zcount(keys.RECEIVERS, "-inf", seconds * 1_000_000 + microseconds))
+            return bool(self._redis.zcount(keys.LINES, "-inf", seconds * 1_000_000 + microseconds))
+
+    def _records(self, ids: list[str]) -> list[Delivery]:
+        """Those of these deliveries that are on record."""
+        with translated():
+            pipeline = self._redis.pipeline(transaction=False)
+            for delivery_id in ids:
+                pipeline.hgetall(keys.delivery(delivery_id))
+                pipeline.lrange(keys.attempts(delivery_id), 0, -1)
+            found = pipeline.execute()
+        records = zip(ids, found[::2], found[1::2], strict=True)
+        return [_delivery(name, fields, attempts) for name, fields, attempts in records if fields]
 
 
-def _delivery(delivery_id: str, fields: Mapping[str, str]) -> Delivery:
-    attempts: list[dict[str, Any]] = json.loads(f"[{fields.get('attempts', '')}]")
+def _delivery(delivery_id: str, fields: Mapping[str, str], attempts: list[str]) -> Delivery:
     return Delivery(
         id=delivery_id,
         job=fields["job"],
@@ -85,5 +98,5 @@ def _delivery(delivery_id: str, fields: Mapping[str, str]) -> Delivery:
         state=Outcome(fields["state"]),
         created_us=int(fields["created_us"]),
         due_us=int(fields.get("due_us", 0)),
-        attempts=tuple(Attempt(**attempt) for attempt in attempts),
+        attempts=tuple(Attempt(**json.loads(attempt)) for attempt in attempts),
     )

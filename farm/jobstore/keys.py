@@ -15,11 +15,13 @@ WORKERS = PREFIX + "workers"
 MODELS = PREFIX + "models"
 TOTALS = PREFIX + "totals"
 DUE = PREFIX + "due"
-RECEIVERS = PREFIX + "receivers"
+LINES = PREFIX + "lines"
 DELIVERIES = PREFIX + "deliveries"
 #: The ED25519 key of fal's webhooks, and the address under which the API says it is reached.
 SIGNING_KEY = PREFIX + "signing_key"
 BASE = PREFIX + "base"
+#: Who this farm is among those that share a storage by mistake.
+FARM = PREFIX + "farm"
 SWEEP_TURN = PREFIX + "sweep:turn"
 SWEEP_REACHED = PREFIX + "sweep:reached"
 CELERY = PREFIX + "celery:"
@@ -43,6 +45,10 @@ def jobs_of(caller: str | None) -> str:
 
 def delivery(delivery_id: str) -> str:
     return f"{PREFIX}delivery:{delivery_id}"
+
+
+def attempts(delivery_id: str) -> str:
+    return f"{PREFIX}attempts:{delivery_id}"
 
 
 def deliveries_of(caller: str | None) -> str:

@@ -22,7 +22,7 @@ def job_from(job_id: str, fields: dict[str, str]) -> Job:
         endpoint=fields["endpoint"],
         request=Request.model_validate_json(fields["request"]),
         priority=cast(Priority, fields["priority"]),
-        dialect=Dialect(fields["dialect"]),
+        dialect=Dialect(fields.get("dialect", Dialect.NATIVE)),
         webhook=_webhook(fields),
         inline=fields.get("inline") == "1",
         code=fields.get("code", ""),

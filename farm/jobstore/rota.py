@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import cast
 
 import redis
@@ -22,6 +23,12 @@ class Rota:
             if not self._redis.set(keys.SWEEP_TURN, "", nx=True, px=round(seconds * 1000)):
                 return None
             return cast(str | None, self._redis.get(keys.SWEEP_REACHED)) or ""
+
+    def farm_id(self) -> str:
+        """Who this farm is. Made once; it goes where all else goes that this Redis knows, so it is read every time."""
+        with translated():
+            self._redis.set(keys.FARM, secrets.token_hex(16), nx=True)
+            return cast(str, self._redis.get(keys.FARM))
 
     def reach(self, place: str) -> None:
         """The next turn goes on behind `place`."""

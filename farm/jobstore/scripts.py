@@ -16,6 +16,10 @@ NAMES = (
 )
 
 
+#: What makes room, or records what has happened already, runs also when Redis has reached its limit.
+_WHEN_FULL = ("delete", "expired", "posted")
+
+
 class Scripts:
     """Calls a script by name. Redis forgets scripts when it restarts; the client then sends the text again."""
 
@@ -28,7 +32,8 @@ class Scripts:
 
 def _text(name: str) -> str:
     folder = resources.files("farm.jobstore") / "lua"
-    head = f"local P = '{PREFIX}'\n{_transitions()}\n"
+    flags = "#!lua flags=allow-oom\n" if name in _WHEN_FULL else ""
+    head = f"{flags}local P = '{PREFIX}'\n{_transitions()}\n"
     return head + (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
 
 

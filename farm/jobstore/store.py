@@ -14,19 +14,15 @@ from typing import Literal, cast
 
 import redis
 
-from farm import clock
-from farm.errors import IdempotencyConflict, QueueFull, StoreFull
+from farm.errors import IdempotencyConflict, QueueFull
 from farm.job import BATCH_IMAGES, Batch, Claimed, Job, NewJob, Result, Search, State, Webhook
 from farm.jobstore import keys
 from farm.jobstore.connection import translated
+from farm.jobstore.memory import Memory
 from farm.jobstore.record import job_from, result_text
 from farm.jobstore.scripts import Scripts
 from farm.request import Request
 
-#: Share of Redis's memory limit above which nothing new is accepted: what is accepted needs the rest to end.
-FULL_AT = 0.8
-#: How long a reading of Redis's memory is trusted, in seconds.
-MEMORY_READING_SECONDS = 1.0
 #: For how long whoever removes an expired job has it for itself, in seconds.
 _REMOVAL_SECONDS = 60.0
 #: Records that a search reads at a time.
@@ -92,7 +88,7 @@ class JobStore:
         self._scripts = Scripts(client)
         self._terms = terms
         self._ttl_us = _us(terms.result_ttl_seconds)
-        self._memory = (-MEMORY_READING_SECONDS, 0.0)
+        self._memory = Memory(client)
 
     # What callers do
 
@@ -101,7 +97,7 @@ class JobStore:
         order, request = new.order, new.order.request
         webhook = order.webhook or Webhook("", frozenset())
         with translated():
-            self._refuse_when_full()
+            self._memory.refuse_when_full()
             verdict, job_id, idle = self._scripts.run(
                 "submit",
                 new.id,
@@ -154,10 +150,17 @@ class JobStore:
             return self._records(ids), total
 
     def position(self, job: Job) -> int | None:
-        """How many waiting jobs of the same model and priority are before this one; None when it does not wait."""
-        with translated():
-            rank = self._redis.zrank(keys.waiting(job.request.model, job.priority), job.id)
-        return cast(int | None, rank)
+        """How many waiting jobs of the same model are before this one; None when it does not wait.
+
+        All of normal priority are before one of low, though now and then a low one is let in.
+        """
+        with translated(), self._redis.pipeline(transaction=False) as reads:
+            reads.zrank(keys.waiting(job.request.model, job.priority), job.id)
+            reads.zcard(keys.waiting(job.request.model, "normal"))
+            rank, normal = reads.execute()
+        if rank is None:
+            return None
+        return int(rank) + (int(normal) if job.priority == "low" else 0)
 
     def cancel(self, job_id: str) -> Literal["cancelled", "stopping", "ended", "unknown"]:
         """`cancelled`: it never started. `stopping`: its worker is told to stop; it ends `failed`, code `cancelled`."""
@@ -253,7 +256,12 @@ class JobStore:
     def delete(self, job_id: str) -> bool:
         """Forget a finished job. False: it has not ended."""
         with translated():
-            return bool(self._scripts.run("delete", job_id))
+            return bool(self._scripts.run("delete", job_id, "wanted"))
+
+    def forget(self, job_id: str) -> bool:
+        """Forget a finished job whose time is over. False: its end is still to be told to a webhook."""
+        with translated():
+            return bool(self._scripts.run("delete", job_id, "over"))
 
     def _page_of_range(self, caller: str, wanted: Search, skip: int, count: int) -> tuple[list[str], int]:
         index, oldest, newest = keys.jobs_of(caller), *_bounds(wanted)
@@ -284,13 +292,3 @@ class JobStore:
                 reads.hgetall(keys.job(job_id))
             records = reads.execute()
         return [job_from(job_id, fields) for job_id, fields in zip(ids, records, strict=True) if fields]
-
-    def _refuse_when_full(self) -> None:
-        read_at, share = self._memory
-        if clock.monotonic() - read_at >= MEMORY_READING_SECONDS:
-            memory = self._redis.info("memory")
-            limit = int(memory["maxmemory"])
-            share = int(memory["used_memory"]) / limit if limit else 0.0
-            self._memory = (clock.monotonic(), share)
-        if share >= FULL_AT:
-            raise StoreFull

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from farm import clock
 from farm.errors import NotFound, StorageError, StorageUnavailable
-from farm.storage.storage import Found, Page, Picture, Pieces, name_in
+from farm.storage.storage import Found, Page, Picture, Pieces, farm_in, mark_of, name_in
 
 #: What may be over by itself, or be mended while a picture waits: a full disk, a faulty one, a file server away.
 _PASSING = {errno.EAGAIN, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EROFS, errno.ESTALE}
@@ -80,6 +80,16 @@ class LocalStorage:
             found = tuple(self._look_into(self._root / folders[0])) if folders else ()
         return Page(found, folders[0] if len(folders) > 1 else "")
 
+    def marks(self) -> set[str]:
+        with self._translated("could not be looked for in"):
+            return {farm_id for path in self._root.glob(mark_of("*")) if (farm_id := farm_in(path.name))}
+
+    def mark(self, farm_id: str) -> None:
+        with self._translated("could not be written to"):
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _write_through(self._root / mark_of(farm_id), b"")
+            _sync_folder(self._root)
+
     def remove(self, name: str) -> None:
         with self._translated("could not be removed from"):
             (self._root / name.removeprefix(".")[:2] / name).unlink(missing_ok=True)
@@ -107,7 +117,7 @@ class LocalStorage:
             yield
         except OSError as error:
             kind = StorageUnavailable if error.errno in _PASSING else StorageError
-            raise kind(f"The picture {what_failed} {self._root}: {error.strerror}") from error
+            raise kind(f"The picture {what_failed} the folder of pictures: {error.strerror}") from error
 
 
 def _write_through(path: Path, content: bytes) -> None:

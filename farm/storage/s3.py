@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from botocore.parsers import ResponseParserError
 
 from farm.errors import ConfigurationError, NotFound, StorageError, StorageUnavailable
-from farm.storage.storage import KEEP_SECONDS, Found, Page, Picture, Pieces, name_in
+from farm.storage.storage import KEEP_SECONDS, Found, Page, Picture, Pieces, farm_in, mark_of, name_in
 
 #: How long a put may take to connect and to send, each, and then to be answered, in seconds.
 _PUT_SECONDS = (20.0, 20.0)
@@ -143,6 +143,16 @@ class S3Storage:
             ]
             found = tuple(Found(name, age_seconds) for name, age_seconds in items if name_in(name))
             return Page(found, items[-1][0] if listed["IsTruncated"] else "")
+
+    def marks(self) -> set[str]:
+        with _translated(self._bucket):
+            listed = self._looks.list_objects_v2(Bucket=self._bucket.name, Prefix=self._bucket.prefix + mark_of(""))
+            names = [item["Key"].removeprefix(self._bucket.prefix) for item in listed.get("Contents", ())]
+            return {farm_id for name in names if (farm_id := farm_in(name))}
+
+    def mark(self, farm_id: str) -> None:
+        with _translated(self._bucket):
+            self._looks.put_object(**self._at(mark_of(farm_id)), Body=b"")
 
     def remove(self, name: str) -> None:
         with _translated(self._bucket):

@@ -12,7 +12,12 @@ from typing import Protocol, cast
 from farm.request import OutputFormat
 
 #: A key is `{job}-{fence}-{number}-{random}.{extension}`. The fence keeps a late loser from overwriting the winner.
-_KEY = re.compile(r"([0-9a-f-]{36})-(\d+)-(\d+)-[0-9a-f]{16}\.(jpeg|png)")
+_KEY = re.compile(r"([0-9a-f-]{36})-([0-9]{1,19})-([0-9]{1,2})-[0-9a-f]{16}\.(jpeg|png)")
+
+#: The name of a farm's mark, beside the pictures.
+_MARK = re.compile(r"farm-id-([0-9a-f]{32}|unknown)")
+#: Marks a storage for the farm whose pictures were there before any mark.
+UNKNOWN_FARM = "unknown"
 
 #: How long a caller may keep a picture before it asks again, in seconds. It never changes.
 KEEP_SECONDS = 86400
@@ -45,6 +50,17 @@ def name_in(key: str) -> Name | None:
     if match is None:
         return None
     return Name(match[1], int(match[2]), int(match[3]), cast(OutputFormat, match[4]))
+
+
+def mark_of(farm_id: str) -> str:
+    """The name of a farm's mark."""
+    return f"farm-id-{farm_id}"
+
+
+def farm_in(mark: str) -> str | None:
+    """Whose mark has this name; None if it is no mark."""
+    match = _MARK.fullmatch(mark)
+    return match[1] if match else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +135,12 @@ class Storage(Protocol):
 
     def page(self, reached: str) -> Page:
         """What is stored, part after part, beginning with ''. Only what could be the farm's own is in it."""
+
+    def marks(self) -> set[str]:
+        """The ids of all farms that have left their mark here."""
+
+    def mark(self, farm_id: str) -> None:
+        """Leave a farm's mark. The farm never removes one."""
 
     def remove(self, name: str) -> None:
         """Remove what a page has shown. Nothing is there: all the better."""

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from farm import __version__, clock
 from farm.delivery import Attempt, Due, Outcome
-from farm.errors import FarmError, ForbiddenAddress, Unreachable
-from farm.job import Dialect
+from farm.errors import FarmError, ForbiddenAddress, StoreFull, StoreUnavailable
+from farm.job import Dialect, Job
 from farm.jobstore.deliveries import Deliveries
 from farm.jobstore.store import JobStore
 from farm.links import Links
@@ -31,6 +32,10 @@ JITTER = 0.2
 MOST_RETRY_AFTER = 3600.0
 #: The receiver is there no more.
 _GONE = 410
+#: So much of an answer is kept, in characters.
+_ANSWER = 512
+#: How long the outcome of a try is offered to a job store that does not answer, in seconds: less than its lease.
+_INSIST_SECONDS = 30.0
 
 _log = structlog.get_logger(__name__)
 
@@ -108,31 +113,42 @@ class Courier:
             self._room.release()
 
     def _try(self, due: Due) -> None:
-        letter, schedule = self._compose(due)
-        if letter is None:
-            self._deliveries.end(due, Outcome.DROPPED)
+        job = None if due.url else self._store.get(due.job)
+        if not due.url and (job is None or job.webhook is None or message.is_stale(due, job)):
+            self._end(due, Outcome.DROPPED)
             return
+        schedule = self._schedules[job.dialect] if job else ()
         at_us, began = clock.now_us(), clock.monotonic()
         try:
+            letter = self._compose(due, job)
             reply = self._outbound.post(letter.url, letter.body, headers=_headers(letter))
-        except (Unreachable, ForbiddenAddress) as error:
-            attempt = Attempt(at_us, _since(began), error=str(error))
+        except (StoreUnavailable, StoreFull):
+            raise  # its lease brings it back: this says nothing of the receiver, nor of the letter
+        except Exception as error:  # noqa: BLE001  # whatever it is, it stands on record and comes to an end
+            attempt = Attempt(at_us, _since(began), error=_told(error))
             outcome, pause = _after_no_answer(error, due, schedule)
         else:
-            attempt = Attempt(at_us, _since(began), reply.status, answer=reply.body.decode(errors="replace"))
+            attempt = Attempt(at_us, _since(began), reply.status, answer=reply.body.decode(errors="replace")[:_ANSWER])
             outcome, pause = _after(reply, due, schedule)
-        self._deliveries.end(due, outcome, attempt, pause_seconds=pause)
+        self._end(due, outcome, attempt, pause_seconds=pause)
         _log.info("webhook tried", delivery=due.id, status=attempt.status, error=attempt.error, outcome=outcome)
 
-    def _compose(self, due: Due) -> tuple[Message | None, Sequence[float]]:
-        """What to send, and the pauses between its tries; None where there is nothing to tell any more."""
-        if due.url:
-            return message.test(due, secrets=self._secrets), ()
-        job = self._store.get(due.job)
-        if job is None or job.webhook is None or message.is_stale(due, job):
-            return None, ()
-        letter = message.about(job, due, links=self._links(), secrets=self._secrets)
-        return letter, self._schedules[job.dialect]
+    def _compose(self, due: Due, job: Job | None) -> Message:
+        """What to send: of a job, or, where there is none, to try a receiver."""
+        if job is None:
+            return message.test(due, secrets=self._secrets)
+        return message.about(job, due, links=self._links(), secrets=self._secrets)
+
+    def _end(self, due: Due, outcome: Outcome, attempt: Attempt | None = None, *, pause_seconds: float = 0) -> None:
+        """Record what came of a try; a job store that is away for a moment costs no second one."""
+        for offer in Retrying(
+            retry=retry_if_exception_type((StoreUnavailable, StoreFull)),
+            wait=wait_random_exponential(multiplier=0.1, max=2),
+            stop=stop_after_delay(_INSIST_SECONDS),
+            reraise=True,
+        ):
+            with offer:
+                self._deliveries.end(due, outcome, attempt, pause_seconds=pause_seconds)
 
 
 def _headers(letter: Message) -> Mapping[str, str]:
@@ -152,9 +168,15 @@ def _after(reply: Reply, due: Due, schedule: Sequence[float]) -> tuple[Outcome, 
     return _again(due, schedule, at_least=_retry_after(reply))
 
 
-def _after_no_answer(
-    error: Unreachable | ForbiddenAddress, due: Due, schedule: Sequence[float]
-) -> tuple[Outcome, float]:
+def _told(error: Exception) -> str:
+    """What the record says of a try that got no answer. The farm's own faults are for its log."""
+    if isinstance(error, FarmError):
+        return str(error)
+    _log.error("webhook could not be sent", exc_info=error)
+    return str(FarmError())
+
+
+def _after_no_answer(error: Exception, due: Due, schedule: Sequence[float]) -> tuple[Outcome, float]:
     # A name that leads to a forbidden address today is not asked again: it may be an attack, and is no receiver.
     if isinstance(error, ForbiddenAddress):
         return Outcome.FAILED, 0
@@ -162,9 +184,9 @@ def _after_no_answer(
 
 
 def _again(due: Due, schedule: Sequence[float], *, at_least: float) -> tuple[Outcome, float]:
-    if due.tries > len(schedule):
+    if due.tries >= len(schedule):
         return Outcome.FAILED, 0
-    pause = schedule[due.tries - 1] * random.uniform(1, 1 + JITTER)
+    pause = schedule[due.tries] * random.uniform(1, 1 + JITTER)
     return Outcome.WAITING, max(pause, at_least)
 
 

@@ -353,7 +353,7 @@ def test_a_job_that_waits_beside_an_idle_worker(own: redis.Redis, own_url: str, 
 
 
 def test_webhooks_that_nobody_delivers(own: redis.Redis, own_url: str, tmp_path: Path) -> None:
-    own.zadd(keys.RECEIVERS, {"https://receiver.example:443": clock.now_us() - 90_000_000})
+    own.zadd(keys.LINES, {"local https://receiver.example": clock.now_us() - 90_000_000})
 
     assert "farm worker --webhooks" in doctor(tmp_path, FARM_REDIS_URL=own_url).wrong("webhooks")
 
@@ -387,6 +387,20 @@ def test_a_bucket_in_good_health(s3: S3, tmp_path: Path) -> None:
     (said,) = (finding["text"] for finding in report.findings if finding["name"] == "storage")
     assert all(f"{step} " in said for step in ("put", "get", "signed address", "delete"))
     assert place.names() == []
+
+
+def test_a_bucket_that_another_farm_has_marked(s3: S3, own: redis.Redis, own_url: str, tmp_path: Path) -> None:
+    place = s3.place()
+    own.set(keys.FARM, "1" * 32)
+    place.put(f"farm-id-{'1' * 32}")
+    variables = in_bucket(s3, place.url, FARM_REDIS_URL=own_url)
+    assert doctor(tmp_path, **variables).status == 0
+
+    place.put(f"farm-id-{'2' * 32}")
+
+    said = doctor(tmp_path, **variables).wrong("storage")
+    assert f"marks of other farms (farm-id-{'2' * 32})" in said
+    assert "give each farm a bucket, a prefix or a folder of its own" in said
 
 
 def test_a_bucket_that_cannot_be_used(s3: S3, tmp_path: Path) -> None:

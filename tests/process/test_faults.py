@@ -169,9 +169,10 @@ def test_a_killed_farm_leaves_no_process(data_dir: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_fails_the_job_with_a_code(data_dir: Path) -> None:
     """It is retried, then fails; nothing half-published is left."""
+    pictures = data_dir / "pictures"
+    data_dir.mkdir(mode=0o700, exist_ok=True)
+    pictures.write_text("in the way")  # root may write into any folder, but not below a file
     with running_farm(data_dir, FARM_MAX_ATTEMPTS="2", FARM_SIMULATED_STEP_MS="1") as farm:
-        pictures = data_dir / "pictures"
-        pictures.write_text("in the way")  # root may write into any folder, but not below a file
         view = farm.wait_for_end(farm.submit(num_inference_steps=2))
 
         assert (view["status"], view["code"], view["images"]) == ("failed", "storage_failed", [])

@@ -52,6 +52,20 @@ def test_a_poll_beside_as_many_held_calls_and_streams_as_there_may_be_is_quick(d
         assert farm.call("POST", "/fal/run/fal-ai/flux/srpo", CALL).status == 429
         assert jobs(farm) == MOST_HELD + 1
 
+        stack.close()  # everybody leaves without an answer
+        wait_for(lambda: is_held(farm), seconds=10, what="a place for the next one")
+
+
+def is_held(farm: RunningFarm) -> bool:
+    """Whether a new call is held rather than told to come back."""
+    with sent(farm, "POST", "/fal/run/fal-ai/flux/srpo", json.dumps(CALL)) as connection:
+        connection.settimeout(1)
+        try:
+            assert connection.recv(64).startswith(b"HTTP/1.1 429")
+        except TimeoutError:
+            return True
+        return False
+
 
 @contextmanager
 def sent(farm: RunningFarm, method: str, path: str, body: str = "") -> Iterator[socket.socket]:

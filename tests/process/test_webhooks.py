@@ -11,6 +11,7 @@ from typing import cast
 
 import pytest
 
+from farm.jobstore import keys
 from tests.farms import RunningFarm, pids, running_farm, wait_for
 from tests.receiver import Receiver, answer, running_receiver
 
@@ -78,7 +79,7 @@ def test_a_killed_webhook_worker_loses_nothing(farm: RunningFarm, receiver: Rece
     for name in farm.redis.scan_iter("srpo:posting:*"):
         for delivery in cast(list[str], farm.redis.zrange(name, 0, -1)):
             farm.redis.zadd(name, {delivery: 0})
-        farm.redis.zadd("srpo:receivers", {name.removeprefix("srpo:posting:"): 0})
+        farm.redis.zadd(keys.LINES, {name.removeprefix("srpo:posting:"): 0})
 
     wait_for(lambda: set(ended(receiver)) == job_ids)
     assert all(len(set(names)) == 1 for names in ended(receiver).values())

@@ -41,13 +41,13 @@ def deliveries(api: FlaskClient, headers: dict[str, str] | None = None, query: s
 
 def test_a_delivery_shows_what_was_told_to_whom_and_every_try(api: FlaskClient, farm: Farm) -> None:
     job_id = submit(api, webhook_url=HOOK)
-    (due,) = farm.deliveries.take(1, lease_seconds=60)
     tries = [
         Attempt(1_700_000_000_000_000, 0.25, 503, answer="busy"),
         Attempt(1_700_000_005_000_000, 15.0, error="slow"),
     ]
-    for attempt in tries:
-        farm.deliveries.end(due, Outcome.WAITING, attempt, pause_seconds=60)
+    for attempt, pause in zip(tries, (0, 60), strict=True):
+        (due,) = farm.deliveries.take(1, lease_seconds=60)
+        farm.deliveries.end(due, Outcome.WAITING, attempt, pause_seconds=pause)
 
     (shown,) = deliveries(api)
     assert shown == api.get(f"/farm/v1/deliveries/{job_id}-1").get_json()

@@ -56,6 +56,93 @@ def test_any_other_method_is_405(api: FlaskClient, method: str, path: str) -> No
     refusal(api.open(path, method=method), 405, path=path)
 
 
+@pytest.mark.parametrize("slash", ["", "/"])
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/fal/queue/fal-ai/flux/requests/x", {"GET", "HEAD", "OPTIONS"}),
+        ("/fal/queue/fal-ai/flux/requests/x/response", {"GET", "HEAD", "OPTIONS"}),
+        ("/fal/queue/fal-ai/flux/requests/x/status", {"GET", "HEAD", "OPTIONS"}),
+        ("/fal/queue/fal-ai/flux/requests/x/cancel", {"PUT", "OPTIONS"}),
+        ("/api/v3/predictions/x", {"GET", "HEAD", "OPTIONS"}),
+        ("/api/v3/predictions/x/result", {"GET", "HEAD", "OPTIONS"}),
+        ("/api/v3/webhook/secret", {"GET", "HEAD", "OPTIONS"}),
+    ],
+)
+def test_a_post_to_what_has_another_method_is_no_unknown_model(
+    api: FlaskClient, path: str, slash: str, allowed: set[str]
+) -> None:
+    response = api.post(path + slash, json={"prompt": "a fox"})
+
+    refusal(response, 405, path=path)
+    assert {method.strip() for method in response.headers["Allow"].split(",")} == allowed
+
+
+@pytest.mark.parametrize("path", ["/farm/v1/jobs", WAVESPEED, FAL_QUEUE, "/files/x", "/healthz"])
+def test_an_empty_answer_has_no_type(keyed: FlaskClient, path: str) -> None:
+    response = keyed.options(path)
+
+    assert (response.status_code, response.data) == (200, b"")
+    assert "Content-Type" not in response.headers
+
+
+@pytest.mark.parametrize("path", ["/farm/v1/jobs", f"/farm/v1/jobs/{UNKNOWN_ID}", "/farm/v1/deliveries"])
+@pytest.mark.parametrize("query", ["statsu=failed", "limit=1&limit=2"])
+def test_a_parameter_that_is_unknown_or_given_twice_is_refused(api: FlaskClient, path: str, query: str) -> None:
+    (item,) = problem(api.get(f"{path}?{query}"), 422)["errors"]
+
+    assert item["field"] == query.partition("=")[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/farm/v1/jobs"),
+        ("DELETE", f"/farm/v1/jobs/{UNKNOWN_ID}"),
+        ("POST", f"/farm/v1/jobs/{UNKNOWN_ID}/cancel"),
+        ("GET", "/farm/v1/queue"),
+        ("GET", "/farm/v1/workers"),
+        ("GET", "/farm/v1/models"),
+        ("GET", "/farm/v1/webhook_secret"),
+        ("POST", "/farm/v1/deliveries"),
+        ("GET", "/farm/v1/deliveries/x"),
+        ("POST", "/farm/v1/deliveries/x/redeliver"),
+    ],
+)
+def test_a_path_without_parameters_takes_none(api: FlaskClient, method: str, path: str) -> None:
+    body = {"model": "srpo", "prompt": "a fox"}
+
+    (item,) = problem(api.open(f"{path}?foo=1", method=method, json=body if method == "POST" else None), 422)["errors"]
+
+    assert item["field"] == "foo"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "queue.fal.run\tx",
+        "fal.run, evil",
+        "fal:abc",
+        "fal:",
+        "FAL.evil..com",
+        "queue.fal.run x",
+        "\u212aueue.fal.run",
+        "evil host",
+        "example.com@localhost",
+        "localhost#.example.com",
+        "localhost/.example.com",
+        "[localhost]",
+        "",
+    ],
+)
+def test_a_host_that_is_none_is_refused(api: FlaskClient, keyed: FlaskClient, farm: Farm, host: str) -> None:
+    for client in (api, keyed):
+        response = client.post("/fal-ai/flux/srpo", json={"prompt": "a"}, environ_overrides={"HTTP_HOST": host})
+
+        assert "Host" in problem(response, 400)["detail"]
+    assert farm.redis.keys("srpo:job:*") == []
+
+
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
 @pytest.mark.parametrize("path", ["/nothing", "/farm/v1/nothing", "/farm/v2/jobs", "/files/", "/farm"])
 def test_an_unknown_path_is_404(api: FlaskClient, method: str, path: str) -> None:
@@ -63,7 +150,7 @@ def test_an_unknown_path_is_404(api: FlaskClient, method: str, path: str) -> Non
 
 
 def test_an_unknown_path_of_wavespeed_is_404(api: FlaskClient) -> None:
-    for path in ("/api/v3/media", "/api/v3/webhook/secret", "/api/v3/predictions/x"):
+    for path in ("/api/v3/media", "/api/v3/webhook/x", "/api/v3/predictions/x/y"):
         assert refusal(api.post(path, json={"prompt": "a fox"}), 404, path=path)
 
 

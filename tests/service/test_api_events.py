@@ -302,6 +302,13 @@ def test_an_id_that_is_none_is_refused_by_name(api: FlaskClient, seen: str) -> N
         assert [item["field"] for item in problem(by_parameter, 422)["errors"]] == ["last_event_id"]
 
 
+def test_an_id_beyond_what_a_store_can_count_is_refused(api: FlaskClient) -> None:
+    for half in (2**64 - 1, 2**63):
+        problem(api.get(ALL, headers={"Last-Event-ID": f"{half}-{half}"}), 422)
+        problem(api.get(ALL, headers={"Last-Event-ID": f"0-{half}"}), 422)
+    assert next(chunks(api, ALL, seen=f"{2**63 - 1}-{2**63 - 1}"))
+
+
 def test_the_id_of_another_stream_is_refused(api: FlaskClient) -> None:
     problem(api.get(ALL, headers={"Last-Event-ID": "1.0"}), 422)
     problem(api.get(of(submit(api)), headers={"Last-Event-ID": "1-0"}), 422)

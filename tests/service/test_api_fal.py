@@ -22,7 +22,17 @@ from farm.settings import Settings
 from farm.storage.local import LocalStorage
 from tests.farms import wait_for
 from tests.service import jobs
-from tests.service.calls import FAL_QUEUE, FAL_RUN, UNKNOWN_ID, bearer, fal_error, post_job, post_request, problem
+from tests.service.calls import (
+    FAL_QUEUE,
+    FAL_RUN,
+    UNKNOWN_ID,
+    WAVESPEED,
+    bearer,
+    fal_error,
+    post_job,
+    post_request,
+    problem,
+)
 from tests.service.jobs import BASE, FACTS
 from tests.unit import golden
 
@@ -235,6 +245,25 @@ def test_the_same_key_and_body_is_the_same_request(api: FlaskClient, farm: Farm)
     assert first == again
     assert len(jobs.take(farm.store)) == 1
     fal_error(api.post(FAL_QUEUE, json=body | {"seed": 8}, headers=headers), 422)
+
+
+def test_the_same_key_with_another_meaning_is_refused(api: FlaskClient, farm: Farm) -> None:
+    """Another dialect, endpoint or priority is another call; another way to the same endpoint is not."""
+    body, headers = {"prompt": "a fox"}, {"Idempotency-Key": "k"}
+    first = api.post(FAL_QUEUE, json=body, headers=headers).get_json()
+
+    fal_error(api.post(FAL_QUEUE, json=body, headers=headers | {"X-Fal-Queue-Priority": "low"}), 422)
+    assert api.post(WAVESPEED, json=body, headers=headers).status_code == 422
+    assert api.post(f"/{ENDPOINT}", json=body, headers=headers | {"Host": "queue.fal.run"}).status_code == 200
+    farm.store.cancel(first["request_id"])
+    assert api.post(FAL_RUN, json=body, headers=headers).headers["x-fal-request-id"] == first["request_id"]
+
+
+def test_an_empty_webhook_is_told_to_need_a_url(api: FlaskClient) -> None:
+    (detail,) = fal_error(api.post(f"{FAL_QUEUE}?fal_webhook=", json={"prompt": "a"}), 422)["detail"]
+
+    assert (detail["loc"], detail["type"]) == (["query", "fal_webhook"], "string_too_short")
+    assert "required" in detail["msg"]
 
 
 def test_a_key_that_is_too_long_is_refused_by_name(api: FlaskClient) -> None:

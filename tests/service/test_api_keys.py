@@ -48,6 +48,10 @@ GUARDED = [
     ("GET", f"/fal/queue/fal-ai/flux/requests/{UNKNOWN_ID}/response"),
     ("GET", f"/fal/queue/fal-ai/flux/requests/{UNKNOWN_ID}/status"),
     ("PUT", f"/fal/queue/fal-ai/flux/requests/{UNKNOWN_ID}/cancel"),
+    ("GET", f"/fal/queue/fal-ai/flux/requests/{UNKNOWN_ID}/"),
+    ("GET", f"/fal/queue/fal-ai/flux/requests/{UNKNOWN_ID}/response/"),
+    ("GET", f"/fal/queue/fal-ai/flux/requests/{UNKNOWN_ID}/status/"),
+    ("PUT", f"/fal/queue/fal-ai/flux/requests/{UNKNOWN_ID}/cancel/"),
 ]
 OPEN = {"/healthz", "/readyz", "/metrics", "/files/<key>", "/.well-known/jwks.json"}
 

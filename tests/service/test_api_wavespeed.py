@@ -199,6 +199,10 @@ def test_the_same_key_and_body_is_the_same_prediction(api: FlaskClient, farm: Fa
     gateway_error(post_prediction(api, headers={"Idempotency-Key": "k"}, seed=8), 422)
 
 
+def test_the_list_is_there_with_a_slash_too(api: FlaskClient) -> None:
+    assert api.post("/api/v3/predictions/", json={}).get_json() == api.get("/api/v3/predictions").get_json()
+
+
 def test_another_webhook_is_another_call(api: FlaskClient) -> None:
     """The second one would not be told."""
     headers = {"Idempotency-Key": "k"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import redis
 
 from farm.bootstrap import build
 from farm.errors import ConfigurationError, StoreUnavailable
-from farm.jobstore.connection import broker_url, check, connect
+from farm.jobstore.connection import broker_url, check, connect, translated
 from farm.settings import Settings, load
 
 
@@ -77,6 +79,19 @@ def test_a_server_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
         check(connect(f"unix://{tmp_path}/socket"), unsafe=False)
 
 
+def test_what_redis_says_of_a_refused_command_is_for_the_log(
+    client: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.set("srpo:secret-name", "text")
+
+    with pytest.raises(StoreUnavailable) as refused, translated():
+        client.eval("return redis.call('LPUSH', 'srpo:secret-name', 1)", 0)
+
+    assert "refused" in str(refused.value)
+    assert "WRONGTYPE" not in str(refused.value)
+    assert "WRONGTYPE" in "".join(capsys.readouterr())
+
+
 @pytest.mark.parametrize("url", ["localhost:6379", "http://localhost:6379", "redis://localhost:port"])
 def test_an_address_that_is_none_is_a_line_about_the_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
@@ -102,3 +117,15 @@ def test_without_any_redis_the_way_to_one_is_told(tmp_path: Path) -> None:
 )
 def test_celery_is_given_the_same_server(url: str, broker: str) -> None:
     assert broker_url(url) == broker
+
+
+def test_many_threads_may_ask_at_once(client: redis.Redis) -> None:
+    """More than the hundred connections at which the library would stop."""
+    everybody = threading.Barrier(150)
+
+    def ask(_: int) -> bool:
+        everybody.wait(20)
+        return bool(client.ping())
+
+    with ThreadPoolExecutor(150) as pool:
+        assert all(pool.map(ask, range(150)))

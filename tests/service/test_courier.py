@@ -8,6 +8,8 @@ import hmac
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
+from typing import cast
 
 import pytest
 import time_machine
@@ -17,7 +19,9 @@ from standardwebhooks.webhooks import Webhook as Verifier
 from farm import clock
 from farm.bootstrap import Farm
 from farm.delivery import Delivery, Outcome
+from farm.dialects import native
 from farm.job import Dialect, State, Webhook
+from farm.jobstore import keys
 from farm.outbound import Outbound
 from farm.webhooks import delivery as couriers
 from farm.webhooks import signing
@@ -188,6 +192,46 @@ def test_a_receiver_that_hangs_is_left_when_its_time_is_up(farm: Farm, receiver:
     assert attempt.error
 
 
+def test_what_cannot_be_said_stands_on_record_and_comes_to_an_end(
+    desk: Desk, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("boom")
+
+    monkeypatch.setattr(native, "event", fail)
+
+    delivery = desk.record(desk.post(receiver.url))
+
+    assert (delivery.state, len(delivery.attempts)) == (Outcome.FAILED, 1 + len(QUICK))
+    assert all(attempt.error and "boom" not in attempt.error for attempt in delivery.attempts)
+    assert receiver.received == []
+
+
+def test_what_was_overtaken_is_sent_all_the_same_when_it_is_asked_for_by_hand(desk: Desk, receiver: Receiver) -> None:
+    job_id = desk.submit(receiver.url, events=frozenset(State))
+    desk.finish()
+    desk.until(lambda: desk.record(f"{job_id}-1").state is Outcome.DROPPED)
+    receiver.received.clear()
+    desk.farm.deliveries.redeliver(f"{job_id}-1")
+    desk.until(lambda: desk.record(f"{job_id}-1").state is Outcome.DELIVERED)
+
+    assert "job.created" in [came.json["type"] for came in receiver.received]
+
+
+def test_only_the_head_of_an_answer_is_kept(desk: Desk, receiver: Receiver) -> None:
+    def talk(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", "4000")
+        request.end_headers()
+        request.wfile.write(b"\xff" * 4000)
+
+    receiver.behave = talk
+    name = desk.post(receiver.url)
+
+    assert len(desk.record(name).attempts[0].answer) == 512
+    assert int(cast(int, desk.farm.redis.memory_usage(f"srpo:attempts:{name}"))) < 3000
+
+
 def test_a_name_that_leads_inside_is_not_called(farm: Farm, receiver: Receiver) -> None:
     desk = Desk(farm)
     delivery = desk.record(desk.post("http://169.254.169.254/latest"))
@@ -207,8 +251,9 @@ def test_the_pauses_are_those_of_the_schedule(farm: Farm, receiver: Receiver) ->
     for tries in range(1, 4):
         desk.until(lambda tries=tries: len(desk.record(name).attempts) == tries)  # type: ignore[misc]
         pauses.append((desk.record(name).due_us - clock.now_us()) / 1e6)
-        farm.redis.zadd(f"srpo:due:{receiver.url}", {name: 0})
-        farm.redis.zadd("srpo:receivers", {receiver.url: 0})
+        line = f"ada {receiver.url}"
+        farm.redis.zadd(f"srpo:due:{line}", {name: 0})
+        farm.redis.zadd(keys.LINES, {line: 0})
     desk.courier.close()
 
     assert all(wanted - 1 < pause <= wanted * 1.2 for wanted, pause in zip((5, 30, 120), pauses, strict=True))

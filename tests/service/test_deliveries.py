@@ -10,7 +10,7 @@ import redis
 from farm.delivery import Attempt, Due, Outcome
 from farm.job import NewJob, State, Webhook
 from farm.jobstore import keys
-from farm.jobstore.deliveries import PATIENCE, ROOM, Deliveries
+from farm.jobstore.deliveries import CALLERS_ROOM, KEPT, PATIENCE, ROOM, Deliveries
 from farm.jobstore.store import JobStore
 from tests.farms import wait_for
 from tests.service import jobs
@@ -53,10 +53,12 @@ def waiting(client: redis.Redis) -> int:
     return int(cast(str | None, client.hget(keys.TOTALS, "deliveries:waiting")) or 0)
 
 
-def end_leases(client: redis.Redis, receiver: str) -> None:
-    for name in cast(list[str], client.zrange(f"{keys.PREFIX}posting:{receiver}", 0, -1)):
-        client.zadd(f"{keys.PREFIX}posting:{receiver}", {name: 0})
-    client.zadd(keys.RECEIVERS, {receiver: 0})
+def end_leases(client: redis.Redis, due: Due) -> None:
+    """Let the tries on the line of `due` be over, without a word of what came of them."""
+    line = f"{due.caller} {due.receiver}"
+    for name in cast(list[str], client.zrange(f"{keys.PREFIX}posting:{line}", 0, -1)):
+        client.zadd(f"{keys.PREFIX}posting:{line}", {name: 0})
+    client.zadd(keys.LINES, {line: 0})
 
 
 def test_every_change_of_state_lines_up_its_delivery_in_order(store: JobStore, deliveries: Deliveries) -> None:
@@ -111,9 +113,9 @@ def test_what_is_taken_is_nobody_elses_until_its_lease_ends(
 
     assert take(deliveries) == []
 
-    end_leases(client, first.receiver)
+    end_leases(client, first)
     again = take_one(deliveries)
-    assert (again.id, again.fence, again.tries) == (first.id, first.fence + 1, 2)
+    assert (again.id, again.fence, again.tries) == (first.id, first.fence + 1, 0)
 
 
 def test_a_late_courier_records_its_try_and_changes_nothing(
@@ -121,7 +123,7 @@ def test_a_late_courier_records_its_try_and_changes_nothing(
 ) -> None:
     submit(store)
     late = take_one(deliveries)
-    end_leases(client, late.receiver)
+    end_leases(client, late)
     prompt = take_one(deliveries)
 
     deliveries.end(late, Outcome.FAILED, TRIED)
@@ -135,7 +137,7 @@ def test_a_late_courier_records_its_try_and_changes_nothing(
 def test_what_arrived_late_has_arrived(client: redis.Redis, store: JobStore, deliveries: Deliveries) -> None:
     submit(store)
     late = take_one(deliveries)
-    end_leases(client, late.receiver)
+    end_leases(client, late)
     take_one(deliveries)
 
     deliveries.end(late, Outcome.DELIVERED, TRIED)
@@ -143,7 +145,7 @@ def test_what_arrived_late_has_arrived(client: redis.Redis, store: JobStore, del
     delivery = deliveries.get(late.id)
     assert delivery is not None
     assert delivery.state is Outcome.DELIVERED
-    end_leases(client, late.receiver)
+    end_leases(client, late)
     assert take(deliveries) == []
 
 
@@ -156,7 +158,7 @@ def test_a_failed_try_is_due_again_after_its_pause(store: JobStore, deliveries: 
     assert take(deliveries) == []
     assert not deliveries.are_due()
     again = wait_for(lambda: take(deliveries))[0]
-    assert (again.id, again.tries) == (due.id, 2)
+    assert (again.id, again.tries) == (due.id, 1)
     delivery = deliveries.get(due.id)
     assert delivery is not None
     assert delivery.attempts == (TRIED,)
@@ -176,7 +178,8 @@ def test_an_ended_delivery_comes_back_only_by_hand(
     assert waiting(client) == 1
     again = take_one(deliveries)
 
-    assert (again.id, again.event, again.sequence, again.tries) == (due.id, due.event, due.sequence, 1)
+    assert (again.id, again.event, again.sequence, again.tries) == (due.id, due.event, due.sequence, 0)
+    assert (due.by_hand, again.by_hand) == (False, True)
 
 
 def test_redelivering_what_is_under_way_doubles_nothing(store: JobStore, deliveries: Deliveries) -> None:
@@ -222,19 +225,121 @@ def test_a_receiver_with_much_to_take_holds_up_no_other(store: JobStore, deliver
     assert {due.receiver for due in take(deliveries)} == {"https://slow.example", "https://quick.example"}
 
 
-def test_many_dead_receivers_hold_up_none_that_lives(store: JobStore, deliveries: Deliveries) -> None:
+def test_many_dead_receivers_hold_up_none_that_lives(
+    client: redis.Redis, store: JobStore, deliveries: Deliveries
+) -> None:
     for number in range(100):
-        submit(store, f"https://dead-{number}.example/", events=frozenset({State.CREATED}))
-    submit(store, "https://well.example/", events=frozenset({State.CREATED}))
+        submit(store, f"https://dead-{number}.example/", events=frozenset({State.CREATED}), caller=f"c{number}")
     for _ in range(100):
         take(deliveries, 1)
+    for number in range(100):
+        submit(store, f"https://dead-{number}.example/", events=frozenset({State.CREATED}), caller=f"c{number}")
+        client.hset(f"{keys.PREFIX}faults", f"c{number} https://dead-{number}.example", PATIENCE)
+    submit(store, "https://well.example/", events=frozenset({State.CREATED}))
 
-    assert take_one(deliveries).receiver == "https://well.example"
+    (due,) = take(deliveries, 1)
+    assert due.receiver == "https://well.example"
+
+
+def test_callers_do_not_wait_for_one_another_at_one_receiver(store: JobStore, deliveries: Deliveries) -> None:
+    for _ in range(2 * ROOM):
+        submit(store, caller="eve")
+    for _ in range(2 * ROOM):
+        take(deliveries)
+    submit(store, caller="ada")
+
+    assert take_one(deliveries).caller == "ada"
+
+
+def test_a_caller_has_no_more_than_its_room_whatever_the_receivers(store: JobStore, deliveries: Deliveries) -> None:
+    for number in range(CALLERS_ROOM + 10):
+        submit(store, f"https://r{number}.example/", events=frozenset({State.CREATED}), caller="eve")
+    submit(store, "https://well.example/", events=frozenset({State.CREATED}))
+
+    under_way = take(deliveries, 100)
+    assert [due.caller for due in under_way].count("eve") == CALLERS_ROOM
+    assert [due.caller for due in under_way].count("ada") == 1
+
+    for due in under_way:
+        deliveries.end(due, Outcome.DELIVERED, TRIED)
+    assert len(wait_for(lambda: take(deliveries, 100))) == 10
+
+
+def test_a_lost_try_is_not_held_up_by_one_that_waits_for_long(
+    client: redis.Redis, store: JobStore, deliveries: Deliveries
+) -> None:
+    submit(store, events=frozenset({State.CREATED}))
+    deliveries.end(take_one(deliveries), Outcome.WAITING, TRIED, pause_seconds=36000)
+    lost_id = submit(store, events=frozenset({State.CREATED}))
+    deliveries.take(1, lease_seconds=0.2)
+
+    wait_for(deliveries.are_due)
+    again = take_one(deliveries)
+    assert again.job == lost_id
+
+
+def test_the_outcome_of_a_try_is_recorded_once(client: redis.Redis, store: JobStore, deliveries: Deliveries) -> None:
+    submit(store)
+    due = take_one(deliveries)
+    for _ in range(3):
+        deliveries.end(due, Outcome.WAITING, TRIED, pause_seconds=60)
+
+    delivery = deliveries.get(due.id)
+    assert delivery is not None
+    assert (len(delivery.attempts), client.hget(keys.TOTALS, "attempts:waiting")) == (1, "1")
+
+
+def test_only_the_last_tries_are_kept(store: JobStore, deliveries: Deliveries) -> None:
+    submit(store)
+    for number in range(KEPT + 5):
+        deliveries.end(take_one(deliveries), Outcome.WAITING, Attempt(number, 0.1, 500))
+
+    (delivery,) = deliveries.page("ada", before_us=None, count=9)
+    assert [attempt.at_us for attempt in delivery.attempts] == list(range(5, KEPT + 5))
+
+
+def test_what_is_repeated_while_under_way_is_tried_once_more_if_it_did_not_arrive(
+    store: JobStore, deliveries: Deliveries
+) -> None:
+    submit(store, events=frozenset({State.CREATED}))
+    first = take_one(deliveries)
+    deliveries.redeliver(first.id)
+    deliveries.end(first, Outcome.FAILED, TRIED)
+
+    again = take_one(deliveries)
+    deliveries.redeliver(again.id)
+    deliveries.end(again, Outcome.DELIVERED, TRIED)
+    assert (again.id, again.by_hand, take(deliveries)) == (first.id, True, [])
+
+
+def test_a_job_whose_time_is_over_is_kept_until_its_end_is_told(store: JobStore, deliveries: Deliveries) -> None:
+    job_id = submit(store, events=frozenset({State.FAILED}))
+    store.cancel(job_id)
+
+    assert not store.forget(job_id)
+    deliveries.end(take_one(deliveries), Outcome.DELIVERED, TRIED)
+
+    assert store.forget(job_id)
+    assert store.get(job_id) is None
+
+
+def test_deliveries_that_one_script_lines_up_are_shown_page_by_page(store: JobStore, deliveries: Deliveries) -> None:
+    for _ in range(4):
+        submit(store, events=frozenset({State.PROCESSING}))
+    jobs.take(store)
+
+    shown, before = [], None
+    for _ in range(4):
+        (item,) = deliveries.page("ada", before_us=before, count=1)
+        shown.append(item.id)
+        before = item.created_us
+    assert len(set(shown)) == 4
 
 
 def test_a_deleted_jobs_deliveries_are_forgotten(client: redis.Redis, store: JobStore, deliveries: Deliveries) -> None:
     before = jobs.names(client)
     job_id = submit(store)
+    deliveries.end(take_one(deliveries), Outcome.WAITING, TRIED)
     take_one(deliveries)
     store.cancel(job_id)
     store.delete(job_id)
@@ -242,6 +347,7 @@ def test_a_deleted_jobs_deliveries_are_forgotten(client: redis.Redis, store: Job
     assert take(deliveries) == []
     assert deliveries.page(None, before_us=None, count=9) == []
     assert waiting(client) == 0
+    assert client.hlen(f"{keys.PREFIX}faults") == 0
     left = jobs.names(client) - before
     assert not [name for name in left if "deliver" in name or "due" in name or "posting" in name or job_id in name]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -196,12 +197,18 @@ def test_callers_hear_their_own(feed: Feed, store: JobStore) -> None:
 def test_a_reader_that_was_stopped_for_long_begins_anew(
     feed: Feed, client: redis.Redis, store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The outbox may have been cut meanwhile where it stood, which it would not see."""
-    monkeypatch.setattr(module, "_TRUSTED_SECONDS", -1.0)
+    """The outbox was cut meanwhile where it stood, which it would not see; who listens is told of the gap."""
+    monkeypatch.setattr(module, "_TRUSTED_SECONDS", 0.0)
     news = follow(feed)
-    run_jobs(store, 20)
+    run_jobs(store, 1)
+    hear(news, 3)
+    with feed._told:  # which the reader needs, too
+        run_jobs(store, 10)
+        client.xtrim(keys.OUTBOX, maxlen=5, approximate=False)
 
-    assert moments(hear(news, 60)) == jobs.outbox(client)
+    late = next(item for item in islice(news, 200) if item.gap)
+
+    assert moments(list(late.changes)) == jobs.outbox(client)
 
 
 def test_a_feed_without_listeners_costs_nothing(feed: Feed, client: redis.Redis, store: JobStore) -> None:
@@ -248,19 +255,24 @@ def outbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outbox]:
     outbox.server.stop()
 
 
-def test_a_redis_that_was_away_leaves_no_gap(outbox: Outbox) -> None:
-    """Silence while it is away; then everything, once, also what was changed before the reader was back."""
-    news = follow(outbox.feed)
+def test_a_redis_that_was_away_leaves_no_gap(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence while it is away; then everything, once, also what was changed before the reader was back.
+
+    Also for a listener that has fallen behind what is kept in memory.
+    """
+    monkeypatch.setattr(module, "_KEPT", 1)
+    news, slow = follow(outbox.feed), follow(outbox.feed)
+    next(slow)
     run_jobs(outbox.store, 3)
     heard = hear(news, 9)
     outbox.kill()
-    silence = [next(news) for _ in range(5)]
+    silence = [next(listener) for listener in (news, slow) for _ in range(5)]
     outbox.server.start()
     run_jobs(outbox.store, 20)
     heard += hear(news, 60)
 
-    assert not any(news.changes or news.gap for news in silence)
-    assert moments(heard) == jobs.outbox(outbox.client)
+    assert not any(item.changes or item.gap for item in silence)
+    assert moments(heard) == moments(hear(slow, 69)) == jobs.outbox(outbox.client)
 
 
 def test_who_begins_while_redis_is_away_is_refused(outbox: Outbox) -> None:

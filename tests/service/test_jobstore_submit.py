@@ -9,10 +9,12 @@ import pytest
 import redis
 
 from farm import clock
+from farm.delivery import Attempt, Outcome
 from farm.errors import IdempotencyConflict, QueueFull, StoreFull, StoreUnavailable
-from farm.job import State
+from farm.job import State, Webhook
 from farm.jobstore import keys
 from farm.jobstore.connection import connect
+from farm.jobstore.deliveries import Deliveries
 from farm.jobstore.store import JobStore
 from farm.request import SEEDS
 from tests.service.jobs import (
@@ -196,11 +198,11 @@ def test_the_list_goes_on_where_a_page_ended(store: JobStore) -> None:
 
 def test_the_position_counts_the_jobs_before(store: JobStore) -> None:
     first, second = submit(store, images=4), submit(store)
-    submit(store, priority="low")
+    low = submit(store, priority="low")
 
-    assert [store.position(record(store, job_id)) for job_id in (first, second)] == [0, 1]
+    assert [store.position(record(store, job_id)) for job_id in (first, second, low)] == [0, 1, 2]
     take(store)
-    assert [store.position(record(store, job_id)) for job_id in (first, second)] == [None, 0]
+    assert [store.position(record(store, job_id)) for job_id in (first, second, low)] == [None, 0, 1]
 
 
 @pytest.fixture
@@ -252,6 +254,28 @@ def test_memory_that_is_really_full_records_nothing(memory: redis.Redis, store: 
     memory.config_set("maxmemory", 0)
     assert memory.zcard(keys.JOBS) == 1
     assert waiting_count(memory) == {"ada": "1"}
+
+
+def test_memory_that_is_really_full_can_be_emptied_again(memory: redis.Redis, store: JobStore) -> None:
+    over, deliveries = submit(store), Deliveries(memory)
+    store.cancel(over)
+    submit(store, webhook=Webhook("https://hook.example/"))
+    (job,) = take(store)
+    store.fail(job, "render_failed", "no")
+    (due,) = deliveries.take(1, lease_seconds=60)
+    memory.zadd(keys.EXPIRY, {over: 0})
+    memory.config_set("maxmemory", 1)
+
+    with pytest.raises(StoreFull):
+        deliveries.redeliver(due.id)
+    deliveries.end(due, Outcome.DELIVERED, Attempt(1, 0.1, 200))
+    assert store.expired() == [over]
+    assert store.forget(over)
+
+    memory.config_set("maxmemory", 0)
+    delivery = deliveries.get(due.id)
+    assert delivery is not None
+    assert (store.get(over), delivery.state) == (None, Outcome.DELIVERED)
 
 
 @pytest.mark.parametrize("mark", ["not a socket", "nobody"])

@@ -145,11 +145,12 @@ def test_a_render_thread_that_waits_for_a_hanging_storage_comes_home(farm: Farm,
     wait_for(lambda: pipeline.painted > 8, what="one picture more than the backlog takes")
 
     shop.draining.set()
-    shop.join()
+    try:
+        wait_for(lambda: jobs.state(store, wanted[2]) is State.CREATED, seconds=5, what="what was not handed over")
+    finally:
+        go.set()
+        shop.close()
 
-    wait_for(lambda: jobs.state(store, wanted[2]) is State.CREATED, what="the job that was not handed over")
-    go.set()
-    shop.close()
     assert {jobs.state(store, job_id) for job_id in wanted[:2]} == {State.COMPLETED}
 
 

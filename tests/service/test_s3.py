@@ -116,6 +116,16 @@ def test_a_url_names_bucket_and_prefix(url: str, prefix: str) -> None:
     assert Bucket.at(url) == Bucket("b", prefix)
 
 
+def test_marks_lie_beside_the_pictures_and_are_none(storage: S3Storage, place: Place) -> None:
+    for name in ("of/farm/farm-id-mine", "of/farm/farm-id", f"of/farm-id-{'0' * 32}"):
+        place.put(name)
+    storage.mark("1" * 32)
+
+    assert storage.marks() == {"1" * 32}
+    assert place.names().count(f"of/farm/farm-id-{'1' * 32}") == 1
+    assert storage.page("").found == ()
+
+
 def test_what_was_put_is_found_and_read(storage: S3Storage, key: str) -> None:
     storage.put(key, b"picture")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from farm.errors import StorageError, StorageUnavailable
 from farm.job import Claimed, Image, State
@@ -15,7 +16,7 @@ from farm.jobstore.rota import Rota
 from farm.jobstore.store import JobStore
 from farm.storage.local import LocalStorage
 from farm.storage.s3 import Bucket, S3Storage
-from farm.storage.storage import Page, Storage, new_key
+from farm.storage.storage import UNKNOWN_FARM, Page, Storage, new_key
 from farm.sweeper import Sweeper
 from tests.s3 import S3
 from tests.service import jobs
@@ -38,6 +39,8 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 @pytest.fixture
 def sweeper(store: JobStore, storage: Storage, client: redis.Redis) -> Sweeper:
+    """Of a farm that has begun on an empty storage."""
+    storage.mark(Rota(client).farm_id())
     return Sweeper(store, storage=storage, rota=Rota(client))
 
 
@@ -142,6 +145,88 @@ def test_pictures_of_an_attempt_that_was_given_up_go(sweeper: Sweeper, storage: 
     assert names(storage) == set()
 
 
+def test_a_redis_that_was_emptied_costs_no_picture(
+    sweeper: Sweeper, storage: Storage, store: JobStore, client: redis.Redis
+) -> None:
+    """Nor does another Redis by mistake, which is the same."""
+    submit(store)
+    key = put(storage, take_one(store))
+    client.flushall()
+
+    sweeper.sweep(older_than=ANY_AGE)
+
+    assert names(storage) == {key}
+    assert len(storage.marks()) == 2
+
+
+def test_who_came_first_removes_no_picture_of_who_came_second(
+    sweeper: Sweeper, storage: Storage, store: JobStore, client: redis.Redis
+) -> None:
+    first = Rota(client).farm_id()
+    client.flushall()  # stands for the Redis of the second
+    sweeper.sweep(older_than=ANY_AGE)
+    submit(store)
+    key = put(storage, take_one(store))
+    client.flushall()
+    client.set(keys.FARM, first)
+
+    sweeper.sweep(older_than=ANY_AGE)
+
+    assert names(storage) == {key}
+
+
+def test_a_farm_that_shares_its_storage_says_so_once_a_turn_and_forgets_its_own_jobs(
+    sweeper: Sweeper, storage: Storage, store: JobStore, client: redis.Redis
+) -> None:
+    storage.mark("0" * 32)
+    submit(store)
+    job = take_one(store)
+    put(storage, job)
+    complete(JobStore(client, replace(TERMS, result_ttl_seconds=0.000001)), job)
+    strange = new_key(UNKNOWN_ID, 1, 0, "png")
+    storage.put(strange, b"picture")
+
+    with capture_logs() as logs:
+        sweeper.go_on()
+        sweeper.go_on()
+
+    (said,) = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert said["marks"] == ["farm-id-" + "0" * 32]
+    assert "remove the other marks" in said["remedy"]
+    assert (names(storage), store.get(job.id)) == ({strange}, None)
+
+
+@pytest.mark.parametrize("own_first", [False, True])
+def test_pictures_that_were_there_before_any_mark_stay_until_the_operator_says_whose_they_are(
+    storage: Storage, store: JobStore, client: redis.Redis, own_first: bool
+) -> None:
+    submit(store)
+    own = new_key(take_one(store).id, 1, 0, "png")
+    strange = new_key(f"{'f' if own_first else '0'}{UNKNOWN_ID[1:]}", 1, 0, "png")
+    for key in (own, strange):
+        storage.put(key, b"picture")
+    sweeper = Sweeper(store, storage=storage, rota=Rota(client))
+
+    sweeper.sweep(older_than=ANY_AGE)
+
+    assert names(storage) == {own, strange}
+    assert storage.marks() == {UNKNOWN_FARM, Rota(client).farm_id()}
+
+
+def test_a_first_mark_is_left_where_every_picture_is_known(
+    storage: Storage, store: JobStore, client: redis.Redis
+) -> None:
+    """And what is nobody's goes at once."""
+    submit(store)
+    job = take_one(store)
+    put(storage, job)
+    store.fail(job, "render_failed", "x")
+
+    Sweeper(store, storage=storage, rota=Rota(client)).sweep(older_than=ANY_AGE)
+
+    assert (names(storage), storage.marks()) == (set(), {Rota(client).farm_id()})
+
+
 def test_what_is_young_stays(sweeper: Sweeper, storage: Storage) -> None:
     """It may have been stored after the records were looked at."""
     storage.put(new_key(UNKNOWN_ID, 1, 0, "png"), b"picture")
@@ -211,6 +296,7 @@ def test_one_process_at_a_time_looks_page_by_page_through_what_is_stored(
     storage = Counting(tmp_path)
     for number in range(3):
         storage.put(new_key(f"{number}{number}{UNKNOWN_ID[2:]}", 1, 0, "png"), b"picture")
+    storage.mark(Rota(client).farm_id())
     processes = [Sweeper(store, storage=storage, rota=Rota(client)) for _ in range(3)]
 
     for _ in range(4):

@@ -91,6 +91,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"prompt": None}, "prompt"),
     ({"prompt": "\ud800"}, "prompt"),
     ({"size": "255*256"}, "size"),
+    ({"size": "１０２４*1024"}, "size"),
     ({"size": "256*255"}, "size"),
     ({"size": "1537*256"}, "size"),
     ({"size": "256*1537"}, "size"),

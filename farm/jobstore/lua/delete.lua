@@ -1,9 +1,13 @@
 -- Forget a finished job, and what was to be told of it. Its pictures are removed before.
--- ARGV: id
--- Returns 1, or 0 where it has not ended
+-- ARGV: id, 'over' (its time is over) or 'wanted' (whoever it belongs to wants it gone)
+-- Returns 1, or 0 where it has not ended, or its time is over but its end is still to be told
 local id = ARGV[1]
 local job = redis.call('HMGET', job_key(id), 'state', 'caller', 'idempotency', 'sequence')
 if job[1] and job[1] ~= 'completed' and job[1] ~= 'failed' then return 0 end
+if ARGV[2] == 'over' and redis.call('HGET', P .. 'delivery:' .. id .. '-' .. (job[4] or 0), 'state') == 'waiting' then
+  redis.call('ZADD', P .. 'expiry', whole(now() + HOUR_US), id)
+  return 0
+end
 redis.call('DEL', job_key(id))
 for sequence = 0, tonumber(job[4] or 0) do forget_delivery(id .. '-' .. sequence) end
 -- The key may be another job's by now.

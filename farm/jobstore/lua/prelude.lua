@@ -19,13 +19,16 @@
 --   P jobs, P jobs:{caller}       ZSET    id → created_us
 --   P idempotency:{caller}:{key}  STRING  id and digest of the body; expires a day after the job's end
 --   P outbox                      STREAM  one entry a change of state, written in the same step
---   P delivery:{id}               HASH    a call to a webhook: job, caller, receiver, url (of a test), event, sequence, state, fence, tries,
---                                         attempts (JSON, comma-separated), created_us, due_us. Its id is {job}-{sequence}
+--   P delivery:{id}               HASH    a call to a webhook: job, caller, receiver, url (of a test), event, sequence, state, fence, told
+--                                         (the last fence whose outcome is known), tries, by_hand, again, created_us, due_us.
+--                                         Its id is {job}-{sequence}. The caller and the receiver together are its line
+--   P attempts:{id}               LIST    the last tries of a delivery, as JSON
 --   P deliveries, P deliveries:{caller} ZSET id → created_us
---   P due:{receiver}              ZSET    delivery → when it is to be tried
---   P posting:{receiver}          ZSET    delivery → when the right to try it ends
---   P receivers                   ZSET    receiver → when to look at it next
---   P faults                      HASH    receiver → its failures in a row
+--   P due:{line}                  ZSET    delivery → when it is to be tried
+--   P posting:{line}              ZSET    delivery → when the right to try it ends
+--   P posting_of:{caller}         ZSET    the same, of all its receivers
+--   P lines                       ZSET    line → when to look at it next
+--   P faults                      HASH    line → its failures in a row
 --   P secret:{caller}             STRING  what signs its webhooks
 --   P signing_key                 STRING  the ED25519 key of fal's webhooks
 --   P base                        STRING  the address under which the API says it is reached
@@ -35,6 +38,7 @@
 --   P models                      HASH    model → JSON of what serves it, and when that was last seen
 --   P totals                      HASH    counters since the beginning, for metrics
 --   P fence                       STRING  the last fence
+--   P farm                        STRING  the farm's own id; the storage bears it as a mark
 --   P sweep:turn                  STRING  somebody looks through a part of the storage; expires
 --   P sweep:reached               STRING  how far that got
 --
@@ -62,43 +66,62 @@ end
 -- Tell those who watch a job that its record changed.
 local function tell(id) redis.call('PUBLISH', P .. 'changes:' .. id, '') end
 
--- When to look at a receiver next: when its first delivery is due, or, where it has no room, when a try must be over.
-local function look_again(receiver, room)
-  local due = redis.call('ZRANGE', P .. 'due:' .. receiver, 0, 0, 'WITHSCORES')
-  local posting = redis.call('ZRANGE', P .. 'posting:' .. receiver, 0, 0, 'WITHSCORES')
-  local at = (room and due[2]) or posting[2]
-  if at then redis.call('ZADD', P .. 'receivers', at, receiver) else redis.call('ZREM', P .. 'receivers', receiver) end
+-- Callers do not wait for one another, although they may have one receiver.
+local function line_of(caller, receiver) return caller .. ' ' .. receiver end
+
+-- When to look at a line next: when a try must be over, or, where there is room, when its first delivery is due.
+local function look_again(line, room)
+  local posting = redis.call('ZRANGE', P .. 'posting:' .. line, 0, 0, 'WITHSCORES')
+  local due = room and redis.call('ZRANGE', P .. 'due:' .. line, 0, 0, 'WITHSCORES') or {}
+  local at = math.min(tonumber(posting[2] or math.huge), tonumber(due[2] or math.huge))
+  if at < math.huge then
+    redis.call('ZADD', P .. 'lines', whole(at), line)
+  else
+    redis.call('ZREM', P .. 'lines', line)
+  end
 end
 
 -- A delivery is to be tried at `at`.
-local function deliver_at(id, receiver, at)
-  redis.call('ZADD', P .. 'due:' .. receiver, whole(at), id)
+local function deliver_at(id, line, at)
+  redis.call('ZADD', P .. 'due:' .. line, whole(at), id)
   redis.call('HSET', P .. 'delivery:' .. id, 'due_us', whole(at))
-  look_again(receiver, true)
-  redis.call('PUBLISH', P .. 'due', receiver)
+  look_again(line, true)
+  redis.call('PUBLISH', P .. 'due', '')
 end
 
+-- Nobody tries it any more.
+local function stop_posting(id, caller, line)
+  redis.call('ZREM', P .. 'posting:' .. line, id)
+  redis.call('ZREM', P .. 'posting_of:' .. caller, id)
+end
+
+-- One script may line up several; a microsecond apart they have an order, by which they are shown.
+local lined_up = 0
+
 local function line_up_delivery(id, fields)
-  local caller, receiver, time = fields.caller, fields.receiver, whole(now())
+  local caller, receiver, time = fields.caller, fields.receiver, whole(now() + lined_up)
+  lined_up = lined_up + 1
   redis.call('HSET', P .. 'delivery:' .. id, 'job', fields.job, 'caller', caller, 'receiver', receiver, 'event', fields.event,
     'sequence', fields.sequence, 'state', 'waiting', 'fence', 0, 'tries', 0, 'created_us', time)
   redis.call('ZADD', P .. 'deliveries', time, id)
   redis.call('ZADD', P .. 'deliveries:' .. caller, time, id)
   redis.call('HINCRBY', P .. 'totals', 'deliveries:waiting', 1)
-  deliver_at(id, receiver, time)
+  deliver_at(id, line_of(caller, receiver), time)
 end
 
 local function forget_delivery(id)
   local key = P .. 'delivery:' .. id
   local delivery = redis.call('HMGET', key, 'caller', 'receiver', 'state')
   if not delivery[1] then return end
-  redis.call('DEL', key)
+  local line = line_of(delivery[1], delivery[2])
+  redis.call('DEL', key, P .. 'attempts:' .. id)
   redis.call('ZREM', P .. 'deliveries', id)
   redis.call('ZREM', P .. 'deliveries:' .. delivery[1], id)
-  redis.call('ZREM', P .. 'due:' .. delivery[2], id)
-  redis.call('ZREM', P .. 'posting:' .. delivery[2], id)
+  redis.call('ZREM', P .. 'due:' .. line, id)
+  stop_posting(id, delivery[1], line)
   if delivery[3] == 'waiting' then redis.call('HINCRBY', P .. 'totals', 'deliveries:waiting', -1) end
-  look_again(delivery[2], true)
+  look_again(line, true)
+  if not redis.call('ZSCORE', P .. 'lines', line) then redis.call('HDEL', P .. 'faults', line) end
 end
 
 -- Is this the first time that the job is in this state? Coming back from a dead worker is no news for a receiver.

@@ -1,0 +1,77 @@
+"""Bodies that are cut off, too large or garbled on their way: refused in the dialect of their path, and no job."""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from api.app import MAX_BODY
+from tests.farms import RunningFarm
+
+NATIVE, FAL, WAVESPEED = "/farm/v1/jobs", "/fal/queue/fal-ai/flux/srpo", "/api/v3/wavespeed-ai/flux-srpo"
+PATHS = [NATIVE, FAL, WAVESPEED, "/farm/v1/deliveries", "/api/v3/predictions"]
+
+BODY = b'{"model": "srpo", "prompt": "x"}'
+CHUNKED = b"Transfer-Encoding: chunked"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An answer as it came."""
+
+    status: int
+    head: bytes
+    body: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        return str(self.body.get("message") or self.body["detail"])
+
+
+def send(farm: RunningFarm, path: str, header: bytes, body: bytes) -> Told:
+    """A request of which no more comes than this."""
+    with socket.create_connection(("127.0.0.1", farm.port), timeout=10) as connection:
+        connection.sendall(b"POST %s HTTP/1.1\r\nHost: localhost\r\n%s\r\n\r\n%s" % (path.encode(), header, body))
+        connection.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _, content = answer.partition(b"\r\n\r\n")
+    return Told(int(head.split()[1]), head.lower(), json.loads(content))
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("garbled", [b"ZZ\r\n", chunk(BODY) + b"1"])
+def test_a_body_that_cannot_be_read_is_400_and_the_end(simulated: RunningFarm, path: str, garbled: bytes) -> None:
+    told = send(simulated, path, CHUNKED, garbled)
+
+    assert (told.status, b"connection: close" in told.head) == (400, True)
+    assert "could not be read" in told.text or "cut off" in told.text
+    assert ("error_code" in told.body, "title" in told.body) == ("/api/v3/" in path, "/farm/v1/" in path)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("header", [b"Content-Length: 100", CHUNKED])
+def test_a_body_that_is_cut_off_is_400(simulated: RunningFarm, path: str, header: bytes) -> None:
+    told = send(simulated, path, header, chunk(BODY) if header == CHUNKED else BODY)
+
+    assert told.status == 400
+    assert "cut off" in told.text
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("more", [b" ", b" " * (MAX_BODY // 2)])
+def test_a_body_whose_length_shows_late_may_not_be_larger(simulated: RunningFarm, path: str, more: bytes) -> None:
+    whole = chunk(BODY.ljust(MAX_BODY)) + chunk(more) + b"0\r\n\r\n"
+
+    assert send(simulated, path, CHUNKED, whole).status == 413
+
+
+def test_a_body_in_chunks_is_read_up_to_the_limit(simulated: RunningFarm) -> None:
+    assert send(simulated, NATIVE, CHUNKED, chunk(BODY.ljust(MAX_BODY)) + b"0\r\n\r\n").status == 202
