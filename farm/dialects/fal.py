@@ -9,17 +9,8 @@ from typing import Any, Literal
 from farm import clock
 from farm.dialects.fields import (
     UNKNOWN_PARAMETER,
-    Count,
-    Flag,
-    Guidance,
-    ImageSize,
-    Input,
-    OffOnly,
-    Prompt,
-    Seed,
-    Steps,
+    SrpoFields,
     parse,
-    pixels,
 )
 from farm.errors import (
     FarmError,
@@ -38,7 +29,6 @@ from farm.errors import (
 )
 from farm.job import Code, Dialect, Image, Job, Order, Result, State
 from farm.links import Links
-from farm.request import Acceleration, OutputFormat, Request
 
 #: fal's request headers that are taken and change nothing here, each for its reason.
 TOLERATED_HEADERS = {
@@ -91,39 +81,10 @@ _SLUGS = {
 _REPEATED = 1000
 
 
-class SrpoInput(Input):
-    """The body of a submit or a direct call for SRPO text to image."""
-
-    prompt: Prompt
-    image_size: ImageSize = "landscape_4_3"
-    num_inference_steps: Steps = 28
-    seed: Seed | None = None
-    guidance_scale: Guidance = 4.5
-    sync_mode: Flag = False
-    num_images: Count = 1
-    enable_safety_checker: Flag = True
-    output_format: OutputFormat = "jpeg"
-    acceleration: Acceleration = "none"
-    enhance_prompt: OffOnly = False
-
-
 def read(body: Mapping[str, Any], *, endpoint: str, model: str, spare_seed: int) -> Order:
     """A body as an order for `model`. `spare_seed` is taken where the caller gives none."""
-    fields = parse(SrpoInput, body)
-    width, height = pixels("image_size", fields.image_size)
-    request = Request(
-        model=model,
-        prompt=fields.prompt,
-        width=width,
-        height=height,
-        steps=fields.num_inference_steps,
-        guidance=fields.guidance_scale,
-        seed=spare_seed if fields.seed is None else fields.seed,
-        images=fields.num_images,
-        acceleration=fields.acceleration,
-        output_format=fields.output_format,
-        safety=fields.enable_safety_checker,
-    )
+    fields = parse(SrpoFields, body)
+    request = fields.request(model, spare_seed=spare_seed)
     return Order(endpoint, request, dialect=Dialect.FAL, inline=fields.sync_mode)
 
 

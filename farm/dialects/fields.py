@@ -20,7 +20,7 @@ from farm.catalogue import (
     SIZE_PRESETS,
 )
 from farm.errors import InvalidRequest, Problem
-from farm.request import SEEDS
+from farm.request import SEEDS, Acceleration, OutputFormat, Request
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -76,6 +76,39 @@ def _branch(value: object) -> str:
 
 
 ImageSize = Annotated[Annotated[Preset, Tag("Preset")] | Annotated[Size, Tag("Size")], Discriminator(_branch)]
+
+
+class SrpoFields(Input):
+    """What SRPO text to image takes, under fal's names and with fal's defaults."""
+
+    prompt: Prompt
+    image_size: ImageSize = "landscape_4_3"
+    num_inference_steps: Steps = 28
+    seed: Seed | None = None
+    guidance_scale: Guidance = 4.5
+    num_images: Count = 1
+    enable_safety_checker: Flag = True
+    output_format: OutputFormat = "jpeg"
+    acceleration: Acceleration = "none"
+    sync_mode: Flag = False
+    enhance_prompt: OffOnly = False
+
+    def request(self, model: str, *, spare_seed: int) -> Request:
+        """The same, dialect-neutral. `spare_seed` is taken where the caller gives none. Raises InvalidRequest."""
+        width, height = pixels("image_size", self.image_size)
+        return Request(
+            model=model,
+            prompt=self.prompt,
+            width=width,
+            height=height,
+            steps=self.num_inference_steps,
+            guidance=self.guidance_scale,
+            seed=spare_seed if self.seed is None else self.seed,
+            images=self.num_images,
+            acceleration=self.acceleration,
+            output_format=self.output_format,
+            safety=self.enable_safety_checker,
+        )
 
 
 def decode(body: bytes) -> dict[str, Any]:

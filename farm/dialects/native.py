@@ -10,63 +10,30 @@ from pydantic import Field
 from farm import clock
 from farm.delivery import TEST, Delivery
 from farm.dialects.fields import (
-    Count,
-    Flag,
-    Guidance,
-    ImageSize,
-    Input,
-    OffOnly,
-    Prompt,
-    Seed,
-    Steps,
+    SrpoFields,
     parse,
-    pixels,
 )
 from farm.errors import FarmError, InvalidRequest, Problem
 from farm.job import Change, Image, Job, Order, State, Webhook
 from farm.links import Links
-from farm.request import Acceleration, OutputFormat, Priority, Request
+from farm.request import Priority
 
 EventName = Literal["job.created", "job.processing", "job.completed", "job.failed"]
 
 
-class SrpoInput(Input):
+class SrpoInput(SrpoFields):
     """The body of a submit for SRPO text to image."""
 
     model: str
-    prompt: Prompt
-    image_size: ImageSize = "landscape_4_3"
-    num_inference_steps: Steps = 28
-    seed: Seed | None = None
-    guidance_scale: Guidance = 4.5
-    num_images: Count = 1
-    enable_safety_checker: Flag = True
-    output_format: OutputFormat = "jpeg"
-    acceleration: Acceleration = "none"
     priority: Priority = "normal"
     webhook_url: Annotated[str, Field(min_length=1)] | None = None
     webhook_events: Annotated[list[EventName], Field(min_length=1)] | None = None
-    sync_mode: Flag = False
-    enhance_prompt: OffOnly = False
 
 
 def read(body: Mapping[str, Any], *, model: str, spare_seed: int) -> Order:
     """A submit's body as an order for `model`. `spare_seed` is taken where the caller gives none."""
     fields = parse(SrpoInput, body)
-    width, height = pixels("image_size", fields.image_size)
-    request = Request(
-        model=model,
-        prompt=fields.prompt,
-        width=width,
-        height=height,
-        steps=fields.num_inference_steps,
-        guidance=fields.guidance_scale,
-        seed=spare_seed if fields.seed is None else fields.seed,
-        images=fields.num_images,
-        acceleration=fields.acceleration,
-        output_format=fields.output_format,
-        safety=fields.enable_safety_checker,
-    )
+    request = fields.request(model, spare_seed=spare_seed)
     return Order(fields.model, request, fields.priority, webhook=_webhook(fields), inline=fields.sync_mode)
 
 

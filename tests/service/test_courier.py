@@ -188,7 +188,7 @@ def test_a_receiver_that_hangs_is_left_when_its_time_is_up(farm: Farm, receiver:
 
     (attempt,) = delivery.attempts
     assert delivery.state is Outcome.FAILED
-    assert 0.25 < attempt.seconds < 2
+    assert 0.25 < attempt.seconds < 10
     assert attempt.error
 
 
@@ -256,7 +256,7 @@ def test_the_pauses_are_those_of_the_schedule(farm: Farm, receiver: Receiver) ->
         farm.redis.zadd(keys.LINES, {line: 0})
     desk.courier.close()
 
-    assert all(wanted - 1 < pause <= wanted * 1.2 for wanted, pause in zip((5, 30, 120), pauses, strict=True))
+    assert all(wanted - 2 < pause <= wanted * 1.2 for wanted, pause in zip((5, 30, 120), pauses, strict=True))
 
 
 def test_a_receiver_may_ask_for_a_longer_pause(farm: Farm, receiver: Receiver) -> None:

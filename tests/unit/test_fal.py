@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from farm.dialects import fal
-from farm.dialects.fields import UNKNOWN_PARAMETER
+from farm.dialects.fields import UNKNOWN_PARAMETER, SrpoFields
 from farm.errors import (
     FarmError,
     IdempotencyConflict,
@@ -161,7 +161,7 @@ def test_a_whole_number_is_nothing_else(field: str, sent: object) -> None:
     assert [problem.field for problem in refused(**{field: sent})] == [field]
 
 
-@pytest.mark.parametrize("field", fal.SrpoInput.model_fields)
+@pytest.mark.parametrize("field", SrpoFields.model_fields)
 def test_every_field_of_the_schema_is_tried_here(field: str) -> None:
     """A new field fails here until its effect and its refusal stand in the tables above."""
     assert field in {field for field, _, _ in TAKEN} | {"sync_mode"}
@@ -169,7 +169,7 @@ def test_every_field_of_the_schema_is_tried_here(field: str) -> None:
 
 
 def test_the_schema_has_the_pages_fields_and_one_of_the_farms_own() -> None:
-    assert set(fal.SrpoInput.model_fields) == {*PAGE["input_example"], "seed", "enhance_prompt"}
+    assert set(SrpoFields.model_fields) == {*PAGE["input_example"], "seed", "enhance_prompt"}
 
 
 # Where a request stands
