@@ -81,7 +81,7 @@ class EmbeddedRedis:
         return self.process is not None and self.process.poll() is None
 
     def stop(self) -> None:
-        """Stop the server, by force if it does not leave: what it answered for is in its file before it answers."""
+        """Stop the server, by force if it does not leave: what it took is in its append-only file."""
         if self.process is None:
             return
         until = clock.monotonic() + STOP_SECONDS

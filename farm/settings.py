@@ -68,8 +68,9 @@ class Settings(BaseSettings):
     storage_url: BucketUrl | None = _setting(
         None,
         "unset: a folder in the data folder",
-        "Bucket and prefix for pictures in S3, `s3://bucket/prefix`, of this farm alone: it removes what it does not "
-        "know there. Credentials, region and endpoint by boto3's own variables (`AWS_ENDPOINT_URL`, …)",
+        "Bucket and prefix for pictures in S3, `s3://bucket/prefix`, of this farm alone: it marks it with an object "
+        "`farm-id-…`, and removes what it does not know there while no other farm has left a mark. Credentials, region "
+        "and endpoint by boto3's own variables (`AWS_ENDPOINT_URL`, …)",
         "s3://bucket or s3://bucket/prefix",
     )
     files: Literal["proxy", "presigned"] = _setting(

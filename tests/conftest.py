@@ -11,6 +11,7 @@ import pytest
 from farm.bootstrap import Farm, build
 from farm.embedded import EmbeddedRedis
 from farm.settings import Settings
+from tests.farms import folder_in_memory
 from tests.s3 import S3, running_s3
 
 
@@ -21,13 +22,13 @@ def no_settings_from_outside() -> None:
 
 
 @pytest.fixture(scope="session")
-def redis_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def redis_dir() -> Iterator[Path]:
     """A data folder whose embedded Redis runs."""
-    data_dir = tmp_path_factory.mktemp("farm")
-    server = EmbeddedRedis(data_dir)
-    server.start()
-    yield data_dir
-    server.stop()
+    with folder_in_memory() as data_dir:
+        server = EmbeddedRedis(data_dir)
+        server.start()
+        yield data_dir
+        server.stop()
 
 
 @pytest.fixture(scope="session")

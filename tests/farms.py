@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,6 +57,15 @@ def pids(pattern: str) -> list[int]:
             if pattern in words and state != "Z":
                 found.append(int(entry.name))
     return sorted(found)
+
+
+@contextmanager
+def folder_in_memory() -> Iterator[Path]:
+    """A folder whose files cost no disk, where there are such: a disk that is busy elsewhere stalls a Redis."""
+    memory = Path("/dev/shm")
+    path = Path(tempfile.mkdtemp(prefix="srpo-farm-", dir=memory if memory.is_dir() else None))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
 
 
 class Answer:

@@ -24,7 +24,7 @@ from farm.job import State
 from farm.jobstore import keys
 from farm.reaper import Reaper
 from farm.settings import Settings
-from tests.farms import wait_for
+from tests.farms import folder_in_memory, wait_for
 from tests.service import jobs
 from tests.service.calls import (
     FAL_QUEUE,
@@ -110,10 +110,11 @@ class Outage:
 
 
 @pytest.fixture(scope="module")
-def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outage]:
-    outage = Outage(tmp_path_factory.mktemp("outage"))
-    yield outage
-    outage.server.stop()
+def standing() -> Iterator[Outage]:
+    with folder_in_memory() as data_dir:
+        outage = Outage(data_dir)
+        yield outage
+        outage.server.stop()
 
 
 @pytest.fixture
@@ -284,10 +285,7 @@ def test_a_redis_that_begins_a_new_file_is_asked_again_until_it_leaves(tmp_path:
     outage = Outage(tmp_path)
     outage.reset()
     jobs_before = [submit(outage.api, seed=seed) for seed in range(3)]
-    pipeline = outage.farm.redis.pipeline()
-    for number in range(100_000):
-        pipeline.set(f"filler:{number}", "x" * 200)
-    pipeline.execute()
+    outage.farm.redis.config_set("rdb-key-save-delay", 100_000)  # microseconds, for each of some twenty keys
     outage.farm.redis.config_set("appendonly", "no")
     outage.farm.redis.config_set("appendonly", "yes")
 
