@@ -84,7 +84,8 @@ class Threads(ThreadWorker):  # type: ignore[misc]  # gunicorn is untyped
 
     def _end_streams(self) -> None:
         if application := getattr(self, "wsgi", None):  # not there yet while it starts
-            application.extensions["streams"].end()
+            if streams := application.extensions.get("streams"):
+                streams.end()
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
         said = _Said()
