@@ -83,9 +83,9 @@ class Threads(ThreadWorker):  # type: ignore[misc]  # gunicorn is untyped
         super().handle_quit(sig, frame)
 
     def _end_streams(self) -> None:
-        if application := getattr(self, "wsgi", None):  # not there yet while it starts
-            if streams := application.extensions.get("streams"):
-                streams.end()
+        application = getattr(self, "wsgi", None)  # not there yet while it starts
+        if application is not None and "streams" in application.extensions:
+            application.extensions["streams"].end()
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
         said = _Said()
