@@ -20,6 +20,7 @@ from farm.jobstore.store import JobStore
 from farm.service import Service
 from farm.settings import Settings
 from tests.farms import wait_for
+from tests.service.calls import bearer
 from tests.service.jobs import BASE, FACTS, TERMS
 
 
@@ -98,3 +99,18 @@ def api(open_api: Callable[..., FlaskClient]) -> FlaskClient:
 def keyed(open_api: Callable[..., FlaskClient]) -> FlaskClient:
     """The API with keys on."""
     return open_api(with_keys=True)
+
+
+@pytest.fixture
+def ada(farm: Farm) -> dict[str, str]:
+    return bearer(farm.callers.create("ada"))
+
+
+@pytest.fixture
+def bob(farm: Farm) -> dict[str, str]:
+    return bearer(farm.callers.create("bob"))
+
+
+@pytest.fixture
+def admin(farm: Farm) -> dict[str, str]:
+    return bearer(farm.callers.create("root", is_admin=True))

@@ -10,26 +10,11 @@ from flask.testing import FlaskClient
 from farm.bootstrap import Farm
 from farm.delivery import Attempt, Outcome
 from farm.webhooks import signing
-from tests.service.calls import bearer, post_job, problem, submit
+from tests.service.calls import post_job, problem, submit
 
 HOOK = "https://hook.example/x"
 #: URLs that are refused by their looks; the guard's own tests have many more.
 FORBIDDEN = ["http://127.0.0.1/", "http://localhost:8000/", "ftp://hook.example/", "http://[::1]/", "hook.example", ""]
-
-
-@pytest.fixture
-def ada(farm: Farm) -> dict[str, str]:
-    return bearer(farm.callers.create("ada"))
-
-
-@pytest.fixture
-def bob(farm: Farm) -> dict[str, str]:
-    return bearer(farm.callers.create("bob"))
-
-
-@pytest.fixture
-def admin(farm: Farm) -> dict[str, str]:
-    return bearer(farm.callers.create("root", is_admin=True))
 
 
 def deliveries(api: FlaskClient, headers: dict[str, str] | None = None, query: str = "") -> list[dict[str, Any]]:

@@ -56,21 +56,6 @@ GUARDED = [
 OPEN = {"/healthz", "/readyz", "/metrics", "/files/<key>", "/.well-known/jwks.json"}
 
 
-@pytest.fixture
-def ada(farm: Farm) -> dict[str, str]:
-    return bearer(farm.callers.create("ada"))
-
-
-@pytest.fixture
-def bob(farm: Farm) -> dict[str, str]:
-    return bearer(farm.callers.create("bob"))
-
-
-@pytest.fixture
-def admin(farm: Farm) -> dict[str, str]:
-    return bearer(farm.callers.create("root", is_admin=True))
-
-
 @pytest.mark.parametrize(("method", "path"), GUARDED)
 @pytest.mark.parametrize(
     "header", [None, "", "Bearer", "Bearer ", "Key x", "Bearer farm_00000000_" + "a" * 43, "Basic eDp5", "\xff"]
