@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import apiflask
 import flask
 from prometheus_client import CollectorRegistry
@@ -10,12 +12,14 @@ from api import errors
 from api.auth import Doorman
 from api.held import Held
 from api.hosts import Hosts
+from api.house import House
 from api.json import FastJson
 from api.paths import OtherThan
-from api.routes import deliveries, fal, files, health, jwks, native, wavespeed
+from api.routes import deliveries, files, health, jwks
 from api.streams import Streams
 from farm import __version__, clock
 from farm.bootstrap import Farm
+from farm.dialects.registry import SPOKEN
 from farm.telemetry import FarmCollector, HttpMetrics
 from farm.webhooks.desk import Desk
 
@@ -50,21 +54,16 @@ def create_app(farm: Farm, *, base: str, with_keys: bool, most_streams: int, mos
     doorman = Doorman(farm.callers if with_keys else None)
     streams = app.extensions["streams"] = Streams(most_streams)
     held = Held(farm.service, most=most_held, seconds=farm.settings.hold_seconds)
-    links = farm.links(base)
     registry = CollectorRegistry()
     registry.register(FarmCollector(farm.census))
     _measure(app, HttpMetrics(registry))
     app.before_request(doorman.guard)
     errors.install(app)
-    app.register_blueprint(
-        native.routes(farm.service, census=farm.census, doorman=doorman, streams=streams, links=links)
-    )
+    house = House(farm, doorman=doorman, held=held, streams=streams, links=farm.links(base))
+    for module in dict.fromkeys(spoken.routes for spoken in SPOKEN):
+        app.register_blueprint(import_module(f"api.routes.{module}").routes(house))
     desk = Desk(farm.deliveries, secrets=farm.secrets, outbound=farm.outbound)
     app.register_blueprint(deliveries.routes(desk, doorman=doorman))
-    app.register_blueprint(
-        wavespeed.routes(farm.service, doorman=doorman, held=held, links=links, secret_of=farm.secrets.of)
-    )
-    app.register_blueprint(fal.routes(farm.service, doorman=doorman, held=held, links=links))
     app.register_blueprint(files.routes(farm.storage))
     app.register_blueprint(jwks.routes(farm.secrets))
     app.register_blueprint(health.routes(farm.redis, registry))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any
 
 import flask
 import structlog
 from werkzeug.exceptions import HTTPException
 
 from farm import errors
-from farm.dialects import fal, native, wavespeed
+from farm.dialects import registry
 
 _log = structlog.get_logger(__name__)
 
@@ -72,22 +71,10 @@ def _from_bug(error: Exception) -> flask.Response:
 
 def answer(status: int, error: errors.FarmError) -> flask.Response:
     """`error` in the dialect of the current path."""
-    retry_after = getattr(error, "retry_after", None)
-    if flask.request.path.startswith("/fal/"):
-        body = fal.problem(error)
-        response = flask.jsonify(body)
-        response.headers.update(fal.error_headers(body, may_retry=retry_after is not None))
-    elif flask.request.path.startswith("/api/v3/"):
-        status = 400 if isinstance(error, errors.InvalidRequest) else status
-        response = flask.jsonify(wavespeed.problem(status, error))
-    else:
-        response = flask.jsonify(_native(status, error))
-        response.mimetype = "application/problem+json"
-    response.status_code = status
-    if retry_after is not None:
+    refusal = registry.spoken_at(flask.request.path).refuse(status, error)
+    response = flask.jsonify(refusal.body)
+    response.status_code, response.mimetype = refusal.status, refusal.media_type
+    response.headers.update(refusal.headers)
+    if (retry_after := getattr(error, "retry_after", None)) is not None:
         response.headers["Retry-After"] = str(retry_after)
     return response
-
-
-def _native(status: int, error: errors.FarmError) -> dict[str, Any]:
-    return native.problem(status, HTTPStatus(status).phrase, error)

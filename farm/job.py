@@ -43,14 +43,10 @@ class Code(StrEnum):
 
     CANCELLED = "cancelled"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
-
-
-class Dialect(StrEnum):
-    """In whose words a caller asked, and is answered when the farm calls back."""
-
-    NATIVE = "native"
-    FAL = "fal"
-    WAVESPEED = "wavespeed"
+    #: It was not started within the time that its caller gave it.
+    START_TIMEOUT = "start_timeout"
+    #: Whoever waited for it hung up, and did not come back.
+    CLIENT_DISCONNECTED = "client_disconnected"
 
 
 #: The states that end a job.
@@ -75,16 +71,43 @@ class Webhook:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """A picture that a request brings, named by `field`: a URL (a data URI, too), or the bytes themselves."""
+
+    field: str
+    url: str = ""
+    content: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What a caller wants of a job beside its pictures."""
+
+    #: Seconds within which it must have been started; else it ends as `start_timeout`. 0: no limit.
+    start_within: float = 0.0
+    #: Seconds for which result and record are kept after the end; 0, or more than the farm keeps them: the farm's own.
+    keep_seconds: float = 0.0
+    #: A job that may not be tried again ends with its first failure.
+    may_retry: bool = True
+    #: Prompt and pictures' sources are forgotten with the end.
+    keeps_payload: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """A request as a dialect understood it, with what belongs to the job rather than to its pictures."""
 
     endpoint: str  # the id by which the caller named the model
     request: Request
     priority: Priority = "normal"
-    dialect: Dialect = Dialect.NATIVE
+    #: In whose words the caller asked, and is answered when the farm calls back (`farm.dialects.registry`).
+    dialect: str = "native"
     webhook: Webhook | None = None
     #: Answers carry the pictures' bytes instead of their URLs; the pictures are kept for an hour.
     inline: bool = False
+    #: Pictures that the request brings; the service makes them the request's own `sources`.
+    sources: tuple[Source, ...] = ()
+    conditions: Conditions = Conditions()
     idempotency_key: str = ""
     #: Digest of query and body as they were sent: the same Idempotency-Key with another one is refused.
     body_digest: str = ""
@@ -131,7 +154,7 @@ class Job:
     endpoint: str
     request: Request
     priority: Priority = "normal"
-    dialect: Dialect = Dialect.NATIVE
+    dialect: str = "native"
     webhook: Webhook | None = None
     inline: bool = False
     code: str = ""
@@ -149,7 +172,7 @@ class Job:
     @property
     def steps(self) -> int:
         """Denoising steps of all the job's images together."""
-        return self.request.steps * self.request.images
+        return self.request.denoising_steps * self.request.images
 
 
 @dataclass(frozen=True, slots=True)

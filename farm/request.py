@@ -10,6 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 Acceleration = Literal["none", "regular", "high"]
 OutputFormat = Literal["jpeg", "png"]
 Priority = Literal["normal", "low"]
+#: `asked`: the request says it. `input`: the first input's own, within the limits. `ratio`: of the sizes that Kontext
+#: was trained with, the one whose ratio is nearest to the first input's.
+Sizing = Literal["asked", "input", "ratio"]
+
+#: Most pictures that a request may bring.
+MAX_INPUTS = 4
 
 #: Seeds are unsigned 32-bit numbers; the seeds of a request's later images wrap around there.
 SEEDS = 2**32
@@ -29,6 +35,17 @@ class ImageRequest:
     guidance: float
     seed: int
     acceleration: Acceleration = "none"
+    #: How far from the (first) input to go, 0–1: image to image. None: the picture begins from noise alone.
+    strength: float | None = None
+    #: Pictures to begin from or to be guided by: their keys in storage.
+    inputs: tuple[str, ...] = ()
+
+    @property
+    def denoising_steps(self) -> int:
+        """Steps that are done: image to image skips the first of them. Source: diffusers' FLUX image to image."""
+        if self.strength is None:
+            return self.steps
+        return self.steps - int(self.steps - min(self.steps * self.strength, self.steps))
 
 
 class Request(BaseModel):
@@ -47,6 +64,25 @@ class Request(BaseModel):
     acceleration: Acceleration = "none"
     output_format: OutputFormat = "jpeg"
     safety: bool = True
+    #: How strict the checker is, 1 (strictest) to 6. It never turns the check off.
+    safety_tolerance: Annotated[int, Field(ge=1, le=6)] = 2
+    strength: Annotated[float, Field(ge=0, le=1)] | None = None
+    #: What the caller named as pictures, as URLs or keys in storage; and, once the job is prepared, the farm's own
+    #: copies of them: checked, upright, sRGB.
+    sources: Annotated[tuple[str, ...], Field(max_length=MAX_INPUTS)] = ()
+    inputs: Annotated[tuple[str, ...], Field(max_length=MAX_INPUTS)] = ()
+    #: Where the size comes from. Until the job is prepared, width and height are a guess then.
+    sizing: Sizing = "asked"
+    #: Whether the prompt is still to be rewritten; and, once it was, what the caller wrote.
+    enhance: bool = False
+    original_prompt: str | None = None
+    #: What the caller is told with the result.
+    notes: tuple[str, ...] = ()
+
+    @property
+    def needs_preparation(self) -> bool:
+        """Whether something is to be done before it may stand in the line for a GPU."""
+        return self.enhance or len(self.inputs) < len(self.sources)
 
     @property
     def batch_key(self) -> str:
@@ -56,7 +92,12 @@ class Request(BaseModel):
     @property
     def cost(self) -> float:
         """Work asked for, in image × megapixel × steps: what a caller's turn is charged with."""
-        return self.images * self.width * self.height / 1e6 * self.steps
+        return self.images * self.width * self.height / 1e6 * max(1, self.denoising_steps)
+
+    @property
+    def denoising_steps(self) -> int:
+        """Steps that are done for each image."""
+        return self.image(0).denoising_steps
 
     def image(self, number: int) -> ImageRequest:
         """The `number`-th image, counted from 0."""
@@ -69,4 +110,6 @@ class Request(BaseModel):
             guidance=self.guidance,
             seed=(self.seed + number) % SEEDS,
             acceleration=self.acceleration,
+            strength=self.strength,
+            inputs=self.inputs,
         )

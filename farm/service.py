@@ -11,8 +11,9 @@ from farm import clock
 from farm.callers import Caller
 from farm.catalogue import MODELS, Model, find
 from farm.celery import Bell
+from farm.dialects import registry
 from farm.errors import InvalidRequest, ModelNotServed, NotFinished, NotFound, NotReady, Problem, UnknownModel
-from farm.job import Dialect, Job, Moment, NewJob, Order, Search
+from farm.job import Job, Moment, NewJob, Order, Search
 from farm.jobstore.census import Census, Served
 from farm.jobstore.feed import Feed, News
 from farm.jobstore.hints import Changes
@@ -28,9 +29,6 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SERVED_SECONDS = 1.0
 #: How long a watcher relies on hints before it looks into the record, in seconds.
 _LOOK_SECONDS = 1.0
-
-#: What each dialect calls the URL of a webhook.
-_WEBHOOK_FIELDS = {Dialect.NATIVE: "webhook_url", Dialect.FAL: "fal_webhook", Dialect.WAVESPEED: "webhook"}
 
 #: Levels of acceleration that work. The others are refused by name until they do.
 ACCELERATIONS = ("none",)
@@ -79,7 +77,7 @@ class Service:
         """Record a job and wake a worker for it. When this returns, the job is not lost any more."""
         self._check(order.request)
         if order.webhook:
-            check(self._outbound, _WEBHOOK_FIELDS[order.dialect], order.webhook.url)
+            check(self._outbound, registry.by_name(order.dialect).webhook_field, order.webhook.url)
         accepted = self._store.submit(NewJob(str(uuid.uuid4()), caller.id, order))
         self._bell.ring(min(1, accepted.idle_workers))
         return accepted

@@ -92,7 +92,7 @@ class Sweeper:
         return True
 
     def _strangers(self, found: Iterable[Found]) -> set[str]:
-        ids = {name.job_id for one in found if (name := name_in(one.name))}
+        ids = {name.job_id for one in found if (name := name_in(one.name)) and name.job_id}
         return ids - self._store.records(ids).keys()
 
     def _sweep_page(self, reached: str, *, older_than: float) -> str:
@@ -106,8 +106,12 @@ class Sweeper:
 
     def _orphans(self, found: list[Found]) -> list[str]:
         names = {one.name: name_in(one.name) for one in found}
-        jobs = self._store.records({name.job_id for name in names.values() if name})
-        return [key for key, name in names.items() if name is None or not is_wanted(key, name, jobs.get(name.job_id))]
+        jobs = self._store.records({name.job_id for name in names.values() if name and name.job_id})
+        return [
+            key
+            for key, name in names.items()
+            if name is None or (name.job_id and not is_wanted(key, name, jobs.get(name.job_id)))
+        ]
 
     def _each(self, names: Iterable[str], remove: Callable[[str], None]) -> bool:
         """Remove one after the other; what cannot be removed comes again. False: the storage seems to be down."""
@@ -125,8 +129,12 @@ class Sweeper:
 
 
 def is_wanted(key: str, name: Name, job: Job | None) -> bool:
-    """Whether a picture is, or may become, part of its job's result."""
-    if job is None or job.state is State.FAILED:
+    """Whether a picture is, or may become, part of its job's result, or is one that it begins from."""
+    if job is None:
+        return False
+    if name.fence is None:
+        return job.request.needs_preparation or key in (*job.request.sources, *job.request.inputs)
+    if job.state is State.FAILED:
         return False
     if job.result is not None:
         return any(image.key == key for image in job.result.images)

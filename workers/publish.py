@@ -66,7 +66,7 @@ class Sheet:
         self.job = job
         self.images: dict[int, Image] = {}
         self.flagged: dict[int, bool] = {}
-        self.warnings: dict[str, None] = {}  # ordered, each once
+        self.warnings = dict.fromkeys(job.request.notes)  # ordered, each once
         self.timings: dict[str, float] = {"encode": 0.0, "upload": 0.0}
         self.is_over = False
         self.lock = threading.Lock()

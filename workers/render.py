@@ -157,7 +157,7 @@ class Renderer:
             if self._lease.must_stop(run.job):
                 return False
             # What is denoised when a drain begins is finished; the rest is handed back.
-            return not self._draining.is_set() or step == run.job.request.steps
+            return not self._draining.is_set() or step == run.job.request.denoising_steps
 
         return watch
 

@@ -12,7 +12,6 @@ import structlog
 
 from farm.bootstrap import Farm
 from farm.celery import WEBHOOK_QUEUE, WEBHOOK_TASK, Bell
-from farm.job import Dialect
 from farm.jobstore import keys
 from farm.jobstore.connection import connect_to_listen
 from farm.jobstore.hints import Listener
@@ -65,9 +64,9 @@ def _courier(farm: Farm) -> Courier:
         secrets=farm.secrets,
         links=farm.links_of_the_api,
         schedules={
-            Dialect.NATIVE: usual,
-            Dialect.FAL: settings.webhook_schedule_fal or usual,
-            Dialect.WAVESPEED: settings.webhook_schedule_wavespeed or usual,
+            "native": usual,
+            "fal": settings.webhook_schedule_fal or usual,
+            "wavespeed": settings.webhook_schedule_wavespeed or usual,
         },
     )
 

@@ -10,14 +10,13 @@ from typing import Any, cast, get_args
 import flask
 
 from api import hosts, query
-from api.auth import Doorman
 from api.body import read_body
-from api.held import Held
+from api.house import House
 from farm import clock
 from farm.catalogue import Model
 from farm.dialects import fal
 from farm.errors import InvalidRequest, NotFound, Problem, QueueFull, StorageUnavailable, StoreUnavailable, UnknownModel
-from farm.job import Dialect, Job, Order, State, Webhook
+from farm.job import Job, Order, State, Webhook
 from farm.links import Links
 from farm.request import Priority
 from farm.service import Service, random_seed
@@ -27,7 +26,8 @@ _REQUEST = "/queue/<path:app>/requests/<request_id>"
 _ON, _OFF = ("1", "true"), ("0", "false")
 
 
-def routes(service: Service, *, doorman: Doorman, held: Held, links: Links) -> flask.Blueprint:
+def routes(house: House) -> flask.Blueprint:
+    service, doorman, held, links = house.service, house.doorman, house.held, house.links
     blueprint = flask.Blueprint("fal", __name__, url_prefix="/fal")
 
     @blueprint.post("/queue/<other_than('.*/requests/'):endpoint>")
@@ -106,11 +106,11 @@ def _about(job: Job) -> Job:
 def _order(service: Service, endpoint: str) -> tuple[Order, Model]:
     """What the current request asks for."""
     model = service.model(endpoint)
-    if endpoint not in model.fal:
-        raise UnknownModel(f"'{endpoint}' is no fal id here; allowed: {', '.join(model.fal)}")
+    if endpoint not in model.of(fal.NAME):
+        raise UnknownModel(f"'{endpoint}' is no fal id here; allowed: {', '.join(model.of(fal.NAME))}")
     priority = _priority()
     # fal's JavaScript client sends an empty input as no body at all.
-    body = read_body(Dialect.FAL, endpoint, priority, instead=b"{}")
+    body = read_body(fal.NAME, endpoint, priority, instead=b"{}")
     order = fal.read(body.fields, endpoint=endpoint, model=model.name, spare_seed=random_seed())
     order = replace(order, priority=priority, idempotency_key=body.idempotency_key, body_digest=body.digest)
     return order, model

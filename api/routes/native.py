@@ -11,24 +11,25 @@ from typing import Any
 import flask
 
 from api import query
-from api.auth import Doorman
 from api.body import read_body
-from api.streams import COMMENT, LOOK_SECONDS, Streams, event, last_event_id
+from api.house import House
+from api.streams import COMMENT, LOOK_SECONDS, event, last_event_id
 from farm.catalogue import MODELS
 from farm.dialects import native
 from farm.errors import FarmError, Forbidden, InvalidRequest, Problem
-from farm.job import Change, Dialect, Job, Moment, State
-from farm.jobstore.census import Census
+from farm.job import Change, Job, Moment, State
 from farm.jobstore.feed import News
 from farm.links import Links
-from farm.service import Service, random_seed
+from farm.service import random_seed
 
 #: How many of the newest events are kept as text: many streams send the same.
 _TOLD = 1000
 _GAP = "Some of what happened before this is not known any more; the present state of your jobs is at /farm/v1/jobs."
 
 
-def routes(service: Service, *, census: Census, doorman: Doorman, streams: Streams, links: Links) -> flask.Blueprint:
+def routes(house: House) -> flask.Blueprint:
+    service, doorman, streams, links = house.service, house.doorman, house.streams, house.links
+    census = house.farm.census
     blueprint = flask.Blueprint("native", __name__, url_prefix="/farm/v1")
     told = lru_cache(_TOLD)(partial(_change_event, links=links))
 
@@ -36,7 +37,7 @@ def routes(service: Service, *, census: Census, doorman: Doorman, streams: Strea
     def submit() -> tuple[dict[str, Any], int, dict[str, str]]:
         caller = doorman.caller()
         query.refuse_others()
-        body = read_body(Dialect.NATIVE)
+        body = read_body(native.NAME)
         endpoint = _endpoint(body.fields)
         model = service.model(endpoint)
         order = native.read(body.fields, model=model.name, spare_seed=random_seed())

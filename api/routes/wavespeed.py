@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import flask
 
-from api.auth import Doorman
 from api.body import read_body, read_bytes
-from api.held import Held
+from api.house import House
 from farm.callers import Caller
 from farm.catalogue import Model
 from farm.dialects import wavespeed
 from farm.dialects.fields import decode
 from farm.errors import UnknownModel
-from farm.job import Dialect, Job, Order
-from farm.links import Links
+from farm.job import Job, Order
 from farm.service import Service, random_seed
 
 
-def routes(
-    service: Service, *, doorman: Doorman, held: Held, links: Links, secret_of: Callable[[str], str]
-) -> flask.Blueprint:
-    """The blueprint; `secret_of` knows the secret of a caller's webhooks."""
+def routes(house: House) -> flask.Blueprint:
+    service, doorman, held, links = house.service, house.doorman, house.held, house.links
     blueprint = flask.Blueprint("wavespeed", __name__, url_prefix="/api/v3")
 
     @blueprint.post("/<other_than('(?:predictions|webhook/secret)(?:/|$)'):endpoint>")
@@ -31,12 +26,12 @@ def routes(
         caller = doorman.caller()
         endpoint = endpoint.rstrip("/")
         model = _model(service, endpoint)
-        body = read_body(Dialect.WAVESPEED, endpoint)
+        body = read_body(wavespeed.NAME, endpoint)
         asked = wavespeed.read(body.fields, _query(), model=model.name, spare_seed=random_seed())
         order = Order(
             endpoint,
             asked.request,
-            dialect=Dialect.WAVESPEED,
+            dialect=wavespeed.NAME,
             webhook=asked.webhook,
             inline=asked.inline,
             idempotency_key=body.idempotency_key,
@@ -67,15 +62,15 @@ def routes(
 
     @blueprint.get("/webhook/secret", strict_slashes=False)
     def secret() -> dict[str, Any]:
-        return wavespeed.envelope({"secret": secret_of(doorman.caller().id)})
+        return wavespeed.envelope({"secret": house.farm.secrets.of(doorman.caller().id)})
 
     return blueprint
 
 
 def _model(service: Service, endpoint: str) -> Model:
     model = service.model(endpoint)
-    if endpoint not in model.wavespeed:
-        raise UnknownModel(f"'{endpoint}' is no WaveSpeed id here; allowed: {', '.join(model.wavespeed)}")
+    if endpoint not in (ids := model.of(wavespeed.NAME)):
+        raise UnknownModel(f"'{endpoint}' is no WaveSpeed id here; allowed: {', '.join(ids)}")
     return model
 
 

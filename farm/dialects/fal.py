@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from farm import clock
-from farm.dialects.fields import (
-    UNKNOWN_PARAMETER,
-    SrpoFields,
-    parse,
-)
+from farm.delivery import Due
+from farm.dialects.fields import UNKNOWN_PARAMETER, SrpoFields, parse
+from farm.dialects.refusal import Refusal
 from farm.errors import (
     FarmError,
     IdempotencyConflict,
@@ -27,8 +25,10 @@ from farm.errors import (
     StoreUnavailable,
     TooManyHeld,
 )
-from farm.job import Code, Dialect, Image, Job, Order, Result, State
+from farm.job import Code, Image, Job, Order, Result, State
 from farm.links import Links
+
+NAME = "fal"
 
 #: fal's request headers that are taken and change nothing here, each for its reason.
 TOLERATED_HEADERS = {
@@ -85,7 +85,7 @@ def read(body: Mapping[str, Any], *, endpoint: str, model: str, spare_seed: int)
     """A body as an order for `model`. `spare_seed` is taken where the caller gives none."""
     fields = parse(SrpoFields, body)
     request = fields.request(model, spare_seed=spare_seed)
-    return Order(endpoint, request, dialect=Dialect.FAL, inline=fields.sync_mode)
+    return Order(endpoint, request, dialect=NAME, inline=fields.sync_mode)
 
 
 def application(endpoint: str) -> str:
@@ -201,16 +201,22 @@ def overdue(endpoint: str, request_id: str, queue: str) -> dict[str, Any]:
     return {"detail": message, "message": message, "error_type": "request_timeout"}
 
 
-def webhook(job: Job, links: Links) -> dict[str, Any]:
+def letter(job: Job, _due: Due, links: Links) -> dict[str, Any]:
     """What a webhook is told of a finished request."""
-    letter: dict[str, Any] = {"request_id": job.id, "gateway_request_id": job.id}
+    head: dict[str, Any] = {"request_id": job.id, "gateway_request_id": job.id}
     try:
         code, payload = outcome(job, links)
     except NotFound as error:
-        return letter | {"status": "OK", "payload": None, "payload_error": str(error)}
+        return head | {"status": "OK", "payload": None, "payload_error": str(error)}
     if code == 200:
-        return letter | {"status": "OK", "payload": payload}
-    return letter | {"status": "ERROR", "error": f"Invalid status code: {code}", "payload": payload}
+        return head | {"status": "OK", "payload": payload}
+    return head | {"status": "ERROR", "error": f"Invalid status code: {code}", "payload": payload}
+
+
+def refusal(status: int, error: FarmError) -> Refusal:
+    """A refusal with its headers."""
+    body = problem(error)
+    return Refusal(status, body, error_headers(body, may_retry=hasattr(error, "retry_after")))
 
 
 def problem(error: FarmError) -> dict[str, Any]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
 from farm import clock
-from farm.delivery import TEST, Delivery
-from farm.dialects.fields import (
-    SrpoFields,
-    parse,
-)
+from farm.delivery import TEST, Delivery, Due
+from farm.dialects.fields import SrpoFields, parse
+from farm.dialects.refusal import Refusal
 from farm.errors import FarmError, InvalidRequest, Problem
 from farm.job import Change, Image, Job, Order, State, Webhook
 from farm.links import Links
 from farm.request import Priority
+
+NAME = "native"
 
 EventName = Literal["job.created", "job.processing", "job.completed", "job.failed"]
 
@@ -91,9 +92,10 @@ def _image(image: Image, links: Links, *, inline: bool) -> dict[str, Any]:
     }
 
 
-def event(job: Job, name: str, *, at_us: int, sequence: int, links: Links) -> dict[str, Any]:
-    """The body of a webhook: what happened when, as the `sequence`-th of the job, and the whole present state."""
-    return {"type": f"job.{name}", "timestamp": clock.iso(at_us), "sequence": sequence, "data": view(job, links)}
+def letter(job: Job, due: Due, links: Links) -> dict[str, Any]:
+    """The body of a webhook: what happened when, as which of the job's changes, and the whole present state."""
+    head = {"type": f"job.{due.event}", "timestamp": clock.iso(due.created_us), "sequence": due.sequence}
+    return head | {"data": view(job, links)}
 
 
 def change(item: Change, links: Links) -> dict[str, Any]:
@@ -131,6 +133,11 @@ def delivery(item: Delivery) -> dict[str, Any]:
             for attempt in item.attempts
         ],
     }
+
+
+def refusal(status: int, error: FarmError) -> Refusal:
+    """An error as problem details."""
+    return Refusal(status, problem(status, HTTPStatus(status).phrase, error), media_type="application/problem+json")
 
 
 def problem(status: int, title: str, error: FarmError) -> dict[str, Any]:

@@ -14,11 +14,15 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from farm import clock
+from farm.delivery import Due
 from farm.dialects.fields import Flag, Guidance, Input, Number, OffOnly, Prompt, Steps, Whole, parse
+from farm.dialects.refusal import Refusal
 from farm.errors import FarmError, InvalidRequest, Problem
 from farm.job import Job, Search, State, Webhook
 from farm.links import Links
 from farm.request import OutputFormat, Request
+
+NAME = "wavespeed"
 
 MIN_SIDE = 256
 MAX_SIDE = 1536
@@ -267,7 +271,7 @@ def page(listing: Listing, jobs: list[Job], total: int, links: Links) -> dict[st
     return {"page": listing.page, "total": total, "items": items}
 
 
-def webhook(job: Job, links: Links) -> dict[str, Any]:
+def letter(job: Job, _due: Due, links: Links) -> dict[str, Any]:
     """What a receiver is sent: the prediction itself, without the envelope, and what was asked for."""
     request = job.request
     given = {
@@ -279,6 +283,12 @@ def webhook(job: Job, links: Links) -> dict[str, Any]:
         "output_format": request.output_format,
     }
     return prediction(job, links) | {"input": given}
+
+
+def refusal(status: int, error: FarmError) -> Refusal:
+    """A refusal; WaveSpeed has 400 for what is wrong with a request."""
+    status = 400 if isinstance(error, InvalidRequest) else status
+    return Refusal(status, problem(status, error))
 
 
 def problem(status: int, error: FarmError) -> dict[str, Any]:

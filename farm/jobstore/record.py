@@ -6,7 +6,7 @@ from typing import cast
 
 from pydantic import TypeAdapter
 
-from farm.job import Dialect, Job, Result, State, Webhook
+from farm.job import Job, Result, State, Webhook
 from farm.request import Priority, Request
 
 _RESULT = TypeAdapter(Result)
@@ -22,7 +22,7 @@ def job_from(job_id: str, fields: dict[str, str]) -> Job:
         endpoint=fields["endpoint"],
         request=Request.model_validate_json(fields["request"]),
         priority=cast(Priority, fields["priority"]),
-        dialect=Dialect(fields.get("dialect", Dialect.NATIVE)),
+        dialect=fields.get("dialect", "native"),
         webhook=_webhook(fields),
         inline=fields.get("inline") == "1",
         code=fields.get("code", ""),

@@ -76,7 +76,7 @@ class S3Storage:
                 Body=content,
                 ContentType=name.content_type,
                 CacheControl=f"public, max-age={KEEP_SECONDS}",
-                Metadata={"job": name.job_id, "fence": str(name.fence), "number": str(name.number)},
+                Metadata={"job": name.job_id or "", "fence": str(name.fence or ""), "number": str(name.number)},
             )
         stored = self.find(key)
         if stored is None or stored.bytes != len(content):

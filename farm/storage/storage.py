@@ -7,12 +7,18 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 from farm.request import OutputFormat
 
-#: A key is `{job}-{fence}-{number}-{random}.{extension}`. The fence keeps a late loser from overwriting the winner.
-_KEY = re.compile(r"([0-9a-f-]{36})-([0-9]{1,19})-([0-9]{1,2})-[0-9a-f]{16}\.(jpeg|png)")
+#: A rendered picture is `{job}-{fence}-{number}-{random}.{extension}`, where the fence keeps a late loser from
+#: overwriting the winner; a picture that a job begins from is `{job}-input-{number}-{random}.{extension}`.
+_OF_A_JOB = re.compile(r"([0-9a-f-]{36})-([0-9]{1,19}|input)-([0-9]{1,2})-[0-9a-f]{16}\.(jpeg|png|webp)")
+#: What a caller has uploaded belongs to no job, and is kept for a while.
+_UPLOAD = re.compile(r"[0-9a-f]{32}-upload\.(jpeg|png|webp|bin)")
+_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp", "bin": "application/octet-stream"}
+
+Extension = Literal["jpeg", "png", "webp", "bin"]
 
 #: The name of a farm's mark, beside the pictures.
 _MARK = re.compile(r"farm-id-([0-9a-f]{32}|unknown)")
@@ -30,26 +36,38 @@ def new_key(job_id: str, fence: int, number: int, extension: OutputFormat) -> st
     return f"{job_id}-{fence}-{number}-{secrets.token_hex(8)}.{extension}"
 
 
+def new_input_key(job_id: str, number: int, extension: Extension) -> str:
+    """A new name for one picture that a job begins from."""
+    return f"{job_id}-input-{number}-{secrets.token_hex(8)}.{extension}"
+
+
+def new_upload_key(extension: Extension) -> str:
+    """A new name for what a caller uploads."""
+    return f"{secrets.token_hex(16)}-upload.{extension}"
+
+
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What a key tells of its picture."""
+    """What a key tells of what is stored under it. An upload belongs to no job; an input has no fence."""
 
-    job_id: str
-    fence: int
+    job_id: str | None
+    fence: int | None
     number: int
-    extension: OutputFormat
+    extension: Extension
 
     @property
     def content_type(self) -> str:
-        return f"image/{self.extension}"
+        return _TYPES[self.extension]
 
 
 def name_in(key: str) -> Name | None:
     """What `key` tells; None if it is no key at all."""
-    match = _KEY.fullmatch(key)
-    if match is None:
-        return None
-    return Name(match[1], int(match[2]), int(match[3]), cast(OutputFormat, match[4]))
+    if match := _OF_A_JOB.fullmatch(key):
+        fence = None if match[2] == "input" else int(match[2])
+        return Name(match[1], fence, int(match[3]), cast(Extension, match[4]))
+    if match := _UPLOAD.fullmatch(key):
+        return Name(None, None, 0, cast(Extension, match[1]))
+    return None
 
 
 def mark_of(farm_id: str) -> str:

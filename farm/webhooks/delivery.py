@@ -13,7 +13,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 from farm import __version__, clock
 from farm.delivery import Attempt, Due, Outcome
 from farm.errors import FarmError, ForbiddenAddress, StoreFull, StoreUnavailable
-from farm.job import Dialect, Job
+from farm.job import Job
 from farm.jobstore.deliveries import Deliveries
 from farm.jobstore.store import JobStore
 from farm.links import Links
@@ -51,7 +51,7 @@ class Courier:
         outbound: Outbound,
         secrets: Secrets,
         links: Callable[[], Links],
-        schedules: Mapping[Dialect, Sequence[float]],
+        schedules: Mapping[str, Sequence[float]],
     ) -> None:
         self._deliveries = deliveries
         self._store = store
@@ -117,7 +117,7 @@ class Courier:
         if not due.url and (job is None or job.webhook is None or message.is_stale(due, job)):
             self._end(due, Outcome.DROPPED)
             return
-        schedule = self._schedules[job.dialect] if job else ()
+        schedule = self._schedules.get(job.dialect, self._schedules["native"]) if job else ()
         at_us, began = clock.now_us(), clock.monotonic()
         try:
             letter = self._compose(due, job)

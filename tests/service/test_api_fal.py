@@ -17,7 +17,7 @@ from api.app import create_app
 from farm.bootstrap import Farm, build
 from farm.dialects import fal
 from farm.errors import StorageUnavailable
-from farm.job import Claimed, Dialect, Webhook
+from farm.job import Claimed, Webhook
 from farm.settings import Settings
 from farm.storage.local import LocalStorage
 from tests.farms import wait_for
@@ -85,7 +85,7 @@ def test_a_submit_is_answered_with_where_to_ask(api: FlaskClient, farm: Farm) ->
         "cancel_url": f"{url}/cancel",
     }
     job = jobs.record(farm.store, body["request_id"])
-    assert (job.dialect, job.endpoint, job.request.model, job.priority) == (Dialect.FAL, ENDPOINT, "srpo", "normal")
+    assert (job.dialect, job.endpoint, job.request.model, job.priority) == ("fal", ENDPOINT, "srpo", "normal")
 
 
 @pytest.mark.parametrize("example", ["quick_start", "input_example"])
@@ -511,7 +511,7 @@ def test_a_direct_call_is_answered_with_the_output(api: FlaskClient, farm: Farm)
     assert (response.status_code, body["seed"]) == (200, 7)
     assert api.get(body["images"][0]["url"].removeprefix(BASE), buffered=True).data == b"a picture"
     job = jobs.record(farm.store, response.headers["x-fal-request-id"])
-    assert (job.dialect, job.state) == (Dialect.FAL, "completed")
+    assert (job.dialect, job.state) == ("fal", "completed")
 
 
 def test_a_direct_call_may_get_its_picture_inline(api: FlaskClient, farm: Farm) -> None:

@@ -15,7 +15,7 @@ from werkzeug.test import TestResponse
 
 from api.app import create_app
 from farm.bootstrap import Farm, build
-from farm.job import Claimed, Dialect, Webhook
+from farm.job import Claimed, Webhook
 from farm.jobstore import keys
 from farm.settings import Settings
 from tests.farms import wait_for
@@ -222,7 +222,7 @@ def test_a_webhook_is_kept_with_the_job(api: FlaskClient, farm: Farm, query: str
     response = api.post(f"{WAVESPEED}?{query}", json={"prompt": "a fox"})
 
     job = jobs.record(farm.store, response.get_json()["data"]["id"])
-    assert (job.dialect, job.webhook) == (Dialect.WAVESPEED, Webhook("https://a.example/hook?x=1&y=2"))
+    assert (job.dialect, job.webhook) == ("wavespeed", Webhook("https://a.example/hook?x=1&y=2"))
 
 
 @pytest.mark.parametrize("switch", ["enable_base64_output", "enable_sync_mode"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from farm.delivery import Due
 from farm.job import Image, Job, Result, State
 from farm.links import Links
 from farm.request import Request
@@ -57,3 +58,18 @@ def a_job(state: State = State.CREATED, **changes: Any) -> Job:
 BASE = "https://farm.example"
 #: Links whose pictures hold their own names.
 LINKS = Links(BASE, file=lambda key: f"{BASE}/files/{key}", content=lambda key: key.encode())
+
+#: A delivery of a job's end.
+A_DUE = Due(
+    id=f"{JOB_ID}-3",
+    job=JOB_ID,
+    caller="ada",
+    receiver="https://a.example",
+    url="",
+    event="completed",
+    sequence=3,
+    fence=1,
+    tries=0,
+    by_hand=False,
+    created_us=CREATED_US,
+)

@@ -46,8 +46,8 @@ def test_no_id_means_two_models() -> None:
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
 def test_each_providers_ids_bear_its_name(model: Model) -> None:
-    assert all(model_id.startswith("fal-ai/") for model_id in model.fal)
-    assert all(model_id.startswith("wavespeed-ai/") for model_id in model.wavespeed)
+    assert all(model_id.startswith("fal-ai/") for model_id in model.of("fal"))
+    assert all(model_id.startswith("wavespeed-ai/") for model_id in model.of("wavespeed"))
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,10 @@ from farm.errors import (
     TooManyHeld,
     Unauthorized,
 )
-from farm.job import Dialect, Job, Order, State
+from farm.job import Job, Order, State
 from farm.request import Request
 from tests.unit import golden
-from tests.unit.samples import BASE, CREATED_US, JOB_ID, LINKS, a_job, a_request, a_result
+from tests.unit.samples import A_DUE, BASE, CREATED_US, JOB_ID, LINKS, a_job, a_request, a_result
 
 ENDPOINT = "fal-ai/flux/srpo"
 QUEUE = f"{BASE}/fal/queue"
@@ -54,7 +54,7 @@ def refused(**fields: Any) -> list[Problem]:
 
 
 def job(state: State = State.CREATED, **changes: Any) -> Job:
-    return a_job(state, **({"endpoint": ENDPOINT, "dialect": Dialect.FAL} | changes))
+    return a_job(state, **({"endpoint": ENDPOINT, "dialect": "fal"} | changes))
 
 
 def size(width: int, height: int) -> dict[str, int]:
@@ -129,7 +129,7 @@ def brief(value: object) -> str:
 
 
 def test_the_defaults_are_those_of_the_page() -> None:
-    assert read() == Order(ENDPOINT, DEFAULT, dialect=Dialect.FAL)
+    assert read() == Order(ENDPOINT, DEFAULT, dialect="fal")
 
 
 @pytest.mark.parametrize("example", ["quick_start", "input_example"])
@@ -369,7 +369,7 @@ def test_every_known_failure_is_tried_here() -> None:
 def test_a_webhook_tells_of_an_output() -> None:
     completed = job(State.COMPLETED)
 
-    assert fal.webhook(completed, LINKS) == {
+    assert fal.letter(completed, A_DUE, LINKS) == {
         "request_id": JOB_ID,
         "gateway_request_id": JOB_ID,
         "status": "OK",
@@ -380,7 +380,7 @@ def test_a_webhook_tells_of_an_output() -> None:
 def test_a_webhook_tells_of_a_failure() -> None:
     failed = job(State.FAILED)
 
-    assert fal.webhook(failed, LINKS) == {
+    assert fal.letter(failed, A_DUE, LINKS) == {
         "request_id": JOB_ID,
         "gateway_request_id": JOB_ID,
         "status": "ERROR",
@@ -393,7 +393,7 @@ def test_a_webhook_says_so_when_an_inline_picture_is_gone() -> None:
     def gone(key: str) -> bytes:
         raise NotFound("The picture is gone.")
 
-    body = fal.webhook(job(State.COMPLETED, inline=True), replace(LINKS, content=gone))
+    body = fal.letter(job(State.COMPLETED, inline=True), A_DUE, replace(LINKS, content=gone))
 
     assert (body["status"], body["payload"], body["payload_error"]) == ("OK", None, "The picture is gone.")
 

@@ -25,7 +25,7 @@ from farm.job import TERMINAL, Search, State, Webhook
 from farm.links import Links
 from farm.request import Request
 from tests.unit import golden
-from tests.unit.samples import BASE, CREATED_US, JOB_ID, LINKS, a_job, a_result
+from tests.unit.samples import A_DUE, BASE, CREATED_US, JOB_ID, LINKS, a_job, a_result
 
 SPARE = 1_234_567
 DEFAULT = Request(model="srpo", prompt="a fox", width=1024, height=1024, steps=28, guidance=3.5, seed=SPARE)
@@ -485,7 +485,7 @@ def test_a_webhook_is_told_the_prediction_itself_and_what_was_asked_for() -> Non
     request = read(prompt="a red fox", size="300*400", seed=7, num_inference_steps=4, output_format="png").request
     job = a_job(State.COMPLETED, request=request)
 
-    body = wavespeed.webhook(job, LINKS)
+    body = wavespeed.letter(job, A_DUE, LINKS)
 
     assert {name: body[name] for name in body if name != "input"} == wavespeed.prediction(job, LINKS)
     assert body["input"] == {
@@ -501,7 +501,7 @@ def test_a_webhook_is_told_the_prediction_itself_and_what_was_asked_for() -> Non
 def test_what_a_webhook_says_was_asked_for_can_be_asked_again() -> None:
     request = read(size="300*400", guidance_scale=5).request
 
-    assert read(**wavespeed.webhook(a_job(request=request), LINKS)["input"]).request == request
+    assert read(**wavespeed.letter(a_job(request=request), A_DUE, LINKS)["input"]).request == request
 
 
 def test_the_time_keeps_its_milliseconds_when_there_are_none() -> None:

@@ -1,0 +1,57 @@
+"""The dialects that this farm speaks: one line each, all that the rest of the farm knows of them. Pure.
+
+A dialect is a module here, which translates, and `api.routes.{routes}`, which takes its calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from farm.delivery import Due
+from farm.dialects import fal, native, wavespeed
+from farm.dialects.refusal import Refusal
+from farm.errors import FarmError
+from farm.job import Job
+from farm.links import Links
+
+#: The body of a webhook: what a delivery tells of its job.
+Letter = Callable[[Job, Due, Links], Mapping[str, Any]]
+#: How an error with an HTTP status is told.
+Refuse = Callable[[int, FarmError], Refusal]
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """A dialect. `prefix` begins the paths where it is spoken, `routes` is the module that answers them."""
+
+    name: str
+    prefix: str
+    routes: str
+    refuse: Refuse
+    #: What it calls the URL of a webhook, and how one is written (None: it has no webhooks) and signed.
+    webhook_field: str = ""
+    letter: Letter | None = None
+    signature: Literal["standard", "fal", "wavespeed"] = "standard"
+
+
+NATIVE = Spoken("native", "/", "native", native.refusal, "webhook_url", native.letter)
+
+SPOKEN = (
+    Spoken("fal", "/fal/", "fal", fal.refusal, "fal_webhook", fal.letter, "fal"),
+    Spoken("wavespeed", "/api/v3/", "wavespeed", wavespeed.refusal, "webhook", wavespeed.letter, "wavespeed"),
+    NATIVE,
+)
+
+_BY_NAME = {spoken.name: spoken for spoken in SPOKEN}
+
+
+def spoken_at(path: str) -> Spoken:
+    """The dialect of whoever calls `path`; the farm's own where no provider's is spoken."""
+    return next(spoken for spoken in SPOKEN if path.startswith(spoken.prefix))
+
+
+def by_name(name: str) -> Spoken:
+    """The dialect of this name; the farm's own for one that this farm does not speak, or not any more."""
+    return _BY_NAME.get(name, NATIVE)
