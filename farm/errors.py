@@ -137,6 +137,10 @@ class Unreachable(FarmError):
     code = "unreachable"
 
 
+class TooLarge(Unreachable):
+    """What is at the address is larger than may be read."""
+
+
 class StorageError(FarmError):
     """The picture could not be stored."""
 

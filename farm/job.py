@@ -47,6 +47,8 @@ class Code(StrEnum):
     START_TIMEOUT = "start_timeout"
     #: Whoever waited for it hung up, and did not come back.
     CLIENT_DISCONNECTED = "client_disconnected"
+    #: Whoever was to prepare it died of it, again and again.
+    PREPARATION_FAILED = "preparation_failed"
 
 
 #: The states that end a job.
@@ -89,7 +91,7 @@ class Conditions:
     keep_seconds: float = 0.0
     #: A job that may not be tried again ends with its first failure.
     may_retry: bool = True
-    #: Prompt and pictures' sources are forgotten with the end.
+    #: Prompt and inputs are forgotten with the end: they are empty in the record from then on.
     keeps_payload: bool = True
 
 
@@ -111,6 +113,11 @@ class Order:
     idempotency_key: str = ""
     #: Digest of query and body as they were sent: the same Idempotency-Key with another one is refused.
     body_digest: str = ""
+    #: The direct call that waits for the answer, by a name of its own; none if nobody does. When it hangs up, an equal
+    #: one of the same caller, without an Idempotency-Key, goes on with its job.
+    call: str = ""
+    #: The client says that it has sent this call before: it goes on with that one's job, even if that is still held.
+    is_resent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +170,7 @@ class Job:
     fence: int = 0
     sequence: int = 0
     step: int = 0  # denoising steps done, summed over the job's images
-    cancelling: bool = False
+    cancelling: bool = False  # it ends as soon as its worker has stopped
     created_us: int = 0
     started_us: int = 0
     finished_us: int = 0
@@ -209,6 +216,11 @@ class Moment(NamedTuple):
         return cls(int(ms), int(number))
 
 
+def as_accepted(job_id: str, caller: str, order: Order) -> Job:
+    """The job as far as is known where the job store cannot be asked, since it accepted it."""
+    return Job(job_id, State.CREATED, caller, order.endpoint, order.request, order.priority, order.dialect)
+
+
 #: Before all changes.
 BEGINNING = Moment(0, 0)
 
@@ -234,6 +246,8 @@ class Claimed:
     fence: int
     attempt: int
     request: Request
+    #: If not, its pictures do not tell what was asked for either (`Conditions.keeps_payload`).
+    keeps_payload: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,8 @@ class Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
-    prompt: Annotated[str, Field(min_length=1, max_length=4000)]
+    #: Empty once it was forgotten because its caller wished so.
+    prompt: Annotated[str, Field(max_length=4000)]
     width: Annotated[int, Field(ge=256, le=2560)]
     height: Annotated[int, Field(ge=256, le=2560)]
     steps: Annotated[int, Field(ge=1, le=50)]
@@ -70,6 +71,8 @@ class Request(BaseModel):
     #: What the caller named as pictures, as URLs or keys in storage; and, once the job is prepared, the farm's own
     #: copies of them: checked, upright, sRGB.
     sources: Annotated[tuple[str, ...], Field(max_length=MAX_INPUTS)] = ()
+    #: Where the caller named each of them, in its dialect's words.
+    source_fields: Annotated[tuple[str, ...], Field(max_length=MAX_INPUTS)] = ()
     inputs: Annotated[tuple[str, ...], Field(max_length=MAX_INPUTS)] = ()
     #: Where the size comes from. Until the job is prepared, width and height are a guess then.
     sizing: Sizing = "asked"

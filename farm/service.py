@@ -6,14 +6,25 @@ import re
 import secrets
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from farm import clock
 from farm.callers import Caller
 from farm.catalogue import MODELS, Model, find
 from farm.celery import Bell
 from farm.dialects import registry
-from farm.errors import InvalidRequest, ModelNotServed, NotFinished, NotFound, NotReady, Problem, UnknownModel
-from farm.job import Job, Moment, NewJob, Order, Search
+from farm.errors import (
+    InvalidRequest,
+    ModelNotServed,
+    NotFinished,
+    NotFound,
+    NotReady,
+    Problem,
+    StoreUnavailable,
+    UnknownModel,
+)
+from farm.inputs import Found, Intake, with_sources
+from farm.job import Job, Moment, NewJob, Order, Search, as_accepted
 from farm.jobstore.census import Census, Served
 from farm.jobstore.feed import Feed, News
 from farm.jobstore.hints import Changes
@@ -49,6 +60,7 @@ class Service:
         census: Census,
         storage: Storage,
         bell: Bell,
+        intake: Intake,
         changes: Changes | None,
         feed: Feed | None,
         outbound: Outbound,
@@ -57,6 +69,7 @@ class Service:
         self._census = census
         self._storage = storage
         self._bell = bell
+        self._intake = intake
         self._changes = changes
         self._feed = feed
         self._outbound = outbound
@@ -75,12 +88,27 @@ class Service:
 
     def submit(self, caller: Caller, order: Order) -> Accepted:
         """Record a job and wake a worker for it. When this returns, the job is not lost any more."""
-        self._check(order.request)
-        if order.webhook:
-            check(self._outbound, registry.by_name(order.dialect).webhook_field, order.webhook.url)
-        accepted = self._store.submit(NewJob(str(uuid.uuid4()), caller.id, order))
-        self._bell.ring(min(1, accepted.idle_workers))
+        pictures = self._checked(order)
+        new = NewJob(str(uuid.uuid4()), caller.id, order)
+        if not pictures:
+            return self._recorded(new)
+        with self._intake.stored(new.id, pictures) as sources:
+            accepted = self._recorded(replace(new, order=with_sources(order, sources)))
+        if accepted.repeated:
+            self._intake.forget(new.id)
         return accepted
+
+    def place(self, caller: Caller, order: Order) -> Job:
+        """`submit`, and the job that came of it.
+
+        Once it is accepted, no error may tell the caller to come back later, which would make a second one: if the job
+        store goes away just then, this is the job as it was accepted.
+        """
+        job_id = self.submit(caller, order).id
+        try:
+            return self.get(caller, job_id)
+        except StoreUnavailable:
+            return as_accepted(job_id, caller.id, order)
 
     def get(self, caller: Caller, job_id: str) -> Job:
         """The job. Raises NotFound, also for another caller's: the two cannot be told apart."""
@@ -94,8 +122,8 @@ class Service:
         return self._store.position(job) or 0
 
     def waiting(self, model: Model) -> int:
-        """How many jobs wait for this model, of all callers."""
-        return self._census.waiting([model.name])
+        """How many jobs wait for this model, of all callers, those included that are to be prepared for it."""
+        return self._census.waiting([model.name]) + self._census.unprepared([model.name])
 
     def page(self, caller: Caller, *, before_us: int | None, count: int) -> list[Job]:
         """The caller's jobs (an admin's: everybody's), newest first."""
@@ -152,11 +180,15 @@ class Service:
                 job = self.get(caller, job_id)
             return job
 
+    def abandon(self, job_id: str, call: str) -> None:
+        """The direct call of this name hung up: its job ends unless an equal call comes within 30 seconds."""
+        self._store.abandon(job_id, call)
+
     def served(self) -> dict[str, Served]:
-        """What workers have announced, by model."""
+        """What workers announce, by model."""
         read_at, served = self._served
         if clock.monotonic() - read_at >= _SERVED_SECONDS:
-            served = self._census.models()
+            served = self._census.served()
             self._served = (clock.monotonic(), served)
         return served
 
@@ -167,7 +199,30 @@ class Service:
         if idle:
             self._bell.ring(min(idle, self._census.waiting()))
 
-    def _check(self, request: Request) -> None:
+    def _recorded(self, new: NewJob) -> Accepted:
+        accepted = self._store.submit(new)
+        self._bell.ring(min(1, accepted.idle_workers))
+        return accepted
+
+    def _checked(self, order: Order) -> list[Found]:
+        """The pictures that the order brings. Raises InvalidRequest with everything that is wrong with the order."""
+        problems = self._problems(order.request)
+        found: list[Found] = []
+        try:
+            found = self._intake.examine(order.sources)
+        except InvalidRequest as error:
+            problems += error.problems
+        if order.webhook:
+            try:
+                check(self._outbound, registry.by_name(order.dialect).webhook_field, order.webhook.url)
+            except InvalidRequest as error:
+                problems += error.problems
+        if problems:
+            raise InvalidRequest(problems)
+        return found
+
+    def _problems(self, request: Request) -> list[Problem]:
+        """What is wrong with a request on this farm, as its workers are."""
         problems = []
         if request.acceleration not in ACCELERATIONS:
             problems.append(
@@ -189,8 +244,7 @@ class Service:
                     True,
                 )
             )
-        if problems:
-            raise InvalidRequest(problems)
+        return problems
 
     def _what_is_served(self) -> str:
         ids = [model_id for model in MODELS if model.name in self.served() for model_id in model.ids]

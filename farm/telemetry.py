@@ -106,6 +106,9 @@ class FarmCollector(Collector):
             jobs.add_metric([queue.model, queue.priority], queue.jobs)
             age.add_metric([queue.model, queue.priority], queue.oldest_seconds)
         yield from (jobs, age)
+        yield GaugeMetricFamily(
+            "farm_unprepared_jobs", "Jobs whose inputs or prompt are to be prepared", value=self._census.unprepared()
+        )
         yield GaugeMetricFamily("farm_processing_jobs", "Jobs in workers' hands", value=self._census.processing())
         yield self._workers()
         yield from self._totals()

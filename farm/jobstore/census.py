@@ -44,6 +44,11 @@ class Served:
     seen_us: int
 
 
+#: A model is served no longer when it was last announced so long before others were, in seconds: a worker that was
+#: started again has loaded its weights by then.
+GONE_SECONDS = 900.0
+
+
 class Census:
     """Reads only; each figure is of one moment, the whole is not."""
 
@@ -56,8 +61,14 @@ class Census:
         return int(seconds) * 1_000_000 + int(microseconds)
 
     def models(self) -> dict[str, Served]:
-        """Models that a worker has announced, by their names in the catalogue."""
+        """Models that a worker has ever announced, by their names in the catalogue."""
         return {name: _served(json.loads(text)) for name, text in self._hash(keys.MODELS).items()}
+
+    def served(self) -> dict[str, Served]:
+        """Models that are still announced. While no worker is there at all, those that were last."""
+        models = self.models()
+        latest_us = max((served.seen_us for served in models.values()), default=0)
+        return {name: served for name, served in models.items() if latest_us - served.seen_us <= GONE_SECONDS * 1e6}
 
     def queues(self) -> list[Queue]:
         """Waiting jobs of every model that was ever announced, by priority."""
@@ -76,6 +87,24 @@ class Census:
         names = [model.name for model in MODELS] if models is None else models
         lanes = [keys.waiting(name, priority) for name in names for priority in get_args(Priority)]
         return self._sizes(lanes)
+
+    def unprepared(self, models: Iterable[str] | None = None) -> int:
+        """Jobs of these models, or of all, that are or have yet to be prepared before they stand in their line."""
+        names = [model.name for model in MODELS] if models is None else models
+        return self._sizes([keys.since(keys.PREPARATION, name) for name in names])
+
+    def unattended_seconds(self) -> float:
+        """For how long a job has been to be prepared, while nobody prepares any; 0 where somebody does."""
+        now_us = self.now_us()
+        with translated(), self._redis.pipeline(transaction=False) as reads:
+            for lot in (keys.PREPARING, keys.SUSPECTS):
+                reads.zcount(lot, now_us, "+inf")
+            for model in MODELS:
+                reads.zrange(keys.since(keys.PREPARATION, model.name), 0, 0, withscores=True)
+            preparing, suspects, *oldest = reads.execute()
+        if preparing or suspects:
+            return 0.0
+        return max(((now_us - since_us) / 1e6 for first in oldest for _, since_us in first), default=0.0)
 
     def idle_workers(self) -> int:
         with translated():
@@ -129,7 +158,7 @@ def _served(fields: dict[str, str]) -> Served:
 
 
 def _worker(name: str, facts: dict[str, str], silent_seconds: float) -> Worker:
-    private = ("nonce", "claimed")
+    private = ("nonce", "claimed", "present")
     return Worker(
         id=name,
         facts={fact: value for fact, value in facts.items() if fact not in private},

@@ -10,11 +10,19 @@ STOP = PREFIX + "stop"
 JOBS = PREFIX + "jobs"
 LEASES = PREFIX + "leases"
 DELAYED = PREFIX + "delayed"
+PREPARING = PREFIX + "preparing"
+SUSPECTS = PREFIX + "suspects"
+START_BY = PREFIX + "start_by"
+LETTING_GO = PREFIX + "letting_go"
 EXPIRY = PREFIX + "expiry"
 WORKERS = PREFIX + "workers"
 MODELS = PREFIX + "models"
 TOTALS = PREFIX + "totals"
 DUE = PREFIX + "due"
+#: The channel on which it is told that a job is to be prepared; and what stands in place of the model in the lanes of
+#: such jobs.
+UNPREPARED = PREFIX + "unprepared"
+PREPARATION = "unprepared"
 LINES = PREFIX + "lines"
 DELIVERIES = PREFIX + "deliveries"
 #: The ED25519 key of fal's webhooks, and the address under which the API says it is reached.
@@ -61,16 +69,30 @@ def secret(caller: str) -> str:
     return f"{PREFIX}secret:{caller}"
 
 
+def lane(model: str, priority: str) -> str:
+    """A line of waiting jobs."""
+    return f"{model}:{priority}"
+
+
 def waiting(model: str, priority: str) -> str:
-    return f"{PREFIX}waiting:{model}:{priority}"
+    return f"{PREFIX}waiting:{lane(model, priority)}"
 
 
 def since(model: str, priority: str) -> str:
-    return f"{PREFIX}since:{model}:{priority}"
+    return f"{PREFIX}since:{lane(model, priority)}"
 
 
 def idle(model: str) -> str:
     return f"{PREFIX}idle:{model}"
+
+
+def upload(ticket_id: str) -> str:
+    return f"{PREFIX}upload:{ticket_id}"
+
+
+def upload_parts(ticket_id: str) -> str:
+    """The parts of an upload that have come."""
+    return f"{PREFIX}upload_parts:{ticket_id}"
 
 
 def worker(worker_id: str) -> str:

@@ -6,10 +6,51 @@ from typing import cast
 
 from pydantic import TypeAdapter
 
-from farm.job import Job, Result, State, Webhook
+from farm.job import Job, NewJob, Result, State, Webhook
+from farm.jobstore import keys
 from farm.request import Priority, Request
 
 _RESULT = TypeAdapter(Result)
+
+Fields = dict[str, str | int | float]
+
+
+def fields_of(new: NewJob) -> Fields:
+    """What the record of a new job holds; the script that accepts it adds what only the store knows."""
+    order, request, conditions = new.order, new.order.request, new.order.conditions
+    unprepared = request.needs_preparation
+    fields: Fields = {
+        "caller": new.caller,
+        "endpoint": order.endpoint,
+        "dialect": order.dialect,
+        "priority": order.priority,
+        "model": request.model,
+        "lane": keys.lane(keys.PREPARATION if unprepared else request.model, order.priority),
+        # To be prepared costs the same for every request.
+        "cost": 1 if unprepared else request.cost,
+        "batch_key": request.batch_key,
+        "images": request.images,
+        "request": request.model_dump_json(),
+    }
+    if order.inline:
+        fields["inline"] = 1
+    if order.webhook:
+        events = ",".join(sorted(order.webhook.events))
+        fields |= {"webhook": order.webhook.url, "receiver": order.webhook.receiver, "webhook_events": events}
+    if conditions.keep_seconds:
+        fields["keep_us"] = round(conditions.keep_seconds * 1e6)
+    if not conditions.may_retry:
+        # Alone, so that it does not end with the crash of another.
+        fields |= {"once": 1, "solo": 1}
+    if not conditions.keeps_payload:
+        fields["blank"] = blank(request)
+    return fields
+
+
+def blank(request: Request) -> str:
+    """The request without what its caller wrote and brought."""
+    nothing = {"prompt": "", "original_prompt": None, "sources": (), "inputs": (), "enhance": False}
+    return request.model_copy(update=nothing).model_dump_json()
 
 
 def job_from(job_id: str, fields: dict[str, str]) -> Job:
@@ -31,7 +72,7 @@ def job_from(job_id: str, fields: dict[str, str]) -> Job:
         fence=int(fields["fence"]),
         sequence=int(fields["sequence"]),
         step=int(fields["step"]),
-        cancelling=fields.get("cancelling") == "1",
+        cancelling="stopping" in fields,
         created_us=int(fields["created_us"]),
         started_us=int(fields.get("started_us", 0)),
         finished_us=int(fields.get("finished_us", 0)),

@@ -10,23 +10,26 @@ import random
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from itertools import chain
+from typing import Literal, cast, get_args
 
 import redis
 
 from farm.errors import IdempotencyConflict, QueueFull
-from farm.job import BATCH_IMAGES, Batch, Claimed, Job, NewJob, Result, Search, State, Webhook
+from farm.job import BATCH_IMAGES, Batch, Claimed, Job, NewJob, Result, Search, State
 from farm.jobstore import keys
 from farm.jobstore.connection import translated
 from farm.jobstore.memory import Memory
-from farm.jobstore.record import job_from, result_text
+from farm.jobstore.record import blank, fields_of, job_from, result_text
 from farm.jobstore.scripts import Scripts
-from farm.request import Request
+from farm.request import Priority, Request
 
 #: For how long whoever removes an expired job has it for itself, in seconds.
 _REMOVAL_SECONDS = 60.0
 #: Records that a search reads at a time.
 SEARCH_CHUNK = 1000
+#: So often a job is given to a preparer; then it counts as one that kills them.
+MOST_TAKES = 5
 
 Retry = Literal["never", "again", "alone"]
 
@@ -43,7 +46,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The answer to a submit: the job, whether it was there before, and how many workers stand idle."""
+    """The answer to a submit: the job, whether it was there before, and how many workers stand idle for it."""
 
     id: str
     repeated: bool
@@ -94,29 +97,19 @@ class JobStore:
 
     def submit(self, new: NewJob) -> Accepted:
         """Record a job, or raise QueueFull, StoreFull, IdempotencyConflict or StoreUnavailable and record nothing."""
-        order, request = new.order, new.order.request
-        webhook = order.webhook or Webhook("", frozenset())
+        order = new.order
         with translated():
             self._memory.refuse_when_full()
             verdict, job_id, idle = self._scripts.run(
                 "submit",
                 new.id,
-                new.caller,
-                order.endpoint,
-                request.model,
-                order.priority,
-                request.batch_key,
-                request.cost,
-                request.images,
-                request.model_dump_json(),
                 self._terms.queue_limit,
                 order.idempotency_key,
                 order.body_digest,
-                order.dialect,
-                int(order.inline),
-                webhook.url,
-                webhook.receiver,
-                ",".join(sorted(webhook.events)),
+                order.call if order.body_digest else "",
+                int(order.is_resent),
+                _us(order.conditions.start_within),
+                *chain.from_iterable(fields_of(new).items()),
             )
         if verdict == "full":
             raise QueueFull(f"{self._terms.queue_limit} of your jobs are waiting, and no more may; come back later.")
@@ -152,15 +145,30 @@ class JobStore:
     def position(self, job: Job) -> int | None:
         """How many waiting jobs of the same model are before this one; None when it does not wait.
 
-        All of normal priority are before one of low, though now and then a low one is let in.
+        All of normal priority are before one of low, though now and then a low one is let in. Before one that is to be
+        prepared are all of its model, as things stand, and those that are prepared before it.
         """
+        if job.request.needs_preparation:
+            return self._position_of_unprepared(job)
+        model, priority = job.request.model, job.priority
         with translated(), self._redis.pipeline(transaction=False) as reads:
-            reads.zrank(keys.waiting(job.request.model, job.priority), job.id)
-            reads.zcard(keys.waiting(job.request.model, "normal"))
+            reads.zrank(keys.waiting(model, priority), job.id)
+            reads.zcard(keys.waiting(model, "normal"))
             rank, normal = reads.execute()
         if rank is None:
             return None
-        return int(rank) + (int(normal) if job.priority == "low" else 0)
+        return int(rank) + (int(normal) if priority == "low" else 0)
+
+    def _position_of_unprepared(self, job: Job) -> int | None:
+        if job.state is not State.CREATED:
+            return None
+        model, priority = job.request.model, job.priority
+        with translated(), self._redis.pipeline(transaction=False) as reads:
+            reads.zrank(keys.waiting(keys.PREPARATION, priority), job.id)  # none: a preparer has it
+            for lane in {"normal", priority}:
+                reads.zcard(keys.waiting(model, lane))
+            rank, *others = reads.execute()
+        return int(rank or 0) + sum(map(int, others))
 
     def cancel(self, job_id: str) -> Literal["cancelled", "stopping", "ended", "unknown"]:
         """`cancelled`: it never started. `stopping`: its worker is told to stop; it ends `failed`, code `cancelled`."""
@@ -169,6 +177,62 @@ class JobStore:
                 "cancel", job_id, self._ttl_us
             )
         return answer
+
+    def abandon(self, job_id: str, call: str) -> bool:
+        """The direct call of this name hung up before its answer. True: nobody waits for the job any more.
+
+        For 30 seconds an equal call goes on with it; then it ends `failed`, code `client_disconnected`, if it has not
+        ended. Not so a job with an Idempotency-Key: its caller has said how it comes back.
+        """
+        with translated():
+            return bool(self._scripts.run("abandon", job_id, call))
+
+    # What preparers do
+
+    def are_unprepared(self) -> bool:
+        """Whether `take_unprepared` would bring anything now."""
+        lanes = [keys.waiting(keys.PREPARATION, priority) for priority in get_args(Priority)]
+        with translated(), self._redis.pipeline(transaction=False) as reads:
+            for lane in lanes:
+                reads.zcard(lane)
+            reads.zrange(keys.PREPARING, 0, 0, withscores=True)
+            reads.zrange(keys.SUSPECTS, 0, 0, withscores=True)
+            reads.time()
+            *waiting, preparing, suspects, (seconds, microseconds) = reads.execute()
+        now_us = seconds * 1_000_000 + microseconds
+        # At most one suspect is prepared at a time: were it not lost, no other lost job could be taken.
+        lost = suspects or preparing
+        return any(waiting) or any(end_us <= now_us for _, end_us in lost)
+
+    def take_unprepared(self, count: int, lease_seconds: float) -> list[Job]:
+        """Up to `count` jobs that are to be prepared, callers in turn; nobody else has them for `lease_seconds`.
+
+        Each must be ended by `prepared` or `refuse`, or be held; else it comes again when its lease is over, without
+        another such beside it. After five takes that brought nothing it ends `failed`, code `preparation_failed`.
+        """
+        with translated():
+            ids = self._scripts.run("take_unprepared", count, _us(lease_seconds), MOST_TAKES, self._ttl_us)
+            jobs = self._records(ids)
+        return [job for job in jobs if job.state is State.CREATED]
+
+    def hold_unprepared(self, job_ids: Collection[str], lease_seconds: float) -> None:
+        """A preparer's sign of life: what it has taken stays its own for so long from now on."""
+        with translated():
+            self._scripts.run("hold_unprepared", _us(lease_seconds), *job_ids)
+
+    def prepared(self, job_id: str, request: Request) -> bool:
+        """Line a job up for a GPU with what its request has become; whoever prepared it then rings for a worker.
+
+        False: it has ended meanwhile, or somebody else has prepared it, and this request's inputs are nobody's.
+        """
+        facts = (request.model, request.batch_key, request.cost, request.images)
+        with translated():
+            return bool(self._scripts.run("prepared", job_id, request.model_dump_json(), blank(request), *facts))
+
+    def refuse(self, job_id: str, code: str, error: str) -> bool:
+        """End a job that cannot be prepared. False: it has ended meanwhile, or somebody else has prepared it."""
+        with translated():
+            return bool(self._scripts.run("refuse", job_id, code, error, self._ttl_us))
 
     # What workers do
 
@@ -179,7 +243,9 @@ class JobStore:
         """
         nonce = nonce or uuid.uuid4().hex
         with translated():
-            text = self._scripts.run("claim", worker, nonce, _us(self._terms.lease_seconds), BATCH_IMAGES, *models)
+            text = self._scripts.run(
+                "claim", worker, nonce, _us(self._terms.lease_seconds), BATCH_IMAGES, self._ttl_us, *models
+            )
         reply = json.loads(text)
         jobs = tuple(
             Claimed(
@@ -187,6 +253,7 @@ class JobStore:
                 fence=int(job["fence"]),
                 attempt=int(job["attempt"]),
                 request=Request.model_validate_json(job["request"]),
+                keeps_payload=job["keeps_payload"],
             )
             for job in reply.get("jobs", ())
         )
@@ -229,14 +296,20 @@ class JobStore:
     # What every process does
 
     def reap(self) -> int:
-        """Take back what dead workers held and line up what was delayed. Returns the number of jobs taken back."""
-        with translated():
-            # Right after a start of Redis every lease looks as if it had run out, though the workers live.
-            hold = float(self._redis.info("server")["uptime_in_seconds"]) < self._terms.lease_seconds
-            taken, _ = self._scripts.run(
-                "reap", int(hold), self._terms.max_attempts, self._ttl_us, _us(3 * self._terms.lease_seconds)
-            )
-        return int(taken)
+        """Take back what dead workers held, end what is overdue, line up what was delayed.
+
+        Returns the number of jobs taken back.
+        """
+        taken, more = 0, 1
+        while more:
+            with translated():
+                # Right after a start of Redis every lease looks as if it had run out, though the workers live.
+                hold = float(self._redis.info("server")["uptime_in_seconds"]) < self._terms.lease_seconds
+                back, more = self._scripts.run(
+                    "reap", int(hold), self._terms.max_attempts, self._ttl_us, _us(3 * self._terms.lease_seconds)
+                )
+            taken += int(back)
+        return taken
 
     def expired(self, count: int = 100) -> list[str]:
         """Ids of finished jobs whose time to be kept is over. What is not deleted within a minute comes again."""

@@ -1,4 +1,4 @@
-"""Many calls that wait cost little: whoever polls beside them hardly notices."""
+"""Calls that wait: many cost little, those that hang up free their place, and their jobs wait to be asked for again."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from api.server import MOST_HELD, MOST_STREAMS
+from farm.jobstore import keys
 from tests.farms import RunningFarm, running_farm, wait_for
 
 #: What a poll may take beside all of them, at the median, in seconds.
 MOST_SECONDS = 0.05
 #: Long enough to meet every one of them as it looks into its record.
 MEASURED_SECONDS = 3.0
+#: So many direct calls, and for so long, must not starve those that poll.
+BURST = 200
+BURST_SECONDS = 60.0
 
+RUN = "/fal/run/fal-ai/flux/srpo"
 CALL = {"prompt": "a fox", "image_size": {"width": 256, "height": 256}}
 
 
@@ -39,7 +45,7 @@ def test_a_poll_beside_as_many_held_calls_and_streams_as_there_may_be_is_quick(d
     with running_farm(data_dir, FARM_SIMULATED_STEP_MS="1000") as farm, ExitStack() as stack:
         job_id = farm.submit(model="fal-ai/flux/srpo")
         for _ in range(MOST_HELD):
-            stack.enter_context(sent(farm, "POST", "/fal/run/fal-ai/flux/srpo", json.dumps(CALL)))
+            stack.enter_context(sent(farm, "POST", RUN, json.dumps(CALL)))
         events = f"/farm/v1/jobs/{job_id}/events"
         streams = [stack.enter_context(sent(farm, "GET", events)) for _ in range(MOST_STREAMS)]
         wait_for(lambda: jobs(farm) == MOST_HELD + 1, what="every held call's job")
@@ -49,16 +55,67 @@ def test_a_poll_beside_as_many_held_calls_and_streams_as_there_may_be_is_quick(d
         times = poll_for_some_seconds(farm, f"/fal/queue/fal-ai/flux/requests/{job_id}/status")
 
         assert statistics.median(times) < MOST_SECONDS
-        assert farm.call("POST", "/fal/run/fal-ai/flux/srpo", CALL).status == 429
+        assert farm.call("POST", RUN, CALL).status == 429
         assert jobs(farm) == MOST_HELD + 1
 
         stack.close()  # everybody leaves without an answer
         wait_for(lambda: is_held(farm), seconds=10, what="a place for the next one")
 
 
+@pytest.mark.usefixtures("usual_limit")
+@pytest.mark.full
+def test_a_minute_of_direct_calls_of_long_jobs_does_not_starve_who_polls(data_dir: Path) -> None:
+    with running_farm(data_dir, FARM_SIMULATED_STEP_MS="3000") as farm, ExitStack() as stack:
+        job_id = farm.submit(model="fal-ai/flux/srpo", num_inference_steps=50)
+        for _ in range(BURST):
+            stack.enter_context(sent(farm, "POST", RUN, json.dumps(CALL)))
+        wait_for(lambda: jobs(farm) == BURST + 1, what="every held call's job")
+
+        times = poll_for_some_seconds(farm, f"/fal/queue/fal-ai/flux/requests/{job_id}/status", BURST_SECONDS)
+
+        assert statistics.median(times) < MOST_SECONDS
+        assert max(times) < 2
+
+
+def test_who_hangs_up_may_ask_again_for_half_a_minute(data_dir: Path) -> None:
+    """One waits, and one is rendered: of either the caller leaves, and one of them comes back."""
+    with running_farm(data_dir, FARM_SIMULATED_STEP_MS="100") as farm:
+        with sent(farm, "POST", RUN, json.dumps(CALL | {"num_inference_steps": 50, "num_images": 4})):
+            wait_for(lambda: jobs(farm) == 1, what="the first call's job")
+            (running,) = ids(farm)
+            farm.wait_for_state(running, "processing")
+            with sent(farm, "POST", RUN, json.dumps(CALL)):
+                wait_for(lambda: jobs(farm) == 2, what="the second call's job")
+                (waiting,) = set(ids(farm)) - {running}
+        wait_for(lambda: let_go(farm) == {running, waiting}, what="two jobs that nobody waits for")
+
+        with sent(farm, "POST", RUN, json.dumps(CALL)) as again:
+            wait_for(lambda: let_go(farm) == {running}, what="a job that is waited for again")
+            farm.redis.zadd(keys.LETTING_GO, {running: 0})  # half a minute later
+            left = farm.wait_for_end(running)
+            assert (left["status"], left["code"]) == ("failed", "client_disconnected")
+            assert left["progress"]["step"] < left["progress"]["steps"]
+            again.settimeout(60)
+            head = again.recv(4096).decode()
+
+        assert head.startswith("HTTP/1.1 200")
+        assert f"x-fal-request-id: {waiting}" in head
+        assert set(ids(farm)) == {running, waiting}
+
+
+def ids(farm: RunningFarm) -> list[str]:
+    """Of every job that there is."""
+    return [job["id"] for job in farm.call("GET", "/farm/v1/jobs").json["jobs"]]
+
+
+def let_go(farm: RunningFarm) -> set[str]:
+    """The jobs whose callers have left, and may come back."""
+    return set(cast(list[str], farm.redis.zrange(keys.LETTING_GO, 0, -1)))
+
+
 def is_held(farm: RunningFarm) -> bool:
     """Whether a new call is held rather than told to come back."""
-    with sent(farm, "POST", "/fal/run/fal-ai/flux/srpo", json.dumps(CALL)) as connection:
+    with sent(farm, "POST", RUN, json.dumps(CALL)) as connection:
         connection.settimeout(1)
         try:
             assert connection.recv(64).startswith(b"HTTP/1.1 429")
@@ -90,10 +147,10 @@ def jobs(farm: RunningFarm) -> int:
     return queue["waiting"] + queue["processing"]
 
 
-def poll_for_some_seconds(farm: RunningFarm, path: str) -> list[float]:
+def poll_for_some_seconds(farm: RunningFarm, path: str, seconds: float = MEASURED_SECONDS) -> list[float]:
     """How long each poll took, in seconds."""
     times = []
-    until = time.monotonic() + MEASURED_SECONDS
+    until = time.monotonic() + seconds
     while (began := time.monotonic()) < until:
         assert farm.call("GET", path).status == 202
         times.append(time.monotonic() - began)

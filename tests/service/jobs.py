@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from typing import Any, cast
 
 import redis
 
-from farm.job import Claimed, Job, NewJob, Order, Result, State, Webhook
+from farm.job import Claimed, Conditions, Job, NewJob, Order, Result, State, Webhook
 from farm.jobstore import keys
 from farm.jobstore.store import Held, JobStore, Terms
 from tests.unit.samples import a_request, a_result
@@ -25,11 +26,26 @@ def new_job(
     key: str = "",
     digest: str = "",
     webhook: Webhook | None = None,
+    conditions: Conditions | None = None,
     **fields: Any,
 ) -> NewJob:
     """A job as a dialect hands it over."""
-    order = Order("flux/srpo", a_request(**fields), priority, webhook=webhook, idempotency_key=key, body_digest=digest)
+    order = Order(
+        "flux/srpo",
+        a_request(**fields),
+        priority,
+        webhook=webhook,
+        conditions=conditions or Conditions(),
+        idempotency_key=key,
+        body_digest=digest,
+    )
     return NewJob(str(uuid.uuid4()), caller, order)
+
+
+def direct_call(caller: str = "ada", *, is_resent: bool = False, **fields: Any) -> NewJob:
+    """A job whose caller waits for it; two such calls are equal."""
+    new = new_job(caller, **{"digest": "d"} | fields)
+    return replace(new, order=replace(new.order, call=f"call of {new.id}", is_resent=is_resent))
 
 
 def submit(store: JobStore, caller: str = "ada", **fields: Any) -> str:
@@ -85,6 +101,25 @@ def lose(client: redis.Redis, store: JobStore, *job_ids: str) -> int:
     """Let the leases run out and have the jobs taken back."""
     end_lease(client, *job_ids)
     return store.reap()
+
+
+def end_start(client: redis.Redis, job_id: str) -> None:
+    """Let the time be over within which this job must be started."""
+    client.hset(keys.job(job_id), "start_by_us", 1)
+    client.zadd(keys.START_BY, {job_id: 1}, xx=True)
+
+
+def end_preparation(client: redis.Redis, *job_ids: str) -> None:
+    """Let the preparers' leases of these jobs run out now."""
+    for job_id in job_ids:
+        client.zadd(keys.PREPARING, {job_id: 0}, xx=True)
+        client.zadd(keys.SUSPECTS, {job_id: 0}, xx=True)
+
+
+def end_waiting_for_callers(client: redis.Redis) -> None:
+    """Let the time be over within which a direct call may be asked for again."""
+    for job_id in cast(list[str], client.zrange(keys.LETTING_GO, 0, -1)):
+        client.zadd(keys.LETTING_GO, {job_id: 0})
 
 
 def outbox(client: redis.Redis) -> list[str]:

@@ -12,7 +12,7 @@ import redis
 from farm.job import State
 from farm.jobstore import keys
 from farm.jobstore.store import JobStore
-from tests.service.jobs import end_delays, events, ids, lose, new_job, record, state, submit, take, take_one
+from tests.service.jobs import FACTS, end_delays, events, ids, lose, new_job, record, state, submit, take, take_one
 
 
 def test_a_claim_hands_over_what_rendering_needs(store: JobStore) -> None:
@@ -134,6 +134,41 @@ def test_callers_take_turns(store: JobStore) -> None:
         assert set(callers[round_of_three : round_of_three + 3]) == {"ada", "bob", "eve"}
 
 
+def test_a_bulk_for_one_model_does_not_hold_up_a_single_picture_of_another(store: JobStore) -> None:
+    for _ in range(50):
+        submit(store, "bulk", images=4)
+    single = submit(store, "single", model="kontext")
+
+    batches = [ids(store.claim("w1", ["srpo", "kontext"]).batch.jobs) for _ in range(2)]
+
+    assert [single] in batches
+
+
+def test_callers_take_turns_over_all_models_of_a_worker(store: JobStore) -> None:
+    """Whoever spreads its work over models has no more of the worker than who keeps to one."""
+    for _ in range(12):
+        submit(store, "spread", images=4)
+        submit(store, "spread", images=4, model="kontext-edit")
+        submit(store, "plain", images=4, model="kontext")
+    models = ["srpo", "kontext", "kontext-edit"]
+
+    claimed = [record(store, store.claim("w1", models).batch.jobs[0].id).caller for _ in range(12)]
+
+    assert claimed.count("plain") == 6
+
+
+def test_what_was_taken_back_goes_before_the_jobs_of_other_models(store: JobStore, client: redis.Redis) -> None:
+    lost = submit(store, "busy", images=4)
+    for _ in range(3):
+        submit(store, "busy", images=4)
+    models = ["srpo", "kontext"]
+    store.claim("w1", models)
+    submit(store, "fresh", images=4, model="kontext")
+    lose(client, store)
+
+    assert ids(store.claim("w1", models).batch.jobs) == [lost]
+
+
 def test_turns_are_by_the_work_asked_for(store: JobStore) -> None:
     """Ada asks for four times the steps a job, so that three or four of bob's jobs start for each of hers."""
     for _ in range(8):
@@ -203,7 +238,7 @@ def test_a_lost_answer_brings_the_same_jobs_again(store: JobStore, client: redis
     """The client sends the same claim again; the script knows it by its nonce."""
     for _ in range(8):
         submit(store)
-    terms = (1_000_000, 4, "srpo")
+    terms = (1_000_000, 4, 1_000_000, "srpo")
 
     first = store._scripts.run("claim", "w1", "a nonce", *terms)
     again = store._scripts.run("claim", "w1", "a nonce", *terms)
@@ -317,3 +352,23 @@ def test_a_claim_whose_answer_was_lost_is_answered_again(store: JobStore) -> Non
 
     assert again == first
     assert store.claim("w1", ["srpo"]).batch != first.batch
+
+
+def test_a_claim_that_is_answered_again_keeps_no_prompt(store: JobStore, client: redis.Redis) -> None:
+    """The worker's last claim is kept for as long as it makes no other, and that may be long after its jobs' end."""
+    submit(store, prompt="a secret fox")
+    (job,) = store.claim("w1", ["srpo"], nonce="once").batch.jobs
+
+    assert job.request.prompt == "a secret fox"
+    assert "secret" not in str(client.hgetall(keys.worker("w1")))
+
+
+def test_a_worker_that_died_after_its_first_claim_leaves_nothing(store: JobStore, client: redis.Redis) -> None:
+    store.claim("w1", ["srpo"])
+    store.renew("w2", FACTS, [])
+    client.zadd(keys.WORKERS, {"w1": 0}, xx=True)
+
+    store.reap()
+
+    assert not client.exists(keys.worker("w1"))
+    assert client.smembers(keys.idle("srpo")) == {"w2"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import redis
@@ -11,7 +12,7 @@ import redis
 from farm import clock
 from farm.delivery import Attempt, Outcome
 from farm.errors import IdempotencyConflict, QueueFull, StoreFull, StoreUnavailable
-from farm.job import State, Webhook
+from farm.job import Conditions, State, Webhook
 from farm.jobstore import keys
 from farm.jobstore.connection import connect
 from farm.jobstore.deliveries import Deliveries
@@ -125,6 +126,19 @@ def test_a_key_outlives_its_job_by_a_day(store: JobStore, client: redis.Redis) -
 
     assert 86_390 < client.ttl(name) <= 86_400
     assert store.submit(new_job(key="k", digest="d")).id == job_id
+
+
+@pytest.mark.parametrize("first", [{"inline": True}, {"conditions": Conditions(keep_seconds=60)}])
+def test_a_key_outlives_a_job_that_is_kept_for_less_than_a_day(store: JobStore, first: dict[str, Any]) -> None:
+    new = new_job(key="k", digest="d")
+    new = replace(new, order=replace(new.order, **first))
+    job_id = store.submit(new).id
+    store.complete(job := take_one(store), result(job))
+
+    assert store.forget(job_id)
+
+    again = store.submit(new_job(key="k", digest="d"))
+    assert (again.id, again.repeated) == (job_id, True)
 
 
 def test_a_caller_may_have_so_many_jobs_waiting(client: redis.Redis) -> None:

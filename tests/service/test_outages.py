@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
+from werkzeug.test import TestResponse
 
 from api.app import create_app
 from farm import clock, embedded, reaper, service
@@ -20,8 +21,9 @@ from farm.callers import LOCAL
 from farm.celery import RENDER_QUEUE
 from farm.embedded import EmbeddedRedis
 from farm.errors import StoreUnavailable
-from farm.job import State
+from farm.job import NewJob, State
 from farm.jobstore import keys
+from farm.jobstore.store import Accepted, JobStore
 from farm.reaper import Reaper
 from farm.settings import Settings
 from tests.farms import folder_in_memory, wait_for
@@ -34,6 +36,7 @@ from tests.service.calls import (
     bearer,
     fal_error,
     post_job,
+    post_prediction,
     post_request,
     refusal,
     submit,
@@ -159,6 +162,41 @@ def test_a_held_call_whose_redis_dies_is_not_told_to_come_back(outage: Outage) -
     assert fal_error(response, 504)["message"].endswith(f"/fal/queue/fal-ai/flux/requests/{job.id}")
     assert response.headers["X-Fal-Request-Timeout-Type"] == "user"
     wait_for(lambda: jobs.record(outage.farm.store, job.id))
+
+
+def test_a_held_prediction_whose_redis_dies_is_answered_with_its_id(outage: Outage) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        api = outage.api.application.test_client()
+        answer = pool.submit(post_prediction, api, enable_sync_mode=True)
+        (job,) = wait_for(lambda: jobs.take(outage.farm.store))
+        outage.kill()
+        response = answer.result()
+    outage.server.start()
+
+    prediction = response.get_json()["data"]
+    assert (response.status_code, prediction["id"]) == (200, job.id)
+    assert prediction["status"] in ("created", "processing")
+
+
+@pytest.mark.parametrize("post", [post_request, post_prediction])
+def test_a_submit_whose_redis_dies_once_it_is_accepted_is_not_told_to_come_back(
+    outage: Outage, monkeypatch: pytest.MonkeyPatch, post: Callable[[FlaskClient], TestResponse]
+) -> None:
+    """Clients send again what is refused with 503: they would have two jobs."""
+    store, accepted = outage.farm.store, []
+
+    def submit_and_die(new: NewJob) -> Accepted:
+        accepted.append(JobStore.submit(store, new))
+        outage.kill()
+        return accepted[0]
+
+    monkeypatch.setattr(store, "submit", submit_and_die)
+    response = post(outage.api)
+    monkeypatch.undo()
+    outage.server.start()
+
+    assert (response.status_code, accepted[0].id in response.text) == (200, True)
+    wait_for(lambda: jobs.record(store, accepted[0].id))
 
 
 def test_probes_tell_of_a_dead_redis(dead: Outage) -> None:

@@ -13,16 +13,18 @@ import pytest
 import redis
 
 from farm.errors import IdempotencyConflict
-from farm.job import Claimed, State
+from farm.job import Claimed, Conditions, State
 from farm.jobstore import keys
 from farm.jobstore.store import JobStore
-from tests.service.jobs import FACTS, held, new_job, result
+from tests.service.jobs import FACTS, end_preparation, end_start, end_waiting_for_callers, held, new_job, result
 
 OPERATIONS = 600
 LOOK_EVERY = 15
 CALLERS = ("ada", "bob", "eve")
 WORKERS = ("w1", "w2", "w3")
 SIDES = (256, 512)
+SOURCE = "https://pictures.example/cat.png"
+LEASE = 60.0
 
 
 class Walk:
@@ -34,6 +36,8 @@ class Walk:
         self._dice = random.Random(seed)
         self.jobs: set[str] = set()
         self._claims: list[tuple[str, Claimed]] = []  # every claim there ever was, stale ones too
+        self._unprepared: list[str] = []  # every job that was taken to be prepared
+        self._calls: list[tuple[str, str]] = []  # every direct call: its job and its name
         self._ends: dict[str, str] = {}
         self._fence = 0
 
@@ -53,6 +57,14 @@ class Walk:
             self._reap: 3,
             self._end_delays: 2,
             self._delete: 2,
+            self._take_unprepared: 4,
+            self._hold_unprepared: 1,
+            self._prepare: 4,
+            self._refuse: 1,
+            self._lose_unprepared: 2,
+            self._hang_up: 4,
+            self._end_waiting_for_callers: 1,
+            self._end_start: 2,
         }
         (chosen,) = self._dice.choices(list(weights), list(weights.values()))
         return chosen
@@ -64,16 +76,27 @@ class Walk:
             priority=dice.choice(("normal", "low")),
             width=dice.choice(SIDES),
             images=dice.randint(1, 4),
+            sources=dice.choice(((), (), (SOURCE,))),
             key=dice.choice(("", "", "k1", "k2")),
             digest=dice.choice("ab"),
+            conditions=Conditions(
+                start_within=dice.choice((0, 0, 60)),
+                may_retry=dice.choice((True, True, False)),
+                keeps_payload=dice.choice((True, True, False)),
+            ),
         )
         # Named by the dice, so that a seed gives the same walk again.
-        new = replace(new, id=str(uuid.UUID(int=dice.getrandbits(128), version=4)))
+        name, call = (str(uuid.UUID(int=dice.getrandbits(128), version=4)) for _ in range(2))
+        order = replace(new.order, call=dice.choice(("", call)), is_resent=dice.choice((True, False)))
+        new = replace(new, id=name, order=order)
         try:
-            self.jobs.add(self._store.submit(new).id)
-            self.jobs.add(self._store.submit(new).id)  # the answer was lost
+            job_id = self._store.submit(new).id
+            assert self._store.submit(new).id == job_id  # the answer was lost
         except IdempotencyConflict:
-            pass
+            return
+        self.jobs.add(job_id)
+        if order.call:
+            self._calls.append((job_id, order.call))
 
     def _claim(self) -> None:
         worker = self._dice.choice(WORKERS)
@@ -124,6 +147,51 @@ class Walk:
     def _reap(self) -> None:
         self._store.reap()
 
+    def _take_unprepared(self) -> None:
+        self._unprepared += [job.id for job in self._store.take_unprepared(self._dice.randint(1, 4), LEASE)]
+
+    def _any_unprepared(self) -> str | None:
+        """Mostly a recent one; now and then one that is anything by now."""
+        recent = self._unprepared[-8:] if self._dice.random() < 0.8 else self._unprepared
+        return self._dice.choice(recent) if recent else None
+
+    def _hold_unprepared(self) -> None:
+        if job_id := self._any_unprepared():
+            self._store.hold_unprepared([job_id], LEASE)
+
+    def _prepare(self) -> None:
+        if job_id := self._any_unprepared():
+            self._prepare_one(job_id)
+
+    def _prepare_one(self, job_id: str) -> None:
+        job = self._store.get(job_id)
+        if job and job.request.sources:
+            width = self._dice.choice(SIDES)
+            ready = job.request.model_copy(update={"inputs": (f"{width}.png",), "width": width})
+            if self._store.prepared(job_id, ready):
+                assert self._store.prepared(job_id, ready)  # the answer was lost
+
+    def _refuse(self) -> None:
+        if (job_id := self._any_unprepared()) and self._store.refuse(job_id, "image_load_error", "x"):
+            assert self._store.refuse(job_id, "image_load_error", "x")  # the answer was lost
+
+    def _lose_unprepared(self) -> None:
+        for job_id in [*_members(self._redis, keys.PREPARING), *_members(self._redis, keys.SUSPECTS)]:
+            if self._dice.random() < 0.5:
+                end_preparation(self._redis, job_id)
+
+    def _hang_up(self) -> None:
+        if self._calls:
+            self._store.abandon(*self._dice.choice(self._calls[-20:]))
+
+    def _end_waiting_for_callers(self) -> None:
+        end_waiting_for_callers(self._redis)
+
+    def _end_start(self) -> None:
+        for job_id in _members(self._redis, keys.START_BY):
+            if self._dice.random() < 0.1:
+                end_start(self._redis, job_id)
+
     def _end_delays(self) -> None:
         for job_id in _members(self._redis, keys.DELAYED):
             self._redis.zadd(keys.DELAYED, {job_id: 0})
@@ -145,9 +213,14 @@ class Walk:
             self._end_delays()
             for job_id in _members(self._redis, keys.LEASES):
                 self._redis.zadd(keys.LEASES, {job_id: 0})
+            self._end_waiting_for_callers()
             self._store.reap()
+            end_preparation(self._redis, *self.jobs)
+            self._take_unprepared()
+            for job_id in self._taken():
+                self._prepare_one(job_id)
             batch = self._store.claim("last", ["srpo"]).batch.jobs
-            if not batch:
+            if not batch and not self._store.are_unprepared():
                 return
             for job in batch:
                 self._store.complete(job, result(job))
@@ -159,6 +232,9 @@ class Walk:
         records = {job_id: _record(self._redis, job_id) for job_id in self.jobs}
         assert all(records.values()), "a job was lost"
         self._check_indexes(records)
+        self._check_unprepared(records)
+        self._check_deadlines(records)
+        self._check_calls(records)
         self._check_waiting_counts(records)
         self._check_ends(records)
         self._check_events(records)
@@ -167,11 +243,16 @@ class Walk:
         """Each job is in exactly the indexes that its state asks for."""
         lanes = Counter(
             job_id
-            for model in ("srpo",)
+            for model in ("srpo", keys.PREPARATION)
             for priority in ("normal", "low")
             for job_id in _members(self._redis, keys.waiting(model, priority))
         )
-        since = {job_id for lane in ("normal", "low") for job_id in _members(self._redis, keys.since("srpo", lane))}
+        since = {
+            job_id
+            for lane in (("srpo", "normal"), ("srpo", "low"), (keys.PREPARATION, "srpo"))
+            for job_id in _members(self._redis, keys.since(*lane))
+        }
+        taken = self._taken()
         delayed = set(_members(self._redis, keys.DELAYED))
         mates = {
             job_id for name in self._redis.scan_iter(f"{keys.PREFIX}mates:*") for job_id in _members(self._redis, name)
@@ -180,13 +261,54 @@ class Walk:
         solo = {job_id for job_id, fields in records.items() if fields.get("solo") == "1"}
 
         assert set(lanes.values()) <= {1}
-        assert set(lanes) == since
-        assert not set(lanes) & delayed
-        assert set(lanes) | delayed == by_state[State.CREATED]
-        assert mates == set(lanes) - solo
+        assert set(lanes) | set(taken) == since
+        assert len(lanes) + len(delayed) + len(taken) == len(by_state[State.CREATED])
+        assert set(lanes) | delayed | set(taken) == by_state[State.CREATED]
+        assert mates == set(lanes) - solo - self._named_unprepared(records)
         assert set(_members(self._redis, keys.LEASES)) == by_state[State.PROCESSING]
         assert set(_members(self._redis, keys.EXPIRY)) == by_state[State.COMPLETED] | by_state[State.FAILED]
         assert set(_members(self._redis, keys.JOBS)) == set(records)
+
+    def _taken(self) -> list[str]:
+        return [*_members(self._redis, keys.PREPARING), *_members(self._redis, keys.SUSPECTS)]
+
+    def _named_unprepared(self, records: dict[str, dict[str, str]]) -> set[str]:
+        return {job for job, fields in records.items() if fields["lane"].startswith(f"{keys.PREPARATION}:")}
+
+    def _check_unprepared(self, records: dict[str, dict[str, str]]) -> None:
+        """What is to be prepared is with a preparer or in the line for one, and in no other."""
+        waiting = {
+            job_id
+            for priority in ("normal", "low")
+            for job_id in _members(self._redis, keys.waiting(keys.PREPARATION, priority))
+        }
+        created = {job for job, fields in records.items() if fields["state"] == "created"}
+        assert waiting | set(self._taken()) == self._named_unprepared(records) & created
+        live = f"({self._redis.time()[0] * 1_000_000}"
+        assert self._redis.zcount(keys.SUSPECTS, live, "+inf") <= 1
+
+    def _check_deadlines(self, records: dict[str, dict[str, str]]) -> None:
+        limited = {job for job, fields in records.items() if "start_by_us" in fields and fields["state"] == "created"}
+        assert set(_members(self._redis, keys.START_BY)) == limited
+        for fields in records.values():
+            forgotten = '"prompt":""' in fields["request"]
+            assert forgotten <= State(fields["state"]).is_terminal
+            assert not (State(fields["state"]).is_terminal and "blank" in fields)
+
+    def _check_calls(self, records: dict[str, dict[str, str]]) -> None:
+        """Nothing is left of direct calls whose job cannot be asked for again."""
+        known = {name: _members(self._redis, name) for name in self._redis.scan_iter(f"{keys.PREFIX}direct:*")}
+        jobs = {job_id: name for name, members in known.items() for job_id in members}
+        waited_for = {
+            name.removeprefix(f"{keys.PREFIX}calls:") for name in self._redis.scan_iter(f"{keys.PREFIX}calls:*")
+        }
+
+        assert {records[job_id]["direct"] for job_id in jobs} == set(known)
+        assert all(records[job_id]["state"] != "failed" for job_id in jobs)
+        assert waited_for <= set(jobs)
+        assert set(_members(self._redis, keys.LETTING_GO)) <= set(jobs)
+        completed = {job_id for job_id in jobs if records[job_id]["state"] == "completed"}
+        assert completed <= set(_members(self._redis, keys.LETTING_GO))
 
     def _check_waiting_counts(self, records: dict[str, dict[str, str]]) -> None:
         counted = cast(dict[str, str], self._redis.hgetall(f"{keys.PREFIX}waiting_count"))

@@ -20,7 +20,7 @@ from tests.farms import wait_for
 from tests.service import jobs
 from workers.encode import Encoder
 from workers.lease import Lease
-from workers.pipelines.pipeline import Painted, Pipeline, Watch
+from workers.pipelines.pipeline import NO_PICTURES, Painted, Pictures, Pipeline, Watch
 from workers.pipelines.simulated import SimulatedPipeline
 from workers.publish import Publisher
 from workers.render import Renderer
@@ -37,7 +37,9 @@ class Stepwise(SimulatedPipeline):
         self.done = threading.Semaphore(0)
         self.steps: list[tuple[int, int]] = []
 
-    def render(self, images: Sequence[ImageRequest], watch: Watch) -> Iterator[Painted]:
+    def render(
+        self, images: Sequence[ImageRequest], watch: Watch, pictures: Pictures = NO_PICTURES
+    ) -> Iterator[Painted]:
         def wait(index: int, step: int) -> bool:
             self.asked.release()
             assert self.leave.acquire(timeout=10), "nobody gave leave"
@@ -46,7 +48,7 @@ class Stepwise(SimulatedPipeline):
             self.done.release()
             return goes_on
 
-        return super().render(images, wait)
+        return super().render(images, wait, pictures)
 
     def go(self, steps: int = 1) -> None:
         """Let so many steps happen, one after another, and return when the last one has been watched."""
@@ -63,8 +65,10 @@ class Counting(SimulatedPipeline):
         super().__init__(step_ms=0)
         self.painted = 0
 
-    def render(self, images: Sequence[ImageRequest], watch: Watch) -> Iterator[Painted]:
-        for painted in super().render(images, watch):
+    def render(
+        self, images: Sequence[ImageRequest], watch: Watch, pictures: Pictures = NO_PICTURES
+    ) -> Iterator[Painted]:
+        for painted in super().render(images, watch, pictures):
             self.painted += 1
             yield painted
 
@@ -76,7 +80,9 @@ class Broken(SimulatedPipeline):
         super().__init__(step_ms=0)
         self.batches: list[list[str]] = []
 
-    def render(self, images: Sequence[ImageRequest], watch: Watch) -> Iterator[Painted]:
+    def render(
+        self, images: Sequence[ImageRequest], watch: Watch, pictures: Pictures = NO_PICTURES
+    ) -> Iterator[Painted]:
         self.batches.append([image.prompt for image in images])
 
         def check(index: int, step: int) -> bool:
@@ -84,7 +90,7 @@ class Broken(SimulatedPipeline):
                 raise MemoryError("the device is full")
             return watch(index, step)
 
-        return super().render(images, check)
+        return super().render(images, check, pictures)
 
 
 class FailingStorage(LocalStorage):
@@ -110,12 +116,14 @@ def folder_of(storage: Storage) -> Path:
 
 
 class Flagging:
-    """Flags what `unsafe` says of the picture; raises what it raises."""
+    """Flags what `unsafe` says of the picture; raises what it raises. `tolerances` are those it was asked with."""
 
     def __init__(self, unsafe: Callable[[Image.Image], bool]) -> None:
         self._unsafe = unsafe
+        self.tolerances: list[int] = []
 
-    def check(self, image: Image.Image) -> bool:
+    def check(self, image: Image.Image, tolerance: int) -> bool:
+        self.tolerances.append(tolerance)
         return self._unsafe(image)
 
 
@@ -152,6 +160,7 @@ class Workshop:
             store,
             worker=name,
             pipeline=self.pipeline,
+            storage=self.storage,
             lease=self.lease,
             publisher=self.publisher,
             bell=farm.bell,

@@ -1,15 +1,15 @@
 -- A job's pictures are stored: it is completed.
 -- ARGV: id, fence, result (JSON), ttl_us
--- Returns 1, or 0 where the fence is stale or the job was cancelled; its pictures are then nobody's
+-- Returns 1, or 0 where the fence is stale or the job was stopped; its pictures are then nobody's
 local id, fence, result, ttl_us = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 if not holds(id, fence) then
   -- The same call again, because its answer was lost.
   local job = redis.call('HMGET', job_key(id), 'state', 'fence')
   return (job[1] == 'completed' and job[2] == fence) and 1 or 0
 end
-local job = redis.call('HMGET', job_key(id), 'cancelling', 'images')
-if job[1] == '1' then
-  finish_cancelled(id, ttl_us)
+local job = redis.call('HMGET', job_key(id), 'stopping', 'images')
+if job[1] then
+  finish_stopped(id, job[1], ttl_us)
   return 0
 end
 finish(id, 'completed', {'result', result}, ttl_us)

@@ -5,12 +5,12 @@
 local id, fence, code, error_text, retry = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local delay_us, most, ttl_us = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 if not holds(id, fence) then return 'stale' end
-local job = redis.call('HMGET', job_key(id), 'attempt', 'mates', 'cancelling', 'state')
+local job = redis.call('HMGET', job_key(id), 'attempt', 'mates', 'stopping', 'state', 'once')
 local attempt, mates = tonumber(job[1]), tonumber(job[2])
 
-if job[3] == '1' then
-  finish_cancelled(id, ttl_us)
-elseif retry == 'never' or (attempt >= most and not (retry == 'alone' and mates > 0)) then
+if job[3] then
+  finish_stopped(id, job[3], ttl_us)
+elseif retry == 'never' or job[5] or (attempt >= most and not (retry == 'alone' and mates > 0)) then
   finish(id, 'failed', {'code', code, 'error', error_text}, ttl_us)
 elseif job[4] == 'processing' then
   if retry == 'alone' then isolate(id, mates) end

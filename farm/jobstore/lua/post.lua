@@ -7,7 +7,6 @@ local callers_room = tonumber(ARGV[5])
 local time = now()
 -- So many lines are looked at that turn out to have no room or nothing due; the others have their turn after them.
 local PATIENT = 100
-local SECOND_US = 1000000
 
 -- A try whose worker died, or was too slow to tell: it is due again.
 local function take_back_overdue(caller, line)

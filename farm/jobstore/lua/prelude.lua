@@ -2,17 +2,32 @@
 --
 -- P is the prefix of all keys; may_go(from, to) is the table of transitions. Times are microseconds by Redis's own clock; ids are UUIDs.
 --
---   P job:{id}                    HASH    the record: state, sequence, caller, endpoint, model, priority, batch_key, cost, turn,
+--   P job:{id}                    HASH    the record: state, sequence, caller, endpoint, model, priority, lane, batch_key, cost, turn,
 --                                         images, request (JSON), attempt, fence, worker, mates (others
---                                         in its batch), solo, step, cancelling, code, error, result (JSON), idempotency, created_us, started_us, finished_us,
---                                         dialect, inline, webhook (URL), receiver (its scheme, host and port), webhook_events (states, comma-separated)
---   P waiting:{model}:{priority}  ZSET    id → turn: who is next; taken-back jobs have negative turns
---   P since:{model}:{priority}    ZSET    id → created_us: the same jobs by age
+--                                         in its batch), solo, step, code, error, result (JSON), idempotency, created_us, started_us, finished_us,
+--                                         stopping (the code with which it ends when its worker has stopped),
+--                                         dialect, inline, webhook (URL), receiver (its scheme, host and port), webhook_events (states, comma-separated),
+--                                         takes (how often a preparer took it), start_by_us (when it must have been started), keep_us (how long it is
+--                                         kept after its end, if not for as long as may be), once (it may not be tried again), blank (what its
+--                                         request becomes with its end), direct (the key of the direct calls that are equal to the one that brought it)
+--
+-- A lane is a line of jobs: {model}:{priority}, or unprepared:{priority} for those that are not ready for a GPU yet.
+--
+--   P waiting:{lane}              ZSET    id → turn: who is next; taken-back jobs have negative turns
+--   P since:{lane}                ZSET    id → created_us: the same jobs by age
+--   P since:unprepared:{model}    ZSET    the same of jobs that are not prepared yet, also of those that a preparer has
+--   P turn:{lane}                 HASH    caller → virtual time at which its last accepted job would end
+--   P claimed:{lane}              HASH    caller → the same of its last claimed job
+--   P clock:{lane}                STRING  virtual time: the turn of the last job that was taken
 --   P mates:{batch_key}           ZSET    id → turn: waiting jobs that may share a batch
---   P turn:{model}:{priority}     HASH    caller → virtual time at which its last accepted job would end
---   P claimed:{model}:{priority}  HASH    caller → the same of its last claimed job
---   P clock:{model}:{priority}    STRING  virtual time: the turn of the last job that was claimed
+--   P preparing, P suspects       ZSET    id → when its preparer's right to it ends, for the first time and after it was lost
 --   P delayed                     ZSET    id → when it may be tried again
+--   P start_by                    ZSET    id → when it must have been started, of jobs in state created
+--   P direct:{caller}:{digest}    ZSET    id → when the last caller that waited for it hung up, 0 while one waits, -1 once
+--                                         it was answered: jobs of equal direct calls
+--   P calls:{id}                  SET     the direct calls that wait for a job
+--   P joined:{call}               STRING  the job with which a direct call went on; expires, for it is for repeated submits only
+--   P letting_go                  ZSET    id → until when a direct call that is sent again may go on with the job
 --   P leases                      ZSET    id → when its worker's right to it ends
 --   P expiry                      ZSET    id → when a finished job is forgotten
 --   P waiting_count               HASH    caller → its jobs in state created
@@ -33,19 +48,28 @@
 --   P signing_key                 STRING  the ED25519 key of fal's webhooks
 --   P base                        STRING  the address under which the API says it is reached
 --   P workers                     ZSET    worker → its last sign of life
---   P worker:{worker}             HASH    what it is and does; last claim, to answer a repeated call the same way
+--   P worker:{worker}             HASH    what it is and does; nonce and claimed: its last claim, to answer a repeated call the same
+--                                         way; present: the virtual time of its shares
+--   P shares:{worker}             HASH    caller → virtual time up to which it has worked for that one, over all its models
 --   P idle:{model}                SET     workers that looked for work and found none
 --   P models                      HASH    model → JSON of what serves it, and when that was last seen
 --   P totals                      HASH    counters since the beginning, for metrics
 --   P fence                       STRING  the last fence
+--   P upload:{ticket}             HASH    an upload that was announced: caller, key, content_type, size, in_parts, settled (the digest
+--                                         of what came); expires
+--   P upload_parts:{ticket}       HASH    number → digest and bytes of a part that came; expires
 --   P farm                        STRING  the farm's own id; the storage bears it as a mark
 --   P sweep:turn                  STRING  somebody looks through a part of the storage; expires
 --   P sweep:reached               STRING  how far that got
 --
--- Channels: P changes:{id} (the record changed), P stop (an id whose rendering must stop), P due (a delivery is due). Hints only.
+-- Channels: P changes:{id} (the record changed), P stop (an id whose rendering must stop), P due (a delivery is due), P unprepared (a job
+-- is to be prepared). Hints only.
 
-local HOUR_US = 3600 * 1000000
+local SECOND_US = 1000000
+local HOUR_US = 3600 * SECOND_US
 local DAY_US = 24 * HOUR_US
+-- For so long a direct call whose caller hung up may be asked for again.
+local AGAIN_US = 30 * SECOND_US
 
 local function now()
   local time = redis.call('TIME')
@@ -167,62 +191,151 @@ local function charge_only_what_was_claimed(lane, caller)
   redis.call('HSET', P .. 'turn:' .. lane, caller, redis.call('HGET', P .. 'claimed:' .. lane, caller) or 0)
 end
 
+-- The job whose turn it was is taken: virtual time goes on.
+local function advance(lane, turn)
+  if turn > 0 then redis.call('SET', P .. 'clock:' .. lane, turn) end
+end
+
+-- Low priority gets one turn in eight even while normal jobs wait, so that it is never starved.
+local function priorities(counter)
+  if redis.call('HINCRBY', P .. 'totals', counter, 1) % 8 == 0 then return {'low', 'normal'} end
+  return {'normal', 'low'}
+end
+
 -- Before all that have a turn, in the order of their coming back.
 local function front_turn() return now() - 4e15 end
 
-local function stand_in_line(id, turn, lane, created_us)
+-- Whether a lane is one of those that are not for a GPU.
+local function is_unprepared(lane) return string.sub(lane, 1, 11) == 'unprepared:' end
+
+-- Where the jobs of a lane stand by age.
+local function since_key(lane, model) return P .. 'since:' .. (is_unprepared(lane) and 'unprepared:' .. model or lane) end
+
+local function stand_in_line(id, turn, lane, model, created_us)
   redis.call('ZADD', P .. 'waiting:' .. lane, turn, id)
-  redis.call('ZADD', P .. 'since:' .. lane, created_us, id)
+  redis.call('ZADD', since_key(lane, model), created_us, id)
 end
 
 -- A job that comes back, before all others.
 local function line_up_again(id)
-  local job = redis.call('HMGET', job_key(id), 'model', 'priority', 'batch_key', 'solo', 'created_us')
+  local job = redis.call('HMGET', job_key(id), 'lane', 'batch_key', 'solo', 'created_us', 'model')
   local turn = front_turn()
-  stand_in_line(id, turn, job[1] .. ':' .. job[2], job[5])
-  if job[4] ~= '1' then redis.call('ZADD', P .. 'mates:' .. job[3], turn, id) end
+  stand_in_line(id, turn, job[1], job[5], job[4])
+  if job[3] ~= '1' then redis.call('ZADD', P .. 'mates:' .. job[2], turn, id) end
+end
+
+-- A job leaves its place in its lane, or its preparer. It still counts as one that waits, and keeps its place by age.
+local function step_out(id, lane)
+  redis.call('ZREM', P .. 'waiting:' .. lane, id)
+  redis.call('ZREM', P .. 'preparing', id)
+  redis.call('ZREM', P .. 'suspects', id)
 end
 
 local function leave_line(id)
-  local job = redis.call('HMGET', job_key(id), 'model', 'priority', 'batch_key', 'caller')
-  redis.call('ZREM', P .. 'waiting:' .. job[1] .. ':' .. job[2], id)
-  redis.call('ZREM', P .. 'since:' .. job[1] .. ':' .. job[2], id)
-  redis.call('ZREM', P .. 'mates:' .. job[3], id)
+  local job = redis.call('HMGET', job_key(id), 'lane', 'batch_key', 'caller', 'model')
+  step_out(id, job[1])
+  redis.call('ZREM', since_key(job[1], job[4]), id)
+  redis.call('ZREM', P .. 'mates:' .. job[2], id)
   redis.call('ZREM', P .. 'delayed', id)
-  uncount(job[4])
+  redis.call('ZREM', P .. 'start_by', id)
+  uncount(job[3])
 end
 
 local function waiting(model)
   return redis.call('ZCARD', P .. 'waiting:' .. model .. ':normal') + redis.call('ZCARD', P .. 'waiting:' .. model .. ':low')
 end
 
+-- Nobody goes on with this job of a direct call any more.
+local function let_go(id, direct)
+  redis.call('ZREM', direct, id)
+  redis.call('DEL', P .. 'calls:' .. id)
+  redis.call('ZREM', P .. 'letting_go', id)
+end
+
+-- Who sends a direct call again may have the pictures that it did not get; a failure is worth another try.
+local function end_direct(id, direct, state)
+  if state == 'completed' then
+    if redis.call('ZSCORE', direct, id) == '0' then redis.call('ZADD', direct, -1, id) end
+    redis.call('ZADD', P .. 'letting_go', 'NX', whole(now() + AGAIN_US), id)
+  else
+    let_go(id, direct)
+  end
+end
+
+-- How long a job is kept after its end. What was sent inline is kept for an hour, in case that an answer was lost.
+local function kept_us(inline, keep_us, ttl_us)
+  return math.min(ttl_us, inline and HOUR_US or ttl_us, tonumber(keep_us or ttl_us))
+end
+
 -- End a job: `fields` are written with the state. Returns false where it has ended already.
 local function finish(id, state, fields, ttl_us)
   local key = job_key(id)
-  local from = redis.call('HGET', key, 'state')
-  if from == 'created' then leave_line(id) end
-  if not may_go(from, state) then return false end
+  local job = redis.call('HMGET', key, 'state', 'inline', 'keep_us', 'idempotency', 'direct', 'blank')
+  if job[1] == 'created' then leave_line(id) end
+  if not may_go(job[1], state) then return false end
   redis.call('HSET', key, 'finished_us', whole(now()), unpack(fields))
   redis.call('ZREM', P .. 'leases', id)
-  -- What was sent inline is kept for an hour, in case that an answer was lost.
-  if redis.call('HGET', key, 'inline') then ttl_us = math.min(ttl_us, HOUR_US) end
-  redis.call('ZADD', P .. 'expiry', whole(now() + ttl_us), id)
-  local idempotency = redis.call('HGET', key, 'idempotency')
-  if idempotency then redis.call('PEXPIRE', idempotency, DAY_US / 1000) end
+  redis.call('ZADD', P .. 'expiry', whole(now() + kept_us(job[2], job[3], ttl_us)), id)
+  if job[4] then redis.call('PEXPIRE', job[4], DAY_US / 1000) end
+  if job[5] then end_direct(id, job[5], state) end
+  if job[6] then
+    redis.call('HSET', key, 'request', job[6])
+    redis.call('HDEL', key, 'blank')
+  end
   local code = redis.call('HGET', key, 'code') or ''
   redis.call('HINCRBY', P .. 'totals', 'jobs:' .. state .. ':' .. code, 1)
   return transition(id, state)
 end
 
-local function finish_cancelled(id, ttl_us)
-  return finish(id, 'failed', {'code', 'cancelled', 'error', 'The job was cancelled.'}, ttl_us)
+-- End a job that was to be stopped, with the code that was noted then.
+local WHY = {
+  cancelled = 'The job was cancelled.',
+  client_disconnected = 'Whoever waited for the answer hung up, and did not ask again.',
+}
+local function finish_stopped(id, code, ttl_us)
+  return finish(id, 'failed', {'code', code, 'error', WHY[code]}, ttl_us)
+end
+
+-- End a job that never got to a worker: its caller pays nothing for it.
+local function finish_waiting(id, fields, ttl_us)
+  local job = redis.call('HMGET', job_key(id), 'lane', 'caller')
+  finish(id, 'failed', fields, ttl_us)
+  charge_only_what_was_claimed(job[1], job[2])
+end
+
+-- Stop a job: one that waits ends at once, one that is rendered when its worker has heard of it.
+-- Returns 'cancelled' (it ended), 'stopping', 'ended' (before) or 'unknown'
+local function stop(id, code, ttl_us)
+  local state = redis.call('HGET', job_key(id), 'state')
+  if state == 'created' then
+    finish_waiting(id, {'code', code, 'error', WHY[code]}, ttl_us)
+    return 'cancelled'
+  end
+  if state == 'processing' then
+    redis.call('HSETNX', job_key(id), 'stopping', code)
+    local direct = redis.call('HGET', job_key(id), 'direct')
+    if direct then let_go(id, direct) end
+    redis.call('PUBLISH', P .. 'stop', id)
+    return 'stopping'
+  end
+  return state and 'ended' or 'unknown'
+end
+
+-- Is the time over within which a job must have been started?
+local function is_late(start_by_us) return start_by_us and tonumber(start_by_us) <= now() end
+
+local function finish_late(id, ttl_us)
+  finish_waiting(id, {'code', 'start_timeout', 'error', 'The job was not started within the time that was set for it.'}, ttl_us)
 end
 
 -- Take a job that is processing back from its worker: to the front, or, with a delay, to the front when that is over.
 local function take_back(id, delay_us)
   local key = job_key(id)
   redis.call('ZREM', P .. 'leases', id)
-  redis.call('HINCRBY', P .. 'waiting_count', redis.call('HGET', key, 'caller'), 1)
+  local job = redis.call('HMGET', key, 'caller', 'start_by_us')
+  redis.call('HINCRBY', P .. 'waiting_count', job[1], 1)
+  -- Its time runs on from its submit, as if nobody had started it.
+  if job[2] then redis.call('ZADD', P .. 'start_by', job[2], id) end
   redis.call('HSET', key, 'step', 0)
   transition(id, 'created')
   if delay_us > 0 then

@@ -1,43 +1,66 @@
--- Take back what dead workers held, let delayed jobs line up, forget dead workers. Any process may, any number of times.
+-- Take back what dead workers held, end what nobody wants any more, let delayed jobs line up, forget dead workers.
+-- Any process may, any number of times.
 -- ARGV: hold (1: leases cannot be judged, Redis has just started), most attempts, ttl_us, silence_us (a dead worker's)
--- Returns {taken back, delayed jobs that lined up}
+-- Returns {taken back, 1 where there is more to do than one call may}
 local hold, most, ttl_us, silence_us = ARGV[1] == '1', tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local taken, lined = 0, 0
+local AT_ONCE = 200
+local taken, more = 0, 0
 
-local function reap(id)
-  local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'mates', 'cancelling')
-  redis.call('ZREM', P .. 'leases', id)
+-- What is due in a set of ids by time; it is taken out.
+local function due(name)
+  local ids = redis.call('ZRANGEBYSCORE', P .. name, '-inf', whole(now()), 'LIMIT', 0, AT_ONCE)
+  if #ids == AT_ONCE then more = 1 end
+  if #ids > 0 then redis.call('ZREM', P .. name, unpack(ids)) end
+  return ids
+end
+
+-- How a job ends whose worker died; nothing where it may be tried again. Nobody is charged for the crash of a batch.
+local function last_error(attempt, mates, once)
+  if once then return 'The worker died, and the job was not to be tried again.' end
+  if attempt >= most and mates == 0 then
+    return 'The job was started ' .. attempt .. ' times, and each time its worker died.'
+  end
+end
+
+local function take_from_the_dead(id)
+  local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'mates', 'stopping', 'once')
   if job[1] ~= 'processing' then return end
   redis.call('HINCRBY', P .. 'totals', 'reaped', 1)
   taken = taken + 1
-  if job[4] == '1' then
-    finish_cancelled(id, ttl_us)
-  elseif tonumber(job[2]) >= most and tonumber(job[3]) == 0 then
-    finish(id, 'failed', {'code', 'attempts_exhausted',
-      'error', 'The job was started ' .. job[2] .. ' times, and each time its worker died.'}, ttl_us)
+  local mates = tonumber(job[3])
+  local last = last_error(tonumber(job[2]), mates, job[5])
+  if job[4] then
+    finish_stopped(id, job[4], ttl_us)
+  elseif last then
+    finish(id, 'failed', {'code', 'attempts_exhausted', 'error', last}, ttl_us)
   else
-    isolate(id, tonumber(job[3]))
+    isolate(id, mates)
     take_back(id, 0)
   end
 end
 
 if not hold then
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases', '-inf', whole(now()), 'LIMIT', 0, 200)) do reap(id) end
+  for _, id in ipairs(due('leases')) do take_from_the_dead(id) end
 end
 
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'delayed', '-inf', whole(now()), 'LIMIT', 0, 200)) do
-  redis.call('ZREM', P .. 'delayed', id)
-  if redis.call('HGET', job_key(id), 'state') == 'created' then
-    line_up_again(id)
-    lined = lined + 1
-  end
+for _, id in ipairs(due('start_by')) do
+  if redis.call('HGET', job_key(id), 'state') == 'created' then finish_late(id, ttl_us) end
+end
+
+-- Nobody asked again for what its caller left: it ends, if it has not.
+for _, id in ipairs(due('letting_go')) do
+  local direct = redis.call('HGET', job_key(id), 'direct')
+  if direct then let_go(id, direct) end
+  stop(id, 'client_disconnected', ttl_us)
+end
+
+for _, id in ipairs(due('delayed')) do
+  if redis.call('HGET', job_key(id), 'state') == 'created' then line_up_again(id) end
 end
 
 for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. 'workers', '-inf', whole(now() - silence_us), 'LIMIT', 0, 50)) do
-  for model in string.gmatch(redis.call('HGET', P .. 'worker:' .. worker, 'models') or '', '[^,]+') do
-    redis.call('SREM', P .. 'idle:' .. model, worker)
-  end
-  redis.call('DEL', P .. 'worker:' .. worker)
+  for _, model in ipairs(redis.call('HKEYS', P .. 'models')) do redis.call('SREM', P .. 'idle:' .. model, worker) end
+  redis.call('DEL', P .. 'worker:' .. worker, P .. 'shares:' .. worker)
   redis.call('ZREM', P .. 'workers', worker)
 end
-return {taken, lined}
+return {taken, more}

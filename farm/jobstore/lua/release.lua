@@ -3,9 +3,10 @@
 -- Returns the job's state afterwards, or 'stale'
 local id, fence, ttl_us = ARGV[1], ARGV[2], tonumber(ARGV[3])
 if not holds(id, fence) then return 'stale' end
-if redis.call('HGET', job_key(id), 'cancelling') == '1' then
-  finish_cancelled(id, ttl_us)
-elseif redis.call('HGET', job_key(id), 'state') == 'processing' then
+local job = redis.call('HMGET', job_key(id), 'stopping', 'state')
+if job[1] then
+  finish_stopped(id, job[1], ttl_us)
+elseif job[2] == 'processing' then
   redis.call('HINCRBY', job_key(id), 'attempt', -1)
   drop_fence(id)
   take_back(id, 0)

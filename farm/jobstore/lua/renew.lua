@@ -1,6 +1,6 @@
 -- A worker's sign of life: it goes on holding its jobs, and says how far they are.
 -- ARGV: worker, lease_us, facts (JSON object of strings), then id, fence, step for each job it holds
--- Returns the ids whose rendering must stop: cancelled, or no longer this worker's
+-- Returns the ids whose rendering must stop: nobody wants them any more, or they are no longer this worker's
 local worker, lease_us = ARGV[1], tonumber(ARGV[2])
 local until_us = whole(now() + lease_us)
 
@@ -18,12 +18,12 @@ local function renew(id, fence, step)
     redis.call('HSET', key, 'step', step)
     tell(id)
   end
-  return redis.call('HGET', key, 'cancelling') ~= '1'
+  return redis.call('HEXISTS', key, 'stopping') == 0
 end
 
-local stop = {}
+local to_stop = {}
 for i = 4, #ARGV, 3 do
-  if not renew(ARGV[i], ARGV[i + 1], ARGV[i + 2]) then stop[#stop + 1] = ARGV[i] end
+  if not renew(ARGV[i], ARGV[i + 1], ARGV[i + 2]) then to_stop[#to_stop + 1] = ARGV[i] end
 end
 redis.call('ZADD', P .. 'workers', whole(now()), worker)
 local facts = cjson.decode(ARGV[3])
@@ -37,4 +37,4 @@ if facts.state == 'warm' then
       weights = facts.weights, safety = facts.safety, build = facts.build, seen_us = whole(now())}))
   end
 end
-return stop
+return to_stop

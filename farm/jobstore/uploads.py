@@ -1,0 +1,113 @@
+"""Tickets for uploads, in Redis: what a caller may send, and what has come of it. Each goes when its time is over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import redis
+
+from farm.jobstore import keys
+from farm.jobstore.connection import translated
+from farm.jobstore.memory import Memory
+
+#: How long a ticket is good for after it was last used, in seconds.
+GOOD_SECONDS = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """The right to upload one file. Nobody can guess its `id`: whoever knows it has the right.
+
+    `content_type` and `size` in bytes are what was announced; 0: no size was. `settled` is the digest of what has come,
+    empty until all of it has.
+    """
+
+    id: str
+    caller: str
+    key: str
+    content_type: str
+    size: int = 0
+    in_parts: bool = False
+    settled: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a file that has come; its size in bytes."""
+
+    digest: str
+    size: int
+
+
+class Tickets:
+    """One client's view of the tickets. Thread-safe."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+        self._memory = Memory(client)
+
+    def issue(self, ticket: Ticket) -> None:
+        """Make it good. Raises StoreFull."""
+        with translated(), self._redis.pipeline() as both:
+            self._memory.refuse_when_full()
+            both.hset(
+                keys.upload(ticket.id),
+                mapping={
+                    "caller": ticket.caller,
+                    "key": ticket.key,
+                    "content_type": ticket.content_type,
+                    "size": ticket.size,
+                    "in_parts": int(ticket.in_parts),
+                },
+            )
+            both.expire(keys.upload(ticket.id), GOOD_SECONDS)
+            both.execute()
+
+    def get(self, ticket_id: str) -> Ticket | None:
+        """The ticket of this id, if it is still good."""
+        with translated():
+            fields = cast(dict[str, str], self._redis.hgetall(keys.upload(ticket_id)))
+        if "key" not in fields:
+            return None
+        return Ticket(
+            id=ticket_id,
+            caller=fields["caller"],
+            key=fields["key"],
+            content_type=fields["content_type"],
+            size=int(fields["size"]),
+            in_parts=fields["in_parts"] == "1",
+            settled=fields.get("settled", ""),
+        )
+
+    def settle(self, ticket_id: str, digest: str) -> bool:
+        """Use the ticket up for what has this digest. False: it was used up for something else."""
+        with translated(), self._redis.pipeline() as all_at_once:
+            all_at_once.hsetnx(keys.upload(ticket_id), "settled", digest)
+            all_at_once.hget(keys.upload(ticket_id), "settled")
+            all_at_once.expire(keys.upload(ticket_id), GOOD_SECONDS)
+            _, settled, _ = all_at_once.execute()
+        return cast(str, settled) == digest
+
+    def parts(self, ticket_id: str) -> dict[int, Part]:
+        """The parts that have come, by their numbers."""
+        with translated():
+            return _parts(self._redis.hgetall(keys.upload_parts(ticket_id)))
+
+    def add_part(self, ticket_id: str, number: int, part: Part) -> dict[int, Part]:
+        """Record a part, in place of one that came before it under its number. All that have come now."""
+        with translated(), self._redis.pipeline() as all_at_once:
+            all_at_once.hset(keys.upload_parts(ticket_id), str(number), f"{part.digest} {part.size}")
+            all_at_once.hgetall(keys.upload_parts(ticket_id))
+            for name in (keys.upload(ticket_id), keys.upload_parts(ticket_id)):
+                all_at_once.expire(name, GOOD_SECONDS)
+            return _parts(all_at_once.execute()[1])
+
+    def remove_part(self, ticket_id: str, number: int) -> None:
+        with translated():
+            self._redis.hdel(keys.upload_parts(ticket_id), str(number))
+
+
+def _parts(fields: object) -> dict[int, Part]:
+    said = {int(number): text.split(" ") for number, text in cast(dict[str, str], fields).items()}
+    return {number: Part(digest, int(size)) for number, (digest, size) in said.items()}
