@@ -19,6 +19,7 @@ from farm.jobstore.connection import translated
 from farm.settings import Settings
 
 _KEY = re.compile(r"farm_([0-9a-f]{8})_([0-9A-Za-z_-]{43})")
+_TOKEN = re.compile(r"farmtoken_([0-9a-f]{8})_([0-9]{10})_[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -96,11 +97,42 @@ class Callers:
         match = _KEY.fullmatch(key)
         if not match:
             return None
-        with translated():
-            fields = cast(dict[str, str], self._redis.hgetall(keys.api_key(match[1])))
+        fields = self._record(match[1])
         if not hmac.compare_digest(fields.get("digest", ""), _digest(match[2])):
             return None
-        return Caller(fields["name"], is_admin=fields["admin"] == "1")
+        return _caller(fields)
+
+    def token(self, key: str, *, until: int) -> str | None:
+        """What stands for a valid key where a token is taken, until then (seconds since the epoch); None: it is none.
+
+        It is made of what is kept of the key, and ends with it.
+        """
+        match = _KEY.fullmatch(key)
+        if not match or self.identify(key) is None:
+            return None
+        return _token(match[1], until, _digest(match[2]))
+
+    def identify_token(self, token: str) -> Caller | None:
+        """Whose key this token stands for, or None."""
+        match = _TOKEN.fullmatch(token)
+        if not match or int(match[2]) * 1_000_000 <= clock.now_us():
+            return None
+        fields = self._record(match[1])
+        genuine = _token(match[1], int(match[2]), fields.get("digest", ""))
+        return _caller(fields) if fields and hmac.compare_digest(genuine, token) else None
+
+    def _record(self, key_id: str) -> dict[str, str]:
+        with translated():
+            return cast(dict[str, str], self._redis.hgetall(keys.api_key(key_id)))
+
+
+def _caller(fields: dict[str, str]) -> Caller:
+    return Caller(fields["name"], is_admin=fields["admin"] == "1")
+
+
+def _token(key_id: str, until: int, digest: str) -> str:
+    signature = hmac.new(digest.encode(), f"token {key_id} {until}".encode(), hashlib.sha256).hexdigest()
+    return f"farmtoken_{key_id}_{until}_{signature}"
 
 
 def is_loopback(host: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
+from farm import clock
 from farm.errors import StorageError
 from farm.job import Job, State
 from farm.jobstore.rota import Rota
@@ -45,17 +46,16 @@ class Sweeper:
         """One round, for a thread that makes one now and then."""
         self._forget_expired()
         reached = self._rota.turn(PAGE_SECONDS)
-        if reached is not None and self._is_alone():
-            self._rota.reach(self._sweep_page(reached, older_than=SAFE_SECONDS))
+        if reached is not None:
+            self._rota.reach(self._sweep_page(reached, alone=self._is_alone(), older_than=SAFE_SECONDS))
 
     def sweep(self, *, older_than: float = SAFE_SECONDS) -> None:
         """Everything at once."""
         self._forget_expired()
-        if not self._is_alone():
-            return
-        reached = self._sweep_page("", older_than=older_than)
+        alone = self._is_alone()
+        reached = self._sweep_page("", alone=alone, older_than=older_than)
         while reached:
-            reached = self._sweep_page(reached, older_than=older_than)
+            reached = self._sweep_page(reached, alone=alone, older_than=older_than)
 
     def _forget_expired(self) -> None:
         while job_ids := self._store.expired():
@@ -95,10 +95,14 @@ class Sweeper:
         ids = {name.job_id for one in found if (name := name_in(one.name)) and name.job_id}
         return ids - self._store.records(ids).keys()
 
-    def _sweep_page(self, reached: str, *, older_than: float) -> str:
-        """Remove what is nobody's on the next page; how far that reached."""
+    def _sweep_page(self, reached: str, *, alone: bool, older_than: float) -> str:
+        """Remove old uploads on the next page and, if no other farm's can be there, what is nobody's; how far it got.
+
+        An upload's name tells when its time is over, whosever it is.
+        """
         page = self._storage.page(reached)
-        orphans = self._orphans([found for found in page.found if found.age_seconds > older_than])
+        self._each([found.name for found in page.found if _is_over(found.name)], self._storage.remove)
+        orphans = self._orphans([found for found in page.found if found.age_seconds > older_than]) if alone else []
         if orphans:
             _log.info("pictures that are nobody's are removed", count=len(orphans))
         self._each(orphans, self._storage.remove)
@@ -126,6 +130,12 @@ class Sweeper:
             if failures == _MOST_FAILURES:
                 return False
         return True
+
+
+def _is_over(key: str) -> bool:
+    """Whether this is an upload whose time has been over for so long that no accepted job can still ask for it."""
+    name = name_in(key)
+    return name is not None and name.is_over(clock.now_us() - round(SAFE_SECONDS * 1e6))
 
 
 def is_wanted(key: str, name: Name, job: Job | None) -> bool:

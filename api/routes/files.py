@@ -1,11 +1,17 @@
-"""`/files`: pictures from storage. No key is asked for, because nobody can guess the names; any is ignored."""
+"""`/files`: pictures from storage, and what callers upload. No key is asked for, because nobody can guess the names.
+
+Any key is ignored. An upload may be anything: it is shown as a picture only where it begins as one.
+"""
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import flask
 
+from farm import clock
 from farm.errors import NotFound
-from farm.storage.storage import KEEP_SECONDS, Picture, Storage
+from farm.storage.storage import HEAD_BYTES, KEEP_SECONDS, Picture, Storage, begins_like, name_in
 
 
 def routes(storage: Storage) -> flask.Blueprint:
@@ -13,10 +19,15 @@ def routes(storage: Storage) -> flask.Blueprint:
 
     @blueprint.get("/files/<key>")
     def file(key: str) -> flask.Response:
-        picture = storage.find(key)
-        if picture is None:
+        name, picture = name_in(key), storage.find(key)
+        if name is None or picture is None:
             raise NotFound(f"No file is here under the name '{key}'.")
         response = _head(key, picture)
+        if name.until:
+            response.cache_control.max_age = min(KEEP_SECONDS, name.until - clock.now_us() // 1_000_000)
+            if name.extension == "bin" or not begins_like(name.extension, _beginning(storage, key, picture)):
+                response.content_type = "application/octet-stream"
+                response.headers["Content-Disposition"] = "attachment"
         response.make_conditional(flask.request, accept_ranges=True, complete_length=picture.bytes)
         if flask.request.method == "GET" and response.status_code in (200, 206):
             part = response.content_range
@@ -37,3 +48,8 @@ def _head(key: str, picture: Picture) -> flask.Response:
     response.cache_control.max_age = KEEP_SECONDS
     response.headers["X-Content-Type-Options"] = "nosniff"
     return response
+
+
+def _beginning(storage: Storage, key: str, picture: Picture) -> bytes:
+    with closing(storage.open(key, 0, min(HEAD_BYTES, picture.bytes))) as pieces:
+        return b"".join(pieces)

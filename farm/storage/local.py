@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
+import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -18,7 +21,7 @@ from farm.storage.storage import Found, Page, Picture, Pieces, farm_in, mark_of,
 #: What may be over by itself, or be mended while a picture waits: a full disk, a faulty one, a file server away.
 _PASSING = {errno.EAGAIN, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EROFS, errno.ESTALE}
 #: A picture that is being written, or was when its writer died.
-_PART = re.compile(r"\.(.+)\.part")
+_PART = re.compile(r"\.(.+?)(?:\.[0-9a-f]{8})?\.part")
 
 
 class LocalStorage:
@@ -29,14 +32,18 @@ class LocalStorage:
 
     def put(self, key: str, content: bytes) -> None:
         """Store `content` under `key`; where this fails, nothing is there under that name."""
+        self.put_file(key, io.BytesIO(content))
+
+    def put_file(self, key: str, file: BinaryIO) -> None:
         if not name_in(key):
             raise StorageError(f"'{key}' is no name for a picture.")
         path = self._path(key)
-        temporary = path.with_name(f".{path.name}.part")
+        # Of its own: a caller that sends a file again may do so while it is being stored.
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         with self._translated("could not be written to"):
             try:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                _write_through(temporary, content)
+                _write_through(temporary, file)
                 temporary.rename(path)
                 _sync_folder(path.parent)
             except OSError:
@@ -46,7 +53,7 @@ class LocalStorage:
 
     def find(self, key: str) -> Picture | None:
         name = name_in(key)
-        if name is None:
+        if name is None or not name.is_shown(clock.now_us()):
             return None
         with self._translated("could not be looked for in"):
             path = self._path(key)
@@ -87,7 +94,7 @@ class LocalStorage:
     def mark(self, farm_id: str) -> None:
         with self._translated("could not be written to"):
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write_through(self._root / mark_of(farm_id), b"")
+            _write_through(self._root / mark_of(farm_id), io.BytesIO())
             _sync_folder(self._root)
 
     def remove(self, name: str) -> None:
@@ -120,10 +127,10 @@ class LocalStorage:
             raise kind(f"The picture {what_failed} the folder of pictures: {error.strerror}") from error
 
 
-def _write_through(path: Path, content: bytes) -> None:
+def _write_through(path: Path, content: BinaryIO) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
+        shutil.copyfileobj(content, file)
         file.flush()
         os.fsync(file.fileno())
 

@@ -7,20 +7,22 @@ speak S3 differ in them.
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from botocore.parsers import ResponseParserError
 
+from farm import clock
 from farm.errors import ConfigurationError, NotFound, StorageError, StorageUnavailable
-from farm.storage.storage import KEEP_SECONDS, Found, Page, Picture, Pieces, farm_in, mark_of, name_in
+from farm.storage.storage import KEEP_SECONDS, Found, Name, Page, Picture, Pieces, farm_in, mark_of, name_in
 
 #: How long a put may take to connect and to send, each, and then to be answered, in seconds.
 _PUT_SECONDS = (20.0, 20.0)
@@ -67,6 +69,15 @@ class S3Storage:
 
     def put(self, key: str, content: bytes) -> None:
         """Store `content` under `key`, and see that all of it arrived."""
+        self._put(key, content, len(content))
+
+    def put_file(self, key: str, file: BinaryIO) -> None:
+        """The same in one request, too, which leaves nothing behind where it breaks off. The limit is 5 GB."""
+        length = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        self._put(key, file, length)
+
+    def _put(self, key: str, content: bytes | BinaryIO, length: int) -> None:
         name = name_in(key)
         if name is None:
             raise StorageError(f"'{key}' is no name for a picture.")
@@ -78,17 +89,19 @@ class S3Storage:
                 CacheControl=f"public, max-age={KEEP_SECONDS}",
                 Metadata={"job": name.job_id or "", "fence": str(name.fence or ""), "number": str(name.number)},
             )
-        stored = self.find(key)
-        if stored is None or stored.bytes != len(content):
+        stored = self._look(key, name)
+        if stored is None or stored.bytes != length:
             with suppress(StorageError):
                 self.remove(key)
-            there = f"{stored.bytes} of its {len(content)} bytes are" if stored else "nothing is"
+            there = f"{stored.bytes} of its {length} bytes are" if stored else "nothing is"
             raise StorageUnavailable(f"The bucket '{self._bucket.name}' took a picture, but {there} there.")
 
     def find(self, key: str) -> Picture | None:
         name = name_in(key)
-        if name is None:
-            return None
+        return self._look(key, name) if name and name.is_shown(clock.now_us()) else None
+
+    def _look(self, key: str, name: Name) -> Picture | None:
+        """What is stored there."""
         try:
             with self._asking(key):
                 head = self._looks.head_object(**self._at(key))
@@ -110,7 +123,8 @@ class S3Storage:
         return content
 
     def url(self, key: str) -> str | None:
-        if self._url_seconds is None:
+        name = name_in(key)
+        if self._url_seconds is None or (name and name.until):
             return None
         signed: str = self._looks.generate_presigned_url(
             "get_object", Params=self._at(key), ExpiresIn=self._url_seconds

@@ -15,19 +15,22 @@ import pytest
 import urllib3
 from flask.testing import FlaskClient
 from PIL import Image
+from werkzeug.test import TestResponse
 
 from api.app import create_app
 from farm import clock
 from farm.bootstrap import Farm, build, storage_for
 from farm.errors import ConfigurationError, NotFound, StorageError, StorageUnavailable
+from farm.jobstore.uploads import Tickets
 from farm.settings import Settings
 from farm.storage import s3 as module
 from farm.storage.s3 import Bucket, S3Storage
-from farm.storage.storage import PIECE_BYTES, Page, Storage, new_key
+from farm.storage.storage import PIECE_BYTES, Page, Storage, new_key, new_upload_key
+from farm.uploads import Uploads
 from tests.farms import wait_for
 from tests.faults import Fault, FaultyWay, faulty_way, refusal
 from tests.s3 import BUCKET, S3, SECRET, Place
-from tests.service.calls import UNKNOWN_ID, problem
+from tests.service.calls import UNKNOWN_ID, fal_error, problem
 from tests.service.jobs import BASE, result, submit, take_one
 
 JOB, OTHER = "0b0f3d1e-3c52-4f0e-9d55-6a1f5f7f2c12", "1c0f3d1e-3c52-4f0e-9d55-6a1f5f7f2c12"
@@ -570,3 +573,140 @@ def test_a_url_is_quickly_signed(reach: Reach, key: str) -> None:
         storage.url(key)
 
     assert (time.process_time() - began) / 100 < 0.005
+
+
+# Uploads
+
+
+@pytest.fixture
+def upload_key() -> str:
+    return new_upload_key("png", until=9_999_999_999)
+
+
+@pytest.fixture
+def uploading(farm: Farm, storage: Storage, tmp_path: Path) -> FlaskClient:
+    """The API, without keys, of a farm whose uploads go to the bucket."""
+    uploads = Uploads(Tickets(farm.redis), storage=storage, spool=tmp_path, keep_seconds=3600)
+    parts = replace(farm, storage=storage, uploads=uploads)
+    return create_app(parts, base=BASE, with_keys=False, most_streams=4, most_held=4).test_client()
+
+
+def begin(api: FlaskClient, kind: str = "initiate") -> tuple[str, str]:
+    """Where to send a picture, in fal's dialect, and where it will be."""
+    answer = api.post(f"/fal/rest/storage/upload/{kind}", json={"content_type": "image/png"}).get_json()
+    return answer["upload_url"].removeprefix(BASE), answer["file_url"].removeprefix(BASE)
+
+
+def test_a_file_is_stored_as_its_bytes_would_be(storage: S3Storage, place: Place, upload_key: str) -> None:
+    with io.BytesIO(bytes(range(256)) * 20_000) as file:
+        file.seek(100)
+        storage.put_file(upload_key, file)
+        content = file.getvalue()
+
+    found = place.get(f"of/farm/{upload_key}")
+    assert (found["Body"], found["ContentType"]) == (content, "image/png")
+    assert storage.read(upload_key) == content
+
+
+@pytest.mark.parametrize("fault", [FAULTS[name] for name in FAULTS if name != "cut in the head"])
+def test_a_file_that_cannot_be_stored_can_be_tried_again(
+    reach: Reach, storage: S3Storage, way: FaultyWay, upload_key: str, fault: Fault
+) -> None:
+    way.strike(fault, "PUT")
+    file = io.BytesIO(b"content")
+    with pytest.raises(StorageUnavailable, match="The bucket 'pictures'"):
+        reach(patience=0.5).put_file(upload_key, file)
+    way.heal()
+
+    storage.put_file(upload_key, file)
+
+    assert storage.read(upload_key) == b"content"
+
+
+def test_a_file_that_arrived_short_is_removed(
+    storage: S3Storage, way: FaultyWay, place: Place, upload_key: str
+) -> None:
+    way.strike(Fault(answer=HEAD_OF_3_BYTES), "HEAD")
+
+    with pytest.raises(StorageUnavailable, match="3 of its 7 bytes are there"):
+        storage.put_file(upload_key, io.BytesIO(b"content"))
+
+    assert place.names() == []
+
+
+def test_an_upload_is_found_until_its_time_is_over(storage: S3Storage, place: Place) -> None:
+    over = new_upload_key("png", until=1_767_323_045)
+    storage.put(over, b"upload")
+
+    assert (storage.find(over), storage.read(over)) == (None, b"upload")
+    assert place.names() == [f"of/farm/{over}"]
+
+
+def test_uploads_are_read_at_the_farms_own_address_only(reach: Reach, upload_key: str) -> None:
+    """It knows their time, and is how requests name them."""
+    storage = reach(url_seconds=60)
+    storage.put(upload_key, b"upload")
+
+    assert storage.url(upload_key) is None
+
+
+def test_files_of_every_kind_go_through_the_bucket(
+    uploading: FlaskClient, place: Place, picture: bytes, tmp_path: Path
+) -> None:
+    whole, first = begin(uploading)
+    in_parts, second = begin(uploading, "initiate-multipart")
+    assert uploading.put(whole, data=picture).status_code == 200
+    pieces = [picture[:100_000], picture[100_000:]]
+    named = [uploading.put(f"{in_parts}/{number}", data=piece).get_json() for number, piece in enumerate(pieces, 1)]
+    assert uploading.post(f"{in_parts}/complete", json={"parts": named[::-1]}).status_code == 200
+    third = uploading.post("/fal/cdn/files/upload", data=b"<html>").get_json()["access_url"].removeprefix(BASE)
+
+    for path, content, kind in (
+        (first, picture, "image/png"),
+        (second, picture, "image/png"),
+        (third, b"<html>", "application/octet-stream"),
+    ):
+        response = uploading.get(path, buffered=True)
+        assert (response.status_code, response.mimetype, response.data) == (200, kind, content)
+    assert sorted(place.names()) == sorted(f"of/farm/{path.removeprefix('/files/')}" for path in (first, second, third))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_while_the_store_is_down_uploads_are_503_and_can_go_on(
+    uploading: FlaskClient, way: FaultyWay, place: Place
+) -> None:
+    whole, first = begin(uploading)
+    in_parts, second = begin(uploading, "initiate-multipart")
+    named = [uploading.put(f"{in_parts}/1", data=b"part").get_json()]
+    ways_in: list[Callable[[], TestResponse]] = [
+        lambda: uploading.put(whole, data=b"whole"),
+        lambda: uploading.put(f"{in_parts}/1", data=b"part"),
+        lambda: uploading.post(f"{in_parts}/complete", json={"parts": named}),
+        lambda: uploading.post("/fal/cdn/files/upload", data=b"x"),
+    ]
+
+    way.go_down()
+    for send in ways_in:
+        response = send()
+        assert fal_error(response, 503)["error_type"] == "internal_error"
+        assert response.headers["Retry-After"] == "5"
+    way.come_up()
+
+    assert [send().status_code for send in ways_in] == [200] * 4
+    assert uploading.get(first, buffered=True).data == b"whole"
+    assert uploading.get(second, buffered=True).data == b"part"
+    assert len(place.names()) == 3
+
+
+def test_a_part_that_breaks_off_makes_no_file(uploading: FlaskClient, way: FaultyWay, place: Place) -> None:
+    in_parts, file = begin(uploading, "initiate-multipart")
+    content = bytes(1_000_000)
+    named = [uploading.put(f"{in_parts}/1", data=content).get_json()]
+    way.strike(Fault(cut_after=500_000), "GET")
+
+    fal_error(uploading.post(f"{in_parts}/complete", json={"parts": named}), 503)
+    way.heal()
+    assert len(place.names()) == 1
+
+    assert uploading.post(f"{in_parts}/complete", json={"parts": named}).status_code == 200
+    assert uploading.get(file, buffered=True).data == content

@@ -9,6 +9,7 @@ import pytest
 import redis
 from structlog.testing import capture_logs
 
+from farm import clock
 from farm.errors import StorageError, StorageUnavailable
 from farm.job import Claimed, Image, State
 from farm.jobstore import keys
@@ -16,7 +17,7 @@ from farm.jobstore.rota import Rota
 from farm.jobstore.store import JobStore
 from farm.storage.local import LocalStorage
 from farm.storage.s3 import Bucket, S3Storage
-from farm.storage.storage import UNKNOWN_FARM, Page, Storage, new_key
+from farm.storage.storage import UNKNOWN_FARM, Page, Storage, new_key, new_upload_key, part_key
 from farm.sweeper import Sweeper
 from tests.s3 import S3
 from tests.service import jobs
@@ -305,3 +306,30 @@ def test_one_process_at_a_time_looks_page_by_page_through_what_is_stored(
         client.delete(keys.SWEEP_TURN)  # a minute is over
 
     assert looked == ["", "00", "11", ""]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_uploads_whose_time_is_over_go_with_their_parts_and_others_stay(
+    sweeper: Sweeper, storage: Storage, shared: bool
+) -> None:
+    """Another farm's, too: their names tell. For a while a job may still ask for one that it was accepted with."""
+    if shared:
+        storage.mark("0" * 32)
+    now = clock.now_us() // 1_000_000
+    old, just_over, young = (new_upload_key("png", until=now + after) for after in (-4000, -60, 60))
+    parts = [part_key(key, 1, "0" * 64) for key in (old, just_over, young)]
+    for name in (old, just_over, young, *parts):
+        storage.put(name, b"upload")
+
+    sweeper.sweep(older_than=ANY_AGE)
+
+    assert names(storage) == {just_over, young, *parts[1:]}
+
+
+def test_uploads_are_no_sign_of_another_farm(storage: Storage, store: JobStore, client: redis.Redis) -> None:
+    key = new_upload_key("png", until=9_999_999_999)
+    storage.put(key, b"upload")
+
+    Sweeper(store, storage=storage, rota=Rota(client)).sweep(older_than=ANY_AGE)
+
+    assert (names(storage), storage.marks()) == ({key}, {Rota(client).farm_id()})

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import os
+import secrets
 import stat
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import time_machine
 
 from farm.errors import NotFound, StorageError, StorageUnavailable
 from farm.storage.local import LocalStorage
-from farm.storage.storage import PIECE_BYTES, Page, new_key
+from farm.storage.storage import (
+    PIECE_BYTES,
+    Extension,
+    Page,
+    begins_like,
+    extension_for,
+    name_in,
+    new_key,
+    new_upload_key,
+    part_key,
+)
 from tests.unit.samples import JOB_ID
 
+NEVER = 9_999_999_999
 OTHER_ID = "0b0f3d1e-3c52-4f0e-9d55-6a1f5f7f2c12"
 
 
@@ -103,11 +117,12 @@ def test_no_name_can_be_guessed_and_none_comes_twice() -> None:
     assert {len(key.split("-")[-1]) for key in keys} == {len("0123456789abcdef.png")}
 
 
-def test_a_full_disk_leaves_nothing(storage: LocalStorage, root: Path) -> None:
+def test_a_full_disk_leaves_nothing(storage: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file it writes to is /dev/full, which takes nothing."""
     key = new_key(JOB_ID, 3, 0, "png")
+    monkeypatch.setattr(secrets, "token_hex", lambda length: "0" * 2 * length)
     (root / key[:2]).mkdir(parents=True)
-    (root / key[:2] / f".{key}.part").symlink_to("/dev/full")
+    (root / key[:2] / f".{key}.00000000.part").symlink_to("/dev/full")
 
     with pytest.raises(StorageUnavailable, match="No space left"):
         storage.put(key, b"picture")
@@ -146,6 +161,95 @@ def test_a_half_written_picture_is_not_found(storage: LocalStorage, root: Path) 
 
     assert storage.find(key) is None
     assert storage.find(f".{key}.part") is None
+
+
+def test_a_file_is_stored_as_its_bytes_would_be(storage: LocalStorage, root: Path) -> None:
+    key, content = new_upload_key("bin", until=NEVER), bytes(range(256)) * 1000
+    with io.BytesIO(content) as file:
+        storage.put_file(key, file)
+
+    assert storage.read(key) == content
+    assert everything(root) == [key]
+
+
+def test_a_file_that_is_stored_twice_at_once_is_whole_after_either(storage: LocalStorage, root: Path) -> None:
+    """Its sender did not wait for the first answer."""
+    key = new_upload_key("bin", until=NEVER)
+
+    class Interrupted(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            if not self.tell():
+                storage.put(key, b"content")
+            assert storage.read(key) == b"content"
+            return super().read(size)
+
+    storage.put_file(key, Interrupted(b"content"))
+
+    assert storage.read(key) == b"content"
+    assert everything(root) == [key]
+
+
+@pytest.mark.parametrize(("seconds", "found"), [(60, True), (1, True), (0, False), (-1, False)])
+def test_an_upload_is_found_until_its_time_is_over(storage: LocalStorage, seconds: int, found: bool) -> None:
+    """Whoever has been given it may read it a little longer."""
+    with time_machine.travel(1_767_323_045, tick=False):
+        key = new_upload_key("png", until=1_767_323_045 + seconds)
+        storage.put(key, b"picture")
+
+        assert (storage.find(key) is not None) == found
+        assert storage.read(key) == b"picture"
+
+
+def test_a_part_of_an_upload_is_nobodys_file(storage: LocalStorage) -> None:
+    upload = new_upload_key("png", until=NEVER)
+    part = part_key(upload, 12, "0123456789abcdef" * 4)
+    storage.put(part, b"part")
+
+    assert storage.find(part) is None
+    assert storage.read(part) == b"part"
+    name = name_in(part)
+    assert name is not None
+    assert (name.job_id, name.number, name.until, name.whole) == (None, 12, NEVER, False)
+    assert part.partition("-")[0] == upload.partition("-")[0]
+
+
+@pytest.mark.parametrize(
+    ("declared", "extension"),
+    [
+        ("image/png", "png"),
+        ("image/jpeg", "jpeg"),
+        ("image/jpg", "jpeg"),
+        ("image/pjpeg", "jpeg"),
+        ("image/webp", "webp"),
+        (" Image/PNG ; charset=x", "png"),
+        ("application/octet-stream", "bin"),
+        ("image/gif", "bin"),
+        ("image/", "bin"),
+        ("", "bin"),
+        ("png", "bin"),
+        ("image/png\n", "png"),
+    ],
+)
+def test_a_declared_type_has_an_extension(declared: str, extension: str) -> None:
+    assert extension_for(declared) == extension
+
+
+@pytest.mark.parametrize(
+    ("extension", "head", "alike"),
+    [
+        ("png", b"\x89PNG\r\n\x1a\n\0\0\0\r", True),
+        ("png", b"\x89PNG\r\n\x1a", False),
+        ("jpeg", b"\xff\xd8\xff\xe0", True),
+        ("jpeg", b"\xff\xd8", False),
+        ("webp", b"RIFF\n\0\0\0WEBP", True),
+        ("webp", b"RIFF\0\0\0\0WAVE", False),
+        ("png", b"\xff\xd8\xff\xe0", False),
+        ("png", b" \x89PNG\r\n\x1a\n", False),
+        ("bin", b"", True),
+    ],
+)
+def test_a_file_begins_as_its_kind_does(extension: Extension, head: bytes, alike: bool) -> None:
+    assert begins_like(extension, head) == alike
 
 
 def test_a_second_put_replaces_the_whole(storage: LocalStorage, root: Path) -> None:
@@ -224,6 +328,13 @@ ODD = [
     f"{JOB_ID}-1-0-0123456789abcdef.exe",
     f"{JOB_ID}-1-0-0123456789ABCDEF.png",
     f"{JOB_ID}-1-0.png",
+    f"{'0' * 32}-upload.png",
+    f"{'0' * 32}-upload-176732304.png",
+    f"{'0' * 32}-upload-17673230450.png",
+    f"{'0' * 32}-upload-1767323045.exe",
+    f"{'0' * 31}-upload-1767323045.png",
+    f"{'0' * 32}-part-1767323045-1-0123456789abcdef.png",
+    f"{'0' * 32}-part-1767323045-1.bin",
 ]
 
 

@@ -1,0 +1,151 @@
+"""`/fal/rest` and `/fal/cdn`: fal's storage and CDN, where its clients send files before they name them in an input.
+
+Whoever begins an upload shows a key or a token. The bytes then go to an address that nobody can guess, and that is good
+for this one file: what the call says of its sender is not looked at, for one client sends its key there and others
+nothing. The parts of Python's large files go to addresses below that of the file itself, with its token.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flask
+from werkzeug.exceptions import BadRequest
+
+from api import hosts, query
+from api.body import impatience, pieces, read_bytes
+from api.house import House
+from api.receiving import Receiving
+from farm import clock
+from farm.catalogue import MAX_UPLOAD
+from farm.dialects import fal, fal_storage, registry
+from farm.dialects.fields import decode, parse
+from farm.errors import InvalidRequest, NotFound
+from farm.jobstore.uploads import Ticket
+from farm.uploads import Wish
+
+#: How long a token is good for, in seconds. Clients ask for another one then.
+TOKEN_SECONDS = 3600
+
+
+def routes(house: House, receiving: Receiving) -> flask.Blueprint:
+    doorman, links, uploads = house.doorman, house.links, house.farm.uploads
+    blueprint = flask.Blueprint("fal_storage", __name__)
+
+    # Each with a slash and without: a rule that takes both takes a wrong method for an unknown path.
+    @blueprint.post("/fal/rest/storage/upload/initiate/")
+    @blueprint.post("/fal/rest/storage/upload/initiate")
+    def initiate() -> dict[str, str]:
+        return begun(in_parts=False)
+
+    @blueprint.post("/fal/rest/storage/upload/initiate-multipart/")
+    @blueprint.post("/fal/rest/storage/upload/initiate-multipart")
+    def initiate_in_parts() -> dict[str, str]:
+        return begun(in_parts=True)
+
+    def begun(*, in_parts: bool) -> dict[str, str]:
+        caller = doorman.caller()
+        query.refuse_others("storage_type")
+        asked = parse(fal_storage.Announcement, decode(read_bytes() or b"{}"))
+        ticket = uploads.issue(caller.id, Wish(asked.content_type, _wished_seconds()), in_parts=in_parts)
+        return fal_storage.begun(f"{_cdn(house)}/upload/{ticket.id}", links.file(ticket.key))
+
+    @blueprint.post("/fal/rest/storage/auth/token/")
+    @blueprint.post("/fal/rest/storage/auth/token")
+    def token() -> dict[str, str]:
+        until = clock.now_us() // 1_000_000 + TOKEN_SECONDS
+        text = doorman.token(until=until)
+        query.refuse_others("storage_type")
+        read_bytes()  # an empty object
+        return fal_storage.token(text, until=until, base=_cdn(house))
+
+    @blueprint.put("/fal/cdn/upload/<ticket_id>/")
+    @blueprint.put("/fal/cdn/upload/<ticket_id>")
+    def put(ticket_id: str) -> dict[str, Any]:
+        query.refuse_others()
+        ticket = uploads.ticket(ticket_id)
+        with receiving.place(ticket.caller), impatience():
+            uploads.fill(ticket, pieces(ticket.size or MAX_UPLOAD))
+        return {}
+
+    @blueprint.put("/fal/cdn/upload/<ticket_id>/<number>/")
+    @blueprint.put("/fal/cdn/upload/<ticket_id>/<number>")
+    def put_part(ticket_id: str, number: str) -> flask.Response:
+        return part(uploads.ticket(ticket_id, in_parts=True), number)
+
+    @blueprint.post("/fal/cdn/upload/<ticket_id>/complete/")
+    @blueprint.post("/fal/cdn/upload/<ticket_id>/complete")
+    def complete(ticket_id: str) -> dict[str, str]:
+        return completed(uploads.ticket(ticket_id, in_parts=True))
+
+    @blueprint.post("/fal/cdn/files/upload/")
+    @blueprint.post("/fal/cdn/files/upload")
+    def upload() -> dict[str, str]:
+        caller = doorman.uploader()
+        query.refuse_others()
+        wish = _wish()
+        with receiving.place(caller.id), impatience():
+            key, _ = uploads.keep(wish, pieces(MAX_UPLOAD))
+        return fal_storage.kept(links.file(key))
+
+    @blueprint.post("/fal/cdn/files/upload/multipart/")
+    @blueprint.post("/fal/cdn/files/upload/multipart")
+    def upload_in_parts() -> dict[str, str]:
+        caller = doorman.uploader()
+        query.refuse_others()
+        read_bytes()  # nothing
+        ticket = uploads.issue(caller.id, _wish(), in_parts=True)
+        return fal_storage.begun_in_parts(links.file(ticket.key), ticket.id)
+
+    @blueprint.put("/files/<key>/multipart/<ticket_id>/<number>/")
+    @blueprint.put("/files/<key>/multipart/<ticket_id>/<number>")
+    def put_part_below(key: str, ticket_id: str, number: str) -> flask.Response:
+        return part(own_ticket(key, ticket_id), number)
+
+    @blueprint.post("/files/<key>/multipart/<ticket_id>/complete/")
+    @blueprint.post("/files/<key>/multipart/<ticket_id>/complete")
+    def complete_below(key: str, ticket_id: str) -> dict[str, str]:
+        return completed(own_ticket(key, ticket_id))
+
+    def own_ticket(key: str, ticket_id: str) -> Ticket:
+        """The ticket of the current request's sender for the file at `key`."""
+        flask.g.spoken = registry.by_name(fal.NAME)
+        caller = doorman.uploader()
+        ticket = uploads.ticket(ticket_id, in_parts=True)
+        if (ticket.caller, ticket.key) != (caller.id, key):
+            raise NotFound("No upload of yours is open at this address; it may have expired. Begin a new one.")
+        return ticket
+
+    def part(ticket: Ticket, number_text: str) -> flask.Response:
+        query.refuse_others()
+        number = fal_storage.part_number(number_text)
+        with receiving.place(ticket.caller), impatience():
+            etag = uploads.add_part(ticket, number, pieces(uploads.room(ticket, number)))
+        response = flask.jsonify(fal_storage.part(number, etag))
+        response.set_etag(etag)
+        return response
+
+    def completed(ticket: Ticket) -> dict[str, str]:
+        query.refuse_others()
+        named = fal_storage.named_parts(decode(read_bytes()))
+        with receiving.place(ticket.caller):
+            uploads.complete(ticket, named)
+        return fal_storage.kept(links.file(ticket.key))
+
+    return blueprint
+
+
+def _cdn(house: House) -> str:
+    return hosts.address(hosts.CDN, house.links.base)
+
+
+def _wish() -> Wish:
+    """What the headers of the current call say of the file that it brings, or begins."""
+    return Wish(flask.request.headers.get("Content-Type", fal_storage.DEFAULT_TYPE), _wished_seconds())
+
+
+def _wished_seconds() -> int:
+    try:
+        return fal_storage.wished_seconds(flask.request.headers.get)
+    except InvalidRequest as error:
+        raise BadRequest(f"{fal_storage.LIFECYCLES[0]}: {error}") from error

@@ -1,0 +1,57 @@
+"""`/api/v3/media`: WaveSpeed's uploads, by ticket, and as a form, which its older SDKs send.
+
+A ticket's own address cannot be guessed: whoever sends a file there needs no key, but the headers that it was told.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flask
+from werkzeug.exceptions import BadRequest
+
+from api import query
+from api.body import impatience, pieces, read_bytes
+from api.house import House
+from api.receiving import Receiving, file_in_form
+from farm.catalogue import MAX_UPLOAD
+from farm.dialects import wavespeed, wavespeed_media
+from farm.dialects.fields import decode, parse
+from farm.uploads import Wish
+
+
+def routes(house: House, receiving: Receiving) -> flask.Blueprint:
+    doorman, links, uploads = house.doorman, house.links, house.farm.uploads
+    blueprint = flask.Blueprint("wavespeed_media", __name__, url_prefix="/api/v3/media")
+
+    @blueprint.post("/uploads", strict_slashes=False)
+    def ticket() -> dict[str, Any]:
+        caller = doorman.caller()
+        query.refuse_others()
+        asked = parse(wavespeed_media.Announcement, decode(read_bytes()))
+        ticket = uploads.issue(caller.id, Wish(asked.content_type, size=asked.size))
+        url = f"{links.base}/api/v3/media/uploads/{ticket.id}"
+        return wavespeed.envelope(wavespeed_media.ticket(url, links.file(ticket.key), asked.content_type))
+
+    @blueprint.put("/uploads/<ticket_id>", strict_slashes=False)
+    def put(ticket_id: str) -> dict[str, Any]:
+        query.refuse_others()
+        ticket = uploads.ticket(ticket_id)
+        if (sent := flask.request.headers.get("Content-Type", "")) != ticket.content_type:
+            raise BadRequest(f"Content-Type: '{sent[:80]}' is not what the ticket says; send '{ticket.content_type}'.")
+        with receiving.place(ticket.caller), impatience():
+            uploads.fill(ticket, pieces(ticket.size))
+        return wavespeed.envelope({})
+
+    @blueprint.post("/upload/binary", strict_slashes=False)
+    def form() -> dict[str, Any]:
+        caller = doorman.caller()
+        query.refuse_others()
+        with receiving.place(caller.id), impatience():
+            file, content = file_in_form(pieces(MAX_UPLOAD), wavespeed_media.FIELD)
+            content_type = file.headers.get("Content-Type", wavespeed_media.DEFAULT_TYPE)
+            key, size = uploads.keep(Wish(content_type), content)
+        about = wavespeed_media.kept(links.file(key), content_type=content_type, filename=file.filename, size=size)
+        return wavespeed.envelope(about)
+
+    return blueprint

@@ -1,0 +1,102 @@
+"""fal's storage and CDN: what its clients send before, with and after a file, and what they read. Pure.
+
+Facts from the clients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+
+from farm.catalogue import MOST_PARTS
+from farm.dialects.fields import Input, Whole, parse
+from farm.dialects.lifecycle import keep_seconds
+from farm.errors import InvalidRequest, Problem
+
+#: What is taken and changes nothing here, each for its reason.
+TOLERATED = {
+    "storage_type": "a parameter of the address that says which of fal's stores is meant; there is one here",
+    "file_name": "nobody can guess the names under which files lie here, so theirs cannot be chosen",
+    "X-Fal-File-Name": "the same as a header",
+}
+#: Headers that bring the wish for how long a file is kept: JavaScript sends the first, Python both, with one value.
+LIFECYCLES = ("X-Fal-Object-Lifecycle", "X-Fal-Object-Lifecycle-Preference")
+
+DEFAULT_TYPE = "application/octet-stream"
+
+
+class Announcement(Input):
+    """The body of a call that begins an upload."""
+
+    content_type: Annotated[str, Field(max_length=255)] = DEFAULT_TYPE
+    file_name: Annotated[str, Field(max_length=1024)] | None = None
+
+
+class NamedPart(Input):
+    """A part as the caller names it at the end: by its number, and by what it was called when it came."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", validate_by_alias=True)
+
+    number: Annotated[Whole, Field(ge=1, le=MOST_PARTS, alias="partNumber")]
+    etag: Annotated[str, Field(max_length=255)]
+
+
+class Completion(Input):
+    """The body of the call that ends an upload in parts. Their order is no matter."""
+
+    parts: Annotated[list[NamedPart], Field(max_length=MOST_PARTS)]
+
+
+def named_parts(body: Mapping[str, Any]) -> dict[int, str]:
+    """The parts of a file, by their numbers, as the end of its upload names them. Raises InvalidRequest."""
+    parts = parse(Completion, body).parts
+    named = {part.number: part.etag.removeprefix("W/").strip('"') for part in parts}
+    if len(named) < len(parts):
+        raise InvalidRequest([Problem("parts", "a part is named twice", "duplicate")])
+    return named
+
+
+def part_number(text: str) -> int:
+    """The number of a part, in the address to which it is sent. Raises InvalidRequest."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= MOST_PARTS):
+        message = f"'{text[:40]}' is no number of a part; allowed: 1 to {MOST_PARTS}"
+        raise InvalidRequest([Problem("partNumber", message, "int_parsing", text)])
+    return int(text)
+
+
+def wished_seconds(header: Callable[[str], str | None]) -> int:
+    """For how long a file is to be kept, by the headers of a call; 0: they do not say. Raises InvalidRequest."""
+    wishes = {name: text for name in LIFECYCLES if (text := header(name)) is not None}
+    seconds = {keep_seconds(text) for text in wishes.values()}
+    if len(seconds) > 1:
+        raise InvalidRequest([Problem("", f"{' and '.join(wishes)} disagree; send one of them", "conflict")])
+    return seconds.pop() if seconds else 0
+
+
+def begun(upload_url: str, file_url: str) -> dict[str, str]:
+    """The answer to who begins an upload: where to send the file, and where it will be."""
+    return {"upload_url": upload_url, "file_url": file_url}
+
+
+def begun_in_parts(access_url: str, upload_id: str) -> dict[str, str]:
+    """The same at the CDN. Its parts are sent to addresses below that at which the file will be."""
+    return {"access_url": access_url, "uploadId": upload_id}
+
+
+def kept(access_url: str) -> dict[str, str]:
+    """The answer to who has sent a file to the CDN."""
+    return {"access_url": access_url}
+
+
+def part(number: int, etag: str) -> dict[str, Any]:
+    """The answer to a part. Python reads the ETag header instead."""
+    return {"partNumber": number, "etag": etag}
+
+
+def token(text: str, *, until: int, base: str) -> dict[str, str]:
+    """A token for the CDN at `base`. Python compares the end of its time with a time that has a zone."""
+    expires_at = datetime.fromtimestamp(until, UTC).isoformat()
+    return {"token": text, "token_type": "Bearer", "base_url": base, "expires_at": expires_at}

@@ -1,0 +1,34 @@
+"""WaveSpeed's uploads: tickets, and forms as its older SDKs send them. Facts from its pages and its SDKs. Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from farm.catalogue import MAX_UPLOAD
+from farm.dialects.fields import Input, Whole
+
+#: The field of the form that holds the file.
+FIELD = "file"
+DEFAULT_TYPE = "application/octet-stream"
+
+
+class Announcement(Input):
+    """The body of a call for a ticket. The name changes nothing here: nobody can guess those under which files lie."""
+
+    filename: Annotated[str, Field(max_length=1024)]
+    size: Annotated[Whole, Field(ge=1, le=MAX_UPLOAD)]
+    content_type: Annotated[str, Field(min_length=1, max_length=255)] = DEFAULT_TYPE
+
+
+def ticket(upload_url: str, download_url: str, content_type: str) -> dict[str, Any]:
+    """Where to send the file and with which headers, and where it will be."""
+    instruction = {"method": "PUT", "url": upload_url, "headers": {"Content-Type": content_type}}
+    return {"download_url": download_url, "upload": instruction}
+
+
+def kept(download_url: str, *, content_type: str, filename: str, size: int) -> dict[str, Any]:
+    """What is told of a file that came in a form: `type` is image, video, audio, …"""
+    kind = content_type.partition("/")[0]
+    return {"type": kind, "download_url": download_url, "filename": filename, "size": size}
