@@ -13,6 +13,7 @@ from farm import embedded
 from farm.callers import Callers
 from farm.celery import Bell, application
 from farm.errors import ConfigurationError, NotReady
+from farm.inputs import Intake
 from farm.jobstore import keys
 from farm.jobstore.census import Census
 from farm.jobstore.connection import check, connect, connect_to_listen, translated
@@ -21,6 +22,7 @@ from farm.jobstore.feed import Feed
 from farm.jobstore.hints import Changes
 from farm.jobstore.rota import Rota
 from farm.jobstore.store import JobStore, Terms
+from farm.jobstore.uploads import Tickets
 from farm.links import Links
 from farm.outbound import Outbound
 from farm.service import Service
@@ -28,6 +30,7 @@ from farm.settings import Settings
 from farm.storage.local import LocalStorage
 from farm.storage.storage import Storage
 from farm.sweeper import Sweeper
+from farm.uploads import Uploads
 from farm.webhooks.secrets import Secrets
 
 
@@ -44,6 +47,7 @@ class Farm:
     callers: Callers
     storage: Storage
     sweeper: Sweeper
+    uploads: Uploads
     bell: Bell
     deliveries: Deliveries
     secrets: Secrets
@@ -56,11 +60,17 @@ class Farm:
 
     def links_of_the_api(self) -> Links:
         """The same for a process that is no API: under the public address, or the one that the API was started on."""
-        with translated():
-            base = self.settings.public_url or cast(str | None, self.redis.get(keys.BASE))
+        base = base_of_the_api(self.settings, self.redis)
         if base is None:
             raise NotReady("No API has been started yet, so nobody knows how this farm is reached; set FARM_PUBLIC_URL")
-        return self.links(base.rstrip("/"))
+        return self.links(base)
+
+
+def base_of_the_api(settings: Settings, client: redis.Redis) -> str | None:
+    """The beginning of every URL of the API, without a slash at its end; None: no API has been started yet."""
+    with translated():
+        base = settings.public_url or cast(str | None, client.get(keys.BASE))
+    return base.rstrip("/") if base else None
 
 
 def redis_url(settings: Settings, data_dir: Path) -> str:
@@ -111,7 +121,16 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
     changes = Changes(connect_to_listen(url)) if listens else None
     feed = Feed(connect_to_listen(url)) if listens else None
     outbound = Outbound(settings.webhook_allow)
-    service = Service(store, census=census, storage=storage, bell=bell, changes=changes, feed=feed, outbound=outbound)
+    service = Service(
+        store,
+        census=census,
+        storage=storage,
+        bell=bell,
+        intake=Intake(storage, outbound=outbound, base=lambda: base_of_the_api(settings, client)),
+        changes=changes,
+        feed=feed,
+        outbound=outbound,
+    )
     return Farm(
         settings=settings,
         redis_url=url,
@@ -122,6 +141,7 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
         callers=Callers(client),
         storage=storage,
         sweeper=Sweeper(store, storage=storage, rota=Rota(client)),
+        uploads=Uploads(Tickets(client), storage=storage, spool=data_dir / "uploads", keep_seconds=settings.upload_ttl),
         bell=bell,
         deliveries=Deliveries(client),
         secrets=Secrets(client, signing_key=settings.signing_key),

@@ -13,9 +13,11 @@ from farm.jobstore.connection import broker_url
 
 RENDER_QUEUE = "render"
 WEBHOOK_QUEUE = "webhooks"
+PREPARE_QUEUE = "prepare"
 #: Tasks are sent by name: senders import nothing of the workers.
 RENDER_TASK = "render.batches"
 WEBHOOK_TASK = "webhooks.deliver"
+PREPARE_TASK = "prepare.requests"
 #: After so many seconds nobody needs this wake-up any more.
 WAKE_UP_EXPIRES = 120
 

@@ -28,7 +28,7 @@ from urllib3.response import HTTPResponse
 from urllib3.util import Url, parse_url
 
 from farm import clock
-from farm.errors import ConfigurationError, ForbiddenAddress, Unreachable
+from farm.errors import ConfigurationError, ForbiddenAddress, TooLarge, Unreachable
 
 #: All addresses of a name, as text; raises OSError when there are none.
 Resolve = Callable[[str, int], list[str]]
@@ -166,10 +166,10 @@ class Outbound:
         return self._within_time(_Request("POST", self._policy.target(url), POST_KEEPS, body, headers))
 
     def get(self, url: str, *, limit: int) -> Reply:
-        """Get what is at `url`. Raises ForbiddenAddress or Unreachable, the latter also for more than `limit` bytes."""
+        """Get what is at `url`. Raises ForbiddenAddress or Unreachable: TooLarge for more than `limit` bytes."""
         reply = self._within_time(_Request("GET", self._policy.target(url), limit + 1))
         if len(reply.body) > limit:
-            raise Unreachable(f"The answer is larger than {limit} bytes.")
+            raise TooLarge(f"The answer is larger than {limit} bytes.")
         return reply
 
     def _within_time(self, request: _Request) -> Reply:

@@ -113,6 +113,9 @@ class Settings(BaseSettings):
     srpo_file: Path | None = _setting(
         None, "unset: the miniature", "SRPO's `diffusion_pytorch_model.safetensors`", "a file"
     )
+    kontext_dir: Path | None = _setting(
+        None, "unset: the miniature", "Folder of FLUX.1-Kontext-dev as its makers publish it", "a folder"
+    )
     accept_licenses: Names = _setting(
         frozenset(), "unset", "The weights' licences that you accept, by name, comma-separated", "names"
     )
@@ -121,6 +124,13 @@ class Settings(BaseSettings):
         "`bundled` with the miniature, else it must be set",
         "The picture checker. `off`: requests that ask for checking are refused",
         "bundled or off",
+    )
+    enhancer_dir: Path | None = _setting(
+        None,
+        "unset: a template",
+        "Folder of a small causal language model as transformers saves one, which `enhance_prompt` is done with, on "
+        "the CPU beside the webhook worker",
+        "a folder",
     )
     device: str | None = _setting(None, "the best that is there", "Where to render", "cpu, cuda or cuda:N")
     lease_seconds: Seconds = _setting(
@@ -136,6 +146,9 @@ class Settings(BaseSettings):
     result_ttl: Seconds = _setting(
         7 * 86400.0, "7d", "How long a finished job and its pictures are kept", "seconds, or a number with s, m, h or d"
     )
+    upload_ttl: Seconds = _setting(
+        86400.0, "1d", "How long a file that a caller uploads is kept", "seconds, or a number with s, m, h or d"
+    )
     hold_seconds: Seconds = _setting(
         240.0,
         "240",
@@ -145,7 +158,7 @@ class Settings(BaseSettings):
     webhook_allow: Names = _setting(
         frozenset(),
         "empty",
-        "Private hosts or networks that webhooks may reach, comma-separated",
+        "Private hosts or networks that webhooks and image inputs may reach, comma-separated",
         "host names, addresses and networks",
     )
     webhook_schedule: Schedule = _setting(

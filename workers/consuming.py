@@ -10,8 +10,10 @@ from celery import Celery, signals
 from celery.platforms import SecurityWarning
 
 
-def consume(app: Celery, *, name: str, queue: str, on_ready: Callable[[], None], on_drain: Callable[[], None]) -> None:
-    """Answer the wake-ups of `queue`; return when told to stop and the last one has been answered.
+def consume(
+    app: Celery, *, name: str, queues: list[str], on_ready: Callable[[], None], on_drain: Callable[[], None]
+) -> None:
+    """Answer the wake-ups of `queues`; return when told to stop and the last one has been answered.
 
     `on_drain` is called inside the signal handler: it may set a flag, and no more.
     """
@@ -34,7 +36,7 @@ def consume(app: Celery, *, name: str, queue: str, on_ready: Callable[[], None],
         hostname=f"{name}@farm",
         pool="threads",
         concurrency=1,
-        queues=[queue],
+        queues=queues,
         without_gossip=True,
         without_mingle=True,
         loglevel="WARNING",

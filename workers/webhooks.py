@@ -1,4 +1,4 @@
-"""`python -m workers.webhooks`: delivers webhooks, and keeps the farm tidy. Needs no torch and no GPU."""
+"""`python -m workers.webhooks`: delivers webhooks, prepares jobs, and keeps the farm tidy. No torch, no GPU."""
 
 from __future__ import annotations
 
@@ -11,48 +11,70 @@ from types import FrameType
 import structlog
 
 from farm.bootstrap import Farm
-from farm.celery import WEBHOOK_QUEUE, WEBHOOK_TASK, Bell
+from farm.celery import PREPARE_QUEUE, PREPARE_TASK, WEBHOOK_QUEUE, WEBHOOK_TASK, Bell
 from farm.jobstore import keys
 from farm.jobstore.connection import connect_to_listen
 from farm.jobstore.hints import Listener
+from farm.outbound import Outbound
 from farm.reaper import Reaper
 from farm.webhooks.delivery import Courier
 from workers.arguments import run
 from workers.consuming import consume
+from workers.enhancer import enhancer_for
+from workers.preparing import FETCH_SECONDS, Preparer
 from workers.tasks import register
 
 _log = structlog.get_logger(__name__)
 
 
 class WebhookProcess:
-    """Answers wake-ups by delivering what is due. It hears of new deliveries at once, and of those to be tried again
-    within a second or so."""
+    """Answers wake-ups by delivering what is due, and preparing what is to be prepared.
+
+    It hears of new deliveries and jobs at once, and of those to be tried again within a second or so.
+    """
 
     def __init__(self, farm: Farm) -> None:
         self._farm = farm
-        self._bell = Bell(farm.celery, WEBHOOK_TASK, WEBHOOK_QUEUE)
         self._courier = _courier(farm)
+        self._preparer = _preparer(farm)
+        self._bells = {
+            keys.DUE: Bell(farm.celery, WEBHOOK_TASK, WEBHOOK_QUEUE),
+            keys.UNPREPARED: Bell(farm.celery, PREPARE_TASK, PREPARE_QUEUE),
+        }
 
     def run(self) -> None:
         signal.signal(signal.SIGTERM, _leave)  # until Celery takes over: nothing is held yet
         register(self._farm.celery, WEBHOOK_TASK, self._courier.work)
-        listener = Listener(connect_to_listen(self._farm.redis_url), lambda _channel, _receiver: self._bell.ring(1))
-        listener.ask_for(keys.DUE)
+        register(self._farm.celery, PREPARE_TASK, self._preparer.work)
+        listener = Listener(connect_to_listen(self._farm.redis_url), lambda channel, _: self._bells[channel].ring(1))
+        for channel in self._bells:
+            listener.ask_for(channel)
         listener.start()
-        Reaper(self._farm.service.reap, self._ring_for_due).start()
+        Reaper(self._preparer.hold, self._ring_for_work, self._farm.service.reap).start()
         consume(
             self._farm.celery,
             name=f"webhooks-{socket.gethostname()}-{os.getpid()}",
-            queue=WEBHOOK_QUEUE,
-            on_ready=lambda: self._bell.ring(1),
-            on_drain=self._courier.drain,
+            queues=[WEBHOOK_QUEUE, PREPARE_QUEUE],
+            on_ready=self._ring_all,
+            on_drain=self._drain,
         )
+        self._preparer.close()
         self._courier.close()
         _log.info("webhook worker has drained")
 
-    def _ring_for_due(self) -> None:
+    def _ring_all(self) -> None:
+        for bell in self._bells.values():
+            bell.ring(1)
+
+    def _ring_for_work(self) -> None:
         if self._farm.deliveries.are_due():
-            self._bell.ring(1)
+            self._bells[keys.DUE].ring(1)
+        if self._farm.store.are_unprepared():
+            self._bells[keys.UNPREPARED].ring(1)
+
+    def _drain(self) -> None:
+        self._courier.drain()
+        self._preparer.drain()
 
 
 def _courier(farm: Farm) -> Courier:
@@ -68,6 +90,18 @@ def _courier(farm: Farm) -> Courier:
             "fal": settings.webhook_schedule_fal or usual,
             "wavespeed": settings.webhook_schedule_wavespeed or usual,
         },
+    )
+
+
+def _preparer(farm: Farm) -> Preparer:
+    settings = farm.settings
+    return Preparer(
+        farm.store,
+        storage=farm.storage,
+        outbound=Outbound(settings.webhook_allow, seconds=FETCH_SECONDS),
+        enhancer=enhancer_for(settings.enhancer_dir),
+        bell=farm.bell,
+        lease_seconds=settings.lease_seconds,
     )
 
 

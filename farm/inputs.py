@@ -1,0 +1,148 @@
+"""The pictures that a request brings: looked at when it is submitted, as far as that takes no call to anybody.
+
+Bytes and data URIs become the job's own inputs in storage at once, a file of this farm is named by its key, and any
+other URL stays one: the preparer fetches it (`workers/preparing.py`).
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from urllib.parse import unquote_to_bytes
+
+from farm import pictures
+from farm.errors import ForbiddenAddress, InvalidRequest, Problem, StorageError, StoreUnavailable
+from farm.job import Order, Source
+from farm.outbound import Outbound
+from farm.pictures import UnusablePicture
+from farm.storage.storage import Storage, name_in, new_input_key
+
+#: So much of a data URI is repeated in an error, in characters.
+_SHOWN = 64
+#: The head of a data URI (RFC 2397), up to the comma. What type it declares is of no interest.
+_DATA = re.compile(r"\s*data:([^,]{0,200}),", re.IGNORECASE)
+_BASE64 = re.compile(r";\s*base64\s*$", re.IGNORECASE)
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_WHITE = b" \t\n\f\r"
+
+
+@dataclass(frozen=True, slots=True)
+class _Inline:
+    """A picture that came with the request, and was found to be one."""
+
+    content: bytes
+    extension: pictures.Extension
+
+
+#: A key in storage, a URL, or a picture that came along.
+Found = str | _Inline
+
+
+class Intake:
+    """Takes in what requests bring. `base` is how callers reach this farm, as far as that is known."""
+
+    def __init__(self, storage: Storage, *, outbound: Outbound, base: Callable[[], str | None]) -> None:
+        self._storage = storage
+        self._outbound = outbound
+        self._base = base
+
+    def examine(self, sources: Sequence[Source]) -> list[Found]:
+        """What each source is: a key in storage, a URL, or a picture. Raises InvalidRequest with all problems."""
+        found: list[Found] = []
+        problems = []
+        for source in sources:
+            try:
+                found.append(self._examine(source))
+            except UnusablePicture as error:
+                problems.append(Problem(source.field, str(error), error.code, _shown(source), error.context))
+        if problems:
+            raise InvalidRequest(problems)
+        return found
+
+    @contextmanager
+    def stored(self, job_id: str, found: Sequence[Found]) -> Iterator[tuple[str, ...]]:
+        """The keys and URLs of what was found, while the job is recorded. If that fails, nothing stays.
+
+        But where the job store gave no answer, the job may be recorded: what is nobody's then is for the sweeper.
+        """
+        try:
+            yield tuple(self._put(job_id, number, one) for number, one in enumerate(found))
+        except StoreUnavailable:
+            raise
+        except BaseException:
+            self.forget(job_id)
+            raise
+
+    def forget(self, job_id: str) -> None:
+        """Remove what was stored for a job that came to nothing."""
+        with suppress(StorageError):  # the sweeper finds it
+            self._storage.delete_job(job_id)
+
+    def _put(self, job_id: str, number: int, one: Found) -> str:
+        if isinstance(one, str):
+            return one
+        key = new_input_key(job_id, number, one.extension)
+        self._storage.put(key, one.content)
+        return key
+
+    def _examine(self, source: Source) -> Found:
+        if match := _DATA.match(source.url):
+            return _inline(_decoded(source.url[match.end() :], is_base64=bool(_BASE64.search(match[1]))))
+        if source.url:
+            return self._own_key(source.url) or self._checked(source.url)
+        return _inline(source.content)
+
+    def _own_key(self, url: str) -> str | None:
+        """The key of a file of this farm, however its caller reaches it.
+
+        Nobody can guess a key: an address that ends with one that is there can mean no other file.
+        """
+        key = re.split("[?#]", url, maxsplit=1)[0].rpartition("/")[2]
+        if name_in(key) is None:
+            return None
+        if file := self._storage.find(key):
+            pictures.check_size(file.bytes)
+            return key
+        if url.startswith(f"{self._base()}/"):
+            raise UnusablePicture("file_download_error", "this farm has no file here, or has it no more")
+        return None
+
+    def _checked(self, url: str) -> str:
+        try:
+            self._outbound.check(url)
+        except ForbiddenAddress as error:
+            raise UnusablePicture("file_download_error", str(error)) from error
+        return url
+
+
+def with_sources(order: Order, sources: tuple[str, ...]) -> Order:
+    """The order whose request names its pictures by keys and URLs, and brings none any more."""
+    fields = tuple(source.field for source in order.sources)
+    request = order.request.model_copy(update={"sources": sources, "source_fields": fields})
+    return replace(order, request=request, sources=())
+
+
+def _inline(content: bytes) -> _Inline:
+    return _Inline(content, pictures.look(content).extension)
+
+
+def _decoded(data: str, *, is_base64: bool) -> bytes:
+    """The bytes in a data URI. Base64 is read as browsers read it, and URL-safe, too."""
+    if is_base64 and len(data) > 2 * pictures.MAX_BYTES:
+        raise pictures.file_too_large("the data URI is too long")
+    plain = unquote_to_bytes(data)
+    if not is_base64:
+        return plain
+    digits = plain.translate(_URL_SAFE, delete=_WHITE).rstrip(b"=")
+    try:
+        return binascii.a2b_base64(digits + b"=" * (-len(digits) % 4), strict_mode=True)
+    except binascii.Error as error:
+        raise UnusablePicture("image_load_error", f"the data URI is no base64: {error}") from error
+
+
+def _shown(source: Source) -> str | None:
+    """What an error repeats of a source: its URL, of a data URI the beginning, of bytes nothing."""
+    return source.url[:_SHOWN] + "…" if _DATA.match(source.url) else source.url or None

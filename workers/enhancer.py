@@ -1,0 +1,225 @@
+"""The prompt enhancer: says in more words what a caller wants to see. No torch here.
+
+Without a language model it is a template: the caller's words stay whole and in front, and what they leave open is
+added. With one (FARM_ENHANCER_DIR) a process of its own writes (`workers/pipelines/language.py`); what it does not
+manage in time is rendered as it was written.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+from pydantic import BaseModel, ValidationError
+
+from farm import clock, lifeline
+from farm.catalogue import KONTEXT, KONTEXT_MULTI, MAX_PROMPT
+from farm.errors import ConfigurationError, FarmError
+from farm.request import Request
+
+#: A prompt of so many characters says enough: more would not fit into the 512 tokens that the text encoder takes.
+LONG_ENOUGH = 1500
+#: Models whose prompt is an instruction about pictures that are there.
+EDITORS = (KONTEXT.name, KONTEXT_MULTI.name)
+
+#: How long the model may take over one prompt, and before its first to be loaded, in seconds.
+ANSWER_SECONDS = 30.0
+LOAD_SECONDS = 90.0
+
+#: What a picture's prompt may leave open: words that show that it does not, and what is said else.
+_OPEN = (
+    (r"light\w*|lit|sun\w*|shad(ow|e)\w*|glow\w*|neon|night|dark\w*|dawn|dusk|moon\w*|candle\w*", "soft natural light"),
+    (r"close-?up|wide|angle|shot|view\w*|compos\w*|fram\w+|portrait|panorama|macro|aerial", "balanced composition"),
+    (r"detail\w*|textur\w*|intricate|sharp\w*|crisp|[48]k|hd|minimal\w*|simple|flat", "fine detail"),
+    (
+        r"colou?r\w*|monochrome|black|white|grey|gray|red|orange|yellow|green|blue|purple|pink|brown|gold\w*|silver"
+        r"|pastel\w*|vibrant|muted|palette|sepia",
+        "harmonious colours",
+    ),
+    (r"background|backdrop|foreground|bokeh|blur\w*|depth|focus\w*", "a clear subject against a calm background"),
+)
+#: The same for an instruction. What it does not speak of shall stay.
+_KEPT = (
+    r"keep\w*|preserv\w*|same|unchanged|maintain\w*|leav\w+|everything else",
+    "Keep what is not mentioned as it is: subjects, faces, pose and framing.",
+)
+_JOINED = (
+    r"combin\w*|blend\w*|match\w*|seamless\w*|consistent\w*|coherent\w*",
+    "Bring the pictures together in one scene, with the same light, scale and perspective throughout.",
+)
+
+_log = structlog.get_logger(__name__)
+
+
+class EnhancerFailed(FarmError):
+    """The prompt could not be enhanced."""
+
+    code = "enhancer_failed"
+
+
+class Enhancer(Protocol):
+    """Rewrites prompts, in a way that depends on nothing but the words and the model that they are for."""
+
+    def rewrite(self, prompt: str, model: str) -> str:
+        """What to render instead. Raises EnhancerFailed."""
+
+    def close(self) -> None:
+        """Let go of what it holds."""
+
+
+def enhanced(request: Request, enhancer: Enhancer) -> Request:
+    """The request with its prompt rewritten, or as its caller wrote it with a note that says why."""
+    prompt, notes = request.prompt, request.notes
+    if len(prompt) > LONG_ENOUGH:
+        notes += ("The prompt was not enhanced: it is long enough already.",)
+    else:
+        try:
+            prompt = enhancer.rewrite(prompt, request.model)
+        except EnhancerFailed as error:
+            _log.warning("prompt not enhanced", error=str(error))
+            notes += (f"The prompt was rendered as written: {error}",)
+    changes = {"prompt": prompt, "original_prompt": request.prompt, "enhance": False, "notes": notes}
+    return request.model_copy(update=changes)
+
+
+class Template:
+    """Adds what the caller's words leave open."""
+
+    def rewrite(self, prompt: str, model: str) -> str:
+        stem = prompt.rstrip()
+        if model in EDITORS:
+            sentences = _missing(stem, (_KEPT, _JOINED) if model == KONTEXT_MULTI.name else (_KEPT,))
+            return " ".join([_ended(stem), *sentences]) if sentences else prompt
+        additions = ", ".join(_missing(stem, _OPEN))
+        if not (additions and stem):
+            return prompt
+        if stem[-1:] in ".!?…":
+            return f"{stem} {additions.capitalize()}."
+        return f"{stem.rstrip(',;:')}, {additions}"
+
+    def close(self) -> None:
+        pass
+
+
+class LanguageModel:
+    """Asks a process of its own that has loaded the model. One that hangs or fails is ended, and replaced on demand."""
+
+    def __init__(
+        self, folder: Path, *, answer_seconds: float = ANSWER_SECONDS, load_seconds: float = LOAD_SECONDS
+    ) -> None:
+        self._program = [sys.executable, "-m", "workers.pipelines.language", str(folder)]
+        self._answer_seconds = answer_seconds
+        self._load_seconds = load_seconds
+        self._process: _Process | None = None
+        self._turn = threading.Lock()
+
+    def rewrite(self, prompt: str, model: str) -> str:
+        if not self._turn.acquire(timeout=self._load_seconds + self._answer_seconds):
+            raise EnhancerFailed("The enhancer has too much to do.")
+        try:
+            text = self._ask({"prompt": prompt, "edits": model in EDITORS}).strip()
+        except EnhancerFailed:
+            self._end()
+            raise
+        finally:
+            self._turn.release()
+        if not 0 < len(text) <= MAX_PROMPT:
+            raise EnhancerFailed(f"The enhancer answered with {len(text)} characters; allowed: 1 to {MAX_PROMPT}.")
+        return text
+
+    def close(self) -> None:
+        self._end()
+
+    def _ask(self, question: dict[str, object]) -> str:
+        if self._process is None:
+            began = clock.monotonic()
+            self._process = _Process(self._program)
+            self._process.answer(self._load_seconds)
+            _log.info("enhancer is loaded", seconds=round(clock.monotonic() - began, 2))
+        self._process.tell(question)
+        return self._process.answer(self._answer_seconds)
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+
+
+class _Answer(BaseModel):
+    text: str = ""
+
+
+class _Process:
+    """A program that answers lines of JSON with lines of JSON, one by one. Its first line says that it is ready."""
+
+    def __init__(self, program: list[str]) -> None:
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._started: Future[subprocess.Popen[bytes]] = Future()
+        # The thread that starts it stays: to the kernel, it is the parent with which the child dies.
+        threading.Thread(target=self._run, args=(program,), name="enhancer", daemon=True).start()
+        self._process = self._started.result()
+
+    def tell(self, question: dict[str, object]) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError, ValueError):  # it is gone: there will be no answer
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def answer(self, seconds: float) -> str:
+        """The text of the next line. Raises EnhancerFailed when there is none in time, or none any more."""
+        try:
+            return _Answer.model_validate_json(self._lines.get(timeout=seconds)).text
+        except queue.Empty:
+            raise EnhancerFailed("The enhancer took too long.") from None
+        except ValidationError as error:
+            raise EnhancerFailed("The enhancer's model could not be used.") from error
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _run(self, program: list[str]) -> None:
+        try:
+            process = subprocess.Popen(
+                lifeline.command(*program), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            )
+        except OSError as error:
+            self._started.set_exception(EnhancerFailed(f"The enhancer could not be started: {error.strerror}."))
+            return
+        self._started.set_result(process)
+        with suppress(BrokenPipeError), process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                self._lines.put(line)
+        self._lines.put(b"")
+
+
+def enhancer_for(folder: Path | None) -> Enhancer:
+    """The template, or the language model in `folder`. Raises ConfigurationError for a folder that holds none."""
+    if folder is None:
+        return Template()
+    if not (folder / "config.json").is_file():
+        raise ConfigurationError(
+            f"FARM_ENHANCER_DIR={folder} holds no language model; allowed: a folder with config.json, tokenizer and "
+            "weights of a causal language model, as transformers saves one"
+        )
+    return LanguageModel(folder)
+
+
+def _missing(text: str, aspects: Sequence[tuple[str, str]]) -> list[str]:
+    """What is to be said beside `text`."""
+    return [said for words, said in aspects if not re.search(rf"\b({words})\b", text, re.IGNORECASE)]
+
+
+def _ended(sentence: str) -> str:
+    return sentence if sentence[-1:] in ".!?…" else f"{sentence}."

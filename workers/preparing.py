@@ -1,0 +1,280 @@
+"""The preparer: makes jobs ready for a GPU. Their pictures are fetched, checked and copied, their prompts enhanced.
+
+It works in the process of the webhooks, in threads of its own. Whatever dies or answers late, the record decides: a job
+is prepared once, by whoever says so first, and what another one has stored for it is removed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from urllib.parse import urljoin, urlsplit
+
+import structlog
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_attempt,
+    stop_after_delay,
+    stop_when_event_set,
+    wait_random_exponential,
+)
+
+from farm import pictures
+from farm.celery import Bell
+from farm.errors import (
+    FarmError,
+    ForbiddenAddress,
+    NotFound,
+    StorageError,
+    StorageUnavailable,
+    TooLarge,
+    Unreachable,
+)
+from farm.job import Job
+from farm.jobstore.store import JobStore
+from farm.outbound import Outbound
+from farm.pictures import UnusablePicture
+from farm.request import Request
+from farm.storage.storage import Storage, name_in, new_input_key
+from workers.enhancer import Enhancer, enhanced
+from workers.sizing import sized
+
+#: Jobs that one process prepares at a time.
+AT_A_TIME = 8
+#: How long a picture may take to arrive, in seconds.
+FETCH_SECONDS = 30.0
+#: For how long a storage is asked again that does not answer, in seconds.
+STORAGE_SECONDS = 300.0
+#: How often a picture may turn out to be elsewhere.
+MOST_REDIRECTS = 3
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+#: Answers of hosts that have too much to do, or trouble that may pass.
+_PASSING = (429, 500, 502, 503, 504)
+#: How often, and for how long, a host that gives no good answer is asked again.
+_TRIES = 3
+_INSIST_SECONDS = 10.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Interrupted(FarmError):
+    """The preparer drains; another one goes on with the job."""
+
+
+class Preparer:
+    """Prepares jobs as long as any are to be prepared."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        *,
+        storage: Storage,
+        outbound: Outbound,
+        enhancer: Enhancer,
+        bell: Bell,
+        lease_seconds: float,
+    ) -> None:
+        self._store = store
+        self._storage = storage
+        self._outbound = outbound
+        self._enhancer = enhancer
+        self._bell = bell
+        self._lease_seconds = lease_seconds
+        self._pool = ThreadPoolExecutor(AT_A_TIME, thread_name_prefix="prepare")
+        self._room = threading.Semaphore(AT_A_TIME)
+        self._under_way: set[str] = set()
+        self._closing = threading.Event()
+
+    def work(self) -> None:
+        """Hand out what is to be prepared until nothing more is, or everybody is at work."""
+        try:
+            while self._room.acquire(blocking=False):
+                if not self._begin():
+                    return
+        except FarmError as error:
+            _log.warning("nothing could be prepared", error=str(error))
+
+    def hold(self) -> None:
+        """A sign of life: nobody else takes what is under way here. To be called more often than a lease ends."""
+        if job_ids := list(self._under_way):
+            self._store.hold_unprepared(job_ids, self._lease_seconds)
+
+    def drain(self) -> None:
+        """Take nothing more. Safe in a signal handler."""
+        self._closing.set()
+
+    def close(self) -> None:
+        """Wait for what is under way."""
+        self._closing.set()
+        self._pool.shutdown(wait=True)
+        self._enhancer.close()
+
+    def _begin(self) -> bool:
+        """Start on the next job in the place that was taken for it, or give the place back."""
+        job = None
+        try:
+            job = self._next()
+        finally:
+            if job is None:
+                self._room.release()
+        if job is not None:
+            self._pool.submit(self._go_on, job)
+        return job is not None
+
+    def _next(self) -> Job | None:
+        if self._closing.is_set():
+            return None
+        taken = self._store.take_unprepared(1, self._lease_seconds)
+        return taken[0] if taken else None
+
+    def _go_on(self, job: Job | None) -> None:
+        """Prepare this one, and go on with others as long as there are any."""
+        try:
+            while job is not None:
+                self._under_way.add(job.id)
+                try:
+                    self._prepare(job)
+                finally:
+                    self._under_way.discard(job.id)
+                job = self._next()
+        except FarmError as error:  # its lease brings it back
+            _log.warning("preparation interrupted", error=str(error))
+        except Exception as error:  # noqa: BLE001  # the pool would swallow it
+            _log.error("preparation failed", exc_info=error)
+        finally:
+            self._room.release()
+
+    def _prepare(self, job: Job) -> None:
+        try:
+            request = self._insist(job)
+        except (StorageUnavailable, Interrupted):
+            self._store.hold_unprepared([job.id], 0)  # anybody may have it at once
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever it is, the job comes to an end
+            self._refuse(job, error)
+            return
+        if self._store.prepared(job.id, request):
+            self._bell.ring(1)
+            self._remove(_own(job))
+        else:  # it was cancelled, or another preparer was faster
+            self._remove(request.inputs)
+
+    def _insist(self, job: Job) -> Request:
+        """The request as it is rendered. A storage that is away for a while costs no job; then nothing stays there."""
+        for attempt in Retrying(
+            retry=retry_if_exception_type(StorageUnavailable),
+            wait=wait_random_exponential(multiplier=0.2, max=10),
+            stop=stop_after_delay(STORAGE_SECONDS) | stop_when_event_set(self._closing),
+            sleep=sleep_using_event(self._closing),
+            reraise=True,
+        ):
+            with attempt:
+                copies: list[str] = []
+                try:
+                    request = self._ready(job, copies)
+                except Exception:
+                    self._remove(copies)
+                    raise
+        return request
+
+    def _ready(self, job: Job, copies: list[str]) -> Request:
+        """The request as it is rendered. What is stored for it is added to `copies`."""
+        request = job.request
+        for number in range(len(request.sources)):
+            if self._closing.is_set():
+                raise Interrupted
+            content, size = self._copy(request, number)
+            key = new_input_key(job.id, number, "png")
+            copies.append(key)
+            self._storage.put(key, content)
+            if number == 0:
+                request = sized(request, *size)
+        kept = {original: copy for original, copy in zip(request.sources, copies, strict=True) if original in _own(job)}
+        sources = tuple(kept.get(source, source) for source in request.sources)
+        request = request.model_copy(update={"sources": sources, "inputs": tuple(copies)})
+        return enhanced(request, self._enhancer) if request.enhance else request
+
+    def _copy(self, request: Request, number: int) -> tuple[bytes, tuple[int, int]]:
+        """The farm's copy of a source, and its upright size. Raises UnusablePicture, which names the source."""
+        source = request.sources[number]
+        try:
+            return pictures.prepared(self._content(source))
+        except UnusablePicture as error:
+            raise UnusablePicture(error.code, f"{_named(request, number)}: {error}", error.context) from error
+
+    def _content(self, source: str) -> bytes:
+        if name_in(source) is None:
+            return fetch(self._outbound, source)
+        try:
+            return self._storage.read(source)
+        except NotFound as error:
+            raise UnusablePicture("file_download_error", "this farm has the file no more") from error
+
+    def _refuse(self, job: Job, error: Exception) -> None:
+        if not isinstance(error, FarmError):
+            _log.error("preparation failed", job=job.id, exc_info=error)
+            error = FarmError()
+        self._store.refuse(job.id, error.code, str(error))
+
+    def _remove(self, stored: Iterable[str]) -> None:
+        for key in stored:
+            with suppress(StorageError):  # the sweeper finds it
+                self._storage.remove(key)
+
+
+def fetch(outbound: Outbound, url: str) -> bytes:
+    """What is at `url`, or where that leads to. Each address on the way is checked. Raises UnusablePicture."""
+    try:
+        for attempt in Retrying(
+            retry=retry_if_exception(lambda error: isinstance(error, Unreachable) and not isinstance(error, TooLarge)),
+            wait=wait_random_exponential(multiplier=0.2, max=2),
+            stop=stop_after_attempt(_TRIES) | stop_after_delay(_INSIST_SECONDS),
+            reraise=True,
+        ):
+            with attempt:
+                content = _followed(outbound, url)
+    except TooLarge as error:
+        raise pictures.file_too_large("the picture is too large") from error
+    except (Unreachable, ForbiddenAddress) as error:
+        raise _not_fetched(str(error)) from error
+    return content
+
+
+def _followed(outbound: Outbound, url: str) -> bytes:
+    """What is at the end of the redirects. Raises Unreachable for what a later try may bring."""
+    for _ in range(MOST_REDIRECTS + 1):
+        reply = outbound.get(url, limit=pictures.MAX_BYTES)
+        if reply.status == 200:
+            return reply.body
+        if reply.status in _PASSING:
+            raise Unreachable(f"{_host(url)} answered {reply.status}.")
+        location = reply.headers.get("location")
+        if reply.status not in _REDIRECTS or not location:
+            raise _not_fetched(f"{_host(url)} answered {reply.status}.")
+        url = urljoin(url, location)
+    raise _not_fetched(f"It leads elsewhere more than {MOST_REDIRECTS} times.")
+
+
+def _not_fetched(why: str) -> UnusablePicture:
+    return UnusablePicture("file_download_error", f"the picture could not be fetched. {why}")
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or ""
+
+
+def _named(request: Request, number: int) -> str:
+    """How an error calls a source: by its caller's field, and its host where it has one."""
+    field, source = request.source_fields[number], request.sources[number]
+    return f"{field} ({_host(source)})" if name_in(source) is None else field
+
+
+def _own(job: Job) -> list[str]:
+    """Sources that were stored for this job alone."""
+    return [source for source in job.request.sources if (name := name_in(source)) and name.job_id == job.id]

@@ -1,0 +1,44 @@
+"""The size of a picture that follows from its first input. Pure."""
+
+from __future__ import annotations
+
+import math
+
+from farm.catalogue import KONTEXT_SIZES, MAX_PIXELS, MAX_SIDE, MIN_SIDE
+from farm.request import Request
+
+#: What floating point may be off by, in pixels: a side that is meant to be whole is not cut by one.
+_SLACK = 1e-6
+
+
+def sized(request: Request, width: int, height: int) -> Request:
+    """The request with its size settled, where its first input has this upright size in pixels."""
+    match request.sizing:
+        case "asked":
+            return request
+        case "input":
+            settled = fitted(width, height)
+        case "ratio":
+            settled = nearest(width, height)
+    return request.model_copy(update={"width": settled[0], "height": settled[1]})
+
+
+def fitted(width: int, height: int) -> tuple[int, int]:
+    """The same size, or the nearest of the same ratio that the limits allow.
+
+    A picture that is ten times as long as it is wide, or more, cannot keep its ratio: its short side is MIN_SIDE.
+    """
+    largest = min(MAX_SIDE / max(width, height), math.sqrt(MAX_PIXELS / (width * height)))
+    smallest = MIN_SIDE / min(width, height)
+    scale = min(max(1.0, smallest), largest)
+    return _side(width * scale), _side(height * scale)
+
+
+def nearest(width: int, height: int) -> tuple[int, int]:
+    """Of the sizes that Kontext was trained with, the one whose ratio is nearest."""
+    ratio = math.log(width / height)
+    return min(KONTEXT_SIZES.values(), key=lambda size: abs(math.log(size[0] / size[1]) - ratio))
+
+
+def _side(length: float) -> int:
+    return min(MAX_SIDE, max(MIN_SIDE, int(length + _SLACK)))
