@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from farm.errors import ConfigurationError
 
+#: Names of real weights (`Pipeline.weights`), and the repositories that publish FLUX.1-dev's parts and Kontext.
+SRPO_WEIGHTS = "flux-1-dev + srpo"
+KONTEXT_WEIGHTS = "flux-1-kontext-dev"
+FLUX_REPOSITORY = "black-forest-labs/FLUX.1-dev"
+KONTEXT_REPOSITORY = "black-forest-labs/FLUX.1-Kontext-dev"
+
 #: What SRPO publishes: the transformer alone, 47.6 GB in fp32, no configuration beside it.
 SRPO_FILE = "diffusion_pytorch_model.safetensors of tencent/SRPO"
 SRPO_SHA256 = "06e73a79fb21e6d78bb1ba1b303878155600367fba252385d1d824ff1e435b9c"
-#: Licences that SRPO's weights stand under, by the names that FARM_ACCEPT_LICENSES takes.
+#: The licences of real weights, by the names that FARM_ACCEPT_LICENSES takes.
 LICENCES = {
     "flux-1-dev-non-commercial": "FLUX.1 [dev] Non-Commercial License",
     "tencent-srpo": "SRPO's licence: academic use only",
 }
+#: What SRPO's weights stand under, which need those of FLUX.1-dev; and Kontext's, published under the latter's licence.
+_SRPO_LICENCES = ("flux-1-dev-non-commercial", "tencent-srpo")
+_KONTEXT_LICENCES = ("flux-1-dev-non-commercial",)
 
-#: The parts of FLUX.1-dev's folder: the file that describes each, and the stem of its weights.
+#: The parts of FLUX.1-dev's folder, and of Kontext's: the file that describes each, and the stem of its weights.
 PARTS = {
     "scheduler": ("scheduler_config.json", None),
     "text_encoder": ("config.json", "model"),
@@ -28,20 +39,52 @@ PARTS = {
 }
 
 
-def one_without_the_other(flux_dir: Path | None) -> str:
-    """What is wrong where only one of the two settings is there."""
-    there, missing = ("FARM_SRPO_FILE", "FARM_FLUX_DIR") if flux_dir is None else ("FARM_FLUX_DIR", "FARM_SRPO_FILE")
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """Where real weights lie, as far as the settings say so. If none do, the miniature is meant."""
+
+    flux_dir: Path | None = None
+    srpo_file: Path | None = None
+    kontext_dir: Path | None = None
+
+    @property
+    def are_set(self) -> bool:
+        return self.has_srpo or self.kontext_dir is not None
+
+    @property
+    def has_srpo(self) -> bool:
+        """Whether SRPO is asked for; `missing` says whether it is whole."""
+        return self.flux_dir is not None or self.srpo_file is not None
+
+    @property
+    def missing(self) -> str | None:
+        """The setting that another one needs and that is not there."""
+        if not self.has_srpo:
+            return None
+        return "FARM_FLUX_DIR" if self.flux_dir is None else "FARM_SRPO_FILE" if self.srpo_file is None else None
+
+    @property
+    def name(self) -> str:
+        """The weights by their names."""
+        names = [SRPO_WEIGHTS] * self.has_srpo + [KONTEXT_WEIGHTS] * (self.kontext_dir is not None)
+        return ", ".join(names)
+
+    def not_accepted(self, accepted: frozenset[str]) -> list[str]:
+        """The licences of these weights that are still to be accepted, by name."""
+        of_srpo = _SRPO_LICENCES if self.has_srpo else ()
+        of_kontext = _KONTEXT_LICENCES if self.kontext_dir is not None else ()
+        return [name for name in dict.fromkeys((*of_srpo, *of_kontext)) if name not in accepted]
+
+
+def one_without_the_other(missing: str) -> str:
+    """What is wrong where this setting is missing (`Checkpoints.missing`)."""
+    there = "FARM_SRPO_FILE" if missing == "FARM_FLUX_DIR" else "FARM_FLUX_DIR"
     return f"{there} needs {missing}: SRPO is a transformer for the other parts of FLUX.1-dev."
 
 
-def not_accepted(accepted: frozenset[str]) -> list[str]:
-    """The licences of SRPO's weights that are still to be accepted, by name."""
-    return [name for name in LICENCES if name not in accepted]
-
-
-def check_licences(accepted: frozenset[str]) -> None:
-    """Raises ConfigurationError unless every licence of SRPO's weights is accepted."""
-    open_ones = not_accepted(accepted)
+def check_licences(checkpoints: Checkpoints, accepted: frozenset[str]) -> None:
+    """Raises ConfigurationError unless every licence of the weights is accepted."""
+    open_ones = checkpoints.not_accepted(accepted)
     if open_ones:
         terms = "; ".join(LICENCES[name] for name in open_ones)
         raise ConfigurationError(
@@ -51,12 +94,15 @@ def check_licences(accepted: frozenset[str]) -> None:
 
 
 def lacking(folder: Path, *, without_weights: tuple[str, ...] = ()) -> list[str]:
-    """What FLUX.1-dev's folder should hold and does not, by names relative to it."""
-    wanted = ["model_index.json"]
-    for part, (description, _) in PARTS.items():
-        wanted.append(f"{part}/{description}")
-        if part not in without_weights:
-            wanted += weight_files(folder, part)
+    """What a folder of the layout should hold and does not, by names relative to it."""
+    index = [] if (folder / "model_index.json").is_file() else ["model_index.json"]
+    of_parts = (lacking_in_part(folder, part, with_weights=part not in without_weights) for part in PARTS)
+    return [*index, *chain.from_iterable(of_parts)]
+
+
+def lacking_in_part(folder: Path, part: str, *, with_weights: bool = True) -> list[str]:
+    """The same for one part of it."""
+    wanted = [f"{part}/{PARTS[part][0]}", *(weight_files(folder, part) if with_weights else ())]
     return [name for name in wanted if not (folder / name).is_file()]
 
 

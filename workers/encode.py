@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import ExifTags, Image, PngImagePlugin
 
 from farm import __version__
-from farm.request import ImageRequest, OutputFormat
+from farm.request import Request
 
 SOFTWARE = f"srpo-farm {__version__}"
 _JPEG_QUALITY = 95
@@ -18,6 +19,9 @@ _JPEG_QUALITY = 95
 _PNG_LEVEL = 1
 #: EXIF's mark for text that is not ASCII (Exif 2.3, UserComment).
 _UNICODE = b"UNICODE\x00"
+#: A JPEG's segment holds 64 KiB, EXIF's own structure included. Two prompts of 4000 characters fit, unless most of them
+#: are control characters, which JSON writes with six each: then the original one is left out.
+_LONGEST_COMMENT = 65_000
 
 #: IPTC's statement that a trained model made the picture (https://cv.iptc.org/newscodes/digitalsourcetype).
 _XMP = (
@@ -38,44 +42,64 @@ class Encoder:
     build: str
     with_prompt: bool
 
-    def encode(self, image: Image.Image, *, of: ImageRequest, form: OutputFormat, warnings: tuple[str, ...]) -> bytes:
-        """`image` as a file."""
-        parameters = self._parameters(of, warnings)
-        return _jpeg(image, parameters) if form == "jpeg" else _png(image, parameters)
+    def encode(self, image: Image.Image, *, of: Request, number: int, warnings: tuple[str, ...]) -> bytes:
+        """The `number`-th image of a request as a file, in the format that it asks for."""
+        parameters = self._parameters(of, number)
+        if warnings:
+            parameters["warnings"] = warnings
+        return _jpeg(image, parameters) if of.output_format == "jpeg" else _png(image, parameters)
 
-    def _parameters(self, of: ImageRequest, warnings: tuple[str, ...]) -> str:
+    def _parameters(self, request: Request, number: int) -> dict[str, Any]:
         fields: dict[str, Any] = {
-            "model": of.model,
+            "model": request.model,
             "weights": self.weights,
             "build": self.build,
-            "width": of.width,
-            "height": of.height,
-            "steps": of.steps,
-            "guidance": of.guidance,
-            "seed": of.seed,
-            "acceleration": of.acceleration,
+            "width": request.width,
+            "height": request.height,
+            "steps": request.steps,
+            "guidance": request.guidance,
+            "seed": request.image(number).seed,
+            "acceleration": request.acceleration,
         }
+        if request.inputs:
+            fields["inputs"] = len(request.inputs)
+        if request.strength is not None:
+            fields["strength"] = request.strength
         if self.with_prompt:
-            fields["prompt"] = of.prompt
-        if warnings:
-            fields["warnings"] = list(warnings)
-        return json.dumps(fields, ensure_ascii=False)
+            fields["prompt"] = request.prompt
+        if self.with_prompt and request.original_prompt is not None:
+            fields["original_prompt"] = request.original_prompt
+        return fields
 
 
-def _jpeg(image: Image.Image, parameters: str) -> bytes:
+def _jpeg(image: Image.Image, parameters: Mapping[str, Any]) -> bytes:
     exif = Image.Exif()
     exif[ExifTags.Base.Software] = SOFTWARE
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = _UNICODE + parameters.encode("utf-16-be")
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = _comment(parameters)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=_JPEG_QUALITY, exif=exif, xmp=_XMP.encode())
     return file.getvalue()
 
 
-def _png(image: Image.Image, parameters: str) -> bytes:
+def _comment(parameters: Mapping[str, Any]) -> bytes:
+    if len(_utf_16(parameters)) > _LONGEST_COMMENT:
+        parameters = {name: value for name, value in parameters.items() if name != "original_prompt"}
+    return _UNICODE + _utf_16(parameters)
+
+
+def _utf_16(parameters: Mapping[str, Any]) -> bytes:
+    return _text(parameters).encode("utf-16-be")
+
+
+def _png(image: Image.Image, parameters: Mapping[str, Any]) -> bytes:
     text = PngImagePlugin.PngInfo()
     text.add_text("Software", SOFTWARE)
-    text.add_itxt("parameters", parameters)
+    text.add_itxt("parameters", _text(parameters))
     text.add_itxt("XML:com.adobe.xmp", _XMP)
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=_PNG_LEVEL, pnginfo=text)
     return file.getvalue()
+
+
+def _text(parameters: Mapping[str, Any]) -> str:
+    return json.dumps(parameters, ensure_ascii=False)

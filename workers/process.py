@@ -20,11 +20,12 @@ from farm.jobstore.connection import connect_to_listen
 from farm.jobstore.hints import hear_stops
 from farm.reaper import Reaper
 from farm.settings import Settings
+from farm.weights import Checkpoints
 from workers.consuming import consume
 from workers.encode import Encoder
 from workers.hearing import Hearing
 from workers.lease import Lease
-from workers.pipelines.pipeline import MINIATURE, SIMULATED, SRPO, Pipeline
+from workers.pipelines.pipeline import MINIATURE, SIMULATED, Pipeline
 from workers.publish import Publisher
 from workers.render import Renderer
 from workers.safety import Checker, checker_for
@@ -81,6 +82,7 @@ class WorkerProcess:
             store,
             worker=self._id,
             pipeline=pipeline,
+            storage=self._farm.storage,
             lease=self._lease,
             publisher=publisher,
             bell=self._farm.bell,
@@ -92,7 +94,9 @@ class WorkerProcess:
         Reaper(self._farm.sweeper.go_on).start()
         Hearing(self._renderer, self._farm.census, pipeline.models).start()
         self._pipeline = pipeline
-        consume(self._farm.celery, name=self._id, queue=RENDER_QUEUE, on_ready=self._ready, on_drain=self._draining.set)
+        consume(
+            self._farm.celery, name=self._id, queues=[RENDER_QUEUE], on_ready=self._ready, on_drain=self._draining.set
+        )
         publisher.close(seconds=settings.grace_seconds / 2)
 
     def _ready(self) -> None:
@@ -127,16 +131,21 @@ def load_pipeline(settings: Settings, data_dir: Path) -> Pipeline:
         return SimulatedPipeline(settings.simulated_step_ms)
     from workers.pipelines import loading
 
-    if settings.flux_dir is None and settings.srpo_file is None:
+    checkpoints = checkpoints_of(settings)
+    if not checkpoints.are_set:
         return loading.load_miniature(data_dir / "models", settings.device)
-    return loading.load_srpo(settings.flux_dir, settings.srpo_file, settings.accept_licenses, settings.device)
+    return loading.load_checkpoints(checkpoints, settings.accept_licenses, settings.device)
 
 
 def weights_of(settings: Settings) -> str:
     """The name of the weights that the settings ask for: it is known before they are loaded."""
     if settings.pipeline == "simulated":
         return SIMULATED
-    return MINIATURE if settings.flux_dir is None and settings.srpo_file is None else SRPO
+    return checkpoints_of(settings).name or MINIATURE
+
+
+def checkpoints_of(settings: Settings) -> Checkpoints:
+    return Checkpoints(settings.flux_dir, settings.srpo_file, settings.kontext_dir)
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:

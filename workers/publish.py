@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -175,9 +175,8 @@ class Publisher:
         sheet, number, painted = one.sheet, one.number, one.painted
         request, began = sheet.job.request, clock.monotonic()
         image, flagged = self._checked(sheet, painted)
-        content = self._encoder.encode(
-            image, of=request.image(number), form=request.output_format, warnings=painted.warnings
-        )
+        encoder = self._encoder if sheet.job.keeps_payload else replace(self._encoder, with_prompt=False)
+        content = encoder.encode(image, of=request, number=number, warnings=painted.warnings)
         encoded = clock.monotonic()
         key = new_key(sheet.job.id, sheet.job.fence, number, request.output_format)
         self._offer(one, key, content)
@@ -219,7 +218,7 @@ class Publisher:
         if self._checker is None:
             raise SafetyError("The request asks for checking, and this worker has no picture checker.")
         try:
-            flagged = self._checker.check(painted.image)
+            flagged = self._checker.check(painted.image, sheet.job.request.safety_tolerance)
         except Exception as error:  # whatever a checker raises: unchecked pictures are not published
             raise SafetyError(f"The picture could not be checked: {error}") from error
         return (Pillow.new("RGB", painted.image.size) if flagged else painted.image), flagged

@@ -1,19 +1,24 @@
-"""The life of a batch: claim → render step by step → hand over to be published. One thread, one pipeline."""
+"""The life of a batch: claim → read inputs → render step by step → hand over to be published.
+
+One thread, one pipeline.
+"""
 
 from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import structlog
 
 from farm import clock
 from farm.celery import Bell
-from farm.errors import RenderError, StoreFull, StoreUnavailable
+from farm.errors import FarmError, RenderError, StorageError, StoreFull, StoreUnavailable
 from farm.job import Batch, Claimed, Code
-from farm.jobstore.store import Claim, JobStore
+from farm.jobstore.store import Claim, JobStore, Retry
+from farm.storage.storage import Storage
+from workers.inputs import Inputs
 from workers.lease import Lease
 from workers.pipelines.pipeline import Painted, Pipeline, Watch
 from workers.publish import Publisher, Sheet, insist
@@ -73,6 +78,7 @@ class Renderer:
         *,
         worker: str,
         pipeline: Pipeline,
+        storage: Storage,
         lease: Lease,
         publisher: Publisher,
         bell: Bell,
@@ -81,6 +87,7 @@ class Renderer:
         self._store = store
         self._worker = worker
         self._pipeline = pipeline
+        self._storage = storage
         self._lease = lease
         self._publisher = publisher
         self._bell = bell
@@ -130,13 +137,31 @@ class Renderer:
     def _render(self, batch: Batch) -> None:
         claimed = clock.monotonic()
         runs = [Run(job, claimed) for job in batch.jobs]
-        places = [(run, number) for run in runs for number in range(run.job.request.images)]
-        images = [run.job.request.image(number) for run, number in places]
         for run in runs:
             self._lease.hold(run.job)
+        inputs = Inputs(self._storage)
+        runs = [run for run in runs if self._has_inputs(run, inputs)]
+        if runs:
+            self._paint(runs, inputs)
+
+    def _has_inputs(self, run: Run, inputs: Inputs) -> bool:
+        """Whether the job's pictures are here now. If not, it ends or is tried again, and the others go on."""
+        try:
+            inputs.load(run.job.request.inputs)
+        except RenderError as error:
+            self._fail(run, error, retry="never")
+        except Exception as error:  # noqa: BLE001  # whatever a storage raises: the job must not stay in these hands
+            self._give_up(run, StorageError(f"The job's inputs could not be read: {error}"))
+        else:
+            return True
+        return False
+
+    def _paint(self, runs: Sequence[Run], inputs: Inputs) -> None:
+        places = [(run, number) for run in runs for number in range(run.job.request.images)]
+        images = [run.job.request.image(number) for run, number in places]
         self._lease.pulse.start()
         try:
-            for painted in self._timed(self._pipeline.render(images, self._watch(places))):
+            for painted in self._timed(self._pipeline.render(images, self._watch(places), inputs.pictures)):
                 self._hand_over(*places[painted.index], painted)
         except Exception as error:  # noqa: BLE001  # whatever an engine raises ends in the records of its jobs
             self._settle_crashed(runs, error)
@@ -183,26 +208,36 @@ class Renderer:
         """End what the pipeline left out: it was cancelled, or this worker drains."""
         for run in runs:
             if not run.is_painted:
-                run.sheet.end()
                 self._settle_one(run)
-                self._lease.drop(run.job)
 
     def _settle_one(self, run: Run) -> None:
         if self._lease.must_stop(run.job):
-            insist(partial(self._store.fail, run.job, Code.CANCELLED, "The job was cancelled."))
+            self._let_go(run, partial(self._store.fail, run.job, Code.CANCELLED, "The job was cancelled."))
         elif self._draining.is_set():
-            insist(partial(self._store.release, run.job))
+            self._let_go(run, partial(self._store.release, run.job))
         else:
-            self._fail(run, RenderError("The pipeline left the picture out."))
+            self._fail(run, RenderError("The pipeline left the picture out."), retry="alone")
 
     def _settle_crashed(self, runs: Sequence[Run], error: Exception) -> None:
         _log.error("rendering failed", jobs=[run.job.id for run in runs], exc_info=error)
         message = f"The pipeline could not render the picture: {type(error).__name__}: {error}"
         for run in runs:
             if not run.is_painted:
-                run.sheet.end()
-                self._fail(run, RenderError(message[:_SHOWN]))
-                self._lease.drop(run.job)
+                self._fail(run, RenderError(message[:_SHOWN]), retry="alone")
 
-    def _fail(self, run: Run, error: RenderError) -> None:
-        insist(partial(self._store.fail, run.job, error.code, str(error), retry="alone"))
+    def _give_up(self, run: Run, error: StorageError) -> None:
+        """The storage keeps the job's inputs back: a worker that goes hands it back, any other has it tried again."""
+        if self._draining.is_set():
+            self._let_go(run, partial(self._store.release, run.job))
+        else:
+            self._fail(run, error, retry="again")
+
+    def _fail(self, run: Run, error: FarmError, *, retry: Retry) -> None:
+        _log.warning("job not rendered", job=run.job.id, error=str(error))
+        self._let_go(run, partial(self._store.fail, run.job, error.code, str(error), retry=retry))
+
+    def _let_go(self, run: Run, tell: Callable[[], object]) -> None:
+        """Nothing more is painted for the job: `tell` the job store what becomes of it."""
+        run.sheet.end()
+        insist(tell)
+        self._lease.drop(run.job)

@@ -15,11 +15,19 @@ _HARMLESS = (MINIATURE, SIMULATED)
 _PLANNED = ("clip", "vit")
 
 
+#: Safety tolerance (`Request.safety_tolerance`, 1 strictest) → how sure of a picture's being unsafe a checker must be
+#: before it flags it, from 0 to 1. Evenly spread around an even chance; none is so high that nothing is flagged.
+THRESHOLDS = {1: 0.2, 2: 0.35, 3: 0.5, 4: 0.65, 5: 0.8, 6: 0.95}
+
+
 class Checker(Protocol):
     """Tells pictures that may not be published."""
 
-    def check(self, image: Image.Image) -> bool:
-        """True if the picture is flagged. Raises when it could not be checked: the job fails then, unpublished."""
+    def check(self, image: Image.Image, tolerance: int) -> bool:
+        """True if the picture is flagged at this tolerance (`THRESHOLDS`).
+
+        Raises when it could not be checked: the job fails then, unpublished.
+        """
 
 
 class BundledChecker:
@@ -35,8 +43,9 @@ class BundledChecker:
                 f'FARM_SAFETY="bundled" checks the miniature\'s own pictures only, and these weights are "{weights}".'
             )
 
-    def check(self, image: Image.Image) -> bool:  # noqa: ARG002  # nothing in it could be unsafe
-        return False
+    def check(self, image: Image.Image, tolerance: int) -> bool:  # noqa: ARG002  # nothing in it could be unsafe
+        certainty = 0.0
+        return certainty >= THRESHOLDS[tolerance]
 
 
 def checker_for(setting: str | None, weights: str) -> Checker | None:

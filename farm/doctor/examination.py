@@ -81,6 +81,7 @@ class Examination:
         if self._client:
             yield "workers", self._check_workers
             yield "queue", lambda: work.queue(Census(self._redis), lease_seconds=self._settings.lease_seconds)
+            yield "preparation", lambda: work.preparation(Census(self._redis))
             yield "webhooks", lambda: work.webhooks(Census(self._redis))
 
     def _check_settings(self) -> Iterator[Finding]:

@@ -14,12 +14,14 @@ from typing import Any
 from farm.doctor.finding import Finding, good, note, size, wrong
 from farm.settings import Settings
 from farm.weights import (
+    FLUX_REPOSITORY,
+    KONTEXT_REPOSITORY,
     PARTS,
     SRPO_FILE,
     SRPO_SHA256,
+    Checkpoints,
     index_of,
     lacking,
-    not_accepted,
     one_without_the_other,
     weight_files,
 )
@@ -27,9 +29,7 @@ from farm.weights import (
 #: Called with the bytes that were read since the last call.
 Progress = Callable[[int], None]
 
-_FLUX, _SRPO = "black-forest-labs/FLUX.1-dev", "tencent/SRPO"
-#: The one part that comes from SRPO instead.
-_REPLACED = ("transformer",)
+_SRPO = "tencent/SRPO"
 #: No header of a real file is longer.
 _LONGEST_HEADER = 10**8
 _PIECE = 2**24
@@ -46,26 +46,44 @@ class WeightFile:
     published: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A folder of weights as a repository publishes it, and the parts whose weights come from elsewhere."""
+
+    path: Path
+    repository: str
+    replaced: tuple[str, ...] = ()
+
+    def download(self, *names: str) -> str:
+        """The command that brings these files of it."""
+        wanted = " ".join(f"--include '{name}'" for name in names)
+        return f"hf download {self.repository} {wanted} --local-dir {self.path}"
+
+
+def checkpoints_of(settings: Settings) -> Checkpoints:
+    return Checkpoints(settings.flux_dir, settings.srpo_file, settings.kontext_dir)
+
+
 def are_real(settings: Settings) -> bool:
     """Whether these settings ask for weights that are not the farm's own."""
-    return settings.pipeline == "flux" and (settings.flux_dir is not None or settings.srpo_file is not None)
+    return settings.pipeline == "flux" and checkpoints_of(settings).are_set
 
 
 def weights(settings: Settings) -> Iterator[Finding]:
     """Judged by sizes and headers, which takes no time; a flipped bit is found by `digests` alone."""
+    checkpoints = checkpoints_of(settings)
     if settings.pipeline == "simulated":
         yield good("weights", "none needed: FARM_PIPELINE=simulated")
-    elif settings.flux_dir is None and settings.srpo_file is None:
+    elif not checkpoints.are_set:
         yield good("weights", "none set: the miniature, which the farm makes itself")
-    elif settings.flux_dir is None or settings.srpo_file is None:
-        missing = "FARM_FLUX_DIR" if settings.flux_dir is None else "FARM_SRPO_FILE"
-        yield wrong("weights", one_without_the_other(settings.flux_dir), f"set {missing}")
+    elif checkpoints.missing is not None:
+        yield wrong("weights", one_without_the_other(checkpoints.missing), f"set {checkpoints.missing}")
     else:
-        yield from _whole_or_not(settings.flux_dir, files_of(settings))
+        yield from _whole_or_not(_homes(checkpoints), files_of(settings))
 
 
 def licences(settings: Settings) -> Finding:
-    missing = not_accepted(settings.accept_licenses)
+    missing = checkpoints_of(settings).not_accepted(settings.accept_licenses)
     if not missing:
         return good("licences", "accepted: " + ", ".join(sorted(settings.accept_licenses)))
     text = f"FARM_ACCEPT_LICENSES does not name {', '.join(missing)}, so these weights do not load"
@@ -111,32 +129,55 @@ def recorded(path: Path) -> str | None:
 
 
 def files_of(settings: Settings) -> list[WeightFile]:
-    """What workers would load: the weights of FLUX.1-dev's parts but its transformer, and SRPO's file."""
-    if not are_real(settings) or settings.flux_dir is None or settings.srpo_file is None:
+    """What workers would load: SRPO's file with FLUX.1-dev's parts but its transformer, and Kontext's folder."""
+    checkpoints = checkpoints_of(settings)
+    if not are_real(settings) or checkpoints.missing is not None:
         return []
-    home, part_names = settings.flux_dir, [part for part in PARTS if part not in _REPLACED]
-    name, place = SRPO_FILE.partition(" ")[0], settings.srpo_file.parent
-    srpo = WeightFile(settings.srpo_file, f"hf download {_SRPO} {name} --local-dir {place}", published=SRPO_SHA256)
-    return [*(file for part in part_names for file in _files_of_part(home, part)), srpo]
+    found = [file for home in _homes(checkpoints) for file in _files_in(home)]
+    return found if checkpoints.srpo_file is None else [*found, _srpo(checkpoints.srpo_file)]
 
 
-def _files_of_part(home: Path, part: str) -> Iterator[WeightFile]:
-    index = index_of(home, part)
-    for name in weight_files(home, part):
+def _homes(checkpoints: Checkpoints) -> list[Home]:
+    homes = []
+    if checkpoints.flux_dir is not None:
+        homes.append(Home(checkpoints.flux_dir, FLUX_REPOSITORY, replaced=("transformer",)))
+    if checkpoints.kontext_dir is not None:
+        homes.append(Home(checkpoints.kontext_dir, KONTEXT_REPOSITORY))
+    return homes
+
+
+def _srpo(path: Path) -> WeightFile:
+    name = SRPO_FILE.partition(" ")[0]
+    return WeightFile(path, f"hf download {_SRPO} {name} --local-dir {path.parent}", published=SRPO_SHA256)
+
+
+def _files_in(home: Home) -> Iterator[WeightFile]:
+    for part in PARTS:
+        if part not in home.replaced:
+            yield from _files_of_part(home, part)
+
+
+def _files_of_part(home: Home, part: str) -> Iterator[WeightFile]:
+    index = index_of(home.path, part)
+    for name in weight_files(home.path, part):
         tensors = frozenset(tensor for tensor, shard in index.items() if f"{part}/{shard}" == name)
         # Without an index nobody here knows into how many files a part is divided.
-        yield WeightFile(home / name, _download(home, name if index else f"{part}/*"), tensors)
+        yield WeightFile(home.path / name, home.download(name if index else f"{part}/*"), tensors)
 
 
-def _whole_or_not(flux_dir: Path, files: list[WeightFile]) -> Iterator[Finding]:
-    flaws = [wrong("weights", f"{file.path}: {flaw}", file.remedy) for file in files if (flaw := flaw_in(file))]
-    missing = [name for name in lacking(flux_dir, without_weights=_REPLACED) if not name.endswith(".safetensors")]
-    if missing:
-        flaws.insert(0, wrong("weights", f"{flux_dir} lacks {', '.join(missing)}", _download(flux_dir, *missing)))
-    yield from flaws
-    if not flaws:
+def _whole_or_not(homes: list[Home], files: list[WeightFile]) -> Iterator[Finding]:
+    incomplete = [finding for home in homes if (finding := _incomplete(home))]
+    broken = [wrong("weights", f"{file.path}: {flaw}", file.remedy) for file in files if (flaw := flaw_in(file))]
+    yield from (*incomplete, *broken)
+    if not incomplete and not broken:
         total = size(sum(file.path.stat().st_size for file in files))
         yield good("weights", f"{len(files)} files, {total}, whole by their headers (--digests reads all of them)")
+
+
+def _incomplete(home: Home) -> Finding | None:
+    """What a folder lacks beside its weights, each of which is looked at."""
+    missing = [name for name in lacking(home.path, without_weights=home.replaced) if not name.endswith(".safetensors")]
+    return wrong("weights", f"{home.path} lacks {', '.join(missing)}", home.download(*missing)) if missing else None
 
 
 def flaw_in(file: WeightFile) -> str | None:
@@ -172,8 +213,3 @@ def _digest(path: Path, progress: Progress) -> str:
             digest.update(piece)
             progress(len(piece))
     return digest.hexdigest()
-
-
-def _download(folder: Path, *names: str) -> str:
-    wanted = " ".join(f"--include '{name}'" for name in names)
-    return f"hf download {_FLUX} {wanted} --local-dir {folder}"

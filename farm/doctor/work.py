@@ -1,4 +1,4 @@
-"""The work: who renders, what waits for nothing, and webhooks that nobody delivers."""
+"""The work: who renders, what waits for nothing, and what nobody prepares or delivers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from farm.jobstore.census import Census, Queue, Worker
 _IDLE_SECONDS = 10.0
 #: Before it is called stuck it is looked at again, after so long: it may just have come back from a dead worker.
 _SECOND_LOOK_SECONDS = 1.5
-#: For so long may a due delivery wait until somebody takes it.
+#: For so long may a due delivery, or a job that is to be prepared, wait until somebody takes it.
 _OVERDUE_SECONDS = 60.0
 
 START = "farm up, or farm worker beside a farm that runs"
+_START_WEBHOOKS = "farm worker --webhooks; farm up has one"
 
 
 def workers(found: Sequence[Worker], *, lease_seconds: float, are_expected: bool) -> Iterator[Finding]:
@@ -73,10 +74,21 @@ def webhooks(census: Census) -> Finding:
 def webhooks_finding(waiting: int, overdue_seconds: float, *, couriers: int) -> Finding:
     """`couriers`: the webhook workers that listen for new deliveries."""
     text = f"deliveries waiting: {waiting}; webhook workers: {couriers}"
-    remedy = "farm worker --webhooks; farm up has one"
     if overdue_seconds > _OVERDUE_SECONDS:
-        return wrong("webhooks", f"{text}; for {overdue_seconds:.0f} s nobody has taken what is due", remedy)
-    return good("webhooks", text) if couriers or not waiting else note("webhooks", text, remedy)
+        return wrong("webhooks", f"{text}; for {overdue_seconds:.0f} s nobody has taken what is due", _START_WEBHOOKS)
+    return good("webhooks", text) if couriers or not waiting else note("webhooks", text, _START_WEBHOOKS)
+
+
+def preparation(census: Census) -> Finding:
+    return preparation_finding(census.unprepared(), census.unattended_seconds(), preparers=census.couriers())
+
+
+def preparation_finding(jobs: int, unattended_seconds: float, *, preparers: int) -> Finding:
+    """`preparers`: the webhook workers, which prepare jobs, too."""
+    text = f"jobs to be prepared: {jobs}; webhook workers, which do that: {preparers}"
+    if unattended_seconds > _OVERDUE_SECONDS:
+        return wrong("preparation", f"{text}; for {unattended_seconds:.0f} s nobody has taken one", _START_WEBHOOKS)
+    return good("preparation", text) if preparers or not jobs else note("preparation", text, _START_WEBHOOKS)
 
 
 def _in_state(state: str, found: Sequence[Worker]) -> list[Worker]:

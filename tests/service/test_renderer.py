@@ -21,6 +21,7 @@ from tests.farms import wait_for
 from tests.service import jobs
 from tests.service.jobs import TERMS, submit
 from tests.service.workshop import Broken, Counting, FailingStorage, Flagging, Stepwise, Workshop, folder_of
+from workers.pipelines.pipeline import NO_PICTURES
 from workers.pipelines.simulated import SimulatedPipeline
 
 Opened = Callable[..., Workshop]
@@ -258,8 +259,8 @@ def test_what_a_broken_batch_had_finished_is_not_rendered_again(workshop: Opened
 
 def test_pictures_left_out_by_the_pipeline_are_a_failure(workshop: Opened, store: JobStore) -> None:
     class Forgetful(SimulatedPipeline):
-        def render(self, images: Any, watch: Any) -> Iterator[Any]:
-            return (painted for painted in super().render(images, watch) if painted.index != 0)
+        def render(self, images: Any, watch: Any, pictures: Any = NO_PICTURES) -> Iterator[Any]:
+            return (painted for painted in super().render(images, watch, pictures) if painted.index != 0)
 
     job = workshop(pipeline=Forgetful(0)).end_of(submit(store))
 
@@ -349,8 +350,8 @@ def test_what_cannot_be_checked_is_not_published(workshop: Opened, store: JobSto
 
 def test_warnings_reach_the_result(workshop: Opened, store: JobStore) -> None:
     class Wordy(SimulatedPipeline):
-        def render(self, images: Any, watch: Any) -> Iterator[Any]:
-            return (replace(painted, warnings=("long prompt",)) for painted in super().render(images, watch))
+        def render(self, images: Any, watch: Any, pictures: Any = NO_PICTURES) -> Iterator[Any]:
+            return (replace(painted, warnings=("long prompt",)) for painted in super().render(images, watch, pictures))
 
     job = workshop(pipeline=Wordy(0)).end_of(submit(store, images=2))
 

@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the miniature and that of Kontext in it."""
+    from workers.pipelines.miniature import ensure_kontext, ensure_miniature
+
+    folder = tmp_path_factory.mktemp("models")
+    ensure_miniature(folder)
+    ensure_kontext(folder)
+    return folder
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ from farm.doctor.machine import Torch, device_finding, disk_finding
 from farm.errors import ConfigurationError
 from farm.jobstore.census import Queue, Worker
 from farm.settings import Settings
+from farm.weights import KONTEXT_WEIGHTS, SRPO_WEIGHTS
 from tests.farms import free_port
-from workers.pipelines.pipeline import SRPO
 from workers.safety import checker_for
 
 GIB = 2**30
@@ -272,20 +272,21 @@ def test_where_the_api_is_looked_for(host: str | None, port: int | None, base: s
 
 
 @pytest.mark.parametrize("setting", [None, "bundled", "off", "clip", "vit"])
-def test_the_doctor_and_the_workers_agree_on_the_picture_checker(setting: Any) -> None:
+@pytest.mark.parametrize("loaded", [SRPO_WEIGHTS, KONTEXT_WEIGHTS])
+def test_the_doctor_and_the_workers_agree_on_the_picture_checker(setting: Any, loaded: str) -> None:
     found = weights.safety(Settings(safety=setting))
     if found.mark is not Mark.WRONG:
-        checker_for(setting, SRPO)
+        checker_for(setting, loaded)
         return
     with pytest.raises(ConfigurationError):
-        checker_for(setting, SRPO)
+        checker_for(setting, loaded)
 
 
 class Checkpoints:
     """Small files in the formats of the real ones: FLUX.1-dev's folder, its second encoder in two files, and SRPO's."""
 
-    def __init__(self, folder: Path) -> None:
-        self.flux, self.srpo = folder / "FLUX.1-dev", folder / "srpo.safetensors"
+    def __init__(self, folder: Path, name: str = "FLUX.1-dev") -> None:
+        self.flux, self.srpo = folder / name, folder / "srpo.safetensors"
         for name in (
             *("model_index.json", "scheduler/scheduler_config.json", "transformer/config.json", "vae/config.json"),
             *("text_encoder/config.json", "text_encoder_2/config.json"),
@@ -344,6 +345,55 @@ def test_the_miniature_and_the_simulated_pipeline_need_none() -> None:
 def test_one_checkpoint_without_the_other_is_named(checkpoints: Checkpoints) -> None:
     (found,) = weights.weights(Settings(srpo_file=checkpoints.srpo))
     assert names(found, Mark.WRONG, "FARM_SRPO_FILE needs FARM_FLUX_DIR", "set FARM_FLUX_DIR")
+
+
+class Kontext(Checkpoints):
+    """The same as Kontext's folder, with a transformer."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "FLUX.1-Kontext-dev")
+        self.transformer = self.flux / "transformer/diffusion_pytorch_model.safetensors"
+        save_file({"of the transformer": np.arange(8, dtype=np.float32)}, self.transformer)
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(kontext_dir=self.flux)
+
+
+@pytest.fixture
+def kontext(tmp_path: Path) -> Kontext:
+    return Kontext(tmp_path)
+
+
+def test_kontext_alone_and_beside_srpo_is_looked_at_with_its_transformer(
+    checkpoints: Checkpoints, kontext: Kontext
+) -> None:
+    both = checkpoints.settings.model_copy(update={"kontext_dir": kontext.flux})
+
+    assert names(kontext.finding(), Mark.GOOD, "5 files", "whole by their headers")
+    assert names(next(weights.weights(both)), Mark.GOOD, "10 files")
+
+    kontext.transformer.unlink()
+    remedy = f"hf download black-forest-labs/FLUX.1-Kontext-dev --include 'transformer/*' --local-dir {kontext.flux}"
+    for settings in (kontext.settings, both):
+        (found,) = weights.weights(settings)
+        assert names(found, Mark.WRONG, f"{kontext.transformer}: it is not there", remedy)
+
+
+def test_half_of_srpo_is_named_beside_kontext(checkpoints: Checkpoints, kontext: Kontext) -> None:
+    (found,) = weights.weights(Settings(kontext_dir=kontext.flux, flux_dir=checkpoints.flux))
+    assert names(found, Mark.WRONG, "FARM_FLUX_DIR needs FARM_SRPO_FILE", "set FARM_SRPO_FILE")
+
+
+def test_what_kontexts_folder_lacks_is_named(kontext: Kontext) -> None:
+    (kontext.flux / "transformer/config.json").unlink()
+    assert names(kontext.finding(), Mark.WRONG, f"{kontext.flux} lacks transformer/config.json", "FLUX.1-Kontext-dev")
+
+
+def test_kontext_needs_the_licence_of_flux_alone(kontext: Kontext) -> None:
+    assert names(weights.licences(kontext.settings), Mark.WRONG, "FARM_ACCEPT_LICENSES=flux-1-dev-non-commercial")
+    accepted = kontext.settings.model_copy(update={"accept_licenses": frozenset({"flux-1-dev-non-commercial"})})
+    assert weights.licences(accepted).mark is Mark.GOOD
 
 
 def test_a_missing_shard_is_named_with_the_command_that_brings_it(checkpoints: Checkpoints) -> None:
@@ -407,11 +457,16 @@ def test_a_broken_index_is_named(checkpoints: Checkpoints) -> None:
     assert names(found, Mark.WRONG, "model.safetensors.index.json cannot be loaded", "download it again")
 
 
-def test_licences_are_named_one_by_one() -> None:
-    assert weights.licences(Settings(accept_licenses=ALL)).mark is Mark.GOOD
-    found = weights.licences(Settings(accept_licenses=frozenset({"tencent-srpo"})))
+def test_licences_are_named_one_by_one(checkpoints: Checkpoints) -> None:
+    def licences(accepted: frozenset[str]) -> Finding:
+        return weights.licences(checkpoints.settings.model_copy(update={"accept_licenses": accepted}))
+
+    assert licences(ALL).mark is Mark.GOOD
     assert names(
-        found, Mark.WRONG, "does not name flux-1-dev-non-commercial,", "FARM_ACCEPT_LICENSES=tencent-srpo,flux-1"
+        licences(frozenset({"tencent-srpo"})),
+        Mark.WRONG,
+        "does not name flux-1-dev-non-commercial,",
+        "FARM_ACCEPT_LICENSES=tencent-srpo,flux-1",
     )
 
 

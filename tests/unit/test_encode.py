@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from PIL import ExifTags, Image, ImageChops, ImageStat
 
-from farm.request import ImageRequest, OutputFormat
+from farm.request import OutputFormat, Request
+from tests.unit.samples import a_request
 from workers.encode import SOFTWARE, Encoder
 
-FOX = ImageRequest("srpo", "a red fox", width=301, height=257, steps=28, guidance=4.5, seed=2**32 - 1)
+FOX = a_request(width=301, height=257, steps=28, seed=2**32 - 1)
 ENCODER = Encoder(weights="miniature", build="b1", with_prompt=True)
 MARK = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 FORMS: tuple[OutputFormat, ...] = ("jpeg", "png")
@@ -26,8 +27,17 @@ def picture() -> Image.Image:
     return Image.merge("RGB", (across, across.transpose(Image.Transpose.ROTATE_180), ImageChops.invert(across)))
 
 
-def encoded(picture: Image.Image, form: OutputFormat, *, of: ImageRequest = FOX, encoder: Encoder = ENCODER) -> bytes:
-    return encoder.encode(picture, of=of, form=form, warnings=())
+def encoded(
+    picture: Image.Image,
+    form: OutputFormat,
+    *,
+    of: Request = FOX,
+    number: int = 0,
+    encoder: Encoder = ENCODER,
+    warnings: tuple[str, ...] = (),
+) -> bytes:
+    request = of.model_copy(update={"output_format": form})
+    return encoder.encode(picture, of=request, number=number, warnings=warnings)
 
 
 def parameters(content: bytes) -> dict[str, Any]:
@@ -67,7 +77,7 @@ def test_carries_its_parameters(picture: Image.Image, form: OutputFormat) -> Non
     ids=["unicode", "control", "longest", "longest when escaped"],
 )
 def test_any_prompt_comes_back_as_it_was(picture: Image.Image, form: OutputFormat, prompt: str) -> None:
-    content = encoded(picture, form, of=replace(FOX, prompt=prompt))
+    content = encoded(picture, form, of=a_request(prompt=prompt))
 
     assert parameters(content)["prompt"] == prompt
 
@@ -82,8 +92,46 @@ def test_the_prompt_is_left_out_when_asked(picture: Image.Image, form: OutputFor
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_each_image_carries_its_own_seed(picture: Image.Image, form: OutputFormat) -> None:
+    seeds = [parameters(encoded(picture, form, number=number))["seed"] for number in range(3)]
+
+    assert seeds == [2**32 - 1, 0, 1]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tells_what_the_picture_began_from(picture: Image.Image, form: OutputFormat) -> None:
+    of = a_request(model="srpo-image-to-image", strength=0.8, inputs=("one", "other"))
+
+    told = parameters(encoded(picture, form, of=of))
+
+    assert (told["strength"], told["inputs"]) == (0.8, 2)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_both_prompts_are_in_it_where_it_was_rewritten(picture: Image.Image, form: OutputFormat) -> None:
+    of = a_request(prompt="a red fox in fresh snow", original_prompt="a red fox")
+    silent = replace(ENCODER, with_prompt=False)
+
+    told, kept_quiet = (parameters(encoded(picture, form, of=of, encoder=encoder)) for encoder in (ENCODER, silent))
+
+    assert (told["prompt"], told["original_prompt"]) == ("a red fox in fresh snow", "a red fox")
+    assert not kept_quiet.keys() & {"prompt", "original_prompt"}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("letter", "fits"), [("🦊", True), ("\x01", False)])
+def test_two_long_prompts_break_no_picture(picture: Image.Image, form: OutputFormat, letter: str, fits: bool) -> None:
+    of = a_request(prompt=letter * 4000, original_prompt=letter * 4000)
+
+    told = parameters(encoded(picture, form, of=of))
+
+    assert told["prompt"] == of.prompt
+    assert told.get("original_prompt") == (of.original_prompt if fits or form == "png" else None)
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_warnings_are_in_it(picture: Image.Image, form: OutputFormat) -> None:
-    content = ENCODER.encode(picture, of=FOX, form=form, warnings=("long prompt", "other"))
+    content = encoded(picture, form, warnings=("long prompt", "other"))
 
     assert parameters(content)["warnings"] == ["long prompt", "other"]
 

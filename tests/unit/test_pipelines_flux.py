@@ -1,9 +1,8 @@
-"""Our denoising loop: FluxPipeline's pictures, bit for bit, stoppable, and the same in any company."""
+"""SRPO from text: FluxPipeline's pictures, bit for bit, stoppable, and the same in any company."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +14,8 @@ from PIL import ImageChops, ImageStat
 
 from farm.errors import RenderError
 from farm.request import ImageRequest
-from workers.pipelines.engine import FluxPipeline
-from workers.pipelines.flux import FluxSrpoPipeline
-from workers.pipelines.miniature import ensure_miniature
-from workers.pipelines.pipeline import Pipeline
+from tests.unit.painting import differences, keeping, parts_of, pipeline_of, record
+from workers.pipelines.flux import FluxModels
 
 FOX = ImageRequest("srpo", "a red fox in the snow", width=256, height=320, steps=4, guidance=4.5, seed=7)
 
@@ -26,70 +23,65 @@ FOX = ImageRequest("srpo", "a red fox in the snow", width=256, height=320, steps
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return ensure_miniature(tmp_path_factory.mktemp("models"))
+@pytest.fixture
+def parts(models: Path) -> Any:
+    return parts_of(models)
 
 
 @pytest.fixture
-def parts(home: Path) -> Any:
-    return FluxPipeline.from_pretrained(home, local_files_only=True)
+def pipeline(parts: Any) -> FluxModels:
+    return pipeline_of(parts)
 
 
-@pytest.fixture
-def pipeline(parts: Any) -> Pipeline:
-    return FluxSrpoPipeline(parts, weights="miniature", build="test")
-
-
-def paint(pipeline: Pipeline, *requests: ImageRequest) -> list[bytes]:
+def paint(pipeline: FluxModels, *requests: ImageRequest) -> list[bytes]:
     return [painted.image.tobytes() for painted in pipeline.render(requests, lambda *_: True)]
 
 
-def record(module: torch.nn.Module, into: list[Any]) -> Callable[[], None]:
-    """Append each forward's tensors, inputs by name and the output; returns what ends it."""
-
-    def hook(_module: torch.nn.Module, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        tensors = {name: value.clone() for name, value in kwargs.items() if isinstance(value, torch.Tensor)}
-        into.append(tensors | {"output": output[0].clone()})
-
-    return module.register_forward_hook(hook, with_kwargs=True).remove
-
-
-@pytest.mark.parametrize("number_format", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("width", "height", "steps", "guidance"),
     [(256, 256, 1, 1.0), (256, 320, 28, 3.5), (640, 384, 3, 4.5), (512, 512, 2, 20.0)],
 )
-def test_computes_what_fluxpipeline_computes(
-    parts: Any, number_format: torch.dtype, width: int, height: int, steps: int, guidance: float
-) -> None:
-    parts.to(number_format)
-    ours: list[Any] = []
-    theirs: list[Any] = []
+def test_computes_what_fluxpipeline_computes(parts: Any, width: int, height: int, steps: int, guidance: float) -> None:
     request = replace(FOX, width=width, height=height, steps=steps, guidance=guidance)
 
+    ours, theirs = both(parts, request)
+
+    assert len(ours) == len(theirs) == steps + 1
+    assert differences(ours, theirs) == []
+
+
+def test_computes_it_in_bf16_as_well(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts.to(torch.bfloat16)
+    decoded: list[Any] = []
+    monkeypatch.setattr(parts.vae, "decode", keeping(decoded))
+
+    ours, theirs = both(parts, FOX)
+
+    assert differences(ours, theirs) == []
+    assert torch.equal(*decoded)
+
+
+def both(parts: Any, request: ImageRequest) -> tuple[list[Any], list[Any]]:
+    """What our pipeline and diffusers' have computed: each step of the transformer, and the picture."""
+    ours: list[Any] = []
+    theirs: list[Any] = []
     end = record(parts.transformer, ours)
-    (picture,) = paint(FluxSrpoPipeline(parts, weights="miniature", build="test"), request)
+    ours += [painted.image for painted in pipeline_of(parts).render([request], lambda *_: True)]
     end()
     record(parts.transformer, theirs)
-    reference = parts(
+    theirs += parts(
         request.prompt,
-        width=width,
-        height=height,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
+        width=request.width,
+        height=request.height,
+        num_inference_steps=request.steps,
+        guidance_scale=request.guidance,
         max_sequence_length=512,
         generator=torch.Generator().manual_seed(request.seed),
-    ).images[0]
-
-    assert len(ours) == len(theirs) == steps
-    for our, their in zip(ours, theirs, strict=True):
-        assert our.keys() == their.keys()
-        assert [name for name in our if not torch.equal(our[name], their[name])] == []
-    assert picture == reference.tobytes()
+    ).images
+    return ours, theirs
 
 
-def test_an_image_of_a_batch_is_the_image_of_its_seed_alone(pipeline: Pipeline) -> None:
+def test_an_image_of_a_batch_is_the_image_of_its_seed_alone(pipeline: FluxModels) -> None:
     batch = [
         FOX,
         replace(FOX, seed=8),
@@ -103,7 +95,7 @@ def test_an_image_of_a_batch_is_the_image_of_its_seed_alone(pipeline: Pipeline) 
     assert len(set(together)) == 4
 
 
-def test_prompts_and_seeds_are_seen(pipeline: Pipeline) -> None:
+def test_prompts_and_seeds_are_seen(pipeline: FluxModels) -> None:
     others = [replace(FOX, seed=8), replace(FOX, prompt="a blue whale")]
     (fox, *rest) = [painted.image for painted in pipeline.render([FOX, *others], lambda *_: True)]
 
@@ -111,7 +103,7 @@ def test_prompts_and_seeds_are_seen(pipeline: Pipeline) -> None:
         assert sum(ImageStat.Stat(ImageChops.difference(fox, other)).mean) / 3 > 10
 
 
-def test_an_image_is_yielded_before_the_next_is_begun(pipeline: Pipeline) -> None:
+def test_an_image_is_yielded_before_the_next_is_begun(pipeline: FluxModels) -> None:
     seen: list[tuple[int, int]] = []
 
     def watch(index: int, step: int) -> bool:
@@ -127,7 +119,7 @@ def test_an_image_is_yielded_before_the_next_is_begun(pipeline: Pipeline) -> Non
 
 
 @pytest.mark.parametrize("last", [0, 1, 3, 4])
-def test_an_abandoned_image_stops_at_once_and_changes_nothing(parts: Any, pipeline: Pipeline, last: int) -> None:
+def test_an_abandoned_image_stops_at_once_and_changes_nothing(parts: Any, pipeline: FluxModels, last: int) -> None:
     untouched = paint(pipeline, FOX, replace(FOX, seed=8))
     forwards: list[Any] = []
     end = record(parts.transformer, forwards)
@@ -140,7 +132,7 @@ def test_an_abandoned_image_stops_at_once_and_changes_nothing(parts: Any, pipeli
     assert paint(pipeline, FOX) == untouched[:1]
 
 
-def test_an_exception_in_mid_loop_changes_nothing(parts: Any, pipeline: Pipeline) -> None:
+def test_an_exception_in_mid_loop_changes_nothing(parts: Any, pipeline: FluxModels) -> None:
     untouched = paint(pipeline, FOX)
     reference = parts(FOX.prompt, width=256, height=320, num_inference_steps=4, output_type="latent")[0].shape
 
@@ -157,12 +149,12 @@ def test_an_exception_in_mid_loop_changes_nothing(parts: Any, pipeline: Pipeline
     assert parts(FOX.prompt, width=256, height=320, num_inference_steps=4, output_type="latent")[0].shape == reference
 
 
-def test_what_runs_between_two_images_is_not_in_inference_mode(pipeline: Pipeline) -> None:
+def test_what_runs_between_two_images_is_not_in_inference_mode(pipeline: FluxModels) -> None:
     assert [torch.is_inference_mode_enabled() for _ in pipeline.render([FOX, FOX], lambda *_: True)] == [False, False]
 
 
 @pytest.mark.parametrize(("width", "height"), [(257, 256), (256, 319), (301, 263), (320, 320)])
-def test_any_size_is_the_middle_of_the_next_size_on_the_grid(pipeline: Pipeline, width: int, height: int) -> None:
+def test_any_size_is_the_middle_of_the_next_size_on_the_grid(pipeline: FluxModels, width: int, height: int) -> None:
     request = replace(FOX, width=width, height=height, steps=1)
     on_grid = replace(request, width=-(-width // 64) * 64, height=-(-height // 64) * 64)
     whole, part = (painted.image for painted in pipeline.render([on_grid, request], lambda *_: True))
@@ -172,7 +164,7 @@ def test_any_size_is_the_middle_of_the_next_size_on_the_grid(pipeline: Pipeline,
     assert part.tobytes() == whole.crop((left, top, left + width, top + height)).tobytes()
 
 
-def test_a_prompt_is_encoded_once_and_gives_the_same_picture(parts: Any, pipeline: Pipeline) -> None:
+def test_a_prompt_is_encoded_once_and_gives_the_same_picture(parts: Any, pipeline: FluxModels) -> None:
     calls: list[Any] = []
     record(parts.text_encoder_2, calls)
 
@@ -181,10 +173,10 @@ def test_a_prompt_is_encoded_once_and_gives_the_same_picture(parts: Any, pipelin
     assert len(calls) == 1
     assert first == second
     parts.text_encoder_2.shared.weight.data.mul_(2)
-    assert paint(FluxSrpoPipeline(parts, weights="miniature", build="test"), FOX) != first
+    assert paint(pipeline_of(parts), FOX) != first
 
 
-def test_embeddings_of_many_prompts_are_not_kept_for_ever(parts: Any, pipeline: Pipeline) -> None:
+def test_embeddings_of_many_prompts_are_not_kept_for_ever(parts: Any, pipeline: FluxModels) -> None:
     calls: list[Any] = []
     record(parts.text_encoder_2, calls)
     prompts = [replace(FOX, prompt=f"fox {number}", height=256, steps=1) for number in range(33)]
@@ -195,7 +187,7 @@ def test_embeddings_of_many_prompts_are_not_kept_for_ever(parts: Any, pipeline: 
 
 
 def test_a_prompt_beyond_the_encoder_warns_and_is_rendered(
-    pipeline: Pipeline, caplog: pytest.LogCaptureFixture
+    pipeline: FluxModels, caplog: pytest.LogCaptureFixture
 ) -> None:
     request = replace(FOX, prompt="a red fox " * 60, steps=1)
 
@@ -208,23 +200,23 @@ def test_a_prompt_beyond_the_encoder_warns_and_is_rendered(
 
 
 @pytest.mark.parametrize(("letters", "warnings"), [(511, 0), (512, 1)])
-def test_the_last_token_that_fits_is_no_cause_for_a_warning(pipeline: Pipeline, letters: int, warnings: int) -> None:
+def test_the_last_token_that_fits_is_no_cause_for_a_warning(pipeline: FluxModels, letters: int, warnings: int) -> None:
     (painted,) = pipeline.render([replace(FOX, prompt="x" * letters, steps=1)], lambda *_: True)
 
     assert len(painted.warnings) == warnings
 
 
-def test_refuses_a_level_that_does_not_work(pipeline: Pipeline) -> None:
+def test_refuses_a_level_that_does_not_work(pipeline: FluxModels) -> None:
     with pytest.raises(RenderError, match='"high" does not work yet'):
         pipeline.render([FOX, replace(FOX, acceleration="high")], lambda *_: True)
 
 
-def test_refuses_a_model_that_it_does_not_serve(pipeline: Pipeline) -> None:
-    with pytest.raises(RenderError, match='srpo, not "kontext"'):
+def test_refuses_a_model_that_it_does_not_serve(pipeline: FluxModels) -> None:
+    with pytest.raises(RenderError, match='srpo, srpo-image-to-image, not "kontext"'):
         pipeline.render([replace(FOX, model="kontext")], lambda *_: True)
 
 
-def test_values_that_are_no_colours_are_no_picture(pipeline: Pipeline) -> None:
+def test_values_that_are_no_colours_are_no_picture(pipeline: FluxModels) -> None:
     untouched = paint(pipeline, FOX)
 
     with pytest.raises(RenderError, match="no colours"):
@@ -233,15 +225,15 @@ def test_values_that_are_no_colours_are_no_picture(pipeline: Pipeline) -> None:
     assert paint(pipeline, FOX) == untouched
 
 
-def test_another_thread_renders_the_same(pipeline: Pipeline) -> None:
+def test_another_thread_renders_the_same(pipeline: FluxModels) -> None:
     with ThreadPoolExecutor(max_workers=1) as pool:
         elsewhere = pool.submit(paint, pipeline, FOX).result()
 
     assert paint(pipeline, FOX) == elsewhere
 
 
-def test_warming_up_changes_nothing(home: Path, parts: Any, pipeline: Pipeline) -> None:
-    cold = paint(FluxSrpoPipeline(FluxPipeline.from_pretrained(home), weights="miniature", build="test"), FOX)
+def test_warming_up_changes_nothing(models: Path, pipeline: FluxModels) -> None:
+    cold = paint(pipeline_of(parts_of(models)), FOX)
 
     pipeline.warm_up()
 

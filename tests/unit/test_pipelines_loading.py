@@ -13,13 +13,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from farm.catalogue import MODELS
 from farm.errors import ConfigurationError
 from farm.request import ImageRequest
 from farm.weights import LICENCES, check_licences
-from workers.pipelines.engine import FluxPipeline
+from farm.weights import Checkpoints as Set
+from tests.unit.painting import PICTURES, kontext_of
+from workers.pipelines.engine import FluxKontextPipeline, FluxPipeline
 from workers.pipelines.fingerprint import build_digest
-from workers.pipelines.loading import load_miniature, load_srpo, load_transformer
-from workers.pipelines.miniature import ensure_miniature
+from workers.pipelines.flux import FluxModels
+from workers.pipelines.loading import load_checkpoints, load_miniature, load_transformer
+from workers.pipelines.miniature import ensure_kontext, ensure_miniature
 from workers.pipelines.pipeline import Pipeline
 
 FOX = ImageRequest("srpo", "a red fox in the snow", width=256, height=256, steps=2, guidance=4.5, seed=7)
@@ -41,17 +45,13 @@ class Checkpoints:
     srpo_file: Path
 
     def load(self) -> Pipeline:
-        return load_srpo(self.flux_dir, self.srpo_file, ALL, "cpu")
+        return load_checkpoints(Set(self.flux_dir, self.srpo_file), ALL, "cpu")
+
+    def load_beside(self, kontext_dir: Path) -> FluxModels:
+        return load_checkpoints(Set(self.flux_dir, self.srpo_file, kontext_dir), ALL, "cpu")
 
     def rewrite(self, change: Callable[[Tensors], Tensors]) -> None:
         save_file(change(load_file(self.srpo_file)), self.srpo_file)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    ensure_miniature(folder)
-    return folder
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def checkpoints(models: Path, tmp_path: Path) -> Checkpoints:
 
 
 def paint(pipeline: Pipeline, request: ImageRequest = FOX) -> bytes:
-    (painted,) = pipeline.render([request], lambda *_: True)
+    (painted,) = pipeline.render([request], lambda *_: True, PICTURES)
     return painted.image.tobytes()
 
 
@@ -82,7 +82,7 @@ def refusal(act: Callable[[], object]) -> str:
 def test_the_miniature_is_made_and_loaded_at_once(tmp_path: Path) -> None:
     pipeline = load_miniature(tmp_path / "models")
 
-    assert (pipeline.models, pipeline.weights) == (("srpo",), "miniature")
+    assert (pipeline.models, pipeline.weights) == (tuple(model.name for model in MODELS), "miniature")
     assert len(paint(pipeline)) == 256 * 256 * 3
 
 
@@ -114,7 +114,7 @@ def test_srpo_renders_with_the_transformer_of_its_own_file(models: Path, checkpo
 
     pipeline = checkpoints.load()
 
-    assert (pipeline.models, pipeline.weights) == (("srpo",), "flux-1-dev + srpo")
+    assert (pipeline.models, pipeline.weights) == (("srpo", "srpo-image-to-image"), "flux-1-dev + srpo")
     assert paint(pipeline) == reference.images[0].tobytes()
     assert paint(pipeline) != paint(load_miniature(models))
 
@@ -156,6 +156,106 @@ def test_where_a_tensor_lies_in_its_file_changes_nothing(models: Path, tmp_path:
         pictures.add(paint(load_miniature(tmp_path / "models")))
 
     assert len(pictures) == 1
+
+
+@pytest.fixture
+def kontext_dir(models: Path, tmp_path: Path) -> Path:
+    """FLUX.1-Kontext-dev as diffusers writes it, which is how its makers publish it; its transformer in two files."""
+    folder = tmp_path / "FLUX.1-Kontext-dev"
+    parts = kontext_of(models, FluxPipeline.from_pretrained(ensure_miniature(models)))
+    FluxKontextPipeline(**parts.components).save_pretrained(folder)
+    parts.transformer.save_pretrained(folder / "transformer", max_shard_size="1MB")
+    (folder / "transformer" / WEIGHTS).unlink()
+    return folder
+
+
+EDIT = replace(FOX, model="kontext", inputs=("red",), steps=1)
+
+
+def test_kontext_alone_is_served_from_its_own_folder(models: Path, kontext_dir: Path) -> None:
+    pipeline = load_checkpoints(Set(kontext_dir=kontext_dir), frozenset({"flux-1-dev-non-commercial"}), "cpu")
+    pipeline.warm_up()
+
+    assert pipeline.weights == "flux-1-kontext-dev"
+    assert pipeline.models == ("kontext-text-to-image", "kontext", "kontext-multi")
+    assert paint(pipeline, EDIT) == paint(load_miniature(models), EDIT)
+
+
+def test_both_are_served_with_one_set_of_the_other_parts(
+    models: Path, checkpoints: Checkpoints, kontext_dir: Path
+) -> None:
+    both = checkpoints.load_beside(kontext_dir)
+
+    assert both.weights == "flux-1-dev + srpo, flux-1-kontext-dev"
+    assert both.models == tuple(model.name for model in MODELS)
+    assert paint(both) == paint(checkpoints.load())
+    assert paint(both, EDIT) == paint(load_miniature(models), EDIT)
+    assert own_parts(both) == {"transformer"}
+
+
+def own_parts(pipeline: FluxModels) -> set[str]:
+    """The networks that Kontext does not share with SRPO."""
+    srpo, kontext = (pipeline._networks[model]._parts.components for model in ("srpo", "kontext"))
+    names = ("text_encoder", "text_encoder_2", "transformer", "vae")
+    return {name for name in names if srpo[name] is not kontext[name]}
+
+
+def test_who_wrote_a_description_does_not_part_what_is_the_same(checkpoints: Checkpoints, kontext_dir: Path) -> None:
+    config = kontext_dir / "text_encoder_2" / "config.json"
+    described = json.loads(config.read_text())
+    config.write_text(json.dumps(described | {"_name_or_path": "t5", "transformers_version": "9", "dtype": "bfloat16"}))
+
+    assert own_parts(checkpoints.load_beside(kontext_dir)) == {"transformer"}
+
+
+@pytest.mark.parametrize("change", ["weights", "config"])
+def test_other_text_encoders_and_vaes_are_loaded_from_each(
+    checkpoints: Checkpoints, kontext_dir: Path, change: str
+) -> None:
+    vae, encoder = kontext_dir / "vae", kontext_dir / "text_encoder_2"
+    before = paint(checkpoints.load_beside(kontext_dir), EDIT)
+    if change == "weights":
+        tensors = load_file(vae / WEIGHTS)
+        save_file({name: 1.01 * tensor for name, tensor in tensors.items()}, vae / WEIGHTS)
+    else:
+        described = json.loads((encoder / "config.json").read_text())
+        (encoder / "config.json").write_text(json.dumps(described | {"layer_norm_epsilon": 0.5}))
+
+    both = checkpoints.load_beside(kontext_dir)
+
+    assert own_parts(both) == {"transformer", "vae" if change == "weights" else "text_encoder_2"}
+    assert paint(both) == paint(checkpoints.load())
+    assert paint(both, EDIT) != before
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "transformer/config.json", "vae/config.json"])
+def test_an_incomplete_folder_of_kontext_is_refused(checkpoints: Checkpoints, kontext_dir: Path, name: str) -> None:
+    (kontext_dir / name).unlink()
+
+    told = refusal(lambda: checkpoints.load_beside(kontext_dir))
+
+    assert f"{kontext_dir} lacks {name}; FARM_KONTEXT_DIR is the folder of black-forest-labs/FLUX.1-Kontext-dev" in told
+
+
+def test_a_missing_shard_of_kontext_is_named(kontext_dir: Path) -> None:
+    shard = next((kontext_dir / "transformer").glob("*-00002-of-*"))
+    shard.unlink()
+
+    assert f"lacks transformer/{shard.name}" in refusal(lambda: load_checkpoints(Set(kontext_dir=kontext_dir), ALL))
+
+
+def test_kontext_needs_its_licence(kontext_dir: Path) -> None:
+    told = refusal(lambda: load_checkpoints(Set(kontext_dir=kontext_dir), frozenset({"tencent-srpo"}), "cpu"))
+
+    assert "add flux-1-dev-non-commercial to FARM_ACCEPT_LICENSES" in told
+
+
+def test_other_weights_of_kontext_are_another_build(checkpoints: Checkpoints, kontext_dir: Path) -> None:
+    builds = {checkpoints.load().build, checkpoints.load_beside(kontext_dir).build}
+    config = kontext_dir / "transformer" / "config.json"
+    config.write_text(config.read_text() + "\n")
+
+    assert len(builds | {checkpoints.load_beside(kontext_dir).build}) == 3
 
 
 def without_one(tensors: Tensors) -> Tensors:
@@ -229,7 +329,7 @@ def test_an_incomplete_folder_is_refused(checkpoints: Checkpoints, name: str) ->
 
 
 def test_a_folder_that_is_not_there_is_refused(checkpoints: Checkpoints) -> None:
-    told = refusal(lambda: load_srpo(checkpoints.flux_dir / "no", checkpoints.srpo_file, ALL, "cpu"))
+    told = refusal(lambda: load_checkpoints(Set(checkpoints.flux_dir / "no", checkpoints.srpo_file), ALL, "cpu"))
 
     assert "lacks model_index.json" in told
     assert "more" in told
@@ -260,14 +360,17 @@ def test_a_broken_file_in_the_folder_is_refused(checkpoints: Checkpoints, name: 
     assert "cannot be loaded" in refusal(checkpoints.load)
 
 
-def test_a_miniature_that_lost_a_file_names_it(models: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ensure", "part"), [(ensure_miniature, "vae"), (ensure_kontext, "transformer")])
+def test_a_miniature_that_lost_a_file_names_it(
+    models: Path, tmp_path: Path, ensure: Callable[[Path], Path], part: str
+) -> None:
     shutil.copytree(models, tmp_path / "models")
-    home = ensure_miniature(tmp_path / "models")
-    (home / "vae" / WEIGHTS).unlink()
+    home = ensure(tmp_path / "models")
+    (home / part / WEIGHTS).unlink()
 
     told = refusal(lambda: load_miniature(tmp_path / "models"))
 
-    assert f"lacks vae/{WEIGHTS}; delete the folder" in told
+    assert f"{home} lacks {part}/{WEIGHTS}; delete the folder" in told
 
 
 @pytest.mark.parametrize(
@@ -279,18 +382,21 @@ def test_a_miniature_that_lost_a_file_names_it(models: Path, tmp_path: Path) -> 
     ],
 )
 def test_licences_are_accepted_by_name_first(checkpoints: Checkpoints, accepted: frozenset[str], named: str) -> None:
-    told = refusal(lambda: load_srpo(checkpoints.flux_dir, checkpoints.srpo_file, accepted, "cpu"))
+    told = refusal(lambda: load_checkpoints(Set(checkpoints.flux_dir, checkpoints.srpo_file), accepted, "cpu"))
 
     assert f"add {named} to FARM_ACCEPT_LICENSES" in told
 
 
 def test_accepted_licences_pass() -> None:
-    check_licences(ALL | {"mit"})
+    place = Path("/models")
+    check_licences(Set(place, place, place), ALL | {"mit"})
+    check_licences(Set(kontext_dir=place), frozenset({"flux-1-dev-non-commercial"}))
 
 
-def test_one_checkpoint_without_the_other_is_refused(checkpoints: Checkpoints) -> None:
-    only_flux = refusal(lambda: load_srpo(checkpoints.flux_dir, None, ALL))
-    only_srpo = refusal(lambda: load_srpo(None, checkpoints.srpo_file, ALL))
+@pytest.mark.parametrize("kontext_dir", [None, Path("/models/FLUX.1-Kontext-dev")])
+def test_one_checkpoint_without_the_other_is_refused(checkpoints: Checkpoints, kontext_dir: Path | None) -> None:
+    only_flux = refusal(lambda: load_checkpoints(Set(checkpoints.flux_dir, None, kontext_dir), ALL))
+    only_srpo = refusal(lambda: load_checkpoints(Set(None, checkpoints.srpo_file, kontext_dir), ALL))
 
     assert only_flux.startswith("FARM_FLUX_DIR needs FARM_SRPO_FILE")
     assert only_srpo.startswith("FARM_SRPO_FILE needs FARM_FLUX_DIR")

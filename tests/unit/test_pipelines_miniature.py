@@ -7,7 +7,7 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from workers.pipelines.engine import FluxPipeline
-from workers.pipelines.miniature import ensure_miniature
+from workers.pipelines.miniature import ensure_kontext, ensure_miniature
 
 #: Waits for its start signal, makes and loads the miniature, renders, and tells; a look at the network ends it.
 PROCESS = """
@@ -38,8 +38,9 @@ folder = Path(sys.argv[1])
 pipeline = load_miniature(folder)
 home = ensure_miniature(folder)
 pipeline.warm_up()
-(painted,) = pipeline.render([ImageRequest("srpo", "a red fox " * 9, 256, 320, 3, 4.5, 7)], lambda *_: True)
-print(json.dumps([str(home), pipeline.build, hashlib.sha256(painted.image.tobytes()).hexdigest()]))
+requests = [ImageRequest(model, "a red fox " * 9, 256, 320, 3, 4.5, 7) for model in ("srpo", "kontext-text-to-image")]
+digest = hashlib.sha256(b"".join(painted.image.tobytes() for painted in pipeline.render(requests, lambda *_: True)))
+print(json.dumps([str(home), pipeline.build, digest.hexdigest()]))
 """
 
 
@@ -51,6 +52,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def home(folder: Path) -> Path:
     return ensure_miniature(folder)
+
+
+@pytest.fixture(scope="module")
+def kontext_home(folder: Path) -> Path:
+    return ensure_kontext(folder)
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +116,16 @@ def test_has_the_files_of_flux_1_dev(home: Path) -> None:
     }
 
 
-def test_is_small(home: Path) -> None:
-    assert sum(path.stat().st_size for path in home.rglob("*")) < 10e6
+def test_kontexts_has_a_transformer_of_its_own_and_nothing_else(home: Path, kontext_home: Path) -> None:
+    ours, others = digests(kontext_home), digests(home)
+
+    assert set(ours) == {name for name in others if name.startswith("transformer/")}
+    assert ours["transformer/config.json"] == others["transformer/config.json"]
+    assert ours["transformer/diffusion_pytorch_model.safetensors"] not in others.values()
+
+
+def test_is_small(home: Path, kontext_home: Path) -> None:
+    assert sum(path.stat().st_size for place in (home, kontext_home) for path in place.rglob("*")) < 12e6
 
 
 def test_is_made_once(folder: Path, home: Path) -> None:
@@ -121,23 +135,26 @@ def test_is_made_once(folder: Path, home: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in home.rglob("*")} == before
 
 
-def test_is_the_same_wherever_it_is_made(home: Path, tmp_path: Path) -> None:
+def test_is_the_same_wherever_it_is_made(home: Path, kontext_home: Path, tmp_path: Path) -> None:
     torch.manual_seed(99)
 
     assert digests(ensure_miniature(tmp_path / "not" / "there" / "yet")) == digests(home)
+    assert digests(ensure_kontext(tmp_path / "nor" / "this")) == digests(kontext_home)
 
 
 def test_leaves_torchs_random_numbers_alone(tmp_path: Path) -> None:
     before = torch.get_rng_state()
 
     ensure_miniature(tmp_path)
+    ensure_kontext(tmp_path)
 
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_failed_making_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ensure", [ensure_miniature, ensure_kontext])
+def test_a_failed_making_leaves_nothing(tmp_path: Path, ensure: Callable[[Path], Path]) -> None:
     with full_disk_after(1_000_000), pytest.raises(Exception, match=r"[Ll]arge"):
-        ensure_miniature(tmp_path)
+        ensure(tmp_path)
 
     assert list(tmp_path.iterdir()) == []
 
@@ -148,12 +165,13 @@ def test_what_a_killed_process_left_does_no_harm(home: Path, tmp_path: Path) -> 
     assert digests(ensure_miniature(tmp_path)) == digests(home)
 
 
-def test_two_processes_make_one(twins: tuple[Path, list[Any], list[str]], home: Path) -> None:
+def test_two_processes_make_one(twins: tuple[Path, list[Any], list[str]], home: Path, kontext_home: Path) -> None:
     folder, told, _ = twins
 
-    assert [path.name for path in folder.iterdir()] == [home.name]
+    assert {path.name for path in folder.iterdir()} == {home.name, kontext_home.name}
     assert [one[0] for one in told] == [str(folder / home.name)] * 2
     assert digests(folder / home.name) == digests(home)
+    assert digests(folder / kontext_home.name) == digests(kontext_home)
 
 
 def test_two_processes_render_the_same_picture_with_the_same_build(twins: tuple[Path, list[Any], list[str]]) -> None:

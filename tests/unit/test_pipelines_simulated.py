@@ -5,20 +5,34 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from farm import clock
+from farm.catalogue import MODELS
 from farm.errors import RenderError
 from farm.request import ImageRequest
-from workers.pipelines.pipeline import Painted, Pipeline
+from workers.pipelines.pipeline import Painted, Pictures, Pipeline
 from workers.pipelines.simulated import SimulatedPipeline
 
 FOX = ImageRequest("srpo", "a red fox", width=301, height=257, steps=3, guidance=4.5, seed=7)
+REMIX = replace(FOX, model="srpo-image-to-image", strength=0.5, inputs=("red",))
+MIX = replace(FOX, model="kontext-multi", inputs=("red", "blue"))
+PICTURES = {
+    "red": Image.linear_gradient("L").convert("RGB"),
+    "blue": Image.radial_gradient("L").convert("RGB"),
+}
 
 
-def paint(request: ImageRequest) -> bytes:
+def paint(request: ImageRequest, pictures: Pictures = PICTURES) -> bytes:
     pipeline: Pipeline = SimulatedPipeline(step_ms=0)
-    (painted,) = pipeline.render([request], lambda *_: True)
+    (painted,) = pipeline.render([request], lambda *_: True, pictures)
     return painted.image.tobytes()
+
+
+def with_one_pixel_changed(key: str) -> Pictures:
+    picture = PICTURES[key].copy()
+    picture.putpixel((9, 9), (1, 2, 3))
+    return PICTURES | {key: picture}
 
 
 def test_paints_rgb_of_exactly_the_size_asked_for() -> None:
@@ -40,6 +54,70 @@ def test_paints_rgb_of_exactly_the_size_asked_for() -> None:
 def test_pixels_follow_from_what_decides_them(other: ImageRequest) -> None:
     assert paint(FOX) == paint(FOX)
     assert paint(FOX) != paint(other)
+
+
+def test_every_model_of_the_catalogue_paints_a_picture_of_its_own() -> None:
+    names = [model.name for model in MODELS]
+    requests = [
+        FOX,
+        replace(FOX, model="srpo-image-to-image", strength=1.0, inputs=("red",)),
+        replace(FOX, model="kontext-text-to-image"),
+        replace(FOX, model="kontext", inputs=("red",)),
+        replace(FOX, model="kontext-multi", inputs=("red",)),
+    ]
+
+    assert [request.model for request in requests] == names == list(SimulatedPipeline(0).models)
+    assert len({paint(request) for request in requests}) == 5
+
+
+@pytest.mark.parametrize("key", MIX.inputs)
+def test_every_pixel_of_every_input_counts(key: str) -> None:
+    assert paint(MIX) != paint(MIX, with_one_pixel_changed(key))
+
+
+def test_the_order_of_inputs_counts() -> None:
+    assert paint(MIX) != paint(replace(MIX, inputs=("blue", "red")))
+
+
+def test_an_input_that_is_not_named_changes_nothing() -> None:
+    assert paint(REMIX) == paint(REMIX, with_one_pixel_changed("blue"))
+
+
+def test_strength_leads_away_from_the_input() -> None:
+    strengths = (0.1, 0.5, 0.9)
+    resized = PICTURES["red"].resize((FOX.width, FOX.height))
+    distances = [
+        sum(abs(a - b) for a, b in zip(paint(replace(REMIX, strength=strength)), resized.tobytes(), strict=True))
+        for strength in strengths
+    ]
+
+    assert 0 < distances[0] < distances[1] < distances[2]
+
+
+def test_strength_0_returns_the_input_resized_without_a_step() -> None:
+    seen: list[tuple[int, int]] = []
+
+    def watch(index: int, step: int) -> bool:
+        seen.append((index, step))
+        return True
+
+    (painted,) = SimulatedPipeline(60_000).render([replace(REMIX, strength=0.0)], watch, PICTURES)
+
+    assert painted.image == PICTURES["red"].resize((FOX.width, FOX.height), Image.Resampling.LANCZOS)
+    assert seen == [(0, 0)]
+
+
+def test_image_to_image_does_the_steps_that_its_strength_leaves() -> None:
+    seen: list[int] = []
+
+    def watch(_index: int, step: int) -> bool:
+        seen.append(step)
+        return True
+
+    request = replace(REMIX, steps=10, strength=0.35)
+    list(SimulatedPipeline(0).render([request], watch, PICTURES))
+
+    assert seen == list(range(request.denoising_steps + 1)) == [0, 1, 2, 3, 4]
 
 
 def test_guidance_changes_no_pixel() -> None:
@@ -99,17 +177,27 @@ def test_a_step_takes_its_time_once_for_the_whole_batch() -> None:
     assert 0.15 <= clock.monotonic() - began < 0.6
 
 
-@pytest.mark.parametrize("other", [replace(FOX, acceleration="high"), replace(FOX, model="kontext")])
-def test_refuses_what_it_does_not_serve(other: ImageRequest) -> None:
-    with pytest.raises(RenderError):
-        SimulatedPipeline(step_ms=0).render([other], lambda *_: True)
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        (replace(FOX, acceleration="high"), '"high" does not work yet'),
+        (replace(FOX, model="redux"), 'not "redux"'),
+        (replace(FOX, model="kontext"), "given 0 pictures"),
+        (replace(FOX, inputs=("red",)), "given 1 pictures"),
+        (replace(REMIX, strength=None), "given the strength None"),
+        (replace(FOX, strength=0.5), "given the strength 0.5"),
+    ],
+)
+def test_refuses_what_it_does_not_serve(other: ImageRequest, reason: str) -> None:
+    with pytest.raises(RenderError, match=reason):
+        SimulatedPipeline(step_ms=0).render([FOX, other], lambda *_: True, PICTURES)
 
 
 def test_says_what_it_is() -> None:
     pipeline = SimulatedPipeline(step_ms=0)
     pipeline.warm_up()
 
-    assert (pipeline.models, pipeline.weights) == (("srpo",), "simulated")
+    assert pipeline.weights == "simulated"
     assert pipeline.build == SimulatedPipeline(step_ms=99).build
     assert len(pipeline.build) == 16
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from farm.errors import ConfigurationError
-from workers.safety import BundledChecker, checker_for
+from workers.safety import THRESHOLDS, BundledChecker, checker_for
 
 
 @pytest.mark.parametrize("weights", ["miniature", "simulated"])
@@ -15,7 +15,15 @@ def test_bundled_checker_stands_beside_the_bundled_weights(setting: str | None, 
     checker = checker_for(setting, weights)
 
     assert isinstance(checker, BundledChecker)
-    assert checker.check(Image.new("RGB", (8, 8))) is False
+    assert [checker.check(Image.new("RGB", (8, 8)), tolerance) for tolerance in range(1, 7)] == [False] * 6
+
+
+def test_every_tolerance_has_a_threshold_of_its_own_and_none_turns_the_check_off() -> None:
+    in_order = [THRESHOLDS[tolerance] for tolerance in range(1, 7)]
+
+    assert len(THRESHOLDS) == 6
+    assert in_order == sorted(set(in_order))
+    assert 0 < in_order[0] < in_order[-1] < 1
 
 
 def test_real_weights_need_a_decision() -> None:

@@ -25,9 +25,17 @@ def without_message(logger: str, fragment: str) -> Iterator[None]:
 with without_message("transformers.utils.import_utils", "requires torchvision"):
     import diffusers
     import transformers
-    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        FluxImg2ImgPipeline,
+        FluxKontextPipeline,
+        FluxPipeline,
+        FluxTransformer2DModel,
+    )
     from diffusers.models.attention_dispatch import attention_backend
     from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+    from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
     from huggingface_hub import constants as hub
     from transformers import ByT5Tokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel
 
@@ -48,12 +56,15 @@ def versions() -> dict[str, str]:
 
 
 __all__ = [
+    "PREFERRED_KONTEXT_RESOLUTIONS",
     "AutoencoderKL",
     "ByT5Tokenizer",
     "CLIPTextConfig",
     "CLIPTextModel",
     "CLIPTokenizer",
     "FlowMatchEulerDiscreteScheduler",
+    "FluxImg2ImgPipeline",
+    "FluxKontextPipeline",
     "FluxPipeline",
     "FluxTransformer2DModel",
     "T5Config",

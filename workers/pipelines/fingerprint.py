@@ -7,13 +7,14 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import PIL
 import torch
 
 from workers.pipelines.device import device_name
 from workers.pipelines.engine import versions
 
 #: Our own code between the request and the picture. A changed comment makes a new build too: rather once too often.
-_CODE = ("device.py", "engine.py", "flux.py", "loading.py")
+_CODE = sorted({path.name for path in Path(__file__).parent.glob("*.py")} - {"language.py", "simulated.py"})
 #: Files up to this size are read whole. In a larger one, this much from its start: a safetensors header is shorter.
 _HEAD = 2**23
 #: Places in a larger file that are read, evenly spaced, the last one at its end; and bytes read at each.
@@ -29,11 +30,13 @@ def build_digest(files: Mapping[str, Path], device: torch.device, number_format:
     """
     facts = {
         "attention": attention,
-        "code": {name: _digest(Path(__file__).with_name(name)) for name in _CODE},
+        "code": {name: file_digest(Path(__file__).with_name(name)) for name in _CODE},
         "device": device_name(device),
-        "files": {name: _digest(path) for name, path in files.items()},
+        "files": {name: file_digest(path) for name, path in files.items()},
         "number_format": str(number_format),
         "threads": torch.get_num_threads(),
+        # It resizes the pictures that jobs begin from.
+        "pillow": PIL.__version__,
         # With the releases of the kernel libraries that torch was built with.
         "torch": [torch.__version__, torch.__config__.show()],
         "versions": versions(),
@@ -41,7 +44,8 @@ def build_digest(files: Mapping[str, Path], device: torch.device, number_format:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Of a large file's size and samples, of a smaller one's bytes."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:

@@ -1,9 +1,14 @@
-"""From files to a pipeline: the miniature, or FLUX.1-dev with the transformer of SRPO. Never over the network."""
+"""From files to a pipeline: the miniature, or FLUX.1-dev with the transformer of SRPO, and Kontext.
+
+Never over the network.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +17,36 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from farm.errors import ConfigurationError
-from farm.weights import PARTS, SRPO_FILE, SRPO_SHA256, check_licences, lacking, one_without_the_other
+from farm.weights import (
+    FLUX_REPOSITORY,
+    KONTEXT_REPOSITORY,
+    PARTS,
+    SRPO_FILE,
+    SRPO_SHA256,
+    Checkpoints,
+    check_licences,
+    lacking,
+    lacking_in_part,
+    one_without_the_other,
+)
 from workers.pipelines.device import choose_device, number_format
 from workers.pipelines.engine import FluxPipeline, FluxTransformer2DModel, keep_to_this_machine
-from workers.pipelines.fingerprint import build_digest
-from workers.pipelines.flux import ATTENTION, FluxSrpoPipeline
-from workers.pipelines.miniature import ensure_miniature
-from workers.pipelines.pipeline import MINIATURE, SRPO
+from workers.pipelines.fingerprint import build_digest, file_digest
+from workers.pipelines.flux import ATTENTION, FluxModels
+from workers.pipelines.miniature import ensure_kontext, ensure_miniature
+from workers.pipelines.network import Network
+from workers.pipelines.pipeline import MINIATURE
 
 #: Files that decide what a part computes; others (readmes, caches) are not the build's business.
 _LOADED = (".json", ".model", ".safetensors", ".txt")
+#: What a part's description says of its file rather than of the part.
+_PROVENANCE = ("dtype", "torch_dtype", "transformers_version")
+#: The part of FLUX.1-dev that SRPO replaces.
+_REPLACED = ("transformer",)
 _FLOATS = ("F32", "BF16", "F16")
 
 
-def load_miniature(folder: Path, device: str | None = None) -> FluxSrpoPipeline:
+def load_miniature(folder: Path, device: str | None = None) -> FluxModels:
     """The bundled miniature, made in `folder` if it is not there yet; on the CPU unless a device is named.
 
     From then on torch computes with one thread in this process. Two are a third faster on two idle cores, but wait for
@@ -34,30 +55,77 @@ def load_miniature(folder: Path, device: str | None = None) -> FluxSrpoPipeline:
     keep_to_this_machine()
     torch.set_num_threads(1)
     chosen = choose_device(device or "cpu")
-    home = ensure_miniature(folder)
-    _refuse_incomplete(home, lacking(home), "delete the folder, and the farm makes it anew")
-    parts = _load(home, chosen)
-    return _pipeline(parts, chosen, MINIATURE, _files(home))
+    home, kontext_home = ensure_miniature(folder), ensure_kontext(folder)
+    for path, missing in ((home, lacking(home)), (kontext_home, lacking_in_part(kontext_home, "transformer"))):
+        _refuse_incomplete(path, missing, "delete the folder, and the farm makes it anew")
+    srpo = _load(home, chosen)
+    kontext = FluxPipeline(**(srpo.components | {"transformer": _load_transformer(kontext_home, chosen)}))
+    files = _files(home) | _named("kontext", _files_of_part(kontext_home, "transformer"))
+    return _models(files, chosen, MINIATURE, srpo=srpo, kontext=kontext)
 
 
-def load_srpo(
-    flux_dir: Path | None, srpo_file: Path | None, accepted: frozenset[str], device: str | None = None
-) -> FluxSrpoPipeline:
-    """SRPO: the transformer in `srpo_file`, everything else from FLUX.1-dev's folder; on the best device there is.
+def load_checkpoints(checkpoints: Checkpoints, accepted: frozenset[str], device: str | None = None) -> FluxModels:
+    """SRPO, Kontext or both, whatever is set; on the best device there is.
 
     `accepted`: the names of the licences that the operator accepts (`farm.weights.LICENCES`).
     """
-    if flux_dir is None or srpo_file is None:
-        raise ConfigurationError(one_without_the_other(flux_dir))
-    check_licences(accepted)
-    missing = lacking(flux_dir, without_weights=("transformer",))
-    _refuse_incomplete(flux_dir, missing, "FARM_FLUX_DIR is the folder of black-forest-labs/FLUX.1-dev with all of it")
+    if checkpoints.missing is not None:
+        raise ConfigurationError(one_without_the_other(checkpoints.missing))
+    check_licences(checkpoints, accepted)
+    _refuse_incomplete_folders(checkpoints)
     keep_to_this_machine()
     chosen = choose_device(device)
-    transformer = load_transformer(flux_dir / "transformer", srpo_file, chosen, number_format(chosen))
-    parts = _load(flux_dir, chosen, transformer=transformer)
-    files = _files(flux_dir, without_weights=("transformer",)) | {"srpo": srpo_file}
-    return _pipeline(parts, chosen, SRPO, files)
+    files: dict[str, Path] = {}
+    srpo = kontext = None
+    if checkpoints.flux_dir is not None and checkpoints.srpo_file is not None:
+        srpo = _load_srpo(checkpoints.flux_dir, checkpoints.srpo_file, chosen)
+        files |= _files(checkpoints.flux_dir, without_weights=_REPLACED) | {"srpo": checkpoints.srpo_file}
+    if checkpoints.kontext_dir is not None:
+        kontext = _load(checkpoints.kontext_dir, chosen, **_shared(srpo, checkpoints))
+        files |= _named("kontext", _files(checkpoints.kontext_dir))
+    return _models(files, chosen, checkpoints.name, srpo=srpo, kontext=kontext)
+
+
+def _refuse_incomplete_folders(checkpoints: Checkpoints) -> None:
+    if checkpoints.flux_dir is not None:
+        missing = lacking(checkpoints.flux_dir, without_weights=_REPLACED)
+        remedy = f"FARM_FLUX_DIR is the folder of {FLUX_REPOSITORY} with all of it"
+        _refuse_incomplete(checkpoints.flux_dir, missing, remedy)
+    if checkpoints.kontext_dir is not None:
+        remedy = f"FARM_KONTEXT_DIR is the folder of {KONTEXT_REPOSITORY} with all of it"
+        _refuse_incomplete(checkpoints.kontext_dir, lacking(checkpoints.kontext_dir), remedy)
+
+
+def _load_srpo(flux_dir: Path, srpo_file: Path, device: torch.device) -> FluxPipeline:
+    """The transformer in `srpo_file`, everything else from FLUX.1-dev's folder."""
+    transformer = load_transformer(flux_dir / "transformer", srpo_file, device, number_format(device))
+    return _load(flux_dir, device, transformer=transformer)
+
+
+def _shared(srpo: FluxPipeline | None, checkpoints: Checkpoints) -> dict[str, Any]:
+    """Loaded parts that Kontext need not load again: those whose files are the same in both folders."""
+    flux_dir, kontext_dir = checkpoints.flux_dir, checkpoints.kontext_dir
+    if srpo is None or flux_dir is None or kontext_dir is None:
+        return {}
+    parts = [part for part in PARTS if part not in _REPLACED and _is_same(flux_dir / part, kontext_dir / part)]
+    return {part: srpo.components[part] for part in parts}
+
+
+def _is_same(part: Path, other: Path) -> bool:
+    return _contents(part) == _contents(other)
+
+
+def _contents(part: Path) -> dict[str, object]:
+    """What a part's files hold, so far as it matters: who wrote a description, and with which release, does not."""
+    return {
+        path.name: _description(path) if path.name == "config.json" else file_digest(path) for path in _loaded(part)
+    }
+
+
+def _description(path: Path) -> dict[str, object]:
+    with _readable(path):
+        described: dict[str, object] = json.loads(path.read_text())
+    return {name: value for name, value in described.items() if not name.startswith("_") and name not in _PROVENANCE}
 
 
 def load_transformer(
@@ -80,7 +148,7 @@ def load_transformer(
     return model.requires_grad_(False).eval()
 
 
-def _load(folder: Path, device: torch.device, **given: FluxTransformer2DModel) -> FluxPipeline:
+def _load(folder: Path, device: torch.device, **given: Any) -> FluxPipeline:
     """The folder's parts on the device, ready to compute; those that are given are not read."""
     with _readable(folder):
         parts = FluxPipeline.from_pretrained(
@@ -88,9 +156,27 @@ def _load(folder: Path, device: torch.device, **given: FluxTransformer2DModel) -
         )
     parts.to(device)
     for network in (parts.text_encoder, parts.text_encoder_2, parts.transformer, parts.vae):
-        network.requires_grad_(False).eval()
-        _into_own_memory(network)
+        _make_ready(network)
     return parts
+
+
+def _load_transformer(folder: Path, device: torch.device) -> FluxTransformer2DModel:
+    """The transformer of a folder in which other parts need not be."""
+    with _readable(folder):
+        transformer = FluxTransformer2DModel.from_pretrained(
+            folder,
+            subfolder="transformer",
+            torch_dtype=number_format(device),
+            local_files_only=True,
+            use_safetensors=True,
+        )
+    _make_ready(transformer.to(device))
+    return transformer
+
+
+def _make_ready(network: nn.Module) -> None:
+    network.requires_grad_(False).eval()
+    _into_own_memory(network)
 
 
 def _into_own_memory(network: nn.Module) -> None:
@@ -104,18 +190,39 @@ def _into_own_memory(network: nn.Module) -> None:
             tensor.data = tensor.data.clone()
 
 
-def _pipeline(parts: FluxPipeline, device: torch.device, weights: str, files: Mapping[str, Path]) -> FluxSrpoPipeline:
-    return FluxSrpoPipeline(parts, weights, build_digest(files, device, number_format(device), ATTENTION))
+def _models(
+    files: Mapping[str, Path],
+    device: torch.device,
+    weights: str,
+    *,
+    srpo: FluxPipeline | None,
+    kontext: FluxPipeline | None,
+) -> FluxModels:
+    build = build_digest(files, device, number_format(device), ATTENTION)
+    return FluxModels(srpo=srpo and Network(srpo), kontext=kontext and Network(kontext), weights=weights, build=build)
 
 
 def _files(folder: Path, without_weights: tuple[str, ...] = ()) -> dict[str, Path]:
     """What is loaded from the folder, by names that do not depend on where it is."""
-    found = [path for part in PARTS for path in sorted((folder / part).iterdir()) if path.suffix in _LOADED]
+    found = dict(chain.from_iterable(_files_of_part(folder, part).items() for part in PARTS))
     return {
-        path.relative_to(folder).as_posix(): path
-        for path in found
+        name: path
+        for name, path in found.items()
         if path.parent.name not in without_weights or path.name == "config.json"
     }
+
+
+def _files_of_part(folder: Path, part: str) -> dict[str, Path]:
+    return {path.relative_to(folder).as_posix(): path for path in _loaded(folder / part)}
+
+
+def _loaded(part: Path) -> list[Path]:
+    return sorted(path for path in part.iterdir() if path.suffix in _LOADED)
+
+
+def _named(kind: str, files: Mapping[str, Path]) -> dict[str, Path]:
+    """The files under names that tell them from others' of the same names."""
+    return {f"{kind}/{name}": path for name, path in files.items()}
 
 
 def _refuse_incomplete(folder: Path, missing: list[str], remedy: str) -> None:

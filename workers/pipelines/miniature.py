@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,7 +34,10 @@ from workers.pipelines.engine import (
 
 #: Part of the folder's name: another recipe makes another folder, and leaves this one to workers that still use it.
 RECIPE = 1
+KONTEXT_RECIPE = 1
 
+_SEED = 13
+_KONTEXT_SEED = 17
 _WIDTH = 64
 #: Channels of the VAE from the picture inwards. Six levels, where FLUX.1 has four, make a factor of 32: a sixteenth of
 #: the tokens, so that 1024x768 takes about a second on two cores.
@@ -44,18 +48,27 @@ _NARROW = torch.outer(torch.tensor([1.0, 8.0, 1.0]), torch.tensor([1.0, 8.0, 1.0
 
 
 def ensure_miniature(folder: Path) -> Path:
-    """The miniature's own folder inside `folder`: made if it is not there, complete whenever it is.
+    """The miniature's own folder inside `folder`: made if it is not there, complete whenever it is."""
+    return _ensure(folder / f"miniature-{RECIPE}", lambda made: _make().save_pretrained(made))
 
-    Any number of processes may ask at once, and any may die in between: each makes its own copy under another name,
-    and the first to finish gives it the name that counts.
-    """
-    target = folder / f"miniature-{RECIPE}"
+
+def ensure_kontext(folder: Path) -> Path:
+    """The same for the miniature of Kontext: a transformer of its own, for the miniature's other parts."""
+    return _ensure(
+        folder / f"miniature-kontext-{KONTEXT_RECIPE}",
+        lambda made: _make_transformer(_KONTEXT_SEED).save_pretrained(made / "transformer"),
+    )
+
+
+def _ensure(target: Path, make: Callable[[Path], object]) -> Path:
+    """Any number of processes may ask at once, and any may die in between: each makes its own copy under another name,
+    and the first to finish gives it the name that counts."""
     if target.is_dir():
         return target
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder, prefix=".miniature-") as scratch:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=target.parent, prefix=".miniature-") as scratch:
         made = Path(scratch) / target.name
-        _make().save_pretrained(made)
+        make(made)
         _to_disk(made)
         _publish(made, target)
     return target
@@ -79,16 +92,26 @@ def _to_disk(folder: Path) -> None:
 
 
 def _make() -> FluxPipeline:
-    # Building the parts draws from torch's generator, which is not ours to change. What they draw is overwritten.
-    with torch.random.fork_rng(devices=[]):
+    with _undisturbed():
         pipeline = _parts()
     _fill(pipeline.text_encoder, _CLIP_RULES, seed=1)
     _fill(pipeline.text_encoder_2, _T5_RULES, seed=2)
-    _fill(pipeline.transformer, _TRANSFORMER_RULES, seed=13)
     _fill(pipeline.vae, _VAE_RULES, seed=22)
-    _even_out(pipeline.transformer)
     _balance_colours(pipeline.vae, seed=8)
     return pipeline
+
+
+def _make_transformer(seed: int) -> FluxTransformer2DModel:
+    with _undisturbed():
+        transformer = _transformer()
+    _fill(transformer, _TRANSFORMER_RULES, seed)
+    _even_out(transformer)
+    return transformer
+
+
+def _undisturbed() -> AbstractContextManager[None]:
+    """Building a part draws from torch's generator, which is not ours to change. What it draws is overwritten."""
+    return torch.random.fork_rng(devices=[])
 
 
 def _parts() -> FluxPipeline:
@@ -100,7 +123,7 @@ def _parts() -> FluxPipeline:
         tokenizer=tokenizer,
         text_encoder_2=_t5(tokenizer_2),
         tokenizer_2=tokenizer_2,
-        transformer=_transformer(),
+        transformer=_make_transformer(_SEED),
     )
 
 

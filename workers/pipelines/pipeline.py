@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from PIL import Image
 
+from farm.catalogue import KONTEXT, KONTEXT_MULTI, KONTEXT_TEXT, SRPO, SRPO_IMAGE
+from farm.errors import RenderError
 from farm.request import ImageRequest
+
+#: Models of SRPO's weights, and of Kontext's: names in the catalogue.
+SRPO_MODELS = (SRPO.name, SRPO_IMAGE.name)
+KONTEXT_MODELS = (KONTEXT_TEXT.name, KONTEXT.name, KONTEXT_MULTI.name)
+#: Models that begin from pictures.
+_OF_PICTURES = (SRPO_IMAGE.name, KONTEXT.name, KONTEXT_MULTI.name)
 
 #: Names of what may be loaded (`Pipeline.weights`).
 MINIATURE = "miniature"
 SIMULATED = "simulated"
-SRPO = "flux-1-dev + srpo"
 
 #: Called with (index of the image in the batch, denoising steps done) before the first step, between steps and after
 #: the last. False means: abandon this image now.
 Watch = Callable[[int, int], bool]
+
+#: The pictures that requests begin from, by their keys in storage: RGB, upright.
+Pictures = Mapping[str, Image.Image]
+NO_PICTURES: Pictures = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +59,30 @@ class Pipeline(Protocol):
     def warm_up(self) -> None:
         """Render once, so that the first job does not pay for what is done only once."""
 
-    def render(self, images: Sequence[ImageRequest], watch: Watch) -> Iterator[Painted]:
+    def render(
+        self, images: Sequence[ImageRequest], watch: Watch, pictures: Pictures = NO_PICTURES
+    ) -> Iterator[Painted]:
         """Render a batch; yield each image as soon as it is finished, in any order.
 
-        An image that `watch` abandons is not yielded. Raises whatever the engine raises; nothing of a failed call
-        is left behind that could change the pixels of the next one.
+        `pictures` holds every input that one of the images names. An image that `watch` abandons is not yielded.
+        Raises whatever the engine raises; nothing of a failed call is left behind that could change the pixels of the
+        next one.
         """
+
+
+def refuse_unknown(images: Sequence[ImageRequest], models: Sequence[str]) -> None:
+    """Raises RenderError where an image asks for what no pipeline does, or not the one that serves `models`."""
+    for request in images:
+        if request.model not in models:
+            raise RenderError(f'These weights serve {", ".join(models)}, not "{request.model}".')
+        if request.acceleration != "none":
+            raise RenderError(f'The acceleration "{request.acceleration}" does not work yet; "none" does.')
+        if (request.model in _OF_PICTURES) != bool(request.inputs):
+            raise RenderError(f'"{request.model}" was given {len(request.inputs)} pictures to begin from.')
+        if (request.model == SRPO_IMAGE.name) != (request.strength is not None):
+            raise RenderError(f'"{request.model}" was given the strength {request.strength}.')
+
+
+def resized(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """A picture to begin from, of exactly that size; one that has it already keeps every pixel."""
+    return picture.resize((width, height), Image.Resampling.LANCZOS)

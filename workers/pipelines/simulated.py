@@ -10,25 +10,34 @@ import PIL
 from PIL import Image
 
 from farm import clock
-from farm.errors import RenderError
 from farm.request import ImageRequest
-from workers.pipelines.pipeline import SIMULATED, Painted, Watch
+from workers.pipelines.pipeline import (
+    KONTEXT_MODELS,
+    NO_PICTURES,
+    SIMULATED,
+    SRPO_MODELS,
+    Painted,
+    Pictures,
+    Watch,
+    refuse_unknown,
+    resized,
+)
 
 #: Changes with the pictures.
-_VERSION = 1
+_VERSION = 2
 #: Coloured patches across and down.
 _PATCHES = (4, 3)
 
 
 class SimulatedPipeline:
-    """Serves `srpo`: one step of the whole batch takes `step_ms` milliseconds."""
+    """Serves every model of the catalogue: one step of the whole batch takes `step_ms` milliseconds."""
 
     def __init__(self, step_ms: float) -> None:
         self._step_seconds = step_ms / 1000
 
     @property
     def models(self) -> tuple[str, ...]:
-        return ("srpo",)
+        return (*SRPO_MODELS, *KONTEXT_MODELS)
 
     @property
     def weights(self) -> str:
@@ -42,39 +51,42 @@ class SimulatedPipeline:
     def warm_up(self) -> None:
         """Nothing is done only once here."""
 
-    def render(self, images: Sequence[ImageRequest], watch: Watch) -> Iterator[Painted]:
+    def render(
+        self, images: Sequence[ImageRequest], watch: Watch, pictures: Pictures = NO_PICTURES
+    ) -> Iterator[Painted]:
         """The whole batch in step; an image with fewer steps is finished earlier."""
-        for request in images:
-            _refuse_unknown(request)
-        return self._paint_together(images, watch)
+        refuse_unknown(images, self.models)
+        return self._paint_together(images, watch, pictures)
 
-    def _paint_together(self, images: Sequence[ImageRequest], watch: Watch) -> Iterator[Painted]:
+    def _paint_together(self, images: Sequence[ImageRequest], watch: Watch, pictures: Pictures) -> Iterator[Painted]:
         at_work = [index for index in range(len(images)) if watch(index, 0)]
         step = 0
         while at_work:
-            # This is the device at work.
-            clock.pause(self._step_seconds)
-            step += 1
-            at_work = [index for index in at_work if watch(index, step)]
-            finished = [index for index in at_work if images[index].steps == step]
-            at_work = [index for index in at_work if index not in finished]
+            finished = [index for index in at_work if images[index].denoising_steps == step]
             for index in finished:
-                yield Painted(index, _picture(images[index]), ())
+                yield Painted(index, _picture(images[index], pictures), ())
+            at_work = [index for index in at_work if index not in finished]
+            if at_work:
+                # This is the device at work.
+                clock.pause(self._step_seconds)
+                step += 1
+                at_work = [index for index in at_work if watch(index, step)]
 
 
-def _refuse_unknown(request: ImageRequest) -> None:
-    if request.model != "srpo" or request.acceleration != "none":
-        raise RenderError(f'"{request.model}" with acceleration "{request.acceleration}" is not served here.')
-
-
-def _picture(request: ImageRequest) -> Image.Image:
-    """Soft patches of colour that follow from model, prompt, size, steps and seed."""
+def _picture(request: ImageRequest, pictures: Pictures) -> Image.Image:
+    """Soft patches of colour; image to image lays them over the input, as thick as the strength says."""
+    size = (request.width, request.height)
+    inputs = [pictures[key] for key in request.inputs]
     across, down = _PATCHES
-    colours = _bytes(request, 3 * across * down)
-    patches = Image.frombytes("RGB", _PATCHES, colours)
-    return patches.resize((request.width, request.height), Image.Resampling.BICUBIC)
+    patches = Image.frombytes("RGB", _PATCHES, _colours(request, inputs, 3 * across * down))
+    painted = patches.resize(size, Image.Resampling.BICUBIC)
+    return painted if request.strength is None else Image.blend(resized(inputs[0], *size), painted, request.strength)
 
 
-def _bytes(request: ImageRequest, count: int) -> bytes:
-    parts = (request.model, request.prompt, request.width, request.height, request.steps, request.seed)
+def _colours(request: ImageRequest, inputs: Sequence[Image.Image], count: int) -> bytes:
+    """They follow from model, prompt, size, steps, seed, strength, and every pixel of every input."""
+    parts = (
+        *(request.model, request.prompt, request.width, request.height, request.steps, request.seed, request.strength),
+        *((picture.size, hashlib.sha256(picture.tobytes()).digest()) for picture in inputs),
+    )
     return hashlib.shake_256(repr(parts).encode()).digest(count)

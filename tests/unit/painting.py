@@ -1,0 +1,97 @@
+"""Pipelines for tests, from diffusers' own parts, and what comes out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from farm.request import ImageRequest
+from workers.pipelines.engine import FluxPipeline, FluxTransformer2DModel
+from workers.pipelines.flux import FluxModels
+from workers.pipelines.miniature import ensure_kontext, ensure_miniature
+from workers.pipelines.network import Network
+from workers.pipelines.pipeline import Pictures
+
+#: Colours that run across, around and down.
+WAVES = Image.merge(
+    "RGB", [Image.linear_gradient("L"), Image.radial_gradient("L"), Image.linear_gradient("L").rotate(90)]
+)
+#: Of several shapes. The wide one lies on the miniature's grid, to which diffusers rounds before it takes the ratio.
+PICTURES: Pictures = {
+    "waves": WAVES,
+    "wide": WAVES.rotate(180).resize((320, 192)),
+    "red": Image.new("RGB", (70, 90), (200, 30, 30)),
+    "blue": Image.new("RGB", (64, 64), (20, 30, 230)),
+}
+
+
+def parts_of(models: Path) -> Any:
+    """The miniature as diffusers loads it."""
+    return FluxPipeline.from_pretrained(ensure_miniature(models), local_files_only=True)
+
+
+def kontext_of(models: Path, parts: Any) -> Any:
+    """The miniature of Kontext, with the same other parts."""
+    transformer = FluxTransformer2DModel.from_pretrained(ensure_kontext(models), subfolder="transformer")
+    return FluxPipeline(**(parts.components | {"transformer": transformer}))
+
+
+def pipeline_of(srpo: Any, kontext: Any = None) -> FluxModels:
+    kinds = {"srpo": Network(srpo), "kontext": Network(kontext) if kontext else None}
+    return FluxModels(**kinds, weights="miniature", build="test")
+
+
+def paint(pipeline: FluxModels, *requests: ImageRequest, pictures: Pictures = PICTURES) -> list[Image.Image]:
+    return [painted.image for painted in pipeline.render(requests, lambda *_: True, pictures)]
+
+
+def record(module: torch.nn.Module, into: list[Any]) -> Callable[[], None]:
+    """Append each forward's tensors, inputs by name and the output; returns what ends it."""
+
+    def hook(_module: torch.nn.Module, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        tensors = {name: value.clone() for name, value in kwargs.items() if isinstance(value, torch.Tensor)}
+        into.append(tensors | {"output": output[0].clone()})
+
+    return module.register_forward_hook(hook, with_kwargs=True).remove
+
+
+def differences(ours: list[Any], theirs: list[Any]) -> list[str]:
+    """Where two recorded ways to a picture part: the tensors of each step by name, and the pictures."""
+    assert len(ours) == len(theirs)
+    *our_steps, our_picture = ours
+    *their_steps, their_picture = theirs
+    steps = enumerate(zip(our_steps, their_steps, strict=True))
+    tensors = [
+        f"{name} of step {step}"
+        for step, (our, their) in steps
+        for name in our.keys() | their.keys()
+        if not torch.equal(our[name], their[name])
+    ]
+    return tensors + ["picture"] * (our_picture != their_picture)
+
+
+def keeping(into: list[Any]) -> Callable[..., tuple[torch.Tensor]]:
+    """In place of `vae.decode`, which takes half a minute in bf16 on most CPUs: keeps the latents, and paints black."""
+
+    def decode(latents: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
+        into.append(latents.clone())
+        return (torch.zeros(1, 3, 32 * latents.shape[2], 32 * latents.shape[3]),)
+
+    return decode
+
+
+def count_encodings(vae: Any) -> list[int]:
+    """Grows by one with each picture that the VAE encodes."""
+    calls: list[int] = []
+    vae.encoder.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+def with_one_pixel_changed(key: str) -> Pictures:
+    picture = PICTURES[key].copy()
+    picture.putpixel((9, 9), (255, 255, 255))
+    return {**PICTURES, key: picture}

@@ -1,0 +1,76 @@
+"""FLUX.1 Kontext: from noise, with the inputs' tokens read beside the picture's own (FluxKontextPipeline)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+
+from farm.request import ImageRequest
+from workers.pipelines.denoise import Context, Start
+from workers.pipelines.engine import PREFERRED_KONTEXT_RESOLUTIONS
+from workers.pipelines.latents import Size, pack, positions
+from workers.pipelines.network import Network
+from workers.pipelines.pipeline import Pictures, resized
+from workers.pipelines.srpo import TextToImage
+
+#: The plane of the inputs in the space of positions; the picture itself is in plane 0.
+_PLANE = 1
+
+
+class Kontext:
+    """Begins with noise; a picture that several images of a batch begin from is encoded once."""
+
+    def __init__(self, network: Network, pictures: Pictures) -> None:
+        self._network = network
+        self._pictures = pictures
+        self._noise = TextToImage(network, pictures)
+        self._encoded: dict[str, torch.Tensor] = {}
+
+    def start(self, request: ImageRequest, size: Size) -> Start:
+        start = self._noise.start(request, size)
+        return Start(start.tokens, start.schedule, context=self._context(request.inputs))
+
+    def _context(self, keys: Sequence[str]) -> Context | None:
+        if not keys:
+            return None
+        sizes = [input_size(self._pictures[key], self._network.grid) for key in keys]
+        tokens = [self._tokens(key, size) for key, size in zip(keys, sizes, strict=True)]
+        return Context(torch.cat(tokens, dim=1), mosaic(sizes))
+
+    def _tokens(self, key: str, size: Size) -> torch.Tensor:
+        if key not in self._encoded:
+            picture = resized(self._pictures[key], size.width, size.height)
+            self._encoded[key] = pack(self._network.scaled(self._network.encode(picture, size).mode()))
+        return self._encoded[key]
+
+
+def input_size(picture: Image.Image, grid: int) -> Size:
+    """The size that an input is read at: of those that Kontext was trained with, the one of the nearest ratio.
+
+    Source of the sizes and of the choice: diffusers' FluxKontextPipeline.
+    """
+    ratio = picture.width / picture.height
+    _, width, height = min((abs(ratio - w / h), w, h) for w, h in PREFERRED_KONTEXT_RESOLUTIONS)
+    return Size(height // grid * grid, width // grid * grid, grid)
+
+
+def mosaic(sizes: Sequence[Size]) -> torch.Tensor:
+    """Positions [tokens, 3] of several inputs, laid out like one picture: none over another, nearly square.
+
+    Kontext's report (arXiv 2506.15742, section 3) foresees a plane for each input, but the open weights were not
+    trained with several: as parts of one picture, in the one plane that they know, all of them are heeded. Source:
+    ComfyUI's reference method `offset`, its default for that reason (Comfy-Org/ComfyUI, pull request 9356), which
+    puts the next input to the right of or below all before, wherever the whole stays smaller.
+    """
+    rows = columns = 0
+    placed = []
+    for size in sizes:
+        if rows + size.rows > columns + size.columns:
+            placed.append(positions(size, _PLANE, column=columns))
+            rows, columns = max(rows, size.rows), columns + size.columns
+        else:
+            placed.append(positions(size, _PLANE, row=rows))
+            rows, columns = rows + size.rows, max(columns, size.columns)
+    return torch.cat(placed)

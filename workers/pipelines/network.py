@@ -1,0 +1,136 @@
+"""One set of FLUX.1's weights at work: prompts and pictures in, velocities and pictures out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy
+import torch
+from PIL import Image
+
+from farm.errors import RenderError
+from workers.pipelines.engine import FluxPipeline, calculate_shift, without_message
+from workers.pipelines.latents import FORWARD_SIZE, Size, unpack
+
+#: Tokens that the T5 encoder takes; FLUX.1-dev was trained with up to so many.
+MAX_TOKENS = 512
+#: Prompts whose embeddings are kept. One is 4 MB at FLUX.1's size.
+_PROMPTS_KEPT = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """An encoded prompt: `words` [1, 512, 4096] from T5, `pooled` [1, 768] from CLIP, `positions` [512, 3]."""
+
+    words: torch.Tensor
+    pooled: torch.Tensor
+    positions: torch.Tensor
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Noise levels from 1 to 0, `sigmas` [steps + 1], and the times at which the transformer is asked [steps]."""
+
+    sigmas: torch.Tensor
+    timesteps: torch.Tensor
+
+
+class Network:
+    """Text encoders, transformer and VAE. It remembers prompts, and nothing else that a picture depends on."""
+
+    def __init__(self, parts: FluxPipeline) -> None:
+        """`parts`: a loaded FluxPipeline, of which only the parts are used, never its call or its state."""
+        self._parts = parts
+        self.prompt = lru_cache(maxsize=_PROMPTS_KEPT)(self._encode_prompt)
+
+    @property
+    def grid(self) -> int:
+        """Side of a token's share of the picture, in pixels: 2x2 latent pixels."""
+        return 2 * int(self._parts.vae_scale_factor)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        return int(self._parts.transformer.config.in_channels) // 4
+
+    def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor where the network computes, in its number format."""
+        return tensor.to(self._parts.device, self._parts.transformer.dtype)
+
+    def schedule(self, steps: int, size: Size) -> Schedule:
+        """From a scheduler of our own: the shared one counts its steps."""
+        config = self._parts.scheduler.config
+        scheduler = type(self._parts.scheduler).from_config(config)
+        mu = calculate_shift(
+            size.rows * size.columns,
+            config.base_image_seq_len,
+            config.max_image_seq_len,
+            config.base_shift,
+            config.max_shift,
+        )
+        scheduler.set_timesteps(sigmas=numpy.linspace(1.0, 1 / steps, steps), device=self._parts.device, mu=mu)
+        return Schedule(scheduler.sigmas, scheduler.timesteps)
+
+    def velocity(
+        self, tokens: torch.Tensor, places: torch.Tensor, time: torch.Tensor, prompt: Prompt, guidance: float
+    ) -> torch.Tensor:
+        """Where each of the `tokens` [1, n, 4 x channels] is to go. `places` are their positions [n, 3]."""
+        transformer = self._parts.transformer
+        strength = torch.full([FORWARD_SIZE], guidance, dtype=torch.float32, device=tokens.device)
+        velocity: torch.Tensor = transformer(
+            hidden_states=tokens,
+            # Rounded to the latents' format before the division, as in the loop that made the weights.
+            timestep=time.expand(FORWARD_SIZE).to(tokens.dtype) / 1000,
+            guidance=strength if transformer.config.guidance_embeds else None,
+            pooled_projections=prompt.pooled,
+            encoder_hidden_states=prompt.words,
+            txt_ids=prompt.positions,
+            img_ids=places,
+            return_dict=False,
+        )[0]
+        return velocity
+
+    def encode(self, picture: Image.Image, size: Size) -> Any:
+        """The distribution of a picture's latents: `sample(generator)` or `mode()`, each for `scaled`.
+
+        A smaller picture lies in the middle, where finished pictures are cut out, and its edges go on around it.
+        """
+        processor = self._parts.image_processor
+        pixels = processor.normalize(processor.numpy_to_pt(processor.pil_to_numpy(picture)))
+        margins = size.margins(picture.width, picture.height)
+        whole = torch.nn.functional.pad(pixels, margins, mode="replicate")
+        return self._parts.vae.encode(self.to_device(whole)).latent_dist
+
+    def scaled(self, latents: torch.Tensor) -> torch.Tensor:
+        """The VAE's latents, as the transformer knows them."""
+        config = self._parts.vae.config
+        scaled: torch.Tensor = (latents - config.shift_factor) * config.scaling_factor
+        return scaled
+
+    def decode(self, tokens: torch.Tensor, size: Size) -> Image.Image:
+        vae = self._parts.vae
+        latents = unpack(tokens, size) / vae.config.scaling_factor + vae.config.shift_factor
+        pixels = vae.decode(latents, return_dict=False)[0]
+        if not torch.isfinite(pixels).all():
+            raise RenderError("The network computed values that are no colours (not a number, or infinite).")
+        picture: Image.Image = self._parts.image_processor.postprocess(pixels, output_type="pil")[0]
+        return picture
+
+    def _encode_prompt(self, prompt: str) -> Prompt:
+        # CLIP's limit of 77 tokens is part of FLUX: CLIP sets the tone, T5 reads the prompt. For the limit of T5 there
+        # is a warning of our own. The libraries' repeat the prompt, which is not for logs, and foresee errors in vain.
+        with (
+            without_message("diffusers.pipelines.flux.pipeline_flux", "part of your input was truncated"),
+            without_message("transformers.tokenization_utils_base", "Token indices sequence length"),
+        ):
+            words, pooled, places = self._parts.encode_prompt(prompt, max_sequence_length=MAX_TOKENS)
+        return Prompt(words, pooled, places, self._warnings(prompt))
+
+    def _warnings(self, prompt: str) -> tuple[str, ...]:
+        tokens = len(self._parts.tokenizer_2(prompt, verbose=False)["input_ids"])
+        if tokens <= MAX_TOKENS:
+            return ()
+        return (f"The prompt has {tokens} tokens; what comes after the first {MAX_TOKENS} had no effect.",)
