@@ -12,8 +12,8 @@ import flask
 
 RUN, QUEUE, REST, CDN = "/fal/run", "/fal/queue", "/fal/rest", "/fal/cdn"
 
-#: fal's own hosts.
-_HOSTS = {"fal.run": RUN, "queue.fal.run": QUEUE, "rest.fal.ai": REST, "rest.alpha.fal.ai": REST, "v3.fal.media": CDN}
+#: fal's own hosts → the paths that they stand for.
+FALS = {"fal.run": RUN, "queue.fal.run": QUEUE, "rest.fal.ai": REST, "rest.alpha.fal.ai": REST, "v3.fal.media": CDN}
 #: First labels of other names that stand for them.
 _LABELS = {"fal": RUN, "queue": QUEUE, "rest": REST, "cdn": CDN}
 
@@ -23,6 +23,9 @@ _HOST = re.compile(
     rf"(?:(?P<name>{_LABEL}(?:\.{_LABEL})*)\.?|\[(?P<address>[0-9a-f:.]{{2,45}})\])(?::[0-9]{{1,5}})?",
     re.ASCII | re.IGNORECASE,
 )
+
+#: Where a part of a file is sent, and the word that there are no more.
+_PART = re.compile(r"/files/[^/]+/multipart/.")
 
 #: Where the path that a request's host stands for is kept in its WSGI environment.
 _STANDS_FOR = "farm.stands_for"
@@ -38,10 +41,16 @@ class Hosts:
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         prefix = prefix_of(environ.get("HTTP_HOST", ""))
-        if prefix and not _is_the_same_everywhere(environ):
+        if prefix:
             environ[_STANDS_FOR] = prefix
-            environ["PATH_INFO"] = prefix + environ["PATH_INFO"]
+            put_below(prefix, environ)
         return self._application(environ, start_response)
+
+
+def put_below(prefix: str, environ: dict[str, Any]) -> None:
+    """Have a request to one of fal's hosts answered by what is served below `prefix`."""
+    if not _is_the_same_everywhere(environ):
+        environ["PATH_INFO"] = prefix + environ["PATH_INFO"]
 
 
 def address(prefix: str, base: str) -> str:
@@ -55,7 +64,7 @@ def address(prefix: str, base: str) -> str:
 def prefix_of(host_and_port: str) -> str | None:
     """The path that a `Host` stands for; None for a name that is none of fal's."""
     host = host_of(host_and_port) or ""
-    return _HOSTS.get(host) or _LABELS.get(host.partition(".")[0])
+    return FALS.get(host) or _LABELS.get(host.partition(".")[0])
 
 
 def host_of(host_and_port: str) -> str | None:
@@ -73,8 +82,8 @@ def name_of(url: str) -> str:
 
 
 def _is_the_same_everywhere(environ: dict[str, Any]) -> bool:
-    """Pictures are read, and the keys of signatures, under every name."""
-    if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-        return False
+    """Pictures are read, and the keys of signatures, under every name; parts come to the files that they are to be."""
     path: str = environ["PATH_INFO"]
+    if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+        return _PART.match(path) is not None
     return path.startswith("/files/") or path == "/.well-known/jwks.json"

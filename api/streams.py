@@ -66,9 +66,9 @@ class Streams:
 
 
 def event(name: str, data: dict[str, Any], place: str = "") -> str:
-    """The lines of an event. `place` is its id, which a client shows when it comes back."""
-    head = f"id: {place}\n" if place else ""
-    return f"{head}event: {name}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n"
+    """The lines of an event. `place` is its id, which a client shows when it comes back. Either may be empty."""
+    head = (f"id: {place}\n" if place else "") + (f"event: {name}\n" if name else "")
+    return f"{head}data: {json.dumps(data, separators=(',', ':'))}\n\n"
 
 
 def last_event_id(separator: str) -> tuple[int, int] | None:

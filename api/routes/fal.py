@@ -1,22 +1,35 @@
-"""`/fal/queue` and `/fal/run`: fal's queue, and its direct call, which submits and waits."""
+"""`/fal/queue` and `/fal/run`: fal's queue with its stream, and its direct call, which submits and waits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast, get_args
 
 import flask
+from werkzeug.exceptions import BadRequest
 
 from api import hosts, query
-from api.body import read_body
+from api.body import IMAGES_BODY, read_body
 from api.house import House
+from api.streams import COMMENT, LOOK_SECONDS, event
 from farm import clock
 from farm.catalogue import Model
 from farm.dialects import fal
-from farm.errors import InvalidRequest, NotFound, Problem, QueueFull, StorageUnavailable, StoreUnavailable, UnknownModel
-from farm.job import Job, Order, State, Webhook
+from farm.dialects.fields import picture_field
+from farm.errors import (
+    FarmError,
+    InvalidRequest,
+    NotFound,
+    Problem,
+    QueueFull,
+    StorageUnavailable,
+    StoreUnavailable,
+    Unauthorized,
+    UnknownModel,
+)
+from farm.job import Conditions, Job, Order, State, Webhook
 from farm.links import Links
 from farm.request import Priority
 from farm.service import Service, random_seed
@@ -27,8 +40,14 @@ _ON, _OFF = ("1", "true"), ("0", "false")
 
 
 def routes(house: House) -> flask.Blueprint:
-    service, doorman, held, links = house.service, house.doorman, house.held, house.links
+    service, doorman, held, streams, links = house.service, house.doorman, house.held, house.streams, house.links
     blueprint = flask.Blueprint("fal", __name__, url_prefix="/fal")
+
+    @blueprint.before_request
+    def refuse_tokens() -> None:
+        if "fal_jwt_token" in flask.request.args:
+            message = "No token is taken from an address, which ends in logs; send 'Authorization: Key <key>'."
+            raise Unauthorized(message)
 
     @blueprint.post("/queue/<other_than('.*/requests/'):endpoint>")
     def submit(endpoint: str) -> dict[str, Any]:
@@ -36,9 +55,11 @@ def routes(house: House) -> flask.Blueprint:
         query.refuse_others("fal_webhook", "fal_max_queue_length")
         order, model = _order(service, endpoint.rstrip("/"))
         _refuse_long_queue(service, model)
-        accepted = service.submit(caller, replace(order, webhook=_webhook()))
-        job = _about(service.get(caller, accepted.id))
-        return fal.submitted(job, _queue(links), position=_position(service, job))
+        job = _about(service.place(caller, replace(order, webhook=_webhook())))
+        position = 0
+        with suppress(StoreUnavailable):  # the job is accepted: its place is not worth an error
+            position = _position(service, job)
+        return fal.submitted(job, _queue(links), position=position)
 
     # Each with a slash and without: a rule that takes both takes a wrong method for an unknown path.
     @blueprint.get(f"{_REQUEST}/status/")
@@ -49,6 +70,15 @@ def routes(house: House) -> flask.Blueprint:
         logs = fal.logs(job, seen_us=clock.now_us()) if _wants_logs() else None
         answer = fal.status(job, _queue(links), position=_position(service, job), logs=logs)
         return answer, 200 if job.state.is_terminal else 202
+
+    @blueprint.get(f"{_REQUEST}/status/stream/")
+    @blueprint.get(f"{_REQUEST}/status/stream")
+    def status_stream(app: str, request_id: str) -> flask.Response:
+        job = find(app, request_id)
+        query.refuse_others("logs")
+        told = _Told(service, links, with_logs=_wants_logs())
+        watched = service.watch(doorman.caller(), job.id, idle_seconds=LOOK_SECONDS)
+        return streams.answer(told.blocks(watched), may_stay=doorman.later())
 
     @blueprint.get(f"{_REQUEST}/")
     @blueprint.get(_REQUEST)
@@ -71,15 +101,12 @@ def routes(house: House) -> flask.Blueprint:
         caller = doorman.caller()
         query.refuse_others()
         order, _ = _order(service, endpoint.rstrip("/"))
-        with held.place():
-            accepted = service.submit(caller, order)
-            flask.g.request_id = accepted.id
-            # The job is accepted: an error that says "later" would have clients make a second one of it.
-            with suppress(StoreUnavailable, StorageUnavailable):
-                job = held.wait(caller, accepted.id)
-                if job.state.is_terminal:
-                    return _outcome(job, links)
-        return _overdue(order.endpoint, accepted.id, links)
+        job = _about(held.job(caller, order))
+        # The job is accepted: an error that says "later" would have clients make a second one of it.
+        with suppress(StorageUnavailable):
+            if job.state.is_terminal:
+                return _outcome(job, links)
+        return _overdue(order.endpoint, job.id, links)
 
     @blueprint.after_request
     def name_the_request(response: flask.Response) -> flask.Response:
@@ -97,6 +124,39 @@ def routes(house: House) -> flask.Blueprint:
     return blueprint
 
 
+class _Told:
+    """What a stream has told of a request: clients collect the lines of its log, so none is sent twice."""
+
+    def __init__(self, service: Service, links: Links, *, with_logs: bool) -> None:
+        self._service = service
+        self._queue = _queue(links)
+        self._with_logs = with_logs
+        self._messages: set[str] = set()
+
+    def blocks(self, watched: Iterator[Job | None]) -> Iterator[str]:
+        """An event for each change, of its place in the queue, too. The last one says that the request has ended."""
+        last = None
+        seen: Job | None = None
+        # The stream has begun, so no error can be told in it: it ends, and the client asks for the result.
+        with suppress(FarmError):
+            for job in watched:
+                seen = job or seen
+                assert seen is not None
+                position = _position(self._service, seen)
+                if job is None and position == last:
+                    yield COMMENT
+                else:
+                    last = position
+                    yield event("", fal.status(seen, self._queue, position=position, logs=self._new_lines(seen)))
+
+    def _new_lines(self, job: Job) -> list[dict[str, str]] | None:
+        if not self._with_logs:
+            return None
+        lines = [line for line in fal.logs(job, seen_us=clock.now_us()) if line["message"] not in self._messages]
+        self._messages.update(line["message"] for line in lines)
+        return lines
+
+
 def _about(job: Job) -> Job:
     """`job`, to be named in the header of the answer, whatever that is."""
     flask.g.request_id = job.id
@@ -108,12 +168,20 @@ def _order(service: Service, endpoint: str) -> tuple[Order, Model]:
     model = service.model(endpoint)
     if endpoint not in model.of(fal.NAME):
         raise UnknownModel(f"'{endpoint}' is no fal id here; allowed: {', '.join(model.of(fal.NAME))}")
-    priority = _priority()
+    priority, conditions = _priority(), _conditions()
+    most = IMAGES_BODY if picture_field(model.name) else None
     # fal's JavaScript client sends an empty input as no body at all.
-    body = read_body(fal.NAME, endpoint, priority, instead=b"{}")
+    body = read_body(fal.NAME, endpoint, priority, str(conditions), instead=b"{}", most=most)
     order = fal.read(body.fields, endpoint=endpoint, model=model.name, spare_seed=random_seed())
-    order = replace(order, priority=priority, idempotency_key=body.idempotency_key, body_digest=body.digest)
-    return order, model
+    order = replace(order, priority=priority, conditions=conditions)
+    return replace(order, idempotency_key=body.idempotency_key, body_digest=body.digest), model
+
+
+def _conditions() -> Conditions:
+    try:
+        return fal.conditions(flask.request.headers.get)
+    except InvalidRequest as error:
+        raise BadRequest(str(error)) from error
 
 
 def _priority() -> Priority:
@@ -158,10 +226,7 @@ def _outcome(job: Job, links: Links) -> flask.Response:
 
 
 def _overdue(endpoint: str, job_id: str, links: Links) -> flask.Response:
-    response = _answer(504, fal.overdue(endpoint, job_id, _queue(links)))
-    # To the clients this says that waiting was the caller's own choice: they do not send the request again.
-    response.headers["X-Fal-Request-Timeout-Type"] = "user"
-    return response
+    return _answer(504, fal.overdue(endpoint, job_id, _queue(links)))
 
 
 def _answer(status: int, body: Mapping[str, Any]) -> flask.Response:

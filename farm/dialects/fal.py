@@ -1,14 +1,16 @@
-"""fal's dialect: queue, direct call and webhooks of `fal-ai/flux/srpo`. Facts from its pages and clients. Pure."""
+"""fal's dialect: queue, direct call and webhooks. Facts from its pages and clients. Pure."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, Literal
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
 
 from farm import clock
 from farm.delivery import Due
-from farm.dialects.fields import UNKNOWN_PARAMETER, SrpoFields, parse
+from farm.dialects.fields import FIELDS, UNKNOWN_PARAMETER, parse, picture_field
+from farm.dialects.lifecycle import keep_seconds
 from farm.dialects.refusal import Refusal
 from farm.errors import (
     FarmError,
@@ -25,18 +27,22 @@ from farm.errors import (
     StoreUnavailable,
     TooManyHeld,
 )
-from farm.job import Code, Image, Job, Order, Result, State
+from farm.job import Code, Conditions, Image, Job, Order, Result, State
 from farm.links import Links
+
+V = TypeVar("V")
 
 NAME = "fal"
 
+#: fal's request headers that say how a job is to be treated. One that cannot be read is refused.
+REQUEST_TIMEOUT = "X-Fal-Request-Timeout"
+LIFECYCLE = "X-Fal-Object-Lifecycle-Preference"
+STORE_IO = "X-Fal-Store-IO"
+NO_RETRY = "X-Fal-No-Retry"
+
 #: fal's request headers that are taken and change nothing here, each for its reason.
 TOLERATED_HEADERS = {
-    "X-Fal-Request-Timeout": "a limit on the time until the start, which is not kept yet",
     "X-Fal-Runner-Hint": "a wish for a certain runner; any worker renders the same pixels",
-    "X-Fal-Object-Lifecycle-Preference": "FARM_RESULT_TTL says how long pictures are kept, for all jobs alike",
-    "X-Fal-Store-IO": "the record is what makes a job survive a crash; it goes with the result",
-    "X-Fal-No-Retry": "a started job is retried only when its worker died or its picture could not be stored",
     "X-Fal-Retry-Config": "fal ignores it too, on models that it shares",
     "X-Fal-Tags": "labels for fal's own reports",
     "X-App-Fal-Disable-Fallback": "there is no other model to fall back to",
@@ -51,10 +57,24 @@ _PLACES = {
     "Idempotency-Key": "header",
 }
 
+#: What can be wrong with a picture that a request brings: fal's slugs, which are the farm's codes.
+_OF_INPUTS = (
+    "file_download_error",
+    "file_too_large",
+    "image_load_error",
+    "image_too_large",
+    "image_too_small",
+    "unsupported_image_format",
+)
+
 #: How a failed job is told: its code → HTTP status, fal's slug, and who is to blame. The model's errors have a list
 #: as their `detail`, the platform's a text.
 FAILURES: dict[str, tuple[int, str, Literal["model", "platform"]]] = {
+    **{slug: (422, slug, "model") for slug in _OF_INPUTS},
+    Code.START_TIMEOUT: (504, "startup_timeout", "platform"),
     Code.CANCELLED: (499, "client_cancelled", "platform"),
+    Code.CLIENT_DISCONNECTED: (499, "client_disconnected", "platform"),
+    Code.PREPARATION_FAILED: (500, "internal_error", "platform"),
     Code.ATTEMPTS_EXHAUSTED: (500, "runner_server_error", "platform"),
     StorageError.code: (500, "internal_error", "platform"),
     StorageUnavailable.code: (500, "internal_error", "platform"),
@@ -77,15 +97,58 @@ _SLUGS = {
     FarmError.code: "internal_error",
 }
 
+#: Slugs of waits that ended when the caller's own limit was reached, or the one it agreed to by calling directly.
+_OWN_LIMITS = ("request_timeout", "startup_timeout")
+
+#: Seconds, as both clients write them: a third of ten has 16 digits behind the point.
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,20})?")
+#: fal's least limit on the time until the start is more than this, in seconds. Source: its page on platform headers.
+_LEAST_TIMEOUT = 0.1
+#: Words for yes and no in headers.
+_FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
 #: Longest value, as JSON, that an error repeats in `input`, in characters.
 _REPEATED = 1000
 
 
 def read(body: Mapping[str, Any], *, endpoint: str, model: str, spare_seed: int) -> Order:
     """A body as an order for `model`. `spare_seed` is taken where the caller gives none."""
-    fields = parse(SrpoFields, body)
+    fields = parse(FIELDS[model], body)
     request = fields.request(model, spare_seed=spare_seed)
-    return Order(endpoint, request, dialect=NAME, inline=fields.sync_mode)
+    return Order(endpoint, request, dialect=NAME, inline=fields.sync_mode, sources=fields.sources())
+
+
+def conditions(header: Callable[[str], str | None]) -> Conditions:
+    """What a submit's headers, looked up by name, want of its job. Raises InvalidRequest, which names the header."""
+    return Conditions(
+        start_within=_read(header, REQUEST_TIMEOUT, _seconds, 0.0),
+        keep_seconds=_read(header, LIFECYCLE, keep_seconds, 0),
+        may_retry=not _read(header, NO_RETRY, _flag, False),
+        keeps_payload=_read(header, STORE_IO, _flag, True),
+    )
+
+
+def _read(header: Callable[[str], str | None], name: str, read: Callable[[str], V], default: V) -> V:
+    if (text := header(name)) is None:
+        return default
+    try:
+        return read(text)
+    except InvalidRequest as error:
+        raise InvalidRequest([Problem(name, str(error), "bad_request", text)]) from None
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text) if _SECONDS.fullmatch(text) else 0.0
+    if seconds <= _LEAST_TIMEOUT:
+        message = f"'{text[:40]}' is no limit; allowed: seconds, more than {_LEAST_TIMEOUT}, as in 30 or 2.5"
+        raise InvalidRequest([Problem("", message, "float_parsing")])
+    return seconds
+
+
+def _flag(text: str) -> bool:
+    if (flag := _FLAGS.get(text.lower())) is None:
+        raise InvalidRequest([Problem("", f"'{text[:40]}' is neither; allowed: {', '.join(_FLAGS)}", "bool_parsing")])
+    return flag
 
 
 def application(endpoint: str) -> str:
@@ -176,8 +239,18 @@ def _image(image: Image, links: Links, *, inline: bool) -> dict[str, Any]:
 def failure(job: Job) -> tuple[int, dict[str, Any]]:
     """HTTP status and body of a request that failed."""
     code, slug, blamed = FAILURES.get(job.code, _UNFORESEEN)
-    told = [{"loc": ["body"], "msg": job.error, "type": slug}] if blamed == "model" else job.error
+    told = [{"loc": _location(job), "msg": job.error, "type": slug}] if blamed == "model" else job.error
     return code, {"detail": told, "message": job.error, "error_type": slug}
+
+
+def _location(job: Job) -> list[str]:
+    """Where the model's error lies: in a picture that the request brought, or nowhere in particular."""
+    if job.code not in _OF_INPUTS:
+        return ["body"]
+    # The text begins with the field, and the host where the picture was looked for.
+    named = (name for name in job.request.source_fields if job.error.startswith((f"{name}:", f"{name} ")))
+    field = next(named, picture_field(job.request.model))
+    return ["body", *(field.split(".") if field else ())]
 
 
 def unfinished() -> dict[str, Any]:
@@ -234,7 +307,11 @@ def problem(error: FarmError) -> dict[str, Any]:
 
 def error_headers(body: Mapping[str, Any], *, may_retry: bool = False) -> dict[str, str]:
     """What the headers of a refusal or a failure repeat of its body, and whether it is worth to come back."""
-    headers = {"X-Fal-Error-Type": str(body["error_type"])} if "error_type" in body else {}
+    slug = body.get("error_type")
+    headers = {"X-Fal-Error-Type": slug} if slug else {}
+    if slug in _OWN_LIMITS:
+        # To the clients this says that waiting was the caller's own choice: they do not send the request again.
+        headers["X-Fal-Request-Timeout-Type"] = "user"
     return headers | ({"X-Fal-Needs-Retry": "1", "X-Fal-Retryable": "true"} if may_retry else {})
 
 
@@ -244,7 +321,8 @@ def _detail(item: Problem) -> dict[str, Any]:
     detail: dict[str, Any] = {"loc": location, "msg": item.message, "type": item.kind}
     if item.context:
         detail["ctx"] = dict(item.context)
-    if item.kind not in ("missing", "json_invalid") and _is_repeatable(item.value):
+    is_known = item.kind not in ("missing", "json_invalid") and (item.value is not None or location[0] == "body")
+    if is_known and _is_repeatable(item.value):
         detail["input"] = item.value
     return detail
 

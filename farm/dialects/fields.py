@@ -1,4 +1,7 @@
-"""Types of fields that several dialects share, and pydantic's complaints as the farm's problems. Pure."""
+"""What each model takes under fal's names, and pydantic's complaints as the farm's problems. Pure.
+
+The dialects that have names of their own share the types of the fields.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from pydantic_core import PydanticCustomError
 
 from farm.catalogue import (
+    KONTEXT,
+    KONTEXT_MULTI,
+    KONTEXT_SIZES,
+    KONTEXT_TEXT,
     MAX_GUIDANCE,
     MAX_IMAGES,
     MAX_PIXELS,
@@ -18,16 +25,25 @@ from farm.catalogue import (
     MAX_STEPS,
     MIN_SIDE,
     SIZE_PRESETS,
+    SRPO,
+    SRPO_IMAGE,
 )
 from farm.errors import InvalidRequest, Problem
-from farm.request import SEEDS, Acceleration, OutputFormat, Request
+from farm.job import Source
+from farm.request import MAX_INPUTS, SEEDS, Acceleration, OutputFormat, Request, Sizing
 
 M = TypeVar("M", bound=BaseModel)
 
 #: The kind of problem that a parameter in the URL is which nobody knows.
 UNKNOWN_PARAMETER = "unknown_parameter"
-#: Longest piece of a sent value that an error repeats, in characters.
+#: fal's names for what pydantic calls otherwise.
+_KINDS = {"too_short": "sequence_too_short", "too_long": "sequence_too_long"}
+#: Longest piece of a sent value, or of a field's name, that an error repeats, in characters.
 _SHOWN = 80
+#: Most fields of an object in a body, and most commas in all of it. Each field that nobody knows is a problem of its
+#: own, and each value takes many times its own size: without a limit a body of a few megabytes would take gigabytes.
+_MOST_FIELDS = 100
+_MOST_COMMAS = 100_000
 
 
 class Input(BaseModel):
@@ -47,6 +63,12 @@ def _not_offered(value: object) -> object:
     return value
 
 
+def _digit(value: object) -> object:
+    """Numbers are sent, too, where fal has a text."""
+    whole = _whole(value)
+    return str(whole) if type(whole) is int else value
+
+
 Whole = Annotated[int, Strict(), BeforeValidator(_whole)]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Flag = Annotated[bool, Strict()]
@@ -60,6 +82,16 @@ Guidance = Annotated[Number, Field(ge=1, le=MAX_GUIDANCE)]
 Count = Annotated[Whole, Field(ge=1, le=MAX_IMAGES)]
 Seed = Annotated[Whole, Field(ge=0, lt=SEEDS)]
 
+#: How strict the checker is, 1 (strictest) to 6, as the text that fal takes or as a number.
+SafetyTolerance = Annotated[
+    Literal["1", "2", "3", "4", "5", "6"],
+    BeforeValidator(_digit, json_schema_input_type=Literal["1", "2", "3", "4", "5", "6", 1, 2, 3, 4, 5, 6]),
+]
+#: Where a picture is (http or https), or the picture itself as a data URI.
+PictureUrl = Annotated[str, Field(min_length=1)]
+#: Ratios of the sides that Kontext knows.
+AspectRatio = Literal["21:9", "16:9", "4:3", "3:2", "1:1", "2:3", "3:4", "9:16", "9:21"]
+
 #: fal's names of sizes.
 Preset = Literal["square_hd", "square", "portrait_4_3", "portrait_16_9", "landscape_4_3", "landscape_16_9"]
 
@@ -71,56 +103,188 @@ class Size(Input):
     height: Side = 512
 
 
+#: What pydantic calls the two ways to give a size: names that no field has.
+PRESET, SIDES = "<preset>", "<sides>"
+
+
 def _branch(value: object) -> str:
-    return "Size" if isinstance(value, dict | Size) else "Preset"
+    return SIDES if isinstance(value, dict | Size) else PRESET
 
 
-ImageSize = Annotated[Annotated[Preset, Tag("Preset")] | Annotated[Size, Tag("Size")], Discriminator(_branch)]
+ImageSize = Annotated[Annotated[Preset, Tag(PRESET)] | Annotated[Size, Tag(SIDES)], Discriminator(_branch)]
 
 
-class SrpoFields(Input):
-    """What SRPO text to image takes, under fal's names and with fal's defaults."""
+class ModelFields(Input):
+    """What every model takes, under fal's names and with fal's defaults."""
 
     prompt: Prompt
-    image_size: ImageSize = "landscape_4_3"
-    num_inference_steps: Steps = 28
     seed: Seed | None = None
-    guidance_scale: Guidance = 4.5
     num_images: Count = 1
-    enable_safety_checker: Flag = True
     output_format: OutputFormat = "jpeg"
-    acceleration: Acceleration = "none"
     sync_mode: Flag = False
-    enhance_prompt: OffOnly = False
+    enhance_prompt: Flag = False
 
     def request(self, model: str, *, spare_seed: int) -> Request:
         """The same, dialect-neutral. `spare_seed` is taken where the caller gives none. Raises InvalidRequest."""
-        width, height = pixels("image_size", self.image_size)
         return Request(
             model=model,
             prompt=self.prompt,
-            width=width,
-            height=height,
-            steps=self.num_inference_steps,
-            guidance=self.guidance_scale,
             seed=spare_seed if self.seed is None else self.seed,
             images=self.num_images,
-            acceleration=self.acceleration,
             output_format=self.output_format,
-            safety=self.enable_safety_checker,
+            enhance=self.enhance_prompt,
+            **self._particulars(),
         )
+
+    def sources(self) -> tuple[Source, ...]:
+        """The pictures that the request brings, in the caller's order."""
+        return ()
+
+    def _particulars(self) -> dict[str, Any]:
+        """What is not the same for every model, under the names of `Request`."""
+        raise NotImplementedError
+
+
+class _AnySrpoFields(ModelFields):
+    guidance_scale: Guidance = 4.5
+    enable_safety_checker: Flag = True
+    acceleration: Acceleration = "none"
+
+    def _particulars(self) -> dict[str, Any]:
+        return {
+            "guidance": self.guidance_scale,
+            "safety": self.enable_safety_checker,
+            "acceleration": self.acceleration,
+        }
+
+
+class SrpoFields(_AnySrpoFields):
+    """What SRPO text to image takes."""
+
+    image_size: ImageSize = "landscape_4_3"
+    num_inference_steps: Steps = 28
+
+    def _particulars(self) -> dict[str, Any]:
+        width, height = pixels("image_size", self.image_size)
+        own = {"width": width, "height": height, "steps": self.num_inference_steps}
+        return super()._particulars() | own
+
+
+class SrpoImageFields(_AnySrpoFields):
+    """What SRPO image to image takes. The picture has the input's size."""
+
+    image_url: PictureUrl
+    strength: Annotated[Number, Field(ge=0.01, le=1)] = 0.95
+    num_inference_steps: Annotated[Whole, Field(ge=10, le=MAX_STEPS)] = 40
+
+    def sources(self) -> tuple[Source, ...]:
+        return (Source("image_url", self.image_url),)
+
+    def _particulars(self) -> dict[str, Any]:
+        own = {"steps": self.num_inference_steps, "strength": self.strength}
+        return super()._particulars() | own | _sized("input")
+
+
+class _AnyKontextFields(ModelFields):
+    """Its steps cannot be set, nor can its check be turned off."""
+
+    guidance_scale: Guidance = 3.5
+    safety_tolerance: SafetyTolerance = "2"
+    aspect_ratio: AspectRatio | None = None
+
+    def _particulars(self) -> dict[str, Any]:
+        own = {"steps": 28, "guidance": self.guidance_scale, "safety_tolerance": int(self.safety_tolerance)}
+        return own | (_sized("ratio") if self.aspect_ratio is None else _of_ratio(self.aspect_ratio))
+
+
+class KontextTextFields(_AnyKontextFields):
+    """What Kontext text to image takes."""
+
+    aspect_ratio: AspectRatio = "1:1"
+
+
+class KontextFields(_AnyKontextFields):
+    """What Kontext takes to edit a picture. Without `aspect_ratio` the ratio stays nearly as it is."""
+
+    image_url: PictureUrl
+
+    def sources(self) -> tuple[Source, ...]:
+        return (Source("image_url", self.image_url),)
+
+
+class KontextMultiFields(_AnyKontextFields):
+    """What Kontext takes to make one picture of several. Without `aspect_ratio` the ratio is nearly the first one's."""
+
+    image_urls: Annotated[list[PictureUrl], Field(min_length=1, max_length=MAX_INPUTS)]
+
+    def sources(self) -> tuple[Source, ...]:
+        return tuple(Source(f"image_urls.{number}", url) for number, url in enumerate(self.image_urls))
+
+
+#: Model → what it takes.
+FIELDS: dict[str, type[ModelFields]] = {
+    SRPO.name: SrpoFields,
+    SRPO_IMAGE.name: SrpoImageFields,
+    KONTEXT_TEXT.name: KontextTextFields,
+    KONTEXT.name: KontextFields,
+    KONTEXT_MULTI.name: KontextMultiFields,
+}
+
+
+def picture_field(model: str) -> str | None:
+    """The field in which requests to this model bring pictures; None: they bring none."""
+    return next((name for name in ("image_url", "image_urls") if name in FIELDS[model].model_fields), None)
+
+
+def _of_ratio(ratio: AspectRatio) -> dict[str, Any]:
+    width, height = KONTEXT_SIZES[ratio]
+    return {"width": width, "height": height}
+
+
+def _sized(sizing: Sizing) -> dict[str, Any]:
+    """A size that the input decides, which nobody has looked at yet."""
+    return _of_ratio("1:1") | {"sizing": sizing}
 
 
 def decode(body: bytes) -> dict[str, Any]:
     """The JSON object in `body`. Raises InvalidRequest for anything else, however odd."""
+    if body.count(b",") > _MOST_COMMAS:
+        raise _odd(f"the body has more than {_MOST_COMMAS} commas, which no call needs")
     try:
-        value = json.loads(body)
+        value = json.loads(body, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise InvalidRequest([Problem("", f"the body is not JSON: {reason}", "json_invalid")]) from error
+        raise _odd(f"the body is not JSON: {_reason(error)}") from error
     if not isinstance(value, dict):
         raise InvalidRequest([Problem("", "the body must be a JSON object", "dict_type", value)])
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > _MOST_FIELDS:
+        raise _odd(f"an object in the body has {len(pairs)} fields; allowed: up to {_MOST_FIELDS}")
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        values = {name: [sent for other, sent in pairs if other == name] for name in value}
+        raise InvalidRequest(
+            [
+                Problem(_cut(name), "this field may be given once", "too_many", sent)
+                for name, sent in values.items()
+                if len(sent) > 1
+            ]
+        )
+    return value
+
+
+def _odd(message: str) -> InvalidRequest:
+    return InvalidRequest([Problem("", message, "json_invalid")])
+
+
+def _reason(error: ValueError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    # Python's own limit on digits is all else that there is.
+    is_of_json = isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
+    return str(error) if is_of_json else "a number in it has too many digits"
 
 
 def parse(model: type[M], body: Mapping[str, Any]) -> M:
@@ -144,7 +308,7 @@ def pixels(field: str, size: Preset | Size) -> tuple[int, int]:
 
 def _problem(model: type[BaseModel], item: Any) -> Problem:
     # Branches of a union are pydantic's business, not the caller's.
-    field = ".".join(str(part) for part in item["loc"] if str(part) not in ("Preset", "Size"))
+    field = ".".join(_cut(str(part)) for part in item["loc"] if part not in (PRESET, SIDES))
     kind = item["type"]
     if kind == "missing":
         return Problem(field, "this field is required", kind)
@@ -153,7 +317,11 @@ def _problem(model: type[BaseModel], item: Any) -> Problem:
         return Problem(
             field, f"there is no such field; allowed: {allowed}; sent: {_shown(item['input'])}", kind, item["input"]
         )
-    return Problem(field, f"{item['msg']}; sent: {_shown(item['input'])}", kind, item["input"], item.get("ctx"))
+    if kind == "model_type":
+        # pydantic would name the class.
+        return Problem(field, f"it must be a JSON object; sent: {_shown(item['input'])}", "dict_type", item["input"])
+    message = f"{item['msg']}; sent: {_shown(item['input'])}"
+    return Problem(field, message, _KINDS.get(kind, kind), item["input"], item.get("ctx"))
 
 
 def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> Iterable[str]:
@@ -175,5 +343,12 @@ def _kinds(annotation: Any) -> list[Any]:
 
 
 def _shown(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=True, default=str)
+    try:
+        return _cut(json.dumps(value, ensure_ascii=True, default=str))
+    except RecursionError:
+        # What could just be read is nested too deeply to be written.
+        return "…"
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

@@ -6,8 +6,11 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,19 @@ import fal_client
 import fal_client.client as fc
 import pytest
 import trustme
+from PIL import Image
 
+from farm.catalogue import KONTEXT_SIZES
 from tests.documents import names_in
 from tests.farms import Certificate, RunningFarm, clean_environment, picture_facts, running_farm, wait_for
+from tests.pictures import a_picture
 from tests.receiver import running_receiver
+from tests.unit import golden
 
 ENDPOINT = "fal-ai/flux/srpo"
+IMAGE_TO_IMAGE = "fal-ai/flux/srpo/image-to-image"
+KONTEXT = "fal-ai/flux-pro/kontext"
+PAGES = golden.load("fal-flux-pro-kontext")["examples"]
 SMALL: dict[str, Any] = {"prompt": "a fox", "image_size": {"width": 256, "height": 256}, "num_inference_steps": 2}
 #: Long enough to be met while it runs.
 LONG = SMALL | {"num_inference_steps": 50}
@@ -46,6 +56,30 @@ def client() -> Iterator[fal_client.SyncClient]:
     client = fal_client.SyncClient(key="any")
     yield client
     client._client.close()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves the files of a folder, and says nothing."""
+
+    def log_message(self, *args: Any) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[str]:
+    """The URL of a host with two pictures of different ratios, under names that end as those of fal's examples do."""
+    (tmp_path / "output.png").write_bytes(a_picture(320, 240))
+    (tmp_path / "image.webp").write_bytes(a_picture(240, 320, form="WEBP"))
+    (tmp_path / "page.html").write_text("<html>no picture</html>")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def at(host: str, published: str) -> str:
+    """Where this host has what a published example names."""
+    return f"{host}/{published.rpartition('_')[2]}"
 
 
 def facts(farm: RunningFarm, output: dict[str, Any]) -> tuple[tuple[int, int], str | None]:
@@ -130,6 +164,122 @@ def test_the_asynchronous_client(farm: RunningFarm) -> None:
     outputs = asyncio.run(both())
 
     assert [facts(farm, output) for output in outputs] == [((256, 256), "JPEG")] * 2
+
+
+def test_image_to_image_brings_a_picture_of_the_inputs_size(farm: RunningFarm, client: fal_client.SyncClient) -> None:
+    picture = fal_client.encode_image(Image.new("RGB", (301, 257), "teal"))
+
+    output = client.subscribe(IMAGE_TO_IMAGE, {"prompt": "a fox", "image_url": picture, "num_inference_steps": 10})
+
+    assert facts(farm, output) == ((301, 257), "JPEG")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page["name"]))
+def test_the_example_of_each_of_kontexts_pages_is_rendered(
+    farm: RunningFarm, client: fal_client.SyncClient, host: str, page: dict[str, Any]
+) -> None:
+    body = dict(page["input_example"])
+    if "image_url" in body:
+        body["image_url"] = at(host, body["image_url"])
+    if "image_urls" in body:
+        body["image_urls"] = [at(host, url) for url in body["image_urls"]]
+    ratio = {"tiger eye": "1:1", "donut": "4:3", "duckling": "3:4"}[page["name"]]
+
+    output = client.subscribe(page["endpoint"], body, with_logs=True)
+
+    assert facts(farm, output) == (KONTEXT_SIZES[ratio], "JPEG")
+    assert (output["prompt"], output["has_nsfw_concepts"]) == (body["prompt"], [False])
+
+
+def test_kontext_edits_a_picture_that_comes_along(client: fal_client.SyncClient) -> None:
+    """The two pictures are the same where the seed is, and others where the input is another."""
+    urls = [fal_client.encode_image(Image.new("RGB", (64, 64), colour)) for colour in ("teal", "teal", "red")]
+
+    def edited(url: str) -> str:
+        body = {"prompt": "a fox", "image_url": url, "aspect_ratio": "1:1", "seed": 7, "sync_mode": True}
+        output = client.run(KONTEXT, body | {"output_format": "png", "safety_tolerance": 3})
+        inlined: str = output["images"][0]["url"]
+        assert inlined.startswith("data:image/png;base64,")
+        return inlined
+
+    first, again, other = map(edited, urls)
+    assert first == again != other
+
+
+def test_a_prompt_is_enhanced_when_that_is_asked_for(client: fal_client.SyncClient) -> None:
+    output = client.subscribe(ENDPOINT, SMALL | {"enhance_prompt": True})
+
+    assert output["prompt"] != "a fox"
+    assert "a fox" in output["prompt"]
+
+
+def test_a_picture_that_is_none_is_told_with_its_field(client: fal_client.SyncClient, host: str) -> None:
+    """At a submit what comes along is refused; what is fetched later is the request's own error."""
+    handle = client.submit(
+        f"{KONTEXT}/multi", {"prompt": "a", "image_urls": [f"{host}/output.png", f"{host}/page.html"]}
+    )
+    status = finished(handle)
+    with refused(422) as fetched:
+        handle.get()
+    with refused(422) as sent:
+        client.submit(KONTEXT, {"prompt": "a fox", "image_url": "data:image/png;base64,AAAA"})
+
+    for caught, location in [(fetched, ["body", "image_urls", "1"]), (sent, ["body", "image_url"])]:
+        (detail,) = caught.value.response.json()["detail"]
+        assert detail["loc"] == location
+        assert detail["type"] in golden.load("fal-errors")["model"]
+    assert status.error_type == fetched.value.error_type
+
+
+def test_a_request_that_is_not_started_in_time_is_given_up(farm: RunningFarm, client: fal_client.SyncClient) -> None:
+    """Once: the client does not send it again."""
+    blockers = [client.submit(ENDPOINT, LONG | {"num_images": 4}) for _ in range(4)]
+    wait_until_running(blockers[0])
+    before = farm.call("GET", "/farm/v1/jobs?limit=1").json["jobs"][0]["created_at"]
+
+    waiting = client.submit(ENDPOINT, SMALL, start_timeout=1.1)
+    with refused(504) as called:
+        client.run(ENDPOINT, SMALL, start_timeout=1.1)
+    with refused(504) as asked:
+        waiting.get()
+
+    for caught in (called, asked):
+        assert caught.value.error_type == "startup_timeout"
+        assert caught.value.response_headers["x-fal-request-timeout-type"] == "user"
+    made = [job for job in farm.call("GET", "/farm/v1/jobs").json["jobs"] if job["created_at"] > before]
+    assert [job["code"] for job in made] == ["start_timeout"] * 2
+    for blocker in blockers:
+        farm.call("PUT", f"/fal/queue/{ENDPOINT}/requests/{blocker.request_id}/cancel")
+
+
+def test_the_stream_of_a_status_is_read_to_its_end(farm: RunningFarm, client: fal_client.SyncClient) -> None:
+    """As the JavaScript client reads it, which takes the last event for the outcome."""
+    handle = client.submit(ENDPOINT, LONG)
+
+    answer = farm.call("GET", f"{handle.status_url.removeprefix(farm.url)}/stream?logs=1", Accept="text/event-stream")
+
+    lines = answer.body.decode().splitlines()
+    events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    assert answer.headers["Content-Type"].startswith("text/event-stream")
+    assert not [line for line in lines if line.startswith("event:")]
+    assert [event["status"] for event in events][-1] == "COMPLETED"
+    messages = [log["message"] for event in events for log in event["logs"]]
+    assert len(set(messages)) == len(messages)
+    assert any(message.endswith(" of 50.") for message in messages)
+    assert client.result(ENDPOINT, handle.request_id)["images"]
+
+
+def test_the_asynchronous_client_edits(farm: RunningFarm, host: str) -> None:
+    async def edit() -> dict[str, Any]:
+        client = fal_client.AsyncClient(key="any")
+        try:
+            body = {"prompt": "a fox", "image_url": f"{host}/output.png", "aspect_ratio": "21:9"}
+            edited: dict[str, Any] = await client.subscribe(f"{KONTEXT}/max", body)
+            return edited
+        finally:
+            await (await client._client).aclose()
+
+    assert facts(farm, asyncio.run(edit())) == ((1568, 672), "JPEG")
 
 
 def test_a_refusal_names_the_field(client: fal_client.SyncClient) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from farm import catalogue
 from farm.dialects import fal
-from farm.dialects.fields import UNKNOWN_PARAMETER, SrpoFields
+from farm.dialects.fields import FIELDS, UNKNOWN_PARAMETER
 from farm.errors import (
     FarmError,
     IdempotencyConflict,
@@ -26,7 +27,7 @@ from farm.errors import (
     TooManyHeld,
     Unauthorized,
 )
-from farm.job import Job, Order, State
+from farm.job import Conditions, Job, Order, Source, State
 from farm.request import Request
 from tests.unit import golden
 from tests.unit.samples import A_DUE, BASE, CREATED_US, JOB_ID, LINKS, a_job, a_request, a_result
@@ -35,21 +36,52 @@ ENDPOINT = "fal-ai/flux/srpo"
 QUEUE = f"{BASE}/fal/queue"
 URL = f"{QUEUE}/fal-ai/flux/requests/{JOB_ID}"
 SPARE = 1_234_567
-DEFAULT = Request(model="srpo", prompt="a fox", width=1024, height=768, steps=28, guidance=4.5, seed=SPARE)
+PICTURE, ANOTHER = "https://example.com/a.png", "data:image/png;base64,AAAA"
+
+#: Model → the least that it takes, and what is asked for by that.
+LEAST: dict[str, dict[str, Any]] = {
+    "srpo": {"prompt": "a fox"},
+    "srpo-image-to-image": {"prompt": "a fox", "image_url": PICTURE},
+    "kontext-text-to-image": {"prompt": "a fox"},
+    "kontext": {"prompt": "a fox", "image_url": PICTURE},
+    "kontext-multi": {"prompt": "a fox", "image_urls": [PICTURE, ANOTHER]},
+}
+SQUARE = {"width": 1024, "height": 1024}
+KONTEXT: dict[str, Any] = SQUARE | {"steps": 28, "guidance": 3.5}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "srpo": {"width": 1024, "height": 768, "steps": 28, "guidance": 4.5},
+    "srpo-image-to-image": SQUARE | {"steps": 40, "guidance": 4.5, "strength": 0.95, "sizing": "input"},
+    "kontext-text-to-image": KONTEXT,
+    "kontext": KONTEXT | {"sizing": "ratio"},
+    "kontext-multi": KONTEXT | {"sizing": "ratio"},
+}
+DEFAULT = {
+    model: Request(model=model, prompt="a fox", seed=SPARE, **particulars) for model, particulars in DEFAULTS.items()
+}
+#: Model → the pictures that it is brought by the least request.
+SOURCES: dict[str, tuple[Source, ...]] = {
+    "srpo-image-to-image": (Source("image_url", PICTURE),),
+    "kontext": (Source("image_url", PICTURE),),
+    "kontext-multi": (Source("image_urls.0", PICTURE), Source("image_urls.1", ANOTHER)),
+}
+
 PAGE = golden.load("fal-flux-srpo")
+KONTEXT_PAGES = golden.load("fal-flux-pro-kontext")
+ERRORS = golden.load("fal-errors")
 QUEUE_PAGE = golden.load("fal-queue")
 JSON_KINDS = {"integer": int, "string": str, "array": list, "object": dict}
 SEEN_US = CREATED_US + 2_000_000
 
 
-def read(**fields: Any) -> Order:
-    return fal.read({"prompt": "a fox"} | fields, endpoint=ENDPOINT, model="srpo", spare_seed=SPARE)
+def read(model: str = "srpo", /, **fields: Any) -> Order:
+    """What the least request to a model asks for, with these fields."""
+    return fal.read(LEAST[model] | fields, endpoint=ENDPOINT, model=model, spare_seed=SPARE)
 
 
-def refused(**fields: Any) -> list[Problem]:
+def refused(model: str = "srpo", /, **fields: Any) -> list[Problem]:
     """What is wrong with these fields."""
     with pytest.raises(InvalidRequest) as caught:
-        read(**fields)
+        read(model, **fields)
     return caught.value.problems
 
 
@@ -61,51 +93,80 @@ def size(width: int, height: int) -> dict[str, int]:
     return {"width": width, "height": height}
 
 
-#: field, what is sent, what changes in the request.
-TAKEN: list[tuple[str, Any, dict[str, Any]]] = [
+#: A field, what is sent, what changes in the request.
+Taken = list[tuple[str, Any, dict[str, Any]]]
+ANY: Taken = [
     ("prompt", "🦊", {"prompt": "🦊"}),
     ("prompt", "a" * 4000, {"prompt": "a" * 4000}),
-    ("image_size", "square_hd", size(1024, 1024)),
-    ("image_size", "square", size(512, 512)),
-    ("image_size", "portrait_4_3", size(768, 1024)),
-    ("image_size", "portrait_16_9", size(576, 1024)),
-    ("image_size", "landscape_4_3", {}),
-    ("image_size", "landscape_16_9", size(1024, 576)),
-    ("image_size", size(256, 2560), size(256, 2560)),
-    ("image_size", size(2560, 1080), size(2560, 1080)),
-    ("image_size", {"width": 300}, size(300, 512)),
-    ("image_size", {"height": 300}, size(512, 300)),
-    ("image_size", {}, size(512, 512)),
-    ("num_inference_steps", 1, {"steps": 1}),
-    ("num_inference_steps", 50.0, {"steps": 50}),
     ("seed", 0, {"seed": 0}),
     ("seed", 2**32 - 1, {"seed": 2**32 - 1}),
     ("seed", None, {}),
     ("guidance_scale", 1, {"guidance": 1.0}),
     ("guidance_scale", 20, {"guidance": 20.0}),
     ("num_images", 4, {"images": 4}),
+    ("output_format", "png", {"output_format": "png"}),
+    ("enhance_prompt", True, {"enhance": True}),
+    ("enhance_prompt", False, {}),
+]
+ANY_SRPO: Taken = [
     ("enable_safety_checker", True, {}),
     ("enable_safety_checker", False, {"safety": False}),
-    ("output_format", "png", {"output_format": "png"}),
     ("acceleration", "none", {}),
     ("acceleration", "regular", {"acceleration": "regular"}),
     ("acceleration", "high", {"acceleration": "high"}),
-    ("enhance_prompt", False, {}),
 ]
+ANY_KONTEXT: Taken = [
+    ("safety_tolerance", "1", {"safety_tolerance": 1}),
+    ("safety_tolerance", "2", {}),
+    ("safety_tolerance", 2, {}),
+    ("safety_tolerance", 6, {"safety_tolerance": 6}),
+    ("safety_tolerance", 3.0, {"safety_tolerance": 3}),
+    ("aspect_ratio", "1:1", SQUARE | {"sizing": "asked"}),
+    ("aspect_ratio", "21:9", size(1568, 672) | {"sizing": "asked"}),
+    ("aspect_ratio", "16:9", size(1392, 752) | {"sizing": "asked"}),
+    ("aspect_ratio", "4:3", size(1184, 880) | {"sizing": "asked"}),
+    ("aspect_ratio", "3:2", size(1248, 832) | {"sizing": "asked"}),
+    ("aspect_ratio", "2:3", size(832, 1248) | {"sizing": "asked"}),
+    ("aspect_ratio", "3:4", size(880, 1184) | {"sizing": "asked"}),
+    ("aspect_ratio", "9:16", size(752, 1392) | {"sizing": "asked"}),
+    ("aspect_ratio", "9:21", size(672, 1568) | {"sizing": "asked"}),
+]
+OWN: dict[str, Taken] = {
+    "srpo": [
+        *ANY_SRPO,
+        ("image_size", "square_hd", size(1024, 1024)),
+        ("image_size", "square", size(512, 512)),
+        ("image_size", "portrait_4_3", size(768, 1024)),
+        ("image_size", "portrait_16_9", size(576, 1024)),
+        ("image_size", "landscape_4_3", {}),
+        ("image_size", "landscape_16_9", size(1024, 576)),
+        ("image_size", size(256, 2560), size(256, 2560)),
+        ("image_size", size(2560, 1080), size(2560, 1080)),
+        ("image_size", {"width": 300}, size(300, 512)),
+        ("image_size", {"height": 300}, size(512, 300)),
+        ("image_size", {}, size(512, 512)),
+        ("num_inference_steps", 1, {"steps": 1}),
+        ("num_inference_steps", 50.0, {"steps": 50}),
+    ],
+    "srpo-image-to-image": [
+        *ANY_SRPO,
+        ("strength", 0.01, {"strength": 0.01}),
+        ("strength", 1, {"strength": 1.0}),
+        ("num_inference_steps", 10, {"steps": 10}),
+        ("num_inference_steps", 50, {"steps": 50}),
+    ],
+    "kontext-text-to-image": ANY_KONTEXT,
+    "kontext": [*ANY_KONTEXT, ("aspect_ratio", None, {})],
+    "kontext-multi": [*ANY_KONTEXT, ("aspect_ratio", None, {})],
+}
+TAKEN = [(model, *case) for model in FIELDS for case in ANY + OWN[model]]
 
-#: field, what is sent, the name that the refusal must give.
-REFUSED: list[tuple[str, Any, str]] = [
+#: A field, what is sent, the name that the refusal must give.
+Refused = list[tuple[str, Any, str]]
+NEVER: Refused = [
     ("prompt", "", "prompt"),
     ("prompt", "a" * 4001, "prompt"),
     ("prompt", None, "prompt"),
-    ("image_size", "1024x768", "image_size"),
-    ("image_size", None, "image_size"),
-    ("image_size", size(255, 256), "image_size.width"),
-    ("image_size", size(256, 2561), "image_size.height"),
-    ("image_size", {"width": 300, "depth": 3}, "image_size.depth"),
-    ("image_size", size(2560, 1094), "image_size"),
-    ("num_inference_steps", 0, "num_inference_steps"),
-    ("num_inference_steps", 51, "num_inference_steps"),
     ("seed", -1, "seed"),
     ("seed", 2**32, "seed"),
     ("guidance_scale", 0.99, "guidance_scale"),
@@ -114,22 +175,107 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("sync_mode", 1, "sync_mode"),
     ("num_images", 0, "num_images"),
     ("num_images", 5, "num_images"),
-    ("enable_safety_checker", "false", "enable_safety_checker"),
     ("output_format", "webp", "output_format"),
-    ("acceleration", "fast", "acceleration"),
-    ("enhance_prompt", True, "enhance_prompt"),
-    ("strength", 0.8, "strength"),
-    ("image_url", "https://example.com/a.png", "image_url"),
+    ("enhance_prompt", "true", "enhance_prompt"),
+    ("enhance_prompt", None, "enhance_prompt"),
     ("input", {"prompt": "a fox"}, "input"),
+    ("image", PICTURE, "image"),
+    ("mask_url", PICTURE, "mask_url"),
 ]
+NEVER_SRPO: Refused = [
+    ("enable_safety_checker", "false", "enable_safety_checker"),
+    ("acceleration", "fast", "acceleration"),
+    ("aspect_ratio", "1:1", "aspect_ratio"),
+    ("safety_tolerance", "2", "safety_tolerance"),
+    ("image_urls", [PICTURE], "image_urls"),
+]
+NEVER_KONTEXT: Refused = [
+    ("safety_tolerance", "0", "safety_tolerance"),
+    ("safety_tolerance", 0, "safety_tolerance"),
+    ("safety_tolerance", "7", "safety_tolerance"),
+    ("safety_tolerance", 7, "safety_tolerance"),
+    ("safety_tolerance", 2.5, "safety_tolerance"),
+    ("safety_tolerance", "x", "safety_tolerance"),
+    ("safety_tolerance", True, "safety_tolerance"),
+    ("safety_tolerance", None, "safety_tolerance"),
+    ("aspect_ratio", "5:4", "aspect_ratio"),
+    ("aspect_ratio", "", "aspect_ratio"),
+    ("aspect_ratio", 1, "aspect_ratio"),
+    # Names of wider schemas of Kontext, and what cannot be set.
+    ("raw", True, "raw"),
+    ("image_prompt_strength", 0.1, "image_prompt_strength"),
+    ("image_size", "square_hd", "image_size"),
+    ("num_inference_steps", 28, "num_inference_steps"),
+    ("enable_safety_checker", True, "enable_safety_checker"),
+    ("acceleration", "none", "acceleration"),
+    ("strength", 0.5, "strength"),
+]
+NO_PICTURE: Refused = [
+    ("image_url", None, "image_url"),
+    ("image_url", "", "image_url"),
+    ("image_url", [PICTURE], "image_url"),
+]
+NEVER_OWN: dict[str, Refused] = {
+    "srpo": [
+        *NEVER_SRPO,
+        ("image_size", "1024x768", "image_size"),
+        ("image_size", None, "image_size"),
+        ("image_size", size(255, 256), "image_size.width"),
+        ("image_size", size(256, 2561), "image_size.height"),
+        ("image_size", {"width": 300, "depth": 3}, "image_size.depth"),
+        ("image_size", size(2560, 1094), "image_size"),
+        ("num_inference_steps", 0, "num_inference_steps"),
+        ("num_inference_steps", 51, "num_inference_steps"),
+        ("strength", 0.8, "strength"),
+        ("image_url", PICTURE, "image_url"),
+    ],
+    "srpo-image-to-image": [
+        *NEVER_SRPO,
+        *NO_PICTURE,
+        ("strength", 0.0099, "strength"),
+        ("strength", 1.01, "strength"),
+        ("strength", "0.5", "strength"),
+        ("strength", None, "strength"),
+        ("num_inference_steps", 9, "num_inference_steps"),
+        ("num_inference_steps", 51, "num_inference_steps"),
+        ("image_size", "square_hd", "image_size"),
+    ],
+    "kontext-text-to-image": [
+        *NEVER_KONTEXT,
+        ("aspect_ratio", None, "aspect_ratio"),
+        ("image_url", PICTURE, "image_url"),
+        ("image_urls", [PICTURE], "image_urls"),
+    ],
+    "kontext": [*NEVER_KONTEXT, *NO_PICTURE, ("image_urls", [PICTURE], "image_urls")],
+    "kontext-multi": [
+        *NEVER_KONTEXT,
+        ("image_url", PICTURE, "image_url"),
+        ("image_urls", PICTURE, "image_urls"),
+        ("image_urls", None, "image_urls"),
+        ("image_urls", [], "image_urls"),
+        ("image_urls", [PICTURE] * 5, "image_urls"),
+        ("image_urls", [PICTURE, ""], "image_urls.1"),
+        ("image_urls", [PICTURE, None], "image_urls.1"),
+    ],
+}
+REFUSED = [(model, *case) for model in FIELDS for case in NEVER + NEVER_OWN[model]]
+
+#: Fields that change something beside the request; each has a test of its own.
+BESIDE = {"sync_mode", "image_url", "image_urls"}
+SCHEMA = [(model, field) for model, fields in FIELDS.items() for field in fields.model_fields]
 
 
 def brief(value: object) -> str:
     return repr(value)[:40]
 
 
-def test_the_defaults_are_those_of_the_page() -> None:
-    assert read() == Order(ENDPOINT, DEFAULT, dialect="fal")
+@pytest.mark.parametrize("model", FIELDS)
+def test_the_defaults_are_those_of_the_page(model: str) -> None:
+    assert read(model) == Order(ENDPOINT, DEFAULT[model], dialect="fal", sources=SOURCES.get(model, ()))
+
+
+def test_every_model_of_the_catalogue_is_read() -> None:
+    assert set(FIELDS) == {model.name for model in catalogue.MODELS}
 
 
 @pytest.mark.parametrize("example", ["quick_start", "input_example"])
@@ -137,48 +283,200 @@ def test_the_pages_own_example_is_taken(example: str) -> None:
     body = PAGE[example]
     order = fal.read(body, endpoint=PAGE["endpoint"], model="srpo", spare_seed=SPARE)
 
-    assert order.request == DEFAULT.model_copy(update={"prompt": body["prompt"]})
+    assert order.request == DEFAULT["srpo"].model_copy(update={"prompt": body["prompt"]})
 
 
-@pytest.mark.parametrize(("field", "sent", "changes"), TAKEN, ids=brief)
-def test_a_field_has_its_effect_and_no_other(field: str, sent: object, changes: dict[str, Any]) -> None:
-    assert read(**{field: sent}) == replace(read(), request=DEFAULT.model_copy(update=changes))
+@pytest.mark.parametrize("page", KONTEXT_PAGES["examples"], ids=lambda page: str(page["name"]))
+@pytest.mark.parametrize("example", ["quick_start", "input_example"])
+def test_the_example_of_each_of_kontexts_pages_is_taken(page: dict[str, Any], example: str) -> None:
+    body, model = page[example], catalogue.find(page["endpoint"])
+    assert model is not None
+
+    order = fal.read(body, endpoint=page["endpoint"], model=model.name, spare_seed=SPARE)
+
+    assert order.request == DEFAULT[model.name].model_copy(update={"prompt": body["prompt"]})
+    urls = body.get("image_urls") or [body[name] for name in ["image_url"] if name in body]
+    assert [source.url for source in order.sources] == urls
 
 
+@pytest.mark.parametrize(("endpoint", "names"), KONTEXT_PAGES["fields"].items())
+def test_the_schema_of_kontext_has_the_pages_fields(endpoint: str, names: list[str]) -> None:
+    model = catalogue.find(endpoint)
+    assert model is not None
+
+    assert set(FIELDS[model.name].model_fields) == set(names)
+
+
+@pytest.mark.parametrize(("model", "field", "sent", "changes"), TAKEN, ids=brief)
+def test_a_field_has_its_effect_and_no_other(model: str, field: str, sent: object, changes: dict[str, Any]) -> None:
+    asked = read(model, **{field: sent})
+
+    assert asked == replace(read(model), request=DEFAULT[model].model_copy(update=changes))
+
+
+@pytest.mark.parametrize("model", FIELDS)
 @pytest.mark.parametrize("sent", [False, True])
-def test_sync_mode_has_the_pictures_sent_with_the_answer(sent: bool) -> None:
-    assert read(sync_mode=sent) == replace(read(), inline=sent)
+def test_sync_mode_has_the_pictures_sent_with_the_answer(model: str, sent: bool) -> None:
+    assert read(model, sync_mode=sent) == replace(read(model), inline=sent)
 
 
-@pytest.mark.parametrize(("field", "sent", "named"), REFUSED, ids=brief)
-def test_what_cannot_be_honoured_is_refused_by_name(field: str, sent: object, named: str) -> None:
-    assert [problem.field for problem in refused(**{field: sent})] == [named]
+@pytest.mark.parametrize("model", ["srpo-image-to-image", "kontext"])
+@pytest.mark.parametrize("url", [PICTURE, ANOTHER, "HTTP://x", "no url"])
+def test_a_picture_is_handed_on_as_it_was_named(model: str, url: str) -> None:
+    """Whether it can be had is seen at the submit, where all pictures are looked at alike."""
+    assert read(model, image_url=url) == replace(read(model), sources=(Source("image_url", url),))
 
 
+def test_several_pictures_keep_their_order() -> None:
+    asked = read("kontext-multi", image_urls=[ANOTHER, PICTURE, ANOTHER, PICTURE])
+
+    assert [source.field for source in asked.sources] == [f"image_urls.{number}" for number in range(4)]
+    assert [source.url for source in asked.sources] == [ANOTHER, PICTURE, ANOTHER, PICTURE]
+
+
+@pytest.mark.parametrize(("count", "kind"), [(0, "sequence_too_short"), (5, "sequence_too_long")])
+def test_too_few_or_too_many_pictures_are_told_by_fals_names(count: int, kind: str) -> None:
+    (problem,) = refused("kontext-multi", image_urls=[PICTURE] * count)
+
+    assert problem.kind == kind
+    assert kind in ERRORS["model"]
+    limit = {"sequence_too_short": ("min_length", 1), "sequence_too_long": ("max_length", 4)}[kind]
+    assert limit in (problem.context or {}).items()
+
+
+@pytest.mark.parametrize(("model", "field", "sent", "named"), REFUSED, ids=brief)
+def test_what_cannot_be_honoured_is_refused_by_name(model: str, field: str, sent: object, named: str) -> None:
+    assert [problem.field for problem in refused(model, **{field: sent})] == [named]
+
+
+@pytest.mark.parametrize(("model", "field"), [(model, field) for model, body in LEAST.items() for field in body])
+def test_what_is_required_is_missed_by_name(model: str, field: str) -> None:
+    body = {name: value for name, value in LEAST[model].items() if name != field}
+    with pytest.raises(InvalidRequest) as caught:
+        fal.read(body, endpoint=ENDPOINT, model=model, spare_seed=SPARE)
+
+    assert [(problem.field, problem.kind) for problem in caught.value.problems] == [(field, "missing")]
+
+
+@pytest.mark.parametrize("model", FIELDS)
 @pytest.mark.parametrize("field", ["num_inference_steps", "seed", "num_images"])
 @pytest.mark.parametrize("sent", [2.5, "2", True, [2], {}])
-def test_a_whole_number_is_nothing_else(field: str, sent: object) -> None:
-    assert [problem.field for problem in refused(**{field: sent})] == [field]
+def test_a_whole_number_is_nothing_else(model: str, field: str, sent: object) -> None:
+    assert [problem.field for problem in refused(model, **{field: sent})] == [field]
 
 
-@pytest.mark.parametrize("field", SrpoFields.model_fields)
-def test_every_field_of_the_schema_is_tried_here(field: str) -> None:
+@pytest.mark.parametrize(("model", "field"), SCHEMA)
+def test_every_field_of_the_schema_is_tried_here(model: str, field: str) -> None:
     """A new field fails here until its effect and its refusal stand in the tables above."""
-    assert field in {field for field, _, _ in TAKEN} | {"sync_mode"}
-    assert field in {field for field, _, _ in REFUSED}
+    assert field in {field for field, _, _ in ANY + OWN[model]} | BESIDE
+    assert field in {field for field, _, _ in NEVER + NEVER_OWN[model]}
 
 
 def test_the_schema_has_the_pages_fields_and_one_of_the_farms_own() -> None:
-    assert set(SrpoFields.model_fields) == {*PAGE["input_example"], "seed", "enhance_prompt"}
+    assert set(FIELDS["srpo"].model_fields) == {*PAGE["input_example"], "seed", "enhance_prompt"}
+
+
+# Headers of a submit
+
+
+def wanted(**headers: str) -> Conditions:
+    """What these headers, their dashes written as underscores, want."""
+    return fal.conditions({name.replace("_", "-"): text for name, text in headers.items()}.get)
+
+
+HONOURED: list[tuple[str, str, dict[str, Any]]] = [
+    ("X-Fal-Request-Timeout", "30", {"start_within": 30.0}),
+    ("X-Fal-Request-Timeout", "5.0", {"start_within": 5.0}),
+    ("X-Fal-Request-Timeout", "0.11", {"start_within": 0.11}),
+    ("X-Fal-Request-Timeout", str(10 / 3), {"start_within": 10 / 3}),
+    ("X-Fal-Object-Lifecycle-Preference", '{"expiration_duration_seconds": 3600}', {"keep_seconds": 3600}),
+    ("X-Fal-Object-Lifecycle-Preference", '{"expiration_duration_seconds": 60.0}', {"keep_seconds": 60}),
+    ("X-Fal-Object-Lifecycle-Preference", '{"expiration_duration_seconds": null}', {}),
+    ("X-Fal-Object-Lifecycle-Preference", "{}", {}),
+    ("X-Fal-Object-Lifecycle-Preference", '{"initial_acl": {"default": "allow"}}', {}),
+    (
+        "X-Fal-Object-Lifecycle-Preference",
+        '{"initial_acl": {"rules": [{"user": "u", "decision": "allow"}]}, "expiration_duration_seconds": 1}',
+        {"keep_seconds": 1},
+    ),
+    ("X-Fal-Store-IO", "0", {"keeps_payload": False}),
+    ("X-Fal-Store-IO", "1", {}),
+    ("X-Fal-No-Retry", "1", {"may_retry": False}),
+    ("X-Fal-No-Retry", "true", {"may_retry": False}),
+    ("X-Fal-No-Retry", "Yes", {"may_retry": False}),
+    ("X-Fal-No-Retry", "0", {}),
+    ("X-Fal-No-Retry", "false", {}),
+]
+UNREADABLE = {
+    "X-Fal-Request-Timeout": ["", "0", "0.1", "-1", "soon", "nan", "inf", "1e3", "1_0", " 5", "5,6", "9" * 400, "٣"],
+    "X-Fal-Object-Lifecycle-Preference": [
+        "",
+        "3600",
+        "[]",
+        "null",
+        "{",
+        "[" * 5000,
+        '{"expiration_duration_seconds": 0}',
+        '{"expiration_duration_seconds": -1}',
+        '{"expiration_duration_seconds": 1000000001}',
+        '{"expiration_duration_seconds": "60"}',
+        '{"expiration_duration_seconds": 1.5}',
+        '{"expiration_duration_seconds": true}',
+        '{"expires": 60}',
+        '{"initial_acl": {"default": "forbid"}}',
+        '{"initial_acl": {"default": "hide"}}',
+        '{"initial_acl": {"default": "allow", "rules": [{"user": "u", "decision": "forbid"}]}}',
+        '{"initial_acl": "allow"}',
+    ],
+    "X-Fal-Store-IO": ["", "2", "off", "0 "],
+    "X-Fal-No-Retry": ["", "2", "never", "1,1"],
+}
+HEADERS = [fal.REQUEST_TIMEOUT, fal.LIFECYCLE, fal.STORE_IO, fal.NO_RETRY]
+
+
+def test_without_headers_nothing_is_wanted() -> None:
+    assert wanted() == Conditions()
+
+
+@pytest.mark.parametrize(("name", "text", "changes"), HONOURED, ids=brief)
+def test_a_header_has_its_effect_and_no_other(name: str, text: str, changes: dict[str, Any]) -> None:
+    assert wanted(**{name: text}) == replace(Conditions(), **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [(name, text) for name, texts in UNREADABLE.items() for text in texts], ids=brief
+)
+def test_a_header_that_cannot_be_honoured_is_refused_by_name(name: str, text: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        wanted(**{name: text})
+
+    assert [problem.field for problem in caught.value.problems] == [name]
+    assert str(caught.value).startswith(f"{name}: ")
+
+
+def test_every_header_is_tried_here() -> None:
+    assert {name for name, _, _ in HONOURED} == set(UNREADABLE) == set(HEADERS)
+    assert not set(HEADERS) & set(fal.TOLERATED_HEADERS)
 
 
 # Where a request stands
 
 
-def test_the_urls_keep_owner_and_alias_of_the_endpoint() -> None:
-    urls = fal.urls(ENDPOINT, JOB_ID, QUEUE)
+@pytest.mark.parametrize(
+    ("endpoint", "application"),
+    [
+        (ENDPOINT, "fal-ai/flux"),
+        ("fal-ai/flux/srpo/image-to-image", "fal-ai/flux"),
+        ("fal-ai/flux-pro/kontext", "fal-ai/flux-pro"),
+        ("fal-ai/flux-pro/kontext/max/text-to-image", "fal-ai/flux-pro"),
+        ("fal-ai/flux-pro/kontext/max/multi", "fal-ai/flux-pro"),
+    ],
+)
+def test_the_urls_keep_owner_and_alias_of_the_endpoint(endpoint: str, application: str) -> None:
+    urls = fal.urls(endpoint, JOB_ID, QUEUE)
 
-    assert urls == {"response_url": URL, "status_url": f"{URL}/status", "cancel_url": f"{URL}/cancel"}
+    url = f"{QUEUE}/{application}/requests/{JOB_ID}"
+    assert urls == {"response_url": url, "status_url": f"{url}/status", "cancel_url": f"{url}/cancel"}
 
 
 def test_a_submit_is_answered_with_what_the_page_shows() -> None:
@@ -286,11 +584,12 @@ def test_no_two_lines_of_a_log_are_the_same(state: State) -> None:
 # Outputs
 
 
-def test_an_output_has_the_fields_and_types_of_the_page() -> None:
+@pytest.mark.parametrize("page", [PAGE, KONTEXT_PAGES], ids=["srpo", "kontext"])
+def test_an_output_has_the_fields_and_types_of_the_page(page: dict[str, Any]) -> None:
     code, body = fal.outcome(job(State.COMPLETED), LINKS)
 
     assert code == 200
-    for path, kind in PAGE["answer"].items():
+    for path, kind in page["answer"].items():
         found: Any = body
         for name in path.split("."):
             found = found[int(name) if name.isdigit() else name]
@@ -337,30 +636,73 @@ def test_a_warning_stands_in_the_output() -> None:
 
 # Failures
 
-FAILED = [
-    ("cancelled", 499, "client_cancelled", False),
-    ("attempts_exhausted", 500, "runner_server_error", False),
-    ("storage_failed", 500, "internal_error", False),
-    ("storage_unavailable", 500, "internal_error", False),
-    ("render_failed", 500, "internal_server_error", True),
-    ("safety_check_failed", 500, "internal_server_error", True),
-    ("internal_error", 500, "internal_server_error", True),
-    ("something_new", 500, "internal_server_error", True),
+#: code, status, slug; and of the model's errors where they lie.
+FAILED: list[tuple[str, int, str, list[str] | None]] = [
+    ("cancelled", 499, "client_cancelled", None),
+    ("client_disconnected", 499, "client_disconnected", None),
+    ("start_timeout", 504, "startup_timeout", None),
+    ("preparation_failed", 500, "internal_error", None),
+    ("attempts_exhausted", 500, "runner_server_error", None),
+    ("storage_failed", 500, "internal_error", None),
+    ("storage_unavailable", 500, "internal_error", None),
+    ("render_failed", 500, "internal_server_error", ["body"]),
+    ("safety_check_failed", 500, "internal_server_error", ["body"]),
+    ("internal_error", 500, "internal_server_error", ["body"]),
+    ("something_new", 500, "internal_server_error", ["body"]),
+    ("file_download_error", 422, "file_download_error", ["body", "image_url"]),
+    ("file_too_large", 422, "file_too_large", ["body", "image_url"]),
+    ("image_load_error", 422, "image_load_error", ["body", "image_url"]),
+    ("image_too_large", 422, "image_too_large", ["body", "image_url"]),
+    ("image_too_small", 422, "image_too_small", ["body", "image_url"]),
+    ("unsupported_image_format", 422, "unsupported_image_format", ["body", "image_url"]),
 ]
 
 
-@pytest.mark.parametrize(("code", "status", "slug", "of_the_model"), FAILED)
-def test_a_failed_request_answers_with_its_own_error(code: str, status: int, slug: str, of_the_model: bool) -> None:
-    detail = [{"loc": ["body"], "msg": "It did not work.", "type": slug}] if of_the_model else "It did not work."
+@pytest.mark.parametrize(("code", "status", "slug", "location"), FAILED)
+def test_a_failed_request_answers_with_its_own_error(
+    code: str, status: int, slug: str, location: list[str] | None
+) -> None:
+    failed = job(State.FAILED, request=a_request(model="kontext"), code=code, error="It did not work.")
+    detail = [{"loc": location, "msg": "It did not work.", "type": slug}] if location else "It did not work."
 
-    assert fal.outcome(job(State.FAILED, code=code, error="It did not work."), LINKS) == (
+    assert fal.outcome(failed, LINKS) == (
         status,
         {"detail": detail, "message": "It did not work.", "error_type": slug},
     )
 
 
+@pytest.mark.parametrize(
+    ("model", "location"), [("kontext-multi", ["body", "image_urls"]), ("kontext-text-to-image", ["body"])]
+)
+def test_a_bad_picture_lies_where_the_model_takes_pictures(model: str, location: list[str]) -> None:
+    failed = job(State.FAILED, request=a_request(model=model), code="image_load_error", error="It is no picture.")
+
+    assert fal.failure(failed)[1]["detail"][0]["loc"] == location
+
+
+@pytest.mark.parametrize("error", ["image_urls.1: it is no picture", "image_urls.1 (a.example): it is no picture"])
+def test_of_several_pictures_the_bad_one_is_named(error: str) -> None:
+    request = a_request(model="kontext-multi", source_fields=("image_urls.0", "image_urls.1"))
+    failed = job(State.FAILED, request=request, code="image_load_error", error=error)
+
+    assert fal.failure(failed)[1]["detail"][0]["loc"] == ["body", "image_urls", "1"]
+
+
 def test_every_known_failure_is_tried_here() -> None:
     assert set(fal.FAILURES) < {code for code, _, _, _ in FAILED}
+
+
+@pytest.mark.parametrize(("status", "slug", "blamed"), set(fal.FAILURES.values()))
+def test_the_words_of_failures_are_fals_own(status: int, slug: str, blamed: str) -> None:
+    assert ERRORS[blamed][slug] == status
+
+
+def test_an_error_of_the_platform_has_the_shape_of_the_page() -> None:
+    _, body = fal.failure(job(State.FAILED))
+
+    assert {name: type(value) for name, value in body.items()}.items() >= {
+        name: type(value) for name, value in ERRORS["platform_example"].items()
+    }.items()
 
 
 # Webhooks
@@ -439,6 +781,13 @@ def test_what_is_no_field_of_the_body_is_not_looked_for_there(problem: Problem, 
     assert fal.problem(InvalidRequest([problem]))["detail"][0]["loc"] == location
 
 
+def test_what_was_not_sent_is_not_repeated_as_null() -> None:
+    absent = [Problem("mode", "unknown", UNKNOWN_PARAMETER), Problem("Idempotency-Key", "too long", "string_too_long")]
+
+    assert ["input" in detail for detail in fal.problem(InvalidRequest(absent))["detail"]] == [False, False]
+    assert fal.problem(InvalidRequest(refused(seed="x", prompt=None)))["detail"][0]["input"] is None
+
+
 def test_limits_that_were_broken_are_told_to_programs() -> None:
     (detail,) = fal.problem(InvalidRequest(refused(image_size=size(2560, 1094))))["detail"]
 
@@ -485,6 +834,15 @@ def test_an_unknown_request_says_so_in_one_word_too() -> None:
 def test_the_headers_of_an_error_repeat_its_slug() -> None:
     assert fal.error_headers({"error_type": "internal_error"}) == {"X-Fal-Error-Type": "internal_error"}
     assert fal.error_headers({"detail": "no"}) == {}
+
+
+@pytest.mark.parametrize("slug", ["request_timeout", "startup_timeout"])
+def test_a_limit_of_the_callers_own_is_told_as_such(slug: str) -> None:
+    """Without it the clients would send the request again."""
+    assert fal.error_headers({"error_type": slug}) == {
+        "X-Fal-Error-Type": slug,
+        "X-Fal-Request-Timeout-Type": "user",
+    }
 
 
 def test_whoever_may_come_back_is_told_so() -> None:

@@ -1,11 +1,15 @@
-"""Bodies that are no JSON object: bad input, whatever they are."""
+"""Bodies that are no JSON object are bad input, whatever they are; and the names that the catalogue has, too."""
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
-from farm.dialects.fields import decode
-from farm.errors import InvalidRequest
+from farm import catalogue
+from farm.dialects.fields import AspectRatio, Preset, SrpoFields, decode, parse
+from farm.dialects.lifecycle import keep_seconds
+from farm.errors import InvalidRequest, Problem
 
 DEPTH = 200_000
 
@@ -44,5 +48,90 @@ def test_what_is_no_object_is_refused(body: bytes) -> None:
         decode(body)
 
 
+def test_a_number_of_too_many_digits_is_not_told_in_pythons_words() -> None:
+    with pytest.raises(InvalidRequest, match=r"a number in it has too many digits$"):
+        decode(b'{"seed": 1' + b"0" * 5000 + b"}")
+
+
+@pytest.mark.parametrize(
+    ("body", "sent"), [('{"seed": 1, "n": 1, "seed": 2}', 2), ('{"size": {"seed": 1, "seed": 1}}', 1)]
+)
+def test_a_field_that_is_given_twice_is_refused_by_name(body: str, sent: int) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        decode(body.encode())
+
+    (problem,) = caught.value.problems
+    assert (problem.field, problem.kind, problem.value) == ("seed", "too_many", [1, sent])
+
+
+def test_an_object_has_at_most_a_hundred_fields() -> None:
+    """Each may be a problem of its own: without a limit the answer takes gigabytes."""
+    fields = [f'"field{number}": 1' for number in range(101)]
+
+    assert len(decode(f"{{{', '.join(fields[:-1])}}}".encode())) == 100
+    with pytest.raises(InvalidRequest, match="101 fields; allowed: up to 100"):
+        decode(f"{{{', '.join(fields)}}}".encode())
+
+
+def test_a_body_of_many_small_values_is_refused_before_it_is_read() -> None:
+    assert decode(b'{"prompt": "' + b"," * 4000 + b'"}')
+    with pytest.raises(InvalidRequest, match="more than 100000 commas"):
+        decode(b"[" + b"0," * 100_001)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"Size": 1}, "Size"),
+        ({"Preset": 1}, "Preset"),
+        ({"image_size": {"Size": 1}}, "image_size.Size"),
+        ({"image_size": {"width": 1}}, "image_size.width"),
+        ({"image_size": "huge"}, "image_size"),
+    ],
+)
+def test_a_field_is_named_as_the_caller_named_it(fields: dict[str, object], named: str) -> None:
+    assert [problem.field for problem in refused(SrpoFields, prompt="x", **fields)] == [named]
+
+
+def test_a_long_name_is_not_repeated_in_full() -> None:
+    (problem,) = refused(SrpoFields, prompt="x", **{"x" * 1_000_000: 1})
+
+    assert len(problem.field) == 80
+    assert len(problem.message) < 1000
+
+
+def test_what_can_be_read_can_be_refused() -> None:
+    """However deep: Python may read what it cannot write."""
+    readable = 0
+    for depth in range(1, 1200):
+        try:
+            body = decode(b'{"prompt": "x", "seed": ' + b"[" * depth + b"]" * depth + b"}")
+        except InvalidRequest:
+            break
+        assert [problem.field for problem in refused(SrpoFields, **body)] == ["seed"]
+        readable = depth
+    assert 100 < readable < 1199
+
+
+@pytest.mark.parametrize("wish", ["[]", "null", "60", '{"initial_acl": 1}'])
+def test_a_wish_that_is_no_object_is_not_told_in_the_programs_words(wish: str) -> None:
+    with pytest.raises(InvalidRequest, match="must be a JSON object") as caught:
+        keep_seconds(wish)
+
+    assert "instance" not in str(caught.value)
+
+
+def refused(model: type[SrpoFields], **fields: object) -> list[Problem]:
+    """What is wrong with these fields."""
+    with pytest.raises(InvalidRequest) as caught:
+        parse(model, fields)
+    return caught.value.problems
+
+
 def test_an_object_is_read() -> None:
     assert decode('{"prompt": "füchschen \U0001f98a", "n": 1.0}'.encode()) == {"prompt": "füchschen 🦊", "n": 1.0}
+
+
+def test_sizes_and_ratios_are_those_of_the_catalogue() -> None:
+    assert get_args(Preset) == tuple(catalogue.SIZE_PRESETS)
+    assert get_args(AspectRatio) == tuple(catalogue.KONTEXT_SIZES)

@@ -1,0 +1,61 @@
+"""`/fal/proxy`: the one address to which fal's JavaScript client sends its calls when it is given a `proxyUrl`.
+
+The URL that a call is meant for comes in a header. Nothing is fetched from there: a call that is meant for one of fal's
+hosts is answered by this farm's own routes, as if it had come to them, and any other is refused. Fact from the client.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, NoReturn
+from urllib.parse import unquote_to_bytes
+
+import flask
+from werkzeug.exceptions import BadRequest
+
+from api import hosts
+from api.house import House
+
+PATH = "/fal/proxy"
+_HEADER = "X-Fal-Target-Url"
+_WSGI_HEADER = "HTTP_X_FAL_TARGET_URL"
+#: Nothing but a host, a path and a query: no user, no port, no fragment, behind which another host could hide.
+_TARGET = re.compile(r"https?://(?P<host>[a-z0-9.-]+)(?P<path>/[^?#\\\s]*)(?:\?(?P<query>[^#\s]*))?", re.IGNORECASE)
+
+
+class Proxy:
+    """Sends what came to the proxy's address to the routes that it is meant for. Wraps a WSGI application."""
+
+    def __init__(self, application: hosts.Application) -> None:
+        self._application = application
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environ["PATH_INFO"] in (PATH, f"{PATH}/") and not environ["QUERY_STRING"]:
+            _redirect(environ)
+        return self._application(environ, start_response)
+
+
+def routes(house: House) -> flask.Blueprint:
+    blueprint = flask.Blueprint("fal_proxy", __name__)
+
+    @blueprint.route(f"{PATH}/", methods=["GET", "POST", "PUT", "DELETE"])
+    @blueprint.route(PATH, methods=["GET", "POST", "PUT", "DELETE"])
+    def refuse() -> NoReturn:
+        """Whatever arrives here had no good target."""
+        house.doorman.caller()
+        sent = flask.request.headers.get(_HEADER, "nothing")[:200]
+        allowed = f"a URL of {', '.join(hosts.FALS)}, with path and query, and none of them in this address"
+        raise BadRequest(f"{_HEADER} says which call of fal's is meant; allowed: {allowed}; sent: {sent}")
+
+    return blueprint
+
+
+def _redirect(environ: dict[str, Any]) -> None:
+    target = _TARGET.fullmatch(environ.get(_WSGI_HEADER, ""))
+    prefix = hosts.FALS.get(target["host"].lower()) if target else None
+    if target and prefix:
+        # As WSGI has it: the path decoded, byte by byte, the query as it came.
+        environ["PATH_INFO"] = unquote_to_bytes(target["path"].encode("latin-1")).decode("latin-1")
+        environ["QUERY_STRING"] = target["query"] or ""
+        hosts.put_below(prefix, environ)
