@@ -3,61 +3,139 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import flask
 from gunicorn.http.errors import ParseException
-from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
+from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeout
 
 from farm.dialects.fields import decode
 from farm.errors import InvalidRequest, Problem
 
 #: Longest Idempotency-Key, in characters.
 MAX_KEY = 255
+#: Largest body of a request that may bring images: several, as data URIs or as files. In bytes.
+IMAGES_BODY = 70 * 1024 * 1024
+#: So much of a file that comes is in memory at once, in bytes, and so long it may stand still, in seconds.
+PIECE_BYTES = 256 * 1024
+STALL_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A JSON object, the digest of all that a submit says, and the caller's Idempotency-Key (empty: none)."""
+    """A JSON object, the digest of all that a submit says, and the caller's Idempotency-Key (empty: none).
+
+    Of a form, the fields are its texts, and `files` the contents of the files in it, each with its field.
+    """
 
     fields: dict[str, Any]
     digest: str
     idempotency_key: str
+    files: tuple[tuple[str, bytes], ...] = ()
 
 
-def read_body(*about: str, instead: bytes = b"") -> Body:
+def read_body(*about: str, instead: bytes = b"", most: int | None = None) -> Body:
     """A submit's body. Raises InvalidRequest where it is no JSON object or the key is too long.
 
     `about` is what the call says elsewhere: its dialect and, where they are not in the body, endpoint and priority.
-    `instead` is read where no body came.
+    `instead` is read where no body came. `most` is its largest size in bytes, as in `read_bytes`.
     """
-    raw = read_bytes() or instead
+    take_room(most)
+    raw = read_bytes(most) or instead
+    return Body(decode(raw), digest(*about, content=raw), idempotency_key())
+
+
+def idempotency_key() -> str:
+    """The caller's Idempotency-Key, empty where there is none. Raises InvalidRequest for one that is too long."""
     key = flask.request.headers.get("Idempotency-Key", "")
     if len(key) > MAX_KEY:
         raise InvalidRequest([Problem("Idempotency-Key", f"allowed: up to {MAX_KEY} characters", "string_too_long")])
+    return key
+
+
+def digest(*about: str, content: bytes) -> str:
+    """The digest of all that the current call says: `about` and `content` as in `read_body`, and its query."""
     # A webhook stands in the query: with another one it is not the same call.
-    said = [*(word.encode() for word in about), flask.request.query_string, raw]
-    return Body(decode(raw), hashlib.sha256(b"\n".join(said)).hexdigest(), key)
+    said = [*(word.encode() for word in about), flask.request.query_string, content]
+    return hashlib.sha256(b"\n".join(said)).hexdigest()
 
 
-def read_bytes() -> bytes:
+def take_room(most: int | None) -> None:
+    """Have the memory for the current request's body, should it be a large one. Raises TooManyHeld.
+
+    `most` is as in `read_bytes`. A body that does not say how long it is may be as long as that.
+    """
+    usual: int = flask.current_app.config["MAX_CONTENT_LENGTH"]
+    announced = flask.request.content_length
+    size = min(most or usual, announced if announced is not None else most or usual)
+    if size > usual:
+        flask.current_app.extensions["room"].take(size)
+
+
+def read_bytes(most: int | None = None) -> bytes:
     """The current request's body. One that is cut off, too large or garbled on its way raises an HTTPException.
 
-    Flask's own reader takes what comes before a cut or the limit for the whole.
+    `most` is its largest size in bytes, where that is not the application's own: `IMAGES_BODY` where a model takes
+    images. Flask's own reader takes what comes before a cut or the limit for the whole.
     """
+    if most is not None:
+        flask.request.max_content_length = most
     most, announced = flask.request.max_content_length, flask.request.content_length
     assert most is not None
     if announced is not None and announced > most:
         raise RequestEntityTooLarge
-    try:
-        raw: bytes = flask.request.environ["wsgi.input"].read(most + 1 if announced is None else announced)
-    except ParseException as error:
-        raise BadRequest(f"The body could not be read: {error}") from error
-    except OSError as error:
-        raise BadRequest("The body is cut off.") from error
+    with impatience():
+        raw = _read(most + 1 if announced is None else announced)
     if announced is not None and len(raw) < announced:
         raise BadRequest(f"The body is cut off: {len(raw)} of {announced} bytes came.")
     if len(raw) > most:
         raise RequestEntityTooLarge
     return raw
+
+
+def pieces(most: int) -> Iterator[bytes]:
+    """The current request's body as it comes, never whole in memory; `most` is its largest size in bytes.
+
+    Raises as `read_bytes` does, where it shows: whoever reads it may use nothing of it before its end.
+    """
+    flask.request.max_content_length = most
+    announced, came = flask.request.content_length, 0
+    if announced is not None and announced > most:
+        raise RequestEntityTooLarge
+    while piece := _read(PIECE_BYTES if announced is None else min(PIECE_BYTES, announced - came)):
+        came += len(piece)
+        if came > most:
+            raise RequestEntityTooLarge
+        yield piece
+    if announced is not None and came < announced:
+        raise BadRequest(f"The body is cut off: {came} of {announced} bytes came.")
+
+
+def _read(amount: int) -> bytes:
+    """Up to so many bytes of the body; fewer only at its end."""
+    try:
+        raw: bytes = flask.request.environ["wsgi.input"].read(amount)
+    except ParseException as error:
+        raise BadRequest(f"The body could not be read: {error}") from error
+    except TimeoutError as error:
+        raise RequestTimeout(f"Nothing of the body came for {STALL_SECONDS} seconds.") from error
+    except OSError as error:
+        raise BadRequest("The body is cut off.") from error
+    return raw
+
+
+@contextmanager
+def impatience() -> Iterator[None]:
+    """Within the block a body that stops coming raises an HTTPException: it would hold its thread for ever."""
+    connection = flask.request.environ.get("gunicorn.socket")
+    if connection is None:
+        yield
+        return
+    connection.settimeout(STALL_SECONDS)
+    try:
+        yield
+    finally:
+        connection.settimeout(None)

@@ -54,8 +54,7 @@ def _from_http(error: HTTPException) -> flask.Response:
     status = error.code or 500
     message = error.description or HTTPStatus(status).phrase
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        limit = flask.current_app.config["MAX_CONTENT_LENGTH"]
-        message = f"The body is too large; allowed: up to {limit} bytes."
+        message = f"The body is too large; allowed: up to {flask.request.max_content_length} bytes."
     response = answer(status, BadHttp(status, message))
     for name, value in error.get_headers():
         if name in ("Allow", "Retry-After"):
@@ -70,8 +69,9 @@ def _from_bug(error: Exception) -> flask.Response:
 
 
 def answer(status: int, error: errors.FarmError) -> flask.Response:
-    """`error` in the dialect of the current path."""
-    refusal = registry.spoken_at(flask.request.path).refuse(status, error)
+    """`error` in the dialect of the current call: the one that its route has found out, or that of its path."""
+    spoken = flask.g.get("spoken") or registry.spoken_at(flask.request.path)
+    refusal = spoken.refuse(status, error)
     response = flask.jsonify(refusal.body)
     response.status_code, response.mimetype = refusal.status, refusal.media_type
     response.headers.update(refusal.headers)

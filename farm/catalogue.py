@@ -37,6 +37,9 @@ MAX_STEPS = 50
 MAX_GUIDANCE = 20
 MAX_IMAGES = 4
 MAX_PROMPT = 4000  # characters
+#: Largest file that a caller may upload, in bytes, and how many parts it may come in. Clients send parts of 10 MiB.
+MAX_UPLOAD = 200 * 1024 * 1024
+MOST_PARTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +76,22 @@ SRPO_IMAGE = Model(
     name="srpo-image-to-image",
     title="FLUX.1-dev SRPO, image to image",
     ids_of={
+        "openai": ("srpo-image-to-image",),
         "fal": ("fal-ai/flux/srpo/image-to-image",),
-        "wavespeed": ("wavespeed-ai/flux-srpo-image-to-image",),
+        "wavespeed": (
+            "wavespeed-ai/flux-srpo-image-to-image",  # the page's name
+            "wavespeed-ai/flux-srpo/image-to-image",  # what the page's own examples post to
+            "wavespeed-ai/flux-1-srpo/image-to-image",
+        ),
     },
 )
 KONTEXT_TEXT = Model(
     name="kontext-text-to-image",
     title="FLUX.1 Kontext [dev], text to image",
-    ids_of={"fal": ("fal-ai/flux-pro/kontext/text-to-image", "fal-ai/flux-pro/kontext/max/text-to-image")},
+    ids_of={
+        "openai": ("kontext-text-to-image",),
+        "fal": ("fal-ai/flux-pro/kontext/text-to-image", "fal-ai/flux-pro/kontext/max/text-to-image"),
+    },
 )
 KONTEXT = Model(
     name="kontext",
@@ -90,7 +101,10 @@ KONTEXT = Model(
 KONTEXT_MULTI = Model(
     name="kontext-multi",
     title="FLUX.1 Kontext [dev], several images",
-    ids_of={"fal": ("fal-ai/flux-pro/kontext/multi", "fal-ai/flux-pro/kontext/max/multi")},
+    ids_of={
+        "openai": ("kontext-multi",),
+        "fal": ("fal-ai/flux-pro/kontext/multi", "fal-ai/flux-pro/kontext/max/multi"),
+    },
 )
 
 MODELS: tuple[Model, ...] = (SRPO, SRPO_IMAGE, KONTEXT_TEXT, KONTEXT, KONTEXT_MULTI)

@@ -9,8 +9,17 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field
 
 from farm import clock
+from farm.catalogue import KONTEXT, KONTEXT_MULTI, KONTEXT_TEXT, SRPO, SRPO_IMAGE
 from farm.delivery import TEST, Delivery, Due
-from farm.dialects.fields import SrpoFields, parse
+from farm.dialects.fields import (
+    KontextFields,
+    KontextMultiFields,
+    KontextTextFields,
+    ModelFields,
+    SrpoFields,
+    SrpoImageFields,
+    parse,
+)
 from farm.dialects.refusal import Refusal
 from farm.errors import FarmError, InvalidRequest, Problem
 from farm.job import Change, Image, Job, Order, State, Webhook
@@ -22,8 +31,8 @@ NAME = "native"
 EventName = Literal["job.created", "job.processing", "job.completed", "job.failed"]
 
 
-class SrpoInput(SrpoFields):
-    """The body of a submit for SRPO text to image."""
+class JobInput(ModelFields):
+    """What the body of a submit says of the job, whichever model is to make its pictures."""
 
     model: str
     priority: Priority = "normal"
@@ -31,14 +40,50 @@ class SrpoInput(SrpoFields):
     webhook_events: Annotated[list[EventName], Field(min_length=1)] | None = None
 
 
+class SrpoInput(SrpoFields, JobInput):
+    """The body of a submit for SRPO text to image."""
+
+
+class SrpoImageInput(SrpoImageFields, JobInput):
+    """The body of a submit for SRPO image to image."""
+
+
+class KontextTextInput(KontextTextFields, JobInput):
+    """The body of a submit for Kontext text to image."""
+
+
+class KontextInput(KontextFields, JobInput):
+    """The body of a submit for Kontext to edit a picture."""
+
+
+class KontextMultiInput(KontextMultiFields, JobInput):
+    """The body of a submit for Kontext to make one picture of several."""
+
+
+#: Model → the body of a submit.
+INPUTS: dict[str, type[JobInput]] = {
+    SRPO.name: SrpoInput,
+    SRPO_IMAGE.name: SrpoImageInput,
+    KONTEXT_TEXT.name: KontextTextInput,
+    KONTEXT.name: KontextInput,
+    KONTEXT_MULTI.name: KontextMultiInput,
+}
+
+
 def read(body: Mapping[str, Any], *, model: str, spare_seed: int) -> Order:
     """A submit's body as an order for `model`. `spare_seed` is taken where the caller gives none."""
-    fields = parse(SrpoInput, body)
-    request = fields.request(model, spare_seed=spare_seed)
-    return Order(fields.model, request, fields.priority, webhook=_webhook(fields), inline=fields.sync_mode)
+    fields = parse(INPUTS[model], body)
+    return Order(
+        fields.model,
+        fields.request(model, spare_seed=spare_seed),
+        fields.priority,
+        webhook=_webhook(fields),
+        inline=fields.sync_mode,
+        sources=fields.sources(),
+    )
 
 
-def _webhook(fields: SrpoInput) -> Webhook | None:
+def _webhook(fields: JobInput) -> Webhook | None:
     if fields.webhook_url is None:
         if fields.webhook_events is not None:
             raise InvalidRequest([Problem("webhook_url", "it is required where webhook_events is given", "missing")])
@@ -55,11 +100,13 @@ def accepted(job_id: str, base: str) -> dict[str, Any]:
 
 
 def view(job: Job, links: Links, *, inline: bool = False) -> dict[str, Any]:
-    """A job as its caller sees it. Times in UTC, timings in seconds; what is not known yet is null.
+    """A job as its caller sees it. Times in UTC, timings in seconds; what is not known, or not yet, is null.
 
-    `inline`: with the pictures themselves in place of their URLs. Raises StorageError.
+    `prompt` is the one that is painted: where it was rewritten, `original_prompt` is the caller's. `inputs` are URLs:
+    the caller's own, or of the farm's copies. `inline`: with the pictures themselves in place of their URLs. Raises
+    StorageError.
     """
-    result = job.result
+    result, request = job.result, job.request
     return {
         "id": job.id,
         "model": job.endpoint,
@@ -67,14 +114,17 @@ def view(job: Job, links: Links, *, inline: bool = False) -> dict[str, Any]:
         "code": job.code or None,
         "error": job.error or None,
         "priority": job.priority,
-        "prompt": job.request.prompt,
-        "num_images": job.request.images,
+        "prompt": request.prompt,
+        "original_prompt": request.original_prompt,
+        "inputs": [links.source(named) for named in request.sources],
+        "strength": request.strength,
+        "num_images": request.images,
         "progress": {"step": job.steps if result else job.step, "steps": job.steps},
         "images": [_image(image, links, inline=inline) for image in result.images] if result else [],
-        "seed": job.request.seed,
+        "seed": request.seed,
         "has_nsfw_concepts": list(result.flagged) if result else [],
         "timings": result.timings if result else {},
-        "warnings": list(result.warnings) if result else [],
+        "warnings": list(result.warnings if result else request.notes),
         "build": result.build if result else None,
         "created_at": clock.iso(job.created_us),
         "started_at": clock.iso(job.started_us) if job.started_us else None,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from farm.delivery import Due
-from farm.dialects import fal, native, wavespeed
+from farm.dialects import aimlapi, fal, native, openai, siraya, v1, wavespeed
 from farm.dialects.refusal import Refusal
 from farm.errors import FarmError
 from farm.job import Job
@@ -41,6 +41,10 @@ NATIVE = Spoken("native", "/", "native", native.refusal, "webhook_url", native.l
 SPOKEN = (
     Spoken("fal", "/fal/", "fal", fal.refusal, "fal_webhook", fal.letter, "fal"),
     Spoken("wavespeed", "/api/v3/", "wavespeed", wavespeed.refusal, "webhook", wavespeed.letter, "wavespeed"),
+    # At one path: the first of them answers who does not get as far as naming a model.
+    Spoken(openai.NAME, "/v1/", "images", v1.refusal),
+    Spoken(aimlapi.NAME, "/v1/", "images", v1.refusal),
+    Spoken(siraya.NAME, "/v1/", "images", siraya.refusal),
     NATIVE,
 )
 

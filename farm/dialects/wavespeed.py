@@ -1,4 +1,4 @@
-"""WaveSpeed's dialect, version 3: submit, result, list and webhook. Facts from its public pages and its SDKs. Pure."""
+"""WaveSpeed's dialect, version 3: submit, result, list, delete and webhook. Facts from its pages and its SDKs. Pure."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from farm import clock
+from farm.catalogue import SRPO, SRPO_IMAGE
 from farm.delivery import Due
-from farm.dialects.fields import Flag, Guidance, Input, Number, OffOnly, Prompt, Steps, Whole, parse
+from farm.dialects.fields import Flag, Guidance, Input, Number, PictureUrl, Prompt, Steps, Whole, parse
 from farm.dialects.refusal import Refusal
 from farm.errors import FarmError, InvalidRequest, Problem
-from farm.job import Job, Search, State, Webhook
+from farm.job import Code, Job, Order, Search, Source, State, Webhook
 from farm.links import Links
 from farm.request import OutputFormat, Request
 
@@ -27,26 +28,40 @@ NAME = "wavespeed"
 MIN_SIDE = 256
 MAX_SIDE = 1536
 DEFAULT_SIDE = 1024
-#: Most predictions on a page of the list, and as many as are on one.
+DEFAULT_STRENGTH = 0.8
+#: Most predictions on a page of the list, and as many as are on one. No more are deleted by one call.
 PAGE = 100
 
-#: Tolerated without effect on text to image, because the page's own example sends it. It is range-checked.
+#: Tolerated without effect on text to image that brings no image, because the page's own example sends it. It is
+#: range-checked.
 TOLERATED = ("strength",)
 
 #: WaveSpeed's own error numbers, in `data.code`. Its 1200 (moderation) never comes from here: a picture that the
 #: checker flags is a completed prediction, blacked out and told by `has_nsfw_contents`.
 MISSING_PARAMETER = 1400
 INVALID_PARAMETER = 1401
+MEDIA_NOT_REACHED = 1402
 EXECUTION_FAILED = 1403
 TASK_FAILED = 1405
 INTERNAL = 5000
 UNAVAILABLE = 5003
 TIMED_OUT = 5004
 
+#: What is wrong with an image, as the farm calls it, where the fault is not in the image itself.
+_NOT_REACHED = "file_download_error"
 #: Why a prediction failed, as a number. Those from 5000 on say that the same call may succeed later.
 _FAILURES = {
+    _NOT_REACHED: MEDIA_NOT_REACHED,
+    "image_load_error": INVALID_PARAMETER,
+    "image_too_small": INVALID_PARAMETER,
+    "image_too_large": INVALID_PARAMETER,
+    "file_too_large": INVALID_PARAMETER,
+    "unsupported_image_format": INVALID_PARAMETER,
+    # Not TIMED_OUT, which tells SDKs that the prediction goes on.
+    Code.START_TIMEOUT: UNAVAILABLE,
     "render_failed": EXECUTION_FAILED,
     "storage_failed": UNAVAILABLE,
+    "storage_unavailable": UNAVAILABLE,
     "safety_check_failed": INTERNAL,
     "attempts_exhausted": INTERNAL,
     "internal_error": INTERNAL,
@@ -59,53 +74,86 @@ _DIGITS = re.compile(r"[0-9]{1,12}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Side = Annotated[Whole, Field(ge=MIN_SIDE, le=MAX_SIDE)]
+#: How far from the image to go; at 0 it is the image itself, resized.
+Strength = Annotated[Number, Field(ge=0, le=1)]
 
 
 class TextToImageInput(Input):
-    """The body of a submit for text to image. One picture a prediction; it is always checked."""
+    """The body of a submit for text to image. One picture a prediction; it is always checked.
+
+    With `image` it is image to image, by whichever id the model was named.
+    """
 
     prompt: Prompt
+    image: PictureUrl | None = None
+    strength: Strength | None = None
     size: str | None = None
     width: Side | None = None
     height: Side | None = None
-    strength: Annotated[Number, Field(ge=0, le=1)] | None = None
     num_inference_steps: Steps = 28
     seed: Annotated[Whole, Field(ge=-1, le=2**31 - 1)] = -1
     guidance_scale: Guidance = 3.5
     output_format: OutputFormat = "jpeg"
     enable_base64_output: Flag = False
     enable_sync_mode: Flag = False
-    enhance_prompt: OffOnly = False
+    enhance_prompt: Flag = False
+
+
+class ImageToImageInput(TextToImageInput):
+    """The body of a submit for image to image."""
+
+    image: PictureUrl
+    strength: Strength = DEFAULT_STRENGTH
+
+
+#: Model → what it takes.
+INPUTS: dict[str, type[TextToImageInput]] = {SRPO.name: TextToImageInput, SRPO_IMAGE.name: ImageToImageInput}
 
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """What a submit asks for. `inline`: outputs are the pictures themselves. `held`: it is answered at the end."""
+    """What a submit asks for. `held`: it is answered at the end."""
 
-    request: Request
-    webhook: Webhook | None
-    inline: bool
+    order: Order
     held: bool
 
 
-def read(body: Mapping[str, Any], query: str, *, model: str, spare_seed: int) -> Submit:
-    """A submit's body and the query of its address. `spare_seed` is taken for the seed −1."""
+def read(body: Mapping[str, Any], query: str, *, endpoint: str, model: str, spare_seed: int) -> Submit:
+    """A submit's body and the query of its address. `spare_seed` is taken for the seed −1.
+
+    The order's model is another than `model`, which is named by `endpoint`, where text to image brings an image.
+    """
     webhook = _webhook(query)
-    fields = parse(TextToImageInput, body)
+    fields = parse(INPUTS[model], body)
     if webhook:
         _refuse_with_webhook(fields)
+    request = _request(fields, spare_seed)
+    sources = () if fields.image is None else (Source("image", fields.image),)
+    inline = fields.enable_base64_output
+    order = Order(endpoint, request, dialect=NAME, webhook=webhook, inline=inline, sources=sources)
+    return Submit(order, held=fields.enable_sync_mode)
+
+
+def _request(fields: TextToImageInput, spare_seed: int) -> Request:
     width, height = _pixels(fields)
-    request = Request(
-        model=model,
+    return Request(
+        model=SRPO.name if fields.image is None else SRPO_IMAGE.name,
         prompt=fields.prompt,
+        strength=_strength(fields),
         width=width,
         height=height,
         steps=fields.num_inference_steps,
         guidance=fields.guidance_scale,
         seed=spare_seed if fields.seed == -1 else fields.seed,
         output_format=fields.output_format,
+        enhance=fields.enhance_prompt,
     )
-    return Submit(request, webhook, inline=fields.enable_base64_output, held=fields.enable_sync_mode)
+
+
+def _strength(fields: TextToImageInput) -> float | None:
+    if fields.image is None:
+        return None
+    return DEFAULT_STRENGTH if fields.strength is None else fields.strength
 
 
 def _webhook(query: str) -> Webhook | None:
@@ -217,6 +265,22 @@ def _number(name: str, text: str) -> object:
     return int(text) if name in ("page", "page_size") and _DIGITS.fullmatch(text) else text
 
 
+class DeleteInput(Input):
+    """Which predictions are to be deleted."""
+
+    ids: Annotated[list[str], Field(min_length=1, max_length=PAGE)]
+
+
+def read_deletion(body: Mapping[str, Any]) -> list[str]:
+    """The ids of the predictions to delete, each once."""
+    return list(dict.fromkeys(parse(DeleteInput, body).ids))
+
+
+def deleted(count: int) -> dict[str, Any]:
+    """The answer to a call that deletes. Source: https://wavespeed.ai/docs/docs-common-api/prediction-delete."""
+    return {"deleted_count": count}
+
+
 def envelope(data: Mapping[str, Any]) -> dict[str, Any]:
     """What every good answer comes in."""
     return {"code": 200, "message": "success", "data": dict(data)}
@@ -227,7 +291,7 @@ def prediction(job: Job, links: Links) -> dict[str, Any]:
     result = job.result
     failed = job.state is State.FAILED
     milliseconds = round(result.timings["inference"] * 1000) if result else 0
-    return {
+    told = {
         "id": job.id,
         "model": job.endpoint,
         "status": job.state.value,
@@ -236,11 +300,13 @@ def prediction(job: Job, links: Links) -> dict[str, Any]:
         "outputs": _outputs(job, links),
         "urls": {"get": _result_url(job, links)},
         "has_nsfw_contents": list(result.flagged) if result else [],
+        "prompt": job.request.prompt,
         "seed": job.request.seed,
         "created_at": clock.iso(job.created_us, timespec="milliseconds"),
         "timings": {"inference": milliseconds},
         "executionTime": milliseconds,
     }
+    return told | ({"warnings": list(result.warnings)} if result and result.warnings else {})
 
 
 def _outputs(job: Job, links: Links) -> list[str]:
@@ -273,16 +339,24 @@ def page(listing: Listing, jobs: list[Job], total: int, links: Links) -> dict[st
 
 def letter(job: Job, _due: Due, links: Links) -> dict[str, Any]:
     """What a receiver is sent: the prediction itself, without the envelope, and what was asked for."""
-    request = job.request
-    given = {
-        "prompt": request.prompt,
+    return prediction(job, links) | {"input": _input(job.request, links)}
+
+
+def _input(request: Request, links: Links) -> dict[str, Any]:
+    """What was asked for, so that it can be asked again; pictures by their URLs."""
+    given: dict[str, Any] = {
+        "prompt": request.original_prompt or request.prompt,
         "size": f"{request.width}*{request.height}",
         "num_inference_steps": request.steps,
         "guidance_scale": request.guidance,
         "seed": request.seed,
         "output_format": request.output_format,
     }
-    return prediction(job, links) | {"input": given}
+    if request.enhance or request.original_prompt:
+        given["enhance_prompt"] = True
+    if request.sources:
+        given |= {"image": links.source(request.sources[0]), "strength": request.strength}
+    return given
 
 
 def refusal(status: int, error: FarmError) -> Refusal:
@@ -307,8 +381,14 @@ def problem(status: int, error: FarmError) -> dict[str, Any]:
 
 def _error_number(status: int, error: FarmError) -> int:
     if isinstance(error, InvalidRequest):
-        missing = all(item.kind == "missing" for item in error.problems)
-        return MISSING_PARAMETER if missing else INVALID_PARAMETER
+        return _number_of({item.kind for item in error.problems})
     if status in (429, 503):
         return UNAVAILABLE
     return INTERNAL if status >= 500 else INVALID_PARAMETER
+
+
+def _number_of(kinds: set[str]) -> int:
+    """The number of a request with problems of these kinds."""
+    if kinds == {"missing"}:
+        return MISSING_PARAMETER
+    return MEDIA_NOT_REACHED if kinds == {_NOT_REACHED} else INVALID_PARAMETER

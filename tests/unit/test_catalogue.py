@@ -9,7 +9,7 @@ import pytest
 from farm import catalogue
 from farm.catalogue import MODELS, Model, find
 
-#: The table of the contract, section 2.
+#: The ids that callers rely on.
 IDS = {
     "fal-ai/flux/srpo": "srpo",
     "wavespeed-ai/flux-srpo": "srpo",
@@ -20,6 +20,8 @@ IDS = {
     "srpo": "srpo",
     "fal-ai/flux/srpo/image-to-image": "srpo-image-to-image",
     "wavespeed-ai/flux-srpo-image-to-image": "srpo-image-to-image",
+    "wavespeed-ai/flux-srpo/image-to-image": "srpo-image-to-image",
+    "wavespeed-ai/flux-1-srpo/image-to-image": "srpo-image-to-image",
     "fal-ai/flux-pro/kontext/text-to-image": "kontext-text-to-image",
     "fal-ai/flux-pro/kontext/max/text-to-image": "kontext-text-to-image",
     "fal-ai/flux-pro/kontext": "kontext",

@@ -1,0 +1,142 @@
+"""`/v1`: pictures as OpenAI's libraries ask for them, in OpenAI's, AI/ML API's or Siraya's words, and the models."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import flask
+
+from api import errors, multipart, query
+from api.body import IMAGES_BODY, Body, read_body
+from api.house import House
+from farm import clock
+from farm.callers import Caller
+from farm.catalogue import Model
+from farm.dialects import aimlapi, openai, registry, siraya, v1
+from farm.dialects.v1 import Asked, Dialect
+from farm.errors import InvalidRequest, Problem, UnknownModel
+from farm.service import Service, random_seed
+
+_PREFIX = "/v1/"
+_DIALECTS: tuple[Dialect, ...] = (openai, aimlapi, siraya)
+
+#: OpenAI's libraries count here how often they have sent the same call before.
+_RETRIES = "X-Stainless-Retry-Count"
+
+
+def routes(house: House) -> flask.Blueprint:
+    service, doorman, held, links = house.service, house.doorman, house.held, house.links
+    blueprint = flask.Blueprint("images", __name__, url_prefix="/v1")
+
+    @blueprint.post("/images/generations", strict_slashes=False)
+    def generations() -> flask.Response:
+        caller = doorman.caller()
+        query.refuse_others()
+        body = read_body("generations")
+        dialect = _dialect(service, body.fields)
+        _refuse_other_path(body.fields["model"], dialect.GENERATES, "needs an image; send it to /v1/images/edits")
+        return painted(caller, dialect, body, dialect.generation(body.fields, spare_seed=random_seed()))
+
+    @blueprint.post("/images/edits", strict_slashes=False)
+    def edits() -> flask.Response:
+        caller = doorman.caller()
+        query.refuse_others()
+        body = _form() if flask.request.mimetype == multipart.TYPE else read_body("edits", most=IMAGES_BODY)
+        dialect = _dialect(service, body.fields)
+        _refuse_other_path(body.fields["model"], dialect.EDITS, "takes no image; send it to /v1/images/generations")
+        return painted(caller, dialect, body, openai.edit(body.fields, body.files, spare_seed=random_seed()))
+
+    @blueprint.get("/models", strict_slashes=False)
+    def models() -> dict[str, Any]:
+        doorman.caller()
+        query.refuse_others()
+        return {"object": "list", "data": [_shown(model_id) for model_id in _served(service)]}
+
+    @blueprint.get("/models/<path:model_id>", strict_slashes=False)
+    def model(model_id: str) -> dict[str, Any]:
+        doorman.caller()
+        query.refuse_others()
+        if model_id not in _served(service):
+            raise _unknown(service, model_id)
+        return _shown(model_id)
+
+    def painted(caller: Caller, dialect: Dialect, body: Body, asked: Asked) -> flask.Response:
+        """The pictures that a call asks for, or why there are none."""
+        service.model(asked.order.request.model)
+        order = replace(
+            asked.order,
+            idempotency_key=body.idempotency_key,
+            body_digest=body.digest,
+            is_resent=_was_sent_before(),
+        )
+        job = held.job(caller, order)
+        flask.g.request_id = job.id
+        if job.result:
+            response = flask.jsonify(dialect.answer(job, job.result, asked.carriage, links))
+            response.status_code = dialect.SUCCESS
+            return response
+        return errors.answer(*(v1.failure(job) if job.state.is_terminal else v1.overdue(job.id, links.base)))
+
+    @blueprint.after_app_request
+    def name_the_call(response: flask.Response) -> flask.Response:
+        if not flask.request.path.startswith(_PREFIX):
+            return response
+        job_id = flask.g.get("request_id")
+        request_id = response.headers["X-Request-Id"] = job_id or str(uuid.uuid4())
+        if response.status_code >= 400:
+            about = v1.about_call(flask.request.path, request_id, clock.now_us())
+            response.set_data(flask.json.dumps((response.get_json(silent=True) or {}) | about))
+            if job_id:  # sent again, a call that was accepted makes a second job
+                response.headers["X-Should-Retry"] = "false"
+                response.headers.pop("Retry-After", None)
+        return response
+
+    return blueprint
+
+
+def _form() -> Body:
+    form = multipart.read_form("edits", most=IMAGES_BODY)
+    return replace(form, fields=v1.from_texts(form.fields))
+
+
+def _dialect(service: Service, body: Mapping[str, Any]) -> Dialect:
+    """The dialect that the id of the model decides. Raises InvalidRequest for none, and UnknownModel."""
+    model_id = body.get("model")
+    if not isinstance(model_id, str):
+        message = f"the id of a model is required, as a string; served here: {', '.join(_served(service))}"
+        raise InvalidRequest([Problem("model", message, "missing" if model_id is None else "string_type", model_id)])
+    for dialect in _DIALECTS:
+        if model_id in (*dialect.GENERATES, *dialect.EDITS):
+            flask.g.spoken = registry.by_name(dialect.NAME)
+            return dialect
+    raise _unknown(service, model_id)
+
+
+def _refuse_other_path(model_id: str, models: Mapping[str, Model], message: str) -> None:
+    if model_id not in models:
+        raise InvalidRequest([Problem("model", f"'{model_id}' {message}", "model_not_here", model_id)])
+
+
+def _served(service: Service) -> list[str]:
+    """The ids that some worker has a model for, in every dialect that is spoken here."""
+    meant = [pair for dialect in _DIALECTS for models in (dialect.GENERATES, dialect.EDITS) for pair in models.items()]
+    return list(dict.fromkeys(model_id for model_id, model in meant if model.name in service.served()))
+
+
+def _unknown(service: Service, model_id: str) -> UnknownModel:
+    return UnknownModel(
+        f"No model has the id '{model_id[:100]}'; served here: {', '.join(_served(service)) or 'nothing yet'}"
+    )
+
+
+def _shown(model_id: str) -> dict[str, Any]:
+    """A model as OpenAI shows one; when it was made is not known here."""
+    return {"id": model_id, "object": "model", "created": 0, "owned_by": "srpo-farm"}
+
+
+def _was_sent_before() -> bool:
+    count = flask.request.headers.get(_RETRIES, "0")
+    return count.isascii() and count.isdigit() and int(count) > 0

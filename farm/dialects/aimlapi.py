@@ -1,0 +1,79 @@
+"""AI/ML API's dialect of `/v1`: `flux/srpo`. Facts from its pages. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from farm.catalogue import SRPO, Model
+from farm.dialects import v1
+from farm.dialects.fields import Whole
+from farm.dialects.v1 import Asked, Carriage, Limits, ProviderCall, Sides
+from farm.errors import InvalidRequest, Problem
+from farm.job import Job, Order, Result
+from farm.links import Links
+from farm.request import SEEDS, OutputFormat, Request
+
+NAME = "aimlapi"
+#: The HTTP status of an answer with pictures.
+SUCCESS = 201
+
+GENERATES: Mapping[str, Model] = dict.fromkeys(SRPO.of(NAME), SRPO)
+EDITS: Mapping[str, Model] = {}
+
+#: What one image costs there for each started mebipixel. Source: its page's example, one of 1440×512.
+TOKENS_PER_MEBIPIXEL = 52_500
+
+
+class TextToImage(ProviderCall):
+    """The body of a call for text to image."""
+
+    LIMITS: ClassVar = Limits(512, 1536, multiple=32)
+
+    seed: Annotated[Whole, Field(ge=1, lt=SEEDS)] | None = None
+    output_format: OutputFormat = "jpeg"
+
+    def size_in_sides(self) -> tuple[int, int] | None:
+        """What `image_size` says; here neither side has a default. Raises InvalidRequest."""
+        if isinstance(self.image_size, Sides):
+            sides = {"width": self.image_size.width, "height": self.image_size.height}
+            missing = [name for name, side in sides.items() if side is None]
+            if missing:
+                raise InvalidRequest(
+                    [Problem(f"image_size.{name}", "this field is required", "missing") for name in missing]
+                )
+        return super().size_in_sides()
+
+
+def generation(body: Mapping[str, Any], *, spare_seed: int) -> Asked:
+    """The body of a call. `spare_seed` is taken where the caller gives none."""
+    call = v1.parse(TextToImage, body)
+    request = call.request(SRPO, spare_seed=spare_seed)
+    return Asked(Order(call.model, request, dialect=NAME, inline=call.carriage != "url"), call.carriage)
+
+
+def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> dict[str, Any]:
+    """The answer with the pictures, which stand there twice. Times in seconds. Raises StorageError and NotFound."""
+    pictures = [
+        v1.picture(image, carriage, links)
+        | {"width": image.width, "height": image.height, "content_type": image.content_type}
+        for image in result.images
+    ]
+    told = {
+        "images": pictures,
+        "timings": {"inference": result.timings["inference"]},
+        "seed": job.request.seed,
+        "has_nsfw_concepts": list(result.flagged),
+        "prompt": job.request.prompt,
+        "data": pictures,
+        "meta": {"usage": {"tokens_used": tokens(job.request)}},
+    }
+    return told | v1.warnings(result)
+
+
+def tokens(request: Request) -> int:
+    """What AI/ML API would count for a request: for each image by its started mebipixels."""
+    mebipixels = -(-request.width * request.height // 2**20)
+    return TOKENS_PER_MEBIPIXEL * request.images * mebipixels

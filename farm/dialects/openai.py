@@ -1,0 +1,172 @@
+"""OpenAI's dialect of `/v1`, for the farm's own models: generations and edits. Facts from its Python library. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from farm.catalogue import KONTEXT, KONTEXT_MULTI, KONTEXT_TEXT, MAX_STEPS, SRPO, SRPO_IMAGE, Model
+from farm.dialects import v1
+from farm.dialects.fields import Number, PictureUrl, Whole
+from farm.dialects.v1 import Asked, Call, Carriage, KontextCall, Pictures, SrpoCall
+from farm.errors import InvalidRequest, Problem
+from farm.job import Job, Order, Result, Source
+from farm.links import Links
+from farm.request import MAX_INPUTS, OutputFormat
+
+NAME = "openai"
+#: The HTTP status of an answer with pictures.
+SUCCESS = 200
+
+#: What is meant, by the id of the model: the short ids mean what the path is for.
+GENERATES: Mapping[str, Model] = {
+    SRPO.name: SRPO,
+    KONTEXT.name: KONTEXT_TEXT,
+    KONTEXT_TEXT.name: KONTEXT_TEXT,
+}
+EDITS: Mapping[str, Model] = {
+    SRPO.name: SRPO_IMAGE,
+    SRPO_IMAGE.name: SRPO_IMAGE,
+    KONTEXT.name: KONTEXT,
+    KONTEXT_MULTI.name: KONTEXT_MULTI,
+}
+
+#: Where a call names its pictures.
+PICTURES = ("image", "image_url", "image_urls")
+
+
+class SrpoGeneration(SrpoCall):
+    """The body of a call for SRPO, text to image."""
+
+    output_format: OutputFormat = "png"
+
+
+class KontextGeneration(KontextCall):
+    """The body of a call for Kontext, text to image."""
+
+    output_format: OutputFormat = "png"
+
+
+class Edit(Call):
+    """What a call for an edit may say. The pictures are named in one of three fields, or come as files."""
+
+    output_format: OutputFormat = "png"
+    image: Pictures | None = None
+    image_url: PictureUrl | None = None
+    image_urls: Pictures | None = None
+
+    def sources(self, files: Sequence[bytes]) -> tuple[Source, ...]:
+        """The pictures, in the caller's order: those that came as `files`, or those named. Raises InvalidRequest."""
+        named = {
+            "image": self.image,
+            "image_url": [self.image_url] if self.image_url else None,
+            "image_urls": self.image_urls,
+        }
+        given = [name for name, urls in named.items() if urls]
+        if len(given) + bool(files) != 1:
+            raise InvalidRequest([_which_pictures(given, files)])
+        if files:
+            return tuple(Source(_place("image", number, files), content=file) for number, file in enumerate(files))
+        (name,) = given
+        urls = named[name] or []
+        return tuple(Source(_place(name, number, urls), url=url) for number, url in enumerate(urls))
+
+
+def _which_pictures(given: Sequence[str], files: Sequence[bytes]) -> Problem:
+    if not given and not files:
+        message = f"an image is required: as a file called image, or as a URL or data URI in {', '.join(PICTURES)}"
+        return Problem("image", message, "missing")
+    ways = [*(["files"] if files else []), *given]
+    return Problem(given[-1], f"the images come in several ways ({', '.join(ways)}); send them in one", "conflict")
+
+
+def _place(name: str, number: int, among: Sequence[object]) -> str:
+    return f"{name}.{number}" if len(among) > 1 else name
+
+
+class SrpoEdit(Edit, SrpoCall):
+    """The body of a call for SRPO, image to image. Without a size, the picture has the input's."""
+
+    strength: Annotated[Number, Field(ge=0.01, le=1)] = 0.95
+    num_inference_steps: Annotated[Whole, Field(ge=10, le=MAX_STEPS)] = 40
+
+    def particulars(self) -> dict[str, Any]:
+        return super().particulars() | {"strength": self.strength}
+
+    def sizing(self) -> dict[str, Any]:
+        """The size, under the names of `Request`; until somebody has looked at the input, it is a guess."""
+        return super().sizing() | ({} if self.asked_size() else {"sizing": "input"})
+
+
+class KontextEdit(Edit, KontextCall):
+    """The body of a call for Kontext, one image or several. Without a size, the ratio stays nearly as it is."""
+
+    def sizing(self) -> dict[str, Any]:
+        """The size, under the names of `Request`; until somebody has looked at the input, it is a guess."""
+        return super().sizing() | ({} if self.asked_size() else {"sizing": "ratio"})
+
+
+_GENERATIONS: Mapping[str, type[Call]] = {SRPO.name: SrpoGeneration, KONTEXT_TEXT.name: KontextGeneration}
+
+
+def generation(body: Mapping[str, Any], *, spare_seed: int) -> Asked:
+    """The body of a call at `/v1/images/generations`. `spare_seed` is taken where the caller gives none."""
+    model = GENERATES[body["model"]]
+    call = v1.parse(_GENERATIONS[model.name], body)
+    return _asked(call, model, (), spare_seed)
+
+
+def edit(body: Mapping[str, Any], files: Sequence[tuple[str, bytes]], *, spare_seed: int) -> Asked:
+    """The body of a call at `/v1/images/edits`, and the files that came with it, each with its field."""
+    _refuse_other_files(files)
+    model = EDITS[body["model"]]
+    call = v1.parse(SrpoEdit if model is SRPO_IMAGE else KontextEdit, body)
+    sources = call.sources([content for _, content in files])
+    if model is KONTEXT and len(sources) > 1:
+        model = KONTEXT_MULTI
+    _refuse_too_many(sources, MAX_INPUTS if model is KONTEXT_MULTI else 1)
+    return _asked(call, model, sources, spare_seed)
+
+
+def _refuse_other_files(files: Sequence[tuple[str, bytes]]) -> None:
+    others = [name for name, _ in files if name not in ("image", "image[]")]
+    if others:
+        reasons = [v1.REFUSED.get(name, "the only files are called image or image[]") for name in others]
+        problems = [
+            Problem(name, f"this farm takes no such file; {reason}", "feature_not_supported")
+            for name, reason in zip(others, reasons, strict=True)
+        ]
+        raise InvalidRequest(problems)
+
+
+def _refuse_too_many(sources: Sequence[Source], most: int) -> None:
+    if len(sources) > most:
+        field = sources[0].field.partition(".")[0]
+        message = f"{len(sources)} images; allowed with this model: up to {most}"
+        raise InvalidRequest([Problem(field, message, "sequence_too_long", len(sources), {"max_length": most})])
+
+
+def _asked(call: Call, model: Model, sources: tuple[Source, ...], spare_seed: int) -> Asked:
+    request = call.request(model, spare_seed=spare_seed)
+    order = Order(call.model, request, dialect=NAME, inline=call.carriage != "url", sources=sources)
+    return Asked(order, call.carriage)
+
+
+def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> dict[str, Any]:
+    """The answer with the pictures. `revised_prompt` is there where the prompt was rewritten.
+
+    Raises StorageError and NotFound.
+    """
+    revised = v1.revised_prompt(job)
+    about = {} if revised is None else {"revised_prompt": revised}
+    told = {
+        "created": v1.created(job),
+        "data": [v1.picture(image, carriage, links) | about for image in result.images],
+        "output_format": job.request.output_format,
+        "size": f"{job.request.width}x{job.request.height}",
+        "seed": job.request.seed,
+        "has_nsfw_concepts": list(result.flagged),
+    }
+    return told | v1.warnings(result)

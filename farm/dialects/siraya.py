@@ -1,0 +1,70 @@
+"""Siraya's dialect of `/v1`: `flux-1-srpo-text-to-image`. Facts from its pages. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from farm.catalogue import SRPO, Model
+from farm.dialects import v1
+from farm.dialects.fields import Flag
+from farm.dialects.refusal import Refusal
+from farm.dialects.v1 import Asked, Carriage, ProviderCall
+from farm.errors import FarmError
+from farm.job import Job, Order, Result
+from farm.links import Links
+
+NAME = "siraya"
+#: The HTTP status of an answer with pictures. Its pages do not say; all its clients take this one.
+SUCCESS = 200
+
+GENERATES: Mapping[str, Model] = dict.fromkeys(SRPO.of(NAME), SRPO)
+EDITS: Mapping[str, Model] = {}
+
+
+class TextToImage(ProviderCall):
+    """The body of a call for text to image. `output_format` says how pictures are carried or how they are encoded."""
+
+    enable_safety_checker: Flag = False
+    output_format: Literal["url", "b64_json", "jpeg", "png"] = "url"
+
+    @property
+    def carriage(self) -> Carriage:
+        """How the answer carries the pictures: `response_format` decides, where it is given."""
+        if self.response_format is None and self.output_format == "b64_json":
+            return "b64_json"
+        return super().carriage
+
+    def asked_size(self) -> tuple[int, int] | None:
+        """Width and height, where the call says them: `image_size` wins over `size`. Raises InvalidRequest."""
+        in_text = self.size_in_text()
+        return self.size_in_sides() or in_text
+
+
+def generation(body: Mapping[str, Any], *, spare_seed: int) -> Asked:
+    """The body of a call. `spare_seed` is taken where the caller gives none."""
+    call = v1.parse(TextToImage, body)
+    request = call.request(SRPO, spare_seed=spare_seed)
+    return Asked(Order(call.model, request, dialect=NAME, inline=call.carriage != "url"), call.carriage)
+
+
+def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> dict[str, Any]:
+    """The answer with the pictures. `revised_prompt` is empty where the prompt is the caller's own.
+
+    Raises StorageError and NotFound.
+    """
+    revised = v1.revised_prompt(job) or ""
+    told = {
+        "created": v1.created(job),
+        "data": [v1.picture(image, carriage, links) | {"revised_prompt": revised} for image in result.images],
+        "seed": job.request.seed,
+        "has_nsfw_concepts": list(result.flagged),
+    }
+    return told | v1.warnings(result)
+
+
+def refusal(status: int, error: FarmError) -> Refusal:
+    """An error as in `v1`, but with the HTTP status as its code: Siraya has numbers there."""
+    told = v1.refusal(status, error)
+    return replace(told, body={**told.body, "error": {**told.body["error"], "code": told.status}})
