@@ -11,7 +11,7 @@ from typing import Any
 import flask
 
 from api import query
-from api.body import read_body
+from api.body import IMAGES_BODY, read_body
 from api.house import House
 from api.streams import COMMENT, LOOK_SECONDS, event, last_event_id
 from farm.catalogue import MODELS
@@ -37,7 +37,7 @@ def routes(house: House) -> flask.Blueprint:
     def submit() -> tuple[dict[str, Any], int, dict[str, str]]:
         caller = doorman.caller()
         query.refuse_others()
-        body = read_body(native.NAME)
+        body = read_body(native.NAME, most=IMAGES_BODY)  # the model is told in it
         endpoint = _endpoint(body.fields)
         model = service.model(endpoint)
         order = native.read(body.fields, model=model.name, spare_seed=random_seed())
@@ -100,11 +100,16 @@ def routes(house: House) -> flask.Blueprint:
     def queue() -> dict[str, Any]:
         doorman.caller()
         query.refuse_others()
-        lanes = [
-            {"model": q.model, "priority": q.priority, "jobs": q.jobs, "oldest_seconds": q.oldest_seconds}
-            for q in census.queues()
-        ]
-        return {"waiting": sum(lane["jobs"] for lane in lanes), "processing": census.processing(), "queues": lanes}
+        lanes = census.queues()
+        return {
+            "unprepared": census.unprepared(),
+            "waiting": sum(lane.jobs for lane in lanes),
+            "processing": census.processing(),
+            "queues": [
+                {"model": q.model, "priority": q.priority, "jobs": q.jobs, "oldest_seconds": q.oldest_seconds}
+                for q in lanes
+            ],
+        }
 
     @blueprint.get("/workers")
     def workers() -> dict[str, Any]:

@@ -1,19 +1,23 @@
-"""`/api/v3`: WaveSpeed's submit, result, list and webhook secret. Its SDKs take exactly 200 for an accepted submit."""
+"""`/api/v3`: WaveSpeed's submit, result, list, delete, webhook secret. Its SDKs take exactly 200 for a submit."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import flask
 
-from api.body import read_body, read_bytes
+from api import query
+from api.body import IMAGES_BODY, read_body, read_bytes
 from api.house import House
 from farm.callers import Caller
 from farm.catalogue import Model
 from farm.dialects import wavespeed
 from farm.dialects.fields import decode
-from farm.errors import UnknownModel
-from farm.job import Job, Order
+from farm.errors import NotFinished, NotFound, UnknownModel
+from farm.job import Job
 from farm.service import Service, random_seed
 
 
@@ -21,31 +25,18 @@ def routes(house: House) -> flask.Blueprint:
     service, doorman, held, links = house.service, house.doorman, house.held, house.links
     blueprint = flask.Blueprint("wavespeed", __name__, url_prefix="/api/v3")
 
-    @blueprint.post("/<other_than('(?:predictions|webhook/secret)(?:/|$)'):endpoint>")
+    @blueprint.post("/<other_than('(?:predictions|webhook/secret|media/uploads?)(?:/|$)'):endpoint>")
     def submit(endpoint: str) -> dict[str, Any]:
         caller = doorman.caller()
         endpoint = endpoint.rstrip("/")
         model = _model(service, endpoint)
-        body = read_body(wavespeed.NAME, endpoint)
-        asked = wavespeed.read(body.fields, _query(), model=model.name, spare_seed=random_seed())
-        order = Order(
-            endpoint,
-            asked.request,
-            dialect=wavespeed.NAME,
-            webhook=asked.webhook,
-            inline=asked.inline,
-            idempotency_key=body.idempotency_key,
-            body_digest=body.digest,
-        )
+        body = read_body(wavespeed.NAME, endpoint, most=IMAGES_BODY)
+        asked = wavespeed.read(body.fields, _query(), endpoint=endpoint, model=model.name, spare_seed=random_seed())
+        service.model(asked.order.request.model)  # with an image it is another one
+        order = replace(asked.order, idempotency_key=body.idempotency_key, body_digest=body.digest)
         if asked.held:
-            return wavespeed.envelope(wavespeed.held_prediction(_ended(caller, order), links))
-        accepted = service.submit(caller, order)
-        return wavespeed.envelope(wavespeed.prediction(service.get(caller, accepted.id), links))
-
-    def _ended(caller: Caller, order: Order) -> Job:
-        """The job at its end, or where it stands when it was waited for long enough."""
-        with held.place():
-            return held.wait(caller, service.submit(caller, order).id)
+            return wavespeed.envelope(wavespeed.held_prediction(held.job(caller, order), links))
+        return wavespeed.envelope(wavespeed.prediction(service.place(caller, order), links))
 
     @blueprint.get("/predictions/<job_id>", strict_slashes=False)
     @blueprint.get("/predictions/<job_id>/result", strict_slashes=False)
@@ -60,6 +51,18 @@ def routes(house: House) -> flask.Blueprint:
         jobs, total = service.search(caller, listing.search, skip=listing.skip, count=listing.size)
         return wavespeed.envelope(wavespeed.page(listing, jobs, total, links))
 
+    @blueprint.post("/predictions/delete", strict_slashes=False)
+    def delete() -> dict[str, Any]:
+        caller = doorman.caller()
+        query.refuse_others()
+        found = list(_known(service, caller, wavespeed.read_deletion(decode(read_bytes()))))
+        if unfinished := [job.id for job in found if not job.state.is_terminal]:
+            raise NotFinished(f"Nothing was deleted, because these have not ended yet: {', '.join(unfinished)}")
+        for job in found:
+            with suppress(NotFound):  # somebody else was quicker
+                service.delete(caller, job.id)
+        return wavespeed.envelope(wavespeed.deleted(len(found)))
+
     @blueprint.get("/webhook/secret", strict_slashes=False)
     def secret() -> dict[str, Any]:
         return wavespeed.envelope({"secret": house.farm.secrets.of(doorman.caller().id)})
@@ -72,6 +75,13 @@ def _model(service: Service, endpoint: str) -> Model:
     if endpoint not in (ids := model.of(wavespeed.NAME)):
         raise UnknownModel(f"'{endpoint}' is no WaveSpeed id here; allowed: {', '.join(ids)}")
     return model
+
+
+def _known(service: Service, caller: Caller, job_ids: list[str]) -> Iterator[Job]:
+    """The caller's jobs among these; at WaveSpeed what is no such job is no error."""
+    for job_id in job_ids:
+        with suppress(NotFound):
+            yield service.get(caller, job_id)
 
 
 def _query() -> str:

@@ -20,8 +20,8 @@ class Client:
 
     def __init__(self, settings: Settings) -> None:
         self._base = settings.url.rstrip("/")
-        headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
-        self._http = urllib3.PoolManager(headers=headers, retries=False, timeout=urllib3.Timeout(connect=5, read=60))
+        self._headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
+        self._http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=5, read=60))
 
     def get(self, path: str, **fields: str | int) -> dict[str, Any]:
         return self._call("GET", path, fields=fields)
@@ -33,14 +33,14 @@ class Client:
         self._call("DELETE", path)
 
     def download(self, url: str) -> bytes:
-        """The bytes behind one of the farm's own URLs."""
+        """The bytes behind the URL of a picture. It takes no key, which is none of a bucket's business."""
         response = self._request("GET", url)
         if response.status != 200:
             raise CallFailed(f"{url} answered {response.status}")
         return bytes(response.data)
 
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        response = self._request(method, f"{self._base}/farm/v1{path}", **options)
+        response = self._request(method, f"{self._base}/farm/v1{path}", headers=self._headers, **options)
         body = self._decode(response)
         if response.status >= 400:
             raise CallFailed(str(body.get("detail", f"The farm answered {response.status}.")))

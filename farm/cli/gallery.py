@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from farm import clock
 from farm.cli.client import Client
+from farm.errors import FarmError
 
 _POLL_SECONDS = 0.15
 #: Longest part of a prompt in a file's name, in characters.
@@ -30,14 +31,20 @@ class Followed:
     files: list[Path]
 
 
+class UnusableFolder(FarmError):
+    """A folder that was named for pictures cannot be written to."""
+
+
 class Gallery:
-    """Waits for jobs of one farm and downloads what they rendered into `folder`."""
+    """Waits for jobs of one farm and downloads what they rendered into `folder`. Raises UnusableFolder."""
 
     def __init__(self, client: Client, folder: Path, *, console: Console, shows_progress: bool) -> None:
         self._client = client
         self._folder = folder
         self._console = console
         self._shows_progress = shows_progress
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def follow(self, job_ids: list[str]) -> list[Followed]:
         """Every job's end, in the order given."""
@@ -54,14 +61,16 @@ class Gallery:
         return [Followed(views[job_id], self._bring_home(views[job_id])) for job_id in job_ids]
 
     def _bring_home(self, view: dict[str, Any]) -> list[Path]:
-        self._folder.mkdir(parents=True, exist_ok=True)
         return [self._save(view, number) for number in range(len(view["images"]))]
 
     def _save(self, view: dict[str, Any], number: int) -> Path:
         image = view["images"][number]
         extension = image["content_type"].removeprefix("image/")
-        path = self._folder / f"{_slug(view['prompt'])}-{(view['seed'] + number) % 2**32}.{extension}"
-        path.write_bytes(self._client.download(image["url"]))
+        name = _slug(view["original_prompt"] or view["prompt"])
+        path = self._folder / f"{name}-{(view['seed'] + number) % 2**32}.{extension}"
+        content = self._client.download(image["url"])
+        with _writing(path):
+            path.write_bytes(content)
         return path
 
     @contextmanager
@@ -76,6 +85,14 @@ class Gallery:
         )
         with progress:
             yield Bars(progress)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UnusableFolder(f"--out: {path} cannot be written: {error.strerror}") from error
 
 
 def _slug(prompt: str) -> str:

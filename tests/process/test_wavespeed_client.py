@@ -5,23 +5,32 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import io
 import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 import wavespeed
+from PIL import Image
 
-from tests.farms import RunningFarm, picture_facts, running_farm, wait_for
+from tests.farms import RunningFarm, free_port, picture_facts, running_farm, wait_for
+from tests.pictures import a_picture, data_uri
 from tests.receiver import Received, running_receiver
 
 MODEL = "wavespeed-ai/flux-srpo"
+IMAGE_MODEL = "wavespeed-ai/flux-srpo-image-to-image"
 QUICK = {"prompt": "a fox", "size": "256*256", "num_inference_steps": 1}
 #: Longer than a call is held.
 SLOW = QUICK | {"num_inference_steps": 50}
 HOLD_SECONDS = 1.5
+#: An orange picture of 96 by 64 pixels.
+FOX = a_picture(96, 64, colour="orange")
+#: At this strength it is the picture itself, resized.
+UNCHANGED = QUICK | {"strength": 0, "output_format": "png"}
 TASK = re.compile(r"task_id: ([0-9a-f-]{36})")
 
 
@@ -95,6 +104,104 @@ def test_base64_is_the_picture_itself(farm: RunningFarm, client: Any, sync: bool
 
     assert picture_facts(base64.b64decode(inline, validate=True)) == ((256, 256), "PNG")
     assert base64.b64decode(inline) == fetched(farm, url)
+
+
+def colour(picture: bytes) -> Any:
+    """The colour in its middle."""
+    with Image.open(io.BytesIO(picture)) as opened:
+        return opened.convert("RGB").getpixel((opened.width // 2, opened.height // 2))
+
+
+@pytest.mark.parametrize("sync", [False, True])
+@pytest.mark.parametrize("model", [MODEL, IMAGE_MODEL])
+def test_an_image_is_transformed(farm: RunningFarm, client: Any, model: str, sync: bool) -> None:
+    body = UNCHANGED | {"image": data_uri(FOX)}
+
+    (url,) = client.run(model, body, poll_interval=0.05, enable_sync_mode=sync)["outputs"]
+
+    picture = fetched(farm, url)
+    assert (picture_facts(picture), colour(picture)) == (((256, 256), "PNG"), (255, 165, 0))
+
+
+def test_an_uploaded_image_is_transformed(farm: RunningFarm, client: Any, tmp_path: Path) -> None:
+    file = tmp_path / "fox.png"
+    file.write_bytes(FOX)
+
+    named = client.upload(str(file))
+    (first,) = client.run(IMAGE_MODEL, UNCHANGED | {"image": named}, poll_interval=0.05)["outputs"]
+    (second,) = client.run(IMAGE_MODEL, UNCHANGED | {"image": first}, poll_interval=0.05)["outputs"]
+
+    assert fetched(farm, named) == FOX
+    assert [colour(fetched(farm, url)) for url in (first, second)] == [(255, 165, 0)] * 2
+
+
+def test_the_strength_has_its_effect(farm: RunningFarm, client: Any) -> None:
+    pictures = set()
+    for strength in (0, 0.5, 1):
+        body = QUICK | {"image": data_uri(FOX), "num_inference_steps": 4, "seed": 7, "strength": strength}
+        (url,) = client.run(IMAGE_MODEL, body, poll_interval=0.05)["outputs"]
+        pictures.add(fetched(farm, url))
+
+    assert len(pictures) == 3
+
+
+def test_an_image_that_cannot_be_fetched_fails_with_its_number(farm: RunningFarm, client: Any) -> None:
+    body = UNCHANGED | {"image": f"http://127.0.0.1:{free_port()}/fox.png"}
+
+    with pytest.raises(RuntimeError, match=r"^Prediction failed \(task_id: .*image") as caught:
+        client.run(IMAGE_MODEL, body, poll_interval=0.05)
+
+    found = TASK.search(str(caught.value))
+    assert found is not None
+    assert client.get_result(found[1])["data"]["code"] == 1402
+
+
+@pytest.mark.parametrize(
+    ("image", "number"), [({}, 1400), ({"image": ""}, 1401), ({"image": data_uri(b"no picture")}, 1401)]
+)
+def test_an_image_that_is_none_is_refused_by_name(client: Any, image: dict[str, str], number: int) -> None:
+    with pytest.raises(RuntimeError, match=rf'HTTP 400.*"code":{number}.*"image: '):
+        client.run(IMAGE_MODEL, QUICK | image)
+
+
+def test_a_prediction_that_its_client_does_not_wait_for_goes_on(farm: RunningFarm, client: Any) -> None:
+    with pytest.raises(TimeoutError, match="Prediction timed out") as caught:
+        client.run(MODEL, SLOW, timeout=0.3, poll_interval=0.05)
+
+    found = TASK.search(str(caught.value))
+    assert found is not None
+    assert client.get_result(found[1])["data"]["status"] in ("created", "processing")
+    cancel(farm, found[1])
+
+
+def test_a_prompt_is_enhanced(client: Any) -> None:
+    told = client.run_no_throw(MODEL, QUICK | {"enhance_prompt": True, "seed": 7}, poll_interval=0.05)
+
+    assert told["status"] == "completed"
+    assert client.get_result(told["task_id"])["data"]["prompt"] != QUICK["prompt"]
+
+
+def test_a_deleted_prediction_is_gone(farm: RunningFarm, client: Any) -> None:
+    (url,) = client.run(MODEL, QUICK, poll_interval=0.05)["outputs"]
+    job_id = listed(farm)[0]["id"]
+
+    answer = farm.call("POST", "/api/v3/predictions/delete", {"ids": [job_id]})
+
+    assert (answer.status, answer.json["data"]) == (200, {"deleted_count": 1})
+    with pytest.raises(RuntimeError, match="HTTP 404"):
+        client.get_result(job_id)
+    assert farm.call("GET", url.removeprefix(farm.url)).status == 404
+
+
+def test_a_webhook_names_the_image_and_holds_none(farm: RunningFarm, client: Any) -> None:
+    with running_receiver() as receiver:
+        body = UNCHANGED | {"image": data_uri(FOX), "strength": 0.5}
+        client.run(f"{IMAGE_MODEL}?webhook={receiver.url}/hook", body, poll_interval=0.05)
+        (came,) = wait_for(lambda: receiver.received)
+
+    given = came.json["input"]
+    assert given.items() >= (body | {"image": given["image"]}).items()
+    assert picture_facts(fetched(farm, given["image"])) == ((96, 64), "PNG")
 
 
 def test_a_call_that_was_held_in_vain_raises_with_the_task(farm: RunningFarm, client: Any) -> None:

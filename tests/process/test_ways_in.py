@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
+from farm.catalogue import MODELS
 from tests.farms import RunningFarm, farm_command, picture_facts, wait_for
+from tests.pictures import a_picture, data_uri
 
 
 def test_the_farms_own_dialect(simulated: RunningFarm) -> None:
@@ -76,6 +81,121 @@ def test_the_command_line_shows_a_refusal(simulated: RunningFarm) -> None:
     assert re.fullmatch(r"farm: num_inference_steps: .*50.*\n", done.stderr)
 
 
+def test_a_folder_that_is_none_is_told_before_anything_is_rendered(simulated: RunningFarm, tmp_path: Path) -> None:
+    file = tmp_path / "out"
+    file.touch()
+    newest = newest_job(simulated)
+
+    done = simulated.cli("render", "a fox", "--out", str(file))
+
+    assert (done.returncode, done.stderr) == (1, f"farm: --out: {file} cannot be written: File exists\n")
+    assert newest_job(simulated) == newest
+
+
+def newest_job(farm: RunningFarm) -> list[str]:
+    """The id of the newest job, if there is one."""
+    page: Any = farm.call("GET", "/farm/v1/jobs?limit=1").json
+    return [job["id"] for job in page["jobs"]]
+
+
+@pytest.fixture
+def fox(tmp_path: Path) -> Path:
+    """A picture of 320 by 256 pixels."""
+    file = tmp_path / "fox.png"
+    file.write_bytes(a_picture(320, 256, colour="orange"))
+    return file
+
+
+def rendered(farm: RunningFarm, *words: str) -> dict[str, Any]:
+    """The job of `farm render` with these words, and the files it left."""
+    done = farm.cli("render", "A red fox!", *words, "--format", "png", "--json")
+    assert done.returncode == 0, done.stderr
+    view: dict[str, Any] = json.loads(done.stdout)
+    return view
+
+
+def test_the_command_line_makes_a_picture_of_a_picture(simulated: RunningFarm, fox: Path, tmp_path: Path) -> None:
+    """Of its size; and the farm's URL of the result may be what the next one begins from."""
+    first = rendered(simulated, "--image", str(fox), "--strength", "0.5", "--steps", "10", "--out", str(tmp_path))
+
+    assert (first["model"], first["strength"]) == ("srpo-image-to-image", 0.5)
+    assert first["progress"] == {"step": 5, "steps": 5}
+    assert picture_facts(Path(first["files"][0])) == ((320, 256), "PNG")
+    (source,) = first["inputs"]
+    copy = simulated.call("GET", source.removeprefix(simulated.url)).body
+    assert picture_facts(copy) == picture_facts(fox)
+
+    (url,) = [image["url"] for image in first["images"]]
+    second = rendered(simulated, "--image", url, "--steps", "10", "--out", str(tmp_path))
+    assert (second["inputs"], second["strength"]) == ([url], 0.95)
+
+
+@pytest.mark.parametrize(
+    ("count", "model", "size"),
+    [(0, "kontext-text-to-image", (752, 1392)), (1, "kontext", (1184, 880)), (2, "kontext-multi", (1184, 880))],
+)
+def test_the_command_line_knows_kontext_with_any_number_of_pictures(
+    simulated: RunningFarm, fox: Path, tmp_path: Path, count: int, model: str, size: tuple[int, int]
+) -> None:
+    """With `--aspect-ratio`, or with the ratio of the first picture, as near as may be."""
+    ratio = [] if count else ["--aspect-ratio", "9:16"]
+
+    view = rendered(simulated, "--model", "kontext", *ratio, *["--image", str(fox)] * count, "--out", str(tmp_path))
+
+    assert (view["model"], len(view["inputs"])) == (model, count)
+    assert picture_facts(Path(view["files"][0])) == (size, "PNG")
+
+
+def test_the_command_line_has_a_prompt_enhanced(simulated: RunningFarm, tmp_path: Path) -> None:
+    view = rendered(simulated, "--enhance", "--size", "256x256", "--steps", "1", "--seed", "7", "--out", str(tmp_path))
+
+    assert view["original_prompt"] == "A red fox!"
+    assert view["prompt"] != "A red fox!"
+    assert [Path(file).name for file in view["files"]] == ["a-red-fox-7.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        (["--strength", "0.5"], "strength"),
+        (["--aspect-ratio", "1:1"], "aspect_ratio"),
+        (["--model", "kontext", "--steps", "20"], "num_inference_steps"),
+        (["--model", "kontext", "--no-safety-checker"], "enable_safety_checker"),
+        (["--model", "kontext", "--acceleration", "none"], "acceleration"),
+        (["--image", "data:image/png;base64,!"], "image_url"),
+    ],
+)
+def test_the_command_line_drops_nothing_that_the_model_does_not_take(
+    simulated: RunningFarm, words: list[str], field: str
+) -> None:
+    done = simulated.cli("render", "a fox", *words)
+
+    assert done.returncode == 1
+    assert re.fullmatch(rf"farm: {field}: .*\n", done.stderr)
+
+
+def test_the_command_line_names_a_file_that_is_not_there(simulated: RunningFarm) -> None:
+    done = simulated.cli("render", "a fox", "--image", "nothing.png")
+
+    assert (done.returncode, done.stderr) == (
+        1,
+        "farm: --image: nothing.png is no file that can be read: No such file or directory\n",
+    )
+
+
+def test_wavespeeds_image_to_image_over_http(simulated: RunningFarm) -> None:
+    """Text to image with an image, too; at strength 0 it is the image itself, resized."""
+    image = data_uri(a_picture(320, 256, colour="orange"))
+    for model in ("flux-srpo-image-to-image", "flux-srpo"):
+        body = {"prompt": "a fox", "image": image, "strength": 0, "size": "256*256", "output_format": "png"}
+        answer = simulated.call("POST", f"/api/v3/wavespeed-ai/{model}", body | {"enable_sync_mode": True})
+
+        assert (answer.status, answer.json["data"]["status"]) == (200, "completed"), answer.body
+        (url,) = answer.json["data"]["outputs"]
+        with Image.open(io.BytesIO(simulated.call("GET", url.removeprefix(simulated.url)).body)) as picture:
+            assert (picture.size, picture.convert("RGB").getpixel((128, 128))) == ((256, 256), (255, 165, 0))
+
+
 def test_the_command_line_without_a_farm() -> None:
     done = farm_command("jobs", environment={"FARM_URL": "http://127.0.0.1:9"})
 
@@ -93,7 +213,8 @@ def test_looking_at_jobs_workers_and_models(simulated: RunningFarm) -> None:
     assert json.loads(simulated.cli("jobs", "show", job_id).stdout)["status"] == "completed"
     assert simulated.cli("jobs", "cancel", job_id).stdout.startswith("ended")
     assert "warm" in simulated.cli("workers").stdout
-    assert "fal-ai/flux/srpo" in simulated.cli("models").stdout
+    models = simulated.cli("models").stdout
+    assert all(model_id in models for model in MODELS for model_id in model.ids)
     assert simulated.cli("jobs", "delete", job_id).stdout == "deleted\n"
     assert simulated.cli("jobs", "show", job_id).returncode == 1
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
 from api.app import create_app
 from farm.bootstrap import Farm, build
@@ -15,9 +16,13 @@ from farm.catalogue import MODELS
 from farm.request import MAX_RANDOM_SEED
 from farm.settings import Settings
 from farm.storage.storage import new_key
+from tests.pictures import a_picture, data_uri
 from tests.service import jobs
 from tests.service.calls import UNKNOWN_ID, post_job, problem, submit
 from tests.service.jobs import BASE, FACTS
+
+#: Where nothing is fetched by these tests: only a worker of the farm would.
+FOX_URL = "https://example.com/fox.png"
 
 
 def test_a_submit_is_accepted_and_recorded(api: FlaskClient, farm: Farm) -> None:
@@ -41,6 +46,102 @@ def test_the_id_by_which_the_model_was_named_is_shown(api: FlaskClient, farm: Fa
 
     assert api.get(f"/farm/v1/jobs/{job_id}").get_json()["model"] == model_id
     assert jobs.record(farm.store, job_id).request.model == "srpo"
+
+
+#: What each model must be sent beside a prompt.
+PICTURES: dict[str, dict[str, Any]] = {
+    "srpo": {},
+    "srpo-image-to-image": {"image_url": FOX_URL},
+    "kontext-text-to-image": {},
+    "kontext": {"image_url": FOX_URL},
+    "kontext-multi": {"image_urls": [FOX_URL, FOX_URL]},
+}
+
+
+@pytest.fixture
+def every(api: FlaskClient, farm: Farm) -> FlaskClient:
+    """The API of a farm that serves every model."""
+    farm.store.renew("w2", FACTS | {"models": ",".join(model.name for model in MODELS)}, [])
+    return api
+
+
+def begin(api: FlaskClient, model: str, /, **fields: Any) -> TestResponse:
+    """A submit of the least that the model must be sent."""
+    return api.post("/farm/v1/jobs", json={"model": model, "prompt": "a red fox"} | PICTURES[model] | fields)
+
+
+@pytest.mark.parametrize(("name", "model_id"), [(model.name, model_id) for model in MODELS for model_id in model.ids])
+def test_every_model_is_taken_by_any_of_its_ids(every: FlaskClient, farm: Farm, name: str, model_id: str) -> None:
+    response = begin(every, name, model=model_id)
+
+    assert response.status_code == 202, response.text
+    view = every.get(f"/farm/v1/jobs/{response.get_json()['id']}").get_json()
+    assert (view["model"], view["status"]) == (model_id, "created")
+    assert view["inputs"] == [FOX_URL] * {"srpo": 0, "kontext-text-to-image": 0, "kontext-multi": 2}.get(name, 1)
+    assert jobs.record(farm.store, view["id"]).request.model == name
+
+
+def test_a_picture_that_came_with_the_job_is_shown_where_the_farm_keeps_it(every: FlaskClient, farm: Farm) -> None:
+    fox, owl = a_picture(64, 64, colour="orange"), a_picture(64, 64, colour="white")
+
+    answer = begin(every, "kontext-multi", image_urls=[data_uri(owl), FOX_URL, data_uri(fox)]).get_json()
+
+    view = every.get(f"/farm/v1/jobs/{answer['id']}").get_json()
+    assert [url.startswith(f"{BASE}/files/{view['id']}-input-") for url in view["inputs"]] == [True, False, True]
+    stored = [farm.storage.read(url.removeprefix(f"{BASE}/files/")) for url in view["inputs"][::2]]
+    assert stored == [owl, fox]
+    assert view["inputs"][1] == FOX_URL
+
+
+def test_pictures_of_several_megabytes_are_taken(every: FlaskClient) -> None:
+    fox = a_picture(64, 64) + bytes(3_000_000)
+
+    assert begin(every, "kontext", image_url=data_uri(fox)).status_code == 202
+
+
+def test_the_strength_is_shown_and_counts_the_steps(every: FlaskClient) -> None:
+    answer = begin(every, "srpo-image-to-image", strength=0.5).get_json()
+
+    view = every.get(f"/farm/v1/jobs/{answer['id']}").get_json()
+    assert (view["strength"], view["progress"]) == (0.5, {"step": 0, "steps": 20})
+
+
+@pytest.mark.parametrize(
+    ("model", "sent", "named"),
+    [
+        ("kontext", {"image_url": data_uri(b"no picture")}, "image_url"),
+        ("kontext", {"image_url": "http://10.0.0.1/"}, "image_url"),
+        ("kontext-multi", {"image_urls": [FOX_URL, data_uri(a_picture(4, 4))]}, "image_urls.1"),
+    ],
+)
+def test_a_picture_that_cannot_be_one_is_refused_by_name(
+    every: FlaskClient, farm: Farm, model: str, sent: dict[str, Any], named: str
+) -> None:
+    body = problem(begin(every, model, **sent), 422)
+
+    assert [error["field"] for error in body["errors"]] == [named]
+    assert farm.redis.keys("srpo:job:*") == []
+
+
+@pytest.mark.parametrize("model", PICTURES)
+def test_what_is_to_be_prepared_shows_created_and_is_not_painted(every: FlaskClient, farm: Farm, model: str) -> None:
+    job_id = begin(every, model, enhance_prompt=True).get_json()["id"]
+
+    assert every.get(f"/farm/v1/jobs/{job_id}").get_json()["status"] == "created"
+    assert farm.store.claim("w2", [model]).batch.jobs == ()
+
+
+def test_a_prepared_job_shows_both_prompts(every: FlaskClient, farm: Farm) -> None:
+    job_id = begin(every, "srpo", enhance_prompt=True).get_json()["id"]
+    (job,) = farm.store.take_unprepared(1, 60)
+    better = {"prompt": "a red fox in fresh snow", "original_prompt": "a red fox", "enhance": False, "notes": ("so",)}
+    assert farm.store.prepared(job_id, job.request.model_copy(update=better))
+
+    view = every.get(f"/farm/v1/jobs/{job_id}").get_json()
+
+    assert (view["prompt"], view["original_prompt"]) == ("a red fox in fresh snow", "a red fox")
+    assert (view["status"], view["warnings"]) == ("created", ["so"])
+    assert len(jobs.take(farm.store)) == 1
 
 
 def test_a_seed_is_drawn_once_and_told(api: FlaskClient) -> None:
@@ -319,10 +420,11 @@ def test_the_queue_tells_depth_and_age(api: FlaskClient, farm: Farm) -> None:
     jobs.take_one(farm.store)
     for priority in ("normal", "normal", "low"):
         submit(api, priority=priority)
+    submit(api, enhance_prompt=True)
 
     seen = api.get("/farm/v1/queue").get_json()
 
-    assert (seen["waiting"], seen["processing"]) == (3, 1)
+    assert (seen["unprepared"], seen["waiting"], seen["processing"]) == (1, 3, 1)
     lanes = {(lane["model"], lane["priority"]): lane for lane in seen["queues"]}
     assert {lane: facts["jobs"] for lane, facts in lanes.items()} == {("srpo", "normal"): 2, ("srpo", "low"): 1}
     assert all(0 < lane["oldest_seconds"] < 10 for lane in lanes.values())

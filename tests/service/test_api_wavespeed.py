@@ -1,4 +1,4 @@
-"""`/api/v3`: WaveSpeed's submit, held and not, its result, its list and its webhook secret."""
+"""`/api/v3`: WaveSpeed's submit, held and not, its result, its list, its delete and its webhook secret."""
 
 from __future__ import annotations
 
@@ -19,13 +19,25 @@ from farm.job import Claimed, Webhook
 from farm.jobstore import keys
 from farm.settings import Settings
 from tests.farms import wait_for
+from tests.pictures import a_picture, data_uri
 from tests.service import jobs
-from tests.service.calls import UNKNOWN_ID, WAVESPEED, bearer, gateway_error, post_prediction, submit
+from tests.service.calls import (
+    UNKNOWN_ID,
+    WAVESPEED,
+    WAVESPEED_IMAGE,
+    bearer,
+    gateway_error,
+    post_prediction,
+    submit,
+)
 from tests.service.jobs import BASE, FACTS
 from tests.unit import golden
 
 PAGE = golden.load("wavespeed-flux-srpo")
 LIST = "/api/v3/predictions"
+DELETE = "/api/v3/predictions/delete"
+#: Where nothing is fetched by these tests: only a worker of the farm would.
+FOX = "https://example.com/fox.png"
 
 
 @pytest.fixture
@@ -47,6 +59,32 @@ def render(farm: Farm, job: Claimed, picture: bytes = b"picture") -> None:
     done = jobs.result(job)
     farm.storage.put(done.images[0].key, picture)
     assert farm.store.complete(job, done)
+
+
+@pytest.fixture
+def images(api: FlaskClient, farm: Farm) -> FlaskClient:
+    """The API of a farm where somebody makes images of images, too."""
+    farm.store.renew("w2", FACTS | {"models": "srpo,srpo-image-to-image"}, [])
+    return api
+
+
+def transform(api: FlaskClient, path: str = WAVESPEED_IMAGE, /, **fields: Any) -> TestResponse:
+    """A submit that brings an image."""
+    return api.post(path, json={"prompt": "a red fox", "image": FOX, "size": "256*256"} | fields)
+
+
+def ended(farm: Farm, api: FlaskClient) -> str:
+    """The id of a prediction that has its picture."""
+    job_id: str = post_prediction(api).get_json()["data"]["id"]
+    render(farm, jobs.take_one(farm.store))
+    return job_id
+
+
+def picture_of(farm: Farm, job_id: str) -> str:
+    """The key of its picture."""
+    result = jobs.record(farm.store, job_id).result
+    assert result is not None
+    return result.images[0].key
 
 
 def listed(api: FlaskClient, **fields: Any) -> tuple[list[str], int]:
@@ -123,7 +161,7 @@ def test_the_pages_own_example_with_a_prompt_is_accepted(api: FlaskClient) -> No
 
 @pytest.mark.parametrize(
     ("fields", "named"),
-    [({"size": "9*9"}, "size"), ({"enhance_prompt": True}, "enhance_prompt"), ({"num_images": 2}, "num_images")],
+    [({"size": "9*9"}, "size"), ({"enhance_prompt": 1}, "enhance_prompt"), ({"num_images": 2}, "num_images")],
 )
 def test_a_bad_parameter_is_400_by_name(api: FlaskClient, fields: dict[str, Any], named: str) -> None:
     body = gateway_error(post_prediction(api, **fields), 400)
@@ -149,7 +187,7 @@ def test_a_model_that_wavespeed_does_not_name_so_is_404(api: FlaskClient, model_
 
 
 def test_a_model_that_is_loaded_nowhere_is_refused_with_what_is_served(api: FlaskClient) -> None:
-    body = gateway_error(api.post("/api/v3/wavespeed-ai/flux-srpo-image-to-image", json={"prompt": "a"}), 400)
+    body = gateway_error(api.post(WAVESPEED_IMAGE, json={"prompt": "a", "image": FOX}), 400)
 
     assert body["error_code"] == "model_not_served"
     assert "wavespeed-ai/flux-srpo" in body["message"]
@@ -379,6 +417,153 @@ def test_the_list_shows_everybody_their_own_only(keyed: FlaskClient, farm: Farm)
         found = [keyed.post(LIST, json=filters, headers=key).get_json()["data"] for key in (ada, root)]
         assert [[item["id"] for item in data["items"]] for data in found] == [[job_id], []]
         assert [data["total"] for data in found] == [1, 0]
+
+
+def test_an_image_is_the_jobs_own_and_not_in_the_record(images: FlaskClient, farm: Farm) -> None:
+    picture = a_picture()
+
+    response = transform(images, image=data_uri(picture), strength=0.25)
+
+    data = response.get_json()["data"]
+    assert (response.status_code, data["status"]) == (200, "created")
+    assert data["model"] == "wavespeed-ai/flux-srpo-image-to-image"
+    request = jobs.record(farm.store, data["id"]).request
+    assert (request.model, request.strength, request.steps) == ("srpo-image-to-image", 0.25, 28)
+    (key,) = request.sources
+    assert key.startswith(f"{data['id']}-input-0-")
+    assert farm.storage.read(key) == picture
+
+
+@pytest.mark.parametrize("model_id", ["wavespeed-ai/flux-srpo", "wavespeed-ai/flux-1-srpo"])
+def test_text_to_image_with_an_image_is_image_to_image(images: FlaskClient, farm: Farm, model_id: str) -> None:
+    data = transform(images, f"/api/v3/{model_id}").get_json()["data"]
+
+    assert data["model"] == model_id
+    request = jobs.record(farm.store, data["id"]).request
+    assert (request.model, request.strength, request.sources) == ("srpo-image-to-image", 0.8, (FOX,))
+
+
+def test_text_to_image_with_an_image_is_refused_where_nobody_makes_images_of_images(api: FlaskClient) -> None:
+    body = gateway_error(transform(api, WAVESPEED), 400)
+
+    assert body["error_code"] == "model_not_served"
+    assert "'srpo-image-to-image'" in body["message"]
+
+
+def test_image_to_image_lacks_its_image(images: FlaskClient) -> None:
+    body = gateway_error(images.post(WAVESPEED_IMAGE, json={"prompt": "a fox"}), 400)
+
+    assert (body["data"]["code"], body["message"]) == (1400, "image: this field is required")
+
+
+@pytest.mark.parametrize("path", [WAVESPEED, WAVESPEED_IMAGE])
+@pytest.mark.parametrize(
+    ("image", "number"),
+    [
+        ("data:image/png;base64,!", 1401),
+        (data_uri(b"no picture"), 1401),
+        (data_uri(a_picture(8, 8)), 1401),
+        (data_uri(a_picture(form="GIF"), "image/gif"), 1401),
+        ("http://127.0.0.1/fox.png", 1402),
+        ("ftp://example.com/fox.png", 1402),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_an_image_that_cannot_be_one_is_refused_at_once(
+    images: FlaskClient, farm: Farm, path: str, image: str, number: int
+) -> None:
+    body = gateway_error(transform(images, path, image=image), 400)
+
+    assert body["data"]["code"] == number
+    assert body["message"].startswith("image: ")
+    assert (listed(images), farm.redis.keys("srpo:job:*")) == (([], 0), [])
+
+
+def test_an_image_and_another_field_are_refused_together(images: FlaskClient) -> None:
+    body = gateway_error(
+        transform(images, f"{WAVESPEED_IMAGE}?webhook=ftp://a.example", image="http://127.0.0.1/"), 400
+    )
+
+    assert (body["data"]["code"], "image: " in body["message"], "webhook: " in body["message"]) == (1401, True, True)
+
+
+def test_a_picture_of_the_farm_may_be_transformed(images: FlaskClient, farm: Farm) -> None:
+    (url,) = images.get(f"{LIST}/{ended(farm, images)}").get_json()["data"]["outputs"]
+
+    data = transform(images, image=url).get_json()["data"]
+
+    assert jobs.record(farm.store, data["id"]).request.sources == (url.removeprefix(f"{BASE}/files/"),)
+
+
+def test_a_prompt_is_to_be_enhanced_before_it_is_painted(api: FlaskClient, farm: Farm) -> None:
+    data = post_prediction(api, enhance_prompt=True).get_json()["data"]
+
+    assert (data["status"], jobs.record(farm.store, data["id"]).request.enhance) == ("created", True)
+    assert jobs.take(farm.store) == ()
+
+
+def test_an_image_that_was_not_reached_is_a_failed_prediction(images: FlaskClient, farm: Farm) -> None:
+    job_id = transform(images).get_json()["data"]["id"]
+    farm.store.take_unprepared(1, 60)
+    assert farm.store.refuse(job_id, "file_download_error", "image: nobody answers there")
+
+    response = images.get(f"{LIST}/{job_id}/result")
+
+    data = response.get_json()["data"]
+    assert (response.status_code, data["status"], data["code"]) == (200, "failed", 1402)
+    assert data["error"] == "image: nobody answers there"
+
+
+def test_predictions_are_deleted_with_their_pictures(api: FlaskClient, farm: Farm) -> None:
+    one, two, kept = (ended(farm, api) for _ in range(3))
+    gone, still = picture_of(farm, one), picture_of(farm, kept)
+
+    answer = api.post(DELETE, json={"ids": [one, two, one, UNKNOWN_ID, "no id"]})
+
+    assert (answer.status_code, answer.get_json()) == (
+        200,
+        {"code": 200, "message": "success", "data": {"deleted_count": 2}},
+    )
+    for job_id in (one, two):
+        gateway_error(api.get(f"{LIST}/{job_id}/result"), 404)
+    assert listed(api) == ([kept], 1)
+    assert (farm.storage.find(gone), farm.storage.find(still) is None) == (None, False)
+
+
+def test_what_has_not_ended_is_not_deleted_and_nothing_with_it(api: FlaskClient, farm: Farm) -> None:
+    done, waiting = ended(farm, api), post_prediction(api).get_json()["data"]["id"]
+
+    error = gateway_error(api.post(DELETE, json={"ids": [done, waiting]}), 409)
+
+    assert (error["error_code"], waiting in error["message"], done in error["message"]) == ("not_finished", True, False)
+    assert listed(api) == ([waiting, done], 2)
+
+
+def test_another_callers_predictions_are_not_deleted(keyed: FlaskClient, farm: Farm) -> None:
+    """And whoever tries does not learn whether they are there."""
+    ada, bob = (bearer(farm.callers.create(name)) for name in ("ada", "bob"))
+    job_id = post_prediction(keyed, headers=ada).get_json()["data"]["id"]
+
+    for ids in ([job_id], [UNKNOWN_ID]):
+        assert keyed.post(DELETE, json={"ids": ids}, headers=bob).get_json()["data"] == {"deleted_count": 0}
+    render(farm, jobs.take_one(farm.store))
+    assert keyed.post(DELETE, json={"ids": [job_id]}, headers=bob).get_json()["data"] == {"deleted_count": 0}
+    assert keyed.get(f"{LIST}/{job_id}", headers=ada).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        (DELETE, b"{}", "ids"),
+        (DELETE, b'{"ids": []}', "ids"),
+        (DELETE, b'{"ids": "x"}', "ids"),
+        (DELETE, b"[]", "JSON object"),
+        (DELETE, b"", "JSON"),
+        (f"{DELETE}?ids=x", b'{"ids": ["x"]}', "ids"),
+    ],
+)
+def test_a_delete_that_makes_no_sense_is_400(api: FlaskClient, path: str, body: bytes, named: str) -> None:
+    assert named in gateway_error(api.post(path, data=body), 400)["message"]
 
 
 def test_each_caller_has_a_webhook_secret_of_its_own(keyed: FlaskClient, farm: Farm) -> None:

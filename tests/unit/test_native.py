@@ -4,29 +4,64 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
 
+from farm.catalogue import MODELS
 from farm.dialects import native
 from farm.dialects.fields import Preset
 from farm.errors import InvalidRequest, NotFound, Problem
-from farm.job import Order, State, Webhook
+from farm.job import Order, Source, State, Webhook
 from farm.request import Request
 from tests.unit.samples import BASE, CREATED_US, JOB_ID, LINKS, a_job, a_request, a_result
 
 SPARE = 1_234_567
-DEFAULT = Request(model="srpo", prompt="a fox", width=1024, height=768, steps=28, guidance=4.5, seed=SPARE)
+SRPO, IMAGE, TEXT, EDIT, MULTI = "srpo", "srpo-image-to-image", "kontext-text-to-image", "kontext", "kontext-multi"
+SRPOS, KONTEXTS, ALL = (SRPO, IMAGE), (TEXT, EDIT, MULTI), tuple(native.INPUTS)
+FOX, OWL, DATA = "https://example.com/fox.png", "https://example.com/owl.png", "data:image/png;base64,iVBORw0KGgo="
+
+#: By model: what must be sent beside the prompt, and what then is asked for.
+LEAST: dict[str, dict[str, Any]] = {
+    SRPO: {},
+    IMAGE: {"image_url": FOX},
+    TEXT: {},
+    EDIT: {"image_url": FOX},
+    MULTI: {"image_urls": [FOX, OWL]},
+}
+DEFAULT = Request(model=SRPO, prompt="a fox", width=1024, height=768, steps=28, guidance=4.5, seed=SPARE)
+SQUARE = {"width": 1024, "height": 1024}
+CHANGES: dict[str, dict[str, Any]] = {
+    SRPO: {},
+    IMAGE: SQUARE | {"sizing": "input", "steps": 40, "strength": 0.95},
+    TEXT: SQUARE | {"guidance": 3.5},
+    EDIT: SQUARE | {"guidance": 3.5, "sizing": "ratio"},
+    MULTI: SQUARE | {"guidance": 3.5, "sizing": "ratio"},
+}
+SOURCES: dict[str, tuple[Source, ...]] = {
+    SRPO: (),
+    IMAGE: (Source("image_url", FOX),),
+    TEXT: (),
+    EDIT: (Source("image_url", FOX),),
+    MULTI: (Source("image_urls.0", FOX), Source("image_urls.1", OWL)),
+}
 
 
-def read(**fields: Any) -> Order:
-    return native.read({"model": "srpo", "prompt": "a fox"} | fields, model="srpo", spare_seed=SPARE)
+def read(model: str = SRPO, /, **fields: Any) -> Order:
+    return native.read({"model": model, "prompt": "a fox"} | LEAST[model] | fields, model=model, spare_seed=SPARE)
 
 
-def refused(**fields: Any) -> list[Problem]:
+def ordered(model: str = SRPO, **changes: Any) -> Order:
+    """What the least that is sent asks for, with these changes of its request."""
+    sources = changes.pop("sources", SOURCES[model])
+    return Order(model, DEFAULT.model_copy(update={"model": model} | CHANGES[model] | changes), sources=sources)
+
+
+def refused(model: str = SRPO, /, **fields: Any) -> list[Problem]:
     """What is wrong with these fields."""
     with pytest.raises(InvalidRequest) as caught:
-        read(**fields)
+        read(model, **fields)
     return caught.value.problems
 
 
@@ -34,134 +69,193 @@ def size(width: int, height: int) -> dict[str, int]:
     return {"width": width, "height": height}
 
 
-#: field, what is sent, what changes in the request.
-TAKEN: list[tuple[str, Any, dict[str, Any]]] = [
-    ("prompt", "🦊", {"prompt": "🦊"}),
-    ("prompt", "a" * 4000, {"prompt": "a" * 4000}),
-    ("image_size", "square_hd", size(1024, 1024)),
-    ("image_size", "square", size(512, 512)),
-    ("image_size", "portrait_4_3", size(768, 1024)),
-    ("image_size", "portrait_16_9", size(576, 1024)),
-    ("image_size", "landscape_4_3", size(1024, 768)),
-    ("image_size", "landscape_16_9", size(1024, 576)),
-    ("image_size", size(256, 2560), size(256, 2560)),
-    ("image_size", size(301, 299), size(301, 299)),
-    ("image_size", {"width": 300}, size(300, 512)),
-    ("image_size", {"height": 300}, size(512, 300)),
-    ("image_size", {}, size(512, 512)),
-    ("image_size", {"width": 300.0, "height": 400.0}, size(300, 400)),
-    ("image_size", size(2560, 1093), size(2560, 1093)),
-    ("num_inference_steps", 1, {"steps": 1}),
-    ("num_inference_steps", 50, {"steps": 50}),
-    ("num_inference_steps", 2.0, {"steps": 2}),
-    ("seed", 0, {"seed": 0}),
-    ("seed", 2**32 - 1, {"seed": 2**32 - 1}),
-    ("seed", 5.0, {"seed": 5}),
-    ("seed", None, {}),
-    ("guidance_scale", 1, {"guidance": 1.0}),
-    ("guidance_scale", 20, {"guidance": 20.0}),
-    ("guidance_scale", 3.14, {"guidance": 3.14}),
-    ("num_images", 1, {}),
-    ("num_images", 4, {"images": 4}),
-    ("num_images", 4.0, {"images": 4}),
-    ("enable_safety_checker", True, {}),
-    ("enable_safety_checker", False, {"safety": False}),
-    ("output_format", "jpeg", {}),
-    ("output_format", "png", {"output_format": "png"}),
-    ("acceleration", "none", {}),
-    ("acceleration", "regular", {"acceleration": "regular"}),
-    ("acceleration", "high", {"acceleration": "high"}),
-    ("enhance_prompt", False, {}),
+#: Models, field, what is sent, what changes in the request, or which sources it names.
+TAKEN: list[tuple[tuple[str, ...], str, Any, dict[str, Any]]] = [
+    (ALL, "prompt", "🦊", {"prompt": "🦊"}),
+    (ALL, "prompt", "a" * 4000, {"prompt": "a" * 4000}),
+    ((SRPO,), "image_size", "square_hd", size(1024, 1024)),
+    ((SRPO,), "image_size", "square", size(512, 512)),
+    ((SRPO,), "image_size", "portrait_4_3", size(768, 1024)),
+    ((SRPO,), "image_size", "portrait_16_9", size(576, 1024)),
+    ((SRPO,), "image_size", "landscape_4_3", size(1024, 768)),
+    ((SRPO,), "image_size", "landscape_16_9", size(1024, 576)),
+    ((SRPO,), "image_size", size(256, 2560), size(256, 2560)),
+    ((SRPO,), "image_size", size(301, 299), size(301, 299)),
+    ((SRPO,), "image_size", {"width": 300}, size(300, 512)),
+    ((SRPO,), "image_size", {"height": 300}, size(512, 300)),
+    ((SRPO,), "image_size", {}, size(512, 512)),
+    ((SRPO,), "image_size", {"width": 300.0, "height": 400.0}, size(300, 400)),
+    ((SRPO,), "image_size", size(2560, 1093), size(2560, 1093)),
+    ((SRPO,), "num_inference_steps", 1, {"steps": 1}),
+    ((SRPO,), "num_inference_steps", 50, {"steps": 50}),
+    ((SRPO,), "num_inference_steps", 2.0, {"steps": 2}),
+    (ALL, "seed", 0, {"seed": 0}),
+    (ALL, "seed", 2**32 - 1, {"seed": 2**32 - 1}),
+    (ALL, "seed", 5.0, {"seed": 5}),
+    (ALL, "seed", None, {}),
+    (ALL, "guidance_scale", 1, {"guidance": 1.0}),
+    (ALL, "guidance_scale", 20, {"guidance": 20.0}),
+    (ALL, "guidance_scale", 3.14, {"guidance": 3.14}),
+    (ALL, "num_images", 1, {}),
+    (ALL, "num_images", 4, {"images": 4}),
+    (ALL, "num_images", 4.0, {"images": 4}),
+    (SRPOS, "enable_safety_checker", True, {}),
+    (SRPOS, "enable_safety_checker", False, {"safety": False}),
+    (ALL, "output_format", "jpeg", {}),
+    (ALL, "output_format", "png", {"output_format": "png"}),
+    (SRPOS, "acceleration", "none", {}),
+    (SRPOS, "acceleration", "regular", {"acceleration": "regular"}),
+    (SRPOS, "acceleration", "high", {"acceleration": "high"}),
+    (ALL, "enhance_prompt", False, {}),
+    (ALL, "enhance_prompt", True, {"enhance": True}),
+    ((IMAGE,), "num_inference_steps", 10, {"steps": 10}),
+    ((IMAGE,), "num_inference_steps", 50, {"steps": 50}),
+    ((IMAGE,), "strength", 0.01, {"strength": 0.01}),
+    ((IMAGE,), "strength", 1, {"strength": 1.0}),
+    ((IMAGE, EDIT), "image_url", DATA, {"sources": (Source("image_url", DATA),)}),
+    ((MULTI,), "image_urls", [OWL], {"sources": (Source("image_urls.0", OWL),)}),
+    ((MULTI,), "image_urls", [OWL] * 4, {"sources": tuple(Source(f"image_urls.{n}", OWL) for n in range(4))}),
+    (KONTEXTS, "safety_tolerance", "1", {"safety_tolerance": 1}),
+    (KONTEXTS, "safety_tolerance", "6", {"safety_tolerance": 6}),
+    (KONTEXTS, "safety_tolerance", 5, {"safety_tolerance": 5}),
+    (KONTEXTS, "aspect_ratio", "1:1", {"sizing": "asked"}),
+    (KONTEXTS, "aspect_ratio", "21:9", size(1568, 672) | {"sizing": "asked"}),
+    (KONTEXTS, "aspect_ratio", "9:16", size(752, 1392) | {"sizing": "asked"}),
+    ((EDIT, MULTI), "aspect_ratio", None, {}),
 ]
 
-#: field, what is sent, the name that the refusal must give.
-REFUSED: list[tuple[str, Any, str]] = [
-    ("model", None, "model"),
-    ("model", 5, "model"),
-    ("prompt", "", "prompt"),
-    ("prompt", "a" * 4001, "prompt"),
-    ("prompt", "a" * 5000, "prompt"),
-    ("prompt", 5, "prompt"),
-    ("prompt", None, "prompt"),
-    ("prompt", ["a fox"], "prompt"),
-    ("prompt", "\ud800", "prompt"),
-    ("image_size", "huge", "image_size"),
-    ("image_size", "1024x768", "image_size"),
-    ("image_size", None, "image_size"),
-    ("image_size", [1024, 768], "image_size"),
-    ("image_size", size(255, 256), "image_size.width"),
-    ("image_size", size(256, 255), "image_size.height"),
-    ("image_size", size(2561, 256), "image_size.width"),
-    ("image_size", size(256, 2561), "image_size.height"),
-    ("image_size", {"width": 300.5}, "image_size.width"),
-    ("image_size", {"width": "300"}, "image_size.width"),
-    ("image_size", {"width": True}, "image_size.width"),
-    ("image_size", {"width": None}, "image_size.width"),
-    ("image_size", {"width": 300, "depth": 3}, "image_size.depth"),
-    ("image_size", size(2560, 1094), "image_size"),
-    ("image_size", size(1674, 1674), "image_size"),
-    ("num_inference_steps", 0, "num_inference_steps"),
-    ("num_inference_steps", 51, "num_inference_steps"),
-    ("num_inference_steps", None, "num_inference_steps"),
-    ("seed", -1, "seed"),
-    ("seed", 2**32, "seed"),
-    ("seed", 10**300, "seed"),
-    ("seed", 1e300, "seed"),
-    ("guidance_scale", 0.99, "guidance_scale"),
-    ("guidance_scale", 20.01, "guidance_scale"),
-    ("guidance_scale", "4.5", "guidance_scale"),
-    ("guidance_scale", True, "guidance_scale"),
-    ("guidance_scale", float("nan"), "guidance_scale"),
-    ("guidance_scale", float("inf"), "guidance_scale"),
-    ("guidance_scale", 10**400, "guidance_scale"),
-    ("num_images", 0, "num_images"),
-    ("num_images", 5, "num_images"),
-    ("enable_safety_checker", 1, "enable_safety_checker"),
-    ("enable_safety_checker", "false", "enable_safety_checker"),
-    ("enable_safety_checker", None, "enable_safety_checker"),
-    ("output_format", "webp", "output_format"),
-    ("output_format", "JPEG", "output_format"),
-    ("acceleration", "fast", "acceleration"),
-    ("priority", "high", "priority"),
-    ("priority", 1, "priority"),
-    ("webhook_url", "", "webhook_url"),
-    ("webhook_url", 1, "webhook_url"),
-    ("webhook_events", [], "webhook_events"),
-    ("webhook_events", ["job.cancelled"], "webhook_events.0"),
-    ("webhook_events", "job.failed", "webhook_events"),
-    ("sync_mode", 1, "sync_mode"),
-    ("sync_mode", "true", "sync_mode"),
-    ("enhance_prompt", True, "enhance_prompt"),
-    ("enhance_prompt", 1, "enhance_prompt"),
-    ("num_image", 2, "num_image"),
-    ("negative_prompt", "a dog", "negative_prompt"),
-    ("\ud800", 1, ""),
+#: Models, field, what is sent, the name that the refusal must give.
+REFUSED: list[tuple[tuple[str, ...], str, Any, str]] = [
+    (ALL, "model", None, "model"),
+    (ALL, "model", 5, "model"),
+    (ALL, "prompt", "", "prompt"),
+    (ALL, "prompt", "a" * 4001, "prompt"),
+    (ALL, "prompt", "a" * 5000, "prompt"),
+    (ALL, "prompt", 5, "prompt"),
+    (ALL, "prompt", None, "prompt"),
+    (ALL, "prompt", ["a fox"], "prompt"),
+    (ALL, "prompt", "\ud800", "prompt"),
+    ((SRPO,), "image_size", "huge", "image_size"),
+    ((SRPO,), "image_size", "1024x768", "image_size"),
+    ((SRPO,), "image_size", None, "image_size"),
+    ((SRPO,), "image_size", [1024, 768], "image_size"),
+    ((SRPO,), "image_size", size(255, 256), "image_size.width"),
+    ((SRPO,), "image_size", size(256, 255), "image_size.height"),
+    ((SRPO,), "image_size", size(2561, 256), "image_size.width"),
+    ((SRPO,), "image_size", size(256, 2561), "image_size.height"),
+    ((SRPO,), "image_size", {"width": 300.5}, "image_size.width"),
+    ((SRPO,), "image_size", {"width": "300"}, "image_size.width"),
+    ((SRPO,), "image_size", {"width": True}, "image_size.width"),
+    ((SRPO,), "image_size", {"width": None}, "image_size.width"),
+    ((SRPO,), "image_size", {"width": 300, "depth": 3}, "image_size.depth"),
+    ((SRPO,), "image_size", size(2560, 1094), "image_size"),
+    ((SRPO,), "image_size", size(1674, 1674), "image_size"),
+    ((SRPO,), "num_inference_steps", 0, "num_inference_steps"),
+    ((SRPO,), "num_inference_steps", 51, "num_inference_steps"),
+    ((SRPO,), "num_inference_steps", None, "num_inference_steps"),
+    (ALL, "seed", -1, "seed"),
+    (ALL, "seed", 2**32, "seed"),
+    (ALL, "seed", 10**300, "seed"),
+    (ALL, "seed", 1e300, "seed"),
+    (ALL, "guidance_scale", 0.99, "guidance_scale"),
+    (ALL, "guidance_scale", 20.01, "guidance_scale"),
+    (ALL, "guidance_scale", "4.5", "guidance_scale"),
+    (ALL, "guidance_scale", True, "guidance_scale"),
+    (ALL, "guidance_scale", float("nan"), "guidance_scale"),
+    (ALL, "guidance_scale", float("inf"), "guidance_scale"),
+    (ALL, "guidance_scale", 10**400, "guidance_scale"),
+    (ALL, "num_images", 0, "num_images"),
+    (ALL, "num_images", 5, "num_images"),
+    (SRPOS, "enable_safety_checker", 1, "enable_safety_checker"),
+    (SRPOS, "enable_safety_checker", "false", "enable_safety_checker"),
+    (SRPOS, "enable_safety_checker", None, "enable_safety_checker"),
+    (ALL, "output_format", "webp", "output_format"),
+    (ALL, "output_format", "JPEG", "output_format"),
+    (SRPOS, "acceleration", "fast", "acceleration"),
+    (ALL, "priority", "high", "priority"),
+    (ALL, "priority", 1, "priority"),
+    (ALL, "webhook_url", "", "webhook_url"),
+    (ALL, "webhook_url", 1, "webhook_url"),
+    (ALL, "webhook_events", [], "webhook_events"),
+    (ALL, "webhook_events", ["job.cancelled"], "webhook_events.0"),
+    (ALL, "webhook_events", "job.failed", "webhook_events"),
+    (ALL, "sync_mode", 1, "sync_mode"),
+    (ALL, "sync_mode", "true", "sync_mode"),
+    (ALL, "enhance_prompt", "true", "enhance_prompt"),
+    (ALL, "enhance_prompt", None, "enhance_prompt"),
+    ((IMAGE,), "num_inference_steps", 9, "num_inference_steps"),
+    ((IMAGE,), "num_inference_steps", 51, "num_inference_steps"),
+    ((IMAGE,), "strength", 0, "strength"),
+    ((IMAGE,), "strength", 1.01, "strength"),
+    ((IMAGE,), "strength", "0.5", "strength"),
+    ((IMAGE,), "strength", None, "strength"),
+    ((IMAGE, EDIT), "image_url", "", "image_url"),
+    ((IMAGE, EDIT), "image_url", None, "image_url"),
+    ((IMAGE, EDIT), "image_url", [FOX], "image_url"),
+    ((IMAGE, *KONTEXTS), "image_size", "square", "image_size"),
+    ((MULTI,), "image_urls", [], "image_urls"),
+    ((MULTI,), "image_urls", [FOX] * 5, "image_urls"),
+    ((MULTI,), "image_urls", FOX, "image_urls"),
+    ((MULTI,), "image_urls", [FOX, ""], "image_urls.1"),
+    ((MULTI,), "image_urls", [FOX, 5], "image_urls.1"),
+    (KONTEXTS, "safety_tolerance", "0", "safety_tolerance"),
+    (KONTEXTS, "safety_tolerance", 7, "safety_tolerance"),
+    (KONTEXTS, "safety_tolerance", True, "safety_tolerance"),
+    (KONTEXTS, "aspect_ratio", "5:4", "aspect_ratio"),
+    (KONTEXTS, "aspect_ratio", 1, "aspect_ratio"),
+    ((TEXT,), "aspect_ratio", None, "aspect_ratio"),
+    (KONTEXTS, "num_inference_steps", 28, "num_inference_steps"),
+    (KONTEXTS, "enable_safety_checker", True, "enable_safety_checker"),
+    (KONTEXTS, "acceleration", "none", "acceleration"),
+    ((SRPO, TEXT, EDIT, MULTI), "strength", 0.5, "strength"),
+    ((SRPO, TEXT, MULTI), "image_url", FOX, "image_url"),
+    ((SRPO, IMAGE, TEXT, EDIT), "image_urls", [FOX], "image_urls"),
+    (SRPOS, "aspect_ratio", "1:1", "aspect_ratio"),
+    (SRPOS, "safety_tolerance", "2", "safety_tolerance"),
+    (ALL, "enhance_prompt", 1, "enhance_prompt"),
+    (ALL, "num_image", 2, "num_image"),
+    (ALL, "negative_prompt", "a dog", "negative_prompt"),
+    (ALL, "\ud800", 1, ""),
 ]
 
-WHOLE = ("num_inference_steps", "seed", "num_images")
+#: What is said of the job rather than of its pictures, or of the answer; tried by tests of their own.
+OF_THE_JOB = {"model", "priority", "webhook_url", "webhook_events", "sync_mode"}
+#: (model, field) of every field there is.
+FIELDS = [(model, field) for model in ALL for field in native.INPUTS[model].model_fields]
+WHOLE = [(model, field) for model, field in FIELDS if field in ("num_inference_steps", "seed", "num_images")]
 
 
 def brief(value: object) -> str:
     return repr(value)[:40]
 
 
-def test_the_defaults_are_those_of_the_contract() -> None:
-    assert read() == Order("srpo", DEFAULT)
+@pytest.mark.parametrize("model", ALL)
+def test_the_defaults_are_those_of_the_contract(model: str) -> None:
+    assert read(model) == ordered(model)
 
 
-@pytest.mark.parametrize(("field", "sent", "changes"), TAKEN, ids=brief)
-def test_a_field_has_its_effect_and_no_other(field: str, sent: object, changes: dict[str, Any]) -> None:
-    assert read(**{field: sent}) == Order("srpo", DEFAULT.model_copy(update=changes))
+@pytest.mark.parametrize("model", ALL)
+def test_the_model_is_shown_as_the_caller_named_it(model: str) -> None:
+    assert read(model, model="any id").endpoint == "any id"
 
 
+@pytest.mark.parametrize(
+    ("model", "field", "sent", "changes"), [(model, *case) for models, *case in TAKEN for model in models], ids=brief
+)
+def test_a_field_has_its_effect_and_no_other(model: str, field: str, sent: object, changes: dict[str, Any]) -> None:
+    assert read(model, **{field: sent}) == ordered(model, **changes)
+
+
+@pytest.mark.parametrize("model", ALL)
 @pytest.mark.parametrize("priority", ["normal", "low"])
-def test_the_priority_goes_with_the_job(priority: Any) -> None:
-    assert read(priority=priority) == Order("srpo", DEFAULT, priority)
+def test_the_priority_goes_with_the_job(model: str, priority: Any) -> None:
+    assert read(model, priority=priority) == replace(ordered(model), priority=priority)
 
 
+@pytest.mark.parametrize("model", ALL)
 @pytest.mark.parametrize("sent", [False, True])
-def test_sync_mode_has_the_pictures_sent_with_the_answer(sent: bool) -> None:
-    assert read(sync_mode=sent) == Order("srpo", DEFAULT, inline=sent)
+def test_sync_mode_has_the_pictures_sent_with_the_answer(model: str, sent: bool) -> None:
+    assert read(model, sync_mode=sent) == replace(ordered(model), inline=sent)
 
 
 @pytest.mark.parametrize(
@@ -172,42 +266,58 @@ def test_sync_mode_has_the_pictures_sent_with_the_answer(sent: bool) -> None:
         (["job.created", "job.completed", "job.created"], {State.CREATED, State.COMPLETED}),
     ],
 )
-def test_a_webhook_is_told_of_the_events_that_were_asked_for(names: list[str] | None, states: set[State]) -> None:
-    order = read(webhook_url="https://hook.example/x", webhook_events=names)
+@pytest.mark.parametrize("model", ALL)
+def test_a_webhook_is_told_of_the_events_that_were_asked_for(
+    model: str, names: list[str] | None, states: set[State]
+) -> None:
+    order = read(model, webhook_url="https://hook.example/x", webhook_events=names)
 
-    assert order == Order("srpo", DEFAULT, webhook=Webhook("https://hook.example/x", frozenset(states)))
-
-
-def test_events_without_a_webhook_are_refused() -> None:
-    assert [problem.field for problem in refused(webhook_events=["job.failed"])] == ["webhook_url"]
-
-
-@pytest.mark.parametrize(("field", "sent", "named"), REFUSED, ids=brief)
-def test_what_cannot_be_honoured_is_refused_by_name(field: str, sent: object, named: str) -> None:
-    assert [problem.field for problem in refused(**{field: sent})] == [named]
+    assert order == replace(ordered(model), webhook=Webhook("https://hook.example/x", frozenset(states)))
 
 
-@pytest.mark.parametrize("field", WHOLE)
+@pytest.mark.parametrize("model", ALL)
+def test_events_without_a_webhook_are_refused(model: str) -> None:
+    assert [problem.field for problem in refused(model, webhook_events=["job.failed"])] == ["webhook_url"]
+
+
+@pytest.mark.parametrize(
+    ("model", "field", "sent", "named"), [(model, *case) for models, *case in REFUSED for model in models], ids=brief
+)
+def test_what_cannot_be_honoured_is_refused_by_name(model: str, field: str, sent: object, named: str) -> None:
+    assert [problem.field for problem in refused(model, **{field: sent})] == [named]
+
+
+@pytest.mark.parametrize(("model", "field"), WHOLE)
 @pytest.mark.parametrize("sent", [2.5, "2", True, [2], {}])
-def test_a_whole_number_is_nothing_else(field: str, sent: object) -> None:
-    assert [problem.field for problem in refused(**{field: sent})] == [field]
+def test_a_whole_number_is_nothing_else(model: str, field: str, sent: object) -> None:
+    assert [problem.field for problem in refused(model, **{field: sent})] == [field]
 
 
-@pytest.mark.parametrize("field", native.SrpoInput.model_fields)
-def test_every_field_of_the_schema_is_tried_here(field: str) -> None:
+@pytest.mark.parametrize(("model", "field"), FIELDS)
+def test_every_field_of_every_schema_is_tried_here(model: str, field: str) -> None:
     """A new field fails here until its effect and its refusal stand in the tables above."""
-    assert field in {field for field, _, _ in TAKEN} | {
-        "model",
-        "priority",
-        "webhook_url",
-        "webhook_events",
-        "sync_mode",
-    }
-    assert field in {field for field, _, _ in REFUSED}
+    effects = {field for models, field, _, changes in TAKEN if model in models and changes}
+
+    assert field in effects | OF_THE_JOB
+    assert field in {field for models, field, _, _ in REFUSED if model in models}
+
+
+def test_every_model_of_the_catalogue_is_taken() -> None:
+    assert list(native.INPUTS) == [model.name for model in MODELS]
 
 
 def test_every_preset_is_tried_here() -> None:
-    assert set(get_args(Preset)) == {sent for _, sent, _ in TAKEN if isinstance(sent, str) and "_" in sent} | {"square"}
+    presets = {sent for _, field, sent, _ in TAKEN if field == "image_size" and isinstance(sent, str)}
+
+    assert presets == set(get_args(Preset))
+
+
+@pytest.mark.parametrize(("model", "field"), [(IMAGE, "image_url"), (EDIT, "image_url"), (MULTI, "image_urls")])
+def test_a_missing_picture_is_named(model: str, field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        native.read({"model": model, "prompt": "a fox"}, model=model, spare_seed=SPARE)
+
+    assert [(problem.field, problem.kind) for problem in caught.value.problems] == [(field, "missing")]
 
 
 def test_a_missing_prompt_is_named() -> None:
@@ -236,7 +346,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         ("image_size", size(2560, 1094), "2560x1094", "2800000"),
         ("image_size", {"depth": 3}, "", "height, width"),
         ("negative_prompt", "a dog", "", "num_images"),
-        ("enhance_prompt", True, "true", "false"),
+        ("enhance_prompt", "on", '"on"', "boolean"),
     ],
     ids=brief,
 )
@@ -298,6 +408,30 @@ def test_a_waiting_job() -> None:
     assert (view["images"], view["timings"], view["progress"]) == ([], {}, {"step": 0, "steps": 4})
     assert (view["created_at"], view["started_at"]) == ("2026-01-02T03:04:05.678901Z", None)
     assert (view["code"], view["error"], view["finished_at"]) == (None, None, None)
+    assert (view["original_prompt"], view["inputs"], view["strength"], view["warnings"]) == (None, [], None, [])
+
+
+def test_a_job_with_pictures_names_them_by_their_urls() -> None:
+    """The caller's, or where the farm keeps what came without one."""
+    request = a_request(sources=(FOX, "a-input-1-b.png"), inputs=("a-input-2-c.png",), strength=0.5, steps=4)
+    view = native.view(a_job(State.PROCESSING, request=request), LINKS)
+
+    assert view["inputs"] == [FOX, f"{BASE}/files/a-input-1-b.png"]
+    assert (view["strength"], view["progress"]) == (0.5, {"step": 2, "steps": 2})
+
+
+def test_a_rewritten_prompt_is_shown_beside_the_callers_own() -> None:
+    request = a_request(prompt="a red fox in fresh snow", original_prompt="a fox")
+    view = native.view(a_job(request=request), LINKS)
+
+    assert (view["prompt"], view["original_prompt"]) == ("a red fox in fresh snow", "a fox")
+
+
+@pytest.mark.parametrize("state", [State.CREATED, State.FAILED])
+def test_what_was_noted_on_the_way_is_told_without_a_result(state: State) -> None:
+    view = native.view(a_job(state, request=a_request(notes=("The picture was made smaller.",))), LINKS)
+
+    assert view["warnings"] == ["The picture was made smaller."]
 
 
 def test_a_running_job_shows_its_step() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -21,20 +22,37 @@ from farm.errors import (
     StoreUnavailable,
     TooManyHeld,
 )
-from farm.job import TERMINAL, Search, State, Webhook
+from farm.job import TERMINAL, Order, Search, Source, State, Webhook
 from farm.links import Links
 from farm.request import Request
 from tests.unit import golden
 from tests.unit.samples import A_DUE, BASE, CREATED_US, JOB_ID, LINKS, a_job, a_result
 
 SPARE = 1_234_567
-DEFAULT = Request(model="srpo", prompt="a fox", width=1024, height=1024, steps=28, guidance=3.5, seed=SPARE)
+SRPO, IMAGE = "srpo", "srpo-image-to-image"
+FOX = "https://example.com/fox.png"
+DATA = "data:image/png;base64,iVBORw0KGgo="
+DEFAULT = Request(model=SRPO, prompt="a fox", width=1024, height=1024, steps=28, guidance=3.5, seed=SPARE)
+#: By model: its id here, the least that is sent, and what that asks for.
+ENDPOINTS = {SRPO: "wavespeed-ai/flux-srpo", IMAGE: "wavespeed-ai/flux-srpo-image-to-image"}
+LEAST: dict[str, dict[str, Any]] = {SRPO: {"prompt": "a fox"}, IMAGE: {"prompt": "a fox", "image": FOX}}
+REQUESTS = {SRPO: DEFAULT, IMAGE: DEFAULT.model_copy(update={"model": IMAGE, "strength": 0.8})}
+SOURCES = {SRPO: (), IMAGE: (Source("image", FOX),)}
 PAGE = golden.load("wavespeed-flux-srpo")
 JSON_KINDS = {"integer": int, "string": str, "array": list, "object": dict}
 
 
-def read(query: str = "", **fields: Any) -> wavespeed.Submit:
-    return wavespeed.read({"prompt": "a fox"} | fields, query, model="srpo", spare_seed=SPARE)
+def read(query: str = "", *, model: str = SRPO, **fields: Any) -> wavespeed.Submit:
+    body = LEAST[model] | fields
+    return wavespeed.read(body, query, endpoint=ENDPOINTS[model], model=model, spare_seed=SPARE)
+
+
+def submit(model: str = SRPO, *, held: bool = False, inline: bool = False, **changes: Any) -> wavespeed.Submit:
+    """What the least that is sent asks for, with these changes of its request, or of what belongs to the job."""
+    webhook, sources = changes.pop("webhook", None), changes.pop("sources", SOURCES[model])
+    request = REQUESTS[model].model_copy(update=changes)
+    order = Order(ENDPOINTS[model], request, dialect="wavespeed", webhook=webhook, inline=inline, sources=sources)
+    return wavespeed.Submit(order, held=held)
 
 
 def refused(query: str = "", **fields: Any) -> list[Problem]:
@@ -48,7 +66,7 @@ def size(width: int, height: int) -> dict[str, int]:
     return {"width": width, "height": height}
 
 
-#: What is sent, what changes in the request, or, for what belongs to the job, in the rest of the order.
+#: What is sent to any model, what changes in the request, or, for what belongs to the job, in the rest of the order.
 TAKEN: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"prompt": "a" * 4000}, {"prompt": "a" * 4000}),
     ({"size": "256*1536"}, size(256, 1536)),
@@ -62,9 +80,6 @@ TAKEN: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"size": "300*400", "width": 300, "height": 400}, size(300, 400)),
     ({"size": "300*400", "width": 300}, size(300, 400)),
     ({"size": "300*400", "height": 400}, size(300, 400)),
-    ({"strength": 0}, {}),
-    ({"strength": 0.8}, {}),
-    ({"strength": 1}, {}),
     ({"num_inference_steps": 1}, {"steps": 1}),
     ({"num_inference_steps": 50}, {"steps": 50}),
     ({"num_inference_steps": 2.0}, {"steps": 2}),
@@ -82,9 +97,23 @@ TAKEN: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"enable_sync_mode": False}, {}),
     ({"enable_sync_mode": True}, {"held": True}),
     ({"enhance_prompt": False}, {}),
+    ({"enhance_prompt": True}, {"enhance": True}),
 ]
 
-#: What is sent, the name that the refusal must give.
+#: The same for one model.
+TAKEN_BY: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    (SRPO, {"strength": 0}, {}),
+    (SRPO, {"strength": 0.8}, {}),
+    (SRPO, {"strength": 1}, {}),
+    (SRPO, {"strength": None}, {}),
+    (SRPO, {"image": None, "strength": 0.3}, {}),
+    (IMAGE, {"image": DATA}, {"sources": (Source("image", DATA),)}),
+    (IMAGE, {"strength": 0}, {"strength": 0.0}),
+    (IMAGE, {"strength": 0.25}, {"strength": 0.25}),
+    (IMAGE, {"strength": 1}, {"strength": 1.0}),
+]
+
+#: What is sent to any model, the name that the refusal must give.
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"prompt": ""}, "prompt"),
     ({"prompt": "a" * 5000}, "prompt"),
@@ -131,36 +160,57 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"enable_base64_output": 1}, "enable_base64_output"),
     ({"enable_sync_mode": "true"}, "enable_sync_mode"),
     ({"enable_sync_mode": None}, "enable_sync_mode"),
-    ({"enhance_prompt": True}, "enhance_prompt"),
+    ({"enhance_prompt": "true"}, "enhance_prompt"),
+    ({"enhance_prompt": None}, "enhance_prompt"),
+    ({"image": ""}, "image"),
+    ({"image": 5}, "image"),
+    ({"image": [FOX]}, "image"),
+    ({"image": {"url": FOX}}, "image"),
+    ({"images": [FOX]}, "images"),
+    ({"image_url": FOX}, "image_url"),
     ({"num_images": 2}, "num_images"),
     ({"enable_safety_checker": False}, "enable_safety_checker"),
-    ({"image": "https://example.com/a.png"}, "image"),
 ]
 
-
-OF_THE_JOB = ("inline", "held")
+#: The same for one model.
+REFUSED_BY: list[tuple[str, dict[str, Any], str]] = [
+    (IMAGE, {"image": None}, "image"),
+    (IMAGE, {"strength": None}, "strength"),
+]
 
 
 def brief(value: object) -> str:
     return repr(value)[:40]
 
 
-def test_the_defaults_are_those_of_the_contract() -> None:
-    assert read() == wavespeed.Submit(DEFAULT, webhook=None, inline=False, held=False)
+@pytest.mark.parametrize("model", wavespeed.INPUTS)
+def test_the_defaults_are_those_of_the_contract(model: str) -> None:
+    assert read(model=model) == submit(model)
 
 
-@pytest.mark.parametrize(("sent", "changes"), TAKEN, ids=brief)
-def test_a_field_has_its_effect_and_no_other(sent: dict[str, Any], changes: dict[str, Any]) -> None:
-    of_the_job = {"inline": False, "held": False} | {name: changes[name] for name in changes if name in OF_THE_JOB}
-    of_the_request = {name: changes[name] for name in changes if name not in OF_THE_JOB}
-
-    request = DEFAULT.model_copy(update=of_the_request)
-    assert read(**sent) == wavespeed.Submit(request, webhook=None, **of_the_job)
+@pytest.mark.parametrize(
+    ("model", "sent", "changes"), [(model, *case) for model in wavespeed.INPUTS for case in TAKEN] + TAKEN_BY, ids=brief
+)
+def test_a_field_has_its_effect_and_no_other(model: str, sent: dict[str, Any], changes: dict[str, Any]) -> None:
+    assert read(model=model, **sent) == submit(model, **changes)
 
 
-@pytest.mark.parametrize(("sent", "named"), REFUSED, ids=brief)
-def test_what_cannot_be_honoured_is_refused_by_name(sent: dict[str, Any], named: str) -> None:
-    assert [problem.field for problem in refused(**sent)] == [named]
+@pytest.mark.parametrize(
+    ("model", "sent", "named"),
+    [(model, *case) for model in wavespeed.INPUTS for case in REFUSED] + REFUSED_BY,
+    ids=brief,
+)
+def test_what_cannot_be_honoured_is_refused_by_name(model: str, sent: dict[str, Any], named: str) -> None:
+    assert [problem.field for problem in refused(model=model, **sent)] == [named]
+
+
+@pytest.mark.parametrize("strength", [None, 0, 0.3, 1])
+def test_text_to_image_with_an_image_is_image_to_image(strength: float | None) -> None:
+    """Named as the caller named it."""
+    asked = read(image=FOX, strength=strength, seed=3).order
+
+    wanted = read(model=IMAGE, strength=0.8 if strength is None else strength, seed=3).order
+    assert asked == replace(wanted, endpoint=ENDPOINTS[SRPO])
 
 
 @pytest.mark.parametrize("field", ["width", "height", "num_inference_steps", "seed"])
@@ -169,23 +219,44 @@ def test_a_whole_number_is_nothing_else(field: str, sent: Any) -> None:
     assert [problem.field for problem in refused(**{field: sent})] == [field]
 
 
-@pytest.mark.parametrize("field", wavespeed.TextToImageInput.model_fields)
-def test_every_field_of_the_schema_is_tried_here(field: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "field"), [(model, field) for model in wavespeed.INPUTS for field in wavespeed.INPUTS[model].model_fields]
+)
+def test_every_field_of_every_schema_is_tried_here(model: str, field: str) -> None:
     """A new field fails here until its effect and its refusal stand in the tables above."""
-    assert field in {name for sent, _ in TAKEN for name in sent}
-    assert field in {name for sent, _ in REFUSED for name in sent}
+    taken = [sent for sent, _ in TAKEN] + [sent for name, sent, _ in TAKEN_BY if name == model]
+    refusals = [sent for sent, _ in REFUSED] + [sent for name, sent, _ in REFUSED_BY if name == model]
+
+    assert field in {name for sent in taken for name in sent}
+    assert field in {name for sent in refusals for name in sent}
 
 
 def test_what_is_tolerated_without_effect_is_listed() -> None:
-    """A field that never changes anything is a switch that can only be off, or stands in the list."""
-    effective = {name for sent, changes in TAKEN if changes for name in sent}
-    switches = {"enhance_prompt"}
+    """A field that never changes anything stands in the list; the image makes another model's request of it."""
+    effective = {name for sent, changes in TAKEN if changes for name in sent} | {"image"}
 
-    assert set(wavespeed.TextToImageInput.model_fields) - effective - switches == set(wavespeed.TOLERATED)
+    assert set(wavespeed.TextToImageInput.model_fields) - effective == set(wavespeed.TOLERATED)
 
 
-def test_a_wavespeed_picture_is_always_checked() -> None:
-    assert read().request.safety is True
+def test_image_to_image_tolerates_nothing() -> None:
+    taken = TAKEN + [(sent, changes) for model, sent, changes in TAKEN_BY if model == IMAGE]
+
+    assert {name for sent, changes in taken if changes for name in sent} == set(
+        wavespeed.ImageToImageInput.model_fields
+    )
+
+
+@pytest.mark.parametrize("model", wavespeed.INPUTS)
+def test_a_wavespeed_picture_is_always_checked(model: str) -> None:
+    assert read(model=model).order.request.safety is True
+
+
+def test_image_to_image_without_an_image_lacks_it() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        wavespeed.read({"prompt": "a fox"}, "", endpoint=ENDPOINTS[IMAGE], model=IMAGE, spare_seed=SPARE)
+
+    body = wavespeed.problem(400, caught.value)
+    assert (body["data"]["code"], body["message"]) == (1400, "image: this field is required")
 
 
 @pytest.mark.parametrize(
@@ -195,7 +266,7 @@ def test_a_wavespeed_picture_is_always_checked() -> None:
         ({"size": "300*400", "width": 301}, "300*400", "one of the two"),
         ({"width": 2000}, "2000", "1536"),
         ({"strength": 1.5}, "1.5", "1"),
-        ({"enhance_prompt": True}, "true", "false"),
+        ({"image": 5}, "5", "string"),
         ({"num_images": 2}, "", "num_inference_steps"),
     ],
     ids=brief,
@@ -209,7 +280,7 @@ def test_a_refusal_tells_the_value_and_what_is_allowed(sent: dict[str, Any], val
 
 def test_the_pages_own_example_lacks_the_prompt() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        wavespeed.read(PAGE["body"], "", model="srpo", spare_seed=SPARE)
+        wavespeed.read(PAGE["body"], "", endpoint=ENDPOINTS[SRPO], model=SRPO, spare_seed=SPARE)
 
     body = wavespeed.problem(400, caught.value)
     assert (body["code"], body["data"]["code"]) == (400, 1400)
@@ -218,7 +289,7 @@ def test_the_pages_own_example_lacks_the_prompt() -> None:
 
 
 def test_the_pages_own_example_with_a_prompt_is_taken() -> None:
-    assert read(**PAGE["body"]).request == DEFAULT
+    assert read(**PAGE["body"]) == submit()
 
 
 @pytest.mark.parametrize(
@@ -237,7 +308,7 @@ def test_the_pages_own_example_with_a_prompt_is_taken() -> None:
     ],
 )
 def test_the_webhook_of_the_address_is_read_encoded_or_not(query: str, url: str) -> None:
-    assert read(query) == wavespeed.Submit(DEFAULT, Webhook(url, TERMINAL), inline=False, held=False)
+    assert read(query) == submit(webhook=Webhook(url, TERMINAL))
 
 
 @pytest.mark.parametrize(
@@ -410,6 +481,15 @@ def test_a_completed_prediction() -> None:
         ("safety_check_failed", 5000),
         ("attempts_exhausted", 5000),
         ("internal_error", 5000),
+        ("storage_unavailable", 5003),
+        ("file_download_error", 1402),
+        ("image_load_error", 1401),
+        ("image_too_small", 1401),
+        ("image_too_large", 1401),
+        ("file_too_large", 1401),
+        ("unsupported_image_format", 1401),
+        ("start_timeout", 5003),
+        ("client_disconnected", 1405),
     ],
 )
 def test_a_failed_prediction_tells_why(code: str, number: int) -> None:
@@ -482,7 +562,8 @@ def test_a_page_holds_no_pictures() -> None:
 
 
 def test_a_webhook_is_told_the_prediction_itself_and_what_was_asked_for() -> None:
-    request = read(prompt="a red fox", size="300*400", seed=7, num_inference_steps=4, output_format="png").request
+    asked = read(prompt="a red fox", size="300*400", seed=7, num_inference_steps=4, output_format="png")
+    request = asked.order.request
     job = a_job(State.COMPLETED, request=request)
 
     body = wavespeed.letter(job, A_DUE, LINKS)
@@ -499,9 +580,69 @@ def test_a_webhook_is_told_the_prediction_itself_and_what_was_asked_for() -> Non
 
 
 def test_what_a_webhook_says_was_asked_for_can_be_asked_again() -> None:
-    request = read(size="300*400", guidance_scale=5).request
+    request = read(size="300*400", guidance_scale=5).order.request
 
-    assert read(**wavespeed.letter(a_job(request=request), A_DUE, LINKS)["input"]).request == request
+    assert read(**wavespeed.letter(a_job(request=request), A_DUE, LINKS)["input"]).order.request == request
+
+
+@pytest.mark.parametrize(("source", "url"), [(FOX, FOX), ("0-input-0-1.png", f"{BASE}/files/0-input-0-1.png")])
+@pytest.mark.parametrize("strength", [0, 0.3])
+def test_a_webhook_names_the_image_by_its_url(source: str, url: str, strength: float) -> None:
+    """The caller's, or where the farm keeps it; never its bytes."""
+    asked = read(model=IMAGE, strength=strength, image=url)
+    request = asked.order.request.model_copy(update={"sources": (source,), "inputs": ("0-input-1-2.png",)})
+
+    given = wavespeed.letter(a_job(request=request), A_DUE, LINKS)["input"]
+
+    assert (given["image"], given["strength"]) == (url, strength)
+    assert read(model=IMAGE, **given) == asked
+
+
+def test_a_webhook_names_no_image_that_is_forgotten() -> None:
+    request = read(model=IMAGE).order.request
+
+    assert "image" not in wavespeed.letter(a_job(request=request), A_DUE, LINKS)["input"]
+
+
+def test_a_rewritten_prompt_is_shown_and_the_callers_own_was_asked_for() -> None:
+    asked = read(enhance_prompt=True)
+    rewritten = asked.order.request.model_copy(
+        update={"prompt": "a red fox in fresh snow", "original_prompt": "a fox", "enhance": False}
+    )
+
+    body = wavespeed.letter(a_job(State.COMPLETED, request=rewritten), A_DUE, LINKS)
+
+    assert (body["prompt"], body["input"]["prompt"]) == ("a red fox in fresh snow", "a fox")
+    assert read(**body["input"]) == asked
+
+
+def test_a_prompt_that_waits_to_be_rewritten_was_asked_to_be() -> None:
+    asked = read(enhance_prompt=True)
+
+    assert read(**wavespeed.letter(a_job(request=asked.order.request), A_DUE, LINKS)["input"]) == asked
+
+
+def test_ids_to_delete_are_each_taken_once() -> None:
+    assert wavespeed.read_deletion({"ids": ["b", "a", "b"]}) == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "named"),
+    [
+        ({}, "ids"),
+        ({"ids": None}, "ids"),
+        ({"ids": []}, "ids"),
+        ({"ids": "a"}, "ids"),
+        ({"ids": [5]}, "ids.0"),
+        ({"ids": ["a"] * 101}, "ids"),
+        ({"ids": ["a"], "all": True}, "all"),
+    ],
+    ids=brief,
+)
+def test_what_cannot_be_deleted_is_refused_by_name(sent: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        wavespeed.read_deletion(sent)
+    assert [problem.field for problem in caught.value.problems] == [named]
 
 
 def test_the_time_keeps_its_milliseconds_when_there_are_none() -> None:
@@ -515,6 +656,9 @@ def test_the_time_keeps_its_milliseconds_when_there_are_none() -> None:
     [
         (400, InvalidRequest([Problem("prompt", "required", "missing")]), 1400),
         (400, InvalidRequest([Problem("seed", "too small", "ge")]), 1401),
+        (400, InvalidRequest([Problem("image", "not there", "file_download_error")]), 1402),
+        (400, InvalidRequest([Problem("image", "no picture", "image_load_error")]), 1401),
+        (400, InvalidRequest([Problem("image", "no", "file_download_error"), Problem("seed", "s", "ge")]), 1401),
         (400, InvalidRequest([Problem("prompt", "required", "missing"), Problem("seed", "small", "ge")]), 1401),
         (404, NotFound(), 1401),
         (422, IdempotencyConflict(), 1401),
