@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 
 import apiflask
@@ -14,8 +15,12 @@ from api.held import Held
 from api.hosts import Hosts
 from api.house import House
 from api.json import FastJson
+from api.openapi.document import document
 from api.paths import OtherThan
-from api.routes import deliveries, files, health, jwks
+from api.receiving import Receiving
+from api.room import Room
+from api.routes import deliveries, docs, fal_proxy, fal_storage, files, health, jwks, wavespeed_media
+from api.routes.fal_proxy import Proxy
 from api.streams import Streams
 from farm import __version__, clock
 from farm.bootstrap import Farm
@@ -45,7 +50,7 @@ def create_app(farm: Farm, *, base: str, with_keys: bool, most_streams: int, mos
         json_errors=False,
         static_folder=None,  # type: ignore[arg-type]  # Flask's own way to serve none
     )
-    app.wsgi_app = Hosts(app.wsgi_app)  # type: ignore[method-assign]  # Flask's own way to wrap an application
+    app.wsgi_app = Hosts(Proxy(app.wsgi_app))  # type: ignore[method-assign]  # Flask's own way to wrap an application
     app.response_class = Response
     app.url_map.converters["other_than"] = OtherThan
     app.url_map.merge_slashes = False  # else a doubled slash is redirected, in HTML
@@ -53,6 +58,7 @@ def create_app(farm: Farm, *, base: str, with_keys: bool, most_streams: int, mos
     app.json = FastJson(app)
     doorman = Doorman(farm.callers if with_keys else None)
     streams = app.extensions["streams"] = Streams(most_streams)
+    app.extensions["room"] = Room()
     held = Held(farm.service, most=most_held, seconds=farm.settings.hold_seconds)
     registry = CollectorRegistry()
     registry.register(FarmCollector(farm.census))
@@ -64,9 +70,14 @@ def create_app(farm: Farm, *, base: str, with_keys: bool, most_streams: int, mos
         app.register_blueprint(import_module(f"api.routes.{module}").routes(house))
     desk = Desk(farm.deliveries, secrets=farm.secrets, outbound=farm.outbound)
     app.register_blueprint(deliveries.routes(desk, doorman=doorman))
+    app.register_blueprint(fal_proxy.routes(house))
+    receiving = Receiving()
+    app.register_blueprint(fal_storage.routes(house, receiving))
+    app.register_blueprint(wavespeed_media.routes(house, receiving))
     app.register_blueprint(files.routes(farm.storage))
     app.register_blueprint(jwks.routes(farm.secrets))
     app.register_blueprint(health.routes(farm.redis, registry))
+    app.register_blueprint(docs.routes(partial(document, base)))
     return app
 
 

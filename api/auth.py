@@ -39,6 +39,20 @@ class Doorman:
             raise Unauthorized("No valid API key came with the request; send 'Authorization: Bearer <key>'.")
         return caller
 
+    def token(self, *, until: int) -> str:
+        """What stands for the current request's key in `uploader`, until then in seconds since the epoch."""
+        if self._callers is None:
+            return LOCAL.id
+        token = self._callers.token(_shown_key(), until=until)
+        if token is None:
+            raise Unauthorized("No valid API key came with the request; send 'Authorization: Key <key>'.")
+        return token
+
+    def uploader(self) -> Caller:
+        """Who sent the current request, with a token or a key. Raises Unauthorized."""
+        by_token = self._callers.identify_token(_shown_key()) if self._callers else LOCAL
+        return by_token or self.caller()
+
     def later(self) -> Callable[[], bool]:
         """Tells, for as long as the current request is being answered, whether its key is still valid."""
         if self._callers is None:

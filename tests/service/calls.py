@@ -9,8 +9,10 @@ from werkzeug.test import TestResponse
 
 FOX: dict[str, Any] = {"model": "srpo", "prompt": "a red fox", "image_size": {"width": 256, "height": 256}}
 WAVESPEED = "/api/v3/wavespeed-ai/flux-srpo"
+WAVESPEED_IMAGE = "/api/v3/wavespeed-ai/flux-srpo-image-to-image"
 FAL_QUEUE = "/fal/queue/fal-ai/flux/srpo"
 FAL_RUN = "/fal/run/fal-ai/flux/srpo"
+GENERATIONS, EDITS = "/v1/images/generations", "/v1/images/edits"
 UNKNOWN_ID = "0b0f3d1e-3c52-4f0e-9d55-6a1f5f7f2c11"
 
 
@@ -82,10 +84,26 @@ def fal_error(response: TestResponse, status: int) -> dict[str, Any]:
     return body
 
 
+def openai_error(response: TestResponse, status: int) -> dict[str, Any]:
+    """What a refusal at `/v1` tells OpenAI's libraries; AI/ML API's callers find the same at the top."""
+    assert response.status_code == status, response.text
+    assert response.mimetype == "application/json"
+    body: dict[str, Any] = response.get_json()
+    assert set(body) == {"error", "message", "path", "requestId", "statusCode", "timestamp"}
+    error: dict[str, Any] = body["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"] == body["message"]
+    assert (bool(body["message"]), body["statusCode"], bool(error["code"])) == (True, status, True)
+    assert body["requestId"] == response.headers["x-request-id"]
+    return error
+
+
 def refusal(response: TestResponse, status: int, *, path: str) -> str:
     """The text of a refusal, in the dialect of `path`."""
-    if path.startswith("/fal/"):
+    if path.startswith("/fal/") or "/multipart/" in path:
         return str(fal_error(response, status)["message"])
     if path.startswith("/api/v3/"):
         return str(gateway_error(response, status)["message"])
+    if path.startswith("/v1/"):
+        return str(openai_error(response, status)["message"])
     return str(problem(response, status)["detail"])

@@ -21,6 +21,7 @@ from farm.service import Service
 from farm.settings import Settings
 from tests.farms import wait_for
 from tests.service.calls import bearer
+from tests.service.conformity import Listener
 from tests.service.jobs import BASE, FACTS, TERMS
 
 
@@ -71,6 +72,7 @@ def farm(parts: Farm, changes: Changes, listening: redis.Redis) -> Farm:
         census=parts.census,
         storage=parts.storage,
         bell=parts.bell,
+        intake=parts.service._intake,
         changes=changes,
         feed=Feed(listening),
         outbound=parts.outbound,
@@ -79,14 +81,21 @@ def farm(parts: Farm, changes: Changes, listening: redis.Redis) -> Farm:
 
 
 @pytest.fixture
-def open_api(farm: Farm) -> Callable[..., FlaskClient]:
-    """Makes a client of the API, with keys or without; a worker has announced `srpo`."""
+def open_api(farm: Farm) -> Iterator[Callable[..., FlaskClient]]:
+    """Makes a client of the API, with keys or without; a worker has announced `srpo`.
+
+    Every answer must be as the API's document describes it.
+    """
+    listeners: list[Listener] = []
 
     def open_one(*, with_keys: bool = False, most_streams: int = 4, safety: str = "bundled") -> FlaskClient:
         farm.store.renew("w", FACTS | {"safety": safety}, [])
-        return create_app(farm, base=BASE, with_keys=with_keys, most_streams=most_streams, most_held=4).test_client()
+        app = create_app(farm, base=BASE, with_keys=with_keys, most_streams=most_streams, most_held=4)
+        listeners.append(Listener(app))
+        return app.test_client()
 
-    return open_one
+    yield open_one
+    assert [wrong for listener in listeners for wrong in listener.wrong] == []
 
 
 @pytest.fixture

@@ -6,24 +6,33 @@ import pytest
 from flask.testing import FlaskClient
 
 from api.app import MAX_BODY
+from api.body import IMAGES_BODY
 from farm.bootstrap import Farm
-from tests.service.calls import FAL_QUEUE, FAL_RUN, UNKNOWN_ID, WAVESPEED, problem, refusal
+from tests.service.calls import EDITS, FAL_QUEUE, FAL_RUN, GENERATIONS, UNKNOWN_ID, WAVESPEED, problem, refusal
 
-SUBMITS = ["/farm/v1/jobs", WAVESPEED, FAL_QUEUE, FAL_RUN]
+#: Where pictures are asked for, and how large a body may be.
+SUBMITS = [
+    ("/farm/v1/jobs", IMAGES_BODY),
+    (WAVESPEED, IMAGES_BODY),
+    (FAL_QUEUE, MAX_BODY),
+    (FAL_RUN, MAX_BODY),
+    (GENERATIONS, MAX_BODY),
+    (EDITS, IMAGES_BODY),
+]
 
 
-@pytest.mark.parametrize("path", SUBMITS)
-def test_a_body_that_is_too_large_is_413(api: FlaskClient, farm: Farm, path: str) -> None:
-    body = b'{"model": "srpo", "prompt": "' + b"a" * 2 * MAX_BODY + b'"}'
+@pytest.mark.parametrize(("path", "most"), SUBMITS)
+def test_a_body_that_is_too_large_is_413(api: FlaskClient, farm: Farm, path: str, most: int) -> None:
+    body = b'{"model": "srpo", "prompt": "a fox"}'.ljust(most + 1)
 
-    assert str(MAX_BODY) in refusal(api.post(path, data=body), 413, path=path)
+    assert str(most) in refusal(api.post(path, data=body), 413, path=path)
     assert farm.redis.keys("srpo:job:*") == []
 
 
-@pytest.mark.parametrize("path", SUBMITS)
-def test_a_body_of_the_largest_size_is_read(api: FlaskClient, path: str) -> None:
-    body = b"{" + b" " * (MAX_BODY - 2) + b"}"
-    status = 400 if path == WAVESPEED else 422
+@pytest.mark.parametrize(("path", "most"), SUBMITS)
+def test_a_body_of_the_largest_size_is_read(api: FlaskClient, path: str, most: int) -> None:
+    body = b"{" + b" " * (most - 2) + b"}"
+    status = 400 if path in (WAVESPEED, GENERATIONS, EDITS) else 422
 
     assert "required" in refusal(api.post(path, data=body), status, path=path)
 

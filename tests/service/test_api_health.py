@@ -44,6 +44,7 @@ def test_metrics_are_there_before_anything_happened(farm: Farm, api: FlaskClient
 def test_metrics_count_what_waits_and_runs(api: FlaskClient, farm: Farm) -> None:
     for priority in ("normal", "normal", "low"):
         submit(api, priority=priority, num_images=4)
+    submit(api, enhance_prompt=True)
     job = jobs.take_one(farm.store, "w")
     farm.store.renew("w", FACTS, [jobs.held(job)])
 
@@ -53,6 +54,7 @@ def test_metrics_count_what_waits_and_runs(api: FlaskClient, farm: Farm) -> None
         assert found.of("farm_queue_jobs", model="srpo", priority=priority) == 1
         assert 0 < (found.of("farm_queue_oldest_age_seconds", model="srpo", priority=priority) or 0) < 10
     assert (found.of("farm_processing_jobs"), found.of("farm_workers", state="warm")) == (1, 1)
+    assert found.of("farm_unprepared_jobs") == 1
 
 
 def test_metrics_count_what_became_of_jobs(api: FlaskClient, farm: Farm) -> None:

@@ -8,8 +8,10 @@ from flask.testing import FlaskClient
 from farm.bootstrap import Farm
 from tests.service import jobs
 from tests.service.calls import (
+    EDITS,
     FAL_QUEUE,
     FAL_RUN,
+    GENERATIONS,
     UNKNOWN_ID,
     WAVESPEED,
     bearer,
@@ -41,6 +43,7 @@ GUARDED = [
     ("GET", f"/api/v3/predictions/{UNKNOWN_ID}/result"),
     ("GET", "/api/v3/predictions"),
     ("POST", "/api/v3/predictions"),
+    ("POST", "/api/v3/predictions/delete"),
     ("GET", "/api/v3/webhook/secret"),
     ("POST", FAL_QUEUE),
     ("POST", FAL_RUN),
@@ -52,8 +55,49 @@ GUARDED = [
     ("GET", f"/fal/queue/fal-ai/flux/requests/{UNKNOWN_ID}/response/"),
     ("GET", f"/fal/queue/fal-ai/flux/requests/{UNKNOWN_ID}/status/"),
     ("PUT", f"/fal/queue/fal-ai/flux/requests/{UNKNOWN_ID}/cancel/"),
+    ("GET", f"/fal/queue/fal-ai/flux/requests/{UNKNOWN_ID}/status/stream"),
+    ("GET", f"/fal/queue/fal-ai/flux/requests/{UNKNOWN_ID}/status/stream/"),
+    ("POST", "/fal/rest/storage/upload/initiate"),
+    ("POST", "/fal/rest/storage/upload/initiate/"),
+    ("POST", "/fal/rest/storage/upload/initiate-multipart"),
+    ("POST", "/fal/rest/storage/upload/initiate-multipart/"),
+    ("POST", "/fal/rest/storage/auth/token"),
+    ("POST", "/fal/rest/storage/auth/token/"),
+    ("POST", "/fal/cdn/files/upload"),
+    ("POST", "/fal/cdn/files/upload/"),
+    ("POST", "/fal/cdn/files/upload/multipart"),
+    ("POST", "/fal/cdn/files/upload/multipart/"),
+    ("PUT", "/files/x/multipart/x/1"),
+    ("PUT", "/files/x/multipart/x/1/"),
+    ("POST", "/files/x/multipart/x/complete"),
+    ("POST", "/files/x/multipart/x/complete/"),
+    ("POST", "/api/v3/media/uploads"),
+    ("POST", "/api/v3/media/upload/binary"),
+    ("POST", "/fal/proxy"),
+    ("POST", "/fal/proxy/"),
+    ("POST", GENERATIONS),
+    ("POST", EDITS),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/flux/srpo"),
 ]
-OPEN = {"/healthz", "/readyz", "/metrics", "/files/<key>", "/.well-known/jwks.json"}
+OPEN = {
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/files/<key>",
+    "/.well-known/jwks.json",
+    "/openapi.json",
+    "/docs",
+    "/docs/<name>",
+    # An upload's own address is all the right there is.
+    "/fal/cdn/upload/<ticket_id>",
+    "/fal/cdn/upload/<ticket_id>/",
+    "/fal/cdn/upload/<ticket_id>/<number>",
+    "/fal/cdn/upload/<ticket_id>/<number>/",
+    "/fal/cdn/upload/<ticket_id>/complete",
+    "/fal/cdn/upload/<ticket_id>/complete/",
+    "/api/v3/media/uploads/<ticket_id>",
+}
 
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)

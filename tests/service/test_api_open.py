@@ -7,9 +7,9 @@ from flask.testing import FlaskClient
 
 from farm.bootstrap import Farm
 from tests.service import jobs
-from tests.service.calls import FAL_QUEUE, WAVESPEED, post_job, refusal, submit
+from tests.service.calls import FAL_QUEUE, GENERATIONS, WAVESPEED, post_job, refusal, submit
 
-PATHS = ["/farm/v1/jobs", WAVESPEED, FAL_QUEUE, "/files/x", "/metrics", "/nothing"]
+PATHS = ["/farm/v1/jobs", WAVESPEED, FAL_QUEUE, GENERATIONS, "/files/x", "/metrics", "/nothing"]
 
 
 @pytest.mark.parametrize("key", [None, "Bearer anything", "Key x", "nonsense"])
@@ -46,7 +46,7 @@ def test_any_key_or_none_is_the_caller_local(api: FlaskClient, farm: Farm, key: 
     ],
 )
 def test_what_came_through_others_is_refused(api: FlaskClient, path: str, name: str, value: str) -> None:
-    response = api.open(path, method="POST" if path in PATHS[:3] else "GET", headers={name: value}, json={})
+    response = api.open(path, method="POST" if path in PATHS[:4] else "GET", headers={name: value}, json={})
 
     text = refusal(response, 403, path=path)
 

@@ -1,0 +1,336 @@
+"""`/fal`: fal's queue and direct call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from api.hosts import QUEUE, RUN
+from api.openapi.operation import (
+    GUARDED,
+    IDEMPOTENCY_KEY,
+    Answer,
+    Body,
+    Operation,
+    Parameter,
+    Section,
+    ServerSentEvent,
+    Shape,
+    absent,
+    slug,
+    webhook,
+)
+from api.openapi.operation import refusals as refused
+from farm.catalogue import MODELS, Model
+from farm.dialects import fal
+from farm.dialects.fields import FIELDS
+from farm.request import Priority
+
+_PICTURE = "https://you.example/fox.png"
+_EXAMPLES: dict[str, dict[str, Any]] = {
+    "srpo": {"prompt": "a red fox in fresh snow"},
+    "srpo-image-to-image": {"prompt": "the same fox in summer", "image_url": _PICTURE},
+    "kontext-text-to-image": {"prompt": "a red fox in fresh snow", "aspect_ratio": "16:9"},
+    "kontext": {"prompt": "put a scarf on the fox", "image_url": _PICTURE},
+    "kontext-multi": {"prompt": "the two foxes side by side", "image_urls": [_PICTURE, _PICTURE]},
+}
+
+
+class FalWrong(Shape):
+    """One thing that is wrong with one field. `loc` begins with where it stands: body, query or header."""
+
+    loc: list[str]
+    msg: str
+    type: str
+    ctx: dict[str, Any] = absent()
+    input: Any = absent()
+
+
+class FalModelProblem(Shape):
+    """What is wrong with a call, or why the model failed."""
+
+    detail: list[FalWrong]
+    message: str
+    error_type: str = absent()
+
+
+class FalPlatformProblem(Shape):
+    """Why the farm did not take or do it, as a text and as a slug."""
+
+    detail: str
+    message: str
+    error_type: str = absent()
+    status: str = absent()
+
+
+FalProblem = FalModelProblem | FalPlatformProblem
+
+
+class FalUrls(Shape):
+    """Where to ask about a request."""
+
+    request_id: str
+    response_url: str
+    status_url: str
+    cancel_url: str
+
+
+class FalHandle(FalUrls):
+    """A request that is on record."""
+
+    status: Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
+    queue_position: int = absent()
+    gateway_request_id: str
+
+
+class FalLine(Shape):
+    """A line of a request's log."""
+
+    message: str
+    level: Literal["INFO", "WARN", "ERROR"]
+    source: Literal["USER"]
+    timestamp: str
+
+
+class FalMetrics(Shape):
+    """Seconds that the model took; null where it failed."""
+
+    inference_time: float | None
+
+
+class FalStatus(FalUrls):
+    """Where a request stands. A failed one is `COMPLETED`, with `error` and `error_type`."""
+
+    status: Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
+    queue_position: int = absent()
+    logs: list[FalLine] | None
+    metrics: FalMetrics = absent()
+    error: str = absent()
+    error_type: str = absent()
+
+
+class FalImage(Shape):
+    """A picture; `url` is a data URI where the request asked for `sync_mode`."""
+
+    url: str
+    width: int
+    height: int
+    content_type: str
+    file_name: str
+    file_size: int
+
+
+class FalTimings(Shape):
+    """Seconds."""
+
+    inference: float
+
+
+class FalOutput(Shape):
+    """What the model gives back. `prompt` is the one that was rendered."""
+
+    images: list[FalImage]
+    timings: FalTimings
+    seed: int
+    has_nsfw_concepts: list[bool]
+    prompt: str
+    warnings: list[str] = absent()
+
+
+class FalCancelled(Shape):
+    """It was cancelled, or stops within one denoising step."""
+
+    status: Literal["CANCELLATION_REQUESTED"]
+
+
+class FalTooLate(Shape):
+    """It had ended before."""
+
+    status: Literal["ALREADY_COMPLETED"]
+    detail: str
+    message: str
+
+
+class FalGood(Shape):
+    """A request has ended well. Where its pictures are gone, `payload` is null and `payload_error` says so."""
+
+    request_id: str
+    gateway_request_id: str
+    status: Literal["OK"]
+    payload: FalOutput | None
+    payload_error: str = absent()
+
+
+class FalBad(Shape):
+    """A request has failed; `payload` is what its result answers."""
+
+    request_id: str
+    gateway_request_id: str
+    status: Literal["ERROR"]
+    error: str
+    payload: FalProblem
+
+
+REQUEST_ID = Parameter("x-fal-request-id", "The request's id.", where="header", is_required=True)
+
+_LOGS = Parameter("logs", "Whether the log so far comes with it.", Literal["0", "1", "true", "false"])
+_FAILED = "The request failed; the body is its own error."
+_SIGNED = {
+    "X-Fal-Webhook-Request-Id": "The request's id.",
+    "X-Fal-Webhook-User-Id": "The caller's.",
+    "X-Fal-Webhook-Timestamp": "Of this try, in seconds since the epoch.",
+    "X-Fal-Webhook-Signature": "ED25519, in hex; the keys are at `/.well-known/jwks.json`.",
+}
+_CONDITIONS = {
+    fal.REQUEST_TIMEOUT: "Seconds within which it must have been started, else it fails.",
+    fal.LIFECYCLE: "JSON: `expiration_duration_seconds` shortens how long the result is kept.",
+    fal.STORE_IO: "`0`: the prompt is forgotten with the end.",
+    fal.NO_RETRY: "`1`: the first failure is the last.",
+}
+_HEADERS = (
+    Parameter("X-Fal-Queue-Priority", "Low waits behind all normal ones.", Priority, "header"),
+    IDEMPOTENCY_KEY,
+    *(Parameter(name, about, where="header") for name, about in _CONDITIONS.items()),
+    *(
+        Parameter(name, f"Taken, and changes nothing here: {why}.", where="header")
+        for name, why in fal.TOLERATED_HEADERS.items()
+    ),
+)
+_PROXIED: tuple[Literal["get", "post", "put", "delete"], ...] = ("get", "post", "put", "delete")
+
+
+def refusals(*statuses: int) -> dict[int, Answer]:
+    """Refusals in fal's shape."""
+    return refused(FalProblem, *statuses)
+
+
+def _failures() -> dict[int, Answer]:
+    """How a request that failed is answered: with the status of its own failure."""
+    return {status: Answer(_FAILED, FalProblem) for status in sorted({code for code, _, _ in fal.FAILURES.values()})}
+
+
+def _run(model: Model, endpoint: str) -> Operation:
+    return Operation(
+        "post",
+        f"{RUN}/{endpoint}",
+        slug("run", endpoint),
+        f"Direct call: {model.title}",
+        body=_body(model),
+        parameters=_HEADERS,
+        answers={
+            **_failures(),
+            **refusals(*GUARDED, 404, 413, 422, 429),
+            200: Answer("What the model gives back.", FalOutput, headers=(REQUEST_ID,)),
+            504: Answer(
+                "It was waited for as long as may be, and goes on: the text says where its result will be.",
+                FalProblem,
+                headers=(REQUEST_ID,),
+            ),
+        },
+    )
+
+
+def _submit(model: Model, endpoint: str) -> Operation:
+    return Operation(
+        "post",
+        f"{QUEUE}/{endpoint}",
+        slug("queue", endpoint),
+        f"Queue: {model.title}",
+        body=_body(model),
+        parameters=(
+            Parameter("fal_webhook", "Where to call back when it has ended."),
+            Parameter(
+                "fal_max_queue_length",
+                "Refuse it (429) where more than so many wait for the model.",
+                Annotated[int, Field(ge=0, le=2**31)],
+            ),
+            *_HEADERS,
+        ),
+        answers={
+            200: Answer("The request is on record: from here on it is not lost.", FalHandle, headers=(REQUEST_ID,)),
+            **refusals(*GUARDED, 404, 413, 422, 429),
+        },
+    )
+
+
+def _body(model: Model) -> Body:
+    return Body(FIELDS[model.name], _EXAMPLES[model.name])
+
+
+def _of_application(app: str) -> Iterable[Operation]:
+    """What may be asked about requests; their addresses keep owner and alias of the endpoint only."""
+    path = f"{QUEUE}/{app}/requests/{{request_id}}"
+    told = {**_failures(), **refusals(*GUARDED, 404, 422), 200: Answer("Its output.", FalOutput, headers=(REQUEST_ID,))}
+    yield Operation(
+        "get",
+        f"{path}/status",
+        slug("status", app),
+        f"Where a request of {app} stands",
+        parameters=(_LOGS,),
+        answers={
+            200: Answer("It has ended.", FalStatus, headers=(REQUEST_ID,)),
+            202: Answer("It waits or runs.", FalStatus, headers=(REQUEST_ID,)),
+            **refusals(*GUARDED, 404, 422),
+        },
+    )
+    yield Operation(
+        "get",
+        f"{path}/status/stream",
+        slug("stream", app),
+        f"How a request of {app} gets on, until it has ended",
+        parameters=(_LOGS,),
+        answers={
+            200: Answer(
+                "Server-sent events: statuses, each with the lines of the log that were not sent before.",
+                ServerSentEvent,
+                "text/event-stream",
+            ),
+            **refusals(*GUARDED, 404, 422, 429),
+        },
+    )
+    yield Operation("get", path, slug("result", app), f"The output of a request of {app}", answers=told)
+    yield Operation("get", f"{path}/response", slug("response", app), "The same", answers=told)
+    yield Operation(
+        "put",
+        f"{path}/cancel",
+        slug("cancel", app),
+        f"Cancel a request of {app}",
+        answers={
+            **refusals(*GUARDED, 404, 422),
+            202: Answer("It does not start, or stops.", FalCancelled, headers=(REQUEST_ID,)),
+            400: Answer("It had ended, or the call is malformed.", FalTooLate | FalPlatformProblem),
+        },
+    )
+
+
+_ENDPOINTS = [(model, endpoint) for model in MODELS for endpoint in model.of(fal.NAME)]
+_APPLICATIONS = dict.fromkeys(fal.application(endpoint) for _, endpoint in _ENDPOINTS)
+
+SECTION = Section(
+    name="fal",
+    about="fal's queue and direct call. The same at the root of hosts that stand for fal's: `queue.`, `fal.`.",
+    operations=(
+        *(_run(model, endpoint) for model, endpoint in _ENDPOINTS),
+        *(_submit(model, endpoint) for model, endpoint in _ENDPOINTS),
+        *(operation for app in _APPLICATIONS for operation in _of_application(app)),
+        *(
+            Operation(
+                method,
+                "/fal/proxy",
+                slug("proxy", method),
+                "Any of these calls, as fal's JavaScript client sends it to a proxyUrl",
+                parameters=(
+                    Parameter("X-Fal-Target-Url", "The URL at fal that is meant.", where="header", is_required=True),
+                ),
+                answers={
+                    200: Answer("The answer of the call that is meant."),
+                    **refusals(*GUARDED, 404, 413, 422),
+                },
+            )
+            for method in _PROXIED
+        ),
+    ),
+    webhooks=(webhook("falRequest", "A request has ended: as fal tells it", FalGood | FalBad, _SIGNED),),
+)

@@ -1,0 +1,276 @@
+"""`/v1`: OpenAI's, AI/ML API's and Siraya's dialects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+from api.openapi.operation import (
+    GUARDED,
+    IDEMPOTENCY_KEY,
+    RETRY_AFTER,
+    Answer,
+    Body,
+    Operation,
+    Parameter,
+    Section,
+    Shape,
+    absent,
+    any_of,
+    named,
+)
+from api.openapi.operation import refusals as refused
+from farm.catalogue import KONTEXT_TEXT, SRPO, SRPO_IMAGE, Model
+from farm.dialects import aimlapi, openai, siraya, v1
+from farm.dialects.v1 import Call
+from farm.request import OutputFormat
+
+PREFIX = "/v1"
+
+
+class ErrorObject(Shape):
+    """An error as OpenAI has it. `code` is a word, to Siraya's callers the HTTP status."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | int | None
+
+
+class ImagesProblem(Shape):
+    """A refusal: OpenAI's object, and beside it what AI/ML API says of a call."""
+
+    error: ErrorObject
+    message: str
+    statusCode: int  # noqa: N815  # AI/ML API's name
+    path: str
+    requestId: str  # noqa: N815
+    timestamp: str
+
+
+class GeneratedImage(Shape):
+    """A picture: its URL (a data URI with `sync_mode`), or its bytes. `revised_prompt`: the prompt was rewritten."""
+
+    url: str = absent()
+    b64_json: str = absent()
+    revised_prompt: str = absent()
+
+
+class GeneratedImages(Shape):
+    """The pictures of OpenAI's dialect."""
+
+    created: int
+    data: list[GeneratedImage]
+    output_format: OutputFormat
+    size: str
+    seed: int
+    has_nsfw_concepts: list[bool]
+    warnings: list[str] = absent()
+
+
+class SirayaImage(GeneratedImage):
+    """A picture; `revised_prompt` is empty where the prompt is the caller's own."""
+
+    revised_prompt: str
+
+
+class SirayaImages(Shape):
+    """The pictures of Siraya's dialect."""
+
+    created: int
+    data: list[SirayaImage]
+    seed: int
+    has_nsfw_concepts: list[bool]
+    warnings: list[str] = absent()
+
+
+class AimlapiImage(Shape):
+    """A picture of AI/ML API's dialect."""
+
+    url: str = absent()
+    b64_json: str = absent()
+    width: int
+    height: int
+    content_type: str
+
+
+class Seconds(Shape):
+    """How long it took."""
+
+    inference: float
+
+
+class AimlapiUsage(Shape):
+    """What AI/ML API would count."""
+
+    tokens_used: int
+
+
+class AimlapiMeta(Shape):
+    """About the call."""
+
+    usage: AimlapiUsage
+
+
+class AimlapiImages(Shape):
+    """The pictures of AI/ML API's dialect, which stand there twice."""
+
+    images: list[AimlapiImage]
+    timings: Seconds
+    seed: int
+    has_nsfw_concepts: list[bool]
+    prompt: str
+    data: list[AimlapiImage]
+    meta: AimlapiMeta
+    warnings: list[str] = absent()
+
+
+class ListedModel(Shape):
+    """A model that some worker has loaded."""
+
+    id: str
+    object: Literal["model"]
+    created: Literal[0]
+    owned_by: Literal["srpo-farm"]
+
+
+class ListedModels(Shape):
+    """All that may be named as `model`."""
+
+    object: Literal["list"]
+    data: list[ListedModel]
+
+
+class EditForm(BaseModel):
+    """The same as a form: up to four files called `image` or `image[]`, and the other fields as texts."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    prompt: str
+    image: bytes
+
+
+def _ids(models: Mapping[str, Model], *meant: Model) -> list[str]:
+    return [model_id for model_id, model in models.items() if model in meant]
+
+
+def _with_nulls(fields: type[Call], ids: Iterable[str], name: str = "") -> type[BaseModel]:
+    """What a call takes, where null means the same as nothing: OpenAI's libraries send it."""
+    told: dict[str, Any] = {
+        field: (info.rebuild_annotation() | None, info.default)
+        for field, info in fields.model_fields.items()
+        if not info.is_required()
+    }
+    base = named(fields, ids, name)
+    return create_model(base.__name__, __base__=base, __doc__=base.__doc__, **told)
+
+
+GENERATION = any_of(
+    [
+        _with_nulls(openai.SrpoGeneration, _ids(openai.GENERATES, SRPO)),
+        _with_nulls(openai.KontextGeneration, _ids(openai.GENERATES, KONTEXT_TEXT)),
+        _with_nulls(aimlapi.TextToImage, aimlapi.GENERATES, "AimlapiTextToImage"),
+        _with_nulls(siraya.TextToImage, siraya.GENERATES, "SirayaTextToImage"),
+    ]
+)
+_SRPO_EDITS = _ids(openai.EDITS, SRPO_IMAGE)
+EDIT = any_of(
+    [
+        _with_nulls(openai.SrpoEdit, _SRPO_EDITS),
+        _with_nulls(openai.KontextEdit, [model_id for model_id in openai.EDITS if model_id not in _SRPO_EDITS]),
+    ]
+)
+
+REQUEST_ID = Parameter("X-Request-Id", "The job's id, where there is a job.", where="header", is_required=True)
+_NOT_AGAIN = Parameter("X-Should-Retry", "`false`: sent again, it would make a second job.", where="header")
+
+
+def refusals(*statuses: int) -> dict[int, Answer]:
+    """Refusals in the shape that all callers of these paths read."""
+    told = refused(ImagesProblem, *statuses)
+    return {
+        status: Answer(answer.about, answer.kind, headers=(REQUEST_ID, *answer.headers))
+        for status, answer in told.items()
+    }
+
+
+def _drawn(kind: Any) -> dict[int, Answer]:
+    failed = {
+        status: Answer("The job failed.", ImagesProblem, headers=(REQUEST_ID, _NOT_AGAIN))
+        for status in {500, *v1.FAILURES.values()}
+    }
+    return {
+        **failed,
+        **refusals(*GUARDED, 404, 413, 422, 429),
+        200: Answer("The pictures.", kind, headers=(REQUEST_ID,)),
+        400: Answer(
+            "Something in the call or in an image is wrong, or no worker has the model loaded.",
+            ImagesProblem,
+            headers=(REQUEST_ID, _NOT_AGAIN),
+        ),
+        503: Answer(
+            "The farm does not answer, or has no worker yet; come back, unless `X-Should-Retry` says otherwise.",
+            ImagesProblem,
+            headers=(REQUEST_ID, _NOT_AGAIN, Parameter(RETRY_AFTER.name, RETRY_AFTER.about, int, "header")),
+        ),
+        504: Answer(
+            "It was waited for as long as may be, and goes on; the text says where to see it.",
+            ImagesProblem,
+            headers=(REQUEST_ID, _NOT_AGAIN),
+        ),
+    }
+
+
+_FOX = "a red fox in fresh snow"
+_PICTURE = "https://you.example/fox.png"
+
+SECTION = Section(
+    name="OpenAI, AI/ML API, Siraya",
+    about="Pictures as OpenAI's libraries ask for them. The id of the model decides whose fields and defaults hold.",
+    operations=(
+        Operation(
+            "post",
+            f"{PREFIX}/images/generations",
+            "createImage",
+            "Text to image, answered with the pictures",
+            body=Body(GENERATION, {"model": "srpo", "prompt": _FOX, "size": "1024x768"}),
+            parameters=(IDEMPOTENCY_KEY,),
+            answers={
+                **_drawn(GeneratedImages | SirayaImages),
+                201: Answer("The same, to AI/ML API's callers.", AimlapiImages, headers=(REQUEST_ID,)),
+            },
+        ),
+        Operation(
+            "post",
+            f"{PREFIX}/images/edits",
+            "editImage",
+            "Image to image, answered with the pictures",
+            body=Body(EDIT, {"model": "kontext", "prompt": "put a scarf on the fox", "image": _PICTURE}, EditForm),
+            parameters=(IDEMPOTENCY_KEY,),
+            answers=_drawn(GeneratedImages),
+        ),
+        Operation(
+            "get",
+            f"{PREFIX}/models",
+            "listModels",
+            "What may be named as `model` here",
+            answers={
+                200: Answer("The models.", ListedModels, headers=(REQUEST_ID,)),
+                **refusals(*GUARDED, 422),
+            },
+        ),
+        Operation(
+            "get",
+            f"{PREFIX}/models/{{model_id}}",
+            "getModel",
+            "One of them",
+            answers={
+                200: Answer("The model.", ListedModel, headers=(REQUEST_ID,)),
+                **refusals(*GUARDED, 404, 422),
+            },
+        ),
+    ),
+)

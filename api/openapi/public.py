@@ -1,0 +1,141 @@
+"""What needs no key: pictures, probes, signing keys, and this documentation."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from api.openapi.native import refusals
+from api.openapi.operation import ANYWHERE, Answer, Operation, Parameter, Section, Shape
+
+
+class Alive(Shape):
+    """The process answers."""
+
+    status: Literal["alive"]
+
+
+class Ready(Shape):
+    """Redis is reachable and runs scripts."""
+
+    status: Literal["ready"]
+
+
+class Unready(Shape):
+    """Why calls would be refused."""
+
+    status: Literal["unready"]
+    reason: str
+
+
+class SigningKey(Shape):
+    """An ED25519 public key (RFC 8037); `x` is padded."""
+
+    kty: Literal["OKP"]
+    crv: Literal["Ed25519"]
+    x: str
+    use: Literal["sig"]
+    alg: Literal["EdDSA"]
+
+
+class SigningKeys(Shape):
+    """The public keys of webhooks in fal's dialect."""
+
+    keys: list[SigningKey]
+
+
+_ETAG = Parameter("ETag", "What is stored under a name never changes.", where="header", is_required=True)
+_COMMON = refusals(*ANYWHERE)
+#: What is no picture is sent as bytes, to be saved.
+_FILES = "image/jpeg, image/png, image/webp, application/octet-stream"
+
+SECTION = Section(
+    name="Without a key",
+    about="Pictures, probes, the keys of fal's webhooks, and this documentation.",
+    operations=(
+        Operation(
+            "get",
+            "/files/{key}",
+            "getFile",
+            "A picture, or what was uploaded. Nobody can guess its name; a key is ignored",
+            parameters=(Parameter("Range", "A part of it.", where="header"),),
+            answers={
+                200: Answer("The file.", media_type=_FILES, headers=(_ETAG,)),
+                206: Answer("The part that was asked for.", media_type=_FILES, headers=(_ETAG,)),
+                304: Answer("You have it already.", headers=(_ETAG,)),
+                416: Answer("There is no such part.", media_type="application/problem+json"),
+                **_COMMON,
+                **refusals(404, 503),
+            },
+            is_open=True,
+        ),
+        Operation(
+            "get",
+            "/.well-known/jwks.json",
+            "getSigningKeys",
+            "The keys of fal's webhooks",
+            answers={200: Answer("May be kept for an hour.", SigningKeys), **_COMMON, **refusals(503)},
+            is_open=True,
+        ),
+        Operation(
+            "get",
+            "/healthz",
+            "isAlive",
+            "Liveness",
+            answers={200: Answer("The process answers.", Alive), **_COMMON},
+            is_open=True,
+        ),
+        Operation(
+            "get",
+            "/readyz",
+            "isReady",
+            "Readiness",
+            answers={
+                200: Answer("Calls are taken.", Ready),
+                503: Answer("Calls would be refused.", Unready),
+                **_COMMON,
+            },
+            is_open=True,
+        ),
+        Operation(
+            "get",
+            "/metrics",
+            "getMetrics",
+            "Figures for Prometheus",
+            answers={200: Answer("In Prometheus's text format.", str, "text/plain"), **_COMMON, **refusals(503)},
+            is_open=True,
+        ),
+        Operation(
+            "get",
+            "/openapi.json",
+            "getDocument",
+            "This document",
+            answers={
+                200: Answer("OpenAPI 3.1.", dict[str, Any], headers=(_ETAG,)),
+                304: Answer("You have it already.", headers=(_ETAG,)),
+                **_COMMON,
+            },
+            is_open=True,
+        ),
+        Operation(
+            "get",
+            "/docs",
+            "readDocument",
+            "This document, for people",
+            answers={200: Answer("A page.", str, "text/html"), **_COMMON},
+            is_open=True,
+        ),
+        Operation(
+            "get",
+            "/docs/{name}",
+            "getPartOfPage",
+            "What that page consists of",
+            answers={
+                200: Answer("A script, a style sheet or an icon.", media_type="text/javascript, text/css, image/png"),
+                304: Answer("You have it already."),
+                **_COMMON,
+                **refusals(404),
+            },
+            is_open=True,
+        ),
+    ),
+)

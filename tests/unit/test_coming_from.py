@@ -1,0 +1,84 @@
+"""The pages for those who come from a provider say what the dialects do."""
+
+from __future__ import annotations
+
+import pytest
+
+from farm.catalogue import MAX_PROMPT, MAX_SIDE, MIN_SIDE, MODELS
+from farm.dialects import aimlapi, fal, v1, wavespeed
+from farm.service import ACCELERATIONS
+from farm.settings import Settings
+from tests.documents import DOCS
+
+PAGES = ("fal", "wavespeed", "aimlapi", "siraya", "openai")
+
+
+def page(name: str) -> str:
+    return (DOCS / f"coming-from-{name}.md").read_text()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_names_every_id_that_its_callers_use(name: str) -> None:
+    """Some ids of the farm's own models mean, at OpenAI's paths, only what shorter ones mean there."""
+    ids = {model_id for model in MODELS for model_id in model.of(name)}
+    longer = {"srpo-image-to-image", "kontext-text-to-image", "kontext-multi"} if name == "openai" else set()
+
+    assert {model_id for model_id in ids - longer if f"`{model_id}`" not in page(name)} == set()
+
+
+def test_what_fal_tolerates_is_on_its_page_with_the_reason() -> None:
+    rows = [f"| `{header}` | {why} |" for header, why in fal.TOLERATED_HEADERS.items()]
+
+    assert [row for row in page("fal").splitlines() if row.startswith("| `X-")] == rows
+
+
+@pytest.mark.parametrize("header", [fal.REQUEST_TIMEOUT, fal.LIFECYCLE, fal.STORE_IO, fal.NO_RETRY])
+def test_what_fal_honours_is_on_its_page(header: str) -> None:
+    assert f"`{header}`" in page("fal")
+
+
+def test_what_wavespeed_tolerates_is_on_its_page() -> None:
+    told = page("wavespeed").rpartition("Taken, and without effect")[2]
+
+    assert wavespeed.TOLERATED == ("strength",)
+    assert all(f"`{name}`" in told for name in wavespeed.TOLERATED)
+
+
+def test_what_becomes_of_openais_parameters_is_on_its_page() -> None:
+    told = page("openai").rpartition("|---|---|\n")[2].splitlines()
+
+    assert told == [
+        *(f"| `{name}` | taken without effect: {why} |" for name, why in v1.TOLERATED.items()),
+        *(f"| `{name}` | refused: {instead} |" for name, instead in v1.REFUSED.items()),
+    ]
+
+
+def test_the_levels_of_acceleration_that_do_not_work_are_told() -> None:
+    """When one of them works, the pages are to be changed."""
+    assert ACCELERATIONS == ("none",)
+    assert v1.REGULAR_MEANS == "none"
+    for name in ("fal", "openai"):
+        assert "| `acceleration` | `none` works; `regular` and `high` are refused until they do |" in page(name)
+    for name in ("aimlapi", "siraya"):
+        assert "| `acceleration` | `none` works; `regular`, the default, is computed in full until it does" in page(
+            name
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "limits"),
+    [
+        ("fal", [f"{MIN_SIDE}–{MAX_SIDE}"]),
+        ("siraya", [f"{MIN_SIDE}–{MAX_SIDE}"]),
+        ("openai", [f"{MIN_SIDE}–{MAX_SIDE}", f"1–{MAX_PROMPT}"]),
+        ("wavespeed", [f"{wavespeed.MIN_SIDE}–{wavespeed.MAX_SIDE}"]),
+        ("aimlapi", [str(aimlapi.TextToImage.LIMITS)]),
+    ],
+)
+def test_limits_are_the_dialects_own(name: str, limits: list[str]) -> None:
+    assert [limit for limit in limits if limit not in page(name)] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_time_a_call_is_held_is_the_settings_own(name: str) -> None:
+    assert f"held for {Settings.model_fields['hold_seconds'].default:.0f} s by default" in page(name)
