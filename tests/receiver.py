@@ -85,10 +85,13 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 receiver.received.append(Received(self.path, headers, body))
                 receiver.behave(self)
+
+            def do_GET(self) -> None:
+                self.do_POST()
 
             def log_message(self, *args: Any) -> None:
                 """Says nothing."""

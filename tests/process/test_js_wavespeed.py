@@ -1,0 +1,128 @@
+"""WaveSpeed's own JavaScript client renders here, with nothing changed but its base URL."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import javascript
+from tests.farms import RunningFarm, picture_facts, running_farm
+
+HEAD = """
+import { Client } from "wavespeed";
+const client = new Client("farm-key", { baseUrl: "http://farm" });
+const model = "wavespeed-ai/flux-srpo";
+const quick = { prompt: "a fox", size: "256*256", num_inference_steps: 1 };
+const slow = { ...quick, num_inference_steps: 50 };
+const pace = { pollInterval: 0.05 };
+const failure = (error) => ({ message: error.message });
+"""
+HOLD_SECONDS = 1.5
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
+    settings = {"FARM_SIMULATED_STEP_MS": "60", "FARM_HOLD_SECONDS": str(HOLD_SECONDS)}
+    with running_farm(tmp_path_factory.mktemp("js-wavespeed") / "data", **settings) as farm:
+        yield farm
+
+
+@pytest.fixture
+def head(farm: RunningFarm) -> str:
+    return HEAD.replace("http://farm", farm.url)
+
+
+def fetched(farm: RunningFarm, url: str) -> bytes:
+    answer = farm.call("GET", url.removeprefix(farm.url))
+    assert answer.status == 200
+    return answer.body
+
+
+@pytest.mark.parametrize("options", ["pace", "{ ...pace, enableSyncMode: true }"])
+def test_a_picture_is_rendered(farm: RunningFarm, head: str, options: str) -> None:
+    (url,) = javascript.run(head + f"report(await client.run(model, quick, {options}));").report["outputs"]
+
+    assert picture_facts(fetched(farm, url)) == ((256, 256), "JPEG")
+
+
+def test_base64_is_the_picture_itself(head: str) -> None:
+    (inline,) = javascript.run(
+        head + 'report(await client.run(model, { ...quick, output_format: "png", enable_base64_output: true }, pace));'
+    ).report["outputs"]
+
+    assert picture_facts(base64.b64decode(inline, validate=True)) == ((256, 256), "PNG")
+
+
+def test_a_call_that_was_held_in_vain_raises_with_the_task(farm: RunningFarm, head: str) -> None:
+    error = javascript.run(
+        head + "report(await client.run(model, slow, { enableSyncMode: true }).catch(failure));"
+    ).report
+
+    assert error["message"].startswith("Sync mode timed out")
+    (item,) = farm.call("POST", "/api/v3/predictions", {"page_size": 1}).json["data"]["items"]
+    assert item["id"] in error["message"]
+    farm.call("POST", f"/farm/v1/jobs/{item['id']}/cancel")
+
+
+def test_a_time_limit_of_the_client_is_its_own_error(farm: RunningFarm, head: str) -> None:
+    error = javascript.run(
+        head + "report(await client.run(model, slow, { ...pace, timeout: 1.5 }).catch(failure));"
+    ).report
+
+    assert "timed out" in error["message"]
+    (item,) = farm.call("POST", "/api/v3/predictions", {"page_size": 1}).json["data"]["items"]
+    assert item["id"] in error["message"]
+    farm.call("POST", f"/farm/v1/jobs/{item['id']}/cancel")
+
+
+def test_a_refusal_names_the_field_and_an_unknown_model_what_there_is(head: str) -> None:
+    ran = javascript.run(
+        head
+        + """
+        report(await client.run(model, { ...quick, num_inference_steps: 51 }).catch(failure));
+        report(await client.run("wavespeed-ai/no-such-model", quick).catch(failure));
+        """
+    )
+    refused, unknown = ran.reports
+
+    assert "400" in refused["message"]
+    assert "num_inference_steps" in refused["message"]
+    assert "404" in unknown["message"]
+
+
+def test_a_failed_prediction_raises_with_its_task_and_why(farm: RunningFarm, head: str) -> None:
+    error = javascript.run(
+        head
+        + """
+        const post = (path, body) => fetch("http://farm" + path, { method: "POST", body: JSON.stringify(body ?? {}) });
+        const failed = client.run(model, slow, pace).catch(failure);
+        let items = [];
+        while (!items.length) {
+          items = (await (await post("/api/v3/predictions", { status: "processing" })).json()).data.items;
+        }
+        await post(`/farm/v1/jobs/${items[0].id}/cancel`);
+        report({ ...(await failed), id: items[0].id });
+        """.replace("http://farm", farm.url)
+    ).report
+
+    assert error["message"] == f"Prediction failed (task_id: {error['id']}): The job was cancelled."
+
+
+def test_an_uploaded_file_is_rendered_from(farm: RunningFarm, head: str, tmp_path: Path) -> None:
+    source = farm.picture(farm.wait_for_end(farm.submit(output_format="png", num_inference_steps=1, seed=3)))
+    (tmp_path / "fox.png").write_bytes(source)
+    ran = javascript.run(
+        head
+        + f"""
+        const url = await client.upload("{tmp_path / "fox.png"}");
+        report(url);
+        report(await client.run("wavespeed-ai/flux-srpo-image-to-image", {{ ...quick, image: url }}, pace));
+        """
+    )
+    url, result = ran.reports
+
+    assert fetched(farm, url) == source
+    assert picture_facts(fetched(farm, result["outputs"][0])) == ((256, 256), "JPEG")
