@@ -13,7 +13,7 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeout
 
 from farm.dialects.fields import decode
-from farm.errors import InvalidRequest, Problem
+from farm.errors import InvalidRequest, Problem, TooManyHeld
 
 #: Longest Idempotency-Key, in characters.
 MAX_KEY = 255
@@ -72,7 +72,18 @@ def take_room(most: int | None) -> None:
     announced = flask.request.content_length
     size = min(most or usual, announced if announced is not None else most or usual)
     if size > usual:
-        flask.current_app.extensions["room"].take(size)
+        try:
+            flask.current_app.extensions["room"].take(size)
+        except TooManyHeld:
+            with impatience():
+                drain(pieces(most or usual))
+            raise
+
+
+def drain(rest: Iterator[bytes]) -> None:
+    """Read what else comes of a body that is refused: until they have sent it, many clients read no answer."""
+    for _ in rest:
+        pass
 
 
 def read_bytes(most: int | None = None) -> bytes:

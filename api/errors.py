@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 import flask
 import structlog
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from farm import errors
 from farm.dialects import registry
@@ -52,14 +52,22 @@ def _from_farm(error: errors.FarmError) -> flask.Response:
 
 def _from_http(error: HTTPException) -> flask.Response:
     status = error.code or 500
-    message = error.description or HTTPStatus(status).phrase
-    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        message = f"The body is too large; allowed: up to {flask.request.max_content_length} bytes."
-    response = answer(status, BadHttp(status, message))
+    response = answer(status, BadHttp(status, _message(status, error)))
     for name, value in error.get_headers():
         if name in ("Allow", "Retry-After"):
             response.headers[name] = value
     return response
+
+
+def _message(status: int, error: HTTPException) -> str:
+    """What is wrong, and what is allowed: werkzeug's own words are for people who type addresses."""
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return f"The body is too large; allowed: up to {flask.request.max_content_length} bytes."
+    if isinstance(error, NotFound):
+        return f"There is nothing at '{flask.request.path[:200]}'; what there is, /docs tells."
+    if isinstance(error, MethodNotAllowed):
+        return f"{flask.request.method} is not allowed here; allowed: {', '.join(sorted(error.valid_methods or ()))}."
+    return error.description or HTTPStatus(status).phrase
 
 
 def _from_bug(error: Exception) -> flask.Response:

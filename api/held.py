@@ -11,6 +11,7 @@ from dataclasses import replace
 import flask
 
 from api.peer import Peer
+from farm import clock
 from farm.callers import Caller
 from farm.errors import StoreFull, StoreUnavailable, TooManyHeld
 from farm.job import Job, Order, as_accepted
@@ -39,7 +40,7 @@ class Held:
             try:
                 return self._end(caller, job_id, order.call)
             except (StoreUnavailable, StoreFull):
-                return as_accepted(job_id, caller.id, order)
+                return as_accepted(job_id, caller.id, order, at_us=clock.now_us())
 
     def _end(self, caller: Caller, job_id: str, call: str) -> Job:
         peer = Peer(flask.request.environ.get("gunicorn.socket"))

@@ -12,7 +12,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
-from api.body import Body, digest, idempotency_key, impatience, pieces, take_room
+from api.body import Body, digest, drain, idempotency_key, impatience, pieces, take_room
 from farm.errors import InvalidRequest, Problem
 
 TYPE = "multipart/form-data"
@@ -32,13 +32,18 @@ def read_form(*about: str, most: int) -> Body:
     texts: MultiDict[str, str] = MultiDict()
     files: list[tuple[str, bytes]] = []
     seen: list[str] = []
+    body = pieces(most)
     with impatience():
-        for part, content in _parts(events(pieces(most))):
-            seen.append(f"{hashlib.sha256(content).hexdigest()} {part.name}")
-            if isinstance(part, File):
-                files.append((part.name, content))
-            else:
-                texts.add(part.name, _text(part.name, content))
+        try:
+            for part, content in _parts(events(body)):
+                seen.append(f"{hashlib.sha256(content).hexdigest()} {part.name}")
+                if isinstance(part, File):
+                    files.append((part.name, content))
+                else:
+                    texts.add(part.name, _text(part.name, content))
+        except InvalidRequest:
+            drain(body)
+            raise
     return Body(_objects(texts), digest(*about, content="\n".join(seen).encode()), idempotency_key(), tuple(files))
 
 
@@ -67,7 +72,7 @@ def _feed(decoder: MultipartDecoder, piece: bytes | None) -> None:
     try:
         decoder.receive_data(piece)
     except RequestEntityTooLarge:
-        raise _no_form(f"the head of a part is longer than {_MOST_HEAD} bytes") from None
+        raise _no_form(f"in more than {_MOST_HEAD} bytes of the form no part's content begins") from None
 
 
 def _parts(events: Iterable[Event]) -> Iterator[tuple[Field | File, bytes]]:

@@ -9,7 +9,7 @@ import flask
 from farm.errors import TooManyHeld
 
 #: Bytes of large bodies that are being dealt with at a time, those of held calls among them. While a body is taken
-#: apart, its bytes are there about five times.
+#: apart, its bytes are there about four times.
 MOST = 512 * 1024 * 1024
 
 

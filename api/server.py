@@ -8,6 +8,7 @@ import logging
 import os
 import resource
 import socket
+import struct
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import ThreadWorker
 
 from api.app import create_app
+from api.body import STALL_SECONDS
 from farm.bootstrap import build, reach
 from farm.callers import Callers, refuse_open_door, wants_keys
 from farm.jobstore import keys
@@ -47,6 +49,13 @@ class Log(Logger):  # type: ignore[misc]  # gunicorn is untyped
     def setup(self, cfg: Any) -> None:  # noqa: ARG002  # gunicorn's signature
         self.error_log.propagate = True
         self.error_log.setLevel(logging.WARNING)
+        self.error_log.addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not that a caller was cut off who stood still: hundreds might, each with a traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, BlockingIOError | TimeoutError)
 
 
 class _Said:
@@ -69,6 +78,16 @@ def close_after_a_broken_body(_worker: Any, request: Any) -> None:
     """gunicorn closes such a connection; this has it say so, too."""
     wishes_to_close = request.should_close
     request.should_close = lambda: request.body.failed or wishes_to_close()
+
+
+def give_up_who_stands_still(arbiter: Any) -> None:
+    """Have the kernel cut off who sends or takes nothing for long: anybody could hold all threads so, without a key.
+
+    The connections to come inherit it. Over TLS it has no effect on who sends nothing.
+    """
+    for listener in arbiter.LISTENERS:
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", STALL_SECONDS, 0))
+        listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALL_SECONDS * 1000)
 
 
 class Threads(ThreadWorker):  # type: ignore[misc]  # gunicorn is untyped
@@ -137,6 +156,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
             "proc_name": "farm-api",
             "logger_class": "api.server.Log",
             "post_fork": lambda _arbiter, _worker: die_with_parent(arbiter),
+            "when_ready": give_up_who_stands_still,
             "pre_request": close_after_a_broken_body,
         }
         if self._address.tls:

@@ -22,9 +22,15 @@ from farm.storage.storage import Storage, name_in, new_input_key
 
 #: So much of a data URI is repeated in an error, in characters.
 _SHOWN = 64
-#: The head of a data URI (RFC 2397), up to the comma. What type it declares is of no interest.
-_DATA = re.compile(r"\s*data:([^,]{0,200}),", re.IGNORECASE)
+#: How a data URI begins (RFC 2397), and how its head ends before the comma where what follows is base64. What type it
+#: declares is of no interest.
+_DATA = re.compile(r"\s*data:", re.IGNORECASE)
 _BASE64 = re.compile(r";\s*base64\s*$", re.IGNORECASE)
+#: So much of a head is looked at for that, in characters.
+_HEAD_END = 64
+#: Most bytes of a data URI that are written as %xx. Each takes 200 bytes of memory while it is read, and
+#: pictures of more than a few kilobytes come as base64.
+_MOST_ESCAPES = 1_000_000
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _WHITE = b" \t\n\f\r"
 
@@ -89,8 +95,8 @@ class Intake:
         return key
 
     def _examine(self, source: Source) -> Found:
-        if match := _DATA.match(source.url):
-            return _inline(_decoded(source.url[match.end() :], is_base64=bool(_BASE64.search(match[1]))))
+        if _DATA.match(source.url):
+            return _inline(_decoded(source.url))
         if source.url:
             return self._own_key(source.url) or self._checked(source.url)
         return _inline(source.content)
@@ -101,9 +107,7 @@ class Intake:
         Nobody can guess a key: an address that ends with one that is there can mean no other file.
         """
         key = re.split("[?#]", url, maxsplit=1)[0].rpartition("/")[2]
-        if name_in(key) is None:
-            return None
-        if file := self._storage.find(key):
+        if name_in(key) is not None and (file := self._storage.find(key)):
             pictures.check_size(file.bytes)
             return key
         if url.startswith(f"{self._base()}/"):
@@ -129,10 +133,18 @@ def _inline(content: bytes) -> _Inline:
     return _Inline(content, pictures.look(content).extension)
 
 
-def _decoded(data: str, *, is_base64: bool) -> bytes:
+def _decoded(uri: str) -> bytes:
     """The bytes in a data URI. Base64 is read as browsers read it, and URL-safe, too."""
+    head, comma, data = uri.partition(",")
+    if not comma:
+        raise UnusablePicture("image_load_error", "the data URI has no comma; allowed: data:image/png;base64,…")
+    is_base64 = bool(_BASE64.search(head[-_HEAD_END:]))
     if is_base64 and len(data) > 2 * pictures.MAX_BYTES:
         raise pictures.file_too_large("the data URI is too long")
+    if data.count("%") > _MOST_ESCAPES:
+        raise UnusablePicture(
+            "image_load_error", f"the data URI has more than {_MOST_ESCAPES} escapes; allowed: base64"
+        )
     plain = unquote_to_bytes(data)
     if not is_base64:
         return plain

@@ -91,7 +91,8 @@ class Conditions:
     keep_seconds: float = 0.0
     #: A job that may not be tried again ends with its first failure.
     may_retry: bool = True
-    #: Prompt and inputs are forgotten with the end: they are empty in the record from then on.
+    #: If not, prompt and inputs are forgotten with the end: they are empty in the record from then on, and no picture
+    #: tells the prompt.
     keeps_payload: bool = True
 
 
@@ -216,9 +217,10 @@ class Moment(NamedTuple):
         return cls(int(ms), int(number))
 
 
-def as_accepted(job_id: str, caller: str, order: Order) -> Job:
-    """The job as far as is known where the job store cannot be asked, since it accepted it."""
-    return Job(job_id, State.CREATED, caller, order.endpoint, order.request, order.priority, order.dialect)
+def as_accepted(job_id: str, caller: str, order: Order, *, at_us: int) -> Job:
+    """The job as far as is known where the job store, which accepted it about `at_us`, cannot be asked."""
+    known = (job_id, State.CREATED, caller, order.endpoint, order.request, order.priority, order.dialect)
+    return Job(*known, created_us=at_us)
 
 
 #: Before all changes.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import http.client
 import io
 import ipaddress
+import math
 import re
 import socket
 import ssl
@@ -115,11 +116,12 @@ class _Target:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What to send where, and how much of the answer to read."""
+    """What to send where, how much of the answer to read, and how long all of it may take."""
 
     method: str
     target: _Target
     limit: int
+    seconds: float
     body: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -163,11 +165,14 @@ class Outbound:
         for name, value in headers.items():
             if not (_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
                 raise ValueError(f"{name!r} is no header, or has a value that is not printable ASCII")
-        return self._within_time(_Request("POST", self._policy.target(url), POST_KEEPS, body, headers))
+        return self._within_time(_Request("POST", self._policy.target(url), POST_KEEPS, self._seconds, body, headers))
 
-    def get(self, url: str, *, limit: int) -> Reply:
-        """Get what is at `url`. Raises ForbiddenAddress or Unreachable: TooLarge for more than `limit` bytes."""
-        reply = self._within_time(_Request("GET", self._policy.target(url), limit + 1))
+    def get(self, url: str, *, limit: int, seconds: float = math.inf) -> Reply:
+        """Get what is at `url`, in so many seconds or those of all calls, whichever are fewer.
+
+        Raises ForbiddenAddress or Unreachable: TooLarge for more than `limit` bytes.
+        """
+        reply = self._within_time(_Request("GET", self._policy.target(url), limit + 1, min(seconds, self._seconds)))
         if len(reply.body) > limit:
             raise TooLarge(f"The answer is larger than {limit} bytes.")
         return reply
@@ -185,7 +190,7 @@ class Outbound:
 
         threading.Thread(target=run, name="outbound", daemon=True).start()
         try:
-            return outcome.result(self._seconds)
+            return outcome.result(request.seconds)
         except TimeoutError:
             raise Unreachable(f"{request.target.host} {_LATE}.") from None
         finally:
@@ -194,7 +199,7 @@ class Outbound:
     def _exchange(self, request: _Request, line: _Line) -> Reply:
         began = clock.monotonic()
         try:
-            with self._open(request.target, began + self._seconds) as plain:
+            with self._open(request.target, began + request.seconds) as plain:
                 line.hold(plain)
                 with self._secure(plain, request.target) as sock:
                     status, headers, body = _converse(sock, request)

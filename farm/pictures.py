@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from farm.catalogue import MAX_SIDE
 from farm.errors import FarmError
+from farm.layout import excess_in
 
 #: Largest file, in bytes.
 MAX_BYTES = 50_000_000
@@ -29,6 +30,8 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 _QUICK = 1
 #: Pillow's modes of grey pictures with more than 8 bits.
 _SIXTEEN_BITS = ("I;16", "I;16B", "I")
+#: Modes that are scaled as they are.
+_SCALABLE = ("L", "LA", "RGB", "RGBA", "CMYK")
 
 Extension = Literal["jpeg", "png", "webp"]
 #: Phones put a second picture behind a JPEG, such as its depths; Pillow then calls the file MPO.
@@ -50,7 +53,7 @@ _OTHERS = (
 _BRANDS = {b"avif": "an AVIF", b"avis": "an AVIF", b"heic": "a HEIC", b"heix": "a HEIC", b"mif1": "a HEIC"}
 
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-#: A picture at the limit takes half a gigabyte while it is decoded, so one is at a time.
+#: A picture at the limit takes up to 0.8 GB while it is decoded, so one is at a time.
 _decoding = threading.Lock()
 
 
@@ -81,22 +84,23 @@ def look(content: bytes) -> Facts:
         return Facts(_EXTENSIONS[image.format], *image.size)
 
 
-def read(content: bytes) -> Image.Image:
-    """The whole picture: upright, in sRGB, on white where it is transparent, mode RGB. Raises UnusablePicture."""
+def read(content: bytes) -> tuple[Image.Image, tuple[int, int]]:
+    """The picture in plain colours, and its upright size as it was sent. Raises UnusablePicture.
+
+    It is upright, in sRGB, on white where it is transparent, in mode RGB, and its sides are at most as long as a
+    rendered picture's may be: more of it nobody would see.
+    """
     with _decoding, _opened(content) as image:
         with _understood():
             image.load()
-        return _plain(_upright(image))
+        _turn_upright(image)
+        size = image.size
+        return _plain(_reduced(image)), size
 
 
 def prepared(content: bytes) -> tuple[bytes, tuple[int, int]]:
-    """The farm's own copy of a picture, as PNG, and its upright size before that. Raises UnusablePicture.
-
-    The copy's sides are at most as long as a rendered picture's may be: more of it nobody would see.
-    """
-    image = read(content)
-    size = image.size
-    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    """The farm's own copy of a picture, as PNG, and its upright size as it was sent. Raises UnusablePicture."""
+    image, size = read(content)
     copy = io.BytesIO()
     image.save(copy, "PNG", compress_level=_QUICK)
     return copy.getvalue(), size
@@ -119,6 +123,8 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
     check_size(len(content))
     if other := _other_kind(content):
         raise _unsupported(f"the picture is {other}; allowed: {', '.join(FORMATS)}")
+    if excess := excess_in(content):
+        raise UnusablePicture("image_load_error", f"the picture's file has {excess}, which no encoder writes")
     with _understood():
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     with image:
@@ -170,36 +176,44 @@ def _other_kind(content: bytes) -> str | None:
     return next((kind for beginning, kind in _OTHERS if content.startswith(beginning)), None)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # noqa: BLE001  # EXIF that cannot be read says nothing; the picture is good without
+def _turn_upright(image: Image.Image) -> None:
+    # EXIF that cannot be read says nothing; the picture is good without.
+    with suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """The picture in eight bits, no larger than may be: all later steps then take little memory and time."""
+    image = _eight_bits(image)
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    return image
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The picture in a mode that can be scaled: L, RGB or CMYK, and LA or RGBA where it is transparent."""
+    if image.mode in _SIXTEEN_BITS:
+        # Pillow's own conversion would take all that is brighter than 255 of 65535 for white.
+        return image.point(lambda value: value / 256).convert("L")
+    if image.mode in _SCALABLE and "transparency" not in image.info:
         return image
+    plain, transparent = ("L", "LA") if image.mode in ("1", "L") else ("RGB", "RGBA")
+    return image.convert(transparent if image.has_transparency_data else plain)
 
 
 def _plain(image: Image.Image) -> Image.Image:
     """RGB in sRGB, on white."""
-    colours = _in_srgb(_eight_bits(image), image.info.get("icc_profile"))
-    if not image.has_transparency_data or image.mode in _SIXTEEN_BITS:
+    has_alpha = image.mode in ("LA", "RGBA")
+    colours = _in_srgb(image.convert(image.mode.removesuffix("A")) if has_alpha else image)
+    if not has_alpha:
         return colours
     canvas = Image.new("RGB", image.size, "white")
-    canvas.paste(colours, mask=image.convert("RGBA").getchannel("A"))
+    canvas.paste(colours, mask=image.getchannel("A"))
     return canvas
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """The picture without transparency, in a mode that colour profiles are made for: L, RGB or CMYK."""
-    if image.mode in _SIXTEEN_BITS:
-        # Pillow's own conversion would take all that is brighter than 255 of 65535 for white.
-        return image.point(lambda value: value / 256).convert("L")
-    if image.mode in ("1", "L", "LA"):
-        return image.convert("L")
-    return image if image.mode in ("RGB", "CMYK") else image.convert("RGB")
-
-
-def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """The colours that the profile means. One that cannot be used is left out of account, as browsers do."""
-    if profile:
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """The colours that its profile means. One that cannot be used is left out of account, as browsers do."""
+    if profile := image.info.get("icc_profile"):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")

@@ -108,7 +108,7 @@ class Service:
         try:
             return self.get(caller, job_id)
         except StoreUnavailable:
-            return as_accepted(job_id, caller.id, order)
+            return as_accepted(job_id, caller.id, order, at_us=clock.now_us())
 
     def get(self, caller: Caller, job_id: str) -> Job:
         """The job. Raises NotFound, also for another caller's: the two cannot be told apart."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -25,9 +26,13 @@ from farm.storage.storage import (
     Storage,
     begins_like,
     extension_for,
+    name_in,
     new_upload_key,
     part_key,
 )
+
+#: Bytes of the data folder's disk that no upload may take: the job store and the pictures need them.
+LEFT_FREE = 1024**3
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ class Uploads:
         ticket = self._tickets.get(ticket_id)
         if ticket is None or ticket.in_parts != in_parts:
             raise NotFound("No upload is open at this address; it may have expired. Begin a new one.")
+        _refuse_over(ticket)
         return ticket
 
     def keep(self, wish: Wish, pieces: Iterable[bytes]) -> tuple[str, int]:
@@ -125,13 +131,20 @@ class Uploads:
                 return  # the caller did not get its answer
         parts = self._tickets.parts(ticket.id)
         _refuse_others(parts, named)
-        with self._arrived(self._joined(ticket, parts)) as arrival:
+        try:
+            with self._arrived(self._joined(ticket, parts)) as arrival:
+                self._settle(ticket, settled)
+                self._storage.put_file(ticket.key, arrival.file)
+        except NotFound:
+            if not self._storage.find(ticket.key):
+                raise
+            # The caller asked twice, and the other call has removed the parts: it was about these.
             self._settle(ticket, settled)
-            self._storage.put_file(ticket.key, arrival.file)
         for number, part in parts.items():
             self._remove_part(ticket, number, part)
 
     def _settle(self, ticket: Ticket, digest: str) -> None:
+        _refuse_over(ticket)
         if not self._tickets.settle(ticket.id, digest):
             raise Forbidden("This upload is complete, with another file. Begin a new one.")
 
@@ -156,24 +169,34 @@ class Uploads:
     @contextmanager
     def _arrived(self, pieces: Iterable[bytes]) -> Iterator[Arrival]:
         """All of a body in a file, which is gone with the block, and with this process. Raises InvalidRequest."""
-        with self._nameless_file() as file:
+        # Closing the file writes to it, too.
+        with _translated(), self._nameless_file() as file:
             digest, head, length = hashlib.sha256(), b"", 0
             for piece in pieces:
-                with _translated():
-                    file.write(piece)
+                self._refuse_when_full()
+                file.write(piece)
                 digest.update(piece)
                 head = (head + piece[:HEAD_BYTES])[:HEAD_BYTES]
                 length += len(piece)
             if not length:
                 raise InvalidRequest([Problem("", "the file is empty", "file_empty")])
-            with _translated():
-                file.seek(0)
+            file.seek(0)
             yield Arrival(file, length, digest.hexdigest(), head)
 
     def _nameless_file(self) -> BinaryIO:
-        with _translated():
-            self._spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return tempfile.TemporaryFile(dir=self._spool)
+        self._spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return tempfile.TemporaryFile(dir=self._spool)
+
+    def _refuse_when_full(self) -> None:
+        if shutil.disk_usage(self._spool).free < LEFT_FREE:
+            raise StorageUnavailable("The farm's disk is nearly full: it takes no uploads until there is room again.")
+
+
+def _refuse_over(ticket: Ticket) -> None:
+    """Raise NotFound where the file would be stored and never be found."""
+    name = name_in(ticket.key)
+    if name is None or name.is_over(clock.now_us()):
+        raise NotFound("The time for which this file was to be kept is over already. Begin a new upload.")
 
 
 def _refuse_others(parts: Mapping[int, Part], named: Mapping[int, str]) -> None:

@@ -38,6 +38,9 @@ PARTS = {
     "vae": ("config.json", "diffusion_pytorch_model"),
 }
 
+#: What a language model has beside its weights.
+_OF_A_LANGUAGE_MODEL = ("config.json", "tokenizer_config.json")
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
@@ -90,6 +93,18 @@ def check_licences(checkpoints: Checkpoints, accepted: frozenset[str]) -> None:
         raise ConfigurationError(
             f"These weights do not load before their licences are accepted ({terms}):"
             f" add {','.join(open_ones)} to FARM_ACCEPT_LICENSES."
+        )
+
+
+def check_enhancer(folder: Path) -> None:
+    """Raises ConfigurationError unless the folder has what a language model of transformers consists of."""
+    missing = [name for name in _OF_A_LANGUAGE_MODEL if not (folder / name).is_file()]
+    if not any(path.suffix in (".safetensors", ".bin") for path in folder.glob("*")):
+        missing.append("model.safetensors")
+    if missing:
+        raise ConfigurationError(
+            f"FARM_ENHANCER_DIR={folder} lacks {', '.join(missing)}; it is the folder of a causal language model, as "
+            "transformers saves one"
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from farm.bootstrap import Farm, build
 from farm.embedded import EmbeddedRedis
@@ -19,6 +20,13 @@ from tests.s3 import S3, running_s3
 def no_settings_from_outside() -> None:
     for name in [name for name in os.environ if name.startswith("FARM_")]:
         del os.environ[name]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def plain_tracebacks() -> None:
+    """Those that structlog paints when nobody says otherwise take so long that leases run out meanwhile."""
+    plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.processors.add_log_level, plain])
 
 
 @pytest.fixture(scope="session")

@@ -173,11 +173,15 @@ class RunningFarm:
     def wait_for_state(self, job_id: str, state: str, *, seconds: float = 20) -> None:
         wait_for(lambda: self.job(job_id)["status"] == state, seconds=seconds, what=f"{job_id} {state}")
 
-    def picture(self, view: dict[str, Any], number: int = 0) -> bytes:
-        path = view["images"][number]["url"].removeprefix(self.url)
-        answer = self.call("GET", path)
-        assert answer.status == 200
+    def fetch(self, url: str) -> bytes:
+        """What lies behind one of this farm's own URLs."""
+        assert url.startswith(f"{self.url}/"), url
+        answer = self.call("GET", url.removeprefix(self.url))
+        assert answer.status == 200, answer.body
         return answer.body
+
+    def picture(self, view: dict[str, Any], number: int = 0) -> bytes:
+        return self.fetch(view["images"][number]["url"])
 
     @property
     def redis(self) -> redis.Redis:

@@ -55,6 +55,16 @@ class Host:
         serve = self._behaviours[path]
         return self.behave(path, answer)
 
+    def delay(self, path: str, seconds: float) -> None:
+        """Answer a path so much later than it was."""
+        behaviour = self._behaviours[path]
+
+        def answer(request: BaseHTTPRequestHandler) -> None:
+            self.released.wait(seconds)
+            behaviour(request)
+
+        self.behave(path, answer)
+
     def start(self) -> None:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 

@@ -8,6 +8,7 @@ manage in time is rendered as it was written.
 from __future__ import annotations
 
 import json
+import math
 import queue
 import re
 import subprocess
@@ -24,8 +25,9 @@ from pydantic import BaseModel, ValidationError
 
 from farm import clock, lifeline
 from farm.catalogue import KONTEXT, KONTEXT_MULTI, MAX_PROMPT
-from farm.errors import ConfigurationError, FarmError
+from farm.errors import FarmError
 from farm.request import Request
+from farm.weights import check_enhancer
 
 #: A prompt of so many characters says enough: more would not fit into the 512 tokens that the text encoder takes.
 LONG_ENOUGH = 1500
@@ -35,6 +37,8 @@ EDITORS = (KONTEXT.name, KONTEXT_MULTI.name)
 #: How long the model may take over one prompt, and before its first to be loaded, in seconds.
 ANSWER_SECONDS = 30.0
 LOAD_SECONDS = 90.0
+#: For how long one that could not be loaded is not tried again, in seconds: every prompt would wait for it in vain.
+PAUSE_SECONDS = 60.0
 
 #: What a picture's prompt may leave open: words that show that it does not, and what is said else.
 _OPEN = (
@@ -67,14 +71,18 @@ class EnhancerFailed(FarmError):
     code = "enhancer_failed"
 
 
+class Interrupted(FarmError):
+    """The process drains; another one goes on with the job."""
+
+
 class Enhancer(Protocol):
     """Rewrites prompts, in a way that depends on nothing but the words and the model that they are for."""
 
     def rewrite(self, prompt: str, model: str) -> str:
-        """What to render instead. Raises EnhancerFailed."""
+        """What to render instead. Raises EnhancerFailed, and Interrupted once it is closed."""
 
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Let go of what it holds, and keep nobody waiting. Any thread may."""
 
 
 def enhanced(request: Request, enhancer: Enhancer) -> Request:
@@ -122,14 +130,18 @@ class LanguageModel:
         self._load_seconds = load_seconds
         self._process: _Process | None = None
         self._turn = threading.Lock()
+        self._closing = threading.Event()
+        self._load_after = -math.inf
 
     def rewrite(self, prompt: str, model: str) -> str:
         if not self._turn.acquire(timeout=self._load_seconds + self._answer_seconds):
             raise EnhancerFailed("The enhancer has too much to do.")
         try:
             text = self._ask({"prompt": prompt, "edits": model in EDITORS}).strip()
-        except EnhancerFailed:
+        except EnhancerFailed as error:
             self._end()
+            if self._closing.is_set():
+                raise Interrupted from error
             raise
         finally:
             self._turn.release()
@@ -138,21 +150,32 @@ class LanguageModel:
         return text
 
     def close(self) -> None:
+        self._closing.set()
         self._end()
 
     def _ask(self, question: dict[str, object]) -> str:
-        if self._process is None:
-            began = clock.monotonic()
-            self._process = _Process(self._program)
-            self._process.answer(self._load_seconds)
-            _log.info("enhancer is loaded", seconds=round(clock.monotonic() - began, 2))
-        self._process.tell(question)
-        return self._process.answer(self._answer_seconds)
+        process = self._process or self._load()
+        process.tell(question)
+        return process.answer(self._answer_seconds)
+
+    def _load(self) -> _Process:
+        began = clock.monotonic()
+        if began < self._load_after:
+            raise EnhancerFailed("The enhancer's model could not be loaded a moment ago.")
+        self._process = process = _Process(self._program)
+        # Asked after it is known to `close`: one of both sees the other.
+        if self._closing.is_set():
+            raise EnhancerFailed("The enhancer is closed.")
+        self._load_after = began + self._load_seconds + PAUSE_SECONDS
+        process.answer(self._load_seconds)
+        self._load_after = -math.inf
+        _log.info("enhancer is loaded", seconds=round(clock.monotonic() - began, 2))
+        return process
 
     def _end(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process = None
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
 
 
 class _Answer(BaseModel):
@@ -208,11 +231,7 @@ def enhancer_for(folder: Path | None) -> Enhancer:
     """The template, or the language model in `folder`. Raises ConfigurationError for a folder that holds none."""
     if folder is None:
         return Template()
-    if not (folder / "config.json").is_file():
-        raise ConfigurationError(
-            f"FARM_ENHANCER_DIR={folder} holds no language model; allowed: a folder with config.json, tokenizer and "
-            "weights of a causal language model, as transformers saves one"
-        )
+    check_enhancer(folder)
     return LanguageModel(folder)
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 from farm.errors import NotFound, RenderError
 from farm.storage.storage import Storage
 
-#: What the farm makes of pictures that callers name, and what their uploads may be.
-_FORMATS = ("PNG", "JPEG", "WEBP")
+#: What the farm makes of all pictures that callers send.
+_FORMATS = ("PNG",)
 
 
 class Inputs:

@@ -24,7 +24,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from farm import pictures
+from farm import clock, pictures
 from farm.celery import Bell
 from farm.errors import (
     FarmError,
@@ -41,12 +41,12 @@ from farm.outbound import Outbound
 from farm.pictures import UnusablePicture
 from farm.request import Request
 from farm.storage.storage import Storage, name_in, new_input_key
-from workers.enhancer import Enhancer, enhanced
+from workers.enhancer import Enhancer, Interrupted, enhanced
 from workers.sizing import sized
 
 #: Jobs that one process prepares at a time.
 AT_A_TIME = 8
-#: How long a picture may take to arrive, in seconds.
+#: How long a picture may take to arrive, in seconds: all redirects and tries together.
 FETCH_SECONDS = 30.0
 #: For how long a storage is asked again that does not answer, in seconds.
 STORAGE_SECONDS = 300.0
@@ -61,10 +61,6 @@ _TRIES = 3
 _INSIST_SECONDS = 10.0
 
 _log = structlog.get_logger(__name__)
-
-
-class Interrupted(FarmError):
-    """The preparer drains; another one goes on with the job."""
 
 
 class Preparer:
@@ -110,10 +106,10 @@ class Preparer:
         self._closing.set()
 
     def close(self) -> None:
-        """Wait for what is under way."""
+        """Wait for what is under way, which is for one picture at most; the rest is handed back."""
         self._closing.set()
-        self._pool.shutdown(wait=True)
         self._enhancer.close()
+        self._pool.shutdown(wait=True)
 
     def _begin(self) -> bool:
         """Start on the next job in the place that was taken for it, or give the place back."""
@@ -154,7 +150,10 @@ class Preparer:
         try:
             request = self._insist(job)
         except (StorageUnavailable, Interrupted):
-            self._store.hold_unprepared([job.id], 0)  # anybody may have it at once
+            if self._closing.is_set():
+                self._store.release_unprepared(job.id)
+            else:
+                self._store.hold_unprepared([job.id], 0)  # anybody may have it at once
             raise
         except Exception as error:  # noqa: BLE001  # whatever it is, the job comes to an end
             self._refuse(job, error)
@@ -210,7 +209,7 @@ class Preparer:
 
     def _content(self, source: str) -> bytes:
         if name_in(source) is None:
-            return fetch(self._outbound, source)
+            return fetch(self._outbound, source, self._closing)
         try:
             return self._storage.read(source)
         except NotFound as error:
@@ -228,28 +227,35 @@ class Preparer:
                 self._storage.remove(key)
 
 
-def fetch(outbound: Outbound, url: str) -> bytes:
-    """What is at `url`, or where that leads to. Each address on the way is checked. Raises UnusablePicture."""
+def fetch(outbound: Outbound, url: str, closing: threading.Event) -> bytes:
+    """What is at `url`, or where that leads to. Each address on the way is checked.
+
+    Raises UnusablePicture, and Interrupted where a host would be asked again, but `closing` is set.
+    """
+    until = clock.monotonic() + FETCH_SECONDS
     try:
         for attempt in Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, Unreachable) and not isinstance(error, TooLarge)),
             wait=wait_random_exponential(multiplier=0.2, max=2),
-            stop=stop_after_attempt(_TRIES) | stop_after_delay(_INSIST_SECONDS),
+            stop=stop_after_attempt(_TRIES) | stop_after_delay(_INSIST_SECONDS) | stop_when_event_set(closing),
+            sleep=sleep_using_event(closing),
             reraise=True,
         ):
             with attempt:
-                content = _followed(outbound, url)
+                content = _followed(outbound, url, until)
     except TooLarge as error:
         raise pictures.file_too_large("the picture is too large") from error
     except (Unreachable, ForbiddenAddress) as error:
+        if closing.is_set():
+            raise Interrupted from error
         raise _not_fetched(str(error)) from error
     return content
 
 
-def _followed(outbound: Outbound, url: str) -> bytes:
-    """What is at the end of the redirects. Raises Unreachable for what a later try may bring."""
+def _followed(outbound: Outbound, url: str, until: float) -> bytes:
+    """What is at the end of the redirects, by then. Raises Unreachable for what a later try may bring."""
     for _ in range(MOST_REDIRECTS + 1):
-        reply = outbound.get(url, limit=pictures.MAX_BYTES)
+        reply = outbound.get(url, limit=pictures.MAX_BYTES, seconds=max(0.0, until - clock.monotonic()))
         if reply.status == 200:
             return reply.body
         if reply.status in _PASSING:
@@ -257,8 +263,15 @@ def _followed(outbound: Outbound, url: str) -> bytes:
         location = reply.headers.get("location")
         if reply.status not in _REDIRECTS or not location:
             raise _not_fetched(f"{_host(url)} answered {reply.status}.")
-        url = urljoin(url, location)
+        url = _joined(url, location)
     raise _not_fetched(f"It leads elsewhere more than {MOST_REDIRECTS} times.")
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as error:  # brackets, say, with no address in them
+        raise _not_fetched(f"{_host(url)} redirects to what is no URL.") from error
 
 
 def _not_fetched(why: str) -> UnusablePicture:

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from importlib import import_module
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-from api.openapi import fal, images, native, public, uploads, wavespeed
+from api.openapi import public, uploads
 from api.openapi.operation import Answer, Body, Operation, Parameter, Section
 from farm import __version__
+from farm.dialects.registry import SPOKEN
 
 #: In the order in which they are read.
 SECTIONS: tuple[Section, ...] = (
-    native.SECTION,
-    fal.SECTION,
-    wavespeed.SECTION,
-    images.SECTION,
+    *(import_module(f"api.openapi.{module}").SECTION for module in dict.fromkeys(spoken.routes for spoken in SPOKEN)),
     uploads.SECTION,
     public.SECTION,
 )

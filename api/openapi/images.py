@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, create_model
@@ -22,9 +22,10 @@ from api.openapi.operation import (
     named,
 )
 from api.openapi.operation import refusals as refused
-from farm.catalogue import KONTEXT_TEXT, SRPO, SRPO_IMAGE, Model
-from farm.dialects import aimlapi, openai, siraya, v1
-from farm.dialects.v1 import Call
+from farm.catalogue import SRPO_IMAGE, Model
+from farm.dialects import openai, v1
+from farm.dialects.registry import SPOKEN
+from farm.dialects.v1 import Call, Dialect
 from farm.request import OutputFormat
 
 PREFIX = "/v1"
@@ -168,14 +169,14 @@ def _with_nulls(fields: type[Call], ids: Iterable[str], name: str = "") -> type[
     return create_model(base.__name__, __base__=base, __doc__=base.__doc__, **told)
 
 
-GENERATION = any_of(
-    [
-        _with_nulls(openai.SrpoGeneration, _ids(openai.GENERATES, SRPO)),
-        _with_nulls(openai.KontextGeneration, _ids(openai.GENERATES, KONTEXT_TEXT)),
-        _with_nulls(aimlapi.TextToImage, aimlapi.GENERATES, "AimlapiTextToImage"),
-        _with_nulls(siraya.TextToImage, siraya.GENERATES, "SirayaTextToImage"),
-    ]
-)
+def _generations(dialect: Dialect) -> Iterator[type[BaseModel]]:
+    """What a generation in this dialect takes."""
+    for fields in dict.fromkeys(dialect.TAKES.values()):
+        ids = [model_id for model_id, taken in dialect.TAKES.items() if taken is fields]
+        yield _with_nulls(fields, ids, f"{dialect.NAME.capitalize()}{fields.__name__}")
+
+
+GENERATION = any_of([kind for spoken in SPOKEN if spoken.images for kind in _generations(spoken.images)])
 _SRPO_EDITS = _ids(openai.EDITS, SRPO_IMAGE)
 EDIT = any_of(
     [

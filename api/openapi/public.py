@@ -62,6 +62,7 @@ SECTION = Section(
                 200: Answer("The file.", media_type=_FILES, headers=(_ETAG,)),
                 206: Answer("The part that was asked for.", media_type=_FILES, headers=(_ETAG,)),
                 304: Answer("You have it already.", headers=(_ETAG,)),
+                412: Answer("It is not what `If-Match` says.", media_type="application/problem+json"),
                 416: Answer("There is no such part.", media_type="application/problem+json"),
                 **_COMMON,
                 **refusals(404, 503),

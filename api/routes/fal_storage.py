@@ -141,7 +141,10 @@ def _cdn(house: House) -> str:
 
 def _wish() -> Wish:
     """What the headers of the current call say of the file that it brings, or begins."""
-    return Wish(flask.request.headers.get("Content-Type", fal_storage.DEFAULT_TYPE), _wished_seconds())
+    content_type = flask.request.headers.get("Content-Type", fal_storage.DEFAULT_TYPE)
+    if len(content_type) > fal_storage.LONGEST_TYPE:
+        raise BadRequest(f"Content-Type: allowed are up to {fal_storage.LONGEST_TYPE} characters.")
+    return Wish(content_type, _wished_seconds())
 
 
 def _wished_seconds() -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import closing
 
 import flask
+from werkzeug.exceptions import PreconditionFailed
 
 from farm import clock
 from farm.errors import NotFound
@@ -28,7 +29,11 @@ def routes(storage: Storage) -> flask.Blueprint:
             if name.extension == "bin" or not begins_like(name.extension, _beginning(storage, key, picture)):
                 response.content_type = "application/octet-stream"
                 response.headers["Content-Disposition"] = "attachment"
-        response.make_conditional(flask.request, accept_ranges=True, complete_length=picture.bytes)
+        wants_a_part = _wants_a_part(picture)
+        response.make_conditional(flask.request, accept_ranges=wants_a_part, complete_length=picture.bytes)
+        response.accept_ranges = "bytes"
+        if response.status_code == PreconditionFailed.code:
+            raise PreconditionFailed
         if flask.request.method == "GET" and response.status_code in (200, 206):
             part = response.content_range
             # Opened before the answer begins: until then a failure can be told.
@@ -48,6 +53,17 @@ def _head(key: str, picture: Picture) -> flask.Response:
     response.cache_control.max_age = KEEP_SECONDS
     response.headers["X-Content-Type-Options"] = "nosniff"
     return response
+
+
+def _wants_a_part(picture: Picture) -> bool:
+    """Whether the current request asks for one range of bytes. Any other wish is not refused, but not heard (RFC 9110).
+
+    So is one for more of a file's end than there is.
+    """
+    asked = flask.request.range
+    return (
+        asked is not None and asked.units == "bytes" and len(asked.ranges) == 1 and asked.ranges[0][0] >= -picture.bytes
+    )
 
 
 def _beginning(storage: Storage, key: str, picture: Picture) -> bytes:

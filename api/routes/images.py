@@ -15,13 +15,13 @@ from api.house import House
 from farm import clock
 from farm.callers import Caller
 from farm.catalogue import Model
-from farm.dialects import aimlapi, openai, registry, siraya, v1
+from farm.dialects import openai, registry, v1
 from farm.dialects.v1 import Asked, Dialect
 from farm.errors import InvalidRequest, Problem, UnknownModel
 from farm.service import Service, random_seed
 
 _PREFIX = "/v1/"
-_DIALECTS: tuple[Dialect, ...] = (openai, aimlapi, siraya)
+_DIALECTS = tuple(spoken.images for spoken in registry.SPOKEN if spoken.images)
 
 #: OpenAI's libraries count here how often they have sent the same call before.
 _RETRIES = "X-Stainless-Retry-Count"
@@ -46,7 +46,7 @@ def routes(house: House) -> flask.Blueprint:
         query.refuse_others()
         body = _form() if flask.request.mimetype == multipart.TYPE else read_body("edits", most=IMAGES_BODY)
         dialect = _dialect(service, body.fields)
-        _refuse_other_path(body.fields["model"], dialect.EDITS, "takes no image; send it to /v1/images/generations")
+        _refuse_other_path(body.fields["model"], openai.EDITS, "takes no image; send it to /v1/images/generations")
         return painted(caller, dialect, body, openai.edit(body.fields, body.files, spare_seed=random_seed()))
 
     @blueprint.get("/models", strict_slashes=False)
@@ -108,11 +108,12 @@ def _dialect(service: Service, body: Mapping[str, Any]) -> Dialect:
     if not isinstance(model_id, str):
         message = f"the id of a model is required, as a string; served here: {', '.join(_served(service))}"
         raise InvalidRequest([Problem("model", message, "missing" if model_id is None else "string_type", model_id)])
-    for dialect in _DIALECTS:
-        if model_id in (*dialect.GENERATES, *dialect.EDITS):
-            flask.g.spoken = registry.by_name(dialect.NAME)
-            return dialect
-    raise _unknown(service, model_id)
+    dialects = [dialect for dialect in _DIALECTS if model_id in dialect.GENERATES]
+    if not dialects and model_id not in openai.EDITS:
+        raise _unknown(service, model_id)
+    dialect = dialects[0] if dialects else openai
+    flask.g.spoken = registry.by_name(dialect.NAME)
+    return dialect
 
 
 def _refuse_other_path(model_id: str, models: Mapping[str, Model], message: str) -> None:
@@ -122,8 +123,9 @@ def _refuse_other_path(model_id: str, models: Mapping[str, Model], message: str)
 
 def _served(service: Service) -> list[str]:
     """The ids that some worker has a model for, in every dialect that is spoken here."""
-    meant = [pair for dialect in _DIALECTS for models in (dialect.GENERATES, dialect.EDITS) for pair in models.items()]
-    return list(dict.fromkeys(model_id for model_id, model in meant if model.name in service.served()))
+    paths = [*(dialect.GENERATES for dialect in _DIALECTS), openai.EDITS]
+    served = [model_id for path in paths for model_id, model in path.items() if model.name in service.served()]
+    return list(dict.fromkeys(served))
 
 
 def _unknown(service: Service, model_id: str) -> UnknownModel:

@@ -13,7 +13,7 @@ from api import query
 from api.body import IMAGES_BODY, read_body, read_bytes
 from api.house import House
 from farm.callers import Caller
-from farm.catalogue import Model
+from farm.catalogue import MODELS, Model
 from farm.dialects import wavespeed
 from farm.dialects.fields import decode
 from farm.errors import NotFinished, NotFound, UnknownModel
@@ -71,10 +71,13 @@ def routes(house: House) -> flask.Blueprint:
 
 
 def _model(service: Service, endpoint: str) -> Model:
-    model = service.model(endpoint)
-    if endpoint not in (ids := model.of(wavespeed.NAME)):
-        raise UnknownModel(f"'{endpoint}' is no WaveSpeed id here; allowed: {', '.join(ids)}")
-    return model
+    """The model of this id. Raises UnknownModel, also for the id of another dialect; and what the service raises."""
+    if not any(endpoint in model.of(wavespeed.NAME) for model in MODELS):
+        served = [
+            model_id for model in MODELS if model.name in service.served() for model_id in model.of(wavespeed.NAME)
+        ]
+        raise UnknownModel(f"No model has the id '{endpoint[:100]}'; served here: {', '.join(served) or 'nothing yet'}")
+    return service.model(endpoint)
 
 
 def _known(service: Service, caller: Caller, job_ids: list[str]) -> Iterator[Job]:

@@ -10,7 +10,7 @@ from pydantic import Field
 from farm.catalogue import SRPO, Model
 from farm.dialects import v1
 from farm.dialects.fields import Whole
-from farm.dialects.v1 import Asked, Carriage, Limits, ProviderCall, Sides
+from farm.dialects.v1 import Asked, Call, Carriage, Limits, ProviderCall, Sides
 from farm.errors import InvalidRequest, Problem
 from farm.job import Job, Order, Result
 from farm.links import Links
@@ -21,7 +21,6 @@ NAME = "aimlapi"
 SUCCESS = 201
 
 GENERATES: Mapping[str, Model] = dict.fromkeys(SRPO.of(NAME), SRPO)
-EDITS: Mapping[str, Model] = {}
 
 #: What one image costs there for each started mebipixel. Source: its page's example, one of 1440×512.
 TOKENS_PER_MEBIPIXEL = 52_500
@@ -45,6 +44,9 @@ class TextToImage(ProviderCall):
                     [Problem(f"image_size.{name}", "this field is required", "missing") for name in missing]
                 )
         return super().size_in_sides()
+
+
+TAKES: Mapping[str, type[Call]] = dict.fromkeys(GENERATES, TextToImage)
 
 
 def generation(body: Mapping[str, Any], *, spare_seed: int) -> Asked:

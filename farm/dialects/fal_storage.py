@@ -26,12 +26,13 @@ TOLERATED = {
 LIFECYCLES = ("X-Fal-Object-Lifecycle", "X-Fal-Object-Lifecycle-Preference")
 
 DEFAULT_TYPE = "application/octet-stream"
+LONGEST_TYPE = 255
 
 
 class Announcement(Input):
     """The body of a call that begins an upload."""
 
-    content_type: Annotated[str, Field(max_length=255)] = DEFAULT_TYPE
+    content_type: Annotated[str, Field(max_length=LONGEST_TYPE)] = DEFAULT_TYPE
     file_name: Annotated[str, Field(max_length=1024)] | None = None
 
 

@@ -108,14 +108,16 @@ class KontextEdit(Edit, KontextCall):
         return super().sizing() | ({} if self.asked_size() else {"sizing": "ratio"})
 
 
-_GENERATIONS: Mapping[str, type[Call]] = {SRPO.name: SrpoGeneration, KONTEXT_TEXT.name: KontextGeneration}
+#: What a generation takes, by the id of the model.
+TAKES: Mapping[str, type[Call]] = {
+    model_id: SrpoGeneration if model is SRPO else KontextGeneration for model_id, model in GENERATES.items()
+}
 
 
 def generation(body: Mapping[str, Any], *, spare_seed: int) -> Asked:
     """The body of a call at `/v1/images/generations`. `spare_seed` is taken where the caller gives none."""
-    model = GENERATES[body["model"]]
-    call = v1.parse(_GENERATIONS[model.name], body)
-    return _asked(call, model, (), spare_seed)
+    model_id = body["model"]
+    return _asked(v1.parse(TAKES[model_id], body), GENERATES[model_id], (), spare_seed)
 
 
 def edit(body: Mapping[str, Any], files: Sequence[tuple[str, bytes]], *, spare_seed: int) -> Asked:

@@ -1,6 +1,7 @@
 """The dialects that this farm speaks: one line each, all that the rest of the farm knows of them. Pure.
 
-A dialect is a module here, which translates, and `api.routes.{routes}`, which takes its calls.
+A dialect is a module here, which translates, and `api.routes.{routes}`, which takes its calls and which
+`api.openapi.{routes}` describes.
 """
 
 from __future__ import annotations
@@ -30,21 +31,23 @@ class Spoken:
     prefix: str
     routes: str
     refuse: Refuse
+    #: At `/v1`, which several share, the module that is chosen by the model's id.
+    images: v1.Dialect | None = None
     #: What it calls the URL of a webhook, and how one is written (None: it has no webhooks) and signed.
     webhook_field: str = ""
     letter: Letter | None = None
     signature: Literal["standard", "fal", "wavespeed"] = "standard"
 
 
-NATIVE = Spoken("native", "/", "native", native.refusal, "webhook_url", native.letter)
+NATIVE = Spoken("native", "/", "native", native.refusal, webhook_field="webhook_url", letter=native.letter)
 
 SPOKEN = (
-    Spoken("fal", "/fal/", "fal", fal.refusal, "fal_webhook", fal.letter, "fal"),
-    Spoken("wavespeed", "/api/v3/", "wavespeed", wavespeed.refusal, "webhook", wavespeed.letter, "wavespeed"),
+    Spoken("fal", "/fal/", "fal", fal.refusal, None, "fal_webhook", fal.letter, "fal"),
+    Spoken("wavespeed", "/api/v3/", "wavespeed", wavespeed.refusal, None, "webhook", wavespeed.letter, "wavespeed"),
     # At one path: the first of them answers who does not get as far as naming a model.
-    Spoken(openai.NAME, "/v1/", "images", v1.refusal),
-    Spoken(aimlapi.NAME, "/v1/", "images", v1.refusal),
-    Spoken(siraya.NAME, "/v1/", "images", siraya.refusal),
+    Spoken("openai", "/v1/", "images", v1.refusal, openai),
+    Spoken("aimlapi", "/v1/", "images", v1.refusal, aimlapi),
+    Spoken("siraya", "/v1/", "images", siraya.refusal, siraya),
     NATIVE,
 )
 

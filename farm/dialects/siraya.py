@@ -10,7 +10,7 @@ from farm.catalogue import SRPO, Model
 from farm.dialects import v1
 from farm.dialects.fields import Flag
 from farm.dialects.refusal import Refusal
-from farm.dialects.v1 import Asked, Carriage, ProviderCall
+from farm.dialects.v1 import Asked, Call, Carriage, ProviderCall
 from farm.errors import FarmError
 from farm.job import Job, Order, Result
 from farm.links import Links
@@ -20,7 +20,6 @@ NAME = "siraya"
 SUCCESS = 200
 
 GENERATES: Mapping[str, Model] = dict.fromkeys(SRPO.of(NAME), SRPO)
-EDITS: Mapping[str, Model] = {}
 
 
 class TextToImage(ProviderCall):
@@ -40,6 +39,9 @@ class TextToImage(ProviderCall):
         """Width and height, where the call says them: `image_size` wins over `size`. Raises InvalidRequest."""
         in_text = self.size_in_text()
         return self.size_in_sides() or in_text
+
+
+TAKES: Mapping[str, type[Call]] = dict.fromkeys(GENERATES, TextToImage)
 
 
 def generation(body: Mapping[str, Any], *, spare_seed: int) -> Asked:

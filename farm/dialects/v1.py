@@ -177,12 +177,15 @@ class Asked:
 
 
 class Dialect(Protocol):
-    """A module that speaks one of the dialects. Its models, by their ids, at each of the two paths."""
+    """A module that speaks one of the dialects: its models by their ids, and what a call for each of them takes.
+
+    Edits are OpenAI's own call; nobody words it otherwise.
+    """
 
     NAME: str
     SUCCESS: int
     GENERATES: Mapping[str, Model]
-    EDITS: Mapping[str, Model]
+    TAKES: Mapping[str, type[Call]]
 
     def generation(self, body: Mapping[str, Any], *, spare_seed: int) -> Asked: ...
 
@@ -211,6 +214,10 @@ class Call(Input):
 
     def request(self, model: Model, *, spare_seed: int) -> Request:
         """The same, dialect-neutral. `spare_seed` is taken where the caller gives none. Raises InvalidRequest."""
+        if self.sync_mode and self.response_format == "url":
+            raise InvalidRequest(
+                [Problem("sync_mode", "it disagrees with response_format; send one of the two", "conflict", True)]
+            )
         return Request(
             model=model.name,
             prompt=self.prompt,

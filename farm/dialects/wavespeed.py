@@ -63,7 +63,8 @@ _FAILURES = {
     "storage_failed": UNAVAILABLE,
     "storage_unavailable": UNAVAILABLE,
     "safety_check_failed": INTERNAL,
-    "attempts_exhausted": INTERNAL,
+    Code.ATTEMPTS_EXHAUSTED: INTERNAL,
+    Code.PREPARATION_FAILED: INTERNAL,
     "internal_error": INTERNAL,
 }
 

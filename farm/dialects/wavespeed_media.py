@@ -12,6 +12,8 @@ from farm.dialects.fields import Input, Whole
 #: The field of the form that holds the file.
 FIELD = "file"
 DEFAULT_TYPE = "application/octet-stream"
+#: What a header can say as it is: the file has to come with the type that was announced.
+_SENDABLE = r"^[!-~]([ -~]*[!-~])?$"
 
 
 class Announcement(Input):
@@ -19,7 +21,7 @@ class Announcement(Input):
 
     filename: Annotated[str, Field(max_length=1024)]
     size: Annotated[Whole, Field(ge=1, le=MAX_UPLOAD)]
-    content_type: Annotated[str, Field(min_length=1, max_length=255)] = DEFAULT_TYPE
+    content_type: Annotated[str, Field(max_length=255, pattern=_SENDABLE)] = DEFAULT_TYPE
 
 
 def ticket(upload_url: str, download_url: str, content_type: str) -> dict[str, Any]:

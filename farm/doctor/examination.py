@@ -76,6 +76,8 @@ class Examination:
         if weights.are_real(self._settings):
             yield "licences", lambda: weights.licences(self._settings)
             yield "safety", lambda: weights.safety(self._settings)
+        if folder := self._settings.enhancer_dir:
+            yield "enhancer", lambda: weights.enhancer(folder)
         yield "port", self._check_port
         yield "keys", self._check_keys
         if self._client:

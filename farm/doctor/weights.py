@@ -20,6 +20,7 @@ from farm.weights import (
     SRPO_FILE,
     SRPO_SHA256,
     Checkpoints,
+    check_enhancer,
     index_of,
     lacking,
     one_without_the_other,
@@ -97,6 +98,13 @@ def safety(settings: Settings) -> Finding:
         return note("safety", "FARM_SAFETY=off: requests that ask for checking, the default, are refused")
     text = f"FARM_SAFETY={settings.safety} cannot check real weights" if settings.safety else "FARM_SAFETY is not set"
     return wrong("safety", f"{text}, so no worker starts with them", "FARM_SAFETY=off renders without checks")
+
+
+def enhancer(folder: Path) -> Finding:
+    """The language model of the prompt enhancer."""
+    check_enhancer(folder)
+    total = size(sum(path.stat().st_size for path in folder.iterdir()))
+    return good("enhancer", f"{folder}: a language model, {total}; whether it loads shows with the first prompt")
 
 
 def digests(settings: Settings, progress: Progress) -> Iterator[Finding]:

@@ -90,6 +90,11 @@ def upload(ticket_id: str) -> str:
     return f"{PREFIX}upload:{ticket_id}"
 
 
+def uploads_begun(caller: str) -> str:
+    """How many uploads a caller has begun of late."""
+    return f"{PREFIX}uploads_begun:{caller}"
+
+
 def upload_parts(ticket_id: str) -> str:
     """The parts of an upload that have come."""
     return f"{PREFIX}upload_parts:{ticket_id}"

@@ -12,7 +12,7 @@ from farm.jobstore.keys import PREFIX
 
 NAMES = (
     *("submit", "claim", "renew", "complete", "fail", "release", "cancel", "reap", "leave", "expired", "delete"),
-    *("take_unprepared", "hold_unprepared", "prepared", "refuse", "abandon"),
+    *("take_unprepared", "hold_unprepared", "release_unprepared", "prepared", "refuse", "abandon"),
     *("post", "posted", "redeliver", "test_delivery"),
 )
 

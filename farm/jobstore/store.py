@@ -220,6 +220,11 @@ class JobStore:
         with translated():
             self._scripts.run("hold_unprepared", _us(lease_seconds), *job_ids)
 
+    def release_unprepared(self, job_id: str) -> None:
+        """A preparer that drains hands a job back: whoever comes next may have it, and the take does not count."""
+        with translated():
+            self._scripts.run("release_unprepared", job_id)
+
     def prepared(self, job_id: str, request: Request) -> bool:
         """Line a job up for a GPU with what its request has become; whoever prepared it then rings for a worker.
 
@@ -312,7 +317,10 @@ class JobStore:
         return taken
 
     def expired(self, count: int = 100) -> list[str]:
-        """Ids of finished jobs whose time to be kept is over. What is not deleted within a minute comes again."""
+        """Ids of finished jobs whose time to be kept is over and whose end is told to all that were to be.
+
+        What is not deleted within a minute comes again.
+        """
         with translated():
             ids: list[str] = self._scripts.run("expired", count, _us(_REMOVAL_SECONDS))
         return ids

@@ -7,12 +7,15 @@ from typing import cast
 
 import redis
 
+from farm.errors import QueueFull
 from farm.jobstore import keys
 from farm.jobstore.connection import translated
 from farm.jobstore.memory import Memory
 
 #: How long a ticket is good for after it was last used, in seconds.
 GOOD_SECONDS = 3600
+#: Tickets that a caller is given in the time for which one is good: the job store's memory is everybody's.
+MOST_OF_A_CALLER = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +51,12 @@ class Tickets:
         self._memory = Memory(client)
 
     def issue(self, ticket: Ticket) -> None:
-        """Make it good. Raises StoreFull."""
-        with translated(), self._redis.pipeline() as both:
+        """Make it good. Raises StoreFull, and QueueFull where its caller has got too many."""
+        with translated():
             self._memory.refuse_when_full()
+        if self._count(ticket.caller) > MOST_OF_A_CALLER:
+            raise QueueFull("Too many uploads were begun within an hour; come back later.")
+        with translated(), self._redis.pipeline() as both:
             both.hset(
                 keys.upload(ticket.id),
                 mapping={
@@ -63,6 +69,14 @@ class Tickets:
             )
             both.expire(keys.upload(ticket.id), GOOD_SECONDS)
             both.execute()
+
+    def _count(self, caller: str) -> int:
+        """How many tickets it has asked for since it first did, or since that count was forgotten."""
+        name = keys.uploads_begun(caller)
+        with translated(), self._redis.pipeline() as both:
+            both.set(name, 0, ex=GOOD_SECONDS, nx=True)
+            both.incr(name)
+            return cast(int, both.execute()[1])
 
     def get(self, ticket_id: str) -> Ticket | None:
         """The ticket of this id, if it is still good."""

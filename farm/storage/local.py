@@ -57,10 +57,11 @@ class LocalStorage:
             return None
         with self._translated("could not be looked for in"):
             path = self._path(key)
-            if not path.is_file():
-                return None
-            facts = path.stat()
-        return Picture(name.content_type, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
+            with suppress(FileNotFoundError):  # removed meanwhile
+                if path.is_file():
+                    facts = path.stat()
+                    return Picture(name.content_type, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
+        return None
 
     def open(self, key: str, start: int, stop: int) -> Pieces:
         with self._translated("could not be read from"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,3 +88,16 @@ def test_a_body_in_chunks_may_hold_pictures_where_a_model_takes_them(simulated: 
     whole = chunk(BODY.ljust(MAX_BODY)) + chunk(b" " * MAX_BODY) + b"0\r\n\r\n"
 
     assert send(simulated, NATIVE, CHUNKED, whole).status == 202
+
+
+def test_a_form_that_is_refused_is_read_to_its_end(simulated: RunningFarm) -> None:
+    """Many clients send all that they have before they read an answer, and take a connection cut for an outage."""
+    part = b"--x\r\nContent-Disposition: form-data; name=%s\r\n\r\n%s\r\n"
+    form = part % (b"prompt", b"\xff") + part % (b"image", b"a" * 32 * MAX_BODY) + b"--x--"
+    connection = http.client.HTTPConnection("127.0.0.1", simulated.port, timeout=30)
+
+    with closing(connection):
+        connection.request("POST", EDITS, form, {"Content-Type": "multipart/form-data; boundary=x"})
+        response = connection.getresponse()
+
+        assert (response.status, json.load(response)["error"]["param"]) == (400, "prompt")

@@ -84,9 +84,7 @@ def at(host: str, published: str) -> str:
 
 def facts(farm: RunningFarm, output: dict[str, Any]) -> tuple[tuple[int, int], str | None]:
     """Size and format of the first picture of an output."""
-    url = output["images"][0]["url"]
-    assert url.startswith(f"{farm.url}/files/")
-    return picture_facts(farm.call("GET", url.removeprefix(farm.url)).body)
+    return picture_facts(farm.fetch(output["images"][0]["url"]))
 
 
 def wait_until_running(handle: fal_client.SyncRequestHandle) -> None:

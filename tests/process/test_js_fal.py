@@ -58,9 +58,7 @@ def redirected(farm: RunningFarm) -> str:
 
 def facts(farm: RunningFarm, output: dict[str, Any]) -> tuple[tuple[int, int], str | None]:
     """Size and format of the first picture of an output."""
-    url = output["images"][0]["url"]
-    assert url.startswith(f"{farm.url}/files/")
-    return picture_facts(farm.call("GET", url.removeprefix(farm.url)).body)
+    return picture_facts(farm.fetch(output["images"][0]["url"]))
 
 
 def test_subscribe_shows_the_logs_and_brings_the_picture(farm: RunningFarm, way: str) -> None:

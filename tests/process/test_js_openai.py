@@ -31,12 +31,6 @@ def head(farm: RunningFarm) -> str:
     return HEAD.replace("http://farm", farm.url)
 
 
-def fetched(farm: RunningFarm, url: str) -> bytes:
-    answer = farm.call("GET", url.removeprefix(farm.url))
-    assert answer.status == 200
-    return answer.body
-
-
 @pytest.mark.parametrize(
     ("model", "more", "size"),
     [
@@ -53,7 +47,7 @@ def test_each_providers_model_renders(
     ).report
 
     (image,) = answer["data"]
-    assert picture_facts(fetched(farm, image["url"]))[0] == size
+    assert picture_facts(farm.fetch(image["url"]))[0] == size
 
 
 def test_the_picture_itself_in_base64(head: str) -> None:
@@ -86,7 +80,7 @@ def test_pictures_are_edited(farm: RunningFarm, head: str) -> None:
         """
     )
 
-    pictures = {fetched(farm, answer["data"][0]["url"]) for answer in ran.reports}
+    pictures = {farm.fetch(answer["data"][0]["url"]) for answer in ran.reports}
     assert len(pictures) == 3
 
 

@@ -35,17 +35,11 @@ def head(farm: RunningFarm) -> str:
     return HEAD.replace("http://farm", farm.url)
 
 
-def fetched(farm: RunningFarm, url: str) -> bytes:
-    answer = farm.call("GET", url.removeprefix(farm.url))
-    assert answer.status == 200
-    return answer.body
-
-
 @pytest.mark.parametrize("options", ["pace", "{ ...pace, enableSyncMode: true }"])
 def test_a_picture_is_rendered(farm: RunningFarm, head: str, options: str) -> None:
     (url,) = javascript.run(head + f"report(await client.run(model, quick, {options}));").report["outputs"]
 
-    assert picture_facts(fetched(farm, url)) == ((256, 256), "JPEG")
+    assert picture_facts(farm.fetch(url)) == ((256, 256), "JPEG")
 
 
 def test_base64_is_the_picture_itself(head: str) -> None:
@@ -124,5 +118,5 @@ def test_an_uploaded_file_is_rendered_from(farm: RunningFarm, head: str, tmp_pat
     )
     url, result = ran.reports
 
-    assert fetched(farm, url) == source
-    assert picture_facts(fetched(farm, result["outputs"][0])) == ((256, 256), "JPEG")
+    assert farm.fetch(url) == source
+    assert picture_facts(farm.fetch(result["outputs"][0])) == ((256, 256), "JPEG")

@@ -55,12 +55,6 @@ def client(farm: RunningFarm) -> Iterator[Any]:
     settings.base_url, settings.api_key = before
 
 
-def fetched(farm: RunningFarm, url: str) -> bytes:
-    answer = farm.call("GET", url.removeprefix(farm.url))
-    assert answer.status == 200
-    return answer.body
-
-
 def listed(farm: RunningFarm, **fields: object) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = farm.call("POST", "/api/v3/predictions", fields).json["data"]["items"]
     return items
@@ -86,7 +80,7 @@ def test_a_picture_is_rendered(farm: RunningFarm, client: Any, sync: bool) -> No
     result = client.run(MODEL, QUICK, poll_interval=0.05, enable_sync_mode=sync)
 
     (url,) = result["outputs"]
-    assert picture_facts(fetched(farm, url)) == ((256, 256), "JPEG")
+    assert picture_facts(farm.fetch(url)) == ((256, 256), "JPEG")
 
 
 @pytest.mark.parametrize("sync", [False, True])
@@ -103,7 +97,7 @@ def test_base64_is_the_picture_itself(farm: RunningFarm, client: Any, sync: bool
     )
 
     assert picture_facts(base64.b64decode(inline, validate=True)) == ((256, 256), "PNG")
-    assert base64.b64decode(inline) == fetched(farm, url)
+    assert base64.b64decode(inline) == farm.fetch(url)
 
 
 def colour(picture: bytes) -> Any:
@@ -119,7 +113,7 @@ def test_an_image_is_transformed(farm: RunningFarm, client: Any, model: str, syn
 
     (url,) = client.run(model, body, poll_interval=0.05, enable_sync_mode=sync)["outputs"]
 
-    picture = fetched(farm, url)
+    picture = farm.fetch(url)
     assert (picture_facts(picture), colour(picture)) == (((256, 256), "PNG"), (255, 165, 0))
 
 
@@ -131,8 +125,8 @@ def test_an_uploaded_image_is_transformed(farm: RunningFarm, client: Any, tmp_pa
     (first,) = client.run(IMAGE_MODEL, UNCHANGED | {"image": named}, poll_interval=0.05)["outputs"]
     (second,) = client.run(IMAGE_MODEL, UNCHANGED | {"image": first}, poll_interval=0.05)["outputs"]
 
-    assert fetched(farm, named) == FOX
-    assert [colour(fetched(farm, url)) for url in (first, second)] == [(255, 165, 0)] * 2
+    assert farm.fetch(named) == FOX
+    assert [colour(farm.fetch(url)) for url in (first, second)] == [(255, 165, 0)] * 2
 
 
 def test_the_strength_has_its_effect(farm: RunningFarm, client: Any) -> None:
@@ -140,7 +134,7 @@ def test_the_strength_has_its_effect(farm: RunningFarm, client: Any) -> None:
     for strength in (0, 0.5, 1):
         body = QUICK | {"image": data_uri(FOX), "num_inference_steps": 4, "seed": 7, "strength": strength}
         (url,) = client.run(IMAGE_MODEL, body, poll_interval=0.05)["outputs"]
-        pictures.add(fetched(farm, url))
+        pictures.add(farm.fetch(url))
 
     assert len(pictures) == 3
 
@@ -201,7 +195,7 @@ def test_a_webhook_names_the_image_and_holds_none(farm: RunningFarm, client: Any
 
     given = came.json["input"]
     assert given.items() >= (body | {"image": given["image"]}).items()
-    assert picture_facts(fetched(farm, given["image"])) == ((96, 64), "PNG")
+    assert picture_facts(farm.fetch(given["image"])) == ((96, 64), "PNG")
 
 
 def test_a_call_that_was_held_in_vain_raises_with_the_task(farm: RunningFarm, client: Any) -> None:

@@ -47,8 +47,13 @@ def test_a_body_of_the_largest_size_is_read(api: FlaskClient, path: str, most: i
 def test_the_wrong_method_is_405_with_the_right_one(api: FlaskClient, path: str, allowed: set[str]) -> None:
     response = api.get(path)
 
-    refusal(response, 405, path=path)
+    assert f"GET is not allowed here; allowed: {', '.join(sorted(allowed))}." in refusal(response, 405, path=path)
     assert {method.strip() for method in response.headers["Allow"].split(",")} == allowed
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/farm/v1/nothing", "/fal/nothing", "/api/v3", "/v1/nothing"])
+def test_an_address_where_nothing_is_is_named(api: FlaskClient, path: str) -> None:
+    assert f"nothing at '{path}'" in refusal(api.get(path), 404, path=path)
 
 
 @pytest.mark.parametrize(

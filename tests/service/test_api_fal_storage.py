@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,12 +20,13 @@ from PIL import Image
 from werkzeug.test import TestResponse
 
 from api import body, receiving
-from farm import clock
+from farm import clock, uploads
 from farm.bootstrap import Farm
 from farm.catalogue import MAX_UPLOAD, MOST_PARTS
 from farm.dialects import fal_storage
 from farm.errors import StoreFull
 from farm.jobstore import keys
+from farm.jobstore import uploads as tickets
 from farm.jobstore.uploads import Ticket, Tickets
 from farm.storage.storage import Storage, new_upload_key
 from tests.farms import wait_for
@@ -358,6 +361,23 @@ def test_a_wish_that_cannot_be_read_or_granted_is_400(
     assert stored() == set()
 
 
+def test_what_would_never_be_found_is_not_stored(
+    api: FlaskClient, monkeypatch: pytest.MonkeyPatch, stored: Callable[[], set[str]]
+) -> None:
+    """The time of a file begins with its ticket, and may be over before the file has come."""
+    brief = {"X-Fal-Object-Lifecycle": '{"expiration_duration_seconds": 60}'}
+    whole, late = begin(api, headers=brief)[0], begin(api, headers=brief)[0]
+    in_parts = begin(api, IN_PARTS, headers=brief)[0]
+    parts = send(api, in_parts, b"x")
+    before = stored()
+    with slowly(api, late) as answers:
+        later(monkeypatch, 61)
+
+    for response in (*answers, api.put(whole, data=b"x"), complete(api, in_parts, parts)):
+        assert "is over already" in fal_error(response, 404)["message"]
+    assert stored() == before
+
+
 def test_wishes_that_disagree_are_400(api: FlaskClient) -> None:
     headers = {name: f'{{"expiration_duration_seconds": {60 + len(name)}}}' for name in fal_storage.LIFECYCLES}
 
@@ -561,6 +581,27 @@ def test_who_did_not_get_the_answer_may_ask_again(api: FlaskClient, stored: Call
     assert stored() == {file.removeprefix("/files/")}
 
 
+def test_who_asks_again_while_the_file_is_put_together_is_told_that_it_is(
+    api: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch, stored: Callable[[], set[str]]
+) -> None:
+    """And not that a part is missing, which the first call has removed."""
+    upload, file = begin(api, IN_PARTS)
+    parts = send(api, upload, b"a", b"b")
+    answers: list[TestResponse] = []
+    open_part = farm.storage.open
+
+    def open_after_another_call(*args: Any) -> Any:
+        monkeypatch.undo()
+        answers.append(complete(api, upload, parts))
+        return open_part(*args)
+
+    monkeypatch.setattr(farm.storage, "open", open_after_another_call)
+    answers.append(complete(api, upload, parts))
+
+    assert [answer.get_json() for answer in answers] == [{"access_url": BASE + file}] * 2
+    assert stored() == {file.removeprefix("/files/")}
+
+
 def test_parts_together_may_be_as_large_as_a_file(
     api: FlaskClient, monkeypatch: pytest.MonkeyPatch, stored: Callable[[], set[str]]
 ) -> None:
@@ -718,6 +759,24 @@ def test_a_data_folder_that_cannot_be_written_to_is_503(
     response = api.post(CDN, data=b"x")
 
     assert "data folder" in fal_error(response, 503)["message"]
+
+
+def test_a_full_disk_is_503(api: FlaskClient, monkeypatch: pytest.MonkeyPatch, stored: Callable[[], set[str]]) -> None:
+    """Also where it shows when the file is closed: what is written to is /dev/full, which takes nothing."""
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: os.fdopen(os.open("/dev/full", os.O_RDWR), "w+b"))
+
+    assert "No space left" in fal_error(api.post(CDN, data=b"x"), 503)["message"]
+    assert stored() == set()
+
+
+def test_a_disk_that_is_nearly_full_takes_no_uploads(
+    api: FlaskClient, monkeypatch: pytest.MonkeyPatch, stored: Callable[[], set[str]]
+) -> None:
+    """The job store and the pictures need the rest."""
+    monkeypatch.setattr(uploads, "LEFT_FREE", 2**62)
+
+    assert "nearly full" in fal_error(api.post(CDN, data=b"x"), 503)["message"]
+    assert stored() == set()
     assert stored() == set()
 
 
@@ -832,6 +891,30 @@ def test_tickets_need_room_in_the_job_store(farm: Farm) -> None:
     finally:
         farm.redis.config_set("maxmemory", 0)
     assert farm.redis.keys() == []
+
+
+def test_one_caller_cannot_fill_the_job_store_with_tickets(
+    keyed: FlaskClient, farm: Farm, ada: dict[str, str], bob: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tickets, "MOST_OF_A_CALLER", 2)
+
+    for path in (INITIATE, CDN_IN_PARTS):
+        assert keyed.post(path, json={}, headers=ada).status_code == 200
+    before = set(farm.redis.keys("srpo:upload:*"))
+    for path in (INITIATE, IN_PARTS, CDN_IN_PARTS):
+        assert "Too many uploads" in fal_error(keyed.post(path, json={}, headers=ada), 429)["message"]
+
+    assert set(farm.redis.keys("srpo:upload:*")) == before
+    assert keyed.post(INITIATE, json={}, headers=bob).status_code == 200
+    assert all(0 < farm.redis.ttl(name) <= 3600 for name in farm.redis.keys("srpo:uploads_begun:*"))
+
+
+def test_the_type_of_a_file_is_no_long_text(api: FlaskClient, stored: Callable[[], set[str]]) -> None:
+    """It would lie in the job store."""
+    for path in (CDN, CDN_IN_PARTS):
+        response = api.post(path, data=b"x" * (path == CDN), headers={"Content-Type": "a" * 256})
+        assert "up to 255 characters" in fal_error(response, 400)["message"]
+    assert stored() == set()
 
 
 def test_a_farm_with_keys_names_nobody_in_what_it_hands_out(keyed: FlaskClient, farm: Farm) -> None:

@@ -70,6 +70,25 @@ def test_a_part_that_is_not_there_is_refused(api: FlaskClient, key: str) -> None
     problem(api.get(f"/files/{key}", headers={"Range": "bytes=9999999-"}), 416)
 
 
+@pytest.mark.parametrize("asked", ["bytes=0-1,4-5", "bytes=x", "bytes=5-2", "bytes=-9999999", "items=0-1"])
+def test_a_range_that_cannot_be_had_so_is_not_heard(api: FlaskClient, key: str, picture: bytes, asked: str) -> None:
+    response = api.get(f"/files/{key}", buffered=True, headers={"Range": asked})
+
+    assert (response.status_code, response.data, response.headers["Accept-Ranges"]) == (200, picture, "bytes")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_another_file_than_the_caller_wants_is_412_with_a_whole_answer(api: FlaskClient, key: str, method: str) -> None:
+    """Not with the length of a picture that does not follow: callers would wait for it."""
+    response = api.open(f"/files/{key}", method=method, headers={"If-Match": '"other"'})
+
+    assert response.status_code == 412
+    assert response.content_type == "application/problem+json"
+    if method == "GET":
+        assert response.content_length == len(response.data)
+        problem(response, 412)
+
+
 def test_its_head_alone_can_be_had(api: FlaskClient, key: str, picture: bytes) -> None:
     response = api.head(f"/files/{key}", buffered=True)
 

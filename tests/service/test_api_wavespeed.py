@@ -15,6 +15,7 @@ from werkzeug.test import TestResponse
 
 from api.app import create_app
 from farm.bootstrap import Farm, build
+from farm.errors import StoreUnavailable
 from farm.job import Claimed, Webhook
 from farm.jobstore import keys
 from farm.settings import Settings
@@ -183,7 +184,25 @@ def test_an_unknown_prediction_is_404(api: FlaskClient, path: str, job_id: str) 
 
 @pytest.mark.parametrize("model_id", ["wavespeed-ai/sdxl", "srpo", "fal-ai/flux/srpo", "x"])
 def test_a_model_that_wavespeed_does_not_name_so_is_404(api: FlaskClient, model_id: str) -> None:
-    assert gateway_error(api.post(f"/api/v3/{model_id}", json={"prompt": "a"}), 404)["error_code"] == "unknown_model"
+    body = gateway_error(api.post(f"/api/v3/{model_id}", json={"prompt": "a"}), 404)
+
+    assert body["error_code"] == "unknown_model"
+    assert body["message"].endswith("served here: wavespeed-ai/flux-srpo, wavespeed-ai/flux-1-srpo")
+
+
+def test_a_job_store_that_goes_away_behind_a_submit_does_not_make_callers_submit_again(
+    api: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_job_id: str) -> None:
+        raise StoreUnavailable
+
+    with monkeypatch.context() as patched:
+        patched.setattr(farm.store, "get", away)
+        response = post_prediction(api)
+
+    data = response.get_json()["data"]
+    assert (response.status_code, data["status"]) == (200, "created")
+    assert jobs.record(farm.store, data["id"]).endpoint == "wavespeed-ai/flux-srpo"
 
 
 def test_a_model_that_is_loaded_nowhere_is_refused_with_what_is_served(api: FlaskClient) -> None:

@@ -12,7 +12,20 @@ import redis
 from farm.job import State
 from farm.jobstore import keys
 from farm.jobstore.store import JobStore
-from tests.service.jobs import FACTS, end_delays, events, ids, lose, new_job, record, state, submit, take, take_one
+from tests.service.jobs import (
+    FACTS,
+    end_delays,
+    events,
+    ids,
+    lose,
+    names,
+    new_job,
+    record,
+    state,
+    submit,
+    take,
+    take_one,
+)
 
 
 def test_a_claim_hands_over_what_rendering_needs(store: JobStore) -> None:
@@ -155,6 +168,20 @@ def test_callers_take_turns_over_all_models_of_a_worker(store: JobStore) -> None
     claimed = [record(store, store.claim("w1", models).batch.jobs[0].id).caller for _ in range(12)]
 
     assert claimed.count("plain") == 6
+
+
+def test_who_was_away_has_saved_nothing_up_over_models(store: JobStore) -> None:
+    for _ in range(20):
+        submit(store, "busy", images=4)
+    models = ["srpo", "kontext"]
+    for _ in range(10):
+        store.claim("w1", models)
+    for _ in range(10):
+        submit(store, "fresh", images=4, model="kontext")
+
+    claimed = [record(store, store.claim("w1", models).batch.jobs[0].id).caller for _ in range(8)]
+
+    assert claimed.count("fresh") in (4, 5)
 
 
 def test_what_was_taken_back_goes_before_the_jobs_of_other_models(store: JobStore, client: redis.Redis) -> None:
@@ -363,12 +390,19 @@ def test_a_claim_that_is_answered_again_keeps_no_prompt(store: JobStore, client:
     assert "secret" not in str(client.hgetall(keys.worker("w1")))
 
 
-def test_a_worker_that_died_after_its_first_claim_leaves_nothing(store: JobStore, client: redis.Redis) -> None:
-    store.claim("w1", ["srpo"])
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_worker_that_goes_after_its_first_claims_leaves_nothing(
+    store: JobStore, client: redis.Redis, dies: bool
+) -> None:
+    submit(store)
+    assert [len(store.claim("w1", ["srpo"]).batch.jobs) for _ in range(2)] == [1, 0]
     store.renew("w2", FACTS, [])
-    client.zadd(keys.WORKERS, {"w1": 0}, xx=True)
 
-    store.reap()
+    if dies:
+        client.zadd(keys.WORKERS, {"w1": 0}, xx=True)
+        store.reap()
+    else:
+        store.leave("w1", ["srpo"])
 
-    assert not client.exists(keys.worker("w1"))
+    assert [name for name in names(client) if "w1" in name] == []
     assert client.smembers(keys.idle("srpo")) == {"w2"}

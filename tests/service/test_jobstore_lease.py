@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import redis
 
 from farm.job import State
 from farm.jobstore import keys
+from farm.jobstore.census import Census
 from farm.jobstore.store import JobStore
 from tests.service.jobs import (
     FACTS,
@@ -305,6 +308,23 @@ def test_what_a_worker_announced_outlives_it(store: JobStore, client: redis.Redi
     store.leave("w1", ["srpo"])
 
     assert client.hkeys(keys.MODELS) == ["srpo"]
+
+
+@pytest.mark.parametrize(("silent_seconds", "served"), [(800, {"srpo", "kontext"}), (910, {"kontext"})])
+def test_what_only_others_announce_is_served_no_longer(
+    store: JobStore, client: redis.Redis, silent_seconds: int, served: set[str]
+) -> None:
+    """The farm was started again with other weights: jobs for what it had before would wait for ever."""
+    census = Census(client)
+    store.renew("w1", FACTS, [])
+    store.leave("w1", ["srpo"])
+    seen = json.loads(cast(str, client.hget(keys.MODELS, "srpo")))
+    client.hset(keys.MODELS, "srpo", json.dumps(seen | {"seen_us": int(seen["seen_us"]) - silent_seconds * 1_000_000}))
+    assert set(census.served()) == {"srpo"}
+
+    store.renew("w2", FACTS | {"models": "kontext"}, [])
+
+    assert set(census.served()) == served
 
 
 def test_only_a_warm_worker_is_idle_and_announces_its_model(store: JobStore, client: redis.Redis) -> None:

@@ -293,6 +293,38 @@ def test_holding_brings_nothing_back(store: JobStore, client: redis.Redis) -> No
     assert not client.exists(keys.PREPARING, keys.SUSPECTS)
 
 
+def test_what_a_preparer_hands_back_is_the_next_to_be_taken_and_was_not_taken_before(store: JobStore) -> None:
+    first, second = submit_unprepared(store), submit_unprepared(store)
+    for _ in range(MOST_TAKES + 1):
+        assert taken(store, 1) == [first]
+        store.release_unprepared(first)
+
+    assert taken(store) == [first, second]
+
+
+def test_what_was_lost_before_it_was_handed_back_is_still_kept_apart(store: JobStore, client: redis.Redis) -> None:
+    lost = submit_unprepared(store), submit_unprepared(store)
+    take_and_lose(store, client)
+    (suspect,) = taken(store)
+
+    store.release_unprepared(suspect)
+
+    assert taken(store) == [suspect]
+    assert set(lost) > {suspect}
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_what_no_preparer_has_cannot_be_handed_back(store: JobStore, ended: bool) -> None:
+    job_id = submit_unprepared(store)
+    if ended:
+        taken(store)
+        store.cancel(job_id)
+
+    store.release_unprepared(job_id)
+
+    assert taken(store) == ([] if ended else [job_id])
+
+
 def test_what_kills_its_preparers_fails(store: JobStore, client: redis.Redis) -> None:
     job_id = submit_unprepared(store)
     for _ in range(MOST_TAKES):
@@ -405,3 +437,36 @@ def test_after_a_crash_of_its_worker_it_stands_in_its_models_line(store: JobStor
 
     assert taken(store) == []
     assert take_one(store).request == ready()
+
+
+def test_it_counts_as_waiting_for_its_model_until_it_is_prepared(store: JobStore, client: redis.Redis) -> None:
+    census = Census(client)
+    first, second, other = submit_unprepared(store), submit_unprepared(store), submit_unprepared(store, model="kontext")
+
+    def counted() -> tuple[int, int]:
+        return census.unprepared(["srpo"]), census.unprepared()
+
+    assert counted() == (2, 3)
+    taken(store)
+    assert counted() == (2, 3)
+    store.prepared(first, ready())
+    store.cancel(second)
+    assert counted() == (0, 1)
+    store.refuse(other, "image_load_error", "x")
+    assert counted() == (0, 0)
+
+
+def test_it_is_told_for_how_long_nobody_has_prepared_anything(store: JobStore, client: redis.Redis) -> None:
+    census = Census(client)
+    assert census.unattended_seconds() == 0
+
+    job_id = submit_unprepared(store)
+    client.zadd(keys.since(keys.PREPARATION, "srpo"), {job_id: census.now_us() - 90_000_000})
+    submit_unprepared(store, model="kontext")
+    assert 90 <= census.unattended_seconds() < 150
+
+    taken(store, 1)
+    assert census.unattended_seconds() == 0
+
+    end_preparation(client, job_id)
+    assert census.unattended_seconds() >= 90

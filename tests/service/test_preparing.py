@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from farm.callers import LOCAL
 from farm.errors import StorageUnavailable
 from farm.job import Code, Job, Order, Source, State
 from farm.jobstore import keys
+from farm.jobstore.store import MOST_TAKES
 from farm.outbound import Outbound
 from farm.storage.storage import name_in
 from tests.farms import wait_for
@@ -28,7 +31,7 @@ from tests.service.test_intake import stored
 from tests.service.workshop import FailingStorage
 from tests.unit.samples import a_request
 from workers import preparing
-from workers.enhancer import EnhancerFailed, Template
+from workers.enhancer import EnhancerFailed, LanguageModel, Template
 from workers.preparing import Preparer
 
 PICTURE = encoded(quarters(), "PNG")
@@ -301,6 +304,29 @@ def test_a_host_that_hangs_ends_the_job_when_its_time_is_up(
     assert "in time" in job.error
 
 
+def test_hosts_that_answer_slowly_one_after_the_other_have_one_time_together(
+    studio: Studio, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them alone would have kept the limit of a call."""
+    monkeypatch.setattr(preparing, "FETCH_SECONDS", 1.5)
+    host.serve("/3", PICTURE)
+    for number in range(3):
+        host.redirect(f"/{number}", f"/{number + 1}")
+    for number in range(4):
+        host.delay(f"/{number}", 0.6)
+
+    job = studio.prepare(f"{host.url}/0")
+
+    assert (job.code, "in time" in job.error) == ("file_download_error", True)
+
+
+def test_a_redirect_to_what_is_no_url_ends_the_job(studio: Studio, host: Host) -> None:
+    job = studio.prepare(host.redirect("/a", "http://[here/"))
+
+    assert (job.state, job.code) == (State.FAILED, "file_download_error")
+    assert "127.0.0.1 redirects to what is no URL" in job.error
+
+
 def test_hosts_that_hang_hold_up_nobody_else(studio: Studio, host: Host) -> None:
     for number in range(preparing.AT_A_TIME - 1):
         studio.submit(host.hold(f"/slow/{number}", PICTURE))
@@ -390,6 +416,58 @@ def test_a_drain_keeps_nobody_waiting_for_the_next_picture(open_studio: Callable
 
     assert (host.asked, inputs_of(studio.farm, job_id)) == (["/slow"], set())
     assert is_done(open_studio().until_prepared(job_id))
+
+
+def test_a_drain_asks_no_host_again(open_studio: Callable[..., Studio], host: Host) -> None:
+    """Nor does the job end for want of the tries that it was not given."""
+    studio = open_studio()
+
+    def refuse(request: Any) -> None:
+        studio.preparer.drain()
+        request.send_error(503)
+
+    job_id = studio.submit(host.behave("/fox.png", refuse))
+    studio.preparer.work()
+    studio.preparer.close()
+
+    assert (len(host.asked), studio.record(job_id).state) == (1, State.CREATED)
+
+
+def test_a_drain_does_not_wait_for_the_enhancer_and_its_prompt_is_enhanced_elsewhere(
+    open_studio: Callable[..., Studio], tmp_path: Path
+) -> None:
+    enhancer = LanguageModel(tmp_path, answer_seconds=600, load_seconds=600)
+    program = f"open({str(tmp_path / 'started')!r}, 'w'); import time; time.sleep(600)"
+    enhancer._program = [sys.executable, "-c", program]
+    studio = open_studio(enhancer=enhancer)
+    job_ids = [studio.submit(model="srpo", prompt="a fox", enhance=True) for _ in range(3)]
+    studio.preparer.work()
+    wait_for((tmp_path / "started").exists)
+
+    studio.preparer.close()
+
+    assert [studio.record(job_id).request.needs_preparation for job_id in job_ids] == [True] * 3
+    other = open_studio()
+    for job_id in job_ids:
+        assert other.until_prepared(job_id).request.notes == ()
+
+
+def test_drains_do_not_count(open_studio: Callable[..., Studio], host: Host) -> None:
+    opened: list[Studio] = []
+
+    def refuse(request: Any) -> None:
+        opened[-1].preparer.drain()
+        request.send_error(503)
+
+    job_id = open_studio().submit(host.behave("/fox.png", refuse))
+    for _ in range(MOST_TAKES + 1):
+        opened.append(open_studio())
+        opened[-1].preparer.work()
+        opened[-1].preparer.close()
+    assert len(host.asked) == MOST_TAKES + 1
+    host.serve("/fox.png", PICTURE)
+
+    assert open_studio().until_prepared(job_id).request.inputs
 
 
 def test_a_fault_of_the_farm_ends_the_job_and_tells_nothing_of_it(

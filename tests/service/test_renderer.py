@@ -15,7 +15,7 @@ from PIL import Image
 from farm import clock
 from farm.bootstrap import Farm
 from farm.errors import StorageError
-from farm.job import Claimed, State
+from farm.job import Claimed, Conditions, State
 from farm.jobstore.store import JobStore
 from tests.farms import wait_for
 from tests.service import jobs
@@ -298,6 +298,17 @@ def test_half_a_job_is_not_published(workshop: Opened, store: JobStore, farm: Fa
 
     assert (job.state, job.code, job.result) == (State.FAILED, "storage_failed", None)
     assert [name for _, name in jobs.events(farm.redis, job.id)].count("completed") == 0
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_picture_tells_no_prompt_that_is_to_be_forgotten(workshop: Opened, store: JobStore, keeps: bool) -> None:
+    job_id = submit(store, prompt="a secret fox", output_format="png", conditions=Conditions(keeps_payload=keeps))
+    shop = workshop()
+
+    (content,) = shop.pictures(shop.end_of(job_id))
+
+    assert (b"a secret fox" in content) == keeps
+    assert b'"seed": 7' in content
 
 
 def test_a_flagged_picture_is_black_and_reported(workshop: Opened, store: JobStore) -> None:

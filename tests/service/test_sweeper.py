@@ -10,9 +10,11 @@ import redis
 from structlog.testing import capture_logs
 
 from farm import clock
+from farm.delivery import Attempt, Outcome
 from farm.errors import StorageError, StorageUnavailable
-from farm.job import Claimed, Image, State
+from farm.job import Claimed, Image, State, Webhook
 from farm.jobstore import keys
+from farm.jobstore.deliveries import Deliveries
 from farm.jobstore.rota import Rota
 from farm.jobstore.store import JobStore
 from farm.storage.local import LocalStorage
@@ -66,6 +68,25 @@ def names(storage: Storage) -> set[str]:
         page = storage.page(page.reached)
         found |= set(page.found)
     return {one.name for one in found}
+
+
+def test_pictures_stay_until_the_end_of_their_job_is_told(
+    sweeper: Sweeper, storage: Storage, store: JobStore, client: redis.Redis
+) -> None:
+    """A receiver that was away for a while is told of pictures that are there, and base64 answers are made of them."""
+    brief, deliveries = JobStore(client, replace(TERMS, result_ttl_seconds=0.000001)), Deliveries(client)
+    submit(store, webhook=Webhook("https://receiver.example/", frozenset({State.COMPLETED})))
+    job = take_one(store)
+    complete(brief, job, key := put(storage, job))
+    sweeper.sweep()
+    assert key in names(storage)
+
+    (due,) = deliveries.take(1, lease_seconds=60)
+    deliveries.end(due, Outcome.DELIVERED, Attempt(1, 0.1, 200))
+    client.zadd(keys.EXPIRY, {job.id: 0})
+    sweeper.sweep()
+
+    assert (key in names(storage), store.get(job.id)) == (False, None)
 
 
 def test_expired_jobs_go_with_their_pictures_and_others_stay(

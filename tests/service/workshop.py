@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -166,6 +167,8 @@ class Workshop:
             bell=farm.bell,
             draining=self.draining,
         )
+        # Takes nothing back: on a loaded machine a lease may run out though its worker lives.
+        self._patient = JobStore(farm.redis, replace(jobs.TERMS, lease_seconds=1_000_000))
         self._thread: threading.Thread | None = None
 
     def open(self) -> None:
@@ -202,12 +205,12 @@ class Workshop:
             if job.state.is_terminal:
                 return job
             jobs.end_delays(self.farm.redis)
-            self.store.reap()
+            self._patient.reap()
             if job.state is State.CREATED and self._thread is None:
                 self.work()
             return None
 
-        job = wait_for(ended, seconds=10, what=f"the end of {job_id}")
+        job = wait_for(ended, seconds=30, what=f"the end of {job_id}")
         assert job is not None
         return job
 

@@ -18,7 +18,7 @@ from farm.clock import monotonic
 from farm.doctor import machine, storage, weights, work
 from farm.doctor.access import Address
 from farm.doctor.clocks import clock_finding
-from farm.doctor.examination import within
+from farm.doctor.examination import Examination, within
 from farm.doctor.finding import Finding, Mark, good, refused, wrong
 from farm.doctor.jobstore import at_rest, memory_finding
 from farm.doctor.machine import Torch, device_finding, disk_finding
@@ -257,6 +257,13 @@ def test_a_backlog_of_webhooks_is_named_when_nobody_takes_what_is_due() -> None:
     assert names(work.webhooks_finding(3, 0, couriers=0), Mark.NOTE, "webhook workers: 0")
 
 
+def test_jobs_that_nobody_prepares_are_named() -> None:
+    assert work.preparation_finding(0, 0, preparers=0).mark is Mark.GOOD
+    assert work.preparation_finding(3, 60, preparers=1).mark is Mark.GOOD
+    assert names(work.preparation_finding(3, 61, preparers=1), Mark.WRONG, "for 61 s", "farm worker --webhooks")
+    assert names(work.preparation_finding(3, 1, preparers=0), Mark.NOTE, "to be prepared: 3", "farm worker --webhooks")
+
+
 @pytest.mark.parametrize(
     ("host", "port", "base", "expected"),
     [
@@ -280,6 +287,21 @@ def test_the_doctor_and_the_workers_agree_on_the_picture_checker(setting: Any, l
         return
     with pytest.raises(ConfigurationError):
         checker_for(setting, loaded)
+
+
+def test_the_folder_of_the_enhancer_is_looked_into(tmp_path: Path) -> None:
+    settings = Settings(pipeline="simulated", enhancer_dir=tmp_path / "writer")
+
+    def look() -> Finding:
+        examination = Examination(settings, (), data_dir=tmp_path / "farm")
+        (found,) = [found for found in examination.findings() if found.name == "enhancer"]
+        return found
+
+    assert names(look(), Mark.WRONG, "lacks config.json, tokenizer_config.json, model.safetensors")
+    (tmp_path / "writer").mkdir()
+    for name in ("config.json", "tokenizer_config.json", "model.safetensors"):
+        (tmp_path / "writer" / name).write_bytes(b"x" * 1000)
+    assert names(look(), Mark.GOOD, "a language model, 0.0 MB")
 
 
 class Checkpoints:

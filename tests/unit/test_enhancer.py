@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from farm.errors import ConfigurationError
+from tests.farms import wait_for
 from tests.unit.samples import a_request
 from workers import enhancer as enhancers
-from workers.enhancer import EnhancerFailed, LanguageModel, Template, enhanced, enhancer_for
+from workers.enhancer import EnhancerFailed, Interrupted, LanguageModel, Template, enhanced, enhancer_for
 
 PROMPTS = [
     "a fox",
@@ -158,11 +158,48 @@ def test_a_late_answer_is_not_taken_for_the_next_one(program: LanguageModel, tmp
     assert program.rewrite("quick", "srpo") == "better quick"
 
 
+def test_whoever_waits_is_told_that_it_is_closed(program: LanguageModel, tmp_path: Path) -> None:
+    write(tmp_path, f"open({str(tmp_path / 'asked')!r}, 'w'); time.sleep(60)")
+    program._answer_seconds = 60
+    found: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            program.rewrite("a fox", "srpo")
+        except Interrupted as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    wait_for((tmp_path / "asked").exists)
+    program.close()
+    for thread in threads:
+        thread.join(20)
+
+    assert len(found) == 3
+    assert program._process is None
+
+
 def test_a_model_that_cannot_be_loaded_is_told(program: LanguageModel, tmp_path: Path) -> None:
     write(tmp_path, ECHO, loads="sys.exit('no such weights')")
 
     with pytest.raises(EnhancerFailed, match="could not be used"):
         program.rewrite("a fox", "srpo")
+
+
+def test_a_model_that_cannot_be_loaded_is_left_alone_for_a_while(
+    program: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, ECHO, loads="sys.exit('no such weights')")
+    for _ in range(3):
+        with pytest.raises(EnhancerFailed):
+            program.rewrite("a fox", "srpo")
+    assert (tmp_path / "starts").read_text() == "."
+
+    write(tmp_path, ECHO)
+    monkeypatch.setattr(program, "_load_after", 0)
+    assert program.rewrite("a fox", "srpo") == "better a fox"
 
 
 def test_many_at_once_get_each_their_own_answer(program: LanguageModel, tmp_path: Path) -> None:
@@ -183,7 +220,8 @@ def test_many_at_once_get_each_their_own_answer(program: LanguageModel, tmp_path
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     assert isinstance(enhancer_for(None), Template)
-    with pytest.raises(ConfigurationError, match="FARM_ENHANCER_DIR"):
-        enhancer_for(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({}))
+    for name in ("config.json", "tokenizer_config.json", "model.safetensors"):
+        with pytest.raises(ConfigurationError, match=rf"FARM_ENHANCER_DIR=.* lacks {name}"):
+            enhancer_for(tmp_path)
+        (tmp_path / name).touch()
     assert isinstance(enhancer_for(tmp_path), LanguageModel)

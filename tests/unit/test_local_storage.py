@@ -97,6 +97,14 @@ def test_what_was_not_put_is_not_found(storage: LocalStorage) -> None:
     assert storage.find(new_key(JOB_ID, 3, 0, "png")) is None
 
 
+def test_what_is_removed_while_it_is_looked_for_is_not_found(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "is_file", lambda _: True)
+
+    assert storage.find(new_key(JOB_ID, 3, 0, "png")) is None
+
+
 def test_a_picture_is_for_the_farm_alone(storage: LocalStorage, root: Path) -> None:
     key = new_key(JOB_ID, 3, 0, "png")
     old = os.umask(0)

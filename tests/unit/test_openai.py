@@ -197,6 +197,13 @@ def test_what_cannot_be_done_is_refused_by_name(name: str, sent: dict[str, Any],
     assert refused(lambda: ask(CASES[name], sent)) == [named]
 
 
+def test_several_pictures_are_looked_at_only_as_far_as_is_allowed() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        openai.edit({"model": "kontext", "prompt": "a fox", "image_urls": [1] * 1000}, [], spare_seed=SPARE)
+
+    assert len(caught.value.problems) <= 6
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_every_field_is_tried_here(name: str) -> None:
     *_, schema, taken, refused = CASES[name]

@@ -36,6 +36,11 @@ def pixel(image: Image.Image, x: int = 0, y: int = 0) -> tuple[int, ...]:
     return found
 
 
+def read(content: bytes) -> Image.Image:
+    """The picture, whatever its size was."""
+    return pictures.read(content)[0]
+
+
 def refused(content: bytes) -> UnusablePicture:
     """Why this content is refused, by a look at its headers already."""
     with pytest.raises(UnusablePicture) as caught:
@@ -60,14 +65,14 @@ def test_a_picture_is_known_by_its_content(form: str, extension: str) -> None:
 def test_every_pixel_is_read_as_it_is(form: str, options: dict[str, Any]) -> None:
     noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (33, 47, 3), dtype=np.uint8))
 
-    assert pictures.read(encoded(noise, form, **options)).tobytes() == noise.tobytes()
+    assert read(encoded(noise, form, **options)).tobytes() == noise.tobytes()
 
 
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_jpeg_is_read(progressive: bool) -> None:
     content = encoded(quarters(64, 64), "JPEG", quality=95, subsampling=0, progressive=progressive)
 
-    assert np.allclose(corners(pictures.read(content)), [RED, GREEN, BLUE, WHITE], atol=4)
+    assert np.allclose(corners(read(content)), [RED, GREEN, BLUE, WHITE], atol=4)
 
 
 def turned(orientation: int) -> Image.Image:
@@ -85,7 +90,7 @@ def test_a_picture_stands_upright_as_its_exif_says(orientation: int, form: str, 
     exif = Image.Exif()
     exif[0x0112] = orientation
 
-    image = pictures.read(encoded(turned(orientation), form, exif=exif, **options))
+    image = read(encoded(turned(orientation), form, exif=exif, **options))
 
     assert image.size == (40, 30)
     assert np.allclose(corners(image), [RED, GREEN, BLUE, WHITE], atol=4)
@@ -95,14 +100,14 @@ def test_a_picture_stands_upright_as_its_exif_says(orientation: int, form: str, 
 @pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0" + b"\xff" * 50, b"\0" * 9])
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 def test_exif_that_cannot_be_read_spoils_no_picture(exif: bytes, form: str) -> None:
-    assert pictures.read(encoded(quarters(40, 30), form, exif=exif)).size == (40, 30)
+    assert read(encoded(quarters(40, 30), form, exif=exif)).size == (40, 30)
 
 
 def test_an_orientation_that_does_not_exist_turns_nothing() -> None:
     exif = Image.Exif()
     exif[0x0112] = 9
 
-    assert corners(pictures.read(encoded(quarters(40, 30), "PNG", exif=exif))) == [RED, GREEN, BLUE, WHITE]
+    assert corners(read(encoded(quarters(40, 30), "PNG", exif=exif))) == [RED, GREEN, BLUE, WHITE]
 
 
 @pytest.mark.parametrize(
@@ -124,9 +129,9 @@ def test_every_mode_becomes_rgb_on_white(mode: str, colour: Any, seen: tuple[int
     if mode == "P":
         image.putpalette([0, 0, 0] * 3 + [30, 60, 90])
 
-    read = pictures.read(encoded(image, "PNG"))
+    found = read(encoded(image, "PNG"))
 
-    assert (read.mode, pixel(read)) == ("RGB", seen)
+    assert (found.mode, pixel(found)) == ("RGB", seen)
 
 
 def test_a_transparent_colour_of_a_palette_shows_white() -> None:
@@ -134,15 +139,15 @@ def test_a_transparent_colour_of_a_palette_shows_white() -> None:
     image.putpalette([9, 9, 9, 30, 60, 90])
     image.putpixel((0, 0), 0)
 
-    read = pictures.read(encoded(image, "PNG", transparency=1))
+    found = read(encoded(image, "PNG", transparency=1))
 
-    assert (pixel(read, 0, 0), pixel(read, 5, 5)) == ((9, 9, 9), (255, 255, 255))
+    assert (pixel(found, 0, 0), pixel(found, 5, 5)) == ((9, 9, 9), (255, 255, 255))
 
 
 def test_a_transparent_colour_of_rgb_shows_white() -> None:
     image = quarters(20, 20)
 
-    assert corners(pictures.read(encoded(image, "PNG", transparency=RED))) == [WHITE, GREEN, BLUE, WHITE]
+    assert corners(read(encoded(image, "PNG", transparency=RED))) == [WHITE, GREEN, BLUE, WHITE]
 
 
 @pytest.mark.parametrize(("value", "seen"), [(0, 0), (255, 0), (256, 1), (32768, 128), (65535, 255)])
@@ -150,7 +155,7 @@ def test_a_transparent_colour_of_rgb_shows_white() -> None:
 def test_sixteen_bits_of_grey_become_eight(value: int, seen: int, extra: bytes) -> None:
     content = png_of(20, 20, rows=struct.pack(">H", value) * 20, depth=16, colour=0, extra=extra)
 
-    assert pixel(pictures.read(content)) == (seen,) * 3
+    assert pixel(read(content)) == (seen,) * 3
 
 
 @pytest.mark.parametrize(("colour", "channels"), [(2, 3), (6, 4), (4, 2)])
@@ -158,13 +163,13 @@ def test_sixteen_bits_of_colour_become_eight(colour: int, channels: int) -> None
     opaque = [0x8000] * (channels - 1 if channels % 2 == 0 else channels) + [0xFFFF] * (channels % 2 == 0)
     content = png_of(20, 20, rows=struct.pack(f">{channels}H", *opaque) * 20, depth=16, colour=colour)
 
-    assert pixel(pictures.read(content)) == (128, 128, 128)
+    assert pixel(read(content)) == (128, 128, 128)
 
 
 def test_cmyk_is_read_as_a_print_looks() -> None:
     cyan = Image.new("CMYK", (32, 32), (255, 0, 0, 0))
 
-    assert np.allclose(pixel(pictures.read(encoded(cyan, "JPEG", quality=95))), (0, 255, 255), atol=4)
+    assert np.allclose(pixel(read(encoded(cyan, "JPEG", quality=95))), (0, 255, 255), atol=4)
 
 
 # Colour profiles
@@ -189,8 +194,8 @@ def test_colours_of_another_space_become_those_of_srgb(form: str) -> None:
     image = Image.new("RGB", (32, 32), (200, 100, 100))
     options = WEBP if form == "WEBP" else {"quality": 95}
 
-    plain = pixel(pictures.read(encoded(image, form, **options)))
-    converted = pixel(pictures.read(encoded(image, form, icc_profile=display_p3(), **options)))
+    plain = pixel(read(encoded(image, form, **options)))
+    converted = pixel(read(encoded(image, form, icc_profile=display_p3(), **options)))
 
     assert np.allclose(plain, (200, 100, 100), atol=3)
     assert np.allclose(converted, (213, 94, 97), atol=4)
@@ -200,32 +205,32 @@ def test_the_colours_of_a_transparent_picture_are_converted_and_its_transparency
     image = Image.new("RGBA", (32, 32), (200, 100, 100, 255))
     image.putpixel((0, 0), (200, 100, 100, 0))
 
-    read = pictures.read(encoded(image, "PNG", icc_profile=display_p3()))
+    found = read(encoded(image, "PNG", icc_profile=display_p3()))
 
-    assert pixel(read, 0, 0) == (255, 255, 255)
-    assert np.allclose(pixel(read, 5, 5), (213, 94, 97), atol=4)
+    assert pixel(found, 0, 0) == (255, 255, 255)
+    assert np.allclose(pixel(found, 5, 5), (213, 94, 97), atol=4)
 
 
 def test_the_profile_of_srgb_changes_next_to_nothing() -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
-    read = pictures.read(encoded(quarters(32, 32), "PNG", icc_profile=profile))
+    found = read(encoded(quarters(32, 32), "PNG", icc_profile=profile))
 
-    assert np.allclose(corners(read), [RED, GREEN, BLUE, WHITE], atol=2)
+    assert np.allclose(corners(found), [RED, GREEN, BLUE, WHITE], atol=2)
 
 
 @pytest.mark.parametrize("profile", [b"nonsense", b"\0" * 128, display_p3()[:200]])
 def test_a_profile_that_cannot_be_used_is_left_out(profile: bytes) -> None:
-    read = pictures.read(encoded(quarters(32, 32), "PNG", icc_profile=profile))
+    found = read(encoded(quarters(32, 32), "PNG", icc_profile=profile))
 
-    assert corners(read) == [RED, GREEN, BLUE, WHITE]
+    assert corners(found) == [RED, GREEN, BLUE, WHITE]
 
 
 def test_a_profile_for_another_kind_of_picture_is_left_out() -> None:
     """Three channels cannot mean what a profile of one says."""
     grey = Image.new("L", (32, 32), 100)
 
-    assert pixel(pictures.read(encoded(grey, "PNG", icc_profile=display_p3()))) == (100, 100, 100)
+    assert pixel(read(encoded(grey, "PNG", icc_profile=display_p3()))) == (100, 100, 100)
 
 
 # What is refused
@@ -241,7 +246,7 @@ def test_a_picture_that_was_cut_off_is_no_picture(form: str, options: dict[str, 
 
     for tenth in range(10):
         with pytest.raises(UnusablePicture) as caught:
-            pictures.read(content[: len(content) * tenth // 10])
+            read(content[: len(content) * tenth // 10])
         assert caught.value.code == "image_load_error"
 
 
@@ -251,7 +256,7 @@ def test_a_png_whose_pixels_are_damaged_is_no_picture() -> None:
     content[middle : middle + 64] = bytes(64)
 
     with pytest.raises(UnusablePicture, match="damaged") as caught:
-        pictures.read(bytes(content))
+        read(bytes(content))
     assert caught.value.code == "image_load_error"
 
 
@@ -315,7 +320,7 @@ def test_a_photograph_with_a_second_picture_behind_it_is_a_jpeg() -> None:
     content = encoded(first, "MPO", save_all=True, append_images=[second])
 
     assert pictures.look(content).extension == "jpeg"
-    assert np.allclose(pixel(pictures.read(content)), (0, 0, 0), atol=3)
+    assert np.allclose(pixel(read(content)), (0, 0, 0), atol=3)
 
 
 @pytest.mark.parametrize("appended", [b"PK\x03\x04" + b"x" * 50, b"<script>alert(1)</script>", b"%PDF-1.7"])
@@ -397,6 +402,71 @@ def test_a_text_that_unpacks_to_much_more_is_refused() -> None:
     assert refused(png_of(20, 20, rows=bytes(60), extra=bomb)).code == "image_load_error"
 
 
+def scanned(times: int) -> bytes:
+    """A grey JPEG of ten scans, the last of which comes so many times more."""
+    content = encoded(Image.new("L", (64, 64), 90), "JPEG", progressive=True)
+    last = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + last * times + content[-2:]
+
+
+def parted(form: str, part: bytes, times: int) -> bytes:
+    """A picture with so many more parts before its own."""
+    content = encoded(quarters(20, 20), form)
+    start = {"JPEG": 2, "PNG": 33}[form]
+    return content[:start] + part * times + content[start:]
+
+
+APP5, PRIVATE = b"\xff\xe5\0\2", chunk(b"prVt", b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "excess"),
+    [
+        (scanned(60), "50 scans"),
+        (parted("JPEG", APP5, 110_000), "100000 parts"),
+        (parted("JPEG", b"\xff\xd0", 60_000), "100000 parts"),
+        (parted("PNG", PRIVATE, 110_000), "100000 parts"),
+    ],
+    ids=["scans", "segments", "rubbish", "chunks"],
+)
+def test_what_would_keep_a_decoder_busy_for_hours_is_refused(content: bytes, excess: str) -> None:
+    error = refused(content)
+
+    assert error.code == "image_load_error"
+    assert f"more than {excess}" in str(error)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [scanned(30), parted("JPEG", APP5, 9000), parted("PNG", PRIVATE, 9000), parted("JPEG", b"\xff", 9000)],
+    ids=["scans", "segments", "chunks", "padding"],
+)
+def test_a_picture_of_many_parts_is_read(content: bytes) -> None:
+    assert read(content).width in (20, 64)
+
+
+def test_what_hangs_behind_a_jpeg_is_not_counted() -> None:
+    assert read(encoded(quarters(20, 20), "JPEG") + b"\xff\xda\0\2" * 60).size == (20, 20)
+
+
+def test_a_large_picture_takes_little_more_memory_than_its_pixels() -> None:
+    """16 megapixels with transparency and a profile are 64 MB; every step on all of them would take as much again."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    content = encoded(Image.new("RGBA", (4000, 4000)), "PNG", compress_level=1, icc_profile=profile)
+    program = (
+        "import resource, sys\n"
+        "from farm import pictures\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before, content = peak(), sys.stdin.buffer.read()\n"
+        "pictures.prepared(content)\n"
+        "print((peak() - before) // 1024)\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], input=content, capture_output=True, timeout=60, check=True)
+
+    assert int(done.stdout) < 190
+
+
 @pytest.mark.parametrize(("width", "height"), [(15, 400), (400, 15), (1, 1)])
 def test_what_is_too_small_is_refused(width: int, height: int) -> None:
     error = refused(encoded(quarters(width, height), "PNG"))
@@ -405,8 +475,8 @@ def test_what_is_too_small_is_refused(width: int, height: int) -> None:
 
 
 def test_the_smallest_and_a_long_picture_are_taken() -> None:
-    assert pictures.read(encoded(quarters(16, 16), "PNG")).size == (16, 16)
-    assert pictures.read(encoded(quarters(16, 4000), "PNG")).size == (16, 4000)
+    assert read(encoded(quarters(16, 16), "PNG")).size == (16, 16)
+    assert pictures.read(encoded(quarters(16, 4000), "PNG"))[1] == (16, 4000)
 
 
 def test_a_file_of_the_most_bytes_is_taken_and_one_more_is_not() -> None:

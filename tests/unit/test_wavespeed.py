@@ -480,6 +480,7 @@ def test_a_completed_prediction() -> None:
         ("storage_failed", 5003),
         ("safety_check_failed", 5000),
         ("attempts_exhausted", 5000),
+        ("preparation_failed", 5000),
         ("internal_error", 5000),
         ("storage_unavailable", 5003),
         ("file_download_error", 1402),

@@ -63,6 +63,7 @@ REFUSED: list[Refused] = [
     ({"n": True}, "n"),
     ({"num_images": 2.5}, "num_images"),
     ({"n": 1, "num_images": 2}, "n"),
+    ({"sync_mode": True, "response_format": "url"}, "sync_mode"),
     ({"seed": -1}, "seed"),
     ({"seed": 2**32}, "seed"),
     ({"seed": "7"}, "seed"),

@@ -4,7 +4,7 @@
 local id = ARGV[1]
 local job = redis.call('HMGET', job_key(id), 'state', 'caller', 'idempotency', 'sequence', 'direct')
 if job[1] and job[1] ~= 'completed' and job[1] ~= 'failed' then return 0 end
-if ARGV[2] == 'over' and redis.call('HGET', P .. 'delivery:' .. id .. '-' .. (job[4] or 0), 'state') == 'waiting' then
+if ARGV[2] == 'over' and not is_told(id) then
   redis.call('ZADD', P .. 'expiry', whole(now() + HOUR_US), id)
   return 0
 end

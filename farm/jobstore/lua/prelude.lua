@@ -148,6 +148,12 @@ local function forget_delivery(id)
   if not redis.call('ZSCORE', P .. 'lines', line) then redis.call('HDEL', P .. 'faults', line) end
 end
 
+-- Is there nothing left to tell of a job's end, or of a test?
+local function is_told(id)
+  local sequence = redis.call('HGET', job_key(id), 'sequence') or 0
+  return redis.call('HGET', P .. 'delivery:' .. id .. '-' .. sequence, 'state') ~= 'waiting'
+end
+
 -- Is this the first time that the job is in this state? Coming back from a dead worker is no news for a receiver.
 local function is_news(state, sequence)
   return (state == 'created' and sequence == 1) or (state == 'processing' and sequence == 2)
