@@ -140,6 +140,8 @@ class Unreachable(FarmError):
 class TooLarge(Unreachable):
     """What is at the address is larger than may be read."""
 
+    code = "answer_too_large"
+
 
 class StorageError(FarmError):
     """The picture could not be stored."""

@@ -48,7 +48,8 @@ def _excess_in_jpeg(content: bytes) -> str | None:
 def _excess_in_png(content: bytes) -> str | None:
     at = len(_PNG)
     for _ in range(MOST_PARTS):
-        if at >= len(content):
+        # What stands behind the end is nobody's.
+        if at >= len(content) or content[at + 4 : at + 8] == b"IEND":
             return None
         at += 12 + int.from_bytes(content[at : at + 4], "big")
     return f"more than {MOST_PARTS} parts"

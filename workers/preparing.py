@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from urllib.parse import urljoin, urlsplit
 
@@ -26,6 +25,7 @@ from tenacity import (
 
 from farm import clock, pictures
 from farm.celery import Bell
+from farm.crew import Crew
 from farm.errors import (
     FarmError,
     ForbiddenAddress,
@@ -82,19 +82,13 @@ class Preparer:
         self._enhancer = enhancer
         self._bell = bell
         self._lease_seconds = lease_seconds
-        self._pool = ThreadPoolExecutor(AT_A_TIME, thread_name_prefix="prepare")
-        self._room = threading.Semaphore(AT_A_TIME)
+        self._crew = Crew("prepare", AT_A_TIME, take=self._take, see_to=self._see_to)
+        self._closing = self._crew.draining
         self._under_way: set[str] = set()
-        self._closing = threading.Event()
 
     def work(self) -> None:
         """Hand out what is to be prepared until nothing more is, or everybody is at work."""
-        try:
-            while self._room.acquire(blocking=False):
-                if not self._begin():
-                    return
-        except FarmError as error:
-            _log.warning("nothing could be prepared", error=str(error))
+        self._crew.work()
 
     def hold(self) -> None:
         """A sign of life: nobody else takes what is under way here. To be called more often than a lease ends."""
@@ -103,48 +97,24 @@ class Preparer:
 
     def drain(self) -> None:
         """Take nothing more. Safe in a signal handler."""
-        self._closing.set()
+        self._crew.drain()
 
     def close(self) -> None:
         """Wait for what is under way, which is for one picture at most; the rest is handed back."""
-        self._closing.set()
+        self._crew.drain()
         self._enhancer.close()
-        self._pool.shutdown(wait=True)
+        self._crew.close()
 
-    def _begin(self) -> bool:
-        """Start on the next job in the place that was taken for it, or give the place back."""
-        job = None
-        try:
-            job = self._next()
-        finally:
-            if job is None:
-                self._room.release()
-        if job is not None:
-            self._pool.submit(self._go_on, job)
-        return job is not None
-
-    def _next(self) -> Job | None:
-        if self._closing.is_set():
-            return None
+    def _take(self) -> Job | None:
         taken = self._store.take_unprepared(1, self._lease_seconds)
         return taken[0] if taken else None
 
-    def _go_on(self, job: Job | None) -> None:
-        """Prepare this one, and go on with others as long as there are any."""
+    def _see_to(self, job: Job) -> None:
+        self._under_way.add(job.id)
         try:
-            while job is not None:
-                self._under_way.add(job.id)
-                try:
-                    self._prepare(job)
-                finally:
-                    self._under_way.discard(job.id)
-                job = self._next()
-        except FarmError as error:  # its lease brings it back
-            _log.warning("preparation interrupted", error=str(error))
-        except Exception as error:  # noqa: BLE001  # the pool would swallow it
-            _log.error("preparation failed", exc_info=error)
+            self._prepare(job)
         finally:
-            self._room.release()
+            self._under_way.discard(job.id)
 
     def _prepare(self, job: Job) -> None:
         try:

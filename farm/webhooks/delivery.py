@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from farm import __version__, clock
+from farm.crew import Crew
 from farm.delivery import Attempt, Due, Outcome
 from farm.errors import FarmError, ForbiddenAddress, StoreFull, StoreUnavailable
 from farm.job import Job
@@ -59,58 +58,23 @@ class Courier:
         self._secrets = secrets
         self._links = links
         self._schedules = schedules
-        self._pool = ThreadPoolExecutor(POSTS, thread_name_prefix="post")
-        self._room = threading.Semaphore(POSTS)
-        self._closing = threading.Event()
+        self._crew = Crew("post", POSTS, take=self._take, see_to=self._try)
 
     def work(self) -> None:
         """Hand out what is due until nothing more is, or everybody is under way."""
-        try:
-            while self._room.acquire(blocking=False):
-                if not self._begin():
-                    return
-        except FarmError as error:
-            _log.warning("nothing could be delivered", error=str(error))
+        self._crew.work()
 
     def drain(self) -> None:
         """Take nothing more. Safe in a signal handler."""
-        self._closing.set()
+        self._crew.drain()
 
     def close(self) -> None:
         """Wait for what is under way."""
-        self._closing.set()
-        self._pool.shutdown(wait=True)
+        self._crew.close()
 
-    def _begin(self) -> bool:
-        """Start on the next delivery in the place that was taken for it, or give the place back."""
-        due = None
-        try:
-            due = self._next()
-        finally:
-            if due is None:
-                self._room.release()
-        if due is not None:
-            self._pool.submit(self._deliver, due)
-        return due is not None
-
-    def _next(self) -> Due | None:
-        if self._closing.is_set():
-            return None
+    def _take(self) -> Due | None:
         found = self._deliveries.take(1, lease_seconds=LEASE_SECONDS)
         return found[0] if found else None
-
-    def _deliver(self, due: Due | None) -> None:
-        """Post this one, and go on with others as long as there are any."""
-        try:
-            while due is not None:
-                self._try(due)
-                due = self._next()
-        except FarmError as error:  # its lease brings it back
-            _log.warning("delivery interrupted", error=str(error))
-        except Exception as error:  # noqa: BLE001  # the pool would swallow it
-            _log.error("delivery failed", exc_info=error)
-        finally:
-            self._room.release()
 
     def _try(self, due: Due) -> None:
         job = None if due.url else self._store.get(due.job)
