@@ -20,7 +20,8 @@ check: .venv/set-up-dev ## format, lint, types, import contracts
 	@$(BIN)/mypy
 
 test: check ## every check and test
-	@$(BIN)/pytest -m "not full"
+	@$(BIN)/pytest --numprocesses auto --dist loadfile tests/unit
+	@$(BIN)/pytest -m "not full" tests/service tests/process
 
 test-full: check ## the long ones too
 	@$(BIN)/pytest
