@@ -22,7 +22,7 @@ from farm.errors import (
     StoreUnavailable,
     TooManyHeld,
 )
-from farm.job import TERMINAL, Order, Search, Source, State, Webhook
+from farm.job import TERMINAL, Code, Order, Search, Source, State, Webhook
 from farm.links import Links
 from farm.request import Request
 from tests.unit import golden
@@ -682,3 +682,20 @@ def test_an_error_bears_the_status_and_wavespeeds_own_number(status: int, error:
 def test_a_full_queue_is_no_bad_parameter() -> None:
     """1400 and 1401 say that the request is wrong; a caller that believes it never tries again."""
     assert wavespeed.problem(429, QueueFull())["data"]["code"] not in (1400, 1401)
+
+
+def test_a_picture_that_cannot_be_had_is_told_as_the_page_of_errors_shows() -> None:
+    page = golden.load("wavespeed-errors")
+    told = wavespeed.prediction(a_job(State.FAILED, code="file_download_error", error="not there"), LINKS)
+
+    assert told.items() >= page["failed"].items()
+    assert set(page["fields_of_failed"]) <= told.keys()
+    assert told["error"] == "not there"
+
+
+@pytest.mark.parametrize("code", [*Code, "render_failed", "storage_failed", "safety_check_failed", "image_load_error"])
+def test_every_failure_has_a_number_of_the_page_of_errors(code: str) -> None:
+    page = golden.load("wavespeed-errors")
+    told = wavespeed.prediction(a_job(State.FAILED, code=code, error="why"), LINKS)
+
+    assert told["code"] in (page["client_errors"] | page["server_errors"]).values()
