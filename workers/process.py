@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import threading
 import uuid
 from pathlib import Path
-from types import FrameType
 
 import structlog
 
@@ -21,7 +19,7 @@ from farm.jobstore.hints import hear_stops
 from farm.reaper import Reaper
 from farm.settings import Settings
 from farm.weights import Checkpoints
-from workers.consuming import consume
+from workers.consuming import consume, leave_at_once
 from workers.encode import Encoder
 from workers.hearing import Hearing
 from workers.lease import Lease
@@ -49,7 +47,7 @@ class WorkerProcess:
 
     def run(self) -> None:
         """Load, warm up, work, drain."""
-        signal.signal(signal.SIGTERM, _leave)  # until Celery takes over: nothing is held yet
+        signal.signal(signal.SIGTERM, leave_at_once)
         settings = self._farm.settings
         checker = checker_for(settings.safety, weights_of(settings))
         self._lease.start()
@@ -146,7 +144,3 @@ def weights_of(settings: Settings) -> str:
 
 def checkpoints_of(settings: Settings) -> Checkpoints:
     return Checkpoints(settings.flux_dir, settings.srpo_file, settings.kontext_dir)
-
-
-def _leave(_number: int, _frame: FrameType | None) -> None:
-    sys.exit(0)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
-from types import FrameType
 
 import structlog
 
@@ -19,7 +17,7 @@ from farm.outbound import Outbound
 from farm.reaper import Reaper
 from farm.webhooks.delivery import Courier
 from workers.arguments import run
-from workers.consuming import consume
+from workers.consuming import consume, leave_at_once
 from workers.enhancer import enhancer_for
 from workers.preparing import FETCH_SECONDS, Preparer
 from workers.tasks import register
@@ -43,7 +41,7 @@ class WebhookProcess:
         }
 
     def run(self) -> None:
-        signal.signal(signal.SIGTERM, _leave)  # until Celery takes over: nothing is held yet
+        signal.signal(signal.SIGTERM, leave_at_once)
         register(self._farm.celery, WEBHOOK_TASK, self._courier.work)
         register(self._farm.celery, PREPARE_TASK, self._preparer.work)
         listener = Listener(connect_to_listen(self._farm.redis_url), lambda channel, _: self._bells[channel].ring(1))
@@ -103,10 +101,6 @@ def _preparer(farm: Farm) -> Preparer:
         bell=farm.bell,
         lease_seconds=settings.lease_seconds,
     )
-
-
-def _leave(_number: int, _frame: FrameType | None) -> None:
-    sys.exit(0)
 
 
 if __name__ == "__main__":
