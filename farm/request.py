@@ -23,6 +23,11 @@ SEEDS = 2**32
 MAX_RANDOM_SEED = 2**31 - 4
 
 
+def steps_done(steps: int, strength: float | None) -> int:
+    """How many of the steps are done: image to image skips the first. Source: diffusers' FLUX image to image."""
+    return steps if strength is None else steps - int(steps - min(steps * strength, steps))
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
     """One image of a request: all that decides its pixels, beside the build."""
@@ -42,10 +47,8 @@ class ImageRequest:
 
     @property
     def denoising_steps(self) -> int:
-        """Steps that are done: image to image skips the first of them. Source: diffusers' FLUX image to image."""
-        if self.strength is None:
-            return self.steps
-        return self.steps - int(self.steps - min(self.steps * self.strength, self.steps))
+        """Steps that are done."""
+        return steps_done(self.steps, self.strength)
 
 
 class Request(BaseModel):
@@ -100,7 +103,7 @@ class Request(BaseModel):
     @property
     def denoising_steps(self) -> int:
         """Steps that are done for each image."""
-        return self.image(0).denoising_steps
+        return steps_done(self.steps, self.strength)
 
     def image(self, number: int) -> ImageRequest:
         """The `number`-th image, counted from 0."""
