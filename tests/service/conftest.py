@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -23,6 +24,7 @@ from tests.farms import wait_for
 from tests.service.calls import bearer
 from tests.service.conformity import Listener
 from tests.service.jobs import BASE, FACTS, TERMS
+from tests.service.workshop import Opened, Workshop
 
 
 @pytest.fixture(scope="session")
@@ -123,3 +125,18 @@ def bob(farm: Farm) -> dict[str, str]:
 @pytest.fixture
 def admin(farm: Farm) -> dict[str, str]:
     return bearer(farm.callers.create("root", is_admin=True))
+
+
+@pytest.fixture
+def workshop(farm: Farm, store: JobStore) -> Iterator[Opened]:
+    """Opens workers that are closed after the test."""
+    opened: list[Workshop] = []
+
+    def open_one(**parts: Any) -> Workshop:
+        opened.append(Workshop(farm, store, **parts))
+        opened[-1].open()
+        return opened[-1]
+
+    yield open_one
+    for shop in opened:
+        shop.close()

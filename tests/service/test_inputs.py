@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,29 +19,12 @@ from farm.storage.storage import new_input_key
 from tests.farms import wait_for
 from tests.service import jobs
 from tests.service.jobs import TERMS, submit
-from tests.service.workshop import Broken, Flagging, Stepwise, Workshop, folder_of
-
-Opened = Callable[..., Workshop]
+from tests.service.workshop import Broken, Flagging, Opened, Stepwise, Workshop, folder_of
 
 
 @pytest.fixture
 def store(farm: Farm) -> JobStore:
     return JobStore(farm.redis, TERMS)
-
-
-@pytest.fixture
-def workshop(farm: Farm, store: JobStore) -> Iterator[Opened]:
-    """Opens workers that are closed after the test."""
-    opened: list[Workshop] = []
-
-    def open_one(**parts: Any) -> Workshop:
-        opened.append(Workshop(farm, store, **parts))
-        opened[-1].open()
-        return opened[-1]
-
-    yield open_one
-    for shop in opened:
-        shop.close()
 
 
 def a_picture(mode: str = "RGB") -> Image.Image:

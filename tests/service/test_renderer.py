@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -20,32 +20,15 @@ from farm.jobstore.store import JobStore
 from tests.farms import wait_for
 from tests.service import jobs
 from tests.service.jobs import TERMS, submit
-from tests.service.workshop import Broken, Counting, FailingStorage, Flagging, Stepwise, Workshop, folder_of
+from tests.service.workshop import Broken, Counting, FailingStorage, Flagging, Opened, Stepwise, folder_of
 from workers.pipelines.pipeline import NO_PICTURES
 from workers.pipelines.simulated import SimulatedPipeline
-
-Opened = Callable[..., Workshop]
 
 
 @pytest.fixture
 def store(farm: Farm) -> JobStore:
     """Two tries a job, so that tests that use them up are short."""
     return JobStore(farm.redis, replace(TERMS, max_attempts=2))
-
-
-@pytest.fixture
-def workshop(farm: Farm, store: JobStore) -> Iterator[Opened]:
-    """Opens workers that are closed after the test."""
-    opened: list[Workshop] = []
-
-    def open_one(**parts: Any) -> Workshop:
-        opened.append(Workshop(farm, store, **parts))
-        opened[-1].open()
-        return opened[-1]
-
-    yield open_one
-    for shop in opened:
-        shop.close()
 
 
 def pixels(content: bytes) -> bytes:

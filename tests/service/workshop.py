@@ -218,3 +218,7 @@ class Workshop:
         """The bytes of a completed job's pictures."""
         assert job.result is not None
         return [self.storage.read(image.key) for image in job.result.images]
+
+
+#: Opens a worker of these parts.
+Opened = Callable[..., Workshop]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from workers.pipelines.flux import FluxModels
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +32,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def parts(models: Path) -> Any:
+    """The miniature as diffusers loads it."""
+    from tests.unit.painting import parts_of
+
+    return parts_of(models)
+
+
+@pytest.fixture
+def pipeline(parts: Any) -> FluxModels:
+    """A pipeline of these parts."""
+    from tests.unit.painting import pipeline_of
+
+    return pipeline_of(parts)

@@ -23,16 +23,6 @@ FOX = ImageRequest("srpo", "a red fox in the snow", width=256, height=320, steps
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture
-def parts(models: Path) -> Any:
-    return parts_of(models)
-
-
-@pytest.fixture
-def pipeline(parts: Any) -> FluxModels:
-    return pipeline_of(parts)
-
-
 def paint(pipeline: FluxModels, *requests: ImageRequest) -> list[bytes]:
     return [painted.image.tobytes() for painted in pipeline.render(requests, lambda *_: True)]
 

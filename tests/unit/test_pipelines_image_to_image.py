@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ from tests.unit.painting import (
     differences,
     keeping,
     paint,
-    parts_of,
     pipeline_of,
     record,
     with_one_pixel_changed,
@@ -38,16 +36,6 @@ FOX = ImageRequest(
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture
-def parts(models: Path) -> Any:
-    return parts_of(models)
-
-
-@pytest.fixture
-def pipeline(parts: Any) -> FluxModels:
-    return pipeline_of(parts)
 
 
 @pytest.mark.parametrize(
