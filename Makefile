@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo up test test-full check bench bench-gpu docs format
+.PHONY: help demo up test test-full chaos check bench bench-gpu docs format
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
@@ -20,11 +20,14 @@ check: .venv/set-up-dev ## format, lint, types, import contracts
 	@$(BIN)/mypy
 
 test: check ## every check and test
-	@$(BIN)/pytest --numprocesses auto --dist loadfile tests/unit
-	@$(BIN)/pytest -m "not full" tests/service tests/process
+	@$(BIN)/pytest -m "not full" --numprocesses auto --dist loadfile tests/unit tests/service
+	@$(BIN)/pytest -m "not full" tests/process tests/chaos
 
 test-full: check ## the long ones too
 	@$(BIN)/pytest
+
+chaos: .venv/set-up-dev ## break a farm while it is used, and judge (JOBS=10000 SEED=any)
+	@$(BIN)/python -m tests.chaos --jobs $(or $(JOBS),10000) $(if $(SEED),--seed $(SEED))
 
 bench: .venv/set-up-dev ## control-plane benchmarks, each beside its baseline
 	@$(BIN)/python -m tests.bench

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from typing import Any
 
 import apiflask
 import flask
 from prometheus_client import CollectorRegistry
+from werkzeug.middleware.proxy_fix import ProxyFix
 
-from api import errors
+from api import errors, hosts, room
 from api.auth import Doorman
+from api.browsers import Browsers
 from api.held import Held
 from api.hosts import Hosts
 from api.house import House
 from api.json import FastJson
+from api.limits import Limiter
 from api.openapi.document import document
 from api.paths import OtherThan
 from api.receiving import Receiving
 from api.room import Room
-from api.routes import deliveries, docs, fal_proxy, fal_storage, files, health, jwks, wavespeed_media
+from api.routes import deliveries, docs, fal_proxy, fal_storage, files, health, jwks, keys, wavespeed_media
 from api.routes.fal_proxy import Proxy
 from api.streams import Streams
 from farm import __version__, clock
 from farm.bootstrap import Farm
 from farm.dialects.registry import SPOKEN
+from farm.settings import Settings
 from farm.telemetry import FarmCollector, HttpMetrics
 from farm.webhooks.desk import Desk
 
@@ -40,9 +46,19 @@ class Response(flask.Response):
     default_mimetype = None
 
 
+class Application(apiflask.APIFlask):
+    """Flask with plain functions only, and answers that say no type unless they are given one."""
+
+    response_class = Response
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Flask asks again before each call whether a function is a coroutine, which costs a tenth of a poll."""
+        return func
+
+
 def create_app(farm: Farm, *, base: str, with_keys: bool, most_streams: int, most_held: int) -> flask.Flask:
     """The application. `base` begins every URL it hands out; without keys everybody is the caller `local`."""
-    app = apiflask.APIFlask(
+    app = Application(
         "srpo-farm",
         title="srpo-farm",
         version=__version__,
@@ -50,16 +66,18 @@ def create_app(farm: Farm, *, base: str, with_keys: bool, most_streams: int, mos
         json_errors=False,
         static_folder=None,  # type: ignore[arg-type]  # Flask's own way to serve none
     )
-    app.wsgi_app = Hosts(Proxy(app.wsgi_app))  # type: ignore[method-assign]  # Flask's own way to wrap an application
-    app.response_class = Response
+    app.wsgi_app = _wrapped(app.wsgi_app, farm.settings)  # type: ignore[method-assign, assignment]  # Flask's way
     app.url_map.converters["other_than"] = OtherThan
     app.url_map.merge_slashes = False  # else a doubled slash is redirected, in HTML
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.json = FastJson(app)
-    doorman = Doorman(farm.callers if with_keys else None)
-    streams = app.extensions["streams"] = Streams(most_streams)
-    app.extensions["room"] = Room()
-    held = Held(farm.service, most=most_held, seconds=farm.settings.hold_seconds)
+    limiter = Limiter(farm.service)
+    limiter.install(app)
+    doorman = Doorman(farm.callers if with_keys else None, limiter, origins=farm.settings.cors)
+    share = _half if with_keys else _all
+    streams = app.extensions["streams"] = Streams(most_streams, share(most_streams))
+    app.extensions["room"] = Room(room.MOST, share(room.MOST))
+    held = Held(farm.service, most=most_held, most_of_one=share(most_held), seconds=farm.settings.hold_seconds)
     registry = CollectorRegistry()
     registry.register(FarmCollector(farm.census))
     _measure(app, HttpMetrics(registry))
@@ -74,11 +92,29 @@ def create_app(farm: Farm, *, base: str, with_keys: bool, most_streams: int, mos
     receiving = Receiving()
     app.register_blueprint(fal_storage.routes(house, receiving))
     app.register_blueprint(wavespeed_media.routes(house, receiving))
-    app.register_blueprint(files.routes(farm.storage))
+    app.register_blueprint(keys.routes(farm.callers, doorman=doorman))
+    app.register_blueprint(files.routes(farm.storage, farm.store))
     app.register_blueprint(jwks.routes(farm.secrets))
     app.register_blueprint(health.routes(farm.redis, registry))
     app.register_blueprint(docs.routes(partial(document, base)))
     return app
+
+
+def _half(most: int) -> int:
+    """What one caller may have of something scarce, for there are others."""
+    return max(1, most // 2)
+
+
+def _all(most: int) -> int:
+    """The same where there is but one caller."""
+    return most
+
+
+def _wrapped(application: hosts.Application, settings: Settings) -> hosts.Application:
+    """What stands before the routes, the outermost last: it settles who calls what, and what a browser is told."""
+    hops = settings.proxy_hops
+    wrapped = Browsers(Hosts(Proxy(application)), origins=settings.cors)
+    return ProxyFix(wrapped, x_for=hops, x_proto=hops, x_host=hops) if hops else wrapped
 
 
 def _measure(app: flask.Flask, metrics: HttpMetrics) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import lru_cache
 
 import flask
 from werkzeug.exceptions import BadRequest
 
 from api import hosts
+from api.browsers import ANY
+from api.limits import Limiter, note
 from farm import clock
 from farm.callers import LOCAL, Caller, Callers, is_loopback
 from farm.errors import Forbidden, StoreUnavailable, Unauthorized
@@ -19,25 +22,35 @@ _STANDING_SECONDS = 15.0
 
 
 class Doorman:
-    """Tells who calls. With `callers` None keys are off, and only this machine's own programs get in."""
+    """Tells who calls. With `callers` None keys are off, and only this machine's own programs get in.
 
-    def __init__(self, callers: Callers | None) -> None:
+    And pages of `origins`, each of which must have been named: a page that anybody may have written is not let in.
+    """
+
+    def __init__(self, callers: Callers | None, limiter: Limiter, *, origins: Collection[str] = ()) -> None:
         self._callers = callers
+        self._limiter = limiter
+        self._origins = frozenset(origins) - {ANY}
 
     def guard(self) -> None:
         """Refuse a Host that is none; while keys are off, what pages and proxies may have sent for somebody else."""
         _refuse_bad_host(flask.request.environ.get("HTTP_HOST"))
         if self._callers is None:
-            _refuse_strangers(flask.request)
+            _refuse_strangers(flask.request, self._origins)
 
     def caller(self) -> Caller:
         """Who sent the current request. Raises Unauthorized."""
-        if self._callers is None:
-            return LOCAL
-        caller = self._callers.identify(_shown_key())
+        caller = self._callers.identify(_shown_key()) if self._callers else LOCAL
         if caller is None:
             raise Unauthorized("No valid API key came with the request; send 'Authorization: Bearer <key>'.")
+        flask.g.caller = caller
         return caller
+
+    def submitter(self) -> Caller:
+        """Who sent the current submit. Raises Unauthorized, and LimitReached again where it did a moment ago."""
+        caller = self.caller()
+        self._limiter.refuse_again(caller, flask.request.headers.get("Idempotency-Key", ""))
+        return replace(caller, tell=note)
 
     def token(self, *, until: int) -> str:
         """What stands for the current request's key in `uploader`, until then in seconds since the epoch."""
@@ -97,7 +110,7 @@ def _refuse_bad_host(host: str | None) -> None:
 _OF_A_PROXY = ("HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_X_FORWARDED_")
 
 
-def _refuse_strangers(request: flask.Request) -> None:
+def _refuse_strangers(request: flask.Request, origins: Collection[str]) -> None:
     environ = request.environ
     for name in environ:
         if name.startswith(_OF_A_PROXY):
@@ -106,8 +119,10 @@ def _refuse_strangers(request: flask.Request) -> None:
     if not _is_ours(environ.get("HTTP_HOST", "")):
         raise Forbidden(f"The Host '{request.host}' is not this machine's; set FARM_AUTH=keys to answer under it.")
     origin = environ.get("HTTP_ORIGIN")
-    if origin is not None and not is_loopback(hosts.name_of(origin)):
-        raise Forbidden(f"The Origin '{origin}' is not this machine's; set FARM_AUTH=keys to allow web pages.")
+    if origin is not None and not (origin in origins or is_loopback(hosts.name_of(origin))):
+        raise Forbidden(
+            f"The Origin '{origin}' is not this machine's; name it in FARM_CORS or set FARM_AUTH=keys to let pages in."
+        )
 
 
 @lru_cache(maxsize=64)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +18,8 @@ from farm.errors import InvalidRequest, Problem, TooManyHeld
 MAX_KEY = 255
 #: Largest body of a request that may bring images: several, as data URIs or as files. In bytes.
 IMAGES_BODY = 70 * 1024 * 1024
-#: So much of a file that comes is in memory at once, in bytes, and so long it may stand still, in seconds.
+#: So much of a file that comes is in memory at once, in bytes.
 PIECE_BYTES = 256 * 1024
-STALL_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +71,9 @@ def take_room(most: int | None) -> None:
     size = min(most or usual, announced if announced is not None else most or usual)
     if size > usual:
         try:
-            flask.current_app.extensions["room"].take(size)
+            flask.current_app.extensions["room"].reserve(size)
         except TooManyHeld:
-            with impatience():
-                drain(pieces(most or usual))
+            drain(pieces(most or usual))
             raise
 
 
@@ -98,8 +95,8 @@ def read_bytes(most: int | None = None) -> bytes:
     assert most is not None
     if announced is not None and announced > most:
         raise RequestEntityTooLarge
-    with impatience():
-        raw = _read(most + 1 if announced is None else announced)
+    _refuse_coded()
+    raw = _read(most + 1 if announced is None else announced)
     if announced is not None and len(raw) < announced:
         raise BadRequest(f"The body is cut off: {len(raw)} of {announced} bytes came.")
     if len(raw) > most:
@@ -116,6 +113,7 @@ def pieces(most: int) -> Iterator[bytes]:
     announced, came = flask.request.content_length, 0
     if announced is not None and announced > most:
         raise RequestEntityTooLarge
+    _refuse_coded()
     while piece := _read(PIECE_BYTES if announced is None else min(PIECE_BYTES, announced - came)):
         came += len(piece)
         if came > most:
@@ -125,6 +123,13 @@ def pieces(most: int) -> Iterator[bytes]:
         raise BadRequest(f"The body is cut off: {came} of {announced} bytes came.")
 
 
+def _refuse_coded() -> None:
+    """A packed body would be unpacked to any size."""
+    coding = flask.request.environ.get("HTTP_CONTENT_ENCODING", "identity")
+    if coding.lower() != "identity":
+        raise BadRequest(f"Content-Encoding: '{coding[:80]}' is not understood; send the body as it is, without one.")
+
+
 def _read(amount: int) -> bytes:
     """Up to so many bytes of the body; fewer only at its end."""
     try:
@@ -132,21 +137,7 @@ def _read(amount: int) -> bytes:
     except ParseException as error:
         raise BadRequest(f"The body could not be read: {error}") from error
     except TimeoutError as error:
-        raise RequestTimeout(f"Nothing of the body came for {STALL_SECONDS} seconds.") from error
+        raise RequestTimeout("The body stands still, or comes too slowly.") from error
     except OSError as error:
         raise BadRequest("The body is cut off.") from error
     return raw
-
-
-@contextmanager
-def impatience() -> Iterator[None]:
-    """Within the block a body that stops coming raises an HTTPException: it would hold its thread for ever."""
-    connection = flask.request.environ.get("gunicorn.socket")
-    if connection is None:
-        yield
-        return
-    connection.settimeout(STALL_SECONDS)
-    try:
-        yield
-    finally:
-        connection.settimeout(None)

@@ -21,6 +21,7 @@ _STATUS: dict[type[errors.FarmError], int] = {
     errors.Unauthorized: 401,
     errors.Forbidden: 403,
     errors.QueueFull: 429,
+    errors.LimitReached: 429,
     errors.StoreFull: 429,
     errors.TooManyHeld: 429,
     errors.StoreUnavailable: 503,
@@ -28,6 +29,7 @@ _STATUS: dict[type[errors.FarmError], int] = {
     errors.NotReady: 503,
     errors.IdempotencyConflict: 422,
     errors.NotFinished: 409,
+    errors.NotRetryable: 409,
 }
 
 

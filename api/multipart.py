@@ -12,7 +12,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
-from api.body import Body, digest, drain, idempotency_key, impatience, pieces, take_room
+from api.body import Body, digest, drain, idempotency_key, pieces, take_room
 from farm.errors import InvalidRequest, Problem
 
 TYPE = "multipart/form-data"
@@ -33,17 +33,16 @@ def read_form(*about: str, most: int) -> Body:
     files: list[tuple[str, bytes]] = []
     seen: list[str] = []
     body = pieces(most)
-    with impatience():
-        try:
-            for part, content in _parts(events(body)):
-                seen.append(f"{hashlib.sha256(content).hexdigest()} {part.name}")
-                if isinstance(part, File):
-                    files.append((part.name, content))
-                else:
-                    texts.add(part.name, _text(part.name, content))
-        except InvalidRequest:
-            drain(body)
-            raise
+    try:
+        for part, content in _parts(events(body)):
+            seen.append(f"{hashlib.sha256(content).hexdigest()} {part.name}")
+            if isinstance(part, File):
+                files.append((part.name, content))
+            else:
+                texts.add(part.name, _text(part.name, content))
+    except InvalidRequest:
+        drain(body)
+        raise
     return Body(_objects(texts), digest(*about, content="\n".join(seen).encode()), idempotency_key(), tuple(files))
 
 

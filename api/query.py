@@ -13,6 +13,8 @@ DEFAULT_PAGE = 20
 
 def refuse_others(*known: str) -> None:
     """Refuse what the address asks for besides `known`, and what it asks for twice. Raises InvalidRequest."""
+    if not flask.request.query_string:
+        return
     problems = []
     for name, values in flask.request.args.lists():
         if name not in known:

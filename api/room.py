@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-
 import flask
 
+from api.places import Places, caller_of_request
 from farm.errors import TooManyHeld
 
 #: Bytes of large bodies that are being dealt with at a time, those of held calls among them. While a body is taken
@@ -13,22 +12,16 @@ from farm.errors import TooManyHeld
 MOST = 512 * 1024 * 1024
 
 
-class Room:
+class Room(Places):
     """So many bytes. Who finds too few free is told to come back."""
 
-    def __init__(self, most: int = MOST) -> None:
-        self._lock = threading.Lock()
-        self.free = most
-
-    def take(self, size: int) -> None:
+    def reserve(self, size: int) -> None:
         """Take so many bytes, until the current request is answered. Raises TooManyHeld."""
-        with self._lock:
-            if size > self.free:
-                raise TooManyHeld("Too many large bodies are being dealt with; name images by URL, or come back.")
-            self.free -= size
+        caller = caller_of_request()
+        if not self.take(caller, size):
+            raise TooManyHeld("Too many large bodies are being dealt with; name images by URL, or come back.")
 
         @flask.after_this_request
         def give_back(response: flask.Response) -> flask.Response:
-            with self._lock:
-                self.free += size
+            self.give_back(caller, size)
             return response

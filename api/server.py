@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import os
 import resource
 import socket
-import struct
-from contextlib import suppress
+import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import flask
 import structlog
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
-from gunicorn.workers.gthread import ThreadWorker
 
 from api.app import create_app
-from api.body import STALL_SECONDS
+from api.line import safe
+from api.threads import Threads
 from farm.bootstrap import build, reach
 from farm.callers import Callers, refuse_open_door, wants_keys
 from farm.jobstore import keys
@@ -35,7 +33,11 @@ THREADS = 720
 #: Streams and waiting calls held open at a time; the rest of the threads stay free for short calls.
 MOST_STREAMS = 200
 MOST_HELD = 400
+#: Connections at a time. One more, and whoever has been silent for longest is hung up on.
+CONNECTIONS = 4000
 
+#: So much of an answer waits in the kernel until its caller takes it, in bytes.
+_UNSENT_BYTES = 512 * 1024
 
 #: To listen here is to listen on every address of this machine, of which none is called so.
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  # compared with, not listened on
@@ -58,64 +60,19 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not isinstance(error, BlockingIOError | TimeoutError)
 
 
-class _Said:
-    """Stands in for a socket, to read what gunicorn would have answered."""
+def bound_what_is_unsent(arbiter: Any) -> None:
+    """Have the kernel keep no more of an answer than this: for hundreds who take theirs slowly it would gigabytes.
 
-    def __init__(self) -> None:
-        self.head = b""
-
-    def gettimeout(self) -> float:
-        return 0.0
-
-    def setblocking(self, _yes: bool) -> None:
-        pass
-
-    def sendall(self, data: bytes) -> None:
-        self.head += data
+    The connections to come inherit it.
+    """
+    for listener in arbiter.LISTENERS:
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNSENT_BYTES)
 
 
 def close_after_a_broken_body(_worker: Any, request: Any) -> None:
     """gunicorn closes such a connection; this has it say so, too."""
     wishes_to_close = request.should_close
     request.should_close = lambda: request.body.failed or wishes_to_close()
-
-
-def give_up_who_stands_still(arbiter: Any) -> None:
-    """Have the kernel cut off who sends or takes nothing for long: anybody could hold all threads so, without a key.
-
-    The connections to come inherit it. Over TLS it has no effect on who sends nothing.
-    """
-    for listener in arbiter.LISTENERS:
-        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", STALL_SECONDS, 0))
-        listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALL_SECONDS * 1000)
-
-
-class Threads(ThreadWorker):  # type: ignore[misc]  # gunicorn is untyped
-    """gunicorn's threads, which answer in JSON even what is no HTTP, and do not stay for streams when asked to stop."""
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._end_streams()
-        super().handle_exit(sig, frame)
-
-    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-        self._end_streams()
-        super().handle_quit(sig, frame)
-
-    def _end_streams(self) -> None:
-        application = getattr(self, "wsgi", None)  # not there yet while it starts
-        if application is not None and "streams" in application.extensions:
-            application.extensions["streams"].end()
-
-    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
-        said = _Said()
-        super().handle_error(req, said, addr, exc)
-        status_line = said.head.partition(b"\r\n")[0] or b"HTTP/1.1 500 Internal Server Error"
-        message = f"The request could not be read: {exc}"[:300]
-        status = int(status_line.split()[1])
-        body = json.dumps({"code": status, "status": status, "message": message, "detail": message}).encode()
-        head = f"Connection: close\r\nContent-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n\r\n"
-        with suppress(OSError):
-            client.sendall(status_line + b"\r\n" + head.encode() + body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +113,11 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
             "proc_name": "farm-api",
             "logger_class": "api.server.Log",
             "post_fork": lambda _arbiter, _worker: die_with_parent(arbiter),
-            "when_ready": give_up_who_stands_still,
+            "worker_connections": CONNECTIONS,
+            "when_ready": bound_what_is_unsent,
+            "ssl_context": Contexts().context,
             "pre_request": close_after_a_broken_body,
+            "forwarded_allow_ips": "",  # who is believed, FARM_PROXY_HOPS says
         }
         if self._address.tls:
             options["certfile"], options["keyfile"] = map(str, self._address.tls)
@@ -184,6 +144,23 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
         gc.collect()
         gc.freeze()
         return app
+
+
+class Contexts:
+    """What connections over TLS begin with, made once: gunicorn would read the certificate for each of them.
+
+    A renewed certificate is shown from the next connection on.
+    """
+
+    def __init__(self) -> None:
+        self._made: tuple[list[int], ssl.SSLContext] | None = None
+
+    def context(self, options: Any, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+        """The context for the files that `options` name; `make` reads them."""
+        changed = [Path(file).stat().st_mtime_ns for file in (options.certfile, options.keyfile)]
+        if self._made is None or self._made[0] != changed:
+            self._made = changed, safe(make())
+        return self._made[1]
 
 
 def serve(settings: Settings, address: Address, *, data_dir: Path) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import flask
 
 from api import query
 from api.peer import Peer
+from api.places import Places, caller_of_request
 from farm import clock
 from farm.errors import InvalidRequest, Problem, TooManyHeld
 
@@ -25,10 +26,10 @@ COMMENT = ": still here\n"
 
 
 class Streams:
-    """Hands out at most `most` streams at a time; one more is told to come back."""
+    """Hands out at most `most` streams at a time, `most_of_one` of them to one caller. One more must come back."""
 
-    def __init__(self, most: int) -> None:
-        self._free = threading.BoundedSemaphore(most)
+    def __init__(self, most: int, most_of_one: int | None = None) -> None:
+        self._places = Places(most, most_of_one)
         self._ending = False
 
     def end(self) -> None:
@@ -41,12 +42,13 @@ class Streams:
         It ends when they do, when the client has left or may not stay, and when the API stops.
         """
         client = Peer(flask.request.environ.get("gunicorn.socket"))
-        if not self._free.acquire(blocking=False):
+        caller = caller_of_request()
+        if not self._places.take(caller):
             raise TooManyHeld("Too many streams are open; poll instead, or come back.")
         response = flask.Response(self._sent(blocks, client, may_stay), mimetype="text/event-stream")
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Accel-Buffering"] = "no"
-        response.call_on_close(self._free.release)
+        response.call_on_close(partial(self._places.give_back, caller))
         return response
 
     def _sent(self, blocks: Iterator[str], client: Peer, may_stay: Callable[[], bool]) -> Iterator[str]:

@@ -22,7 +22,7 @@ from farm.jobstore.feed import Feed
 from farm.jobstore.hints import Changes
 from farm.jobstore.rota import Rota
 from farm.jobstore.store import JobStore, Terms
-from farm.jobstore.uploads import Tickets
+from farm.jobstore.uploads import Allowance, Tickets
 from farm.links import Links
 from farm.outbound import Outbound
 from farm.service import Service
@@ -113,6 +113,9 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
             max_attempts=settings.max_attempts,
             queue_limit=settings.queue_limit,
             result_ttl_seconds=settings.result_ttl,
+            rate_limit=settings.rate_limit or 0,
+            images_per_day=settings.images_per_day or 0,
+            render_seconds=settings.render_seconds,
         ),
     )
     census = Census(client)
@@ -141,7 +144,13 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
         callers=Callers(client),
         storage=storage,
         sweeper=Sweeper(store, storage=storage, rota=Rota(client)),
-        uploads=Uploads(Tickets(client), storage=storage, spool=data_dir / "uploads", keep_seconds=settings.upload_ttl),
+        uploads=Uploads(
+            Tickets(client),
+            allowance=Allowance(client, most=round(settings.upload_gigabytes * 1e9), seconds=settings.upload_ttl),
+            storage=storage,
+            spool=data_dir / "uploads",
+            keep_seconds=settings.upload_ttl,
+        ),
         bell=bell,
         deliveries=Deliveries(client),
         secrets=Secrets(client, signing_key=settings.signing_key),

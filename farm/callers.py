@@ -7,8 +7,10 @@ import hmac
 import ipaddress
 import re
 import secrets
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from dataclasses import fields as fields_of
+from typing import Any, cast
 
 import redis
 
@@ -16,10 +18,14 @@ from farm import clock
 from farm.errors import ConfigurationError
 from farm.jobstore import keys
 from farm.jobstore.connection import translated
+from farm.limits import USUAL, Limits, Quota
 from farm.settings import Settings
 
 _KEY = re.compile(r"farm_([0-9a-f]{8})_([0-9A-Za-z_-]{43})")
 _TOKEN = re.compile(r"farmtoken_([0-9a-f]{8})_([0-9]{10})_[0-9a-f]{64}")
+#: What no secret has as its digest: in place of it where there is no key, so that comparing takes as long.
+_NOBODYS = "-" * 64
+_LIMITS = tuple(part.name for part in fields_of(Limits))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -27,11 +33,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 class Caller:
     """Whoever a request comes from: the name of its key, so that a renewed key of the same name sees the same jobs.
 
-    An admin may see every caller's jobs.
+    An admin may see every caller's jobs. `limits` are those of its key.
     """
 
     id: str
     is_admin: bool = False
+    limits: Limits = USUAL
+    #: Is told what a submit has left of the limits.
+    tell: Callable[[tuple[Quota, ...]], object] = field(default=lambda _quotas: None, compare=False, repr=False)
 
 
 #: The one caller while keys are off.
@@ -46,6 +55,7 @@ class ApiKey:
     name: str
     is_admin: bool
     created_us: int
+    limits: Limits = USUAL
 
 
 class Callers:
@@ -54,7 +64,7 @@ class Callers:
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
 
-    def create(self, name: str, *, is_admin: bool = False) -> str:
+    def create(self, name: str, *, is_admin: bool = False, limits: Limits = USUAL) -> str:
         """A new key in plain text, which is not kept. Raises ValueError for a name that is no name."""
         if not _NAME.fullmatch(name):
             raise ValueError(
@@ -65,7 +75,13 @@ class Callers:
         with translated(), self._redis.pipeline(transaction=True) as both:
             both.hset(
                 keys.api_key(key_id),
-                mapping={"name": name, "admin": int(is_admin), "digest": _digest(secret), "created_us": clock.now_us()},
+                mapping={
+                    "name": name,
+                    "admin": int(is_admin),
+                    "digest": _digest(secret),
+                    "created_us": clock.now_us(),
+                    **_set(limits),
+                },
             )
             both.sadd(keys.API_KEYS, key_id)
             both.execute()
@@ -77,7 +93,7 @@ class Callers:
             ids = cast(set[str], self._redis.smembers(keys.API_KEYS))
             records = {key_id: cast(dict[str, str], self._redis.hgetall(keys.api_key(key_id))) for key_id in ids}
         found = [
-            ApiKey(key_id, fields["name"], fields["admin"] == "1", int(fields["created_us"]))
+            ApiKey(key_id, fields["name"], fields["admin"] == "1", int(fields["created_us"]), _limits(fields))
             for key_id, fields in records.items()
             if fields
         ]
@@ -85,12 +101,23 @@ class Callers:
 
     def revoke(self, name_or_id: str) -> int:
         """Make every key of this name or id invalid. Returns how many there were."""
-        doomed = [key.id for key in self.all() if name_or_id in (key.name, key.id)]
+        doomed = self._called(name_or_id)
         with translated():
             for key_id in doomed:
                 self._redis.delete(keys.api_key(key_id))
                 self._redis.srem(keys.API_KEYS, key_id)
         return len(doomed)
+
+    def limit(self, name_or_id: str, limits: Limits) -> int:
+        """Give every key of this name or id these limits from now on. Returns how many there are."""
+        limited = self._called(name_or_id)
+        with translated(), self._redis.pipeline(transaction=True) as all_at_once:
+            for key_id in limited:
+                all_at_once.hdel(keys.api_key(key_id), *_LIMITS)
+                if said := _set(limits):
+                    all_at_once.hset(keys.api_key(key_id), mapping=said)
+            all_at_once.execute()
+        return len(limited)
 
     def identify(self, key: str) -> Caller | None:
         """Whose key this is, or None. One read; the comparison takes the same time whatever is wrong."""
@@ -98,7 +125,7 @@ class Callers:
         if not match:
             return None
         fields = self._record(match[1])
-        if not hmac.compare_digest(fields.get("digest", ""), _digest(match[2])):
+        if not hmac.compare_digest(fields.get("digest", _NOBODYS), _digest(match[2])):
             return None
         return _caller(fields)
 
@@ -121,13 +148,25 @@ class Callers:
         genuine = _token(match[1], int(match[2]), fields.get("digest", ""))
         return _caller(fields) if fields and hmac.compare_digest(genuine, token) else None
 
+    def _called(self, name_or_id: str) -> list[str]:
+        return [key.id for key in self.all() if name_or_id in (key.name, key.id)]
+
     def _record(self, key_id: str) -> dict[str, str]:
         with translated():
             return cast(dict[str, str], self._redis.hgetall(keys.api_key(key_id)))
 
 
 def _caller(fields: dict[str, str]) -> Caller:
-    return Caller(fields["name"], is_admin=fields["admin"] == "1")
+    return Caller(fields["name"], fields["admin"] == "1", _limits(fields))
+
+
+def _limits(fields: Mapping[str, str]) -> Limits:
+    return Limits(**{name: int(fields[name]) for name in _LIMITS if name in fields})
+
+
+def _set(limits: Limits) -> dict[Any, Any]:
+    """What is kept of the limits of a key."""
+    return {name: most for name, most in asdict(limits).items() if most is not None}
 
 
 def _token(key_id: str, until: int, digest: str) -> str:

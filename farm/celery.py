@@ -18,8 +18,6 @@ PREPARE_QUEUE = "prepare"
 RENDER_TASK = "render.batches"
 WEBHOOK_TASK = "webhooks.deliver"
 PREPARE_TASK = "prepare.requests"
-#: After so many seconds nobody needs this wake-up any more.
-WAKE_UP_EXPIRES = 120
 
 _log = structlog.get_logger(__name__)
 
@@ -95,6 +93,7 @@ class Bell:
     def _send(self, count: int) -> None:
         try:
             for _ in range(count):
-                self._app.send_task(self._task, queue=self._queue, expires=WAKE_UP_EXPIRES, retry=False)
+                # Without `expires`: Celery judges that by the receiver's clock, and one that is ahead would hear nothing.
+                self._app.send_task(self._task, queue=self._queue, retry=False)
         except (kombu.exceptions.OperationalError, OSError) as error:
             _log.warning("wake-up not sent", error=str(error))

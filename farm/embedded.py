@@ -16,15 +16,18 @@ import structlog
 from farm import clock, lifeline
 from farm.errors import ConfigurationError
 from farm.jobstore.connection import connect
+from farm.settings import Fsync
 
 #: Longest path that a Unix socket may have on every system that the farm knows (Linux takes 107 bytes).
 _SOCKET_PATH_BYTES = 100
 #: What the records may take: some 600,000 waiting jobs with prompts of 400 characters.
 _MEMORY = "1gb"
+#: How long the server may take to answer; the time in which it loads its data does not count.
 START_SECONDS = 20.0
 #: How long the server may take to leave when asked to.
 STOP_SECONDS = 10.0
 _ASK_AGAIN_SECONDS = 0.5
+_BLOCK_BYTES = 64 * 1024
 
 _log = structlog.get_logger(__name__)
 
@@ -53,7 +56,9 @@ def program() -> str:
 class EmbeddedRedis:
     """One server process for one data folder. It dies with the process that started it."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, fsync: Fsync = "everysec") -> None:
+        """`fsync`: when a change is on the disk for good, before it is answered or within two seconds."""
+        self._fsync = fsync
         self._folder = data_dir.resolve() / "redis"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._socket = self._socket_path()
@@ -62,6 +67,8 @@ class EmbeddedRedis:
 
     def start(self) -> None:
         """Start the server and wait until it answers, its data loaded."""
+        for file in (self._folder / "appendonlydir").glob("*.aof"):
+            cut_zeros(file)
         (self._folder / "socket").write_text(str(self._socket))
         with suppress(FileNotFoundError):
             self._socket.unlink()
@@ -111,7 +118,7 @@ class EmbeddedRedis:
             "unixsocketperm": "700",
             "dir": str(self._folder),
             "appendonly": "yes",
-            "appendfsync": "everysec",
+            "appendfsync": self._fsync,
             "save": "",
             "maxmemory": _MEMORY,
             "maxmemory-policy": "noeviction",
@@ -124,10 +131,32 @@ class EmbeddedRedis:
         client = connect(self.url)
         deadline = clock.monotonic() + START_SECONDS
         while clock.monotonic() < deadline and self.process.poll() is None:
-            with suppress(redis.exceptions.RedisError):
-                if client.ping():
-                    client.close()
-                    return
+            try:
+                client.ping()
+            except redis.exceptions.BusyLoadingError:
+                deadline = clock.monotonic() + START_SECONDS  # a long file takes its time
+            except redis.exceptions.RedisError:
+                """It is not there yet."""
+            else:
+                client.close()
+                return
             clock.pause(0.02)
         self.stop()
-        raise ConfigurationError(f"The embedded Redis did not start; its log is {self._folder / 'log'}")
+        log = self._folder / "log"
+        said = log.read_text(errors="replace").rstrip().rpartition("\n")[2]
+        raise ConfigurationError(f"The embedded Redis did not start; its log is {log}, which ends: {said}")
+
+
+def cut_zeros(file: Path) -> None:
+    """Take the zeros off the end of an append-only file, with which Redis would not start.
+
+    Some file systems leave them after a power cut, where bytes were to be that had not been written yet. No command
+    ends so. One that is cut off now Redis leaves out by itself.
+    """
+    with file.open("r+b") as content:
+        start = end = content.seek(0, os.SEEK_END)
+        while start > 0 and end == start:
+            start = max(0, end - _BLOCK_BYTES)
+            content.seek(start)
+            end = start + len(content.read(end - start).rstrip(b"\0"))
+        content.truncate(end)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from farm.limits import Quota
 
 
 class FarmError(Exception):
@@ -91,6 +94,40 @@ class QueueFull(FarmError):
     retry_after = 5
 
 
+class LimitReached(QueueFull):
+    """The caller has used up what it may ask for; there will be more."""
+
+    #: Each limit has its own instead: `queue_full`, `rate_limited`, `images_used_up`.
+    code = "limit_reached"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        code: str = code,
+        seconds: float = 1.0,
+        stands_seconds: float = 0.0,
+        quotas: tuple[Quota, ...] = (),
+    ) -> None:
+        """After `seconds` a new try makes sense; for `stands_seconds` any would be refused."""
+        super().__init__(message)
+        self.code = code
+        self.quotas = quotas
+        self.stands_seconds = stands_seconds
+        self.retry_after = max(1, math.ceil(seconds))
+        self._seconds = seconds
+
+    def later(self, seconds: float) -> LimitReached:
+        """The same, so many seconds on."""
+        return LimitReached(
+            str(self),
+            code=self.code,
+            seconds=self._seconds - seconds,
+            stands_seconds=self.stands_seconds - seconds,
+            quotas=tuple(quota.later(seconds) for quota in self.quotas),
+        )
+
+
 class StoreFull(QueueFull):
     """The job store has reached the memory it may use for new jobs; come back when some are done."""
 
@@ -123,6 +160,12 @@ class NotFinished(FarmError):
     """The job has not ended yet; cancel it first."""
 
     code = "not_finished"
+
+
+class NotRetryable(FarmError):
+    """The job cannot be asked for once more."""
+
+    code = "not_retryable"
 
 
 class ForbiddenAddress(FarmError):
@@ -161,6 +204,12 @@ class RenderError(FarmError):
     """The pipeline could not render the picture."""
 
     code = "render_failed"
+
+
+class OutOfMemory(RenderError):
+    """The picture did not fit into the memory of the device."""
+
+    code = "out_of_memory"
 
 
 class SafetyError(FarmError):

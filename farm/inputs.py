@@ -8,16 +8,25 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from urllib.parse import unquote_to_bytes
 
 from farm import pictures
-from farm.errors import ForbiddenAddress, InvalidRequest, Problem, StorageError, StoreUnavailable
-from farm.job import Order, Source
+from farm.errors import (
+    ForbiddenAddress,
+    InvalidRequest,
+    NotFound,
+    NotRetryable,
+    Problem,
+    StorageError,
+    StoreUnavailable,
+)
+from farm.job import Job, Order, Source
 from farm.outbound import Outbound
 from farm.pictures import UnusablePicture
+from farm.request import Request
 from farm.storage.storage import Storage, name_in, new_input_key
 
 #: So much of a data URI is repeated in an error, in characters.
@@ -74,8 +83,47 @@ class Intake:
 
         But where the job store gave no answer, the job may be recorded: what is nobody's then is for the sweeper.
         """
-        try:
+        with self._kept(job_id):
             yield tuple(self._put(job_id, number, one) for number, one in enumerate(found))
+
+    @contextmanager
+    def copied(self, job_id: str, job: Job) -> Iterator[Request]:
+        """What `job` asked for, with copies of its own pictures for a new job, while that is recorded; as `stored`.
+
+        So each lives as long as its job. Raises NotRetryable where a file that the request names is gone.
+        """
+        request = job.request
+        with self._kept(job_id):
+            copies = {key: self._copied(job_id, number, key) for number, key in enumerate(_own_keys(job))}
+            if request.needs_preparation:
+                self._refuse_gone(key for key in request.sources if key not in copies)
+            yield request.model_copy(
+                update={
+                    "sources": tuple(copies.get(source, source) for source in request.sources),
+                    "inputs": tuple(copies[key] for key in request.inputs),
+                }
+            )
+
+    def _refuse_gone(self, sources: Iterable[str]) -> None:
+        for source in sources:
+            if name_in(source) is not None and self._storage.find(source) is None:
+                raise NotRetryable("A file that the job was to begin from is gone; submit the request again.")
+
+    def _copied(self, job_id: str, number: int, key: str) -> str:
+        name = name_in(key)
+        assert name is not None, key
+        copy = new_input_key(job_id, number, name.extension)
+        try:
+            self._storage.put(copy, self._storage.read(key))
+        except NotFound as error:
+            raise NotRetryable("A picture that the job began from is gone; submit the request again.") from error
+        return copy
+
+    @contextmanager
+    def _kept(self, job_id: str) -> Iterator[None]:
+        """What is stored for a job stays if that is recorded meanwhile."""
+        try:
+            yield
         except StoreUnavailable:
             raise
         except BaseException:
@@ -120,6 +168,12 @@ class Intake:
         except ForbiddenAddress as error:
             raise UnusablePicture("file_download_error", str(error)) from error
         return url
+
+
+def _own_keys(job: Job) -> list[str]:
+    """The pictures in storage that were kept for this job alone, each once."""
+    named = dict.fromkeys((*job.request.inputs, *job.request.sources))
+    return [key for key in named if (name := name_in(key)) and name.job_id == job.id]
 
 
 def with_sources(order: Order, sources: tuple[str, ...]) -> Order:

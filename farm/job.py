@@ -45,6 +45,8 @@ class Code(StrEnum):
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     #: It was not started within the time that its caller gave it.
     START_TIMEOUT = "start_timeout"
+    #: A start of it, alone, lasted longer than the farm allows.
+    RENDER_TIMEOUT = "render_timeout"
     #: Whoever waited for it hung up, and did not come back.
     CLIENT_DISCONNECTED = "client_disconnected"
     #: Whoever was to prepare it died of it, again and again.
@@ -94,6 +96,8 @@ class Conditions:
     #: If not, prompt and inputs are forgotten with the end: they are empty in the record from then on, and no picture
     #: tells the prompt.
     keeps_payload: bool = True
+    #: The caller's jobs of the same hint go to the worker that took the last one, where that is idle; none if empty.
+    runner_hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,8 @@ class NewJob:
     id: str
     caller: str
     order: Order
+    #: The failed job that it repeats, if it repeats one.
+    retry_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +182,9 @@ class Job:
     started_us: int = 0
     finished_us: int = 0
     result: Result | None = None
+    #: The failed job that this one repeats, and the one that repeats this one; empty if there is none.
+    retry_of: str = ""
+    retried_as: str = ""
 
     @property
     def steps(self) -> int:

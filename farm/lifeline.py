@@ -10,7 +10,14 @@ import os
 import signal
 import sys
 
-#: Exit status of a child for what only a person can mend; the supervisor does not try again.
+# Exit statuses of a child that ends by itself. The supervisor starts another, but for the last.
+#: What it does makes no progress any more.
+HUNG = 70
+#: It failed again and again, or its device is lost.
+FAULTY = 71
+#: No wake-up reaches it any more.
+DEAF = 75
+#: What only a person can mend; it is not tried again.
 UNUSABLE = 78
 #: From linux/prctl.h.
 _PR_SET_PDEATHSIG = 1

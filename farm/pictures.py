@@ -53,7 +53,7 @@ _OTHERS = (
 _BRANDS = {b"avif": "an AVIF", b"avis": "an AVIF", b"heic": "a HEIC", b"heix": "a HEIC", b"mif1": "a HEIC"}
 
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-#: A picture at the limit takes up to 0.8 GB while it is decoded, so one is at a time.
+#: A picture at the limit takes up to 1.1 GB while it is decoded (a WebP with transparency), so one is at a time.
 _decoding = threading.Lock()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 
 from farm import clock
@@ -19,12 +19,13 @@ from farm.errors import (
     NotFinished,
     NotFound,
     NotReady,
+    NotRetryable,
     Problem,
     StoreUnavailable,
     UnknownModel,
 )
 from farm.inputs import Found, Intake, with_sources
-from farm.job import Job, Moment, NewJob, Order, Search, as_accepted
+from farm.job import Job, Moment, NewJob, Order, Search, State, as_accepted
 from farm.jobstore.census import Census, Served
 from farm.jobstore.feed import Feed, News
 from farm.jobstore.hints import Changes
@@ -40,6 +41,9 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SERVED_SECONDS = 1.0
 #: How long a watcher relies on hints before it looks into the record, in seconds.
 _LOOK_SECONDS = 1.0
+
+#: Most workers that are woken for one job.
+_MOST_RUNG = 16
 
 #: Levels of acceleration that work. The others are refused by name until they do.
 ACCELERATIONS = ("none",)
@@ -91,9 +95,9 @@ class Service:
         pictures = self._checked(order)
         new = NewJob(str(uuid.uuid4()), caller.id, order)
         if not pictures:
-            return self._recorded(new)
+            return self._recorded(new, caller)
         with self._intake.stored(new.id, pictures) as sources:
-            accepted = self._recorded(replace(new, order=with_sources(order, sources)))
+            accepted = self._recorded(replace(new, order=with_sources(order, sources)), caller)
         if accepted.repeated:
             self._intake.forget(new.id)
         return accepted
@@ -109,6 +113,41 @@ class Service:
             return self.get(caller, job_id)
         except StoreUnavailable:
             return as_accepted(job_id, caller.id, order, at_us=clock.now_us())
+
+    def retry(self, caller: Caller, job_id: str) -> Accepted:
+        """Ask for a failed job once more: a new job of the same caller, with the same request and conditions.
+
+        The same failed job is always answered with the same new one, as long as that is known. Raises NotRetryable, and
+        what a submit raises.
+        """
+        failed = self.get(caller, job_id)
+        order = self._order_of(failed)
+        new = NewJob(str(uuid.uuid4()), failed.caller, order, retry_of=failed.id)
+        with self._intake.copied(new.id, failed) as request:
+            accepted = self._recorded(replace(new, order=replace(order, request=request)), caller)
+        if accepted.repeated:
+            self._intake.forget(new.id)
+        return accepted
+
+    def _order_of(self, failed: Job) -> Order:
+        if failed.state is not State.FAILED:
+            raise NotRetryable(f"The job is {failed.state}; only a failed one can be asked for once more.")
+        if not failed.request.prompt:
+            raise NotRetryable(
+                "What the job asked for was forgotten with its end, as its caller wished; submit it again."
+            )
+        self.model(failed.endpoint)
+        order = Order(
+            failed.endpoint,
+            failed.request,
+            failed.priority,
+            dialect=failed.dialect,
+            webhook=failed.webhook,
+            inline=failed.inline,
+            conditions=self._store.conditions(failed.id),
+        )
+        self._checked(order)
+        return order
 
     def get(self, caller: Caller, job_id: str) -> Job:
         """The job. Raises NotFound, also for another caller's: the two cannot be told apart."""
@@ -184,6 +223,28 @@ class Service:
         """The direct call of this name hung up: its job ends unless an equal call comes within 30 seconds."""
         self._store.abandon(job_id, call)
 
+    def hold_calls(self, calls: Collection[tuple[str, str]]) -> None:
+        """These direct calls, each a job's id and a name of its own, still wait. To be said once a second."""
+        self._store.hold_calls(calls)
+
+    def let_be(self, job_id: str, call: str) -> None:
+        """The direct call of this name was told where its picture will be: the job goes on."""
+        self._store.let_be(job_id, call)
+
+    def pause(self) -> None:
+        """Have no worker take anything; what is submitted waits."""
+        self._store.pause()
+
+    def resume(self) -> None:
+        """Let the workers go on."""
+        self._store.resume()
+        self._ring_for_what_waits()
+
+    def drain(self, worker: str) -> None:
+        """Have a worker take nothing more, and leave. Raises NotFound."""
+        if not self._store.drain(worker):
+            raise NotFound(f"No worker has the id '{worker}'.")
+
     def served(self) -> dict[str, Served]:
         """What workers announce, by model."""
         read_at, served = self._served
@@ -195,13 +256,24 @@ class Service:
     def reap(self) -> None:
         """Take back lost jobs, and ring for what waits while workers stand idle. Any process may."""
         self._store.reap()
+        if not self._census.is_paused():
+            self._ring_for_what_waits()
+
+    def _ring_for_what_waits(self) -> None:
         idle = self._census.idle_workers()
         if idle:
             self._bell.ring(min(idle, self._census.waiting()))
 
-    def _recorded(self, new: NewJob) -> Accepted:
-        accepted = self._store.submit(new)
-        self._bell.ring(min(1, accepted.idle_workers))
+    def is_known(self, caller: Caller, idempotency_key: str) -> bool:
+        """Whether the caller has a job that came of this Idempotency-Key."""
+        return self._store.is_known(caller.id, idempotency_key)
+
+    def _recorded(self, new: NewJob, caller: Caller) -> Accepted:
+        accepted = self._store.submit(new, caller.limits)
+        caller.tell(accepted.quotas)
+        # A ring wakes anybody. Where one worker is preferred to others, all are to look, it among them.
+        wanted = _MOST_RUNG if new.order.conditions.runner_hint else 1
+        self._bell.ring(min(wanted, accepted.idle_workers))
         return accepted
 
     def _checked(self, order: Order) -> list[Found]:

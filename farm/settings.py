@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from farm.errors import ConfigurationError
+from farm.limits import MOST_RATE
 
 PREFIX = "FARM_"
 
@@ -42,8 +43,13 @@ Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 Schedule = Annotated[tuple[Annotated[float, Field(gt=0)], ...], NoDecode, BeforeValidator(_durations)]
 WebUrl = Annotated[str, Field(pattern=r"^https?://[^/\s]+")]
 BucketUrl = Annotated[str, Field(pattern=r"^s3://[A-Za-z0-9][A-Za-z0-9._-]{1,62}(/[A-Za-z0-9_][A-Za-z0-9._=-]*)*/?$")]
+Fsync = Literal["everysec", "always"]
 RedisUrl = Annotated[str, Field(pattern=r"^(redis|rediss|unix)://")]
 Names = Annotated[frozenset[str], NoDecode, BeforeValidator(_names)]
+Origin = Annotated[
+    str, Field(pattern=r"^(\*|https?://[a-z0-9._-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?)$")
+]
+Origins = Annotated[frozenset[Origin], NoDecode, BeforeValidator(_names)]
 
 
 def _setting(default: Any, shown: str, meaning: str, allowed: str) -> Any:
@@ -64,6 +70,13 @@ class Settings(BaseSettings):
     )
     redis_unsafe: bool = _setting(
         False, "0", "Start although that Redis keeps no append-only file, or evicts keys", "0 or 1"
+    )
+    redis_fsync: Fsync = _setting(
+        "everysec",
+        "`everysec`",
+        "When the embedded server's changes are on the disk for good: `always` before it answers, so that no power cut "
+        "costs an accepted job; `everysec` within two seconds, which takes less of a slow disk",
+        "everysec or always",
     )
     storage_url: BucketUrl | None = _setting(
         None,
@@ -137,17 +150,44 @@ class Settings(BaseSettings):
         15.0, "15", "After how long without a sign of life a worker's jobs are taken back", "seconds, above 0"
     )
     grace_seconds: Seconds = _setting(90.0, "90", "How long a drain may take", "seconds, above 0")
+    load_seconds: Seconds = _setting(
+        600.0,
+        "600",
+        "How long a worker may take to load and warm up before it counts as hung, and is started again",
+        "seconds, or a number with s, m, h or d",
+    )
     max_attempts: Annotated[int, Field(ge=1)] = _setting(
         3, "3", "Counted starts of a job before it fails", "a whole number, 1 or more"
     )
+    render_seconds: Seconds = _setting(
+        900.0,
+        "15m",
+        "How long one start of a job may last, encoding and storing included; then it ends as `render_timeout`",
+        "seconds, or a number with s, m, h or d",
+    )
     queue_limit: Annotated[int, Field(ge=1)] = _setting(
         100_000, "100000", "Waiting jobs a caller may have before 429", "a whole number, 1 or more"
+    )
+    rate_limit: Annotated[int, Field(ge=1, le=MOST_RATE)] | None = _setting(
+        None,
+        "unset: any number",
+        "Submits a caller may make a minute before 429; as many may come at once",
+        f"a whole number from 1 to {MOST_RATE}",
+    )
+    images_per_day: Annotated[int, Field(ge=1)] | None = _setting(
+        None,
+        "unset: any number",
+        "Images a caller may ask for in a day (UTC) before 429, whatever becomes of them",
+        "a whole number, 1 or more",
     )
     result_ttl: Seconds = _setting(
         7 * 86400.0, "7d", "How long a finished job and its pictures are kept", "seconds, or a number with s, m, h or d"
     )
     upload_ttl: Seconds = _setting(
         86400.0, "1d", "How long a file that a caller uploads is kept", "seconds, or a number with s, m, h or d"
+    )
+    upload_gigabytes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = _setting(
+        20.0, "20", "Gigabytes that a caller may upload within that time before 429", "a number above 0"
     )
     hold_seconds: Seconds = _setting(
         240.0,
@@ -178,6 +218,19 @@ class Settings(BaseSettings):
         "made once, kept in Redis",
         "The ED25519 key that signs fal's webhooks: 32 bytes in base64",
         "32 bytes in base64",
+    )
+    cors: Origins = _setting(
+        frozenset(),
+        "none",
+        "Origins whose pages may call the API, comma-separated, as `https://app.example`; `*`: all, while callers must "
+        "show keys",
+        "origins such as https://app.example, comma-separated, or *",
+    )
+    proxy_hops: Annotated[int, Field(ge=0, le=10)] = _setting(
+        0,
+        "0",
+        "How many proxies stand in front, whose `X-Forwarded-For`, `-Proto` and `-Host` are believed",
+        "a whole number from 0 to 10",
     )
     metadata_prompt: bool = _setting(True, "on", "Whether the prompt stands in the picture's metadata", "on or off")
     log: Literal["console", "json"] | None = _setting(

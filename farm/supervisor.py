@@ -28,10 +28,20 @@ _log = structlog.get_logger(__name__)
 class Child:
     """One process of the farm, started again when it dies."""
 
-    def __init__(self, name: str, program: list[str], *, grace_seconds: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        program: list[str],
+        *,
+        grace_seconds: float,
+        is_dismissed: Callable[[int], bool] = lambda _pid: False,
+    ) -> None:
+        """`is_dismissed`: whether the process of this id, which has left in order, was told to, and stays away."""
         self.name = name
         self._program = program
         self._grace = grace_seconds
+        self._is_dismissed = is_dismissed
+        self._stays_away = False
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._delay = _FIRST_DELAY
@@ -47,11 +57,15 @@ class Child:
     def look(self) -> None:
         """Start a dead process again when its time has come; raise ConfigurationError where that is useless."""
         if self._process is None:
-            if clock.monotonic() >= self._start_at:
+            if clock.monotonic() >= self._start_at and not self._stays_away:
                 self.start()
             return
         status = self._process.poll()
         if status is None:
+            return
+        if status == 0 and self._is_dismissed(self._process.pid):
+            _log.info("child was told to leave, and stays away", child=self.name)
+            self._stays_away, self._process = True, None
             return
         if status == lifeline.UNUSABLE:
             raise ConfigurationError(f"The {self.name} cannot start; its reason is in the line above")
@@ -73,7 +87,8 @@ class Child:
             self._process.wait()
 
     def _mourn(self, status: int) -> None:
-        if clock.monotonic() - self._started > _GOOD_LIFE:
+        # A life that ended in failures only was none, however long: it would cost jobs their attempts again at once.
+        if status != lifeline.FAULTY and clock.monotonic() - self._started > _GOOD_LIFE:
             self._delay = _FIRST_DELAY
         _log.warning("child died", child=self.name, status=status, restart_in_seconds=self._delay)
         self._start_at = clock.monotonic() + self._delay

@@ -19,7 +19,7 @@ from typing import BinaryIO
 from farm import clock
 from farm.catalogue import MAX_UPLOAD
 from farm.errors import Forbidden, InvalidRequest, NotFound, Problem, StorageError, StorageUnavailable
-from farm.jobstore.uploads import Part, Ticket, Tickets
+from farm.jobstore.uploads import Allowance, Part, Ticket, Tickets
 from farm.storage.storage import (
     HEAD_BYTES,
     Extension,
@@ -33,6 +33,8 @@ from farm.storage.storage import (
 
 #: Bytes of the data folder's disk that no upload may take: the job store and the pictures need them.
 LEFT_FREE = 1024**3
+#: What is said of a ticket that is none, or another caller's: the two cannot be told apart.
+NO_TICKET = "No upload is open at this address; it may have expired. Begin a new one."
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +60,23 @@ class Wish:
 
 
 class Uploads:
-    """Takes in files. `spool` is a folder for what is on its way to the storage."""
+    """Takes in files. `spool` is a folder for what is on its way to the storage.
 
-    def __init__(self, tickets: Tickets, *, storage: Storage, spool: Path, keep_seconds: float) -> None:
+    What brings bytes raises QueueFull where their sender has brought too many already.
+    """
+
+    def __init__(
+        self, tickets: Tickets, *, allowance: Allowance, storage: Storage, spool: Path, keep_seconds: float
+    ) -> None:
         self._tickets = tickets
+        self._allowance = allowance
         self._storage = storage
         self._spool = spool
         self._keep_seconds = keep_seconds
 
     def issue(self, caller: str, wish: Wish, *, in_parts: bool = False) -> Ticket:
         """A ticket for one file. Raises StoreFull."""
+        self._allowance.refuse_when_spent(caller)
         key = self._new_key(extension_for(wish.content_type), wish)
         ticket = Ticket(secrets.token_urlsafe(32), caller, key, wish.content_type, wish.size, in_parts)
         self._tickets.issue(ticket)
@@ -77,13 +86,14 @@ class Uploads:
         """The ticket of this id. Raises NotFound."""
         ticket = self._tickets.get(ticket_id)
         if ticket is None or ticket.in_parts != in_parts:
-            raise NotFound("No upload is open at this address; it may have expired. Begin a new one.")
+            raise NotFound(NO_TICKET)
         _refuse_over(ticket)
         return ticket
 
-    def keep(self, wish: Wish, pieces: Iterable[bytes]) -> tuple[str, int]:
+    def keep(self, caller: str, wish: Wish, pieces: Iterable[bytes]) -> tuple[str, int]:
         """Store a file that comes without a ticket. Its key, and its size in bytes."""
-        with self._arrived(pieces) as arrival:
+        self._allowance.refuse_when_spent(caller)
+        with self._arrived(pieces) as arrival, self._allowance.spent(caller, arrival.size):
             declared = extension_for(wish.content_type)
             key = self._new_key(declared if begins_like(declared, arrival.head) else "bin", wish)
             self._storage.put_file(key, arrival.file)
@@ -91,12 +101,15 @@ class Uploads:
 
     def fill(self, ticket: Ticket, pieces: Iterable[bytes]) -> None:
         """Store the file of a ticket. It may come again, as clients send it whose answer got lost, but no other may."""
+        if not ticket.settled:
+            self._allowance.refuse_when_spent(ticket.caller)
         with self._arrived(pieces) as arrival:
             if ticket.size and arrival.size != ticket.size:
                 message = f"{ticket.size} bytes were announced, and {arrival.size} came"
                 raise InvalidRequest([Problem("size", message, "size_mismatch", arrival.size)])
-            self._settle(ticket, arrival.digest)
-            self._storage.put_file(ticket.key, arrival.file)
+            with self._allowance.spent(ticket.caller, 0 if ticket.settled else arrival.size):
+                self._settle(ticket, arrival.digest)
+                self._storage.put_file(ticket.key, arrival.file)
 
     def room(self, ticket: Ticket, number: int) -> int:
         """How many bytes the part of this number may have beside the others. Raises Forbidden."""
@@ -108,9 +121,12 @@ class Uploads:
     def add_part(self, ticket: Ticket, number: int, pieces: Iterable[bytes]) -> str:
         """Store a part, in place of one that came before it under its number; what it is to be called at the end."""
         before = self._tickets.parts(ticket.id).get(number)
+        if before is None:
+            self._allowance.refuse_when_spent(ticket.caller)
         with self._arrived(pieces) as arrival:
             part = Part(arrival.digest, arrival.size)
-            self._storage.put_file(part_key(ticket.key, number, part.digest), arrival.file)
+            with self._allowance.spent(ticket.caller, 0 if part == before else part.size):
+                self._storage.put_file(part_key(ticket.key, number, part.digest), arrival.file)
         parts = self._tickets.add_part(ticket.id, number, part)
         if before and before != part:
             self._remove_part(ticket, number, before)

@@ -100,12 +100,14 @@ class RunningFarm:
         workers: int = 1,
         environment: dict[str, str] | None = None,
         certificate: Certificate | None = None,
+        program: str = "farm.cli",
     ) -> None:
         self.data_dir = data_dir
         self.port = free_port()
         self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}"
         self._certificate = certificate
         self._workers = workers
+        self._program = program
         self._environment = clean_environment() | {"FARM_PIPELINE": "simulated"} | (environment or {})
         authority = str(certificate.authority) if certificate else None
         self._http = urllib3.PoolManager(retries=False, timeout=30, maxsize=16, ca_certs=authority)
@@ -113,7 +115,7 @@ class RunningFarm:
 
     def start(self, *, seconds: float = 60) -> None:
         """Start it and wait for its readiness line."""
-        program = [sys.executable, "-m", "farm.cli", "up", "--port", str(self.port), "--workers", str(self._workers)]
+        program = [sys.executable, "-m", self._program, "up", "--port", str(self.port), "--workers", str(self._workers)]
         if self._certificate:
             program += ["--tls-cert", str(self._certificate.chain), "--tls-key", str(self._certificate.key)]
         self.log = self.data_dir.with_suffix(".log")
@@ -132,6 +134,7 @@ class RunningFarm:
     def stop(self) -> int:
         """Ask it to drain; its exit status."""
         assert self.process is not None
+        self._http.clear()  # the API would wait two seconds for what may still come over them
         self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(60)
         assert self.process.stdout is not None

@@ -1,12 +1,13 @@
-"""A proxy before a server that makes trouble on command: errors, silence, slowness, cut answers, resets, absence.
+"""Proxies before a server that make trouble on command: errors, silence, slowness, cut answers, resets, absence.
 
-It passes bytes on as they are. A request begins where a piece from the client begins with a method: clients of HTTP
-send no second one before they have the answer to the first.
+They pass bytes on as they are. For HTTP a request begins where a piece from the client begins with a method: clients
+send no second one before they have the answer to the first. A wire knows nothing of what it carries.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import socket
 import struct
@@ -14,6 +15,7 @@ import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 _REQUEST = re.compile(rb"(GET|HEAD|PUT|POST|DELETE) (\S+) HTTP/1\.1\r\n")
@@ -50,6 +52,7 @@ class _Rule:
     fault: Fault
     methods: frozenset[str]
     times: int
+    share: float
 
 
 class FaultyWay:
@@ -63,6 +66,7 @@ class FaultyWay:
         self._ways: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._rules: list[_Rule] = []
+        self._dice = random.Random(7)
         self.port = 0
         #: Requests that arrived, as (method, path).
         self.seen: list[tuple[str, str]] = []
@@ -78,9 +82,9 @@ class FaultyWay:
         self._thread.join()
         self._loop.close()
 
-    def strike(self, fault: Fault, *methods: str, times: int = 1_000_000) -> None:
-        """Let the next so many requests of these methods (of any, if none is named) meet with `fault`."""
-        self._rules.append(_Rule(fault, frozenset(methods), times))
+    def strike(self, fault: Fault, *methods: str, times: int = 1_000_000, share: float = 1.0) -> None:
+        """Let the next so many requests of these methods (of any, if none is named), or a share, meet with `fault`."""
+        self._rules.append(_Rule(fault, frozenset(methods), times, share))
 
     def heal(self) -> None:
         self._rules.clear()
@@ -97,6 +101,10 @@ class FaultyWay:
     def open_connections(self) -> int:
         """Connections to the server behind."""
         return len(self._ways) // 2
+
+    @property
+    def is_down(self) -> bool:
+        return self._server is None
 
     def go_down(self) -> None:
         """Refuse connections, and end those that are open."""
@@ -121,6 +129,7 @@ class FaultyWay:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # what was closed is gone then
 
     async def _serve(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -132,6 +141,7 @@ class FaultyWay:
         except asyncio.CancelledError:
             """The way goes down."""
         finally:
+            back.close()  # also where the server cannot be reached
             self._tasks.discard(task)
 
     async def _connect(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
@@ -154,7 +164,7 @@ class FaultyWay:
         self.seen.append((method, path))
         self._heads.append(head)
         for rule in self._rules:
-            if rule.times and (not rule.methods or method in rule.methods):
+            if rule.times and (not rule.methods or method in rule.methods) and self._dice.random() < rule.share:
                 rule.times -= 1
                 return rule.fault
         return Fault()
@@ -205,6 +215,62 @@ class _Way:
             self._passed += len(piece)
             if self._passed == fault.cut_after:
                 return
+
+
+class Wire(FaultyWay):
+    """A way of plain bytes to a Unix socket: slow, torn, or dead without either end being told."""
+
+    def __init__(self, to: Path) -> None:
+        super().__init__(0)
+        self._to = to
+        #: Seconds that each piece takes, each way; and the share of pieces with which a connection is reset.
+        self.delay = 0.0
+        self.torn = 0.0
+        self._is_cut = False
+        self._dead: set[asyncio.StreamWriter] = set()
+
+    def die(self) -> None:
+        """What is connected now stays so, and carries nothing any more. New connections are good."""
+        self._dead |= self._ways
+
+    def cut(self) -> None:
+        """The same, and new connections carry nothing either."""
+        self._is_cut = True
+        self.die()
+
+    def heal(self) -> None:
+        """Connections that are dead stay dead."""
+        self.delay, self.torn, self._is_cut = 0.0, 0.0, False
+
+    async def _connect(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        answers, server = await asyncio.open_unix_connection(self._to)
+        ends = {back, server}
+        self._ways |= ends
+        if self._is_cut:
+            self._dead |= ends
+        both = [asyncio.ensure_future(self._carry(client, server)), asyncio.ensure_future(self._carry(answers, back))]
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in both:
+                one.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+            for end in ends:
+                end.close()
+            self._ways -= ends
+            self._dead -= ends
+
+    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while piece := await source.read(_PIECE):
+            if self.delay:
+                await asyncio.sleep(self.delay)
+            if sink in self._dead:
+                continue
+            if self._dice.random() < self.torn:
+                _reset(sink)
+                return
+            sink.write(piece)
+            await sink.drain()
 
 
 def _reset(way: asyncio.StreamWriter) -> None:

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from farm.bootstrap import Farm
 from workers.arguments import run
-from workers.process import WorkerProcess
+from workers.lease import Limits
+from workers.process import WorkerProcess, load_pipeline
+
+
+def _work(farm: Farm, data_dir: Path) -> int:
+    limits = Limits(load=farm.settings.load_seconds)
+    return WorkerProcess(farm, lambda: load_pipeline(farm.settings, data_dir), limits).run()
+
 
 if __name__ == "__main__":
-    run("farm worker", lambda farm, data_dir: WorkerProcess(farm, data_dir).run())
+    run("farm worker", _work)

@@ -14,15 +14,16 @@ from farm.settings import load
 from farm.telemetry import set_up_log
 
 
-def run(name: str, work: Callable[[Farm, Path], None]) -> None:
-    """Build the farm's parts for `--data-dir` and let `work` have them; what goes wrong is one line and a status."""
+def run(name: str, work: Callable[[Farm, Path], int]) -> None:
+    """Let `work` have the farm's parts for `--data-dir`, and end with its status; what goes wrong is one line."""
     parser = argparse.ArgumentParser(prog=name)
     parser.add_argument("--data-dir", type=Path, default=Path(".farm"))
     options = parser.parse_args()
     try:
         settings = load()
         set_up_log(settings.log)
-        work(build(settings, options.data_dir), options.data_dir)
+        status = work(build(settings, options.data_dir), options.data_dir)
     except FarmError as error:
         print(f"{name}: {error}", file=sys.stderr)
-        sys.exit(UNUSABLE if isinstance(error, ConfigurationError) else 1)
+        status = UNUSABLE if isinstance(error, ConfigurationError) else 1
+    sys.exit(status)

@@ -14,10 +14,11 @@ from celery.platforms import SecurityWarning
 
 def consume(
     app: Celery, *, name: str, queues: list[str], on_ready: Callable[[], None], on_drain: Callable[[], None]
-) -> None:
+) -> int:
     """Answer the wake-ups of `queues`; return when told to stop and the last one has been answered.
 
-    `on_drain` is called inside the signal handler: it may set a flag, and no more.
+    Returns 0, or the status with which the process is to end where Celery gave up by itself. `on_drain` is called
+    inside the signal handler: it may set a flag, and no more.
     """
 
     def drain(**_: Any) -> None:
@@ -45,6 +46,9 @@ def consume(
         quiet=True,
     )
     worker.start()
+    # Also where nobody told it to: what is held then is to be handed back just the same.
+    on_drain()
+    return int(worker.exitcode or 0)
 
 
 def leave_at_once(_number: int, _frame: FrameType | None) -> None:

@@ -3,43 +3,52 @@
 from __future__ import annotations
 
 import os
-import threading
+from collections.abc import Callable
 
 import structlog
 
-from farm.errors import FarmError
-from farm.jobstore.census import Census
-from workers.render import Renderer
+from farm import clock
+from farm.lifeline import DEAF
 
-#: Exit status of a worker that hears nothing; the supervisor starts another.
-DEAF = 75
-#: The reaper rings about once a second while jobs wait and workers stand idle; after so long, nothing will come.
+#: The reaper rings about once a second while something waits and workers stand idle; after so long, nothing will come.
 _SILENCE_SECONDS = 60.0
-_LOOK_SECONDS = 5.0
 
 _log = structlog.get_logger(__name__)
 
 
-class Hearing(threading.Thread):
-    """Ends the process when jobs have waited for long, this worker stands idle, and no wake-up made it look."""
+class Hearing:
+    """Knows when this worker, idle, last heard a wake-up; ends the process where it should have heard one."""
 
-    def __init__(self, renderer: Renderer, census: Census, models: tuple[str, ...]) -> None:
-        super().__init__(name="hearing", daemon=True)
-        self._renderer = renderer
-        self._census = census
-        self._models = models
+    def __init__(self, waits: Callable[[], bool]) -> None:
+        """`waits`: whether there is anything for which this worker is rung."""
+        self._waits = waits
+        self._heard_at = clock.monotonic()
+        self._is_working = False
 
-    def run(self) -> None:
-        pause = threading.Event()
-        while not pause.wait(_LOOK_SECONDS):
+    def hear(self, work: Callable[[], None]) -> Callable[[], None]:
+        """`work`, as an answer to a wake-up."""
+
+        def answer() -> None:
+            self._is_working = True
             try:
-                if self.is_lost():
-                    _log.critical("jobs wait, but no wake-up arrives; this worker leaves")
-                    os._exit(DEAF)
-            except FarmError as error:
-                _log.warning("nothing to hear from the job store", error=str(error))
+                work()
+            finally:
+                self._heard_at = clock.monotonic()
+                self._is_working = False
+
+        return answer
+
+    def check(self) -> None:
+        """For a thread that does so now and then."""
+        if self.is_lost():
+            _log.critical("something waits, but no wake-up arrives; this worker leaves")
+            os._exit(DEAF)
 
     def is_lost(self) -> bool:
-        """Jobs wait, and this worker, idle, has not looked for longer than a wake-up can take."""
-        silent = self._renderer.idle_seconds > _SILENCE_SECONDS
-        return silent and self._census.waiting(self._models) > 0
+        """Something waits, and this worker, idle, has heard nothing for longer than a wake-up can take."""
+        # Once more at the end: a wake-up may have come while the job store was asked.
+        return self._is_silent and self._waits() and self._is_silent
+
+    @property
+    def _is_silent(self) -> bool:
+        return not self._is_working and clock.monotonic() - self._heard_at > _SILENCE_SECONDS

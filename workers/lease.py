@@ -1,10 +1,13 @@
-"""A worker's right to its jobs: renewed while steps are made, given up when they stop."""
+"""A worker's right to its jobs: renewed while its work goes on, given up with the whole process when it hangs."""
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import structlog
 
@@ -12,54 +15,101 @@ from farm import clock
 from farm.errors import StoreFull, StoreUnavailable
 from farm.job import Claimed
 from farm.jobstore.store import Held, JobStore
+from farm.lifeline import HUNG
 
-#: Exit status of a worker whose pipeline hangs; the supervisor starts another.
-HUNG = 70
-#: A step may take this long, or ten times the usual, whichever is more, before the pipeline counts as hung.
-STEP_SECONDS = 30.0
+#: Beside its limit, a step may take so many times what it usually does.
 STEP_FACTOR = 10
-#: Until a step has been seen, nobody knows what is usual, and kernels may still be compiled.
-FIRST_STEP_SECONDS = 600.0
 #: How often progress goes to the job store while jobs are held, in seconds.
 PROGRESS_SECONDS = 0.5
-#: Encoding and storing one job may take this long before its lease is let go, in seconds.
-PUBLISH_SECONDS = 600.0
 
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a worker may show no progress, by what it does, before it counts as hung: seconds."""
+
+    #: Loading and warming up; also the first step of all, for which kernels may still be compiled.
+    load: float = 600.0
+    #: Reading a job's inputs from storage.
+    read: float = 600.0
+    #: A denoising step, or what comes before the first and after the last: encoding the prompt, decoding the picture.
+    step: float = 30.0
+    #: Checking, encoding and storing one picture; longer than a storage that is down is waited for.
+    publish: float = 600.0
+
+
 class Pulse:
-    """When the pipeline last made progress, and how long a step usually takes."""
+    """Whether what one thread does goes on. Made by that thread's owner, and looked at by the lease's."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._beat_at: float | None = None
+        self._limit = 0.0
+        self._pixels = 1
+        #: Seconds of a step per pixel; 0: none was seen yet.
         self._usual = 0.0
+        #: What is done, for the log.
+        self.doing = ""
 
-    def start(self) -> None:
-        """Work that makes steps begins."""
-        self._beat_at = clock.monotonic()
+    @contextmanager
+    def expecting(self, seconds: float, doing: str) -> Iterator[None]:
+        """What is done inside takes no longer, or it hangs."""
+        self._begin(seconds, doing)
+        try:
+            yield
+        finally:
+            self.stop()
+
+    def start(self, pixels: int) -> None:
+        """Work begins that makes steps of pictures of so many pixels, or goes on after something else."""
+        self._pixels = pixels
+        self._begin(self._step_limit, "rendering")
 
     def beat(self) -> None:
         """A step was made."""
         now = clock.monotonic()
         if self._beat_at is not None:
-            self._usual += 0.1 * (now - self._beat_at - self._usual)
+            seconds = (now - self._beat_at) / self._pixels
+            self._usual = 0.9 * self._usual + 0.1 * seconds if self._usual else seconds
+        self._limit = self._step_limit
         self._beat_at = now
 
     def stop(self) -> None:
+        """Nothing is done that could hang."""
         self._beat_at = None
 
     @property
     def is_hung(self) -> bool:
         beat_at = self._beat_at
-        limit = max(STEP_SECONDS, STEP_FACTOR * self._usual) if self._usual else FIRST_STEP_SECONDS
-        return beat_at is not None and clock.monotonic() - beat_at > limit
+        return beat_at is not None and clock.monotonic() - beat_at > self._limit
+
+    @property
+    def _step_limit(self) -> float:
+        if not self._usual:
+            return max(self._limits.load, self._limits.step)
+        return max(self._limits.step, STEP_FACTOR * self._usual * self._pixels)
+
+    def _begin(self, seconds: float, doing: str) -> None:
+        # Without a beat in between, whoever looks meanwhile would hold the old moment against the new limit.
+        self._beat_at = None
+        self._limit = seconds
+        self.doing = doing
+        self._beat_at = clock.monotonic()
 
 
 class Lease(threading.Thread):
     """Shows the job store that this worker lives and works, for all the jobs it holds at once."""
 
-    def __init__(self, store: JobStore, *, worker: str, facts: Callable[[], Mapping[str, str]], seconds: float) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        *,
+        worker: str,
+        facts: Callable[[], Mapping[str, str]],
+        seconds: float,
+        limits: Limits = Limits(),
+    ) -> None:
         super().__init__(name="lease", daemon=True)
         self._store = store
         self._worker = worker
@@ -68,17 +118,24 @@ class Lease(threading.Thread):
         self._busy_seconds = min(PROGRESS_SECONDS, seconds / 4)
         self._lock = threading.Lock()
         self._held: dict[str, Held] = {}
-        self._published_since: dict[str, float] = {}
         self._stopped: set[str] = set()
         self._closing = threading.Event()
         self._hurry = threading.Event()
-        self.pulse = Pulse()
+        self._pulses: list[Pulse] = []
+        self.limits = limits
+        #: Of the thread that renders.
+        self.pulse = self.new_pulse()
+
+    def new_pulse(self) -> Pulse:
+        """A pulse to be watched: when it stops, the process ends."""
+        pulse = Pulse(self.limits)
+        self._pulses.append(pulse)
+        return pulse
 
     def hold(self, job: Claimed) -> None:
         """The job is this worker's from now on."""
         with self._lock:
             self._held[job.id] = Held(job.id, job.fence, 0)
-            self._published_since.pop(job.id, None)
             self._stopped.discard(job.id)
         self._hurry.set()
 
@@ -88,19 +145,12 @@ class Lease(threading.Thread):
             if self._holds(job):
                 self._held[job.id] = Held(job.id, job.fence, step)
 
-    def publishing(self, job: Claimed) -> None:
-        """The job makes no more steps: it is being encoded and stored."""
-        with self._lock:
-            if self._holds(job):
-                self._published_since[job.id] = clock.monotonic()
-
     def drop(self, job: Claimed) -> None:
         """The job is this worker's no longer, under the fence with which it was claimed."""
         with self._lock:
             if not self._holds(job):
                 return
             self._held.pop(job.id)
-            self._published_since.pop(job.id, None)
             self._stopped.discard(job.id)
 
     def stop_rendering(self, job_id: str) -> None:
@@ -134,17 +184,21 @@ class Lease(threading.Thread):
             self._hurry.clear()
 
     def _beat(self) -> None:
-        if self.pulse.is_hung:
-            _log.critical("the pipeline hangs; this worker leaves, its jobs will be taken back", worker=self._worker)
-            os._exit(HUNG)
+        for pulse in self._pulses:
+            if pulse.is_hung:
+                self._leave(pulse.doing)
         with self._lock:
-            held = [job for job in self._held.values() if not self._is_overdue(job.id)]
+            held = list(self._held.values())
         try:
             for job_id in self._store.renew(self._worker, self._facts(), held):
                 self.stop_rendering(job_id)
         except (StoreUnavailable, StoreFull) as error:
             _log.warning("lease not renewed", error=str(error))
+        except Exception as error:  # noqa: BLE001  # whatever it is, the next renewal is needed
+            _log.error("lease not renewed", exc_info=error)
 
-    def _is_overdue(self, job_id: str) -> bool:
-        since = self._published_since.get(job_id)
-        return since is not None and clock.monotonic() - since > PUBLISH_SECONDS
+    def _leave(self, doing: str) -> None:
+        """End the process: no thread that hangs can be ended alone. Its jobs are taken back when their leases end."""
+        _log.critical("this worker hangs and leaves; where, is told next", worker=self._worker, doing=doing)
+        faulthandler.dump_traceback()
+        os._exit(HUNG)

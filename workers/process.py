@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import socket
 import threading
 import uuid
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -14,15 +17,18 @@ import structlog
 from farm import __version__, clock
 from farm.bootstrap import Farm
 from farm.celery import RENDER_QUEUE, RENDER_TASK
+from farm.errors import FarmError
 from farm.jobstore.connection import connect_to_listen
 from farm.jobstore.hints import hear_stops
+from farm.lifeline import FAULTY
 from farm.reaper import Reaper
 from farm.settings import Settings
 from farm.weights import Checkpoints
 from workers.consuming import consume, leave_at_once
 from workers.encode import Encoder
+from workers.fitness import Fitness
 from workers.hearing import Hearing
-from workers.lease import Lease
+from workers.lease import Lease, Limits
 from workers.pipelines.pipeline import MINIATURE, SIMULATED, Pipeline
 from workers.publish import Publisher
 from workers.render import Renderer
@@ -35,37 +41,64 @@ _log = structlog.get_logger(__name__)
 class WorkerProcess:
     """One device's worker. `run` returns when it has drained."""
 
-    def __init__(self, farm: Farm, data_dir: Path) -> None:
+    def __init__(self, farm: Farm, load: Callable[[], Pipeline], limits: Limits) -> None:
+        """`load` brings the pipeline that the settings ask for."""
         self._farm = farm
-        self._data_dir = data_dir
+        self._load = load
+        self._limits = limits
         self._id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._draining = threading.Event()
         self._pipeline: Pipeline | None = None
         self._renderer: Renderer | None = None
         self._is_warm = False
-        self._lease = Lease(farm.store, worker=self._id, facts=self._facts, seconds=farm.settings.lease_seconds)
+        self._lease = Lease(
+            farm.store, worker=self._id, facts=self._facts, seconds=farm.settings.lease_seconds, limits=limits
+        )
+        self._fitness = Fitness(self._leave, has_others=self._has_others)
 
-    def run(self) -> None:
-        """Load, warm up, work, drain."""
+    def run(self) -> int:
+        """Load, warm up, work, drain. Returns the status with which the process is to end."""
         signal.signal(signal.SIGTERM, leave_at_once)
+        # Where one call of an engine keeps all threads of Python waiting, the lease's cannot look: this one needs none.
+        Reaper(partial(faulthandler.dump_traceback_later, self._limits.load, exit=True)).start()
         settings = self._farm.settings
         checker = checker_for(settings.safety, weights_of(settings))
         self._lease.start()
         try:
-            self._serve(self._load(), checker)
+            status = self._serve(self._warm_pipeline(), checker)
         finally:
             self._lease.close()
-            self._farm.store.leave(self._id, self._pipeline.models if self._pipeline else ())
+            self._say_goodbye()
         _log.info("worker has drained", worker=self._id)
+        return FAULTY if self._fitness.is_faulty else status
 
-    def _load(self) -> Pipeline:
+    def _warm_pipeline(self) -> Pipeline:
         began = clock.monotonic()
-        pipeline = load_pipeline(self._farm.settings, self._data_dir)
-        pipeline.warm_up()
+        with self._lease.pulse.expecting(self._limits.load, "loading"):
+            pipeline = self._load()
+            pipeline.warm_up()
         _log.info("pipeline is warm", weights=pipeline.weights, seconds=round(clock.monotonic() - began, 2))
         return pipeline
 
-    def _serve(self, pipeline: Pipeline, checker: Checker | None) -> None:
+    def _say_goodbye(self) -> None:
+        try:
+            self._farm.store.leave(self._id, self._pipeline.models if self._pipeline else ())
+        except FarmError as error:
+            # Its silence tells the same a little later.
+            _log.warning("nobody was told that this worker left", error=str(error))
+
+    def _leave_if_told(self) -> None:
+        if not self._draining.is_set() and self._farm.store.is_to_drain(self._id):
+            _log.info("this worker was told to drain", worker=self._id)
+            self._leave()
+
+    def _leave(self) -> None:
+        """Go as if told to: take nothing new, hand back what cannot be ended."""
+        self._draining.set()
+        self._lease.announce()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _serve(self, pipeline: Pipeline, checker: Checker | None) -> int:
         settings, store = self._farm.settings, self._farm.store
         encoder = Encoder(weights=pipeline.weights, build=pipeline.build, with_prompt=settings.metadata_prompt)
         publisher = Publisher(
@@ -74,6 +107,7 @@ class WorkerProcess:
             encoder=encoder,
             checker=checker,
             lease=self._lease,
+            fitness=self._fitness,
             draining=self._draining,
         )
         self._renderer = Renderer(
@@ -82,20 +116,38 @@ class WorkerProcess:
             pipeline=pipeline,
             storage=self._farm.storage,
             lease=self._lease,
+            fitness=self._fitness,
             publisher=publisher,
             bell=self._farm.bell,
             draining=self._draining,
         )
-        register(self._farm.celery, RENDER_TASK, self._renderer.work)
+        hearing = Hearing(partial(self._is_needed, pipeline.models))
+        register(self._farm.celery, RENDER_TASK, hearing.hear(self._renderer.work))
         hear_stops(connect_to_listen(self._farm.redis_url), self._lease.stop_rendering)
-        Reaper(self._farm.service.reap).start()
+        Reaper(self._farm.service.reap, hearing.check, self._leave_if_told).start()
         Reaper(self._farm.sweeper.go_on).start()
-        Hearing(self._renderer, self._farm.census, pipeline.models).start()
         self._pipeline = pipeline
-        consume(
+        status = consume(
             self._farm.celery, name=self._id, queues=[RENDER_QUEUE], on_ready=self._ready, on_drain=self._draining.set
         )
         publisher.close(seconds=settings.grace_seconds / 2)
+        return status
+
+    def _is_needed(self, models: tuple[str, ...]) -> bool:
+        """Whether jobs wait for a worker that serves these models, and may be taken."""
+        return self._farm.census.waiting(models) > 0 and not self._farm.census.is_paused()
+
+    def _has_others(self) -> bool:
+        """Whether any other worker could render what this one renders."""
+        assert self._pipeline is not None
+        ours, patience = set(self._pipeline.models), 3 * self._farm.settings.lease_seconds
+        return any(
+            other.id != self._id
+            and other.facts.get("state") == "warm"
+            and other.silent_seconds < patience
+            and ours.issubset(other.facts.get("models", "").split(","))
+            for other in self._farm.census.workers()
+        )
 
     def _ready(self) -> None:
         self._is_warm = True
@@ -116,6 +168,8 @@ class WorkerProcess:
         return facts
 
     def _state(self) -> str:
+        if self._fitness.is_faulty:
+            return "faulty"
         if self._draining.is_set():
             return "draining"
         return "warm" if self._is_warm else "loading"

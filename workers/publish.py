@@ -16,7 +16,6 @@ from tenacity import (
     Retrying,
     retry_if_exception_type,
     sleep_using_event,
-    stop_after_delay,
     wait_random_exponential,
 )
 
@@ -26,7 +25,8 @@ from farm.job import Claimed, Image, Result
 from farm.jobstore.store import JobStore
 from farm.storage.storage import Storage, new_key
 from workers.encode import Encoder
-from workers.lease import Lease
+from workers.fitness import Fitness
+from workers.lease import Lease, Pulse
 from workers.pipelines.pipeline import Painted
 from workers.safety import Checker
 
@@ -34,26 +34,35 @@ from workers.safety import Checker
 _THREADS = 2
 #: Images that may wait for them before the render thread does.
 _BACKLOG = 8
-#: How long the end of a job is offered to a job store that does not answer, in seconds.
+#: How long the end of a job is offered to a job store that does not answer, in seconds; and by a worker that drains,
+#: whose jobs come back without it when their leases end.
 INSIST_SECONDS = 600.0
+DRAIN_SECONDS = 10.0
 #: How long a picture is offered to a storage that does not take it, in seconds, counted from its being painted.
 OFFER_SECONDS = 300.0
 #: The longest pause between two offers, in seconds: a cancelled job waits no longer for its end.
 _OFFER_PAUSE = 5.0
 #: How often a render thread that waits for room looks whether the worker drains, in seconds.
 _LOOK_SECONDS = 1.0
+#: How often whoever waits for the end of everything looks, in seconds.
+_SETTLE_SECONDS = 0.02
 
 T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
 
-def insist(call: Callable[[], T]) -> T:
+def insist(call: Callable[[], T], draining: threading.Event) -> T:
     """Make `call` until the job store answers. Its lease may run out meanwhile; the fence then decides."""
+
+    def is_over(attempt: RetryCallState) -> bool:
+        patience = DRAIN_SECONDS if draining.is_set() else INSIST_SECONDS
+        return (attempt.seconds_since_start or 0.0) > patience
+
     retrying = Retrying(
         retry=retry_if_exception_type((StoreUnavailable, StoreFull)),
         wait=wait_random_exponential(multiplier=0.1, max=2),
-        stop=stop_after_delay(INSIST_SECONDS),
+        stop=is_over,
         reraise=True,
     )
     return retrying(call)
@@ -109,6 +118,7 @@ class Publisher:
         encoder: Encoder,
         checker: Checker | None,
         lease: Lease,
+        fitness: Fitness,
         draining: threading.Event,
     ) -> None:
         self._store = store
@@ -116,6 +126,7 @@ class Publisher:
         self._encoder = encoder
         self._checker = checker
         self._lease = lease
+        self._fitness = fitness
         self._draining = draining
         self._room = threading.BoundedSemaphore(_BACKLOG)
         self._prints: queue.SimpleQueue[Print | None] = queue.SimpleQueue()
@@ -135,6 +146,11 @@ class Publisher:
         self._under_way.add(one)
         self._prints.put(one)
 
+    def settle(self) -> None:
+        """Wait until everything taken is published, or the worker drains."""
+        while self._under_way and not self._draining.wait(_SETTLE_SECONDS):
+            pass
+
     def close(self, *, seconds: float) -> None:
         """Wait until everything taken is published; hand back what is not after so long."""
         until = clock.monotonic() + seconds
@@ -142,34 +158,45 @@ class Publisher:
             self._prints.put(None)
         for thread in self._threads:
             thread.join(max(0.0, until - clock.monotonic()))
-        for one in list(self._under_way):
-            self._hand_back(one.sheet)
+        try:
+            for one in list(self._under_way):
+                self._hand_back(one.sheet)
+        except FarmError as error:
+            # All come back when their leases are over.
+            _log.error("jobs could not be handed back", error=str(error))
 
     def _work(self) -> None:
+        pulse = self._lease.new_pulse()
         while one := self._prints.get():
             try:
-                self._publish(one)
-            except FarmError as error:
-                _log.error("the end of a job could not be told", job=one.sheet.job.id, error=str(error))
+                self._publish(one, pulse)
+            except Exception as error:  # noqa: BLE001  # the thread would end with it
+                _log.error("the end of a job could not be told", job=one.sheet.job.id, exc_info=error)
+                # It comes back when its lease is over.
+                self._lease.drop(one.sheet.job)
             finally:
                 self._under_way.discard(one)
                 self._room.release()
 
-    def _publish(self, one: Print) -> None:
+    def _publish(self, one: Print, pulse: Pulse) -> None:
         sheet = one.sheet
         if sheet.is_over:
             return
         try:
-            self._store_image(one)
+            with pulse.expecting(self._lease.limits.publish, "publishing"):
+                self._store_image(one)
+        except StorageUnavailable as error:
+            self._fail(sheet, StorageError(str(error)))
+        except StorageError as error:
+            self._fail(sheet, error)
+        except SafetyError as error:
+            self._fail_here(sheet, error)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the job must not wait for its lease
+            _log.error("publishing failed", job=sheet.job.id, exc_info=error)
+            self._fail_here(sheet, FarmError(f"The picture could not be published: {error}"))
+        else:
             if self._is_last(sheet):
                 self._complete(sheet)
-        except StorageUnavailable as error:
-            self._give_up(sheet, error)
-        except (StorageError, SafetyError) as error:
-            self._fail(sheet, error)
-        except Exception as error:  # noqa: BLE001  # the thread would end with it, and the job wait for its lease
-            _log.error("publishing failed", job=sheet.job.id, exc_info=error)
-            self._fail(sheet, FarmError(f"The picture could not be published: {error}"))
 
     def _store_image(self, one: Print) -> None:
         sheet, number, painted = one.sheet, one.number, one.painted
@@ -229,25 +256,31 @@ class Publisher:
 
     def _complete(self, sheet: Sheet) -> None:
         result = sheet.result(self._encoder.build)
-        won = insist(partial(self._store.complete, sheet.job, result))
+        won = insist(partial(self._store.complete, sheet.job, result), self._draining)
         self._lease.drop(sheet.job)
+        self._fitness.succeed()
         _log.info("job completed" if won else "job was no longer ours", job=sheet.job.id, **result.timings)
 
-    def _give_up(self, sheet: Sheet, error: StorageUnavailable) -> None:
-        """The storage did not take a picture: a worker that goes hands the job back, any other has it tried again."""
-        if self._draining.is_set():
+    def _fail_here(self, sheet: Sheet, error: FarmError) -> None:
+        """This worker may be to blame, and others may do better."""
+        if self._fitness.is_doubtful(sheet.job.id):
             self._hand_back(sheet)
         else:
-            self._fail(sheet, StorageError(str(error)))
+            self._fail(sheet, error)
+        self._fitness.fail([sheet.job.id])
 
     def _fail(self, sheet: Sheet, error: FarmError) -> None:
-        if sheet.end():
-            state = insist(partial(self._store.fail, sheet.job, error.code, str(error), retry="again"))
+        """A worker that goes hands the job back, any other has it tried again."""
+        if self._draining.is_set():
+            self._hand_back(sheet)
+        elif sheet.end():
+            fail = partial(self._store.fail, sheet.job, error.code, str(error), retry="again")
+            state = insist(fail, self._draining)
             self._lease.drop(sheet.job)
             _log.warning("job not published", job=sheet.job.id, error=str(error), state=state)
 
     def _hand_back(self, sheet: Sheet) -> None:
         if sheet.end():
-            insist(partial(self._store.release, sheet.job))
+            insist(partial(self._store.release, sheet.job), self._draining)
             self._lease.drop(sheet.job)
-            _log.warning("job handed back, its pictures could not be stored in time", job=sheet.job.id)
+            _log.warning("job handed back, its pictures could not be published here", job=sheet.job.id)

@@ -14,10 +14,12 @@ import structlog
 
 from farm import clock
 from farm.celery import Bell
-from farm.errors import FarmError, RenderError, StorageError, StoreFull, StoreUnavailable
+from farm.errors import FarmError, OutOfMemory, RenderError, StorageError, StoreFull, StoreUnavailable
 from farm.job import Batch, Claimed, Code
 from farm.jobstore.store import Claim, JobStore, Retry
+from farm.request import ImageRequest, Request
 from farm.storage.storage import Storage
+from workers.fitness import Fault, Fitness, fault_of
 from workers.inputs import Inputs
 from workers.lease import Lease
 from workers.pipelines.pipeline import Painted, Pipeline, Watch
@@ -36,13 +38,15 @@ _log = structlog.get_logger(__name__)
 class Run:
     """One job of a batch on its way through the pipeline. Moments are by the monotonic clock."""
 
-    def __init__(self, job: Claimed, claimed: float) -> None:
+    def __init__(self, job: Claimed, claimed: float, *, is_alone: bool) -> None:
         self.job = job
         self.sheet = Sheet(job)
+        #: No other job was claimed with it.
+        self.is_alone = is_alone
         self._claimed = claimed
         self._began: float | None = None
         self._steps = [0] * job.request.images
-        self._painted = 0
+        self._painted: set[int] = set()
 
     @property
     def step(self) -> int:
@@ -51,7 +55,7 @@ class Run:
 
     @property
     def is_painted(self) -> bool:
-        return self._painted == self.job.request.images
+        return len(self._painted) == self.job.request.images
 
     def make_step(self, number: int, step: int) -> None:
         """`step` steps of the `number`-th image are done (0: its first begins)."""
@@ -62,9 +66,9 @@ class Run:
         self._steps[number] = step
         self.sheet.timings["denoise"] = now - self._began
 
-    def paint(self) -> None:
-        """One more image is finished."""
-        self._painted += 1
+    def paint(self, number: int) -> None:
+        """The `number`-th image is finished."""
+        self._painted.add(number)
         if self._began is not None:
             self.sheet.timings["inference"] = clock.monotonic() - self._began
 
@@ -80,6 +84,7 @@ class Renderer:
         pipeline: Pipeline,
         storage: Storage,
         lease: Lease,
+        fitness: Fitness,
         publisher: Publisher,
         bell: Bell,
         draining: threading.Event,
@@ -89,32 +94,18 @@ class Renderer:
         self._pipeline = pipeline
         self._storage = storage
         self._lease = lease
+        self._fitness = fitness
         self._publisher = publisher
         self._bell = bell
         self._draining = draining
         #: How long the pipeline has been at work, in seconds.
         self.busy_seconds = 0.0
-        self._looked_at = clock.monotonic()
-        self._is_working = False
 
     def work(self) -> None:
         """Render until nothing waits, the worker drains, or the shift is over."""
-        self._is_working = True
-        try:
-            self._work_a_shift()
-        finally:
-            self._is_working = False
-
-    @property
-    def idle_seconds(self) -> float:
-        """How long ago this worker last looked for work; 0 while it has some."""
-        return 0.0 if self._is_working else clock.monotonic() - self._looked_at
-
-    def _work_a_shift(self) -> None:
         began = clock.monotonic()
-        while not self._draining.is_set():
+        while not self._draining.wait(self._fitness.pause_seconds):
             claim = self._claim()
-            self._looked_at = clock.monotonic()
             if not claim.batch:
                 return
             # Others stand idle while jobs wait: their wake-up was lost, or came when there was nothing.
@@ -136,18 +127,34 @@ class Renderer:
 
     def _render(self, batch: Batch) -> None:
         claimed = clock.monotonic()
-        runs = [Run(job, claimed) for job in batch.jobs]
+        runs = [Run(job, claimed, is_alone=len(batch.jobs) == 1) for job in batch.jobs]
         for run in runs:
             self._lease.hold(run.job)
+        # A job that may have killed a worker is alone with this one, so that no other dies with it and is charged, too.
+        is_suspect = any(run.job.attempt > 1 for run in runs)
+        if is_suspect:
+            self._publisher.settle()
+        try:
+            self._render_ready(runs)
+        finally:
+            # Whatever went wrong: what is not on its way to storage is not held for ever.
+            for run in runs:
+                if not run.is_painted:
+                    self._lease.drop(run.job)
+        if is_suspect:
+            self._publisher.settle()
+
+    def _render_ready(self, runs: Sequence[Run]) -> None:
         inputs = Inputs(self._storage)
-        runs = [run for run in runs if self._has_inputs(run, inputs)]
-        if runs:
-            self._paint(runs, inputs)
+        ready = [run for run in runs if self._has_inputs(run, inputs)]
+        if ready:
+            self._paint(ready, inputs)
 
     def _has_inputs(self, run: Run, inputs: Inputs) -> bool:
         """Whether the job's pictures are here now. If not, it ends or is tried again, and the others go on."""
         try:
-            inputs.load(run.job.request.inputs)
+            with self._lease.pulse.expecting(self._lease.limits.read, "reading inputs"):
+                inputs.load(run.job.request.inputs)
         except RenderError as error:
             self._fail(run, error, retry="never")
         except Exception as error:  # noqa: BLE001  # whatever a storage raises: the job must not stay in these hands
@@ -157,16 +164,21 @@ class Renderer:
         return False
 
     def _paint(self, runs: Sequence[Run], inputs: Inputs) -> None:
-        places = [(run, number) for run in runs for number in range(run.job.request.images)]
-        images = [run.job.request.image(number) for run, number in places]
-        self._lease.pulse.start()
         try:
-            for painted in self._timed(self._pipeline.render(images, self._watch(places), inputs.pictures)):
-                self._hand_over(*places[painted.index], painted)
+            self._paint_all(runs, inputs)
         except Exception as error:  # noqa: BLE001  # whatever an engine raises ends in the records of its jobs
             self._settle_crashed(runs, error)
         else:
             self._settle(runs)
+
+    def _paint_all(self, runs: Sequence[Run], inputs: Inputs) -> None:
+        places = [(run, number) for run in runs for number in range(run.job.request.images)]
+        images = [run.job.request.image(number) for run, number in places]
+        self._lease.pulse.start(_pixels(images[0]))
+        try:
+            for painted in self._timed(self._pipeline.render(images, self._watch(places), inputs.pictures)):
+                _check(painted, images[painted.index])
+                self._hand_over(*places[painted.index], painted)
         finally:
             self._lease.pulse.stop()
 
@@ -177,7 +189,7 @@ class Renderer:
             if step:
                 self._lease.pulse.beat()
             else:
-                self._lease.pulse.start()
+                self._lease.pulse.start(_pixels(run.job.request))
             self._lease.progress(run.job, run.step)
             if self._lease.must_stop(run.job):
                 return False
@@ -196,34 +208,63 @@ class Renderer:
             yield painted
 
     def _hand_over(self, run: Run, number: int, painted: Painted) -> None:
-        run.paint()
-        if run.is_painted:
-            self._lease.publishing(run.job)
+        run.paint(number)
         # The publisher may be behind; waiting for it is no hang of the pipeline.
         self._lease.pulse.stop()
         self._publisher.take(run.sheet, number, painted)
-        self._lease.pulse.start()
+        self._lease.pulse.start(_pixels(run.job.request))
 
     def _settle(self, runs: Sequence[Run]) -> None:
         """End what the pipeline left out: it was cancelled, or this worker drains."""
-        for run in runs:
-            if not run.is_painted:
-                self._settle_one(run)
+        failed = [run.job.id for run in runs if not run.is_painted and not self._is_settled_well(run)]
+        if failed:
+            self._fitness.fail(failed)
 
-    def _settle_one(self, run: Run) -> None:
+    def _is_settled_well(self, run: Run) -> bool:
+        """End a job that has not all its pictures. False: nobody had told the pipeline to leave any out."""
         if self._lease.must_stop(run.job):
             self._let_go(run, partial(self._store.fail, run.job, Code.CANCELLED, "The job was cancelled."))
         elif self._draining.is_set():
             self._let_go(run, partial(self._store.release, run.job))
         else:
-            self._fail(run, RenderError("The pipeline left the picture out."), retry="alone")
+            self._fail_alone(run, RenderError("The pipeline left the picture out."))
+            return False
+        return True
 
     def _settle_crashed(self, runs: Sequence[Run], error: Exception) -> None:
         _log.error("rendering failed", jobs=[run.job.id for run in runs], exc_info=error)
-        message = f"The pipeline could not render the picture: {type(error).__name__}: {error}"
-        for run in runs:
-            if not run.is_painted:
-                self._fail(run, RenderError(message[:_SHOWN]), retry="alone")
+        fault = fault_of(error)
+        message = f"{type(error).__name__}: {error}"
+        lost = [run for run in runs if not run.is_painted]
+        for run in lost:
+            if fault is Fault.OUT_OF_MEMORY:
+                self._fail_for_memory(run, message)
+            else:
+                self._fail_alone(run, RenderError(_shown("The pipeline could not render the picture", message)))
+        if fault is Fault.DEVICE_LOST:
+            self._fitness.condemn(message)
+        else:
+            self._fitness.fail([run.job.id for run in lost])
+
+    def _fail_for_memory(self, run: Run, message: str) -> None:
+        """Alone it may fit. If it was alone, something else may have been in the way: once."""
+        error = OutOfMemory(_shown("The picture did not fit into the memory of the device", message))
+        if run.is_alone:
+            self._fail(run, error, retry="again" if run.job.attempt == 1 else "never")
+        else:
+            self._fail(run, error, retry="alone")
+
+    def _fail_alone(self, run: Run, error: RenderError) -> None:
+        """The job or this worker is to blame: the job is tried without others, and not here alone."""
+
+        def tell() -> None:
+            if self._fitness.is_doubtful(run.job.id):
+                self._store.release(run.job)
+            else:
+                self._store.fail(run.job, error.code, str(error), retry="alone")
+
+        _log.warning("job not rendered", job=run.job.id, error=str(error))
+        self._let_go(run, tell)
 
     def _give_up(self, run: Run, error: StorageError) -> None:
         """The storage keeps the job's inputs back: a worker that goes hands it back, any other has it tried again."""
@@ -237,7 +278,29 @@ class Renderer:
         self._let_go(run, partial(self._store.fail, run.job, error.code, str(error), retry=retry))
 
     def _let_go(self, run: Run, tell: Callable[[], object]) -> None:
-        """Nothing more is painted for the job: `tell` the job store what becomes of it."""
+        """Nothing more is painted for the job: `tell` the job store what becomes of it.
+
+        If that cannot be told, its lease runs out, and says it.
+        """
         run.sheet.end()
-        insist(tell)
+        try:
+            insist(tell, self._draining)
+        except FarmError as error:
+            _log.error("the end of a job could not be told", job=run.job.id, error=str(error))
         self._lease.drop(run.job)
+
+
+def _check(painted: Painted, request: ImageRequest) -> None:
+    """Raises RenderError for a picture that is not what every pipeline has promised to paint."""
+    size = (request.width, request.height)
+    if painted.image.mode != "RGB" or painted.image.size != size:
+        raise RenderError(f"The pipeline painted {painted.image.mode} of {painted.image.size}, and not RGB of {size}.")
+
+
+def _pixels(request: ImageRequest | Request) -> int:
+    return request.width * request.height
+
+
+def _shown(sentence: str, message: str) -> str:
+    """What a caller is told of an engine's error."""
+    return f"{sentence}: {message}"[:_SHOWN]

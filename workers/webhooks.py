@@ -19,6 +19,7 @@ from farm.webhooks.delivery import Courier
 from workers.arguments import run
 from workers.consuming import consume, leave_at_once
 from workers.enhancer import enhancer_for
+from workers.hearing import Hearing
 from workers.preparing import FETCH_SECONDS, Preparer
 from workers.tasks import register
 
@@ -40,16 +41,18 @@ class WebhookProcess:
             keys.UNPREPARED: Bell(farm.celery, PREPARE_TASK, PREPARE_QUEUE),
         }
 
-    def run(self) -> None:
+    def run(self) -> int:
+        """Returns the status with which the process is to end."""
         signal.signal(signal.SIGTERM, leave_at_once)
-        register(self._farm.celery, WEBHOOK_TASK, self._courier.work)
-        register(self._farm.celery, PREPARE_TASK, self._preparer.work)
+        hearing = Hearing(lambda: self._farm.deliveries.are_due() or self._farm.store.are_unprepared())
+        register(self._farm.celery, WEBHOOK_TASK, hearing.hear(self._courier.work))
+        register(self._farm.celery, PREPARE_TASK, hearing.hear(self._preparer.work))
         listener = Listener(connect_to_listen(self._farm.redis_url), lambda channel, _: self._bells[channel].ring(1))
         for channel in self._bells:
             listener.ask_for(channel)
         listener.start()
-        Reaper(self._preparer.hold, self._ring_for_work, self._farm.service.reap).start()
-        consume(
+        Reaper(self._preparer.hold, self._ring_for_work, self._farm.service.reap, hearing.check).start()
+        status = consume(
             self._farm.celery,
             name=f"webhooks-{socket.gethostname()}-{os.getpid()}",
             queues=[WEBHOOK_QUEUE, PREPARE_QUEUE],
@@ -59,6 +62,7 @@ class WebhookProcess:
         self._preparer.close()
         self._courier.close()
         _log.info("webhook worker has drained")
+        return status
 
     def _ring_all(self) -> None:
         for bell in self._bells.values():

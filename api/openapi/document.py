@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-from api.openapi import public, uploads
+from api.openapi import keys, public, uploads
 from api.openapi.operation import Answer, Body, Operation, Parameter, Section
 from farm import __version__
 from farm.dialects.registry import SPOKEN
@@ -21,6 +21,7 @@ from farm.dialects.registry import SPOKEN
 #: In the order in which they are read.
 SECTIONS: tuple[Section, ...] = (
     *(import_module(f"api.openapi.{module}").SECTION for module in dict.fromkeys(spoken.routes for spoken in SPOKEN)),
+    keys.SECTION,
     uploads.SECTION,
     public.SECTION,
 )

@@ -11,6 +11,7 @@ from api.hosts import QUEUE, RUN
 from api.openapi.operation import (
     GUARDED,
     IDEMPOTENCY_KEY,
+    RATE_LIMITS,
     Answer,
     Body,
     Operation,
@@ -188,6 +189,7 @@ _CONDITIONS = {
     fal.LIFECYCLE: "JSON: `expiration_duration_seconds` shortens how long the result is kept.",
     fal.STORE_IO: "`0`: the prompt is forgotten with the end.",
     fal.NO_RETRY: "`1`: the first failure is the last.",
+    fal.RUNNER_HINT: "Your requests of the same hint go to the worker that took the last one, where that stands idle.",
 }
 _HEADERS = (
     Parameter("X-Fal-Queue-Priority", "Low waits behind all normal ones.", Priority, "header"),
@@ -222,7 +224,7 @@ def _run(model: Model, endpoint: str) -> Operation:
         answers={
             **_failures(),
             **refusals(*GUARDED, 404, 413, 422, 429),
-            200: Answer("What the model gives back.", FalOutput, headers=(REQUEST_ID,)),
+            200: Answer("What the model gives back.", FalOutput, headers=(REQUEST_ID, *RATE_LIMITS)),
             504: Answer(
                 "It was waited for as long as may be, and goes on: the text says where its result will be.",
                 FalProblem,
@@ -249,7 +251,11 @@ def _submit(model: Model, endpoint: str) -> Operation:
             *_HEADERS,
         ),
         answers={
-            200: Answer("The request is on record: from here on it is not lost.", FalHandle, headers=(REQUEST_ID,)),
+            200: Answer(
+                "The request is on record: from here on it is not lost.",
+                FalHandle,
+                headers=(REQUEST_ID, *RATE_LIMITS),
+            ),
             **refusals(*GUARDED, 404, 413, 422, 429),
         },
     )

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, create_model
 from api.openapi.operation import (
     GUARDED,
     IDEMPOTENCY_KEY,
+    RATE_LIMITS,
     RETRY_AFTER,
     Answer,
     Body,
@@ -206,7 +207,7 @@ def _drawn(kind: Any) -> dict[int, Answer]:
     return {
         **failed,
         **refusals(*GUARDED, 404, 413, 422, 429),
-        200: Answer("The pictures.", kind, headers=(REQUEST_ID,)),
+        200: Answer("The pictures.", kind, headers=(REQUEST_ID, *RATE_LIMITS)),
         400: Answer(
             "Something in the call or in an image is wrong, or no worker has the model loaded.",
             ImagesProblem,
@@ -241,7 +242,7 @@ SECTION = Section(
             parameters=(IDEMPOTENCY_KEY,),
             answers={
                 **_drawn(GeneratedImages | SirayaImages),
-                201: Answer("The same, to AI/ML API's callers.", AimlapiImages, headers=(REQUEST_ID,)),
+                201: Answer("The same, to AI/ML API's callers.", AimlapiImages, headers=(REQUEST_ID, *RATE_LIMITS)),
             },
         ),
         Operation(

@@ -10,6 +10,7 @@ from api import query
 from api.openapi.operation import (
     GUARDED,
     IDEMPOTENCY_KEY,
+    RATE_LIMITS,
     Answer,
     Body,
     Operation,
@@ -88,7 +89,8 @@ class Progress(Shape):
 class FarmJob(Shape):
     """A job. What is not known, or not yet, is null or empty. Times in UTC, timings in seconds.
 
-    `prompt` is the one that is painted; where it was rewritten, `original_prompt` is the caller's.
+    `prompt` is the one that is painted; where it was rewritten, `original_prompt` is the caller's. `retry_of` is the
+    failed job that this one repeats, `retried_as` the one that repeats this one.
     """
 
     id: str
@@ -109,6 +111,8 @@ class FarmJob(Shape):
     timings: dict[str, float]
     warnings: list[str]
     build: str | None
+    retry_of: str | None
+    retried_as: str | None
     created_at: str
     started_at: str | None
     finished_at: str | None
@@ -138,8 +142,12 @@ class Lane(Shape):
 
 
 class FarmQueue(Shape):
-    """What is to be prepared first, what waits for a GPU, and what is being rendered."""
+    """What is to be prepared first, what waits for a GPU, and what is being rendered.
 
+    `paused`: no worker takes anything new.
+    """
+
+    paused: bool
     unprepared: int
     waiting: int
     processing: int
@@ -159,6 +167,19 @@ class FarmWorkers(Shape):
     """The workers that have shown themselves lately."""
 
     workers: list[FarmWorker]
+
+
+class DrainingWorker(Shape):
+    """A worker that takes nothing more, and leaves when it has ended or handed back what it holds."""
+
+    id: str
+    draining: Literal[True]
+
+
+class Pause(Shape):
+    """Whether workers take anything new."""
+
+    paused: bool
 
 
 class FarmModel(Shape):
@@ -245,6 +266,7 @@ def refusals(*statuses: int) -> dict[int, Answer]:
     return refused(Problem, *statuses, media_type=PROBLEM)
 
 
+_REPLAYED = (Parameter("Idempotent-Replayed", "The job was there already.", Literal["true"], "header"),)
 _COMMON = refusals(*GUARDED, 422)
 _NAMED = refusals(*GUARDED, 404, 422)
 _STREAM = Answer(
@@ -275,14 +297,7 @@ SECTION = Section(
                 202: Answer(
                     "The job is on record: from here on it is not lost.",
                     AcceptedJob,
-                    headers=(
-                        Parameter(
-                            "Idempotent-Replayed",
-                            "The job was there already.",
-                            Literal["true"],
-                            "header",
-                        ),
-                    ),
+                    headers=(*_REPLAYED, *RATE_LIMITS),
                 ),
                 **refusals(*GUARDED, 404, 413, 422, 429),
             },
@@ -321,6 +336,20 @@ SECTION = Section(
             },
         ),
         Operation(
+            "post",
+            f"{PREFIX}/jobs/{{job_id}}/retry",
+            "retryJob",
+            "Ask for a failed job once more",
+            answers={
+                202: Answer(
+                    "A new job for the same request; repeated, the same one again.",
+                    AcceptedJob,
+                    headers=(*_REPLAYED, *RATE_LIMITS),
+                ),
+                **refusals(*GUARDED, 400, 404, 409, 422, 429),
+            },
+        ),
+        Operation(
             "get",
             f"{PREFIX}/jobs/{{job_id}}/events",
             "watchJob",
@@ -349,6 +378,27 @@ SECTION = Section(
             "listWorkers",
             "The workers; with an admin's key",
             answers={200: Answer("What each of them tells of itself.", FarmWorkers), **_COMMON},
+        ),
+        Operation(
+            "post",
+            f"{PREFIX}/workers/{{worker_id}}/drain",
+            "drainWorker",
+            "Have a worker finish or hand back what it holds, and leave; with an admin's key",
+            answers={202: Answer("It takes nothing more.", DrainingWorker), **_NAMED},
+        ),
+        Operation(
+            "post",
+            f"{PREFIX}/pause",
+            "pauseFarm",
+            "Have no worker take anything new; with an admin's key",
+            answers={200: Answer("What is submitted waits, what is rendered goes on.", Pause), **_COMMON},
+        ),
+        Operation(
+            "post",
+            f"{PREFIX}/resume",
+            "resumeFarm",
+            "Let the workers go on; with an admin's key",
+            answers={200: Answer("They do.", Pause), **_COMMON},
         ),
         Operation(
             "get",

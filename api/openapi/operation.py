@@ -104,6 +104,15 @@ def slug(verb: str, what: str) -> str:
 
 
 RETRY_AFTER = Parameter("Retry-After", "Seconds after which a new try makes sense.", int, "header", is_required=True)
+#: What is left of a caller's limits, where it has any.
+RATE_LIMITS = (
+    Parameter(
+        "RateLimit-Policy",
+        "Your limits: `submits` a minute and `images` a day, as draft-ietf-httpapi-ratelimit-headers has it.",
+        where="header",
+    ),
+    Parameter("RateLimit", "What is left of them, and in how many seconds all of it is there again.", where="header"),
+)
 IDEMPOTENCY_KEY = Parameter(
     "Idempotency-Key",
     "The same key and call again are the same job; the same key with another call is refused. "
@@ -121,11 +130,11 @@ _REASONS = {
     409: "The job has not ended yet.",
     413: "The body is too large.",
     422: "Something in the call is wrong; the answer names each field and what is allowed.",
-    429: "Too much waits, or too many calls are held; come back.",
+    429: "You are over one of your limits, too much waits, or too many calls are held; come back.",
     503: "The job store or the picture storage does not answer, or no worker is ready yet; come back.",
 }
 #: Those that say when to come back.
-_LATER = (429, 503)
+_HEADERS = {429: (RETRY_AFTER, *RATE_LIMITS), 503: (RETRY_AFTER,)}
 #: What every route may answer, and what every route may answer that asks for a key.
 ANYWHERE = (400, 403)
 GUARDED = (*ANYWHERE, 401, 503)
@@ -145,7 +154,7 @@ def any_of(kinds: Iterable[type[BaseModel]]) -> Any:
 def refusals(kind: Any, *statuses: int, media_type: str = "") -> dict[int, Answer]:
     """Refusals of these statuses, in one shape."""
     return {
-        status: Answer(_REASONS[status], kind, media_type, headers=(RETRY_AFTER,) if status in _LATER else ())
+        status: Answer(_REASONS[status], kind, media_type, headers=_HEADERS.get(status, ()))
         for status in sorted(set(statuses))
     }
 

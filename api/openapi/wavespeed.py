@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from api.openapi.operation import (
     GUARDED,
     IDEMPOTENCY_KEY,
+    RATE_LIMITS,
     Answer,
     Body,
     Operation,
@@ -186,6 +187,7 @@ def _submit(model: Model, endpoint: str) -> Operation:
             200: Answer(
                 "The prediction is on record; with `enable_sync_mode` it has ended, or was waited for too long.",
                 PredictionAnswer,
+                headers=RATE_LIMITS,
             ),
             **refusals(*GUARDED, 404, 413, 422, 429),
         },

@@ -71,13 +71,14 @@ def routes(document: Callable[[], Mapping[str, Any]]) -> flask.Blueprint:
     @blueprint.get("/openapi.json")
     def openapi() -> flask.Response:
         text, digest = encoded()
-        return _kept(flask.Response(text, mimetype="application/json"), digest)
+        response = _kept(flask.Response(text, mimetype="application/json"), digest)
+        response.cache_control.no_cache = True
+        return response
 
     @blueprint.get("/docs")
     def page() -> flask.Response:
         response = flask.Response(_PAGE, mimetype="text/html")
         response.headers["Content-Security-Policy"] = _POLICY
-        response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 
     @blueprint.get("/docs/<name>")
@@ -86,7 +87,6 @@ def routes(document: Callable[[], Mapping[str, Any]]) -> flask.Blueprint:
         response = _kept(flask.Response(content, mimetype=media_type), digest)
         response.cache_control.public = True
         response.cache_control.max_age = _MAX_AGE
-        response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 
     return blueprint

@@ -51,7 +51,7 @@ def routes(house: House) -> flask.Blueprint:
 
     @blueprint.post("/queue/<other_than('.*/requests/'):endpoint>")
     def submit(endpoint: str) -> dict[str, Any]:
-        caller = doorman.caller()
+        caller = doorman.submitter()
         query.refuse_others("fal_webhook", "fal_max_queue_length")
         order, model = _order(service, endpoint.rstrip("/"))
         _refuse_long_queue(service, model)
@@ -98,7 +98,7 @@ def routes(house: House) -> flask.Blueprint:
 
     @blueprint.post("/run/<path:endpoint>")
     def run(endpoint: str) -> flask.Response:
-        caller = doorman.caller()
+        caller = doorman.submitter()
         query.refuse_others()
         order, _ = _order(service, endpoint.rstrip("/"))
         job = _about(held.job(caller, order))

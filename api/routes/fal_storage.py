@@ -13,7 +13,7 @@ import flask
 from werkzeug.exceptions import BadRequest
 
 from api import hosts, query
-from api.body import impatience, pieces, read_bytes
+from api.body import pieces, read_bytes
 from api.house import House
 from api.receiving import Receiving
 from farm import clock
@@ -22,7 +22,7 @@ from farm.dialects import fal, fal_storage, registry
 from farm.dialects.fields import decode, parse
 from farm.errors import InvalidRequest, NotFound
 from farm.jobstore.uploads import Ticket
-from farm.uploads import Wish
+from farm.uploads import NO_TICKET, Wish
 
 #: How long a token is good for, in seconds. Clients ask for another one then.
 TOKEN_SECONDS = 3600
@@ -64,7 +64,7 @@ def routes(house: House, receiving: Receiving) -> flask.Blueprint:
     def put(ticket_id: str) -> dict[str, Any]:
         query.refuse_others()
         ticket = uploads.ticket(ticket_id)
-        with receiving.place(ticket.caller), impatience():
+        with receiving.place(ticket.caller):
             uploads.fill(ticket, pieces(ticket.size or MAX_UPLOAD))
         return {}
 
@@ -84,8 +84,8 @@ def routes(house: House, receiving: Receiving) -> flask.Blueprint:
         caller = doorman.uploader()
         query.refuse_others()
         wish = _wish()
-        with receiving.place(caller.id), impatience():
-            key, _ = uploads.keep(wish, pieces(MAX_UPLOAD))
+        with receiving.place(caller.id):
+            key, _ = uploads.keep(caller.id, wish, pieces(MAX_UPLOAD))
         return fal_storage.kept(links.file(key))
 
     @blueprint.post("/fal/cdn/files/upload/multipart/")
@@ -113,13 +113,13 @@ def routes(house: House, receiving: Receiving) -> flask.Blueprint:
         caller = doorman.uploader()
         ticket = uploads.ticket(ticket_id, in_parts=True)
         if (ticket.caller, ticket.key) != (caller.id, key):
-            raise NotFound("No upload of yours is open at this address; it may have expired. Begin a new one.")
+            raise NotFound(NO_TICKET)
         return ticket
 
     def part(ticket: Ticket, number_text: str) -> flask.Response:
         query.refuse_others()
         number = fal_storage.part_number(number_text)
-        with receiving.place(ticket.caller), impatience():
+        with receiving.place(ticket.caller):
             etag = uploads.add_part(ticket, number, pieces(uploads.room(ticket, number)))
         response = flask.jsonify(fal_storage.part(number, etag))
         response.set_etag(etag)

@@ -5,17 +5,18 @@ Any key is ignored. An upload may be anything: it is shown as a picture only whe
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 
 import flask
 from werkzeug.exceptions import PreconditionFailed
 
 from farm import clock
-from farm.errors import NotFound
-from farm.storage.storage import HEAD_BYTES, KEEP_SECONDS, Picture, Storage, begins_like, name_in
+from farm.errors import NotFound, StoreUnavailable
+from farm.jobstore.store import JobStore
+from farm.storage.storage import HEAD_BYTES, KEEP_SECONDS, Name, Picture, Storage, begins_like, name_in
 
 
-def routes(storage: Storage) -> flask.Blueprint:
+def routes(storage: Storage, store: JobStore) -> flask.Blueprint:
     blueprint = flask.Blueprint("files", __name__)
 
     @blueprint.get("/files/<key>")
@@ -24,11 +25,10 @@ def routes(storage: Storage) -> flask.Blueprint:
         if name is None or picture is None:
             raise NotFound(f"No file is here under the name '{key}'.")
         response = _head(key, picture)
-        if name.until:
-            response.cache_control.max_age = min(KEEP_SECONDS, name.until - clock.now_us() // 1_000_000)
-            if name.extension == "bin" or not begins_like(name.extension, _beginning(storage, key, picture)):
-                response.content_type = "application/octet-stream"
-                response.headers["Content-Disposition"] = "attachment"
+        _say_how_long(response, _left_seconds(name, store))
+        if name.until and not _begins_as_it_says(name, storage, key, picture):
+            response.content_type = "application/octet-stream"
+            response.headers["Content-Disposition"] = "attachment"
         wants_a_part = _wants_a_part(picture)
         response.make_conditional(flask.request, accept_ranges=wants_a_part, complete_length=picture.bytes)
         response.accept_ranges = "bytes"
@@ -49,10 +49,26 @@ def _head(key: str, picture: Picture) -> flask.Response:
     response.content_length = picture.bytes
     response.last_modified = picture.stored_at
     response.set_etag(key)  # what is stored under a key never changes
-    response.cache_control.public = True
-    response.cache_control.max_age = KEEP_SECONDS
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"  # pages of others may show it
     return response
+
+
+def _left_seconds(name: Name, store: JobStore) -> int:
+    """How long what lies under this name will be there; 0 where nobody can tell."""
+    until_us = name.until * 1_000_000 if name.until else None
+    if name.job_id:
+        with suppress(StoreUnavailable):
+            until_us = store.forgotten_us(name.job_id)
+    return max(0, (until_us or 0) - clock.now_us()) // 1_000_000
+
+
+def _say_how_long(response: flask.Response, seconds: int) -> None:
+    """Have it kept for so long, at most, by the browser of whoever knows its name, and by nobody on the way."""
+    response.cache_control.private = True
+    if seconds:
+        response.cache_control.max_age = min(KEEP_SECONDS, seconds)
+    else:
+        response.cache_control.no_cache = True
 
 
 def _wants_a_part(picture: Picture) -> bool:
@@ -64,6 +80,11 @@ def _wants_a_part(picture: Picture) -> bool:
     return (
         asked is not None and asked.units == "bytes" and len(asked.ranges) == 1 and asked.ranges[0][0] >= -picture.bytes
     )
+
+
+def _begins_as_it_says(name: Name, storage: Storage, key: str, picture: Picture) -> bool:
+    """Whether an upload is the picture that its name tells."""
+    return name.extension != "bin" and begins_like(name.extension, _beginning(storage, key, picture))
 
 
 def _beginning(storage: Storage, key: str, picture: Picture) -> bytes:

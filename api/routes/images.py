@@ -33,7 +33,7 @@ def routes(house: House) -> flask.Blueprint:
 
     @blueprint.post("/images/generations", strict_slashes=False)
     def generations() -> flask.Response:
-        caller = doorman.caller()
+        caller = doorman.submitter()
         query.refuse_others()
         body = read_body("generations")
         dialect = _dialect(service, body.fields)
@@ -42,7 +42,7 @@ def routes(house: House) -> flask.Blueprint:
 
     @blueprint.post("/images/edits", strict_slashes=False)
     def edits() -> flask.Response:
-        caller = doorman.caller()
+        caller = doorman.submitter()
         query.refuse_others()
         body = _form() if flask.request.mimetype == multipart.TYPE else read_body("edits", most=IMAGES_BODY)
         dialect = _dialect(service, body.fields)

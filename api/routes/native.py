@@ -19,6 +19,7 @@ from farm.dialects import native
 from farm.errors import FarmError, Forbidden, InvalidRequest, Problem
 from farm.job import Change, Job, Moment, State
 from farm.jobstore.feed import News
+from farm.jobstore.store import Accepted
 from farm.links import Links
 from farm.service import random_seed
 
@@ -35,15 +36,14 @@ def routes(house: House) -> flask.Blueprint:
 
     @blueprint.post("/jobs")
     def submit() -> tuple[dict[str, Any], int, dict[str, str]]:
-        caller = doorman.caller()
+        caller = doorman.submitter()
         query.refuse_others()
         body = read_body(native.NAME, most=IMAGES_BODY)  # the model is told in it
         endpoint = _endpoint(body.fields)
         model = service.model(endpoint)
         order = native.read(body.fields, model=model.name, spare_seed=random_seed())
         accepted = service.submit(caller, replace(order, idempotency_key=body.idempotency_key, body_digest=body.digest))
-        headers = {"Idempotent-Replayed": "true"} if accepted.repeated else {}
-        return native.accepted(accepted.id, links.base), 202, headers
+        return native.accepted(accepted.id, links.base), 202, _replayed(accepted)
 
     @blueprint.get("/jobs")
     def page() -> dict[str, Any]:
@@ -77,6 +77,13 @@ def routes(house: House) -> flask.Blueprint:
         outcome = service.cancel(caller, job_id)
         return {"id": job_id, "outcome": outcome}, 202 if outcome == "stopping" else 200
 
+    @blueprint.post("/jobs/<job_id>/retry")
+    def retry(job_id: str) -> tuple[dict[str, Any], int, dict[str, str]]:
+        caller = doorman.submitter()
+        query.refuse_others()
+        accepted = service.retry(caller, job_id)
+        return native.accepted(accepted.id, links.base), 202, _replayed(accepted)
+
     @blueprint.get("/jobs/<job_id>/events")
     def job_events(job_id: str) -> flask.Response:
         caller, seen = doorman.caller(), last_event_id(".")
@@ -102,6 +109,7 @@ def routes(house: House) -> flask.Blueprint:
         query.refuse_others()
         lanes = census.queues()
         return {
+            "paused": census.is_paused(),
             "unprepared": census.unprepared(),
             "waiting": sum(lane.jobs for lane in lanes),
             "processing": census.processing(),
@@ -113,10 +121,30 @@ def routes(house: House) -> flask.Blueprint:
 
     @blueprint.get("/workers")
     def workers() -> dict[str, Any]:
-        if not doorman.caller().is_admin:
-            raise Forbidden("Only an admin key may see the workers.")
+        refuse_all_but_admins("see the workers")
         query.refuse_others()
         return {"workers": [{"id": w.id, "silent_seconds": w.silent_seconds, **w.facts} for w in census.workers()]}
+
+    @blueprint.post("/workers/<worker_id>/drain")
+    def drain(worker_id: str) -> tuple[dict[str, Any], int]:
+        refuse_all_but_admins("drain a worker")
+        query.refuse_others()
+        service.drain(worker_id)
+        return {"id": worker_id, "draining": True}, 202
+
+    @blueprint.post("/pause")
+    def pause() -> dict[str, Any]:
+        refuse_all_but_admins("pause the farm")
+        query.refuse_others()
+        service.pause()
+        return {"paused": True}
+
+    @blueprint.post("/resume")
+    def resume() -> dict[str, Any]:
+        refuse_all_but_admins("resume the farm")
+        query.refuse_others()
+        service.resume()
+        return {"paused": False}
 
     @blueprint.get("/models")
     def models() -> dict[str, Any]:
@@ -137,7 +165,16 @@ def routes(house: House) -> flask.Blueprint:
             ]
         }
 
+    def refuse_all_but_admins(what: str) -> None:
+        if not doorman.caller().is_admin:
+            raise Forbidden(f"Only an admin key may {what}.")
+
     return blueprint
+
+
+def _replayed(accepted: Accepted) -> dict[str, str]:
+    """The header of an answer that names a job which was there already."""
+    return {"Idempotent-Replayed": "true"} if accepted.repeated else {}
 
 
 def _endpoint(body: dict[str, Any]) -> str:

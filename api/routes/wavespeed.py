@@ -27,7 +27,7 @@ def routes(house: House) -> flask.Blueprint:
 
     @blueprint.post("/<other_than('(?:predictions|webhook/secret|media/uploads?)(?:/|$)'):endpoint>")
     def submit(endpoint: str) -> dict[str, Any]:
-        caller = doorman.caller()
+        caller = doorman.submitter()
         endpoint = endpoint.rstrip("/")
         model = _model(service, endpoint)
         body = read_body(wavespeed.NAME, endpoint, most=IMAGES_BODY)

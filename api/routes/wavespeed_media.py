@@ -11,7 +11,7 @@ import flask
 from werkzeug.exceptions import BadRequest
 
 from api import query
-from api.body import impatience, pieces, read_bytes
+from api.body import pieces, read_bytes
 from api.house import House
 from api.receiving import Receiving, file_in_form
 from farm.catalogue import MAX_UPLOAD
@@ -39,7 +39,7 @@ def routes(house: House, receiving: Receiving) -> flask.Blueprint:
         ticket = uploads.ticket(ticket_id)
         if (sent := flask.request.headers.get("Content-Type", "")) != ticket.content_type:
             raise BadRequest(f"Content-Type: '{sent[:80]}' is not what the ticket says; send '{ticket.content_type}'.")
-        with receiving.place(ticket.caller), impatience():
+        with receiving.place(ticket.caller):
             uploads.fill(ticket, pieces(ticket.size))
         return wavespeed.envelope({})
 
@@ -47,10 +47,10 @@ def routes(house: House, receiving: Receiving) -> flask.Blueprint:
     def form() -> dict[str, Any]:
         caller = doorman.caller()
         query.refuse_others()
-        with receiving.place(caller.id), impatience():
+        with receiving.place(caller.id):
             file, content = file_in_form(pieces(MAX_UPLOAD), wavespeed_media.FIELD)
             content_type = file.headers.get("Content-Type", wavespeed_media.DEFAULT_TYPE)
-            key, size = uploads.keep(Wish(content_type), content)
+            key, size = uploads.keep(caller.id, Wish(content_type), content)
         about = wavespeed_media.kept(links.file(key), content_type=content_type, filename=file.filename, size=size)
         return wavespeed.envelope(about)
 

@@ -1,6 +1,9 @@
-"""`farm workers` and `farm models`: what renders here, and what it serves."""
+"""`farm workers`, `farm pause`, `farm resume`, `farm models`: what renders here, whether it does, what it serves."""
 
 from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
@@ -23,6 +26,25 @@ def list_workers() -> None:
     found = Client(load()).get("/workers")["workers"]
     columns = ("id", "state", "models", "weights", "jobs", "seen", "version")
     show(columns, [_worker_row(worker) for worker in found])
+
+
+@workers.command()
+def drain(worker_id: Annotated[str, typer.Argument(metavar="ID", help="The worker's id.")]) -> None:
+    """Have a worker finish or hand back what it holds, and leave."""
+    Client(load()).post(f"/workers/{quote(worker_id, safe='')}/drain")
+    print("draining: it takes nothing more, and leaves")
+
+
+def pause() -> None:
+    """Have the workers take nothing new; what is submitted waits."""
+    Client(load()).post("/pause")
+    print("paused: go on with `farm resume`")
+
+
+def resume() -> None:
+    """Let the workers go on."""
+    Client(load()).post("/resume")
+    print("resumed")
 
 
 def models() -> None:

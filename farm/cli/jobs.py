@@ -49,6 +49,12 @@ def cancel(job_id: JobId) -> None:
 
 
 @app.command()
+def retry(job_id: JobId) -> None:
+    """Ask for a failed job once more, as a new one."""
+    print(Client(load()).post(f"/jobs/{job_id}/retry")["id"])
+
+
+@app.command()
 def delete(job_id: JobId) -> None:
     """Remove a finished job: record, prompt and pictures."""
     Client(load()).delete(f"/jobs/{job_id}")

@@ -20,6 +20,9 @@ from farm.settings import load
 from farm.supervisor import API_GRACE_SECONDS, Child, Supervisor
 from farm.telemetry import set_up_log
 
+#: A connection that stays open would hold up the API's end by two seconds.
+_ONCE = {"Connection": "close"}
+
 Host = Annotated[str, typer.Option(help="Address to listen on; anything but loopback needs API keys.")]
 Port = Annotated[int, typer.Option(help="Port to listen on.")]
 DataFolder = Annotated[Path, typer.Option("--data-dir", help="Where everything is kept.")]
@@ -41,7 +44,7 @@ def up(
     folder = DataDir(data_dir)
     folder.take()
     refuse_taken_port(host, port)
-    server = None if settings.redis_url else EmbeddedRedis(folder.path)
+    server = None if settings.redis_url else EmbeddedRedis(folder.path, fsync=settings.redis_fsync)
     url = settings.redis_url or (server.url if server else "")
     address = f"{'https' if tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
     farm = Supervisor(
@@ -49,7 +52,12 @@ def up(
         api=Child("API", api_program(host, port, folder.path, tls_cert, tls_key), grace_seconds=API_GRACE_SECONDS),
         workers=[
             *(
-                Child(f"worker {number}", worker_program(folder.path), grace_seconds=settings.grace_seconds)
+                Child(
+                    f"worker {number}",
+                    worker_program(folder.path),
+                    grace_seconds=settings.grace_seconds,
+                    is_dismissed=lambda pid: is_dismissed(url, pid),
+                )
                 for number in range(1, workers + 1)
             ),
             Child("webhook worker", webhook_program(folder.path), grace_seconds=settings.grace_seconds),
@@ -118,10 +126,18 @@ def refuse_taken_port(host: str, port: int) -> None:
 def api_answers(address: str) -> bool:
     try:
         # Only whether it answers: its certificate may be for another name than this one.
-        return urllib3.request("GET", f"{address}/readyz", timeout=2, retries=False).status == 200
+        return urllib3.request("GET", f"{address}/readyz", timeout=2, retries=False, headers=_ONCE).status == 200
     except urllib3.exceptions.SSLError:
         return True
     except urllib3.exceptions.HTTPError:
+        return False
+
+
+def is_dismissed(url: str, pid: int) -> bool:
+    """Whether the worker that was this process had been told to leave with `farm workers drain`."""
+    try:
+        return Census(connect(url)).is_dismissed(socket.gethostname(), pid)
+    except StoreUnavailable:
         return False
 
 

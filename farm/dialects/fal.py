@@ -19,6 +19,7 @@ from farm.errors import (
     ModelNotServed,
     NotFound,
     NotReady,
+    OutOfMemory,
     Problem,
     RenderError,
     SafetyError,
@@ -39,10 +40,10 @@ REQUEST_TIMEOUT = "X-Fal-Request-Timeout"
 LIFECYCLE = "X-Fal-Object-Lifecycle-Preference"
 STORE_IO = "X-Fal-Store-IO"
 NO_RETRY = "X-Fal-No-Retry"
+RUNNER_HINT = "X-Fal-Runner-Hint"
 
 #: fal's request headers that are taken and change nothing here, each for its reason.
 TOLERATED_HEADERS = {
-    "X-Fal-Runner-Hint": "a wish for a certain runner; any worker renders the same pixels",
     "X-Fal-Retry-Config": "fal ignores it too, on models that it shares",
     "X-Fal-Tags": "labels for fal's own reports",
     "X-App-Fal-Disable-Fallback": "there is no other model to fall back to",
@@ -72,6 +73,7 @@ _OF_INPUTS = (
 FAILURES: dict[str, tuple[int, str, Literal["model", "platform"]]] = {
     **{slug: (422, slug, "model") for slug in _OF_INPUTS},
     Code.START_TIMEOUT: (504, "startup_timeout", "platform"),
+    Code.RENDER_TIMEOUT: (504, "generation_timeout", "model"),
     Code.CANCELLED: (499, "client_cancelled", "platform"),
     Code.CLIENT_DISCONNECTED: (499, "client_disconnected", "platform"),
     Code.PREPARATION_FAILED: (500, "internal_error", "platform"),
@@ -79,6 +81,7 @@ FAILURES: dict[str, tuple[int, str, Literal["model", "platform"]]] = {
     StorageError.code: (500, "internal_error", "platform"),
     StorageUnavailable.code: (500, "internal_error", "platform"),
     RenderError.code: (500, "internal_server_error", "model"),
+    OutOfMemory.code: (500, "internal_server_error", "model"),
     SafetyError.code: (500, "internal_server_error", "model"),
     FarmError.code: (500, "internal_server_error", "model"),
 }
@@ -104,6 +107,8 @@ _OWN_LIMITS = ("request_timeout", "startup_timeout")
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,20})?")
 #: fal's least limit on the time until the start is more than this, in seconds. Source: its page on platform headers.
 _LEAST_TIMEOUT = 0.1
+#: Longest word, in characters, for requests that prefer the same worker.
+_LONGEST_HINT = 256
 #: Words for yes and no in headers.
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
@@ -125,6 +130,7 @@ def conditions(header: Callable[[str], str | None]) -> Conditions:
         keep_seconds=_read(header, LIFECYCLE, keep_seconds, 0),
         may_retry=not _read(header, NO_RETRY, _flag, False),
         keeps_payload=_read(header, STORE_IO, _flag, True),
+        runner_hint=_read(header, RUNNER_HINT, _hint, ""),
     )
 
 
@@ -149,6 +155,13 @@ def _flag(text: str) -> bool:
     if (flag := _FLAGS.get(text.lower())) is None:
         raise InvalidRequest([Problem("", f"'{text[:40]}' is neither; allowed: {', '.join(_FLAGS)}", "bool_parsing")])
     return flag
+
+
+def _hint(text: str) -> str:
+    if not (0 < len(text) <= _LONGEST_HINT and text.isascii() and text.isprintable()):
+        message = f"it is no hint; allowed: 1 to {_LONGEST_HINT} printable ASCII characters"
+        raise InvalidRequest([Problem("", message, "string_pattern_mismatch")])
+    return text
 
 
 def application(endpoint: str) -> str:

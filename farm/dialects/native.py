@@ -123,6 +123,8 @@ def view(job: Job, links: Links, *, inline: bool = False) -> dict[str, Any]:
         "images": [_image(image, links, inline=inline) for image in result.images] if result else [],
         "seed": request.seed,
         "has_nsfw_concepts": list(result.flagged) if result else [],
+        "retry_of": job.retry_of or None,
+        "retried_as": job.retried_as or None,
         "timings": result.timings if result else {},
         "warnings": list(result.warnings if result else request.notes),
         "build": result.build if result else None,

@@ -105,6 +105,7 @@ FAILURES: dict[str, int] = {
     Code.CANCELLED: 499,
     Code.CLIENT_DISCONNECTED: 499,
     Code.START_TIMEOUT: 504,
+    Code.RENDER_TIMEOUT: 504,
     **dict.fromkeys(
         (
             "image_load_error",
@@ -123,6 +124,8 @@ _CODES = {
     Unauthorized.code: "invalid_api_key",
     UnknownModel.code: "model_not_found",
     QueueFull.code: "rate_limit_exceeded",
+    "rate_limited": "rate_limit_exceeded",
+    "images_used_up": "insufficient_quota",
     StoreFull.code: "rate_limit_exceeded",
     TooManyHeld.code: "rate_limit_exceeded",
 }

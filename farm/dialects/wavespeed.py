@@ -59,7 +59,9 @@ _FAILURES = {
     "unsupported_image_format": INVALID_PARAMETER,
     # Not TIMED_OUT, which tells SDKs that the prediction goes on.
     Code.START_TIMEOUT: UNAVAILABLE,
+    Code.RENDER_TIMEOUT: EXECUTION_FAILED,
     "render_failed": EXECUTION_FAILED,
+    "out_of_memory": EXECUTION_FAILED,
     "storage_failed": UNAVAILABLE,
     "storage_unavailable": UNAVAILABLE,
     "safety_check_failed": INTERNAL,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,24 @@ from farm.settings import masked
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A Redis that answers: what it tells of itself, and how long that took."""
+    """A Redis that answers: what it tells of itself, and how long that took.
+
+    `fsync`: when it syncs its append-only file; none where it keeps that to itself, as managed ones do.
+    """
 
     url: str
     info: Mapping[str, Any]
     answered_in: float
+    fsync: str = ""
 
     @classmethod
     def ask(cls, client: redis.Redis, url: str) -> Server:
         began = clock.monotonic()
-        return cls(url, client.info(), clock.monotonic() - began)
+        info = client.info()
+        answered_in = clock.monotonic() - began
+        with suppress(redis.exceptions.ResponseError):
+            return cls(url, info, answered_in, str(client.config_get("appendfsync").get("appendfsync", "")))
+        return cls(url, info, answered_in)
 
 
 def at_rest(program_version: str | None = None) -> Finding:
@@ -53,6 +62,8 @@ def server(found: Server, *, own: bool, unsafe: bool) -> Iterator[Finding]:
     """What the server says of itself. `own`: the operator's, not the embedded one; `unsafe`: FARM_REDIS_UNSAFE."""
     yield _itself(found, own=own)
     yield _persistence(found.info, unsafe)
+    if found.info.get("aof_enabled") and found.fsync:
+        yield _sync(found.fsync, own=own)
     evicts = eviction_problem(found.info)
     mark = Mark.NOTE if unsafe else Mark.WRONG
     yield refused("eviction", evicts, mark) if evicts else good("eviction", "noeviction: full memory loses no job")
@@ -109,6 +120,15 @@ def _persistence(info: Mapping[str, Any], unsafe: bool) -> Finding:
         if info.get(what, "ok") != "ok":
             return wrong("persistence", f"Redis could not write its append-only file ({what})", "make room on its disk")
     return good("persistence", "append-only file, written well")
+
+
+def _sync(fsync: str, *, own: bool) -> Finding:
+    if fsync == "always":
+        return good("sync", "every change is on the disk before it is answered")
+    if fsync == "everysec":
+        more = "CONFIG SET appendfsync always" if own else "FARM_REDIS_FSYNC=always"
+        return good("sync", f"once a second: a power cut may cost the jobs of two ({more} costs none, but time)")
+    return note("sync", "when the system likes: a power cut may cost many jobs", "CONFIG SET appendfsync everysec")
 
 
 def _version_of(program: str) -> str:

@@ -47,6 +47,10 @@ def queue(census: Census, *, lease_seconds: float) -> Iterator[Finding]:
 
 
 def _queue(census: Census, lease_seconds: float) -> Iterator[Finding]:
+    if census.is_paused():
+        text = f"the farm is paused: {census.waiting()} wait, {census.processing()} in work"
+        yield note("queue", text, "farm resume")
+        return
     alive = [worker for worker in census.workers() if worker.silent_seconds <= lease_seconds]
     waiting = [lane for lane in census.queues() if lane.jobs]
     yield from (lane_finding(lane, _in_state("warm", alive)) for lane in waiting)

@@ -70,6 +70,16 @@ class Census:
         latest_us = max((served.seen_us for served in models.values()), default=0)
         return {name: served for name, served in models.items() if latest_us - served.seen_us <= GONE_SECONDS * 1e6}
 
+    def is_paused(self) -> bool:
+        """Whether workers are to take nothing."""
+        with translated():
+            return bool(self._redis.exists(keys.PAUSED))
+
+    def is_dismissed(self, host: str, pid: int) -> bool:
+        """Whether the worker that is, or was, this process of this machine has been told to leave."""
+        with translated():
+            return bool(self._redis.exists(keys.dismissed(host, pid)))
+
     def queues(self) -> list[Queue]:
         """Waiting jobs of every model that was ever announced, by priority."""
         now_us = self.now_us()
@@ -158,7 +168,7 @@ def _served(fields: dict[str, str]) -> Served:
 
 
 def _worker(name: str, facts: dict[str, str], silent_seconds: float) -> Worker:
-    private = ("nonce", "claimed", "present")
+    private = ("nonce", "claimed", "present", "drain")
     return Worker(
         id=name,
         facts={fact: value for fact, value in facts.items() if fact not in private},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import cast
@@ -33,10 +34,14 @@ class Deliveries:
         self._scripts = Scripts(client)
         self._memory = Memory(client)
 
-    def take(self, count: int, *, lease_seconds: float) -> list[Due]:
-        """Up to `count` due deliveries, one of a caller's receiver; they are this courier's for `lease_seconds`."""
+    def take(self, count: int, *, lease_seconds: float, nonce: str = "") -> list[Due]:
+        """Up to `count` due deliveries, one of a caller's receiver; they are this courier's for `lease_seconds`.
+
+        With the same `nonce` the same ones come again: so a courier that got no answer asks once more.
+        """
+        nonce = nonce or uuid.uuid4().hex
         with translated():
-            text = self._scripts.run("post", count, round(lease_seconds * 1e6), ROOM, PATIENCE, CALLERS_ROOM)
+            text = self._scripts.run("post", count, round(lease_seconds * 1e6), ROOM, PATIENCE, CALLERS_ROOM, nonce)
         found = json.loads(text)
         return [Due(**fields | {"created_us": int(fields["created_us"])}) for fields in found]
 

@@ -16,6 +16,9 @@ from farm.jobstore import keys
 #: How long one look for a message lasts, and so how long a new channel may wait to be joined, in seconds.
 _LISTEN_SECONDS = 0.05
 _RECONNECT_SECONDS = 0.5
+#: How often Redis is asked for a sign of life, in seconds; if none came since the last time, the connection is dead,
+#: though nobody was told.
+_PING_SECONDS = 5.0
 
 
 class Listener(threading.Thread):
@@ -52,13 +55,20 @@ class Listener(threading.Thread):
 
     def _listen(self) -> None:
         joined: set[str] = set()
+        asked_at, is_alive = clock.monotonic(), True
         with self._client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
             while wanted := self._wanted_now():
                 self._follow(subscription, joined, wanted)
                 joined = wanted
                 message = subscription.get_message(timeout=_LISTEN_SECONDS)
-                if message:
+                is_alive = is_alive or message is not None
+                if message and message["type"] == "message":
                     self._hear(message["channel"], message["data"])
+                if clock.monotonic() - asked_at > _PING_SECONDS:
+                    if not is_alive:
+                        raise redis.exceptions.ConnectionError("Redis gives no sign of life.")
+                    subscription.ping()
+                    asked_at, is_alive = clock.monotonic(), False
 
     def _follow(self, subscription: Any, joined: set[str], wanted: set[str]) -> None:
         if gone := joined - wanted:

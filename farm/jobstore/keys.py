@@ -9,6 +9,7 @@ OUTBOX = PREFIX + "outbox"
 STOP = PREFIX + "stop"
 JOBS = PREFIX + "jobs"
 LEASES = PREFIX + "leases"
+RENDER_BY = PREFIX + "render_by"
 DELAYED = PREFIX + "delayed"
 PREPARING = PREFIX + "preparing"
 SUSPECTS = PREFIX + "suspects"
@@ -18,6 +19,8 @@ EXPIRY = PREFIX + "expiry"
 WORKERS = PREFIX + "workers"
 MODELS = PREFIX + "models"
 TOTALS = PREFIX + "totals"
+#: While it stands, no worker takes anything.
+PAUSED = PREFIX + "paused"
 DUE = PREFIX + "due"
 #: The channel on which it is told that a job is to be prepared; and what stands in place of the model in the lanes of
 #: such jobs.
@@ -49,6 +52,16 @@ def changes(job_id: str) -> str:
 def jobs_of(caller: str | None) -> str:
     """The index of one caller's jobs, or of everybody's."""
     return f"{JOBS}:{caller}" if caller is not None else JOBS
+
+
+def idempotency(caller: str, key: str) -> str:
+    """The job that came of a caller's Idempotency-Key."""
+    return f"{PREFIX}idempotency:{caller}:{key}"
+
+
+def spent(caller: str) -> str:
+    """What a caller has used up of its limits."""
+    return f"{PREFIX}spent:{caller}"
 
 
 def delivery(delivery_id: str) -> str:
@@ -90,6 +103,11 @@ def upload(ticket_id: str) -> str:
     return f"{PREFIX}upload:{ticket_id}"
 
 
+def uploaded(caller: str) -> str:
+    """How many bytes a caller has uploaded within the time for which uploads are kept."""
+    return f"{PREFIX}uploaded:{caller}"
+
+
 def uploads_begun(caller: str) -> str:
     """How many uploads a caller has begun of late."""
     return f"{PREFIX}uploads_begun:{caller}"
@@ -102,6 +120,11 @@ def upload_parts(ticket_id: str) -> str:
 
 def worker(worker_id: str) -> str:
     return f"{PREFIX}worker:{worker_id}"
+
+
+def dismissed(host: str, pid: int) -> str:
+    """What tells a supervisor that a worker of its was told to leave."""
+    return f"{PREFIX}dismissed:{host}:{pid}"
 
 
 def api_key(key_id: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import cast
 
 from pydantic import TypeAdapter
 
-from farm.job import Job, NewJob, Result, State, Webhook
+from farm.job import Conditions, Job, NewJob, Result, State, Webhook
 from farm.jobstore import keys
 from farm.request import Priority, Request
 
@@ -44,7 +46,26 @@ def fields_of(new: NewJob) -> Fields:
         fields |= {"once": 1, "solo": 1}
     if not conditions.keeps_payload:
         fields["blank"] = blank(request)
+    if conditions.runner_hint:
+        fields["hint"] = conditions.runner_hint
+    if new.retry_of:
+        fields["retry_of"] = new.retry_of
     return fields
+
+
+#: What `conditions_from` needs of a record.
+CONDITIONS = ("created_us", "start_by_us", "keep_us", "once", "hint")
+
+
+def conditions_from(values: Sequence[str | None]) -> Conditions:
+    """What its caller wanted of a job that has not been told to forget its payload, from the fields `CONDITIONS`."""
+    created_us, start_by_us, keep_us, once, hint = values
+    return Conditions(
+        start_within=(int(start_by_us) - int(created_us or 0)) / 1e6 if start_by_us else 0.0,
+        keep_seconds=int(keep_us) / 1e6 if keep_us else 0.0,
+        may_retry=not once,
+        runner_hint=hint or "",
+    )
 
 
 def blank(request: Request) -> str:
@@ -61,7 +82,7 @@ def job_from(job_id: str, fields: dict[str, str]) -> Job:
         state=State(fields["state"]),
         caller=fields["caller"],
         endpoint=fields["endpoint"],
-        request=Request.model_validate_json(fields["request"]),
+        request=_request_from(fields["request"]),
         priority=cast(Priority, fields["priority"]),
         dialect=fields.get("dialect", "native"),
         webhook=_webhook(fields),
@@ -77,6 +98,8 @@ def job_from(job_id: str, fields: dict[str, str]) -> Job:
         started_us=int(fields.get("started_us", 0)),
         finished_us=int(fields.get("finished_us", 0)),
         result=result_from(result) if result else None,
+        retry_of=fields.get("retry_of", ""),
+        retried_as=fields.get("retried_as", ""),
     )
 
 
@@ -90,5 +113,12 @@ def result_text(result: Result) -> str:
     return _RESULT.dump_json(result).decode()
 
 
+# Whoever waits for a job asks for it again and again, and these two never change: they are read once.
+@lru_cache(maxsize=1024)
 def result_from(text: str) -> Result:
     return _RESULT.validate_json(text)
+
+
+@lru_cache(maxsize=1024)
+def _request_from(text: str) -> Request:
+    return Request.model_validate_json(text)

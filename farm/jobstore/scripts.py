@@ -12,7 +12,8 @@ from farm.jobstore.keys import PREFIX
 
 NAMES = (
     *("submit", "claim", "renew", "complete", "fail", "release", "cancel", "reap", "leave", "expired", "delete"),
-    *("take_unprepared", "hold_unprepared", "release_unprepared", "prepared", "refuse", "abandon"),
+    *("take_unprepared", "hold_unprepared", "release_unprepared", "prepared", "refuse"),
+    *("hold_calls", "let_be", "abandon", "drain"),
     *("post", "posted", "redeliver", "test_delivery"),
 )
 

@@ -6,6 +6,7 @@ Each change is one server-side script (`lua/`), safe to repeat when its answer w
 from __future__ import annotations
 
 import json
+import math
 import random
 import uuid
 from collections.abc import Collection, Mapping, Sequence
@@ -15,13 +16,16 @@ from typing import Literal, cast, get_args
 
 import redis
 
-from farm.errors import IdempotencyConflict, QueueFull
-from farm.job import BATCH_IMAGES, Batch, Claimed, Job, NewJob, Result, Search, State
+from farm import clock
+from farm.errors import IdempotencyConflict, NotFound
+from farm.job import BATCH_IMAGES, Batch, Claimed, Conditions, Job, NewJob, Result, Search, State
 from farm.jobstore import keys
 from farm.jobstore.connection import translated
 from farm.jobstore.memory import Memory
-from farm.jobstore.record import blank, fields_of, job_from, result_text
+from farm.jobstore.record import CONDITIONS, blank, conditions_from, fields_of, job_from, result_text
+from farm.jobstore.refusals import refusal
 from farm.jobstore.scripts import Scripts
+from farm.limits import USUAL, Limits, Quota, Spent
 from farm.request import Priority, Request
 
 #: For how long whoever removes an expired job has it for itself, in seconds.
@@ -42,15 +46,28 @@ class Terms:
     max_attempts: int
     queue_limit: int
     result_ttl_seconds: float
+    #: Submits a minute and images a day of each caller that has no limits of its own. 0: any.
+    rate_limit: int = 0
+    images_per_day: int = 0
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.rate_limit, self.queue_limit, self.images_per_day)
+    #: How long one start of a job may last.
+    render_seconds: float = 900.0
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The answer to a submit: the job, whether it was there before, and how many workers stand idle for it."""
+    """The answer to a submit: the job, whether it was there before, and how many workers stand idle for it.
+
+    `quotas` is what is left of its caller's limits by time.
+    """
 
     id: str
     repeated: bool
     idle_workers: int
+    quotas: tuple[Quota, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,36 +109,67 @@ class JobStore:
         self._terms = terms
         self._ttl_us = _us(terms.result_ttl_seconds)
         self._memory = Memory(client)
+        #: By how many seconds Redis's clock was ahead of this process's monotonic one, and when that last leapt.
+        self._ahead = math.inf
+        self._leapt_at = -math.inf
 
     # What callers do
 
-    def submit(self, new: NewJob) -> Accepted:
-        """Record a job, or raise QueueFull, StoreFull, IdempotencyConflict or StoreUnavailable and record nothing."""
-        order = new.order
+    def submit(self, new: NewJob, limits: Limits = USUAL) -> Accepted:
+        """Record a job, or raise LimitReached, StoreFull, IdempotencyConflict or StoreUnavailable and record nothing.
+
+        `limits` are its caller's own. What was submitted before counts nothing, and is not refused.
+
+        A job that repeats another (`retry_of`) is recorded once for that one: a second is answered with the first.
+        Raises NotFound where there is no such failed job any more.
+        """
+        order, limits = new.order, limits.or_else(self._terms.limits)
         with translated():
             self._memory.refuse_when_full()
-            verdict, job_id, idle = self._scripts.run(
+            verdict, job_id, idle, *used = self._scripts.run(
                 "submit",
                 new.id,
-                self._terms.queue_limit,
+                limits.waiting or 0,
                 order.idempotency_key,
                 order.body_digest,
                 order.call if order.body_digest else "",
                 int(order.is_resent),
                 _us(order.conditions.start_within),
+                limits.rate or 0,
+                limits.images_per_day or 0,
                 *chain.from_iterable(fields_of(new).items()),
             )
-        if verdict == "full":
-            raise QueueFull(f"{self._terms.queue_limit} of your jobs are waiting, and no more may; come back later.")
+        spent = Spent(*used)
         if verdict == "conflict":
             raise IdempotencyConflict
-        return Accepted(id=job_id, repeated=verdict == "repeated", idle_workers=idle)
+        if verdict == "unknown":
+            raise NotFound(f"No failed job has the id '{new.retry_of}'.")
+        if verdict not in ("accepted", "repeated"):
+            raise refusal(verdict, limits, spent)
+        return Accepted(job_id, verdict == "repeated", idle, limits.quotas(spent))
+
+    def is_known(self, caller: str, idempotency_key: str) -> bool:
+        """Whether the caller has a job that came of this Idempotency-Key."""
+        with translated():
+            return bool(self._redis.exists(keys.idempotency(caller, idempotency_key)))
+
+    def forgotten_us(self, job_id: str) -> int | None:
+        """When a job that has ended is forgotten, in microseconds since the epoch; None for any other."""
+        with translated():
+            found = self._redis.zscore(keys.EXPIRY, job_id)
+        return None if found is None else round(found)
 
     def get(self, job_id: str) -> Job | None:
         """The record, or None."""
         with translated():
             fields = cast(dict[str, str], self._redis.hgetall(keys.job(job_id)))
         return job_from(job_id, fields) if fields else None
+
+    def conditions(self, job_id: str) -> Conditions:
+        """What its caller wanted of a job beside its pictures; what became of its payload, its request tells."""
+        with translated():
+            values = cast(list[str | None], self._redis.hmget(keys.job(job_id), *CONDITIONS))
+        return conditions_from(values)
 
     def page(self, caller: str | None, *, before_us: int | None, count: int) -> list[Job]:
         """Up to `count` jobs of one caller (None: of everybody), newest first, created before `before_us`."""
@@ -187,6 +235,40 @@ class JobStore:
         with translated():
             return bool(self._scripts.run("abandon", job_id, call))
 
+    def hold_calls(self, calls: Collection[tuple[str, str]]) -> None:
+        """A sign of life for direct calls that wait, each the id of its job and the call's own name.
+
+        Three seconds after the last one (a submit is the first) a call is believed to have hung up.
+        """
+        with translated():
+            self._scripts.run("hold_calls", *chain.from_iterable(calls))
+
+    def let_be(self, job_id: str, call: str) -> None:
+        """The direct call of this name was answered before its job's end: the job goes on, whoever hangs up."""
+        with translated():
+            self._scripts.run("let_be", job_id, call)
+
+    # What operators do
+
+    def pause(self) -> None:
+        """Have no worker take anything, until `resume`. What they hold they end; whatever is submitted waits."""
+        with translated():
+            self._redis.set(keys.PAUSED, 1)
+
+    def resume(self) -> None:
+        with translated():
+            self._redis.delete(keys.PAUSED)
+
+    def drain(self, worker: str) -> bool:
+        """Have a worker take nothing more, and leave. False: there is none of this name."""
+        with translated():
+            return bool(self._scripts.run("drain", worker))
+
+    def is_to_drain(self, worker: str) -> bool:
+        """Whether this worker is to leave."""
+        with translated():
+            return bool(self._redis.hexists(keys.worker(worker), "drain"))
+
     # What preparers do
 
     def are_unprepared(self) -> bool:
@@ -208,7 +290,8 @@ class JobStore:
         """Up to `count` jobs that are to be prepared, callers in turn; nobody else has them for `lease_seconds`.
 
         Each must be ended by `prepared` or `refuse`, or be held; else it comes again when its lease is over, without
-        another such beside it. After five takes that brought nothing it ends `failed`, code `preparation_failed`.
+        another such beside it. After five takes that brought nothing it ends `failed`, code `preparation_failed`. While
+        others wait, a caller is given one more only if it then has at most half of all that are taken.
         """
         with translated():
             ids = self._scripts.run("take_unprepared", count, _us(lease_seconds), MOST_TAKES, self._ttl_us)
@@ -244,12 +327,18 @@ class JobStore:
     def claim(self, worker: str, models: Sequence[str], *, nonce: str = "") -> Claim:
         """Take the next batch for `worker` under a lease. An empty batch marks the worker idle.
 
+        While the farm is paused, or the worker is to drain, it is empty. A job with a hint that is younger than a
+        second is passed over where the worker that took its caller's last one with that hint stands idle. A start that
+        lasts longer than the terms allow is cut short by `reap`: the job ends `failed`, code `render_timeout`, or, if
+        it was not alone, comes back alone, uncharged.
+
         With the same `nonce` the same batch comes again: so a caller that got no answer asks once more.
         """
         nonce = nonce or uuid.uuid4().hex
+        ends = (self._ttl_us, _us(self._terms.render_seconds))
         with translated():
             text = self._scripts.run(
-                "claim", worker, nonce, _us(self._terms.lease_seconds), BATCH_IMAGES, self._ttl_us, *models
+                "claim", worker, nonce, _us(self._terms.lease_seconds), BATCH_IMAGES, *ends, *models
             )
         reply = json.loads(text)
         jobs = tuple(
@@ -308,13 +397,29 @@ class JobStore:
         taken, more = 0, 1
         while more:
             with translated():
-                # Right after a start of Redis every lease looks as if it had run out, though the workers live.
-                hold = float(self._redis.info("server")["uptime_in_seconds"]) < self._terms.lease_seconds
                 back, more = self._scripts.run(
-                    "reap", int(hold), self._terms.max_attempts, self._ttl_us, _us(3 * self._terms.lease_seconds)
+                    "reap",
+                    int(self._cannot_judge()),
+                    self._terms.max_attempts,
+                    self._ttl_us,
+                    _us(3 * self._terms.lease_seconds),
+                    _us(self._terms.render_seconds),
                 )
             taken += int(back)
         return taken
+
+    def _cannot_judge(self) -> bool:
+        """Whether every lease looks as if it had run out, though the workers live and will renew theirs.
+
+        So it is right after a start of Redis, and after its clock has leapt, as it does on a machine that slept.
+        """
+        server, lease = self._redis.info("server"), self._terms.lease_seconds
+        now = clock.monotonic()
+        ahead = float(server["server_time_usec"]) / 1e6 - now
+        if ahead - self._ahead > lease:
+            self._leapt_at = now
+        self._ahead = ahead
+        return float(server["uptime_in_seconds"]) < lease or now - self._leapt_at < lease
 
     def expired(self, count: int = 100) -> list[str]:
         """Ids of finished jobs whose time to be kept is over and whose end is told to all that were to be.

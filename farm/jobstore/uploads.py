@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import cast
 
 import redis
 
-from farm.errors import QueueFull
+from farm.errors import QueueFull, StoreUnavailable
 from farm.jobstore import keys
 from farm.jobstore.connection import translated
 from farm.jobstore.memory import Memory
 
+#: When it makes sense for who has uploaded too much to ask again, in seconds.
+AGAIN_SECONDS = 60
 #: How long a ticket is good for after it was last used, in seconds.
 GOOD_SECONDS = 3600
 #: Tickets that a caller is given in the time for which one is good: the job store's memory is everybody's.
@@ -41,6 +45,57 @@ class Part:
 
     digest: str
     size: int
+
+
+class Allowance:
+    """The bytes that each caller may upload within some seconds, so that nobody fills the storage for all.
+
+    They are counted from the first on, and forgotten together: of two times that follow each other, the ends may lie
+    in storage at once, and no more.
+    """
+
+    def __init__(self, client: redis.Redis, *, most: int, seconds: float) -> None:
+        self._redis = client
+        self._most = most
+        self._seconds = max(1, round(seconds))
+
+    def refuse_when_spent(self, caller: str) -> None:
+        """Raise QueueFull where there is nothing left."""
+        with translated():
+            spent = self._redis.get(keys.uploaded(caller))
+        if int(cast(str, spent) or 0) >= self._most:
+            raise self._refusal()
+
+    @contextmanager
+    def spent(self, caller: str, count: int) -> Iterator[None]:
+        """So many bytes are the caller's, if what is done with them meanwhile succeeds. Raises QueueFull for too many.
+
+        Of a caller who sends several files at once, each is counted whole before it is judged.
+        """
+        total = self._add(caller, count)
+        try:
+            if total > self._most:
+                raise self._refusal()
+            yield
+        except BaseException:
+            with suppress(StoreUnavailable):
+                self._add(caller, -count)
+            raise
+
+    def _add(self, caller: str, count: int) -> int:
+        name = keys.uploaded(caller)
+        with translated(), self._redis.pipeline() as both:
+            both.set(name, 0, ex=self._seconds, nx=True)
+            both.incrby(name, count)
+            return cast(int, both.execute()[1])
+
+    def _refusal(self) -> QueueFull:
+        refusal = QueueFull(
+            f"Too much was uploaded: allowed are {self._most / 1e9:g} GB in {self._seconds / 3600:g} hours; "
+            "come back later, or name images by URL."
+        )
+        refusal.retry_after = AGAIN_SECONDS
+        return refusal
 
 
 class Tickets:

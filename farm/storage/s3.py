@@ -113,7 +113,7 @@ class S3Storage:
         with self._asking(key):
             answer = self._looks.get_object(**self._at(key), Range=f"bytes={start}-{stop - 1}")
             self._refuse_short(answer, stop - start)
-        return Pieces(_Body(answer["Body"], self._bucket), stop - start)
+            return Pieces(_Body(answer["Body"], self._bucket), stop - start)
 
     def read(self, key: str) -> bytes:
         with self._asking(key):

@@ -146,19 +146,34 @@ class Source(Protocol):
 
 
 class Pieces:
-    """A picture's bytes, piece by piece. Closing it gives back the file or the connection behind."""
+    """A picture's bytes, piece by piece. Closing it gives back the file or the connection behind.
+
+    The first is read at once: a storage that breaks off before it says so while whoever asked can still be told.
+    """
 
     def __init__(self, source: Source, length: int) -> None:
         self._source = source
         self._left = length
+        try:
+            self._first = self._read()
+        except BaseException:
+            source.close()
+            raise
 
     def __iter__(self) -> Iterator[bytes]:
-        while self._left > 0 and (piece := self._source.read(min(self._left, PIECE_BYTES))):
-            self._left -= len(piece)
+        piece, self._first = self._first, b""
+        while piece:
             yield piece
+            piece = self._read()
 
     def close(self) -> None:
         self._source.close()
+
+    def _read(self) -> bytes:
+        """The next piece; nothing at the end."""
+        piece = self._source.read(min(self._left, PIECE_BYTES)) if self._left > 0 else b""
+        self._left -= len(piece)
+        return piece
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import random
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 
 import structlog
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_delay,
+    stop_when_event_set,
+    wait_random_exponential,
+)
 
 from farm import __version__, clock
 from farm.crew import Crew
@@ -33,7 +41,8 @@ MOST_RETRY_AFTER = 3600.0
 _GONE = 410
 #: So much of an answer is kept, in characters.
 _ANSWER = 512
-#: How long the outcome of a try is offered to a job store that does not answer, in seconds: less than its lease.
+#: How long a job store that does not answer is asked for a delivery, or told what came of one, in seconds: for less
+#: than its lease.
 _INSIST_SECONDS = 30.0
 
 _log = structlog.get_logger(__name__)
@@ -73,7 +82,16 @@ class Courier:
         self._crew.close()
 
     def _take(self) -> Due | None:
-        found = self._deliveries.take(1, lease_seconds=LEASE_SECONDS)
+        """What is given and not heard of would keep its receiver waiting: it is asked for until it is known."""
+        nonce = uuid.uuid4().hex
+        asking = Retrying(
+            retry=retry_if_exception_type(StoreUnavailable),
+            wait=wait_random_exponential(multiplier=0.1, max=2),
+            stop=stop_after_delay(_INSIST_SECONDS) | stop_when_event_set(self._crew.draining),
+            sleep=sleep_using_event(self._crew.draining),
+            reraise=True,
+        )
+        found = asking(self._deliveries.take, 1, lease_seconds=LEASE_SECONDS, nonce=nonce)
         return found[0] if found else None
 
     def _try(self, due: Due) -> None:

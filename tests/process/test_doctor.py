@@ -219,6 +219,25 @@ def test_a_redis_that_would_lose_jobs(
     assert words[0] in unsafe.says(name, "note")
 
 
+@pytest.mark.parametrize(
+    ("fsync", "mark", "words"),
+    [
+        ("always", "good", "on the disk before it is answered"),
+        ("everysec", "good", "CONFIG SET appendfsync always"),
+        ("no", "note", "CONFIG SET appendfsync everysec"),
+    ],
+)
+def test_what_a_power_cut_may_cost(
+    own: redis.Redis, own_url: str, tmp_path: Path, fsync: str, mark: str, words: str
+) -> None:
+    with configured(own, "appendfsync", fsync):
+        report = doctor(tmp_path, FARM_REDIS_URL=own_url)
+
+    (found,) = [finding for finding in report.findings if finding["name"] == "sync"]
+    assert found["mark"] == mark
+    assert words in found["text"] + found["remedy"]
+
+
 def test_a_redis_that_is_too_full(own: redis.Redis, own_url: str, tmp_path: Path) -> None:
     used = own.info("memory")["used_memory"]
     with configured(own, "maxmemory", str(round(used / 0.9))):

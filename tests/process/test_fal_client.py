@@ -17,7 +17,6 @@ from typing import Any
 import fal_client
 import fal_client.client as fc
 import pytest
-import trustme
 from PIL import Image
 
 from farm.catalogue import KONTEXT_SIZES
@@ -390,18 +389,6 @@ watched = fal_client.subscribe("{ENDPOINT}", arguments, with_logs=True, on_queue
 called = fal_client.run("{ENDPOINT}", arguments)
 print(json.dumps([watched["images"][0]["url"], called["images"][0]["url"], type(statuses[-1]).__name__]))
 """
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> Certificate:
-    authority = trustme.CA()
-    issued = authority.issue_cert("127.0.0.1", "localhost")
-    certificate = Certificate(tmp_path / "chain.pem", tmp_path / "key.pem", tmp_path / "authority.pem")
-    for number, blob in enumerate(issued.cert_chain_pems):
-        blob.write_to_path(certificate.chain, append=number > 0)
-    issued.private_key_pem.write_to_path(certificate.key)
-    authority.cert_pem.write_to_path(certificate.authority)
-    return certificate
 
 
 def test_over_tls_the_environment_alone_redirects_it(tmp_path: Path, certificate: Certificate) -> None:

@@ -110,7 +110,9 @@ def ids(farm: RunningFarm) -> list[str]:
 
 def let_go(farm: RunningFarm) -> set[str]:
     """The jobs whose callers have left, and may come back."""
-    return set(cast(list[str], farm.redis.zrange(keys.LETTING_GO, 0, -1)))
+    seconds, _ = farm.redis.time()
+    # For half a minute from when they left; where somebody waits, that is still to begin.
+    return set(cast(list[str], farm.redis.zrangebyscore(keys.LETTING_GO, 0, (seconds + 30) * 1_000_000)))
 
 
 def is_held(farm: RunningFarm) -> bool:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from urllib3.filepost import encode_multipart_formdata
 
 from farm.catalogue import KONTEXT_SIZES
 from farm.jobstore import keys
 from tests.farms import RunningFarm, pids, running_farm, wait_for
 from tests.host import Host, running_host
+from tests.odd_pictures import chunk, png_of
 from tests.pictures import a_picture, data_uri
 
 PICTURE = a_picture(320, 256, colour="orange")
@@ -90,6 +95,66 @@ def test_what_is_at_the_url_is_told_where_it_is_no_picture(farm: RunningFarm, ho
 
     assert (view["status"], view["code"]) == ("failed", "image_load_error")
     assert view["error"].startswith("image_url (127.0.0.1): ")
+
+
+def bombs() -> dict[str, list[bytes]]:
+    """Pictures that would cost more than they are worth, or are none, by what is told of them."""
+    picture = a_picture(form="JPEG")
+    unpacks = chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(50_000_000), 9))
+    return {
+        "image_too_large": [png_of(8001, 8000, rows=b""), png_of(2**31 - 1, 2**31 - 1, rows=b"")],
+        "image_load_error": [
+            picture[: len(picture) // 2],
+            png_of(20, 20, rows=bytes(60), extra=unpacks),
+            picture[:2] + b"\xff\xe5\0\2" * 110_000 + picture[2:],
+            b"<!doctype html><script>alert(1)</script>",
+        ],
+        "unsupported_image_format": [b'<svg xmlns="http://www.w3.org/2000/svg"/>', b"%PDF-1.7", b"GIF89a"],
+        "image_too_small": [a_picture(8, 8)],
+    }
+
+
+def largest() -> bytes:
+    """A whole picture of 64 megapixels, in black and white."""
+    content = io.BytesIO()
+    Image.new("1", (8000, 8000)).save(content, "PNG")
+    return content.getvalue()
+
+
+def is_told_at_once(farm: RunningFarm, content: bytes, kind: str) -> bool:
+    """Whether a submit is refused that brings this: for what its headers say."""
+    body = {"model": "kontext", "prompt": "x", "image_url": data_uri(content)}
+    answer = farm.call("POST", "/farm/v1/jobs", body)
+    if answer.status == 202:
+        assert farm.wait_for_end(answer.json["id"])["code"] == kind
+        return False
+    assert (answer.status, answer.json["errors"][0]["type"]) == (422, kind)
+    return True
+
+
+def by_form(farm: RunningFarm, content: bytes) -> int:
+    """How a form with this picture is answered."""
+    form, kind = encode_multipart_formdata([("model", "kontext"), ("prompt", "x"), ("image", ("a.png", content))])
+    return farm.call("POST", "/v1/images/edits", form, Content_Type=kind).status
+
+
+def test_no_picture_takes_the_preparer_or_another_job_with_it(farm: RunningFarm, host: Host) -> None:
+    """By each way in: as a data URI, a form, an upload, and at a URL."""
+    (preparer,) = preparers(farm)
+    waiting: list[tuple[str, str]] = []
+    for kind, contents in bombs().items():
+        for number, content in enumerate(contents):
+            urls = [host.serve(f"/{kind}{number}", content), upload(farm, content)]
+            if is_told_at_once(farm, content, kind):
+                assert 400 <= by_form(farm, content) < 500
+            waiting += [(submit(farm, image_url=url), kind) for url in urls]
+    good = [submit(farm, image_url=data_uri(content)) for content in (PICTURE, largest())]
+
+    assert [farm.wait_for_end(job_id)["code"] for job_id, _ in waiting] == [kind for _, kind in waiting]
+    assert [farm.wait_for_end(job_id)["status"] for job_id in good] == ["completed"] * 2
+    assert preparers(farm) == [preparer]
+    words = Path(f"/proc/{preparer}/status").read_text().split()
+    assert int(words[words.index("VmHWM:") + 1]) < 600 * 1024
 
 
 def test_nothing_is_lost_when_the_preparer_is_killed(tmp_path: Path, host: Host) -> None:

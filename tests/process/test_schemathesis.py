@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.farms import RunningFarm, clean_environment, running_farm
+from tests.farms import Answer, RunningFarm, clean_environment, farm_command, running_farm
 
 CHECKS = (
     "not_a_server_error",
@@ -40,16 +40,46 @@ expected-statuses = ["2xx", "3xx", "4xx", "504"]
 OUTSIDE = "https://you.example"
 
 
+QUICK = {"FARM_SIMULATED_STEP_MS": "0.1", "FARM_WEBHOOK_ALLOW": "127.0.0.1"}
+
+
+class KeyedFarm(RunningFarm):
+    """A farm with keys on, which is called with one."""
+
+    key = ""
+
+    def call(self, method: str, path: str, body: object = None, **headers: str) -> Answer:
+        return super().call(method, path, body, **({"Authorization": f"Bearer {self.key}"} | headers))
+
+    def create(self, name: str) -> str:
+        """A key."""
+        made = farm_command("keys", "create", name, "--data-dir", str(self.data_dir))
+        return made.stdout.strip()
+
+
 @pytest.fixture
 def farm(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[RunningFarm]:
     """A quick farm, which holds direct calls for the seconds that a test says."""
-    settings = {"FARM_SIMULATED_STEP_MS": "0.1", "FARM_WEBHOOK_ALLOW": "127.0.0.1"}
-    with running_farm(tmp_path / "data", **settings, FARM_HOLD_SECONDS=request.param) as farm:
+    with running_farm(tmp_path / "data", **QUICK, FARM_HOLD_SECONDS=request.param) as farm:
         yield farm
 
 
 @pytest.fixture
+def keyed(tmp_path: Path) -> Iterator[KeyedFarm]:
+    """One with keys on."""
+    farm = KeyedFarm(tmp_path / "data", environment=QUICK | {"FARM_AUTH": "keys", "FARM_HOLD_SECONDS": "0.2"})
+    farm.start()
+    farm.key = farm.create("ada")
+    yield farm
+    assert farm.stop() == 0
+
+
+@pytest.fixture
 def document(farm: RunningFarm, tmp_path: Path) -> Path:
+    return described(farm, tmp_path)
+
+
+def described(farm: RunningFarm, tmp_path: Path) -> Path:
     """What the farm says of itself; its examples are here, and its ids are of what is there."""
     text = farm.call("GET", "/openapi.json").body.decode()
     said = json.loads(text.replace(f"{OUTSIDE}/fox.png", _fox()).replace(OUTSIDE, "http://127.0.0.1:9"))
@@ -91,11 +121,11 @@ def _name(methods: dict[str, Any], ids: list[str]) -> None:
                 parameter["schema"] = {"enum": ids}
 
 
-def run(document: Path, farm: RunningFarm, *options: str, checks: tuple[str, ...] = CHECKS) -> None:
+def run(document: Path, farm: RunningFarm, *options: str, checks: tuple[str, ...] = CHECKS, key: str = "any") -> None:
     # One worker: with more, Python 3.11 trips over a bug of its own in the compiler that the tool uses.
     command = [sys.executable, "-m", "schemathesis.cli", "run", str(document), "--url", farm.url, "--workers", "1"]
     command += ["--checks", ",".join(checks), "--exclude-path", STREAM, "--continue-on-failure", "--no-color"]
-    command += ["--request-timeout", "60", "--warnings", "off", "-H", "Authorization: Bearer any", *options]
+    command += ["--request-timeout", "60", "--warnings", "off", "-H", f"Authorization: Bearer {key}", *options]
     (document.parent / "schemathesis.toml").write_text(SETTINGS)
     done = subprocess.run(
         command, cwd=document.parent, env=clean_environment(), capture_output=True, text=True, check=False
@@ -121,3 +151,14 @@ def test_the_limits_of_what_is_described_hold(document: Path, farm: RunningFarm)
 @pytest.mark.parametrize("farm", ["0.2"], indirect=True)
 def test_whatever_is_sent_the_answer_is_as_described(document: Path, farm: RunningFarm) -> None:
     run(document, farm, "--phases", "coverage,fuzzing", "--max-examples", "40")
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("whose", ["its own", "another's", "nobody's"])
+def test_with_keys_on_it_is_so_too(keyed: KeyedFarm, tmp_path: Path, whose: str) -> None:
+    """With the key of whom the jobs are that are named, with somebody else's, and with none that is valid."""
+    document = described(keyed, tmp_path)
+    key = {"its own": keyed.key, "another's": keyed.create("bob"), "nobody's": "srpo-nobody"}[whose]
+
+    run(document, keyed, "--phases", "coverage,fuzzing", "--max-examples", "5", "--max-time", "240", key=key)

@@ -21,6 +21,12 @@ from tests.s3 import S3, Place
 from tests.unit.samples import JOB_ID, a_request
 from workers.pipelines.simulated import SimulatedPipeline
 
+#: A put that was answered well, with the digest of something else, and stored nothing; and a picture that is cut off.
+NOT_DONE = Fault(answer=b'HTTP/1.1 200 OK\r\nETag: "0"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n')
+SHORT = Fault(
+    answer=b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nLast-Modified: Sat, 21 Nov 2026 12:07:21 GMT\r\n"
+    b"Connection: close\r\n\r\n"
+)
 JOBS = 200
 LEASE = 2.0
 
@@ -93,10 +99,26 @@ def long_outage(way: FaultyWay) -> None:
     way.come_up()
 
 
+def half_a_minute_of_everything(way: FaultyWay) -> None:
+    """Each kind of trouble for some of the requests: refused, not answered, slow, done badly, and not done at all."""
+    way.strike(refusal(500, "InternalError"), share=0.1)
+    way.strike(refusal(503, "SlowDown"), share=0.1)
+    way.strike(Fault(silent=True), share=0.05)
+    way.strike(Fault(bytes_taken_per_second=1000), "PUT", share=0.1)
+    way.strike(NOT_DONE, "PUT", share=0.1)
+    way.strike(SHORT, "HEAD", share=0.1)
+    stay(30)
+    way.heal()
+
+
 @pytest.mark.parametrize(
     "outage",
-    [short_outage, pytest.param(long_outage, marks=[pytest.mark.full, pytest.mark.timeout(300)])],
-    ids=["ten seconds", "a minute"],
+    [
+        short_outage,
+        pytest.param(long_outage, marks=[pytest.mark.full, pytest.mark.timeout(300)]),
+        pytest.param(half_a_minute_of_everything, marks=[pytest.mark.full, pytest.mark.timeout(300)]),
+    ],
+    ids=["ten seconds", "a minute", "some of everything"],
 )
 def test_storage_that_goes_down_in_the_middle_of_200_jobs_costs_no_picture(
     data_dir: Path,

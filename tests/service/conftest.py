@@ -90,9 +90,16 @@ def open_api(farm: Farm) -> Iterator[Callable[..., FlaskClient]]:
     """
     listeners: list[Listener] = []
 
-    def open_one(*, with_keys: bool = False, most_streams: int = 4, safety: str = "bundled") -> FlaskClient:
+    def open_one(
+        *,
+        with_keys: bool = False,
+        most_streams: int = 4,
+        safety: str = "bundled",
+        settings: Settings = farm.settings,
+    ) -> FlaskClient:
         farm.store.renew("w", FACTS | {"safety": safety}, [])
-        app = create_app(farm, base=BASE, with_keys=with_keys, most_streams=most_streams, most_held=4)
+        own = replace(farm, settings=settings)
+        app = create_app(own, base=BASE, with_keys=with_keys, most_streams=most_streams, most_held=4)
         listeners.append(Listener(app))
         return app.test_client()
 
@@ -133,7 +140,7 @@ def workshop(farm: Farm, store: JobStore) -> Iterator[Opened]:
     opened: list[Workshop] = []
 
     def open_one(**parts: Any) -> Workshop:
-        opened.append(Workshop(farm, store, **parts))
+        opened.append(Workshop(farm, **{"store": store} | parts))
         opened[-1].open()
         return opened[-1]
 

@@ -117,9 +117,18 @@ def end_preparation(client: redis.Redis, *job_ids: str) -> None:
 
 
 def end_waiting_for_callers(client: redis.Redis) -> None:
-    """Let the time be over within which a direct call may be asked for again."""
+    """Let the time be over within which a direct call may be asked for again; whoever waits for its job still does."""
+    seconds, _ = client.time()
     for job_id in cast(list[str], client.zrange(keys.LETTING_GO, 0, -1)):
-        client.zadd(keys.LETTING_GO, {job_id: 0})
+        held_until_us = client.zscore(str(client.hget(keys.job(job_id), "direct")), job_id)
+        if held_until_us is None or held_until_us < (seconds + 1) * 1_000_000:
+            client.zadd(keys.LETTING_GO, {job_id: 0})
+
+
+def end_hold(client: redis.Redis, job_id: str) -> None:
+    """Let the API be dead in which somebody waited for this job: its last sign of life is long ago."""
+    client.zadd(str(client.hget(keys.job(job_id), "direct")), {job_id: 1})
+    client.zadd(keys.LETTING_GO, {job_id: 0})
 
 
 def outbox(client: redis.Redis) -> list[str]:

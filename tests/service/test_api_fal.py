@@ -28,6 +28,7 @@ from farm.dialects.fields import FIELDS, picture_field
 from farm.errors import StorageUnavailable
 from farm.job import Claimed, Conditions, NewJob, Order, Webhook
 from farm.jobstore.store import Accepted, JobStore
+from farm.limits import Limits
 from farm.settings import Settings
 from farm.storage.local import LocalStorage
 from tests.farms import wait_for
@@ -84,9 +85,9 @@ def orders(monkeypatch: pytest.MonkeyPatch) -> list[Order]:
     taken: list[Order] = []
     submit = JobStore.submit
 
-    def watched(store: JobStore, new: NewJob) -> Accepted:
+    def watched(store: JobStore, new: NewJob, *limits: Limits) -> Accepted:
         taken.append(new.order)
-        return submit(store, new)
+        return submit(store, new, *limits)
 
     monkeypatch.setattr(JobStore, "submit", watched)
     return taken
@@ -396,6 +397,7 @@ CONDITIONS = [
     ({"x-fal-object-lifecycle-preference": '{"expiration_duration_seconds": 60}'}, Conditions(keep_seconds=60)),
     ({"x-fal-store-io": "0"}, Conditions(keeps_payload=False)),
     ({"X-Fal-No-Retry": "1"}, Conditions(may_retry=False)),
+    ({"X-Fal-Runner-Hint": "mine"}, Conditions(runner_hint="mine")),
 ]
 
 
@@ -411,11 +413,19 @@ def test_what_the_headers_want_is_ordered(
     assert [order.conditions for order in orders] == [conditions] * 2
 
 
-@pytest.mark.parametrize("name", [fal.REQUEST_TIMEOUT, fal.LIFECYCLE, fal.STORE_IO, fal.NO_RETRY])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *((name, "soon") for name in (fal.REQUEST_TIMEOUT, fal.LIFECYCLE, fal.STORE_IO, fal.NO_RETRY)),
+        (fal.RUNNER_HINT, "h" * 300),
+    ],
+)
 @pytest.mark.parametrize("path", [FAL_QUEUE, FAL_RUN])
-def test_a_header_that_cannot_be_read_is_a_bad_request(api: FlaskClient, farm: Farm, path: str, name: str) -> None:
+def test_a_header_that_cannot_be_read_is_a_bad_request(
+    api: FlaskClient, farm: Farm, path: str, name: str, text: str
+) -> None:
     """So says fal's page of a malformed timeout; of the others it says nothing."""
-    response = api.post(path, json={"prompt": "a fox"}, headers={name: "soon"})
+    response = api.post(path, json={"prompt": "a fox"}, headers={name: text})
 
     body = fal_error(response, 400)
     assert (body["error_type"], name in body["message"]) == ("bad_request", True)

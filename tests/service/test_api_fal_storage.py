@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 from werkzeug.test import TestResponse
 
-from api import body, receiving
+from api import body, line, receiving
 from farm import clock, uploads
 from farm.bootstrap import Farm
 from farm.catalogue import MAX_UPLOAD, MOST_PARTS
@@ -29,6 +28,7 @@ from farm.jobstore import keys
 from farm.jobstore import uploads as tickets
 from farm.jobstore.uploads import Ticket, Tickets
 from farm.storage.storage import Storage, new_upload_key
+from tests import slow
 from tests.farms import wait_for
 from tests.service.calls import UNKNOWN_ID, bearer, fal_error, problem
 from tests.service.jobs import BASE
@@ -786,16 +786,15 @@ def test_a_disk_that_is_nearly_full_takes_no_uploads(
 @contextmanager
 def standing_still() -> Iterator[dict[str, Any]]:
     """The environment of a request whose body has begun, and does not go on."""
-    theirs, ours = socket.socketpair()
-    with theirs, ours, ours.makefile("rb") as stream:
+    with slow.pair() as (theirs, ours):
         theirs.sendall(b"ha")
-        yield {"gunicorn.socket": ours, "wsgi.input": stream, "CONTENT_LENGTH": "4"}
+        yield slow.awaited(ours, 4)
 
 
 def test_a_file_that_stops_coming_is_given_up(
     api: FlaskClient, monkeypatch: pytest.MonkeyPatch, stored: Callable[[], set[str]]
 ) -> None:
-    monkeypatch.setattr(body, "STALL_SECONDS", 0.05)
+    monkeypatch.setattr(line, "PATIENCE_SECONDS", 0.05)
     for method, path in (("PUT", begin(api)[0]), ("PUT", f"{begin(api, IN_PARTS)[0]}/1"), ("POST", CDN)):
         with standing_still() as environ:
             fal_error(api.open(path, method=method, environ_overrides=environ), 408)

@@ -59,7 +59,7 @@ def test_a_part_can_be_had_and_what_is_known_is_not_sent_again(api: FlaskClient,
     end = api.get(f"/files/{key}", buffered=True, headers={"Range": "bytes=-3"})
     known = api.get(f"/files/{key}", buffered=True, headers={"If-None-Match": whole.headers["ETag"]})
 
-    assert (whole.headers["Accept-Ranges"], whole.headers["Cache-Control"]) == ("bytes", "public, max-age=86400")
+    assert (whole.headers["Accept-Ranges"], whole.headers["Cache-Control"]) == ("bytes", "private, no-cache")
     assert (part.status_code, part.data, part.content_length) == (206, picture[1:4], 3)
     assert part.headers["Content-Range"] == f"bytes 1-3/{len(picture)}"
     assert (end.status_code, end.data) == (206, picture[-3:])

@@ -260,7 +260,6 @@ def test_an_object_in_a_form_is_written_with_brackets(patient: Callable[..., Fla
         ({"prompt": ["a", "b"]}, "prompt"),
         ({"image[]": a_file, "image": "https://a.example/a.png"}, "image"),
     ],
-    ids=str,
 )
 def test_what_is_wrong_with_a_form_is_refused_by_name(full: FlaskClient, fields: dict[str, Any], named: str) -> None:
     parts = {name: value() if callable(value) else value for name, value in fields.items()}

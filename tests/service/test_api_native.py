@@ -466,3 +466,53 @@ def test_the_body_as_sent_and_not_as_meant_goes_with_the_key(api: FlaskClient) -
     api.post("/farm/v1/jobs", data=b'{"model": "srpo", "prompt": "a fox"}', headers=headers)
 
     problem(api.post("/farm/v1/jobs", data=b'{"prompt": "a fox", "model": "srpo"}', headers=headers), 422)
+
+
+# What operators do
+
+
+def test_a_pause_is_shown_and_ends(api: FlaskClient, farm: Farm) -> None:
+    assert api.get("/farm/v1/queue").get_json()["paused"] is False
+
+    assert api.post("/farm/v1/pause").get_json() == {"paused": True}
+    job_id = submit(api)
+
+    assert api.get("/farm/v1/queue").get_json()["paused"] is True
+    assert jobs.take(farm.store) == ()
+    assert api.post("/farm/v1/resume").get_json() == {"paused": False}
+    assert jobs.take_one(farm.store).id == job_id
+
+
+def test_who_waits_is_woken_by_the_end_of_a_pause_and_not_before(
+    api: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rung: list[int] = []
+    monkeypatch.setattr(farm.bell, "ring", rung.append)
+    api.post("/farm/v1/pause")
+    jobs.take(farm.store)
+    submit(api)
+    farm.service.reap()
+    assert sum(rung) == 0
+
+    api.post("/farm/v1/resume")
+
+    assert sum(rung) == 1
+
+
+def test_a_worker_is_told_to_drain(api: FlaskClient, farm: Farm) -> None:
+    response = api.post("/farm/v1/workers/w/drain")
+
+    assert (response.status_code, response.get_json()) == (202, {"id": "w", "draining": True})
+    assert farm.store.is_to_drain("w")
+    problem(api.post("/farm/v1/workers/nobody/drain"), 404)
+
+
+@pytest.mark.parametrize("path", ["pause", "resume", "workers/w/drain"])
+def test_operators_have_an_admin_key(
+    keyed: FlaskClient, farm: Farm, ada: dict[str, str], admin: dict[str, str], path: str
+) -> None:
+    refused = problem(keyed.post(f"/farm/v1/{path}", headers=ada), 403)
+
+    assert "admin" in refused["detail"]
+    assert (farm.census.is_paused(), farm.store.is_to_drain("w")) == (False, False)
+    assert keyed.post(f"/farm/v1/{path}", headers=admin).status_code in (200, 202)

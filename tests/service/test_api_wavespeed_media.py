@@ -10,7 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from api import body
+from api import line
 from farm.bootstrap import Farm
 from farm.catalogue import MAX_UPLOAD
 from tests.service.calls import bearer, gateway_error
@@ -251,7 +251,7 @@ def test_a_form_larger_than_the_limit_is_413(
 def test_a_file_that_stops_coming_is_given_up(
     api: FlaskClient, monkeypatch: pytest.MonkeyPatch, stored: Callable[[], set[str]]
 ) -> None:
-    monkeypatch.setattr(body, "STALL_SECONDS", 0.05)
+    monkeypatch.setattr(line, "PATIENCE_SECONDS", 0.05)
     upload = begin(api)["upload"]
     ways = (
         ("PUT", path_of(upload["url"]), upload["headers"]["Content-Type"]),

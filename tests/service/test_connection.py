@@ -12,8 +12,12 @@ import redis
 
 from farm.bootstrap import build
 from farm.errors import ConfigurationError, StoreUnavailable
-from farm.jobstore.connection import broker_url, check, connect, translated
+from farm.jobstore import hints
+from farm.jobstore.connection import broker_url, check, connect, connect_to_listen, translated
+from farm.jobstore.hints import Listener
 from farm.settings import Settings, load
+from tests.farms import wait_for
+from tests.faults import Wire
 
 
 @pytest.fixture
@@ -129,3 +133,25 @@ def test_many_threads_may_ask_at_once(client: redis.Redis) -> None:
 
     with ThreadPoolExecutor(150) as pool:
         assert all(pool.map(ask, range(150)))
+
+
+def test_who_listens_on_a_line_that_died_without_a_word_listens_again(
+    redis_url: str, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hints, "_PING_SECONDS", 0.2)
+    wire = Wire(Path(redis_url.removeprefix("unix://")))
+    wire.open()
+    heard: list[str] = []
+    listener = Listener(connect_to_listen(f"redis://127.0.0.1:{wire.port}"), lambda _channel, text: heard.append(text))
+    listener.ask_for("channel")
+    listener.start()
+
+    def is_heard(word: str) -> bool:
+        client.publish("channel", word)
+        return word in heard
+
+    wait_for(lambda: is_heard("before"))
+    wire.die()
+    wait_for(lambda: is_heard("after"))
+    listener.drop("channel")
+    wire.close()

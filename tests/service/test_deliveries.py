@@ -118,6 +118,18 @@ def test_what_is_taken_is_nobody_elses_until_its_lease_ends(
     assert (again.id, again.fence, again.tries) == (first.id, first.fence + 1, 0)
 
 
+def test_a_courier_that_got_no_answer_is_given_the_same_again(store: JobStore, deliveries: Deliveries) -> None:
+    """Else a receiver with as many lost ones as it has room for would wait until their lease is over."""
+    for _ in range(2):
+        submit(store)
+
+    given = [deliveries.take(1, lease_seconds=60, nonce=nonce) for nonce in ("a", "a", "b", "a")]
+
+    assert given[0] == given[1] == given[3]
+    assert [len(taken) for taken in given] == [1, 1, 1, 1]
+    assert given[2] != given[0]
+
+
 def test_a_late_courier_records_its_try_and_changes_nothing(
     client: redis.Redis, store: JobStore, deliveries: Deliveries
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -14,6 +15,7 @@ from werkzeug.test import TestResponse
 
 from api.app import create_app
 from farm.bootstrap import Farm
+from farm.errors import StoreUnavailable
 from farm.job import Claimed, Job, State
 from farm.jobstore import keys
 from farm.settings import Settings
@@ -95,7 +97,9 @@ def only_job(farm: Farm) -> Job:
 
 
 def is_abandoned(farm: Farm, job: Job) -> bool:
-    return farm.redis.zscore(keys.LETTING_GO, job.id) is not None
+    direct = f"{keys.PREFIX}direct:{job.caller}:*"
+    left_at_us = [farm.redis.zscore(name, job.id) for name in farm.redis.scan_iter(direct)]
+    return any(0 < (at_us or 0) <= farm.census.now_us() for at_us in left_at_us)
 
 
 def hung_up(farm: Farm, calls: Calls, path: str) -> Job:
@@ -206,3 +210,53 @@ def test_a_call_that_waited_for_too_long_leaves_its_job_alone(farm: Farm) -> Non
 
     assert response.status_code == 504
     assert not is_abandoned(farm, only_job(farm))
+
+
+def test_a_call_shows_that_it_waits(farm: Farm, calls: Calls) -> None:
+    """However long: nobody goes on with its job, which is not given up."""
+    calls.make(FAL_RUN)
+    job = only_job(farm)
+
+    for _ in range(2):
+        jobs.end_hold(farm.redis, job.id)
+        wait_for(lambda: not is_abandoned(farm, job), what="a sign of life")
+
+    assert farm.redis.zscore(keys.LETTING_GO, job.id)
+
+
+def test_a_call_that_was_answered_shows_none(farm: Farm, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, ...]] = []
+    monkeypatch.setattr(farm.store, "hold_calls", lambda held: told.append(tuple(sorted(job for job, _ in held))))
+    quick, slow = calls.make(FAL_RUN), calls.make(FAL_RUN)
+    wait_for(lambda: len(known(farm)) == 2, what="two jobs")
+    both = tuple(sorted(job.id for job in known(farm)))
+    wait_for(lambda: told and told[-1] == both, what="one sign of life for both calls")
+
+    done, *_ = jobs.take(farm.store)
+    complete(farm, done)
+    wait_for(lambda: quick.answer.done() or slow.answer.done(), what="an answer")
+
+    wait_for(lambda: told[-1] == tuple(job_id for job_id in both if job_id != done.id), what="a sign for the other")
+
+
+def test_who_was_told_to_come_back_is_not_given_up_though_redis_was_away(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job store did not hear at once that the call was answered; it hears it as soon as it listens."""
+    farm.store.renew("w", FACTS, [])
+    hasty = replace(farm, settings=Settings(hold_seconds=0.05))
+    api = create_app(hasty, base=BASE, with_keys=False, most_streams=1, most_held=1).test_client()
+    let_be, away = farm.store.let_be, threading.Event()
+
+    def listen(job_id: str, call: str) -> None:
+        if not away.is_set():
+            away.set()
+            raise StoreUnavailable
+        let_be(job_id, call)
+
+    monkeypatch.setattr(farm.store, "let_be", listen)
+    api.post(FAL_RUN, json=BODIES[FAL_RUN])
+    job = only_job(farm)
+
+    wait_for(lambda: farm.redis.zscore(keys.LETTING_GO, job.id) is None, what="the job store's having heard")
+    assert away.is_set()

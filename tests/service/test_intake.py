@@ -17,6 +17,7 @@ from farm.errors import IdempotencyConflict, InvalidRequest, Problem, QueueFull,
 from farm.job import NewJob, Order, Source, Webhook
 from farm.jobstore import keys
 from farm.jobstore.store import JobStore
+from farm.limits import Limits
 from farm.storage.storage import name_in, new_upload_key
 from tests.pictures import a_picture, data_uri
 from tests.service import jobs
@@ -319,8 +320,8 @@ def test_what_may_have_been_recorded_keeps_its_pictures(farm: Farm, monkeypatch:
     """The record was written, and the answer was lost."""
     submit_well = JobStore.submit
 
-    def lose_the_answer(store: JobStore, new: NewJob) -> None:
-        submit_well(store, new)
+    def lose_the_answer(store: JobStore, new: NewJob, *limits: Limits) -> None:
+        submit_well(store, new, *limits)
         raise StoreUnavailable
 
     monkeypatch.setattr(JobStore, "submit", lose_the_answer)

@@ -265,7 +265,7 @@ def test_a_lost_answer_brings_the_same_jobs_again(store: JobStore, client: redis
     """The client sends the same claim again; the script knows it by its nonce."""
     for _ in range(8):
         submit(store)
-    terms = (1_000_000, 4, 1_000_000, "srpo")
+    terms = (1_000_000, 4, 1_000_000, 1_000_000, "srpo")
 
     first = store._scripts.run("claim", "w1", "a nonce", *terms)
     again = store._scripts.run("claim", "w1", "a nonce", *terms)
@@ -406,3 +406,33 @@ def test_a_worker_that_goes_after_its_first_claims_leaves_nothing(
 
     assert [name for name in names(client) if "w1" in name] == []
     assert client.smembers(keys.idle("srpo")) == {"w2"}
+
+
+def test_callers_whose_turns_are_long_past_are_forgotten(store: JobStore, client: redis.Redis) -> None:
+    """Many came once; one goes on."""
+    for number in range(20):
+        submit(store, f"once {number}", images=4)
+    for _ in range(10):
+        submit(store, "ada", images=4)
+    while take(store):
+        pass
+
+    for kind in ("asked:srpo:normal", "given:srpo:normal", "shares:w1"):
+        left = client.zrange(f"{keys.PREFIX}{kind}", 0, -1)
+        assert left == ["ada"], kind
+
+
+def test_who_is_forgotten_is_charged_no_less(store: JobStore, client: redis.Redis) -> None:
+    """Ada's turn is past bob's: bob cannot get ahead by being forgotten, nor does ada lose by it."""
+    for caller in ("bob", *["ada"] * 6):
+        submit(store, caller, images=4)
+    while take(store):
+        pass
+    assert client.zscore(f"{keys.PREFIX}asked:srpo:normal", "bob") is None
+
+    for caller in ("bob", "ada") * 3:
+        submit(store, caller, images=4)
+
+    callers = [record(store, take_one(store).id).caller for _ in range(6)]
+    # Bob's first is before ada's; the next of each are equal.
+    assert [callers[:count].count("ada") for count in (1, 3, 5)] == [0, 1, 2]

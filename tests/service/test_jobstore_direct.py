@@ -19,6 +19,7 @@ from tests.service.jobs import (
     FACTS,
     TERMS,
     direct_call,
+    end_hold,
     end_preparation,
     end_waiting_for_callers,
     held,
@@ -329,11 +330,109 @@ def test_nothing_of_the_calls_is_left(store: JobStore, client: redis.Redis, how:
     assert not [left for left in names(client) if "direct:" in left or "calls:" in left or left == keys.LETTING_GO]
 
 
-def test_a_process_that_dies_with_its_calls_ends_no_job(store: JobStore, client: redis.Redis) -> None:
-    """Nobody tells that they hung up: their jobs go on as if they had been submitted to the queue."""
-    job_id, _ = call(store)
+# Who waits shows it
 
-    let_time_pass(store, client)
 
+def test_who_shows_no_sign_of_life_is_as_good_as_gone(store: JobStore, client: redis.Redis) -> None:
+    """Its API was killed: an equal call goes on with the job, and if none comes it ends."""
+    left, _ = call(store, digest="a")
+    lost, _ = call(store, digest="b")
+    for job_id in (left, lost):
+        end_hold(client, job_id)
+
+    again = store.submit(direct_call(digest="a"))
+    store.reap()
+
+    assert (again.id, again.repeated) == (left, True)
+    assert (state(store, left), record(store, lost).code) == (State.CREATED, "client_disconnected")
+
+
+def test_a_sign_of_life_holds_for_seconds(store: JobStore, client: redis.Redis) -> None:
+    job_id, name = call(store)
+    end_hold(client, job_id)
+
+    store.hold_calls([(job_id, name)])
+
+    seconds, _ = client.time()
+    until_us = client.zscore(keys.LETTING_GO, job_id)
+    assert until_us is not None
+    assert 31 < until_us / 1e6 - seconds < 35
+    assert call(store)[0] != job_id
+
+
+@pytest.mark.parametrize("how", ["complete", "fail", "cancel", "delete"])
+def test_a_sign_of_life_changes_nothing_of_what_ended(store: JobStore, client: redis.Redis, how: str) -> None:
+    job_id, name = call(store)
     job = take_one(store)
-    assert (job.id, store.complete(job, result(job))) == (job_id, True)
+    if how == "fail":
+        store.fail(job, "render_failed", "x")
+    elif how == "cancel":
+        store.cancel(job_id)
+        store.fail(job, "cancelled", "x")
+    else:
+        store.complete(job, result(job))
+    if how == "delete":
+        store.delete(job_id)
+    before = {key: client.zrange(key, 0, -1, withscores=True) for key in names(client) if "direct" in key}
+
+    store.hold_calls([(job_id, name), ("no-job", "no-call")])
+
+    assert {key: client.zrange(key, 0, -1, withscores=True) for key in names(client) if "direct" in key} == before
+
+
+def test_a_late_sign_of_life_of_who_hung_up_means_nothing(store: JobStore) -> None:
+    job_id, name = call(store)
+    store.abandon(job_id, name)
+
+    store.hold_calls([(job_id, name)])
+
+    assert call(store)[0] == job_id
+
+
+def test_who_was_told_where_the_picture_will_be_holds_nothing(store: JobStore, client: redis.Redis) -> None:
+    """The job goes on, and only the same call, sent again, goes on with it."""
+    job_id, name = call(store)
+
+    store.let_be(job_id, name)
+    store.hold_calls([(job_id, name)])
+    store.let_be(job_id, name)  # its answer was lost
+
+    assert client.zscore(keys.LETTING_GO, job_id) is None
+    let_time_pass(store, client)
+    assert state(store, job_id) is State.CREATED
+    assert call(store)[0] != job_id
+    assert call(store, is_resent=True)[0] != call(store)[0]
+
+
+def test_the_end_of_what_nobody_holds_is_for_the_same_call_alone(store: JobStore, client: redis.Redis) -> None:
+    job_id, name = call(store)
+    store.let_be(job_id, name)
+    job = take_one(store)
+    store.complete(job, result(job))
+
+    assert call(store)[0] != job_id
+    assert call(store, is_resent=True, digest="d")[0] != job_id  # rather what still waits
+    client.zadd(keys.LETTING_GO, {job_id: 0})
+    store.reap()
+    assert client.zscore(keys.LETTING_GO, job_id) is None
+
+
+def test_a_redis_that_has_just_started_judges_nobody(store: JobStore, client: redis.Redis) -> None:
+    """All signs of life are old then."""
+    job_id, _ = call(store)
+    end_hold(client, job_id)
+
+    store._scripts.run("reap", 1, 3, 3_600_000_000, 3_000_000, 900_000_000)
+
+    assert state(store, job_id) is State.CREATED
+
+
+def test_what_one_caller_was_told_holds_beside_another_that_waits(store: JobStore, client: redis.Redis) -> None:
+    """Were the other's API killed, the job would go on all the same."""
+    job_id, first = call(store)
+    _, second = call(store, is_resent=True)
+
+    store.let_be(job_id, first)
+    store.hold_calls([(job_id, second)])
+
+    assert client.zscore(keys.LETTING_GO, job_id) is None

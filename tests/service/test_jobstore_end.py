@@ -418,6 +418,6 @@ def test_nothing_is_left_of_jobs_that_were_deleted(store: JobStore, client: redi
         assert store.delete(job_id)
 
     left = {name.removeprefix(keys.PREFIX).split(":")[0] for name in names(client)}
-    assert left == {"clock", "turn", "claimed", "totals", "fence", "outbox", "idle", "worker", "workers", "shares"}
+    assert left == {"clock", "asked", "given", "totals", "fence", "outbox", "idle", "worker", "workers", "shares"}
     assert "secret" not in str(client.xrange(keys.OUTBOX))
     assert "secret" not in str(client.hgetall(keys.worker("w1")))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
@@ -125,7 +125,8 @@ def test_who_comes_new_shares_with_who_was_there(store: JobStore) -> None:
     """Ada has had much prepared; bob's bulk does not make good for it."""
     for _ in range(20):
         submit_unprepared(store, "ada")
-        taken(store)
+        for job_id in taken(store):
+            store.prepared(job_id, ready())
     bulk = [submit_unprepared(store, "bob") for _ in range(10)]
     single = submit_unprepared(store, "ada")
 
@@ -470,3 +471,62 @@ def test_it_is_told_for_how_long_nobody_has_prepared_anything(store: JobStore, c
 
     end_preparation(client, job_id)
     assert census.unattended_seconds() >= 90
+
+
+def test_while_others_wait_a_caller_has_half_of_the_places(store: JobStore) -> None:
+    """Ada's hosts are slow, bob's jobs are done at once: ada's fill no more places than all others' together."""
+    for _ in range(8):
+        submit_unprepared(store, "ada")
+    for _ in range(20):
+        submit_unprepared(store, "bob")
+    places: list[str] = []
+    for _ in range(24):
+        places += taken(store, 8 - len(places))
+        held_by_ada = sum(record(store, job_id).caller == "ada" for job_id in places)
+        assert held_by_ada <= 4
+        quick = next(job_id for job_id in places if record(store, job_id).caller == "bob")
+        places.remove(quick)
+        store.prepared(quick, ready())
+        if not waits(store, "bob"):
+            break
+
+    assert not waits(store, "bob")
+
+
+def waits(store: JobStore, caller: str) -> bool:
+    """Whether any of its jobs stands in the line to be prepared."""
+    line = cast(list[str], store._redis.zrange(keys.waiting(keys.PREPARATION, "normal"), 0, -1))
+    return any(record(store, job_id).caller == caller for job_id in line)
+
+
+def test_who_is_alone_has_all_places(store: JobStore) -> None:
+    wanted = [submit_unprepared(store) for _ in range(8)]
+
+    assert taken(store, 8) == wanted
+
+
+@pytest.mark.parametrize("how", ["prepared", "refuse", "cancel", "release", "lose", "late"])
+def test_a_place_is_free_again(store: JobStore, client: redis.Redis, how: str) -> None:
+    places = f"{keys.PREFIX}places"
+    job_id = submit_unprepared(store)
+    taken(store)
+    assert client.hgetall(places) == {"ada": "1"}
+    if how == "prepared":
+        store.prepared(job_id, ready())
+    elif how == "refuse":
+        store.refuse(job_id, "image_load_error", "x")
+    elif how == "cancel":
+        store.cancel(job_id)
+    elif how == "release":
+        store.release_unprepared(job_id)
+    elif how == "late":
+        end_start(client, job_id)
+        client.zadd(keys.START_BY, {job_id: 1})
+        store.reap()
+    else:
+        end_preparation(client, job_id)
+        assert taken(store) == [job_id]
+        assert client.hgetall(places) == {"ada": "1"}
+        store.prepared(job_id, ready())
+
+    assert client.hgetall(places) == {}

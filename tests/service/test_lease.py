@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import redis
 
-from farm import clock
 from farm.job import Claimed, State
 from farm.jobstore import keys
 from farm.jobstore.store import JobStore
+from farm.lifeline import HUNG
 from tests.farms import wait_for
 from tests.service.jobs import FACTS, end_lease, record, state, submit, take_one
 from workers.lease import Lease
@@ -111,32 +112,50 @@ def test_a_job_that_comes_back_is_not_stopped_again(lease: Lease, job: Claimed) 
     assert not lease.must_stop(job)
 
 
-def test_a_job_that_is_published_for_too_long_is_let_go(
-    lease: Lease, client: redis.Redis, job: Claimed, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("whose", ["the render thread", "another"])
+def test_whoever_hangs_takes_the_whole_process_along(
+    lease: Lease, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], whose: str
 ) -> None:
-    lease.hold(job)
-    lease.publishing(job)
-    assert is_renewed(client, job)
-    now = clock.monotonic()
+    """And the log tells where each thread was."""
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    pulse = lease.pulse if whose == "the render thread" else lease.new_pulse()
 
-    monkeypatch.setattr(clock, "monotonic", lambda: now + 601)
+    with pulse.expecting(0.1, "loading"):
+        wait_for(lambda: left)
 
-    wait_for(lambda: not is_renewed(client, job))
+    assert set(left) == {HUNG}
+    assert "test_whoever_hangs" in capfd.readouterr().err
 
 
-def test_a_job_that_comes_back_starts_a_new_count(
-    lease: Lease, client: redis.Redis, job: Claimed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One of its pictures could not be stored, the job was given up, and its last picture was painted only then."""
-    lease.hold(job)
-    lease.drop(job)
-    lease.publishing(job)
-    now = clock.monotonic()
-    monkeypatch.setattr(clock, "monotonic", lambda: now + 601)
+def test_nobody_hangs_while_all_goes_on(lease: Lease, client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    asked = evaluations(client)
 
-    lease.hold(job)
+    with lease.pulse.expecting(100, "loading"):
+        wait_for(lambda: evaluations(client) > asked + 2, what="looks at the pulse")
 
-    assert is_renewed(client, job)
+    assert left == []
+
+
+def test_renewing_goes_on_whatever_happens(store: JobStore, client: redis.Redis, job: Claimed) -> None:
+    """What a worker says of itself may have a fault; its jobs are held all the same."""
+    faults = iter([ZeroDivisionError(), ValueError()])
+
+    def facts() -> dict[str, str]:
+        if fault := next(faults, None):
+            raise fault
+        return FACTS
+
+    lease = Lease(store, worker="w1", facts=facts, seconds=0.2)
+    lease.start()
+    try:
+        lease.hold(job)
+        wait_for(lambda: client.hget(keys.worker("w1"), "state") == "warm")
+        assert is_renewed(client, job)
+    finally:
+        lease.close()
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_a_draining_worker_hands_back_what_it_cannot_store(shop: Workshop, store
     shop.join()
     shop.publisher.close(seconds=10)
 
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 8
     records = [jobs.record(store, job_id) for job_id in wanted]
     assert {(job.state, job.attempt) for job in records} == {(State.CREATED, 0)}
 
@@ -125,7 +125,7 @@ def test_a_draining_worker_does_not_wait_for_a_storage_that_hangs(
     shop.draining.set()
     shop.publisher.close(seconds=0.5)
 
-    assert 0.4 < time.monotonic() - began < 3
+    assert 0.4 < time.monotonic() - began < 10
     assert (jobs.state(store, job_id), jobs.record(store, job_id).attempt) == (State.CREATED, 0)
     (taken,) = jobs.take(store, "w2")
     go.set()

@@ -12,11 +12,20 @@ from typing import Any, cast
 import pytest
 import redis
 
-from farm.errors import IdempotencyConflict
+from farm.errors import IdempotencyConflict, NotFound
 from farm.job import Claimed, Conditions, State
 from farm.jobstore import keys
 from farm.jobstore.store import JobStore
-from tests.service.jobs import FACTS, end_preparation, end_start, end_waiting_for_callers, held, new_job, result
+from tests.service.jobs import (
+    FACTS,
+    end_hold,
+    end_preparation,
+    end_start,
+    end_waiting_for_callers,
+    held,
+    new_job,
+    result,
+)
 
 OPERATIONS = 600
 LOOK_EVERY = 15
@@ -63,6 +72,11 @@ class Walk:
             self._refuse: 1,
             self._lose_unprepared: 2,
             self._hang_up: 4,
+            self._hold_calls: 2,
+            self._let_be: 1,
+            self._lose_calls: 1,
+            self._end_rendering: 1,
+            self._retry: 2,
             self._end_waiting_for_callers: 1,
             self._end_start: 2,
         }
@@ -184,6 +198,40 @@ class Walk:
         if self._calls:
             self._store.abandon(*self._dice.choice(self._calls[-20:]))
 
+    def _hold_calls(self) -> None:
+        self._store.hold_calls(self._calls[-20:])
+
+    def _let_be(self) -> None:
+        if self._calls:
+            self._store.let_be(*self._dice.choice(self._calls[-20:]))
+
+    def _lose_calls(self) -> None:
+        """The API dies with some of them."""
+        for job_id in _members(self._redis, keys.LETTING_GO):
+            if self._dice.random() < 0.2:
+                end_hold(self._redis, job_id)
+
+    def _end_rendering(self) -> None:
+        for job_id in _members(self._redis, keys.RENDER_BY):
+            if self._dice.random() < 0.3:
+                self._redis.zadd(keys.RENDER_BY, {job_id: 0})
+
+    def _retry(self) -> None:
+        if not self.jobs:
+            return
+        old = self._dice.choice(sorted(self.jobs))
+        new = replace(new_job(self._dice.choice(CALLERS)), retry_of=old)
+        new = replace(new, id=str(uuid.UUID(int=self._dice.getrandbits(128), version=4)))
+        has_failed = _record(self._redis, old)["state"] == "failed"
+        try:
+            job_id = self._store.submit(new).id
+        except NotFound:
+            assert not has_failed
+            return
+        assert has_failed
+        assert self._store.submit(replace(new, id="another")).id == job_id
+        self.jobs.add(job_id)
+
     def _end_waiting_for_callers(self) -> None:
         end_waiting_for_callers(self._redis)
 
@@ -266,6 +314,7 @@ class Walk:
         assert set(lanes) | delayed | set(taken) == by_state[State.CREATED]
         assert mates == set(lanes) - solo - self._named_unprepared(records)
         assert set(_members(self._redis, keys.LEASES)) == by_state[State.PROCESSING]
+        assert set(_members(self._redis, keys.RENDER_BY)) == by_state[State.PROCESSING]
         assert set(_members(self._redis, keys.EXPIRY)) == by_state[State.COMPLETED] | by_state[State.FAILED]
         assert set(_members(self._redis, keys.JOBS)) == set(records)
 
@@ -284,6 +333,10 @@ class Walk:
         }
         created = {job for job, fields in records.items() if fields["state"] == "created"}
         assert waiting | set(self._taken()) == self._named_unprepared(records) & created
+        places = cast(dict[str, str], self._redis.hgetall(f"{keys.PREFIX}places"))
+        assert {caller: int(count) for caller, count in places.items()} == Counter(
+            records[job_id]["caller"] for job_id in self._taken()
+        )
         live = f"({self._redis.time()[0] * 1_000_000}"
         assert self._redis.zcount(keys.SUSPECTS, live, "+inf") <= 1
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,15 +15,26 @@ from PIL import Image
 
 from farm import clock
 from farm.bootstrap import Farm
-from farm.errors import StorageError
+from farm.errors import NotFound, StorageError, StoreUnavailable
 from farm.job import Claimed, Conditions, State
+from farm.jobstore import keys
 from farm.jobstore.store import JobStore
+from farm.storage.local import LocalStorage
+from farm.storage.storage import Storage
 from tests.farms import wait_for
 from tests.service import jobs
 from tests.service.jobs import TERMS, submit
-from tests.service.workshop import Broken, Counting, FailingStorage, Flagging, Opened, Stepwise, folder_of
-from workers.pipelines.pipeline import NO_PICTURES
+from tests.service.workshop import Broken, Counting, FailingStorage, Flagging, Opened, Stepwise, Workshop, folder_of
+from workers import fitness, publish
+from workers.fitness import MOST_IN_A_ROW
+from workers.pipelines.pipeline import NO_PICTURES, Painted
 from workers.pipelines.simulated import SimulatedPipeline
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that failed again holds back for a moment only."""
+    monkeypatch.setattr(fitness, "_FIRST_PAUSE", 0.01)
 
 
 @pytest.fixture
@@ -215,6 +227,45 @@ def test_a_draining_worker_takes_nothing_new(workshop: Opened, store: JobStore) 
     assert jobs.state(store, job_id) is State.CREATED
 
 
+def submit_suspect(farm: Farm, store: JobStore, **fields: Any) -> str:
+    """A job whose first start was counted: it may have killed its worker."""
+    job_id = submit(store, **fields)
+    farm.redis.hset(keys.job(job_id), "attempt", 1)
+    return job_id
+
+
+@pytest.mark.parametrize("first", ["suspect", "other"])
+def test_nothing_is_rendered_beside_a_job_that_may_have_killed_a_worker(
+    workshop: Opened, store: JobStore, farm: Farm, first: str
+) -> None:
+    """Neither while it is published, nor while others are: whoever died with it would be charged as well."""
+    go, pipeline = threading.Event(), Broken()
+    storage = FailingStorage(farm.storage, StorageError(), lambda _: go.wait(20))
+    shop = workshop(storage=storage, pipeline=pipeline)
+    suspect, other = partial(submit_suspect, farm, store, prompt="suspect"), partial(submit, store, prompt="other")
+    submits = [suspect, other] if first == "suspect" else [other, suspect]
+    ids = [submits[0](images=4), submits[1](images=3)]
+    shop.begin()
+    second = State.CREATED if first == "suspect" else State.PROCESSING
+    wait_for(lambda: [jobs.state(store, job_id) for job_id in ids] == [State.PROCESSING, second])
+    wait_for(lambda: storage.tried == 2, what="the first one on its way to storage")  # by two threads
+
+    assert not wait_in_vain(lambda: len(pipeline.batches) > 1)
+    go.set()
+    shop.join()
+
+    assert pipeline.batches == [[first] * 4, [{"suspect": "other", "other": "suspect"}[first]] * 3]
+    assert {shop.end_of(job_id).state for job_id in ids} == {State.COMPLETED}
+
+
+def wait_in_vain(condition: Callable[[], bool]) -> bool:
+    """Whether it comes true within a fifth of a second, which it should not."""
+    try:
+        return wait_for(condition, seconds=0.2)
+    except AssertionError:
+        return False
+
+
 def test_a_job_that_breaks_the_pipeline_harms_no_other(workshop: Opened, store: JobStore) -> None:
     """The batch is tried again one by one; only the culprit fails, after its attempts."""
     pipeline = Broken()
@@ -226,7 +277,7 @@ def test_a_job_that_breaks_the_pipeline_harms_no_other(workshop: Opened, store: 
 
     assert [(end.state, end.attempt) for end in map(shop.end_of, innocent)] == [(State.COMPLETED, 1)] * 3
     assert (job.state, job.code, job.attempt, job.result) == (State.FAILED, "render_failed", 2, None)
-    assert "MemoryError: the device is full" in job.error
+    assert "ValueError: the engine stumbles" in job.error
     assert sorted(map(len, pipeline.batches)) == [1, 1, 1, 1, 1, 4]
     assert pipeline.batches.count(["poison"]) == 2
 
@@ -249,6 +300,234 @@ def test_pictures_left_out_by_the_pipeline_are_a_failure(workshop: Opened, store
 
     assert (job.state, job.code) == (State.FAILED, "render_failed")
     assert "left the picture out" in job.error
+
+
+class Painting(SimulatedPipeline):
+    """Paints what `change` makes of each image that it should paint."""
+
+    def __init__(self, change: Callable[[Painted], Painted]) -> None:
+        super().__init__(step_ms=0)
+        self._change = change
+
+    def render(self, images: Any, watch: Any, pictures: Any = NO_PICTURES) -> Iterator[Painted]:
+        return map(self._change, super().render(images, watch, pictures))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda image: image.resize((255, 256)), "RGB of (255, 256)"),
+        (lambda image: image.convert("F"), "F of (256, 256)"),
+    ],
+    ids=["the wrong size", "no colours"],
+)
+def test_what_is_no_picture_as_asked_for_is_not_published(
+    workshop: Opened, store: JobStore, farm: Farm, change: Callable[[Image.Image], Image.Image], words: str
+) -> None:
+    storage = FailingStorage(farm.storage, StorageError(), lambda _: True)
+    pipeline = Painting(lambda painted: replace(painted, image=change(painted.image)))
+
+    job = workshop(pipeline=pipeline, storage=storage).end_of(submit(store))
+
+    assert (job.state, job.code, storage.tried) == (State.FAILED, "render_failed", 0)
+    assert words in job.error
+
+
+@pytest.mark.parametrize("index", [0, 7])
+def test_a_picture_that_takes_anothers_place_fails_the_job(workshop: Opened, store: JobStore, index: int) -> None:
+    """Nobody waits for ever for the one that never comes."""
+    job = workshop(pipeline=Painting(lambda painted: replace(painted, index=index))).end_of(submit(store, images=2))
+
+    assert (job.state, job.code) == (State.FAILED, "render_failed")
+
+
+def test_what_does_not_fit_into_memory_is_tried_alone(workshop: Opened, farm: Farm) -> None:
+    """Only what does not fit alone either fails, the second time, with a code of its own."""
+    patient = JobStore(farm.redis, TERMS)
+    pipeline = Broken(MemoryError("the device is full"))
+    shop = workshop(store=patient, pipeline=pipeline)
+    innocent = [submit(patient, prompt=f"fox {number}") for number in range(3)]
+    culprit = submit(patient, prompt="poison")
+
+    job = shop.end_of(culprit)
+
+    assert [(end.state, end.attempt) for end in map(shop.end_of, innocent)] == [(State.COMPLETED, 1)] * 3
+    assert (job.state, job.code, job.attempt) == (State.FAILED, "out_of_memory", 2)
+    assert "MemoryError: the device is full" in job.error
+    assert len(pipeline.batches[0]) == 4
+    assert pipeline.batches.count(["poison"]) == 2
+
+
+def test_a_worker_whose_device_is_lost_takes_nothing_more(workshop: Opened, store: JobStore) -> None:
+    """Its batch comes back job by job, uncharged."""
+    shop = workshop(pipeline=Broken(RuntimeError("CUDA error: device-side assert triggered")))
+    batch = [submit(store, prompt=prompt) for prompt in ("fox", "poison")]
+    waiting = submit(store, width=512)
+
+    shop.work()
+
+    assert shop.fitness.is_faulty
+    assert [(job.state, job.attempt) for job in map(partial(jobs.record, store), [*batch, waiting])] == [
+        (State.CREATED, 0)
+    ] * 3
+    assert [len(jobs.take(store, worker)) for worker in ("w2", "w3", "w4")] == [1, 1, 1]
+
+
+def test_a_worker_that_fails_again_and_again_takes_nothing_more(workshop: Opened, store: JobStore) -> None:
+    poison = [submit(store, prompt="poison", images=4) for _ in range(MOST_IN_A_ROW)]
+    pipeline = Broken()
+    shop = workshop(pipeline=pipeline)
+    fox = submit(store, images=4)
+
+    shop.work()
+
+    assert shop.fitness.is_faulty
+    assert len(pipeline.batches) == MOST_IN_A_ROW
+    assert [jobs.record(store, job_id).attempt for job_id in [*poison, fox]] == [1] * MOST_IN_A_ROW + [0]
+
+
+def test_a_worker_that_cannot_check_takes_nothing_more(workshop: Opened, store: JobStore) -> None:
+    """A failure counts wherever it is met, and a storage that is down is none of the worker's."""
+
+    def broken(_: Image.Image) -> bool:
+        raise ValueError("no weights")
+
+    wanted = [submit(store, images=4) for _ in range(2 * MOST_IN_A_ROW)]
+    shop = workshop(checker=Flagging(broken))
+
+    shop.work()
+
+    wait_for(lambda: shop.fitness.is_faulty)
+    shop.publisher.close(seconds=10)
+    assert {jobs.state(store, job_id) for job_id in wanted} == {State.CREATED}
+
+
+def test_a_storage_that_is_down_says_nothing_of_the_worker(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    storage = FailingStorage(farm.storage, StorageError("The disk is full."), lambda _: False)
+    shop = workshop(storage=storage)
+    wanted = [submit(store, images=4) for _ in range(MOST_IN_A_ROW + 1)]
+
+    shop.work()
+
+    assert {shop.end_of(job_id).code for job_id in wanted} == {"storage_failed"}
+    assert not shop.fitness.is_faulty
+
+
+def test_one_bad_worker_does_not_use_up_what_others_can_render(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    """It takes the job again and again, but only its first failure counts."""
+    pipeline = Broken()
+    bad, good = workshop(pipeline=pipeline, has_others=True), workshop(name="w2")
+    job_id = submit(store, prompt="poison")
+    while not bad.fitness.is_faulty:
+        jobs.end_delays(farm.redis)
+        store.reap()
+        bad.work()
+
+    job = good.end_of(job_id)
+
+    assert (job.state, job.attempt, len(pipeline.batches)) == (State.COMPLETED, 2, MOST_IN_A_ROW)
+
+
+@pytest.mark.parametrize("prompt", ["poison", "fox"])
+def test_an_end_that_cannot_be_told_is_left_to_the_lease(
+    workshop: Opened, store: JobStore, farm: Farm, monkeypatch: pytest.MonkeyPatch, prompt: str
+) -> None:
+    """The worker does not go on holding a job of which nothing more will come."""
+    silent = SilentStore(farm.redis, TERMS)
+    monkeypatch.setattr(publish, "INSIST_SECONDS", 0.1)
+    shop = workshop(store=silent, pipeline=Broken())
+    job_id = submit(silent, prompt=prompt)
+    shop.work()
+    wait_for(lambda: silent.asked > 1)
+
+    wait_for(lambda: farm.redis.hget("srpo:worker:w1", "jobs") == "0")
+
+    silent.is_silent = False
+    jobs.lose(farm.redis, store, job_id)
+    assert jobs.take_one(store, "w2").id == job_id
+
+
+class SilentStore(JobStore):
+    """Hears of no job's end while it `is_silent`."""
+
+    is_silent = True
+    asked = 0
+
+    def fail(self, *arguments: Any, **options: Any) -> State | None:
+        self._refuse()
+        return super().fail(*arguments, **options)
+
+    def complete(self, *arguments: Any) -> bool:
+        self._refuse()
+        return super().complete(*arguments)
+
+    def _refuse(self) -> None:
+        self.asked += 1
+        if self.is_silent:
+            raise StoreUnavailable
+
+
+def test_a_job_store_that_does_not_answer_is_no_hang_of_the_pipeline(
+    workshop: Opened, farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = SilentStore(farm.redis, TERMS)
+    shop = workshop(store=silent, pipeline=Broken())
+    submit(silent, prompt="poison")
+    shop.begin()
+    wait_for(lambda: silent.asked > 1, what="the failure that cannot be told")
+
+    assert not hangs_in(shop, 10_000, monkeypatch)
+
+    silent.is_silent = False
+    shop.join()
+
+
+def hangs_in(shop: Workshop, seconds: float, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the worker would count as hung if what it does now took so much longer."""
+    now = clock.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "_exit", lambda _: None)  # else the whole run would end
+        patch.setattr(clock, "monotonic", lambda: now + seconds)
+        return any(pulse.is_hung for pulse in shop.lease._pulses)
+
+
+class HangingStorage(LocalStorage):
+    """Gives and takes nothing until `go`."""
+
+    def __init__(self, storage: Storage) -> None:
+        super().__init__(folder_of(storage))
+        self.go = threading.Event()
+        self.asked = threading.Event()
+
+    def put(self, key: str, content: bytes) -> None:
+        self._hang()
+        super().put(key, content)
+
+    def read(self, key: str) -> bytes:
+        self._hang()
+        raise NotFound
+
+    def _hang(self) -> None:
+        self.asked.set()
+        assert self.go.wait(20)
+
+
+@pytest.mark.parametrize("inputs", [(), ("an input",)], ids=["put", "read"])
+def test_a_storage_that_hangs_for_ever_is_found(
+    workshop: Opened, store: JobStore, farm: Farm, monkeypatch: pytest.MonkeyPatch, inputs: tuple[str, ...]
+) -> None:
+    """Each stage has its limit: storing a picture, and reading a job's inputs."""
+    storage = HangingStorage(farm.storage)
+    shop = workshop(storage=storage)
+    submit(store, inputs=inputs)
+    shop.begin()
+    assert storage.asked.wait(10)
+    try:
+        assert not hangs_in(shop, 580, monkeypatch)
+        assert hangs_in(shop, 601, monkeypatch)
+    finally:
+        storage.go.set()
+    shop.join()
 
 
 def test_storage_that_fails_once_costs_another_try(workshop: Opened, store: JobStore, farm: Farm) -> None:
@@ -426,3 +705,20 @@ def test_a_stored_picture_of_a_lost_job_goes_with_the_job(workshop: Opened, stor
     farm.storage.delete_job(job.id)
 
     assert list(folder_of(farm.storage).rglob(f"*{job.id}*")) == []
+
+
+def test_a_start_that_lasts_too_long_stops_within_one_step(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    pipeline = Stepwise()
+    shop = workshop(pipeline=pipeline)
+    job_id = submit(store, steps=50)
+    shop.begin()
+    pipeline.go(2)
+
+    farm.redis.zadd(keys.RENDER_BY, {job_id: 0})
+    farm.redis.zincrby(keys.LEASES, 30e6, job_id)  # this machine may be slow
+    store.reap()
+    wait_for(lambda: shop.lease.must_stop(claimed(store, job_id)), what="the worker's being told")
+    pipeline.go()
+    shop.join()
+
+    assert (jobs.record(store, job_id).code, len(pipeline.steps)) == ("render_timeout", 3)

@@ -20,8 +20,9 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from farm import clock
 from farm.bootstrap import Farm, build, storage_for
+from farm.catalogue import MAX_UPLOAD
 from farm.errors import ConfigurationError, NotFound, StorageError, StorageUnavailable
-from farm.jobstore.uploads import Tickets
+from farm.jobstore.uploads import Allowance, Tickets
 from farm.settings import Settings
 from farm.storage import s3 as module
 from farm.storage.s3 import Bucket, S3Storage
@@ -318,7 +319,7 @@ def test_a_put_that_fails_says_so_and_may_be_tried_again(
     began = time.monotonic()
     with pytest.raises(StorageUnavailable, match="The bucket 'pictures'"):
         reach(patience=0.5).put(key, b"picture")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
     way.heal()
     storage.put(key, b"picture")
@@ -343,7 +344,7 @@ def test_a_large_put_to_a_store_that_takes_little_ends(reach: Reach, way: Faulty
     with pytest.raises(StorageUnavailable):
         reach(patience=1).put(key, bytes(20_000_000))
 
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 25
 
 
 @each_fault
@@ -452,7 +453,7 @@ def test_a_picture_is_passed_on(api: FlaskClient, stored: str, picture: bytes) -
     assert (response.status_code, response.content_type, response.data) == (200, "image/png", picture)
     assert response.content_length == len(picture)
     assert response.headers["X-Content-Type-Options"] == "nosniff"
-    assert response.headers["Cache-Control"] == "public, max-age=86400"
+    assert response.headers["Cache-Control"] == "private, no-cache"
 
 
 def test_parts_heads_and_what_is_known(api: FlaskClient, way: FaultyWay, stored: str, picture: bytes) -> None:
@@ -586,7 +587,13 @@ def upload_key() -> str:
 @pytest.fixture
 def uploading(farm: Farm, storage: Storage, tmp_path: Path) -> FlaskClient:
     """The API, without keys, of a farm whose uploads go to the bucket."""
-    uploads = Uploads(Tickets(farm.redis), storage=storage, spool=tmp_path, keep_seconds=3600)
+    uploads = Uploads(
+        Tickets(farm.redis),
+        allowance=Allowance(farm.redis, most=MAX_UPLOAD, seconds=3600),
+        storage=storage,
+        spool=tmp_path,
+        keep_seconds=3600,
+    )
     parts = replace(farm, storage=storage, uploads=uploads)
     return create_app(parts, base=BASE, with_keys=False, most_streams=4, most_held=4).test_client()
 

@@ -20,6 +20,7 @@ from farm.storage.storage import Storage
 from tests.farms import wait_for
 from tests.service import jobs
 from workers.encode import Encoder
+from workers.fitness import Fitness
 from workers.lease import Lease
 from workers.pipelines.pipeline import NO_PICTURES, Painted, Pictures, Pipeline, Watch
 from workers.pipelines.simulated import SimulatedPipeline
@@ -75,10 +76,11 @@ class Counting(SimulatedPipeline):
 
 
 class Broken(SimulatedPipeline):
-    """Raises in the middle of a batch that has `poison` among its prompts."""
+    """Raises `error` in the middle of a batch that has `poison` among its prompts."""
 
-    def __init__(self) -> None:
+    def __init__(self, error: Exception | None = None) -> None:
         super().__init__(step_ms=0)
+        self.error = error or ValueError("the engine stumbles")
         self.batches: list[list[str]] = []
 
     def render(
@@ -88,7 +90,7 @@ class Broken(SimulatedPipeline):
 
         def check(index: int, step: int) -> bool:
             if step == 1 and any(image.prompt == "poison" for image in images):
-                raise MemoryError("the device is full")
+                raise self.error
             return watch(index, step)
 
         return super().render(images, check, pictures)
@@ -140,11 +142,13 @@ class Workshop:
         storage: Storage | None = None,
         checker: Checker | None = None,
         name: str = "w1",
+        has_others: bool = False,
     ) -> None:
         self.farm = farm
         self.store = store
         self.storage = storage or farm.storage
         self.draining = threading.Event()
+        self.fitness = Fitness(self.draining.set, has_others=lambda: has_others)
         self.pipeline = pipeline or SimulatedPipeline(step_ms=0)
         facts = jobs.FACTS | {"weights": self.pipeline.weights, "build": self.pipeline.build}
         self.lease = Lease(store, worker=name, facts=lambda: facts, seconds=jobs.TERMS.lease_seconds)
@@ -155,6 +159,7 @@ class Workshop:
             encoder=encoder,
             checker=checker or Flagging(lambda _: False),
             lease=self.lease,
+            fitness=self.fitness,
             draining=self.draining,
         )
         self.renderer = Renderer(
@@ -163,6 +168,7 @@ class Workshop:
             pipeline=self.pipeline,
             storage=self.storage,
             lease=self.lease,
+            fitness=self.fitness,
             publisher=self.publisher,
             bell=farm.bell,
             draining=self.draining,

@@ -32,7 +32,7 @@ def test_what_fal_tolerates_is_on_its_page_with_the_reason() -> None:
     assert [row for row in page("fal").splitlines() if row.startswith("| `X-")] == rows
 
 
-@pytest.mark.parametrize("header", [fal.REQUEST_TIMEOUT, fal.LIFECYCLE, fal.STORE_IO, fal.NO_RETRY])
+@pytest.mark.parametrize("header", [fal.REQUEST_TIMEOUT, fal.LIFECYCLE, fal.STORE_IO, fal.NO_RETRY, fal.RUNNER_HINT])
 def test_what_fal_honours_is_on_its_page(header: str) -> None:
     assert f"`{header}`" in page("fal")
 

@@ -406,6 +406,8 @@ HONOURED: list[tuple[str, str, dict[str, Any]]] = [
     ("X-Fal-No-Retry", "Yes", {"may_retry": False}),
     ("X-Fal-No-Retry", "0", {}),
     ("X-Fal-No-Retry", "false", {}),
+    ("X-Fal-Runner-Hint", "session 7/~", {"runner_hint": "session 7/~"}),
+    ("X-Fal-Runner-Hint", "h" * 256, {"runner_hint": "h" * 256}),
 ]
 UNREADABLE = {
     "X-Fal-Request-Timeout": ["", "0", "0.1", "-1", "soon", "nan", "inf", "1e3", "1_0", " 5", "5,6", "9" * 400, "٣"],
@@ -430,8 +432,9 @@ UNREADABLE = {
     ],
     "X-Fal-Store-IO": ["", "2", "off", "0 "],
     "X-Fal-No-Retry": ["", "2", "never", "1,1"],
+    "X-Fal-Runner-Hint": ["", "h" * 257, "é", "a\tb", "a\x00b"],
 }
-HEADERS = [fal.REQUEST_TIMEOUT, fal.LIFECYCLE, fal.STORE_IO, fal.NO_RETRY]
+HEADERS = [fal.REQUEST_TIMEOUT, fal.LIFECYCLE, fal.STORE_IO, fal.NO_RETRY, fal.RUNNER_HINT]
 
 
 def test_without_headers_nothing_is_wanted() -> None:
@@ -641,11 +644,13 @@ FAILED: list[tuple[str, int, str, list[str] | None]] = [
     ("cancelled", 499, "client_cancelled", None),
     ("client_disconnected", 499, "client_disconnected", None),
     ("start_timeout", 504, "startup_timeout", None),
+    ("render_timeout", 504, "generation_timeout", ["body"]),
     ("preparation_failed", 500, "internal_error", None),
     ("attempts_exhausted", 500, "runner_server_error", None),
     ("storage_failed", 500, "internal_error", None),
     ("storage_unavailable", 500, "internal_error", None),
     ("render_failed", 500, "internal_server_error", ["body"]),
+    ("out_of_memory", 500, "internal_server_error", ["body"]),
     ("safety_check_failed", 500, "internal_server_error", ["body"]),
     ("internal_error", 500, "internal_server_error", ["body"]),
     ("something_new", 500, "internal_server_error", ["body"]),

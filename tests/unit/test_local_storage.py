@@ -19,6 +19,7 @@ from farm.storage.storage import (
     PIECE_BYTES,
     Extension,
     Page,
+    Pieces,
     begins_like,
     extension_for,
     name_in,
@@ -368,3 +369,24 @@ def test_nothing_is_written_under_what_is_no_key(storage: LocalStorage, tmp_path
         storage.put(odd, b"picture")
 
     assert everything(tmp_path) == []
+
+
+class BrokenSource:
+    """A storage whose answer breaks off behind its head."""
+
+    closed = False
+
+    def read(self, amount: int, /) -> bytes:
+        raise StorageUnavailable("It breaks off.")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_what_breaks_off_at_once_is_known_before_an_answer_begins() -> None:
+    source = BrokenSource()
+
+    with pytest.raises(StorageUnavailable):
+        Pieces(source, 10)
+
+    assert source.closed

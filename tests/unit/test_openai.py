@@ -472,6 +472,7 @@ def test_an_error_says_of_which_call_it_is() -> None:
         (Code.CANCELLED, 499),
         (Code.CLIENT_DISCONNECTED, 499),
         (Code.START_TIMEOUT, 504),
+        (Code.RENDER_TIMEOUT, 504),
         (Code.ATTEMPTS_EXHAUSTED, 500),
         (Code.PREPARATION_FAILED, 500),
         ("render_failed", 500),

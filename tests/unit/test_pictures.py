@@ -6,6 +6,7 @@ import io
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Sequence
 from itertools import product
@@ -250,6 +251,29 @@ def test_a_picture_that_was_cut_off_is_no_picture(form: str, options: dict[str, 
         assert caught.value.code == "image_load_error"
 
 
+@pytest.mark.parametrize(
+    ("form", "options"), [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {})]
+)
+def test_wherever_a_picture_is_cut_off_it_is_refused_or_read(form: str, options: dict[str, Any]) -> None:
+    """Without its last bytes, which are no pixels, it may be whole; nothing else may happen."""
+    noise = Image.fromarray(np.random.default_rng(5).integers(0, 256, (20, 20, 3), dtype=np.uint8))
+    content = encoded(noise, form, **options)
+
+    told = [told_of(content[:end]) for end in range(len(content))]
+
+    assert set(told[:-30]) == {"image_load_error"}
+    assert set(told[-30:]) <= {"image_load_error", "read"}
+
+
+def told_of(content: bytes) -> str:
+    """Why the picture is refused, or that it is not."""
+    try:
+        read(content)
+    except UnusablePicture as error:
+        return error.code
+    return "read"
+
+
 def test_a_png_whose_pixels_are_damaged_is_no_picture() -> None:
     content = bytearray(encoded(Image.effect_noise((64, 64), 90), "PNG"))
     middle = len(content) // 2
@@ -396,10 +420,22 @@ def test_a_huge_picture_costs_no_memory() -> None:
     assert int(done.stdout) < 100
 
 
-def test_a_text_that_unpacks_to_much_more_is_refused() -> None:
-    bomb = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(200_000_000), 9))
+@pytest.mark.parametrize(
+    ("name", "head"), [(b"zTXt", b"Comment\0\0"), (b"iTXt", b"Comment\0\1\0\0\0"), (b"iCCP", b"sRGB\0\0")]
+)
+def test_a_text_or_profile_that_unpacks_to_much_more_is_refused(name: bytes, head: bytes) -> None:
+    bomb = chunk(name, head + zlib.compress(bytes(20_000_000)))
 
     assert refused(png_of(20, 20, rows=bytes(60), extra=bomb)).code == "image_load_error"
+
+
+def test_pixels_that_unpack_to_more_than_the_picture_has_are_left() -> None:
+    content = png_of(20, 20, rows=bytes(60))
+    bomb = content[:33] + chunk(b"IDAT", zlib.compress(bytes(20_000_000))) + chunk(b"IEND", b"")
+
+    began = time.process_time()
+    assert read(bomb).size == (20, 20)
+    assert time.process_time() - began < 1
 
 
 def scanned(times: int) -> bytes:
@@ -465,6 +501,34 @@ def test_a_large_picture_takes_little_more_memory_than_its_pixels() -> None:
     done = subprocess.run([sys.executable, "-c", program], input=content, capture_output=True, timeout=60, check=True)
 
     assert int(done.stdout) < 190
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_at_the_limit_takes_no_more_memory_than_is_said(form: str) -> None:
+    program = (
+        "import io, resource, sys\n"
+        "from PIL import Image\n"
+        "Image.MAX_IMAGE_PIXELS = None\n"
+        "from farm import pictures\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before, content = peak(), sys.stdin.buffer.read()\n"
+        "assert pictures.prepared(content)[1] == (8000, 8000)\n"
+        "print((peak() - before) // 1024)\n"
+    )
+    all_options: dict[str, dict[str, Any]] = {"JPEG": {"progressive": True}, "WEBP": {"quality": 0, "method": 0} | WEBP}
+    options = all_options.get(form, {})
+    image = Image.new("CMYK" if form == "JPEG" else "RGBA", (8000, 8000))
+
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=encoded(image, form, **options),
+        capture_output=True,
+        timeout=300,
+        check=True,
+    )
+
+    assert int(done.stdout) < 1200
 
 
 @pytest.mark.parametrize(("width", "height"), [(15, 400), (400, 15), (1, 1)])

@@ -172,9 +172,9 @@ def test_stops_at_once_when_nobody_wants_an_image() -> None:
 def test_a_step_takes_its_time_once_for_the_whole_batch() -> None:
     began = clock.monotonic()
 
-    list(SimulatedPipeline(step_ms=50).render([FOX] * 4, lambda *_: True))
+    list(SimulatedPipeline(step_ms=200).render([FOX] * 4, lambda *_: True))
 
-    assert 0.15 <= clock.monotonic() - began < 0.6
+    assert 0.6 <= clock.monotonic() - began < 2.4
 
 
 @pytest.mark.parametrize(

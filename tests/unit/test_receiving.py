@@ -6,63 +6,58 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any
 
 import flask
 import pytest
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeout
 
-from api import body
+from api import body, line
+from api.line import Line
 from api.receiving import MOST, MOST_OF_A_CALLER, Receiving
 from api.server import MOST_HELD, MOST_STREAMS, THREADS
 from farm.errors import TooManyHeld
+from tests import slow
 from tests.farms import wait_for
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+def pair() -> Iterator[tuple[socket.socket, Line]]:
     """A caller's end of a connection, and the farm's."""
-    theirs, ours = socket.socketpair()
-    with theirs, ours:
-        yield theirs, ours
+    with slow.pair() as both:
+        yield both
 
 
-def received(ours: socket.socket, announced: int | None, most: int = 1000) -> bytes:
+def received(ours: Line, announced: int | None, most: int = 1000) -> bytes:
     """The body that comes at our end, as a route reads it."""
-    with ours.makefile("rb") as stream:
-        environ: dict[str, Any] = {"wsgi.input": stream, "gunicorn.socket": ours}
-        length = {} if announced is None else {"CONTENT_LENGTH": str(announced)}
-        context = flask.Flask("test").test_request_context(method="PUT", environ_overrides=environ | length)
-        with context, body.impatience():
-            assert ours.gettimeout() == body.STALL_SECONDS
-            return b"".join(body.pieces(most))
+    environ = slow.awaited(ours, announced)
+    with flask.Flask("test").test_request_context(method="PUT", environ_overrides=environ):
+        return b"".join(body.pieces(most))
 
 
 @pytest.mark.parametrize("announced", [7, None])
-def test_a_body_is_read_to_its_end(pair: tuple[socket.socket, socket.socket], announced: int | None) -> None:
+def test_a_body_is_read_to_its_end(pair: tuple[socket.socket, Line], announced: int | None) -> None:
     theirs, ours = pair
     theirs.sendall(b"content")
     if announced is None:
         theirs.shutdown(socket.SHUT_WR)
 
     assert received(ours, announced) == b"content"
-    assert ours.gettimeout() is None
 
 
 def test_a_body_that_stands_still_is_given_up(
-    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[socket.socket, Line], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would hold a thread and a place for ever."""
     theirs, ours = pair
-    monkeypatch.setattr(body, "STALL_SECONDS", 0.05)
+    monkeypatch.setattr(line, "PATIENCE_SECONDS", 0.05)
+    ours.begin_exchange()
     theirs.sendall(b"half")
 
     with pytest.raises(RequestTimeout):
         received(ours, 8)
-    assert ours.gettimeout() is None
 
 
-def test_a_body_that_is_cut_off_is_said_to_be(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_body_that_is_cut_off_is_said_to_be(pair: tuple[socket.socket, Line]) -> None:
     theirs, ours = pair
     theirs.sendall(b"half")
     theirs.shutdown(socket.SHUT_WR)
@@ -72,9 +67,7 @@ def test_a_body_that_is_cut_off_is_said_to_be(pair: tuple[socket.socket, socket.
 
 
 @pytest.mark.parametrize("announced", [1001, None])
-def test_a_body_may_not_be_longer_than_the_limit(
-    pair: tuple[socket.socket, socket.socket], announced: int | None
-) -> None:
+def test_a_body_may_not_be_longer_than_the_limit(pair: tuple[socket.socket, Line], announced: int | None) -> None:
     theirs, ours = pair
     theirs.sendall(b"x" * 1001)
     theirs.shutdown(socket.SHUT_WR)

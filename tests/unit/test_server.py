@@ -1,34 +1,30 @@
-"""How long connections may stand still, by the system's own clock."""
+"""What the server asks of the kernel, and what it says and keeps to itself."""
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Callable
+import ssl
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from api import server
-from api.server import Address, Log, Server
+from api.line import SafeLine
+from api.server import Address, Contexts, Log, Server
+from api.threads import Threads
 from farm.settings import Settings
 
 
-@pytest.mark.parametrize("wait", [lambda ours: ours.recv(1), lambda ours: ours.sendall(bytes(64 * 1024 * 1024))])
-def test_who_sends_or_takes_nothing_is_given_up(
-    monkeypatch: pytest.MonkeyPatch, wait: Callable[[socket.socket], object]
-) -> None:
-    """Else a few hundred of them, without a key, would hold all threads for as long as they like."""
-    monkeypatch.setattr(server, "STALL_SECONDS", 1)
+def test_little_of_an_answer_waits_in_the_kernel() -> None:
+    """Else some hundreds who take theirs slowly would have gigabytes kept for them."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server.give_up_who_stands_still(SimpleNamespace(LISTENERS=[SimpleNamespace(sock=listener)]))
-        with (
-            socket.create_connection(listener.getsockname()),
-            listener.accept()[0] as ours,
-        ):
-            ours.setblocking(True)  # as gunicorn does
-            with pytest.raises((BlockingIOError, TimeoutError)):
-                wait(ours)
+        server.bound_what_is_unsent(SimpleNamespace(LISTENERS=[SimpleNamespace(sock=listener)]))
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as ours:
+            ours.settimeout(0.05)
+            with pytest.raises(TimeoutError):  # not even this fits
+                ours.sendall(bytes(10 * 1024 * 1024))
 
 
 def test_who_was_cut_off_is_not_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -43,7 +39,28 @@ def test_who_was_cut_off_is_not_in_the_log(tmp_path: Path, caplog: pytest.LogCap
     assert caplog.messages == ["OSError while serving"]
 
 
-def test_every_listener_of_the_api_is_so(tmp_path: Path) -> None:
-    ours = Server(Settings(), Address("127.0.0.1", 0), data_dir=tmp_path)
+@pytest.mark.parametrize("tls", [None, (Path("cert.pem"), Path("key.pem"))])
+def test_every_listener_of_the_api_is_so(tmp_path: Path, tls: tuple[Path, Path] | None) -> None:
+    ours = Server(Settings(), Address("127.0.0.1", 0, tls), data_dir=tmp_path)
 
-    assert ours.cfg.when_ready is server.give_up_who_stands_still
+    assert ours.cfg.when_ready is server.bound_what_is_unsent
+    assert ours.cfg.worker_class is Threads
+
+
+def test_a_certificate_is_read_once_and_again_when_it_is_renewed(tmp_path: Path) -> None:
+    options = SimpleNamespace(certfile=str(tmp_path / "cert.pem"), keyfile=str(tmp_path / "key.pem"))
+    for file in (options.certfile, options.keyfile):
+        Path(file).touch()
+    contexts = Contexts()
+
+    def now() -> ssl.SSLContext:
+        return contexts.context(options, lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+
+    first = now()
+    assert now() is first
+    assert first.sslsocket_class is SafeLine
+
+    for file in (options.certfile, options.keyfile):
+        os.utime(file, (1, 1))
+        assert now() is not first
+        first = now()

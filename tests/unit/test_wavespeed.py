@@ -477,6 +477,7 @@ def test_a_completed_prediction() -> None:
     [
         ("cancelled", 1405),
         ("render_failed", 1403),
+        ("out_of_memory", 1403),
         ("storage_failed", 5003),
         ("safety_check_failed", 5000),
         ("attempts_exhausted", 5000),
@@ -490,6 +491,7 @@ def test_a_completed_prediction() -> None:
         ("file_too_large", 1401),
         ("unsupported_image_format", 1401),
         ("start_timeout", 5003),
+        ("render_timeout", 1403),
         ("client_disconnected", 1405),
     ],
 )

@@ -4,10 +4,12 @@
 local id, call = ARGV[1], ARGV[2]
 local direct = redis.call('HGET', job_key(id), 'direct')
 if not direct then return 0 end
-redis.call('SREM', P .. 'calls:' .. id, call)
+local has_waited = redis.call('SREM', P .. 'calls:' .. id, call) == 1
 if redis.call('SCARD', P .. 'calls:' .. id) > 0 then return 0 end
 -- It is not there any more where the job failed, or was let go already.
 if not redis.call('ZSCORE', direct, id) then return 0 end
-redis.call('ZADD', direct, whole(now()), id)
-redis.call('ZADD', P .. 'letting_go', 'NX', whole(now() + AGAIN_US), id)
+if has_waited then
+  redis.call('ZADD', direct, whole(now()), id)
+  redis.call('ZADD', P .. 'letting_go', whole(now() + AGAIN_US), id)
+end
 return 1

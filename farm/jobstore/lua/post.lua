@@ -1,10 +1,15 @@
 -- Take deliveries that are due, at most one of each line, under a lease.
 -- ARGV: most deliveries, lease_us, tries at a time a line may have, failures in a row after which it may have one,
---       tries at a time a caller may have
+--       tries at a time a caller may have, nonce
 -- Returns JSON [{id, job, caller, receiver, url, event, sequence, fence, tries, by_hand, created_us}]
 local most, lease_us, room, patience = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local callers_room = tonumber(ARGV[5])
+local answer = P .. 'taken:' .. ARGV[6]
 local time = now()
+
+-- The same call again, because its answer was lost: the same deliveries, not more of them.
+local known = redis.call('GET', answer)
+if known then return known end
 -- So many lines are looked at that turn out to have no room or nothing due; the others have their turn after them.
 local PATIENT = 100
 
@@ -51,4 +56,6 @@ for _, line in ipairs(redis.call('ZRANGEBYSCORE', P .. 'lines', '-inf', whole(ti
   end
 end
 if #taken == 0 then return '[]' end
-return cjson.encode(taken)
+local text = cjson.encode(taken)
+redis.call('SET', answer, text, 'PX', math.ceil(lease_us / 1000))
+return text

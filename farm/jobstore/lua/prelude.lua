@@ -9,28 +9,38 @@
 --                                         dialect, inline, webhook (URL), receiver (its scheme, host and port), webhook_events (states, comma-separated),
 --                                         takes (how often a preparer took it), start_by_us (when it must have been started), keep_us (how long it is
 --                                         kept after its end, if not for as long as may be), once (it may not be tried again), blank (what its
---                                         request becomes with its end), direct (the key of the direct calls that are equal to the one that brought it)
+--                                         request becomes with its end), direct (the key of the direct calls that are equal to the one that brought it),
+--                                         hint (the caller's word for jobs that prefer one worker), hint_until_us (how long it is left to that one),
+--                                         render_by_us (when its present start must have come to its end), retry_of (the failed job that this
+--                                         one repeats), retried_as (the job that repeats this one)
 --
 -- A lane is a line of jobs: {model}:{priority}, or unprepared:{priority} for those that are not ready for a GPU yet.
 --
 --   P waiting:{lane}              ZSET    id → turn: who is next; taken-back jobs have negative turns
 --   P since:{lane}                ZSET    id → created_us: the same jobs by age
 --   P since:unprepared:{model}    ZSET    the same of jobs that are not prepared yet, also of those that a preparer has
---   P turn:{lane}                 HASH    caller → virtual time at which its last accepted job would end
---   P claimed:{lane}              HASH    caller → the same of its last claimed job
+--   P asked:{lane}                ZSET    caller → virtual time at which its last accepted job would end
+--   P given:{lane}                ZSET    caller → the same of its last claimed job; both forget whose time is over
 --   P clock:{lane}                STRING  virtual time: the turn of the last job that was taken
---   P mates:{batch_key}           ZSET    id → turn: waiting jobs that may share a batch
+--   P mates:{batch_key}:{priority} ZSET   id → turn: waiting jobs that may share a batch
 --   P preparing, P suspects       ZSET    id → when its preparer's right to it ends, for the first time and after it was lost
+--   P places                      HASH    caller → its jobs in these two
+--   P hint:{caller}:{hint}        STRING  the worker that took the last job with this hint; expires
+--   P paused                      STRING  no worker takes anything while it stands
 --   P delayed                     ZSET    id → when it may be tried again
 --   P start_by                    ZSET    id → when it must have been started, of jobs in state created
---   P direct:{caller}:{digest}    ZSET    id → when the last caller that waited for it hung up, 0 while one waits, -1 once
---                                         it was answered: jobs of equal direct calls
+--   P direct:{caller}:{digest}    ZSET    id → until when somebody waits for it, as far as is known: a moment ahead while one does, when the
+--                                         last one hung up, inf once one was told where it will be, -1 once it was answered: jobs of equal
+--                                         direct calls
 --   P calls:{id}                  SET     the direct calls that wait for a job
 --   P joined:{call}               STRING  the job with which a direct call went on; expires, for it is for repeated submits only
---   P letting_go                  ZSET    id → until when a direct call that is sent again may go on with the job
+--   P letting_go                  ZSET    id → until when a direct call that is sent again may go on with the job; put off while one waits
 --   P leases                      ZSET    id → when its worker's right to it ends
+--   P render_by                   ZSET    id → when its present start must have come to its end, of jobs in state processing
 --   P expiry                      ZSET    id → when a finished job is forgotten
 --   P waiting_count               HASH    caller → its jobs in state created
+--   P spent:{caller}              HASH    what it has used up of its limits: busy_until_us (when all that it has submitted would be
+--                                         over, were it submitted at its rate), day (since 1970, UTC) and the images of that; expires
 --   P jobs, P jobs:{caller}       ZSET    id → created_us
 --   P idempotency:{caller}:{key}  STRING  id and digest of the body; expires a day after the job's end
 --   P outbox                      STREAM  one entry a change of state, written in the same step
@@ -42,6 +52,7 @@
 --   P due:{line}                  ZSET    delivery → when it is to be tried
 --   P posting:{line}              ZSET    delivery → when the right to try it ends
 --   P posting_of:{caller}         ZSET    the same, of all its receivers
+--   P taken:{nonce}               STRING  what a courier's call was given, to answer the same call the same way; expires
 --   P lines                       ZSET    line → when to look at it next
 --   P faults                      HASH    line → its failures in a row
 --   P secret:{caller}             STRING  what signs its webhooks
@@ -49,8 +60,10 @@
 --   P base                        STRING  the address under which the API says it is reached
 --   P workers                     ZSET    worker → its last sign of life
 --   P worker:{worker}             HASH    what it is and does; nonce and claimed: its last claim, to answer a repeated call the same
---                                         way; present: the virtual time of its shares
---   P shares:{worker}             HASH    caller → virtual time up to which it has worked for that one, over all its models
+--                                         way; present: the virtual time of its shares; drain: it is to take nothing more, and to leave
+--   P dismissed:{host}:{pid}      STRING  the worker that was this process was told to leave; expires
+--   P shares:{worker}             ZSET    caller → virtual time up to which it has worked for that one, over all its models; forgets
+--                                         whose time is over
 --   P idle:{model}                SET     workers that looked for work and found none
 --   P models                      HASH    model → JSON of what serves it, and when that was last seen
 --   P totals                      HASH    counters since the beginning, for metrics
@@ -58,6 +71,7 @@
 --   P upload:{ticket}             HASH    an upload that was announced: caller, key, content_type, size, in_parts, settled (the digest
 --                                         of what came); expires
 --   P upload_parts:{ticket}       HASH    number → digest and bytes of a part that came; expires
+--   P uploaded:{caller}           STRING  bytes that it has uploaded within the time that uploads are kept; expires
 --   P farm                        STRING  the farm's own id; the storage bears it as a mark
 --   P sweep:turn                  STRING  somebody looks through a part of the storage; expires
 --   P sweep:reached               STRING  how far that got
@@ -70,6 +84,10 @@ local HOUR_US = 3600 * SECOND_US
 local DAY_US = 24 * HOUR_US
 -- For so long a direct call whose caller hung up may be asked for again.
 local AGAIN_US = 30 * SECOND_US
+-- For so long a direct call is believed to wait after the last sign of life of its API.
+local HOLD_US = 3 * SECOND_US
+-- For so long a job is left to the worker that its hint prefers.
+local HINT_US = SECOND_US
 
 local function now()
   local time = redis.call('TIME')
@@ -186,20 +204,23 @@ end
 -- starts at the present. So callers share in turn, by the work they ask for.
 local function next_turn(lane, caller, cost)
   local clock = tonumber(redis.call('GET', P .. 'clock:' .. lane) or 0)
-  local turn = math.max(clock, tonumber(redis.call('HGET', P .. 'turn:' .. lane, caller) or 0))
-  redis.call('HSET', P .. 'turn:' .. lane, caller, turn + cost)
+  local turn = math.max(clock, tonumber(redis.call('ZSCORE', P .. 'asked:' .. lane, caller) or 0))
+  redis.call('ZADD', P .. 'asked:' .. lane, turn + cost, caller)
   return turn
 end
 
 -- A caller that cancelled all it had waiting goes on where its claimed jobs end: it pays for no work it did not get.
 local function charge_only_what_was_claimed(lane, caller)
   if redis.call('HEXISTS', P .. 'waiting_count', caller) == 1 then return end
-  redis.call('HSET', P .. 'turn:' .. lane, caller, redis.call('HGET', P .. 'claimed:' .. lane, caller) or 0)
+  redis.call('ZADD', P .. 'asked:' .. lane, redis.call('ZSCORE', P .. 'given:' .. lane, caller) or 0, caller)
 end
 
--- The job whose turn it was is taken: virtual time goes on.
+-- The job whose turn it was is taken: virtual time goes on, and a caller whose time it has passed is as good as new.
 local function advance(lane, turn)
-  if turn > 0 then redis.call('SET', P .. 'clock:' .. lane, turn) end
+  if turn <= tonumber(redis.call('GET', P .. 'clock:' .. lane) or 0) then return end
+  redis.call('SET', P .. 'clock:' .. lane, turn)
+  redis.call('ZREMRANGEBYSCORE', P .. 'asked:' .. lane, '-inf', turn)
+  redis.call('ZREMRANGEBYSCORE', P .. 'given:' .. lane, '-inf', turn)
 end
 
 -- Low priority gets one turn in eight even while normal jobs wait, so that it is never starved.
@@ -217,6 +238,9 @@ local function is_unprepared(lane) return string.sub(lane, 1, 11) == 'unprepared
 -- Where the jobs of a lane stand by age.
 local function since_key(lane, model) return P .. 'since:' .. (is_unprepared(lane) and 'unprepared:' .. model or lane) end
 
+-- Where those wait that may share a batch. The turns of two priorities are of two lines, and cannot be compared.
+local function mates_key(batch_key, priority) return P .. 'mates:' .. batch_key .. ':' .. priority end
+
 local function stand_in_line(id, turn, lane, model, created_us)
   redis.call('ZADD', P .. 'waiting:' .. lane, turn, id)
   redis.call('ZADD', since_key(lane, model), created_us, id)
@@ -224,24 +248,25 @@ end
 
 -- A job that comes back, before all others.
 local function line_up_again(id)
-  local job = redis.call('HMGET', job_key(id), 'lane', 'batch_key', 'solo', 'created_us', 'model')
+  local job = redis.call('HMGET', job_key(id), 'lane', 'batch_key', 'solo', 'created_us', 'model', 'priority')
   local turn = front_turn()
   stand_in_line(id, turn, job[1], job[5], job[4])
-  if job[3] ~= '1' then redis.call('ZADD', P .. 'mates:' .. job[2], turn, id) end
+  if job[3] ~= '1' then redis.call('ZADD', mates_key(job[2], job[6]), turn, id) end
 end
 
 -- A job leaves its place in its lane, or its preparer. It still counts as one that waits, and keeps its place by age.
 local function step_out(id, lane)
   redis.call('ZREM', P .. 'waiting:' .. lane, id)
-  redis.call('ZREM', P .. 'preparing', id)
-  redis.call('ZREM', P .. 'suspects', id)
+  if redis.call('ZREM', P .. 'preparing', id) + redis.call('ZREM', P .. 'suspects', id) == 0 then return end
+  local caller = redis.call('HGET', job_key(id), 'caller')
+  if redis.call('HINCRBY', P .. 'places', caller, -1) <= 0 then redis.call('HDEL', P .. 'places', caller) end
 end
 
 local function leave_line(id)
-  local job = redis.call('HMGET', job_key(id), 'lane', 'batch_key', 'caller', 'model')
+  local job = redis.call('HMGET', job_key(id), 'lane', 'batch_key', 'caller', 'model', 'priority')
   step_out(id, job[1])
   redis.call('ZREM', since_key(job[1], job[4]), id)
-  redis.call('ZREM', P .. 'mates:' .. job[2], id)
+  redis.call('ZREM', mates_key(job[2], job[5]), id)
   redis.call('ZREM', P .. 'delayed', id)
   redis.call('ZREM', P .. 'start_by', id)
   uncount(job[3])
@@ -249,6 +274,21 @@ end
 
 local function waiting(model)
   return redis.call('ZCARD', P .. 'waiting:' .. model .. ':normal') + redis.call('ZCARD', P .. 'waiting:' .. model .. ':low')
+end
+
+local function hint_key(caller, hint) return P .. 'hint:' .. caller .. ':' .. hint end
+
+-- A job with a hint stands in a line for a GPU: for a moment it is left to the worker that the hint prefers.
+local function leave_to_preferred(id) redis.call('HSET', job_key(id), 'hint_until_us', whole(now() + HINT_US)) end
+
+-- Whether no worker is to take anything. What was taken before goes on.
+local function is_paused() return redis.call('EXISTS', P .. 'paused') == 1 end
+
+-- Somebody waits for this job of a direct call, or did so a moment ago.
+local function hold_call(id, direct)
+  local until_us = now() + HOLD_US
+  redis.call('ZADD', direct, whole(until_us), id)
+  redis.call('ZADD', P .. 'letting_go', whole(until_us + AGAIN_US), id)
 end
 
 -- Nobody goes on with this job of a direct call any more.
@@ -260,12 +300,20 @@ end
 
 -- Who sends a direct call again may have the pictures that it did not get; a failure is worth another try.
 local function end_direct(id, direct, state)
-  if state == 'completed' then
-    if redis.call('ZSCORE', direct, id) == '0' then redis.call('ZADD', direct, -1, id) end
-    redis.call('ZADD', P .. 'letting_go', 'NX', whole(now() + AGAIN_US), id)
-  else
+  local held_until = redis.call('ZSCORE', direct, id)
+  if not held_until then return end
+  if state == 'failed' then
     let_go(id, direct)
+  elseif tonumber(held_until) > now() then
+    redis.call('ZADD', direct, -1, id)
+    redis.call('ZADD', P .. 'letting_go', whole(now() + AGAIN_US), id)
   end
+end
+
+-- A start of a job is over, however it ended.
+local function end_start(id)
+  redis.call('ZREM', P .. 'leases', id)
+  redis.call('ZREM', P .. 'render_by', id)
 end
 
 -- How long a job is kept after its end. What was sent inline is kept for an hour, in case that an answer was lost.
@@ -280,7 +328,7 @@ local function finish(id, state, fields, ttl_us)
   if job[1] == 'created' then leave_line(id) end
   if not may_go(job[1], state) then return false end
   redis.call('HSET', key, 'finished_us', whole(now()), unpack(fields))
-  redis.call('ZREM', P .. 'leases', id)
+  end_start(id)
   redis.call('ZADD', P .. 'expiry', whole(now() + kept_us(job[2], job[3], ttl_us)), id)
   if job[4] then redis.call('PEXPIRE', job[4], DAY_US / 1000) end
   if job[5] then end_direct(id, job[5], state) end
@@ -337,7 +385,7 @@ end
 -- Take a job that is processing back from its worker: to the front, or, with a delay, to the front when that is over.
 local function take_back(id, delay_us)
   local key = job_key(id)
-  redis.call('ZREM', P .. 'leases', id)
+  end_start(id)
   local job = redis.call('HMGET', key, 'caller', 'start_by_us')
   redis.call('HINCRBY', P .. 'waiting_count', job[1], 1)
   -- Its time runs on from its submit, as if nobody had started it.

@@ -11,6 +11,7 @@ local function renew(id, fence, step)
   if redis.call('HGET', key, 'state') == 'created' then
     leave_line(id)
     if tonumber(redis.call('HGET', key, 'mates')) > 0 then redis.call('HINCRBY', key, 'attempt', 1) end
+    redis.call('ZADD', P .. 'render_by', redis.call('HGET', key, 'render_by_us'), id)
     transition(id, 'processing')
   end
   redis.call('ZADD', P .. 'leases', until_us, id)
@@ -32,7 +33,9 @@ redis.call('HSET', P .. 'worker:' .. worker, 'jobs', (#ARGV - 3) / 3, 'beat_us',
 if facts.state == 'warm' then
   for model in string.gmatch(facts.models, '[^,]+') do
     -- Whoever holds nothing is idle, even if the answer that told it so was lost: the next bell is for it.
-    if #ARGV == 3 then redis.call('SADD', P .. 'idle:' .. model, worker) end
+    if #ARGV == 3 and redis.call('HEXISTS', P .. 'worker:' .. worker, 'drain') == 0 then
+      redis.call('SADD', P .. 'idle:' .. model, worker)
+    end
     redis.call('HSET', P .. 'models', model, cjson.encode({
       weights = facts.weights, safety = facts.safety, build = facts.build, seen_us = whole(now())}))
   end

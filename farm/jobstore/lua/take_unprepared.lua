@@ -1,5 +1,5 @@
 -- Give a preparer jobs that are not prepared yet, under a lease: one that was lost with its preparer, then those whose turn
--- it is.
+-- it is. While others wait, a caller has at most half of all places that are taken: its hosts may be slow.
 -- ARGV: count, lease_us, most takes of a job, ttl_us
 -- Returns their ids
 local count, lease_us, most, ttl_us = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -13,6 +13,7 @@ local function take(id, set)
     return
   end
   redis.call('ZADD', P .. set, whole(now() + lease_us), id)
+  redis.call('HINCRBY', P .. 'places', redis.call('HGET', job_key(id), 'caller'), 1)
   taken[#taken + 1] = id
 end
 
@@ -25,12 +26,29 @@ local function first_lost()
     or redis.call('ZRANGEBYSCORE', P .. 'preparing', '-inf', time, 'LIMIT', 0, 1)[1]
 end
 
+-- May its caller have one more place? `places` is how many are taken.
+local function has_room(id, places)
+  local its_own = redis.call('HGET', P .. 'places', redis.call('HGET', job_key(id), 'caller'))
+  return 2 * (tonumber(its_own or 0) + 1) <= places + 1
+end
+
+-- The first whose caller may have a place, among so many that callers who take turns are all among them; else the very first.
+-- And its turn.
+local function first_of(lane)
+  local first = redis.call('ZRANGE', P .. 'waiting:' .. lane, 0, 15, 'WITHSCORES')
+  local places = redis.call('ZCARD', P .. 'preparing') + redis.call('ZCARD', P .. 'suspects')
+  for i = 1, #first, 2 do
+    if has_room(first[i], places) then return first[i], first[i + 1] end
+  end
+  return first[1], first[2]
+end
+
 local function take_first(priority)
   local lane = 'unprepared:' .. priority
-  local first = redis.call('ZRANGE', P .. 'waiting:' .. lane, 0, 0, 'WITHSCORES')
-  if not first[1] then return false end
-  advance(lane, tonumber(first[2]))
-  take(first[1], 'preparing')
+  local id, turn = first_of(lane)
+  if not id then return false end
+  advance(lane, tonumber(turn))
+  take(id, 'preparing')
   return true
 end
 

@@ -1,0 +1,79 @@
+"""`/farm/v1/keys`: API keys over HTTP, for admins. What `farm keys` does on Redis itself."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import flask
+from pydantic import Field
+
+from api import query
+from api.auth import Doorman
+from api.body import read_bytes
+from farm import clock
+from farm.callers import ApiKey, Callers
+from farm.dialects.fields import Flag, Input, Whole, decode, parse
+from farm.errors import Forbidden, InvalidRequest, NotFound, Problem
+from farm.limits import MOST_RATE, Limits
+
+
+class WantedKey(Input):
+    """A key to be made. A limit that is not given, or null, is the farm's own; 0: none."""
+
+    name: str
+    admin: Flag = False
+    rate: Annotated[Whole, Field(ge=0, le=MOST_RATE)] | None = None
+    waiting: Annotated[Whole, Field(ge=0, le=2**53)] | None = None
+    images_per_day: Annotated[Whole, Field(ge=0, le=2**53)] | None = None
+
+
+def routes(callers: Callers, *, doorman: Doorman) -> flask.Blueprint:
+    blueprint = flask.Blueprint("keys", __name__, url_prefix="/farm/v1")
+
+    @blueprint.get("/keys")
+    def page() -> dict[str, Any]:
+        refuse_all_but_admins()
+        query.refuse_others()
+        return {"keys": [_shown(key) for key in callers.all()]}
+
+    @blueprint.post("/keys")
+    def create() -> tuple[dict[str, Any], int]:
+        refuse_all_but_admins()
+        query.refuse_others()
+        wanted = parse(WantedKey, decode(read_bytes()))
+        limits = Limits(wanted.rate, wanted.waiting, wanted.images_per_day)
+        try:
+            key = callers.create(wanted.name, is_admin=wanted.admin, limits=limits)
+        except ValueError as error:
+            raise InvalidRequest([Problem("name", str(error), "string_pattern_mismatch", wanted.name)]) from error
+        return {"name": wanted.name, "key": key}, 201
+
+    @blueprint.delete("/keys")
+    def revoke() -> dict[str, Any]:
+        refuse_all_but_admins()
+        query.refuse_others("name")
+        name = flask.request.args.get("name")
+        if not name:
+            raise InvalidRequest([Problem("name", "a key's name or id is required here", "missing")])
+        revoked = callers.revoke(name)
+        if not revoked:
+            raise NotFound("No key has this name or id.")
+        return {"revoked": revoked}
+
+    def refuse_all_but_admins() -> None:
+        if not doorman.caller().is_admin:
+            raise Forbidden("Only an admin key may look after keys.")
+
+    return blueprint
+
+
+def _shown(key: ApiKey) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "admin": key.is_admin,
+        "rate": key.limits.rate,
+        "waiting": key.limits.waiting,
+        "images_per_day": key.limits.images_per_day,
+        "created_at": clock.iso(key.created_us),
+    }

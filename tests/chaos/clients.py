@@ -1,0 +1,342 @@
+"""The callers: each asks, asks again without an answer, watches, cancels, fetches, and writes down what it was told."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import urllib3
+
+from tests.chaos.asks import CALLERS, Ask
+from tests.chaos.evidence import Acceptance, Cancel, Deletion, Evidence, Fetch, Oddity, Overheard, Sight
+from tests.chaos.pixels import is_right
+from tests.chaos.receivers import Receivers
+from tests.chaos.ways import WAYS, Call, Told, Way, content_of, native_view, source_of
+from tests.farms import Answer
+
+#: How long an answer may take, in seconds; one that is held takes longer.
+_ANSWER_SECONDS = 10.0
+_HELD_SECONDS = 60.0
+#: Pauses between two looks at a job grow from the first to the last.
+_LOOK_PAUSES = (0.1, 0.8)
+#: Pauses before a call is sent again.
+_AGAIN_PAUSES = (0.1, 1.5)
+#: How often another caller's job is asked for.
+_NOSY = 0.02
+
+
+class NoAnswer(Exception):
+    """The connection was refused or broke, or nothing came in time."""
+
+
+class Office:
+    """What all callers have in common: the farm's addresses and keys, the clock of the run, and the log."""
+
+    def __init__(
+        self, urls: Sequence[str], keys: Mapping[str, str], evidence: Evidence, receivers: Receivers, *, seconds: float
+    ) -> None:
+        self.evidence = evidence
+        self.receivers = receivers
+        #: How long one caller goes on with one ask, in seconds.
+        self.seconds = seconds
+        self._urls = urls
+        self._keys = keys
+        self._http = urllib3.PoolManager(retries=False, maxsize=64)
+
+    def send(self, dice: random.Random, caller: str, call: Call, *, seconds: float = _ANSWER_SECONDS) -> Answer:
+        """The farm's answer, of whichever of its APIs. Raises NoAnswer."""
+        headers = {"Authorization": f"Bearer {self._keys[caller]}", **call.headers}
+        url = dice.choice(self._urls) + call.path
+        try:
+            timeout = urllib3.Timeout(connect=2.0, read=seconds)
+            return Answer(self._http.request(call.method, url, body=call.content, headers=headers, timeout=timeout))
+        except urllib3.exceptions.HTTPError as error:
+            raise NoAnswer from error
+
+    def stream(self, dice: random.Random, caller: str, path: str) -> urllib3.BaseHTTPResponse:
+        """An answer that goes on. Raises NoAnswer."""
+        headers = {"Authorization": f"Bearer {self._keys[caller]}"}
+        try:
+            url, timeout = dice.choice(self._urls) + path, urllib3.Timeout(connect=2.0, read=_ANSWER_SECONDS)
+            return self._http.request("GET", url, headers=headers, timeout=timeout, preload_content=False)
+        except urllib3.exceptions.HTTPError as error:
+            raise NoAnswer from error
+
+
+class Client:
+    """One caller with one ask."""
+
+    def __init__(self, office: Office, ask: Ask) -> None:
+        self._office = office
+        self._log = office.evidence
+        self._ask = ask
+        self._way: Way = WAYS[ask.way]
+        self._dice = random.Random(f"client {ask.prompt}")
+        self._until = time.monotonic() + office.seconds
+
+    def work(self) -> None:
+        """From the submit to the end, or until it has no patience any more: the judge then has the record."""
+        with suppress(TimeoutError):
+            self._work()
+
+    def _work(self) -> None:
+        ask = self._ask
+        call = self._way.submit(ask, picture=self._picture(), hook=self._hook())
+        if ask.hang_up_after is not None:
+            self._hang_up(call, ask.hang_up_after)
+            return
+        told = self._submit(call)
+        if ask.resends:
+            self._submit(call)
+            self._refuse_another(call)
+        told = self._follow(told)
+        if told.state == "completed":
+            self._fetch_all(told)
+        if ask.deletes and told.has_ended:
+            self._delete(told.job)
+
+    def _hook(self) -> str:
+        return self._office.receivers.address(self._ask.caller, self._ask.number) if self._ask.webhook else ""
+
+    # Asking
+
+    def _picture(self) -> str:
+        """The URL of the picture that the ask brings; empty: none."""
+        if not self._ask.uploads:
+            return source_of(self._ask, "")
+        wish = {"content_type": "image/png", "file_name": "fox.png"}
+        ticket = self._answer(Call("POST", "/fal/rest/storage/upload/initiate", wish), good=(200,)).json
+        upload = Call("PUT", _path(ticket["upload_url"]), self._ask.picture, {"Content-Type": "image/png"})
+        self._answer(upload, good=(200, 201, 204))
+        return str(ticket["file_url"])
+
+    def _submit(self, call: Call) -> Told:
+        """Ask until it is accepted, as the providers' libraries do."""
+        for attempt, pause in enumerate(self._pauses(_AGAIN_PAUSES)):
+            # OpenAI's count: a farm takes a call that comes again for the one that came before.
+            again = {"X-Stainless-Retry-Count": str(attempt)} if attempt and self._ask.is_direct else {}
+            counted = replace(call, headers={**call.headers, **again})
+            try:
+                answer = self._send(counted, seconds=_HELD_SECONDS if self._ask.is_direct else _ANSWER_SECONDS)
+            except NoAnswer:
+                time.sleep(pause)
+                continue
+            told = self._way.submitted(self._ask, answer)
+            if told is not None:
+                self._log.accepted.append(Acceptance(self._ask.number, told.job, time.time()))
+                self._see(told)
+                return told
+            self._complain_unless_passing(call, answer)
+            time.sleep(pause)
+        raise TimeoutError
+
+    def _refuse_another(self, call: Call) -> None:
+        """The same Idempotency-Key with another body is refused."""
+        assert isinstance(call.body, Mapping)
+        other = replace(call, body={**call.body, "seed": 1})
+        answer = self._answer(other, good=(200, 201, 202, 409, 422))
+        if answer.status < 300:
+            self._odd("key taken for another", f"answered {answer.status} to the same key with another body")
+
+    def _hang_up(self, call: Call, seconds: float) -> None:
+        with suppress(NoAnswer):
+            answer = self._send(call, seconds=seconds)
+            if told := self._way.submitted(self._ask, answer):
+                self._log.accepted.append(Acceptance(self._ask.number, told.job, time.time()))
+                self._see(told)
+
+    # Watching
+
+    def _follow(self, told: Told) -> Told:
+        """The job's end. On the way it is cancelled, where that is wanted."""
+        cancel_at = None if self._ask.cancel_after is None else time.monotonic() + self._ask.cancel_after
+        if self._ask.way == "native events" and cancel_at is None:
+            self._watch(told.job)
+        for pause in self._pauses(_LOOK_PAUSES):
+            if told.has_ended:
+                return told
+            if cancel_at is not None and time.monotonic() >= cancel_at:
+                self._cancel(told.job)
+                cancel_at = None
+            told = self._look(told.job) or told
+            if not told.has_ended:
+                time.sleep(pause)
+        raise TimeoutError
+
+    def _look(self, job: str) -> Told | None:
+        """What the farm says of the job now; None: nothing."""
+        call = self._way.look(self._ask, job)
+        for _ in range(2):
+            try:
+                answer = self._send(call)
+            except NoAnswer:
+                return None
+            said = self._way.seen(self._ask, job, answer)
+            if not isinstance(said, Call):
+                break
+            call = said
+        if said is None:
+            self._complain_unless_passing(call, answer)
+        if not isinstance(said, Told):
+            return None
+        self._see(said)
+        if self._dice.random() < _NOSY:
+            self._pry(job)
+        return said
+
+    def _watch(self, job: str) -> None:
+        """The job's states as its stream of events tells them, until that breaks."""
+        with suppress(NoAnswer, urllib3.exceptions.HTTPError, json.JSONDecodeError):
+            stream = self._office.stream(self._dice, self._ask.caller, f"/farm/v1/jobs/{job}/events")
+            with closing(stream):
+                for line in _lines(stream):
+                    if line.startswith("data: ") and '"id"' in line:
+                        self._see(native_view(json.loads(line.removeprefix("data: "))))
+
+    def _see(self, told: Told) -> None:
+        names = tuple(url.rpartition("/")[2] for url in told.pictures if url.startswith("http"))
+        self._log.sights.append(Sight(told.job, time.time(), told.state, told.code, names, told.started))
+
+    def _pry(self, job: str) -> None:
+        """To another caller, the job is none."""
+        other = self._dice.choice([name for name in CALLERS if name != self._ask.caller])
+        with suppress(NoAnswer):
+            answer = self._office.send(self._dice, other, self._way.look(self._ask, job))
+            if answer.status == 200:
+                self._odd("shown to another", f"{other} was shown {self._ask.caller}'s job {job}")
+
+    # What comes after
+
+    def _cancel(self, job: str) -> None:
+        self._log.cancelling.add(job)
+        for pause in self._pauses(_AGAIN_PAUSES):
+            with suppress(NoAnswer):
+                answer = self._send(self._way.cancel(job))
+                if outcome := self._way.cancelled(answer):
+                    self._log.cancels.append(Cancel(job, time.time(), outcome))
+                    return
+                self._complain_unless_passing(self._way.cancel(job), answer)
+            time.sleep(pause)
+        raise TimeoutError
+
+    def _fetch_all(self, told: Told) -> None:
+        for number, picture in enumerate(told.pictures):
+            content = content_of(picture)
+            if content is None:
+                answer = self._answer(Call("GET", _path(picture)), good=(200, 404))
+                status, content = answer.status, answer.body
+            else:
+                status = 200
+            right = status == 200 and is_right(self._ask, number, told.prompt, content)
+            self._log.fetches.append(Fetch(told.job, number, time.time(), status, right))
+        if not told.prompt.startswith(self._ask.prompt) or (told.prompt != self._ask.prompt) != self._ask.enhance:
+            self._odd("wrong prompt", f"{told.job} rendered {told.prompt!r}")
+
+    def _delete(self, job: str) -> None:
+        answer = self._answer(Call("DELETE", f"/farm/v1/jobs/{job}"), good=(204, 404))
+        self._log.deletions.append(Deletion(job, time.time()))
+        answer = self._answer(Call("GET", f"/farm/v1/jobs/{job}"), good=(200, 404))
+        if answer.status == 200:
+            self._odd("deleted, yet there", f"job {job}")
+
+    # Sending
+
+    def _send(self, call: Call, *, seconds: float = _ANSWER_SECONDS) -> Answer:
+        return self._office.send(self._dice, self._ask.caller, call, seconds=seconds)
+
+    def _answer(self, call: Call, *, good: Sequence[int]) -> Answer:
+        """The answer to a call, which is sent until it is one of these."""
+        for pause in self._pauses(_AGAIN_PAUSES):
+            with suppress(NoAnswer):
+                answer = self._send(call)
+                if answer.status in good:
+                    return answer
+                self._complain_unless_passing(call, answer)
+            time.sleep(pause)
+        raise TimeoutError
+
+    def _pauses(self, bounds: tuple[float, float]) -> Iterator[float]:
+        """Growing pauses in seconds, until there is no time left."""
+        pause, longest = bounds
+        while time.monotonic() < self._until:
+            yield self._dice.uniform(0.5, 1.0) * pause
+            pause = min(1.5 * pause, longest)
+
+    def _complain_unless_passing(self, call: Call, answer: Answer) -> None:
+        """In trouble a farm says 503, and when to come again; anything else here is none of its answers."""
+        if answer.status in (429, 503, 504) and (answer.status != 429 or "retry-after" in answer.headers):
+            return
+        self._odd("odd answer", f"{call.method} {call.path} was answered {answer.status}: {answer.body[:300]!r}")
+
+    def _odd(self, rule: str, what: str) -> None:
+        self._log.oddities.append(Oddity(rule, f"ask {self._ask.number} ({self._ask.way})", what))
+
+
+def serve_all(office: Office, asks: Iterator[Ask], *, clients: int, progress: Any) -> None:
+    """Work through all asks with so many clients at a time."""
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                ask = next(asks, None)
+                if ask is None:
+                    return
+                office.evidence.asks[ask.number] = ask
+            Client(office, ask).work()
+            progress()
+
+    threads = [threading.Thread(target=work, name=f"client {number}", daemon=True) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@contextmanager
+def listening(office: Office) -> Iterator[None]:
+    """For the length of a block, each caller listens to what the farm streams to it of all its jobs."""
+    over = threading.Event()
+    threads = [threading.Thread(target=_listen, args=(office, caller, over), daemon=True) for caller in CALLERS]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def _listen(office: Office, caller: str, over: threading.Event) -> None:
+    dice = random.Random(f"listener {caller}")
+    while not over.wait(_AGAIN_PAUSES[0]):
+        stopped = suppress(NoAnswer, urllib3.exceptions.HTTPError, json.JSONDecodeError)
+        with stopped, closing(office.stream(dice, caller, "/farm/v1/events")) as stream:
+            for line in _lines(stream):
+                if over.is_set():
+                    return
+                if line.startswith("data: ") and '"id"' in line:
+                    event = json.loads(line.removeprefix("data: "))
+                    office.evidence.overheard.append(Overheard(caller, event["id"], event["status"]))
+
+
+def _lines(stream: urllib3.BaseHTTPResponse) -> Iterator[str]:
+    """The lines of a stream as they come."""
+    rest = b""
+    for piece in stream.stream(4096):
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from (line.decode() for line in whole)
+
+
+def _path(url: str) -> str:
+    """A URL of the farm's as a path: any of its APIs has it."""
+    parts = urlsplit(url)
+    return f"{parts.path}?{parts.query}" if parts.query else parts.path

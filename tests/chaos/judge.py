@@ -1,0 +1,240 @@
+"""The judge: what a run broke of the promises, from what its callers and receivers wrote down.
+
+It asks nothing of the farm itself, knows none of its code, and takes none of its events for the truth.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from tests.chaos.asks import number_in
+from tests.chaos.evidence import ENDS, UNKNOWN, Evidence, Letter, Record
+
+#: A cancel that was answered so must be the end.
+_STOPPED = ("cancelled", "stopping", "accepted")
+#: A picture's name tells its job.
+_NAME = re.compile(r"([0-9a-f-]{36})-([0-9]+|input)-.*")
+#: So many of a job's workers must have died before it may be given up for it; of preparers, so many in all.
+_DEATHS = 2
+_LOSSES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A promise that was broken: the rule's name, the job or thing, and what was seen."""
+
+    rule: str
+    subject: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.subject}: {self.what}"
+
+
+def findings(evidence: Evidence) -> list[Finding]:
+    """Everything that was broken, by rule. Empty: nothing was."""
+    return [finding for rule in _RULES for finding in rule(evidence)]
+
+
+def _lost(evidence: Evidence) -> Iterator[Finding]:
+    """What was accepted is known, and comes to an end."""
+    deleted = {one.job for one in evidence.deletions}
+    for job, ask in evidence.jobs.items():
+        record = evidence.records.get(job)
+        if record is None and job not in deleted:
+            yield Finding("lost", job, f"ask {ask.number} ({ask.way}) was accepted; the farm does not know it")
+        elif record is not None and record.state not in ENDS:
+            yield Finding("unfinished", job, f"ask {ask.number} ({ask.way}) is {record.state} after all was over")
+
+
+def _disappeared(evidence: Evidence) -> Iterator[Finding]:
+    """Nor is it unknown for a while."""
+    deleted = {one.job for one in evidence.deletions}
+    missed = {one.job for one in evidence.sights if one.state == UNKNOWN} - deleted
+    for job in sorted(missed & evidence.records.keys()):
+        yield Finding("lost for a while", job, "it was accepted, then not known, and known again")
+
+
+def _unfinished_strangers(evidence: Evidence) -> Iterator[Finding]:
+    """A job whose acceptance nobody heard of comes to an end, too."""
+    for job, record in evidence.records.items():
+        if job not in evidence.jobs and record.state not in ENDS:
+            yield Finding("unfinished", job, f"nobody was told of it; it is {record.state} after all was over")
+
+
+def _changed_end(evidence: Evidence) -> Iterator[Finding]:
+    """There is one end, and it stays as it was seen first."""
+    ended: dict[str, str] = {}
+    pictures: dict[str, tuple[str, ...]] = {}
+    for sight in sorted(evidence.sights, key=lambda one: one.at):
+        first = ended.get(sight.job)
+        if first and sight.state not in (first, UNKNOWN):
+            yield Finding("end changed", sight.job, f"it was {first}, and {sight.state} later")
+        if sight.state in ENDS:
+            ended.setdefault(sight.job, sight.state)
+        if sight.pictures and sight.pictures != pictures.setdefault(sight.job, sight.pictures):
+            yield Finding("end changed", sight.job, "its pictures were others later")
+    for record in evidence.records.values():
+        if ended.get(record.job, record.state) != record.state:
+            yield Finding("end changed", record.job, f"it was {ended[record.job]}, and is {record.state}")
+        elif record.pictures != pictures.get(record.job, record.pictures):
+            yield Finding("end changed", record.job, "its pictures are others at last")
+
+
+def _pictures(evidence: Evidence) -> Iterator[Finding]:
+    """A completed job's pictures are there at once, and show what was asked for."""
+    deleted = {one.job for one in evidence.deletions}
+    for fetch in evidence.fetches:
+        if fetch.status == 404 and fetch.job not in deleted:
+            yield Finding("told too early", fetch.job, f"completed, but picture {fetch.number} could not be read")
+        elif fetch.status == 200 and not fetch.right:
+            yield Finding("wrong picture", fetch.job, f"picture {fetch.number} is not what its seed demands")
+    for record in evidence.records.values():
+        missing = [name for name in record.pictures if name not in evidence.stored]
+        if missing:
+            yield Finding("picture missing", record.job, f"{', '.join(missing)} is not in storage")
+        if record.state == "completed" and not record.pictures:
+            yield Finding("picture missing", record.job, "completed without pictures")
+
+
+def _too_few_pictures(evidence: Evidence) -> Iterator[Finding]:
+    for job, ask in evidence.jobs.items():
+        record = evidence.records.get(job)
+        if record and record.state == "completed" and len(record.pictures) != ask.images:
+            yield Finding("picture missing", job, f"{len(record.pictures)} of {ask.images} pictures")
+
+
+def _letters(evidence: Evidence) -> Iterator[Finding]:
+    """Every end is told to who wants to be told, under one id, signed, to nobody else, and as it is."""
+    deleted = {one.job for one in evidence.deletions}
+    told = {one.job for one in evidence.letters if one.is_terminal and 200 <= one.answered < 300}
+    for job, ask in evidence.jobs.items():
+        if ask.webhook and job not in told and job not in deleted:
+            yield Finding("webhook missing", job, f"the receiver of ask {ask.number} ({ask.way}) was not told its end")
+    ids: dict[tuple[str, str], set[str]] = defaultdict(set)
+    events: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for letter in evidence.letters:
+        ids[letter.job, letter.event].add(letter.event_id)
+        events[letter.event_id].add((letter.job, letter.event))
+        yield from _letter(evidence, letter)
+    for (job, event), several in ids.items():
+        if len(several) > 1:
+            yield Finding("webhook doubled", job, f"{event} came under {len(several)} ids: {sorted(several)}")
+    for event_id, different in events.items():
+        if len(different) > 1:
+            yield Finding("webhook doubled", event_id, f"one id for {sorted(different)}")
+
+
+def _letter(evidence: Evidence, letter: Letter) -> Iterator[Finding]:
+    if not letter.genuine:
+        yield Finding("webhook forged", letter.job, f"the signature of {letter.event} is not good")
+    record = evidence.records.get(letter.job)
+    if record is None:
+        return
+    if (record.caller, number_in(record.prompt)) != (letter.caller, letter.ask):
+        yield Finding("webhook astray", letter.job, f"{record.caller}'s came to {letter.caller}, ask {letter.ask}")
+    if letter.is_terminal and letter.state != record.state:
+        yield Finding("webhook contradicts", letter.job, f"it said {letter.state}, the job is {record.state}")
+    if letter.is_terminal and letter.pictures and letter.pictures != record.pictures:
+        yield Finding("webhook contradicts", letter.job, "it named other pictures than the job has")
+
+
+def _overheard(evidence: Evidence) -> Iterator[Finding]:
+    """Streams of events tell a caller of its own jobs, and of no other end than they have."""
+    for one in evidence.overheard:
+        record = evidence.records.get(one.job)
+        if record and record.caller != one.caller:
+            yield Finding("shown to another", one.job, f"{one.caller} was told of {record.caller}'s job by its stream")
+        elif record and one.state in ENDS and one.state != record.state:
+            yield Finding("end changed", one.job, f"its stream said {one.state}, and it is {record.state}")
+
+
+def _cancelled(evidence: Evidence) -> Iterator[Finding]:
+    """Nothing is rendered after a cancel."""
+    for cancel in evidence.cancels:
+        record = evidence.records.get(cancel.job)
+        if record is None or cancel.outcome not in _STOPPED:
+            continue
+        if (record.state, record.code) != ("failed", "cancelled"):
+            yield Finding("rendered after cancel", cancel.job, f"answered {cancel.outcome}, is {_end(record)}")
+        if cancel.outcome == "cancelled" and record.started > cancel.at:
+            yield Finding("rendered after cancel", cancel.job, "it was started after it was cancelled")
+    for record in evidence.records.values():
+        if record.state == "failed" and record.pictures:
+            yield Finding("rendered after cancel", record.job, f"{_end(record)}, with pictures")
+
+
+def _doubled(evidence: Evidence) -> Iterator[Finding]:
+    """One Idempotency-Key is one job."""
+    jobs: dict[int, set[str]] = defaultdict(set)
+    for record in evidence.records.values():
+        number = number_in(record.prompt)
+        if number is not None:
+            jobs[number].add(record.job)
+    for one in evidence.accepted:
+        jobs[one.ask].add(one.job)
+    for number, several in jobs.items():
+        if evidence.asks[number].key and len(several) > 1:
+            yield Finding("doubled", f"ask {number}", f"one key, {len(several)} jobs: {sorted(several)}")
+
+
+def _unexplained(evidence: Evidence) -> Iterator[Finding]:
+    """A job fails only for what its caller did, or for what was done to it more often than it is tried."""
+    for record in evidence.records.values():
+        if record.state == "failed" and not _is_explained(evidence, record):
+            yield Finding("failed for nothing", record.job, f"{_end(record)}, prompt {record.prompt!r}")
+
+
+def _is_explained(evidence: Evidence, record: Record) -> bool:
+    number = number_in(record.prompt)
+    ask = evidence.asks.get(number) if number is not None else None
+    if record.code == "attempts_exhausted":
+        # The first start beside others is not charged, and one may be lost to a stall of the job store.
+        return sum(record.job in one.jobs for one in evidence.strikes) >= _DEATHS
+    if record.code == "preparation_failed":
+        return sum(one.kind.endswith("webhook worker") for one in evidence.strikes) >= _LOSSES
+    return ask is not None and {
+        "cancelled": record.job in evidence.cancelling,
+        "start_timeout": ask.start_within > 0,
+        "client_disconnected": ask.is_direct,
+    }.get(record.code, False)
+
+
+def _left_behind(evidence: Evidence) -> Iterator[Finding]:
+    """Nothing stays in the working sets of the job store, nor in storage what is nobody's."""
+    for name, count in evidence.left_behind.items():
+        yield Finding("left behind", name, f"{count} entries after all was over")
+    wanted = {name for record in evidence.records.values() for name in record.pictures}
+    for name in sorted(evidence.stored - wanted):
+        match = _NAME.fullmatch(name)
+        if match and not (match[2] == "input" and match[1] in evidence.records):
+            yield Finding("orphan", name, "it lies in storage after the sweep, and is no job's picture")
+
+
+def _oddities(evidence: Evidence) -> Iterator[Finding]:
+    for odd in evidence.oddities:
+        yield Finding(odd.rule, odd.subject, odd.what)
+
+
+def _end(record: Record) -> str:
+    return f"{record.state} ({record.code})" if record.code else record.state
+
+
+_RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
+    _lost,
+    _disappeared,
+    _unfinished_strangers,
+    _changed_end,
+    _pictures,
+    _too_few_pictures,
+    _letters,
+    _overheard,
+    _cancelled,
+    _doubled,
+    _unexplained,
+    _left_behind,
+    _oddities,
+)

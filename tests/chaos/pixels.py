@@ -1,0 +1,48 @@
+"""The pictures that asks demand, painted here a second time."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image, ImageChops, ImageStat
+
+from farm.request import SEEDS, ImageRequest
+from tests.chaos.asks import Ask
+from workers.pipelines.simulated import SimulatedPipeline
+
+#: How far a JPEG may be from what was encoded: the mean over all pixels and colours, of 255.
+_LOSS = 3.0
+_INPUT = "input"
+
+
+def is_right(ask: Ask, number: int, prompt: str, content: bytes) -> bool:
+    """Whether a file shows the `number`-th picture of an ask; `prompt` is the one that was rendered."""
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            form, shown = opened.format, opened.convert("RGB")
+    except OSError:
+        return False
+    wanted = picture(ask, number, prompt)
+    if form != ask.form.upper() or shown.size != wanted.size:
+        return False
+    if ask.form == "png":
+        return shown.tobytes() == wanted.tobytes()
+    return max(ImageStat.Stat(ImageChops.difference(shown, wanted)).mean) < _LOSS
+
+
+def picture(ask: Ask, number: int, prompt: str) -> Image.Image:
+    """The `number`-th picture of an ask, counted from 0."""
+    inputs = {_INPUT: Image.open(io.BytesIO(ask.picture)).convert("RGB")} if ask.picture else {}
+    request = ImageRequest(
+        model="srpo-image-to-image" if ask.picture else "srpo",
+        prompt=prompt,
+        width=ask.width,
+        height=ask.height,
+        steps=ask.steps,
+        guidance=1.0,
+        seed=(ask.seed + number) % SEEDS,
+        strength=ask.strength,
+        inputs=tuple(inputs),
+    )
+    (painted,) = SimulatedPipeline(0).render([request], lambda _index, _step: True, inputs)
+    return painted.image

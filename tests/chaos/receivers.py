@@ -1,0 +1,167 @@
+"""Receivers of webhooks: each caller has an address there for each ask. They misbehave by chance, and write down."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import random
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+from tests.chaos.evidence import Evidence, Letter
+from tests.receiver import Behaviour, answer, close_early
+
+#: What a receiver does with a letter, and how often, out of the sum of all.
+_MOODS: Mapping[str, int] = {"well": 78, "error": 8, "busy": 4, "closing": 5, "hanging": 3, "taking it": 2}
+#: How long one that hangs does so, in seconds.
+_HANGS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Signatures:
+    """What letters are verified with: the secret of each caller, and the farm's public keys for fal's."""
+
+    secrets: Mapping[str, str]
+    jwks: Mapping[str, Any]
+
+    def is_genuine(self, caller: str, headers: Mapping[str, str], body: bytes) -> bool:
+        if "x-fal-webhook-signature" in headers:
+            return _is_from_fal(self.jwks, headers, body)
+        if headers.get("webhook-signature", "").startswith("v3,"):
+            return _is_from_wavespeed(self.secrets[caller], headers, body)
+        try:
+            Webhook(self.secrets[caller]).verify(body, dict(headers))
+        except WebhookVerificationError:
+            return False
+        return True
+
+
+class Receivers:
+    """All callers' receivers, on one port."""
+
+    def __init__(self, evidence: Evidence, signatures: Signatures, *, seed: int, moody: bool) -> None:
+        self._evidence = evidence
+        self._signatures = signatures
+        self._dice = random.Random(f"receivers {seed}")
+        self._is_moody = moody
+        self._is_down = threading.Event()
+        self._closing = threading.Event()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self._url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Receivers:
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def address(self, caller: str, ask: int) -> str:
+        return f"{self._url}/{caller}/{ask}"
+
+    def go_down(self) -> None:
+        """Close whatever connects."""
+        self._is_down.set()
+
+    def come_up(self) -> None:
+        self._is_down.clear()
+
+    def calm(self) -> None:
+        """Behave from now on."""
+        self._is_moody = False
+        self.come_up()
+
+    def _mood(self) -> str:
+        if self._is_down.is_set():
+            return "closing"
+        return self._dice.choices(list(_MOODS), list(_MOODS.values()))[0] if self._is_moody else "well"
+
+    def _behaviour(self, mood: str) -> tuple[int, Behaviour]:
+        """The status that the farm gets, 0 for none, and how."""
+        match mood:
+            case "well":
+                return 200, answer(200)
+            case "error":
+                return 500, answer(500)
+            case "busy":
+                return 429, answer(429, Retry_After="1")
+            case "hanging":
+                return 0, self._hang
+            case _:
+                return 0, close_early
+
+    def _hang(self, request: BaseHTTPRequestHandler) -> None:
+        self._closing.wait(_HANGS)
+        close_early(request)
+
+    def _letter(self, path: str, headers: Mapping[str, str], body: bytes, answered: int) -> Letter:
+        _, caller, ask = path.split("/")
+        genuine = self._signatures.is_genuine(caller, headers, body)
+        job, event, state, event_id, pictures = _read(headers, json.loads(body))
+        names = tuple(url.rpartition("/")[2] for url in pictures)
+        return Letter(caller, int(ask), time.time(), answered, job, event, state, event_id, genuine, names)
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        receivers = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                mood = receivers._mood()
+                answered, behave = receivers._behaviour(mood)
+                if mood != "closing":
+                    body = self.rfile.read(int(self.headers["Content-Length"]))
+                    headers = {name.lower(): value for name, value in self.headers.items()}
+                    receivers._evidence.letters.append(receivers._letter(self.path, headers, body, answered))
+                behave(self)
+
+            def log_message(self, *_: Any) -> None:
+                """Says nothing."""
+
+        return Handler
+
+
+def _read(headers: Mapping[str, str], body: Mapping[str, Any]) -> tuple[str, str, str, str, list[str]]:
+    """Job, event, state, the event's id and the pictures' URLs, in whichever dialect they are told."""
+    if "x-fal-webhook-request-id" in headers:
+        state = "completed" if body["status"] == "OK" else "failed"
+        pictures = [image["url"] for image in (body["payload"] or {}).get("images", ())]
+        return body["request_id"], "end", state, headers["x-fal-webhook-request-id"], pictures
+    if "type" in body:
+        data = body["data"]
+        state = body["type"].removeprefix("job.")
+        event = "end" if state in ("completed", "failed") else f"{state} {body['sequence']}"
+        return data["id"], event, state, headers["webhook-id"], [image["url"] for image in data["images"]]
+    return body["id"], "end", body["status"], headers["webhook-id"], body["outputs"]
+
+
+def _is_from_wavespeed(secret: str, headers: Mapping[str, str], body: bytes) -> bool:
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    wanted = hmac.new(secret.removeprefix("whsec_").encode(), signed, hashlib.sha256).hexdigest()
+    return hmac.compare_digest(f"v3,{wanted}", headers["webhook-signature"])
+
+
+def _is_from_fal(jwks: Mapping[str, Any], headers: Mapping[str, str], body: bytes) -> bool:
+    names = ("request-id", "user-id", "timestamp")
+    lines = [headers[f"x-fal-webhook-{name}"] for name in names] + [hashlib.sha256(body).hexdigest()]
+    signature = bytes.fromhex(headers["x-fal-webhook-signature"])
+    for key in jwks["keys"]:
+        try:
+            public = Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(key["x"]))
+            public.verify(signature, "\n".join(lines).encode())
+        except InvalidSignature:
+            continue
+        return True
+    return False

@@ -1,0 +1,282 @@
+"""One chaos run: a farm, its callers and what is done to it, until all is over; and what was written down meanwhile."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import redis
+import urllib3
+
+from farm.callers import Callers
+from farm.jobstore import keys
+from farm.webhooks import delivery as courier
+from tests.chaos.asks import ALL_HABITS, CALLERS, Ask, Habits, asks
+from tests.chaos.clients import Office, listening, serve_all
+from tests.chaos.evidence import ENDS, Evidence, Oddity, Record
+from tests.chaos.fleet import Fleet
+from tests.chaos.receivers import Receivers, Signatures
+from tests.chaos.strikes import WHOLE, Schedule, Striker
+from tests.chaos.ways import moment, native_view
+from tests.farms import Answer, clean_environment, free_port, wait_for
+from tests.faults import FaultyWay, faulty_way
+from tests.s3 import S3, Place
+
+#: The lease of a run, in seconds.
+LEASE = 3.0
+#: Pauses of the webhooks: short and many, so that no receiver's mood uses them up.
+_HOOK_PAUSES = ",".join(["0.3s", "0.5s", "1s", *["2s"] * 40])
+_LOOK_SECONDS = 0.3
+_POST_SECONDS = 5.0
+#: Keys of which none is left when all is over.
+_WORKING_SETS = (
+    *(keys.LEASES, keys.PREPARING, keys.SUSPECTS, keys.DELAYED, keys.START_BY, keys.LETTING_GO, keys.LINES),
+    *(f"{keys.PREFIX}{name}" for name in ("waiting_count", "places", "render_by")),
+    f"{keys.PREFIX}faults",
+)
+_WORKING_PATTERNS = tuple(
+    f"{keys.PREFIX}{name}:*"
+    for name in ("waiting", "since", "mates", "calls", "direct", "due", "posting", "posting_of")
+)
+#: Removes what is nobody's from storage, however young: nobody is at work any more.
+_SWEEP = """
+import sys
+from pathlib import Path
+from farm.bootstrap import build
+from farm.settings import load
+build(load(), Path(sys.argv[1])).sweeper.sweep(older_than=-60)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run does. `patience` is how long a caller, and the end of all, is waited for, in seconds.
+
+    After `seconds` nobody asks for more, whether or not so many jobs were asked for.
+    """
+
+    jobs: int
+    seed: int
+    clients: int = 24
+    workers: int = 3
+    apis: int = 2
+    step_ms: float = 30.0
+    habits: Habits = ALL_HABITS
+    schedule: Schedule = WHOLE
+    moody: bool = True
+    patience: float = 120.0
+    seconds: float = math.inf
+    #: Words that begin each program of the farm, after the interpreter's `-m`.
+    prefix: Sequence[str] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def run(plan: Plan, folder: Path, s3: S3 | None, *, say: Callable[[str], None] = print) -> Evidence:
+    """Do what the plan says, in an empty folder. Pictures lie in a bucket of `s3`, or, without one, in the folder."""
+    evidence, began = Evidence(), time.monotonic()
+    place = s3.place() if s3 else None
+    with faulty_way(s3.port) if s3 else nullcontext() as way:
+        farm = _Farm(plan, folder, _storage_settings(s3, place, way))
+        with farm.running(evidence) as (office, receivers):
+            striker = Striker(
+                plan.schedule,
+                seed=plan.seed,
+                fleet=farm.fleet,
+                storage=way,
+                receivers=receivers,
+                evidence=evidence,
+            )
+            striker.start()
+            with listening(office):
+                serve_all(office, _asks_in_time(plan), clients=plan.clients, progress=_progress(plan, say))
+            striker.stop()
+            receivers.calm()
+            say("all callers are done; now the farm is left alone")
+            farm.settle(evidence)
+            evidence.records = farm.records()
+            evidence.left_behind = farm.left_behind()
+            evidence.exits = farm.fleet.exits()
+            _look_into_storage(evidence, farm, place)
+    for what in farm.bad_ends:
+        evidence.oddities.append(Oddity("left badly", "farm", what))
+    evidence.seconds = time.monotonic() - began
+    return evidence
+
+
+def _asks_in_time(plan: Plan) -> Iterator[Ask]:
+    until = time.monotonic() + plan.seconds
+    return itertools.takewhile(lambda _: time.monotonic() < until, asks(plan.jobs, plan.seed, plan.habits))
+
+
+def _storage_settings(s3: S3 | None, place: Place | None, way: FaultyWay | None) -> dict[str, str]:
+    if s3 is None or place is None or way is None:
+        return {}
+    return s3.environment(way.port) | {"FARM_STORAGE_URL": place.url}
+
+
+def _progress(plan: Plan, say: Callable[[str], None]) -> Callable[[], None]:
+    done = iter(range(1, plan.jobs + 1))
+    every = max(1, plan.jobs // 10)
+
+    def tell() -> None:
+        count = next(done)
+        if count % every == 0:
+            say(f"{count} of {plan.jobs}")
+
+    return tell
+
+
+class _Farm:
+    """The farm of a run, and what is asked of it when all is over."""
+
+    def __init__(self, plan: Plan, folder: Path, storage: Mapping[str, str]) -> None:
+        self._plan = plan
+        ports = [free_port() for _ in range(plan.apis)]
+        self.urls = [f"http://127.0.0.1:{port}" for port in ports]
+        self.environment = clean_environment() | {
+            "FARM_PIPELINE": "simulated",
+            "FARM_SIMULATED_STEP_MS": str(plan.step_ms),
+            "FARM_LEASE_SECONDS": str(LEASE),
+            "FARM_GRACE_SECONDS": "15",
+            "FARM_HOLD_SECONDS": "15",
+            "FARM_AUTH": "keys",
+            "FARM_PUBLIC_URL": self.urls[0],
+            "FARM_WEBHOOK_ALLOW": "127.0.0.1",
+            "FARM_WEBHOOK_SCHEDULE": _HOOK_PAUSES,
+            "FARM_LOG": "json",
+            **storage,
+            **plan.settings,
+        }
+        self.data_dir = folder / "data"
+        self.fleet = Fleet(self.data_dir, self.environment, ports=ports, workers=plan.workers, prefix=plan.prefix)
+        self.bad_ends: list[str] = []
+        self._http = urllib3.PoolManager(retries=False, timeout=30)
+        self._keys: dict[str, str] = {}
+
+    @contextmanager
+    def running(self, evidence: Evidence) -> Iterator[tuple[Office, Receivers]]:
+        """The farm with its callers' keys and receivers, for the length of a block."""
+        self.fleet.start_redis()
+        callers = Callers(self.fleet.client)
+        self._keys = {name: callers.create(name) for name in CALLERS} | {"root": callers.create("root", is_admin=True)}
+        self.fleet.start()
+        try:
+            wait_for(self._is_ready, seconds=60, what=f"the farm (its log is {self.fleet.log})")
+            secrets = {name: self._get("/farm/v1/webhook_secret", name).json["secret"] for name in CALLERS}
+            signatures = Signatures(secrets, self._get("/.well-known/jwks.json", "root").json)
+            with Receivers(evidence, signatures, seed=self._plan.seed, moody=self._plan.moody) as receivers:
+                yield Office(self.urls, self._keys, evidence, receivers, seconds=self._plan.patience), receivers
+        finally:
+            self.bad_ends = self.fleet.stop()
+
+    def settle(self, evidence: Evidence) -> None:
+        """Wait until every job has ended and every end is told, as far as that happens."""
+        for is_done in (self._is_ready, self._have_all_ended, partial(self._are_all_told, evidence), self._is_empty):
+            self._wait_for(is_done)
+
+    def _wait_for(self, is_done: Callable[[], bool]) -> None:
+        until = time.monotonic() + self._plan.patience
+        while time.monotonic() < until:
+            with suppress(urllib3.exceptions.HTTPError, redis.exceptions.RedisError):
+                self._move_time_on()
+                if is_done():
+                    return
+            time.sleep(_LOOK_SECONDS)
+
+    def _is_empty(self) -> bool:
+        return not self.left_behind()
+
+    def records(self) -> dict[str, Record]:
+        """What the API says of every job of every caller."""
+        found: dict[str, Record] = {}
+        for caller in CALLERS:
+            before = ""
+            while True:
+                page = self._get(f"/farm/v1/jobs?limit=100{before}", caller).json
+                found |= {view["id"]: _record(caller, view) for view in page["jobs"]}
+                if page["before"] is None:
+                    break
+                before = f"&before={page['before']}"
+        return found
+
+    def left_behind(self) -> dict[str, int]:
+        """What the working sets still hold."""
+        client = self.fleet.client
+        names = [
+            *_WORKING_SETS,
+            *(name for pattern in _WORKING_PATTERNS for name in client.scan_iter(pattern, count=1000)),
+        ]
+        sizes = {name: _size(client, name) for name in names}
+        return {name.removeprefix(keys.PREFIX): size for name, size in sizes.items() if size}
+
+    def sweep(self) -> None:
+        program = [sys.executable, "-c", _SWEEP, str(self.data_dir)]
+        subprocess.run(program, env=self.environment, check=True, capture_output=True)
+
+    def _is_ready(self) -> bool:
+        with suppress(urllib3.exceptions.HTTPError):
+            if all(self._http.request("GET", f"{url}/readyz").status == 200 for url in self.urls):
+                workers = self._get("/farm/v1/workers", "root").json["workers"]
+                return any(worker.get("state") == "warm" for worker in workers)
+        return False
+
+    def _get(self, path: str, caller: str) -> Answer:
+        headers = {"Authorization": f"Bearer {self._keys[caller]}"}
+        return Answer(self._http.request("GET", self.urls[0] + path, headers=headers))
+
+    def _have_all_ended(self) -> bool:
+        queue = self._get("/farm/v1/queue", "root").json
+        if queue["waiting"] or queue["processing"] or queue["unprepared"]:
+            return False
+        return all(record.state in ENDS for record in self.records().values())
+
+    def _are_all_told(self, evidence: Evidence) -> bool:
+        deleted = {one.job for one in evidence.deletions}
+        told = {one.job for one in evidence.letters if one.is_terminal and one.answered == 200}
+        return all(job in told or job in deleted for job, ask in evidence.jobs.items() if ask.webhook)
+
+    def _move_time_on(self) -> None:
+        """What only waits for time to pass: callers who hung up, and posts of a webhook worker that was killed."""
+        client = self.fleet.client
+        for entry in cast(list[str], client.zrange(keys.LETTING_GO, 0, -1)):
+            client.zadd(keys.LETTING_GO, {entry: 0}, xx=True)
+        # Receivers answer at once by now: what has been under way for so long is nobody's.
+        overdue = (time.time() + courier.LEASE_SECONDS - _POST_SECONDS) * 1e6
+        for name in client.scan_iter(f"{keys.PREFIX}posting:*", count=1000):
+            for entry in cast(list[str], client.zrangebyscore(name, "-inf", overdue)):
+                client.zadd(name, {entry: 0}, xx=True)
+                client.zadd(keys.LINES, {name.removeprefix(f"{keys.PREFIX}posting:"): 0}, xx=True)
+
+
+def _size(client: Any, name: str) -> int:
+    kind = client.type(name)
+    sizes = {"zset": client.zcard, "hash": client.hlen, "set": client.scard}
+    return int(sizes[kind](name)) if kind in sizes else int(client.exists(name))
+
+
+def _record(caller: str, view: Mapping[str, Any]) -> Record:
+    told = native_view(view)
+    names = tuple(url.rpartition("/")[2] for url in told.pictures)
+    return Record(told.job, caller, told.prompt, told.state, told.code, names, moment(view["started_at"]))
+
+
+def _look_into_storage(evidence: Evidence, farm: _Farm, place: Place | None) -> None:
+    before = _stored(farm, place)
+    farm.sweep()
+    evidence.stored = _stored(farm, place)
+    evidence.swept = len(before - evidence.stored)
+
+
+def _stored(farm: _Farm, place: Place | None) -> set[str]:
+    if place:
+        return set(place.names())
+    return {path.name for path in (farm.data_dir / "pictures").rglob("*") if path.is_file()}

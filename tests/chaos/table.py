@@ -1,0 +1,87 @@
+"""The table at the end of a run."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+from farm.cli.tables import show
+from tests.bench.figure import percentile
+from tests.chaos.asks import number_in
+from tests.chaos.evidence import Evidence
+from tests.chaos.judge import Finding
+
+
+def print_table(evidence: Evidence, found: Sequence[Finding], *, seed: int) -> None:
+    """What happened, and what the judge found."""
+    show(("what", "how many"), rows(evidence, found, seed=seed))
+    for finding in found:
+        print(finding)
+    print("the judge found nothing" if not found else f"the judge found {len(found)} broken promises")
+
+
+def rows(evidence: Evidence, found: Sequence[Finding], *, seed: int) -> Iterator[tuple[str, str]]:
+    """Lines of the table: what, and how many."""
+    records = evidence.records.values()
+    codes = Counter(record.code for record in records if record.state == "failed")
+    asked = Counter(number_in(record.prompt) for record in records)
+    rules = Counter(finding.rule for finding in found)
+    strikes = Counter(strike.kind for strike in evidence.strikes)
+    waiting, started = recovery_seconds(evidence)
+    yield "seed", str(seed)
+    yield "asks", str(len(evidence.asks))
+    yield "jobs accepted and told so", str(len(evidence.jobs))
+    yield "jobs that the farm has", str(len(records))
+    yield "completed", str(sum(record.state == "completed" for record in records))
+    for code, count in sorted(codes.items()):
+        yield f"failed: {code}", str(count)
+    yield "deleted by their callers", str(len({one.job for one in evidence.deletions}))
+    yield "asks without a key that became two jobs", str(sum(count > 1 for count in asked.values()))
+    yield "pictures compared", str(sum(fetch.status == 200 for fetch in evidence.fetches))
+    yield "webhooks received", str(len(evidence.letters))
+    yield "events streamed", str(len(evidence.overheard))
+    yield "pictures that were nobody's, swept", str(evidence.swept)
+    for kind, count in sorted(strikes.items()):
+        yield f"done to it: {kind}", str(count)
+    for (kind, status), count in sorted(evidence.exits.items()):
+        yield f"left with status {status}: {kind}", str(count)
+    yield "jobs in the hands of killed workers", str(len(started))
+    yield "until seen waiting again, p50 / p99", _spread(waiting)
+    yield "until started again, p50 / p99", _spread(started)
+    yield "lost", str(rules["lost"] + rules["unfinished"])
+    yield "doubled", str(rules["doubled"])
+    yield "other findings", str(len(found) - rules["lost"] - rules["unfinished"] - rules["doubled"])
+    yield "wall time", f"{evidence.seconds:.0f} s"
+
+
+def recovery_seconds(evidence: Evidence) -> tuple[list[float], list[float]]:
+    """From a worker's death until each of its jobs was seen waiting again, and until it was started again.
+
+    As far as anybody saw that: whoever made a direct call sees its job at last only.
+    """
+    waits: dict[str, list[float]] = defaultdict(list)
+    starts: dict[str, list[float]] = defaultdict(list)
+    for sight in evidence.sights:
+        if sight.state == "created":
+            waits[sight.job].append(sight.at)
+        starts[sight.job].append(sight.started)
+    for record in evidence.records.values():
+        starts[record.job].append(record.started)
+    killed = [(job, one.at) for one in evidence.strikes if one.kind == "kill worker" for job in one.jobs]
+    both = ((job, died, _first_after(died, starts[job])) for job, died in killed)
+    started = [(job, died, at) for job, died, at in both if at is not None]
+    waiting = [(died, _first_after(died, waits[job]), at) for job, died, at in started]
+    return (
+        [seen - died for died, seen, at in waiting if seen is not None and seen <= at],
+        [at - died for _, died, at in started],
+    )
+
+
+def _spread(seconds: Sequence[float]) -> str:
+    if len(seconds) < 2:
+        return "too few"
+    return f"{percentile(seconds, 50):.1f} s / {percentile(seconds, 99):.1f} s of {len(seconds)}"
+
+
+def _first_after(moment: float, moments: Sequence[float]) -> float | None:
+    return min((at for at in moments if at > moment), default=None)

@@ -1,0 +1,31 @@
+"""The short chaos run: a whole farm, all ways to ask, everything broken in turn, and a judge that finds nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.judge import findings
+from tests.chaos.run import Plan, run
+from tests.chaos.strikes import ALL, Schedule
+from tests.chaos.table import print_table
+from tests.s3 import S3
+
+#: For so long somebody asks, in seconds; the rest of the time the farm is started, and comes to rest.
+SECONDS = 35.0
+#: Draws what is asked for and what is done; `make chaos` takes another each time.
+SEED = 7
+
+
+@pytest.mark.timeout(600)
+def test_chaos_breaks_no_promise(tmp_path: Path, s3: S3) -> None:
+    plan = Plan(400, SEED, clients=16, schedule=Schedule(ALL, (0.7, 2.0)), seconds=SECONDS)
+
+    evidence = run(plan, tmp_path, s3)
+
+    found = findings(evidence)
+    print_table(evidence, found, seed=SEED)
+    assert found == [], f"the farm's log is {tmp_path / 'data.log'}"
+    assert len(evidence.records) > 10
+    assert len(evidence.strikes) > 10

@@ -1,0 +1,265 @@
+"""The judge's rules, each on a log that keeps all promises but one."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from tests.chaos.asks import ALL_HABITS, CALLERS, WAYS, Ask, asks, number_in
+from tests.chaos.evidence import (
+    Acceptance,
+    Cancel,
+    Deletion,
+    Evidence,
+    Fetch,
+    Letter,
+    Oddity,
+    Overheard,
+    Record,
+    Sight,
+    Strike,
+)
+from tests.chaos.judge import findings
+from tests.chaos.pixels import is_right, picture
+from tests.chaos.table import recovery_seconds, rows
+from tests.pictures import a_picture
+
+#: A job that is completed, one that is cancelled, and a third that is deleted.
+DONE, STOPPED, GONE = (f"{digit * 8}-3c52-4f0e-9d55-6a1f5f7f2c11" for digit in "123")
+NAME = f"{DONE}-7-0-0123456789abcdef.png"
+OTHER = f"{DONE}-9-0-fedcba9876543210.png"
+STRANGER = "44444444-3c52-4f0e-9d55-6a1f5f7f2c11"
+
+
+def an_ask(number: int, **changes: object) -> Ask:
+    ask = Ask(number, "ada", "native", f"fox {number} of run 1", 256, 256, 2, 7, webhook=True, key=f"key {number}")
+    return replace(ask, **changes)  # type: ignore[arg-type]
+
+
+def a_letter(job: str, ask: int, state: str, **changes: object) -> Letter:
+    letter = Letter("ada", ask, 5.0, 200, job, "end", state, f"{job}-3", genuine=True)
+    return replace(letter, **changes)  # type: ignore[arg-type]
+
+
+def a_good_run() -> Evidence:
+    """Nothing is broken: one job is completed although its worker died, one is cancelled, one is deleted."""
+    records = (
+        Record(DONE, "ada", "fox 1 of run 1, enhanced", "completed", "", (NAME,), 4.0),
+        Record(STOPPED, "ada", "fox 2 of run 1", "failed", "cancelled", (), 1.5),
+    )
+    return Evidence(
+        asks={1: an_ask(1), 2: an_ask(2), 3: an_ask(3, webhook=False)},
+        accepted=[
+            Acceptance(1, DONE, 1.0),
+            Acceptance(1, DONE, 1.1),
+            Acceptance(2, STOPPED, 1.0),
+            Acceptance(3, GONE, 1),
+        ],
+        sights=[
+            Sight(DONE, 1.0, "created"),
+            Sight(DONE, 2.0, "processing", started=1.5),
+            Sight(DONE, 3.0, "created"),
+            Sight(DONE, 4.5, "completed", pictures=(NAME,), started=4.0),
+            Sight(STOPPED, 4.0, "failed", "cancelled"),
+            Sight(GONE, 2.0, "completed", pictures=(f"{GONE}-8-0-0123456789abcdef.png",)),
+            Sight(GONE, 3.0, "unknown"),
+        ],
+        fetches=[Fetch(DONE, 0, 4.6, 200, right=True), Fetch(GONE, 0, 3.0, 404, right=False)],
+        cancels=[Cancel(STOPPED, 2.0, "stopping")],
+        cancelling={STOPPED},
+        deletions=[Deletion(GONE, 2.5)],
+        letters=[
+            a_letter(DONE, 1, "created", event="created 1", event_id=f"{DONE}-1"),
+            a_letter(DONE, 1, "completed", answered=500, pictures=(NAME,)),
+            a_letter(DONE, 1, "completed", pictures=(NAME,)),
+            a_letter(STOPPED, 2, "failed"),
+        ],
+        overheard=[Overheard("ada", DONE, "processing"), Overheard("ada", DONE, "completed")],
+        strikes=[Strike("kill worker", 2.5, (DONE,))],
+        records={record.job: record for record in records},
+        stored={NAME, f"{DONE}-input-0-0123456789abcdef.png", "farm-id-unknown"},
+    )
+
+
+def test_a_good_run_is_found_good() -> None:
+    assert findings(a_good_run()) == []
+
+
+def _record(job: str, **changes: object) -> Callable[[Evidence], object]:
+    def change(run: Evidence) -> None:
+        run.records[job] = replace(run.records[job], **changes)  # type: ignore[arg-type]
+
+    return change
+
+
+def _add_record(job: str, prompt: str, state: str) -> Callable[[Evidence], object]:
+    return lambda run: run.records.update({job: Record(job, "ada", prompt, state, "", (), 0.0)})
+
+
+#: What is done to the log of the good run → the rule by which the judge reports it.
+BROKEN: dict[str, tuple[Callable[[Evidence], object], str]] = {
+    "an accepted job is not there": (lambda run: run.records.pop(STOPPED), "lost"),
+    "an accepted job never ends": (_record(STOPPED, state="processing", code=""), "unfinished"),
+    "a job whose acceptance was lost never ends": (_add_record(STRANGER, "fox 3 of run 1", "created"), "unfinished"),
+    "an accepted job was not there for a while": (
+        lambda run: run.sights.append(Sight(DONE, 1.5, "unknown")),
+        "lost for a while",
+    ),
+    "an end is followed by work": (lambda run: run.sights.append(Sight(DONE, 6.0, "processing")), "end changed"),
+    "an end is followed by another": (lambda run: run.sights.append(Sight(DONE, 6.0, "failed")), "end changed"),
+    "the last word is another end": (
+        lambda run: run.sights.append(Sight(STOPPED, 3.9, "completed")),
+        "end changed",
+    ),
+    "the pictures are others later": (
+        lambda run: run.sights.append(Sight(DONE, 6.0, "completed", pictures=(OTHER,))),
+        "end changed",
+    ),
+    "the pictures are others at last": (_record(DONE, pictures=(OTHER,)), "end changed"),
+    "a picture could not be read": (
+        lambda run: run.fetches.append(Fetch(DONE, 0, 4.6, 404, right=False)),
+        "told too early",
+    ),
+    "a picture shows something else": (
+        lambda run: run.fetches.append(Fetch(DONE, 0, 4.6, 200, right=False)),
+        "wrong picture",
+    ),
+    "a picture is not in storage": (lambda run: run.stored.remove(NAME), "picture missing"),
+    "a job has too few pictures": (lambda run: run.asks.update({1: an_ask(1, images=2)}), "picture missing"),
+    "a job has none": (_record(DONE, pictures=()), "picture missing"),
+    "an end was never told": (lambda run: run.letters.pop(), "webhook missing"),
+    "an end was told, and not taken": (
+        lambda run: run.letters.__setitem__(-1, replace(run.letters[-1], answered=500)),
+        "webhook missing",
+    ),
+    "an end was told under two ids": (
+        lambda run: run.letters.append(a_letter(STOPPED, 2, "failed", event_id="another")),
+        "webhook doubled",
+    ),
+    "two ends were told under one id": (
+        lambda run: run.letters.append(a_letter(STOPPED, 2, "failed", event_id=f"{DONE}-3")),
+        "webhook doubled",
+    ),
+    "a signature is not good": (
+        lambda run: run.letters.append(a_letter(DONE, 1, "completed", genuine=False)),
+        "webhook forged",
+    ),
+    "another caller was told": (
+        lambda run: run.letters.append(a_letter(DONE, 1, "completed", caller="bob")),
+        "webhook astray",
+    ),
+    "another ask's receiver was told": (
+        lambda run: run.letters.append(a_letter(DONE, 2, "completed")),
+        "webhook astray",
+    ),
+    "another end was told": (lambda run: run.letters.append(a_letter(DONE, 1, "failed")), "webhook contradicts"),
+    "other pictures were told": (
+        lambda run: run.letters.append(a_letter(DONE, 1, "completed", pictures=(OTHER,))),
+        "webhook contradicts",
+    ),
+    "a stopped job was rendered": (
+        lambda run: run.cancels.append(Cancel(DONE, 2.0, "stopping")),
+        "rendered after cancel",
+    ),
+    "a cancelled job was started": (
+        lambda run: run.cancels.append(Cancel(STOPPED, 1.4, "cancelled")),
+        "rendered after cancel",
+    ),
+    "a failed job has pictures": (_record(STOPPED, pictures=(NAME,)), "rendered after cancel"),
+    "a key made two jobs": (_add_record(STRANGER, "fox 1 of run 1", "completed"), "doubled"),
+    "a key was told as two jobs": (lambda run: run.accepted.append(Acceptance(1, GONE, 1.2)), "doubled"),
+    "a job was cancelled that nobody cancelled": (lambda run: run.cancelling.clear(), "failed for nothing"),
+    "a job was given up too early": (_record(STOPPED, code="attempts_exhausted"), "failed for nothing"),
+    "a job failed with no reason": (_record(STOPPED, code="internal_error"), "failed for nothing"),
+    "a lease is left": (lambda run: setattr(run, "left_behind", {"leases": 1}), "left behind"),
+    "a picture is nobody's": (lambda run: run.stored.add(OTHER), "orphan"),
+    "an input is nobody's": (lambda run: run.stored.add(f"{GONE}-input-0-0123456789abcdef.png"), "orphan"),
+    "a stream told another caller": (
+        lambda run: run.overheard.append(Overheard("bob", DONE, "created")),
+        "shown to another",
+    ),
+    "a stream told another end": (lambda run: run.overheard.append(Overheard("ada", DONE, "failed")), "end changed"),
+    "somebody was answered oddly": (
+        lambda run: run.oddities.append(Oddity("odd answer", "ask 1", "500")),
+        "odd answer",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_promise_is_found(how: str) -> None:
+    break_it, rule = BROKEN[how]
+    run = a_good_run()
+    break_it(run)
+
+    assert rule in {finding.rule for finding in findings(run)}
+
+
+def test_a_job_may_be_given_up_when_workers_died_often_enough() -> None:
+    run = a_good_run()
+    run.cancels.clear()
+    _record(STOPPED, code="attempts_exhausted")(run)
+    run.strikes += [Strike("stop worker", 3.0, (STOPPED,)), Strike("kill worker", 3.5, (STOPPED,))]
+
+    assert findings(run) == []
+
+
+def test_recovery_is_from_the_death_to_the_next_start() -> None:
+    assert recovery_seconds(a_good_run()) == ([0.5], [1.5])
+
+
+def test_the_table_counts() -> None:
+    run = a_good_run()
+    run.records.pop(STOPPED)
+
+    table = dict(rows(run, findings(run), seed=5))
+
+    assert (table["seed"], table["completed"], table["lost"], table["doubled"]) == ("5", "1", "1", "0")
+    assert table["done to it: kill worker"] == "1"
+
+
+def test_the_same_seed_asks_the_same() -> None:
+    first, again, other = (list(asks(1000, seed, ALL_HABITS)) for seed in (1, 1, 2))
+
+    assert first == again != other
+    assert {ask.way for ask in first} == set(WAYS)
+    assert {ask.caller for ask in first} == set(CALLERS)
+    assert [number_in(ask.prompt) for ask in first] == list(range(1000))
+    special = (
+        "key",
+        "cancel_after",
+        "webhook",
+        "picture",
+        "enhance",
+        "start_within",
+        "hint",
+        "deletes",
+        "hang_up_after",
+    )
+    assert all(any(getattr(ask, name) for ask in first) for name in special)
+
+
+PLAIN_ASK = an_ask(1)
+JPEG_ASK = an_ask(1, form="jpeg", picture=a_picture(256, 256, colour="teal"), strength=0.5)
+
+
+def file_of(ask: Ask, prompt: str, number: int = 0) -> bytes:
+    content = io.BytesIO()
+    picture(ask, number, prompt).save(content, ask.form.upper())
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("ask", [PLAIN_ASK, JPEG_ASK], ids=["png", "jpeg from a picture"])
+def test_pixels_are_told_from_others(ask: Ask) -> None:
+    content = file_of(ask, ask.prompt)
+
+    assert is_right(ask, 0, ask.prompt, content)
+    assert not is_right(ask, 1, ask.prompt, content), "another image of the job"
+    assert not is_right(ask, 0, ask.prompt + ".", content), "another prompt"
+    assert not is_right(replace(ask, seed=8), 0, ask.prompt, content), "another seed"
+    assert not is_right(replace(ask, width=320), 0, ask.prompt, content), "another size"
+    assert not is_right(ask, 0, ask.prompt, content[:-200]), "a part of the file"
+    assert not is_right(ask, 0, ask.prompt, b"no picture")

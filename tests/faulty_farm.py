@@ -1,0 +1,21 @@
+"""`python -m tests.faulty_farm up`: a whole farm whose render workers are `tests.faulty_worker`, soon started again."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from farm import supervisor
+from farm.cli import up
+from farm.cli.main import main
+
+
+def worker_program(data_dir: Path) -> list[str]:
+    return [sys.executable, "-m", "tests.faulty_worker", "--data-dir", str(data_dir)]
+
+
+if __name__ == "__main__":
+    up.worker_program = worker_program
+    supervisor._FIRST_DELAY = 0.1
+    supervisor._LONGEST_DELAY = 0.1
+    main()

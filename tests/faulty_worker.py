@@ -1,0 +1,162 @@
+"""`python -m tests.faulty_worker`: the real render worker on a simulated pipeline that fails on command.
+
+A prompt is the command: `FAULT while STAGE`, or `FAULT once while STAGE` for the first time only; faults and stages are
+below. A file in the folder `faults` of the farm's data does the same to the one worker that finds it when it starts:
+`hang while loading`, or `fail while working`, with which nothing can be rendered.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from farm.bootstrap import Farm
+from farm.job import Claimed, Result
+from farm.jobstore.store import JobStore, Terms
+from farm.request import ImageRequest
+from farm.storage.local import LocalStorage
+from workers import hearing
+from workers.arguments import run
+from workers.lease import Limits
+from workers.pipelines.pipeline import NO_PICTURES, Painted, Pictures, Watch
+from workers.pipelines.simulated import SimulatedPipeline
+from workers.process import WorkerProcess
+
+#: Seconds without progress after which this worker counts as hung, at any stage.
+PATIENCE = 4.0
+LIMITS = Limits(load=PATIENCE, read=PATIENCE, step=PATIENCE, publish=PATIENCE)
+
+_COMMAND = re.compile(r"(\w+)( once)? while (\w+)")
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _hang() -> None:
+    threading.Event().wait()
+
+
+def _freeze() -> None:
+    """Hang as an engine may that never lets another thread of Python run."""
+    ctypes.PyDLL(None).sleep(3600)
+
+
+def _raise() -> None:
+    raise ValueError("the engine stumbles")
+
+
+def _lose() -> None:
+    raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+FAULTS: dict[str, Callable[[], None]] = {"die": _die, "hang": _hang, "freeze": _freeze, "raise": _raise, "lose": _lose}
+
+
+class Faults:
+    """What is to happen, and what has happened already: `folder` outlives the worker."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(exist_ok=True)
+
+    def meet(self, command: str, stage: str) -> None:
+        """Do what the command says, if it is for this stage."""
+        match = _COMMAND.search(command)
+        if match and match[3] == stage and not (match[2] and self._has_happened(command)):
+            FAULTS[match[1]]()
+
+    def is_chosen(self, command: str) -> bool:
+        """Whether this command lies there for a worker, and this one is the first to find it."""
+        try:
+            (self._folder / command).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _has_happened(self, command: str) -> bool:
+        mark = self._folder / hashlib.sha256(command.encode()).hexdigest()
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError:
+            return True
+        return False
+
+
+class FaultyPipeline(SimulatedPipeline):
+    """Meets its faults before a batch's first step (`starting`), after its second (`denoising`), and before a picture
+    is handed over (`decoding`)."""
+
+    def __init__(self, step_ms: float, faults: Faults) -> None:
+        super().__init__(step_ms)
+        self._faults = faults
+        self._is_broken = faults.is_chosen("fail while working")
+        if faults.is_chosen("hang while loading"):
+            _hang()
+
+    def render(
+        self, images: Sequence[ImageRequest], watch: Watch, pictures: Pictures = NO_PICTURES
+    ) -> Iterator[Painted]:
+        if self._is_broken:
+            _raise()
+        for image in images:
+            self._faults.meet(image.prompt, "starting")
+
+        def watch_for_faults(index: int, step: int) -> bool:
+            goes_on = watch(index, step)
+            if step == 2:
+                self._faults.meet(images[index].prompt, "denoising")
+            return goes_on
+
+        for painted in super().render(images, watch_for_faults, pictures):
+            self._faults.meet(images[painted.index].prompt, "decoding")
+            yield painted
+
+
+class FaultyStorage(LocalStorage):
+    """Meets the faults of a picture's job when it is `storing`, its bytes half on their way."""
+
+    def __init__(self, folder: Path, faults: Faults, store: JobStore) -> None:
+        super().__init__(folder)
+        self._faults = faults
+        self._store = store
+
+    def put(self, key: str, content: bytes) -> None:
+        job = self._store.get(key[:36])
+        if job:
+            self._faults.meet(job.request.prompt, "storing")
+        super().put(key, content)
+
+
+class FaultyStore(JobStore):
+    """Meets its faults when the pictures are stored and that is to be told (`telling`)."""
+
+    def __init__(self, farm: Farm, faults: Faults) -> None:
+        settings = farm.settings
+        terms = Terms(settings.lease_seconds, settings.max_attempts, settings.queue_limit, settings.result_ttl)
+        super().__init__(farm.redis, terms)
+        self._faults = faults
+
+    def complete(self, job: Claimed, result: Result) -> bool:
+        self._faults.meet(job.request.prompt, "telling")
+        return super().complete(job, result)
+
+
+def work(farm: Farm, data_dir: Path) -> int:
+    hearing._SILENCE_SECONDS = PATIENCE
+    faults = Faults(data_dir / "faults")
+    store = FaultyStore(farm, faults)
+    storage = FaultyStorage(data_dir / "pictures", faults, store)
+    faulty = replace(farm, store=store, storage=storage)
+    return WorkerProcess(faulty, lambda: FaultyPipeline(farm.settings.simulated_step_ms, faults), LIMITS).run()
+
+
+if __name__ == "__main__":
+    run("faulty worker", work)

@@ -1,0 +1,30 @@
+"""Bodies that come slowly, as gunicorn hands them to an application."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from gunicorn.http.body import Body, EOFReader, LengthReader
+from gunicorn.http.unreader import SocketUnreader
+
+from api.line import Line, taken
+
+
+@contextmanager
+def pair() -> Iterator[tuple[socket.socket, Line]]:
+    """A caller's end of a connection, and the farm's, which awaits a body or sends an answer."""
+    theirs, plain = socket.socketpair()
+    with theirs, taken(plain) as ours:
+        ours.begin_exchange()
+        yield theirs, ours
+
+
+def awaited(ours: Line, announced: int | None) -> dict[str, Any]:
+    """The environment of a request whose body comes at this end; its length, where it is announced."""
+    unreader = SocketUnreader(ours)
+    reader = EOFReader(unreader) if announced is None else LengthReader(unreader, announced)
+    length = {} if announced is None else {"CONTENT_LENGTH": str(announced)}
+    return {"wsgi.input": Body(reader), "gunicorn.socket": ours} | length

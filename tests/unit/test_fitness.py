@@ -1,0 +1,126 @@
+"""When a worker is no good any more: what its engine says, and how often it failed in a row."""
+
+from __future__ import annotations
+
+import pytest
+
+from workers.fitness import MOST_IN_A_ROW, Fault, Fitness, fault_of
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch calls its own."""
+
+
+class AcceleratorError(RuntimeError):
+    """As torch calls its own."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        # As torch 2.x words them.
+        OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.25 GiB"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_is_short_is_known(error: Exception) -> None:
+    assert fault_of(error) is Fault.OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("CUDA error: unspecified launch failure"),
+        RuntimeError("CUDA error: uncorrectable ECC error encountered"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx(...)`"),
+        RuntimeError("HIP error: an illegal memory access was encountered"),
+        AcceleratorError("device-side assert triggered"),
+    ],
+)
+def test_a_device_that_is_lost_is_known(error: Exception) -> None:
+    assert fault_of(error) is Fault.DEVICE_LOST
+
+
+@pytest.mark.parametrize("error", [ValueError("a CUDA graph cannot"), IndexError(), RuntimeError("expected a tensor")])
+def test_other_errors_say_nothing_of_the_device(error: Exception) -> None:
+    assert fault_of(error) is Fault.UNKNOWN
+
+
+class Bench:
+    """A worker's fitness, and how often it was told to leave."""
+
+    def __init__(self, *, has_others: bool = True) -> None:
+        self.left = 0
+        self.fitness = Fitness(self._leave, has_others=lambda: has_others)
+
+    def _leave(self) -> None:
+        self.left += 1
+
+    def fail(self, times: int, job_id: str = "a") -> None:
+        for _ in range(times):
+            self.fitness.fail([job_id])
+
+
+def test_so_many_failures_in_a_row_are_too_many() -> None:
+    bench = Bench()
+    bench.fail(MOST_IN_A_ROW - 1)
+    before = bench.fitness.is_faulty
+
+    bench.fail(2)
+
+    assert (before, bench.fitness.is_faulty, bench.left) == (False, True, 1)
+
+
+def test_a_success_in_between_counts() -> None:
+    bench = Bench()
+    for _ in range(3):
+        bench.fail(MOST_IN_A_ROW - 1)
+        bench.fitness.succeed()
+
+    assert not bench.fitness.is_faulty
+
+
+def test_a_lost_device_is_enough() -> None:
+    bench = Bench()
+
+    bench.fitness.condemn("device-side assert")
+    bench.fitness.condemn("device-side assert")
+
+    assert bench.fitness.is_faulty
+    assert bench.left == 1
+
+
+def test_who_failed_holds_back_longer_and_longer() -> None:
+    bench = Bench()
+    pauses = []
+    for _ in range(MOST_IN_A_ROW):
+        pauses.append(bench.fitness.pause_seconds)
+        bench.fail(1)
+    bench.fitness.succeed()
+
+    assert pauses == [0, 0, 0.5, 1, 2]
+    assert bench.fitness.pause_seconds == 0
+
+
+@pytest.mark.parametrize("has_others", [True, False])
+def test_the_second_failure_of_a_job_here_proves_nothing_while_there_are_others(has_others: bool) -> None:
+    bench = Bench(has_others=has_others)
+    assert not bench.fitness.is_doubtful("a")
+
+    bench.fail(1)
+
+    assert bench.fitness.is_doubtful("a") is has_others
+    assert not bench.fitness.is_doubtful("b")
+
+
+def test_it_proves_something_where_another_job_succeeded() -> None:
+    bench = Bench()
+    bench.fail(1)
+    bench.fitness.succeed()
+
+    assert not bench.fitness.is_doubtful("a")

@@ -1,0 +1,82 @@
+"""Children that die: how soon they are started again. Time is the test's own."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from farm import clock
+from farm.errors import ConfigurationError
+from farm.lifeline import FAULTY, UNUSABLE
+from farm.supervisor import Child
+from tests.farms import wait_for
+
+
+class Nursery:
+    """A child that ends with `status` after so many seconds of a life, by the test's clock."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+        self._now = 1000.0
+        monkeypatch.setattr(clock, "monotonic", lambda: self._now)
+        self.child = Child("worker", [sys.executable, "-c", f"raise SystemExit({status})"], grace_seconds=5)
+
+    def pause_after_life_of(self, seconds: float) -> float:
+        """How long it is dead before it is started again."""
+        self.child.start()
+        process = self.child._process
+        assert process is not None
+        process.wait()
+        self._now += seconds
+        with capture_logs() as log:
+            self.child.look()
+        (death,) = log
+        pause: float = death["restart_in_seconds"]
+        self._now += pause - 0.01
+        self.child.look()
+        assert self.child._process is None
+        self._now += 0.02
+        return pause
+
+
+@pytest.mark.parametrize("status", [1, FAULTY])
+def test_who_dies_at_once_is_dead_for_longer_and_longer(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    nursery = Nursery(monkeypatch, status)
+
+    assert [nursery.pause_after_life_of(1) for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+
+
+@pytest.mark.parametrize(("status", "pause"), [(1, 0.5), (0, 0.5), (FAULTY, 2)])
+def test_a_good_life_is_rewarded_but_not_one_of_failures(
+    monkeypatch: pytest.MonkeyPatch, status: int, pause: float
+) -> None:
+    nursery = Nursery(monkeypatch, status)
+    for _ in range(2):
+        nursery.pause_after_life_of(1)
+
+    assert nursery.pause_after_life_of(61) == pause
+
+
+def test_who_cannot_start_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    nursery = Nursery(monkeypatch, UNUSABLE)
+
+    with pytest.raises(ConfigurationError, match="The worker cannot start"):
+        nursery.pause_after_life_of(1)
+
+
+def test_who_does_not_stop_when_asked_is_stopped_by_force(tmp_path: Path) -> None:
+    deaf = tmp_path / "deaf"
+    program = f"import pathlib, signal; signal.signal(15, signal.SIG_IGN); pathlib.Path({str(deaf)!r}).touch(); "
+    child = Child("worker", [sys.executable, "-c", f"{program} signal.pause()"], grace_seconds=0.2)
+    child.start()
+    process = child._process
+    assert process is not None
+    wait_for(deaf.exists, what="the child")
+
+    child.ask_to_stop()
+    child.wait()
+
+    assert process.returncode == -signal.SIGKILL
