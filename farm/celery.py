@@ -93,7 +93,7 @@ class Bell:
     def _send(self, count: int) -> None:
         try:
             for _ in range(count):
-                # Without `expires`: Celery judges that by the receiver's clock, and one that is ahead would hear nothing.
+                # No `expires`: Celery judges that by the receiver's clock, and one that is ahead would hear nothing.
                 self._app.send_task(self._task, queue=self._queue, retry=False)
         except (kombu.exceptions.OperationalError, OSError) as error:
             _log.warning("wake-up not sent", error=str(error))

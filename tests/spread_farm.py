@@ -65,6 +65,7 @@ class SpreadFarm(RunningFarm):
 
     def stop(self) -> int:
         self.heal()
+        self._http.clear()  # the API would wait for what may still come over them
         self._stopping.set()
         self._keeper.join()
         for wire in self.wires.values():
@@ -157,6 +158,7 @@ def spread_farm(python: str = sys.executable) -> Iterator[tuple[SpreadFarm, Rece
     settings = {
         "FARM_SIMULATED_STEP_MS": "10",
         "FARM_LEASE_SECONDS": str(LEASE),
+        "FARM_MAX_ATTEMPTS": "10",  # such short leases run out by themselves on a machine with much to do
         "FARM_WEBHOOK_ALLOW": "127.0.0.1",
         "FARM_WEBHOOK_SCHEDULE": "1s,1s,1s,1s,1s",
     }
@@ -200,7 +202,7 @@ def judge(farm: SpreadFarm, receiver: Receiver, accepted: list[str]) -> None:
         if fields["state"] in ("completed", "failed") and fields["job"] in accepted
     )
     assert ends == Counter(accepted)
-    assert Counter(states(farm, accepted)) == {"completed": len(accepted)}
+    assert why_failed(farm, accepted) == []
     wait_for(lambda: set(accepted) <= told(receiver), seconds=90, what="a call to the webhook for every end")
 
 
@@ -210,6 +212,12 @@ def told(receiver: Receiver) -> set[str]:
 
 def open_jobs(farm: SpreadFarm, accepted: list[str]) -> int:
     return sum(state not in ("completed", "failed") for state in states(farm, accepted))
+
+
+def why_failed(farm: SpreadFarm, accepted: list[str]) -> list[dict[str, str]]:
+    """The records of those that did not end well."""
+    failed = [job_id for job_id, state in zip(accepted, states(farm, accepted), strict=True) if state != "completed"]
+    return [cast(dict[str, str], farm.admin.hgetall(keys.job(job_id))) for job_id in failed]
 
 
 def states(farm: SpreadFarm, accepted: list[str]) -> list[str]:

@@ -41,7 +41,7 @@ DRAIN_SECONDS = 10.0
 #: How long a picture is offered to a storage that does not take it, in seconds, counted from its being painted.
 OFFER_SECONDS = 300.0
 #: The longest pause between two offers, in seconds: a cancelled job waits no longer for its end.
-_OFFER_PAUSE = 5.0
+OFFER_PAUSE = 5.0
 #: How often a render thread that waits for room looks whether the worker drains, in seconds.
 _LOOK_SECONDS = 1.0
 #: How often whoever waits for the end of everything looks, in seconds.
@@ -230,7 +230,7 @@ class Publisher:
 
         retrying = Retrying(
             retry=retry_if_exception_type(StorageUnavailable),
-            wait=wait_random_exponential(multiplier=0.2, max=_OFFER_PAUSE),
+            wait=wait_random_exponential(multiplier=0.2, max=OFFER_PAUSE),
             stop=is_over,
             sleep=sleep_using_event(self._draining),
             before_sleep=warn,

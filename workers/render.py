@@ -11,10 +11,25 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import structlog
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    wait_random_exponential,
+)
 
 from farm import clock
 from farm.celery import Bell
-from farm.errors import FarmError, OutOfMemory, RenderError, StorageError, StoreFull, StoreUnavailable
+from farm.errors import (
+    FarmError,
+    OutOfMemory,
+    RenderError,
+    StorageError,
+    StorageUnavailable,
+    StoreFull,
+    StoreUnavailable,
+)
 from farm.job import Batch, Claimed, Code
 from farm.jobstore.store import Claim, JobStore, Retry
 from farm.request import ImageRequest, Request
@@ -23,7 +38,7 @@ from workers.fitness import Fault, Fitness, fault_of
 from workers.inputs import Inputs
 from workers.lease import Lease
 from workers.pipelines.pipeline import Painted, Pipeline, Watch
-from workers.publish import Publisher, Sheet, insist
+from workers.publish import OFFER_PAUSE, OFFER_SECONDS, Publisher, Sheet, insist
 
 #: After so many seconds of one wake-up the worker rings for itself and returns, so that Celery's view stays fresh.
 _SHIFT_SECONDS = 60.0
@@ -153,8 +168,7 @@ class Renderer:
     def _has_inputs(self, run: Run, inputs: Inputs) -> bool:
         """Whether the job's pictures are here now. If not, it ends or is tried again, and the others go on."""
         try:
-            with self._lease.pulse.expecting(self._lease.limits.read, "reading inputs"):
-                inputs.load(run.job.request.inputs)
+            self._load(run, inputs)
         except RenderError as error:
             self._fail(run, error, retry="never")
         except Exception as error:  # noqa: BLE001  # whatever a storage raises: the job must not stay in these hands
@@ -162,6 +176,23 @@ class Renderer:
         else:
             return True
         return False
+
+    def _load(self, run: Run, inputs: Inputs) -> None:
+        """Read the job's pictures, again and again while the storage is down: the lease goes on meanwhile."""
+
+        def is_over(attempt: RetryCallState) -> bool:
+            late = (attempt.seconds_since_start or 0.0) > OFFER_SECONDS
+            return late or self._draining.is_set() or self._lease.must_stop(run.job)
+
+        for attempt in Retrying(
+            retry=retry_if_exception_type(StorageUnavailable),
+            wait=wait_random_exponential(multiplier=0.2, max=OFFER_PAUSE),
+            stop=is_over,
+            sleep=sleep_using_event(self._draining),
+            reraise=True,
+        ):
+            with attempt, self._lease.pulse.expecting(self._lease.limits.read, "reading inputs"):
+                inputs.load(run.job.request.inputs)
 
     def _paint(self, runs: Sequence[Run], inputs: Inputs) -> None:
         try:

@@ -53,6 +53,7 @@ class Terms:
     @property
     def limits(self) -> Limits:
         return Limits(self.rate_limit, self.queue_limit, self.images_per_day)
+
     #: How long one start of a job may last.
     render_seconds: float = 900.0
 

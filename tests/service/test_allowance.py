@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -78,9 +79,15 @@ def test_a_file_may_have_all_that_is_left_and_no_byte_more(
     assert len(stored()) == 1
 
 
-@pytest.mark.parametrize("way", WAYS)
+class Unreadable(io.RawIOBase):
+    """A body of which nobody may read."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        raise AssertionError(size)
+
+
 def test_whoever_has_used_it_up_is_told_before_anything_is_read(
-    api: FlaskClient, way: Callable[[FlaskClient, int], TestResponse], farm: Farm, stored: Callable[[], set[str]]
+    api: FlaskClient, stored: Callable[[], set[str]]
 ) -> None:
     tickets = begin(api)[0], begin(api, IN_PARTS)[0]
     assert by_cdn(api, MOST).status_code == 200
@@ -88,8 +95,9 @@ def test_whoever_has_used_it_up_is_told_before_anything_is_read(
 
     assert all(is_refusal(api.post(path, json={})) for path in (INITIATE, IN_PARTS))
     assert is_refusal(api.post(TICKET, json={"filename": "a.png", "size": 1}))
-    assert is_refusal(api.put(tickets[0], data=b"x"))
-    assert is_refusal(api.put(f"{tickets[1]}/1", data=b"x"))
+    unread: dict[str, Any] = {"wsgi.input": Unreadable(), "CONTENT_LENGTH": "1"}
+    for method, path in (("PUT", tickets[0]), ("PUT", f"{tickets[1]}/1"), ("POST", CDN)):
+        assert is_refusal(api.open(path, method=method, environ_overrides=unread))
     assert is_refusal(by_form(api, 1))
     assert stored() == before
 

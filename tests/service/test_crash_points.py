@@ -35,6 +35,7 @@ from workers.pipelines.pipeline import NO_PICTURES, Painted, Pictures, Watch
 from workers.pipelines.simulated import SimulatedPipeline
 
 PICTURE = data_uri(a_picture())
+FULL = pytest.mark.full
 
 
 @pytest.fixture(scope="module")
@@ -349,8 +350,11 @@ def tell(world: World, story: Story, ill: Ill | None = None, at: int = -1) -> tu
     return calls, world.kinds_left()
 
 
-# To die before a call is to die after the one before.
-@pytest.mark.parametrize("ill", [pytest.param(Ill.DIES_BEFORE, marks=pytest.mark.full), *list(Ill)[1:]])
+# To die before a call is to die after the one before, and a call that was lost is the lesser of the other two.
+@pytest.mark.parametrize(
+    "ill",
+    [Ill.DIES_AFTER, Ill.ANSWER_LOST, *(pytest.param(ill, marks=FULL) for ill in (Ill.DIES_BEFORE, Ill.CALL_LOST))],
+)
 @pytest.mark.parametrize("story", STORIES)
 def test_whatever_befalls_a_call_nothing_is_lost_or_doubled(world: World, story: Callable[[], Story], ill: Ill) -> None:
     calls, kinds = tell(world, story())

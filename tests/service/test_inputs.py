@@ -20,6 +20,7 @@ from tests.farms import wait_for
 from tests.service import jobs
 from tests.service.jobs import TERMS, submit
 from tests.service.workshop import Broken, Flagging, Opened, Stepwise, Workshop, folder_of
+from workers import render
 
 
 @pytest.fixture
@@ -134,12 +135,19 @@ def test_a_picture_that_several_jobs_name_is_read_once_a_batch(workshop: Opened,
     assert storage.keys == [one, other]
 
 
-@pytest.mark.parametrize("error", [None, RuntimeError("boom")])
-def test_a_storage_that_does_not_answer_costs_another_try(
-    workshop: Opened, store: JobStore, farm: Farm, error: Exception | None
-) -> None:
+def test_a_storage_that_is_down_for_a_while_costs_no_try(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    """More often than a job may be tried."""
+    storage = Reading(farm, lambda _, before: before < TERMS.max_attempts + 1)
+    job_id = edit(store, stored(farm, a_picture()))
+
+    job = workshop(storage=storage).end_of(job_id)
+
+    assert (job.state, job.attempt) == (State.COMPLETED, 1)
+
+
+def test_a_storage_that_breaks_costs_another_try(workshop: Opened, store: JobStore, farm: Farm) -> None:
     bad, good = stored(farm, a_picture()), stored(farm, a_picture("L"))
-    storage = Reading(farm, lambda key, before: key == bad and before == 0, error)
+    storage = Reading(farm, lambda key, before: key == bad and before == 0, RuntimeError("boom"))
     wanted = [edit(store, bad), edit(store, good)]
     shop = workshop(storage=storage)
 
@@ -149,13 +157,29 @@ def test_a_storage_that_does_not_answer_costs_another_try(
     assert (mate.state, mate.attempt) == (State.COMPLETED, 1)
 
 
-def test_a_storage_that_never_answers_fails_the_job(workshop: Opened, store: JobStore, farm: Farm) -> None:
+def test_a_storage_that_never_answers_fails_the_job(
+    workshop: Opened, store: JobStore, farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(render, "OFFER_SECONDS", 0.1)
     shop = workshop(storage=Reading(farm, lambda *_: True))
 
     job = shop.end_of(edit(store, stored(farm, a_picture())))
 
     assert (job.state, job.code, job.attempt) == (State.FAILED, "storage_failed", TERMS.max_attempts)
     assert "inputs could not be read" in job.error
+
+
+def test_a_cancelled_job_waits_for_no_storage(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    storage = Reading(farm, lambda *_: True)
+    shop = workshop(storage=storage)
+    job_id = edit(store, stored(farm, a_picture()))
+    shop.begin()
+    wait_for(lambda: storage.keys)
+
+    store.cancel(job_id)
+
+    assert shop.end_of(job_id).code == "cancelled"
+    shop.join()
 
 
 def test_a_draining_worker_hands_back_what_it_could_not_read(workshop: Opened, store: JobStore, farm: Farm) -> None:

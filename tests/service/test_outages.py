@@ -25,6 +25,7 @@ from farm.errors import StoreUnavailable
 from farm.job import NewJob, State
 from farm.jobstore import keys
 from farm.jobstore.store import Accepted, JobStore
+from farm.limits import Limits
 from farm.reaper import Reaper
 from farm.settings import Settings
 from tests.farms import folder_in_memory, wait_for
@@ -188,8 +189,8 @@ def test_a_submit_whose_redis_dies_once_it_is_accepted_is_not_told_to_come_back(
     """Clients send again what is refused with 503: they would have two jobs."""
     store, accepted = outage.farm.store, []
 
-    def submit_and_die(new: NewJob) -> Accepted:
-        accepted.append(JobStore.submit(store, new))
+    def submit_and_die(new: NewJob, limits: Limits) -> Accepted:
+        accepted.append(JobStore.submit(store, new, limits))
         outage.kill()
         return accepted[0]
 

@@ -41,7 +41,7 @@ class Outage:
 
 @pytest.fixture
 def outage(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> Outage:
-    monkeypatch.setattr(publish, "_OFFER_PAUSE", 0.05)
+    monkeypatch.setattr(publish, "OFFER_PAUSE", 0.05)
     return Outage(farm)
 
 

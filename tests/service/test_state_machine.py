@@ -413,5 +413,6 @@ def test_the_store_does_what_its_model_does(client: redis.Redis) -> None:
 @pytest.mark.full
 @pytest.mark.timeout(3600)
 def test_the_store_does_what_its_model_does_for_long(client: redis.Redis) -> None:
-    """Other walks each time; a failure prints its steps."""
-    _run(client, max_examples=10_000, stateful_step_count=60)
+    """Other walks each time; a failure prints its steps. Several runs, because one keeps all that it has drawn."""
+    for _ in range(8):
+        _run(client, max_examples=500, stateful_step_count=60)
