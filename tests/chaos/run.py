@@ -272,8 +272,20 @@ def _record(caller: str, view: Mapping[str, Any]) -> Record:
 def _look_into_storage(evidence: Evidence, farm: _Farm, place: Place | None) -> None:
     before = _stored(farm, place)
     farm.sweep()
-    evidence.stored = _stored(farm, place)
-    evidence.swept = len(before - evidence.stored)
+    listed = _stored(farm, place)
+    evidence.swept = len(before - listed)
+    wanted = {name for record in evidence.records.values() for name in record.pictures}
+    # A list may be late, as Swift's is when it has much to do: where it is a surprise, the object itself is asked for.
+    surprises = listed ^ wanted if place else set()
+    evidence.stored = (listed - surprises) | {name for name in surprises if place and _is_there(place, name)}
+
+
+def _is_there(place: Place, name: str) -> bool:
+    try:
+        place.get(name)
+    except place.client.exceptions.NoSuchKey:
+        return False
+    return True
 
 
 def _stored(farm: _Farm, place: Place | None) -> set[str]:

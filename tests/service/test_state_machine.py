@@ -68,7 +68,7 @@ some_fields = st.fixed_dictionaries(
 )
 #: What is done, and how often beside the rest.
 ACTS = {
-    "submit": 16,
+    "submit": 30,
     "submit_again": 6,
     "cancel": 3,
     "delete": 2,
@@ -80,13 +80,14 @@ ACTS = {
     "refuse": 1,
     "hold_unprepared": 1,
     "release_unprepared": 1,
-    "claim": 14,
+    "claim": 7,
+    "claim_later": 6,
     "claim_again": 2,
     "renew": 8,
     "complete": 6,
     "fail": 6,
     "release": 2,
-    "step_clock": 8,
+    "step_clock": 4,
     "reap_later": 10,
     "reap_while_signs_of_life_cannot_be_judged": 1,
     "remove_expired": 2,
@@ -279,6 +280,11 @@ class Comparison(RuleBasedStateMachine):
     def claim(self) -> None:
         worker = self._draw(some_workers)
         self._hands += [(worker, job) for job in self._claim(worker, self._draw(some_models))]
+
+    def claim_later(self) -> None:
+        """Before anybody has reaped what is over by then."""
+        self.step_clock()
+        self.claim()
 
     def _claim(self, worker: str, models: Sequence[str]) -> tuple[Claimed, ...]:
         self._last_claims[worker] = models, self._name()
