@@ -20,7 +20,7 @@ from farm.settings import Fsync
 
 #: Longest path that a Unix socket may have on every system that the farm knows (Linux takes 107 bytes).
 _SOCKET_PATH_BYTES = 100
-#: What the records may take: some 600,000 waiting jobs with prompts of 400 characters.
+#: What the records may take: some 380,000 waiting jobs with prompts of 400 characters.
 _MEMORY = "1gb"
 #: How long the server may take to answer; the time in which it loads its data does not count.
 START_SECONDS = 20.0
