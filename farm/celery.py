@@ -30,7 +30,9 @@ def application(redis_url: str) -> Celery:
         result_backend=None,
         task_ignore_result=True,
         task_default_queue=RENDER_QUEUE,
-        task_acks_late=True,
+        # Acknowledged when it is taken, on a connection that has just been alive. One whose acknowledgement fails counts as
+        # being worked at until the next connection, and a worker with such a one hears no other.
+        task_acks_late=False,
         task_reject_on_worker_lost=False,
         task_publish_retry=False,
         worker_prefetch_multiplier=1,

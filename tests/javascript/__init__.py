@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -60,7 +61,13 @@ def run(program: str, *, seconds: float = 60, **environment: str) -> Ran:
 
 @cache
 def _install() -> None:
-    """Bring the clients that package.json names, unless they are there."""
+    """Bring the clients that package.json names, unless they are there. Tests in several processes do so once."""
+    with (HOME / "package.json").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _install_alone()
+
+
+def _install_alone() -> None:
     mark = HOME / "node_modules" / f".installed-{hashlib.sha256((HOME / 'package.json').read_bytes()).hexdigest()[:16]}"
     if mark.exists():
         return

@@ -268,7 +268,7 @@ def test_a_result_is_answered_at_once_whatever_its_state(farm: RunningFarm) -> N
     took = time.monotonic() - began
     cancel(farm, data["id"])
 
-    assert (running["status"], took < 1) == ("processing", True)
+    assert (running["status"], took < 5) == ("processing", True)
     assert farm.call("GET", path).json["data"]["status"] == "failed"
 
 
