@@ -20,7 +20,7 @@ check: .venv/set-up-dev ## format, lint, types, import contracts
 	@$(BIN)/mypy
 
 test: check ## every check and test
-	@$(BIN)/pytest -m "not full" --numprocesses auto --dist loadfile tests/unit tests/service
+	@$(BIN)/pytest -m "not full" --numprocesses auto --dist loadfile tests/unit tests/service tests/clients
 	@$(BIN)/pytest -m "not full" tests/process tests/chaos
 
 test-full: check ## the long ones too

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import structlog
+import trustme
 
 from farm.bootstrap import Farm, build
 from farm.embedded import EmbeddedRedis
 from farm.settings import Settings
-from tests.farms import folder_in_memory
+from tests.farms import Certificate, folder_in_memory
 from tests.s3 import S3, running_s3
 
 
@@ -52,3 +53,16 @@ def farm(redis_dir: Path) -> Farm:
     parts = build(Settings(lease_seconds=1, queue_limit=1000), redis_dir, listens=True)
     parts.redis.flushall()
     return parts
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """What a farm over HTTPS shows."""
+    folder, authority = tmp_path_factory.mktemp("tls"), trustme.CA()
+    issued = authority.issue_cert("127.0.0.1", "localhost")
+    certificate = Certificate(folder / "chain.pem", folder / "key.pem", folder / "authority.pem")
+    for number, blob in enumerate(issued.cert_chain_pems):
+        blob.write_to_path(certificate.chain, append=number > 0)
+    issued.private_key_pem.write_to_path(certificate.key)
+    authority.cert_pem.write_to_path(certificate.authority)
+    return certificate
