@@ -7,6 +7,7 @@ import threading
 import kombu.exceptions
 import structlog
 from celery import Celery
+from kombu import Exchange, Queue
 
 from farm.jobstore import keys
 from farm.jobstore.connection import broker_url
@@ -14,6 +15,7 @@ from farm.jobstore.connection import broker_url
 RENDER_QUEUE = "render"
 WEBHOOK_QUEUE = "webhooks"
 PREPARE_QUEUE = "prepare"
+QUEUES = (RENDER_QUEUE, WEBHOOK_QUEUE, PREPARE_QUEUE)
 #: Tasks are sent by name: senders import nothing of the workers.
 RENDER_TASK = "render.batches"
 WEBHOOK_TASK = "webhooks.deliver"
@@ -30,9 +32,9 @@ def application(redis_url: str) -> Celery:
         result_backend=None,
         task_ignore_result=True,
         task_default_queue=RENDER_QUEUE,
-        # Acknowledged when it is taken, on a connection that has just been alive. One whose acknowledgement fails counts as
-        # being worked at until the next connection, and a worker with such a one hears no other.
-        task_acks_late=False,
+        # Nothing is acknowledged. A wake-up whose acknowledgement failed would count as being worked at for as long as the
+        # connection seems to last, and its worker hear no other; and where memory is full, Celery gives up over it.
+        task_queues=[Queue(name, Exchange(name), name, no_ack=True) for name in QUEUES],
         task_reject_on_worker_lost=False,
         task_publish_retry=False,
         worker_prefetch_multiplier=1,
@@ -50,14 +52,11 @@ def application(redis_url: str) -> Celery:
         task_send_sent_event=False,
         broker_transport_options={
             "global_keyprefix": keys.CELERY,
-            "visibility_timeout": 3600,
             # Without these a half-open connection hangs for ever; the first must exceed BRPOP's own second.
             "socket_timeout": 5,
             "socket_connect_timeout": 2,
             "socket_keepalive": True,
             "health_check_interval": 5,
-            "unacked_restore_interval": 10,
-            "unacked_restore_throttle": 1,
         },
     )
     return app
