@@ -32,8 +32,8 @@ def application(redis_url: str) -> Celery:
         result_backend=None,
         task_ignore_result=True,
         task_default_queue=RENDER_QUEUE,
-        # Nothing is acknowledged. A wake-up whose acknowledgement failed would count as being worked at for as long as the
-        # connection seems to last, and its worker hear no other; and where memory is full, Celery gives up over it.
+        # Nothing is acknowledged. A wake-up whose acknowledgement failed would count as being worked at for as long as
+        # the connection seems to last, and its worker hear no other; and where memory is full, Celery gives up over it.
         task_queues=[Queue(name, Exchange(name), name, no_ack=True) for name in QUEUES],
         task_reject_on_worker_lost=False,
         task_publish_retry=False,
