@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import kombu.exceptions
 import structlog
 from celery import Celery
-from kombu import Exchange, Queue
+from kombu.entity import Exchange, Queue
 
 from farm.jobstore import keys
 from farm.jobstore.connection import broker_url
@@ -34,7 +35,7 @@ def application(redis_url: str) -> Celery:
         task_default_queue=RENDER_QUEUE,
         # Nothing is acknowledged. A wake-up whose acknowledgement failed would count as being worked at for as long as
         # the connection seems to last, and its worker hear no other; and where memory is full, Celery gives up over it.
-        task_queues=[Queue(name, Exchange(name), name, no_ack=True) for name in QUEUES],
+        task_queues=[_queue(name) for name in QUEUES],
         task_reject_on_worker_lost=False,
         task_publish_retry=False,
         worker_prefetch_multiplier=1,
@@ -60,6 +61,10 @@ def application(redis_url: str) -> Celery:
         },
     )
     return app
+
+
+def _queue(name: str) -> Any:
+    return Queue(name, Exchange(name), name, no_ack=True)  # type: ignore[no-untyped-call]
 
 
 class Bell:

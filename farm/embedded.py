@@ -27,6 +27,8 @@ START_SECONDS = 20.0
 #: How long the server may take to leave when asked to.
 STOP_SECONDS = 10.0
 _ASK_AGAIN_SECONDS = 0.5
+#: How often it is started before it counts as one that cannot be.
+_MOST_STARTS = 5
 _BLOCK_BYTES = 64 * 1024
 
 _log = structlog.get_logger(__name__)
@@ -66,7 +68,23 @@ class EmbeddedRedis:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the server and wait until it answers, its data loaded."""
+        """Start the server and wait until it answers, its data loaded; again where it is killed meanwhile.
+
+        Raises ConfigurationError where it does not start.
+        """
+        for _ in range(_MOST_STARTS):
+            self._launch()
+            if self._wait():
+                return
+            if not self._was_killed():
+                break
+            _log.warning("redis was killed while it started; starting it again", folder=str(self._folder))
+        self.stop()
+        log = self._folder / "log"
+        said = log.read_text(errors="replace").rstrip().rpartition("\n")[2]
+        raise ConfigurationError(f"The embedded Redis did not start; its log is {log}, which ends: {said}")
+
+    def _launch(self) -> None:
         for file in (self._folder / "appendonlydir").glob("*.aof"):
             cut_zeros(file)
         (self._folder / "socket").write_text(str(self._socket))
@@ -81,7 +99,10 @@ class EmbeddedRedis:
                 # A Ctrl-C in the terminal is for `farm up` alone, which stops this one last.
                 start_new_session=True,
             )
-        self._wait()
+
+    def _was_killed(self) -> bool:
+        """Whether somebody else ended it: what ends by itself will do so again."""
+        return self.process is not None and (self.process.poll() or 0) < 0
 
     @property
     def is_alive(self) -> bool:
@@ -126,7 +147,8 @@ class EmbeddedRedis:
         }
         return [word for name, value in options.items() for word in (f"--{name}", value)]
 
-    def _wait(self) -> None:
+    def _wait(self) -> bool:
+        """Whether it answers, as soon as it does."""
         assert self.process is not None
         client = connect(self.url)
         deadline = clock.monotonic() + START_SECONDS
@@ -139,12 +161,9 @@ class EmbeddedRedis:
                 """It is not there yet."""
             else:
                 client.close()
-                return
+                return True
             clock.pause(0.02)
-        self.stop()
-        log = self._folder / "log"
-        said = log.read_text(errors="replace").rstrip().rpartition("\n")[2]
-        raise ConfigurationError(f"The embedded Redis did not start; its log is {log}, which ends: {said}")
+        return False
 
 
 def cut_zeros(file: Path) -> None:

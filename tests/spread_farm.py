@@ -202,7 +202,8 @@ def judge(farm: SpreadFarm, receiver: Receiver, accepted: list[str]) -> None:
         if fields["state"] in ("completed", "failed") and fields["job"] in accepted
     )
     assert ends == Counter(accepted)
-    assert why_failed(farm, accepted) == []
+    failed = why_failed(farm, accepted)
+    assert not failed, failed
     wait_for(lambda: set(accepted) <= told(receiver), seconds=90, what="a call to the webhook for every end")
 
 

@@ -338,6 +338,27 @@ def test_wake_ups_are_sent_again(outage: Outage) -> None:
     wait_for(rings)
 
 
+class KilledAtFirst(EmbeddedRedis):
+    """Killed twice before it answers."""
+
+    launches = 0
+
+    def _launch(self) -> None:
+        super()._launch()
+        self.launches += 1
+        if self.launches <= 2 and self.process is not None:
+            self.process.kill()
+
+
+def test_a_redis_that_is_killed_while_it_starts_is_started_again(tmp_path: Path) -> None:
+    server = KilledAtFirst(tmp_path)
+    server.start()
+    try:
+        assert (server.is_alive, server.launches) == (True, 3)
+    finally:
+        server.stop()
+
+
 def test_a_redis_that_begins_a_new_file_is_asked_again_until_it_leaves(tmp_path: Path) -> None:
     """Asked once, it says that it cannot exit now, and goes on for ever."""
     outage = Outage(tmp_path)
