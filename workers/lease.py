@@ -5,7 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -190,12 +190,19 @@ class Lease(threading.Thread):
         with self._lock:
             held = list(self._held.values())
         try:
-            for job_id in self._store.renew(self._worker, self._facts(), held):
-                self.stop_rendering(job_id)
+            self._stop_what_was_lost(held, self._store.renew(self._worker, self._facts(), held))
         except (StoreUnavailable, StoreFull) as error:
             _log.warning("lease not renewed", error=str(error))
         except Exception as error:  # noqa: BLE001  # whatever it is, the next renewal is needed
             _log.error("lease not renewed", exc_info=error)
+
+    def _stop_what_was_lost(self, renewed: list[Held], lost: Collection[str]) -> None:
+        """Not a job that this worker has claimed once more while it was being told of the time before."""
+        with self._lock:
+            for job in renewed:
+                held = self._held.get(job.id)
+                if job.id in lost and held is not None and held.fence == job.fence:
+                    self._stopped.add(job.id)
 
     def _leave(self, doing: str) -> None:
         """End the process: no thread that hangs can be ended alone. Its jobs are taken back when their leases end."""

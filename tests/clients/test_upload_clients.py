@@ -363,7 +363,8 @@ def test_an_upload_that_its_api_did_not_survive_leaves_nothing_and_can_be_made_a
         for pid in pids(f"-m api --host 127.0.0.1 --port {farm.port}"):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        assert connection.recv(100) == b""
+        with suppress(ConnectionResetError):  # where what came had not been read yet
+            assert connection.recv(100) == b""
 
     def answers() -> bool:
         with suppress(Exception):

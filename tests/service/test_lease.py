@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -13,7 +14,7 @@ from farm.jobstore import keys
 from farm.jobstore.store import JobStore
 from farm.lifeline import HUNG
 from tests.farms import wait_for
-from tests.service.jobs import FACTS, end_lease, record, state, submit, take_one
+from tests.service.jobs import FACTS, end_lease, lose, record, state, submit, take_one
 from workers.lease import Lease
 
 
@@ -116,7 +117,7 @@ def test_a_job_that_comes_back_is_not_stopped_again(lease: Lease, job: Claimed) 
 def test_whoever_hangs_takes_the_whole_process_along(
     lease: Lease, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], whose: str
 ) -> None:
-    """And the log tells where each thread was."""
+    """And the log tells where the threads were, the first hundred of them."""
     left: list[int] = []
     monkeypatch.setattr(os, "_exit", left.append)
     pulse = lease.pulse if whose == "the render thread" else lease.new_pulse()
@@ -125,7 +126,7 @@ def test_whoever_hangs_takes_the_whole_process_along(
         wait_for(lambda: left)
 
     assert set(left) == {HUNG}
-    assert "test_whoever_hangs" in capfd.readouterr().err
+    assert "(most recent call first)" in capfd.readouterr().err
 
 
 def test_nobody_hangs_while_all_goes_on(lease: Lease, client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,3 +186,25 @@ def test_closing_ends_the_thread(lease: Lease) -> None:
     lease.close()
 
     assert not lease.is_alive()
+
+
+def test_news_of_a_claim_that_is_over_does_not_stop_the_next_one(
+    store: JobStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job was taken back from this worker, and claimed by it again while it was being told: nobody cancelled it."""
+    lease = Lease(store, worker="w1", facts=lambda: FACTS, seconds=60)
+    submit(store)
+    first = take_one(store)
+    lease.hold(first)
+    renew, claimed = store.renew, []
+
+    def lose_and_claim_again_meanwhile(*given: Any) -> list[str]:
+        lose(client, store, first.id)
+        claimed.append(take_one(store))
+        lease.hold(claimed[0])
+        return renew(*given)
+
+    monkeypatch.setattr(store, "renew", lose_and_claim_again_meanwhile)
+    lease._beat()
+
+    assert not lease.must_stop(claimed[0])
