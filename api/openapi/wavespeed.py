@@ -69,7 +69,7 @@ class Milliseconds(Shape):
 class Prediction(Shape):
     """A prediction. A failed one is told by `status`, `error` and `code`, under HTTP 200.
 
-    `outputs` are URLs, or bare base64 where the submit asked for it.
+    `outputs` are URLs, or bare base64 where the submit asked for it. `warnings` are there where there are any.
     """
 
     id: str
@@ -85,6 +85,7 @@ class Prediction(Shape):
     created_at: str
     timings: Milliseconds
     executionTime: int  # noqa: N815  # WaveSpeed's name
+    warnings: list[str] = absent()
 
 
 class PredictionAnswer(Envelope):

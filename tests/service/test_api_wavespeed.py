@@ -385,6 +385,16 @@ def test_the_list_shows_predictions_newest_first(api: FlaskClient, farm: Farm) -
     assert listed(api, page=4, page_size=2) == ([], 5)
 
 
+def test_what_a_result_warns_of_is_told(api: FlaskClient, farm: Farm) -> None:
+    job_id = post_prediction(api).get_json()["data"]["id"]
+    job = jobs.take_one(farm.store)
+    farm.store.complete(job, replace(jobs.result(job), warnings=("The prompt is long.",)))
+
+    (item,) = api.get(LIST).get_json()["data"]["items"]
+
+    assert (item["id"], item["warnings"]) == (job_id, ["The prompt is long."])
+
+
 def test_the_list_is_filtered(api: FlaskClient, farm: Farm) -> None:
     native, first, second = submit(api), *(post_prediction(api).get_json()["data"] for _ in range(2))
     api.post(f"/farm/v1/jobs/{first['id']}/cancel")
