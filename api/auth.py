@@ -46,6 +46,11 @@ class Doorman:
         flask.g.caller = caller
         return caller
 
+    def refuse_all_but_admins(self, what: str) -> None:
+        """Raise Unauthorized or Forbidden unless an admin sent the current request; `what` only those may do."""
+        if not self.caller().is_admin:
+            raise Forbidden(f"Only an admin key may {what}.")
+
     def submitter(self) -> Caller:
         """Who sent the current submit. Raises Unauthorized, and LimitReached again where it did a moment ago."""
         caller = self.caller()

@@ -13,7 +13,7 @@ from api.body import read_bytes
 from farm import clock
 from farm.callers import ApiKey, Callers
 from farm.dialects.fields import Flag, Input, Whole, decode, parse
-from farm.errors import Forbidden, InvalidRequest, NotFound, Problem
+from farm.errors import InvalidRequest, NotFound, Problem
 from farm.limits import MOST_RATE, Limits
 
 
@@ -32,13 +32,13 @@ def routes(callers: Callers, *, doorman: Doorman) -> flask.Blueprint:
 
     @blueprint.get("/keys")
     def page() -> dict[str, Any]:
-        refuse_all_but_admins()
+        doorman.refuse_all_but_admins("look after keys")
         query.refuse_others()
         return {"keys": [_shown(key) for key in callers.all()]}
 
     @blueprint.post("/keys")
     def create() -> tuple[dict[str, Any], int]:
-        refuse_all_but_admins()
+        doorman.refuse_all_but_admins("look after keys")
         query.refuse_others()
         wanted = parse(WantedKey, decode(read_bytes()))
         limits = Limits(wanted.rate, wanted.waiting, wanted.images_per_day)
@@ -50,7 +50,7 @@ def routes(callers: Callers, *, doorman: Doorman) -> flask.Blueprint:
 
     @blueprint.delete("/keys")
     def revoke() -> dict[str, Any]:
-        refuse_all_but_admins()
+        doorman.refuse_all_but_admins("look after keys")
         query.refuse_others("name")
         name = flask.request.args.get("name")
         if not name:
@@ -59,10 +59,6 @@ def routes(callers: Callers, *, doorman: Doorman) -> flask.Blueprint:
         if not revoked:
             raise NotFound("No key has this name or id.")
         return {"revoked": revoked}
-
-    def refuse_all_but_admins() -> None:
-        if not doorman.caller().is_admin:
-            raise Forbidden("Only an admin key may look after keys.")
 
     return blueprint
 

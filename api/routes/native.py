@@ -16,7 +16,7 @@ from api.house import House
 from api.streams import COMMENT, LOOK_SECONDS, event, last_event_id
 from farm.catalogue import MODELS
 from farm.dialects import native
-from farm.errors import FarmError, Forbidden, InvalidRequest, Problem
+from farm.errors import FarmError, InvalidRequest, Problem
 from farm.job import Change, Job, Moment, State
 from farm.jobstore.feed import News
 from farm.jobstore.store import Accepted
@@ -121,27 +121,27 @@ def routes(house: House) -> flask.Blueprint:
 
     @blueprint.get("/workers")
     def workers() -> dict[str, Any]:
-        refuse_all_but_admins("see the workers")
+        doorman.refuse_all_but_admins("see the workers")
         query.refuse_others()
         return {"workers": [{"id": w.id, "silent_seconds": w.silent_seconds, **w.facts} for w in census.workers()]}
 
     @blueprint.post("/workers/<worker_id>/drain")
     def drain(worker_id: str) -> tuple[dict[str, Any], int]:
-        refuse_all_but_admins("drain a worker")
+        doorman.refuse_all_but_admins("drain a worker")
         query.refuse_others()
         service.drain(worker_id)
         return {"id": worker_id, "draining": True}, 202
 
     @blueprint.post("/pause")
     def pause() -> dict[str, Any]:
-        refuse_all_but_admins("pause the farm")
+        doorman.refuse_all_but_admins("pause the farm")
         query.refuse_others()
         service.pause()
         return {"paused": True}
 
     @blueprint.post("/resume")
     def resume() -> dict[str, Any]:
-        refuse_all_but_admins("resume the farm")
+        doorman.refuse_all_but_admins("resume the farm")
         query.refuse_others()
         service.resume()
         return {"paused": False}
@@ -164,10 +164,6 @@ def routes(house: House) -> flask.Blueprint:
                 for model in MODELS
             ]
         }
-
-    def refuse_all_but_admins(what: str) -> None:
-        if not doorman.caller().is_admin:
-            raise Forbidden(f"Only an admin key may {what}.")
 
     return blueprint
 
