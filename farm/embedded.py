@@ -14,6 +14,7 @@ import redis
 import structlog
 
 from farm import clock, lifeline
+from farm.appendonly import Syncing, cut_zeros
 from farm.errors import ConfigurationError
 from farm.jobstore.connection import connect
 from farm.settings import Fsync
@@ -29,7 +30,6 @@ STOP_SECONDS = 10.0
 _ASK_AGAIN_SECONDS = 0.5
 #: How often it is started before it counts as one that cannot be.
 _MOST_STARTS = 5
-_BLOCK_BYTES = 64 * 1024
 
 _log = structlog.get_logger(__name__)
 
@@ -61,6 +61,7 @@ class EmbeddedRedis:
     def __init__(self, data_dir: Path, *, fsync: Fsync = "everysec") -> None:
         """`fsync`: when a change is on the disk for good, before it is answered or within two seconds."""
         self._fsync = fsync
+        self._syncing: Syncing | None = None
         self._folder = data_dir.resolve() / "redis"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._socket = self._socket_path()
@@ -75,6 +76,7 @@ class EmbeddedRedis:
         for _ in range(_MOST_STARTS):
             self._launch()
             if self._wait():
+                self._keep_synced()
                 return
             if not self._was_killed():
                 break
@@ -85,8 +87,7 @@ class EmbeddedRedis:
         raise ConfigurationError(f"The embedded Redis did not start; its log is {log}, which ends: {said}")
 
     def _launch(self) -> None:
-        for file in (self._folder / "appendonlydir").glob("*.aof"):
-            cut_zeros(file)
+        cut_zeros(self._folder)
         (self._folder / "socket").write_text(str(self._socket))
         with suppress(FileNotFoundError):
             self._socket.unlink()
@@ -99,6 +100,11 @@ class EmbeddedRedis:
                 # A Ctrl-C in the terminal is for `farm up` alone, which stops this one last.
                 start_new_session=True,
             )
+
+    def _keep_synced(self) -> None:
+        if self._fsync == "everysec" and self._syncing is None:
+            self._syncing = Syncing(self._folder)
+            self._syncing.start()
 
     def _was_killed(self) -> bool:
         """Whether somebody else ended it: what ends by itself will do so again."""
@@ -123,6 +129,9 @@ class EmbeddedRedis:
             self.process.kill()
             self.process.wait()
         self.process = None
+        if self._syncing:
+            self._syncing.stop()
+            self._syncing = None
         if self._socket.parent != self._folder:
             shutil.rmtree(self._socket.parent, ignore_errors=True)
 
@@ -139,7 +148,8 @@ class EmbeddedRedis:
             "unixsocketperm": "700",
             "dir": str(self._folder),
             "appendonly": "yes",
-            "appendfsync": self._fsync,
+            # Once a second is not left to Redis: see `Syncing`.
+            "appendfsync": "always" if self._fsync == "always" else "no",
             "save": "",
             "maxmemory": _MEMORY,
             "maxmemory-policy": "noeviction",
@@ -164,18 +174,3 @@ class EmbeddedRedis:
                 return True
             clock.pause(0.02)
         return False
-
-
-def cut_zeros(file: Path) -> None:
-    """Take the zeros off the end of an append-only file, with which Redis would not start.
-
-    Some file systems leave them after a power cut, where bytes were to be that had not been written yet. No command
-    ends so. One that is cut off now Redis leaves out by itself.
-    """
-    with file.open("r+b") as content:
-        start = end = content.seek(0, os.SEEK_END)
-        while start > 0 and end == start:
-            start = max(0, end - _BLOCK_BYTES)
-            content.seek(start)
-            end = start + len(content.read(end - start).rstrip(b"\0"))
-        content.truncate(end)

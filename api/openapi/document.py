@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, Literal
 
@@ -14,16 +15,20 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from api.openapi import keys, public, uploads
-from api.openapi.operation import Answer, Body, Operation, Parameter, Section
+from api.openapi.operation import UNREAD, Answer, Body, Operation, Parameter, Section
 from farm import __version__
 from farm.dialects.registry import SPOKEN
 
-#: In the order in which they are read.
-SECTIONS: tuple[Section, ...] = (
+_SAID: tuple[Section, ...] = (
     *(import_module(f"api.openapi.{module}").SECTION for module in dict.fromkeys(spoken.routes for spoken in SPOKEN)),
     keys.SECTION,
     uploads.SECTION,
     public.SECTION,
+)
+#: In the order in which they are read.
+SECTIONS = tuple(
+    replace(section, operations=tuple(replace(item, answers={**UNREAD, **item.answers}) for item in section.operations))
+    for section in _SAID
 )
 
 _ABOUT = """Renders FLUX SRPO and FLUX.1 Kontext on this farm's own GPUs, in the words of several providers.

@@ -120,6 +120,22 @@ IDEMPOTENCY_KEY = Parameter(
     where="header",
 )
 
+
+class Unread(Shape):
+    """What could not be read as a call: whose dialect it would have been is not known, so that there is all of them."""
+
+    code: int
+    status: int
+    message: str
+    detail: str
+
+
+#: What the server answers in every route's place.
+UNREAD: Mapping[int, Answer] = {
+    414: Answer("The address is longer than 4,094 bytes.", Unread, "application/problem+json"),
+    431: Answer("A header is longer than 8,190 bytes, or there are too many.", Unread, "application/problem+json"),
+}
+
 #: What a refusal means, by its status, where a route does not say more.
 _REASONS = {
     400: "The call is malformed, or no worker of this farm has the model loaded.",

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from pydantic import TypeAdapter
 
+from api.openapi.operation import Unread
 from farm.catalogue import MODELS
 from tests.farms import RunningFarm, farm_command, picture_facts, wait_for
 from tests.pictures import a_picture, data_uri
@@ -261,3 +263,4 @@ def test_what_is_no_http_is_answered_in_json(simulated: RunningFarm, sent: bytes
     head, _, body = answer.partition(b"\r\n\r\n")
     assert int(head.split()[1]) == status
     assert json.loads(body)["status"] == status
+    TypeAdapter(Unread).validate_json(body, strict=True)

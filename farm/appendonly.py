@@ -1,0 +1,91 @@
+"""The append-only files of the embedded Redis: made readable before it starts, and synced while it runs."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+_EVERY_SECONDS = 1.0
+_BLOCK_BYTES = 64 * 1024
+
+_log = structlog.get_logger(__name__)
+
+
+class Syncing:
+    """Syncs what a Redis writes once a second, in a thread, so that Redis need not.
+
+    Redis' own `appendfsync everysec` holds a write back while a sync is under way, for up to two seconds, and answers
+    all the same (`flushAppendOnlyFile` in its aof.c): killed then, it has lost what it has accepted. With
+    `appendfsync no` it writes before each answer, and what is written outlives it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """`folder`: the data folder of Redis."""
+        self._folder = folder
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="redis syncing", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Sync once more, and end."""
+        self._is_over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        is_over = False
+        while not is_over:
+            is_over = self._is_over.wait(_EVERY_SECONDS)
+            self._sync()
+
+    def _sync(self) -> None:
+        try:
+            sync(self._folder)
+        except OSError as error:
+            _log.error("redis' append-only file could not be synced", folder=str(self._folder), error=str(error))
+
+
+def sync(folder: Path) -> None:
+    """Have on the disk for good what Redis has written. What else it keeps it syncs itself. Raises OSError."""
+    for file in _files(folder, "*.incr.aof"):
+        # Redis removes an old one at any moment.
+        with suppress(FileNotFoundError):
+            _sync_file(file)
+
+
+def cut_zeros(folder: Path) -> None:
+    """Take the zeros off the end of the append-only files, with which Redis would not start.
+
+    Some file systems leave them after a power cut, where bytes were to be that had not been written yet. No command
+    ends so. One that is cut off now Redis leaves out by itself.
+    """
+    for file in _files(folder, "*.aof"):
+        _cut_zeros(file)
+
+
+def _files(folder: Path, pattern: str) -> Iterator[Path]:
+    return (folder / "appendonlydir").glob(pattern)
+
+
+def _sync_file(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _cut_zeros(file: Path) -> None:
+    with file.open("r+b") as content:
+        start = end = content.seek(0, os.SEEK_END)
+        while start > 0 and end == start:
+            start = max(0, end - _BLOCK_BYTES)
+            content.seek(start)
+            end = start + len(content.read(end - start).rstrip(b"\0"))
+        content.truncate(end)
