@@ -10,6 +10,11 @@ import urllib3
 from farm.errors import FarmError
 from farm.settings import Settings
 
+#: How a caller is tried again that must not lose sight of its job: for about half a minute, or as the farm says.
+_PATIENTLY = urllib3.Retry(
+    8, backoff_factor=0.25, backoff_max=10, allowed_methods=["GET"], status_forcelist=[429, 503], raise_on_status=False
+)
+
 
 class CallFailed(FarmError):
     """The farm refused the call."""
@@ -26,6 +31,10 @@ class Client:
     def get(self, path: str, **fields: str | int) -> dict[str, Any]:
         return self._call("GET", path, fields=fields)
 
+    def watch(self, path: str) -> dict[str, Any]:
+        """As `get`, and outlasts a farm that is away for a moment."""
+        return self._call("GET", path, retries=_PATIENTLY)
+
     def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         return self._call("POST", path, json=body or {})
 
@@ -34,7 +43,7 @@ class Client:
 
     def download(self, url: str) -> bytes:
         """The bytes behind the URL of a picture. It takes no key, which is none of a bucket's business."""
-        response = self._request("GET", url)
+        response = self._request("GET", url, retries=_PATIENTLY)
         if response.status != 200:
             raise CallFailed(f"{url} answered {response.status}")
         return bytes(response.data)

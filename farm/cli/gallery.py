@@ -53,7 +53,7 @@ class Gallery:
             while True:
                 for job_id in job_ids:
                     if views.get(job_id, {}).get("status") not in _ENDED:
-                        views[job_id] = self._client.get(f"/jobs/{job_id}")
+                        views[job_id] = self._client.watch(f"/jobs/{job_id}")
                 bars.show(list(views.values()))
                 if all(view["status"] in _ENDED for view in views.values()):
                     break
