@@ -23,8 +23,8 @@ test: check ## every check and test
 	@$(BIN)/pytest -m "not full" --numprocesses auto --dist loadfile tests/unit tests/service tests/clients
 	@$(BIN)/pytest -m "not full" tests/process tests/chaos
 
-test-full: check ## the long ones too
-	@$(BIN)/pytest
+test-full: test ## the long ones too
+	@$(BIN)/pytest -m full
 
 chaos: .venv/set-up-dev ## break a farm while it is used, and judge (JOBS=10000 SEED=any)
 	@$(BIN)/python -m tests.chaos --jobs $(or $(JOBS),10000) $(if $(SEED),--seed $(SEED))
