@@ -13,8 +13,17 @@ import trustme
 from farm.bootstrap import Farm, build
 from farm.embedded import EmbeddedRedis
 from farm.settings import Settings
-from tests.farms import Certificate, folder_in_memory
+from tests.farms import Certificate, empty, folder_in_memory
 from tests.s3 import S3, running_s3
+
+#: Seconds for a long test that names no limit of its own.
+_LONG = 1200
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("full") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_LONG))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -51,7 +60,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 def farm(redis_dir: Path) -> Farm:
     """The parts of a farm on an empty job store, with short terms."""
     parts = build(Settings(lease_seconds=1, queue_limit=1000), redis_dir, listens=True)
-    parts.redis.flushall()
+    empty(parts.redis)
     return parts
 
 

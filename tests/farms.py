@@ -37,6 +37,12 @@ def wait_for(condition: Callable[[], T], *, seconds: float = 20, what: str = "th
     raise AssertionError(f"{what} did not come true within {seconds} s")
 
 
+def empty(client: redis.Redis) -> None:
+    """Take all out of a Redis. A hundred thousand jobs at once would take it longer than it may take to answer."""
+    client.flushall(asynchronous=True)
+    wait_for(lambda: client.info("memory")["lazyfree_pending_objects"] == 0, what="an empty Redis")
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -20,7 +20,7 @@ from farm.jobstore.hints import Changes
 from farm.jobstore.store import JobStore
 from farm.service import Service
 from farm.settings import Settings
-from tests.farms import wait_for
+from tests.farms import empty, wait_for
 from tests.service.calls import bearer
 from tests.service.conformity import Listener
 from tests.service.jobs import BASE, FACTS, TERMS
@@ -41,7 +41,7 @@ def redis_url(redis_dir: Path) -> str:
 def client(redis_url: str) -> Iterator[redis.Redis]:
     """An empty Redis."""
     with connect(redis_url) as client:
-        client.flushall()
+        empty(client)
         yield client
 
 
@@ -68,7 +68,7 @@ def changes(listening: redis.Redis) -> Changes:
 @pytest.fixture
 def farm(parts: Farm, changes: Changes, listening: redis.Redis) -> Farm:
     """The parts of a farm on an empty Redis. Threads and connections are shared; what remembers anything is new."""
-    parts.redis.flushall()
+    empty(parts.redis)
     service = Service(
         parts.store,
         census=parts.census,
