@@ -150,7 +150,7 @@ class FaultyStore(JobStore):
 
 
 def work(farm: Farm, data_dir: Path) -> int:
-    hearing._SILENCE_SECONDS = PATIENCE
+    hearing._MOST_MISSED = round(PATIENCE)
     faults = Faults(data_dir / "faults")
     store = FaultyStore(farm, faults)
     storage = FaultyStorage(data_dir / "pictures", faults, store)

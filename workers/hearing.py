@@ -7,22 +7,23 @@ from collections.abc import Callable
 
 import structlog
 
-from farm import clock
 from farm.lifeline import DEAF
 
-#: The reaper rings about once a second while something waits and workers stand idle; after so long, nothing will come.
-_SILENCE_SECONDS = 60.0
+#: The reaper rings about once a second while something waits and workers stand idle. After so many seconds, as many
+#: looks, nothing will come. Time would tell less: a worker that was idle or frozen for hours has missed nothing.
+_MOST_MISSED = 60
 
 _log = structlog.get_logger(__name__)
 
 
 class Hearing:
-    """Knows when this worker, idle, last heard a wake-up; ends the process where it should have heard one."""
+    """Knows how long something has waited for this worker, idle, without a wake-up; ends the process in the end."""
 
     def __init__(self, waits: Callable[[], bool]) -> None:
         """`waits`: whether there is anything for which this worker is rung."""
         self._waits = waits
-        self._heard_at = clock.monotonic()
+        #: Looks in a row at which a wake-up should have come since the one before.
+        self._missed = 0
         self._is_working = False
 
     def hear(self, work: Callable[[], None]) -> Callable[[], None]:
@@ -33,22 +34,16 @@ class Hearing:
             try:
                 work()
             finally:
-                self._heard_at = clock.monotonic()
+                self._missed = 0
                 self._is_working = False
 
         return answer
 
     def check(self) -> None:
-        """For a thread that does so now and then."""
-        if self.is_lost():
+        """Look, about once a second. While the job store does not answer, nobody rings, and nothing is counted."""
+        waits = self._waits()
+        # In this order: a wake-up may have come while the job store was asked.
+        self._missed = self._missed + 1 if waits and not self._is_working else 0
+        if self._missed > _MOST_MISSED:
             _log.critical("something waits, but no wake-up arrives; this worker leaves")
             os._exit(DEAF)
-
-    def is_lost(self) -> bool:
-        """Something waits, and this worker, idle, has heard nothing for longer than a wake-up can take."""
-        # Once more at the end: a wake-up may have come while the job store was asked.
-        return self._is_silent and self._waits() and self._is_silent
-
-    @property
-    def _is_silent(self) -> bool:
-        return not self._is_working and clock.monotonic() - self._heard_at > _SILENCE_SECONDS

@@ -218,11 +218,12 @@ class Publisher:
 
     def _offer(self, one: Print, key: str, content: bytes) -> None:
         """Store `content`, again and again while the storage is down: the lease goes on meanwhile."""
-        job = one.sheet.job
+        # Not the picture itself, in what is handed to Retrying: that refers to itself, and would keep it long after.
+        sheet, job, since = one.sheet, one.sheet.job, one.since
 
         def is_over(_: RetryCallState) -> bool:
-            late = clock.monotonic() - one.since > OFFER_SECONDS
-            return late or one.sheet.is_over or self._draining.is_set() or self._lease.must_stop(job)
+            late = clock.monotonic() - since > OFFER_SECONDS
+            return late or sheet.is_over or self._draining.is_set() or self._lease.must_stop(job)
 
         def warn(attempt: RetryCallState) -> None:
             error = attempt.outcome and attempt.outcome.exception()

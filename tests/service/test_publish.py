@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from farm.bootstrap import Farm
 from farm.errors import StorageUnavailable
 from farm.job import State
 from farm.jobstore.store import JobStore
+from farm.request import ImageRequest
 from tests.farms import wait_for
 from tests.service import jobs
 from tests.service.jobs import TERMS, submit
 from tests.service.workshop import Counting, FailingStorage, Workshop
 from workers import publish
+from workers.pipelines.pipeline import NO_PICTURES, Painted, Pictures, Watch
+from workers.pipelines.simulated import SimulatedPipeline
 
 DOWN = StorageUnavailable("The bucket 'b' does not answer.")
 
@@ -178,3 +184,43 @@ def test_a_job_that_is_over_is_not_stored_any_further(
 
     shop.publisher.close(seconds=5)
     assert (job.state, outage.storage.tried) in {(State.FAILED, tried) for tried in (1, 2)}
+
+
+class Remembering(SimulatedPipeline):
+    """Knows which of the pictures that it painted are still there."""
+
+    def __init__(self) -> None:
+        super().__init__(step_ms=0)
+        self._painted: list[weakref.ref[Image.Image]] = []
+
+    def render(
+        self, images: Sequence[ImageRequest], watch: Watch, pictures: Pictures = NO_PICTURES
+    ) -> Iterator[Painted]:
+        for painted in super().render(images, watch, pictures):
+            self._painted.append(weakref.ref(painted.image))
+            yield painted
+
+    @property
+    def kept(self) -> int:
+        return sum(picture() is not None for picture in self._painted)
+
+
+@pytest.fixture
+def no_search_for_cycles() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_search_for_cycles")
+def test_what_is_published_is_kept_no_longer(farm: Farm, store: JobStore) -> None:
+    """Also where Python looks for cycles only now and then: pictures are large. Each thread has its last one."""
+    pipeline = Remembering()
+    shop = Workshop(farm, store, pipeline=pipeline)
+    shop.open()
+    wanted = [submit(store, images=4) for _ in range(4)]
+
+    assert {shop.end_of(job_id).state for job_id in wanted} == {State.COMPLETED}
+
+    wait_for(lambda: pipeline.kept <= publish._THREADS, what="memory for other pictures")
+    shop.close()

@@ -1,65 +1,86 @@
-"""A worker that no wake-up reaches while something waits for it is found out. Time is the test's own."""
+"""A worker that no wake-up reaches while something waits for it is found out."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 import pytest
 
-from farm import clock
+from farm.errors import StoreUnavailable
 from farm.lifeline import DEAF
+from workers.hearing import _MOST_MISSED as PATIENCE
 from workers.hearing import Hearing
 
-Passes = Callable[[float], None]
+Left = list[int]
 
 
 @pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> Passes:
-    """Lets time go by."""
-    now = [1000.0]
-    monkeypatch.setattr(clock, "monotonic", lambda: now[0])
-
-    def pass_(seconds: float) -> None:
-        now[0] += seconds
-
-    return pass_
+def left(monkeypatch: pytest.MonkeyPatch) -> Left:
+    """The statuses with which it left."""
+    statuses: Left = []
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    return statuses
 
 
-@pytest.mark.parametrize(("waits", "seconds", "lost"), [(True, 61, True), (True, 59, False), (False, 61, False)])
-def test_only_long_silence_counts_and_only_while_something_waits(
-    passes: Passes, waits: bool, seconds: float, lost: bool
-) -> None:
+def look(hearing: Hearing, times: int) -> None:
+    for _ in range(times):
+        hearing.check()
+
+
+def test_whoever_hears_nothing_while_something_waits_leaves(left: Left) -> None:
+    hearing = Hearing(lambda: True)
+
+    look(hearing, PATIENCE)
+    assert left == []
+    look(hearing, 1)
+
+    assert left == [DEAF]
+
+
+def test_whoever_was_idle_for_long_is_not_lost_when_something_comes(left: Left) -> None:
+    """The wake-up for it is on its way when the worker looks."""
+    waits = False
     hearing = Hearing(lambda: waits)
-    passes(seconds)
 
-    assert hearing.is_lost() is lost
+    look(hearing, 2 * PATIENCE)
+    waits = True
+    look(hearing, PATIENCE)
+
+    assert left == []
 
 
-def test_whoever_hears_something_is_not_lost(passes: Passes) -> None:
+def test_only_what_waits_all_the_while_counts(left: Left) -> None:
+    waits = True
+    hearing = Hearing(lambda: waits)
+
+    look(hearing, PATIENCE)
+    waits = False
+    look(hearing, 1)
+    waits = True
+    look(hearing, PATIENCE)
+
+    assert left == []
+
+
+def test_whoever_hears_something_is_not_lost(left: Left) -> None:
     hearing = Hearing(lambda: True)
-    passes(59)
+
+    look(hearing, PATIENCE)
     hearing.hear(lambda: None)()
-    passes(59)
+    look(hearing, PATIENCE)
 
-    assert not hearing.is_lost()
+    assert left == []
 
 
-def test_whoever_works_is_not_lost(passes: Passes) -> None:
-    seen: list[bool] = []
+def test_whoever_works_is_not_lost(left: Left) -> None:
     hearing = Hearing(lambda: True)
 
-    def work() -> None:
-        passes(1000)
-        seen.append(hearing.is_lost())
+    hearing.hear(lambda: look(hearing, 10 * PATIENCE))()
 
-    hearing.hear(work)()
-
-    assert seen == [False]
-    assert not hearing.is_lost()
+    assert left == []
 
 
-def test_work_that_fails_has_ended(passes: Passes) -> None:
+def test_work_that_fails_has_ended(left: Left) -> None:
     hearing = Hearing(lambda: True)
 
     def work() -> None:
@@ -67,31 +88,40 @@ def test_work_that_fails_has_ended(passes: Passes) -> None:
 
     with pytest.raises(ValueError, match="no luck"):
         hearing.hear(work)()
-    assert not hearing.is_lost()
-    passes(61)
+    look(hearing, PATIENCE + 1)
 
-    assert hearing.is_lost()
+    assert left == [DEAF]
 
 
-def test_a_wake_up_while_the_job_store_is_asked_is_heard(passes: Passes) -> None:
+def test_a_wake_up_while_the_job_store_is_asked_is_heard(left: Left) -> None:
+    rings = False
+
     def waits() -> bool:
-        hearing.hear(lambda: None)()
+        if rings:
+            hearing.hear(lambda: None)()
         return True
 
     hearing = Hearing(waits)
-    passes(61)
+    look(hearing, PATIENCE)
+    rings = True
+    look(hearing, 1)
 
-    assert not hearing.is_lost()
-
-
-def test_whoever_is_lost_leaves(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
-    left: list[int] = []
-    monkeypatch.setattr(os, "_exit", left.append)
-    hearing = Hearing(lambda: True)
-
-    hearing.check()
     assert left == []
-    passes(61)
-    hearing.check()
 
-    assert left == [DEAF]
+
+def test_while_the_job_store_is_away_nothing_is_missed(left: Left) -> None:
+    is_away = False
+
+    def waits() -> bool:
+        if is_away:
+            raise StoreUnavailable
+        return True
+
+    hearing = Hearing(waits)
+    look(hearing, PATIENCE)
+    is_away = True
+    for _ in range(PATIENCE):
+        with pytest.raises(StoreUnavailable):
+            hearing.check()
+
+    assert left == []
