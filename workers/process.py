@@ -60,7 +60,10 @@ class WorkerProcess:
         """Load, warm up, work, drain. Returns the status with which the process is to end."""
         signal.signal(signal.SIGTERM, leave_at_once)
         # Where one call of an engine keeps all threads of Python waiting, the lease's cannot look: this one needs none.
-        Reaper(partial(faulthandler.dump_traceback_later, self._limits.load, exit=True)).start()
+        # At once, too: such a call may come within the first second.
+        put_off = partial(faulthandler.dump_traceback_later, self._limits.load, exit=True)
+        put_off()
+        Reaper(put_off).start()
         settings = self._farm.settings
         checker = checker_for(settings.safety, weights_of(settings))
         self._lease.start()

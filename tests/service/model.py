@@ -356,7 +356,8 @@ class Model:
         """What waits, for how many idle workers, and the jobs as (id, fence, attempt)."""
         doer = self._workers.get(worker) or Worker()
         if doer.nonce == nonce:
-            return doer.answer
+            there = [job for job in doer.answer["jobs"] if job[0] in self.jobs]
+            return doer.answer | {"jobs": there}
         self._workers[worker] = doer
         self._seen.setdefault(worker, self.now)
         doer.present = doer.present or 0

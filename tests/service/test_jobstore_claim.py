@@ -21,6 +21,7 @@ from tests.service.jobs import (
     names,
     new_job,
     record,
+    result,
     state,
     submit,
     take,
@@ -379,6 +380,19 @@ def test_a_claim_whose_answer_was_lost_is_answered_again(store: JobStore) -> Non
 
     assert again == first
     assert store.claim("w1", ["srpo"]).batch != first.batch
+
+
+def test_a_claim_that_is_answered_again_leaves_out_what_is_gone(store: JobStore) -> None:
+    """Its answer was lost for so long that others have rendered a job, and its caller has deleted it."""
+    gone, there = submit(store), submit(store)
+    first = store.claim("w1", ["srpo"], nonce="once").batch.jobs
+    assert store.complete(first[0], result(first[0]))
+    assert store.delete(gone)
+
+    assert ids(store.claim("w1", ["srpo"], nonce="once").batch.jobs) == [there]
+    assert store.complete(first[1], result(first[1]))
+    assert store.delete(there)
+    assert store.claim("w1", ["srpo"], nonce="once").batch.jobs == ()
 
 
 def test_a_claim_that_is_answered_again_keeps_no_prompt(store: JobStore, client: redis.Redis) -> None:

@@ -13,10 +13,14 @@ local worker_key = P .. 'worker:' .. worker
 -- What a claim is answered with. It is kept without the requests, which go when their jobs do.
 local function answer(claimed)
   local reply = cjson.decode(claimed)
+  local jobs = {}
   for _, job in ipairs(reply.jobs or {}) do
     job.request = redis.call('HGET', job_key(job.id), 'request')
     job.keeps_payload = redis.call('HEXISTS', job_key(job.id), 'blank') == 0
+    -- One that was ended by another worker meanwhile, and deleted, is not there any more.
+    if job.request then jobs[#jobs + 1] = job end
   end
+  reply.jobs = jobs[1] and jobs or nil
   return cjson.encode(reply)
 end
 
