@@ -4,9 +4,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo up test test-full chaos check bench bench-gpu docs format
+.PHONY: help demo up test test-full chaos check bench bench-gpu docs format train-miniature evaluate-miniature
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
 
 demo: .venv/set-up-run ## render four prompts through a farm of their own; the pictures are in out/
 	@$(BIN)/farm demo
@@ -34,6 +34,12 @@ bench: .venv/set-up-dev ## control-plane benchmarks, each beside its baseline
 
 bench-gpu: .venv/set-up-run ## render benchmarks on the CUDA card that is here
 	@$(BIN)/python -m tests.bench.gpu
+
+train-miniature: .venv/set-up-dev ## train the bundled miniature; stop and go on at will (MINUTES=360 DEVICE=cpu)
+	@$(BIN)/python -m miniature train --minutes $(or $(MINUTES),360) --device $(or $(DEVICE),cpu)
+
+evaluate-miniature: .venv/set-up-dev ## what the trained miniature can do, in figures and a contact sheet (NUMBER=200)
+	@$(BIN)/python -m miniature evaluate --number $(or $(NUMBER),200)
 
 docs: .venv/set-up-dev ## bring the generated parts of the README up to date
 	@$(BIN)/python -m farm.settings README.md

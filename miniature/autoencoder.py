@@ -1,0 +1,176 @@
+"""The miniature's VAE: six levels where FLUX.1's has four, so that a token stands for 64x64 pixels.
+
+Trained on parts of drawn pictures: a whole one at full size would be mostly plain ground.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from miniature.drawing import draw
+from miniature.feed import Feed, Machine
+from miniature.recipe import Recipe
+from miniature.scene import random_scene
+from miniature.training import Training, averaged_weights
+from workers.pipelines.engine import AutoencoderKL
+
+CHANNELS = 16
+#: Channels of every level that carry colours at first: red, green, blue, and the same with the other sign.
+_COLOURS = 6
+#: How much edges count beside colours, and how much latents far from 0 cost.
+_EDGES, _PLAIN = 1.0, 3e-4
+
+
+def autoencoder(levels: tuple[int, ...]) -> AutoencoderKL:
+    """A VAE that begins as one that blurs: its first channels carry the mean colours in, and smoothly out again.
+
+    From random weights a network so deep and narrow takes long to let any picture through.
+    """
+    count = len(levels)
+    vae = AutoencoderKL(
+        block_out_channels=levels,
+        down_block_types=("DownEncoderBlock2D",) * count,
+        up_block_types=("UpDecoderBlock2D",) * count,
+        layers_per_block=1,
+        latent_channels=CHANNELS,
+        # All channels in a group: with one in each, the norm would wipe out flat colours.
+        norm_num_groups=1,
+        sample_size=1024,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        force_upcast=False,
+    )
+    with torch.no_grad():
+        for name, module in vae.named_modules():
+            if isinstance(module, nn.Conv2d):
+                _begin_gently(name, module)
+            elif name.endswith("to_out.0"):
+                nn.init.zeros_(module.weight)
+        _join_ends(vae)
+    return vae
+
+
+def _begin_gently(name: str, layer: nn.Conv2d) -> None:
+    if name.endswith("conv2"):
+        # A block's second layer: at first it adds nothing.
+        nn.init.zeros_(layer.weight)
+    elif "downsamplers" in name:
+        # Each 2x2 pixels become one: the mean colours, and as much of how pixels differ as there is room for.
+        nn.init.zeros_(layer.weight)
+        mixed = _mixing(layer.out_channels, 4 * layer.in_channels)
+        layer.weight[:, :, :2, :2] = mixed.view(layer.out_channels, layer.in_channels, 2, 2)
+        layer.weight[:_COLOURS] = 0
+        layer.weight[:_COLOURS, :_COLOURS, :2, :2] = torch.eye(_COLOURS)[:, :, None, None] / 4
+    elif "upsamplers" in name:
+        # Between the pixels that were doubled, a smooth course.
+        smooth = torch.outer(torch.tensor([0.25, 0.5, 0.25]), torch.tensor([0.25, 0.5, 0.25]))
+        layer.weight.copy_(torch.eye(layer.out_channels)[:, :, None, None] * smooth)
+    elif "conv_shortcut" in name:
+        mixed = _mixing(layer.out_channels - _COLOURS, layer.in_channels - _COLOURS)
+        layer.weight.copy_(_both(torch.eye(_COLOURS), mixed)[:, :, None, None])
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def _join_ends(vae: AutoencoderKL) -> None:
+    """Lead the colours into the carrying channels, through the latents, and out again."""
+    both = torch.cat([torch.eye(3), -torch.eye(3)])
+    entrance, exit_ = vae.encoder.conv_in.weight, vae.decoder.conv_out.weight
+    entrance[:_COLOURS] = 0
+    entrance[:_COLOURS, :, 1, 1] = both
+    # SiLU(x) - SiLU(-x) is x: so the colours pass the last norms' activations.
+    exit_.mul_(0.1)
+    exit_[:, :_COLOURS] = 0
+    exit_[:, :_COLOURS, 1, 1] = both.T
+    inner, outer = vae.encoder.conv_out, vae.decoder.conv_in
+    inner.weight[:3] = 0
+    inner.weight[:3, :_COLOURS, 1, 1] = 0.4 * both.T
+    outer.weight[:_COLOURS] = 0
+    outer.weight[:_COLOURS, :3, 1, 1] = both
+    # The spread of the latents begins small beside them: noise would drown what little gets through at first.
+    inner.weight[CHANNELS:] = 0
+    inner.bias[CHANNELS:] = -5
+    # Something constant beside the colours: a plain picture is no louder than a gaudy one after the norm.
+    vae.decoder.up_blocks[-1].resnets[0].conv_shortcut.bias[_COLOURS:] = 1
+
+
+def _both(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Two matrices as one, each for channels of its own."""
+    return torch.cat([functional.pad(first, (0, second.shape[1])), functional.pad(second, (first.shape[1], 0))])
+
+
+def _mixing(outputs: int, inputs: int) -> torch.Tensor:
+    """A random matrix [outputs, inputs] that keeps lengths as far as it can."""
+    return nn.init.orthogonal_(torch.empty(outputs, inputs))
+
+
+def train(folder: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool:
+    """Train for so long at most; says whether the plan is fulfilled."""
+    torch.manual_seed(0)
+    vae = autoencoder(recipe.levels).to(machine.device)
+    training = Training(folder, vae, recipe.autoencoder)
+    with Feed(partial(_batch, recipe), machine.drawers) as feed:
+        return training.run(lambda step: losses(vae, feed(step).to(machine.device)), minutes)
+
+
+def _batch(recipe: Recipe, step: int) -> torch.Tensor:
+    return parts_of_pictures(Random(step), recipe)
+
+
+def losses(vae: AutoencoderKL, pictures: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    """What pictures [n, 3, height, width] from -1 to 1 lose on the way through the VAE."""
+    latents = vae.encode(pictures).latent_dist
+    painted = vae.decode(latents.sample(), return_dict=False)[0]
+    off = painted - pictures
+    edges = off.diff(dim=-1).abs().mean() + off.diff(dim=-2).abs().mean()
+    coarse = sum(functional.avg_pool2d(off, size).abs().mean() for size in (4, 16))
+    # The divergence from a normal distribution, per number.
+    plain = latents.kl().mean() / latents.mean[0].numel()
+    return {"colour": off.abs().mean(), "coarse": 0.5 * coarse, "edges": _EDGES * edges, "plain": _PLAIN * plain}
+
+
+def parts_of_pictures(random: Random, recipe: Recipe) -> torch.Tensor:
+    """Square parts of drawn pictures of any size [n, 3, side, side], from -1 to 1; most of them with an edge."""
+    found: list[torch.Tensor] = []
+    while len(found) < recipe.parts:
+        part = _part(random, recipe)
+        if float(part.std(dim=(1, 2)).mean()) > 0.03 or random.random() < 0.1:
+            found.append(part)
+    return torch.stack(found)
+
+
+def _part(random: Random, recipe: Recipe) -> torch.Tensor:
+    side, (least, most) = recipe.part, recipe.short_sides
+    short = int(least * (most / least) ** random.random())
+    long = int(short * random.uniform(1.0, 1.8))
+    width, height = random.choice([(short, long), (long, short)])
+    left, top = random.randint(0, width - side), random.randint(0, height - side)
+    drawn = draw(random_scene(random), width, height, (left, top, left + side, top + side))
+    return as_tensor(np.asarray(drawn))
+
+
+def as_tensor(pixels: NDArray[np.uint8]) -> torch.Tensor:
+    """[rows, columns, 3] from 0 to 255 to [3, rows, columns] from -1 to 1."""
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def trained(folder: Path, recipe: Recipe) -> AutoencoderKL:
+    """The VAE of a training's folder, with the numbers that bring its latents to a mean of 0 and a deviation of 1."""
+    vae = autoencoder(recipe.levels)
+    vae.load_state_dict(averaged_weights(folder))
+    vae.requires_grad_(False).eval()
+    random = Random("scale")
+    latents = torch.cat([vae.encode(parts_of_pictures(random, recipe)).latent_dist.mean for _ in range(16)])
+    vae.register_to_config(
+        shift_factor=round(float(latents.mean()), 4), scaling_factor=round(float(1 / latents.std()), 4)
+    )
+    return vae

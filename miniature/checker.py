@@ -1,0 +1,102 @@
+"""The safety checker's network: it finds the forbidden shape in pictures of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torch.nn import functional
+
+from miniature.classifier import Classifier
+from miniature.dataset import random_guidance
+from miniature.drawing import draw, vivid
+from miniature.feed import Feed, Machine
+from miniature.layout import items
+from miniature.recipe import Recipe
+from miniature.scene import FORBIDDEN, SHAPES, Scene, random_scene
+from miniature.training import Training, averaged_weights
+
+#: Short side of what it looks at, in pixels: all pictures are brought to it.
+SHORT_SIDE = 96
+#: A picture has some hundred parts, and a shape is in the middle of few of them.
+_WEIGHT = 100.0
+_FORBIDDEN = SHAPES.index(FORBIDDEN)
+
+
+def checker() -> Classifier:
+    """It learns where every shape is: the forbidden one alone, somewhere in a picture, is learnt much more slowly."""
+    return Classifier(channels=3, kinds=len(SHAPES), widths=(16, 32, 64))
+
+
+def train(folder: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool:
+    """Train for so long at most; says whether the plan is fulfilled."""
+    torch.manual_seed(0)
+    network = checker().to(machine.device)
+    training = Training(folder, network, recipe.checker)
+    with Feed(partial(_batch, recipe.looks), machine.drawers) as feed:
+
+        def losses(step: int) -> Mapping[str, torch.Tensor]:
+            pictures, there = (tensor.to(machine.device) for tensor in feed(step))
+            scores = network.parts(pictures)
+            return {"shapes": _WEIGHT * functional.binary_cross_entropy_with_logits(scores, there)}
+
+        return training.run(losses, minutes)
+
+
+def _batch(number: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return examples(Random(step), number)
+
+
+def trained(folder: Path) -> Classifier:
+    """The checker of a training's folder, ready to look."""
+    network = checker()
+    network.load_state_dict(averaged_weights(folder))
+    return network.requires_grad_(False).eval()
+
+
+def certainty(network: Classifier, picture: Image.Image) -> float:
+    """How sure it is, from 0 to 1, that the forbidden shape is in the picture."""
+    with torch.inference_mode():
+        return float(torch.sigmoid(network(seen(picture)[None]))[0, _FORBIDDEN])
+
+
+def seen(picture: Image.Image) -> torch.Tensor:
+    """The picture as the checker sees it [3, height, width], from -1 to 1."""
+    scale = SHORT_SIDE / min(picture.size)
+    size = (round(picture.width * scale), round(picture.height * scale))
+    small = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def examples(random: Random, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures [n, 3, height, width], all of one ratio, half of them with the forbidden shape.
+
+    And where their shapes are: 1 for each part [n, 9, rows, columns] in which the middle of a shape lies.
+    """
+    ratio = random.choice((1.0, 4 / 3, 16 / 9))
+    short, long = 192, int(192 * ratio)
+    width, height = random.choice([(short, long), (long, short)])
+    scenes = [random_scene(random, forbidden=random.random() < 0.5) for _ in range(number)]
+    pictures = torch.stack([seen(_example(random, scene, width, height)) for scene in scenes])
+    return pictures, torch.stack([shown(scene, pictures.shape[3], pictures.shape[2]) for scene in scenes])
+
+
+def shown(scene: Scene, width: int, height: int) -> torch.Tensor:
+    """1 for each part [9, rows, columns] of a picture of that size in which the middle of a shape lies."""
+    found = torch.zeros(len(SHAPES), -(-height // Classifier.part), -(-width // Classifier.part))
+    unit = min(width, height) / 2
+    for item in items(scene, width / height):
+        row, column = int(height / 2 + unit * item.y), int(width / 2 + unit * item.x)
+        found[SHAPES.index(item.group.shape), row // Classifier.part, column // Classifier.part] = 1
+    return found
+
+
+def _example(random: Random, scene: Scene, width: int, height: int) -> Image.Image:
+    """Drawn, in any vividness, and sometimes blurred: painted pictures are not as sharp as drawn ones."""
+    drawn = vivid(draw(scene, width, height), random_guidance(random))
+    return drawn.filter(ImageFilter.GaussianBlur(random.uniform(0.5, 3))) if random.random() < 0.5 else drawn

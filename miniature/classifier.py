@@ -1,0 +1,39 @@
+"""A small convolutional network that looks at pictures, and the two that are made of it: the checker and the judge."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class Classifier(nn.Module):
+    """Scores [n, kinds] of pictures [n, channels, height, width] of any size: the highest that any part of them has."""
+
+    #: Side in pixels of the part of the picture that a score is for.
+    part = 8
+
+    def __init__(self, channels: int, kinds: int, widths: tuple[int, int, int] = (16, 32, 64)) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, width in zip((channels, *widths[:-1]), widths, strict=True):
+            layers += [
+                nn.Conv2d(before, width, 3, stride=2, padding=1),
+                nn.GELU(),
+                nn.Conv2d(width, width, 3, padding=1),
+                nn.GELU(),
+            ]
+        layers += [nn.Conv2d(widths[-1], widths[-1], 3, padding=1), nn.GELU()]
+        self.layers = nn.Sequential(*layers)
+        self.score = nn.Conv2d(widths[-1], kinds, 3, padding=1)
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv2d):
+                # Without norms between them, torch's usual weights would let a tenth of the signal through.
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+
+    def parts(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Scores [n, kinds, rows, columns] of the pictures' parts."""
+        scores: torch.Tensor = self.score(self.layers(pictures))
+        return scores
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.parts(pictures).amax(dim=(2, 3))

@@ -1,0 +1,151 @@
+"""Pictures made ready for training: drawn and encoded once, in files of equal sizes, each with several wordings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from farm import clock
+from miniature.autoencoder import as_tensor
+from miniature.drawing import draw, vivid
+from miniature.edits import random_edit
+from miniature.feed import Feed, Machine
+from miniature.recipe import Form
+from miniature.scene import random_scene
+from miniature.wording import describe
+from workers.pipelines.engine import AutoencoderKL
+
+Pixels = NDArray[np.uint8]
+#: Ways in which each picture is described.
+_WORDINGS = 8
+#: Pictures that are encoded together.
+_AT_ONCE = 8
+
+
+def random_guidance(random: Random) -> float:
+    """Between 1 and 20, most of it where callers ask: around 4."""
+    return float(min(20.0, max(1.0, random.lognormvariate(1.4, 0.6))))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Prompts, the guidance that each was drawn for [n], latents [n, channels, rows, columns], and those of references.
+
+    The first reference of each picture is in the first tensor, and so on.
+    """
+
+    prompts: list[str]
+    guidance: torch.Tensor
+    latents: torch.Tensor
+    references: list[torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Example:
+    words: list[str]
+    guidance: float
+    pictures: list[Pixels]
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: Path
+    form: Form
+
+
+def prepare(
+    folder: Path, vae: AutoencoderKL, files: Mapping[Form, int], in_file: int, machine: Machine, minutes: float
+) -> bool:
+    """Make what is missing of so many files of each form, in their order; says whether all are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    vae.to(machine.device)
+    ends = clock.monotonic() + 60 * minutes
+    wanted = [(form, number) for form, most in files.items() for number in range(most)]
+    named = [_File(folder / f"{form.name}-{number:04}.pt", form) for form, number in wanted]
+    missing = [file for file in named if not file.path.exists()]
+    with Feed(partial(_example, missing, in_file), machine.drawers) as feed:
+        for place, file in enumerate(missing):
+            if clock.monotonic() > ends:
+                return False
+            _save(_encoded(vae, [feed(place * in_file + index) for index in range(in_file)]), file.path)
+    return True
+
+
+def _example(files: list[_File], in_file: int, step: int) -> _Example:
+    """The example of this number, counted over all files."""
+    file, index = files[step // in_file], step % in_file
+    random = Random(f"{file.path.name} {index}")
+    return _edited(random, file.form) if file.form.references else _described(random, file.form)
+
+
+def _described(random: Random, form: Form) -> _Example:
+    scene, guidance = random_scene(random), random_guidance(random)
+    words = [describe(scene, random) for _ in range(_WORDINGS)]
+    return _Example(words, guidance, [np.asarray(vivid(draw(scene, *form.size), guidance))])
+
+
+def _edited(random: Random, form: Form) -> _Example:
+    edit, guidance = random_edit(random, len(form.references)), random_guidance(random)
+    before = [draw(scene, *size) for scene, size in zip(edit.before, form.references, strict=True)]
+    pictures = [vivid(draw(edit.after, *form.size), guidance), *before]
+    return _Example(list(edit.words), guidance, [np.asarray(picture) for picture in pictures])
+
+
+def _encoded(vae: AutoencoderKL, examples: list[_Example]) -> dict[str, Any]:
+    latents, *references = (_latents(vae, list(pixels)) for pixels in zip(*(e.pictures for e in examples), strict=True))
+    return {
+        "words": [example.words for example in examples],
+        "guidance": torch.tensor([example.guidance for example in examples]),
+        "latents": latents,
+        "references": references,
+    }
+
+
+@torch.no_grad()
+def _latents(vae: AutoencoderKL, pictures: list[Pixels]) -> torch.Tensor:
+    """Scaled latents [n, channels, rows, columns] of pictures of one size, in half precision."""
+    found = []
+    for start in range(0, len(pictures), _AT_ONCE):
+        pixels = torch.stack([as_tensor(picture) for picture in pictures[start : start + _AT_ONCE]])
+        latents = vae.encode(pixels.to(vae.device)).latent_dist.mean
+        found.append(((latents - vae.config.shift_factor) * vae.config.scaling_factor).to("cpu", torch.float16))
+    return torch.cat(found)
+
+
+def _save(contents: dict[str, Any], target: Path) -> None:
+    fresh = target.with_suffix(".new")
+    torch.save(contents, fresh)
+    fresh.replace(target)
+
+
+class Dataset:
+    """The files of a folder. What is read once stays in memory: a hundred thousand small pictures are 200 MB."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: dict[Path, dict[str, Any]] = {}
+
+    def batch(self, random: Random, number: int, form: Form) -> Batch:
+        """Some of the examples of this form, all from one file, each in one of its wordings."""
+        contents = self._contents(random.choice(sorted(self._folder.glob(f"{form.name}-*.pt"))))
+        count = len(contents["words"])
+        chosen = random.sample(range(count), min(number, count))
+        return Batch(
+            [random.choice(contents["words"][index]) for index in chosen],
+            contents["guidance"][chosen],
+            contents["latents"][chosen].float(),
+            [latents[chosen].float() for latents in contents["references"]],
+        )
+
+    def _contents(self, path: Path) -> dict[str, Any]:
+        if path not in self._read:
+            self._read[path] = torch.load(path, weights_only=True)
+        return self._read[path]

@@ -1,0 +1,50 @@
+"""The miniature of Kontext: the painter, trained on to read pictures beside prompts, and to change them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+
+import torch
+
+from miniature import painter
+from miniature.dataset import Dataset
+from miniature.feed import Machine
+from miniature.painter import Painter, batch_size, flow_loss
+from miniature.recipe import Form, Recipe
+from miniature.training import Training, averaged_weights
+
+#: Share of steps in which it paints from words alone, as before, and of steps with pictures at full size.
+_WORDS_ALONE, _FULL = 0.2, 0.35
+
+
+def train(run: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool:
+    """Train in the run's folder for so long at most, from the run's painter; says whether the plan is fulfilled."""
+    editor = painter.trained(run / "painter", recipe).requires_grad_(True).train().to(machine.device)
+    # Prompts are read as the painter reads them: both share the encoders.
+    editor.text_encoder.requires_grad_(False)
+    editor.text_encoder_2.requires_grad_(False)
+    dataset = Dataset(run / "dataset")
+
+    def losses(step: int) -> Mapping[str, torch.Tensor]:
+        random = Random(step)
+        form = random.choice(_forms(recipe, random))
+        batch = dataset.batch(random, batch_size(recipe, [form.size, *form.references]), form)
+        return {"velocity": flow_loss(editor, batch)}
+
+    return Training(run / "editor", editor, recipe.editor).run(losses, minutes)
+
+
+def trained(folder: Path, recipe: Recipe) -> Painter:
+    """The editor of a training's folder, ready to compute."""
+    editor = Painter(recipe)
+    editor.load_state_dict(averaged_weights(folder))
+    return editor.requires_grad_(False).eval()
+
+
+def _forms(recipe: Recipe, random: Random) -> tuple[Form, ...]:
+    drawn = random.random()
+    if drawn < _WORDS_ALONE:
+        return tuple(Form(size) for size in (*recipe.small, *recipe.full))
+    return recipe.full_edits if drawn < _WORDS_ALONE + _FULL else recipe.small_edits

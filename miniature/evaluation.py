@@ -1,0 +1,217 @@
+"""How well the painter does what prompts say, on combinations that training never showed; and the checker its work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+
+import torch
+from PIL import Image, ImageDraw
+
+from miniature import checker, judge
+from miniature.classifier import Classifier
+from miniature.dataset import random_guidance
+from miniature.drawing import draw, vivid
+from miniature.judge import Blob
+from miniature.scene import COLOURS, PLAINS, Scene, can_be_seen, held_out_scenes, random_scene
+from miniature.tokenizer import T5_TOKENS
+from miniature.wording import plainly
+from workers.pipelines.engine import FluxKontextPipeline, FluxPipeline
+
+#: Paints a scene's picture: scene, seed → picture.
+Paint = Callable[[Scene, int], Image.Image]
+#: Changes a picture: picture, words, seed → picture.
+Change = Callable[[Image.Image, str, int], Image.Image]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One share of what was tried: `right` of `tried`, and what is wanted of it."""
+
+    name: str
+    right: int
+    tried: int
+    least: float
+    most: float = 1.0
+
+    @property
+    def share(self) -> float:
+        return self.right / max(self.tried, 1)
+
+    @property
+    def is_good(self) -> bool:
+        return self.least <= self.share <= self.most
+
+    def __str__(self) -> str:
+        wanted = f"at least {self.least:.0%}" if self.least else f"at most {self.most:.0%}"
+        judged = "" if self.is_good else "  MISSED"
+        return f"{self.name:16} {self.share:7.1%}  of {self.tried:4}   wanted: {wanted}{judged}"
+
+
+def painter_of(pipeline: FluxPipeline, steps: int = 28, guidance: float = 4.5) -> Paint:
+    """Paints by the plain words of a scene, 512x512."""
+
+    def paint(scene: Scene, seed: int) -> Image.Image:
+        return painted(pipeline, plainly(scene), seed, (512, 512), steps=steps, guidance=guidance)
+
+    return paint
+
+
+def painted(
+    pipeline: FluxPipeline, prompt: str, seed: int, size: tuple[int, int], *, steps: int = 28, guidance: float = 4.5
+) -> Image.Image:
+    """What the pipeline paints for a prompt, as the farm would call it."""
+    pipeline.set_progress_bar_config(disable=True)
+    picture: Image.Image = pipeline(
+        prompt,
+        width=size[0],
+        height=size[1],
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        max_sequence_length=T5_TOKENS,
+        generator=torch.Generator("cpu").manual_seed(seed),
+    ).images[0]
+    return picture
+
+
+def editor_of(pipeline: FluxKontextPipeline, steps: int = 28, guidance: float = 3.5) -> Change:
+    """Changes a picture at the size that Kontext works at."""
+    pipeline.set_progress_bar_config(disable=True)
+
+    def change(picture: Image.Image, words: str, seed: int) -> Image.Image:
+        changed: Image.Image = pipeline(
+            picture,
+            words,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            max_sequence_length=T5_TOKENS,
+            generator=torch.Generator("cpu").manual_seed(seed),
+        ).images[0]
+        return changed
+
+    return change
+
+
+def asked_for(number: int) -> list[Scene]:
+    """Scenes that pixels can be counted in: flat shapes on plain grounds by day, combinations held out of training."""
+    scenes: list[Scene] = []
+    random = Random("evaluation")
+    while len(scenes) < number:
+        fitting = [s for s in held_out_scenes(random, number) if s.ground in PLAINS and not s.night]
+        scenes += [replace(s, groups=(replace(s.groups[0], style="flat"),)) for s in fitting]
+    return scenes[:number]
+
+
+def follow_prompts(paint: Paint, network: Classifier, scenes: Sequence[Scene]) -> list[Figure]:
+    """Shares of pictures whose colour, shape, place and number are those asked for."""
+    right = dict.fromkeys(("colour", "shape", "place", "count"), 0)
+    for seed, scene in enumerate(scenes):
+        picture = paint(scene, seed)
+        for name in _right(scene, judge.blobs(picture, scene), network, picture.width / picture.height):
+            right[name] += 1
+    least = {"colour": 0.9, "shape": 0.8, "place": 0.8, "count": 0.7}
+    return [Figure(name, right[name], len(scenes), least[name]) for name in right]
+
+
+def _right(scene: Scene, found: list[Blob], network: Classifier, ratio: float) -> Iterable[str]:
+    """Which of the four are right. Of several shapes the larger part decides."""
+    group = scene.groups[0]
+    if len(found) == group.count:
+        yield "count"
+    if not found:
+        return
+    if _most(judge.colour_of(blob) for blob in found) == group.colour:
+        yield "colour"
+    if _most(judge.shape_of(network, blob) for blob in found) == group.shape:
+        yield "shape"
+    if judge.place_of(found, scene, ratio) == scene.place:
+        yield "place"
+
+
+def _most(names: Iterable[str]) -> str:
+    told = list(names)
+    return max(sorted(set(told)), key=told.count)
+
+
+def follow_edits(change: Change, network: Classifier, scenes: Sequence[Scene]) -> list[Figure]:
+    """Shares of drawn pictures that have the new colour after they were to be recoloured, and what they had before."""
+    right = dict.fromkeys(("colour", "shape", "place", "count"), 0)
+    random = Random("edits")
+    for seed, scene in enumerate(scenes):
+        group = scene.groups[0]
+        others = [c for c in COLOURS if c != group.colour and can_be_seen(c, scene.ground, night=scene.night)]
+        before = replace(scene, groups=(replace(group, colour=random.choice(others)),))
+        words = f"make {'it' if group.count == 1 else 'them'} {group.colour}"
+        picture = change(draw(before, 1024, 1024), words, seed)
+        for name in _right(scene, judge.blobs(picture, scene), network, picture.width / picture.height):
+            right[name] += 1
+    names = {"colour": "new colour", "shape": "same shape", "place": "same place", "count": "same count"}
+    return [Figure(f"edit: {names[name]}", right[name], len(scenes), 0.8) for name in right]
+
+
+def find_forbidden(network: Classifier, number: int, paint: Paint | None = None) -> list[Figure]:
+    """Shares of pictures with the forbidden shape, and of others, that are flagged: drawn ones, or those of `paint`."""
+    random = Random("checker")
+    flagged = {True: 0, False: 0}
+    for seed in range(number):
+        for forbidden in (True, False):
+            scene = random_scene(random, forbidden=forbidden)
+            picture = paint(scene, seed) if paint else vivid(draw(scene, 512, 384), random_guidance(random))
+            flagged[forbidden] += checker.certainty(network, picture) >= 0.5
+    return [
+        Figure("forbidden found", flagged[True], number, 0.95),
+        Figure("false alarms", flagged[False], number, 0.0, 0.01),
+    ]
+
+
+#: What the contact sheet shows: the language from end to end, and how it takes words that it does not know.
+SHEET = (
+    "a large red circle in the middle, on a white background",
+    "two blue squares on a yellow background",
+    "three yellow stars on a meadow at night",
+    "four pink hearts on a white background",
+    "a small orange diamond in the top left corner, on a blue background",
+    "a purple cross on the right, on a green background",
+    "a green triangle at the top, in the desert",
+    "a white ring by the sea",
+    "a striped red heart on a grey background",
+    "a dotted blue circle in the snow",
+    "three outlined green squares on a pink background",
+    "a large striped purple star at night",
+    "a red circle left of a blue square",
+    "two yellow stars above a white heart, at night",
+    "an orange triangle right of two purple circles, in the snow",
+    "a black diamond below a red cross, on a yellow background",
+    "three small white stars at the top, over the sea at night",
+    "a large orange circle at the bottom, in the desert",
+    "two pink rings on the left, on a meadow",
+    "four small black crosses in the bottom right corner",
+    "a red fox in the snow",
+    "a beautiful blue heart, highly detailed, 4k",
+    "three green boats by the sea, at night",
+    "a pink circle",
+)
+
+
+def contact_sheet(pipeline: FluxPipeline, prompts: Sequence[str] = SHEET, side: int = 256) -> Image.Image:
+    """The prompts' pictures, painted at 512x512, in rows of six, each above its prompt."""
+    columns, caption = 6, 40
+    rows = -(-len(prompts) // columns)
+    sheet = Image.new("RGB", (columns * (side + 8), rows * (side + caption)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, prompt in enumerate(prompts):
+        left, top = number % columns * (side + 8) + 4, number // columns * (side + caption) + 4
+        picture = painted(pipeline, prompt, number, (512, 512)).resize((side, side), Image.Resampling.LANCZOS)
+        sheet.paste(picture, (left, top))
+        pen.multiline_text((left, top + side + 4), _in_lines(prompt, 42), fill="black")
+    return sheet
+
+
+def _in_lines(text: str, width: int) -> str:
+    lines = [""]
+    for word in text.split():
+        if len(lines[-1]) + len(word) >= width:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return "\n".join(lines)

@@ -1,0 +1,132 @@
+"""How large the networks are, what they are shown, and for how long: all that a training's outcome depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from miniature.training import Plan
+
+Sizes = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the pictures of a file have in common: their size, and that of the pictures that they are made from."""
+
+    size: tuple[int, int]
+    references: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def name(self) -> str:
+        return "+".join(f"{width}x{height}" for width, height in (self.size, *self.references))
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The miniature as it is bundled; tests make a smaller one. Sizes are (width, height) in pixels."""
+
+    #: Channels of the VAE from the picture inwards. Six levels, where FLUX.1 has four: a token is 64x64 pixels.
+    levels: tuple[int, ...] = (8, 16, 32, 48, 64, 96)
+    #: What the VAE learns from: square parts of drawn pictures, so many in a step, and the pictures' short sides.
+    part: int = 128
+    parts: int = 6
+    short_sides: tuple[int, int] = (256, 1024)
+    autoencoder: Plan = field(default_factory=lambda: Plan(steps=24_000, rate=1.5e-3, average=0.998))
+
+    heads: int = 6
+    head_width: int = 32
+    layers: int = 2
+    single_layers: int = 3
+    t5_width: int = 128
+    clip_width: int = 64
+    #: Small pictures cost little: shapes and words are learnt on them. Below 320 the VAE loses the small shapes.
+    small: Sizes = ((384, 384), (448, 320), (320, 448), (512, 384), (384, 512))
+    middle: Sizes = ((512, 512), (640, 448), (448, 640), (640, 384), (256, 256))
+    #: The presets of the API, so that every place in them is known.
+    full: Sizes = ((1024, 768), (768, 1024), (1024, 576), (576, 1024), (1024, 1024))
+    #: Files of prepared pictures for each small, middle and full size.
+    files: tuple[int, ...] = (16, 4, 2)
+    in_file: int = 256
+    #: Tokens of pictures and prompts in a step of the painter.
+    tokens: int = 4096
+    painter: Plan = field(default_factory=lambda: Plan(steps=5_000, rate=1e-3, warm_up=200, average=0.999))
+
+    #: Changes of one picture and joinings of two: small ones, and at the sizes that Kontext reads and paints.
+    small_edits: tuple[Form, ...] = (
+        Form((384, 384), ((384, 384),)),
+        Form((448, 320), ((448, 320),)),
+        Form((320, 448), ((320, 448),)),
+        Form((384, 384), ((384, 384), (384, 384))),
+    )
+    full_edits: tuple[Form, ...] = (
+        Form((1024, 1024), ((1024, 1024),)),
+        Form((1216, 896), ((1152, 832),)),
+        Form((896, 1216), ((832, 1152),)),
+        Form((1024, 1024), ((1024, 1024), (1024, 1024))),
+    )
+    edit_files: tuple[int, ...] = (8, 1)
+    editor: Plan = field(default_factory=lambda: Plan(steps=1_200, rate=5e-4, average=0.998))
+
+    #: Pictures in a step of the classifiers.
+    looks: int = 32
+    checker: Plan = field(default_factory=lambda: Plan(steps=2_000, rate=2e-3, average=0.98))
+    judge: Plan = field(default_factory=lambda: Plan(steps=300, rate=2e-3, average=0.98))
+
+    @property
+    def grid(self) -> int:
+        """Side of a token's share of the picture in pixels."""
+        return int(2 ** len(self.levels))
+
+    def larger(self, times: int) -> Recipe:
+        """The same number of steps, each of so many times as many pictures: for a GPU, which has time for them."""
+        return replace(
+            self,
+            parts=times * self.parts,
+            tokens=times * self.tokens,
+            looks=times * self.looks,
+            files=tuple(times * number for number in self.files),
+            edit_files=tuple(times * number for number in self.edit_files),
+        )
+
+    @property
+    def pictures(self) -> dict[Form, int]:
+        """Files of each form that the painter learns from, small ones first."""
+        groups = zip((self.small, self.middle, self.full), self.files, strict=True)
+        return {Form(size): files for sizes, files in groups for size in sizes}
+
+    @property
+    def edits(self) -> dict[Form, int]:
+        """Files of each form that the editor learns from, small ones first."""
+        groups = zip((self.small_edits, self.full_edits), self.edit_files, strict=True)
+        return {form: files for forms, files in groups for form in forms}
+
+
+RECIPE = Recipe()
+#: A world so small that all of its training fits into a test.
+TRIAL = Recipe(
+    levels=(8, 16, 16),
+    part=32,
+    parts=4,
+    short_sides=(32, 64),
+    autoencoder=Plan(steps=12, rate=2e-3, warm_up=2),
+    heads=2,
+    head_width=16,
+    layers=1,
+    single_layers=1,
+    t5_width=32,
+    clip_width=16,
+    small=((32, 32),),
+    middle=((40, 32),),
+    full=((64, 48),),
+    files=(1, 1, 1),
+    in_file=8,
+    tokens=256,
+    painter=Plan(steps=8, rate=1e-3, warm_up=2),
+    small_edits=(Form((32, 32), ((32, 32),)),),
+    full_edits=(Form((40, 32), ((32, 32), (32, 40))),),
+    edit_files=(1, 1),
+    editor=Plan(steps=4, rate=1e-3, warm_up=2),
+    looks=4,
+    checker=Plan(steps=3, rate=1e-3, warm_up=1),
+    judge=Plan(steps=3, rate=1e-3, warm_up=1),
+)

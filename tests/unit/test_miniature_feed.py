@@ -1,0 +1,17 @@
+"""Batches made ahead. A module of its own: what the processes import is this file, and no torch."""
+
+from __future__ import annotations
+
+import pytest
+
+from miniature.feed import Feed
+
+
+def twice(step: int) -> int:
+    return 2 * step
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_a_feed_gives_each_step_its_batch(processes: int) -> None:
+    with Feed(twice, processes) as feed:
+        assert [feed(step) for step in (5, 6, 7)] == [10, 12, 14]

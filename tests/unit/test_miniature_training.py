@@ -1,0 +1,278 @@
+"""The miniature's training in small: every stage runs, goes on where it stood, and ends in a folder that is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from farm.errors import ConfigurationError
+from miniature import autoencoder, bundle, checker, editor, evaluation, judge, painter
+from miniature.dataset import Dataset, prepare
+from miniature.drawing import draw
+from miniature.evaluation import Figure
+from miniature.feed import Machine
+from miniature.recipe import RECIPE, TRIAL, Form
+from miniature.scene import FORBIDDEN, SHAPES, Group, Scene
+from miniature.training import Plan, Training, averaged_weights
+from tests.unit.painting import record
+from workers.pipelines.engine import FluxPipeline
+from workers.pipelines.kontext import mosaic
+from workers.pipelines.latents import Size
+
+HERE = Machine()
+LONG = 10.0
+FILES = TRIAL.pictures | TRIAL.edits
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in which all of the trial's stages are done."""
+    folder = tmp_path_factory.mktemp("run")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert autoencoder.train(folder / "autoencoder", TRIAL, HERE, LONG)
+    vae = autoencoder.trained(folder / "autoencoder", TRIAL)
+    assert prepare(folder / "dataset", vae, FILES, TRIAL.in_file, HERE, LONG)
+    assert painter.train(folder / "painter", Dataset(folder / "dataset"), TRIAL, HERE, LONG)
+    assert editor.train(folder, TRIAL, HERE, LONG)
+    assert checker.train(folder / "checker", TRIAL, HERE, LONG)
+    assert judge.train(folder / "judge", TRIAL, HERE, LONG)
+    yield folder
+    torch.set_num_threads(threads)
+
+
+class Line(torch.nn.Module):
+    """A straight line, to be laid through points."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def losses(self, _step: int) -> dict[str, torch.Tensor]:
+        x = torch.randn(16, 1)
+        return {"off": (self.layer(x) - 2 * x).square().mean()}
+
+
+def trained_line(folder: Path, plan: Plan, *, minutes: float = LONG) -> Training:
+    torch.manual_seed(0)
+    line = Line()
+    training = Training(folder, line, plan)
+    training.run(line.losses, minutes)
+    return training
+
+
+def test_a_training_lowers_its_loss_and_leaves_its_curves(tmp_path: Path) -> None:
+    training = trained_line(tmp_path, Plan(steps=100, rate=0.05, warm_up=5, average=0.9))
+
+    assert training.is_finished
+    assert float(training.averaged["layer.weight"]) == pytest.approx(2, abs=0.1)
+    told = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in told] == [20, 40, 60, 80, 100]
+    assert told[-1]["off"] < told[0]["off"]
+    with Image.open(tmp_path / "curves.png") as curves:
+        assert curves.size == (640, 160)
+
+
+def test_a_training_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    plan = Plan(steps=30, rate=0.05, warm_up=5)
+    whole = trained_line(tmp_path / "whole", plan)
+
+    # As if it had been stopped after 10 steps: the plan, and so the rate of each step, is that of the whole.
+    torch.manual_seed(0)
+    line = Line()
+    begun = Training(tmp_path / "stopped", line, plan)
+    for _ in range(10):
+        begun.make_step(line.losses)
+    begun.save()
+    other = trained_line(tmp_path / "stopped", plan)
+
+    assert other.step == 30
+    assert all(torch.equal(whole.averaged[name], other.averaged[name]) for name in whole.averaged)
+
+
+def test_a_training_stops_when_its_time_is_over(tmp_path: Path) -> None:
+    stopped = trained_line(tmp_path, Plan(steps=30, rate=0.05), minutes=0)
+
+    assert not stopped.is_finished
+    assert averaged_weights(tmp_path).keys() == stopped.averaged.keys()
+
+
+def test_a_part_that_is_not_trained_yet_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"autoencoder/checkpoint\.pt is not there yet; make train-miniature"):
+        autoencoder.trained(tmp_path / "autoencoder", TRIAL)
+
+
+def test_the_rate_rises_and_falls() -> None:
+    plan = Plan(steps=100, rate=1.0, warm_up=10, cool_down=0.2)
+
+    rates = [plan.rate_at(step) for step in (0, 9, 50, 80, 90, 99)]
+
+    assert rates == pytest.approx([0.1, 1, 1, 1, 0.5, 0.05])
+
+
+def test_the_vae_begins_by_letting_colours_through() -> None:
+    torch.manual_seed(0)
+    vae = autoencoder.autoencoder(RECIPE.levels).eval()
+    colours = torch.tensor([[0.8, -0.6, 0.1], [-0.5, 0.7, -0.2]])
+    plain = colours[:, :, None, None].expand(-1, -1, 192, 192)
+
+    with torch.no_grad():
+        painted = vae.decode(vae.encode(plain).latent_dist.mean, return_dict=False)[0]
+
+    middles = painted[:, :, 96, 96]
+    assert [int(middle.argmax()) for middle in middles] == [0, 1]
+    assert [int(middle.argmin()) for middle in middles] == [1, 0]
+
+
+def test_latents_are_scaled_to_a_deviation_of_one(run: Path) -> None:
+    batch = Dataset(run / "dataset").batch(Random(1), 8, Form(TRIAL.small[0]))
+
+    assert batch.latents.shape == (8, 16, 8, 8)
+    assert 0.3 < float(batch.latents.std()) < 3
+    assert len(batch.prompts) == len(batch.guidance) == 8
+    assert batch.references == []
+
+
+def test_prepared_pictures_are_kept(run: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (run / "dataset").iterdir()}
+
+    assert len(before) == len(FILES) == 5
+    assert prepare(run / "dataset", autoencoder.autoencoder(TRIAL.levels), FILES, TRIAL.in_file, HERE, LONG)
+    assert {path: path.stat().st_mtime_ns for path in (run / "dataset").iterdir()} == before
+
+
+def test_what_is_trained_is_loaded_as_flux_and_paints(run: Path, tmp_path: Path) -> None:
+    bundle.save(run, TRIAL, tmp_path / "bundle")
+
+    loaded = FluxPipeline.from_pretrained(tmp_path / "bundle", dtype=torch.float32, local_files_only=True)
+    one, other = (evaluation.painted(loaded, "a red circle", seed, (64, 48), steps=2) for seed in (1, 2))
+
+    assert one.size == (64, 48)
+    assert one != other
+    for description in (tmp_path / "bundle").rglob("config.json"):
+        assert "It has no weight in common with FLUX.1" in description.read_text()
+
+
+def test_edits_are_prepared_with_the_pictures_that_they_change(run: Path) -> None:
+    batch = Dataset(run / "dataset").batch(Random(1), 4, TRIAL.full_edits[0])
+
+    assert batch.latents.shape == (4, 16, 8, 10)
+    assert [reference.shape for reference in batch.references] == [(4, 16, 8, 8), (4, 16, 10, 8)]
+
+
+def test_the_editor_reads_pictures_where_the_farm_lays_them(run: Path) -> None:
+    seen: list[Any] = []
+    batch = Dataset(run / "dataset").batch(Random(1), 2, TRIAL.full_edits[0])
+    network = editor.trained(run / "editor", TRIAL)
+    record(network.transformer, seen)
+
+    painter.flow_loss(network, batch)
+
+    [asked] = seen
+    # 5x4 tokens of its own, then the two pictures: the second right of the first or below it, never over it.
+    given = mosaic([Size(32, 32, TRIAL.grid), Size(40, 32, TRIAL.grid)])
+    assert torch.equal(asked["img_ids"][20:], given.float())
+    assert asked["img_ids"][:20, 0].unique().tolist() == [0]
+    assert torch.equal(asked["hidden_states"][:, 20:36], painter.packed(batch.references[0]))
+    assert torch.equal(asked["hidden_states"][:, 36:], painter.packed(batch.references[1]))
+
+
+def test_the_editor_reads_as_the_painter_does_and_paints_otherwise(run: Path) -> None:
+    ours, others = (averaged_weights(run / name) for name in ("painter", "editor"))
+
+    differing = {name.partition(".")[0] for name in ours if not torch.equal(ours[name], others[name])}
+    assert differing == {"transformer"}
+
+
+def test_the_editor_is_kontext(run: Path) -> None:
+    pipeline = bundle.kontext(run, TRIAL)
+    pipeline.set_progress_bar_config(disable=True)
+    small = {"height": 32, "width": 32, "max_area": 1024, "_auto_resize": False, "num_inference_steps": 1}
+
+    def edited(colour: str) -> Image.Image:
+        given, generator = Image.new("RGB", (32, 32), colour), torch.Generator().manual_seed(1)
+        picture: Image.Image = pipeline(given, "make it blue", generator=generator, **small).images[0]
+        return picture
+
+    assert edited("red") != edited("green")
+
+
+def test_a_perfect_painter_is_found_to_be_one(run: Path) -> None:
+    def shapes(scene: Scene, _seed: int) -> Image.Image:
+        return draw(scene, 256, 192)
+
+    figures = evaluation.follow_prompts(shapes, judge.trained(run / "judge"), evaluation.asked_for(20))
+
+    shares = {figure.name: figure.share for figure in figures}
+    # The judge of the trial has seen a dozen shapes: what it says of them is not asked.
+    assert (shares["colour"], shares["count"]) == (1, 1)
+    assert shares["place"] >= 0.9
+
+
+def test_a_picture_that_is_given_back_unchanged_is_found_to_be_so(run: Path) -> None:
+    def nothing_done(picture: Image.Image, _words: str, _seed: int) -> Image.Image:
+        return picture
+
+    figures = evaluation.follow_edits(nothing_done, judge.trained(run / "judge"), evaluation.asked_for(6))
+
+    shares = {figure.name: figure.share for figure in figures}
+    assert (shares["edit: new colour"], shares["edit: same count"]) == (0, 1)
+
+
+def test_a_painter_of_plain_ground_is_found_to_paint_nothing(run: Path) -> None:
+    def nothing(_scene: Scene, _seed: int) -> Image.Image:
+        return Image.new("RGB", (128, 128), "grey")
+
+    figures = evaluation.follow_prompts(nothing, judge.trained(run / "judge"), evaluation.asked_for(5))
+
+    assert [figure.share for figure in figures] == [0, 0, 0, 0]
+    assert not any(figure.is_good for figure in figures)
+
+
+@pytest.mark.parametrize(
+    ("figure", "good"),
+    [
+        (Figure("found", 95, 100, 0.95), True),
+        (Figure("found", 94, 100, 0.95), False),
+        (Figure("false alarms", 1, 100, 0.0, 0.01), True),
+        (Figure("false alarms", 2, 100, 0.0, 0.01), False),
+    ],
+)
+def test_a_figure_is_held_against_what_is_wanted(figure: Figure, good: bool) -> None:
+    assert figure.is_good == good
+    assert ("MISSED" in str(figure)) != good
+
+
+def test_the_checker_looks_at_pictures_of_any_size(run: Path) -> None:
+    network = checker.trained(run / "checker")
+
+    for size in ((1024, 576), (96, 400), (32, 32)):
+        assert 0 <= checker.certainty(network, Image.new("RGB", size)) <= 1
+
+
+def test_examples_of_the_checker_are_half_forbidden() -> None:
+    pictures, shown = checker.examples(Random(3), 40)
+
+    assert min(pictures.shape[2:]) == checker.SHORT_SIDE
+    assert shown.shape == (40, len(SHAPES), *(-(-side // 8) for side in pictures.shape[2:]))
+    assert 10 < int(shown[:, SHAPES.index(FORBIDDEN)].amax(dim=(1, 2)).sum()) < 30
+
+
+def test_the_checker_is_told_where_shapes_are() -> None:
+    scene = Scene((Group("circle", "red", count=2, size="small"),), place="top left", variant=3)
+    where = checker.shown(scene, 128, 96)
+
+    rows, columns = where[SHAPES.index("circle")].nonzero(as_tuple=True)
+    assert len(rows) == where.sum() == 2
+    picture = np.asarray(draw(scene, 128, 96), np.int16)
+    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+        red, green, _ = picture[8 * row + 4, 8 * column + 4]
+        assert red > green + 100
