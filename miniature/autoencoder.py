@@ -20,7 +20,7 @@ from miniature.drawing import draw
 from miniature.feed import Feed, Machine
 from miniature.recipe import Recipe
 from miniature.scene import random_scene
-from miniature.training import Training, averaged_weights
+from miniature.training import Training, restored
 from workers.pipelines.engine import AutoencoderKL
 
 CHANNELS = 16
@@ -165,9 +165,7 @@ def as_tensor(pixels: NDArray[np.uint8]) -> torch.Tensor:
 
 def trained(folder: Path, recipe: Recipe) -> AutoencoderKL:
     """The VAE of a training's folder, with the numbers that bring its latents to a mean of 0 and a deviation of 1."""
-    vae = autoencoder(recipe.levels)
-    vae.load_state_dict(averaged_weights(folder))
-    vae.requires_grad_(False).eval()
+    vae = restored(autoencoder(recipe.levels), folder)
     random = Random("scale")
     latents = torch.cat([vae.encode(parts_of_pictures(random, recipe)).latent_dist.mean for _ in range(16)])
     vae.register_to_config(

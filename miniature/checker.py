@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageFilter
 from torch.nn import functional
 
+from miniature.autoencoder import as_tensor
 from miniature.classifier import Classifier
 from miniature.dataset import random_guidance
 from miniature.drawing import draw, vivid
@@ -19,7 +20,7 @@ from miniature.feed import Feed, Machine
 from miniature.layout import items
 from miniature.recipe import Recipe
 from miniature.scene import FORBIDDEN, SHAPES, Scene, random_scene
-from miniature.training import Training, averaged_weights
+from miniature.training import Training, restored
 
 #: Short side of what it looks at, in pixels: all pictures are brought to it.
 SHORT_SIDE = 96
@@ -54,9 +55,7 @@ def _batch(number: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def trained(folder: Path) -> Classifier:
     """The checker of a training's folder, ready to look."""
-    network = checker()
-    network.load_state_dict(averaged_weights(folder))
-    return network.requires_grad_(False).eval()
+    return restored(checker(), folder)
 
 
 def certainty(network: Classifier, picture: Image.Image) -> float:
@@ -70,7 +69,7 @@ def seen(picture: Image.Image) -> torch.Tensor:
     scale = SHORT_SIDE / min(picture.size)
     size = (round(picture.width * scale), round(picture.height * scale))
     small = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-    return torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1).float() / 127.5 - 1
+    return as_tensor(np.asarray(small))
 
 
 def examples(random: Random, number: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,7 +13,7 @@ from miniature.dataset import Dataset
 from miniature.feed import Machine
 from miniature.painter import Painter, batch_size, flow_loss
 from miniature.recipe import Form, Recipe
-from miniature.training import Training, averaged_weights
+from miniature.training import Training, restored
 
 #: Share of steps in which it paints from words alone, as before, and of steps with pictures at full size.
 _WORDS_ALONE, _FULL = 0.2, 0.35
@@ -38,9 +38,7 @@ def train(run: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool:
 
 def trained(folder: Path, recipe: Recipe) -> Painter:
     """The editor of a training's folder, ready to compute."""
-    editor = Painter(recipe)
-    editor.load_state_dict(averaged_weights(folder))
-    return editor.requires_grad_(False).eval()
+    return restored(Painter(recipe), folder)
 
 
 def _forms(recipe: Recipe, random: Random) -> tuple[Form, ...]:

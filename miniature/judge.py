@@ -25,7 +25,7 @@ from miniature.feed import Feed, Machine
 from miniature.layout import items
 from miniature.recipe import Recipe
 from miniature.scene import COLOURS, PLACES, SHAPES, Group, Scene
-from miniature.training import Training, averaged_weights
+from miniature.training import Training, restored
 
 #: Long side to which pictures are brought before they are taken apart, in pixels.
 _LONG_SIDE = 160
@@ -69,9 +69,7 @@ def _batch(number: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def trained(folder: Path) -> Classifier:
     """The judge of a training's folder, ready to look."""
-    network = judge()
-    network.load_state_dict(averaged_weights(folder))
-    return network.requires_grad_(False).eval()
+    return restored(judge(), folder)
 
 
 def examples(random: Random, number: int) -> tuple[torch.Tensor, torch.Tensor]:

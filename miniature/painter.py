@@ -15,7 +15,7 @@ from miniature.dataset import Batch, Dataset
 from miniature.feed import Machine
 from miniature.recipe import Form, Recipe, Sizes
 from miniature.tokenizer import CLIP_TOKENS, T5_TOKENS, tokenizer
-from miniature.training import Training, averaged_weights
+from miniature.training import Training, restored
 from workers.pipelines.engine import CLIPTextConfig, CLIPTextModel, FluxTransformer2DModel, T5Config, T5EncoderModel
 from workers.pipelines.kontext import mosaic
 from workers.pipelines.latents import Size, positions
@@ -137,9 +137,7 @@ def batch_size(recipe: Recipe, sizes: Iterable[tuple[int, int]]) -> int:
 
 def trained(folder: Path, recipe: Recipe) -> Painter:
     """The painter of a training's folder, ready to compute."""
-    painter = Painter(recipe)
-    painter.load_state_dict(averaged_weights(folder))
-    return painter.requires_grad_(False).eval()
+    return restored(Painter(recipe), folder)
 
 
 def _sizes_at(share: float, recipe: Recipe, random: Random) -> Sizes:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image, ImageDraw
@@ -15,6 +15,7 @@ from torch import nn
 from farm import clock
 from farm.errors import ConfigurationError
 
+Network = TypeVar("Network", bound=nn.Module)
 #: Seconds between two checkpoints.
 _SAVE_EVERY = 120.0
 _LOG_EVERY = 20
@@ -143,6 +144,12 @@ def averaged_weights(folder: Path) -> dict[str, torch.Tensor]:
         raise ConfigurationError(f"{checkpoint} is not there yet; make train-miniature makes it.")
     weights: dict[str, torch.Tensor] = torch.load(checkpoint, weights_only=True, map_location="cpu")["averaged"]
     return weights
+
+
+def restored(network: Network, folder: Path) -> Network:
+    """The network with the averaged weights of a training's folder, ready to compute."""
+    network.load_state_dict(averaged_weights(folder))
+    return network.requires_grad_(False).eval()
 
 
 def draw_curves(log: Path, target: Path) -> None:

@@ -10,6 +10,7 @@ from api import query
 from api.openapi.operation import (
     GUARDED,
     IDEMPOTENCY_KEY,
+    PROBLEM,
     RATE_LIMITS,
     Answer,
     Body,
@@ -254,7 +255,6 @@ class TestEvent(Shape):
     data: dict[str, Any]
 
 
-PROBLEM = "application/problem+json"
 #: What a submit takes: the model decides.
 JobBody = any_of(named(native.INPUTS[model.name], model.ids) for model in MODELS)
 LIMIT = Parameter("limit", "How many to show.", Annotated[int, Field(ge=1, le=query.MAX_PAGE)])

@@ -120,6 +120,9 @@ IDEMPOTENCY_KEY = Parameter(
     where="header",
 )
 
+#: Problem details (RFC 9457).
+PROBLEM = "application/problem+json"
+
 
 class Unread(Shape):
     """What could not be read as a call: whose dialect it would have been is not known, so that there is all of them."""
@@ -132,8 +135,8 @@ class Unread(Shape):
 
 #: What the server answers in every route's place.
 UNREAD: Mapping[int, Answer] = {
-    414: Answer("The address is longer than 4,094 bytes.", Unread, "application/problem+json"),
-    431: Answer("A header is longer than 8,190 bytes, or there are too many.", Unread, "application/problem+json"),
+    414: Answer("The address is longer than 4,094 bytes.", Unread, PROBLEM),
+    431: Answer("A header is longer than 8,190 bytes, or there are too many.", Unread, PROBLEM),
 }
 
 #: What a refusal means, by its status, where a route does not say more.

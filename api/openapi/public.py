@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from api.openapi.native import refusals
-from api.openapi.operation import ANYWHERE, Answer, Operation, Parameter, Section, Shape
+from api.openapi.operation import ANYWHERE, PROBLEM, Answer, Operation, Parameter, Section, Shape
 
 
 class Alive(Shape):
@@ -62,8 +62,8 @@ SECTION = Section(
                 200: Answer("The file.", media_type=_FILES, headers=(_ETAG,)),
                 206: Answer("The part that was asked for.", media_type=_FILES, headers=(_ETAG,)),
                 304: Answer("You have it already.", headers=(_ETAG,)),
-                412: Answer("It is not what `If-Match` says.", media_type="application/problem+json"),
-                416: Answer("There is no such part.", media_type="application/problem+json"),
+                412: Answer("It is not what `If-Match` says.", media_type=PROBLEM),
+                416: Answer("There is no such part.", media_type=PROBLEM),
                 **_COMMON,
                 **refusals(404, 503),
             },
