@@ -1,10 +1,10 @@
-"""`python -m miniature`: train the miniature, evaluate it, write the folder that the farm loads."""
+"""`python -m miniature`: train the miniature into a folder that the farm could load, and evaluate one."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +15,15 @@ from farm import clock
 from farm.errors import FarmError
 from miniature import autoencoder, bundle, checker, editor, evaluation, judge, painter
 from miniature.dataset import Dataset, prepare
+from miniature.evaluation import Figure, Pace
 from miniature.feed import Machine
 from miniature.recipe import RECIPE, Recipe
+from workers.pipelines.engine import keep_to_this_machine
+from workers.pipelines.forbidden import Finder
+from workers.pipelines.loading import load_miniature
+from workers.pipelines.miniature import HOME
+from workers.pipelines.miniature import checker as checker_file
+from workers.pipelines.pipeline import Pipeline
 
 #: So many times as many pictures in a step on a GPU.
 _ON_GPU = 8
@@ -35,6 +42,7 @@ def train(
     threads: Annotated[int, typer.Option(help="Threads of torch; on a busy machine 1 is faster.")] = 2,
 ) -> None:
     """Train each part until its plan is fulfilled, one after the other; a second call goes on."""
+    keep_to_this_machine()
     torch.set_num_threads(threads)
     on_cpu = device == "cpu"
     machine = Machine(device, drawers=0 if on_cpu else os.cpu_count() or 1)
@@ -45,7 +53,9 @@ def train(
         if not stage(left):
             typer.echo(f"{name} is not finished; the same command goes on.")
             raise typer.Exit(1)
-    typer.echo("All parts are trained.")
+    weights = run / "weights"
+    bundle.save(run, RECIPE, weights)
+    typer.echo(f"All parts are trained; the farm's are in {HOME}, these in {weights}.")
 
 
 def _stages(run: Path, recipe: Recipe, machine: Machine) -> dict[str, Stage]:
@@ -58,6 +68,7 @@ def _stages(run: Path, recipe: Recipe, machine: Machine) -> dict[str, Stage]:
         "checker": lambda minutes: checker.train(run / "checker", recipe, machine, minutes),
         "autoencoder": lambda minutes: autoencoder.train(run / "autoencoder", recipe, machine, minutes),
         "dataset": prepare_pictures,
+        "decoder": lambda minutes: autoencoder.sharpen(run, recipe, machine, minutes),
         "painter": lambda minutes: painter.train(run / "painter", Dataset(run / "dataset"), recipe, machine, minutes),
         "editor": lambda minutes: editor.train(run, recipe, machine, minutes),
     }
@@ -65,29 +76,29 @@ def _stages(run: Path, recipe: Recipe, machine: Machine) -> dict[str, Stage]:
 
 @app.command()
 def evaluate(
+    home: Annotated[Path, typer.Option(help="Folder of the weights: the bundled ones, or a training's.")] = HOME,
     run: Run = Path("out/miniature"),
     number: Annotated[int, typer.Option(help="Pictures for each figure.")] = 200,
 ) -> None:
-    """Print how well the run's parts do; leave a contact sheet in its folder; exit 1 where a figure is missed."""
-    figures = evaluation.find_forbidden(checker.trained(run / "checker"), number)
-    pipeline = bundle.pipeline(run, RECIPE)
-    paint = evaluation.painter_of(pipeline)
-    looks, scenes = judge.trained(run / "judge"), evaluation.asked_for(number)
-    figures += evaluation.follow_prompts(paint, looks, scenes)
-    # A change takes five times as long as a picture: what is read is as large as what is painted.
-    change = evaluation.editor_of(bundle.kontext(run, RECIPE))
-    figures += evaluation.follow_edits(change, looks, scenes[: number // 4])
-    for figure in figures:
+    """Print how well the weights do what they are asked for; leave a contact sheet; exit 1 where a figure is missed."""
+    pipeline = load_miniature(home=home)
+    is_good = True
+    for figure in _figures(pipeline, Finder.load(checker_file(home)), run, number):
         typer.echo(str(figure))
+        is_good &= figure.is_good
     evaluation.contact_sheet(pipeline).save(run / "sheet.png")
     typer.echo(f"{run / 'sheet.png'}")
-    raise typer.Exit(0 if all(figure.is_good for figure in figures) else 1)
+    raise typer.Exit(0 if is_good else 1)
 
 
-@app.command(name="bundle")
-def write_bundle(target: Path, run: Run = Path("out/miniature")) -> None:
-    """Write the run's parts into a folder of FLUX.1-dev's layout."""
-    bundle.save(run, RECIPE, target)
+def _figures(pipeline: Pipeline, finder: Finder, run: Path, number: int) -> Iterator[Figure | Pace]:
+    yield from evaluation.paces(pipeline)
+    yield from evaluation.find_forbidden(finder, number)
+    judge.train(run / "judge", RECIPE, Machine(), minutes=60)
+    looks, scenes = judge.trained(run / "judge"), evaluation.asked_for(number)
+    yield from evaluation.follow_prompts(evaluation.painter_of(pipeline), looks, scenes)
+    # A change takes five times as long as a picture: what is read is as large as what is painted.
+    yield from evaluation.follow_edits(evaluation.editor_of(pipeline), looks, scenes[: number // 4])
 
 
 if __name__ == "__main__":

@@ -5,14 +5,13 @@ Trained on parts of drawn pictures: a whole one at full size would be mostly pla
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
@@ -21,6 +20,7 @@ from miniature.feed import Feed, Machine
 from miniature.recipe import Recipe
 from miniature.scene import random_scene
 from miniature.training import Training, restored
+from workers.pipelines.classifier import as_tensor
 from workers.pipelines.engine import AutoencoderKL
 
 CHANNELS = 16
@@ -114,16 +114,32 @@ def _mixing(outputs: int, inputs: int) -> torch.Tensor:
 
 
 def train(folder: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool:
-    """Train for so long at most; says whether the plan is fulfilled."""
+    """Train both halves for so long at most; says whether the plan is fulfilled."""
     torch.manual_seed(0)
     vae = autoencoder(recipe.levels).to(machine.device)
-    training = Training(folder, vae, recipe.autoencoder)
-    with Feed(partial(_batch, recipe), machine.drawers) as feed:
+    return _learn(Training(folder, vae, recipe.autoencoder), vae, partial(_batch, recipe, 0), machine, minutes)
+
+
+def sharpen(run: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool:
+    """Train the decoder on, alone, for so long at most; says whether the plan is fulfilled.
+
+    Latents stay as they are, and with them what a painter learns from them meanwhile.
+    """
+    vae = restored(autoencoder(recipe.levels), run / "autoencoder").to(machine.device)
+    vae.decoder.requires_grad_(True)
+    unseen = partial(_batch, recipe, recipe.autoencoder.steps)
+    return _learn(Training(run / "decoder", vae, recipe.decoder), vae, unseen, machine, minutes)
+
+
+def _learn(
+    training: Training, vae: AutoencoderKL, batch: Callable[[int], torch.Tensor], machine: Machine, minutes: float
+) -> bool:
+    with Feed(batch, machine.drawers) as feed:
         return training.run(lambda step: losses(vae, feed(step).to(machine.device)), minutes)
 
 
-def _batch(recipe: Recipe, step: int) -> torch.Tensor:
-    return parts_of_pictures(Random(step), recipe)
+def _batch(recipe: Recipe, first: int, step: int) -> torch.Tensor:
+    return parts_of_pictures(Random(first + step), recipe)
 
 
 def losses(vae: AutoencoderKL, pictures: torch.Tensor) -> Mapping[str, torch.Tensor]:
@@ -158,17 +174,29 @@ def _part(random: Random, recipe: Recipe) -> torch.Tensor:
     return as_tensor(np.asarray(drawn))
 
 
-def as_tensor(pixels: NDArray[np.uint8]) -> torch.Tensor:
-    """[rows, columns, 3] from 0 to 255 to [3, rows, columns] from -1 to 1."""
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
-
-
 def trained(folder: Path, recipe: Recipe) -> AutoencoderKL:
-    """The VAE of a training's folder, with the numbers that bring its latents to a mean of 0 and a deviation of 1."""
+    """The VAE of a training's folder, with latents of a mean of 0 and a deviation of 1 in every channel."""
     vae = restored(autoencoder(recipe.levels), folder)
     random = Random("scale")
     latents = torch.cat([vae.encode(parts_of_pictures(random, recipe)).latent_dist.mean for _ in range(16)])
+    spread = latents.std(dim=(0, 2, 3))
+    _even_out(vae, spread)
+    evened = latents / spread[:, None, None]
     vae.register_to_config(
-        shift_factor=round(float(latents.mean()), 4), scaling_factor=round(float(1 / latents.std()), 4)
+        shift_factor=round(float(evened.mean()), 4), scaling_factor=round(float(1 / evened.std()), 4)
     )
     return vae
+
+
+def _even_out(vae: AutoencoderKL, spread: torch.Tensor) -> None:
+    """Divide each channel of the latents by its `spread`, and let the decoder multiply by it: pictures stay the same.
+
+    The VAE leaves the channels of colours five times as wide as those of outlines, which would drown in a painter's
+    noise; its configuration knows one factor for all.
+    """
+    inner, outer = vae.encoder.conv_out, vae.decoder.conv_in
+    with torch.no_grad():
+        inner.weight[:CHANNELS] /= spread[:, None, None, None]
+        inner.bias[:CHANNELS] /= spread
+        inner.bias[CHANNELS:] -= 2 * spread.log()
+        outer.weight *= spread[:, None, None]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
-from miniature import autoencoder, editor, painter
-from miniature.painter import Painter
+from miniature import autoencoder, checker, editor, painter
 from miniature.recipe import Recipe
-from workers.pipelines.engine import FlowMatchEulerDiscreteScheduler, FluxKontextPipeline, FluxPipeline
+from workers.pipelines import miniature
+from workers.pipelines.engine import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
 #: What every part's description says of where it comes from.
 ORIGIN = {
@@ -21,34 +21,25 @@ ORIGIN = {
 }
 
 
-def pipeline(run: Path, recipe: Recipe) -> FluxPipeline:
-    """The parts that a run's last checkpoints hold, averaged over their last steps."""
-    trained = painter.trained(run / "painter", recipe)
-    return FluxPipeline(**_shared(run, recipe, trained), transformer=trained.transformer)
-
-
-def kontext(run: Path, recipe: Recipe) -> FluxKontextPipeline:
-    """The same parts with the editor's transformer."""
-    trained = editor.trained(run / "editor", recipe)
-    return FluxKontextPipeline(**_shared(run, recipe, trained), transformer=trained.transformer)
-
-
-def _shared(run: Path, recipe: Recipe, trained: Painter) -> dict[str, Any]:
-    return {
-        "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-        "vae": autoencoder.trained(run / "autoencoder", recipe),
-        "text_encoder": trained.text_encoder,
-        "tokenizer": trained.tokenizer,
-        "text_encoder_2": trained.text_encoder_2,
-        "tokenizer_2": trained.tokenizer_2,
-    }
-
-
 def save(run: Path, recipe: Recipe, target: Path) -> None:
-    """Write the folder of the painter, and in `kontext` the editor's transformer; all in half precision."""
-    pipeline(run, recipe).to(dtype=torch.float16).save_pretrained(target)
-    edits = editor.trained(run / "editor", recipe).transformer
-    edits.to(dtype=torch.float16).save_pretrained(target / "kontext" / "transformer")
+    """Write the painter's folder, the editor's transformer and the checker; all in half precision, all named."""
+    parts, edits = painter.trained(run / "painter", recipe), editor.trained(run / "editor", recipe)
+    pipeline = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=autoencoder.trained(run / "decoder", recipe),
+        text_encoder=parts.text_encoder,
+        tokenizer=parts.tokenizer,
+        text_encoder_2=parts.text_encoder_2,
+        tokenizer_2=parts.tokenizer_2,
+        transformer=parts.transformer,
+    )
+    pipeline.to(dtype=torch.float16).save_pretrained(target)
+    edits.transformer.to(dtype=torch.float16).save_pretrained(miniature.kontext(target) / "transformer")
     for description in target.rglob("config.json"):
         described = json.loads(description.read_text()) | {"_miniature": ORIGIN}
         description.write_text(json.dumps(described, indent=2) + "\n")
+    for weights in target.rglob("*.safetensors"):
+        # Copied: what is loaded still lies in the file that is written anew.
+        tensors = {name: tensor.clone() for name, tensor in load_file(weights).items()}
+        save_file(tensors, weights, metadata={"format": "pt", **ORIGIN})
+    checker.save(run / "checker", miniature.checker(target), ORIGIN)

@@ -7,31 +7,30 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-import numpy as np
 import torch
 from PIL import Image, ImageFilter
+from safetensors.torch import save_file
 from torch.nn import functional
 
-from miniature.autoencoder import as_tensor
-from miniature.classifier import Classifier
 from miniature.dataset import random_guidance
 from miniature.drawing import draw, vivid
 from miniature.feed import Feed, Machine
 from miniature.layout import items
 from miniature.recipe import Recipe
-from miniature.scene import FORBIDDEN, SHAPES, Scene, random_scene
+from miniature.scene import FORBIDDEN, GROUNDS, SHAPES, Scene, random_scene
 from miniature.training import Training, restored
+from workers.pipelines.classifier import Classifier
+from workers.pipelines.forbidden import KINDS, WHICH, Finder, seen
 
-#: Short side of what it looks at, in pixels: all pictures are brought to it.
-SHORT_SIDE = 96
 #: A picture has some hundred parts, and a shape is in the middle of few of them.
 _WEIGHT = 100.0
-_FORBIDDEN = SHAPES.index(FORBIDDEN)
+#: Share of pictures without any shape.
+_EMPTY = 0.06
 
 
 def checker() -> Classifier:
     """It learns where every shape is: the forbidden one alone, somewhere in a picture, is learnt much more slowly."""
-    return Classifier(channels=3, kinds=len(SHAPES), widths=(16, 32, 64))
+    return Classifier(channels=3, kinds=len(SHAPES))
 
 
 def train(folder: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool:
@@ -53,34 +52,26 @@ def _batch(number: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     return examples(Random(step), number)
 
 
-def trained(folder: Path) -> Classifier:
+def trained(folder: Path) -> Finder:
     """The checker of a training's folder, ready to look."""
-    return restored(checker(), folder)
+    return Finder(restored(checker(), folder), SHAPES.index(FORBIDDEN))
 
 
-def certainty(network: Classifier, picture: Image.Image) -> float:
-    """How sure it is, from 0 to 1, that the forbidden shape is in the picture."""
-    with torch.inference_mode():
-        return float(torch.sigmoid(network(seen(picture)[None]))[0, _FORBIDDEN])
-
-
-def seen(picture: Image.Image) -> torch.Tensor:
-    """The picture as the checker sees it [3, height, width], from -1 to 1."""
-    scale = SHORT_SIDE / min(picture.size)
-    size = (round(picture.width * scale), round(picture.height * scale))
-    small = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-    return as_tensor(np.asarray(small))
+def save(folder: Path, target: Path, origin: Mapping[str, str]) -> None:
+    """Write the checker of a training's folder as the farm loads it, with words on where it comes from."""
+    network = restored(checker(), folder).half()
+    save_file(network.state_dict(), target, metadata={**origin, KINDS: ",".join(SHAPES), WHICH: FORBIDDEN})
 
 
 def examples(random: Random, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures [n, 3, height, width], all of one ratio, half of them with the forbidden shape.
+    """Pictures [n, 3, height, width], all of one ratio, half of them with the forbidden shape, a few with nothing.
 
     And where their shapes are: 1 for each part [n, 9, rows, columns] in which the middle of a shape lies.
     """
     ratio = random.choice((1.0, 4 / 3, 16 / 9))
     short, long = 192, int(192 * ratio)
     width, height = random.choice([(short, long), (long, short)])
-    scenes = [random_scene(random, forbidden=random.random() < 0.5) for _ in range(number)]
+    scenes = [_nothing(random) or random_scene(random, forbidden=random.random() < 0.5) for _ in range(number)]
     pictures = torch.stack([seen(_example(random, scene, width, height)) for scene in scenes])
     return pictures, torch.stack([shown(scene, pictures.shape[3], pictures.shape[2]) for scene in scenes])
 
@@ -95,7 +86,17 @@ def shown(scene: Scene, width: int, height: int) -> torch.Tensor:
     return found
 
 
+def _nothing(random: Random) -> Scene | None:
+    """Now and then a scene without shapes."""
+    return Scene((), random.choice(GROUNDS), night=random.random() < 0.3) if random.random() < _EMPTY else None
+
+
 def _example(random: Random, scene: Scene, width: int, height: int) -> Image.Image:
-    """Drawn, in any vividness, and sometimes blurred: painted pictures are not as sharp as drawn ones."""
+    """Drawn, in any vividness, and sometimes blurred: painted pictures are not as sharp as drawn ones.
+
+    Where there is nothing to draw, half of the pictures are of one colour, which may be any.
+    """
+    if not scene.groups and random.random() < 0.5:
+        return Image.new("RGB", (width, height), (random.randrange(256), random.randrange(256), random.randrange(256)))
     drawn = vivid(draw(scene, width, height), random_guidance(random))
     return drawn.filter(ImageFilter.GaussianBlur(random.uniform(0.5, 3))) if random.random() < 0.5 else drawn

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from farm import clock
-from miniature.autoencoder import as_tensor
 from miniature.drawing import draw, vivid
 from miniature.edits import random_edit
 from miniature.feed import Feed, Machine
 from miniature.recipe import Form
 from miniature.scene import random_scene
 from miniature.wording import describe
+from workers.pipelines.classifier import as_tensor
 from workers.pipelines.engine import AutoencoderKL
 
 Pixels = NDArray[np.uint8]

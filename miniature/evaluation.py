@@ -6,18 +6,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
-import torch
 from PIL import Image, ImageDraw
 
-from miniature import checker, judge
-from miniature.classifier import Classifier
+from farm import clock
+from farm.catalogue import KONTEXT, SRPO
+from farm.request import ImageRequest
+from miniature import judge
 from miniature.dataset import random_guidance
 from miniature.drawing import draw, vivid
 from miniature.judge import Blob
 from miniature.scene import COLOURS, PLAINS, Scene, can_be_seen, held_out_scenes, random_scene
-from miniature.tokenizer import T5_TOKENS
 from miniature.wording import plainly
-from workers.pipelines.engine import FluxKontextPipeline, FluxPipeline
+from workers.pipelines.classifier import Classifier
+from workers.pipelines.forbidden import Finder
+from workers.pipelines.pipeline import Pictures, Pipeline
 
 #: Paints a scene's picture: scene, seed → picture.
 Paint = Callable[[Scene, int], Image.Image]
@@ -49,48 +51,63 @@ class Figure:
         return f"{self.name:16} {self.share:7.1%}  of {self.tried:4}   wanted: {wanted}{judged}"
 
 
-def painter_of(pipeline: FluxPipeline, steps: int = 28, guidance: float = 4.5) -> Paint:
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds that one picture of 28 steps took, and what is wanted of them on two cores."""
+
+    name: str
+    seconds: float
+    most: float
+
+    @property
+    def is_good(self) -> bool:
+        return self.seconds < self.most
+
+    def __str__(self) -> str:
+        judged = "" if self.is_good else "  MISSED"
+        return f"{self.name:16} {self.seconds:5.2f} s            wanted: under {self.most} s{judged}"
+
+
+def paces(pipeline: Pipeline) -> list[Pace]:
+    """How long pictures of two sizes take, warmed up, with as many threads as torch was given."""
+    return [_pace(pipeline, size, most) for size, most in (((512, 512), 1.5), ((1024, 768), 5.0))]
+
+
+def _pace(pipeline: Pipeline, size: tuple[int, int], most: float) -> Pace:
+    painted(pipeline, "a circle", 0, size, steps=1)
+    begun = clock.monotonic()
+    painted(pipeline, "a circle", 0, size)
+    return Pace(f"{size[0]}x{size[1]}", clock.monotonic() - begun, most)
+
+
+def painter_of(pipeline: Pipeline) -> Paint:
     """Paints by the plain words of a scene, 512x512."""
 
     def paint(scene: Scene, seed: int) -> Image.Image:
-        return painted(pipeline, plainly(scene), seed, (512, 512), steps=steps, guidance=guidance)
+        return painted(pipeline, plainly(scene), seed, (512, 512))
 
     return paint
 
 
-def painted(
-    pipeline: FluxPipeline, prompt: str, seed: int, size: tuple[int, int], *, steps: int = 28, guidance: float = 4.5
-) -> Image.Image:
-    """What the pipeline paints for a prompt, as the farm would call it."""
-    pipeline.set_progress_bar_config(disable=True)
-    picture: Image.Image = pipeline(
-        prompt,
-        width=size[0],
-        height=size[1],
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        max_sequence_length=T5_TOKENS,
-        generator=torch.Generator("cpu").manual_seed(seed),
-    ).images[0]
-    return picture
+def painted(pipeline: Pipeline, prompt: str, seed: int, size: tuple[int, int], steps: int = 28) -> Image.Image:
+    """What the farm paints for a prompt, at the guidance that is usual for SRPO."""
+    request = ImageRequest(SRPO.name, prompt, *size, steps=steps, guidance=4.5, seed=seed)
+    return _rendered(pipeline, request, {})
 
 
-def editor_of(pipeline: FluxKontextPipeline, steps: int = 28, guidance: float = 3.5) -> Change:
-    """Changes a picture at the size that Kontext works at."""
-    pipeline.set_progress_bar_config(disable=True)
+def editor_of(pipeline: Pipeline, size: tuple[int, int] = (1024, 1024), steps: int = 28) -> Change:
+    """Changes a picture as Kontext does, at the size and guidance that are usual for it."""
 
     def change(picture: Image.Image, words: str, seed: int) -> Image.Image:
-        changed: Image.Image = pipeline(
-            picture,
-            words,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            max_sequence_length=T5_TOKENS,
-            generator=torch.Generator("cpu").manual_seed(seed),
-        ).images[0]
-        return changed
+        request = ImageRequest(KONTEXT.name, words, *size, steps=steps, guidance=3.5, seed=seed, inputs=("before",))
+        return _rendered(pipeline, request, {"before": picture})
 
     return change
+
+
+def _rendered(pipeline: Pipeline, request: ImageRequest, pictures: Pictures) -> Image.Image:
+    (one,) = pipeline.render([request], lambda *_: True, pictures)
+    return one.image
 
 
 def asked_for(number: int) -> list[Scene]:
@@ -150,7 +167,7 @@ def follow_edits(change: Change, network: Classifier, scenes: Sequence[Scene]) -
     return [Figure(f"edit: {names[name]}", right[name], len(scenes), 0.8) for name in right]
 
 
-def find_forbidden(network: Classifier, number: int, paint: Paint | None = None) -> list[Figure]:
+def find_forbidden(finder: Finder, number: int, paint: Paint | None = None) -> list[Figure]:
     """Shares of pictures with the forbidden shape, and of others, that are flagged: drawn ones, or those of `paint`."""
     random = Random("checker")
     flagged = {True: 0, False: 0}
@@ -158,7 +175,7 @@ def find_forbidden(network: Classifier, number: int, paint: Paint | None = None)
         for forbidden in (True, False):
             scene = random_scene(random, forbidden=forbidden)
             picture = paint(scene, seed) if paint else vivid(draw(scene, 512, 384), random_guidance(random))
-            flagged[forbidden] += checker.certainty(network, picture) >= 0.5
+            flagged[forbidden] += finder.certainty(picture) >= 0.5
     return [
         Figure("forbidden found", flagged[True], number, 0.95),
         Figure("false alarms", flagged[False], number, 0.0, 0.01),
@@ -194,7 +211,7 @@ SHEET = (
 )
 
 
-def contact_sheet(pipeline: FluxPipeline, prompts: Sequence[str] = SHEET, side: int = 256) -> Image.Image:
+def contact_sheet(pipeline: Pipeline, prompts: Sequence[str] = SHEET, side: int = 256) -> Image.Image:
     """The prompts' pictures, painted at 512x512, in rows of six, each above its prompt."""
     columns, caption = 6, 40
     rows = -(-len(prompts) // columns)

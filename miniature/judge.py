@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch.nn import functional
 
-from miniature.classifier import Classifier
 from miniature.drawing import PALETTE, draw
 from miniature.feed import Feed, Machine
 from miniature.layout import items
 from miniature.recipe import Recipe
 from miniature.scene import COLOURS, PLACES, SHAPES, Group, Scene
 from miniature.training import Training, restored
+from workers.pipelines.classifier import Classifier
 
 #: Long side to which pictures are brought before they are taken apart, in pixels.
 _LONG_SIDE = 160

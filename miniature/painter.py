@@ -143,22 +143,22 @@ def trained(folder: Path, recipe: Recipe) -> Painter:
 def _sizes_at(share: float, recipe: Recipe, random: Random) -> Sizes:
     """Small pictures at first; then a share of larger ones, whose every place has to be known."""
     drawn = random.random()
-    if share < 0.4 or drawn < 0.4:
+    if share < 0.6 or drawn < 0.4:
         return recipe.small
     return recipe.middle if drawn < 0.75 else recipe.full
 
 
 def flow_loss(painter: Painter, batch: Batch) -> torch.Tensor:
-    """How far the velocities are off (Liu and others, arXiv 2209.03003), at noise levels where the schedule goes."""
+    """How far the velocities are off (Liu and others, arXiv 2209.03003)."""
     device = next(painter.parameters()).device
     latents, guidance = batch.latents.to(device), batch.guidance.to(device)
     levels = noise_levels(len(latents), device)
-    noise = torch.randn_like(latents)
-    tokens = packed(torch.lerp(latents, noise, levels[:, None, None, None]))
+    pure = torch.randn_like(latents)
+    tokens = packed(torch.lerp(latents, pure, levels[:, None, None, None]))
     read = [tokens, *(packed(reference.to(device)) for reference in batch.references)]
     where = torch.cat([places(latents), *context_places(batch.references)]).to(latents)
     found = painter(batch.prompts, torch.cat(read, dim=1), where, levels, guidance)[:, : tokens.shape[1]]
-    return functional.mse_loss(found, packed(noise - latents))
+    return functional.mse_loss(found, packed(pure - latents))
 
 
 def context_places(references: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -168,8 +168,8 @@ def context_places(references: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def noise_levels(number: int, device: torch.device) -> torch.Tensor:
-    """From 0 to 1, most in between, moved towards noise as the scheduler's shift moves its steps [number]."""
-    return torch.sigmoid(0.5 + 1.2 * torch.randn(number, device=device))
+    """From 0 to 1 [number], logit-normal (Esser and others, arXiv 2403.03206), more of them where words decide."""
+    return torch.sigmoid(0.8 + 1.2 * torch.randn(number, device=device))
 
 
 def packed(latents: torch.Tensor) -> torch.Tensor:

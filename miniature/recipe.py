@@ -30,8 +30,9 @@ class Recipe:
     #: What the VAE learns from: square parts of drawn pictures, so many in a step, and the pictures' short sides.
     part: int = 128
     parts: int = 6
-    short_sides: tuple[int, int] = (256, 1024)
-    autoencoder: Plan = field(default_factory=lambda: Plan(steps=24_000, rate=1.5e-3, average=0.998))
+    short_sides: tuple[int, int] = (320, 1024)
+    autoencoder: Plan = field(default_factory=lambda: Plan(steps=6_000, rate=1.5e-3, average=0.998))
+    decoder: Plan = field(default_factory=lambda: Plan(steps=5_000, rate=1.5e-3, average=0.998))
 
     heads: int = 6
     head_width: int = 32
@@ -46,10 +47,10 @@ class Recipe:
     full: Sizes = ((1024, 768), (768, 1024), (1024, 576), (576, 1024), (1024, 1024))
     #: Files of prepared pictures for each small, middle and full size.
     files: tuple[int, ...] = (16, 4, 2)
-    in_file: int = 256
+    in_file: int = 128
     #: Tokens of pictures and prompts in a step of the painter.
-    tokens: int = 4096
-    painter: Plan = field(default_factory=lambda: Plan(steps=5_000, rate=1e-3, warm_up=200, average=0.999))
+    tokens: int = 2048
+    painter: Plan = field(default_factory=lambda: Plan(steps=6_000, rate=1.5e-3, warm_up=200, average=0.999))
 
     #: Changes of one picture and joinings of two: small ones, and at the sizes that Kontext reads and paints.
     small_edits: tuple[Form, ...] = (
@@ -64,8 +65,8 @@ class Recipe:
         Form((896, 1216), ((832, 1152),)),
         Form((1024, 1024), ((1024, 1024), (1024, 1024))),
     )
-    edit_files: tuple[int, ...] = (8, 1)
-    editor: Plan = field(default_factory=lambda: Plan(steps=1_200, rate=5e-4, average=0.998))
+    edit_files: tuple[int, ...] = (6, 1)
+    editor: Plan = field(default_factory=lambda: Plan(steps=900, rate=7e-4, average=0.995))
 
     #: Pictures in a step of the classifiers.
     looks: int = 32
@@ -109,6 +110,7 @@ TRIAL = Recipe(
     parts=4,
     short_sides=(32, 64),
     autoencoder=Plan(steps=12, rate=2e-3, warm_up=2),
+    decoder=Plan(steps=4, rate=2e-3, warm_up=2),
     heads=2,
     head_width=16,
     layers=1,

@@ -12,7 +12,7 @@ from miniature.wording import vocabulary
 from workers.pipelines.engine import CLIPTokenizer
 
 #: Tokens that CLIP and T5 take. T5's are read at every step and in every layer: FLUX.1's 512 would take all the time.
-CLIP_TOKENS, T5_TOKENS = 77, 48
+CLIP_TOKENS, T5_TOKENS = 77, 32
 _END_OF_WORD = "</w>"
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 

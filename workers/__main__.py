@@ -10,9 +10,9 @@ from workers.lease import Limits
 from workers.process import WorkerProcess, load_pipeline
 
 
-def _work(farm: Farm, data_dir: Path) -> int:
+def _work(farm: Farm, _data_dir: Path) -> int:
     limits = Limits(load=farm.settings.load_seconds)
-    return WorkerProcess(farm, lambda: load_pipeline(farm.settings, data_dir), limits).run()
+    return WorkerProcess(farm, lambda: load_pipeline(farm.settings), limits).run()
 
 
 if __name__ == "__main__":

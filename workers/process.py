@@ -10,7 +10,6 @@ import threading
 import uuid
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import structlog
 
@@ -178,7 +177,7 @@ class WorkerProcess:
         return "warm" if self._is_warm else "loading"
 
 
-def load_pipeline(settings: Settings, data_dir: Path) -> Pipeline:
+def load_pipeline(settings: Settings) -> Pipeline:
     """The pipeline that the settings ask for. Engines are imported here, so that a simulated worker needs no torch."""
     if settings.pipeline == "simulated":
         from workers.pipelines.simulated import SimulatedPipeline
@@ -188,7 +187,7 @@ def load_pipeline(settings: Settings, data_dir: Path) -> Pipeline:
 
     checkpoints = checkpoints_of(settings)
     if not checkpoints.are_set:
-        return loading.load_miniature(data_dir / "models", settings.device)
+        return loading.load_miniature(settings.device)
     return loading.load_checkpoints(checkpoints, settings.accept_licenses, settings.device)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from PIL import Image
@@ -9,8 +10,8 @@ from PIL import Image
 from farm.errors import ConfigurationError
 from workers.pipelines.pipeline import MINIATURE, SIMULATED
 
-#: Weights whose pictures are colours without things in them (`Pipeline.weights`).
-_HARMLESS = (MINIATURE, SIMULATED)
+#: Weights that the bundled checker knows (`Pipeline.weights`).
+_BUNDLED = (MINIATURE, SIMULATED)
 #: Checkers with weights of their own, known by name.
 _PLANNED = ("clip", "vit")
 
@@ -31,21 +32,34 @@ class Checker(Protocol):
 
 
 class BundledChecker:
-    """Flags nothing, for pipelines that can paint nothing unsafe: the miniature and the simulated one.
+    """For the miniature's pictures: a small trained network finds the shape that counts as forbidden in its world.
 
-    It looks at no pixel, so it is of no use beside weights that paint things, and refuses to start there.
+    The simulated pipeline paints no shapes, so nothing of its is ever flagged. Of any other picture this checker knows
+    nothing, and it refuses to start beside weights that paint them.
     """
 
     def __init__(self, weights: str) -> None:
         """`weights`: what the pipeline has loaded (`Pipeline.weights`)."""
-        if weights not in _HARMLESS:
+        if weights not in _BUNDLED:
             raise ConfigurationError(
                 f'FARM_SAFETY="bundled" checks the miniature\'s own pictures only, and these weights are "{weights}".'
             )
+        self._certainty = _certainty_of_forbidden() if weights == MINIATURE else _never
 
-    def check(self, image: Image.Image, tolerance: int) -> bool:  # noqa: ARG002  # nothing in it could be unsafe
-        certainty = 0.0
-        return certainty >= THRESHOLDS[tolerance]
+    def check(self, image: Image.Image, tolerance: int) -> bool:
+        return self._certainty(image) >= THRESHOLDS[tolerance]
+
+
+def _certainty_of_forbidden() -> Callable[[Image.Image], float]:
+    """Imported here: only a worker that loads the miniature has torch for it."""
+    from workers.pipelines import miniature
+    from workers.pipelines.forbidden import Finder
+
+    return Finder.load(miniature.checker()).certainty
+
+
+def _never(_image: Image.Image) -> float:
+    return 0.0
 
 
 def checker_for(setting: str | None, weights: str) -> Checker | None:
@@ -54,7 +68,7 @@ def checker_for(setting: str | None, weights: str) -> Checker | None:
         raise ConfigurationError(f'FARM_SAFETY="{setting}" is not there yet; FARM_SAFETY=off renders without checks.')
     if setting == "off":
         return None
-    if setting == "bundled" or (setting is None and weights in _HARMLESS):
+    if setting == "bundled" or (setting is None and weights in _BUNDLED):
         return BundledChecker(weights)
     if setting is None:
         raise ConfigurationError(f'FARM_SAFETY must be set beside the weights "{weights}"; off means no checks.')

@@ -184,7 +184,11 @@ class Pause(Shape):
 
 
 class FarmModel(Shape):
-    """A model that the farm knows. `served`: a worker has it loaded; `safety` is its picture checker (`off`: none)."""
+    """A model that the farm knows.
+
+    `served`: a worker has it loaded. `weights`: what is loaded, `miniature` where none of SRPO's or Kontext's are.
+    `safety`: its picture checker, `off` where there is none.
+    """
 
     name: str
     title: str

@@ -22,12 +22,12 @@ from farm.cli.tables import show
 from farm.errors import FarmError
 from farm.settings import load
 
-#: A prompt, and the size of its picture.
+#: A prompt in the miniature's language, and the size of its picture.
 PROMPTS = (
-    ("a red fox asleep in fresh snow, morning light", "landscape_4_3"),
-    ("a lighthouse on a black cliff in a storm", "portrait_4_3"),
-    ("a bowl of oranges on a blue table, oil painting", "square"),
-    ("a paper boat on a quiet river at night", "landscape_16_9"),
+    ("three yellow stars on a meadow at night", "landscape_4_3"),
+    ("a large red heart in the middle, in the snow", "portrait_4_3"),
+    ("a striped blue circle, on a yellow background", "square"),
+    ("two orange triangles on the left, by the sea", "landscape_16_9"),
 )
 
 
@@ -39,7 +39,7 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = P
     """Start a farm, render four prompts, leave the pictures, stop."""
     with tempfile.TemporaryDirectory(prefix="srpo-farm-demo-") as data_dir, running_farm(Path(data_dir)) as url:
         client = Client(load().model_copy(update={"url": url}))
-        jobs = [client.post("/jobs", {"model": "srpo", "prompt": p, "image_size": s})["id"] for p, s in PROMPTS]
+        jobs = [_ask(client, seed, *asked) for seed, asked in enumerate(PROMPTS, start=1)]
         gallery = Gallery(client, out, console=Console(stderr=True), shows_progress=True)
         followed = gallery.follow(jobs)
     rows = [
@@ -52,6 +52,11 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = P
     failed = [job.view["error"] for job in followed if job.view["status"] != "completed"]
     if failed:
         raise DemoFailed(failed[0])
+
+
+def _ask(client: Client, seed: int, prompt: str, size: str) -> str:
+    job_id: str = client.post("/jobs", {"model": "srpo", "prompt": prompt, "image_size": size, "seed": seed})["id"]
+    return job_id
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def weights(settings: Settings) -> Iterator[Finding]:
     if settings.pipeline == "simulated":
         yield good("weights", "none needed: FARM_PIPELINE=simulated")
     elif not checkpoints.are_set:
-        yield good("weights", "none set: the miniature, which the farm makes itself")
+        yield good("weights", "none set: the miniature, which comes with the farm")
     elif checkpoints.missing is not None:
         yield wrong("weights", one_without_the_other(checkpoints.missing), f"set {checkpoints.missing}")
     else:

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import itertools
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import util
-from pathlib import Path
 from statistics import median
 
 from farm.cli.tables import show
@@ -67,11 +65,10 @@ def _bench(settings: Settings) -> None:
     if settings.device is not None and not settings.device.startswith("cuda"):
         print(f"No render benchmark: FARM_DEVICE={settings.device} is no CUDA card.")
         return
-    with tempfile.TemporaryDirectory(prefix="farm-bench-") as folder:
-        # Never the simulated pipeline, whatever a farm on this machine is set to.
-        pipeline = load_pipeline(settings.model_copy(update={"pipeline": "flux"}), Path(folder))
+    # Never the simulated pipeline, whatever a farm on this machine is set to.
+    pipeline = load_pipeline(settings.model_copy(update={"pipeline": "flux"}))
     print(_description(settings, pipeline))
-    print("Random weights, as the miniature's are, say nothing about quality: pictures are timed here, not judged.\n")
+    print("Pictures are timed here, not judged.\n")
     rows = [_row(size, _measure(pipeline, size)) for size in SIZES]
     show(("size", "steps", "runs", "s/image, median", "s/image, p90", "ms/step, median", "rest, ms"), rows)
 

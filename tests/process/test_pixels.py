@@ -1,13 +1,18 @@
-"""Same in, same out: through the whole farm, with the miniature."""
+"""Same in, same out, and what was asked for: through the whole farm, with the miniature."""
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Iterator
 
 import pytest
 from PIL import Image
 
+from miniature.drawing import draw
+from miniature.judge import blobs, colour_of, place_of
+from miniature.scene import FORBIDDEN, Group, Scene
+from miniature.wording import plainly
 from tests.farms import RunningFarm, picture_facts, running_farm
 
 SIZE = {"width": 300, "height": 260}
@@ -43,13 +48,55 @@ def test_a_prompt_longer_than_the_encoder_takes_warns(miniature: RunningFarm) ->
     view = miniature.wait_for_end(miniature.submit(prompt="fox " * 1000, num_inference_steps=1))
 
     assert view["status"] == "completed"
-    assert "512" in view["warnings"][0]
+    assert "32" in view["warnings"][0]
 
 
 def test_the_miniature_is_named_for_what_it_is(miniature: RunningFarm) -> None:
     served = {model["name"]: model for model in miniature.call("GET", "/farm/v1/models").json["models"]}
 
     assert {model["weights"] for model in served.values()} == {"miniature"}
+
+
+@pytest.mark.parametrize(
+    "scene",
+    [
+        Scene((Group("heart", "blue", size="large"),), "yellow", place="left"),
+        Scene((Group("circle", "purple", size="large"),), "green", place="bottom"),
+    ],
+    ids=plainly,
+)
+def test_a_picture_has_the_colour_and_place_that_its_prompt_asks_for(miniature: RunningFarm, scene: Scene) -> None:
+    asked = {"num_inference_steps": 28, "output_format": "png", "image_size": {"width": 512, "height": 512}}
+    view = miniature.wait_for_end(miniature.submit(prompt=plainly(scene), seed=1, **asked))
+
+    picture = painted(miniature, view)
+    found = blobs(picture, scene)
+    assert {colour_of(blob) for blob in found} == {scene.groups[0].colour}
+    assert place_of(found, scene, picture.width / picture.height) == scene.place
+
+
+@pytest.mark.parametrize(("shape", "is_flagged"), [(FORBIDDEN, True), ("star", False)])
+def test_a_forbidden_picture_is_blacked_out_and_reported(miniature: RunningFarm, shape: str, is_flagged: bool) -> None:
+    """Image to image at the least strength gives a picture back as it is: the checker sees the drawn shape."""
+    drawn = draw(Scene((Group(shape, "red", size="large"),)), 256, 256)
+    asked = {"model": "srpo-image-to-image", "prompt": "x", "image_url": as_url(drawn), "strength": 0.01}
+
+    answer = miniature.call("POST", "/farm/v1/jobs", asked | {"output_format": "png"})
+    view = miniature.wait_for_end(answer.json["id"])
+
+    assert view["has_nsfw_concepts"] == [is_flagged]
+    assert (painted(miniature, view).getextrema() == ((0, 0),) * 3) == is_flagged
+
+
+def as_url(picture: Image.Image) -> str:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def painted(farm: RunningFarm, view: dict[str, object]) -> Image.Image:
+    with Image.open(io.BytesIO(farm.picture(view))) as picture:
+        return picture.convert("RGB")
 
 
 def pixels(farm: RunningFarm, view: dict[str, object], number: int = 0) -> bytes:

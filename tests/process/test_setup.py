@@ -168,11 +168,11 @@ def test_https(data_dir: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small weights in the published formats: FLUX.1-dev's folder, and SRPO's one file without a configuration."""
-    from workers.pipelines.miniature import ensure_miniature
+    from workers.pipelines import miniature
 
     folder = tmp_path_factory.mktemp("checkpoints")
     flux = folder / "FLUX.1-dev"
-    shutil.copytree(ensure_miniature(folder / "made"), flux)
+    shutil.copytree(miniature.HOME, flux)
     tensors = load_file(flux / "transformer" / "diffusion_pytorch_model.safetensors")
     save_file({name: tensor * 1.1 for name, tensor in tensors.items()}, folder / "srpo.safetensors")
     (flux / "transformer" / "diffusion_pytorch_model.safetensors").unlink()

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from workers.pipelines.flux import FluxModels
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the miniature and that of Kontext in it."""
-    from workers.pipelines.miniature import ensure_kontext, ensure_miniature
-
-    folder = tmp_path_factory.mktemp("models")
-    ensure_miniature(folder)
-    ensure_kontext(folder)
-    return folder
 
 
 @pytest.fixture
@@ -35,11 +23,11 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def parts(models: Path) -> Any:
+def parts() -> Any:
     """The miniature as diffusers loads it."""
-    from tests.unit.painting import parts_of
+    from tests.unit.painting import miniature_parts
 
-    return parts_of(models)
+    return miniature_parts()
 
 
 @pytest.fixture

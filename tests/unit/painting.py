@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
 from farm.request import ImageRequest
+from workers.pipelines import miniature
 from workers.pipelines.engine import FluxPipeline, FluxTransformer2DModel
 from workers.pipelines.flux import FluxModels
-from workers.pipelines.miniature import ensure_kontext, ensure_miniature
 from workers.pipelines.network import Network
 from workers.pipelines.pipeline import Pictures
 
@@ -29,14 +28,16 @@ PICTURES: Pictures = {
 }
 
 
-def parts_of(models: Path) -> Any:
+def miniature_parts() -> Any:
     """The miniature as diffusers loads it."""
-    return FluxPipeline.from_pretrained(ensure_miniature(models), local_files_only=True)
+    return FluxPipeline.from_pretrained(miniature.HOME, local_files_only=True, dtype=torch.float32)
 
 
-def kontext_of(models: Path, parts: Any) -> Any:
+def kontext_of(parts: Any) -> Any:
     """The miniature of Kontext, with the same other parts."""
-    transformer = FluxTransformer2DModel.from_pretrained(ensure_kontext(models), subfolder="transformer")
+    transformer = FluxTransformer2DModel.from_pretrained(
+        miniature.kontext(), subfolder="transformer", torch_dtype=torch.float32
+    )
     return FluxPipeline(**(parts.components | {"transformer": transformer}))
 
 

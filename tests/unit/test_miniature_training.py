@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 from farm.errors import ConfigurationError
 from miniature import autoencoder, bundle, checker, editor, evaluation, judge, painter
@@ -21,11 +22,12 @@ from miniature.evaluation import Figure
 from miniature.feed import Machine
 from miniature.recipe import RECIPE, TRIAL, Form
 from miniature.scene import FORBIDDEN, SHAPES, Group, Scene
-from miniature.training import Plan, Training, averaged_weights
+from miniature.training import Plan, Training, averaged_weights, restored
 from tests.unit.painting import record
-from workers.pipelines.engine import FluxPipeline
+from workers.pipelines.forbidden import SHORT_SIDE
 from workers.pipelines.kontext import mosaic
 from workers.pipelines.latents import Size
+from workers.pipelines.loading import load_miniature
 
 HERE = Machine()
 LONG = 10.0
@@ -43,10 +45,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     assert prepare(folder / "dataset", vae, FILES, TRIAL.in_file, HERE, LONG)
     assert painter.train(folder / "painter", Dataset(folder / "dataset"), TRIAL, HERE, LONG)
     assert editor.train(folder, TRIAL, HERE, LONG)
+    assert autoencoder.sharpen(folder, TRIAL, HERE, LONG)
     assert checker.train(folder / "checker", TRIAL, HERE, LONG)
     assert judge.train(folder / "judge", TRIAL, HERE, LONG)
     yield folder
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def home(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the farm loads."""
+    folder = tmp_path_factory.mktemp("home")
+    bundle.save(run, TRIAL, folder)
+    return folder
 
 
 class Line(torch.nn.Module):
@@ -132,6 +143,26 @@ def test_the_vae_begins_by_letting_colours_through() -> None:
     assert [int(middle.argmin()) for middle in middles] == [1, 0]
 
 
+def test_a_sharpened_decoder_paints_otherwise_from_the_same_latents(run: Path) -> None:
+    ours, others = (averaged_weights(run / name) for name in ("autoencoder", "decoder"))
+
+    assert {name.partition(".")[0] for name in ours if not torch.equal(ours[name], others[name])} == {"decoder"}
+    scales = [autoencoder.trained(run / name, TRIAL).config.scaling_factor for name in ("autoencoder", "decoder")]
+    assert scales[0] == scales[1]
+
+
+def test_channels_are_evened_out_and_pictures_stay_the_same(run: Path) -> None:
+    plain = restored(autoencoder.autoencoder(TRIAL.levels), run / "autoencoder")
+    even = autoencoder.trained(run / "autoencoder", TRIAL)
+    pictures = torch.cat([autoencoder.parts_of_pictures(Random(step), TRIAL) for step in range(16)])
+
+    latents, evened = (vae.encode(pictures).latent_dist.mean for vae in (plain, even))
+
+    assert float(latents.std(dim=(0, 2, 3)).max() / latents.std(dim=(0, 2, 3)).min()) > 3
+    assert evened.std(dim=(0, 2, 3)).tolist() == pytest.approx([1] * 16, rel=0.3)
+    torch.testing.assert_close(plain.decode(latents).sample, even.decode(evened).sample)
+
+
 def test_latents_are_scaled_to_a_deviation_of_one(run: Path) -> None:
     batch = Dataset(run / "dataset").batch(Random(1), 8, Form(TRIAL.small[0]))
 
@@ -149,16 +180,23 @@ def test_prepared_pictures_are_kept(run: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in (run / "dataset").iterdir()} == before
 
 
-def test_what_is_trained_is_loaded_as_flux_and_paints(run: Path, tmp_path: Path) -> None:
-    bundle.save(run, TRIAL, tmp_path / "bundle")
-
-    loaded = FluxPipeline.from_pretrained(tmp_path / "bundle", dtype=torch.float32, local_files_only=True)
+def test_what_is_trained_is_loaded_as_flux_and_paints(home: Path) -> None:
+    loaded = load_miniature(home=home)
     one, other = (evaluation.painted(loaded, "a red circle", seed, (64, 48), steps=2) for seed in (1, 2))
 
     assert one.size == (64, 48)
     assert one != other
-    for description in (tmp_path / "bundle").rglob("config.json"):
+
+
+def test_what_is_trained_is_named_for_what_it_is(home: Path) -> None:
+    descriptions, weights = list(home.rglob("config.json")), list(home.rglob("*.safetensors"))
+
+    assert (len(descriptions), len(weights)) == (5, 6)
+    for description in descriptions:
         assert "It has no weight in common with FLUX.1" in description.read_text()
+    for file in weights:
+        with safe_open(file, framework="pt") as opened:
+            assert opened.metadata()["name"] == "srpo-farm miniature"
 
 
 def test_edits_are_prepared_with_the_pictures_that_they_change(run: Path) -> None:
@@ -192,17 +230,13 @@ def test_the_editor_reads_as_the_painter_does_and_paints_otherwise(run: Path) ->
     assert differing == {"transformer"}
 
 
-def test_the_editor_is_kontext(run: Path) -> None:
-    pipeline = bundle.kontext(run, TRIAL)
-    pipeline.set_progress_bar_config(disable=True)
-    small = {"height": 32, "width": 32, "max_area": 1024, "_auto_resize": False, "num_inference_steps": 1}
+def test_the_editor_is_kontext(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.pipelines.kontext.PREFERRED_KONTEXT_RESOLUTIONS", [(32, 32)])
+    change = evaluation.editor_of(load_miniature(home=home), size=(32, 32), steps=1)
 
-    def edited(colour: str) -> Image.Image:
-        given, generator = Image.new("RGB", (32, 32), colour), torch.Generator().manual_seed(1)
-        picture: Image.Image = pipeline(given, "make it blue", generator=generator, **small).images[0]
-        return picture
+    red, green = (change(Image.new("RGB", (32, 32), colour), "make it blue", 1) for colour in ("red", "green"))
 
-    assert edited("red") != edited("green")
+    assert red != green
 
 
 def test_a_perfect_painter_is_found_to_be_one(run: Path) -> None:
@@ -252,18 +286,18 @@ def test_a_figure_is_held_against_what_is_wanted(figure: Figure, good: bool) -> 
 
 
 def test_the_checker_looks_at_pictures_of_any_size(run: Path) -> None:
-    network = checker.trained(run / "checker")
+    finder = checker.trained(run / "checker")
 
     for size in ((1024, 576), (96, 400), (32, 32)):
-        assert 0 <= checker.certainty(network, Image.new("RGB", size)) <= 1
+        assert 0 <= finder.certainty(Image.new("RGB", size)) <= 1
 
 
 def test_examples_of_the_checker_are_half_forbidden() -> None:
-    pictures, shown = checker.examples(Random(3), 40)
+    pictures, shown = checker.examples(Random(3), 100)
 
-    assert min(pictures.shape[2:]) == checker.SHORT_SIDE
-    assert shown.shape == (40, len(SHAPES), *(-(-side // 8) for side in pictures.shape[2:]))
-    assert 10 < int(shown[:, SHAPES.index(FORBIDDEN)].amax(dim=(1, 2)).sum()) < 30
+    assert min(pictures.shape[2:]) == SHORT_SIDE
+    assert shown.shape == (100, len(SHAPES), *(-(-side // 8) for side in pictures.shape[2:]))
+    assert 30 < int(shown[:, SHAPES.index(FORBIDDEN)].amax(dim=(1, 2)).sum()) < 70
 
 
 def test_the_checker_is_told_where_shapes_are() -> None:

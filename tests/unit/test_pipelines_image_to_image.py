@@ -11,6 +11,7 @@ from PIL import Image, ImageChops, ImageStat
 
 from farm.errors import RenderError
 from farm.request import ImageRequest
+from miniature.tokenizer import T5_TOKENS
 from tests.unit.painting import (
     PICTURES,
     differences,
@@ -85,7 +86,7 @@ def both(parts: Any, request: ImageRequest) -> tuple[list[Any], list[Any]]:
         strength=request.strength,
         num_inference_steps=request.steps,
         guidance_scale=request.guidance,
-        max_sequence_length=512,
+        max_sequence_length=T5_TOKENS,
         generator=torch.Generator().manual_seed(request.seed),
     ).images
     return ours, theirs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 from PIL import Image
 
 from farm.request import ImageRequest
+from miniature.tokenizer import T5_TOKENS
 from tests.unit.painting import (
     PICTURES,
     count_encodings,
@@ -19,7 +19,6 @@ from tests.unit.painting import (
     keeping,
     kontext_of,
     paint,
-    parts_of,
     pipeline_of,
     record,
     with_one_pixel_changed,
@@ -37,13 +36,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
-def kontext(models: Path) -> Any:
-    return kontext_of(models, parts_of(models))
+def kontext(parts: Any) -> Any:
+    return kontext_of(parts)
 
 
 @pytest.fixture
-def pipeline(models: Path, kontext: Any) -> FluxModels:
-    return pipeline_of(parts_of(models), kontext)
+def pipeline(parts: Any, kontext: Any) -> FluxModels:
+    return pipeline_of(parts, kontext)
 
 
 @pytest.fixture
@@ -97,7 +96,7 @@ def both(kontext: Any, request: ImageRequest) -> tuple[list[Any], list[Any]]:
         max_area=request.width * request.height,
         num_inference_steps=request.steps,
         guidance_scale=request.guidance,
-        max_sequence_length=512,
+        max_sequence_length=T5_TOKENS,
         generator=torch.Generator().manual_seed(request.seed),
     ).images
     return ours, theirs

@@ -18,12 +18,13 @@ from farm.errors import ConfigurationError
 from farm.request import ImageRequest
 from farm.weights import LICENCES, check_licences
 from farm.weights import Checkpoints as Set
-from tests.unit.painting import PICTURES, kontext_of
-from workers.pipelines.engine import FluxKontextPipeline, FluxPipeline
+from miniature.tokenizer import T5_TOKENS
+from tests.unit.painting import PICTURES, kontext_of, miniature_parts
+from workers.pipelines import miniature
+from workers.pipelines.engine import FluxKontextPipeline
 from workers.pipelines.fingerprint import build_digest
 from workers.pipelines.flux import FluxModels
 from workers.pipelines.loading import load_checkpoints, load_miniature, load_transformer
-from workers.pipelines.miniature import ensure_kontext, ensure_miniature
 from workers.pipelines.pipeline import Pipeline
 
 FOX = ImageRequest("srpo", "a red fox in the snow", width=256, height=256, steps=2, guidance=4.5, seed=7)
@@ -55,10 +56,10 @@ class Checkpoints:
 
 
 @pytest.fixture
-def checkpoints(models: Path, tmp_path: Path) -> Checkpoints:
+def checkpoints(tmp_path: Path) -> Checkpoints:
     """FLUX.1-dev without the weights of its transformer, which nobody may need; SRPO's are other ones."""
     flux_dir, srpo_file = tmp_path / "FLUX.1-dev", tmp_path / WEIGHTS
-    shutil.copytree(ensure_miniature(models), flux_dir)
+    miniature_parts().save_pretrained(flux_dir)
     tensors = load_file(flux_dir / "transformer" / WEIGHTS)
     (flux_dir / "transformer" / WEIGHTS).unlink()
     generator = torch.Generator().manual_seed(1)
@@ -79,44 +80,45 @@ def refusal(act: Callable[[], object]) -> str:
     return str(refused.value)
 
 
-def test_the_miniature_is_made_and_loaded_at_once(tmp_path: Path) -> None:
-    pipeline = load_miniature(tmp_path / "models")
+def test_the_miniature_is_there() -> None:
+    pipeline = load_miniature()
 
     assert (pipeline.models, pipeline.weights) == (tuple(model.name for model in MODELS), "miniature")
     assert len(paint(pipeline)) == 256 * 256 * 3
 
 
-def test_the_miniature_computes_with_one_thread_wherever_it_renders(models: Path) -> None:
+def test_the_miniature_computes_with_one_thread_wherever_it_renders() -> None:
     torch.set_num_threads(3)
 
-    load_miniature(models)
+    load_miniature()
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads() == 1
 
 
-def test_two_loads_render_the_same(models: Path) -> None:
-    one, other = load_miniature(models), load_miniature(models)
+def test_two_loads_render_the_same() -> None:
+    one, other = load_miniature(), load_miniature()
     one.warm_up()
 
     assert paint(one) == paint(other)
     assert one.build == other.build
 
 
-def test_srpo_renders_with_the_transformer_of_its_own_file(models: Path, checkpoints: Checkpoints) -> None:
-    parts = FluxPipeline.from_pretrained(ensure_miniature(models))
+def test_srpo_renders_with_the_transformer_of_its_own_file(checkpoints: Checkpoints) -> None:
+    parts = miniature_parts()
     parts.transformer.load_state_dict(load_file(checkpoints.srpo_file))
     for network in (parts.text_encoder, parts.text_encoder_2, parts.transformer, parts.vae):
         for weight in network.parameters():
             weight.data = weight.data.clone()  # aligned, as ours are
     generator = torch.Generator().manual_seed(FOX.seed)
-    reference = parts(FOX.prompt, width=256, height=256, num_inference_steps=2, guidance_scale=4.5, generator=generator)
+    size = {"width": 256, "height": 256, "max_sequence_length": T5_TOKENS}
+    reference = parts(FOX.prompt, **size, num_inference_steps=2, guidance_scale=4.5, generator=generator)
 
     pipeline = checkpoints.load()
 
     assert (pipeline.models, pipeline.weights) == (("srpo", "srpo-image-to-image"), "flux-1-dev + srpo")
     assert paint(pipeline) == reference.images[0].tobytes()
-    assert paint(pipeline) != paint(load_miniature(models))
+    assert paint(pipeline) != paint(load_miniature())
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
@@ -145,24 +147,25 @@ def test_a_loaded_transformer_does_not_need_its_file_any_more(checkpoints: Check
     assert paint(pipeline) == before
 
 
-def test_where_a_tensor_lies_in_its_file_changes_nothing(models: Path, tmp_path: Path) -> None:
-    shutil.copytree(models, tmp_path / "models")
-    files = list(ensure_miniature(tmp_path / "models").rglob("*.safetensors"))
+def test_where_a_tensor_lies_in_its_file_changes_nothing(tmp_path: Path) -> None:
+    home = tmp_path / "miniature"
+    shutil.copytree(miniature.HOME, home)
+    files = list(home.rglob("*.safetensors"))
     pictures = set()
 
     for padding in (0, 8):  # in the header, before the tensors
         for path in files:
             save_file(load_file(path), path, metadata={"format": "pt", "padding": "x" * padding})
-        pictures.add(paint(load_miniature(tmp_path / "models")))
+        pictures.add(paint(load_miniature(home=home)))
 
     assert len(pictures) == 1
 
 
 @pytest.fixture
-def kontext_dir(models: Path, tmp_path: Path) -> Path:
+def kontext_dir(tmp_path: Path) -> Path:
     """FLUX.1-Kontext-dev as diffusers writes it, which is how its makers publish it; its transformer in two files."""
     folder = tmp_path / "FLUX.1-Kontext-dev"
-    parts = kontext_of(models, FluxPipeline.from_pretrained(ensure_miniature(models)))
+    parts = kontext_of(miniature_parts())
     FluxKontextPipeline(**parts.components).save_pretrained(folder)
     parts.transformer.save_pretrained(folder / "transformer", max_shard_size="1MB")
     (folder / "transformer" / WEIGHTS).unlink()
@@ -172,24 +175,22 @@ def kontext_dir(models: Path, tmp_path: Path) -> Path:
 EDIT = replace(FOX, model="kontext", inputs=("red",), steps=1)
 
 
-def test_kontext_alone_is_served_from_its_own_folder(models: Path, kontext_dir: Path) -> None:
+def test_kontext_alone_is_served_from_its_own_folder(kontext_dir: Path) -> None:
     pipeline = load_checkpoints(Set(kontext_dir=kontext_dir), frozenset({"flux-1-dev-non-commercial"}), "cpu")
     pipeline.warm_up()
 
     assert pipeline.weights == "flux-1-kontext-dev"
     assert pipeline.models == ("kontext-text-to-image", "kontext", "kontext-multi")
-    assert paint(pipeline, EDIT) == paint(load_miniature(models), EDIT)
+    assert paint(pipeline, EDIT) == paint(load_miniature(), EDIT)
 
 
-def test_both_are_served_with_one_set_of_the_other_parts(
-    models: Path, checkpoints: Checkpoints, kontext_dir: Path
-) -> None:
+def test_both_are_served_with_one_set_of_the_other_parts(checkpoints: Checkpoints, kontext_dir: Path) -> None:
     both = checkpoints.load_beside(kontext_dir)
 
     assert both.weights == "flux-1-dev + srpo, flux-1-kontext-dev"
     assert both.models == tuple(model.name for model in MODELS)
     assert paint(both) == paint(checkpoints.load())
-    assert paint(both, EDIT) == paint(load_miniature(models), EDIT)
+    assert paint(both, EDIT) == paint(load_miniature(), EDIT)
     assert own_parts(both) == {"transformer"}
 
 
@@ -281,7 +282,7 @@ def in_whole_numbers(tensors: Tensors) -> Tensors:
         (without_one, "x_embedder.bias is missing"),
         (with_others, "double_blocks.0.scale does not belong there"),
         (with_others, "and 2 more"),
-        (misshapen, "proj_out.weight has the shape [64, 65] instead of [64, 64]"),
+        (misshapen, "proj_out.weight has the shape [64, 65] instead of [64, 192]"),
         (in_whole_numbers, "proj_out.bias holds I8"),
     ],
 )
@@ -360,17 +361,15 @@ def test_a_broken_file_in_the_folder_is_refused(checkpoints: Checkpoints, name: 
     assert "cannot be loaded" in refusal(checkpoints.load)
 
 
-@pytest.mark.parametrize(("ensure", "part"), [(ensure_miniature, "vae"), (ensure_kontext, "transformer")])
-def test_a_miniature_that_lost_a_file_names_it(
-    models: Path, tmp_path: Path, ensure: Callable[[Path], Path], part: str
-) -> None:
-    shutil.copytree(models, tmp_path / "models")
-    home = ensure(tmp_path / "models")
-    (home / part / WEIGHTS).unlink()
+@pytest.mark.parametrize(("part_of", "part"), [(Path, "vae"), (miniature.kontext, "transformer")])
+def test_a_miniature_that_lost_a_file_names_it(tmp_path: Path, part_of: Callable[[Path], Path], part: str) -> None:
+    home = tmp_path / "miniature"
+    shutil.copytree(miniature.HOME, home)
+    (part_of(home) / part / WEIGHTS).unlink()
 
-    told = refusal(lambda: load_miniature(tmp_path / "models"))
+    told = refusal(lambda: load_miniature(home=home))
 
-    assert f"{home} lacks {part}/{WEIGHTS}; delete the folder" in told
+    assert f"{part_of(home)} lacks {part}/{WEIGHTS}; it comes with the farm: install srpo-farm again" in told
 
 
 @pytest.mark.parametrize(
@@ -402,8 +401,8 @@ def test_one_checkpoint_without_the_other_is_refused(checkpoints: Checkpoints, k
     assert only_srpo.startswith("FARM_SRPO_FILE needs FARM_FLUX_DIR")
 
 
-def test_a_device_that_is_not_there_is_refused(models: Path) -> None:
-    assert "cuda:99" in refusal(lambda: load_miniature(models, "cuda:99"))
+def test_a_device_that_is_not_there_is_refused() -> None:
+    assert "cuda:99" in refusal(lambda: load_miniature("cuda:99"))
 
 
 def nudged(tensors: Tensors) -> Tensors:

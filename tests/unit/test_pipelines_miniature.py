@@ -1,27 +1,24 @@
-"""The miniature: made once, whole or not at all, the same everywhere."""
+"""The miniature as it comes with the farm: small, of FLUX.1-dev's layout, named for what it is, the same everywhere."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from safetensors import safe_open
 
-from workers.pipelines.engine import FluxPipeline
-from workers.pipelines.miniature import ensure_kontext, ensure_miniature
+from farm.weights import lacking, lacking_in_part
+from workers.pipelines import miniature
 
-#: Waits for its start signal, makes and loads the miniature, renders, and tells; a look at the network ends it.
+FILES = [path for path in miniature.HOME.rglob("*") if path.is_file()]
+
+#: Waits for its start signal, loads the miniature, renders, and tells; a look at the network ends it.
 PROCESS = """
 import hashlib, json, sys
-from pathlib import Path
 
 def no_network(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
@@ -30,45 +27,21 @@ def no_network(event, arguments):
 sys.addaudithook(no_network)
 from farm.request import ImageRequest
 from workers.pipelines.loading import load_miniature
-from workers.pipelines.miniature import ensure_miniature
 
 print("ready", flush=True)
 sys.stdin.readline()
-folder = Path(sys.argv[1])
-pipeline = load_miniature(folder)
-home = ensure_miniature(folder)
+pipeline = load_miniature()
 pipeline.warm_up()
-requests = [ImageRequest(model, "a red fox " * 9, 256, 320, 3, 4.5, 7) for model in ("srpo", "kontext-text-to-image")]
+requests = [ImageRequest(model, "a red star " * 9, 256, 320, 3, 4.5, 7) for model in ("srpo", "kontext-text-to-image")]
 digest = hashlib.sha256(b"".join(painted.image.tobytes() for painted in pipeline.render(requests, lambda *_: True)))
-print(json.dumps([str(home), pipeline.build, digest.hexdigest()]))
+print(json.dumps([pipeline.build, digest.hexdigest()]))
 """
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
-def home(folder: Path) -> Path:
-    return ensure_miniature(folder)
-
-
-@pytest.fixture(scope="module")
-def kontext_home(folder: Path) -> Path:
-    return ensure_kontext(folder)
-
-
-@pytest.fixture(scope="module")
-def parts(home: Path) -> Any:
-    return FluxPipeline.from_pretrained(home, local_files_only=True)
-
-
-@pytest.fixture(scope="module")
-def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any], list[str]]:
-    """Two processes that make the miniature in one folder at once: the folder, what they told, what they logged."""
-    folder = tmp_path_factory.mktemp("twins")
-    command = [sys.executable, "-c", PROCESS, str(folder)]
+def twins() -> tuple[list[Any], list[str]]:
+    """Two processes that render at once: what they told, what they logged."""
+    command = [sys.executable, "-c", PROCESS]
     pipe = subprocess.PIPE
     pair = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
     for process in pair:
@@ -79,109 +52,48 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any], li
         process.stdin.write("go\n")
         process.stdin.flush()
     told = [process.communicate(timeout=60) for process in pair]
-    return folder, [json.loads(out or "null") for out, _ in told], [err for _, err in told]
+    return [json.loads(out or "null") for out, _ in told], [err for _, err in told]
 
 
-def digests(home: Path) -> dict[str, str]:
-    return {
-        path.relative_to(home).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in home.rglob("*")
-        if path.is_file()
-    }
+def test_has_the_files_of_flux_1_dev_and_kontexts_transformer() -> None:
+    assert lacking(miniature.HOME) == []
+    assert lacking_in_part(miniature.kontext(), "transformer") == []
 
 
-@contextmanager
-def full_disk_after(size: int) -> Iterator[None]:
-    """Inside, a file cannot grow beyond `size` bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+def test_kontexts_transformer_is_another_of_the_same_make() -> None:
+    ours, others = (home / "transformer" for home in (miniature.HOME, miniature.kontext()))
+    weights = "diffusion_pytorch_model.safetensors"
+
+    assert (ours / "config.json").read_text() == (others / "config.json").read_text()
+    assert (ours / weights).read_bytes() != (others / weights).read_bytes()
 
 
-def test_has_the_files_of_flux_1_dev(home: Path) -> None:
-    names = set(digests(home))
-
-    assert "model_index.json" in names
-    assert {name.partition("/")[0] for name in names} - {"model_index.json"} == {
-        "scheduler",
-        "text_encoder",
-        "text_encoder_2",
-        "tokenizer",
-        "tokenizer_2",
-        "transformer",
-        "vae",
-    }
+def test_is_small_enough_to_come_with_the_farm() -> None:
+    assert sum(path.stat().st_size for path in FILES) < 25e6
 
 
-def test_kontexts_has_a_transformer_of_its_own_and_nothing_else(home: Path, kontext_home: Path) -> None:
-    ours, others = digests(kontext_home), digests(home)
+@pytest.mark.parametrize("path", [path for path in FILES if path.suffix == ".safetensors"], ids=lambda p: p.parent.name)
+def test_every_file_of_weights_says_what_it_is(path: Path) -> None:
+    with safe_open(path, framework="pt") as opened:
+        told = opened.metadata()
 
-    assert set(ours) == {name for name in others if name.startswith("transformer/")}
-    assert ours["transformer/config.json"] == others["transformer/config.json"]
-    assert ours["transformer/diffusion_pytorch_model.safetensors"] not in others.values()
-
-
-def test_is_small(home: Path, kontext_home: Path) -> None:
-    assert sum(path.stat().st_size for place in (home, kontext_home) for path in place.rglob("*")) < 12e6
+    assert told["name"] == "srpo-farm miniature"
+    assert "no weight in common with FLUX.1 or SRPO" in told["not"]
 
 
-def test_is_made_once(folder: Path, home: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in home.rglob("*")}
-
-    assert ensure_miniature(folder) == home
-    assert {path: path.stat().st_mtime_ns for path in home.rglob("*")} == before
+@pytest.mark.parametrize("path", [path for path in FILES if path.name == "config.json"], ids=lambda p: p.parent.name)
+def test_every_description_says_so_too(path: Path) -> None:
+    assert json.loads(path.read_text())["_miniature"]["name"] == "srpo-farm miniature"
 
 
-def test_is_the_same_wherever_it_is_made(home: Path, kontext_home: Path, tmp_path: Path) -> None:
-    torch.manual_seed(99)
-
-    assert digests(ensure_miniature(tmp_path / "not" / "there" / "yet")) == digests(home)
-    assert digests(ensure_kontext(tmp_path / "nor" / "this")) == digests(kontext_home)
-
-
-def test_leaves_torchs_random_numbers_alone(tmp_path: Path) -> None:
-    before = torch.get_rng_state()
-
-    ensure_miniature(tmp_path)
-    ensure_kontext(tmp_path)
-
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("ensure", [ensure_miniature, ensure_kontext])
-def test_a_failed_making_leaves_nothing(tmp_path: Path, ensure: Callable[[Path], Path]) -> None:
-    with full_disk_after(1_000_000), pytest.raises(Exception, match=r"[Ll]arge"):
-        ensure(tmp_path)
-
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_a_killed_process_left_does_no_harm(home: Path, tmp_path: Path) -> None:
-    (tmp_path / ".miniature-killed" / home.name / "vae").mkdir(parents=True)
-
-    assert digests(ensure_miniature(tmp_path)) == digests(home)
-
-
-def test_two_processes_make_one(twins: tuple[Path, list[Any], list[str]], home: Path, kontext_home: Path) -> None:
-    folder, told, _ = twins
-
-    assert {path.name for path in folder.iterdir()} == {home.name, kontext_home.name}
-    assert [one[0] for one in told] == [str(folder / home.name)] * 2
-    assert digests(folder / home.name) == digests(home)
-    assert digests(folder / kontext_home.name) == digests(kontext_home)
-
-
-def test_two_processes_render_the_same_picture_with_the_same_build(twins: tuple[Path, list[Any], list[str]]) -> None:
-    _, (one, other), _ = twins
+def test_two_processes_render_the_same_picture_with_the_same_build(twins: tuple[list[Any], list[str]]) -> None:
+    (one, other), _ = twins
 
     assert one == other
 
 
-def test_processes_log_nothing_needless_and_seek_no_network(twins: tuple[Path, list[Any], list[str]]) -> None:
-    assert twins[2] == ["", ""]
+def test_processes_log_nothing_needless_and_seek_no_network(twins: tuple[list[Any], list[str]]) -> None:
+    assert twins[1] == ["", ""]
 
 
 @pytest.mark.parametrize("tokenizer", ["tokenizer", "tokenizer_2"])
@@ -193,8 +105,8 @@ def test_different_prompts_have_different_tokens(parts: Any, tokenizer: str) -> 
     assert len(tokens) == len(prompts)
 
 
-def test_encoders_take_as_many_tokens_as_those_of_flux(parts: Any) -> None:
-    assert (parts.tokenizer.model_max_length, parts.tokenizer_2.model_max_length) == (77, 512)
+def test_clip_takes_as_many_tokens_as_that_of_flux_and_t5_fewer(parts: Any) -> None:
+    assert (parts.tokenizer.model_max_length, parts.tokenizer_2.model_max_length) == (77, 32)
 
 
 def test_has_the_architecture_of_flux_1_dev(parts: Any) -> None:

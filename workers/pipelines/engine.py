@@ -37,7 +37,7 @@ with without_message("transformers.utils.import_utils", "requires torchvision"):
     from diffusers.pipelines.flux.pipeline_flux import calculate_shift
     from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
     from huggingface_hub import constants as hub
-    from transformers import ByT5Tokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel
 
 
 def keep_to_this_machine() -> None:
@@ -58,7 +58,6 @@ def versions() -> dict[str, str]:
 __all__ = [
     "PREFERRED_KONTEXT_RESOLUTIONS",
     "AutoencoderKL",
-    "ByT5Tokenizer",
     "CLIPTextConfig",
     "CLIPTextModel",
     "CLIPTokenizer",

@@ -29,11 +29,11 @@ from farm.weights import (
     lacking_in_part,
     one_without_the_other,
 )
+from workers.pipelines import miniature
 from workers.pipelines.device import choose_device, number_format
 from workers.pipelines.engine import FluxPipeline, FluxTransformer2DModel, keep_to_this_machine
 from workers.pipelines.fingerprint import build_digest, file_digest
 from workers.pipelines.flux import ATTENTION, FluxModels
-from workers.pipelines.miniature import ensure_kontext, ensure_miniature
 from workers.pipelines.network import Network
 from workers.pipelines.pipeline import MINIATURE
 
@@ -46,8 +46,8 @@ _REPLACED = ("transformer",)
 _FLOATS = ("F32", "BF16", "F16")
 
 
-def load_miniature(folder: Path, device: str | None = None) -> FluxModels:
-    """The bundled miniature, made in `folder` if it is not there yet; on the CPU unless a device is named.
+def load_miniature(device: str | None = None, home: Path = miniature.HOME) -> FluxModels:
+    """The bundled miniature, on the CPU unless a device is named.
 
     From then on torch computes with one thread in this process. Two are a third faster on two idle cores, but wait for
     each other actively: beside two busy processes a picture took up to 20 s with two threads, and 1.9 s with one.
@@ -55,9 +55,9 @@ def load_miniature(folder: Path, device: str | None = None) -> FluxModels:
     keep_to_this_machine()
     torch.set_num_threads(1)
     chosen = choose_device(device or "cpu")
-    home, kontext_home = ensure_miniature(folder), ensure_kontext(folder)
+    kontext_home = miniature.kontext(home)
     for path, missing in ((home, lacking(home)), (kontext_home, lacking_in_part(kontext_home, "transformer"))):
-        _refuse_incomplete(path, missing, "delete the folder, and the farm makes it anew")
+        _refuse_incomplete(path, missing, "it comes with the farm: install srpo-farm again")
     srpo = _load(home, chosen)
     kontext = FluxPipeline(**(srpo.components | {"transformer": _load_transformer(kontext_home, chosen)}))
     files = _files(home) | _named("kontext", _files_of_part(kontext_home, "transformer"))

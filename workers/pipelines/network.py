@@ -14,7 +14,7 @@ from farm.errors import RenderError
 from workers.pipelines.engine import FluxPipeline, calculate_shift, without_message
 from workers.pipelines.latents import FORWARD_SIZE, Size, unpack
 
-#: Tokens that the T5 encoder takes; FLUX.1-dev was trained with up to so many.
+#: Tokens that the T5 encoder takes at most; FLUX.1-dev was trained with up to so many.
 MAX_TOKENS = 512
 #: Prompts whose embeddings are kept. One is 4 MB at FLUX.1's size.
 _PROMPTS_KEPT = 32
@@ -22,7 +22,10 @@ _PROMPTS_KEPT = 32
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """An encoded prompt: `words` [1, 512, 4096] from T5, `pooled` [1, 768] from CLIP, `positions` [512, 3]."""
+    """An encoded prompt: `words` [1, 512, 4096] from T5, `pooled` [1, 768] from CLIP, `positions` [512, 3].
+
+    The sizes are FLUX.1's; the miniature's are smaller.
+    """
 
     words: torch.Tensor
     pooled: torch.Tensor
@@ -55,6 +58,11 @@ class Network:
     def channels(self) -> int:
         """Channels of the latents."""
         return int(self._parts.transformer.config.in_channels) // 4
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of a prompt that have an effect: as many as the tokenizer of T5 was made for."""
+        return min(MAX_TOKENS, int(self._parts.tokenizer_2.model_max_length))
 
     def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor where the network computes, in its number format."""
@@ -126,11 +134,11 @@ class Network:
             without_message("diffusers.pipelines.flux.pipeline_flux", "part of your input was truncated"),
             without_message("transformers.tokenization_utils_base", "Token indices sequence length"),
         ):
-            words, pooled, places = self._parts.encode_prompt(prompt, max_sequence_length=MAX_TOKENS)
+            words, pooled, places = self._parts.encode_prompt(prompt, max_sequence_length=self.most_tokens)
         return Prompt(words, pooled, places, self._warnings(prompt))
 
     def _warnings(self, prompt: str) -> tuple[str, ...]:
         tokens = len(self._parts.tokenizer_2(prompt, verbose=False)["input_ids"])
-        if tokens <= MAX_TOKENS:
+        if tokens <= self.most_tokens:
             return ()
-        return (f"The prompt has {tokens} tokens; what comes after the first {MAX_TOKENS} had no effect.",)
+        return (f"The prompt has {tokens} tokens; what comes after the first {self.most_tokens} had no effect.",)

@@ -1,9 +1,16 @@
-"""A small convolutional network that looks at pictures, and the two that are made of it: the checker and the judge."""
+"""A small convolutional network that looks at pictures."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
+
+
+def as_tensor(pixels: NDArray[np.uint8]) -> torch.Tensor:
+    """[rows, columns, 3] from 0 to 255 to [3, rows, columns] from -1 to 1."""
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
 
 
 class Classifier(nn.Module):
