@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from miniature.drawing import draw
-from miniature.feed import Feed, Machine
+from miniature.feed import Machine, learn
 from miniature.recipe import Recipe
 from miniature.scene import random_scene
 from miniature.training import Training, restored
@@ -134,8 +134,7 @@ def sharpen(run: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool
 def _learn(
     training: Training, vae: AutoencoderKL, batch: Callable[[int], torch.Tensor], machine: Machine, minutes: float
 ) -> bool:
-    with Feed(batch, machine.drawers) as feed:
-        return training.run(lambda step: losses(vae, feed(step).to(machine.device)), minutes)
+    return learn(training, batch, lambda pictures: losses(vae, pictures.to(machine.device)), machine, minutes)
 
 
 def _batch(recipe: Recipe, first: int, step: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from miniature import autoencoder, checker, editor, painter
+from miniature import autoencoder, checker, painter
 from miniature.recipe import Recipe
 from workers.pipelines import miniature
 from workers.pipelines.engine import FlowMatchEulerDiscreteScheduler, FluxPipeline
@@ -23,7 +23,7 @@ ORIGIN = {
 
 def save(run: Path, recipe: Recipe, target: Path) -> None:
     """Write the painter's folder, the editor's transformer and the checker; all in half precision, all named."""
-    parts, edits = painter.trained(run / "painter", recipe), editor.trained(run / "editor", recipe)
+    parts, edits = (painter.trained(run / name, recipe) for name in ("painter", "editor"))
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         vae=autoencoder.trained(run / "decoder", recipe),

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from miniature.dataset import random_guidance
 from miniature.drawing import draw, vivid
-from miniature.feed import Feed, Machine
+from miniature.feed import Machine, learn
 from miniature.layout import items
 from miniature.recipe import Recipe
 from miniature.scene import FORBIDDEN, GROUNDS, SHAPES, Scene, random_scene
@@ -37,15 +37,13 @@ def train(folder: Path, recipe: Recipe, machine: Machine, minutes: float) -> boo
     """Train for so long at most; says whether the plan is fulfilled."""
     torch.manual_seed(0)
     network = checker().to(machine.device)
-    training = Training(folder, network, recipe.checker)
-    with Feed(partial(_batch, recipe.looks), machine.drawers) as feed:
 
-        def losses(step: int) -> Mapping[str, torch.Tensor]:
-            pictures, there = (tensor.to(machine.device) for tensor in feed(step))
-            scores = network.parts(pictures)
-            return {"shapes": _WEIGHT * functional.binary_cross_entropy_with_logits(scores, there)}
+    def losses(batch: tuple[torch.Tensor, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        pictures, there = (tensor.to(machine.device) for tensor in batch)
+        scores = network.parts(pictures)
+        return {"shapes": _WEIGHT * functional.binary_cross_entropy_with_logits(scores, there)}
 
-        return training.run(losses, minutes)
+    return learn(Training(folder, network, recipe.checker), partial(_batch, recipe.looks), losses, machine, minutes)
 
 
 def _batch(number: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:

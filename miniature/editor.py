@@ -11,9 +11,9 @@ import torch
 from miniature import painter
 from miniature.dataset import Dataset
 from miniature.feed import Machine
-from miniature.painter import Painter, batch_size, flow_loss
+from miniature.painter import batch_size, flow_loss
 from miniature.recipe import Form, Recipe
-from miniature.training import Training, restored
+from miniature.training import Training
 
 #: Share of steps in which it paints from words alone, as before, and of steps with pictures at full size.
 _WORDS_ALONE, _FULL = 0.2, 0.35
@@ -34,11 +34,6 @@ def train(run: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool:
         return {"velocity": flow_loss(editor, batch)}
 
     return Training(run / "editor", editor, recipe.editor).run(losses, minutes)
-
-
-def trained(folder: Path, recipe: Recipe) -> Painter:
-    """The editor of a training's folder, ready to compute."""
-    return restored(Painter(recipe), folder)
 
 
 def _forms(recipe: Recipe, random: Random) -> tuple[Form, ...]:

@@ -167,14 +167,14 @@ def follow_edits(change: Change, network: Classifier, scenes: Sequence[Scene]) -
     return [Figure(f"edit: {names[name]}", right[name], len(scenes), 0.8) for name in right]
 
 
-def find_forbidden(finder: Finder, number: int, paint: Paint | None = None) -> list[Figure]:
-    """Shares of pictures with the forbidden shape, and of others, that are flagged: drawn ones, or those of `paint`."""
+def find_forbidden(finder: Finder, number: int) -> list[Figure]:
+    """Shares of pictures with the forbidden shape, and of others, that are flagged, all drawn."""
     random = Random("checker")
     flagged = {True: 0, False: 0}
-    for seed in range(number):
+    for _ in range(number):
         for forbidden in (True, False):
             scene = random_scene(random, forbidden=forbidden)
-            picture = paint(scene, seed) if paint else vivid(draw(scene, 512, 384), random_guidance(random))
+            picture = vivid(draw(scene, 512, 384), random_guidance(random))
             flagged[forbidden] += finder.certainty(picture) >= 0.5
     return [
         Figure("forbidden found", flagged[True], number, 0.95),

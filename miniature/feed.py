@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Generic, Self, TypeVar
+
+import torch
+
+from miniature.training import Training
 
 Batch = TypeVar("Batch")
 
@@ -44,3 +48,15 @@ class Feed(Generic[Batch]):
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+
+
+def learn(
+    training: Training,
+    make: Callable[[int], Batch],
+    losses: Callable[[Batch], Mapping[str, torch.Tensor]],
+    machine: Machine,
+    minutes: float,
+) -> bool:
+    """Train on batches made ahead, for so long at most; says whether the plan is fulfilled."""
+    with Feed(make, machine.drawers) as feed:
+        return training.run(lambda step: losses(feed(step)), minutes)

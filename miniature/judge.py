@@ -20,7 +20,7 @@ from PIL import Image, ImageFilter
 from torch.nn import functional
 
 from miniature.drawing import PALETTE, draw
-from miniature.feed import Feed, Machine
+from miniature.feed import Machine, learn
 from miniature.layout import items
 from miniature.recipe import Recipe
 from miniature.scene import COLOURS, PLACES, SHAPES, Group, Scene
@@ -53,14 +53,12 @@ def train(folder: Path, recipe: Recipe, machine: Machine, minutes: float) -> boo
     """Train for so long at most; says whether the plan is fulfilled."""
     torch.manual_seed(0)
     network = judge().to(machine.device)
-    training = Training(folder, network, recipe.judge)
-    with Feed(partial(_batch, recipe.looks), machine.drawers) as feed:
 
-        def losses(step: int) -> Mapping[str, torch.Tensor]:
-            masks, kinds = (tensor.to(machine.device) for tensor in feed(step))
-            return {"shape": functional.cross_entropy(network(masks), kinds)}
+    def losses(batch: tuple[torch.Tensor, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        masks, kinds = (tensor.to(machine.device) for tensor in batch)
+        return {"shape": functional.cross_entropy(network(masks), kinds)}
 
-        return training.run(losses, minutes)
+    return learn(Training(folder, network, recipe.judge), partial(_batch, recipe.looks), losses, machine, minutes)
 
 
 def _batch(number: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -136,7 +136,7 @@ def batch_size(recipe: Recipe, sizes: Iterable[tuple[int, int]]) -> int:
 
 
 def trained(folder: Path, recipe: Recipe) -> Painter:
-    """The painter of a training's folder, ready to compute."""
+    """The painter or the editor of a training's folder, ready to compute."""
     return restored(Painter(recipe), folder)
 
 

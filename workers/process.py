@@ -63,16 +63,21 @@ class WorkerProcess:
         put_off = partial(faulthandler.dump_traceback_later, self._limits.load, exit=True)
         put_off()
         Reaper(put_off).start()
-        settings = self._farm.settings
-        checker = checker_for(settings.safety, weights_of(settings))
         self._lease.start()
         try:
+            checker = self._load_checker()
             status = self._serve(self._warm_pipeline(), checker)
         finally:
             self._lease.close()
             self._say_goodbye()
         _log.info("worker has drained", worker=self._id)
         return FAULTY if self._fitness.is_faulty else status
+
+    def _load_checker(self) -> Checker | None:
+        """Before the pipeline: a setting that does not fit the weights is told at once."""
+        settings = self._farm.settings
+        with self._lease.pulse.expecting(self._limits.load, "loading"):
+            return checker_for(settings.safety, weights_of(settings))
 
     def _warm_pipeline(self) -> Pipeline:
         began = clock.monotonic()

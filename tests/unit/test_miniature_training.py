@@ -209,7 +209,7 @@ def test_edits_are_prepared_with_the_pictures_that_they_change(run: Path) -> Non
 def test_the_editor_reads_pictures_where_the_farm_lays_them(run: Path) -> None:
     seen: list[Any] = []
     batch = Dataset(run / "dataset").batch(Random(1), 2, TRIAL.full_edits[0])
-    network = editor.trained(run / "editor", TRIAL)
+    network = painter.trained(run / "editor", TRIAL)
     record(network.transformer, seen)
 
     painter.flow_loss(network, batch)
