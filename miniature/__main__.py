@@ -13,8 +13,8 @@ import typer
 
 from farm import clock
 from farm.errors import FarmError
-from miniature import autoencoder, bundle, checker, editor, evaluation, judge, painter
-from miniature.dataset import Dataset, prepare
+from miniature import autoencoder, bundle, checker, editor, evaluation, judge, painter, readers
+from miniature.dataset import prepare
 from miniature.evaluation import Figure, Pace
 from miniature.feed import Machine
 from miniature.recipe import RECIPE, Recipe
@@ -69,7 +69,8 @@ def _stages(run: Path, recipe: Recipe, machine: Machine) -> dict[str, Stage]:
         "autoencoder": lambda minutes: autoencoder.train(run / "autoencoder", recipe, machine, minutes),
         "dataset": prepare_pictures,
         "decoder": lambda minutes: autoencoder.sharpen(run, recipe, machine, minutes),
-        "painter": lambda minutes: painter.train(run / "painter", Dataset(run / "dataset"), recipe, machine, minutes),
+        "readers": lambda minutes: readers.train(run / "readers", recipe, machine, minutes),
+        "painter": lambda minutes: painter.train(run, recipe, machine, minutes),
         "editor": lambda minutes: editor.train(run, recipe, machine, minutes),
     }
 

@@ -24,13 +24,14 @@ ORIGIN = {
 def save(run: Path, recipe: Recipe, target: Path) -> None:
     """Write the painter's folder, the editor's transformer and the checker; all in half precision, all named."""
     parts, edits = (painter.trained(run / name, recipe) for name in ("painter", "editor"))
+    readers = parts.readers
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         vae=autoencoder.trained(run / "decoder", recipe),
-        text_encoder=parts.text_encoder,
-        tokenizer=parts.tokenizer,
-        text_encoder_2=parts.text_encoder_2,
-        tokenizer_2=parts.tokenizer_2,
+        text_encoder=readers.text_encoder,
+        tokenizer=readers.tokenizer,
+        text_encoder_2=readers.text_encoder_2,
+        tokenizer_2=readers.tokenizer_2,
         transformer=parts.transformer,
     )
     pipeline.to(dtype=torch.float16).save_pretrained(target)

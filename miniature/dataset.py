@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from farm import clock
+from miniature.areas import areas
 from miniature.drawing import draw, vivid
 from miniature.edits import random_edit
 from miniature.feed import Feed, Machine
@@ -39,12 +40,14 @@ def random_guidance(random: Random) -> float:
 class Batch:
     """Prompts, the guidance that each was drawn for [n], latents [n, channels, rows, columns], and those of references.
 
-    The first reference of each picture is in the first tensor, and so on.
+    The first reference of each picture is in the first tensor, and so on. `areas` [n, tokens, answers] are what each
+    token's part of the picture shows.
     """
 
     prompts: list[str]
     guidance: torch.Tensor
     latents: torch.Tensor
+    areas: torch.Tensor
     references: list[torch.Tensor]
 
 
@@ -52,6 +55,7 @@ class Batch:
 class _Example:
     words: list[str]
     guidance: float
+    areas: NDArray[np.float32]
     pictures: list[Pixels]
 
 
@@ -67,11 +71,12 @@ def prepare(
     """Make what is missing of so many files of each form, in their order; says whether all are there."""
     folder.mkdir(parents=True, exist_ok=True)
     vae.to(machine.device)
+    grid = 2 ** len(vae.config.block_out_channels)
     ends = clock.monotonic() + 60 * minutes
     wanted = [(form, number) for form, most in files.items() for number in range(most)]
     named = [_File(folder / f"{form.name}-{number:04}.pt", form) for form, number in wanted]
     missing = [file for file in named if not file.path.exists()]
-    with Feed(partial(_example, missing, in_file), machine.drawers) as feed:
+    with Feed(partial(_example, missing, in_file, grid), machine.drawers) as feed:
         for place, file in enumerate(missing):
             if clock.monotonic() > ends:
                 return False
@@ -79,24 +84,26 @@ def prepare(
     return True
 
 
-def _example(files: list[_File], in_file: int, step: int) -> _Example:
+def _example(files: list[_File], in_file: int, grid: int, step: int) -> _Example:
     """The example of this number, counted over all files."""
     file, index = files[step // in_file], step % in_file
     random = Random(f"{file.path.name} {index}")
-    return _edited(random, file.form) if file.form.references else _described(random, file.form)
+    return (_edited if file.form.references else _described)(random, file.form, grid)
 
 
-def _described(random: Random, form: Form) -> _Example:
+def _described(random: Random, form: Form, grid: int) -> _Example:
     scene, guidance = random_scene(random), random_guidance(random)
     words = [describe(scene, random) for _ in range(_WORDINGS)]
-    return _Example(words, guidance, [np.asarray(vivid(draw(scene, *form.size), guidance))])
+    picture = np.asarray(vivid(draw(scene, *form.size), guidance))
+    return _Example(words, guidance, areas(scene, form.size, grid), [picture])
 
 
-def _edited(random: Random, form: Form) -> _Example:
+def _edited(random: Random, form: Form, grid: int) -> _Example:
     edit, guidance = random_edit(random, len(form.references)), random_guidance(random)
     before = [draw(scene, *size) for scene, size in zip(edit.before, form.references, strict=True)]
     pictures = [vivid(draw(edit.after, *form.size), guidance), *before]
-    return _Example(list(edit.words), guidance, [np.asarray(picture) for picture in pictures])
+    shown = areas(edit.after, form.size, grid)
+    return _Example(list(edit.words), guidance, shown, [np.asarray(picture) for picture in pictures])
 
 
 def _encoded(vae: AutoencoderKL, examples: list[_Example]) -> dict[str, Any]:
@@ -105,6 +112,7 @@ def _encoded(vae: AutoencoderKL, examples: list[_Example]) -> dict[str, Any]:
         "words": [example.words for example in examples],
         "guidance": torch.tensor([example.guidance for example in examples]),
         "latents": latents,
+        "areas": torch.from_numpy(np.stack([example.areas for example in examples])).half(),
         "references": references,
     }
 
@@ -142,6 +150,7 @@ class Dataset:
             [random.choice(contents["words"][index]) for index in chosen],
             contents["guidance"][chosen],
             contents["latents"][chosen].float(),
+            contents["areas"][chosen].float(),
             [latents[chosen].float() for latents in contents["references"]],
         )
 

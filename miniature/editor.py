@@ -8,12 +8,11 @@ from random import Random
 
 import torch
 
-from miniature import painter
 from miniature.dataset import Dataset
 from miniature.feed import Machine
-from miniature.painter import batch_size, flow_loss
+from miniature.painter import Student, batch_size
 from miniature.recipe import Form, Recipe
-from miniature.training import Training
+from miniature.training import Training, restored
 
 #: Share of steps in which it paints from words alone, as before, and of steps with pictures at full size.
 _WORDS_ALONE, _FULL = 0.2, 0.35
@@ -21,19 +20,18 @@ _WORDS_ALONE, _FULL = 0.2, 0.35
 
 def train(run: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool:
     """Train in the run's folder for so long at most, from the run's painter; says whether the plan is fulfilled."""
-    editor = painter.trained(run / "painter", recipe).requires_grad_(True).train().to(machine.device)
+    student = restored(Student(recipe), run / "painter").requires_grad_(True).train().to(machine.device)
     # Prompts are read as the painter reads them: both share the encoders.
-    editor.text_encoder.requires_grad_(False)
-    editor.text_encoder_2.requires_grad_(False)
-    dataset = Dataset(run / "dataset")
+    student.painter.readers.requires_grad_(False)
+    dataset, plan = Dataset(run / "dataset"), recipe.editor
 
     def losses(step: int) -> Mapping[str, torch.Tensor]:
         random = Random(step)
         form = random.choice(_forms(recipe, random))
-        batch = dataset.batch(random, batch_size(recipe, [form.size, *form.references]), form)
-        return {"velocity": flow_loss(editor, batch)}
+        batch = dataset.batch(random, batch_size(recipe, recipe.tokens, [form.size, *form.references]), form)
+        return student.losses(batch, step / plan.steps)
 
-    return Training(run / "editor", editor, recipe.editor).run(losses, minutes)
+    return Training(run / "editor", student, plan).run(losses, minutes)
 
 
 def _forms(recipe: Recipe, random: Random) -> tuple[Form, ...]:

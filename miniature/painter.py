@@ -1,4 +1,4 @@
-"""The miniature's transformer and its two readers of prompts, trained together to turn noise into drawn pictures."""
+"""The miniature's transformer, trained with its readers of prompts to turn noise into drawn pictures."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from miniature import readers
+from miniature.areas import ANSWERS
 from miniature.autoencoder import CHANNELS
 from miniature.dataset import Batch, Dataset
 from miniature.feed import Machine
+from miniature.readers import Readers
 from miniature.recipe import Form, Recipe, Sizes
-from miniature.tokenizer import CLIP_TOKENS, T5_TOKENS, tokenizer
+from miniature.tokenizer import T5_TOKENS
 from miniature.training import Training, restored
-from workers.pipelines.engine import CLIPTextConfig, CLIPTextModel, FluxTransformer2DModel, T5Config, T5EncoderModel
+from workers.pipelines.engine import FluxTransformer2DModel
 from workers.pipelines.kontext import mosaic
 from workers.pipelines.latents import Size, positions
 
@@ -26,9 +29,7 @@ class Painter(nn.Module):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self.tokenizer, self.tokenizer_2 = tokenizer(CLIP_TOKENS), tokenizer(T5_TOKENS)
-        self.text_encoder = _clip(len(self.tokenizer), recipe.clip_width)
-        self.text_encoder_2 = _t5(len(self.tokenizer_2), recipe.t5_width)
+        self.readers = Readers(recipe)
         self.transformer = _transformer(recipe)
 
     def forward(
@@ -40,8 +41,7 @@ class Painter(nn.Module):
         guidance: torch.Tensor,
     ) -> torch.Tensor:
         """Velocities [n, tokens, 64] of `tokens` at `places` [tokens, 3]; `noise_level` and `guidance` are [n]."""
-        words = self.text_encoder_2(self._ids(self.tokenizer_2, prompts, tokens.device))[0]
-        pooled = self.text_encoder(self._ids(self.tokenizer, prompts, tokens.device)).pooler_output
+        pooled, words = self.readers(prompts)
         velocity: torch.Tensor = self.transformer(
             hidden_states=tokens,
             timestep=noise_level,
@@ -53,44 +53,6 @@ class Painter(nn.Module):
             return_dict=False,
         )[0]
         return velocity
-
-    @staticmethod
-    def _ids(tokenizer: object, prompts: list[str], device: torch.device) -> torch.Tensor:
-        asked = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-        ids: torch.Tensor = tokenizer(prompts, **asked)["input_ids"]  # type: ignore[operator]
-        return ids.to(device)
-
-
-def _clip(words: int, width: int) -> CLIPTextModel:
-    config = CLIPTextConfig(
-        vocab_size=words,
-        hidden_size=width,
-        intermediate_size=4 * width,
-        projection_dim=width,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=CLIP_TOKENS,
-        # The last two words of the vocabulary.
-        bos_token_id=words - 2,
-        eos_token_id=words - 1,
-        pad_token_id=words - 1,
-    )
-    return CLIPTextModel(config)
-
-
-def _t5(words: int, width: int) -> T5EncoderModel:
-    config = T5Config(
-        vocab_size=words,
-        d_model=width,
-        d_kv=width // 4,
-        d_ff=2 * width,
-        num_layers=2,
-        num_heads=4,
-        feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
-        dropout_rate=0.0,
-    )
-    return T5EncoderModel(config)
 
 
 def _transformer(recipe: Recipe) -> FluxTransformer2DModel:
@@ -115,29 +77,64 @@ def _transformer(recipe: Recipe) -> FluxTransformer2DModel:
     return transformer
 
 
-def train(folder: Path, dataset: Dataset, recipe: Recipe, machine: Machine, minutes: float) -> bool:
-    """Train for so long at most; says whether the plan is fulfilled."""
+class Student(nn.Module):
+    """A painter that is also asked, within its transformer, what each part of the picture is going to show.
+
+    What a step of the flow says about a word is faint, and drowned in noise; an answer about every token is not. To ask
+    within is Yu and others' (arXiv 2410.06940); they ask for what another network sees, and here the scene is known.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.painter = Painter(recipe)
+        self.answer = nn.Linear(recipe.heads * recipe.head_width, sum(ANSWERS))
+        self._within = torch.empty(0)
+        self.painter.transformer.single_transformer_blocks[0].register_forward_hook(self._look)
+
+    def _look(self, _block: nn.Module, _given: object, states: tuple[torch.Tensor, torch.Tensor]) -> None:
+        self._within = states[1]
+
+    def losses(self, batch: Batch, done: float) -> Mapping[str, torch.Tensor]:
+        """How far off it is; its answers count less, the more of the training is `done` (0 to 1)."""
+        velocity = flow_loss(self.painter, batch)
+        right = batch.areas.to(velocity.device)
+        said = self.answer(self._within[:, : right.shape[1]])
+        shapes, colours = map(_off, *(torch.split(part, list(ANSWERS), dim=-1) for part in (said, right)))
+        return {"velocity": velocity, "shapes": (1 - done) * shapes, "colours": (1 - done) * colours}
+
+
+def _off(said: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Of answers [n, tokens, answers], of which several may be right in part."""
+    return functional.kl_div(said.log_softmax(-1), right, reduction="none").sum(-1).mean()
+
+
+def train(run: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool:
+    """Train in the run's folder for so long at most, from the run's readers; says whether the plan is fulfilled."""
     torch.manual_seed(0)
-    painter = Painter(recipe).to(machine.device)
+    student = Student(recipe)
+    student.painter.readers.load_state_dict(readers.trained(run / "readers", recipe).state_dict())
+    student.to(machine.device)
+    dataset, plan = Dataset(run / "dataset"), recipe.painter
 
     def losses(step: int) -> Mapping[str, torch.Tensor]:
         random = Random(step)
-        size = random.choice(_sizes_at(step / recipe.painter.steps, recipe, random))
-        batch = dataset.batch(random, batch_size(recipe, [size]), Form(size))
-        return {"velocity": flow_loss(painter, batch)}
+        size = random.choice(_sizes_at(step / plan.steps, recipe, random))
+        tokens = recipe.first_tokens if step < recipe.first_steps else recipe.tokens
+        batch = dataset.batch(random, batch_size(recipe, tokens, [size]), Form(size))
+        return student.losses(batch, step / plan.steps)
 
-    return Training(folder, painter, recipe.painter).run(losses, minutes)
+    return Training(run / "painter", student, plan).run(losses, minutes)
 
 
-def batch_size(recipe: Recipe, sizes: Iterable[tuple[int, int]]) -> int:
-    """How many examples of pictures of these sizes make a step."""
+def batch_size(recipe: Recipe, tokens: int, sizes: Iterable[tuple[int, int]]) -> int:
+    """How many examples of pictures of these sizes make a step of so many tokens."""
     pictures = sum(width * height // recipe.grid**2 for width, height in sizes)
-    return max(2, recipe.tokens // (pictures + T5_TOKENS))
+    return max(2, tokens // (pictures + T5_TOKENS))
 
 
 def trained(folder: Path, recipe: Recipe) -> Painter:
     """The painter or the editor of a training's folder, ready to compute."""
-    return restored(Painter(recipe), folder)
+    return restored(Student(recipe), folder).painter
 
 
 def _sizes_at(share: float, recipe: Recipe, random: Random) -> Sizes:

@@ -48,9 +48,16 @@ class Recipe:
     #: Files of prepared pictures for each small, middle and full size.
     files: tuple[int, ...] = (16, 4, 2)
     in_file: int = 128
-    #: Tokens of pictures and prompts in a step of the painter.
+    #: Sentences in a step of the readers.
+    sentences: int = 96
+    readers: Plan = field(default_factory=lambda: Plan(steps=250, rate=2e-3, warm_up=50, average=0.95))
+    #: Tokens of pictures and prompts in a step of the painter; in its first steps fewer, since then steps count.
+    first_tokens: int = 1024
+    first_steps: int = 6_000
     tokens: int = 2048
-    painter: Plan = field(default_factory=lambda: Plan(steps=6_000, rate=1.5e-3, warm_up=200, average=0.999))
+    painter: Plan = field(
+        default_factory=lambda: Plan(steps=17_000, rate=1.5e-3, warm_up=200, cool_down=0.68, average=0.999)
+    )
 
     #: Changes of one picture and joinings of two: small ones, and at the sizes that Kontext reads and paints.
     small_edits: tuple[Form, ...] = (
@@ -83,6 +90,8 @@ class Recipe:
         return replace(
             self,
             parts=times * self.parts,
+            sentences=times * self.sentences,
+            first_tokens=times * self.first_tokens,
             tokens=times * self.tokens,
             looks=times * self.looks,
             files=tuple(times * number for number in self.files),
@@ -122,6 +131,10 @@ TRIAL = Recipe(
     full=((64, 48),),
     files=(1, 1, 1),
     in_file=8,
+    sentences=8,
+    readers=Plan(steps=4, rate=1e-3, warm_up=2),
+    first_tokens=128,
+    first_steps=4,
     tokens=256,
     painter=Plan(steps=8, rate=1e-3, warm_up=2),
     small_edits=(Form((32, 32), ((32, 32),)),),

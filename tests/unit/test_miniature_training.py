@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,14 @@ from PIL import Image
 from safetensors import safe_open
 
 from farm.errors import ConfigurationError
-from miniature import autoencoder, bundle, checker, editor, evaluation, judge, painter
+from miniature import autoencoder, bundle, checker, editor, evaluation, judge, painter, readers
+from miniature.areas import areas
 from miniature.dataset import Dataset, prepare
 from miniature.drawing import draw
 from miniature.evaluation import Figure
 from miniature.feed import Machine
 from miniature.recipe import RECIPE, TRIAL, Form
-from miniature.scene import FORBIDDEN, SHAPES, Group, Scene
+from miniature.scene import FORBIDDEN, SHAPES, Group, Scene, random_scene
 from miniature.training import Plan, Training, averaged_weights, restored
 from tests.unit.painting import record
 from workers.pipelines.forbidden import SHORT_SIDE
@@ -43,7 +45,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     assert autoencoder.train(folder / "autoencoder", TRIAL, HERE, LONG)
     vae = autoencoder.trained(folder / "autoencoder", TRIAL)
     assert prepare(folder / "dataset", vae, FILES, TRIAL.in_file, HERE, LONG)
-    assert painter.train(folder / "painter", Dataset(folder / "dataset"), TRIAL, HERE, LONG)
+    assert readers.train(folder / "readers", TRIAL, HERE, LONG)
+    assert painter.train(folder, TRIAL, HERE, LONG)
     assert editor.train(folder, TRIAL, HERE, LONG)
     assert autoencoder.sharpen(folder, TRIAL, HERE, LONG)
     assert checker.train(folder / "checker", TRIAL, HERE, LONG)
@@ -199,6 +202,63 @@ def test_what_is_trained_is_named_for_what_it_is(home: Path) -> None:
             assert opened.metadata()["name"] == "srpo-farm miniature"
 
 
+def test_the_painter_begins_with_readers_that_were_taught(run: Path, tmp_path: Path) -> None:
+    copytree(run / "readers", tmp_path / "readers")
+
+    painter.train(tmp_path, TRIAL, HERE, minutes=0)
+
+    taught = readers.trained(run / "readers", TRIAL).state_dict()
+    begun = averaged_weights(tmp_path / "painter")
+    assert all(torch.equal(begun[f"painter.readers.{name}"], value) for name, value in taught.items())
+
+
+def test_readers_are_asked_what_a_scene_shows() -> None:
+    alone = Scene((Group("heart", "pink", count=3, size="large", style="striped"),), "sea", night=True, place="top")
+    pair = Scene((Group("star", "red"), Group("ring", "black")), relation="below")
+
+    assert readers.answers(alone) == [4, 6, 2, 2, 2, *[-100] * 5, 8, 1, 3, 4]
+    assert readers.answers(pair) == [3, 0, 0, 1, 0, 7, 8, 0, 1, 0, 0, 0, 0, 3]
+
+
+def test_readers_learn_to_answer() -> None:
+    torch.manual_seed(0)
+    pupil = readers.Pupil(TRIAL)
+    prompts, right = ["a red star", "two blue hearts"], torch.tensor([[3, 0, 0, *[-100] * 11], [4, 4, 1, *[-100] * 11]])
+    optimizer = torch.optim.AdamW(pupil.parameters(), lr=0.01)
+
+    said = []
+    for _ in range(30):
+        losses = pupil.losses(prompts, right)
+        said.append({name: loss.item() for name, loss in losses.items()})
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    assert all(said[-1][name] < 0.1 * said[0][name] for name in ("clip", "t5"))
+
+
+def test_each_picture_comes_with_what_its_parts_show(run: Path) -> None:
+    contents = torch.load(run / "dataset" / "40x32-0000.pt", weights_only=True)
+    scene = random_scene(Random("40x32-0000.pt 5"))
+
+    assert contents["areas"].shape == (8, 5 * 4, 20)
+    assert torch.equal(contents["areas"][5], torch.from_numpy(areas(scene, (40, 32), 8)).half())
+
+
+def test_the_student_is_asked_within_the_transformer(run: Path) -> None:
+    student = painter.Student(TRIAL)
+    batch = Dataset(run / "dataset").batch(Random(1), 2, Form(TRIAL.small[0]))
+
+    losses = student.losses(batch, done=0.5)
+    (losses["shapes"] + losses["colours"]).backward()  # type: ignore[no-untyped-call]
+
+    asked = {name for name, parameter in student.named_parameters() if parameter.grad is not None}
+    assert {"answer.weight", "painter.transformer.x_embedder.weight"} <= asked
+    assert "painter.transformer.proj_out.weight" not in asked
+    at_the_end = student.losses(batch, done=1)
+    assert (at_the_end["shapes"].item(), at_the_end["colours"].item()) == (0, 0)
+
+
 def test_edits_are_prepared_with_the_pictures_that_they_change(run: Path) -> None:
     batch = Dataset(run / "dataset").batch(Random(1), 4, TRIAL.full_edits[0])
 
@@ -226,8 +286,10 @@ def test_the_editor_reads_pictures_where_the_farm_lays_them(run: Path) -> None:
 def test_the_editor_reads_as_the_painter_does_and_paints_otherwise(run: Path) -> None:
     ours, others = (averaged_weights(run / name) for name in ("painter", "editor"))
 
-    differing = {name.partition(".")[0] for name in ours if not torch.equal(ours[name], others[name])}
-    assert differing == {"transformer"}
+    parts = {name: tuple(name.split(".")[:2]) for name in ours}
+    differing = {parts[name] for name in ours if not torch.equal(ours[name], others[name])}
+    assert ("painter", "transformer") in differing
+    assert ("painter", "readers") not in differing
 
 
 def test_the_editor_is_kontext(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from farm.catalogue import SIZE_PRESETS
+from miniature.areas import areas
 from miniature.drawing import PALETTE, draw, vivid
 from miniature.edits import random_edit
 from miniature.judge import Blob, blobs, colour_of, place_of
@@ -292,3 +293,18 @@ def test_guidance_makes_colours_stronger() -> None:
 
     assert strength(1) < strength(2.5) < strength(4) < strength(10)
     assert np.abs(pixels(vivid(drawn, 4)) - pixels(drawn)).max() <= 1
+
+
+def test_areas_are_what_the_picture_shows() -> None:
+    scene = Scene((Group("circle", "red", size="large"),), place="left", variant=3)
+    shown = areas(scene, (256, 192), 32)
+
+    picture = np.asarray(draw(scene, 256, 192), np.int16)
+    red = (picture[..., 0] - picture[..., 1] > 60).reshape(6, 32, 8, 32).mean(axis=(1, 3)).reshape(-1)
+    assert shown.shape == (48, 20)
+    assert shown[:, SHAPES.index("circle")] == pytest.approx(red, abs=0.1)
+    assert shown[:, 10 + COLOURS.index("red")] == pytest.approx(red, abs=0.1)
+    # Each question has one answer: what shows neither shape nor colour shows none.
+    assert shown[:, :10].sum(axis=1) == pytest.approx(1)
+    assert shown[:, 10:].sum(axis=1) == pytest.approx(1)
+    assert shown[:, 9] == pytest.approx(1 - red, abs=0.1)
