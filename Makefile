@@ -35,8 +35,8 @@ bench: .venv/set-up-dev ## control-plane benchmarks, each beside its baseline
 bench-gpu: .venv/set-up-run ## render benchmarks on the CUDA card that is here
 	@$(BIN)/python -m tests.bench.gpu
 
-train-miniature: .venv/set-up-dev ## train a miniature like the bundled one; stop and go on at will (MINUTES=360 DEVICE=cpu)
-	@$(BIN)/python -m miniature train --minutes $(or $(MINUTES),360) --device $(or $(DEVICE),cpu)
+train-miniature: .venv/set-up-dev ## train a miniature like the bundled one; stop and go on at will (MINUTES=360 DEVICE=cpu EDITS=no)
+	@$(BIN)/python -m miniature train --minutes $(or $(MINUTES),360) --device $(or $(DEVICE),cpu) $(if $(filter no,$(EDITS)),--no-edits)
 
 evaluate-miniature: .venv/set-up-dev ## what the miniature can do, in figures and a contact sheet (NUMBER=200 WEIGHTS=folder)
 	@$(BIN)/python -m miniature evaluate --number $(or $(NUMBER),200) $(if $(WEIGHTS),--home $(WEIGHTS))

@@ -40,6 +40,7 @@ def train(
     minutes: Annotated[float, typer.Option(help="Stop after so long, and go on next time.")] = 360,
     device: Annotated[str, typer.Option(help="cpu; or cuda, with more pictures in a step.")] = "cpu",
     threads: Annotated[int, typer.Option(help="Threads of torch; on a busy machine 1 is faster.")] = 2,
+    edits: Annotated[bool, typer.Option(help="Train Kontext to change pictures, too.")] = True,
 ) -> None:
     """Train each part until its plan is fulfilled, one after the other; a second call goes on."""
     keep_to_this_machine()
@@ -47,14 +48,15 @@ def train(
     on_cpu = device == "cpu"
     machine = Machine(device, drawers=0 if on_cpu else os.cpu_count() or 1)
     ends = clock.monotonic() + 60 * minutes
-    for name, stage in _stages(run, RECIPE if on_cpu else RECIPE.larger(_ON_GPU), machine).items():
+    recipe = RECIPE if edits else RECIPE.without_edits()
+    for name, stage in _stages(run, recipe if on_cpu else recipe.larger(_ON_GPU), machine).items():
         left = (ends - clock.monotonic()) / 60
         typer.echo(f"{name}: at most {left:.0f} minutes")
         if not stage(left):
             typer.echo(f"{name} is not finished; the same command goes on.")
             raise typer.Exit(1)
     weights = run / "weights"
-    bundle.save(run, RECIPE, weights)
+    bundle.save(run, recipe, weights)
     typer.echo(f"All parts are trained; the farm's are in {HOME}, these in {weights}.")
 
 
@@ -63,7 +65,7 @@ def _stages(run: Path, recipe: Recipe, machine: Machine) -> dict[str, Stage]:
         vae = autoencoder.trained(run / "autoencoder", recipe)
         return prepare(run / "dataset", vae, recipe.pictures | recipe.edits, recipe.in_file, machine, minutes)
 
-    return {
+    stages: dict[str, Stage] = {
         "judge": lambda minutes: judge.train(run / "judge", recipe, machine, minutes),
         "checker": lambda minutes: checker.train(run / "checker", recipe, machine, minutes),
         "autoencoder": lambda minutes: autoencoder.train(run / "autoencoder", recipe, machine, minutes),
@@ -71,8 +73,10 @@ def _stages(run: Path, recipe: Recipe, machine: Machine) -> dict[str, Stage]:
         "decoder": lambda minutes: autoencoder.sharpen(run, recipe, machine, minutes),
         "readers": lambda minutes: readers.train(run / "readers", recipe, machine, minutes),
         "painter": lambda minutes: painter.train(run, recipe, machine, minutes),
-        "editor": lambda minutes: editor.train(run, recipe, machine, minutes),
     }
+    if recipe.has_editor:
+        stages["editor"] = lambda minutes: editor.train(run, recipe, machine, minutes)
+    return stages
 
 
 @app.command()
@@ -84,7 +88,7 @@ def evaluate(
     """Print how well the weights do what they are asked for; leave a contact sheet; exit 1 where a figure is missed."""
     pipeline = load_miniature(home=home)
     is_good = True
-    for figure in _figures(pipeline, Finder.load(checker_file(home)), run, number):
+    for figure in _figures(pipeline, home, run, number):
         typer.echo(str(figure))
         is_good &= figure.is_good
     evaluation.contact_sheet(pipeline).save(run / "sheet.png")
@@ -92,12 +96,15 @@ def evaluate(
     raise typer.Exit(0 if is_good else 1)
 
 
-def _figures(pipeline: Pipeline, finder: Finder, run: Path, number: int) -> Iterator[Figure | Pace]:
+def _figures(pipeline: Pipeline, home: Path, run: Path, number: int) -> Iterator[Figure | Pace]:
     yield from evaluation.paces(pipeline)
-    yield from evaluation.find_forbidden(finder, number)
+    yield from evaluation.find_forbidden(Finder.load(checker_file(home)), number)
     judge.train(run / "judge", RECIPE, Machine(), minutes=60)
     looks, scenes = judge.trained(run / "judge"), evaluation.asked_for(number)
     yield from evaluation.follow_prompts(evaluation.painter_of(pipeline), looks, scenes)
+    if not bundle.has_editor(home):
+        typer.echo("edits             not tried: Kontext's transformer was not trained to read pictures")
+        return
     # A change takes five times as long as a picture: what is read is as large as what is painted.
     yield from evaluation.follow_edits(evaluation.editor_of(pipeline), looks, scenes[: number // 4])
 

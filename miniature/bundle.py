@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ from miniature.recipe import Recipe
 from workers.pipelines import miniature
 from workers.pipelines.engine import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
+#: Said of Kontext's transformer: whether it was trained to.
+_READS_PICTURES = "reads_pictures"
 #: What every part's description says of where it comes from.
 ORIGIN = {
     "name": "srpo-farm miniature",
@@ -22,8 +25,12 @@ ORIGIN = {
 
 
 def save(run: Path, recipe: Recipe, target: Path) -> None:
-    """Write the painter's folder, the editor's transformer and the checker; all in half precision, all named."""
-    parts, edits = (painter.trained(run / name, recipe) for name in ("painter", "editor"))
+    """Write the painter's folder, Kontext's transformer and the checker; all in half precision, all named.
+
+    Without an editor in the recipe, Kontext paints with the painter's transformer.
+    """
+    parts = painter.trained(run / "painter", recipe)
+    edits = painter.trained(run / "editor", recipe) if recipe.has_editor else parts
     readers = parts.readers
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
@@ -37,10 +44,24 @@ def save(run: Path, recipe: Recipe, target: Path) -> None:
     pipeline.to(dtype=torch.float16).save_pretrained(target)
     edits.transformer.to(dtype=torch.float16).save_pretrained(miniature.kontext(target) / "transformer")
     for description in target.rglob("config.json"):
-        described = json.loads(description.read_text()) | {"_miniature": ORIGIN}
-        description.write_text(json.dumps(described, indent=2) + "\n")
+        _add(description, ORIGIN)
+    _add(_editor(target), ORIGIN | {_READS_PICTURES: recipe.has_editor})
     for weights in target.rglob("*.safetensors"):
         # Copied: what is loaded still lies in the file that is written anew.
         tensors = {name: tensor.clone() for name, tensor in load_file(weights).items()}
         save_file(tensors, weights, metadata={"format": "pt", **ORIGIN})
     checker.save(run / "checker", miniature.checker(target), ORIGIN)
+
+
+def has_editor(home: Path) -> bool:
+    """Whether the folder's Kontext was trained to read pictures."""
+    return bool(json.loads(_editor(home).read_text())["_miniature"][_READS_PICTURES])
+
+
+def _editor(home: Path) -> Path:
+    return miniature.kontext(home) / "transformer" / "config.json"
+
+
+def _add(description: Path, told: Mapping[str, object]) -> None:
+    described = json.loads(description.read_text()) | {"_miniature": told}
+    description.write_text(json.dumps(described, indent=2) + "\n")

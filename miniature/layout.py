@@ -72,15 +72,15 @@ def _halves(whole: _Box, relation: str) -> tuple[_Box, _Box]:
 
 
 def _placed(group: Group, box: _Box, place: tuple[int, int], random: Random) -> list[Item]:
-    radius = _RADII[group.size] * _SHARE[group.count] * random.uniform(0.93, 1.07)
+    radius = _RADII[group.size] * _SHARE[group.count]
     formation = _formation(group.count, box, random)
     wide, high = (max(abs(step[axis]) for step in formation) for axis in (0, 1))
     # Shrink what would not fit.
     radius = min(radius, box.half_width / (_REACH + _PITCH * wide), box.half_height / (_REACH + _PITCH * high))
     room_x = box.half_width - radius * (_REACH + _PITCH * wide)
     room_y = box.half_height - radius * (_REACH + _PITCH * high)
-    x = box.x + _shift(place[0], room_x, random)
-    y = box.y + _shift(place[1], room_y, random)
+    x = box.x + _shift(place[0], room_x)
+    y = box.y + _shift(place[1], room_y)
     pitch = _PITCH * radius
     return [Item(group, x + pitch * column, y + pitch * row, radius) for column, row in formation]
 
@@ -93,8 +93,6 @@ def _formation(count: int, box: _Box, random: Random) -> tuple[tuple[float, floa
     return random.choice(fitting) if box.half_width >= box.half_height else fitting[-1]
 
 
-def _shift(side: int, room: float, random: Random) -> float:
+def _shift(side: int, room: float) -> float:
     """From the middle towards a side, within the room that there is."""
-    jitter = random.uniform(-0.08, 0.08)
-    wanted = side * min(room, 0.62 + 0.5 * max(0.0, room - 0.62)) + jitter
-    return max(-room, min(room, wanted))
+    return side * min(room, 0.62 + 0.5 * max(0.0, room - 0.62))

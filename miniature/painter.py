@@ -138,11 +138,13 @@ def trained(folder: Path, recipe: Recipe) -> Painter:
 
 
 def _sizes_at(share: float, recipe: Recipe, random: Random) -> Sizes:
-    """Small pictures at first; then a share of larger ones, whose every place has to be known."""
+    """Small pictures at first; then more of those that the API's presets ask for."""
     drawn = random.random()
-    if share < 0.6 or drawn < 0.4:
+    if share < 0.6:
+        return recipe.small if drawn < 0.7 else recipe.middle
+    if drawn < 0.15:
         return recipe.small
-    return recipe.middle if drawn < 0.75 else recipe.full
+    return recipe.middle if drawn < 0.65 else recipe.full
 
 
 def flow_loss(painter: Painter, batch: Batch) -> torch.Tensor:

@@ -40,13 +40,13 @@ class Recipe:
     single_layers: int = 3
     t5_width: int = 128
     clip_width: int = 64
-    #: Small pictures cost little: shapes and words are learnt on them. Below 320 the VAE loses the small shapes.
-    small: Sizes = ((384, 384), (448, 320), (320, 448), (512, 384), (384, 512))
-    middle: Sizes = ((512, 512), (640, 448), (448, 640), (640, 384), (256, 256))
-    #: The presets of the API, so that every place in them is known.
+    #: Small pictures cost little: shapes and words are learnt on them first. Below 320 the VAE loses the small shapes.
+    small: Sizes = ((384, 384),)
+    #: The presets of the API: each has places of its own, to be known exactly.
+    middle: Sizes = ((512, 512),)
     full: Sizes = ((1024, 768), (768, 1024), (1024, 576), (576, 1024), (1024, 1024))
     #: Files of prepared pictures for each small, middle and full size.
-    files: tuple[int, ...] = (16, 4, 2)
+    files: tuple[int, ...] = (16, 24, 4)
     in_file: int = 128
     #: Sentences in a step of the readers.
     sentences: int = 96
@@ -97,6 +97,14 @@ class Recipe:
             files=tuple(times * number for number in self.files),
             edit_files=tuple(times * number for number in self.edit_files),
         )
+
+    def without_edits(self) -> Recipe:
+        """No pictures to change, and so no editor: Kontext's transformer is the painter's, and files say so."""
+        return replace(self, edit_files=(0, 0))
+
+    @property
+    def has_editor(self) -> bool:
+        return any(self.edit_files)
 
     @property
     def pictures(self) -> dict[Form, int]:

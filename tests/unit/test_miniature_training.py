@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from farm.errors import ConfigurationError
 from miniature import autoencoder, bundle, checker, editor, evaluation, judge, painter, readers
@@ -33,6 +34,7 @@ from workers.pipelines.loading import load_miniature
 
 HERE = Machine()
 LONG = 10.0
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 FILES = TRIAL.pictures | TRIAL.edits
 
 
@@ -257,6 +259,17 @@ def test_the_student_is_asked_within_the_transformer(run: Path) -> None:
     assert "painter.transformer.proj_out.weight" not in asked
     at_the_end = student.losses(batch, done=1)
     assert (at_the_end["shapes"].item(), at_the_end["colours"].item()) == (0, 0)
+
+
+def test_without_edits_kontext_paints_as_the_painter_does_and_says_so(run: Path, home: Path, tmp_path: Path) -> None:
+    recipe = TRIAL.without_edits()
+    bundle.save(run, recipe, tmp_path)
+
+    ours, others = (load_file(tmp_path / folder / "transformer" / WEIGHTS) for folder in (".", "kontext"))
+    assert all(torch.equal(ours[name], others[name]) for name in ours)
+    assert (bundle.has_editor(tmp_path), bundle.has_editor(home)) == (False, True)
+    assert recipe.pictures == TRIAL.pictures
+    assert set(recipe.edits.values()) == {0}
 
 
 def test_edits_are_prepared_with_the_pictures_that_they_change(run: Path) -> None:
