@@ -77,7 +77,7 @@ class Recipe:
 
     #: Pictures in a step of the classifiers.
     looks: int = 32
-    checker: Plan = field(default_factory=lambda: Plan(steps=2_000, rate=2e-3, average=0.98))
+    checker: Plan = field(default_factory=lambda: Plan(steps=2_500, rate=2e-3, average=0.98))
     judge: Plan = field(default_factory=lambda: Plan(steps=300, rate=2e-3, average=0.98))
 
     @property
