@@ -34,11 +34,10 @@ def miniature_parts() -> Any:
 
 
 def kontext_of(parts: Any) -> Any:
-    """The miniature of Kontext, with the same other parts, and a transformer that can be told from the painter's."""
+    """The miniature of Kontext, with the same other parts."""
     transformer = FluxTransformer2DModel.from_pretrained(
         miniature.kontext(), subfolder="transformer", torch_dtype=torch.float32
     )
-    transformer.proj_out.weight.data.mul_(1.1)
     return FluxPipeline(**(parts.components | {"transformer": transformer}))
 
 
