@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from shutil import rmtree
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,8 +15,6 @@ from miniature.recipe import Recipe
 from workers.pipelines import miniature
 from workers.pipelines.engine import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
-#: Said of Kontext's transformer: whether it was trained to.
-_READS_PICTURES = "reads_pictures"
 #: What every part's description says of where it comes from.
 ORIGIN = {
     "name": "srpo-farm miniature",
@@ -25,12 +24,11 @@ ORIGIN = {
 
 
 def save(run: Path, recipe: Recipe, target: Path) -> None:
-    """Write the painter's folder, Kontext's transformer and the checker; all in half precision, all named.
+    """Write the painter's folder, the checker and, if the recipe has an editor, Kontext's transformer.
 
-    Without an editor in the recipe, Kontext paints with the painter's transformer.
+    All in half precision, all named.
     """
     parts = painter.trained(run / "painter", recipe)
-    edits = painter.trained(run / "editor", recipe) if recipe.has_editor else parts
     readers = parts.readers
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
@@ -42,10 +40,12 @@ def save(run: Path, recipe: Recipe, target: Path) -> None:
         transformer=parts.transformer,
     )
     pipeline.to(dtype=torch.float16).save_pretrained(target)
-    edits.transformer.to(dtype=torch.float16).save_pretrained(miniature.kontext(target) / "transformer")
+    rmtree(miniature.kontext(target), ignore_errors=True)
+    if recipe.has_editor:
+        edits = painter.trained(run / "editor", recipe).transformer
+        edits.to(dtype=torch.float16).save_pretrained(miniature.kontext(target) / "transformer")
     for description in target.rglob("config.json"):
         _add(description, ORIGIN)
-    _add(_editor(target), ORIGIN | {_READS_PICTURES: recipe.has_editor})
     for weights in target.rglob("*.safetensors"):
         # Copied: what is loaded still lies in the file that is written anew.
         tensors = {name: tensor.clone() for name, tensor in load_file(weights).items()}
@@ -55,11 +55,7 @@ def save(run: Path, recipe: Recipe, target: Path) -> None:
 
 def has_editor(home: Path) -> bool:
     """Whether the folder's Kontext was trained to read pictures."""
-    return bool(json.loads(_editor(home).read_text())["_miniature"][_READS_PICTURES])
-
-
-def _editor(home: Path) -> Path:
-    return miniature.kontext(home) / "transformer" / "config.json"
+    return miniature.kontext(home).exists()
 
 
 def _add(description: Path, told: Mapping[str, object]) -> None:

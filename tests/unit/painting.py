@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from PIL import Image
 
 from farm.request import ImageRequest
 from workers.pipelines import miniature
-from workers.pipelines.engine import FluxPipeline, FluxTransformer2DModel
+from workers.pipelines.engine import FluxPipeline
 from workers.pipelines.flux import FluxModels
 from workers.pipelines.network import Network
 from workers.pipelines.pipeline import Pictures
@@ -34,11 +36,15 @@ def miniature_parts() -> Any:
 
 
 def kontext_of(parts: Any) -> Any:
-    """The miniature of Kontext, with the same other parts."""
-    transformer = FluxTransformer2DModel.from_pretrained(
-        miniature.kontext(), subfolder="transformer", torch_dtype=torch.float32
-    )
+    """A pipeline of Kontext's: a transformer that can be told from SRPO's, and the same other parts."""
+    transformer = deepcopy(parts.transformer)
+    transformer.proj_out.weight.data.mul_(1.1)
     return FluxPipeline(**(parts.components | {"transformer": transformer}))
+
+
+def add_editor(home: Path) -> None:
+    """Give a copy of the miniature's folder a transformer of Kontext's."""
+    kontext_of(miniature_parts()).transformer.save_pretrained(miniature.kontext(home) / "transformer")
 
 
 def pipeline_of(srpo: Any, kontext: Any = None) -> FluxModels:

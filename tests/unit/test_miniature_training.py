@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file
 
 from farm.errors import ConfigurationError
 from miniature import autoencoder, bundle, checker, editor, evaluation, judge, painter, readers
@@ -27,6 +26,7 @@ from miniature.recipe import RECIPE, TRIAL, Form
 from miniature.scene import FORBIDDEN, SHAPES, Group, Scene, random_scene
 from miniature.training import Plan, Training, averaged_weights, restored
 from tests.unit.painting import record
+from workers.pipelines import miniature
 from workers.pipelines.forbidden import SHORT_SIDE
 from workers.pipelines.kontext import mosaic
 from workers.pipelines.latents import Size
@@ -261,15 +261,22 @@ def test_the_student_is_asked_within_the_transformer(run: Path) -> None:
     assert (at_the_end["shapes"].item(), at_the_end["colours"].item()) == (0, 0)
 
 
-def test_without_edits_kontext_paints_as_the_painter_does_and_says_so(run: Path, home: Path, tmp_path: Path) -> None:
+def test_without_edits_kontext_has_no_transformer_of_its_own(run: Path, home: Path, tmp_path: Path) -> None:
     recipe = TRIAL.without_edits()
     bundle.save(run, recipe, tmp_path)
 
-    ours, others = (load_file(tmp_path / folder / "transformer" / WEIGHTS) for folder in (".", "kontext"))
-    assert all(torch.equal(ours[name], others[name]) for name in ours)
+    assert not miniature.kontext(tmp_path).exists()
     assert (bundle.has_editor(tmp_path), bundle.has_editor(home)) == (False, True)
     assert recipe.pictures == TRIAL.pictures
     assert set(recipe.edits.values()) == {0}
+
+
+def test_more_than_half_of_the_noise_levels_are_high_and_none_is_left_out() -> None:
+    levels = painter.noise_levels(4000, torch.device("cpu"))
+
+    assert 0 < levels.min() < 0.2
+    assert 0.99 < levels.max() <= 1
+    assert 0.55 < (levels > 0.85).float().mean() < 0.67
 
 
 def test_edits_are_prepared_with_the_pictures_that_they_change(run: Path) -> None:

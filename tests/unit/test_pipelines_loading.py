@@ -19,7 +19,7 @@ from farm.request import ImageRequest
 from farm.weights import LICENCES, check_licences
 from farm.weights import Checkpoints as Set
 from miniature.tokenizer import T5_TOKENS
-from tests.unit.painting import PICTURES, kontext_of, miniature_parts
+from tests.unit.painting import PICTURES, add_editor, kontext_of, miniature_parts
 from workers.pipelines import miniature
 from workers.pipelines.engine import FluxKontextPipeline
 from workers.pipelines.fingerprint import build_digest
@@ -172,25 +172,36 @@ def kontext_dir(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def edited_home(tmp_path: Path) -> Path:
+    """The miniature with an editor: the transformer that `kontext_dir` has."""
+    home = tmp_path / "miniature"
+    shutil.copytree(miniature.HOME, home)
+    add_editor(home)
+    return home
+
+
 EDIT = replace(FOX, model="kontext", inputs=("red",), steps=1)
 
 
-def test_kontext_alone_is_served_from_its_own_folder(kontext_dir: Path) -> None:
+def test_kontext_alone_is_served_from_its_own_folder(kontext_dir: Path, edited_home: Path) -> None:
     pipeline = load_checkpoints(Set(kontext_dir=kontext_dir), frozenset({"flux-1-dev-non-commercial"}), "cpu")
     pipeline.warm_up()
 
     assert pipeline.weights == "flux-1-kontext-dev"
     assert pipeline.models == ("kontext-text-to-image", "kontext", "kontext-multi")
-    assert paint(pipeline, EDIT) == paint(load_miniature(), EDIT)
+    assert paint(pipeline, EDIT) == paint(load_miniature(home=edited_home), EDIT)
 
 
-def test_both_are_served_with_one_set_of_the_other_parts(checkpoints: Checkpoints, kontext_dir: Path) -> None:
+def test_both_are_served_with_one_set_of_the_other_parts(
+    checkpoints: Checkpoints, kontext_dir: Path, edited_home: Path
+) -> None:
     both = checkpoints.load_beside(kontext_dir)
 
     assert both.weights == "flux-1-dev + srpo, flux-1-kontext-dev"
     assert both.models == tuple(model.name for model in MODELS)
     assert paint(both) == paint(checkpoints.load())
-    assert paint(both, EDIT) == paint(load_miniature(), EDIT)
+    assert paint(both, EDIT) == paint(load_miniature(home=edited_home), EDIT)
     assert own_parts(both) == {"transformer"}
 
 
@@ -361,15 +372,24 @@ def test_a_broken_file_in_the_folder_is_refused(checkpoints: Checkpoints, name: 
     assert "cannot be loaded" in refusal(checkpoints.load)
 
 
+def test_without_an_editor_kontext_paints_as_srpo_does_and_with_one_as_that_does(edited_home: Path) -> None:
+    without, with_one = load_miniature(), load_miniature(home=edited_home)
+    text = replace(FOX, model="kontext-text-to-image")
+
+    assert own_parts(without) == set()
+    assert own_parts(with_one) == {"transformer"}
+    assert paint(without) == paint(with_one)
+    assert paint(without, text) != paint(with_one, text)
+    assert without.build != with_one.build
+
+
 @pytest.mark.parametrize(("part_of", "part"), [(Path, "vae"), (miniature.kontext, "transformer")])
-def test_a_miniature_that_lost_a_file_names_it(tmp_path: Path, part_of: Callable[[Path], Path], part: str) -> None:
-    home = tmp_path / "miniature"
-    shutil.copytree(miniature.HOME, home)
-    (part_of(home) / part / WEIGHTS).unlink()
+def test_a_miniature_that_lost_a_file_names_it(edited_home: Path, part_of: Callable[[Path], Path], part: str) -> None:
+    (part_of(edited_home) / part / WEIGHTS).unlink()
 
-    told = refusal(lambda: load_miniature(home=home))
+    told = refusal(lambda: load_miniature(home=edited_home))
 
-    assert f"{part_of(home)} lacks {part}/{WEIGHTS}; it comes with the farm: install srpo-farm again" in told
+    assert f"{part_of(edited_home)} lacks {part}/{WEIGHTS}; it comes with the farm: install srpo-farm again" in told
 
 
 @pytest.mark.parametrize(

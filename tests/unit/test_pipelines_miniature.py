@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 
-from farm.weights import lacking, lacking_in_part
+from farm.weights import lacking
 from workers.pipelines import miniature
 
 FILES = [path for path in miniature.HOME.rglob("*") if path.is_file()]
@@ -57,21 +55,9 @@ def twins() -> tuple[list[Any], list[str]]:
     return [json.loads(out or "null") for out, _ in told], [err for _, err in told]
 
 
-def test_has_the_files_of_flux_1_dev_and_kontexts_transformer() -> None:
+def test_has_the_files_of_flux_1_dev_and_no_editor() -> None:
     assert lacking(miniature.HOME) == []
-    assert lacking_in_part(miniature.kontext(), "transformer") == []
-
-
-def test_kontexts_transformer_is_the_painters_and_says_that_it_reads_no_pictures() -> None:
-    ours, others = (home / "transformer" for home in (miniature.HOME, miniature.kontext()))
-    weights = "diffusion_pytorch_model.safetensors"
-    told, of_kontext = (json.loads((home / "config.json").read_text()) for home in (ours, others))
-
-    assert of_kontext.pop("_miniature") == told.pop("_miniature") | {"reads_pictures": False}
-    assert of_kontext == told
-    painters, kontexts = (load_file(home / weights) for home in (ours, others))
-    assert painters.keys() == kontexts.keys()
-    assert all(torch.equal(painters[name], kontexts[name]) for name in painters)
+    assert not miniature.kontext().exists()
 
 
 def test_is_small_enough_to_come_with_the_farm() -> None:

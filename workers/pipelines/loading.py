@@ -44,10 +44,11 @@ _PROVENANCE = ("dtype", "torch_dtype", "transformers_version")
 #: The part of FLUX.1-dev that SRPO replaces.
 _REPLACED = ("transformer",)
 _FLOATS = ("F32", "BF16", "F16")
+_INSTALL_AGAIN = "it comes with the farm: install srpo-farm again"
 
 
 def load_miniature(device: str | None = None, home: Path = miniature.HOME) -> FluxModels:
-    """The bundled miniature, on the CPU unless a device is named.
+    """The bundled miniature, on the CPU unless a device is named. Without an editor's transformer Kontext has SRPO's.
 
     From then on torch computes with one thread in this process. Two are a third faster on two idle cores, but wait for
     each other actively: beside two busy processes a picture took up to 20 s with two threads, and 1.9 s with one.
@@ -55,12 +56,14 @@ def load_miniature(device: str | None = None, home: Path = miniature.HOME) -> Fl
     keep_to_this_machine()
     torch.set_num_threads(1)
     chosen = choose_device(device or "cpu")
-    kontext_home = miniature.kontext(home)
-    for path, missing in ((home, lacking(home)), (kontext_home, lacking_in_part(kontext_home, "transformer"))):
-        _refuse_incomplete(path, missing, "it comes with the farm: install srpo-farm again")
-    srpo = _load(home, chosen)
-    kontext = FluxPipeline(**(srpo.components | {"transformer": _load_transformer(kontext_home, chosen)}))
-    files = _files(home) | _named("kontext", _files_of_part(kontext_home, "transformer"))
+    _refuse_incomplete(home, lacking(home), _INSTALL_AGAIN)
+    srpo = kontext = _load(home, chosen)
+    files = _files(home)
+    editor = miniature.kontext(home)
+    if editor.exists():
+        _refuse_incomplete(editor, lacking_in_part(editor, "transformer"), _INSTALL_AGAIN)
+        kontext = FluxPipeline(**(srpo.components | {"transformer": _load_transformer(editor, chosen)}))
+        files |= _named("kontext", _files_of_part(editor, "transformer"))
     return _models(files, chosen, MINIATURE, srpo=srpo, kontext=kontext)
 
 

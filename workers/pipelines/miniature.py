@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-#: Laid out as FLUX.1-dev's folder; beside its parts lie a transformer for Kontext, and the checker of its pictures.
+#: Laid out as FLUX.1-dev's folder; beside its parts lies the checker of its pictures.
 HOME = Path(__file__).with_name("weights")
 
 
 def kontext(home: Path = HOME) -> Path:
-    """The folder with the transformer of Kontext, which shares all other parts."""
+    """The folder with a transformer of Kontext's own, which shares all other parts; there only if one was trained."""
     return home / "kontext"
 
 
