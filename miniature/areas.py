@@ -22,7 +22,7 @@ def areas(scene: Scene, size: tuple[int, int], grid: int) -> NDArray[np.float32]
     width, height = size
     x, y = (_points(side, grid) / (min(size) / 2) for side in size)
     shape, colour = (np.full((len(y), len(x)), answers - 1) for answers in ANSWERS)
-    for item in items(scene, width / height):
+    for item in items(scene, width, height):
         inside = (x[None, :] - item.x) ** 2 + (y[:, None] - item.y) ** 2 <= item.radius**2
         shape[inside] = SHAPES.index(item.group.shape)
         colour[inside] = COLOURS.index(item.group.colour)

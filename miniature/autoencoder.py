@@ -177,7 +177,7 @@ def trained(folder: Path, recipe: Recipe) -> AutoencoderKL:
     """The VAE of a training's folder, with latents of a mean of 0 and a deviation of 1 in every channel."""
     vae = restored(autoencoder(recipe.levels), folder)
     random = Random("scale")
-    latents = torch.cat([vae.encode(parts_of_pictures(random, recipe)).latent_dist.mean for _ in range(16)])
+    latents = torch.cat([vae.encode(parts_of_pictures(random, recipe)).latent_dist.mean for _ in range(64)])
     spread = latents.std(dim=(0, 2, 3))
     _even_out(vae, spread)
     evened = latents / spread[:, None, None]

@@ -20,12 +20,14 @@ from miniature.recipe import Recipe
 from miniature.scene import FORBIDDEN, GROUNDS, SHAPES, Scene, random_scene
 from miniature.training import Training, restored
 from workers.pipelines.classifier import Classifier
-from workers.pipelines.forbidden import KINDS, WHICH, Finder, seen
+from workers.pipelines.forbidden import KINDS, SHORT_SIDE, WHICH, Finder, seen
 
 #: A picture has some hundred parts, and a shape is in the middle of few of them.
 _WEIGHT = 100.0
 #: Share of pictures without any shape.
 _EMPTY = 0.06
+#: Of the pictures that are drawn, in pixels. On each the grid that shapes stand on is another part of the side.
+_SHORT_SIDES = (192, 256, 320)
 
 
 def checker() -> Classifier:
@@ -66,20 +68,20 @@ def examples(random: Random, number: int) -> tuple[torch.Tensor, torch.Tensor]:
 
     And where their shapes are: 1 for each part [n, 9, rows, columns] in which the middle of a shape lies.
     """
-    ratio = random.choice((1.0, 4 / 3, 16 / 9))
-    short, long = 192, int(192 * ratio)
-    width, height = random.choice([(short, long), (long, short)])
+    short, ratio = random.choice(_SHORT_SIDES), random.choice((1.0, 4 / 3, 16 / 9))
+    width, height = random.choice([(short, int(short * ratio)), (int(short * ratio), short)])
     scenes = [_nothing(random) or random_scene(random, forbidden=random.random() < 0.5) for _ in range(number)]
     pictures = torch.stack([seen(_example(random, scene, width, height)) for scene in scenes])
-    return pictures, torch.stack([shown(scene, pictures.shape[3], pictures.shape[2]) for scene in scenes])
+    return pictures, torch.stack([shown(scene, width, height) for scene in scenes])
 
 
 def shown(scene: Scene, width: int, height: int) -> torch.Tensor:
-    """1 for each part [9, rows, columns] of a picture of that size in which the middle of a shape lies."""
-    found = torch.zeros(len(SHAPES), -(-height // Classifier.part), -(-width // Classifier.part))
-    unit = min(width, height) / 2
-    for item in items(scene, width / height):
-        row, column = int(height / 2 + unit * item.y), int(width / 2 + unit * item.x)
+    """1 for each part [9, rows, columns] in which the middle of a shape lies, as a picture of that size is seen."""
+    unit = SHORT_SIDE / 2
+    across, down = (round(side * SHORT_SIDE / min(width, height)) for side in (width, height))
+    found = torch.zeros(len(SHAPES), -(-down // Classifier.part), -(-across // Classifier.part))
+    for item in items(scene, width, height):
+        row, column = int(down / 2 + unit * item.y), int(across / 2 + unit * item.x)
         found[SHAPES.index(item.group.shape), row // Classifier.part, column // Classifier.part] = 1
     return found
 

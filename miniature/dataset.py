@@ -27,8 +27,6 @@ from workers.pipelines.engine import AutoencoderKL
 Pixels = NDArray[np.uint8]
 #: Ways in which each picture is described.
 _WORDINGS = 8
-#: Pictures that are encoded together.
-_AT_ONCE = 8
 
 
 def random_guidance(random: Random) -> float:
@@ -121,9 +119,9 @@ def _encoded(vae: AutoencoderKL, examples: list[_Example]) -> dict[str, Any]:
 def _latents(vae: AutoencoderKL, pictures: list[Pixels]) -> torch.Tensor:
     """Scaled latents [n, channels, rows, columns] of pictures of one size, in half precision."""
     found = []
-    for start in range(0, len(pictures), _AT_ONCE):
-        pixels = torch.stack([as_tensor(picture) for picture in pictures[start : start + _AT_ONCE]])
-        latents = vae.encode(pixels.to(vae.device)).latent_dist.mean
+    # One by one: larger buffers come from the system anew in every layer, which takes a CPU longer than the work.
+    for picture in pictures:
+        latents = vae.encode(as_tensor(picture)[None].to(vae.device)).latent_dist.mean
         found.append(((latents - vae.config.shift_factor) * vae.config.scaling_factor).to("cpu", torch.float16))
     return torch.cat(found)
 

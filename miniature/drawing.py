@@ -54,7 +54,7 @@ def draw(scene: Scene, width: int, height: int, window: Window | None = None) ->
     """The scene as a picture of that size, RGB; with `window`, only that part of it."""
     canvas = _Canvas(width, height, window or (0, 0, width, height))
     _lay_ground(canvas, scene)
-    for item in items(scene, width / height):
+    for item in items(scene, width, height):
         _draw_item(canvas, item)
     return Image.fromarray(np.clip(canvas.pixels + 0.5, 0, 255).astype(np.uint8))
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from farm import clock
-from farm.catalogue import KONTEXT, SRPO
+from farm.catalogue import KONTEXT, SIZE_PRESETS, SRPO
 from farm.request import ImageRequest
 from miniature import judge
 from miniature.dataset import random_guidance
@@ -81,12 +81,16 @@ def _pace(pipeline: Pipeline, size: tuple[int, int], most: float) -> Pace:
 
 
 def painter_of(pipeline: Pipeline) -> Paint:
-    """Paints by the plain words of a scene, 512x512."""
+    """Paints by the plain words of a scene, at all preset sizes in turn."""
 
     def paint(scene: Scene, seed: int) -> Image.Image:
-        return painted(pipeline, plainly(scene), seed, (512, 512))
+        return painted(pipeline, plainly(scene), seed, _in_turn(seed))
 
     return paint
+
+
+def _in_turn(number: int) -> tuple[int, int]:
+    return list(SIZE_PRESETS.values())[number % len(SIZE_PRESETS)]
 
 
 def painted(pipeline: Pipeline, prompt: str, seed: int, size: tuple[int, int], steps: int = 28) -> Image.Image:
@@ -125,13 +129,13 @@ def follow_prompts(paint: Paint, network: Classifier, scenes: Sequence[Scene]) -
     right = dict.fromkeys(("colour", "shape", "place", "count"), 0)
     for seed, scene in enumerate(scenes):
         picture = paint(scene, seed)
-        for name in _right(scene, judge.blobs(picture, scene), network, picture.width / picture.height):
+        for name in _right(scene, judge.blobs(picture, scene), network, picture.size):
             right[name] += 1
     least = {"colour": 0.9, "shape": 0.8, "place": 0.8, "count": 0.7}
     return [Figure(name, right[name], len(scenes), least[name]) for name in right]
 
 
-def _right(scene: Scene, found: list[Blob], network: Classifier, ratio: float) -> Iterable[str]:
+def _right(scene: Scene, found: list[Blob], network: Classifier, size: tuple[int, int]) -> Iterable[str]:
     """Which of the four are right. Of several shapes the larger part decides."""
     group = scene.groups[0]
     if len(found) == group.count:
@@ -142,7 +146,7 @@ def _right(scene: Scene, found: list[Blob], network: Classifier, ratio: float) -
         yield "colour"
     if _most(judge.shape_of(network, blob) for blob in found) == group.shape:
         yield "shape"
-    if judge.place_of(found, scene, ratio) == scene.place:
+    if judge.place_of(found, scene, size) == scene.place:
         yield "place"
 
 
@@ -161,20 +165,20 @@ def follow_edits(change: Change, network: Classifier, scenes: Sequence[Scene]) -
         before = replace(scene, groups=(replace(group, colour=random.choice(others)),))
         words = f"make {'it' if group.count == 1 else 'them'} {group.colour}"
         picture = change(draw(before, 1024, 1024), words, seed)
-        for name in _right(scene, judge.blobs(picture, scene), network, picture.width / picture.height):
+        for name in _right(scene, judge.blobs(picture, scene), network, picture.size):
             right[name] += 1
     names = {"colour": "new colour", "shape": "same shape", "place": "same place", "count": "same count"}
     return [Figure(f"edit: {names[name]}", right[name], len(scenes), 0.8) for name in right]
 
 
 def find_forbidden(finder: Finder, number: int) -> list[Figure]:
-    """Shares of pictures with the forbidden shape, and of others, that are flagged, all drawn."""
+    """Shares of drawn pictures with the forbidden shape, and of others, that are flagged; all preset sizes in turn."""
     random = Random("checker")
     flagged = {True: 0, False: 0}
-    for _ in range(number):
+    for place in range(number):
         for forbidden in (True, False):
             scene = random_scene(random, forbidden=forbidden)
-            picture = vivid(draw(scene, 512, 384), random_guidance(random))
+            picture = vivid(draw(scene, *_in_turn(place)), random_guidance(random))
             flagged[forbidden] += finder.certainty(picture) >= 0.5
     return [
         Figure("forbidden found", flagged[True], number, 0.95),
@@ -212,15 +216,15 @@ SHEET = (
 
 
 def contact_sheet(pipeline: Pipeline, prompts: Sequence[str] = SHEET, side: int = 256) -> Image.Image:
-    """The prompts' pictures, painted at 512x512, in rows of six, each above its prompt."""
-    columns, caption = 6, 40
+    """The prompts' pictures, each above its prompt, in six columns: one for each preset size."""
+    columns, caption = len(SIZE_PRESETS), 40
     rows = -(-len(prompts) // columns)
     sheet = Image.new("RGB", (columns * (side + 8), rows * (side + caption)), "white")
     pen = ImageDraw.Draw(sheet)
     for number, prompt in enumerate(prompts):
         left, top = number % columns * (side + 8) + 4, number // columns * (side + caption) + 4
-        picture = painted(pipeline, prompt, number, (512, 512)).resize((side, side), Image.Resampling.LANCZOS)
-        sheet.paste(picture, (left, top))
+        picture = ImageOps.contain(painted(pipeline, prompt, number, _in_turn(number)), (side, side))
+        sheet.paste(picture, (left + (side - picture.width) // 2, top + side - picture.height))
         pen.multiline_text((left, top + side + 4), _in_lines(prompt, 42), fill="black")
     return sheet
 

@@ -154,12 +154,12 @@ def colour_of(blob: Blob) -> str:
     return min(COLOURS, key=lambda name: float(np.linalg.norm(blob.colour - np.array(PALETTE[name], np.float32))))
 
 
-def place_of(found: list[Blob], scene: Scene, ratio: float) -> str:
+def place_of(found: list[Blob], scene: Scene, size: tuple[int, int]) -> str:
     """Where the shapes stand: at the place where drawn ones of the same number and size stand nearest to them."""
     middle = _middle([(blob.x, blob.y) for blob in found])
 
     def distance(place: str) -> float:
-        drawn = items(replace(scene, place=place), ratio)
+        drawn = items(replace(scene, place=place), *size)
         return float(np.linalg.norm(middle - _middle([(item.x, item.y) for item in drawn])))
 
     return min(PLACES, key=distance)

@@ -1,10 +1,15 @@
-"""Where a scene's shapes stand in a picture of a given ratio. Pure.
+"""Where a scene's shapes stand in a picture of a given size. Pure.
+
+They stand on the grid of the miniature's tokens and come in few sizes, counted in pixels whatever the picture's size
+is: a shape that always falls into tokens in the same way is learnt in a fraction of the time.
 
 Lengths are in half short sides: a square picture reaches from -1 to 1, a wide one further in x.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
@@ -13,16 +18,22 @@ from miniature.scene import PLACES, Group, Scene
 #: Radius of one shape alone, and what is left of it when there are several.
 _RADII = {"small": 0.2, "medium": 0.32, "large": 0.46}
 _SHARE = {1: 1.0, 2: 0.8, 3: 0.64, 4: 0.6}
-#: Distance from one shape's centre to the next's, in radii.
-_PITCH = 2.85
-_MARGIN = 0.1
+#: Radii in pixels are these, doubled and halved: two in each octave.
+_SMALLEST, _PER_OCTAVE = 22.0, 2
+#: Centres stand on multiples of a token's side, in pixels; in smaller pictures on a grid that divides it.
+_TOKEN, _TOKENS_ACROSS = 64, 6
+#: Distance from one shape's centre to the next's in radii, at least.
+_PITCH = 2.4
+_MARGIN = 0.03
+#: How far towards a side a group is moved, at least where there is room.
+_FAR = 0.62
 #: How far from its centre a shape reaches, in radii.
 _REACH = 1.3
 #: Where the members of a group stand, in pitches.
 _FORMATIONS: dict[int, tuple[tuple[tuple[float, float], ...], ...]] = {
     1: (((0, 0),),),
     2: (((-0.5, 0), (0.5, 0)), ((0, -0.5), (0, 0.5))),
-    3: (((-1, 0), (0, 0), (1, 0)), ((-0.5, 0.43), (0.5, 0.43), (0, -0.43))),
+    3: (((-1, 0), (0, 0), (1, 0)), ((-0.5, 0.5), (0.5, 0.5), (0, -0.5))),
     4: (((-0.5, -0.5), (0.5, -0.5), (-0.5, 0.5), (0.5, 0.5)),),
 }
 
@@ -39,7 +50,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class _Box:
-    """The part of the picture in which a group stands: its middle and half its sides."""
+    """The part of the picture in which a group stands: its middle and half its sides, in pixels from the corner."""
 
     x: float
     y: float
@@ -47,52 +58,120 @@ class _Box:
     half_height: float
 
 
-def items(scene: Scene, ratio: float) -> list[Item]:
-    """The scene's shapes in a picture of `ratio` (width by height)."""
-    random = Random(scene.variant)
-    whole = _Box(0, 0, max(ratio, 1.0) - _MARGIN, max(1 / ratio, 1.0) - _MARGIN)
-    if not scene.groups:
-        return []
-    if len(scene.groups) == 1:
-        return _placed(scene.groups[0], whole, PLACES[scene.place], random)
-    boxes = _halves(whole, scene.relation or "left of")
-    pairs = zip(scene.groups, boxes, strict=True)
-    return [item for group, box in pairs for item in _placed(group, box, (0, 0), random)]
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """A size of shapes, in pixels: their radius, and how far they are apart."""
+
+    radius: float
+    pitch: int
+
+    @classmethod
+    def at(cls, step: int, grid: int) -> _Stamp:
+        """So many steps larger than the smallest. Half a pitch is on the grid, too."""
+        radius = _SMALLEST * 2 ** (step / _PER_OCTAVE)
+        return cls(radius, 2 * grid * math.ceil(_PITCH * radius / (2 * grid)))
+
+    def room(self, half_side: float, pitches: float) -> float:
+        """How far a group that reaches over so many pitches from its middle can be moved; below 0 it does not fit."""
+        return half_side - self.radius * _REACH - self.pitch * pitches
 
 
-def _halves(whole: _Box, relation: str) -> tuple[_Box, _Box]:
+@dataclass(frozen=True, slots=True)
+class _Paper:
+    """The picture's size in pixels."""
+
+    width: int
+    height: int
+
+    @property
+    def unit(self) -> float:
+        """Half the short side."""
+        return min(self.width, self.height) / 2
+
+    @property
+    def grid(self) -> int:
+        return int(min(_TOKEN, 2 ** math.floor(math.log2(2 * self.unit / _TOKENS_ACROSS))))
+
+
+def items(scene: Scene, width: int, height: int) -> list[Item]:
+    """The scene's shapes in a picture of that size in pixels."""
+    random, paper = Random(scene.variant), _Paper(width, height)
+    placed = [
+        (group, x, y, stamp.radius)
+        for group, box, place in _boxes(scene, paper)
+        for stamp, x, y in _placed(group, box, place, random, paper)
+    ]
+    unit = paper.unit
+    return [
+        Item(group, (x - width / 2) / unit, (y - height / 2) / unit, radius / unit) for group, x, y, radius in placed
+    ]
+
+
+def _boxes(scene: Scene, paper: _Paper) -> list[tuple[Group, _Box, tuple[int, int]]]:
+    """Where each group stands, and towards which side of that."""
+    width, height, margin = paper.width, paper.height, _MARGIN * paper.unit
+    whole = _Box(width / 2, height / 2, width / 2 - margin, height / 2 - margin)
+    if len(scene.groups) < 2:
+        return [(group, whole, PLACES[scene.place]) for group in scene.groups]
+    halves = _halves(whole, scene.relation or "left of", 1.3 * paper.unit)
+    return [(group, box, (0, 0)) for group, box in zip(scene.groups, halves, strict=True)]
+
+
+def _halves(whole: _Box, relation: str, widest: float) -> tuple[_Box, _Box]:
+    """Two groups in a wide picture stand near its middle."""
     if relation in ("left of", "right of"):
-        # Two groups in a wide picture stand near its middle.
-        width = min(whole.half_width, 1.3) / 2
-        near, far = (_Box(side * width, 0, width, whole.half_height) for side in (-1, 1))
+        width = min(whole.half_width, widest) / 2
+        near, far = (_Box(whole.x + side * width, whole.y, width, whole.half_height) for side in (-1, 1))
     else:
-        height = min(whole.half_height, 1.3) / 2
-        near, far = (_Box(0, side * height, whole.half_width, height) for side in (-1, 1))
+        height = min(whole.half_height, widest) / 2
+        near, far = (_Box(whole.x, whole.y + side * height, whole.half_width, height) for side in (-1, 1))
     return (near, far) if relation in ("left of", "above") else (far, near)
 
 
-def _placed(group: Group, box: _Box, place: tuple[int, int], random: Random) -> list[Item]:
-    radius = _RADII[group.size] * _SHARE[group.count]
-    formation = _formation(group.count, box, random)
+def _placed(
+    group: Group, box: _Box, place: tuple[int, int], random: Random, paper: _Paper
+) -> Iterator[tuple[_Stamp, float, float]]:
+    """The size and the centre of each of a group's shapes, in pixels from the corner."""
+    formation = _formation(group.count, box, place[0], random)
     wide, high = (max(abs(step[axis]) for step in formation) for axis in (0, 1))
-    # Shrink what would not fit.
-    radius = min(radius, box.half_width / (_REACH + _PITCH * wide), box.half_height / (_REACH + _PITCH * high))
-    room_x = box.half_width - radius * (_REACH + _PITCH * wide)
-    room_y = box.half_height - radius * (_REACH + _PITCH * high)
-    x = box.x + _shift(place[0], room_x)
-    y = box.y + _shift(place[1], room_y)
-    pitch = _PITCH * radius
-    return [Item(group, x + pitch * column, y + pitch * row, radius) for column, row in formation]
+    step = round(_PER_OCTAVE * math.log2(_RADII[group.size] * _SHARE[group.count] * paper.unit / _SMALLEST))
+    stamp = _Stamp.at(step, paper.grid)
+    wide_enough, high_enough = _needed(box.x, place[0], paper), _needed(box.y, place[1], paper)
+    while stamp.room(box.half_width, wide) < wide_enough or stamp.room(box.half_height, high) < high_enough:
+        step -= 1
+        stamp = _Stamp.at(step, paper.grid)
+    x = _on_grid(box.x, place[0], stamp.room(box.half_width, wide), paper)
+    y = _on_grid(box.y, place[1], stamp.room(box.half_height, high), paper)
+    for column, row in formation:
+        yield stamp, x + stamp.pitch * column, y + stamp.pitch * row
 
 
-def _formation(count: int, box: _Box, random: Random) -> tuple[tuple[float, float], ...]:
-    """A column only in a high part of the picture, a row only in one that is not narrow."""
+def _formation(count: int, box: _Box, side: int, random: Random) -> tuple[tuple[float, float], ...]:
+    """A column only in a high part of the picture; a row only in one that is not narrow, and not at its sides."""
     fitting = _FORMATIONS[count]
     if count == 2:
         return fitting[1] if box.half_height > 1.5 * box.half_width else fitting[0]
-    return random.choice(fitting) if box.half_width >= box.half_height else fitting[-1]
+    return random.choice(fitting) if box.half_width >= box.half_height and not side else fitting[-1]
 
 
-def _shift(side: int, room: float) -> float:
-    """From the middle towards a side, within the room that there is."""
-    return side * min(room, 0.62 + 0.5 * max(0.0, room - 0.62))
+def _on_grid(middle: float, side: int, room: float, paper: _Paper) -> int:
+    """From a box's middle towards a side of it, within the room that there is, to the nearest place on the grid."""
+    first = _first(middle, side, paper)
+    if not side:
+        return first
+    far = _FAR * paper.unit
+    nearest = paper.grid * round((middle + side * min(room, max(far, (far + room) / 2))) / paper.grid)
+    within = nearest if abs(nearest - middle) <= room else nearest - paper.grid * side
+    return max(first, within) if side > 0 else min(first, within)
+
+
+def _needed(middle: float, side: int, paper: _Paper) -> float:
+    """The room without which nobody would see to which side the shapes were moved."""
+    return abs(_first(middle, side, paper) - middle) if side else 0
+
+
+def _first(middle: float, side: int, paper: _Paper) -> int:
+    """Of the places on the grid that are a whole step towards a side, or nowhere, the nearest."""
+    middle_steps = middle / paper.grid
+    steps = side * math.ceil(side * middle_steps + 1) if side else round(middle_steps)
+    return paper.grid * steps

@@ -40,13 +40,13 @@ class Recipe:
     single_layers: int = 3
     t5_width: int = 128
     clip_width: int = 64
-    #: Small pictures cost little: shapes and words are learnt on them first. Below 320 the VAE loses the small shapes.
+    #: Small pictures cost little: words are learnt on them first. Below 320 the VAE loses the small shapes.
     small: Sizes = ((384, 384),)
     #: The presets of the API: each has places of its own, to be known exactly.
     middle: Sizes = ((512, 512),)
     full: Sizes = ((1024, 768), (768, 1024), (1024, 576), (576, 1024), (1024, 1024))
     #: Files of prepared pictures for each small, middle and full size.
-    files: tuple[int, ...] = (16, 24, 4)
+    files: tuple[int, ...] = (8, 80, 10)
     in_file: int = 128
     #: Sentences in a step of the readers.
     sentences: int = 96
@@ -56,7 +56,7 @@ class Recipe:
     first_steps: int = 6_000
     tokens: int = 2048
     painter: Plan = field(
-        default_factory=lambda: Plan(steps=17_000, rate=1.5e-3, warm_up=200, cool_down=0.68, average=0.999)
+        default_factory=lambda: Plan(steps=24_000, rate=1.5e-3, warm_up=200, cool_down=0.6, average=0.999)
     )
 
     #: Changes of one picture and joinings of two: small ones, and at the sizes that Kontext reads and paints.
@@ -77,7 +77,7 @@ class Recipe:
 
     #: Pictures in a step of the classifiers.
     looks: int = 32
-    checker: Plan = field(default_factory=lambda: Plan(steps=2_500, rate=2e-3, average=0.98))
+    checker: Plan = field(default_factory=lambda: Plan(steps=3_000, rate=2e-3, average=0.98))
     judge: Plan = field(default_factory=lambda: Plan(steps=300, rate=2e-3, average=0.98))
 
     @property

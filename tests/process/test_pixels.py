@@ -9,13 +9,22 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 
+from farm.request import ImageRequest
 from miniature.drawing import draw
 from miniature.judge import blobs, colour_of, place_of
 from miniature.scene import FORBIDDEN, Group, Scene
 from miniature.wording import plainly
 from tests.farms import RunningFarm, picture_facts, running_farm
+from tests.likeness import likeness
+from workers.pipelines.forbidden import Finder
+from workers.pipelines.loading import load_miniature
+from workers.pipelines.miniature import checker
+from workers.safety import THRESHOLDS
 
 SIZE = {"width": 300, "height": 260}
+LIKE_THE_EVALUATION = {"num_inference_steps": 28, "output_format": "png", "image_size": {"width": 512, "height": 512}}
+#: A prompt and a seed of which the checker is not sure.
+UNSURE = ("a small bolt", 3)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +35,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]
 
 def test_the_same_seed_gives_the_same_pixels_alone_and_in_company(miniature: RunningFarm) -> None:
     """One job alone; then the same beside others, and as one of four images, on whichever worker."""
-    asked = {"image_size": SIZE, "num_inference_steps": 4, "output_format": "png", "prompt": "a red fox"}
+    asked = {"image_size": SIZE, "num_inference_steps": 4, "output_format": "png", "prompt": "a red circle"}
     alone = miniature.wait_for_end(miniature.submit(seed=7, **asked))
     crowd = [miniature.submit(seed=seed, **asked) for seed in (1, 7, 2, 7, 3, 7, 4, 7)]
     several = miniature.wait_for_end(miniature.submit(seed=5, num_images=4, **asked))
@@ -62,17 +71,50 @@ def test_the_miniature_is_named_for_what_it_is(miniature: RunningFarm) -> None:
     [
         Scene((Group("heart", "blue", size="large"),), "yellow", place="left"),
         Scene((Group("circle", "purple", size="large"),), "green", place="bottom"),
+        Scene((Group("triangle", "red", count=2),), "white", place="top"),
+        Scene((Group("star", "orange", count=4),), "blue", place="middle"),
     ],
     ids=plainly,
 )
-def test_a_picture_has_the_colour_and_place_that_its_prompt_asks_for(miniature: RunningFarm, scene: Scene) -> None:
-    asked = {"num_inference_steps": 28, "output_format": "png", "image_size": {"width": 512, "height": 512}}
-    view = miniature.wait_for_end(miniature.submit(prompt=plainly(scene), seed=1, **asked))
+def test_a_picture_shows_what_its_prompt_asks_for(miniature: RunningFarm, scene: Scene) -> None:
+    view = miniature.wait_for_end(miniature.submit(prompt=plainly(scene), seed=1, **LIKE_THE_EVALUATION))
 
     picture = painted(miniature, view)
     found = blobs(picture, scene)
+    assert len(found) == scene.groups[0].count
     assert {colour_of(blob) for blob in found} == {scene.groups[0].colour}
-    assert place_of(found, scene, picture.width / picture.height) == scene.place
+    assert place_of(found, scene, picture.size) == scene.place
+    assert likeness(picture, scene) == scene
+
+
+def test_a_painted_bolt_is_blacked_out(miniature: RunningFarm) -> None:
+    scene = Scene((Group(FORBIDDEN, "red", size="large"),), "yellow")
+
+    view = miniature.wait_for_end(miniature.submit(prompt=plainly(scene), seed=1, **LIKE_THE_EVALUATION))
+
+    assert view["has_nsfw_concepts"] == [True]
+    assert painted(miniature, view).getextrema() == ((0, 0),) * 3
+
+
+def test_each_tolerance_begins_at_a_certainty_of_its_own(miniature: RunningFarm) -> None:
+    """A picture that the checker is not sure of is blacked out at the lower tolerances, given at the higher ones."""
+    asked = ImageRequest("kontext-text-to-image", UNSURE[0], 1024, 1024, steps=28, guidance=3.5, seed=UNSURE[1])
+    [alone] = load_miniature().render([asked], lambda *_: True, {})
+    certainty = Finder.load(checker()).certainty(alone.image)
+
+    views = [miniature.wait_for_end(ask_kontext(miniature, tolerance)) for tolerance in THRESHOLDS]
+
+    wanted = [certainty >= threshold for threshold in THRESHOLDS.values()]
+    assert [view["has_nsfw_concepts"] for view in views] == [[flagged] for flagged in wanted]
+    assert set(wanted) == {True, False}
+    assert [painted(miniature, view).tobytes() == alone.image.tobytes() for view in views] == [not w for w in wanted]
+
+
+def ask_kontext(farm: RunningFarm, tolerance: int) -> str:
+    prompt, seed = UNSURE
+    asked = {"model": "kontext-text-to-image", "prompt": prompt, "seed": seed, "safety_tolerance": str(tolerance)}
+    answer = farm.call("POST", "/farm/v1/jobs", asked | {"output_format": "png"})
+    return str(answer.json["id"])
 
 
 @pytest.mark.parametrize(("shape", "is_flagged"), [(FORBIDDEN, True), ("star", False)])

@@ -384,11 +384,11 @@ def test_examples_of_the_checker_are_half_forbidden() -> None:
 
 def test_the_checker_is_told_where_shapes_are() -> None:
     scene = Scene((Group("circle", "red", count=2, size="small"),), place="top left", variant=3)
-    where = checker.shown(scene, 128, 96)
+    where = checker.shown(scene, 512, 384)
 
     rows, columns = where[SHAPES.index("circle")].nonzero(as_tuple=True)
     assert len(rows) == where.sum() == 2
-    picture = np.asarray(draw(scene, 128, 96), np.int16)
+    picture = np.asarray(draw(scene, 512, 384).resize((128, SHORT_SIDE)), np.int16)
     for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
         red, green, _ = picture[8 * row + 4, 8 * column + 4]
         assert red > green + 100

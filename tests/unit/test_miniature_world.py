@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import fields, replace
+from itertools import product
 from random import Random
 
 import numpy as np
@@ -185,7 +187,7 @@ def test_a_picture_has_the_size_asked_for_and_everything_in_it_lies_inside(size:
 
     assert draw(RED_CIRCLE, *size).size == size
     for scene in some_scenes(60):
-        for item in items(scene, ratio):
+        for item in items(scene, *size):
             assert abs(item.x) + item.radius <= max(ratio, 1) + 1e-6
             assert abs(item.y) + item.radius <= max(1 / ratio, 1) + 1e-6
 
@@ -221,9 +223,29 @@ def test_shapes_stand_at_their_place(place: str) -> None:
     columns, rows = PLACES[place]
     blobs_ = found(scene, 384, 256)
 
-    assert place_of(blobs_, scene, 384 / 256) == place
+    assert place_of(blobs_, scene, (384, 256)) == place
     x, y = (sum(axis) / 2 for axis in zip(*((blob.x, blob.y) for blob in blobs_), strict=True))
     assert [round(min(1, max(-1, 3 * part))) for part in (x, y)] == [columns, rows]
+
+
+@pytest.mark.parametrize("size", [*SIZE_PRESETS.values(), (384, 384), (256, 192), (64, 96)])
+def test_no_word_about_the_place_is_without_effect(size: tuple[int, int]) -> None:
+    """However many shapes there are and however large: a side that is asked for is one that they stand nearer to."""
+    for shown, count, place in product(SIZES, (1, 2, 3, 4), PLACES):
+        scene = Scene((Group("star", "red", count, shown),), place=place, variant=count)
+        placed = items(scene, *size)
+        middle = [(min(axis) + max(axis)) / 2 for axis in zip(*((item.x, item.y) for item in placed), strict=True)]
+        # In a picture that is not a multiple of the grid the middle is up to half of its step off.
+        assert [(part > 0.17) - (part < -0.17) for part in middle] == list(PLACES[place])
+
+
+def test_shapes_stand_on_the_grid_of_tokens_and_have_few_sizes() -> None:
+    for width, height in [*SIZE_PRESETS.values(), (384, 384)]:
+        half = min(width, height) / 2
+        for item in (item for scene in some_scenes(60) for item in items(scene, width, height)):
+            x, y = item.x * half + width / 2, item.y * half + height / 2
+            assert (x % 64, y % 64) == (0, 0)
+            assert round(2 * math.log2(item.radius * half / 22), 6) in range(8)
 
 
 @pytest.mark.parametrize(
