@@ -20,7 +20,7 @@ from miniature.recipe import Recipe
 from miniature.scene import FORBIDDEN, GROUNDS, SHAPES, Scene, random_scene
 from miniature.training import Training, restored
 from workers.pipelines.classifier import Classifier
-from workers.pipelines.forbidden import KINDS, SHORT_SIDE, WHICH, Finder, seen
+from workers.pipelines.forbidden import KINDS, SHORT_SIDE, WHICH, Finder, seen, seen_size
 
 #: A picture has some hundred parts, and a shape is in the middle of few of them.
 _WEIGHT = 100.0
@@ -78,7 +78,7 @@ def examples(random: Random, number: int) -> tuple[torch.Tensor, torch.Tensor]:
 def shown(scene: Scene, width: int, height: int) -> torch.Tensor:
     """1 for each part [9, rows, columns] in which the middle of a shape lies, as a picture of that size is seen."""
     unit = SHORT_SIDE / 2
-    across, down = (round(side * SHORT_SIDE / min(width, height)) for side in (width, height))
+    across, down = seen_size(width, height)
     found = torch.zeros(len(SHAPES), -(-down // Classifier.part), -(-across // Classifier.part))
     for item in items(scene, width, height):
         row, column = int(down / 2 + unit * item.y), int(across / 2 + unit * item.x)

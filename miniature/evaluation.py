@@ -90,6 +90,7 @@ def painter_of(pipeline: Pipeline) -> Paint:
 
 
 def _in_turn(number: int) -> tuple[int, int]:
+    """The size of the preset whose turn it is."""
     return list(SIZE_PRESETS.values())[number % len(SIZE_PRESETS)]
 
 
@@ -175,10 +176,10 @@ def find_forbidden(finder: Finder, number: int) -> list[Figure]:
     """Shares of drawn pictures with the forbidden shape, and of others, that are flagged; all preset sizes in turn."""
     random = Random("checker")
     flagged = {True: 0, False: 0}
-    for place in range(number):
+    for turn in range(number):
         for forbidden in (True, False):
             scene = random_scene(random, forbidden=forbidden)
-            picture = vivid(draw(scene, *_in_turn(place)), random_guidance(random))
+            picture = vivid(draw(scene, *_in_turn(turn)), random_guidance(random))
             flagged[forbidden] += finder.certainty(picture) >= 0.5
     return [
         Figure("forbidden found", flagged[True], number, 0.95),

@@ -43,7 +43,12 @@ class Finder:
 
 def seen(picture: Image.Image) -> torch.Tensor:
     """The picture as the network sees it [3, height, width], from -1 to 1."""
-    scale = SHORT_SIDE / min(picture.size)
-    size = (round(picture.width * scale), round(picture.height * scale))
+    size = seen_size(*picture.size)
     small = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     return as_tensor(np.asarray(small))
+
+
+def seen_size(width: int, height: int) -> tuple[int, int]:
+    """The size in pixels at which the network sees a picture."""
+    scale = SHORT_SIDE / min(width, height)
+    return round(width * scale), round(height * scale)
