@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from random import Random
 
 from miniature.scene import PLACES, Group, Scene
 
@@ -30,12 +29,14 @@ _FAR = 0.62
 #: How far from its centre a shape reaches, in radii.
 _REACH = 1.3
 #: Where the members of a group stand, in pitches.
-_FORMATIONS: dict[int, tuple[tuple[tuple[float, float], ...], ...]] = {
-    1: (((0, 0),),),
-    2: (((-0.5, 0), (0.5, 0)), ((0, -0.5), (0, 0.5))),
-    3: (((-1, 0), (0, 0), (1, 0)), ((-0.5, 0.5), (0.5, 0.5), (0, -0.5))),
-    4: (((-0.5, -0.5), (0.5, -0.5), (-0.5, 0.5), (0.5, 0.5)),),
+_FORMATIONS: dict[int, tuple[tuple[float, float], ...]] = {
+    1: ((0, 0),),
+    2: ((-0.5, 0), (0.5, 0)),
+    3: ((-0.5, 0.5), (0.5, 0.5), (0, -0.5)),
+    4: ((-0.5, -0.5), (0.5, -0.5), (-0.5, 0.5), (0.5, 0.5)),
 }
+_COLUMN = ((0, -0.5), (0, 0.5))
+_ROW = ((-1, 0), (0, 0), (1, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +96,11 @@ class _Paper:
 
 def items(scene: Scene, width: int, height: int) -> list[Item]:
     """The scene's shapes in a picture of that size in pixels."""
-    random, paper = Random(scene.variant), _Paper(width, height)
+    paper = _Paper(width, height)
     placed = [
         (group, x, y, stamp.radius)
         for group, box, place in _boxes(scene, paper)
-        for stamp, x, y in _placed(group, box, place, random, paper)
+        for stamp, x, y in _placed(group, box, place, paper)
     ]
     unit = paper.unit
     return [
@@ -128,11 +129,9 @@ def _halves(whole: _Box, relation: str, widest: float) -> tuple[_Box, _Box]:
     return (near, far) if relation in ("left of", "above") else (far, near)
 
 
-def _placed(
-    group: Group, box: _Box, place: tuple[int, int], random: Random, paper: _Paper
-) -> Iterator[tuple[_Stamp, float, float]]:
+def _placed(group: Group, box: _Box, place: tuple[int, int], paper: _Paper) -> Iterator[tuple[_Stamp, float, float]]:
     """The size and the centre of each of a group's shapes, in pixels from the corner."""
-    formation = _formation(group.count, box, place[0], random)
+    formation = _formation(group.count, box, place[0])
     wide, high = (max(abs(step[axis]) for step in formation) for axis in (0, 1))
     step = round(_PER_OCTAVE * math.log2(_RADII[group.size] * _SHARE[group.count] * paper.unit / _SMALLEST))
     stamp = _Stamp.at(step, paper.grid)
@@ -146,12 +145,13 @@ def _placed(
         yield stamp, x + stamp.pitch * column, y + stamp.pitch * row
 
 
-def _formation(count: int, box: _Box, side: int, random: Random) -> tuple[tuple[float, float], ...]:
-    """A column only in a high part of the picture; a row only in one that is not narrow, and not at its sides."""
-    fitting = _FORMATIONS[count]
-    if count == 2:
-        return fitting[1] if box.half_height > 1.5 * box.half_width else fitting[0]
-    return random.choice(fitting) if box.half_width >= box.half_height and not side else fitting[-1]
+def _formation(count: int, box: _Box, side: int) -> tuple[tuple[float, float], ...]:
+    """How they stand together: two in a column in a high part of the picture, three in a row in a wide one's middle."""
+    if count == 2 and box.half_height > 1.5 * box.half_width:
+        return _COLUMN
+    if count == 3 and box.half_width > box.half_height and not side:
+        return _ROW
+    return _FORMATIONS[count]
 
 
 def _on_grid(middle: float, side: int, room: float, paper: _Paper) -> int:

@@ -57,7 +57,7 @@ class Group:
 class Scene:
     """One group at a place, or two of which the first stands in a relation to the second.
 
-    `variant` decides what words leave open: how several shapes stand together, the lie of the land.
+    `variant` decides what words leave open: the lie of the land.
     """
 
     groups: tuple[Group, ...]

@@ -11,7 +11,7 @@ from PIL import Image
 from miniature.drawing import draw
 from miniature.scene import COLOURS, PLACES, SHAPES, Group, Scene
 
-#: How land may lie and three shapes stand together: no word says it.
+#: How land may lie: no word says it.
 _VARIANTS = range(4)
 
 
