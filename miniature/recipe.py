@@ -46,7 +46,7 @@ class Recipe:
     middle: Sizes = ((512, 512),)
     full: Sizes = ((1024, 768), (768, 1024), (1024, 576), (576, 1024), (1024, 1024))
     #: Files of prepared pictures for each small, middle and full size.
-    files: tuple[int, ...] = (8, 80, 10)
+    files: tuple[int, ...] = (24, 80, 25)
     in_file: int = 128
     #: Sentences in a step of the readers.
     sentences: int = 96

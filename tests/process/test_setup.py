@@ -12,12 +12,22 @@ from pathlib import Path
 import pytest
 import trustme
 import urllib3
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from farm import lifeline, settings
+from miniature.scene import Group, Scene
 from tests.farms import RunningFarm, clean_environment, farm_command, free_port, own_redis, running_farm, wait_for
+from tests.likeness import likeness
 
 ROOT = Path(__file__).parents[2]
+#: What each of the demo's prompts says, in their order; their seeds count up.
+DEMO = [
+    Scene((Group("star", "yellow", count=3),), "meadow", night=True),
+    Scene((Group("heart", "red", size="large"),), "snow"),
+    Scene((Group("circle", "blue", style="striped"),), "yellow"),
+    Scene((Group("triangle", "orange", count=2),), "sea", place="left"),
+]
 
 
 def one_line(words: list[str], **environment: str) -> str:
@@ -236,13 +246,13 @@ def answers(port: int) -> bool:
         return False
 
 
-def test_the_demo_leaves_four_different_pictures(tmp_path: Path) -> None:
+def test_the_demos_pictures_show_what_their_prompts_say(tmp_path: Path) -> None:
     done = farm_command("demo", "--out", str(tmp_path))
 
     assert done.returncode == 0, done.stderr
-    pictures = sorted(tmp_path.iterdir())
-    assert len({path.read_bytes() for path in pictures}) == 4
-    assert all(str(path) in done.stdout for path in pictures)
+    files = sorted(tmp_path.iterdir(), key=lambda path: int(path.stem.rsplit("-", 1)[1]))
+    assert all(str(file) in done.stdout for file in files)
+    assert [likeness(Image.open(file).convert("RGB"), scene) for file, scene in zip(files, DEMO, strict=True)] == DEMO
 
 
 def test_own_redis_version_floor() -> None:
