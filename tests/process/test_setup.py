@@ -246,7 +246,7 @@ def answers(port: int) -> bool:
         return False
 
 
-def test_the_demos_pictures_show_what_their_prompts_say(tmp_path: Path) -> None:
+def test_the_demos_pictures_show_the_shapes_that_their_prompts_name(tmp_path: Path) -> None:
     done = farm_command("demo", "--out", str(tmp_path))
 
     assert done.returncode == 0, done.stderr
