@@ -176,7 +176,7 @@ class FalBad(Shape):
 
 REQUEST_ID = Parameter("x-fal-request-id", "The request's id.", where="header", is_required=True)
 
-_LOGS = Parameter("logs", "Whether the log so far comes with it.", Literal["0", "1", "true", "false"])
+_LOGS = Parameter("logs", "Whether the log so far comes with it.", Literal["1", "true", "True", "0", "false", "False"])
 _FAILED = "The request failed; the body is its own error."
 _SIGNED = {
     "X-Fal-Webhook-Request-Id": "The request's id.",

@@ -36,7 +36,8 @@ from farm.service import Service, random_seed
 
 _PRIORITY = "X-Fal-Queue-Priority"
 _REQUEST = "/queue/<path:app>/requests/<request_id>"
-_ON, _OFF = ("1", "true"), ("0", "false")
+#: As JavaScript's client writes it, as Python's does, and as Python itself does.
+_ON, _OFF = ("1", "true", "True"), ("0", "false", "False")
 
 
 def routes(house: House) -> flask.Blueprint:
@@ -207,7 +208,7 @@ def _refuse_long_queue(service: Service, model: Model) -> None:
 
 
 def _wants_logs() -> bool:
-    text = flask.request.args.get("logs", "0").lower()
+    text = flask.request.args.get("logs", "0")
     if text not in (*_ON, *_OFF):
         raise InvalidRequest([Problem("logs", f"allowed: {', '.join((*_ON, *_OFF))}", "bool_parsing", text)])
     return text in _ON

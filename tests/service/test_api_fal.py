@@ -524,12 +524,12 @@ def test_logs_that_are_wanted_are_a_list(api: FlaskClient, wanted: str) -> None:
     assert [line["message"] for line in status(api, submit(api), logs=wanted)["logs"]] == ["Accepted."]
 
 
-@pytest.mark.parametrize("query", [{}, {"logs": "0"}, {"logs": "false"}])
+@pytest.mark.parametrize("query", [{}, {"logs": "0"}, {"logs": "false"}, {"logs": "False"}])
 def test_logs_that_are_not_wanted_are_null(api: FlaskClient, query: dict[str, str]) -> None:
     assert status(api, submit(api), **query)["logs"] is None
 
 
-@pytest.mark.parametrize("query", ["logs=2", "logs=", "log=1", "logs=1&logs=0"])
+@pytest.mark.parametrize("query", ["logs=2", "logs=", "logs=TRUE", "log=1", "logs=1&logs=0"])
 def test_a_status_refuses_what_it_does_not_know(api: FlaskClient, query: str) -> None:
     (detail,) = fal_error(api.get(f"{submit(api)}/status?{query}"), 422)["detail"]
 
