@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+# glibc: do not hand large buffers back to the system after every layer, to ask for them anew in the next.
+KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 
 .PHONY: help demo up test test-full chaos check bench bench-gpu docs format train-miniature evaluate-miniature
 help: ## this list
@@ -36,7 +38,7 @@ bench-gpu: .venv/set-up-run ## render benchmarks on the CUDA card that is here
 	@$(BIN)/python -m tests.bench.gpu
 
 train-miniature: .venv/set-up-dev ## train a miniature like the bundled one; stop and go on at will (MINUTES=360 DEVICE=cpu EDITS=no)
-	@$(BIN)/python -m miniature train --minutes $(or $(MINUTES),360) --device $(or $(DEVICE),cpu) $(if $(filter no,$(EDITS)),--no-edits)
+	@$(KEEP_MEMORY) $(BIN)/python -m miniature train --minutes $(or $(MINUTES),360) --device $(or $(DEVICE),cpu) $(if $(filter no,$(EDITS)),--no-edits)
 
 evaluate-miniature: .venv/set-up-dev ## what the miniature can do, in figures and a contact sheet (NUMBER=200 WEIGHTS=folder)
 	@$(BIN)/python -m miniature evaluate --number $(or $(NUMBER),200) $(if $(WEIGHTS),--home $(WEIGHTS))

@@ -68,7 +68,8 @@ def prepare(
 ) -> bool:
     """Make what is missing of so many files of each form, in their order; says whether all are there."""
     folder.mkdir(parents=True, exist_ok=True)
-    vae.to(machine.device)
+    # The channels of a pixel side by side: a CPU encodes so narrow a picture in two thirds of the time.
+    vae.to(machine.device, memory_format=torch.channels_last)
     grid = 2 ** len(vae.config.block_out_channels)
     ends = clock.monotonic() + 60 * minutes
     wanted = [(form, number) for form, most in files.items() for number in range(most)]

@@ -138,11 +138,11 @@ def trained(folder: Path, recipe: Recipe) -> Painter:
 
 
 def _sizes_at(share: float, recipe: Recipe, random: Random) -> Sizes:
-    """Small pictures at first; at last mostly large ones, whose shapes fill more tokens and are learnt last."""
+    """Small pictures at first; soon mostly large ones, whose shapes fill more tokens and are learnt last."""
     drawn = random.random()
-    if share < 0.5:
+    if share < 0.2:
         return recipe.small if drawn < 0.7 else recipe.middle
-    if share < 0.75:
+    if share < 0.35:
         return recipe.middle if drawn < 0.7 else recipe.full
     return recipe.middle if drawn < 0.15 else recipe.full
 

@@ -56,7 +56,7 @@ class Recipe:
     first_steps: int = 6_000
     tokens: int = 2048
     painter: Plan = field(
-        default_factory=lambda: Plan(steps=24_000, rate=1.5e-3, warm_up=200, cool_down=0.6, average=0.999)
+        default_factory=lambda: Plan(steps=30_000, rate=1.5e-3, warm_up=200, cool_down=0.6, average=0.999)
     )
 
     #: Changes of one picture and joinings of two: small ones, and at the sizes that Kontext reads and paints.

@@ -51,7 +51,7 @@ class Training:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._network, self._plan = folder, network, plan
         weights = [weight for weight in network.parameters() if weight.requires_grad]
-        self._optimizer = torch.optim.AdamW(weights, lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.01)
+        self._optimizer = torch.optim.AdamW(weights, lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
         self.averaged = {name: value.detach().clone() for name, value in network.state_dict().items()}
         self.step = 0
         if self._checkpoint.exists():
