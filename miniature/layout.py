@@ -24,6 +24,8 @@ _TOKEN, _TOKENS_ACROSS = 64, 6
 #: Distance from one shape's centre to the next's in radii, at least.
 _PITCH = 2.4
 _MARGIN = 0.03
+#: How far from the middle, in steps of the grid, a place is on a side: in sides of odd lengths a little less than one.
+_STEP = 0.75
 #: How far towards a side a group is moved, at least where there is room.
 _FAR = 0.62
 #: How far from its centre a shape reaches, in radii.
@@ -171,7 +173,7 @@ def _needed(middle: float, side: int, paper: _Paper) -> float:
 
 
 def _first(middle: float, side: int, paper: _Paper) -> int:
-    """Of the places on the grid that are a whole step towards a side, or nowhere, the nearest."""
+    """Of the places on the grid that are a step towards a side, or nowhere, the nearest."""
     middle_steps = middle / paper.grid
-    steps = side * math.ceil(side * middle_steps + 1) if side else round(middle_steps)
+    steps = side * math.ceil(side * middle_steps + _STEP) if side else round(middle_steps)
     return paper.grid * steps

@@ -239,6 +239,14 @@ def test_no_word_about_the_place_is_without_effect(size: tuple[int, int]) -> Non
         assert [(part > 0.17) - (part < -0.17) for part in middle] == list(PLACES[place])
 
 
+@pytest.mark.parametrize("size", [(391, 647), (647, 391), (400, 401)])
+def test_no_shape_is_lost_in_a_picture_of_an_odd_size(size: tuple[int, int]) -> None:
+    for count, place in product((1, 2, 3, 4), PLACES):
+        scene = Scene((Group("star", "red", count, "large"),), place=place)
+
+        assert all(item.radius * min(size) / 2 >= 11 for item in items(scene, *size))
+
+
 def test_shapes_stand_on_the_grid_of_tokens_and_have_few_sizes() -> None:
     for width, height in [*SIZE_PRESETS.values(), (384, 384)]:
         half = min(width, height) / 2
