@@ -68,7 +68,7 @@ def prepare(
 ) -> bool:
     """Make what is missing of so many files of each form, in their order; says whether all are there."""
     folder.mkdir(parents=True, exist_ok=True)
-    # The channels of a pixel side by side: a CPU encodes so narrow a picture in two thirds of the time.
+    # The channels of a pixel side by side: a CPU is through so narrow a network in two thirds of the time.
     vae.to(machine.device, memory_format=torch.channels_last)
     grid = 2 ** len(vae.config.block_out_channels)
     ends = clock.monotonic() + 60 * minutes
