@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import flask
 from werkzeug.exceptions import BadRequest
@@ -34,9 +35,10 @@ class Doorman:
 
     def guard(self) -> None:
         """Refuse a Host that is none; while keys are off, what pages and proxies may have sent for somebody else."""
-        _refuse_bad_host(flask.request.environ.get("HTTP_HOST"))
+        environ = flask.request.environ
+        _refuse_bad_host(environ.get("HTTP_HOST"))
         if self._callers is None:
-            _refuse_strangers(flask.request, self._origins)
+            _refuse_strangers(environ, self._origins)
 
     def caller(self) -> Caller:
         """Who sent the current request. Raises Unauthorized."""
@@ -54,7 +56,7 @@ class Doorman:
     def submitter(self) -> Caller:
         """Who sent the current submit. Raises Unauthorized, and LimitReached again where it did a moment ago."""
         caller = self.caller()
-        self._limiter.refuse_again(caller, flask.request.headers.get("Idempotency-Key", ""))
+        self._limiter.refuse_again(caller, flask.request.environ.get("HTTP_IDEMPOTENCY_KEY", ""))
         return replace(caller, tell=note)
 
     def token(self, *, until: int) -> str:
@@ -115,14 +117,14 @@ def _refuse_bad_host(host: str | None) -> None:
 _OF_A_PROXY = ("HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_X_FORWARDED_")
 
 
-def _refuse_strangers(request: flask.Request, origins: Collection[str]) -> None:
-    environ = request.environ
+def _refuse_strangers(environ: dict[str, Any], origins: Collection[str]) -> None:
     for name in environ:
         if name.startswith(_OF_A_PROXY):
             header = name.removeprefix("HTTP_").replace("_", "-").title()
             raise Forbidden(f"The header {header} says that a proxy is in front; set FARM_AUTH=keys to be behind one.")
-    if not _is_ours(environ.get("HTTP_HOST", "")):
-        raise Forbidden(f"The Host '{request.host}' is not this machine's; set FARM_AUTH=keys to answer under it.")
+    host = environ.get("HTTP_HOST", "")
+    if not _is_ours(host):
+        raise Forbidden(f"The Host '{host}' is not this machine's; set FARM_AUTH=keys to answer under it.")
     origin = environ.get("HTTP_ORIGIN")
     if origin is not None and not (origin in origins or is_loopback(hosts.name_of(origin))):
         raise Forbidden(

@@ -48,7 +48,7 @@ def read_body(*about: str, instead: bytes = b"", most: int | None = None) -> Bod
 
 def idempotency_key() -> str:
     """The caller's Idempotency-Key, empty where there is none. Raises InvalidRequest for one that is too long."""
-    key = flask.request.headers.get("Idempotency-Key", "")
+    key: str = flask.request.environ.get("HTTP_IDEMPOTENCY_KEY", "")
     if len(key) > MAX_KEY:
         raise InvalidRequest([Problem("Idempotency-Key", f"allowed: up to {MAX_KEY} characters", "string_too_long")])
     return key
@@ -66,7 +66,7 @@ def take_room(most: int | None) -> None:
 
     `most` is as in `read_bytes`. A body that does not say how long it is may be as long as that.
     """
-    usual: int = flask.current_app.config["MAX_CONTENT_LENGTH"]
+    usual = _usual_most()
     announced = flask.request.content_length
     size = min(most or usual, announced if announced is not None else most or usual)
     if size > usual:
@@ -75,6 +75,11 @@ def take_room(most: int | None) -> None:
         except TooManyHeld:
             drain(pieces(most or usual))
             raise
+
+
+def _usual_most() -> int:
+    most: int = flask.current_app.config["MAX_CONTENT_LENGTH"]
+    return most
 
 
 def drain(rest: Iterator[bytes]) -> None:
@@ -89,10 +94,11 @@ def read_bytes(most: int | None = None) -> bytes:
     `most` is its largest size in bytes, where that is not the application's own: `IMAGES_BODY` where a model takes
     images. Flask's own reader takes what comes before a cut or the limit for the whole.
     """
-    if most is not None:
+    if most is None:
+        most = _usual_most()
+    else:
         flask.request.max_content_length = most
-    most, announced = flask.request.max_content_length, flask.request.content_length
-    assert most is not None
+    announced = flask.request.content_length
     if announced is not None and announced > most:
         raise RequestEntityTooLarge
     _refuse_coded()

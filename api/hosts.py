@@ -67,6 +67,7 @@ def prefix_of(host_and_port: str) -> str | None:
     return FALS.get(host) or _LABELS.get(host.partition(".")[0])
 
 
+@lru_cache(maxsize=64)
 def host_of(host_and_port: str) -> str | None:
     """The name or address in a `Host`, in small letters; None where it is no host at all."""
     match = _HOST.fullmatch(host_and_port)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
+import hiredis
 import redis
 import structlog
 from redis.backoff import NoBackoff
@@ -58,6 +58,14 @@ class UnixConnection(redis.UnixDomainSocketConnection):
         return connected
 
 
+class Packer:
+    """A command as bytes. The library's own packer first looks at each argument twice: a script is given sixty."""
+
+    def pack(self, *command: Any) -> list[bytes]:
+        words = command[0].encode().split()  # such as `SCRIPT LOAD`
+        return [hiredis.pack_command((*words, *command[1:]))]
+
+
 class Client(redis.Redis):
     """The library's client without its telemetry, which costs a tenth of a command even where it is off."""
 
@@ -105,23 +113,30 @@ def _options() -> dict[str, Any]:
         "socket_timeout": ANSWER_SECONDS,
         "retry": Retry(NoBackoff(), 1),
         "max_connections": 2**31 - 1,  # the library stops at 100; the API has a thread for each call that it holds
+        "command_packer": Packer(),
         "protocol": 2,  # a tenth quicker here than 3, of which the farm uses nothing
     }
 
 
-@contextmanager
-def translated() -> Iterator[None]:
+class translated:  # noqa: N801  # reads as the function that `contextlib` would make of it, at twice the cost
     """Redis's own errors, as the farm's: full memory, a refusal, or no answer."""
-    try:
-        yield
-    except redis.exceptions.OutOfMemoryError as error:
-        raise StoreFull from error
-    except redis.exceptions.ResponseError as error:
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, redis.exceptions.RedisError):
+            raise _as_ours(error) from error
+
+
+def _as_ours(error: redis.exceptions.RedisError) -> StoreFull | StoreUnavailable:
+    if isinstance(error, redis.exceptions.OutOfMemoryError):
+        return StoreFull()
+    if isinstance(error, redis.exceptions.ResponseError):
         # Its words name keys and scripts: they are for the log, and not for callers.
         _log.error("Redis refused a command", error=str(error))
-        raise StoreUnavailable("The job store (Redis) refused a command; the farm's log has its reason.") from error
-    except redis.exceptions.RedisError as error:
-        raise StoreUnavailable(f"The job store (Redis) does not answer: {error}") from error
+        return StoreUnavailable("The job store (Redis) refused a command; the farm's log has its reason.")
+    return StoreUnavailable(f"The job store (Redis) does not answer: {error}")
 
 
 def broker_url(url: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from importlib import resources
 from typing import Any
 
@@ -26,10 +27,21 @@ class Scripts:
     """Calls a script by name. Redis forgets scripts when it restarts; the client then sends the text again."""
 
     def __init__(self, client: redis.Redis) -> None:
-        self._scripts = {name: client.register_script(_text(name)) for name in NAMES}
+        self._client = client
+        self._texts = {name: self.text(name) for name in NAMES}
+        self._digests = {name: _digest(text) for name, text in self._texts.items()}
 
     def run(self, name: str, *arguments: str | int | float) -> Any:
-        return self._scripts[name](args=list(arguments))
+        # The library's scripts copy their arguments three times first: of a submit, sixty.
+        try:
+            return self._client.evalsha(self._digests[name], 0, *arguments)
+        except redis.exceptions.NoScriptError:
+            self._client.script_load(self._texts[name])
+            return self._client.evalsha(self._digests[name], 0, *arguments)
+
+    def text(self, name: str) -> str:
+        """What Redis is sent of a script."""
+        return _text(name)
 
 
 def _text(name: str) -> str:
@@ -37,6 +49,11 @@ def _text(name: str) -> str:
     flags = "#!lua flags=allow-oom\n" if name in _WHEN_FULL else ""
     head = f"{flags}local P = '{PREFIX}'\n{_transitions()}\n"
     return head + (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
+
+
+def _digest(text: str) -> str:
+    """By what Redis knows a script."""
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def _transitions() -> str:

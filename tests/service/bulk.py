@@ -21,7 +21,6 @@ class _Gathering(Scripts):
 
     def __init__(self, client: redis.Redis) -> None:
         super().__init__(client)
-        self._client = client
         self._calls: list[tuple[str, tuple[Any, ...]]] = []
 
     def run(self, name: str, *arguments: Any) -> Any:
@@ -32,7 +31,7 @@ class _Gathering(Scripts):
         """Make the calls that were kept; their answers."""
         with self._client.pipeline(transaction=False) as together:
             for name, arguments in self._calls:
-                self._scripts[name](args=list(arguments), client=together)
+                together.register_script(self.text(name))(args=list(arguments))
             self._calls.clear()
             return together.execute()
 
