@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable
 from enum import StrEnum
@@ -12,11 +11,11 @@ import redis
 
 from farm.errors import StorageUnavailable
 from farm.jobstore.connection import Client
-from farm.jobstore.scripts import NAMES, _text
+from farm.jobstore.scripts import NAMES, _digest, _text
 
 T = TypeVar("T")
 
-_SCRIPTS = {hashlib.sha1(_text(name).encode()).hexdigest(): name for name in NAMES}
+_SCRIPTS = {_digest(_text(name)): name for name in NAMES}
 
 
 class Died(BaseException):

@@ -30,8 +30,9 @@ class _Gathering(Scripts):
     def send(self) -> list[Any]:
         """Make the calls that were kept; their answers."""
         with self._client.pipeline(transaction=False) as together:
+            scripts = {name: together.register_script(text) for name, text in self._texts.items()}
             for name, arguments in self._calls:
-                together.register_script(self.text(name))(args=list(arguments))
+                scripts[name](args=list(arguments))
             self._calls.clear()
             return together.execute()
 
