@@ -123,7 +123,9 @@ def _refuse_strangers(environ: dict[str, Any], origins: Collection[str]) -> None
             header = name.removeprefix("HTTP_").replace("_", "-").title()
             raise Forbidden(f"The header {header} says that a proxy is in front; set FARM_AUTH=keys to be behind one.")
     if not _is_ours(environ.get("HTTP_HOST", "")):
-        raise Forbidden(f"The Host '{flask.request.host}' is not this machine's; set FARM_AUTH=keys to answer under it.")
+        raise Forbidden(
+            f"The Host '{flask.request.host}' is not this machine's; set FARM_AUTH=keys to answer under it."
+        )
     origin = environ.get("HTTP_ORIGIN")
     if origin is not None and not (origin in origins or is_loopback(hosts.name_of(origin))):
         raise Forbidden(
