@@ -222,17 +222,21 @@ def test_a_running_job_that_is_cancelled_is_told_to_stop(store: JobStore) -> Non
     assert store.cancel(job.id) == "stopping"
 
 
-def test_stopping_is_shouted_too(store: JobStore, redis_url: str) -> None:
+def channels_of(client: redis.Redis, name: str) -> int:
+    """How many channels this one listener has joined: those of earlier tests listen to the same ones."""
+    return sum(int(each["sub"]) for each in client.client_list() if each["name"] == name)
+
+
+def test_stopping_is_shouted_too(store: JobStore, client: redis.Redis, redis_url: str) -> None:
     heard: list[str] = []
-    client = connect_to_listen(redis_url)
-    hear_stops(client, heard.append)
-    wait_for(lambda: client.pubsub_numsub(keys.STOP)[0][1] > 0)
+    hear_stops(connect_to_listen(f"{redis_url}?client_name=told-to-stop"), heard.append)
+    wait_for(lambda: channels_of(client, "told-to-stop") == 1, what="the listener's joining")
     submit(store)
     job = take_one(store)
 
     store.cancel(job.id)
 
-    wait_for(lambda: heard == [job.id])
+    wait_for(lambda: heard == [job.id], what="the worker's being told")
 
 
 def test_a_job_that_has_ended_or_never_was_cannot_be_cancelled(store: JobStore) -> None:
