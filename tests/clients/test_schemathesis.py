@@ -31,10 +31,14 @@ CHECKS = (
 STREAM = "/farm/v1/events"
 #: Other ids of a model have the same schema and the same route, and so has the queue beside the direct call.
 TWINS = r"kontext/max|flux-1-srpo|flux-srpo/image|/fal/queue/fal-ai/.*(srpo|kontext|image|multi)$"
-#: A call that was held for as long as may be is answered 504, which is no fault.
+#: A call that was held for as long as may be is answered 504, which is no fault; but then it was taken, so that what
+#: the schemas forbid may not get there. The tool's own list lacks 413, 414 and 431, by which what is too long is
+#: refused.
 SETTINGS = """
 [checks.not_a_server_error]
 expected-statuses = ["2xx", "3xx", "4xx", "504"]
+[checks.negative_data_rejection]
+expected-statuses = ["4xx"]
 """
 #: What the examples name, so that nothing is looked for outside this machine.
 OUTSIDE = "https://you.example"
