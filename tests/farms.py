@@ -240,14 +240,16 @@ def own_redis(folder: Path, *options: str) -> Iterator[str]:
         server.wait()
 
 
-def farm_command(*words: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def farm_command(
+    *words: str, environment: dict[str, str] | None = None, seconds: float = 60
+) -> subprocess.CompletedProcess[str]:
     """Run `farm` with `words` to its end."""
     return subprocess.run(
         [sys.executable, "-m", "farm.cli", *words],
         env=clean_environment() | (environment or {}),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=seconds,
         check=False,
     )
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.receiver import Server
 
 #: Answers one request, whatever way.
 Behaviour = Callable[[BaseHTTPRequestHandler], None]
@@ -19,8 +21,7 @@ class Host:
         self.asked: list[str] = []
         self.released = threading.Event()
         self._behaviours: dict[str, Behaviour] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = Server(("127.0.0.1", 0), self._handler())
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
 

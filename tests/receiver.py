@@ -48,6 +48,13 @@ def close_early(request: BaseHTTPRequestHandler) -> None:
     request.connection.shutdown(socket.SHUT_RDWR)
 
 
+class Server(ThreadingHTTPServer):
+    """Takes the connections of many couriers at once: those beyond a queue of five come a second later."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+
 class Receiver:
     """Behaves well at first; `behave` is asked for each request, and may be changed at any time."""
 
@@ -55,8 +62,7 @@ class Receiver:
         self.received: list[Received] = []
         self.behave: Behaviour = answer(200)
         self.released = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = Server(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def at(self, path: str) -> list[Received]:

@@ -96,6 +96,7 @@ def test_a_painted_bolt_is_blacked_out(miniature: RunningFarm) -> None:
     assert painted(miniature, view).getextrema() == ((0, 0),) * 3
 
 
+@pytest.mark.timeout(400)
 def test_each_tolerance_begins_at_a_certainty_of_its_own(miniature: RunningFarm) -> None:
     """A picture that the checker is not sure of is blacked out at the lower tolerances, given at the higher ones."""
     asked = ImageRequest("kontext-text-to-image", UNSURE[0], 1024, 1024, steps=28, guidance=3.5, seed=UNSURE[1])

@@ -48,6 +48,7 @@ def receiver(standing: tuple[SpreadFarm, Receiver]) -> Receiver:
 # The wires
 
 
+@pytest.mark.timeout(300)
 def test_dead_connections_are_left_for_good_ones(farm: SpreadFarm, receiver: Receiver) -> None:
     with calling(farm, receiver):
         let_wires_die(farm)

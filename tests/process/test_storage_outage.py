@@ -114,7 +114,7 @@ def half_a_minute_of_everything(way: FaultyWay) -> None:
 @pytest.mark.parametrize(
     "outage",
     [
-        short_outage,
+        pytest.param(short_outage, marks=pytest.mark.timeout(300)),
         pytest.param(long_outage, marks=[pytest.mark.full, pytest.mark.timeout(300)]),
         pytest.param(half_a_minute_of_everything, marks=[pytest.mark.full, pytest.mark.timeout(300)]),
     ],

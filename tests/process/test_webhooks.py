@@ -6,8 +6,9 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -91,18 +92,27 @@ def test_a_killed_webhook_worker_loses_nothing(farm: RunningFarm, receiver: Rece
 
 
 def test_events_wait_for_a_receiver_that_was_down(farm: RunningFarm, receiver: Receiver) -> None:
-    receiver.behave = answer(503)
+    refused: list[str] = []
+
+    def refuse(request: BaseHTTPRequestHandler) -> None:
+        refused.append(request.path)
+        answer(503)(request)
+
+    receiver.behave = refuse
     job_ids = {farm.submit(webhook_url=receiver.url, webhook_events=["job.completed"]) for _ in range(3)}
-    wait_for(lambda: len(receiver.received) >= 3)
-    before = len(receiver.received)
+    wait_for(lambda: len(refused) >= 3)
     receiver.behave = answer(200)
-    receiver.received.clear()
 
-    wait_for(lambda: set(ended(receiver)) == job_ids)
+    found = wait_for(lambda: delivered(farm, 3), what="three deliveries")
 
-    found = farm.call("GET", "/farm/v1/deliveries?limit=3").json["deliveries"]
-    assert {item["status"] for item in found} == {"delivered"}
-    assert sum(attempt["status"] == 503 for item in found for attempt in item["attempts"]) == before
+    assert {item["job"] for item in found} == set(ended(receiver)) == job_ids
+    assert sum(attempt["status"] == 503 for item in found for attempt in item["attempts"]) == len(refused)
+
+
+def delivered(farm: RunningFarm, count: int) -> list[dict[str, Any]]:
+    """The last so many deliveries, if they all have arrived."""
+    found: list[dict[str, Any]] = farm.call("GET", f"/farm/v1/deliveries?limit={count}").json["deliveries"]
+    return found if {item["status"] for item in found} == {"delivered"} else []
 
 
 def test_the_command_line_shows_and_repeats(farm: RunningFarm, receiver: Receiver) -> None:

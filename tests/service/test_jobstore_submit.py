@@ -229,7 +229,7 @@ def memory(client: redis.Redis) -> Iterator[redis.Redis]:
 
 def limit_memory(client: redis.Redis, share: float) -> None:
     """Set the limit so that what is used now is this share of it; so much that buffers of connections do not matter."""
-    client.set("ballast", "x" * 20_000_000)
+    client.setrange("ballast", 20_000_000, "x")  # a value that is sent takes as much in buffers, for a while
     client.config_set("maxmemory", int(client.info("memory")["used_memory"] / share))
 
 
