@@ -92,13 +92,13 @@ def test_if_nobody_asks_again_it_ends(store: JobStore, client: redis.Redis) -> N
 
 
 def test_a_running_one_is_stopped(store: JobStore, client: redis.Redis, redis_url: str) -> None:
-    job_id = abandoned(store)
-    job = take_one(store)
     told: list[str] = []
     listener = Listener(connect_to_listen(redis_url), lambda _channel, text: told.append(text))
     listener.ask_for(keys.STOP)
     listener.start()
     wait_for(lambda: told == [""], what="the listener's joining")
+    job_id = abandoned(store)
+    job = take_one(store)
 
     let_time_pass(store, client)
 

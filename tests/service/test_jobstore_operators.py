@@ -146,13 +146,13 @@ def test_a_start_has_so_long(client: redis.Redis) -> None:
 def test_one_that_lasts_longer_fails_though_its_worker_lives(
     store: JobStore, client: redis.Redis, redis_url: str
 ) -> None:
-    submit(store)
-    job = take_one(store)
     told: list[str] = []
     listener = Listener(connect_to_listen(redis_url), lambda _channel, text: told.append(text))
     listener.ask_for(keys.STOP)
     listener.start()
     wait_for(lambda: told == [""], what="the listener's joining")
+    submit(store)
+    job = take_one(store)
 
     end_rendering(client, job.id)
     store.reap()
