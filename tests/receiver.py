@@ -51,7 +51,6 @@ def close_early(request: BaseHTTPRequestHandler) -> None:
 class Server(ThreadingHTTPServer):
     """Takes the connections of many couriers at once: those beyond a queue of five come a second later."""
 
-    daemon_threads = True
     request_queue_size = 128
 
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from tests.chaos.evidence import Evidence, Letter
-from tests.receiver import Behaviour, answer, close_early
+from tests.receiver import Behaviour, Server, answer, close_early
 
 #: What a receiver does with a letter, and how often, out of the sum of all.
 _MOODS: Mapping[str, int] = {"well": 78, "error": 8, "busy": 4, "closing": 5, "hanging": 3, "taking it": 2}
@@ -56,8 +56,7 @@ class Receivers:
         self._is_moody = moody
         self._is_down = threading.Event()
         self._closing = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = Server(("127.0.0.1", 0), self._handler())
         self._url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Receivers:

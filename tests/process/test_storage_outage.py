@@ -111,12 +111,13 @@ def half_a_minute_of_everything(way: FaultyWay) -> None:
     way.heal()
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "outage",
     [
-        pytest.param(short_outage, marks=pytest.mark.timeout(300)),
-        pytest.param(long_outage, marks=[pytest.mark.full, pytest.mark.timeout(300)]),
-        pytest.param(half_a_minute_of_everything, marks=[pytest.mark.full, pytest.mark.timeout(300)]),
+        short_outage,
+        pytest.param(long_outage, marks=pytest.mark.full),
+        pytest.param(half_a_minute_of_everything, marks=pytest.mark.full),
     ],
     ids=["ten seconds", "a minute", "some of everything"],
 )

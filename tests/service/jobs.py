@@ -10,7 +10,10 @@ import redis
 
 from farm.job import Claimed, Conditions, Job, NewJob, Order, Result, State, Webhook
 from farm.jobstore import keys
+from farm.jobstore.connection import connect_to_listen
+from farm.jobstore.hints import Listener
 from farm.jobstore.store import Held, JobStore, Terms
+from tests.farms import wait_for
 from tests.unit.samples import a_request, a_result
 
 BASE = "https://farm.example"
@@ -107,6 +110,22 @@ def end_start(client: redis.Redis, job_id: str) -> None:
     """Let the time be over within which this job must be started."""
     client.hset(keys.job(job_id), "start_by_us", 1)
     client.zadd(keys.START_BY, {job_id: 1}, xx=True)
+
+
+def now(client: redis.Redis) -> float:
+    """Redis's time, in seconds."""
+    seconds, microseconds = client.time()
+    return float(seconds + microseconds / 1e6)
+
+
+def hear_shouts(redis_url: str) -> list[str]:
+    """What workers are told from now on: nothing, when the listener has joined; then each job that must stop."""
+    told: list[str] = []
+    listener = Listener(connect_to_listen(redis_url), lambda _channel, text: told.append(text))
+    listener.ask_for(keys.STOP)
+    listener.start()
+    wait_for(lambda: told == [""], what="the listener's joining")
+    return told
 
 
 def end_preparation(client: redis.Redis, *job_ids: str) -> None:

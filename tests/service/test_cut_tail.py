@@ -253,7 +253,8 @@ def kill(folder: Path, slow_disk: Path, monkeypatch: pytest.MonkeyPatch) -> Call
             patched.setenv("SLOW_DISK_NOTES", str(notes))
             with running(folder, fsync=fsync) as server:
                 # A quick machine writes so much that Redis begins a new file, of which the notes know nothing.
-                connect(server.url).config_set("auto-aof-rewrite-percentage", 0)
+                with connect(server.url) as client:
+                    client.config_set("auto-aof-rewrite-percentage", 0)
                 accepted, stop = submitting(server, clients=4)
                 began = clock.monotonic()
                 wait_for(lambda: clock.monotonic() - began > seconds, seconds=seconds + 30)

@@ -11,8 +11,6 @@ import redis
 from farm.errors import QueueFull
 from farm.job import State
 from farm.jobstore import keys
-from farm.jobstore.connection import connect_to_listen
-from farm.jobstore.hints import Listener
 from farm.jobstore.store import Accepted, JobStore
 from tests.farms import wait_for
 from tests.service.jobs import (
@@ -22,6 +20,7 @@ from tests.service.jobs import (
     end_hold,
     end_preparation,
     end_waiting_for_callers,
+    hear_shouts,
     held,
     lose,
     names,
@@ -92,11 +91,7 @@ def test_if_nobody_asks_again_it_ends(store: JobStore, client: redis.Redis) -> N
 
 
 def test_a_running_one_is_stopped(store: JobStore, client: redis.Redis, redis_url: str) -> None:
-    told: list[str] = []
-    listener = Listener(connect_to_listen(redis_url), lambda _channel, text: told.append(text))
-    listener.ask_for(keys.STOP)
-    listener.start()
-    wait_for(lambda: told == [""], what="the listener's joining")
+    told = hear_shouts(redis_url)
     job_id = abandoned(store)
     job = take_one(store)
 

@@ -24,6 +24,7 @@ from tests.service.jobs import (
     lose,
     names,
     new_job,
+    now,
     record,
     result,
     state,
@@ -110,12 +111,6 @@ def test_a_job_is_tried_again_after_a_while(store: JobStore, client: redis.Redis
         assert before + least <= due / 1e6 <= after + 2 * least
         end_delays(client)
         store.reap()
-
-
-def now(client: redis.Redis) -> float:
-    """Redis's time, in seconds."""
-    seconds, microseconds = client.time()
-    return float(seconds + microseconds / 1e6)
 
 
 def test_a_job_that_always_fails_fails_after_the_attempts(store: JobStore, client: redis.Redis) -> None:

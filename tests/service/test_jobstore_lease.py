@@ -22,6 +22,7 @@ from tests.service.jobs import (
     held,
     ids,
     lose,
+    now,
     record,
     result,
     state,
@@ -34,10 +35,9 @@ from tests.service.jobs import (
 
 def lease_end(client: redis.Redis, job_id: str) -> float:
     """Seconds until the lease of this job runs out, by Redis's clock."""
-    seconds, microseconds = client.time()
     end = client.zscore(keys.LEASES, job_id)
     assert end is not None
-    return end / 1e6 - (seconds + microseconds / 1e6)
+    return end / 1e6 - now(client)
 
 
 def test_a_claim_is_a_lease(store: JobStore, client: redis.Redis) -> None:

@@ -12,14 +12,13 @@ from farm.doctor.finding import Mark
 from farm.job import State
 from farm.jobstore import keys
 from farm.jobstore.census import Census
-from farm.jobstore.connection import connect_to_listen
-from farm.jobstore.hints import Listener
 from farm.jobstore.store import JobStore
 from tests.farms import wait_for
 from tests.service.jobs import (
     FACTS,
     TERMS,
     events,
+    hear_shouts,
     held,
     ids,
     lose,
@@ -146,11 +145,7 @@ def test_a_start_has_so_long(client: redis.Redis) -> None:
 def test_one_that_lasts_longer_fails_though_its_worker_lives(
     store: JobStore, client: redis.Redis, redis_url: str
 ) -> None:
-    told: list[str] = []
-    listener = Listener(connect_to_listen(redis_url), lambda _channel, text: told.append(text))
-    listener.ask_for(keys.STOP)
-    listener.start()
-    wait_for(lambda: told == [""], what="the listener's joining")
+    told = hear_shouts(redis_url)
     submit(store)
     job = take_one(store)
 

@@ -131,11 +131,11 @@ def test_a_body_that_drips_is_given_up_and_one_that_keeps_the_pace_is_not(
 ) -> None:
     theirs, ours = open_pair()
     ours.begin_exchange()
-    monkeypatch.setattr(line, "PATIENCE_SECONDS", 1.5)
+    monkeypatch.setattr(line, "PATIENCE_SECONDS", 1.0)
     monkeypatch.setattr(line, "LEAST_PACE", 0.5)
     ours.begin_exchange()
-    with dripping(theirs, b"x" * 100, pause=0.03):
-        assert received(ours, 100) == b"x" * 100  # which takes twice what may be stood still
+    with dripping(theirs, b"x" * 100, pause=0.05):
+        assert received(ours, 100) == b"x" * 100  # which takes five times what may be stood still
 
     monkeypatch.setattr(line, "LEAST_PACE", 1000)
     ours.begin_exchange()
