@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from api.server import Address, serve
-from farm.errors import ConfigurationError, FarmError
-from farm.lifeline import UNUSABLE
+from farm.domain.errors import ConfigurationError, FarmError
+from farm.process.child import UNUSABLE
 from farm.settings import load
 from farm.telemetry import set_up_log
 

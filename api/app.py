@@ -12,27 +12,28 @@ import flask
 from prometheus_client import CollectorRegistry
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from api import errors, hosts, room
+from api.admission import body_memory
+from api.admission.body_memory import Room
+from api.admission.held_calls import Held
+from api.admission.rate_limit import Limiter
+from api.admission.sse import Streams
 from api.auth import Doorman
-from api.browsers import Browsers
-from api.held import Held
-from api.hosts import Hosts
-from api.house import House
-from api.json import FastJson
-from api.limits import Limiter
+from api.context import House
+from api.http import errors, fal_hosts
+from api.http.cors import Browsers
+from api.http.fal_hosts import Hosts
+from api.http.json import FastJson
+from api.http.path_converters import OtherThan
+from api.http.upload_body import Receiving
 from api.openapi.document import document
-from api.paths import OtherThan
-from api.receiving import Receiving
-from api.room import Room
 from api.routes import deliveries, docs, fal_proxy, fal_storage, files, health, jwks, keys, wavespeed_media
 from api.routes.fal_proxy import Proxy
-from api.streams import Streams
 from farm import __version__, clock
 from farm.bootstrap import Farm
 from farm.dialects.registry import SPOKEN
 from farm.settings import Settings
 from farm.telemetry import FarmCollector, HttpMetrics
-from farm.webhooks.desk import Desk
+from farm.webhooks.service import Desk
 
 #: Where the time of a request's arrival stands in its WSGI environment.
 _BEGAN = "farm.began"
@@ -76,7 +77,7 @@ def create_app(farm: Farm, *, base: str, with_keys: bool, most_streams: int, mos
     doorman = Doorman(farm.callers if with_keys else None, limiter, origins=farm.settings.cors)
     share = _half if with_keys else _all
     streams = app.extensions["streams"] = Streams(most_streams, share(most_streams))
-    app.extensions["room"] = Room(room.MOST, share(room.MOST))
+    app.extensions["room"] = Room(body_memory.MOST, share(body_memory.MOST))
     held = Held(farm.service, most=most_held, most_of_one=share(most_held), seconds=farm.settings.hold_seconds)
     registry = CollectorRegistry()
     registry.register(FarmCollector(farm.census))
@@ -110,7 +111,7 @@ def _all(most: int) -> int:
     return most
 
 
-def _wrapped(application: hosts.Application, settings: Settings) -> hosts.Application:
+def _wrapped(application: fal_hosts.Application, settings: Settings) -> fal_hosts.Application:
     """What stands before the routes, the outermost last: it settles who calls what, and what a browser is told."""
     hops = settings.proxy_hops
     wrapped = Browsers(Hosts(Proxy(application)), origins=settings.cors)

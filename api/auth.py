@@ -10,12 +10,12 @@ from typing import Any
 import flask
 from werkzeug.exceptions import BadRequest
 
-from api import hosts
-from api.browsers import ANY
-from api.limits import Limiter, note
+from api.admission.rate_limit import Limiter, note
+from api.http import fal_hosts
+from api.http.cors import ANY
 from farm import clock
-from farm.callers import LOCAL, Caller, Callers, is_loopback
-from farm.errors import Forbidden, StoreUnavailable, Unauthorized
+from farm.auth.api_keys import LOCAL, Caller, Callers, is_loopback
+from farm.domain.errors import Forbidden, StoreUnavailable, Unauthorized
 
 _SCHEMES = ("key", "bearer")
 #: How long a stream goes on before its key is looked at again, in seconds.
@@ -109,7 +109,7 @@ def shown_key(header: str) -> str:
 
 
 def _refuse_bad_host(host: str | None) -> None:
-    if host is not None and hosts.host_of(host) is None:
+    if host is not None and fal_hosts.host_of(host) is None:
         raise BadRequest(f"The Host '{host[:100]}' is none; allowed: a name or an address, and a port after a colon.")
 
 
@@ -127,7 +127,7 @@ def _refuse_strangers(environ: dict[str, Any], origins: Collection[str]) -> None
             f"The Host '{flask.request.host}' is not this machine's; set FARM_AUTH=keys to answer under it."
         )
     origin = environ.get("HTTP_ORIGIN")
-    if origin is not None and not (origin in origins or is_loopback(hosts.name_of(origin))):
+    if origin is not None and not (origin in origins or is_loopback(fal_hosts.name_of(origin))):
         raise Forbidden(
             f"The Origin '{origin}' is not this machine's; name it in FARM_CORS or set FARM_AUTH=keys to let pages in."
         )
@@ -135,4 +135,4 @@ def _refuse_strangers(environ: dict[str, Any], origins: Collection[str]) -> None
 
 @lru_cache(maxsize=64)
 def _is_ours(host_and_port: str) -> bool:
-    return is_loopback(hosts.host_of(host_and_port) or "") or hosts.prefix_of(host_and_port) is not None
+    return is_loopback(fal_hosts.host_of(host_and_port) or "") or fal_hosts.prefix_of(host_and_port) is not None

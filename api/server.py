@@ -19,13 +19,13 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from api.app import create_app
-from api.line import safe
-from api.threads import Threads
+from api.connections.gthread_worker import Threads
+from api.connections.slow_client_socket import safe
+from farm.auth.api_keys import Callers, refuse_open_door, wants_keys
 from farm.bootstrap import build, reach
-from farm.callers import Callers, refuse_open_door, wants_keys
-from farm.jobstore import keys
-from farm.lifeline import die_with_parent
-from farm.reaper import Reaper
+from farm.jobstore import redis_keys
+from farm.process.child import die_with_parent
+from farm.process.periodic import Reaper
 from farm.settings import Settings
 
 #: Threads are made when they are needed, and cost little while they wait.
@@ -130,7 +130,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
         Reaper(farm.service.reap).start()
         Reaper(farm.sweeper.go_on).start()
         base = (self._settings.public_url or self._address.url).rstrip("/")
-        farm.redis.set(keys.BASE, base)
+        farm.redis.set(redis_keys.BASE, base)
         if self._address.host in _EVERYWHERE and not self._settings.public_url:
             _log.warning("callers are handed URLs that lead nowhere; set FARM_PUBLIC_URL", base=base)
         app = create_app(

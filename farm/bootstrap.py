@@ -9,29 +9,29 @@ from typing import cast
 import redis
 from celery import Celery
 
-from farm import embedded
-from farm.callers import Callers
+from farm.auth.api_keys import Callers
 from farm.celery import Bell, application
-from farm.errors import ConfigurationError, NotReady
-from farm.inputs import Intake
-from farm.jobstore import keys
-from farm.jobstore.census import Census
+from farm.dialects.links import Links
+from farm.domain.errors import ConfigurationError, NotReady
+from farm.images.intake import Intake
+from farm.jobstore import redis_keys
 from farm.jobstore.connection import check, connect, connect_to_listen, translated
-from farm.jobstore.deliveries import Deliveries
-from farm.jobstore.feed import Feed
-from farm.jobstore.hints import Changes
-from farm.jobstore.rota import Rota
+from farm.jobstore.event_feed import Feed
+from farm.jobstore.notifications import Changes
+from farm.jobstore.stats import Census
 from farm.jobstore.store import JobStore, Terms
-from farm.jobstore.uploads import Allowance, Tickets
-from farm.links import Links
-from farm.outbound import Outbound
+from farm.process import embedded_redis
+from farm.retention.sweep_state import Rota
+from farm.retention.sweeper import Sweeper
 from farm.service import Service
 from farm.settings import Settings
+from farm.ssrf_safe_http import Outbound
 from farm.storage.local import LocalStorage
 from farm.storage.storage import Storage
-from farm.sweeper import Sweeper
-from farm.uploads import Uploads
+from farm.uploads.tickets import Allowance, Tickets
+from farm.uploads.uploads import Uploads
 from farm.webhooks.secrets import Secrets
+from farm.webhooks.store import Deliveries
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +69,13 @@ class Farm:
 def base_of_the_api(settings: Settings, client: redis.Redis) -> str | None:
     """The beginning of every URL of the API, without a slash at its end; None: no API has been started yet."""
     with translated():
-        base = settings.public_url or cast(str | None, client.get(keys.BASE))
+        base = settings.public_url or cast(str | None, client.get(redis_keys.BASE))
     return base.rstrip("/") if base else None
 
 
 def redis_url(settings: Settings, data_dir: Path) -> str:
     """The Redis of this farm: one's own, or the embedded one that runs for `data_dir`."""
-    url = settings.redis_url or embedded.address(data_dir)
+    url = settings.redis_url or embedded_redis.address(data_dir)
     if url is None:
         raise ConfigurationError(
             f"No Redis is known: run `farm up --data-dir {data_dir}` first, or set FARM_REDIS_URL to your own"

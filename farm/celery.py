@@ -10,7 +10,7 @@ import structlog
 from celery import Celery
 from kombu.entity import Exchange, Queue
 
-from farm.jobstore import keys
+from farm.jobstore import redis_keys
 from farm.jobstore.connection import broker_url
 
 RENDER_QUEUE = "render"
@@ -52,7 +52,7 @@ def application(redis_url: str) -> Celery:
         worker_send_task_events=True,
         task_send_sent_event=False,
         broker_transport_options={
-            "global_keyprefix": keys.CELERY,
+            "global_keyprefix": redis_keys.CELERY,
             # Without these a half-open connection hangs for ever; the first must exceed BRPOP's own second.
             "socket_timeout": 5,
             "socket_connect_timeout": 2,

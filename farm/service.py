@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 
 from farm import clock
-from farm.callers import Caller
-from farm.catalogue import MODELS, Model, find
+from farm.auth.api_keys import Caller
 from farm.celery import Bell
 from farm.dialects import registry
-from farm.errors import (
+from farm.domain.catalogue import MODELS, Model, find
+from farm.domain.errors import (
     InvalidRequest,
     ModelNotServed,
     NotFinished,
@@ -24,16 +24,16 @@ from farm.errors import (
     StoreUnavailable,
     UnknownModel,
 )
-from farm.inputs import Found, Intake, with_sources
-from farm.job import Job, Moment, NewJob, Order, Search, State, as_accepted
-from farm.jobstore.census import Census, Served
-from farm.jobstore.feed import Feed, News
-from farm.jobstore.hints import Changes
+from farm.domain.job import Job, Moment, NewJob, Order, Search, State, as_accepted
+from farm.domain.request import MAX_RANDOM_SEED, Request
+from farm.images.intake import Found, Intake, with_sources
+from farm.jobstore.event_feed import Feed, News
+from farm.jobstore.notifications import Changes
+from farm.jobstore.stats import Census, Served
 from farm.jobstore.store import Accepted, JobStore
-from farm.outbound import Outbound
-from farm.request import MAX_RANDOM_SEED, Request
+from farm.ssrf_safe_http import Outbound
 from farm.storage.storage import Storage
-from farm.webhooks.address import check
+from farm.webhooks.url_check import check
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from farm.errors import ConfigurationError
-from farm.limits import MOST_RATE
+from farm.domain.errors import ConfigurationError
+from farm.domain.limits import MOST_RATE
 
 PREFIX = "FARM_"
 

@@ -14,8 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from farm import __version__
-from farm.errors import StoreUnavailable
-from farm.jobstore.census import Census
+from farm.domain.errors import StoreUnavailable
+from farm.jobstore.stats import Census
 
 
 def set_up_log(form: Literal["console", "json"] | None) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from farm.errors import ConfigurationError
+from farm.domain.errors import ConfigurationError
 
 #: Names of real weights (`Pipeline.weights`), and the repositories that publish FLUX.1-dev's parts and Kontext.
 SRPO_WEIGHTS = "flux-1-dev + srpo"

@@ -12,7 +12,7 @@ import torch
 import typer
 
 from farm import clock
-from farm.errors import FarmError
+from farm.domain.errors import FarmError
 from miniature import autoencoder, bundle, checker, editor, evaluation, judge, painter, readers
 from miniature.dataset import prepare
 from miniature.evaluation import Figure, Pace

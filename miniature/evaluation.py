@@ -9,8 +9,8 @@ from random import Random
 from PIL import Image, ImageDraw, ImageOps
 
 from farm import clock
-from farm.catalogue import KONTEXT, SIZE_PRESETS, SRPO
-from farm.request import ImageRequest
+from farm.domain.catalogue import KONTEXT, SIZE_PRESETS, SRPO
+from farm.domain.request import ImageRequest
 from miniature import judge
 from miniature.dataset import random_guidance
 from miniature.drawing import draw, vivid

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from farm import clock
-from farm.errors import ConfigurationError
+from farm.domain.errors import ConfigurationError
 
 Network = TypeVar("Network", bound=nn.Module)
 #: Seconds between two checkpoints.

@@ -11,7 +11,7 @@ import structlog
 import trustme
 
 from farm.bootstrap import Farm, build
-from farm.embedded import EmbeddedRedis
+from farm.process.embedded_redis import EmbeddedRedis
 from farm.settings import Settings
 from tests.farms import Certificate, empty, folder_in_memory
 from tests.s3 import S3, running_s3

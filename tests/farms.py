@@ -22,7 +22,7 @@ import redis
 import urllib3
 from PIL import Image
 
-from farm import embedded, lifeline
+from farm.process import child, embedded_redis
 
 T = TypeVar("T")
 
@@ -127,7 +127,7 @@ class RunningFarm:
         self.log = self.data_dir.with_suffix(".log")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                lifeline.command(*program, "--data-dir", str(self.data_dir)),
+                child.command(*program, "--data-dir", str(self.data_dir)),
                 env=self._environment,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -195,7 +195,7 @@ class RunningFarm:
     @property
     def redis(self) -> redis.Redis:
         """The farm's own job store."""
-        url = embedded.address(self.data_dir)
+        url = embedded_redis.address(self.data_dir)
         assert url is not None
         return redis.Redis.from_url(url, decode_responses=True)
 
@@ -230,8 +230,18 @@ def own_redis(folder: Path, *options: str) -> Iterator[str]:
     """A Redis of one's own on a Unix socket; its URL."""
     folder.mkdir()
     address = folder / "own.sock"
-    command = [embedded.program(), "--port", "0", "--unixsocket", str(address), "--dir", str(folder), "--save", ""]
-    server = subprocess.Popen(lifeline.command(*command, *options), stdout=subprocess.DEVNULL)
+    command = [
+        embedded_redis.program(),
+        "--port",
+        "0",
+        "--unixsocket",
+        str(address),
+        "--dir",
+        str(folder),
+        "--save",
+        "",
+    ]
+    server = subprocess.Popen(child.command(*command, *options), stdout=subprocess.DEVNULL)
     try:
         wait_for(address.exists, what="the socket")
         yield f"unix://{address}"

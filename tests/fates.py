@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import redis
 
-from farm.errors import StorageUnavailable
+from farm.domain.errors import StorageUnavailable
 from farm.jobstore.connection import Client
 from farm.jobstore.scripts import NAMES, _digest, _text
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from farm import supervisor
 from farm.cli import up
 from farm.cli.main import main
+from farm.process import supervisor
 
 
 def worker_program(data_dir: Path) -> list[str]:

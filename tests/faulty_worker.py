@@ -18,12 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from farm.bootstrap import Farm
-from farm.job import Claimed, Result
+from farm.domain.job import Claimed, Result
+from farm.domain.request import ImageRequest
 from farm.jobstore.store import JobStore, Terms
-from farm.request import ImageRequest
 from farm.storage.local import LocalStorage
-from workers import hearing
-from workers.arguments import run
+from workers import wakeup_watchdog
+from workers.command_line import run
 from workers.lease import Limits
 from workers.pipelines.pipeline import NO_PICTURES, Painted, Pictures, Watch
 from workers.pipelines.simulated import SimulatedPipeline
@@ -150,7 +150,7 @@ class FaultyStore(JobStore):
 
 
 def work(farm: Farm, data_dir: Path) -> int:
-    hearing._MOST_MISSED = round(PATIENCE)
+    wakeup_watchdog._MOST_MISSED = round(PATIENCE)
     faults = Faults(data_dir / "faults")
     store = FaultyStore(farm, faults)
     storage = FaultyStorage(data_dir / "pictures", faults, store)

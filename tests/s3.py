@@ -21,7 +21,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from farm import lifeline
+from farm.process import child
 from tests.farms import free_port, wait_for
 
 #: Who may use it: an account of Swift's `tempauth`, and its password.
@@ -172,7 +172,7 @@ def _start(folder: Path, name: str, port: int) -> subprocess.Popen[bytes]:
     program = str(Path(sys.executable).with_name(f"swift-{name}-server"))
     with (folder / f"{name}.log").open("wb") as log:
         return subprocess.Popen(
-            lifeline.command(sys.executable, "-W", "ignore", program, str(settings), "-v"), stdout=log, stderr=log
+            child.command(sys.executable, "-W", "ignore", program, str(settings), "-v"), stdout=log, stderr=log
         )
 
 

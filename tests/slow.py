@@ -10,7 +10,7 @@ from typing import Any
 from gunicorn.http.body import Body, EOFReader, LengthReader
 from gunicorn.http.unreader import SocketUnreader
 
-from api.line import Line, taken
+from api.connections.slow_client_socket import Line, taken
 
 
 @contextmanager

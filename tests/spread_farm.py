@@ -17,12 +17,12 @@ from typing import cast
 
 import urllib3
 
-from farm import lifeline
 from farm.cli.up import api_program, webhook_program, worker_program
-from farm.embedded import EmbeddedRedis
-from farm.jobstore import keys
-from farm.jobstore.census import Census
+from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect
+from farm.jobstore.stats import Census
+from farm.process import child
+from farm.process.embedded_redis import EmbeddedRedis
 from tests.farms import RunningFarm, folder_in_memory, wait_for
 from tests.faults import Wire
 from tests.receiver import Receiver, running_receiver
@@ -84,7 +84,7 @@ class SpreadFarm(RunningFarm):
     def _run(self, name: str) -> None:
         environment = self._environment | {"FARM_REDIS_URL": f"redis://127.0.0.1:{self.wires[name].port}/0"}
         with self.log.open("ab") as log:
-            program = lifeline.command(*self._programs[name])
+            program = child.command(*self._programs[name])
             self._processes[name] = subprocess.Popen(program, env=environment, stdout=log, stderr=log)
 
     def _keep_running(self) -> None:
@@ -195,7 +195,7 @@ def goes_on(caller: Caller, before: int) -> bool:
 def judge(farm: SpreadFarm, receiver: Receiver, accepted: list[str]) -> None:
     assert len(set(accepted)) == len(accepted)
     wait_for(lambda: open_jobs(farm, accepted) == 0, seconds=90, what="the end of every job")
-    entries = cast(list[tuple[str, dict[str, str]]], farm.admin.xrange(keys.OUTBOX))
+    entries = cast(list[tuple[str, dict[str, str]]], farm.admin.xrange(redis_keys.OUTBOX))
     ends = Counter(
         fields["job"]
         for _, fields in entries
@@ -218,13 +218,13 @@ def open_jobs(farm: SpreadFarm, accepted: list[str]) -> int:
 def why_failed(farm: SpreadFarm, accepted: list[str]) -> list[dict[str, str]]:
     """The records of those that did not end well."""
     failed = [job_id for job_id, state in zip(accepted, states(farm, accepted), strict=True) if state != "completed"]
-    return [cast(dict[str, str], farm.admin.hgetall(keys.job(job_id))) for job_id in failed]
+    return [cast(dict[str, str], farm.admin.hgetall(redis_keys.job(job_id))) for job_id in failed]
 
 
 def states(farm: SpreadFarm, accepted: list[str]) -> list[str]:
     with farm.admin.pipeline(transaction=False) as reads:
         for job_id in accepted:
-            reads.hget(keys.job(job_id), "state")
+            reads.hget(redis_keys.job(job_id), "state")
         found: list[str] = reads.execute()
     return found
 
@@ -236,7 +236,7 @@ def stay(seconds: float) -> None:
 
 
 def completed(farm: SpreadFarm) -> int:
-    return int(cast(str, farm.admin.hget(keys.TOTALS, "jobs:completed:") or 0))
+    return int(cast(str, farm.admin.hget(redis_keys.TOTALS, "jobs:completed:") or 0))
 
 
 def works_again(farm: SpreadFarm, receiver: Receiver) -> None:
@@ -265,7 +265,7 @@ def let_wires_die(farm: SpreadFarm) -> None:
 
 
 def lose_all_wake_ups(farm: SpreadFarm) -> None:
-    for name in farm.admin.scan_iter(f"{keys.CELERY}*"):
+    for name in farm.admin.scan_iter(f"{redis_keys.CELERY}*"):
         farm.admin.delete(name)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from farm.bootstrap import Farm
-from workers.arguments import run
+from workers.command_line import run
 from workers.lease import Limits
 from workers.process import WorkerProcess, load_pipeline
 

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import ExifTags, Image, PngImagePlugin
 
 from farm import __version__
-from farm.request import Request
+from farm.domain.request import Request
 
 SOFTWARE = f"srpo-farm {__version__}"
 _JPEG_QUALITY = 95

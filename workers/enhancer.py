@@ -23,10 +23,11 @@ from typing import Protocol
 import structlog
 from pydantic import BaseModel, ValidationError
 
-from farm import clock, lifeline
-from farm.catalogue import KONTEXT, KONTEXT_MULTI, MAX_PROMPT
-from farm.errors import FarmError
-from farm.request import Request
+from farm import clock
+from farm.domain.catalogue import KONTEXT, KONTEXT_MULTI, MAX_PROMPT
+from farm.domain.errors import FarmError
+from farm.domain.request import Request
+from farm.process import child
 from farm.weights import check_enhancer
 
 #: A prompt of so many characters says enough: more would not fit into the 512 tokens that the text encoder takes.
@@ -214,7 +215,7 @@ class _Process:
     def _run(self, program: list[str]) -> None:
         try:
             process = subprocess.Popen(
-                lifeline.command(*program), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+                child.command(*program), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
             )
         except OSError as error:
             self._started.set_exception(EnhancerFailed(f"The enhancer could not be started: {error.strerror}."))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from farm.errors import NotFound, RenderError
+from farm.domain.errors import NotFound, RenderError
 from farm.storage.storage import Storage
 
 #: What the farm makes of all pictures that callers send.

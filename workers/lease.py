@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import structlog
 
 from farm import clock
-from farm.errors import StoreFull, StoreUnavailable
-from farm.job import Claimed
+from farm.domain.errors import StoreFull, StoreUnavailable
+from farm.domain.job import Claimed
 from farm.jobstore.store import Held, JobStore
-from farm.lifeline import HUNG
+from farm.process.child import HUNG
 
 #: Beside its limit, a step may take so many times what it usually does.
 STEP_FACTOR = 10

@@ -23,10 +23,9 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from farm import clock, pictures
+from farm import clock
 from farm.celery import Bell
-from farm.crew import Crew
-from farm.errors import (
+from farm.domain.errors import (
     FarmError,
     ForbiddenAddress,
     NotFound,
@@ -35,11 +34,13 @@ from farm.errors import (
     TooLarge,
     Unreachable,
 )
-from farm.job import Job
+from farm.domain.job import Job
+from farm.domain.request import Request
+from farm.images import decode
+from farm.images.decode import UnusablePicture
 from farm.jobstore.store import JobStore
-from farm.outbound import Outbound
-from farm.pictures import UnusablePicture
-from farm.request import Request
+from farm.process.leased_pool import Crew
+from farm.ssrf_safe_http import Outbound
 from farm.storage.storage import Storage, name_in, new_input_key
 from workers.enhancer import Enhancer, Interrupted, enhanced
 from workers.sizing import sized
@@ -173,7 +174,7 @@ class Preparer:
         """The farm's copy of a source, and its upright size. Raises UnusablePicture, which names the source."""
         source = request.sources[number]
         try:
-            return pictures.prepared(self._content(source))
+            return decode.prepared(self._content(source))
         except UnusablePicture as error:
             raise UnusablePicture(error.code, f"{_named(request, number)}: {error}", error.context) from error
 
@@ -214,7 +215,7 @@ def fetch(outbound: Outbound, url: str, closing: threading.Event) -> bytes:
             with attempt:
                 content = _followed(outbound, url, until)
     except TooLarge as error:
-        raise pictures.file_too_large("the picture is too large") from error
+        raise decode.file_too_large("the picture is too large") from error
     except (Unreachable, ForbiddenAddress) as error:
         if closing.is_set():
             raise Interrupted from error
@@ -225,7 +226,7 @@ def fetch(outbound: Outbound, url: str, closing: threading.Event) -> bytes:
 def _followed(outbound: Outbound, url: str, until: float) -> bytes:
     """What is at the end of the redirects, by then. Raises Unreachable for what a later try may bring."""
     for _ in range(MOST_REDIRECTS + 1):
-        reply = outbound.get(url, limit=pictures.MAX_BYTES, seconds=max(0.0, until - clock.monotonic()))
+        reply = outbound.get(url, limit=decode.MAX_BYTES, seconds=max(0.0, until - clock.monotonic()))
         if reply.status == 200:
             return reply.body
         if reply.status in _PASSING:

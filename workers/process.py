@@ -16,23 +16,23 @@ import structlog
 from farm import __version__, clock
 from farm.bootstrap import Farm
 from farm.celery import RENDER_QUEUE, RENDER_TASK
-from farm.errors import FarmError
+from farm.domain.errors import FarmError
 from farm.jobstore.connection import connect_to_listen
-from farm.jobstore.hints import hear_stops
-from farm.lifeline import FAULTY
-from farm.reaper import Reaper
+from farm.jobstore.notifications import hear_stops
+from farm.process.child import FAULTY
+from farm.process.periodic import Reaper
 from farm.settings import Settings
 from farm.weights import Checkpoints
-from workers.consuming import consume, leave_at_once
+from workers.celery_worker import consume, leave_at_once
 from workers.encode import Encoder
-from workers.fitness import Fitness
-from workers.hearing import Hearing
+from workers.health import Fitness
 from workers.lease import Lease, Limits
 from workers.pipelines.pipeline import MINIATURE, SIMULATED, Pipeline
 from workers.publish import Publisher
 from workers.render import Renderer
 from workers.safety import Checker, checker_for
 from workers.tasks import register
+from workers.wakeup_watchdog import Hearing
 
 _log = structlog.get_logger(__name__)
 

@@ -20,12 +20,12 @@ from tenacity import (
 )
 
 from farm import clock
-from farm.errors import FarmError, SafetyError, StorageError, StorageUnavailable, StoreFull, StoreUnavailable
-from farm.job import Claimed, Image, Result
+from farm.domain.errors import FarmError, SafetyError, StorageError, StorageUnavailable, StoreFull, StoreUnavailable
+from farm.domain.job import Claimed, Image, Result
 from farm.jobstore.store import JobStore
 from farm.storage.storage import Storage, new_key
 from workers.encode import Encoder
-from workers.fitness import Fitness
+from workers.health import Fitness
 from workers.lease import Lease, Pulse
 from workers.pipelines.pipeline import Painted
 from workers.safety import Checker

@@ -21,7 +21,7 @@ from tenacity import (
 
 from farm import clock
 from farm.celery import Bell
-from farm.errors import (
+from farm.domain.errors import (
     FarmError,
     OutOfMemory,
     RenderError,
@@ -30,11 +30,11 @@ from farm.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from farm.job import Batch, Claimed, Code
+from farm.domain.job import Batch, Claimed, Code
+from farm.domain.request import ImageRequest, Request
 from farm.jobstore.store import Claim, JobStore, Retry
-from farm.request import ImageRequest, Request
 from farm.storage.storage import Storage
-from workers.fitness import Fault, Fitness, fault_of
+from workers.health import Fault, Fitness, fault_of
 from workers.inputs import Inputs
 from workers.lease import Lease
 from workers.pipelines.pipeline import Painted, Pipeline, Watch

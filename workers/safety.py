@@ -7,7 +7,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from farm.errors import ConfigurationError
+from farm.domain.errors import ConfigurationError
 from workers.pipelines.pipeline import MINIATURE, SIMULATED
 
 #: Weights that the bundled checker knows (`Pipeline.weights`).

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from farm.catalogue import KONTEXT_SIZES, MAX_PIXELS, MAX_SIDE, MIN_SIDE
-from farm.request import Request
+from farm.domain.catalogue import KONTEXT_SIZES, MAX_PIXELS, MAX_SIDE, MIN_SIDE
+from farm.domain.request import Request
 
 #: What floating point may be off by, in pixels: a side that is meant to be whole is not cut by one.
 _SLACK = 1e-6

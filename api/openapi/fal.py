@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from api.hosts import QUEUE, RUN
+from api.http.fal_hosts import QUEUE, RUN
 from api.openapi.operation import (
     GUARDED,
     IDEMPOTENCY_KEY,
@@ -24,10 +24,10 @@ from api.openapi.operation import (
     webhook,
 )
 from api.openapi.operation import refusals as refused
-from farm.catalogue import MODELS, Model
 from farm.dialects import fal
 from farm.dialects.fields import FIELDS
-from farm.request import Priority
+from farm.domain.catalogue import MODELS, Model
+from farm.domain.request import Priority
 
 _PICTURE = "https://you.example/fox.png"
 _EXAMPLES: dict[str, dict[str, Any]] = {

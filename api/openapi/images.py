@@ -23,11 +23,11 @@ from api.openapi.operation import (
     named,
 )
 from api.openapi.operation import refusals as refused
-from farm.catalogue import SRPO_IMAGE, Model
-from farm.dialects import openai, v1
+from farm.dialects import openai, openai_common
+from farm.dialects.openai_common import Call, Dialect
 from farm.dialects.registry import SPOKEN
-from farm.dialects.v1 import Call, Dialect
-from farm.request import OutputFormat
+from farm.domain.catalogue import SRPO_IMAGE, Model
+from farm.domain.request import OutputFormat
 
 PREFIX = "/v1"
 
@@ -202,7 +202,7 @@ def refusals(*statuses: int) -> dict[int, Answer]:
 def _drawn(kind: Any) -> dict[int, Answer]:
     failed = {
         status: Answer("The job failed.", ImagesProblem, headers=(REQUEST_ID, _NOT_AGAIN))
-        for status in {500, *v1.FAILURES.values()}
+        for status in {500, *openai_common.FAILURES.values()}
     }
     return {
         **failed,

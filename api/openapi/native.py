@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from api import query
+from api.http import query
 from api.openapi.operation import (
     GUARDED,
     IDEMPOTENCY_KEY,
@@ -26,11 +26,11 @@ from api.openapi.operation import (
 )
 from api.openapi.operation import refusals as refused
 from api.routes.deliveries import Trial
-from farm.catalogue import MODELS
-from farm.delivery import Outcome
 from farm.dialects import native
-from farm.job import State
-from farm.request import Priority
+from farm.domain.catalogue import MODELS
+from farm.domain.delivery import Outcome
+from farm.domain.job import State
+from farm.domain.request import Priority
 
 PREFIX = "/farm/v1"
 

@@ -19,9 +19,9 @@ from api.openapi.operation import (
     webhook,
 )
 from api.openapi.operation import refusals as refused
-from farm.catalogue import MODELS, Model
 from farm.dialects import wavespeed
-from farm.job import State
+from farm.domain.catalogue import MODELS, Model
+from farm.domain.job import State
 
 PREFIX = "/api/v3"
 _EXAMPLES: dict[str, dict[str, Any]] = {

@@ -6,12 +6,12 @@ from typing import Any
 
 import flask
 
-from api import query
 from api.auth import Doorman
-from api.body import read_bytes
+from api.http import query
+from api.http.body import read_bytes
 from farm.dialects import native
 from farm.dialects.fields import Input, decode, parse
-from farm.webhooks.desk import Desk
+from farm.webhooks.service import Desk
 
 
 class Trial(Input):

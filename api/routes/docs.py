@@ -10,7 +10,7 @@ from typing import Any
 
 import flask
 
-from farm.errors import NotFound
+from farm.domain.errors import NotFound
 
 #: Swagger UI's own files, and the types they are sent as.
 _PARTS = {

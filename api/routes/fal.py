@@ -10,15 +10,16 @@ from typing import Any, cast, get_args
 import flask
 from werkzeug.exceptions import BadRequest
 
-from api import hosts, query
-from api.body import IMAGES_BODY, read_body
-from api.house import House
-from api.streams import COMMENT, LOOK_SECONDS, event
+from api.admission.sse import COMMENT, LOOK_SECONDS, event
+from api.context import House
+from api.http import fal_hosts, query
+from api.http.body import IMAGES_BODY, read_body
 from farm import clock
-from farm.catalogue import Model
 from farm.dialects import fal
 from farm.dialects.fields import picture_field
-from farm.errors import (
+from farm.dialects.links import Links
+from farm.domain.catalogue import Model
+from farm.domain.errors import (
     FarmError,
     InvalidRequest,
     NotFound,
@@ -29,9 +30,8 @@ from farm.errors import (
     Unauthorized,
     UnknownModel,
 )
-from farm.job import Conditions, Job, Order, State, Webhook
-from farm.links import Links
-from farm.request import Priority
+from farm.domain.job import Conditions, Job, Order, State, Webhook
+from farm.domain.request import Priority
 from farm.service import Service, random_seed
 
 _PRIORITY = "X-Fal-Queue-Priority"
@@ -219,7 +219,7 @@ def _position(service: Service, job: Job) -> int:
 
 
 def _queue(links: Links) -> str:
-    return hosts.address(hosts.QUEUE, links.base)
+    return fal_hosts.address(fal_hosts.QUEUE, links.base)
 
 
 def _outcome(job: Job, links: Links) -> flask.Response:

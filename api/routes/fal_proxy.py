@@ -14,8 +14,8 @@ from urllib.parse import unquote_to_bytes
 import flask
 from werkzeug.exceptions import BadRequest
 
-from api import hosts
-from api.house import House
+from api.context import House
+from api.http import fal_hosts
 
 PATH = "/fal/proxy"
 _HEADER = "X-Fal-Target-Url"
@@ -27,7 +27,7 @@ _TARGET = re.compile(r"https?://(?P<host>[a-z0-9.-]+)(?P<path>/[^?#\\\s]*)(?:\?(
 class Proxy:
     """Sends what came to the proxy's address to the routes that it is meant for. Wraps a WSGI application."""
 
-    def __init__(self, application: hosts.Application) -> None:
+    def __init__(self, application: fal_hosts.Application) -> None:
         self._application = application
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -45,7 +45,7 @@ def routes(house: House) -> flask.Blueprint:
         """Whatever arrives here had no good target."""
         house.doorman.caller()
         sent = flask.request.headers.get(_HEADER, "nothing")[:200]
-        allowed = f"a URL of {', '.join(hosts.FALS)}, with path and query, and none of them in this address"
+        allowed = f"a URL of {', '.join(fal_hosts.FALS)}, with path and query, and none of them in this address"
         raise BadRequest(f"{_HEADER} says which call of fal's is meant; allowed: {allowed}; sent: {sent}")
 
     return blueprint
@@ -53,9 +53,9 @@ def routes(house: House) -> flask.Blueprint:
 
 def _redirect(environ: dict[str, Any]) -> None:
     target = _TARGET.fullmatch(environ.get(_WSGI_HEADER, ""))
-    prefix = hosts.FALS.get(target["host"].lower()) if target else None
+    prefix = fal_hosts.FALS.get(target["host"].lower()) if target else None
     if target and prefix:
         # As WSGI has it: the path decoded, byte by byte, the query as it came.
         environ["PATH_INFO"] = unquote_to_bytes(target["path"].encode("latin-1")).decode("latin-1")
         environ["QUERY_STRING"] = target["query"] or ""
-        hosts.put_below(prefix, environ)
+        fal_hosts.put_below(prefix, environ)

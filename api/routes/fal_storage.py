@@ -12,17 +12,17 @@ from typing import Any
 import flask
 from werkzeug.exceptions import BadRequest
 
-from api import hosts, query
-from api.body import pieces, read_bytes
-from api.house import House
-from api.receiving import Receiving
+from api.context import House
+from api.http import fal_hosts, query
+from api.http.body import pieces, read_bytes
+from api.http.upload_body import Receiving
 from farm import clock
-from farm.catalogue import MAX_UPLOAD
 from farm.dialects import fal, fal_storage, registry
 from farm.dialects.fields import decode, parse
-from farm.errors import InvalidRequest, NotFound
-from farm.jobstore.uploads import Ticket
-from farm.uploads import NO_TICKET, Wish
+from farm.domain.catalogue import MAX_UPLOAD
+from farm.domain.errors import InvalidRequest, NotFound
+from farm.uploads.tickets import Ticket
+from farm.uploads.uploads import NO_TICKET, Wish
 
 #: How long a token is good for, in seconds. Clients ask for another one then.
 TOKEN_SECONDS = 3600
@@ -136,7 +136,7 @@ def routes(house: House, receiving: Receiving) -> flask.Blueprint:
 
 
 def _cdn(house: House) -> str:
-    return hosts.address(hosts.CDN, house.links.base)
+    return fal_hosts.address(fal_hosts.CDN, house.links.base)
 
 
 def _wish() -> Wish:

@@ -11,7 +11,7 @@ import flask
 from werkzeug.exceptions import PreconditionFailed
 
 from farm import clock
-from farm.errors import NotFound, StoreUnavailable
+from farm.domain.errors import NotFound, StoreUnavailable
 from farm.jobstore.store import JobStore
 from farm.storage.storage import HEAD_BYTES, KEEP_SECONDS, Name, Picture, Storage, begins_like, name_in
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import flask
 
-from api import errors, multipart, query
-from api.body import IMAGES_BODY, Body, read_body
-from api.house import House
+from api.context import House
+from api.http import errors, multipart, query
+from api.http.body import IMAGES_BODY, Body, read_body
 from farm import clock
-from farm.callers import Caller
-from farm.catalogue import Model
-from farm.dialects import openai, registry, v1
-from farm.dialects.v1 import Asked, Dialect
-from farm.errors import InvalidRequest, Problem, UnknownModel
+from farm.auth.api_keys import Caller
+from farm.dialects import openai, openai_common, registry
+from farm.dialects.openai_common import Asked, Dialect
+from farm.domain.catalogue import Model
+from farm.domain.errors import InvalidRequest, Problem, UnknownModel
 from farm.service import Service, random_seed
 
 _PREFIX = "/v1/"
@@ -78,7 +78,9 @@ def routes(house: House) -> flask.Blueprint:
             response = flask.jsonify(dialect.answer(job, job.result, asked.carriage, links))
             response.status_code = dialect.SUCCESS
             return response
-        return errors.answer(*(v1.failure(job) if job.state.is_terminal else v1.overdue(job.id, links.base)))
+        return errors.answer(
+            *(openai_common.failure(job) if job.state.is_terminal else openai_common.overdue(job.id, links.base))
+        )
 
     @blueprint.after_app_request
     def name_the_call(response: flask.Response) -> flask.Response:
@@ -87,7 +89,7 @@ def routes(house: House) -> flask.Blueprint:
         job_id = flask.g.get("request_id")
         request_id = response.headers["X-Request-Id"] = job_id or str(uuid.uuid4())
         if response.status_code >= 400:
-            about = v1.about_call(flask.request.path, request_id, clock.now_us())
+            about = openai_common.about_call(flask.request.path, request_id, clock.now_us())
             response.set_data(flask.json.dumps((response.get_json(silent=True) or {}) | about))
             if job_id:  # sent again, a call that was accepted makes a second job
                 response.headers["X-Should-Retry"] = "false"
@@ -99,7 +101,7 @@ def routes(house: House) -> flask.Blueprint:
 
 def _form() -> Body:
     form = multipart.read_form("edits", most=IMAGES_BODY)
-    return replace(form, fields=v1.from_texts(form.fields))
+    return replace(form, fields=openai_common.from_texts(form.fields))
 
 
 def _dialect(service: Service, body: Mapping[str, Any]) -> Dialect:

@@ -7,14 +7,14 @@ from typing import Annotated, Any
 import flask
 from pydantic import Field
 
-from api import query
 from api.auth import Doorman
-from api.body import read_bytes
+from api.http import query
+from api.http.body import read_bytes
 from farm import clock
-from farm.callers import ApiKey, Callers
+from farm.auth.api_keys import ApiKey, Callers
 from farm.dialects.fields import Flag, Input, Whole, decode, parse
-from farm.errors import InvalidRequest, NotFound, Problem
-from farm.limits import MOST_RATE, Limits
+from farm.domain.errors import InvalidRequest, NotFound, Problem
+from farm.domain.limits import MOST_RATE, Limits
 
 
 class WantedKey(Input):

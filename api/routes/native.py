@@ -10,17 +10,17 @@ from typing import Any
 
 import flask
 
-from api import query
-from api.body import IMAGES_BODY, read_body
-from api.house import House
-from api.streams import COMMENT, LOOK_SECONDS, event, last_event_id
-from farm.catalogue import MODELS
+from api.admission.sse import COMMENT, LOOK_SECONDS, event, last_event_id
+from api.context import House
+from api.http import query
+from api.http.body import IMAGES_BODY, read_body
 from farm.dialects import native
-from farm.errors import FarmError, InvalidRequest, Problem
-from farm.job import Change, Job, Moment, State
-from farm.jobstore.feed import News
+from farm.dialects.links import Links
+from farm.domain.catalogue import MODELS
+from farm.domain.errors import FarmError, InvalidRequest, Problem
+from farm.domain.job import Change, Job, Moment, State
+from farm.jobstore.event_feed import News
 from farm.jobstore.store import Accepted
-from farm.links import Links
 from farm.service import random_seed
 
 #: How many of the newest events are kept as text: many streams send the same.

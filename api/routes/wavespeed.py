@@ -9,15 +9,15 @@ from typing import Any
 
 import flask
 
-from api import query
-from api.body import IMAGES_BODY, read_body, read_bytes
-from api.house import House
-from farm.callers import Caller
-from farm.catalogue import MODELS, Model
+from api.context import House
+from api.http import query
+from api.http.body import IMAGES_BODY, read_body, read_bytes
+from farm.auth.api_keys import Caller
 from farm.dialects import wavespeed
 from farm.dialects.fields import decode
-from farm.errors import NotFinished, NotFound, UnknownModel
-from farm.job import Job
+from farm.domain.catalogue import MODELS, Model
+from farm.domain.errors import NotFinished, NotFound, UnknownModel
+from farm.domain.job import Job
 from farm.service import Service, random_seed
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import flask
 from werkzeug.exceptions import BadRequest
 
-from api import query
-from api.body import pieces, read_bytes
-from api.house import House
-from api.receiving import Receiving, file_in_form
-from farm.catalogue import MAX_UPLOAD
+from api.context import House
+from api.http import query
+from api.http.body import pieces, read_bytes
+from api.http.upload_body import Receiving, file_in_form
 from farm.dialects import wavespeed, wavespeed_media
 from farm.dialects.fields import decode, parse
-from farm.uploads import Wish
+from farm.domain.catalogue import MAX_UPLOAD
+from farm.uploads.uploads import Wish
 
 
 def routes(house: House, receiving: Receiving) -> flask.Blueprint:

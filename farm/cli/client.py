@@ -7,7 +7,7 @@ from typing import Any
 
 import urllib3
 
-from farm.errors import FarmError
+from farm.domain.errors import FarmError
 from farm.settings import Settings
 
 #: How a caller is tried again that must not lose sight of its job: for about half a minute, or as the farm says.

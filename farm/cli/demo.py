@@ -15,11 +15,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from farm import lifeline
 from farm.cli.client import Client
-from farm.cli.gallery import Gallery
+from farm.cli.download import Gallery
 from farm.cli.tables import show
-from farm.errors import FarmError
+from farm.domain.errors import FarmError
+from farm.process import child
 from farm.settings import load
 
 #: A prompt in the miniature's language, and the size of its picture.
@@ -65,7 +65,7 @@ def running_farm(data_dir: Path) -> Iterator[str]:
     log = data_dir / "log"
     command = [sys.executable, "-m", "farm.cli", "up", "--port", str(free_port()), "--data-dir", str(data_dir)]
     with log.open("wb") as stderr:
-        farm = subprocess.Popen(lifeline.command(*command), stdout=subprocess.PIPE, stderr=stderr, text=True)
+        farm = subprocess.Popen(child.command(*command), stdout=subprocess.PIPE, stderr=stderr, text=True)
     try:
         assert farm.stdout is not None
         line = farm.stdout.readline()

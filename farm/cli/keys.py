@@ -11,14 +11,14 @@ from typing import Annotated
 import typer
 
 from farm import clock
+from farm.auth.api_keys import Callers
 from farm.bootstrap import redis_url
-from farm.callers import Callers
 from farm.cli.tables import show as show_table
-from farm.datadir import DataDir
-from farm.embedded import EmbeddedRedis
-from farm.errors import FarmError
+from farm.domain.errors import FarmError
+from farm.domain.limits import MOST_RATE, Limits
 from farm.jobstore.connection import connect
-from farm.limits import MOST_RATE, Limits
+from farm.process.data_dir import DataDir
+from farm.process.embedded_redis import EmbeddedRedis
 from farm.settings import load
 
 app = typer.Typer(help="API keys. A key is shown once and kept as a hash.")

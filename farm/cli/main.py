@@ -6,8 +6,8 @@ import sys
 
 import typer
 
-from farm.cli import demo, doctor, fleet, jobs, keys, render, up, webhooks
-from farm.errors import FarmError
+from farm.cli import demo, doctor, jobs, keys, render, up, webhooks, workers
+from farm.domain.errors import FarmError
 
 app = typer.Typer(
     name="farm",
@@ -22,12 +22,12 @@ app.command()(up.api)
 app.command()(up.worker)
 app.command()(render.render)
 app.add_typer(jobs.app, name="jobs")
-app.add_typer(fleet.workers, name="workers")
+app.add_typer(workers.workers, name="workers")
 app.add_typer(keys.app, name="keys")
 app.add_typer(webhooks.app, name="webhooks")
-app.command()(fleet.pause)
-app.command()(fleet.resume)
-app.command()(fleet.models)
+app.command()(workers.pause)
+app.command()(workers.resume)
+app.command()(workers.models)
 app.command()(doctor.doctor)
 app.command(hidden=True)(demo.demo)
 

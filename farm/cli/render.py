@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from farm.catalogue import KONTEXT, KONTEXT_MULTI, KONTEXT_TEXT, SRPO, SRPO_IMAGE
 from farm.cli.client import Client
-from farm.cli.gallery import Followed, Gallery
-from farm.errors import FarmError
+from farm.cli.download import Followed, Gallery
+from farm.domain.catalogue import KONTEXT, KONTEXT_MULTI, KONTEXT_TEXT, SRPO, SRPO_IMAGE
+from farm.domain.errors import FarmError
 from farm.settings import load
 
 #: Most bytes that the files of one request may have together. As data URIs they still fit into a body.

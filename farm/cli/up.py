@@ -11,13 +11,13 @@ from typing import Annotated
 import typer
 import urllib3
 
-from farm.datadir import DataDir
-from farm.embedded import EmbeddedRedis
-from farm.errors import ConfigurationError, StoreUnavailable
-from farm.jobstore.census import Census
+from farm.domain.errors import ConfigurationError, StoreUnavailable
 from farm.jobstore.connection import connect
+from farm.jobstore.stats import Census
+from farm.process.data_dir import DataDir
+from farm.process.embedded_redis import EmbeddedRedis
+from farm.process.supervisor import API_GRACE_SECONDS, Child, Supervisor
 from farm.settings import load
-from farm.supervisor import API_GRACE_SECONDS, Child, Supervisor
 from farm.telemetry import set_up_log
 
 #: A connection that stays open would hold up the API's end by two seconds.
@@ -107,7 +107,7 @@ def worker_program(data_dir: Path) -> list[str]:
 
 
 def webhook_program(data_dir: Path) -> list[str]:
-    return [sys.executable, "-m", "workers.webhooks", "--data-dir", str(data_dir)]
+    return [sys.executable, "-m", "workers.background", "--data-dir", str(data_dir)]
 
 
 def refuse_taken_port(host: str, port: int) -> None:

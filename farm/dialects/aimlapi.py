@@ -7,14 +7,14 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from farm.catalogue import SRPO, Model
-from farm.dialects import v1
+from farm.dialects import openai_common
 from farm.dialects.fields import Whole
-from farm.dialects.v1 import Asked, Call, Carriage, Limits, ProviderCall, Sides
-from farm.errors import InvalidRequest, Problem
-from farm.job import Job, Order, Result
-from farm.links import Links
-from farm.request import SEEDS, OutputFormat, Request
+from farm.dialects.links import Links
+from farm.dialects.openai_common import Asked, Call, Carriage, Limits, ProviderCall, Sides
+from farm.domain.catalogue import SRPO, Model
+from farm.domain.errors import InvalidRequest, Problem
+from farm.domain.job import Job, Order, Result
+from farm.domain.request import SEEDS, OutputFormat, Request
 
 NAME = "aimlapi"
 #: The HTTP status of an answer with pictures.
@@ -51,7 +51,7 @@ TAKES: Mapping[str, type[Call]] = dict.fromkeys(GENERATES, TextToImage)
 
 def generation(body: Mapping[str, Any], *, spare_seed: int) -> Asked:
     """The body of a call. `spare_seed` is taken where the caller gives none."""
-    call = v1.parse(TextToImage, body)
+    call = openai_common.parse(TextToImage, body)
     request = call.request(SRPO, spare_seed=spare_seed)
     return Asked(Order(call.model, request, dialect=NAME, inline=call.carriage != "url"), call.carriage)
 
@@ -59,7 +59,7 @@ def generation(body: Mapping[str, Any], *, spare_seed: int) -> Asked:
 def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> dict[str, Any]:
     """The answer with the pictures, which stand there twice. Times in seconds. Raises StorageError and NotFound."""
     pictures = [
-        v1.picture(image, carriage, links)
+        openai_common.picture(image, carriage, links)
         | {"width": image.width, "height": image.height, "content_type": image.content_type}
         for image in result.images
     ]
@@ -72,7 +72,7 @@ def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> dict[s
         "data": pictures,
         "meta": {"usage": {"tokens_used": tokens(job.request)}},
     }
-    return told | v1.warnings(result)
+    return told | openai_common.warnings(result)
 
 
 def tokens(request: Request) -> int:

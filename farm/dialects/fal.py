@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
 from farm import clock
-from farm.delivery import Due
+from farm.dialects.error_response import Refusal
+from farm.dialects.fal_lifecycle import keep_seconds
 from farm.dialects.fields import FIELDS, UNKNOWN_PARAMETER, parse, picture_field
-from farm.dialects.lifecycle import keep_seconds
-from farm.dialects.refusal import Refusal
-from farm.errors import (
+from farm.dialects.links import Links
+from farm.domain.delivery import Due
+from farm.domain.errors import (
     FarmError,
     IdempotencyConflict,
     InvalidRequest,
@@ -28,8 +29,7 @@ from farm.errors import (
     StoreUnavailable,
     TooManyHeld,
 )
-from farm.job import Code, Conditions, Image, Job, Order, Result, State
-from farm.links import Links
+from farm.domain.job import Code, Conditions, Image, Job, Order, Result, State
 
 V = TypeVar("V")
 

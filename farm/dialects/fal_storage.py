@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from farm.catalogue import MOST_PARTS
+from farm.dialects.fal_lifecycle import keep_seconds
 from farm.dialects.fields import Input, Whole, parse
-from farm.dialects.lifecycle import keep_seconds
-from farm.errors import InvalidRequest, Problem
+from farm.domain.catalogue import MOST_PARTS
+from farm.domain.errors import InvalidRequest, Problem
 
 #: What is taken and changes nothing here, each for its reason.
 TOLERATED = {

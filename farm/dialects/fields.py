@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Strict, Tag, ValidationError
 from pydantic_core import PydanticCustomError
 
-from farm.catalogue import (
+from farm.domain.catalogue import (
     KONTEXT,
     KONTEXT_MULTI,
     KONTEXT_SIZES,
@@ -28,9 +28,9 @@ from farm.catalogue import (
     SRPO,
     SRPO_IMAGE,
 )
-from farm.errors import InvalidRequest, Problem
-from farm.job import Source
-from farm.request import MAX_INPUTS, SEEDS, Acceleration, OutputFormat, Request, Sizing
+from farm.domain.errors import InvalidRequest, Problem
+from farm.domain.job import Source
+from farm.domain.request import MAX_INPUTS, SEEDS, Acceleration, OutputFormat, Request, Sizing
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field
 
 from farm import clock
-from farm.catalogue import KONTEXT, KONTEXT_MULTI, KONTEXT_TEXT, SRPO, SRPO_IMAGE
-from farm.delivery import TEST, Delivery, Due
+from farm.dialects.error_response import Refusal
 from farm.dialects.fields import (
     KontextFields,
     KontextMultiFields,
@@ -20,11 +19,12 @@ from farm.dialects.fields import (
     SrpoImageFields,
     parse,
 )
-from farm.dialects.refusal import Refusal
-from farm.errors import FarmError, InvalidRequest, Problem
-from farm.job import Change, Image, Job, Order, State, Webhook
-from farm.links import Links
-from farm.request import Priority
+from farm.dialects.links import Links
+from farm.domain.catalogue import KONTEXT, KONTEXT_MULTI, KONTEXT_TEXT, SRPO, SRPO_IMAGE
+from farm.domain.delivery import TEST, Delivery, Due
+from farm.domain.errors import FarmError, InvalidRequest, Problem
+from farm.domain.job import Change, Image, Job, Order, State, Webhook
+from farm.domain.request import Priority
 
 NAME = "native"
 

@@ -7,14 +7,14 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from farm.catalogue import KONTEXT, KONTEXT_MULTI, KONTEXT_TEXT, MAX_STEPS, SRPO, SRPO_IMAGE, Model
-from farm.dialects import v1
+from farm.dialects import openai_common
 from farm.dialects.fields import Number, PictureUrl, Whole
-from farm.dialects.v1 import Asked, Call, Carriage, KontextCall, Pictures, SrpoCall
-from farm.errors import InvalidRequest, Problem
-from farm.job import Job, Order, Result, Source
-from farm.links import Links
-from farm.request import MAX_INPUTS, OutputFormat
+from farm.dialects.links import Links
+from farm.dialects.openai_common import Asked, Call, Carriage, KontextCall, Pictures, SrpoCall
+from farm.domain.catalogue import KONTEXT, KONTEXT_MULTI, KONTEXT_TEXT, MAX_STEPS, SRPO, SRPO_IMAGE, Model
+from farm.domain.errors import InvalidRequest, Problem
+from farm.domain.job import Job, Order, Result, Source
+from farm.domain.request import MAX_INPUTS, OutputFormat
 
 NAME = "openai"
 #: The HTTP status of an answer with pictures.
@@ -117,14 +117,14 @@ TAKES: Mapping[str, type[Call]] = {
 def generation(body: Mapping[str, Any], *, spare_seed: int) -> Asked:
     """The body of a call at `/v1/images/generations`. `spare_seed` is taken where the caller gives none."""
     model_id = body["model"]
-    return _asked(v1.parse(TAKES[model_id], body), GENERATES[model_id], (), spare_seed)
+    return _asked(openai_common.parse(TAKES[model_id], body), GENERATES[model_id], (), spare_seed)
 
 
 def edit(body: Mapping[str, Any], files: Sequence[tuple[str, bytes]], *, spare_seed: int) -> Asked:
     """The body of a call at `/v1/images/edits`, and the files that came with it, each with its field."""
     _refuse_other_files(files)
     model = EDITS[body["model"]]
-    call = v1.parse(SrpoEdit if model is SRPO_IMAGE else KontextEdit, body)
+    call = openai_common.parse(SrpoEdit if model is SRPO_IMAGE else KontextEdit, body)
     sources = call.sources([content for _, content in files])
     if model is KONTEXT and len(sources) > 1:
         model = KONTEXT_MULTI
@@ -135,7 +135,7 @@ def edit(body: Mapping[str, Any], files: Sequence[tuple[str, bytes]], *, spare_s
 def _refuse_other_files(files: Sequence[tuple[str, bytes]]) -> None:
     others = [name for name, _ in files if name not in ("image", "image[]")]
     if others:
-        reasons = [v1.REFUSED.get(name, "the only files are called image or image[]") for name in others]
+        reasons = [openai_common.REFUSED.get(name, "the only files are called image or image[]") for name in others]
         problems = [
             Problem(name, f"this farm takes no such file; {reason}", "feature_not_supported")
             for name, reason in zip(others, reasons, strict=True)
@@ -161,14 +161,14 @@ def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> dict[s
 
     Raises StorageError and NotFound.
     """
-    revised = v1.revised_prompt(job)
+    revised = openai_common.revised_prompt(job)
     about = {} if revised is None else {"revised_prompt": revised}
     told = {
-        "created": v1.created(job),
-        "data": [v1.picture(image, carriage, links) | about for image in result.images],
+        "created": openai_common.created(job),
+        "data": [openai_common.picture(image, carriage, links) | about for image in result.images],
         "output_format": job.request.output_format,
         "size": f"{job.request.width}x{job.request.height}",
         "seed": job.request.seed,
         "has_nsfw_concepts": list(result.flagged),
     }
-    return told | v1.warnings(result)
+    return told | openai_common.warnings(result)

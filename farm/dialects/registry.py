@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from farm.delivery import Due
-from farm.dialects import aimlapi, fal, native, openai, siraya, v1, wavespeed
-from farm.dialects.refusal import Refusal
-from farm.errors import FarmError
-from farm.job import Job
-from farm.links import Links
+from farm.dialects import aimlapi, fal, native, openai, openai_common, siraya, wavespeed
+from farm.dialects.error_response import Refusal
+from farm.dialects.links import Links
+from farm.domain.delivery import Due
+from farm.domain.errors import FarmError
+from farm.domain.job import Job
 
 #: The body of a webhook: what a delivery tells of its job.
 Letter = Callable[[Job, Due, Links], Mapping[str, Any]]
@@ -32,7 +32,7 @@ class Spoken:
     routes: str
     refuse: Refuse
     #: At `/v1`, which several share, the module that is chosen by the model's id.
-    images: v1.Dialect | None = None
+    images: openai_common.Dialect | None = None
     #: What it calls the URL of a webhook, and how one is written (None: it has no webhooks) and signed.
     webhook_field: str = ""
     letter: Letter | None = None
@@ -45,8 +45,8 @@ SPOKEN = (
     Spoken("fal", "/fal/", "fal", fal.refusal, None, "fal_webhook", fal.letter, "fal"),
     Spoken("wavespeed", "/api/v3/", "wavespeed", wavespeed.refusal, None, "webhook", wavespeed.letter, "wavespeed"),
     # At one path: the first of them answers who does not get as far as naming a model.
-    Spoken("openai", "/v1/", "images", v1.refusal, openai),
-    Spoken("aimlapi", "/v1/", "images", v1.refusal, aimlapi),
+    Spoken("openai", "/v1/", "images", openai_common.refusal, openai),
+    Spoken("aimlapi", "/v1/", "images", openai_common.refusal, aimlapi),
     Spoken("siraya", "/v1/", "images", siraya.refusal, siraya),
     NATIVE,
 )

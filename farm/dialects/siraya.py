@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from farm.catalogue import SRPO, Model
-from farm.dialects import v1
+from farm.dialects import openai_common
+from farm.dialects.error_response import Refusal
 from farm.dialects.fields import Flag
-from farm.dialects.refusal import Refusal
-from farm.dialects.v1 import Asked, Call, Carriage, ProviderCall
-from farm.errors import FarmError
-from farm.job import Job, Order, Result
-from farm.links import Links
+from farm.dialects.links import Links
+from farm.dialects.openai_common import Asked, Call, Carriage, ProviderCall
+from farm.domain.catalogue import SRPO, Model
+from farm.domain.errors import FarmError
+from farm.domain.job import Job, Order, Result
 
 NAME = "siraya"
 #: The HTTP status of an answer with pictures. Its pages do not say; all its clients take this one.
@@ -46,7 +46,7 @@ TAKES: Mapping[str, type[Call]] = dict.fromkeys(GENERATES, TextToImage)
 
 def generation(body: Mapping[str, Any], *, spare_seed: int) -> Asked:
     """The body of a call. `spare_seed` is taken where the caller gives none."""
-    call = v1.parse(TextToImage, body)
+    call = openai_common.parse(TextToImage, body)
     request = call.request(SRPO, spare_seed=spare_seed)
     return Asked(Order(call.model, request, dialect=NAME, inline=call.carriage != "url"), call.carriage)
 
@@ -56,17 +56,19 @@ def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> dict[s
 
     Raises StorageError and NotFound.
     """
-    revised = v1.revised_prompt(job) or ""
+    revised = openai_common.revised_prompt(job) or ""
     told = {
-        "created": v1.created(job),
-        "data": [v1.picture(image, carriage, links) | {"revised_prompt": revised} for image in result.images],
+        "created": openai_common.created(job),
+        "data": [
+            openai_common.picture(image, carriage, links) | {"revised_prompt": revised} for image in result.images
+        ],
         "seed": job.request.seed,
         "has_nsfw_concepts": list(result.flagged),
     }
-    return told | v1.warnings(result)
+    return told | openai_common.warnings(result)
 
 
 def refusal(status: int, error: FarmError) -> Refusal:
     """An error as in `v1`, but with the HTTP status as its code: Siraya has numbers there."""
-    told = v1.refusal(status, error)
+    told = openai_common.refusal(status, error)
     return replace(told, body={**told.body, "error": {**told.body["error"], "code": told.status}})

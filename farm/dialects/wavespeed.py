@@ -14,14 +14,14 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from farm import clock
-from farm.catalogue import SRPO, SRPO_IMAGE
-from farm.delivery import Due
+from farm.dialects.error_response import Refusal
 from farm.dialects.fields import Flag, Guidance, Input, Number, PictureUrl, Prompt, Steps, Whole, parse
-from farm.dialects.refusal import Refusal
-from farm.errors import FarmError, InvalidRequest, Problem
-from farm.job import Code, Job, Order, Search, Source, State, Webhook
-from farm.links import Links
-from farm.request import OutputFormat, Request
+from farm.dialects.links import Links
+from farm.domain.catalogue import SRPO, SRPO_IMAGE
+from farm.domain.delivery import Due
+from farm.domain.errors import FarmError, InvalidRequest, Problem
+from farm.domain.job import Code, Job, Order, Search, Source, State, Webhook
+from farm.domain.request import OutputFormat, Request
 
 NAME = "wavespeed"
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from farm.catalogue import MAX_UPLOAD
 from farm.dialects.fields import Input, Whole
+from farm.domain.catalogue import MAX_UPLOAD
 
 #: The field of the form that holds the file.
 FIELD = "file"

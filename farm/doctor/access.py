@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from farm import clock
-from farm.callers import Callers, refuse_open_door, wants_keys
+from farm.auth.api_keys import Callers, refuse_open_door, wants_keys
 from farm.doctor.finding import Finding, good, note, refused, wrong
-from farm.errors import ConfigurationError
+from farm.domain.errors import ConfigurationError
 from farm.settings import Settings
 
 _DEFAULT = ("127.0.0.1", 8000)

@@ -10,18 +10,18 @@ from typing import cast
 
 import redis
 
-from farm import embedded
-from farm.callers import Callers
-from farm.datadir import DataDir
+from farm.auth.api_keys import Callers
 from farm.doctor import access, jobstore, machine, storage, weights, work
 from farm.doctor.access import Address, Answer
 from farm.doctor.finding import Finding, good, note, refused, wrong
-from farm.errors import FarmError
-from farm.jobstore import keys
-from farm.jobstore.census import Census
+from farm.domain.errors import FarmError
+from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect
-from farm.outbound import Outbound
+from farm.jobstore.stats import Census
+from farm.process import embedded_redis
+from farm.process.data_dir import DataDir
 from farm.settings import PREFIX, Settings
+from farm.ssrf_safe_http import Outbound
 from farm.webhooks import signing
 
 #: How long one check may take, in seconds.
@@ -106,7 +106,7 @@ class Examination:
 
     def _check_redis(self) -> Iterator[Finding]:
         own = self._settings.redis_url
-        url = own or embedded.address(self._data_dir)
+        url = own or embedded_redis.address(self._data_dir)
         try:
             if url is None:
                 raise redis.exceptions.ConnectionError("it was never started")
@@ -117,7 +117,7 @@ class Examination:
             yield jobstore.not_answering(own, self._data_dir, str(error)) if runs else jobstore.at_rest()
             return
         self._client = client
-        self._base = cast(str | None, client.get(keys.BASE))
+        self._base = cast(str | None, client.get(redis_keys.BASE))
         yield from jobstore.server(server, own=own is not None, unsafe=self._settings.redis_unsafe)
 
     def _check_device(self) -> Finding:

@@ -11,11 +11,12 @@ from typing import Any
 
 import redis
 
-from farm import clock, embedded
+from farm import clock
 from farm.doctor.clocks import clock_finding
 from farm.doctor.finding import Finding, Mark, good, note, refused, size, wrong
 from farm.jobstore.connection import eviction_problem, name_and_version, persistence_problem, version_problem
-from farm.jobstore.memory import FULL_AT
+from farm.jobstore.memory_guard import FULL_AT
+from farm.process import embedded_redis
 from farm.settings import masked
 
 
@@ -43,7 +44,7 @@ class Server:
 
 def at_rest(program_version: str | None = None) -> Finding:
     """The embedded server while no farm runs: whether it could start."""
-    said = program_version or _version_of(embedded.program())
+    said = program_version or _version_of(embedded_redis.program())
     name, _, version = said.partition(" server v=")
     problem = version_problem({f"{name.lower()}_version": version.split()[0]})
     return refused("Redis", problem) if problem else good("Redis", f"embedded; {name} {version.split()[0]} is here")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from farm import __version__
 from farm.doctor.finding import Finding, good, note, size, wrong
-from farm.errors import FarmError
+from farm.domain.errors import FarmError
 
 _GIB = 2**30
 #: The oldest Python that will do.

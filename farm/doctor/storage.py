@@ -17,11 +17,11 @@ from farm.bootstrap import storage_for
 from farm.doctor.clocks import clock_finding
 from farm.doctor.finding import Finding, good, wrong
 from farm.doctor.machine import existing
-from farm.errors import StorageError
-from farm.jobstore import keys
+from farm.domain.errors import StorageError
+from farm.jobstore import redis_keys
+from farm.retention.sweeper import REMEDY
 from farm.settings import Settings
 from farm.storage.storage import Picture, Storage, mark_of, new_key
-from farm.sweeper import REMEDY
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ def storage(settings: Settings, data_dir: Path, client: redis.Redis | None = Non
     where = settings.storage_url or str(data_dir / "pictures")
     yield good("storage", f"{where}; " + ", ".join(f"{step} {seconds * 1e3:.1f} ms" for step, seconds in steps.items()))
     if client is not None:
-        yield from others(marks, cast(str | None, client.get(keys.FARM)))
+        yield from others(marks, cast(str | None, client.get(redis_keys.FARM)))
     apart = picture.stored_at.timestamp() - put_at
     yield clock_finding("the storage's clock", apart, blur=_BLUR_SECONDS + steps["put"])
 

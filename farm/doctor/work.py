@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from farm import __version__, clock
 from farm.doctor.finding import Finding, good, note, wrong
-from farm.jobstore.census import Census, Queue, Worker
+from farm.jobstore.stats import Census, Queue, Worker
 
 #: A job that waits for longer although a worker stands idle is stuck: bells are rung again every second.
 _IDLE_SECONDS = 10.0

@@ -14,7 +14,7 @@ import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from farm.errors import ConfigurationError, StoreFull, StoreUnavailable
+from farm.domain.errors import ConfigurationError, StoreFull, StoreUnavailable
 
 _log = structlog.get_logger(__name__)
 

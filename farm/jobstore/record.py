@@ -8,9 +8,9 @@ from typing import cast
 
 from pydantic import TypeAdapter
 
-from farm.job import Conditions, Job, NewJob, Result, State, Webhook
-from farm.jobstore import keys
-from farm.request import Priority, Request
+from farm.domain.job import Conditions, Job, NewJob, Result, State, Webhook
+from farm.domain.request import Priority, Request
+from farm.jobstore import redis_keys
 
 _RESULT = TypeAdapter(Result)
 
@@ -27,7 +27,7 @@ def fields_of(new: NewJob) -> Fields:
         "dialect": order.dialect,
         "priority": order.priority,
         "model": request.model,
-        "lane": keys.lane(keys.PREPARATION if unprepared else request.model, order.priority),
+        "lane": redis_keys.lane(redis_keys.PREPARATION if unprepared else request.model, order.priority),
         # To be prepared costs the same for every request.
         "cost": 1 if unprepared else request.cost,
         "batch_key": request.batch_key,

@@ -8,8 +8,8 @@ from typing import Any
 
 import redis
 
-from farm.job import TRANSITIONS
-from farm.jobstore.keys import PREFIX
+from farm.domain.job import TRANSITIONS
+from farm.jobstore.redis_keys import PREFIX
 
 NAMES = (
     *("submit", "claim", "renew", "complete", "fail", "release", "cancel", "reap", "leave", "expired", "delete"),

@@ -17,16 +17,16 @@ from typing import Literal, cast, get_args
 import redis
 
 from farm import clock
-from farm.errors import IdempotencyConflict, NotFound
-from farm.job import BATCH_IMAGES, Batch, Claimed, Conditions, Job, NewJob, Result, Search, State
-from farm.jobstore import keys
+from farm.domain.errors import IdempotencyConflict, NotFound
+from farm.domain.job import BATCH_IMAGES, Batch, Claimed, Conditions, Job, NewJob, Result, Search, State
+from farm.domain.limits import USUAL, Limits, Quota, Spent
+from farm.domain.request import Priority, Request
+from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
-from farm.jobstore.memory import Memory
+from farm.jobstore.limit_errors import refusal
+from farm.jobstore.memory_guard import Memory
 from farm.jobstore.record import CONDITIONS, blank, conditions_from, fields_of, job_from, result_text
-from farm.jobstore.refusals import refusal
 from farm.jobstore.scripts import Scripts
-from farm.limits import USUAL, Limits, Quota, Spent
-from farm.request import Priority, Request
 
 #: For how long whoever removes an expired job has it for itself, in seconds.
 _REMOVAL_SECONDS = 60.0
@@ -152,24 +152,24 @@ class JobStore:
     def is_known(self, caller: str, idempotency_key: str) -> bool:
         """Whether the caller has a job that came of this Idempotency-Key."""
         with translated():
-            return bool(self._redis.exists(keys.idempotency(caller, idempotency_key)))
+            return bool(self._redis.exists(redis_keys.idempotency(caller, idempotency_key)))
 
     def forgotten_us(self, job_id: str) -> int | None:
         """When a job that has ended is forgotten, in microseconds since the epoch; None for any other."""
         with translated():
-            found = self._redis.zscore(keys.EXPIRY, job_id)
+            found = self._redis.zscore(redis_keys.EXPIRY, job_id)
         return None if found is None else round(found)
 
     def get(self, job_id: str) -> Job | None:
         """The record, or None."""
         with translated():
-            fields = cast(dict[str, str], self._redis.hgetall(keys.job(job_id)))
+            fields = cast(dict[str, str], self._redis.hgetall(redis_keys.job(job_id)))
         return job_from(job_id, fields) if fields else None
 
     def conditions(self, job_id: str) -> Conditions:
         """What its caller wanted of a job beside its pictures; what became of its payload, its request tells."""
         with translated():
-            values = cast(list[str | None], self._redis.hmget(keys.job(job_id), *CONDITIONS))
+            values = cast(list[str | None], self._redis.hmget(redis_keys.job(job_id), *CONDITIONS))
         return conditions_from(values)
 
     def page(self, caller: str | None, *, before_us: int | None, count: int) -> list[Job]:
@@ -177,7 +177,7 @@ class JobStore:
         newest = f"({before_us}" if before_us is not None else "+inf"
         with translated():
             ids = cast(
-                list[str], self._redis.zrevrangebyscore(keys.jobs_of(caller), newest, "-inf", start=0, num=count)
+                list[str], self._redis.zrevrangebyscore(redis_keys.jobs_of(caller), newest, "-inf", start=0, num=count)
             )
             return self._records(ids)
 
@@ -201,8 +201,8 @@ class JobStore:
             return self._position_of_unprepared(job)
         model, priority = job.request.model, job.priority
         with translated(), self._redis.pipeline(transaction=False) as reads:
-            reads.zrank(keys.waiting(model, priority), job.id)
-            reads.zcard(keys.waiting(model, "normal"))
+            reads.zrank(redis_keys.waiting(model, priority), job.id)
+            reads.zcard(redis_keys.waiting(model, "normal"))
             rank, normal = reads.execute()
         if rank is None:
             return None
@@ -213,9 +213,9 @@ class JobStore:
             return None
         model, priority = job.request.model, job.priority
         with translated(), self._redis.pipeline(transaction=False) as reads:
-            reads.zrank(keys.waiting(keys.PREPARATION, priority), job.id)  # none: a preparer has it
+            reads.zrank(redis_keys.waiting(redis_keys.PREPARATION, priority), job.id)  # none: a preparer has it
             for lane in {"normal", priority}:
-                reads.zcard(keys.waiting(model, lane))
+                reads.zcard(redis_keys.waiting(model, lane))
             rank, *others = reads.execute()
         return int(rank or 0) + sum(map(int, others))
 
@@ -254,11 +254,11 @@ class JobStore:
     def pause(self) -> None:
         """Have no worker take anything, until `resume`. What they hold they end; whatever is submitted waits."""
         with translated():
-            self._redis.set(keys.PAUSED, 1)
+            self._redis.set(redis_keys.PAUSED, 1)
 
     def resume(self) -> None:
         with translated():
-            self._redis.delete(keys.PAUSED)
+            self._redis.delete(redis_keys.PAUSED)
 
     def drain(self, worker: str) -> bool:
         """Have a worker take nothing more, and leave. False: there is none of this name."""
@@ -268,18 +268,18 @@ class JobStore:
     def is_to_drain(self, worker: str) -> bool:
         """Whether this worker is to leave."""
         with translated():
-            return bool(self._redis.hexists(keys.worker(worker), "drain"))
+            return bool(self._redis.hexists(redis_keys.worker(worker), "drain"))
 
     # What preparers do
 
     def are_unprepared(self) -> bool:
         """Whether `take_unprepared` would bring anything now."""
-        lanes = [keys.waiting(keys.PREPARATION, priority) for priority in get_args(Priority)]
+        lanes = [redis_keys.waiting(redis_keys.PREPARATION, priority) for priority in get_args(Priority)]
         with translated(), self._redis.pipeline(transaction=False) as reads:
             for lane in lanes:
                 reads.zcard(lane)
-            reads.zrange(keys.PREPARING, 0, 0, withscores=True)
-            reads.zrange(keys.SUSPECTS, 0, 0, withscores=True)
+            reads.zrange(redis_keys.PREPARING, 0, 0, withscores=True)
+            reads.zrange(redis_keys.SUSPECTS, 0, 0, withscores=True)
             reads.time()
             *waiting, preparing, suspects, (seconds, microseconds) = reads.execute()
         now_us = seconds * 1_000_000 + microseconds
@@ -436,7 +436,7 @@ class JobStore:
         with translated():
             pipeline = self._redis.pipeline(transaction=False)
             for job_id in job_ids:
-                pipeline.hgetall(keys.job(job_id))
+                pipeline.hgetall(redis_keys.job(job_id))
             found = zip(job_ids, pipeline.execute(), strict=True)
         return {job_id: job_from(job_id, fields) for job_id, fields in found if fields}
 
@@ -451,7 +451,7 @@ class JobStore:
             return bool(self._scripts.run("delete", job_id, "over"))
 
     def _page_of_range(self, caller: str, wanted: Search, skip: int, count: int) -> tuple[list[str], int]:
-        index, oldest, newest = keys.jobs_of(caller), *_bounds(wanted)
+        index, oldest, newest = redis_keys.jobs_of(caller), *_bounds(wanted)
         with self._redis.pipeline(transaction=True) as both:
             both.zrevrangebyscore(index, newest, oldest, start=skip, num=count)
             both.zcount(index, oldest, newest)
@@ -461,13 +461,13 @@ class JobStore:
     def _matching(self, caller: str, wanted: Search) -> list[str]:
         """Ids of all jobs that are wanted, newest first. Their records are read: there is no index by state."""
         oldest, newest = _bounds(wanted)
-        ids = cast(list[str], self._redis.zrevrangebyscore(keys.jobs_of(caller), newest, oldest))
+        ids = cast(list[str], self._redis.zrevrangebyscore(redis_keys.jobs_of(caller), newest, oldest))
         found = []
         for start in range(0, len(ids), SEARCH_CHUNK):
             chunk = ids[start : start + SEARCH_CHUNK]
             with self._redis.pipeline(transaction=False) as reads:
                 for job_id in chunk:
-                    reads.hmget(keys.job(job_id), "state", "endpoint")
+                    reads.hmget(redis_keys.job(job_id), "state", "endpoint")
                 facts = reads.execute()
             found += [job_id for job_id, fact in zip(chunk, facts, strict=True) if wanted.matches(*fact)]
         return found
@@ -476,6 +476,6 @@ class JobStore:
         """The jobs of these ids, without those that are gone."""
         with self._redis.pipeline(transaction=False) as reads:
             for job_id in ids:
-                reads.hgetall(keys.job(job_id))
+                reads.hgetall(redis_keys.job(job_id))
             records = reads.execute()
         return [job_from(job_id, fields) for job_id, fields in zip(ids, records, strict=True) if fields]

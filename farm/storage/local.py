@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from farm import clock
-from farm.errors import NotFound, StorageError, StorageUnavailable
+from farm.domain.errors import NotFound, StorageError, StorageUnavailable
 from farm.storage.storage import Found, Page, Picture, Pieces, farm_in, mark_of, name_in
 
 #: What may be over by itself, or be mended while a picture waits: a full disk, a faulty one, a file server away.

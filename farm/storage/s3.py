@@ -21,7 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from botocore.parsers import ResponseParserError
 
 from farm import clock
-from farm.errors import ConfigurationError, NotFound, StorageError, StorageUnavailable
+from farm.domain.errors import ConfigurationError, NotFound, StorageError, StorageUnavailable
 from farm.storage.storage import KEEP_SECONDS, Found, Name, Page, Picture, Pieces, farm_in, mark_of, name_in
 
 #: How long a put may take to connect and to send, each, and then to be answered, in seconds.

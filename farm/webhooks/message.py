@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from farm import clock
-from farm.delivery import Due
 from farm.dialects import registry
-from farm.job import Job, State
-from farm.links import Links
+from farm.dialects.links import Links
+from farm.domain.delivery import Due
+from farm.domain.job import Job, State
 from farm.webhooks import signing
 from farm.webhooks.secrets import Secrets
 

@@ -8,7 +8,7 @@ from typing import cast
 import redis
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from farm.jobstore import keys
+from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
 from farm.webhooks import signing
 
@@ -22,10 +22,10 @@ class Secrets:
 
     def of(self, caller: str) -> str:
         """The caller's secret, `whsec_…`."""
-        return self._made_once(keys.secret(caller), signing.new_secret)
+        return self._made_once(redis_keys.secret(caller), signing.new_secret)
 
     def signing_key(self) -> Ed25519PrivateKey:
-        return self._given or signing.read_key(self._made_once(keys.SIGNING_KEY, signing.new_key))
+        return self._given or signing.read_key(self._made_once(redis_keys.SIGNING_KEY, signing.new_key))
 
     def _made_once(self, name: str, make: Callable[[], str]) -> str:
         with translated():

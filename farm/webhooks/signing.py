@@ -10,7 +10,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from farm.errors import ConfigurationError
+from farm.domain.errors import ConfigurationError
 
 _PREFIX = "whsec_"
 _SEED_BYTES = 32

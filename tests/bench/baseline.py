@@ -16,8 +16,8 @@ import redis
 
 from api.server import Address, Server
 from farm.dialects import fields, native
-from farm.embedded import address
 from farm.jobstore.connection import connect
+from farm.process.embedded_redis import address
 from farm.service import random_seed
 from farm.settings import Settings
 

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import urllib3
 
-from farm import lifeline
 from farm.bootstrap import Farm, build
-from farm.embedded import EmbeddedRedis
-from farm.job import Image, NewJob, Order, Result
+from farm.domain.job import Image, NewJob, Order, Result
+from farm.domain.request import Request
 from farm.jobstore.store import Held
-from farm.request import Request
+from farm.process import child
+from farm.process.embedded_redis import EmbeddedRedis
 from farm.settings import Settings
 from farm.storage.storage import new_key
 from tests.bench.core import OTHERS, SERVER, children_on
@@ -117,7 +117,7 @@ def _served(module: str, folder: Path, **environment: str) -> Iterator[int]:
     port = free_port()
     program = [sys.executable, "-m", module, "--port", str(port), "--data-dir", str(folder)]
     with children_on(SERVER):
-        process = subprocess.Popen(lifeline.command(*program), env=clean_environment() | environment)
+        process = subprocess.Popen(child.command(*program), env=clean_environment() | environment)
     try:
         wait_for(lambda: _answers(port), what=f"{module}'s first answer")
         yield port

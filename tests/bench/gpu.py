@@ -16,8 +16,8 @@ from importlib import util
 from statistics import median
 
 from farm.cli.tables import show
-from farm.errors import FarmError
-from farm.request import ImageRequest
+from farm.domain.errors import FarmError
+from farm.domain.request import ImageRequest
 from farm.settings import Settings, load
 from tests.bench.figure import percentile
 from workers.pipelines.pipeline import Pipeline

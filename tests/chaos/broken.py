@@ -15,10 +15,10 @@ from importlib import resources
 from typing import Any
 from unittest.mock import patch
 
-from farm.job import Claimed, NewJob, Result
-from farm.jobstore import keys, scripts
+from farm.domain.job import Claimed, NewJob, Result
+from farm.jobstore import redis_keys, scripts
 from farm.jobstore.store import Accepted, JobStore
-from farm.reaper import Reaper
+from farm.process.periodic import Reaper
 from farm.service import Service
 from tests.chaos.asks import PLAIN
 from tests.chaos.run import Plan
@@ -81,7 +81,7 @@ def event_outside_the_transition() -> None:
 
     def complete_and_tell(self: JobStore, job: Claimed, result: Result) -> bool:
         won = complete(self, job, result)
-        if won and self._redis.hexists(keys.job(job.id), "receiver"):
+        if won and self._redis.hexists(redis_keys.job(job.id), "receiver"):
             time.sleep(_LATE_SECONDS)
             self._redis.register_script(_prelude() + _TELL)(args=[job.id])
         return won

@@ -21,9 +21,9 @@ from typing import cast
 
 import redis
 
-from farm import lifeline
-from farm.embedded import EmbeddedRedis
-from farm.jobstore import keys
+from farm.jobstore import redis_keys
+from farm.process import child
+from farm.process.embedded_redis import EmbeddedRedis
 from tests.farms import wait_for
 
 #: Seconds for which what died stays dead.
@@ -81,7 +81,7 @@ class Member:
     def _start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                lifeline.command(*self._program),
+                child.command(*self._program),
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -110,7 +110,7 @@ class Fleet:
 
         self.apis = [member("api", "api", "--port", str(port)) for port in ports]
         self.workers = [member("worker", "workers") for _ in range(workers)]
-        self.webhooks = [member("webhook worker", "workers.webhooks")]
+        self.webhooks = [member("webhook worker", "workers.background")]
         self._closing = threading.Event()
         self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         # Processes die with the thread that started them: all are started by one that stays.
@@ -154,8 +154,8 @@ class Fleet:
         """Jobs that are in this worker's hands."""
         with suppress(redis.exceptions.RedisError):
             client, pid = self.hasty_client, f"-{worker.pid}-"
-            held = cast(list[str], client.zrange(keys.LEASES, 0, -1))
-            return tuple(job for job in held if pid in str(client.hget(keys.job(job), "worker")))
+            held = cast(list[str], client.zrange(redis_keys.LEASES, 0, -1))
+            return tuple(job for job in held if pid in str(client.hget(redis_keys.job(job), "worker")))
         return ()
 
     def _answers(self) -> bool:

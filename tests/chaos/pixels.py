@@ -6,7 +6,7 @@ import io
 
 from PIL import Image, ImageChops, ImageStat
 
-from farm.request import SEEDS, ImageRequest
+from farm.domain.request import SEEDS, ImageRequest
 from tests.chaos.asks import Ask
 from workers.pipelines.simulated import SimulatedPipeline
 

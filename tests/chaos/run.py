@@ -17,9 +17,9 @@ from typing import Any, cast
 import redis
 import urllib3
 
-from farm.callers import Callers
-from farm.jobstore import keys
-from farm.webhooks import delivery as courier
+from farm.auth.api_keys import Callers
+from farm.jobstore import redis_keys
+from farm.webhooks import courier as courier
 from tests.chaos.asks import ALL_HABITS, CALLERS, Ask, Habits, asks
 from tests.chaos.clients import Office, listening, serve_all
 from tests.chaos.evidence import ENDS, Evidence, Oddity, Record
@@ -39,12 +39,20 @@ _LOOK_SECONDS = 0.3
 _POST_SECONDS = 5.0
 #: Keys of which none is left when all is over.
 _WORKING_SETS = (
-    *(keys.LEASES, keys.PREPARING, keys.SUSPECTS, keys.DELAYED, keys.START_BY, keys.LETTING_GO, keys.LINES),
-    *(f"{keys.PREFIX}{name}" for name in ("waiting_count", "places", "render_by")),
-    f"{keys.PREFIX}faults",
+    *(
+        redis_keys.LEASES,
+        redis_keys.PREPARING,
+        redis_keys.SUSPECTS,
+        redis_keys.DELAYED,
+        redis_keys.START_BY,
+        redis_keys.LETTING_GO,
+        redis_keys.LINES,
+    ),
+    *(f"{redis_keys.PREFIX}{name}" for name in ("waiting_count", "places", "render_by")),
+    f"{redis_keys.PREFIX}faults",
 )
 _WORKING_PATTERNS = tuple(
-    f"{keys.PREFIX}{name}:*"
+    f"{redis_keys.PREFIX}{name}:*"
     for name in ("waiting", "since", "mates", "calls", "direct", "due", "posting", "posting_of")
 )
 #: Removes what is nobody's from storage, however young: nobody is at work any more.
@@ -216,7 +224,7 @@ class _Farm:
             *(name for pattern in _WORKING_PATTERNS for name in client.scan_iter(pattern, count=1000)),
         ]
         sizes = {name: _size(client, name) for name in names}
-        return {name.removeprefix(keys.PREFIX): size for name, size in sizes.items() if size}
+        return {name.removeprefix(redis_keys.PREFIX): size for name, size in sizes.items() if size}
 
     def sweep(self) -> None:
         program = [sys.executable, "-c", _SWEEP, str(self.data_dir)]
@@ -247,14 +255,14 @@ class _Farm:
     def _move_time_on(self) -> None:
         """What only waits for time to pass: callers who hung up, and posts of a webhook worker that was killed."""
         client = self.fleet.client
-        for entry in cast(list[str], client.zrange(keys.LETTING_GO, 0, -1)):
-            client.zadd(keys.LETTING_GO, {entry: 0}, xx=True)
+        for entry in cast(list[str], client.zrange(redis_keys.LETTING_GO, 0, -1)):
+            client.zadd(redis_keys.LETTING_GO, {entry: 0}, xx=True)
         # Receivers answer at once by now: what has been under way for so long is nobody's.
         overdue = (time.time() + courier.LEASE_SECONDS - _POST_SECONDS) * 1e6
-        for name in client.scan_iter(f"{keys.PREFIX}posting:*", count=1000):
+        for name in client.scan_iter(f"{redis_keys.PREFIX}posting:*", count=1000):
             for entry in cast(list[str], client.zrangebyscore(name, "-inf", overdue)):
                 client.zadd(name, {entry: 0}, xx=True)
-                client.zadd(keys.LINES, {name.removeprefix(f"{keys.PREFIX}posting:"): 0}, xx=True)
+                client.zadd(redis_keys.LINES, {name.removeprefix(f"{redis_keys.PREFIX}posting:"): 0}, xx=True)
 
 
 def _size(client: Any, name: str) -> int:

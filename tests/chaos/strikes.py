@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import redis
 
-from farm.jobstore import keys
+from farm.jobstore import redis_keys
 from tests.chaos.evidence import Evidence, Strike
 from tests.chaos.fleet import Fleet, Member
 from tests.chaos.receivers import Receivers
@@ -163,7 +163,7 @@ class Striker(threading.Thread):
     def _flush_celery(self) -> None:
         """All that Celery keeps goes: its messages are wake-ups, and may be lost."""
         with suppress(redis.exceptions.RedisError):
-            for name in list(self._fleet.hasty_client.scan_iter(f"{keys.CELERY}*", count=1000)):
+            for name in list(self._fleet.hasty_client.scan_iter(f"{redis_keys.CELERY}*", count=1000)):
                 self._fleet.hasty_client.delete(name)
 
     def _strike_outside(self, kind: str) -> None:

@@ -19,7 +19,7 @@ import fal_client.client as fc
 import pytest
 from PIL import Image
 
-from farm.catalogue import KONTEXT_SIZES
+from farm.domain.catalogue import KONTEXT_SIZES
 from tests.documents import names_in
 from tests.farms import Certificate, RunningFarm, clean_environment, picture_facts, running_farm, wait_for
 from tests.pictures import a_picture

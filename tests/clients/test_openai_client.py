@@ -16,7 +16,7 @@ import pytest
 import urllib3
 from openai.types import ImagesResponse
 
-from farm import lifeline
+from farm.process import child
 from tests.farms import (
     RunningFarm,
     clean_environment,
@@ -51,7 +51,7 @@ def strict(farm: RunningFarm) -> Iterator[str]:
         "FARM_PUBLIC_URL": farm.url,
     }
     port = free_port()
-    program = lifeline.command(sys.executable, "-m", "api", "--port", str(port), "--data-dir", str(farm.data_dir))
+    program = child.command(sys.executable, "-m", "api", "--port", str(port), "--data-dir", str(farm.data_dir))
     with subprocess.Popen(program, env=clean_environment() | settings) as process:
         wait_for(lambda: answers(port), what="the second API")
         yield f"http://127.0.0.1:{port}/v1"

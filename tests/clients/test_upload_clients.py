@@ -21,8 +21,8 @@ import requests
 import wavespeed
 from PIL import Image
 
-from farm.callers import Callers
-from farm.catalogue import MAX_UPLOAD
+from farm.auth.api_keys import Callers
+from farm.domain.catalogue import MAX_UPLOAD
 from tests import javascript
 from tests.farms import RunningFarm, pids, running_farm, wait_for
 

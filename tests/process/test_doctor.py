@@ -19,12 +19,12 @@ import redis
 from typer.testing import CliRunner
 
 from farm import clock
-from farm.callers import Callers
+from farm.auth.api_keys import Callers
 from farm.cli.main import app
-from farm.datadir import DataDir
-from farm.embedded import EmbeddedRedis
-from farm.jobstore import keys
+from farm.jobstore import redis_keys
 from farm.jobstore.store import JobStore
+from farm.process.data_dir import DataDir
+from farm.process.embedded_redis import EmbeddedRedis
 from tests.farms import RunningFarm, farm_command, free_port, own_redis, running_farm, wait_for
 from tests.s3 import S3
 from tests.service.jobs import FACTS, TERMS, submit
@@ -364,7 +364,7 @@ def test_a_job_that_waits_beside_an_idle_worker(own: redis.Redis, own_url: str, 
     store = JobStore(own, TERMS)
     store.renew("w", FACTS, [])
     job_id = submit(store)
-    own.zadd(keys.since("srpo", "normal"), {job_id: clock.now_us() - 60_000_000})
+    own.zadd(redis_keys.since("srpo", "normal"), {job_id: clock.now_us() - 60_000_000})
 
     report = doctor(tmp_path, FARM_REDIS_URL=own_url)
 
@@ -372,7 +372,7 @@ def test_a_job_that_waits_beside_an_idle_worker(own: redis.Redis, own_url: str, 
 
 
 def test_webhooks_that_nobody_delivers(own: redis.Redis, own_url: str, tmp_path: Path) -> None:
-    own.zadd(keys.LINES, {"local https://receiver.example": clock.now_us() - 90_000_000})
+    own.zadd(redis_keys.LINES, {"local https://receiver.example": clock.now_us() - 90_000_000})
 
     assert "farm worker --webhooks" in doctor(tmp_path, FARM_REDIS_URL=own_url).wrong("webhooks")
 
@@ -410,7 +410,7 @@ def test_a_bucket_in_good_health(s3: S3, tmp_path: Path) -> None:
 
 def test_a_bucket_that_another_farm_has_marked(s3: S3, own: redis.Redis, own_url: str, tmp_path: Path) -> None:
     place = s3.place()
-    own.set(keys.FARM, "1" * 32)
+    own.set(redis_keys.FARM, "1" * 32)
     place.put(f"farm-id-{'1' * 32}")
     variables = in_bucket(s3, place.url, FARM_REDIS_URL=own_url)
     assert doctor(tmp_path, **variables).status == 0

@@ -14,9 +14,10 @@ from pathlib import Path
 import urllib3
 
 from api.server import MOST_STREAMS
-from farm import clock, lifeline
+from farm import clock
 from farm.bootstrap import Farm
-from farm.supervisor import API_GRACE_SECONDS
+from farm.process import child
+from farm.process.supervisor import API_GRACE_SECONDS
 from tests.farms import RunningFarm, clean_environment, free_port, wait_for
 from tests.service import jobs
 
@@ -122,7 +123,7 @@ def test_streams_do_not_hold_up_an_api_that_stops(redis_dir: Path, farm: Farm) -
     job_id, port = jobs.submit(farm.store), free_port()
     program = [sys.executable, "-m", "api", "--port", str(port), "--data-dir", str(redis_dir)]
     url = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(lifeline.command(*program), env=clean_environment()) as process, ExitStack() as stack:
+    with subprocess.Popen(child.command(*program), env=clean_environment()) as process, ExitStack() as stack:
         stack.callback(process.kill)
         wait_for(lambda: answers(url))
         paths = [ALL, f"/farm/v1/jobs/{job_id}/events"] * 5

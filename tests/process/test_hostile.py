@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from api.line import PATIENCE_SECONDS
+from api.connections.slow_client_socket import PATIENCE_SECONDS
 from api.server import CONNECTIONS, THREADS
 from tests.farms import Certificate, RunningFarm, pids, running_farm, wait_for
 

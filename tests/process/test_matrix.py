@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from farm import embedded
+from farm.process import embedded_redis
 from tests.spread_farm import (
     calling,
     fill,
@@ -76,7 +76,7 @@ def test_every_fault_is_survived(
         python = request.getfixturevalue("other_python")
     if server != "embedded":
         program = request.getfixturevalue("debian_redis")
-        monkeypatch.setattr(embedded, "program", lambda: program)
+        monkeypatch.setattr(embedded_redis, "program", lambda: program)
     said = subprocess.run([python, "-c", "import celery; print(celery.__version__)"], capture_output=True, text=True)
     assert said.stdout.strip() == celery
 

@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 from typing import cast
 
-from farm.jobstore import keys
+from farm.jobstore import redis_keys
 from tests.farms import RunningFarm, pids, running_farm, wait_for
 
 RUN = "/fal/run/fal-ai/flux/srpo"
@@ -50,15 +50,15 @@ def drain_one(farm: RunningFarm) -> None:
 def kill_the_api(farm: RunningFarm) -> None:
     """A direct call is as good as hung up then: an equal one goes on with its job."""
     known = ids(farm)
-    farm.redis.set(keys.PAUSED, 1)
+    farm.redis.set(redis_keys.PAUSED, 1)
     with call(farm):
         (job_id,) = wait_for(lambda: ids(farm) - known, what="the call's job")
-        held = farm.redis.zscore(keys.LETTING_GO, job_id)
-        wait_for(lambda: farm.redis.zscore(keys.LETTING_GO, job_id) != held, what="a sign of life")
+        held = farm.redis.zscore(redis_keys.LETTING_GO, job_id)
+        wait_for(lambda: farm.redis.zscore(redis_keys.LETTING_GO, job_id) != held, what="a sign of life")
         for pid in pids(f"-m api --host 127.0.0.1 --port {farm.port}"):
             os.kill(pid, signal.SIGKILL)
     wait_for(lambda: is_left(farm, job_id), what="nobody's waiting for the job")
-    farm.redis.zincrby(keys.LETTING_GO, 30e6, job_id)  # this machine may be slow
+    farm.redis.zincrby(redis_keys.LETTING_GO, 30e6, job_id)  # this machine may be slow
     wait_for(lambda: answers(farm), seconds=60, what="a new API")
 
     with call(farm) as again:
@@ -79,13 +79,13 @@ def call(farm: RunningFarm) -> socket.socket:
 
 def ids(farm: RunningFarm) -> set[str]:
     """Of every job that there is."""
-    return set(cast(list[str], farm.redis.zrange(keys.JOBS, 0, -1)))
+    return set(cast(list[str], farm.redis.zrange(redis_keys.JOBS, 0, -1)))
 
 
 def is_left(farm: RunningFarm, job_id: str) -> bool:
     """Whether nobody waits for the job of a direct call."""
     seconds, _ = farm.redis.time()
-    held_until_us = farm.redis.zscore(str(farm.redis.hget(keys.job(job_id), "direct")), job_id)
+    held_until_us = farm.redis.zscore(str(farm.redis.hget(redis_keys.job(job_id), "direct")), job_id)
     return held_until_us is not None and held_until_us < seconds * 1_000_000
 
 

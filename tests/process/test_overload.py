@@ -14,7 +14,7 @@ from statistics import median
 
 import pytest
 
-from farm.job import Moment
+from farm.domain.job import Moment
 from tests.farms import Answer, RunningFarm, running_farm, wait_for
 from tests.process.test_events import events, stream
 from tests.receiver import Receiver, answer, running_receiver

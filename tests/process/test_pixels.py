@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 
-from farm.request import ImageRequest
+from farm.domain.request import ImageRequest
 from miniature.drawing import draw
 from miniature.judge import blobs, colour_of, place_of
 from miniature.scene import FORBIDDEN, Group, Scene

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from urllib3.filepost import encode_multipart_formdata
 
-from farm.catalogue import KONTEXT_SIZES
-from farm.jobstore import keys
+from farm.domain.catalogue import KONTEXT_SIZES
+from farm.jobstore import redis_keys
 from tests.farms import RunningFarm, pids, running_farm, wait_for
 from tests.host import Host, running_host
 from tests.odd_pictures import chunk, png_of
@@ -54,7 +54,7 @@ def upload(farm: RunningFarm, content: bytes) -> str:
 
 
 def preparers(farm: RunningFarm) -> list[int]:
-    return pids(f"-m workers.webhooks --data-dir {farm.data_dir}")
+    return pids(f"-m workers.background --data-dir {farm.data_dir}")
 
 
 def test_pictures_are_edited_wherever_they_come_from(farm: RunningFarm, host: Host) -> None:
@@ -172,4 +172,4 @@ def test_nothing_is_lost_when_the_preparer_is_killed(tmp_path: Path, host: Host)
 
         assert [view["status"] for view in views] == ["completed"] * 7, views
         assert preparers(farm) != [first]
-        assert farm.redis.zcard(keys.PREPARING) == 0
+        assert farm.redis.zcard(redis_keys.PREPARING) == 0

@@ -15,7 +15,8 @@ import urllib3
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from farm import lifeline, settings
+from farm import settings
+from farm.process import child
 from miniature.scene import Group, Scene
 from tests.farms import RunningFarm, clean_environment, farm_command, free_port, own_redis, running_farm, wait_for
 from tests.likeness import likeness
@@ -155,7 +156,7 @@ def test_https(data_dir: Path, tmp_path: Path) -> None:
     port = free_port()
     words = ["up", "--port", str(port), "--data-dir", str(data_dir), "--tls-cert", str(cert), "--tls-key", str(key)]
     farm = subprocess.Popen(
-        lifeline.command(sys.executable, "-m", "farm.cli", *words),
+        child.command(sys.executable, "-m", "farm.cli", *words),
         env=clean_environment() | {"FARM_PIPELINE": "simulated"},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from farm.jobstore import keys
+from farm.jobstore import redis_keys
 from farm.storage.storage import farm_in
 from tests.farms import RunningFarm, running_farm, wait_for
 from tests.pictures import a_picture, data_uri
@@ -61,14 +61,14 @@ class Moment:
     """What a farm holds when it has forgotten all jobs."""
 
     processes: dict[int, Holding]
-    keys: int
+    redis_keys: int
     bytes: int
 
     @classmethod
     def of(cls, farm: RunningFarm) -> Moment:
         processes = {pid: Holding.of(pid) for pid in farm.pids()}
         # The outbox is full of changes of one length, which give way to others.
-        outbox = farm.redis.memory_usage(keys.OUTBOX, samples=0)
+        outbox = farm.redis.memory_usage(redis_keys.OUTBOX, samples=0)
         assert outbox is not None
         held = farm.redis.info("memory")["used_memory_dataset"] - outbox
         return cls(processes, farm.redis.dbsize(), held)
@@ -107,16 +107,18 @@ def follow(farm: RunningFarm) -> int:
 def fill_outbox(farm: RunningFarm) -> None:
     """With one entry again and again."""
     farm.wait_for_end(farm.submit())
-    ((_, entry),) = cast(list[tuple[str, dict[Any, Any]]], farm.redis.xrange(keys.OUTBOX, count=1))
+    ((_, entry),) = cast(list[tuple[str, dict[Any, Any]]], farm.redis.xrange(redis_keys.OUTBOX, count=1))
     with farm.redis.pipeline(transaction=False) as adds:
         for _ in range(CHANGES):
-            adds.xadd(keys.OUTBOX, entry)
+            adds.xadd(redis_keys.OUTBOX, entry)
         adds.execute()
 
 
 def rest(farm: RunningFarm) -> set[str]:
     """What is still there of any job."""
-    names = (str(name).removeprefix(keys.PREFIX) for name in farm.redis.scan_iter(f"{keys.PREFIX}*", count=1000))
+    names = (
+        str(name).removeprefix(redis_keys.PREFIX) for name in farm.redis.scan_iter(f"{redis_keys.PREFIX}*", count=1000)
+    )
     return {name for name in names if name.split(":")[0] not in LASTING}
 
 
@@ -148,7 +150,7 @@ def judge(first: Moment, last: Moment, jobs: int) -> None:
         assert held.bytes - before.bytes < jobs * MOST_LEFT, (pid, before, held)
         assert held.files <= before.files + 8, (pid, before, held)
         assert held.threads <= before.threads + 4, (pid, before, held)
-    assert last.keys <= first.keys
+    assert last.redis_keys <= first.redis_keys
     assert last.bytes - first.bytes < jobs * MOST_LEFT_IN_REDIS, (first.bytes, last.bytes)
 
 
@@ -169,7 +171,7 @@ def test_twenty_thousand_jobs_leave_nothing_behind(tmp_path: Path) -> None:
 
 
 PID = 7
-FIRST = Moment({PID: Holding("api", bytes=80_000_000, files=40, threads=20)}, keys=30, bytes=9_000_000)
+FIRST = Moment({PID: Holding("api", bytes=80_000_000, files=40, threads=20)}, redis_keys=30, bytes=9_000_000)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ FIRST = Moment({PID: Holding("api", bytes=80_000_000, files=40, threads=20)}, ke
         replace(FIRST, processes={PID: replace(FIRST.processes[PID], files=60)}),
         replace(FIRST, processes={PID: replace(FIRST.processes[PID], threads=30)}),
         replace(FIRST, processes={8: FIRST.processes[PID]}),
-        replace(FIRST, keys=31),
+        replace(FIRST, redis_keys=31),
         replace(FIRST, bytes=10_000_000),
     ],
 )

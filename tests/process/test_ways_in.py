@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from api.openapi.operation import Unread
-from farm.catalogue import MODELS
+from farm.domain.catalogue import MODELS
 from tests.farms import RunningFarm, farm_command, picture_facts, wait_for
 from tests.pictures import a_picture, data_uri
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from farm.jobstore import keys
+from farm.jobstore import redis_keys
 from tests.farms import RunningFarm, pids, running_farm, wait_for
 from tests.receiver import Receiver, answer, running_receiver
 
@@ -44,7 +44,7 @@ def ended(receiver: Receiver) -> dict[str, list[str]]:
 
 
 def webhook_workers(farm: RunningFarm) -> list[int]:
-    return pids(f"-m workers.webhooks --data-dir {farm.data_dir}")
+    return pids(f"-m workers.background --data-dir {farm.data_dir}")
 
 
 def test_a_job_is_told_of_at_every_state(farm: RunningFarm, receiver: Receiver) -> None:
@@ -84,7 +84,7 @@ def test_a_killed_webhook_worker_loses_nothing(farm: RunningFarm, receiver: Rece
     for name in farm.redis.scan_iter("srpo:posting:*"):
         for delivery in cast(list[str], farm.redis.zrange(name, 0, -1)):
             farm.redis.zadd(name, {delivery: 0})
-        farm.redis.zadd(keys.LINES, {name.removeprefix("srpo:posting:"): 0})
+        farm.redis.zadd(redis_keys.LINES, {name.removeprefix("srpo:posting:"): 0})
 
     wait_for(lambda: set(ended(receiver)) == job_ids)
     assert all(len(set(names)) == 1 for names in ended(receiver).values())

@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from farm import embedded
 from farm.celery import RENDER_QUEUE, application
-from farm.jobstore import keys
-from farm.lifeline import DEAF, FAULTY, HUNG
+from farm.jobstore import redis_keys
+from farm.process import embedded_redis
+from farm.process.child import DEAF, FAULTY, HUNG
 from tests.farms import RunningFarm, pids, running_farm, wait_for
 from tests.faulty_worker import PATIENCE
 from tests.receiver import Receiver, running_receiver
@@ -172,16 +172,16 @@ def test_a_job_that_always_hangs_fails_and_harms_no_other(data_dir: Path, receiv
 def test_a_worker_that_hears_nothing_is_replaced(data_dir: Path, receiver: Receiver) -> None:
     """A paused farm is silent, too, and no reason to leave."""
     with faulty_farm(data_dir, receiver, workers=1) as farm:
-        assert application(str(embedded.address(data_dir))).control.cancel_consumer(
+        assert application(str(embedded_redis.address(data_dir))).control.cancel_consumer(
             RENDER_QUEUE, reply=True, timeout=10
         )
-        farm.redis.set(keys.PAUSED, 1)
+        farm.redis.set(redis_keys.PAUSED, 1)
         (worker,) = farm.worker_pids()
         job_id = farm.order("fox")
         began = time.monotonic()
         wait_for(lambda: time.monotonic() - began > 2 * PATIENCE, what="a silence that is longer than its patience")
         assert farm.worker_pids() == [worker]
-        farm.redis.delete(keys.PAUSED)
+        farm.redis.delete(redis_keys.PAUSED)
 
         assert farm.ends([job_id])[job_id]["status"] == "completed"
         assert farm.deaths()[DEAF] == 1

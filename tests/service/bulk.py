@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from farm.job import NewJob
+from farm.domain.job import NewJob
 from farm.jobstore.scripts import Scripts
 from farm.jobstore.store import JobStore, Terms
 

@@ -12,12 +12,12 @@ import redis
 from flask.testing import FlaskClient
 
 from api.app import create_app
-from farm import embedded
 from farm.bootstrap import Farm, build
 from farm.jobstore.connection import connect, connect_to_listen
-from farm.jobstore.feed import Feed
-from farm.jobstore.hints import Changes
+from farm.jobstore.event_feed import Feed
+from farm.jobstore.notifications import Changes
 from farm.jobstore.store import JobStore
+from farm.process import embedded_redis
 from farm.service import Service
 from farm.settings import Settings
 from tests.farms import empty, wait_for
@@ -30,7 +30,7 @@ from tests.service.workshop import Opened, Workshop
 @pytest.fixture(scope="session")
 def redis_url(redis_dir: Path) -> str:
     """A Redis that has been up for longer than a lease: before, nothing is taken back."""
-    url = embedded.address(redis_dir)
+    url = embedded_redis.address(redis_dir)
     assert url is not None
     with connect(url) as client:
         wait_for(lambda: client.info("server")["uptime_in_seconds"] >= TERMS.lease_seconds)

@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import redis
 
-from farm.job import Claimed, Conditions, Job, NewJob, Order, Result, State, Webhook
-from farm.jobstore import keys
+from farm.domain.job import Claimed, Conditions, Job, NewJob, Order, Result, State, Webhook
+from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect_to_listen
-from farm.jobstore.hints import Listener
+from farm.jobstore.notifications import Listener
 from farm.jobstore.store import Held, JobStore, Terms
 from tests.farms import wait_for
 from tests.unit.samples import a_request, a_result
@@ -90,14 +90,14 @@ def held(job: Claimed, step: int = 0) -> Held:
 
 def end_lease(client: redis.Redis, *job_ids: str) -> None:
     """Let the leases of these jobs (of all, if none is named) run out now."""
-    for job_id in job_ids or cast(list[str], client.zrange(keys.LEASES, 0, -1)):
-        client.zadd(keys.LEASES, {job_id: 0})
+    for job_id in job_ids or cast(list[str], client.zrange(redis_keys.LEASES, 0, -1)):
+        client.zadd(redis_keys.LEASES, {job_id: 0})
 
 
 def end_delays(client: redis.Redis) -> None:
     """Let every delay be over now."""
-    for job_id in cast(list[str], client.zrange(keys.DELAYED, 0, -1)):
-        client.zadd(keys.DELAYED, {job_id: 0})
+    for job_id in cast(list[str], client.zrange(redis_keys.DELAYED, 0, -1)):
+        client.zadd(redis_keys.DELAYED, {job_id: 0})
 
 
 def lose(client: redis.Redis, store: JobStore, *job_ids: str) -> int:
@@ -108,8 +108,8 @@ def lose(client: redis.Redis, store: JobStore, *job_ids: str) -> int:
 
 def end_start(client: redis.Redis, job_id: str) -> None:
     """Let the time be over within which this job must be started."""
-    client.hset(keys.job(job_id), "start_by_us", 1)
-    client.zadd(keys.START_BY, {job_id: 1}, xx=True)
+    client.hset(redis_keys.job(job_id), "start_by_us", 1)
+    client.zadd(redis_keys.START_BY, {job_id: 1}, xx=True)
 
 
 def now(client: redis.Redis) -> float:
@@ -122,7 +122,7 @@ def hear_shouts(redis_url: str) -> list[str]:
     """What workers are told from now on: nothing, when the listener has joined; then each job that must stop."""
     told: list[str] = []
     listener = Listener(connect_to_listen(redis_url), lambda _channel, text: told.append(text))
-    listener.ask_for(keys.STOP)
+    listener.ask_for(redis_keys.STOP)
     listener.start()
     wait_for(lambda: told == [""], what="the listener's joining")
     return told
@@ -131,41 +131,41 @@ def hear_shouts(redis_url: str) -> list[str]:
 def end_preparation(client: redis.Redis, *job_ids: str) -> None:
     """Let the preparers' leases of these jobs run out now."""
     for job_id in job_ids:
-        client.zadd(keys.PREPARING, {job_id: 0}, xx=True)
-        client.zadd(keys.SUSPECTS, {job_id: 0}, xx=True)
+        client.zadd(redis_keys.PREPARING, {job_id: 0}, xx=True)
+        client.zadd(redis_keys.SUSPECTS, {job_id: 0}, xx=True)
 
 
 def end_waiting_for_callers(client: redis.Redis) -> None:
     """Let the time be over within which a direct call may be asked for again; whoever waits for its job still does."""
     seconds, _ = client.time()
-    for job_id in cast(list[str], client.zrange(keys.LETTING_GO, 0, -1)):
-        held_until_us = client.zscore(str(client.hget(keys.job(job_id), "direct")), job_id)
+    for job_id in cast(list[str], client.zrange(redis_keys.LETTING_GO, 0, -1)):
+        held_until_us = client.zscore(str(client.hget(redis_keys.job(job_id), "direct")), job_id)
         if held_until_us is None or held_until_us < (seconds + 1) * 1_000_000:
-            client.zadd(keys.LETTING_GO, {job_id: 0})
+            client.zadd(redis_keys.LETTING_GO, {job_id: 0})
 
 
 def end_hold(client: redis.Redis, job_id: str) -> None:
     """Let the API be dead in which somebody waited for this job: its last sign of life is long ago."""
-    client.zadd(str(client.hget(keys.job(job_id), "direct")), {job_id: 1})
-    client.zadd(keys.LETTING_GO, {job_id: 0})
+    client.zadd(str(client.hget(redis_keys.job(job_id), "direct")), {job_id: 1})
+    client.zadd(redis_keys.LETTING_GO, {job_id: 0})
 
 
 def outbox(client: redis.Redis) -> list[str]:
     """The ids of what the outbox holds, in order."""
-    return [entry for entry, _ in cast(list[tuple[str, Any]], client.xrange(keys.OUTBOX))]
+    return [entry for entry, _ in cast(list[tuple[str, Any]], client.xrange(redis_keys.OUTBOX))]
 
 
 def events(client: redis.Redis, job_id: str) -> list[tuple[int, str]]:
     """The sequence numbers and states that the outbox tells of a job, in order."""
-    entries = cast(list[tuple[str, dict[str, str]]], client.xrange(keys.OUTBOX))
+    entries = cast(list[tuple[str, dict[str, str]]], client.xrange(redis_keys.OUTBOX))
     return [(int(fields["sequence"]), fields["state"]) for _, fields in entries if fields["job"] == job_id]
 
 
 def names(client: redis.Redis) -> set[str]:
     """All keys of the farm, those of Celery's left out: wake-ups are sent by a thread of its own."""
-    return {str(name) for name in client.scan_iter() if not str(name).startswith((keys.CELERY, "_kombu"))}
+    return {str(name) for name in client.scan_iter() if not str(name).startswith((redis_keys.CELERY, "_kombu"))}
 
 
 def waiting_count(client: redis.Redis) -> dict[str, str]:
     """How many waiting jobs the store counts for each caller."""
-    return cast(dict[str, str], client.hgetall(f"{keys.PREFIX}waiting_count"))
+    return cast(dict[str, str], client.hgetall(f"{redis_keys.PREFIX}waiting_count"))

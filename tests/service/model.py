@@ -10,11 +10,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from farm.job import BATCH_IMAGES, NewJob, State
-from farm.jobstore.keys import PREFIX
+from farm.domain.job import BATCH_IMAGES, NewJob, State
+from farm.domain.request import Request
 from farm.jobstore.record import blank, fields_of
+from farm.jobstore.redis_keys import PREFIX
 from farm.jobstore.store import MOST_TAKES, Held, Retry, Terms
-from farm.request import Request
 from tests.service.stepped import Content
 
 SECOND = 1_000_000

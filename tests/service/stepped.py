@@ -7,7 +7,7 @@ from typing import Any
 
 import redis
 
-from farm.jobstore import keys
+from farm.jobstore import redis_keys
 from farm.jobstore.scripts import Scripts
 from farm.jobstore.store import JobStore, Terms
 
@@ -62,8 +62,8 @@ class SteppedStore(JobStore):
 
 def look(client: redis.Redis) -> Content:
     """Everything that the farm has in Redis, by key without the prefix; of a stream its length."""
-    found = json.loads(str(client.eval(_LOOK, 0, keys.PREFIX)))
-    return {name.removeprefix(keys.PREFIX): _content(kind, value) for name, (kind, value) in found.items()}
+    found = json.loads(str(client.eval(_LOOK, 0, redis_keys.PREFIX)))
+    return {name.removeprefix(redis_keys.PREFIX): _content(kind, value) for name, (kind, value) in found.items()}
 
 
 def _content(kind: str, value: Any) -> Content:

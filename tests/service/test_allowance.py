@@ -11,8 +11,8 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from farm.bootstrap import Farm
-from farm.errors import StorageUnavailable
-from farm.jobstore import keys
+from farm.domain.errors import StorageUnavailable
+from farm.jobstore import redis_keys
 from tests.service.calls import fal_error, gateway_error
 from tests.service.test_api_fal_storage import CDN, IN_PARTS, INITIATE, begin, complete, names, path_of, send
 from tests.service.test_api_wavespeed_media import FORM, TICKET
@@ -138,7 +138,7 @@ def test_one_callers_uploads_leave_anothers_alone(keyed: FlaskClient, ada: dict[
 def test_it_is_renewed_when_uploads_are_gone(api: FlaskClient, farm: Farm) -> None:
     """Also where it is refused again and again: that puts nothing off."""
     by_cdn(api, MOST)
-    name = keys.uploaded("local")
+    name = redis_keys.uploaded("local")
     assert 0 < farm.redis.ttl(name) <= farm.settings.upload_ttl
     farm.redis.expire(name, 1)
     assert is_refusal(by_cdn(api, 1))
@@ -149,4 +149,4 @@ def test_it_is_renewed_when_uploads_are_gone(api: FlaskClient, farm: Farm) -> No
 
 
 def spent(farm: Farm) -> int:
-    return int(str(farm.redis.get(keys.uploaded("local"))))
+    return int(str(farm.redis.get(redis_keys.uploaded("local"))))

@@ -8,7 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from farm.bootstrap import Farm
-from farm.delivery import Attempt, Outcome
+from farm.domain.delivery import Attempt, Outcome
 from farm.webhooks import signing
 from tests.service.calls import post_job, problem, submit
 

@@ -6,7 +6,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from api.app import MAX_BODY
-from api.body import IMAGES_BODY
+from api.http.body import IMAGES_BODY
 from farm.bootstrap import Farm
 from tests.service.calls import EDITS, FAL_QUEUE, FAL_RUN, GENERATIONS, UNKNOWN_ID, WAVESPEED, problem, refusal
 

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from api import auth, streams
+from api import auth
+from api.admission import sse
+from api.admission.sse import Streams
 from api.routes import native
-from api.streams import Streams
 from farm import service
 from farm.bootstrap import Farm
-from farm.jobstore import keys
+from farm.jobstore import redis_keys
 from tests.farms import wait_for
 from tests.service import jobs
 from tests.service.calls import UNKNOWN_ID, bearer, problem, submit
@@ -161,7 +162,7 @@ def test_a_change_is_heard_at_once(api: FlaskClient, farm: Farm, monkeypatch: py
     job_id = submit(api)
     events = stream(api, of(job_id))
     next(events)
-    wait_for(lambda: farm.redis.pubsub_numsub(keys.changes(job_id))[0][1] > 0)
+    wait_for(lambda: farm.redis.pubsub_numsub(redis_keys.changes(job_id))[0][1] > 0)
 
     farm.store.cancel(job_id)
 
@@ -233,7 +234,7 @@ def test_the_header_goes_before_the_parameter(api: FlaskClient) -> None:
 def test_who_comes_back_too_late_is_told(api: FlaskClient, farm: Farm) -> None:
     first, second, third = submit(api), submit(api), submit(api)
     oldest = jobs.outbox(farm.redis)[0]
-    farm.redis.xtrim(keys.OUTBOX, maxlen=2, approximate=False)
+    farm.redis.xtrim(redis_keys.OUTBOX, maxlen=2, approximate=False)
 
     gap, *rest = take(stream(api, ALL, seen=oldest), 3)
 
@@ -276,7 +277,7 @@ def test_a_key_that_is_revoked_hears_no_more(keyed: FlaskClient, farm: Farm, mon
 
 def test_who_hears_nothing_is_told_where_it_is(keyed: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that it may come back there, however much happened to the jobs of others."""
-    monkeypatch.setattr(streams, "COMMENT_SECONDS", 0)
+    monkeypatch.setattr(sse, "COMMENT_SECONDS", 0)
     ada, bob = (bearer(farm.callers.create(name)) for name in ("ada", "bob"))
     events = stream(keyed, ALL, **ada)
     start = next(events)
@@ -323,7 +324,7 @@ def test_a_parameter_that_is_none_is_refused_by_name(api: FlaskClient) -> None:
 
 def test_a_quiet_stream_sends_a_comment(api: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first line says how soon a client may come back; what no client may take for an event, is none."""
-    monkeypatch.setattr(streams, "COMMENT_SECONDS", 0)
+    monkeypatch.setattr(sse, "COMMENT_SECONDS", 0)
     for path in (of(submit(api)), ALL):
         head, first, second, third = (next(sent) for sent in [chunks(api, path)] for _ in range(4))
 
@@ -336,11 +337,11 @@ def test_a_quiet_stream_sends_a_comment(api: FlaskClient, monkeypatch: pytest.Mo
 def test_a_stream_is_never_silent_for_longer_than_15_seconds(api: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """It looks each second, and sends a comment when the next look might come too late."""
     now = [0]
-    monkeypatch.setattr(streams, "clock", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(sse, "clock", SimpleNamespace(monotonic=lambda: now[0]))
 
     def looks() -> Iterator[str]:
         for now[0] in range(61):
-            yield "id: 1\n\n" if now[0] == 20 else streams.COMMENT
+            yield "id: 1\n\n" if now[0] == 20 else sse.COMMENT
 
     with api.application.test_request_context():
         sent_at = [now[0] for _ in Streams(1).answer(looks(), may_stay=lambda: True).response]

@@ -16,19 +16,19 @@ from flask.testing import FlaskClient
 from PIL import Image
 from werkzeug.test import TestResponse
 
-from api import hosts
 from api.app import MAX_BODY, create_app
-from api.body import IMAGES_BODY
+from api.http import fal_hosts
+from api.http.body import IMAGES_BODY
 from api.routes import fal as routes
 from farm import service
 from farm.bootstrap import Farm, build
-from farm.catalogue import MODELS
 from farm.dialects import fal
 from farm.dialects.fields import FIELDS, picture_field
-from farm.errors import StorageUnavailable
-from farm.job import Claimed, Conditions, NewJob, Order, Webhook
+from farm.domain.catalogue import MODELS
+from farm.domain.errors import StorageUnavailable
+from farm.domain.job import Claimed, Conditions, NewJob, Order, Webhook
+from farm.domain.limits import Limits
 from farm.jobstore.store import Accepted, JobStore
-from farm.limits import Limits
 from farm.settings import Settings
 from farm.storage.local import LocalStorage
 from tests.farms import wait_for
@@ -1039,7 +1039,7 @@ def test_pictures_and_the_keys_of_signatures_come_through_the_proxy(api: FlaskCl
     assert keys.get_json()["keys"]
 
 
-@pytest.mark.parametrize(("host", "prefix"), hosts.FALS.items())
+@pytest.mark.parametrize(("host", "prefix"), fal_hosts.FALS.items())
 def test_each_of_fals_hosts_is_served_as_below_its_path(api: FlaskClient, host: str, prefix: str) -> None:
     """What is not there is told of the path that was looked for."""
     target = f"https://{host.upper()}/nothing%20here/%C3%BC?x=1"
@@ -1095,7 +1095,7 @@ def test_any_other_target_is_a_bad_request(
     body = fal_error(through_the_proxy(api, method, target), 400)
 
     assert body["error_type"] == "bad_request"
-    assert all(host in body["message"] for host in hosts.FALS)
+    assert all(host in body["message"] for host in fal_hosts.FALS)
 
 
 def test_the_proxys_address_has_no_parameters_of_its_own(api: FlaskClient) -> None:
@@ -1113,7 +1113,7 @@ def test_nothing_but_fals_paths_is_behind_the_proxy(api: FlaskClient) -> None:
         "/%2e%2e/%2e%2e/farm/v1/jobs",
         "//farm",
     ]:
-        for host in hosts.FALS:
+        for host in fal_hosts.FALS:
             response = through_the_proxy(api, "GET", f"https://{host}{path}")
             fal_error(response, response.status_code)
             assert response.status_code in (404, 405)

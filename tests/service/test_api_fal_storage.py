@@ -18,16 +18,18 @@ from flask.testing import FlaskClient
 from PIL import Image
 from werkzeug.test import TestResponse
 
-from api import body, line, receiving
-from farm import clock, uploads
+from api.connections import slow_client_socket
+from api.http import body, upload_body
+from farm import clock
 from farm.bootstrap import Farm
-from farm.catalogue import MAX_UPLOAD, MOST_PARTS
 from farm.dialects import fal_storage
-from farm.errors import StoreFull
-from farm.jobstore import keys
-from farm.jobstore import uploads as tickets
-from farm.jobstore.uploads import Ticket, Tickets
+from farm.domain.catalogue import MAX_UPLOAD, MOST_PARTS
+from farm.domain.errors import StoreFull
+from farm.jobstore import redis_keys
 from farm.storage.storage import Storage, new_upload_key
+from farm.uploads import tickets as tickets
+from farm.uploads import uploads
+from farm.uploads.tickets import Ticket, Tickets
 from tests import slow
 from tests.farms import wait_for
 from tests.service.calls import UNKNOWN_ID, bearer, fal_error, problem
@@ -145,7 +147,7 @@ def test_an_unknown_ticket_is_404(api: FlaskClient, stored: Callable[[], set[str
 
 def test_an_expired_ticket_is_404(api: FlaskClient, farm: Farm, stored: Callable[[], set[str]]) -> None:
     upload, _ = begin(api)
-    key = keys.upload(upload.rpartition("/")[2])
+    key = redis_keys.upload(upload.rpartition("/")[2])
     assert 3500 < farm.redis.ttl(key) <= 3600
     farm.redis.pexpire(key, 1)
     wait_for(lambda: not farm.redis.exists(key))
@@ -605,7 +607,7 @@ def test_who_asks_again_while_the_file_is_put_together_is_told_that_it_is(
 def test_parts_together_may_be_as_large_as_a_file(
     api: FlaskClient, monkeypatch: pytest.MonkeyPatch, stored: Callable[[], set[str]]
 ) -> None:
-    for module in ("farm.uploads", "api.routes.fal_storage"):
+    for module in ("farm.uploads.uploads", "api.routes.fal_storage"):
         monkeypatch.setattr(f"{module}.MAX_UPLOAD", 10)
     upload, file = begin(api, IN_PARTS)
     parts = send(api, upload, b"1234", b"567890")
@@ -794,7 +796,7 @@ def standing_still() -> Iterator[dict[str, Any]]:
 def test_a_file_that_stops_coming_is_given_up(
     api: FlaskClient, monkeypatch: pytest.MonkeyPatch, stored: Callable[[], set[str]]
 ) -> None:
-    monkeypatch.setattr(line, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(slow_client_socket, "PATIENCE_SECONDS", 0.05)
     for method, path in (("PUT", begin(api)[0]), ("PUT", f"{begin(api, IN_PARTS)[0]}/1"), ("POST", CDN)):
         with standing_still() as environ:
             fal_error(api.open(path, method=method, environ_overrides=environ), 408)
@@ -833,7 +835,7 @@ def test_one_more_file_than_may_come_at_once_waits_and_then_is_told_to_come_back
     open_api: Callable[..., FlaskClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = {"most": 1, "most_of_a_caller": 1, "seconds": 0.1}
-    monkeypatch.setattr(receiving.Receiving.__init__, "__kwdefaults__", limits)
+    monkeypatch.setattr(upload_body.Receiving.__init__, "__kwdefaults__", limits)
     api = open_api()
     with slowly(api, begin(api)[0]) as answers:
         refused = api.post(CDN, data=b"x")
@@ -847,7 +849,7 @@ def test_one_more_file_than_may_come_at_once_waits_and_then_is_told_to_come_back
 def test_parts_that_come_at_once_may_not_be_larger_together(
     api: FlaskClient, monkeypatch: pytest.MonkeyPatch, stored: Callable[[], set[str]]
 ) -> None:
-    for module in ("farm.uploads", "api.routes.fal_storage"):
+    for module in ("farm.uploads.uploads", "api.routes.fal_storage"):
         monkeypatch.setattr(f"{module}.MAX_UPLOAD", 3)
     upload, file = begin(api, IN_PARTS)
     with slowly(api, f"{upload}/2") as answers:

@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from farm.bootstrap import Farm
-from farm.request import OutputFormat
+from farm.domain.request import OutputFormat
 from farm.storage.storage import new_key
 from tests.service.calls import UNKNOWN_ID, problem
 from tests.service.workshop import folder_of

@@ -6,7 +6,7 @@ from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from farm.bootstrap import Farm
-from farm.delivery import Attempt, Outcome
+from farm.domain.delivery import Attempt, Outcome
 from tests.service import jobs
 from tests.service.calls import UNKNOWN_ID, bearer, submit
 from tests.service.jobs import FACTS

@@ -16,10 +16,10 @@ from PIL import Image
 from werkzeug.test import TestResponse
 
 from api.app import MAX_BODY, create_app
-from api.body import IMAGES_BODY
+from api.http.body import IMAGES_BODY
 from farm.bootstrap import Farm, build
-from farm.errors import StorageUnavailable
-from farm.job import Claimed, State
+from farm.domain.errors import StorageUnavailable
+from farm.domain.job import Claimed, State
 from farm.settings import Settings
 from farm.storage.local import LocalStorage
 from tests.farms import wait_for

@@ -12,8 +12,8 @@ from werkzeug.test import TestResponse
 
 from api.app import create_app
 from farm.bootstrap import Farm, build
-from farm.catalogue import MODELS
-from farm.request import MAX_RANDOM_SEED
+from farm.domain.catalogue import MODELS
+from farm.domain.request import MAX_RANDOM_SEED
 from farm.settings import Settings
 from farm.storage.storage import new_key
 from tests.pictures import a_picture, data_uri

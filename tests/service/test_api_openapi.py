@@ -17,7 +17,7 @@ from api.openapi.document import SECTIONS, document
 from api.openapi.operation import Operation
 from farm.dialects import registry
 from farm.dialects.fields import FIELDS
-from farm.job import State
+from farm.domain.job import State
 from farm.webhooks import signing
 from tests.service.conformity import described
 from tests.service.jobs import BASE

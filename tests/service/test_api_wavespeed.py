@@ -15,9 +15,9 @@ from werkzeug.test import TestResponse
 
 from api.app import create_app
 from farm.bootstrap import Farm, build
-from farm.errors import StoreUnavailable
-from farm.job import Claimed, Webhook
-from farm.jobstore import keys
+from farm.domain.errors import StoreUnavailable
+from farm.domain.job import Claimed, Webhook
+from farm.jobstore import redis_keys
 from farm.settings import Settings
 from tests.farms import wait_for
 from tests.pictures import a_picture, data_uri
@@ -355,7 +355,7 @@ def test_base64_outputs_are_the_stored_bytes(api: FlaskClient, farm: Farm) -> No
     shown = api.get(f"{LIST}/{data['id']}/result").get_json()["data"]
 
     assert [base64.b64decode(output, validate=True) for output in shown["outputs"]] == [b"\x00\xff picture"]
-    assert farm.redis.zscore(keys.EXPIRY, data["id"]) == pytest.approx(
+    assert farm.redis.zscore(redis_keys.EXPIRY, data["id"]) == pytest.approx(
         jobs.record(farm.store, data["id"]).finished_us + 3600e6, abs=1e6
     )
 

@@ -10,9 +10,9 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from api import line
+from api.connections import slow_client_socket
 from farm.bootstrap import Farm
-from farm.catalogue import MAX_UPLOAD
+from farm.domain.catalogue import MAX_UPLOAD
 from tests.service.calls import bearer, gateway_error
 from tests.service.jobs import BASE
 from tests.service.test_api_fal_storage import names, path_of, picture, standing_still
@@ -251,7 +251,7 @@ def test_a_form_larger_than_the_limit_is_413(
 def test_a_file_that_stops_coming_is_given_up(
     api: FlaskClient, monkeypatch: pytest.MonkeyPatch, stored: Callable[[], set[str]]
 ) -> None:
-    monkeypatch.setattr(line, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(slow_client_socket, "PATIENCE_SECONDS", 0.05)
     upload = begin(api)["upload"]
     ways = (
         ("PUT", path_of(upload["url"]), upload["headers"]["Content-Type"]),

@@ -12,7 +12,7 @@ from werkzeug.wrappers import Response
 
 from farm import clock
 from farm.bootstrap import Farm
-from farm.jobstore import keys
+from farm.jobstore import redis_keys
 from farm.settings import Settings
 from farm.storage.storage import new_key
 from tests.service import jobs
@@ -126,11 +126,11 @@ def test_a_picture_is_kept_by_its_own_callers_browser_for_as_long_as_its_job_liv
 
     farm.store.complete(job, jobs.result(job))
     assert cache(keyed, path) == "private, max-age=86400"
-    farm.redis.zadd(keys.EXPIRY, {job.id: clock.now_us() + 30_500_000})
+    farm.redis.zadd(redis_keys.EXPIRY, {job.id: clock.now_us() + 30_500_000})
 
     private, _, age = cache(keyed, path).partition(", max-age=")
     assert (private, 25 <= int(age) <= 30) == ("private", True)
-    farm.redis.zadd(keys.EXPIRY, {job.id: clock.now_us() - 1})
+    farm.redis.zadd(redis_keys.EXPIRY, {job.id: clock.now_us() - 1})
     assert cache(keyed, path) == "private, no-cache"
 
 

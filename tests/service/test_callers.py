@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import redis
 
-from farm.callers import Caller, Callers
-from farm.errors import StoreUnavailable
+from farm.auth.api_keys import Caller, Callers
+from farm.domain.errors import StoreUnavailable
 from farm.jobstore.connection import connect
 from tests.service.jobs import names
 

@@ -18,8 +18,8 @@ from werkzeug.test import TestResponse
 
 from farm import clock
 from farm.bootstrap import Farm
-from farm.job import Claimed
-from farm.jobstore import keys
+from farm.domain.job import Claimed
+from farm.jobstore import redis_keys
 from farm.jobstore.store import JobStore
 from tests.farms import wait_for
 from tests.service.jobs import (
@@ -76,7 +76,7 @@ def test_a_wake_up_is_heard_whatever_the_clocks_say(farm: Farm) -> None:
     """Celery judges a message's expiry by its receiver's clock: with one, a worker that is ahead would hear nothing."""
     farm.bell.ring(1)
 
-    queue = f"{keys.CELERY}render"
+    queue = f"{redis_keys.CELERY}render"
     wait_for(lambda: farm.redis.llen(queue), what="the wake-up")
     message = json.loads(str(farm.redis.lindex(queue, 0)))
     assert message["headers"]["task"] == "render.batches"
@@ -158,8 +158,8 @@ def leap(monkeypatch: pytest.MonkeyPatch) -> Leap:
 
 def let_be_over(client: redis.Redis, job: Claimed) -> None:
     """What a leap of the clock does to a job that is rendered."""
-    client.zadd(keys.LEASES, {job.id: 1})
-    client.zadd(f"{keys.PREFIX}render_by", {job.id: 1})
+    client.zadd(redis_keys.LEASES, {job.id: 1})
+    client.zadd(f"{redis_keys.PREFIX}render_by", {job.id: 1})
 
 
 def test_a_leap_of_the_clock_takes_no_job_from_a_living_worker(

@@ -11,10 +11,10 @@ import pytest
 import redis
 
 from farm.bootstrap import build
-from farm.errors import ConfigurationError, StoreUnavailable
-from farm.jobstore import hints
+from farm.domain.errors import ConfigurationError, StoreUnavailable
+from farm.jobstore import notifications
 from farm.jobstore.connection import broker_url, check, connect, connect_to_listen, translated
-from farm.jobstore.hints import Listener
+from farm.jobstore.notifications import Listener
 from farm.settings import Settings, load
 from tests.farms import wait_for
 from tests.faults import Wire
@@ -138,7 +138,7 @@ def test_many_threads_may_ask_at_once(client: redis.Redis) -> None:
 def test_who_listens_on_a_line_that_died_without_a_word_listens_again(
     redis_url: str, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hints, "_PING_SECONDS", 0.2)
+    monkeypatch.setattr(notifications, "_PING_SECONDS", 0.2)
     wire = Wire(Path(redis_url.removeprefix("unix://")))
     wire.open()
     heard: list[str] = []

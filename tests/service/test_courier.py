@@ -18,14 +18,14 @@ from standardwebhooks.webhooks import Webhook as Verifier
 
 from farm import clock
 from farm.bootstrap import Farm
-from farm.delivery import Delivery, Outcome
 from farm.dialects import native
-from farm.job import State, Webhook
-from farm.jobstore import keys
-from farm.outbound import Outbound
-from farm.webhooks import delivery as couriers
+from farm.domain.delivery import Delivery, Outcome
+from farm.domain.job import State, Webhook
+from farm.jobstore import redis_keys
+from farm.ssrf_safe_http import Outbound
+from farm.webhooks import courier as couriers
 from farm.webhooks import signing
-from farm.webhooks.delivery import Courier
+from farm.webhooks.courier import Courier
 from tests.farms import wait_for
 from tests.receiver import Behaviour, Receiver, answer, close_early, running_receiver
 from tests.service import jobs
@@ -253,7 +253,7 @@ def test_the_pauses_are_those_of_the_schedule(farm: Farm, receiver: Receiver) ->
         pauses.append((desk.record(name).due_us - clock.now_us()) / 1e6)
         line = f"ada {receiver.url}"
         farm.redis.zadd(f"srpo:due:{line}", {name: 0})
-        farm.redis.zadd(keys.LINES, {line: 0})
+        farm.redis.zadd(redis_keys.LINES, {line: 0})
     desk.courier.close()
 
     assert all(wanted - 2 < pause <= wanted * 1.2 for wanted, pause in zip((5, 30, 120), pauses, strict=True))

@@ -16,11 +16,11 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from farm.callers import LOCAL
-from farm.errors import FarmError
-from farm.job import Code, Order, Source, Webhook
-from farm.jobstore import keys
-from farm.request import ImageRequest
+from farm.auth.api_keys import LOCAL
+from farm.domain.errors import FarmError
+from farm.domain.job import Code, Order, Source, Webhook
+from farm.domain.request import ImageRequest
+from farm.jobstore import redis_keys
 from tests.farms import folder_in_memory
 from tests.fates import Died, Ill
 from tests.pictures import a_picture, data_uri
@@ -30,7 +30,7 @@ from tests.service.calls import FAL_RUN, FOX
 from tests.service.workshop import Broken, Workshop
 from tests.service.world import MODELS, WORKER, World, a_world, at_work
 from tests.unit.samples import a_request
-from workers import fitness, render, webhooks
+from workers import background, health, render
 from workers.pipelines.pipeline import NO_PICTURES, Painted, Pictures, Watch
 from workers.pipelines.simulated import SimulatedPipeline
 
@@ -54,7 +54,7 @@ def world(standing: World, monkeypatch: pytest.MonkeyPatch) -> World:
     usual = threading.excepthook
     monkeypatch.setattr(threading, "excepthook", lambda ended: None if ended.exc_type is Died else usual(ended))
     monkeypatch.setattr(render, "_ASK_AGAIN_SECONDS", 0.01)
-    monkeypatch.setattr(fitness, "_FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(health, "_FIRST_PAUSE", 0.0)
     return standing
 
 
@@ -190,7 +190,7 @@ class Prepare(Story):
         return Order("kontext", a_request(model="kontext", enhance=True), sources=sources)
 
     def act(self, world: World) -> None:
-        at_work(webhooks._preparer(world.mortal))
+        at_work(background._preparer(world.mortal))
 
 
 class PrepareInVain(Prepare):
@@ -289,7 +289,7 @@ class Delivering(Story):
         world.complete()
 
     def act(self, world: World) -> None:
-        at_work(webhooks._courier(world.mortal))
+        at_work(background._courier(world.mortal))
 
 
 class DeliveringInVain(Delivering):
@@ -312,14 +312,14 @@ class Sweeping(Story):
         self.job = world.submit()
         world.complete()
         world.promised.clear()
-        world.well.redis.zadd(keys.EXPIRY, {self.job: 0})
+        world.well.redis.zadd(redis_keys.EXPIRY, {self.job: 0})
 
     def act(self, world: World) -> None:
         world.mortal.sweeper.sweep()
 
     def again(self, world: World) -> None:
         if world.everything():
-            world.well.redis.zadd(keys.EXPIRY, {self.job: 0})
+            world.well.redis.zadd(redis_keys.EXPIRY, {self.job: 0})
             world.well.sweeper.sweep()
 
 

@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from farm import clock, embedded
-from farm.embedded import EmbeddedRedis
-from farm.errors import ConfigurationError, StoreUnavailable
-from farm.job import Claimed
+from farm import clock
+from farm.domain.errors import ConfigurationError, StoreUnavailable
+from farm.domain.job import Claimed
 from farm.jobstore.connection import connect
 from farm.jobstore.store import JobStore
+from farm.process import embedded_redis
+from farm.process.embedded_redis import EmbeddedRedis
 from farm.settings import Fsync
 from tests.farms import folder_in_memory, wait_for
 from tests.receiver import Receiver, running_receiver
@@ -141,7 +142,7 @@ def test_wherever_the_file_is_cut_what_stood_before_is_all_there_and_ends(
 
 def go_on(data_dir: Path, receiver: Receiver, there: set[str]) -> None:
     """What was accepted before the cut is there, nothing else is, not even in part, and all of it ends."""
-    url = embedded.address(data_dir)
+    url = embedded_redis.address(data_dir)
     assert url is not None
     with a_world(url, data_dir, receiver) as world:
         # Before, nothing is taken back from the workers of before.
@@ -203,7 +204,7 @@ def test_a_long_file_is_given_the_time_that_it_takes(folder: Path, monkeypatch: 
         fill.execute()
     options = EmbeddedRedis._options
     monkeypatch.setattr(EmbeddedRedis, "_options", lambda self: [*options(self), "--key-load-delay", "500"])
-    monkeypatch.setattr(embedded, "START_SECONDS", 1.5)
+    monkeypatch.setattr(embedded_redis, "START_SECONDS", 1.5)
 
     began = clock.monotonic()
     with running(folder) as server:

@@ -7,11 +7,11 @@ from typing import cast
 import pytest
 import redis
 
-from farm.delivery import Attempt, Due, Outcome
-from farm.job import NewJob, State, Webhook
-from farm.jobstore import keys
-from farm.jobstore.deliveries import CALLERS_ROOM, KEPT, PATIENCE, ROOM, Deliveries
+from farm.domain.delivery import Attempt, Due, Outcome
+from farm.domain.job import NewJob, State, Webhook
+from farm.jobstore import redis_keys
 from farm.jobstore.store import JobStore
+from farm.webhooks.store import CALLERS_ROOM, KEPT, PATIENCE, ROOM, Deliveries
 from tests.farms import wait_for
 from tests.service import jobs
 
@@ -50,15 +50,15 @@ def told(deliveries: Deliveries) -> list[tuple[str, int]]:
 
 
 def waiting(client: redis.Redis) -> int:
-    return int(cast(str | None, client.hget(keys.TOTALS, "deliveries:waiting")) or 0)
+    return int(cast(str | None, client.hget(redis_keys.TOTALS, "deliveries:waiting")) or 0)
 
 
 def end_leases(client: redis.Redis, due: Due) -> None:
     """Let the tries on the line of `due` be over, without a word of what came of them."""
     line = f"{due.caller} {due.receiver}"
-    for name in cast(list[str], client.zrange(f"{keys.PREFIX}posting:{line}", 0, -1)):
-        client.zadd(f"{keys.PREFIX}posting:{line}", {name: 0})
-    client.zadd(keys.LINES, {line: 0})
+    for name in cast(list[str], client.zrange(f"{redis_keys.PREFIX}posting:{line}", 0, -1)):
+        client.zadd(f"{redis_keys.PREFIX}posting:{line}", {name: 0})
+    client.zadd(redis_keys.LINES, {line: 0})
 
 
 def test_every_change_of_state_lines_up_its_delivery_in_order(store: JobStore, deliveries: Deliveries) -> None:
@@ -246,7 +246,7 @@ def test_many_dead_receivers_hold_up_none_that_lives(
         take(deliveries, 1)
     for number in range(100):
         submit(store, f"https://dead-{number}.example/", events=frozenset({State.CREATED}), caller=f"c{number}")
-        client.hset(f"{keys.PREFIX}faults", f"c{number} https://dead-{number}.example", PATIENCE)
+        client.hset(f"{redis_keys.PREFIX}faults", f"c{number} https://dead-{number}.example", PATIENCE)
     submit(store, "https://well.example/", events=frozenset({State.CREATED}))
 
     (due,) = take(deliveries, 1)
@@ -298,7 +298,7 @@ def test_the_outcome_of_a_try_is_recorded_once(client: redis.Redis, store: JobSt
 
     delivery = deliveries.get(due.id)
     assert delivery is not None
-    assert (len(delivery.attempts), client.hget(keys.TOTALS, "attempts:waiting")) == (1, "1")
+    assert (len(delivery.attempts), client.hget(redis_keys.TOTALS, "attempts:waiting")) == (1, "1")
 
 
 def test_only_the_last_tries_are_kept(store: JobStore, deliveries: Deliveries) -> None:
@@ -359,7 +359,7 @@ def test_a_deleted_jobs_deliveries_are_forgotten(client: redis.Redis, store: Job
     assert take(deliveries) == []
     assert deliveries.page(None, before_us=None, count=9) == []
     assert waiting(client) == 0
-    assert client.hlen(f"{keys.PREFIX}faults") == 0
+    assert client.hlen(f"{redis_keys.PREFIX}faults") == 0
     left = jobs.names(client) - before
     assert not [name for name in left if "deliver" in name or "due" in name or "posting" in name or job_id in name]
 

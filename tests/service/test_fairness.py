@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import pytest
 import redis
 
-from farm.job import NewJob
+from farm.domain.job import NewJob
 from farm.jobstore.store import JobStore
 from tests.service.bulk import submit_all
 from tests.service.jobs import TERMS, lose, new_job

@@ -12,14 +12,14 @@ import pytest
 import redis
 
 from farm import clock
-from farm.embedded import EmbeddedRedis
-from farm.errors import StoreUnavailable
-from farm.job import BEGINNING, Change, Moment
-from farm.jobstore import feed as module
-from farm.jobstore import keys
+from farm.domain.errors import StoreUnavailable
+from farm.domain.job import BEGINNING, Change, Moment
+from farm.jobstore import event_feed as module
+from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect, connect_to_listen
-from farm.jobstore.feed import Feed, News
+from farm.jobstore.event_feed import Feed, News
 from farm.jobstore.store import JobStore
+from farm.process.embedded_redis import EmbeddedRedis
 from tests.farms import wait_for
 from tests.service import jobs
 from tests.service.jobs import TERMS
@@ -143,7 +143,7 @@ def test_a_gap_is_told(feed: Feed, client: redis.Redis, store: JobStore) -> None
     """What was cut off the outbox cannot be told: it goes on with the oldest that is there."""
     run_jobs(store, 4)
     told = jobs.outbox(client)
-    client.xtrim(keys.OUTBOX, maxlen=5, approximate=False)
+    client.xtrim(redis_keys.OUTBOX, maxlen=5, approximate=False)
 
     news = next(follow(feed, Moment.parse(told[3])))
 
@@ -163,7 +163,7 @@ def test_a_listener_that_is_overtaken_is_told_of_the_gap(
     for _ in range(4):
         run_jobs(store, 1)
         hear(quick, 3)
-    client.xtrim(keys.OUTBOX, maxlen=5, approximate=False)
+    client.xtrim(redis_keys.OUTBOX, maxlen=5, approximate=False)
 
     heard = [next(slow), next(slow)]
 
@@ -204,7 +204,7 @@ def test_a_reader_that_was_stopped_for_long_begins_anew(
     hear(news, 3)
     with feed._told:  # which the reader needs, too
         run_jobs(store, 10)
-        client.xtrim(keys.OUTBOX, maxlen=5, approximate=False)
+        client.xtrim(redis_keys.OUTBOX, maxlen=5, approximate=False)
 
     late = next(item for item in islice(news, 200) if item.gap)
 

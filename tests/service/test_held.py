@@ -15,9 +15,9 @@ from werkzeug.test import TestResponse
 
 from api.app import create_app
 from farm.bootstrap import Farm
-from farm.errors import StoreUnavailable
-from farm.job import Claimed, Job, State
-from farm.jobstore import keys
+from farm.domain.errors import StoreUnavailable
+from farm.domain.job import Claimed, Job, State
+from farm.jobstore import redis_keys
 from farm.settings import Settings
 from tests.farms import wait_for
 from tests.service import jobs
@@ -97,7 +97,7 @@ def only_job(farm: Farm) -> Job:
 
 
 def is_abandoned(farm: Farm, job: Job) -> bool:
-    direct = f"{keys.PREFIX}direct:{job.caller}:*"
+    direct = f"{redis_keys.PREFIX}direct:{job.caller}:*"
     left_at_us = [farm.redis.zscore(name, job.id) for name in farm.redis.scan_iter(direct)]
     return any(0 < (at_us or 0) <= farm.census.now_us() for at_us in left_at_us)
 
@@ -154,7 +154,7 @@ def test_who_hangs_up_just_at_the_end_may_ask_again(farm: Farm, calls: Calls, mo
     monkeypatch.setattr("farm.service._LOOK_SECONDS", 60)  # only the end is heard of
     call = calls.make(FAL_RUN)
     job = only_job(farm)
-    wait_for(lambda: farm.redis.pubsub_numsub(keys.changes(job.id))[0][1] > 0, what="a call that listens")
+    wait_for(lambda: farm.redis.pubsub_numsub(redis_keys.changes(job.id))[0][1] > 0, what="a call that listens")
     call.hang_up()
     complete(farm, jobs.take_one(farm.store))
     call.answer.result(timeout=10)
@@ -188,7 +188,7 @@ def test_a_call_that_its_client_marks_as_sent_again_is_the_same(farm: Farm, call
     first = calls.make(OPENAI, x_stainless_retry_count="0")
     job = only_job(farm)
     second = calls.make(OPENAI, x_stainless_retry_count="1")
-    waiting = f"{keys.PREFIX}calls:{job.id}"
+    waiting = f"{redis_keys.PREFIX}calls:{job.id}"
     wait_for(lambda: farm.redis.scard(waiting) == 2, what="two calls that wait for one job")
 
     first.hang_up()
@@ -221,7 +221,7 @@ def test_a_call_shows_that_it_waits(farm: Farm, calls: Calls) -> None:
         jobs.end_hold(farm.redis, job.id)
         wait_for(lambda: not is_abandoned(farm, job), what="a sign of life")
 
-    assert farm.redis.zscore(keys.LETTING_GO, job.id)
+    assert farm.redis.zscore(redis_keys.LETTING_GO, job.id)
 
 
 def test_a_call_that_was_answered_shows_none(farm: Farm, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,5 +258,5 @@ def test_who_was_told_to_come_back_is_not_given_up_though_redis_was_away(
     api.post(FAL_RUN, json=BODIES[FAL_RUN])
     job = only_job(farm)
 
-    wait_for(lambda: farm.redis.zscore(keys.LETTING_GO, job.id) is None, what="the job store's having heard")
+    wait_for(lambda: farm.redis.zscore(redis_keys.LETTING_GO, job.id) is None, what="the job store's having heard")
     assert away.is_set()

@@ -6,15 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import redis
 
-from farm.jobstore import keys
-from farm.jobstore.hints import Changes
+from farm.jobstore import redis_keys
+from farm.jobstore.notifications import Changes
 from farm.jobstore.store import JobStore
 from tests.farms import wait_for
 from tests.service.jobs import submit
 
 
 def is_watched(client: redis.Redis, job_id: str) -> bool:
-    return client.pubsub_numsub(keys.changes(job_id))[0][1] > 0
+    return client.pubsub_numsub(redis_keys.changes(job_id))[0][1] > 0
 
 
 def test_a_change_wakes_everybody_who_watches_that_job(changes: Changes, store: JobStore) -> None:
@@ -67,7 +67,7 @@ def test_many_may_come_and_go_at_once(changes: Changes, client: redis.Redis) -> 
         job_id = f"job-{number % 7}"
         with changes.of(job_id) as changed:
             wait_for(lambda: is_watched(client, job_id))
-            client.publish(keys.changes(job_id), "")
+            client.publish(redis_keys.changes(job_id), "")
             return changed.wait(2)
 
     with ThreadPoolExecutor(8) as pool:

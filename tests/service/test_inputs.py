@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from farm.bootstrap import Farm
-from farm.errors import StorageUnavailable
-from farm.job import Job, State
+from farm.domain.errors import StorageUnavailable
+from farm.domain.job import Job, State
 from farm.jobstore.store import JobStore
 from farm.storage.local import LocalStorage
 from farm.storage.storage import new_input_key

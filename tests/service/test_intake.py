@@ -11,13 +11,20 @@ from typing import Any
 
 import pytest
 
+from farm.auth.api_keys import LOCAL, Caller
 from farm.bootstrap import Farm
-from farm.callers import LOCAL, Caller
-from farm.errors import IdempotencyConflict, InvalidRequest, Problem, QueueFull, StorageUnavailable, StoreUnavailable
-from farm.job import NewJob, Order, Source, Webhook
-from farm.jobstore import keys
+from farm.domain.errors import (
+    IdempotencyConflict,
+    InvalidRequest,
+    Problem,
+    QueueFull,
+    StorageUnavailable,
+    StoreUnavailable,
+)
+from farm.domain.job import NewJob, Order, Source, Webhook
+from farm.domain.limits import Limits
+from farm.jobstore import redis_keys
 from farm.jobstore.store import JobStore
-from farm.limits import Limits
 from farm.storage.storage import name_in, new_upload_key
 from tests.pictures import a_picture, data_uri
 from tests.service import jobs
@@ -32,7 +39,7 @@ STRANGER = "https://pictures.example/fox.png?size=large"
 @pytest.fixture(autouse=True)
 def farm_that_is_reached(farm: Farm) -> None:
     farm.store.renew("w", FACTS, [])
-    farm.redis.set(keys.BASE, BASE)
+    farm.redis.set(redis_keys.BASE, BASE)
 
 
 def an_upload(*, seconds: float = 3600) -> str:
@@ -125,7 +132,7 @@ def test_pictures_are_never_in_redis(farm: Farm) -> None:
     picture = a_picture(300, 300, form="JPEG")
     job_id = submit(farm, Source("image_url", data_uri(picture)))
 
-    record = farm.redis.hgetall(keys.job(job_id))
+    record = farm.redis.hgetall(redis_keys.job(job_id))
     assert isinstance(record, dict)
     assert max(map(len, record.values())) < len(picture)
     assert farm.store.page(None, before_us=None, count=1)[0].request.sources[0].startswith(job_id)
@@ -145,7 +152,7 @@ def test_a_file_of_the_farm_is_read_from_storage_however_it_is_reached(farm: Far
 
 
 def test_the_farm_may_have_a_private_address(farm: Farm) -> None:
-    farm.redis.set(keys.BASE, "http://127.0.0.1:8000")
+    farm.redis.set(redis_keys.BASE, "http://127.0.0.1:8000")
     key = an_upload()
     farm.storage.put(key, PICTURE)
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import redis
 
-from farm.job import State
-from farm.jobstore import keys
+from farm.domain.job import State
+from farm.jobstore import redis_keys
 from farm.jobstore.store import JobStore
 from tests.service.jobs import (
     FACTS,
@@ -274,7 +274,7 @@ def test_a_lost_answer_brings_the_same_jobs_again(store: JobStore, client: redis
 
     assert again == first
     assert other != first
-    assert client.zcard(keys.LEASES) == 8
+    assert client.zcard(redis_keys.LEASES) == 8
 
 
 def test_idle_workers_share_what_waits(store: JobStore) -> None:
@@ -401,7 +401,7 @@ def test_a_claim_that_is_answered_again_keeps_no_prompt(store: JobStore, client:
     (job,) = store.claim("w1", ["srpo"], nonce="once").batch.jobs
 
     assert job.request.prompt == "a secret fox"
-    assert "secret" not in str(client.hgetall(keys.worker("w1")))
+    assert "secret" not in str(client.hgetall(redis_keys.worker("w1")))
 
 
 @pytest.mark.parametrize("dies", [True, False])
@@ -413,13 +413,13 @@ def test_a_worker_that_goes_after_its_first_claims_leaves_nothing(
     store.renew("w2", FACTS, [])
 
     if dies:
-        client.zadd(keys.WORKERS, {"w1": 0}, xx=True)
+        client.zadd(redis_keys.WORKERS, {"w1": 0}, xx=True)
         store.reap()
     else:
         store.leave("w1", ["srpo"])
 
     assert [name for name in names(client) if "w1" in name] == []
-    assert client.smembers(keys.idle("srpo")) == {"w2"}
+    assert client.smembers(redis_keys.idle("srpo")) == {"w2"}
 
 
 def test_callers_whose_turns_are_long_past_are_forgotten(store: JobStore, client: redis.Redis) -> None:
@@ -432,7 +432,7 @@ def test_callers_whose_turns_are_long_past_are_forgotten(store: JobStore, client
         pass
 
     for kind in ("asked:srpo:normal", "given:srpo:normal", "shares:w1"):
-        left = client.zrange(f"{keys.PREFIX}{kind}", 0, -1)
+        left = client.zrange(f"{redis_keys.PREFIX}{kind}", 0, -1)
         assert left == ["ada"], kind
 
 
@@ -442,7 +442,7 @@ def test_who_is_forgotten_is_charged_no_less(store: JobStore, client: redis.Redi
         submit(store, caller, images=4)
     while take(store):
         pass
-    assert client.zscore(f"{keys.PREFIX}asked:srpo:normal", "bob") is None
+    assert client.zscore(f"{redis_keys.PREFIX}asked:srpo:normal", "bob") is None
 
     for caller in ("bob", "ada") * 3:
         submit(store, caller, images=4)

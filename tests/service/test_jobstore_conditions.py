@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import redis
 
-from farm.job import Conditions, Job, State, Webhook
-from farm.jobstore import keys
-from farm.jobstore.deliveries import Deliveries
+from farm.domain.job import Conditions, Job, State, Webhook
+from farm.jobstore import redis_keys
 from farm.jobstore.store import JobStore
+from farm.webhooks.store import Deliveries
 from tests.service.jobs import (
     TERMS,
     end_start,
@@ -37,7 +37,7 @@ FORGETFUL = Conditions(keeps_payload=False)
 
 def kept_seconds(client: redis.Redis, store: JobStore, job_id: str) -> float:
     """For how long after its end the job will be kept."""
-    end = client.zscore(keys.EXPIRY, job_id)
+    end = client.zscore(redis_keys.EXPIRY, job_id)
     assert end is not None
     return (end - record(store, job_id).finished_us) / 1e6
 
@@ -48,7 +48,7 @@ def kept_seconds(client: redis.Redis, store: JobStore, job_id: str) -> float:
 def test_the_time_to_start_counts_from_the_submit(store: JobStore, client: redis.Redis) -> None:
     job_id = submit(store, conditions=IN_TIME)
 
-    by_us = client.zscore(keys.START_BY, job_id)
+    by_us = client.zscore(redis_keys.START_BY, job_id)
 
     assert by_us == record(store, job_id).created_us + 60_000_000
     store.reap()
@@ -105,13 +105,13 @@ def test_once_started_the_time_does_not_matter(store: JobStore, client: redis.Re
 
 def test_a_crash_does_not_start_the_time_again(store: JobStore, client: redis.Redis) -> None:
     kept, late = submit(store, conditions=IN_TIME), submit(store, conditions=IN_TIME)
-    by_us = client.zscore(keys.START_BY, kept)
+    by_us = client.zscore(redis_keys.START_BY, kept)
     take(store)
     end_start(client, late)
 
     lose(client, store)
 
-    assert client.zscore(keys.START_BY, kept) == by_us
+    assert client.zscore(redis_keys.START_BY, kept) == by_us
     assert record(store, late).code == "start_timeout"
     assert ids(take(store)) == [kept]
 
@@ -136,7 +136,7 @@ def test_a_cancelled_job_ends_once(store: JobStore, client: redis.Redis) -> None
     store.reap()
 
     assert record(store, job_id).code == "cancelled"
-    assert not client.exists(keys.START_BY)
+    assert not client.exists(redis_keys.START_BY)
 
 
 # A time for which it is kept
@@ -225,7 +225,7 @@ def test_what_was_asked_for_is_forgotten_with_the_end(store: JobStore, client: r
 
     assert (job.request.prompt, job.request.original_prompt) == ("", None)
     assert (job.request.sources, job.request.inputs, job.request.needs_preparation) == ((), (), False)
-    assert "secret" not in str(client.hgetall(keys.job(job.id)))
+    assert "secret" not in str(client.hgetall(redis_keys.job(job.id)))
     assert (job.request.seed, job.request.width, job.steps) == (7, 256 if how == "cancelled" else 512, 4)
     assert (job.result is not None) == (how == "completed")
 
@@ -262,4 +262,4 @@ def test_a_job_with_all_conditions_is_deleted_whole(store: JobStore, client: red
     store.delete(job_id)
 
     assert not [name for name in names(client) if job_id in name]
-    assert not client.exists(keys.START_BY, keys.EXPIRY, keys.JOBS)
+    assert not client.exists(redis_keys.START_BY, redis_keys.EXPIRY, redis_keys.JOBS)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import redis
 
-from farm.errors import QueueFull
-from farm.job import State
-from farm.jobstore import keys
+from farm.domain.errors import QueueFull
+from farm.domain.job import State
+from farm.jobstore import redis_keys
 from farm.jobstore.store import Accepted, JobStore
 from tests.farms import wait_for
 from tests.service.jobs import (
@@ -71,7 +71,7 @@ def test_it_waits_for_half_a_minute(store: JobStore, client: redis.Redis) -> Non
     seconds, _ = client.time()
     job_id = abandoned(store)
 
-    until_us = client.zscore(keys.LETTING_GO, job_id)
+    until_us = client.zscore(redis_keys.LETTING_GO, job_id)
 
     assert until_us is not None
     assert 29 < until_us / 1e6 - seconds < 32
@@ -260,24 +260,24 @@ def test_going_on_with_a_job_may_be_repeated(store: JobStore, client: redis.Redi
     assert [store.submit(again).id, store.submit(again).id] == [job_id, job_id]
 
     assert store.abandon(job_id, again.order.call) is True
-    assert client.zcard(keys.JOBS) == 1
+    assert client.zcard(redis_keys.JOBS) == 1
 
 
 def test_submitting_may_be_repeated(store: JobStore, client: redis.Redis) -> None:
     new = direct_call(is_resent=True)
 
     assert [store.submit(new).id, store.submit(new).id] == [new.id, new.id]
-    assert client.zcard(keys.JOBS) == 1
+    assert client.zcard(redis_keys.JOBS) == 1
 
 
 def test_hanging_up_may_be_repeated(store: JobStore, client: redis.Redis) -> None:
     job_id, name = call(store)
     store.abandon(job_id, name)
-    until = client.zscore(keys.LETTING_GO, job_id)
+    until = client.zscore(redis_keys.LETTING_GO, job_id)
 
     assert store.abandon(job_id, name) is True
 
-    assert client.zscore(keys.LETTING_GO, job_id) == until
+    assert client.zscore(redis_keys.LETTING_GO, job_id) == until
 
 
 def test_going_on_with_a_job_is_no_new_one_for_the_limit(client: redis.Redis) -> None:
@@ -322,7 +322,9 @@ def test_nothing_of_the_calls_is_left(store: JobStore, client: redis.Redis, how:
     else:
         let_time_pass(store, client)
 
-    assert not [left for left in names(client) if "direct:" in left or "calls:" in left or left == keys.LETTING_GO]
+    assert not [
+        left for left in names(client) if "direct:" in left or "calls:" in left or left == redis_keys.LETTING_GO
+    ]
 
 
 # Who waits shows it
@@ -349,7 +351,7 @@ def test_a_sign_of_life_holds_for_seconds(store: JobStore, client: redis.Redis) 
     store.hold_calls([(job_id, name)])
 
     seconds, _ = client.time()
-    until_us = client.zscore(keys.LETTING_GO, job_id)
+    until_us = client.zscore(redis_keys.LETTING_GO, job_id)
     assert until_us is not None
     assert 31 < until_us / 1e6 - seconds < 35
     assert call(store)[0] != job_id
@@ -392,7 +394,7 @@ def test_who_was_told_where_the_picture_will_be_holds_nothing(store: JobStore, c
     store.hold_calls([(job_id, name)])
     store.let_be(job_id, name)  # its answer was lost
 
-    assert client.zscore(keys.LETTING_GO, job_id) is None
+    assert client.zscore(redis_keys.LETTING_GO, job_id) is None
     let_time_pass(store, client)
     assert state(store, job_id) is State.CREATED
     assert call(store)[0] != job_id
@@ -407,9 +409,9 @@ def test_the_end_of_what_nobody_holds_is_for_the_same_call_alone(store: JobStore
 
     assert call(store)[0] != job_id
     assert call(store, is_resent=True, digest="d")[0] != job_id  # rather what still waits
-    client.zadd(keys.LETTING_GO, {job_id: 0})
+    client.zadd(redis_keys.LETTING_GO, {job_id: 0})
     store.reap()
-    assert client.zscore(keys.LETTING_GO, job_id) is None
+    assert client.zscore(redis_keys.LETTING_GO, job_id) is None
 
 
 def test_a_redis_that_has_just_started_judges_nobody(store: JobStore, client: redis.Redis) -> None:
@@ -430,4 +432,4 @@ def test_what_one_caller_was_told_holds_beside_another_that_waits(store: JobStor
     store.let_be(job_id, first)
     store.hold_calls([(job_id, second)])
 
-    assert client.zscore(keys.LETTING_GO, job_id) is None
+    assert client.zscore(redis_keys.LETTING_GO, job_id) is None

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import redis
 
-from farm.job import State
-from farm.jobstore import keys
+from farm.domain.job import State
+from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect_to_listen
-from farm.jobstore.hints import Changes, hear_stops
+from farm.jobstore.notifications import Changes, hear_stops
 from farm.jobstore.store import JobStore
 from tests.farms import wait_for
 from tests.service.jobs import (
@@ -46,7 +46,7 @@ def test_a_completed_job_has_its_result(store: JobStore, client: redis.Redis) ->
     assert (seen.state, seen.result, seen.code, seen.error) == (State.COMPLETED, told, "", "")
     assert seen.finished_us >= seen.started_us
     assert events(client, job.id) == [(1, "created"), (2, "processing"), (3, "completed")]
-    assert client.zcard(keys.LEASES) == 0
+    assert client.zcard(redis_keys.LEASES) == 0
 
 
 def test_a_failed_job_tells_why(store: JobStore, client: redis.Redis) -> None:
@@ -59,7 +59,7 @@ def test_a_failed_job_tells_why(store: JobStore, client: redis.Redis) -> None:
     assert (seen.state, seen.code, seen.error) == (State.FAILED, "render_failed", "It did not work.")
     assert seen.finished_us >= seen.started_us
     assert events(client, job.id)[-1] == (3, "failed")
-    assert client.zcard(keys.LEASES) == 0
+    assert client.zcard(redis_keys.LEASES) == 0
 
 
 def test_completing_again_is_one_end(store: JobStore, client: redis.Redis) -> None:
@@ -70,7 +70,7 @@ def test_completing_again_is_one_end(store: JobStore, client: redis.Redis) -> No
     assert [store.complete(job, result(job)), store.complete(job, result(job))] == [True, True]
 
     assert [name for _, name in events(client, job.id)] == ["created", "processing", "completed"]
-    assert client.hget(keys.TOTALS, "images") == "1"
+    assert client.hget(redis_keys.TOTALS, "images") == "1"
 
 
 @pytest.mark.parametrize("ended", ["completed", "failed", "cancelled"])
@@ -84,7 +84,7 @@ def test_an_end_is_final(store: JobStore, client: redis.Redis, ended: str) -> No
     else:
         store.cancel(job.id)
         store.fail(job, "cancelled", "x")
-    before = client.hgetall(keys.job(job.id))
+    before = client.hgetall(redis_keys.job(job.id))
 
     store.complete(job, replace(result(job), build="other"))
     store.fail(job, "other", "y")
@@ -94,7 +94,7 @@ def test_an_end_is_final(store: JobStore, client: redis.Redis, ended: str) -> No
     assert store.cancel(job.id) == "ended"
     lose(client, store, job.id)
 
-    assert client.hgetall(keys.job(job.id)) == before
+    assert client.hgetall(redis_keys.job(job.id)) == before
     assert take(store) == ()
 
 
@@ -106,7 +106,7 @@ def test_a_job_is_tried_again_after_a_while(store: JobStore, client: redis.Redis
         before = now(client)
         assert store.fail(job, "storage_failed", "disk", retry="again") is State.CREATED
         after = now(client)
-        due = client.zscore(keys.DELAYED, job_id)
+        due = client.zscore(redis_keys.DELAYED, job_id)
         assert due is not None
         assert before + least <= due / 1e6 <= after + 2 * least
         end_delays(client)
@@ -168,7 +168,7 @@ def test_what_is_handed_back_is_not_counted_and_goes_first(store: JobStore, clie
     assert (state(store, job_id), record(store, job_id).step) == (State.CREATED, 0)
     again = take_one(store)
     assert (again.id, again.attempt) == (job_id, 1)
-    assert client.zcard(keys.LEASES) == 1
+    assert client.zcard(redis_keys.LEASES) == 1
 
 
 def test_what_is_handed_back_may_share_a_batch_again(store: JobStore) -> None:
@@ -206,7 +206,7 @@ def test_a_job_that_waits_for_another_try_can_be_cancelled(store: JobStore, clie
 
     assert store.cancel(job_id) == "cancelled"
 
-    assert (client.zcard(keys.DELAYED), waiting_count(client)) == (0, {})
+    assert (client.zcard(redis_keys.DELAYED), waiting_count(client)) == (0, {})
     assert record(store, job_id).code == "cancelled"
 
 
@@ -268,7 +268,7 @@ def test_whatever_its_worker_does_a_cancelled_job_ends_cancelled(
     seen = record(store, job.id)
     assert (seen.state, seen.code, seen.result) == (State.FAILED, "cancelled", None)
     assert [name for _, name in events(client, job.id)].count("failed") == 1
-    assert client.zcard(keys.LEASES) == 0
+    assert client.zcard(redis_keys.LEASES) == 0
 
 
 def test_the_event_of_an_end_is_there_with_the_end(store: JobStore, client: redis.Redis) -> None:
@@ -336,7 +336,7 @@ def test_the_counters_tell_what_became_of_the_jobs(store: JobStore, client: redi
     end_lease(client)
     store.reap()
 
-    assert client.hgetall(keys.TOTALS) == {
+    assert client.hgetall(redis_keys.TOTALS) == {
         "jobs:created:": "3",
         "claims": "2",
         "jobs:completed:": "1",
@@ -355,7 +355,7 @@ def test_a_finished_job_is_kept_for_its_time(client: redis.Redis) -> None:
         store.complete(job, result(job))
 
     assert long.expired() == [first]
-    assert client.zrange(keys.EXPIRY, 0, -1) == [first, second]
+    assert client.zrange(redis_keys.EXPIRY, 0, -1) == [first, second]
 
 
 def test_a_job_that_has_not_ended_cannot_be_deleted(store: JobStore) -> None:
@@ -393,7 +393,7 @@ def test_deleting_a_job_leaves_its_successor_the_key(store: JobStore, client: re
     """The key's day was over and it was used again; then the old job's week is over too."""
     old = submit(store, key="k", digest="d")
     store.cancel(old)
-    client.delete(f"{keys.PREFIX}idempotency:ada:k")
+    client.delete(f"{redis_keys.PREFIX}idempotency:ada:k")
     new = submit(store, key="k", digest="d")
 
     store.delete(old)
@@ -420,7 +420,7 @@ def test_nothing_is_left_of_jobs_that_were_deleted(store: JobStore, client: redi
     for job_id in wanted:
         assert store.delete(job_id)
 
-    left = {name.removeprefix(keys.PREFIX).split(":")[0] for name in names(client)}
+    left = {name.removeprefix(redis_keys.PREFIX).split(":")[0] for name in names(client)}
     assert left == {"clock", "asked", "given", "totals", "fence", "outbox", "idle", "worker", "workers", "shares"}
-    assert "secret" not in str(client.xrange(keys.OUTBOX))
-    assert "secret" not in str(client.hgetall(keys.worker("w1")))
+    assert "secret" not in str(client.xrange(redis_keys.OUTBOX))
+    assert "secret" not in str(client.hgetall(redis_keys.worker("w1")))

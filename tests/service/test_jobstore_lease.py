@@ -9,9 +9,9 @@ from typing import cast
 import pytest
 import redis
 
-from farm.job import State
-from farm.jobstore import keys
-from farm.jobstore.census import Census
+from farm.domain.job import State
+from farm.jobstore import redis_keys
+from farm.jobstore.stats import Census
 from farm.jobstore.store import JobStore
 from tests.service.jobs import (
     FACTS,
@@ -35,7 +35,7 @@ from tests.service.jobs import (
 
 def lease_end(client: redis.Redis, job_id: str) -> float:
     """Seconds until the lease of this job runs out, by Redis's clock."""
-    end = client.zscore(keys.LEASES, job_id)
+    end = client.zscore(redis_keys.LEASES, job_id)
     assert end is not None
     return end / 1e6 - now(client)
 
@@ -76,7 +76,7 @@ def test_a_lease_that_ran_out_is_taken_back(store: JobStore, client: redis.Redis
     assert (state(store, job_id), record(store, job_id).step) == (State.CREATED, 0)
     assert events(client, job_id) == [(1, "created"), (2, "processing"), (3, "created")]
     assert waiting_count(client) == {"ada": "1"}
-    assert client.zcard(keys.LEASES) == 0
+    assert client.zcard(redis_keys.LEASES) == 0
 
 
 def test_right_after_a_start_of_redis_nothing_is_taken_back(store: JobStore, client: redis.Redis) -> None:
@@ -143,7 +143,7 @@ def test_a_stale_fence_writes_nothing(store: JobStore, client: redis.Redis) -> N
     stale = take_one(store, "slow")
     lose(client, store)
     fresh = take_one(store, "quick")
-    before = client.hgetall(keys.job(stale.id))
+    before = client.hgetall(redis_keys.job(stale.id))
 
     assert store.complete(stale, result(stale)) is False
     assert store.fail(stale, "render_failed", "x") is None
@@ -151,7 +151,7 @@ def test_a_stale_fence_writes_nothing(store: JobStore, client: redis.Redis) -> N
     store.release(stale)
     assert store.renew("slow", FACTS, [held(stale, step=9)]) == [stale.id]
 
-    assert client.hgetall(keys.job(stale.id)) == before
+    assert client.hgetall(redis_keys.job(stale.id)) == before
     assert store.complete(fresh, result(fresh)) is True
 
 
@@ -271,7 +271,7 @@ def test_delayed_jobs_line_up_at_the_front(store: JobStore, client: redis.Redis)
     store.reap()
 
     assert ids(take(store)) == [job_id]
-    assert client.zcard(keys.DELAYED) == 0
+    assert client.zcard(redis_keys.DELAYED) == 0
 
 
 def test_reaping_lines_up_no_delayed_job_before_its_time(store: JobStore) -> None:
@@ -286,11 +286,11 @@ def test_reaping_lines_up_no_delayed_job_before_its_time(store: JobStore) -> Non
 def test_a_silent_worker_is_forgotten(store: JobStore, client: redis.Redis) -> None:
     store.renew("w1", FACTS, [])
     take(store, "w1")
-    client.zadd(keys.WORKERS, {"w1": 0})
+    client.zadd(redis_keys.WORKERS, {"w1": 0})
 
     store.reap()
 
-    assert not client.exists(keys.worker("w1"), keys.WORKERS, keys.idle("srpo"))
+    assert not client.exists(redis_keys.worker("w1"), redis_keys.WORKERS, redis_keys.idle("srpo"))
 
 
 def test_a_worker_that_leaves_is_forgotten_at_once(store: JobStore, client: redis.Redis) -> None:
@@ -299,7 +299,7 @@ def test_a_worker_that_leaves_is_forgotten_at_once(store: JobStore, client: redi
 
     store.leave("w1", ["srpo"])
 
-    assert not client.exists(keys.worker("w1"), keys.WORKERS, keys.idle("srpo"))
+    assert not client.exists(redis_keys.worker("w1"), redis_keys.WORKERS, redis_keys.idle("srpo"))
 
 
 def test_what_a_worker_announced_outlives_it(store: JobStore, client: redis.Redis) -> None:
@@ -307,7 +307,7 @@ def test_what_a_worker_announced_outlives_it(store: JobStore, client: redis.Redi
     store.renew("w1", FACTS, [])
     store.leave("w1", ["srpo"])
 
-    assert client.hkeys(keys.MODELS) == ["srpo"]
+    assert client.hkeys(redis_keys.MODELS) == ["srpo"]
 
 
 @pytest.mark.parametrize(("silent_seconds", "served"), [(800, {"srpo", "kontext"}), (910, {"kontext"})])
@@ -318,8 +318,10 @@ def test_what_only_others_announce_is_served_no_longer(
     census = Census(client)
     store.renew("w1", FACTS, [])
     store.leave("w1", ["srpo"])
-    seen = json.loads(cast(str, client.hget(keys.MODELS, "srpo")))
-    client.hset(keys.MODELS, "srpo", json.dumps(seen | {"seen_us": int(seen["seen_us"]) - silent_seconds * 1_000_000}))
+    seen = json.loads(cast(str, client.hget(redis_keys.MODELS, "srpo")))
+    client.hset(
+        redis_keys.MODELS, "srpo", json.dumps(seen | {"seen_us": int(seen["seen_us"]) - silent_seconds * 1_000_000})
+    )
     assert set(census.served()) == {"srpo"}
 
     store.renew("w2", FACTS | {"models": "kontext"}, [])
@@ -331,4 +333,4 @@ def test_only_a_warm_worker_is_idle_and_announces_its_model(store: JobStore, cli
     store.renew("w1", FACTS | {"state": "draining"}, [])
     store.renew("w2", {"state": "loading"}, [])
 
-    assert not client.exists(keys.MODELS, keys.idle("srpo"))
+    assert not client.exists(redis_keys.MODELS, redis_keys.idle("srpo"))

@@ -9,9 +9,9 @@ import redis
 
 from farm.doctor import work
 from farm.doctor.finding import Mark
-from farm.job import State
-from farm.jobstore import keys
-from farm.jobstore.census import Census
+from farm.domain.job import State
+from farm.jobstore import redis_keys
+from farm.jobstore.stats import Census
 from farm.jobstore.store import JobStore
 from tests.farms import wait_for
 from tests.service.jobs import (
@@ -69,7 +69,7 @@ def test_the_doctor_tells_of_a_pause_and_of_nothing_that_is_stuck(store: JobStor
     store.renew("w1", FACTS, [])
     store.pause()
     submit(store)
-    client.zadd(keys.since("srpo", "normal"), {job.id: 1 for job in store.page(None, before_us=None, count=1)})
+    client.zadd(redis_keys.since("srpo", "normal"), {job.id: 1 for job in store.page(None, before_us=None, count=1)})
 
     (finding,) = work.queue(Census(client), lease_seconds=60)
 
@@ -94,7 +94,7 @@ def test_a_worker_that_is_to_drain_takes_nothing(store: JobStore, client: redis.
     job_id = submit(store)
     assert take(store, "w1") == ()
     store.renew("w1", FACTS, [])
-    assert client.smembers(keys.idle("srpo")) == set()  # no wake-up is for it
+    assert client.smembers(redis_keys.idle("srpo")) == set()  # no wake-up is for it
     assert ids(take(store, "w2")) == [job_id]
 
 
@@ -126,7 +126,7 @@ def test_its_supervisor_learns_that_it_was_told_to_leave(store: JobStore, client
 def end_rendering(client: redis.Redis, *job_ids: str) -> None:
     """Let the time of these jobs' present starts be over."""
     for job_id in job_ids:
-        client.zadd(keys.RENDER_BY, {job_id: 0}, xx=True)
+        client.zadd(redis_keys.RENDER_BY, {job_id: 0}, xx=True)
 
 
 def test_a_start_has_so_long(client: redis.Redis) -> None:
@@ -134,7 +134,7 @@ def test_a_start_has_so_long(client: redis.Redis) -> None:
     submit(store)
     job = take_one(store)
 
-    end_us = client.zscore(keys.RENDER_BY, job.id)
+    end_us = client.zscore(redis_keys.RENDER_BY, job.id)
 
     assert end_us is not None
     assert end_us - record(store, job.id).started_us == pytest.approx(100e6, abs=1e6)
@@ -204,15 +204,15 @@ def test_waiting_is_not_counted(store: JobStore, client: redis.Redis, how: str) 
     else:
         store.fail(job, "render_failed", "x", retry="again" if how == "again" else "never")
 
-    assert client.zcard(keys.RENDER_BY) == 0
+    assert client.zcard(redis_keys.RENDER_BY) == 0
 
 
 def test_a_start_that_is_taken_back_is_the_same_start(store: JobStore, client: redis.Redis) -> None:
     submit(store)
     job = take_one(store)
-    end_us = client.zscore(keys.RENDER_BY, job.id)
+    end_us = client.zscore(redis_keys.RENDER_BY, job.id)
     lose(client, store)
 
     assert store.renew("w1", FACTS, [held(job)]) == []
 
-    assert client.zscore(keys.RENDER_BY, job.id) == end_us
+    assert client.zscore(redis_keys.RENDER_BY, job.id) == end_us

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import redis
 
-from farm.job import Conditions
-from farm.jobstore import keys
-from farm.jobstore.census import Census
+from farm.domain.job import Conditions
+from farm.jobstore import redis_keys
+from farm.jobstore.stats import Census
 from farm.jobstore.store import JobStore
 from tests.service.jobs import FACTS, end_delays, ids, lose, names, record, result, submit, take, take_one
 from tests.unit.samples import a_request
@@ -25,20 +25,20 @@ def hinted(store: JobStore, caller: str = "ada", hint: str = "h", **fields: Any)
 
 
 def stretch_hint(client: redis.Redis, job_id: str) -> None:
-    if until_us := client.hget(keys.job(job_id), "hint_until_us"):
-        client.hset(keys.job(job_id), "hint_until_us", int(str(until_us)) + 60_000_000)
+    if until_us := client.hget(redis_keys.job(job_id), "hint_until_us"):
+        client.hset(redis_keys.job(job_id), "hint_until_us", int(str(until_us)) + 60_000_000)
 
 
 def end_hint(client: redis.Redis, *job_ids: str) -> None:
     """Let the moment be over for which these jobs are left to one worker."""
     for job_id in job_ids:
-        client.hset(keys.job(job_id), "hint_until_us", 1)
+        client.hset(redis_keys.job(job_id), "hint_until_us", 1)
 
 
 def stand_ready(store: JobStore, worker: str) -> None:
     """It gives a sign of life that lasts for longer than a slow test takes."""
     store.renew(worker, FACTS, [])
-    store._redis.zincrby(keys.WORKERS, 60e6, worker)
+    store._redis.zincrby(redis_keys.WORKERS, 60e6, worker)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_what_follows_is_taken_meanwhile(store: JobStore, client: redis.Redis) -
 @pytest.mark.usefixtures("preferred")
 def test_after_a_moment_anybody_may_have_it(store: JobStore, client: redis.Redis) -> None:
     job_id = submit(store, conditions=Conditions(runner_hint="h"))
-    until_us = int(str(client.hget(keys.job(job_id), "hint_until_us")))
+    until_us = int(str(client.hget(redis_keys.job(job_id), "hint_until_us")))
     assert 0.9e6 < until_us - record(store, job_id).created_us < 1.1e6
 
     end_hint(client, job_id)
@@ -97,7 +97,7 @@ def test_a_worker_that_cannot_take_it_is_not_waited_for(store: JobStore, client:
     elif how == "gone":
         store.leave("w1", ["srpo"])
     elif how == "silent":
-        client.zadd(keys.WORKERS, {"w1": 1})
+        client.zadd(redis_keys.WORKERS, {"w1": 1})
     elif how == "draining":
         store.renew("w1", FACTS | {"state": "draining"}, [])
     else:
@@ -127,7 +127,7 @@ def test_one_worker_alone_takes_everything(store: JobStore) -> None:
 def test_one_that_is_prepared_is_left_from_then_on(store: JobStore, client: redis.Redis) -> None:
     job_id = hinted(store, enhance=True)
     store.take_unprepared(1, 60)
-    assert client.hget(keys.job(job_id), "hint_until_us") is None
+    assert client.hget(redis_keys.job(job_id), "hint_until_us") is None
 
     store.prepared(job_id, a_request(prompt="a fox, oil on canvas"))
     stretch_hint(client, job_id)
@@ -160,7 +160,7 @@ def test_many_that_are_left_hold_up_nobody(store: JobStore) -> None:
 
 def test_turns_go_on_where_one_was_passed_over(store: JobStore, client: redis.Redis, preferred: str) -> None:
     """Virtual time never runs back, though a job is taken after later ones."""
-    clock = f"{keys.PREFIX}clock:srpo:normal"
+    clock = f"{redis_keys.PREFIX}clock:srpo:normal"
     left = hinted(store, images=4)
     for _ in range(4):
         submit(store, "eve", images=4)

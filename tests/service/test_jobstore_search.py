@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import redis
 
-from farm.job import Search, State
-from farm.jobstore import keys
+from farm.domain.job import Search, State
+from farm.jobstore import redis_keys
 from farm.jobstore.store import JobStore
 from tests.service.jobs import TERMS, new_job, record, result, submit, take_one
 
@@ -90,7 +90,7 @@ def test_a_deleted_job_is_not_found(store: JobStore) -> None:
 def test_a_job_that_goes_while_it_is_looked_for_is_left_out(store: JobStore, client: redis.Redis) -> None:
     """Its id was read, its record is no more."""
     gone, left = submit(store), submit(store)
-    client.delete(keys.job(gone))
+    client.delete(redis_keys.job(gone))
 
     assert found(store, Search())[0] == [left]
     assert found(store, Search(state=State.CREATED)) == ([left], 1)

@@ -10,14 +10,14 @@ import pytest
 import redis
 
 from farm import clock
-from farm.delivery import Attempt, Outcome
-from farm.errors import IdempotencyConflict, QueueFull, StoreFull, StoreUnavailable
-from farm.job import Conditions, State, Webhook
-from farm.jobstore import keys
+from farm.domain.delivery import Attempt, Outcome
+from farm.domain.errors import IdempotencyConflict, QueueFull, StoreFull, StoreUnavailable
+from farm.domain.job import Conditions, State, Webhook
+from farm.domain.request import SEEDS
+from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect
-from farm.jobstore.deliveries import Deliveries
 from farm.jobstore.store import JobStore
-from farm.request import SEEDS
+from farm.webhooks.store import Deliveries
 from tests.service.jobs import (
     TERMS,
     end_delays,
@@ -105,7 +105,7 @@ def test_the_same_key_with_another_body_is_refused(store: JobStore, client: redi
         store.submit(new_job(key="k", digest="e"))
 
     assert len(take(store)) == 1
-    assert client.zcard(keys.JOBS) == 1
+    assert client.zcard(redis_keys.JOBS) == 1
 
 
 def test_a_key_belongs_to_its_caller(store: JobStore) -> None:
@@ -119,7 +119,7 @@ def test_a_key_belongs_to_its_caller(store: JobStore) -> None:
 def test_a_key_outlives_its_job_by_a_day(store: JobStore, client: redis.Redis) -> None:
     """Before the end it is kept for as long as the job waits."""
     job_id = submit(store, key="k", digest="d")
-    name = f"{keys.PREFIX}idempotency:ada:k"
+    name = f"{redis_keys.PREFIX}idempotency:ada:k"
     assert client.ttl(name) == -1
 
     finish_one(store)
@@ -150,7 +150,7 @@ def test_a_caller_may_have_so_many_jobs_waiting(client: redis.Redis) -> None:
         submit(store, "ada")
 
     submit(store, "bob")
-    assert client.zcard(keys.JOBS) == 3
+    assert client.zcard(redis_keys.JOBS) == 3
     assert waiting_count(client) == {"ada": "2", "bob": "1"}
 
 
@@ -266,7 +266,7 @@ def test_memory_that_is_really_full_records_nothing(memory: redis.Redis, store: 
         submit(store)
 
     memory.config_set("maxmemory", 0)
-    assert memory.zcard(keys.JOBS) == 1
+    assert memory.zcard(redis_keys.JOBS) == 1
     assert waiting_count(memory) == {"ada": "1"}
 
 
@@ -277,7 +277,7 @@ def test_memory_that_is_really_full_can_be_emptied_again(memory: redis.Redis, st
     (job,) = take(store)
     store.fail(job, "render_failed", "no")
     (due,) = deliveries.take(1, lease_seconds=60)
-    memory.zadd(keys.EXPIRY, {over: 0})
+    memory.zadd(redis_keys.EXPIRY, {over: 0})
     memory.config_set("maxmemory", 1)
 
     with pytest.raises(StoreFull):

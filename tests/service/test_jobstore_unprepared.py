@@ -8,14 +8,14 @@ from typing import Any, cast
 import pytest
 import redis
 
-from farm.errors import QueueFull
-from farm.job import Conditions, State
-from farm.jobstore import keys
-from farm.jobstore.census import Census
+from farm.domain.errors import QueueFull
+from farm.domain.job import Conditions, State
+from farm.domain.request import Request
+from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect_to_listen
-from farm.jobstore.hints import Listener
+from farm.jobstore.notifications import Listener
+from farm.jobstore.stats import Census
 from farm.jobstore.store import MOST_TAKES, JobStore
-from farm.request import Request
 from tests.farms import wait_for
 from tests.service.jobs import (
     TERMS,
@@ -86,9 +86,9 @@ def test_no_idle_worker_is_woken_for_it(store: JobStore) -> None:
 def test_whoever_listens_hears_of_it(store: JobStore, redis_url: str, client: redis.Redis) -> None:
     heard: list[str] = []
     listener = Listener(connect_to_listen(redis_url), lambda channel, _text: heard.append(channel))
-    listener.ask_for(keys.UNPREPARED)
+    listener.ask_for(redis_keys.UNPREPARED)
     listener.start()
-    wait_for(lambda: heard == [keys.UNPREPARED], what="the listener's joining")
+    wait_for(lambda: heard == [redis_keys.UNPREPARED], what="the listener's joining")
 
     submit(store)
     submit_unprepared(store)
@@ -245,7 +245,7 @@ def test_a_refused_job_tells_why(store: JobStore, client: redis.Redis) -> None:
     job = record(store, job_id)
     assert (job.state, job.code, job.error) == (State.FAILED, "image_load_error", "image_url: it is no picture")
     assert (events(client, job_id)[-1], waiting_count(client)) == ((2, "failed"), {})
-    assert client.zscore(keys.EXPIRY, job_id) is not None
+    assert client.zscore(redis_keys.EXPIRY, job_id) is not None
 
 
 def test_refusing_again_after_a_lost_answer_is_once(store: JobStore, client: redis.Redis) -> None:
@@ -291,7 +291,7 @@ def test_holding_brings_nothing_back(store: JobStore, client: redis.Redis) -> No
 
     store.hold_unprepared([job_id], LEASE)
 
-    assert not client.exists(keys.PREPARING, keys.SUSPECTS)
+    assert not client.exists(redis_keys.PREPARING, redis_keys.SUSPECTS)
 
 
 def test_what_a_preparer_hands_back_is_the_next_to_be_taken_and_was_not_taken_before(store: JobStore) -> None:
@@ -352,7 +352,7 @@ def test_what_kills_its_preparers_harms_no_other(store: JobStore, client: redis.
                 assert store.prepared(job_id, ready())
 
     assert (deaths, record(store, culprit).code) == (MOST_TAKES, "preparation_failed")
-    takes = [int(str(client.hget(keys.job(job_id), "takes"))) for job_id in innocent]
+    takes = [int(str(client.hget(redis_keys.job(job_id), "takes"))) for job_id in innocent]
     assert max(takes) <= 2
 
 
@@ -425,7 +425,9 @@ def test_a_finished_one_is_forgotten_whole(store: JobStore, client: redis.Redis)
     assert store.delete(job_id)
 
     assert not [name for name in names(client) if job_id in name]
-    assert not client.exists(keys.JOBS, keys.EXPIRY, keys.PREPARING, keys.waiting(keys.PREPARATION, "normal"))
+    assert not client.exists(
+        redis_keys.JOBS, redis_keys.EXPIRY, redis_keys.PREPARING, redis_keys.waiting(redis_keys.PREPARATION, "normal")
+    )
 
 
 def test_after_a_crash_of_its_worker_it_stands_in_its_models_line(store: JobStore, client: redis.Redis) -> None:
@@ -433,7 +435,7 @@ def test_after_a_crash_of_its_worker_it_stands_in_its_models_line(store: JobStor
     taken(store)
     store.prepared(job_id, ready())
     take_one(store)
-    client.zadd(keys.LEASES, {job_id: 0})
+    client.zadd(redis_keys.LEASES, {job_id: 0})
     store.reap()
 
     assert taken(store) == []
@@ -462,7 +464,7 @@ def test_it_is_told_for_how_long_nobody_has_prepared_anything(store: JobStore, c
     assert census.unattended_seconds() == 0
 
     job_id = submit_unprepared(store)
-    client.zadd(keys.since(keys.PREPARATION, "srpo"), {job_id: census.now_us() - 90_000_000})
+    client.zadd(redis_keys.since(redis_keys.PREPARATION, "srpo"), {job_id: census.now_us() - 90_000_000})
     submit_unprepared(store, model="kontext")
     assert 90 <= census.unattended_seconds() < 150
 
@@ -495,7 +497,7 @@ def test_while_others_wait_a_caller_has_half_of_the_places(store: JobStore) -> N
 
 def waits(store: JobStore, caller: str) -> bool:
     """Whether any of its jobs stands in the line to be prepared."""
-    line = cast(list[str], store._redis.zrange(keys.waiting(keys.PREPARATION, "normal"), 0, -1))
+    line = cast(list[str], store._redis.zrange(redis_keys.waiting(redis_keys.PREPARATION, "normal"), 0, -1))
     return any(record(store, job_id).caller == caller for job_id in line)
 
 
@@ -507,7 +509,7 @@ def test_who_is_alone_has_all_places(store: JobStore) -> None:
 
 @pytest.mark.parametrize("how", ["prepared", "refuse", "cancel", "release", "lose", "late"])
 def test_a_place_is_free_again(store: JobStore, client: redis.Redis, how: str) -> None:
-    places = f"{keys.PREFIX}places"
+    places = f"{redis_keys.PREFIX}places"
     job_id = submit_unprepared(store)
     taken(store)
     assert client.hgetall(places) == {"ada": "1"}
@@ -521,7 +523,7 @@ def test_a_place_is_free_again(store: JobStore, client: redis.Redis, how: str) -
         store.release_unprepared(job_id)
     elif how == "late":
         end_start(client, job_id)
-        client.zadd(keys.START_BY, {job_id: 1})
+        client.zadd(redis_keys.START_BY, {job_id: 1})
         store.reap()
     else:
         end_preparation(client, job_id)

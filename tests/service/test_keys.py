@@ -9,10 +9,10 @@ import pytest
 from flask.testing import FlaskClient
 from typer.testing import CliRunner
 
+from farm.auth.api_keys import Caller
 from farm.bootstrap import Farm
-from farm.callers import Caller
 from farm.cli.keys import BadKeyName, NoSuchKey, app
-from farm.limits import Limits
+from farm.domain.limits import Limits
 from tests.service.calls import bearer, post_job, problem
 
 KEYS = "/farm/v1/keys"

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import redis
 
-from farm.job import Claimed, State
-from farm.jobstore import keys
+from farm.domain.job import Claimed, State
+from farm.jobstore import redis_keys
 from farm.jobstore.store import JobStore
-from farm.lifeline import HUNG
+from farm.process.child import HUNG
 from tests.farms import wait_for
 from tests.service.jobs import FACTS, end_lease, lose, record, state, submit, take_one
 from workers.lease import Lease
@@ -34,7 +34,7 @@ def job(store: JobStore) -> Claimed:
 
 
 def ends_at(client: redis.Redis, job: Claimed) -> float:
-    return client.zscore(keys.LEASES, job.id) or 0
+    return client.zscore(redis_keys.LEASES, job.id) or 0
 
 
 def is_renewed(client: redis.Redis, job: Claimed, seconds: float = 20) -> bool:
@@ -47,7 +47,7 @@ def is_renewed(client: redis.Redis, job: Claimed, seconds: float = 20) -> bool:
 
 
 def test_a_worker_is_seen_before_it_holds_anything(lease: Lease, client: redis.Redis) -> None:
-    wait_for(lambda: client.hget(keys.worker("w1"), "state") == "warm")
+    wait_for(lambda: client.hget(redis_keys.worker("w1"), "state") == "warm")
 
 
 def test_what_is_held_is_renewed(lease: Lease, client: redis.Redis, job: Claimed) -> None:
@@ -63,7 +63,7 @@ def test_what_was_dropped_is_not_renewed(lease: Lease, client: redis.Redis, job:
 
     lease.drop(job)
 
-    wait_for(lambda: client.hget(keys.worker("w1"), "jobs") == "0")
+    wait_for(lambda: client.hget(redis_keys.worker("w1"), "jobs") == "0")
     assert not is_renewed(client, job, seconds=0.5)
 
 
@@ -153,7 +153,7 @@ def test_renewing_goes_on_whatever_happens(store: JobStore, client: redis.Redis,
     lease.start()
     try:
         lease.hold(job)
-        wait_for(lambda: client.hget(keys.worker("w1"), "state") == "warm")
+        wait_for(lambda: client.hget(redis_keys.worker("w1"), "state") == "warm")
         assert is_renewed(client, job)
     finally:
         lease.close()

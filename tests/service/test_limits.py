@@ -15,10 +15,10 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from farm import clock
 from farm.bootstrap import Farm, build
-from farm.errors import LimitReached
-from farm.jobstore import keys
+from farm.domain.errors import LimitReached
+from farm.domain.limits import DAY, Limits, Quota
+from farm.jobstore import redis_keys
 from farm.jobstore.store import JobStore
-from farm.limits import DAY, Limits, Quota
 from farm.settings import Settings
 from tests.farms import wait_for
 from tests.service import jobs
@@ -39,7 +39,7 @@ from tests.service.calls import (
 from tests.service.commands import cost_of
 from tests.service.jobs import BASE, FACTS, new_job
 
-SPENT = keys.spent("ada")
+SPENT = redis_keys.spent("ada")
 
 
 @pytest.fixture(autouse=True)
@@ -110,13 +110,13 @@ def test_a_day_that_is_used_up_says_honestly_when_the_next_begins(store: JobStor
 def test_what_is_refused_uses_nothing_up_and_leaves_nothing(store: JobStore, client: redis.Redis) -> None:
     limits = Limits(rate=2, waiting=1, images_per_day=3)
     store.submit(new_job(images=2), limits)
-    before = client.hgetall(SPENT), jobs.names(client), client.xlen(keys.OUTBOX)
+    before = client.hgetall(SPENT), jobs.names(client), client.xlen(redis_keys.OUTBOX)
 
     assert over(store, limits).code == "queue_full"
     assert over(store, replace(limits, waiting=0), images=2).code == "images_used_up"
     assert over(store, replace(limits, waiting=0, rate=1)).code == "rate_limited"
 
-    assert (client.hgetall(SPENT), jobs.names(client), client.xlen(keys.OUTBOX)) == before
+    assert (client.hgetall(SPENT), jobs.names(client), client.xlen(redis_keys.OUTBOX)) == before
 
 
 def test_what_is_sent_again_is_not_counted_again_and_not_refused(store: JobStore) -> None:

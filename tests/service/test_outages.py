@@ -15,18 +15,19 @@ from prometheus_client.parser import text_string_to_metric_families
 from werkzeug.test import TestResponse
 
 from api.app import create_app
-from farm import clock, embedded, reaper, service
+from farm import clock, service
+from farm.auth.api_keys import LOCAL
 from farm.bootstrap import Farm, build
-from farm.callers import LOCAL
 from farm.celery import RENDER_QUEUE
-from farm.delivery import Outcome
-from farm.embedded import EmbeddedRedis
-from farm.errors import StoreUnavailable
-from farm.job import NewJob, State
-from farm.jobstore import keys
+from farm.domain.delivery import Outcome
+from farm.domain.errors import StoreUnavailable
+from farm.domain.job import NewJob, State
+from farm.domain.limits import Limits
+from farm.jobstore import redis_keys
 from farm.jobstore.store import Accepted, JobStore
-from farm.limits import Limits
-from farm.reaper import Reaper
+from farm.process import embedded_redis, periodic
+from farm.process.embedded_redis import EmbeddedRedis
+from farm.process.periodic import Reaper
 from farm.settings import Settings
 from tests.farms import folder_in_memory, wait_for
 from tests.receiver import running_receiver
@@ -224,7 +225,7 @@ def test_what_was_accepted_survives_the_death_of_redis(outage: Outage) -> None:
 
 def test_the_reaper_survives(outage: Outage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker dies with Redis: its jobs are taken back one lease after Redis started again."""
-    monkeypatch.setattr(reaper, "_ROUND_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(periodic, "_ROUND_SECONDS", (0.01, 0.02))
     job_id = jobs.submit(outage.farm.store)
     jobs.take_one(outage.farm.store)
     thread = Reaper(outage.farm.service.reap)
@@ -239,7 +240,7 @@ def test_the_reaper_survives(outage: Outage, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_reaper_survives_a_redis_that_refuses_writes(outage: Outage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reaper, "_ROUND_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(periodic, "_ROUND_SECONDS", (0.01, 0.02))
     client, store = outage.farm.redis, outage.farm.store
     job_id = jobs.submit(store)
     jobs.take_one(store)
@@ -265,7 +266,7 @@ def test_changes_are_heard_again(outage: Outage, monkeypatch: pytest.MonkeyPatch
     next(watched)
     outage.kill()
     outage.server.start()
-    wait_for(lambda: outage.farm.redis.pubsub_numsub(keys.changes(job_id))[0][1] > 0)
+    wait_for(lambda: outage.farm.redis.pubsub_numsub(redis_keys.changes(job_id))[0][1] > 0)
     monkeypatch.setattr(service, "_LOOK_SECONDS", 60)
 
     wait_for(lambda: is_cancelled(outage, job_id))
@@ -323,7 +324,7 @@ def test_what_a_courier_was_given_while_redis_was_frozen_is_not_kept_from_anybod
 
 
 def test_wake_ups_are_sent_again(outage: Outage) -> None:
-    queue = f"{keys.CELERY}{RENDER_QUEUE}"
+    queue = f"{redis_keys.CELERY}{RENDER_QUEUE}"
     outage.farm.bell.ring(1)
     wait_for(lambda: outage.farm.redis.llen(queue) > 0)
     outage.kill()
@@ -371,7 +372,7 @@ def test_a_redis_that_begins_a_new_file_is_asked_again_until_it_leaves(tmp_path:
     began = clock.monotonic()
     outage.server.stop()
 
-    assert clock.monotonic() - began < embedded.STOP_SECONDS
+    assert clock.monotonic() - began < embedded_redis.STOP_SECONDS
     outage.server.start()
     assert [outage.farm.store.get(job) is not None for job in jobs_before] == [True, True, True]
     outage.server.stop()
@@ -380,7 +381,7 @@ def test_a_redis_that_begins_a_new_file_is_asked_again_until_it_leaves(tmp_path:
 def test_a_redis_that_does_not_leave_is_stopped_by_force_and_has_lost_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("farm.embedded.STOP_SECONDS", 0.2)
+    monkeypatch.setattr("farm.process.embedded_redis.STOP_SECONDS", 0.2)
     outage = Outage(tmp_path)
     outage.reset()
     job = submit(outage.api)

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from farm import pictures
+from farm.auth.api_keys import LOCAL
 from farm.bootstrap import Farm
-from farm.callers import LOCAL
-from farm.errors import StorageUnavailable
-from farm.job import Code, Job, Order, Source, State
-from farm.jobstore import keys
+from farm.domain.errors import StorageUnavailable
+from farm.domain.job import Code, Job, Order, Source, State
+from farm.images import decode
+from farm.jobstore import redis_keys
 from farm.jobstore.store import MOST_TAKES
-from farm.outbound import Outbound
+from farm.ssrf_safe_http import Outbound
 from farm.storage.storage import name_in
 from tests.farms import wait_for
 from tests.host import Host, running_host
@@ -93,7 +93,7 @@ def is_done(job: Job) -> bool:
 @pytest.fixture
 def open_studio(farm: Farm) -> Iterator[Callable[..., Studio]]:
     farm.store.renew("w", FACTS | {"models": "srpo,kontext,kontext-multi"}, [])
-    farm.redis.set(keys.BASE, BASE)
+    farm.redis.set(redis_keys.BASE, BASE)
     # Addresses of this machine pass the check at submit, as where FARM_WEBHOOK_ALLOW names them.
     farm.service._intake._outbound = Outbound(frozenset({"127.0.0.1", "127.0.0.2"}))
     opened: list[Studio] = []
@@ -345,7 +345,7 @@ def test_hosts_that_hang_hold_up_nobody_else(studio: Studio, host: Host) -> None
         (encoded(quarters(), "GIF"), "unsupported_image_format"),
         (a_picture(10, 10), "image_too_small"),
         (png_of(9000, 9000, rows=b""), "image_too_large"),
-        (PICTURE + bytes(pictures.MAX_BYTES), "file_too_large"),
+        (PICTURE + bytes(decode.MAX_BYTES), "file_too_large"),
     ],
     ids=["html", "nothing", "cut off", "gif", "small", "huge", "large"],
 )
@@ -506,7 +506,7 @@ def test_of_two_preparers_one_wins_and_the_other_leaves_nothing(
     slow.preparer.work()
     wait_for(lambda: host.asked)
     host.serve("/fox.png", PICTURE)
-    farm.redis.zadd(keys.PREPARING, {job_id: 0})
+    farm.redis.zadd(redis_keys.PREPARING, {job_id: 0})
 
     job = quick.until_prepared(job_id)
     host.released.set()
@@ -527,7 +527,7 @@ def test_what_takes_longer_than_its_lease_stays_with_whoever_shows_signs_of_life
     job_id = slow.submit(host.hold("/fox.png", PICTURE))
     slow.preparer.work()
     wait_for(lambda: host.asked)
-    farm.redis.zadd(keys.PREPARING, {job_id: 0})
+    farm.redis.zadd(redis_keys.PREPARING, {job_id: 0})
 
     slow.preparer.hold()
     other.preparer.work()

@@ -16,9 +16,9 @@ from werkzeug.test import TestResponse
 
 from api.openapi.document import SECTIONS
 from api.openapi.operation import Operation
+from farm.auth.api_keys import Callers
 from farm.bootstrap import Farm
-from farm.callers import Callers
-from farm.job import Webhook
+from farm.domain.job import Webhook
 from tests.farms import wait_for
 from tests.service import jobs
 from tests.service.calls import UNKNOWN_ID

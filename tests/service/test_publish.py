@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from farm.bootstrap import Farm
-from farm.errors import StorageUnavailable
-from farm.job import State
+from farm.domain.errors import StorageUnavailable
+from farm.domain.job import State
+from farm.domain.request import ImageRequest
 from farm.jobstore.store import JobStore
-from farm.request import ImageRequest
 from tests.farms import wait_for
 from tests.service import jobs
 from tests.service.jobs import TERMS, submit

@@ -15,9 +15,9 @@ from PIL import Image
 
 from farm import clock
 from farm.bootstrap import Farm
-from farm.errors import NotFound, StorageError, StoreUnavailable
-from farm.job import Claimed, Conditions, State
-from farm.jobstore import keys
+from farm.domain.errors import NotFound, StorageError, StoreUnavailable
+from farm.domain.job import Claimed, Conditions, State
+from farm.jobstore import redis_keys
 from farm.jobstore.store import JobStore
 from farm.storage.local import LocalStorage
 from farm.storage.storage import Storage
@@ -25,8 +25,8 @@ from tests.farms import wait_for
 from tests.service import jobs
 from tests.service.jobs import TERMS, submit
 from tests.service.workshop import Broken, Counting, FailingStorage, Flagging, Opened, Stepwise, Workshop, folder_of
-from workers import fitness, publish
-from workers.fitness import MOST_IN_A_ROW
+from workers import health, publish
+from workers.health import MOST_IN_A_ROW
 from workers.pipelines.pipeline import NO_PICTURES, Painted
 from workers.pipelines.simulated import SimulatedPipeline
 
@@ -34,7 +34,7 @@ from workers.pipelines.simulated import SimulatedPipeline
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that failed again holds back for a moment only."""
-    monkeypatch.setattr(fitness, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(health, "_FIRST_PAUSE", 0.01)
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ def test_a_draining_worker_takes_nothing_new(workshop: Opened, store: JobStore) 
 def submit_suspect(farm: Farm, store: JobStore, **fields: Any) -> str:
     """A job whose first start was counted: it may have killed its worker."""
     job_id = submit(store, **fields)
-    farm.redis.hset(keys.job(job_id), "attempt", 1)
+    farm.redis.hset(redis_keys.job(job_id), "attempt", 1)
     return job_id
 
 
@@ -714,8 +714,8 @@ def test_a_start_that_lasts_too_long_stops_within_one_step(workshop: Opened, sto
     shop.begin()
     pipeline.go(2)
 
-    farm.redis.zadd(keys.RENDER_BY, {job_id: 0})
-    farm.redis.zincrby(keys.LEASES, 30e6, job_id)  # this machine may be slow
+    farm.redis.zadd(redis_keys.RENDER_BY, {job_id: 0})
+    farm.redis.zincrby(redis_keys.LEASES, 30e6, job_id)  # this machine may be slow
     store.reap()
     wait_for(lambda: shop.lease.must_stop(claimed(store, job_id)), what="the worker's being told")
     pipeline.go()

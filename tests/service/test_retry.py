@@ -9,11 +9,11 @@ import pytest
 import redis
 from flask.testing import FlaskClient
 
+from farm.auth.api_keys import Caller
 from farm.bootstrap import Farm
-from farm.callers import Caller
-from farm.errors import NotFound, QueueFull, StoreUnavailable
-from farm.job import Conditions, Job, Order, Source, State, Webhook
-from farm.jobstore import keys
+from farm.domain.errors import NotFound, QueueFull, StoreUnavailable
+from farm.domain.job import Conditions, Job, Order, Source, State, Webhook
+from farm.jobstore import redis_keys
 from farm.jobstore.store import JobStore
 from farm.storage.storage import name_in, new_upload_key
 from tests.pictures import a_picture
@@ -230,7 +230,7 @@ def test_what_was_fetched_is_not_fetched_again(farm: Farm) -> None:
 
 
 def test_an_upload_is_named_as_before(farm: Farm) -> None:
-    farm.redis.set(keys.BASE, jobs.BASE)
+    farm.redis.set(redis_keys.BASE, jobs.BASE)
     upload = new_upload_key("png", until=farm.census.now_us() // 1_000_000 + 3600)
     farm.storage.put(upload, a_picture())
     job = failed_with_inputs(farm, Source("image_url", url=f"{jobs.BASE}/files/{upload}"), is_prepared=False)
@@ -240,7 +240,7 @@ def test_an_upload_is_named_as_before(farm: Farm) -> None:
 
 @pytest.mark.parametrize("what", ["its own", "prepared", "upload"])
 def test_a_picture_that_is_gone_is_said_so(farm: Farm, api: FlaskClient, what: str) -> None:
-    farm.redis.set(keys.BASE, jobs.BASE)
+    farm.redis.set(redis_keys.BASE, jobs.BASE)
     if what == "upload":
         upload = new_upload_key("png", until=farm.census.now_us() // 1_000_000 + 3600)
         farm.storage.put(upload, a_picture())

@@ -20,14 +20,14 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from farm import clock
 from farm.bootstrap import Farm, build, storage_for
-from farm.catalogue import MAX_UPLOAD
-from farm.errors import ConfigurationError, NotFound, StorageError, StorageUnavailable
-from farm.jobstore.uploads import Allowance, Tickets
+from farm.domain.catalogue import MAX_UPLOAD
+from farm.domain.errors import ConfigurationError, NotFound, StorageError, StorageUnavailable
 from farm.settings import Settings
 from farm.storage import s3 as module
 from farm.storage.s3 import Bucket, S3Storage
 from farm.storage.storage import PIECE_BYTES, Page, Storage, new_key, new_upload_key
-from farm.uploads import Uploads
+from farm.uploads.tickets import Allowance, Tickets
+from farm.uploads.uploads import Uploads
 from tests.farms import wait_for
 from tests.faults import Fault, FaultyWay, faulty_way, refusal
 from tests.s3 import BUCKET, S3, SECRET, Place

@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from farm.errors import IdempotencyConflict, LimitReached, NotFound
-from farm.job import Claimed, Conditions, NewJob, State
-from farm.jobstore import keys
+from farm.domain.errors import IdempotencyConflict, LimitReached, NotFound
+from farm.domain.job import Claimed, Conditions, NewJob, State
+from farm.jobstore import redis_keys
 from farm.jobstore.record import result_text
 from farm.jobstore.store import Held, Retry, Terms
 from tests.service.jobs import FACTS, held, new_job, result
@@ -138,7 +138,7 @@ class Comparison(RuleBasedStateMachine):
 
     def _news(self) -> list[tuple[str, str, int]]:
         """What the outbox tells since it was last looked at."""
-        found = self._redis.xrange(keys.OUTBOX, min=f"({self._last_entry}")
+        found = self._redis.xrange(redis_keys.OUTBOX, min=f"({self._last_entry}")
         entries = cast(list[tuple[str, dict[str, str]]], found)
         if entries:
             self._last_entry = entries[-1][0]
@@ -328,7 +328,7 @@ class Comparison(RuleBasedStateMachine):
 
     def _fail(self, job: Claimed, retry: Retry) -> None:
         state = self._store.fail(job, "render_failed", "x", retry=retry)
-        until_us = self._redis.zscore(keys.DELAYED, job.id) or 0
+        until_us = self._redis.zscore(redis_keys.DELAYED, job.id) or 0
         delay_us = round(until_us) - self._model.now
         assert state == self._model.fail(job.id, job.fence, "render_failed", retry, delay_us)
         if state is State.CREATED and until_us:
@@ -382,7 +382,7 @@ class Comparison(RuleBasedStateMachine):
         self.remove_expired()
         left = {name.split(":")[0]: name for name in look(self._redis)}
         assert left.keys() <= {"clock", "asked", "given", "totals", "fence", "models", "outbox", *EXPIRE}
-        assert all(self._redis.ttl(keys.PREFIX + left[name]) > 0 for name in left.keys() & EXPIRE)
+        assert all(self._redis.ttl(redis_keys.PREFIX + left[name]) > 0 for name in left.keys() & EXPIRE)
 
 
 def _without_words(name: str, content: Any) -> Any:

@@ -10,17 +10,17 @@ import redis
 from structlog.testing import capture_logs
 
 from farm import clock
-from farm.delivery import Attempt, Outcome
-from farm.errors import StorageError, StorageUnavailable
-from farm.job import Claimed, Image, State, Webhook
-from farm.jobstore import keys
-from farm.jobstore.deliveries import Deliveries
-from farm.jobstore.rota import Rota
+from farm.domain.delivery import Attempt, Outcome
+from farm.domain.errors import StorageError, StorageUnavailable
+from farm.domain.job import Claimed, Image, State, Webhook
+from farm.jobstore import redis_keys
 from farm.jobstore.store import JobStore
+from farm.retention.sweep_state import Rota
+from farm.retention.sweeper import Sweeper
 from farm.storage.local import LocalStorage
 from farm.storage.s3 import Bucket, S3Storage
 from farm.storage.storage import UNKNOWN_FARM, Page, Storage, new_key, new_upload_key, part_key
-from farm.sweeper import Sweeper
+from farm.webhooks.store import Deliveries
 from tests.s3 import S3
 from tests.service import jobs
 from tests.service.calls import UNKNOWN_ID
@@ -83,7 +83,7 @@ def test_pictures_stay_until_the_end_of_their_job_is_told(
 
     (due,) = deliveries.take(1, lease_seconds=60)
     deliveries.end(due, Outcome.DELIVERED, Attempt(1, 0.1, 200))
-    client.zadd(keys.EXPIRY, {job.id: 0})
+    client.zadd(redis_keys.EXPIRY, {job.id: 0})
     sweeper.sweep()
 
     assert (key in names(storage), store.get(job.id)) == (False, None)
@@ -190,7 +190,7 @@ def test_who_came_first_removes_no_picture_of_who_came_second(
     submit(store)
     key = put(storage, take_one(store))
     client.flushall()
-    client.set(keys.FARM, first)
+    client.set(redis_keys.FARM, first)
 
     sweeper.sweep(older_than=ANY_AGE)
 
@@ -278,9 +278,9 @@ def test_a_job_that_cannot_be_removed_hinders_no_other_and_comes_again(
     sweeper.sweep()
 
     assert [store.get(job.id) for job in others] == [None] * 3
-    assert client.zrange(keys.EXPIRY, 0, -1) == [stuck.id]
+    assert client.zrange(redis_keys.EXPIRY, 0, -1) == [stuck.id]
     assert store.expired() == []
-    client.zadd(keys.EXPIRY, {stuck.id: 0})
+    client.zadd(redis_keys.EXPIRY, {stuck.id: 0})
     assert store.expired() == [stuck.id]
 
 
@@ -302,7 +302,7 @@ def test_a_storage_that_is_down_is_not_asked_for_each_of_many(
     Sweeper(store, storage=Down(tmp_path), rota=Rota(client)).sweep()
 
     assert len(asked) == 3
-    assert len(client.zrange(keys.EXPIRY, 0, -1)) == 10
+    assert len(client.zrange(redis_keys.EXPIRY, 0, -1)) == 10
 
 
 def test_one_process_at_a_time_looks_page_by_page_through_what_is_stored(
@@ -324,7 +324,7 @@ def test_one_process_at_a_time_looks_page_by_page_through_what_is_stored(
     for _ in range(4):
         for process in processes:
             process.go_on()
-        client.delete(keys.SWEEP_TURN)  # a minute is over
+        client.delete(redis_keys.SWEEP_TURN)  # a minute is over
 
     assert looked == ["", "00", "11", ""]
 

@@ -12,7 +12,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook as Verifier
 
 from farm.bootstrap import Farm
-from farm.delivery import Outcome
+from farm.domain.delivery import Outcome
 from tests.receiver import Receiver, answer, close_early, running_receiver
 from tests.service.test_courier import Desk
 

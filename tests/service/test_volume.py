@@ -15,7 +15,7 @@ import redis
 from flask.testing import FlaskClient
 
 from farm.bootstrap import Farm
-from farm.job import NewJob
+from farm.domain.job import NewJob
 from farm.jobstore.store import JobStore
 from tests.farms import wait_for
 from tests.service import calls

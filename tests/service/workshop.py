@@ -10,17 +10,17 @@ from pathlib import Path
 from PIL import Image
 
 from farm.bootstrap import Farm
-from farm.job import Job, State
+from farm.domain.job import Job, State
+from farm.domain.request import ImageRequest
 from farm.jobstore.connection import connect_to_listen
-from farm.jobstore.hints import hear_stops
+from farm.jobstore.notifications import hear_stops
 from farm.jobstore.store import JobStore
-from farm.request import ImageRequest
 from farm.storage.local import LocalStorage
 from farm.storage.storage import Storage
 from tests.farms import wait_for
 from tests.service import jobs
 from workers.encode import Encoder
-from workers.fitness import Fitness
+from workers.health import Fitness
 from workers.lease import Lease
 from workers.pipelines.pipeline import NO_PICTURES, Painted, Pictures, Pipeline, Watch
 from workers.pipelines.simulated import SimulatedPipeline

@@ -16,22 +16,22 @@ from flask.testing import FlaskClient
 
 from api.app import create_app
 from farm import bootstrap, service
+from farm.auth.api_keys import LOCAL
 from farm.bootstrap import Farm, build
-from farm.callers import LOCAL
-from farm.errors import Unreachable
-from farm.job import Claimed, Image, State
-from farm.jobstore import keys, memory
+from farm.domain.errors import Unreachable
+from farm.domain.job import Claimed, Image, State
+from farm.jobstore import memory_guard, redis_keys
 from farm.jobstore.connection import connect
 from farm.jobstore.scripts import NAMES, _text
 from farm.settings import Settings
 from farm.storage.storage import new_key
-from farm.webhooks.delivery import Courier
+from farm.webhooks.courier import Courier
 from tests.fates import Fate, Mortal, MortalClient
 from tests.receiver import Receiver, answer
 from tests.service import jobs
 from tests.service.jobs import BASE, FACTS
 from tests.service.workshop import folder_of
-from workers import webhooks
+from workers import background
 from workers.preparing import Preparer
 
 MODELS = ("srpo", "kontext")
@@ -40,7 +40,7 @@ WORKER = FACTS | {"models": ",".join(MODELS)}
 #: So often leases, pauses and delays run out; by then everything has ended.
 _ROUNDS = 30
 #: Kept for each lane, and not for each job.
-_VIRTUAL_TIME = tuple(f"{keys.PREFIX}{kind}:" for kind in ("clock", "turn", "claimed"))
+_VIRTUAL_TIME = tuple(f"{redis_keys.PREFIX}{kind}:" for kind in ("clock", "turn", "claimed"))
 
 
 class _Silent:
@@ -74,7 +74,7 @@ class World:
         self.well.redis.flushall()
         shutil.rmtree(folder_of(self.well.storage), ignore_errors=True)
         self.well.store.renew("w", WORKER, [])
-        self.well.redis.set(keys.BASE, BASE)
+        self.well.redis.set(redis_keys.BASE, BASE)
         self.well.sweeper.sweep()  # leaves the farm's mark
         self.receiver.received.clear()
         self.receiver.behave = answer(200)
@@ -107,13 +107,13 @@ class World:
                 return
             self._let_time_pass()
             self.well.store.reap()
-            at_work(webhooks._preparer(self.well))
+            at_work(background._preparer(self.well))
             self.complete()
-            at_work(webhooks._courier(self.well))
+            at_work(background._courier(self.well))
 
     def _is_over(self) -> bool:
         records = [jobs.record(self.well.store, job_id) for job_id in self.everything()]
-        untold = cast(str | None, self.well.redis.hget(keys.TOTALS, "deliveries:waiting"))
+        untold = cast(str | None, self.well.redis.hget(redis_keys.TOTALS, "deliveries:waiting"))
         return all(job.state.is_terminal for job in records) and int(untold or 0) == 0
 
     def _let_time_pass(self) -> None:
@@ -122,13 +122,13 @@ class World:
         jobs.end_delays(client)
         jobs.end_waiting_for_callers(client)
         jobs.end_preparation(client, *self.everything())
-        for name in [str(name) for name in client.scan_iter(f"{keys.PREFIX}*")]:
-            if re.match(f"{keys.PREFIX}(lines$|due:|posting:|posting_of:)", name):
+        for name in [str(name) for name in client.scan_iter(f"{redis_keys.PREFIX}*")]:
+            if re.match(f"{redis_keys.PREFIX}(lines$|due:|posting:|posting_of:)", name):
                 client.zadd(name, dict.fromkeys(cast(list[str], client.zrange(name, 0, -1)), 0))
 
     def everything(self) -> list[str]:
         """All jobs that are on record."""
-        return cast(list[str], self.well.redis.zrange(keys.JOBS, 0, -1))
+        return cast(list[str], self.well.redis.zrange(redis_keys.JOBS, 0, -1))
 
     # What must hold
 
@@ -171,8 +171,8 @@ class World:
             self.well.service.delete(LOCAL, job_id)
         assert self._files() == set()
         client = self.well.redis
-        for worker in cast(list[str], client.zrange(keys.WORKERS, 0, -1)):
-            client.zadd(keys.WORKERS, {worker: 0})
+        for worker in cast(list[str], client.zrange(redis_keys.WORKERS, 0, -1)):
+            client.zadd(redis_keys.WORKERS, {worker: 0})
         self.well.store.reap()
         kinds = {re.sub(r"[0-9a-f-]{32,}", "*", name) for name in jobs.names(client) if client.ttl(name) == -1}
         return {kind for kind in kinds if not kind.startswith(_VIRTUAL_TIME)}
@@ -197,7 +197,7 @@ def a_world(redis_url: str, folder: Path, receiver: Receiver, *, listens: bool =
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bootstrap, "Bell", _Silent)
         patch.setattr(service, "_SERVED_SECONDS", 0.0)
-        patch.setattr(memory, "MEMORY_READING_SECONDS", 0.0)
+        patch.setattr(memory_guard, "MEMORY_READING_SECONDS", 0.0)
         well = build(settings, folder, listens=listens)
         for name in NAMES:  # no life is longer than the others because it is the first
             well.redis.script_load(_text(name))

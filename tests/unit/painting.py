@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from farm.request import ImageRequest
+from farm.domain.request import ImageRequest
 from workers.pipelines import miniature
 from workers.pipelines.engine import FluxPipeline
 from workers.pipelines.flux import FluxModels

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from farm.delivery import Due
-from farm.job import Image, Job, Result, State
-from farm.links import Links
-from farm.request import Request
+from farm.dialects.links import Links
+from farm.domain.delivery import Due
+from farm.domain.job import Image, Job, Result, State
+from farm.domain.request import Request
 
 JOB_ID = "0b0f3d1e-3c52-4f0e-9d55-6a1f5f7f2c11"
 #: 2026-01-02T03:04:05.678901Z

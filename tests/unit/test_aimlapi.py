@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from farm.dialects import aimlapi
-from farm.dialects.v1 import TOLERATED, Asked
-from farm.errors import InvalidRequest, Problem
-from farm.job import Image, Order, State
-from farm.request import Request
+from farm.dialects.openai_common import TOLERATED, Asked
+from farm.domain.errors import InvalidRequest, Problem
+from farm.domain.job import Image, Order, State
+from farm.domain.request import Request
 from tests.unit import golden, v1
 from tests.unit.samples import BASE, LINKS, a_job, a_request, a_result
 from tests.unit.v1 import SPARE, brief, size, untried, without_effect

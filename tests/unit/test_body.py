@@ -6,7 +6,8 @@ import flask
 import pytest
 from werkzeug.exceptions import BadRequest, RequestTimeout
 
-from api import body, line
+from api.connections import slow_client_socket
+from api.http import body
 from tests import slow
 
 
@@ -18,7 +19,7 @@ def app() -> flask.Flask:
 
 
 def test_a_body_that_stands_still_is_given_up(app: flask.Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(line, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(slow_client_socket, "PATIENCE_SECONDS", 0.05)
 
     with slow.pair() as (theirs, ours):
         theirs.sendall(b"half")

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from farm import catalogue
-from farm.catalogue import MODELS, Model, find
+from farm.domain import catalogue
+from farm.domain.catalogue import MODELS, Model, find
 
 #: The ids that callers rely on.
 IDS = {

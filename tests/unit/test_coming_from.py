@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from farm.catalogue import MAX_PROMPT, MAX_SIDE, MIN_SIDE, MODELS
-from farm.dialects import aimlapi, fal, v1, wavespeed
+from farm.dialects import aimlapi, fal, openai_common, wavespeed
+from farm.domain.catalogue import MAX_PROMPT, MAX_SIDE, MIN_SIDE, MODELS
 from farm.service import ACCELERATIONS
 from farm.settings import Settings
 from tests.documents import DOCS
@@ -48,15 +48,15 @@ def test_what_becomes_of_openais_parameters_is_on_its_page() -> None:
     told = page("openai").rpartition("|---|---|\n")[2].splitlines()
 
     assert told == [
-        *(f"| `{name}` | taken without effect: {why} |" for name, why in v1.TOLERATED.items()),
-        *(f"| `{name}` | refused: {instead} |" for name, instead in v1.REFUSED.items()),
+        *(f"| `{name}` | taken without effect: {why} |" for name, why in openai_common.TOLERATED.items()),
+        *(f"| `{name}` | refused: {instead} |" for name, instead in openai_common.REFUSED.items()),
     ]
 
 
 def test_the_levels_of_acceleration_that_do_not_work_are_told() -> None:
     """When one of them works, the pages are to be changed."""
     assert ACCELERATIONS == ("none",)
-    assert v1.REGULAR_MEANS == "none"
+    assert openai_common.REGULAR_MEANS == "none"
     for name in ("fal", "openai"):
         assert "| `acceleration` | `none` works; `regular` and `high` are refused until they do |" in page(name)
     for name in ("aimlapi", "siraya"):

@@ -8,7 +8,7 @@ import sys
 #: SIGTERM comes while a weak reference's callback runs, as one does whenever a module has been imported.
 PROGRAM = """
 import os, signal, weakref
-from workers.consuming import leave_at_once
+from workers.celery_worker import leave_at_once
 
 class Thing: ...
 

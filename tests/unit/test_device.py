@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from farm.errors import ConfigurationError
+from farm.domain.errors import ConfigurationError
 from workers.pipelines.device import choose_device, device_name, number_format
 
 

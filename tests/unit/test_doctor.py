@@ -22,8 +22,8 @@ from farm.doctor.examination import Examination, within
 from farm.doctor.finding import Finding, Mark, good, refused, wrong
 from farm.doctor.jobstore import at_rest, memory_finding
 from farm.doctor.machine import Torch, device_finding, disk_finding
-from farm.errors import ConfigurationError
-from farm.jobstore.census import Queue, Worker
+from farm.domain.errors import ConfigurationError
+from farm.jobstore.stats import Queue, Worker
 from farm.settings import Settings
 from farm.weights import KONTEXT_WEIGHTS, SRPO_WEIGHTS
 from tests.farms import free_port

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import ExifTags, Image, ImageChops, ImageStat
 
-from farm.request import OutputFormat, Request
+from farm.domain.request import OutputFormat, Request
 from tests.unit.samples import a_request
 from workers.encode import SOFTWARE, Encoder
 

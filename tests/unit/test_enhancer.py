@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from farm.errors import ConfigurationError
+from farm.domain.errors import ConfigurationError
 from tests.farms import wait_for
 from tests.unit.samples import a_request
 from workers import enhancer as enhancers

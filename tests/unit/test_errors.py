@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from farm import errors
-from farm.errors import FarmError, InvalidRequest, Problem
+from farm.domain import errors
+from farm.domain.errors import FarmError, InvalidRequest, Problem
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, FarmError)]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from farm import catalogue
 from farm.dialects import fal
 from farm.dialects.fields import FIELDS, UNKNOWN_PARAMETER
-from farm.errors import (
+from farm.domain import catalogue
+from farm.domain.errors import (
     FarmError,
     IdempotencyConflict,
     InvalidRequest,
@@ -27,8 +27,8 @@ from farm.errors import (
     TooManyHeld,
     Unauthorized,
 )
-from farm.job import Conditions, Job, Order, Source, State
-from farm.request import Request
+from farm.domain.job import Conditions, Job, Order, Source, State
+from farm.domain.request import Request
 from tests.unit import golden
 from tests.unit.samples import A_DUE, BASE, CREATED_US, JOB_ID, LINKS, a_job, a_request, a_result
 

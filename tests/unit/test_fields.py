@@ -6,10 +6,10 @@ from typing import get_args
 
 import pytest
 
-from farm import catalogue
+from farm.dialects.fal_lifecycle import keep_seconds
 from farm.dialects.fields import AspectRatio, Preset, SrpoFields, decode, parse
-from farm.dialects.lifecycle import keep_seconds
-from farm.errors import InvalidRequest, Problem
+from farm.domain import catalogue
+from farm.domain.errors import InvalidRequest, Problem
 
 DEPTH = 200_000
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workers.fitness import MOST_IN_A_ROW, Fault, Fitness, fault_of
+from workers.health import MOST_IN_A_ROW, Fault, Fitness, fault_of
 
 
 class OutOfMemoryError(RuntimeError):

@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from farm.errors import StoreUnavailable
-from farm.lifeline import DEAF
-from workers.hearing import _MOST_MISSED as PATIENCE
-from workers.hearing import Hearing
+from farm.domain.errors import StoreUnavailable
+from farm.process.child import DEAF
+from workers.wakeup_watchdog import _MOST_MISSED as PATIENCE
+from workers.wakeup_watchdog import Hearing
 
 Left = list[int]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from farm.job import TRANSITIONS, Batch, Claimed, State
+from farm.domain.job import TRANSITIONS, Batch, Claimed, State
 from tests.unit.samples import a_job, a_request
 
 #: The contract, section 4: from → to. `created` → `completed` is the late winner.

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import time_machine
 
-from farm.errors import NotFound, StorageError, StorageUnavailable
+from farm.domain.errors import NotFound, StorageError, StorageUnavailable
 from farm.storage.local import LocalStorage
 from farm.storage.storage import (
     PIECE_BYTES,

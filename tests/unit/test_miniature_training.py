@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from farm.errors import ConfigurationError
+from farm.domain.errors import ConfigurationError
 from miniature import autoencoder, bundle, checker, editor, evaluation, judge, painter, readers
 from miniature.areas import areas
 from miniature.dataset import Dataset, prepare

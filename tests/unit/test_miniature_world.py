@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from farm.catalogue import SIZE_PRESETS
+from farm.domain.catalogue import SIZE_PRESETS
 from miniature.areas import areas
 from miniature.drawing import PALETTE, draw, vivid
 from miniature.edits import random_edit

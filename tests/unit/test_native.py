@@ -9,12 +9,12 @@ from typing import Any, get_args
 
 import pytest
 
-from farm.catalogue import MODELS
 from farm.dialects import native
 from farm.dialects.fields import Preset
-from farm.errors import InvalidRequest, NotFound, Problem
-from farm.job import Order, Source, State, Webhook
-from farm.request import Request
+from farm.domain.catalogue import MODELS
+from farm.domain.errors import InvalidRequest, NotFound, Problem
+from farm.domain.job import Order, Source, State, Webhook
+from farm.domain.request import Request
 from tests.unit.samples import BASE, CREATED_US, JOB_ID, LINKS, a_job, a_request, a_result
 
 SPARE = 1_234_567

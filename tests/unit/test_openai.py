@@ -10,9 +10,9 @@ import pytest
 from openai.types.image_edit_params import ImageEditParamsBase
 from openai.types.image_generate_params import ImageGenerateParamsBase
 
-from farm.catalogue import KONTEXT_SIZES, MODELS
 from farm.dialects import openai
-from farm.dialects.v1 import (
+from farm.dialects.links import Links
+from farm.dialects.openai_common import (
     FAILURES,
     NO_TEXTS,
     TOLERATED,
@@ -25,8 +25,9 @@ from farm.dialects.v1 import (
     overdue,
     refusal,
 )
-from farm.dialects.v1 import REFUSED as NOT_OFFERED
-from farm.errors import (
+from farm.dialects.openai_common import REFUSED as NOT_OFFERED
+from farm.domain.catalogue import KONTEXT_SIZES, MODELS
+from farm.domain.errors import (
     FarmError,
     Forbidden,
     InvalidRequest,
@@ -39,9 +40,8 @@ from farm.errors import (
     Unauthorized,
     UnknownModel,
 )
-from farm.job import Code, Order, Source, State
-from farm.links import Links
-from farm.request import Request
+from farm.domain.job import Code, Order, Source, State
+from farm.domain.request import Request
 from tests.unit import v1
 from tests.unit.samples import BASE, CREATED_US, JOB_ID, LINKS, a_job, a_request, a_result
 from tests.unit.v1 import SPARE, brief, size, untried, without_effect

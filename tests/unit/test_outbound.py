@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from farm.errors import ConfigurationError, ForbiddenAddress, Unreachable
-from farm.outbound import POST_KEEPS, Outbound
+from farm.domain.errors import ConfigurationError, ForbiddenAddress, Unreachable
+from farm.ssrf_safe_http import POST_KEEPS, Outbound
 from tests.farms import free_port, wait_for
 
 PUBLIC = "93.184.216.34"

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from farm import pictures
-from farm.pictures import UnusablePicture
+from farm.images import decode
+from farm.images.decode import UnusablePicture
 from tests.odd_pictures import chunk, encoded, png_of, quarters
 
 #: The colours of `quarters`: upper left, upper right, lower left, lower right.
@@ -39,15 +39,15 @@ def pixel(image: Image.Image, x: int = 0, y: int = 0) -> tuple[int, ...]:
 
 def read(content: bytes) -> Image.Image:
     """The picture, whatever its size was."""
-    return pictures.read(content)[0]
+    return decode.read(content)[0]
 
 
 def refused(content: bytes) -> UnusablePicture:
     """Why this content is refused, by a look at its headers already."""
     with pytest.raises(UnusablePicture) as caught:
-        pictures.look(content)
+        decode.look(content)
     with pytest.raises(UnusablePicture) as again:
-        pictures.read(content)
+        decode.read(content)
     assert (again.value.code, str(again.value)) == (caught.value.code, str(caught.value))
     return caught.value
 
@@ -57,7 +57,7 @@ def refused(content: bytes) -> UnusablePicture:
 
 @pytest.mark.parametrize(("form", "extension"), [("JPEG", "jpeg"), ("PNG", "png"), ("WEBP", "webp")])
 def test_a_picture_is_known_by_its_content(form: str, extension: str) -> None:
-    facts = pictures.look(encoded(quarters(40, 30), form))
+    facts = decode.look(encoded(quarters(40, 30), form))
 
     assert (facts.extension, facts.width, facts.height) == (extension, 40, 30)
 
@@ -343,14 +343,14 @@ def test_a_photograph_with_a_second_picture_behind_it_is_a_jpeg() -> None:
     first, second = frames(2)
     content = encoded(first, "MPO", save_all=True, append_images=[second])
 
-    assert pictures.look(content).extension == "jpeg"
+    assert decode.look(content).extension == "jpeg"
     assert np.allclose(pixel(read(content)), (0, 0, 0), atol=3)
 
 
 @pytest.mark.parametrize("appended", [b"PK\x03\x04" + b"x" * 50, b"<script>alert(1)</script>", b"%PDF-1.7"])
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
 def test_what_hangs_behind_a_picture_is_not_carried_on(form: str, appended: bytes) -> None:
-    copy, _ = pictures.prepared(encoded(quarters(20, 20), form) + appended)
+    copy, _ = decode.prepared(encoded(quarters(20, 20), form) + appended)
 
     assert appended not in copy
 
@@ -359,7 +359,7 @@ def test_what_a_picture_says_beside_its_pixels_is_not_carried_on() -> None:
     exif = Image.Exif()
     exif[0x010F] = "the maker of the camera"
 
-    copy, _ = pictures.prepared(encoded(quarters(20, 20), "JPEG", exif=exif, comment="a secret place"))
+    copy, _ = decode.prepared(encoded(quarters(20, 20), "JPEG", exif=exif, comment="a secret place"))
 
     assert b"the maker" not in copy
     assert b"secret" not in copy
@@ -540,14 +540,14 @@ def test_what_is_too_small_is_refused(width: int, height: int) -> None:
 
 def test_the_smallest_and_a_long_picture_are_taken() -> None:
     assert read(encoded(quarters(16, 16), "PNG")).size == (16, 16)
-    assert pictures.read(encoded(quarters(16, 4000), "PNG"))[1] == (16, 4000)
+    assert decode.read(encoded(quarters(16, 4000), "PNG"))[1] == (16, 4000)
 
 
 def test_a_file_of_the_most_bytes_is_taken_and_one_more_is_not() -> None:
     content = encoded(quarters(20, 20), "JPEG")
-    padded = content + bytes(pictures.MAX_BYTES - len(content))
+    padded = content + bytes(decode.MAX_BYTES - len(content))
 
-    assert pictures.look(padded).extension == "jpeg"
+    assert decode.look(padded).extension == "jpeg"
     error = refused(padded + b"\0")
     assert (error.code, error.context) == ("file_too_large", {"max_size": 50_000_000})
 
@@ -558,7 +558,7 @@ def test_a_file_of_the_most_bytes_is_taken_and_one_more_is_not() -> None:
 def test_a_copy_has_the_same_pixels() -> None:
     noise = Image.fromarray(np.random.default_rng(3).integers(0, 256, (50, 70, 3), dtype=np.uint8))
 
-    copy, size = pictures.prepared(encoded(noise, "WEBP", **WEBP))
+    copy, size = decode.prepared(encoded(noise, "WEBP", **WEBP))
 
     assert size == (70, 50)
     with Image.open(io.BytesIO(copy)) as image:
@@ -569,7 +569,7 @@ def test_a_copy_has_the_same_pixels() -> None:
     ("size", "kept"), [((2560, 20), (2560, 20)), ((2600, 1300), (2560, 1280)), ((1300, 2600), (1280, 2560))]
 )
 def test_a_copy_is_no_larger_than_a_rendered_picture_may_be(size: Sequence[int], kept: tuple[int, int]) -> None:
-    copy, told = pictures.prepared(encoded(quarters(*size), "PNG"))
+    copy, told = decode.prepared(encoded(quarters(*size), "PNG"))
 
     assert told == tuple(size)
     with Image.open(io.BytesIO(copy)) as image:
@@ -580,7 +580,7 @@ def test_a_copy_stands_upright_and_so_does_its_size() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
 
-    copy, size = pictures.prepared(encoded(turned(6), "PNG", exif=exif))
+    copy, size = decode.prepared(encoded(turned(6), "PNG", exif=exif))
 
     assert size == (40, 30)
     with Image.open(io.BytesIO(copy)) as image:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import ImageChops, ImageStat
 
-from farm.errors import RenderError
-from farm.request import ImageRequest
+from farm.domain.errors import RenderError
+from farm.domain.request import ImageRequest
 from miniature.tokenizer import T5_TOKENS
 from tests.unit.painting import differences, keeping, miniature_parts, pipeline_of, record
 from workers.pipelines.flux import FluxModels

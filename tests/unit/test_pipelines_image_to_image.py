@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image, ImageChops, ImageStat
 
-from farm.errors import RenderError
-from farm.request import ImageRequest
+from farm.domain.errors import RenderError
+from farm.domain.request import ImageRequest
 from miniature.tokenizer import T5_TOKENS
 from tests.unit.painting import (
     PICTURES,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from farm.request import ImageRequest
+from farm.domain.request import ImageRequest
 from miniature.tokenizer import T5_TOKENS
 from tests.unit.painting import (
     PICTURES,

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from farm.catalogue import MODELS
-from farm.errors import ConfigurationError
-from farm.request import ImageRequest
+from farm.domain.catalogue import MODELS
+from farm.domain.errors import ConfigurationError
+from farm.domain.request import ImageRequest
 from farm.weights import LICENCES, check_licences
 from farm.weights import Checkpoints as Set
 from miniature.tokenizer import T5_TOKENS

@@ -25,7 +25,7 @@ def no_network(event, arguments):
         raise SystemExit(f"{event} {arguments}")
 
 sys.addaudithook(no_network)
-from farm.request import ImageRequest
+from farm.domain.request import ImageRequest
 from workers.pipelines.loading import load_miniature
 
 print("ready", flush=True)

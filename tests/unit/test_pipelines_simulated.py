@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from farm import clock
-from farm.catalogue import MODELS
-from farm.errors import RenderError
-from farm.request import ImageRequest
+from farm.domain.catalogue import MODELS
+from farm.domain.errors import RenderError
+from farm.domain.request import ImageRequest
 from workers.pipelines.pipeline import Painted, Pictures, Pipeline
 from workers.pipelines.simulated import SimulatedPipeline
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from api.places import Places
+from api.admission.slots import Places
 
 
 def test_one_caller_has_at_most_its_share_and_the_others_the_rest() -> None:

@@ -12,11 +12,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from api.json import FastJson
-from farm.catalogue import MODELS
-from farm.dialects import aimlapi, fal, fal_storage, native, openai, registry, siraya, v1, wavespeed, wavespeed_media
+from api.http.json import FastJson
+from farm.dialects import (
+    aimlapi,
+    fal,
+    fal_storage,
+    native,
+    openai,
+    openai_common,
+    registry,
+    siraya,
+    wavespeed,
+    wavespeed_media,
+)
 from farm.dialects.fields import Input, decode, parse
-from farm.errors import InvalidRequest
+from farm.domain.catalogue import MODELS
+from farm.domain.errors import InvalidRequest
 
 Body = Mapping[str, Any]
 Read = Callable[[Body], object]
@@ -30,7 +41,7 @@ def _v1(read: Callable[..., object], ids: Iterable[str], *files: object) -> Read
 
 
 def _of_a_form(body: Body, files: Any, *, spare_seed: int) -> object:
-    return openai.edit(v1.from_texts(body), files, spare_seed=spare_seed)
+    return openai.edit(openai_common.from_texts(body), files, spare_seed=spare_seed)
 
 
 def _fals_headers(body: Body) -> object:

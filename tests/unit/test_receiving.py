@@ -11,11 +11,12 @@ import flask
 import pytest
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeout
 
-from api import body, line
-from api.line import Line
-from api.receiving import MOST, MOST_OF_A_CALLER, Receiving
+from api.connections import slow_client_socket
+from api.connections.slow_client_socket import Line
+from api.http import body
+from api.http.upload_body import MOST, MOST_OF_A_CALLER, Receiving
 from api.server import MOST_HELD, MOST_STREAMS, THREADS
-from farm.errors import TooManyHeld
+from farm.domain.errors import TooManyHeld
 from tests import slow
 from tests.farms import wait_for
 
@@ -49,7 +50,7 @@ def test_a_body_that_stands_still_is_given_up(
 ) -> None:
     """It would hold a thread and a place for ever."""
     theirs, ours = pair
-    monkeypatch.setattr(line, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(slow_client_socket, "PATIENCE_SECONDS", 0.05)
     ours.begin_exchange()
     theirs.sendall(b"half")
 

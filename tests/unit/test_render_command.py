@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from farm.catalogue import MODELS
 from farm.cli import render
 from farm.cli.render import UnusableFile, model_for, picture_urls, pictures
-from farm.pictures import MAX_BYTES
+from farm.domain.catalogue import MODELS
+from farm.images.decode import MAX_BYTES
 from tests.pictures import a_picture, data_uri
 
 URLS = ["https://a.example/fox.png", "http://127.0.0.1:8000/files/x.png", "HTTPS://a.example", "data:,x"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from farm.request import SEEDS, Request
+from farm.domain.request import SEEDS, Request
 from tests.unit.samples import a_request
 
 

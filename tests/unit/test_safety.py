@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from farm.errors import ConfigurationError
+from farm.domain.errors import ConfigurationError
 from miniature.drawing import draw
 from miniature.scene import FORBIDDEN, SHAPES, Group, Scene
 from workers.safety import THRESHOLDS, BundledChecker, checker_for

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from api import server
-from api.line import SafeLine
+from api.connections.gthread_worker import Threads
+from api.connections.slow_client_socket import SafeLine
 from api.server import Address, Contexts, Log, Server
-from api.threads import Threads
 from farm.settings import Settings
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from farm.errors import ConfigurationError
+from farm.domain.errors import ConfigurationError
 from farm.settings import Settings, load
 
 #: The contract, section 3.

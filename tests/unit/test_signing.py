@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from farm.errors import ConfigurationError
+from farm.domain.errors import ConfigurationError
 from farm.webhooks import signing
 
 BODY = '{"type":"job.completed","prompt":"füchschen 🦊"}'.encode()

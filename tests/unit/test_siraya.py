@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from farm.dialects import siraya
-from farm.dialects.v1 import TOLERATED, Asked, Failed
-from farm.errors import InvalidRequest, Problem, QueueFull, Unauthorized
-from farm.job import Order, State
-from farm.request import Request
+from farm.dialects.openai_common import TOLERATED, Asked, Failed
+from farm.domain.errors import InvalidRequest, Problem, QueueFull, Unauthorized
+from farm.domain.job import Order, State
+from farm.domain.request import Request
 from tests.unit import golden, v1
 from tests.unit.samples import BASE, CREATED_US, LINKS, a_job, a_request, a_result
 from tests.unit.v1 import SPARE, brief, size, untried, without_effect

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from farm.catalogue import KONTEXT_SIZES, MAX_PIXELS, MAX_SIDE, MIN_SIDE
+from farm.domain.catalogue import KONTEXT_SIZES, MAX_PIXELS, MAX_SIDE, MIN_SIDE
 from tests.unit.samples import a_request
 from workers.sizing import fitted, nearest, sized
 

@@ -10,9 +10,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from farm import clock
-from farm.errors import ConfigurationError
-from farm.lifeline import FAULTY, UNUSABLE
-from farm.supervisor import Child
+from farm.domain.errors import ConfigurationError
+from farm.process.child import FAULTY, UNUSABLE
+from farm.process.supervisor import Child
 from tests.farms import wait_for
 
 

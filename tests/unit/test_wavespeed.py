@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from farm.dialects import wavespeed
-from farm.errors import (
+from farm.dialects.links import Links
+from farm.domain.errors import (
     FarmError,
     IdempotencyConflict,
     InvalidRequest,
@@ -22,9 +23,8 @@ from farm.errors import (
     StoreUnavailable,
     TooManyHeld,
 )
-from farm.job import TERMINAL, Code, Order, Search, Source, State, Webhook
-from farm.links import Links
-from farm.request import Request
+from farm.domain.job import TERMINAL, Code, Order, Search, Source, State, Webhook
+from farm.domain.request import Request
 from tests.unit import golden
 from tests.unit.samples import A_DUE, BASE, CREATED_US, JOB_ID, LINKS, a_job, a_result
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from farm.dialects.v1 import REFUSED as NOT_OFFERED
-from farm.dialects.v1 import Call
+from farm.dialects.openai_common import REFUSED as NOT_OFFERED
+from farm.dialects.openai_common import Call
 
 SPARE = 1_234_567
 

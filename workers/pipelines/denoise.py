@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from farm.request import ImageRequest
+from farm.domain.request import ImageRequest
 from workers.pipelines.latents import Size, positions
 from workers.pipelines.network import Network, Prompt, Schedule
 

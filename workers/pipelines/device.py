@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from farm.errors import ConfigurationError
+from farm.domain.errors import ConfigurationError
 
 
 def choose_device(setting: str | None) -> torch.device:

@@ -13,8 +13,8 @@ from functools import partial
 import torch
 from PIL import Image
 
-from farm.catalogue import KONTEXT_TEXT, SRPO, SRPO_IMAGE
-from farm.request import ImageRequest
+from farm.domain.catalogue import KONTEXT_TEXT, SRPO, SRPO_IMAGE
+from farm.domain.request import ImageRequest
 from workers.pipelines.denoise import Method, denoise
 from workers.pipelines.engine import attention_backend
 from workers.pipelines.kontext import Kontext

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
-from farm.request import ImageRequest
+from farm.domain.request import ImageRequest
 from workers.pipelines.denoise import Context, Start
 from workers.pipelines.engine import PREFERRED_KONTEXT_RESOLUTIONS
 from workers.pipelines.latents import Size, pack, positions

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from farm.errors import ConfigurationError
+from farm.domain.errors import ConfigurationError
 from farm.weights import (
     FLUX_REPOSITORY,
     KONTEXT_REPOSITORY,

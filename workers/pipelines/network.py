@@ -10,7 +10,7 @@ import numpy
 import torch
 from PIL import Image
 
-from farm.errors import RenderError
+from farm.domain.errors import RenderError
 from workers.pipelines.engine import FluxPipeline, calculate_shift, without_message
 from workers.pipelines.latents import FORWARD_SIZE, Size, unpack
 

@@ -9,9 +9,9 @@ from typing import Protocol
 
 from PIL import Image
 
-from farm.catalogue import KONTEXT, KONTEXT_MULTI, KONTEXT_TEXT, SRPO, SRPO_IMAGE
-from farm.errors import RenderError
-from farm.request import ImageRequest
+from farm.domain.catalogue import KONTEXT, KONTEXT_MULTI, KONTEXT_TEXT, SRPO, SRPO_IMAGE
+from farm.domain.errors import RenderError
+from farm.domain.request import ImageRequest
 
 #: Models of SRPO's weights, and of Kontext's: names in the catalogue.
 SRPO_MODELS = (SRPO.name, SRPO_IMAGE.name)

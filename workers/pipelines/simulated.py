@@ -10,7 +10,7 @@ import PIL
 from PIL import Image
 
 from farm import clock
-from farm.request import ImageRequest
+from farm.domain.request import ImageRequest
 from workers.pipelines.pipeline import (
     KONTEXT_MODELS,
     NO_PICTURES,

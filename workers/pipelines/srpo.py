@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from farm.request import ImageRequest
+from farm.domain.request import ImageRequest
 from workers.pipelines.denoise import Start
 from workers.pipelines.latents import Size, noise, pack
 from workers.pipelines.network import Network

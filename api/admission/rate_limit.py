@@ -1,0 +1,71 @@
+"""Callers' limits over HTTP: the headers that tell of them, and a refusal told again without asking the job store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import flask
+
+from api.http import errors
+from farm import clock
+from farm.auth.api_keys import Caller
+from farm.domain.errors import LimitReached
+from farm.domain.limits import Limits, Quota, left_field, policy_field
+from farm.service import Service
+
+#: For how long a refusal is told again at most, in seconds, whatever it said: Redis's clock may be set anew.
+_LONGEST = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """A refusal, the limits that led to it, and when it was."""
+
+    error: LimitReached
+    limits: Limits
+    at: float
+
+
+class Limiter:
+    """Knows who was refused a moment ago: whoever hammers costs no more than the look at its key."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._refused: dict[str, _Refused] = {}
+
+    def install(self, app: flask.Flask) -> None:
+        """Answer the refusals of `app`."""
+        app.register_error_handler(LimitReached, self._answer)
+
+    def refuse_again(self, caller: Caller, idempotency_key: str) -> None:
+        """Raise LimitReached as this caller was answered before, while it stands.
+
+        What is sent again with its key is let through: it counts nothing, and its answer is there.
+        """
+        refused = self._refused.get(caller.id)
+        if refused is None:
+            return
+        elapsed = clock.monotonic() - refused.at
+        if elapsed >= min(refused.error.stands_seconds, _LONGEST) or caller.limits != refused.limits:
+            self._refused.pop(caller.id, None)
+        elif not (idempotency_key and self._service.is_known(caller, idempotency_key)):
+            raise refused.error.later(elapsed)
+
+    def _answer(self, error: LimitReached) -> flask.Response:
+        caller: Caller = flask.g.caller
+        if caller.id not in self._refused:
+            self._refused[caller.id] = _Refused(error, caller.limits, clock.monotonic())
+        note(error.quotas)
+        return errors.answer(429, error)
+
+
+def note(quotas: tuple[Quota, ...]) -> None:
+    """Have the answer to the current submit tell what is left."""
+    if not quotas:
+        return
+
+    @flask.after_this_request
+    def tell(response: flask.Response) -> flask.Response:
+        response.headers["RateLimit-Policy"] = policy_field(quotas)
+        response.headers["RateLimit"] = left_field(quotas)
+        return response

@@ -1,0 +1,115 @@
+"""The body of a request that is a form: its parts as they come; and a submit's form, texts and pictures as files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+import flask
+from werkzeug.datastructures import MultiDict
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
+
+from api.http.body import Body, digest, drain, idempotency_key, pieces, take_room
+from farm.domain.errors import InvalidRequest, Problem
+
+TYPE = "multipart/form-data"
+#: Most parts of a form: several times as many as any call has fields.
+MOST_PARTS = 100
+#: Most of a form that is looked through for the end of something else than a part's content, in bytes.
+_MOST_HEAD = 1024 * 1024
+
+
+def read_form(*about: str, most: int) -> Body:
+    """A submit's form, with the files in it. Raises InvalidRequest where it is none or the key is too long.
+
+    `about` and `most` are as for `read_body`. The digest leaves out what separates the parts, which is another one
+    whenever the call is sent again. Names such as `image[]` and `image_size[width]` make lists and objects.
+    """
+    take_room(most)
+    texts: MultiDict[str, str] = MultiDict()
+    files: list[tuple[str, bytes]] = []
+    seen: list[str] = []
+    body = pieces(most)
+    try:
+        for part, content in _parts(events(body)):
+            seen.append(f"{hashlib.sha256(content).hexdigest()} {part.name}")
+            if isinstance(part, File):
+                files.append((part.name, content))
+            else:
+                texts.add(part.name, _text(part.name, content))
+    except InvalidRequest:
+        drain(body)
+        raise
+    return Body(_objects(texts), digest(*about, content="\n".join(seen).encode()), idempotency_key(), tuple(files))
+
+
+def events(pieces: Iterable[bytes]) -> Iterator[Event]:
+    """The current request's form in the order in which it comes; `pieces` is the body.
+
+    Raises InvalidRequest where it is none, or ends too early.
+    """
+    try:
+        boundary = flask.request.mimetype_params.get("boundary", "").encode("latin-1")
+    except UnicodeEncodeError:
+        boundary = b""
+    if flask.request.mimetype != TYPE or not boundary:
+        raise _no_form(f"the body is no form; send it as {TYPE}")
+    decoder = MultipartDecoder(boundary, max_form_memory_size=_MOST_HEAD)
+    try:
+        for piece in chain(pieces, [None]):
+            _feed(decoder, piece)
+            while not isinstance(event := decoder.next_event(), NeedData | Epilogue):
+                yield event
+    except ValueError as error:
+        raise _no_form(f"the body is no whole form: {error}") from error
+
+
+def _feed(decoder: MultipartDecoder, piece: bytes | None) -> None:
+    try:
+        decoder.receive_data(piece)
+    except RequestEntityTooLarge:
+        raise _no_form(f"in more than {_MOST_HEAD} bytes of the form no part's content begins") from None
+
+
+def _parts(events: Iterable[Event]) -> Iterator[tuple[Field | File, bytes]]:
+    """Each part with its content."""
+    count, content = 0, bytearray()
+    part: Field | File | None = None
+    for event in events:
+        if isinstance(event, Field | File):
+            count, part = count + 1, event
+            if count > MOST_PARTS:
+                raise _no_form(f"the form has more than {MOST_PARTS} parts")
+            if not isinstance(part.name, str):  # in spite of its type
+                raise _no_form("a part of the form has no name")
+        elif isinstance(event, Data) and part is not None:
+            content += event.data
+            if not event.more_data:
+                yield part, bytes(content)
+                content = bytearray()
+
+
+def _text(name: str, content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest([Problem(name, f"the text is no UTF-8: {error}", "string_unicode")]) from error
+
+
+def _no_form(message: str) -> InvalidRequest:
+    return InvalidRequest([Problem("", message, "form_invalid")])
+
+
+def _objects(texts: MultiDict[str, str]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, values in texts.lists():
+        field, bracket, inner = name.removesuffix("]").partition("[")
+        value = values if (bracket and not inner) or len(values) > 1 else values[0]
+        among = fields.setdefault(field, {}) if inner else fields
+        if not isinstance(among, dict) or (inner or field) in among:
+            raise InvalidRequest([Problem(field, "it is given in several ways; send it in one", "conflict")])
+        among[inner or field] = value
+    return fields

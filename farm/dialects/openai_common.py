@@ -1,0 +1,483 @@
+"""What the dialects at `/v1` have in common: names of parameters, how pictures are carried, errors. Pure.
+
+The id of the model decides which of them is spoken. Callers reach all three through OpenAI's libraries, so each takes
+OpenAI's names beside its own, and the farm's own parameters under fal's names; its limits and defaults hold.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag
+
+from farm import clock
+from farm.dialects import fields
+from farm.dialects.error_response import Refusal
+from farm.dialects.fields import (
+    PRESET,
+    SIDES,
+    AspectRatio,
+    Count,
+    Flag,
+    Guidance,
+    Input,
+    OffOnly,
+    Preset,
+    Prompt,
+    SafetyTolerance,
+    Seed,
+    Steps,
+    Whole,
+)
+from farm.dialects.links import Links
+from farm.domain.catalogue import KONTEXT_SIZES, MAX_PIXELS, MAX_SIDE, MIN_SIDE, SIZE_PRESETS, Model
+from farm.domain.errors import (
+    FarmError,
+    InvalidRequest,
+    Problem,
+    QueueFull,
+    StoreFull,
+    TooManyHeld,
+    Unauthorized,
+    UnknownModel,
+)
+from farm.domain.job import Code, Image, Job, Order, Result
+from farm.domain.request import MAX_INPUTS, Acceleration, OutputFormat, Request
+
+C = TypeVar("C", bound="Call")
+T = TypeVar("T")
+
+#: Taken without effect, each for its reason. Of those with several values, only the ones that ask for what is done
+#: anyway are taken.
+TOLERATED = {
+    "user": "a label of the caller's own end user; nothing here depends on it",
+    "safety_identifier": "likewise",
+    "quality": "OpenAI's libraries send it: 'auto' and 'standard' are what num_inference_steps stands for",
+    "background": "'auto' and 'opaque' are what every picture has",
+    "moderation": "'auto' is what enable_safety_checker stands for",
+    "stream": "false is how every call is answered",
+    "partial_images": "0 is how many are sent",
+}
+#: OpenAI's parameters that nothing here could honour, each with what to do instead.
+REFUSED = {
+    "style": "say it in the prompt",
+    "output_compression": "choose output_format png for a picture without loss",
+    "input_fidelity": "strength and guidance_scale say how close to the image to stay",
+    "mask": "say in the prompt what is to change, with the model 'kontext'",
+    "markup": "say in the prompt what is to change, with the model 'kontext'",
+    "complexity": "choose num_inference_steps",
+    "frame_count": "pictures do not move here",
+    "frame_duration_ms": "pictures do not move here",
+    "svg": "choose output_format png or jpeg",
+}
+#: What a form, which has only text, says as JSON: numbers and switches.
+NO_TEXTS = frozenset(
+    {
+        "n",
+        "num_images",
+        "seed",
+        "num_inference_steps",
+        "guidance_scale",
+        "strength",
+        "enable_safety_checker",
+        "sync_mode",
+        "enhance_prompt",
+        "stream",
+        "partial_images",
+    }
+)
+
+#: What the providers' default level of acceleration means until it works, and what who asks for it by name is told.
+REGULAR_MEANS: Acceleration = "none"
+_REGULAR_NOTE = "acceleration 'regular' does not work on this farm yet; this was computed in full."
+
+#: How an answer carries a picture: its URL, the bytes in the URL's place, or the bytes in a field of their own.
+Carriage = Literal["url", "data", "b64_json"]
+
+#: HTTP statuses of jobs that failed; 500 for any other code. What is wrong with an input comes to light when the job
+#: is prepared, and is the caller's affair.
+FAILURES: dict[str, int] = {
+    Code.CANCELLED: 499,
+    Code.CLIENT_DISCONNECTED: 499,
+    Code.START_TIMEOUT: 504,
+    Code.RENDER_TIMEOUT: 504,
+    **dict.fromkeys(
+        (
+            "image_load_error",
+            "image_too_small",
+            "image_too_large",
+            "file_too_large",
+            "file_download_error",
+            "unsupported_image_format",
+        ),
+        400,
+    ),
+}
+_TYPES = {403: "permission_error", 429: "rate_limit_error"}
+#: OpenAI's words for what has another code here.
+_CODES = {
+    Unauthorized.code: "invalid_api_key",
+    UnknownModel.code: "model_not_found",
+    QueueFull.code: "rate_limit_exceeded",
+    "rate_limited": "rate_limit_exceeded",
+    "images_used_up": "insufficient_quota",
+    StoreFull.code: "rate_limit_exceeded",
+    TooManyHeld.code: "rate_limit_exceeded",
+}
+
+_SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})", re.ASCII)
+_SHOWN = 40
+
+
+class Sides(Input):
+    """A size in pixels; which sides are allowed, the dialect says."""
+
+    width: Whole | None = None
+    height: Whole | None = None
+
+
+def _branch(value: object) -> str:
+    return SIDES if isinstance(value, dict | Sides) else PRESET
+
+
+ImageSize = Annotated[Annotated[Preset, Tag(PRESET)] | Annotated[Sides, Tag(SIDES)], Discriminator(_branch)]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a side may be, in pixels."""
+
+    least: int = MIN_SIDE
+    most: int = MAX_SIDE
+    multiple: int = 1
+
+    def check(self, field: str, width: int, height: int) -> None:
+        """Raise InvalidRequest for a size out of these limits. `field` is where it stands."""
+        asked = f"{width}x{height}"
+        if not all(self.least <= side <= self.most and side % self.multiple == 0 for side in (width, height)):
+            message = f"{asked} is no size here; allowed: {self}"
+            raise InvalidRequest([Problem(field, message, "size_range", asked, {"ge": self.least, "le": self.most})])
+        if width * height > MAX_PIXELS:
+            message = f"{asked} is {width * height} pixels; allowed: up to {MAX_PIXELS}"
+            raise InvalidRequest([Problem(field, message, "image_too_large", asked, {"max_pixels": MAX_PIXELS})])
+
+    def __str__(self) -> str:
+        multiples = f", in multiples of {self.multiple}" if self.multiple > 1 else ""
+        return f"{self.least}–{self.most} pixels a side{multiples}"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A call as its dialect understood it: what it orders, and how the answer carries the pictures."""
+
+    order: Order
+    carriage: Carriage
+
+
+class Dialect(Protocol):
+    """A module that speaks one of the dialects: its models by their ids, and what a call for each of them takes.
+
+    Edits are OpenAI's own call; nobody words it otherwise.
+    """
+
+    NAME: str
+    SUCCESS: int
+    GENERATES: Mapping[str, Model]
+    TAKES: Mapping[str, type[Call]]
+
+    def generation(self, body: Mapping[str, Any], *, spare_seed: int) -> Asked: ...
+
+    def answer(self, job: Job, result: Result, carriage: Carriage, links: Links) -> dict[str, Any]: ...
+
+
+class Call(Input):
+    """What every call may say. Null means: not given."""
+
+    model: str
+    prompt: Prompt
+    n: Count | None = None
+    num_images: Count | None = None
+    seed: Seed | None = None
+    output_format: str
+    response_format: Literal["url", "b64_json"] | None = None
+    sync_mode: Flag = False
+    enhance_prompt: Flag = False
+    user: str | None = None
+    safety_identifier: str | None = None
+    quality: Literal["auto", "standard"] | None = None
+    background: Literal["auto", "opaque"] | None = None
+    moderation: Literal["auto"] | None = None
+    stream: OffOnly = False
+    partial_images: Annotated[Whole, Field(ge=0, le=0)] = 0
+
+    def request(self, model: Model, *, spare_seed: int) -> Request:
+        """The same, dialect-neutral. `spare_seed` is taken where the caller gives none. Raises InvalidRequest."""
+        if self.sync_mode and self.response_format == "url":
+            raise InvalidRequest(
+                [Problem("sync_mode", "it disagrees with response_format; send one of the two", "conflict", True)]
+            )
+        return Request(
+            model=model.name,
+            prompt=self.prompt,
+            seed=spare_seed if self.seed is None else self.seed,
+            images=agreed("n", self.n, "num_images", self.num_images) or 1,
+            output_format=self.picture_format,
+            enhance=self.enhance_prompt,
+            **self.particulars(),
+        )
+
+    @property
+    def picture_format(self) -> OutputFormat:
+        """How the pictures are encoded."""
+        return "jpeg" if self.output_format == "jpeg" else "png"
+
+    @property
+    def carriage(self) -> Carriage:
+        """How the answer carries the pictures."""
+        if self.response_format:
+            return self.response_format
+        return "data" if self.sync_mode else "url"
+
+    def particulars(self) -> dict[str, Any]:
+        """What is not the same for every model, under the names of `Request`. Raises InvalidRequest."""
+        raise NotImplementedError
+
+
+class SrpoCall(Call):
+    """What a call for SRPO may say."""
+
+    LIMITS: ClassVar = Limits()
+    DEFAULT_SIZE: ClassVar = SIZE_PRESETS["square_hd"]
+
+    size: str | None = None
+    image_size: ImageSize | None = None
+    num_inference_steps: Steps = 28
+    guidance_scale: Guidance = 4.5
+    enable_safety_checker: Flag = True
+    acceleration: Acceleration = "none"
+
+    def particulars(self) -> dict[str, Any]:
+        return self.sizing() | {
+            "steps": self.num_inference_steps,
+            "guidance": self.guidance_scale,
+            "safety": self.enable_safety_checker,
+            "acceleration": self.acceleration,
+        }
+
+    def sizing(self) -> dict[str, Any]:
+        """The size, under the names of `Request`. Raises InvalidRequest."""
+        width, height = self.asked_size() or self.DEFAULT_SIZE
+        return {"width": width, "height": height}
+
+    def asked_size(self) -> tuple[int, int] | None:
+        """Width and height, where the call says them. Raises InvalidRequest, also for two that disagree."""
+        return agreed("size", self.size_in_text(), "image_size", self.size_in_sides())
+
+    def size_in_text(self) -> tuple[int, int] | None:
+        """What `size` says. Raises InvalidRequest."""
+        if self.size is None or self.size == "auto":
+            return None
+        if preset := SIZE_PRESETS.get(self.size):
+            return preset
+        size = in_pixels(self.size, f'"WxH" with {self.LIMITS}; auto, {", ".join(SIZE_PRESETS)}')
+        self.LIMITS.check("size", *size)
+        return size
+
+    def size_in_sides(self) -> tuple[int, int] | None:
+        """What `image_size` says; a missing side is 512, as at fal. Raises InvalidRequest."""
+        if not isinstance(self.image_size, Sides):
+            return SIZE_PRESETS[self.image_size] if self.image_size else None
+        width, height = (512 if side is None else side for side in (self.image_size.width, self.image_size.height))
+        self.LIMITS.check("image_size", width, height)
+        return width, height
+
+
+class ProviderCall(SrpoCall):
+    """What a call for SRPO may say to providers whose default acceleration is `regular`, which their examples send."""
+
+    DEFAULT_SIZE: ClassVar = SIZE_PRESETS["landscape_4_3"]
+
+    acceleration: Acceleration = "regular"
+
+    def particulars(self) -> dict[str, Any]:
+        found = super().particulars()
+        if self.acceleration != "regular":
+            return found
+        notes = (_REGULAR_NOTE,) if "acceleration" in self.model_fields_set else ()
+        return found | {"acceleration": REGULAR_MEANS, "notes": notes}
+
+
+class KontextCall(Call):
+    """What a call for Kontext may say. Its steps cannot be set, nor can its check be turned off."""
+
+    size: str | None = None
+    aspect_ratio: AspectRatio | None = None
+    guidance_scale: Guidance = 3.5
+    safety_tolerance: SafetyTolerance = "2"
+
+    def particulars(self) -> dict[str, Any]:
+        own = {"steps": 28, "guidance": self.guidance_scale, "safety_tolerance": int(self.safety_tolerance)}
+        return own | self.sizing()
+
+    def sizing(self) -> dict[str, Any]:
+        """The size, under the names of `Request`. Raises InvalidRequest."""
+        width, height = self.asked_size() or KONTEXT_SIZES["1:1"]
+        return {"width": width, "height": height}
+
+    def asked_size(self) -> tuple[int, int] | None:
+        """Width and height, where the call says them. Raises InvalidRequest, also for two that disagree."""
+        ratio = KONTEXT_SIZES[self.aspect_ratio] if self.aspect_ratio else None
+        return agreed("size", self._size_in_text(), "aspect_ratio", ratio)
+
+    def _size_in_text(self) -> tuple[int, int] | None:
+        if self.size is None or self.size == "auto":
+            return None
+        sizes = [f"{width}x{height}" for width, height in KONTEXT_SIZES.values()]
+        allowed = f"auto, {', '.join(sizes)}"
+        size = in_pixels(self.size, allowed)
+        if size not in KONTEXT_SIZES.values():
+            raise InvalidRequest([_no_size(self.size, allowed)])
+        return size
+
+
+def in_pixels(text: str, allowed: str) -> tuple[int, int]:
+    """Width and height in the `size` called `text`. Raises InvalidRequest."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise InvalidRequest([_no_size(text, allowed)])
+    return int(match[1]), int(match[2])
+
+
+def _no_size(text: str, allowed: str) -> Problem:
+    return Problem("size", f"'{text[:_SHOWN]}' is no size here; allowed: {allowed}", "size_parsing", text)
+
+
+def agreed(name: str, value: T | None, other: str, others: T | None) -> T | None:
+    """What is said under two names, under one of them or under both. Raises InvalidRequest where they disagree."""
+    if value is not None and others is not None and value != others:
+        raise InvalidRequest([Problem(name, f"it disagrees with {other}; send one of the two", "conflict", value)])
+    return others if value is None else value
+
+
+def parse(kind: type[C], body: Mapping[str, Any]) -> C:
+    """`body` as a call of this kind. Raises InvalidRequest with every problem there is."""
+    problems = [
+        Problem(name, f"this farm does not offer it; {REFUSED[name]}", "feature_not_supported", body[name])
+        for name in REFUSED
+        if body.get(name) is not None
+    ]
+    # OpenAI's libraries send null for what is not set.
+    given = {name: value for name, value in body.items() if name not in REFUSED and not _is_unset(kind, name, value)}
+    try:
+        call = fields.parse(kind, given)
+    except InvalidRequest as error:
+        raise InvalidRequest([*problems, *error.problems]) from error
+    if problems:
+        raise InvalidRequest(problems)
+    return call
+
+
+def _is_unset(kind: type[Call], name: str, value: object) -> bool:
+    return value is None and name in kind.model_fields
+
+
+def from_texts(texts: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a form, with its numbers and switches as such; what is none stays the text that it is."""
+    return {name: _plain(value) if name in NO_TEXTS else _inside(value) for name, value in texts.items()}
+
+
+def _inside(value: object) -> object:
+    """Of an object, which is a size, all is numbers."""
+    return {name: _plain(part) for name, part in value.items()} if isinstance(value, dict) else value
+
+
+def _plain(value: object) -> object:
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return value
+    return found if isinstance(found, int | float) else value
+
+
+def listed(value: object) -> object:
+    """One picture as a list of one: OpenAI's `image` is either."""
+    return [value] if isinstance(value, str) else value
+
+
+#: One or several pictures, each a URL or a data URI.
+Pictures = Annotated[list[fields.PictureUrl], Field(max_length=MAX_INPUTS), BeforeValidator(listed)]
+
+
+def picture(image: Image, carriage: Carriage, links: Links) -> dict[str, str]:
+    """A picture in an answer. The field that does not carry it is left out: some clients take "" for a picture.
+
+    Raises StorageError, and NotFound where it is gone.
+    """
+    if carriage == "b64_json":
+        return {"b64_json": base64.b64encode(links.content(image.key)).decode()}
+    return {"url": links.data(image) if carriage == "data" else links.file(image.key)}
+
+
+def created(job: Job) -> int:
+    """When the pictures came to be, in seconds since the epoch."""
+    return job.finished_us // 1_000_000
+
+
+def revised_prompt(job: Job) -> str | None:
+    """The prompt as it was rendered; None where it is the caller's own."""
+    return None if job.request.original_prompt is None else job.request.prompt
+
+
+def warnings(result: Result) -> dict[str, Any]:
+    """What the caller should know, if there is anything."""
+    return {"warnings": list(result.warnings)} if result.warnings else {}
+
+
+class Failed(FarmError):
+    """A job that ended without pictures, or did not end in time."""
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        self.code = code
+        self.param = param
+        super().__init__(message)
+
+
+def failure(job: Job) -> tuple[int, Failed]:
+    """HTTP status and error of a job that failed."""
+    # Of a picture that could not be used, the text begins with the field, and the host where it was looked for.
+    named = (name for name in job.request.source_fields if job.error.startswith((f"{name}:", f"{name} ")))
+    return FAILURES.get(job.code, 500), Failed(job.code, job.error, next(named, None))
+
+
+def overdue(job_id: str, base: str) -> tuple[int, Failed]:
+    """HTTP status and error of a call that was held as long as may be."""
+    message = (
+        f"The picture is not ready yet, and goes on being made as job {job_id}; "
+        f"it will be at {base}/farm/v1/jobs/{job_id}"
+    )
+    return 504, Failed("request_timeout", message)
+
+
+def refusal(status: int, error: FarmError) -> Refusal:
+    """An error as all read it: OpenAI's object, and at the top what AI/ML API has there.
+
+    What is wrong with a request is 400 to all of them.
+    """
+    param, code = getattr(error, "param", None), _CODES.get(error.code, error.code)
+    if isinstance(error, InvalidRequest):
+        status, param, code = 400, error.problems[0].field or None, error.problems[0].kind
+    if isinstance(error, UnknownModel):
+        param = "model"
+    kind = "server_error" if status >= 500 else _TYPES.get(status, "invalid_request_error")
+    told = {"message": str(error), "type": kind, "param": param, "code": code}
+    return Refusal(status, {"error": told, "message": str(error), "statusCode": status})
+
+
+def about_call(path: str, request_id: str, now_us: int) -> dict[str, Any]:
+    """What an error's body at AI/ML API says of the call besides: which it was, and when."""
+    return {"path": path, "requestId": request_id, "timestamp": clock.iso(now_us, timespec="milliseconds")}

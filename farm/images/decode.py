@@ -1,0 +1,224 @@
+"""Pictures that callers send: looked at by their headers first, then decoded into plain upright sRGB.
+
+Nothing that a file says of itself is believed before it is checked, its name and its declared type not at all.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image, ImageCms, ImageOps
+
+from farm.domain.catalogue import MAX_SIDE
+from farm.domain.errors import FarmError
+from farm.images.file_structure import excess_in
+
+#: Largest file, in bytes.
+MAX_BYTES = 50_000_000
+#: Most pixels (64 megapixels).
+MAX_PIXELS = 64_000_000
+#: Shortest side, in pixels: one cell of the transformer's grid. Less is no picture to begin from.
+MIN_SIDE = 16
+#: What may be sent. Pillow opens no other format here.
+FORMATS = ("JPEG", "PNG", "WEBP")
+#: zlib's quickest level: a copy is read once or twice.
+_QUICK = 1
+#: Pillow's modes of grey pictures with more than 8 bits.
+_SIXTEEN_BITS = ("I;16", "I;16B", "I")
+#: Modes that are scaled as they are.
+_SCALABLE = ("L", "LA", "RGB", "RGBA", "CMYK")
+
+Extension = Literal["jpeg", "png", "webp"]
+#: Phones put a second picture behind a JPEG, such as its depths; Pillow then calls the file MPO.
+_EXTENSIONS: Mapping[str | None, Extension] = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp"}
+
+#: How files of other kinds begin, so that a refusal can name the kind.
+_OTHERS = (
+    (b"GIF8", "a GIF"),
+    (b"BM", "a BMP"),
+    (b"II*\0", "a TIFF"),
+    (b"MM\0*", "a TIFF"),
+    (b"%PDF", "a PDF"),
+    (b"<svg", "an SVG"),
+    (b"\0\0\1\0", "an icon"),
+    (b"\xff\x0a", "a JPEG XL"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL"),
+)
+#: The brands of files that begin with an `ftyp` box (ISO 14496-12).
+_BRANDS = {b"avif": "an AVIF", b"avis": "an AVIF", b"heic": "a HEIC", b"heix": "a HEIC", b"mif1": "a HEIC"}
+
+_SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+#: A picture at the limit takes up to 1.1 GB while it is decoded (a WebP with transparency), so one is at a time.
+_decoding = threading.Lock()
+
+
+class UnusablePicture(FarmError):
+    """The picture cannot be used."""
+
+    code = "image_load_error"
+
+    def __init__(self, kind: str, message: str, context: Mapping[str, object] | None = None) -> None:
+        """`kind` is fal's word for what is wrong, and `context` the limits that were broken."""
+        super().__init__(message)
+        self.code = kind
+        self.context = context
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the headers of a picture say. The size in pixels is as stored: upright, it may be the other way round."""
+
+    extension: Extension
+    width: int
+    height: int
+
+
+def look(content: bytes) -> Facts:
+    """What this picture is, without decoding it. Raises UnusablePicture."""
+    with _opened(content) as image:
+        return Facts(_EXTENSIONS[image.format], *image.size)
+
+
+def read(content: bytes) -> tuple[Image.Image, tuple[int, int]]:
+    """The picture in plain colours, and its upright size as it was sent. Raises UnusablePicture.
+
+    It is upright, in sRGB, on white where it is transparent, in mode RGB, and its sides are at most as long as a
+    rendered picture's may be: more of it nobody would see.
+    """
+    with _decoding, _opened(content) as image:
+        with _understood():
+            image.load()
+        _turn_upright(image)
+        size = image.size
+        return _plain(_reduced(image)), size
+
+
+def prepared(content: bytes) -> tuple[bytes, tuple[int, int]]:
+    """The farm's own copy of a picture, as PNG, and its upright size as it was sent. Raises UnusablePicture."""
+    image, size = read(content)
+    copy = io.BytesIO()
+    image.save(copy, "PNG", compress_level=_QUICK)
+    return copy.getvalue(), size
+
+
+def check_size(length: int) -> None:
+    """Raise UnusablePicture for a file of more bytes than may be."""
+    if length > MAX_BYTES:
+        raise file_too_large(f"the picture has {length} bytes")
+
+
+def file_too_large(what: str) -> UnusablePicture:
+    """The refusal of a file that has, as `what` says, more bytes than may be."""
+    return UnusablePicture("file_too_large", f"{what}; allowed: up to {MAX_BYTES} bytes", {"max_size": MAX_BYTES})
+
+
+@contextmanager
+def _opened(content: bytes) -> Iterator[Image.Image]:
+    """The picture as far as its headers go, found to be within the limits."""
+    check_size(len(content))
+    if other := _other_kind(content):
+        raise _unsupported(f"the picture is {other}; allowed: {', '.join(FORMATS)}")
+    if excess := excess_in(content):
+        raise UnusablePicture("image_load_error", f"the picture's file has {excess}, which no encoder writes")
+    with _understood():
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    with image:
+        _check(image)
+        yield image
+
+
+def _check(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise _too_large(f"the picture is {width}×{height}")
+    if min(width, height) < MIN_SIDE:
+        raise UnusablePicture(
+            "image_too_small",
+            f"the picture is {width}×{height}; allowed: {MIN_SIDE} pixels a side and more",
+            {"min_width": MIN_SIDE, "min_height": MIN_SIDE},
+        )
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        raise _unsupported("the picture is animated; allowed: still pictures")
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """What a decoder raises over a stranger's file, as the one error. It may be anything: decoders are not careful."""
+    try:
+        yield
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large("the picture is too large") from error
+    except Exception as error:
+        raise UnusablePicture(
+            "image_load_error",
+            f"the picture cannot be read: it is cut off, damaged, or none; allowed: {', '.join(FORMATS)}",
+        ) from error
+
+
+def _too_large(what: str) -> UnusablePicture:
+    return UnusablePicture(
+        "image_too_large", f"{what}; allowed: up to {MAX_PIXELS // 1_000_000} megapixels", {"max_pixels": MAX_PIXELS}
+    )
+
+
+def _unsupported(message: str) -> UnusablePicture:
+    return UnusablePicture("unsupported_image_format", message, {"supported_formats": list(FORMATS)})
+
+
+def _other_kind(content: bytes) -> str | None:
+    if content[4:8] == b"ftyp":
+        return _BRANDS.get(content[8:12])
+    return next((kind for beginning, kind in _OTHERS if content.startswith(beginning)), None)
+
+
+def _turn_upright(image: Image.Image) -> None:
+    # EXIF that cannot be read says nothing; the picture is good without.
+    with suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """The picture in eight bits, no larger than may be: all later steps then take little memory and time."""
+    image = _eight_bits(image)
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    return image
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The picture in a mode that can be scaled: L, RGB or CMYK, and LA or RGBA where it is transparent."""
+    if image.mode in _SIXTEEN_BITS:
+        # Pillow's own conversion would take all that is brighter than 255 of 65535 for white.
+        return image.point(lambda value: value / 256).convert("L")
+    if image.mode in _SCALABLE and "transparency" not in image.info:
+        return image
+    plain, transparent = ("L", "LA") if image.mode in ("1", "L") else ("RGB", "RGBA")
+    return image.convert(transparent if image.has_transparency_data else plain)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """RGB in sRGB, on white."""
+    has_alpha = image.mode in ("LA", "RGBA")
+    colours = _in_srgb(image.convert(image.mode.removesuffix("A")) if has_alpha else image)
+    if not has_alpha:
+        return colours
+    canvas = Image.new("RGB", image.size, "white")
+    canvas.paste(colours, mask=image.getchannel("A"))
+    return canvas
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """The colours that its profile means. One that cannot be used is left out of account, as browsers do."""
+    if profile := image.info.get("icc_profile"):
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):
+            converted = None
+        if converted is not None:
+            return converted
+    return image.convert("RGB")

@@ -1,0 +1,59 @@
+"""The data folder of a farm: made on first use, and held by one `farm up` at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from farm.domain.errors import ConfigurationError
+
+
+class DataDir:
+    """Holds the folder through a file lock, which the kernel lets go when its holder dies, however it dies."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self._descriptor: int | None = None
+
+    def take(self) -> None:
+        """Make the folder and hold it. Raises ConfigurationError with the pid of whoever holds it."""
+        if not self.try_take():
+            holder = self._lock_file.read_text().strip()
+            raise ConfigurationError(f"A farm already runs on {self.path} (pid {holder}); stop it, or use --data-dir")
+
+    def try_take(self) -> bool:
+        """Hold the folder unless another process does."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigurationError(f"The data folder {self.path} cannot be used: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        self._descriptor = descriptor
+        return True
+
+    def holder(self) -> str | None:
+        """The pid of whoever holds the folder, or None. Looks only: it makes no folder and keeps no lock."""
+        with suppress(FileNotFoundError, NotADirectoryError), self._lock_file.open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return lock.read().strip()
+        return None
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.path / "lock"

@@ -1,0 +1,78 @@
+"""Threads that take one thing after another and see to it, for as long as there are any."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+import structlog
+
+from farm.domain.errors import FarmError
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+
+class Crew(Generic[T]):
+    """So many threads. `take` gives the next thing, None where there is none now; `see_to` deals with it.
+
+    What either fails to do is not lost: things are taken under leases, which bring them back.
+    """
+
+    def __init__(self, name: str, threads: int, *, take: Callable[[], T | None], see_to: Callable[[T], None]) -> None:
+        self._name = name
+        self._take = take
+        self._see_to = see_to
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._room = threading.Semaphore(threads)
+        #: Set when nothing more is to be taken.
+        self.draining = threading.Event()
+
+    def work(self) -> None:
+        """Hand things out until nothing more is there, or everybody is at work."""
+        try:
+            while self._room.acquire(blocking=False):
+                if not self._begin():
+                    return
+        except FarmError as error:
+            _log.warning("nothing could be taken", crew=self._name, error=str(error))
+
+    def drain(self) -> None:
+        """Take nothing more. Safe in a signal handler."""
+        self.draining.set()
+
+    def close(self) -> None:
+        """Drain, and wait for what is under way."""
+        self.drain()
+        self._pool.shutdown(wait=True)
+
+    def _begin(self) -> bool:
+        """Start on the next thing in the place that was taken for it, or give the place back."""
+        thing = None
+        try:
+            thing = self._next()
+        finally:
+            if thing is None:
+                self._room.release()
+        if thing is not None:
+            self._pool.submit(self._go_on, thing)
+        return thing is not None
+
+    def _next(self) -> T | None:
+        return None if self.draining.is_set() else self._take()
+
+    def _go_on(self, thing: T | None) -> None:
+        """See to this one, and go on with others as long as there are any."""
+        try:
+            while thing is not None:
+                self._see_to(thing)
+                thing = self._next()
+        except FarmError as error:
+            _log.warning("interrupted", crew=self._name, error=str(error))
+        except Exception as error:  # noqa: BLE001  # the pool would swallow it
+            _log.error("failed", crew=self._name, exc_info=error)
+        finally:
+            self._room.release()

@@ -1,0 +1,147 @@
+"""Starts the processes of a farm on one machine, keeps them alive, and stops them in the right order."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+import structlog
+
+from farm import clock
+from farm.domain.errors import ConfigurationError
+from farm.process.child import FAULTY, UNUSABLE, command
+from farm.process.embedded_redis import EmbeddedRedis
+
+#: Seconds before a dead child is started again: doubled each time, and forgotten after a minute of life.
+_FIRST_DELAY = 0.5
+_LONGEST_DELAY = 30.0
+_GOOD_LIFE = 60.0
+_LOOK_SECONDS = 0.1
+#: How long the API may take to end its answers, in seconds.
+API_GRACE_SECONDS = 10.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Child:
+    """One process of the farm, started again when it dies."""
+
+    def __init__(
+        self,
+        name: str,
+        program: list[str],
+        *,
+        grace_seconds: float,
+        is_dismissed: Callable[[int], bool] = lambda _pid: False,
+    ) -> None:
+        """`is_dismissed`: whether the process of this id, which has left in order, was told to, and stays away."""
+        self.name = name
+        self._program = program
+        self._grace = grace_seconds
+        self._is_dismissed = is_dismissed
+        self._stays_away = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self._delay = _FIRST_DELAY
+        self._start_at = 0.0
+
+    def start(self) -> None:
+        # A session of its own: a Ctrl-C in the terminal is for `farm up` alone, which stops the others in order.
+        self._process = subprocess.Popen(
+            command(*self._program), stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        self._started = clock.monotonic()
+
+    def look(self) -> None:
+        """Start a dead process again when its time has come; raise ConfigurationError where that is useless."""
+        if self._process is None:
+            if clock.monotonic() >= self._start_at and not self._stays_away:
+                self.start()
+            return
+        status = self._process.poll()
+        if status is None:
+            return
+        if status == 0 and self._is_dismissed(self._process.pid):
+            _log.info("child was told to leave, and stays away", child=self.name)
+            self._stays_away, self._process = True, None
+            return
+        if status == UNUSABLE:
+            raise ConfigurationError(f"The {self.name} cannot start; its reason is in the line above")
+        self._mourn(status)
+
+    def ask_to_stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+    def wait(self) -> None:
+        """Wait for the end, and force it when the grace period is over."""
+        if self._process is None:
+            return
+        try:
+            self._process.wait(self._grace)
+        except subprocess.TimeoutExpired:
+            _log.warning("child did not stop in time", child=self.name)
+            self._process.kill()
+            self._process.wait()
+
+    def _mourn(self, status: int) -> None:
+        # A life that ended in failures only was none, however long: it would cost jobs their attempts again at once.
+        if status != FAULTY and clock.monotonic() - self._started > _GOOD_LIFE:
+            self._delay = _FIRST_DELAY
+        _log.warning("child died", child=self.name, status=status, restart_in_seconds=self._delay)
+        self._start_at = clock.monotonic() + self._delay
+        self._delay = min(2 * self._delay, _LONGEST_DELAY)
+        self._process = None
+
+
+class Supervisor:
+    """Runs Redis (where it is embedded), the API and the workers until SIGINT or SIGTERM."""
+
+    def __init__(self, redis: EmbeddedRedis | None, *, api: Child, workers: list[Child]) -> None:
+        self._redis = redis
+        self._api = api
+        self._workers = workers
+        self._stopping = threading.Event()
+
+    def run(self, is_ready: Callable[[], bool], on_ready: Callable[[], None]) -> None:
+        """Start everything; call `on_ready` once when `is_ready`; return when everything has stopped."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop_soon)
+        try:
+            self._start()
+            ready = False
+            while not self._stopping.wait(_LOOK_SECONDS):
+                self._look()
+                if not ready and is_ready():
+                    ready = True
+                    on_ready()
+        finally:
+            self._stop()
+
+    def _start(self) -> None:
+        if self._redis is not None:
+            self._redis.start()
+        for child in (self._api, *self._workers):
+            child.start()
+
+    def _look(self) -> None:
+        if self._redis is not None and not self._redis.is_alive:
+            _log.warning("the embedded Redis died; starting it again")
+            self._redis.start()
+        for child in (self._api, *self._workers):
+            child.look()
+
+    def _stop(self) -> None:
+        """Workers and API together, Redis last: what is handed back must still be recorded."""
+        for child in (self._api, *self._workers):
+            child.ask_to_stop()
+        for child in (self._api, *self._workers):
+            child.wait()
+        if self._redis is not None:
+            self._redis.stop()
+
+    def _stop_soon(self, _number: int, _frame: FrameType | None) -> None:
+        self._stopping.set()

@@ -1,0 +1,151 @@
+"""The sweeper: removes pictures and records whose time is over, and pictures that are nobody's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from farm import clock
+from farm.domain.errors import StorageError
+from farm.domain.job import Job, State
+from farm.jobstore.store import JobStore
+from farm.retention.sweep_state import Rota
+from farm.storage.storage import UNKNOWN_FARM, Found, Name, Storage, mark_of, name_in
+
+#: A picture younger than this is left alone, in seconds: its attempt may still be under way.
+SAFE_SECONDS = 3600.0
+#: Seconds between two pages of the look through everything that is stored.
+PAGE_SECONDS = 60.0
+#: What mends a storage that bears the marks of several farms.
+REMEDY = (
+    "give each farm a bucket, a prefix or a folder of its own; where this farm is the only one, though, remove the "
+    "other marks, and it will remove the pictures that it does not know"
+)
+#: Failures in a row after which a storage counts as down; the rest waits for another round.
+_MOST_FAILURES = 3
+
+_log = structlog.get_logger(__name__)
+
+
+class Sweeper:
+    """Any process may sweep: expired jobs are shared out among them, and one at a time looks for what is nobody's.
+
+    A picture that this farm does not know may be another farm's, which has the same bucket by mistake, or its own, if
+    its Redis lost what it knew. So every farm marks its storage with its id, which lies in its Redis, and removes what
+    is nobody's only where its mark is the only one. Whoever marks a storage first, and meets pictures there that it
+    does not know, leaves a mark for their farm too.
+    """
+
+    def __init__(self, store: JobStore, *, storage: Storage, rota: Rota) -> None:
+        self._store = store
+        self._storage = storage
+        self._rota = rota
+
+    def go_on(self) -> None:
+        """One round, for a thread that makes one now and then."""
+        self._forget_expired()
+        reached = self._rota.turn(PAGE_SECONDS)
+        if reached is not None:
+            self._rota.reach(self._sweep_page(reached, alone=self._is_alone(), older_than=SAFE_SECONDS))
+
+    def sweep(self, *, older_than: float = SAFE_SECONDS) -> None:
+        """Everything at once."""
+        self._forget_expired()
+        alone = self._is_alone()
+        reached = self._sweep_page("", alone=alone, older_than=older_than)
+        while reached:
+            reached = self._sweep_page(reached, alone=alone, older_than=older_than)
+
+    def _forget_expired(self) -> None:
+        while job_ids := self._store.expired():
+            if not self._each(job_ids, self._forget):
+                return
+
+    def _forget(self, job_id: str) -> None:
+        self._storage.delete_job(job_id)
+        self._store.forget(job_id)
+
+    def _is_alone(self) -> bool:
+        """Whether the storage bears this farm's mark and no other. Where its own is missing, it is left now."""
+        farm_id, marks = self._rota.farm_id(), self._storage.marks()
+        if farm_id not in marks:
+            if not marks and self._meets_strangers():
+                self._storage.mark(UNKNOWN_FARM)
+            self._storage.mark(farm_id)
+            marks = self._storage.marks()
+        if others := marks - {farm_id}:
+            _log.warning(
+                "pictures that are nobody's are not removed: the storage bears marks of other farms",
+                marks=sorted(map(mark_of, others)),
+                remedy=REMEDY,
+            )
+        return marks == {farm_id}
+
+    def _meets_strangers(self) -> bool:
+        """Whether any picture is there, young ones included, of a job that this farm does not know."""
+        page = self._storage.page("")
+        while not self._strangers(page.found):
+            if not page.reached:
+                return False
+            page = self._storage.page(page.reached)
+        return True
+
+    def _strangers(self, found: Iterable[Found]) -> set[str]:
+        ids = {name.job_id for one in found if (name := name_in(one.name)) and name.job_id}
+        return ids - self._store.records(ids).keys()
+
+    def _sweep_page(self, reached: str, *, alone: bool, older_than: float) -> str:
+        """Remove old uploads on the next page and, if no other farm's can be there, what is nobody's; how far it got.
+
+        An upload's name tells when its time is over, whosever it is.
+        """
+        page = self._storage.page(reached)
+        self._each([found.name for found in page.found if _is_over(found.name)], self._storage.remove)
+        orphans = self._orphans([found for found in page.found if found.age_seconds > older_than]) if alone else []
+        if orphans:
+            _log.info("pictures that are nobody's are removed", count=len(orphans))
+        self._each(orphans, self._storage.remove)
+        return page.reached
+
+    def _orphans(self, found: list[Found]) -> list[str]:
+        names = {one.name: name_in(one.name) for one in found}
+        jobs = self._store.records({name.job_id for name in names.values() if name and name.job_id})
+        return [
+            key
+            for key, name in names.items()
+            if name is None or (name.job_id and not is_wanted(key, name, jobs.get(name.job_id)))
+        ]
+
+    def _each(self, names: Iterable[str], remove: Callable[[str], None]) -> bool:
+        """Remove one after the other; what cannot be removed comes again. False: the storage seems to be down."""
+        failures = 0
+        for name in names:
+            try:
+                remove(name)
+                failures = 0
+            except StorageError as error:
+                _log.warning("not removed", name=name, error=str(error))
+                failures += 1
+            if failures == _MOST_FAILURES:
+                return False
+        return True
+
+
+def _is_over(key: str) -> bool:
+    """Whether this is an upload whose time has been over for so long that no accepted job can still ask for it."""
+    name = name_in(key)
+    return name is not None and name.is_over(clock.now_us() - round(SAFE_SECONDS * 1e6))
+
+
+def is_wanted(key: str, name: Name, job: Job | None) -> bool:
+    """Whether a picture is, or may become, part of its job's result, or is one that it begins from."""
+    if job is None:
+        return False
+    if name.fence is None:
+        return job.request.needs_preparation or key in (*job.request.sources, *job.request.inputs)
+    if job.state is State.FAILED:
+        return False
+    if job.result is not None:
+        return any(image.key == key for image in job.result.images)
+    return name.fence == job.fence

@@ -1,0 +1,178 @@
+"""The courier: takes deliveries that are due, posts each, and records what came of it."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_delay,
+    stop_when_event_set,
+    wait_random_exponential,
+)
+
+from farm import __version__, clock
+from farm.dialects.links import Links
+from farm.domain.delivery import Attempt, Due, Outcome
+from farm.domain.errors import FarmError, ForbiddenAddress, StoreFull, StoreUnavailable
+from farm.domain.job import Job
+from farm.jobstore.store import JobStore
+from farm.process.leased_pool import Crew
+from farm.ssrf_safe_http import Outbound, Reply
+from farm.webhooks import message
+from farm.webhooks.message import Message
+from farm.webhooks.secrets import Secrets
+from farm.webhooks.store import Deliveries
+
+#: Posts at a time, over all receivers.
+POSTS = 64
+#: How long a courier may take for one try before another one may have it, in seconds. A post takes less.
+LEASE_SECONDS = 60.0
+#: A pause is up to this much longer than its schedule says, so that many do not come back together.
+JITTER = 0.2
+#: Longest pause that a receiver may ask for, in seconds.
+MOST_RETRY_AFTER = 3600.0
+#: The receiver is there no more.
+_GONE = 410
+#: So much of an answer is kept, in characters.
+_ANSWER = 512
+#: How long a job store that does not answer is asked for a delivery, or told what came of one, in seconds: for less
+#: than its lease.
+_INSIST_SECONDS = 30.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Courier:
+    """Delivers as long as something is due. One slow receiver holds up no other's deliveries."""
+
+    def __init__(
+        self,
+        deliveries: Deliveries,
+        *,
+        store: JobStore,
+        outbound: Outbound,
+        secrets: Secrets,
+        links: Callable[[], Links],
+        schedules: Mapping[str, Sequence[float]],
+    ) -> None:
+        self._deliveries = deliveries
+        self._store = store
+        self._outbound = outbound
+        self._secrets = secrets
+        self._links = links
+        self._schedules = schedules
+        self._crew = Crew("post", POSTS, take=self._take, see_to=self._try)
+
+    def work(self) -> None:
+        """Hand out what is due until nothing more is, or everybody is under way."""
+        self._crew.work()
+
+    def drain(self) -> None:
+        """Take nothing more. Safe in a signal handler."""
+        self._crew.drain()
+
+    def close(self) -> None:
+        """Wait for what is under way."""
+        self._crew.close()
+
+    def _take(self) -> Due | None:
+        """What is given and not heard of would keep its receiver waiting: it is asked for until it is known."""
+        nonce = uuid.uuid4().hex
+        asking = Retrying(
+            retry=retry_if_exception_type(StoreUnavailable),
+            wait=wait_random_exponential(multiplier=0.1, max=2),
+            stop=stop_after_delay(_INSIST_SECONDS) | stop_when_event_set(self._crew.draining),
+            sleep=sleep_using_event(self._crew.draining),
+            reraise=True,
+        )
+        found = asking(self._deliveries.take, 1, lease_seconds=LEASE_SECONDS, nonce=nonce)
+        return found[0] if found else None
+
+    def _try(self, due: Due) -> None:
+        job = None if due.url else self._store.get(due.job)
+        if not due.url and (job is None or job.webhook is None or message.is_stale(due, job)):
+            self._end(due, Outcome.DROPPED)
+            return
+        schedule = self._schedules.get(job.dialect, self._schedules["native"]) if job else ()
+        at_us, began = clock.now_us(), clock.monotonic()
+        try:
+            letter = self._compose(due, job)
+            reply = self._outbound.post(letter.url, letter.body, headers=_headers(letter))
+        except (StoreUnavailable, StoreFull):
+            raise  # its lease brings it back: this says nothing of the receiver, nor of the letter
+        except Exception as error:  # noqa: BLE001  # whatever it is, it stands on record and comes to an end
+            attempt = Attempt(at_us, _since(began), error=_told(error))
+            outcome, pause = _after_no_answer(error, due, schedule)
+        else:
+            attempt = Attempt(at_us, _since(began), reply.status, answer=reply.body.decode(errors="replace")[:_ANSWER])
+            outcome, pause = _after(reply, due, schedule)
+        self._end(due, outcome, attempt, pause_seconds=pause)
+        _log.info("webhook tried", delivery=due.id, status=attempt.status, error=attempt.error, outcome=outcome)
+
+    def _compose(self, due: Due, job: Job | None) -> Message:
+        """What to send: of a job, or, where there is none, to try a receiver."""
+        if job is None:
+            return message.test(due, secrets=self._secrets)
+        return message.about(job, due, links=self._links(), secrets=self._secrets)
+
+    def _end(self, due: Due, outcome: Outcome, attempt: Attempt | None = None, *, pause_seconds: float = 0) -> None:
+        """Record what came of a try; a job store that is away for a moment costs no second one."""
+        for offer in Retrying(
+            retry=retry_if_exception_type((StoreUnavailable, StoreFull)),
+            wait=wait_random_exponential(multiplier=0.1, max=2),
+            stop=stop_after_delay(_INSIST_SECONDS),
+            reraise=True,
+        ):
+            with offer:
+                self._deliveries.end(due, outcome, attempt, pause_seconds=pause_seconds)
+
+
+def _headers(letter: Message) -> Mapping[str, str]:
+    return {"Content-Type": "application/json", "User-Agent": f"srpo-farm/{__version__}", **letter.headers}
+
+
+def _since(began: float) -> float:
+    return round(clock.monotonic() - began, 6)
+
+
+def _after(reply: Reply, due: Due, schedule: Sequence[float]) -> tuple[Outcome, float]:
+    """2xx is taken; 3xx and 410 end it; everything else is tried again."""
+    if 200 <= reply.status < 300:
+        return Outcome.DELIVERED, 0
+    if 300 <= reply.status < 400 or reply.status == _GONE:
+        return Outcome.FAILED, 0
+    return _again(due, schedule, at_least=_retry_after(reply))
+
+
+def _told(error: Exception) -> str:
+    """What the record says of a try that got no answer. The farm's own faults are for its log."""
+    if isinstance(error, FarmError):
+        return str(error)
+    _log.error("webhook could not be sent", exc_info=error)
+    return str(FarmError())
+
+
+def _after_no_answer(error: Exception, due: Due, schedule: Sequence[float]) -> tuple[Outcome, float]:
+    # A name that leads to a forbidden address today is not asked again: it may be an attack, and is no receiver.
+    if isinstance(error, ForbiddenAddress):
+        return Outcome.FAILED, 0
+    return _again(due, schedule, at_least=0)
+
+
+def _again(due: Due, schedule: Sequence[float], *, at_least: float) -> tuple[Outcome, float]:
+    if due.tries >= len(schedule):
+        return Outcome.FAILED, 0
+    pause = schedule[due.tries] * random.uniform(1, 1 + JITTER)
+    return Outcome.WAITING, max(pause, at_least)
+
+
+def _retry_after(reply: Reply) -> float:
+    """Seconds that the receiver asks for (RFC 9110, section 10.2.3; its form as a date is not read)."""
+    text = reply.headers.get("retry-after", "")
+    return min(float(text), MOST_RETRY_AFTER) if text.isascii() and text.isdigit() else 0.0

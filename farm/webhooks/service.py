@@ -1,0 +1,50 @@
+"""What callers may do with their deliveries: look, have one repeated, try a receiver, ask for their secret."""
+
+from __future__ import annotations
+
+import uuid
+
+from farm.auth.api_keys import Caller
+from farm.domain.delivery import Delivery
+from farm.domain.errors import NotFound
+from farm.domain.job import Webhook
+from farm.ssrf_safe_http import Outbound
+from farm.webhooks.secrets import Secrets
+from farm.webhooks.store import Deliveries
+from farm.webhooks.url_check import check
+
+
+class Desk:
+    """A caller sees its own deliveries; another's cannot be told from one that does not exist. An admin sees all."""
+
+    def __init__(self, deliveries: Deliveries, *, secrets: Secrets, outbound: Outbound) -> None:
+        self._deliveries = deliveries
+        self._secrets = secrets
+        self._outbound = outbound
+
+    def page(self, caller: Caller, *, before_us: int | None, count: int) -> list[Delivery]:
+        """The caller's deliveries, newest first."""
+        return self._deliveries.page(None if caller.is_admin else caller.id, before_us=before_us, count=count)
+
+    def get(self, caller: Caller, delivery_id: str) -> Delivery:
+        """Raises NotFound."""
+        delivery = self._deliveries.get(delivery_id)
+        if delivery is None or not (caller.is_admin or delivery.caller == caller.id):
+            raise NotFound(f"No delivery has the id '{delivery_id}'.")
+        return delivery
+
+    def redeliver(self, caller: Caller, delivery_id: str) -> Delivery:
+        """Have it tried again now, from the beginning of its schedule; the event keeps its id."""
+        self._deliveries.redeliver(self.get(caller, delivery_id).id)
+        return self.get(caller, delivery_id)
+
+    def test(self, caller: Caller, url: str) -> Delivery:
+        """Send a `test` event to `url`, once. Raises InvalidRequest."""
+        check(self._outbound, "url", url)
+        receiver = Webhook(url).receiver
+        name = self._deliveries.line_up_test(str(uuid.uuid4()), caller=caller.id, url=url, receiver=receiver)
+        return self.get(caller, name)
+
+    def secret(self, caller: Caller) -> str:
+        """What signs the caller's webhooks."""
+        return self._secrets.of(caller.id)

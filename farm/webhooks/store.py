@@ -1,0 +1,107 @@
+"""Calls to webhooks: what is to be told to whom, and every try. Written by the scripts that change a job's state."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import cast
+
+import redis
+
+from farm.domain.delivery import Attempt, Delivery, Due, Outcome
+from farm.jobstore import redis_keys
+from farm.jobstore.connection import translated
+from farm.jobstore.memory_guard import Memory
+from farm.jobstore.scripts import Scripts
+
+#: How many tries a caller's receiver may have at a time, …
+ROOM = 8
+#: … and after how many failures in a row only one.
+PATIENCE = 3
+#: How many tries a caller may have at a time, over all its receivers.
+CALLERS_ROOM = 32
+#: So many of the last tries are kept.
+KEPT = 20
+
+
+class Deliveries:
+    """One client's view of the deliveries. Thread-safe."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+        self._scripts = Scripts(client)
+        self._memory = Memory(client)
+
+    def take(self, count: int, *, lease_seconds: float, nonce: str = "") -> list[Due]:
+        """Up to `count` due deliveries, one of a caller's receiver; they are this courier's for `lease_seconds`.
+
+        With the same `nonce` the same ones come again: so a courier that got no answer asks once more.
+        """
+        nonce = nonce or uuid.uuid4().hex
+        with translated():
+            text = self._scripts.run("post", count, round(lease_seconds * 1e6), ROOM, PATIENCE, CALLERS_ROOM, nonce)
+        found = json.loads(text)
+        return [Due(**fields | {"created_us": int(fields["created_us"])}) for fields in found]
+
+    def end(self, due: Due, outcome: Outcome, attempt: Attempt | None = None, *, pause_seconds: float = 0) -> None:
+        """Record a try and what follows from it; `WAITING`: the next one comes after `pause_seconds`."""
+        text = json.dumps(asdict(attempt), ensure_ascii=False, separators=(",", ":")) if attempt else ""
+        with translated():
+            self._scripts.run("posted", due.id, due.fence, outcome, text, round(pause_seconds * 1e6), KEPT)
+
+    def get(self, delivery_id: str) -> Delivery | None:
+        return next(iter(self._records([delivery_id])), None)
+
+    def page(self, caller: str | None, *, before_us: int | None, count: int) -> list[Delivery]:
+        """Up to `count` deliveries of one caller (None: of everybody), newest first, created before `before_us`."""
+        newest = f"({before_us}" if before_us is not None else "+inf"
+        with translated():
+            index = redis_keys.deliveries_of(caller)
+            ids = cast(list[str], self._redis.zrevrangebyscore(index, newest, "-inf", start=0, num=count))
+        return self._records(ids)
+
+    def redeliver(self, delivery_id: str) -> None:
+        """Try it again now, from the beginning of its schedule. Raises StoreFull."""
+        with translated():
+            self._memory.refuse_when_full()
+            self._scripts.run("redeliver", delivery_id)
+
+    def line_up_test(self, job_id: str, *, caller: str, url: str, receiver: str) -> str:
+        """A delivery to `url` that belongs to no job; `job_id` is a new id for one. Its id, or StoreFull is raised."""
+        with translated():
+            self._memory.refuse_when_full()
+            return str(self._scripts.run("test_delivery", job_id, caller, url, receiver))
+
+    def are_due(self) -> bool:
+        """Whether a line should be looked at now."""
+        with translated():
+            seconds, microseconds = self._redis.time()
+            return bool(self._redis.zcount(redis_keys.LINES, "-inf", seconds * 1_000_000 + microseconds))
+
+    def _records(self, ids: list[str]) -> list[Delivery]:
+        """Those of these deliveries that are on record."""
+        with translated():
+            pipeline = self._redis.pipeline(transaction=False)
+            for delivery_id in ids:
+                pipeline.hgetall(redis_keys.delivery(delivery_id))
+                pipeline.lrange(redis_keys.attempts(delivery_id), 0, -1)
+            found = pipeline.execute()
+        records = zip(ids, found[::2], found[1::2], strict=True)
+        return [_delivery(name, fields, attempts) for name, fields, attempts in records if fields]
+
+
+def _delivery(delivery_id: str, fields: Mapping[str, str], attempts: list[str]) -> Delivery:
+    return Delivery(
+        id=delivery_id,
+        job=fields["job"],
+        caller=fields["caller"],
+        receiver=fields["receiver"],
+        event=fields["event"],
+        sequence=int(fields["sequence"]),
+        state=Outcome(fields["state"]),
+        created_us=int(fields["created_us"]),
+        due_us=int(fields.get("due_us", 0)),
+        attempts=tuple(Attempt(**json.loads(attempt)) for attempt in attempts),
+    )

@@ -1,0 +1,29 @@
+"""The command line of a worker process, and how its errors end it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from farm.bootstrap import Farm, build
+from farm.domain.errors import ConfigurationError, FarmError
+from farm.process.child import UNUSABLE
+from farm.settings import load
+from farm.telemetry import set_up_log
+
+
+def run(name: str, work: Callable[[Farm, Path], int]) -> None:
+    """Let `work` have the farm's parts for `--data-dir`, and end with its status; what goes wrong is one line."""
+    parser = argparse.ArgumentParser(prog=name)
+    parser.add_argument("--data-dir", type=Path, default=Path(".farm"))
+    options = parser.parse_args()
+    try:
+        settings = load()
+        set_up_log(settings.log)
+        status = work(build(settings, options.data_dir), options.data_dir)
+    except FarmError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        status = UNUSABLE if isinstance(error, ConfigurationError) else 1
+    sys.exit(status)
