@@ -8,7 +8,7 @@ from pathlib import Path
 
 from api.server import Address, serve
 from farm.domain.errors import ConfigurationError, FarmError
-from farm.process.child import UNUSABLE
+from farm.process.child import EXIT_CONFIG
 from farm.settings import load
 from farm.telemetry import set_up_log
 
@@ -28,7 +28,7 @@ def main() -> None:
         serve(settings, Address(options.host, options.port, tls), data_dir=options.data_dir)
     except FarmError as error:
         print(f"farm api: {error}", file=sys.stderr)
-        sys.exit(UNUSABLE if isinstance(error, ConfigurationError) else 1)
+        sys.exit(EXIT_CONFIG if isinstance(error, ConfigurationError) else 1)
 
 
 if __name__ == "__main__":

@@ -13,27 +13,27 @@ from prometheus_client import CollectorRegistry
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from api.admission import body_memory
-from api.admission.body_memory import Room
-from api.admission.held_calls import Held
-from api.admission.rate_limit import Limiter
-from api.admission.sse import Streams
-from api.auth import Doorman
-from api.context import House
+from api.admission.body_memory import BodyMemoryBudget
+from api.admission.held_calls import HeldCalls
+from api.admission.rate_limit import RateLimiter
+from api.admission.sse import EventStreams
+from api.auth import Authenticator
+from api.context import ApiContext
 from api.http import errors, fal_hosts
-from api.http.cors import Browsers
-from api.http.fal_hosts import Hosts
+from api.http.cors import Cors
+from api.http.fal_hosts import FalHosts
 from api.http.json import FastJson
-from api.http.path_converters import OtherThan
-from api.http.upload_body import Receiving
+from api.http.path_converters import PathExcept
+from api.http.upload_body import UploadBodies
 from api.openapi.document import document
 from api.routes import deliveries, docs, fal_proxy, fal_storage, files, health, jwks, keys, wavespeed_media
 from api.routes.fal_proxy import Proxy
 from farm import __version__, clock
 from farm.bootstrap import Farm
-from farm.dialects.registry import SPOKEN
+from farm.dialects.registry import DIALECTS
 from farm.settings import Settings
 from farm.telemetry import FarmCollector, HttpMetrics
-from farm.webhooks.service import Desk
+from farm.webhooks.service import WebhookService
 
 #: Where the time of a request's arrival stands in its WSGI environment.
 _BEGAN = "farm.began"
@@ -68,32 +68,32 @@ def create_app(farm: Farm, *, base: str, with_keys: bool, most_streams: int, mos
         static_folder=None,  # type: ignore[arg-type]  # Flask's own way to serve none
     )
     app.wsgi_app = _wrapped(app.wsgi_app, farm.settings)  # type: ignore[method-assign, assignment]  # Flask's way
-    app.url_map.converters["other_than"] = OtherThan
+    app.url_map.converters["other_than"] = PathExcept
     app.url_map.merge_slashes = False  # else a doubled slash is redirected, in HTML
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.json = FastJson(app)
-    limiter = Limiter(farm.service)
+    limiter = RateLimiter(farm.service)
     limiter.install(app)
-    doorman = Doorman(farm.callers if with_keys else None, limiter, origins=farm.settings.cors)
+    authenticator = Authenticator(farm.callers if with_keys else None, limiter, origins=farm.settings.cors)
     share = _half if with_keys else _all
-    streams = app.extensions["streams"] = Streams(most_streams, share(most_streams))
-    app.extensions["room"] = Room(body_memory.MOST, share(body_memory.MOST))
-    held = Held(farm.service, most=most_held, most_of_one=share(most_held), seconds=farm.settings.hold_seconds)
+    streams = app.extensions["streams"] = EventStreams(most_streams, share(most_streams))
+    app.extensions["room"] = BodyMemoryBudget(body_memory.MOST, share(body_memory.MOST))
+    held = HeldCalls(farm.service, most=most_held, most_of_one=share(most_held), seconds=farm.settings.hold_seconds)
     registry = CollectorRegistry()
-    registry.register(FarmCollector(farm.census))
+    registry.register(FarmCollector(farm.stats))
     _measure(app, HttpMetrics(registry))
-    app.before_request(doorman.guard)
+    app.before_request(authenticator.guard)
     errors.install(app)
-    house = House(farm, doorman=doorman, held=held, streams=streams, links=farm.links(base))
-    for module in dict.fromkeys(spoken.routes for spoken in SPOKEN):
-        app.register_blueprint(import_module(f"api.routes.{module}").routes(house))
-    desk = Desk(farm.deliveries, secrets=farm.secrets, outbound=farm.outbound)
-    app.register_blueprint(deliveries.routes(desk, doorman=doorman))
-    app.register_blueprint(fal_proxy.routes(house))
-    receiving = Receiving()
-    app.register_blueprint(fal_storage.routes(house, receiving))
-    app.register_blueprint(wavespeed_media.routes(house, receiving))
-    app.register_blueprint(keys.routes(farm.callers, doorman=doorman))
+    context = ApiContext(farm, authenticator=authenticator, held=held, streams=streams, links=farm.links(base))
+    for module in dict.fromkeys(dialect.routes for dialect in DIALECTS):
+        app.register_blueprint(import_module(f"api.routes.{module}").routes(context))
+    webhook_service = WebhookService(farm.deliveries, secrets=farm.secrets, outbound=farm.outbound)
+    app.register_blueprint(deliveries.routes(webhook_service, authenticator=authenticator))
+    app.register_blueprint(fal_proxy.routes(context))
+    receiving = UploadBodies()
+    app.register_blueprint(fal_storage.routes(context, receiving))
+    app.register_blueprint(wavespeed_media.routes(context, receiving))
+    app.register_blueprint(keys.routes(farm.callers, authenticator=authenticator))
     app.register_blueprint(files.routes(farm.storage, farm.store))
     app.register_blueprint(jwks.routes(farm.secrets))
     app.register_blueprint(health.routes(farm.redis, registry))
@@ -114,7 +114,7 @@ def _all(most: int) -> int:
 def _wrapped(application: fal_hosts.Application, settings: Settings) -> fal_hosts.Application:
     """What stands before the routes, the outermost last: it settles who calls what, and what a browser is told."""
     hops = settings.proxy_hops
-    wrapped = Browsers(Hosts(Proxy(application)), origins=settings.cors)
+    wrapped = Cors(FalHosts(Proxy(application)), origins=settings.cors)
     return ProxyFix(wrapped, x_for=hops, x_proto=hops, x_host=hops) if hops else wrapped
 
 

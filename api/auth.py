@@ -10,7 +10,7 @@ from typing import Any
 import flask
 from werkzeug.exceptions import BadRequest
 
-from api.admission.rate_limit import Limiter, note
+from api.admission.rate_limit import RateLimiter, note
 from api.http import fal_hosts
 from api.http.cors import ANY
 from farm import clock
@@ -19,16 +19,16 @@ from farm.domain.errors import Forbidden, StoreUnavailable, Unauthorized
 
 _SCHEMES = ("key", "bearer")
 #: How long a stream goes on before its key is looked at again, in seconds.
-_STANDING_SECONDS = 15.0
+_KEY_RECHECK_SECONDS = 15.0
 
 
-class Doorman:
+class Authenticator:
     """Tells who calls. With `callers` None keys are off, and only this machine's own programs get in.
 
     And pages of `origins`, each of which must have been named: a page that anybody may have written is not let in.
     """
 
-    def __init__(self, callers: Callers | None, limiter: Limiter, *, origins: Collection[str] = ()) -> None:
+    def __init__(self, callers: Callers | None, limiter: RateLimiter, *, origins: Collection[str] = ()) -> None:
         self._callers = callers
         self._limiter = limiter
         self._origins = frozenset(origins) - {ANY}
@@ -73,14 +73,14 @@ class Doorman:
         by_token = self._callers.identify_token(_shown_key()) if self._callers else LOCAL
         return by_token or self.caller()
 
-    def later(self) -> Callable[[], bool]:
+    def key_still_valid(self) -> Callable[[], bool]:
         """Tells, for as long as the current request is being answered, whether its key is still valid."""
         if self._callers is None:
             return lambda: True
-        return _Standing(self._callers, _shown_key()).is_valid
+        return _KeyRecheck(self._callers, _shown_key()).is_valid
 
 
-class _Standing:
+class _KeyRecheck:
     """Whether a key is valid, asked now and then. While nobody can tell, it is what it was."""
 
     def __init__(self, callers: Callers, key: str) -> None:
@@ -89,7 +89,7 @@ class _Standing:
         self._asked_at = clock.monotonic()
 
     def is_valid(self) -> bool:
-        if clock.monotonic() - self._asked_at < _STANDING_SECONDS:
+        if clock.monotonic() - self._asked_at < _KEY_RECHECK_SECONDS:
             return True
         self._asked_at = clock.monotonic()
         try:

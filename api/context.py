@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from api.admission.held_calls import Held
-from api.admission.sse import Streams
-from api.auth import Doorman
+from api.admission.held_calls import HeldCalls
+from api.admission.sse import EventStreams
+from api.auth import Authenticator
 from farm.bootstrap import Farm
 from farm.dialects.links import Links
 from farm.service import Service
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class ApiContext:
     """The farm's parts and this API's own."""
 
     farm: Farm
-    doorman: Doorman
-    held: Held
-    streams: Streams
+    authenticator: Authenticator
+    held: HeldCalls
+    streams: EventStreams
     links: Links
 
     @property

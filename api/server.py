@@ -19,13 +19,13 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from api.app import create_app
-from api.connections.gthread_worker import Threads
+from api.connections.gthread_worker import SlowClientWorker
 from api.connections.slow_client_socket import safe
 from farm.auth.api_keys import Callers, refuse_open_door, wants_keys
 from farm.bootstrap import build, reach
 from farm.jobstore import redis_keys
 from farm.process.child import die_with_parent
-from farm.process.periodic import Reaper
+from farm.process.periodic import PeriodicThread
 from farm.settings import Settings
 
 #: Threads are made when they are needed, and cost little while they wait.
@@ -104,7 +104,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
         arbiter = os.getpid()
         options: dict[str, Any] = {
             "bind": str(self._address),
-            "worker_class": Threads,
+            "worker_class": SlowClientWorker,
             "workers": 1,
             "threads": THREADS,
             "keepalive": 75,
@@ -127,8 +127,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
     def load(self) -> flask.Flask:
         """Build the application, in the worker process: connections and threads do not survive a fork."""
         farm = build(self._settings, self._data_dir, listens=True)
-        Reaper(farm.service.reap).start()
-        Reaper(farm.sweeper.go_on).start()
+        PeriodicThread(farm.service.reap).start()
+        PeriodicThread(farm.sweeper.go_on).start()
         base = (self._settings.public_url or self._address.url).rstrip("/")
         farm.redis.set(redis_keys.BASE, base)
         if self._address.host in _EVERYWHERE and not self._settings.public_url:

@@ -10,7 +10,7 @@ import redis
 from celery import Celery
 
 from farm.auth.api_keys import Callers
-from farm.celery import Bell, application
+from farm.celery import WakeUps, application
 from farm.dialects.links import Links
 from farm.domain.errors import ConfigurationError, NotReady
 from farm.images.intake import Intake
@@ -18,14 +18,14 @@ from farm.jobstore import redis_keys
 from farm.jobstore.connection import check, connect, connect_to_listen, translated
 from farm.jobstore.event_feed import Feed
 from farm.jobstore.notifications import Changes
-from farm.jobstore.stats import Census
+from farm.jobstore.stats import StoreStats
 from farm.jobstore.store import JobStore, Terms
 from farm.process import embedded_redis
-from farm.retention.sweep_state import Rota
+from farm.retention.sweep_state import SweepState
 from farm.retention.sweeper import Sweeper
 from farm.service import Service
 from farm.settings import Settings
-from farm.ssrf_safe_http import Outbound
+from farm.ssrf_safe_http import SsrfSafeClient
 from farm.storage.local import LocalStorage
 from farm.storage.storage import Storage
 from farm.uploads.tickets import Allowance, Tickets
@@ -43,15 +43,15 @@ class Farm:
     redis: redis.Redis
     celery: Celery
     store: JobStore
-    census: Census
+    stats: StoreStats
     callers: Callers
     storage: Storage
     sweeper: Sweeper
     uploads: Uploads
-    bell: Bell
+    wake_ups: WakeUps
     deliveries: Deliveries
     secrets: Secrets
-    outbound: Outbound
+    outbound: SsrfSafeClient
     service: Service
 
     def links(self, base: str) -> Links:
@@ -118,17 +118,17 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
             render_seconds=settings.render_seconds,
         ),
     )
-    census = Census(client)
+    stats = StoreStats(client)
     storage = storage_for(settings, data_dir)
-    bell = Bell(celery)
+    wake_ups = WakeUps(celery)
     changes = Changes(connect_to_listen(url)) if listens else None
     feed = Feed(connect_to_listen(url)) if listens else None
-    outbound = Outbound(settings.webhook_allow)
+    outbound = SsrfSafeClient(settings.webhook_allow)
     service = Service(
         store,
-        census=census,
+        stats=stats,
         storage=storage,
-        bell=bell,
+        wake_ups=wake_ups,
         intake=Intake(storage, outbound=outbound, base=lambda: base_of_the_api(settings, client)),
         changes=changes,
         feed=feed,
@@ -140,10 +140,10 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
         redis=client,
         celery=celery,
         store=store,
-        census=census,
+        stats=stats,
         callers=Callers(client),
         storage=storage,
-        sweeper=Sweeper(store, storage=storage, rota=Rota(client)),
+        sweeper=Sweeper(store, storage=storage, sweep_state=SweepState(client)),
         uploads=Uploads(
             Tickets(client),
             allowance=Allowance(client, most=round(settings.upload_gigabytes * 1e9), seconds=settings.upload_ttl),
@@ -151,7 +151,7 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
             spool=data_dir / "uploads",
             keep_seconds=settings.upload_ttl,
         ),
-        bell=bell,
+        wake_ups=wake_ups,
         deliveries=Deliveries(client),
         secrets=Secrets(client, signing_key=settings.signing_key),
         outbound=outbound,

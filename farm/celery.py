@@ -67,7 +67,7 @@ def _queue(name: str) -> Any:
     return Queue(name, Exchange(name), name, no_ack=True)  # type: ignore[no-untyped-call]
 
 
-class Bell:
+class WakeUps:
     """Rings for idle workers, from a thread of its own: a submit never waits for Celery, nor fails with it.
 
     Rings that come while one is being sent become one. A lost ring is made good by whoever reaps next.
@@ -79,9 +79,9 @@ class Bell:
         self._queue = queue
         self._rung = threading.Condition()
         self._wanted = 0
-        threading.Thread(target=self._run, name="bell", daemon=True).start()
+        threading.Thread(target=self._run, name="wake-ups", daemon=True).start()
 
-    def ring(self, workers: int) -> None:
+    def send(self, workers: int) -> None:
         """Wake up to `workers` idle workers. Returns at once."""
         if workers <= 0:
             return

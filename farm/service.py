@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from farm import clock
 from farm.auth.api_keys import Caller
-from farm.celery import Bell
+from farm.celery import WakeUps
 from farm.dialects import registry
 from farm.domain.catalogue import MODELS, Model, find
 from farm.domain.errors import (
@@ -29,9 +29,9 @@ from farm.domain.request import MAX_RANDOM_SEED, Request
 from farm.images.intake import Found, Intake, with_sources
 from farm.jobstore.event_feed import Feed, News
 from farm.jobstore.notifications import Changes
-from farm.jobstore.stats import Census, Served
+from farm.jobstore.stats import Served, StoreStats
 from farm.jobstore.store import Accepted, JobStore
-from farm.ssrf_safe_http import Outbound
+from farm.ssrf_safe_http import SsrfSafeClient
 from farm.storage.storage import Storage
 from farm.webhooks.url_check import check
 
@@ -61,18 +61,18 @@ class Service:
         self,
         store: JobStore,
         *,
-        census: Census,
+        stats: StoreStats,
         storage: Storage,
-        bell: Bell,
+        wake_ups: WakeUps,
         intake: Intake,
         changes: Changes | None,
         feed: Feed | None,
-        outbound: Outbound,
+        outbound: SsrfSafeClient,
     ) -> None:
         self._store = store
-        self._census = census
+        self._stats = stats
         self._storage = storage
-        self._bell = bell
+        self._wake_ups = wake_ups
         self._intake = intake
         self._changes = changes
         self._feed = feed
@@ -102,7 +102,7 @@ class Service:
             self._intake.forget(new.id)
         return accepted
 
-    def place(self, caller: Caller, order: Order) -> Job:
+    def submit_and_get(self, caller: Caller, order: Order) -> Job:
         """`submit`, and the job that came of it.
 
         Once it is accepted, no error may tell the caller to come back later, which would make a second one: if the job
@@ -162,7 +162,7 @@ class Service:
 
     def waiting(self, model: Model) -> int:
         """How many jobs wait for this model, of all callers, those included that are to be prepared for it."""
-        return self._census.waiting([model.name]) + self._census.unprepared([model.name])
+        return self._stats.waiting([model.name]) + self._stats.unprepared([model.name])
 
     def page(self, caller: Caller, *, before_us: int | None, count: int) -> list[Job]:
         """The caller's jobs (an admin's: everybody's), newest first."""
@@ -249,20 +249,20 @@ class Service:
         """What workers announce, by model."""
         read_at, served = self._served
         if clock.monotonic() - read_at >= _SERVED_SECONDS:
-            served = self._census.served()
+            served = self._stats.served()
             self._served = (clock.monotonic(), served)
         return served
 
     def reap(self) -> None:
         """Take back lost jobs, and ring for what waits while workers stand idle. Any process may."""
         self._store.reap()
-        if not self._census.is_paused():
+        if not self._stats.is_paused():
             self._ring_for_what_waits()
 
     def _ring_for_what_waits(self) -> None:
-        idle = self._census.idle_workers()
+        idle = self._stats.idle_workers()
         if idle:
-            self._bell.ring(min(idle, self._census.waiting()))
+            self._wake_ups.send(min(idle, self._stats.waiting()))
 
     def is_known(self, caller: Caller, idempotency_key: str) -> bool:
         """Whether the caller has a job that came of this Idempotency-Key."""
@@ -273,7 +273,7 @@ class Service:
         caller.tell(accepted.quotas)
         # A ring wakes anybody. Where one worker is preferred to others, all are to look, it among them.
         wanted = _MOST_RUNG if new.order.conditions.runner_hint else 1
-        self._bell.ring(min(wanted, accepted.idle_workers))
+        self._wake_ups.send(min(wanted, accepted.idle_workers))
         return accepted
 
     def _checked(self, order: Order) -> list[Found]:

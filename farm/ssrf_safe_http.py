@@ -132,19 +132,19 @@ def look_up(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-def dial(address: str, port: int, seconds: float) -> socket.socket:
+def connect(address: str, port: int, seconds: float) -> socket.socket:
     """A connection to `address`, which is no name."""
     return socket.create_connection((address, port), seconds)
 
 
-class Outbound:
+class SsrfSafeClient:
     """Posts to and gets from addresses that callers chose: public ones, and those that the operator allows.
 
     `seconds` is the time for all of a call, the lookup and a slow answer included. Any number of threads may call.
     """
 
     def __init__(
-        self, allow: frozenset[str], *, resolve: Resolve = look_up, connect: Connect = dial, seconds: float = 15.0
+        self, allow: frozenset[str], *, resolve: Resolve = look_up, connect: Connect = connect, seconds: float = 15.0
     ) -> None:
         self._policy = _Policy(allow)
         self._resolve = resolve
@@ -179,7 +179,7 @@ class Outbound:
 
     def _within_time(self, request: _Request) -> Reply:
         """Run the exchange in a thread of its own, and end it when time is up, whatever it waits for."""
-        line = _Line()
+        line = _Cancellable()
         outcome: Future[Reply] = Future()
 
         def run() -> None:
@@ -196,7 +196,7 @@ class Outbound:
         finally:
             line.cut()
 
-    def _exchange(self, request: _Request, line: _Line) -> Reply:
+    def _exchange(self, request: _Request, line: _Cancellable) -> Reply:
         began = clock.monotonic()
         try:
             with self._open(request.target, began + request.seconds) as plain:
@@ -334,7 +334,7 @@ def _literal(host: str) -> IPv4Address | IPv6Address | None:
         ) from None
 
 
-class _Line:
+class _Cancellable:
     """A handle on the connection of an exchange, to end it from another thread."""
 
     def __init__(self) -> None:

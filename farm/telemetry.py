@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from farm import __version__
 from farm.domain.errors import StoreUnavailable
-from farm.jobstore.stats import Census
+from farm.jobstore.stats import StoreStats
 
 
 def set_up_log(form: Literal["console", "json"] | None) -> None:
@@ -81,8 +81,8 @@ class HttpMetrics:
 class FarmCollector(Collector):
     """Reads the job store when Prometheus asks, so that every replica of the API tells the same."""
 
-    def __init__(self, census: Census) -> None:
-        self._census = census
+    def __init__(self, stats: StoreStats) -> None:
+        self._stats = stats
 
     def collect(self) -> Iterator[Metric]:
         build = GaugeMetricFamily("farm_build_info", "The farm's version", labels=["version"])
@@ -104,26 +104,26 @@ class FarmCollector(Collector):
         age = GaugeMetricFamily(
             "farm_queue_oldest_age_seconds", "Age of the oldest waiting job", labels=["model", "priority"]
         )
-        for queue in self._census.queues():
+        for queue in self._stats.queues():
             jobs.add_metric([queue.model, queue.priority], queue.jobs)
             age.add_metric([queue.model, queue.priority], queue.oldest_seconds)
         yield from (jobs, age)
         yield GaugeMetricFamily(
-            "farm_unprepared_jobs", "Jobs whose inputs or prompt are to be prepared", value=self._census.unprepared()
+            "farm_unprepared_jobs", "Jobs whose inputs or prompt are to be prepared", value=self._stats.unprepared()
         )
-        yield GaugeMetricFamily("farm_processing_jobs", "Jobs in workers' hands", value=self._census.processing())
+        yield GaugeMetricFamily("farm_processing_jobs", "Jobs in workers' hands", value=self._stats.processing())
         yield self._workers()
         yield from self._totals()
 
     def _workers(self) -> Metric:
         workers = GaugeMetricFamily("farm_workers", "Workers by what they do", labels=["state"])
-        states = [worker.facts.get("state", "unknown") for worker in self._census.workers()]
+        states = [worker.facts.get("state", "unknown") for worker in self._stats.workers()]
         for state in sorted(set(states)):
             workers.add_metric([state], states.count(state))
         return workers
 
     def _totals(self) -> Iterator[Metric]:
-        totals = self._census.totals()
+        totals = self._stats.totals()
         ended = CounterMetricFamily("farm_jobs", "Jobs by the states they reached", labels=["state", "code"])
         for name, value in totals.items():
             if name.startswith("jobs:"):

@@ -25,7 +25,7 @@ from farm.storage.local import LocalStorage
 from workers import wakeup_watchdog
 from workers.command_line import run
 from workers.lease import Limits
-from workers.pipelines.pipeline import NO_PICTURES, Painted, Pictures, Watch
+from workers.pipelines.pipeline import NO_PICTURES, Painted, Pictures, StepCallback
 from workers.pipelines.simulated import SimulatedPipeline
 from workers.process import WorkerProcess
 
@@ -102,7 +102,7 @@ class FaultyPipeline(SimulatedPipeline):
             _hang()
 
     def render(
-        self, images: Sequence[ImageRequest], watch: Watch, pictures: Pictures = NO_PICTURES
+        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures = NO_PICTURES
     ) -> Iterator[Painted]:
         if self._is_broken:
             _raise()

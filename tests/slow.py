@@ -10,11 +10,11 @@ from typing import Any
 from gunicorn.http.body import Body, EOFReader, LengthReader
 from gunicorn.http.unreader import SocketUnreader
 
-from api.connections.slow_client_socket import Line, taken
+from api.connections.slow_client_socket import TimedSocket, taken
 
 
 @contextmanager
-def pair() -> Iterator[tuple[socket.socket, Line]]:
+def pair() -> Iterator[tuple[socket.socket, TimedSocket]]:
     """A caller's end of a connection, and the farm's, which awaits a body or sends an answer."""
     theirs, plain = socket.socketpair()
     with theirs, taken(plain) as ours:
@@ -22,7 +22,7 @@ def pair() -> Iterator[tuple[socket.socket, Line]]:
         yield theirs, ours
 
 
-def awaited(ours: Line, announced: int | None) -> dict[str, Any]:
+def awaited(ours: TimedSocket, announced: int | None) -> dict[str, Any]:
     """The environment of a request whose body comes at this end; its length, where it is announced."""
     unreader = SocketUnreader(ours)
     reader = EOFReader(unreader) if announced is None else LengthReader(unreader, announced)

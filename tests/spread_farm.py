@@ -20,7 +20,7 @@ import urllib3
 from farm.cli.up import api_program, webhook_program, worker_program
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect
-from farm.jobstore.stats import Census
+from farm.jobstore.stats import StoreStats
 from farm.process import child
 from farm.process.embedded_redis import EmbeddedRedis
 from tests.farms import RunningFarm, folder_in_memory, wait_for
@@ -100,7 +100,7 @@ class SpreadFarm(RunningFarm):
         self._statuses = {process.wait(60) for process in self._processes.values()}
 
     def _is_warm(self) -> bool:
-        warm = [one for one in Census(self.admin).workers() if one.facts.get("state") == "warm"]
+        warm = [one for one in StoreStats(self.admin).workers() if one.facts.get("state") == "warm"]
         try:
             return len(warm) == len(WORKERS) and self.call("GET", "/readyz").status == 200
         except urllib3.exceptions.HTTPError:

@@ -9,19 +9,19 @@ import socket
 import structlog
 
 from farm.bootstrap import Farm
-from farm.celery import PREPARE_QUEUE, PREPARE_TASK, WEBHOOK_QUEUE, WEBHOOK_TASK, Bell
+from farm.celery import PREPARE_QUEUE, PREPARE_TASK, WEBHOOK_QUEUE, WEBHOOK_TASK, WakeUps
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect_to_listen
 from farm.jobstore.notifications import Listener
-from farm.process.periodic import Reaper
-from farm.ssrf_safe_http import Outbound
+from farm.process.periodic import PeriodicThread
+from farm.ssrf_safe_http import SsrfSafeClient
 from farm.webhooks.courier import Courier
 from workers.celery_worker import consume, leave_at_once
 from workers.command_line import run
 from workers.enhancer import enhancer_for
 from workers.preparing import FETCH_SECONDS, Preparer
 from workers.tasks import register
-from workers.wakeup_watchdog import Hearing
+from workers.wakeup_watchdog import WakeupWatchdog
 
 _log = structlog.get_logger(__name__)
 
@@ -37,21 +37,21 @@ class WebhookProcess:
         self._courier = _courier(farm)
         self._preparer = _preparer(farm)
         self._bells = {
-            redis_keys.DUE: Bell(farm.celery, WEBHOOK_TASK, WEBHOOK_QUEUE),
-            redis_keys.UNPREPARED: Bell(farm.celery, PREPARE_TASK, PREPARE_QUEUE),
+            redis_keys.DUE: WakeUps(farm.celery, WEBHOOK_TASK, WEBHOOK_QUEUE),
+            redis_keys.UNPREPARED: WakeUps(farm.celery, PREPARE_TASK, PREPARE_QUEUE),
         }
 
     def run(self) -> int:
         """Returns the status with which the process is to end."""
         signal.signal(signal.SIGTERM, leave_at_once)
-        hearing = Hearing(lambda: self._farm.deliveries.are_due() or self._farm.store.are_unprepared())
-        register(self._farm.celery, WEBHOOK_TASK, hearing.hear(self._courier.work))
-        register(self._farm.celery, PREPARE_TASK, hearing.hear(self._preparer.work))
-        listener = Listener(connect_to_listen(self._farm.redis_url), lambda channel, _: self._bells[channel].ring(1))
+        wakeup_watchdog = WakeupWatchdog(lambda: self._farm.deliveries.are_due() or self._farm.store.are_unprepared())
+        register(self._farm.celery, WEBHOOK_TASK, wakeup_watchdog.hear(self._courier.work))
+        register(self._farm.celery, PREPARE_TASK, wakeup_watchdog.hear(self._preparer.work))
+        listener = Listener(connect_to_listen(self._farm.redis_url), lambda channel, _: self._bells[channel].send(1))
         for channel in self._bells:
             listener.ask_for(channel)
         listener.start()
-        Reaper(self._preparer.hold, self._ring_for_work, self._farm.service.reap, hearing.check).start()
+        PeriodicThread(self._preparer.hold, self._ring_for_work, self._farm.service.reap, wakeup_watchdog.check).start()
         status = consume(
             self._farm.celery,
             name=f"webhooks-{socket.gethostname()}-{os.getpid()}",
@@ -65,14 +65,14 @@ class WebhookProcess:
         return status
 
     def _ring_all(self) -> None:
-        for bell in self._bells.values():
-            bell.ring(1)
+        for wake_ups in self._bells.values():
+            wake_ups.send(1)
 
     def _ring_for_work(self) -> None:
         if self._farm.deliveries.are_due():
-            self._bells[redis_keys.DUE].ring(1)
+            self._bells[redis_keys.DUE].send(1)
         if self._farm.store.are_unprepared():
-            self._bells[redis_keys.UNPREPARED].ring(1)
+            self._bells[redis_keys.UNPREPARED].send(1)
 
     def _drain(self) -> None:
         self._courier.drain()
@@ -100,9 +100,9 @@ def _preparer(farm: Farm) -> Preparer:
     return Preparer(
         farm.store,
         storage=farm.storage,
-        outbound=Outbound(settings.webhook_allow, seconds=FETCH_SECONDS),
+        outbound=SsrfSafeClient(settings.webhook_allow, seconds=FETCH_SECONDS),
         enhancer=enhancer_for(settings.enhancer_dir),
-        bell=farm.bell,
+        wake_ups=farm.wake_ups,
         lease_seconds=settings.lease_seconds,
     )
 

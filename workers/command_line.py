@@ -9,7 +9,7 @@ from pathlib import Path
 
 from farm.bootstrap import Farm, build
 from farm.domain.errors import ConfigurationError, FarmError
-from farm.process.child import UNUSABLE
+from farm.process.child import EXIT_CONFIG
 from farm.settings import load
 from farm.telemetry import set_up_log
 
@@ -25,5 +25,5 @@ def run(name: str, work: Callable[[Farm, Path], int]) -> None:
         status = work(build(settings, options.data_dir), options.data_dir)
     except FarmError as error:
         print(f"{name}: {error}", file=sys.stderr)
-        status = UNUSABLE if isinstance(error, ConfigurationError) else 1
+        status = EXIT_CONFIG if isinstance(error, ConfigurationError) else 1
     sys.exit(status)

@@ -42,7 +42,7 @@ def fault_of(error: Exception) -> Fault:
     return Fault.DEVICE_LOST if any(part in words for part in _DEVICE_LOST) else Fault.UNKNOWN
 
 
-class Fitness:
+class FailureCounter:
     """Keeps count of the failures that may be this worker's own, and has it leave when it is no good.
 
     Thread-safe: rendering and publishing both report here.
@@ -75,9 +75,9 @@ class Fitness:
             self._failed.update(job_ids)
             is_last = self._in_a_row >= MOST_IN_A_ROW
         if is_last:
-            self.condemn(f"{MOST_IN_A_ROW} failures in a row")
+            self.mark_faulty(f"{MOST_IN_A_ROW} failures in a row")
 
-    def condemn(self, reason: str) -> None:
+    def mark_faulty(self, reason: str) -> None:
         """This worker is no good."""
         with self._lock:
             if self.is_faulty:
@@ -86,7 +86,7 @@ class Fitness:
         _log.critical("this worker is faulty, and leaves", reason=reason)
         self._leave()
 
-    def is_doubtful(self, job_id: str) -> bool:
+    def failed_here_before(self, job_id: str) -> bool:
         """Whether a failure of this job here proves nothing: it failed here before, as all else since, and others may
         do better. So no worker uses up a job's attempts alone."""
         return job_id in self._failed and self._has_others()

@@ -15,7 +15,7 @@ from farm import clock
 from farm.domain.errors import StoreFull, StoreUnavailable
 from farm.domain.job import Claimed
 from farm.jobstore.store import Held, JobStore
-from farm.process.child import HUNG
+from farm.process.child import EXIT_HUNG
 
 #: Beside its limit, a step may take so many times what it usually does.
 STEP_FACTOR = 10
@@ -39,7 +39,7 @@ class Limits:
     publish: float = 600.0
 
 
-class Pulse:
+class ProgressWatchdog:
     """Whether what one thread does goes on. Made by that thread's owner, and looked at by the lease's."""
 
     def __init__(self, limits: Limits) -> None:
@@ -121,16 +121,16 @@ class Lease(threading.Thread):
         self._stopped: set[str] = set()
         self._closing = threading.Event()
         self._hurry = threading.Event()
-        self._pulses: list[Pulse] = []
+        self._watchdogs: list[ProgressWatchdog] = []
         self.limits = limits
         #: Of the thread that renders.
-        self.pulse = self.new_pulse()
+        self.watchdog = self.new_watchdog()
 
-    def new_pulse(self) -> Pulse:
+    def new_watchdog(self) -> ProgressWatchdog:
         """A pulse to be watched: when it stops, the process ends."""
-        pulse = Pulse(self.limits)
-        self._pulses.append(pulse)
-        return pulse
+        watchdog = ProgressWatchdog(self.limits)
+        self._watchdogs.append(watchdog)
+        return watchdog
 
     def hold(self, job: Claimed) -> None:
         """The job is this worker's from now on."""
@@ -184,9 +184,9 @@ class Lease(threading.Thread):
             self._hurry.clear()
 
     def _beat(self) -> None:
-        for pulse in self._pulses:
-            if pulse.is_hung:
-                self._leave(pulse.doing)
+        for watchdog in self._watchdogs:
+            if watchdog.is_hung:
+                self._leave(watchdog.doing)
         with self._lock:
             held = list(self._held.values())
         try:
@@ -208,4 +208,4 @@ class Lease(threading.Thread):
         """End the process: no thread that hangs can be ended alone. Its jobs are taken back when their leases end."""
         _log.critical("this worker hangs and leaves; where, is told next", worker=self._worker, doing=doing)
         faulthandler.dump_traceback()
-        os._exit(HUNG)
+        os._exit(EXIT_HUNG)

@@ -24,7 +24,7 @@ from tenacity import (
 )
 
 from farm import clock
-from farm.celery import Bell
+from farm.celery import WakeUps
 from farm.domain.errors import (
     FarmError,
     ForbiddenAddress,
@@ -39,8 +39,8 @@ from farm.domain.request import Request
 from farm.images import decode
 from farm.images.decode import UnusablePicture
 from farm.jobstore.store import JobStore
-from farm.process.leased_pool import Crew
-from farm.ssrf_safe_http import Outbound
+from farm.process.leased_pool import LeasedPool
+from farm.ssrf_safe_http import SsrfSafeClient
 from farm.storage.storage import Storage, name_in, new_input_key
 from workers.enhancer import Enhancer, Interrupted, enhanced
 from workers.sizing import sized
@@ -72,24 +72,24 @@ class Preparer:
         store: JobStore,
         *,
         storage: Storage,
-        outbound: Outbound,
+        outbound: SsrfSafeClient,
         enhancer: Enhancer,
-        bell: Bell,
+        wake_ups: WakeUps,
         lease_seconds: float,
     ) -> None:
         self._store = store
         self._storage = storage
         self._outbound = outbound
         self._enhancer = enhancer
-        self._bell = bell
+        self._wake_ups = wake_ups
         self._lease_seconds = lease_seconds
-        self._crew = Crew("prepare", AT_A_TIME, take=self._take, see_to=self._see_to)
-        self._closing = self._crew.draining
+        self._pool = LeasedPool("prepare", AT_A_TIME, take=self._take, handle=self._see_to)
+        self._closing = self._pool.draining
         self._under_way: set[str] = set()
 
     def work(self) -> None:
         """Hand out what is to be prepared until nothing more is, or everybody is at work."""
-        self._crew.work()
+        self._pool.work()
 
     def hold(self) -> None:
         """A sign of life: nobody else takes what is under way here. To be called more often than a lease ends."""
@@ -98,13 +98,13 @@ class Preparer:
 
     def drain(self) -> None:
         """Take nothing more. Safe in a signal handler."""
-        self._crew.drain()
+        self._pool.drain()
 
     def close(self) -> None:
         """Wait for what is under way, which is for one picture at most; the rest is handed back."""
-        self._crew.drain()
+        self._pool.drain()
         self._enhancer.close()
-        self._crew.close()
+        self._pool.close()
 
     def _take(self) -> Job | None:
         taken = self._store.take_unprepared(1, self._lease_seconds)
@@ -130,7 +130,7 @@ class Preparer:
             self._refuse(job, error)
             return
         if self._store.prepared(job.id, request):
-            self._bell.ring(1)
+            self._wake_ups.send(1)
             self._remove(_own(job))
         else:  # it was cancelled, or another preparer was faster
             self._remove(request.inputs)
@@ -198,7 +198,7 @@ class Preparer:
                 self._storage.remove(key)
 
 
-def fetch(outbound: Outbound, url: str, closing: threading.Event) -> bytes:
+def fetch(outbound: SsrfSafeClient, url: str, closing: threading.Event) -> bytes:
     """What is at `url`, or where that leads to. Each address on the way is checked.
 
     Raises UnusablePicture, and Interrupted where a host would be asked again, but `closing` is set.
@@ -223,7 +223,7 @@ def fetch(outbound: Outbound, url: str, closing: threading.Event) -> bytes:
     return content
 
 
-def _followed(outbound: Outbound, url: str, until: float) -> bytes:
+def _followed(outbound: SsrfSafeClient, url: str, until: float) -> bytes:
     """What is at the end of the redirects, by then. Raises Unreachable for what a later try may bring."""
     for _ in range(MOST_REDIRECTS + 1):
         reply = outbound.get(url, limit=decode.MAX_BYTES, seconds=max(0.0, until - clock.monotonic()))

@@ -18,21 +18,21 @@ from farm.bootstrap import Farm
 from farm.celery import RENDER_QUEUE, RENDER_TASK
 from farm.domain.errors import FarmError
 from farm.jobstore.connection import connect_to_listen
-from farm.jobstore.notifications import hear_stops
-from farm.process.child import FAULTY
-from farm.process.periodic import Reaper
+from farm.jobstore.notifications import listen_for_stops
+from farm.process.child import EXIT_FAULTY
+from farm.process.periodic import PeriodicThread
 from farm.settings import Settings
 from farm.weights import Checkpoints
 from workers.celery_worker import consume, leave_at_once
 from workers.encode import Encoder
-from workers.health import Fitness
+from workers.health import FailureCounter
 from workers.lease import Lease, Limits
 from workers.pipelines.pipeline import MINIATURE, SIMULATED, Pipeline
 from workers.publish import Publisher
 from workers.render import Renderer
 from workers.safety import Checker, checker_for
 from workers.tasks import register
-from workers.wakeup_watchdog import Hearing
+from workers.wakeup_watchdog import WakeupWatchdog
 
 _log = structlog.get_logger(__name__)
 
@@ -53,7 +53,7 @@ class WorkerProcess:
         self._lease = Lease(
             farm.store, worker=self._id, facts=self._facts, seconds=farm.settings.lease_seconds, limits=limits
         )
-        self._fitness = Fitness(self._leave, has_others=self._has_others)
+        self._failure_counter = FailureCounter(self._leave, has_others=self._has_others)
 
     def run(self) -> int:
         """Load, warm up, work, drain. Returns the status with which the process is to end."""
@@ -62,7 +62,7 @@ class WorkerProcess:
         # At once, too: such a call may come within the first second.
         put_off = partial(faulthandler.dump_traceback_later, self._limits.load, exit=True)
         put_off()
-        Reaper(put_off).start()
+        PeriodicThread(put_off).start()
         self._lease.start()
         try:
             checker = self._load_checker()
@@ -71,17 +71,17 @@ class WorkerProcess:
             self._lease.close()
             self._say_goodbye()
         _log.info("worker has drained", worker=self._id)
-        return FAULTY if self._fitness.is_faulty else status
+        return EXIT_FAULTY if self._failure_counter.is_faulty else status
 
     def _load_checker(self) -> Checker | None:
         """Before the pipeline: a setting that does not fit the weights is told at once."""
         settings = self._farm.settings
-        with self._lease.pulse.expecting(self._limits.load, "loading"):
+        with self._lease.watchdog.expecting(self._limits.load, "loading"):
             return checker_for(settings.safety, weights_of(settings))
 
     def _warm_pipeline(self) -> Pipeline:
         began = clock.monotonic()
-        with self._lease.pulse.expecting(self._limits.load, "loading"):
+        with self._lease.watchdog.expecting(self._limits.load, "loading"):
             pipeline = self._load()
             pipeline.warm_up()
         _log.info("pipeline is warm", weights=pipeline.weights, seconds=round(clock.monotonic() - began, 2))
@@ -114,7 +114,7 @@ class WorkerProcess:
             encoder=encoder,
             checker=checker,
             lease=self._lease,
-            fitness=self._fitness,
+            failure_counter=self._failure_counter,
             draining=self._draining,
         )
         self._renderer = Renderer(
@@ -123,16 +123,16 @@ class WorkerProcess:
             pipeline=pipeline,
             storage=self._farm.storage,
             lease=self._lease,
-            fitness=self._fitness,
+            failure_counter=self._failure_counter,
             publisher=publisher,
-            bell=self._farm.bell,
+            wake_ups=self._farm.wake_ups,
             draining=self._draining,
         )
-        hearing = Hearing(partial(self._is_needed, pipeline.models))
-        register(self._farm.celery, RENDER_TASK, hearing.hear(self._renderer.work))
-        hear_stops(connect_to_listen(self._farm.redis_url), self._lease.stop_rendering)
-        Reaper(self._farm.service.reap, hearing.check, self._leave_if_told).start()
-        Reaper(self._farm.sweeper.go_on).start()
+        wakeup_watchdog = WakeupWatchdog(partial(self._is_needed, pipeline.models))
+        register(self._farm.celery, RENDER_TASK, wakeup_watchdog.hear(self._renderer.work))
+        listen_for_stops(connect_to_listen(self._farm.redis_url), self._lease.stop_rendering)
+        PeriodicThread(self._farm.service.reap, wakeup_watchdog.check, self._leave_if_told).start()
+        PeriodicThread(self._farm.sweeper.go_on).start()
         self._pipeline = pipeline
         status = consume(
             self._farm.celery, name=self._id, queues=[RENDER_QUEUE], on_ready=self._ready, on_drain=self._draining.set
@@ -142,7 +142,7 @@ class WorkerProcess:
 
     def _is_needed(self, models: tuple[str, ...]) -> bool:
         """Whether jobs wait for a worker that serves these models, and may be taken."""
-        return self._farm.census.waiting(models) > 0 and not self._farm.census.is_paused()
+        return self._farm.stats.waiting(models) > 0 and not self._farm.stats.is_paused()
 
     def _has_others(self) -> bool:
         """Whether any other worker could render what this one renders."""
@@ -153,7 +153,7 @@ class WorkerProcess:
             and other.facts.get("state") == "warm"
             and other.silent_seconds < patience
             and ours.issubset(other.facts.get("models", "").split(","))
-            for other in self._farm.census.workers()
+            for other in self._farm.stats.workers()
         )
 
     def _ready(self) -> None:
@@ -175,7 +175,7 @@ class WorkerProcess:
         return facts
 
     def _state(self) -> str:
-        if self._fitness.is_faulty:
+        if self._failure_counter.is_faulty:
             return "faulty"
         if self._draining.is_set():
             return "draining"

@@ -25,8 +25,8 @@ from farm.domain.job import Claimed, Image, Result
 from farm.jobstore.store import JobStore
 from farm.storage.storage import Storage, new_key
 from workers.encode import Encoder
-from workers.health import Fitness
-from workers.lease import Lease, Pulse
+from workers.health import FailureCounter
+from workers.lease import Lease, ProgressWatchdog
 from workers.pipelines.pipeline import Painted
 from workers.safety import Checker
 
@@ -68,7 +68,7 @@ def insist(call: Callable[[], T], draining: threading.Event) -> T:
     return retrying(call)
 
 
-class Sheet:
+class JobOutput:
     """A job's images on their way to storage, and the seconds that each stage took."""
 
     def __init__(self, job: Claimed) -> None:
@@ -98,10 +98,10 @@ class Sheet:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Print:
+class RenderedImage:
     """A painted image of a job on its way to storage. `since` is when it was painted, by the monotonic clock."""
 
-    sheet: Sheet
+    sheet: JobOutput
     number: int
     painted: Painted
     since: float
@@ -118,7 +118,7 @@ class Publisher:
         encoder: Encoder,
         checker: Checker | None,
         lease: Lease,
-        fitness: Fitness,
+        failure_counter: FailureCounter,
         draining: threading.Event,
     ) -> None:
         self._store = store
@@ -126,19 +126,19 @@ class Publisher:
         self._encoder = encoder
         self._checker = checker
         self._lease = lease
-        self._fitness = fitness
+        self._failure_counter = failure_counter
         self._draining = draining
         self._room = threading.BoundedSemaphore(_BACKLOG)
-        self._prints: queue.SimpleQueue[Print | None] = queue.SimpleQueue()
-        self._under_way: set[Print] = set()
+        self._prints: queue.SimpleQueue[RenderedImage | None] = queue.SimpleQueue()
+        self._under_way: set[RenderedImage] = set()
         # They must not outlive the worker in a call to a storage that hangs.
         self._threads = [threading.Thread(target=self._work, name="publish", daemon=True) for _ in range(_THREADS)]
         for thread in self._threads:
             thread.start()
 
-    def take(self, sheet: Sheet, number: int, painted: Painted) -> None:
+    def take(self, sheet: JobOutput, number: int, painted: Painted) -> None:
         """Publish the `number`-th image of a job; its last one completes it. Waits while too many are under way."""
-        one = Print(sheet, number, painted, clock.monotonic())
+        one = RenderedImage(sheet, number, painted, clock.monotonic())
         while not self._room.acquire(timeout=_LOOK_SECONDS):
             if self._draining.is_set():
                 self._hand_back(sheet)
@@ -166,10 +166,10 @@ class Publisher:
             _log.error("jobs could not be handed back", error=str(error))
 
     def _work(self) -> None:
-        pulse = self._lease.new_pulse()
+        watchdog = self._lease.new_watchdog()
         while one := self._prints.get():
             try:
-                self._publish(one, pulse)
+                self._publish(one, watchdog)
             except Exception as error:  # noqa: BLE001  # the thread would end with it
                 _log.error("the end of a job could not be told", job=one.sheet.job.id, exc_info=error)
                 # It comes back when its lease is over.
@@ -178,12 +178,12 @@ class Publisher:
                 self._under_way.discard(one)
                 self._room.release()
 
-    def _publish(self, one: Print, pulse: Pulse) -> None:
+    def _publish(self, one: RenderedImage, watchdog: ProgressWatchdog) -> None:
         sheet = one.sheet
         if sheet.is_over:
             return
         try:
-            with pulse.expecting(self._lease.limits.publish, "publishing"):
+            with watchdog.expecting(self._lease.limits.publish, "publishing"):
                 self._store_image(one)
         except StorageUnavailable as error:
             self._fail(sheet, StorageError(str(error)))
@@ -198,7 +198,7 @@ class Publisher:
             if self._is_last(sheet):
                 self._complete(sheet)
 
-    def _store_image(self, one: Print) -> None:
+    def _store_image(self, one: RenderedImage) -> None:
         sheet, number, painted = one.sheet, one.number, one.painted
         request, began = sheet.job.request, clock.monotonic()
         image, flagged = self._checked(sheet, painted)
@@ -216,7 +216,7 @@ class Publisher:
             content_type = f"image/{request.output_format}"
             sheet.images[number] = Image(key, request.width, request.height, content_type, len(content))
 
-    def _offer(self, one: Print, key: str, content: bytes) -> None:
+    def _offer(self, one: RenderedImage, key: str, content: bytes) -> None:
         """Store `content`, again and again while the storage is down: the lease goes on meanwhile."""
         # Not the picture itself, in what is handed to Retrying: that refers to itself, and would keep it long after.
         sheet, job, since = one.sheet, one.sheet.job, one.since
@@ -239,7 +239,7 @@ class Publisher:
         )
         retrying(self._storage.put, key, content)
 
-    def _checked(self, sheet: Sheet, painted: Painted) -> tuple[Pillow.Image, bool]:
+    def _checked(self, sheet: JobOutput, painted: Painted) -> tuple[Pillow.Image, bool]:
         """The image, or a black one where the checker finds it unsafe. Fails rather than let one pass unchecked."""
         if not sheet.job.request.safety:
             return painted.image, False
@@ -251,26 +251,26 @@ class Publisher:
             raise SafetyError(f"The picture could not be checked: {error}") from error
         return (Pillow.new("RGB", painted.image.size) if flagged else painted.image), flagged
 
-    def _is_last(self, sheet: Sheet) -> bool:
+    def _is_last(self, sheet: JobOutput) -> bool:
         with sheet.lock:
             return len(sheet.images) == sheet.job.request.images and not sheet.is_over
 
-    def _complete(self, sheet: Sheet) -> None:
+    def _complete(self, sheet: JobOutput) -> None:
         result = sheet.result(self._encoder.build)
         won = insist(partial(self._store.complete, sheet.job, result), self._draining)
         self._lease.drop(sheet.job)
-        self._fitness.succeed()
+        self._failure_counter.succeed()
         _log.info("job completed" if won else "job was no longer ours", job=sheet.job.id, **result.timings)
 
-    def _fail_here(self, sheet: Sheet, error: FarmError) -> None:
+    def _fail_here(self, sheet: JobOutput, error: FarmError) -> None:
         """This worker may be to blame, and others may do better."""
-        if self._fitness.is_doubtful(sheet.job.id):
+        if self._failure_counter.failed_here_before(sheet.job.id):
             self._hand_back(sheet)
         else:
             self._fail(sheet, error)
-        self._fitness.fail([sheet.job.id])
+        self._failure_counter.fail([sheet.job.id])
 
-    def _fail(self, sheet: Sheet, error: FarmError) -> None:
+    def _fail(self, sheet: JobOutput, error: FarmError) -> None:
         """A worker that goes hands the job back, any other has it tried again."""
         if self._draining.is_set():
             self._hand_back(sheet)
@@ -280,7 +280,7 @@ class Publisher:
             self._lease.drop(sheet.job)
             _log.warning("job not published", job=sheet.job.id, error=str(error), state=state)
 
-    def _hand_back(self, sheet: Sheet) -> None:
+    def _hand_back(self, sheet: JobOutput) -> None:
         if sheet.end():
             insist(partial(self._store.release, sheet.job), self._draining)
             self._lease.drop(sheet.job)

@@ -20,7 +20,7 @@ from tenacity import (
 )
 
 from farm import clock
-from farm.celery import Bell
+from farm.celery import WakeUps
 from farm.domain.errors import (
     FarmError,
     OutOfMemory,
@@ -34,11 +34,11 @@ from farm.domain.job import Batch, Claimed, Code
 from farm.domain.request import ImageRequest, Request
 from farm.jobstore.store import Claim, JobStore, Retry
 from farm.storage.storage import Storage
-from workers.health import Fault, Fitness, fault_of
+from workers.health import FailureCounter, Fault, fault_of
 from workers.inputs import Inputs
 from workers.lease import Lease
-from workers.pipelines.pipeline import Painted, Pipeline, Watch
-from workers.publish import OFFER_PAUSE, OFFER_SECONDS, Publisher, Sheet, insist
+from workers.pipelines.pipeline import Painted, Pipeline, StepCallback
+from workers.publish import OFFER_PAUSE, OFFER_SECONDS, JobOutput, Publisher, insist
 
 #: After so many seconds of one wake-up the worker rings for itself and returns, so that Celery's view stays fresh.
 _SHIFT_SECONDS = 60.0
@@ -50,12 +50,12 @@ _SHOWN = 200
 _log = structlog.get_logger(__name__)
 
 
-class Run:
+class RenderRun:
     """One job of a batch on its way through the pipeline. Moments are by the monotonic clock."""
 
     def __init__(self, job: Claimed, claimed: float, *, is_alone: bool) -> None:
         self.job = job
-        self.sheet = Sheet(job)
+        self.sheet = JobOutput(job)
         #: No other job was claimed with it.
         self.is_alone = is_alone
         self._claimed = claimed
@@ -99,9 +99,9 @@ class Renderer:
         pipeline: Pipeline,
         storage: Storage,
         lease: Lease,
-        fitness: Fitness,
+        failure_counter: FailureCounter,
         publisher: Publisher,
-        bell: Bell,
+        wake_ups: WakeUps,
         draining: threading.Event,
     ) -> None:
         self._store = store
@@ -109,9 +109,9 @@ class Renderer:
         self._pipeline = pipeline
         self._storage = storage
         self._lease = lease
-        self._fitness = fitness
+        self._failure_counter = failure_counter
         self._publisher = publisher
-        self._bell = bell
+        self._wake_ups = wake_ups
         self._draining = draining
         #: How long the pipeline has been at work, in seconds.
         self.busy_seconds = 0.0
@@ -119,15 +119,15 @@ class Renderer:
     def work(self) -> None:
         """Render until nothing waits, the worker drains, or the shift is over."""
         began = clock.monotonic()
-        while not self._draining.wait(self._fitness.pause_seconds):
+        while not self._draining.wait(self._failure_counter.pause_seconds):
             claim = self._claim()
             if not claim.batch:
                 return
             # Others stand idle while jobs wait: their wake-up was lost, or came when there was nothing.
-            self._bell.ring(min(claim.waiting, claim.idle_workers))
+            self._wake_ups.send(min(claim.waiting, claim.idle_workers))
             self._render(claim.batch)
             if clock.monotonic() - began > _SHIFT_SECONDS:
-                self._bell.ring(1)
+                self._wake_ups.send(1)
                 return
 
     def _claim(self) -> Claim:
@@ -142,7 +142,7 @@ class Renderer:
 
     def _render(self, batch: Batch) -> None:
         claimed = clock.monotonic()
-        runs = [Run(job, claimed, is_alone=len(batch.jobs) == 1) for job in batch.jobs]
+        runs = [RenderRun(job, claimed, is_alone=len(batch.jobs) == 1) for job in batch.jobs]
         for run in runs:
             self._lease.hold(run.job)
         # A job that may have killed a worker is alone with this one, so that no other dies with it and is charged, too.
@@ -159,13 +159,13 @@ class Renderer:
         if is_suspect:
             self._publisher.settle()
 
-    def _render_ready(self, runs: Sequence[Run]) -> None:
+    def _render_ready(self, runs: Sequence[RenderRun]) -> None:
         inputs = Inputs(self._storage)
         ready = [run for run in runs if self._has_inputs(run, inputs)]
         if ready:
             self._paint(ready, inputs)
 
-    def _has_inputs(self, run: Run, inputs: Inputs) -> bool:
+    def _has_inputs(self, run: RenderRun, inputs: Inputs) -> bool:
         """Whether the job's pictures are here now. If not, it ends or is tried again, and the others go on."""
         try:
             self._load(run, inputs)
@@ -177,7 +177,7 @@ class Renderer:
             return True
         return False
 
-    def _load(self, run: Run, inputs: Inputs) -> None:
+    def _load(self, run: RenderRun, inputs: Inputs) -> None:
         """Read the job's pictures, again and again while the storage is down: the lease goes on meanwhile."""
 
         def is_over(attempt: RetryCallState) -> bool:
@@ -191,10 +191,10 @@ class Renderer:
             sleep=sleep_using_event(self._draining),
             reraise=True,
         ):
-            with attempt, self._lease.pulse.expecting(self._lease.limits.read, "reading inputs"):
+            with attempt, self._lease.watchdog.expecting(self._lease.limits.read, "reading inputs"):
                 inputs.load(run.job.request.inputs)
 
-    def _paint(self, runs: Sequence[Run], inputs: Inputs) -> None:
+    def _paint(self, runs: Sequence[RenderRun], inputs: Inputs) -> None:
         try:
             self._paint_all(runs, inputs)
         except Exception as error:  # noqa: BLE001  # whatever an engine raises ends in the records of its jobs
@@ -202,25 +202,25 @@ class Renderer:
         else:
             self._settle(runs)
 
-    def _paint_all(self, runs: Sequence[Run], inputs: Inputs) -> None:
+    def _paint_all(self, runs: Sequence[RenderRun], inputs: Inputs) -> None:
         places = [(run, number) for run in runs for number in range(run.job.request.images)]
         images = [run.job.request.image(number) for run, number in places]
-        self._lease.pulse.start(_pixels(images[0]))
+        self._lease.watchdog.start(_pixels(images[0]))
         try:
             for painted in self._timed(self._pipeline.render(images, self._watch(places), inputs.pictures)):
                 _check(painted, images[painted.index])
                 self._hand_over(*places[painted.index], painted)
         finally:
-            self._lease.pulse.stop()
+            self._lease.watchdog.stop()
 
-    def _watch(self, places: Sequence[tuple[Run, int]]) -> Watch:
+    def _watch(self, places: Sequence[tuple[RenderRun, int]]) -> StepCallback:
         def watch(index: int, step: int) -> bool:
             run, number = places[index]
             run.make_step(number, step)
             if step:
-                self._lease.pulse.beat()
+                self._lease.watchdog.beat()
             else:
-                self._lease.pulse.start(_pixels(run.job.request))
+                self._lease.watchdog.start(_pixels(run.job.request))
             self._lease.progress(run.job, run.step)
             if self._lease.must_stop(run.job):
                 return False
@@ -238,20 +238,20 @@ class Renderer:
                 return
             yield painted
 
-    def _hand_over(self, run: Run, number: int, painted: Painted) -> None:
+    def _hand_over(self, run: RenderRun, number: int, painted: Painted) -> None:
         run.paint(number)
         # The publisher may be behind; waiting for it is no hang of the pipeline.
-        self._lease.pulse.stop()
+        self._lease.watchdog.stop()
         self._publisher.take(run.sheet, number, painted)
-        self._lease.pulse.start(_pixels(run.job.request))
+        self._lease.watchdog.start(_pixels(run.job.request))
 
-    def _settle(self, runs: Sequence[Run]) -> None:
+    def _settle(self, runs: Sequence[RenderRun]) -> None:
         """End what the pipeline left out: it was cancelled, or this worker drains."""
         failed = [run.job.id for run in runs if not run.is_painted and not self._is_settled_well(run)]
         if failed:
-            self._fitness.fail(failed)
+            self._failure_counter.fail(failed)
 
-    def _is_settled_well(self, run: Run) -> bool:
+    def _is_settled_well(self, run: RenderRun) -> bool:
         """End a job that has not all its pictures. False: nobody had told the pipeline to leave any out."""
         if self._lease.must_stop(run.job):
             self._let_go(run, partial(self._store.fail, run.job, Code.CANCELLED, "The job was cancelled."))
@@ -262,7 +262,7 @@ class Renderer:
             return False
         return True
 
-    def _settle_crashed(self, runs: Sequence[Run], error: Exception) -> None:
+    def _settle_crashed(self, runs: Sequence[RenderRun], error: Exception) -> None:
         _log.error("rendering failed", jobs=[run.job.id for run in runs], exc_info=error)
         fault = fault_of(error)
         message = f"{type(error).__name__}: {error}"
@@ -273,11 +273,11 @@ class Renderer:
             else:
                 self._fail_alone(run, RenderError(_shown("The pipeline could not render the picture", message)))
         if fault is Fault.DEVICE_LOST:
-            self._fitness.condemn(message)
+            self._failure_counter.mark_faulty(message)
         else:
-            self._fitness.fail([run.job.id for run in lost])
+            self._failure_counter.fail([run.job.id for run in lost])
 
-    def _fail_for_memory(self, run: Run, message: str) -> None:
+    def _fail_for_memory(self, run: RenderRun, message: str) -> None:
         """Alone it may fit. If it was alone, something else may have been in the way: once."""
         error = OutOfMemory(_shown("The picture did not fit into the memory of the device", message))
         if run.is_alone:
@@ -285,11 +285,11 @@ class Renderer:
         else:
             self._fail(run, error, retry="alone")
 
-    def _fail_alone(self, run: Run, error: RenderError) -> None:
+    def _fail_alone(self, run: RenderRun, error: RenderError) -> None:
         """The job or this worker is to blame: the job is tried without others, and not here alone."""
 
         def tell() -> None:
-            if self._fitness.is_doubtful(run.job.id):
+            if self._failure_counter.failed_here_before(run.job.id):
                 self._store.release(run.job)
             else:
                 self._store.fail(run.job, error.code, str(error), retry="alone")
@@ -297,18 +297,18 @@ class Renderer:
         _log.warning("job not rendered", job=run.job.id, error=str(error))
         self._let_go(run, tell)
 
-    def _give_up(self, run: Run, error: StorageError) -> None:
+    def _give_up(self, run: RenderRun, error: StorageError) -> None:
         """The storage keeps the job's inputs back: a worker that goes hands it back, any other has it tried again."""
         if self._draining.is_set():
             self._let_go(run, partial(self._store.release, run.job))
         else:
             self._fail(run, error, retry="again")
 
-    def _fail(self, run: Run, error: FarmError, *, retry: Retry) -> None:
+    def _fail(self, run: RenderRun, error: FarmError, *, retry: Retry) -> None:
         _log.warning("job not rendered", job=run.job.id, error=str(error))
         self._let_go(run, partial(self._store.fail, run.job, error.code, str(error), retry=retry))
 
-    def _let_go(self, run: Run, tell: Callable[[], object]) -> None:
+    def _let_go(self, run: RenderRun, tell: Callable[[], object]) -> None:
         """Nothing more is painted for the job: `tell` the job store what becomes of it.
 
         If that cannot be told, its lease runs out, and says it.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
-from farm.process.child import DEAF
+from farm.process.child import EXIT_NO_WAKEUPS
 
 #: The reaper rings about once a second while something waits and workers stand idle. After so many seconds, as many
 #: looks, nothing will come. Time would tell less: a worker that was idle or frozen for hours has missed nothing.
@@ -16,7 +16,7 @@ _MOST_MISSED = 60
 _log = structlog.get_logger(__name__)
 
 
-class Hearing:
+class WakeupWatchdog:
     """Knows how long something has waited for this worker, idle, without a wake-up; ends the process in the end."""
 
     def __init__(self, waits: Callable[[], bool]) -> None:
@@ -46,4 +46,4 @@ class Hearing:
         self._missed = self._missed + 1 if waits and not self._is_working else 0
         if self._missed > _MOST_MISSED:
             _log.critical("something waits, but no wake-up arrives; this worker leaves")
-            os._exit(DEAF)
+            os._exit(EXIT_NO_WAKEUPS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import flask
 
-from api.admission.slots import Places, caller_of_request
+from api.admission.slots import CallerSlots, caller_of_request
 from farm.domain.errors import TooManyHeld
 
 #: Bytes of large bodies that are being dealt with at a time, those of held calls among them. While a body is taken
@@ -12,7 +12,7 @@ from farm.domain.errors import TooManyHeld
 MOST = 512 * 1024 * 1024
 
 
-class Room(Places):
+class BodyMemoryBudget(CallerSlots):
     """So many bytes. Who finds too few free is told to come back."""
 
     def reserve(self, size: int) -> None:

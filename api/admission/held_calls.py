@@ -11,7 +11,7 @@ from dataclasses import replace
 import flask
 import structlog
 
-from api.admission.slots import Places
+from api.admission.slots import CallerSlots
 from api.connections.client_connection import Peer
 from farm import clock
 from farm.auth.api_keys import Caller
@@ -25,7 +25,7 @@ _SIGN_SECONDS = 1.0
 _log = structlog.get_logger(__name__)
 
 
-class Signs:
+class CallHeartbeat:
     """Tells the job store once a second which calls wait, all of this process's at once, from a thread of its own.
 
     So the jobs of a process that was killed are given up as those of callers who hung up.
@@ -81,7 +81,7 @@ class Signs:
             self._service.hold_calls(waiting)
 
 
-class Held:
+class HeldCalls:
     """At most `most` calls wait at a time, of them `most_of_one` of one caller; one more is told to come back.
 
     Each waits for at most `seconds`.
@@ -89,8 +89,8 @@ class Held:
 
     def __init__(self, service: Service, *, most: int, seconds: float, most_of_one: int | None = None) -> None:
         self._service = service
-        self._signs = Signs(service)
-        self._places = Places(most, most_of_one)
+        self._signs = CallHeartbeat(service)
+        self._places = CallerSlots(most, most_of_one)
         self._seconds = seconds
 
     def job(self, caller: Caller, order: Order) -> Job:

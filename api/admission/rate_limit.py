@@ -26,7 +26,7 @@ class _Refused:
     at: float
 
 
-class Limiter:
+class RateLimiter:
     """Knows who was refused a moment ago: whoever hammers costs no more than the look at its key."""
 
     def __init__(self, service: Service) -> None:

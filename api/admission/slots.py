@@ -14,7 +14,7 @@ def caller_of_request() -> str:
     return caller.id if caller else ""
 
 
-class Places:
+class CallerSlots:
     """So many places. Of them one caller has at most `most_of_one`, so that the others find some free."""
 
     def __init__(self, most: int, most_of_one: int | None = None) -> None:

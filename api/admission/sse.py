@@ -9,7 +9,7 @@ from typing import Any
 
 import flask
 
-from api.admission.slots import Places, caller_of_request
+from api.admission.slots import CallerSlots, caller_of_request
 from api.connections.client_connection import Peer
 from api.http import query
 from farm import clock
@@ -25,11 +25,11 @@ RETRY_MS = 1000
 COMMENT = ": still here\n"
 
 
-class Streams:
+class EventStreams:
     """Hands out at most `most` streams at a time, `most_of_one` of them to one caller. One more must come back."""
 
     def __init__(self, most: int, most_of_one: int | None = None) -> None:
-        self._places = Places(most, most_of_one)
+        self._places = CallerSlots(most, most_of_one)
         self._ending = False
 
     def end(self) -> None:

@@ -59,7 +59,7 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn is untyped
         util.close_graceful(self.sock)
 
 
-class Threads(ThreadWorker):  # type: ignore[misc]  # gunicorn is untyped
+class SlowClientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn is untyped
     """gunicorn's threads, for whoever has something to say.
 
     They answer in JSON even what is no HTTP, and do not stay for streams when asked to stop.

@@ -22,7 +22,7 @@ _PIECE_BYTES = 64 * 1024
 _NEARLY = 1.0
 
 
-class Line(socket.socket):
+class TimedSocket(socket.socket):
     """A connection that raises TimeoutError when the other end has kept threads waiting for too long.
 
     Its patience is spent while a thread waits, and comes back with the bytes that move: who keeps the least pace is
@@ -101,7 +101,7 @@ class Line(socket.socket):
         self._left = min(PATIENCE_SECONDS, self._left + count * self._back_per_byte)
 
 
-class SafeLine(Line, ssl.SSLSocket):
+class TimedTlsSocket(TimedSocket, ssl.SSLSocket):
     """The same over TLS."""
 
     def pending(self) -> int:
@@ -111,12 +111,12 @@ class SafeLine(Line, ssl.SSLSocket):
         self._patiently(super().do_handshake, block)
 
 
-def taken(client: socket.socket) -> Line:
-    """This connection as a Line, in its place."""
-    return Line(client.family, client.type, client.proto, client.detach())
+def taken(client: socket.socket) -> TimedSocket:
+    """This connection as a TimedSocket, in its place."""
+    return TimedSocket(client.family, client.type, client.proto, client.detach())
 
 
 def safe(context: ssl.SSLContext) -> ssl.SSLContext:
-    """The context, which makes Lines."""
-    context.sslsocket_class = SafeLine
+    """The context, which makes TimedSockets."""
+    context.sslsocket_class = TimedTlsSocket
     return context

@@ -35,7 +35,7 @@ _METHODS = "GET, HEAD, POST, PUT, DELETE"
 _PREFLIGHT_SECONDS = 7200
 
 
-class Browsers:
+class Cors:
     """Adds to every answer of a WSGI application what browsers are to know of it.
 
     `origins` are those whose pages may call it (`https://app.example`; ANY: all). Never with credentials that a browser

@@ -80,8 +80,8 @@ def _from_bug(error: Exception) -> flask.Response:
 
 def answer(status: int, error: errors.FarmError) -> flask.Response:
     """`error` in the dialect of the current call: the one that its route has found out, or that of its path."""
-    spoken = flask.g.get("spoken") or registry.spoken_at(flask.request.path)
-    refusal = spoken.refuse(status, error)
+    dialect = flask.g.get("spoken") or registry.dialect_for_path(flask.request.path)
+    refusal = dialect.refuse(status, error)
     response = flask.jsonify(refusal.body)
     response.status_code, response.mimetype = refusal.status, refusal.media_type
     response.headers.update(refusal.headers)

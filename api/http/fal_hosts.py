@@ -33,7 +33,7 @@ _STANDS_FOR = "farm.stands_for"
 Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
-class Hosts:
+class FalHosts:
     """Puts the path that the host stands for before the path of each request. Wraps a WSGI application."""
 
     def __init__(self, application: Application) -> None:

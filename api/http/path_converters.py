@@ -5,7 +5,7 @@ from __future__ import annotations
 from werkzeug.routing import Map, PathConverter
 
 
-class OtherThan(PathConverter):
+class PathExcept(PathConverter):
     """A path that does not begin as others do: theirs are these beginnings, for a wrong method is no unknown path."""
 
     def __init__(self, url_map: Map, beginnings: str) -> None:

@@ -19,7 +19,7 @@ MOST_OF_A_CALLER = 20
 PATIENCE_SECONDS = 20.0
 
 
-class Receiving:
+class UploadBodies:
     """Places for files that come. Who waits longer than `seconds`, or as one more than `most`, is told to come back."""
 
     def __init__(

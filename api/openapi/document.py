@@ -17,10 +17,13 @@ from pydantic.json_schema import GenerateJsonSchema
 from api.openapi import keys, public, uploads
 from api.openapi.operation import UNREAD, Answer, Body, Operation, Parameter, Section
 from farm import __version__
-from farm.dialects.registry import SPOKEN
+from farm.dialects.registry import DIALECTS
 
 _SAID: tuple[Section, ...] = (
-    *(import_module(f"api.openapi.{module}").SECTION for module in dict.fromkeys(spoken.routes for spoken in SPOKEN)),
+    *(
+        import_module(f"api.openapi.{module}").SECTION
+        for module in dict.fromkeys(dialect.routes for dialect in DIALECTS)
+    ),
     keys.SECTION,
     uploads.SECTION,
     public.SECTION,

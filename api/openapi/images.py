@@ -24,8 +24,8 @@ from api.openapi.operation import (
 )
 from api.openapi.operation import refusals as refused
 from farm.dialects import openai, openai_common
-from farm.dialects.openai_common import Call, Dialect
-from farm.dialects.registry import SPOKEN
+from farm.dialects.openai_common import Call, ImagesDialect
+from farm.dialects.registry import DIALECTS
 from farm.domain.catalogue import SRPO_IMAGE, Model
 from farm.domain.request import OutputFormat
 
@@ -170,14 +170,14 @@ def _with_nulls(fields: type[Call], ids: Iterable[str], name: str = "") -> type[
     return create_model(base.__name__, __base__=base, __doc__=base.__doc__, **told)
 
 
-def _generations(dialect: Dialect) -> Iterator[type[BaseModel]]:
+def _generations(dialect: ImagesDialect) -> Iterator[type[BaseModel]]:
     """What a generation in this dialect takes."""
     for fields in dict.fromkeys(dialect.TAKES.values()):
         ids = [model_id for model_id, taken in dialect.TAKES.items() if taken is fields]
         yield _with_nulls(fields, ids, f"{dialect.NAME.capitalize()}{fields.__name__}")
 
 
-GENERATION = any_of([kind for spoken in SPOKEN if spoken.images for kind in _generations(spoken.images)])
+GENERATION = any_of([kind for dialect in DIALECTS if dialect.images for kind in _generations(dialect.images)])
 _SRPO_EDITS = _ids(openai.EDITS, SRPO_IMAGE)
 EDIT = any_of(
     [

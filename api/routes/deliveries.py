@@ -6,12 +6,12 @@ from typing import Any
 
 import flask
 
-from api.auth import Doorman
+from api.auth import Authenticator
 from api.http import query
 from api.http.body import read_bytes
 from farm.dialects import native
 from farm.dialects.fields import Input, decode, parse
-from farm.webhooks.service import Desk
+from farm.webhooks.service import WebhookService
 
 
 class Trial(Input):
@@ -20,41 +20,41 @@ class Trial(Input):
     url: str
 
 
-def routes(desk: Desk, *, doorman: Doorman) -> flask.Blueprint:
+def routes(webhook_service: WebhookService, *, authenticator: Authenticator) -> flask.Blueprint:
     blueprint = flask.Blueprint("deliveries", __name__, url_prefix="/farm/v1")
 
     @blueprint.get("/deliveries")
     def page() -> dict[str, Any]:
-        caller = doorman.caller()
+        caller = authenticator.caller()
         query.refuse_others("limit", "before")
         count, before = query.page()
-        found = desk.page(caller, before_us=before, count=count)
+        found = webhook_service.page(caller, before_us=before, count=count)
         following = found[-1].created_us if len(found) == count else None
         return {"deliveries": [native.delivery(item) for item in found], "before": following}
 
     @blueprint.get("/deliveries/<delivery_id>")
     def get(delivery_id: str) -> dict[str, Any]:
-        caller = doorman.caller()
+        caller = authenticator.caller()
         query.refuse_others()
-        return native.delivery(desk.get(caller, delivery_id))
+        return native.delivery(webhook_service.get(caller, delivery_id))
 
     @blueprint.post("/deliveries/<delivery_id>/redeliver")
     def redeliver(delivery_id: str) -> tuple[dict[str, Any], int]:
-        caller = doorman.caller()
+        caller = authenticator.caller()
         query.refuse_others()
-        return native.delivery(desk.redeliver(caller, delivery_id)), 202
+        return native.delivery(webhook_service.redeliver(caller, delivery_id)), 202
 
     @blueprint.post("/deliveries")
     def test() -> tuple[dict[str, Any], int]:
-        caller = doorman.caller()
+        caller = authenticator.caller()
         query.refuse_others()
         trial = parse(Trial, decode(read_bytes()))
-        return native.delivery(desk.test(caller, trial.url)), 202
+        return native.delivery(webhook_service.test(caller, trial.url)), 202
 
     @blueprint.get("/webhook_secret")
     def secret() -> dict[str, str]:
-        caller = doorman.caller()
+        caller = authenticator.caller()
         query.refuse_others()
-        return {"secret": desk.secret(caller)}
+        return {"secret": webhook_service.secret(caller)}
 
     return blueprint

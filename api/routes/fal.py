@@ -11,7 +11,7 @@ import flask
 from werkzeug.exceptions import BadRequest
 
 from api.admission.sse import COMMENT, LOOK_SECONDS, event
-from api.context import House
+from api.context import ApiContext
 from api.http import fal_hosts, query
 from api.http.body import IMAGES_BODY, read_body
 from farm import clock
@@ -40,8 +40,14 @@ _REQUEST = "/queue/<path:app>/requests/<request_id>"
 _ON, _OFF = ("1", "true", "True"), ("0", "false", "False")
 
 
-def routes(house: House) -> flask.Blueprint:
-    service, doorman, held, streams, links = house.service, house.doorman, house.held, house.streams, house.links
+def routes(context: ApiContext) -> flask.Blueprint:
+    service, authenticator, held, streams, links = (
+        context.service,
+        context.authenticator,
+        context.held,
+        context.streams,
+        context.links,
+    )
     blueprint = flask.Blueprint("fal", __name__, url_prefix="/fal")
 
     @blueprint.before_request
@@ -52,11 +58,11 @@ def routes(house: House) -> flask.Blueprint:
 
     @blueprint.post("/queue/<other_than('.*/requests/'):endpoint>")
     def submit(endpoint: str) -> dict[str, Any]:
-        caller = doorman.submitter()
+        caller = authenticator.submitter()
         query.refuse_others("fal_webhook", "fal_max_queue_length")
         order, model = _order(service, endpoint.rstrip("/"))
         _refuse_long_queue(service, model)
-        job = _about(service.place(caller, replace(order, webhook=_webhook())))
+        job = _about(service.submit_and_get(caller, replace(order, webhook=_webhook())))
         position = 0
         with suppress(StoreUnavailable):  # the job is accepted: its place is not worth an error
             position = _position(service, job)
@@ -78,8 +84,8 @@ def routes(house: House) -> flask.Blueprint:
         job = find(app, request_id)
         query.refuse_others("logs")
         told = _Told(service, links, with_logs=_wants_logs())
-        watched = service.watch(doorman.caller(), job.id, idle_seconds=LOOK_SECONDS)
-        return streams.answer(told.blocks(watched), may_stay=doorman.later())
+        watched = service.watch(authenticator.caller(), job.id, idle_seconds=LOOK_SECONDS)
+        return streams.answer(told.blocks(watched), may_stay=authenticator.key_still_valid())
 
     @blueprint.get(f"{_REQUEST}/")
     @blueprint.get(_REQUEST)
@@ -95,11 +101,11 @@ def routes(house: House) -> flask.Blueprint:
     def cancel(app: str, request_id: str) -> flask.Response:
         job = find(app, request_id)
         query.refuse_others()
-        return _answer(*fal.cancelled(service.cancel(doorman.caller(), job.id)))
+        return _answer(*fal.cancelled(service.cancel(authenticator.caller(), job.id)))
 
     @blueprint.post("/run/<path:endpoint>")
     def run(endpoint: str) -> flask.Response:
-        caller = doorman.submitter()
+        caller = authenticator.submitter()
         query.refuse_others()
         order, _ = _order(service, endpoint.rstrip("/"))
         job = _about(held.job(caller, order))
@@ -117,7 +123,7 @@ def routes(house: House) -> flask.Blueprint:
 
     def find(app: str, request_id: str) -> Job:
         """The request. Clients ask by owner and alias, people also by the whole endpoint. Raises NotFound."""
-        job = service.get(doorman.caller(), request_id)
+        job = service.get(authenticator.caller(), request_id)
         if app not in (fal.application(job.endpoint), job.endpoint):
             raise NotFound(f"No job has the id '{request_id}'.")
         return _about(job)
@@ -173,7 +179,7 @@ def _order(service: Service, endpoint: str) -> tuple[Order, Model]:
     most = IMAGES_BODY if picture_field(model.name) else None
     # fal's JavaScript client sends an empty input as no body at all.
     body = read_body(fal.NAME, endpoint, priority, str(conditions), instead=b"{}", most=most)
-    order = fal.read(body.fields, endpoint=endpoint, model=model.name, spare_seed=random_seed())
+    order = fal.read(body.fields, endpoint=endpoint, model=model.name, default_seed=random_seed())
     order = replace(order, priority=priority, conditions=conditions)
     return replace(order, idempotency_key=body.idempotency_key, body_digest=body.digest), model
 

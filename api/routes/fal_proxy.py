@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes
 import flask
 from werkzeug.exceptions import BadRequest
 
-from api.context import House
+from api.context import ApiContext
 from api.http import fal_hosts
 
 PATH = "/fal/proxy"
@@ -36,14 +36,14 @@ class Proxy:
         return self._application(environ, start_response)
 
 
-def routes(house: House) -> flask.Blueprint:
+def routes(context: ApiContext) -> flask.Blueprint:
     blueprint = flask.Blueprint("fal_proxy", __name__)
 
     @blueprint.route(f"{PATH}/", methods=["GET", "POST", "PUT", "DELETE"])
     @blueprint.route(PATH, methods=["GET", "POST", "PUT", "DELETE"])
     def refuse() -> NoReturn:
         """Whatever arrives here had no good target."""
-        house.doorman.caller()
+        context.authenticator.caller()
         sent = flask.request.headers.get(_HEADER, "nothing")[:200]
         allowed = f"a URL of {', '.join(fal_hosts.FALS)}, with path and query, and none of them in this address"
         raise BadRequest(f"{_HEADER} says which call of fal's is meant; allowed: {allowed}; sent: {sent}")

@@ -12,10 +12,10 @@ from typing import Any
 import flask
 from werkzeug.exceptions import BadRequest
 
-from api.context import House
+from api.context import ApiContext
 from api.http import fal_hosts, query
 from api.http.body import pieces, read_bytes
-from api.http.upload_body import Receiving
+from api.http.upload_body import UploadBodies
 from farm import clock
 from farm.dialects import fal, fal_storage, registry
 from farm.dialects.fields import decode, parse
@@ -28,8 +28,8 @@ from farm.uploads.uploads import NO_TICKET, Wish
 TOKEN_SECONDS = 3600
 
 
-def routes(house: House, receiving: Receiving) -> flask.Blueprint:
-    doorman, links, uploads = house.doorman, house.links, house.farm.uploads
+def routes(context: ApiContext, receiving: UploadBodies) -> flask.Blueprint:
+    authenticator, links, uploads = context.authenticator, context.links, context.farm.uploads
     blueprint = flask.Blueprint("fal_storage", __name__)
 
     # Each with a slash and without: a rule that takes both takes a wrong method for an unknown path.
@@ -44,20 +44,20 @@ def routes(house: House, receiving: Receiving) -> flask.Blueprint:
         return begun(in_parts=True)
 
     def begun(*, in_parts: bool) -> dict[str, str]:
-        caller = doorman.caller()
+        caller = authenticator.caller()
         query.refuse_others("storage_type")
         asked = parse(fal_storage.Announcement, decode(read_bytes() or b"{}"))
         ticket = uploads.issue(caller.id, Wish(asked.content_type, _wished_seconds()), in_parts=in_parts)
-        return fal_storage.begun(f"{_cdn(house)}/upload/{ticket.id}", links.file(ticket.key))
+        return fal_storage.begun(f"{_cdn(context)}/upload/{ticket.id}", links.file(ticket.key))
 
     @blueprint.post("/fal/rest/storage/auth/token/")
     @blueprint.post("/fal/rest/storage/auth/token")
     def token() -> dict[str, str]:
         until = clock.now_us() // 1_000_000 + TOKEN_SECONDS
-        text = doorman.token(until=until)
+        text = authenticator.token(until=until)
         query.refuse_others("storage_type")
         read_bytes()  # an empty object
-        return fal_storage.token(text, until=until, base=_cdn(house))
+        return fal_storage.token(text, until=until, base=_cdn(context))
 
     @blueprint.put("/fal/cdn/upload/<ticket_id>/")
     @blueprint.put("/fal/cdn/upload/<ticket_id>")
@@ -81,7 +81,7 @@ def routes(house: House, receiving: Receiving) -> flask.Blueprint:
     @blueprint.post("/fal/cdn/files/upload/")
     @blueprint.post("/fal/cdn/files/upload")
     def upload() -> dict[str, str]:
-        caller = doorman.uploader()
+        caller = authenticator.uploader()
         query.refuse_others()
         wish = _wish()
         with receiving.place(caller.id):
@@ -91,7 +91,7 @@ def routes(house: House, receiving: Receiving) -> flask.Blueprint:
     @blueprint.post("/fal/cdn/files/upload/multipart/")
     @blueprint.post("/fal/cdn/files/upload/multipart")
     def upload_in_parts() -> dict[str, str]:
-        caller = doorman.uploader()
+        caller = authenticator.uploader()
         query.refuse_others()
         read_bytes()  # nothing
         ticket = uploads.issue(caller.id, _wish(), in_parts=True)
@@ -109,8 +109,8 @@ def routes(house: House, receiving: Receiving) -> flask.Blueprint:
 
     def own_ticket(key: str, ticket_id: str) -> Ticket:
         """The ticket of the current request's sender for the file at `key`."""
-        flask.g.spoken = registry.by_name(fal.NAME)
-        caller = doorman.uploader()
+        flask.g.dialect = registry.by_name(fal.NAME)
+        caller = authenticator.uploader()
         ticket = uploads.ticket(ticket_id, in_parts=True)
         if (ticket.caller, ticket.key) != (caller.id, key):
             raise NotFound(NO_TICKET)
@@ -135,8 +135,8 @@ def routes(house: House, receiving: Receiving) -> flask.Blueprint:
     return blueprint
 
 
-def _cdn(house: House) -> str:
-    return fal_hosts.address(fal_hosts.CDN, house.links.base)
+def _cdn(context: ApiContext) -> str:
+    return fal_hosts.address(fal_hosts.CDN, context.links.base)
 
 
 def _wish() -> Wish:

@@ -9,61 +9,61 @@ from typing import Any
 
 import flask
 
-from api.context import House
+from api.context import ApiContext
 from api.http import errors, multipart, query
 from api.http.body import IMAGES_BODY, Body, read_body
 from farm import clock
 from farm.auth.api_keys import Caller
 from farm.dialects import openai, openai_common, registry
-from farm.dialects.openai_common import Asked, Dialect
+from farm.dialects.openai_common import Asked, ImagesDialect
 from farm.domain.catalogue import Model
 from farm.domain.errors import InvalidRequest, Problem, UnknownModel
 from farm.service import Service, random_seed
 
 _PREFIX = "/v1/"
-_DIALECTS = tuple(spoken.images for spoken in registry.SPOKEN if spoken.images)
+_DIALECTS = tuple(dialect.images for dialect in registry.DIALECTS if dialect.images)
 
 #: OpenAI's libraries count here how often they have sent the same call before.
 _RETRIES = "X-Stainless-Retry-Count"
 
 
-def routes(house: House) -> flask.Blueprint:
-    service, doorman, held, links = house.service, house.doorman, house.held, house.links
+def routes(context: ApiContext) -> flask.Blueprint:
+    service, authenticator, held, links = context.service, context.authenticator, context.held, context.links
     blueprint = flask.Blueprint("images", __name__, url_prefix="/v1")
 
     @blueprint.post("/images/generations", strict_slashes=False)
     def generations() -> flask.Response:
-        caller = doorman.submitter()
+        caller = authenticator.submitter()
         query.refuse_others()
         body = read_body("generations")
         dialect = _dialect(service, body.fields)
         _refuse_other_path(body.fields["model"], dialect.GENERATES, "needs an image; send it to /v1/images/edits")
-        return painted(caller, dialect, body, dialect.generation(body.fields, spare_seed=random_seed()))
+        return painted(caller, dialect, body, dialect.generation(body.fields, default_seed=random_seed()))
 
     @blueprint.post("/images/edits", strict_slashes=False)
     def edits() -> flask.Response:
-        caller = doorman.submitter()
+        caller = authenticator.submitter()
         query.refuse_others()
         body = _form() if flask.request.mimetype == multipart.TYPE else read_body("edits", most=IMAGES_BODY)
         dialect = _dialect(service, body.fields)
         _refuse_other_path(body.fields["model"], openai.EDITS, "takes no image; send it to /v1/images/generations")
-        return painted(caller, dialect, body, openai.edit(body.fields, body.files, spare_seed=random_seed()))
+        return painted(caller, dialect, body, openai.edit(body.fields, body.files, default_seed=random_seed()))
 
     @blueprint.get("/models", strict_slashes=False)
     def models() -> dict[str, Any]:
-        doorman.caller()
+        authenticator.caller()
         query.refuse_others()
         return {"object": "list", "data": [_shown(model_id) for model_id in _served(service)]}
 
     @blueprint.get("/models/<path:model_id>", strict_slashes=False)
     def model(model_id: str) -> dict[str, Any]:
-        doorman.caller()
+        authenticator.caller()
         query.refuse_others()
         if model_id not in _served(service):
             raise _unknown(service, model_id)
         return _shown(model_id)
 
-    def painted(caller: Caller, dialect: Dialect, body: Body, asked: Asked) -> flask.Response:
+    def painted(caller: Caller, dialect: ImagesDialect, body: Body, asked: Asked) -> flask.Response:
         """The pictures that a call asks for, or why there are none."""
         service.model(asked.order.request.model)
         order = replace(
@@ -104,7 +104,7 @@ def _form() -> Body:
     return replace(form, fields=openai_common.from_texts(form.fields))
 
 
-def _dialect(service: Service, body: Mapping[str, Any]) -> Dialect:
+def _dialect(service: Service, body: Mapping[str, Any]) -> ImagesDialect:
     """The dialect that the id of the model decides. Raises InvalidRequest for none, and UnknownModel."""
     model_id = body.get("model")
     if not isinstance(model_id, str):
@@ -114,7 +114,7 @@ def _dialect(service: Service, body: Mapping[str, Any]) -> Dialect:
     if not dialects and model_id not in openai.EDITS:
         raise _unknown(service, model_id)
     dialect = dialects[0] if dialects else openai
-    flask.g.spoken = registry.by_name(dialect.NAME)
+    flask.g.dialect = registry.by_name(dialect.NAME)
     return dialect
 
 

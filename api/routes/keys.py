@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import flask
 from pydantic import Field
 
-from api.auth import Doorman
+from api.auth import Authenticator
 from api.http import query
 from api.http.body import read_bytes
 from farm import clock
@@ -27,18 +27,18 @@ class WantedKey(Input):
     images_per_day: Annotated[Whole, Field(ge=0, le=2**53)] | None = None
 
 
-def routes(callers: Callers, *, doorman: Doorman) -> flask.Blueprint:
+def routes(callers: Callers, *, authenticator: Authenticator) -> flask.Blueprint:
     blueprint = flask.Blueprint("keys", __name__, url_prefix="/farm/v1")
 
     @blueprint.get("/keys")
     def page() -> dict[str, Any]:
-        doorman.refuse_all_but_admins("look after keys")
+        authenticator.refuse_all_but_admins("look after keys")
         query.refuse_others()
         return {"keys": [_shown(key) for key in callers.all()]}
 
     @blueprint.post("/keys")
     def create() -> tuple[dict[str, Any], int]:
-        doorman.refuse_all_but_admins("look after keys")
+        authenticator.refuse_all_but_admins("look after keys")
         query.refuse_others()
         wanted = parse(WantedKey, decode(read_bytes()))
         limits = Limits(wanted.rate, wanted.waiting, wanted.images_per_day)
@@ -50,7 +50,7 @@ def routes(callers: Callers, *, doorman: Doorman) -> flask.Blueprint:
 
     @blueprint.delete("/keys")
     def revoke() -> dict[str, Any]:
-        doorman.refuse_all_but_admins("look after keys")
+        authenticator.refuse_all_but_admins("look after keys")
         query.refuse_others("name")
         name = flask.request.args.get("name")
         if not name:

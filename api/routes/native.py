@@ -11,7 +11,7 @@ from typing import Any
 import flask
 
 from api.admission.sse import COMMENT, LOOK_SECONDS, event, last_event_id
-from api.context import House
+from api.context import ApiContext
 from api.http import query
 from api.http.body import IMAGES_BODY, read_body
 from farm.dialects import native
@@ -28,26 +28,26 @@ _TOLD = 1000
 _GAP = "Some of what happened before this is not known any more; the present state of your jobs is at /farm/v1/jobs."
 
 
-def routes(house: House) -> flask.Blueprint:
-    service, doorman, streams, links = house.service, house.doorman, house.streams, house.links
-    census = house.farm.census
+def routes(context: ApiContext) -> flask.Blueprint:
+    service, authenticator, streams, links = context.service, context.authenticator, context.streams, context.links
+    stats = context.farm.stats
     blueprint = flask.Blueprint("native", __name__, url_prefix="/farm/v1")
     told = lru_cache(_TOLD)(partial(_change_event, links=links))
 
     @blueprint.post("/jobs")
     def submit() -> tuple[dict[str, Any], int, dict[str, str]]:
-        caller = doorman.submitter()
+        caller = authenticator.submitter()
         query.refuse_others()
         body = read_body(native.NAME, most=IMAGES_BODY)  # the model is told in it
         endpoint = _endpoint(body.fields)
         model = service.model(endpoint)
-        order = native.read(body.fields, model=model.name, spare_seed=random_seed())
+        order = native.read(body.fields, model=model.name, default_seed=random_seed())
         accepted = service.submit(caller, replace(order, idempotency_key=body.idempotency_key, body_digest=body.digest))
         return native.accepted(accepted.id, links.base), 202, _replayed(accepted)
 
     @blueprint.get("/jobs")
     def page() -> dict[str, Any]:
-        caller = doorman.caller()
+        caller = authenticator.caller()
         query.refuse_others("limit", "before", "status")
         count, before = query.page()
         wanted = _states()
@@ -58,61 +58,61 @@ def routes(house: House) -> flask.Blueprint:
 
     @blueprint.get("/jobs/<job_id>")
     def get(job_id: str) -> dict[str, Any]:
-        caller = doorman.caller()
+        caller = authenticator.caller()
         query.refuse_others()
         job = service.get(caller, job_id)
         return native.view(job, links, inline=job.inline)
 
     @blueprint.delete("/jobs/<job_id>")
     def delete(job_id: str) -> tuple[str, int]:
-        caller = doorman.caller()
+        caller = authenticator.caller()
         query.refuse_others()
         service.delete(caller, job_id)
         return "", 204
 
     @blueprint.post("/jobs/<job_id>/cancel")
     def cancel(job_id: str) -> tuple[dict[str, Any], int]:
-        caller = doorman.caller()
+        caller = authenticator.caller()
         query.refuse_others()
         outcome = service.cancel(caller, job_id)
         return {"id": job_id, "outcome": outcome}, 202 if outcome == "stopping" else 200
 
     @blueprint.post("/jobs/<job_id>/retry")
     def retry(job_id: str) -> tuple[dict[str, Any], int, dict[str, str]]:
-        caller = doorman.submitter()
+        caller = authenticator.submitter()
         query.refuse_others()
         accepted = service.retry(caller, job_id)
         return native.accepted(accepted.id, links.base), 202, _replayed(accepted)
 
     @blueprint.get("/jobs/<job_id>/events")
     def job_events(job_id: str) -> flask.Response:
-        caller, seen = doorman.caller(), last_event_id(".")
+        caller, seen = authenticator.caller(), last_event_id(".")
         watched = service.watch(caller, job_id, idle_seconds=LOOK_SECONDS)
         first = next(watched)  # an unknown job is refused before the stream begins
         assert first is not None
         if seen != (first.sequence, first.step):
-            return streams.answer(_job_blocks([first], watched, links), may_stay=doorman.later())
+            return streams.answer(_job_blocks([first], watched, links), may_stay=authenticator.key_still_valid())
         if first.state.is_terminal:
             return flask.current_app.response_class(status=204)  # which tells a browser not to come back
-        return streams.answer(_job_blocks([], watched, links), may_stay=doorman.later())
+        return streams.answer(_job_blocks([], watched, links), may_stay=authenticator.key_still_valid())
 
     @blueprint.get("/events")
     def events() -> flask.Response:
-        caller, seen = doorman.caller(), last_event_id("-")
+        caller, seen = authenticator.caller(), last_event_id("-")
         followed = service.follow(caller, Moment(*seen) if seen else None, idle_seconds=LOOK_SECONDS)
         first = next(followed)  # a store that does not answer is refused before the stream begins
-        return streams.answer(_blocks(first, followed, told), may_stay=doorman.later())
+        return streams.answer(_blocks(first, followed, told), may_stay=authenticator.key_still_valid())
 
     @blueprint.get("/queue")
     def queue() -> dict[str, Any]:
-        doorman.caller()
+        authenticator.caller()
         query.refuse_others()
-        lanes = census.queues()
+        lanes = stats.queues()
         return {
-            "paused": census.is_paused(),
-            "unprepared": census.unprepared(),
+            "paused": stats.is_paused(),
+            "unprepared": stats.unprepared(),
             "waiting": sum(lane.jobs for lane in lanes),
-            "processing": census.processing(),
+            "processing": stats.processing(),
             "queues": [
                 {"model": q.model, "priority": q.priority, "jobs": q.jobs, "oldest_seconds": q.oldest_seconds}
                 for q in lanes
@@ -121,34 +121,34 @@ def routes(house: House) -> flask.Blueprint:
 
     @blueprint.get("/workers")
     def workers() -> dict[str, Any]:
-        doorman.refuse_all_but_admins("see the workers")
+        authenticator.refuse_all_but_admins("see the workers")
         query.refuse_others()
-        return {"workers": [{"id": w.id, "silent_seconds": w.silent_seconds, **w.facts} for w in census.workers()]}
+        return {"workers": [{"id": w.id, "silent_seconds": w.silent_seconds, **w.facts} for w in stats.workers()]}
 
     @blueprint.post("/workers/<worker_id>/drain")
     def drain(worker_id: str) -> tuple[dict[str, Any], int]:
-        doorman.refuse_all_but_admins("drain a worker")
+        authenticator.refuse_all_but_admins("drain a worker")
         query.refuse_others()
         service.drain(worker_id)
         return {"id": worker_id, "draining": True}, 202
 
     @blueprint.post("/pause")
     def pause() -> dict[str, Any]:
-        doorman.refuse_all_but_admins("pause the farm")
+        authenticator.refuse_all_but_admins("pause the farm")
         query.refuse_others()
         service.pause()
         return {"paused": True}
 
     @blueprint.post("/resume")
     def resume() -> dict[str, Any]:
-        doorman.refuse_all_but_admins("resume the farm")
+        authenticator.refuse_all_but_admins("resume the farm")
         query.refuse_others()
         service.resume()
         return {"paused": False}
 
     @blueprint.get("/models")
     def models() -> dict[str, Any]:
-        doorman.caller()
+        authenticator.caller()
         query.refuse_others()
         served = service.served()
         return {
@@ -190,10 +190,10 @@ def _states() -> frozenset[State]:
     return frozenset({State(text)})
 
 
-def _job_blocks(first: list[Job], later: Iterator[Job | None], links: Links) -> Iterator[str]:
+def _job_blocks(first: list[Job], key_still_valid: Iterator[Job | None], links: Links) -> Iterator[str]:
     """Events of one job, each with its whole present state. `id` is sequence.step, growing."""
     try:
-        for job in chain(first, later):
+        for job in chain(first, key_still_valid):
             yield COMMENT if job is None else _job_event(job, links)
     except FarmError as error:
         # The stream has begun, so the status is sent; the client reconnects and learns more.
@@ -205,10 +205,10 @@ def _job_event(job: Job, links: Links) -> str:
     return event(f"job.{job.state}", data, f"{job.sequence}.{job.step}")
 
 
-def _blocks(first: News, later: Iterator[News], told: Callable[[Change], str]) -> Iterator[str]:
+def _blocks(first: News, key_still_valid: Iterator[News], told: Callable[[Change], str]) -> Iterator[str]:
     """Events of all jobs. `listening` tells a client for whom there is none where it is, and so may come back to."""
     yield _news(first, told) or _listening(first)
-    for news in later:
+    for news in key_still_valid:
         yield _news(news, told) or COMMENT + _listening(news)
 
 

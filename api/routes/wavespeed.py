@@ -9,7 +9,7 @@ from typing import Any
 
 import flask
 
-from api.context import House
+from api.context import ApiContext
 from api.http import query
 from api.http.body import IMAGES_BODY, read_body, read_bytes
 from farm.auth.api_keys import Caller
@@ -21,31 +21,31 @@ from farm.domain.job import Job
 from farm.service import Service, random_seed
 
 
-def routes(house: House) -> flask.Blueprint:
-    service, doorman, held, links = house.service, house.doorman, house.held, house.links
+def routes(context: ApiContext) -> flask.Blueprint:
+    service, authenticator, held, links = context.service, context.authenticator, context.held, context.links
     blueprint = flask.Blueprint("wavespeed", __name__, url_prefix="/api/v3")
 
     @blueprint.post("/<other_than('(?:predictions|webhook/secret|media/uploads?)(?:/|$)'):endpoint>")
     def submit(endpoint: str) -> dict[str, Any]:
-        caller = doorman.submitter()
+        caller = authenticator.submitter()
         endpoint = endpoint.rstrip("/")
         model = _model(service, endpoint)
         body = read_body(wavespeed.NAME, endpoint, most=IMAGES_BODY)
-        asked = wavespeed.read(body.fields, _query(), endpoint=endpoint, model=model.name, spare_seed=random_seed())
+        asked = wavespeed.read(body.fields, _query(), endpoint=endpoint, model=model.name, default_seed=random_seed())
         service.model(asked.order.request.model)  # with an image it is another one
         order = replace(asked.order, idempotency_key=body.idempotency_key, body_digest=body.digest)
         if asked.held:
             return wavespeed.envelope(wavespeed.held_prediction(held.job(caller, order), links))
-        return wavespeed.envelope(wavespeed.prediction(service.place(caller, order), links))
+        return wavespeed.envelope(wavespeed.prediction(service.submit_and_get(caller, order), links))
 
     @blueprint.get("/predictions/<job_id>", strict_slashes=False)
     @blueprint.get("/predictions/<job_id>/result", strict_slashes=False)
     def result(job_id: str) -> dict[str, Any]:
-        return wavespeed.envelope(wavespeed.prediction(service.get(doorman.caller(), job_id), links))
+        return wavespeed.envelope(wavespeed.prediction(service.get(authenticator.caller(), job_id), links))
 
     @blueprint.route("/predictions", methods=["GET", "POST"], strict_slashes=False)
     def page() -> dict[str, Any]:
-        caller = doorman.caller()
+        caller = authenticator.caller()
         body = read_bytes()
         listing = wavespeed.read_listing(decode(body) if body else {}, _query())
         jobs, total = service.search(caller, listing.search, skip=listing.skip, count=listing.size)
@@ -53,7 +53,7 @@ def routes(house: House) -> flask.Blueprint:
 
     @blueprint.post("/predictions/delete", strict_slashes=False)
     def delete() -> dict[str, Any]:
-        caller = doorman.caller()
+        caller = authenticator.caller()
         query.refuse_others()
         found = list(_known(service, caller, wavespeed.read_deletion(decode(read_bytes()))))
         if unfinished := [job.id for job in found if not job.state.is_terminal]:
@@ -65,7 +65,7 @@ def routes(house: House) -> flask.Blueprint:
 
     @blueprint.get("/webhook/secret", strict_slashes=False)
     def secret() -> dict[str, Any]:
-        return wavespeed.envelope({"secret": house.farm.secrets.of(doorman.caller().id)})
+        return wavespeed.envelope({"secret": context.farm.secrets.of(authenticator.caller().id)})
 
     return blueprint
 

@@ -10,23 +10,23 @@ from typing import Any
 import flask
 from werkzeug.exceptions import BadRequest
 
-from api.context import House
+from api.context import ApiContext
 from api.http import query
 from api.http.body import pieces, read_bytes
-from api.http.upload_body import Receiving, file_in_form
+from api.http.upload_body import UploadBodies, file_in_form
 from farm.dialects import wavespeed, wavespeed_media
 from farm.dialects.fields import decode, parse
 from farm.domain.catalogue import MAX_UPLOAD
 from farm.uploads.uploads import Wish
 
 
-def routes(house: House, receiving: Receiving) -> flask.Blueprint:
-    doorman, links, uploads = house.doorman, house.links, house.farm.uploads
+def routes(context: ApiContext, receiving: UploadBodies) -> flask.Blueprint:
+    authenticator, links, uploads = context.authenticator, context.links, context.farm.uploads
     blueprint = flask.Blueprint("wavespeed_media", __name__, url_prefix="/api/v3/media")
 
     @blueprint.post("/uploads", strict_slashes=False)
     def ticket() -> dict[str, Any]:
-        caller = doorman.caller()
+        caller = authenticator.caller()
         query.refuse_others()
         asked = parse(wavespeed_media.Announcement, decode(read_bytes()))
         ticket = uploads.issue(caller.id, Wish(asked.content_type, size=asked.size))
@@ -45,7 +45,7 @@ def routes(house: House, receiving: Receiving) -> flask.Blueprint:
 
     @blueprint.post("/upload/binary", strict_slashes=False)
     def form() -> dict[str, Any]:
-        caller = doorman.caller()
+        caller = authenticator.caller()
         query.refuse_others()
         with receiving.place(caller.id):
             file, content = file_in_form(pieces(MAX_UPLOAD), wavespeed_media.FIELD)

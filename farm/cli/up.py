@@ -13,7 +13,7 @@ import urllib3
 
 from farm.domain.errors import ConfigurationError, StoreUnavailable
 from farm.jobstore.connection import connect
-from farm.jobstore.stats import Census
+from farm.jobstore.stats import StoreStats
 from farm.process.data_dir import DataDir
 from farm.process.embedded_redis import EmbeddedRedis
 from farm.process.supervisor import API_GRACE_SECONDS, Child, Supervisor
@@ -136,13 +136,13 @@ def api_answers(address: str) -> bool:
 def is_dismissed(url: str, pid: int) -> bool:
     """Whether the worker that was this process had been told to leave with `farm workers drain`."""
     try:
-        return Census(connect(url)).is_dismissed(socket.gethostname(), pid)
+        return StoreStats(connect(url)).is_dismissed(socket.gethostname(), pid)
     except StoreUnavailable:
         return False
 
 
 def has_warm_worker(url: str) -> bool:
     try:
-        return any(worker.facts.get("state") == "warm" for worker in Census(connect(url)).workers())
+        return any(worker.facts.get("state") == "warm" for worker in StoreStats(connect(url)).workers())
     except StoreUnavailable:
         return False

@@ -116,10 +116,10 @@ _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no"
 _REPEATED = 1000
 
 
-def read(body: Mapping[str, Any], *, endpoint: str, model: str, spare_seed: int) -> Order:
-    """A body as an order for `model`. `spare_seed` is taken where the caller gives none."""
+def read(body: Mapping[str, Any], *, endpoint: str, model: str, default_seed: int) -> Order:
+    """A body as an order for `model`. `default_seed` is taken where the caller gives none."""
     fields = parse(FIELDS[model], body)
-    request = fields.request(model, spare_seed=spare_seed)
+    request = fields.request(model, default_seed=default_seed)
     return Order(endpoint, request, dialect=NAME, inline=fields.sync_mode, sources=fields.sources())
 
 
@@ -287,7 +287,7 @@ def overdue(endpoint: str, request_id: str, queue: str) -> dict[str, Any]:
     return {"detail": message, "message": message, "error_type": "request_timeout"}
 
 
-def letter(job: Job, _due: Due, links: Links) -> dict[str, Any]:
+def webhook_body(job: Job, _due: Due, links: Links) -> dict[str, Any]:
     """What a webhook is told of a finished request."""
     head: dict[str, Any] = {"request_id": job.id, "gateway_request_id": job.id}
     try:

@@ -124,12 +124,12 @@ class ModelFields(Input):
     sync_mode: Flag = False
     enhance_prompt: Flag = False
 
-    def request(self, model: str, *, spare_seed: int) -> Request:
-        """The same, dialect-neutral. `spare_seed` is taken where the caller gives none. Raises InvalidRequest."""
+    def request(self, model: str, *, default_seed: int) -> Request:
+        """The same, dialect-neutral. `default_seed` is taken where the caller gives none. Raises InvalidRequest."""
         return Request(
             model=model,
             prompt=self.prompt,
-            seed=spare_seed if self.seed is None else self.seed,
+            seed=default_seed if self.seed is None else self.seed,
             images=self.num_images,
             output_format=self.output_format,
             enhance=self.enhance_prompt,

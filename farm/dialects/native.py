@@ -70,12 +70,12 @@ INPUTS: dict[str, type[JobInput]] = {
 }
 
 
-def read(body: Mapping[str, Any], *, model: str, spare_seed: int) -> Order:
-    """A submit's body as an order for `model`. `spare_seed` is taken where the caller gives none."""
+def read(body: Mapping[str, Any], *, model: str, default_seed: int) -> Order:
+    """A submit's body as an order for `model`. `default_seed` is taken where the caller gives none."""
     fields = parse(INPUTS[model], body)
     return Order(
         fields.model,
-        fields.request(model, spare_seed=spare_seed),
+        fields.request(model, default_seed=default_seed),
         fields.priority,
         webhook=_webhook(fields),
         inline=fields.sync_mode,
@@ -144,7 +144,7 @@ def _image(image: Image, links: Links, *, inline: bool) -> dict[str, Any]:
     }
 
 
-def letter(job: Job, due: Due, links: Links) -> dict[str, Any]:
+def webhook_body(job: Job, due: Due, links: Links) -> dict[str, Any]:
     """The body of a webhook: what happened when, as which of the job's changes, and the whole present state."""
     head = {"type": f"job.{due.event}", "timestamp": clock.iso(due.created_us), "sequence": due.sequence}
     return head | {"data": view(job, links)}

@@ -114,13 +114,13 @@ TAKES: Mapping[str, type[Call]] = {
 }
 
 
-def generation(body: Mapping[str, Any], *, spare_seed: int) -> Asked:
-    """The body of a call at `/v1/images/generations`. `spare_seed` is taken where the caller gives none."""
+def generation(body: Mapping[str, Any], *, default_seed: int) -> Asked:
+    """The body of a call at `/v1/images/generations`. `default_seed` is taken where the caller gives none."""
     model_id = body["model"]
-    return _asked(openai_common.parse(TAKES[model_id], body), GENERATES[model_id], (), spare_seed)
+    return _asked(openai_common.parse(TAKES[model_id], body), GENERATES[model_id], (), default_seed)
 
 
-def edit(body: Mapping[str, Any], files: Sequence[tuple[str, bytes]], *, spare_seed: int) -> Asked:
+def edit(body: Mapping[str, Any], files: Sequence[tuple[str, bytes]], *, default_seed: int) -> Asked:
     """The body of a call at `/v1/images/edits`, and the files that came with it, each with its field."""
     _refuse_other_files(files)
     model = EDITS[body["model"]]
@@ -129,7 +129,7 @@ def edit(body: Mapping[str, Any], files: Sequence[tuple[str, bytes]], *, spare_s
     if model is KONTEXT and len(sources) > 1:
         model = KONTEXT_MULTI
     _refuse_too_many(sources, MAX_INPUTS if model is KONTEXT_MULTI else 1)
-    return _asked(call, model, sources, spare_seed)
+    return _asked(call, model, sources, default_seed)
 
 
 def _refuse_other_files(files: Sequence[tuple[str, bytes]]) -> None:
@@ -150,8 +150,8 @@ def _refuse_too_many(sources: Sequence[Source], most: int) -> None:
         raise InvalidRequest([Problem(field, message, "sequence_too_long", len(sources), {"max_length": most})])
 
 
-def _asked(call: Call, model: Model, sources: tuple[Source, ...], spare_seed: int) -> Asked:
-    request = call.request(model, spare_seed=spare_seed)
+def _asked(call: Call, model: Model, sources: tuple[Source, ...], default_seed: int) -> Asked:
+    request = call.request(model, default_seed=default_seed)
     order = Order(call.model, request, dialect=NAME, inline=call.carriage != "url", sources=sources)
     return Asked(order, call.carriage)
 

@@ -179,7 +179,7 @@ class Asked:
     carriage: Carriage
 
 
-class Dialect(Protocol):
+class ImagesDialect(Protocol):
     """A module that speaks one of the dialects: its models by their ids, and what a call for each of them takes.
 
     Edits are OpenAI's own call; nobody words it otherwise.
@@ -190,7 +190,7 @@ class Dialect(Protocol):
     GENERATES: Mapping[str, Model]
     TAKES: Mapping[str, type[Call]]
 
-    def generation(self, body: Mapping[str, Any], *, spare_seed: int) -> Asked: ...
+    def generation(self, body: Mapping[str, Any], *, default_seed: int) -> Asked: ...
 
     def answer(self, job: Job, result: Result, carriage: Carriage, links: Links) -> dict[str, Any]: ...
 
@@ -215,8 +215,8 @@ class Call(Input):
     stream: OffOnly = False
     partial_images: Annotated[Whole, Field(ge=0, le=0)] = 0
 
-    def request(self, model: Model, *, spare_seed: int) -> Request:
-        """The same, dialect-neutral. `spare_seed` is taken where the caller gives none. Raises InvalidRequest."""
+    def request(self, model: Model, *, default_seed: int) -> Request:
+        """The same, dialect-neutral. `default_seed` is taken where the caller gives none. Raises InvalidRequest."""
         if self.sync_mode and self.response_format == "url":
             raise InvalidRequest(
                 [Problem("sync_mode", "it disagrees with response_format; send one of the two", "conflict", True)]
@@ -224,7 +224,7 @@ class Call(Input):
         return Request(
             model=model.name,
             prompt=self.prompt,
-            seed=spare_seed if self.seed is None else self.seed,
+            seed=default_seed if self.seed is None else self.seed,
             images=agreed("n", self.n, "num_images", self.num_images) or 1,
             output_format=self.picture_format,
             enhance=self.enhance_prompt,

@@ -18,13 +18,13 @@ from farm.domain.errors import FarmError
 from farm.domain.job import Job
 
 #: The body of a webhook: what a delivery tells of its job.
-Letter = Callable[[Job, Due, Links], Mapping[str, Any]]
+WebhookBody = Callable[[Job, Due, Links], Mapping[str, Any]]
 #: How an error with an HTTP status is told.
 Refuse = Callable[[int, FarmError], Refusal]
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
+class Dialect:
     """A dialect. `prefix` begins the paths where it is spoken, `routes` is the module that answers them."""
 
     name: str
@@ -32,33 +32,35 @@ class Spoken:
     routes: str
     refuse: Refuse
     #: At `/v1`, which several share, the module that is chosen by the model's id.
-    images: openai_common.Dialect | None = None
+    images: openai_common.ImagesDialect | None = None
     #: What it calls the URL of a webhook, and how one is written (None: it has no webhooks) and signed.
     webhook_field: str = ""
-    letter: Letter | None = None
+    webhook_body: WebhookBody | None = None
     signature: Literal["standard", "fal", "wavespeed"] = "standard"
 
 
-NATIVE = Spoken("native", "/", "native", native.refusal, webhook_field="webhook_url", letter=native.letter)
+NATIVE = Dialect("native", "/", "native", native.refusal, webhook_field="webhook_url", webhook_body=native.webhook_body)
 
-SPOKEN = (
-    Spoken("fal", "/fal/", "fal", fal.refusal, None, "fal_webhook", fal.letter, "fal"),
-    Spoken("wavespeed", "/api/v3/", "wavespeed", wavespeed.refusal, None, "webhook", wavespeed.letter, "wavespeed"),
+DIALECTS = (
+    Dialect("fal", "/fal/", "fal", fal.refusal, None, "fal_webhook", fal.webhook_body, "fal"),
+    Dialect(
+        "wavespeed", "/api/v3/", "wavespeed", wavespeed.refusal, None, "webhook", wavespeed.webhook_body, "wavespeed"
+    ),
     # At one path: the first of them answers who does not get as far as naming a model.
-    Spoken("openai", "/v1/", "images", openai_common.refusal, openai),
-    Spoken("aimlapi", "/v1/", "images", openai_common.refusal, aimlapi),
-    Spoken("siraya", "/v1/", "images", siraya.refusal, siraya),
+    Dialect("openai", "/v1/", "images", openai_common.refusal, openai),
+    Dialect("aimlapi", "/v1/", "images", openai_common.refusal, aimlapi),
+    Dialect("siraya", "/v1/", "images", siraya.refusal, siraya),
     NATIVE,
 )
 
-_BY_NAME = {spoken.name: spoken for spoken in SPOKEN}
+_BY_NAME = {dialect.name: dialect for dialect in DIALECTS}
 
 
-def spoken_at(path: str) -> Spoken:
+def dialect_for_path(path: str) -> Dialect:
     """The dialect of whoever calls `path`; the farm's own where no provider's is spoken."""
-    return next(spoken for spoken in SPOKEN if path.startswith(spoken.prefix))
+    return next(dialect for dialect in DIALECTS if path.startswith(dialect.prefix))
 
 
-def by_name(name: str) -> Spoken:
+def by_name(name: str) -> Dialect:
     """The dialect of this name; the farm's own for one that this farm does not speak, or not any more."""
     return _BY_NAME.get(name, NATIVE)

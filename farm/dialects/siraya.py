@@ -44,10 +44,10 @@ class TextToImage(ProviderCall):
 TAKES: Mapping[str, type[Call]] = dict.fromkeys(GENERATES, TextToImage)
 
 
-def generation(body: Mapping[str, Any], *, spare_seed: int) -> Asked:
-    """The body of a call. `spare_seed` is taken where the caller gives none."""
+def generation(body: Mapping[str, Any], *, default_seed: int) -> Asked:
+    """The body of a call. `default_seed` is taken where the caller gives none."""
     call = openai_common.parse(TextToImage, body)
-    request = call.request(SRPO, spare_seed=spare_seed)
+    request = call.request(SRPO, default_seed=default_seed)
     return Asked(Order(call.model, request, dialect=NAME, inline=call.carriage != "url"), call.carriage)
 
 

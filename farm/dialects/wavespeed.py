@@ -121,8 +121,8 @@ class Submit:
     held: bool
 
 
-def read(body: Mapping[str, Any], query: str, *, endpoint: str, model: str, spare_seed: int) -> Submit:
-    """A submit's body and the query of its address. `spare_seed` is taken for the seed −1.
+def read(body: Mapping[str, Any], query: str, *, endpoint: str, model: str, default_seed: int) -> Submit:
+    """A submit's body and the query of its address. `default_seed` is taken for the seed −1.
 
     The order's model is another than `model`, which is named by `endpoint`, where text to image brings an image.
     """
@@ -130,14 +130,14 @@ def read(body: Mapping[str, Any], query: str, *, endpoint: str, model: str, spar
     fields = parse(INPUTS[model], body)
     if webhook:
         _refuse_with_webhook(fields)
-    request = _request(fields, spare_seed)
+    request = _request(fields, default_seed)
     sources = () if fields.image is None else (Source("image", fields.image),)
     inline = fields.enable_base64_output
     order = Order(endpoint, request, dialect=NAME, webhook=webhook, inline=inline, sources=sources)
     return Submit(order, held=fields.enable_sync_mode)
 
 
-def _request(fields: TextToImageInput, spare_seed: int) -> Request:
+def _request(fields: TextToImageInput, default_seed: int) -> Request:
     width, height = _pixels(fields)
     return Request(
         model=SRPO.name if fields.image is None else SRPO_IMAGE.name,
@@ -147,7 +147,7 @@ def _request(fields: TextToImageInput, spare_seed: int) -> Request:
         height=height,
         steps=fields.num_inference_steps,
         guidance=fields.guidance_scale,
-        seed=spare_seed if fields.seed == -1 else fields.seed,
+        seed=default_seed if fields.seed == -1 else fields.seed,
         output_format=fields.output_format,
         enhance=fields.enhance_prompt,
     )
@@ -340,7 +340,7 @@ def page(listing: Listing, jobs: list[Job], total: int, links: Links) -> dict[st
     return {"page": listing.page, "total": total, "items": items}
 
 
-def letter(job: Job, _due: Due, links: Links) -> dict[str, Any]:
+def webhook_body(job: Job, _due: Due, links: Links) -> dict[str, Any]:
     """What a receiver is sent: the prediction itself, without the envelope, and what was asked for."""
     return prediction(job, links) | {"input": _input(job.request, links)}
 

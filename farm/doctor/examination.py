@@ -17,11 +17,11 @@ from farm.doctor.finding import Finding, good, note, refused, wrong
 from farm.domain.errors import FarmError
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect
-from farm.jobstore.stats import Census
+from farm.jobstore.stats import StoreStats
 from farm.process import embedded_redis
 from farm.process.data_dir import DataDir
 from farm.settings import PREFIX, Settings
-from farm.ssrf_safe_http import Outbound
+from farm.ssrf_safe_http import SsrfSafeClient
 from farm.webhooks import signing
 
 #: How long one check may take, in seconds.
@@ -82,13 +82,13 @@ class Examination:
         yield "keys", self._check_keys
         if self._client:
             yield "workers", self._check_workers
-            yield "queue", lambda: work.queue(Census(self._redis), lease_seconds=self._settings.lease_seconds)
-            yield "preparation", lambda: work.preparation(Census(self._redis))
-            yield "webhooks", lambda: work.webhooks(Census(self._redis))
+            yield "queue", lambda: work.queue(StoreStats(self._redis), lease_seconds=self._settings.lease_seconds)
+            yield "preparation", lambda: work.preparation(StoreStats(self._redis))
+            yield "webhooks", lambda: work.webhooks(StoreStats(self._redis))
 
     def _check_settings(self) -> Iterator[Finding]:
         yield from (refused("settings", problem) for problem in self._problems)
-        Outbound(self._settings.webhook_allow)
+        SsrfSafeClient(self._settings.webhook_allow)
         if self._settings.signing_key:
             signing.read_key(self._settings.signing_key)
         if not self._problems:
@@ -138,7 +138,7 @@ class Examination:
 
     def _check_workers(self) -> Iterable[Finding]:
         expected = self._holder is not None or self._is_ours(self._address())
-        found = Census(self._redis).workers()
+        found = StoreStats(self._redis).workers()
         return work.workers(found, lease_seconds=self._settings.lease_seconds, are_expected=expected)
 
     @property
@@ -164,7 +164,7 @@ class Examination:
 
     def _runs(self) -> bool:
         """Whether any process of this farm is known to live."""
-        return self._holder is not None or (self._client is not None and bool(Census(self._client).workers()))
+        return self._holder is not None or (self._client is not None and bool(StoreStats(self._client).workers()))
 
 
 def within(name: str, check: Check, seconds: float = CHECK_SECONDS) -> list[Finding]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from farm import __version__, clock
 from farm.doctor.finding import Finding, good, note, wrong
-from farm.jobstore.stats import Census, Queue, Worker
+from farm.jobstore.stats import Queue, StoreStats, Worker
 
 #: A job that waits for longer although a worker stands idle is stuck: bells are rung again every second.
 _IDLE_SECONDS = 10.0
@@ -37,25 +37,25 @@ def workers(found: Sequence[Worker], *, lease_seconds: float, are_expected: bool
         yield note("workers", f"some are of version {', '.join(others)}, this is {__version__}", "start the farm again")
 
 
-def queue(census: Census, *, lease_seconds: float) -> Iterator[Finding]:
+def queue(stats: StoreStats, *, lease_seconds: float) -> Iterator[Finding]:
     """What waits, by model. Looks twice before it calls something stuck beside an idle worker."""
-    findings = list(_queue(census, lease_seconds))
+    findings = list(_queue(stats, lease_seconds))
     if any(finding.remedy for finding in findings):
         clock.pause(_SECOND_LOOK_SECONDS)
-        findings = list(_queue(census, lease_seconds))
+        findings = list(_queue(stats, lease_seconds))
     return iter(findings)
 
 
-def _queue(census: Census, lease_seconds: float) -> Iterator[Finding]:
-    if census.is_paused():
-        text = f"the farm is paused: {census.waiting()} wait, {census.processing()} in work"
+def _queue(stats: StoreStats, lease_seconds: float) -> Iterator[Finding]:
+    if stats.is_paused():
+        text = f"the farm is paused: {stats.waiting()} wait, {stats.processing()} in work"
         yield note("queue", text, "farm resume")
         return
-    alive = [worker for worker in census.workers() if worker.silent_seconds <= lease_seconds]
-    waiting = [lane for lane in census.queues() if lane.jobs]
+    alive = [worker for worker in stats.workers() if worker.silent_seconds <= lease_seconds]
+    waiting = [lane for lane in stats.queues() if lane.jobs]
     yield from (lane_finding(lane, _in_state("warm", alive)) for lane in waiting)
     if not waiting:
-        yield good("queue", f"no job waits, {census.processing()} in work")
+        yield good("queue", f"no job waits, {stats.processing()} in work")
 
 
 def lane_finding(lane: Queue, warm: Sequence[Worker]) -> Finding:
@@ -70,9 +70,9 @@ def lane_finding(lane: Queue, warm: Sequence[Worker]) -> Finding:
     return good("queue", text)
 
 
-def webhooks(census: Census) -> Finding:
-    waiting = census.totals().get("deliveries:waiting", 0)
-    return webhooks_finding(int(waiting), census.overdue_seconds(), couriers=census.couriers())
+def webhooks(stats: StoreStats) -> Finding:
+    waiting = stats.totals().get("deliveries:waiting", 0)
+    return webhooks_finding(int(waiting), stats.overdue_seconds(), couriers=stats.couriers())
 
 
 def webhooks_finding(waiting: int, overdue_seconds: float, *, couriers: int) -> Finding:
@@ -83,8 +83,8 @@ def webhooks_finding(waiting: int, overdue_seconds: float, *, couriers: int) -> 
     return good("webhooks", text) if couriers or not waiting else note("webhooks", text, _START_WEBHOOKS)
 
 
-def preparation(census: Census) -> Finding:
-    return preparation_finding(census.unprepared(), census.unattended_seconds(), preparers=census.couriers())
+def preparation(stats: StoreStats) -> Finding:
+    return preparation_finding(stats.unprepared(), stats.unattended_seconds(), preparers=stats.couriers())
 
 
 def preparation_finding(jobs: int, unattended_seconds: float, *, preparers: int) -> Finding:

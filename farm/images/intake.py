@@ -26,7 +26,7 @@ from farm.domain.job import Job, Order, Source
 from farm.domain.request import Request
 from farm.images import decode
 from farm.images.decode import UnusablePicture
-from farm.ssrf_safe_http import Outbound
+from farm.ssrf_safe_http import SsrfSafeClient
 from farm.storage.storage import Storage, name_in, new_input_key
 
 #: So much of a data URI is repeated in an error, in characters.
@@ -59,7 +59,7 @@ Found = str | _Inline
 class Intake:
     """Takes in what requests bring. `base` is how callers reach this farm, as far as that is known."""
 
-    def __init__(self, storage: Storage, *, outbound: Outbound, base: Callable[[], str | None]) -> None:
+    def __init__(self, storage: Storage, *, outbound: SsrfSafeClient, base: Callable[[], str | None]) -> None:
         self._storage = storage
         self._outbound = outbound
         self._base = base

@@ -13,7 +13,7 @@ FULL_AT = 0.8
 MEMORY_READING_SECONDS = 1.0
 
 
-class Memory:
+class MemoryGuard:
     """Redis's memory, looked at now and then."""
 
     def __init__(self, client: redis.Redis) -> None:

@@ -83,7 +83,7 @@ class Listener(threading.Thread):
             return set(self._wanted)
 
 
-def hear_stops(client: redis.Redis, stop: Callable[[str], None]) -> None:
+def listen_for_stops(client: redis.Redis, stop: Callable[[str], None]) -> None:
     """Call `stop(job id)`, from a thread of its own, whenever the rendering of a job must stop.
 
     What is missed while there is no connection, the next renewal of the lease tells.

@@ -49,7 +49,7 @@ class Served:
 GONE_SECONDS = 900.0
 
 
-class Census:
+class StoreStats:
     """Reads only; each figure is of one moment, the whole is not."""
 
     def __init__(self, client: redis.Redis) -> None:

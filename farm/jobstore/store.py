@@ -24,7 +24,7 @@ from farm.domain.request import Priority, Request
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
 from farm.jobstore.limit_errors import refusal
-from farm.jobstore.memory_guard import Memory
+from farm.jobstore.memory_guard import MemoryGuard
 from farm.jobstore.record import CONDITIONS, blank, conditions_from, fields_of, job_from, result_text
 from farm.jobstore.scripts import Scripts
 
@@ -109,7 +109,7 @@ class JobStore:
         self._scripts = Scripts(client)
         self._terms = terms
         self._ttl_us = _us(terms.result_ttl_seconds)
-        self._memory = Memory(client)
+        self._memory = MemoryGuard(client)
         #: By how many seconds Redis's clock was ahead of this process's monotonic one, and when that last leapt.
         self._ahead = math.inf
         self._leapt_at = -math.inf

@@ -16,7 +16,7 @@ _BLOCK_BYTES = 64 * 1024
 _log = structlog.get_logger(__name__)
 
 
-class Syncing:
+class AofSyncThread:
     """Syncs what a Redis writes once a second, in a thread, so that Redis need not.
 
     Redis' own `appendfsync everysec` holds a write back while a sync is under way, for up to two seconds, and answers

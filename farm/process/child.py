@@ -12,13 +12,13 @@ import sys
 
 # Exit statuses of a child that ends by itself. The supervisor starts another, but for the last.
 #: What it does makes no progress any more.
-HUNG = 70
+EXIT_HUNG = 70
 #: It failed again and again, or its device is lost.
-FAULTY = 71
+EXIT_FAULTY = 71
 #: No wake-up reaches it any more.
-DEAF = 75
+EXIT_NO_WAKEUPS = 75
 #: What only a person can mend; it is not tried again.
-UNUSABLE = 78
+EXIT_CONFIG = 78
 #: From linux/prctl.h.
 _PR_SET_PDEATHSIG = 1
 

@@ -17,7 +17,7 @@ from farm import clock
 from farm.domain.errors import ConfigurationError
 from farm.jobstore.connection import connect
 from farm.process import child
-from farm.process.aof import Syncing, cut_zeros
+from farm.process.aof import AofSyncThread, cut_zeros
 from farm.settings import Fsync
 
 #: Longest path that a Unix socket may have on every system that the farm knows (Linux takes 107 bytes).
@@ -62,7 +62,7 @@ class EmbeddedRedis:
     def __init__(self, data_dir: Path, *, fsync: Fsync = "everysec") -> None:
         """`fsync`: when a change is on the disk for good, before it is answered or within two seconds."""
         self._fsync = fsync
-        self._syncing: Syncing | None = None
+        self._syncing: AofSyncThread | None = None
         self._folder = data_dir.resolve() / "redis"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._socket = self._socket_path()
@@ -104,7 +104,7 @@ class EmbeddedRedis:
 
     def _keep_synced(self) -> None:
         if self._fsync == "everysec" and self._syncing is None:
-            self._syncing = Syncing(self._folder)
+            self._syncing = AofSyncThread(self._folder)
             self._syncing.start()
 
     def _was_killed(self) -> bool:
@@ -149,7 +149,7 @@ class EmbeddedRedis:
             "unixsocketperm": "700",
             "dir": str(self._folder),
             "appendonly": "yes",
-            # Once a second is not left to Redis: see `Syncing`.
+            # Once a second is not left to Redis: see `AofSyncThread`.
             "appendfsync": "always" if self._fsync == "always" else "no",
             "save": "",
             "maxmemory": _MEMORY,

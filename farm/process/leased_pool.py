@@ -16,16 +16,16 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
-class Crew(Generic[T]):
-    """So many threads. `take` gives the next thing, None where there is none now; `see_to` deals with it.
+class LeasedPool(Generic[T]):
+    """So many threads. `take` gives the next thing, None where there is none now; `handle` deals with it.
 
     What either fails to do is not lost: things are taken under leases, which bring them back.
     """
 
-    def __init__(self, name: str, threads: int, *, take: Callable[[], T | None], see_to: Callable[[T], None]) -> None:
+    def __init__(self, name: str, threads: int, *, take: Callable[[], T | None], handle: Callable[[T], None]) -> None:
         self._name = name
         self._take = take
-        self._see_to = see_to
+        self._see_to = handle
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._room = threading.Semaphore(threads)
         #: Set when nothing more is to be taken.
@@ -38,7 +38,7 @@ class Crew(Generic[T]):
                 if not self._begin():
                     return
         except FarmError as error:
-            _log.warning("nothing could be taken", crew=self._name, error=str(error))
+            _log.warning("nothing could be taken", pool=self._name, error=str(error))
 
     def drain(self) -> None:
         """Take nothing more. Safe in a signal handler."""
@@ -71,8 +71,8 @@ class Crew(Generic[T]):
                 self._see_to(thing)
                 thing = self._next()
         except FarmError as error:
-            _log.warning("interrupted", crew=self._name, error=str(error))
+            _log.warning("interrupted", pool=self._name, error=str(error))
         except Exception as error:  # noqa: BLE001  # the pool would swallow it
-            _log.error("failed", crew=self._name, exc_info=error)
+            _log.error("failed", pool=self._name, exc_info=error)
         finally:
             self._room.release()

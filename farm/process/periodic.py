@@ -16,11 +16,11 @@ _ROUND_SECONDS = (0.7, 1.3)
 _log = structlog.get_logger(__name__)
 
 
-class Reaper(threading.Thread):
+class PeriodicThread(threading.Thread):
     """Does its rounds about once a second until told to stop."""
 
     def __init__(self, *rounds: Callable[[], None]) -> None:
-        super().__init__(name="reaper", daemon=True)
+        super().__init__(name="periodic", daemon=True)
         self._rounds = rounds
         self._stopped = threading.Event()
 

@@ -12,7 +12,7 @@ import structlog
 
 from farm import clock
 from farm.domain.errors import ConfigurationError
-from farm.process.child import FAULTY, UNUSABLE, command
+from farm.process.child import EXIT_CONFIG, EXIT_FAULTY, command
 from farm.process.embedded_redis import EmbeddedRedis
 
 #: Seconds before a dead child is started again: doubled each time, and forgotten after a minute of life.
@@ -42,7 +42,7 @@ class Child:
         self._program = program
         self._grace = grace_seconds
         self._is_dismissed = is_dismissed
-        self._stays_away = False
+        self._stopped_for_good = False
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._delay = _FIRST_DELAY
@@ -50,15 +50,13 @@ class Child:
 
     def start(self) -> None:
         # A session of its own: a Ctrl-C in the terminal is for `farm up` alone, which stops the others in order.
-        self._process = subprocess.Popen(
-            command(*self._program), stdin=subprocess.DEVNULL, start_new_session=True
-        )
+        self._process = subprocess.Popen(command(*self._program), stdin=subprocess.DEVNULL, start_new_session=True)
         self._started = clock.monotonic()
 
     def look(self) -> None:
         """Start a dead process again when its time has come; raise ConfigurationError where that is useless."""
         if self._process is None:
-            if clock.monotonic() >= self._start_at and not self._stays_away:
+            if clock.monotonic() >= self._start_at and not self._stopped_for_good:
                 self.start()
             return
         status = self._process.poll()
@@ -66,11 +64,11 @@ class Child:
             return
         if status == 0 and self._is_dismissed(self._process.pid):
             _log.info("child was told to leave, and stays away", child=self.name)
-            self._stays_away, self._process = True, None
+            self._stopped_for_good, self._process = True, None
             return
-        if status == UNUSABLE:
+        if status == EXIT_CONFIG:
             raise ConfigurationError(f"The {self.name} cannot start; its reason is in the line above")
-        self._mourn(status)
+        self._schedule_restart(status)
 
     def ask_to_stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -87,9 +85,9 @@ class Child:
             self._process.kill()
             self._process.wait()
 
-    def _mourn(self, status: int) -> None:
+    def _schedule_restart(self, status: int) -> None:
         # A life that ended in failures only was none, however long: it would cost jobs their attempts again at once.
-        if status != FAULTY and clock.monotonic() - self._started > _GOOD_LIFE:
+        if status != EXIT_FAULTY and clock.monotonic() - self._started > _GOOD_LIFE:
             self._delay = _FIRST_DELAY
         _log.warning("child died", child=self.name, status=status, restart_in_seconds=self._delay)
         self._start_at = clock.monotonic() + self._delay

@@ -11,7 +11,7 @@ from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
 
 
-class Rota:
+class SweepState:
     """Gives out turns. One that is given twice does no harm: the work may be done twice."""
 
     def __init__(self, client: redis.Redis) -> None:

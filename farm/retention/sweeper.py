@@ -10,7 +10,7 @@ from farm import clock
 from farm.domain.errors import StorageError
 from farm.domain.job import Job, State
 from farm.jobstore.store import JobStore
-from farm.retention.sweep_state import Rota
+from farm.retention.sweep_state import SweepState
 from farm.storage.storage import UNKNOWN_FARM, Found, Name, Storage, mark_of, name_in
 
 #: A picture younger than this is left alone, in seconds: its attempt may still be under way.
@@ -37,17 +37,17 @@ class Sweeper:
     does not know, leaves a mark for their farm too.
     """
 
-    def __init__(self, store: JobStore, *, storage: Storage, rota: Rota) -> None:
+    def __init__(self, store: JobStore, *, storage: Storage, sweep_state: SweepState) -> None:
         self._store = store
         self._storage = storage
-        self._rota = rota
+        self._sweep_state = sweep_state
 
     def go_on(self) -> None:
         """One round, for a thread that makes one now and then."""
         self._forget_expired()
-        reached = self._rota.turn(PAGE_SECONDS)
+        reached = self._sweep_state.turn(PAGE_SECONDS)
         if reached is not None:
-            self._rota.reach(self._sweep_page(reached, alone=self._is_alone(), older_than=SAFE_SECONDS))
+            self._sweep_state.reach(self._sweep_page(reached, alone=self._is_alone(), older_than=SAFE_SECONDS))
 
     def sweep(self, *, older_than: float = SAFE_SECONDS) -> None:
         """Everything at once."""
@@ -68,7 +68,7 @@ class Sweeper:
 
     def _is_alone(self) -> bool:
         """Whether the storage bears this farm's mark and no other. Where its own is missing, it is left now."""
-        farm_id, marks = self._rota.farm_id(), self._storage.marks()
+        farm_id, marks = self._sweep_state.farm_id(), self._storage.marks()
         if farm_id not in marks:
             if not marks and self._meets_strangers():
                 self._storage.mark(UNKNOWN_FARM)

@@ -12,7 +12,7 @@ import redis
 from farm.domain.errors import QueueFull, StoreUnavailable
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
-from farm.jobstore.memory_guard import Memory
+from farm.jobstore.memory_guard import MemoryGuard
 
 #: When it makes sense for who has uploaded too much to ask again, in seconds.
 AGAIN_SECONDS = 60
@@ -103,7 +103,7 @@ class Tickets:
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
-        self._memory = Memory(client)
+        self._memory = MemoryGuard(client)
 
     def issue(self, ticket: Ticket) -> None:
         """Make it good. Raises StoreFull, and QueueFull where its caller has got too many."""

@@ -22,8 +22,8 @@ from farm.domain.delivery import Attempt, Due, Outcome
 from farm.domain.errors import FarmError, ForbiddenAddress, StoreFull, StoreUnavailable
 from farm.domain.job import Job
 from farm.jobstore.store import JobStore
-from farm.process.leased_pool import Crew
-from farm.ssrf_safe_http import Outbound, Reply
+from farm.process.leased_pool import LeasedPool
+from farm.ssrf_safe_http import Reply, SsrfSafeClient
 from farm.webhooks import message
 from farm.webhooks.message import Message
 from farm.webhooks.secrets import Secrets
@@ -56,7 +56,7 @@ class Courier:
         deliveries: Deliveries,
         *,
         store: JobStore,
-        outbound: Outbound,
+        outbound: SsrfSafeClient,
         secrets: Secrets,
         links: Callable[[], Links],
         schedules: Mapping[str, Sequence[float]],
@@ -67,19 +67,19 @@ class Courier:
         self._secrets = secrets
         self._links = links
         self._schedules = schedules
-        self._crew = Crew("post", POSTS, take=self._take, see_to=self._try)
+        self._pool = LeasedPool("post", POSTS, take=self._take, handle=self._try)
 
     def work(self) -> None:
         """Hand out what is due until nothing more is, or everybody is under way."""
-        self._crew.work()
+        self._pool.work()
 
     def drain(self) -> None:
         """Take nothing more. Safe in a signal handler."""
-        self._crew.drain()
+        self._pool.drain()
 
     def close(self) -> None:
         """Wait for what is under way."""
-        self._crew.close()
+        self._pool.close()
 
     def _take(self) -> Due | None:
         """What is given and not heard of would keep its receiver waiting: it is asked for until it is known."""
@@ -87,8 +87,8 @@ class Courier:
         asking = Retrying(
             retry=retry_if_exception_type(StoreUnavailable),
             wait=wait_random_exponential(multiplier=0.1, max=2),
-            stop=stop_after_delay(_INSIST_SECONDS) | stop_when_event_set(self._crew.draining),
-            sleep=sleep_using_event(self._crew.draining),
+            stop=stop_after_delay(_INSIST_SECONDS) | stop_when_event_set(self._pool.draining),
+            sleep=sleep_using_event(self._pool.draining),
             reraise=True,
         )
         found = asking(self._deliveries.take, 1, lease_seconds=LEASE_SECONDS, nonce=nonce)
@@ -102,8 +102,8 @@ class Courier:
         schedule = self._schedules.get(job.dialect, self._schedules["native"]) if job else ()
         at_us, began = clock.now_us(), clock.monotonic()
         try:
-            letter = self._compose(due, job)
-            reply = self._outbound.post(letter.url, letter.body, headers=_headers(letter))
+            webhook_body = self._compose(due, job)
+            reply = self._outbound.post(webhook_body.url, webhook_body.body, headers=_headers(webhook_body))
         except (StoreUnavailable, StoreFull):
             raise  # its lease brings it back: this says nothing of the receiver, nor of the letter
         except Exception as error:  # noqa: BLE001  # whatever it is, it stands on record and comes to an end
@@ -133,8 +133,8 @@ class Courier:
                 self._deliveries.end(due, outcome, attempt, pause_seconds=pause_seconds)
 
 
-def _headers(letter: Message) -> Mapping[str, str]:
-    return {"Content-Type": "application/json", "User-Agent": f"srpo-farm/{__version__}", **letter.headers}
+def _headers(webhook_body: Message) -> Mapping[str, str]:
+    return {"Content-Type": "application/json", "User-Agent": f"srpo-farm/{__version__}", **webhook_body.headers}
 
 
 def _since(began: float) -> float:

@@ -46,8 +46,8 @@ def test(due: Due, *, secrets: Secrets) -> Message:
 
 def _letter(job: Job, due: Due, links: Links, secrets: Secrets) -> tuple[Mapping[str, str], bytes]:
     dialect = registry.by_name(job.dialect)
-    assert dialect.letter is not None, "a job with a webhook was asked for in a dialect that has them"
-    body = _encoded(dialect.letter(job, due, links))
+    assert dialect.webhook_body is not None, "a job with a webhook was asked for in a dialect that has them"
+    body = _encoded(dialect.webhook_body(job, due, links))
     match dialect.signature:
         case "fal":
             key = secrets.signing_key()

@@ -8,16 +8,16 @@ from farm.auth.api_keys import Caller
 from farm.domain.delivery import Delivery
 from farm.domain.errors import NotFound
 from farm.domain.job import Webhook
-from farm.ssrf_safe_http import Outbound
+from farm.ssrf_safe_http import SsrfSafeClient
 from farm.webhooks.secrets import Secrets
 from farm.webhooks.store import Deliveries
 from farm.webhooks.url_check import check
 
 
-class Desk:
+class WebhookService:
     """A caller sees its own deliveries; another's cannot be told from one that does not exist. An admin sees all."""
 
-    def __init__(self, deliveries: Deliveries, *, secrets: Secrets, outbound: Outbound) -> None:
+    def __init__(self, deliveries: Deliveries, *, secrets: Secrets, outbound: SsrfSafeClient) -> None:
         self._deliveries = deliveries
         self._secrets = secrets
         self._outbound = outbound

@@ -13,7 +13,7 @@ import redis
 from farm.domain.delivery import Attempt, Delivery, Due, Outcome
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
-from farm.jobstore.memory_guard import Memory
+from farm.jobstore.memory_guard import MemoryGuard
 from farm.jobstore.scripts import Scripts
 
 #: How many tries a caller's receiver may have at a time, …
@@ -32,7 +32,7 @@ class Deliveries:
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
         self._scripts = Scripts(client)
-        self._memory = Memory(client)
+        self._memory = MemoryGuard(client)
 
     def take(self, count: int, *, lease_seconds: float, nonce: str = "") -> list[Due]:
         """Up to `count` due deliveries, one of a caller's receiver; they are this courier's for `lease_seconds`.

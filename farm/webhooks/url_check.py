@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from farm.domain.errors import ForbiddenAddress, InvalidRequest, Problem
-from farm.ssrf_safe_http import Outbound
+from farm.ssrf_safe_http import SsrfSafeClient
 
 
-def check(outbound: Outbound, field: str, url: str) -> None:
+def check(outbound: SsrfSafeClient, field: str, url: str) -> None:
     """Raise InvalidRequest, naming `field`, for a URL that the farm will not call."""
     try:
         outbound.check(url)

@@ -36,7 +36,7 @@ def create_app(client: redis.Redis, base: str) -> flask.Flask:
     @app.post("/submit")
     def submit() -> tuple[dict[str, Any], int]:
         body = fields.decode(flask.request.get_data())
-        order = native.read(body, model="srpo", spare_seed=random_seed())
+        order = native.read(body, model="srpo", default_seed=random_seed())
         job_id = str(uuid.uuid4())
         write(args=[job_id, order.request.model_dump_json()])
         return native.accepted(job_id, base), 202

@@ -18,7 +18,7 @@ from unittest.mock import patch
 from farm.domain.job import Claimed, NewJob, Result
 from farm.jobstore import redis_keys, scripts
 from farm.jobstore.store import Accepted, JobStore
-from farm.process.periodic import Reaper
+from farm.process.periodic import PeriodicThread
 from farm.service import Service
 from tests.chaos.asks import PLAIN
 from tests.chaos.run import Plan
@@ -95,7 +95,7 @@ _NO_NEWS = "  if state == 'completed' then return false end\n"
 
 def reaper_off() -> None:
     """Nobody looks for jobs whose worker died."""
-    patch.object(Reaper, "run", lambda _: None).start()
+    patch.object(PeriodicThread, "run", lambda _: None).start()
 
 
 def wake_ups_are_the_truth() -> None:

@@ -22,7 +22,7 @@ import pytest
 from farm.celery import RENDER_QUEUE, application
 from farm.jobstore import redis_keys
 from farm.process import embedded_redis
-from farm.process.child import DEAF, FAULTY, HUNG
+from farm.process.child import EXIT_FAULTY, EXIT_HUNG, EXIT_NO_WAKEUPS
 from tests.farms import RunningFarm, pids, running_farm, wait_for
 from tests.faulty_worker import PATIENCE
 from tests.receiver import Receiver, running_receiver
@@ -123,11 +123,11 @@ def test_what_breaks_workers_harms_no_other(data_dir: Path, receiver: Receiver) 
         def ended_by_the_bad_worker() -> bool:
             ends = farm.ends([farm.order("fox", **ALONE) for _ in range(4)])
             assert {view["status"] for view in ends.values()} == {"completed"}
-            return farm.deaths()[FAULTY] > 0
+            return farm.deaths()[EXIT_FAULTY] > 0
 
         wait_for(ended_by_the_bad_worker, seconds=120, what="the end of the bad worker")
         deaths = farm.deaths()
-        assert deaths[HUNG] >= 1
+        assert deaths[EXIT_HUNG] >= 1
         assert 3 <= deaths[KILLED] <= 4
 
 
@@ -151,7 +151,7 @@ def test_a_worker_may_die_or_hang_at_any_stage(data_dir: Path, receiver: Receive
         assert all(farm.attempts(job_id) >= 2 for job_id in jobs)
         # One death may be that of two faults, of a job that is rendered and one that is stored.
         assert len(list((data_dir / "faults").iterdir())) == len(faults)
-        assert set(farm.deaths()) <= {KILLED, HUNG, FAULTY, 1}
+        assert set(farm.deaths()) <= {KILLED, EXIT_HUNG, EXIT_FAULTY, 1}
 
 
 @pytest.mark.full
@@ -164,7 +164,7 @@ def test_a_job_that_always_hangs_fails_and_harms_no_other(data_dir: Path, receiv
 
         assert (views[culprit]["code"], farm.attempts(culprit)) == ("attempts_exhausted", 3)
         assert (views[mate]["status"], farm.attempts(mate)) == ("completed", 1)
-        assert farm.deaths()[HUNG] >= 3
+        assert farm.deaths()[EXIT_HUNG] >= 3
 
 
 @pytest.mark.full
@@ -184,7 +184,7 @@ def test_a_worker_that_hears_nothing_is_replaced(data_dir: Path, receiver: Recei
         farm.redis.delete(redis_keys.PAUSED)
 
         assert farm.ends([job_id])[job_id]["status"] == "completed"
-        assert farm.deaths()[DEAF] == 1
+        assert farm.deaths()[EXIT_NO_WAKEUPS] == 1
 
 
 @pytest.mark.full

@@ -71,9 +71,9 @@ def farm(parts: Farm, changes: Changes, listening: redis.Redis) -> Farm:
     empty(parts.redis)
     service = Service(
         parts.store,
-        census=parts.census,
+        stats=parts.stats,
         storage=parts.storage,
-        bell=parts.bell,
+        wake_ups=parts.wake_ups,
         intake=parts.service._intake,
         changes=changes,
         feed=Feed(listening),

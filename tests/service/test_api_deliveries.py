@@ -101,7 +101,7 @@ def test_an_address_that_may_not_be_called_is_refused_by_name(api: FlaskClient, 
 
     assert [error["field"] for error in submitted["errors"]] == ["webhook_url"]
     assert [error["field"] for error in tried["errors"]] == ["url"]
-    assert farm.census.waiting() == 0
+    assert farm.stats.waiting() == 0
 
 
 @pytest.mark.parametrize("body", [{}, {"url": 1}, {"url": HOOK, "x": 1}, [], "x"])

@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 
 from api import auth
 from api.admission import sse
-from api.admission.sse import Streams
+from api.admission.sse import EventStreams
 from api.routes import native
 from farm import service
 from farm.bootstrap import Farm
@@ -344,7 +344,7 @@ def test_a_stream_is_never_silent_for_longer_than_15_seconds(api: FlaskClient, m
             yield "id: 1\n\n" if now[0] == 20 else sse.COMMENT
 
     with api.application.test_request_context():
-        sent_at = [now[0] for _ in Streams(1).answer(looks(), may_stay=lambda: True).response]
+        sent_at = [now[0] for _ in EventStreams(1).answer(looks(), may_stay=lambda: True).response]
 
     assert sent_at == [0, 14, 20, 34, 48]
 

@@ -487,7 +487,7 @@ def test_who_waits_is_woken_by_the_end_of_a_pause_and_not_before(
     api: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rung: list[int] = []
-    monkeypatch.setattr(farm.bell, "ring", rung.append)
+    monkeypatch.setattr(farm.wake_ups, "ring", rung.append)
     api.post("/farm/v1/pause")
     jobs.take(farm.store)
     submit(api)
@@ -514,5 +514,5 @@ def test_operators_have_an_admin_key(
     refused = problem(keyed.post(f"/farm/v1/{path}", headers=ada), 403)
 
     assert "admin" in refused["detail"]
-    assert (farm.census.is_paused(), farm.store.is_to_drain("w")) == (False, False)
+    assert (farm.stats.is_paused(), farm.store.is_to_drain("w")) == (False, False)
     assert keyed.post(f"/farm/v1/{path}", headers=admin).status_code in (200, 202)

@@ -96,13 +96,13 @@ def test_a_model_is_described_with_its_own_fields_and_their_limits(said: dict[st
 @pytest.mark.parametrize("state", [State.COMPLETED, State.FAILED])
 def test_a_webhook_is_described_as_it_is_sent(dialect: str, webhook: str, state: State) -> None:
     spoken = registry.by_name(dialect)
-    assert spoken.letter is not None
+    assert spoken.webhook_body is not None
     result = a_result() if state is State.COMPLETED else None
-    letter = spoken.letter(a_job(state, dialect=dialect, result=result), A_DUE, LINKS)
+    webhook_body = spoken.webhook_body(a_job(state, dialect=dialect, result=result), A_DUE, LINKS)
 
     body = WEBHOOKS[webhook].body
     assert body is not None
-    TypeAdapter(body.kind).validate_python(letter)
+    TypeAdapter(body.kind).validate_python(webhook_body)
 
 
 def test_the_headers_of_webhooks_are_those_that_are_sent() -> None:

@@ -74,7 +74,7 @@ def in_json(response: TestResponse) -> dict[str, Any]:
 
 def test_a_wake_up_is_heard_whatever_the_clocks_say(farm: Farm) -> None:
     """Celery judges a message's expiry by its receiver's clock: with one, a worker that is ahead would hear nothing."""
-    farm.bell.ring(1)
+    farm.wake_ups.send(1)
 
     queue = f"{redis_keys.CELERY}render"
     wait_for(lambda: farm.redis.llen(queue), what="the wake-up")

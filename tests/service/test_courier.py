@@ -22,7 +22,7 @@ from farm.dialects import native
 from farm.domain.delivery import Delivery, Outcome
 from farm.domain.job import State, Webhook
 from farm.jobstore import redis_keys
-from farm.ssrf_safe_http import Outbound
+from farm.ssrf_safe_http import SsrfSafeClient
 from farm.webhooks import courier as couriers
 from farm.webhooks import signing
 from farm.webhooks.courier import Courier
@@ -48,7 +48,7 @@ class Desk:
         self.courier = Courier(
             farm.deliveries,
             store=farm.store,
-            outbound=Outbound(frozenset({"127.0.0.1"}), seconds=seconds),
+            outbound=SsrfSafeClient(frozenset({"127.0.0.1"}), seconds=seconds),
             secrets=farm.secrets,
             links=lambda: farm.links(BASE),
             schedules=dict.fromkeys(("native", "fal", "wavespeed"), schedule),

@@ -31,7 +31,7 @@ from tests.service.workshop import Broken, Workshop
 from tests.service.world import MODELS, WORKER, World, a_world, at_work
 from tests.unit.samples import a_request
 from workers import background, health, render
-from workers.pipelines.pipeline import NO_PICTURES, Painted, Pictures, Watch
+from workers.pipelines.pipeline import NO_PICTURES, Painted, Pictures, StepCallback
 from workers.pipelines.simulated import SimulatedPipeline
 
 PICTURE = data_uri(a_picture())
@@ -232,7 +232,7 @@ class Beating(SimulatedPipeline):
         self._beat = beat
 
     def render(
-        self, images: Sequence[ImageRequest], watch: Watch, pictures: Pictures = NO_PICTURES
+        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures = NO_PICTURES
     ) -> Iterator[Painted]:
         def tell(index: int, step: int) -> bool:
             if (index, step) == (0, 2):

@@ -99,7 +99,7 @@ def only_job(farm: Farm) -> Job:
 def is_abandoned(farm: Farm, job: Job) -> bool:
     direct = f"{redis_keys.PREFIX}direct:{job.caller}:*"
     left_at_us = [farm.redis.zscore(name, job.id) for name in farm.redis.scan_iter(direct)]
-    return any(0 < (at_us or 0) <= farm.census.now_us() for at_us in left_at_us)
+    return any(0 < (at_us or 0) <= farm.stats.now_us() for at_us in left_at_us)
 
 
 def hung_up(farm: Farm, calls: Calls, path: str) -> Job:

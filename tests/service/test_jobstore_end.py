@@ -10,7 +10,7 @@ import redis
 from farm.domain.job import State
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect_to_listen
-from farm.jobstore.notifications import Changes, hear_stops
+from farm.jobstore.notifications import Changes, listen_for_stops
 from farm.jobstore.store import JobStore
 from tests.farms import wait_for
 from tests.service.jobs import (
@@ -228,7 +228,7 @@ def channels_of(client: redis.Redis, name: str) -> int:
 
 def test_stopping_is_shouted_too(store: JobStore, client: redis.Redis, redis_url: str) -> None:
     heard: list[str] = []
-    hear_stops(connect_to_listen(f"{redis_url}?client_name=told-to-stop"), heard.append)
+    listen_for_stops(connect_to_listen(f"{redis_url}?client_name=told-to-stop"), heard.append)
     wait_for(lambda: channels_of(client, "told-to-stop") == 1, what="the listener's joining")
     submit(store)
     job = take_one(store)

@@ -11,7 +11,7 @@ import redis
 
 from farm.domain.job import State
 from farm.jobstore import redis_keys
-from farm.jobstore.stats import Census
+from farm.jobstore.stats import StoreStats
 from farm.jobstore.store import JobStore
 from tests.service.jobs import (
     FACTS,
@@ -315,18 +315,18 @@ def test_what_only_others_announce_is_served_no_longer(
     store: JobStore, client: redis.Redis, silent_seconds: int, served: set[str]
 ) -> None:
     """The farm was started again with other weights: jobs for what it had before would wait for ever."""
-    census = Census(client)
+    stats = StoreStats(client)
     store.renew("w1", FACTS, [])
     store.leave("w1", ["srpo"])
     seen = json.loads(cast(str, client.hget(redis_keys.MODELS, "srpo")))
     client.hset(
         redis_keys.MODELS, "srpo", json.dumps(seen | {"seen_us": int(seen["seen_us"]) - silent_seconds * 1_000_000})
     )
-    assert set(census.served()) == {"srpo"}
+    assert set(stats.served()) == {"srpo"}
 
     store.renew("w2", FACTS | {"models": "kontext"}, [])
 
-    assert set(census.served()) == served
+    assert set(stats.served()) == served
 
 
 def test_only_a_warm_worker_is_idle_and_announces_its_model(store: JobStore, client: redis.Redis) -> None:

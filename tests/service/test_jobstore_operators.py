@@ -11,7 +11,7 @@ from farm.doctor import work
 from farm.doctor.finding import Mark
 from farm.domain.job import State
 from farm.jobstore import redis_keys
-from farm.jobstore.stats import Census
+from farm.jobstore.stats import StoreStats
 from farm.jobstore.store import JobStore
 from tests.farms import wait_for
 from tests.service.jobs import (
@@ -40,7 +40,7 @@ def test_while_it_is_paused_nothing_is_taken_and_nothing_refused(store: JobStore
     store.pause()
     waiting = submit(store)
 
-    assert (take(store), Census(client).is_paused()) == ((), True)
+    assert (take(store), StoreStats(client).is_paused()) == ((), True)
     assert store.complete(job, result(job)) is True  # what was taken goes on
     assert (state(store, running), state(store, waiting)) == (State.COMPLETED, State.CREATED)
 
@@ -61,8 +61,8 @@ def test_after_a_pause_all_goes_on(store: JobStore, client: redis.Redis) -> None
 
     store.resume()
 
-    assert Census(client).idle_workers() == 1
-    assert (ids(take(store)), Census(client).is_paused()) == ([job_id], False)
+    assert StoreStats(client).idle_workers() == 1
+    assert (ids(take(store)), StoreStats(client).is_paused()) == ([job_id], False)
 
 
 def test_the_doctor_tells_of_a_pause_and_of_nothing_that_is_stuck(store: JobStore, client: redis.Redis) -> None:
@@ -71,7 +71,7 @@ def test_the_doctor_tells_of_a_pause_and_of_nothing_that_is_stuck(store: JobStor
     submit(store)
     client.zadd(redis_keys.since("srpo", "normal"), {job.id: 1 for job in store.page(None, before_us=None, count=1)})
 
-    (finding,) = work.queue(Census(client), lease_seconds=60)
+    (finding,) = work.queue(StoreStats(client), lease_seconds=60)
 
     assert (finding.mark, finding.remedy) == (Mark.NOTE, "farm resume")
     assert "paused: 1 wait" in finding.text
@@ -102,7 +102,7 @@ def test_who_is_to_drain_is_nothing_that_others_see(store: JobStore, client: red
     store.renew("w1", FACTS, [])
     store.drain("w1")
 
-    assert Census(client).workers()[0].facts.keys() == {*FACTS, "jobs", "beat_us"}
+    assert StoreStats(client).workers()[0].facts.keys() == {*FACTS, "jobs", "beat_us"}
 
 
 def test_a_worker_that_is_not_there_is_told_nothing(store: JobStore, client: redis.Redis) -> None:
@@ -116,8 +116,8 @@ def test_its_supervisor_learns_that_it_was_told_to_leave(store: JobStore, client
     store.drain("w1")
     store.leave("w1", ["srpo"])
 
-    census = Census(client)
-    assert [census.is_dismissed("here", 42), census.is_dismissed("here", 43)] == [True, False]
+    stats = StoreStats(client)
+    assert [stats.is_dismissed("here", 42), stats.is_dismissed("here", 43)] == [True, False]
 
 
 # How long a start may last

@@ -9,7 +9,7 @@ import redis
 
 from farm.domain.job import Conditions
 from farm.jobstore import redis_keys
-from farm.jobstore.stats import Census
+from farm.jobstore.stats import StoreStats
 from farm.jobstore.store import JobStore
 from tests.service.jobs import FACTS, end_delays, ids, lose, names, record, result, submit, take, take_one
 from tests.unit.samples import a_request
@@ -58,7 +58,7 @@ def test_another_worker_leaves_it_for_a_moment(store: JobStore, client: redis.Re
     job_id = hinted(store)
 
     assert ids(take(store, "w2")) == NOBODY
-    assert Census(client).idle_workers() == 2  # who left it is woken for the next
+    assert StoreStats(client).idle_workers() == 2  # who left it is woken for the next
     assert job_id in ids(take(store, "w1"))
 
 

@@ -14,7 +14,7 @@ from farm.domain.request import Request
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect_to_listen
 from farm.jobstore.notifications import Listener
-from farm.jobstore.stats import Census
+from farm.jobstore.stats import StoreStats
 from farm.jobstore.store import MOST_TAKES, JobStore
 from tests.farms import wait_for
 from tests.service.jobs import (
@@ -65,7 +65,7 @@ def test_what_is_not_prepared_is_claimed_by_no_worker(
     job_id = submit(store, **fields)
 
     assert (take(store), state(store, job_id)) == ((), State.CREATED)
-    assert (waiting_count(client), Census(client).unprepared()) == ({"ada": "1"}, 1)
+    assert (waiting_count(client), StoreStats(client).unprepared()) == ({"ada": "1"}, 1)
     assert events(client, job_id) == [(1, "created")]
 
 
@@ -156,7 +156,7 @@ def test_a_prepared_job_is_what_is_rendered(store: JobStore, client: redis.Redis
 
     job = take_one(store)
     assert (job.id, job.request) == (job_id, ready(width=1024, prompt="a cat, oil on canvas"))
-    assert (waiting_count(client), Census(client).unprepared()) == ({}, 0)
+    assert (waiting_count(client), StoreStats(client).unprepared()) == ({}, 0)
     assert events(client, job_id) == [(1, "created"), (2, "processing")]
 
 
@@ -223,7 +223,7 @@ def test_a_cancelled_job_is_neither_taken_nor_prepared(
     assert (store.prepared(job_id, ready()), store.refuse(job_id, "image_load_error", "no")) == (False, False)
     assert (taken(store), take(store), waiting_count(client)) == ([], (), {})
     assert record(store, job_id).code == "cancelled"
-    assert Census(client).unprepared() == 0
+    assert StoreStats(client).unprepared() == 0
 
 
 def test_whoever_cancels_pays_for_no_preparation(store: JobStore) -> None:
@@ -336,7 +336,7 @@ def test_what_kills_its_preparers_fails(store: JobStore, client: redis.Redis) ->
     job = record(store, job_id)
     assert (job.state, job.code) == (State.FAILED, "preparation_failed")
     assert "5 times" in job.error
-    assert (waiting_count(client), Census(client).unprepared()) == ({}, 0)
+    assert (waiting_count(client), StoreStats(client).unprepared()) == ({}, 0)
 
 
 def test_what_kills_its_preparers_harms_no_other(store: JobStore, client: redis.Redis) -> None:
@@ -443,11 +443,11 @@ def test_after_a_crash_of_its_worker_it_stands_in_its_models_line(store: JobStor
 
 
 def test_it_counts_as_waiting_for_its_model_until_it_is_prepared(store: JobStore, client: redis.Redis) -> None:
-    census = Census(client)
+    stats = StoreStats(client)
     first, second, other = submit_unprepared(store), submit_unprepared(store), submit_unprepared(store, model="kontext")
 
     def counted() -> tuple[int, int]:
-        return census.unprepared(["srpo"]), census.unprepared()
+        return stats.unprepared(["srpo"]), stats.unprepared()
 
     assert counted() == (2, 3)
     taken(store)
@@ -460,19 +460,19 @@ def test_it_counts_as_waiting_for_its_model_until_it_is_prepared(store: JobStore
 
 
 def test_it_is_told_for_how_long_nobody_has_prepared_anything(store: JobStore, client: redis.Redis) -> None:
-    census = Census(client)
-    assert census.unattended_seconds() == 0
+    stats = StoreStats(client)
+    assert stats.unattended_seconds() == 0
 
     job_id = submit_unprepared(store)
-    client.zadd(redis_keys.since(redis_keys.PREPARATION, "srpo"), {job_id: census.now_us() - 90_000_000})
+    client.zadd(redis_keys.since(redis_keys.PREPARATION, "srpo"), {job_id: stats.now_us() - 90_000_000})
     submit_unprepared(store, model="kontext")
-    assert 90 <= census.unattended_seconds() < 150
+    assert 90 <= stats.unattended_seconds() < 150
 
     taken(store, 1)
-    assert census.unattended_seconds() == 0
+    assert stats.unattended_seconds() == 0
 
     end_preparation(client, job_id)
-    assert census.unattended_seconds() >= 90
+    assert stats.unattended_seconds() >= 90
 
 
 def test_while_others_wait_a_caller_has_half_of_the_places(store: JobStore) -> None:

@@ -12,7 +12,7 @@ import redis
 from farm.domain.job import Claimed, State
 from farm.jobstore import redis_keys
 from farm.jobstore.store import JobStore
-from farm.process.child import HUNG
+from farm.process.child import EXIT_HUNG
 from tests.farms import wait_for
 from tests.service.jobs import FACTS, end_lease, lose, record, state, submit, take_one
 from workers.lease import Lease
@@ -120,12 +120,12 @@ def test_whoever_hangs_takes_the_whole_process_along(
     """And the log tells where the threads were, the first hundred of them."""
     left: list[int] = []
     monkeypatch.setattr(os, "_exit", left.append)
-    pulse = lease.pulse if whose == "the render thread" else lease.new_pulse()
+    watchdog = lease.watchdog if whose == "the render thread" else lease.new_watchdog()
 
-    with pulse.expecting(0.1, "loading"):
+    with watchdog.expecting(0.1, "loading"):
         wait_for(lambda: left)
 
-    assert set(left) == {HUNG}
+    assert set(left) == {EXIT_HUNG}
     assert "(most recent call first)" in capfd.readouterr().err
 
 
@@ -134,7 +134,7 @@ def test_nobody_hangs_while_all_goes_on(lease: Lease, client: redis.Redis, monke
     monkeypatch.setattr(os, "_exit", left.append)
     asked = evaluations(client)
 
-    with lease.pulse.expecting(100, "loading"):
+    with lease.watchdog.expecting(100, "loading"):
         wait_for(lambda: evaluations(client) > asked + 2, what="looks at the pulse")
 
     assert left == []

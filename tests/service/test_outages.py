@@ -27,7 +27,7 @@ from farm.jobstore import redis_keys
 from farm.jobstore.store import Accepted, JobStore
 from farm.process import embedded_redis, periodic
 from farm.process.embedded_redis import EmbeddedRedis
-from farm.process.periodic import Reaper
+from farm.process.periodic import PeriodicThread
 from farm.settings import Settings
 from tests.farms import folder_in_memory, wait_for
 from tests.receiver import running_receiver
@@ -228,7 +228,7 @@ def test_the_reaper_survives(outage: Outage, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(periodic, "_ROUND_SECONDS", (0.01, 0.02))
     job_id = jobs.submit(outage.farm.store)
     jobs.take_one(outage.farm.store)
-    thread = Reaper(outage.farm.service.reap)
+    thread = PeriodicThread(outage.farm.service.reap)
     thread.start()
     try:
         outage.kill()
@@ -245,7 +245,7 @@ def test_the_reaper_survives_a_redis_that_refuses_writes(outage: Outage, monkeyp
     job_id = jobs.submit(store)
     jobs.take_one(store)
     client.config_set("min-replicas-to-write", 1)
-    thread = Reaper(outage.farm.service.reap)
+    thread = PeriodicThread(outage.farm.service.reap)
     thread.start()
     try:
         before = client.info("stats")["total_error_replies"]
@@ -325,15 +325,15 @@ def test_what_a_courier_was_given_while_redis_was_frozen_is_not_kept_from_anybod
 
 def test_wake_ups_are_sent_again(outage: Outage) -> None:
     queue = f"{redis_keys.CELERY}{RENDER_QUEUE}"
-    outage.farm.bell.ring(1)
+    outage.farm.wake_ups.send(1)
     wait_for(lambda: outage.farm.redis.llen(queue) > 0)
     outage.kill()
-    outage.farm.bell.ring(1)
+    outage.farm.wake_ups.send(1)
     outage.server.start()
     outage.farm.redis.delete(queue)
 
     def rings() -> bool:
-        outage.farm.bell.ring(1)
+        outage.farm.wake_ups.send(1)
         return bool(outage.farm.redis.llen(queue))
 
     wait_for(rings)

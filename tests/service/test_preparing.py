@@ -19,7 +19,7 @@ from farm.domain.job import Code, Job, Order, Source, State
 from farm.images import decode
 from farm.jobstore import redis_keys
 from farm.jobstore.store import MOST_TAKES
-from farm.ssrf_safe_http import Outbound
+from farm.ssrf_safe_http import SsrfSafeClient
 from farm.storage.storage import name_in
 from tests.farms import wait_for
 from tests.host import Host, running_host
@@ -55,9 +55,9 @@ class Studio:
         self.preparer = Preparer(
             farm.store,
             storage=parts.get("storage", farm.storage),
-            outbound=Outbound(frozenset({"127.0.0.1"}), seconds=seconds),
+            outbound=SsrfSafeClient(frozenset({"127.0.0.1"}), seconds=seconds),
             enhancer=parts.get("enhancer") or Template(),
-            bell=farm.bell,
+            wake_ups=farm.wake_ups,
             lease_seconds=parts.get("lease_seconds", 30),
         )
 
@@ -95,7 +95,7 @@ def open_studio(farm: Farm) -> Iterator[Callable[..., Studio]]:
     farm.store.renew("w", FACTS | {"models": "srpo,kontext,kontext-multi"}, [])
     farm.redis.set(redis_keys.BASE, BASE)
     # Addresses of this machine pass the check at submit, as where FARM_WEBHOOK_ALLOW names them.
-    farm.service._intake._outbound = Outbound(frozenset({"127.0.0.1", "127.0.0.2"}))
+    farm.service._intake._outbound = SsrfSafeClient(frozenset({"127.0.0.1", "127.0.0.2"}))
     opened: list[Studio] = []
 
     def open_one(**parts: Any) -> Studio:

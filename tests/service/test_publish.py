@@ -22,7 +22,7 @@ from tests.service import jobs
 from tests.service.jobs import TERMS, submit
 from tests.service.workshop import Counting, FailingStorage, Workshop
 from workers import publish
-from workers.pipelines.pipeline import NO_PICTURES, Painted, Pictures, Watch
+from workers.pipelines.pipeline import NO_PICTURES, Painted, Pictures, StepCallback
 from workers.pipelines.simulated import SimulatedPipeline
 
 DOWN = StorageUnavailable("The bucket 'b' does not answer.")
@@ -196,7 +196,7 @@ class Remembering(SimulatedPipeline):
         self._painted: list[weakref.ref[Image.Image]] = []
 
     def render(
-        self, images: Sequence[ImageRequest], watch: Watch, pictures: Pictures = NO_PICTURES
+        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures = NO_PICTURES
     ) -> Iterator[Painted]:
         for painted in super().render(images, watch, pictures):
             self._painted.append(weakref.ref(painted.image))

@@ -366,7 +366,7 @@ def test_a_worker_whose_device_is_lost_takes_nothing_more(workshop: Opened, stor
 
     shop.work()
 
-    assert shop.fitness.is_faulty
+    assert shop.failure_counter.is_faulty
     assert [(job.state, job.attempt) for job in map(partial(jobs.record, store), [*batch, waiting])] == [
         (State.CREATED, 0)
     ] * 3
@@ -381,7 +381,7 @@ def test_a_worker_that_fails_again_and_again_takes_nothing_more(workshop: Opened
 
     shop.work()
 
-    assert shop.fitness.is_faulty
+    assert shop.failure_counter.is_faulty
     assert len(pipeline.batches) == MOST_IN_A_ROW
     assert [jobs.record(store, job_id).attempt for job_id in [*poison, fox]] == [1] * MOST_IN_A_ROW + [0]
 
@@ -397,7 +397,7 @@ def test_a_worker_that_cannot_check_takes_nothing_more(workshop: Opened, store: 
 
     shop.work()
 
-    wait_for(lambda: shop.fitness.is_faulty)
+    wait_for(lambda: shop.failure_counter.is_faulty)
     shop.publisher.close(seconds=10)
     assert {jobs.state(store, job_id) for job_id in wanted} == {State.CREATED}
 
@@ -410,7 +410,7 @@ def test_a_storage_that_is_down_says_nothing_of_the_worker(workshop: Opened, sto
     shop.work()
 
     assert {shop.end_of(job_id).code for job_id in wanted} == {"storage_failed"}
-    assert not shop.fitness.is_faulty
+    assert not shop.failure_counter.is_faulty
 
 
 def test_one_bad_worker_does_not_use_up_what_others_can_render(workshop: Opened, store: JobStore, farm: Farm) -> None:
@@ -418,7 +418,7 @@ def test_one_bad_worker_does_not_use_up_what_others_can_render(workshop: Opened,
     pipeline = Broken()
     bad, good = workshop(pipeline=pipeline, has_others=True), workshop(name="w2")
     job_id = submit(store, prompt="poison")
-    while not bad.fitness.is_faulty:
+    while not bad.failure_counter.is_faulty:
         jobs.end_delays(farm.redis)
         store.reap()
         bad.work()
@@ -488,7 +488,7 @@ def hangs_in(shop: Workshop, seconds: float, monkeypatch: pytest.MonkeyPatch) ->
     with monkeypatch.context() as patch:
         patch.setattr(os, "_exit", lambda _: None)  # else the whole run would end
         patch.setattr(clock, "monotonic", lambda: now + seconds)
-        return any(pulse.is_hung for pulse in shop.lease._pulses)
+        return any(watchdog.is_hung for watchdog in shop.lease._watchdogs)
 
 
 class HangingStorage(LocalStorage):
@@ -680,7 +680,7 @@ def test_slow_storage_is_no_hang_of_the_pipeline(
         patch.setattr(os, "_exit", lambda _: None)  # else a failure of this test would end the whole run
         patch.setattr(clock, "monotonic", lambda: now + 60)
         try:
-            wait_for(lambda: not shop.lease.pulse.is_hung, seconds=1, what="a pulse that rests")
+            wait_for(lambda: not shop.lease.watchdog.is_hung, seconds=1, what="a pulse that rests")
         finally:
             go.set()
     shop.join()

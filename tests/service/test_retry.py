@@ -231,7 +231,7 @@ def test_what_was_fetched_is_not_fetched_again(farm: Farm) -> None:
 
 def test_an_upload_is_named_as_before(farm: Farm) -> None:
     farm.redis.set(redis_keys.BASE, jobs.BASE)
-    upload = new_upload_key("png", until=farm.census.now_us() // 1_000_000 + 3600)
+    upload = new_upload_key("png", until=farm.stats.now_us() // 1_000_000 + 3600)
     farm.storage.put(upload, a_picture())
     job = failed_with_inputs(farm, Source("image_url", url=f"{jobs.BASE}/files/{upload}"), is_prepared=False)
 
@@ -242,7 +242,7 @@ def test_an_upload_is_named_as_before(farm: Farm) -> None:
 def test_a_picture_that_is_gone_is_said_so(farm: Farm, api: FlaskClient, what: str) -> None:
     farm.redis.set(redis_keys.BASE, jobs.BASE)
     if what == "upload":
-        upload = new_upload_key("png", until=farm.census.now_us() // 1_000_000 + 3600)
+        upload = new_upload_key("png", until=farm.stats.now_us() // 1_000_000 + 3600)
         farm.storage.put(upload, a_picture())
         job = failed_with_inputs(farm, Source("image_url", url=f"{jobs.BASE}/files/{upload}"), is_prepared=False)
         farm.storage.remove(upload)

@@ -15,7 +15,7 @@ from farm.domain.errors import StorageError, StorageUnavailable
 from farm.domain.job import Claimed, Image, State, Webhook
 from farm.jobstore import redis_keys
 from farm.jobstore.store import JobStore
-from farm.retention.sweep_state import Rota
+from farm.retention.sweep_state import SweepState
 from farm.retention.sweeper import Sweeper
 from farm.storage.local import LocalStorage
 from farm.storage.s3 import Bucket, S3Storage
@@ -43,8 +43,8 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 @pytest.fixture
 def sweeper(store: JobStore, storage: Storage, client: redis.Redis) -> Sweeper:
     """Of a farm that has begun on an empty storage."""
-    storage.mark(Rota(client).farm_id())
-    return Sweeper(store, storage=storage, rota=Rota(client))
+    storage.mark(SweepState(client).farm_id())
+    return Sweeper(store, storage=storage, sweep_state=SweepState(client))
 
 
 def put(storage: Storage, job: Claimed, number: int = 0) -> str:
@@ -184,7 +184,7 @@ def test_a_redis_that_was_emptied_costs_no_picture(
 def test_who_came_first_removes_no_picture_of_who_came_second(
     sweeper: Sweeper, storage: Storage, store: JobStore, client: redis.Redis
 ) -> None:
-    first = Rota(client).farm_id()
+    first = SweepState(client).farm_id()
     client.flushall()  # stands for the Redis of the second
     sweeper.sweep(older_than=ANY_AGE)
     submit(store)
@@ -227,12 +227,12 @@ def test_pictures_that_were_there_before_any_mark_stay_until_the_operator_says_w
     strange = new_key(f"{'f' if own_first else '0'}{UNKNOWN_ID[1:]}", 1, 0, "png")
     for key in (own, strange):
         storage.put(key, b"picture")
-    sweeper = Sweeper(store, storage=storage, rota=Rota(client))
+    sweeper = Sweeper(store, storage=storage, sweep_state=SweepState(client))
 
     sweeper.sweep(older_than=ANY_AGE)
 
     assert names(storage) == {own, strange}
-    assert storage.marks() == {UNKNOWN_FARM, Rota(client).farm_id()}
+    assert storage.marks() == {UNKNOWN_FARM, SweepState(client).farm_id()}
 
 
 def test_a_first_mark_is_left_where_every_picture_is_known(
@@ -244,9 +244,9 @@ def test_a_first_mark_is_left_where_every_picture_is_known(
     put(storage, job)
     store.fail(job, "render_failed", "x")
 
-    Sweeper(store, storage=storage, rota=Rota(client)).sweep(older_than=ANY_AGE)
+    Sweeper(store, storage=storage, sweep_state=SweepState(client)).sweep(older_than=ANY_AGE)
 
-    assert (names(storage), storage.marks()) == (set(), {Rota(client).farm_id()})
+    assert (names(storage), storage.marks()) == (set(), {SweepState(client).farm_id()})
 
 
 def test_what_is_young_stays(sweeper: Sweeper, storage: Storage) -> None:
@@ -273,7 +273,7 @@ def test_a_job_that_cannot_be_removed_hinders_no_other_and_comes_again(
     stuck, *others = [(submit(store, images=4), take_one(store))[1] for _ in range(4)]
     for job in (stuck, *others):
         complete(brief, job, put(storage, job))
-    sweeper = Sweeper(store, storage=storage, rota=Rota(client))
+    sweeper = Sweeper(store, storage=storage, sweep_state=SweepState(client))
 
     sweeper.sweep()
 
@@ -299,7 +299,7 @@ def test_a_storage_that_is_down_is_not_asked_for_each_of_many(
         submit(store, images=4)
         complete(brief, take_one(store))
 
-    Sweeper(store, storage=Down(tmp_path), rota=Rota(client)).sweep()
+    Sweeper(store, storage=Down(tmp_path), sweep_state=SweepState(client)).sweep()
 
     assert len(asked) == 3
     assert len(client.zrange(redis_keys.EXPIRY, 0, -1)) == 10
@@ -318,8 +318,8 @@ def test_one_process_at_a_time_looks_page_by_page_through_what_is_stored(
     storage = Counting(tmp_path)
     for number in range(3):
         storage.put(new_key(f"{number}{number}{UNKNOWN_ID[2:]}", 1, 0, "png"), b"picture")
-    storage.mark(Rota(client).farm_id())
-    processes = [Sweeper(store, storage=storage, rota=Rota(client)) for _ in range(3)]
+    storage.mark(SweepState(client).farm_id())
+    processes = [Sweeper(store, storage=storage, sweep_state=SweepState(client)) for _ in range(3)]
 
     for _ in range(4):
         for process in processes:
@@ -351,6 +351,6 @@ def test_uploads_are_no_sign_of_another_farm(storage: Storage, store: JobStore, 
     key = new_upload_key("png", until=9_999_999_999)
     storage.put(key, b"upload")
 
-    Sweeper(store, storage=storage, rota=Rota(client)).sweep(older_than=ANY_AGE)
+    Sweeper(store, storage=storage, sweep_state=SweepState(client)).sweep(older_than=ANY_AGE)
 
-    assert (names(storage), storage.marks()) == ({key}, {Rota(client).farm_id()})
+    assert (names(storage), storage.marks()) == ({key}, {SweepState(client).farm_id()})

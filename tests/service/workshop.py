@@ -13,16 +13,16 @@ from farm.bootstrap import Farm
 from farm.domain.job import Job, State
 from farm.domain.request import ImageRequest
 from farm.jobstore.connection import connect_to_listen
-from farm.jobstore.notifications import hear_stops
+from farm.jobstore.notifications import listen_for_stops
 from farm.jobstore.store import JobStore
 from farm.storage.local import LocalStorage
 from farm.storage.storage import Storage
 from tests.farms import wait_for
 from tests.service import jobs
 from workers.encode import Encoder
-from workers.health import Fitness
+from workers.health import FailureCounter
 from workers.lease import Lease
-from workers.pipelines.pipeline import NO_PICTURES, Painted, Pictures, Pipeline, Watch
+from workers.pipelines.pipeline import NO_PICTURES, Painted, Pictures, Pipeline, StepCallback
 from workers.pipelines.simulated import SimulatedPipeline
 from workers.publish import Publisher
 from workers.render import Renderer
@@ -40,7 +40,7 @@ class Stepwise(SimulatedPipeline):
         self.steps: list[tuple[int, int]] = []
 
     def render(
-        self, images: Sequence[ImageRequest], watch: Watch, pictures: Pictures = NO_PICTURES
+        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures = NO_PICTURES
     ) -> Iterator[Painted]:
         def wait(index: int, step: int) -> bool:
             self.asked.release()
@@ -68,7 +68,7 @@ class Counting(SimulatedPipeline):
         self.painted = 0
 
     def render(
-        self, images: Sequence[ImageRequest], watch: Watch, pictures: Pictures = NO_PICTURES
+        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures = NO_PICTURES
     ) -> Iterator[Painted]:
         for painted in super().render(images, watch, pictures):
             self.painted += 1
@@ -84,7 +84,7 @@ class Broken(SimulatedPipeline):
         self.batches: list[list[str]] = []
 
     def render(
-        self, images: Sequence[ImageRequest], watch: Watch, pictures: Pictures = NO_PICTURES
+        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures = NO_PICTURES
     ) -> Iterator[Painted]:
         self.batches.append([image.prompt for image in images])
 
@@ -148,7 +148,7 @@ class Workshop:
         self.store = store
         self.storage = storage or farm.storage
         self.draining = threading.Event()
-        self.fitness = Fitness(self.draining.set, has_others=lambda: has_others)
+        self.failure_counter = FailureCounter(self.draining.set, has_others=lambda: has_others)
         self.pipeline = pipeline or SimulatedPipeline(step_ms=0)
         facts = jobs.FACTS | {"weights": self.pipeline.weights, "build": self.pipeline.build}
         self.lease = Lease(store, worker=name, facts=lambda: facts, seconds=jobs.TERMS.lease_seconds)
@@ -159,7 +159,7 @@ class Workshop:
             encoder=encoder,
             checker=checker or Flagging(lambda _: False),
             lease=self.lease,
-            fitness=self.fitness,
+            failure_counter=self.failure_counter,
             draining=self.draining,
         )
         self.renderer = Renderer(
@@ -168,9 +168,9 @@ class Workshop:
             pipeline=self.pipeline,
             storage=self.storage,
             lease=self.lease,
-            fitness=self.fitness,
+            failure_counter=self.failure_counter,
             publisher=self.publisher,
-            bell=farm.bell,
+            wake_ups=farm.wake_ups,
             draining=self.draining,
         )
         # Takes nothing back: on a loaded machine a lease may run out though its worker lives.
@@ -179,7 +179,7 @@ class Workshop:
 
     def open(self) -> None:
         self.lease.start()
-        hear_stops(connect_to_listen(self.farm.redis_url), self.lease.stop_rendering)
+        listen_for_stops(connect_to_listen(self.farm.redis_url), self.lease.stop_rendering)
 
     def work(self) -> None:
         self.renderer.work()

@@ -49,7 +49,7 @@ class _Silent:
     def __init__(self, *_: object) -> None:
         pass
 
-    def ring(self, workers: int) -> None:
+    def send(self, workers: int) -> None:
         pass
 
 
@@ -183,7 +183,7 @@ def at_work(owner: Preparer | Courier) -> None:
     try:
         owner.work()
     finally:
-        owner._crew._pool.shutdown(wait=True)
+        owner._pool._pool.shutdown(wait=True)
 
 
 @contextmanager

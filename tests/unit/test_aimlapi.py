@@ -22,7 +22,7 @@ DEFAULT = Request(model="srpo", prompt="a fox", width=1024, height=768, steps=28
 
 
 def read(**sent: Any) -> Asked:
-    return aimlapi.generation({"model": "flux/srpo", "prompt": "a fox"} | sent, spare_seed=SPARE)
+    return aimlapi.generation({"model": "flux/srpo", "prompt": "a fox"} | sent, default_seed=SPARE)
 
 
 def refused(**sent: Any) -> list[Problem]:
@@ -85,7 +85,7 @@ def test_the_pages_own_examples_are_taken(example: str) -> None:
     body = PAGE[example]
     sides = size(1440, 512) if example == "quick_example" else {}
 
-    asked = aimlapi.generation(body, spare_seed=SPARE)
+    asked = aimlapi.generation(body, default_seed=SPARE)
 
     assert asked.order.request == DEFAULT.model_copy(update={"prompt": body["prompt"]} | sides)
 

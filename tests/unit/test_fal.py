@@ -75,7 +75,7 @@ SEEN_US = CREATED_US + 2_000_000
 
 def read(model: str = "srpo", /, **fields: Any) -> Order:
     """What the least request to a model asks for, with these fields."""
-    return fal.read(LEAST[model] | fields, endpoint=ENDPOINT, model=model, spare_seed=SPARE)
+    return fal.read(LEAST[model] | fields, endpoint=ENDPOINT, model=model, default_seed=SPARE)
 
 
 def refused(model: str = "srpo", /, **fields: Any) -> list[Problem]:
@@ -281,7 +281,7 @@ def test_every_model_of_the_catalogue_is_read() -> None:
 @pytest.mark.parametrize("example", ["quick_start", "input_example"])
 def test_the_pages_own_example_is_taken(example: str) -> None:
     body = PAGE[example]
-    order = fal.read(body, endpoint=PAGE["endpoint"], model="srpo", spare_seed=SPARE)
+    order = fal.read(body, endpoint=PAGE["endpoint"], model="srpo", default_seed=SPARE)
 
     assert order.request == DEFAULT["srpo"].model_copy(update={"prompt": body["prompt"]})
 
@@ -292,7 +292,7 @@ def test_the_example_of_each_of_kontexts_pages_is_taken(page: dict[str, Any], ex
     body, model = page[example], catalogue.find(page["endpoint"])
     assert model is not None
 
-    order = fal.read(body, endpoint=page["endpoint"], model=model.name, spare_seed=SPARE)
+    order = fal.read(body, endpoint=page["endpoint"], model=model.name, default_seed=SPARE)
 
     assert order.request == DEFAULT[model.name].model_copy(update={"prompt": body["prompt"]})
     urls = body.get("image_urls") or [body[name] for name in ["image_url"] if name in body]
@@ -353,7 +353,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(model: str, field: str, sent
 def test_what_is_required_is_missed_by_name(model: str, field: str) -> None:
     body = {name: value for name, value in LEAST[model].items() if name != field}
     with pytest.raises(InvalidRequest) as caught:
-        fal.read(body, endpoint=ENDPOINT, model=model, spare_seed=SPARE)
+        fal.read(body, endpoint=ENDPOINT, model=model, default_seed=SPARE)
 
     assert [(problem.field, problem.kind) for problem in caught.value.problems] == [(field, "missing")]
 
@@ -716,7 +716,7 @@ def test_an_error_of_the_platform_has_the_shape_of_the_page() -> None:
 def test_a_webhook_tells_of_an_output() -> None:
     completed = job(State.COMPLETED)
 
-    assert fal.letter(completed, A_DUE, LINKS) == {
+    assert fal.webhook_body(completed, A_DUE, LINKS) == {
         "request_id": JOB_ID,
         "gateway_request_id": JOB_ID,
         "status": "OK",
@@ -727,7 +727,7 @@ def test_a_webhook_tells_of_an_output() -> None:
 def test_a_webhook_tells_of_a_failure() -> None:
     failed = job(State.FAILED)
 
-    assert fal.letter(failed, A_DUE, LINKS) == {
+    assert fal.webhook_body(failed, A_DUE, LINKS) == {
         "request_id": JOB_ID,
         "gateway_request_id": JOB_ID,
         "status": "ERROR",
@@ -740,7 +740,7 @@ def test_a_webhook_says_so_when_an_inline_picture_is_gone() -> None:
     def gone(key: str) -> bytes:
         raise NotFound("The picture is gone.")
 
-    body = fal.letter(job(State.COMPLETED, inline=True), A_DUE, replace(LINKS, content=gone))
+    body = fal.webhook_body(job(State.COMPLETED, inline=True), A_DUE, replace(LINKS, content=gone))
 
     assert (body["status"], body["payload"], body["payload_error"]) == ("OK", None, "The picture is gone.")
 

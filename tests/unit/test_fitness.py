@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workers.health import MOST_IN_A_ROW, Fault, Fitness, fault_of
+from workers.health import MOST_IN_A_ROW, FailureCounter, Fault, fault_of
 
 
 class OutOfMemoryError(RuntimeError):
@@ -56,42 +56,42 @@ class Bench:
 
     def __init__(self, *, has_others: bool = True) -> None:
         self.left = 0
-        self.fitness = Fitness(self._leave, has_others=lambda: has_others)
+        self.failure_counter = FailureCounter(self._leave, has_others=lambda: has_others)
 
     def _leave(self) -> None:
         self.left += 1
 
     def fail(self, times: int, job_id: str = "a") -> None:
         for _ in range(times):
-            self.fitness.fail([job_id])
+            self.failure_counter.fail([job_id])
 
 
 def test_so_many_failures_in_a_row_are_too_many() -> None:
     bench = Bench()
     bench.fail(MOST_IN_A_ROW - 1)
-    before = bench.fitness.is_faulty
+    before = bench.failure_counter.is_faulty
 
     bench.fail(2)
 
-    assert (before, bench.fitness.is_faulty, bench.left) == (False, True, 1)
+    assert (before, bench.failure_counter.is_faulty, bench.left) == (False, True, 1)
 
 
 def test_a_success_in_between_counts() -> None:
     bench = Bench()
     for _ in range(3):
         bench.fail(MOST_IN_A_ROW - 1)
-        bench.fitness.succeed()
+        bench.failure_counter.succeed()
 
-    assert not bench.fitness.is_faulty
+    assert not bench.failure_counter.is_faulty
 
 
 def test_a_lost_device_is_enough() -> None:
     bench = Bench()
 
-    bench.fitness.condemn("device-side assert")
-    bench.fitness.condemn("device-side assert")
+    bench.failure_counter.mark_faulty("device-side assert")
+    bench.failure_counter.mark_faulty("device-side assert")
 
-    assert bench.fitness.is_faulty
+    assert bench.failure_counter.is_faulty
     assert bench.left == 1
 
 
@@ -99,28 +99,28 @@ def test_who_failed_holds_back_longer_and_longer() -> None:
     bench = Bench()
     pauses = []
     for _ in range(MOST_IN_A_ROW):
-        pauses.append(bench.fitness.pause_seconds)
+        pauses.append(bench.failure_counter.pause_seconds)
         bench.fail(1)
-    bench.fitness.succeed()
+    bench.failure_counter.succeed()
 
     assert pauses == [0, 0, 0.5, 1, 2]
-    assert bench.fitness.pause_seconds == 0
+    assert bench.failure_counter.pause_seconds == 0
 
 
 @pytest.mark.parametrize("has_others", [True, False])
 def test_the_second_failure_of_a_job_here_proves_nothing_while_there_are_others(has_others: bool) -> None:
     bench = Bench(has_others=has_others)
-    assert not bench.fitness.is_doubtful("a")
+    assert not bench.failure_counter.failed_here_before("a")
 
     bench.fail(1)
 
-    assert bench.fitness.is_doubtful("a") is has_others
-    assert not bench.fitness.is_doubtful("b")
+    assert bench.failure_counter.failed_here_before("a") is has_others
+    assert not bench.failure_counter.failed_here_before("b")
 
 
 def test_it_proves_something_where_another_job_succeeded() -> None:
     bench = Bench()
     bench.fail(1)
-    bench.fitness.succeed()
+    bench.failure_counter.succeed()
 
-    assert not bench.fitness.is_doubtful("a")
+    assert not bench.failure_counter.failed_here_before("a")

@@ -7,9 +7,9 @@ import os
 import pytest
 
 from farm.domain.errors import StoreUnavailable
-from farm.process.child import DEAF
+from farm.process.child import EXIT_NO_WAKEUPS
 from workers.wakeup_watchdog import _MOST_MISSED as PATIENCE
-from workers.wakeup_watchdog import Hearing
+from workers.wakeup_watchdog import WakeupWatchdog
 
 Left = list[int]
 
@@ -22,75 +22,75 @@ def left(monkeypatch: pytest.MonkeyPatch) -> Left:
     return statuses
 
 
-def look(hearing: Hearing, times: int) -> None:
+def look(wakeup_watchdog: WakeupWatchdog, times: int) -> None:
     for _ in range(times):
-        hearing.check()
+        wakeup_watchdog.check()
 
 
 def test_whoever_hears_nothing_while_something_waits_leaves(left: Left) -> None:
-    hearing = Hearing(lambda: True)
+    wakeup_watchdog = WakeupWatchdog(lambda: True)
 
-    look(hearing, PATIENCE)
+    look(wakeup_watchdog, PATIENCE)
     assert left == []
-    look(hearing, 1)
+    look(wakeup_watchdog, 1)
 
-    assert left == [DEAF]
+    assert left == [EXIT_NO_WAKEUPS]
 
 
 def test_whoever_was_idle_for_long_is_not_lost_when_something_comes(left: Left) -> None:
     """The wake-up for it is on its way when the worker looks."""
     waits = False
-    hearing = Hearing(lambda: waits)
+    wakeup_watchdog = WakeupWatchdog(lambda: waits)
 
-    look(hearing, 2 * PATIENCE)
+    look(wakeup_watchdog, 2 * PATIENCE)
     waits = True
-    look(hearing, PATIENCE)
+    look(wakeup_watchdog, PATIENCE)
 
     assert left == []
 
 
 def test_only_what_waits_all_the_while_counts(left: Left) -> None:
     waits = True
-    hearing = Hearing(lambda: waits)
+    wakeup_watchdog = WakeupWatchdog(lambda: waits)
 
-    look(hearing, PATIENCE)
+    look(wakeup_watchdog, PATIENCE)
     waits = False
-    look(hearing, 1)
+    look(wakeup_watchdog, 1)
     waits = True
-    look(hearing, PATIENCE)
+    look(wakeup_watchdog, PATIENCE)
 
     assert left == []
 
 
 def test_whoever_hears_something_is_not_lost(left: Left) -> None:
-    hearing = Hearing(lambda: True)
+    wakeup_watchdog = WakeupWatchdog(lambda: True)
 
-    look(hearing, PATIENCE)
-    hearing.hear(lambda: None)()
-    look(hearing, PATIENCE)
+    look(wakeup_watchdog, PATIENCE)
+    wakeup_watchdog.hear(lambda: None)()
+    look(wakeup_watchdog, PATIENCE)
 
     assert left == []
 
 
 def test_whoever_works_is_not_lost(left: Left) -> None:
-    hearing = Hearing(lambda: True)
+    wakeup_watchdog = WakeupWatchdog(lambda: True)
 
-    hearing.hear(lambda: look(hearing, 10 * PATIENCE))()
+    wakeup_watchdog.hear(lambda: look(wakeup_watchdog, 10 * PATIENCE))()
 
     assert left == []
 
 
 def test_work_that_fails_has_ended(left: Left) -> None:
-    hearing = Hearing(lambda: True)
+    wakeup_watchdog = WakeupWatchdog(lambda: True)
 
     def work() -> None:
         raise ValueError("no luck")
 
     with pytest.raises(ValueError, match="no luck"):
-        hearing.hear(work)()
-    look(hearing, PATIENCE + 1)
+        wakeup_watchdog.hear(work)()
+    look(wakeup_watchdog, PATIENCE + 1)
 
-    assert left == [DEAF]
+    assert left == [EXIT_NO_WAKEUPS]
 
 
 def test_a_wake_up_while_the_job_store_is_asked_is_heard(left: Left) -> None:
@@ -98,13 +98,13 @@ def test_a_wake_up_while_the_job_store_is_asked_is_heard(left: Left) -> None:
 
     def waits() -> bool:
         if rings:
-            hearing.hear(lambda: None)()
+            wakeup_watchdog.hear(lambda: None)()
         return True
 
-    hearing = Hearing(waits)
-    look(hearing, PATIENCE)
+    wakeup_watchdog = WakeupWatchdog(waits)
+    look(wakeup_watchdog, PATIENCE)
     rings = True
-    look(hearing, 1)
+    look(wakeup_watchdog, 1)
 
     assert left == []
 
@@ -117,11 +117,11 @@ def test_while_the_job_store_is_away_nothing_is_missed(left: Left) -> None:
             raise StoreUnavailable
         return True
 
-    hearing = Hearing(waits)
-    look(hearing, PATIENCE)
+    wakeup_watchdog = WakeupWatchdog(waits)
+    look(wakeup_watchdog, PATIENCE)
     is_away = True
     for _ in range(PATIENCE):
         with pytest.raises(StoreUnavailable):
-            hearing.check()
+            wakeup_watchdog.check()
 
     assert left == []

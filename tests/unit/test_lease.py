@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from farm import clock
-from workers.lease import Limits, Pulse
+from workers.lease import Limits, ProgressWatchdog
 
 PIXELS = 1_000_000
 
@@ -31,121 +31,121 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
 
 
 @pytest.fixture
-def pulse(time: Time) -> Pulse:
-    return Pulse(Limits())
+def watchdog(time: Time) -> ProgressWatchdog:
+    return ProgressWatchdog(Limits())
 
 
-def make_steps(pulse: Pulse, time: Time, seconds: float, count: int = 1, pixels: int = PIXELS) -> None:
-    pulse.start(pixels)
+def make_steps(watchdog: ProgressWatchdog, time: Time, seconds: float, count: int = 1, pixels: int = PIXELS) -> None:
+    watchdog.start(pixels)
     for _ in range(count):
         time.passes(seconds)
-        pulse.beat()
+        watchdog.beat()
 
 
-def hangs_after(pulse: Pulse, time: Time, seconds: float) -> bool:
+def hangs_after(watchdog: ProgressWatchdog, time: Time, seconds: float) -> bool:
     """Whether it does a tenth of a second later, and not a tenth of a second before."""
     time.passes(seconds - 0.1)
-    before = pulse.is_hung
+    before = watchdog.is_hung
     time.passes(0.2)
-    return pulse.is_hung and not before
+    return watchdog.is_hung and not before
 
 
-def test_a_pipeline_that_does_nothing_does_not_hang(time: Time, pulse: Pulse) -> None:
+def test_a_pipeline_that_does_nothing_does_not_hang(time: Time, watchdog: ProgressWatchdog) -> None:
     time.passes(10_000)
 
-    assert not pulse.is_hung
+    assert not watchdog.is_hung
 
 
-def test_half_a_minute_without_a_step_is_a_hang(time: Time, pulse: Pulse) -> None:
-    make_steps(pulse, time, 0.02)
+def test_half_a_minute_without_a_step_is_a_hang(time: Time, watchdog: ProgressWatchdog) -> None:
+    make_steps(watchdog, time, 0.02)
 
-    assert hangs_after(pulse, time, 30)
+    assert hangs_after(watchdog, time, 30)
 
 
-def test_the_first_step_may_take_ten_minutes(time: Time, pulse: Pulse) -> None:
+def test_the_first_step_may_take_ten_minutes(time: Time, watchdog: ProgressWatchdog) -> None:
     """Nobody knows yet what is usual, and kernels may be compiled."""
-    pulse.start(PIXELS)
+    watchdog.start(PIXELS)
 
-    assert hangs_after(pulse, time, 600)
+    assert hangs_after(watchdog, time, 600)
 
 
-def test_every_step_proves_life(time: Time, pulse: Pulse) -> None:
-    pulse.start(PIXELS)
+def test_every_step_proves_life(time: Time, watchdog: ProgressWatchdog) -> None:
+    watchdog.start(PIXELS)
 
     for _ in range(10):
         time.passes(20)
-        pulse.beat()
-        assert not pulse.is_hung
+        watchdog.beat()
+        assert not watchdog.is_hung
 
 
 @pytest.mark.parametrize("count", [1, 200])
-def test_slow_steps_are_given_ten_times_their_usual_time(time: Time, pulse: Pulse, count: int) -> None:
+def test_slow_steps_are_given_ten_times_their_usual_time(time: Time, watchdog: ProgressWatchdog, count: int) -> None:
     """From the first one on."""
-    make_steps(pulse, time, 10, count)
+    make_steps(watchdog, time, 10, count)
 
-    assert hangs_after(pulse, time, 100)
+    assert hangs_after(watchdog, time, 100)
 
 
-def test_larger_pictures_are_given_more(time: Time, pulse: Pulse) -> None:
+def test_larger_pictures_are_given_more(time: Time, watchdog: ProgressWatchdog) -> None:
     """A device on which a step of a small one takes long is no hung one when it is given a large one."""
-    make_steps(pulse, time, 10, pixels=PIXELS // 4)
-    pulse.start(PIXELS)
+    make_steps(watchdog, time, 10, pixels=PIXELS // 4)
+    watchdog.start(PIXELS)
 
-    assert hangs_after(pulse, time, 400)
-
-
-def test_smaller_pictures_are_given_less(time: Time, pulse: Pulse) -> None:
-    make_steps(pulse, time, 10)
-    pulse.start(PIXELS // 2)
-
-    assert hangs_after(pulse, time, 50)
+    assert hangs_after(watchdog, time, 400)
 
 
-def test_what_comes_before_and_after_the_steps_is_given_as_much(time: Time, pulse: Pulse) -> None:
+def test_smaller_pictures_are_given_less(time: Time, watchdog: ProgressWatchdog) -> None:
+    make_steps(watchdog, time, 10)
+    watchdog.start(PIXELS // 2)
+
+    assert hangs_after(watchdog, time, 50)
+
+
+def test_what_comes_before_and_after_the_steps_is_given_as_much(time: Time, watchdog: ProgressWatchdog) -> None:
     """The prompt is encoded, a picture is decoded, and the next one begins."""
-    make_steps(pulse, time, 10)
-    pulse.start(PIXELS)
+    make_steps(watchdog, time, 10)
+    watchdog.start(PIXELS)
 
-    assert hangs_after(pulse, time, 100)
+    assert hangs_after(watchdog, time, 100)
 
 
-def test_a_batch_that_has_ended_does_not_hang(time: Time, pulse: Pulse) -> None:
-    make_steps(pulse, time, 5)
-    pulse.stop()
+def test_a_batch_that_has_ended_does_not_hang(time: Time, watchdog: ProgressWatchdog) -> None:
+    make_steps(watchdog, time, 5)
+    watchdog.stop()
     time.passes(10_000)
 
-    assert not pulse.is_hung
+    assert not watchdog.is_hung
 
 
-def test_the_next_batch_begins_with_a_fresh_pulse(time: Time, pulse: Pulse) -> None:
-    make_steps(pulse, time, 0.02)
-    pulse.stop()
+def test_the_next_batch_begins_with_a_fresh_pulse(time: Time, watchdog: ProgressWatchdog) -> None:
+    make_steps(watchdog, time, 0.02)
+    watchdog.stop()
     time.passes(10_000)
-    pulse.start(PIXELS)
+    watchdog.start(PIXELS)
 
-    assert hangs_after(pulse, time, 30)
-
-
-def test_what_is_expected_hangs_after_its_own_time(time: Time, pulse: Pulse) -> None:
-    with pulse.expecting(7, "loading"):
-        assert hangs_after(pulse, time, 7)
-        assert pulse.doing == "loading"
-
-    assert not pulse.is_hung
+    assert hangs_after(watchdog, time, 30)
 
 
-def test_what_is_expected_and_fails_does_not_hang(time: Time, pulse: Pulse) -> None:
-    with pytest.raises(OSError, match="no disk"), pulse.expecting(7, "loading"):
+def test_what_is_expected_hangs_after_its_own_time(time: Time, watchdog: ProgressWatchdog) -> None:
+    with watchdog.expecting(7, "loading"):
+        assert hangs_after(watchdog, time, 7)
+        assert watchdog.doing == "loading"
+
+    assert not watchdog.is_hung
+
+
+def test_what_is_expected_and_fails_does_not_hang(time: Time, watchdog: ProgressWatchdog) -> None:
+    with pytest.raises(OSError, match="no disk"), watchdog.expecting(7, "loading"):
         raise OSError("no disk")
     time.passes(8)
 
-    assert not pulse.is_hung
+    assert not watchdog.is_hung
 
 
 def test_a_limit_can_be_set_for_each_stage(time: Time) -> None:
-    pulse = Pulse(Limits(load=40, step=3))
-    pulse.start(PIXELS)
-    assert hangs_after(pulse, time, 40)
+    watchdog = ProgressWatchdog(Limits(load=40, step=3))
+    watchdog.start(PIXELS)
+    assert hangs_after(watchdog, time, 40)
 
-    make_steps(pulse, time, 0.02)
-    assert hangs_after(pulse, time, 3)
+    make_steps(watchdog, time, 0.02)
+    assert hangs_after(watchdog, time, 3)

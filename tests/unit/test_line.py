@@ -13,10 +13,10 @@ import pytest
 import trustme
 
 from api.connections import slow_client_socket
-from api.connections.slow_client_socket import Line, safe, taken
+from api.connections.slow_client_socket import TimedSocket, safe, taken
 from tests.farms import wait_for
 
-Pair = tuple[socket.socket, Line]
+Pair = tuple[socket.socket, TimedSocket]
 Open = Callable[[], Pair]
 
 
@@ -55,11 +55,11 @@ def connected() -> Pair:
         return theirs, taken(listener.accept()[0])
 
 
-def shaken(theirs: socket.socket, ours: Line, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> Pair:
+def shaken(theirs: socket.socket, ours: TimedSocket, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> Pair:
     """The same over TLS."""
     for_us, for_them = contexts
     safe_line = for_us.wrap_socket(ours, server_side=True, do_handshake_on_connect=False)
-    assert isinstance(safe_line, Line)
+    assert isinstance(safe_line, TimedSocket)
     with running(lambda: safe_line.do_handshake()):
         return for_them.wrap_socket(theirs, server_hostname="localhost"), safe_line
 
@@ -99,7 +99,7 @@ def dripping(theirs: socket.socket, content: bytes, pause: float) -> Iterator[No
             stop.set()
 
 
-def received(ours: Line, count: int) -> bytes:
+def received(ours: TimedSocket, count: int) -> bytes:
     """So many bytes, as they come."""
     content = b""
     while len(content) < count:
@@ -187,7 +187,7 @@ def test_a_handshake_that_never_ends_is_given_up(
         theirs.sendall(b"\x16\x03\x01")
         monkeypatch.setattr(slow_client_socket, "PATIENCE_SECONDS", 0.05)
         with contexts[0].wrap_socket(ours, server_side=True, do_handshake_on_connect=False) as safe_line:
-            assert isinstance(safe_line, Line)
+            assert isinstance(safe_line, TimedSocket)
             safe_line.begin_head()
             with pytest.raises(TimeoutError):
                 safe_line.do_handshake()

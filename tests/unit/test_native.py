@@ -49,7 +49,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
 
 
 def read(model: str = SRPO, /, **fields: Any) -> Order:
-    return native.read({"model": model, "prompt": "a fox"} | LEAST[model] | fields, model=model, spare_seed=SPARE)
+    return native.read({"model": model, "prompt": "a fox"} | LEAST[model] | fields, model=model, default_seed=SPARE)
 
 
 def ordered(model: str = SRPO, **changes: Any) -> Order:
@@ -315,14 +315,14 @@ def test_every_preset_is_tried_here() -> None:
 @pytest.mark.parametrize(("model", "field"), [(IMAGE, "image_url"), (EDIT, "image_url"), (MULTI, "image_urls")])
 def test_a_missing_picture_is_named(model: str, field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        native.read({"model": model, "prompt": "a fox"}, model=model, spare_seed=SPARE)
+        native.read({"model": model, "prompt": "a fox"}, model=model, default_seed=SPARE)
 
     assert [(problem.field, problem.kind) for problem in caught.value.problems] == [(field, "missing")]
 
 
 def test_a_missing_prompt_is_named() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        native.read({"model": "srpo"}, model="srpo", spare_seed=SPARE)
+        native.read({"model": "srpo"}, model="srpo", default_seed=SPARE)
 
     assert [(problem.field, problem.kind) for problem in caught.value.problems] == [("prompt", "missing")]
 

@@ -63,12 +63,12 @@ Read = Callable[..., Asked]
 
 
 def generate(model: str, **sent: Any) -> Asked:
-    return openai.generation({"model": model, "prompt": "a fox"} | sent, spare_seed=SPARE)
+    return openai.generation({"model": model, "prompt": "a fox"} | sent, default_seed=SPARE)
 
 
 def edit(model: str, *files: bytes, **sent: Any) -> Asked:
     named = [("image", file) for file in files]
-    return openai.edit({"model": model, "prompt": "a fox"} | sent, named, spare_seed=SPARE)
+    return openai.edit({"model": model, "prompt": "a fox"} | sent, named, default_seed=SPARE)
 
 
 def refused(read: Callable[[], Asked]) -> list[str]:
@@ -199,7 +199,7 @@ def test_what_cannot_be_done_is_refused_by_name(name: str, sent: dict[str, Any],
 
 def test_several_pictures_are_looked_at_only_as_far_as_is_allowed() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        openai.edit({"model": "kontext", "prompt": "a fox", "image_urls": [1] * 1000}, [], spare_seed=SPARE)
+        openai.edit({"model": "kontext", "prompt": "a fox", "image_urls": [1] * 1000}, [], default_seed=SPARE)
 
     assert len(caught.value.problems) <= 6
 
@@ -354,7 +354,7 @@ def test_files_and_named_images_at_once_are_refused() -> None:
 def test_any_other_file_is_refused_by_name(name: str) -> None:
     body = {"model": "kontext", "prompt": "a fox"}
 
-    assert refused(lambda: openai.edit(body, [("image", FILE), (name, FILE)], spare_seed=SPARE)) == [name]
+    assert refused(lambda: openai.edit(body, [("image", FILE), (name, FILE)], default_seed=SPARE)) == [name]
 
 
 def test_numbers_and_switches_of_a_form_are_read_as_such() -> None:

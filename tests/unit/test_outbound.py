@@ -19,7 +19,7 @@ import pytest
 import trustme
 
 from farm.domain.errors import ConfigurationError, ForbiddenAddress, Unreachable
-from farm.ssrf_safe_http import POST_KEEPS, Outbound
+from farm.ssrf_safe_http import POST_KEEPS, SsrfSafeClient
 from tests.farms import free_port, wait_for
 
 PUBLIC = "93.184.216.34"
@@ -164,11 +164,11 @@ class Wires:
         self.dialled.append((address, port))
         return socket.create_connection(("127.0.0.1", self.port), seconds)
 
-    def client(self, *allow: str, seconds: float = 15) -> Outbound:
-        return Outbound(frozenset(allow), resolve=self.resolve, connect=self.connect, seconds=seconds)
+    def client(self, *allow: str, seconds: float = 15) -> SsrfSafeClient:
+        return SsrfSafeClient(frozenset(allow), resolve=self.resolve, connect=self.connect, seconds=seconds)
 
 
-def post(outbound: Outbound, url: str = "http://hook.example/") -> int:
+def post(outbound: SsrfSafeClient, url: str = "http://hook.example/") -> int:
     return outbound.post(url, b"{}", {}).status
 
 
@@ -387,7 +387,7 @@ def test_the_next_address_is_tried_where_the_first_refuses(receive: Callable[...
             raise ConnectionRefusedError
         return sock
 
-    outbound = Outbound(frozenset(), resolve=wires.resolve, connect=connect)
+    outbound = SsrfSafeClient(frozenset(), resolve=wires.resolve, connect=connect)
 
     assert post(outbound) == 200
     assert wires.dialled == [(OTHER_PUBLIC, 80), (PUBLIC, 80)]
@@ -623,7 +623,7 @@ def test_a_name_that_does_not_exist_is_told() -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     with pytest.raises(Unreachable, match=r"hook\.example cannot be looked up: Name or service not known"):
-        post(Outbound(frozenset(), resolve=resolve, connect=wires.connect))
+        post(SsrfSafeClient(frozenset(), resolve=resolve, connect=wires.connect))
     with pytest.raises(Unreachable, match=r"hook\.example cannot be looked up: it has no address"):
         post(Wires(names={"hook.example": []}).client())
     assert wires.dialled == []
@@ -699,7 +699,7 @@ def test_a_lookup_without_end_ends_at_the_deadline_and_nothing_is_called_later()
         return [PUBLIC]
 
     with out_of_time():
-        post(Outbound(frozenset(), resolve=resolve, connect=wires.connect, seconds=SHORT))
+        post(SsrfSafeClient(frozenset(), resolve=resolve, connect=wires.connect, seconds=SHORT))
 
     found.set()
     wait_for(lambda: not outbound_threads())
@@ -715,7 +715,7 @@ def test_nothing_is_sent_on_a_connection_that_came_too_late(receive: Callable[..
         return wires.connect(address, port, seconds)
 
     with out_of_time():
-        post(Outbound(frozenset(), resolve=wires.resolve, connect=connect, seconds=SHORT))
+        post(SsrfSafeClient(frozenset(), resolve=wires.resolve, connect=connect, seconds=SHORT))
 
     late.set()
     wait_for(lambda: not outbound_threads())
@@ -733,7 +733,7 @@ def test_a_few_addresses_share_the_time_and_the_others_are_not_tried() -> None:
         raise TimeoutError
 
     with out_of_time():
-        post(Outbound(frozenset(), resolve=wires.resolve, connect=connect, seconds=SHORT))
+        post(SsrfSafeClient(frozenset(), resolve=wires.resolve, connect=connect, seconds=SHORT))
 
     wait_for(lambda: not outbound_threads())
     assert tried[0] <= SHORT / 4
@@ -845,7 +845,7 @@ NO_ENTRIES = [
 @pytest.mark.parametrize("entry", NO_ENTRIES)
 def test_an_entry_that_is_none_is_named(entry: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
-        Outbound(frozenset({"receiver", entry}))
+        SsrfSafeClient(frozenset({"receiver", entry}))
 
     assert str(refused.value).startswith(
         f"FARM_WEBHOOK_ALLOW has {entry!r}; allowed: host names, IP addresses and networks"
@@ -857,7 +857,7 @@ def test_this_machine_can_be_allowed(receive: Callable[..., Receiver], host: str
     """With the real resolver and connector."""
     receiver = receive(answer(OK))
 
-    reply = Outbound(frozenset({host})).post(f"http://{host}:{receiver.port}/", b"{}", {})
+    reply = SsrfSafeClient(frozenset({host})).post(f"http://{host}:{receiver.port}/", b"{}", {})
 
     assert (reply.status, reply.body) == (200, b"ok")
     assert 0 < reply.seconds < 10

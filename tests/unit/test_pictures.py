@@ -404,13 +404,13 @@ def test_a_huge_picture_costs_no_memory() -> None:
     files = [png_of(60_000, 60_000, rows=b"\0" * 60_000), huge_webp(), huge_jpeg()]
     program = (
         "import resource, sys\n"
-        "from farm import pictures\n"
+        "from farm.images import decode\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak()\n"
         f"for content in {files!r}:\n"
-        "    for look in (pictures.look, pictures.read):\n"
+        "    for look in (decode.look, decode.read):\n"
         "        try: look(content)\n"
-        "        except pictures.UnusablePicture as error: assert error.code == 'image_too_large', error\n"
+        "        except decode.UnusablePicture as error: assert error.code == 'image_too_large', error\n"
         "        else: sys.exit('taken')\n"
         "print((peak() - before) // 1024)\n"
     )
@@ -491,10 +491,10 @@ def test_a_large_picture_takes_little_more_memory_than_its_pixels() -> None:
     content = encoded(Image.new("RGBA", (4000, 4000)), "PNG", compress_level=1, icc_profile=profile)
     program = (
         "import resource, sys\n"
-        "from farm import pictures\n"
+        "from farm.images import decode\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before, content = peak(), sys.stdin.buffer.read()\n"
-        "pictures.prepared(content)\n"
+        "decode.prepared(content)\n"
         "print((peak() - before) // 1024)\n"
     )
 
@@ -510,10 +510,10 @@ def test_a_picture_at_the_limit_takes_no_more_memory_than_is_said(form: str) -> 
         "import io, resource, sys\n"
         "from PIL import Image\n"
         "Image.MAX_IMAGE_PIXELS = None\n"
-        "from farm import pictures\n"
+        "from farm.images import decode\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before, content = peak(), sys.stdin.buffer.read()\n"
-        "assert pictures.prepared(content)[1] == (8000, 8000)\n"
+        "assert decode.prepared(content)[1] == (8000, 8000)\n"
         "print((peak() - before) // 1024)\n"
     )
     all_options: dict[str, dict[str, Any]] = {"JPEG": {"progressive": True}, "WEBP": {"quality": 0, "method": 0} | WEBP}

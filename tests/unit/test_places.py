@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from api.admission.slots import Places
+from api.admission.slots import CallerSlots
 
 
 def test_one_caller_has_at_most_its_share_and_the_others_the_rest() -> None:
-    places = Places(4, 2)
+    places = CallerSlots(4, 2)
 
     assert [places.take("ada") for _ in range(3)] == [True, True, False]
     assert [places.take("bob") for _ in range(2)] == [True, True]
@@ -14,7 +14,7 @@ def test_one_caller_has_at_most_its_share_and_the_others_the_rest() -> None:
 
 
 def test_what_is_given_back_may_be_taken_again_by_anybody() -> None:
-    places = Places(2, 1)
+    places = CallerSlots(2, 1)
     places.take("ada")
     places.take("bob")
 
@@ -26,7 +26,7 @@ def test_what_is_given_back_may_be_taken_again_by_anybody() -> None:
 
 
 def test_several_are_taken_at_once_or_none() -> None:
-    places = Places(10, 6)
+    places = CallerSlots(10, 6)
 
     assert not places.take("ada", 7)
     assert places.take("ada", 6)
@@ -35,11 +35,11 @@ def test_several_are_taken_at_once_or_none() -> None:
 
 
 def test_without_a_share_one_caller_may_have_all() -> None:
-    assert Places(3).take("local", 3)
+    assert CallerSlots(3).take("local", 3)
 
 
 def test_who_has_none_is_forgotten() -> None:
-    places = Places(1)
+    places = CallerSlots(1)
     for caller in map(str, range(100)):
         assert places.take(caller)
         places.give_back(caller)

@@ -37,11 +37,11 @@ SEED = 7
 def _v1(read: Callable[..., object], ids: Iterable[str], *files: object) -> Read:
     """A reader at `/v1`, where it was chosen by the id of the model."""
     model_id = min(ids)
-    return lambda body: read({**body, "model": model_id}, *files, spare_seed=SEED)
+    return lambda body: read({**body, "model": model_id}, *files, default_seed=SEED)
 
 
-def _of_a_form(body: Body, files: Any, *, spare_seed: int) -> object:
-    return openai.edit(openai_common.from_texts(body), files, spare_seed=spare_seed)
+def _of_a_form(body: Body, files: Any, *, default_seed: int) -> object:
+    return openai.edit(openai_common.from_texts(body), files, default_seed=default_seed)
 
 
 def _fals_headers(body: Body) -> object:

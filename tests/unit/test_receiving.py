@@ -12,9 +12,9 @@ import pytest
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeout
 
 from api.connections import slow_client_socket
-from api.connections.slow_client_socket import Line
+from api.connections.slow_client_socket import TimedSocket
 from api.http import body
-from api.http.upload_body import MOST, MOST_OF_A_CALLER, Receiving
+from api.http.upload_body import MOST, MOST_OF_A_CALLER, UploadBodies
 from api.server import MOST_HELD, MOST_STREAMS, THREADS
 from farm.domain.errors import TooManyHeld
 from tests import slow
@@ -22,13 +22,13 @@ from tests.farms import wait_for
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, Line]]:
+def pair() -> Iterator[tuple[socket.socket, TimedSocket]]:
     """A caller's end of a connection, and the farm's."""
     with slow.pair() as both:
         yield both
 
 
-def received(ours: Line, announced: int | None, most: int = 1000) -> bytes:
+def received(ours: TimedSocket, announced: int | None, most: int = 1000) -> bytes:
     """The body that comes at our end, as a route reads it."""
     environ = slow.awaited(ours, announced)
     with flask.Flask("test").test_request_context(method="PUT", environ_overrides=environ):
@@ -36,7 +36,7 @@ def received(ours: Line, announced: int | None, most: int = 1000) -> bytes:
 
 
 @pytest.mark.parametrize("announced", [7, None])
-def test_a_body_is_read_to_its_end(pair: tuple[socket.socket, Line], announced: int | None) -> None:
+def test_a_body_is_read_to_its_end(pair: tuple[socket.socket, TimedSocket], announced: int | None) -> None:
     theirs, ours = pair
     theirs.sendall(b"content")
     if announced is None:
@@ -46,7 +46,7 @@ def test_a_body_is_read_to_its_end(pair: tuple[socket.socket, Line], announced: 
 
 
 def test_a_body_that_stands_still_is_given_up(
-    pair: tuple[socket.socket, Line], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[socket.socket, TimedSocket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would hold a thread and a place for ever."""
     theirs, ours = pair
@@ -58,7 +58,7 @@ def test_a_body_that_stands_still_is_given_up(
         received(ours, 8)
 
 
-def test_a_body_that_is_cut_off_is_said_to_be(pair: tuple[socket.socket, Line]) -> None:
+def test_a_body_that_is_cut_off_is_said_to_be(pair: tuple[socket.socket, TimedSocket]) -> None:
     theirs, ours = pair
     theirs.sendall(b"half")
     theirs.shutdown(socket.SHUT_WR)
@@ -68,7 +68,9 @@ def test_a_body_that_is_cut_off_is_said_to_be(pair: tuple[socket.socket, Line]) 
 
 
 @pytest.mark.parametrize("announced", [1001, None])
-def test_a_body_may_not_be_longer_than_the_limit(pair: tuple[socket.socket, Line], announced: int | None) -> None:
+def test_a_body_may_not_be_longer_than_the_limit(
+    pair: tuple[socket.socket, TimedSocket], announced: int | None
+) -> None:
     theirs, ours = pair
     theirs.sendall(b"x" * 1001)
     theirs.shutdown(socket.SHUT_WR)
@@ -87,7 +89,7 @@ def test_threads_are_left_for_short_calls() -> None:
 
 
 def test_one_caller_cannot_take_all_places() -> None:
-    receiving = Receiving(most=3, most_of_a_caller=2, seconds=0)
+    receiving = UploadBodies(most=3, most_of_a_caller=2, seconds=0)
     with ExitStack() as stack:
         for _ in range(2):
             stack.enter_context(receiving.place("ada"))
@@ -101,7 +103,7 @@ def test_one_caller_cannot_take_all_places() -> None:
 
 
 def test_a_place_that_is_given_back_goes_to_whoever_waits() -> None:
-    receiving = Receiving(most=1, most_of_a_caller=1, seconds=30)
+    receiving = UploadBodies(most=1, most_of_a_caller=1, seconds=30)
     got = threading.Event()
 
     def take() -> None:
@@ -119,7 +121,7 @@ def test_a_place_that_is_given_back_goes_to_whoever_waits() -> None:
 
 
 def test_few_wait() -> None:
-    receiving = Receiving(most=1, most_of_a_caller=1, seconds=30)
+    receiving = UploadBodies(most=1, most_of_a_caller=1, seconds=30)
     may_end = threading.Event()
 
     def take() -> None:

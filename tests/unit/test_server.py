@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from api import server
-from api.connections.gthread_worker import Threads
-from api.connections.slow_client_socket import SafeLine
+from api.connections.gthread_worker import SlowClientWorker
+from api.connections.slow_client_socket import TimedTlsSocket
 from api.server import Address, Contexts, Log, Server
 from farm.settings import Settings
 
@@ -44,7 +44,7 @@ def test_every_listener_of_the_api_is_so(tmp_path: Path, tls: tuple[Path, Path] 
     ours = Server(Settings(), Address("127.0.0.1", 0, tls), data_dir=tmp_path)
 
     assert ours.cfg.when_ready is server.bound_what_is_unsent
-    assert ours.cfg.worker_class is Threads
+    assert ours.cfg.worker_class is SlowClientWorker
 
 
 def test_a_certificate_is_read_once_and_again_when_it_is_renewed(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_certificate_is_read_once_and_again_when_it_is_renewed(tmp_path: Path)
 
     first = now()
     assert now() is first
-    assert first.sslsocket_class is SafeLine
+    assert first.sslsocket_class is TimedTlsSocket
 
     for file in (options.certfile, options.keyfile):
         os.utime(file, (1, 1))

@@ -31,7 +31,7 @@ DEFAULT = Request(
 
 
 def read(**sent: Any) -> Asked:
-    return siraya.generation({"model": MODEL, "prompt": "a fox"} | sent, spare_seed=SPARE)
+    return siraya.generation({"model": MODEL, "prompt": "a fox"} | sent, default_seed=SPARE)
 
 
 TAKEN: list[v1.Taken] = [
@@ -84,14 +84,14 @@ def test_what_has_no_effect_is_listed_as_tolerated() -> None:
 
 
 def test_the_pages_own_curl_is_taken() -> None:
-    request = siraya.generation(PAGE["curl"], spare_seed=SPARE).order.request
+    request = siraya.generation(PAGE["curl"], default_seed=SPARE).order.request
 
     assert request.model_copy(update={"notes": ()}) == DEFAULT.model_copy(update={"prompt": PAGE["curl"]["prompt"]})
     assert "regular" in request.notes[0]
 
 
 def test_the_pages_minimal_call_is_taken() -> None:
-    asked = siraya.generation(PAGE["minimal"], spare_seed=SPARE)
+    asked = siraya.generation(PAGE["minimal"], default_seed=SPARE)
 
     assert asked.order.request == DEFAULT.model_copy(update={"prompt": PAGE["minimal"]["prompt"]})
 

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from farm import clock
 from farm.domain.errors import ConfigurationError
-from farm.process.child import FAULTY, UNUSABLE
+from farm.process.child import EXIT_CONFIG, EXIT_FAULTY
 from farm.process.supervisor import Child
 from tests.farms import wait_for
 
@@ -42,14 +42,14 @@ class Nursery:
         return pause
 
 
-@pytest.mark.parametrize("status", [1, FAULTY])
+@pytest.mark.parametrize("status", [1, EXIT_FAULTY])
 def test_who_dies_at_once_is_dead_for_longer_and_longer(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
     nursery = Nursery(monkeypatch, status)
 
     assert [nursery.pause_after_life_of(1) for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
 
 
-@pytest.mark.parametrize(("status", "pause"), [(1, 0.5), (0, 0.5), (FAULTY, 2)])
+@pytest.mark.parametrize(("status", "pause"), [(1, 0.5), (0, 0.5), (EXIT_FAULTY, 2)])
 def test_a_good_life_is_rewarded_but_not_one_of_failures(
     monkeypatch: pytest.MonkeyPatch, status: int, pause: float
 ) -> None:
@@ -61,7 +61,7 @@ def test_a_good_life_is_rewarded_but_not_one_of_failures(
 
 
 def test_who_cannot_start_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    nursery = Nursery(monkeypatch, UNUSABLE)
+    nursery = Nursery(monkeypatch, EXIT_CONFIG)
 
     with pytest.raises(ConfigurationError, match="The worker cannot start"):
         nursery.pause_after_life_of(1)

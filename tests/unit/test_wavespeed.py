@@ -44,7 +44,7 @@ JSON_KINDS = {"integer": int, "string": str, "array": list, "object": dict}
 
 def read(query: str = "", *, model: str = SRPO, **fields: Any) -> wavespeed.Submit:
     body = LEAST[model] | fields
-    return wavespeed.read(body, query, endpoint=ENDPOINTS[model], model=model, spare_seed=SPARE)
+    return wavespeed.read(body, query, endpoint=ENDPOINTS[model], model=model, default_seed=SPARE)
 
 
 def submit(model: str = SRPO, *, held: bool = False, inline: bool = False, **changes: Any) -> wavespeed.Submit:
@@ -253,7 +253,7 @@ def test_a_wavespeed_picture_is_always_checked(model: str) -> None:
 
 def test_image_to_image_without_an_image_lacks_it() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        wavespeed.read({"prompt": "a fox"}, "", endpoint=ENDPOINTS[IMAGE], model=IMAGE, spare_seed=SPARE)
+        wavespeed.read({"prompt": "a fox"}, "", endpoint=ENDPOINTS[IMAGE], model=IMAGE, default_seed=SPARE)
 
     body = wavespeed.problem(400, caught.value)
     assert (body["data"]["code"], body["message"]) == (1400, "image: this field is required")
@@ -280,7 +280,7 @@ def test_a_refusal_tells_the_value_and_what_is_allowed(sent: dict[str, Any], val
 
 def test_the_pages_own_example_lacks_the_prompt() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        wavespeed.read(PAGE["body"], "", endpoint=ENDPOINTS[SRPO], model=SRPO, spare_seed=SPARE)
+        wavespeed.read(PAGE["body"], "", endpoint=ENDPOINTS[SRPO], model=SRPO, default_seed=SPARE)
 
     body = wavespeed.problem(400, caught.value)
     assert (body["code"], body["data"]["code"]) == (400, 1400)
@@ -569,7 +569,7 @@ def test_a_webhook_is_told_the_prediction_itself_and_what_was_asked_for() -> Non
     request = asked.order.request
     job = a_job(State.COMPLETED, request=request)
 
-    body = wavespeed.letter(job, A_DUE, LINKS)
+    body = wavespeed.webhook_body(job, A_DUE, LINKS)
 
     assert {name: body[name] for name in body if name != "input"} == wavespeed.prediction(job, LINKS)
     assert body["input"] == {
@@ -585,7 +585,7 @@ def test_a_webhook_is_told_the_prediction_itself_and_what_was_asked_for() -> Non
 def test_what_a_webhook_says_was_asked_for_can_be_asked_again() -> None:
     request = read(size="300*400", guidance_scale=5).order.request
 
-    assert read(**wavespeed.letter(a_job(request=request), A_DUE, LINKS)["input"]).order.request == request
+    assert read(**wavespeed.webhook_body(a_job(request=request), A_DUE, LINKS)["input"]).order.request == request
 
 
 @pytest.mark.parametrize(("source", "url"), [(FOX, FOX), ("0-input-0-1.png", f"{BASE}/files/0-input-0-1.png")])
@@ -595,7 +595,7 @@ def test_a_webhook_names_the_image_by_its_url(source: str, url: str, strength: f
     asked = read(model=IMAGE, strength=strength, image=url)
     request = asked.order.request.model_copy(update={"sources": (source,), "inputs": ("0-input-1-2.png",)})
 
-    given = wavespeed.letter(a_job(request=request), A_DUE, LINKS)["input"]
+    given = wavespeed.webhook_body(a_job(request=request), A_DUE, LINKS)["input"]
 
     assert (given["image"], given["strength"]) == (url, strength)
     assert read(model=IMAGE, **given) == asked
@@ -604,7 +604,7 @@ def test_a_webhook_names_the_image_by_its_url(source: str, url: str, strength: f
 def test_a_webhook_names_no_image_that_is_forgotten() -> None:
     request = read(model=IMAGE).order.request
 
-    assert "image" not in wavespeed.letter(a_job(request=request), A_DUE, LINKS)["input"]
+    assert "image" not in wavespeed.webhook_body(a_job(request=request), A_DUE, LINKS)["input"]
 
 
 def test_a_rewritten_prompt_is_shown_and_the_callers_own_was_asked_for() -> None:
@@ -613,7 +613,7 @@ def test_a_rewritten_prompt_is_shown_and_the_callers_own_was_asked_for() -> None
         update={"prompt": "a red fox in fresh snow", "original_prompt": "a fox", "enhance": False}
     )
 
-    body = wavespeed.letter(a_job(State.COMPLETED, request=rewritten), A_DUE, LINKS)
+    body = wavespeed.webhook_body(a_job(State.COMPLETED, request=rewritten), A_DUE, LINKS)
 
     assert (body["prompt"], body["input"]["prompt"]) == ("a red fox in fresh snow", "a fox")
     assert read(**body["input"]) == asked
@@ -622,7 +622,7 @@ def test_a_rewritten_prompt_is_shown_and_the_callers_own_was_asked_for() -> None
 def test_a_prompt_that_waits_to_be_rewritten_was_asked_to_be() -> None:
     asked = read(enhance_prompt=True)
 
-    assert read(**wavespeed.letter(a_job(request=asked.order.request), A_DUE, LINKS)["input"]) == asked
+    assert read(**wavespeed.webhook_body(a_job(request=asked.order.request), A_DUE, LINKS)["input"]) == asked
 
 
 def test_ids_to_delete_are_each_taken_once() -> None:

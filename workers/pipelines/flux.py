@@ -26,7 +26,7 @@ from workers.pipelines.pipeline import (
     SRPO_MODELS,
     Painted,
     Pictures,
-    Watch,
+    StepCallback,
     refuse_unknown,
     resized,
 )
@@ -81,13 +81,13 @@ class FluxModels:
             pass
 
     def render(
-        self, images: Sequence[ImageRequest], watch: Watch, pictures: Pictures = NO_PICTURES
+        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures = NO_PICTURES
     ) -> Iterator[Painted]:
         """One image after the other; see `Pipeline.render` and `latents.FORWARD_SIZE`."""
         refuse_unknown(images, self.models)
         return self._paint_each(images, watch, pictures)
 
-    def _paint_each(self, images: Sequence[ImageRequest], watch: Watch, pictures: Pictures) -> Iterator[Painted]:
+    def _paint_each(self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures) -> Iterator[Painted]:
         methods = {model: _METHODS[model](network, pictures) for model, network in self._networks.items()}
         for index, request in enumerate(images):
             if request.denoising_steps:
@@ -97,7 +97,7 @@ class FluxModels:
             if painted is not None:
                 yield painted
 
-    def _paint(self, index: int, request: ImageRequest, method: Method, watch: Watch) -> Painted | None:
+    def _paint(self, index: int, request: ImageRequest, method: Method, watch: StepCallback) -> Painted | None:
         # Both modes belong to this call, not to the generator: what runs between two images must not be in them.
         with torch.inference_mode(), attention_backend(ATTENTION):
             network = self._networks[request.model]
@@ -113,7 +113,7 @@ class FluxModels:
             return Painted(index, _crop(network.decode(tokens, size), size, request), prompt.warnings)
 
 
-def _untouched(index: int, request: ImageRequest, watch: Watch, pictures: Pictures) -> Painted | None:
+def _untouched(index: int, request: ImageRequest, watch: StepCallback, pictures: Pictures) -> Painted | None:
     """Image to image without a step is the input itself: the VAE would not give it back as it was."""
     if not watch(index, 0):
         return None

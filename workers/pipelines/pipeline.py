@@ -25,7 +25,7 @@ SIMULATED = "simulated"
 
 #: Called with (index of the image in the batch, denoising steps done) before the first step, between steps and after
 #: the last. False means: abandon this image now.
-Watch = Callable[[int, int], bool]
+StepCallback = Callable[[int, int], bool]
 
 #: The pictures that requests begin from, by their keys in storage: RGB, upright.
 Pictures = Mapping[str, Image.Image]
@@ -60,7 +60,7 @@ class Pipeline(Protocol):
         """Render once, so that the first job does not pay for what is done only once."""
 
     def render(
-        self, images: Sequence[ImageRequest], watch: Watch, pictures: Pictures = NO_PICTURES
+        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures = NO_PICTURES
     ) -> Iterator[Painted]:
         """Render a batch; yield each image as soon as it is finished, in any order.
 

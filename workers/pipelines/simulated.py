@@ -18,7 +18,7 @@ from workers.pipelines.pipeline import (
     SRPO_MODELS,
     Painted,
     Pictures,
-    Watch,
+    StepCallback,
     refuse_unknown,
     resized,
 )
@@ -52,13 +52,15 @@ class SimulatedPipeline:
         """Nothing is done only once here."""
 
     def render(
-        self, images: Sequence[ImageRequest], watch: Watch, pictures: Pictures = NO_PICTURES
+        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures = NO_PICTURES
     ) -> Iterator[Painted]:
         """The whole batch in step; an image with fewer steps is finished earlier."""
         refuse_unknown(images, self.models)
         return self._paint_together(images, watch, pictures)
 
-    def _paint_together(self, images: Sequence[ImageRequest], watch: Watch, pictures: Pictures) -> Iterator[Painted]:
+    def _paint_together(
+        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures
+    ) -> Iterator[Painted]:
         at_work = [index for index in range(len(images)) if watch(index, 0)]
         step = 0
         while at_work:
