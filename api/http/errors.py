@@ -80,7 +80,7 @@ def _from_bug(error: Exception) -> flask.Response:
 
 def answer(status: int, error: errors.FarmError) -> flask.Response:
     """`error` in the dialect of the current call: the one that its route has found out, or that of its path."""
-    dialect = flask.g.get("spoken") or registry.dialect_for_path(flask.request.path)
+    dialect = flask.g.get("dialect") or registry.dialect_for_path(flask.request.path)
     refusal = dialect.refuse(status, error)
     response = flask.jsonify(refusal.body)
     response.status_code, response.mimetype = refusal.status, refusal.media_type

@@ -261,7 +261,7 @@ def test_callers_hear_of_their_own_jobs_only(keyed: FlaskClient, farm: Farm) -> 
 
 
 def test_a_key_that_is_revoked_hears_no_more(keyed: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "_STANDING_SECONDS", 0)
+    monkeypatch.setattr(auth, "_KEY_RECHECK_SECONDS", 0)
     ada, bob = (bearer(farm.callers.create(name)) for name in ("ada", "bob"))
     job_id = submit(keyed, headers=ada)
     hers, his = [stream(keyed, ALL, **ada), stream(keyed, of(job_id), **ada)], stream(keyed, ALL, **bob)

@@ -487,7 +487,7 @@ def test_who_waits_is_woken_by_the_end_of_a_pause_and_not_before(
     api: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rung: list[int] = []
-    monkeypatch.setattr(farm.wake_ups, "ring", rung.append)
+    monkeypatch.setattr(farm.wake_ups, "send", rung.append)
     api.post("/farm/v1/pause")
     jobs.take(farm.store)
     submit(api)

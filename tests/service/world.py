@@ -195,7 +195,7 @@ def a_world(redis_url: str, folder: Path, receiver: Receiver, *, listens: bool =
     settings = Settings(redis_url=redis_url, redis_unsafe=True, lease_seconds=1, webhook_allow=frozenset({"127.0.0.1"}))
     fate = Fate()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bootstrap, "Bell", _Silent)
+        patch.setattr(bootstrap, "WakeUps", _Silent)
         patch.setattr(service, "_SERVED_SECONDS", 0.0)
         patch.setattr(memory_guard, "MEMORY_READING_SECONDS", 0.0)
         well = build(settings, folder, listens=listens)

@@ -56,7 +56,7 @@ def _of_model(read: Callable[..., object], dialect: str) -> dict[str, Read]:
     """A reader for each model that the dialect names."""
 
     def bind(model: str, endpoint: str) -> Read:
-        words = {"model": model, "spare_seed": SEED}
+        words = {"model": model, "default_seed": SEED}
         if dialect == "native":
             return lambda body: read(body, **words)
         return lambda body: read(body, **words, endpoint=endpoint)
