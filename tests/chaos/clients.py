@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 
 import urllib3
 
-from tests.chaos.asks import CALLERS, Ask
-from tests.chaos.evidence import Acceptance, Cancel, Deletion, Evidence, Fetch, Oddity, Overheard, Sight
+from tests.chaos.callers import WAYS, Call, Told, Way, content_of, native_view, source_of
 from tests.chaos.pixels import is_right
 from tests.chaos.receivers import Receivers
-from tests.chaos.ways import WAYS, Call, Told, Way, content_of, native_view, source_of
+from tests.chaos.records import Acceptance, Cancel, Deletion, Evidence, Fetch, Oddity, Overheard, Sight
+from tests.chaos.requests import CALLERS, Ask
 from tests.farms import Answer
 
 #: How long an answer may take, in seconds; one that is held takes longer.

@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tests.chaos.asks import number_in
-from tests.chaos.evidence import ENDS, UNKNOWN, Evidence, Letter, Record
+from tests.chaos.records import ENDS, UNKNOWN, Evidence, Letter, Record
+from tests.chaos.requests import number_in
 
 #: A cancel that was answered so must be the end.
 _STOPPED = ("cancelled", "stopping", "accepted")

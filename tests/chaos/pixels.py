@@ -7,7 +7,7 @@ import io
 from PIL import Image, ImageChops, ImageStat
 
 from farm.domain.request import SEEDS, ImageRequest
-from tests.chaos.asks import Ask
+from tests.chaos.requests import Ask
 from workers.pipelines.simulated import SimulatedPipeline
 
 #: How far a JPEG may be from what was encoded: the mean over all pixels and colours, of 255.

@@ -18,8 +18,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from tests.chaos.evidence import Evidence, Letter
-from tests.receiver import Behaviour, Server, answer, close_early
+from tests.chaos.records import Evidence, Letter
+from tests.webhook_receiver import Behaviour, Server, answer, close_early
 
 #: What a receiver does with a letter, and how often, out of the sum of all.
 _MOODS: Mapping[str, int] = {"well": 78, "error": 8, "busy": 4, "closing": 5, "hanging": 3, "taking it": 2}

@@ -20,15 +20,15 @@ import urllib3
 from farm.auth.api_keys import Callers
 from farm.jobstore import redis_keys
 from farm.webhooks import courier as courier
-from tests.chaos.asks import ALL_HABITS, CALLERS, Ask, Habits, asks
+from tests.chaos.callers import moment, native_view
 from tests.chaos.clients import Office, listening, serve_all
-from tests.chaos.evidence import ENDS, Evidence, Oddity, Record
-from tests.chaos.fleet import Fleet
+from tests.chaos.faults import WHOLE, Schedule, Striker
+from tests.chaos.processes import Fleet
 from tests.chaos.receivers import Receivers, Signatures
-from tests.chaos.strikes import WHOLE, Schedule, Striker
-from tests.chaos.ways import moment, native_view
+from tests.chaos.records import ENDS, Evidence, Oddity, Record
+from tests.chaos.requests import ALL_HABITS, CALLERS, Ask, Habits, asks
 from tests.farms import Answer, clean_environment, free_port, wait_for
-from tests.faults import FaultyWay, faulty_way
+from tests.fault_proxies import FaultyWay, faulty_way
 from tests.s3 import S3, Place
 
 #: The lease of a run, in seconds.

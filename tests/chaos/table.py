@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from farm.cli.tables import show
 from tests.bench.figure import percentile
-from tests.chaos.asks import number_in
-from tests.chaos.evidence import Evidence
 from tests.chaos.judge import Finding
+from tests.chaos.records import Evidence
+from tests.chaos.requests import number_in
 
 
 def print_table(evidence: Evidence, found: Sequence[Finding], *, seed: int) -> None:

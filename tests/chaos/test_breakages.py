@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.broken import BREAKAGES
 from tests.chaos.judge import findings
+from tests.chaos.planted_bugs import BREAKAGES
 from tests.chaos.run import run
 
 #: The quickest is in `make test`.
@@ -21,7 +21,7 @@ QUICK = "upload after finish"
 def test_a_broken_farm_is_reported(how: str, tmp_path: Path) -> None:
     _, plan, rule = BREAKAGES[how]
 
-    found = findings(run(replace(plan, prefix=("tests.chaos.broken", how)), tmp_path, None))
+    found = findings(run(replace(plan, prefix=("tests.chaos.planted_bugs", how)), tmp_path, None))
 
     assert rule in {finding.rule for finding in found}, found
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.faults import ALL, Schedule
 from tests.chaos.judge import findings
 from tests.chaos.run import Plan, run
-from tests.chaos.strikes import ALL, Schedule
 from tests.chaos.table import print_table
 from tests.s3 import S3
 

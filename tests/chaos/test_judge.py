@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from tests.chaos.asks import ALL_HABITS, CALLERS, WAYS, Ask, asks, number_in
-from tests.chaos.evidence import (
+from tests.chaos.judge import findings
+from tests.chaos.pixels import is_right, picture
+from tests.chaos.records import (
     Acceptance,
     Cancel,
     Deletion,
@@ -22,10 +23,9 @@ from tests.chaos.evidence import (
     Sight,
     Strike,
 )
-from tests.chaos.judge import findings
-from tests.chaos.pixels import is_right, picture
+from tests.chaos.requests import ALL_HABITS, CALLERS, WAYS, Ask, asks, number_in
 from tests.chaos.table import recovery_seconds, rows
-from tests.pictures import a_picture
+from tests.images import a_picture
 
 #: A job that is completed, one that is cancelled, and a third that is deleted.
 DONE, STOPPED, GONE = (f"{digit * 8}-3c52-4f0e-9d55-6a1f5f7f2c11" for digit in "123")

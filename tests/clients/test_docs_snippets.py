@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests import javascript
-from tests.documents import DOCS
+from tests.docs_snippets import DOCS
 from tests.farms import RunningFarm, clean_environment, picture_facts, running_farm
 
 #: The farm of the pages.

@@ -20,11 +20,11 @@ import pytest
 from PIL import Image
 
 from farm.domain.catalogue import KONTEXT_SIZES
-from tests.documents import names_in
+from tests.docs_snippets import names_in
 from tests.farms import Certificate, RunningFarm, clean_environment, picture_facts, running_farm, wait_for
-from tests.pictures import a_picture
-from tests.receiver import running_receiver
-from tests.unit import golden
+from tests.images import a_picture
+from tests.unit.dialects import golden
+from tests.webhook_receiver import running_receiver
 
 ENDPOINT = "fal-ai/flux/srpo"
 IMAGE_TO_IMAGE = "fal-ai/flux/srpo/image-to-image"

@@ -18,8 +18,8 @@ import wavespeed
 from PIL import Image
 
 from tests.farms import RunningFarm, free_port, picture_facts, running_farm, wait_for
-from tests.pictures import a_picture, data_uri
-from tests.receiver import Received, running_receiver
+from tests.images import a_picture, data_uri
+from tests.webhook_receiver import Received, running_receiver
 
 MODEL = "wavespeed-ai/flux-srpo"
 IMAGE_MODEL = "wavespeed-ai/flux-srpo-image-to-image"

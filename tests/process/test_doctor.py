@@ -27,7 +27,7 @@ from farm.process.data_dir import DataDir
 from farm.process.embedded_redis import EmbeddedRedis
 from tests.farms import RunningFarm, farm_command, free_port, own_redis, running_farm, wait_for
 from tests.s3 import S3
-from tests.service.jobs import FACTS, TERMS, submit
+from tests.service.jobstore.jobs import FACTS, TERMS, submit
 
 SIMULATED = {"FARM_PIPELINE": "simulated"}
 #: Seconds after which a worker counts as silent here.

@@ -19,7 +19,7 @@ from farm.bootstrap import Farm
 from farm.process import child
 from farm.process.supervisor import API_GRACE_SECONDS
 from tests.farms import RunningFarm, clean_environment, free_port, wait_for
-from tests.service import jobs
+from tests.service.jobstore import jobs
 
 ALL = "/farm/v1/events"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from farm.process import embedded_redis
-from tests.spread_farm import (
+from tests.partitioned_farm import (
     calling,
     fill,
     kill,

@@ -17,7 +17,7 @@ import pytest
 from farm.domain.job import Moment
 from tests.farms import Answer, RunningFarm, running_farm, wait_for
 from tests.process.test_events import events, stream
-from tests.receiver import Receiver, answer, running_receiver
+from tests.webhook_receiver import Receiver, answer, running_receiver
 
 STEPS, STEP_MS, QUEUE_LIMIT = 4, 25, 15
 #: Each job fills a batch: so many can one worker end in a second.

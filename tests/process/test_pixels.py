@@ -15,7 +15,7 @@ from miniature.judge import blobs, colour_of, place_of
 from miniature.scene import FORBIDDEN, Group, Scene
 from miniature.wording import plainly
 from tests.farms import RunningFarm, picture_facts, running_farm
-from tests.likeness import likeness
+from tests.image_recognition import likeness
 from workers.pipelines.forbidden import Finder
 from workers.pipelines.loading import load_miniature
 from workers.pipelines.miniature import checker

@@ -16,9 +16,9 @@ from urllib3.filepost import encode_multipart_formdata
 from farm.domain.catalogue import KONTEXT_SIZES
 from farm.jobstore import redis_keys
 from tests.farms import RunningFarm, pids, running_farm, wait_for
-from tests.host import Host, running_host
-from tests.odd_pictures import chunk, png_of
-from tests.pictures import a_picture, data_uri
+from tests.hostile_images import chunk, png_of
+from tests.image_host import Host, running_host
+from tests.images import a_picture, data_uri
 
 PICTURE = a_picture(320, 256, colour="orange")
 SETTINGS = {"FARM_SIMULATED_STEP_MS": "1", "FARM_WEBHOOK_ALLOW": "127.0.0.1", "FARM_LEASE_SECONDS": "2"}

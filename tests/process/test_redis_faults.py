@@ -8,8 +8,7 @@ from functools import partial
 import pytest
 
 from tests.farms import Answer, wait_for
-from tests.receiver import Receiver
-from tests.spread_farm import (
+from tests.partitioned_farm import (
     LEASE,
     WORKERS,
     SpreadFarm,
@@ -25,6 +24,7 @@ from tests.spread_farm import (
     stay,
     works_again,
 )
+from tests.webhook_receiver import Receiver
 
 FAULTS = (kill_all_connections, lose_all_wake_ups, pause, freeze, kill, fill)
 

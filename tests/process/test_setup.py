@@ -19,7 +19,7 @@ from farm import settings
 from farm.process import child
 from miniature.scene import Group, Scene
 from tests.farms import RunningFarm, clean_environment, farm_command, free_port, own_redis, running_farm, wait_for
-from tests.likeness import likeness
+from tests.image_recognition import likeness
 
 ROOT = Path(__file__).parents[2]
 #: What each of the demo's prompts says, in their order; their seeds count up.

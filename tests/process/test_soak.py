@@ -13,9 +13,9 @@ import pytest
 from farm.jobstore import redis_keys
 from farm.storage.storage import farm_in
 from tests.farms import RunningFarm, running_farm, wait_for
-from tests.pictures import a_picture, data_uri
+from tests.images import a_picture, data_uri
 from tests.process.test_events import events, stream
-from tests.receiver import Receiver, running_receiver
+from tests.webhook_receiver import Receiver, running_receiver
 
 #: Jobs of each round, and how many callers bring them at once. The first fills what has a bound: caches, connections,
 #: threads, and what the allocator keeps for each of these.

@@ -16,9 +16,9 @@ from farm.bootstrap import build
 from farm.settings import Settings
 from farm.storage.storage import name_in, new_key
 from tests.farms import RunningFarm, running_farm, wait_for
-from tests.faults import Fault, FaultyWay, faulty_way, refusal
+from tests.fault_proxies import Fault, FaultyWay, faulty_way, refusal
 from tests.s3 import S3, Place
-from tests.unit.samples import JOB_ID, a_request
+from tests.unit.dialects.samples import JOB_ID, a_request
 from workers.pipelines.simulated import SimulatedPipeline
 
 #: A put that was answered well, with the digest of something else, and stored nothing; and a picture that is cut off.

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from api.openapi.operation import Unread
 from farm.domain.catalogue import MODELS
 from tests.farms import RunningFarm, farm_command, picture_facts, wait_for
-from tests.pictures import a_picture, data_uri
+from tests.images import a_picture, data_uri
 
 
 def test_the_farms_own_dialect(simulated: RunningFarm) -> None:

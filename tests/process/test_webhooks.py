@@ -14,7 +14,7 @@ import pytest
 
 from farm.jobstore import redis_keys
 from tests.farms import RunningFarm, pids, running_farm, wait_for
-from tests.receiver import Receiver, answer, running_receiver
+from tests.webhook_receiver import Receiver, answer, running_receiver
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from farm.process import embedded_redis
 from farm.process.child import EXIT_FAULTY, EXIT_HUNG, EXIT_NO_WAKEUPS
 from tests.farms import RunningFarm, pids, running_farm, wait_for
 from tests.faulty_worker import PATIENCE
-from tests.receiver import Receiver, running_receiver
+from tests.webhook_receiver import Receiver, running_receiver
 
 LEASE = 2.0
 KILLED = -signal.SIGKILL

@@ -21,10 +21,10 @@ from farm.process import embedded_redis
 from farm.service import Service
 from farm.settings import Settings
 from tests.farms import empty, wait_for
-from tests.service.calls import bearer
-from tests.service.conformity import Listener
-from tests.service.jobs import BASE, FACTS, TERMS
-from tests.service.workshop import Opened, Workshop
+from tests.service.api.calls import bearer
+from tests.service.api.openapi_conformance import Listener
+from tests.service.jobstore.jobs import BASE, FACTS, TERMS
+from tests.service.workers.worker import Opened, Workshop
 
 
 @pytest.fixture(scope="session")

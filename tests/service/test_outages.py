@@ -30,9 +30,7 @@ from farm.process.embedded_redis import EmbeddedRedis
 from farm.process.periodic import PeriodicThread
 from farm.settings import Settings
 from tests.farms import folder_in_memory, wait_for
-from tests.receiver import running_receiver
-from tests.service import jobs
-from tests.service.calls import (
+from tests.service.api.calls import (
     FAL_QUEUE,
     FAL_RUN,
     UNKNOWN_ID,
@@ -45,8 +43,10 @@ from tests.service.calls import (
     refusal,
     submit,
 )
-from tests.service.jobs import BASE, FACTS
-from tests.service.test_courier import Desk
+from tests.service.jobstore import jobs
+from tests.service.jobstore.jobs import BASE, FACTS
+from tests.service.webhooks.test_courier import Desk
+from tests.webhook_receiver import running_receiver
 
 CALLS = [
     ("POST", "/farm/v1/jobs"),

@@ -25,7 +25,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def parts() -> Any:
     """The miniature as diffusers loads it."""
-    from tests.unit.painting import miniature_parts
+    from tests.unit.pipelines.denoising import miniature_parts
 
     return miniature_parts()
 
@@ -33,6 +33,6 @@ def parts() -> Any:
 @pytest.fixture
 def pipeline(parts: Any) -> FluxModels:
     """A pipeline of these parts."""
-    from tests.unit.painting import pipeline_of
+    from tests.unit.pipelines.denoising import pipeline_of
 
     return pipeline_of(parts)

@@ -8,7 +8,7 @@ from farm.dialects import aimlapi, fal, openai_common, wavespeed
 from farm.domain.catalogue import MAX_PROMPT, MAX_SIDE, MIN_SIDE, MODELS
 from farm.service import ACCELERATIONS
 from farm.settings import Settings
-from tests.documents import DOCS
+from tests.docs_snippets import DOCS
 
 PAGES = ("fal", "wavespeed", "aimlapi", "siraya", "openai")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from farm.webhooks import signing
-from tests.documents import names_in
+from tests.docs_snippets import names_in
 
 BODY = b'{"status":"OK"}'
 SECRET = signing.new_secret()

@@ -1,0 +1,194 @@
+"""What is done to the farm, by a schedule that is drawn from a seed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import redis
+
+from farm.jobstore import redis_keys
+from tests.chaos.processes import Fleet, Member
+from tests.chaos.receivers import Receivers
+from tests.chaos.records import Evidence, Strike
+from tests.fault_proxies import Fault, FaultyWay, refusal
+
+#: Everything that is done, and how often, out of the sum of all.
+ALL: Mapping[str, int] = {
+    "kill worker": 24,
+    "term worker": 8,
+    "stop worker": 12,
+    "kill api": 7,
+    "term api": 2,
+    "stop api": 3,
+    "kill webhook worker": 5,
+    "term webhook worker": 2,
+    "stop webhook worker": 3,
+    "kill redis": 5,
+    "stop redis": 3,
+    "pause redis": 4,
+    "cut redis": 4,
+    "flush celery": 5,
+    "refuse storage": 4,
+    "slow storage": 3,
+    "silent storage": 2,
+    "storage down": 3,
+    "receivers down": 3,
+}
+_SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "stop": signal.SIGSTOP}
+#: How long what is stopped stays so, in seconds: for workers longer than the lease, too.
+_STOPS = {"worker": (1.0, 8.0), "api": (0.5, 3.0), "webhook worker": (0.5, 4.0), "redis": (0.3, 2.0)}
+_PAUSE_MS = (200, 1500)
+_OUTAGE = (0.5, 4.0)
+_TICK_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What is done, how often each, and how long the pauses between are, in seconds.
+
+    At most so many; 0: any number. With `only_busy` a worker is struck only while it holds a job.
+    """
+
+    kinds: Mapping[str, int]
+    pauses: tuple[float, float]
+    most: int = 0
+    only_busy: bool = False
+
+
+#: What a whole run does.
+WHOLE = Schedule(ALL, (1.0, 3.0))
+
+
+class Striker(threading.Thread):
+    """Strikes until it is told to stop, and mends then what would not mend itself."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        *,
+        seed: int,
+        fleet: Fleet,
+        storage: FaultyWay | None,
+        receivers: Receivers,
+        evidence: Evidence,
+    ) -> None:
+        super().__init__(name="striker", daemon=True)
+        self._schedule = schedule
+        self._dice = random.Random(f"strikes {seed}")
+        self._fleet = fleet
+        self._storage = storage
+        self._receivers = receivers
+        self._evidence = evidence
+        self._later: list[tuple[float, Callable[[], None]]] = []
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """No more strikes; what is under way is mended."""
+        self._stopping.set()
+        self.join()
+
+    def run(self) -> None:
+        done, next_at = 0, time.monotonic() + self._pause()
+        while not self._stopping.wait(_TICK_SECONDS):
+            self._mend(time.monotonic())
+            if time.monotonic() >= next_at and (not self._schedule.most or done < self._schedule.most):
+                done += self._strike()
+                next_at = time.monotonic() + self._pause()
+        self._mend(float("inf"))
+
+    def _pause(self) -> float:
+        return self._dice.uniform(*self._schedule.pauses)
+
+    def _mend(self, until: float) -> None:
+        due = [item for item in self._later if item[0] <= until]
+        self._later = [item for item in self._later if item[0] > until]
+        for _, mend in due:
+            mend()
+
+    def _in(self, bounds: tuple[float, float], mend: Callable[[], None]) -> None:
+        self._later.append((time.monotonic() + self._dice.uniform(*bounds), mend))
+
+    def _strike(self) -> bool:
+        """Whether anything was done."""
+        kinds = self._schedule.kinds
+        (kind,) = self._dice.choices(list(kinds), list(kinds.values()))
+        what, _, whom = kind.partition(" ")
+        held: tuple[str, ...] = ()
+        match whom:
+            case "worker":
+                member = self._dice.choice(self._fleet.workers)
+                held = self._fleet.held_by(member)
+                if self._schedule.only_busy and not held:
+                    return False
+                self._signal(what, whom, member)
+            case "api" | "webhook worker":
+                self._signal(what, whom, self._dice.choice(self._fleet.apis if whom == "api" else self._fleet.webhooks))
+            case "redis":
+                self._strike_redis(what)
+            case "celery":
+                self._flush_celery()
+            case _:
+                self._strike_outside(kind)
+        self._evidence.strikes.append(Strike(kind, time.time(), held))
+        return True
+
+    def _signal(self, what: str, whom: str, member: Member) -> None:
+        member.signal(_SIGNALS[what])
+        if what == "stop":
+            self._in(_STOPS[whom], lambda: member.signal(signal.SIGCONT))
+
+    def _strike_redis(self, what: str) -> None:
+        if what in _SIGNALS:
+            self._signal_redis(what)
+            return
+        with suppress(redis.exceptions.RedisError):
+            if what == "pause":
+                self._fleet.hasty_client.client_pause(self._dice.randint(*_PAUSE_MS))
+            else:
+                self._fleet.hasty_client.client_kill_filter(_type=self._dice.choice(("normal", "pubsub")), skipme=True)
+
+    def _signal_redis(self, what: str) -> None:
+        pid = self._fleet.redis_pid
+        _send(pid, _SIGNALS[what])
+        if what == "stop":
+            self._in(_STOPS["redis"], lambda: _send(pid, signal.SIGCONT))
+
+    def _flush_celery(self) -> None:
+        """All that Celery keeps goes: its messages are wake-ups, and may be lost."""
+        with suppress(redis.exceptions.RedisError):
+            for name in list(self._fleet.hasty_client.scan_iter(f"{redis_keys.CELERY}*", count=1000)):
+                self._fleet.hasty_client.delete(name)
+
+    def _strike_outside(self, kind: str) -> None:
+        if kind == "receivers down":
+            self._receivers.go_down()
+            self._in(_OUTAGE, self._receivers.come_up)
+            return
+        storage = self._storage
+        if storage is None:
+            return
+        if kind == "storage down":
+            if not storage.is_down:
+                storage.go_down()
+                self._in(_OUTAGE, storage.come_up)
+            return
+        faults = {
+            "refuse storage": self._dice.choice((refusal(503, "SlowDown"), refusal(500, "InternalError"))),
+            "slow storage": Fault(bytes_taken_per_second=20_000, bytes_per_second=20_000),
+            "silent storage": Fault(silent=True),
+        }
+        storage.strike(faults[kind])
+        self._in(_OUTAGE, storage.heal)
+
+
+def _send(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        if pid:
+            os.kill(pid, number)

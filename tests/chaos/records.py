@@ -1,0 +1,154 @@
+"""What callers, receivers and those who break things write down, each for itself. Times are seconds since the epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tests.chaos.requests import Ask
+
+#: A job that the farm accepted, and later said that it does not know.
+UNKNOWN = "unknown"
+ENDS = ("completed", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """A caller was told that its ask is this job."""
+
+    ask: int
+    job: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """A state in which a caller saw a job. `pictures` are the names of its pictures, where they are told."""
+
+    job: str
+    at: float
+    state: str
+    code: str = ""
+    pictures: tuple[str, ...] = ()
+    #: When it was last started; 0: not told, or not yet.
+    started: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """A picture of a completed job was asked for: the last answer, and whether it showed what was asked for."""
+
+    job: str
+    number: int
+    at: float
+    status: int
+    right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """A caller was answered to its cancel: `cancelled`, `stopping`, `accepted` (fal tells no more) or `ended`."""
+
+    job: str
+    at: float
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """A caller was told that its job is forgotten."""
+
+    job: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """What came to a receiver, at whose address, and what it was answered."""
+
+    caller: str
+    ask: int
+    at: float
+    answered: int
+    job: str
+    event: str
+    state: str
+    event_id: str
+    genuine: bool
+    pictures: tuple[str, ...] = ()
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.state in ENDS
+
+
+@dataclass(frozen=True, slots=True)
+class Overheard:
+    """A caller was told by its stream of events that a job is in this state."""
+
+    caller: str
+    job: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Oddity:
+    """An answer that nobody should get, by the name of the rule that it breaks."""
+
+    rule: str
+    subject: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """Something that was done to the farm, and the jobs that the process held to which it was done."""
+
+    kind: str
+    at: float
+    jobs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the API says of a job when all is over."""
+
+    job: str
+    caller: str
+    prompt: str
+    state: str
+    code: str
+    pictures: tuple[str, ...]
+    started: float
+
+
+@dataclass(slots=True)
+class Evidence:
+    """All of it. Lists are only appended to, so many threads may write."""
+
+    asks: dict[int, Ask] = field(default_factory=dict)
+    accepted: list[Acceptance] = field(default_factory=list)
+    sights: list[Sight] = field(default_factory=list)
+    fetches: list[Fetch] = field(default_factory=list)
+    cancels: list[Cancel] = field(default_factory=list)
+    #: Jobs for which a cancel was sent, whether or not it was answered.
+    cancelling: set[str] = field(default_factory=set)
+    deletions: list[Deletion] = field(default_factory=list)
+    letters: list[Letter] = field(default_factory=list)
+    overheard: list[Overheard] = field(default_factory=list)
+    oddities: list[Oddity] = field(default_factory=list)
+    strikes: list[Strike] = field(default_factory=list)
+    #: When all is over: what the API says of each job, what lies in storage after the sweep and how much of it the
+    #: sweep removed, and what is left in the working sets of the job store.
+    records: dict[str, Record] = field(default_factory=dict)
+    stored: set[str] = field(default_factory=set)
+    swept: int = 0
+    left_behind: Mapping[str, int] = field(default_factory=dict)
+    #: How often processes left that were not killed, by kind and exit status.
+    exits: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def jobs(self) -> dict[str, Ask]:
+        """Every job that any caller was told of, and its ask."""
+        return {one.job: self.asks[one.ask] for one in self.accepted}

@@ -1,0 +1,297 @@
+"""A farm whose processes reach Redis over a wire each, so that each may be cut off alone; and a caller for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import urllib3
+
+from farm.cli.up import api_program, webhook_program, worker_program
+from farm.jobstore import redis_keys
+from farm.jobstore.connection import connect
+from farm.jobstore.stats import StoreStats
+from farm.process import child
+from farm.process.embedded_redis import EmbeddedRedis
+from tests.farms import RunningFarm, folder_in_memory, wait_for
+from tests.fault_proxies import Wire
+from tests.webhook_receiver import Receiver, running_receiver
+
+LEASE = 2.0
+#: How long it may take until everybody works again, in seconds: 20, and the rest for a machine with much to do, where a
+#: process that ended when memory was full takes long to start again.
+WORKS_AGAIN = 90.0
+#: How long a caller may have to wait for any answer, in seconds: 2 for most, and more for a machine with much to do.
+ANSWERED = 15.0
+WORKERS = ("worker 1", "worker 2")
+
+
+class SpreadFarm(RunningFarm):
+    """Single processes on a Redis that they reach over their wires. `python` runs them."""
+
+    def __init__(self, data_dir: Path, *, python: str = sys.executable, **environment: str) -> None:
+        super().__init__(data_dir, environment=environment)
+        self.server = EmbeddedRedis(data_dir)
+        programs = {
+            "api": api_program("127.0.0.1", self.port, data_dir, None, None),
+            **{name: worker_program(data_dir) for name in WORKERS},
+            "webhooks": webhook_program(data_dir),
+        }
+        self._programs = {name: [python, *words] for name, (_, *words) in programs.items()}
+        self.wires: dict[str, Wire] = {}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._stopping = threading.Event()
+        self.log = data_dir.with_suffix(".log")
+
+    def start(self, *, seconds: float = 110) -> None:
+        self.server.start()
+        self.admin = connect(self.server.url)
+        for name in self._programs:
+            self.wires[name] = Wire(Path(self.server.url.removeprefix("unix://")))
+            self.wires[name].open()
+        self._keeper = threading.Thread(target=self._keep_running, daemon=True)
+        self._keeper.start()
+        wait_for(self._is_warm, seconds=seconds, what=f"a warm farm (its log is {self.log})")
+
+    def stop(self) -> int:
+        self.heal()
+        self._http.clear()  # the API would wait for what may still come over them
+        self._stopping.set()
+        self._keeper.join()
+        for wire in self.wires.values():
+            wire.close()
+        self.server.stop()
+        # The signal itself ends a process that has just been started again, and holds nothing yet.
+        return max(map(abs, self._statuses - {0, -signal.SIGTERM}), default=0)
+
+    def heal(self) -> None:
+        for wire in self.wires.values():
+            wire.heal()
+
+    def kill_process(self, name: str) -> None:
+        self._processes[name].kill()
+
+    def _run(self, name: str) -> None:
+        environment = self._environment | {"FARM_REDIS_URL": f"redis://127.0.0.1:{self.wires[name].port}/0"}
+        with self.log.open("ab") as log:
+            program = child.command(*self._programs[name])
+            self._processes[name] = subprocess.Popen(program, env=environment, stdout=log, stderr=log)
+
+    def _keep_running(self) -> None:
+        """As systemd does: what ends badly is started again. They die with the thread that started them."""
+        for name in self._programs:
+            self._run(name)
+        while not self._stopping.wait(0.2):
+            for name, process in self._processes.items():
+                if process.poll():
+                    self._run(name)
+        for process in self._processes.values():
+            process.terminate()
+        self._statuses = {process.wait(60) for process in self._processes.values()}
+
+    def _is_warm(self) -> bool:
+        warm = [one for one in StoreStats(self.admin).workers() if one.facts.get("state") == "warm"]
+        try:
+            return len(warm) == len(WORKERS) and self.call("GET", "/readyz").status == 200
+        except urllib3.exceptions.HTTPError:
+            return False
+
+
+class Caller(threading.Thread):
+    """Submits job after job, each again until it is accepted, and notes how long it waited for answers."""
+
+    def __init__(self, farm: RunningFarm, receiver: Receiver) -> None:
+        super().__init__(daemon=True)
+        self._farm = farm
+        self._receiver = receiver
+        self._over = threading.Event()
+        self.accepted: list[str] = []
+        self.refusals: Counter[int] = Counter()
+        self.longest = 0.0
+
+    def run(self) -> None:
+        number = 0
+        while not self._over.wait(0.02):
+            while not self._submit(number):
+                self._over.wait(0.1)
+            number += 1
+
+    def stop(self) -> None:
+        """Have the last job accepted, and no more."""
+        self._over.set()
+        self.join()
+
+    def _submit(self, number: int) -> bool:
+        body = {
+            "model": "srpo",
+            "prompt": f"fox {number}",
+            "num_inference_steps": 4,
+            "image_size": {"width": 256, "height": 256},
+            "webhook_url": self._receiver.url,
+            "webhook_events": ["job.completed", "job.failed"],
+        }
+        began = time.monotonic()
+        answer = self._farm.call("POST", "/farm/v1/jobs", body, Idempotency_Key=f"{id(self)}-{number}")
+        self.longest = max(self.longest, time.monotonic() - began)
+        if answer.status == 202:
+            self.accepted.append(answer.json["id"])
+            return True
+        assert answer.status in (429, 503), answer.body
+        assert 1 <= int(answer.headers["Retry-After"]) <= 60
+        self.refusals[answer.status] += 1
+        return False
+
+
+@contextmanager
+def spread_farm(python: str = sys.executable) -> Iterator[tuple[SpreadFarm, Receiver]]:
+    """Such a farm for the length of a block, and who is told of its jobs."""
+    settings = {
+        "FARM_SIMULATED_STEP_MS": "10",
+        "FARM_LEASE_SECONDS": str(LEASE),
+        "FARM_MAX_ATTEMPTS": "10",  # such short leases run out by themselves on a machine with much to do
+        "FARM_WEBHOOK_ALLOW": "127.0.0.1",
+        "FARM_WEBHOOK_SCHEDULE": "1s,1s,1s,1s,1s",
+    }
+    with folder_in_memory() as folder, running_receiver() as receiver:
+        farm = SpreadFarm(folder / "data", python=python, **settings)
+        try:
+            farm.start()
+            yield farm, receiver
+        finally:
+            status = farm.stop()
+        assert status == 0, farm.log.read_text()[-3000:]
+
+
+@contextmanager
+def calling(farm: SpreadFarm, receiver: Receiver) -> Iterator[Caller]:
+    """Jobs come all the while. Afterwards each has ended well, once, its end was told, and everybody was answered."""
+    caller = Caller(farm, receiver)
+    caller.start()
+    wait_for(lambda: len(caller.accepted) > 10, what="the first jobs")
+    try:
+        yield caller
+        wait_for(partial(goes_on, caller, len(caller.accepted)), seconds=WORKS_AGAIN, what="a submit that is accepted")
+    finally:
+        farm.heal()
+        caller.stop()
+    judge(farm, receiver, caller.accepted)
+    assert caller.longest < ANSWERED
+
+
+def goes_on(caller: Caller, before: int) -> bool:
+    return len(caller.accepted) > before + 3
+
+
+def judge(farm: SpreadFarm, receiver: Receiver, accepted: list[str]) -> None:
+    assert len(set(accepted)) == len(accepted)
+    wait_for(lambda: open_jobs(farm, accepted) == 0, seconds=90, what="the end of every job")
+    entries = cast(list[tuple[str, dict[str, str]]], farm.admin.xrange(redis_keys.OUTBOX))
+    ends = Counter(
+        fields["job"]
+        for _, fields in entries
+        if fields["state"] in ("completed", "failed") and fields["job"] in accepted
+    )
+    assert ends == Counter(accepted)
+    failed = why_failed(farm, accepted)
+    assert not failed, failed
+    wait_for(lambda: set(accepted) <= told(receiver), seconds=90, what="a call to the webhook for every end")
+
+
+def told(receiver: Receiver) -> set[str]:
+    return {came.json["data"]["id"] for came in list(receiver.received)}
+
+
+def open_jobs(farm: SpreadFarm, accepted: list[str]) -> int:
+    return sum(state not in ("completed", "failed") for state in states(farm, accepted))
+
+
+def why_failed(farm: SpreadFarm, accepted: list[str]) -> list[dict[str, str]]:
+    """The records of those that did not end well."""
+    failed = [job_id for job_id, state in zip(accepted, states(farm, accepted), strict=True) if state != "completed"]
+    return [cast(dict[str, str], farm.admin.hgetall(redis_keys.job(job_id))) for job_id in failed]
+
+
+def states(farm: SpreadFarm, accepted: list[str]) -> list[str]:
+    with farm.admin.pipeline(transaction=False) as reads:
+        for job_id in accepted:
+            reads.hget(redis_keys.job(job_id), "state")
+        found: list[str] = reads.execute()
+    return found
+
+
+def stay(seconds: float) -> None:
+    """Trouble takes its time."""
+    until = time.monotonic() + seconds
+    wait_for(lambda: time.monotonic() > until, seconds=seconds + 5)
+
+
+def completed(farm: SpreadFarm) -> int:
+    return int(cast(str, farm.admin.hget(redis_keys.TOTALS, "jobs:completed:") or 0))
+
+
+def works_again(farm: SpreadFarm, receiver: Receiver) -> None:
+    """Within 20 seconds, on a machine that has little else to do."""
+    before, called = completed(farm), len(receiver.received)
+    wait_for(lambda: completed(farm) > before + 5, seconds=WORKS_AGAIN, what="jobs that are rendered again")
+    wait_for(lambda: len(receiver.received) > called + 5, seconds=WORKS_AGAIN, what="calls to the webhook again")
+
+
+# What may befall Redis
+
+
+def kill_all_connections(farm: SpreadFarm) -> None:
+    farm.admin.client_kill_filter(_type="normal", skipme=True)
+    farm.admin.client_kill_filter(_type="pubsub", skipme=True)
+
+
+def kill_a_worker(farm: SpreadFarm) -> None:
+    farm.kill_process(WORKERS[0])
+
+
+def let_wires_die(farm: SpreadFarm) -> None:
+    """All of all processes, and none of them is told."""
+    for wire in farm.wires.values():
+        wire.die()
+
+
+def lose_all_wake_ups(farm: SpreadFarm) -> None:
+    for name in farm.admin.scan_iter(f"{redis_keys.CELERY}*"):
+        farm.admin.delete(name)
+
+
+def pause(farm: SpreadFarm) -> None:
+    farm.admin.client_pause(3000)
+    stay(3)
+
+
+def freeze(farm: SpreadFarm) -> None:
+    assert farm.server.process is not None
+    os.kill(farm.server.process.pid, signal.SIGSTOP)
+    stay(4)
+    os.kill(farm.server.process.pid, signal.SIGCONT)
+
+
+def kill(farm: SpreadFarm) -> None:
+    assert farm.server.process is not None
+    farm.server.process.kill()
+    farm.server.process.wait()
+    stay(1)
+    farm.server.start()
+
+
+def fill(farm: SpreadFarm) -> None:
+    """Beyond its limit: nothing may be written any more, not even that a job is completed."""
+    limit = int(str(farm.admin.config_get("maxmemory")["maxmemory"]))
+    farm.admin.config_set("maxmemory", 1_000_000)
+    stay(4)
+    farm.admin.config_set("maxmemory", limit)

@@ -1,0 +1,130 @@
+"""`/farm/v1/deliveries`, the webhook fields of a submit, and the keys that verify webhooks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from farm.bootstrap import Farm
+from farm.domain.delivery import Attempt, Outcome
+from farm.webhooks import signing
+from tests.service.api.calls import post_job, problem, submit
+
+HOOK = "https://hook.example/x"
+#: URLs that are refused by their looks; the guard's own tests have many more.
+FORBIDDEN = ["http://127.0.0.1/", "http://localhost:8000/", "ftp://hook.example/", "http://[::1]/", "hook.example", ""]
+
+
+def deliveries(api: FlaskClient, headers: dict[str, str] | None = None, query: str = "") -> list[dict[str, Any]]:
+    response = api.get(f"/farm/v1/deliveries{query}", headers=headers)
+    assert response.status_code == 200, response.text
+    found: list[dict[str, Any]] = response.get_json()["deliveries"]
+    return found
+
+
+def test_a_delivery_shows_what_was_told_to_whom_and_every_try(api: FlaskClient, farm: Farm) -> None:
+    job_id = submit(api, webhook_url=HOOK)
+    tries = [
+        Attempt(1_700_000_000_000_000, 0.25, 503, answer="busy"),
+        Attempt(1_700_000_005_000_000, 15.0, error="slow"),
+    ]
+    for attempt, pause in zip(tries, (0, 60), strict=True):
+        (due,) = farm.deliveries.take(1, lease_seconds=60)
+        farm.deliveries.end(due, Outcome.WAITING, attempt, pause_seconds=pause)
+
+    (shown,) = deliveries(api)
+    assert shown == api.get(f"/farm/v1/deliveries/{job_id}-1").get_json()
+    assert (shown["id"], shown["job"], shown["event"]) == (f"{job_id}-1", job_id, "job.created")
+    assert (shown["receiver"], shown["status"]) == ("https://hook.example", "waiting")
+    assert shown["attempts"] == [
+        {"at": "2023-11-14T22:13:20.000000Z", "seconds": 0.25, "status": 503, "error": None, "answer": "busy"},
+        {"at": "2023-11-14T22:13:25.000000Z", "seconds": 15.0, "status": None, "error": "slow", "answer": None},
+    ]
+    assert shown["next_try_at"] > shown["created_at"]
+
+
+def test_deliveries_come_in_pages_newest_first(api: FlaskClient) -> None:
+    names = [f"{submit(api, webhook_url=HOOK, webhook_events=['job.created'])}-1" for _ in range(5)]
+
+    first = api.get("/farm/v1/deliveries?limit=3").get_json()
+    second = api.get(f"/farm/v1/deliveries?limit=3&before={first['before']}").get_json()
+
+    assert [item["id"] for item in first["deliveries"] + second["deliveries"]] == names[::-1]
+    assert second["before"] is None
+
+
+@pytest.mark.parametrize("query", ["?limit=0", "?limit=101", "?limit=x", "?before=-1"])
+def test_a_page_that_cannot_be_is_refused(api: FlaskClient, query: str) -> None:
+    problem(api.get(f"/farm/v1/deliveries{query}"), 422)
+
+
+def test_callers_see_their_own_deliveries_only(
+    keyed: FlaskClient, ada: dict[str, str], bob: dict[str, str], admin: dict[str, str]
+) -> None:
+    name = f"{submit(keyed, headers=ada, webhook_url=HOOK)}-1"
+
+    assert [item["id"] for item in deliveries(keyed, ada)] == [name]
+    assert deliveries(keyed, bob) == []
+    assert [item["id"] for item in deliveries(keyed, admin)] == [name]
+    theirs = keyed.get(f"/farm/v1/deliveries/{name}", headers=bob)
+    nobodys = keyed.get(f"/farm/v1/deliveries/{name[:-3]}00-1", headers=bob)
+    assert (theirs.status_code, theirs.get_json()["code"]) == (nobodys.status_code, nobodys.get_json()["code"])
+    assert keyed.post(f"/farm/v1/deliveries/{name}/redeliver", headers=bob).status_code == 404
+
+
+def test_a_delivery_is_repeated_by_hand(api: FlaskClient, farm: Farm) -> None:
+    name = f"{submit(api, webhook_url=HOOK)}-1"
+    farm.deliveries.end(farm.deliveries.take(1, lease_seconds=60)[0], Outcome.FAILED, Attempt(1, 1.0, 410))
+    assert farm.deliveries.take(1, lease_seconds=60) == []
+
+    response = api.post(f"/farm/v1/deliveries/{name}/redeliver")
+
+    assert (response.status_code, response.get_json()["status"]) == (202, "waiting")
+    assert [due.id for due in farm.deliveries.take(1, lease_seconds=60)] == [name]
+
+
+def test_a_receiver_can_be_tried(api: FlaskClient, farm: Farm) -> None:
+    response = api.post("/farm/v1/deliveries", json={"url": HOOK})
+
+    shown = response.get_json()
+    assert (response.status_code, shown["event"], shown["job"]) == (202, "test", None)
+    (due,) = farm.deliveries.take(1, lease_seconds=60)
+    assert (due.id, due.url) == (shown["id"], HOOK)
+
+
+@pytest.mark.parametrize("url", FORBIDDEN)
+def test_an_address_that_may_not_be_called_is_refused_by_name(api: FlaskClient, farm: Farm, url: str) -> None:
+    submitted = problem(post_job(api, webhook_url=url), 422)
+    tried = problem(api.post("/farm/v1/deliveries", json={"url": url}), 422)
+
+    assert [error["field"] for error in submitted["errors"]] == ["webhook_url"]
+    assert [error["field"] for error in tried["errors"]] == ["url"]
+    assert farm.stats.waiting() == 0
+
+
+@pytest.mark.parametrize("body", [{}, {"url": 1}, {"url": HOOK, "x": 1}, [], "x"])
+def test_a_trial_of_nothing_is_refused(api: FlaskClient, body: object) -> None:
+    problem(api.post("/farm/v1/deliveries", json=body), 422)
+
+
+def test_each_caller_has_a_secret_of_its_own_that_stays(
+    keyed: FlaskClient, farm: Farm, ada: dict[str, str], bob: dict[str, str]
+) -> None:
+    first, again, other = (
+        keyed.get("/farm/v1/webhook_secret", headers=headers).get_json()["secret"] for headers in (ada, ada, bob)
+    )
+
+    assert first == again == farm.secrets.of("ada")
+    assert first.startswith("whsec_")
+    assert first != other
+
+
+def test_the_public_key_is_there_for_everybody_and_stays(keyed: FlaskClient, farm: Farm) -> None:
+    response = keyed.get("/.well-known/jwks.json")
+
+    assert response.status_code == 200
+    assert response.get_json() == signing.jwks(farm.secrets.signing_key())
+    assert [key["crv"] for key in response.get_json()["keys"]] == ["Ed25519"]
+    assert "max-age" in response.headers["Cache-Control"]

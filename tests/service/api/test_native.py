@@ -1,0 +1,518 @@
+"""`/farm/v1`: submit, look, list, cancel, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from api.app import create_app
+from farm.bootstrap import Farm, build
+from farm.domain.catalogue import MODELS
+from farm.domain.request import MAX_RANDOM_SEED
+from farm.settings import Settings
+from farm.storage.storage import new_key
+from tests.images import a_picture, data_uri
+from tests.service.api.calls import UNKNOWN_ID, post_job, problem, submit
+from tests.service.jobstore import jobs
+from tests.service.jobstore.jobs import BASE, FACTS
+
+#: Where nothing is fetched by these tests: only a worker of the farm would.
+FOX_URL = "https://example.com/fox.png"
+
+
+def test_a_submit_is_accepted_and_recorded(api: FlaskClient, farm: Farm) -> None:
+    response = post_job(api, seed=7)
+
+    body = response.get_json()
+    url = f"{BASE}/farm/v1/jobs/{body['id']}"
+    assert response.status_code == 202
+    assert body == {
+        "id": body["id"],
+        "status": "created",
+        "urls": {"get": url, "cancel": f"{url}/cancel", "events": f"{url}/events"},
+    }
+    job = jobs.record(farm.store, body["id"])
+    assert (job.request.prompt, job.request.width, job.request.seed, job.caller) == ("a red fox", 256, 7, "local")
+
+
+@pytest.mark.parametrize("model_id", MODELS[0].ids)
+def test_the_id_by_which_the_model_was_named_is_shown(api: FlaskClient, farm: Farm, model_id: str) -> None:
+    job_id = submit(api, model=model_id)
+
+    assert api.get(f"/farm/v1/jobs/{job_id}").get_json()["model"] == model_id
+    assert jobs.record(farm.store, job_id).request.model == "srpo"
+
+
+#: What each model must be sent beside a prompt.
+PICTURES: dict[str, dict[str, Any]] = {
+    "srpo": {},
+    "srpo-image-to-image": {"image_url": FOX_URL},
+    "kontext-text-to-image": {},
+    "kontext": {"image_url": FOX_URL},
+    "kontext-multi": {"image_urls": [FOX_URL, FOX_URL]},
+}
+
+
+@pytest.fixture
+def every(api: FlaskClient, farm: Farm) -> FlaskClient:
+    """The API of a farm that serves every model."""
+    farm.store.renew("w2", FACTS | {"models": ",".join(model.name for model in MODELS)}, [])
+    return api
+
+
+def begin(api: FlaskClient, model: str, /, **fields: Any) -> TestResponse:
+    """A submit of the least that the model must be sent."""
+    return api.post("/farm/v1/jobs", json={"model": model, "prompt": "a red fox"} | PICTURES[model] | fields)
+
+
+@pytest.mark.parametrize(("name", "model_id"), [(model.name, model_id) for model in MODELS for model_id in model.ids])
+def test_every_model_is_taken_by_any_of_its_ids(every: FlaskClient, farm: Farm, name: str, model_id: str) -> None:
+    response = begin(every, name, model=model_id)
+
+    assert response.status_code == 202, response.text
+    view = every.get(f"/farm/v1/jobs/{response.get_json()['id']}").get_json()
+    assert (view["model"], view["status"]) == (model_id, "created")
+    assert view["inputs"] == [FOX_URL] * {"srpo": 0, "kontext-text-to-image": 0, "kontext-multi": 2}.get(name, 1)
+    assert jobs.record(farm.store, view["id"]).request.model == name
+
+
+def test_a_picture_that_came_with_the_job_is_shown_where_the_farm_keeps_it(every: FlaskClient, farm: Farm) -> None:
+    fox, owl = a_picture(64, 64, colour="orange"), a_picture(64, 64, colour="white")
+
+    answer = begin(every, "kontext-multi", image_urls=[data_uri(owl), FOX_URL, data_uri(fox)]).get_json()
+
+    view = every.get(f"/farm/v1/jobs/{answer['id']}").get_json()
+    assert [url.startswith(f"{BASE}/files/{view['id']}-input-") for url in view["inputs"]] == [True, False, True]
+    stored = [farm.storage.read(url.removeprefix(f"{BASE}/files/")) for url in view["inputs"][::2]]
+    assert stored == [owl, fox]
+    assert view["inputs"][1] == FOX_URL
+
+
+def test_pictures_of_several_megabytes_are_taken(every: FlaskClient) -> None:
+    fox = a_picture(64, 64) + bytes(3_000_000)
+
+    assert begin(every, "kontext", image_url=data_uri(fox)).status_code == 202
+
+
+def test_the_strength_is_shown_and_counts_the_steps(every: FlaskClient) -> None:
+    answer = begin(every, "srpo-image-to-image", strength=0.5).get_json()
+
+    view = every.get(f"/farm/v1/jobs/{answer['id']}").get_json()
+    assert (view["strength"], view["progress"]) == (0.5, {"step": 0, "steps": 20})
+
+
+@pytest.mark.parametrize(
+    ("model", "sent", "named"),
+    [
+        ("kontext", {"image_url": data_uri(b"no picture")}, "image_url"),
+        ("kontext", {"image_url": "http://10.0.0.1/"}, "image_url"),
+        ("kontext-multi", {"image_urls": [FOX_URL, data_uri(a_picture(4, 4))]}, "image_urls.1"),
+    ],
+)
+def test_a_picture_that_cannot_be_one_is_refused_by_name(
+    every: FlaskClient, farm: Farm, model: str, sent: dict[str, Any], named: str
+) -> None:
+    body = problem(begin(every, model, **sent), 422)
+
+    assert [error["field"] for error in body["errors"]] == [named]
+    assert farm.redis.keys("srpo:job:*") == []
+
+
+@pytest.mark.parametrize("model", PICTURES)
+def test_what_is_to_be_prepared_shows_created_and_is_not_painted(every: FlaskClient, farm: Farm, model: str) -> None:
+    job_id = begin(every, model, enhance_prompt=True).get_json()["id"]
+
+    assert every.get(f"/farm/v1/jobs/{job_id}").get_json()["status"] == "created"
+    assert farm.store.claim("w2", [model]).batch.jobs == ()
+
+
+def test_a_prepared_job_shows_both_prompts(every: FlaskClient, farm: Farm) -> None:
+    job_id = begin(every, "srpo", enhance_prompt=True).get_json()["id"]
+    (job,) = farm.store.take_unprepared(1, 60)
+    better = {"prompt": "a red fox in fresh snow", "original_prompt": "a red fox", "enhance": False, "notes": ("so",)}
+    assert farm.store.prepared(job_id, job.request.model_copy(update=better))
+
+    view = every.get(f"/farm/v1/jobs/{job_id}").get_json()
+
+    assert (view["prompt"], view["original_prompt"]) == ("a red fox in fresh snow", "a red fox")
+    assert (view["status"], view["warnings"]) == ("created", ["so"])
+    assert len(jobs.take(farm.store)) == 1
+
+
+def test_a_seed_is_drawn_once_and_told(api: FlaskClient) -> None:
+    job_ids = [submit(api) for _ in range(8)]
+
+    seeds = [api.get(f"/farm/v1/jobs/{job_id}").get_json()["seed"] for job_id in job_ids]
+
+    assert len(set(seeds)) == 8
+    assert all(1 <= seed <= MAX_RANDOM_SEED for seed in seeds)
+    assert [api.get(f"/farm/v1/jobs/{job_id}").get_json()["seed"] for job_id in job_ids] == seeds
+
+
+def test_the_priority_is_taken_and_shown(api: FlaskClient) -> None:
+    job_id = submit(api, priority="low")
+
+    assert api.get(f"/farm/v1/jobs/{job_id}").get_json()["priority"] == "low"
+
+
+def test_a_job_is_seen_through_its_life(api: FlaskClient, farm: Farm) -> None:
+    job_id = submit(api, num_inference_steps=4)
+
+    def view() -> dict[str, Any]:
+        found: dict[str, Any] = api.get(f"/farm/v1/jobs/{job_id}").get_json()
+        return found
+
+    assert (view()["status"], view()["started_at"]) == ("created", None)
+    job = jobs.take_one(farm.store)
+    farm.store.renew("w1", FACTS, [jobs.held(job, 2)])
+    assert (view()["status"], view()["progress"]) == ("processing", {"step": 2, "steps": 4})
+    farm.store.complete(job, jobs.result(job))
+    assert (view()["status"], view()["progress"]) == ("completed", {"step": 4, "steps": 4})
+    assert view()["images"][0]["url"].startswith(f"{BASE}/files/{job_id}-")
+
+
+@pytest.mark.parametrize("path", ["", "/cancel", "/events"])
+@pytest.mark.parametrize("job_id", [UNKNOWN_ID, "x", UNKNOWN_ID.upper(), "srpo:jobs", "%2e%2e", "a" * 3000])
+def test_an_unknown_job_is_not_found(api: FlaskClient, job_id: str, path: str) -> None:
+    response = api.open(f"/farm/v1/jobs/{job_id}{path}", method="POST" if path == "/cancel" else "GET")
+
+    assert problem(response, 404)["code"] == "not_found"
+
+
+def test_an_unknown_job_cannot_be_deleted(api: FlaskClient) -> None:
+    problem(api.delete(f"/farm/v1/jobs/{UNKNOWN_ID}"), 404)
+
+
+def test_cancelling_a_waiting_job_ends_it(api: FlaskClient, farm: Farm) -> None:
+    job_id = submit(api)
+
+    response = api.post(f"/farm/v1/jobs/{job_id}/cancel")
+
+    assert (response.status_code, response.get_json()) == (200, {"id": job_id, "outcome": "cancelled"})
+    view = api.get(f"/farm/v1/jobs/{job_id}").get_json()
+    assert (view["status"], view["code"], view["started_at"]) == ("failed", "cancelled", None)
+    assert jobs.take(farm.store) == ()
+
+
+def test_cancelling_a_running_job_says_that_it_is_stopping(api: FlaskClient, farm: Farm) -> None:
+    job_id = submit(api)
+    jobs.take_one(farm.store)
+
+    response = api.post(f"/farm/v1/jobs/{job_id}/cancel")
+
+    assert (response.status_code, response.get_json()["outcome"]) == (202, "stopping")
+
+
+def test_cancelling_too_late_says_so(api: FlaskClient, farm: Farm) -> None:
+    job_id = submit(api)
+    job = jobs.take_one(farm.store)
+    farm.store.complete(job, jobs.result(job))
+
+    response = api.post(f"/farm/v1/jobs/{job_id}/cancel")
+
+    assert (response.status_code, response.get_json()["outcome"]) == (200, "ended")
+    assert api.get(f"/farm/v1/jobs/{job_id}").get_json()["status"] == "completed"
+
+
+def test_deleting_removes_record_and_pictures(api: FlaskClient, farm: Farm) -> None:
+    job_id = submit(api)
+    job = jobs.take_one(farm.store)
+    key = new_key(job_id, job.fence, 0, "jpeg")
+    farm.storage.put(key, b"picture")
+    farm.store.complete(job, jobs.result(job))
+
+    response = api.delete(f"/farm/v1/jobs/{job_id}")
+
+    assert (response.status_code, response.data) == (204, b"")
+    problem(api.get(f"/farm/v1/jobs/{job_id}"), 404)
+    problem(api.get(f"/files/{key}"), 404)
+    assert farm.storage.find(key) is None
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_what_has_not_ended_cannot_be_deleted(api: FlaskClient, farm: Farm, running: bool) -> None:
+    job_id = submit(api)
+    if running:
+        jobs.take_one(farm.store)
+
+    assert problem(api.delete(f"/farm/v1/jobs/{job_id}"), 409)["code"] == "not_finished"
+    assert api.get(f"/farm/v1/jobs/{job_id}").status_code == 200
+
+
+def test_the_list_is_newest_first(api: FlaskClient) -> None:
+    job_ids = [submit(api) for _ in range(3)]
+
+    listed = api.get("/farm/v1/jobs").get_json()
+
+    assert [view["id"] for view in listed["jobs"]] == job_ids[::-1]
+    assert listed["jobs"][0] == api.get(f"/farm/v1/jobs/{job_ids[2]}").get_json()
+
+
+def test_the_list_comes_in_pages(api: FlaskClient) -> None:
+    job_ids = [submit(api) for _ in range(7)]
+    seen: list[str] = []
+    query = "limit=3"
+    while query:
+        page = api.get(f"/farm/v1/jobs?{query}").get_json()
+        seen += [view["id"] for view in page["jobs"]]
+        query = f"limit=3&before={page['before']}" if page["before"] is not None else ""
+
+    assert seen == job_ids[::-1]
+
+
+def test_the_list_shows_one_status_when_asked(api: FlaskClient) -> None:
+    waiting, cancelled = submit(api), submit(api)
+    api.post(f"/farm/v1/jobs/{cancelled}/cancel")
+
+    def listed(status: str) -> list[str]:
+        return [view["id"] for view in api.get(f"/farm/v1/jobs?status={status}").get_json()["jobs"]]
+
+    assert (listed("created"), listed("failed"), listed("completed")) == ([waiting], [cancelled], [])
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("limit=0", "limit"),
+        ("limit=101", "limit"),
+        ("limit=x", "limit"),
+        ("limit=2.0", "limit"),
+        ("limit=-1", "limit"),
+        ("limit=", "limit"),
+        ("limit=%C2%B2", "limit"),
+        ("limit=" + "9" * 5000, "limit"),
+        ("before=-1", "before"),
+        ("before=x", "before"),
+        ("status=done", "status"),
+        ("status=", "status"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_bad_query_is_refused_by_name(api: FlaskClient, query: str, named: str) -> None:
+    body = problem(api.get(f"/farm/v1/jobs?{query}"), 422)
+
+    assert [error["field"] for error in body["errors"]] == [named]
+    assert "allowed" in body["errors"][0]["message"]
+
+
+def test_the_same_key_and_body_is_the_same_job(api: FlaskClient, farm: Farm) -> None:
+    first, again = (post_job(api, headers={"Idempotency-Key": "k"}) for _ in range(2))
+
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert first.get_json() == again.get_json()
+    assert ("Idempotent-Replayed" in first.headers, again.headers["Idempotent-Replayed"]) == (False, "true")
+    assert len(jobs.take(farm.store)) == 1
+
+
+def test_the_same_key_with_another_body_is_refused(api: FlaskClient) -> None:
+    post_job(api, headers={"Idempotency-Key": "k"})
+
+    response = post_job(api, headers={"Idempotency-Key": "k"}, prompt="an owl")
+
+    assert problem(response, 422)["code"] == "idempotency_conflict"
+
+
+def test_a_refused_submit_does_not_use_up_its_key(api: FlaskClient) -> None:
+    assert post_job(api, headers={"Idempotency-Key": "k"}, num_images=5).status_code == 422
+
+    assert post_job(api, headers={"Idempotency-Key": "k"}).status_code == 202
+
+
+def test_a_key_has_at_most_255_characters(api: FlaskClient) -> None:
+    assert post_job(api, headers={"Idempotency-Key": "k" * 255}).status_code == 202
+
+    body = problem(post_job(api, headers={"Idempotency-Key": "k" * 256}), 422)
+    assert body["errors"][0]["field"] == "Idempotency-Key"
+
+
+def test_a_full_queue_says_when_to_come_back(redis_dir: Path, farm: Farm) -> None:
+    small = build(Settings(queue_limit=2), redis_dir)
+    small.store.renew("w", FACTS, [])
+    api = create_app(small, base=BASE, with_keys=False, most_streams=1, most_held=1).test_client()
+    submit(api)
+    submit(api)
+
+    response = post_job(api)
+
+    assert problem(response, 429)["code"] == "queue_full"
+    assert 1 <= int(response.headers["Retry-After"]) <= 60
+
+
+def test_a_submit_before_any_worker_was_ready_is_told_to_come_back(farm: Farm) -> None:
+    api = create_app(farm, base=BASE, with_keys=False, most_streams=1, most_held=1).test_client()
+
+    response = post_job(api)
+
+    assert problem(response, 503)["code"] == "not_ready"
+    assert 1 <= int(response.headers["Retry-After"]) <= 60
+
+
+def test_an_unknown_model_is_not_found(api: FlaskClient) -> None:
+    body = problem(post_job(api, model="sdxl"), 404)
+
+    assert body["code"] == "unknown_model"
+    assert "'sdxl'" in body["detail"]
+
+
+@pytest.mark.parametrize("model_id", [model.ids[-1] for model in MODELS[1:]])
+def test_a_model_that_is_loaded_nowhere_is_refused_with_what_is_served(api: FlaskClient, model_id: str) -> None:
+    body = problem(post_job(api, model=model_id), 400)
+
+    assert body["code"] == "model_not_served"
+    assert f"'{model_id}'" in body["detail"]
+    assert "fal-ai/flux/srpo" in body["detail"]
+
+
+@pytest.mark.parametrize("body", [{}, {"model": None}, {"model": 5}, {"model": ["srpo"]}, {"model": {}}])
+def test_a_body_without_a_model_is_refused_by_name(api: FlaskClient, body: dict[str, Any]) -> None:
+    response = api.post("/farm/v1/jobs", json=body)
+
+    assert [error["field"] for error in problem(response, 422)["errors"]] == ["model"]
+
+
+@pytest.mark.parametrize("level", ["regular", "high"])
+def test_a_level_that_does_not_work_yet_is_refused_by_name(api: FlaskClient, level: str) -> None:
+    body = problem(post_job(api, acceleration=level), 422)
+
+    assert [error["field"] for error in body["errors"]] == ["acceleration"]
+    assert level in body["detail"]
+    assert "allowed: none" in body["detail"]
+
+
+def test_without_a_checker_checking_is_refused_by_name(open_api: Callable[..., FlaskClient]) -> None:
+    api = open_api(safety="off")
+
+    for response in (post_job(api), post_job(api, enable_safety_checker=True)):
+        body = problem(response, 422)
+        assert [error["field"] for error in body["errors"]] == ["enable_safety_checker"]
+    assert post_job(api, enable_safety_checker=False).status_code == 202
+
+
+def test_all_refusals_of_the_service_come_at_once(open_api: Callable[..., FlaskClient]) -> None:
+    body = problem(post_job(open_api(safety="off"), acceleration="high"), 422)
+
+    assert {error["field"] for error in body["errors"]} == {"acceleration", "enable_safety_checker"}
+
+
+def test_every_wrong_field_is_named(api: FlaskClient) -> None:
+    body = problem(post_job(api, num_images=5, seed="7", colour="red"), 422)
+
+    assert {error["field"] for error in body["errors"]} == {"num_images", "seed", "colour"}
+    assert body["code"] == "invalid_request"
+
+
+def test_nothing_refused_is_recorded(api: FlaskClient, farm: Farm) -> None:
+    post_job(api, num_images=5)
+    post_job(api, acceleration="high")
+    api.post("/farm/v1/jobs", data=b"{")
+
+    assert api.get("/farm/v1/jobs").get_json() == {"jobs": [], "before": None}
+    assert farm.redis.keys("srpo:job:*") == []
+
+
+def test_the_queue_tells_depth_and_age(api: FlaskClient, farm: Farm) -> None:
+    submit(api)
+    jobs.take_one(farm.store)
+    for priority in ("normal", "normal", "low"):
+        submit(api, priority=priority)
+    submit(api, enhance_prompt=True)
+
+    seen = api.get("/farm/v1/queue").get_json()
+
+    assert (seen["unprepared"], seen["waiting"], seen["processing"]) == (1, 3, 1)
+    lanes = {(lane["model"], lane["priority"]): lane for lane in seen["queues"]}
+    assert {lane: facts["jobs"] for lane, facts in lanes.items()} == {("srpo", "normal"): 2, ("srpo", "low"): 1}
+    assert all(0 < lane["oldest_seconds"] < 10 for lane in lanes.values())
+
+
+def test_the_workers_are_listed_with_what_they_do(api: FlaskClient, farm: Farm) -> None:
+    submit(api)
+    job = jobs.take_one(farm.store, "w")
+    farm.store.renew("w", FACTS, [jobs.held(job)])
+
+    (worker,) = api.get("/farm/v1/workers").get_json()["workers"]
+
+    assert (worker["id"], worker["state"], worker["models"], worker["jobs"]) == ("w", "warm", "srpo", "1")
+    assert 0 <= worker["silent_seconds"] < 10
+    assert "a red fox" not in str(worker)
+
+
+def test_the_models_are_listed_with_what_is_served(api: FlaskClient) -> None:
+    listed = {model["name"]: model for model in api.get("/farm/v1/models").get_json()["models"]}
+
+    assert set(listed) == {model.name for model in MODELS}
+    assert [name for name, model in listed.items() if model["served"]] == ["srpo"]
+    assert (listed["srpo"]["weights"], listed["srpo"]["safety"]) == ("miniature", "bundled")
+    assert listed["kontext"]["weights"] is None
+    assert "fal-ai/flux/srpo" in listed["srpo"]["ids"]
+
+
+def test_the_content_type_of_a_body_is_no_matter(api: FlaskClient) -> None:
+    for content_type in ("application/json", "text/plain", "application/x-www-form-urlencoded", ""):
+        response = api.post(
+            "/farm/v1/jobs", data=b'{"model": "srpo", "prompt": "a fox"}', headers={"Content-Type": content_type}
+        )
+        assert response.status_code == 202, content_type
+
+
+def test_the_body_as_sent_and_not_as_meant_goes_with_the_key(api: FlaskClient) -> None:
+    """Two spellings of one request are two bodies."""
+    headers = {"Idempotency-Key": "k"}
+    api.post("/farm/v1/jobs", data=b'{"model": "srpo", "prompt": "a fox"}', headers=headers)
+
+    problem(api.post("/farm/v1/jobs", data=b'{"prompt": "a fox", "model": "srpo"}', headers=headers), 422)
+
+
+# What operators do
+
+
+def test_a_pause_is_shown_and_ends(api: FlaskClient, farm: Farm) -> None:
+    assert api.get("/farm/v1/queue").get_json()["paused"] is False
+
+    assert api.post("/farm/v1/pause").get_json() == {"paused": True}
+    job_id = submit(api)
+
+    assert api.get("/farm/v1/queue").get_json()["paused"] is True
+    assert jobs.take(farm.store) == ()
+    assert api.post("/farm/v1/resume").get_json() == {"paused": False}
+    assert jobs.take_one(farm.store).id == job_id
+
+
+def test_who_waits_is_woken_by_the_end_of_a_pause_and_not_before(
+    api: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rung: list[int] = []
+    monkeypatch.setattr(farm.wake_ups, "send", rung.append)
+    api.post("/farm/v1/pause")
+    jobs.take(farm.store)
+    submit(api)
+    farm.service.reap()
+    assert sum(rung) == 0
+
+    api.post("/farm/v1/resume")
+
+    assert sum(rung) == 1
+
+
+def test_a_worker_is_told_to_drain(api: FlaskClient, farm: Farm) -> None:
+    response = api.post("/farm/v1/workers/w/drain")
+
+    assert (response.status_code, response.get_json()) == (202, {"id": "w", "draining": True})
+    assert farm.store.is_to_drain("w")
+    problem(api.post("/farm/v1/workers/nobody/drain"), 404)
+
+
+@pytest.mark.parametrize("path", ["pause", "resume", "workers/w/drain"])
+def test_operators_have_an_admin_key(
+    keyed: FlaskClient, farm: Farm, ada: dict[str, str], admin: dict[str, str], path: str
+) -> None:
+    refused = problem(keyed.post(f"/farm/v1/{path}", headers=ada), 403)
+
+    assert "admin" in refused["detail"]
+    assert (farm.stats.is_paused(), farm.store.is_to_drain("w")) == (False, False)
+    assert keyed.post(f"/farm/v1/{path}", headers=admin).status_code in (200, 202)

@@ -1,0 +1,103 @@
+"""With keys off: this machine's own programs get in, and nothing that came from elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+from flask.testing import FlaskClient
+
+from farm.bootstrap import Farm
+from tests.service.api.calls import FAL_QUEUE, GENERATIONS, WAVESPEED, post_job, refusal, submit
+from tests.service.jobstore import jobs
+
+PATHS = ["/farm/v1/jobs", WAVESPEED, FAL_QUEUE, GENERATIONS, "/files/x", "/metrics", "/nothing"]
+
+
+@pytest.mark.parametrize("key", [None, "Bearer anything", "Key x", "nonsense"])
+def test_any_key_or_none_is_the_caller_local(api: FlaskClient, farm: Farm, key: str | None) -> None:
+    job_id = submit(api, headers={"Authorization": key} if key else None)
+
+    assert jobs.record(farm.store, job_id).caller == "local"
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X-Forwarded-For", "203.0.113.9"),
+        ("X-Forwarded-Host", "farm.example"),
+        ("X-Forwarded-Proto", "https"),
+        ("x-forwarded-anything", ""),
+        ("Forwarded", "for=203.0.113.9"),
+        ("X-Real-IP", "203.0.113.9"),
+        ("Origin", "https://example.com"),
+        ("Origin", "http://127.0.0.1.example.com"),
+        ("Origin", "http://localhost.example.com"),
+        ("Origin", "null"),
+        ("Origin", ""),
+        ("Origin", "http://["),
+        ("Host", "example.com"),
+        ("Host", "example.com:8000"),
+        ("Host", "127.0.0.1.example.com"),
+        ("Host", "localhost.example.com"),
+        ("Host", "192.168.1.2"),
+        ("Host", "0.0.0.0"),
+        ("Host", "[::2]:8000"),
+        ("Host", "xfal.run"),
+    ],
+)
+def test_what_came_through_others_is_refused(api: FlaskClient, path: str, name: str, value: str) -> None:
+    response = api.open(path, method="POST" if path in PATHS[:4] else "GET", headers={name: value}, json={})
+
+    text = refusal(response, 403, path=path)
+
+    assert name.lower() in text.lower()
+    assert "FARM_AUTH=keys" in text
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "localhost:8000",
+        "LOCALHOST",
+        "127.0.0.1",
+        "127.8.9.10:80",
+        "[::1]",
+        "[::1]:8000",
+        "farm.localhost",
+        "localhost.",
+    ],
+)
+def test_this_machines_names_are_let_in(api: FlaskClient, host: str) -> None:
+    assert post_job(api, headers={"Host": host}).status_code == 202
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "fal.run",
+        "queue.fal.run",
+        "rest.fal.ai",
+        "rest.alpha.fal.ai",
+        "v3.fal.media",
+        "fal.farm.example",
+        "queue.farm.example:8443",
+        "rest.farm.example",
+        "cdn.farm.example",
+    ],
+)
+def test_fals_names_are_let_in(api: FlaskClient, host: str) -> None:
+    """What is served under them is another matter."""
+    assert api.get("/files/x", headers={"Host": host}).status_code == 404
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:3000", "http://127.0.0.1", "https://[::1]:8443"])
+def test_pages_of_this_machine_are_let_in(api: FlaskClient, origin: str) -> None:
+    assert post_job(api, headers={"Origin": origin}).status_code == 202
+
+
+def test_local_sees_every_job_and_the_workers(api: FlaskClient, farm: Farm) -> None:
+    job_id = jobs.submit(farm.store, "ada")
+
+    assert api.get(f"/farm/v1/jobs/{job_id}").status_code == 200
+    assert api.get("/farm/v1/workers").status_code == 200

@@ -1,0 +1,113 @@
+"""API keys on Redis: shown once, kept as digests, and whose they are."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from farm.auth.api_keys import Caller, Callers
+from farm.domain.errors import StoreUnavailable
+from farm.jobstore.connection import connect
+from tests.service.jobstore.jobs import names
+
+
+@pytest.fixture
+def callers(client: redis.Redis) -> Callers:
+    return Callers(client)
+
+
+def test_a_key_identifies_its_caller(callers: Callers) -> None:
+    key = callers.create("ada")
+
+    assert callers.identify(key) == Caller("ada", is_admin=False)
+
+
+def test_an_admins_key_says_so(callers: Callers) -> None:
+    assert callers.identify(callers.create("root", is_admin=True)) == Caller("root", is_admin=True)
+
+
+def test_two_keys_of_one_name_are_one_caller(callers: Callers) -> None:
+    first, second = callers.create("ada"), callers.create("ada")
+
+    assert first != second
+    assert callers.identify(first) == callers.identify(second) == Caller("ada")
+
+
+def test_a_key_is_nowhere_in_redis(callers: Callers, client: redis.Redis) -> None:
+    _, _, secret = callers.create("ada").split("_", 2)
+
+    kept = str([client.hgetall(name) if client.type(name) == "hash" else name for name in client.scan_iter()])
+
+    assert "digest" in kept
+    assert secret not in kept
+    assert secret not in str(list(client.scan_iter()))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["", "x", "farm_", "ключ", "farm_00000000_" + "a" * 43, "Bearer farm_00000000_" + "a" * 43, "farm_" + "a" * 200],
+)
+def test_what_is_no_key_is_nobodys(callers: Callers, wrong: str) -> None:
+    callers.create("ada")
+
+    assert callers.identify(wrong) is None
+
+
+def test_a_key_that_is_nearly_right_is_wrong(callers: Callers) -> None:
+    key, other = callers.create("ada"), callers.create("bob")
+    last = "A" if key[-1] != "A" else "B"
+
+    for wrong in (key[:-1], key + "A", key[:-1] + last, key[:13] + other[13:], key.upper(), f" {key}", f"{key}\n"):
+        assert callers.identify(wrong) is None
+
+
+def test_a_revoked_key_is_nobodys(callers: Callers) -> None:
+    revoked, kept = callers.create("ada"), callers.create("bob")
+
+    assert callers.revoke("ada") == 1
+
+    assert callers.identify(revoked) is None
+    assert callers.identify(kept) == Caller("bob")
+
+
+def test_one_of_two_keys_of_a_name_can_be_revoked_by_its_id(callers: Callers) -> None:
+    revoked, kept = callers.create("ada"), callers.create("ada")
+
+    assert callers.revoke(revoked.split("_")[1]) == 1
+
+    assert (callers.identify(revoked), callers.identify(kept)) == (None, Caller("ada"))
+
+
+def test_revoking_leaves_nothing(callers: Callers, client: redis.Redis) -> None:
+    callers.create("ada")
+    callers.create("ada")
+
+    assert callers.revoke("ada") == 2
+
+    assert callers.revoke("ada") == 0
+    assert names(client) == set()
+
+
+def test_the_list_is_by_name_and_shows_no_secret(callers: Callers) -> None:
+    keys = [callers.create("eve"), callers.create("ada", is_admin=True)]
+
+    listed = callers.all()
+
+    assert [(key.name, key.is_admin) for key in listed] == [("ada", True), ("eve", False)]
+    assert not any(key.split("_", 2)[2] in str(listed) for key in keys)
+
+
+@pytest.mark.parametrize("name", ["", " ", "a b", "a:b", "-a", ".a", "a/b", "é", "a\n", "a" * 65])
+def test_a_name_is_a_name(callers: Callers, client: redis.Redis, name: str) -> None:
+    with pytest.raises(ValueError, match="a name has"):
+        callers.create(name)
+
+    assert names(client) == set()
+
+
+def test_a_store_that_does_not_answer_is_no_wrong_key() -> None:
+    """Else an outage would tell callers that their keys are bad."""
+    callers = Callers(connect("unix:///nowhere/socket"))
+
+    with pytest.raises(StoreUnavailable):
+        callers.identify("farm_00000000_" + "a" * 43)

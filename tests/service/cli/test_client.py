@@ -1,0 +1,58 @@
+"""What the client commands send, and to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+
+import pytest
+
+from farm.cli.client import CallFailed, Client
+from farm.settings import Settings
+from tests.webhook_receiver import Receiver, answer, close_early, running_receiver
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with running_receiver() as receiver:
+        yield receiver
+
+
+def test_a_call_shows_the_key(receiver: Receiver) -> None:
+    with pytest.raises(CallFailed, match="is no farm"):
+        Client(Settings(url=receiver.url, api_key="a-key")).get("/queue")
+
+    (call,) = receiver.at("/farm/v1/queue")
+    assert call.headers["authorization"] == "Bearer a-key"
+
+
+def test_a_picture_is_fetched_without_the_key(receiver: Receiver) -> None:
+    """It may lie in a bucket, whose signed URLs refuse a second credential."""
+    content = Client(Settings(url="http://127.0.0.1:1", api_key="a-key")).download(f"{receiver.url}/fox.png")
+
+    (call,) = receiver.at("/fox.png")
+    assert content == b"ok"
+    assert "authorization" not in call.headers
+
+
+def test_who_watches_a_job_outlasts_a_farm_that_is_away_for_a_moment(receiver: Receiver) -> None:
+    ills = [answer(503, Retry_After="0"), close_early, close_early]
+
+    def recover(request: BaseHTTPRequestHandler) -> None:
+        (ills.pop() if ills else answer(404))(request)
+
+    receiver.behave = recover
+    client = Client(Settings(url=receiver.url))
+
+    with pytest.raises(CallFailed, match="is no farm"):
+        client.watch("/jobs/a")
+    assert len(receiver.received) == 4
+
+
+def test_nothing_else_is_sent_twice(receiver: Receiver) -> None:
+    receiver.behave = close_early
+    client = Client(Settings(url=receiver.url))
+
+    with pytest.raises(CallFailed, match="Nothing answers"):
+        client.post("/jobs", {})
+    assert len(receiver.received) == 1

@@ -1,0 +1,231 @@
+"""The pictures that jobs begin from: read by the worker, and whose job suffers when one is not there."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from farm.bootstrap import Farm
+from farm.domain.errors import StorageUnavailable
+from farm.domain.job import Job, State
+from farm.jobstore.store import JobStore
+from farm.storage.local import LocalStorage
+from farm.storage.storage import new_input_key
+from tests.farms import wait_for
+from tests.service.jobstore import jobs
+from tests.service.jobstore.jobs import TERMS, submit
+from tests.service.workers.worker import Broken, Flagging, Opened, Stepwise, Workshop, folder_of
+from workers import render
+
+
+@pytest.fixture
+def store(farm: Farm) -> JobStore:
+    return JobStore(farm.redis, TERMS)
+
+
+def a_picture(mode: str = "RGB") -> Image.Image:
+    return Image.merge(
+        "RGB", [Image.linear_gradient("L"), Image.radial_gradient("L"), Image.new("L", (256, 256))]
+    ).convert(mode)
+
+
+def stored(farm: Farm, content: bytes | Image.Image) -> str:
+    """The key of an input in storage."""
+    if isinstance(content, Image.Image):
+        file = io.BytesIO()
+        content.save(file, "PNG")
+        content = file.getvalue()
+    key = new_input_key(str(uuid.uuid4()), 0, "png")
+    farm.storage.put(key, content)
+    return key
+
+
+def edit(store: JobStore, *keys: str, **fields: Any) -> str:
+    return submit(store, **({"model": "kontext-multi", "inputs": keys, "output_format": "png"} | fields))
+
+
+def remix(store: JobStore, key: str, **fields: Any) -> str:
+    return edit(store, key, **({"model": "srpo-image-to-image", "strength": 0.8} | fields))
+
+
+def picture_of(shop: Workshop, job: Job) -> Image.Image:
+    (content,) = shop.pictures(job)
+    return Image.open(io.BytesIO(content)).convert("RGB")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
+def test_the_pipeline_gets_the_picture_that_the_job_names(
+    workshop: Opened, store: JobStore, farm: Farm, mode: str
+) -> None:
+    picture, shop = a_picture(mode), workshop()
+
+    job = shop.end_of(remix(store, stored(farm, picture), strength=0.0, width=300, height=280))
+
+    expected = picture.convert("RGB").resize((300, 280), Image.Resampling.LANCZOS)
+    assert picture_of(shop, job).tobytes() == expected.tobytes()
+
+
+def test_a_job_without_steps_is_completed_and_says_so(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    job = workshop().end_of(remix(store, stored(farm, a_picture()), strength=0.0))
+
+    assert job.result is not None
+    assert (job.state, job.steps) == (State.COMPLETED, 0)
+    assert {"start", "denoise", "inference"} <= job.result.timings.keys()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no picture", b"\x89PNG\r\n\x1a\n broken"])
+def test_an_input_that_is_not_there_or_no_picture_fails_its_own_job_only(
+    workshop: Opened, store: JobStore, farm: Farm, content: bytes | None
+) -> None:
+    good = stored(farm, a_picture())
+    bad = new_input_key(str(uuid.uuid4()), 0, "png") if content is None else stored(farm, content)
+    keys_of = {"first": [good], "broken": [good, bad], "last": [good]}
+    wanted = [edit(store, *keys, prompt=prompt) for prompt, keys in keys_of.items()]
+    pipeline = Broken()
+    shop = workshop(pipeline=pipeline)
+
+    first, broken, last = (shop.end_of(job_id) for job_id in wanted)
+
+    assert [job.state for job in (first, broken, last)] == [State.COMPLETED, State.FAILED, State.COMPLETED]
+    assert (broken.code, broken.attempt) == ("render_failed", 1)
+    assert bad in broken.error
+    assert pipeline.batches == [["first", "last"]]
+
+
+def test_a_cut_off_input_is_no_picture(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    file = io.BytesIO()
+    a_picture().save(file, "PNG")
+
+    job = workshop().end_of(edit(store, stored(farm, file.getvalue()[:-2000])))
+
+    assert (job.state, job.code) == (State.FAILED, "render_failed")
+    assert "no picture that can be read" in job.error
+
+
+class Reading(LocalStorage):
+    """Counts what is read, and raises as long as `fails` says so of a key, asked with how many were read before."""
+
+    def __init__(self, farm: Farm, fails: Callable[[str, int], bool], error: Exception | None = None) -> None:
+        super().__init__(folder_of(farm.storage))
+        self._fails = fails
+        self._error = error or StorageUnavailable("The bucket 'b' does not answer.")
+        self.keys: list[str] = []
+
+    def read(self, key: str) -> bytes:
+        self.keys.append(key)
+        if self._fails(key, len(self.keys) - 1):
+            raise self._error
+        return super().read(key)
+
+
+def test_a_picture_that_several_jobs_name_is_read_once_a_batch(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    one, other = stored(farm, a_picture()), stored(farm, a_picture("L"))
+    wanted = [edit(store, one, other), edit(store, one), edit(store, one, images=2)]
+    storage = Reading(farm, lambda *_: False)
+    shop = workshop(storage=storage)
+
+    shop.work()
+
+    assert {shop.end_of(job_id).state for job_id in wanted} == {State.COMPLETED}
+    assert storage.keys == [one, other]
+
+
+def test_a_storage_that_is_down_for_a_while_costs_no_try(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    """More often than a job may be tried."""
+    storage = Reading(farm, lambda _, before: before < TERMS.max_attempts + 1)
+    job_id = edit(store, stored(farm, a_picture()))
+
+    job = workshop(storage=storage).end_of(job_id)
+
+    assert (job.state, job.attempt) == (State.COMPLETED, 1)
+
+
+def test_a_storage_that_breaks_costs_another_try(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    bad, good = stored(farm, a_picture()), stored(farm, a_picture("L"))
+    storage = Reading(farm, lambda key, before: key == bad and before == 0, RuntimeError("boom"))
+    wanted = [edit(store, bad), edit(store, good)]
+    shop = workshop(storage=storage)
+
+    late, mate = (shop.end_of(job_id) for job_id in wanted)
+
+    assert (late.state, late.attempt) == (State.COMPLETED, 2)
+    assert (mate.state, mate.attempt) == (State.COMPLETED, 1)
+
+
+def test_a_storage_that_never_answers_fails_the_job(
+    workshop: Opened, store: JobStore, farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(render, "OFFER_SECONDS", 0.1)
+    shop = workshop(storage=Reading(farm, lambda *_: True))
+
+    job = shop.end_of(edit(store, stored(farm, a_picture())))
+
+    assert (job.state, job.code, job.attempt) == (State.FAILED, "storage_failed", TERMS.max_attempts)
+    assert "inputs could not be read" in job.error
+
+
+def test_a_cancelled_job_waits_for_no_storage(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    storage = Reading(farm, lambda *_: True)
+    shop = workshop(storage=storage)
+    job_id = edit(store, stored(farm, a_picture()))
+    shop.begin()
+    wait_for(lambda: storage.keys)
+
+    store.cancel(job_id)
+
+    assert shop.end_of(job_id).code == "cancelled"
+    shop.join()
+
+
+def test_a_draining_worker_hands_back_what_it_could_not_read(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    job_id = edit(store, stored(farm, a_picture()))
+
+    def fails(*_: object) -> bool:
+        shop.draining.set()
+        return True
+
+    shop = workshop(storage=Reading(farm, fails))
+    shop.work()
+
+    job = jobs.record(store, job_id)
+    assert (job.state, job.attempt) == (State.CREATED, 0)
+
+
+def test_a_worker_that_could_not_read_holds_nothing(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    shop = workshop()
+    shop.end_of(edit(store, new_input_key(str(uuid.uuid4()), 0, "png")))
+
+    wait_for(lambda: farm.redis.hget("srpo:worker:w1", "jobs") == "0")
+
+
+def test_progress_counts_the_steps_that_image_to_image_does(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    pipeline = Stepwise()
+    shop = workshop(pipeline=pipeline)
+    job_id = remix(store, stored(farm, a_picture()), steps=10, strength=0.2)
+    shop.begin()
+    pipeline.go(2)
+
+    wait_for(lambda: jobs.record(store, job_id).step == 1)
+    assert jobs.record(store, job_id).steps == 2
+    pipeline.go(1)
+    shop.join()
+    assert shop.end_of(job_id).state is State.COMPLETED
+
+
+@pytest.mark.parametrize("tolerance", [1, 6])
+def test_what_is_made_of_a_picture_is_checked_with_the_tolerance_asked_for(
+    workshop: Opened, store: JobStore, farm: Farm, tolerance: int
+) -> None:
+    checker = Flagging(lambda _: True)
+    shop = workshop(checker=checker)
+
+    job = shop.end_of(remix(store, stored(farm, a_picture()), strength=0.0, safety_tolerance=tolerance))
+
+    assert job.result is not None
+    assert (job.result.flagged, checker.tolerances) == ((True,), [tolerance])
+    assert picture_of(shop, job).getextrema() == ((0, 0),) * 3

@@ -1,0 +1,157 @@
+"""What the farm demands of a Redis before it trusts it with jobs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import redis
+
+from farm.bootstrap import build
+from farm.domain.errors import ConfigurationError, StoreUnavailable
+from farm.jobstore import notifications
+from farm.jobstore.connection import broker_url, check, connect, connect_to_listen, translated
+from farm.jobstore.notifications import Listener
+from farm.settings import Settings, load
+from tests.farms import wait_for
+from tests.fault_proxies import Wire
+
+
+@pytest.fixture
+def configure(client: redis.Redis) -> Iterator[Callable[[str, str], None]]:
+    """Changes a setting of the server until the end of the test."""
+    before: dict[str, str] = {}
+
+    def change(name: str, value: str) -> None:
+        before[name] = str(client.config_get(name)[name])
+        client.config_set(name, value)
+
+    yield change
+    for name, value in before.items():
+        client.config_set(name, value)
+
+
+def test_the_embedded_server_is_good_enough(client: redis.Redis) -> None:
+    check(client, unsafe=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("appendonly", "no", "CONFIG SET appendonly yes"),
+        ("maxmemory-policy", "allkeys-lru", "CONFIG SET maxmemory-policy noeviction"),
+        ("maxmemory-policy", "volatile-ttl", "volatile-ttl"),
+    ],
+)
+def test_a_server_that_would_lose_jobs_is_refused_with_its_cure(
+    client: redis.Redis, configure: Callable[[str, str], None], name: str, value: str, told: str
+) -> None:
+    configure(name, value)
+
+    with pytest.raises(ConfigurationError, match=told):
+        check(client, unsafe=False)
+    check(client, unsafe=True)
+
+
+class Told:
+    """Stands for a server that is too old to be had: it answers INFO alone."""
+
+    def __init__(self, **info: object) -> None:
+        self._info = {"aof_enabled": 1, "maxmemory_policy": "noeviction"} | info
+
+    def info(self) -> dict[str, object]:
+        return self._info
+
+
+@pytest.mark.parametrize("info", [{"redis_version": "6.2.14"}, {"redis_version": "7.2.4", "valkey_version": "7.1.9"}])
+def test_a_server_that_is_too_old_is_refused_even_when_told_to_be_unsafe(info: dict[str, object]) -> None:
+    for unsafe in (False, True):
+        with pytest.raises(ConfigurationError, match="too old"):
+            check(Told(**info), unsafe=unsafe)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("info", [{"redis_version": "7.0.0"}, {"redis_version": "7.2.4", "valkey_version": "7.2.0"}])
+def test_the_oldest_that_the_contract_names_will_do(info: dict[str, object]) -> None:
+    check(Told(**info), unsafe=False)  # type: ignore[arg-type]
+
+
+def test_a_server_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable):
+        check(connect(f"unix://{tmp_path}/socket"), unsafe=False)
+
+
+def test_what_redis_says_of_a_refused_command_is_for_the_log(
+    client: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.set("srpo:secret-name", "text")
+
+    with pytest.raises(StoreUnavailable) as refused, translated():
+        client.eval("return redis.call('LPUSH', 'srpo:secret-name', 1)", 0)
+
+    assert "refused" in str(refused.value)
+    assert "WRONGTYPE" not in str(refused.value)
+    assert "WRONGTYPE" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("url", ["localhost:6379", "http://localhost:6379", "redis://localhost:port"])
+def test_an_address_that_is_none_is_a_line_about_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("FARM_REDIS_URL", url)
+
+    with pytest.raises(ConfigurationError, match=r"^FARM_REDIS_URL[^\n]*$"):
+        build(load(), tmp_path)
+
+
+def test_without_any_redis_the_way_to_one_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=f"farm up --data-dir {tmp_path}"):
+        build(Settings(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("url", "broker"),
+    [
+        ("unix:///a/redis.sock", "redis+socket:///a/redis.sock"),
+        ("redis://u:p@host:6380/1", "redis://u:p@host:6380/1"),
+        ("rediss://host", "rediss://host"),
+    ],
+)
+def test_celery_is_given_the_same_server(url: str, broker: str) -> None:
+    assert broker_url(url) == broker
+
+
+def test_many_threads_may_ask_at_once(client: redis.Redis) -> None:
+    """More than the hundred connections at which the library would stop."""
+    everybody = threading.Barrier(150)
+
+    def ask(_: int) -> bool:
+        everybody.wait(20)
+        return bool(client.ping())
+
+    with ThreadPoolExecutor(150) as pool:
+        assert all(pool.map(ask, range(150)))
+
+
+def test_who_listens_on_a_line_that_died_without_a_word_listens_again(
+    redis_url: str, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifications, "_PING_SECONDS", 0.2)
+    wire = Wire(Path(redis_url.removeprefix("unix://")))
+    wire.open()
+    heard: list[str] = []
+    listener = Listener(connect_to_listen(f"redis://127.0.0.1:{wire.port}"), lambda _channel, text: heard.append(text))
+    listener.ask_for("channel")
+    listener.start()
+
+    def is_heard(word: str) -> bool:
+        client.publish("channel", word)
+        return word in heard
+
+    wait_for(lambda: is_heard("before"))
+    wire.die()
+    wait_for(lambda: is_heard("after"))
+    listener.drop("channel")
+    wire.close()

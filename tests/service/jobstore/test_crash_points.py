@@ -1,0 +1,370 @@
+"""A process dies before and after each of its calls to Redis, the storage and receivers, or one of them goes astray.
+
+Each story is told once undisturbed, which counts its calls, and then once for every call and every ill. The other
+processes go on where it stopped, and its caller sends again what was not answered well. Afterwards every job has one
+end, every picture of a completed one is there, every end was told, and no key and no file is left that the undisturbed
+story would not have left.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from farm.auth.api_keys import LOCAL
+from farm.domain.errors import FarmError
+from farm.domain.job import Code, Order, Source, Webhook
+from farm.domain.request import ImageRequest
+from farm.jobstore import redis_keys
+from tests.failing_calls import Died, Ill
+from tests.farms import folder_in_memory
+from tests.images import a_picture, data_uri
+from tests.service.api.calls import FAL_RUN, FOX
+from tests.service.crashing_farm import MODELS, WORKER, World, a_world, at_work
+from tests.service.jobstore import jobs
+from tests.service.workers.worker import Broken, Workshop
+from tests.unit.dialects.samples import a_request
+from tests.webhook_receiver import answer, running_receiver
+from workers import background, health, render
+from workers.pipelines.pipeline import NO_PICTURES, Painted, Pictures, StepCallback
+from workers.pipelines.simulated import SimulatedPipeline
+
+PICTURE = data_uri(a_picture())
+FULL = pytest.mark.full
+
+
+@pytest.fixture(scope="module")
+def standing(redis_url: str) -> Iterator[World]:
+    with (
+        folder_in_memory() as folder,
+        running_receiver() as receiver,
+        a_world(redis_url, folder, receiver, listens=True) as world,
+    ):
+        yield world
+
+
+@pytest.fixture
+def world(standing: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Threads of a process that has died end without a word."""
+    usual = threading.excepthook
+    monkeypatch.setattr(threading, "excepthook", lambda ended: None if ended.exc_type is Died else usual(ended))
+    monkeypatch.setattr(render, "_ASK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(health, "_FIRST_PAUSE", 0.0)
+    return standing
+
+
+class Story:
+    """What a process does. The same story may be told many times."""
+
+    #: How many jobs there may be afterwards, and how they end.
+    jobs: tuple[int, ...] = (1,)
+    end = ""
+
+    def before(self, world: World) -> None:
+        """What has happened when the process begins."""
+
+    def act(self, world: World) -> None:
+        """What the process does, from its beginning to its end."""
+        raise NotImplementedError
+
+    def again(self, world: World) -> None:
+        """What its caller does who got no good answer."""
+
+
+class Call(Story):
+    """A call to the API, which is made again until it is answered well."""
+
+    good: tuple[int, ...] = (200, 202)
+
+    def before(self, world: World) -> None:
+        self.answered = False
+
+    def send(self, api: FlaskClient) -> TestResponse:
+        raise NotImplementedError
+
+    def act(self, world: World) -> None:
+        response = self.send(world.api)
+        self.answered = response.status_code in self.good
+        assert self.answered or response.status_code == 503, response.text
+
+    def again(self, world: World) -> None:
+        while not self.answered:
+            self.act(world)
+
+
+class Submit(Call):
+    """With a key and a webhook, and a picture to begin from."""
+
+    def send(self, api: FlaskClient) -> TestResponse:
+        body = {"model": "kontext", "prompt": "a red fox", "image_url": PICTURE, "webhook_url": self.url}
+        wanted = {"webhook_events": ["job.completed", "job.failed"]}
+        return api.post("/farm/v1/jobs", json=body | wanted, headers={"Idempotency-Key": "k"})
+
+    def before(self, world: World) -> None:
+        super().before(world)
+        self.url = world.receiver.url
+
+
+class SubmitWithoutKey(Call):
+    """Whoever sends it again may have two jobs."""
+
+    jobs = (1, 2)
+
+    def send(self, api: FlaskClient) -> TestResponse:
+        return api.post("/farm/v1/jobs", json=FOX)
+
+
+class DirectCall(Call):
+    """A worker is quick, so that the call finds its job completed."""
+
+    jobs = (1, 2)
+    # Once it is accepted, it is not told to come back, but where its answer will be.
+    good = (200, 504)
+
+    def before(self, world: World) -> None:
+        super().before(world)
+        world.fate.then["submit"] = world.complete
+
+    def send(self, api: FlaskClient) -> TestResponse:
+        return api.post(FAL_RUN, json={"prompt": "a red fox"})
+
+
+class Cancel(Call):
+    """Of a job that waits."""
+
+    end = Code.CANCELLED
+
+    def before(self, world: World) -> None:
+        super().before(world)
+        self.job = world.submit()
+
+    def send(self, api: FlaskClient) -> TestResponse:
+        return api.post(f"/farm/v1/jobs/{self.job}/cancel")
+
+
+class CancelRunning(Cancel):
+    """Of a job that a worker has, which hears of it with its next sign of life."""
+
+    def before(self, world: World) -> None:
+        super().before(world)
+        (self.held,) = jobs.take(world.well.store, "w")
+
+    def again(self, world: World) -> None:
+        super().again(world)
+        assert world.well.store.renew("w", WORKER, [jobs.held(self.held)]) == [self.job]
+        world.well.store.fail(self.held, Code.CANCELLED, "x")
+
+
+class Delete(Call):
+    """The record goes last: whoever finds it can ask again for the rest."""
+
+    good = (204, 404)
+    jobs = (0,)
+
+    def before(self, world: World) -> None:
+        super().before(world)
+        self.job = world.submit()
+        world.complete()
+        world.promised.clear()
+
+    def send(self, api: FlaskClient) -> TestResponse:
+        return api.delete(f"/farm/v1/jobs/{self.job}")
+
+
+class Prepare(Story):
+    """A job that begins from two pictures, whose prompt is to be rewritten."""
+
+    pictures: tuple[str, ...] = (PICTURE, PICTURE)
+
+    def before(self, world: World) -> None:
+        self.job = world.well.service.submit(LOCAL, self._order()).id
+        world.promised.add(self.job)
+
+    def _order(self) -> Order:
+        sources = tuple(Source("image_urls", picture) for picture in self.pictures)
+        return Order("kontext", a_request(model="kontext", enhance=True), sources=sources)
+
+    def act(self, world: World) -> None:
+        at_work(background._preparer(world.mortal))
+
+
+class PrepareInVain(Prepare):
+    """A picture whose head is good, and whose body is not there."""
+
+    pictures = (data_uri(a_picture()[:60]),)
+    end = "image_load_error"
+
+
+class Rendering(Story):
+    """A worker from its first claim until nothing waits."""
+
+    jobs = (2,)
+
+    def before(self, world: World) -> None:
+        world.submit(images=2)
+        world.submit()
+
+    def pipeline(self, shop: list[Workshop]) -> SimulatedPipeline:
+        return Beating(lambda: shop[0].lease._beat())
+
+    def act(self, world: World) -> None:
+        opened: list[Workshop] = []
+        opened.append(Workshop(world.mortal, world.mortal.store, pipeline=self.pipeline(opened), name="w"))
+        shop = opened[0]
+        try:
+            shop.work()
+        finally:
+            shop.draining.set()
+            shop.publisher.close(seconds=10)
+        shop.store.leave("w", MODELS)
+
+
+class Beating(SimulatedPipeline):
+    """Calls `beat` in the middle of each batch."""
+
+    def __init__(self, beat: Callable[[], None]) -> None:
+        super().__init__(step_ms=0)
+        self._beat = beat
+
+    def render(
+        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures = NO_PICTURES
+    ) -> Iterator[Painted]:
+        def tell(index: int, step: int) -> bool:
+            if (index, step) == (0, 2):
+                self._beat()
+            return watch(index, step)
+
+        return super().render(images, tell, pictures)
+
+
+class RenderingPoison(Rendering):
+    """The engine fails on one of the two; the other is none the worse for it."""
+
+    def before(self, world: World) -> None:
+        world.submit(prompt="poison")
+        world.submit()
+
+    def pipeline(self, shop: list[Workshop]) -> SimulatedPipeline:
+        return Broken()
+
+
+class Draining(Rendering):
+    """In the middle of a batch."""
+
+    def pipeline(self, shop: list[Workshop]) -> SimulatedPipeline:
+        return Beating(lambda: shop[0].draining.set())
+
+
+class Cancelled(Rendering):
+    """Its only job is cancelled while it is rendered, or before anybody renders it again."""
+
+    jobs = (1,)
+    end = Code.CANCELLED
+
+    def before(self, world: World) -> None:
+        self.job = world.submit(images=2)
+        self.cancel = partial(world.well.store.cancel, self.job)
+
+    def pipeline(self, shop: list[Workshop]) -> SimulatedPipeline:
+        def cancel_and_beat() -> None:
+            self.cancel()
+            shop[0].lease._beat()
+
+        return Beating(cancel_and_beat)
+
+    def again(self, world: World) -> None:
+        self.cancel()
+
+
+class Delivering(Story):
+    """A receiver that is well."""
+
+    def before(self, world: World) -> None:
+        world.submit(webhook=Webhook(world.receiver.url))
+        world.complete()
+
+    def act(self, world: World) -> None:
+        at_work(background._courier(world.mortal))
+
+
+class DeliveringInVain(Delivering):
+    """A receiver that fails at first."""
+
+    def before(self, world: World) -> None:
+        super().before(world)
+        world.receiver.behave = answer(500)
+
+    def again(self, world: World) -> None:
+        world.receiver.behave = answer(200)
+
+
+class Sweeping(Story):
+    """A job whose time is over."""
+
+    jobs = (0,)
+
+    def before(self, world: World) -> None:
+        self.job = world.submit()
+        world.complete()
+        world.promised.clear()
+        world.well.redis.zadd(redis_keys.EXPIRY, {self.job: 0})
+
+    def act(self, world: World) -> None:
+        world.mortal.sweeper.sweep()
+
+    def again(self, world: World) -> None:
+        if world.everything():
+            world.well.redis.zadd(redis_keys.EXPIRY, {self.job: 0})
+            world.well.sweeper.sweep()
+
+
+STORIES = (
+    *(Submit, SubmitWithoutKey, DirectCall, Cancel, CancelRunning, Delete, Prepare, PrepareInVain),
+    *(Rendering, RenderingPoison, Draining, Cancelled, Delivering, DeliveringInVain, Sweeping),
+)
+
+
+def tell(world: World, story: Story, ill: Ill | None = None, at: int = -1) -> tuple[list[str], set[str]]:
+    """One life of the process, and what comes after it: the calls that it made, and the kinds of keys that stay."""
+    world.reset()
+    story.before(world)
+    world.fate.begin(ill, at)
+    try:
+        story.act(world)
+    except (Died, FarmError):
+        """Nothing more comes from it."""
+    calls = world.fate.calls
+    world.struck += world.fate.has_struck
+    world.fate.begin()
+    story.again(world)
+    world.go_on()
+    ends = [jobs.record(world.well.store, job_id).code for job_id in world.everything()]
+    assert len(ends) in story.jobs
+    assert set(ends) <= {story.end}
+    world.judge()
+    return calls, world.kinds_left()
+
+
+# To die before a call is to die after the one before, and a call that was lost is the lesser of the other two.
+@pytest.mark.parametrize(
+    "ill",
+    [Ill.DIES_AFTER, Ill.ANSWER_LOST, *(pytest.param(ill, marks=FULL) for ill in (Ill.DIES_BEFORE, Ill.CALL_LOST))],
+)
+@pytest.mark.parametrize("story", STORIES)
+def test_whatever_befalls_a_call_nothing_is_lost_or_doubled(world: World, story: Callable[[], Story], ill: Ill) -> None:
+    calls, kinds = tell(world, story())
+    world.struck = 0
+
+    for at in range(len(calls)):
+        try:
+            _, left = tell(world, story(), ill, at)
+            assert left <= kinds, "something stays for good"
+        except AssertionError as error:
+            raise AssertionError(f"{ill} at call {at} of {calls}") from error
+    # Signs of life are given by the clock: now and then there is one less.
+    assert world.struck >= max(1, len(calls) - 1)

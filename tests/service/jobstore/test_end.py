@@ -1,0 +1,426 @@
+"""Ends: each job reaches one, once; and what is over is forgotten whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import redis
+
+from farm.domain.job import State
+from farm.jobstore import redis_keys
+from farm.jobstore.connection import connect_to_listen
+from farm.jobstore.notifications import Changes, listen_for_stops
+from farm.jobstore.store import JobStore
+from tests.farms import wait_for
+from tests.service.jobstore.jobs import (
+    FACTS,
+    TERMS,
+    end_delays,
+    end_lease,
+    events,
+    held,
+    ids,
+    lose,
+    names,
+    new_job,
+    now,
+    record,
+    result,
+    state,
+    submit,
+    take,
+    take_one,
+    waiting_count,
+)
+
+
+def test_a_completed_job_has_its_result(store: JobStore, client: redis.Redis) -> None:
+    submit(store, images=2)
+    job = take_one(store)
+    told = replace(result(job), flagged=(False, True), warnings=("long prompt", "ünï"))
+
+    assert store.complete(job, told) is True
+
+    seen = record(store, job.id)
+    assert (seen.state, seen.result, seen.code, seen.error) == (State.COMPLETED, told, "", "")
+    assert seen.finished_us >= seen.started_us
+    assert events(client, job.id) == [(1, "created"), (2, "processing"), (3, "completed")]
+    assert client.zcard(redis_keys.LEASES) == 0
+
+
+def test_a_failed_job_tells_why(store: JobStore, client: redis.Redis) -> None:
+    submit(store)
+    job = take_one(store)
+
+    assert store.fail(job, "render_failed", "It did not work.") is State.FAILED
+
+    seen = record(store, job.id)
+    assert (seen.state, seen.code, seen.error) == (State.FAILED, "render_failed", "It did not work.")
+    assert seen.finished_us >= seen.started_us
+    assert events(client, job.id)[-1] == (3, "failed")
+    assert client.zcard(redis_keys.LEASES) == 0
+
+
+def test_completing_again_is_one_end(store: JobStore, client: redis.Redis) -> None:
+    """The answer was lost; the client sends the same call again."""
+    submit(store)
+    job = take_one(store)
+
+    assert [store.complete(job, result(job)), store.complete(job, result(job))] == [True, True]
+
+    assert [name for _, name in events(client, job.id)] == ["created", "processing", "completed"]
+    assert client.hget(redis_keys.TOTALS, "images") == "1"
+
+
+@pytest.mark.parametrize("ended", ["completed", "failed", "cancelled"])
+def test_an_end_is_final(store: JobStore, client: redis.Redis, ended: str) -> None:
+    submit(store)
+    job = take_one(store)
+    if ended == "completed":
+        store.complete(job, result(job))
+    elif ended == "failed":
+        store.fail(job, "render_failed", "x")
+    else:
+        store.cancel(job.id)
+        store.fail(job, "cancelled", "x")
+    before = client.hgetall(redis_keys.job(job.id))
+
+    store.complete(job, replace(result(job), build="other"))
+    store.fail(job, "other", "y")
+    store.fail(job, "other", "y", retry="again")
+    store.release(job)
+    store.renew("w1", FACTS, [held(job, 9)])
+    assert store.cancel(job.id) == "ended"
+    lose(client, store, job.id)
+
+    assert client.hgetall(redis_keys.job(job.id)) == before
+    assert take(store) == ()
+
+
+def test_a_job_is_tried_again_after_a_while(store: JobStore, client: redis.Redis) -> None:
+    """Half a second to one after the first try, twice that after each further one."""
+    job_id = submit(store)
+    for least in (0.5, 1.0):
+        job = take_one(store)
+        before = now(client)
+        assert store.fail(job, "storage_failed", "disk", retry="again") is State.CREATED
+        after = now(client)
+        due = client.zscore(redis_keys.DELAYED, job_id)
+        assert due is not None
+        assert before + least <= due / 1e6 <= after + 2 * least
+        end_delays(client)
+        store.reap()
+
+
+def test_a_job_that_always_fails_fails_after_the_attempts(store: JobStore, client: redis.Redis) -> None:
+    job_id = submit(store)
+    states = []
+    for _ in range(TERMS.max_attempts):
+        states.append(store.fail(take_one(store), "storage_failed", "disk", retry="again"))
+        end_delays(client)
+        store.reap()
+
+    assert states == [State.CREATED, State.CREATED, State.FAILED]
+    assert (record(store, job_id).code, record(store, job_id).error) == ("storage_failed", "disk")
+
+
+def test_batch_mates_come_back_alone_at_once_and_uncounted(store: JobStore) -> None:
+    wanted = [submit(store), submit(store)]
+    for job in take(store):
+        assert store.fail(job, "render_failed", "x", retry="alone") is State.CREATED
+
+    alone = [take_one(store), take_one(store)]
+
+    assert {job.id for job in alone} == set(wanted)
+    assert [job.attempt for job in alone] == [1, 1]
+
+
+def test_a_job_that_fails_alone_is_counted_and_waits(store: JobStore, client: redis.Redis) -> None:
+    submit(store)
+    job = take_one(store)
+
+    assert store.fail(job, "render_failed", "x", retry="alone") is State.CREATED
+    assert take(store) == ()
+
+    end_delays(client)
+    store.reap()
+    assert take_one(store).attempt == 2
+
+
+def test_batch_mates_that_failed_once_too_often_still_get_their_try_alone(client: redis.Redis) -> None:
+    store = JobStore(client, replace(TERMS, max_attempts=1))
+    submit(store)
+    submit(store)
+
+    assert [store.fail(job, "render_failed", "x", retry="alone") for job in take(store)] == [State.CREATED] * 2
+    assert store.fail(take_one(store), "render_failed", "x", retry="alone") is State.FAILED
+
+
+def test_what_is_handed_back_is_not_counted_and_goes_first(store: JobStore, client: redis.Redis) -> None:
+    job_id = submit(store)
+    job = take_one(store)
+    store.renew("w1", FACTS, [held(job, 3)])
+    submit(store, images=4)
+
+    store.release(job)
+
+    assert (state(store, job_id), record(store, job_id).step) == (State.CREATED, 0)
+    again = take_one(store)
+    assert (again.id, again.attempt) == (job_id, 1)
+    assert client.zcard(redis_keys.LEASES) == 1
+
+
+def test_what_is_handed_back_may_share_a_batch_again(store: JobStore) -> None:
+    wanted = [submit(store), submit(store)]
+    for job in take(store):
+        store.release(job)
+
+    assert ids(take(store)) == wanted
+
+
+def test_handing_back_twice_is_once(store: JobStore, client: redis.Redis) -> None:
+    submit(store)
+    job = take_one(store)
+    store.release(job)
+    store.release(job)
+
+    assert waiting_count(client) == {"ada": "1"}
+    assert record(store, job.id).attempt == 0
+
+
+def test_a_waiting_job_that_is_cancelled_never_starts(store: JobStore, client: redis.Redis) -> None:
+    job_id = submit(store)
+
+    assert store.cancel(job_id) == "cancelled"
+
+    job = record(store, job_id)
+    assert (job.state, job.code, job.started_us) == (State.FAILED, "cancelled", 0)
+    assert (take(store), waiting_count(client)) == ((), {})
+    assert events(client, job_id) == [(1, "created"), (2, "failed")]
+
+
+def test_a_job_that_waits_for_another_try_can_be_cancelled(store: JobStore, client: redis.Redis) -> None:
+    job_id = submit(store)
+    store.fail(take_one(store), "render_failed", "x", retry="again")
+
+    assert store.cancel(job_id) == "cancelled"
+
+    assert (client.zcard(redis_keys.DELAYED), waiting_count(client)) == (0, {})
+    assert record(store, job_id).code == "cancelled"
+
+
+def test_a_running_job_that_is_cancelled_is_told_to_stop(store: JobStore) -> None:
+    submit(store)
+    job = take_one(store)
+
+    assert store.cancel(job.id) == "stopping"
+
+    assert (state(store, job.id), record(store, job.id).cancelling) == (State.PROCESSING, True)
+    assert store.renew("w1", FACTS, [held(job)]) == [job.id]
+    assert store.cancel(job.id) == "stopping"
+
+
+def channels_of(client: redis.Redis, name: str) -> int:
+    """How many channels this one listener has joined: those of earlier tests listen to the same ones."""
+    return sum(int(each["sub"]) for each in client.client_list() if each["name"] == name)
+
+
+def test_stopping_is_shouted_too(store: JobStore, client: redis.Redis, redis_url: str) -> None:
+    heard: list[str] = []
+    listen_for_stops(connect_to_listen(f"{redis_url}?client_name=told-to-stop"), heard.append)
+    wait_for(lambda: channels_of(client, "told-to-stop") == 1, what="the listener's joining")
+    submit(store)
+    job = take_one(store)
+
+    store.cancel(job.id)
+
+    wait_for(lambda: heard == [job.id], what="the worker's being told")
+
+
+def test_a_job_that_has_ended_or_never_was_cannot_be_cancelled(store: JobStore) -> None:
+    submit(store)
+    job = take_one(store)
+    store.complete(job, result(job))
+
+    assert store.cancel(job.id) == "ended"
+    assert store.cancel("0b0f3d1e-3c52-4f0e-9d55-6a1f5f7f2c11") == "unknown"
+    assert state(store, job.id) is State.COMPLETED
+
+
+@pytest.mark.parametrize("what", ["complete", "fail", "fail again", "fail alone", "release", "lose"])
+def test_whatever_its_worker_does_a_cancelled_job_ends_cancelled(
+    store: JobStore, client: redis.Redis, what: str
+) -> None:
+    submit(store)
+    job = take_one(store)
+    store.cancel(job.id)
+
+    if what == "complete":
+        assert store.complete(job, result(job)) is False
+    elif what == "release":
+        store.release(job)
+    elif what == "lose":
+        lose(client, store)
+    else:
+        store.fail(job, "render_failed", "x", retry=what.removeprefix("fail").strip() or "never")  # type: ignore[arg-type]
+
+    seen = record(store, job.id)
+    assert (seen.state, seen.code, seen.result) == (State.FAILED, "cancelled", None)
+    assert [name for _, name in events(client, job.id)].count("failed") == 1
+    assert client.zcard(redis_keys.LEASES) == 0
+
+
+def test_the_event_of_an_end_is_there_with_the_end(store: JobStore, client: redis.Redis) -> None:
+    """One step: whoever sees the end finds its event, and the sequence number of the record is the event's."""
+    for _ in range(3):
+        submit(store)
+    completed, failed, cancelled = take(store)
+    store.complete(completed, result(completed))
+    store.fail(failed, "render_failed", "x")
+    store.cancel(cancelled.id)
+    store.release(cancelled)
+
+    for job in (completed, failed, cancelled):
+        seen = record(store, job.id)
+        assert events(client, job.id)[-1] == (seen.sequence, seen.state.value)
+
+
+def test_sequence_numbers_grow_one_by_one(store: JobStore, client: redis.Redis) -> None:
+    job_id = submit(store)
+    lose_and_take(client, store)
+    job = take_one(store)
+    store.complete(job, result(job))
+
+    assert [number for number, _ in events(client, job_id)] == [1, 2, 3, 4, 5]
+
+
+def lose_and_take(client: redis.Redis, store: JobStore) -> None:
+    take_one(store)
+    lose(client, store)
+
+
+def test_whoever_watches_hears_each_change(store: JobStore, changes: Changes) -> None:
+    job_id = submit(store)
+    with changes.of(job_id) as changed:
+        job = take_one(store)
+        assert changed.wait(2)
+        for step in (1, 2):
+            changed.clear()
+            store.renew("w1", FACTS, [held(job, step)])
+            assert changed.wait(2)
+        changed.clear()
+        store.complete(job, result(job))
+        assert changed.wait(2)
+
+
+def test_nothing_new_is_no_change(store: JobStore, changes: Changes) -> None:
+    job_id = submit(store)
+    job = take_one(store)
+    store.renew("w1", FACTS, [held(job, 1)])
+    with changes.of(job_id) as changed:
+        assert changed.wait(2)  # joined
+        changed.clear()
+        store.renew("w1", FACTS, [held(job, 1)])
+
+        assert not changed.wait(0.1)
+
+
+def test_the_counters_tell_what_became_of_the_jobs(store: JobStore, client: redis.Redis) -> None:
+    for _ in range(3):
+        submit(store, images=2)
+    jobs = [*take(store), *take(store)]
+    store.complete(jobs[0], result(jobs[0]))
+    store.fail(jobs[1], "render_failed", "x")
+    store.cancel(jobs[2].id)
+    end_lease(client)
+    store.reap()
+
+    assert client.hgetall(redis_keys.TOTALS) == {
+        "jobs:created:": "3",
+        "claims": "2",
+        "jobs:completed:": "1",
+        "images": "2",
+        "jobs:failed:render_failed": "1",
+        "jobs:failed:cancelled": "1",
+        "reaped": "1",
+    }
+
+
+def test_a_finished_job_is_kept_for_its_time(client: redis.Redis) -> None:
+    brief, long = JobStore(client, replace(TERMS, result_ttl_seconds=0.000001)), JobStore(client, TERMS)
+    first, second = submit(long, images=4), submit(long, images=4)
+    for store in (brief, long):
+        job = take_one(store)
+        store.complete(job, result(job))
+
+    assert long.expired() == [first]
+    assert client.zrange(redis_keys.EXPIRY, 0, -1) == [first, second]
+
+
+def test_a_job_that_has_not_ended_cannot_be_deleted(store: JobStore) -> None:
+    waiting = submit(store, images=4)
+    assert store.delete(waiting) is False
+
+    take_one(store)
+
+    assert store.delete(waiting) is False
+    assert state(store, waiting) is State.PROCESSING
+
+
+def test_a_deleted_job_is_gone(store: JobStore) -> None:
+    job_id = submit(store)
+    store.cancel(job_id)
+
+    assert store.delete(job_id) is True
+
+    assert store.get(job_id) is None
+    assert store.page("ada", before_us=None, count=9) == []
+    assert store.delete(job_id) is True
+
+
+def test_a_deleted_job_gives_its_key_free(store: JobStore) -> None:
+    job_id = submit(store, key="k", digest="d")
+    store.cancel(job_id)
+    store.delete(job_id)
+
+    again = store.submit(new_job(key="k", digest="d"))
+
+    assert (again.repeated, again.id != job_id) == (False, True)
+
+
+def test_deleting_a_job_leaves_its_successor_the_key(store: JobStore, client: redis.Redis) -> None:
+    """The key's day was over and it was used again; then the old job's week is over too."""
+    old = submit(store, key="k", digest="d")
+    store.cancel(old)
+    client.delete(f"{redis_keys.PREFIX}idempotency:ada:k")
+    new = submit(store, key="k", digest="d")
+
+    store.delete(old)
+
+    assert store.submit(new_job(key="k", digest="d")).id == new
+
+
+def test_nothing_is_left_of_jobs_that_were_deleted(store: JobStore, client: redis.Redis) -> None:
+    """Only counters, turns, the log of events and the workers stay; and no prompt in any of them."""
+    wanted = [submit(store, f"c{number % 3}", prompt="a secret fox", priority=priority, key=str(number))
+              for number in range(12) for priority in ("normal", "low")]  # fmt: skip
+    store.cancel(wanted[0])
+    for job in take(store):
+        store.fail(job, "render_failed", "x", retry="alone")
+    for retry in ("again", "alone"):
+        store.fail(take_one(store), "render_failed", "x", retry=retry)
+    take(store)
+    lose(client, store)
+    end_delays(client)
+    store.reap()
+    while batch := take(store):
+        for job in batch:
+            store.complete(job, result(job))
+    for job_id in wanted:
+        assert store.delete(job_id)
+
+    left = {name.removeprefix(redis_keys.PREFIX).split(":")[0] for name in names(client)}
+    assert left == {"clock", "asked", "given", "totals", "fence", "outbox", "idle", "worker", "workers", "shares"}
+    assert "secret" not in str(client.xrange(redis_keys.OUTBOX))
+    assert "secret" not in str(client.hgetall(redis_keys.worker("w1")))

@@ -1,0 +1,424 @@
+"""The job store's scripts against a model of them: whatever is done, in whatever order, at whatever time.
+
+Hypothesis draws what is done. After each step the answer must be the model's, and all of Redis what the model says: so
+nothing is lost, nothing ends twice, and nothing is left behind that nobody forgets.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar, cast
+
+import pytest
+import redis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from farm.domain.errors import IdempotencyConflict, LimitReached, NotFound
+from farm.domain.job import Claimed, Conditions, NewJob, State
+from farm.jobstore import redis_keys
+from farm.jobstore.record import result_text
+from farm.jobstore.store import Held, Retry, Terms
+from tests.service.jobstore.jobs import FACTS, held, new_job, result
+from tests.service.jobstore.stepped_clock import SteppedStore, look
+from tests.service.jobstore.store_model import SECOND, Model
+
+TERMS = Terms(lease_seconds=15, max_attempts=3, queue_limit=6, result_ttl_seconds=7 * 86400, render_seconds=900)
+BEGIN_US = 1_767_323_045_678_901
+CALLERS = ("ada", "bob")
+WORKERS = ("w1", "w2")
+MODELS = ("srpo", "kontext")
+SOURCE = "https://pictures.example/cat.png"
+PREPARER_SECONDS = 60.0
+#: Seconds by which the clock steps: nearly nothing, past a lease, past a delay or a worker's silence, past what is kept
+#: for 20, 30 or 60 seconds, for 15 minutes, an hour, a day and a week; and back.
+STEPS = (0.000_001, 2, 2, 5, 16, 16, 16, 21, 34, 61, 61, 901, 3601, 86_401, 604_801, -1, -20, -3600)
+
+#: What Redis itself forgets, by its own clock.
+EXPIRE = {"hint", "idempotency", "joined"}
+
+some_callers = st.sampled_from(CALLERS)
+some_workers = st.sampled_from(WORKERS)
+some_models = st.sampled_from((MODELS, MODELS, MODELS[:1], MODELS[::-1]))
+some_retries: st.SearchStrategy[Retry] = st.sampled_from(("never", "again", "alone"))
+some_steps = st.sampled_from(STEPS)
+some_conditions = st.builds(
+    Conditions,
+    start_within=st.sampled_from((0, 0, 20)),
+    keep_seconds=st.sampled_from((0, 0, 60)),
+    may_retry=st.sampled_from((True, True, False)),
+    keeps_payload=st.booleans(),
+    runner_hint=st.sampled_from(("", "", "h")),
+)
+some_fields = st.fixed_dictionaries(
+    {
+        "priority": st.sampled_from(("normal", "normal", "low")),
+        "model": st.sampled_from(("srpo", "srpo", "kontext")),
+        "width": st.sampled_from((256, 256, 512)),
+        "images": st.sampled_from((1, 1, 2, 3, 4)),
+        "sources": st.sampled_from(((), (), (SOURCE,))),
+        "key": st.sampled_from(("", "", "", "k1", "k2")),
+        "digest": st.sampled_from("ab"),
+        "conditions": some_conditions,
+    }
+)
+#: What is done, and how often beside the rest.
+ACTS = {
+    "submit": 30,
+    "submit_again": 6,
+    "cancel": 3,
+    "delete": 2,
+    "call": 6,
+    "claim_while_paused": 1,
+    "drain": 1,
+    "take_unprepared": 6,
+    "prepare": 5,
+    "refuse": 1,
+    "hold_unprepared": 1,
+    "release_unprepared": 1,
+    "claim": 7,
+    "claim_later": 6,
+    "claim_again": 2,
+    "renew": 8,
+    "complete": 6,
+    "fail": 6,
+    "release": 2,
+    "step_clock": 4,
+    "reap_later": 10,
+    "reap_while_signs_of_life_cannot_be_judged": 1,
+    "remove_expired": 2,
+    "end_all": 1,
+}
+some_acts = st.sampled_from([act for act, often in ACTS.items() for _ in range(often)])
+
+T = TypeVar("T")
+Hand = tuple[str, Claimed]
+
+
+class Comparison(RuleBasedStateMachine):
+    """Each act does one thing to the store and to the model.
+
+    One rule draws them all: of several, Hypothesis would leave some out of each run, and a run without submits is none.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        super().__init__()
+        client.flushdb()
+        self._redis = client
+        self._store = SteppedStore(client, TERMS)
+        self._store.set_clock(BEGIN_US)
+        self._model = Model(TERMS, BEGIN_US)
+        self._names = 0
+        self._heard: list[tuple[str, str, int]] = []
+        self._last_entry = "0"
+        self._orders: list[NewJob] = []
+        self._hands: list[Hand] = []
+        self._unprepared: list[str] = []
+        self._last_claims: dict[str, tuple[Sequence[str], str]] = {}
+        for worker in WORKERS:
+            self._renew(worker, [])
+
+    @rule(data=st.data())
+    def act(self, data: st.DataObject) -> None:
+        self._draw = data.draw
+        act: Callable[[], None] = getattr(self, data.draw(some_acts, label="act"))
+        act()
+
+    @invariant()
+    def all_is_as_it_should_be(self) -> None:
+        expected, found = self._model.content(), look(self._redis)
+        for name in {*expected, *found} - {"fence", "models", "outbox"}:
+            assert _without_words(name, found.get(name)) == expected.get(name), name
+        self._heard += self._news()
+        assert self._heard == self._model.log
+
+    def _news(self) -> list[tuple[str, str, int]]:
+        """What the outbox tells since it was last looked at."""
+        found = self._redis.xrange(redis_keys.OUTBOX, min=f"({self._last_entry}")
+        entries = cast(list[tuple[str, dict[str, str]]], found)
+        if entries:
+            self._last_entry = entries[-1][0]
+        return [(told["job"], told["state"], int(told["sequence"])) for _, told in entries]
+
+    def _one_of(self, several: Sequence[T]) -> T | None:
+        """Mostly a late one; now and then one that is anything by now."""
+        return several[-1 - self._draw(st.integers(0, len(several) - 1))] if several else None
+
+    def _name(self) -> str:
+        """An id that is the same in each run, though in no order."""
+        self._names += 1
+        return str(uuid.uuid5(uuid.NAMESPACE_OID, str(self._names)))
+
+    # What callers do
+
+    def submit(self) -> None:
+        fields: dict[str, Any] = self._draw(some_fields, label="job")
+        new = new_job(self._draw(some_callers), **fields)
+        order = replace(
+            new.order, call=self._draw(st.sampled_from(("", self._name()))), inline=self._draw(st.booleans())
+        )
+        self._submit(replace(new, id=self._name(), order=order))
+
+    def submit_again(self) -> None:
+        new = self._one_of(self._orders)
+        if new is None:
+            return
+        order = replace(new.order, call=new.order.call and self._name())
+        match self._draw(st.sampled_from(("its answer was lost", "one like it", "sent again", "by hand")), label="why"):
+            case "one like it":
+                new = replace(new, id=self._name(), order=order)
+            case "sent again":
+                new = replace(new, id=self._name(), order=replace(order, is_resent=True))
+            case "by hand":
+                order = replace(order, call="", idempotency_key="")
+                new = replace(new, id=self._name(), order=order, retry_of=new.id)
+        self._submit(new)
+
+    def _submit(self, new: NewJob) -> None:
+        self._orders.append(new)
+        assert self._verdict(new) == self._model.submit(new)
+
+    def _verdict(self, new: NewJob) -> tuple[str, str, int]:
+        try:
+            accepted = self._store.submit(new)
+        except LimitReached:
+            return "full", "", 0
+        except IdempotencyConflict:
+            return "conflict", "", 0
+        except NotFound:
+            return "unknown", "", 0
+        return "repeated" if accepted.repeated else "accepted", accepted.id, accepted.idle_workers
+
+    def cancel(self) -> None:
+        if new := self._one_of(self._orders):
+            assert self._store.cancel(new.id) == self._model.cancel(new.id)
+
+    def delete(self) -> None:
+        if new := self._one_of(self._orders):
+            assert self._store.delete(new.id) == self._model.delete(new.id)
+
+    def call(self) -> None:
+        """A direct call waits, hangs up, or is told where its picture will be."""
+        new = self._one_of([new for new in self._orders if new.order.call])
+        if new is None:
+            return
+        call, job_id = new.order.call, self._model.job_of(new)
+        match self._draw(st.sampled_from(("waits", "hangs up", "is told"))):
+            case "waits":
+                self._store.hold_calls([(job_id, call)])
+                self._model.hold_calls([(job_id, call)])
+            case "hangs up":
+                assert self._store.abandon(job_id, call) == self._model.abandon(job_id, call)
+            case _:
+                self._store.let_be(job_id, call)
+                self._model.let_be(job_id, call)
+
+    # What operators do
+
+    def claim_while_paused(self) -> None:
+        self._store.pause()
+        self._model.is_paused = True
+        self.claim()
+        self._store.resume()
+        self._model.is_paused = False
+
+    def drain(self) -> None:
+        worker = self._draw(some_workers)
+        assert self._store.drain(worker) == self._model.drain(worker)
+        self.claim()
+        self._leave(worker)
+
+    def _leave(self, worker: str) -> None:
+        self._store.leave(worker, MODELS)
+        self._model.leave(worker, MODELS)
+
+    # What preparers do
+
+    def take_unprepared(self) -> None:
+        self._unprepared += self._take_unprepared(self._draw(st.integers(1, 3)))
+
+    def _take_unprepared(self, count: int) -> list[str]:
+        job_ids = [job.id for job in self._store.take_unprepared(count, PREPARER_SECONDS)]
+        assert job_ids == self._model.take_unprepared(count, PREPARER_SECONDS)
+        return job_ids
+
+    def prepare(self) -> None:
+        if job_id := self._one_of(self._unprepared):
+            self._prepare(job_id)
+
+    def _prepare(self, job_id: str) -> None:
+        """Its picture settles its size."""
+        job = self._store.get(job_id)
+        if job and job.request.sources:
+            ready = job.request.model_copy(update={"inputs": ("cat.png",), "width": 512})
+            done = self._model.prepared(job_id, ready)
+            assert self._store.prepared(job_id, ready) == done
+            assert self._store.prepared(job_id, ready) == done, "its answer was lost"
+
+    def refuse(self) -> None:
+        if job_id := self._one_of(self._unprepared):
+            done = self._model.refuse(job_id, "image_load_error")
+            assert self._store.refuse(job_id, "image_load_error", "x") == done
+            assert self._store.refuse(job_id, "image_load_error", "x") == done, "its answer was lost"
+
+    def hold_unprepared(self) -> None:
+        if job_id := self._one_of(self._unprepared):
+            self._store.hold_unprepared([job_id], PREPARER_SECONDS)
+            self._model.hold_unprepared([job_id], PREPARER_SECONDS)
+
+    def release_unprepared(self) -> None:
+        if job_id := self._one_of(self._unprepared):
+            self._store.release_unprepared(job_id)
+            self._model.release_unprepared(job_id)
+
+    # What workers do
+
+    def claim(self) -> None:
+        worker = self._draw(some_workers)
+        self._hands += [(worker, job) for job in self._claim(worker, self._draw(some_models))]
+
+    def claim_later(self) -> None:
+        """Before anybody has reaped what is over by then."""
+        self.step_clock()
+        self.claim()
+
+    def _claim(self, worker: str, models: Sequence[str]) -> tuple[Claimed, ...]:
+        self._last_claims[worker] = models, self._name()
+        return self._claimed(worker)
+
+    def claim_again(self) -> None:
+        """Its answer was lost."""
+        worker = self._draw(some_workers)
+        if worker in self._last_claims:
+            self._claimed(worker)
+
+    def _claimed(self, worker: str) -> tuple[Claimed, ...]:
+        models, nonce = self._last_claims[worker]
+        claim = self._store.claim(worker, models, nonce=nonce)
+        jobs = [(job.id, job.fence, job.attempt) for job in claim.batch.jobs]
+        found = {"waiting": claim.waiting, "idle": claim.idle_workers, "jobs": jobs}
+        assert found == self._model.claim(worker, models, nonce)
+        return claim.batch.jobs
+
+    def renew(self) -> None:
+        count = self._draw(st.integers(0, 4))
+        hands = [hand for _ in range(count) if (hand := self._one_of(self._hands))]
+        self._renew(self._draw(some_workers), [held(job, count) for _, job in hands])
+
+    def _renew(self, worker: str, jobs: list[Held]) -> None:
+        facts = FACTS | {"models": ",".join(MODELS)}
+        assert self._store.renew(worker, facts, jobs) == self._model.renew(worker, MODELS, jobs)
+
+    def complete(self) -> None:
+        if hand := self._one_of(self._hands):
+            self._complete(hand[1])
+
+    def _complete(self, job: Claimed) -> None:
+        done = self._model.complete(job.id, job.fence, result_text(result(job)))
+        assert self._store.complete(job, result(job)) == done
+        assert self._store.complete(job, result(job)) == done, "its answer was lost"
+
+    def fail(self) -> None:
+        if hand := self._one_of(self._hands):
+            self._fail(hand[1], self._draw(some_retries))
+
+    def _fail(self, job: Claimed, retry: Retry) -> None:
+        state = self._store.fail(job, "render_failed", "x", retry=retry)
+        until_us = self._redis.zscore(redis_keys.DELAYED, job.id) or 0
+        delay_us = round(until_us) - self._model.now
+        assert state == self._model.fail(job.id, job.fence, "render_failed", retry, delay_us)
+        if state is State.CREATED and until_us:
+            assert delay_us <= 2 ** (TERMS.max_attempts - 1) * SECOND
+
+    def release(self) -> None:
+        if hand := self._one_of(self._hands):
+            _, job = hand
+            self._store.release(job)
+            self._model.release(job.id, job.fence)
+
+    # What time does
+
+    def step_clock(self) -> None:
+        self._step(self._draw(some_steps, label="seconds"))
+
+    def _step(self, seconds: float) -> None:
+        self._model.now += round(seconds * SECOND)
+        self._store.set_clock(self._model.now)
+
+    def reap_later(self) -> None:
+        self.step_clock()
+        self._reap()
+
+    def reap_while_signs_of_life_cannot_be_judged(self) -> None:
+        self._reap(hold=True)
+
+    def _reap(self, *, hold: bool = False) -> None:
+        self._store.holds = hold
+        assert self._store.reap() == self._model.reap(hold=hold)
+
+    def remove_expired(self) -> None:
+        expired = self._store.expired(100)
+        assert expired == self._model.expired(100)
+        for job_id in expired:
+            assert self._store.forget(job_id) == self._model.forget(job_id)
+
+    def end_all(self) -> None:
+        """No more faults: whatever there is comes to its end, and two weeks later nothing is left of it."""
+        for worker in WORKERS:
+            self._leave(worker)
+        while any(not job.state.is_terminal for job in self._model.jobs.values()):
+            self._step(61)
+            self._reap()
+            for job_id in self._take_unprepared(4):
+                self._prepare(job_id)
+            for job in self._claim("w1", MODELS):
+                self._complete(job)
+        self._step(2 * TERMS.result_ttl_seconds)
+        self._reap()
+        self.remove_expired()
+        left = {name.split(":")[0]: name for name in look(self._redis)}
+        assert left.keys() <= {"clock", "asked", "given", "totals", "fence", "models", "outbox", *EXPIRE}
+        assert all(self._redis.ttl(redis_keys.PREFIX + left[name]) > 0 for name in left.keys() & EXPIRE)
+
+
+def _without_words(name: str, content: Any) -> Any:
+    """As far as the model knows it: the words of an error, and what a worker says of itself, are not its matter."""
+    if content and name.startswith("job:"):
+        assert ("error" in content) == (content["state"] == "failed")
+        return {field: value for field, value in content.items() if field != "error"}
+    if content and name.startswith("idempotency:"):
+        return json.loads(content[""])
+    if content and name.startswith("worker:"):
+        return {field: value for field, value in content.items() if field in ("present", "drain")}
+    return content
+
+
+def _run(client: redis.Redis, **limits: Any) -> None:
+    class WithClient(Comparison):
+        def __init__(self) -> None:
+            super().__init__(client)
+
+    run_state_machine_as_test(
+        WithClient,
+        settings=settings(
+            deadline=None, suppress_health_check=list(HealthCheck), report_multiple_bugs=False, database=None, **limits
+        ),
+    )
+
+
+@pytest.mark.timeout(600)  # a failure is made small first
+def test_the_store_does_what_its_model_does(client: redis.Redis) -> None:
+    """Always the same walks, so that a failure is there again."""
+    _run(client, max_examples=30, stateful_step_count=100, derandomize=True)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+def test_the_store_does_what_its_model_does_for_long(client: redis.Redis) -> None:
+    """Other walks each time; a failure prints its steps. Several runs, because one keeps all that it has drawn."""
+    for _ in range(8):
+        _run(client, max_examples=500, stateful_step_count=60)

@@ -1,0 +1,152 @@
+"""How much one caller may upload: no more than its allowance, by whatever way, and what is refused takes no room."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from farm.bootstrap import Farm
+from farm.domain.errors import StorageUnavailable
+from farm.jobstore import redis_keys
+from tests.service.api.calls import fal_error, gateway_error
+from tests.service.api.test_fal_storage import CDN, IN_PARTS, INITIATE, begin, complete, names, path_of, send
+from tests.service.api.test_wavespeed_media import FORM, TICKET
+
+#: What a caller may upload here, in bytes.
+MOST = 100
+
+
+@pytest.fixture(autouse=True)
+def small_allowance(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(farm.uploads._allowance, "_most", MOST)
+
+
+@pytest.fixture
+def stored(farm: Farm) -> Callable[[], set[str]]:
+    """Tells what was stored since the test began."""
+    before = names(farm.storage)
+    return lambda: names(farm.storage) - before
+
+
+def by_cdn(api: FlaskClient, size: int) -> TestResponse:
+    return api.post(CDN, data=bytes(size))
+
+
+def by_ticket(api: FlaskClient, size: int) -> TestResponse:
+    return api.put(begin(api)[0], data=bytes(size))
+
+
+def by_part(api: FlaskClient, size: int) -> TestResponse:
+    return api.put(f"{begin(api, IN_PARTS)[0]}/1", data=bytes(size))
+
+
+def by_form(api: FlaskClient, size: int) -> TestResponse:
+    data = {"file": (io.BytesIO(bytes(size)), "a.png")}
+    return api.post(FORM, data=data, content_type="multipart/form-data")
+
+
+def by_wavespeeds_ticket(api: FlaskClient, size: int) -> TestResponse:
+    told = api.post(TICKET, json={"filename": "a.png", "size": size}).get_json()["data"]["upload"]
+    return api.put(path_of(told["url"]), data=bytes(size), headers=told["headers"])
+
+
+WAYS = [by_cdn, by_ticket, by_part, by_form, by_wavespeeds_ticket]
+
+
+def is_refusal(answer: TestResponse) -> bool:
+    """Whether this says, in the dialect of its path, that too much was uploaded."""
+    if answer.status_code != 429:
+        return False
+    told = gateway_error(answer, 429) if answer.request.path.startswith("/api/v3") else fal_error(answer, 429)
+    assert "Too much was uploaded" in told["message"]
+    assert answer.headers["Retry-After"] == "60"
+    return True
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_file_may_have_all_that_is_left_and_no_byte_more(
+    api: FlaskClient, way: Callable[[FlaskClient, int], TestResponse], stored: Callable[[], set[str]]
+) -> None:
+    assert is_refusal(way(api, MOST + 1))
+    assert stored() == set()
+
+    assert way(api, MOST).status_code == 200
+    assert len(stored()) == 1
+
+
+class Unreadable(io.RawIOBase):
+    """A body of which nobody may read."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        raise AssertionError(size)
+
+
+def test_whoever_has_used_it_up_is_told_before_anything_is_read(
+    api: FlaskClient, stored: Callable[[], set[str]]
+) -> None:
+    tickets = begin(api)[0], begin(api, IN_PARTS)[0]
+    assert by_cdn(api, MOST).status_code == 200
+    before = stored()
+
+    assert all(is_refusal(api.post(path, json={})) for path in (INITIATE, IN_PARTS))
+    assert is_refusal(api.post(TICKET, json={"filename": "a.png", "size": 1}))
+    unread: dict[str, Any] = {"wsgi.input": Unreadable(), "CONTENT_LENGTH": "1"}
+    for method, path in (("PUT", tickets[0]), ("PUT", f"{tickets[1]}/1"), ("POST", CDN)):
+        assert is_refusal(api.open(path, method=method, environ_overrides=unread))
+    assert is_refusal(by_form(api, 1))
+    assert stored() == before
+
+
+def test_a_file_that_comes_again_counts_once(api: FlaskClient, farm: Farm) -> None:
+    """As clients send it whose answer got lost."""
+    whole, in_parts = begin(api)[0], begin(api, IN_PARTS)[0]
+    for _ in range(3):
+        assert api.put(whole, data=bytes(MOST // 2)).status_code == 200
+    for _ in range(3):
+        parts = send(api, in_parts, b"x" * (MOST // 4), b"y" * (MOST // 4))
+    assert complete(api, in_parts, parts).status_code == 200
+
+    assert spent(farm) == MOST
+    assert api.put(whole, data=bytes(MOST // 2)).status_code == 200
+
+
+def test_what_could_not_be_stored_counts_nothing(api: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise StorageUnavailable
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(farm.storage), "put_file", fail)
+        for way in WAYS:
+            assert way(api, MOST).status_code == 503
+
+    assert spent(farm) == 0
+    assert by_cdn(api, MOST).status_code == 200
+
+
+def test_one_callers_uploads_leave_anothers_alone(keyed: FlaskClient, ada: dict[str, str], bob: dict[str, str]) -> None:
+    assert keyed.post(CDN, data=bytes(MOST), headers=ada).status_code == 200
+
+    assert is_refusal(keyed.post(CDN, data=b"x", headers=ada))
+    assert keyed.post(CDN, data=bytes(MOST), headers=bob).status_code == 200
+
+
+def test_it_is_renewed_when_uploads_are_gone(api: FlaskClient, farm: Farm) -> None:
+    """Also where it is refused again and again: that puts nothing off."""
+    by_cdn(api, MOST)
+    name = redis_keys.uploaded("local")
+    assert 0 < farm.redis.ttl(name) <= farm.settings.upload_ttl
+    farm.redis.expire(name, 1)
+    assert is_refusal(by_cdn(api, 1))
+    assert farm.redis.ttl(name) <= 1
+
+    farm.redis.delete(name)  # as when its time is over
+    assert by_cdn(api, MOST).status_code == 200
+
+
+def spent(farm: Farm) -> int:
+    return int(str(farm.redis.get(redis_keys.uploaded("local"))))

@@ -1,0 +1,345 @@
+"""The courier against receivers that misbehave: schedule, one id, fresh signatures, and every try on record."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
+from typing import cast
+
+import pytest
+import time_machine
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from standardwebhooks.webhooks import Webhook as Verifier
+
+from farm import clock
+from farm.bootstrap import Farm
+from farm.dialects import native
+from farm.domain.delivery import Delivery, Outcome
+from farm.domain.job import State, Webhook
+from farm.jobstore import redis_keys
+from farm.ssrf_safe_http import SsrfSafeClient
+from farm.webhooks import courier as couriers
+from farm.webhooks import signing
+from farm.webhooks.courier import Courier
+from tests.farms import wait_for
+from tests.service.jobstore import jobs
+from tests.service.jobstore.jobs import BASE
+from tests.webhook_receiver import Behaviour, Receiver, answer, close_early, running_receiver
+
+QUICK = (0.01, 0.01, 0.01)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with running_receiver() as receiver:
+        yield receiver
+
+
+class Desk:
+    """A courier whose schedule takes no time, unless a test wants one."""
+
+    def __init__(self, farm: Farm, schedule: tuple[float, ...] = QUICK, *, seconds: float = 1.0) -> None:
+        self.farm = farm
+        self.courier = Courier(
+            farm.deliveries,
+            store=farm.store,
+            outbound=SsrfSafeClient(frozenset({"127.0.0.1"}), seconds=seconds),
+            secrets=farm.secrets,
+            links=lambda: farm.links(BASE),
+            schedules=dict.fromkeys(("native", "fal", "wavespeed"), schedule),
+        )
+
+    def submit(self, url: str, *, dialect: str = "native", events: frozenset[State] | None = None) -> str:
+        new = jobs.new_job("ada", webhook=Webhook(url, events) if events else Webhook(url))
+        self.farm.store.submit(replace(new, order=replace(new.order, dialect=dialect)))
+        return new.id
+
+    def finish(self) -> None:
+        """Complete every job that waits."""
+        while taken := jobs.take(self.farm.store):
+            for job in taken:
+                self.farm.store.complete(job, jobs.result(job))
+
+    def post(self, url: str, *, dialect: str = "native") -> str:
+        """Submit and complete a job, and let its delivery run to its end; the delivery's id."""
+        job_id = self.submit(url, dialect=dialect)
+        self.finish()
+        name = f"{job_id}-3"
+        self.until(lambda: self.record(name).state is not Outcome.WAITING)
+        return name
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        def look() -> bool:
+            self.courier.work()
+            return condition()
+
+        wait_for(look)
+
+    def record(self, name: str) -> Delivery:
+        found = self.farm.deliveries.get(name)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def desk(farm: Farm) -> Iterator[Desk]:
+    desk = Desk(farm)
+    yield desk
+    desk.courier.close()
+
+
+def test_the_farms_own_webhook_is_verified_by_the_published_library(desk: Desk, receiver: Receiver) -> None:
+    name = desk.post(f"{receiver.url}/hook?x=1")
+
+    (came,) = receiver.received
+    event = Verifier(desk.farm.secrets.of("ada")).verify(came.body, dict(came.headers))
+    assert (came.path, came.headers["webhook-id"]) == ("/hook?x=1", name)
+    assert (event["type"], event["sequence"]) == ("job.completed", 3)
+    assert event["data"]["status"] == "completed"
+    assert event["data"]["images"][0]["url"].startswith(f"{BASE}/files/")
+
+
+def test_wavespeeds_webhook_is_the_prediction_signed_its_way(desk: Desk, receiver: Receiver) -> None:
+    desk.post(receiver.url, dialect="wavespeed")
+
+    (came,) = receiver.received
+    signed = f"{came.headers['webhook-id']}.{came.headers['webhook-timestamp']}.".encode() + came.body
+    key = desk.farm.secrets.of("ada").removeprefix("whsec_").encode()
+    assert came.headers["webhook-signature"] == "v3," + hmac.new(key, signed, hashlib.sha256).hexdigest()
+    assert (came.json["status"], came.json["input"]["prompt"]) == ("completed", "a red fox")
+
+
+def test_fals_webhook_is_verified_with_the_published_key(desk: Desk, receiver: Receiver) -> None:
+    name = desk.post(receiver.url, dialect="fal")
+
+    (came,) = receiver.received
+    key = signing.jwks(desk.farm.secrets.signing_key())["keys"][0]["x"]
+    names = ("request-id", "user-id", "timestamp")
+    lines = [came.headers[f"x-fal-webhook-{part}"] for part in names] + [hashlib.sha256(came.body).hexdigest()]
+    Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(key)).verify(
+        bytes.fromhex(came.headers["x-fal-webhook-signature"]), "\n".join(lines).encode()
+    )
+    assert (came.json["request_id"], came.json["status"]) == (name.removesuffix("-3"), "OK")
+    assert came.json["payload"]["images"][0]["url"].startswith(BASE)
+
+
+@pytest.mark.parametrize("dialect", ["native", "fal", "wavespeed"])
+def test_each_try_has_the_same_id_and_a_signature_of_its_own(farm: Farm, receiver: Receiver, dialect: str) -> None:
+    desk = Desk(farm)
+    receiver.behave = answer(500)
+    job_id = desk.submit(receiver.url, dialect=dialect)
+    desk.finish()
+    with time_machine.travel(1_800_000_000, tick=True) as traveller:
+        desk.until(lambda: len(receiver.received) == 1)
+        receiver.behave = answer(200)
+        traveller.shift(400)
+        desk.until(lambda: desk.record(f"{job_id}-3").state is Outcome.DELIVERED)
+    desk.courier.close()
+
+    first, second = receiver.received
+    stamp = "x-fal-webhook-timestamp" if dialect == "fal" else "webhook-timestamp"
+    signature = stamp.replace("timestamp", "signature")
+    name = "x-fal-webhook-request-id" if dialect == "fal" else "webhook-id"
+    assert first.headers[name] == second.headers[name]
+    assert int(second.headers[stamp]) - int(first.headers[stamp]) >= 399
+    assert first.headers[signature] != second.headers[signature]
+    assert first.body == second.body
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "shown"),
+    [(answer(500), 500), (answer(404), 404), (answer(429), 429), (close_early, 0)],
+    ids=["500", "404", "429", "closes early"],
+)
+def test_what_fails_is_tried_until_the_schedule_is_over(
+    desk: Desk, receiver: Receiver, behaviour: Behaviour, shown: int
+) -> None:
+    receiver.behave = behaviour
+
+    delivery = desk.record(desk.post(receiver.url))
+
+    assert delivery.state is Outcome.FAILED
+    assert [attempt.status for attempt in delivery.attempts] == [shown] * (1 + len(QUICK))
+    assert all(bool(attempt.error) == (shown == 0) for attempt in delivery.attempts)
+    assert len({came.headers["webhook-id"] for came in receiver.received}) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308, 410])
+def test_a_redirect_or_gone_ends_it(desk: Desk, receiver: Receiver, status: int) -> None:
+    receiver.behave = answer(status, Location=f"{receiver.url}/elsewhere")
+
+    delivery = desk.record(desk.post(receiver.url + "/hook"))
+
+    assert (delivery.state, [attempt.status for attempt in delivery.attempts]) == (Outcome.FAILED, [status])
+    assert [came.path for came in receiver.received] == ["/hook"]
+
+
+def test_a_receiver_that_hangs_is_left_when_its_time_is_up(farm: Farm, receiver: Receiver) -> None:
+    desk = Desk(farm, (), seconds=0.3)
+    receiver.behave = receiver.hang
+
+    delivery = desk.record(desk.post(receiver.url))
+    desk.courier.close()
+
+    (attempt,) = delivery.attempts
+    assert delivery.state is Outcome.FAILED
+    assert 0.25 < attempt.seconds < 10
+    assert attempt.error
+
+
+def test_what_cannot_be_said_stands_on_record_and_comes_to_an_end(
+    desk: Desk, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("boom")
+
+    monkeypatch.setattr(native, "view", fail)
+
+    delivery = desk.record(desk.post(receiver.url))
+
+    assert (delivery.state, len(delivery.attempts)) == (Outcome.FAILED, 1 + len(QUICK))
+    assert all(attempt.error and "boom" not in attempt.error for attempt in delivery.attempts)
+    assert receiver.received == []
+
+
+def test_what_was_overtaken_is_sent_all_the_same_when_it_is_asked_for_by_hand(desk: Desk, receiver: Receiver) -> None:
+    job_id = desk.submit(receiver.url, events=frozenset(State))
+    desk.finish()
+    desk.until(lambda: desk.record(f"{job_id}-1").state is Outcome.DROPPED)
+    receiver.received.clear()
+    desk.farm.deliveries.redeliver(f"{job_id}-1")
+    desk.until(lambda: desk.record(f"{job_id}-1").state is Outcome.DELIVERED)
+
+    assert "job.created" in [came.json["type"] for came in receiver.received]
+
+
+def test_only_the_head_of_an_answer_is_kept(desk: Desk, receiver: Receiver) -> None:
+    def talk(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", "4000")
+        request.end_headers()
+        request.wfile.write(b"\xff" * 4000)
+
+    receiver.behave = talk
+    name = desk.post(receiver.url)
+
+    assert len(desk.record(name).attempts[0].answer) == 512
+    assert int(cast(int, desk.farm.redis.memory_usage(f"srpo:attempts:{name}"))) < 3000
+
+
+def test_a_name_that_leads_inside_is_not_called(farm: Farm, receiver: Receiver) -> None:
+    desk = Desk(farm)
+    delivery = desk.record(desk.post("http://169.254.169.254/latest"))
+    desk.courier.close()
+
+    (attempt,) = delivery.attempts
+    assert (delivery.state, attempt.status) == (Outcome.FAILED, 0)
+    assert "169.254.169.254" in attempt.error
+
+
+def test_the_pauses_are_those_of_the_schedule(farm: Farm, receiver: Receiver) -> None:
+    desk = Desk(farm, (5, 30, 120))
+    receiver.behave = answer(503)
+    name = f"{desk.submit(receiver.url)}-3"
+    desk.finish()
+    pauses = []
+    for tries in range(1, 4):
+        desk.until(lambda tries=tries: len(desk.record(name).attempts) == tries)  # type: ignore[misc]
+        pauses.append((desk.record(name).due_us - clock.now_us()) / 1e6)
+        line = f"ada {receiver.url}"
+        farm.redis.zadd(f"srpo:due:{line}", {name: 0})
+        farm.redis.zadd(redis_keys.LINES, {line: 0})
+    desk.courier.close()
+
+    assert all(wanted - 2 < pause <= wanted * 1.2 for wanted, pause in zip((5, 30, 120), pauses, strict=True))
+
+
+def test_a_receiver_may_ask_for_a_longer_pause(farm: Farm, receiver: Receiver) -> None:
+    desk = Desk(farm, (5,))
+    receiver.behave = answer(429, Retry_After="600")
+    name = f"{desk.submit(receiver.url)}-3"
+    desk.finish()
+    desk.until(lambda: len(desk.record(name).attempts) == 1)
+    desk.courier.close()
+
+    assert 590 < (desk.record(name).due_us - clock.now_us()) / 1e6 <= 601
+
+
+def test_a_receiver_that_hangs_holds_up_no_other(farm: Farm, receiver: Receiver) -> None:
+    desk = Desk(farm, seconds=10)
+    with running_receiver() as dead:
+        dead.behave = dead.hang
+        for _ in range(20):
+            desk.submit(dead.url)
+        for _ in range(20):
+            desk.submit(receiver.url)
+        desk.finish()
+        began = clock.monotonic()
+        desk.until(lambda: len(receiver.received) == 20)
+        took = clock.monotonic() - began
+    desk.courier.close()
+
+    assert took < 5
+
+
+def test_several_couriers_deliver_each_event_once(farm: Farm, receiver: Receiver) -> None:
+    desks = [Desk(farm) for _ in range(3)]
+    names = {f"{desks[0].submit(receiver.url)}-3" for _ in range(60)}
+    desks[0].finish()
+    threads = [threading.Thread(target=desk.courier.work) for desk in desks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    desks[0].until(lambda: len(receiver.received) >= 60)
+    for desk in desks:
+        desk.courier.close()
+
+    assert sorted(came.headers["webhook-id"] for came in receiver.received) == sorted(names)
+
+
+def test_news_that_a_later_state_has_overtaken_is_dropped(desk: Desk, receiver: Receiver) -> None:
+    job_id = desk.submit(receiver.url, events=frozenset(State))
+    desk.finish()
+    desk.until(lambda: desk.record(f"{job_id}-3").state is not Outcome.WAITING)
+
+    assert [came.json["type"] for came in receiver.received] == ["job.completed"]
+    assert [desk.record(f"{job_id}-{number}").state for number in (1, 2, 3)] == [
+        Outcome.DROPPED,
+        Outcome.DROPPED,
+        Outcome.DELIVERED,
+    ]
+
+
+def test_a_draining_courier_takes_nothing_more_and_ends_what_it_began(farm: Farm, receiver: Receiver) -> None:
+    desk = Desk(farm)
+    receiver.behave = receiver.late
+    first = f"{desk.submit(receiver.url)}-3"
+    desk.finish()
+    desk.until(lambda: len(receiver.received) == 1)
+    desk.courier.drain()
+    second = f"{desk.submit(receiver.url)}-3"
+    desk.finish()
+    desk.courier.work()
+    receiver.released.set()
+    desk.courier.close()
+
+    assert (desk.record(first).state, desk.record(second).state) == (Outcome.DELIVERED, Outcome.WAITING)
+
+
+def test_a_courier_that_dies_in_mid_try_is_replaced(
+    farm: Farm, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(couriers, "LEASE_SECONDS", 0.3)
+    desk = Desk(farm)
+    name = f"{desk.submit(receiver.url)}-3"
+    desk.finish()
+    farm.deliveries.take(1, lease_seconds=0.3)  # taken by somebody who is never heard of again
+
+    desk.until(lambda: desk.record(name).state is Outcome.DELIVERED)
+    desk.courier.close()

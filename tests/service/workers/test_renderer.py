@@ -1,0 +1,733 @@
+"""The life of a batch in a worker: rendered, checked, stored, and only then told."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from farm import clock
+from farm.bootstrap import Farm
+from farm.domain.errors import NotFound, StorageError, StoreUnavailable
+from farm.domain.job import Claimed, Conditions, State
+from farm.jobstore import redis_keys
+from farm.jobstore.store import JobStore
+from farm.storage.local import LocalStorage
+from farm.storage.storage import Storage
+from tests.farms import wait_for
+from tests.service.jobstore import jobs
+from tests.service.jobstore.jobs import TERMS, submit
+from tests.service.workers.worker import (
+    Broken,
+    Counting,
+    FailingStorage,
+    Flagging,
+    Opened,
+    Stepwise,
+    Workshop,
+    folder_of,
+)
+from workers import health, publish
+from workers.health import MOST_IN_A_ROW
+from workers.pipelines.pipeline import NO_PICTURES, Painted
+from workers.pipelines.simulated import SimulatedPipeline
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that failed again holds back for a moment only."""
+    monkeypatch.setattr(health, "_FIRST_PAUSE", 0.01)
+
+
+@pytest.fixture
+def store(farm: Farm) -> JobStore:
+    """Two tries a job, so that tests that use them up are short."""
+    return JobStore(farm.redis, replace(TERMS, max_attempts=2))
+
+
+def pixels(content: bytes) -> bytes:
+    with Image.open(io.BytesIO(content)) as image:
+        return image.tobytes()
+
+
+def test_a_job_is_rendered_stored_and_completed(workshop: Opened, store: JobStore) -> None:
+    job_id = submit(store, width=301, height=257, images=2, output_format="png")
+    shop = workshop()
+
+    job = shop.end_of(job_id)
+
+    assert (job.state, job.attempt) == (State.COMPLETED, 1)
+    assert job.result is not None
+    assert job.result.build == SimulatedPipeline(0).build
+    assert [(image.width, image.height, image.content_type) for image in job.result.images] == [
+        (301, 257, "image/png")
+    ] * 2
+    assert [image.bytes for image in job.result.images] == [len(content) for content in shop.pictures(job)]
+    assert len({pixels(content) for content in shop.pictures(job)}) == 2
+
+
+def test_every_stage_is_timed(workshop: Opened, store: JobStore) -> None:
+    job_id = submit(store, steps=3)
+    job = workshop(pipeline=SimulatedPipeline(step_ms=5)).end_of(job_id)
+
+    assert job.result is not None
+    timings = job.result.timings
+    assert {"start", "denoise", "inference", "encode", "upload"} <= set(timings)
+    assert all(seconds >= 0 for seconds in timings.values())
+    assert 0.015 <= timings["denoise"] <= timings["inference"] < 5
+
+
+def test_everything_that_waits_is_rendered(workshop: Opened, store: JobStore) -> None:
+    wanted = [submit(store, seed=number) for number in range(10)]
+    shop = workshop()
+
+    shop.work()
+
+    assert {shop.end_of(job_id).state for job_id in wanted} == {State.COMPLETED}
+
+
+@pytest.mark.parametrize("output_format", ["png", "jpeg"])
+def test_the_same_seed_gives_the_same_picture_alone_and_in_company(
+    workshop: Opened, store: JobStore, output_format: str
+) -> None:
+    shop = workshop()
+    alone = shop.end_of(submit(store, seed=7, output_format=output_format))
+    mates = [submit(store, seed=seed, output_format=output_format) for seed in (6, 7)]
+    series = shop.end_of(submit(store, seed=5, images=4, output_format=output_format))
+
+    (expected,) = shop.pictures(alone)
+    in_company = shop.end_of(mates[1])
+
+    assert shop.pictures(in_company) == [expected]
+    assert shop.pictures(series)[2] == expected
+    assert shop.pictures(series)[1] == shop.pictures(shop.end_of(mates[0]))[0]
+
+
+def test_the_same_picture_comes_again_after_a_crash(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    shop = workshop()
+    (expected,) = shop.pictures(shop.end_of(submit(store, seed=7)))
+    again = submit(store, seed=7)
+    jobs.take_one(store, "dead")
+    wait_for(lambda: jobs.lose(farm.redis, store, again) or jobs.state(store, again) is State.CREATED)
+
+    job = shop.end_of(again)
+
+    assert (job.attempt, shop.pictures(job)) == (2, [expected])
+
+
+def test_pictures_are_there_before_anybody_is_told(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    """While the second of two pictures is on its way to storage the job is still processing."""
+    go = threading.Event()
+    storage = FailingStorage(farm.storage, StorageError(), lambda tried: tried == 0 or go.wait(10))
+    shop = workshop(storage=storage)
+    job_id = submit(store, images=2)
+    shop.work()
+    wait_for(lambda: storage.tried == 2)
+    assert jobs.state(store, job_id) is State.PROCESSING
+
+    go.set()
+
+    assert len(shop.pictures(shop.end_of(job_id))) == 2
+
+
+def test_progress_is_visible_while_a_job_runs(workshop: Opened, store: JobStore) -> None:
+    pipeline = Stepwise()
+    shop = workshop(pipeline=pipeline)
+    job_id = submit(store, steps=3, images=2)
+    shop.begin()
+    pipeline.go(6)
+
+    wait_for(lambda: jobs.record(store, job_id).step == 4)
+
+    pipeline.go(2)
+    shop.join()
+    assert shop.end_of(job_id).state is State.COMPLETED
+
+
+def test_a_cancelled_job_stops_within_one_step(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    pipeline = Stepwise()
+    shop = workshop(pipeline=pipeline)
+    job_id = submit(store, steps=50)
+    shop.begin()
+    pipeline.go(3)
+
+    assert store.cancel(job_id) == "stopping"
+    wait_for(lambda: shop.lease.must_stop(claimed(store, job_id)))
+    pipeline.go(1)
+    shop.join()
+
+    job = shop.end_of(job_id)
+    assert (job.state, job.code, job.result) == (State.FAILED, "cancelled", None)
+    assert pipeline.steps == [(0, 0), (0, 1), (0, 2), (0, 3)]
+
+
+def claimed(store: JobStore, job_id: str) -> Claimed:
+    """The job as its worker knows it."""
+    job = jobs.record(store, job_id)
+    return Claimed(job.id, job.fence, job.attempt, job.request)
+
+
+def test_the_mates_of_a_cancelled_job_go_on(workshop: Opened, store: JobStore) -> None:
+    pipeline = Stepwise()
+    shop = workshop(pipeline=pipeline)
+    cancelled, kept = submit(store, steps=3), submit(store, steps=3)
+    shop.begin()
+    pipeline.go(2)
+
+    store.cancel(cancelled)
+    wait_for(lambda: shop.lease.must_stop(claimed(store, cancelled)))
+    pipeline.go(4)
+    shop.join()
+
+    assert shop.end_of(cancelled).code == "cancelled"
+    assert (shop.end_of(kept).state, shop.end_of(kept).attempt) == (State.COMPLETED, 1)
+
+
+def test_a_job_that_is_cancelled_while_it_is_published_ends_cancelled(
+    workshop: Opened, store: JobStore, farm: Farm
+) -> None:
+    go = threading.Event()
+    storage = FailingStorage(farm.storage, StorageError(), lambda _: go.wait(10))
+    shop = workshop(storage=storage)
+    job_id = submit(store)
+    shop.work()
+    store.cancel(job_id)
+
+    go.set()
+
+    job = shop.end_of(job_id)
+    assert (job.state, job.code, job.result) == (State.FAILED, "cancelled", None)
+
+
+def test_draining_hands_back_what_is_not_denoised(workshop: Opened, store: JobStore) -> None:
+    """At once, uncounted, and before later jobs."""
+    pipeline = Stepwise()
+    shop = workshop(pipeline=pipeline)
+    short, long = submit(store, steps=2), submit(store, steps=50)
+    later = submit(store, images=4)
+    shop.begin()
+    pipeline.go(4)
+
+    shop.draining.set()
+    pipeline.go(2)
+    shop.join()
+
+    wait_for(lambda: jobs.state(store, short) is State.COMPLETED)
+    handed_back = jobs.record(store, long)
+    assert (handed_back.state, handed_back.attempt, handed_back.step) == (State.CREATED, 0, 0)
+    assert jobs.ids(jobs.take(store, "w2")) == [long]
+    assert jobs.state(store, later) is State.CREATED
+
+
+def test_a_draining_worker_takes_nothing_new(workshop: Opened, store: JobStore) -> None:
+    job_id = submit(store)
+    shop = workshop()
+    shop.draining.set()
+
+    shop.work()
+
+    assert jobs.state(store, job_id) is State.CREATED
+
+
+def submit_suspect(farm: Farm, store: JobStore, **fields: Any) -> str:
+    """A job whose first start was counted: it may have killed its worker."""
+    job_id = submit(store, **fields)
+    farm.redis.hset(redis_keys.job(job_id), "attempt", 1)
+    return job_id
+
+
+@pytest.mark.parametrize("first", ["suspect", "other"])
+def test_nothing_is_rendered_beside_a_job_that_may_have_killed_a_worker(
+    workshop: Opened, store: JobStore, farm: Farm, first: str
+) -> None:
+    """Neither while it is published, nor while others are: whoever died with it would be charged as well."""
+    go, pipeline = threading.Event(), Broken()
+    storage = FailingStorage(farm.storage, StorageError(), lambda _: go.wait(20))
+    shop = workshop(storage=storage, pipeline=pipeline)
+    suspect, other = partial(submit_suspect, farm, store, prompt="suspect"), partial(submit, store, prompt="other")
+    submits = [suspect, other] if first == "suspect" else [other, suspect]
+    ids = [submits[0](images=4), submits[1](images=3)]
+    shop.begin()
+    second = State.CREATED if first == "suspect" else State.PROCESSING
+    wait_for(lambda: [jobs.state(store, job_id) for job_id in ids] == [State.PROCESSING, second])
+    wait_for(lambda: storage.tried == 2, what="the first one on its way to storage")  # by two threads
+
+    assert not wait_in_vain(lambda: len(pipeline.batches) > 1)
+    go.set()
+    shop.join()
+
+    assert pipeline.batches == [[first] * 4, [{"suspect": "other", "other": "suspect"}[first]] * 3]
+    assert {shop.end_of(job_id).state for job_id in ids} == {State.COMPLETED}
+
+
+def wait_in_vain(condition: Callable[[], bool]) -> bool:
+    """Whether it comes true within a fifth of a second, which it should not."""
+    try:
+        return wait_for(condition, seconds=0.2)
+    except AssertionError:
+        return False
+
+
+def test_a_job_that_breaks_the_pipeline_harms_no_other(workshop: Opened, store: JobStore) -> None:
+    """The batch is tried again one by one; only the culprit fails, after its attempts."""
+    pipeline = Broken()
+    shop = workshop(pipeline=pipeline)
+    innocent = [submit(store, prompt=f"fox {number}") for number in range(3)]
+    culprit = submit(store, prompt="poison")
+
+    job = shop.end_of(culprit)
+
+    assert [(end.state, end.attempt) for end in map(shop.end_of, innocent)] == [(State.COMPLETED, 1)] * 3
+    assert (job.state, job.code, job.attempt, job.result) == (State.FAILED, "render_failed", 2, None)
+    assert "ValueError: the engine stumbles" in job.error
+    assert sorted(map(len, pipeline.batches)) == [1, 1, 1, 1, 1, 4]
+    assert pipeline.batches.count(["poison"]) == 2
+
+
+def test_what_a_broken_batch_had_finished_is_not_rendered_again(workshop: Opened, store: JobStore) -> None:
+    pipeline = Broken()
+    shop = workshop(pipeline=pipeline)
+    done, culprit = submit(store, prompt="fox", steps=1), submit(store, prompt="poison", steps=2)
+
+    assert shop.end_of(culprit).state is State.FAILED
+    assert shop.end_of(done).state is State.COMPLETED
+
+
+def test_pictures_left_out_by_the_pipeline_are_a_failure(workshop: Opened, store: JobStore) -> None:
+    class Forgetful(SimulatedPipeline):
+        def render(self, images: Any, watch: Any, pictures: Any = NO_PICTURES) -> Iterator[Any]:
+            return (painted for painted in super().render(images, watch, pictures) if painted.index != 0)
+
+    job = workshop(pipeline=Forgetful(0)).end_of(submit(store))
+
+    assert (job.state, job.code) == (State.FAILED, "render_failed")
+    assert "left the picture out" in job.error
+
+
+class Painting(SimulatedPipeline):
+    """Paints what `change` makes of each image that it should paint."""
+
+    def __init__(self, change: Callable[[Painted], Painted]) -> None:
+        super().__init__(step_ms=0)
+        self._change = change
+
+    def render(self, images: Any, watch: Any, pictures: Any = NO_PICTURES) -> Iterator[Painted]:
+        return map(self._change, super().render(images, watch, pictures))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda image: image.resize((255, 256)), "RGB of (255, 256)"),
+        (lambda image: image.convert("F"), "F of (256, 256)"),
+    ],
+    ids=["the wrong size", "no colours"],
+)
+def test_what_is_no_picture_as_asked_for_is_not_published(
+    workshop: Opened, store: JobStore, farm: Farm, change: Callable[[Image.Image], Image.Image], words: str
+) -> None:
+    storage = FailingStorage(farm.storage, StorageError(), lambda _: True)
+    pipeline = Painting(lambda painted: replace(painted, image=change(painted.image)))
+
+    job = workshop(pipeline=pipeline, storage=storage).end_of(submit(store))
+
+    assert (job.state, job.code, storage.tried) == (State.FAILED, "render_failed", 0)
+    assert words in job.error
+
+
+@pytest.mark.parametrize("index", [0, 7])
+def test_a_picture_that_takes_anothers_place_fails_the_job(workshop: Opened, store: JobStore, index: int) -> None:
+    """Nobody waits for ever for the one that never comes."""
+    job = workshop(pipeline=Painting(lambda painted: replace(painted, index=index))).end_of(submit(store, images=2))
+
+    assert (job.state, job.code) == (State.FAILED, "render_failed")
+
+
+def test_what_does_not_fit_into_memory_is_tried_alone(workshop: Opened, farm: Farm) -> None:
+    """Only what does not fit alone either fails, the second time, with a code of its own."""
+    patient = JobStore(farm.redis, TERMS)
+    pipeline = Broken(MemoryError("the device is full"))
+    shop = workshop(store=patient, pipeline=pipeline)
+    innocent = [submit(patient, prompt=f"fox {number}") for number in range(3)]
+    culprit = submit(patient, prompt="poison")
+
+    job = shop.end_of(culprit)
+
+    assert [(end.state, end.attempt) for end in map(shop.end_of, innocent)] == [(State.COMPLETED, 1)] * 3
+    assert (job.state, job.code, job.attempt) == (State.FAILED, "out_of_memory", 2)
+    assert "MemoryError: the device is full" in job.error
+    assert len(pipeline.batches[0]) == 4
+    assert pipeline.batches.count(["poison"]) == 2
+
+
+def test_a_worker_whose_device_is_lost_takes_nothing_more(workshop: Opened, store: JobStore) -> None:
+    """Its batch comes back job by job, uncharged."""
+    shop = workshop(pipeline=Broken(RuntimeError("CUDA error: device-side assert triggered")))
+    batch = [submit(store, prompt=prompt) for prompt in ("fox", "poison")]
+    waiting = submit(store, width=512)
+
+    shop.work()
+
+    assert shop.failure_counter.is_faulty
+    assert [(job.state, job.attempt) for job in map(partial(jobs.record, store), [*batch, waiting])] == [
+        (State.CREATED, 0)
+    ] * 3
+    assert [len(jobs.take(store, worker)) for worker in ("w2", "w3", "w4")] == [1, 1, 1]
+
+
+def test_a_worker_that_fails_again_and_again_takes_nothing_more(workshop: Opened, store: JobStore) -> None:
+    poison = [submit(store, prompt="poison", images=4) for _ in range(MOST_IN_A_ROW)]
+    pipeline = Broken()
+    shop = workshop(pipeline=pipeline)
+    fox = submit(store, images=4)
+
+    shop.work()
+
+    assert shop.failure_counter.is_faulty
+    assert len(pipeline.batches) == MOST_IN_A_ROW
+    assert [jobs.record(store, job_id).attempt for job_id in [*poison, fox]] == [1] * MOST_IN_A_ROW + [0]
+
+
+def test_a_worker_that_cannot_check_takes_nothing_more(workshop: Opened, store: JobStore) -> None:
+    """A failure counts wherever it is met, and a storage that is down is none of the worker's."""
+
+    def broken(_: Image.Image) -> bool:
+        raise ValueError("no weights")
+
+    wanted = [submit(store, images=4) for _ in range(2 * MOST_IN_A_ROW)]
+    shop = workshop(checker=Flagging(broken))
+
+    shop.work()
+
+    wait_for(lambda: shop.failure_counter.is_faulty)
+    shop.publisher.close(seconds=10)
+    assert {jobs.state(store, job_id) for job_id in wanted} == {State.CREATED}
+
+
+def test_a_storage_that_is_down_says_nothing_of_the_worker(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    storage = FailingStorage(farm.storage, StorageError("The disk is full."), lambda _: False)
+    shop = workshop(storage=storage)
+    wanted = [submit(store, images=4) for _ in range(MOST_IN_A_ROW + 1)]
+
+    shop.work()
+
+    assert {shop.end_of(job_id).code for job_id in wanted} == {"storage_failed"}
+    assert not shop.failure_counter.is_faulty
+
+
+def test_one_bad_worker_does_not_use_up_what_others_can_render(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    """It takes the job again and again, but only its first failure counts."""
+    pipeline = Broken()
+    bad, good = workshop(pipeline=pipeline, has_others=True), workshop(name="w2")
+    job_id = submit(store, prompt="poison")
+    while not bad.failure_counter.is_faulty:
+        jobs.end_delays(farm.redis)
+        store.reap()
+        bad.work()
+
+    job = good.end_of(job_id)
+
+    assert (job.state, job.attempt, len(pipeline.batches)) == (State.COMPLETED, 2, MOST_IN_A_ROW)
+
+
+@pytest.mark.parametrize("prompt", ["poison", "fox"])
+def test_an_end_that_cannot_be_told_is_left_to_the_lease(
+    workshop: Opened, store: JobStore, farm: Farm, monkeypatch: pytest.MonkeyPatch, prompt: str
+) -> None:
+    """The worker does not go on holding a job of which nothing more will come."""
+    silent = SilentStore(farm.redis, TERMS)
+    monkeypatch.setattr(publish, "INSIST_SECONDS", 0.1)
+    shop = workshop(store=silent, pipeline=Broken())
+    job_id = submit(silent, prompt=prompt)
+    shop.work()
+    wait_for(lambda: silent.asked > 1)
+
+    wait_for(lambda: farm.redis.hget("srpo:worker:w1", "jobs") == "0")
+
+    silent.is_silent = False
+    jobs.lose(farm.redis, store, job_id)
+    assert jobs.take_one(store, "w2").id == job_id
+
+
+class SilentStore(JobStore):
+    """Hears of no job's end while it `is_silent`."""
+
+    is_silent = True
+    asked = 0
+
+    def fail(self, *arguments: Any, **options: Any) -> State | None:
+        self._refuse()
+        return super().fail(*arguments, **options)
+
+    def complete(self, *arguments: Any) -> bool:
+        self._refuse()
+        return super().complete(*arguments)
+
+    def _refuse(self) -> None:
+        self.asked += 1
+        if self.is_silent:
+            raise StoreUnavailable
+
+
+def test_a_job_store_that_does_not_answer_is_no_hang_of_the_pipeline(
+    workshop: Opened, farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = SilentStore(farm.redis, TERMS)
+    shop = workshop(store=silent, pipeline=Broken())
+    submit(silent, prompt="poison")
+    shop.begin()
+    wait_for(lambda: silent.asked > 1, what="the failure that cannot be told")
+
+    assert not hangs_in(shop, 10_000, monkeypatch)
+
+    silent.is_silent = False
+    shop.join()
+
+
+def hangs_in(shop: Workshop, seconds: float, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the worker would count as hung if what it does now took so much longer."""
+    now = clock.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "_exit", lambda _: None)  # else the whole run would end
+        patch.setattr(clock, "monotonic", lambda: now + seconds)
+        return any(watchdog.is_hung for watchdog in shop.lease._watchdogs)
+
+
+class HangingStorage(LocalStorage):
+    """Gives and takes nothing until `go`."""
+
+    def __init__(self, storage: Storage) -> None:
+        super().__init__(folder_of(storage))
+        self.go = threading.Event()
+        self.asked = threading.Event()
+
+    def put(self, key: str, content: bytes) -> None:
+        self._hang()
+        super().put(key, content)
+
+    def read(self, key: str) -> bytes:
+        self._hang()
+        raise NotFound
+
+    def _hang(self) -> None:
+        self.asked.set()
+        assert self.go.wait(20)
+
+
+@pytest.mark.parametrize("inputs", [(), ("an input",)], ids=["put", "read"])
+def test_a_storage_that_hangs_for_ever_is_found(
+    workshop: Opened, store: JobStore, farm: Farm, monkeypatch: pytest.MonkeyPatch, inputs: tuple[str, ...]
+) -> None:
+    """Each stage has its limit: storing a picture, and reading a job's inputs."""
+    storage = HangingStorage(farm.storage)
+    shop = workshop(storage=storage)
+    submit(store, inputs=inputs)
+    shop.begin()
+    assert storage.asked.wait(10)
+    try:
+        assert not hangs_in(shop, 580, monkeypatch)
+        assert hangs_in(shop, 601, monkeypatch)
+    finally:
+        storage.go.set()
+    shop.join()
+
+
+def test_storage_that_fails_once_costs_another_try(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    storage = FailingStorage(farm.storage, StorageError("The disk is full."), lambda tried: tried > 0)
+    shop = workshop(storage=storage)
+
+    job = shop.end_of(submit(store))
+
+    assert (job.state, job.attempt, len(shop.pictures(job))) == (State.COMPLETED, 2, 1)
+
+
+@pytest.mark.parametrize("error", [StorageError("The disk is full."), RuntimeError("The disk is full.")])
+def test_storage_that_always_fails_fails_the_job(
+    workshop: Opened, store: JobStore, farm: Farm, error: Exception
+) -> None:
+    storage = FailingStorage(farm.storage, error, lambda _: False)
+
+    job = workshop(storage=storage).end_of(submit(store, images=2))
+
+    code = error.code if isinstance(error, StorageError) else "internal_error"
+    assert (job.state, job.code, job.attempt, job.result) == (State.FAILED, code, 2, None)
+    assert "The disk is full." in job.error
+
+
+def test_half_a_job_is_not_published(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    """One of its two pictures can never be stored."""
+    storage = FailingStorage(farm.storage, StorageError("The disk is full."), lambda tried: tried % 2 == 0)
+
+    job = workshop(storage=storage).end_of(submit(store, images=2))
+
+    assert (job.state, job.code, job.result) == (State.FAILED, "storage_failed", None)
+    assert [name for _, name in jobs.events(farm.redis, job.id)].count("completed") == 0
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_picture_tells_no_prompt_that_is_to_be_forgotten(workshop: Opened, store: JobStore, keeps: bool) -> None:
+    job_id = submit(store, prompt="a secret fox", output_format="png", conditions=Conditions(keeps_payload=keeps))
+    shop = workshop()
+
+    (content,) = shop.pictures(shop.end_of(job_id))
+
+    assert (b"a secret fox" in content) == keeps
+    assert b'"seed": 7' in content
+
+
+def test_a_flagged_picture_is_black_and_reported(workshop: Opened, store: JobStore) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def unsafe(image: Image.Image) -> bool:
+        seen.append(image.size)
+        return True
+
+    shop = workshop(checker=Flagging(unsafe))
+    job = shop.end_of(submit(store, output_format="png"))
+
+    assert job.result is not None
+    assert (job.state, job.result.flagged, seen) == (State.COMPLETED, (True,), [(256, 256)])
+    assert set(pixels(shop.pictures(job)[0])) == {0}
+
+
+def test_only_what_is_flagged_is_black(workshop: Opened, store: JobStore) -> None:
+    shop = workshop()
+    first, second = map(pixels, shop.pictures(shop.end_of(submit(store, images=2, output_format="png"))))
+    checked = workshop(checker=Flagging(lambda image: image.tobytes() == second), name="w2")
+
+    job = checked.end_of(submit(store, images=2, output_format="png"))
+
+    assert job.result is not None
+    assert job.result.flagged == (False, True)
+    assert [pixels(content) for content in checked.pictures(job)] == [first, b"\0" * len(second)]
+
+
+def test_what_need_not_be_checked_is_not(workshop: Opened, store: JobStore) -> None:
+    shop = workshop(checker=Flagging(lambda _: True))
+
+    job = shop.end_of(submit(store, safety=False))
+
+    assert job.result is not None
+    assert (job.state, job.result.flagged) == (State.COMPLETED, (False,))
+
+
+def test_what_cannot_be_checked_is_not_published(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    def broken(_: Image.Image) -> bool:
+        raise ValueError("no weights")
+
+    storage = FailingStorage(farm.storage, StorageError(), lambda _: True)
+    job = workshop(checker=Flagging(broken), storage=storage).end_of(submit(store))
+
+    assert (job.state, job.code, job.result) == (State.FAILED, "safety_check_failed", None)
+    assert "no weights" in job.error
+    assert storage.tried == 0
+
+
+def test_warnings_reach_the_result(workshop: Opened, store: JobStore) -> None:
+    class Wordy(SimulatedPipeline):
+        def render(self, images: Any, watch: Any, pictures: Any = NO_PICTURES) -> Iterator[Any]:
+            return (replace(painted, warnings=("long prompt",)) for painted in super().render(images, watch, pictures))
+
+    job = workshop(pipeline=Wordy(0)).end_of(submit(store, images=2))
+
+    assert job.result is not None
+    assert job.result.warnings == ("long prompt",)
+
+
+def test_a_worker_whose_job_was_given_to_another_stops_and_changes_nothing(
+    workshop: Opened, store: JobStore, farm: Farm
+) -> None:
+    pipeline = Stepwise()
+    shop = workshop(pipeline=pipeline)
+    job_id = submit(store, steps=50)
+    shop.begin()
+    pipeline.go(2)
+    ours = claimed(store, job_id)
+    theirs = claim_away(farm, store, job_id)
+    wait_for(lambda: shop.lease.must_stop(ours))
+    pipeline.go(1)
+    shop.join()
+
+    assert (jobs.state(store, job_id), jobs.record(store, job_id).fence) == (State.PROCESSING, theirs.fence)
+    assert store.complete(theirs, jobs.result(theirs)) is True
+
+
+def claim_away(farm: Farm, store: JobStore, job_id: str) -> Claimed:
+    """Another worker gets the job, as if this one had been silent. Its own renewals come between, so try again."""
+
+    def take() -> Claimed | None:
+        jobs.lose(farm.redis, store, job_id)
+        batch = jobs.take(store, "w2")
+        return batch[0] if batch else None
+
+    job = wait_for(take)
+    assert job is not None
+    return job
+
+
+def test_slow_storage_is_no_hang_of_the_pipeline(
+    workshop: Opened, store: JobStore, farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The render thread waits for the backlog of eight pictures; a worker that took this for a hang would leave."""
+    go, pipeline = threading.Event(), Counting()
+    storage = FailingStorage(farm.storage, StorageError(), lambda _: go.wait(10))
+    shop = workshop(pipeline=pipeline, storage=storage)
+    for number in range(4):
+        submit(store, images=4, seed=number)
+    shop.begin()
+    wait_for(lambda: pipeline.painted == 9, what="one picture more than the backlog takes")
+    now = clock.monotonic()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "_exit", lambda _: None)  # else a failure of this test would end the whole run
+        patch.setattr(clock, "monotonic", lambda: now + 60)
+        try:
+            wait_for(lambda: not shop.lease.watchdog.is_hung, seconds=1, what="a pulse that rests")
+        finally:
+            go.set()
+    shop.join()
+
+
+def test_a_worker_whose_jobs_have_ended_holds_none(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    """Completed, failed and cancelled ones alike: nothing of them is renewed any more."""
+    shop = workshop(pipeline=Broken())
+    for prompt in ("fox", "owl", "poison"):
+        shop.end_of(submit(store, prompt=prompt))
+
+    wait_for(lambda: farm.redis.hget("srpo:worker:w1", "jobs") == "0")
+
+
+def test_a_stored_picture_of_a_lost_job_goes_with_the_job(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    """What failed attempts left behind is removed when the job is forgotten."""
+    storage = FailingStorage(farm.storage, StorageError("The disk is full."), lambda tried: tried % 2 == 0)
+    job = workshop(storage=storage).end_of(submit(store, images=2))
+    left = list(folder_of(farm.storage).rglob(f"*{job.id}*"))
+    assert left
+
+    farm.storage.delete_job(job.id)
+
+    assert list(folder_of(farm.storage).rglob(f"*{job.id}*")) == []
+
+
+def test_a_start_that_lasts_too_long_stops_within_one_step(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    pipeline = Stepwise()
+    shop = workshop(pipeline=pipeline)
+    job_id = submit(store, steps=50)
+    shop.begin()
+    pipeline.go(2)
+
+    farm.redis.zadd(redis_keys.RENDER_BY, {job_id: 0})
+    farm.redis.zincrby(redis_keys.LEASES, 30e6, job_id)  # this machine may be slow
+    store.reap()
+    wait_for(lambda: shop.lease.must_stop(claimed(store, job_id)), what="the worker's being told")
+    pipeline.go()
+    shop.join()
+
+    assert (jobs.record(store, job_id).code, len(pipeline.steps)) == ("render_timeout", 3)

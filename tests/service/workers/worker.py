@@ -1,0 +1,230 @@
+"""A worker in this process: renderer, publisher and lease as `workers/process.py` puts them together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+
+from farm.bootstrap import Farm
+from farm.domain.job import Job, State
+from farm.domain.request import ImageRequest
+from farm.jobstore.connection import connect_to_listen
+from farm.jobstore.notifications import listen_for_stops
+from farm.jobstore.store import JobStore
+from farm.storage.local import LocalStorage
+from farm.storage.storage import Storage
+from tests.farms import wait_for
+from tests.service.jobstore import jobs
+from workers.encode import Encoder
+from workers.health import FailureCounter
+from workers.lease import Lease
+from workers.pipelines.pipeline import NO_PICTURES, Painted, Pictures, Pipeline, StepCallback
+from workers.pipelines.simulated import SimulatedPipeline
+from workers.publish import Publisher
+from workers.render import Renderer
+from workers.safety import Checker
+
+
+class Stepwise(SimulatedPipeline):
+    """Asks for leave before each step of an image; `steps` are those that were begun."""
+
+    def __init__(self) -> None:
+        super().__init__(step_ms=0)
+        self.leave = threading.Semaphore(0)
+        self.asked = threading.Semaphore(0)
+        self.done = threading.Semaphore(0)
+        self.steps: list[tuple[int, int]] = []
+
+    def render(
+        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures = NO_PICTURES
+    ) -> Iterator[Painted]:
+        def wait(index: int, step: int) -> bool:
+            self.asked.release()
+            assert self.leave.acquire(timeout=10), "nobody gave leave"
+            self.steps.append((index, step))
+            goes_on = watch(index, step)
+            self.done.release()
+            return goes_on
+
+        return super().render(images, wait, pictures)
+
+    def go(self, steps: int = 1) -> None:
+        """Let so many steps happen, one after another, and return when the last one has been watched."""
+        for _ in range(steps):
+            assert self.asked.acquire(timeout=10), "the pipeline asks for no step"
+            self.leave.release()
+            assert self.done.acquire(timeout=10), "nobody watches the step"
+
+
+class Counting(SimulatedPipeline):
+    """Counts the images it has finished."""
+
+    def __init__(self) -> None:
+        super().__init__(step_ms=0)
+        self.painted = 0
+
+    def render(
+        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures = NO_PICTURES
+    ) -> Iterator[Painted]:
+        for painted in super().render(images, watch, pictures):
+            self.painted += 1
+            yield painted
+
+
+class Broken(SimulatedPipeline):
+    """Raises `error` in the middle of a batch that has `poison` among its prompts."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__(step_ms=0)
+        self.error = error or ValueError("the engine stumbles")
+        self.batches: list[list[str]] = []
+
+    def render(
+        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures = NO_PICTURES
+    ) -> Iterator[Painted]:
+        self.batches.append([image.prompt for image in images])
+
+        def check(index: int, step: int) -> bool:
+            if step == 1 and any(image.prompt == "poison" for image in images):
+                raise self.error
+            return watch(index, step)
+
+        return super().render(images, check, pictures)
+
+
+class FailingStorage(LocalStorage):
+    """Stores pictures while `works` says so, asked with how many were tried before."""
+
+    def __init__(self, storage: Storage, error: Exception, works: Callable[[int], bool]) -> None:
+        super().__init__(folder_of(storage))
+        self._error = error
+        self._works = works
+        self.tried = 0
+
+    def put(self, key: str, content: bytes) -> None:
+        self.tried += 1
+        if not self._works(self.tried - 1):
+            raise self._error
+        super().put(key, content)
+
+
+def folder_of(storage: Storage) -> Path:
+    """Where a storage in a folder keeps its files."""
+    assert isinstance(storage, LocalStorage)
+    return storage._root
+
+
+class Flagging:
+    """Flags what `unsafe` says of the picture; raises what it raises. `tolerances` are those it was asked with."""
+
+    def __init__(self, unsafe: Callable[[Image.Image], bool]) -> None:
+        self._unsafe = unsafe
+        self.tolerances: list[int] = []
+
+    def check(self, image: Image.Image, tolerance: int) -> bool:
+        self.tolerances.append(tolerance)
+        return self._unsafe(image)
+
+
+class Workshop:
+    """One worker. `work` renders until nothing waits; what was rendered is published beside."""
+
+    def __init__(
+        self,
+        farm: Farm,
+        store: JobStore,
+        *,
+        pipeline: Pipeline | None = None,
+        storage: Storage | None = None,
+        checker: Checker | None = None,
+        name: str = "w1",
+        has_others: bool = False,
+    ) -> None:
+        self.farm = farm
+        self.store = store
+        self.storage = storage or farm.storage
+        self.draining = threading.Event()
+        self.failure_counter = FailureCounter(self.draining.set, has_others=lambda: has_others)
+        self.pipeline = pipeline or SimulatedPipeline(step_ms=0)
+        facts = jobs.FACTS | {"weights": self.pipeline.weights, "build": self.pipeline.build}
+        self.lease = Lease(store, worker=name, facts=lambda: facts, seconds=jobs.TERMS.lease_seconds)
+        encoder = Encoder(weights=self.pipeline.weights, build=self.pipeline.build, with_prompt=True)
+        self.publisher = Publisher(
+            store,
+            storage=self.storage,
+            encoder=encoder,
+            checker=checker or Flagging(lambda _: False),
+            lease=self.lease,
+            failure_counter=self.failure_counter,
+            draining=self.draining,
+        )
+        self.renderer = Renderer(
+            store,
+            worker=name,
+            pipeline=self.pipeline,
+            storage=self.storage,
+            lease=self.lease,
+            failure_counter=self.failure_counter,
+            publisher=self.publisher,
+            wake_ups=farm.wake_ups,
+            draining=self.draining,
+        )
+        # Takes nothing back: on a loaded machine a lease may run out though its worker lives.
+        self._patient = JobStore(farm.redis, replace(jobs.TERMS, lease_seconds=1_000_000))
+        self._thread: threading.Thread | None = None
+
+    def open(self) -> None:
+        self.lease.start()
+        listen_for_stops(connect_to_listen(self.farm.redis_url), self.lease.stop_rendering)
+
+    def work(self) -> None:
+        self.renderer.work()
+
+    def begin(self) -> None:
+        """Work in a thread of its own."""
+        self._thread = threading.Thread(target=self.renderer.work)
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait until nothing more is rendered."""
+        assert self._thread is not None
+        self._thread.join(10)
+        assert not self._thread.is_alive(), "the renderer does not come to an end"
+        self._thread = None
+
+    def close(self) -> None:
+        self.draining.set()
+        if self._thread is not None:
+            self.join()
+        self.publisher.close(seconds=10)
+        self.lease.close()
+
+    def end_of(self, job_id: str) -> Job:
+        """The job when it has ended; whatever waits for another try gets it at once."""
+
+        def ended() -> Job | None:
+            job = jobs.record(self.store, job_id)
+            if job.state.is_terminal:
+                return job
+            jobs.end_delays(self.farm.redis)
+            self._patient.reap()
+            if job.state is State.CREATED and self._thread is None:
+                self.work()
+            return None
+
+        job = wait_for(ended, seconds=30, what=f"the end of {job_id}")
+        assert job is not None
+        return job
+
+    def pictures(self, job: Job) -> list[bytes]:
+        """The bytes of a completed job's pictures."""
+        assert job.result is not None
+        return [self.storage.read(image.key) for image in job.result.images]
+
+
+#: Opens a worker of these parts.
+Opened = Callable[..., Workshop]

@@ -1,0 +1,536 @@
+"""OpenAI's dialect for the farm's own models: each field's effect or refusal, its answers, and the errors of `/v1`."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from typing import Any, cast, get_type_hints
+
+import pytest
+from openai.types.image_edit_params import ImageEditParamsBase
+from openai.types.image_generate_params import ImageGenerateParamsBase
+
+from farm.dialects import openai
+from farm.dialects.links import Links
+from farm.dialects.openai_common import (
+    FAILURES,
+    NO_TEXTS,
+    TOLERATED,
+    Asked,
+    Call,
+    Failed,
+    about_call,
+    failure,
+    from_texts,
+    overdue,
+    refusal,
+)
+from farm.dialects.openai_common import REFUSED as NOT_OFFERED
+from farm.domain.catalogue import KONTEXT_SIZES, MODELS
+from farm.domain.errors import (
+    FarmError,
+    Forbidden,
+    InvalidRequest,
+    NotReady,
+    Problem,
+    QueueFull,
+    StoreFull,
+    StoreUnavailable,
+    TooManyHeld,
+    Unauthorized,
+    UnknownModel,
+)
+from farm.domain.job import Code, Order, Source, State
+from farm.domain.request import Request
+from tests.unit.dialects import openai_requests
+from tests.unit.dialects.openai_requests import SPARE, brief, size, untried, without_effect
+from tests.unit.dialects.samples import BASE, CREATED_US, JOB_ID, LINKS, a_job, a_request, a_result
+
+URL = "https://a.example/a.png"
+FILE = b"\x89PNG"
+PICTURES = ("image", "image_url", "image_urls")
+
+SRPO = Request(
+    model="srpo", prompt="a fox", width=1024, height=1024, steps=28, guidance=4.5, seed=SPARE, output_format="png"
+)
+SRPO_EDIT = SRPO.model_copy(
+    update={"model": "srpo-image-to-image", "steps": 40, "strength": 0.95, "sizing": "input", "width": 1024}
+)
+KONTEXT = SRPO.model_copy(update={"model": "kontext-text-to-image", "guidance": 3.5})
+KONTEXT_EDIT = KONTEXT.model_copy(update={"model": "kontext", "sizing": "ratio"})
+
+Read = Callable[..., Asked]
+
+
+def generate(model: str, **sent: Any) -> Asked:
+    return openai.generation({"model": model, "prompt": "a fox"} | sent, default_seed=SPARE)
+
+
+def edit(model: str, *files: bytes, **sent: Any) -> Asked:
+    named = [("image", file) for file in files]
+    return openai.edit({"model": model, "prompt": "a fox"} | sent, named, default_seed=SPARE)
+
+
+def refused(read: Callable[[], Asked]) -> list[str]:
+    """The fields that a refusal names."""
+    with pytest.raises(InvalidRequest) as caught:
+        read()
+    return [problem.field for problem in caught.value.problems]
+
+
+FORMATS: list[openai_requests.Taken] = [
+    ({"output_format": "png"}, {}),
+    ({"output_format": "jpeg"}, {"output_format": "jpeg"}),
+]
+SEEDS: list[openai_requests.Taken] = [({"seed": 0}, {"seed": 0})]
+
+SIZES: list[openai_requests.Taken] = [
+    ({"size": "256x2560"}, size(256, 2560)),
+    ({"size": "301x299"}, size(301, 299)),
+    ({"image_size": {"width": 300}}, size(300, 512)),
+]
+NO_SIZES: list[openai_requests.Refused] = [
+    ({"size": "255x256"}, "size"),
+    ({"size": "256x2561"}, "size"),
+    ({"size": "2560x1094"}, "size"),
+    ({"size": "300x400", "image_size": "square"}, "size"),
+    ({"image_size": size(256, 2561)}, "image_size"),
+    ({"output_format": "gif"}, "output_format"),
+]
+SRPO_TAKEN = [
+    *openai_requests.TAKEN,
+    *openai_requests.SRPO_TAKEN,
+    *FORMATS,
+    *SEEDS,
+    *SIZES,
+    ({"size": "auto"}, {}),
+    ({"num_inference_steps": 1}, {"steps": 1}),
+    ({"acceleration": "regular"}, {"acceleration": "regular"}),
+]
+SRPO_REFUSED = [
+    *openai_requests.REFUSED,
+    *openai_requests.SRPO_REFUSED,
+    *NO_SIZES,
+    ({"strength": 0.5}, "strength"),
+    ({"image": URL}, "image"),
+]
+
+RATIOS: list[openai_requests.Taken] = [
+    ({"aspect_ratio": ratio}, {"width": width, "height": height, "sizing": "asked"})
+    for ratio, (width, height) in KONTEXT_SIZES.items()
+]
+KONTEXT_TAKEN = [
+    *openai_requests.TAKEN,
+    *FORMATS,
+    *SEEDS,
+    *RATIOS,
+    ({"size": "auto"}, {}),
+    ({"size": "1248x832"}, size(1248, 832) | {"sizing": "asked"}),
+    ({"size": "1248x832", "aspect_ratio": "3:2"}, size(1248, 832) | {"sizing": "asked"}),
+    ({"safety_tolerance": "6"}, {"safety_tolerance": 6}),
+    ({"safety_tolerance": 1}, {"safety_tolerance": 1}),
+]
+KONTEXT_REFUSED = [
+    *openai_requests.REFUSED,
+    ({"size": "1536x1024"}, "size"),
+    ({"size": "landscape_4_3"}, "size"),
+    ({"size": "1248x832", "aspect_ratio": "1:1"}, "size"),
+    ({"aspect_ratio": "5:4"}, "aspect_ratio"),
+    ({"aspect_ratio": 1}, "aspect_ratio"),
+    ({"safety_tolerance": "0"}, "safety_tolerance"),
+    ({"safety_tolerance": 7}, "safety_tolerance"),
+    ({"image_size": "square"}, "image_size"),
+    ({"num_inference_steps": 28}, "num_inference_steps"),
+    ({"enable_safety_checker": False}, "enable_safety_checker"),
+    ({"acceleration": "none"}, "acceleration"),
+]
+
+SRPO_EDIT_TAKEN = [
+    *openai_requests.TAKEN,
+    *[
+        (sent, changes | ({"sizing": "asked"} if "width" in changes else {}))
+        for sent, changes in openai_requests.SRPO_TAKEN
+    ],
+    *[(sent, changes | {"sizing": "asked"}) for sent, changes in SIZES],
+    *FORMATS,
+    *SEEDS,
+    ({"size": "auto"}, {}),
+    ({"num_inference_steps": 10}, {"steps": 10}),
+    ({"strength": 0.01}, {"strength": 0.01}),
+    ({"strength": 1}, {"strength": 1.0}),
+]
+SRPO_EDIT_REFUSED = [
+    *openai_requests.REFUSED,
+    *openai_requests.SRPO_REFUSED,
+    *NO_SIZES,
+    ({"num_inference_steps": 9}, "num_inference_steps"),
+    ({"strength": 0}, "strength"),
+    ({"strength": 1.01}, "strength"),
+    ({"strength": "0.5"}, "strength"),
+    ({"aspect_ratio": "1:1"}, "aspect_ratio"),
+]
+KONTEXT_EDIT_TAKEN = KONTEXT_TAKEN
+KONTEXT_EDIT_REFUSED = [*KONTEXT_REFUSED, ({"strength": 0.5}, "strength")]
+
+Case = tuple[str, Read, Request, type[Call], Sequence[openai_requests.Taken], Sequence[openai_requests.Refused]]
+#: What is asked of each model, its defaults, its schema, what is taken and what refused.
+CASES: dict[str, Case] = {
+    "srpo": ("srpo", generate, SRPO, openai.SrpoGeneration, SRPO_TAKEN, SRPO_REFUSED),
+    "kontext": ("kontext", generate, KONTEXT, openai.KontextGeneration, KONTEXT_TAKEN, KONTEXT_REFUSED),
+    "srpo-edit": ("srpo", edit, SRPO_EDIT, openai.SrpoEdit, SRPO_EDIT_TAKEN, SRPO_EDIT_REFUSED),
+    "kontext-edit": ("kontext", edit, KONTEXT_EDIT, openai.KontextEdit, KONTEXT_EDIT_TAKEN, KONTEXT_EDIT_REFUSED),
+}
+
+
+def sources_of(case: Case) -> tuple[Source, ...]:
+    return (Source("image_url", url=URL),) if case[1] is edit else ()
+
+
+def ask(case: Case, sent: dict[str, Any]) -> Asked:
+    """A call, with an image where one is needed."""
+    model, read, *_ = case
+    return read(model, **({"image_url": URL} if read is edit else {}) | sent)
+
+
+@pytest.mark.parametrize(
+    ("name", "sent", "changes"), [(name, *pair) for name, case in CASES.items() for pair in case[4]], ids=brief
+)
+def test_a_field_has_its_effect(name: str, sent: dict[str, Any], changes: dict[str, Any]) -> None:
+    model, _, default, *_ = case = CASES[name]
+    expected = Order(model, default.model_copy(update=changes), dialect="openai", sources=sources_of(case))
+
+    assert ask(case, sent) == Asked(expected, "url")
+
+
+@pytest.mark.parametrize(
+    ("name", "sent", "named"), [(name, *pair) for name, case in CASES.items() for pair in case[5]], ids=brief
+)
+def test_what_cannot_be_done_is_refused_by_name(name: str, sent: dict[str, Any], named: str) -> None:
+    assert refused(lambda: ask(CASES[name], sent)) == [named]
+
+
+def test_several_pictures_are_looked_at_only_as_far_as_is_allowed() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        openai.edit({"model": "kontext", "prompt": "a fox", "image_urls": [1] * 1000}, [], default_seed=SPARE)
+
+    assert len(caught.value.problems) <= 6
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_field_is_tried_here(name: str) -> None:
+    *_, schema, taken, refused = CASES[name]
+
+    assert untried(schema, taken, refused) - set(PICTURES) == set()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_has_no_effect_is_listed_as_tolerated(name: str) -> None:
+    without = without_effect(CASES[name][4])
+
+    # How pictures are carried shows in the answer; `style` is sent as null.
+    assert without - {"sync_mode", "response_format", "style"} == set(TOLERATED)
+
+
+@pytest.mark.parametrize(
+    ("params", "schemas"),
+    [
+        (ImageGenerateParamsBase, (openai.SrpoGeneration, openai.KontextGeneration)),
+        (ImageEditParamsBase, (openai.SrpoEdit, openai.KontextEdit)),
+    ],
+)
+def test_everything_that_openais_library_can_send_is_decided(params: Any, schemas: tuple[type[Call], ...]) -> None:
+    names = {*get_type_hints(params), "stream"}
+
+    for schema in schemas:
+        assert names - set(NOT_OFFERED) <= set(schema.model_fields)
+    assert set(NOT_OFFERED).isdisjoint(openai.SrpoEdit.model_fields)
+
+
+@pytest.mark.parametrize("reason", [*TOLERATED.values(), *NOT_OFFERED.values()])
+def test_every_exception_has_its_reason(reason: str) -> None:
+    assert reason
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    named = refused(lambda: generate("srpo", mask="x", style="vivid", n=9, output_format="webp"))
+
+    assert sorted(named) == ["mask", "n", "output_format", "style"]
+
+
+def test_a_refused_format_and_size_tell_what_is_allowed() -> None:
+    with pytest.raises(InvalidRequest, match=r"'jpeg' or 'png'.*webp"):
+        generate("srpo", output_format="webp")
+    with pytest.raises(InvalidRequest, match=r"99x99.*256–2560"):
+        generate("srpo", size="99x99")
+    with pytest.raises(InvalidRequest, match=r"1536x1024.*1248x832"):
+        generate("kontext", size="1536x1024")
+
+
+@pytest.mark.parametrize(
+    ("sent", "carriage"),
+    [({"response_format": "b64_json"}, "b64_json"), ({"sync_mode": True}, "data")],
+    ids=brief,
+)
+@pytest.mark.parametrize("name", CASES)
+def test_pictures_that_the_answer_carries_are_not_kept(name: str, sent: dict[str, Any], carriage: str) -> None:
+    asked = ask(CASES[name], sent)
+
+    assert (asked.carriage, asked.order.inline) == (carriage, True)
+
+
+def test_every_id_is_the_farms_own() -> None:
+    ids = {model_id for model in MODELS for model_id in model.of("openai")}
+
+    assert {*openai.GENERATES, *openai.EDITS} == ids == {model.name for model in MODELS}
+
+
+@pytest.mark.parametrize(
+    ("model", "files", "meant"),
+    [
+        ("srpo", 1, "srpo-image-to-image"),
+        ("srpo-image-to-image", 1, "srpo-image-to-image"),
+        ("kontext", 1, "kontext"),
+        ("kontext", 2, "kontext-multi"),
+        ("kontext", 4, "kontext-multi"),
+        ("kontext-multi", 1, "kontext-multi"),
+        ("kontext-multi", 4, "kontext-multi"),
+    ],
+)
+def test_the_model_follows_from_its_id_and_the_number_of_images(model: str, files: int, meant: str) -> None:
+    order = edit(model, *[FILE] * files).order
+
+    assert (order.endpoint, order.request.model, len(order.sources)) == (model, meant, files)
+
+
+@pytest.mark.parametrize(("model", "files"), [("srpo", 2), ("kontext", 5), ("kontext-multi", 5)])
+def test_more_images_than_a_model_takes_are_refused(model: str, files: int) -> None:
+    assert refused(lambda: edit(model, *[FILE] * files)) == ["image"]
+    assert refused(lambda: edit(model, image_urls=[URL] * files)) == ["image_urls"]
+
+
+#: How images are named, and what becomes of it.
+NAMED: list[tuple[dict[str, Any], tuple[Source, ...]]] = [
+    ({"image": URL}, (Source("image", url=URL),)),
+    ({"image": [URL]}, (Source("image", url=URL),)),
+    ({"image": [URL, "data:,x"]}, (Source("image.0", url=URL), Source("image.1", url="data:,x"))),
+    ({"image_url": URL}, (Source("image_url", url=URL),)),
+    ({"image_urls": [URL]}, (Source("image_urls", url=URL),)),
+    ({"image_urls": ["data:,x", URL]}, (Source("image_urls.0", url="data:,x"), Source("image_urls.1", url=URL))),
+    ({"image_url": URL, "image": None, "image_urls": []}, (Source("image_url", url=URL),)),
+]
+#: Images that are named wrongly, and the name that the refusal must give.
+NOT_NAMED: list[openai_requests.Refused] = [
+    ({}, "image"),
+    ({"image": []}, "image"),
+    ({"image_urls": []}, "image"),
+    ({"image": 5}, "image"),
+    ({"image": ""}, "image.0"),
+    ({"image": [URL, 5]}, "image.1"),
+    ({"image_url": ""}, "image_url"),
+    ({"image_url": [URL]}, "image_url"),
+    ({"image_urls": {"a": URL}}, "image_urls"),
+    ({"image": URL, "image_url": URL}, "image_url"),
+    ({"image": URL, "image_urls": [URL]}, "image_urls"),
+]
+
+
+@pytest.mark.parametrize(("sent", "sources"), NAMED, ids=brief)
+def test_images_are_named_in_one_of_three_ways(sent: dict[str, Any], sources: tuple[Source, ...]) -> None:
+    assert edit("kontext", **sent).order.sources == sources
+
+
+@pytest.mark.parametrize(("sent", "named"), NOT_NAMED, ids=brief)
+def test_images_that_are_not_named_so_are_refused(sent: dict[str, Any], named: str) -> None:
+    assert refused(lambda: edit("kontext", **sent)) == [named]
+
+
+@pytest.mark.parametrize("field", PICTURES)
+def test_every_way_to_name_images_is_tried_here(field: str) -> None:
+    assert field in {name for sent, _ in NAMED for name in sent}
+    assert field in {name.partition(".")[0] for _, name in NOT_NAMED}
+
+
+def test_files_are_the_images_in_their_order() -> None:
+    assert edit("kontext", b"1", b"2").order.sources == (
+        Source("image.0", content=b"1"),
+        Source("image.1", content=b"2"),
+    )
+    assert edit("srpo", b"1").order.sources == (Source("image", content=b"1"),)
+
+
+def test_files_and_named_images_at_once_are_refused() -> None:
+    assert refused(lambda: edit("kontext", FILE, image_url=URL)) == ["image_url"]
+
+
+@pytest.mark.parametrize("name", ["mask", "markup", "prompt", "image_url", "images"])
+def test_any_other_file_is_refused_by_name(name: str) -> None:
+    body = {"model": "kontext", "prompt": "a fox"}
+
+    assert refused(lambda: openai.edit(body, [("image", FILE), (name, FILE)], default_seed=SPARE)) == [name]
+
+
+def test_numbers_and_switches_of_a_form_are_read_as_such() -> None:
+    texts = {"prompt": "12", "n": "4", "strength": "0.5", "sync_mode": "true", "seed": "x", "user": "1"}
+    sizes = {"image_size": {"width": "512"}}
+
+    assert from_texts(texts | sizes) == {
+        "prompt": "12",
+        "n": 4,
+        "strength": 0.5,
+        "sync_mode": True,
+        "seed": "x",
+        "user": "1",
+        "image_size": {"width": 512},
+    }
+
+
+@pytest.mark.parametrize("text", ["", '"4"', "[4]", "{}", "null", "4 5", "1e999x"])
+def test_what_is_no_number_in_a_form_stays_a_text(text: str) -> None:
+    assert from_texts({"n": text}) == {"n": text}
+
+
+@pytest.mark.parametrize("schema", [openai.SrpoEdit, openai.KontextEdit])
+def test_every_number_and_switch_is_known_as_such(schema: type[Call]) -> None:
+    fields = schema.model_json_schema()["properties"]
+    kinds = {name: {part.get("type") for part in (field, *field.get("anyOf", ()))} for name, field in fields.items()}
+
+    assert {name for name, kind in kinds.items() if kind & {"integer", "number", "boolean"}} <= NO_TEXTS
+
+
+def test_an_answer() -> None:
+    result = a_result(images=2)
+    job = a_job(State.COMPLETED, request=a_request(output_format="png", images=2))
+
+    assert openai.answer(job, result, "url", LINKS) == {
+        "created": CREATED_US // 1_000_000 + 3,
+        "data": [{"url": f"{BASE}/files/{image.key}"} for image in result.images],
+        "output_format": "png",
+        "size": "256x256",
+        "seed": 7,
+        "has_nsfw_concepts": [False, False],
+    }
+
+
+def test_base64_takes_the_urls_place() -> None:
+    result = a_result()
+
+    (item,) = openai.answer(a_job(State.COMPLETED), result, "b64_json", LINKS)["data"]
+
+    assert item == {"b64_json": base64.b64encode(result.images[0].key.encode()).decode()}
+
+
+def test_a_prompt_that_was_rewritten_is_told() -> None:
+    job = a_job(State.COMPLETED, request=a_request(prompt="a fox in the snow", original_prompt="a fox"))
+
+    assert openai.answer(job, a_result(), "url", LINKS)["data"][0]["revised_prompt"] == "a fox in the snow"
+
+
+def test_warnings_are_told() -> None:
+    answer = openai.answer(a_job(State.COMPLETED), a_result(warnings=("The prompt is long.",)), "url", LINKS)
+
+    assert answer["warnings"] == ["The prompt is long."]
+
+
+TWO = InvalidRequest([Problem("size", "no size", "size_parsing", "x"), Problem("n", "too many", "less_than_equal")])
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "told"),
+    [
+        (422, TWO, (400, "invalid_request_error", "size", "size_parsing")),
+        (
+            422,
+            InvalidRequest([Problem("", "no JSON", "json_invalid")]),
+            (400, "invalid_request_error", None, "json_invalid"),
+        ),
+        (401, Unauthorized(), (401, "invalid_request_error", None, "invalid_api_key")),
+        (403, Forbidden(), (403, "permission_error", None, "forbidden")),
+        (404, UnknownModel(), (404, "invalid_request_error", "model", "model_not_found")),
+        (429, QueueFull(), (429, "rate_limit_error", None, "rate_limit_exceeded")),
+        (429, StoreFull(), (429, "rate_limit_error", None, "rate_limit_exceeded")),
+        (429, TooManyHeld(), (429, "rate_limit_error", None, "rate_limit_exceeded")),
+        (503, StoreUnavailable(), (503, "server_error", None, "store_unavailable")),
+        (503, NotReady(), (503, "server_error", None, "not_ready")),
+        (500, FarmError(), (500, "server_error", None, "internal_error")),
+    ],
+    ids=brief,
+)
+def test_an_error_is_one_that_all_clients_read(status: int, error: FarmError, told: tuple[Any, ...]) -> None:
+    found = refusal(status, error)
+
+    code, kind, param, slug = told
+    assert found.status == found.body["statusCode"] == code
+    assert found.body["error"] == {"message": str(error), "type": kind, "param": param, "code": slug}
+    assert found.body["message"] == str(error)
+
+
+def test_an_error_says_of_which_call_it_is() -> None:
+    assert about_call("/v1/images/edits", "r-1", CREATED_US) == {
+        "path": "/v1/images/edits",
+        "requestId": "r-1",
+        "timestamp": "2026-01-02T03:04:05.678Z",
+    }
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("image_load_error", 400),
+        ("image_too_small", 400),
+        ("image_too_large", 400),
+        ("file_too_large", 400),
+        ("file_download_error", 400),
+        ("unsupported_image_format", 400),
+        (Code.CANCELLED, 499),
+        (Code.CLIENT_DISCONNECTED, 499),
+        (Code.START_TIMEOUT, 504),
+        (Code.RENDER_TIMEOUT, 504),
+        (Code.ATTEMPTS_EXHAUSTED, 500),
+        (Code.PREPARATION_FAILED, 500),
+        ("render_failed", 500),
+        ("never heard of", 500),
+    ],
+)
+def test_a_failed_job_tells_why(code: str, status: int) -> None:
+    told, error = failure(a_job(State.FAILED, code=code, error="It did not work."))
+
+    assert (told, error.code, error.param, str(error)) == (status, code, None, "It did not work.")
+
+
+@pytest.mark.parametrize(
+    ("error", "param"),
+    [
+        ("image_urls.1: it is no picture", "image_urls.1"),
+        ("image_urls.1 (a.example): it is no picture", "image_urls.1"),
+        ("image_urls.10: it is no picture", None),
+        ("It is no picture", None),
+    ],
+)
+def test_an_image_that_cannot_be_used_is_named(error: str, param: str | None) -> None:
+    request = a_request(source_fields=("image_urls.0", "image_urls.1"))
+
+    _, told = failure(a_job(State.FAILED, request=request, code="image_load_error", error=error))
+
+    assert told.param == param
+
+
+@pytest.mark.parametrize("status", FAILURES.values())
+def test_no_failure_invites_to_come_again(status: int) -> None:
+    """Some clients send a call again for these whatever else an answer says."""
+    assert status not in (408, 409, 429)
+
+
+def test_a_call_that_was_held_in_vain_is_told_where_its_job_is() -> None:
+    status, error = overdue(JOB_ID, BASE)
+
+    assert (status, error.code) == (504, "request_timeout")
+    assert f"{BASE}/farm/v1/jobs/{JOB_ID}" in str(error)
+    assert isinstance(error, Failed)
+
+
+def test_a_picture_that_cannot_be_read_is_an_error() -> None:
+    def gone(key: str) -> bytes:
+        raise FarmError
+
+    with pytest.raises(FarmError):
+        openai.answer(a_job(State.COMPLETED), a_result(), "b64_json", Links(BASE, file=cast(Any, gone), content=gone))

@@ -1,0 +1,703 @@
+"""WaveSpeed's dialect: each field's effect or refusal, its predictions and its error numbers."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import replace
+from functools import reduce
+from typing import Any
+
+import pytest
+
+from farm.dialects import wavespeed
+from farm.dialects.links import Links
+from farm.domain.errors import (
+    FarmError,
+    IdempotencyConflict,
+    InvalidRequest,
+    NotFound,
+    Problem,
+    QueueFull,
+    StorageError,
+    StoreUnavailable,
+    TooManyHeld,
+)
+from farm.domain.job import TERMINAL, Code, Order, Search, Source, State, Webhook
+from farm.domain.request import Request
+from tests.unit.dialects import golden
+from tests.unit.dialects.samples import A_DUE, BASE, CREATED_US, JOB_ID, LINKS, a_job, a_result
+
+SPARE = 1_234_567
+SRPO, IMAGE = "srpo", "srpo-image-to-image"
+FOX = "https://example.com/fox.png"
+DATA = "data:image/png;base64,iVBORw0KGgo="
+DEFAULT = Request(model=SRPO, prompt="a fox", width=1024, height=1024, steps=28, guidance=3.5, seed=SPARE)
+#: By model: its id here, the least that is sent, and what that asks for.
+ENDPOINTS = {SRPO: "wavespeed-ai/flux-srpo", IMAGE: "wavespeed-ai/flux-srpo-image-to-image"}
+LEAST: dict[str, dict[str, Any]] = {SRPO: {"prompt": "a fox"}, IMAGE: {"prompt": "a fox", "image": FOX}}
+REQUESTS = {SRPO: DEFAULT, IMAGE: DEFAULT.model_copy(update={"model": IMAGE, "strength": 0.8})}
+SOURCES = {SRPO: (), IMAGE: (Source("image", FOX),)}
+PAGE = golden.load("wavespeed-flux-srpo")
+JSON_KINDS = {"integer": int, "string": str, "array": list, "object": dict}
+
+
+def read(query: str = "", *, model: str = SRPO, **fields: Any) -> wavespeed.Submit:
+    body = LEAST[model] | fields
+    return wavespeed.read(body, query, endpoint=ENDPOINTS[model], model=model, default_seed=SPARE)
+
+
+def submit(model: str = SRPO, *, held: bool = False, inline: bool = False, **changes: Any) -> wavespeed.Submit:
+    """What the least that is sent asks for, with these changes of its request, or of what belongs to the job."""
+    webhook, sources = changes.pop("webhook", None), changes.pop("sources", SOURCES[model])
+    request = REQUESTS[model].model_copy(update=changes)
+    order = Order(ENDPOINTS[model], request, dialect="wavespeed", webhook=webhook, inline=inline, sources=sources)
+    return wavespeed.Submit(order, held=held)
+
+
+def refused(query: str = "", **fields: Any) -> list[Problem]:
+    """What is wrong with this query and these fields."""
+    with pytest.raises(InvalidRequest) as caught:
+        read(query, **fields)
+    return caught.value.problems
+
+
+def size(width: int, height: int) -> dict[str, int]:
+    return {"width": width, "height": height}
+
+
+#: What is sent to any model, what changes in the request, or, for what belongs to the job, in the rest of the order.
+TAKEN: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"prompt": "a" * 4000}, {"prompt": "a" * 4000}),
+    ({"size": "256*1536"}, size(256, 1536)),
+    ({"size": "1536*256"}, size(1536, 256)),
+    ({"size": "301*299"}, size(301, 299)),
+    ({"size": None}, {}),
+    ({"width": 300}, size(300, 1024)),
+    ({"height": 300}, size(1024, 300)),
+    ({"width": 256, "height": 1536}, size(256, 1536)),
+    ({"width": 300.0, "height": 400.0}, size(300, 400)),
+    ({"size": "300*400", "width": 300, "height": 400}, size(300, 400)),
+    ({"size": "300*400", "width": 300}, size(300, 400)),
+    ({"size": "300*400", "height": 400}, size(300, 400)),
+    ({"num_inference_steps": 1}, {"steps": 1}),
+    ({"num_inference_steps": 50}, {"steps": 50}),
+    ({"num_inference_steps": 2.0}, {"steps": 2}),
+    ({"seed": -1}, {}),
+    ({"seed": 0}, {"seed": 0}),
+    ({"seed": 2**31 - 1}, {"seed": 2**31 - 1}),
+    ({"seed": 5.0}, {"seed": 5}),
+    ({"guidance_scale": 1}, {"guidance": 1.0}),
+    ({"guidance_scale": 20}, {"guidance": 20.0}),
+    ({"guidance_scale": 3.14}, {"guidance": 3.14}),
+    ({"output_format": "jpeg"}, {}),
+    ({"output_format": "png"}, {"output_format": "png"}),
+    ({"enable_base64_output": False}, {}),
+    ({"enable_base64_output": True}, {"inline": True}),
+    ({"enable_sync_mode": False}, {}),
+    ({"enable_sync_mode": True}, {"held": True}),
+    ({"enhance_prompt": False}, {}),
+    ({"enhance_prompt": True}, {"enhance": True}),
+]
+
+#: The same for one model.
+TAKEN_BY: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    (SRPO, {"strength": 0}, {}),
+    (SRPO, {"strength": 0.8}, {}),
+    (SRPO, {"strength": 1}, {}),
+    (SRPO, {"strength": None}, {}),
+    (SRPO, {"image": None, "strength": 0.3}, {}),
+    (IMAGE, {"image": DATA}, {"sources": (Source("image", DATA),)}),
+    (IMAGE, {"strength": 0}, {"strength": 0.0}),
+    (IMAGE, {"strength": 0.25}, {"strength": 0.25}),
+    (IMAGE, {"strength": 1}, {"strength": 1.0}),
+]
+
+#: What is sent to any model, the name that the refusal must give.
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"prompt": ""}, "prompt"),
+    ({"prompt": "a" * 5000}, "prompt"),
+    ({"prompt": None}, "prompt"),
+    ({"prompt": "\ud800"}, "prompt"),
+    ({"size": "255*256"}, "size"),
+    ({"size": "１０２４*1024"}, "size"),
+    ({"size": "256*255"}, "size"),
+    ({"size": "1537*256"}, "size"),
+    ({"size": "256*1537"}, "size"),
+    ({"size": "99999999999*256"}, "size"),
+    ({"size": "1024x1024"}, "size"),
+    ({"size": "1024"}, "size"),
+    ({"size": "1024*"}, "size"),
+    ({"size": "1024*1024*3"}, "size"),
+    ({"size": " 1024*1024"}, "size"),
+    ({"size": "1024.0*1024"}, "size"),
+    ({"size": "-300*300"}, "size"),
+    ({"size": ""}, "size"),
+    ({"size": 1024}, "size"),
+    ({"size": {"width": 300, "height": 300}}, "size"),
+    ({"size": "300*400", "width": 400, "height": 300}, "size"),
+    ({"size": "300*400", "width": 301}, "size"),
+    ({"size": "300*400", "height": 401}, "size"),
+    ({"width": 255}, "width"),
+    ({"width": 1537}, "width"),
+    ({"height": 255}, "height"),
+    ({"height": 1537}, "height"),
+    ({"strength": -0.01}, "strength"),
+    ({"strength": 1.01}, "strength"),
+    ({"strength": "0.8"}, "strength"),
+    ({"strength": True}, "strength"),
+    ({"strength": float("nan")}, "strength"),
+    ({"num_inference_steps": 0}, "num_inference_steps"),
+    ({"num_inference_steps": 51}, "num_inference_steps"),
+    ({"seed": -2}, "seed"),
+    ({"seed": 2**31}, "seed"),
+    ({"seed": None}, "seed"),
+    ({"guidance_scale": 0.99}, "guidance_scale"),
+    ({"guidance_scale": 20.01}, "guidance_scale"),
+    ({"guidance_scale": float("inf")}, "guidance_scale"),
+    ({"output_format": "webp"}, "output_format"),
+    ({"enable_base64_output": "true"}, "enable_base64_output"),
+    ({"enable_base64_output": 1}, "enable_base64_output"),
+    ({"enable_sync_mode": "true"}, "enable_sync_mode"),
+    ({"enable_sync_mode": None}, "enable_sync_mode"),
+    ({"enhance_prompt": "true"}, "enhance_prompt"),
+    ({"enhance_prompt": None}, "enhance_prompt"),
+    ({"image": ""}, "image"),
+    ({"image": 5}, "image"),
+    ({"image": [FOX]}, "image"),
+    ({"image": {"url": FOX}}, "image"),
+    ({"images": [FOX]}, "images"),
+    ({"image_url": FOX}, "image_url"),
+    ({"num_images": 2}, "num_images"),
+    ({"enable_safety_checker": False}, "enable_safety_checker"),
+]
+
+#: The same for one model.
+REFUSED_BY: list[tuple[str, dict[str, Any], str]] = [
+    (IMAGE, {"image": None}, "image"),
+    (IMAGE, {"strength": None}, "strength"),
+]
+
+
+def brief(value: object) -> str:
+    return repr(value)[:40]
+
+
+@pytest.mark.parametrize("model", wavespeed.INPUTS)
+def test_the_defaults_are_those_of_the_contract(model: str) -> None:
+    assert read(model=model) == submit(model)
+
+
+@pytest.mark.parametrize(
+    ("model", "sent", "changes"), [(model, *case) for model in wavespeed.INPUTS for case in TAKEN] + TAKEN_BY, ids=brief
+)
+def test_a_field_has_its_effect_and_no_other(model: str, sent: dict[str, Any], changes: dict[str, Any]) -> None:
+    assert read(model=model, **sent) == submit(model, **changes)
+
+
+@pytest.mark.parametrize(
+    ("model", "sent", "named"),
+    [(model, *case) for model in wavespeed.INPUTS for case in REFUSED] + REFUSED_BY,
+    ids=brief,
+)
+def test_what_cannot_be_honoured_is_refused_by_name(model: str, sent: dict[str, Any], named: str) -> None:
+    assert [problem.field for problem in refused(model=model, **sent)] == [named]
+
+
+@pytest.mark.parametrize("strength", [None, 0, 0.3, 1])
+def test_text_to_image_with_an_image_is_image_to_image(strength: float | None) -> None:
+    """Named as the caller named it."""
+    asked = read(image=FOX, strength=strength, seed=3).order
+
+    wanted = read(model=IMAGE, strength=0.8 if strength is None else strength, seed=3).order
+    assert asked == replace(wanted, endpoint=ENDPOINTS[SRPO])
+
+
+@pytest.mark.parametrize("field", ["width", "height", "num_inference_steps", "seed"])
+@pytest.mark.parametrize("sent", [2.5, "2", True, [2], {}])
+def test_a_whole_number_is_nothing_else(field: str, sent: Any) -> None:
+    assert [problem.field for problem in refused(**{field: sent})] == [field]
+
+
+@pytest.mark.parametrize(
+    ("model", "field"), [(model, field) for model in wavespeed.INPUTS for field in wavespeed.INPUTS[model].model_fields]
+)
+def test_every_field_of_every_schema_is_tried_here(model: str, field: str) -> None:
+    """A new field fails here until its effect and its refusal stand in the tables above."""
+    taken = [sent for sent, _ in TAKEN] + [sent for name, sent, _ in TAKEN_BY if name == model]
+    refusals = [sent for sent, _ in REFUSED] + [sent for name, sent, _ in REFUSED_BY if name == model]
+
+    assert field in {name for sent in taken for name in sent}
+    assert field in {name for sent in refusals for name in sent}
+
+
+def test_what_is_tolerated_without_effect_is_listed() -> None:
+    """A field that never changes anything stands in the list; the image makes another model's request of it."""
+    effective = {name for sent, changes in TAKEN if changes for name in sent} | {"image"}
+
+    assert set(wavespeed.TextToImageInput.model_fields) - effective == set(wavespeed.TOLERATED)
+
+
+def test_image_to_image_tolerates_nothing() -> None:
+    taken = TAKEN + [(sent, changes) for model, sent, changes in TAKEN_BY if model == IMAGE]
+
+    assert {name for sent, changes in taken if changes for name in sent} == set(
+        wavespeed.ImageToImageInput.model_fields
+    )
+
+
+@pytest.mark.parametrize("model", wavespeed.INPUTS)
+def test_a_wavespeed_picture_is_always_checked(model: str) -> None:
+    assert read(model=model).order.request.safety is True
+
+
+def test_image_to_image_without_an_image_lacks_it() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        wavespeed.read({"prompt": "a fox"}, "", endpoint=ENDPOINTS[IMAGE], model=IMAGE, default_seed=SPARE)
+
+    body = wavespeed.problem(400, caught.value)
+    assert (body["data"]["code"], body["message"]) == (1400, "image: this field is required")
+
+
+@pytest.mark.parametrize(
+    ("sent", "value", "allowed"),
+    [
+        ({"size": "9*9"}, "9*9", "256–1536"),
+        ({"size": "300*400", "width": 301}, "300*400", "one of the two"),
+        ({"width": 2000}, "2000", "1536"),
+        ({"strength": 1.5}, "1.5", "1"),
+        ({"image": 5}, "5", "string"),
+        ({"num_images": 2}, "", "num_inference_steps"),
+    ],
+    ids=brief,
+)
+def test_a_refusal_tells_the_value_and_what_is_allowed(sent: dict[str, Any], value: str, allowed: str) -> None:
+    (problem,) = refused(**sent)
+
+    assert value in problem.message
+    assert allowed in problem.message
+
+
+def test_the_pages_own_example_lacks_the_prompt() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        wavespeed.read(PAGE["body"], "", endpoint=ENDPOINTS[SRPO], model=SRPO, default_seed=SPARE)
+
+    body = wavespeed.problem(400, caught.value)
+    assert (body["code"], body["data"]["code"]) == (400, 1400)
+    assert "prompt" in body["message"]
+    assert "prompt" in body["data"]["error"]
+
+
+def test_the_pages_own_example_with_a_prompt_is_taken() -> None:
+    assert read(**PAGE["body"]) == submit()
+
+
+@pytest.mark.parametrize(
+    ("query", "url"),
+    [
+        ("webhook=https%3A%2F%2Fa.example%2Fhook", "https://a.example/hook"),
+        ("webhook=https%3A%2F%2Fa.example%2Fhook%3Fx%3D1%26y%3Da%2Bb+c", "https://a.example/hook?x=1&y=a+b c"),
+        ("webhook=https:%2F%2Fa.example%2Fhook%3Fx%3D1", "https://a.example/hook?x=1"),
+        ("webhook=https://a.example/hook%3Fx=1", "https://a.example/hook?x=1"),
+        ("webhook=https://a.example/hook", "https://a.example/hook"),
+        ("webhook=https://a.example/hook&", "https://a.example/hook"),
+        ("webhook=https://a.example/hook?x=1", "https://a.example/hook?x=1"),
+        ("webhook=https://a.example/hook?x=1&y=%2F+%26&z", "https://a.example/hook?x=1&y=%2F+%26&z"),
+        ("webhook=https://a.example?webhook=1&webhook=2", "https://a.example?webhook=1&webhook=2"),
+        ("webhook=HTTP://a.example/?x=1&y=2", "HTTP://a.example/?x=1&y=2"),
+    ],
+)
+def test_the_webhook_of_the_address_is_read_encoded_or_not(query: str, url: str) -> None:
+    assert read(query) == submit(webhook=Webhook(url, TERMINAL))
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("webhook=", ["webhook"]),
+        ("webhook", ["webhook"]),
+        ("webhook=https://a.example&webhook=https://b.example", ["webhook"]),
+        ("mode=fast", ["mode"]),
+        ("mode", ["mode"]),
+        ("=", [""]),
+        ("a=1&b=2", ["a", "b"]),
+        ("mode=fast&webhook=https://a.example", ["mode"]),
+        ("webhook=https://a.example/hook&mode=fast", ["mode"]),
+        ("Webhook=https://a.example", ["Webhook"]),
+    ],
+)
+def test_what_else_stands_in_the_address_is_refused_by_name(query: str, named: list[str]) -> None:
+    assert [problem.field for problem in refused(query)] == named
+
+
+@pytest.mark.parametrize("switch", [{"enable_base64_output": True}, {"enable_sync_mode": True}], ids=brief)
+def test_a_webhook_does_not_go_with_an_answer_that_is_the_picture(switch: dict[str, Any]) -> None:
+    (problem,) = refused("webhook=https://a.example", **switch)
+
+    assert problem.field == "webhook"
+    assert f"does not go with {next(iter(switch))}" in problem.message
+
+
+def listed(body: dict[str, Any] | None = None, query: str = "") -> wavespeed.Listing:
+    return wavespeed.read_listing(body or {}, query)
+
+
+def test_a_list_is_its_first_hundred_unless_told_otherwise() -> None:
+    assert listed() == wavespeed.Listing(page=1, size=100, search=Search())
+
+
+#: What is sent, what follows from it.
+LISTED: list[tuple[dict[str, Any], wavespeed.Listing]] = [
+    ({"page": 3, "page_size": 20}, wavespeed.Listing(3, 20, Search())),
+    ({"page": 3.0}, wavespeed.Listing(3, 100, Search())),
+    ({"page_size": 1}, wavespeed.Listing(1, 1, Search())),
+    ({"model": "wavespeed-ai/flux-srpo"}, wavespeed.Listing(1, 100, Search(endpoint="wavespeed-ai/flux-srpo"))),
+    ({"status": "created"}, wavespeed.Listing(1, 100, Search(state=State.CREATED))),
+    ({"status": "failed"}, wavespeed.Listing(1, 100, Search(state=State.FAILED))),
+    ({"created_after": "2026-01-02T03:04:05.678901Z"}, wavespeed.Listing(1, 100, Search(after_us=CREATED_US))),
+    ({"created_before": "2026-01-02T03:04:05.678Z"}, wavespeed.Listing(1, 100, Search(before_us=CREATED_US + 98))),
+    ({"model": None, "status": None, "created_after": None}, wavespeed.Listing(1, 100, Search())),
+]
+
+#: What is sent, the name that the refusal must give.
+NOT_LISTED: list[tuple[dict[str, Any], str]] = [
+    ({"page": 0}, "page"),
+    ({"page": "1"}, "page"),
+    ({"page": True}, "page"),
+    ({"page": 10**18}, "page"),
+    ({"page_size": 0}, "page_size"),
+    ({"page_size": 101}, "page_size"),
+    ({"model": ""}, "model"),
+    ({"model": 5}, "model"),
+    ({"status": "done"}, "status"),
+    ({"created_after": "yesterday"}, "created_after"),
+    ({"created_after": ""}, "created_after"),
+    ({"created_after": 1767323045}, "created_after"),
+    ({"created_before": "2026-02-30T00:00:00Z"}, "created_before"),
+    ({"created_before": "2026-01-02T03:04:05+99:00"}, "created_before"),
+    ({"limit": 5}, "limit"),
+]
+
+
+@pytest.mark.parametrize(("sent", "listing"), LISTED, ids=brief)
+def test_a_list_is_read(sent: dict[str, Any], listing: wavespeed.Listing) -> None:
+    assert listed(sent) == listing
+
+
+@pytest.mark.parametrize(("sent", "named"), NOT_LISTED, ids=brief)
+def test_a_list_that_cannot_be_given_is_refused_by_name(sent: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        listed(sent)
+    assert [problem.field for problem in caught.value.problems] == [named]
+
+
+@pytest.mark.parametrize("field", wavespeed.ListInput.model_fields)
+def test_every_field_of_the_list_is_tried_here(field: str) -> None:
+    assert field in {name for sent, _ in LISTED for name in sent}
+    assert field in {name for sent, _ in NOT_LISTED for name in sent}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-01-02T00:00:00Z",
+        "2026-01-02T00:00:00.000Z",
+        "2026-01-02T00:00:00.000000000Z",
+        "2026-01-02T01:00:00+01:00",
+        "2026-01-02T00:00:00",
+        "2026-01-02 00:00",
+        "2026-01-02",
+        "20260102T000000Z",
+    ],
+)
+def test_a_time_without_a_zone_is_utc(text: str) -> None:
+    assert listed({"created_after": text}).search.after_us == 1_767_312_000_000_000
+
+
+def test_a_list_may_be_asked_for_in_the_address() -> None:
+    query = "page=2&page_size=10&status=completed&model=wavespeed-ai%2Fflux-srpo&created_after=2026-01-02"
+
+    listing = listed(query=query)
+
+    assert (listing.page, listing.size, listing.skip) == (2, 10, 10)
+    assert listing.search == Search(1_767_312_000_000_000, None, State.COMPLETED, "wavespeed-ai/flux-srpo")
+
+
+@pytest.mark.parametrize(
+    "query", ["page=x", "page=-1", "page=1.0", "page=%D9%A1", "page=", "page=1&page=2", "page=9e9"]
+)
+def test_a_number_in_the_address_is_nothing_else(query: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"^page: "):
+        listed(query=query)
+
+
+def test_what_is_given_in_two_places_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="page_size: given in the address and in the body"):
+        listed({"page": 1, "page_size": 10}, "page_size=10")
+
+
+@pytest.mark.parametrize("state", State)
+def test_an_answer_has_the_fields_and_types_of_the_page(state: State) -> None:
+    answer = json.loads(json.dumps(wavespeed.envelope(wavespeed.prediction(a_job(state), LINKS))))
+
+    assert (answer["code"], answer["message"]) == (200, "success")
+    for path, kind in PAGE["answer"].items():
+        found: Any = reduce(lambda part, name: part[name], path.split("."), answer)
+        assert type(found) is JSON_KINDS[kind], path
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_prediction_has_the_same_fields_in_every_state(state: State) -> None:
+    assert set(wavespeed.prediction(a_job(state), LINKS)) == set(wavespeed.prediction(a_job(), LINKS))
+
+
+@pytest.mark.parametrize("state", [State.CREATED, State.PROCESSING])
+def test_an_unfinished_prediction(state: State) -> None:
+    prediction = wavespeed.prediction(a_job(state, endpoint="wavespeed-ai/flux-1-srpo"), LINKS)
+
+    assert (prediction["id"], prediction["model"]) == (JOB_ID, "wavespeed-ai/flux-1-srpo")
+    assert (prediction["status"], prediction["code"], prediction["error"]) == (state.value, 0, "")
+    assert (prediction["outputs"], prediction["has_nsfw_contents"], prediction["timings"]) == ([], [], {"inference": 0})
+    assert (prediction["seed"], prediction["created_at"]) == (7, "2026-01-02T03:04:05.678Z")
+    assert prediction["urls"] == {"get": f"{BASE}/api/v3/predictions/{JOB_ID}/result"}
+
+
+def test_a_completed_prediction() -> None:
+    result = a_result(flagged=(True,))
+    prediction = wavespeed.prediction(a_job(State.COMPLETED, result=result), LINKS)
+
+    assert prediction["outputs"] == [f"{BASE}/files/{result.images[0].key}"]
+    assert (prediction["status"], prediction["code"], prediction["error"]) == ("completed", 0, "")
+    assert prediction["has_nsfw_contents"] == [True]
+    assert (prediction["timings"], prediction["executionTime"]) == ({"inference": 1234}, 1234)
+
+
+@pytest.mark.parametrize(
+    ("code", "number"),
+    [
+        ("cancelled", 1405),
+        ("render_failed", 1403),
+        ("out_of_memory", 1403),
+        ("storage_failed", 5003),
+        ("safety_check_failed", 5000),
+        ("attempts_exhausted", 5000),
+        ("preparation_failed", 5000),
+        ("internal_error", 5000),
+        ("storage_unavailable", 5003),
+        ("file_download_error", 1402),
+        ("image_load_error", 1401),
+        ("image_too_small", 1401),
+        ("image_too_large", 1401),
+        ("file_too_large", 1401),
+        ("unsupported_image_format", 1401),
+        ("start_timeout", 5003),
+        ("render_timeout", 1403),
+        ("client_disconnected", 1405),
+    ],
+)
+def test_a_failed_prediction_tells_why(code: str, number: int) -> None:
+    prediction = wavespeed.prediction(a_job(State.FAILED, code=code, error="It did not work."), LINKS)
+
+    assert (prediction["status"], prediction["code"], prediction["error"]) == ("failed", number, "It did not work.")
+    assert (prediction["outputs"], prediction["timings"]) == ([], {"inference": 0})
+
+
+def test_a_flagged_picture_is_no_moderated_request() -> None:
+    """1200 would say that there is no picture; here there is one, blacked out."""
+    told = wavespeed.prediction(a_job(State.COMPLETED, result=a_result(flagged=(True,))), LINKS)
+
+    assert (told["status"], told["code"], told["has_nsfw_contents"]) == ("completed", 0, [True])
+
+
+def test_inline_outputs_are_the_pictures_in_bare_base64() -> None:
+    result = a_result()
+    (output,) = wavespeed.prediction(a_job(State.COMPLETED, result=result, inline=True), LINKS)["outputs"]
+
+    assert base64.b64decode(output, validate=True) == result.images[0].key.encode()
+
+
+def no_content(key: str) -> bytes:
+    raise StorageError
+
+
+def test_a_picture_that_cannot_be_read_is_an_error_and_no_empty_output() -> None:
+    links = Links(BASE, file=LINKS.file, content=no_content)
+
+    assert wavespeed.prediction(a_job(inline=True), links)["outputs"] == []
+    with pytest.raises(StorageError):
+        wavespeed.prediction(a_job(State.COMPLETED, inline=True), links)
+
+
+@pytest.mark.parametrize("state", TERMINAL)
+def test_a_held_call_is_told_the_end(state: State) -> None:
+    assert wavespeed.held_prediction(a_job(state), LINKS) == wavespeed.prediction(a_job(state), LINKS)
+
+
+@pytest.mark.parametrize("state", set(State) - TERMINAL)
+def test_a_call_that_was_held_in_vain_is_told_so_in_the_sdks_words(state: State) -> None:
+    told = wavespeed.held_prediction(a_job(state), LINKS)
+
+    assert (told["id"], told["status"], told["code"], told["outputs"]) == (JOB_ID, "processing", 5004, [])
+    assert told["error"].startswith("Sync mode timed out")
+    assert told["error"].endswith(told["urls"]["get"])
+
+
+def test_a_call_that_was_held_in_vain_is_not_sent_again() -> None:
+    """SDKs that may re-run a task do it where the text of the error has one of these words."""
+    error = wavespeed.held_prediction(a_job(), LINKS)["error"].lower()
+
+    assert not [word for word in ("timeout", "connection", "http 5", "429") if word in error]
+
+
+def test_a_page_shows_predictions_and_how_many_there_are() -> None:
+    jobs = [a_job(State.COMPLETED), a_job(State.FAILED)]
+    page = wavespeed.page(listed({"page": 2}), jobs, 505, LINKS)
+
+    assert page == {"page": 2, "total": 505, "items": [wavespeed.prediction(job, LINKS) for job in jobs]}
+
+
+def test_a_page_holds_no_pictures() -> None:
+    """A hundred of them would not fit into an answer."""
+    result = a_result()
+    page = wavespeed.page(listed(), [a_job(State.COMPLETED, result=result, inline=True)], 1, LINKS)
+
+    assert page["items"][0]["outputs"] == [f"{BASE}/files/{result.images[0].key}"]
+
+
+def test_a_webhook_is_told_the_prediction_itself_and_what_was_asked_for() -> None:
+    asked = read(prompt="a red fox", size="300*400", seed=7, num_inference_steps=4, output_format="png")
+    request = asked.order.request
+    job = a_job(State.COMPLETED, request=request)
+
+    body = wavespeed.webhook_body(job, A_DUE, LINKS)
+
+    assert {name: body[name] for name in body if name != "input"} == wavespeed.prediction(job, LINKS)
+    assert body["input"] == {
+        "prompt": "a red fox",
+        "size": "300*400",
+        "num_inference_steps": 4,
+        "guidance_scale": 3.5,
+        "seed": 7,
+        "output_format": "png",
+    }
+
+
+def test_what_a_webhook_says_was_asked_for_can_be_asked_again() -> None:
+    request = read(size="300*400", guidance_scale=5).order.request
+
+    assert read(**wavespeed.webhook_body(a_job(request=request), A_DUE, LINKS)["input"]).order.request == request
+
+
+@pytest.mark.parametrize(("source", "url"), [(FOX, FOX), ("0-input-0-1.png", f"{BASE}/files/0-input-0-1.png")])
+@pytest.mark.parametrize("strength", [0, 0.3])
+def test_a_webhook_names_the_image_by_its_url(source: str, url: str, strength: float) -> None:
+    """The caller's, or where the farm keeps it; never its bytes."""
+    asked = read(model=IMAGE, strength=strength, image=url)
+    request = asked.order.request.model_copy(update={"sources": (source,), "inputs": ("0-input-1-2.png",)})
+
+    given = wavespeed.webhook_body(a_job(request=request), A_DUE, LINKS)["input"]
+
+    assert (given["image"], given["strength"]) == (url, strength)
+    assert read(model=IMAGE, **given) == asked
+
+
+def test_a_webhook_names_no_image_that_is_forgotten() -> None:
+    request = read(model=IMAGE).order.request
+
+    assert "image" not in wavespeed.webhook_body(a_job(request=request), A_DUE, LINKS)["input"]
+
+
+def test_a_rewritten_prompt_is_shown_and_the_callers_own_was_asked_for() -> None:
+    asked = read(enhance_prompt=True)
+    rewritten = asked.order.request.model_copy(
+        update={"prompt": "a red fox in fresh snow", "original_prompt": "a fox", "enhance": False}
+    )
+
+    body = wavespeed.webhook_body(a_job(State.COMPLETED, request=rewritten), A_DUE, LINKS)
+
+    assert (body["prompt"], body["input"]["prompt"]) == ("a red fox in fresh snow", "a fox")
+    assert read(**body["input"]) == asked
+
+
+def test_a_prompt_that_waits_to_be_rewritten_was_asked_to_be() -> None:
+    asked = read(enhance_prompt=True)
+
+    assert read(**wavespeed.webhook_body(a_job(request=asked.order.request), A_DUE, LINKS)["input"]) == asked
+
+
+def test_ids_to_delete_are_each_taken_once() -> None:
+    assert wavespeed.read_deletion({"ids": ["b", "a", "b"]}) == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "named"),
+    [
+        ({}, "ids"),
+        ({"ids": None}, "ids"),
+        ({"ids": []}, "ids"),
+        ({"ids": "a"}, "ids"),
+        ({"ids": [5]}, "ids.0"),
+        ({"ids": ["a"] * 101}, "ids"),
+        ({"ids": ["a"], "all": True}, "all"),
+    ],
+    ids=brief,
+)
+def test_what_cannot_be_deleted_is_refused_by_name(sent: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        wavespeed.read_deletion(sent)
+    assert [problem.field for problem in caught.value.problems] == [named]
+
+
+def test_the_time_keeps_its_milliseconds_when_there_are_none() -> None:
+    prediction = wavespeed.prediction(a_job(created_us=CREATED_US - CREATED_US % 1_000_000), LINKS)
+
+    assert prediction["created_at"] == "2026-01-02T03:04:05.000Z"
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "number"),
+    [
+        (400, InvalidRequest([Problem("prompt", "required", "missing")]), 1400),
+        (400, InvalidRequest([Problem("seed", "too small", "ge")]), 1401),
+        (400, InvalidRequest([Problem("image", "not there", "file_download_error")]), 1402),
+        (400, InvalidRequest([Problem("image", "no picture", "image_load_error")]), 1401),
+        (400, InvalidRequest([Problem("image", "no", "file_download_error"), Problem("seed", "s", "ge")]), 1401),
+        (400, InvalidRequest([Problem("prompt", "required", "missing"), Problem("seed", "small", "ge")]), 1401),
+        (404, NotFound(), 1401),
+        (422, IdempotencyConflict(), 1401),
+        (429, QueueFull(), 5003),
+        (429, TooManyHeld(), 5003),
+        (500, FarmError(), 5000),
+        (500, StorageError(), 5000),
+        (503, StoreUnavailable(), 5003),
+    ],
+    ids=brief,
+)
+def test_an_error_bears_the_status_and_wavespeeds_own_number(status: int, error: FarmError, number: int) -> None:
+    body = wavespeed.problem(status, error)
+
+    assert (body["code"], body["data"]["code"]) == (status, number)
+    assert body["message"] == body["error"] == body["data"]["error"] == str(error)
+    assert body["error_code"] == error.code
+
+
+def test_a_full_queue_is_no_bad_parameter() -> None:
+    """1400 and 1401 say that the request is wrong; a caller that believes it never tries again."""
+    assert wavespeed.problem(429, QueueFull())["data"]["code"] not in (1400, 1401)
+
+
+def test_a_picture_that_cannot_be_had_is_told_as_the_page_of_errors_shows() -> None:
+    page = golden.load("wavespeed-errors")
+    told = wavespeed.prediction(a_job(State.FAILED, code="file_download_error", error="not there"), LINKS)
+
+    assert told.items() >= page["failed"].items()
+    assert set(page["fields_of_failed"]) <= told.keys()
+    assert told["error"] == "not there"
+
+
+@pytest.mark.parametrize("code", [*Code, "render_failed", "storage_failed", "safety_check_failed", "image_load_error"])
+def test_every_failure_has_a_number_of_the_page_of_errors(code: str) -> None:
+    page = golden.load("wavespeed-errors")
+    told = wavespeed.prediction(a_job(State.FAILED, code=code, error="why"), LINKS)
+
+    assert told["code"] in (page["client_errors"] | page["server_errors"]).values()

@@ -1,0 +1,96 @@
+"""A request: its limits, its images' seeds, what decides its batch and its cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from farm.domain.request import SEEDS, Request
+from tests.unit.dialects.samples import a_request
+
+
+@pytest.mark.parametrize(
+    ("field", "least", "most", "step"),
+    [
+        ("width", 256, 2560, 1),
+        ("height", 256, 2560, 1),
+        ("steps", 1, 50, 1),
+        ("guidance", 1.0, 20.0, 0.01),
+        ("seed", 0, 2**32 - 1, 1),
+        ("images", 1, 4, 1),
+    ],
+)
+def test_a_number_keeps_within_its_limits(field: str, least: float, most: float, step: float) -> None:
+    for inside in (least, most):
+        assert getattr(a_request(**{field: inside}), field) == inside
+    for outside in (least - step, most + step):
+        with pytest.raises(ValidationError, match=field):
+            a_request(**{field: outside})
+
+
+def test_a_prompt_has_up_to_4000_characters() -> None:
+    with pytest.raises(ValidationError, match="prompt"):
+        a_request(prompt="a" * 4001)
+    assert len(a_request(prompt="🦊" * 4000).prompt) == 4000
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("acceleration", "fast"), ("output_format", "webp"), ("mystery", 1), ("model", None)]
+)
+def test_what_no_request_has_is_refused(field: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=field):
+        a_request(**{field: value})
+
+
+def test_a_request_cannot_be_changed() -> None:
+    request = a_request()
+
+    with pytest.raises(ValidationError):
+        request.seed = 8
+
+
+def test_seeds_count_up_from_the_first_image() -> None:
+    request = a_request(seed=7, images=4)
+
+    assert [request.image(number).seed for number in range(4)] == [7, 8, 9, 10]
+
+
+def test_seeds_wrap_around_at_2_to_the_32() -> None:
+    request = a_request(seed=SEEDS - 1, images=3)
+
+    assert [request.image(number).seed for number in range(3)] == [SEEDS - 1, 0, 1]
+
+
+def test_an_image_carries_all_that_decides_its_pixels() -> None:
+    image = a_request(width=300, height=400, steps=9, guidance=2.5, acceleration="high").image(0)
+
+    assert (image.model, image.prompt, image.width, image.height) == ("srpo", "a red fox", 300, 400)
+    assert (image.steps, image.guidance, image.acceleration) == (9, 2.5, "high")
+
+
+@pytest.mark.parametrize(
+    "change", [{"prompt": "an owl"}, {"seed": 8}, {"guidance": 9.0}, {"steps": 5}, {"images": 2}, {"safety": False}]
+)
+def test_requests_that_differ_only_so_share_a_batch(change: dict[str, Any]) -> None:
+    assert a_request(**change).batch_key == a_request().batch_key
+
+
+@pytest.mark.parametrize("change", [{"model": "kontext"}, {"width": 257}, {"height": 257}, {"acceleration": "high"}])
+def test_requests_that_differ_so_share_no_batch(change: dict[str, Any]) -> None:
+    assert a_request(**change).batch_key != a_request().batch_key
+
+
+def test_sides_are_not_mixed_up_in_the_batch_key() -> None:
+    assert a_request(width=300, height=400).batch_key != a_request(width=400, height=300).batch_key
+
+
+def test_cost_is_images_times_megapixels_times_steps() -> None:
+    assert a_request(width=1000, height=2000, steps=10, images=3).cost == 60
+
+
+def test_survives_the_way_through_the_job_store() -> None:
+    request = a_request(prompt='ünï "code" \U0001f98a \x00', guidance=4.5, seed=SEEDS - 1, images=4, safety=False)
+
+    assert Request.model_validate_json(request.model_dump_json()) == request

@@ -1,0 +1,492 @@
+"""Loading: the miniature, real checkpoints in small, and what is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from farm.domain.catalogue import MODELS
+from farm.domain.errors import ConfigurationError
+from farm.domain.request import ImageRequest
+from farm.weights import LICENCES, check_licences
+from farm.weights import Checkpoints as Set
+from miniature.tokenizer import T5_TOKENS
+from tests.unit.pipelines.denoising import PICTURES, add_editor, kontext_of, miniature_parts
+from workers.pipelines import miniature
+from workers.pipelines.engine import FluxKontextPipeline
+from workers.pipelines.fingerprint import build_digest
+from workers.pipelines.flux import FluxModels
+from workers.pipelines.loading import load_checkpoints, load_miniature, load_transformer
+from workers.pipelines.pipeline import Pipeline
+
+FOX = ImageRequest("srpo", "a red fox in the snow", width=256, height=256, steps=2, guidance=4.5, seed=7)
+ALL = frozenset(LICENCES)
+CPU = torch.device("cpu")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+Tensors = dict[str, torch.Tensor]
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Small ones in the formats of the real ones: a FLUX.1-dev folder, and SRPO's one file."""
+
+    flux_dir: Path
+    srpo_file: Path
+
+    def load(self) -> Pipeline:
+        return load_checkpoints(Set(self.flux_dir, self.srpo_file), ALL, "cpu")
+
+    def load_beside(self, kontext_dir: Path) -> FluxModels:
+        return load_checkpoints(Set(self.flux_dir, self.srpo_file, kontext_dir), ALL, "cpu")
+
+    def rewrite(self, change: Callable[[Tensors], Tensors]) -> None:
+        save_file(change(load_file(self.srpo_file)), self.srpo_file)
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Checkpoints:
+    """FLUX.1-dev without the weights of its transformer, which nobody may need; SRPO's are other ones."""
+    flux_dir, srpo_file = tmp_path / "FLUX.1-dev", tmp_path / WEIGHTS
+    miniature_parts().save_pretrained(flux_dir)
+    tensors = load_file(flux_dir / "transformer" / WEIGHTS)
+    (flux_dir / "transformer" / WEIGHTS).unlink()
+    generator = torch.Generator().manual_seed(1)
+    noise = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in tensors.items()}
+    save_file({name: tensor + 0.05 * noise[name] for name, tensor in tensors.items()}, srpo_file)
+    return Checkpoints(flux_dir, srpo_file)
+
+
+def paint(pipeline: Pipeline, request: ImageRequest = FOX) -> bytes:
+    (painted,) = pipeline.render([request], lambda *_: True, PICTURES)
+    return painted.image.tobytes()
+
+
+def refusal(act: Callable[[], object]) -> str:
+    with pytest.raises(ConfigurationError) as refused:
+        act()
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_the_miniature_is_there() -> None:
+    pipeline = load_miniature()
+
+    assert (pipeline.models, pipeline.weights) == (tuple(model.name for model in MODELS), "miniature")
+    assert len(paint(pipeline)) == 256 * 256 * 3
+
+
+def test_the_miniature_computes_with_one_thread_wherever_it_renders() -> None:
+    torch.set_num_threads(3)
+
+    load_miniature()
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads() == 1
+
+
+def test_two_loads_render_the_same() -> None:
+    one, other = load_miniature(), load_miniature()
+    one.warm_up()
+
+    assert paint(one) == paint(other)
+    assert one.build == other.build
+
+
+def test_srpo_renders_with_the_transformer_of_its_own_file(checkpoints: Checkpoints) -> None:
+    parts = miniature_parts()
+    parts.transformer.load_state_dict(load_file(checkpoints.srpo_file))
+    for network in (parts.text_encoder, parts.text_encoder_2, parts.transformer, parts.vae):
+        for weight in network.parameters():
+            weight.data = weight.data.clone()  # aligned, as ours are
+    generator = torch.Generator().manual_seed(FOX.seed)
+    size = {"width": 256, "height": 256, "max_sequence_length": T5_TOKENS}
+    reference = parts(FOX.prompt, **size, num_inference_steps=2, guidance_scale=4.5, generator=generator)
+
+    pipeline = checkpoints.load()
+
+    assert (pipeline.models, pipeline.weights) == (("srpo", "srpo-image-to-image"), "flux-1-dev + srpo")
+    assert paint(pipeline) == reference.images[0].tobytes()
+    assert paint(pipeline) != paint(load_miniature())
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("wanted", [torch.float32, torch.bfloat16])
+def test_tensors_are_cast_to_the_number_format(
+    checkpoints: Checkpoints, stored: torch.dtype, wanted: torch.dtype
+) -> None:
+    checkpoints.rewrite(lambda tensors: {name: tensor.to(stored) for name, tensor in tensors.items()})
+    there = load_file(checkpoints.srpo_file)
+
+    loaded = load_transformer(checkpoints.flux_dir / "transformer", checkpoints.srpo_file, CPU, wanted).state_dict()
+
+    assert loaded.keys() == there.keys()
+    assert {tensor.dtype for tensor in loaded.values()} == {wanted}
+    assert [name for name in there if not torch.equal(loaded[name], there[name].to(wanted))] == []
+
+
+def test_a_loaded_transformer_does_not_need_its_file_any_more(checkpoints: Checkpoints) -> None:
+    pipeline = checkpoints.load()
+    before = paint(pipeline)
+
+    with checkpoints.srpo_file.open("r+b") as file:
+        file.write(bytes(checkpoints.srpo_file.stat().st_size))
+
+    assert paint(pipeline, replace(FOX, seed=8)) != before
+    assert paint(pipeline) == before
+
+
+def test_where_a_tensor_lies_in_its_file_changes_nothing(tmp_path: Path) -> None:
+    home = tmp_path / "miniature"
+    shutil.copytree(miniature.HOME, home)
+    files = list(home.rglob("*.safetensors"))
+    pictures = set()
+
+    for padding in (0, 8):  # in the header, before the tensors
+        for path in files:
+            save_file(load_file(path), path, metadata={"format": "pt", "padding": "x" * padding})
+        pictures.add(paint(load_miniature(home=home)))
+
+    assert len(pictures) == 1
+
+
+@pytest.fixture
+def kontext_dir(tmp_path: Path) -> Path:
+    """FLUX.1-Kontext-dev as diffusers writes it, which is how its makers publish it; its transformer in two files."""
+    folder = tmp_path / "FLUX.1-Kontext-dev"
+    parts = kontext_of(miniature_parts())
+    FluxKontextPipeline(**parts.components).save_pretrained(folder)
+    parts.transformer.save_pretrained(folder / "transformer", max_shard_size="1MB")
+    (folder / "transformer" / WEIGHTS).unlink()
+    return folder
+
+
+@pytest.fixture
+def edited_home(tmp_path: Path) -> Path:
+    """The miniature with an editor: the transformer that `kontext_dir` has."""
+    home = tmp_path / "miniature"
+    shutil.copytree(miniature.HOME, home)
+    add_editor(home)
+    return home
+
+
+EDIT = replace(FOX, model="kontext", inputs=("red",), steps=1)
+
+
+def test_kontext_alone_is_served_from_its_own_folder(kontext_dir: Path, edited_home: Path) -> None:
+    pipeline = load_checkpoints(Set(kontext_dir=kontext_dir), frozenset({"flux-1-dev-non-commercial"}), "cpu")
+    pipeline.warm_up()
+
+    assert pipeline.weights == "flux-1-kontext-dev"
+    assert pipeline.models == ("kontext-text-to-image", "kontext", "kontext-multi")
+    assert paint(pipeline, EDIT) == paint(load_miniature(home=edited_home), EDIT)
+
+
+def test_both_are_served_with_one_set_of_the_other_parts(
+    checkpoints: Checkpoints, kontext_dir: Path, edited_home: Path
+) -> None:
+    both = checkpoints.load_beside(kontext_dir)
+
+    assert both.weights == "flux-1-dev + srpo, flux-1-kontext-dev"
+    assert both.models == tuple(model.name for model in MODELS)
+    assert paint(both) == paint(checkpoints.load())
+    assert paint(both, EDIT) == paint(load_miniature(home=edited_home), EDIT)
+    assert own_parts(both) == {"transformer"}
+
+
+def own_parts(pipeline: FluxModels) -> set[str]:
+    """The networks that Kontext does not share with SRPO."""
+    srpo, kontext = (pipeline._networks[model]._parts.components for model in ("srpo", "kontext"))
+    names = ("text_encoder", "text_encoder_2", "transformer", "vae")
+    return {name for name in names if srpo[name] is not kontext[name]}
+
+
+def test_who_wrote_a_description_does_not_part_what_is_the_same(checkpoints: Checkpoints, kontext_dir: Path) -> None:
+    config = kontext_dir / "text_encoder_2" / "config.json"
+    described = json.loads(config.read_text())
+    config.write_text(json.dumps(described | {"_name_or_path": "t5", "transformers_version": "9", "dtype": "bfloat16"}))
+
+    assert own_parts(checkpoints.load_beside(kontext_dir)) == {"transformer"}
+
+
+@pytest.mark.parametrize("change", ["weights", "config"])
+def test_other_text_encoders_and_vaes_are_loaded_from_each(
+    checkpoints: Checkpoints, kontext_dir: Path, change: str
+) -> None:
+    vae, encoder = kontext_dir / "vae", kontext_dir / "text_encoder_2"
+    before = paint(checkpoints.load_beside(kontext_dir), EDIT)
+    if change == "weights":
+        tensors = load_file(vae / WEIGHTS)
+        save_file({name: 1.01 * tensor for name, tensor in tensors.items()}, vae / WEIGHTS)
+    else:
+        described = json.loads((encoder / "config.json").read_text())
+        (encoder / "config.json").write_text(json.dumps(described | {"layer_norm_epsilon": 0.5}))
+
+    both = checkpoints.load_beside(kontext_dir)
+
+    assert own_parts(both) == {"transformer", "vae" if change == "weights" else "text_encoder_2"}
+    assert paint(both) == paint(checkpoints.load())
+    assert paint(both, EDIT) != before
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "transformer/config.json", "vae/config.json"])
+def test_an_incomplete_folder_of_kontext_is_refused(checkpoints: Checkpoints, kontext_dir: Path, name: str) -> None:
+    (kontext_dir / name).unlink()
+
+    told = refusal(lambda: checkpoints.load_beside(kontext_dir))
+
+    assert f"{kontext_dir} lacks {name}; FARM_KONTEXT_DIR is the folder of black-forest-labs/FLUX.1-Kontext-dev" in told
+
+
+def test_a_missing_shard_of_kontext_is_named(kontext_dir: Path) -> None:
+    shard = next((kontext_dir / "transformer").glob("*-00002-of-*"))
+    shard.unlink()
+
+    assert f"lacks transformer/{shard.name}" in refusal(lambda: load_checkpoints(Set(kontext_dir=kontext_dir), ALL))
+
+
+def test_kontext_needs_its_licence(kontext_dir: Path) -> None:
+    told = refusal(lambda: load_checkpoints(Set(kontext_dir=kontext_dir), frozenset({"tencent-srpo"}), "cpu"))
+
+    assert "add flux-1-dev-non-commercial to FARM_ACCEPT_LICENSES" in told
+
+
+def test_other_weights_of_kontext_are_another_build(checkpoints: Checkpoints, kontext_dir: Path) -> None:
+    builds = {checkpoints.load().build, checkpoints.load_beside(kontext_dir).build}
+    config = kontext_dir / "transformer" / "config.json"
+    config.write_text(config.read_text() + "\n")
+
+    assert len(builds | {checkpoints.load_beside(kontext_dir).build}) == 3
+
+
+def without_one(tensors: Tensors) -> Tensors:
+    del tensors["x_embedder.bias"]
+    return tensors
+
+
+def with_others(tensors: Tensors) -> Tensors:
+    return tensors | {f"double_blocks.{number}.scale": torch.zeros(1) for number in range(5)}
+
+
+def misshapen(tensors: Tensors) -> Tensors:
+    return tensors | {"proj_out.weight": torch.zeros(64, 65)}
+
+
+def in_whole_numbers(tensors: Tensors) -> Tensors:
+    return tensors | {"proj_out.bias": torch.zeros(64, dtype=torch.int8)}
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (without_one, "x_embedder.bias is missing"),
+        (with_others, "double_blocks.0.scale does not belong there"),
+        (with_others, "and 2 more"),
+        (misshapen, "proj_out.weight has the shape [64, 65] instead of [64, 192]"),
+        (in_whole_numbers, "proj_out.bias holds I8"),
+    ],
+)
+def test_a_file_of_another_model_is_refused(
+    checkpoints: Checkpoints, change: Callable[[Tensors], Tensors], complaint: str
+) -> None:
+    checkpoints.rewrite(change)
+
+    told = refusal(checkpoints.load)
+
+    assert complaint in told
+    assert "diffusion_pytorch_model.safetensors of tencent/SRPO" in told
+
+
+@pytest.mark.parametrize("size", [0, 4, 5000, -1])
+def test_a_file_that_is_cut_off_is_refused(checkpoints: Checkpoints, size: int) -> None:
+    checkpoints.srpo_file.write_bytes(checkpoints.srpo_file.read_bytes()[:size])
+
+    assert "no whole safetensors file" in refusal(checkpoints.load)
+
+
+def test_a_file_that_is_not_there_is_refused(checkpoints: Checkpoints) -> None:
+    checkpoints.srpo_file.unlink()
+
+    assert f"FARM_SRPO_FILE={checkpoints.srpo_file} is no file" in refusal(checkpoints.load)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "text_encoder/model.safetensors",
+        "text_encoder_2/config.json",
+        "tokenizer/tokenizer_config.json",
+        "tokenizer_2/tokenizer_config.json",
+        "transformer/config.json",
+        f"vae/{WEIGHTS}",
+    ],
+)
+def test_an_incomplete_folder_is_refused(checkpoints: Checkpoints, name: str) -> None:
+    (checkpoints.flux_dir / name).unlink()
+
+    assert f"lacks {name}; FARM_FLUX_DIR is the folder" in refusal(checkpoints.load)
+
+
+def test_a_folder_that_is_not_there_is_refused(checkpoints: Checkpoints) -> None:
+    told = refusal(lambda: load_checkpoints(Set(checkpoints.flux_dir / "no", checkpoints.srpo_file), ALL, "cpu"))
+
+    assert "lacks model_index.json" in told
+    assert "more" in told
+
+
+def test_weights_in_several_files_are_loaded_or_the_missing_one_is_named(checkpoints: Checkpoints) -> None:
+    whole = paint(checkpoints.load())
+    part = checkpoints.flux_dir / "text_encoder_2"
+    tensors = load_file(part / "model.safetensors")
+    (part / "model.safetensors").unlink()
+    shards = {name: f"model-0000{number % 2 + 1}-of-00002.safetensors" for number, name in enumerate(tensors)}
+    for shard in set(shards.values()):
+        own = {name: tensor for name, tensor in tensors.items() if shards[name] == shard}
+        save_file(own, part / shard, metadata={"format": "pt"})
+    (part / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shards}))
+
+    assert paint(checkpoints.load()) == whole
+    (part / "model-00002-of-00002.safetensors").unlink()
+    assert "lacks text_encoder_2/model-00002-of-00002.safetensors" in refusal(checkpoints.load)
+
+
+@pytest.mark.parametrize(
+    "name", ["model_index.json", "transformer/config.json", "text_encoder/model.safetensors", f"vae/{WEIGHTS}"]
+)
+def test_a_broken_file_in_the_folder_is_refused(checkpoints: Checkpoints, name: str) -> None:
+    (checkpoints.flux_dir / name).write_text("version https://git-lfs.github.com/spec/v1")
+
+    assert "cannot be loaded" in refusal(checkpoints.load)
+
+
+def test_without_an_editor_kontext_paints_as_srpo_does_and_with_one_as_that_does(edited_home: Path) -> None:
+    without, with_one = load_miniature(), load_miniature(home=edited_home)
+    text = replace(FOX, model="kontext-text-to-image")
+
+    assert own_parts(without) == set()
+    assert own_parts(with_one) == {"transformer"}
+    assert paint(without) == paint(with_one)
+    assert paint(without, text) != paint(with_one, text)
+    assert without.build != with_one.build
+
+
+@pytest.mark.parametrize(("part_of", "part"), [(Path, "vae"), (miniature.kontext, "transformer")])
+def test_a_miniature_that_lost_a_file_names_it(edited_home: Path, part_of: Callable[[Path], Path], part: str) -> None:
+    (part_of(edited_home) / part / WEIGHTS).unlink()
+
+    told = refusal(lambda: load_miniature(home=edited_home))
+
+    assert f"{part_of(edited_home)} lacks {part}/{WEIGHTS}; it comes with the farm: install srpo-farm again" in told
+
+
+@pytest.mark.parametrize(
+    ("accepted", "named"),
+    [
+        (frozenset(), "flux-1-dev-non-commercial,tencent-srpo"),
+        (frozenset({"tencent-srpo"}), "flux-1-dev-non-commercial"),
+        (frozenset({"flux-1-dev-non-commercial", "mit"}), "tencent-srpo"),
+    ],
+)
+def test_licences_are_accepted_by_name_first(checkpoints: Checkpoints, accepted: frozenset[str], named: str) -> None:
+    told = refusal(lambda: load_checkpoints(Set(checkpoints.flux_dir, checkpoints.srpo_file), accepted, "cpu"))
+
+    assert f"add {named} to FARM_ACCEPT_LICENSES" in told
+
+
+def test_accepted_licences_pass() -> None:
+    place = Path("/models")
+    check_licences(Set(place, place, place), ALL | {"mit"})
+    check_licences(Set(kontext_dir=place), frozenset({"flux-1-dev-non-commercial"}))
+
+
+@pytest.mark.parametrize("kontext_dir", [None, Path("/models/FLUX.1-Kontext-dev")])
+def test_one_checkpoint_without_the_other_is_refused(checkpoints: Checkpoints, kontext_dir: Path | None) -> None:
+    only_flux = refusal(lambda: load_checkpoints(Set(checkpoints.flux_dir, None, kontext_dir), ALL))
+    only_srpo = refusal(lambda: load_checkpoints(Set(None, checkpoints.srpo_file, kontext_dir), ALL))
+
+    assert only_flux.startswith("FARM_FLUX_DIR needs FARM_SRPO_FILE")
+    assert only_srpo.startswith("FARM_SRPO_FILE needs FARM_FLUX_DIR")
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    assert "cuda:99" in refusal(lambda: load_miniature("cuda:99"))
+
+
+def nudged(tensors: Tensors) -> Tensors:
+    tensors["proj_out.bias"][0] += 0.001
+    return tensors
+
+
+def test_other_weights_are_another_build(checkpoints: Checkpoints) -> None:
+    before = checkpoints.load().build
+
+    checkpoints.rewrite(nudged)
+
+    assert checkpoints.load().build != before
+
+
+def test_other_text_encoders_are_another_build(checkpoints: Checkpoints) -> None:
+    before = checkpoints.load().build
+    config = checkpoints.flux_dir / "text_encoder_2" / "config.json"
+
+    config.write_text(config.read_text() + "\n")
+
+    assert checkpoints.load().build != before
+
+
+def test_the_place_of_the_files_is_no_part_of_the_build(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    moved = Checkpoints(tmp_path / "elsewhere", tmp_path / "srpo.safetensors")
+    shutil.copytree(checkpoints.flux_dir, moved.flux_dir)
+    shutil.copy(checkpoints.srpo_file, moved.srpo_file)
+    (moved.flux_dir / "vae" / "README.md").write_text("Not loaded.")
+
+    assert moved.load().build == checkpoints.load().build
+
+
+def test_number_format_and_attention_are_part_of_the_build(tmp_path: Path) -> None:
+    weights = {"weights": tmp_path / "weights"}
+    weights["weights"].write_bytes(b"1")
+
+    builds = {
+        build_digest(weights, CPU, torch.float32, "native"),
+        build_digest(weights, CPU, torch.bfloat16, "native"),
+        build_digest(weights, CPU, torch.float32, "flash"),
+        build_digest({"others": tmp_path / "weights"}, CPU, torch.float32, "native"),
+    }
+
+    assert len(builds) == 4
+
+
+def test_the_thread_count_is_part_of_the_build() -> None:
+    before = build_digest({}, CPU, torch.float32, "native")
+
+    torch.set_num_threads(2)
+
+    assert build_digest({}, CPU, torch.float32, "native") != before
+
+
+@pytest.mark.parametrize("place", [0, 2**23 - 1, 2**23, 2**25 - 1])
+def test_large_weights_are_sampled_from_start_to_end(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "weights"
+    with path.open("wb") as file:
+        file.truncate(2**25)
+    before = build_digest({"weights": path}, CPU, torch.float32, "native")
+
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(b"1")
+
+    assert build_digest({"weights": path}, CPU, torch.float32, "native") != before

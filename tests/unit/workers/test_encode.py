@@ -1,0 +1,180 @@
+"""Pictures as files: their parameters and the mark of AI-made media, read back with Pillow."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from PIL import ExifTags, Image, ImageChops, ImageStat
+
+from farm.domain.request import OutputFormat, Request
+from tests.unit.dialects.samples import a_request
+from workers.encode import SOFTWARE, Encoder
+
+FOX = a_request(width=301, height=257, steps=28, seed=2**32 - 1)
+ENCODER = Encoder(weights="miniature", build="b1", with_prompt=True)
+MARK = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+FORMS: tuple[OutputFormat, ...] = ("jpeg", "png")
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    """Smooth in one direction and the other, as pictures mostly are."""
+    across = Image.linear_gradient("L").resize((FOX.width, FOX.height))
+    return Image.merge("RGB", (across, across.transpose(Image.Transpose.ROTATE_180), ImageChops.invert(across)))
+
+
+def encoded(
+    picture: Image.Image,
+    form: OutputFormat,
+    *,
+    of: Request = FOX,
+    number: int = 0,
+    encoder: Encoder = ENCODER,
+    warnings: tuple[str, ...] = (),
+) -> bytes:
+    request = of.model_copy(update={"output_format": form})
+    return encoder.encode(picture, of=request, number=number, warnings=warnings)
+
+
+def parameters(content: bytes) -> dict[str, Any]:
+    """What a file says of how it was made."""
+    with Image.open(io.BytesIO(content)) as image:
+        image.load()
+        if image.format == "PNG":
+            text = image.info["parameters"]
+        else:
+            comment = image.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]
+            assert comment.startswith(b"UNICODE\0")
+            text = comment[8:].decode("utf-16-be")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_carries_its_parameters(picture: Image.Image, form: OutputFormat) -> None:
+    assert parameters(encoded(picture, form)) == {
+        "model": "srpo",
+        "weights": "miniature",
+        "build": "b1",
+        "width": 301,
+        "height": 257,
+        "steps": 28,
+        "guidance": 4.5,
+        "seed": 2**32 - 1,
+        "acceleration": "none",
+        "prompt": "a red fox",
+    }
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "prompt",
+    ["ein Füchschen 狐狸 \U0001f98a", 'quotes " and \\ and \x00 \n', "🦊" * 4000, "\x01" * 4000],
+    ids=["unicode", "control", "longest", "longest when escaped"],
+)
+def test_any_prompt_comes_back_as_it_was(picture: Image.Image, form: OutputFormat, prompt: str) -> None:
+    content = encoded(picture, form, of=a_request(prompt=prompt))
+
+    assert parameters(content)["prompt"] == prompt
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_prompt_is_left_out_when_asked(picture: Image.Image, form: OutputFormat) -> None:
+    content = encoded(picture, form, encoder=replace(ENCODER, with_prompt=False))
+
+    assert "prompt" not in parameters(content)
+    assert parameters(content)["seed"] == FOX.seed
+    assert not any("red fox".encode(coding) in content for coding in ("utf-8", "utf-16-be", "utf-16-le"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_image_carries_its_own_seed(picture: Image.Image, form: OutputFormat) -> None:
+    seeds = [parameters(encoded(picture, form, number=number))["seed"] for number in range(3)]
+
+    assert seeds == [2**32 - 1, 0, 1]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tells_what_the_picture_began_from(picture: Image.Image, form: OutputFormat) -> None:
+    of = a_request(model="srpo-image-to-image", strength=0.8, inputs=("one", "other"))
+
+    told = parameters(encoded(picture, form, of=of))
+
+    assert (told["strength"], told["inputs"]) == (0.8, 2)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_both_prompts_are_in_it_where_it_was_rewritten(picture: Image.Image, form: OutputFormat) -> None:
+    of = a_request(prompt="a red fox in fresh snow", original_prompt="a red fox")
+    silent = replace(ENCODER, with_prompt=False)
+
+    told, kept_quiet = (parameters(encoded(picture, form, of=of, encoder=encoder)) for encoder in (ENCODER, silent))
+
+    assert (told["prompt"], told["original_prompt"]) == ("a red fox in fresh snow", "a red fox")
+    assert not kept_quiet.keys() & {"prompt", "original_prompt"}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("letter", "fits"), [("🦊", True), ("\x01", False)])
+def test_two_long_prompts_break_no_picture(picture: Image.Image, form: OutputFormat, letter: str, fits: bool) -> None:
+    of = a_request(prompt=letter * 4000, original_prompt=letter * 4000)
+
+    told = parameters(encoded(picture, form, of=of))
+
+    assert told["prompt"] == of.prompt
+    assert told.get("original_prompt") == (of.original_prompt if fits or form == "png" else None)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_warnings_are_in_it(picture: Image.Image, form: OutputFormat) -> None:
+    content = encoded(picture, form, warnings=("long prompt", "other"))
+
+    assert parameters(content)["warnings"] == ["long prompt", "other"]
+
+
+@pytest.mark.parametrize(("form", "where"), [("jpeg", "xmp"), ("png", "XML:com.adobe.xmp")])
+def test_bears_the_mark_of_ai_made_media(picture: Image.Image, form: OutputFormat, where: str) -> None:
+    with Image.open(io.BytesIO(encoded(picture, form))) as image:
+        image.load()
+        packet = image.info[where]
+
+    text = packet.decode() if isinstance(packet, bytes) else packet
+    assert f"DigitalSourceType>{MARK}</" in text
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_names_the_software(picture: Image.Image, form: OutputFormat) -> None:
+    with Image.open(io.BytesIO(encoded(picture, form))) as image:
+        image.load()
+        named = image.info["Software"] if form == "png" else image.getexif()[ExifTags.Base.Software]
+
+    assert named == SOFTWARE
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_is_of_the_form_and_size_asked_for(picture: Image.Image, form: OutputFormat) -> None:
+    with Image.open(io.BytesIO(encoded(picture, form))) as image:
+        assert (image.format, image.mode, image.size) == (form.upper(), "RGB", (301, 257))
+
+
+def test_png_keeps_every_pixel(picture: Image.Image) -> None:
+    with Image.open(io.BytesIO(encoded(picture, "png"))) as image:
+        assert image.tobytes() == picture.tobytes()
+
+
+def test_jpeg_is_near_and_small(picture: Image.Image) -> None:
+    content = encoded(picture, "jpeg")
+    with Image.open(io.BytesIO(content)) as image:
+        error = ImageStat.Stat(ImageChops.difference(image, picture)).rms
+
+    assert max(error) < 2
+    assert len(content) < len(picture.tobytes()) / 5
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_same_picture_gives_the_same_bytes(picture: Image.Image, form: OutputFormat) -> None:
+    assert encoded(picture, form) == encoded(picture, form)
