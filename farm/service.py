@@ -12,7 +12,7 @@ from farm import clock
 from farm.auth.api_keys import Caller
 from farm.celery import WakeUps
 from farm.dialects import registry
-from farm.domain.catalogue import MODELS, Model, find
+from farm.domain.catalogue import ACCELERATIONS, MAX_RANDOM_SEED, MODELS, Model, find
 from farm.domain.errors import (
     InvalidRequest,
     ModelNotServed,
@@ -25,7 +25,7 @@ from farm.domain.errors import (
     UnknownModel,
 )
 from farm.domain.job import Job, Moment, NewJob, Order, Search, State, as_accepted
-from farm.domain.request import MAX_RANDOM_SEED, Request
+from farm.domain.request import Request
 from farm.images.intake import Found, Intake, with_sources
 from farm.jobstore.event_feed import Feed, News
 from farm.jobstore.notifications import Changes
@@ -44,9 +44,6 @@ _LOOK_SECONDS = 1.0
 
 #: Most workers that are woken for one job.
 _MOST_RUNG = 16
-
-#: Levels of acceleration that work. The others are refused by name until they do.
-ACCELERATIONS = ("none",)
 
 
 def random_seed() -> int:

@@ -26,8 +26,7 @@ from api.openapi.operation import refusals as refused
 from farm.dialects import openai, openai_common
 from farm.dialects.openai_common import Call, ImagesDialect
 from farm.dialects.registry import DIALECTS
-from farm.domain.catalogue import SRPO_IMAGE, Model
-from farm.domain.request import OutputFormat
+from farm.domain.catalogue import SRPO_IMAGE, Model, OutputFormat
 
 PREFIX = "/v1"
 

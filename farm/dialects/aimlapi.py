@@ -11,10 +11,10 @@ from farm.dialects import openai_common
 from farm.dialects.fields import Whole
 from farm.dialects.links import Links
 from farm.dialects.openai_common import Asked, Call, Carriage, Limits, ProviderCall, Sides
-from farm.domain.catalogue import SRPO, Model
+from farm.domain.catalogue import SEEDS, SRPO, Model, OutputFormat
 from farm.domain.errors import InvalidRequest, Problem
 from farm.domain.job import Job, Order, Result
-from farm.domain.request import SEEDS, OutputFormat, Request
+from farm.domain.request import Request
 
 NAME = "aimlapi"
 #: The HTTP status of an answer with pictures.

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 
 from farm.dialects.fal_lifecycle import keep_seconds
 from farm.dialects.fields import Input, Whole, parse
-from farm.domain.catalogue import MOST_PARTS
+from farm.domain.catalogue import MAX_UPLOAD_PARTS
 from farm.domain.errors import InvalidRequest, Problem
 
 #: What is taken and changes nothing here, each for its reason.
@@ -41,14 +41,14 @@ class NamedPart(Input):
 
     model_config = ConfigDict(strict=True, extra="forbid", validate_by_alias=True)
 
-    number: Annotated[Whole, Field(ge=1, le=MOST_PARTS, alias="partNumber")]
+    number: Annotated[Whole, Field(ge=1, le=MAX_UPLOAD_PARTS, alias="partNumber")]
     etag: Annotated[str, Field(max_length=255)]
 
 
 class Completion(Input):
     """The body of the call that ends an upload in parts. Their order is no matter."""
 
-    parts: Annotated[list[NamedPart], Field(max_length=MOST_PARTS)]
+    parts: Annotated[list[NamedPart], Field(max_length=MAX_UPLOAD_PARTS)]
 
 
 def named_parts(body: Mapping[str, Any]) -> dict[int, str]:
@@ -62,8 +62,8 @@ def named_parts(body: Mapping[str, Any]) -> dict[int, str]:
 
 def part_number(text: str) -> int:
     """The number of a part, in the address to which it is sent. Raises InvalidRequest."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= MOST_PARTS):
-        message = f"'{text[:40]}' is no number of a part; allowed: 1 to {MOST_PARTS}"
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= MAX_UPLOAD_PARTS):
+        message = f"'{text[:40]}' is no number of a part; allowed: 1 to {MAX_UPLOAD_PARTS}"
         raise InvalidRequest([Problem("partNumber", message, "int_parsing", text)])
     return int(text)
 

@@ -19,18 +19,22 @@ from farm.domain.catalogue import (
     KONTEXT_TEXT,
     MAX_GUIDANCE,
     MAX_IMAGES,
+    MAX_INPUTS,
     MAX_PIXELS,
     MAX_PROMPT,
     MAX_SIDE,
     MAX_STEPS,
     MIN_SIDE,
+    SEEDS,
     SIZE_PRESETS,
     SRPO,
     SRPO_IMAGE,
+    Acceleration,
+    OutputFormat,
 )
 from farm.domain.errors import InvalidRequest, Problem
 from farm.domain.job import Source
-from farm.domain.request import MAX_INPUTS, SEEDS, Acceleration, OutputFormat, Request, Sizing
+from farm.domain.request import Request, Sizing
 
 M = TypeVar("M", bound=BaseModel)
 

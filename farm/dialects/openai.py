@@ -11,10 +11,19 @@ from farm.dialects import openai_common
 from farm.dialects.fields import Number, PictureUrl, Whole
 from farm.dialects.links import Links
 from farm.dialects.openai_common import Asked, Call, Carriage, KontextCall, Pictures, SrpoCall
-from farm.domain.catalogue import KONTEXT, KONTEXT_MULTI, KONTEXT_TEXT, MAX_STEPS, SRPO, SRPO_IMAGE, Model
+from farm.domain.catalogue import (
+    KONTEXT,
+    KONTEXT_MULTI,
+    KONTEXT_TEXT,
+    MAX_INPUTS,
+    MAX_STEPS,
+    SRPO,
+    SRPO_IMAGE,
+    Model,
+    OutputFormat,
+)
 from farm.domain.errors import InvalidRequest, Problem
 from farm.domain.job import Job, Order, Result, Source
-from farm.domain.request import MAX_INPUTS, OutputFormat
 
 NAME = "openai"
 #: The HTTP status of an answer with pictures.

@@ -35,7 +35,17 @@ from farm.dialects.fields import (
     Whole,
 )
 from farm.dialects.links import Links
-from farm.domain.catalogue import KONTEXT_SIZES, MAX_PIXELS, MAX_SIDE, MIN_SIDE, SIZE_PRESETS, Model
+from farm.domain.catalogue import (
+    KONTEXT_SIZES,
+    MAX_INPUTS,
+    MAX_PIXELS,
+    MAX_SIDE,
+    MIN_SIDE,
+    SIZE_PRESETS,
+    Acceleration,
+    Model,
+    OutputFormat,
+)
 from farm.domain.errors import (
     FarmError,
     InvalidRequest,
@@ -47,7 +57,7 @@ from farm.domain.errors import (
     UnknownModel,
 )
 from farm.domain.job import Code, Image, Job, Order, Result
-from farm.domain.request import MAX_INPUTS, Acceleration, OutputFormat, Request
+from farm.domain.request import Request
 
 C = TypeVar("C", bound="Call")
 T = TypeVar("T")

@@ -17,11 +17,11 @@ from farm import clock
 from farm.dialects.error_response import Refusal
 from farm.dialects.fields import Flag, Guidance, Input, Number, PictureUrl, Prompt, Steps, Whole, parse
 from farm.dialects.links import Links
-from farm.domain.catalogue import SRPO, SRPO_IMAGE
+from farm.domain.catalogue import SRPO, SRPO_IMAGE, OutputFormat
 from farm.domain.delivery import Due
 from farm.domain.errors import FarmError, InvalidRequest, Problem
 from farm.domain.job import Code, Job, Order, Search, Source, State, Webhook
-from farm.domain.request import OutputFormat, Request
+from farm.domain.request import Request
 
 NAME = "wavespeed"
 

@@ -1,10 +1,21 @@
-"""What this farm knows how to serve: models, the ids by which callers name them, and the limits. Pure."""
+"""The catalogue: every model that the farm can serve, what each takes in each dialect, and the limits of a request.
+
+Dialects, OpenAPI, CLI and pipelines read it. A further model on known weights is one more entry in `MODELS`. Pure.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
 from itertools import chain
+from typing import Generic, Literal, TypeVar
+
+Acceleration = Literal["none", "regular", "high"]
+OutputFormat = Literal["jpeg", "png"]
+
+N = TypeVar("N", int, float)
 
 #: fal's presets, in pixels (width, height). Source: fal's own toolkit.
 SIZE_PRESETS: dict[str, tuple[int, int]] = {
@@ -29,27 +40,157 @@ KONTEXT_SIZES: dict[str, tuple[int, int]] = {
     "9:21": (672, 1568),
 }
 
+#: Side of an image, in pixels.
 MIN_SIDE = 256
 MAX_SIDE = 2560
 #: Most pixels of one image (2.8 megapixels).
 MAX_PIXELS = 2_800_000
 MAX_STEPS = 50
 MAX_GUIDANCE = 20
+#: Most images that one request renders, that one request brings, and that a worker renders in one batch.
 MAX_IMAGES = 4
+MAX_INPUTS = 4
+BATCH_IMAGES = 4
 MAX_PROMPT = 4000  # characters
+#: Seeds are unsigned 32-bit numbers; the seeds of a request's later images wrap around there.
+SEEDS = 2**32
+#: Random seeds are drawn from 1 up to this one, because every dialect accepts it back.
+MAX_RANDOM_SEED = 2**31 - 4
 #: Largest file that a caller may upload, in bytes, and how many parts it may come in. Clients send parts of 10 MiB.
 MAX_UPLOAD = 200 * 1024 * 1024
-MOST_PARTS = 1000
+MAX_UPLOAD_PARTS = 1000
+#: Levels of acceleration that work. The others are refused by name; a dialect's default that names one means `none`.
+ACCELERATIONS: tuple[Acceleration, ...] = ("none",)
 
 
 @dataclass(frozen=True, slots=True)
+class Range(Generic[N]):
+    """The values that a parameter may have, both ends included, and its default."""
+
+    min: N
+    max: N
+    default: N
+
+
+def fixed(value: N) -> Range[N]:
+    """Return the range of a parameter that callers cannot set."""
+    return Range(value, value, value)
+
+
+#: How strict the safety checker is: 1 is the strictest.
+SAFETY_TOLERANCE = Range(1, 6, default=2)
+
+
+class Weights(StrEnum):
+    """Trained weights. A pipeline loads them, and then serves every model that is rendered with them."""
+
+    SRPO = "srpo"
+    KONTEXT = "kontext"
+
+
+class Task(StrEnum):
+    """What a model makes an image from."""
+
+    TEXT_TO_IMAGE = "text to image"
+    #: Noise is laid over the input image, and removed again.
+    IMAGE_TO_IMAGE = "image to image"
+    #: The prompt is an instruction about the input image.
+    EDIT = "edit"
+    #: The prompt is an instruction about several input images.
+    MULTI_EDIT = "several images"
+
+
+#: Task → the least and the most input images.
+_INPUT_IMAGES: Mapping[Task, tuple[int, int]] = {
+    Task.TEXT_TO_IMAGE: (0, 0),
+    Task.IMAGE_TO_IMAGE: (1, 1),
+    Task.EDIT: (1, 1),
+    Task.MULTI_EDIT: (1, MAX_INPUTS),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """The numbers that steer a rendering."""
+
+    steps: Range[int]
+    guidance: Range[float]
+    #: How far from the input image to go; of image to image only.
+    strength: Range[float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """The sides that an image may have in a dialect, in pixels. As text they are what an error says is allowed."""
+
+    min: int = MIN_SIDE
+    max: int = MAX_SIDE
+    multiple: int = 1
+
+    def allow(self, side: int) -> bool:
+        """Return True if an image may have this side."""
+        return self.min <= side <= self.max and side % self.multiple == 0
+
+    def __str__(self) -> str:
+        multiples = f", in multiples of {self.multiple}" if self.multiple > 1 else ""
+        return f"{self.min}–{self.max} pixels a side{multiples}"
+
+
+@dataclass(frozen=True, slots=True)
+class DialectTerms:
+    """The limits and defaults of one dialect that hold for each of its models.
+
+    `min_seed`, `max_seed`: the seeds that a caller may give. `size`: the preset of an image without a size.
+    `missing_side`: one side where the other alone is given, None where both are required. `acceleration`: the level
+    that the provider's callers get by default. `safety`: the default of whether images are checked.
+    """
+
+    sides: Sides = Sides()
+    min_seed: int = 0
+    max_seed: int = SEEDS - 1
+    size: str = "landscape_4_3"
+    missing_side: int | None = 512
+    output_format: OutputFormat = "jpeg"
+    acceleration: Acceleration = "none"
+    safety: bool = True
+
+
+#: Dialect → its terms. `native`, the farm's own, has fal's.
+TERMS: Mapping[str, DialectTerms] = {
+    "native": DialectTerms(),
+    "fal": DialectTerms(),
+    "openai": DialectTerms(size="square_hd", output_format="png"),
+    "aimlapi": DialectTerms(sides=Sides(512, 1536, multiple=32), min_seed=1, missing_side=None, acceleration="regular"),
+    "siraya": DialectTerms(output_format="png", acceleration="regular", safety=False),
+    # The seed -1 asks for a random one.
+    "wavespeed": DialectTerms(
+        sides=Sides(256, 1536), min_seed=-1, max_seed=2**31 - 1, size="square_hd", missing_side=1024
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """A model and its ids. `name` is what workers announce; the ids are what each provider's callers send."""
+    """A model: what it makes, with which weights, from which parameters, and the ids by which callers name it.
+
+    `name` is what workers announce and the farm's own id. The models of a `family` differ in their input images only:
+    where a dialect lets callers name the family, the number of images that they send selects the model.
+    """
 
     name: str
     title: str
+    weights: Weights
+    task: Task
+    family: str
+    parameters: Parameters
     #: Dialect → the ids by which its callers name the model.
     ids_of: Mapping[str, tuple[str, ...]]
+    #: Dialect → its own parameters, where they differ.
+    parameters_of: Mapping[str, Parameters] = field(default_factory=dict)
+    #: The sizes of its images by the ratio of their sides; None: any size within the limits.
+    sizes: Mapping[str, tuple[int, int]] | None = None
+    #: A prompt that the API's documentation shows.
+    example: str = "a red fox in fresh snow"
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -57,13 +198,37 @@ class Model:
         return tuple(dict.fromkeys((self.name, *chain.from_iterable(self.ids_of.values()))))
 
     def of(self, dialect: str) -> tuple[str, ...]:
-        """The ids by which callers of this dialect name the model."""
+        """Return the ids by which callers of this dialect name the model."""
         return self.ids_of.get(dialect, ())
 
+    def parameters_in(self, dialect: str) -> Parameters:
+        """Return the ranges and defaults that hold for callers of this dialect."""
+        return self.parameters_of.get(dialect, self.parameters)
+
+    @property
+    def min_inputs(self) -> int:
+        """The least input images of a request."""
+        return _INPUT_IMAGES[self.task][0]
+
+    @property
+    def max_inputs(self) -> int:
+        """The most input images of a request; 0: it takes none."""
+        return _INPUT_IMAGES[self.task][1]
+
+
+_GUIDANCE: Range[float] = Range(1, MAX_GUIDANCE, default=4.5)
+_WAVESPEED_STEPS = Range(1, MAX_STEPS, default=28)
+_WAVESPEED_GUIDANCE: Range[float] = Range(1, MAX_GUIDANCE, default=3.5)
+_KONTEXT = Parameters(steps=fixed(28), guidance=Range(1, MAX_GUIDANCE, default=3.5))
 
 SRPO = Model(
     name="srpo",
     title="FLUX.1-dev SRPO, text to image",
+    weights=Weights.SRPO,
+    task=Task.TEXT_TO_IMAGE,
+    family="srpo",
+    parameters=Parameters(steps=Range(1, MAX_STEPS, default=28), guidance=_GUIDANCE),
+    parameters_of={"wavespeed": Parameters(steps=_WAVESPEED_STEPS, guidance=_WAVESPEED_GUIDANCE)},
     ids_of={
         "openai": ("srpo",),
         "aimlapi": ("flux/srpo", "flux/srpo/text-to-image"),
@@ -75,6 +240,17 @@ SRPO = Model(
 SRPO_IMAGE = Model(
     name="srpo-image-to-image",
     title="FLUX.1-dev SRPO, image to image",
+    weights=Weights.SRPO,
+    task=Task.IMAGE_TO_IMAGE,
+    family="srpo",
+    parameters=Parameters(
+        steps=Range(10, MAX_STEPS, default=40), guidance=_GUIDANCE, strength=Range(0.01, 1, default=0.95)
+    ),
+    parameters_of={
+        # A strength of 0 gives back the input, resized.
+        "wavespeed": Parameters(steps=_WAVESPEED_STEPS, guidance=_WAVESPEED_GUIDANCE, strength=Range(0, 1, default=0.8))
+    },
+    example="the same fox in summer",
     ids_of={
         "openai": ("srpo-image-to-image",),
         "fal": ("fal-ai/flux/srpo/image-to-image",),
@@ -88,6 +264,11 @@ SRPO_IMAGE = Model(
 KONTEXT_TEXT = Model(
     name="kontext-text-to-image",
     title="FLUX.1 Kontext [dev], text to image",
+    weights=Weights.KONTEXT,
+    task=Task.TEXT_TO_IMAGE,
+    family="kontext",
+    parameters=_KONTEXT,
+    sizes=KONTEXT_SIZES,
     ids_of={
         "openai": ("kontext-text-to-image",),
         "fal": ("fal-ai/flux-pro/kontext/text-to-image", "fal-ai/flux-pro/kontext/max/text-to-image"),
@@ -96,11 +277,23 @@ KONTEXT_TEXT = Model(
 KONTEXT = Model(
     name="kontext",
     title="FLUX.1 Kontext [dev], edit",
+    weights=Weights.KONTEXT,
+    task=Task.EDIT,
+    family="kontext",
+    parameters=_KONTEXT,
+    sizes=KONTEXT_SIZES,
+    example="put a scarf on the fox",
     ids_of={"openai": ("kontext",), "fal": ("fal-ai/flux-pro/kontext", "fal-ai/flux-pro/kontext/max")},
 )
 KONTEXT_MULTI = Model(
     name="kontext-multi",
     title="FLUX.1 Kontext [dev], several images",
+    weights=Weights.KONTEXT,
+    task=Task.MULTI_EDIT,
+    family="kontext",
+    parameters=_KONTEXT,
+    sizes=KONTEXT_SIZES,
+    example="the two foxes side by side",
     ids_of={
         "openai": ("kontext-multi",),
         "fal": ("fal-ai/flux-pro/kontext/multi", "fal-ai/flux-pro/kontext/max/multi"),
@@ -109,9 +302,30 @@ KONTEXT_MULTI = Model(
 
 MODELS: tuple[Model, ...] = (SRPO, SRPO_IMAGE, KONTEXT_TEXT, KONTEXT, KONTEXT_MULTI)
 
-_BY_ID = {model_id: model for model in MODELS for model_id in model.ids}
-
 
 def find(model_id: str) -> Model | None:
-    """The model that callers mean by `model_id`, in whatever dialect they name it."""
-    return _BY_ID.get(model_id)
+    """Return the model that callers mean by `model_id`, in whatever dialect they name it."""
+    return _by_id().get(model_id)
+
+
+def named(name: str) -> Model:
+    """Return the model of this name. Raises KeyError."""
+    return _by_id()[name]
+
+
+def served_with(weights: Iterable[Weights]) -> tuple[str, ...]:
+    """Return the names of the models that are rendered with these weights."""
+    loaded = frozenset(weights)
+    return tuple(model.name for model in MODELS if model.weights in loaded)
+
+
+def for_images(family: str, images: int) -> Model | None:
+    """Return the model of the family that takes so many input images, else the one that takes the most."""
+    models = [model for model in MODELS if model.family == family]
+    fitting = (model for model in models if model.min_inputs <= images <= model.max_inputs)
+    return next(fitting, max(models, key=lambda model: model.max_inputs, default=None))
+
+
+@cache
+def _by_id() -> Mapping[str, Model]:
+    return {model_id: model for model in MODELS for model_id in model.ids}

@@ -269,7 +269,3 @@ class Batch:
 
     def __bool__(self) -> bool:
         return bool(self.jobs)
-
-
-#: Most images that one claim takes.
-BATCH_IMAGES = 4

@@ -7,20 +7,24 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Acceleration = Literal["none", "regular", "high"]
-OutputFormat = Literal["jpeg", "png"]
+from farm.domain.catalogue import (
+    MAX_GUIDANCE,
+    MAX_IMAGES,
+    MAX_INPUTS,
+    MAX_PROMPT,
+    MAX_SIDE,
+    MAX_STEPS,
+    MIN_SIDE,
+    SAFETY_TOLERANCE,
+    SEEDS,
+    Acceleration,
+    OutputFormat,
+)
+
 Priority = Literal["normal", "low"]
 #: `asked`: the request says it. `input`: the first input's own, within the limits. `ratio`: of the sizes that Kontext
 #: was trained with, the one whose ratio is nearest to the first input's.
 Sizing = Literal["asked", "input", "ratio"]
-
-#: Most pictures that a request may bring.
-MAX_INPUTS = 4
-
-#: Seeds are unsigned 32-bit numbers; the seeds of a request's later images wrap around there.
-SEEDS = 2**32
-#: Random seeds are drawn from 1 up to this one, because every dialect accepts it back.
-MAX_RANDOM_SEED = 2**31 - 4
 
 
 def steps_done(steps: int, strength: float | None) -> int:
@@ -58,18 +62,18 @@ class Request(BaseModel):
 
     model: str
     #: Empty once it was forgotten because its caller wished so.
-    prompt: Annotated[str, Field(max_length=4000)]
-    width: Annotated[int, Field(ge=256, le=2560)]
-    height: Annotated[int, Field(ge=256, le=2560)]
-    steps: Annotated[int, Field(ge=1, le=50)]
-    guidance: Annotated[float, Field(ge=1, le=20)]
+    prompt: Annotated[str, Field(max_length=MAX_PROMPT)]
+    width: Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
+    height: Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)]
+    guidance: Annotated[float, Field(ge=1, le=MAX_GUIDANCE)]
     seed: Annotated[int, Field(ge=0, lt=SEEDS)]
-    images: Annotated[int, Field(ge=1, le=4)] = 1
+    images: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 1
     acceleration: Acceleration = "none"
     output_format: OutputFormat = "jpeg"
     safety: bool = True
     #: How strict the checker is, 1 (strictest) to 6. It never turns the check off.
-    safety_tolerance: Annotated[int, Field(ge=1, le=6)] = 2
+    safety_tolerance: Annotated[int, Field(ge=SAFETY_TOLERANCE.min, le=SAFETY_TOLERANCE.max)] = SAFETY_TOLERANCE.default
     strength: Annotated[float, Field(ge=0, le=1)] | None = None
     #: What the caller named as pictures, as URLs or keys in storage; and, once the job is prepared, the farm's own
     #: copies of them: checked, upright, sRGB.

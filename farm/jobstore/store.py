@@ -17,8 +17,9 @@ from typing import Literal, cast, get_args
 import redis
 
 from farm import clock
+from farm.domain.catalogue import BATCH_IMAGES
 from farm.domain.errors import IdempotencyConflict, NotFound
-from farm.domain.job import BATCH_IMAGES, Batch, Claimed, Conditions, Job, NewJob, Result, Search, State
+from farm.domain.job import Batch, Claimed, Conditions, Job, NewJob, Result, Search, State
 from farm.domain.limits import USUAL, Limits, Quota, Spent
 from farm.domain.request import Priority, Request
 from farm.jobstore import redis_keys

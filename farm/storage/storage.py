@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO, Literal, Protocol, cast, get_args
 
-from farm.domain.request import OutputFormat
+from farm.domain.catalogue import OutputFormat
 
 #: A rendered picture is `{job}-{fence}-{number}-{random}.{extension}`, where the fence keeps a late loser from
 #: overwriting the winner; a picture that a job begins from is `{job}-input-{number}-{random}.{extension}`.

@@ -6,7 +6,8 @@ import io
 
 from PIL import Image, ImageChops, ImageStat
 
-from farm.domain.request import SEEDS, ImageRequest
+from farm.domain.catalogue import SEEDS
+from farm.domain.request import ImageRequest
 from tests.chaos.requests import Ask
 from workers.pipelines.simulated import SimulatedPipeline
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from farm.dialects import aimlapi, fal, openai_common, wavespeed
-from farm.domain.catalogue import MAX_PROMPT, MAX_SIDE, MIN_SIDE, MODELS
-from farm.service import ACCELERATIONS
+from farm.domain.catalogue import ACCELERATIONS, MAX_PROMPT, MAX_SIDE, MIN_SIDE, MODELS
 from farm.settings import Settings
 from tests.docs_snippets import DOCS
 

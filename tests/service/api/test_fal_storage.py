@@ -23,7 +23,7 @@ from api.http import body, upload_body
 from farm import clock
 from farm.bootstrap import Farm
 from farm.dialects import fal_storage
-from farm.domain.catalogue import MAX_UPLOAD, MOST_PARTS
+from farm.domain.catalogue import MAX_UPLOAD, MAX_UPLOAD_PARTS
 from farm.domain.errors import StoreFull
 from farm.jobstore import redis_keys
 from farm.storage.storage import Storage, new_upload_key
@@ -528,7 +528,7 @@ def test_a_part_that_comes_again_unchanged_is_no_matter(api: FlaskClient) -> Non
         lambda parts: [parts[0] | {"partNumber": 0}, *parts[1:]],
         lambda parts: [parts[0] | {"partNumber": "1"}, *parts[1:]],
         lambda parts: [parts[0] | {"size": 1}, *parts[1:]],
-        lambda parts: [{"partNumber": number, "etag": "x"} for number in range(1, MOST_PARTS + 2)],
+        lambda parts: [{"partNumber": number, "etag": "x"} for number in range(1, MAX_UPLOAD_PARTS + 2)],
         lambda parts: None,
         lambda parts: {"1": "x"},
     ],
@@ -558,7 +558,7 @@ def test_a_gap_between_parts_is_refused(api: FlaskClient) -> None:
 def test_a_part_has_a_number_from_1_on(api: FlaskClient, stored: Callable[[], set[str]], number: str) -> None:
     upload, _ = begin(api, IN_PARTS)
 
-    assert f"1 to {MOST_PARTS}" in fal_error(api.put(f"{upload}/{number}", data=b"x"), 422)["message"]
+    assert f"1 to {MAX_UPLOAD_PARTS}" in fal_error(api.put(f"{upload}/{number}", data=b"x"), 422)["message"]
     assert stored() == set()
 
 

@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from farm.bootstrap import Farm
-from farm.domain.request import OutputFormat
+from farm.domain.catalogue import OutputFormat
 from farm.storage.storage import new_key
 from tests.service.api.calls import UNKNOWN_ID, problem
 from tests.service.workers.worker import folder_of

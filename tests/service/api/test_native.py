@@ -12,8 +12,7 @@ from werkzeug.test import TestResponse
 
 from api.app import create_app
 from farm.bootstrap import Farm, build
-from farm.domain.catalogue import MODELS
-from farm.domain.request import MAX_RANDOM_SEED
+from farm.domain.catalogue import MAX_RANDOM_SEED, MODELS
 from farm.settings import Settings
 from farm.storage.storage import new_key
 from tests.images import a_picture, data_uri

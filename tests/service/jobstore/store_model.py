@@ -10,7 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from farm.domain.job import BATCH_IMAGES, NewJob, State
+from farm.domain.catalogue import BATCH_IMAGES
+from farm.domain.job import NewJob, State
 from farm.domain.request import Request
 from farm.jobstore.record import blank, fields_of
 from farm.jobstore.redis_keys import PREFIX

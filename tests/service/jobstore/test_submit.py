@@ -10,10 +10,10 @@ import pytest
 import redis
 
 from farm import clock
+from farm.domain.catalogue import SEEDS
 from farm.domain.delivery import Attempt, Outcome
 from farm.domain.errors import IdempotencyConflict, QueueFull, StoreFull, StoreUnavailable
 from farm.domain.job import Conditions, State, Webhook
-from farm.domain.request import SEEDS
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect
 from farm.jobstore.store import JobStore

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from farm.domain.request import SEEDS, Request
+from farm.domain.catalogue import SEEDS
+from farm.domain.request import Request
 from tests.unit.dialects.samples import a_request
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from PIL import ExifTags, Image, ImageChops, ImageStat
 
-from farm.domain.request import OutputFormat, Request
+from farm.domain.catalogue import OutputFormat
+from farm.domain.request import Request
 from tests.unit.dialects.samples import a_request
 from workers.encode import SOFTWARE, Encoder
 
