@@ -13,8 +13,8 @@ help: ## this list
 demo: .venv/set-up-run ## render four prompts through a farm of their own; the pictures are in out/
 	@$(BIN)/farm demo
 
-up: .venv/set-up-run ## run a farm at http://127.0.0.1:8000 until Ctrl-C
-	@exec $(BIN)/farm up
+up: .venv/set-up-run ## run a farm at http://127.0.0.1:8000 until Ctrl-C (HOST=127.0.0.1 PORT=8000)
+	@exec $(BIN)/farm up $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
 
 check: .venv/set-up-dev ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q .

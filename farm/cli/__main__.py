@@ -1,4 +1,4 @@
-"""`python -m farm.cli` is `farm`."""
+"""Run `farm` as `python -m farm.cli`."""
 
 from farm.cli.main import main
 

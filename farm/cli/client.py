@@ -1,8 +1,9 @@
-"""The client commands' way to a farm: HTTP to FARM_URL, errors as one line."""
+"""HTTP client of the `farm` commands: calls the farm at FARM_URL, and raises every failure as one line."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import urllib3
@@ -10,18 +11,22 @@ import urllib3
 from farm.domain.errors import FarmError
 from farm.settings import Settings
 
-#: How a caller is tried again that must not lose sight of its job: for about half a minute, or as the farm says.
-_PATIENTLY = urllib3.Retry(
+#: Retries of a poll: for about half a minute, or for as long as the farm's Retry-After says.
+_POLL_RETRIES = urllib3.Retry(
     8, backoff_factor=0.25, backoff_max=10, allowed_methods=["GET"], status_forcelist=[429, 503], raise_on_status=False
 )
 
 
 class CallFailed(FarmError):
-    """The farm refused the call."""
+    """The farm refused the call. `errors` holds one entry for each wrong field, as the API sends them."""
+
+    def __init__(self, message: str, errors: Sequence[dict[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.errors = errors
 
 
 class Client:
-    """Calls one farm with one key."""
+    """Calls one farm with one API key."""
 
     def __init__(self, settings: Settings) -> None:
         self._base = settings.url.rstrip("/")
@@ -31,9 +36,9 @@ class Client:
     def get(self, path: str, **fields: str | int) -> dict[str, Any]:
         return self._call("GET", path, fields=fields)
 
-    def watch(self, path: str) -> dict[str, Any]:
-        """As `get`, and outlasts a farm that is away for a moment."""
-        return self._call("GET", path, retries=_PATIENTLY)
+    def poll(self, path: str) -> dict[str, Any]:
+        """Get `path`, and retry while the farm is unreachable or overloaded."""
+        return self._call("GET", path, retries=_POLL_RETRIES)
 
     def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         return self._call("POST", path, json=body or {})
@@ -42,26 +47,25 @@ class Client:
         self._call("DELETE", path)
 
     def download(self, url: str) -> bytes:
-        """The bytes behind the URL of a picture. It takes no key, which is none of a bucket's business."""
-        response = self._request("GET", url, retries=_PATIENTLY)
+        """Return the bytes of an image. Sends no API key: the URL may lead to a bucket, which must not see it."""
+        response = self._request("GET", url, retries=_POLL_RETRIES)
         if response.status != 200:
-            raise CallFailed(f"{url} answered {response.status}")
+            raise CallFailed(f"Cannot download {url}: status {response.status}.")
         return bytes(response.data)
 
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         response = self._request(method, f"{self._base}/farm/v1{path}", headers=self._headers, **options)
         body = self._decode(response)
         if response.status >= 400:
-            raise CallFailed(str(body.get("detail", f"The farm answered {response.status}.")))
+            message = body.get("detail", f"The farm answered with status {response.status}.")
+            raise CallFailed(str(message), body.get("errors", ()))
         return body
 
     def _request(self, method: str, url: str, **options: Any) -> urllib3.BaseHTTPResponse:
         try:
             return self._http.request(method, url, **options)
         except urllib3.exceptions.HTTPError as error:
-            raise CallFailed(
-                f"Nothing answers at {self._base}; start a farm with `farm up`, or set FARM_URL"
-            ) from error
+            raise CallFailed(f"No farm answers at {self._base}. Start one with `farm up`, or set FARM_URL.") from error
 
     def _decode(self, response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
         if not response.data:
@@ -71,5 +75,7 @@ class Client:
         except ValueError:
             body = None
         if not isinstance(body, dict):
-            raise CallFailed(f"What answers at {self._base} is no farm: status {response.status}, no JSON object")
+            raise CallFailed(
+                f"The server at {self._base} is not a farm: status {response.status}, no JSON object. Check FARM_URL."
+            )
         return body

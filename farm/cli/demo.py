@@ -1,4 +1,4 @@
-"""`make demo`: a farm in a fresh data folder, four prompts through it, four pictures left behind."""
+"""`farm demo`: start a farm in a temporary data folder, render four prompts, and keep the images."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import typer
 from rich.console import Console
 
 from farm.cli.client import Client
-from farm.cli.download import Gallery
+from farm.cli.download import Downloader
 from farm.cli.tables import show
 from farm.domain.errors import FarmError
 from farm.process import child
 from farm.settings import load
 
-#: A prompt in the miniature's language, and the size of its picture.
+#: Prompts in the miniature's language, each with the size of its image.
 PROMPTS = (
     ("three yellow stars on a meadow at night", "landscape_4_3"),
     ("a large red heart in the middle, in the snow", "portrait_4_3"),
@@ -32,36 +32,36 @@ PROMPTS = (
 
 
 class DemoFailed(FarmError):
-    """The demonstration failed."""
+    """The demo failed."""
 
 
-def demo(out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out")) -> None:
-    """Start a farm, render four prompts, leave the pictures, stop."""
+def demo(out: Annotated[Path, typer.Option(help="Folder to save the images in.")] = Path("out")) -> None:
+    """Render four prompts on a temporary farm, then stop it."""
     with tempfile.TemporaryDirectory(prefix="srpo-farm-demo-") as data_dir, running_farm(Path(data_dir)) as url:
         client = Client(load().model_copy(update={"url": url}))
-        jobs = [_ask(client, seed, *asked) for seed, asked in enumerate(PROMPTS, start=1)]
-        gallery = Gallery(client, out, console=Console(stderr=True), shows_progress=True)
-        followed = gallery.follow(jobs)
+        jobs = [_submit(client, seed, *prompt) for seed, prompt in enumerate(PROMPTS, start=1)]
+        downloader = Downloader(client, out, console=Console(stderr=True), shows_progress=True)
+        finished = downloader.finish(jobs)
     rows = [
         (path, f"{image['width']}x{image['height']}", *(f"{seconds:.2f} s" for seconds in job.view["timings"].values()))
-        for job in followed
+        for job in finished
         for path, image in zip(job.files, job.view["images"], strict=True)
     ]
-    stages = next((list(job.view["timings"]) for job in followed if job.files), [])
-    show(("picture", "size", *stages), rows)
-    failed = [job.view["error"] for job in followed if job.view["status"] != "completed"]
+    stages = next((list(job.view["timings"]) for job in finished if job.files), [])
+    show(("image", "size", *stages), rows)
+    failed = [job.view["error"] for job in finished if job.view["status"] != "completed"]
     if failed:
         raise DemoFailed(failed[0])
 
 
-def _ask(client: Client, seed: int, prompt: str, size: str) -> str:
+def _submit(client: Client, seed: int, prompt: str, size: str) -> str:
     job_id: str = client.post("/jobs", {"model": "srpo", "prompt": prompt, "image_size": size, "seed": seed})["id"]
     return job_id
 
 
 @contextmanager
 def running_farm(data_dir: Path) -> Iterator[str]:
-    """A farm of its own on a free port; its log is kept in the data folder and shown if it does not start."""
+    """Run a farm on a free port and yield its URL. Its log is shown if it does not start."""
     log = data_dir / "log"
     command = [sys.executable, "-m", "farm.cli", "up", "--port", str(free_port()), "--data-dir", str(data_dir)]
     with log.open("wb") as stderr:
@@ -70,7 +70,7 @@ def running_farm(data_dir: Path) -> Iterator[str]:
         assert farm.stdout is not None
         line = farm.stdout.readline()
         if not line.startswith("farm ready: "):
-            raise DemoFailed(f"The farm did not start:\n{log.read_text()[-2000:]}")
+            raise DemoFailed(f"The farm did not start. The end of its log:\n{log.read_text()[-2000:]}")
         yield line.removeprefix("farm ready: ").strip()
     finally:
         farm.send_signal(signal.SIGTERM)
@@ -78,6 +78,7 @@ def running_farm(data_dir: Path) -> Iterator[str]:
 
 
 def free_port() -> int:
+    """Return a port of 127.0.0.1 that no program listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

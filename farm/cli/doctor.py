@@ -1,4 +1,4 @@
-"""`farm doctor`: what is there, what is missing, and the command that mends it."""
+"""`farm doctor`: check the installation, and print the command that fixes each problem."""
 
 from __future__ import annotations
 
@@ -21,18 +21,23 @@ from farm.doctor.finding import Finding, Mark
 from farm.settings import Settings, read
 
 _SIGNS = {Mark.GOOD: "✓", Mark.NOTE: "!", Mark.WRONG: "✗"}
-#: Where the text of a line begins.
+#: Column at which the text of a line begins.
 _INDENT = 15
 
 
 def doctor(
-    data_dir: Annotated[Path, typer.Option("--data-dir", help="The farm's data folder.")] = Path(".farm"),
-    host: Annotated[str | None, typer.Option(help="Where the API listens; else where this farm says.")] = None,
-    port: Annotated[int | None, typer.Option(help="Its port; else the one that this farm says.")] = None,
-    digests: Annotated[bool, typer.Option("--digests", help="Read all weights, which takes minutes.")] = False,
+    data_dir: Annotated[Path, typer.Option("--data-dir", help="Data folder of the farm.")] = Path(".farm"),
+    host: Annotated[str | None, typer.Option(help="Address of the API. Default: that of the running farm.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the API. Default: that of the running farm.")] = None,
+    digests: Annotated[
+        bool, typer.Option("--digests", help="Compare the SHA-256 of all weights; takes minutes.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Tell what is there, what is missing, and the command that mends it. Exit status 1: something is wrong."""
+    """Check the installation and say how to fix problems.
+
+    The exit status is 1 if anything is wrong.
+    """
     settings, problems = read()
     found = []
     for finding in _findings(
@@ -49,7 +54,7 @@ def doctor(
 
 
 def line(finding: Finding) -> str:
-    """A finding for people, wrapped where the output is a terminal."""
+    """Return a finding as text, wrapped if the output is a terminal."""
     head = f"{_SIGNS[finding.mark]} {finding.name}".ljust(_INDENT)
     remedy = f"\n{_wrapped('→ ' + finding.remedy, ' ' * _INDENT)}" if finding.remedy else ""
     return _wrapped(finding.text, head) + remedy

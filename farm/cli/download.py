@@ -1,4 +1,4 @@
-"""Follows jobs with a progress bar, and brings their pictures home."""
+"""Wait for jobs with a progress bar, and download their images."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from farm.cli.client import Client
 from farm.domain.errors import FarmError
 
 _POLL_SECONDS = 0.15
-#: Longest part of a prompt in a file's name, in characters.
-_SLUG = 40
-_ENDED = ("completed", "failed")
+#: Most characters of the prompt in a file's name.
+_MAX_SLUG = 40
+_TERMINAL = ("completed", "failed")
 
 
 @dataclass(frozen=True, slots=True)
-class Followed:
-    """A job that has ended, as its caller sees it, and where its pictures are now."""
+class FinishedJob:
+    """A job in its terminal state, as the API shows it, and the files that its images were saved to."""
 
     view: dict[str, Any]
     files: list[Path]
 
 
 class UnusableFolder(FarmError):
-    """A folder that was named for pictures cannot be written to."""
+    """The output folder cannot be written to."""
 
 
-class Gallery:
-    """Waits for jobs of one farm and downloads what they rendered into `folder`. Raises UnusableFolder."""
+class Downloader:
+    """Waits for jobs and downloads their images into `folder`. Raises UnusableFolder."""
 
     def __init__(self, client: Client, folder: Path, *, console: Console, shows_progress: bool) -> None:
         self._client = client
@@ -46,21 +46,21 @@ class Gallery:
         with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def follow(self, job_ids: list[str]) -> list[Followed]:
-        """Every job's end, in the order given."""
+    def finish(self, job_ids: list[str]) -> list[FinishedJob]:
+        """Wait until every job has ended, and return them in the order given."""
         views: dict[str, dict[str, Any]] = {}
         with self._bars() as bars:
             while True:
                 for job_id in job_ids:
-                    if views.get(job_id, {}).get("status") not in _ENDED:
-                        views[job_id] = self._client.watch(f"/jobs/{job_id}")
+                    if views.get(job_id, {}).get("status") not in _TERMINAL:
+                        views[job_id] = self._client.poll(f"/jobs/{job_id}")
                 bars.show(list(views.values()))
-                if all(view["status"] in _ENDED for view in views.values()):
+                if all(view["status"] in _TERMINAL for view in views.values()):
                     break
                 clock.pause(_POLL_SECONDS)
-        return [Followed(views[job_id], self._bring_home(views[job_id])) for job_id in job_ids]
+        return [FinishedJob(views[job_id], self._download(views[job_id])) for job_id in job_ids]
 
-    def _bring_home(self, view: dict[str, Any]) -> list[Path]:
+    def _download(self, view: dict[str, Any]) -> list[Path]:
         return [self._save(view, number) for number in range(len(view["images"]))]
 
     def _save(self, view: dict[str, Any], number: int) -> Path:
@@ -74,7 +74,7 @@ class Gallery:
         return path
 
     @contextmanager
-    def _bars(self) -> Iterator[Bars]:
+    def _bars(self) -> Iterator[ProgressBars]:
         progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -84,7 +84,7 @@ class Gallery:
             disable=not self._shows_progress,
         )
         with progress:
-            yield Bars(progress)
+            yield ProgressBars(progress)
 
 
 @contextmanager
@@ -92,17 +92,17 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UnusableFolder(f"--out: {path} cannot be written: {error.strerror}") from error
+        raise UnusableFolder(f"--out: cannot write {path}: {error.strerror}.") from error
 
 
 def _slug(prompt: str) -> str:
-    """The prompt's first words, as a file's name."""
-    words = textwrap.shorten(" ".join(re.findall(r"[a-z0-9]+", prompt.lower())), _SLUG, placeholder="")
-    return words.replace(" ", "-") or "picture"
+    """Return the prompt's first words as a file name."""
+    words = textwrap.shorten(" ".join(re.findall(r"[a-z0-9]+", prompt.lower())), _MAX_SLUG, placeholder="")
+    return words.replace(" ", "-") or "image"
 
 
-class Bars:
-    """Two bars: steps made and images done, of all the jobs followed."""
+class ProgressBars:
+    """Two progress bars over all jobs: denoising steps and images."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -110,8 +110,8 @@ class Bars:
         self._images = progress.add_task("images", total=None)
 
     def show(self, views: list[dict[str, Any]]) -> None:
-        made = sum(view["progress"]["step"] for view in views)
-        wanted = sum(view["progress"]["steps"] for view in views)
-        self._progress.update(self._steps, completed=made, total=wanted)
+        done = sum(view["progress"]["step"] for view in views)
+        total = sum(view["progress"]["steps"] for view in views)
+        self._progress.update(self._steps, completed=done, total=total)
         images = sum(view["num_images"] for view in views)
         self._progress.update(self._images, completed=sum(len(view["images"]) for view in views), total=images)

@@ -1,4 +1,4 @@
-"""`farm jobs`: look at jobs and act on them."""
+"""`farm jobs`: list, show, cancel, retry and delete jobs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ from farm.cli.client import Client
 from farm.cli.tables import show as show_table
 from farm.settings import load
 
-app = typer.Typer(no_args_is_help=False, help="Look at jobs and act on them.")
+app = typer.Typer(help="List, show, cancel, retry and delete jobs.")
 
-JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="Id of the job.")]
+
+#: The sentence about each outcome of a cancel.
+_OUTCOMES = {
+    "cancelled": "The job was still waiting and will not start.",
+    "stopping": "The worker stops within one denoising step.",
+    "ended": "The job had already ended.",
+}
 
 
 @app.callback(invoke_without_command=True)
@@ -24,10 +31,12 @@ def default(context: typer.Context) -> None:
 
 @app.command("list")
 def list_jobs(
-    status: Annotated[str | None, typer.Option(help="created, processing, completed or failed.")] = None,
-    limit: Annotated[int, typer.Option(help="How many of the newest, up to 100.")] = 20,
+    status: Annotated[
+        str | None, typer.Option(help="Only jobs in this state: created, processing, completed or failed.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Number of jobs, up to 100.")] = 20,
 ) -> None:
-    """The newest jobs."""
+    """List the newest jobs."""
     fields: dict[str, str | int] = {"limit": limit} | ({"status": status} if status else {})
     jobs = Client(load()).get("/jobs", **fields)["jobs"]
     columns = ("id", "model", "status", "code", "progress", "created", "prompt")
@@ -36,27 +45,26 @@ def list_jobs(
 
 @app.command()
 def show(job_id: JobId) -> None:
-    """All that is known of a job, as JSON."""
+    """Print a job as JSON."""
     print(json.dumps(Client(load()).get(f"/jobs/{job_id}"), indent=2))
 
 
 @app.command()
 def cancel(job_id: JobId) -> None:
-    """Cancel a job that waits or runs."""
+    """Cancel a waiting or running job."""
     outcome = Client(load()).post(f"/jobs/{job_id}/cancel")["outcome"]
-    said = {"cancelled": "it never started", "stopping": "its worker stops within a step", "ended": "it had ended"}
-    print(f"{outcome}: {said[outcome]}")
+    print(f"{outcome}: {_OUTCOMES[outcome]}")
 
 
 @app.command()
 def retry(job_id: JobId) -> None:
-    """Ask for a failed job once more, as a new one."""
+    """Submit a failed job again as a new one, and print its id."""
     print(Client(load()).post(f"/jobs/{job_id}/retry")["id"])
 
 
 @app.command()
 def delete(job_id: JobId) -> None:
-    """Remove a finished job: record, prompt and pictures."""
+    """Delete a finished job with its prompt and images."""
     Client(load()).delete(f"/jobs/{job_id}")
     print("deleted")
 

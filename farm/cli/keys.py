@@ -1,4 +1,4 @@
-"""`farm keys`: API keys, on Redis itself, whether or not the farm runs."""
+"""`farm keys`: create, list, limit and revoke API keys. Works on Redis directly, whether or not the farm runs."""
 
 from __future__ import annotations
 
@@ -21,43 +21,54 @@ from farm.process.data_dir import DataDir
 from farm.process.embedded_redis import EmbeddedRedis
 from farm.settings import load
 
-app = typer.Typer(help="API keys. A key is shown once and kept as a hash.")
+app = typer.Typer(help="Create, list, limit and revoke API keys.")
 
-Rate = Annotated[int | None, typer.Option("--rate", min=0, max=MOST_RATE, help="Submits a minute; 0: any.")]
-Waiting = Annotated[int | None, typer.Option("--waiting", min=0, help="Jobs that wait at a time; 0: any.")]
-Images = Annotated[int | None, typer.Option("--images-per-day", min=0, help="Images a day (UTC); 0: any.")]
-DataFolder = Annotated[Path, typer.Option("--data-dir", help="The farm's data folder.")]
-Name = Annotated[str, typer.Argument(help="Whose key; a second key of a name sees the same jobs.")]
+Rate = Annotated[int | None, typer.Option("--rate", min=0, max=MOST_RATE, help="Submits per minute. 0: no limit.")]
+Waiting = Annotated[int | None, typer.Option("--waiting", min=0, help="Jobs waiting at a time. 0: no limit.")]
+Images = Annotated[int | None, typer.Option("--images-per-day", min=0, help="Images per day (UTC). 0: no limit.")]
+DataFolder = Annotated[Path, typer.Option("--data-dir", help="Data folder of the farm.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the caller. Keys of one name see the same jobs.")]
 
 
 class BadKeyName(FarmError):
-    """That is no name for a key."""
+    """The name cannot be used for a key."""
 
 
 class NoSuchKey(FarmError):
-    """No key has that name or id."""
+    """No key has this name or id."""
+
+
+@app.callback(invoke_without_command=True)
+def default(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_keys()
 
 
 @app.command()
 def create(
     name: Name,
-    admin: Annotated[bool, typer.Option("--admin", help="May see every caller's jobs, workers, keys.")] = False,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="Allow access to the jobs of all callers, workers and keys.")
+    ] = False,
     rate: Rate = None,
     waiting: Waiting = None,
     images_per_day: Images = None,
     data_dir: DataFolder = Path(".farm"),
 ) -> None:
-    """Make a key and show it, this once. A limit that is not given is the farm's own."""
+    """Create a key and print it. It cannot be shown again.
+
+    Limits that you leave out are those of the settings.
+    """
     with callers(data_dir) as known:
         try:
             print(known.create(name, is_admin=admin, limits=Limits(rate, waiting, images_per_day)))
         except ValueError as error:
-            raise BadKeyName(f"'{name}' cannot be used: {error}") from error
+            raise BadKeyName(f"NAME: '{name}' cannot be used: {error}") from error
 
 
 @app.command("list")
 def list_keys(data_dir: DataFolder = Path(".farm")) -> None:
-    """The valid keys, with their limits where they have their own."""
+    """List the valid keys and their own limits."""
     with callers(data_dir) as known:
         rows = [
             (
@@ -69,18 +80,21 @@ def list_keys(data_dir: DataFolder = Path(".farm")) -> None:
             )
             for key in known.all()
         ]
-    show_table(("id", "name", "admin", "created", "rate", "waiting", "images a day"), rows)
+    show_table(("id", "name", "admin", "created", "rate", "waiting", "images per day"), rows)
 
 
 @app.command()
 def limit(
-    name: Annotated[str, typer.Argument(help="A key's name or id.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name or id of the key.")],
     rate: Rate = None,
     waiting: Waiting = None,
     images_per_day: Images = None,
     data_dir: DataFolder = Path(".farm"),
 ) -> None:
-    """Give a key these limits from now on. One that is not given is the farm's own again."""
+    """Set the limits of a key.
+
+    Limits that you leave out are reset to those of the settings.
+    """
     with callers(data_dir) as known:
         count = known.limit(name, Limits(rate, waiting, images_per_day))
     if count == 0:
@@ -90,9 +104,10 @@ def limit(
 
 @app.command()
 def revoke(
-    name: Annotated[str, typer.Argument(help="A key's name or id.")], data_dir: DataFolder = Path(".farm")
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name or id of the key.")],
+    data_dir: DataFolder = Path(".farm"),
 ) -> None:
-    """Make a key invalid at once."""
+    """Revoke a key at once."""
     with callers(data_dir) as known:
         count = known.revoke(name)
     if count == 0:
@@ -100,13 +115,13 @@ def revoke(
     print(f"revoked: {count}")
 
 
-def _shown(most: int | None) -> str:
-    return "any" if most == 0 else str(most or "")
+def _shown(limit: int | None) -> str:
+    return "no limit" if limit == 0 else str(limit or "")
 
 
 @contextmanager
 def callers(data_dir: Path) -> Iterator[Callers]:
-    """The keys, where the farm keeps them; its embedded Redis is started for as long as it takes."""
+    """Yield the key store. Start the embedded Redis for the time if no farm runs."""
     settings, folder = load(), DataDir(data_dir)
     if settings.redis_url or not folder.try_take():
         yield Callers(connect(redis_url(settings, folder.path)))

@@ -3,41 +3,71 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated, NoReturn
 
 import typer
 
+from farm import __version__
 from farm.cli import demo, doctor, jobs, keys, render, up, webhooks, workers
 from farm.domain.errors import FarmError
 
 app = typer.Typer(
     name="farm",
-    help="Render FLUX SRPO images on your own GPUs.",
-    no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 app.command()(up.up)
 app.command()(up.api)
 app.command()(up.worker)
+app.command()(demo.demo)
 app.command()(render.render)
-app.add_typer(jobs.app, name="jobs")
-app.add_typer(workers.workers, name="workers")
-app.add_typer(keys.app, name="keys")
-app.add_typer(webhooks.app, name="webhooks")
+app.command()(workers.models)
 app.command()(workers.pause)
 app.command()(workers.resume)
-app.command()(workers.models)
 app.command()(doctor.doctor)
-app.command(hidden=True)(demo.demo)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(workers.workers, name="workers")
+app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(keys.app, name="keys")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"srpo-farm {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Render FLUX SRPO images on your own GPUs.
+
+    Start a farm with `farm up`, then render with `farm render "a prompt"`.
+    Settings are environment variables: see docs/settings.md.
+    """
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def main() -> None:
-    """Run a command; what goes wrong is one line, and an exit status."""
+    """Run a command. An error is one line on stderr; the exit status is 1, or 2 for a wrong option or argument."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except FarmError as error:
-        print(f"farm: {error}", file=sys.stderr)
-        sys.exit(1)
+        _fail(str(error), 1)
+    except typer.TyperException as error:
+        context: typer.Context | None = getattr(error, "ctx", None)
+        hint = f" See `{context.command_path} --help`." if context else ""
+        _fail(f"{error.format_message()}{hint}", 2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    print(f"farm: {message}", file=sys.stderr)
+    sys.exit(status)

@@ -1,4 +1,4 @@
-"""`farm render`: submit, watch, download."""
+"""`farm render`: submit a job, show its progress, download its images."""
 
 from __future__ import annotations
 
@@ -12,20 +12,39 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from farm.cli.client import Client
-from farm.cli.download import Followed, Gallery
+from farm.cli.client import CallFailed, Client
+from farm.cli.download import Downloader, FinishedJob
 from farm.domain.catalogue import KONTEXT, KONTEXT_MULTI, KONTEXT_TEXT, SRPO, SRPO_IMAGE
 from farm.domain.errors import FarmError
 from farm.settings import load
 
-#: Most bytes that the files of one request may have together. As data URIs they still fit into a body.
-MOST_BYTES = 50_000_000
-#: What `--model` names by a short word: the model for no picture, for one, and for several.
+#: Most bytes that the image files of one request may have together. As data URIs they still fit into a body.
+MAX_FILE_BYTES = 50_000_000
+#: The model that a short `--model` name means with no input image, with one, and with several.
 _FAMILIES = {
     "srpo": (SRPO.name, SRPO_IMAGE.name, SRPO_IMAGE.name),
     "kontext": (KONTEXT_TEXT.name, KONTEXT.name, KONTEXT_MULTI.name),
 }
 _URL = re.compile(r"(https?://|data:)", re.IGNORECASE)
+
+#: The option that sets each field of the request: the API's errors name fields, the person typed options.
+OPTIONS = {
+    "prompt": "PROMPT",
+    "model": "--model",
+    "num_images": "-n",
+    "image_size": "--size",
+    "num_inference_steps": "--steps",
+    "guidance_scale": "--guidance",
+    "seed": "--seed",
+    "acceleration": "--acceleration",
+    "output_format": "--format",
+    "image_url": "--image",
+    "image_urls": "--image",
+    "strength": "--strength",
+    "aspect_ratio": "--aspect-ratio",
+    "enhance_prompt": "--enhance",
+    "enable_safety_checker": "--safety-checker",
+}
 
 
 class RenderFailed(FarmError):
@@ -33,56 +52,55 @@ class RenderFailed(FarmError):
 
 
 class UnusableFile(FarmError):
-    """A file that was named as a picture cannot be sent."""
+    """A file given with --image cannot be sent."""
 
 
 def render(
-    prompt: Annotated[str, typer.Argument(help="What to paint, or how to change the pictures.")],
-    number: Annotated[int | None, typer.Option("-n", help="How many pictures, 1 to 4; one if left out.")] = None,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to render, or how to change the input images.")],
+    number: Annotated[int | None, typer.Option("-n", help="Number of images, 1 to 4. Default: 1.")] = None,
     model: Annotated[
-        str, typer.Option(help="srpo, kontext (each takes pictures, too), or any id that `farm models` lists.")
+        str, typer.Option(help="srpo or kontext, with or without --image, or any id that `farm models` lists.")
     ] = "srpo",
     size: Annotated[str | None, typer.Option(help="A preset such as landscape_4_3, or WxH in pixels.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps, up to 50.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of denoising steps, up to 50.")] = None,
     guidance: Annotated[float | None, typer.Option(help="How closely to follow the prompt, 1 to 20.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same picture; random if left out.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same image. Default: random.")] = None,
     acceleration: Annotated[str | None, typer.Option(help="none, regular or high.")] = None,
-    form: Annotated[str | None, typer.Option("--format", help="jpeg or png.")] = None,
+    form: Annotated[str | None, typer.Option("--format", help="File format: jpeg or png.")] = None,
     images: Annotated[
         list[str] | None,
-        typer.Option(
-            "--image", metavar="FILE-or-URL", help="A picture to begin from or to edit; give it again for more."
-        ),
+        typer.Option("--image", metavar="FILE-or-URL", help="Input image. Repeat the option for several images."),
     ] = None,
     strength: Annotated[
-        float | None, typer.Option(help="With srpo and --image: how far from the picture to go, 0.01 to 1.")
+        float | None, typer.Option(help="How much to change the input image, 0.01 to 1. Only with srpo.")
     ] = None,
-    aspect_ratio: Annotated[str | None, typer.Option(help="With kontext: 21:9, 16:9, 4:3, 3:2, 1:1, … 9:21.")] = None,
-    enhance: Annotated[bool, typer.Option("--enhance", help="Have the prompt rewritten in more detail first.")] = False,
+    aspect_ratio: Annotated[
+        str | None, typer.Option(help="21:9, 16:9, 4:3, 3:2, 1:1, … 9:21. Only with kontext.")
+    ] = None,
+    enhance: Annotated[bool, typer.Option("--enhance", help="Rewrite the prompt in more detail first.")] = False,
     safety_checker: Annotated[
-        bool | None, typer.Option("--safety-checker/--no-safety-checker", help="Whether pictures are checked.")
+        bool | None, typer.Option("--safety-checker/--no-safety-checker", help="Check the images for unsafe content.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the job and its files as JSON, no bar.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder to save the images in.")] = Path("out"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the job as JSON instead of a progress bar.")] = False,
 ) -> None:
-    """Render pictures of a prompt and save them.
-
-    With --image the prompt says what to make of a picture:
+    """Render images from a prompt and download them.
 
     \b
       farm render "a red fox in fresh snow"
       farm render "the same as a watercolour" --image fox.jpeg --strength 0.6
       farm render "give the fox a blue scarf" --model kontext --image fox.jpeg
-      farm render "the fox and the owl meet" --model kontext --image fox.jpeg --image owl.png
+      farm render "they meet" --model kontext --image fox.jpeg --image owl.png
 
-    What is left out is the farm's to choose. What a model does not take is refused by name.
+    The model's defaults apply to every option that you leave out. An option
+    that the model does not support is an error.
     """
-    urls = picture_urls(images or [])
-    meant = model_for(model, len(urls))
-    asked = {
-        "model": meant,
+    urls = image_urls(images or [])
+    chosen = model_for(model, len(urls))
+    fields = {
+        "model": chosen,
         "prompt": prompt,
-        **pictures(urls, several=meant in KONTEXT_MULTI.ids),
+        **image_fields(urls, several=chosen in KONTEXT_MULTI.ids),
         "image_size": size and image_size(size),
         "num_inference_steps": steps,
         "guidance_scale": guidance,
@@ -96,44 +114,68 @@ def render(
         "enable_safety_checker": safety_checker,
     }
     client = Client(load())
-    gallery = Gallery(client, out, console=Console(stderr=True), shows_progress=not as_json)
-    job_id = client.post("/jobs", {name: value for name, value in asked.items() if value is not None})["id"]
-    (followed,) = gallery.follow([job_id])
+    downloader = Downloader(client, out, console=Console(stderr=True), shows_progress=not as_json)
+    (job,) = downloader.finish([_submit(client, {name: value for name, value in fields.items() if value is not None})])
     if as_json:
-        print(json.dumps({**followed.view, "files": [str(path) for path in followed.files]}, indent=2))
+        print(json.dumps({**job.view, "files": [str(path) for path in job.files]}, indent=2))
     else:
-        report(followed)
-    if followed.view["status"] == "failed":
-        raise RenderFailed(f"{followed.view['code']}: {followed.view['error']}")
+        report(job)
+    if job.view["status"] == "failed":
+        raise RenderFailed(f"The job failed ({job.view['code']}): {job.view['error']}")
 
 
-def model_for(name: str, pictures: int) -> str:
-    """The model that is meant by `name`, if so many pictures are given."""
-    return _FAMILIES[name][min(pictures, 2)] if name in _FAMILIES else name
+def _submit(client: Client, fields: dict[str, Any]) -> str:
+    try:
+        job_id: str = client.post("/jobs", fields)["id"]
+    except CallFailed as error:
+        raise in_options(error) from error
+    return job_id
 
 
-def pictures(urls: list[str], *, several: bool) -> dict[str, Any]:
-    """The fields that name the pictures; `several`: the model takes a list, even of one."""
+def in_options(error: CallFailed) -> CallFailed:
+    """Return the error with each wrong field named by the option that sets it."""
+    if not error.errors:
+        return error
+    return CallFailed("; ".join(_in_options(problem) for problem in error.errors), error.errors)
+
+
+def _in_options(problem: dict[str, Any]) -> str:
+    field, _, part = str(problem["field"]).partition(".")
+    option = OPTIONS.get(field, field)
+    if problem["type"] == "extra_forbidden":
+        return f"{option}: this model has no such option"
+    return f"{option}{f' ({part})' if part else ''}: {problem['message']}"
+
+
+def model_for(name: str, images: int) -> str:
+    """Return the model that `--model NAME` means with this number of input images."""
+    return _FAMILIES[name][min(images, 2)] if name in _FAMILIES else name
+
+
+def image_fields(urls: list[str], *, several: bool) -> dict[str, Any]:
+    """Return the request's fields for the input images; `several`: the model takes a list, even of one."""
     if several or len(urls) > 1:
         return {"image_urls": urls}
     return {"image_url": urls[0]} if urls else {}
 
 
-def picture_urls(named: list[str]) -> list[str]:
-    """URLs as they are, files as data URIs. Raises UnusableFile."""
-    files = {name: _content(Path(name)) for name in named if not _URL.match(name)}
-    total = sum(len(files.get(name, b"")) for name in named)
-    if total > MOST_BYTES:
-        raise UnusableFile(f"--image: the files are too large; allowed: {MOST_BYTES} bytes together, or any URL")
-    return [_data_uri(name, files[name]) if name in files else name for name in named]
+def image_urls(names: list[str]) -> list[str]:
+    """Return URLs as they are and files as data URIs. Raises UnusableFile."""
+    files = {name: _content(Path(name)) for name in names if not _URL.match(name)}
+    total = sum(len(files.get(name, b"")) for name in names)
+    if total > MAX_FILE_BYTES:
+        raise UnusableFile(
+            f"--image: the files are too large; allowed: {MAX_FILE_BYTES} bytes together. Give a URL instead."
+        )
+    return [_data_uri(name, files[name]) if name in files else name for name in names]
 
 
 def _content(file: Path) -> bytes:
     try:
         with file.open("rb") as opened:
-            return opened.read(MOST_BYTES + 1)
+            return opened.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise UnusableFile(f"--image: {file} is no file that can be read: {error.strerror}") from error
+        raise UnusableFile(f"--image: cannot read {file}: {error.strerror}.") from error
 
 
 def _data_uri(name: str, content: bytes) -> str:
@@ -142,18 +184,18 @@ def _data_uri(name: str, content: bytes) -> str:
 
 
 def image_size(text: str) -> str | dict[str, int]:
-    """`1024x768` as sides; anything else is a preset's name, and the farm says whether it knows it."""
+    """Return `1024x768` as width and height, and anything else as a preset's name, which the farm checks."""
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     return {"width": int(match[1]), "height": int(match[2])} if match else text
 
 
-def report(followed: Followed) -> None:
-    """Where the pictures are, and how long each stage took."""
-    view = followed.view
+def report(job: FinishedJob) -> None:
+    """Print each file with the time of every stage, and the job's warnings."""
+    view = job.view
     stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in view["timings"].items())
     if view["original_prompt"] not in (None, view["prompt"]):
         print(f"prompt: {view['prompt']}")
-    for path in followed.files:
+    for path in job.files:
         print(f"{path}  ({stages})")
     for warning in view["warnings"]:
         print(f"warning: {warning}")

@@ -1,4 +1,4 @@
-"""Answers as tables for people."""
+"""Print rows as a plain table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.table import Table
 
 
 def show(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print a plain table; never cut a cell where the output is no terminal."""
+    """Print a plain table. Outside a terminal no cell is cut."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)

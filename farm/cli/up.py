@@ -1,4 +1,4 @@
-"""`farm up`, `farm api`, `farm worker`: the processes of a farm."""
+"""`farm up`, `farm api` and `farm worker`: start the processes of a farm."""
 
 from __future__ import annotations
 
@@ -20,25 +20,29 @@ from farm.process.supervisor import API_GRACE_SECONDS, Child, Supervisor
 from farm.settings import load
 from farm.telemetry import set_up_log
 
-#: A connection that stays open would hold up the API's end by two seconds.
+#: A keep-alive connection would delay the API's shutdown by two seconds.
 _ONCE = {"Connection": "close"}
 
-Host = Annotated[str, typer.Option(help="Address to listen on; anything but loopback needs API keys.")]
+Host = Annotated[str, typer.Option(help="Address to listen on. Any but loopback requires API keys.")]
 Port = Annotated[int, typer.Option(help="Port to listen on.")]
-DataFolder = Annotated[Path, typer.Option("--data-dir", help="Where everything is kept.")]
-Certificate = Annotated[Path | None, typer.Option("--tls-cert", help="Certificate, to answer over HTTPS.")]
-PrivateKey = Annotated[Path | None, typer.Option("--tls-key", help="The certificate's private key.")]
+DataFolder = Annotated[Path, typer.Option("--data-dir", help="Folder for all data: Redis, images, uploads.")]
+Certificate = Annotated[Path | None, typer.Option("--tls-cert", help="TLS certificate (PEM), to serve HTTPS.")]
+PrivateKey = Annotated[Path | None, typer.Option("--tls-key", help="Private key of the certificate (PEM).")]
 
 
 def up(
     host: Host = "127.0.0.1",
     port: Port = 8000,
-    workers: Annotated[int, typer.Option(min=1, help="Render workers.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Number of render workers.")] = 1,
     data_dir: DataFolder = Path(".farm"),
     tls_cert: Certificate = None,
     tls_key: PrivateKey = None,
 ) -> None:
-    """Run a whole farm on this machine until Ctrl-C."""
+    """Run a whole farm on this machine until Ctrl-C.
+
+    Starts Redis if FARM_REDIS_URL is not set, the API, render workers and a
+    webhook worker, and restarts any that dies.
+    """
     settings = load()
     set_up_log(settings.log)
     folder = DataDir(data_dir)
@@ -79,16 +83,24 @@ def api(
     tls_cert: Certificate = None,
     tls_key: PrivateKey = None,
 ) -> None:
-    """Run the API alone, against FARM_REDIS_URL or the farm of a data folder."""
+    """Run only the API.
+
+    Uses the Redis of FARM_REDIS_URL, or of the farm in --data-dir.
+    """
     program = api_program(host, port, data_dir, tls_cert, tls_key)
     os.execv(program[0], program)
 
 
 def worker(
     data_dir: DataFolder = Path(".farm"),
-    webhooks: Annotated[bool, typer.Option("--webhooks", help="Deliver webhooks instead of rendering.")] = False,
+    webhooks: Annotated[
+        bool, typer.Option("--webhooks", help="Deliver webhooks and prepare inputs instead of rendering.")
+    ] = False,
 ) -> None:
-    """Run one render worker alone, against FARM_REDIS_URL or the farm of a data folder."""
+    """Run only one render worker, or one webhook worker.
+
+    Uses the Redis of FARM_REDIS_URL, or of the farm in --data-dir.
+    """
     program = webhook_program(data_dir) if webhooks else worker_program(data_dir)
     os.execv(program[0], program)
 
@@ -98,7 +110,7 @@ def api_program(host: str, port: int, data_dir: Path, cert: Path | None, key: Pa
     if cert and key:
         program += ["--tls-cert", str(cert), "--tls-key", str(key)]
     elif cert or key:
-        raise ConfigurationError("HTTPS needs both --tls-cert and --tls-key")
+        raise ConfigurationError("HTTPS needs both --tls-cert and --tls-key.")
     return program
 
 
@@ -111,7 +123,7 @@ def webhook_program(data_dir: Path) -> list[str]:
 
 
 def refuse_taken_port(host: str, port: int) -> None:
-    """Raise ConfigurationError if somebody listens there already."""
+    """Raise ConfigurationError if the port cannot be bound."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -119,13 +131,14 @@ def refuse_taken_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise ConfigurationError(
-                f"Port {port} on {host} cannot be used ({error.strerror}); choose another with --port"
+                f"--port: cannot listen on {host}:{port} ({error.strerror}); choose another port"
             ) from error
 
 
 def api_answers(address: str) -> bool:
+    """Return True if the API is ready."""
     try:
-        # Only whether it answers: its certificate may be for another name than this one.
+        # Its certificate may be for another name than this address.
         return urllib3.request("GET", f"{address}/readyz", timeout=2, retries=False, headers=_ONCE).status == 200
     except urllib3.exceptions.SSLError:
         return True
@@ -134,7 +147,7 @@ def api_answers(address: str) -> bool:
 
 
 def is_dismissed(url: str, pid: int) -> bool:
-    """Whether the worker that was this process had been told to leave with `farm workers drain`."""
+    """Return True if the worker of this process was drained with `farm workers drain`."""
     try:
         return StoreStats(connect(url)).is_dismissed(socket.gethostname(), pid)
     except StoreUnavailable:
@@ -142,6 +155,7 @@ def is_dismissed(url: str, pid: int) -> bool:
 
 
 def has_warm_worker(url: str) -> bool:
+    """Return True if any worker has loaded its model."""
     try:
         return any(worker.facts.get("state") == "warm" for worker in StoreStats(connect(url)).workers())
     except StoreUnavailable:

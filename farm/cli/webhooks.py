@@ -1,4 +1,4 @@
-"""`farm webhooks`: deliveries with their tries, and a call to try a receiver."""
+"""`farm webhooks`: list, show, repeat and test webhook deliveries."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from farm.cli.client import Client
 from farm.cli.tables import show as show_table
 from farm.settings import load
 
-app = typer.Typer(help="Deliveries to webhooks, with every try.")
+app = typer.Typer(help="List, show, repeat and test webhook deliveries.")
 
-DeliveryId = Annotated[str, typer.Argument(metavar="ID", help="The delivery's id.")]
+DeliveryId = Annotated[str, typer.Argument(metavar="ID", help="Id of the delivery.")]
 
-#: How long `test` waits for its outcome, in seconds; a try takes less.
+#: How long `test` waits for the outcome, in seconds. One attempt takes less.
 _TEST_SECONDS = 30.0
 
 
@@ -26,28 +26,32 @@ def default(context: typer.Context) -> None:
 
 
 @app.command("list")
-def list_deliveries(count: Annotated[int, typer.Option("-n", help="How many.", min=1, max=100)] = 20) -> None:
-    """The newest deliveries."""
+def list_deliveries(
+    count: Annotated[int, typer.Option("-n", help="Number of deliveries.", min=1, max=100)] = 20,
+) -> None:
+    """List the newest deliveries."""
     found = Client(load()).get("/deliveries", limit=count)["deliveries"]
-    show_table(("id", "event", "receiver", "status", "tries", "last", "next try"), [_row(item) for item in found])
+    show_table(
+        ("id", "event", "receiver", "status", "attempts", "last", "next attempt"), [_row(item) for item in found]
+    )
 
 
 @app.command()
 def show(delivery_id: DeliveryId) -> None:
-    """One delivery with every try."""
+    """Show a delivery with every attempt."""
     _print(Client(load()).get(f"/deliveries/{delivery_id}"))
 
 
 @app.command()
 def redeliver(delivery_id: DeliveryId) -> None:
-    """Try a delivery again now; it keeps its id."""
+    """Repeat a delivery now, with the same event id."""
     Client(load()).post(f"/deliveries/{delivery_id}/redeliver")
-    print(f"{delivery_id} is tried again")
+    print(f"{delivery_id} is queued again")
 
 
 @app.command()
-def test(url: str) -> None:
-    """Send a signed test event to URL, once, and show what came back."""
+def test(url: Annotated[str, typer.Argument(metavar="URL", help="Address of the receiver.")]) -> None:
+    """Send one signed test event to URL and show the answer."""
     client = Client(load())
     delivery = client.post("/deliveries", {"url": url})
     until = clock.monotonic() + _TEST_SECONDS
@@ -61,7 +65,7 @@ def test(url: str) -> None:
 
 @app.command()
 def secret() -> None:
-    """The secret that signs your webhooks."""
+    """Print the secret that signs your webhooks."""
     print(Client(load()).get("/webhook_secret")["secret"])
 
 
@@ -80,7 +84,7 @@ def _print(delivery: dict[str, Any]) -> None:
         for number, attempt in enumerate(delivery["attempts"], start=1)
     ]
     if rows:
-        show_table(("try", "at", "took", "outcome", "answer"), rows)
+        show_table(("attempt", "at", "took", "outcome", "answer"), rows)
 
 
 def _outcome(attempt: dict[str, Any]) -> str:

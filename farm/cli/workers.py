@@ -1,4 +1,4 @@
-"""`farm workers`, `farm pause`, `farm resume`, `farm models`: what renders here, whether it does, what it serves."""
+"""`farm workers`, `farm pause`, `farm resume` and `farm models`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from farm.cli.client import Client
 from farm.cli.tables import show
 from farm.settings import load
 
-workers = typer.Typer(help="The workers and what they hold.")
+workers = typer.Typer(help="List and drain render workers.")
 
 
 @workers.callback(invoke_without_command=True)
@@ -22,33 +22,33 @@ def default(context: typer.Context) -> None:
 
 @workers.command("list")
 def list_workers() -> None:
-    """Every worker that gave a sign of life lately."""
+    """List the workers with a recent heartbeat."""
     found = Client(load()).get("/workers")["workers"]
     columns = ("id", "state", "models", "weights", "jobs", "seen", "version")
     show(columns, [_worker_row(worker) for worker in found])
 
 
 @workers.command()
-def drain(worker_id: Annotated[str, typer.Argument(metavar="ID", help="The worker's id.")]) -> None:
-    """Have a worker finish or hand back what it holds, and leave."""
+def drain(worker_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the worker.")]) -> None:
+    """Make a worker finish or return its jobs, then exit."""
     Client(load()).post(f"/workers/{quote(worker_id, safe='')}/drain")
-    print("draining: it takes nothing more, and leaves")
+    print("draining: the worker takes no new jobs and exits")
 
 
 def pause() -> None:
-    """Have the workers take nothing new; what is submitted waits."""
+    """Stop starting jobs; new jobs wait in the queue."""
     Client(load()).post("/pause")
-    print("paused: go on with `farm resume`")
+    print("paused: continue with `farm resume`")
 
 
 def resume() -> None:
-    """Let the workers go on."""
+    """Start jobs again after `farm pause`."""
     Client(load()).post("/resume")
     print("resumed")
 
 
 def models() -> None:
-    """What this farm serves, with the ids that callers use."""
+    """List the models of this farm and their ids."""
     found = Client(load()).get("/models")["models"]
     rows = [
         (model["name"], model["weights"] if model["served"] else "not served", model["safety"], " ".join(model["ids"]))

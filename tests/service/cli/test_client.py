@@ -19,7 +19,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def test_a_call_shows_the_key(receiver: Receiver) -> None:
-    with pytest.raises(CallFailed, match="is no farm"):
+    with pytest.raises(CallFailed, match="is not a farm"):
         Client(Settings(url=receiver.url, api_key="a-key")).get("/queue")
 
     (call,) = receiver.at("/farm/v1/queue")
@@ -44,8 +44,8 @@ def test_who_watches_a_job_outlasts_a_farm_that_is_away_for_a_moment(receiver: R
     receiver.behave = recover
     client = Client(Settings(url=receiver.url))
 
-    with pytest.raises(CallFailed, match="is no farm"):
-        client.watch("/jobs/a")
+    with pytest.raises(CallFailed, match="is not a farm"):
+        client.poll("/jobs/a")
     assert len(receiver.received) == 4
 
 
@@ -53,6 +53,6 @@ def test_nothing_else_is_sent_twice(receiver: Receiver) -> None:
     receiver.behave = close_early
     client = Client(Settings(url=receiver.url))
 
-    with pytest.raises(CallFailed, match="Nothing answers"):
+    with pytest.raises(CallFailed, match="No farm answers"):
         client.post("/jobs", {})
     assert len(receiver.received) == 1

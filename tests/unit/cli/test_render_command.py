@@ -1,4 +1,4 @@
-"""`farm render`: which model is meant, and how pictures are sent."""
+"""`farm render`: which model a name means, how images are sent, and errors in the words of the options."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import base64
 from pathlib import Path
 
 import pytest
+import typer
 
 from farm.cli import render
-from farm.cli.render import UnusableFile, model_for, picture_urls, pictures
+from farm.cli.client import CallFailed
+from farm.cli.main import app
+from farm.cli.render import OPTIONS, UnusableFile, image_fields, image_urls, in_options, model_for
 from farm.domain.catalogue import MODELS
 from farm.images.decode import MAX_BYTES
 from tests.images import a_picture, data_uri
 
+COMMAND = typer.main.get_command(app).commands["render"]  # type: ignore[attr-defined]
 URLS = ["https://a.example/fox.png", "http://127.0.0.1:8000/files/x.png", "HTTPS://a.example", "data:,x"]
 
 
@@ -37,14 +41,14 @@ def test_what_short_names_mean_is_in_the_catalogue() -> None:
 
 
 def test_pictures_are_sent_under_the_name_that_the_model_has_for_them() -> None:
-    assert pictures([], several=False) == {}
-    assert pictures(URLS[:1], several=False) == {"image_url": URLS[0]}
-    assert pictures(URLS[:1], several=True) == {"image_urls": URLS[:1]}
-    assert pictures(URLS[:2], several=False) == {"image_urls": URLS[:2]}
+    assert image_fields([], several=False) == {}
+    assert image_fields(URLS[:1], several=False) == {"image_url": URLS[0]}
+    assert image_fields(URLS[:1], several=True) == {"image_urls": URLS[:1]}
+    assert image_fields(URLS[:2], several=False) == {"image_urls": URLS[:2]}
 
 
 def test_urls_are_sent_as_they_are() -> None:
-    assert picture_urls(URLS) == URLS
+    assert image_urls(URLS) == URLS
 
 
 def test_files_are_sent_in_their_order(tmp_path: Path) -> None:
@@ -52,7 +56,7 @@ def test_files_are_sent_in_their_order(tmp_path: Path) -> None:
     fox.write_bytes(a_picture())
     owl.write_bytes(b"owl")
 
-    sent = picture_urls([str(owl), URLS[0], str(fox), str(fox)])
+    sent = image_urls([str(owl), URLS[0], str(fox), str(fox)])
 
     owl_uri = f"data:application/octet-stream;base64,{base64.b64encode(b'owl').decode()}"
     assert sent == [owl_uri, URLS[0], data_uri(a_picture()), data_uri(a_picture())]
@@ -63,19 +67,47 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
 
     with pytest.raises(UnusableFile, match=r"^--image: ") as caught:
-        picture_urls([name])
+        image_urls([name])
     assert str(Path(name)) in str(caught.value)
 
 
 def test_files_are_refused_that_are_too_large_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fox = tmp_path / "fox.png"
     fox.write_bytes(b"x" * 50)
-    monkeypatch.setattr(render, "MOST_BYTES", 100)
+    monkeypatch.setattr(render, "MAX_FILE_BYTES", 100)
 
-    assert len(picture_urls([str(fox)] * 2)) == 2
+    assert len(image_urls([str(fox)] * 2)) == 2
     with pytest.raises(UnusableFile, match="allowed: 100 bytes"):
-        picture_urls([str(fox)] * 3)
+        image_urls([str(fox)] * 3)
 
 
 def test_a_file_is_as_large_as_the_farm_takes_one() -> None:
-    assert render.MOST_BYTES == MAX_BYTES
+    assert render.MAX_FILE_BYTES == MAX_BYTES
+
+
+def test_an_error_names_the_options_that_were_typed() -> None:
+    refused = CallFailed(
+        "image_size.width: …",
+        [
+            {"field": "image_size.width", "message": "too small; sent: 10", "type": "greater_than_equal"},
+            {"field": "num_inference_steps", "message": "too many; sent: 99", "type": "less_than_equal"},
+            {"field": "strength", "message": "there is no such field", "type": "extra_forbidden"},
+        ],
+    )
+
+    assert str(in_options(refused)) == (
+        "--size (width): too small; sent: 10; --steps: too many; sent: 99; --strength: this model has no such option"
+    )
+
+
+def test_an_error_about_no_field_stays_as_it_is() -> None:
+    refused = CallFailed("No model has the id 'sdxl'.")
+
+    assert in_options(refused) is refused
+
+
+def test_every_option_that_an_error_can_name_is_there() -> None:
+    declared = {name for parameter in COMMAND.params for name in (*parameter.opts, *parameter.secondary_opts)}
+
+    assert set(OPTIONS.values()) - {"PROMPT"} <= declared
+    assert declared - set(OPTIONS.values()) == {"prompt", "--no-safety-checker", "--out", "--json"}
