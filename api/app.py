@@ -7,7 +7,6 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-import apiflask
 import flask
 from prometheus_client import CollectorRegistry
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -28,7 +27,7 @@ from api.http.upload_body import UploadBodies
 from api.openapi.document import document
 from api.routes import deliveries, docs, fal_proxy, fal_storage, files, health, jwks, keys, wavespeed_media
 from api.routes.fal_proxy import Proxy
-from farm import __version__, clock
+from farm import clock
 from farm.bootstrap import Farm
 from farm.dialects.registry import DIALECTS
 from farm.settings import Settings
@@ -47,7 +46,7 @@ class Response(flask.Response):
     default_mimetype = None
 
 
-class Application(apiflask.APIFlask):
+class Application(flask.Flask):
     """Flask with plain functions only, and answers that say no type unless they are given one."""
 
     response_class = Response
@@ -59,14 +58,7 @@ class Application(apiflask.APIFlask):
 
 def create_app(farm: Farm, *, base: str, with_keys: bool, most_streams: int, most_held: int) -> flask.Flask:
     """The application. `base` begins every URL it hands out; without keys everybody is the caller `local`."""
-    app = Application(
-        "srpo-farm",
-        title="srpo-farm",
-        version=__version__,
-        enable_openapi=False,
-        json_errors=False,
-        static_folder=None,  # type: ignore[arg-type]  # Flask's own way to serve none
-    )
+    app = Application("srpo-farm", static_folder=None)
     app.wsgi_app = _wrapped(app.wsgi_app, farm.settings)  # type: ignore[method-assign, assignment]  # Flask's way
     app.url_map.converters["other_than"] = PathExcept
     app.url_map.merge_slashes = False  # else a doubled slash is redirected, in HTML
