@@ -26,7 +26,7 @@ from api.openapi.operation import refusals as refused
 from farm.dialects import openai, openai_common
 from farm.dialects.openai_common import Call, ImagesDialect
 from farm.dialects.registry import DIALECTS
-from farm.domain.catalogue import SRPO_IMAGE, Model, OutputFormat
+from farm.domain.catalogue import OutputFormat
 
 PREFIX = "/v1"
 
@@ -154,8 +154,9 @@ class EditForm(BaseModel):
     image: bytes
 
 
-def _ids(models: Mapping[str, Model], *meant: Model) -> list[str]:
-    return [model_id for model_id, model in models.items() if model in meant]
+def _ids(takes: Mapping[str, type[Call]], fields: type[Call]) -> list[str]:
+    """Return the ids of the models whose calls have these fields."""
+    return [model_id for model_id, taken in takes.items() if taken is fields]
 
 
 def _with_nulls(fields: type[Call], ids: Iterable[str], name: str = "") -> type[BaseModel]:
@@ -172,18 +173,12 @@ def _with_nulls(fields: type[Call], ids: Iterable[str], name: str = "") -> type[
 def _generations(dialect: ImagesDialect) -> Iterator[type[BaseModel]]:
     """What a generation in this dialect takes."""
     for fields in dict.fromkeys(dialect.TAKES.values()):
-        ids = [model_id for model_id, taken in dialect.TAKES.items() if taken is fields]
-        yield _with_nulls(fields, ids, f"{dialect.NAME.capitalize()}{fields.__name__}")
+        yield _with_nulls(fields, _ids(dialect.TAKES, fields), f"{dialect.NAME.capitalize()}{fields.__name__}")
 
 
 GENERATION = any_of([kind for dialect in DIALECTS if dialect.images for kind in _generations(dialect.images)])
-_SRPO_EDITS = _ids(openai.EDITS, SRPO_IMAGE)
-EDIT = any_of(
-    [
-        _with_nulls(openai.SrpoEdit, _SRPO_EDITS),
-        _with_nulls(openai.KontextEdit, [model_id for model_id in openai.EDITS if model_id not in _SRPO_EDITS]),
-    ]
-)
+_EDITS = dict.fromkeys(openai.EDIT_TAKES.values())
+EDIT = any_of(_with_nulls(fields, _ids(openai.EDIT_TAKES, fields)) for fields in _EDITS)
 
 REQUEST_ID = Parameter("X-Request-Id", "The job's id, where there is a job.", where="header", is_required=True)
 _NOT_AGAIN = Parameter("X-Should-Retry", "`false`: sent again, it would make a second job.", where="header")

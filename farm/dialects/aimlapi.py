@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from farm.dialects import openai_common
-from farm.dialects.fields import Whole
+from farm.dialects.fields import Flag, Whole
 from farm.dialects.links import Links
-from farm.dialects.openai_common import Asked, Call, Carriage, Limits, ProviderCall, Sides
-from farm.domain.catalogue import SEEDS, SRPO, Model, OutputFormat
+from farm.dialects.openai_common import Asked, Carriage, ProviderCall, Sides
+from farm.domain.catalogue import SRPO, TERMS, Acceleration, OutputFormat
 from farm.domain.errors import InvalidRequest, Problem
 from farm.domain.job import Job, Order, Result
 from farm.domain.request import Request
@@ -20,7 +20,7 @@ NAME = "aimlapi"
 #: The HTTP status of an answer with pictures.
 SUCCESS = 201
 
-GENERATES: Mapping[str, Model] = dict.fromkeys(SRPO.of(NAME), SRPO)
+_TERMS = TERMS[NAME]
 
 #: What one image costs there for each started mebipixel. Source: its page's example, one of 1440×512.
 TOKENS_PER_MEBIPIXEL = 52_500
@@ -29,10 +29,12 @@ TOKENS_PER_MEBIPIXEL = 52_500
 class TextToImage(ProviderCall):
     """The body of a call for text to image."""
 
-    LIMITS: ClassVar = Limits(512, 1536, multiple=32)
+    TERMS: ClassVar = _TERMS
 
-    seed: Annotated[Whole, Field(ge=1, lt=SEEDS)] | None = None
-    output_format: OutputFormat = "jpeg"
+    seed: Annotated[Whole, Field(ge=_TERMS.min_seed, lt=_TERMS.max_seed + 1)] | None = None
+    output_format: OutputFormat = _TERMS.output_format
+    enable_safety_checker: Flag = _TERMS.safety
+    acceleration: Acceleration = _TERMS.acceleration
 
     def size_in_sides(self) -> tuple[int, int] | None:
         """What `image_size` says; here neither side has a default. Raises InvalidRequest."""
@@ -46,13 +48,14 @@ class TextToImage(ProviderCall):
         return super().size_in_sides()
 
 
-TAKES: Mapping[str, type[Call]] = dict.fromkeys(GENERATES, TextToImage)
+GENERATES, TAKES = openai_common.generations({SRPO.kind: TextToImage}, NAME, "TextToImage")
 
 
 def generation(body: Mapping[str, Any], *, default_seed: int) -> Asked:
     """The body of a call. `default_seed` is taken where the caller gives none."""
-    call = openai_common.parse(TextToImage, body)
-    request = call.request(SRPO, default_seed=default_seed)
+    model_id = body["model"]
+    call = openai_common.parse(TAKES[model_id], body)
+    request = call.request(GENERATES[model_id], default_seed=default_seed)
     return Asked(Order(call.model, request, dialect=NAME, inline=call.carriage != "url"), call.carriage)
 
 

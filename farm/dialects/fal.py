@@ -12,6 +12,7 @@ from farm.dialects.error_response import Refusal
 from farm.dialects.fal_lifecycle import keep_seconds
 from farm.dialects.fields import FIELDS, UNKNOWN_PARAMETER, parse, picture_field
 from farm.dialects.links import Links
+from farm.domain.catalogue import named
 from farm.domain.delivery import Due
 from farm.domain.errors import (
     FarmError,
@@ -119,7 +120,7 @@ _REPEATED = 1000
 def read(body: Mapping[str, Any], *, endpoint: str, model: str, default_seed: int) -> Order:
     """A body as an order for `model`. `default_seed` is taken where the caller gives none."""
     fields = parse(FIELDS[model], body)
-    request = fields.request(model, default_seed=default_seed)
+    request = fields.request(named(model), default_seed=default_seed)
     return Order(endpoint, request, dialect=NAME, inline=fields.sync_mode, sources=fields.sources())
 
 

@@ -6,10 +6,20 @@ The dialects that have names of their own share the types of the fields.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Strict, Tag, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Strict,
+    Tag,
+    ValidationError,
+    create_model,
+)
 from pydantic_core import PydanticCustomError
 
 from farm.domain.catalogue import (
@@ -17,26 +27,35 @@ from farm.domain.catalogue import (
     KONTEXT_MULTI,
     KONTEXT_SIZES,
     KONTEXT_TEXT,
-    MAX_GUIDANCE,
     MAX_IMAGES,
     MAX_INPUTS,
     MAX_PIXELS,
     MAX_PROMPT,
     MAX_SIDE,
-    MAX_STEPS,
     MIN_SIDE,
+    MODELS,
+    SAFETY_TOLERANCE,
     SEEDS,
     SIZE_PRESETS,
     SRPO,
     SRPO_IMAGE,
+    TERMS,
     Acceleration,
+    Kind,
+    Model,
     OutputFormat,
+    Parameters,
+    Range,
+    named,
 )
 from farm.domain.errors import InvalidRequest, Problem
 from farm.domain.job import Source
 from farm.domain.request import Request, Sizing
 
 M = TypeVar("M", bound=BaseModel)
+
+_TERMS = TERMS["fal"]
+_TOLERANCES = range(SAFETY_TOLERANCE.min, SAFETY_TOLERANCE.max + 1)
 
 #: The kind of problem that a parameter in the URL is which nobody knows.
 UNKNOWN_PARAMETER = "unknown_parameter"
@@ -81,30 +100,34 @@ OffOnly = Annotated[bool, Strict(), BeforeValidator(_not_offered)]
 
 Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT)]
 Side = Annotated[Whole, Field(ge=MIN_SIDE, le=MAX_SIDE)]
-Steps = Annotated[Whole, Field(ge=1, le=MAX_STEPS)]
-Guidance = Annotated[Number, Field(ge=1, le=MAX_GUIDANCE)]
 Count = Annotated[Whole, Field(ge=1, le=MAX_IMAGES)]
 Seed = Annotated[Whole, Field(ge=0, lt=SEEDS)]
 
+if TYPE_CHECKING:
+    Preset = str
+    AspectRatio = str
+    _Tolerance = str
+else:
+    #: fal's names of sizes.
+    Preset = Literal[tuple(SIZE_PRESETS)]
+    #: Ratios of the sides that Kontext knows.
+    AspectRatio = Literal[tuple(KONTEXT_SIZES)]
+    _Tolerance = Literal[tuple(map(str, _TOLERANCES))]
+
 #: How strict the checker is, 1 (strictest) to 6, as the text that fal takes or as a number.
 SafetyTolerance = Annotated[
-    Literal["1", "2", "3", "4", "5", "6"],
-    BeforeValidator(_digit, json_schema_input_type=Literal["1", "2", "3", "4", "5", "6", 1, 2, 3, 4, 5, 6]),
+    _Tolerance,
+    BeforeValidator(_digit, json_schema_input_type=Literal[(*map(str, _TOLERANCES), *_TOLERANCES)]),
 ]
 #: Where a picture is (http or https), or the picture itself as a data URI.
 PictureUrl = Annotated[str, Field(min_length=1)]
-#: Ratios of the sides that Kontext knows.
-AspectRatio = Literal["21:9", "16:9", "4:3", "3:2", "1:1", "2:3", "3:4", "9:16", "9:21"]
-
-#: fal's names of sizes.
-Preset = Literal["square_hd", "square", "portrait_4_3", "portrait_16_9", "landscape_4_3", "landscape_16_9"]
 
 
 class Size(Input):
     """A size in pixels; a missing side is 512, as at fal."""
 
-    width: Side = 512
-    height: Side = 512
+    width: Side = _TERMS.missing_side
+    height: Side = _TERMS.missing_side
 
 
 #: What pydantic calls the two ways to give a size: names that no field has.
@@ -124,38 +147,40 @@ class ModelFields(Input):
     prompt: Prompt
     seed: Seed | None = None
     num_images: Count = 1
-    output_format: OutputFormat = "jpeg"
+    output_format: OutputFormat = _TERMS.output_format
     sync_mode: Flag = False
     enhance_prompt: Flag = False
 
-    def request(self, model: str, *, default_seed: int) -> Request:
-        """The same, dialect-neutral. `default_seed` is taken where the caller gives none. Raises InvalidRequest."""
+    def request(self, model: Model, *, default_seed: int) -> Request:
+        """Return the request for `model`; without a seed of its own it has `default_seed`. Raises InvalidRequest."""
         return Request(
-            model=model,
+            model=model.name,
             prompt=self.prompt,
             seed=default_seed if self.seed is None else self.seed,
             images=self.num_images,
             output_format=self.output_format,
             enhance=self.enhance_prompt,
-            **self._particulars(),
+            **self._particulars(model),
         )
 
     def sources(self) -> tuple[Source, ...]:
         """The pictures that the request brings, in the caller's order."""
         return ()
 
-    def _particulars(self) -> dict[str, Any]:
-        """What is not the same for every model, under the names of `Request`."""
+    def _particulars(self, model: Model) -> dict[str, Any]:
+        """Return what is not the same for every model, under the names of `Request`."""
         raise NotImplementedError
 
 
 class _AnySrpoFields(ModelFields):
-    guidance_scale: Guidance = 4.5
-    enable_safety_checker: Flag = True
-    acceleration: Acceleration = "none"
+    num_inference_steps: Whole
+    guidance_scale: Number
+    enable_safety_checker: Flag = _TERMS.safety
+    acceleration: Acceleration = _TERMS.acceleration
 
-    def _particulars(self) -> dict[str, Any]:
+    def _particulars(self, _model: Model) -> dict[str, Any]:
         return {
+            "steps": self.num_inference_steps,
             "guidance": self.guidance_scale,
             "safety": self.enable_safety_checker,
             "acceleration": self.acceleration,
@@ -163,52 +188,52 @@ class _AnySrpoFields(ModelFields):
 
 
 class SrpoFields(_AnySrpoFields):
-    """What SRPO text to image takes."""
+    """What SRPO takes for text to image."""
 
-    image_size: ImageSize = "landscape_4_3"
-    num_inference_steps: Steps = 28
+    image_size: ImageSize = _TERMS.size
 
-    def _particulars(self) -> dict[str, Any]:
+    def _particulars(self, model: Model) -> dict[str, Any]:
         width, height = pixels("image_size", self.image_size)
-        own = {"width": width, "height": height, "steps": self.num_inference_steps}
-        return super()._particulars() | own
+        return super()._particulars(model) | {"width": width, "height": height}
 
 
 class SrpoImageFields(_AnySrpoFields):
-    """What SRPO image to image takes. The picture has the input's size."""
+    """What SRPO takes for image to image. The image has the input's size."""
 
     image_url: PictureUrl
-    strength: Annotated[Number, Field(ge=0.01, le=1)] = 0.95
-    num_inference_steps: Annotated[Whole, Field(ge=10, le=MAX_STEPS)] = 40
+    strength: Number
 
     def sources(self) -> tuple[Source, ...]:
         return (Source("image_url", self.image_url),)
 
-    def _particulars(self) -> dict[str, Any]:
-        own = {"steps": self.num_inference_steps, "strength": self.strength}
-        return super()._particulars() | own | _sized("input")
+    def _particulars(self, model: Model) -> dict[str, Any]:
+        return super()._particulars(model) | {"strength": self.strength} | _sized("input")
 
 
 class _AnyKontextFields(ModelFields):
     """Its steps cannot be set, nor can its check be turned off."""
 
-    guidance_scale: Guidance = 3.5
-    safety_tolerance: SafetyTolerance = "2"
+    guidance_scale: Number
+    safety_tolerance: SafetyTolerance = str(SAFETY_TOLERANCE.default)
     aspect_ratio: AspectRatio | None = None
 
-    def _particulars(self) -> dict[str, Any]:
-        own = {"steps": 28, "guidance": self.guidance_scale, "safety_tolerance": int(self.safety_tolerance)}
+    def _particulars(self, model: Model) -> dict[str, Any]:
+        own = {
+            "steps": model.parameters.steps.default,
+            "guidance": self.guidance_scale,
+            "safety_tolerance": int(self.safety_tolerance),
+        }
         return own | (_sized("ratio") if self.aspect_ratio is None else _of_ratio(self.aspect_ratio))
 
 
 class KontextTextFields(_AnyKontextFields):
-    """What Kontext text to image takes."""
+    """What Kontext takes for text to image."""
 
     aspect_ratio: AspectRatio = "1:1"
 
 
 class KontextFields(_AnyKontextFields):
-    """What Kontext takes to edit a picture. Without `aspect_ratio` the ratio stays nearly as it is."""
+    """What Kontext takes to edit an image. Without `aspect_ratio` the ratio stays nearly as it is."""
 
     image_url: PictureUrl
 
@@ -217,7 +242,7 @@ class KontextFields(_AnyKontextFields):
 
 
 class KontextMultiFields(_AnyKontextFields):
-    """What Kontext takes to make one picture of several. Without `aspect_ratio` the ratio is nearly the first one's."""
+    """What Kontext takes to make one image of several. Without `aspect_ratio` the ratio is nearly the first one's."""
 
     image_urls: Annotated[list[PictureUrl], Field(min_length=1, max_length=MAX_INPUTS)]
 
@@ -225,19 +250,56 @@ class KontextMultiFields(_AnyKontextFields):
         return tuple(Source(f"image_urls.{number}", url) for number, url in enumerate(self.image_urls))
 
 
-#: Model → what it takes.
-FIELDS: dict[str, type[ModelFields]] = {
-    SRPO.name: SrpoFields,
-    SRPO_IMAGE.name: SrpoImageFields,
-    KONTEXT_TEXT.name: KontextTextFields,
-    KONTEXT.name: KontextFields,
-    KONTEXT_MULTI.name: KontextMultiFields,
+def with_parameters(base: type[M], name: str, parameters: Parameters) -> type[M]:
+    """Return `base`, called `name`, with these ranges and defaults of the fields that it has."""
+    ranges: dict[str, tuple[Any, Range[int] | Range[float] | None]] = {
+        "num_inference_steps": (Whole, parameters.steps),
+        "guidance_scale": (Number, parameters.guidance),
+        "strength": (Number, parameters.strength),
+    }
+    own: dict[str, Any] = {
+        field: (Annotated[kind, Field(ge=span.min, le=span.max)], span.default)
+        for field, (kind, span) in ranges.items()
+        if span is not None and field in base.model_fields
+    }
+    return create_model(name, __base__=base, __doc__=base.__doc__, __module__=base.__module__, **own)
+
+
+def inputs_by_model(
+    base_of: Callable[[Model], type[M]], dialect: str, suffix: str, models: Iterable[Model] = MODELS
+) -> dict[str, type[M]]:
+    """Return what a request to each model may say, by the model's name: its base with its own numbers.
+
+    Models of equal numbers share a class. The first one of each base is called like the base, a later one after its
+    model and `suffix`.
+    """
+    made: dict[tuple[type[M], Parameters], type[M]] = {}
+    found = {}
+    for model in models:
+        base, parameters = base_of(model), model.parameters_in(dialect)
+        if (base, parameters) not in made:
+            is_first = all(other is not base for other, _ in made)
+            name = base.__name__ if is_first else f"{model.name.title().replace('-', '')}{suffix}"
+            made[base, parameters] = with_parameters(base, name, parameters)
+        found[model.name] = made[base, parameters]
+    return found
+
+
+_BASES: Mapping[Kind, type[ModelFields]] = {
+    SRPO.kind: SrpoFields,
+    SRPO_IMAGE.kind: SrpoImageFields,
+    KONTEXT_TEXT.kind: KontextTextFields,
+    KONTEXT.kind: KontextFields,
+    KONTEXT_MULTI.kind: KontextMultiFields,
 }
+#: Model → what it takes.
+FIELDS = inputs_by_model(lambda model: _BASES[model.kind], "fal", "Fields")
 
 
 def picture_field(model: str) -> str | None:
-    """The field in which requests to this model bring pictures; None: they bring none."""
-    return next((name for name in ("image_url", "image_urls") if name in FIELDS[model].model_fields), None)
+    """Return the field in which requests to this model bring their images; None if it takes none."""
+    most = named(model).max_inputs
+    return None if most == 0 else "image_url" if most == 1 else "image_urls"
 
 
 def _of_ratio(ratio: AspectRatio) -> dict[str, Any]:

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from farm import clock
 from farm.dialects.error_response import Refusal
-from farm.dialects.fields import (
-    KontextFields,
-    KontextMultiFields,
-    KontextTextFields,
-    ModelFields,
-    SrpoFields,
-    SrpoImageFields,
-    parse,
-)
+from farm.dialects.fields import FIELDS, ModelFields, parse
 from farm.dialects.links import Links
-from farm.domain.catalogue import KONTEXT, KONTEXT_MULTI, KONTEXT_TEXT, SRPO, SRPO_IMAGE
+from farm.domain.catalogue import named
 from farm.domain.delivery import TEST, Delivery, Due
 from farm.domain.errors import FarmError, InvalidRequest, Problem
 from farm.domain.job import Change, Image, Job, Order, State, Webhook
@@ -40,34 +32,15 @@ class JobInput(ModelFields):
     webhook_events: Annotated[list[EventName], Field(min_length=1)] | None = None
 
 
-class SrpoInput(SrpoFields, JobInput):
-    """The body of a submit for SRPO text to image."""
-
-
-class SrpoImageInput(SrpoImageFields, JobInput):
-    """The body of a submit for SRPO image to image."""
-
-
-class KontextTextInput(KontextTextFields, JobInput):
-    """The body of a submit for Kontext text to image."""
-
-
-class KontextInput(KontextFields, JobInput):
-    """The body of a submit for Kontext to edit a picture."""
-
-
-class KontextMultiInput(KontextMultiFields, JobInput):
-    """The body of a submit for Kontext to make one picture of several."""
+def _input(fields: type[ModelFields]) -> type[JobInput]:
+    """Return what the body of a submit may say: the model's own fields, and those of the job."""
+    name = fields.__name__.removesuffix("Fields") + "Input"
+    bases: tuple[type[ModelFields], ...] = (fields, JobInput)
+    return cast("type[JobInput]", create_model(name, __base__=bases, __doc__=fields.__doc__, __module__=__name__))
 
 
 #: Model → the body of a submit.
-INPUTS: dict[str, type[JobInput]] = {
-    SRPO.name: SrpoInput,
-    SRPO_IMAGE.name: SrpoImageInput,
-    KONTEXT_TEXT.name: KontextTextInput,
-    KONTEXT.name: KontextInput,
-    KONTEXT_MULTI.name: KontextMultiInput,
-}
+INPUTS = {model: _input(fields) for model, fields in FIELDS.items()}
 
 
 def read(body: Mapping[str, Any], *, model: str, default_seed: int) -> Order:
@@ -75,7 +48,7 @@ def read(body: Mapping[str, Any], *, model: str, default_seed: int) -> Order:
     fields = parse(INPUTS[model], body)
     return Order(
         fields.model,
-        fields.request(model, default_seed=default_seed),
+        fields.request(named(model), default_seed=default_seed),
         fields.priority,
         webhook=_webhook(fields),
         inline=fields.sync_mode,

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
-
-from pydantic import Field
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from farm.dialects import openai_common
-from farm.dialects.fields import Number, PictureUrl, Whole
+from farm.dialects.fields import Flag, M, Number, PictureUrl, inputs_by_model
 from farm.dialects.links import Links
 from farm.dialects.openai_common import Asked, Call, Carriage, KontextCall, Pictures, SrpoCall
 from farm.domain.catalogue import (
     KONTEXT,
     KONTEXT_MULTI,
     KONTEXT_TEXT,
-    MAX_INPUTS,
-    MAX_STEPS,
+    MODELS,
     SRPO,
     SRPO_IMAGE,
+    TERMS,
+    Acceleration,
+    Kind,
     Model,
     OutputFormat,
+    for_images,
 )
 from farm.domain.errors import InvalidRequest, Problem
 from farm.domain.job import Job, Order, Result, Source
@@ -29,39 +30,34 @@ NAME = "openai"
 #: The HTTP status of an answer with pictures.
 SUCCESS = 200
 
-#: What is meant, by the id of the model: the short ids mean what the path is for.
-GENERATES: Mapping[str, Model] = {
-    SRPO.name: SRPO,
-    KONTEXT.name: KONTEXT_TEXT,
-    KONTEXT_TEXT.name: KONTEXT_TEXT,
-}
-EDITS: Mapping[str, Model] = {
-    SRPO.name: SRPO_IMAGE,
-    SRPO_IMAGE.name: SRPO_IMAGE,
-    KONTEXT.name: KONTEXT,
-    KONTEXT_MULTI.name: KONTEXT_MULTI,
-}
+_TERMS = TERMS[NAME]
 
 #: Where a call names its pictures.
 PICTURES = ("image", "image_url", "image_urls")
 
 
-class SrpoGeneration(SrpoCall):
-    """The body of a call for SRPO, text to image."""
+class _AnySrpo(SrpoCall):
+    TERMS: ClassVar = _TERMS
 
-    output_format: OutputFormat = "png"
+    output_format: OutputFormat = _TERMS.output_format
+    enable_safety_checker: Flag = _TERMS.safety
+    acceleration: Acceleration = _TERMS.acceleration
+
+
+class SrpoGeneration(_AnySrpo):
+    """The body of a call for SRPO, text to image."""
 
 
 class KontextGeneration(KontextCall):
     """The body of a call for Kontext, text to image."""
 
-    output_format: OutputFormat = "png"
+    output_format: OutputFormat = _TERMS.output_format
 
 
 class Edit(Call):
     """What a call for an edit may say. The pictures are named in one of three fields, or come as files."""
 
-    output_format: OutputFormat = "png"
+    output_format: OutputFormat = _TERMS.output_format
     image: Pictures | None = None
     image_url: PictureUrl | None = None
     image_urls: Pictures | None = None
@@ -95,14 +91,13 @@ def _place(name: str, number: int, among: Sequence[object]) -> str:
     return f"{name}.{number}" if len(among) > 1 else name
 
 
-class SrpoEdit(Edit, SrpoCall):
-    """The body of a call for SRPO, image to image. Without a size, the picture has the input's."""
+class SrpoEdit(Edit, _AnySrpo):
+    """The body of a call for SRPO, image to image. Without a size, the image has the input's."""
 
-    strength: Annotated[Number, Field(ge=0.01, le=1)] = 0.95
-    num_inference_steps: Annotated[Whole, Field(ge=10, le=MAX_STEPS)] = 40
+    strength: Number
 
-    def particulars(self) -> dict[str, Any]:
-        return super().particulars() | {"strength": self.strength}
+    def particulars(self, model: Model) -> dict[str, Any]:
+        return super().particulars(model) | {"strength": self.strength}
 
     def sizing(self) -> dict[str, Any]:
         """The size, under the names of `Request`; until somebody has looked at the input, it is a guess."""
@@ -117,10 +112,31 @@ class KontextEdit(Edit, KontextCall):
         return super().sizing() | ({} if self.asked_size() else {"sizing": "ratio"})
 
 
-#: What a generation takes, by the id of the model.
-TAKES: Mapping[str, type[Call]] = {
-    model_id: SrpoGeneration if model is SRPO else KontextGeneration for model_id, model in GENERATES.items()
-}
+def _by_id(models: Iterable[Model]) -> dict[str, Model]:
+    """Return the models by their ids at one path, where the name of a family means the first of its models."""
+    found: dict[str, Model] = {}
+    for model in models:
+        found.setdefault(model.family, model)
+        found |= dict.fromkeys(model.of(NAME), model)
+    return found
+
+
+def _inputs(models: Mapping[str, Model], bases: Mapping[Kind, type[M]], suffix: str) -> dict[str, type[M]]:
+    """Return what a call may say, by the id of the model."""
+    made = inputs_by_model(lambda model: bases[model.kind], NAME, suffix, dict.fromkeys(models.values()))
+    return {model_id: made[model.name] for model_id, model in models.items()}
+
+
+_MODELS = [model for model in MODELS if model.of(NAME)]
+#: The models of each path by the ids that callers may send, and what a call for each of them may say.
+GENERATES: Mapping[str, Model] = _by_id(model for model in _MODELS if not model.max_inputs)
+EDITS: Mapping[str, Model] = _by_id(model for model in _MODELS if model.max_inputs)
+TAKES: Mapping[str, type[Call]] = _inputs(
+    GENERATES, {SRPO.kind: SrpoGeneration, KONTEXT_TEXT.kind: KontextGeneration}, "Generation"
+)
+EDIT_TAKES: Mapping[str, type[Edit]] = _inputs(
+    EDITS, {SRPO_IMAGE.kind: SrpoEdit, KONTEXT.kind: KontextEdit, KONTEXT_MULTI.kind: KontextEdit}, "Edit"
+)
 
 
 def generation(body: Mapping[str, Any], *, default_seed: int) -> Asked:
@@ -133,11 +149,11 @@ def edit(body: Mapping[str, Any], files: Sequence[tuple[str, bytes]], *, default
     """The body of a call at `/v1/images/edits`, and the files that came with it, each with its field."""
     _refuse_other_files(files)
     model = EDITS[body["model"]]
-    call = openai_common.parse(SrpoEdit if model is SRPO_IMAGE else KontextEdit, body)
+    call = openai_common.parse(EDIT_TAKES[body["model"]], body)
     sources = call.sources([content for _, content in files])
-    if model is KONTEXT and len(sources) > 1:
-        model = KONTEXT_MULTI
-    _refuse_too_many(sources, MAX_INPUTS if model is KONTEXT_MULTI else 1)
+    if len(sources) > model.max_inputs:
+        model = for_images(model.family, len(sources)) or model
+    _refuse_too_many(sources, model.max_inputs)
     return _asked(call, model, sources, default_seed)
 
 

@@ -24,14 +24,13 @@ from farm.dialects.fields import (
     AspectRatio,
     Count,
     Flag,
-    Guidance,
     Input,
+    Number,
     OffOnly,
     Preset,
     Prompt,
     SafetyTolerance,
     Seed,
-    Steps,
     Whole,
 )
 from farm.dialects.links import Links
@@ -39,12 +38,15 @@ from farm.domain.catalogue import (
     KONTEXT_SIZES,
     MAX_INPUTS,
     MAX_PIXELS,
-    MAX_SIDE,
-    MIN_SIDE,
+    MODELS,
+    SAFETY_TOLERANCE,
     SIZE_PRESETS,
     Acceleration,
+    DialectTerms,
+    Kind,
     Model,
     OutputFormat,
+    SideLimits,
 )
 from farm.domain.errors import (
     FarmError,
@@ -159,29 +161,6 @@ ImageSize = Annotated[Annotated[Preset, Tag(PRESET)] | Annotated[Sides, Tag(SIDE
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What a side may be, in pixels."""
-
-    least: int = MIN_SIDE
-    most: int = MAX_SIDE
-    multiple: int = 1
-
-    def check(self, field: str, width: int, height: int) -> None:
-        """Raise InvalidRequest for a size out of these limits. `field` is where it stands."""
-        asked = f"{width}x{height}"
-        if not all(self.least <= side <= self.most and side % self.multiple == 0 for side in (width, height)):
-            message = f"{asked} is no size here; allowed: {self}"
-            raise InvalidRequest([Problem(field, message, "size_range", asked, {"ge": self.least, "le": self.most})])
-        if width * height > MAX_PIXELS:
-            message = f"{asked} is {width * height} pixels; allowed: up to {MAX_PIXELS}"
-            raise InvalidRequest([Problem(field, message, "image_too_large", asked, {"max_pixels": MAX_PIXELS})])
-
-    def __str__(self) -> str:
-        multiples = f", in multiples of {self.multiple}" if self.multiple > 1 else ""
-        return f"{self.least}–{self.most} pixels a side{multiples}"
-
-
-@dataclass(frozen=True, slots=True)
 class Asked:
     """A call as its dialect understood it: what it orders, and how the answer carries the pictures."""
 
@@ -238,7 +217,7 @@ class Call(Input):
             images=agreed("n", self.n, "num_images", self.num_images) or 1,
             output_format=self.picture_format,
             enhance=self.enhance_prompt,
-            **self.particulars(),
+            **self.particulars(model),
         )
 
     @property
@@ -253,25 +232,24 @@ class Call(Input):
             return self.response_format
         return "data" if self.sync_mode else "url"
 
-    def particulars(self) -> dict[str, Any]:
-        """What is not the same for every model, under the names of `Request`. Raises InvalidRequest."""
+    def particulars(self, model: Model) -> dict[str, Any]:
+        """Return what is not the same for every model, under the names of `Request`. Raises InvalidRequest."""
         raise NotImplementedError
 
 
 class SrpoCall(Call):
     """What a call for SRPO may say."""
 
-    LIMITS: ClassVar = Limits()
-    DEFAULT_SIZE: ClassVar = SIZE_PRESETS["square_hd"]
+    TERMS: ClassVar[DialectTerms]
 
     size: str | None = None
     image_size: ImageSize | None = None
-    num_inference_steps: Steps = 28
-    guidance_scale: Guidance = 4.5
-    enable_safety_checker: Flag = True
-    acceleration: Acceleration = "none"
+    num_inference_steps: Whole
+    guidance_scale: Number
+    enable_safety_checker: Flag
+    acceleration: Acceleration
 
-    def particulars(self) -> dict[str, Any]:
+    def particulars(self, _model: Model) -> dict[str, Any]:
         return self.sizing() | {
             "steps": self.num_inference_steps,
             "guidance": self.guidance_scale,
@@ -281,7 +259,7 @@ class SrpoCall(Call):
 
     def sizing(self) -> dict[str, Any]:
         """The size, under the names of `Request`. Raises InvalidRequest."""
-        width, height = self.asked_size() or self.DEFAULT_SIZE
+        width, height = self.asked_size() or SIZE_PRESETS[self.TERMS.size]
         return {"width": width, "height": height}
 
     def asked_size(self) -> tuple[int, int] | None:
@@ -294,28 +272,25 @@ class SrpoCall(Call):
             return None
         if preset := SIZE_PRESETS.get(self.size):
             return preset
-        size = in_pixels(self.size, f'"WxH" with {self.LIMITS}; auto, {", ".join(SIZE_PRESETS)}')
-        self.LIMITS.check("size", *size)
+        size = in_pixels(self.size, f'"WxH" with {self.TERMS.sides}; auto, {", ".join(SIZE_PRESETS)}')
+        check_size("size", size, self.TERMS.sides)
         return size
 
     def size_in_sides(self) -> tuple[int, int] | None:
-        """What `image_size` says; a missing side is 512, as at fal. Raises InvalidRequest."""
+        """Return what `image_size` says. Raises InvalidRequest."""
         if not isinstance(self.image_size, Sides):
             return SIZE_PRESETS[self.image_size] if self.image_size else None
-        width, height = (512 if side is None else side for side in (self.image_size.width, self.image_size.height))
-        self.LIMITS.check("image_size", width, height)
+        missing = self.TERMS.missing_side
+        width, height = (missing if side is None else side for side in (self.image_size.width, self.image_size.height))
+        check_size("image_size", (width, height), self.TERMS.sides)
         return width, height
 
 
 class ProviderCall(SrpoCall):
     """What a call for SRPO may say to providers whose default acceleration is `regular`, which their examples send."""
 
-    DEFAULT_SIZE: ClassVar = SIZE_PRESETS["landscape_4_3"]
-
-    acceleration: Acceleration = "regular"
-
-    def particulars(self) -> dict[str, Any]:
-        found = super().particulars()
+    def particulars(self, model: Model) -> dict[str, Any]:
+        found = super().particulars(model)
         if self.acceleration != "regular":
             return found
         notes = (_REGULAR_NOTE,) if "acceleration" in self.model_fields_set else ()
@@ -327,11 +302,15 @@ class KontextCall(Call):
 
     size: str | None = None
     aspect_ratio: AspectRatio | None = None
-    guidance_scale: Guidance = 3.5
-    safety_tolerance: SafetyTolerance = "2"
+    guidance_scale: Number
+    safety_tolerance: SafetyTolerance = str(SAFETY_TOLERANCE.default)
 
-    def particulars(self) -> dict[str, Any]:
-        own = {"steps": 28, "guidance": self.guidance_scale, "safety_tolerance": int(self.safety_tolerance)}
+    def particulars(self, model: Model) -> dict[str, Any]:
+        own = {
+            "steps": model.parameters.steps.default,
+            "guidance": self.guidance_scale,
+            "safety_tolerance": int(self.safety_tolerance),
+        }
         return own | self.sizing()
 
     def sizing(self) -> dict[str, Any]:
@@ -355,6 +334,17 @@ class KontextCall(Call):
         return size
 
 
+def check_size(field: str, size: tuple[int, int], allowed: SideLimits) -> None:
+    """Raise InvalidRequest for a size out of the limits. `field` is where it stands."""
+    (width, height), asked = size, f"{size[0]}x{size[1]}"
+    if not (allowed.allow(width) and allowed.allow(height)):
+        message = f"{asked} is no size here; allowed: {allowed}"
+        raise InvalidRequest([Problem(field, message, "size_range", asked, {"ge": allowed.min, "le": allowed.max})])
+    if width * height > MAX_PIXELS:
+        message = f"{asked} is {width * height} pixels; allowed: up to {MAX_PIXELS}"
+        raise InvalidRequest([Problem(field, message, "image_too_large", asked, {"max_pixels": MAX_PIXELS})])
+
+
 def in_pixels(text: str, allowed: str) -> tuple[int, int]:
     """Width and height in the `size` called `text`. Raises InvalidRequest."""
     match = _SIZE.fullmatch(text)
@@ -372,6 +362,16 @@ def agreed(name: str, value: T | None, other: str, others: T | None) -> T | None
     if value is not None and others is not None and value != others:
         raise InvalidRequest([Problem(name, f"it disagrees with {other}; send one of the two", "conflict", value)])
     return others if value is None else value
+
+
+def generations(
+    bases: Mapping[Kind, type[Call]], dialect: str, suffix: str
+) -> tuple[Mapping[str, Model], Mapping[str, type[Call]]]:
+    """Return the text-to-image models of the dialect, and what a call for each may say, by the models' ids."""
+    models = [model for model in MODELS if model.of(dialect) and not model.max_inputs]
+    inputs = fields.inputs_by_model(lambda model: bases[model.kind], dialect, suffix, models)
+    by_id = {model_id: model for model in models for model_id in model.of(dialect)}
+    return by_id, {model_id: inputs[model.name] for model_id, model in by_id.items()}
 
 
 def parse(kind: type[C], body: Mapping[str, Any]) -> C:

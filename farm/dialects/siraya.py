@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from farm.dialects import openai_common
 from farm.dialects.error_response import Refusal
 from farm.dialects.fields import Flag
 from farm.dialects.links import Links
-from farm.dialects.openai_common import Asked, Call, Carriage, ProviderCall
-from farm.domain.catalogue import SRPO, Model
+from farm.dialects.openai_common import Asked, Carriage, ProviderCall
+from farm.domain.catalogue import SRPO, TERMS, Acceleration
 from farm.domain.errors import FarmError
 from farm.domain.job import Job, Order, Result
 
@@ -19,13 +19,16 @@ NAME = "siraya"
 #: The HTTP status of an answer with pictures. Its pages do not say; all its clients take this one.
 SUCCESS = 200
 
-GENERATES: Mapping[str, Model] = dict.fromkeys(SRPO.of(NAME), SRPO)
+_TERMS = TERMS[NAME]
 
 
 class TextToImage(ProviderCall):
     """The body of a call for text to image. `output_format` says how pictures are carried or how they are encoded."""
 
-    enable_safety_checker: Flag = False
+    TERMS: ClassVar = _TERMS
+
+    enable_safety_checker: Flag = _TERMS.safety
+    acceleration: Acceleration = _TERMS.acceleration
     output_format: Literal["url", "b64_json", "jpeg", "png"] = "url"
 
     @property
@@ -41,13 +44,14 @@ class TextToImage(ProviderCall):
         return self.size_in_sides() or in_text
 
 
-TAKES: Mapping[str, type[Call]] = dict.fromkeys(GENERATES, TextToImage)
+GENERATES, TAKES = openai_common.generations({SRPO.kind: TextToImage}, NAME, "TextToImage")
 
 
 def generation(body: Mapping[str, Any], *, default_seed: int) -> Asked:
     """The body of a call. `default_seed` is taken where the caller gives none."""
-    call = openai_common.parse(TextToImage, body)
-    request = call.request(SRPO, default_seed=default_seed)
+    model_id = body["model"]
+    call = openai_common.parse(TAKES[model_id], body)
+    request = call.request(GENERATES[model_id], default_seed=default_seed)
     return Asked(Order(call.model, request, dialect=NAME, inline=call.carriage != "url"), call.carriage)
 
 

@@ -15,9 +15,9 @@ from pydantic_core import PydanticCustomError
 
 from farm import clock
 from farm.dialects.error_response import Refusal
-from farm.dialects.fields import Flag, Guidance, Input, Number, PictureUrl, Prompt, Steps, Whole, parse
+from farm.dialects.fields import Flag, Input, Number, PictureUrl, Prompt, Whole, inputs_by_model, parse
 from farm.dialects.links import Links
-from farm.domain.catalogue import SRPO, SRPO_IMAGE, OutputFormat
+from farm.domain.catalogue import MODELS, SRPO, SRPO_IMAGE, TERMS, Model, OutputFormat, for_images, named
 from farm.domain.delivery import Due
 from farm.domain.errors import FarmError, InvalidRequest, Problem
 from farm.domain.job import Code, Job, Order, Search, Source, State, Webhook
@@ -25,10 +25,9 @@ from farm.domain.request import Request
 
 NAME = "wavespeed"
 
-MIN_SIDE = 256
-MAX_SIDE = 1536
-DEFAULT_SIDE = 1024
-DEFAULT_STRENGTH = 0.8
+_TERMS = TERMS[NAME]
+_STRENGTH = SRPO_IMAGE.parameters_in(NAME).strength
+assert _STRENGTH is not None
 #: Most predictions on a page of the list, and as many as are on one. No more are deleted by one call.
 PAGE = 100
 
@@ -76,41 +75,56 @@ _BARE_WEBHOOK = re.compile(r"webhook=((?i:https?)://[^?&]+\?.*)")
 _DIGITS = re.compile(r"[0-9]{1,12}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-Side = Annotated[Whole, Field(ge=MIN_SIDE, le=MAX_SIDE)]
-#: How far from the image to go; at 0 it is the image itself, resized.
-Strength = Annotated[Number, Field(ge=0, le=1)]
+Side = Annotated[Whole, Field(ge=_TERMS.sides.min, le=_TERMS.sides.max)]
 
 
-class TextToImageInput(Input):
-    """The body of a submit for text to image. One picture a prediction; it is always checked.
-
-    With `image` it is image to image, by whichever id the model was named.
-    """
+class TextInput(Input):
+    """The body of a submit for text to image. One image a prediction; it is always checked."""
 
     prompt: Prompt
-    image: PictureUrl | None = None
-    strength: Strength | None = None
     size: str | None = None
     width: Side | None = None
     height: Side | None = None
-    num_inference_steps: Steps = 28
-    seed: Annotated[Whole, Field(ge=-1, le=2**31 - 1)] = -1
-    guidance_scale: Guidance = 3.5
-    output_format: OutputFormat = "jpeg"
+    num_inference_steps: Whole
+    seed: Annotated[Whole, Field(ge=_TERMS.min_seed, le=_TERMS.max_seed)] = -1
+    guidance_scale: Number
+    output_format: OutputFormat = _TERMS.output_format
     enable_base64_output: Flag = False
     enable_sync_mode: Flag = False
     enhance_prompt: Flag = False
 
 
+class TextToImageInput(TextInput):
+    """The body of a submit for text to image. One image a prediction; it is always checked.
+
+    With `image` it is image to image, by whichever id the model was named.
+    """
+
+    image: PictureUrl | None = None
+    strength: Annotated[Number, Field(ge=_STRENGTH.min, le=_STRENGTH.max)] | None = None
+
+
 class ImageToImageInput(TextToImageInput):
-    """The body of a submit for image to image."""
+    """The body of a submit for image to image. At the strength 0 the result is the image itself, resized."""
 
     image: PictureUrl
-    strength: Strength = DEFAULT_STRENGTH
+    strength: Number
+
+
+def _base(model: Model) -> type[TextInput]:
+    if model.kind == SRPO_IMAGE.kind:
+        return ImageToImageInput
+    assert model.kind == SRPO.kind, f"{model.name} has ids of WaveSpeed's, whose dialect has no fields for it"
+    return TextToImageInput if _with_image(model).max_inputs else TextInput
+
+
+def _with_image(model: Model) -> Model:
+    """Return the model that is meant where an image comes with a submit to `model`."""
+    return model if model.max_inputs else for_images(model.family, 1) or model
 
 
 #: Model → what it takes.
-INPUTS: dict[str, type[TextToImageInput]] = {SRPO.name: TextToImageInput, SRPO_IMAGE.name: ImageToImageInput}
+INPUTS = inputs_by_model(_base, NAME, "Input", [model for model in MODELS if model.of(NAME)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,19 +144,20 @@ def read(body: Mapping[str, Any], query: str, *, endpoint: str, model: str, defa
     fields = parse(INPUTS[model], body)
     if webhook:
         _refuse_with_webhook(fields)
-    request = _request(fields, default_seed)
-    sources = () if fields.image is None else (Source("image", fields.image),)
+    image = fields.image if isinstance(fields, TextToImageInput) else None
+    request = _request(fields, named(model) if image is None else _with_image(named(model)), default_seed)
+    sources = () if image is None else (Source("image", image),)
     inline = fields.enable_base64_output
     order = Order(endpoint, request, dialect=NAME, webhook=webhook, inline=inline, sources=sources)
     return Submit(order, held=fields.enable_sync_mode)
 
 
-def _request(fields: TextToImageInput, default_seed: int) -> Request:
+def _request(fields: TextInput, model: Model, default_seed: int) -> Request:
     width, height = _pixels(fields)
     return Request(
-        model=SRPO.name if fields.image is None else SRPO_IMAGE.name,
+        model=model.name,
         prompt=fields.prompt,
-        strength=_strength(fields),
+        strength=_strength(fields, model),
         width=width,
         height=height,
         steps=fields.num_inference_steps,
@@ -153,10 +168,11 @@ def _request(fields: TextToImageInput, default_seed: int) -> Request:
     )
 
 
-def _strength(fields: TextToImageInput) -> float | None:
-    if fields.image is None:
+def _strength(fields: TextInput, model: Model) -> float | None:
+    strength = model.parameters_in(NAME).strength
+    if strength is None or not isinstance(fields, TextToImageInput):
         return None
-    return DEFAULT_STRENGTH if fields.strength is None else fields.strength
+    return strength.default if fields.strength is None else fields.strength
 
 
 def _webhook(query: str) -> Webhook | None:
@@ -184,22 +200,23 @@ def _parameters(query: str) -> dict[str, str]:
     return given
 
 
-def _refuse_with_webhook(fields: TextToImageInput) -> None:
+def _refuse_with_webhook(fields: TextInput) -> None:
     for name in ("enable_base64_output", "enable_sync_mode"):
         if getattr(fields, name):
             message = f"a webhook callback does not go with {name}; send one of the two"
             raise InvalidRequest([Problem("webhook", message, "webhook_conflict", True)])
 
 
-def _pixels(fields: TextToImageInput) -> tuple[int, int]:
+def _pixels(fields: TextInput) -> tuple[int, int]:
     """Width and height from `size`, from the two sides, or from both where they agree."""
-    sides = (fields.width or DEFAULT_SIDE, fields.height or DEFAULT_SIDE)
+    sides = (fields.width or _TERMS.missing_side, fields.height or _TERMS.missing_side)
     if fields.size is None:
         return sides
     match = _SIZE.fullmatch(fields.size)
     size = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
-        message = f"'{fields.size[:40]}' is no size; allowed: \"W*H\" with {MIN_SIDE}–{MAX_SIDE} pixels a side"
+    least, most = _TERMS.sides.min, _TERMS.sides.max
+    if not all(least <= side <= most for side in size):
+        message = f"'{fields.size[:40]}' is no size; allowed: \"W*H\" with {least}–{most} pixels a side"
         raise InvalidRequest([Problem("size", message, "size_parsing", fields.size)])
     given = [(fields.width, size[0]), (fields.height, size[1])]
     if any(side is not None and side != wanted for side, wanted in given):

@@ -100,6 +100,8 @@ class Task(StrEnum):
     MULTI_EDIT = "several images"
 
 
+#: Models of one kind take the same fields.
+Kind = tuple[Weights, Task]
 #: Task → the least and the most input images.
 _INPUT_IMAGES: Mapping[Task, tuple[int, int]] = {
     Task.TEXT_TO_IMAGE: (0, 0),
@@ -120,7 +122,7 @@ class Parameters:
 
 
 @dataclass(frozen=True, slots=True)
-class Sides:
+class SideLimits:
     """The sides that an image may have in a dialect, in pixels. As text they are what an error says is allowed."""
 
     min: int = MIN_SIDE
@@ -141,15 +143,15 @@ class DialectTerms:
     """The limits and defaults of one dialect that hold for each of its models.
 
     `min_seed`, `max_seed`: the seeds that a caller may give. `size`: the preset of an image without a size.
-    `missing_side`: one side where the other alone is given, None where both are required. `acceleration`: the level
+    `missing_side`: one side where the other alone is given, 0 where both are required. `acceleration`: the level
     that the provider's callers get by default. `safety`: the default of whether images are checked.
     """
 
-    sides: Sides = Sides()
+    sides: SideLimits = SideLimits()
     min_seed: int = 0
     max_seed: int = SEEDS - 1
     size: str = "landscape_4_3"
-    missing_side: int | None = 512
+    missing_side: int = 512
     output_format: OutputFormat = "jpeg"
     acceleration: Acceleration = "none"
     safety: bool = True
@@ -160,11 +162,13 @@ TERMS: Mapping[str, DialectTerms] = {
     "native": DialectTerms(),
     "fal": DialectTerms(),
     "openai": DialectTerms(size="square_hd", output_format="png"),
-    "aimlapi": DialectTerms(sides=Sides(512, 1536, multiple=32), min_seed=1, missing_side=None, acceleration="regular"),
+    "aimlapi": DialectTerms(
+        sides=SideLimits(512, 1536, multiple=32), min_seed=1, missing_side=0, acceleration="regular"
+    ),
     "siraya": DialectTerms(output_format="png", acceleration="regular", safety=False),
     # The seed -1 asks for a random one.
     "wavespeed": DialectTerms(
-        sides=Sides(256, 1536), min_seed=-1, max_seed=2**31 - 1, size="square_hd", missing_side=1024
+        sides=SideLimits(256, 1536), min_seed=-1, max_seed=2**31 - 1, size="square_hd", missing_side=1024
     ),
 }
 
@@ -191,6 +195,11 @@ class Model:
     sizes: Mapping[str, tuple[int, int]] | None = None
     #: A prompt that the API's documentation shows.
     example: str = "a red fox in fresh snow"
+
+    @property
+    def kind(self) -> Kind:
+        """What decides which fields a request has."""
+        return self.weights, self.task
 
     @property
     def ids(self) -> tuple[str, ...]:

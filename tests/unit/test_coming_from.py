@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from farm.dialects import aimlapi, fal, openai_common, wavespeed
-from farm.domain.catalogue import ACCELERATIONS, MAX_PROMPT, MAX_SIDE, MIN_SIDE, MODELS
+from farm.dialects import fal, openai_common, wavespeed
+from farm.domain.catalogue import ACCELERATIONS, MAX_PROMPT, MAX_SIDE, MIN_SIDE, MODELS, TERMS
 from farm.settings import Settings
 from tests.docs_snippets import DOCS
 
@@ -70,8 +70,8 @@ def test_the_levels_of_acceleration_that_do_not_work_are_told() -> None:
         ("fal", [f"{MIN_SIDE}–{MAX_SIDE}"]),
         ("siraya", [f"{MIN_SIDE}–{MAX_SIDE}"]),
         ("openai", [f"{MIN_SIDE}–{MAX_SIDE}", f"1–{MAX_PROMPT}"]),
-        ("wavespeed", [f"{wavespeed.MIN_SIDE}–{wavespeed.MAX_SIDE}"]),
-        ("aimlapi", [str(aimlapi.TextToImage.LIMITS)]),
+        ("wavespeed", [f"{TERMS['wavespeed'].sides.min}–{TERMS['wavespeed'].sides.max}"]),
+        ("aimlapi", [str(TERMS["aimlapi"].sides)]),
     ],
 )
 def test_limits_are_the_dialects_own(name: str, limits: list[str]) -> None:

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from farm.dialects.fal_lifecycle import keep_seconds
-from farm.dialects.fields import AspectRatio, Preset, SrpoFields, decode, parse
+from farm.dialects.fields import FIELDS, AspectRatio, ModelFields, Preset, decode, parse
 from farm.domain import catalogue
 from farm.domain.errors import InvalidRequest, Problem
 
@@ -90,11 +90,11 @@ def test_a_body_of_many_small_values_is_refused_before_it_is_read() -> None:
     ],
 )
 def test_a_field_is_named_as_the_caller_named_it(fields: dict[str, object], named: str) -> None:
-    assert [problem.field for problem in refused(SrpoFields, prompt="x", **fields)] == [named]
+    assert [problem.field for problem in refused(FIELDS["srpo"], prompt="x", **fields)] == [named]
 
 
 def test_a_long_name_is_not_repeated_in_full() -> None:
-    (problem,) = refused(SrpoFields, prompt="x", **{"x" * 1_000_000: 1})
+    (problem,) = refused(FIELDS["srpo"], prompt="x", **{"x" * 1_000_000: 1})
 
     assert len(problem.field) == 80
     assert len(problem.message) < 1000
@@ -108,7 +108,7 @@ def test_what_can_be_read_can_be_refused() -> None:
             body = decode(b'{"prompt": "x", "seed": ' + b"[" * depth + b"]" * depth + b"}")
         except InvalidRequest:
             break
-        assert [problem.field for problem in refused(SrpoFields, **body)] == ["seed"]
+        assert [problem.field for problem in refused(FIELDS["srpo"], **body)] == ["seed"]
         readable = depth
     assert 100 < readable < 1199
 
@@ -121,7 +121,7 @@ def test_a_wish_that_is_no_object_is_not_told_in_the_programs_words(wish: str) -
     assert "instance" not in str(caught.value)
 
 
-def refused(model: type[SrpoFields], **fields: object) -> list[Problem]:
+def refused(model: type[ModelFields], **fields: object) -> list[Problem]:
     """What is wrong with these fields."""
     with pytest.raises(InvalidRequest) as caught:
         parse(model, fields)
