@@ -23,7 +23,7 @@ from api.http.cors import Cors
 from api.http.fal_hosts import FalHosts
 from api.http.json import FastJson
 from api.http.path_converters import PathExcept
-from api.http.upload_body import UploadBodies
+from api.http.upload_body import UploadSlots
 from api.openapi.document import document
 from api.routes import deliveries, docs, fal_proxy, fal_storage, files, health, jwks, keys, wavespeed_media
 from api.routes.fal_proxy import Proxy
@@ -69,7 +69,7 @@ def create_app(farm: Farm, *, base: str, with_keys: bool, most_streams: int, mos
     authenticator = Authenticator(farm.callers if with_keys else None, limiter, origins=farm.settings.cors)
     share = _half if with_keys else _all
     streams = app.extensions["streams"] = EventStreams(most_streams, share(most_streams))
-    app.extensions["room"] = BodyMemoryBudget(body_memory.MOST, share(body_memory.MOST))
+    app.extensions["room"] = BodyMemoryBudget(body_memory.MAX_BYTES, per_key=share(body_memory.MAX_BYTES))
     held = HeldCalls(farm.service, most=most_held, most_of_one=share(most_held), seconds=farm.settings.hold_seconds)
     registry = CollectorRegistry()
     registry.register(FarmCollector(farm.stats))
@@ -82,9 +82,9 @@ def create_app(farm: Farm, *, base: str, with_keys: bool, most_streams: int, mos
     webhook_service = WebhookService(farm.deliveries, secrets=farm.secrets, outbound=farm.outbound)
     app.register_blueprint(deliveries.routes(webhook_service, authenticator=authenticator))
     app.register_blueprint(fal_proxy.routes(context))
-    receiving = UploadBodies()
-    app.register_blueprint(fal_storage.routes(context, receiving))
-    app.register_blueprint(wavespeed_media.routes(context, receiving))
+    upload_slots = UploadSlots()
+    app.register_blueprint(fal_storage.routes(context, upload_slots))
+    app.register_blueprint(wavespeed_media.routes(context, upload_slots))
     app.register_blueprint(keys.routes(farm.callers, authenticator=authenticator))
     app.register_blueprint(files.routes(farm.storage, farm.store))
     app.register_blueprint(jwks.routes(farm.secrets))

@@ -23,9 +23,9 @@ from api.connections.gthread_worker import SlowClientWorker
 from api.connections.slow_client_socket import safe
 from farm.auth.api_keys import Callers, refuse_open_door, wants_keys
 from farm.bootstrap import build, reach
+from farm.concurrency.periodic import PeriodicThread
 from farm.jobstore import redis_keys
 from farm.process.child import die_with_parent
-from farm.process.periodic import PeriodicThread
 from farm.settings import Settings
 
 #: Threads are made when they are needed, and cost little while they wait.

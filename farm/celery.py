@@ -10,6 +10,7 @@ import structlog
 from celery import Celery
 from kombu.entity import Exchange, Queue
 
+from farm.concurrency.background_thread import BackgroundThread
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import broker_url
 
@@ -77,28 +78,24 @@ class WakeUps:
         self._app = app
         self._task = task
         self._queue = queue
-        self._rung = threading.Condition()
+        self._lock = threading.Lock()
         self._wanted = 0
-        threading.Thread(target=self._run, name="wake-ups", daemon=True).start()
+        self._thread = BackgroundThread("wake-ups", self._send_wanted)
+        self._thread.start()
 
     def send(self, workers: int) -> None:
         """Wake up to `workers` idle workers. Returns at once."""
         if workers <= 0:
             return
-        with self._rung:
+        with self._lock:
             self._wanted = max(self._wanted, workers)
-            self._rung.notify()
+        self._thread.wake()
 
-    def _run(self) -> None:
-        while True:
-            with self._rung:
-                self._rung.wait_for(lambda: self._wanted > 0)
-                wanted, self._wanted = self._wanted, 0
-            self._send(wanted)
-
-    def _send(self, count: int) -> None:
+    def _send_wanted(self) -> None:
+        with self._lock:
+            wanted, self._wanted = self._wanted, 0
         try:
-            for _ in range(count):
+            for _ in range(wanted):
                 # No `expires`: Celery judges that by the receiver's clock, and one that is ahead would hear nothing.
                 self._app.send_task(self._task, queue=self._queue, retry=False)
         except (kombu.exceptions.OperationalError, OSError) as error:

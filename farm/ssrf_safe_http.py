@@ -17,7 +17,6 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,6 +28,7 @@ from urllib3.response import HTTPResponse
 from urllib3.util import Url, parse_url
 
 from farm import clock
+from farm.concurrency.background_thread import call_in_thread
 from farm.domain.errors import ConfigurationError, ForbiddenAddress, TooLarge, Unreachable
 
 #: All addresses of a name, as text; raises OSError when there are none.
@@ -180,15 +180,7 @@ class SsrfSafeClient:
     def _within_time(self, request: _Request) -> Reply:
         """Run the exchange in a thread of its own, and end it when time is up, whatever it waits for."""
         line = _Cancellable()
-        outcome: Future[Reply] = Future()
-
-        def run() -> None:
-            try:
-                outcome.set_result(self._exchange(request, line))
-            except Exception as error:  # noqa: BLE001  # raised again where it is waited for
-                outcome.set_exception(error)
-
-        threading.Thread(target=run, name="outbound", daemon=True).start()
+        outcome = call_in_thread("outbound", lambda: self._exchange(request, line))
         try:
             return outcome.result(request.seconds)
         except TimeoutError:

@@ -10,10 +10,10 @@ import structlog
 
 from farm.bootstrap import Farm
 from farm.celery import PREPARE_QUEUE, PREPARE_TASK, WEBHOOK_QUEUE, WEBHOOK_TASK, WakeUps
+from farm.concurrency.periodic import PeriodicThread
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect_to_listen
 from farm.jobstore.notifications import Listener
-from farm.process.periodic import PeriodicThread
 from farm.ssrf_safe_http import SsrfSafeClient
 from farm.webhooks.courier import Courier
 from workers.celery_worker import consume, leave_at_once

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +25,7 @@ import structlog
 from pydantic import BaseModel, ValidationError
 
 from farm import clock
+from farm.concurrency.background_thread import call_in_thread
 from farm.domain.catalogue import KONTEXT, KONTEXT_MULTI, MAX_PROMPT
 from farm.domain.errors import FarmError
 from farm.domain.request import Request
@@ -190,7 +192,7 @@ class _Process:
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._started: Future[subprocess.Popen[bytes]] = Future()
         # The thread that starts it stays: to the kernel, it is the parent with which the child dies.
-        threading.Thread(target=self._run, args=(program,), name="enhancer", daemon=True).start()
+        call_in_thread("enhancer", partial(self._run, program))
         self._process = self._started.result()
 
     def tell(self, question: dict[str, object]) -> None:

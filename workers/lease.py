@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import structlog
 
 from farm import clock
+from farm.concurrency.background_thread import BackgroundThread
 from farm.domain.errors import StoreFull, StoreUnavailable
 from farm.domain.job import Claimed
 from farm.jobstore.store import Held, JobStore
@@ -98,7 +99,7 @@ class ProgressWatchdog:
         self._beat_at = clock.monotonic()
 
 
-class Lease(threading.Thread):
+class Lease(BackgroundThread):
     """Shows the job store that this worker lives and works, for all the jobs it holds at once."""
 
     def __init__(
@@ -110,7 +111,8 @@ class Lease(threading.Thread):
         seconds: float,
         limits: Limits = Limits(),
     ) -> None:
-        super().__init__(name="lease", daemon=True)
+        super().__init__("lease", self._beat, pause=self._interval)
+        self.wake()  # the first heartbeat comes at once
         self._store = store
         self._worker = worker
         self._facts = facts
@@ -119,8 +121,6 @@ class Lease(threading.Thread):
         self._lock = threading.Lock()
         self._held: dict[str, Held] = {}
         self._stopped: set[str] = set()
-        self._closing = threading.Event()
-        self._hurry = threading.Event()
         self._watchdogs: list[ProgressWatchdog] = []
         self.limits = limits
         #: Of the thread that renders.
@@ -137,7 +137,7 @@ class Lease(threading.Thread):
         with self._lock:
             self._held[job.id] = Held(job.id, job.fence, 0)
             self._stopped.discard(job.id)
-        self._hurry.set()
+        self.wake()
 
     def progress(self, job: Claimed, step: int) -> None:
         """`step` denoising steps of all the job's images together are done."""
@@ -169,19 +169,10 @@ class Lease(threading.Thread):
 
     def announce(self) -> None:
         """Tell the job store at once what this worker is and does."""
-        self._hurry.set()
+        self.wake()
 
-    def close(self) -> None:
-        self._closing.set()
-        self._hurry.set()
-        if self.is_alive():
-            self.join()
-
-    def run(self) -> None:
-        while not self._closing.is_set():
-            self._beat()
-            self._hurry.wait(self._busy_seconds if self._held else self._idle_seconds)
-            self._hurry.clear()
+    def _interval(self) -> float:
+        return self._busy_seconds if self._held else self._idle_seconds
 
     def _beat(self) -> None:
         for watchdog in self._watchdogs:

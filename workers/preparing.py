@@ -12,19 +12,11 @@ from contextlib import suppress
 from urllib.parse import urljoin, urlsplit
 
 import structlog
-from tenacity import (
-    Retrying,
-    retry_if_exception,
-    retry_if_exception_type,
-    sleep_using_event,
-    stop_after_attempt,
-    stop_after_delay,
-    stop_when_event_set,
-    wait_random_exponential,
-)
 
 from farm import clock
 from farm.celery import WakeUps
+from farm.concurrency.leased_pool import LeasedPool
+from farm.concurrency.retry import retrying
 from farm.domain.errors import (
     FarmError,
     ForbiddenAddress,
@@ -39,8 +31,7 @@ from farm.domain.request import Request
 from farm.images import decode
 from farm.images.decode import UnusablePicture
 from farm.jobstore.store import JobStore
-from farm.process.leased_pool import LeasedPool
-from farm.ssrf_safe_http import SsrfSafeClient
+from farm.ssrf_safe_http import Reply, SsrfSafeClient
 from farm.storage.storage import Storage, name_in, new_input_key
 from workers.enhancer import Enhancer, Interrupted, enhanced
 from workers.sizing import sized
@@ -59,7 +50,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _PASSING = (429, 500, 502, 503, 504)
 #: How often, and for how long, a host that gives no good answer is asked again.
 _TRIES = 3
-_INSIST_SECONDS = 10.0
+_HOST_SECONDS = 10.0
 
 _log = structlog.get_logger(__name__)
 
@@ -137,21 +128,16 @@ class Preparer:
 
     def _insist(self, job: Job) -> Request:
         """The request as it is rendered. A storage that is away for a while costs no job; then nothing stays there."""
-        for attempt in Retrying(
-            retry=retry_if_exception_type(StorageUnavailable),
-            wait=wait_random_exponential(multiplier=0.2, max=10),
-            stop=stop_after_delay(STORAGE_SECONDS) | stop_when_event_set(self._closing),
-            sleep=sleep_using_event(self._closing),
-            reraise=True,
-        ):
-            with attempt:
-                copies: list[str] = []
-                try:
-                    request = self._ready(job, copies)
-                except Exception:
-                    self._remove(copies)
-                    raise
-        return request
+        retry = retrying(StorageUnavailable, max_seconds=STORAGE_SECONDS, max_pause=10, stop_event=self._closing)
+        return retry(self._attempt, job)
+
+    def _attempt(self, job: Job) -> Request:
+        copies: list[str] = []
+        try:
+            return self._ready(job, copies)
+        except Exception:
+            self._remove(copies)
+            raise
 
     def _ready(self, job: Job, copies: list[str]) -> Request:
         """The request as it is rendered. What is stored for it is added to `copies`."""
@@ -204,29 +190,19 @@ def fetch(outbound: SsrfSafeClient, url: str, closing: threading.Event) -> bytes
     Raises UnusablePicture, and Interrupted where a host would be asked again, but `closing` is set.
     """
     until = clock.monotonic() + FETCH_SECONDS
+    retry = retrying(Unreachable, max_attempts=_TRIES, max_seconds=_HOST_SECONDS, stop_event=closing)
     try:
-        for attempt in Retrying(
-            retry=retry_if_exception(lambda error: isinstance(error, Unreachable) and not isinstance(error, TooLarge)),
-            wait=wait_random_exponential(multiplier=0.2, max=2),
-            stop=stop_after_attempt(_TRIES) | stop_after_delay(_INSIST_SECONDS) | stop_when_event_set(closing),
-            sleep=sleep_using_event(closing),
-            reraise=True,
-        ):
-            with attempt:
-                content = _followed(outbound, url, until)
-    except TooLarge as error:
-        raise decode.file_too_large("the picture is too large") from error
+        return retry(_followed, outbound, url, until)
     except (Unreachable, ForbiddenAddress) as error:
         if closing.is_set():
             raise Interrupted from error
         raise _not_fetched(str(error)) from error
-    return content
 
 
 def _followed(outbound: SsrfSafeClient, url: str, until: float) -> bytes:
     """What is at the end of the redirects, by then. Raises Unreachable for what a later try may bring."""
     for _ in range(MOST_REDIRECTS + 1):
-        reply = outbound.get(url, limit=decode.MAX_BYTES, seconds=max(0.0, until - clock.monotonic()))
+        reply = _got(outbound, url, max(0.0, until - clock.monotonic()))
         if reply.status == 200:
             return reply.body
         if reply.status in _PASSING:
@@ -236,6 +212,13 @@ def _followed(outbound: SsrfSafeClient, url: str, until: float) -> bytes:
             raise _not_fetched(f"{_host(url)} answered {reply.status}.")
         url = _joined(url, location)
     raise _not_fetched(f"It leads elsewhere more than {MOST_REDIRECTS} times.")
+
+
+def _got(outbound: SsrfSafeClient, url: str, seconds: float) -> Reply:
+    try:
+        return outbound.get(url, limit=decode.MAX_BYTES, seconds=seconds)
+    except TooLarge as error:
+        raise decode.file_too_large("the picture is too large") from error
 
 
 def _joined(url: str, location: str) -> str:

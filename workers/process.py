@@ -16,11 +16,11 @@ import structlog
 from farm import __version__, clock
 from farm.bootstrap import Farm
 from farm.celery import RENDER_QUEUE, RENDER_TASK
+from farm.concurrency.periodic import PeriodicThread
 from farm.domain.errors import FarmError
 from farm.jobstore.connection import connect_to_listen
 from farm.jobstore.notifications import listen_for_stops
 from farm.process.child import EXIT_FAULTY
-from farm.process.periodic import PeriodicThread
 from farm.settings import Settings
 from farm.weights import Checkpoints
 from workers.celery_worker import consume, leave_at_once

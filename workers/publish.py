@@ -5,21 +5,18 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import wait
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
 import structlog
 from PIL import Image as Pillow
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    sleep_using_event,
-    wait_random_exponential,
-)
 
 from farm import clock
+from farm.concurrency.background_thread import call_in_thread
+from farm.concurrency.retry import retrying
+from farm.concurrency.slots import Slots
 from farm.domain.errors import FarmError, SafetyError, StorageError, StorageUnavailable, StoreFull, StoreUnavailable
 from farm.domain.job import Claimed, Image, Result
 from farm.jobstore.store import JobStore
@@ -55,17 +52,12 @@ _log = structlog.get_logger(__name__)
 def insist(call: Callable[[], T], draining: threading.Event) -> T:
     """Make `call` until the job store answers. Its lease may run out meanwhile; the fence then decides."""
 
-    def is_over(attempt: RetryCallState) -> bool:
-        patience = DRAIN_SECONDS if draining.is_set() else INSIST_SECONDS
-        return (attempt.seconds_since_start or 0.0) > patience
+    began = clock.monotonic()
 
-    retrying = Retrying(
-        retry=retry_if_exception_type((StoreUnavailable, StoreFull)),
-        wait=wait_random_exponential(multiplier=0.1, max=2),
-        stop=is_over,
-        reraise=True,
-    )
-    return retrying(call)
+    def drains_too_long() -> bool:
+        return draining.is_set() and clock.monotonic() - began > DRAIN_SECONDS
+
+    return retrying((StoreUnavailable, StoreFull), max_seconds=INSIST_SECONDS, give_up=drains_too_long)(call)
 
 
 class JobOutput:
@@ -128,18 +120,16 @@ class Publisher:
         self._lease = lease
         self._failure_counter = failure_counter
         self._draining = draining
-        self._room = threading.BoundedSemaphore(_BACKLOG)
+        self._slots = Slots(_BACKLOG)
         self._prints: queue.SimpleQueue[RenderedImage | None] = queue.SimpleQueue()
         self._under_way: set[RenderedImage] = set()
         # They must not outlive the worker in a call to a storage that hangs.
-        self._threads = [threading.Thread(target=self._work, name="publish", daemon=True) for _ in range(_THREADS)]
-        for thread in self._threads:
-            thread.start()
+        self._threads = [call_in_thread("publish", self._work) for _ in range(_THREADS)]
 
     def take(self, sheet: JobOutput, number: int, painted: Painted) -> None:
         """Publish the `number`-th image of a job; its last one completes it. Waits while too many are under way."""
         one = RenderedImage(sheet, number, painted, clock.monotonic())
-        while not self._room.acquire(timeout=_LOOK_SECONDS):
+        while not self._slots.acquire(timeout=_LOOK_SECONDS):
             if self._draining.is_set():
                 self._hand_back(sheet)
                 return
@@ -153,11 +143,9 @@ class Publisher:
 
     def close(self, *, seconds: float) -> None:
         """Wait until everything taken is published; hand back what is not after so long."""
-        until = clock.monotonic() + seconds
         for _ in self._threads:
             self._prints.put(None)
-        for thread in self._threads:
-            thread.join(max(0.0, until - clock.monotonic()))
+        wait(self._threads, timeout=seconds)
         try:
             for one in list(self._under_way):
                 self._hand_back(one.sheet)
@@ -176,7 +164,7 @@ class Publisher:
                 self._lease.drop(one.sheet.job)
             finally:
                 self._under_way.discard(one)
-                self._room.release()
+                self._slots.release()
 
     def _publish(self, one: RenderedImage, watchdog: ProgressWatchdog) -> None:
         sheet = one.sheet
@@ -219,25 +207,20 @@ class Publisher:
     def _offer(self, one: RenderedImage, key: str, content: bytes) -> None:
         """Store `content`, again and again while the storage is down: the lease goes on meanwhile."""
         # Not the picture itself, in what is handed to Retrying: that refers to itself, and would keep it long after.
-        sheet, job, since = one.sheet, one.sheet.job, one.since
+        sheet, job = one.sheet, one.sheet.job
 
-        def is_over(_: RetryCallState) -> bool:
-            late = clock.monotonic() - since > OFFER_SECONDS
-            return late or sheet.is_over or self._draining.is_set() or self._lease.must_stop(job)
+        def warn(error: BaseException) -> None:
+            _log.warning("picture not stored yet", job=job.id, error=str(error), cause=str(error.__cause__))
 
-        def warn(attempt: RetryCallState) -> None:
-            error = attempt.outcome and attempt.outcome.exception()
-            _log.warning("picture not stored yet", job=job.id, error=str(error), cause=str(error and error.__cause__))
-
-        retrying = Retrying(
-            retry=retry_if_exception_type(StorageUnavailable),
-            wait=wait_random_exponential(multiplier=0.2, max=OFFER_PAUSE),
-            stop=is_over,
-            sleep=sleep_using_event(self._draining),
-            before_sleep=warn,
-            reraise=True,
+        retry = retrying(
+            StorageUnavailable,
+            max_seconds=one.since + OFFER_SECONDS - clock.monotonic(),
+            max_pause=OFFER_PAUSE,
+            stop_event=self._draining,
+            give_up=lambda: sheet.is_over or self._lease.must_stop(job),
+            before_pause=warn,
         )
-        retrying(self._storage.put, key, content)
+        retry(self._storage.put, key, content)
 
     def _checked(self, sheet: JobOutput, painted: Painted) -> tuple[Pillow.Image, bool]:
         """The image, or a black one where the checker finds it unsafe. Fails rather than let one pass unchecked."""

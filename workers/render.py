@@ -11,16 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import structlog
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    sleep_using_event,
-    wait_random_exponential,
-)
 
 from farm import clock
 from farm.celery import WakeUps
+from farm.concurrency.retry import retrying
 from farm.domain.errors import (
     FarmError,
     OutOfMemory,
@@ -42,8 +36,6 @@ from workers.publish import OFFER_PAUSE, OFFER_SECONDS, JobOutput, Publisher, in
 
 #: After so many seconds of one wake-up the worker rings for itself and returns, so that Celery's view stays fresh.
 _SHIFT_SECONDS = 60.0
-#: How long a worker waits before it asks a job store again that did not answer, in seconds.
-_ASK_AGAIN_SECONDS = 0.5
 #: Longest part of an engine's own message that a caller is shown, in characters.
 _SHOWN = 200
 
@@ -131,14 +123,23 @@ class Renderer:
                 return
 
     def _claim(self) -> Claim:
+        """Claim a batch, waiting for a job store that does not answer; an empty one once the worker drains."""
         nonce = uuid.uuid4().hex
-        while True:
-            try:
-                return self._store.claim(self._worker, self._pipeline.models, nonce=nonce)
-            except (StoreUnavailable, StoreFull) as error:
-                _log.warning("claiming waits for the job store", error=str(error))
-            if self._draining.wait(_ASK_AGAIN_SECONDS):
-                return Claim(Batch(), waiting=0, idle_workers=0)
+        nothing = Claim(Batch(), waiting=0, idle_workers=0)
+
+        def claim() -> Claim:
+            if self._draining.is_set():
+                return nothing
+            return self._store.claim(self._worker, self._pipeline.models, nonce=nonce)
+
+        def warn(error: BaseException) -> None:
+            _log.warning("claiming waits for the job store", error=str(error))
+
+        store_errors = (StoreUnavailable, StoreFull)
+        try:
+            return retrying(store_errors, max_pause=0.5, stop_event=self._draining, before_pause=warn)(claim)
+        except store_errors:
+            return nothing
 
     def _render(self, batch: Batch) -> None:
         claimed = clock.monotonic()
@@ -180,16 +181,12 @@ class Renderer:
     def _load(self, run: RenderRun, inputs: Inputs) -> None:
         """Read the job's pictures, again and again while the storage is down: the lease goes on meanwhile."""
 
-        def is_over(attempt: RetryCallState) -> bool:
-            late = (attempt.seconds_since_start or 0.0) > OFFER_SECONDS
-            return late or self._draining.is_set() or self._lease.must_stop(run.job)
-
-        for attempt in Retrying(
-            retry=retry_if_exception_type(StorageUnavailable),
-            wait=wait_random_exponential(multiplier=0.2, max=OFFER_PAUSE),
-            stop=is_over,
-            sleep=sleep_using_event(self._draining),
-            reraise=True,
+        for attempt in retrying(
+            StorageUnavailable,
+            max_seconds=OFFER_SECONDS,
+            max_pause=OFFER_PAUSE,
+            stop_event=self._draining,
+            give_up=lambda: self._lease.must_stop(run.job),
         ):
             with attempt, self._lease.watchdog.expecting(self._lease.limits.read, "reading inputs"):
                 inputs.load(run.job.request.inputs)

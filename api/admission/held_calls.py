@@ -9,24 +9,22 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import flask
-import structlog
 
-from api.admission.slots import CallerSlots
 from api.connections.client_connection import Peer
 from farm import clock
 from farm.auth.api_keys import Caller
-from farm.domain.errors import FarmError, StoreFull, StoreUnavailable, TooManyHeld
+from farm.concurrency.background_thread import BackgroundThread
+from farm.concurrency.slots import Slots
+from farm.domain.errors import StoreFull, StoreUnavailable, TooManyHeld
 from farm.domain.job import Job, Order, as_accepted
 from farm.service import Service
 
 #: How often the job store is told which calls still wait, in seconds: several times before it believes them gone.
-_SIGN_SECONDS = 1.0
-
-_log = structlog.get_logger(__name__)
+_HEARTBEAT_SECONDS = 1.0
 
 
 class CallHeartbeat:
-    """Tells the job store once a second which calls wait, all of this process's at once, from a thread of its own.
+    """Tells the job store once a second which calls of this process wait for their jobs.
 
     So the jobs of a process that was killed are given up as those of callers who hung up.
     """
@@ -35,21 +33,20 @@ class CallHeartbeat:
         self._service = service
         self._calls: set[tuple[str, str]] = set()
         self._answered: set[tuple[str, str]] = set()
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="signs", daemon=True)
+        self._lock = threading.Lock()
+        self._thread = BackgroundThread("call heartbeat", self._beat, pause=lambda: _HEARTBEAT_SECONDS)
 
     @contextmanager
     def of(self, job_id: str, call: str) -> Iterator[None]:
-        """The call waits for the job meanwhile."""
-        with self._changed:
-            if not self._thread.ident:
+        """Send heartbeats of this call meanwhile: it waits for the job."""
+        with self._lock:
+            if not self._thread.is_alive():
                 self._thread.start()
             self._calls.add((job_id, call))
-            self._changed.notify()
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._calls.discard((job_id, call))
 
     def let_be(self, job_id: str, call: str) -> None:
@@ -57,25 +54,15 @@ class CallHeartbeat:
         try:
             self._service.let_be(job_id, call)
         except (StoreUnavailable, StoreFull):
-            with self._changed:
+            with self._lock:
                 self._answered.add((job_id, call))
-                self._changed.notify()
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._calls or self._answered)
-                waiting, answered = set(self._calls), set(self._answered)
-            try:
-                self._tell(waiting, answered)
-            except FarmError as error:
-                _log.warning("the job store was not told who waits", error=str(error))
-            clock.pause(_SIGN_SECONDS)
-
-    def _tell(self, waiting: set[tuple[str, str]], answered: set[tuple[str, str]]) -> None:
+    def _beat(self) -> None:
+        with self._lock:
+            waiting, answered = set(self._calls), set(self._answered)
         for call in answered:
             self._service.let_be(*call)
-            with self._changed:
+            with self._lock:
                 self._answered.discard(call)
         if waiting:
             self._service.hold_calls(waiting)
@@ -89,8 +76,8 @@ class HeldCalls:
 
     def __init__(self, service: Service, *, most: int, seconds: float, most_of_one: int | None = None) -> None:
         self._service = service
-        self._signs = CallHeartbeat(service)
-        self._places = CallerSlots(most, most_of_one)
+        self._heartbeat = CallHeartbeat(service)
+        self._slots = Slots(most, per_key=most_of_one)
         self._seconds = seconds
 
     def job(self, caller: Caller, order: Order) -> Job:
@@ -101,19 +88,20 @@ class HeldCalls:
         accepted. Where an equal call hung up shortly before, this one goes on with that one's job. If this one hangs
         up, or this process dies, its job ends as `client_disconnected` unless the call comes again within 30 seconds.
         """
-        with self._place(caller):
+        # Taken before the job is submitted: a call that is refused has no job.
+        with self._slots.held(caller.id, refusal=TooManyHeld()):
             order = replace(order, call=str(uuid.uuid4()))
             job_id = self._service.submit(caller, order).id
             has_left = False
             try:
-                with self._signs.of(job_id, order.call):
+                with self._heartbeat.of(job_id, order.call):
                     job, has_left = self._wait(caller, job_id)
                 if has_left:
                     self._service.abandon(job_id, order.call)
             except (StoreUnavailable, StoreFull):
                 job = as_accepted(job_id, caller.id, order, at_us=clock.now_us())
             if not (has_left or job.state.is_terminal):
-                self._signs.let_be(job_id, order.call)
+                self._heartbeat.let_be(job_id, order.call)
             return job
 
     def _wait(self, caller: Caller, job_id: str) -> tuple[Job, bool]:
@@ -121,13 +109,3 @@ class HeldCalls:
         peer = Peer(flask.request.environ.get("gunicorn.socket"))
         job = self._service.wait(caller, job_id, seconds=self._seconds, give_up=peer.has_left)
         return job, peer.has_left()
-
-    @contextmanager
-    def _place(self, caller: Caller) -> Iterator[None]:
-        """A place for one call, taken before the job is submitted: who is refused has no job."""
-        if not self._places.take(caller.id):
-            raise TooManyHeld
-        try:
-            yield
-        finally:
-            self._places.give_back(caller.id)

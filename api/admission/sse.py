@@ -9,10 +9,11 @@ from typing import Any
 
 import flask
 
-from api.admission.slots import CallerSlots, caller_of_request
+from api.admission.caller import current_caller_id
 from api.connections.client_connection import Peer
 from api.http import query
 from farm import clock
+from farm.concurrency.slots import Slots
 from farm.domain.errors import InvalidRequest, Problem, TooManyHeld
 
 #: Silence after which a stream sends a comment, in seconds, so that nothing on the way closes it.
@@ -29,7 +30,7 @@ class EventStreams:
     """Hands out at most `most` streams at a time, `most_of_one` of them to one caller. One more must come back."""
 
     def __init__(self, most: int, most_of_one: int | None = None) -> None:
-        self._places = CallerSlots(most, most_of_one)
+        self._slots = Slots(most, per_key=most_of_one)
         self._ending = False
 
     def end(self) -> None:
@@ -42,13 +43,13 @@ class EventStreams:
         It ends when they do, when the client has left or may not stay, and when the API stops.
         """
         client = Peer(flask.request.environ.get("gunicorn.socket"))
-        caller = caller_of_request()
-        if not self._places.take(caller):
+        caller = current_caller_id()
+        if not self._slots.acquire(caller):
             raise TooManyHeld("Too many streams are open; poll instead, or come back.")
         response = flask.Response(self._sent(blocks, client, may_stay), mimetype="text/event-stream")
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Accel-Buffering"] = "no"
-        response.call_on_close(partial(self._places.give_back, caller))
+        response.call_on_close(partial(self._slots.release, caller))
         return response
 
     def _sent(self, blocks: Iterator[str], client: Peer, may_stay: Callable[[], bool]) -> Iterator[str]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from werkzeug.sansio.multipart import Data, Event, File, Preamble
 
 from api.http import multipart
+from farm.concurrency.slots import Slots
 from farm.domain.errors import InvalidRequest, Problem, TooManyHeld
 
 #: Files that come at once, those of one caller among them, and how long one more waits for its turn, in seconds. A
@@ -19,46 +18,19 @@ MOST_OF_A_CALLER = 20
 PATIENCE_SECONDS = 20.0
 
 
-class UploadBodies:
-    """Places for files that come. Who waits longer than `seconds`, or as one more than `most`, is told to come back."""
+class UploadSlots:
+    """Slots for files that arrive. A caller that gets none within `seconds` is told to come back."""
 
     def __init__(
         self, *, most: int = MOST, most_of_a_caller: int = MOST_OF_A_CALLER, seconds: float = PATIENCE_SECONDS
     ) -> None:
-        self._most = most
-        self._most_of_a_caller = most_of_a_caller
+        self._slots = Slots(most, per_key=most_of_a_caller, max_waiting=most)
         self._seconds = seconds
-        self._changed = threading.Condition()
-        self._coming: Counter[str] = Counter()
-        self._waiting = 0
 
-    @contextmanager
-    def place(self, caller: str) -> Iterator[None]:
-        """A place for one file. Raises TooManyHeld."""
-        with self._changed:
-            if not self._has_room(caller):
-                self._wait(caller)
-            self._coming[caller] += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._coming[caller] -= 1
-                self._coming += Counter()  # forgets whoever sends nothing
-                self._changed.notify_all()
-
-    def _has_room(self, caller: str) -> bool:
-        return self._coming.total() < self._most and self._coming[caller] < self._most_of_a_caller
-
-    def _wait(self, caller: str) -> None:
-        if self._waiting >= self._most:
-            raise TooManyHeld("Too many files are being uploaded already; come back.")
-        self._waiting += 1
-        try:
-            if not self._changed.wait_for(lambda: self._has_room(caller), self._seconds):
-                raise TooManyHeld("Too many files are being uploaded; come back when some are done.")
-        finally:
-            self._waiting -= 1
+    def held(self, caller: str) -> AbstractContextManager[None]:
+        """Hold a slot for one file meanwhile. Raises TooManyHeld."""
+        refusal = TooManyHeld("Too many files are being uploaded; come back when some are done.")
+        return self._slots.held(caller, timeout=self._seconds, refusal=refusal)
 
 
 def file_in_form(pieces: Iterable[bytes], field: str) -> tuple[File, Iterator[bytes]]:

@@ -15,7 +15,7 @@ from werkzeug.exceptions import BadRequest
 from api.context import ApiContext
 from api.http import fal_hosts, query
 from api.http.body import pieces, read_bytes
-from api.http.upload_body import UploadBodies
+from api.http.upload_body import UploadSlots
 from farm import clock
 from farm.dialects import fal, fal_storage, registry
 from farm.dialects.fields import decode, parse
@@ -28,7 +28,7 @@ from farm.uploads.uploads import NO_TICKET, Wish
 TOKEN_SECONDS = 3600
 
 
-def routes(context: ApiContext, receiving: UploadBodies) -> flask.Blueprint:
+def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
     authenticator, links, uploads = context.authenticator, context.links, context.farm.uploads
     blueprint = flask.Blueprint("fal_storage", __name__)
 
@@ -64,7 +64,7 @@ def routes(context: ApiContext, receiving: UploadBodies) -> flask.Blueprint:
     def put(ticket_id: str) -> dict[str, Any]:
         query.refuse_others()
         ticket = uploads.ticket(ticket_id)
-        with receiving.place(ticket.caller):
+        with upload_slots.held(ticket.caller):
             uploads.fill(ticket, pieces(ticket.size or MAX_UPLOAD))
         return {}
 
@@ -84,7 +84,7 @@ def routes(context: ApiContext, receiving: UploadBodies) -> flask.Blueprint:
         caller = authenticator.uploader()
         query.refuse_others()
         wish = _wish()
-        with receiving.place(caller.id):
+        with upload_slots.held(caller.id):
             key, _ = uploads.keep(caller.id, wish, pieces(MAX_UPLOAD))
         return fal_storage.kept(links.file(key))
 
@@ -119,7 +119,7 @@ def routes(context: ApiContext, receiving: UploadBodies) -> flask.Blueprint:
     def part(ticket: Ticket, number_text: str) -> flask.Response:
         query.refuse_others()
         number = fal_storage.part_number(number_text)
-        with receiving.place(ticket.caller):
+        with upload_slots.held(ticket.caller):
             etag = uploads.add_part(ticket, number, pieces(uploads.room(ticket, number)))
         response = flask.jsonify(fal_storage.part(number, etag))
         response.set_etag(etag)
@@ -128,7 +128,7 @@ def routes(context: ApiContext, receiving: UploadBodies) -> flask.Blueprint:
     def completed(ticket: Ticket) -> dict[str, str]:
         query.refuse_others()
         named = fal_storage.named_parts(decode(read_bytes()))
-        with receiving.place(ticket.caller):
+        with upload_slots.held(ticket.caller):
             uploads.complete(ticket, named)
         return fal_storage.kept(links.file(ticket.key))
 

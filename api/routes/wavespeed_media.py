@@ -13,14 +13,14 @@ from werkzeug.exceptions import BadRequest
 from api.context import ApiContext
 from api.http import query
 from api.http.body import pieces, read_bytes
-from api.http.upload_body import UploadBodies, file_in_form
+from api.http.upload_body import UploadSlots, file_in_form
 from farm.dialects import wavespeed, wavespeed_media
 from farm.dialects.fields import decode, parse
 from farm.domain.catalogue import MAX_UPLOAD
 from farm.uploads.uploads import Wish
 
 
-def routes(context: ApiContext, receiving: UploadBodies) -> flask.Blueprint:
+def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
     authenticator, links, uploads = context.authenticator, context.links, context.farm.uploads
     blueprint = flask.Blueprint("wavespeed_media", __name__, url_prefix="/api/v3/media")
 
@@ -39,7 +39,7 @@ def routes(context: ApiContext, receiving: UploadBodies) -> flask.Blueprint:
         ticket = uploads.ticket(ticket_id)
         if (sent := flask.request.headers.get("Content-Type", "")) != ticket.content_type:
             raise BadRequest(f"Content-Type: '{sent[:80]}' is not what the ticket says; send '{ticket.content_type}'.")
-        with receiving.place(ticket.caller):
+        with upload_slots.held(ticket.caller):
             uploads.fill(ticket, pieces(ticket.size))
         return wavespeed.envelope({})
 
@@ -47,7 +47,7 @@ def routes(context: ApiContext, receiving: UploadBodies) -> flask.Blueprint:
     def form() -> dict[str, Any]:
         caller = authenticator.caller()
         query.refuse_others()
-        with receiving.place(caller.id):
+        with upload_slots.held(caller.id):
             file, content = file_in_form(pieces(MAX_UPLOAD), wavespeed_media.FIELD)
             content_type = file.headers.get("Content-Type", wavespeed_media.DEFAULT_TYPE)
             key, size = uploads.keep(caller.id, Wish(content_type), content)

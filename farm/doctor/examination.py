@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import cast
 
 import redis
 
 from farm.auth.api_keys import Callers
+from farm.concurrency.background_thread import call_in_thread
 from farm.doctor import access, jobstore, machine, storage, weights, work
 from farm.doctor.access import Address, Answer
 from farm.doctor.finding import Finding, good, note, refused, wrong
@@ -170,20 +169,14 @@ class Examination:
 def within(name: str, check: Check, seconds: float = CHECK_SECONDS) -> list[Finding]:
     """What a check finds. If it fails or takes too long, that is one more finding, and the thread is left behind."""
     found: list[Finding] = []
-    end: Future[None] = Future()
 
     def work() -> None:
-        try:
-            result = check()
-            for finding in [result] if isinstance(result, Finding) else result:
-                found.append(finding)
-            end.set_result(None)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the others must go on
-            end.set_exception(error)
+        result = check()
+        for finding in [result] if isinstance(result, Finding) else result:
+            found.append(finding)
 
-    threading.Thread(target=work, name=name, daemon=True).start()
     try:
-        error = end.exception(seconds)
+        error = call_in_thread(name, work).exception(seconds)
     except TimeoutError:
         return [*found, wrong(name, f"this check gave no answer within {seconds:.0f} s", _LATE)]
     return found if error is None else [*found, _failed(name, error)]

@@ -12,6 +12,7 @@ from typing import Any, cast
 import redis
 
 from farm import clock
+from farm.concurrency.background_thread import BackgroundThread
 from farm.domain.job import BEGINNING, Change, Moment, State
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
@@ -58,7 +59,7 @@ class Feed:
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
         self._listeners = 0
-        self._reader: threading.Thread | None = None
+        self._reader = BackgroundThread("event feed", self._read, pause=self._reconnect_pause)
         self._told = threading.Condition()
         # Every change after `_since`, up to `_upto`.
         self._changes: list[Change] = []
@@ -81,9 +82,9 @@ class Feed:
     def _listening(self) -> Iterator[None]:
         with self._told:
             self._listeners += 1
-            if self._reader is None:
-                self._reader = threading.Thread(target=self._run, name="feed", daemon=True)
+            if not self._reader.is_alive():
                 self._reader.start()
+        self._reader.wake()
         try:
             yield
         finally:
@@ -123,21 +124,16 @@ class Feed:
 
     # The reader
 
-    def _run(self) -> None:
-        while self._is_wanted():
-            try:
-                self._read()
-            except redis.exceptions.RedisError:
-                clock.pause(_RECONNECT_SECONDS)
-
-    def _is_wanted(self) -> bool:
-        """If not, the reader ends, and the next listener starts another."""
-        with self._told:
-            if not self._listeners:
-                self._reader = None
-            return self._reader is not None
+    def _reconnect_pause(self) -> float | None:
+        return _RECONNECT_SECONDS if self._listeners else None
 
     def _read(self) -> None:
+        """Read while anybody listens, until the connection is lost."""
+        with suppress(redis.exceptions.RedisError):
+            while self._listeners:
+                self._read_from_now()
+
+    def _read_from_now(self) -> None:
         answered = clock.monotonic()
         self._begin(self._newest())
         while self._listeners:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import redis
 
 from farm import clock
+from farm.concurrency.background_thread import BackgroundThread
 from farm.jobstore import redis_keys
 
 #: How long one look for a message lasts, and so how long a new channel may wait to be joined, in seconds.
@@ -21,7 +22,7 @@ _RECONNECT_SECONDS = 0.5
 _PING_SECONDS = 5.0
 
 
-class Listener(threading.Thread):
+class Listener(BackgroundThread):
     """Calls `hear(channel, text)` for each message, for as long as the process lives.
 
     Any thread may ask for a channel or drop one; this thread alone talks to Redis. When it has joined a channel, for
@@ -29,29 +30,27 @@ class Listener(threading.Thread):
     """
 
     def __init__(self, client: redis.Redis, hear: Callable[[str, str], None]) -> None:
-        super().__init__(name="listener", daemon=True)
+        super().__init__("listener", self._listen_while_connected, pause=self._reconnect_pause)
         self._client = client
         self._hear = hear
         self._wanted: set[str] = set()
-        self._asked = threading.Condition()
+        self._lock = threading.Lock()
 
     def ask_for(self, channel: str) -> None:
-        with self._asked:
+        with self._lock:
             self._wanted.add(channel)
-            self._asked.notify()
+        self.wake()
 
     def drop(self, channel: str) -> None:
-        with self._asked:
+        with self._lock:
             self._wanted.discard(channel)
 
-    def run(self) -> None:
-        while True:
-            with self._asked:
-                self._asked.wait_for(lambda: self._wanted)
-            try:
-                self._listen()
-            except redis.exceptions.RedisError:
-                clock.pause(_RECONNECT_SECONDS)
+    def _reconnect_pause(self) -> float | None:
+        return _RECONNECT_SECONDS if self._wanted_now() else None
+
+    def _listen_while_connected(self) -> None:
+        with suppress(redis.exceptions.RedisError):
+            self._listen()
 
     def _listen(self) -> None:
         joined: set[str] = set()
@@ -79,7 +78,7 @@ class Listener(threading.Thread):
                 self._hear(channel, "")
 
     def _wanted_now(self) -> set[str]:
-        with self._asked:
+        with self._lock:
             return set(self._wanted)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Literal, cast, get_args
 import redis
 
 from farm import clock
+from farm.concurrency.retry import jittered
 from farm.domain.catalogue import BATCH_IMAGES
 from farm.domain.errors import IdempotencyConflict, NotFound
 from farm.domain.job import Batch, Claimed, Conditions, Job, NewJob, Result, Search, State
@@ -372,7 +372,7 @@ class JobStore:
 
     def fail(self, job: Claimed, code: str, error: str, *, retry: Retry = "never") -> State | None:
         """End a job badly, or have it tried again (`alone`: without the others of its batch). None: stale fence."""
-        delay = _us(2 ** (job.attempt - 1) * random.uniform(0.5, 1.0))
+        delay = _us(jittered(2 ** (job.attempt - 1), 0.5, 1.0))
         with translated():
             state = self._scripts.run(
                 "fail", job.id, job.fence, code, error, retry, delay, self._terms.max_attempts, self._ttl_us

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
-_EVERY_SECONDS = 1.0
+from farm.concurrency.background_thread import BackgroundThread
+
+_INTERVAL_SECONDS = 1.0
 _BLOCK_BYTES = 64 * 1024
 
 _log = structlog.get_logger(__name__)
@@ -27,22 +28,15 @@ class AofSyncThread:
     def __init__(self, folder: Path) -> None:
         """`folder`: the data folder of Redis."""
         self._folder = folder
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="redis syncing", daemon=True)
+        self._thread = BackgroundThread("aof sync", self._sync, pause=lambda: _INTERVAL_SECONDS)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """Sync once more, and end."""
-        self._is_over.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        is_over = False
-        while not is_over:
-            is_over = self._is_over.wait(_EVERY_SECONDS)
-            self._sync()
+        """End the thread, and sync once more."""
+        self._thread.close()
+        self._sync()
 
     def _sync(self) -> None:
         try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from botocore.parsers import ResponseParserError
 
 from farm import clock
+from farm.concurrency.slots import Slots
 from farm.domain.errors import ConfigurationError, NotFound, StorageError, StorageUnavailable
 from farm.storage.storage import KEEP_SECONDS, Found, Name, Page, Picture, Pieces, farm_in, mark_of, name_in
 
@@ -31,7 +31,7 @@ _LOOK_SECONDS = (2.0, 10.0)
 _LOOK_ATTEMPTS = 2
 #: Callers that ask the store at a time, and how long one more waits for its turn, in seconds.
 _MOST_ASKED = 32
-_ROOM_SECONDS = 2.0
+_SLOT_SECONDS = 2.0
 #: Objects that one page shows.
 _PAGE = 1000
 #: The longest time for which the signature of an address can be valid, in seconds.
@@ -65,7 +65,7 @@ class S3Storage:
             session = _session()
             self._puts = session.client("s3", config=_config(bucket, _PUT_SECONDS, attempts=1))
             self._looks = session.client("s3", config=_config(bucket, _LOOK_SECONDS, attempts=_LOOK_ATTEMPTS))
-        self._room = threading.BoundedSemaphore(_MOST_ASKED)
+        self._slots = Slots(_MOST_ASKED)
 
     def put(self, key: str, content: bytes) -> None:
         """Store `content` under `key`, and see that all of it arrived."""
@@ -186,15 +186,12 @@ class S3Storage:
     @contextmanager
     def _asking(self, key: str) -> Iterator[None]:
         """Few ask at a time, so that a store which does not answer holds few of the API's threads."""
-        if not self._room.acquire(timeout=_ROOM_SECONDS):
-            raise StorageUnavailable(f"Too many calls wait for the bucket '{self._bucket.name}' already.")
+        refusal = StorageUnavailable(f"Too many calls wait for the bucket '{self._bucket.name}' already.")
         try:
-            with _translated(self._bucket):
+            with self._slots.held(timeout=_SLOT_SECONDS, refusal=refusal), _translated(self._bucket):
                 yield
         except _Missing as error:
             raise NotFound(f"No file is here under the name '{key}'.") from error
-        finally:
-            self._room.release()
 
 
 class _Missing(StorageUnavailable):

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import random
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 
 import structlog
-from tenacity import (
-    Retrying,
-    retry_if_exception_type,
-    sleep_using_event,
-    stop_after_delay,
-    stop_when_event_set,
-    wait_random_exponential,
-)
 
 from farm import __version__, clock
+from farm.concurrency.leased_pool import LeasedPool
+from farm.concurrency.retry import jittered, retrying
 from farm.dialects.links import Links
 from farm.domain.delivery import Attempt, Due, Outcome
 from farm.domain.errors import FarmError, ForbiddenAddress, StoreFull, StoreUnavailable
 from farm.domain.job import Job
 from farm.jobstore.store import JobStore
-from farm.process.leased_pool import LeasedPool
 from farm.ssrf_safe_http import Reply, SsrfSafeClient
 from farm.webhooks import message
 from farm.webhooks.message import Message
@@ -43,7 +35,7 @@ _GONE = 410
 _ANSWER = 512
 #: How long a job store that does not answer is asked for a delivery, or told what came of one, in seconds: for less
 #: than its lease.
-_INSIST_SECONDS = 30.0
+_STORE_SECONDS = 30.0
 
 _log = structlog.get_logger(__name__)
 
@@ -84,14 +76,8 @@ class Courier:
     def _take(self) -> Due | None:
         """What is given and not heard of would keep its receiver waiting: it is asked for until it is known."""
         nonce = uuid.uuid4().hex
-        asking = Retrying(
-            retry=retry_if_exception_type(StoreUnavailable),
-            wait=wait_random_exponential(multiplier=0.1, max=2),
-            stop=stop_after_delay(_INSIST_SECONDS) | stop_when_event_set(self._pool.draining),
-            sleep=sleep_using_event(self._pool.draining),
-            reraise=True,
-        )
-        found = asking(self._deliveries.take, 1, lease_seconds=LEASE_SECONDS, nonce=nonce)
+        retry = retrying(StoreUnavailable, max_seconds=_STORE_SECONDS, stop_event=self._pool.draining)
+        found = retry(self._deliveries.take, 1, lease_seconds=LEASE_SECONDS, nonce=nonce)
         return found[0] if found else None
 
     def _try(self, due: Due) -> None:
@@ -123,14 +109,8 @@ class Courier:
 
     def _end(self, due: Due, outcome: Outcome, attempt: Attempt | None = None, *, pause_seconds: float = 0) -> None:
         """Record what came of a try; a job store that is away for a moment costs no second one."""
-        for offer in Retrying(
-            retry=retry_if_exception_type((StoreUnavailable, StoreFull)),
-            wait=wait_random_exponential(multiplier=0.1, max=2),
-            stop=stop_after_delay(_INSIST_SECONDS),
-            reraise=True,
-        ):
-            with offer:
-                self._deliveries.end(due, outcome, attempt, pause_seconds=pause_seconds)
+        retry = retrying((StoreUnavailable, StoreFull), max_seconds=_STORE_SECONDS)
+        retry(self._deliveries.end, due, outcome, attempt, pause_seconds=pause_seconds)
 
 
 def _headers(webhook_body: Message) -> Mapping[str, str]:
@@ -168,7 +148,7 @@ def _after_no_answer(error: Exception, due: Due, schedule: Sequence[float]) -> t
 def _again(due: Due, schedule: Sequence[float], *, at_least: float) -> tuple[Outcome, float]:
     if due.tries >= len(schedule):
         return Outcome.FAILED, 0
-    pause = schedule[due.tries] * random.uniform(1, 1 + JITTER)
+    pause = jittered(schedule[due.tries], 1, 1 + JITTER)
     return Outcome.WAITING, max(pause, at_least)
 
 

@@ -15,10 +15,10 @@ from importlib import resources
 from typing import Any
 from unittest.mock import patch
 
+from farm.concurrency.periodic import PeriodicThread
 from farm.domain.job import Claimed, NewJob, Result
 from farm.jobstore import redis_keys, scripts
 from farm.jobstore.store import Accepted, JobStore
-from farm.process.periodic import PeriodicThread
 from farm.service import Service
 from tests.chaos.faults import Schedule
 from tests.chaos.requests import PLAIN

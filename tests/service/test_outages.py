@@ -19,15 +19,16 @@ from farm import clock, service
 from farm.auth.api_keys import LOCAL
 from farm.bootstrap import Farm, build
 from farm.celery import RENDER_QUEUE
+from farm.concurrency import periodic
+from farm.concurrency.periodic import PeriodicThread
 from farm.domain.delivery import Outcome
 from farm.domain.errors import StoreUnavailable
 from farm.domain.job import NewJob, State
 from farm.domain.limits import Limits
 from farm.jobstore import redis_keys
 from farm.jobstore.store import Accepted, JobStore
-from farm.process import embedded_redis, periodic
+from farm.process import embedded_redis
 from farm.process.embedded_redis import EmbeddedRedis
-from farm.process.periodic import PeriodicThread
 from farm.settings import Settings
 from tests.farms import folder_in_memory, wait_for
 from tests.service.api.calls import (
@@ -225,7 +226,7 @@ def test_what_was_accepted_survives_the_death_of_redis(outage: Outage) -> None:
 
 def test_the_reaper_survives(outage: Outage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker dies with Redis: its jobs are taken back one lease after Redis started again."""
-    monkeypatch.setattr(periodic, "_ROUND_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(periodic, "_INTERVAL_SECONDS", 0.015)
     job_id = jobs.submit(outage.farm.store)
     jobs.take_one(outage.farm.store)
     thread = PeriodicThread(outage.farm.service.reap)
@@ -240,7 +241,7 @@ def test_the_reaper_survives(outage: Outage, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_reaper_survives_a_redis_that_refuses_writes(outage: Outage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(periodic, "_ROUND_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(periodic, "_INTERVAL_SECONDS", 0.015)
     client, store = outage.farm.redis, outage.farm.store
     job_id = jobs.submit(store)
     jobs.take_one(store)

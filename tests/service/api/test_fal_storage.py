@@ -835,7 +835,7 @@ def test_one_more_file_than_may_come_at_once_waits_and_then_is_told_to_come_back
     open_api: Callable[..., FlaskClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = {"most": 1, "most_of_a_caller": 1, "seconds": 0.1}
-    monkeypatch.setattr(upload_body.UploadBodies.__init__, "__kwdefaults__", limits)
+    monkeypatch.setattr(upload_body.UploadSlots.__init__, "__kwdefaults__", limits)
     api = open_api()
     with slowly(api, begin(api)[0]) as answers:
         refused = api.post(CDN, data=b"x")

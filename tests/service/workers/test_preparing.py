@@ -295,7 +295,7 @@ def test_a_host_that_is_not_there_ends_the_job(studio: Studio, host: Host) -> No
 def test_a_host_that_hangs_ends_the_job_when_its_time_is_up(
     open_studio: Callable[..., Studio], host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preparing, "_INSIST_SECONDS", 0.1)
+    monkeypatch.setattr(preparing, "_HOST_SECONDS", 0.1)
     studio = open_studio(seconds=0.3)
 
     job = studio.prepare(host.hold("/fox.png", PICTURE))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import flask
 import pytest
@@ -14,11 +12,9 @@ from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeou
 from api.connections import slow_client_socket
 from api.connections.slow_client_socket import TimedSocket
 from api.http import body
-from api.http.upload_body import MOST, MOST_OF_A_CALLER, UploadBodies
+from api.http.upload_body import MOST, MOST_OF_A_CALLER
 from api.server import MOST_HELD, MOST_STREAMS, THREADS
-from farm.domain.errors import TooManyHeld
 from tests import slow_bodies
-from tests.farms import wait_for
 
 
 @pytest.fixture
@@ -79,62 +75,10 @@ def test_a_body_may_not_be_longer_than_the_limit(
         received(ours, announced)
 
 
-# Places
+# Slots
 
 
 def test_threads_are_left_for_short_calls() -> None:
     """However many files come, and as many more wait."""
     assert MOST_OF_A_CALLER <= MOST
     assert THREADS - MOST_HELD - MOST_STREAMS - 2 * MOST > 32
-
-
-def test_one_caller_cannot_take_all_places() -> None:
-    receiving = UploadBodies(most=3, most_of_a_caller=2, seconds=0)
-    with ExitStack() as stack:
-        for _ in range(2):
-            stack.enter_context(receiving.place("ada"))
-        with pytest.raises(TooManyHeld):
-            stack.enter_context(receiving.place("ada"))
-        stack.enter_context(receiving.place("bob"))
-        with pytest.raises(TooManyHeld):
-            stack.enter_context(receiving.place("eve"))
-    with receiving.place("eve"), receiving.place("ada"), receiving.place("ada"):
-        pass
-
-
-def test_a_place_that_is_given_back_goes_to_whoever_waits() -> None:
-    receiving = UploadBodies(most=1, most_of_a_caller=1, seconds=30)
-    got = threading.Event()
-
-    def take() -> None:
-        with receiving.place("bob"):
-            got.set()
-
-    with receiving.place("ada"):
-        waiting = threading.Thread(target=take)
-        waiting.start()
-        wait_for(lambda: receiving._waiting == 1)
-        assert not got.is_set()
-    waiting.join(20)
-
-    assert got.is_set()
-
-
-def test_few_wait() -> None:
-    receiving = UploadBodies(most=1, most_of_a_caller=1, seconds=30)
-    may_end = threading.Event()
-
-    def take() -> None:
-        with receiving.place("ada"):
-            assert may_end.wait(20)
-
-    threads = [threading.Thread(target=take) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    wait_for(lambda: receiving._waiting == 1)
-
-    with pytest.raises(TooManyHeld), receiving.place("bob"):
-        pass
-    may_end.set()
-    for thread in threads:
-        thread.join(20)

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from farm.concurrency.slots import Slots
 from farm.domain.errors import FarmError
 
 T = TypeVar("T")
@@ -27,14 +28,14 @@ class LeasedPool(Generic[T]):
         self._take = take
         self._see_to = handle
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._room = threading.Semaphore(threads)
+        self._slots = Slots(threads)
         #: Set when nothing more is to be taken.
         self.draining = threading.Event()
 
     def work(self) -> None:
         """Hand things out until nothing more is there, or everybody is at work."""
         try:
-            while self._room.acquire(blocking=False):
+            while self._slots.acquire():
                 if not self._begin():
                     return
         except FarmError as error:
@@ -56,7 +57,7 @@ class LeasedPool(Generic[T]):
             thing = self._next()
         finally:
             if thing is None:
-                self._room.release()
+                self._slots.release()
         if thing is not None:
             self._pool.submit(self._go_on, thing)
         return thing is not None
@@ -75,4 +76,4 @@ class LeasedPool(Generic[T]):
         except Exception as error:  # noqa: BLE001  # the pool would swallow it
             _log.error("failed", pool=self._name, exc_info=error)
         finally:
-            self._room.release()
+            self._slots.release()

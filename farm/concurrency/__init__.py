@@ -1,0 +1,1 @@
+"""Threads, bounded concurrency and retries: each mechanism once, on the standard library and tenacity."""
