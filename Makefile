@@ -43,8 +43,8 @@ train-miniature: .venv/set-up-dev ## train a miniature like the bundled one; sto
 evaluate-miniature: .venv/set-up-dev ## what the miniature can do, in figures and a contact sheet (NUMBER=200 WEIGHTS=folder)
 	@$(BIN)/python -m miniature evaluate --number $(or $(NUMBER),200) $(if $(WEIGHTS),--home $(WEIGHTS))
 
-docs: .venv/set-up-dev ## bring the generated parts of the README up to date
-	@$(BIN)/python -m farm.settings README.md
+docs: .venv/set-up-dev ## generate docs/settings.md
+	@$(BIN)/python -m farm.settings docs/settings.md
 
 format: .venv/set-up-dev ## format the code
 	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix .

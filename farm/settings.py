@@ -1,4 +1,4 @@
-"""The farm's settings, from environment variables that begin with FARM_. The one module that reads the environment."""
+"""Settings, read from environment variables with the prefix FARM_. No other module reads the environment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def _seconds(value: object) -> object:
-    """`90`, `90s`, `15m`, `24h`, `7d` as seconds."""
+    """Parse `90`, `90s`, `15m`, `24h` or `7d` as seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value).strip())
     if not match:
         raise ValueError("not a duration")
@@ -30,12 +30,12 @@ def _seconds(value: object) -> object:
 
 
 def _names(value: object) -> object:
-    """Comma-separated names as a set."""
+    """Parse comma-separated names as a set."""
     return frozenset(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
 
 def _durations(value: object) -> object:
-    """Comma-separated durations."""
+    """Parse comma-separated durations."""
     return tuple(_seconds(part) for part in value.split(",")) if isinstance(value, str) else value
 
 
@@ -53,197 +53,219 @@ Origins = Annotated[frozenset[Origin], NoDecode, BeforeValidator(_names)]
 
 
 def _setting(default: Any, shown: str, meaning: str, allowed: str) -> Any:
-    """A field with what the table of settings and an error about it say."""
+    """Return a field with the texts for docs/settings.md and for an error about its value."""
     return Field(default=default, description=meaning, json_schema_extra={"shown": shown, "allowed": allowed})
 
 
 class Settings(BaseSettings):
-    """Everything that can be set, with its default."""
+    """Every setting with its default."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
 
     redis_url: RedisUrl | None = _setting(
         None,
         "unset: an embedded server in the data folder",
-        "Your own Redis ≥ 7.0 or Valkey ≥ 7.2, with an append-only file and `noeviction`",
+        "Your own Redis ≥ 7.0 or Valkey ≥ 7.2. It needs an append-only file and the policy `noeviction`.",
         "redis://…, rediss://… or unix://…",
     )
     redis_unsafe: bool = _setting(
-        False, "0", "Start although that Redis keeps no append-only file, or evicts keys", "0 or 1"
+        False, "0", "Start even if that Redis has no append-only file or evicts keys.", "0 or 1"
     )
     redis_fsync: Fsync = _setting(
         "everysec",
         "`everysec`",
-        "When the embedded server's changes are on the disk for good: `always` before it answers, so that no power cut "
-        "costs an accepted job; `everysec` within two seconds, which takes less of a slow disk",
+        "When the embedded server syncs its append-only file to disk. `always`: before it answers, so a power cut "
+        "loses no accepted job. `everysec`: a power cut may lose the last two seconds; faster on a slow disk.",
         "everysec or always",
     )
     storage_url: BucketUrl | None = _setting(
         None,
         "unset: a folder in the data folder",
-        "Bucket and prefix for pictures in S3, `s3://bucket/prefix`, of this farm alone: it marks it with an object "
-        "`farm-id-…`, and removes what it does not know there while no other farm has left a mark. Credentials, region "
-        "and endpoint by boto3's own variables (`AWS_ENDPOINT_URL`, …)",
+        "S3 bucket and prefix for images. Give each farm a prefix of its own: the farm writes an object `farm-id-…` "
+        "there, and deletes objects that belong to no job unless another farm's mark is there too. boto3's variables "
+        "set credentials, region and endpoint (`AWS_ENDPOINT_URL`, …).",
         "s3://bucket or s3://bucket/prefix",
     )
     files: Literal["proxy", "presigned"] = _setting(
         "proxy",
         "`proxy`",
-        "`presigned` hands out the bucket's own signed URLs instead of the API's, valid as long as the job is kept "
-        "but for 7 days at most",
+        "`proxy`: image URLs lead to the API. `presigned`: they are signed URLs of the bucket, valid for as long as "
+        "the job is kept, but at most 7 days.",
         "proxy or presigned",
     )
     s3_checksums: Literal["when_required", "when_supported"] = _setting(
         "when_required",
         "`when_required`",
-        "When boto3 adds checksums of its own, which many stores refuse",
+        "When boto3 adds its own checksums. Many S3-compatible stores reject them.",
         "when_required or when_supported",
     )
     s3_addressing: Literal["auto", "path", "virtual"] = _setting(
         "auto",
         "`auto`",
-        "Where the bucket's name stands in its URLs; self-hosted stores mostly want `path`",
+        "How URLs name the bucket. Most self-hosted stores need `path`.",
         "auto, path or virtual",
     )
     public_url: WebUrl | None = _setting(
-        None, "the API's own address", "How callers reach the farm: the base of every URL it hands out", "http(s)://…"
+        None,
+        "the address that the API listens on",
+        "Base of every URL that the farm hands out. Set it behind a proxy and for `--host 0.0.0.0`.",
+        "http(s)://…",
     )
     auth: Literal["keys", "off"] | None = _setting(
         None,
         "`keys`; `off` while the API listens on loopback only",
-        "Whether callers must show an API key. `off` is refused on any other address",
+        "Whether callers need an API key. `off` is refused on any address but loopback.",
         "keys or off",
     )
     pipeline: Literal["flux", "simulated"] = _setting(
-        "flux", "`flux`", "`simulated` renders plain pictures without torch, at a set pace", "flux or simulated"
+        "flux",
+        "`flux`",
+        "`simulated` renders plain test images at a fixed speed, without torch.",
+        "flux or simulated",
     )
     simulated_step_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _setting(
-        20.0, "20", "Milliseconds of one denoising step of the simulated pipeline", "a number, 0 or more"
+        20.0, "20", "Milliseconds per denoising step of the simulated pipeline.", "a number, 0 or more"
     )
     flux_dir: Path | None = _setting(
-        None, "unset: the miniature", "Folder of FLUX.1-dev as its makers publish it", "a folder"
+        None, "unset: the miniature", "Folder of `black-forest-labs/FLUX.1-dev` as published.", "a folder"
     )
     srpo_file: Path | None = _setting(
-        None, "unset: the miniature", "SRPO's `diffusion_pytorch_model.safetensors`", "a file"
+        None, "unset: the miniature", "`diffusion_pytorch_model.safetensors` of `tencent/SRPO`.", "a file"
     )
     kontext_dir: Path | None = _setting(
-        None, "unset: the miniature", "Folder of FLUX.1-Kontext-dev as its makers publish it", "a folder"
+        None, "unset: the miniature", "Folder of `black-forest-labs/FLUX.1-Kontext-dev` as published.", "a folder"
     )
     accept_licenses: Names = _setting(
-        frozenset(), "unset", "The weights' licences that you accept, by name, comma-separated", "names"
+        frozenset(),
+        "unset",
+        "Licences of the weights that you accept: `flux-1-dev-non-commercial`, `tencent-srpo`. Real weights do not "
+        "load without.",
+        "names, comma-separated",
     )
     safety: Literal["bundled", "off", "clip", "vit"] | None = _setting(
         None,
-        "`bundled` with the miniature, else it must be set",
-        "The picture checker. `off`: requests that ask for checking are refused",
+        "`bundled` with the miniature; required with real weights",
+        "Safety checker. `bundled` works with the miniature only. `off`: requests that ask for a check are refused.",
         "bundled or off",
     )
     enhancer_dir: Path | None = _setting(
         None,
         "unset: a template",
-        "Folder of a small causal language model as transformers saves one, which `enhance_prompt` is done with, on "
-        "the CPU beside the webhook worker",
+        "Folder of a small causal language model in transformers' format. It rewrites prompts for `enhance_prompt`, on "
+        "the CPU of the webhook worker.",
         "a folder",
     )
-    device: str | None = _setting(None, "the best that is there", "Where to render", "cpu, cuda or cuda:N")
-    lease_seconds: Seconds = _setting(
-        15.0, "15", "After how long without a sign of life a worker's jobs are taken back", "seconds, above 0"
+    device: str | None = _setting(
+        None,
+        "the best one there is",
+        "Device to render on. The miniature uses the CPU unless this is set.",
+        "cpu, cuda or cuda:N",
     )
-    grace_seconds: Seconds = _setting(90.0, "90", "How long a drain may take", "seconds, above 0")
+    lease_seconds: Seconds = _setting(
+        15.0,
+        "15",
+        "How long a worker may go without a heartbeat before its jobs return to the queue.",
+        "seconds, above 0",
+    )
+    grace_seconds: Seconds = _setting(
+        90.0, "90", "Most seconds that a worker may take to drain at shutdown.", "seconds, above 0"
+    )
     load_seconds: Seconds = _setting(
         600.0,
         "600",
-        "How long a worker may take to load and warm up before it counts as hung, and is started again",
+        "How long a worker may take to load its model and warm up before it is restarted as hung.",
         "seconds, or a number with s, m, h or d",
     )
     max_attempts: Annotated[int, Field(ge=1)] = _setting(
-        3, "3", "Counted starts of a job before it fails", "a whole number, 1 or more"
+        3, "3", "Attempts at a job before it fails with `attempts_exhausted`.", "a whole number, 1 or more"
     )
     render_seconds: Seconds = _setting(
         900.0,
         "15m",
-        "How long one start of a job may last, encoding and storing included; then it ends as `render_timeout`",
+        "Time limit of one attempt, encoding and storing included. A job over it fails with `render_timeout`.",
         "seconds, or a number with s, m, h or d",
     )
     queue_limit: Annotated[int, Field(ge=1)] = _setting(
-        100_000, "100000", "Waiting jobs a caller may have before 429", "a whole number, 1 or more"
+        100_000, "100000", "Most waiting jobs per caller; further submits get 429.", "a whole number, 1 or more"
     )
     rate_limit: Annotated[int, Field(ge=1, le=MOST_RATE)] | None = _setting(
         None,
-        "unset: any number",
-        "Submits a caller may make a minute before 429; as many may come at once",
+        "unset: no limit",
+        "Most submits per minute and caller. A whole minute's worth may come at once.",
         f"a whole number from 1 to {MOST_RATE}",
     )
     images_per_day: Annotated[int, Field(ge=1)] | None = _setting(
         None,
-        "unset: any number",
-        "Images a caller may ask for in a day (UTC) before 429, whatever becomes of them",
+        "unset: no limit",
+        "Most images per day (UTC) and caller. Every image asked for counts, rendered or not.",
         "a whole number, 1 or more",
     )
     result_ttl: Seconds = _setting(
-        7 * 86400.0, "7d", "How long a finished job and its pictures are kept", "seconds, or a number with s, m, h or d"
+        7 * 86400.0, "7d", "How long a finished job and its images are kept.", "seconds, or a number with s, m, h or d"
     )
     upload_ttl: Seconds = _setting(
-        86400.0, "1d", "How long a file that a caller uploads is kept", "seconds, or a number with s, m, h or d"
+        86400.0, "1d", "How long an uploaded file is kept.", "seconds, or a number with s, m, h or d"
     )
     upload_gigabytes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = _setting(
-        20.0, "20", "Gigabytes that a caller may upload within that time before 429", "a number above 0"
+        20.0,
+        "20",
+        "Most gigabytes of uploads per caller within `FARM_UPLOAD_TTL`; further uploads get 429.",
+        "a number above 0",
     )
     hold_seconds: Seconds = _setting(
         240.0,
         "240",
-        "How long a call that waits for its picture is held before it is told to come back",
+        "How long a blocking call waits for its image before it is answered with the URL to poll.",
         "seconds, or a number with s, m, h or d",
     )
     webhook_allow: Names = _setting(
         frozenset(),
         "empty",
-        "Private hosts or networks that webhooks and image inputs may reach, comma-separated",
+        "Private hosts and networks that webhooks and image URLs may reach, comma-separated.",
         "host names, addresses and networks",
     )
     webhook_schedule: Schedule = _setting(
         (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18000.0, 36000.0),
         "5s,30s,2m,10m,30m,2h,5h,10h",
-        "Pauses between the tries of a webhook; the first try is at once",
+        "Delays between the attempts of a webhook delivery. The first attempt is immediate.",
         "durations, comma-separated",
     )
     webhook_schedule_fal: Annotated[Schedule | None, NoDecode] = _setting(
-        None, "the same", "The same for webhooks in fal's dialect", "durations, comma-separated"
+        None, "the same", "The same for webhooks in fal's dialect.", "durations, comma-separated"
     )
     webhook_schedule_wavespeed: Annotated[Schedule | None, NoDecode] = _setting(
-        None, "the same", "The same for webhooks in WaveSpeed's dialect", "durations, comma-separated"
+        None, "the same", "The same for webhooks in WaveSpeed's dialect.", "durations, comma-separated"
     )
     signing_key: str | None = _setting(
         None,
-        "made once, kept in Redis",
-        "The ED25519 key that signs fal's webhooks: 32 bytes in base64",
+        "generated once, kept in Redis",
+        "ED25519 private key that signs fal-style webhooks: 32 bytes in base64.",
         "32 bytes in base64",
     )
     cors: Origins = _setting(
         frozenset(),
         "none",
-        "Origins whose pages may call the API, comma-separated, as `https://app.example`; `*`: all, while callers must "
-        "show keys",
+        "Origins whose web pages may call the API, comma-separated. `*` allows all, and needs `FARM_AUTH=keys`.",
         "origins such as https://app.example, comma-separated, or *",
     )
     proxy_hops: Annotated[int, Field(ge=0, le=10)] = _setting(
         0,
         "0",
-        "How many proxies stand in front, whose `X-Forwarded-For`, `-Proto` and `-Host` are believed",
+        "Number of reverse proxies in front whose `X-Forwarded-For`, `-Proto` and `-Host` headers are trusted.",
         "a whole number from 0 to 10",
     )
-    metadata_prompt: bool = _setting(True, "on", "Whether the prompt stands in the picture's metadata", "on or off")
+    metadata_prompt: bool = _setting(True, "on", "Whether image files contain the prompt as metadata.", "on or off")
     log: Literal["console", "json"] | None = _setting(
-        None, "`console` on a terminal, else `json`", "The form of the log", "console or json"
+        None, "`console` on a terminal, else `json`", "Log format.", "console or json"
     )
     url: WebUrl = _setting(
-        "http://127.0.0.1:8000", "`http://127.0.0.1:8000`", "The farm that the client commands talk to", "http(s)://…"
+        "http://127.0.0.1:8000", "`http://127.0.0.1:8000`", "Address of the farm for client commands.", "http(s)://…"
     )
-    api_key: str | None = _setting(None, "unset", "The key that the client commands show", "a key")
+    api_key: str | None = _setting(None, "unset", "API key for client commands.", "a key")
 
 
 def load() -> Settings:
-    """The settings of this process. Raises ConfigurationError with one line for a name or value that is no good."""
+    """Return the settings of this process. Raises ConfigurationError for the first bad name or value."""
     settings, problems = read()
     if problems:
         raise ConfigurationError(problems[0])
@@ -251,7 +273,7 @@ def load() -> Settings:
 
 
 def read() -> tuple[Settings, list[str]]:
-    """The settings as far as they can be used, the others left at their defaults, with a line about each of those."""
+    """Return the settings, bad ones left at their defaults, and one line about each problem."""
     problems = [_unknown(name) for name in os.environ if name.upper().startswith(PREFIX) and name not in _known()]
     try:
         settings = Settings()
@@ -262,13 +284,13 @@ def read() -> tuple[Settings, list[str]]:
         problems += [_unusable(name, value) for name, value in unusable.items()]
         settings = Settings(**{name: Settings.model_fields[name].default for name in unusable})
     if settings.files == "presigned" and settings.storage_url is None:
-        problems.append("FARM_FILES=presigned needs a bucket, which alone can sign; set FARM_STORAGE_URL")
+        problems.append("FARM_FILES=presigned needs an S3 bucket; set FARM_STORAGE_URL")
         settings = settings.model_copy(update={"files": "proxy"})
     return settings, problems
 
 
 def masked(text: str) -> str:
-    """`text` without the passwords of the addresses in it, for a screen or a log."""
+    """Return `text` with the passwords of its URLs masked, for a screen or a log."""
     return re.sub(r"(password=)[^&\s]*", r"\1…", re.sub(r"//[^/@]*@", "//…@", text))
 
 
@@ -278,7 +300,7 @@ def _known() -> list[str]:
 
 def _unknown(name: str) -> str:
     nearest = difflib.get_close_matches(name.upper(), _known(), n=1, cutoff=0)
-    return f"{name} is no setting of the farm; the nearest is {nearest[0]}"
+    return f"{name} is not a setting; did you mean {nearest[0]}?"
 
 
 def _name_in(problem: Mapping[str, Any]) -> str:
@@ -286,33 +308,48 @@ def _name_in(problem: Mapping[str, Any]) -> str:
 
 
 def _unusable(name: str, value: object) -> str:
-    return f"{PREFIX}{name.upper()}={masked(str(value))} cannot be used; allowed: {_extra(name)['allowed']}"
+    return f"{PREFIX}{name.upper()}={masked(str(value))} is not valid; allowed: {_extra(name)['allowed']}"
 
 
 def _extra(name: str) -> dict[str, str]:
     return cast(dict[str, str], Settings.model_fields[name].json_schema_extra)
 
 
-def table() -> str:
-    """The README's table of settings, in Markdown."""
-    rows = [
-        f"| `{PREFIX}{name.upper()}` | {_extra(name)['shown']} | {field.description} |"
-        for name, field in Settings.model_fields.items()
-    ]
-    return "\n".join(["| variable | default | meaning |", "|---|---|---|", *rows])
+#: The first setting of each section of docs/settings.md, and the section's heading.
+_SECTIONS = {
+    "redis_url": "Redis and image storage",
+    "public_url": "Address and access",
+    "pipeline": "Models and rendering",
+    "lease_seconds": "Workers and attempts",
+    "queue_limit": "Limits and retention",
+    "webhook_allow": "Webhooks",
+    "cors": "HTTP and logging",
+    "url": "Client commands",
+}
+
+_HEAD = """\
+# Settings
+
+Every setting of the farm, with its default and the allowed values. Settings are environment variables; there is no
+configuration file. An unknown `FARM_…` name or an invalid value stops the start with one line that names it.
+Durations are seconds, or a number with a unit: `90`, `15m`, `24h`, `7d`.
+
+`make docs` generates this page from `farm/settings.py`.
+"""
 
 
-#: What stands around the table in the README.
-TABLE_MARKS = ("<!-- settings: generated by `make docs` -->\n", "\n<!-- end of settings -->")
+def page() -> str:
+    """Return docs/settings.md."""
+    return _HEAD + "".join(map(_rows, Settings.model_fields))
 
 
-def with_table(text: str) -> str:
-    """`text` with the table between its marks brought up to date."""
-    begin, end = TABLE_MARKS
-    head, rest = text.split(begin)
-    return head + begin + table() + end + rest.split(end)[1]
+def _rows(name: str) -> str:
+    """Return the row of a setting, below the heading of a section that begins with it."""
+    columns = "| variable | default | allowed | meaning |\n|---|---|---|---|\n"
+    heading = f"\n## {_SECTIONS[name]}\n\n{columns}" if name in _SECTIONS else ""
+    texts = (_extra(name)["shown"], _extra(name)["allowed"], Settings.model_fields[name].description)
+    return f"{heading}| `{PREFIX}{name.upper()}` | {' | '.join(map(str, texts))} |\n"
 
 
 if __name__ == "__main__":
-    readme = Path(sys.argv[1])
-    readme.write_text(with_table(readme.read_text()))
+    Path(sys.argv[1]).write_text(page())

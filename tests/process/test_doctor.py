@@ -156,8 +156,8 @@ def test_a_setting_that_does_not_exist(tmp_path: Path) -> None:
     """It is named with its nearest, an unusable value with what is allowed, and the other checks are made."""
     report = doctor(tmp_path, FARM_LEASE_SECOND="3", FARM_QUEUE_LIMIT="none")
 
-    assert "FARM_LEASE_SECOND is no setting of the farm → the nearest is FARM_LEASE_SECONDS" in report.wrong("settings")
-    assert "FARM_QUEUE_LIMIT=none cannot be used → allowed: a whole number" in report.wrong("settings")
+    assert "FARM_LEASE_SECOND is not a setting → did you mean FARM_LEASE_SECONDS?" in report.wrong("settings")
+    assert "FARM_QUEUE_LIMIT=none is not valid → allowed: a whole number" in report.wrong("settings")
     assert {"storage", "port", "keys"} <= report.marks().keys()
 
 

@@ -42,9 +42,9 @@ def names(finding: Finding, mark: Mark, *words: str) -> bool:
 
 
 def test_what_the_farm_refuses_splits_into_fault_and_remedy() -> None:
-    message = "FARM_LEASE is no setting of the farm; the nearest is FARM_LEASE_SECONDS"
+    message = "FARM_LEASE is not a setting; did you mean FARM_LEASE_SECONDS?"
     assert refused("settings", message) == Finding(
-        "settings", Mark.WRONG, "FARM_LEASE is no setting of the farm", "the nearest is FARM_LEASE_SECONDS"
+        "settings", Mark.WRONG, "FARM_LEASE is not a setting", "did you mean FARM_LEASE_SECONDS?"
     )
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from farm.domain.errors import ConfigurationError
-from farm.settings import Settings, load
+from farm.settings import Settings, load, page
+from tests.docs_snippets import DOCS
 
 #: The contract, section 3.
 DEFAULTS: dict[str, object] = {
@@ -186,13 +187,13 @@ def test_a_bad_value_is_named_with_what_is_allowed(
 def test_a_password_in_a_bad_value_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FARM_STORAGE_URL", "s3://key:secret@pictures")
 
-    with pytest.raises(ConfigurationError, match="FARM_STORAGE_URL=s3://…@pictures cannot be used"):
+    with pytest.raises(ConfigurationError, match="FARM_STORAGE_URL=s3://…@pictures is not valid"):
         load()
 
 
 def test_only_a_bucket_can_sign_urls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FARM_FILES", "presigned")
-    with pytest.raises(ConfigurationError, match=r"FARM_FILES=presigned needs a bucket.*FARM_STORAGE_URL"):
+    with pytest.raises(ConfigurationError, match=r"FARM_FILES=presigned needs an S3 bucket; set FARM_STORAGE_URL"):
         load()
 
     monkeypatch.setenv("FARM_STORAGE_URL", "s3://pictures")
@@ -214,7 +215,7 @@ def test_only_a_bucket_can_sign_urls(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_name_is_named_with_the_nearest(monkeypatch: pytest.MonkeyPatch, wrong: str, nearest: str) -> None:
     monkeypatch.setenv(wrong, "1")
 
-    with pytest.raises(ConfigurationError, match=f"^{wrong} is no setting of the farm; the nearest is {nearest}"):
+    with pytest.raises(ConfigurationError, match=f"^{wrong} is not a setting; did you mean {nearest}"):
         load()
 
 
@@ -238,3 +239,11 @@ def test_other_programs_variables_are_none_of_the_farms_business(monkeypatch: py
     monkeypatch.setenv("LEASE_SECONDS", "x")
 
     assert load().model_dump() == DEFAULTS
+
+
+def test_the_page_of_settings_is_up_to_date() -> None:
+    """`make docs` writes it."""
+    written = (DOCS / "settings.md").read_text()
+
+    assert written == page()
+    assert [name for name in Settings.model_fields if f"| `FARM_{name.upper()}` |" not in written] == []
