@@ -6,7 +6,7 @@ BIN := .venv/bin
 # glibc: do not hand large buffers back to the system after every layer, to ask for them anew in the next.
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 
-.PHONY: help demo up test test-full chaos check bench bench-gpu docs format train-miniature evaluate-miniature
+.PHONY: help demo up quick test test-full chaos check bench bench-gpu docs format train-miniature evaluate-miniature
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
 
@@ -20,6 +20,9 @@ check: .venv/set-up-dev ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q .
 	@$(BIN)/lint-imports --no-logo | tail -n 3
 	@$(BIN)/mypy
+
+quick: check ## checks and unit tests, under 90 seconds
+	@$(BIN)/pytest -q -m "not full" --numprocesses auto --dist loadfile tests/unit
 
 test: check ## every check and test
 	@$(BIN)/pytest -m "not full" --numprocesses auto --dist loadfile tests/unit tests/service tests/clients

@@ -6,6 +6,9 @@ import pytest
 
 from miniature.feed import Feed
 
+#: The farm does not need what trains its miniature.
+pytestmark = pytest.mark.full
+
 
 def twice(step: int) -> int:
     return 2 * step

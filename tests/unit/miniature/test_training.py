@@ -32,6 +32,9 @@ from workers.pipelines.kontext import mosaic
 from workers.pipelines.latents import Size
 from workers.pipelines.loading import load_miniature
 
+#: The farm does not need what trains its miniature.
+pytestmark = pytest.mark.full
+
 HERE = Machine()
 LONG = 10.0
 WEIGHTS = "diffusion_pytorch_model.safetensors"

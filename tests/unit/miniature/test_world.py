@@ -37,6 +37,9 @@ from miniature.scene import (
 from miniature.tokenizer import T5_TOKENS, tokenizer
 from miniature.wording import describe, plainly
 
+#: The farm does not need what trains its miniature.
+pytestmark = pytest.mark.full
+
 RED_CIRCLE = Scene((Group("circle", "red"),))
 
 
