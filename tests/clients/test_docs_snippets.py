@@ -1,4 +1,4 @@
-"""What the pages for those who come from a provider tell them to write works, run by the providers' own clients."""
+"""The examples of the README and of the providers' pages work, run by the providers' own clients."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tests import javascript
 from tests.docs_snippets import DOCS
 from tests.farms import RunningFarm, clean_environment, picture_facts, running_farm
 
+README = DOCS.parent / "README.md"
 #: The farm of the pages.
 FARM = "http://127.0.0.1:8000"
 
@@ -30,9 +31,21 @@ class Snippet(NamedTuple):
 
 
 def snippets(language: str) -> list[Snippet]:
-    pages = sorted(DOCS.glob("coming-from-*.md"))
+    """Return the README's and the providers' pages' blocks of code in a language."""
+    pages = [README, *sorted(DOCS.glob("coming-from-*.md"))]
     blocks = [(path.name, re.findall(rf"```{language}\n(.*?)```", path.read_text(), re.DOTALL)) for path in pages]
     return [Snippet(name, language, number, code) for name, found in blocks for number, code in enumerate(found, 1)]
+
+
+def readme_commands() -> list[str]:
+    """Return the README's client commands, in their order."""
+    examples = README.read_text().partition("## Examples")[2].partition("\n## ")[0]
+    return [
+        line
+        for block in re.findall(r"```sh\n(.*?)```", examples, re.DOTALL)
+        for line in block.splitlines()
+        if line.strip()
+    ]
 
 
 def name_of(snippet: Snippet) -> str:
@@ -49,7 +62,8 @@ def test_every_page_has_both_languages() -> None:
     pages = {path.name for path in DOCS.glob("coming-from-*.md")}
 
     assert len(pages) == 5
-    assert {snippet.page for snippet in snippets("python")} == {snippet.page for snippet in snippets("js")} == pages
+    assert {snippet.page for snippet in snippets("js")} == pages
+    assert {snippet.page for snippet in snippets("python")} == {README.name, *pages}
 
 
 @pytest.mark.parametrize("snippet", snippets("python"), ids=name_of)
@@ -67,6 +81,32 @@ def test_the_python_of_a_page_brings_a_picture(farm: RunningFarm, tmp_path: Path
 
     assert done.returncode == 0, done.stderr
     assert_is_a_picture(farm, done.stdout)
+
+
+def test_the_readmes_commands_work_one_after_the_other(farm: RunningFarm, tmp_path: Path) -> None:
+    commands = readme_commands()
+    assert {command.split()[0] for command in commands} == {".venv/bin/farm", "curl"}
+
+    for command in commands:
+        program = command.replace(".venv/bin/farm", f"{sys.executable} -m farm.cli").replace(FARM, farm.url)
+        done = subprocess.run(
+            ["bash", "-c", program],
+            cwd=tmp_path,
+            env=clean_environment() | {"FARM_URL": farm.url, "PYTHONPATH": str(README.parent)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, (command, done.stderr)
+        assert '"errors"' not in done.stdout, (command, done.stdout)
+
+
+def test_every_image_of_the_readme_is_there() -> None:
+    images = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README.read_text())
+
+    assert len(images) == 8
+    assert [image for image in images if not (README.parent / image).is_file()] == []
 
 
 @pytest.mark.parametrize("snippet", snippets("js"), ids=name_of)

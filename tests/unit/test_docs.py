@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from farm.webhooks import signing
-from tests.docs_snippets import names_in
+from tests.docs_snippets import DOCS, names_in
 
 BODY = b'{"status":"OK"}'
 SECRET = signing.new_secret()
@@ -38,3 +40,17 @@ def test_the_verifier_of_fals_dialect_knows_genuine_from_forged(verifiers: dict[
     assert verifiers["is_from_fal"](signing.jwks(key), headers, BODY)
     assert not verifiers["is_from_fal"](signing.jwks(key), headers, BODY + b" ")
     assert not verifiers["is_from_fal"](signing.jwks(other), headers, BODY)
+
+
+ROOT = DOCS.parent
+
+
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *DOCS.glob("*.md")], ids=lambda page: page.name)
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)#]*)(?:#[^)]*)?\)", page.read_text())
+
+    assert [link for link in links if link and not (page.parent / link).exists()] == []
+
+
+def test_the_readme_can_be_read_in_one_go() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) < 250
