@@ -3,14 +3,14 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
-# glibc: do not hand large buffers back to the system after every layer, to ask for them anew in the next.
+# glibc: keep large buffers between layers instead of returning them to the system.
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 
 .PHONY: help demo up quick test test-full chaos check bench bench-gpu docs format train-miniature evaluate-miniature
-help: ## this list
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
 
-demo: .venv/set-up-run ## render four prompts through a farm of their own; the pictures are in out/
+demo: .venv/set-up-run ## render four prompts on a temporary farm; the images are in out/
 	@$(BIN)/farm demo
 
 up: .venv/set-up-run ## run a farm at http://127.0.0.1:8000 until Ctrl-C (HOST=127.0.0.1 PORT=8000)
@@ -28,22 +28,22 @@ test: check ## every check and test
 	@$(BIN)/pytest -m "not full" --numprocesses auto --dist loadfile tests/unit tests/service tests/clients
 	@$(BIN)/pytest -m "not full" tests/process tests/chaos
 
-test-full: test ## the long ones too
+test-full: test ## every check and test, and the long tests
 	@$(BIN)/pytest -m full
 
-chaos: .venv/set-up-dev ## break a farm while it is used, and judge (JOBS=10000 SEED=any)
+chaos: .venv/set-up-dev ## break a farm while callers use it, and judge the result (JOBS=10000 SEED=any)
 	@$(BIN)/python -m tests.chaos --jobs $(or $(JOBS),10000) $(if $(SEED),--seed $(SEED))
 
 bench: .venv/set-up-dev ## control-plane benchmarks, each beside its baseline
 	@$(BIN)/python -m tests.bench
 
-bench-gpu: .venv/set-up-run ## render benchmarks on the CUDA card that is here
+bench-gpu: .venv/set-up-run ## render benchmarks on this machine's CUDA card
 	@$(BIN)/python -m tests.bench.gpu
 
-train-miniature: .venv/set-up-dev ## train a miniature like the bundled one; stop and go on at will (MINUTES=360 DEVICE=cpu EDITS=no)
+train-miniature: .venv/set-up-dev ## train a miniature; continues where it stopped (MINUTES=360 DEVICE=cpu EDITS=no)
 	@$(KEEP_MEMORY) $(BIN)/python -m miniature train --minutes $(or $(MINUTES),360) --device $(or $(DEVICE),cpu) $(if $(filter no,$(EDITS)),--no-edits)
 
-evaluate-miniature: .venv/set-up-dev ## what the miniature can do, in figures and a contact sheet (NUMBER=200 WEIGHTS=folder)
+evaluate-miniature: .venv/set-up-dev ## measure the miniature: figures and a contact sheet (NUMBER=200 WEIGHTS=folder)
 	@$(BIN)/python -m miniature evaluate --number $(or $(NUMBER),200) $(if $(WEIGHTS),--home $(WEIGHTS))
 
 docs: .venv/set-up-dev ## generate docs/settings.md
