@@ -43,7 +43,7 @@ bench-gpu: .venv/set-up-run ## render benchmarks on this machine's CUDA card
 train-miniature: .venv/set-up-dev ## train a miniature; continues where it stopped (MINUTES=360 DEVICE=cpu EDITS=no)
 	@$(KEEP_MEMORY) $(BIN)/python -m miniature train --minutes $(or $(MINUTES),360) --device $(or $(DEVICE),cpu) $(if $(filter no,$(EDITS)),--no-edits)
 
-evaluate-miniature: .venv/set-up-dev ## measure the miniature: figures and a contact sheet (NUMBER=200 WEIGHTS=folder)
+evaluate-miniature: .venv/set-up-dev ## measure the miniature: figures and a grid of images (NUMBER=200 WEIGHTS=folder)
 	@$(BIN)/python -m miniature evaluate --number $(or $(NUMBER),200) $(if $(WEIGHTS),--home $(WEIGHTS))
 
 docs: .venv/set-up-dev ## generate docs/settings.md

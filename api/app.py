@@ -36,7 +36,7 @@ from farm.webhooks.service import WebhookService
 
 #: Where the time of a request's arrival stands in its WSGI environment.
 _BEGAN = "farm.began"
-#: Largest body of a request for pictures, in bytes.
+#: Largest body of a request for images, in bytes.
 MAX_BODY = 1024 * 1024
 
 

@@ -91,9 +91,9 @@ def reach(settings: Settings, data_dir: Path) -> redis.Redis:
 
 
 def storage_for(settings: Settings, data_dir: Path) -> Storage:
-    """Where this farm's pictures lie."""
+    """Where this farm's images lie."""
     if settings.storage_url is None:
-        return LocalStorage(data_dir / "pictures")
+        return LocalStorage(data_dir / "images")
     # Half a second and 30 MB that a farm without a bucket need not spend.
     from farm.storage.s3 import Bucket, S3Storage
 

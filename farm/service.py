@@ -89,11 +89,11 @@ class Service:
 
     def submit(self, caller: Caller, order: Order) -> Accepted:
         """Record a job and wake a worker for it. When this returns, the job is not lost any more."""
-        pictures = self._checked(order)
+        images = self._checked(order)
         new = NewJob(str(uuid.uuid4()), caller.id, order)
-        if not pictures:
+        if not images:
             return self._recorded(new, caller)
-        with self._intake.stored(new.id, pictures) as sources:
+        with self._intake.stored(new.id, images) as sources:
             accepted = self._recorded(replace(new, order=with_sources(order, sources)), caller)
         if accepted.repeated:
             self._intake.forget(new.id)
@@ -174,7 +174,7 @@ class Service:
         return self._store.cancel(self.get(caller, job_id).id)
 
     def delete(self, caller: Caller, job_id: str) -> None:
-        """Remove a finished job's pictures and record. Raises NotFinished."""
+        """Remove a finished job's images and record. Raises NotFinished."""
         job = self.get(caller, job_id)
         if not job.state.is_terminal:
             raise NotFinished
@@ -225,7 +225,7 @@ class Service:
         self._store.hold_calls(calls)
 
     def let_be(self, job_id: str, call: str) -> None:
-        """The direct call of this name was told where its picture will be: the job goes on."""
+        """The direct call of this name was told where its image will be: the job goes on."""
         self._store.let_be(job_id, call)
 
     def pause(self) -> None:
@@ -274,7 +274,7 @@ class Service:
         return accepted
 
     def _checked(self, order: Order) -> list[Found]:
-        """The pictures that the order brings. Raises InvalidRequest with everything that is wrong with the order."""
+        """The images that the order brings. Raises InvalidRequest with everything that is wrong with the order."""
         problems = self._problems(order.request)
         found: list[Found] = []
         try:
@@ -307,7 +307,7 @@ class Service:
             problems.append(
                 Problem(
                     "enable_safety_checker",
-                    "this farm runs without a picture checker (FARM_SAFETY=off), so it cannot check; "
+                    "this farm runs without an image checker (FARM_SAFETY=off), so it cannot check; "
                     "only requests that turn checking off are taken",
                     "feature_not_supported",
                     True,

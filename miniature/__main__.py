@@ -13,7 +13,7 @@ import typer
 
 from farm import clock
 from farm.domain.errors import FarmError
-from miniature import autoencoder, bundle, checker, editor, evaluation, judge, painter, readers
+from miniature import autoencoder, bundle, checker, denoiser, editor, evaluation, judge, readers
 from miniature.dataset import prepare
 from miniature.evaluation import Figure, Pace
 from miniature.feed import Machine
@@ -25,11 +25,11 @@ from workers.pipelines.miniature import HOME
 from workers.pipelines.miniature import checker as checker_file
 from workers.pipelines.pipeline import Pipeline
 
-#: So many times as many pictures in a step on a GPU.
+#: So many times as many images in a step on a GPU.
 _ON_GPU = 8
 #: Trains for so many minutes at most; says whether it is finished.
 Stage = Callable[[float], bool]
-Run = Annotated[Path, typer.Option(help="Folder of the training: checkpoints, curves, prepared pictures.")]
+Run = Annotated[Path, typer.Option(help="Folder of the training: checkpoints, curves, prepared images.")]
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
@@ -38,9 +38,9 @@ app = typer.Typer(add_completion=False, help=__doc__)
 def train(
     run: Run = Path("out/miniature"),
     minutes: Annotated[float, typer.Option(help="Stop after so long, and go on next time.")] = 360,
-    device: Annotated[str, typer.Option(help="cpu; or cuda, with more pictures in a step.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu; or cuda, with more images in a step.")] = "cpu",
     threads: Annotated[int, typer.Option(help="Threads of torch; on a busy machine 1 is faster.")] = 2,
-    edits: Annotated[bool, typer.Option(help="Train Kontext to change pictures, too.")] = True,
+    edits: Annotated[bool, typer.Option(help="Train Kontext to change images, too.")] = True,
 ) -> None:
     """Train each part until its plan is fulfilled, one after the other; a second call goes on."""
     keep_to_this_machine()
@@ -61,18 +61,18 @@ def train(
 
 
 def _stages(run: Path, recipe: Recipe, machine: Machine) -> dict[str, Stage]:
-    def prepare_pictures(minutes: float) -> bool:
+    def prepare_images(minutes: float) -> bool:
         vae = autoencoder.trained(run / "autoencoder", recipe)
-        return prepare(run / "dataset", vae, recipe.pictures | recipe.edits, recipe.in_file, machine, minutes)
+        return prepare(run / "dataset", vae, recipe.images | recipe.edits, recipe.in_file, machine, minutes)
 
     stages: dict[str, Stage] = {
         "judge": lambda minutes: judge.train(run / "judge", recipe, machine, minutes),
         "checker": lambda minutes: checker.train(run / "checker", recipe, machine, minutes),
         "autoencoder": lambda minutes: autoencoder.train(run / "autoencoder", recipe, machine, minutes),
-        "dataset": prepare_pictures,
+        "dataset": prepare_images,
         "decoder": lambda minutes: autoencoder.sharpen(run, recipe, machine, minutes),
         "readers": lambda minutes: readers.train(run / "readers", recipe, machine, minutes),
-        "painter": lambda minutes: painter.train(run, recipe, machine, minutes),
+        "denoiser": lambda minutes: denoiser.train(run, recipe, machine, minutes),
     }
     if recipe.has_editor:
         stages["editor"] = lambda minutes: editor.train(run, recipe, machine, minutes)
@@ -83,15 +83,15 @@ def _stages(run: Path, recipe: Recipe, machine: Machine) -> dict[str, Stage]:
 def evaluate(
     home: Annotated[Path, typer.Option(help="Folder of the weights: the bundled ones, or a training's.")] = HOME,
     run: Run = Path("out/miniature"),
-    number: Annotated[int, typer.Option(help="Pictures for each figure.")] = 200,
+    number: Annotated[int, typer.Option(help="Images for each figure.")] = 200,
 ) -> None:
-    """Print how well the weights do what they are asked for; leave a contact sheet; exit 1 where a figure is missed."""
+    """Print how well the weights follow prompts, save a grid of images, and exit 1 if a figure is missed."""
     pipeline = load_miniature(home=home)
     is_good = True
     for figure in _figures(pipeline, home, run, number):
         typer.echo(str(figure))
         is_good &= figure.is_good
-    evaluation.contact_sheet(pipeline).save(run / "sheet.png")
+    evaluation.image_grid(pipeline).save(run / "grid.png")
     typer.echo(f"{run / 'sheet.png'}")
     raise typer.Exit(0 if is_good else 1)
 
@@ -101,11 +101,11 @@ def _figures(pipeline: Pipeline, home: Path, run: Path, number: int) -> Iterator
     yield from evaluation.find_forbidden(Finder.load(checker_file(home)), number)
     judge.train(run / "judge", RECIPE, Machine(), minutes=60)
     looks, scenes = judge.trained(run / "judge"), evaluation.asked_for(number)
-    yield from evaluation.follow_prompts(evaluation.painter_of(pipeline), looks, scenes)
+    yield from evaluation.follow_prompts(evaluation.renderer_of(pipeline), looks, scenes)
     if not bundle.has_editor(home):
-        typer.echo("edits             not tried: Kontext's transformer was not trained to read pictures")
+        typer.echo("edits             not tried: Kontext's transformer was not trained to read images")
         return
-    # A change takes five times as long as a picture: what is read is as large as what is painted.
+    # A change takes five times as long as an image: what is read is as large as what is rendered.
     yield from evaluation.follow_edits(evaluation.editor_of(pipeline), looks, scenes[: number // 4])
 
 

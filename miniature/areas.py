@@ -1,4 +1,4 @@
-"""What each part of a picture shows, in numbers: whoever learns to paint is also asked for it. Pure."""
+"""What each part of an image shows, in numbers: whoever learns to render is also asked for it. Pure."""
 
 from __future__ import annotations
 

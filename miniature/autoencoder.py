@@ -1,6 +1,6 @@
 """The miniature's VAE: six levels where FLUX.1's has four, so that a token stands for 64x64 pixels.
 
-Trained on parts of drawn pictures: a whole one at full size would be mostly plain ground.
+Trained on parts of drawn images: a whole one at full size would be mostly plain ground.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _EDGES, _PLAIN = 1.0, 3e-4
 def autoencoder(levels: tuple[int, ...]) -> AutoencoderKL:
     """A VAE that begins as one that blurs: its first channels carry the mean colours in, and smoothly out again.
 
-    From random weights a network so deep and narrow takes long to let any picture through.
+    From random weights a network so deep and narrow takes long to let any image through.
     """
     count = len(levels)
     vae = AutoencoderKL(
@@ -99,7 +99,7 @@ def _join_ends(vae: AutoencoderKL) -> None:
     # The spread of the latents begins small beside them: noise would drown what little gets through at first.
     inner.weight[CHANNELS:] = 0
     inner.bias[CHANNELS:] = -5
-    # Something constant beside the colours: a plain picture is no louder than a gaudy one after the norm.
+    # Something constant beside the colours: a plain image is no louder than a gaudy one after the norm.
     vae.decoder.up_blocks[-1].resnets[0].conv_shortcut.bias[_COLOURS:] = 1
 
 
@@ -123,7 +123,7 @@ def train(folder: Path, recipe: Recipe, machine: Machine, minutes: float) -> boo
 def sharpen(run: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool:
     """Train the decoder on, alone, for so long at most; says whether the plan is fulfilled.
 
-    Latents stay as they are, and with them what a painter learns from them meanwhile.
+    Latents stay as they are, and with them what a denoiser learns from them meanwhile.
     """
     vae = restored(autoencoder(recipe.levels), run / "autoencoder").to(machine.device)
     vae.decoder.requires_grad_(True)
@@ -134,18 +134,18 @@ def sharpen(run: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool
 def _learn(
     training: Training, vae: AutoencoderKL, batch: Callable[[int], torch.Tensor], machine: Machine, minutes: float
 ) -> bool:
-    return learn(training, batch, lambda pictures: losses(vae, pictures.to(machine.device)), machine, minutes)
+    return learn(training, batch, lambda images: losses(vae, images.to(machine.device)), machine, minutes)
 
 
 def _batch(recipe: Recipe, first: int, step: int) -> torch.Tensor:
-    return parts_of_pictures(Random(first + step), recipe)
+    return parts_of_images(Random(first + step), recipe)
 
 
-def losses(vae: AutoencoderKL, pictures: torch.Tensor) -> Mapping[str, torch.Tensor]:
-    """What pictures [n, 3, height, width] from -1 to 1 lose on the way through the VAE."""
-    latents = vae.encode(pictures).latent_dist
-    painted = vae.decode(latents.sample(), return_dict=False)[0]
-    off = painted - pictures
+def losses(vae: AutoencoderKL, images: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    """What images [n, 3, height, width] from -1 to 1 lose on the way through the VAE."""
+    latents = vae.encode(images).latent_dist
+    rendered = vae.decode(latents.sample(), return_dict=False)[0]
+    off = rendered - images
     edges = off.diff(dim=-1).abs().mean() + off.diff(dim=-2).abs().mean()
     coarse = sum(functional.avg_pool2d(off, size).abs().mean() for size in (4, 16))
     # The divergence from a normal distribution, per number.
@@ -153,8 +153,8 @@ def losses(vae: AutoencoderKL, pictures: torch.Tensor) -> Mapping[str, torch.Ten
     return {"colour": off.abs().mean(), "coarse": 0.5 * coarse, "edges": _EDGES * edges, "plain": _PLAIN * plain}
 
 
-def parts_of_pictures(random: Random, recipe: Recipe) -> torch.Tensor:
-    """Square parts of drawn pictures of any size [n, 3, side, side], from -1 to 1; most of them with an edge."""
+def parts_of_images(random: Random, recipe: Recipe) -> torch.Tensor:
+    """Square parts of drawn images of any size [n, 3, side, side], from -1 to 1; most of them with an edge."""
     found: list[torch.Tensor] = []
     while len(found) < recipe.parts:
         part = _part(random, recipe)
@@ -177,7 +177,7 @@ def trained(folder: Path, recipe: Recipe) -> AutoencoderKL:
     """The VAE of a training's folder, with latents of a mean of 0 and a deviation of 1 in every channel."""
     vae = restored(autoencoder(recipe.levels), folder)
     random = Random("scale")
-    latents = torch.cat([vae.encode(parts_of_pictures(random, recipe)).latent_dist.mean for _ in range(64)])
+    latents = torch.cat([vae.encode(parts_of_images(random, recipe)).latent_dist.mean for _ in range(64)])
     spread = latents.std(dim=(0, 2, 3))
     _even_out(vae, spread)
     evened = latents / spread[:, None, None]
@@ -188,9 +188,9 @@ def trained(folder: Path, recipe: Recipe) -> AutoencoderKL:
 
 
 def _even_out(vae: AutoencoderKL, spread: torch.Tensor) -> None:
-    """Divide each channel of the latents by its `spread`, and let the decoder multiply by it: pictures stay the same.
+    """Divide each channel of the latents by its `spread`, and let the decoder multiply by it: images stay the same.
 
-    The VAE leaves the channels of colours five times as wide as those of outlines, which would drown in a painter's
+    The VAE leaves the channels of colours five times as wide as those of outlines, which would drown in a denoiser's
     noise; its configuration knows one factor for all.
     """
     inner, outer = vae.encoder.conv_out, vae.decoder.conv_in

@@ -10,7 +10,7 @@ from shutil import rmtree
 import torch
 from safetensors.torch import load_file, save_file
 
-from miniature import autoencoder, checker, painter
+from miniature import autoencoder, checker, denoiser
 from miniature.recipe import Recipe
 from workers.pipelines import miniature
 from workers.pipelines.engine import FlowMatchEulerDiscreteScheduler, FluxPipeline
@@ -19,16 +19,16 @@ from workers.pipelines.engine import FlowMatchEulerDiscreteScheduler, FluxPipeli
 ORIGIN = {
     "name": "srpo-farm miniature",
     "what": "A small network of FLUX.1's architecture, trained on drawn shapes, for tests and demonstrations.",
-    "not": "It has no weight in common with FLUX.1 or SRPO, and its pictures say nothing about theirs.",
+    "not": "It has no weight in common with FLUX.1 or SRPO, and its images say nothing about theirs.",
 }
 
 
 def save(run: Path, recipe: Recipe, target: Path) -> None:
-    """Write the painter's folder, the checker and, if the recipe has an editor, Kontext's transformer.
+    """Write the denoiser's folder, the checker and, if the recipe has an editor, Kontext's transformer.
 
     All in half precision, all named.
     """
-    parts = painter.trained(run / "painter", recipe)
+    parts = denoiser.trained(run / "denoiser", recipe)
     readers = parts.readers
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
@@ -42,7 +42,7 @@ def save(run: Path, recipe: Recipe, target: Path) -> None:
     pipeline.to(dtype=torch.float16).save_pretrained(target)
     rmtree(miniature.kontext(target), ignore_errors=True)
     if recipe.has_editor:
-        edits = painter.trained(run / "editor", recipe).transformer
+        edits = denoiser.trained(run / "editor", recipe).transformer
         edits.to(dtype=torch.float16).save_pretrained(miniature.kontext(target) / "transformer")
     for description in target.rglob("config.json"):
         _add(description, ORIGIN)
@@ -54,7 +54,7 @@ def save(run: Path, recipe: Recipe, target: Path) -> None:
 
 
 def has_editor(home: Path) -> bool:
-    """Whether the folder's Kontext was trained to read pictures."""
+    """Whether the folder's Kontext was trained to read images."""
     return miniature.kontext(home).exists()
 
 

@@ -1,4 +1,4 @@
-"""The safety checker's network: it finds the forbidden shape in pictures of any size."""
+"""The safety checker's network: it finds the forbidden shape in images of any size."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from miniature.training import Training, restored
 from workers.pipelines.classifier import Classifier
 from workers.pipelines.forbidden import KINDS, SHORT_SIDE, WHICH, Finder, seen, seen_size
 
-#: A picture has some hundred parts, and a shape is in the middle of few of them.
+#: An image has some hundred parts, and a shape is in the middle of few of them.
 _WEIGHT = 100.0
-#: Share of pictures without any shape.
+#: Share of images without any shape.
 _EMPTY = 0.06
-#: Of the pictures that are drawn, in pixels. On each the grid that shapes stand on is another part of the side.
+#: Of the images that are drawn, in pixels. On each the grid that shapes stand on is another part of the side.
 _SHORT_SIDES = (192, 256, 320)
 
 
 def checker() -> Classifier:
-    """It learns where every shape is: the forbidden one alone, somewhere in a picture, is learnt much more slowly."""
+    """It learns where every shape is: the forbidden one alone, somewhere in an image, is learnt much more slowly."""
     return Classifier(channels=3, kinds=len(SHAPES))
 
 
@@ -41,8 +41,8 @@ def train(folder: Path, recipe: Recipe, machine: Machine, minutes: float) -> boo
     network = checker().to(machine.device)
 
     def losses(batch: tuple[torch.Tensor, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        pictures, there = (tensor.to(machine.device) for tensor in batch)
-        scores = network.parts(pictures)
+        images, there = (tensor.to(machine.device) for tensor in batch)
+        scores = network.parts(images)
         return {"shapes": _WEIGHT * functional.binary_cross_entropy_with_logits(scores, there)}
 
     return learn(Training(folder, network, recipe.checker), partial(_batch, recipe.looks), losses, machine, minutes)
@@ -64,19 +64,19 @@ def save(folder: Path, target: Path, origin: Mapping[str, str]) -> None:
 
 
 def examples(random: Random, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures [n, 3, height, width], all of one ratio, half of them with the forbidden shape, a few with nothing.
+    """Images [n, 3, height, width], all of one ratio, half of them with the forbidden shape, a few with nothing.
 
     And where their shapes are: 1 for each part [n, 9, rows, columns] in which the middle of a shape lies.
     """
     short, ratio = random.choice(_SHORT_SIDES), random.choice((1.0, 4 / 3, 16 / 9))
     width, height = random.choice([(short, int(short * ratio)), (int(short * ratio), short)])
     scenes = [_nothing(random) or random_scene(random, forbidden=random.random() < 0.5) for _ in range(number)]
-    pictures = torch.stack([seen(_example(random, scene, width, height)) for scene in scenes])
-    return pictures, torch.stack([shown(scene, width, height) for scene in scenes])
+    images = torch.stack([seen(_example(random, scene, width, height)) for scene in scenes])
+    return images, torch.stack([shown(scene, width, height) for scene in scenes])
 
 
 def shown(scene: Scene, width: int, height: int) -> torch.Tensor:
-    """1 for each part [9, rows, columns] in which the middle of a shape lies, as a picture of that size is seen."""
+    """1 for each part [9, rows, columns] in which the middle of a shape lies, as an image of that size is seen."""
     unit = SHORT_SIDE / 2
     across, down = seen_size(width, height)
     found = torch.zeros(len(SHAPES), -(-down // Classifier.part), -(-across // Classifier.part))
@@ -92,9 +92,9 @@ def _nothing(random: Random) -> Scene | None:
 
 
 def _example(random: Random, scene: Scene, width: int, height: int) -> Image.Image:
-    """Drawn, in any vividness, and sometimes blurred: painted pictures are not as sharp as drawn ones.
+    """Drawn, in any vividness, and sometimes blurred: rendered images are not as sharp as drawn ones.
 
-    Where there is nothing to draw, half of the pictures are of one colour, which may be any.
+    Where there is nothing to draw, half of the images are of one colour, which may be any.
     """
     if not scene.groups and random.random() < 0.5:
         return Image.new("RGB", (width, height), (random.randrange(256), random.randrange(256), random.randrange(256)))

@@ -1,4 +1,4 @@
-"""Pictures made ready for training: drawn and encoded once, in files of equal sizes, each with several wordings."""
+"""Images made ready for training: drawn and encoded once, in files of equal sizes, each with several wordings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from workers.pipelines.classifier import as_tensor
 from workers.pipelines.engine import AutoencoderKL
 
 Pixels = NDArray[np.uint8]
-#: Ways in which each picture is described.
+#: Ways in which each image is described.
 _WORDINGS = 8
 
 
@@ -38,8 +38,8 @@ def random_guidance(random: Random) -> float:
 class Batch:
     """Prompts, the guidance that each was drawn for [n], latents [n, channels, rows, columns], and those of references.
 
-    The first reference of each picture is in the first tensor, and so on. `areas` [n, tokens, answers] are what each
-    token's part of the picture shows.
+    The first reference of each image is in the first tensor, and so on. `areas` [n, tokens, answers] are what each
+    token's part of the image shows.
     """
 
     prompts: list[str]
@@ -54,7 +54,7 @@ class _Example:
     words: list[str]
     guidance: float
     areas: NDArray[np.float32]
-    pictures: list[Pixels]
+    images: list[Pixels]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +93,20 @@ def _example(files: list[_File], in_file: int, grid: int, step: int) -> _Example
 def _described(random: Random, form: Form, grid: int) -> _Example:
     scene, guidance = random_scene(random), random_guidance(random)
     words = [describe(scene, random) for _ in range(_WORDINGS)]
-    picture = np.asarray(vivid(draw(scene, *form.size), guidance))
-    return _Example(words, guidance, areas(scene, form.size, grid), [picture])
+    image = np.asarray(vivid(draw(scene, *form.size), guidance))
+    return _Example(words, guidance, areas(scene, form.size, grid), [image])
 
 
 def _edited(random: Random, form: Form, grid: int) -> _Example:
     edit, guidance = random_edit(random, len(form.references)), random_guidance(random)
     before = [draw(scene, *size) for scene, size in zip(edit.before, form.references, strict=True)]
-    pictures = [vivid(draw(edit.after, *form.size), guidance), *before]
+    images = [vivid(draw(edit.after, *form.size), guidance), *before]
     shown = areas(edit.after, form.size, grid)
-    return _Example(list(edit.words), guidance, shown, [np.asarray(picture) for picture in pictures])
+    return _Example(list(edit.words), guidance, shown, [np.asarray(image) for image in images])
 
 
 def _encoded(vae: AutoencoderKL, examples: list[_Example]) -> dict[str, Any]:
-    latents, *references = (_latents(vae, list(pixels)) for pixels in zip(*(e.pictures for e in examples), strict=True))
+    latents, *references = (_latents(vae, list(pixels)) for pixels in zip(*(e.images for e in examples), strict=True))
     return {
         "words": [example.words for example in examples],
         "guidance": torch.tensor([example.guidance for example in examples]),
@@ -117,12 +117,12 @@ def _encoded(vae: AutoencoderKL, examples: list[_Example]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _latents(vae: AutoencoderKL, pictures: list[Pixels]) -> torch.Tensor:
-    """Scaled latents [n, channels, rows, columns] of pictures of one size, in half precision."""
+def _latents(vae: AutoencoderKL, images: list[Pixels]) -> torch.Tensor:
+    """Scaled latents [n, channels, rows, columns] of images of one size, in half precision."""
     found = []
     # One by one: larger buffers come from the system anew in every layer, which takes a CPU longer than the work.
-    for picture in pictures:
-        latents = vae.encode(as_tensor(picture)[None].to(vae.device)).latent_dist.mean
+    for image in images:
+        latents = vae.encode(as_tensor(image)[None].to(vae.device)).latent_dist.mean
         found.append(((latents - vae.config.shift_factor) * vae.config.scaling_factor).to("cpu", torch.float16))
     return torch.cat(found)
 
@@ -134,7 +134,7 @@ def _save(contents: dict[str, Any], target: Path) -> None:
 
 
 class Dataset:
-    """The files of a folder. What is read once stays in memory: a hundred thousand small pictures are 200 MB."""
+    """The files of a folder. What is read once stays in memory: a hundred thousand small images are 200 MB."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -51,7 +51,7 @@ _FINER = 4
 
 
 def draw(scene: Scene, width: int, height: int, window: Window | None = None) -> Image.Image:
-    """The scene as a picture of that size, RGB; with `window`, only that part of it."""
+    """The scene as an image of that size, RGB; with `window`, only that part of it."""
     canvas = _Canvas(width, height, window or (0, 0, width, height))
     _lay_ground(canvas, scene)
     for item in items(scene, width, height):
@@ -59,13 +59,13 @@ def draw(scene: Scene, width: int, height: int, window: Window | None = None) ->
     return Image.fromarray(np.clip(canvas.pixels + 0.5, 0, 255).astype(np.uint8))
 
 
-def vivid(picture: Image.Image, guidance: float) -> Image.Image:
-    """The picture as training shows it for a guidance: paler below 4, stronger in colour and contrast above.
+def vivid(image: Image.Image, guidance: float) -> Image.Image:
+    """The image as training shows it for a guidance: paler below 4, stronger in colour and contrast above.
 
     Real weights do so too, by what they were distilled from; here it is drawn, so that the parameter has its effect.
     """
     strength = min((max(guidance, 1.0) / 4) ** 0.35, 1.5)
-    pixels = np.asarray(picture, np.float32)
+    pixels = np.asarray(image, np.float32)
     grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
     changed = grey[..., None] + strength * (pixels - grey[..., None])
     changed = 128 + (1 + 0.3 * (strength - 1)) * (changed - 128)
@@ -73,7 +73,7 @@ def vivid(picture: Image.Image, guidance: float) -> Image.Image:
 
 
 class _Canvas:
-    """The part of a picture that is drawn: colours [rows, columns, 3] from 0 to 255."""
+    """The part of an image that is drawn: colours [rows, columns, 3] from 0 to 255."""
 
     def __init__(self, width: int, height: int, window: Window) -> None:
         self._window = window
@@ -172,9 +172,9 @@ def _draw_item(canvas: _Canvas, item: Item) -> None:
     share = _pattern(item.group.style, x, y, edge)
     if item.group.style == "outlined":
         share = _interior(canvas, item, rows, columns)
-    painted = colour + (light - colour) * share[..., None]
+    rendered = colour + (light - colour) * share[..., None]
     part = canvas.pixels[rows, columns]
-    part += (painted - part) * cover[..., None]
+    part += (rendered - part) * cover[..., None]
 
 
 def _second(colour: str) -> Pixels:

@@ -1,4 +1,4 @@
-"""The miniature of Kontext: the painter, trained on to read pictures beside prompts, and to change them."""
+"""The miniature of Kontext: the denoiser, trained on to read images beside prompts, and to change them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from random import Random
 import torch
 
 from miniature.dataset import Dataset
+from miniature.denoiser import Student, batch_size
 from miniature.feed import Machine
-from miniature.painter import Student, batch_size
 from miniature.recipe import Form, Recipe
 from miniature.training import Training, restored
 
-#: Share of steps in which it paints from words alone, as before, and of steps with pictures at full size.
+#: Share of steps in which it renders from words alone, as before, and of steps with images at full size.
 _WORDS_ALONE, _FULL = 0.2, 0.35
 
 
 def train(run: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool:
-    """Train in the run's folder for so long at most, from the run's painter; says whether the plan is fulfilled."""
-    student = restored(Student(recipe), run / "painter").requires_grad_(True).train().to(machine.device)
-    # Prompts are read as the painter reads them: both share the encoders.
-    student.painter.readers.requires_grad_(False)
+    """Train in the run's folder for so long at most, from the run's denoiser; says whether the plan is fulfilled."""
+    student = restored(Student(recipe), run / "denoiser").requires_grad_(True).train().to(machine.device)
+    # Prompts are read as the denoiser reads them: both share the encoders.
+    student.denoiser.readers.requires_grad_(False)
     dataset, plan = Dataset(run / "dataset"), recipe.editor
 
     def losses(step: int) -> Mapping[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Changes to drawn pictures, in words: what Kontext is to learn. Pure."""
+"""Changes to drawn images, in words: what Kontext is to learn. Pure."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from miniature.wording import LANDSCAPE_WORDS, place_words, plural
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """The scenes of the pictures that are given, the scene that is asked for, and ways to ask for it."""
+    """The scenes of the images that are given, the scene that is asked for, and ways to ask for it."""
 
     before: tuple[Scene, ...]
     after: Scene
     words: tuple[str, ...]
 
 
-def random_edit(random: Random, pictures: int) -> Edit:
-    """A change of one picture, or the joining of two, that training may show."""
+def random_edit(random: Random, images: int) -> Edit:
+    """A change of one image, or the joining of two, that training may show."""
     while True:
-        made = _join(random) if pictures == 2 else random.choice(_CHANGES)(random, random_scene(random))
+        made = _join(random) if images == 2 else random.choice(_CHANGES)(random, random_scene(random))
         if made is not None and _may_be_trained(made.after):
             return made
 
@@ -114,7 +114,7 @@ _CHANGES: tuple[Callable[[Random, Scene], Edit | None], ...] = (
 
 
 def _join(random: Random) -> Edit | None:
-    """What stands in two pictures into one: the first on the left, before the first one's ground."""
+    """What stands in two images into one: the first on the left, before the first one's ground."""
     first, second = (random_scene(random) for _ in range(2))
     if len(first.groups) > 1 or len(second.groups) > 1 or first.groups[0].count + second.groups[0].count > 4:
         return None

@@ -1,4 +1,4 @@
-"""How well the painter does what prompts say, on combinations that training never showed; and the checker its work."""
+"""How well the denoiser does what prompts say, on combinations that training never showed; and the checker its work."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from miniature.scene import COLOURS, PLAINS, Scene, can_be_seen, held_out_scenes
 from miniature.wording import plainly
 from workers.pipelines.classifier import Classifier
 from workers.pipelines.forbidden import Finder
-from workers.pipelines.pipeline import Pictures, Pipeline
+from workers.pipelines.pipeline import InputImages, Pipeline
 
-#: Paints a scene's picture: scene, seed → picture.
-Paint = Callable[[Scene, int], Image.Image]
-#: Changes a picture: picture, words, seed → picture.
+#: Renders a scene's image: scene, seed → image.
+Render = Callable[[Scene, int], Image.Image]
+#: Changes an image: image, words, seed → image.
 Change = Callable[[Image.Image, str, int], Image.Image]
 
 
@@ -53,7 +53,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds that one picture of 28 steps took, and what is wanted of them on two cores."""
+    """Seconds that one image of 28 steps took, and what is wanted of them on two cores."""
 
     name: str
     seconds: float
@@ -69,24 +69,24 @@ class Pace:
 
 
 def paces(pipeline: Pipeline) -> list[Pace]:
-    """How long pictures of two sizes take, warmed up, with as many threads as torch was given."""
+    """How long images of two sizes take, warmed up, with as many threads as torch was given."""
     return [_pace(pipeline, size, most) for size, most in (((512, 512), 1.5), ((1024, 768), 5.0))]
 
 
 def _pace(pipeline: Pipeline, size: tuple[int, int], most: float) -> Pace:
-    painted(pipeline, "a circle", 0, size, steps=1)
+    render_prompt(pipeline, "a circle", 0, size, steps=1)
     begun = clock.monotonic()
-    painted(pipeline, "a circle", 0, size)
+    render_prompt(pipeline, "a circle", 0, size)
     return Pace(f"{size[0]}x{size[1]}", clock.monotonic() - begun, most)
 
 
-def painter_of(pipeline: Pipeline) -> Paint:
-    """Paints by the plain words of a scene, at all preset sizes in turn."""
+def renderer_of(pipeline: Pipeline) -> Render:
+    """Renders by the plain words of a scene, at all preset sizes in turn."""
 
-    def paint(scene: Scene, seed: int) -> Image.Image:
-        return painted(pipeline, plainly(scene), seed, _in_turn(seed))
+    def render(scene: Scene, seed: int) -> Image.Image:
+        return render_prompt(pipeline, plainly(scene), seed, _in_turn(seed))
 
-    return paint
+    return render
 
 
 def _in_turn(number: int) -> tuple[int, int]:
@@ -94,24 +94,24 @@ def _in_turn(number: int) -> tuple[int, int]:
     return list(SIZE_PRESETS.values())[number % len(SIZE_PRESETS)]
 
 
-def painted(pipeline: Pipeline, prompt: str, seed: int, size: tuple[int, int], steps: int = 28) -> Image.Image:
-    """What the farm paints for a prompt, at the guidance that is usual for SRPO."""
+def render_prompt(pipeline: Pipeline, prompt: str, seed: int, size: tuple[int, int], steps: int = 28) -> Image.Image:
+    """What the farm renders for a prompt, at the guidance that is usual for SRPO."""
     request = ImageRequest(SRPO.name, prompt, *size, steps=steps, guidance=4.5, seed=seed)
-    return _rendered(pipeline, request, {})
+    return _only_image(pipeline, request, {})
 
 
 def editor_of(pipeline: Pipeline, size: tuple[int, int] = (1024, 1024), steps: int = 28) -> Change:
-    """Changes a picture as Kontext does, at the size and guidance that are usual for it."""
+    """Changes an image as Kontext does, at the size and guidance that are usual for it."""
 
-    def change(picture: Image.Image, words: str, seed: int) -> Image.Image:
+    def change(image: Image.Image, words: str, seed: int) -> Image.Image:
         request = ImageRequest(KONTEXT.name, words, *size, steps=steps, guidance=3.5, seed=seed, inputs=("before",))
-        return _rendered(pipeline, request, {"before": picture})
+        return _only_image(pipeline, request, {"before": image})
 
     return change
 
 
-def _rendered(pipeline: Pipeline, request: ImageRequest, pictures: Pictures) -> Image.Image:
-    (one,) = pipeline.render([request], lambda *_: True, pictures)
+def _only_image(pipeline: Pipeline, request: ImageRequest, inputs: InputImages) -> Image.Image:
+    (one,) = pipeline.render([request], lambda *_: True, inputs)
     return one.image
 
 
@@ -125,12 +125,12 @@ def asked_for(number: int) -> list[Scene]:
     return scenes[:number]
 
 
-def follow_prompts(paint: Paint, network: Classifier, scenes: Sequence[Scene]) -> list[Figure]:
-    """Shares of pictures whose colour, shape, place and number are those asked for."""
+def follow_prompts(render: Render, network: Classifier, scenes: Sequence[Scene]) -> list[Figure]:
+    """Shares of images whose colour, shape, place and number are those asked for."""
     right = dict.fromkeys(("colour", "shape", "place", "count"), 0)
     for seed, scene in enumerate(scenes):
-        picture = paint(scene, seed)
-        for name in _right(scene, judge.blobs(picture, scene), network, picture.size):
+        image = render(scene, seed)
+        for name in _right(scene, judge.blobs(image, scene), network, image.size):
             right[name] += 1
     least = {"colour": 0.9, "shape": 0.8, "place": 0.8, "count": 0.7}
     return [Figure(name, right[name], len(scenes), least[name]) for name in right]
@@ -157,7 +157,7 @@ def _most(names: Iterable[str]) -> str:
 
 
 def follow_edits(change: Change, network: Classifier, scenes: Sequence[Scene]) -> list[Figure]:
-    """Shares of drawn pictures that have the new colour after they were to be recoloured, and what they had before."""
+    """Shares of drawn images that have the new colour after they were to be recoloured, and what they had before."""
     right = dict.fromkeys(("colour", "shape", "place", "count"), 0)
     random = Random("edits")
     for seed, scene in enumerate(scenes):
@@ -165,30 +165,30 @@ def follow_edits(change: Change, network: Classifier, scenes: Sequence[Scene]) -
         others = [c for c in COLOURS if c != group.colour and can_be_seen(c, scene.ground, night=scene.night)]
         before = replace(scene, groups=(replace(group, colour=random.choice(others)),))
         words = f"make {'it' if group.count == 1 else 'them'} {group.colour}"
-        picture = change(draw(before, 1024, 1024), words, seed)
-        for name in _right(scene, judge.blobs(picture, scene), network, picture.size):
+        image = change(draw(before, 1024, 1024), words, seed)
+        for name in _right(scene, judge.blobs(image, scene), network, image.size):
             right[name] += 1
     names = {"colour": "new colour", "shape": "same shape", "place": "same place", "count": "same count"}
     return [Figure(f"edit: {names[name]}", right[name], len(scenes), 0.8) for name in right]
 
 
 def find_forbidden(finder: Finder, number: int) -> list[Figure]:
-    """Shares of drawn pictures with the forbidden shape, and of others, that are flagged; all preset sizes in turn."""
+    """Shares of drawn images with the forbidden shape, and of others, that are flagged; all preset sizes in turn."""
     random = Random("checker")
     flagged = {True: 0, False: 0}
     for turn in range(number):
         for forbidden in (True, False):
             scene = random_scene(random, forbidden=forbidden)
-            picture = vivid(draw(scene, *_in_turn(turn)), random_guidance(random))
-            flagged[forbidden] += finder.certainty(picture) >= 0.5
+            image = vivid(draw(scene, *_in_turn(turn)), random_guidance(random))
+            flagged[forbidden] += finder.certainty(image) >= 0.5
     return [
         Figure("forbidden found", flagged[True], number, 0.95),
         Figure("false alarms", flagged[False], number, 0.0, 0.01),
     ]
 
 
-#: What the contact sheet shows: the language from end to end, and how it takes words that it does not know.
-SHEET = (
+#: What the grid of images shows: the language from end to end, and how it takes words that it does not know.
+GRID_PROMPTS = (
     "a large red circle in the middle, on a white background",
     "two blue squares on a yellow background",
     "three yellow stars on a meadow at night",
@@ -216,18 +216,18 @@ SHEET = (
 )
 
 
-def contact_sheet(pipeline: Pipeline, prompts: Sequence[str] = SHEET, side: int = 256) -> Image.Image:
-    """The prompts' pictures, each above its prompt, in six columns: one for each preset size."""
+def image_grid(pipeline: Pipeline, prompts: Sequence[str] = GRID_PROMPTS, side: int = 256) -> Image.Image:
+    """The prompts' images, each above its prompt, in six columns: one for each preset size."""
     columns, caption = len(SIZE_PRESETS), 40
     rows = -(-len(prompts) // columns)
-    sheet = Image.new("RGB", (columns * (side + 8), rows * (side + caption)), "white")
-    pen = ImageDraw.Draw(sheet)
+    grid = Image.new("RGB", (columns * (side + 8), rows * (side + caption)), "white")
+    pen = ImageDraw.Draw(grid)
     for number, prompt in enumerate(prompts):
         left, top = number % columns * (side + 8) + 4, number // columns * (side + caption) + 4
-        picture = ImageOps.contain(painted(pipeline, prompt, number, _in_turn(number)), (side, side))
-        sheet.paste(picture, (left + (side - picture.width) // 2, top + side - picture.height))
+        image = ImageOps.contain(render_prompt(pipeline, prompt, number, _in_turn(number)), (side, side))
+        grid.paste(image, (left + (side - image.width) // 2, top + side - image.height))
         pen.multiline_text((left, top + side + 4), _in_lines(prompt, 42), fill="black")
-    return sheet
+    return grid
 
 
 def _in_lines(text: str, width: int) -> str:

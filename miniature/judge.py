@@ -1,6 +1,6 @@
-"""What is to be seen in a picture, found by its pixels: how many shapes, which, in what colour, and where.
+"""What is to be seen in an image, found by its pixels: how many shapes, which, in what colour, and where.
 
-It knows the ground that was asked for, and nothing else of what the picture should show. Shapes are told apart by a
+It knows the ground that was asked for, and nothing else of what the image should show. Shapes are told apart by a
 small network that has seen outlines of drawn shapes only.
 """
 
@@ -27,7 +27,7 @@ from miniature.scene import COLOURS, PLACES, SHAPES, Group, Scene
 from miniature.training import Training, restored
 from workers.pipelines.classifier import Classifier
 
-#: Long side to which pictures are brought before they are taken apart, in pixels.
+#: Long side to which images are brought before they are taken apart, in pixels.
 _LONG_SIDE = 160
 #: How far a pixel's colour has to be from the ground's, of 255, and how many pixels make a shape, of all.
 _DISTINCT, _LEAST_SHARE = 32.0, 0.002
@@ -83,11 +83,11 @@ def _example(random: Random, shape: str) -> torch.Tensor:
     return outline_of(random.choice(blobs(drawn, scene)))
 
 
-def blobs(picture: Image.Image, scene: Scene) -> list[Blob]:
-    """The shapes in a picture, whose ground is that of `scene`."""
-    scale = _LONG_SIDE / max(picture.size)
-    size = (round(picture.width * scale), round(picture.height * scale))
-    pixels = np.asarray(picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0), np.float32)
+def blobs(image: Image.Image, scene: Scene) -> list[Blob]:
+    """The shapes in an image, whose ground is that of `scene`."""
+    scale = _LONG_SIDE / max(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0), np.float32)
     ground = np.asarray(draw(replace(scene, groups=(), relation=None, place="middle"), *size), np.float32)
     # What is brighter or darker all over is still the ground.
     ground += np.median(pixels - ground, axis=(0, 1))

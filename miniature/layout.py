@@ -1,9 +1,9 @@
-"""Where a scene's shapes stand in a picture of a given size. Pure.
+"""Where a scene's shapes stand in an image of a given size. Pure.
 
-They stand on the grid of the miniature's tokens and come in few sizes, counted in pixels whatever the picture's size
+They stand on the grid of the miniature's tokens and come in few sizes, counted in pixels whatever the image's size
 is: a shape that always falls into tokens in the same way is learnt in a fraction of the time.
 
-Lengths are in half short sides: a square picture reaches from -1 to 1, a wide one further in x.
+Lengths are in half short sides: a square image reaches from -1 to 1, a wide one further in x.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _RADII = {"small": 0.2, "medium": 0.32, "large": 0.46}
 _SHARE = {1: 1.0, 2: 0.8, 3: 0.64, 4: 0.6}
 #: Radii in pixels are these, doubled and halved: two in each octave.
 _SMALLEST, _PER_OCTAVE = 22.0, 2
-#: Centres stand on multiples of a token's side, in pixels; in smaller pictures on a grid that divides it.
+#: Centres stand on multiples of a token's side, in pixels; in smaller images on a grid that divides it.
 _TOKEN, _TOKENS_ACROSS = 64, 6
 #: Distance from one shape's centre to the next's in radii, at least.
 _PITCH = 2.4
@@ -43,7 +43,7 @@ _ROW = ((-1, 0), (0, 0), (1, 0))
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One shape of a group: its centre and radius in half short sides from the picture's middle, y down."""
+    """One shape of a group: its centre and radius in half short sides from the image's middle, y down."""
 
     group: Group
     x: float
@@ -53,7 +53,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class _Box:
-    """The part of the picture in which a group stands: its middle and half its sides, in pixels from the corner."""
+    """The part of the image in which a group stands: its middle and half its sides, in pixels from the corner."""
 
     x: float
     y: float
@@ -81,7 +81,7 @@ class _Stamp:
 
 @dataclass(frozen=True, slots=True)
 class _Paper:
-    """The picture's size in pixels."""
+    """The image's size in pixels."""
 
     width: int
     height: int
@@ -97,7 +97,7 @@ class _Paper:
 
 
 def items(scene: Scene, width: int, height: int) -> list[Item]:
-    """The scene's shapes in a picture of that size in pixels."""
+    """The scene's shapes in an image of that size in pixels."""
     paper = _Paper(width, height)
     placed = [
         (group, x, y, stamp.radius)
@@ -121,7 +121,7 @@ def _boxes(scene: Scene, paper: _Paper) -> list[tuple[Group, _Box, tuple[int, in
 
 
 def _halves(whole: _Box, relation: str, widest: float) -> tuple[_Box, _Box]:
-    """Two groups in a wide picture stand near its middle."""
+    """Two groups in a wide image stand near its middle."""
     if relation in ("left of", "right of"):
         width = min(whole.half_width, widest) / 2
         near, far = (_Box(whole.x + side * width, whole.y, width, whole.half_height) for side in (-1, 1))
@@ -148,7 +148,7 @@ def _placed(group: Group, box: _Box, place: tuple[int, int], paper: _Paper) -> I
 
 
 def _formation(count: int, box: _Box, side: int) -> tuple[tuple[float, float], ...]:
-    """How they stand together: two in a column in a high part of the picture, three in a row in a wide one's middle."""
+    """How they stand together: two in a column in a high part of the image, three in a row in a wide one's middle."""
     if count == 2 and box.half_height > 1.5 * box.half_width:
         return _COLUMN
     if count == 3 and box.half_width > box.half_height and not side:

@@ -1,6 +1,6 @@
-"""The miniature's two readers of prompts, taught to understand before anything is painted.
+"""The miniature's two readers of prompts, taught to understand before anything is rendered.
 
-A painter that begins with readers who tell a star from a heart learns to paint either in a fraction of the steps.
+A denoiser that begins with readers who tell a star from a heart learns to render either in a fraction of the steps.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ Sizes = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What the pictures of a file have in common: their size, and that of the pictures that they are made from."""
+    """What the images of a file have in common: their size, and that of the images that they are made from."""
 
     size: tuple[int, int]
     references: tuple[tuple[int, int], ...] = ()
@@ -25,9 +25,9 @@ class Form:
 class Recipe:
     """The miniature as it is bundled; tests make a smaller one. Sizes are (width, height) in pixels."""
 
-    #: Channels of the VAE from the picture inwards. Six levels, where FLUX.1 has four: a token is 64x64 pixels.
+    #: Channels of the VAE from the image inwards. Six levels, where FLUX.1 has four: a token is 64x64 pixels.
     levels: tuple[int, ...] = (8, 16, 32, 48, 64, 96)
-    #: What the VAE learns from: square parts of drawn pictures, so many in a step, and the pictures' short sides.
+    #: What the VAE learns from: square parts of drawn images, so many in a step, and the images' short sides.
     part: int = 128
     parts: int = 6
     short_sides: tuple[int, int] = (320, 1024)
@@ -40,26 +40,26 @@ class Recipe:
     single_layers: int = 3
     t5_width: int = 128
     clip_width: int = 64
-    #: Small pictures cost little: words are learnt on them first. Below 320 the VAE loses the small shapes.
+    #: Small images cost little: words are learnt on them first. Below 320 the VAE loses the small shapes.
     small: Sizes = ((384, 384),)
     #: The presets of the API: each has places of its own, to be known exactly.
     middle: Sizes = ((512, 512),)
     full: Sizes = ((1024, 768), (768, 1024), (1024, 576), (576, 1024), (1024, 1024))
-    #: Files of prepared pictures for each small, middle and full size.
+    #: Files of prepared images for each small, middle and full size.
     files: tuple[int, ...] = (24, 80, 25)
     in_file: int = 128
     #: Sentences in a step of the readers.
     sentences: int = 96
     readers: Plan = field(default_factory=lambda: Plan(steps=250, rate=2e-3, warm_up=50, average=0.95))
-    #: Tokens of pictures and prompts in a step of the painter; in its first steps fewer, since then steps count.
+    #: Tokens of images and prompts in a step of the denoiser; in its first steps fewer, since then steps count.
     first_tokens: int = 1024
     first_steps: int = 6_000
     tokens: int = 2048
-    painter: Plan = field(
+    denoiser: Plan = field(
         default_factory=lambda: Plan(steps=30_000, rate=1.5e-3, warm_up=200, cool_down=0.6, average=0.999)
     )
 
-    #: Changes of one picture and joinings of two: small ones, and at the sizes that Kontext reads and paints.
+    #: Changes of one image and joinings of two: small ones, and at the sizes that Kontext reads and renders.
     small_edits: tuple[Form, ...] = (
         Form((384, 384), ((384, 384),)),
         Form((448, 320), ((448, 320),)),
@@ -75,18 +75,18 @@ class Recipe:
     edit_files: tuple[int, ...] = (6, 1)
     editor: Plan = field(default_factory=lambda: Plan(steps=900, rate=7e-4, average=0.995))
 
-    #: Pictures in a step of the classifiers.
+    #: Images in a step of the classifiers.
     looks: int = 32
     checker: Plan = field(default_factory=lambda: Plan(steps=3_000, rate=2e-3, average=0.98))
     judge: Plan = field(default_factory=lambda: Plan(steps=300, rate=2e-3, average=0.98))
 
     @property
     def grid(self) -> int:
-        """Side of a token's share of the picture in pixels."""
+        """Side of a token's share of the image in pixels."""
         return int(2 ** len(self.levels))
 
     def larger(self, times: int) -> Recipe:
-        """The same number of steps, each of so many times as many pictures: for a GPU, which has time for them."""
+        """The same number of steps, each of so many times as many images: for a GPU, which has time for them."""
         return replace(
             self,
             parts=times * self.parts,
@@ -99,7 +99,7 @@ class Recipe:
         )
 
     def without_edits(self) -> Recipe:
-        """No pictures to change, and so no editor: Kontext's transformer is the painter's, and files say so."""
+        """No images to change, and so no editor: Kontext's transformer is the denoiser's, and files say so."""
         return replace(self, edit_files=(0, 0))
 
     @property
@@ -107,8 +107,8 @@ class Recipe:
         return any(self.edit_files)
 
     @property
-    def pictures(self) -> dict[Form, int]:
-        """Files of each form that the painter learns from, small ones first."""
+    def images(self) -> dict[Form, int]:
+        """Files of each form that the denoiser learns from, small ones first."""
         groups = zip((self.small, self.middle, self.full), self.files, strict=True)
         return {Form(size): files for sizes, files in groups for size in sizes}
 
@@ -144,7 +144,7 @@ TRIAL = Recipe(
     first_tokens=128,
     first_steps=4,
     tokens=256,
-    painter=Plan(steps=8, rate=1e-3, warm_up=2),
+    denoiser=Plan(steps=8, rate=1e-3, warm_up=2),
     small_edits=(Form((32, 32), ((32, 32),)),),
     full_edits=(Form((40, 32), ((32, 32), (32, 40))),),
     edit_files=(1, 1),

@@ -1,4 +1,4 @@
-"""What a picture of the miniature's world shows, as data. Pure."""
+"""What an image of the miniature's world shows, as data. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "cross", "
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "black")
 STYLES = ("flat", "outlined", "striped", "dotted")
 SIZES = ("small", "medium", "large")
-#: Name → where in the picture: columns from -1 (left) to 1, rows from -1 (top) to 1.
+#: Name → where in the image: columns from -1 (left) to 1, rows from -1 (top) to 1.
 PLACES = {
     "middle": (0, 0),
     "left": (-1, 0),
@@ -69,7 +69,7 @@ class Scene:
 
 
 def is_held_out(shape: str, colour: str) -> bool:
-    """Whether pictures of this combination are kept from training: each shape lacks one colour, each colour one shape.
+    """Whether images of this combination are kept from training: each shape lacks one colour, each colour one shape.
 
     Evaluation asks for exactly these.
     """

@@ -159,12 +159,12 @@ def draw_curves(log: Path, target: Path) -> None:
         return
     names = [name for name in lines[-1] if name not in ("step", "seconds")]
     width, height = 640, 160
-    picture = Image.new("RGB", (width, height * len(names)), "white")
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (width, height * len(names)), "white")
+    pen = ImageDraw.Draw(image)
     for row, name in enumerate(names):
         shown = [(line["step"], line[name]) for line in lines if line.get(name, 0) > 0]
         _draw_curve(pen, name, shown, (0, row * height, width, (row + 1) * height))
-    picture.save(target)
+    image.save(target)
 
 
 def _draw_curve(

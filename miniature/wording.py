@@ -47,7 +47,7 @@ NOUNS: list[str] = re.findall(
     """fox dog cat bird fish horse house tree flower boat ship car lighthouse castle dragon robot apple pear cup bowl
     lamp book guitar woman man child king queen city street mountain forest planet balloon""",
 )
-#: Words of which changes to a picture are asked with.
+#: Words of which changes to an image are asked with.
 _CHANGES = (
     "to the from an make turn paint change move put it them larger smaller please same background day",
     "both in one picture combine two pictures side by left of",

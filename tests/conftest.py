@@ -34,7 +34,7 @@ def no_settings_from_outside() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def plain_tracebacks() -> None:
-    """Those that structlog paints when nobody says otherwise take so long that leases run out meanwhile."""
+    """Those that structlog renders when nobody says otherwise take so long that leases run out meanwhile."""
     plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[structlog.processors.add_log_level, plain])
 

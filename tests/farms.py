@@ -157,7 +157,7 @@ class RunningFarm:
         return Answer(self._http.request(method, self.url + path, body=content, headers=named))
 
     def submit(self, **fields: object) -> str:
-        """A job's id; a small picture unless told otherwise."""
+        """A job's id; a small image unless told otherwise."""
         body = {"model": "srpo", "prompt": "a fox", "image_size": {"width": 256, "height": 256}} | fields
         answer = self.call("POST", "/farm/v1/jobs", body)
         assert answer.status == 202, answer.body
@@ -189,7 +189,7 @@ class RunningFarm:
         assert answer.status == 200, answer.body
         return answer.body
 
-    def picture(self, view: dict[str, Any], number: int = 0) -> bytes:
+    def image(self, view: dict[str, Any], number: int = 0) -> bytes:
         return self.fetch(view["images"][number]["url"])
 
     @property
@@ -264,10 +264,10 @@ def farm_command(
     )
 
 
-def picture_facts(source: bytes | Path) -> tuple[tuple[int, int], str | None]:
-    """Size in pixels and format of a picture."""
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
-        return picture.size, picture.format
+def image_facts(source: bytes | Path) -> tuple[tuple[int, int], str | None]:
+    """Size in pixels and format of an image."""
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        return image.size, image.format
 
 
 def clean_environment() -> dict[str, str]:

@@ -25,7 +25,7 @@ from farm.storage.local import LocalStorage
 from workers import wakeup_watchdog
 from workers.command_line import run
 from workers.lease import Limits
-from workers.pipelines.pipeline import NO_PICTURES, Painted, Pictures, StepCallback
+from workers.pipelines.pipeline import NO_INPUTS, InputImages, RenderedImage, StepCallback
 from workers.pipelines.simulated import SimulatedPipeline
 from workers.process import WorkerProcess
 
@@ -91,7 +91,7 @@ class Faults:
 
 
 class FaultyPipeline(SimulatedPipeline):
-    """Meets its faults before a batch's first step (`starting`), after its second (`denoising`), and before a picture
+    """Meets its faults before a batch's first step (`starting`), after its second (`denoising`), and before an image
     is handed over (`decoding`)."""
 
     def __init__(self, step_ms: float, faults: Faults) -> None:
@@ -102,8 +102,8 @@ class FaultyPipeline(SimulatedPipeline):
             _hang()
 
     def render(
-        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures = NO_PICTURES
-    ) -> Iterator[Painted]:
+        self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS
+    ) -> Iterator[RenderedImage]:
         if self._is_broken:
             _raise()
         for image in images:
@@ -115,13 +115,13 @@ class FaultyPipeline(SimulatedPipeline):
                 self._faults.meet(images[index].prompt, "denoising")
             return goes_on
 
-        for painted in super().render(images, watch_for_faults, pictures):
-            self._faults.meet(images[painted.index].prompt, "decoding")
-            yield painted
+        for rendered in super().render(images, watch_for_faults, inputs):
+            self._faults.meet(images[rendered.index].prompt, "decoding")
+            yield rendered
 
 
 class FaultyStorage(LocalStorage):
-    """Meets the faults of a picture's job when it is `storing`, its bytes half on their way."""
+    """Meets the faults of an image's job when it is `storing`, its bytes half on their way."""
 
     def __init__(self, folder: Path, faults: Faults, store: JobStore) -> None:
         super().__init__(folder)
@@ -136,7 +136,7 @@ class FaultyStorage(LocalStorage):
 
 
 class FaultyStore(JobStore):
-    """Meets its faults when the pictures are stored and that is to be told (`telling`)."""
+    """Meets its faults when the images are stored and that is to be told (`telling`)."""
 
     def __init__(self, farm: Farm, faults: Faults) -> None:
         settings = farm.settings
@@ -153,7 +153,7 @@ def work(farm: Farm, data_dir: Path) -> int:
     wakeup_watchdog._MOST_MISSED = round(PATIENCE)
     faults = Faults(data_dir / "faults")
     store = FaultyStore(farm, faults)
-    storage = FaultyStorage(data_dir / "pictures", faults, store)
+    storage = FaultyStorage(data_dir / "images", faults, store)
     faulty = replace(farm, store=store, storage=storage)
     return WorkerProcess(faulty, lambda: FaultyPipeline(farm.settings.simulated_step_ms, faults), LIMITS).run()
 

@@ -1,4 +1,4 @@
-"""Pictures that are odd or hostile, made by hand."""
+"""Images that are odd or hostile, made by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def quarters(width: int = 64, height: int = 48) -> Image.Image:
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
-    """The picture as a file of this form."""
+    """The image as a file of this form."""
     content = io.BytesIO()
     image.save(content, form, **options)
     return content.getvalue()

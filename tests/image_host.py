@@ -1,4 +1,4 @@
-"""A web host of pictures, which misbehaves when it is told to."""
+"""A web host of images, which misbehaves when it is told to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a painted picture shows: the words of the drawing that is nearest to it."""
+"""What a rendered image shows: the words of the drawing that is nearest to it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from miniature.scene import COLOURS, PLACES, SHAPES, Group, Scene
 _VARIANTS = range(4)
 
 
-def likeness(picture: Image.Image, scene: Scene) -> Scene:
-    """The scene with the shape, the colour and the number that the picture's one group has, each looked for alone."""
+def likeness(image: Image.Image, scene: Scene) -> Scene:
+    """The scene with the shape, the colour and the number that the image's one group has, each looked for alone."""
     [group] = scene.groups
-    alike = _nearest(picture, [replace(scene, variant=variant) for variant in _VARIANTS])
-    alike = _nearest(picture, [replace(alike, place=place) for place in PLACES])
+    alike = _nearest(image, [replace(scene, variant=variant) for variant in _VARIANTS])
+    alike = _nearest(image, [replace(alike, place=place) for place in PLACES])
 
     def nearest(groups: Iterable[Group]) -> Group:
-        return _nearest(picture, [replace(alike, groups=(other,)) for other in groups]).groups[0]
+        return _nearest(image, [replace(alike, groups=(other,)) for other in groups]).groups[0]
 
     shape = nearest(replace(group, shape=shape) for shape in SHAPES).shape
     colour = nearest(replace(group, colour=colour) for colour in COLOURS).colour
@@ -30,6 +30,6 @@ def likeness(picture: Image.Image, scene: Scene) -> Scene:
     return replace(scene, groups=(replace(group, shape=shape, colour=colour, count=count),))
 
 
-def _nearest(picture: Image.Image, scenes: Iterable[Scene]) -> Scene:
-    seen = np.asarray(picture, np.float32)
-    return min(scenes, key=lambda scene: np.abs(seen - np.asarray(draw(scene, *picture.size), np.float32)).mean())
+def _nearest(image: Image.Image, scenes: Iterable[Scene]) -> Scene:
+    seen = np.asarray(image, np.float32)
+    return min(scenes, key=lambda scene: np.abs(seen - np.asarray(draw(scene, *image.size), np.float32)).mean())

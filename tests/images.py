@@ -1,4 +1,4 @@
-"""Pictures that tests send."""
+"""Images that tests send."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import io
 from PIL import Image
 
 
-def a_picture(width: int = 64, height: int = 64, *, colour: str = "red", form: str = "PNG") -> bytes:
-    """A plain picture as a file."""
+def sample_image(width: int = 64, height: int = 64, *, colour: str = "red", form: str = "PNG") -> bytes:
+    """A plain image as a file."""
     content = io.BytesIO()
     Image.new("RGB", (width, height), colour).save(content, form)
     return content.getvalue()

@@ -26,7 +26,7 @@ from tests.farms import free_port, wait_for
 
 #: Who may use it: an account of Swift's `tempauth`, and its password.
 USER, SECRET = "test:tester", "testing"
-BUCKET = "pictures"
+BUCKET = "images"
 
 _SERVERS = ("account", "container", "object")
 
@@ -140,7 +140,7 @@ class Place:
         found: dict[str, Any] = self.client.get_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}")
         return found | {"Body": found["Body"].read()}
 
-    def put(self, name: str, content: bytes = b"picture") -> None:
+    def put(self, name: str, content: bytes = b"content") -> None:
         self.client.put_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}", Body=content)
 
 

@@ -1,4 +1,4 @@
-"""Pictures as files: JPEG or PNG bytes that carry their parameters and the mark of AI-made media."""
+"""Images as files: JPEG or PNG bytes that carry their parameters and the mark of AI-made media."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UNICODE = b"UNICODE\x00"
 #: are control characters, which JSON writes with six each: then the original one is left out.
 _LONGEST_COMMENT = 65_000
 
-#: IPTC's statement that a trained model made the picture (https://cv.iptc.org/newscodes/digitalsourcetype).
+#: IPTC's statement that a trained model made the image (https://cv.iptc.org/newscodes/digitalsourcetype).
 _XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'

@@ -34,7 +34,7 @@ from farm.weights import check_enhancer
 
 #: A prompt of so many characters says enough: more would not fit into the 512 tokens that the text encoder takes.
 LONG_ENOUGH = 1500
-#: Models whose prompt is an instruction about pictures that are there.
+#: Models whose prompt is an instruction about images that are there.
 EDITORS = (KONTEXT.name, KONTEXT_MULTI.name)
 
 #: How long the model may take over one prompt, and before its first to be loaded, in seconds.
@@ -43,7 +43,7 @@ LOAD_SECONDS = 90.0
 #: For how long one that could not be loaded is not tried again, in seconds: every prompt would wait for it in vain.
 PAUSE_SECONDS = 60.0
 
-#: What a picture's prompt may leave open: words that show that it does not, and what is said else.
+#: What an image's prompt may leave open: words that show that it does not, and what is said else.
 _OPEN = (
     (r"light\w*|lit|sun\w*|shad(ow|e)\w*|glow\w*|neon|night|dark\w*|dawn|dusk|moon\w*|candle\w*", "soft natural light"),
     (r"close-?up|wide|angle|shot|view\w*|compos\w*|fram\w+|portrait|panorama|macro|aerial", "balanced composition"),
@@ -62,7 +62,7 @@ _KEPT = (
 )
 _JOINED = (
     r"combin\w*|blend\w*|match\w*|seamless\w*|consistent\w*|coherent\w*",
-    "Bring the pictures together in one scene, with the same light, scale and perspective throughout.",
+    "Bring the images together in one scene, with the same light, scale and perspective throughout.",
 )
 
 _log = structlog.get_logger(__name__)

@@ -8,7 +8,7 @@ from enum import Enum, auto
 
 import structlog
 
-#: So many failures without a picture in between, and nobody believes any more that the jobs are to blame.
+#: So many failures without an image in between, and nobody believes any more that the jobs are to blame.
 MOST_IN_A_ROW = 5
 #: How long a worker holds back after its second failure in a row, in seconds; doubled with each. Others come first.
 _FIRST_PAUSE = 0.5

@@ -34,9 +34,9 @@ class Limits:
     load: float = 600.0
     #: Reading a job's inputs from storage.
     read: float = 600.0
-    #: A denoising step, or what comes before the first and after the last: encoding the prompt, decoding the picture.
+    #: A denoising step, or what comes before the first and after the last: encoding the prompt, decoding the image.
     step: float = 30.0
-    #: Checking, encoding and storing one picture; longer than a storage that is down is waited for.
+    #: Checking, encoding and storing one image; longer than a storage that is down is waited for.
     publish: float = 600.0
 
 
@@ -63,7 +63,7 @@ class ProgressWatchdog:
             self.stop()
 
     def start(self, pixels: int) -> None:
-        """Work begins that makes steps of pictures of so many pixels, or goes on after something else."""
+        """Work begins that makes steps of images of so many pixels, or goes on after something else."""
         self._pixels = pixels
         self._begin(self._step_limit, "rendering")
 

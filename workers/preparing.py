@@ -1,4 +1,4 @@
-"""The preparer: makes jobs ready for a GPU. Their pictures are fetched, checked and copied, their prompts enhanced.
+"""The preparer: makes jobs ready for a GPU. Their images are fetched, checked and copied, their prompts enhanced.
 
 It works in the process of the webhooks, in threads of its own. Whatever dies or answers late, the record decides: a job
 is prepared once, by whoever says so first, and what another one has stored for it is removed.
@@ -29,7 +29,7 @@ from farm.domain.errors import (
 from farm.domain.job import Job
 from farm.domain.request import Request
 from farm.images import decode
-from farm.images.decode import UnusablePicture
+from farm.images.decode import UnusableImage
 from farm.jobstore.store import JobStore
 from farm.ssrf_safe_http import Reply, SsrfSafeClient
 from farm.storage.storage import Storage, name_in, new_input_key
@@ -38,11 +38,11 @@ from workers.sizing import sized
 
 #: Jobs that one process prepares at a time.
 AT_A_TIME = 8
-#: How long a picture may take to arrive, in seconds: all redirects and tries together.
+#: How long an image may take to arrive, in seconds: all redirects and tries together.
 FETCH_SECONDS = 30.0
 #: For how long a storage is asked again that does not answer, in seconds.
 STORAGE_SECONDS = 300.0
-#: How often a picture may turn out to be elsewhere.
+#: How often an image may turn out to be elsewhere.
 MOST_REDIRECTS = 3
 
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -92,7 +92,7 @@ class Preparer:
         self._pool.drain()
 
     def close(self) -> None:
-        """Wait for what is under way, which is for one picture at most; the rest is handed back."""
+        """Wait for what is under way, which is for one image at most; the rest is handed back."""
         self._pool.drain()
         self._enhancer.close()
         self._pool.close()
@@ -157,12 +157,12 @@ class Preparer:
         return enhanced(request, self._enhancer) if request.enhance else request
 
     def _copy(self, request: Request, number: int) -> tuple[bytes, tuple[int, int]]:
-        """The farm's copy of a source, and its upright size. Raises UnusablePicture, which names the source."""
+        """The farm's copy of a source, and its upright size. Raises UnusableImage, which names the source."""
         source = request.sources[number]
         try:
             return decode.prepared(self._content(source))
-        except UnusablePicture as error:
-            raise UnusablePicture(error.code, f"{_named(request, number)}: {error}", error.context) from error
+        except UnusableImage as error:
+            raise UnusableImage(error.code, f"{_named(request, number)}: {error}", error.context) from error
 
     def _content(self, source: str) -> bytes:
         if name_in(source) is None:
@@ -170,7 +170,7 @@ class Preparer:
         try:
             return self._storage.read(source)
         except NotFound as error:
-            raise UnusablePicture("file_download_error", "this farm has the file no more") from error
+            raise UnusableImage("file_download_error", "this farm has the file no more") from error
 
     def _refuse(self, job: Job, error: Exception) -> None:
         if not isinstance(error, FarmError):
@@ -187,7 +187,7 @@ class Preparer:
 def fetch(outbound: SsrfSafeClient, url: str, closing: threading.Event) -> bytes:
     """What is at `url`, or where that leads to. Each address on the way is checked.
 
-    Raises UnusablePicture, and Interrupted where a host would be asked again, but `closing` is set.
+    Raises UnusableImage, and Interrupted where a host would be asked again, but `closing` is set.
     """
     until = clock.monotonic() + FETCH_SECONDS
     retry = retrying(Unreachable, max_attempts=_TRIES, max_seconds=_HOST_SECONDS, stop_event=closing)
@@ -218,7 +218,7 @@ def _got(outbound: SsrfSafeClient, url: str, seconds: float) -> Reply:
     try:
         return outbound.get(url, limit=decode.MAX_BYTES, seconds=seconds)
     except TooLarge as error:
-        raise decode.file_too_large("the picture is too large") from error
+        raise decode.file_too_large("the image is too large") from error
 
 
 def _joined(url: str, location: str) -> str:
@@ -228,8 +228,8 @@ def _joined(url: str, location: str) -> str:
         raise _not_fetched(f"{_host(url)} redirects to what is no URL.") from error
 
 
-def _not_fetched(why: str) -> UnusablePicture:
-    return UnusablePicture("file_download_error", f"the picture could not be fetched. {why}")
+def _not_fetched(why: str) -> UnusableImage:
+    return UnusableImage("file_download_error", f"the image could not be fetched. {why}")
 
 
 def _host(url: str) -> str:

@@ -1,4 +1,4 @@
-"""From painted images to a completed job: check, encode, store, and only then tell. Beside the render thread."""
+"""From rendered images to a completed job: check, encode, store, and only then tell. Beside the render thread."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from farm.storage.storage import Storage, new_key
 from workers.encode import Encoder
 from workers.health import FailureCounter
 from workers.lease import Lease, ProgressWatchdog
-from workers.pipelines.pipeline import Painted
+from workers.pipelines.pipeline import RenderedImage
 from workers.safety import Checker
 
 #: Threads that encode and store.
@@ -35,7 +35,7 @@ _BACKLOG = 8
 #: whose jobs come back without it when their leases end.
 INSIST_SECONDS = 600.0
 DRAIN_SECONDS = 10.0
-#: How long a picture is offered to a storage that does not take it, in seconds, counted from its being painted.
+#: How long an image is offered to a storage that does not take it, in seconds, counted from its being rendered.
 OFFER_SECONDS = 300.0
 #: The longest pause between two offers, in seconds: a cancelled job waits no longer for its end.
 OFFER_PAUSE = 5.0
@@ -90,17 +90,17 @@ class JobOutput:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RenderedImage:
-    """A painted image of a job on its way to storage. `since` is when it was painted, by the monotonic clock."""
+class PendingImage:
+    """A rendered image of a job on its way to storage. `since` is when it was rendered, by the monotonic clock."""
 
-    sheet: JobOutput
+    output: JobOutput
     number: int
-    painted: Painted
+    rendered: RenderedImage
     since: float
 
 
 class Publisher:
-    """Takes painted images off the render thread's hands and ends their jobs."""
+    """Takes rendered images off the render thread's hands and ends their jobs."""
 
     def __init__(
         self,
@@ -121,17 +121,17 @@ class Publisher:
         self._failure_counter = failure_counter
         self._draining = draining
         self._slots = Slots(_BACKLOG)
-        self._prints: queue.SimpleQueue[RenderedImage | None] = queue.SimpleQueue()
-        self._under_way: set[RenderedImage] = set()
+        self._prints: queue.SimpleQueue[PendingImage | None] = queue.SimpleQueue()
+        self._under_way: set[PendingImage] = set()
         # They must not outlive the worker in a call to a storage that hangs.
         self._threads = [call_in_thread("publish", self._work) for _ in range(_THREADS)]
 
-    def take(self, sheet: JobOutput, number: int, painted: Painted) -> None:
+    def take(self, output: JobOutput, number: int, rendered: RenderedImage) -> None:
         """Publish the `number`-th image of a job; its last one completes it. Waits while too many are under way."""
-        one = RenderedImage(sheet, number, painted, clock.monotonic())
+        one = PendingImage(output, number, rendered, clock.monotonic())
         while not self._slots.acquire(timeout=_LOOK_SECONDS):
             if self._draining.is_set():
-                self._hand_back(sheet)
+                self._hand_back(output)
                 return
         self._under_way.add(one)
         self._prints.put(one)
@@ -148,7 +148,7 @@ class Publisher:
         wait(self._threads, timeout=seconds)
         try:
             for one in list(self._under_way):
-                self._hand_back(one.sheet)
+                self._hand_back(one.output)
         except FarmError as error:
             # All come back when their leases are over.
             _log.error("jobs could not be handed back", error=str(error))
@@ -159,112 +159,112 @@ class Publisher:
             try:
                 self._publish(one, watchdog)
             except Exception as error:  # noqa: BLE001  # the thread would end with it
-                _log.error("the end of a job could not be told", job=one.sheet.job.id, exc_info=error)
+                _log.error("the end of a job could not be told", job=one.output.job.id, exc_info=error)
                 # It comes back when its lease is over.
-                self._lease.drop(one.sheet.job)
+                self._lease.drop(one.output.job)
             finally:
                 self._under_way.discard(one)
                 self._slots.release()
 
-    def _publish(self, one: RenderedImage, watchdog: ProgressWatchdog) -> None:
-        sheet = one.sheet
-        if sheet.is_over:
+    def _publish(self, one: PendingImage, watchdog: ProgressWatchdog) -> None:
+        output = one.output
+        if output.is_over:
             return
         try:
             with watchdog.expecting(self._lease.limits.publish, "publishing"):
                 self._store_image(one)
         except StorageUnavailable as error:
-            self._fail(sheet, StorageError(str(error)))
+            self._fail(output, StorageError(str(error)))
         except StorageError as error:
-            self._fail(sheet, error)
+            self._fail(output, error)
         except SafetyError as error:
-            self._fail_here(sheet, error)
+            self._fail_here(output, error)
         except Exception as error:  # noqa: BLE001  # whatever it is, the job must not wait for its lease
-            _log.error("publishing failed", job=sheet.job.id, exc_info=error)
-            self._fail_here(sheet, FarmError(f"The picture could not be published: {error}"))
+            _log.error("publishing failed", job=output.job.id, exc_info=error)
+            self._fail_here(output, FarmError(f"The image could not be published: {error}"))
         else:
-            if self._is_last(sheet):
-                self._complete(sheet)
+            if self._is_last(output):
+                self._complete(output)
 
-    def _store_image(self, one: RenderedImage) -> None:
-        sheet, number, painted = one.sheet, one.number, one.painted
-        request, began = sheet.job.request, clock.monotonic()
-        image, flagged = self._checked(sheet, painted)
-        encoder = self._encoder if sheet.job.keeps_payload else replace(self._encoder, with_prompt=False)
-        content = encoder.encode(image, of=request, number=number, warnings=painted.warnings)
+    def _store_image(self, one: PendingImage) -> None:
+        output, number, rendered = one.output, one.number, one.rendered
+        request, began = output.job.request, clock.monotonic()
+        image, flagged = self._checked(output, rendered)
+        encoder = self._encoder if output.job.keeps_payload else replace(self._encoder, with_prompt=False)
+        content = encoder.encode(image, of=request, number=number, warnings=rendered.warnings)
         encoded = clock.monotonic()
-        key = new_key(sheet.job.id, sheet.job.fence, number, request.output_format)
+        key = new_key(output.job.id, output.job.fence, number, request.output_format)
         self._offer(one, key, content)
         stored = clock.monotonic()
-        with sheet.lock:
-            sheet.timings["encode"] += encoded - began
-            sheet.timings["upload"] += stored - encoded
-            sheet.flagged[number] = flagged
-            sheet.warnings.update(dict.fromkeys(painted.warnings))
+        with output.lock:
+            output.timings["encode"] += encoded - began
+            output.timings["upload"] += stored - encoded
+            output.flagged[number] = flagged
+            output.warnings.update(dict.fromkeys(rendered.warnings))
             content_type = f"image/{request.output_format}"
-            sheet.images[number] = Image(key, request.width, request.height, content_type, len(content))
+            output.images[number] = Image(key, request.width, request.height, content_type, len(content))
 
-    def _offer(self, one: RenderedImage, key: str, content: bytes) -> None:
+    def _offer(self, one: PendingImage, key: str, content: bytes) -> None:
         """Store `content`, again and again while the storage is down: the lease goes on meanwhile."""
-        # Not the picture itself, in what is handed to Retrying: that refers to itself, and would keep it long after.
-        sheet, job = one.sheet, one.sheet.job
+        # Not the image itself, in what is handed to Retrying: that refers to itself, and would keep it long after.
+        output, job = one.output, one.output.job
 
         def warn(error: BaseException) -> None:
-            _log.warning("picture not stored yet", job=job.id, error=str(error), cause=str(error.__cause__))
+            _log.warning("image not stored yet", job=job.id, error=str(error), cause=str(error.__cause__))
 
         retry = retrying(
             StorageUnavailable,
             max_seconds=one.since + OFFER_SECONDS - clock.monotonic(),
             max_pause=OFFER_PAUSE,
             stop_event=self._draining,
-            give_up=lambda: sheet.is_over or self._lease.must_stop(job),
+            give_up=lambda: output.is_over or self._lease.must_stop(job),
             before_pause=warn,
         )
         retry(self._storage.put, key, content)
 
-    def _checked(self, sheet: JobOutput, painted: Painted) -> tuple[Pillow.Image, bool]:
+    def _checked(self, output: JobOutput, rendered: RenderedImage) -> tuple[Pillow.Image, bool]:
         """The image, or a black one where the checker finds it unsafe. Fails rather than let one pass unchecked."""
-        if not sheet.job.request.safety:
-            return painted.image, False
+        if not output.job.request.safety:
+            return rendered.image, False
         if self._checker is None:
-            raise SafetyError("The request asks for checking, and this worker has no picture checker.")
+            raise SafetyError("The request asks for checking, and this worker has no image checker.")
         try:
-            flagged = self._checker.check(painted.image, sheet.job.request.safety_tolerance)
-        except Exception as error:  # whatever a checker raises: unchecked pictures are not published
-            raise SafetyError(f"The picture could not be checked: {error}") from error
-        return (Pillow.new("RGB", painted.image.size) if flagged else painted.image), flagged
+            flagged = self._checker.check(rendered.image, output.job.request.safety_tolerance)
+        except Exception as error:  # whatever a checker raises: unchecked images are not published
+            raise SafetyError(f"The image could not be checked: {error}") from error
+        return (Pillow.new("RGB", rendered.image.size) if flagged else rendered.image), flagged
 
-    def _is_last(self, sheet: JobOutput) -> bool:
-        with sheet.lock:
-            return len(sheet.images) == sheet.job.request.images and not sheet.is_over
+    def _is_last(self, output: JobOutput) -> bool:
+        with output.lock:
+            return len(output.images) == output.job.request.images and not output.is_over
 
-    def _complete(self, sheet: JobOutput) -> None:
-        result = sheet.result(self._encoder.build)
-        won = insist(partial(self._store.complete, sheet.job, result), self._draining)
-        self._lease.drop(sheet.job)
+    def _complete(self, output: JobOutput) -> None:
+        result = output.result(self._encoder.build)
+        won = insist(partial(self._store.complete, output.job, result), self._draining)
+        self._lease.drop(output.job)
         self._failure_counter.succeed()
-        _log.info("job completed" if won else "job was no longer ours", job=sheet.job.id, **result.timings)
+        _log.info("job completed" if won else "job was no longer ours", job=output.job.id, **result.timings)
 
-    def _fail_here(self, sheet: JobOutput, error: FarmError) -> None:
+    def _fail_here(self, output: JobOutput, error: FarmError) -> None:
         """This worker may be to blame, and others may do better."""
-        if self._failure_counter.failed_here_before(sheet.job.id):
-            self._hand_back(sheet)
+        if self._failure_counter.failed_here_before(output.job.id):
+            self._hand_back(output)
         else:
-            self._fail(sheet, error)
-        self._failure_counter.fail([sheet.job.id])
+            self._fail(output, error)
+        self._failure_counter.fail([output.job.id])
 
-    def _fail(self, sheet: JobOutput, error: FarmError) -> None:
+    def _fail(self, output: JobOutput, error: FarmError) -> None:
         """A worker that goes hands the job back, any other has it tried again."""
         if self._draining.is_set():
-            self._hand_back(sheet)
-        elif sheet.end():
-            fail = partial(self._store.fail, sheet.job, error.code, str(error), retry="again")
+            self._hand_back(output)
+        elif output.end():
+            fail = partial(self._store.fail, output.job, error.code, str(error), retry="again")
             state = insist(fail, self._draining)
-            self._lease.drop(sheet.job)
-            _log.warning("job not published", job=sheet.job.id, error=str(error), state=state)
+            self._lease.drop(output.job)
+            _log.warning("job not published", job=output.job.id, error=str(error), state=state)
 
-    def _hand_back(self, sheet: JobOutput) -> None:
-        if sheet.end():
-            insist(partial(self._store.release, sheet.job), self._draining)
-            self._lease.drop(sheet.job)
-            _log.warning("job handed back, its pictures could not be published here", job=sheet.job.id)
+    def _hand_back(self, output: JobOutput) -> None:
+        if output.end():
+            insist(partial(self._store.release, output.job), self._draining)
+            self._lease.drop(output.job)
+            _log.warning("job handed back, its images could not be published here", job=output.job.id)

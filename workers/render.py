@@ -31,7 +31,7 @@ from farm.storage.storage import Storage
 from workers.health import FailureCounter, Fault, fault_of
 from workers.inputs import Inputs
 from workers.lease import Lease
-from workers.pipelines.pipeline import Painted, Pipeline, StepCallback
+from workers.pipelines.pipeline import Pipeline, RenderedImage, StepCallback
 from workers.publish import OFFER_PAUSE, OFFER_SECONDS, JobOutput, Publisher, insist
 
 #: After so many seconds of one wake-up the worker rings for itself and returns, so that Celery's view stays fresh.
@@ -47,13 +47,13 @@ class RenderRun:
 
     def __init__(self, job: Claimed, claimed: float, *, is_alone: bool) -> None:
         self.job = job
-        self.sheet = JobOutput(job)
+        self.output = JobOutput(job)
         #: No other job was claimed with it.
         self.is_alone = is_alone
         self._claimed = claimed
         self._began: float | None = None
         self._steps = [0] * job.request.images
-        self._painted: set[int] = set()
+        self._rendered: set[int] = set()
 
     @property
     def step(self) -> int:
@@ -61,23 +61,23 @@ class RenderRun:
         return sum(self._steps)
 
     @property
-    def is_painted(self) -> bool:
-        return len(self._painted) == self.job.request.images
+    def is_rendered(self) -> bool:
+        return len(self._rendered) == self.job.request.images
 
     def make_step(self, number: int, step: int) -> None:
         """`step` steps of the `number`-th image are done (0: its first begins)."""
         now = clock.monotonic()
         if self._began is None:
             self._began = now
-            self.sheet.timings["start"] = now - self._claimed
+            self.output.timings["start"] = now - self._claimed
         self._steps[number] = step
-        self.sheet.timings["denoise"] = now - self._began
+        self.output.timings["denoise"] = now - self._began
 
-    def paint(self, number: int) -> None:
+    def finish_image(self, number: int) -> None:
         """The `number`-th image is finished."""
-        self._painted.add(number)
+        self._rendered.add(number)
         if self._began is not None:
-            self.sheet.timings["inference"] = clock.monotonic() - self._began
+            self.output.timings["inference"] = clock.monotonic() - self._began
 
 
 class Renderer:
@@ -155,7 +155,7 @@ class Renderer:
         finally:
             # Whatever went wrong: what is not on its way to storage is not held for ever.
             for run in runs:
-                if not run.is_painted:
+                if not run.is_rendered:
                     self._lease.drop(run.job)
         if is_suspect:
             self._publisher.settle()
@@ -164,10 +164,10 @@ class Renderer:
         inputs = Inputs(self._storage)
         ready = [run for run in runs if self._has_inputs(run, inputs)]
         if ready:
-            self._paint(ready, inputs)
+            self._run_pipeline(ready, inputs)
 
     def _has_inputs(self, run: RenderRun, inputs: Inputs) -> bool:
-        """Whether the job's pictures are here now. If not, it ends or is tried again, and the others go on."""
+        """Whether the job's images are here now. If not, it ends or is tried again, and the others go on."""
         try:
             self._load(run, inputs)
         except RenderError as error:
@@ -179,7 +179,7 @@ class Renderer:
         return False
 
     def _load(self, run: RenderRun, inputs: Inputs) -> None:
-        """Read the job's pictures, again and again while the storage is down: the lease goes on meanwhile."""
+        """Read the job's images, again and again while the storage is down: the lease goes on meanwhile."""
 
         for attempt in retrying(
             StorageUnavailable,
@@ -191,22 +191,22 @@ class Renderer:
             with attempt, self._lease.watchdog.expecting(self._lease.limits.read, "reading inputs"):
                 inputs.load(run.job.request.inputs)
 
-    def _paint(self, runs: Sequence[RenderRun], inputs: Inputs) -> None:
+    def _run_pipeline(self, runs: Sequence[RenderRun], inputs: Inputs) -> None:
         try:
-            self._paint_all(runs, inputs)
+            self._render_all(runs, inputs)
         except Exception as error:  # noqa: BLE001  # whatever an engine raises ends in the records of its jobs
             self._settle_crashed(runs, error)
         else:
             self._settle(runs)
 
-    def _paint_all(self, runs: Sequence[RenderRun], inputs: Inputs) -> None:
+    def _render_all(self, runs: Sequence[RenderRun], inputs: Inputs) -> None:
         places = [(run, number) for run in runs for number in range(run.job.request.images)]
         images = [run.job.request.image(number) for run, number in places]
         self._lease.watchdog.start(_pixels(images[0]))
         try:
-            for painted in self._timed(self._pipeline.render(images, self._watch(places), inputs.pictures)):
-                _check(painted, images[painted.index])
-                self._hand_over(*places[painted.index], painted)
+            for rendered in self._timed(self._pipeline.render(images, self._watch(places), inputs.images)):
+                _check(rendered, images[rendered.index])
+                self._hand_over(*places[rendered.index], rendered)
         finally:
             self._lease.watchdog.stop()
 
@@ -226,36 +226,36 @@ class Renderer:
 
         return watch
 
-    def _timed(self, painting: Iterator[Painted]) -> Iterator[Painted]:
+    def _timed(self, rendering: Iterator[RenderedImage]) -> Iterator[RenderedImage]:
         while True:
             began = clock.monotonic()
-            painted = next(painting, None)
+            rendered = next(rendering, None)
             self.busy_seconds += clock.monotonic() - began
-            if painted is None:
+            if rendered is None:
                 return
-            yield painted
+            yield rendered
 
-    def _hand_over(self, run: RenderRun, number: int, painted: Painted) -> None:
-        run.paint(number)
+    def _hand_over(self, run: RenderRun, number: int, rendered: RenderedImage) -> None:
+        run.finish_image(number)
         # The publisher may be behind; waiting for it is no hang of the pipeline.
         self._lease.watchdog.stop()
-        self._publisher.take(run.sheet, number, painted)
+        self._publisher.take(run.output, number, rendered)
         self._lease.watchdog.start(_pixels(run.job.request))
 
     def _settle(self, runs: Sequence[RenderRun]) -> None:
         """End what the pipeline left out: it was cancelled, or this worker drains."""
-        failed = [run.job.id for run in runs if not run.is_painted and not self._is_settled_well(run)]
+        failed = [run.job.id for run in runs if not run.is_rendered and not self._is_settled_well(run)]
         if failed:
             self._failure_counter.fail(failed)
 
     def _is_settled_well(self, run: RenderRun) -> bool:
-        """End a job that has not all its pictures. False: nobody had told the pipeline to leave any out."""
+        """End a job that has not all its images. False: nobody had told the pipeline to leave any out."""
         if self._lease.must_stop(run.job):
             self._let_go(run, partial(self._store.fail, run.job, Code.CANCELLED, "The job was cancelled."))
         elif self._draining.is_set():
             self._let_go(run, partial(self._store.release, run.job))
         else:
-            self._fail_alone(run, RenderError("The pipeline left the picture out."))
+            self._fail_alone(run, RenderError("The pipeline left the image out."))
             return False
         return True
 
@@ -263,12 +263,12 @@ class Renderer:
         _log.error("rendering failed", jobs=[run.job.id for run in runs], exc_info=error)
         fault = fault_of(error)
         message = f"{type(error).__name__}: {error}"
-        lost = [run for run in runs if not run.is_painted]
+        lost = [run for run in runs if not run.is_rendered]
         for run in lost:
             if fault is Fault.OUT_OF_MEMORY:
                 self._fail_for_memory(run, message)
             else:
-                self._fail_alone(run, RenderError(_shown("The pipeline could not render the picture", message)))
+                self._fail_alone(run, RenderError(_shown("The pipeline could not render the image", message)))
         if fault is Fault.DEVICE_LOST:
             self._failure_counter.mark_faulty(message)
         else:
@@ -276,7 +276,7 @@ class Renderer:
 
     def _fail_for_memory(self, run: RenderRun, message: str) -> None:
         """Alone it may fit. If it was alone, something else may have been in the way: once."""
-        error = OutOfMemory(_shown("The picture did not fit into the memory of the device", message))
+        error = OutOfMemory(_shown("The image did not fit into the memory of the device", message))
         if run.is_alone:
             self._fail(run, error, retry="again" if run.job.attempt == 1 else "never")
         else:
@@ -306,11 +306,11 @@ class Renderer:
         self._let_go(run, partial(self._store.fail, run.job, error.code, str(error), retry=retry))
 
     def _let_go(self, run: RenderRun, tell: Callable[[], object]) -> None:
-        """Nothing more is painted for the job: `tell` the job store what becomes of it.
+        """Nothing more is rendered for the job: `tell` the job store what becomes of it.
 
         If that cannot be told, its lease runs out, and says it.
         """
-        run.sheet.end()
+        run.output.end()
         try:
             insist(tell, self._draining)
         except FarmError as error:
@@ -318,11 +318,13 @@ class Renderer:
         self._lease.drop(run.job)
 
 
-def _check(painted: Painted, request: ImageRequest) -> None:
-    """Raises RenderError for a picture that is not what every pipeline has promised to paint."""
+def _check(rendered: RenderedImage, request: ImageRequest) -> None:
+    """Raises RenderError for an image that is not what every pipeline has promised to render."""
     size = (request.width, request.height)
-    if painted.image.mode != "RGB" or painted.image.size != size:
-        raise RenderError(f"The pipeline painted {painted.image.mode} of {painted.image.size}, and not RGB of {size}.")
+    if rendered.image.mode != "RGB" or rendered.image.size != size:
+        raise RenderError(
+            f"The pipeline rendered {rendered.image.mode} of {rendered.image.size}, and not RGB of {size}."
+        )
 
 
 def _pixels(request: ImageRequest | Request) -> int:

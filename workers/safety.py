@@ -1,4 +1,4 @@
-"""Who looks at a picture before it is published. No torch here."""
+"""Who looks at an image before it is published. No torch here."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ _BUNDLED = (MINIATURE, SIMULATED)
 _PLANNED = ("clip", "vit")
 
 
-#: Safety tolerance (`Request.safety_tolerance`, 1 strictest) → how sure of a picture's being unsafe a checker must be
+#: Safety tolerance (`Request.safety_tolerance`, 1 strictest) → how sure of an image's being unsafe a checker must be
 #: before it flags it, from 0 to 1. Evenly spread around an even chance; none is so high that nothing is flagged.
 THRESHOLDS = {1: 0.2, 2: 0.35, 3: 0.5, 4: 0.65, 5: 0.8, 6: 0.95}
 
 
 class Checker(Protocol):
-    """Tells pictures that may not be published."""
+    """Tells images that may not be published."""
 
     def check(self, image: Image.Image, tolerance: int) -> bool:
-        """True if the picture is flagged at this tolerance (`THRESHOLDS`).
+        """True if the image is flagged at this tolerance (`THRESHOLDS`).
 
         Raises when it could not be checked: the job fails then, unpublished.
         """
 
 
 class BundledChecker:
-    """For the miniature's pictures: a small trained network finds the shape that counts as forbidden in its world.
+    """For the miniature's images: a small trained network finds the shape that counts as forbidden in its world.
 
-    The simulated pipeline paints no shapes, so nothing of its is ever flagged. Of any other picture this checker knows
-    nothing, and it refuses to start beside weights that paint them.
+    The simulated pipeline renders no shapes, so nothing of its is ever flagged. Of any other image this checker knows
+    nothing, and it refuses to start beside weights that render them.
     """
 
     def __init__(self, weights: str) -> None:
         """`weights`: what the pipeline has loaded (`Pipeline.weights`)."""
         if weights not in _BUNDLED:
             raise ConfigurationError(
-                f'FARM_SAFETY="bundled" checks the miniature\'s own pictures only, and these weights are "{weights}".'
+                f'FARM_SAFETY="bundled" checks the miniature\'s own images only, and these weights are "{weights}".'
             )
         self._certainty = _certainty_of_forbidden() if weights == MINIATURE else _never
 

@@ -1,4 +1,4 @@
-"""The size of a picture that follows from its first input. Pure."""
+"""The size of an image that follows from its first input. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def sized(request: Request, width: int, height: int) -> Request:
 def fitted(width: int, height: int) -> tuple[int, int]:
     """The same size, or the nearest of the same ratio that the limits allow.
 
-    A picture that is ten times as long as it is wide, or more, cannot keep its ratio: its short side is MIN_SIDE.
+    An image that is ten times as long as it is wide, or more, cannot keep its ratio: its short side is MIN_SIDE.
     """
     largest = min(MAX_SIDE / max(width, height), math.sqrt(MAX_PIXELS / (width * height)))
     smallest = MIN_SIDE / min(width, height)

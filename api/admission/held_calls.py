@@ -50,7 +50,7 @@ class CallHeartbeat:
                 self._calls.discard((job_id, call))
 
     def let_be(self, job_id: str, call: str) -> None:
-        """The call was told where its picture will be; the job store hears of it now, or as soon as it listens."""
+        """The call was told where its image will be; the job store hears of it now, or as soon as it listens."""
         try:
             self._service.let_be(job_id, call)
         except (StoreUnavailable, StoreFull):

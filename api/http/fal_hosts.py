@@ -83,7 +83,7 @@ def name_of(url: str) -> str:
 
 
 def _is_the_same_everywhere(environ: dict[str, Any]) -> bool:
-    """Pictures are read, and the keys of signatures, under every name; parts come to the files that they are to be."""
+    """Images are read, and the keys of signatures, under every name; parts come to the files that they are to be."""
     path: str = environ["PATH_INFO"]
     if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
         return _PART.match(path) is not None

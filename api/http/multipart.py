@@ -1,4 +1,4 @@
-"""The body of a request that is a form: its parts as they come; and a submit's form, texts and pictures as files."""
+"""The body of a request that is a form: its parts as they come; and a submit's form, texts and images as files."""
 
 from __future__ import annotations
 

@@ -36,10 +36,10 @@ SECTIONS = tuple(
 
 _ABOUT = """Renders FLUX SRPO and FLUX.1 Kontext on this farm's own GPUs, in the words of several providers.
 
-A field is honoured or refused by name. Every call that asks for pictures makes a job, and `/farm/v1` acts on jobs of
+A field is honoured or refused by name. Every call that asks for images makes a job, and `/farm/v1` acts on jobs of
 every dialect. While the farm listens on its own machine only, any key does.
 
-A farm without real weights renders with `miniature`, a small network trained on drawn shapes: its pictures show that
+A farm without real weights renders with `miniature`, a small network trained on drawn shapes: its images show that
 the farm works, and say nothing about SRPO's or Kontext's. `GET /farm/v1/models` names the weights that are loaded."""
 
 _KEYS = {

@@ -29,13 +29,13 @@ from farm.dialects.fields import FIELDS
 from farm.domain.catalogue import MODELS, Model
 from farm.domain.request import Priority
 
-_PICTURE = "https://you.example/fox.png"
+_IMAGE = "https://you.example/fox.png"
 _EXAMPLES: dict[str, dict[str, Any]] = {
     "srpo": {"prompt": "a red fox in fresh snow"},
-    "srpo-image-to-image": {"prompt": "the same fox in summer", "image_url": _PICTURE},
+    "srpo-image-to-image": {"prompt": "the same fox in summer", "image_url": _IMAGE},
     "kontext-text-to-image": {"prompt": "a red fox in fresh snow", "aspect_ratio": "16:9"},
-    "kontext": {"prompt": "put a scarf on the fox", "image_url": _PICTURE},
-    "kontext-multi": {"prompt": "the two foxes side by side", "image_urls": [_PICTURE, _PICTURE]},
+    "kontext": {"prompt": "put a scarf on the fox", "image_url": _IMAGE},
+    "kontext-multi": {"prompt": "the two foxes side by side", "image_urls": [_IMAGE, _IMAGE]},
 }
 
 
@@ -113,7 +113,7 @@ class FalStatus(FalUrls):
 
 
 class FalImage(Shape):
-    """A picture; `url` is a data URI where the request asked for `sync_mode`."""
+    """An image; `url` is a data URI where the request asked for `sync_mode`."""
 
     url: str
     width: int
@@ -155,7 +155,7 @@ class FalTooLate(Shape):
 
 
 class FalGood(Shape):
-    """A request has ended well. Where its pictures are gone, `payload` is null and `payload_error` says so."""
+    """A request has ended well. Where its images are gone, `payload` is null and `payload_error` says so."""
 
     request_id: str
     gateway_request_id: str

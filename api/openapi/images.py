@@ -52,7 +52,7 @@ class ImagesProblem(Shape):
 
 
 class GeneratedImage(Shape):
-    """A picture: its URL (a data URI with `sync_mode`), or its bytes. `revised_prompt`: the prompt was rewritten."""
+    """An image: its URL (a data URI with `sync_mode`), or its bytes. `revised_prompt`: the prompt was rewritten."""
 
     url: str = absent()
     b64_json: str = absent()
@@ -60,7 +60,7 @@ class GeneratedImage(Shape):
 
 
 class GeneratedImages(Shape):
-    """The pictures of OpenAI's dialect."""
+    """The images of OpenAI's dialect."""
 
     created: int
     data: list[GeneratedImage]
@@ -72,13 +72,13 @@ class GeneratedImages(Shape):
 
 
 class SirayaImage(GeneratedImage):
-    """A picture; `revised_prompt` is empty where the prompt is the caller's own."""
+    """An image; `revised_prompt` is empty where the prompt is the caller's own."""
 
     revised_prompt: str
 
 
 class SirayaImages(Shape):
-    """The pictures of Siraya's dialect."""
+    """The images of Siraya's dialect."""
 
     created: int
     data: list[SirayaImage]
@@ -88,7 +88,7 @@ class SirayaImages(Shape):
 
 
 class AimlapiImage(Shape):
-    """A picture of AI/ML API's dialect."""
+    """An image of AI/ML API's dialect."""
 
     url: str = absent()
     b64_json: str = absent()
@@ -116,7 +116,7 @@ class AimlapiMeta(Shape):
 
 
 class AimlapiImages(Shape):
-    """The pictures of AI/ML API's dialect, which stand there twice."""
+    """The images of AI/ML API's dialect, which stand there twice."""
 
     images: list[AimlapiImage]
     timings: Seconds
@@ -201,7 +201,7 @@ def _drawn(kind: Any) -> dict[int, Answer]:
     return {
         **failed,
         **refusals(*GUARDED, 404, 413, 422, 429),
-        200: Answer("The pictures.", kind, headers=(REQUEST_ID, *RATE_LIMITS)),
+        200: Answer("The images.", kind, headers=(REQUEST_ID, *RATE_LIMITS)),
         400: Answer(
             "Something in the call or in an image is wrong, or no worker has the model loaded.",
             ImagesProblem,
@@ -221,17 +221,17 @@ def _drawn(kind: Any) -> dict[int, Answer]:
 
 
 _FOX = "a red fox in fresh snow"
-_PICTURE = "https://you.example/fox.png"
+_IMAGE = "https://you.example/fox.png"
 
 SECTION = Section(
     name="OpenAI, AI/ML API, Siraya",
-    about="Pictures as OpenAI's libraries ask for them. The id of the model decides whose fields and defaults hold.",
+    about="Images as OpenAI's libraries ask for them. The id of the model decides whose fields and defaults hold.",
     operations=(
         Operation(
             "post",
             f"{PREFIX}/images/generations",
             "createImage",
-            "Text to image, answered with the pictures",
+            "Text to image, answered with the images",
             body=Body(GENERATION, {"model": "srpo", "prompt": _FOX, "size": "1024x768"}),
             parameters=(IDEMPOTENCY_KEY,),
             answers={
@@ -243,8 +243,8 @@ SECTION = Section(
             "post",
             f"{PREFIX}/images/edits",
             "editImage",
-            "Image to image, answered with the pictures",
-            body=Body(EDIT, {"model": "kontext", "prompt": "put a scarf on the fox", "image": _PICTURE}, EditForm),
+            "Image to image, answered with the images",
+            body=Body(EDIT, {"model": "kontext", "prompt": "put a scarf on the fox", "image": _IMAGE}, EditForm),
             parameters=(IDEMPOTENCY_KEY,),
             answers=_drawn(GeneratedImages),
         ),

@@ -71,7 +71,7 @@ class AcceptedJob(Shape):
 
 
 class JobImage(Shape):
-    """A picture; `url` is a data URI where the job asked for `sync_mode`."""
+    """An image; `url` is a data URI where the job asked for `sync_mode`."""
 
     url: str
     width: int
@@ -90,7 +90,7 @@ class Progress(Shape):
 class FarmJob(Shape):
     """A job. What is not known, or not yet, is null or empty. Times in UTC, timings in seconds.
 
-    `prompt` is the one that is painted; where it was rewritten, `original_prompt` is the caller's. `retry_of` is the
+    `prompt` is the one that is rendered; where it was rewritten, `original_prompt` is the caller's. `retry_of` is the
     failed job that this one repeats, `retried_as` the one that repeats this one.
     """
 
@@ -187,7 +187,7 @@ class FarmModel(Shape):
     """A model that the farm knows.
 
     `served`: a worker has it loaded. `weights`: what is loaded, `miniature` where none of SRPO's or Kontext's are.
-    `safety`: its picture checker, `off` where there is none.
+    `safety`: its image checker, `off` where there is none.
     """
 
     name: str
@@ -325,7 +325,7 @@ SECTION = Section(
             "delete",
             f"{PREFIX}/jobs/{{job_id}}",
             "deleteJob",
-            "Delete a finished job: record, prompt and pictures",
+            "Delete a finished job: record, prompt and images",
             answers={204: Answer("It is gone."), **refusals(*GUARDED, 404, 409, 422)},
         ),
         Operation(

@@ -150,7 +150,7 @@ _REASONS = {
     413: "The body is too large.",
     422: "Something in the call is wrong; the answer names each field and what is allowed.",
     429: "You are over one of your limits, too much waits, or too many calls are held; come back.",
-    503: "The job store or the picture storage does not answer, or no worker is ready yet; come back.",
+    503: "The job store or the image storage does not answer, or no worker is ready yet; come back.",
 }
 #: Those that say when to come back.
 _HEADERS = {429: (RETRY_AFTER, *RATE_LIMITS), 503: (RETRY_AFTER,)}

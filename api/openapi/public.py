@@ -1,4 +1,4 @@
-"""What needs no key: pictures, probes, signing keys, and this documentation."""
+"""What needs no key: images, probes, signing keys, and this documentation."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ class SigningKeys(Shape):
 
 _ETAG = Parameter("ETag", "What is stored under a name never changes.", where="header", is_required=True)
 _COMMON = refusals(*ANYWHERE)
-#: What is no picture is sent as bytes, to be saved.
+#: What is no image is sent as bytes, to be saved.
 _FILES = "image/jpeg, image/png, image/webp, application/octet-stream"
 
 SECTION = Section(
     name="Without a key",
-    about="Pictures, probes, the keys of fal's webhooks, and this documentation.",
+    about="Images, probes, the keys of fal's webhooks, and this documentation.",
     operations=(
         Operation(
             "get",
             "/files/{key}",
             "getFile",
-            "A picture, or what was uploaded. Nobody can guess its name; a key is ignored",
+            "An image, or what was uploaded. Nobody can guess its name; a key is ignored",
             parameters=(Parameter("Range", "A part of it.", where="header"),),
             answers={
                 200: Answer("The file.", media_type=_FILES, headers=(_ETAG,)),

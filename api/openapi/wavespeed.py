@@ -237,7 +237,7 @@ SECTION = Section(
             "post",
             f"{PREFIX}/predictions/delete",
             "deletePredictions",
-            "Delete ended predictions: records, prompts and pictures",
+            "Delete ended predictions: records, prompts and images",
             body=Body(wavespeed.DeleteInput, {"ids": ["0b0f3d1e-3c52-4f0e-9d55-6a1f5f7f2c11"]}),
             answers={
                 200: Answer("They are gone; what was not there is not counted.", DeletedAnswer),

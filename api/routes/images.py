@@ -1,4 +1,4 @@
-"""`/v1`: pictures as OpenAI's libraries ask for them, in OpenAI's, AI/ML API's or Siraya's words, and the models."""
+"""`/v1`: images as OpenAI's libraries ask for them, in OpenAI's, AI/ML API's or Siraya's words, and the models."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         body = read_body("generations")
         dialect = _dialect(service, body.fields)
         _refuse_other_path(body.fields["model"], dialect.GENERATES, "needs an image; send it to /v1/images/edits")
-        return painted(caller, dialect, body, dialect.generation(body.fields, default_seed=random_seed()))
+        return rendered(caller, dialect, body, dialect.generation(body.fields, default_seed=random_seed()))
 
     @blueprint.post("/images/edits", strict_slashes=False)
     def edits() -> flask.Response:
@@ -47,7 +47,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         body = _form() if flask.request.mimetype == multipart.TYPE else read_body("edits", most=IMAGES_BODY)
         dialect = _dialect(service, body.fields)
         _refuse_other_path(body.fields["model"], openai.EDITS, "takes no image; send it to /v1/images/generations")
-        return painted(caller, dialect, body, openai.edit(body.fields, body.files, default_seed=random_seed()))
+        return rendered(caller, dialect, body, openai.edit(body.fields, body.files, default_seed=random_seed()))
 
     @blueprint.get("/models", strict_slashes=False)
     def models() -> dict[str, Any]:
@@ -63,8 +63,8 @@ def routes(context: ApiContext) -> flask.Blueprint:
             raise _unknown(service, model_id)
         return _shown(model_id)
 
-    def painted(caller: Caller, dialect: ImagesDialect, body: Body, asked: Asked) -> flask.Response:
-        """The pictures that a call asks for, or why there are none."""
+    def rendered(caller: Caller, dialect: ImagesDialect, body: Body, asked: Asked) -> flask.Response:
+        """The images that a call asks for, or why there are none."""
         service.model(asked.order.request.model)
         order = replace(
             asked.order,

@@ -17,7 +17,7 @@ from farm.domain.job import Job, Order, Result
 from farm.domain.request import Request
 
 NAME = "aimlapi"
-#: The HTTP status of an answer with pictures.
+#: The HTTP status of an answer with images.
 SUCCESS = 201
 
 _TERMS = TERMS[NAME]
@@ -60,19 +60,19 @@ def generation(body: Mapping[str, Any], *, default_seed: int) -> Asked:
 
 
 def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> dict[str, Any]:
-    """The answer with the pictures, which stand there twice. Times in seconds. Raises StorageError and NotFound."""
-    pictures = [
-        openai_common.picture(image, carriage, links)
+    """The answer with the images, which stand there twice. Times in seconds. Raises StorageError and NotFound."""
+    images = [
+        openai_common.image_object(image, carriage, links)
         | {"width": image.width, "height": image.height, "content_type": image.content_type}
         for image in result.images
     ]
     told = {
-        "images": pictures,
+        "images": images,
         "timings": {"inference": result.timings["inference"]},
         "seed": job.request.seed,
         "has_nsfw_concepts": list(result.flagged),
         "prompt": job.request.prompt,
-        "data": pictures,
+        "data": images,
         "meta": {"usage": {"tokens_used": tokens(job.request)}},
     }
     return told | openai_common.warnings(result)

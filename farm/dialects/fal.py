@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 from farm import clock
 from farm.dialects.error_response import Refusal
 from farm.dialects.fal_lifecycle import keep_seconds
-from farm.dialects.fields import FIELDS, UNKNOWN_PARAMETER, parse, picture_field
+from farm.dialects.fields import FIELDS, UNKNOWN_PARAMETER, image_field, parse
 from farm.dialects.links import Links
 from farm.domain.catalogue import named
 from farm.domain.delivery import Due
@@ -59,7 +59,7 @@ _PLACES = {
     "Idempotency-Key": "header",
 }
 
-#: What can be wrong with a picture that a request brings: fal's slugs, which are the farm's codes.
+#: What can be wrong with an image that a request brings: fal's slugs, which are the farm's codes.
 _OF_INPUTS = (
     "file_download_error",
     "file_too_large",
@@ -258,12 +258,12 @@ def failure(job: Job) -> tuple[int, dict[str, Any]]:
 
 
 def _location(job: Job) -> list[str]:
-    """Where the model's error lies: in a picture that the request brought, or nowhere in particular."""
+    """Where the model's error lies: in an image that the request brought, or nowhere in particular."""
     if job.code not in _OF_INPUTS:
         return ["body"]
-    # The text begins with the field, and the host where the picture was looked for.
+    # The text begins with the field, and the host where the image was looked for.
     named = (name for name in job.request.source_fields if job.error.startswith((f"{name}:", f"{name} ")))
-    field = next(named, picture_field(job.request.model))
+    field = next(named, image_field(job.request.model))
     return ["body", *(field.split(".") if field else ())]
 
 
@@ -284,7 +284,7 @@ def cancelled(outcome: str) -> tuple[int, dict[str, Any]]:
 def overdue(endpoint: str, request_id: str, queue: str) -> dict[str, Any]:
     """The answer to a direct call that was held as long as may be."""
     url = urls(endpoint, request_id, queue)["response_url"]
-    message = f"The picture is not ready yet, and goes on being made; it will be at {url}"
+    message = f"The image is not ready yet, and goes on being made; it will be at {url}"
     return {"detail": message, "message": message, "error_type": "request_timeout"}
 
 

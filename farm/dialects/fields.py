@@ -119,8 +119,8 @@ SafetyTolerance = Annotated[
     _Tolerance,
     BeforeValidator(_digit, json_schema_input_type=Literal[(*map(str, _TOLERANCES), *_TOLERANCES)]),
 ]
-#: Where a picture is (http or https), or the picture itself as a data URI.
-PictureUrl = Annotated[str, Field(min_length=1)]
+#: Where an image is (http or https), or the image itself as a data URI.
+ImageUrl = Annotated[str, Field(min_length=1)]
 
 
 class Size(Input):
@@ -164,7 +164,7 @@ class ModelFields(Input):
         )
 
     def sources(self) -> tuple[Source, ...]:
-        """The pictures that the request brings, in the caller's order."""
+        """The images that the request brings, in the caller's order."""
         return ()
 
     def _particulars(self, model: Model) -> dict[str, Any]:
@@ -200,7 +200,7 @@ class SrpoFields(_AnySrpoFields):
 class SrpoImageFields(_AnySrpoFields):
     """What SRPO takes for image to image. The image has the input's size."""
 
-    image_url: PictureUrl
+    image_url: ImageUrl
     strength: Number
 
     def sources(self) -> tuple[Source, ...]:
@@ -235,7 +235,7 @@ class KontextTextFields(_AnyKontextFields):
 class KontextFields(_AnyKontextFields):
     """What Kontext takes to edit an image. Without `aspect_ratio` the ratio stays nearly as it is."""
 
-    image_url: PictureUrl
+    image_url: ImageUrl
 
     def sources(self) -> tuple[Source, ...]:
         return (Source("image_url", self.image_url),)
@@ -244,7 +244,7 @@ class KontextFields(_AnyKontextFields):
 class KontextMultiFields(_AnyKontextFields):
     """What Kontext takes to make one image of several. Without `aspect_ratio` the ratio is nearly the first one's."""
 
-    image_urls: Annotated[list[PictureUrl], Field(min_length=1, max_length=MAX_INPUTS)]
+    image_urls: Annotated[list[ImageUrl], Field(min_length=1, max_length=MAX_INPUTS)]
 
     def sources(self) -> tuple[Source, ...]:
         return tuple(Source(f"image_urls.{number}", url) for number, url in enumerate(self.image_urls))
@@ -296,7 +296,7 @@ _BASES: Mapping[Kind, type[ModelFields]] = {
 FIELDS = inputs_by_model(lambda model: _BASES[model.kind], "fal", "Fields")
 
 
-def picture_field(model: str) -> str | None:
+def image_field(model: str) -> str | None:
     """Return the field in which requests to this model bring their images; None if it takes none."""
     most = named(model).max_inputs
     return None if most == 0 else "image_url" if most == 1 else "image_urls"

@@ -11,16 +11,16 @@ from farm.domain.job import Image
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """`base` begins every URL of the API; `file` is the URL of a stored picture, by its key; `content` its bytes."""
+    """`base` begins every URL of the API; `file` is the URL of a stored image, by its key; `content` its bytes."""
 
     base: str
     file: Callable[[str], str]
     content: Callable[[str], bytes]
 
     def source(self, named: str) -> str:
-        """The URL of a picture that a request brings: as the caller named it, or where the farm's own copy is."""
+        """The URL of an image that a request brings: as the caller named it, or where the farm's own copy is."""
         return named if "://" in named else self.file(named)
 
     def data(self, image: Image) -> str:
-        """The picture itself as a data URI. Raises StorageError, and NotFound where it is gone."""
+        """The image itself as a data URI. Raises StorageError, and NotFound where it is gone."""
         return f"data:{image.content_type};base64,{base64.b64encode(self.content(image.key)).decode()}"

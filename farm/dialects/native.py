@@ -24,7 +24,7 @@ EventName = Literal["job.created", "job.processing", "job.completed", "job.faile
 
 
 class JobInput(ModelFields):
-    """What the body of a submit says of the job, whichever model is to make its pictures."""
+    """What the body of a submit says of the job, whichever model is to make its images."""
 
     model: str
     priority: Priority = "normal"
@@ -75,8 +75,8 @@ def accepted(job_id: str, base: str) -> dict[str, Any]:
 def view(job: Job, links: Links, *, inline: bool = False) -> dict[str, Any]:
     """A job as its caller sees it. Times in UTC, timings in seconds; what is not known, or not yet, is null.
 
-    `prompt` is the one that is painted: where it was rewritten, `original_prompt` is the caller's. `inputs` are URLs:
-    the caller's own, or of the farm's copies. `inline`: with the pictures themselves in place of their URLs. Raises
+    `prompt` is the one that is rendered: where it was rewritten, `original_prompt` is the caller's. `inputs` are URLs:
+    the caller's own, or of the farm's copies. `inline`: with the images themselves in place of their URLs. Raises
     StorageError.
     """
     result, request = job.result, job.request

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from farm.dialects import openai_common
-from farm.dialects.fields import Flag, M, Number, PictureUrl, inputs_by_model
+from farm.dialects.fields import Flag, ImageUrl, M, Number, inputs_by_model
 from farm.dialects.links import Links
-from farm.dialects.openai_common import Asked, Call, Carriage, KontextCall, Pictures, SrpoCall
+from farm.dialects.openai_common import Asked, Call, Carriage, ImageUrls, KontextCall, SrpoCall
 from farm.domain.catalogue import (
     KONTEXT,
     KONTEXT_MULTI,
@@ -27,13 +27,13 @@ from farm.domain.errors import InvalidRequest, Problem
 from farm.domain.job import Job, Order, Result, Source
 
 NAME = "openai"
-#: The HTTP status of an answer with pictures.
+#: The HTTP status of an answer with images.
 SUCCESS = 200
 
 _TERMS = TERMS[NAME]
 
-#: Where a call names its pictures.
-PICTURES = ("image", "image_url", "image_urls")
+#: Where a call names its images.
+IMAGE_FIELDS = ("image", "image_url", "image_urls")
 
 
 class _AnySrpo(SrpoCall):
@@ -55,15 +55,15 @@ class KontextGeneration(KontextCall):
 
 
 class Edit(Call):
-    """What a call for an edit may say. The pictures are named in one of three fields, or come as files."""
+    """What a call for an edit may say. The images are named in one of three fields, or come as files."""
 
     output_format: OutputFormat = _TERMS.output_format
-    image: Pictures | None = None
-    image_url: PictureUrl | None = None
-    image_urls: Pictures | None = None
+    image: ImageUrls | None = None
+    image_url: ImageUrl | None = None
+    image_urls: ImageUrls | None = None
 
     def sources(self, files: Sequence[bytes]) -> tuple[Source, ...]:
-        """The pictures, in the caller's order: those that came as `files`, or those named. Raises InvalidRequest."""
+        """The images, in the caller's order: those that came as `files`, or those named. Raises InvalidRequest."""
         named = {
             "image": self.image,
             "image_url": [self.image_url] if self.image_url else None,
@@ -71,7 +71,7 @@ class Edit(Call):
         }
         given = [name for name, urls in named.items() if urls]
         if len(given) + bool(files) != 1:
-            raise InvalidRequest([_which_pictures(given, files)])
+            raise InvalidRequest([_which_images(given, files)])
         if files:
             return tuple(Source(_place("image", number, files), content=file) for number, file in enumerate(files))
         (name,) = given
@@ -79,9 +79,9 @@ class Edit(Call):
         return tuple(Source(_place(name, number, urls), url=url) for number, url in enumerate(urls))
 
 
-def _which_pictures(given: Sequence[str], files: Sequence[bytes]) -> Problem:
+def _which_images(given: Sequence[str], files: Sequence[bytes]) -> Problem:
     if not given and not files:
-        message = f"an image is required: as a file called image, or as a URL or data URI in {', '.join(PICTURES)}"
+        message = f"an image is required: as a file called image, or as a URL or data URI in {', '.join(IMAGE_FIELDS)}"
         return Problem("image", message, "missing")
     ways = [*(["files"] if files else []), *given]
     return Problem(given[-1], f"the images come in several ways ({', '.join(ways)}); send them in one", "conflict")
@@ -182,7 +182,7 @@ def _asked(call: Call, model: Model, sources: tuple[Source, ...], default_seed: 
 
 
 def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> dict[str, Any]:
-    """The answer with the pictures. `revised_prompt` is there where the prompt was rewritten.
+    """The answer with the images. `revised_prompt` is there where the prompt was rewritten.
 
     Raises StorageError and NotFound.
     """
@@ -190,7 +190,7 @@ def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> dict[s
     about = {} if revised is None else {"revised_prompt": revised}
     told = {
         "created": openai_common.created(job),
-        "data": [openai_common.picture(image, carriage, links) | about for image in result.images],
+        "data": [openai_common.image_object(image, carriage, links) | about for image in result.images],
         "output_format": job.request.output_format,
         "size": f"{job.request.width}x{job.request.height}",
         "seed": job.request.seed,

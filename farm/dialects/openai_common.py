@@ -1,4 +1,4 @@
-"""What the dialects at `/v1` have in common: names of parameters, how pictures are carried, errors. Pure.
+"""What the dialects at `/v1` have in common: names of parameters, how images are carried, errors. Pure.
 
 The id of the model decides which of them is spoken. Callers reach all three through OpenAI's libraries, so each takes
 OpenAI's names beside its own, and the farm's own parameters under fal's names; its limits and defaults hold.
@@ -70,7 +70,7 @@ TOLERATED = {
     "user": "a label of the caller's own end user; nothing here depends on it",
     "safety_identifier": "likewise",
     "quality": "OpenAI's libraries send it: 'auto' and 'standard' are what num_inference_steps stands for",
-    "background": "'auto' and 'opaque' are what every picture has",
+    "background": "'auto' and 'opaque' are what every image has",
     "moderation": "'auto' is what enable_safety_checker stands for",
     "stream": "false is how every call is answered",
     "partial_images": "0 is how many are sent",
@@ -78,13 +78,13 @@ TOLERATED = {
 #: OpenAI's parameters that nothing here could honour, each with what to do instead.
 REFUSED = {
     "style": "say it in the prompt",
-    "output_compression": "choose output_format png for a picture without loss",
+    "output_compression": "choose output_format png for an image without loss",
     "input_fidelity": "strength and guidance_scale say how close to the image to stay",
     "mask": "say in the prompt what is to change, with the model 'kontext'",
     "markup": "say in the prompt what is to change, with the model 'kontext'",
     "complexity": "choose num_inference_steps",
-    "frame_count": "pictures do not move here",
-    "frame_duration_ms": "pictures do not move here",
+    "frame_count": "images do not move here",
+    "frame_duration_ms": "images do not move here",
     "svg": "choose output_format png or jpeg",
 }
 #: What a form, which has only text, says as JSON: numbers and switches.
@@ -108,7 +108,7 @@ NO_TEXTS = frozenset(
 REGULAR_MEANS: Acceleration = "none"
 _REGULAR_NOTE = "acceleration 'regular' does not work on this farm yet; this was computed in full."
 
-#: How an answer carries a picture: its URL, the bytes in the URL's place, or the bytes in a field of their own.
+#: How an answer carries an image: its URL, the bytes in the URL's place, or the bytes in a field of their own.
 Carriage = Literal["url", "data", "b64_json"]
 
 #: HTTP statuses of jobs that failed; 500 for any other code. What is wrong with an input comes to light when the job
@@ -162,7 +162,7 @@ ImageSize = Annotated[Annotated[Preset, Tag(PRESET)] | Annotated[Sides, Tag(SIDE
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A call as its dialect understood it: what it orders, and how the answer carries the pictures."""
+    """A call as its dialect understood it: what it orders, and how the answer carries the images."""
 
     order: Order
     carriage: Carriage
@@ -215,19 +215,19 @@ class Call(Input):
             prompt=self.prompt,
             seed=default_seed if self.seed is None else self.seed,
             images=agreed("n", self.n, "num_images", self.num_images) or 1,
-            output_format=self.picture_format,
+            output_format=self.image_format,
             enhance=self.enhance_prompt,
             **self.particulars(model),
         )
 
     @property
-    def picture_format(self) -> OutputFormat:
-        """How the pictures are encoded."""
+    def image_format(self) -> OutputFormat:
+        """How the images are encoded."""
         return "jpeg" if self.output_format == "jpeg" else "png"
 
     @property
     def carriage(self) -> Carriage:
-        """How the answer carries the pictures."""
+        """How the answer carries the images."""
         if self.response_format:
             return self.response_format
         return "data" if self.sync_mode else "url"
@@ -415,16 +415,16 @@ def _plain(value: object) -> object:
 
 
 def listed(value: object) -> object:
-    """One picture as a list of one: OpenAI's `image` is either."""
+    """One image as a list of one: OpenAI's `image` is either."""
     return [value] if isinstance(value, str) else value
 
 
-#: One or several pictures, each a URL or a data URI.
-Pictures = Annotated[list[fields.PictureUrl], Field(max_length=MAX_INPUTS), BeforeValidator(listed)]
+#: One or several images, each a URL or a data URI.
+ImageUrls = Annotated[list[fields.ImageUrl], Field(max_length=MAX_INPUTS), BeforeValidator(listed)]
 
 
-def picture(image: Image, carriage: Carriage, links: Links) -> dict[str, str]:
-    """A picture in an answer. The field that does not carry it is left out: some clients take "" for a picture.
+def image_object(image: Image, carriage: Carriage, links: Links) -> dict[str, str]:
+    """An image in an answer. The field that does not carry it is left out: some clients take "" for an image.
 
     Raises StorageError, and NotFound where it is gone.
     """
@@ -434,7 +434,7 @@ def picture(image: Image, carriage: Carriage, links: Links) -> dict[str, str]:
 
 
 def created(job: Job) -> int:
-    """When the pictures came to be, in seconds since the epoch."""
+    """When the images came to be, in seconds since the epoch."""
     return job.finished_us // 1_000_000
 
 
@@ -449,7 +449,7 @@ def warnings(result: Result) -> dict[str, Any]:
 
 
 class Failed(FarmError):
-    """A job that ended without pictures, or did not end in time."""
+    """A job that ended without images, or did not end in time."""
 
     def __init__(self, code: str, message: str, param: str | None = None) -> None:
         self.code = code
@@ -459,7 +459,7 @@ class Failed(FarmError):
 
 def failure(job: Job) -> tuple[int, Failed]:
     """HTTP status and error of a job that failed."""
-    # Of a picture that could not be used, the text begins with the field, and the host where it was looked for.
+    # Of an image that could not be used, the text begins with the field, and the host where it was looked for.
     named = (name for name in job.request.source_fields if job.error.startswith((f"{name}:", f"{name} ")))
     return FAILURES.get(job.code, 500), Failed(job.code, job.error, next(named, None))
 
@@ -467,7 +467,7 @@ def failure(job: Job) -> tuple[int, Failed]:
 def overdue(job_id: str, base: str) -> tuple[int, Failed]:
     """HTTP status and error of a call that was held as long as may be."""
     message = (
-        f"The picture is not ready yet, and goes on being made as job {job_id}; "
+        f"The image is not ready yet, and goes on being made as job {job_id}; "
         f"it will be at {base}/farm/v1/jobs/{job_id}"
     )
     return 504, Failed("request_timeout", message)

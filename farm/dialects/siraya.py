@@ -16,14 +16,14 @@ from farm.domain.errors import FarmError
 from farm.domain.job import Job, Order, Result
 
 NAME = "siraya"
-#: The HTTP status of an answer with pictures. Its pages do not say; all its clients take this one.
+#: The HTTP status of an answer with images. Its pages do not say; all its clients take this one.
 SUCCESS = 200
 
 _TERMS = TERMS[NAME]
 
 
 class TextToImage(ProviderCall):
-    """The body of a call for text to image. `output_format` says how pictures are carried or how they are encoded."""
+    """The body of a call for text to image. `output_format` says how images are carried or how they are encoded."""
 
     TERMS: ClassVar = _TERMS
 
@@ -33,7 +33,7 @@ class TextToImage(ProviderCall):
 
     @property
     def carriage(self) -> Carriage:
-        """How the answer carries the pictures: `response_format` decides, where it is given."""
+        """How the answer carries the images: `response_format` decides, where it is given."""
         if self.response_format is None and self.output_format == "b64_json":
             return "b64_json"
         return super().carriage
@@ -56,7 +56,7 @@ def generation(body: Mapping[str, Any], *, default_seed: int) -> Asked:
 
 
 def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> dict[str, Any]:
-    """The answer with the pictures. `revised_prompt` is empty where the prompt is the caller's own.
+    """The answer with the images. `revised_prompt` is empty where the prompt is the caller's own.
 
     Raises StorageError and NotFound.
     """
@@ -64,7 +64,7 @@ def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> dict[s
     told = {
         "created": openai_common.created(job),
         "data": [
-            openai_common.picture(image, carriage, links) | {"revised_prompt": revised} for image in result.images
+            openai_common.image_object(image, carriage, links) | {"revised_prompt": revised} for image in result.images
         ],
         "seed": job.request.seed,
         "has_nsfw_concepts": list(result.flagged),

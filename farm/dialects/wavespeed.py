@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from farm import clock
 from farm.dialects.error_response import Refusal
-from farm.dialects.fields import Flag, Input, Number, PictureUrl, Prompt, Whole, inputs_by_model, parse
+from farm.dialects.fields import Flag, ImageUrl, Input, Number, Prompt, Whole, inputs_by_model, parse
 from farm.dialects.links import Links
 from farm.domain.catalogue import MODELS, SRPO, SRPO_IMAGE, TERMS, Model, OutputFormat, for_images, named
 from farm.domain.delivery import Due
@@ -35,7 +35,7 @@ PAGE = 100
 #: range-checked.
 TOLERATED = ("strength",)
 
-#: WaveSpeed's own error numbers, in `data.code`. Its 1200 (moderation) never comes from here: a picture that the
+#: WaveSpeed's own error numbers, in `data.code`. Its 1200 (moderation) never comes from here: an image that the
 #: checker flags is a completed prediction, blacked out and told by `has_nsfw_contents`.
 MISSING_PARAMETER = 1400
 INVALID_PARAMETER = 1401
@@ -100,14 +100,14 @@ class TextToImageInput(TextInput):
     With `image` it is image to image, by whichever id the model was named.
     """
 
-    image: PictureUrl | None = None
+    image: ImageUrl | None = None
     strength: Annotated[Number, Field(ge=_STRENGTH.min, le=_STRENGTH.max)] | None = None
 
 
 class ImageToImageInput(TextToImageInput):
     """The body of a submit for image to image. At the strength 0 the result is the image itself, resized."""
 
-    image: PictureUrl
+    image: ImageUrl
     strength: Number
 
 
@@ -330,7 +330,7 @@ def prediction(job: Job, links: Links) -> dict[str, Any]:
 
 
 def _outputs(job: Job, links: Links) -> list[str]:
-    """The pictures' URLs, or the pictures in bare base64."""
+    """The images' URLs, or the images in bare base64."""
     keys = [image.key for image in job.result.images] if job.result else []
     if job.inline:
         return [base64.b64encode(links.content(key)).decode() for key in keys]
@@ -352,7 +352,7 @@ def held_prediction(job: Job, links: Links) -> dict[str, Any]:
 
 
 def page(listing: Listing, jobs: list[Job], total: int, links: Links) -> dict[str, Any]:
-    """A page of predictions. Outputs are URLs in any case: a hundred pictures are too much for one answer."""
+    """A page of predictions. Outputs are URLs in any case: a hundred images are too much for one answer."""
     items = [prediction(replace(job, inline=False), links) for job in jobs]
     return {"page": listing.page, "total": total, "items": items}
 
@@ -363,7 +363,7 @@ def webhook_body(job: Job, _due: Due, links: Links) -> dict[str, Any]:
 
 
 def _input(request: Request, links: Links) -> dict[str, Any]:
-    """What was asked for, so that it can be asked again; pictures by their URLs."""
+    """What was asked for, so that it can be asked again; images by their URLs."""
     given: dict[str, Any] = {
         "prompt": request.original_prompt or request.prompt,
         "size": f"{request.width}*{request.height}",

@@ -61,7 +61,7 @@ class Examination:
         """Made one by one: which ones there are depends on what those before found."""
         yield "settings", self._check_settings
         yield "Python", machine.python
-        yield "disk", lambda: machine.disk([self._data_dir / "pictures", self._data_dir / "redis", self._data_dir])
+        yield "disk", lambda: machine.disk([self._data_dir / "images", self._data_dir / "redis", self._data_dir])
         yield "memory", machine.memory
         yield "farm", self._check_farm
         yield "Redis", self._check_redis

@@ -55,7 +55,7 @@ def disk(folders: Iterable[Path]) -> Iterator[Finding]:
 
 def disk_finding(folder: Path, free: int) -> Finding:
     text = f"{size(free)} are free for {folder}"
-    remedy = "make room there, keep pictures for less long (FARM_RESULT_TTL), or move the farm with --data-dir"
+    remedy = "make room there, keep images for less long (FARM_RESULT_TTL), or move the farm with --data-dir"
     too_full, nearly_full = _DISK
     if free < too_full:
         return wrong("disk", text, remedy)
@@ -128,7 +128,7 @@ def _on_the_cpu(setting: str | None, torch: Torch, real_weights: bool) -> Findin
     text = f"the CPU; torch {torch.version}"
     if not real_weights:
         return good("device", text)
-    slow = "a picture of the real weights takes very long"
+    slow = "an image of the real weights takes very long"
     if setting:
         return note("device", f"{text}, as FARM_DEVICE says: {slow}", "unset FARM_DEVICE")
     return note("device", f"{text}, since no NVIDIA card is here, or its driver is not: {slow}", "nvidia-smi")

@@ -1,4 +1,4 @@
-"""The picture storage: put, get, sign and delete a small picture, each with the time it took."""
+"""The image storage: put, get, sign and delete a small image, each with the time it took."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from farm.domain.errors import StorageError
 from farm.jobstore import redis_keys
 from farm.retention.sweeper import REMEDY
 from farm.settings import Settings
-from farm.storage.storage import Picture, Storage, mark_of, new_key
+from farm.storage.storage import Storage, StoredFile, mark_of, new_key
 
 T = TypeVar("T")
 
@@ -46,23 +46,23 @@ class Mistaken(StorageError):
 def storage(settings: Settings, data_dir: Path, client: redis.Redis | None = None) -> Iterator[Finding]:
     try:
         with _storage(settings, data_dir) as store:
-            steps, picture, put_at = _use(store)
+            steps, stored, put_at = _use(store)
             marks = store.marks()
     except (StorageError, OSError) as error:
         yield wrong("storage", str(error), remedy(str(error), settings, data_dir))
         return
-    where = settings.storage_url or str(data_dir / "pictures")
+    where = settings.storage_url or str(data_dir / "images")
     yield good("storage", f"{where}; " + ", ".join(f"{step} {seconds * 1e3:.1f} ms" for step, seconds in steps.items()))
     if client is not None:
         yield from others(marks, cast(str | None, client.get(redis_keys.FARM)))
-    apart = picture.stored_at.timestamp() - put_at
+    apart = stored.stored_at.timestamp() - put_at
     yield clock_finding("the storage's clock", apart, blur=_BLUR_SECONDS + steps["put"])
 
 
 def others(marks: set[str], farm_id: str | None) -> Iterator[Finding]:
     """Whether farms but this one have marked the storage. A farm that never ran has no id yet."""
     if names := sorted(map(mark_of, marks - {farm_id})):
-        text = f"it bears marks of other farms ({', '.join(names)}), so pictures that are nobody's stay"
+        text = f"it bears marks of other farms ({', '.join(names)}), so images that are nobody's stay"
         yield wrong("storage", text, REMEDY)
 
 
@@ -82,8 +82,8 @@ def _storage(settings: Settings, data_dir: Path) -> Iterator[Storage]:
         yield storage_for(settings, data_dir)
 
 
-def _use(store: Storage) -> tuple[dict[str, float], Picture, float]:
-    """The steps with their seconds, what the storage said of the picture, and when it was asked to take it."""
+def _use(store: Storage) -> tuple[dict[str, float], StoredFile, float]:
+    """The steps with their seconds, what the storage said of the image, and when it was asked to take it."""
     key = new_key(str(uuid.uuid4()), 0, 0, "png")
     steps: dict[str, float] = {}
 
@@ -98,14 +98,14 @@ def _use(store: Storage) -> tuple[dict[str, float], Picture, float]:
     try:
         if timed("get", lambda: store.read(key)) != _CONTENT:
             raise Mistaken("What the storage gave back is not what it was given.")
-        picture = store.find(key)
+        stored = store.find(key)
         if url := store.url(key):
             timed("signed address", lambda: fetch(url))
     finally:
         timed("delete", lambda: store.remove(key))
-    if picture is None or store.find(key) is not None:
-        raise Mistaken("The storage does not know what it holds: a picture was there, or was not, against its word.")
-    return steps, picture, put_at
+    if stored is None or store.find(key) is not None:
+        raise Mistaken("The storage does not know what it holds: an image was there, or was not, against its word.")
+    return steps, stored, put_at
 
 
 def fetch(url: str) -> None:

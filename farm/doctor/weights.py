@@ -1,4 +1,4 @@
-"""Real weights: whether every file is there and whole, their licences, the picture checker beside them."""
+"""Real weights: whether every file is there and whole, their licences, the image checker beside them."""
 
 from __future__ import annotations
 

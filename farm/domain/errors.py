@@ -187,13 +187,13 @@ class TooLarge(Unreachable):
 
 
 class StorageError(FarmError):
-    """The picture could not be stored."""
+    """The image could not be stored."""
 
     code = "storage_failed"
 
 
 class StorageUnavailable(StorageError):
-    """The picture storage does not answer as it should; it may later."""
+    """The image storage does not answer as it should; it may later."""
 
     code = "storage_unavailable"
     #: Seconds after which a new try makes sense.
@@ -201,18 +201,18 @@ class StorageUnavailable(StorageError):
 
 
 class RenderError(FarmError):
-    """The pipeline could not render the picture."""
+    """The pipeline could not render the image."""
 
     code = "render_failed"
 
 
 class OutOfMemory(RenderError):
-    """The picture did not fit into the memory of the device."""
+    """The image did not fit into the memory of the device."""
 
     code = "out_of_memory"
 
 
 class SafetyError(FarmError):
-    """The picture could not be checked, so it was not published."""
+    """The image could not be checked, so it was not published."""
 
     code = "safety_check_failed"

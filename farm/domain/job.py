@@ -17,7 +17,7 @@ class State(StrEnum):
     CREATED = "created"
     #: Held by a worker under a lease.
     PROCESSING = "processing"
-    #: Ended well: its pictures are readable.
+    #: Ended well: its images are readable.
     COMPLETED = "completed"
     #: Ended otherwise; `code` says how.
     FAILED = "failed"
@@ -76,7 +76,7 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A picture that a request brings, named by `field`: a URL (a data URI, too), or the bytes themselves."""
+    """An image that a request brings, named by `field`: a URL (a data URI, too), or the bytes themselves."""
 
     field: str
     url: str = ""
@@ -85,7 +85,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What a caller wants of a job beside its pictures."""
+    """What a caller wants of a job beside its images."""
 
     #: Seconds within which it must have been started; else it ends as `start_timeout`. 0: no limit.
     start_within: float = 0.0
@@ -93,7 +93,7 @@ class Conditions:
     keep_seconds: float = 0.0
     #: A job that may not be tried again ends with its first failure.
     may_retry: bool = True
-    #: If not, prompt and inputs are forgotten with the end: they are empty in the record from then on, and no picture
+    #: If not, prompt and inputs are forgotten with the end: they are empty in the record from then on, and no image
     #: tells the prompt.
     keeps_payload: bool = True
     #: The caller's jobs of the same hint go to the worker that took the last one, where that is idle; none if empty.
@@ -102,7 +102,7 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A request as a dialect understood it, with what belongs to the job rather than to its pictures."""
+    """A request as a dialect understood it, with what belongs to the job rather than to its images."""
 
     endpoint: str  # the id by which the caller named the model
     request: Request
@@ -110,9 +110,9 @@ class Order:
     #: In whose words the caller asked, and is answered when the farm calls back (`farm.dialects.registry`).
     dialect: str = "native"
     webhook: Webhook | None = None
-    #: Answers carry the pictures' bytes instead of their URLs; the pictures are kept for an hour.
+    #: Answers carry the images' bytes instead of their URLs; the images are kept for an hour.
     inline: bool = False
-    #: Pictures that the request brings; the service makes them the request's own `sources`.
+    #: Images that the request brings; the service makes them the request's own `sources`.
     sources: tuple[Source, ...] = ()
     conditions: Conditions = Conditions()
     idempotency_key: str = ""
@@ -138,7 +138,7 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A stored picture of a job. `key` is its name in storage."""
+    """A stored image of a job. `key` is its name in storage."""
 
     key: str
     width: int
@@ -257,7 +257,7 @@ class Claimed:
     fence: int
     attempt: int
     request: Request
-    #: If not, its pictures do not tell what was asked for either (`Conditions.keeps_payload`).
+    #: If not, its images do not tell what was asked for either (`Conditions.keeps_payload`).
     keeps_payload: bool = True
 
 

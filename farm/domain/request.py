@@ -44,9 +44,9 @@ class ImageRequest:
     guidance: float
     seed: int
     acceleration: Acceleration = "none"
-    #: How far from the (first) input to go, 0–1: image to image. None: the picture begins from noise alone.
+    #: How far from the (first) input to go, 0–1: image to image. None: the image begins from noise alone.
     strength: float | None = None
-    #: Pictures to begin from or to be guided by: their keys in storage.
+    #: Images to begin from or to be guided by: their keys in storage.
     inputs: tuple[str, ...] = ()
 
     @property
@@ -75,7 +75,7 @@ class Request(BaseModel):
     #: How strict the checker is, 1 (strictest) to 6. It never turns the check off.
     safety_tolerance: Annotated[int, Field(ge=SAFETY_TOLERANCE.min, le=SAFETY_TOLERANCE.max)] = SAFETY_TOLERANCE.default
     strength: Annotated[float, Field(ge=0, le=1)] | None = None
-    #: What the caller named as pictures, as URLs or keys in storage; and, once the job is prepared, the farm's own
+    #: What the caller named as images, as URLs or keys in storage; and, once the job is prepared, the farm's own
     #: copies of them: checked, upright, sRGB.
     sources: Annotated[tuple[str, ...], Field(max_length=MAX_INPUTS)] = ()
     #: Where the caller named each of them, in its dialect's words.

@@ -1,4 +1,4 @@
-"""Pictures that callers send: looked at by their headers first, then decoded into plain upright sRGB.
+"""Images that callers send: looked at by their headers first, then decoded into plain upright sRGB.
 
 Nothing that a file says of itself is believed before it is checked, its name and its declared type not at all.
 """
@@ -22,19 +22,19 @@ from farm.images.file_structure import excess_in
 MAX_BYTES = 50_000_000
 #: Most pixels (64 megapixels).
 MAX_PIXELS = 64_000_000
-#: Shortest side, in pixels: one cell of the transformer's grid. Less is no picture to begin from.
+#: Shortest side, in pixels: one cell of the transformer's grid. Less is no image to begin from.
 MIN_SIDE = 16
 #: What may be sent. Pillow opens no other format here.
 FORMATS = ("JPEG", "PNG", "WEBP")
 #: zlib's quickest level: a copy is read once or twice.
 _QUICK = 1
-#: Pillow's modes of grey pictures with more than 8 bits.
+#: Pillow's modes of grey images with more than 8 bits.
 _SIXTEEN_BITS = ("I;16", "I;16B", "I")
 #: Modes that are scaled as they are.
 _SCALABLE = ("L", "LA", "RGB", "RGBA", "CMYK")
 
 Extension = Literal["jpeg", "png", "webp"]
-#: Phones put a second picture behind a JPEG, such as its depths; Pillow then calls the file MPO.
+#: Phones put a second image behind a JPEG, such as its depths; Pillow then calls the file MPO.
 _EXTENSIONS: Mapping[str | None, Extension] = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp"}
 
 #: How files of other kinds begin, so that a refusal can name the kind.
@@ -53,12 +53,12 @@ _OTHERS = (
 _BRANDS = {b"avif": "an AVIF", b"avis": "an AVIF", b"heic": "a HEIC", b"heix": "a HEIC", b"mif1": "a HEIC"}
 
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-#: A picture at the limit takes up to 1.1 GB while it is decoded (a WebP with transparency), so one is at a time.
+#: An image at the limit takes up to 1.1 GB while it is decoded (a WebP with transparency), so one is at a time.
 _decoding = threading.Lock()
 
 
-class UnusablePicture(FarmError):
-    """The picture cannot be used."""
+class UnusableImage(FarmError):
+    """The image cannot be used."""
 
     code = "image_load_error"
 
@@ -71,7 +71,7 @@ class UnusablePicture(FarmError):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the headers of a picture say. The size in pixels is as stored: upright, it may be the other way round."""
+    """What the headers of an image say. The size in pixels is as stored: upright, it may be the other way round."""
 
     extension: Extension
     width: int
@@ -79,16 +79,16 @@ class Facts:
 
 
 def look(content: bytes) -> Facts:
-    """What this picture is, without decoding it. Raises UnusablePicture."""
+    """What this image is, without decoding it. Raises UnusableImage."""
     with _opened(content) as image:
         return Facts(_EXTENSIONS[image.format], *image.size)
 
 
 def read(content: bytes) -> tuple[Image.Image, tuple[int, int]]:
-    """The picture in plain colours, and its upright size as it was sent. Raises UnusablePicture.
+    """The image in plain colours, and its upright size as it was sent. Raises UnusableImage.
 
     It is upright, in sRGB, on white where it is transparent, in mode RGB, and its sides are at most as long as a
-    rendered picture's may be: more of it nobody would see.
+    rendered image's may be: more of it nobody would see.
     """
     with _decoding, _opened(content) as image:
         with _understood():
@@ -99,7 +99,7 @@ def read(content: bytes) -> tuple[Image.Image, tuple[int, int]]:
 
 
 def prepared(content: bytes) -> tuple[bytes, tuple[int, int]]:
-    """The farm's own copy of a picture, as PNG, and its upright size as it was sent. Raises UnusablePicture."""
+    """The farm's own copy of an image, as PNG, and its upright size as it was sent. Raises UnusableImage."""
     image, size = read(content)
     copy = io.BytesIO()
     image.save(copy, "PNG", compress_level=_QUICK)
@@ -107,24 +107,24 @@ def prepared(content: bytes) -> tuple[bytes, tuple[int, int]]:
 
 
 def check_size(length: int) -> None:
-    """Raise UnusablePicture for a file of more bytes than may be."""
+    """Raise UnusableImage for a file of more bytes than may be."""
     if length > MAX_BYTES:
-        raise file_too_large(f"the picture has {length} bytes")
+        raise file_too_large(f"the image has {length} bytes")
 
 
-def file_too_large(what: str) -> UnusablePicture:
+def file_too_large(what: str) -> UnusableImage:
     """The refusal of a file that has, as `what` says, more bytes than may be."""
-    return UnusablePicture("file_too_large", f"{what}; allowed: up to {MAX_BYTES} bytes", {"max_size": MAX_BYTES})
+    return UnusableImage("file_too_large", f"{what}; allowed: up to {MAX_BYTES} bytes", {"max_size": MAX_BYTES})
 
 
 @contextmanager
 def _opened(content: bytes) -> Iterator[Image.Image]:
-    """The picture as far as its headers go, found to be within the limits."""
+    """The image as far as its headers go, found to be within the limits."""
     check_size(len(content))
     if other := _other_kind(content):
-        raise _unsupported(f"the picture is {other}; allowed: {', '.join(FORMATS)}")
+        raise _unsupported(f"the image is {other}; allowed: {', '.join(FORMATS)}")
     if excess := excess_in(content):
-        raise UnusablePicture("image_load_error", f"the picture's file has {excess}, which no encoder writes")
+        raise UnusableImage("image_load_error", f"the image's file has {excess}, which no encoder writes")
     with _understood():
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     with image:
@@ -135,15 +135,15 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
 def _check(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise _too_large(f"the picture is {width}×{height}")
+        raise _too_large(f"the image is {width}×{height}")
     if min(width, height) < MIN_SIDE:
-        raise UnusablePicture(
+        raise UnusableImage(
             "image_too_small",
-            f"the picture is {width}×{height}; allowed: {MIN_SIDE} pixels a side and more",
+            f"the image is {width}×{height}; allowed: {MIN_SIDE} pixels a side and more",
             {"min_width": MIN_SIDE, "min_height": MIN_SIDE},
         )
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        raise _unsupported("the picture is animated; allowed: still pictures")
+        raise _unsupported("the image is animated; allowed: still images")
 
 
 @contextmanager
@@ -152,22 +152,22 @@ def _understood() -> Iterator[None]:
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large("the picture is too large") from error
+        raise _too_large("the image is too large") from error
     except Exception as error:
-        raise UnusablePicture(
+        raise UnusableImage(
             "image_load_error",
-            f"the picture cannot be read: it is cut off, damaged, or none; allowed: {', '.join(FORMATS)}",
+            f"the image cannot be read: it is cut off, damaged, or none; allowed: {', '.join(FORMATS)}",
         ) from error
 
 
-def _too_large(what: str) -> UnusablePicture:
-    return UnusablePicture(
+def _too_large(what: str) -> UnusableImage:
+    return UnusableImage(
         "image_too_large", f"{what}; allowed: up to {MAX_PIXELS // 1_000_000} megapixels", {"max_pixels": MAX_PIXELS}
     )
 
 
-def _unsupported(message: str) -> UnusablePicture:
-    return UnusablePicture("unsupported_image_format", message, {"supported_formats": list(FORMATS)})
+def _unsupported(message: str) -> UnusableImage:
+    return UnusableImage("unsupported_image_format", message, {"supported_formats": list(FORMATS)})
 
 
 def _other_kind(content: bytes) -> str | None:
@@ -177,20 +177,20 @@ def _other_kind(content: bytes) -> str | None:
 
 
 def _turn_upright(image: Image.Image) -> None:
-    # EXIF that cannot be read says nothing; the picture is good without.
+    # EXIF that cannot be read says nothing; the image is good without.
     with suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
 
 
 def _reduced(image: Image.Image) -> Image.Image:
-    """The picture in eight bits, no larger than may be: all later steps then take little memory and time."""
+    """The image in eight bits, no larger than may be: all later steps then take little memory and time."""
     image = _eight_bits(image)
     image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     return image
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """The picture in a mode that can be scaled: L, RGB or CMYK, and LA or RGBA where it is transparent."""
+    """The image in a mode that can be scaled: L, RGB or CMYK, and LA or RGBA where it is transparent."""
     if image.mode in _SIXTEEN_BITS:
         # Pillow's own conversion would take all that is brighter than 255 of 65535 for white.
         return image.point(lambda value: value / 256).convert("L")

@@ -1,7 +1,7 @@
-"""What files of pictures are made of, looked at before a decoder is let loose on them. Pure.
+"""What files of images are made of, looked at before a decoder is let loose on them. Pure.
 
 Pillow keeps every part of a JPEG and of a PNG, and libjpeg goes through all pixels for every scan: a file of a few
-megabytes can take hours, and one of the largest size gigabytes, for a picture of a few pixels.
+megabytes can take hours, and one of the largest size gigabytes, for an image of a few pixels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The pictures that a request brings: looked at when it is submitted, as far as that takes no call to anybody.
+"""The images that a request brings: looked at when it is submitted, as far as that takes no call to anybody.
 
 Bytes and data URIs become the job's own inputs in storage at once, a file of this farm is named by its key, and any
 other URL stays one: the preparer fetches it (`workers/preparing.py`).
@@ -25,7 +25,7 @@ from farm.domain.errors import (
 from farm.domain.job import Job, Order, Source
 from farm.domain.request import Request
 from farm.images import decode
-from farm.images.decode import UnusablePicture
+from farm.images.decode import UnusableImage
 from farm.ssrf_safe_http import SsrfSafeClient
 from farm.storage.storage import Storage, name_in, new_input_key
 
@@ -38,7 +38,7 @@ _BASE64 = re.compile(r";\s*base64\s*$", re.IGNORECASE)
 #: So much of a head is looked at for that, in characters.
 _HEAD_END = 64
 #: Most bytes of a data URI that are written as %xx. Each takes 200 bytes of memory while it is read, and
-#: pictures of more than a few kilobytes come as base64.
+#: images of more than a few kilobytes come as base64.
 _MOST_ESCAPES = 1_000_000
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _WHITE = b" \t\n\f\r"
@@ -46,13 +46,13 @@ _WHITE = b" \t\n\f\r"
 
 @dataclass(frozen=True, slots=True)
 class _Inline:
-    """A picture that came with the request, and was found to be one."""
+    """An image that came with the request, and was found to be one."""
 
     content: bytes
     extension: decode.Extension
 
 
-#: A key in storage, a URL, or a picture that came along.
+#: A key in storage, a URL, or an image that came along.
 Found = str | _Inline
 
 
@@ -65,13 +65,13 @@ class Intake:
         self._base = base
 
     def examine(self, sources: Sequence[Source]) -> list[Found]:
-        """What each source is: a key in storage, a URL, or a picture. Raises InvalidRequest with all problems."""
+        """What each source is: a key in storage, a URL, or an image. Raises InvalidRequest with all problems."""
         found: list[Found] = []
         problems = []
         for source in sources:
             try:
                 found.append(self._examine(source))
-            except UnusablePicture as error:
+            except UnusableImage as error:
                 problems.append(Problem(source.field, str(error), error.code, _shown(source), error.context))
         if problems:
             raise InvalidRequest(problems)
@@ -88,7 +88,7 @@ class Intake:
 
     @contextmanager
     def copied(self, job_id: str, job: Job) -> Iterator[Request]:
-        """What `job` asked for, with copies of its own pictures for a new job, while that is recorded; as `stored`.
+        """What `job` asked for, with copies of its own images for a new job, while that is recorded; as `stored`.
 
         So each lives as long as its job. Raises NotRetryable where a file that the request names is gone.
         """
@@ -116,7 +116,7 @@ class Intake:
         try:
             self._storage.put(copy, self._storage.read(key))
         except NotFound as error:
-            raise NotRetryable("A picture that the job began from is gone; submit the request again.") from error
+            raise NotRetryable("An image that the job began from is gone; submit the request again.") from error
         return copy
 
     @contextmanager
@@ -159,25 +159,25 @@ class Intake:
             decode.check_size(file.bytes)
             return key
         if url.startswith(f"{self._base()}/"):
-            raise UnusablePicture("file_download_error", "this farm has no file here, or has it no more")
+            raise UnusableImage("file_download_error", "this farm has no file here, or has it no more")
         return None
 
     def _checked(self, url: str) -> str:
         try:
             self._outbound.check(url)
         except ForbiddenAddress as error:
-            raise UnusablePicture("file_download_error", str(error)) from error
+            raise UnusableImage("file_download_error", str(error)) from error
         return url
 
 
 def _own_keys(job: Job) -> list[str]:
-    """The pictures in storage that were kept for this job alone, each once."""
+    """The images in storage that were kept for this job alone, each once."""
     named = dict.fromkeys((*job.request.inputs, *job.request.sources))
     return [key for key in named if (name := name_in(key)) and name.job_id == job.id]
 
 
 def with_sources(order: Order, sources: tuple[str, ...]) -> Order:
-    """The order whose request names its pictures by keys and URLs, and brings none any more."""
+    """The order whose request names its images by keys and URLs, and brings none any more."""
     fields = tuple(source.field for source in order.sources)
     request = order.request.model_copy(update={"sources": sources, "source_fields": fields})
     return replace(order, request=request, sources=())
@@ -191,14 +191,12 @@ def _decoded(uri: str) -> bytes:
     """The bytes in a data URI. Base64 is read as browsers read it, and URL-safe, too."""
     head, comma, data = uri.partition(",")
     if not comma:
-        raise UnusablePicture("image_load_error", "the data URI has no comma; allowed: data:image/png;base64,…")
+        raise UnusableImage("image_load_error", "the data URI has no comma; allowed: data:image/png;base64,…")
     is_base64 = bool(_BASE64.search(head[-_HEAD_END:]))
     if is_base64 and len(data) > 2 * decode.MAX_BYTES:
         raise decode.file_too_large("the data URI is too long")
     if data.count("%") > _MOST_ESCAPES:
-        raise UnusablePicture(
-            "image_load_error", f"the data URI has more than {_MOST_ESCAPES} escapes; allowed: base64"
-        )
+        raise UnusableImage("image_load_error", f"the data URI has more than {_MOST_ESCAPES} escapes; allowed: base64")
     plain = unquote_to_bytes(data)
     if not is_base64:
         return plain
@@ -206,7 +204,7 @@ def _decoded(uri: str) -> bytes:
     try:
         return binascii.a2b_base64(digits + b"=" * (-len(digits) % 4), strict_mode=True)
     except binascii.Error as error:
-        raise UnusablePicture("image_load_error", f"the data URI is no base64: {error}") from error
+        raise UnusableImage("image_load_error", f"the data URI is no base64: {error}") from error
 
 
 def _shown(source: Source) -> str | None:

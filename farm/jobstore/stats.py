@@ -36,7 +36,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What serves a model: the weights' name, the picture checker (`off`: none), the build's digest."""
+    """What serves a model: the weights' name, the image checker (`off`: none), the build's digest."""
 
     weights: str
     safety: str

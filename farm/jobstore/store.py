@@ -168,7 +168,7 @@ class JobStore:
         return job_from(job_id, fields) if fields else None
 
     def conditions(self, job_id: str) -> Conditions:
-        """What its caller wanted of a job beside its pictures; what became of its payload, its request tells."""
+        """What its caller wanted of a job beside its images; what became of its payload, its request tells."""
         with translated():
             values = cast(list[str | None], self._redis.hmget(redis_keys.job(job_id), *CONDITIONS))
         return conditions_from(values)
@@ -365,7 +365,7 @@ class JobStore:
         return stop
 
     def complete(self, job: Claimed, result: Result) -> bool:
-        """End a job well. False: the fence is stale or the job was cancelled, and its pictures are nobody's."""
+        """End a job well. False: the fence is stale or the job was cancelled, and its images are nobody's."""
         with translated():
             done = self._scripts.run("complete", job.id, job.fence, result_text(result), self._ttl_us)
         return bool(done)

@@ -1,4 +1,4 @@
-"""The sweeper: removes pictures and records whose time is over, and pictures that are nobody's."""
+"""The sweeper: removes images and records whose time is over, and images that are nobody's."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from farm.jobstore.store import JobStore
 from farm.retention.sweep_state import SweepState
 from farm.storage.storage import UNKNOWN_FARM, Found, Name, Storage, mark_of, name_in
 
-#: A picture younger than this is left alone, in seconds: its attempt may still be under way.
+#: An image younger than this is left alone, in seconds: its attempt may still be under way.
 SAFE_SECONDS = 3600.0
 #: Seconds between two pages of the look through everything that is stored.
 PAGE_SECONDS = 60.0
 #: What mends a storage that bears the marks of several farms.
 REMEDY = (
     "give each farm a bucket, a prefix or a folder of its own; where this farm is the only one, though, remove the "
-    "other marks, and it will remove the pictures that it does not know"
+    "other marks, and it will remove the images that it does not know"
 )
 #: Failures in a row after which a storage counts as down; the rest waits for another round.
 _MOST_FAILURES = 3
@@ -31,9 +31,9 @@ _log = structlog.get_logger(__name__)
 class Sweeper:
     """Any process may sweep: expired jobs are shared out among them, and one at a time looks for what is nobody's.
 
-    A picture that this farm does not know may be another farm's, which has the same bucket by mistake, or its own, if
+    An image that this farm does not know may be another farm's, which has the same bucket by mistake, or its own, if
     its Redis lost what it knew. So every farm marks its storage with its id, which lies in its Redis, and removes what
-    is nobody's only where its mark is the only one. Whoever marks a storage first, and meets pictures there that it
+    is nobody's only where its mark is the only one. Whoever marks a storage first, and meets images there that it
     does not know, leaves a mark for their farm too.
     """
 
@@ -76,14 +76,14 @@ class Sweeper:
             marks = self._storage.marks()
         if others := marks - {farm_id}:
             _log.warning(
-                "pictures that are nobody's are not removed: the storage bears marks of other farms",
+                "images that are nobody's are not removed: the storage bears marks of other farms",
                 marks=sorted(map(mark_of, others)),
                 remedy=REMEDY,
             )
         return marks == {farm_id}
 
     def _meets_strangers(self) -> bool:
-        """Whether any picture is there, young ones included, of a job that this farm does not know."""
+        """Whether any image is there, young ones included, of a job that this farm does not know."""
         page = self._storage.page("")
         while not self._strangers(page.found):
             if not page.reached:
@@ -104,7 +104,7 @@ class Sweeper:
         self._each([found.name for found in page.found if _is_over(found.name)], self._storage.remove)
         orphans = self._orphans([found for found in page.found if found.age_seconds > older_than]) if alone else []
         if orphans:
-            _log.info("pictures that are nobody's are removed", count=len(orphans))
+            _log.info("images that are nobody's are removed", count=len(orphans))
         self._each(orphans, self._storage.remove)
         return page.reached
 
@@ -139,7 +139,7 @@ def _is_over(key: str) -> bool:
 
 
 def is_wanted(key: str, name: Name, job: Job | None) -> bool:
-    """Whether a picture is, or may become, part of its job's result, or is one that it begins from."""
+    """Whether an image is, or may become, part of its job's result, or is one that it begins from."""
     if job is None:
         return False
     if name.fence is None:

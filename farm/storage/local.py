@@ -1,4 +1,4 @@
-"""Picture storage in a folder: whole files or none, on disk before anybody is told, under names nobody can guess."""
+"""Image storage in a folder: whole files or none, on disk before anybody is told, under names nobody can guess."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from typing import BinaryIO
 
 from farm import clock
 from farm.domain.errors import NotFound, StorageError, StorageUnavailable
-from farm.storage.storage import Found, Page, Picture, Pieces, farm_in, mark_of, name_in
+from farm.storage.storage import Found, Page, Pieces, StoredFile, farm_in, mark_of, name_in
 
-#: What may be over by itself, or be mended while a picture waits: a full disk, a faulty one, a file server away.
+#: What may be over by itself, or be mended while an image waits: a full disk, a faulty one, a file server away.
 _PASSING = {errno.EAGAIN, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EROFS, errno.ESTALE}
-#: A picture that is being written, or was when its writer died.
+#: An image that is being written, or was when its writer died.
 _PART = re.compile(r"\.(.+?)(?:\.[0-9a-f]{8})?\.part")
 
 
 class LocalStorage:
-    """Pictures as files in 256 folders below `root`, chosen by the first two digits of the job's id."""
+    """Images as files in 256 folders below `root`, chosen by the first two digits of the job's id."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -36,7 +36,7 @@ class LocalStorage:
 
     def put_file(self, key: str, file: BinaryIO) -> None:
         if not name_in(key):
-            raise StorageError(f"'{key}' is no name for a picture.")
+            raise StorageError(f"'{key}' is no name for an image.")
         path = self._path(key)
         # Of its own: a caller that sends a file again may do so while it is being stored.
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
@@ -51,7 +51,7 @@ class LocalStorage:
                     temporary.unlink(missing_ok=True)
                 raise
 
-    def find(self, key: str) -> Picture | None:
+    def find(self, key: str) -> StoredFile | None:
         name = name_in(key)
         if name is None or not name.is_shown(clock.now_us()):
             return None
@@ -60,7 +60,7 @@ class LocalStorage:
             with suppress(FileNotFoundError):  # removed meanwhile
                 if path.is_file():
                     facts = path.stat()
-                    return Picture(name.content_type, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
+                    return StoredFile(name.content_type, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
         return None
 
     def open(self, key: str, start: int, stop: int) -> Pieces:
@@ -125,7 +125,7 @@ class LocalStorage:
             yield
         except OSError as error:
             kind = StorageUnavailable if error.errno in _PASSING else StorageError
-            raise kind(f"The picture {what_failed} the folder of pictures: {error.strerror}") from error
+            raise kind(f"The image {what_failed} the folder of images: {error.strerror}") from error
 
 
 def _write_through(path: Path, content: BinaryIO) -> None:

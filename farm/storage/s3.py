@@ -1,4 +1,4 @@
-"""Picture storage in an S3 bucket, through boto3. Credentials, region and endpoint are boto3's own variables.
+"""Image storage in an S3 bucket, through boto3. Credentials, region and endpoint are boto3's own variables.
 
 Nothing here relies on conditional writes, on bucket lifecycle, or on removing many objects in one call: stores that
 speak S3 differ in them.
@@ -22,7 +22,7 @@ from botocore.parsers import ResponseParserError
 from farm import clock
 from farm.concurrency.slots import Slots
 from farm.domain.errors import ConfigurationError, NotFound, StorageError, StorageUnavailable
-from farm.storage.storage import KEEP_SECONDS, Found, Name, Page, Picture, Pieces, farm_in, mark_of, name_in
+from farm.storage.storage import KEEP_SECONDS, Found, Name, Page, Pieces, StoredFile, farm_in, mark_of, name_in
 
 #: How long a put may take to connect and to send, each, and then to be answered, in seconds.
 _PUT_SECONDS = (20.0, 20.0)
@@ -55,7 +55,7 @@ class Bucket:
 
 
 class S3Storage:
-    """Pictures as objects of one bucket. With `url_seconds` it hands out addresses that are valid for so long."""
+    """Images as objects of one bucket. With `url_seconds` it hands out addresses that are valid for so long."""
 
     def __init__(self, bucket: Bucket, *, url_seconds: float | None = None) -> None:
         self._bucket = bucket
@@ -80,7 +80,7 @@ class S3Storage:
     def _put(self, key: str, content: bytes | BinaryIO, length: int) -> None:
         name = name_in(key)
         if name is None:
-            raise StorageError(f"'{key}' is no name for a picture.")
+            raise StorageError(f"'{key}' is no name for an image.")
         with _translated(self._bucket):
             self._puts.put_object(
                 **self._at(key),
@@ -94,18 +94,18 @@ class S3Storage:
             with suppress(StorageError):
                 self.remove(key)
             there = f"{stored.bytes} of its {length} bytes are" if stored else "nothing is"
-            raise StorageUnavailable(f"The bucket '{self._bucket.name}' took a picture, but {there} there.")
+            raise StorageUnavailable(f"The bucket '{self._bucket.name}' took an image, but {there} there.")
 
-    def find(self, key: str) -> Picture | None:
+    def find(self, key: str) -> StoredFile | None:
         name = name_in(key)
         return self._look(key, name) if name and name.is_shown(clock.now_us()) else None
 
-    def _look(self, key: str, name: Name) -> Picture | None:
+    def _look(self, key: str, name: Name) -> StoredFile | None:
         """What is stored there."""
         try:
             with self._asking(key):
                 head = self._looks.head_object(**self._at(key))
-                return Picture(name.content_type, head["ContentLength"], head["LastModified"])
+                return StoredFile(name.content_type, head["ContentLength"], head["LastModified"])
         except NotFound:
             return None
 
@@ -249,7 +249,7 @@ def _usable() -> Iterator[None]:
 
 
 #: What a store's refusals mean, by their codes. A HEAD has no room for a code. Everything that is not here may be over
-#: later, missing rights and buckets too: somebody mends them, and a painted picture is worth waiting for.
+#: later, missing rights and buckets too: somebody mends them, and a rendered image is worth waiting for.
 _KINDS: dict[str, type[StorageError]] = {
     "404": _Missing,
     "NoSuchKey": _Missing,

@@ -1,4 +1,4 @@
-"""Picture storage: the names of pictures, and what a folder and a bucket can both do with them."""
+"""Image storage: the names of images, and what a folder and a bucket can both do with them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import BinaryIO, Literal, Protocol, cast, get_args
 
 from farm.domain.catalogue import OutputFormat
 
-#: A rendered picture is `{job}-{fence}-{number}-{random}.{extension}`, where the fence keeps a late loser from
-#: overwriting the winner; a picture that a job begins from is `{job}-input-{number}-{random}.{extension}`.
+#: A rendered image is `{job}-{fence}-{number}-{random}.{extension}`, where the fence keeps a late loser from
+#: overwriting the winner; an image that a job begins from is `{job}-input-{number}-{random}.{extension}`.
 _OF_A_JOB = re.compile(r"([0-9a-f-]{36})-([0-9]{1,19}|input)-([0-9]{1,2})-[0-9a-f]{16}\.(jpeg|png|webp)")
 #: What a caller has uploaded belongs to no job, and is kept until a moment that its name tells, in seconds since the
 #: epoch: `{random}-upload-{until}.{extension}`. While it arrives in parts, each is
@@ -35,24 +35,24 @@ _BEGINNINGS = {
 #: So many bytes tell what a file is.
 HEAD_BYTES = 12
 
-#: The name of a farm's mark, beside the pictures.
+#: The name of a farm's mark, beside the images.
 _MARK = re.compile(r"farm-id-([0-9a-f]{32}|unknown)")
-#: Marks a storage for the farm whose pictures were there before any mark.
+#: Marks a storage for the farm whose images were there before any mark.
 UNKNOWN_FARM = "unknown"
 
-#: How long a caller may keep a picture before it asks again, in seconds. It never changes.
+#: How long a caller may keep an image before it asks again, in seconds. It never changes.
 KEEP_SECONDS = 86400
-#: Bytes that are in memory at once while a picture is handed out.
+#: Bytes that are in memory at once while an image is handed out.
 PIECE_BYTES = 64 * 1024
 
 
 def new_key(job_id: str, fence: int, number: int, extension: OutputFormat) -> str:
-    """A new name for one picture of a job."""
+    """A new name for one image of a job."""
     return f"{job_id}-{fence}-{number}-{secrets.token_hex(8)}.{extension}"
 
 
 def new_input_key(job_id: str, number: int, extension: Extension) -> str:
-    """A new name for one picture that a job begins from."""
+    """A new name for one image that a job begins from."""
     return f"{job_id}-input-{number}-{secrets.token_hex(8)}.{extension}"
 
 
@@ -69,7 +69,7 @@ def part_key(upload_key: str, number: int, digest: str) -> str:
 
 
 def extension_for(content_type: str) -> Extension:
-    """The extension of a file of this declared type; `bin` where it is no picture that the farm could use."""
+    """The extension of a file of this declared type; `bin` where it is no image that the farm could use."""
     return _EXTENSIONS.get(content_type.partition(";")[0].strip().lower(), "bin")
 
 
@@ -129,8 +129,8 @@ def farm_in(mark: str) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A stored picture, without its bytes."""
+class StoredFile:
+    """A stored image, without its bytes."""
 
     content_type: str
     bytes: int
@@ -138,7 +138,7 @@ class Picture:
 
 
 class Source(Protocol):
-    """Where a picture's bytes come from."""
+    """Where an image's bytes come from."""
 
     def read(self, amount: int, /) -> bytes: ...
 
@@ -146,7 +146,7 @@ class Source(Protocol):
 
 
 class Pieces:
-    """A picture's bytes, piece by piece. Closing it gives back the file or the connection behind.
+    """An image's bytes, piece by piece. Closing it gives back the file or the connection behind.
 
     The first is read at once: a storage that breaks off before it says so while whoever asked can still be told.
     """
@@ -193,7 +193,7 @@ class Page:
 
 
 class Storage(Protocol):
-    """Where pictures lie. Everything raises StorageError: StorageUnavailable where a later try may do better."""
+    """Where images lie. Everything raises StorageError: StorageUnavailable where a later try may do better."""
 
     def put(self, key: str, content: bytes) -> None:
         """Store `content` under `key`, whole: when this returns, everybody can read it."""
@@ -201,23 +201,23 @@ class Storage(Protocol):
     def put_file(self, key: str, file: BinaryIO) -> None:
         """The same with what a file on this machine holds, which is never in memory as a whole."""
 
-    def find(self, key: str) -> Picture | None:
+    def find(self, key: str) -> StoredFile | None:
         """What callers may have under `key`, or None; also None for what is no key at all, or is over."""
 
     def open(self, key: str, start: int, stop: int) -> Pieces:
-        """The bytes of a picture from `start` up to `stop`."""
+        """The bytes of an image from `start` up to `stop`."""
 
     def read(self, key: str) -> bytes:
-        """The whole picture."""
+        """The whole image."""
 
     def url(self, key: str) -> str | None:
-        """An address at which the storage itself hands the picture out to anybody; None: the API has to.
+        """An address at which the storage itself hands the image out to anybody; None: the API has to.
 
         It has to for uploads, whose time it knows, and which are named by its own address when they are used.
         """
 
     def delete_job(self, job_id: str) -> None:
-        """Remove every picture of a job, those of attempts that lost included."""
+        """Remove every image of a job, those of attempts that lost included."""
 
     def page(self, reached: str) -> Page:
         """What is stored, part after part, beginning with ''. Only what could be the farm's own is in it."""

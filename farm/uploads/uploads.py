@@ -31,7 +31,7 @@ from farm.storage.storage import (
 )
 from farm.uploads.tickets import Allowance, Part, Ticket, Tickets
 
-#: Bytes of the data folder's disk that no upload may take: the job store and the pictures need them.
+#: Bytes of the data folder's disk that no upload may take: the job store and the images need them.
 LEFT_FREE = 1024**3
 #: What is said of a ticket that is none, or another caller's: the two cannot be told apart.
 NO_TICKET = "No upload is open at this address; it may have expired. Begin a new one."

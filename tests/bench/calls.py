@@ -81,7 +81,7 @@ def _announce(farm: Farm) -> None:
 
 
 def _completed_job(farm: Farm) -> str:
-    """A job that went all the way through the job store, with one picture (its record: there is no file)."""
+    """A job that went all the way through the job store, with one image (its record: there is no file)."""
     wanted = Request(model="srpo", prompt=_PROMPT, width=1024, height=768, steps=28, guidance=4.5, seed=7)
     job_id = "00000000-0000-4000-8000-000000000000"
     farm.store.submit(NewJob(job_id, "bench", Order("srpo", wanted)))

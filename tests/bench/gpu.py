@@ -1,7 +1,7 @@
 """`make bench-gpu`: seconds an image on the CUDA card that is here. Says so and exits 0 where there is none.
 
 The pipeline is the worker's own, one image at a time, warm: loaded, and rendered once at the size and steps that are
-measured. A run is timed from the call to the finished picture; a step is the time between two calls of the watch, by
+measured. A run is timed from the call to the finished image; a step is the time between two calls of the watch, by
 which a worker sees progress, so that it begins and ends with the card idle.
 """
 
@@ -68,7 +68,7 @@ def _bench(settings: Settings) -> None:
     # Never the simulated pipeline, whatever a farm on this machine is set to.
     pipeline = load_pipeline(settings.model_copy(update={"pipeline": "flux"}))
     print(_description(settings, pipeline))
-    print("Pictures are timed here, not judged.\n")
+    print("Images are timed here, not judged.\n")
     rows = [_row(size, _measure(pipeline, size)) for size in SIZES]
     show(("size", "steps", "runs", "s/image, median", "s/image, p90", "ms/step, median", "rest, ms"), rows)
 
@@ -110,9 +110,9 @@ def _render(pipeline: Pipeline, size: tuple[int, int], *, seed: int) -> Run:
         return True
 
     began = time.perf_counter()
-    (painted,) = pipeline.render([wanted], watch)
+    (rendered,) = pipeline.render([wanted], watch)
     seconds = time.perf_counter() - began
-    assert painted.image.size == size
+    assert rendered.image.size == size
     # The first interval holds the encoding of the prompt, and is left out of the steps.
     return Run(seconds, tuple(after - before for before, after in itertools.pairwise(moments[1:])))
 

@@ -2,7 +2,7 @@
 
 A whole farm with one worker and the simulated pipeline. Everything is read from what the farm itself records: a job's
 `started_at` (Redis's clock, on this machine), and its `timings`, of which `start` is claim → first step, `denoise`
-first step → last step, and `inference` first step → last image painted.
+first step → last step, and `inference` first step → last image rendered.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ FIRST_STEP_UNDER_MS = 25
 COMPLETED_UNDER_MS = 40
 NOTE = """\
 Rendering: one worker, simulated pipeline. First step: `started_at` + `timings.start`; last step: that + `denoise`;
-painted: first step + `inference`. Busy: the growth of the worker's `busy_seconds` (time inside its pipeline), or the
-union of the jobs' [first step, painted]; each over the time from the first step of all to the last image painted."""
+rendered: first step + `inference`. Busy: the growth of the worker's `busy_seconds` (time inside its pipeline), or the
+union of the jobs' [first step, rendered]; each over the time from the first step of all to the last image rendered."""
 
 _SIZE = {"width": 1024, "height": 768}
 
@@ -41,7 +41,7 @@ class Moments:
 
     first_step: float
     last_step: float
-    painted: float
+    rendered: float
     finished: float
 
     @classmethod
@@ -94,11 +94,11 @@ def _occupancy(farm: RunningFarm) -> Iterable[Figure]:
     busy_before = _busy_seconds(farm)
     job_ids = [farm.submit(image_size=_SIZE, num_inference_steps=BUSY_STEPS) for _ in range(FULL_QUEUE)]
     moments = [Moments.of(farm.wait_for_end(job_id)) for job_id in job_ids]
-    span = max(each.painted for each in moments) - min(each.first_step for each in moments)
+    span = max(each.rendered for each in moments) - min(each.first_step for each in moments)
     busy = _busy_seconds(farm) - busy_before
     what = f"busy pipeline, {FULL_QUEUE} jobs of {BUSY_STEPS} x {STEP_MS} ms"
     yield Figure(f"{what}, by busy_seconds", f"{busy:.2f} s", busy / span, f"{span:.2f} s", at_least=BUSY_LEAST)
-    covered = _covered((each.first_step, each.painted) for each in moments)
+    covered = _covered((each.first_step, each.rendered) for each in moments)
     yield Figure(f"{what}, by the records", f"{covered:.2f} s", covered / span, f"{span:.2f} s")
 
 

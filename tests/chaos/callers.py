@@ -32,11 +32,11 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What an answer says of a job. `pictures` are URLs, data URIs or bare base64; `prompt` is the rendered one."""
+    """What an answer says of a job. `images` are URLs, data URIs or bare base64; `prompt` is the rendered one."""
 
     job: str
     state: str
-    pictures: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
     prompt: str = ""
     code: str = ""
     started: float = 0.0
@@ -49,8 +49,8 @@ class Told:
 class Way(Protocol):
     """A dialect as a client of it speaks."""
 
-    def submit(self, ask: Ask, *, picture: str, hook: str) -> Call:
-        """The submit. `picture` is the URL of the input; `hook` that of the receiver; empty: none."""
+    def submit(self, ask: Ask, *, image: str, hook: str) -> Call:
+        """The submit. `image` is the URL of the input; `hook` that of the receiver; empty: none."""
 
     def submitted(self, ask: Ask, answer: Answer) -> Told | None:
         """What became of a submit; None: it was not accepted, and may be sent again."""
@@ -71,8 +71,8 @@ class Way(Protocol):
 class Native:
     """`/farm/v1`."""
 
-    def submit(self, ask: Ask, *, picture: str, hook: str) -> Call:
-        body = _fal_fields(ask, picture) | {"model": "srpo"}
+    def submit(self, ask: Ask, *, image: str, hook: str) -> Call:
+        body = _fal_fields(ask, image) | {"model": "srpo"}
         if hook:
             body["webhook_url"] = hook
         return Call("POST", "/farm/v1/jobs", body, _key(ask))
@@ -94,15 +94,15 @@ class Native:
 
 
 class FalQueue:
-    """fal's queue, with a picture or without."""
+    """fal's queue, with an image or without."""
 
-    def submit(self, ask: Ask, *, picture: str, hook: str) -> Call:
-        endpoint = "fal-ai/flux/srpo/image-to-image" if ask.picture else "fal-ai/flux/srpo"
+    def submit(self, ask: Ask, *, image: str, hook: str) -> Call:
+        endpoint = "fal-ai/flux/srpo/image-to-image" if ask.image else "fal-ai/flux/srpo"
         query = f"?fal_webhook={quote(hook, safe='')}" if hook else ""
         start = {"X-Fal-Request-Timeout": str(ask.start_within)} if ask.start_within else {}
         hint = {"X-Fal-Runner-Hint": ask.hint} if ask.hint else {}
         headers = _key(ask) | start | hint
-        return Call("POST", f"/fal/queue/{endpoint}{query}", _fal_fields(ask, picture), headers)
+        return Call("POST", f"/fal/queue/{endpoint}{query}", _fal_fields(ask, image), headers)
 
     def submitted(self, ask: Ask, answer: Answer) -> Told | None:
         if answer.status != 200:
@@ -130,8 +130,8 @@ class FalQueue:
 class FalRun(FalQueue):
     """fal's direct call."""
 
-    def submit(self, ask: Ask, *, picture: str, hook: str) -> Call:
-        return Call("POST", "/fal/run/fal-ai/flux/srpo", _fal_fields(ask, picture), _key(ask))
+    def submit(self, ask: Ask, *, image: str, hook: str) -> Call:
+        return Call("POST", "/fal/run/fal-ai/flux/srpo", _fal_fields(ask, image), _key(ask))
 
     def submitted(self, ask: Ask, answer: Answer) -> Told | None:
         job = answer.headers.get("x-fal-request-id", "")
@@ -148,8 +148,8 @@ class WaveSpeed:
     def __init__(self, *, held: bool = False) -> None:
         self._held = held
 
-    def submit(self, ask: Ask, *, picture: str, hook: str) -> Call:
-        endpoint = "wavespeed-ai/flux-srpo-image-to-image" if ask.picture else "wavespeed-ai/flux-srpo"
+    def submit(self, ask: Ask, *, image: str, hook: str) -> Call:
+        endpoint = "wavespeed-ai/flux-srpo-image-to-image" if ask.image else "wavespeed-ai/flux-srpo"
         query = f"?webhook={quote(hook, safe='')}" if hook else ""
         body: dict[str, Any] = {
             "prompt": ask.prompt,
@@ -160,8 +160,8 @@ class WaveSpeed:
             "enhance_prompt": ask.enhance,
             "enable_sync_mode": self._held,
         }
-        if picture:
-            body |= {"image": picture, "strength": ask.strength}
+        if image:
+            body |= {"image": image, "strength": ask.strength}
         return Call("POST", f"/api/v3/{endpoint}{query}", body, _key(ask))
 
     def submitted(self, ask: Ask, answer: Answer) -> Told | None:
@@ -187,7 +187,7 @@ class Images(Native):
         self._model = model
         self._success = success
 
-    def submit(self, ask: Ask, *, picture: str, hook: str) -> Call:
+    def submit(self, ask: Ask, *, image: str, hook: str) -> Call:
         body: dict[str, Any] = {
             "model": self._model,
             "prompt": ask.prompt,
@@ -205,9 +205,9 @@ class Images(Native):
         job = answer.headers.get("x-request-id", "")
         if answer.status == self._success:
             data = answer.json["data"]
-            pictures = tuple(item.get("url") or item["b64_json"] for item in data)
+            images = tuple(item.get("url") or item["b64_json"] for item in data)
             prompt = data[0].get("revised_prompt") or answer.json.get("prompt") or ask.prompt
-            return Told(job, "completed", pictures, prompt)
+            return Told(job, "completed", images, prompt)
         if answer.headers.get("x-should-retry") != "false":
             return None
         # 503 and 504: the end cannot be told now. Sent again it would be a second job; this one can be asked about.
@@ -233,12 +233,12 @@ _FAL_STATES = {"IN_QUEUE": "created", "IN_PROGRESS": "processing", "COMPLETED": 
 
 def native_view(view: Mapping[str, Any]) -> Told:
     """A job as `/farm/v1` shows it."""
-    pictures = tuple(image["url"] for image in view["images"])
-    return Told(view["id"], view["status"], pictures, view["prompt"], view["code"] or "", moment(view["started_at"]))
+    images = tuple(image["url"] for image in view["images"])
+    return Told(view["id"], view["status"], images, view["prompt"], view["code"] or "", moment(view["started_at"]))
 
 
 def fal_outcome(job: str, answer: Answer) -> Told | None:
-    """A result of fal's: pictures, or why there are none."""
+    """A result of fal's: images, or why there are none."""
     told = _json(answer)
     if answer.status == 200 and "images" in told:
         return Told(job, "completed", tuple(image["url"] for image in told["images"]), told["prompt"])
@@ -251,11 +251,11 @@ def fal_outcome(job: str, answer: Answer) -> Told | None:
 _FAL_ENDS = ("client_cancelled", "client_disconnected", "startup_timeout", "runner_server_error")
 
 
-def content_of(picture: str) -> bytes | None:
-    """The bytes of a picture that the answer itself carries; None: it is somewhere else."""
-    if picture.startswith("http"):
+def content_of(image: str) -> bytes | None:
+    """The bytes of an image that the answer itself carries; None: it is somewhere else."""
+    if image.startswith("http"):
         return None
-    return base64.b64decode(picture.partition(",")[2] if picture.startswith("data:") else picture)
+    return base64.b64decode(image.partition(",")[2] if image.startswith("data:") else image)
 
 
 def moment(text: str | None) -> float:
@@ -267,7 +267,7 @@ def _prediction(data: Mapping[str, Any]) -> Told:
     return Told(data["id"], data["status"], tuple(data["outputs"]), data["prompt"])
 
 
-def _fal_fields(ask: Ask, picture: str) -> dict[str, Any]:
+def _fal_fields(ask: Ask, image: str) -> dict[str, Any]:
     body: dict[str, Any] = {
         "prompt": ask.prompt,
         "num_inference_steps": ask.steps,
@@ -276,8 +276,8 @@ def _fal_fields(ask: Ask, picture: str) -> dict[str, Any]:
         "output_format": ask.form,
         "enhance_prompt": ask.enhance,
     }
-    if picture:
-        return body | {"image_url": picture, "strength": ask.strength}
+    if image:
+        return body | {"image_url": image, "strength": ask.strength}
     return body | {"image_size": {"width": ask.width, "height": ask.height}}
 
 
@@ -299,7 +299,7 @@ def _not_seen(job: str, answer: Answer) -> Told | None:
 
 
 def source_of(ask: Ask, uploaded: str) -> str:
-    """How an ask names its picture."""
-    if not ask.picture:
+    """How an ask names its image."""
+    if not ask.image:
         return ""
-    return uploaded or data_uri(ask.picture)
+    return uploaded or data_uri(ask.image)

@@ -88,7 +88,7 @@ class Client:
 
     def _work(self) -> None:
         ask = self._ask
-        call = self._way.submit(ask, picture=self._picture(), hook=self._hook())
+        call = self._way.submit(ask, image=self._image(), hook=self._hook())
         if ask.hang_up_after is not None:
             self._hang_up(call, ask.hang_up_after)
             return
@@ -107,13 +107,13 @@ class Client:
 
     # Asking
 
-    def _picture(self) -> str:
-        """The URL of the picture that the ask brings; empty: none."""
+    def _image(self) -> str:
+        """The URL of the image that the ask brings; empty: none."""
         if not self._ask.uploads:
             return source_of(self._ask, "")
         wish = {"content_type": "image/png", "file_name": "fox.png"}
         ticket = self._answer(Call("POST", "/fal/rest/storage/upload/initiate", wish), good=(200,)).json
-        upload = Call("PUT", _path(ticket["upload_url"]), self._ask.picture, {"Content-Type": "image/png"})
+        upload = Call("PUT", _path(ticket["upload_url"]), self._ask.image, {"Content-Type": "image/png"})
         self._answer(upload, good=(200, 201, 204))
         return str(ticket["file_url"])
 
@@ -201,7 +201,7 @@ class Client:
                         self._see(native_view(json.loads(line.removeprefix("data: "))))
 
     def _see(self, told: Told) -> None:
-        names = tuple(url.rpartition("/")[2] for url in told.pictures if url.startswith("http"))
+        names = tuple(url.rpartition("/")[2] for url in told.images if url.startswith("http"))
         self._log.sights.append(Sight(told.job, time.time(), told.state, told.code, names, told.started))
 
     def _pry(self, job: str) -> None:
@@ -227,10 +227,10 @@ class Client:
         raise TimeoutError
 
     def _fetch_all(self, told: Told) -> None:
-        for number, picture in enumerate(told.pictures):
-            content = content_of(picture)
+        for number, image in enumerate(told.images):
+            content = content_of(image)
             if content is None:
-                answer = self._answer(Call("GET", _path(picture)), good=(200, 404))
+                answer = self._answer(Call("GET", _path(image)), good=(200, 404))
                 status, content = answer.status, answer.body
             else:
                 status = 200

@@ -15,7 +15,7 @@ from tests.chaos.requests import number_in
 
 #: A cancel that was answered so must be the end.
 _STOPPED = ("cancelled", "stopping", "accepted")
-#: A picture's name tells its job.
+#: An image's name tells its job.
 _NAME = re.compile(r"([0-9a-f-]{36})-([0-9]+|input)-.*")
 #: So many of a job's workers must have died before it may be given up for it; of preparers, so many in all.
 _DEATHS = 2
@@ -68,43 +68,43 @@ def _unfinished_strangers(evidence: Evidence) -> Iterator[Finding]:
 def _changed_end(evidence: Evidence) -> Iterator[Finding]:
     """There is one end, and it stays as it was seen first."""
     ended: dict[str, str] = {}
-    pictures: dict[str, tuple[str, ...]] = {}
+    images: dict[str, tuple[str, ...]] = {}
     for sight in sorted(evidence.sights, key=lambda one: one.at):
         first = ended.get(sight.job)
         if first and sight.state not in (first, UNKNOWN):
             yield Finding("end changed", sight.job, f"it was {first}, and {sight.state} later")
         if sight.state in ENDS:
             ended.setdefault(sight.job, sight.state)
-        if sight.pictures and sight.pictures != pictures.setdefault(sight.job, sight.pictures):
-            yield Finding("end changed", sight.job, "its pictures were others later")
+        if sight.images and sight.images != images.setdefault(sight.job, sight.images):
+            yield Finding("end changed", sight.job, "its images were others later")
     for record in evidence.records.values():
         if ended.get(record.job, record.state) != record.state:
             yield Finding("end changed", record.job, f"it was {ended[record.job]}, and is {record.state}")
-        elif record.pictures != pictures.get(record.job, record.pictures):
-            yield Finding("end changed", record.job, "its pictures are others at last")
+        elif record.images != images.get(record.job, record.images):
+            yield Finding("end changed", record.job, "its images are others at last")
 
 
-def _pictures(evidence: Evidence) -> Iterator[Finding]:
-    """A completed job's pictures are there at once, and show what was asked for."""
+def _images(evidence: Evidence) -> Iterator[Finding]:
+    """A completed job's images are there at once, and show what was asked for."""
     deleted = {one.job for one in evidence.deletions}
     for fetch in evidence.fetches:
         if fetch.status == 404 and fetch.job not in deleted:
-            yield Finding("told too early", fetch.job, f"completed, but picture {fetch.number} could not be read")
+            yield Finding("told too early", fetch.job, f"completed, but image {fetch.number} could not be read")
         elif fetch.status == 200 and not fetch.right:
-            yield Finding("wrong picture", fetch.job, f"picture {fetch.number} is not what its seed demands")
+            yield Finding("wrong image", fetch.job, f"image {fetch.number} is not what its seed demands")
     for record in evidence.records.values():
-        missing = [name for name in record.pictures if name not in evidence.stored]
+        missing = [name for name in record.images if name not in evidence.stored]
         if missing:
-            yield Finding("picture missing", record.job, f"{', '.join(missing)} is not in storage")
-        if record.state == "completed" and not record.pictures:
-            yield Finding("picture missing", record.job, "completed without pictures")
+            yield Finding("image missing", record.job, f"{', '.join(missing)} is not in storage")
+        if record.state == "completed" and not record.images:
+            yield Finding("image missing", record.job, "completed without images")
 
 
-def _too_few_pictures(evidence: Evidence) -> Iterator[Finding]:
+def _too_few_images(evidence: Evidence) -> Iterator[Finding]:
     for job, ask in evidence.jobs.items():
         record = evidence.records.get(job)
-        if record and record.state == "completed" and len(record.pictures) != ask.images:
-            yield Finding("picture missing", job, f"{len(record.pictures)} of {ask.images} pictures")
+        if record and record.state == "completed" and len(record.images) != ask.images:
+            yield Finding("image missing", job, f"{len(record.images)} of {ask.images} images")
 
 
 def _letters(evidence: Evidence) -> Iterator[Finding]:
@@ -138,8 +138,8 @@ def _letter(evidence: Evidence, letter: Letter) -> Iterator[Finding]:
         yield Finding("webhook astray", letter.job, f"{record.caller}'s came to {letter.caller}, ask {letter.ask}")
     if letter.is_terminal and letter.state != record.state:
         yield Finding("webhook contradicts", letter.job, f"it said {letter.state}, the job is {record.state}")
-    if letter.is_terminal and letter.pictures and letter.pictures != record.pictures:
-        yield Finding("webhook contradicts", letter.job, "it named other pictures than the job has")
+    if letter.is_terminal and letter.images and letter.images != record.images:
+        yield Finding("webhook contradicts", letter.job, "it named other images than the job has")
 
 
 def _overheard(evidence: Evidence) -> Iterator[Finding]:
@@ -163,8 +163,8 @@ def _cancelled(evidence: Evidence) -> Iterator[Finding]:
         if cancel.outcome == "cancelled" and record.started > cancel.at:
             yield Finding("rendered after cancel", cancel.job, "it was started after it was cancelled")
     for record in evidence.records.values():
-        if record.state == "failed" and record.pictures:
-            yield Finding("rendered after cancel", record.job, f"{_end(record)}, with pictures")
+        if record.state == "failed" and record.images:
+            yield Finding("rendered after cancel", record.job, f"{_end(record)}, with images")
 
 
 def _doubled(evidence: Evidence) -> Iterator[Finding]:
@@ -207,11 +207,11 @@ def _left_behind(evidence: Evidence) -> Iterator[Finding]:
     """Nothing stays in the working sets of the job store, nor in storage what is nobody's."""
     for name, count in evidence.left_behind.items():
         yield Finding("left behind", name, f"{count} entries after all was over")
-    wanted = {name for record in evidence.records.values() for name in record.pictures}
+    wanted = {name for record in evidence.records.values() for name in record.images}
     for name in sorted(evidence.stored - wanted):
         match = _NAME.fullmatch(name)
         if match and not (match[2] == "input" and match[1] in evidence.records):
-            yield Finding("orphan", name, "it lies in storage after the sweep, and is no job's picture")
+            yield Finding("orphan", name, "it lies in storage after the sweep, and is no job's image")
 
 
 def _oddities(evidence: Evidence) -> Iterator[Finding]:
@@ -228,8 +228,8 @@ _RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _disappeared,
     _unfinished_strangers,
     _changed_end,
-    _pictures,
-    _too_few_pictures,
+    _images,
+    _too_few_images,
     _letters,
     _overheard,
     _cancelled,

@@ -1,4 +1,4 @@
-"""The pictures that asks demand, painted here a second time."""
+"""The images that asks demand, rendered here a second time."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _INPUT = "input"
 
 
 def is_right(ask: Ask, number: int, prompt: str, content: bytes) -> bool:
-    """Whether a file shows the `number`-th picture of an ask; `prompt` is the one that was rendered."""
+    """Whether a file shows the `number`-th image of an ask; `prompt` is the one that was rendered."""
     try:
         with Image.open(io.BytesIO(content)) as opened:
             form, shown = opened.format, opened.convert("RGB")
     except OSError:
         return False
-    wanted = picture(ask, number, prompt)
+    wanted = image(ask, number, prompt)
     if form != ask.form.upper() or shown.size != wanted.size:
         return False
     if ask.form == "png":
@@ -31,11 +31,11 @@ def is_right(ask: Ask, number: int, prompt: str, content: bytes) -> bool:
     return max(ImageStat.Stat(ImageChops.difference(shown, wanted)).mean) < _LOSS
 
 
-def picture(ask: Ask, number: int, prompt: str) -> Image.Image:
-    """The `number`-th picture of an ask, counted from 0."""
-    inputs = {_INPUT: Image.open(io.BytesIO(ask.picture)).convert("RGB")} if ask.picture else {}
+def image(ask: Ask, number: int, prompt: str) -> Image.Image:
+    """The `number`-th image of an ask, counted from 0."""
+    inputs = {_INPUT: Image.open(io.BytesIO(ask.image)).convert("RGB")} if ask.image else {}
     request = ImageRequest(
-        model="srpo-image-to-image" if ask.picture else "srpo",
+        model="srpo-image-to-image" if ask.image else "srpo",
         prompt=prompt,
         width=ask.width,
         height=ask.height,
@@ -45,5 +45,5 @@ def picture(ask: Ask, number: int, prompt: str) -> Image.Image:
         strength=ask.strength,
         inputs=tuple(inputs),
     )
-    (painted,) = SimulatedPipeline(0).render([request], lambda _index, _step: True, inputs)
-    return painted.image
+    (rendered,) = SimulatedPipeline(0).render([request], lambda _index, _step: True, inputs)
+    return rendered.image

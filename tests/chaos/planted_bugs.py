@@ -66,7 +66,7 @@ def finish_without_fence() -> None:
 
 
 def upload_after_finish() -> None:
-    """A job is completed, and its pictures stored then."""
+    """A job is completed, and its images stored then."""
     offer = Publisher._offer
 
     def late(self: Publisher, *print_and_content: Any) -> None:

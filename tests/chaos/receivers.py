@@ -109,8 +109,8 @@ class Receivers:
     def _letter(self, path: str, headers: Mapping[str, str], body: bytes, answered: int) -> Letter:
         _, caller, ask = path.split("/")
         genuine = self._signatures.is_genuine(caller, headers, body)
-        job, event, state, event_id, pictures = _read(headers, json.loads(body))
-        names = tuple(url.rpartition("/")[2] for url in pictures)
+        job, event, state, event_id, images = _read(headers, json.loads(body))
+        names = tuple(url.rpartition("/")[2] for url in images)
         return Letter(caller, int(ask), time.time(), answered, job, event, state, event_id, genuine, names)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
@@ -133,11 +133,11 @@ class Receivers:
 
 
 def _read(headers: Mapping[str, str], body: Mapping[str, Any]) -> tuple[str, str, str, str, list[str]]:
-    """Job, event, state, the event's id and the pictures' URLs, in whichever dialect they are told."""
+    """Job, event, state, the event's id and the images' URLs, in whichever dialect they are told."""
     if "x-fal-webhook-request-id" in headers:
         state = "completed" if body["status"] == "OK" else "failed"
-        pictures = [image["url"] for image in (body["payload"] or {}).get("images", ())]
-        return body["request_id"], "end", state, headers["x-fal-webhook-request-id"], pictures
+        images = [image["url"] for image in (body["payload"] or {}).get("images", ())]
+        return body["request_id"], "end", state, headers["x-fal-webhook-request-id"], images
     if "type" in body:
         data = body["data"]
         state = body["type"].removeprefix("job.")

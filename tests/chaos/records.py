@@ -23,20 +23,20 @@ class Acceptance:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """A state in which a caller saw a job. `pictures` are the names of its pictures, where they are told."""
+    """A state in which a caller saw a job. `images` are the names of its images, where they are told."""
 
     job: str
     at: float
     state: str
     code: str = ""
-    pictures: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
     #: When it was last started; 0: not told, or not yet.
     started: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """A picture of a completed job was asked for: the last answer, and whether it showed what was asked for."""
+    """An image of a completed job was asked for: the last answer, and whether it showed what was asked for."""
 
     job: str
     number: int
@@ -75,7 +75,7 @@ class Letter:
     state: str
     event_id: str
     genuine: bool
-    pictures: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
 
     @property
     def is_terminal(self) -> bool:
@@ -118,7 +118,7 @@ class Record:
     prompt: str
     state: str
     code: str
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     started: float
 
 

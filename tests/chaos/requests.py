@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from tests.images import a_picture
+from tests.images import sample_image
 
 Form = Literal["png", "jpeg"]
 
@@ -30,9 +30,9 @@ WAYS: Mapping[str, int] = {
 }
 #: Ways whose answer is the end of the job: they know no id that could be asked about before.
 DIRECT = ("fal run", "wavespeed sync", "aimlapi", "siraya", "openai")
-#: Ways that take a webhook, and those that bring a picture.
+#: Ways that take a webhook, and those that bring an image.
 WITH_WEBHOOK = ("native", "fal queue", "wavespeed", "fal image", "wavespeed image")
-WITH_PICTURE = ("fal image", "wavespeed image")
+WITH_IMAGE = ("fal image", "wavespeed image")
 _ONE_IMAGE = ("wavespeed", "wavespeed sync", "wavespeed image")
 
 _SIZES = ((256, 256), (256, 256), (320, 256), (256, 384))
@@ -44,7 +44,7 @@ _PROMPT = re.compile(r"fox (\d+) of run (\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One picture, or a few, that a caller wants, and what it does besides. Sizes in pixels, times in seconds."""
+    """One image, or a few, that a caller wants, and what it does besides. Sizes in pixels, times in seconds."""
 
     number: int
     caller: str
@@ -57,8 +57,8 @@ class Ask:
     images: int = 1
     form: Form = "png"
     enhance: bool = False
-    #: The picture that it brings, as a file, and how far to go from it.
-    picture: bytes = b""
+    #: The image that it brings, as a file, and how far to go from it.
+    image: bytes = b""
     strength: float | None = None
     #: Whether that is uploaded first, rather than sent as a data URI.
     uploads: bool = False
@@ -84,7 +84,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """How often callers do what is special, as chances from 0 to 1, and what pictures they ask for."""
+    """How often callers do what is special, as chances from 0 to 1, and what images they ask for."""
 
     ways: Mapping[str, int]
     steps: tuple[int, ...] = (2, 4, 8, 16)
@@ -119,7 +119,7 @@ def number_in(prompt: str) -> int | None:
 
 def _ask(number: int, seed: int, dice: random.Random, habits: Habits, *, may_hang_up: bool) -> Ask:
     (way,) = dice.choices(list(habits.ways), list(habits.ways.values()))
-    is_direct, brings = way in DIRECT, way in WITH_PICTURE
+    is_direct, brings = way in DIRECT, way in WITH_IMAGE
     width, height = _LARGE if way == "aimlapi" else dice.choice(_SIZES)
     # Image to image at fal takes ten steps at least.
     steps = 10 if brings else dice.choice(habits.steps)
@@ -139,7 +139,7 @@ def _ask(number: int, seed: int, dice: random.Random, habits: Habits, *, may_han
         images=1 if way in _ONE_IMAGE else dice.choice((1, 1, 1, 1, 1, 1, 2, 4)),
         form=dice.choice(("png", "png", "jpeg")),
         enhance=dice.random() < habits.enhance,
-        picture=a_picture(width, height, colour=dice.choice(_COLOURS)) if brings else b"",
+        image=sample_image(width, height, colour=dice.choice(_COLOURS)) if brings else b"",
         strength=dice.choice((0.5, 0.9)) if brings else None,
         uploads=way == "fal image" and dice.random() < 0.5,
         key=key,

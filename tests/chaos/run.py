@@ -89,7 +89,7 @@ class Plan:
 
 
 def run(plan: Plan, folder: Path, s3: S3 | None, *, say: Callable[[str], None] = print) -> Evidence:
-    """Do what the plan says, in an empty folder. Pictures lie in a bucket of `s3`, or, without one, in the folder."""
+    """Do what the plan says, in an empty folder. Images lie in a bucket of `s3`, or, without one, in the folder."""
     evidence, began = Evidence(), time.monotonic()
     place = s3.place() if s3 else None
     with faulty_way(s3.port) if s3 else nullcontext() as way:
@@ -273,7 +273,7 @@ def _size(client: Any, name: str) -> int:
 
 def _record(caller: str, view: Mapping[str, Any]) -> Record:
     told = native_view(view)
-    names = tuple(url.rpartition("/")[2] for url in told.pictures)
+    names = tuple(url.rpartition("/")[2] for url in told.images)
     return Record(told.job, caller, told.prompt, told.state, told.code, names, moment(view["started_at"]))
 
 
@@ -282,7 +282,7 @@ def _look_into_storage(evidence: Evidence, farm: _Farm, place: Place | None) -> 
     farm.sweep()
     listed = _stored(farm, place)
     evidence.swept = len(before - listed)
-    wanted = {name for record in evidence.records.values() for name in record.pictures}
+    wanted = {name for record in evidence.records.values() for name in record.images}
     # A list may be late, as Swift's is when it has much to do: where it is a surprise, the object itself is asked for.
     surprises = listed ^ wanted if place else set()
     evidence.stored = (listed - surprises) | {name for name in surprises if place and _is_there(place, name)}
@@ -299,4 +299,4 @@ def _is_there(place: Place, name: str) -> bool:
 def _stored(farm: _Farm, place: Place | None) -> set[str]:
     if place:
         return set(place.names())
-    return {path.name for path in (farm.data_dir / "pictures").rglob("*") if path.is_file()}
+    return {path.name for path in (farm.data_dir / "images").rglob("*") if path.is_file()}

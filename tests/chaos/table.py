@@ -37,10 +37,10 @@ def rows(evidence: Evidence, found: Sequence[Finding], *, seed: int) -> Iterator
         yield f"failed: {code}", str(count)
     yield "deleted by their callers", str(len({one.job for one in evidence.deletions}))
     yield "asks without a key that became two jobs", str(sum(count > 1 for count in asked.values()))
-    yield "pictures compared", str(sum(fetch.status == 200 for fetch in evidence.fetches))
+    yield "images compared", str(sum(fetch.status == 200 for fetch in evidence.fetches))
     yield "webhooks received", str(len(evidence.letters))
     yield "events streamed", str(len(evidence.overheard))
-    yield "pictures that were nobody's, swept", str(evidence.swept)
+    yield "images that were nobody's, swept", str(evidence.swept)
     for kind, count in sorted(strikes.items()):
         yield f"done to it: {kind}", str(count)
     for (kind, status), count in sorted(evidence.exits.items()):

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from tests.chaos.judge import findings
-from tests.chaos.pixels import is_right, picture
+from tests.chaos.pixels import image, is_right
 from tests.chaos.records import (
     Acceptance,
     Cancel,
@@ -25,7 +25,7 @@ from tests.chaos.records import (
 )
 from tests.chaos.requests import ALL_HABITS, CALLERS, WAYS, Ask, asks, number_in
 from tests.chaos.table import recovery_seconds, rows
-from tests.images import a_picture
+from tests.images import sample_image
 
 #: A job that is completed, one that is cancelled, and a third that is deleted.
 DONE, STOPPED, GONE = (f"{digit * 8}-3c52-4f0e-9d55-6a1f5f7f2c11" for digit in "123")
@@ -62,9 +62,9 @@ def a_good_run() -> Evidence:
             Sight(DONE, 1.0, "created"),
             Sight(DONE, 2.0, "processing", started=1.5),
             Sight(DONE, 3.0, "created"),
-            Sight(DONE, 4.5, "completed", pictures=(NAME,), started=4.0),
+            Sight(DONE, 4.5, "completed", images=(NAME,), started=4.0),
             Sight(STOPPED, 4.0, "failed", "cancelled"),
-            Sight(GONE, 2.0, "completed", pictures=(f"{GONE}-8-0-0123456789abcdef.png",)),
+            Sight(GONE, 2.0, "completed", images=(f"{GONE}-8-0-0123456789abcdef.png",)),
             Sight(GONE, 3.0, "unknown"),
         ],
         fetches=[Fetch(DONE, 0, 4.6, 200, right=True), Fetch(GONE, 0, 3.0, 404, right=False)],
@@ -73,8 +73,8 @@ def a_good_run() -> Evidence:
         deletions=[Deletion(GONE, 2.5)],
         letters=[
             a_letter(DONE, 1, "created", event="created 1", event_id=f"{DONE}-1"),
-            a_letter(DONE, 1, "completed", answered=500, pictures=(NAME,)),
-            a_letter(DONE, 1, "completed", pictures=(NAME,)),
+            a_letter(DONE, 1, "completed", answered=500, images=(NAME,)),
+            a_letter(DONE, 1, "completed", images=(NAME,)),
             a_letter(STOPPED, 2, "failed"),
         ],
         overheard=[Overheard("ada", DONE, "processing"), Overheard("ada", DONE, "completed")],
@@ -114,22 +114,22 @@ BROKEN: dict[str, tuple[Callable[[Evidence], object], str]] = {
         lambda run: run.sights.append(Sight(STOPPED, 3.9, "completed")),
         "end changed",
     ),
-    "the pictures are others later": (
-        lambda run: run.sights.append(Sight(DONE, 6.0, "completed", pictures=(OTHER,))),
+    "the images are others later": (
+        lambda run: run.sights.append(Sight(DONE, 6.0, "completed", images=(OTHER,))),
         "end changed",
     ),
-    "the pictures are others at last": (_record(DONE, pictures=(OTHER,)), "end changed"),
-    "a picture could not be read": (
+    "the images are others at last": (_record(DONE, images=(OTHER,)), "end changed"),
+    "an image could not be read": (
         lambda run: run.fetches.append(Fetch(DONE, 0, 4.6, 404, right=False)),
         "told too early",
     ),
-    "a picture shows something else": (
+    "an image shows something else": (
         lambda run: run.fetches.append(Fetch(DONE, 0, 4.6, 200, right=False)),
-        "wrong picture",
+        "wrong image",
     ),
-    "a picture is not in storage": (lambda run: run.stored.remove(NAME), "picture missing"),
-    "a job has too few pictures": (lambda run: run.asks.update({1: an_ask(1, images=2)}), "picture missing"),
-    "a job has none": (_record(DONE, pictures=()), "picture missing"),
+    "an image is not in storage": (lambda run: run.stored.remove(NAME), "image missing"),
+    "a job has too few images": (lambda run: run.asks.update({1: an_ask(1, images=2)}), "image missing"),
+    "a job has none": (_record(DONE, images=()), "image missing"),
     "an end was never told": (lambda run: run.letters.pop(), "webhook missing"),
     "an end was told, and not taken": (
         lambda run: run.letters.__setitem__(-1, replace(run.letters[-1], answered=500)),
@@ -156,8 +156,8 @@ BROKEN: dict[str, tuple[Callable[[Evidence], object], str]] = {
         "webhook astray",
     ),
     "another end was told": (lambda run: run.letters.append(a_letter(DONE, 1, "failed")), "webhook contradicts"),
-    "other pictures were told": (
-        lambda run: run.letters.append(a_letter(DONE, 1, "completed", pictures=(OTHER,))),
+    "other images were told": (
+        lambda run: run.letters.append(a_letter(DONE, 1, "completed", images=(OTHER,))),
         "webhook contradicts",
     ),
     "a stopped job was rendered": (
@@ -168,14 +168,14 @@ BROKEN: dict[str, tuple[Callable[[Evidence], object], str]] = {
         lambda run: run.cancels.append(Cancel(STOPPED, 1.4, "cancelled")),
         "rendered after cancel",
     ),
-    "a failed job has pictures": (_record(STOPPED, pictures=(NAME,)), "rendered after cancel"),
+    "a failed job has images": (_record(STOPPED, images=(NAME,)), "rendered after cancel"),
     "a key made two jobs": (_add_record(STRANGER, "fox 1 of run 1", "completed"), "doubled"),
     "a key was told as two jobs": (lambda run: run.accepted.append(Acceptance(1, GONE, 1.2)), "doubled"),
     "a job was cancelled that nobody cancelled": (lambda run: run.cancelling.clear(), "failed for nothing"),
     "a job was given up too early": (_record(STOPPED, code="attempts_exhausted"), "failed for nothing"),
     "a job failed with no reason": (_record(STOPPED, code="internal_error"), "failed for nothing"),
     "a lease is left": (lambda run: setattr(run, "left_behind", {"leases": 1}), "left behind"),
-    "a picture is nobody's": (lambda run: run.stored.add(OTHER), "orphan"),
+    "an image is nobody's": (lambda run: run.stored.add(OTHER), "orphan"),
     "an input is nobody's": (lambda run: run.stored.add(f"{GONE}-input-0-0123456789abcdef.png"), "orphan"),
     "a stream told another caller": (
         lambda run: run.overheard.append(Overheard("bob", DONE, "created")),
@@ -232,7 +232,7 @@ def test_the_same_seed_asks_the_same() -> None:
         "key",
         "cancel_after",
         "webhook",
-        "picture",
+        "image",
         "enhance",
         "start_within",
         "hint",
@@ -243,16 +243,16 @@ def test_the_same_seed_asks_the_same() -> None:
 
 
 PLAIN_ASK = an_ask(1)
-JPEG_ASK = an_ask(1, form="jpeg", picture=a_picture(256, 256, colour="teal"), strength=0.5)
+JPEG_ASK = an_ask(1, form="jpeg", image=sample_image(256, 256, colour="teal"), strength=0.5)
 
 
 def file_of(ask: Ask, prompt: str, number: int = 0) -> bytes:
     content = io.BytesIO()
-    picture(ask, number, prompt).save(content, ask.form.upper())
+    image(ask, number, prompt).save(content, ask.form.upper())
     return content.getvalue()
 
 
-@pytest.mark.parametrize("ask", [PLAIN_ASK, JPEG_ASK], ids=["png", "jpeg from a picture"])
+@pytest.mark.parametrize("ask", [PLAIN_ASK, JPEG_ASK], ids=["png", "jpeg from an image"])
 def test_pixels_are_told_from_others(ask: Ask) -> None:
     content = file_of(ask, ask.prompt)
 
@@ -262,4 +262,4 @@ def test_pixels_are_told_from_others(ask: Ask) -> None:
     assert not is_right(replace(ask, seed=8), 0, ask.prompt, content), "another seed"
     assert not is_right(replace(ask, width=320), 0, ask.prompt, content), "another size"
     assert not is_right(ask, 0, ask.prompt, content[:-200]), "a part of the file"
-    assert not is_right(ask, 0, ask.prompt, b"no picture")
+    assert not is_right(ask, 0, ask.prompt, b"no image")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests import javascript
 from tests.docs_snippets import DOCS
-from tests.farms import RunningFarm, clean_environment, picture_facts, running_farm
+from tests.farms import RunningFarm, clean_environment, image_facts, running_farm
 
 README = DOCS.parent / "README.md"
 #: The farm of the pages.
@@ -67,7 +67,7 @@ def test_every_page_has_both_languages() -> None:
 
 
 @pytest.mark.parametrize("snippet", snippets("python"), ids=name_of)
-def test_the_python_of_a_page_brings_a_picture(farm: RunningFarm, tmp_path: Path, snippet: Snippet) -> None:
+def test_the_python_of_a_page_brings_an_image(farm: RunningFarm, tmp_path: Path, snippet: Snippet) -> None:
     Image.new("RGB", (256, 256), "orange").save(tmp_path / "fox.png")
     done = subprocess.run(
         [sys.executable, "-c", snippet.code.replace(FARM, farm.url)],
@@ -80,7 +80,7 @@ def test_the_python_of_a_page_brings_a_picture(farm: RunningFarm, tmp_path: Path
     )
 
     assert done.returncode == 0, done.stderr
-    assert_is_a_picture(farm, done.stdout)
+    assert_is_an_image(farm, done.stdout)
 
 
 def test_the_readmes_commands_work_one_after_the_other(farm: RunningFarm, tmp_path: Path) -> None:
@@ -110,8 +110,8 @@ def test_every_image_of_the_readme_is_there() -> None:
 
 
 @pytest.mark.parametrize("snippet", snippets("js"), ids=name_of)
-def test_the_javascript_of_a_page_brings_a_picture(farm: RunningFarm, snippet: Snippet) -> None:
-    assert_is_a_picture(farm, javascript.run(snippet.code.replace(FARM, farm.url)).output)
+def test_the_javascript_of_a_page_brings_an_image(farm: RunningFarm, snippet: Snippet) -> None:
+    assert_is_an_image(farm, javascript.run(snippet.code.replace(FARM, farm.url)).output)
 
 
 @pytest.mark.parametrize(
@@ -131,9 +131,9 @@ def test_what_the_pages_say_is_not_offered_is_not_there(farm: RunningFarm, path:
     assert farm.call("POST", path, {"prompt": "a fox"}).status == 404
 
 
-def assert_is_a_picture(farm: RunningFarm, output: str) -> None:
-    """A line names a picture of the farm's, or the type of one that the client has fetched itself."""
+def assert_is_an_image(farm: RunningFarm, output: str) -> None:
+    """A line names an image of the farm's, or the type of one that the client has fetched itself."""
     (told,) = [line for line in output.splitlines() if line.startswith(("image/", f"{farm.url}/files/"))]
     if not told.startswith("image/"):
-        _, kind = picture_facts(farm.call("GET", told.removeprefix(farm.url)).body)
+        _, kind = image_facts(farm.call("GET", told.removeprefix(farm.url)).body)
         assert kind in ("JPEG", "PNG")

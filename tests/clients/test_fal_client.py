@@ -21,8 +21,8 @@ from PIL import Image
 
 from farm.domain.catalogue import KONTEXT_SIZES
 from tests.docs_snippets import names_in
-from tests.farms import Certificate, RunningFarm, clean_environment, picture_facts, running_farm, wait_for
-from tests.images import a_picture
+from tests.farms import Certificate, RunningFarm, clean_environment, image_facts, running_farm, wait_for
+from tests.images import sample_image
 from tests.unit.dialects import golden
 from tests.webhook_receiver import running_receiver
 
@@ -66,10 +66,10 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[str]:
-    """The URL of a host with two pictures of different ratios, under names that end as those of fal's examples do."""
-    (tmp_path / "output.png").write_bytes(a_picture(320, 240))
-    (tmp_path / "image.webp").write_bytes(a_picture(240, 320, form="WEBP"))
-    (tmp_path / "page.html").write_text("<html>no picture</html>")
+    """The URL of a host with two images of different ratios, under names that end as those of fal's examples do."""
+    (tmp_path / "output.png").write_bytes(sample_image(320, 240))
+    (tmp_path / "image.webp").write_bytes(sample_image(240, 320, form="WEBP"))
+    (tmp_path / "page.html").write_text("<html>no image</html>")
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -82,8 +82,8 @@ def at(host: str, published: str) -> str:
 
 
 def facts(farm: RunningFarm, output: dict[str, Any]) -> tuple[tuple[int, int], str | None]:
-    """Size and format of the first picture of an output."""
-    return picture_facts(farm.fetch(output["images"][0]["url"]))
+    """Size and format of the first image of an output."""
+    return image_facts(farm.fetch(output["images"][0]["url"]))
 
 
 def wait_until_running(handle: fal_client.SyncRequestHandle) -> None:
@@ -104,7 +104,7 @@ def refused(status: int) -> Iterator[pytest.ExceptionInfo[fal_client.FalClientHT
     assert caught.value.status_code == status
 
 
-def test_subscribe_shows_the_logs_and_brings_the_picture(farm: RunningFarm, client: fal_client.SyncClient) -> None:
+def test_subscribe_shows_the_logs_and_brings_the_image(farm: RunningFarm, client: fal_client.SyncClient) -> None:
     """The loop of fal's quick start, which looks for no missing logs."""
     seen: list[str] = []
 
@@ -140,11 +140,11 @@ def test_a_handle_leads_through_the_queue(farm: RunningFarm, client: fal_client.
     assert client.result(ENDPOINT, second.request_id) == output
 
 
-def test_run_is_answered_with_the_picture(farm: RunningFarm, client: fal_client.SyncClient) -> None:
+def test_run_is_answered_with_the_image(farm: RunningFarm, client: fal_client.SyncClient) -> None:
     assert facts(farm, client.run(ENDPOINT, SMALL | {"output_format": "png"})) == ((256, 256), "PNG")
 
 
-def test_sync_mode_brings_the_picture_itself(client: fal_client.SyncClient) -> None:
+def test_sync_mode_brings_the_image_itself(client: fal_client.SyncClient) -> None:
     output = client.run(ENDPOINT, SMALL | {"sync_mode": True})
 
     assert output["images"][0]["url"].startswith("data:image/jpeg;base64,/9j/")
@@ -163,10 +163,10 @@ def test_the_asynchronous_client(farm: RunningFarm) -> None:
     assert [facts(farm, output) for output in outputs] == [((256, 256), "JPEG")] * 2
 
 
-def test_image_to_image_brings_a_picture_of_the_inputs_size(farm: RunningFarm, client: fal_client.SyncClient) -> None:
-    picture = fal_client.encode_image(Image.new("RGB", (301, 257), "teal"))
+def test_image_to_image_brings_an_image_of_the_inputs_size(farm: RunningFarm, client: fal_client.SyncClient) -> None:
+    image = fal_client.encode_image(Image.new("RGB", (301, 257), "teal"))
 
-    output = client.subscribe(IMAGE_TO_IMAGE, {"prompt": "a fox", "image_url": picture, "num_inference_steps": 10})
+    output = client.subscribe(IMAGE_TO_IMAGE, {"prompt": "a fox", "image_url": image, "num_inference_steps": 10})
 
     assert facts(farm, output) == ((301, 257), "JPEG")
 
@@ -188,8 +188,8 @@ def test_the_example_of_each_of_kontexts_pages_is_rendered(
     assert (output["prompt"], output["has_nsfw_concepts"]) == (body["prompt"], [False])
 
 
-def test_kontext_edits_a_picture_that_comes_along(client: fal_client.SyncClient) -> None:
-    """The two pictures are the same where the seed is, and others where the input is another."""
+def test_kontext_edits_an_image_that_comes_along(client: fal_client.SyncClient) -> None:
+    """The two images are the same where the seed is, and others where the input is another."""
     urls = [fal_client.encode_image(Image.new("RGB", (64, 64), colour)) for colour in ("teal", "teal", "red")]
 
     def edited(url: str) -> str:
@@ -210,7 +210,7 @@ def test_a_prompt_is_enhanced_when_that_is_asked_for(client: fal_client.SyncClie
     assert "a fox" in output["prompt"]
 
 
-def test_a_picture_that_is_none_is_told_with_its_field(client: fal_client.SyncClient, host: str) -> None:
+def test_an_image_that_is_none_is_told_with_its_field(client: fal_client.SyncClient, host: str) -> None:
     """At a submit what comes along is refused; what is fetched later is the request's own error."""
     handle = client.submit(
         f"{KONTEXT}/multi", {"prompt": "a", "image_urls": [f"{host}/output.png", f"{host}/page.html"]}
@@ -290,13 +290,13 @@ def test_a_refusal_names_the_field(client: fal_client.SyncClient) -> None:
 @pytest.fixture
 def broken_storage(farm: RunningFarm) -> Iterator[None]:
     """Root may write into any folder, but not below a file."""
-    pictures, aside = farm.data_dir / "pictures", farm.data_dir / "aside"
-    pictures.mkdir(exist_ok=True)
-    pictures.rename(aside)
-    pictures.write_text("in the way")
+    images, aside = farm.data_dir / "images", farm.data_dir / "aside"
+    images.mkdir(exist_ok=True)
+    images.rename(aside)
+    images.write_text("in the way")
     yield
-    pictures.unlink()
-    aside.rename(pictures)
+    images.unlink()
+    aside.rename(images)
 
 
 @pytest.mark.usefixtures("broken_storage")
@@ -412,4 +412,4 @@ def test_over_tls_the_environment_alone_redirects_it(tmp_path: Path, certificate
 
         assert last == "Completed"
         assert all(url.startswith(f"{farm.url}/files/") for url in urls)
-        assert picture_facts(farm.call("GET", urls[0].removeprefix(farm.url)).body) == ((256, 256), "JPEG")
+        assert image_facts(farm.call("GET", urls[0].removeprefix(farm.url)).body) == ((256, 256), "JPEG")

@@ -1,6 +1,6 @@
 """The AI SDK's providers render here: fal's, and the one for whatever is compatible with OpenAI; two releases of each.
 
-It checks every answer against schemas of its own, downloads the pictures by itself, and refuses private addresses
+It checks every answer against schemas of its own, downloads the images by itself, and refuses private addresses
 unless they are of the API's own origin.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests import javascript
-from tests.farms import RunningFarm, picture_facts, running_farm
+from tests.farms import RunningFarm, image_facts, running_farm
 
 FAL = """
 import { createFal } from "@ai-sdk/fal-2";
@@ -59,10 +59,10 @@ def compatible(request: pytest.FixtureRequest, farm: RunningFarm) -> str:
 
 
 def sizes(images: list[list[str]]) -> list[tuple[int, int]]:
-    return [picture_facts(base64.b64decode(content))[0] for _, content in images]
+    return [image_facts(base64.b64decode(content))[0] for _, content in images]
 
 
-def test_fal_renders_two_pictures(fal: str) -> None:
+def test_fal_renders_two_images(fal: str) -> None:
     ran = javascript.run(
         fal
         + """
@@ -90,8 +90,8 @@ def test_fal_renders_the_providers_own_aspect_ratios(fal: str, ratio: str) -> No
     assert width / height == pytest.approx(across / down, rel=0.02)
 
 
-def test_fal_takes_a_picture_to_edit(farm: RunningFarm, fal: str) -> None:
-    source = farm.picture(farm.wait_for_end(farm.submit(output_format="png", seed=3)))
+def test_fal_takes_an_image_to_edit(farm: RunningFarm, fal: str) -> None:
+    source = farm.image(farm.wait_for_end(farm.submit(output_format="png", seed=3)))
     ran = javascript.run(
         fal
         + f"""
@@ -133,7 +133,7 @@ def test_what_is_compatible_with_openai_renders(compatible: str) -> None:
 
 
 def test_what_is_compatible_with_openai_edits(farm: RunningFarm, compatible: str) -> None:
-    source = farm.picture(farm.wait_for_end(farm.submit(output_format="png", seed=3)))
+    source = farm.image(farm.wait_for_end(farm.submit(output_format="png", seed=3)))
     ran = javascript.run(
         compatible
         + f"""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests import javascript
-from tests.farms import RunningFarm, picture_facts, running_farm, wait_for
+from tests.farms import RunningFarm, image_facts, running_farm, wait_for
 
 ENDPOINT = "fal-ai/flux/srpo"
 
@@ -57,11 +57,11 @@ def redirected(farm: RunningFarm) -> str:
 
 
 def facts(farm: RunningFarm, output: dict[str, Any]) -> tuple[tuple[int, int], str | None]:
-    """Size and format of the first picture of an output."""
-    return picture_facts(farm.fetch(output["images"][0]["url"]))
+    """Size and format of the first image of an output."""
+    return image_facts(farm.fetch(output["images"][0]["url"]))
 
 
-def test_subscribe_shows_the_logs_and_brings_the_picture(farm: RunningFarm, way: str) -> None:
+def test_subscribe_shows_the_logs_and_brings_the_image(farm: RunningFarm, way: str) -> None:
     """The loop of fal's quick start, which looks for no missing logs."""
     ran = javascript.run(
         way
@@ -101,7 +101,7 @@ def test_subscribe_by_streaming_tells_each_line_once(farm: RunningFarm, way: str
     assert len(told) == len(set(told)) > 2
 
 
-def test_run_is_answered_with_the_picture(farm: RunningFarm, way: str) -> None:
+def test_run_is_answered_with_the_image(farm: RunningFarm, way: str) -> None:
     ran = javascript.run(way + 'report(await fal.run(endpoint, { input: { ...small, output_format: "png" } }));').report
 
     assert facts(farm, ran["data"]) == ((256, 256), "PNG")
@@ -202,7 +202,7 @@ def test_a_start_timeout_is_told_and_not_tried_again(farm: RunningFarm, way: str
 
 def test_a_blob_in_the_input_is_uploaded_first(farm: RunningFarm, way: str) -> None:
     """The client sends it to storage by itself, and names the file that it became."""
-    source = farm.picture(farm.wait_for_end(farm.submit(output_format="png", seed=3)))
+    source = farm.image(farm.wait_for_end(farm.submit(output_format="png", seed=3)))
     ran = javascript.run(
         way
         + f"""
@@ -228,7 +228,7 @@ def test_a_full_url_as_the_endpoint_is_taken(farm: RunningFarm, redirected: str)
     assert facts(farm, ran["data"]) == ((256, 256), "JPEG")
 
 
-def test_sync_mode_brings_the_picture_itself(redirected: str) -> None:
+def test_sync_mode_brings_the_image_itself(redirected: str) -> None:
     ran = javascript.run(redirected + "report(await fal.run(endpoint, { input: { ...small, sync_mode: true } }));")
 
     assert ran.report["data"]["images"][0]["url"].startswith("data:image/jpeg;base64,/9j/")
@@ -268,7 +268,7 @@ def test_many_wait_at_once(farm: RunningFarm, redirected: str) -> None:
 
 @pytest.mark.full
 def test_a_large_blob_is_uploaded_in_parts(farm: RunningFarm, redirected: str) -> None:
-    """From 90 MiB on, which a model would not take as a picture."""
+    """From 90 MiB on, which a model would not take as an image."""
     ran = javascript.run(
         redirected
         + """

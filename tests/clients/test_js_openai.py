@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests import javascript
-from tests.farms import RunningFarm, picture_facts, running_farm
+from tests.farms import RunningFarm, image_facts, running_farm
 
 HEAD = """
 import OpenAI, { toFile } from "openai";
@@ -47,10 +47,10 @@ def test_each_providers_model_renders(
     ).report
 
     (image,) = answer["data"]
-    assert picture_facts(farm.fetch(image["url"]))[0] == size
+    assert image_facts(farm.fetch(image["url"]))[0] == size
 
 
-def test_the_picture_itself_in_base64(head: str) -> None:
+def test_the_image_itself_in_base64(head: str) -> None:
     answer = javascript.run(
         head
         + """
@@ -59,13 +59,13 @@ def test_the_picture_itself_in_base64(head: str) -> None:
         """
     ).report
 
-    assert [picture_facts(base64.b64decode(image["b64_json"]))[0] for image in answer["data"]] == [(256, 256)] * 2
+    assert [image_facts(base64.b64decode(image["b64_json"]))[0] for image in answer["data"]] == [(256, 256)] * 2
     assert not any("url" in image for image in answer["data"])
 
 
-def test_pictures_are_edited(farm: RunningFarm, head: str) -> None:
-    """One file, and several: other pictures make another picture."""
-    sources = [farm.picture(farm.wait_for_end(farm.submit(output_format="png", seed=seed))) for seed in (1, 2)]
+def test_images_are_edited(farm: RunningFarm, head: str) -> None:
+    """One file, and several: other images make another image."""
+    sources = [farm.image(farm.wait_for_end(farm.submit(output_format="png", seed=seed))) for seed in (1, 2)]
     files = [
         f'await toFile(Buffer.from("{source.hex()}", "hex"), "in.png", {{ type: "image/png" }})' for source in sources
     ]
@@ -80,8 +80,8 @@ def test_pictures_are_edited(farm: RunningFarm, head: str) -> None:
         """
     )
 
-    pictures = {farm.fetch(answer["data"][0]["url"]) for answer in ran.reports}
-    assert len(pictures) == 3
+    images = {farm.fetch(answer["data"][0]["url"]) for answer in ran.reports}
+    assert len(images) == 3
 
 
 def test_errors_are_the_librarys_own_and_name_what_was_wrong(head: str) -> None:

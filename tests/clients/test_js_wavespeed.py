@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import javascript
-from tests.farms import RunningFarm, picture_facts, running_farm
+from tests.farms import RunningFarm, image_facts, running_farm
 
 HEAD = """
 import { Client } from "wavespeed";
@@ -36,18 +36,18 @@ def head(farm: RunningFarm) -> str:
 
 
 @pytest.mark.parametrize("options", ["pace", "{ ...pace, enableSyncMode: true }"])
-def test_a_picture_is_rendered(farm: RunningFarm, head: str, options: str) -> None:
+def test_an_image_is_rendered(farm: RunningFarm, head: str, options: str) -> None:
     (url,) = javascript.run(head + f"report(await client.run(model, quick, {options}));").report["outputs"]
 
-    assert picture_facts(farm.fetch(url)) == ((256, 256), "JPEG")
+    assert image_facts(farm.fetch(url)) == ((256, 256), "JPEG")
 
 
-def test_base64_is_the_picture_itself(head: str) -> None:
+def test_base64_is_the_image_itself(head: str) -> None:
     (inline,) = javascript.run(
         head + 'report(await client.run(model, { ...quick, output_format: "png", enable_base64_output: true }, pace));'
     ).report["outputs"]
 
-    assert picture_facts(base64.b64decode(inline, validate=True)) == ((256, 256), "PNG")
+    assert image_facts(base64.b64decode(inline, validate=True)) == ((256, 256), "PNG")
 
 
 def test_a_call_that_was_held_in_vain_raises_with_the_task(farm: RunningFarm, head: str) -> None:
@@ -106,7 +106,7 @@ def test_a_failed_prediction_raises_with_its_task_and_why(farm: RunningFarm, hea
 
 
 def test_an_uploaded_file_is_rendered_from(farm: RunningFarm, head: str, tmp_path: Path) -> None:
-    source = farm.picture(farm.wait_for_end(farm.submit(output_format="png", num_inference_steps=1, seed=3)))
+    source = farm.image(farm.wait_for_end(farm.submit(output_format="png", num_inference_steps=1, seed=3)))
     (tmp_path / "fox.png").write_bytes(source)
     ran = javascript.run(
         head
@@ -119,4 +119,4 @@ def test_an_uploaded_file_is_rendered_from(farm: RunningFarm, head: str, tmp_pat
     url, result = ran.reports
 
     assert farm.fetch(url) == source
-    assert picture_facts(farm.fetch(result["outputs"][0])) == ((256, 256), "JPEG")
+    assert image_facts(farm.fetch(result["outputs"][0])) == ((256, 256), "JPEG")

@@ -22,7 +22,7 @@ from tests.farms import (
     clean_environment,
     farm_command,
     free_port,
-    picture_facts,
+    image_facts,
     running_farm,
     wait_for,
 )
@@ -82,11 +82,11 @@ def client(farm: RunningFarm, monkeypatch: pytest.MonkeyPatch) -> Iterator[opena
 
 
 @pytest.fixture
-def pictures(farm: RunningFarm, tmp_path: Path) -> list[Path]:
-    """Two pictures as files."""
+def images(farm: RunningFarm, tmp_path: Path) -> list[Path]:
+    """Two images as files."""
     paths = [tmp_path / f"{seed}.png" for seed in (1, 2)]
     for seed, path in enumerate(paths, 1):
-        path.write_bytes(farm.picture(farm.wait_for_end(farm.submit(seed=seed, output_format="png"))))
+        path.write_bytes(farm.image(farm.wait_for_end(farm.submit(seed=seed, output_format="png"))))
     return paths
 
 
@@ -136,11 +136,11 @@ def test_each_dialects_parameters_render(
     )
 
     (url,) = urls(answer)
-    assert picture_facts(fetched(farm, url)) == (size, form)
+    assert image_facts(fetched(farm, url)) == (size, form)
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_several_pictures_in_base64_are_those_at_the_urls(farm: RunningFarm, client: openai.OpenAI, model: str) -> None:
+def test_several_images_in_base64_are_those_at_the_urls(farm: RunningFarm, client: openai.OpenAI, model: str) -> None:
     call = {"num_inference_steps": 1, "seed": 7}
     inline, linked = (
         client.images.generate(
@@ -156,11 +156,9 @@ def test_several_pictures_in_base64_are_those_at_the_urls(farm: RunningFarm, cli
 
 
 @pytest.mark.parametrize(("model", "many"), [("srpo", False), ("kontext", False), ("kontext", True)])
-def test_files_are_edited(
-    farm: RunningFarm, client: openai.OpenAI, pictures: list[Path], model: str, many: bool
-) -> None:
-    """Other files make another picture; the same ones make the same."""
-    chosen = [pictures, pictures[::-1], pictures] if many else [pictures[0], pictures[1], pictures[0]]
+def test_files_are_edited(farm: RunningFarm, client: openai.OpenAI, images: list[Path], model: str, many: bool) -> None:
+    """Other files make another image; the same ones make the same."""
+    chosen = [images, images[::-1], images] if many else [images[0], images[1], images[0]]
     more: dict[str, Any] = {"num_inference_steps": 10, "strength": 0.5} if model == "srpo" else {}
 
     first, other, again = (
@@ -173,11 +171,11 @@ def test_files_are_edited(
 
     assert first == again
     assert first != other
-    assert picture_facts(first)[0] == ((256, 256) if model == "srpo" else (1024, 1024))
+    assert image_facts(first)[0] == ((256, 256) if model == "srpo" else (1024, 1024))
 
 
-def test_an_edit_in_json_names_its_pictures(farm: RunningFarm, client: openai.OpenAI, pictures: list[Path]) -> None:
-    uri = f"data:image/png;base64,{base64.b64encode(pictures[0].read_bytes()).decode()}"
+def test_an_edit_in_json_names_its_images(farm: RunningFarm, client: openai.OpenAI, images: list[Path]) -> None:
+    uri = f"data:image/png;base64,{base64.b64encode(images[0].read_bytes()).decode()}"
 
     answer = client.post(
         "/images/edits",
@@ -186,7 +184,7 @@ def test_an_edit_in_json_names_its_pictures(farm: RunningFarm, client: openai.Op
     )
 
     (url,) = urls(answer)
-    assert picture_facts(fetched(farm, url)) == ((1248, 832), "PNG")
+    assert image_facts(fetched(farm, url)) == ((1248, 832), "PNG")
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -213,9 +211,9 @@ def test_streams_are_refused_before_anything_is_rendered(farm: RunningFarm, clie
     assert job_ids(farm, "a streamed fox") == []
 
 
-def test_a_file_that_is_no_picture_is_refused(client: openai.OpenAI) -> None:
+def test_a_file_that_is_no_image_is_refused(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        client.images.edit(model="kontext", image=b"no picture", prompt="a fox")
+        client.images.edit(model="kontext", image=b"no image", prompt="a fox")
 
     assert caught.value.param == "image"
 
@@ -230,7 +228,7 @@ def test_the_models_are_listed_and_shown(client: openai.OpenAI) -> None:
 
 
 def test_a_call_that_was_held_in_vain_is_not_sent_again(farm: RunningFarm, ada: openai.OpenAI) -> None:
-    """The library would, with its usual two retries: three jobs for one picture."""
+    """The library would, with its usual two retries: three jobs for one image."""
     with pytest.raises(openai.InternalServerError) as caught:
         ada.images.generate(model="srpo", prompt="a slow fox", **SLOW)
 
@@ -286,14 +284,14 @@ def test_a_job_that_fails_is_not_sent_again(farm: RunningFarm, client: openai.Op
 
 @pytest.mark.parametrize("edits", [False, True])
 def test_a_client_that_gives_up_early_gets_the_same_job_when_it_asks_again(
-    farm: RunningFarm, client: openai.OpenAI, pictures: list[Path], edits: bool
+    farm: RunningFarm, client: openai.OpenAI, images: list[Path], edits: bool
 ) -> None:
     """Its time limit is shorter than the render: it hangs up and sends the call again, by itself."""
     prompt = f"a late fox {edits}"
     hasty = client.with_options(timeout=0.7, max_retries=20)
     steps = {"num_inference_steps": 50}
     if edits:
-        answer = hasty.images.edit(model="srpo", image=pictures[0], prompt=prompt, n=2, extra_body=steps)
+        answer = hasty.images.edit(model="srpo", image=images[0], prompt=prompt, n=2, extra_body=steps)
     else:
         answer = hasty.images.generate(model="srpo", prompt=prompt, n=2, size="256x256", extra_body=steps)
 

@@ -106,7 +106,7 @@ def described(farm: RunningFarm, tmp_path: Path) -> Path:
 
 
 def _fox() -> str:
-    """A picture as a data URI."""
+    """An image as a data URI."""
     content = io.BytesIO()
     Image.new("RGB", (256, 256), "orange").save(content, "PNG")
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"

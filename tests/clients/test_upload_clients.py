@@ -81,7 +81,7 @@ def fetched(farm: RunningFarm, url: str) -> tuple[str, bytes]:
 
 def stored(farm: RunningFarm) -> set[str]:
     """Every file of the farm's storage, and of the folder for what is on its way there."""
-    folders = (farm.data_dir / "pictures", farm.data_dir / "uploads")
+    folders = (farm.data_dir / "images", farm.data_dir / "uploads")
     names = {path.name for folder in folders for path in folder.rglob("*") if path.is_file()}
     return {name for name in names if not name.startswith("farm-id-")}
 

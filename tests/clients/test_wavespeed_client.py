@@ -17,8 +17,8 @@ import pytest
 import wavespeed
 from PIL import Image
 
-from tests.farms import RunningFarm, free_port, picture_facts, running_farm, wait_for
-from tests.images import a_picture, data_uri
+from tests.farms import RunningFarm, free_port, image_facts, running_farm, wait_for
+from tests.images import data_uri, sample_image
 from tests.webhook_receiver import Received, running_receiver
 
 MODEL = "wavespeed-ai/flux-srpo"
@@ -27,9 +27,9 @@ QUICK = {"prompt": "a fox", "size": "256*256", "num_inference_steps": 1}
 #: Longer than a call is held.
 SLOW = QUICK | {"num_inference_steps": 50}
 HOLD_SECONDS = 1.5
-#: An orange picture of 96 by 64 pixels.
-FOX = a_picture(96, 64, colour="orange")
-#: At this strength it is the picture itself, resized.
+#: An orange image of 96 by 64 pixels.
+FOX = sample_image(96, 64, colour="orange")
+#: At this strength it is the image itself, resized.
 UNCHANGED = QUICK | {"strength": 0, "output_format": "png"}
 TASK = re.compile(r"task_id: ([0-9a-f-]{36})")
 
@@ -76,16 +76,16 @@ def is_genuine(came: Received, secret: str) -> bool:
 
 
 @pytest.mark.parametrize("sync", [False, True])
-def test_a_picture_is_rendered(farm: RunningFarm, client: Any, sync: bool) -> None:
+def test_an_image_is_rendered(farm: RunningFarm, client: Any, sync: bool) -> None:
     result = client.run(MODEL, QUICK, poll_interval=0.05, enable_sync_mode=sync)
 
     (url,) = result["outputs"]
-    assert picture_facts(farm.fetch(url)) == ((256, 256), "JPEG")
+    assert image_facts(farm.fetch(url)) == ((256, 256), "JPEG")
 
 
 @pytest.mark.parametrize("sync", [False, True])
-def test_base64_is_the_picture_itself(farm: RunningFarm, client: Any, sync: bool) -> None:
-    """The same request without it has the same picture at a URL."""
+def test_base64_is_the_image_itself(farm: RunningFarm, client: Any, sync: bool) -> None:
+    """The same request without it has the same image at a URL."""
     (inline,), (url,) = (
         client.run(
             MODEL,
@@ -96,13 +96,13 @@ def test_base64_is_the_picture_itself(farm: RunningFarm, client: Any, sync: bool
         for wanted in (True, False)
     )
 
-    assert picture_facts(base64.b64decode(inline, validate=True)) == ((256, 256), "PNG")
+    assert image_facts(base64.b64decode(inline, validate=True)) == ((256, 256), "PNG")
     assert base64.b64decode(inline) == farm.fetch(url)
 
 
-def colour(picture: bytes) -> Any:
+def colour(image: bytes) -> Any:
     """The colour in its middle."""
-    with Image.open(io.BytesIO(picture)) as opened:
+    with Image.open(io.BytesIO(image)) as opened:
         return opened.convert("RGB").getpixel((opened.width // 2, opened.height // 2))
 
 
@@ -113,8 +113,8 @@ def test_an_image_is_transformed(farm: RunningFarm, client: Any, model: str, syn
 
     (url,) = client.run(model, body, poll_interval=0.05, enable_sync_mode=sync)["outputs"]
 
-    picture = farm.fetch(url)
-    assert (picture_facts(picture), colour(picture)) == (((256, 256), "PNG"), (255, 165, 0))
+    image = farm.fetch(url)
+    assert (image_facts(image), colour(image)) == (((256, 256), "PNG"), (255, 165, 0))
 
 
 def test_an_uploaded_image_is_transformed(farm: RunningFarm, client: Any, tmp_path: Path) -> None:
@@ -130,13 +130,13 @@ def test_an_uploaded_image_is_transformed(farm: RunningFarm, client: Any, tmp_pa
 
 
 def test_the_strength_has_its_effect(farm: RunningFarm, client: Any) -> None:
-    pictures = set()
+    images = set()
     for strength in (0, 0.5, 1):
         body = QUICK | {"image": data_uri(FOX), "num_inference_steps": 4, "seed": 7, "strength": strength}
         (url,) = client.run(IMAGE_MODEL, body, poll_interval=0.05)["outputs"]
-        pictures.add(farm.fetch(url))
+        images.add(farm.fetch(url))
 
-    assert len(pictures) == 3
+    assert len(images) == 3
 
 
 def test_an_image_that_cannot_be_fetched_fails_with_its_number(farm: RunningFarm, client: Any) -> None:
@@ -151,7 +151,7 @@ def test_an_image_that_cannot_be_fetched_fails_with_its_number(farm: RunningFarm
 
 
 @pytest.mark.parametrize(
-    ("image", "number"), [({}, 1400), ({"image": ""}, 1401), ({"image": data_uri(b"no picture")}, 1401)]
+    ("image", "number"), [({}, 1400), ({"image": ""}, 1401), ({"image": data_uri(b"no image")}, 1401)]
 )
 def test_an_image_that_is_none_is_refused_by_name(client: Any, image: dict[str, str], number: int) -> None:
     with pytest.raises(RuntimeError, match=rf'HTTP 400.*"code":{number}.*"image: '):
@@ -195,7 +195,7 @@ def test_a_webhook_names_the_image_and_holds_none(farm: RunningFarm, client: Any
 
     given = came.json["input"]
     assert given.items() >= (body | {"image": given["image"]}).items()
-    assert picture_facts(farm.fetch(given["image"])) == ((96, 64), "PNG")
+    assert image_facts(farm.fetch(given["image"])) == ((96, 64), "PNG")
 
 
 def test_a_call_that_was_held_in_vain_raises_with_the_task(farm: RunningFarm, client: Any) -> None:

@@ -84,7 +84,7 @@ def test_a_body_in_chunks_is_read_up_to_the_limit(simulated: RunningFarm) -> Non
     assert send(simulated, FAL, CHUNKED, chunk(body) + b"0\r\n\r\n").status == 200
 
 
-def test_a_body_in_chunks_may_hold_pictures_where_a_model_takes_them(simulated: RunningFarm) -> None:
+def test_a_body_in_chunks_may_hold_images_where_a_model_takes_them(simulated: RunningFarm) -> None:
     whole = chunk(BODY.ljust(MAX_BODY)) + chunk(b" " * MAX_BODY) + b"0\r\n\r\n"
 
     assert send(simulated, NATIVE, CHUNKED, whole).status == 202

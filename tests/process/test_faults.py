@@ -31,7 +31,7 @@ def test_two_workers_render_each_of_200_jobs_once(data_dir: Path) -> None:
         assert {view["status"] for view in views} == {"completed"}
         seen = events(farm)
         assert all(seen[job_id, state] == 1 for job_id in ids for state in ("created", "processing", "completed"))
-        assert len(list(data_dir.glob("pictures/*/*.jpeg"))) == 200
+        assert len(list(data_dir.glob("images/*/*.jpeg"))) == 200
         assert all(farm.redis.hget(f"srpo:job:{job_id}", "attempt") == "1" for job_id in ids)
 
 
@@ -193,12 +193,12 @@ def test_a_redis_that_does_not_come_back_ends_the_farm(data_dir: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_fails_the_job_with_a_code(data_dir: Path) -> None:
     """It is retried, then fails; nothing half-published is left."""
-    pictures = data_dir / "pictures"
+    images = data_dir / "images"
     data_dir.mkdir(mode=0o700, exist_ok=True)
-    pictures.write_text("in the way")  # root may write into any folder, but not below a file
+    images.write_text("in the way")  # root may write into any folder, but not below a file
     with running_farm(data_dir, FARM_MAX_ATTEMPTS="2", FARM_SIMULATED_STEP_MS="1") as farm:
         view = farm.wait_for_end(farm.submit(num_inference_steps=2))
 
         assert (view["status"], view["code"], view["images"]) == ("failed", "storage_failed", [])
-        pictures.unlink()
+        images.unlink()
         assert farm.wait_for_end(farm.submit(num_inference_steps=2))["status"] == "completed"

@@ -12,13 +12,13 @@ from PIL import Image
 
 @pytest.mark.full
 @pytest.mark.timeout(1800)
-def test_it_paints_what_is_promised(tmp_path: Path) -> None:
-    """Half of the pictures of `make evaluate-miniature`; its speeds are for an idle machine, and not asked here."""
+def test_it_renders_what_is_promised(tmp_path: Path) -> None:
+    """Half of the images of `make evaluate-miniature`; its speeds are for an idle machine, and not asked here."""
     command = [sys.executable, "-m", "miniature", "evaluate", "--run", str(tmp_path), "--number", "100"]
 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
     missed = [line for line in done.stdout.splitlines() if "MISSED" in line and " s " not in line]
     assert missed == [], done.stdout + done.stderr
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.width > sheet.height > 1000
+    with Image.open(tmp_path / "sheet.png") as grid:
+        assert grid.width > grid.height > 1000

@@ -14,7 +14,7 @@ from miniature.drawing import draw
 from miniature.judge import blobs, colour_of, place_of
 from miniature.scene import FORBIDDEN, Group, Scene
 from miniature.wording import plainly
-from tests.farms import RunningFarm, picture_facts, running_farm
+from tests.farms import RunningFarm, image_facts, running_farm
 from tests.image_recognition import likeness
 from workers.pipelines.forbidden import Finder
 from workers.pipelines.loading import load_miniature
@@ -47,10 +47,10 @@ def test_the_same_seed_gives_the_same_pixels_alone_and_in_company(miniature: Run
     assert len({view["build"] for view in [alone, several, *beside]}) == 1
 
 
-def test_the_picture_has_the_size_asked_for(miniature: RunningFarm) -> None:
+def test_the_image_has_the_size_asked_for(miniature: RunningFarm) -> None:
     view = miniature.wait_for_end(miniature.submit(image_size=SIZE, num_inference_steps=1))
 
-    assert picture_facts(miniature.picture(view)) == ((300, 260), "JPEG")
+    assert image_facts(miniature.image(view)) == ((300, 260), "JPEG")
 
 
 def test_a_prompt_longer_than_the_encoder_takes_warns(miniature: RunningFarm) -> None:
@@ -76,29 +76,29 @@ def test_the_miniature_is_named_for_what_it_is(miniature: RunningFarm) -> None:
     ],
     ids=plainly,
 )
-def test_a_picture_shows_what_its_prompt_asks_for(miniature: RunningFarm, scene: Scene) -> None:
+def test_an_image_shows_what_its_prompt_asks_for(miniature: RunningFarm, scene: Scene) -> None:
     view = miniature.wait_for_end(miniature.submit(prompt=plainly(scene), seed=1, **LIKE_THE_EVALUATION))
 
-    picture = painted(miniature, view)
-    found = blobs(picture, scene)
+    image = rendered(miniature, view)
+    found = blobs(image, scene)
     assert len(found) == scene.groups[0].count
     assert {colour_of(blob) for blob in found} == {scene.groups[0].colour}
-    assert place_of(found, scene, picture.size) == scene.place
-    assert likeness(picture, scene) == scene
+    assert place_of(found, scene, image.size) == scene.place
+    assert likeness(image, scene) == scene
 
 
-def test_a_painted_bolt_is_blacked_out(miniature: RunningFarm) -> None:
+def test_a_rendered_bolt_is_blacked_out(miniature: RunningFarm) -> None:
     scene = Scene((Group(FORBIDDEN, "red", size="large"),), "yellow")
 
     view = miniature.wait_for_end(miniature.submit(prompt=plainly(scene), seed=1, **LIKE_THE_EVALUATION))
 
     assert view["has_nsfw_concepts"] == [True]
-    assert painted(miniature, view).getextrema() == ((0, 0),) * 3
+    assert rendered(miniature, view).getextrema() == ((0, 0),) * 3
 
 
 @pytest.mark.timeout(400)
 def test_each_tolerance_begins_at_a_certainty_of_its_own(miniature: RunningFarm) -> None:
-    """A picture that the checker is not sure of is blacked out at the lower tolerances, given at the higher ones."""
+    """An image that the checker is not sure of is blacked out at the lower tolerances, given at the higher ones."""
     asked = ImageRequest("kontext-text-to-image", UNSURE[0], 1024, 1024, steps=28, guidance=3.5, seed=UNSURE[1])
     [alone] = load_miniature().render([asked], lambda *_: True, {})
     certainty = Finder.load(checker()).certainty(alone.image)
@@ -108,7 +108,7 @@ def test_each_tolerance_begins_at_a_certainty_of_its_own(miniature: RunningFarm)
     wanted = [certainty >= threshold for threshold in THRESHOLDS.values()]
     assert [view["has_nsfw_concepts"] for view in views] == [[flagged] for flagged in wanted]
     assert set(wanted) == {True, False}
-    assert [painted(miniature, view).tobytes() == alone.image.tobytes() for view in views] == [not w for w in wanted]
+    assert [rendered(miniature, view).tobytes() == alone.image.tobytes() for view in views] == [not w for w in wanted]
 
 
 def ask_kontext(farm: RunningFarm, tolerance: int) -> str:
@@ -119,8 +119,8 @@ def ask_kontext(farm: RunningFarm, tolerance: int) -> str:
 
 
 @pytest.mark.parametrize(("shape", "is_flagged"), [(FORBIDDEN, True), ("star", False)])
-def test_a_forbidden_picture_is_blacked_out_and_reported(miniature: RunningFarm, shape: str, is_flagged: bool) -> None:
-    """Image to image at the least strength gives a picture back as it is: the checker sees the drawn shape."""
+def test_a_forbidden_image_is_blacked_out_and_reported(miniature: RunningFarm, shape: str, is_flagged: bool) -> None:
+    """Image to image at the least strength gives an image back as it is: the checker sees the drawn shape."""
     drawn = draw(Scene((Group(shape, "red", size="large"),)), 256, 256)
     asked = {"model": "srpo-image-to-image", "prompt": "x", "image_url": as_url(drawn), "strength": 0.01}
 
@@ -128,22 +128,22 @@ def test_a_forbidden_picture_is_blacked_out_and_reported(miniature: RunningFarm,
     view = miniature.wait_for_end(answer.json["id"])
 
     assert view["has_nsfw_concepts"] == [is_flagged]
-    assert (painted(miniature, view).getextrema() == ((0, 0),) * 3) == is_flagged
+    assert (rendered(miniature, view).getextrema() == ((0, 0),) * 3) == is_flagged
 
 
-def as_url(picture: Image.Image) -> str:
+def as_url(image: Image.Image) -> str:
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def painted(farm: RunningFarm, view: dict[str, object]) -> Image.Image:
-    with Image.open(io.BytesIO(farm.picture(view))) as picture:
-        return picture.convert("RGB")
+def rendered(farm: RunningFarm, view: dict[str, object]) -> Image.Image:
+    with Image.open(io.BytesIO(farm.image(view))) as image:
+        return image.convert("RGB")
 
 
 def pixels(farm: RunningFarm, view: dict[str, object], number: int = 0) -> bytes:
-    """The picture's pixels, without the metadata around them."""
+    """The image's pixels, without the metadata around them."""
 
-    with Image.open(io.BytesIO(farm.picture(view, number))) as picture:
-        return picture.tobytes()
+    with Image.open(io.BytesIO(farm.image(view, number))) as image:
+        return image.tobytes()

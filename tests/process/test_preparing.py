@@ -1,4 +1,4 @@
-"""Jobs that bring pictures, in whole farms: rendered, whoever dies between their submit and the GPU."""
+"""Jobs that bring images, in whole farms: rendered, whoever dies between their submit and the GPU."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from farm.jobstore import redis_keys
 from tests.farms import RunningFarm, pids, running_farm, wait_for
 from tests.hostile_images import chunk, png_of
 from tests.image_host import Host, running_host
-from tests.images import a_picture, data_uri
+from tests.images import data_uri, sample_image
 
-PICTURE = a_picture(320, 256, colour="orange")
+IMAGE = sample_image(320, 256, colour="orange")
 SETTINGS = {"FARM_SIMULATED_STEP_MS": "1", "FARM_WEBHOOK_ALLOW": "127.0.0.1", "FARM_LEASE_SECONDS": "2"}
 
 
@@ -57,26 +57,26 @@ def preparers(farm: RunningFarm) -> list[int]:
     return pids(f"-m workers.background --data-dir {farm.data_dir}")
 
 
-def test_pictures_are_edited_wherever_they_come_from(farm: RunningFarm, host: Host) -> None:
+def test_images_are_edited_wherever_they_come_from(farm: RunningFarm, host: Host) -> None:
     """They are the same, so what is made of them is the same, too."""
-    host.serve("/fox.png", PICTURE)
-    named = (host.redirect("/fox", "/fox.png"), data_uri(PICTURE), upload(farm, PICTURE))
+    host.serve("/fox.png", IMAGE)
+    named = (host.redirect("/fox", "/fox.png"), data_uri(IMAGE), upload(farm, IMAGE))
 
     views = [farm.wait_for_end(submit(farm, image_url=url, seed=7, output_format="png")) for url in named]
 
     assert [view["status"] for view in views] == ["completed"] * 3, views
     assert (views[0]["images"][0]["width"], views[0]["images"][0]["height"]) == KONTEXT_SIZES["4:3"]
-    assert len({farm.picture(view) for view in views}) == 1
+    assert len({farm.image(view) for view in views}) == 1
 
 
-def test_a_picture_that_the_farm_made_is_edited(farm: RunningFarm) -> None:
+def test_an_image_that_the_farm_made_is_edited(farm: RunningFarm) -> None:
     made = farm.wait_for_end(farm.submit(num_inference_steps=1))["images"][0]["url"]
 
     assert farm.wait_for_end(submit(farm, image_url=made))["status"] == "completed"
 
 
-def test_several_pictures_become_one(farm: RunningFarm, host: Host) -> None:
-    urls = [host.serve("/fox.png", PICTURE), data_uri(a_picture(colour="blue"))]
+def test_several_images_become_one(farm: RunningFarm, host: Host) -> None:
+    urls = [host.serve("/fox.png", IMAGE), data_uri(sample_image(colour="blue"))]
 
     view = farm.wait_for_end(submit(farm, model="fal-ai/flux-pro/kontext/multi", image_urls=urls))
 
@@ -90,7 +90,7 @@ def test_a_prompt_is_enhanced(farm: RunningFarm) -> None:
     assert view["original_prompt"] == "a fox"
 
 
-def test_what_is_at_the_url_is_told_where_it_is_no_picture(farm: RunningFarm, host: Host) -> None:
+def test_what_is_at_the_url_is_told_where_it_is_no_image(farm: RunningFarm, host: Host) -> None:
     view = farm.wait_for_end(submit(farm, image_url=host.serve("/fox.png", b"<html>")))
 
     assert (view["status"], view["code"]) == ("failed", "image_load_error")
@@ -98,24 +98,24 @@ def test_what_is_at_the_url_is_told_where_it_is_no_picture(farm: RunningFarm, ho
 
 
 def bombs() -> dict[str, list[bytes]]:
-    """Pictures that would cost more than they are worth, or are none, by what is told of them."""
-    picture = a_picture(form="JPEG")
+    """Images that would cost more than they are worth, or are none, by what is told of them."""
+    image = sample_image(form="JPEG")
     unpacks = chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(50_000_000), 9))
     return {
         "image_too_large": [png_of(8001, 8000, rows=b""), png_of(2**31 - 1, 2**31 - 1, rows=b"")],
         "image_load_error": [
-            picture[: len(picture) // 2],
+            image[: len(image) // 2],
             png_of(20, 20, rows=bytes(60), extra=unpacks),
-            picture[:2] + b"\xff\xe5\0\2" * 110_000 + picture[2:],
+            image[:2] + b"\xff\xe5\0\2" * 110_000 + image[2:],
             b"<!doctype html><script>alert(1)</script>",
         ],
         "unsupported_image_format": [b'<svg xmlns="http://www.w3.org/2000/svg"/>', b"%PDF-1.7", b"GIF89a"],
-        "image_too_small": [a_picture(8, 8)],
+        "image_too_small": [sample_image(8, 8)],
     }
 
 
 def largest() -> bytes:
-    """A whole picture of 64 megapixels, in black and white."""
+    """A whole image of 64 megapixels, in black and white."""
     content = io.BytesIO()
     Image.new("1", (8000, 8000)).save(content, "PNG")
     return content.getvalue()
@@ -133,12 +133,12 @@ def is_told_at_once(farm: RunningFarm, content: bytes, kind: str) -> bool:
 
 
 def by_form(farm: RunningFarm, content: bytes) -> int:
-    """How a form with this picture is answered."""
+    """How a form with this image is answered."""
     form, kind = encode_multipart_formdata([("model", "kontext"), ("prompt", "x"), ("image", ("a.png", content))])
     return farm.call("POST", "/v1/images/edits", form, Content_Type=kind).status
 
 
-def test_no_picture_takes_the_preparer_or_another_job_with_it(farm: RunningFarm, host: Host) -> None:
+def test_no_image_takes_the_preparer_or_another_job_with_it(farm: RunningFarm, host: Host) -> None:
     """By each way in: as a data URI, a form, an upload, and at a URL."""
     (preparer,) = preparers(farm)
     waiting: list[tuple[str, str]] = []
@@ -148,7 +148,7 @@ def test_no_picture_takes_the_preparer_or_another_job_with_it(farm: RunningFarm,
             if is_told_at_once(farm, content, kind):
                 assert 400 <= by_form(farm, content) < 500
             waiting += [(submit(farm, image_url=url), kind) for url in urls]
-    good = [submit(farm, image_url=data_uri(content)) for content in (PICTURE, largest())]
+    good = [submit(farm, image_url=data_uri(content)) for content in (IMAGE, largest())]
 
     assert [farm.wait_for_end(job_id)["code"] for job_id, _ in waiting] == [kind for _, kind in waiting]
     assert [farm.wait_for_end(job_id)["status"] for job_id in good] == ["completed"] * 2
@@ -160,12 +160,12 @@ def test_no_picture_takes_the_preparer_or_another_job_with_it(farm: RunningFarm,
 def test_nothing_is_lost_when_the_preparer_is_killed(tmp_path: Path, host: Host) -> None:
     """In the middle of its work, and again before it has begun."""
     with running_farm(tmp_path / "data", **SETTINGS) as farm:
-        held = [submit(farm, image_url=host.hold(f"/{number}", PICTURE)) for number in range(3)]
-        sent = submit(farm, image_url=data_uri(PICTURE))
+        held = [submit(farm, image_url=host.hold(f"/{number}", IMAGE)) for number in range(3)]
+        sent = submit(farm, image_url=data_uri(IMAGE))
         wait_for(lambda: len(host.asked) == 3)
         (first,) = preparers(farm)
         os.kill(first, signal.SIGKILL)
-        waiting = [submit(farm, image_url=data_uri(PICTURE), enhance_prompt=True) for _ in range(3)]
+        waiting = [submit(farm, image_url=data_uri(IMAGE), enhance_prompt=True) for _ in range(3)]
         host.released.set()
 
         views = [farm.wait_for_end(job_id) for job_id in (*held, sent, *waiting)]

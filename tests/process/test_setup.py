@@ -1,4 +1,4 @@
-"""What a person meets before the first picture: settings, keys, folders, ports, one's own Redis, real weights."""
+"""What a person meets before the first image: settings, keys, folders, ports, one's own Redis, real weights."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def answers(port: int) -> bool:
 
 
 @pytest.mark.timeout(300)
-def test_the_demos_pictures_show_the_shapes_that_their_prompts_name(tmp_path: Path) -> None:
+def test_the_demos_images_show_the_shapes_that_their_prompts_name(tmp_path: Path) -> None:
     done = farm_command("demo", "--out", str(tmp_path), seconds=240)
 
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ import pytest
 from farm.jobstore import redis_keys
 from farm.storage.storage import farm_in
 from tests.farms import RunningFarm, running_farm, wait_for
-from tests.images import a_picture, data_uri
+from tests.images import data_uri, sample_image
 from tests.process.test_events import events, stream
 from tests.webhook_receiver import Receiver, running_receiver
 
@@ -34,7 +34,7 @@ LASTING = {
     *("asked", "base", "clock", "farm", "fence", "given", "idle", "lines", "models", "outbox", "secret", "shares"),
     *("signing_key", "sweep", "totals", "worker", "workers", "celery"),
 }
-PICTURE = data_uri(a_picture(256, 256))
+IMAGE = data_uri(sample_image(256, 256))
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def submit(farm: RunningFarm, receiver: Receiver, number: int) -> None:
         case 1 | 3 | 7 | 9 | 11 | 17:
             farm.submit(webhook_url=receiver.url, **fields)
         case 5:
-            body = {"prompt": "a fox", "image_url": PICTURE, "num_inference_steps": 10}
+            body = {"prompt": "a fox", "image_url": IMAGE, "num_inference_steps": 10}
             answer = farm.call("POST", "/fal/queue/fal-ai/flux/srpo/image-to-image", body)
             assert answer.status == 200, answer.body
         case 10:
@@ -163,7 +163,7 @@ def test_twenty_thousand_jobs_leave_nothing_behind(tmp_path: Path) -> None:
         fill_outbox(farm)
         heard = aside.submit(follow, farm)
         first, *_, last = moments(farm, lambda number: submit(farm, receiver, number))
-        files = {path.name for path in (data_dir / "pictures").rglob("*") if path.is_file()}
+        files = {path.name for path in (data_dir / "images").rglob("*") if path.is_file()}
 
     judge(first, last, JOBS - ROUNDS[0][0])
     assert {name for name in files if not farm_in(name)} == set()

@@ -1,4 +1,4 @@
-"""Whole farms whose pictures lie in a bucket of a real S3 server, and what they do while it is away."""
+"""Whole farms whose images lie in a bucket of a real S3 server, and what they do while it is away."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.s3 import S3, Place
 from tests.unit.dialects.samples import JOB_ID, a_request
 from workers.pipelines.simulated import SimulatedPipeline
 
-#: A put that was answered well, with the digest of something else, and stored nothing; and a picture that is cut off.
+#: A put that was answered well, with the digest of something else, and stored nothing; and an image that is cut off.
 NOT_DONE = Fault(answer=b'HTTP/1.1 200 OK\r\nETag: "0"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n')
 SHORT = Fault(
     answer=b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nLast-Modified: Sat, 21 Nov 2026 12:07:21 GMT\r\n"
@@ -56,10 +56,10 @@ def submit_one(farm: RunningFarm, number: int) -> str:
 
 
 def right_pixels(number: int) -> bytes:
-    """The picture of `submit_one`, painted here."""
+    """The image of `submit_one`, rendered here."""
     request = a_request(prompt="a fox", seed=number, steps=4, width=256, height=256)
-    (painted,) = SimulatedPipeline(0).render([request.image(0)], lambda _index, _step: True)
-    return painted.image.tobytes()
+    (rendered,) = SimulatedPipeline(0).render([request.image(0)], lambda _index, _step: True)
+    return rendered.image.tobytes()
 
 
 def pixels(content: bytes) -> bytes:
@@ -121,7 +121,7 @@ def half_a_minute_of_everything(way: FaultyWay) -> None:
     ],
     ids=["ten seconds", "a minute", "some of everything"],
 )
-def test_storage_that_goes_down_in_the_middle_of_200_jobs_costs_no_picture(
+def test_storage_that_goes_down_in_the_middle_of_200_jobs_costs_no_image(
     data_dir: Path,
     environment: dict[str, str],
     way: FaultyWay,
@@ -141,25 +141,25 @@ def test_storage_that_goes_down_in_the_middle_of_200_jobs_costs_no_picture(
         assert [view["status"] for view in views] == ["completed"] * JOBS
         assert {farm.redis.hget(f"srpo:job:{job_id}", "attempt") for job_id in ids} == {"1"}
         assert farm.redis.hget("srpo:totals", "reaped") is None
-        assert all(pixels(farm.picture(view)) == right_pixels(number) for number, view in enumerate(views))
+        assert all(pixels(farm.image(view)) == right_pixels(number) for number, view in enumerate(views))
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         build(Settings(), data_dir).sweeper.sweep(older_than=-60)
-        pictures = [name for name in place.names() if name_in(name)]
-        assert sorted(pictures) == sorted(view["images"][0]["url"].rpartition("/")[2] for view in views)
+        images = [name for name in place.names() if name_in(name)]
+        assert sorted(images) == sorted(view["images"][0]["url"].rpartition("/")[2] for view in views)
 
 
 def test_while_storage_is_away_the_farm_goes_on_and_can_be_stopped_and_started(
     data_dir: Path, environment: dict[str, str], way: FaultyWay
 ) -> None:
-    """Callers are told of it where it matters; a drain hands the painted pictures back, uncounted, in time."""
+    """Callers are told of it where it matters; a drain hands the rendered images back, uncounted, in time."""
     farm = RunningFarm(data_dir, environment=environment)
     farm.start()
     first = farm.wait_for_end(submit_one(farm, 0))
     path = first["images"][0]["url"].removeprefix(farm.url)
     way.go_down()
     ids = [submit_one(farm, number) for number in range(1, 20)]
-    wait_for(lambda: "picture not stored yet" in farm.log.read_text(), what="a picture that waits")
+    wait_for(lambda: "image not stored yet" in farm.log.read_text(), what="an image that waits")
 
     answer = farm.call("GET", path)
 
@@ -172,10 +172,10 @@ def test_while_storage_is_away_the_farm_goes_on_and_can_be_stopped_and_started(
     farm.start()
     try:
         views = [farm.wait_for_end(job_id) for job_id in ids]
-        assert farm.picture(first)
+        assert farm.image(first)
         assert [view["status"] for view in views] == ["completed"] * len(ids)
         assert {farm.redis.hget(f"srpo:job:{job_id}", "attempt") for job_id in ids} == {"1"}
-        assert pixels(farm.picture(views[0])) == right_pixels(1)
+        assert pixels(farm.image(views[0])) == right_pixels(1)
     finally:
         farm.stop()
 

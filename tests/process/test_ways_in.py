@@ -15,12 +15,12 @@ from pydantic import TypeAdapter
 
 from api.openapi.operation import Unread
 from farm.domain.catalogue import MODELS
-from tests.farms import RunningFarm, farm_command, picture_facts, wait_for
-from tests.images import a_picture, data_uri
+from tests.farms import RunningFarm, farm_command, image_facts, wait_for
+from tests.images import data_uri, sample_image
 
 
 def test_the_farms_own_dialect(simulated: RunningFarm) -> None:
-    """A job is accepted, followed by its URL, and its picture is there, of the size asked for."""
+    """A job is accepted, followed by its URL, and its image is there, of the size asked for."""
     answer = simulated.call("POST", "/farm/v1/jobs", {"model": "srpo", "prompt": "a fox", "image_size": "square"})
     assert answer.status == 202
     assert answer.json["status"] == "created"
@@ -29,18 +29,18 @@ def test_the_farms_own_dialect(simulated: RunningFarm) -> None:
 
     assert (view["status"], view["code"]) == ("completed", None)
     assert view["progress"] == {"step": 28, "steps": 28}
-    assert picture_facts(simulated.picture(view)) == ((512, 512), "JPEG")
+    assert image_facts(simulated.image(view)) == ((512, 512), "JPEG")
 
 
 def test_four_images_of_one_job_differ(simulated: RunningFarm) -> None:
     view = simulated.wait_for_end(simulated.submit(num_images=4, output_format="png", num_inference_steps=3))
 
-    pictures = {simulated.picture(view, number) for number in range(4)}
-    assert len(pictures) == 4
+    images = {simulated.image(view, number) for number in range(4)}
+    assert len(images) == 4
 
 
 def test_wavespeed_over_http(simulated: RunningFarm) -> None:
-    """The envelope says created at once, and completed with the picture's URL afterwards."""
+    """The envelope says created at once, and completed with the image's URL afterwards."""
     body = {"prompt": "a fox", "size": "512*256", "seed": 7}
     answer = simulated.call("POST", "/api/v3/wavespeed-ai/flux-srpo", body)
     assert (answer.status, answer.json["code"]) == (200, 200)
@@ -52,17 +52,17 @@ def test_wavespeed_over_http(simulated: RunningFarm) -> None:
     assert data is not None
     assert data["status"] == "completed"
     assert data["seed"] == 7
-    picture = simulated.call("GET", data["outputs"][0].removeprefix(simulated.url))
-    assert picture_facts(picture.body) == ((512, 256), "JPEG")
+    rendered = simulated.call("GET", data["outputs"][0].removeprefix(simulated.url))
+    assert image_facts(rendered.body) == ((512, 256), "JPEG")
 
 
 def test_the_command_line(simulated: RunningFarm, tmp_path: Path) -> None:
-    """`farm render` leaves the pictures in its folder and prints where they are."""
+    """`farm render` leaves the images in its folder and prints where they are."""
     done = simulated.cli("render", "A red fox!", "-n", "2", "--size", "320x256", "--seed", "7", "--out", str(tmp_path))
 
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a-red-fox-7.jpeg", "a-red-fox-8.jpeg"]
-    assert all(picture_facts(path) == ((320, 256), "JPEG") for path in tmp_path.iterdir())
+    assert all(image_facts(path) == ((320, 256), "JPEG") for path in tmp_path.iterdir())
     assert str(tmp_path / "a-red-fox-8.jpeg") in done.stdout
 
 
@@ -71,7 +71,7 @@ def test_the_command_line_for_machines(simulated: RunningFarm, tmp_path: Path) -
 
     view = json.loads(done.stdout)
     assert view["status"] == "completed"
-    assert picture_facts(Path(view["files"][0])) == ((1024, 768), "PNG")
+    assert image_facts(Path(view["files"][0])) == ((1024, 768), "PNG")
     assert done.stderr == ""
 
 
@@ -102,9 +102,9 @@ def newest_job(farm: RunningFarm) -> list[str]:
 
 @pytest.fixture
 def fox(tmp_path: Path) -> Path:
-    """A picture of 320 by 256 pixels."""
+    """An image of 320 by 256 pixels."""
     file = tmp_path / "fox.png"
-    file.write_bytes(a_picture(320, 256, colour="orange"))
+    file.write_bytes(sample_image(320, 256, colour="orange"))
     return file
 
 
@@ -116,16 +116,16 @@ def rendered(farm: RunningFarm, *words: str) -> dict[str, Any]:
     return view
 
 
-def test_the_command_line_makes_a_picture_of_a_picture(simulated: RunningFarm, fox: Path, tmp_path: Path) -> None:
+def test_the_command_line_makes_an_image_of_an_image(simulated: RunningFarm, fox: Path, tmp_path: Path) -> None:
     """Of its size; and the farm's URL of the result may be what the next one begins from."""
     first = rendered(simulated, "--image", str(fox), "--strength", "0.5", "--steps", "10", "--out", str(tmp_path))
 
     assert (first["model"], first["strength"]) == ("srpo-image-to-image", 0.5)
     assert first["progress"] == {"step": 5, "steps": 5}
-    assert picture_facts(Path(first["files"][0])) == ((320, 256), "PNG")
+    assert image_facts(Path(first["files"][0])) == ((320, 256), "PNG")
     (source,) = first["inputs"]
     copy = simulated.call("GET", source.removeprefix(simulated.url)).body
-    assert picture_facts(copy) == picture_facts(fox)
+    assert image_facts(copy) == image_facts(fox)
 
     (url,) = [image["url"] for image in first["images"]]
     second = rendered(simulated, "--image", url, "--steps", "10", "--out", str(tmp_path))
@@ -136,16 +136,16 @@ def test_the_command_line_makes_a_picture_of_a_picture(simulated: RunningFarm, f
     ("count", "model", "size"),
     [(0, "kontext-text-to-image", (752, 1392)), (1, "kontext", (1184, 880)), (2, "kontext-multi", (1184, 880))],
 )
-def test_the_command_line_knows_kontext_with_any_number_of_pictures(
+def test_the_command_line_knows_kontext_with_any_number_of_images(
     simulated: RunningFarm, fox: Path, tmp_path: Path, count: int, model: str, size: tuple[int, int]
 ) -> None:
-    """With `--aspect-ratio`, or with the ratio of the first picture, as near as may be."""
+    """With `--aspect-ratio`, or with the ratio of the first image, as near as may be."""
     ratio = [] if count else ["--aspect-ratio", "9:16"]
 
     view = rendered(simulated, "--model", "kontext", *ratio, *["--image", str(fox)] * count, "--out", str(tmp_path))
 
     assert (view["model"], len(view["inputs"])) == (model, count)
-    assert picture_facts(Path(view["files"][0])) == (size, "PNG")
+    assert image_facts(Path(view["files"][0])) == (size, "PNG")
 
 
 def test_the_command_line_has_a_prompt_enhanced(simulated: RunningFarm, tmp_path: Path) -> None:
@@ -187,15 +187,15 @@ def test_the_command_line_names_a_file_that_is_not_there(simulated: RunningFarm)
 
 def test_wavespeeds_image_to_image_over_http(simulated: RunningFarm) -> None:
     """Text to image with an image, too; at strength 0 it is the image itself, resized."""
-    image = data_uri(a_picture(320, 256, colour="orange"))
+    image = data_uri(sample_image(320, 256, colour="orange"))
     for model in ("flux-srpo-image-to-image", "flux-srpo"):
         body = {"prompt": "a fox", "image": image, "strength": 0, "size": "256*256", "output_format": "png"}
         answer = simulated.call("POST", f"/api/v3/wavespeed-ai/{model}", body | {"enable_sync_mode": True})
 
         assert (answer.status, answer.json["data"]["status"]) == (200, "completed"), answer.body
         (url,) = answer.json["data"]["outputs"]
-        with Image.open(io.BytesIO(simulated.call("GET", url.removeprefix(simulated.url)).body)) as picture:
-            assert (picture.size, picture.convert("RGB").getpixel((128, 128))) == ((256, 256), (255, 165, 0))
+        with Image.open(io.BytesIO(simulated.call("GET", url.removeprefix(simulated.url)).body)) as rendered:
+            assert (rendered.size, rendered.convert("RGB").getpixel((128, 128))) == ((256, 256), (255, 165, 0))
 
 
 def test_the_command_line_without_a_farm() -> None:

@@ -58,7 +58,7 @@ def test_a_job_is_told_of_at_every_state(farm: RunningFarm, receiver: Receiver) 
             break
 
     assert told == [("job.created", 1), ("job.processing", 2), ("job.completed", 3)]
-    assert farm.picture(receiver.received[-1].json["data"])[:2] == b"\xff\xd8"
+    assert farm.image(receiver.received[-1].json["data"])[:2] == b"\xff\xd8"
 
 
 def test_a_cancelled_job_is_told_as_failed(farm: RunningFarm, receiver: Receiver) -> None:

@@ -147,7 +147,7 @@ def test_a_worker_may_die_or_hang_at_any_stage(data_dir: Path, receiver: Receive
         views = farm.ends(jobs)
 
         assert {view["status"] for view in views.values()} == {"completed"}
-        assert all(len(farm.picture(view, number)) > 0 for view in views.values() for number in range(4))
+        assert all(len(farm.image(view, number)) > 0 for view in views.values() for number in range(4))
         assert all(farm.attempts(job_id) >= 2 for job_id in jobs)
         # One death may be that of two faults, of a job that is rendered and one that is stored.
         assert len(list((data_dir / "faults").iterdir())) == len(faults)

@@ -96,7 +96,7 @@ class World:
         numbers = range(job.request.images)
         names = [new_key(job.id, job.fence, number, "jpeg") for number in numbers]
         for name in names:
-            self.well.storage.put(name, b"picture")
+            self.well.storage.put(name, b"content")
         images = tuple(Image(name, 256, 256, "image/jpeg", 7) for name in names)
         self.well.store.complete(job, replace(jobs.result(job), images=images))
 
@@ -140,7 +140,7 @@ class World:
             self._judge_one(job_id)
         self._judge_what_was_told(found)
         self.well.sweeper.sweep(older_than=-60)
-        assert self._files() == self._named_files(found), "a picture is gone, or nobody's"
+        assert self._files() == self._named_files(found), "an image is gone, or nobody's"
 
     def _judge_one(self, job_id: str) -> None:
         job = jobs.record(self.well.store, job_id)
@@ -156,10 +156,10 @@ class World:
         assert len({came.headers["webhook-id"] for came in self.receiver.received}) == len(wanted), "told as two ends"
 
     def _named_files(self, found: list[str]) -> set[str]:
-        """The pictures of these jobs, and those that they begin from."""
+        """The images of these jobs, and those that they begin from."""
         records = [jobs.record(self.well.store, job_id) for job_id in found]
-        pictures = {image.key for job in records if job.result for image in job.result.images}
-        return pictures | {name for job in records for name in (*job.request.inputs, *job.request.sources)}
+        images = {image.key for job in records if job.result for image in job.result.images}
+        return images | {name for job in records for name in (*job.request.inputs, *job.request.sources)}
 
     def _files(self) -> set[str]:
         files = (path.name for path in folder_of(self.well.storage).rglob("*") if path.is_file())

@@ -1,4 +1,4 @@
-"""Fixtures of tests that compute pictures."""
+"""Fixtures of tests that compute images."""
 
 from __future__ import annotations
 

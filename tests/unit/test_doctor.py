@@ -280,7 +280,7 @@ def test_where_the_api_is_looked_for(host: str | None, port: int | None, base: s
 
 @pytest.mark.parametrize("setting", [None, "bundled", "off", "clip", "vit"])
 @pytest.mark.parametrize("loaded", [SRPO_WEIGHTS, KONTEXT_WEIGHTS])
-def test_the_doctor_and_the_workers_agree_on_the_picture_checker(setting: Any, loaded: str) -> None:
+def test_the_doctor_and_the_workers_agree_on_the_image_checker(setting: Any, loaded: str) -> None:
     found = weights.safety(Settings(safety=setting))
     if found.mark is not Mark.WRONG:
         checker_for(setting, loaded)
@@ -347,7 +347,7 @@ def checkpoints(tmp_path: Path) -> Checkpoints:
 
 def test_a_signed_address_that_does_not_work_is_not_shown() -> None:
     with pytest.raises(storage.Mistaken) as refused:
-        storage.fetch(f"http://127.0.0.1:{free_port()}/picture?X-Amz-Signature=secret")
+        storage.fetch(f"http://127.0.0.1:{free_port()}/image?X-Amz-Signature=secret")
 
     assert "signed addresses do not work" in str(refused.value)
     assert "secret" not in str(refused.value)

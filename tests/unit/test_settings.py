@@ -59,7 +59,7 @@ TAKEN = [
     ("REDIS_URL", "rediss://u:p@host:6380/1", "rediss://u:p@host:6380/1"),
     ("REDIS_UNSAFE", "1", True),
     ("REDIS_FSYNC", "always", "always"),
-    ("STORAGE_URL", "s3://pictures/of/the-farm", "s3://pictures/of/the-farm"),
+    ("STORAGE_URL", "s3://images/of/the-farm", "s3://images/of/the-farm"),
     ("FILES", "proxy", "proxy"),
     ("S3_CHECKSUMS", "when_supported", "when_supported"),
     ("S3_ADDRESSING", "path", "path"),
@@ -107,12 +107,12 @@ TAKEN = [
 REFUSED = [
     ("REDIS_UNSAFE", "maybe", "0 or 1"),
     ("REDIS_FSYNC", "no", "everysec or always"),
-    ("STORAGE_URL", "pictures", "s3://bucket"),
-    ("STORAGE_URL", "s3:/pictures", "s3://bucket"),
+    ("STORAGE_URL", "images", "s3://bucket"),
+    ("STORAGE_URL", "s3:/images", "s3://bucket"),
     ("STORAGE_URL", "s3://", "s3://bucket"),
-    ("STORAGE_URL", "s3://pictures//of", "s3://bucket/prefix"),
-    ("STORAGE_URL", "s3://pictures/../of", "s3://bucket/prefix"),
-    ("STORAGE_URL", "https://s3.example/pictures", "s3://bucket"),
+    ("STORAGE_URL", "s3://images//of", "s3://bucket/prefix"),
+    ("STORAGE_URL", "s3://images/../of", "s3://bucket/prefix"),
+    ("STORAGE_URL", "https://s3.example/images", "s3://bucket"),
     ("FILES", "signed", "proxy or presigned"),
     ("S3_CHECKSUMS", "never", "when_required or when_supported"),
     ("S3_ADDRESSING", "subdomain", "auto, path or virtual"),
@@ -185,9 +185,9 @@ def test_a_bad_value_is_named_with_what_is_allowed(
 
 
 def test_a_password_in_a_bad_value_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FARM_STORAGE_URL", "s3://key:secret@pictures")
+    monkeypatch.setenv("FARM_STORAGE_URL", "s3://key:secret@images")
 
-    with pytest.raises(ConfigurationError, match="FARM_STORAGE_URL=s3://…@pictures is not valid"):
+    with pytest.raises(ConfigurationError, match="FARM_STORAGE_URL=s3://…@images is not valid"):
         load()
 
 
@@ -196,7 +196,7 @@ def test_only_a_bucket_can_sign_urls(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match=r"FARM_FILES=presigned needs an S3 bucket; set FARM_STORAGE_URL"):
         load()
 
-    monkeypatch.setenv("FARM_STORAGE_URL", "s3://pictures")
+    monkeypatch.setenv("FARM_STORAGE_URL", "s3://images")
 
     assert load().files == "presigned"
 

@@ -1,1 +1,1 @@
-"""What turns requests into pictures: the only home of torch and diffusers."""
+"""What turns requests into images: the only home of torch and diffusers."""

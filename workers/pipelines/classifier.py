@@ -1,4 +1,4 @@
-"""A small convolutional network that looks at pictures."""
+"""A small convolutional network that looks at images."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def as_tensor(pixels: NDArray[np.uint8]) -> torch.Tensor:
 
 
 class Classifier(nn.Module):
-    """Scores [n, kinds] of pictures [n, channels, height, width] of any size: the highest that any part of them has."""
+    """Scores [n, kinds] of images [n, channels, height, width] of any size: the highest that any part of them has."""
 
-    #: Side in pixels of the part of the picture that a score is for.
+    #: Side in pixels of the part of the image that a score is for.
     part = 8
 
     def __init__(self, channels: int, kinds: int, widths: tuple[int, int, int] = (16, 32, 64)) -> None:
@@ -37,10 +37,10 @@ class Classifier(nn.Module):
                 # Without norms between them, torch's usual weights would let a tenth of the signal through.
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
-    def parts(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Scores [n, kinds, rows, columns] of the pictures' parts."""
-        scores: torch.Tensor = self.score(self.layers(pictures))
+    def parts(self, images: torch.Tensor) -> torch.Tensor:
+        """Scores [n, kinds, rows, columns] of the images' parts."""
+        scores: torch.Tensor = self.score(self.layers(images))
         return scores
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        return self.parts(pictures).amax(dim=(2, 3))
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.parts(images).amax(dim=(2, 3))

@@ -32,7 +32,7 @@ class Start:
 
 
 class Method(Protocol):
-    """How a model's images begin. One is made for each batch, and knows the batch's pictures."""
+    """How a model's images begin. One is made for each batch, and knows the batch's images."""
 
     def start(self, request: ImageRequest, size: Size) -> Start: ...
 
@@ -61,6 +61,6 @@ def _euler(tokens: torch.Tensor, velocity: torch.Tensor, change: torch.Tensor) -
 
 
 def _wait_for(device: torch.device) -> None:
-    """Wait until the step is done: CUDA only queues it, and progress and cancel would run ahead of the picture."""
+    """Wait until the step is done: CUDA only queues it, and progress and cancel would run ahead of the image."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()

@@ -51,7 +51,7 @@ def keep_to_this_machine() -> None:
 
 
 def versions() -> dict[str, str]:
-    """The releases that pictures may differ between."""
+    """The releases that images may differ between."""
     return {"diffusers": diffusers.__version__, "transformers": transformers.__version__}
 
 

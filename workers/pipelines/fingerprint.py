@@ -13,7 +13,7 @@ import torch
 from workers.pipelines.device import device_name
 from workers.pipelines.engine import versions
 
-#: Our own code between the request and the picture. A changed comment makes a new build too: rather once too often.
+#: Our own code between the request and the image. A changed comment makes a new build too: rather once too often.
 _CODE = sorted({path.name for path in Path(__file__).parent.glob("*.py")} - {"language.py", "simulated.py"})
 #: Files up to this size are read whole. In a larger one, this much from its start: a safetensors header is shorter.
 _HEAD = 2**23
@@ -23,7 +23,7 @@ _SAMPLE = 2**14
 
 
 def build_digest(files: Mapping[str, Path], device: torch.device, number_format: torch.dtype, attention: str) -> str:
-    """Sixteen hex digits that differ where pictures may.
+    """Sixteen hex digits that differ where images may.
 
     `files`: what was loaded, under names that are the same on every machine. Large files are sampled, since 24 GB of
     weights take minutes to read: other weights are told apart, a flipped bit in them is not.
@@ -35,7 +35,7 @@ def build_digest(files: Mapping[str, Path], device: torch.device, number_format:
         "files": {name: file_digest(path) for name, path in files.items()},
         "number_format": str(number_format),
         "threads": torch.get_num_threads(),
-        # It resizes the pictures that jobs begin from.
+        # It resizes the images that jobs begin from.
         "pillow": PIL.__version__,
         # With the releases of the kernel libraries that torch was built with.
         "torch": [torch.__version__, torch.__config__.show()],

@@ -22,10 +22,10 @@ from workers.pipelines.latents import Size
 from workers.pipelines.network import Network
 from workers.pipelines.pipeline import (
     KONTEXT_MODELS,
-    NO_PICTURES,
+    NO_INPUTS,
     SRPO_MODELS,
-    Painted,
-    Pictures,
+    InputImages,
+    RenderedImage,
     StepCallback,
     refuse_unknown,
     resized,
@@ -81,23 +81,27 @@ class FluxModels:
             pass
 
     def render(
-        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures = NO_PICTURES
-    ) -> Iterator[Painted]:
+        self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS
+    ) -> Iterator[RenderedImage]:
         """One image after the other; see `Pipeline.render` and `latents.FORWARD_SIZE`."""
         refuse_unknown(images, self.models)
-        return self._paint_each(images, watch, pictures)
+        return self._render_each(images, watch, inputs)
 
-    def _paint_each(self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures) -> Iterator[Painted]:
-        methods = {model: _METHODS[model](network, pictures) for model, network in self._networks.items()}
+    def _render_each(
+        self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages
+    ) -> Iterator[RenderedImage]:
+        methods = {model: _METHODS[model](network, inputs) for model, network in self._networks.items()}
         for index, request in enumerate(images):
             if request.denoising_steps:
-                painted = self._paint(index, request, methods[request.model], watch)
+                rendered = self._render_one(index, request, methods[request.model], watch)
             else:
-                painted = _untouched(index, request, watch, pictures)
-            if painted is not None:
-                yield painted
+                rendered = _untouched(index, request, watch, inputs)
+            if rendered is not None:
+                yield rendered
 
-    def _paint(self, index: int, request: ImageRequest, method: Method, watch: StepCallback) -> Painted | None:
+    def _render_one(
+        self, index: int, request: ImageRequest, method: Method, watch: StepCallback
+    ) -> RenderedImage | None:
         # Both modes belong to this call, not to the generator: what runs between two images must not be in them.
         with torch.inference_mode(), attention_backend(ATTENTION):
             network = self._networks[request.model]
@@ -110,17 +114,17 @@ class FluxModels:
                 return None
             for warning in prompt.warnings:
                 log.warning(warning)
-            return Painted(index, _crop(network.decode(tokens, size), size, request), prompt.warnings)
+            return RenderedImage(index, _crop(network.decode(tokens, size), size, request), prompt.warnings)
 
 
-def _untouched(index: int, request: ImageRequest, watch: StepCallback, pictures: Pictures) -> Painted | None:
+def _untouched(index: int, request: ImageRequest, watch: StepCallback, inputs: InputImages) -> RenderedImage | None:
     """Image to image without a step is the input itself: the VAE would not give it back as it was."""
     if not watch(index, 0):
         return None
-    return Painted(index, resized(pictures[request.inputs[0]], request.width, request.height), ())
+    return RenderedImage(index, resized(inputs[request.inputs[0]], request.width, request.height), ())
 
 
-def _crop(picture: Image.Image, size: Size, request: ImageRequest) -> Image.Image:
-    """The middle of the picture, of the size asked for."""
+def _crop(image: Image.Image, size: Size, request: ImageRequest) -> Image.Image:
+    """The middle of the image, of the size asked for."""
     left, _, top, _ = size.margins(request.width, request.height)
-    return picture.crop((left, top, left + request.width, top + request.height))
+    return image.crop((left, top, left + request.width, top + request.height))

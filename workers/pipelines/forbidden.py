@@ -1,4 +1,4 @@
-"""Finds the one shape that counts as forbidden in the miniature's world, in pictures of any size."""
+"""Finds the one shape that counts as forbidden in the miniature's world, in images of any size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from workers.pipelines.classifier import Classifier, as_tensor
 
-#: Short side of what the network looks at, in pixels: all pictures are brought to it.
+#: Short side of what the network looks at, in pixels: all images are brought to it.
 SHORT_SIDE = 96
 #: Under these names a file says which shapes its network tells apart, by commas, and which of them is forbidden.
 KINDS, WHICH = "kinds", "forbidden"
@@ -35,20 +35,20 @@ class Finder:
         network.load_state_dict(tensors)
         return cls(network.requires_grad_(False).eval(), kinds.index(told[WHICH]))
 
-    def certainty(self, picture: Image.Image) -> float:
-        """From 0 to 1, how sure it is that the forbidden shape is in the picture."""
+    def certainty(self, image: Image.Image) -> float:
+        """From 0 to 1, how sure it is that the forbidden shape is in the image."""
         with torch.inference_mode():
-            return float(torch.sigmoid(self._network(seen(picture)[None]))[0, self._kind])
+            return float(torch.sigmoid(self._network(seen(image)[None]))[0, self._kind])
 
 
-def seen(picture: Image.Image) -> torch.Tensor:
-    """The picture as the network sees it [3, height, width], from -1 to 1."""
-    size = seen_size(*picture.size)
-    small = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+def seen(image: Image.Image) -> torch.Tensor:
+    """The image as the network sees it [3, height, width], from -1 to 1."""
+    size = seen_size(*image.size)
+    small = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     return as_tensor(np.asarray(small))
 
 
 def seen_size(width: int, height: int) -> tuple[int, int]:
-    """The size in pixels at which the network sees a picture."""
+    """The size in pixels at which the network sees an image."""
     scale = SHORT_SIDE / min(width, height)
     return round(width * scale), round(height * scale)

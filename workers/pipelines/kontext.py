@@ -1,4 +1,4 @@
-"""FLUX.1 Kontext: from noise, with the inputs' tokens read beside the picture's own (FluxKontextPipeline)."""
+"""FLUX.1 Kontext: from noise, with the inputs' tokens read beside the image's own (FluxKontextPipeline)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from workers.pipelines.denoise import Context, Start
 from workers.pipelines.engine import PREFERRED_KONTEXT_RESOLUTIONS
 from workers.pipelines.latents import Size, pack, positions
 from workers.pipelines.network import Network
-from workers.pipelines.pipeline import Pictures, resized
+from workers.pipelines.pipeline import InputImages, resized
 from workers.pipelines.srpo import TextToImage
 
-#: The plane of the inputs in the space of positions; the picture itself is in plane 0.
+#: The plane of the inputs in the space of positions; the image itself is in plane 0.
 _PLANE = 1
 
 
 class Kontext:
-    """Begins with noise; a picture that several images of a batch begin from is encoded once."""
+    """Begins with noise; an image that several images of a batch begin from is encoded once."""
 
-    def __init__(self, network: Network, pictures: Pictures) -> None:
+    def __init__(self, network: Network, inputs: InputImages) -> None:
         self._network = network
-        self._pictures = pictures
-        self._noise = TextToImage(network, pictures)
+        self._inputs = inputs
+        self._noise = TextToImage(network, inputs)
         self._encoded: dict[str, torch.Tensor] = {}
 
     def start(self, request: ImageRequest, size: Size) -> Start:
@@ -35,32 +35,32 @@ class Kontext:
     def _context(self, keys: Sequence[str]) -> Context | None:
         if not keys:
             return None
-        sizes = [input_size(self._pictures[key], self._network.grid) for key in keys]
+        sizes = [input_size(self._inputs[key], self._network.grid) for key in keys]
         tokens = [self._tokens(key, size) for key, size in zip(keys, sizes, strict=True)]
         return Context(torch.cat(tokens, dim=1), mosaic(sizes))
 
     def _tokens(self, key: str, size: Size) -> torch.Tensor:
         if key not in self._encoded:
-            picture = resized(self._pictures[key], size.width, size.height)
-            self._encoded[key] = pack(self._network.scaled(self._network.encode(picture, size).mode()))
+            image = resized(self._inputs[key], size.width, size.height)
+            self._encoded[key] = pack(self._network.scaled(self._network.encode(image, size).mode()))
         return self._encoded[key]
 
 
-def input_size(picture: Image.Image, grid: int) -> Size:
+def input_size(image: Image.Image, grid: int) -> Size:
     """The size that an input is read at: of those that Kontext was trained with, the one of the nearest ratio.
 
     Source of the sizes and of the choice: diffusers' FluxKontextPipeline.
     """
-    ratio = picture.width / picture.height
+    ratio = image.width / image.height
     _, width, height = min((abs(ratio - w / h), w, h) for w, h in PREFERRED_KONTEXT_RESOLUTIONS)
     return Size(height // grid * grid, width // grid * grid, grid)
 
 
 def mosaic(sizes: Sequence[Size]) -> torch.Tensor:
-    """Positions [tokens, 3] of several inputs, laid out like one picture: none over another, nearly square.
+    """Positions [tokens, 3] of several inputs, laid out like one image: none over another, nearly square.
 
     Kontext's report (arXiv 2506.15742, section 3) foresees a plane for each input, but the open weights were not
-    trained with several: as parts of one picture, in the one plane that they know, all of them are heeded. Source:
+    trained with several: as parts of one image, in the one plane that they know, all of them are heeded. Source:
     ComfyUI's reference method `offset`, its default for that reason (Comfy-Org/ComfyUI, pull request 9356), which
     puts the next input to the right of or below all before, wherever the whole stays smaller.
     """

@@ -1,7 +1,7 @@
 """`python -m workers.pipelines.language FOLDER`: a small causal language model that rewrites prompts, on the CPU.
 
 Reads lines of JSON `{prompt, edits}` and answers each with `{text}`; the first line, `{}`, says that it is loaded.
-It is a process of its own, so that one that takes too long can be ended, and the GPUs' memory is left to the pictures.
+It is a process of its own, so that one that takes too long can be ended, and the GPUs' memory is left to the images.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 #: Most tokens that a model adds. What the text encoder takes in all is 512.
 _MOST_TOKENS = 160
 
-_PAINTER = (
+_PROMPT_INSTRUCTIONS = (
     "You improve prompts for a text-to-image model. Keep the user's subject and every wish; add what is left open: "
     "composition, light, colours, setting. Answer with the improved prompt alone, in at most 80 words."
 )
-_EDITOR = (
-    "You improve instructions for a model that edits pictures. Keep the user's meaning; say exactly what changes and "
+_EDIT_INSTRUCTIONS = (
+    "You improve instructions for a model that edits images. Keep the user's meaning; say exactly what changes and "
     "that everything else stays as it is. Answer with the improved instruction alone, in at most 60 words."
 )
 
@@ -43,7 +43,10 @@ class Rewriter:
         return prompt + self._written(self._tokenizer(prompt, return_tensors="pt")).partition("\n")[0].rstrip()
 
     def _asked(self, prompt: str, *, edits: bool) -> Any:
-        talk = [{"role": "system", "content": _EDITOR if edits else _PAINTER}, {"role": "user", "content": prompt}]
+        talk = [
+            {"role": "system", "content": _EDIT_INSTRUCTIONS if edits else _PROMPT_INSTRUCTIONS},
+            {"role": "user", "content": prompt},
+        ]
         return self._tokenizer.apply_chat_template(
             talk, add_generation_prompt=True, enable_thinking=False, return_tensors="pt", return_dict=True
         )

@@ -1,4 +1,4 @@
-"""Latents and tokens: what the VAE makes of a picture, and what the transformer reads of it."""
+"""Latents and tokens: what the VAE makes of an image, and what the transformer reads of it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 
 #: Images per forward of encoder, transformer and VAE: the same for every model, size and level. Kernels are chosen by
-#: shape, so a picture that is computed in another company may differ in its last bits; alone, it never has company.
+#: shape, so an image that is computed in another company may differ in its last bits; alone, it never has company.
 #: Larger forwards would gain 4-6 % at 1024x1024, where one image already fills the card.
 FORWARD_SIZE = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Height and width in pixels, both multiples of the grid: one token's share of the picture."""
+    """Height and width in pixels, both multiples of the grid: one token's share of the image."""
 
     height: int
     width: int
@@ -22,7 +22,7 @@ class Size:
 
     @classmethod
     def around(cls, width: int, height: int, grid: int) -> Size:
-        """The smallest size that holds a picture of so many pixels."""
+        """The smallest size that holds an image of so many pixels."""
         return cls(_round_up(height, grid), _round_up(width, grid), grid)
 
     @property
@@ -34,7 +34,7 @@ class Size:
         return self.width // self.grid
 
     def margins(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Pixels left, right, above and below of a picture in the middle."""
+        """Pixels left, right, above and below of an image in the middle."""
         left, top = (self.width - width) // 2, (self.height - height) // 2
         return left, self.width - width - left, top, self.height - height - top
 

@@ -51,7 +51,7 @@ def load_miniature(device: str | None = None, home: Path = miniature.HOME) -> Fl
     """The bundled miniature, on the CPU unless a device is named. Without an editor's transformer Kontext has SRPO's.
 
     From then on torch computes with one thread in this process. Two are a third faster on two idle cores, but wait for
-    each other actively: beside two busy processes a picture took up to 20 s with two threads, and 1.9 s with one.
+    each other actively: beside two busy processes an image took up to 20 s with two threads, and 1.9 s with one.
     """
     keep_to_this_machine()
     torch.set_num_threads(1)
@@ -186,7 +186,7 @@ def _into_own_memory(network: nn.Module) -> None:
     """Copy weights on the CPU out of their mapped files, one after the other.
 
     In a file a tensor starts anywhere, in torch's own memory at a multiple of 64 bytes, and the CPU's kernels sum up
-    in another order where it does not: equal weights from differently laid out files would differ in their pictures.
+    in another order where it does not: equal weights from differently laid out files would differ in their images.
     """
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.device.type == "cpu":

@@ -1,6 +1,6 @@
 """The miniature: a small FLUX, trained on drawn shapes, in the files of FLUX.1-dev; it comes with the farm.
 
-It goes through the same code as real weights, on any machine, within a second or two. It paints what the program in
+It goes through the same code as real weights, on any machine, within a second or two. It renders what the program in
 `miniature/` draws, and nothing else: it shows that the farm works, not what SRPO can do.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-#: Laid out as FLUX.1-dev's folder; beside its parts lies the checker of its pictures.
+#: Laid out as FLUX.1-dev's folder; beside its parts lies the checker of its images.
 HOME = Path(__file__).with_name("weights")
 
 

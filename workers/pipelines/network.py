@@ -1,4 +1,4 @@
-"""One set of FLUX.1's weights at work: prompts and pictures in, velocities and pictures out."""
+"""One set of FLUX.1's weights at work: prompts and images in, velocities and images out."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Schedule:
 
 
 class Network:
-    """Text encoders, transformer and VAE. It remembers prompts, and nothing else that a picture depends on."""
+    """Text encoders, transformer and VAE. It remembers prompts, and nothing else that an image depends on."""
 
     def __init__(self, parts: FluxPipeline) -> None:
         """`parts`: a loaded FluxPipeline, of which only the parts are used, never its call or its state."""
@@ -51,7 +51,7 @@ class Network:
 
     @property
     def grid(self) -> int:
-        """Side of a token's share of the picture, in pixels: 2x2 latent pixels."""
+        """Side of a token's share of the image, in pixels: 2x2 latent pixels."""
         return 2 * int(self._parts.vae_scale_factor)
 
     @property
@@ -101,14 +101,14 @@ class Network:
         )[0]
         return velocity
 
-    def encode(self, picture: Image.Image, size: Size) -> Any:
-        """The distribution of a picture's latents: `sample(generator)` or `mode()`, each for `scaled`.
+    def encode(self, image: Image.Image, size: Size) -> Any:
+        """The distribution of an image's latents: `sample(generator)` or `mode()`, each for `scaled`.
 
-        A smaller picture lies in the middle, where finished pictures are cut out, and its edges go on around it.
+        A smaller image lies in the middle, where finished images are cut out, and its edges go on around it.
         """
         processor = self._parts.image_processor
-        pixels = processor.normalize(processor.numpy_to_pt(processor.pil_to_numpy(picture)))
-        margins = size.margins(picture.width, picture.height)
+        pixels = processor.normalize(processor.numpy_to_pt(processor.pil_to_numpy(image)))
+        margins = size.margins(image.width, image.height)
         whole = torch.nn.functional.pad(pixels, margins, mode="replicate")
         return self._parts.vae.encode(self.to_device(whole)).latent_dist
 
@@ -124,8 +124,8 @@ class Network:
         pixels = vae.decode(latents, return_dict=False)[0]
         if not torch.isfinite(pixels).all():
             raise RenderError("The network computed values that are no colours (not a number, or infinite).")
-        picture: Image.Image = self._parts.image_processor.postprocess(pixels, output_type="pil")[0]
-        return picture
+        image: Image.Image = self._parts.image_processor.postprocess(pixels, output_type="pil")[0]
+        return image
 
     def _encode_prompt(self, prompt: str) -> Prompt:
         # CLIP's limit of 77 tokens is part of FLUX: CLIP sets the tone, T5 reads the prompt. For the limit of T5 there

@@ -16,8 +16,8 @@ from farm.domain.request import ImageRequest
 #: Models of SRPO's weights, and of Kontext's: names in the catalogue.
 SRPO_MODELS = (SRPO.name, SRPO_IMAGE.name)
 KONTEXT_MODELS = (KONTEXT_TEXT.name, KONTEXT.name, KONTEXT_MULTI.name)
-#: Models that begin from pictures.
-_OF_PICTURES = (SRPO_IMAGE.name, KONTEXT.name, KONTEXT_MULTI.name)
+#: Models that begin from images.
+_MODELS_WITH_INPUTS = (SRPO_IMAGE.name, KONTEXT.name, KONTEXT_MULTI.name)
 
 #: Names of what may be loaded (`Pipeline.weights`).
 MINIATURE = "miniature"
@@ -27,13 +27,13 @@ SIMULATED = "simulated"
 #: the last. False means: abandon this image now.
 StepCallback = Callable[[int, int], bool]
 
-#: The pictures that requests begin from, by their keys in storage: RGB, upright.
-Pictures = Mapping[str, Image.Image]
-NO_PICTURES: Pictures = MappingProxyType({})
+#: The images that requests begin from, by their keys in storage: RGB, upright.
+InputImages = Mapping[str, Image.Image]
+NO_INPUTS: InputImages = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
-class Painted:
+class RenderedImage:
     """One finished image: RGB, of exactly the size asked for."""
 
     index: int
@@ -60,11 +60,11 @@ class Pipeline(Protocol):
         """Render once, so that the first job does not pay for what is done only once."""
 
     def render(
-        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures = NO_PICTURES
-    ) -> Iterator[Painted]:
+        self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS
+    ) -> Iterator[RenderedImage]:
         """Render a batch; yield each image as soon as it is finished, in any order.
 
-        `pictures` holds every input that one of the images names. An image that `watch` abandons is not yielded.
+        `inputs` holds every input that one of the images names. An image that `watch` abandons is not yielded.
         Raises whatever the engine raises; nothing of a failed call is left behind that could change the pixels of the
         next one.
         """
@@ -77,12 +77,12 @@ def refuse_unknown(images: Sequence[ImageRequest], models: Sequence[str]) -> Non
             raise RenderError(f'These weights serve {", ".join(models)}, not "{request.model}".')
         if request.acceleration != "none":
             raise RenderError(f'The acceleration "{request.acceleration}" does not work yet; "none" does.')
-        if (request.model in _OF_PICTURES) != bool(request.inputs):
-            raise RenderError(f'"{request.model}" was given {len(request.inputs)} pictures to begin from.')
+        if (request.model in _MODELS_WITH_INPUTS) != bool(request.inputs):
+            raise RenderError(f'"{request.model}" was given {len(request.inputs)} images to begin from.')
         if (request.model == SRPO_IMAGE.name) != (request.strength is not None):
             raise RenderError(f'"{request.model}" was given the strength {request.strength}.')
 
 
-def resized(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """A picture to begin from, of exactly that size; one that has it already keeps every pixel."""
-    return picture.resize((width, height), Image.Resampling.LANCZOS)
+def resized(image: Image.Image, width: int, height: int) -> Image.Image:
+    """An image to begin from, of exactly that size; one that has it already keeps every pixel."""
+    return image.resize((width, height), Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""A pipeline without a network: it takes time like one and paints a plain picture, so that the farm can be tried
+"""A pipeline without a network: it takes time like one and renders a plain image, so that the farm can be tried
 without torch and at any speed."""
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from farm import clock
 from farm.domain.request import ImageRequest
 from workers.pipelines.pipeline import (
     KONTEXT_MODELS,
-    NO_PICTURES,
+    NO_INPUTS,
     SIMULATED,
     SRPO_MODELS,
-    Painted,
-    Pictures,
+    InputImages,
+    RenderedImage,
     StepCallback,
     refuse_unknown,
     resized,
 )
 
-#: Changes with the pictures.
+#: Changes with the images.
 _VERSION = 2
 #: Coloured patches across and down.
 _PATCHES = (4, 3)
@@ -52,21 +52,21 @@ class SimulatedPipeline:
         """Nothing is done only once here."""
 
     def render(
-        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures = NO_PICTURES
-    ) -> Iterator[Painted]:
+        self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS
+    ) -> Iterator[RenderedImage]:
         """The whole batch in step; an image with fewer steps is finished earlier."""
         refuse_unknown(images, self.models)
-        return self._paint_together(images, watch, pictures)
+        return self._render_together(images, watch, inputs)
 
-    def _paint_together(
-        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures
-    ) -> Iterator[Painted]:
+    def _render_together(
+        self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages
+    ) -> Iterator[RenderedImage]:
         at_work = [index for index in range(len(images)) if watch(index, 0)]
         step = 0
         while at_work:
             finished = [index for index in at_work if images[index].denoising_steps == step]
             for index in finished:
-                yield Painted(index, _picture(images[index], pictures), ())
+                yield RenderedImage(index, _simulated_image(images[index], inputs), ())
             at_work = [index for index in at_work if index not in finished]
             if at_work:
                 # This is the device at work.
@@ -75,20 +75,20 @@ class SimulatedPipeline:
                 at_work = [index for index in at_work if watch(index, step)]
 
 
-def _picture(request: ImageRequest, pictures: Pictures) -> Image.Image:
+def _simulated_image(request: ImageRequest, inputs: InputImages) -> Image.Image:
     """Soft patches of colour; image to image lays them over the input, as thick as the strength says."""
     size = (request.width, request.height)
-    inputs = [pictures[key] for key in request.inputs]
+    sources = [inputs[key] for key in request.inputs]
     across, down = _PATCHES
-    patches = Image.frombytes("RGB", _PATCHES, _colours(request, inputs, 3 * across * down))
-    painted = patches.resize(size, Image.Resampling.BICUBIC)
-    return painted if request.strength is None else Image.blend(resized(inputs[0], *size), painted, request.strength)
+    patches = Image.frombytes("RGB", _PATCHES, _colours(request, sources, 3 * across * down))
+    rendered = patches.resize(size, Image.Resampling.BICUBIC)
+    return rendered if request.strength is None else Image.blend(resized(sources[0], *size), rendered, request.strength)
 
 
 def _colours(request: ImageRequest, inputs: Sequence[Image.Image], count: int) -> bytes:
     """They follow from model, prompt, size, steps, seed, strength, and every pixel of every input."""
     parts = (
         *(request.model, request.prompt, request.width, request.height, request.steps, request.seed, request.strength),
-        *((picture.size, hashlib.sha256(picture.tobytes()).digest()) for picture in inputs),
+        *((image.size, hashlib.sha256(image.tobytes()).digest()) for image in inputs),
     )
     return hashlib.shake_256(repr(parts).encode()).digest(count)

@@ -1,4 +1,4 @@
-"""SRPO: from noise (FluxPipeline), or from a picture that noise is laid over (FluxImg2ImgPipeline)."""
+"""SRPO: from noise (FluxPipeline), or from an image that noise is laid over (FluxImg2ImgPipeline)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from farm.domain.request import ImageRequest
 from workers.pipelines.denoise import Start
 from workers.pipelines.latents import Size, noise, pack
 from workers.pipelines.network import Network
-from workers.pipelines.pipeline import Pictures, resized
+from workers.pipelines.pipeline import InputImages, resized
 
 
 class TextToImage:
     """Begins with noise alone."""
 
-    def __init__(self, network: Network, _pictures: Pictures) -> None:
+    def __init__(self, network: Network, _inputs: InputImages) -> None:
         self._network = network
 
     def start(self, request: ImageRequest, size: Size) -> Start:
@@ -26,15 +26,15 @@ class TextToImage:
 class ImageToImage:
     """Begins with the input under as much noise as there is at the first step that its strength leaves."""
 
-    def __init__(self, network: Network, pictures: Pictures) -> None:
+    def __init__(self, network: Network, inputs: InputImages) -> None:
         self._network = network
-        self._pictures = pictures
+        self._inputs = inputs
 
     def start(self, request: ImageRequest, size: Size) -> Start:
         network, generator = self._network, torch.Generator("cpu").manual_seed(request.seed)
-        picture = resized(self._pictures[request.inputs[0]], request.width, request.height)
+        image = resized(self._inputs[request.inputs[0]], request.width, request.height)
         # The generator is asked for the latents first and for the noise then, as in FluxImg2ImgPipeline.
-        latents = network.scaled(network.encode(picture, size).sample(generator))
+        latents = network.scaled(network.encode(image, size).sample(generator))
         clutter = network.to_device(noise(size, network.channels, generator))
         schedule, first = network.schedule(request.steps, size), request.steps - request.denoising_steps
         share = schedule.sigmas[first].to(latents.dtype)

@@ -20,7 +20,7 @@ from tests.service.jobstore import jobs
 
 PAGE = "https://app.example"
 OTHER = "https://other.example"
-#: Every kind of answer: JSON, errors in each dialect, streams, pictures, pages, nothing at all.
+#: Every kind of answer: JSON, errors in each dialect, streams, images, pages, nothing at all.
 PATHS = [
     "/farm/v1/jobs",
     "/farm/v1/events",
@@ -96,10 +96,10 @@ def test_only_over_tls_browsers_are_told_to_stay_there(
     assert ("Strict-Transport-Security" in response.headers) == is_told
 
 
-# Pictures
+# Images
 
 
-def picture(farm: Farm, job_id: str) -> str:
+def image(farm: Farm, job_id: str) -> str:
     key = new_key(job_id, 1, 0, "png")
     farm.storage.put(key, b"\x89PNG\r\n\x1a\n")
     return f"/files/{key}"
@@ -111,17 +111,17 @@ def cache(api: FlaskClient, path: str) -> str:
         return response.headers["Cache-Control"]
 
 
-def test_pages_may_show_pictures(keyed: FlaskClient, farm: Farm) -> None:
-    with keyed.get(picture(farm, UNKNOWN_ID)) as response:
+def test_pages_may_show_images(keyed: FlaskClient, farm: Farm) -> None:
+    with keyed.get(image(farm, UNKNOWN_ID)) as response:
         assert response.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
 
 
-def test_a_picture_is_kept_by_its_own_callers_browser_for_as_long_as_its_job_lives(
+def test_an_image_is_kept_by_its_own_callers_browser_for_as_long_as_its_job_lives(
     keyed: FlaskClient, farm: Farm, ada: dict[str, str]
 ) -> None:
     submit(keyed, headers=ada)
     job = jobs.take_one(farm.store)
-    path = picture(farm, job.id)
+    path = image(farm, job.id)
     assert cache(keyed, path) == "private, no-cache"  # it has not ended yet
 
     farm.store.complete(job, jobs.result(job))

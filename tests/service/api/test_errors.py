@@ -10,7 +10,7 @@ from api.http.body import IMAGES_BODY
 from farm.bootstrap import Farm
 from tests.service.api.calls import EDITS, FAL_QUEUE, FAL_RUN, GENERATIONS, UNKNOWN_ID, WAVESPEED, problem, refusal
 
-#: Where pictures are asked for, and how large a body may be.
+#: Where images are asked for, and how large a body may be.
 SUBMITS = [
     ("/farm/v1/jobs", IMAGES_BODY),
     (WAVESPEED, IMAGES_BODY),

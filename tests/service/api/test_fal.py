@@ -23,7 +23,7 @@ from api.routes import fal as routes
 from farm import service
 from farm.bootstrap import Farm, build
 from farm.dialects import fal
-from farm.dialects.fields import FIELDS, picture_field
+from farm.dialects.fields import FIELDS, image_field
 from farm.domain.catalogue import MODELS
 from farm.domain.errors import StorageUnavailable
 from farm.domain.job import Claimed, Conditions, NewJob, Order, Webhook
@@ -54,7 +54,7 @@ KONTEXT_PAGES = golden.load("fal-flux-pro-kontext")
 
 
 def data_uri(padding: int = 0) -> str:
-    """A picture that comes with the request, and so many bytes more."""
+    """An image that comes with the request, and so many bytes more."""
     content = io.BytesIO()
     Image.new("RGB", (64, 64), "teal").save(content, "PNG")
     return "data:image/png;base64," + base64.b64encode(content.getvalue() + bytes(padding)).decode()
@@ -106,10 +106,10 @@ def request_id(path: str) -> str:
 
 
 def finish(farm: Farm, job: Claimed) -> None:
-    """Store the job's picture and complete it."""
+    """Store the job's image and complete it."""
     result = jobs.result(job)
     for image in result.images:
-        farm.storage.put(image.key, b"a picture")
+        farm.storage.put(image.key, b"an image")
     assert farm.store.complete(job, result)
 
 
@@ -339,7 +339,7 @@ def test_every_endpoint_takes_its_models_fields(studio: FlaskClient, farm: Farm,
     assert (body["response_url"], body["status"]) == (url, "IN_QUEUE")
     job = jobs.record(farm.store, body["request_id"])
     assert (job.endpoint, job.request.model) == (endpoint, model)
-    assert (len(job.request.sources) > 0) == (picture_field(model) is not None)
+    assert (len(job.request.sources) > 0) == (image_field(model) is not None)
 
 
 @pytest.mark.parametrize("page", KONTEXT_PAGES["examples"], ids=lambda page: str(page["name"]))
@@ -369,7 +369,7 @@ def test_other_models_of_the_family_are_404(studio: FlaskClient, endpoint: str) 
     fal_error(studio.post(f"/fal/queue/{endpoint}", json=LEAST["kontext"]), 404)
 
 
-def test_a_picture_that_is_none_is_refused_where_it_was_sent(studio: FlaskClient, farm: Farm) -> None:
+def test_an_image_that_is_none_is_refused_where_it_was_sent(studio: FlaskClient, farm: Farm) -> None:
     body = {"prompt": "a fox", "image_urls": [data_uri(), "data:image/png;base64,AAAA"]}
 
     (detail,) = fal_error(studio.post("/fal/queue/fal-ai/flux-pro/kontext/multi", json=body), 422)["detail"]
@@ -379,7 +379,7 @@ def test_a_picture_that_is_none_is_refused_where_it_was_sent(studio: FlaskClient
     assert farm.store.page(None, before_us=None, count=1) == []
 
 
-def test_a_picture_may_be_large_where_a_model_takes_one(studio: FlaskClient, farm: Farm) -> None:
+def test_an_image_may_be_large_where_a_model_takes_one(studio: FlaskClient, farm: Farm) -> None:
     large = {"prompt": "a fox", "image_url": data_uri(padding=MAX_BODY)}
 
     assert studio.post(f"/fal/queue/{KONTEXT}", json=large).status_code == 200
@@ -468,7 +468,7 @@ def test_a_request_whose_payload_is_not_kept_is_answered_without_its_prompt(api:
     output = api.get(path).get_json()
 
     assert output["prompt"] == ""
-    assert api.get(output["images"][0]["url"].removeprefix(BASE), buffered=True).data == b"a picture"
+    assert api.get(output["images"][0]["url"].removeprefix(BASE), buffered=True).data == b"an image"
 
 
 def test_a_result_is_gone_when_its_lifecycle_is_over(api: FlaskClient, farm: Farm) -> None:
@@ -556,7 +556,7 @@ def test_a_result_is_the_models_bare_output(api: FlaskClient, farm: Farm) -> Non
     assert (response.status_code, response.headers["x-fal-request-id"]) == (200, request_id(path))
     assert set(body) == {"images", "timings", "seed", "has_nsfw_concepts", "prompt"}
     assert (body["seed"], body["prompt"]) == (7, "a red fox")
-    assert api.get(body["images"][0]["url"].removeprefix(BASE), buffered=True).data == b"a picture"
+    assert api.get(body["images"][0]["url"].removeprefix(BASE), buffered=True).data == b"an image"
 
 
 @pytest.mark.parametrize("suffix", ["", "/", "/response", "/response/"])
@@ -576,16 +576,16 @@ def test_status_and_cancel_may_be_asked_for_in_several_ways(api: FlaskClient, ap
     assert api.put(f"{path}/cancel/").status_code == 202
 
 
-def test_a_picture_can_be_had_inline(api: FlaskClient, farm: Farm) -> None:
+def test_an_image_can_be_had_inline(api: FlaskClient, farm: Farm) -> None:
     path = submit(api, sync_mode=True)
     finish(farm, jobs.take_one(farm.store))
 
     url = api.get(path).get_json()["images"][0]["url"]
 
-    assert url == "data:image/jpeg;base64," + base64.b64encode(b"a picture").decode()
+    assert url == "data:image/jpeg;base64," + base64.b64encode(b"an image").decode()
 
 
-def test_an_inline_picture_that_is_gone_is_no_5xx(api: FlaskClient, farm: Farm) -> None:
+def test_an_inline_image_that_is_gone_is_no_5xx(api: FlaskClient, farm: Farm) -> None:
     path = submit(api, sync_mode=True)
     finish(farm, jobs.take_one(farm.store))
     farm.storage.delete_job(request_id(path))
@@ -596,7 +596,7 @@ def test_an_inline_picture_that_is_gone_is_no_5xx(api: FlaskClient, farm: Farm) 
     assert response.headers["x-fal-request-id"] == request_id(path)
 
 
-def test_the_farms_own_dialect_sends_pictures_inline_too(api: FlaskClient, farm: Farm) -> None:
+def test_the_farms_own_dialect_sends_images_inline_too(api: FlaskClient, farm: Farm) -> None:
     """Of one job that is asked for; a list of many would be too much."""
     job_id = post_job(api, sync_mode=True).get_json()["id"]
     finish(farm, jobs.take_one(farm.store))
@@ -838,12 +838,12 @@ def test_a_direct_call_is_answered_with_the_output(api: FlaskClient, farm: Farm)
 
     body = response.get_json()
     assert (response.status_code, body["seed"]) == (200, 7)
-    assert api.get(body["images"][0]["url"].removeprefix(BASE), buffered=True).data == b"a picture"
+    assert api.get(body["images"][0]["url"].removeprefix(BASE), buffered=True).data == b"an image"
     job = jobs.record(farm.store, response.headers["x-fal-request-id"])
     assert (job.dialect, job.state) == ("fal", "completed")
 
 
-def test_a_direct_call_may_get_its_picture_inline(api: FlaskClient, farm: Farm) -> None:
+def test_a_direct_call_may_get_its_image_inline(api: FlaskClient, farm: Farm) -> None:
     response = run_while(api, lambda: finish(farm, take_when_there(farm)), sync_mode=True)
 
     assert response.get_json()["images"][0]["url"].startswith("data:image/jpeg;base64,")
@@ -856,7 +856,7 @@ def test_a_direct_call_that_fails_is_answered_with_the_failure(api: FlaskClient,
     assert response.headers["x-fal-request-id"]
 
 
-def test_a_direct_call_that_lasts_too_long_is_told_where_the_picture_will_be(
+def test_a_direct_call_that_lasts_too_long_is_told_where_the_image_will_be(
     patient: Callable[[float], FlaskClient], farm: Farm
 ) -> None:
     api = patient(0.05)
@@ -880,7 +880,7 @@ class Unreadable(LocalStorage):
         raise StorageUnavailable
 
 
-def test_a_picture_that_cannot_be_read_now_does_not_make_clients_ask_for_another(farm: Farm, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_read_now_does_not_make_clients_ask_for_another(farm: Farm, tmp_path: Path) -> None:
     farm.store.renew("w", FACTS, [])
     unreadable = replace(farm, storage=Unreadable(tmp_path))
     api = create_app(unreadable, base=BASE, with_keys=False, most_streams=1, most_held=1).test_client()
@@ -964,12 +964,12 @@ def test_fals_hosts_serve_nothing_else(api: FlaskClient, host: str, path: str) -
 
 
 @pytest.mark.parametrize("host", ["fal.run", "queue.farm.example", "cdn.farm.example"])
-def test_pictures_and_the_keys_of_signatures_are_under_every_name(api: FlaskClient, farm: Farm, host: str) -> None:
+def test_images_and_the_keys_of_signatures_are_under_every_name(api: FlaskClient, farm: Farm, host: str) -> None:
     path = submit(api)
     finish(farm, jobs.take_one(farm.store))
     url = api.get(path).get_json()["images"][0]["url"].removeprefix(BASE)
 
-    assert api.get(url, base_url=f"https://{host}", buffered=True).data == b"a picture"
+    assert api.get(url, base_url=f"https://{host}", buffered=True).data == b"an image"
     assert api.get("/.well-known/jwks.json", base_url=f"https://{host}").get_json()["keys"]
 
 
@@ -1029,12 +1029,12 @@ def test_a_stream_goes_through_the_proxy(api: FlaskClient, farm: Farm) -> None:
     assert "COMPLETED" in response.text
 
 
-def test_pictures_and_the_keys_of_signatures_come_through_the_proxy(api: FlaskClient, farm: Farm) -> None:
+def test_images_and_the_keys_of_signatures_come_through_the_proxy(api: FlaskClient, farm: Farm) -> None:
     path = submit(api)
     finish(farm, jobs.take_one(farm.store))
-    picture = api.get(path).get_json()["images"][0]["url"].removeprefix(BASE)
+    image = api.get(path).get_json()["images"][0]["url"].removeprefix(BASE)
 
-    assert through_the_proxy(api, "GET", f"https://v3.fal.media{picture}", buffered=True).data == b"a picture"
+    assert through_the_proxy(api, "GET", f"https://v3.fal.media{image}", buffered=True).data == b"an image"
     keys = through_the_proxy(api, "GET", "https://rest.fal.ai/.well-known/jwks.json")
     assert keys.get_json()["keys"]
 

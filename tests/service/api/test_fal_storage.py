@@ -44,7 +44,7 @@ CDN_IN_PARTS = "/fal/cdn/files/upload/multipart"
 DAY = 86400
 
 
-def picture(kind: str = "PNG") -> bytes:
+def image(kind: str = "PNG") -> bytes:
     file = io.BytesIO()
     Image.linear_gradient("L").save(file, kind)
     return file.getvalue()
@@ -110,11 +110,11 @@ def test_a_file_is_put_where_the_ticket_says(api: FlaskClient, query: str, slash
     upload, file = begin(api, INITIATE + slash + query)
     assert api.get(file).status_code == 404
 
-    put = api.put(upload + slash, data=picture(), headers={"Content-Type": "image/png"})
+    put = api.put(upload + slash, data=image(), headers={"Content-Type": "image/png"})
 
     response = api.get(file, buffered=True)
     assert (put.status_code, put.is_json) == (200, True)
-    assert (response.status_code, response.mimetype, response.data) == (200, "image/png", picture())
+    assert (response.status_code, response.mimetype, response.data) == (200, "image/png", image())
 
 
 @pytest.mark.parametrize("authorization", [None, "Key whatever", "Bearer x", "Basic !"])
@@ -236,18 +236,18 @@ def test_what_is_tolerated_is_what_the_list_says(api: FlaskClient) -> None:
 @pytest.mark.parametrize(
     ("declared", "content", "extension", "kind"),
     [
-        ("image/png", picture(), "png", "image/png"),
-        ("image/jpeg", picture("JPEG"), "jpeg", "image/jpeg"),
-        ("image/jpg", picture("JPEG"), "jpeg", "image/jpeg"),
-        ("IMAGE/WEBP; q=1", picture("WEBP"), "webp", "image/webp"),
-        ("image/gif", picture("GIF"), "bin", "application/octet-stream"),
+        ("image/png", image(), "png", "image/png"),
+        ("image/jpeg", image("JPEG"), "jpeg", "image/jpeg"),
+        ("image/jpg", image("JPEG"), "jpeg", "image/jpeg"),
+        ("IMAGE/WEBP; q=1", image("WEBP"), "webp", "image/webp"),
+        ("image/gif", image("GIF"), "bin", "application/octet-stream"),
         ("text/html", b"<script>", "bin", "application/octet-stream"),
         ("image/svg+xml", b"<svg/>", "bin", "application/octet-stream"),
         ("nonsense", b"x", "bin", "application/octet-stream"),
-        ("text/html", picture(), "bin", "application/octet-stream"),
+        ("text/html", image(), "bin", "application/octet-stream"),
     ],
 )
-def test_a_picture_is_shown_as_one_and_all_else_is_a_download(
+def test_an_image_is_shown_as_one_and_all_else_is_a_download(
     api: FlaskClient, declared: str, content: bytes, extension: str, kind: str
 ) -> None:
     upload, file = begin(api, content_type=declared)
@@ -261,8 +261,8 @@ def test_a_picture_is_shown_as_one_and_all_else_is_a_download(
         assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
-@pytest.mark.parametrize("content", [b"<html><script>alert(1)</script>", b"\x89PN", picture("JPEG")])
-def test_what_only_says_that_it_is_a_picture_is_a_download(api: FlaskClient, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"<html><script>alert(1)</script>", b"\x89PN", image("JPEG")])
+def test_what_only_says_that_it_is_an_image_is_a_download(api: FlaskClient, content: bytes) -> None:
     """Its address was known before its bytes. That it is none tells whoever uses it as one."""
     upload, file = begin(api, content_type="image/png")
     api.put(upload, data=content)
@@ -448,10 +448,10 @@ def test_a_token_cannot_be_changed(keyed: FlaskClient, farm: Farm, ada: dict[str
 
 
 def test_a_file_that_was_sent_to_the_cdn_is_there(api: FlaskClient) -> None:
-    response = api.post(CDN, data=picture(), headers=token(api) | {"Content-Type": "image/png"})
+    response = api.post(CDN, data=image(), headers=token(api) | {"Content-Type": "image/png"})
 
     assert set(response.get_json()) == {"access_url"}
-    assert api.get(path_of(response.get_json()["access_url"]), buffered=True).data == picture()
+    assert api.get(path_of(response.get_json()["access_url"]), buffered=True).data == image()
 
 
 # Large files, in parts
@@ -621,7 +621,7 @@ def test_parts_together_may_be_as_large_as_a_file(
 
 def test_a_part_is_never_handed_out(api: FlaskClient, stored: Callable[[], set[str]]) -> None:
     upload, _ = begin(api, IN_PARTS)
-    send(api, upload, picture())
+    send(api, upload, image())
 
     (part,) = stored()
     problem(api.get(f"/files/{part}"), 404)
@@ -774,7 +774,7 @@ def test_a_full_disk_is_503(api: FlaskClient, monkeypatch: pytest.MonkeyPatch, s
 def test_a_disk_that_is_nearly_full_takes_no_uploads(
     api: FlaskClient, monkeypatch: pytest.MonkeyPatch, stored: Callable[[], set[str]]
 ) -> None:
-    """The job store and the pictures need the rest."""
+    """The job store and the images need the rest."""
     monkeypatch.setattr(uploads, "LEFT_FREE", 2**62)
 
     assert "nearly full" in fal_error(api.post(CDN, data=b"x"), 503)["message"]

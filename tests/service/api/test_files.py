@@ -1,4 +1,4 @@
-"""`/files`: pictures for whoever knows their names, which nobody can guess."""
+"""`/files`: images for whoever knows their names, which nobody can guess."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from tests.service.workers.worker import folder_of
 
 
 @pytest.fixture
-def picture() -> bytes:
+def image() -> bytes:
     file = io.BytesIO()
     Image.linear_gradient("L").save(file, "PNG")
     return file.getvalue()
 
 
 @pytest.fixture
-def key(farm: Farm, picture: bytes) -> str:
+def key(farm: Farm, image: bytes) -> str:
     key = new_key(UNKNOWN_ID, 1, 0, "png")
-    farm.storage.put(key, picture)
+    farm.storage.put(key, image)
     return key
 
 
 @pytest.mark.parametrize("authorization", [None, "Bearer anything", "Key x", "Basic !"])
-def test_a_picture_needs_no_key_and_ignores_any(
-    keyed: FlaskClient, key: str, picture: bytes, authorization: str | None
+def test_an_image_needs_no_key_and_ignores_any(
+    keyed: FlaskClient, key: str, image: bytes, authorization: str | None
 ) -> None:
     headers = {"Authorization": authorization} if authorization else None
 
     response = keyed.get(f"/files/{key}", headers=headers, buffered=True)
 
-    assert (response.status_code, response.mimetype, response.data) == (200, "image/png", picture)
+    assert (response.status_code, response.mimetype, response.data) == (200, "image/png", image)
 
 
 @pytest.mark.parametrize(("extension", "kind"), [("png", "image/png"), ("jpeg", "image/jpeg")])
@@ -45,7 +45,7 @@ def test_the_content_type_agrees_with_the_name(
     api: FlaskClient, farm: Farm, extension: OutputFormat, kind: str
 ) -> None:
     key = new_key(UNKNOWN_ID, 1, 0, extension)
-    farm.storage.put(key, b"picture")
+    farm.storage.put(key, b"content")
 
     response = api.get(f"/files/{key}", buffered=True)
 
@@ -53,16 +53,16 @@ def test_the_content_type_agrees_with_the_name(
     assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_a_part_can_be_had_and_what_is_known_is_not_sent_again(api: FlaskClient, key: str, picture: bytes) -> None:
+def test_a_part_can_be_had_and_what_is_known_is_not_sent_again(api: FlaskClient, key: str, image: bytes) -> None:
     whole = api.get(f"/files/{key}", buffered=True)
     part = api.get(f"/files/{key}", buffered=True, headers={"Range": "bytes=1-3"})
     end = api.get(f"/files/{key}", buffered=True, headers={"Range": "bytes=-3"})
     known = api.get(f"/files/{key}", buffered=True, headers={"If-None-Match": whole.headers["ETag"]})
 
     assert (whole.headers["Accept-Ranges"], whole.headers["Cache-Control"]) == ("bytes", "private, no-cache")
-    assert (part.status_code, part.data, part.content_length) == (206, picture[1:4], 3)
-    assert part.headers["Content-Range"] == f"bytes 1-3/{len(picture)}"
-    assert (end.status_code, end.data) == (206, picture[-3:])
+    assert (part.status_code, part.data, part.content_length) == (206, image[1:4], 3)
+    assert part.headers["Content-Range"] == f"bytes 1-3/{len(image)}"
+    assert (end.status_code, end.data) == (206, image[-3:])
     assert (known.status_code, known.data) == (304, b"")
 
 
@@ -71,15 +71,15 @@ def test_a_part_that_is_not_there_is_refused(api: FlaskClient, key: str) -> None
 
 
 @pytest.mark.parametrize("asked", ["bytes=0-1,4-5", "bytes=x", "bytes=5-2", "bytes=-9999999", "items=0-1"])
-def test_a_range_that_cannot_be_had_so_is_not_heard(api: FlaskClient, key: str, picture: bytes, asked: str) -> None:
+def test_a_range_that_cannot_be_had_so_is_not_heard(api: FlaskClient, key: str, image: bytes, asked: str) -> None:
     response = api.get(f"/files/{key}", buffered=True, headers={"Range": asked})
 
-    assert (response.status_code, response.data, response.headers["Accept-Ranges"]) == (200, picture, "bytes")
+    assert (response.status_code, response.data, response.headers["Accept-Ranges"]) == (200, image, "bytes")
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_another_file_than_the_caller_wants_is_412_with_a_whole_answer(api: FlaskClient, key: str, method: str) -> None:
-    """Not with the length of a picture that does not follow: callers would wait for it."""
+    """Not with the length of an image that does not follow: callers would wait for it."""
     response = api.open(f"/files/{key}", method=method, headers={"If-Match": '"other"'})
 
     assert response.status_code == 412
@@ -89,11 +89,11 @@ def test_another_file_than_the_caller_wants_is_412_with_a_whole_answer(api: Flas
         problem(response, 412)
 
 
-def test_its_head_alone_can_be_had(api: FlaskClient, key: str, picture: bytes) -> None:
+def test_its_head_alone_can_be_had(api: FlaskClient, key: str, image: bytes) -> None:
     response = api.head(f"/files/{key}", buffered=True)
 
     assert (response.status_code, response.data) == (200, b"")
-    assert int(response.headers["Content-Length"]) == len(picture)
+    assert int(response.headers["Content-Length"]) == len(image)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_an_odd_name_is_not_found(keyed: FlaskClient, name: str) -> None:
     problem(keyed.get(f"/files/{name}"), 404)
 
 
-def test_a_half_written_picture_is_not_found(api: FlaskClient, farm: Farm, key: str) -> None:
+def test_a_half_written_image_is_not_found(api: FlaskClient, farm: Farm, key: str) -> None:
     path = folder_of(farm.storage) / key[:2] / key
     path.rename(path.with_name(f".{key}.part"))
 

@@ -114,7 +114,7 @@ def hung_up(farm: Farm, calls: Calls, path: str) -> Job:
 
 def complete(farm: Farm, job: Claimed) -> None:
     done = jobs.result(job)
-    farm.storage.put(done.images[0].key, b"a picture")
+    farm.storage.put(done.images[0].key, b"an image")
     farm.store.complete(job, done)
 
 
@@ -201,7 +201,7 @@ def test_a_call_that_its_client_marks_as_sent_again_is_the_same(farm: Farm, call
 
 
 def test_a_call_that_waited_for_too_long_leaves_its_job_alone(farm: Farm) -> None:
-    """Its caller was told where the picture will be."""
+    """Its caller was told where the image will be."""
     farm.store.renew("w", FACTS, [])
     hasty = replace(farm, settings=Settings(hold_seconds=0.05))
     api = create_app(hasty, base=BASE, with_keys=False, most_streams=1, most_held=1).test_client()

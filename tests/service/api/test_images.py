@@ -75,7 +75,7 @@ def take(farm: Farm, model: str = "srpo") -> Claimed:
 def finish(farm: Farm, job: Claimed) -> None:
     result = jobs.result(job)
     for image in result.images:
-        farm.storage.put(image.key, b"a picture")
+        farm.storage.put(image.key, b"an image")
     assert farm.store.complete(job, result)
 
 
@@ -88,7 +88,7 @@ def call_while(act: Callable[[], object], call: Callable[[], TestResponse]) -> T
 
 
 def generated(api: FlaskClient, farm: Farm, **fields: Any) -> TestResponse:
-    """The answer to a call whose pictures are made."""
+    """The answer to a call whose images are made."""
     body = {"model": "srpo", "prompt": "a red fox"} | fields
     return call_while(lambda: finish(farm, take(farm)), lambda: api.post(GENERATIONS, json=body))
 
@@ -101,15 +101,13 @@ def all_jobs(farm: Farm) -> int:
 
 
 @pytest.mark.parametrize(("model", "success"), MODELS.items())
-def test_each_dialects_call_is_answered_with_its_pictures(
-    api: FlaskClient, farm: Farm, model: str, success: int
-) -> None:
+def test_each_dialects_call_is_answered_with_its_images(api: FlaskClient, farm: Farm, model: str, success: int) -> None:
     response = generated(api, farm, model=model, n=2, seed=7)
 
     body = response.get_json()
     assert (response.status_code, body["seed"], len(body["data"])) == (success, 7, 2)
     for item in body["data"]:
-        assert api.get(item["url"].removeprefix(BASE), buffered=True).data == b"a picture"
+        assert api.get(item["url"].removeprefix(BASE), buffered=True).data == b"an image"
         assert "b64_json" not in item
     job = jobs.record(farm.store, response.headers["x-request-id"])
     assert (job.endpoint, job.state) == (model, State.COMPLETED)
@@ -143,20 +141,20 @@ def test_the_providers_own_examples_are_rendered(api: FlaskClient, farm: Farm, b
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_pictures_may_come_in_the_answer(api: FlaskClient, farm: Farm, model: str) -> None:
+def test_images_may_come_in_the_answer(api: FlaskClient, farm: Farm, model: str) -> None:
     response = generated(api, farm, model=model, response_format="b64_json")
 
     (item,) = response.get_json()["data"]
-    assert base64.b64decode(item["b64_json"], validate=True) == b"a picture"
+    assert base64.b64decode(item["b64_json"], validate=True) == b"an image"
     assert "url" not in item
     assert jobs.record(farm.store, response.headers["x-request-id"]).inline
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_sync_mode_has_the_picture_in_the_urls_place(api: FlaskClient, farm: Farm, model: str) -> None:
+def test_sync_mode_has_the_image_in_the_urls_place(api: FlaskClient, farm: Farm, model: str) -> None:
     (item,) = generated(api, farm, model=model, sync_mode=True).get_json()["data"]
 
-    assert item["url"] == f"data:image/jpeg;base64,{base64.b64encode(b'a picture').decode()}"
+    assert item["url"] == f"data:image/jpeg;base64,{base64.b64encode(b'an image').decode()}"
 
 
 def test_without_a_seed_every_call_draws_one_and_tells_it(api: FlaskClient, farm: Farm) -> None:
@@ -366,8 +364,8 @@ def test_a_small_body_needs_no_room(full: FlaskClient) -> None:
     assert openai_error(response, 400)["code"] == "image_load_error"
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", png()[:40]])
-def test_a_file_that_is_no_picture_is_refused(full: FlaskClient, farm: Farm, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"no image", png()[:40]])
+def test_a_file_that_is_no_image_is_refused(full: FlaskClient, farm: Farm, content: bytes) -> None:
     response = full.post(EDITS, data={"model": "kontext", "prompt": "a", "image": (io.BytesIO(content), "in.png")})
 
     assert openai_error(response, 400)["param"] == "image"
@@ -375,7 +373,7 @@ def test_a_file_that_is_no_picture_is_refused(full: FlaskClient, farm: Farm, con
 
 
 def test_bodies_that_bring_images_may_be_large(full: FlaskClient, farm: Farm) -> None:
-    """A picture of some megabytes, which as a generation's body would be too large."""
+    """An image of some megabytes, which as a generation's body would be too large."""
     large = {"model": "srpo", "prompt": "a", "image_url": DATA_URI + "A" * 4 * MAX_BODY}
 
     assert openai_error(full.post(EDITS, json=large), 400)["param"] == "image_url"
@@ -441,7 +439,7 @@ def test_a_form_that_is_sent_again_is_the_same_call_whatever_separates_its_parts
     assert openai_error(send("xxx", "b"), 422)["code"] == "idempotency_conflict"
 
 
-def test_an_idempotency_key_gives_the_same_pictures(api: FlaskClient, farm: Farm) -> None:
+def test_an_idempotency_key_gives_the_same_images(api: FlaskClient, farm: Farm) -> None:
     body, key = {"model": "srpo", "prompt": "a"}, {"Idempotency-Key": "k"}
     first = call_while(lambda: finish(farm, take(farm)), lambda: api.post(GENERATIONS, json=body, headers=key))
 
@@ -497,7 +495,7 @@ class Unreadable(LocalStorage):
         raise StorageUnavailable
 
 
-def test_a_picture_that_cannot_be_read_now_does_not_make_clients_ask_for_another(farm: Farm, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_read_now_does_not_make_clients_ask_for_another(farm: Farm, tmp_path: Path) -> None:
     farm.store.renew("w", FACTS, [])
     unreadable = replace(farm, storage=Unreadable(tmp_path))
     api = create_app(unreadable, base=BASE, with_keys=False, most_streams=1, most_held=1).test_client()

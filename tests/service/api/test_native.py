@@ -15,7 +15,7 @@ from farm.bootstrap import Farm, build
 from farm.domain.catalogue import MAX_RANDOM_SEED, MODELS
 from farm.settings import Settings
 from farm.storage.storage import new_key
-from tests.images import a_picture, data_uri
+from tests.images import data_uri, sample_image
 from tests.service.api.calls import UNKNOWN_ID, post_job, problem, submit
 from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import BASE, FACTS
@@ -48,7 +48,7 @@ def test_the_id_by_which_the_model_was_named_is_shown(api: FlaskClient, farm: Fa
 
 
 #: What each model must be sent beside a prompt.
-PICTURES: dict[str, dict[str, Any]] = {
+IMAGES: dict[str, dict[str, Any]] = {
     "srpo": {},
     "srpo-image-to-image": {"image_url": FOX_URL},
     "kontext-text-to-image": {},
@@ -66,7 +66,7 @@ def every(api: FlaskClient, farm: Farm) -> FlaskClient:
 
 def begin(api: FlaskClient, model: str, /, **fields: Any) -> TestResponse:
     """A submit of the least that the model must be sent."""
-    return api.post("/farm/v1/jobs", json={"model": model, "prompt": "a red fox"} | PICTURES[model] | fields)
+    return api.post("/farm/v1/jobs", json={"model": model, "prompt": "a red fox"} | IMAGES[model] | fields)
 
 
 @pytest.mark.parametrize(("name", "model_id"), [(model.name, model_id) for model in MODELS for model_id in model.ids])
@@ -80,8 +80,8 @@ def test_every_model_is_taken_by_any_of_its_ids(every: FlaskClient, farm: Farm, 
     assert jobs.record(farm.store, view["id"]).request.model == name
 
 
-def test_a_picture_that_came_with_the_job_is_shown_where_the_farm_keeps_it(every: FlaskClient, farm: Farm) -> None:
-    fox, owl = a_picture(64, 64, colour="orange"), a_picture(64, 64, colour="white")
+def test_an_image_that_came_with_the_job_is_shown_where_the_farm_keeps_it(every: FlaskClient, farm: Farm) -> None:
+    fox, owl = sample_image(64, 64, colour="orange"), sample_image(64, 64, colour="white")
 
     answer = begin(every, "kontext-multi", image_urls=[data_uri(owl), FOX_URL, data_uri(fox)]).get_json()
 
@@ -92,8 +92,8 @@ def test_a_picture_that_came_with_the_job_is_shown_where_the_farm_keeps_it(every
     assert view["inputs"][1] == FOX_URL
 
 
-def test_pictures_of_several_megabytes_are_taken(every: FlaskClient) -> None:
-    fox = a_picture(64, 64) + bytes(3_000_000)
+def test_images_of_several_megabytes_are_taken(every: FlaskClient) -> None:
+    fox = sample_image(64, 64) + bytes(3_000_000)
 
     assert begin(every, "kontext", image_url=data_uri(fox)).status_code == 202
 
@@ -108,12 +108,12 @@ def test_the_strength_is_shown_and_counts_the_steps(every: FlaskClient) -> None:
 @pytest.mark.parametrize(
     ("model", "sent", "named"),
     [
-        ("kontext", {"image_url": data_uri(b"no picture")}, "image_url"),
+        ("kontext", {"image_url": data_uri(b"no image")}, "image_url"),
         ("kontext", {"image_url": "http://10.0.0.1/"}, "image_url"),
-        ("kontext-multi", {"image_urls": [FOX_URL, data_uri(a_picture(4, 4))]}, "image_urls.1"),
+        ("kontext-multi", {"image_urls": [FOX_URL, data_uri(sample_image(4, 4))]}, "image_urls.1"),
     ],
 )
-def test_a_picture_that_cannot_be_one_is_refused_by_name(
+def test_an_image_that_cannot_be_one_is_refused_by_name(
     every: FlaskClient, farm: Farm, model: str, sent: dict[str, Any], named: str
 ) -> None:
     body = problem(begin(every, model, **sent), 422)
@@ -122,8 +122,8 @@ def test_a_picture_that_cannot_be_one_is_refused_by_name(
     assert farm.redis.keys("srpo:job:*") == []
 
 
-@pytest.mark.parametrize("model", PICTURES)
-def test_what_is_to_be_prepared_shows_created_and_is_not_painted(every: FlaskClient, farm: Farm, model: str) -> None:
+@pytest.mark.parametrize("model", IMAGES)
+def test_what_is_to_be_prepared_shows_created_and_is_not_rendered(every: FlaskClient, farm: Farm, model: str) -> None:
     job_id = begin(every, model, enhance_prompt=True).get_json()["id"]
 
     assert every.get(f"/farm/v1/jobs/{job_id}").get_json()["status"] == "created"
@@ -218,11 +218,11 @@ def test_cancelling_too_late_says_so(api: FlaskClient, farm: Farm) -> None:
     assert api.get(f"/farm/v1/jobs/{job_id}").get_json()["status"] == "completed"
 
 
-def test_deleting_removes_record_and_pictures(api: FlaskClient, farm: Farm) -> None:
+def test_deleting_removes_record_and_images(api: FlaskClient, farm: Farm) -> None:
     job_id = submit(api)
     job = jobs.take_one(farm.store)
     key = new_key(job_id, job.fence, 0, "jpeg")
-    farm.storage.put(key, b"picture")
+    farm.storage.put(key, b"content")
     farm.store.complete(job, jobs.result(job))
 
     response = api.delete(f"/farm/v1/jobs/{job_id}")

@@ -20,7 +20,7 @@ from farm.domain.job import Claimed, Webhook
 from farm.jobstore import redis_keys
 from farm.settings import Settings
 from tests.farms import wait_for
-from tests.images import a_picture, data_uri
+from tests.images import data_uri, sample_image
 from tests.service.api.calls import (
     UNKNOWN_ID,
     WAVESPEED,
@@ -55,10 +55,10 @@ def impatient(farm: Farm, *, most_held: int = 1) -> FlaskClient:
     return create_app(hasty, base=BASE, with_keys=False, most_streams=1, most_held=most_held).test_client()
 
 
-def render(farm: Farm, job: Claimed, picture: bytes = b"picture") -> None:
-    """Store a picture for `job` and complete it."""
+def render(farm: Farm, job: Claimed, image: bytes = b"content") -> None:
+    """Store an image for `job` and complete it."""
     done = jobs.result(job)
-    farm.storage.put(done.images[0].key, picture)
+    farm.storage.put(done.images[0].key, image)
     assert farm.store.complete(job, done)
 
 
@@ -75,14 +75,14 @@ def transform(api: FlaskClient, path: str = WAVESPEED_IMAGE, /, **fields: Any) -
 
 
 def ended(farm: Farm, api: FlaskClient) -> str:
-    """The id of a prediction that has its picture."""
+    """The id of a prediction that has its image."""
     job_id: str = post_prediction(api).get_json()["data"]["id"]
     render(farm, jobs.take_one(farm.store))
     return job_id
 
 
-def picture_of(farm: Farm, job_id: str) -> str:
-    """The key of its picture."""
+def image_of(farm: Farm, job_id: str) -> str:
+    """The key of its image."""
     result = jobs.record(farm.store, job_id).result
     assert result is not None
     return result.images[0].key
@@ -230,7 +230,7 @@ def test_a_parameter_of_the_address_is_refused_by_name(api: FlaskClient, farm: F
 
 
 def test_without_a_checker_wavespeed_is_refused(open_api: Callable[..., FlaskClient]) -> None:
-    """Its pictures are always checked."""
+    """Its images are always checked."""
     body = gateway_error(post_prediction(open_api(safety="off")), 400)
 
     assert "FARM_SAFETY=off" in body["message"]
@@ -283,7 +283,7 @@ def test_a_webhook_is_kept_with_the_job(api: FlaskClient, farm: Farm, query: str
 
 
 @pytest.mark.parametrize("switch", ["enable_base64_output", "enable_sync_mode"])
-def test_a_webhook_with_the_picture_in_the_answer_is_refused(api: FlaskClient, farm: Farm, switch: str) -> None:
+def test_a_webhook_with_the_image_in_the_answer_is_refused(api: FlaskClient, farm: Farm, switch: str) -> None:
     response = api.post(f"{WAVESPEED}?webhook=https://a.example", json={"prompt": "a fox", switch: True})
 
     body = gateway_error(response, 400)
@@ -291,7 +291,7 @@ def test_a_webhook_with_the_picture_in_the_answer_is_refused(api: FlaskClient, f
     assert jobs.take(farm.store) == ()
 
 
-def test_a_held_call_is_answered_with_the_picture(
+def test_a_held_call_is_answered_with_the_image(
     api: FlaskClient, farm: Farm, later: Callable[..., Future[TestResponse]]
 ) -> None:
     answer = later(post_prediction, api, enable_sync_mode=True)
@@ -350,17 +350,17 @@ def test_a_place_is_free_again_after_a_call_was_held(farm: Farm) -> None:
 def test_base64_outputs_are_the_stored_bytes(api: FlaskClient, farm: Farm) -> None:
     data = post_prediction(api, enable_base64_output=True).get_json()["data"]
     assert data["outputs"] == []
-    render(farm, jobs.take_one(farm.store), b"\x00\xff picture")
+    render(farm, jobs.take_one(farm.store), b"\x00\xff image")
 
     shown = api.get(f"{LIST}/{data['id']}/result").get_json()["data"]
 
-    assert [base64.b64decode(output, validate=True) for output in shown["outputs"]] == [b"\x00\xff picture"]
+    assert [base64.b64decode(output, validate=True) for output in shown["outputs"]] == [b"\x00\xff image"]
     assert farm.redis.zscore(redis_keys.EXPIRY, data["id"]) == pytest.approx(
         jobs.record(farm.store, data["id"]).finished_us + 3600e6, abs=1e6
     )
 
 
-def test_a_base64_picture_that_is_gone_is_a_clear_error(
+def test_a_base64_image_that_is_gone_is_a_clear_error(
     api: FlaskClient, farm: Farm, later: Callable[..., Future[TestResponse]]
 ) -> None:
     answer = later(post_prediction, api, enable_base64_output=True, enable_sync_mode=True)
@@ -449,9 +449,9 @@ def test_the_list_shows_everybody_their_own_only(keyed: FlaskClient, farm: Farm)
 
 
 def test_an_image_is_the_jobs_own_and_not_in_the_record(images: FlaskClient, farm: Farm) -> None:
-    picture = a_picture()
+    image = sample_image()
 
-    response = transform(images, image=data_uri(picture), strength=0.25)
+    response = transform(images, image=data_uri(image), strength=0.25)
 
     data = response.get_json()["data"]
     assert (response.status_code, data["status"]) == (200, "created")
@@ -460,7 +460,7 @@ def test_an_image_is_the_jobs_own_and_not_in_the_record(images: FlaskClient, far
     assert (request.model, request.strength, request.steps) == ("srpo-image-to-image", 0.25, 28)
     (key,) = request.sources
     assert key.startswith(f"{data['id']}-input-0-")
-    assert farm.storage.read(key) == picture
+    assert farm.storage.read(key) == image
 
 
 @pytest.mark.parametrize("model_id", ["wavespeed-ai/flux-srpo", "wavespeed-ai/flux-1-srpo"])
@@ -490,9 +490,9 @@ def test_image_to_image_lacks_its_image(images: FlaskClient) -> None:
     ("image", "number"),
     [
         ("data:image/png;base64,!", 1401),
-        (data_uri(b"no picture"), 1401),
-        (data_uri(a_picture(8, 8)), 1401),
-        (data_uri(a_picture(form="GIF"), "image/gif"), 1401),
+        (data_uri(b"no image"), 1401),
+        (data_uri(sample_image(8, 8)), 1401),
+        (data_uri(sample_image(form="GIF"), "image/gif"), 1401),
         ("http://127.0.0.1/fox.png", 1402),
         ("ftp://example.com/fox.png", 1402),
     ],
@@ -516,7 +516,7 @@ def test_an_image_and_another_field_are_refused_together(images: FlaskClient) ->
     assert (body["data"]["code"], "image: " in body["message"], "webhook: " in body["message"]) == (1401, True, True)
 
 
-def test_a_picture_of_the_farm_may_be_transformed(images: FlaskClient, farm: Farm) -> None:
+def test_an_image_of_the_farm_may_be_transformed(images: FlaskClient, farm: Farm) -> None:
     (url,) = images.get(f"{LIST}/{ended(farm, images)}").get_json()["data"]["outputs"]
 
     data = transform(images, image=url).get_json()["data"]
@@ -524,7 +524,7 @@ def test_a_picture_of_the_farm_may_be_transformed(images: FlaskClient, farm: Far
     assert jobs.record(farm.store, data["id"]).request.sources == (url.removeprefix(f"{BASE}/files/"),)
 
 
-def test_a_prompt_is_to_be_enhanced_before_it_is_painted(api: FlaskClient, farm: Farm) -> None:
+def test_a_prompt_is_to_be_enhanced_before_it_is_rendered(api: FlaskClient, farm: Farm) -> None:
     data = post_prediction(api, enhance_prompt=True).get_json()["data"]
 
     assert (data["status"], jobs.record(farm.store, data["id"]).request.enhance) == ("created", True)
@@ -543,9 +543,9 @@ def test_an_image_that_was_not_reached_is_a_failed_prediction(images: FlaskClien
     assert data["error"] == "image: nobody answers there"
 
 
-def test_predictions_are_deleted_with_their_pictures(api: FlaskClient, farm: Farm) -> None:
+def test_predictions_are_deleted_with_their_images(api: FlaskClient, farm: Farm) -> None:
     one, two, kept = (ended(farm, api) for _ in range(3))
-    gone, still = picture_of(farm, one), picture_of(farm, kept)
+    gone, still = image_of(farm, one), image_of(farm, kept)
 
     answer = api.post(DELETE, json={"ids": [one, two, one, UNKNOWN_ID, "no id"]})
 

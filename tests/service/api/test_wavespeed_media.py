@@ -14,7 +14,7 @@ from api.connections import slow_client_socket
 from farm.bootstrap import Farm
 from farm.domain.catalogue import MAX_UPLOAD
 from tests.service.api.calls import bearer, gateway_error
-from tests.service.api.test_fal_storage import names, path_of, picture, standing_still
+from tests.service.api.test_fal_storage import image, names, path_of, standing_still
 from tests.service.jobstore.jobs import BASE
 
 TICKET = "/api/v3/media/uploads"
@@ -53,7 +53,7 @@ def post_form(api: FlaskClient, content: bytes = b"file", name: str = "a.png", *
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_a_file_is_put_where_the_ticket_says(api: FlaskClient, slash: str) -> None:
-    content = picture()
+    content = image()
     asked = {"filename": "a.png", "size": len(content), "content_type": "image/png"}
     ticket = api.post(TICKET + slash, json=asked).get_json()["data"]
 
@@ -155,7 +155,7 @@ def test_the_largest_file_may_be_announced(api: FlaskClient) -> None:
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_a_file_in_a_form_is_there(api: FlaskClient, slash: str) -> None:
-    data = {"file": (io.BytesIO(picture()), "a picture.png", "image/png")}
+    data = {"file": (io.BytesIO(image()), "an image.png", "image/png")}
     response = api.post(FORM + slash, data=data, content_type="multipart/form-data")
 
     about = response.get_json()["data"]
@@ -163,11 +163,11 @@ def test_a_file_in_a_form_is_there(api: FlaskClient, slash: str) -> None:
     assert about == {
         "type": "image",
         "download_url": about["download_url"],
-        "filename": "a picture.png",
-        "size": len(picture()),
+        "filename": "an image.png",
+        "size": len(image()),
     }
     shown = api.get(path_of(about["download_url"]), buffered=True)
-    assert (shown.mimetype, shown.data) == ("image/png", picture())
+    assert (shown.mimetype, shown.data) == ("image/png", image())
 
 
 @pytest.mark.parametrize("content", [b"\r\n", b"--", b"\r\n--boundary", bytes(range(256)) * 1000, b"x"])

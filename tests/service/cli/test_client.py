@@ -26,7 +26,7 @@ def test_a_call_shows_the_key(receiver: Receiver) -> None:
     assert call.headers["authorization"] == "Bearer a-key"
 
 
-def test_a_picture_is_fetched_without_the_key(receiver: Receiver) -> None:
+def test_an_image_is_fetched_without_the_key(receiver: Receiver) -> None:
     """It may lie in a bucket, whose signed URLs refuse a second credential."""
     content = Client(Settings(url="http://127.0.0.1:1", api_key="a-key")).download(f"{receiver.url}/fox.png")
 

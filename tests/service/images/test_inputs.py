@@ -1,4 +1,4 @@
-"""The pictures that jobs begin from: read by the worker, and whose job suffers when one is not there."""
+"""The images that jobs begin from: read by the worker, and whose job suffers when one is not there."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def store(farm: Farm) -> JobStore:
     return JobStore(farm.redis, TERMS)
 
 
-def a_picture(mode: str = "RGB") -> Image.Image:
+def sample_image(mode: str = "RGB") -> Image.Image:
     return Image.merge(
         "RGB", [Image.linear_gradient("L"), Image.radial_gradient("L"), Image.new("L", (256, 256))]
     ).convert(mode)
@@ -53,36 +53,36 @@ def remix(store: JobStore, key: str, **fields: Any) -> str:
     return edit(store, key, **({"model": "srpo-image-to-image", "strength": 0.8} | fields))
 
 
-def picture_of(shop: Workshop, job: Job) -> Image.Image:
-    (content,) = shop.pictures(job)
+def image_of(shop: Workshop, job: Job) -> Image.Image:
+    (content,) = shop.images(job)
     return Image.open(io.BytesIO(content)).convert("RGB")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
-def test_the_pipeline_gets_the_picture_that_the_job_names(
+def test_the_pipeline_gets_the_image_that_the_job_names(
     workshop: Opened, store: JobStore, farm: Farm, mode: str
 ) -> None:
-    picture, shop = a_picture(mode), workshop()
+    image, shop = sample_image(mode), workshop()
 
-    job = shop.end_of(remix(store, stored(farm, picture), strength=0.0, width=300, height=280))
+    job = shop.end_of(remix(store, stored(farm, image), strength=0.0, width=300, height=280))
 
-    expected = picture.convert("RGB").resize((300, 280), Image.Resampling.LANCZOS)
-    assert picture_of(shop, job).tobytes() == expected.tobytes()
+    expected = image.convert("RGB").resize((300, 280), Image.Resampling.LANCZOS)
+    assert image_of(shop, job).tobytes() == expected.tobytes()
 
 
 def test_a_job_without_steps_is_completed_and_says_so(workshop: Opened, store: JobStore, farm: Farm) -> None:
-    job = workshop().end_of(remix(store, stored(farm, a_picture()), strength=0.0))
+    job = workshop().end_of(remix(store, stored(farm, sample_image()), strength=0.0))
 
     assert job.result is not None
     assert (job.state, job.steps) == (State.COMPLETED, 0)
     assert {"start", "denoise", "inference"} <= job.result.timings.keys()
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no picture", b"\x89PNG\r\n\x1a\n broken"])
-def test_an_input_that_is_not_there_or_no_picture_fails_its_own_job_only(
+@pytest.mark.parametrize("content", [None, b"", b"no image", b"\x89PNG\r\n\x1a\n broken"])
+def test_an_input_that_is_not_there_or_no_image_fails_its_own_job_only(
     workshop: Opened, store: JobStore, farm: Farm, content: bytes | None
 ) -> None:
-    good = stored(farm, a_picture())
+    good = stored(farm, sample_image())
     bad = new_input_key(str(uuid.uuid4()), 0, "png") if content is None else stored(farm, content)
     keys_of = {"first": [good], "broken": [good, bad], "last": [good]}
     wanted = [edit(store, *keys, prompt=prompt) for prompt, keys in keys_of.items()]
@@ -97,14 +97,14 @@ def test_an_input_that_is_not_there_or_no_picture_fails_its_own_job_only(
     assert pipeline.batches == [["first", "last"]]
 
 
-def test_a_cut_off_input_is_no_picture(workshop: Opened, store: JobStore, farm: Farm) -> None:
+def test_a_cut_off_input_is_no_image(workshop: Opened, store: JobStore, farm: Farm) -> None:
     file = io.BytesIO()
-    a_picture().save(file, "PNG")
+    sample_image().save(file, "PNG")
 
     job = workshop().end_of(edit(store, stored(farm, file.getvalue()[:-2000])))
 
     assert (job.state, job.code) == (State.FAILED, "render_failed")
-    assert "no picture that can be read" in job.error
+    assert "no image that can be read" in job.error
 
 
 class Reading(LocalStorage):
@@ -123,8 +123,8 @@ class Reading(LocalStorage):
         return super().read(key)
 
 
-def test_a_picture_that_several_jobs_name_is_read_once_a_batch(workshop: Opened, store: JobStore, farm: Farm) -> None:
-    one, other = stored(farm, a_picture()), stored(farm, a_picture("L"))
+def test_an_image_that_several_jobs_name_is_read_once_a_batch(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    one, other = stored(farm, sample_image()), stored(farm, sample_image("L"))
     wanted = [edit(store, one, other), edit(store, one), edit(store, one, images=2)]
     storage = Reading(farm, lambda *_: False)
     shop = workshop(storage=storage)
@@ -138,7 +138,7 @@ def test_a_picture_that_several_jobs_name_is_read_once_a_batch(workshop: Opened,
 def test_a_storage_that_is_down_for_a_while_costs_no_try(workshop: Opened, store: JobStore, farm: Farm) -> None:
     """More often than a job may be tried."""
     storage = Reading(farm, lambda _, before: before < TERMS.max_attempts + 1)
-    job_id = edit(store, stored(farm, a_picture()))
+    job_id = edit(store, stored(farm, sample_image()))
 
     job = workshop(storage=storage).end_of(job_id)
 
@@ -146,7 +146,7 @@ def test_a_storage_that_is_down_for_a_while_costs_no_try(workshop: Opened, store
 
 
 def test_a_storage_that_breaks_costs_another_try(workshop: Opened, store: JobStore, farm: Farm) -> None:
-    bad, good = stored(farm, a_picture()), stored(farm, a_picture("L"))
+    bad, good = stored(farm, sample_image()), stored(farm, sample_image("L"))
     storage = Reading(farm, lambda key, before: key == bad and before == 0, RuntimeError("boom"))
     wanted = [edit(store, bad), edit(store, good)]
     shop = workshop(storage=storage)
@@ -163,7 +163,7 @@ def test_a_storage_that_never_answers_fails_the_job(
     monkeypatch.setattr(render, "OFFER_SECONDS", 0.1)
     shop = workshop(storage=Reading(farm, lambda *_: True))
 
-    job = shop.end_of(edit(store, stored(farm, a_picture())))
+    job = shop.end_of(edit(store, stored(farm, sample_image())))
 
     assert (job.state, job.code, job.attempt) == (State.FAILED, "storage_failed", TERMS.max_attempts)
     assert "inputs could not be read" in job.error
@@ -172,7 +172,7 @@ def test_a_storage_that_never_answers_fails_the_job(
 def test_a_cancelled_job_waits_for_no_storage(workshop: Opened, store: JobStore, farm: Farm) -> None:
     storage = Reading(farm, lambda *_: True)
     shop = workshop(storage=storage)
-    job_id = edit(store, stored(farm, a_picture()))
+    job_id = edit(store, stored(farm, sample_image()))
     shop.begin()
     wait_for(lambda: storage.keys)
 
@@ -183,7 +183,7 @@ def test_a_cancelled_job_waits_for_no_storage(workshop: Opened, store: JobStore,
 
 
 def test_a_draining_worker_hands_back_what_it_could_not_read(workshop: Opened, store: JobStore, farm: Farm) -> None:
-    job_id = edit(store, stored(farm, a_picture()))
+    job_id = edit(store, stored(farm, sample_image()))
 
     def fails(*_: object) -> bool:
         shop.draining.set()
@@ -206,7 +206,7 @@ def test_a_worker_that_could_not_read_holds_nothing(workshop: Opened, store: Job
 def test_progress_counts_the_steps_that_image_to_image_does(workshop: Opened, store: JobStore, farm: Farm) -> None:
     pipeline = Stepwise()
     shop = workshop(pipeline=pipeline)
-    job_id = remix(store, stored(farm, a_picture()), steps=10, strength=0.2)
+    job_id = remix(store, stored(farm, sample_image()), steps=10, strength=0.2)
     shop.begin()
     pipeline.go(2)
 
@@ -218,14 +218,14 @@ def test_progress_counts_the_steps_that_image_to_image_does(workshop: Opened, st
 
 
 @pytest.mark.parametrize("tolerance", [1, 6])
-def test_what_is_made_of_a_picture_is_checked_with_the_tolerance_asked_for(
+def test_what_is_made_of_an_image_is_checked_with_the_tolerance_asked_for(
     workshop: Opened, store: JobStore, farm: Farm, tolerance: int
 ) -> None:
     checker = Flagging(lambda _: True)
     shop = workshop(checker=checker)
 
-    job = shop.end_of(remix(store, stored(farm, a_picture()), strength=0.0, safety_tolerance=tolerance))
+    job = shop.end_of(remix(store, stored(farm, sample_image()), strength=0.0, safety_tolerance=tolerance))
 
     assert job.result is not None
     assert (job.result.flagged, checker.tolerances) == ((True,), [tolerance])
-    assert picture_of(shop, job).getextrema() == ((0, 0),) * 3
+    assert image_of(shop, job).getextrema() == ((0, 0),) * 3

@@ -1,4 +1,4 @@
-"""Submits that bring pictures: what is taken in at once, what is refused where, and what never stays."""
+"""Submits that bring images: what is taken in at once, what is refused where, and what never stays."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from farm.domain.limits import Limits
 from farm.jobstore import redis_keys
 from farm.jobstore.store import JobStore
 from farm.storage.storage import name_in, new_upload_key
-from tests.images import a_picture, data_uri
+from tests.images import data_uri, sample_image
 from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import BASE, FACTS
 from tests.service.workers.worker import FailingStorage
 from tests.unit.dialects.samples import a_request
 
-PICTURE = a_picture()
-STRANGER = "https://pictures.example/fox.png?size=large"
+IMAGE = sample_image()
+STRANGER = "https://images.example/fox.png?size=large"
 
 
 @pytest.fixture(autouse=True)
@@ -107,20 +107,20 @@ SPELLINGS: dict[str, Callable[[bytes], str]] = {
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_a_data_uri_becomes_the_jobs_own_input(farm: Farm, spelling: str) -> None:
-    job = jobs.record(farm.store, submit(farm, Source("image_url", SPELLINGS[spelling](PICTURE))))
+    job = jobs.record(farm.store, submit(farm, Source("image_url", SPELLINGS[spelling](IMAGE))))
 
     (key,) = job.request.sources
     name = name_in(key)
     assert name is not None
     assert (name.job_id, name.fence, name.extension) == (job.id, None, "png")
-    assert farm.storage.read(key) == PICTURE
+    assert farm.storage.read(key) == IMAGE
     assert job.request.source_fields == ("image_url",)
     assert job.request.needs_preparation
 
 
 @pytest.mark.parametrize(("form", "extension"), [("JPEG", "jpeg"), ("WEBP", "webp"), ("PNG", "png")])
 def test_bytes_are_kept_under_what_they_are(farm: Farm, form: str, extension: str) -> None:
-    content = a_picture(form=form)
+    content = sample_image(form=form)
 
     (key,) = jobs.record(farm.store, submit(farm, Source("image", content=content))).request.sources
 
@@ -128,13 +128,13 @@ def test_bytes_are_kept_under_what_they_are(farm: Farm, form: str, extension: st
     assert farm.storage.read(key) == content
 
 
-def test_pictures_are_never_in_redis(farm: Farm) -> None:
-    picture = a_picture(300, 300, form="JPEG")
-    job_id = submit(farm, Source("image_url", data_uri(picture)))
+def test_images_are_never_in_redis(farm: Farm) -> None:
+    image = sample_image(300, 300, form="JPEG")
+    job_id = submit(farm, Source("image_url", data_uri(image)))
 
     record = farm.redis.hgetall(redis_keys.job(job_id))
     assert isinstance(record, dict)
-    assert max(map(len, record.values())) < len(picture)
+    assert max(map(len, record.values())) < len(image)
     assert farm.store.page(None, before_us=None, count=1)[0].request.sources[0].startswith(job_id)
 
 
@@ -144,7 +144,7 @@ def test_pictures_are_never_in_redis(farm: Farm) -> None:
 @pytest.mark.parametrize("query", ["", "?X-Amz-Signature=abc", "#top"])
 def test_a_file_of_the_farm_is_read_from_storage_however_it_is_reached(farm: Farm, address: str, query: str) -> None:
     key = an_upload()
-    farm.storage.put(key, PICTURE)
+    farm.storage.put(key, IMAGE)
 
     job = jobs.record(farm.store, submit(farm, Source("image_url", f"{address}/files/{key}{query}")))
 
@@ -154,7 +154,7 @@ def test_a_file_of_the_farm_is_read_from_storage_however_it_is_reached(farm: Far
 def test_the_farm_may_have_a_private_address(farm: Farm) -> None:
     farm.redis.set(redis_keys.BASE, "http://127.0.0.1:8000")
     key = an_upload()
-    farm.storage.put(key, PICTURE)
+    farm.storage.put(key, IMAGE)
 
     assert submit(farm, Source("image_url", f"http://127.0.0.1:8000/files/{key}"))
 
@@ -165,10 +165,10 @@ def test_other_urls_stay_what_they_are(farm: Farm) -> None:
     assert job.request.sources == (STRANGER,)
 
 
-def test_several_pictures_keep_their_order(farm: Farm) -> None:
+def test_several_images_keep_their_order(farm: Farm) -> None:
     key = an_upload()
-    farm.storage.put(key, PICTURE)
-    sources = (data_uri(a_picture(20, 20)), STRANGER, f"{BASE}/files/{key}", data_uri(a_picture(30, 30)))
+    farm.storage.put(key, IMAGE)
+    sources = (data_uri(sample_image(20, 20)), STRANGER, f"{BASE}/files/{key}", data_uri(sample_image(30, 30)))
 
     job = jobs.record(
         farm.store, submit(farm, *(Source(f"image_urls.{number}", url) for number, url in enumerate(sources)))
@@ -176,7 +176,7 @@ def test_several_pictures_keep_their_order(farm: Farm) -> None:
 
     first, second, third, fourth = job.request.sources
     assert (second, third) == (STRANGER, key)
-    assert [farm.storage.read(first), farm.storage.read(fourth)] == [a_picture(20, 20), a_picture(30, 30)]
+    assert [farm.storage.read(first), farm.storage.read(fourth)] == [sample_image(20, 20), sample_image(30, 30)]
     assert job.request.source_fields == tuple(f"image_urls.{number}" for number in range(4))
 
 
@@ -186,25 +186,25 @@ def test_several_pictures_keep_their_order(farm: Farm) -> None:
 @pytest.mark.parametrize(
     ("source", "kind", "said"),
     [
-        (Source("f", data_uri(b"no picture")), "image_load_error", "cannot be read"),
-        (Source("f", data_uri(PICTURE[:40])), "image_load_error", "cannot be read"),
+        (Source("f", data_uri(b"no image")), "image_load_error", "cannot be read"),
+        (Source("f", data_uri(IMAGE[:40])), "image_load_error", "cannot be read"),
         (Source("f", "data:image/png;base64,@@@"), "image_load_error", "no base64"),
         (Source("f", "data:image/png;base64,é"), "image_load_error", "no base64"),
         (Source("f", "data:image/png;base64,"), "image_load_error", "cannot be read"),
         (Source("f", "data:image/png;base64"), "image_load_error", "has no comma"),
         (Source("f", "data:image/png," + "%41" * 1_000_001), "image_load_error", "base64"),
         (Source("f", f"{BASE}/docs"), "file_download_error", "has it no more"),
-        (Source("f", data_uri(a_picture(8, 8))), "image_too_small", "16 pixels"),
-        (Source("f", data_uri(a_picture(form="GIF"))), "unsupported_image_format", "GIF"),
+        (Source("f", data_uri(sample_image(8, 8))), "image_too_small", "16 pixels"),
+        (Source("f", data_uri(sample_image(form="GIF"))), "unsupported_image_format", "GIF"),
         (Source("f", content=b""), "image_load_error", "cannot be read"),
-        (Source("f", content=a_picture(form="BMP")), "unsupported_image_format", "BMP"),
-        (Source("f", "ftp://pictures.example/a.png"), "file_download_error", "http://"),
+        (Source("f", content=sample_image(form="BMP")), "unsupported_image_format", "BMP"),
+        (Source("f", "ftp://images.example/a.png"), "file_download_error", "http://"),
         (Source("f", "file:///etc/passwd"), "file_download_error", "http://"),
         (Source("f", "http://127.0.0.1:6379/a.png"), "file_download_error", "public address"),
         (Source("f", "http://[::1]/a.png"), "file_download_error", "public address"),
         (Source("f", "http://169.254.169.254/latest/meta-data"), "file_download_error", "public address"),
-        (Source("f", "http://user:secret@pictures.example/a.png"), "file_download_error", "user name"),
-        (Source("f", "https://[pictures/a.png"), "file_download_error", "URL"),
+        (Source("f", "http://user:secret@images.example/a.png"), "file_download_error", "user name"),
+        (Source("f", "https://[images/a.png"), "file_download_error", "URL"),
         (Source("f", "fox.png"), "file_download_error", "http"),
         (Source("f", f"{BASE}/files/{an_upload()}"), "file_download_error", "has it no more"),
     ],
@@ -218,7 +218,7 @@ def test_what_cannot_be_used_is_refused_by_its_field(farm: Farm, source: Source,
 
 def test_an_upload_whose_time_is_over_is_refused_though_nobody_has_removed_it_yet(farm: Farm) -> None:
     key = an_upload(seconds=-1)
-    farm.storage.put(key, PICTURE)
+    farm.storage.put(key, IMAGE)
 
     (problem,) = problems(farm, Source("image_url", f"{BASE}/files/{key}"))
 
@@ -236,22 +236,22 @@ def test_an_upload_that_is_too_large_is_refused(farm: Farm) -> None:
 
 
 def test_the_limits_are_told(farm: Farm) -> None:
-    (problem,) = problems(farm, Source("image_url", data_uri(a_picture(8, 8))))
+    (problem,) = problems(farm, Source("image_url", data_uri(sample_image(8, 8))))
 
     assert problem.context == {"min_width": 16, "min_height": 16}
 
 
-def test_an_error_repeats_a_url_but_not_a_whole_picture(farm: Farm) -> None:
+def test_an_error_repeats_a_url_but_not_a_whole_image(farm: Farm) -> None:
     uri, url, content = problems(
         farm,
         Source("a", data_uri(b"x" * 5000)),
-        Source("b", "ftp://pictures.example/" + "a" * 100),
+        Source("b", "ftp://images.example/" + "a" * 100),
         Source("c", content=b"x" * 5000),
     )
 
     assert str(uri.value).startswith("data:image/png;base64,")
     assert len(str(uri.value)) < 100
-    assert url.value == "ftp://pictures.example/" + "a" * 100
+    assert url.value == "ftp://images.example/" + "a" * 100
     assert content.value is None
 
 
@@ -264,7 +264,7 @@ def test_a_data_uri_that_is_far_too_long_is_not_decoded(farm: Farm) -> None:
 def test_everything_that_is_wrong_is_said_at_once_and_what_was_right_does_not_stay(farm: Farm) -> None:
     found = problems(
         farm,
-        Source("image_urls.0", data_uri(PICTURE)),
+        Source("image_urls.0", data_uri(IMAGE)),
         Source("image_urls.1", "ftp://x.example"),
         Source("image_urls.2", data_uri(b"none")),
         request=a_request(model="kontext", acceleration="high"),
@@ -278,7 +278,7 @@ def test_everything_that_is_wrong_is_said_at_once_and_what_was_right_does_not_st
 
 
 def test_a_repeat_leaves_nothing_in_storage(farm: Farm) -> None:
-    asked = order(Source("image_url", data_uri(PICTURE)), idempotency_key="k", body_digest="d")
+    asked = order(Source("image_url", data_uri(IMAGE)), idempotency_key="k", body_digest="d")
     first = farm.service.submit(LOCAL, asked)
     kept = stored(farm)
 
@@ -289,7 +289,7 @@ def test_a_repeat_leaves_nothing_in_storage(farm: Farm) -> None:
 
 
 def test_a_conflict_leaves_nothing_in_storage(farm: Farm) -> None:
-    asked = order(Source("image_url", data_uri(PICTURE)), idempotency_key="k", body_digest="d")
+    asked = order(Source("image_url", data_uri(IMAGE)), idempotency_key="k", body_digest="d")
     farm.service.submit(LOCAL, asked)
     kept = stored(farm)
 
@@ -304,7 +304,7 @@ def test_a_full_queue_leaves_nothing_in_storage(farm: Farm, before: set[str], mo
     monkeypatch.setattr(farm.store, "_terms", replace(jobs.TERMS, queue_limit=1))
 
     with pytest.raises(QueueFull):
-        submit(farm, Source("image_url", data_uri(PICTURE)))
+        submit(farm, Source("image_url", data_uri(IMAGE)))
 
     assert stored(farm) == before
 
@@ -316,14 +316,14 @@ def test_a_storage_that_fails_halfway_keeps_nothing(
     monkeypatch.setattr(farm.service._intake, "_storage", failing)
 
     with pytest.raises(StorageUnavailable):
-        submit(farm, Source("a", data_uri(PICTURE)), Source("b", data_uri(PICTURE)))
+        submit(farm, Source("a", data_uri(IMAGE)), Source("b", data_uri(IMAGE)))
 
     assert failing.tried == 2
     assert stored(farm) == before
     assert farm.store.page(None, before_us=None, count=10) == []
 
 
-def test_what_may_have_been_recorded_keeps_its_pictures(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_may_have_been_recorded_keeps_its_images(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record was written, and the answer was lost."""
     submit_well = JobStore.submit
 
@@ -333,13 +333,13 @@ def test_what_may_have_been_recorded_keeps_its_pictures(farm: Farm, monkeypatch:
 
     monkeypatch.setattr(JobStore, "submit", lose_the_answer)
     with pytest.raises(StoreUnavailable):
-        submit(farm, Source("image_url", data_uri(PICTURE)))
+        submit(farm, Source("image_url", data_uri(IMAGE)))
 
     (job,) = farm.store.page(None, before_us=None, count=10)
-    assert farm.storage.read(job.request.sources[0]) == PICTURE
+    assert farm.storage.read(job.request.sources[0]) == IMAGE
 
 
-def test_a_job_without_pictures_is_none_of_this(farm: Farm) -> None:
+def test_a_job_without_images_is_none_of_this(farm: Farm) -> None:
     job = jobs.record(farm.store, farm.service.submit(Caller("ada"), Order("srpo", a_request())).id)
 
     assert (job.request.sources, job.request.needs_preparation) == ((), False)

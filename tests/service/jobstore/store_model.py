@@ -627,7 +627,7 @@ class Model:
         self._go(entry, state)
 
     def _end_direct(self, entry: Entry, state: State) -> None:
-        """A failure is worth another try; pictures that nobody was sent may be asked for."""
+        """A failure is worth another try; images that nobody was sent may be asked for."""
         held_until = self._directs[entry.direct].get(entry.id)
         if held_until is None:
             return

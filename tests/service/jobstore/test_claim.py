@@ -127,7 +127,7 @@ def test_one_callers_jobs_start_in_the_order_of_their_coming(store: JobStore) ->
     assert [take_one(store).id for _ in range(5)] == wanted
 
 
-def test_a_bulk_does_not_hold_up_anothers_single_picture(store: JobStore) -> None:
+def test_a_bulk_does_not_hold_up_anothers_single_image(store: JobStore) -> None:
     """Each job fills a batch: the second claim after bob came must be his."""
     for _ in range(50):
         submit(store, "ada", images=4)
@@ -148,7 +148,7 @@ def test_callers_take_turns(store: JobStore) -> None:
         assert set(callers[round_of_three : round_of_three + 3]) == {"ada", "bob", "eve"}
 
 
-def test_a_bulk_for_one_model_does_not_hold_up_a_single_picture_of_another(store: JobStore) -> None:
+def test_a_bulk_for_one_model_does_not_hold_up_a_single_image_of_another(store: JobStore) -> None:
     for _ in range(50):
         submit(store, "bulk", images=4)
     single = submit(store, "single", model="kontext")

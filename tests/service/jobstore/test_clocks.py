@@ -59,8 +59,8 @@ def test_a_leaping_wall_clock_changes_no_job(
     view, other = (in_json(api.get(f"/farm/v1/jobs/{job_id}")) for job_id in (done, gone))
 
     assert (view["status"], other["code"]) == ("completed", "cancelled")
-    with api.get(view["images"][0]["url"].removeprefix(BASE)) as picture:
-        assert (picture.status_code, picture.content_length) == (200, len(picture.data))
+    with api.get(view["images"][0]["url"].removeprefix(BASE)) as image:
+        assert (image.status_code, image.content_length) == (200, len(image.data))
     seconds, _ = farm.redis.time()
     assert job.created_us <= job.started_us <= job.finished_us
     assert abs(job.created_us / 1e6 - seconds) < 600

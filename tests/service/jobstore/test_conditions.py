@@ -1,4 +1,4 @@
-"""What a caller may ask for beside its pictures: a time to start or to keep, no second try, to be forgotten."""
+"""What a caller may ask for beside its images: a time to start or to keep, no second try, to be forgotten."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_a_drain_is_no_try(store: JobStore) -> None:
 
 def finished(store: JobStore, how: str, **fields: Any) -> Job:
     """A job that came to its end in this way."""
-    sources = ("https://pictures.example/secret.png",)
+    sources = ("https://images.example/secret.png",)
     job_id = submit(store, prompt="a secret", sources=sources, conditions=FORGETFUL, **fields)
     if how == "cancelled":
         store.cancel(job_id)

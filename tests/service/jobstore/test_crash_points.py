@@ -2,7 +2,7 @@
 
 Each story is told once undisturbed, which counts its calls, and then once for every call and every ill. The other
 processes go on where it stopped, and its caller sends again what was not answered well. Afterwards every job has one
-end, every picture of a completed one is there, every end was told, and no key and no file is left that the undisturbed
+end, every image of a completed one is there, every end was told, and no key and no file is left that the undisturbed
 story would not have left.
 """
 
@@ -23,7 +23,7 @@ from farm.domain.request import ImageRequest
 from farm.jobstore import redis_keys
 from tests.failing_calls import Died, Ill
 from tests.farms import folder_in_memory
-from tests.images import a_picture, data_uri
+from tests.images import data_uri, sample_image
 from tests.service.api.calls import FAL_RUN, FOX
 from tests.service.crashing_farm import MODELS, WORKER, World, a_world, at_work
 from tests.service.jobstore import jobs
@@ -31,10 +31,10 @@ from tests.service.workers.worker import Broken, Workshop
 from tests.unit.dialects.samples import a_request
 from tests.webhook_receiver import answer, running_receiver
 from workers import background, health, render
-from workers.pipelines.pipeline import NO_PICTURES, Painted, Pictures, StepCallback
+from workers.pipelines.pipeline import NO_INPUTS, InputImages, RenderedImage, StepCallback
 from workers.pipelines.simulated import SimulatedPipeline
 
-PICTURE = data_uri(a_picture())
+IMAGE = data_uri(sample_image())
 FULL = pytest.mark.full
 
 
@@ -98,10 +98,10 @@ class Call(Story):
 
 
 class Submit(Call):
-    """With a key and a webhook, and a picture to begin from."""
+    """With a key and a webhook, and an image to begin from."""
 
     def send(self, api: FlaskClient) -> TestResponse:
-        body = {"model": "kontext", "prompt": "a red fox", "image_url": PICTURE, "webhook_url": self.url}
+        body = {"model": "kontext", "prompt": "a red fox", "image_url": IMAGE, "webhook_url": self.url}
         wanted = {"webhook_events": ["job.completed", "job.failed"]}
         return api.post("/farm/v1/jobs", json=body | wanted, headers={"Idempotency-Key": "k"})
 
@@ -177,16 +177,16 @@ class Delete(Call):
 
 
 class Prepare(Story):
-    """A job that begins from two pictures, whose prompt is to be rewritten."""
+    """A job that begins from two images, whose prompt is to be rewritten."""
 
-    pictures: tuple[str, ...] = (PICTURE, PICTURE)
+    inputs: tuple[str, ...] = (IMAGE, IMAGE)
 
     def before(self, world: World) -> None:
         self.job = world.well.service.submit(LOCAL, self._order()).id
         world.promised.add(self.job)
 
     def _order(self) -> Order:
-        sources = tuple(Source("image_urls", picture) for picture in self.pictures)
+        sources = tuple(Source("image_urls", image) for image in self.inputs)
         return Order("kontext", a_request(model="kontext", enhance=True), sources=sources)
 
     def act(self, world: World) -> None:
@@ -194,9 +194,9 @@ class Prepare(Story):
 
 
 class PrepareInVain(Prepare):
-    """A picture whose head is good, and whose body is not there."""
+    """An image whose head is good, and whose body is not there."""
 
-    pictures = (data_uri(a_picture()[:60]),)
+    inputs = (data_uri(sample_image()[:60]),)
     end = "image_load_error"
 
 
@@ -232,14 +232,14 @@ class Beating(SimulatedPipeline):
         self._beat = beat
 
     def render(
-        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures = NO_PICTURES
-    ) -> Iterator[Painted]:
+        self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS
+    ) -> Iterator[RenderedImage]:
         def tell(index: int, step: int) -> bool:
             if (index, step) == (0, 2):
                 self._beat()
             return watch(index, step)
 
-        return super().render(images, tell, pictures)
+        return super().render(images, tell, inputs)
 
 
 class RenderingPoison(Rendering):

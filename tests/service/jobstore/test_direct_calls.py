@@ -225,7 +225,7 @@ def test_a_marked_re_send_goes_on_with_what_is_still_held(store: JobStore, clien
     assert store.abandon(job_id, second) is True
 
 
-def test_a_marked_re_send_gets_a_picture_that_was_answered_just_now(store: JobStore, client: redis.Redis) -> None:
+def test_a_marked_re_send_gets_an_image_that_was_answered_just_now(store: JobStore, client: redis.Redis) -> None:
     """The answer was lost on its way."""
     job_id, _ = call(store)
     job = take_one(store)
@@ -386,7 +386,7 @@ def test_a_late_sign_of_life_of_who_hung_up_means_nothing(store: JobStore) -> No
     assert call(store)[0] == job_id
 
 
-def test_who_was_told_where_the_picture_will_be_holds_nothing(store: JobStore, client: redis.Redis) -> None:
+def test_who_was_told_where_the_image_will_be_holds_nothing(store: JobStore, client: redis.Redis) -> None:
     """The job goes on, and only the same call, sent again, goes on with it."""
     job_id, name = call(store)
 

@@ -137,7 +137,7 @@ def test_fifty_callers_who_ask_for_shares_of_1_to_1000_are_given_the_same(queue:
 
 
 def test_work_counts_and_not_jobs(queue: Queue) -> None:
-    """Callers of small pictures and of large ones, with few steps and with many, on three workers."""
+    """Callers of small images and of large ones, with few steps and with many, on three workers."""
     dice = random.Random(1)
     jobs = [
         new_job(f"caller-{number}", width=side, height=side, steps=steps, images=images)

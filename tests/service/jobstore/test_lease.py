@@ -216,7 +216,7 @@ def test_renewing_takes_up_again_what_nobody_claimed_since(store: JobStore, clie
 
 @pytest.mark.parametrize("how", ["release", "again", "alone"])
 def test_what_was_given_up_is_not_taken_up_again(store: JobStore, how: str) -> None:
-    """Neither by a renewal that was on its way, nor by a picture that was finished after all."""
+    """Neither by a renewal that was on its way, nor by an image that was finished after all."""
     submit(store)
     job = take_one(store)
     if how == "release":

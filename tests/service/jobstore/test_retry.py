@@ -16,7 +16,7 @@ from farm.domain.job import Conditions, Job, Order, Source, State, Webhook
 from farm.jobstore import redis_keys
 from farm.jobstore.store import JobStore
 from farm.storage.storage import name_in, new_upload_key
-from tests.images import a_picture
+from tests.images import sample_image
 from tests.service.api.calls import UNKNOWN_ID, problem
 from tests.service.images.test_intake import stored
 from tests.service.jobstore import jobs
@@ -24,7 +24,7 @@ from tests.service.jobstore.jobs import FACTS, TERMS, new_job, record
 from tests.unit.dialects.samples import a_request
 
 HOOK = Webhook("https://example.com/hook", frozenset({State.COMPLETED}))
-STRANGER = "https://pictures.example/fox.png"
+STRANGER = "https://images.example/fox.png"
 ADA = Caller("ada", is_admin=False)
 
 
@@ -50,13 +50,13 @@ def failed(farm: Farm, *, dialect: str = "native", conditions: Conditions | None
 
 
 def failed_with_inputs(farm: Farm, *sources: Source, is_prepared: bool = True) -> Job:
-    """A job of ada's that began from pictures."""
+    """A job of ada's that began from images."""
     order = Order("kontext", a_request(model="srpo"), sources=sources)
     job_id = farm.service.submit(ADA, order).id
     if is_prepared:
         (job,) = farm.store.take_unprepared(1, 60)
         own = f"{job_id}-input-0-{'0' * 16}.png"
-        farm.storage.put(own, a_picture())
+        farm.storage.put(own, sample_image())
         named = tuple(own if source.startswith(job_id) else source for source in job.request.sources)
         farm.store.prepared(job_id, job.request.model_copy(update={"sources": named, "inputs": (own,)}))
     farm.store.cancel(job_id)
@@ -196,13 +196,13 @@ def test_a_lost_answer_makes_one(store: JobStore) -> None:
     assert [store.submit(new).id, store.submit(new).id] == [new.id, new.id]
 
 
-# Its pictures
+# Its images
 
 
 @pytest.mark.parametrize("is_prepared", [True, False])
-def test_it_has_pictures_of_its_own(farm: Farm, *, is_prepared: bool) -> None:
-    """The old job may be deleted: its pictures go with it, the new one's stay."""
-    job = failed_with_inputs(farm, Source("image_url", content=a_picture()), is_prepared=is_prepared)
+def test_it_has_images_of_its_own(farm: Farm, *, is_prepared: bool) -> None:
+    """The old job may be deleted: its images go with it, the new one's stay."""
+    job = failed_with_inputs(farm, Source("image_url", content=sample_image()), is_prepared=is_prepared)
 
     again = retry(farm, job)
     farm.service.delete(ADA, job.id)
@@ -214,13 +214,13 @@ def test_it_has_pictures_of_its_own(farm: Farm, *, is_prepared: bool) -> None:
         name = name_in(key)
         assert name is not None
         assert name.job_id == again.id
-        assert farm.storage.read(key) == a_picture()
+        assert farm.storage.read(key) == sample_image()
     assert len(stored_for(farm, again)) == 1
     assert stored_for(farm, job) == set()
 
 
 def test_what_was_fetched_is_not_fetched_again(farm: Farm) -> None:
-    """It may be another picture by now: the same request is the same pixels."""
+    """It may be another image by now: the same request is the same pixels."""
     job = failed_with_inputs(farm, Source("image_url", url=STRANGER))
 
     again = retry(farm, job)
@@ -232,22 +232,22 @@ def test_what_was_fetched_is_not_fetched_again(farm: Farm) -> None:
 def test_an_upload_is_named_as_before(farm: Farm) -> None:
     farm.redis.set(redis_keys.BASE, jobs.BASE)
     upload = new_upload_key("png", until=farm.stats.now_us() // 1_000_000 + 3600)
-    farm.storage.put(upload, a_picture())
+    farm.storage.put(upload, sample_image())
     job = failed_with_inputs(farm, Source("image_url", url=f"{jobs.BASE}/files/{upload}"), is_prepared=False)
 
     assert retry(farm, job).request.sources == (upload,)
 
 
 @pytest.mark.parametrize("what", ["its own", "prepared", "upload"])
-def test_a_picture_that_is_gone_is_said_so(farm: Farm, api: FlaskClient, what: str) -> None:
+def test_an_image_that_is_gone_is_said_so(farm: Farm, api: FlaskClient, what: str) -> None:
     farm.redis.set(redis_keys.BASE, jobs.BASE)
     if what == "upload":
         upload = new_upload_key("png", until=farm.stats.now_us() // 1_000_000 + 3600)
-        farm.storage.put(upload, a_picture())
+        farm.storage.put(upload, sample_image())
         job = failed_with_inputs(farm, Source("image_url", url=f"{jobs.BASE}/files/{upload}"), is_prepared=False)
         farm.storage.remove(upload)
     else:
-        job = failed_with_inputs(farm, Source("image_url", content=a_picture()), is_prepared=what == "prepared")
+        job = failed_with_inputs(farm, Source("image_url", content=sample_image()), is_prepared=what == "prepared")
         farm.storage.delete_job(job.id)
     before = stored(farm)
 
@@ -257,8 +257,8 @@ def test_a_picture_that_is_gone_is_said_so(farm: Farm, api: FlaskClient, what: s
     assert stored(farm) == before
 
 
-def test_a_second_retry_leaves_no_pictures(farm: Farm) -> None:
-    job = failed_with_inputs(farm, Source("image_url", content=a_picture()))
+def test_a_second_retry_leaves_no_images(farm: Farm) -> None:
+    job = failed_with_inputs(farm, Source("image_url", content=sample_image()))
     retry(farm, job)
     before = stored(farm)
 
@@ -267,9 +267,9 @@ def test_a_second_retry_leaves_no_pictures(farm: Farm) -> None:
     assert stored(farm) == before
 
 
-def test_where_the_answer_was_lost_the_pictures_stay(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_answer_was_lost_the_images_stay(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job may be recorded; what is nobody's, the sweeper finds."""
-    job = failed_with_inputs(farm, Source("image_url", content=a_picture()))
+    job = failed_with_inputs(farm, Source("image_url", content=sample_image()))
     before = stored(farm)
     monkeypatch.setattr(farm.store, "submit", _lost)
 

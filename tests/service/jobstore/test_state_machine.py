@@ -32,7 +32,7 @@ BEGIN_US = 1_767_323_045_678_901
 CALLERS = ("ada", "bob")
 WORKERS = ("w1", "w2")
 MODELS = ("srpo", "kontext")
-SOURCE = "https://pictures.example/cat.png"
+SOURCE = "https://images.example/cat.png"
 PREPARER_SECONDS = 60.0
 #: Seconds by which the clock steps: nearly nothing, past a lease, past a delay or a worker's silence, past what is kept
 #: for 20, 30 or 60 seconds, for 15 minutes, an hour, a day and a week; and back.
@@ -202,7 +202,7 @@ class Comparison(RuleBasedStateMachine):
             assert self._store.delete(new.id) == self._model.delete(new.id)
 
     def call(self) -> None:
-        """A direct call waits, hangs up, or is told where its picture will be."""
+        """A direct call waits, hangs up, or is told where its image will be."""
         new = self._one_of([new for new in self._orders if new.order.call])
         if new is None:
             return
@@ -251,7 +251,7 @@ class Comparison(RuleBasedStateMachine):
             self._prepare(job_id)
 
     def _prepare(self, job_id: str) -> None:
-        """Its picture settles its size."""
+        """Its image settles its size."""
         job = self._store.get(job_id)
         if job and job.request.sources:
             ready = job.request.model_copy(update={"inputs": ("cat.png",), "width": 512})

@@ -34,7 +34,7 @@ from tests.service.jobstore.jobs import (
 )
 from tests.unit.dialects.samples import a_request
 
-SOURCE = "https://pictures.example/cat.png"
+SOURCE = "https://images.example/cat.png"
 LEASE = 60.0
 
 
@@ -112,7 +112,7 @@ def test_only_so_many_are_taken(store: JobStore) -> None:
 
 
 def test_callers_are_prepared_in_turn(store: JobStore) -> None:
-    """Whatever their pictures cost later: a bulk holds up nobody's single one."""
+    """Whatever their images cost later: a bulk holds up nobody's single one."""
     bulk = [submit_unprepared(store, "ada", images=4) for _ in range(20)]
     taken(store, 5)
     single = submit_unprepared(store, "bob")
@@ -240,10 +240,10 @@ def test_a_refused_job_tells_why(store: JobStore, client: redis.Redis) -> None:
     job_id = submit_unprepared(store)
     taken(store)
 
-    assert store.refuse(job_id, "image_load_error", "image_url: it is no picture") is True
+    assert store.refuse(job_id, "image_load_error", "image_url: it is no image") is True
 
     job = record(store, job_id)
-    assert (job.state, job.code, job.error) == (State.FAILED, "image_load_error", "image_url: it is no picture")
+    assert (job.state, job.code, job.error) == (State.FAILED, "image_load_error", "image_url: it is no image")
     assert (events(client, job_id)[-1], waiting_count(client)) == ((2, "failed"), {})
     assert client.zscore(redis_keys.EXPIRY, job_id) is not None
 

@@ -33,7 +33,7 @@ ANY_AGE = -60.0
 @pytest.fixture(params=["folder", "bucket"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     if request.param == "folder":
-        return LocalStorage(tmp_path / "pictures")
+        return LocalStorage(tmp_path / "images")
     s3: S3 = request.getfixturevalue("s3")
     for name, value in s3.environment().items():
         monkeypatch.setenv(name, value)
@@ -48,14 +48,14 @@ def sweeper(store: JobStore, storage: Storage, client: redis.Redis) -> Sweeper:
 
 
 def put(storage: Storage, job: Claimed, number: int = 0) -> str:
-    """The key of a new picture of a job."""
+    """The key of a new image of a job."""
     key = new_key(job.id, job.fence, number, "png")
-    storage.put(key, b"picture")
+    storage.put(key, b"content")
     return key
 
 
 def complete(store: JobStore, job: Claimed, *wanted: str) -> None:
-    """End a job with these pictures."""
+    """End a job with these images."""
     images = tuple(Image(key, 256, 256, "image/png", 7) for key in wanted)
     assert store.complete(job, replace(jobs.result(job), images=images))
 
@@ -70,10 +70,10 @@ def names(storage: Storage) -> set[str]:
     return {one.name for one in found}
 
 
-def test_pictures_stay_until_the_end_of_their_job_is_told(
+def test_images_stay_until_the_end_of_their_job_is_told(
     sweeper: Sweeper, storage: Storage, store: JobStore, client: redis.Redis
 ) -> None:
-    """A receiver that was away for a while is told of pictures that are there, and base64 answers are made of them."""
+    """A receiver that was away for a while is told of images that are there, and base64 answers are made of them."""
     brief, deliveries = JobStore(client, replace(TERMS, result_ttl_seconds=0.000001)), Deliveries(client)
     submit(store, webhook=Webhook("https://receiver.example/", frozenset({State.COMPLETED})))
     job = take_one(store)
@@ -89,7 +89,7 @@ def test_pictures_stay_until_the_end_of_their_job_is_told(
     assert (key in names(storage), store.get(job.id)) == (False, None)
 
 
-def test_expired_jobs_go_with_their_pictures_and_others_stay(
+def test_expired_jobs_go_with_their_images_and_others_stay(
     sweeper: Sweeper, storage: Storage, store: JobStore, client: redis.Redis
 ) -> None:
     brief = JobStore(client, replace(TERMS, result_ttl_seconds=0.000001))
@@ -104,8 +104,8 @@ def test_expired_jobs_go_with_their_pictures_and_others_stay(
     assert (store.get(goes.id), jobs.state(store, stays.id)) == (None, State.COMPLETED)
 
 
-def test_pictures_of_unknown_jobs_go(sweeper: Sweeper, storage: Storage) -> None:
-    storage.put(new_key(UNKNOWN_ID, 1, 0, "png"), b"picture")
+def test_images_of_unknown_jobs_go(sweeper: Sweeper, storage: Storage) -> None:
+    storage.put(new_key(UNKNOWN_ID, 1, 0, "png"), b"content")
 
     sweeper.sweep(older_than=ANY_AGE)
 
@@ -129,7 +129,7 @@ def test_the_losers_of_a_completed_job_go_and_the_winner_stays(
     assert names(storage) == {won}
 
 
-def test_pictures_of_a_failed_job_go(sweeper: Sweeper, storage: Storage, store: JobStore) -> None:
+def test_images_of_a_failed_job_go(sweeper: Sweeper, storage: Storage, store: JobStore) -> None:
     submit(store)
     job = take_one(store)
     put(storage, job)
@@ -141,7 +141,7 @@ def test_pictures_of_a_failed_job_go(sweeper: Sweeper, storage: Storage, store: 
 
 
 @pytest.mark.parametrize("taken_back", [False, True])
-def test_pictures_of_an_attempt_that_may_still_win_stay(
+def test_images_of_an_attempt_that_may_still_win_stay(
     sweeper: Sweeper, storage: Storage, store: JobStore, client: redis.Redis, taken_back: bool
 ) -> None:
     """However old they are. Its worker may have been silent for long, but nobody claimed the job since."""
@@ -156,7 +156,7 @@ def test_pictures_of_an_attempt_that_may_still_win_stay(
     assert names(storage) == {key}
 
 
-def test_pictures_of_an_attempt_that_was_given_up_go(sweeper: Sweeper, storage: Storage, store: JobStore) -> None:
+def test_images_of_an_attempt_that_was_given_up_go(sweeper: Sweeper, storage: Storage, store: JobStore) -> None:
     submit(store)
     job = take_one(store)
     put(storage, job)
@@ -167,7 +167,7 @@ def test_pictures_of_an_attempt_that_was_given_up_go(sweeper: Sweeper, storage: 
     assert names(storage) == set()
 
 
-def test_a_redis_that_was_emptied_costs_no_picture(
+def test_a_redis_that_was_emptied_costs_no_image(
     sweeper: Sweeper, storage: Storage, store: JobStore, client: redis.Redis
 ) -> None:
     """Nor does another Redis by mistake, which is the same."""
@@ -181,7 +181,7 @@ def test_a_redis_that_was_emptied_costs_no_picture(
     assert len(storage.marks()) == 2
 
 
-def test_who_came_first_removes_no_picture_of_who_came_second(
+def test_who_came_first_removes_no_image_of_who_came_second(
     sweeper: Sweeper, storage: Storage, store: JobStore, client: redis.Redis
 ) -> None:
     first = SweepState(client).farm_id()
@@ -206,7 +206,7 @@ def test_a_farm_that_shares_its_storage_says_so_once_a_turn_and_forgets_its_own_
     put(storage, job)
     complete(JobStore(client, replace(TERMS, result_ttl_seconds=0.000001)), job)
     strange = new_key(UNKNOWN_ID, 1, 0, "png")
-    storage.put(strange, b"picture")
+    storage.put(strange, b"content")
 
     with capture_logs() as logs:
         sweeper.go_on()
@@ -219,14 +219,14 @@ def test_a_farm_that_shares_its_storage_says_so_once_a_turn_and_forgets_its_own_
 
 
 @pytest.mark.parametrize("own_first", [False, True])
-def test_pictures_that_were_there_before_any_mark_stay_until_the_operator_says_whose_they_are(
+def test_images_that_were_there_before_any_mark_stay_until_the_operator_says_whose_they_are(
     storage: Storage, store: JobStore, client: redis.Redis, own_first: bool
 ) -> None:
     submit(store)
     own = new_key(take_one(store).id, 1, 0, "png")
     strange = new_key(f"{'f' if own_first else '0'}{UNKNOWN_ID[1:]}", 1, 0, "png")
     for key in (own, strange):
-        storage.put(key, b"picture")
+        storage.put(key, b"content")
     sweeper = Sweeper(store, storage=storage, sweep_state=SweepState(client))
 
     sweeper.sweep(older_than=ANY_AGE)
@@ -235,7 +235,7 @@ def test_pictures_that_were_there_before_any_mark_stay_until_the_operator_says_w
     assert storage.marks() == {UNKNOWN_FARM, SweepState(client).farm_id()}
 
 
-def test_a_first_mark_is_left_where_every_picture_is_known(
+def test_a_first_mark_is_left_where_every_image_is_known(
     storage: Storage, store: JobStore, client: redis.Redis
 ) -> None:
     """And what is nobody's goes at once."""
@@ -251,7 +251,7 @@ def test_a_first_mark_is_left_where_every_picture_is_known(
 
 def test_what_is_young_stays(sweeper: Sweeper, storage: Storage) -> None:
     """It may have been stored after the records were looked at."""
-    storage.put(new_key(UNKNOWN_ID, 1, 0, "png"), b"picture")
+    storage.put(new_key(UNKNOWN_ID, 1, 0, "png"), b"content")
 
     sweeper.sweep()
     sweeper.go_on()
@@ -317,7 +317,7 @@ def test_one_process_at_a_time_looks_page_by_page_through_what_is_stored(
 
     storage = Counting(tmp_path)
     for number in range(3):
-        storage.put(new_key(f"{number}{number}{UNKNOWN_ID[2:]}", 1, 0, "png"), b"picture")
+        storage.put(new_key(f"{number}{number}{UNKNOWN_ID[2:]}", 1, 0, "png"), b"content")
     storage.mark(SweepState(client).farm_id())
     processes = [Sweeper(store, storage=storage, sweep_state=SweepState(client)) for _ in range(3)]
 

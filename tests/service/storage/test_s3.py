@@ -1,4 +1,4 @@
-"""Pictures in a bucket of a real S3 server, which checks signatures and their expiry, and the troubles on the way."""
+"""Images in a bucket of a real S3 server, which checks signatures and their expiry, and the troubles on the way."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def key() -> str:
 
 @pytest.fixture
 def api(farm: Farm, storage: Storage) -> FlaskClient:
-    """The API of a farm whose pictures lie in the bucket."""
+    """The API of a farm whose images lie in the bucket."""
     return api_of(farm, storage)
 
 
@@ -103,13 +103,13 @@ def api_of(farm: Farm, storage: Storage) -> FlaskClient:
 # What lies in the bucket
 
 
-def test_a_picture_lies_under_prefix_and_key_and_says_what_it_is(storage: S3Storage, place: Place, key: str) -> None:
-    storage.put(key, b"picture")
+def test_an_image_lies_under_prefix_and_key_and_says_what_it_is(storage: S3Storage, place: Place, key: str) -> None:
+    storage.put(key, b"content")
 
     found = place.get(f"of/farm/{key}")
 
     assert place.names() == [f"of/farm/{key}"]
-    assert (found["Body"], found["ContentType"]) == (b"picture", "image/png")
+    assert (found["Body"], found["ContentType"]) == (b"content", "image/png")
     assert found["Metadata"] == {"job": JOB, "fence": "3", "number": "1"}
 
 
@@ -120,7 +120,7 @@ def test_a_url_names_bucket_and_prefix(url: str, prefix: str) -> None:
     assert Bucket.at(url) == Bucket("b", prefix)
 
 
-def test_marks_lie_beside_the_pictures_and_are_none(storage: S3Storage, place: Place) -> None:
+def test_marks_lie_beside_the_images_and_are_none(storage: S3Storage, place: Place) -> None:
     for name in ("of/farm/farm-id-mine", "of/farm/farm-id", f"of/farm-id-{'0' * 32}"):
         place.put(name)
     storage.mark("1" * 32)
@@ -131,18 +131,18 @@ def test_marks_lie_beside_the_pictures_and_are_none(storage: S3Storage, place: P
 
 
 def test_what_was_put_is_found_and_read(storage: S3Storage, key: str) -> None:
-    storage.put(key, b"picture")
+    storage.put(key, b"content")
 
-    picture = storage.find(key)
+    image = storage.find(key)
 
-    assert picture is not None
-    assert (picture.content_type, picture.bytes) == ("image/png", 7)
-    assert abs(clock.now_us() / 1e6 - picture.stored_at.timestamp()) < 10
-    assert storage.read(key) == b"picture"
+    assert image is not None
+    assert (image.content_type, image.bytes) == ("image/png", 7)
+    assert abs(clock.now_us() / 1e6 - image.stored_at.timestamp()) < 10
+    assert storage.read(key) == b"content"
 
 
 def test_a_part_can_be_read(storage: S3Storage, key: str) -> None:
-    storage.put(key, b"picture")
+    storage.put(key, b"content")
 
     with closing(storage.open(key, 1, 3)) as pieces:
         assert b"".join(pieces) == b"ic"
@@ -160,15 +160,15 @@ def test_what_was_not_put_is_not_found(storage: S3Storage, key: str) -> None:
 def test_what_is_no_key_is_not_asked_for(storage: S3Storage, way: FaultyWay, name: str) -> None:
     assert storage.find(name) is None
     with pytest.raises(StorageError, match="is no name"):
-        storage.put(name, b"picture")
+        storage.put(name, b"content")
 
     assert way.seen == []
 
 
-def test_deleting_a_job_removes_every_picture_of_it_and_no_other(storage: S3Storage, place: Place) -> None:
+def test_deleting_a_job_removes_every_image_of_it_and_no_other(storage: S3Storage, place: Place) -> None:
     kept = new_key(OTHER, 1, 0, "png")
     for key in (kept, new_key(JOB, 1, 0, "png"), new_key(JOB, 1, 1, "png"), new_key(JOB, 22, 0, "jpeg")):
-        storage.put(key, b"picture")
+        storage.put(key, b"content")
 
     storage.delete_job(JOB)
     storage.delete_job(JOB)
@@ -176,7 +176,7 @@ def test_deleting_a_job_removes_every_picture_of_it_and_no_other(storage: S3Stor
     assert place.names() == [f"of/farm/{kept}"]
 
 
-def test_pages_show_the_farms_own_pictures_in_turn(
+def test_pages_show_the_farms_own_images_in_turn(
     storage: S3Storage, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing of what others keep in the bucket, or under the prefix."""
@@ -200,7 +200,7 @@ def test_an_empty_bucket_has_one_empty_page(storage: S3Storage) -> None:
 
 def test_ages_are_by_the_stores_clock(storage: S3Storage, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose clock is a day ahead must not take everything for old."""
-    storage.put(key, b"picture")
+    storage.put(key, b"content")
     monkeypatch.setattr(clock, "now_us", lambda: time.time_ns() // 1000 + 86_400_000_000)
 
     (found,) = storage.page("").found
@@ -212,13 +212,13 @@ def test_checksums_of_boto3s_own_can_be_asked_for(
     storage: S3Storage, place: Place, key: str, s3: S3, way: FaultyWay
 ) -> None:
     """And are not sent else, for many stores refuse them."""
-    storage.put(key, b"picture")
+    storage.put(key, b"content")
     assert not way.sent_header("x-amz-checksum-crc32")
 
-    S3Storage(Bucket.at(place.url, checksums="when_supported")).put(key, b"picture")
+    S3Storage(Bucket.at(place.url, checksums="when_supported")).put(key, b"content")
 
     assert way.sent_header("x-amz-checksum-crc32")
-    assert place.get(key)["Body"] == b"picture"
+    assert place.get(key)["Body"] == b"content"
 
 
 # Rights
@@ -228,7 +228,7 @@ def test_a_wrong_secret_is_refused(reach: Reach, place: Place, key: str, monkeyp
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not the secret")
 
     with pytest.raises(StorageUnavailable) as caught:
-        reach().put(key, b"picture")
+        reach().put(key, b"content")
 
     assert str(caught.value) == f"The bucket '{BUCKET}' refuses: SignatureDoesNotMatch (403)."
     assert place.names() == []
@@ -236,26 +236,26 @@ def test_a_wrong_secret_is_refused(reach: Reach, place: Place, key: str, monkeyp
 
 def test_a_missing_bucket_is_named(storage: S3Storage, key: str) -> None:
     with pytest.raises(StorageUnavailable, match="'nowhere' refuses: NoSuchBucket"):
-        S3Storage(Bucket("nowhere", "")).put(key, b"picture")
+        S3Storage(Bucket("nowhere", "")).put(key, b"content")
 
 
 def test_a_signed_url_works_without_a_key_until_it_expires(reach: Reach, key: str, place: Place) -> None:
     storage = reach(url_seconds=3)
-    storage.put(key, b"picture")
+    storage.put(key, b"content")
     url = storage.url(key)
     assert url is not None
 
     answer = urllib3.request("GET", url)
 
-    assert (answer.status, answer.data, answer.headers["Content-Type"]) == (200, b"picture", "image/png")
+    assert (answer.status, answer.data, answer.headers["Content-Type"]) == (200, b"content", "image/png")
     assert SECRET not in url
     wait_for(lambda: urllib3.request("GET", url).status == 403, seconds=10, what="the end of the signature")
 
 
-def test_a_signed_url_is_good_for_its_picture_alone(reach: Reach, key: str) -> None:
+def test_a_signed_url_is_good_for_its_image_alone(reach: Reach, key: str) -> None:
     storage, other = reach(url_seconds=60), new_key(OTHER, 1, 0, "png")
     for name in (key, other):
-        storage.put(name, b"picture")
+        storage.put(name, b"content")
     url = storage.url(key)
     assert url is not None
 
@@ -263,7 +263,7 @@ def test_a_signed_url_is_good_for_its_picture_alone(reach: Reach, key: str) -> N
 
     assert {urllib3.request("GET", one).status for one in tampered} <= {400, 403}
     assert urllib3.request("PUT", url, body=b"other").status == 403
-    assert storage.read(key) == b"picture"
+    assert storage.read(key) == b"content"
 
 
 @pytest.mark.parametrize(("kept", "valid"), [(3600.0, "3600"), (30 * 86400.0, "604800")])
@@ -281,14 +281,14 @@ def test_callers_are_given_the_urls_that_the_settings_ask_for(
     farm: Farm, storage: S3Storage, place: Place, key: str, files: str
 ) -> None:
     settings = Settings.model_validate({"storage_url": f"{place.url}/of/farm", "files": files})
-    storage.put(key, b"picture")
+    storage.put(key, b"content")
 
     url = replace(farm, storage=storage_for(settings, Path("unused"))).links(BASE).file(key)
 
     if files == "proxy":
         assert url == f"{BASE}/files/{key}"
     else:
-        assert urllib3.request("GET", url).data == b"picture"
+        assert urllib3.request("GET", url).data == b"content"
 
 
 def test_without_credentials_the_farm_does_not_start(reach: Reach, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,23 +317,23 @@ def test_a_put_that_fails_says_so_and_may_be_tried_again(
 ) -> None:
     way.strike(fault, "PUT")
     began = time.monotonic()
-    with pytest.raises(StorageUnavailable, match="The bucket 'pictures'"):
-        reach(patience=0.5).put(key, b"picture")
+    with pytest.raises(StorageUnavailable, match="The bucket 'images'"):
+        reach(patience=0.5).put(key, b"content")
     assert time.monotonic() - began < 20
 
     way.heal()
-    storage.put(key, b"picture")
+    storage.put(key, b"content")
 
-    assert storage.read(key) == b"picture"
+    assert storage.read(key) == b"content"
 
 
 def test_a_put_that_is_done_but_badly_answered_is_a_good_one(storage: S3Storage, way: FaultyWay, key: str) -> None:
     """For it is looked at afterwards."""
     way.strike(FAULTS["cut in the head"], "PUT")
 
-    storage.put(key, b"picture")
+    storage.put(key, b"content")
 
-    assert storage.read(key) == b"picture"
+    assert storage.read(key) == b"content"
 
 
 def test_a_large_put_to_a_store_that_takes_little_ends(reach: Reach, way: FaultyWay, key: str) -> None:
@@ -350,31 +350,31 @@ def test_a_large_put_to_a_store_that_takes_little_ends(reach: Reach, way: Faulty
 @each_fault
 def test_a_look_survives_one_fault(reach: Reach, place: Place, way: FaultyWay, key: str, fault: Fault) -> None:
     storage = reach(patience=1)
-    place.put(f"of/farm/{key}", b"picture")
+    place.put(f"of/farm/{key}", b"content")
     way.strike(fault, times=1)
 
     if fault in (FAULTS["403"], FAULTS["cut in the head"]):
         with pytest.raises(StorageUnavailable):
             storage.read(key)
     else:
-        assert storage.read(key) == b"picture"
+        assert storage.read(key) == b"content"
 
 
 def test_no_connection_at_all_is_said(storage: S3Storage, way: FaultyWay, key: str) -> None:
     way.go_down()
 
     with pytest.raises(StorageUnavailable, match="does not answer well: EndpointConnectionError"):
-        storage.put(key, b"picture")
+        storage.put(key, b"content")
 
     way.come_up()
-    storage.put(key, b"picture")
+    storage.put(key, b"content")
 
 
-def test_a_picture_that_arrived_short_is_removed(storage: S3Storage, way: FaultyWay, place: Place, key: str) -> None:
+def test_an_image_that_arrived_short_is_removed(storage: S3Storage, way: FaultyWay, place: Place, key: str) -> None:
     way.strike(Fault(answer=HEAD_OF_3_BYTES), "HEAD")
 
     with pytest.raises(StorageUnavailable, match="3 of its 7 bytes are there"):
-        storage.put(key, b"picture")
+        storage.put(key, b"content")
 
     assert place.names() == []
 
@@ -383,14 +383,14 @@ def test_a_put_that_was_answered_but_not_done_is_noticed(storage: S3Storage, way
     way.strike(Fault(answer=b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"), "PUT")
 
     with pytest.raises(StorageUnavailable, match="nothing is there"):
-        storage.put(key, b"picture")
+        storage.put(key, b"content")
 
 
 def test_a_request_that_waiting_does_not_mend_is_final(storage: S3Storage, way: FaultyWay, key: str) -> None:
     way.strike(refusal(400, "EntityTooLarge"), "PUT")
 
     with pytest.raises(StorageError, match="EntityTooLarge") as caught:
-        storage.put(key, b"picture")
+        storage.put(key, b"content")
 
     assert not isinstance(caught.value, StorageUnavailable)
 
@@ -434,29 +434,29 @@ def test_a_store_that_does_not_answer_holds_few_threads(
 
 
 @pytest.fixture(scope="module")
-def picture() -> bytes:
+def image() -> bytes:
     file = io.BytesIO()
     Image.effect_noise((800, 800), 100).save(file, "PNG")
     return file.getvalue()
 
 
 @pytest.fixture
-def stored(storage: S3Storage, key: str, picture: bytes) -> str:
-    """The path of a picture in the bucket."""
-    storage.put(key, picture)
+def stored(storage: S3Storage, key: str, image: bytes) -> str:
+    """The path of an image in the bucket."""
+    storage.put(key, image)
     return f"/files/{key}"
 
 
-def test_a_picture_is_passed_on(api: FlaskClient, stored: str, picture: bytes) -> None:
+def test_an_image_is_passed_on(api: FlaskClient, stored: str, image: bytes) -> None:
     response = api.get(stored, buffered=True, headers={"Authorization": "Bearer anything"})
 
-    assert (response.status_code, response.content_type, response.data) == (200, "image/png", picture)
-    assert response.content_length == len(picture)
+    assert (response.status_code, response.content_type, response.data) == (200, "image/png", image)
+    assert response.content_length == len(image)
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     assert response.headers["Cache-Control"] == "private, no-cache"
 
 
-def test_parts_heads_and_what_is_known(api: FlaskClient, way: FaultyWay, stored: str, picture: bytes) -> None:
+def test_parts_heads_and_what_is_known(api: FlaskClient, way: FaultyWay, stored: str, image: bytes) -> None:
     head = api.head(stored)
     assert way.asked("GET") == 0
     part = api.get(stored, buffered=True, headers={"Range": "bytes=100000-100009"})
@@ -464,13 +464,13 @@ def test_parts_heads_and_what_is_known(api: FlaskClient, way: FaultyWay, stored:
     known = api.get(stored, buffered=True, headers={"If-None-Match": head.headers["ETag"]})
     old = api.get(stored, buffered=True, headers={"If-Range": '"other"', "Range": "bytes=0-9"})
 
-    assert (head.status_code, head.data, head.content_length) == (200, b"", len(picture))
-    assert (part.status_code, part.data) == (206, picture[100000:100010])
-    assert part.headers["Content-Range"] == f"bytes 100000-100009/{len(picture)}"
-    assert (end.status_code, end.data) == (206, picture[-10:])
+    assert (head.status_code, head.data, head.content_length) == (200, b"", len(image))
+    assert (part.status_code, part.data) == (206, image[100000:100010])
+    assert part.headers["Content-Range"] == f"bytes 100000-100009/{len(image)}"
+    assert (end.status_code, end.data) == (206, image[-10:])
     assert (known.status_code, known.data) == (304, b"")
-    assert (old.status_code, old.data) == (200, picture)
-    problem(api.get(stored, headers={"Range": f"bytes={len(picture)}-"}), 416)
+    assert (old.status_code, old.data) == (200, image)
+    problem(api.get(stored, headers={"Range": f"bytes={len(image)}-"}), 416)
 
 
 def test_what_is_not_there_is_not_found(api: FlaskClient, key: str) -> None:
@@ -494,7 +494,7 @@ def test_while_the_store_does_not_answer_callers_are_told(
         assert int(response.headers["Retry-After"]) > 0
 
 
-def test_a_picture_that_breaks_off_is_no_whole_one(api: FlaskClient, way: FaultyWay, stored: str) -> None:
+def test_an_image_that_breaks_off_is_no_whole_one(api: FlaskClient, way: FaultyWay, stored: str) -> None:
     """The connection is broken too, so that the caller sees it."""
     way.strike(Fault(cut_after=100_000), "GET")
     response = api.get(stored)
@@ -506,14 +506,14 @@ def test_a_picture_that_breaks_off_is_no_whole_one(api: FlaskClient, way: Faulty
     response.close()
 
 
-def test_a_picture_is_not_in_memory_as_a_whole(api: FlaskClient, stored: str, picture: bytes) -> None:
+def test_an_image_is_not_in_memory_as_a_whole(api: FlaskClient, stored: str, image: bytes) -> None:
     response = api.get(stored)
 
     pieces = list(response.iter_encoded())
     response.close()
 
-    assert b"".join(pieces) == picture
-    assert max(map(len, pieces)) <= PIECE_BYTES < len(picture)
+    assert b"".join(pieces) == image
+    assert max(map(len, pieces)) <= PIECE_BYTES < len(image)
 
 
 def test_connections_are_used_again(api: FlaskClient, way: FaultyWay, stored: str) -> None:
@@ -553,7 +553,7 @@ def test_deleting_a_job_removes_everything_of_it(whole: Farm, storage: S3Storage
     job = take_one(whole.store)
     keys = [new_key(job_id, fence, 0, "png") for fence in (job.fence - 1, job.fence)]
     for key in keys:
-        storage.put(key, b"picture")
+        storage.put(key, b"content")
     whole.store.complete(job, result(job))
 
     way.go_down()
@@ -566,7 +566,7 @@ def test_deleting_a_job_removes_everything_of_it(whole: Farm, storage: S3Storage
 
 
 def test_a_url_is_quickly_signed(reach: Reach, key: str) -> None:
-    """It is done for every picture at every look at a job."""
+    """It is done for every image at every look at a job."""
     storage = reach(url_seconds=60)
     storage.url(key)
     began = time.process_time()
@@ -599,7 +599,7 @@ def uploading(farm: Farm, storage: Storage, tmp_path: Path) -> FlaskClient:
 
 
 def begin(api: FlaskClient, kind: str = "initiate") -> tuple[str, str]:
-    """Where to send a picture, in fal's dialect, and where it will be."""
+    """Where to send an image, in fal's dialect, and where it will be."""
     answer = api.post(f"/fal/rest/storage/upload/{kind}", json={"content_type": "image/png"}).get_json()
     return answer["upload_url"].removeprefix(BASE), answer["file_url"].removeprefix(BASE)
 
@@ -621,7 +621,7 @@ def test_a_file_that_cannot_be_stored_can_be_tried_again(
 ) -> None:
     way.strike(fault, "PUT")
     file = io.BytesIO(b"content")
-    with pytest.raises(StorageUnavailable, match="The bucket 'pictures'"):
+    with pytest.raises(StorageUnavailable, match="The bucket 'images'"):
         reach(patience=0.5).put_file(upload_key, file)
     way.heal()
 
@@ -658,19 +658,19 @@ def test_uploads_are_read_at_the_farms_own_address_only(reach: Reach, upload_key
 
 
 def test_files_of_every_kind_go_through_the_bucket(
-    uploading: FlaskClient, place: Place, picture: bytes, tmp_path: Path
+    uploading: FlaskClient, place: Place, image: bytes, tmp_path: Path
 ) -> None:
     whole, first = begin(uploading)
     in_parts, second = begin(uploading, "initiate-multipart")
-    assert uploading.put(whole, data=picture).status_code == 200
-    pieces = [picture[:100_000], picture[100_000:]]
+    assert uploading.put(whole, data=image).status_code == 200
+    pieces = [image[:100_000], image[100_000:]]
     named = [uploading.put(f"{in_parts}/{number}", data=piece).get_json() for number, piece in enumerate(pieces, 1)]
     assert uploading.post(f"{in_parts}/complete", json={"parts": named[::-1]}).status_code == 200
     third = uploading.post("/fal/cdn/files/upload", data=b"<html>").get_json()["access_url"].removeprefix(BASE)
 
     for path, content, kind in (
-        (first, picture, "image/png"),
-        (second, picture, "image/png"),
+        (first, image, "image/png"),
+        (second, image, "image/png"),
         (third, b"<html>", "application/octet-stream"),
     ):
         response = uploading.get(path, buffered=True)

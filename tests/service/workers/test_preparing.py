@@ -1,4 +1,4 @@
-"""The preparer: pictures fetched from real hosts, prompts enhanced, and each job prepared once, whatever happens."""
+"""The preparer: images fetched from real hosts, prompts enhanced, and each job prepared once, whatever happens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from farm.storage.storage import name_in
 from tests.farms import wait_for
 from tests.hostile_images import encoded, png_of, quarters
 from tests.image_host import Host, running_host
-from tests.images import a_picture, data_uri
+from tests.images import data_uri, sample_image
 from tests.service.images.test_intake import stored
 from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import BASE, FACTS
@@ -34,7 +34,7 @@ from workers import preparing
 from workers.enhancer import EnhancerFailed, LanguageModel, Template
 from workers.preparing import Preparer
 
-PICTURE = encoded(quarters(), "PNG")
+IMAGE = encoded(quarters(), "PNG")
 
 
 class Stubborn:
@@ -62,13 +62,13 @@ class Studio:
         )
 
     def submit(self, *sources: Source | str, **fields: Any) -> str:
-        """A job that brings these pictures; plain URLs are called `image_url`."""
+        """A job that brings these images; plain URLs are called `image_url`."""
         brought = tuple(one if isinstance(one, Source) else Source("image_url", one) for one in sources)
         order = Order("kontext", a_request(**({"model": "kontext"} | fields)), sources=brought)
         return self.farm.service.submit(LOCAL, order).id
 
     def prepare(self, *sources: Source | str, **fields: Any) -> Job:
-        """A job that brings these pictures, when it is ready or has failed."""
+        """A job that brings these images, when it is ready or has failed."""
         return self.until_prepared(self.submit(*sources, **fields))
 
     def until_prepared(self, job_id: str) -> Job:
@@ -82,7 +82,7 @@ class Studio:
     def record(self, job_id: str) -> Job:
         return jobs.record(self.farm.store, job_id)
 
-    def picture(self, job: Job, number: int = 0) -> Image.Image:
+    def image(self, job: Job, number: int = 0) -> Image.Image:
         return Image.open(io.BytesIO(self.farm.storage.read(job.request.inputs[number])))
 
 
@@ -128,7 +128,7 @@ def inputs_of(farm: Farm, job_id: str) -> set[str]:
 
 
 def test_a_job_waits_for_no_gpu_before_it_is_prepared(studio: Studio, host: Host) -> None:
-    job_id = studio.submit(host.serve("/fox.png", PICTURE))
+    job_id = studio.submit(host.serve("/fox.png", IMAGE))
 
     assert not studio.farm.store.claim("w", ["kontext"]).batch
     studio.until_prepared(job_id)
@@ -151,20 +151,20 @@ def test_what_a_url_leads_to_becomes_a_png_of_the_farm(studio: Studio, host: Hos
     assert name is not None
     assert (name.job_id, name.extension) == (job.id, "png")
     assert job.request.sources == (url,)
-    with studio.picture(job) as picture:
-        assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (64, 48))
+    with studio.image(job) as image:
+        assert (image.format, image.mode, image.size) == ("PNG", "RGB", (64, 48))
 
 
 def test_what_came_along_is_kept_once(studio: Studio) -> None:
     """The copy takes the place of what the caller sent, which nobody needs any more."""
-    job = studio.prepare(data_uri(a_picture(form="WEBP")))
+    job = studio.prepare(data_uri(sample_image(form="WEBP")))
 
     assert inputs_of(studio.farm, job.id) == set(job.request.inputs)
     assert job.request.sources == job.request.inputs
 
 
 def test_another_jobs_file_is_copied_and_stays(studio: Studio) -> None:
-    first = studio.prepare(data_uri(PICTURE))
+    first = studio.prepare(data_uri(IMAGE))
 
     second = studio.prepare(f"{BASE}/files/{first.request.inputs[0]}")
 
@@ -173,14 +173,14 @@ def test_another_jobs_file_is_copied_and_stays(studio: Studio) -> None:
     assert inputs_of(studio.farm, first.id) == set(first.request.inputs)
 
 
-def test_several_pictures_keep_their_order(studio: Studio, host: Host) -> None:
+def test_several_images_keep_their_order(studio: Studio, host: Host) -> None:
     colours = ["red", "lime", "blue", "white"]
-    urls = [host.serve(f"/{colour}", a_picture(colour=colour)) for colour in colours]
-    urls[1] = data_uri(a_picture(colour="lime"))
+    urls = [host.serve(f"/{colour}", sample_image(colour=colour)) for colour in colours]
+    urls[1] = data_uri(sample_image(colour="lime"))
 
     job = studio.prepare(*(Source(f"image_urls.{n}", url) for n, url in enumerate(urls)), model="kontext-multi")
 
-    assert [studio.picture(job, number).getpixel((0, 0)) for number in range(4)] == [
+    assert [studio.image(job, number).getpixel((0, 0)) for number in range(4)] == [
         (255, 0, 0),
         (0, 255, 0),
         (0, 0, 255),
@@ -192,7 +192,7 @@ def test_several_pictures_keep_their_order(studio: Studio, host: Host) -> None:
 def test_the_size_follows_from_the_first_input_where_it_is_to(
     studio: Studio, sizing: str, settled: tuple[int, int]
 ) -> None:
-    first, second = data_uri(a_picture(1000, 300)), data_uri(a_picture(300, 300))
+    first, second = data_uri(sample_image(1000, 300)), data_uri(sample_image(300, 300))
 
     job = studio.prepare(first, second, sizing=sizing, width=320, height=320, model="kontext-multi")
 
@@ -201,7 +201,7 @@ def test_the_size_follows_from_the_first_input_where_it_is_to(
 
 def test_the_prompt_is_enhanced_and_both_texts_are_kept(studio: Studio, host: Host) -> None:
     plain = studio.prepare(model="srpo", prompt="a fox", enhance=True)
-    edit = studio.prepare(host.serve("/fox", PICTURE), prompt="make it blue", enhance=True)
+    edit = studio.prepare(host.serve("/fox", IMAGE), prompt="make it blue", enhance=True)
 
     assert plain.request.prompt == Template().rewrite("a fox", "srpo")
     assert plain.request.original_prompt == "a fox"
@@ -221,7 +221,7 @@ def test_an_enhancer_that_fails_costs_no_job(open_studio: Callable[..., Studio])
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_followed(studio: Studio, host: Host, status: int) -> None:
-    host.serve("/b/fox.png", PICTURE)
+    host.serve("/b/fox.png", IMAGE)
     host.redirect("/b/c", "fox.png", status)
     url = host.redirect("/a", f"{host.url}/b/c", status)
 
@@ -247,7 +247,7 @@ def test_every_address_on_the_way_is_checked(studio: Studio, host: Host, target:
 
 
 def test_three_redirects_are_followed_and_four_are_not(studio: Studio, host: Host) -> None:
-    host.serve("/4", PICTURE)
+    host.serve("/4", IMAGE)
     for number in (3, 2, 1, 0):
         host.redirect(f"/{number}", f"/{number + 1}")
 
@@ -269,7 +269,7 @@ def test_a_refusal_of_the_host_ends_the_job(studio: Studio, host: Host, status: 
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_host_in_trouble_is_asked_again(studio: Studio, host: Host, status: int) -> None:
     def recover(request: Any) -> None:
-        host.serve("/fox.png", PICTURE)
+        host.serve("/fox.png", IMAGE)
         request.send_error(status)
 
     assert studio.prepare(host.behave("/fox.png", recover)).request.inputs
@@ -298,7 +298,7 @@ def test_a_host_that_hangs_ends_the_job_when_its_time_is_up(
     monkeypatch.setattr(preparing, "_HOST_SECONDS", 0.1)
     studio = open_studio(seconds=0.3)
 
-    job = studio.prepare(host.hold("/fox.png", PICTURE))
+    job = studio.prepare(host.hold("/fox.png", IMAGE))
 
     assert job.code == "file_download_error"
     assert "in time" in job.error
@@ -309,7 +309,7 @@ def test_hosts_that_answer_slowly_one_after_the_other_have_one_time_together(
 ) -> None:
     """Each of them alone would have kept the limit of a call."""
     monkeypatch.setattr(preparing, "FETCH_SECONDS", 1.5)
-    host.serve("/3", PICTURE)
+    host.serve("/3", IMAGE)
     for number in range(3):
         host.redirect(f"/{number}", f"/{number + 1}")
     for number in range(4):
@@ -329,9 +329,9 @@ def test_a_redirect_to_what_is_no_url_ends_the_job(studio: Studio, host: Host) -
 
 def test_hosts_that_hang_hold_up_nobody_else(studio: Studio, host: Host) -> None:
     for number in range(preparing.AT_A_TIME - 1):
-        studio.submit(host.hold(f"/slow/{number}", PICTURE))
+        studio.submit(host.hold(f"/slow/{number}", IMAGE))
 
-    assert studio.prepare(data_uri(PICTURE)).request.inputs
+    assert studio.prepare(data_uri(IMAGE)).request.inputs
     studio.preparer.work()  # everybody at work, it returns at once
     host.released.set()
 
@@ -341,28 +341,28 @@ def test_hosts_that_hang_hold_up_nobody_else(studio: Studio, host: Host) -> None
     [
         (b"<!doctype html><title>Sign in</title>", "image_load_error"),
         (b"", "image_load_error"),
-        (PICTURE[: len(PICTURE) // 2], "image_load_error"),
+        (IMAGE[: len(IMAGE) // 2], "image_load_error"),
         (encoded(quarters(), "GIF"), "unsupported_image_format"),
-        (a_picture(10, 10), "image_too_small"),
+        (sample_image(10, 10), "image_too_small"),
         (png_of(9000, 9000, rows=b""), "image_too_large"),
-        (PICTURE + bytes(decode.MAX_BYTES), "file_too_large"),
+        (IMAGE + bytes(decode.MAX_BYTES), "file_too_large"),
     ],
     ids=["html", "nothing", "cut off", "gif", "small", "huge", "large"],
 )
-def test_what_is_no_good_picture_ends_the_job_and_is_called_by_its_field(
+def test_what_is_no_good_image_ends_the_job_and_is_called_by_its_field(
     studio: Studio, host: Host, content: bytes, code: str
 ) -> None:
-    good = Source("image_urls.0", data_uri(PICTURE))
+    good = Source("image_urls.0", data_uri(IMAGE))
 
     job = studio.prepare(good, Source("image_urls.1", host.serve("/x", content)), model="kontext-multi")
 
     assert (job.state, job.code) == (State.FAILED, code)
-    assert job.error.startswith("image_urls.1 (127.0.0.1): the picture")
+    assert job.error.startswith("image_urls.1 (127.0.0.1): the image")
     assert inputs_of(studio.farm, job.id) == set(job.request.sources[:1])
 
 
 def test_a_file_that_went_away_ends_the_job(studio: Studio) -> None:
-    job_id = studio.submit(data_uri(PICTURE))
+    job_id = studio.submit(data_uri(IMAGE))
     studio.farm.storage.remove(studio.record(job_id).request.sources[0])
 
     job = studio.until_prepared(job_id)
@@ -379,7 +379,7 @@ def test_a_storage_that_is_away_for_a_while_costs_no_job(
     storage = FailingStorage(farm.storage, StorageUnavailable(), lambda tried: tried >= 3)
     studio = open_studio(storage=storage)
 
-    job = studio.prepare(host.serve("/fox.png", PICTURE))
+    job = studio.prepare(host.serve("/fox.png", IMAGE))
 
     assert (job.state, storage.tried) == (State.CREATED, 4)
     assert inputs_of(farm, job.id) == set(job.request.inputs)
@@ -391,7 +391,7 @@ def test_a_storage_that_is_away_keeps_no_drain_waiting(
     """Another preparer goes on with the job, and need not wait for a lease to end."""
     storage = FailingStorage(farm.storage, StorageUnavailable(), lambda _: False)
     studio = open_studio(storage=storage)
-    job_id = studio.submit(host.serve("/fox.png", PICTURE))
+    job_id = studio.submit(host.serve("/fox.png", IMAGE))
     studio.preparer.work()
     wait_for(lambda: storage.tried)
 
@@ -402,11 +402,11 @@ def test_a_storage_that_is_away_keeps_no_drain_waiting(
     assert is_done(open_studio().until_prepared(job_id))
 
 
-def test_a_drain_keeps_nobody_waiting_for_the_next_picture(open_studio: Callable[..., Studio], host: Host) -> None:
-    """A job of several pictures is handed back between two of them."""
+def test_a_drain_keeps_nobody_waiting_for_the_next_image(open_studio: Callable[..., Studio], host: Host) -> None:
+    """A job of several images is handed back between two of them."""
     studio = open_studio()
-    slow = Source("image_urls.0", host.hold("/slow", PICTURE))
-    job_id = studio.submit(slow, Source("image_urls.1", host.serve("/next", PICTURE)), model="kontext-multi")
+    slow = Source("image_urls.0", host.hold("/slow", IMAGE))
+    job_id = studio.submit(slow, Source("image_urls.1", host.serve("/next", IMAGE)), model="kontext-multi")
     studio.preparer.work()
     wait_for(lambda: host.asked)
 
@@ -465,7 +465,7 @@ def test_drains_do_not_count(open_studio: Callable[..., Studio], host: Host) -> 
         opened[-1].preparer.work()
         opened[-1].preparer.close()
     assert len(host.asked) == MOST_TAKES + 1
-    host.serve("/fox.png", PICTURE)
+    host.serve("/fox.png", IMAGE)
 
     assert open_studio().until_prepared(job_id).request.inputs
 
@@ -484,7 +484,7 @@ def test_a_fault_of_the_farm_ends_the_job_and_tells_nothing_of_it(
 
 
 def test_a_job_that_is_cancelled_meanwhile_leaves_no_copies(studio: Studio, host: Host) -> None:
-    job_id = studio.submit(host.hold("/fox.png", PICTURE))
+    job_id = studio.submit(host.hold("/fox.png", IMAGE))
     studio.preparer.work()
     wait_for(lambda: host.asked)
 
@@ -502,10 +502,10 @@ def test_of_two_preparers_one_wins_and_the_other_leaves_nothing(
 ) -> None:
     """The first is held up beyond its lease, and the second comes."""
     slow, quick = open_studio(), open_studio()
-    job_id = slow.submit(host.hold("/fox.png", PICTURE))
+    job_id = slow.submit(host.hold("/fox.png", IMAGE))
     slow.preparer.work()
     wait_for(lambda: host.asked)
-    host.serve("/fox.png", PICTURE)
+    host.serve("/fox.png", IMAGE)
     farm.redis.zadd(redis_keys.PREPARING, {job_id: 0})
 
     job = quick.until_prepared(job_id)
@@ -524,7 +524,7 @@ def test_what_takes_longer_than_its_lease_stays_with_whoever_shows_signs_of_life
     farm: Farm, open_studio: Callable[..., Studio], host: Host
 ) -> None:
     slow, other = open_studio(), open_studio()
-    job_id = slow.submit(host.hold("/fox.png", PICTURE))
+    job_id = slow.submit(host.hold("/fox.png", IMAGE))
     slow.preparer.work()
     wait_for(lambda: host.asked)
     farm.redis.zadd(redis_keys.PREPARING, {job_id: 0})
@@ -542,7 +542,7 @@ def test_after_a_preparer_has_died_another_one_takes_the_job(
     farm: Farm, open_studio: Callable[..., Studio], host: Host
 ) -> None:
     studio = open_studio()
-    job_id = studio.submit(host.serve("/fox.png", PICTURE))
+    job_id = studio.submit(host.serve("/fox.png", IMAGE))
     assert farm.store.take_unprepared(1, 0.05)  # and never says anything again
 
     assert is_done(studio.until_prepared(job_id))
@@ -550,7 +550,7 @@ def test_after_a_preparer_has_died_another_one_takes_the_job(
 
 def test_a_preparer_that_drains_takes_nothing_new(studio: Studio) -> None:
     studio.preparer.drain()
-    job_id = studio.submit(data_uri(PICTURE))
+    job_id = studio.submit(data_uri(IMAGE))
 
     studio.preparer.work()
     studio.preparer.close()
@@ -560,7 +560,7 @@ def test_a_preparer_that_drains_takes_nothing_new(studio: Studio) -> None:
 
 
 def test_many_jobs_are_prepared_each_once(studio: Studio, host: Host) -> None:
-    url = host.serve("/fox.png", PICTURE)
+    url = host.serve("/fox.png", IMAGE)
     ids = [studio.submit(url, seed=number) for number in range(40)]
     threads = [threading.Thread(target=studio.preparer.work) for _ in range(4)]
     for thread in threads:

@@ -1,4 +1,4 @@
-"""Pictures on their way to a storage that is down, slow, or away for good: what becomes of their jobs."""
+"""Images on their way to a storage that is down, slow, or away for good: what becomes of their jobs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import TERMS, submit
 from tests.service.workers.worker import Counting, FailingStorage, Workshop
 from workers import publish
-from workers.pipelines.pipeline import NO_PICTURES, Painted, Pictures, StepCallback
+from workers.pipelines.pipeline import NO_INPUTS, InputImages, RenderedImage, StepCallback
 from workers.pipelines.simulated import SimulatedPipeline
 
 DOWN = StorageUnavailable("The bucket 'b' does not answer.")
@@ -42,7 +42,7 @@ class Outage:
         self.storage = FailingStorage(farm.storage, DOWN, lambda _: self.is_over.is_set())
 
     def is_felt(self, tries: int = 3) -> None:
-        wait_for(lambda: self.storage.tried >= tries, what="tries to store a picture")
+        wait_for(lambda: self.storage.tried >= tries, what="tries to store an image")
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def shop(farm: Farm, store: JobStore, outage: Outage) -> Iterator[Workshop]:
 
 
 def test_an_outage_costs_no_attempt(shop: Workshop, store: JobStore, outage: Outage) -> None:
-    """It lasts longer than a lease, which is renewed meanwhile, and more pictures wait than the backlog takes."""
+    """It lasts longer than a lease, which is renewed meanwhile, and more images wait than the backlog takes."""
     wanted = [submit(store, images=4) for _ in range(4)]
     shop.begin()
     outage.is_felt()
@@ -75,10 +75,10 @@ def test_an_outage_costs_no_attempt(shop: Workshop, store: JobStore, outage: Out
     shop.join()
     ends = [shop.end_of(job_id) for job_id in wanted]
     assert {(job.state, job.attempt) for job in ends} == {(State.COMPLETED, 1)}
-    assert [len(shop.pictures(job)) for job in ends] == [4] * 4
+    assert [len(shop.images(job)) for job in ends] == [4] * 4
 
 
-def test_a_job_is_failed_when_its_pictures_have_waited_for_long(
+def test_a_job_is_failed_when_its_images_have_waited_for_long(
     shop: Workshop, store: JobStore, outage: Outage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publish, "OFFER_SECONDS", 1)
@@ -149,7 +149,7 @@ def test_a_render_thread_that_waits_for_a_hanging_storage_comes_home(farm: Farm,
     shop.open()
     wanted = [submit(store, images=4) for _ in range(3)]
     shop.begin()
-    wait_for(lambda: pipeline.painted > 8, what="one picture more than the backlog takes")
+    wait_for(lambda: pipeline.rendered > 8, what="one image more than the backlog takes")
 
     shop.draining.set()
     try:
@@ -177,7 +177,7 @@ def test_what_can_be_stored_is_not_handed_back(farm: Farm, store: JobStore) -> N
 def test_a_job_that_is_over_is_not_stored_any_further(
     shop: Workshop, store: JobStore, outage: Outage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its first picture waited in vain; the others would be nobody's."""
+    """Its first image waited in vain; the others would be nobody's."""
     monkeypatch.setattr(publish, "OFFER_SECONDS", -1)
     job_id = submit(store, images=4)
 
@@ -188,22 +188,22 @@ def test_a_job_that_is_over_is_not_stored_any_further(
 
 
 class Remembering(SimulatedPipeline):
-    """Knows which of the pictures that it painted are still there."""
+    """Knows which of the images that it rendered are still there."""
 
     def __init__(self) -> None:
         super().__init__(step_ms=0)
-        self._painted: list[weakref.ref[Image.Image]] = []
+        self._rendered: list[weakref.ref[Image.Image]] = []
 
     def render(
-        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures = NO_PICTURES
-    ) -> Iterator[Painted]:
-        for painted in super().render(images, watch, pictures):
-            self._painted.append(weakref.ref(painted.image))
-            yield painted
+        self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS
+    ) -> Iterator[RenderedImage]:
+        for rendered in super().render(images, watch, inputs):
+            self._rendered.append(weakref.ref(rendered.image))
+            yield rendered
 
     @property
     def kept(self) -> int:
-        return sum(picture() is not None for picture in self._painted)
+        return sum(image() is not None for image in self._rendered)
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def no_search_for_cycles() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_search_for_cycles")
 def test_what_is_published_is_kept_no_longer(farm: Farm, store: JobStore) -> None:
-    """Also where Python looks for cycles only now and then: pictures are large. Each thread has its last one."""
+    """Also where Python looks for cycles only now and then: images are large. Each thread has its last one."""
     pipeline = Remembering()
     shop = Workshop(farm, store, pipeline=pipeline)
     shop.open()
@@ -223,5 +223,5 @@ def test_what_is_published_is_kept_no_longer(farm: Farm, store: JobStore) -> Non
 
     assert {shop.end_of(job_id).state for job_id in wanted} == {State.COMPLETED}
 
-    wait_for(lambda: pipeline.kept <= publish._THREADS, what="memory for other pictures")
+    wait_for(lambda: pipeline.kept <= publish._THREADS, what="memory for other images")
     shop.close()

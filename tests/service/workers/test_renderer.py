@@ -36,7 +36,7 @@ from tests.service.workers.worker import (
 )
 from workers import health, publish
 from workers.health import MOST_IN_A_ROW
-from workers.pipelines.pipeline import NO_PICTURES, Painted
+from workers.pipelines.pipeline import NO_INPUTS, RenderedImage
 from workers.pipelines.simulated import SimulatedPipeline
 
 
@@ -69,8 +69,8 @@ def test_a_job_is_rendered_stored_and_completed(workshop: Opened, store: JobStor
     assert [(image.width, image.height, image.content_type) for image in job.result.images] == [
         (301, 257, "image/png")
     ] * 2
-    assert [image.bytes for image in job.result.images] == [len(content) for content in shop.pictures(job)]
-    assert len({pixels(content) for content in shop.pictures(job)}) == 2
+    assert [image.bytes for image in job.result.images] == [len(content) for content in shop.images(job)]
+    assert len({pixels(content) for content in shop.images(job)}) == 2
 
 
 def test_every_stage_is_timed(workshop: Opened, store: JobStore) -> None:
@@ -94,7 +94,7 @@ def test_everything_that_waits_is_rendered(workshop: Opened, store: JobStore) ->
 
 
 @pytest.mark.parametrize("output_format", ["png", "jpeg"])
-def test_the_same_seed_gives_the_same_picture_alone_and_in_company(
+def test_the_same_seed_gives_the_same_image_alone_and_in_company(
     workshop: Opened, store: JobStore, output_format: str
 ) -> None:
     shop = workshop()
@@ -102,28 +102,28 @@ def test_the_same_seed_gives_the_same_picture_alone_and_in_company(
     mates = [submit(store, seed=seed, output_format=output_format) for seed in (6, 7)]
     series = shop.end_of(submit(store, seed=5, images=4, output_format=output_format))
 
-    (expected,) = shop.pictures(alone)
+    (expected,) = shop.images(alone)
     in_company = shop.end_of(mates[1])
 
-    assert shop.pictures(in_company) == [expected]
-    assert shop.pictures(series)[2] == expected
-    assert shop.pictures(series)[1] == shop.pictures(shop.end_of(mates[0]))[0]
+    assert shop.images(in_company) == [expected]
+    assert shop.images(series)[2] == expected
+    assert shop.images(series)[1] == shop.images(shop.end_of(mates[0]))[0]
 
 
-def test_the_same_picture_comes_again_after_a_crash(workshop: Opened, store: JobStore, farm: Farm) -> None:
+def test_the_same_image_comes_again_after_a_crash(workshop: Opened, store: JobStore, farm: Farm) -> None:
     shop = workshop()
-    (expected,) = shop.pictures(shop.end_of(submit(store, seed=7)))
+    (expected,) = shop.images(shop.end_of(submit(store, seed=7)))
     again = submit(store, seed=7)
     jobs.take_one(store, "dead")
     wait_for(lambda: jobs.lose(farm.redis, store, again) or jobs.state(store, again) is State.CREATED)
 
     job = shop.end_of(again)
 
-    assert (job.attempt, shop.pictures(job)) == (2, [expected])
+    assert (job.attempt, shop.images(job)) == (2, [expected])
 
 
-def test_pictures_are_there_before_anybody_is_told(workshop: Opened, store: JobStore, farm: Farm) -> None:
-    """While the second of two pictures is on its way to storage the job is still processing."""
+def test_images_are_there_before_anybody_is_told(workshop: Opened, store: JobStore, farm: Farm) -> None:
+    """While the second of two images is on its way to storage the job is still processing."""
     go = threading.Event()
     storage = FailingStorage(farm.storage, StorageError(), lambda tried: tried == 0 or go.wait(10))
     shop = workshop(storage=storage)
@@ -134,7 +134,7 @@ def test_pictures_are_there_before_anybody_is_told(workshop: Opened, store: JobS
 
     go.set()
 
-    assert len(shop.pictures(shop.end_of(job_id))) == 2
+    assert len(shop.images(shop.end_of(job_id))) == 2
 
 
 def test_progress_is_visible_while_a_job_runs(workshop: Opened, store: JobStore) -> None:
@@ -300,26 +300,26 @@ def test_what_a_broken_batch_had_finished_is_not_rendered_again(workshop: Opened
     assert shop.end_of(done).state is State.COMPLETED
 
 
-def test_pictures_left_out_by_the_pipeline_are_a_failure(workshop: Opened, store: JobStore) -> None:
+def test_images_left_out_by_the_pipeline_are_a_failure(workshop: Opened, store: JobStore) -> None:
     class Forgetful(SimulatedPipeline):
-        def render(self, images: Any, watch: Any, pictures: Any = NO_PICTURES) -> Iterator[Any]:
-            return (painted for painted in super().render(images, watch, pictures) if painted.index != 0)
+        def render(self, images: Any, watch: Any, inputs: Any = NO_INPUTS) -> Iterator[Any]:
+            return (rendered for rendered in super().render(images, watch, inputs) if rendered.index != 0)
 
     job = workshop(pipeline=Forgetful(0)).end_of(submit(store))
 
     assert (job.state, job.code) == (State.FAILED, "render_failed")
-    assert "left the picture out" in job.error
+    assert "left the image out" in job.error
 
 
-class Painting(SimulatedPipeline):
-    """Paints what `change` makes of each image that it should paint."""
+class AlteringPipeline(SimulatedPipeline):
+    """Renders what `change` makes of each image that it should render."""
 
-    def __init__(self, change: Callable[[Painted], Painted]) -> None:
+    def __init__(self, change: Callable[[RenderedImage], RenderedImage]) -> None:
         super().__init__(step_ms=0)
         self._change = change
 
-    def render(self, images: Any, watch: Any, pictures: Any = NO_PICTURES) -> Iterator[Painted]:
-        return map(self._change, super().render(images, watch, pictures))
+    def render(self, images: Any, watch: Any, inputs: Any = NO_INPUTS) -> Iterator[RenderedImage]:
+        return map(self._change, super().render(images, watch, inputs))
 
 
 @pytest.mark.parametrize(
@@ -330,11 +330,11 @@ class Painting(SimulatedPipeline):
     ],
     ids=["the wrong size", "no colours"],
 )
-def test_what_is_no_picture_as_asked_for_is_not_published(
+def test_what_is_no_image_as_asked_for_is_not_published(
     workshop: Opened, store: JobStore, farm: Farm, change: Callable[[Image.Image], Image.Image], words: str
 ) -> None:
     storage = FailingStorage(farm.storage, StorageError(), lambda _: True)
-    pipeline = Painting(lambda painted: replace(painted, image=change(painted.image)))
+    pipeline = AlteringPipeline(lambda rendered: replace(rendered, image=change(rendered.image)))
 
     job = workshop(pipeline=pipeline, storage=storage).end_of(submit(store))
 
@@ -343,9 +343,11 @@ def test_what_is_no_picture_as_asked_for_is_not_published(
 
 
 @pytest.mark.parametrize("index", [0, 7])
-def test_a_picture_that_takes_anothers_place_fails_the_job(workshop: Opened, store: JobStore, index: int) -> None:
+def test_an_image_that_takes_anothers_place_fails_the_job(workshop: Opened, store: JobStore, index: int) -> None:
     """Nobody waits for ever for the one that never comes."""
-    job = workshop(pipeline=Painting(lambda painted: replace(painted, index=index))).end_of(submit(store, images=2))
+    job = workshop(pipeline=AlteringPipeline(lambda rendered: replace(rendered, index=index))).end_of(
+        submit(store, images=2)
+    )
 
     assert (job.state, job.code) == (State.FAILED, "render_failed")
 
@@ -525,7 +527,7 @@ class HangingStorage(LocalStorage):
 def test_a_storage_that_hangs_for_ever_is_found(
     workshop: Opened, store: JobStore, farm: Farm, monkeypatch: pytest.MonkeyPatch, inputs: tuple[str, ...]
 ) -> None:
-    """Each stage has its limit: storing a picture, and reading a job's inputs."""
+    """Each stage has its limit: storing an image, and reading a job's inputs."""
     storage = HangingStorage(farm.storage)
     shop = workshop(storage=storage)
     submit(store, inputs=inputs)
@@ -545,7 +547,7 @@ def test_storage_that_fails_once_costs_another_try(workshop: Opened, store: JobS
 
     job = shop.end_of(submit(store))
 
-    assert (job.state, job.attempt, len(shop.pictures(job))) == (State.COMPLETED, 2, 1)
+    assert (job.state, job.attempt, len(shop.images(job))) == (State.COMPLETED, 2, 1)
 
 
 @pytest.mark.parametrize("error", [StorageError("The disk is full."), RuntimeError("The disk is full.")])
@@ -562,7 +564,7 @@ def test_storage_that_always_fails_fails_the_job(
 
 
 def test_half_a_job_is_not_published(workshop: Opened, store: JobStore, farm: Farm) -> None:
-    """One of its two pictures can never be stored."""
+    """One of its two images can never be stored."""
     storage = FailingStorage(farm.storage, StorageError("The disk is full."), lambda tried: tried % 2 == 0)
 
     job = workshop(storage=storage).end_of(submit(store, images=2))
@@ -572,17 +574,17 @@ def test_half_a_job_is_not_published(workshop: Opened, store: JobStore, farm: Fa
 
 
 @pytest.mark.parametrize("keeps", [True, False])
-def test_a_picture_tells_no_prompt_that_is_to_be_forgotten(workshop: Opened, store: JobStore, keeps: bool) -> None:
+def test_an_image_tells_no_prompt_that_is_to_be_forgotten(workshop: Opened, store: JobStore, keeps: bool) -> None:
     job_id = submit(store, prompt="a secret fox", output_format="png", conditions=Conditions(keeps_payload=keeps))
     shop = workshop()
 
-    (content,) = shop.pictures(shop.end_of(job_id))
+    (content,) = shop.images(shop.end_of(job_id))
 
     assert (b"a secret fox" in content) == keeps
     assert b'"seed": 7' in content
 
 
-def test_a_flagged_picture_is_black_and_reported(workshop: Opened, store: JobStore) -> None:
+def test_a_flagged_image_is_black_and_reported(workshop: Opened, store: JobStore) -> None:
     seen: list[tuple[int, int]] = []
 
     def unsafe(image: Image.Image) -> bool:
@@ -594,19 +596,19 @@ def test_a_flagged_picture_is_black_and_reported(workshop: Opened, store: JobSto
 
     assert job.result is not None
     assert (job.state, job.result.flagged, seen) == (State.COMPLETED, (True,), [(256, 256)])
-    assert set(pixels(shop.pictures(job)[0])) == {0}
+    assert set(pixels(shop.images(job)[0])) == {0}
 
 
 def test_only_what_is_flagged_is_black(workshop: Opened, store: JobStore) -> None:
     shop = workshop()
-    first, second = map(pixels, shop.pictures(shop.end_of(submit(store, images=2, output_format="png"))))
+    first, second = map(pixels, shop.images(shop.end_of(submit(store, images=2, output_format="png"))))
     checked = workshop(checker=Flagging(lambda image: image.tobytes() == second), name="w2")
 
     job = checked.end_of(submit(store, images=2, output_format="png"))
 
     assert job.result is not None
     assert job.result.flagged == (False, True)
-    assert [pixels(content) for content in checked.pictures(job)] == [first, b"\0" * len(second)]
+    assert [pixels(content) for content in checked.images(job)] == [first, b"\0" * len(second)]
 
 
 def test_what_need_not_be_checked_is_not(workshop: Opened, store: JobStore) -> None:
@@ -632,8 +634,8 @@ def test_what_cannot_be_checked_is_not_published(workshop: Opened, store: JobSto
 
 def test_warnings_reach_the_result(workshop: Opened, store: JobStore) -> None:
     class Wordy(SimulatedPipeline):
-        def render(self, images: Any, watch: Any, pictures: Any = NO_PICTURES) -> Iterator[Any]:
-            return (replace(painted, warnings=("long prompt",)) for painted in super().render(images, watch, pictures))
+        def render(self, images: Any, watch: Any, inputs: Any = NO_INPUTS) -> Iterator[Any]:
+            return (replace(rendered, warnings=("long prompt",)) for rendered in super().render(images, watch, inputs))
 
     job = workshop(pipeline=Wordy(0)).end_of(submit(store, images=2))
 
@@ -675,14 +677,14 @@ def claim_away(farm: Farm, store: JobStore, job_id: str) -> Claimed:
 def test_slow_storage_is_no_hang_of_the_pipeline(
     workshop: Opened, store: JobStore, farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The render thread waits for the backlog of eight pictures; a worker that took this for a hang would leave."""
+    """The render thread waits for the backlog of eight images; a worker that took this for a hang would leave."""
     go, pipeline = threading.Event(), Counting()
     storage = FailingStorage(farm.storage, StorageError(), lambda _: go.wait(10))
     shop = workshop(pipeline=pipeline, storage=storage)
     for number in range(4):
         submit(store, images=4, seed=number)
     shop.begin()
-    wait_for(lambda: pipeline.painted == 9, what="one picture more than the backlog takes")
+    wait_for(lambda: pipeline.rendered == 9, what="one image more than the backlog takes")
     now = clock.monotonic()
 
     with monkeypatch.context() as patch:
@@ -704,7 +706,7 @@ def test_a_worker_whose_jobs_have_ended_holds_none(workshop: Opened, store: JobS
     wait_for(lambda: farm.redis.hget("srpo:worker:w1", "jobs") == "0")
 
 
-def test_a_stored_picture_of_a_lost_job_goes_with_the_job(workshop: Opened, store: JobStore, farm: Farm) -> None:
+def test_a_stored_image_of_a_lost_job_goes_with_the_job(workshop: Opened, store: JobStore, farm: Farm) -> None:
     """What failed attempts left behind is removed when the job is forgotten."""
     storage = FailingStorage(farm.storage, StorageError("The disk is full."), lambda tried: tried % 2 == 0)
     job = workshop(storage=storage).end_of(submit(store, images=2))

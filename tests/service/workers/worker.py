@@ -22,7 +22,7 @@ from tests.service.jobstore import jobs
 from workers.encode import Encoder
 from workers.health import FailureCounter
 from workers.lease import Lease
-from workers.pipelines.pipeline import NO_PICTURES, Painted, Pictures, Pipeline, StepCallback
+from workers.pipelines.pipeline import NO_INPUTS, InputImages, Pipeline, RenderedImage, StepCallback
 from workers.pipelines.simulated import SimulatedPipeline
 from workers.publish import Publisher
 from workers.render import Renderer
@@ -40,8 +40,8 @@ class Stepwise(SimulatedPipeline):
         self.steps: list[tuple[int, int]] = []
 
     def render(
-        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures = NO_PICTURES
-    ) -> Iterator[Painted]:
+        self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS
+    ) -> Iterator[RenderedImage]:
         def wait(index: int, step: int) -> bool:
             self.asked.release()
             assert self.leave.acquire(timeout=10), "nobody gave leave"
@@ -50,7 +50,7 @@ class Stepwise(SimulatedPipeline):
             self.done.release()
             return goes_on
 
-        return super().render(images, wait, pictures)
+        return super().render(images, wait, inputs)
 
     def go(self, steps: int = 1) -> None:
         """Let so many steps happen, one after another, and return when the last one has been watched."""
@@ -65,14 +65,14 @@ class Counting(SimulatedPipeline):
 
     def __init__(self) -> None:
         super().__init__(step_ms=0)
-        self.painted = 0
+        self.rendered = 0
 
     def render(
-        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures = NO_PICTURES
-    ) -> Iterator[Painted]:
-        for painted in super().render(images, watch, pictures):
-            self.painted += 1
-            yield painted
+        self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS
+    ) -> Iterator[RenderedImage]:
+        for rendered in super().render(images, watch, inputs):
+            self.rendered += 1
+            yield rendered
 
 
 class Broken(SimulatedPipeline):
@@ -84,8 +84,8 @@ class Broken(SimulatedPipeline):
         self.batches: list[list[str]] = []
 
     def render(
-        self, images: Sequence[ImageRequest], watch: StepCallback, pictures: Pictures = NO_PICTURES
-    ) -> Iterator[Painted]:
+        self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS
+    ) -> Iterator[RenderedImage]:
         self.batches.append([image.prompt for image in images])
 
         def check(index: int, step: int) -> bool:
@@ -93,11 +93,11 @@ class Broken(SimulatedPipeline):
                 raise self.error
             return watch(index, step)
 
-        return super().render(images, check, pictures)
+        return super().render(images, check, inputs)
 
 
 class FailingStorage(LocalStorage):
-    """Stores pictures while `works` says so, asked with how many were tried before."""
+    """Stores images while `works` says so, asked with how many were tried before."""
 
     def __init__(self, storage: Storage, error: Exception, works: Callable[[int], bool]) -> None:
         super().__init__(folder_of(storage))
@@ -119,7 +119,7 @@ def folder_of(storage: Storage) -> Path:
 
 
 class Flagging:
-    """Flags what `unsafe` says of the picture; raises what it raises. `tolerances` are those it was asked with."""
+    """Flags what `unsafe` says of the image; raises what it raises. `tolerances` are those it was asked with."""
 
     def __init__(self, unsafe: Callable[[Image.Image], bool]) -> None:
         self._unsafe = unsafe
@@ -220,8 +220,8 @@ class Workshop:
         assert job is not None
         return job
 
-    def pictures(self, job: Job) -> list[bytes]:
-        """The bytes of a completed job's pictures."""
+    def images(self, job: Job) -> list[bytes]:
+        """The bytes of a completed job's images."""
         assert job.result is not None
         return [self.storage.read(image.key) for image in job.result.images]
 

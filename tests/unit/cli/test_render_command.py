@@ -14,7 +14,7 @@ from farm.cli.main import app
 from farm.cli.render import OPTIONS, UnusableFile, image_fields, image_urls, in_options, model_for
 from farm.domain.catalogue import MODELS
 from farm.images.decode import MAX_BYTES
-from tests.images import a_picture, data_uri
+from tests.images import data_uri, sample_image
 
 COMMAND = typer.main.get_command(app).commands["render"]  # type: ignore[attr-defined]
 URLS = ["https://a.example/fox.png", "http://127.0.0.1:8000/files/x.png", "HTTPS://a.example", "data:,x"]
@@ -30,7 +30,7 @@ URLS = ["https://a.example/fox.png", "http://127.0.0.1:8000/files/x.png", "HTTPS
         ("sdxl", ["sdxl"] * 4),
     ],
 )
-def test_a_short_name_means_the_model_for_so_many_pictures(name: str, models: list[str]) -> None:
+def test_a_short_name_means_the_model_for_so_many_images(name: str, models: list[str]) -> None:
     assert [model_for(name, count) for count in range(4)] == models
 
 
@@ -40,7 +40,7 @@ def test_what_short_names_mean_is_in_the_catalogue() -> None:
     assert meant == {model.name for model in MODELS}
 
 
-def test_pictures_are_sent_under_the_name_that_the_model_has_for_them() -> None:
+def test_images_are_sent_under_the_name_that_the_model_has_for_them() -> None:
     assert image_fields([], several=False) == {}
     assert image_fields(URLS[:1], several=False) == {"image_url": URLS[0]}
     assert image_fields(URLS[:1], several=True) == {"image_urls": URLS[:1]}
@@ -53,13 +53,13 @@ def test_urls_are_sent_as_they_are() -> None:
 
 def test_files_are_sent_in_their_order(tmp_path: Path) -> None:
     fox, owl = tmp_path / "fox.png", tmp_path / "owl"
-    fox.write_bytes(a_picture())
+    fox.write_bytes(sample_image())
     owl.write_bytes(b"owl")
 
     sent = image_urls([str(owl), URLS[0], str(fox), str(fox)])
 
     owl_uri = f"data:application/octet-stream;base64,{base64.b64encode(b'owl').decode()}"
-    assert sent == [owl_uri, URLS[0], data_uri(a_picture()), data_uri(a_picture())]
+    assert sent == [owl_uri, URLS[0], data_uri(sample_image()), data_uri(sample_image())]
 
 
 @pytest.mark.parametrize("name", ["nothing.png", ".", "ftp://a.example/fox.png"])

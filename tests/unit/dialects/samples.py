@@ -15,7 +15,7 @@ CREATED_US = 1_767_323_045_678_901
 
 
 def a_request(**changes: Any) -> Request:
-    """A small picture of a fox."""
+    """A small image of a fox."""
     fields: dict[str, Any] = {
         "model": "srpo",
         "prompt": "a red fox",
@@ -56,7 +56,7 @@ def a_job(state: State = State.CREATED, **changes: Any) -> Job:
 
 
 BASE = "https://farm.example"
-#: Links whose pictures hold their own names.
+#: Links whose images hold their own names.
 LINKS = Links(BASE, file=lambda key: f"{BASE}/files/{key}", content=lambda key: key.encode())
 
 #: A delivery of a job's end.

@@ -125,7 +125,7 @@ def test_a_refused_size_tells_what_is_allowed(sent: dict[str, Any]) -> None:
     ],
     ids=brief,
 )
-def test_pictures_that_the_answer_carries_are_not_kept(sent: dict[str, Any], carriage: str) -> None:
+def test_images_that_the_answer_carries_are_not_kept(sent: dict[str, Any], carriage: str) -> None:
     asked = read(**sent)
 
     assert (asked.carriage, asked.order.inline) == (carriage, True)
@@ -162,7 +162,7 @@ def test_base64_takes_the_urls_place() -> None:
     assert base64.b64decode(item["b64_json"]) == result.images[0].key.encode()
 
 
-def test_sync_mode_has_the_picture_in_the_urls_place() -> None:
+def test_sync_mode_has_the_image_in_the_urls_place() -> None:
     result = a_result()
 
     (item,) = aimlapi.answer(a_job(State.COMPLETED, result=result), result, "data", LINKS)["data"]

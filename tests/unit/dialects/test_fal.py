@@ -36,15 +36,15 @@ ENDPOINT = "fal-ai/flux/srpo"
 QUEUE = f"{BASE}/fal/queue"
 URL = f"{QUEUE}/fal-ai/flux/requests/{JOB_ID}"
 SPARE = 1_234_567
-PICTURE, ANOTHER = "https://example.com/a.png", "data:image/png;base64,AAAA"
+IMAGE, ANOTHER = "https://example.com/a.png", "data:image/png;base64,AAAA"
 
 #: Model → the least that it takes, and what is asked for by that.
 LEAST: dict[str, dict[str, Any]] = {
     "srpo": {"prompt": "a fox"},
-    "srpo-image-to-image": {"prompt": "a fox", "image_url": PICTURE},
+    "srpo-image-to-image": {"prompt": "a fox", "image_url": IMAGE},
     "kontext-text-to-image": {"prompt": "a fox"},
-    "kontext": {"prompt": "a fox", "image_url": PICTURE},
-    "kontext-multi": {"prompt": "a fox", "image_urls": [PICTURE, ANOTHER]},
+    "kontext": {"prompt": "a fox", "image_url": IMAGE},
+    "kontext-multi": {"prompt": "a fox", "image_urls": [IMAGE, ANOTHER]},
 }
 SQUARE = {"width": 1024, "height": 1024}
 KONTEXT: dict[str, Any] = SQUARE | {"steps": 28, "guidance": 3.5}
@@ -58,11 +58,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 DEFAULT = {
     model: Request(model=model, prompt="a fox", seed=SPARE, **particulars) for model, particulars in DEFAULTS.items()
 }
-#: Model → the pictures that it is brought by the least request.
+#: Model → the images that it is brought by the least request.
 SOURCES: dict[str, tuple[Source, ...]] = {
-    "srpo-image-to-image": (Source("image_url", PICTURE),),
-    "kontext": (Source("image_url", PICTURE),),
-    "kontext-multi": (Source("image_urls.0", PICTURE), Source("image_urls.1", ANOTHER)),
+    "srpo-image-to-image": (Source("image_url", IMAGE),),
+    "kontext": (Source("image_url", IMAGE),),
+    "kontext-multi": (Source("image_urls.0", IMAGE), Source("image_urls.1", ANOTHER)),
 }
 
 PAGE = golden.load("fal-flux-srpo")
@@ -179,15 +179,15 @@ NEVER: Refused = [
     ("enhance_prompt", "true", "enhance_prompt"),
     ("enhance_prompt", None, "enhance_prompt"),
     ("input", {"prompt": "a fox"}, "input"),
-    ("image", PICTURE, "image"),
-    ("mask_url", PICTURE, "mask_url"),
+    ("image", IMAGE, "image"),
+    ("mask_url", IMAGE, "mask_url"),
 ]
 NEVER_SRPO: Refused = [
     ("enable_safety_checker", "false", "enable_safety_checker"),
     ("acceleration", "fast", "acceleration"),
     ("aspect_ratio", "1:1", "aspect_ratio"),
     ("safety_tolerance", "2", "safety_tolerance"),
-    ("image_urls", [PICTURE], "image_urls"),
+    ("image_urls", [IMAGE], "image_urls"),
 ]
 NEVER_KONTEXT: Refused = [
     ("safety_tolerance", "0", "safety_tolerance"),
@@ -210,10 +210,10 @@ NEVER_KONTEXT: Refused = [
     ("acceleration", "none", "acceleration"),
     ("strength", 0.5, "strength"),
 ]
-NO_PICTURE: Refused = [
+NO_IMAGE: Refused = [
     ("image_url", None, "image_url"),
     ("image_url", "", "image_url"),
-    ("image_url", [PICTURE], "image_url"),
+    ("image_url", [IMAGE], "image_url"),
 ]
 NEVER_OWN: dict[str, Refused] = {
     "srpo": [
@@ -227,11 +227,11 @@ NEVER_OWN: dict[str, Refused] = {
         ("num_inference_steps", 0, "num_inference_steps"),
         ("num_inference_steps", 51, "num_inference_steps"),
         ("strength", 0.8, "strength"),
-        ("image_url", PICTURE, "image_url"),
+        ("image_url", IMAGE, "image_url"),
     ],
     "srpo-image-to-image": [
         *NEVER_SRPO,
-        *NO_PICTURE,
+        *NO_IMAGE,
         ("strength", 0.0099, "strength"),
         ("strength", 1.01, "strength"),
         ("strength", "0.5", "strength"),
@@ -243,19 +243,19 @@ NEVER_OWN: dict[str, Refused] = {
     "kontext-text-to-image": [
         *NEVER_KONTEXT,
         ("aspect_ratio", None, "aspect_ratio"),
-        ("image_url", PICTURE, "image_url"),
-        ("image_urls", [PICTURE], "image_urls"),
+        ("image_url", IMAGE, "image_url"),
+        ("image_urls", [IMAGE], "image_urls"),
     ],
-    "kontext": [*NEVER_KONTEXT, *NO_PICTURE, ("image_urls", [PICTURE], "image_urls")],
+    "kontext": [*NEVER_KONTEXT, *NO_IMAGE, ("image_urls", [IMAGE], "image_urls")],
     "kontext-multi": [
         *NEVER_KONTEXT,
-        ("image_url", PICTURE, "image_url"),
-        ("image_urls", PICTURE, "image_urls"),
+        ("image_url", IMAGE, "image_url"),
+        ("image_urls", IMAGE, "image_urls"),
         ("image_urls", None, "image_urls"),
         ("image_urls", [], "image_urls"),
-        ("image_urls", [PICTURE] * 5, "image_urls"),
-        ("image_urls", [PICTURE, ""], "image_urls.1"),
-        ("image_urls", [PICTURE, None], "image_urls.1"),
+        ("image_urls", [IMAGE] * 5, "image_urls"),
+        ("image_urls", [IMAGE, ""], "image_urls.1"),
+        ("image_urls", [IMAGE, None], "image_urls.1"),
     ],
 }
 REFUSED = [(model, *case) for model in FIELDS for case in NEVER + NEVER_OWN[model]]
@@ -316,27 +316,27 @@ def test_a_field_has_its_effect_and_no_other(model: str, field: str, sent: objec
 
 @pytest.mark.parametrize("model", FIELDS)
 @pytest.mark.parametrize("sent", [False, True])
-def test_sync_mode_has_the_pictures_sent_with_the_answer(model: str, sent: bool) -> None:
+def test_sync_mode_has_the_images_sent_with_the_answer(model: str, sent: bool) -> None:
     assert read(model, sync_mode=sent) == replace(read(model), inline=sent)
 
 
 @pytest.mark.parametrize("model", ["srpo-image-to-image", "kontext"])
-@pytest.mark.parametrize("url", [PICTURE, ANOTHER, "HTTP://x", "no url"])
-def test_a_picture_is_handed_on_as_it_was_named(model: str, url: str) -> None:
-    """Whether it can be had is seen at the submit, where all pictures are looked at alike."""
+@pytest.mark.parametrize("url", [IMAGE, ANOTHER, "HTTP://x", "no url"])
+def test_an_image_is_handed_on_as_it_was_named(model: str, url: str) -> None:
+    """Whether it can be had is seen at the submit, where all images are looked at alike."""
     assert read(model, image_url=url) == replace(read(model), sources=(Source("image_url", url),))
 
 
-def test_several_pictures_keep_their_order() -> None:
-    asked = read("kontext-multi", image_urls=[ANOTHER, PICTURE, ANOTHER, PICTURE])
+def test_several_images_keep_their_order() -> None:
+    asked = read("kontext-multi", image_urls=[ANOTHER, IMAGE, ANOTHER, IMAGE])
 
     assert [source.field for source in asked.sources] == [f"image_urls.{number}" for number in range(4)]
-    assert [source.url for source in asked.sources] == [ANOTHER, PICTURE, ANOTHER, PICTURE]
+    assert [source.url for source in asked.sources] == [ANOTHER, IMAGE, ANOTHER, IMAGE]
 
 
 @pytest.mark.parametrize(("count", "kind"), [(0, "sequence_too_short"), (5, "sequence_too_long")])
-def test_too_few_or_too_many_pictures_are_told_by_fals_names(count: int, kind: str) -> None:
-    (problem,) = refused("kontext-multi", image_urls=[PICTURE] * count)
+def test_too_few_or_too_many_images_are_told_by_fals_names(count: int, kind: str) -> None:
+    (problem,) = refused("kontext-multi", image_urls=[IMAGE] * count)
 
     assert problem.kind == kind
     assert kind in ERRORS["model"]
@@ -599,7 +599,7 @@ def test_an_output_has_the_fields_and_types_of_the_page(page: dict[str, Any]) ->
         assert type(found) is JSON_KINDS[kind], path
 
 
-def test_an_output_tells_of_each_picture() -> None:
+def test_an_output_tells_of_each_image() -> None:
     result = a_result(images=2, flagged=(False, True))
     _, body = fal.outcome(job(State.COMPLETED, request=a_request(images=2), result=result), LINKS)
 
@@ -615,7 +615,7 @@ def test_an_output_tells_of_each_picture() -> None:
     assert body["prompt"] == "a red fox"
 
 
-def test_an_inline_output_holds_the_picture_itself() -> None:
+def test_an_inline_output_holds_the_image_itself() -> None:
     result = a_result()
     _, body = fal.outcome(job(State.COMPLETED, inline=True, result=result), LINKS)
 
@@ -679,14 +679,14 @@ def test_a_failed_request_answers_with_its_own_error(
 @pytest.mark.parametrize(
     ("model", "location"), [("kontext-multi", ["body", "image_urls"]), ("kontext-text-to-image", ["body"])]
 )
-def test_a_bad_picture_lies_where_the_model_takes_pictures(model: str, location: list[str]) -> None:
-    failed = job(State.FAILED, request=a_request(model=model), code="image_load_error", error="It is no picture.")
+def test_a_bad_image_lies_where_the_model_takes_images(model: str, location: list[str]) -> None:
+    failed = job(State.FAILED, request=a_request(model=model), code="image_load_error", error="It is no image.")
 
     assert fal.failure(failed)[1]["detail"][0]["loc"] == location
 
 
-@pytest.mark.parametrize("error", ["image_urls.1: it is no picture", "image_urls.1 (a.example): it is no picture"])
-def test_of_several_pictures_the_bad_one_is_named(error: str) -> None:
+@pytest.mark.parametrize("error", ["image_urls.1: it is no image", "image_urls.1 (a.example): it is no image"])
+def test_of_several_images_the_bad_one_is_named(error: str) -> None:
     request = a_request(model="kontext-multi", source_fields=("image_urls.0", "image_urls.1"))
     failed = job(State.FAILED, request=request, code="image_load_error", error=error)
 
@@ -736,13 +736,13 @@ def test_a_webhook_tells_of_a_failure() -> None:
     }
 
 
-def test_a_webhook_says_so_when_an_inline_picture_is_gone() -> None:
+def test_a_webhook_says_so_when_an_inline_image_is_gone() -> None:
     def gone(key: str) -> bytes:
-        raise NotFound("The picture is gone.")
+        raise NotFound("The image is gone.")
 
     body = fal.webhook_body(job(State.COMPLETED, inline=True), A_DUE, replace(LINKS, content=gone))
 
-    assert (body["status"], body["payload"], body["payload_error"]) == ("OK", None, "The picture is gone.")
+    assert (body["status"], body["payload"], body["payload_error"]) == ("OK", None, "The image is gone.")
 
 
 # Refusals

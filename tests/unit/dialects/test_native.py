@@ -218,7 +218,7 @@ REFUSED: list[tuple[tuple[str, ...], str, Any, str]] = [
     (ALL, "\ud800", 1, ""),
 ]
 
-#: What is said of the job rather than of its pictures, or of the answer; tried by tests of their own.
+#: What is said of the job rather than of its images, or of the answer; tried by tests of their own.
 OF_THE_JOB = {"model", "priority", "webhook_url", "webhook_events", "sync_mode"}
 #: (model, field) of every field there is.
 FIELDS = [(model, field) for model in ALL for field in native.INPUTS[model].model_fields]
@@ -254,7 +254,7 @@ def test_the_priority_goes_with_the_job(model: str, priority: Any) -> None:
 
 @pytest.mark.parametrize("model", ALL)
 @pytest.mark.parametrize("sent", [False, True])
-def test_sync_mode_has_the_pictures_sent_with_the_answer(model: str, sent: bool) -> None:
+def test_sync_mode_has_the_images_sent_with_the_answer(model: str, sent: bool) -> None:
     assert read(model, sync_mode=sent) == replace(ordered(model), inline=sent)
 
 
@@ -313,7 +313,7 @@ def test_every_preset_is_tried_here() -> None:
 
 
 @pytest.mark.parametrize(("model", "field"), [(IMAGE, "image_url"), (EDIT, "image_url"), (MULTI, "image_urls")])
-def test_a_missing_picture_is_named(model: str, field: str) -> None:
+def test_a_missing_image_is_named(model: str, field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         native.read({"model": model, "prompt": "a fox"}, model=model, default_seed=SPARE)
 
@@ -411,7 +411,7 @@ def test_a_waiting_job() -> None:
     assert (view["original_prompt"], view["inputs"], view["strength"], view["warnings"]) == (None, [], None, [])
 
 
-def test_a_job_with_pictures_names_them_by_their_urls() -> None:
+def test_a_job_with_images_names_them_by_their_urls() -> None:
     """The caller's, or where the farm keeps what came without one."""
     request = a_request(sources=(FOX, "a-input-1-b.png"), inputs=("a-input-2-c.png",), strength=0.5, steps=4)
     view = native.view(a_job(State.PROCESSING, request=request), LINKS)
@@ -429,9 +429,9 @@ def test_a_rewritten_prompt_is_shown_beside_the_callers_own() -> None:
 
 @pytest.mark.parametrize("state", [State.CREATED, State.FAILED])
 def test_what_was_noted_on_the_way_is_told_without_a_result(state: State) -> None:
-    view = native.view(a_job(state, request=a_request(notes=("The picture was made smaller.",))), LINKS)
+    view = native.view(a_job(state, request=a_request(notes=("The image was made smaller.",))), LINKS)
 
-    assert view["warnings"] == ["The picture was made smaller."]
+    assert view["warnings"] == ["The image was made smaller."]
 
 
 def test_a_running_job_shows_its_step() -> None:
@@ -441,7 +441,7 @@ def test_a_running_job_shows_its_step() -> None:
     assert view["started_at"] == "2026-01-02T03:04:06.678901Z"
 
 
-def test_a_completed_job_shows_its_pictures() -> None:
+def test_a_completed_job_shows_its_images() -> None:
     result = a_result(images=2, flagged=(False, True), warnings=("long prompt",))
     view = native.view(a_job(State.COMPLETED, request=a_request(images=2), result=result), LINKS)
 
@@ -458,7 +458,7 @@ def test_a_completed_job_shows_its_pictures() -> None:
     assert (view["code"], view["error"], view["finished_at"]) == (None, None, "2026-01-02T03:04:08.678901Z")
 
 
-def test_an_inline_job_shows_the_picture_itself_to_who_asks_for_it_alone() -> None:
+def test_an_inline_job_shows_the_image_itself_to_who_asks_for_it_alone() -> None:
     """Lists, events and webhooks name its URL: there would be too much of it."""
     job = a_job(State.COMPLETED, inline=True)
     assert job.result is not None

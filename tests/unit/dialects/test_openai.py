@@ -48,7 +48,7 @@ from tests.unit.dialects.samples import BASE, CREATED_US, JOB_ID, LINKS, a_job, 
 
 URL = "https://a.example/a.png"
 FILE = b"\x89PNG"
-PICTURES = ("image", "image_url", "image_urls")
+IMAGE_FIELDS = ("image", "image_url", "image_urls")
 
 SRPO = Request(
     model="srpo", prompt="a fox", width=1024, height=1024, steps=28, guidance=4.5, seed=SPARE, output_format="png"
@@ -209,7 +209,7 @@ def test_what_cannot_be_done_is_refused_by_name(name: str, sent: dict[str, Any],
     assert refused(lambda: ask(CASES[name], sent)) == [named]
 
 
-def test_several_pictures_are_looked_at_only_as_far_as_is_allowed() -> None:
+def test_several_images_are_looked_at_only_as_far_as_is_allowed() -> None:
     with pytest.raises(InvalidRequest) as caught:
         openai.edit({"model": "kontext", "prompt": "a fox", "image_urls": [1] * 1000}, [], default_seed=SPARE)
 
@@ -220,14 +220,14 @@ def test_several_pictures_are_looked_at_only_as_far_as_is_allowed() -> None:
 def test_every_field_is_tried_here(name: str) -> None:
     *_, schema, taken, refused = CASES[name]
 
-    assert untried(schema, taken, refused) - set(PICTURES) == set()
+    assert untried(schema, taken, refused) - set(IMAGE_FIELDS) == set()
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_has_no_effect_is_listed_as_tolerated(name: str) -> None:
     without = without_effect(CASES[name][4])
 
-    # How pictures are carried shows in the answer; `style` is sent as null.
+    # How images are carried shows in the answer; `style` is sent as null.
     assert without - {"sync_mode", "response_format", "style"} == set(TOLERATED)
 
 
@@ -272,7 +272,7 @@ def test_a_refused_format_and_size_tell_what_is_allowed() -> None:
     ids=brief,
 )
 @pytest.mark.parametrize("name", CASES)
-def test_pictures_that_the_answer_carries_are_not_kept(name: str, sent: dict[str, Any], carriage: str) -> None:
+def test_images_that_the_answer_carries_are_not_kept(name: str, sent: dict[str, Any], carriage: str) -> None:
     asked = ask(CASES[name], sent)
 
     assert (asked.carriage, asked.order.inline) == (carriage, True)
@@ -344,7 +344,7 @@ def test_images_that_are_not_named_so_are_refused(sent: dict[str, Any], named: s
     assert refused(lambda: edit("kontext", **sent)) == [named]
 
 
-@pytest.mark.parametrize("field", PICTURES)
+@pytest.mark.parametrize("field", IMAGE_FIELDS)
 def test_every_way_to_name_images_is_tried_here(field: str) -> None:
     assert field in {name for sent, _ in NAMED for name in sent}
     assert field in {name.partition(".")[0] for _, name in NOT_NAMED}
@@ -500,10 +500,10 @@ def test_a_failed_job_tells_why(code: str, status: int) -> None:
 @pytest.mark.parametrize(
     ("error", "param"),
     [
-        ("image_urls.1: it is no picture", "image_urls.1"),
-        ("image_urls.1 (a.example): it is no picture", "image_urls.1"),
-        ("image_urls.10: it is no picture", None),
-        ("It is no picture", None),
+        ("image_urls.1: it is no image", "image_urls.1"),
+        ("image_urls.1 (a.example): it is no image", "image_urls.1"),
+        ("image_urls.10: it is no image", None),
+        ("It is no image", None),
     ],
 )
 def test_an_image_that_cannot_be_used_is_named(error: str, param: str | None) -> None:
@@ -528,7 +528,7 @@ def test_a_call_that_was_held_in_vain_is_told_where_its_job_is() -> None:
     assert isinstance(error, Failed)
 
 
-def test_a_picture_that_cannot_be_read_is_an_error() -> None:
+def test_an_image_that_cannot_be_read_is_an_error() -> None:
     def gone(key: str) -> bytes:
         raise FarmError
 

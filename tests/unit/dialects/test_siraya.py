@@ -115,14 +115,14 @@ def test_the_pages_own_defaults_hold() -> None:
     ],
     ids=brief,
 )
-def test_response_format_decides_how_pictures_are_carried(sent: dict[str, Any], carriage: str) -> None:
+def test_response_format_decides_how_images_are_carried(sent: dict[str, Any], carriage: str) -> None:
     asked = read(**sent)
 
     assert (asked.carriage, asked.order.inline) == (carriage, carriage != "url")
 
 
-def test_an_answer_has_no_second_field_for_the_picture() -> None:
-    """Siraya's page shows an empty one, which some clients take for a picture of no bytes."""
+def test_an_answer_has_no_second_field_for_the_image() -> None:
+    """Siraya's page shows an empty one, which some clients take for an image of no bytes."""
     result = a_result()
 
     answer = siraya.answer(a_job(State.COMPLETED), result, "url", LINKS)

@@ -247,7 +247,7 @@ def test_image_to_image_tolerates_nothing() -> None:
 
 
 @pytest.mark.parametrize("model", wavespeed.INPUTS)
-def test_a_wavespeed_picture_is_always_checked(model: str) -> None:
+def test_a_wavespeed_image_is_always_checked(model: str) -> None:
     assert read(model=model).order.request.safety is True
 
 
@@ -331,7 +331,7 @@ def test_what_else_stands_in_the_address_is_refused_by_name(query: str, named: l
 
 
 @pytest.mark.parametrize("switch", [{"enable_base64_output": True}, {"enable_sync_mode": True}], ids=brief)
-def test_a_webhook_does_not_go_with_an_answer_that_is_the_picture(switch: dict[str, Any]) -> None:
+def test_a_webhook_does_not_go_with_an_answer_that_is_the_image(switch: dict[str, Any]) -> None:
     (problem,) = refused("webhook=https://a.example", **switch)
 
     assert problem.field == "webhook"
@@ -502,14 +502,14 @@ def test_a_failed_prediction_tells_why(code: str, number: int) -> None:
     assert (prediction["outputs"], prediction["timings"]) == ([], {"inference": 0})
 
 
-def test_a_flagged_picture_is_no_moderated_request() -> None:
-    """1200 would say that there is no picture; here there is one, blacked out."""
+def test_a_flagged_image_is_no_moderated_request() -> None:
+    """1200 would say that there is no image; here there is one, blacked out."""
     told = wavespeed.prediction(a_job(State.COMPLETED, result=a_result(flagged=(True,))), LINKS)
 
     assert (told["status"], told["code"], told["has_nsfw_contents"]) == ("completed", 0, [True])
 
 
-def test_inline_outputs_are_the_pictures_in_bare_base64() -> None:
+def test_inline_outputs_are_the_images_in_bare_base64() -> None:
     result = a_result()
     (output,) = wavespeed.prediction(a_job(State.COMPLETED, result=result, inline=True), LINKS)["outputs"]
 
@@ -520,7 +520,7 @@ def no_content(key: str) -> bytes:
     raise StorageError
 
 
-def test_a_picture_that_cannot_be_read_is_an_error_and_no_empty_output() -> None:
+def test_an_image_that_cannot_be_read_is_an_error_and_no_empty_output() -> None:
     links = Links(BASE, file=LINKS.file, content=no_content)
 
     assert wavespeed.prediction(a_job(inline=True), links)["outputs"] == []
@@ -556,7 +556,7 @@ def test_a_page_shows_predictions_and_how_many_there_are() -> None:
     assert page == {"page": 2, "total": 505, "items": [wavespeed.prediction(job, LINKS) for job in jobs]}
 
 
-def test_a_page_holds_no_pictures() -> None:
+def test_a_page_holds_no_images() -> None:
     """A hundred of them would not fit into an answer."""
     result = a_result()
     page = wavespeed.page(listed(), [a_job(State.COMPLETED, result=result, inline=True)], 1, LINKS)
@@ -660,7 +660,7 @@ def test_the_time_keeps_its_milliseconds_when_there_are_none() -> None:
         (400, InvalidRequest([Problem("prompt", "required", "missing")]), 1400),
         (400, InvalidRequest([Problem("seed", "too small", "ge")]), 1401),
         (400, InvalidRequest([Problem("image", "not there", "file_download_error")]), 1402),
-        (400, InvalidRequest([Problem("image", "no picture", "image_load_error")]), 1401),
+        (400, InvalidRequest([Problem("image", "no image", "image_load_error")]), 1401),
         (400, InvalidRequest([Problem("image", "no", "file_download_error"), Problem("seed", "s", "ge")]), 1401),
         (400, InvalidRequest([Problem("prompt", "required", "missing"), Problem("seed", "small", "ge")]), 1401),
         (404, NotFound(), 1401),
@@ -686,7 +686,7 @@ def test_a_full_queue_is_no_bad_parameter() -> None:
     assert wavespeed.problem(429, QueueFull())["data"]["code"] not in (1400, 1401)
 
 
-def test_a_picture_that_cannot_be_had_is_told_as_the_page_of_errors_shows() -> None:
+def test_an_image_that_cannot_be_had_is_told_as_the_page_of_errors_shows() -> None:
     page = golden.load("wavespeed-errors")
     told = wavespeed.prediction(a_job(State.FAILED, code="file_download_error", error="not there"), LINKS)
 

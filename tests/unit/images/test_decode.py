@@ -1,4 +1,4 @@
-"""Pictures that callers send: odd ones are understood, hostile ones are refused before they cost anything."""
+"""Images that callers send: odd ones are understood, hostile ones are refused before they cost anything."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from farm.images import decode
-from farm.images.decode import UnusablePicture
+from farm.images.decode import UnusableImage
 from tests.hostile_images import chunk, encoded, png_of, quarters
 
 #: The colours of `quarters`: upper left, upper right, lower left, lower right.
@@ -38,15 +38,15 @@ def pixel(image: Image.Image, x: int = 0, y: int = 0) -> tuple[int, ...]:
 
 
 def read(content: bytes) -> Image.Image:
-    """The picture, whatever its size was."""
+    """The image, whatever its size was."""
     return decode.read(content)[0]
 
 
-def refused(content: bytes) -> UnusablePicture:
+def refused(content: bytes) -> UnusableImage:
     """Why this content is refused, by a look at its headers already."""
-    with pytest.raises(UnusablePicture) as caught:
+    with pytest.raises(UnusableImage) as caught:
         decode.look(content)
-    with pytest.raises(UnusablePicture) as again:
+    with pytest.raises(UnusableImage) as again:
         decode.read(content)
     assert (again.value.code, str(again.value)) == (caught.value.code, str(caught.value))
     return caught.value
@@ -56,7 +56,7 @@ def refused(content: bytes) -> UnusablePicture:
 
 
 @pytest.mark.parametrize(("form", "extension"), [("JPEG", "jpeg"), ("PNG", "png"), ("WEBP", "webp")])
-def test_a_picture_is_known_by_its_content(form: str, extension: str) -> None:
+def test_an_image_is_known_by_its_content(form: str, extension: str) -> None:
     facts = decode.look(encoded(quarters(40, 30), form))
 
     assert (facts.extension, facts.width, facts.height) == (extension, 40, 30)
@@ -77,7 +77,7 @@ def test_a_jpeg_is_read(progressive: bool) -> None:
 
 
 def turned(orientation: int) -> Image.Image:
-    """A picture that has to be turned so, to be `quarters` upright."""
+    """An image that has to be turned so, to be `quarters` upright."""
     back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Image.Transpose that undoes each
     upright = quarters(40, 30)
     return upright if orientation == 1 else upright.transpose(Image.Transpose(back[orientation]))
@@ -87,7 +87,7 @@ def turned(orientation: int) -> Image.Image:
 @pytest.mark.parametrize(
     ("form", "options"), [("JPEG", {"quality": 95, "subsampling": 0}), ("PNG", {}), ("WEBP", WEBP)]
 )
-def test_a_picture_stands_upright_as_its_exif_says(orientation: int, form: str, options: dict[str, Any]) -> None:
+def test_an_image_stands_upright_as_its_exif_says(orientation: int, form: str, options: dict[str, Any]) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
 
@@ -100,7 +100,7 @@ def test_a_picture_stands_upright_as_its_exif_says(orientation: int, form: str, 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0" + b"\xff" * 50, b"\0" * 9])
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
-def test_exif_that_cannot_be_read_spoils_no_picture(exif: bytes, form: str) -> None:
+def test_exif_that_cannot_be_read_spoils_no_image(exif: bytes, form: str) -> None:
     assert read(encoded(quarters(40, 30), form, exif=exif)).size == (40, 30)
 
 
@@ -202,7 +202,7 @@ def test_colours_of_another_space_become_those_of_srgb(form: str) -> None:
     assert np.allclose(converted, (213, 94, 97), atol=4)
 
 
-def test_the_colours_of_a_transparent_picture_are_converted_and_its_transparency_is_kept() -> None:
+def test_the_colours_of_a_transparent_image_are_converted_and_its_transparency_is_kept() -> None:
     image = Image.new("RGBA", (32, 32), (200, 100, 100, 255))
     image.putpixel((0, 0), (200, 100, 100, 0))
 
@@ -227,7 +227,7 @@ def test_a_profile_that_cannot_be_used_is_left_out(profile: bytes) -> None:
     assert corners(found) == [RED, GREEN, BLUE, WHITE]
 
 
-def test_a_profile_for_another_kind_of_picture_is_left_out() -> None:
+def test_a_profile_for_another_kind_of_image_is_left_out() -> None:
     """Three channels cannot mean what a profile of one says."""
     grey = Image.new("L", (32, 32), 100)
 
@@ -241,12 +241,12 @@ def test_a_profile_for_another_kind_of_picture_is_left_out() -> None:
     ("form", "options"),
     [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {}), ("WEBP", WEBP)],
 )
-def test_a_picture_that_was_cut_off_is_no_picture(form: str, options: dict[str, Any]) -> None:
+def test_an_image_that_was_cut_off_is_no_image(form: str, options: dict[str, Any]) -> None:
     noise = Image.fromarray(np.random.default_rng(2).integers(0, 256, (48, 64, 3), dtype=np.uint8))
     content = encoded(noise, form, **options)
 
     for tenth in range(10):
-        with pytest.raises(UnusablePicture) as caught:
+        with pytest.raises(UnusableImage) as caught:
             read(content[: len(content) * tenth // 10])
         assert caught.value.code == "image_load_error"
 
@@ -254,7 +254,7 @@ def test_a_picture_that_was_cut_off_is_no_picture(form: str, options: dict[str, 
 @pytest.mark.parametrize(
     ("form", "options"), [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {})]
 )
-def test_wherever_a_picture_is_cut_off_it_is_refused_or_read(form: str, options: dict[str, Any]) -> None:
+def test_wherever_an_image_is_cut_off_it_is_refused_or_read(form: str, options: dict[str, Any]) -> None:
     """Without its last bytes, which are no pixels, it may be whole; nothing else may happen."""
     noise = Image.fromarray(np.random.default_rng(5).integers(0, 256, (20, 20, 3), dtype=np.uint8))
     content = encoded(noise, form, **options)
@@ -266,20 +266,20 @@ def test_wherever_a_picture_is_cut_off_it_is_refused_or_read(form: str, options:
 
 
 def told_of(content: bytes) -> str:
-    """Why the picture is refused, or that it is not."""
+    """Why the image is refused, or that it is not."""
     try:
         read(content)
-    except UnusablePicture as error:
+    except UnusableImage as error:
         return error.code
     return "read"
 
 
-def test_a_png_whose_pixels_are_damaged_is_no_picture() -> None:
+def test_a_png_whose_pixels_are_damaged_is_no_image() -> None:
     content = bytearray(encoded(Image.effect_noise((64, 64), 90), "PNG"))
     middle = len(content) // 2
     content[middle : middle + 64] = bytes(64)
 
-    with pytest.raises(UnusablePicture, match="damaged") as caught:
+    with pytest.raises(UnusableImage, match="damaged") as caught:
         read(bytes(content))
     assert caught.value.code == "image_load_error"
 
@@ -298,7 +298,7 @@ def test_a_png_whose_pixels_are_damaged_is_no_picture() -> None:
         b"PK\x03\x04" + bytes(100),
     ],
 )
-def test_what_is_no_picture_is_refused(content: bytes) -> None:
+def test_what_is_no_image_is_refused(content: bytes) -> None:
     error = refused(content)
 
     assert error.code == "image_load_error"
@@ -318,7 +318,7 @@ def test_what_is_no_picture_is_refused(content: bytes) -> None:
         (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG"),
     ],
 )
-def test_a_picture_of_another_kind_is_called_by_its_name(content: bytes, kind: str) -> None:
+def test_an_image_of_another_kind_is_called_by_its_name(content: bytes, kind: str) -> None:
     error = refused(content)
 
     assert (error.code, error.context) == ("unsupported_image_format", {"supported_formats": ["JPEG", "PNG", "WEBP"]})
@@ -338,8 +338,8 @@ def test_an_animation_is_refused(form: str) -> None:
     assert "animated" in str(error)
 
 
-def test_a_photograph_with_a_second_picture_behind_it_is_a_jpeg() -> None:
-    """As phones make them (CIPA's multi-picture format): the first is what the caller means."""
+def test_a_photograph_with_a_second_image_behind_it_is_a_jpeg() -> None:
+    """As phones make them (CIPA's multi-image format): the first is what the caller means."""
     first, second = frames(2)
     content = encoded(first, "MPO", save_all=True, append_images=[second])
 
@@ -349,13 +349,13 @@ def test_a_photograph_with_a_second_picture_behind_it_is_a_jpeg() -> None:
 
 @pytest.mark.parametrize("appended", [b"PK\x03\x04" + b"x" * 50, b"<script>alert(1)</script>", b"%PDF-1.7"])
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
-def test_what_hangs_behind_a_picture_is_not_carried_on(form: str, appended: bytes) -> None:
+def test_what_hangs_behind_an_image_is_not_carried_on(form: str, appended: bytes) -> None:
     copy, _ = decode.prepared(encoded(quarters(20, 20), form) + appended)
 
     assert appended not in copy
 
 
-def test_what_a_picture_says_beside_its_pixels_is_not_carried_on() -> None:
+def test_what_an_image_says_beside_its_pixels_is_not_carried_on() -> None:
     exif = Image.Exif()
     exif[0x010F] = "the maker of the camera"
 
@@ -378,7 +378,7 @@ def test_a_png_that_says_it_is_huge_is_refused(width: int, height: int) -> None:
 
 
 def huge_webp() -> bytes:
-    """A picture whose header says 16383×16383: WebP's largest, 268 megapixels (RFC 9649, section 3.4)."""
+    """An image whose header says 16383×16383: WebP's largest, 268 megapixels (RFC 9649, section 3.4)."""
     content = bytearray(encoded(quarters(20, 20), "WEBP", **WEBP))
     at = content.index(b"VP8L") + 9
     (bits,) = struct.unpack("<I", content[at : at + 4])
@@ -387,7 +387,7 @@ def huge_webp() -> bytes:
 
 
 def huge_jpeg() -> bytes:
-    """A picture whose frame header says 65500×65500."""
+    """An image whose frame header says 65500×65500."""
     content = bytearray(encoded(quarters(20, 20), "JPEG"))
     at = content.index(b"\xff\xc0") + 5
     content[at : at + 4] = struct.pack(">HH", 65500, 65500)
@@ -399,7 +399,7 @@ def test_others_that_say_they_are_huge_are_refused(content: bytes) -> None:
     assert refused(content).code == "image_too_large"
 
 
-def test_a_huge_picture_costs_no_memory() -> None:
+def test_a_huge_image_costs_no_memory() -> None:
     """Looked at in a process of its own, which may not take 100 MB more than it has."""
     files = [png_of(60_000, 60_000, rows=b"\0" * 60_000), huge_webp(), huge_jpeg()]
     program = (
@@ -410,7 +410,7 @@ def test_a_huge_picture_costs_no_memory() -> None:
         f"for content in {files!r}:\n"
         "    for look in (decode.look, decode.read):\n"
         "        try: look(content)\n"
-        "        except decode.UnusablePicture as error: assert error.code == 'image_too_large', error\n"
+        "        except decode.UnusableImage as error: assert error.code == 'image_too_large', error\n"
         "        else: sys.exit('taken')\n"
         "print((peak() - before) // 1024)\n"
     )
@@ -429,7 +429,7 @@ def test_a_text_or_profile_that_unpacks_to_much_more_is_refused(name: bytes, hea
     assert refused(png_of(20, 20, rows=bytes(60), extra=bomb)).code == "image_load_error"
 
 
-def test_pixels_that_unpack_to_more_than_the_picture_has_are_left() -> None:
+def test_pixels_that_unpack_to_more_than_the_image_has_are_left() -> None:
     content = png_of(20, 20, rows=bytes(60))
     bomb = content[:33] + chunk(b"IDAT", zlib.compress(bytes(20_000_000))) + chunk(b"IEND", b"")
 
@@ -446,7 +446,7 @@ def scanned(times: int) -> bytes:
 
 
 def parted(form: str, part: bytes, times: int) -> bytes:
-    """A picture with so many more parts before its own."""
+    """An image with so many more parts before its own."""
     content = encoded(quarters(20, 20), form)
     start = {"JPEG": 2, "PNG": 33}[form]
     return content[:start] + part * times + content[start:]
@@ -477,7 +477,7 @@ def test_what_would_keep_a_decoder_busy_for_hours_is_refused(content: bytes, exc
     [scanned(30), parted("JPEG", APP5, 9000), parted("PNG", PRIVATE, 9000), parted("JPEG", b"\xff", 9000)],
     ids=["scans", "segments", "chunks", "padding"],
 )
-def test_a_picture_of_many_parts_is_read(content: bytes) -> None:
+def test_an_image_of_many_parts_is_read(content: bytes) -> None:
     assert read(content).width in (20, 64)
 
 
@@ -485,7 +485,7 @@ def test_what_hangs_behind_a_jpeg_is_not_counted() -> None:
     assert read(encoded(quarters(20, 20), "JPEG") + b"\xff\xda\0\2" * 60).size == (20, 20)
 
 
-def test_a_large_picture_takes_little_more_memory_than_its_pixels() -> None:
+def test_a_large_image_takes_little_more_memory_than_its_pixels() -> None:
     """16 megapixels with transparency and a profile are 64 MB; every step on all of them would take as much again."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     content = encoded(Image.new("RGBA", (4000, 4000)), "PNG", compress_level=1, icc_profile=profile)
@@ -505,7 +505,7 @@ def test_a_large_picture_takes_little_more_memory_than_its_pixels() -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
-def test_a_picture_at_the_limit_takes_no_more_memory_than_is_said(form: str) -> None:
+def test_an_image_at_the_limit_takes_no_more_memory_than_is_said(form: str) -> None:
     program = (
         "import io, resource, sys\n"
         "from PIL import Image\n"
@@ -538,7 +538,7 @@ def test_what_is_too_small_is_refused(width: int, height: int) -> None:
     assert (error.code, error.context) == ("image_too_small", {"min_width": 16, "min_height": 16})
 
 
-def test_the_smallest_and_a_long_picture_are_taken() -> None:
+def test_the_smallest_and_a_long_image_are_taken() -> None:
     assert read(encoded(quarters(16, 16), "PNG")).size == (16, 16)
     assert decode.read(encoded(quarters(16, 4000), "PNG"))[1] == (16, 4000)
 
@@ -568,7 +568,7 @@ def test_a_copy_has_the_same_pixels() -> None:
 @pytest.mark.parametrize(
     ("size", "kept"), [((2560, 20), (2560, 20)), ((2600, 1300), (2560, 1280)), ((1300, 2600), (1280, 2560))]
 )
-def test_a_copy_is_no_larger_than_a_rendered_picture_may_be(size: Sequence[int], kept: tuple[int, int]) -> None:
+def test_a_copy_is_no_larger_than_a_rendered_image_may_be(size: Sequence[int], kept: tuple[int, int]) -> None:
     copy, told = decode.prepared(encoded(quarters(*size), "PNG"))
 
     assert told == tuple(size)

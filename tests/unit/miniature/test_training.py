@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from farm.domain.errors import ConfigurationError
-from miniature import autoencoder, bundle, checker, editor, evaluation, judge, painter, readers
+from miniature import autoencoder, bundle, checker, denoiser, editor, evaluation, judge, readers
 from miniature.areas import areas
 from miniature.dataset import Dataset, prepare
 from miniature.drawing import draw
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.full
 HERE = Machine()
 LONG = 10.0
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-FILES = TRIAL.pictures | TRIAL.edits
+FILES = TRIAL.images | TRIAL.edits
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     vae = autoencoder.trained(folder / "autoencoder", TRIAL)
     assert prepare(folder / "dataset", vae, FILES, TRIAL.in_file, HERE, LONG)
     assert readers.train(folder / "readers", TRIAL, HERE, LONG)
-    assert painter.train(folder, TRIAL, HERE, LONG)
+    assert denoiser.train(folder, TRIAL, HERE, LONG)
     assert editor.train(folder, TRIAL, HERE, LONG)
     assert autoencoder.sharpen(folder, TRIAL, HERE, LONG)
     assert checker.train(folder / "checker", TRIAL, HERE, LONG)
@@ -144,14 +144,14 @@ def test_the_vae_begins_by_letting_colours_through() -> None:
     plain = colours[:, :, None, None].expand(-1, -1, 192, 192)
 
     with torch.no_grad():
-        painted = vae.decode(vae.encode(plain).latent_dist.mean, return_dict=False)[0]
+        rendered = vae.decode(vae.encode(plain).latent_dist.mean, return_dict=False)[0]
 
-    middles = painted[:, :, 96, 96]
+    middles = rendered[:, :, 96, 96]
     assert [int(middle.argmax()) for middle in middles] == [0, 1]
     assert [int(middle.argmin()) for middle in middles] == [1, 0]
 
 
-def test_a_sharpened_decoder_paints_otherwise_from_the_same_latents(run: Path) -> None:
+def test_a_sharpened_decoder_renders_otherwise_from_the_same_latents(run: Path) -> None:
     ours, others = (averaged_weights(run / name) for name in ("autoencoder", "decoder"))
 
     assert {name.partition(".")[0] for name in ours if not torch.equal(ours[name], others[name])} == {"decoder"}
@@ -159,12 +159,12 @@ def test_a_sharpened_decoder_paints_otherwise_from_the_same_latents(run: Path) -
     assert scales[0] == scales[1]
 
 
-def test_channels_are_evened_out_and_pictures_stay_the_same(run: Path) -> None:
+def test_channels_are_evened_out_and_images_stay_the_same(run: Path) -> None:
     plain = restored(autoencoder.autoencoder(TRIAL.levels), run / "autoencoder")
     even = autoencoder.trained(run / "autoencoder", TRIAL)
-    pictures = torch.cat([autoencoder.parts_of_pictures(Random(step), TRIAL) for step in range(16)])
+    images = torch.cat([autoencoder.parts_of_images(Random(step), TRIAL) for step in range(16)])
 
-    latents, evened = (vae.encode(pictures).latent_dist.mean for vae in (plain, even))
+    latents, evened = (vae.encode(images).latent_dist.mean for vae in (plain, even))
 
     assert float(latents.std(dim=(0, 2, 3)).max() / latents.std(dim=(0, 2, 3)).min()) > 3
     assert evened.std(dim=(0, 2, 3)).tolist() == pytest.approx([1] * 16, rel=0.3)
@@ -180,7 +180,7 @@ def test_latents_are_scaled_to_a_deviation_of_one(run: Path) -> None:
     assert batch.references == []
 
 
-def test_prepared_pictures_are_kept(run: Path) -> None:
+def test_prepared_images_are_kept(run: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (run / "dataset").iterdir()}
 
     assert len(before) == len(FILES) == 5
@@ -188,9 +188,9 @@ def test_prepared_pictures_are_kept(run: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in (run / "dataset").iterdir()} == before
 
 
-def test_what_is_trained_is_loaded_as_flux_and_paints(home: Path) -> None:
+def test_what_is_trained_is_loaded_as_flux_and_renders(home: Path) -> None:
     loaded = load_miniature(home=home)
-    one, other = (evaluation.painted(loaded, "a red circle", seed, (64, 48), steps=2) for seed in (1, 2))
+    one, other = (evaluation.render_prompt(loaded, "a red circle", seed, (64, 48), steps=2) for seed in (1, 2))
 
     assert one.size == (64, 48)
     assert one != other
@@ -207,14 +207,14 @@ def test_what_is_trained_is_named_for_what_it_is(home: Path) -> None:
             assert opened.metadata()["name"] == "srpo-farm miniature"
 
 
-def test_the_painter_begins_with_readers_that_were_taught(run: Path, tmp_path: Path) -> None:
+def test_the_denoiser_begins_with_readers_that_were_taught(run: Path, tmp_path: Path) -> None:
     copytree(run / "readers", tmp_path / "readers")
 
-    painter.train(tmp_path, TRIAL, HERE, minutes=0)
+    denoiser.train(tmp_path, TRIAL, HERE, minutes=0)
 
     taught = readers.trained(run / "readers", TRIAL).state_dict()
-    begun = averaged_weights(tmp_path / "painter")
-    assert all(torch.equal(begun[f"painter.readers.{name}"], value) for name, value in taught.items())
+    begun = averaged_weights(tmp_path / "denoiser")
+    assert all(torch.equal(begun[f"denoiser.readers.{name}"], value) for name, value in taught.items())
 
 
 def test_readers_are_asked_what_a_scene_shows() -> None:
@@ -242,7 +242,7 @@ def test_readers_learn_to_answer() -> None:
     assert all(said[-1][name] < 0.1 * said[0][name] for name in ("clip", "t5"))
 
 
-def test_each_picture_comes_with_what_its_parts_show(run: Path) -> None:
+def test_each_image_comes_with_what_its_parts_show(run: Path) -> None:
     contents = torch.load(run / "dataset" / "40x32-0000.pt", weights_only=True)
     scene = random_scene(Random("40x32-0000.pt 5"))
 
@@ -251,15 +251,15 @@ def test_each_picture_comes_with_what_its_parts_show(run: Path) -> None:
 
 
 def test_the_student_is_asked_within_the_transformer(run: Path) -> None:
-    student = painter.Student(TRIAL)
+    student = denoiser.Student(TRIAL)
     batch = Dataset(run / "dataset").batch(Random(1), 2, Form(TRIAL.small[0]))
 
     losses = student.losses(batch, done=0.5)
     (losses["shapes"] + losses["colours"]).backward()  # type: ignore[no-untyped-call]
 
     asked = {name for name, parameter in student.named_parameters() if parameter.grad is not None}
-    assert {"answer.weight", "painter.transformer.x_embedder.weight"} <= asked
-    assert "painter.transformer.proj_out.weight" not in asked
+    assert {"answer.weight", "denoiser.transformer.x_embedder.weight"} <= asked
+    assert "denoiser.transformer.proj_out.weight" not in asked
     at_the_end = student.losses(batch, done=1)
     assert (at_the_end["shapes"].item(), at_the_end["colours"].item()) == (0, 0)
 
@@ -270,49 +270,49 @@ def test_without_edits_kontext_has_no_transformer_of_its_own(run: Path, home: Pa
 
     assert not miniature.kontext(tmp_path).exists()
     assert (bundle.has_editor(tmp_path), bundle.has_editor(home)) == (False, True)
-    assert recipe.pictures == TRIAL.pictures
+    assert recipe.images == TRIAL.images
     assert set(recipe.edits.values()) == {0}
 
 
 def test_more_than_half_of_the_noise_levels_are_high_and_none_is_left_out() -> None:
-    levels = painter.noise_levels(4000, torch.device("cpu"))
+    levels = denoiser.noise_levels(4000, torch.device("cpu"))
 
     assert 0 < levels.min() < 0.2
     assert 0.99 < levels.max() <= 1
     assert 0.55 < (levels > 0.85).float().mean() < 0.67
 
 
-def test_edits_are_prepared_with_the_pictures_that_they_change(run: Path) -> None:
+def test_edits_are_prepared_with_the_images_that_they_change(run: Path) -> None:
     batch = Dataset(run / "dataset").batch(Random(1), 4, TRIAL.full_edits[0])
 
     assert batch.latents.shape == (4, 16, 8, 10)
     assert [reference.shape for reference in batch.references] == [(4, 16, 8, 8), (4, 16, 10, 8)]
 
 
-def test_the_editor_reads_pictures_where_the_farm_lays_them(run: Path) -> None:
+def test_the_editor_reads_images_where_the_farm_lays_them(run: Path) -> None:
     seen: list[Any] = []
     batch = Dataset(run / "dataset").batch(Random(1), 2, TRIAL.full_edits[0])
-    network = painter.trained(run / "editor", TRIAL)
+    network = denoiser.trained(run / "editor", TRIAL)
     record(network.transformer, seen)
 
-    painter.flow_loss(network, batch)
+    denoiser.flow_loss(network, batch)
 
     [asked] = seen
-    # 5x4 tokens of its own, then the two pictures: the second right of the first or below it, never over it.
+    # 5x4 tokens of its own, then the two images: the second right of the first or below it, never over it.
     given = mosaic([Size(32, 32, TRIAL.grid), Size(40, 32, TRIAL.grid)])
     assert torch.equal(asked["img_ids"][20:], given.float())
     assert asked["img_ids"][:20, 0].unique().tolist() == [0]
-    assert torch.equal(asked["hidden_states"][:, 20:36], painter.packed(batch.references[0]))
-    assert torch.equal(asked["hidden_states"][:, 36:], painter.packed(batch.references[1]))
+    assert torch.equal(asked["hidden_states"][:, 20:36], denoiser.packed(batch.references[0]))
+    assert torch.equal(asked["hidden_states"][:, 36:], denoiser.packed(batch.references[1]))
 
 
-def test_the_editor_reads_as_the_painter_does_and_paints_otherwise(run: Path) -> None:
-    ours, others = (averaged_weights(run / name) for name in ("painter", "editor"))
+def test_the_editor_reads_as_the_denoiser_does_and_renders_otherwise(run: Path) -> None:
+    ours, others = (averaged_weights(run / name) for name in ("denoiser", "editor"))
 
     parts = {name: tuple(name.split(".")[:2]) for name in ours}
     differing = {parts[name] for name in ours if not torch.equal(ours[name], others[name])}
-    assert ("painter", "transformer") in differing
-    assert ("painter", "readers") not in differing
+    assert ("denoiser", "transformer") in differing
+    assert ("denoiser", "readers") not in differing
 
 
 def test_the_editor_is_kontext(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,7 +324,7 @@ def test_the_editor_is_kontext(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert red != green
 
 
-def test_a_perfect_painter_is_found_to_be_one(run: Path) -> None:
+def test_a_perfect_denoiser_is_found_to_be_one(run: Path) -> None:
     def shapes(scene: Scene, _seed: int) -> Image.Image:
         return draw(scene, 256, 192)
 
@@ -336,9 +336,9 @@ def test_a_perfect_painter_is_found_to_be_one(run: Path) -> None:
     assert shares["place"] >= 0.9
 
 
-def test_a_picture_that_is_given_back_unchanged_is_found_to_be_so(run: Path) -> None:
-    def nothing_done(picture: Image.Image, _words: str, _seed: int) -> Image.Image:
-        return picture
+def test_an_image_that_is_given_back_unchanged_is_found_to_be_so(run: Path) -> None:
+    def nothing_done(image: Image.Image, _words: str, _seed: int) -> Image.Image:
+        return image
 
     figures = evaluation.follow_edits(nothing_done, judge.trained(run / "judge"), evaluation.asked_for(6))
 
@@ -346,7 +346,7 @@ def test_a_picture_that_is_given_back_unchanged_is_found_to_be_so(run: Path) -> 
     assert (shares["edit: new colour"], shares["edit: same count"]) == (0, 1)
 
 
-def test_a_painter_of_plain_ground_is_found_to_paint_nothing(run: Path) -> None:
+def test_a_denoiser_of_plain_ground_is_found_to_render_nothing(run: Path) -> None:
     def nothing(_scene: Scene, _seed: int) -> Image.Image:
         return Image.new("RGB", (128, 128), "grey")
 
@@ -370,7 +370,7 @@ def test_a_figure_is_held_against_what_is_wanted(figure: Figure, good: bool) -> 
     assert ("MISSED" in str(figure)) != good
 
 
-def test_the_checker_looks_at_pictures_of_any_size(run: Path) -> None:
+def test_the_checker_looks_at_images_of_any_size(run: Path) -> None:
     finder = checker.trained(run / "checker")
 
     for size in ((1024, 576), (96, 400), (32, 32)):
@@ -378,10 +378,10 @@ def test_the_checker_looks_at_pictures_of_any_size(run: Path) -> None:
 
 
 def test_examples_of_the_checker_are_half_forbidden() -> None:
-    pictures, shown = checker.examples(Random(3), 100)
+    images, shown = checker.examples(Random(3), 100)
 
-    assert min(pictures.shape[2:]) == SHORT_SIDE
-    assert shown.shape == (100, len(SHAPES), *(-(-side // 8) for side in pictures.shape[2:]))
+    assert min(images.shape[2:]) == SHORT_SIDE
+    assert shown.shape == (100, len(SHAPES), *(-(-side // 8) for side in images.shape[2:]))
     assert 30 < int(shown[:, SHAPES.index(FORBIDDEN)].amax(dim=(1, 2)).sum()) < 70
 
 
@@ -391,7 +391,7 @@ def test_the_checker_is_told_where_shapes_are() -> None:
 
     rows, columns = where[SHAPES.index("circle")].nonzero(as_tuple=True)
     assert len(rows) == where.sum() == 2
-    picture = np.asarray(draw(scene, 512, 384).resize((128, SHORT_SIDE)), np.int16)
+    image = np.asarray(draw(scene, 512, 384).resize((128, SHORT_SIDE)), np.int16)
     for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-        red, green, _ = picture[8 * row + 4, 8 * column + 4]
+        red, green, _ = image[8 * row + 4, 8 * column + 4]
         assert red > green + 100

@@ -1,4 +1,4 @@
-"""The world that the miniature learns: scenes, their words, their pictures."""
+"""The world that the miniature learns: scenes, their words, their images."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def some_scenes(number: int) -> list[Scene]:
     return [random_scene(random) for _ in range(number)]
 
 
-def pixels(picture: Image.Image) -> np.ndarray:
-    return np.asarray(picture, np.int16)
+def pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image, np.int16)
 
 
 def found(scene: Scene, width: int = 256, height: int = 256) -> list[Blob]:
@@ -135,17 +135,17 @@ def test_the_tokenizer_is_the_same_wherever_it_is_made() -> None:
     assert tokenizer(T5_TOKENS).get_vocab() == tokenizer(T5_TOKENS).get_vocab()
 
 
-@pytest.mark.parametrize("pictures", [1, 2])
-def test_an_edit_changes_one_thing_and_keeps_the_rest(pictures: int) -> None:
+@pytest.mark.parametrize("images", [1, 2])
+def test_an_edit_changes_one_thing_and_keeps_the_rest(images: int) -> None:
     random = Random(6)
-    edits = [random_edit(random, pictures) for _ in range(300)]
+    edits = [random_edit(random, images) for _ in range(300)]
 
     for edit in edits:
-        assert len(edit.before) == pictures
+        assert len(edit.before) == images
         # The same lie of the land, and the same places within what changed.
         assert edit.after.variant == edit.before[0].variant
         assert not any(is_held_out(group.shape, group.colour) for group in edit.after.groups)
-    if pictures == 1:
+    if images == 1:
         changed = [_differences(edit.before[0], edit.after) for edit in edits]
         assert {len(names) for names in changed} == {1}
         assert {name for names in changed for name in names} == {"groups", "ground", "night", "place"}
@@ -155,7 +155,7 @@ def _differences(one: Scene, other: Scene) -> set[str]:
     return {field.name for field in fields(Scene) if getattr(one, field.name) != getattr(other, field.name)}
 
 
-def test_an_edit_of_two_pictures_shows_what_stands_in_both() -> None:
+def test_an_edit_of_two_images_shows_what_stands_in_both() -> None:
     random = Random(7)
     for _ in range(50):
         edit = random_edit(random, 2)
@@ -185,7 +185,7 @@ def test_nearly_every_prompt_of_training_is_read_to_its_end() -> None:
 
 
 @pytest.mark.parametrize("size", SIZE_PRESETS.values())
-def test_a_picture_has_the_size_asked_for_and_everything_in_it_lies_inside(size: tuple[int, int]) -> None:
+def test_an_image_has_the_size_asked_for_and_everything_in_it_lies_inside(size: tuple[int, int]) -> None:
     ratio = size[0] / size[1]
 
     assert draw(RED_CIRCLE, *size).size == size
@@ -203,7 +203,7 @@ def test_shapes_of_a_scene_do_not_touch() -> None:
         assert len(found(plain, 384, 256)) == sum(group.count for group in scene.groups)
 
 
-def test_a_part_of_a_picture_is_drawn_as_it_is_in_the_whole() -> None:
+def test_a_part_of_an_image_is_drawn_as_it_is_in_the_whole() -> None:
     for scene in some_scenes(10):
         whole = draw(scene, 300, 200).crop((40, 30, 190, 150))
 
@@ -238,12 +238,12 @@ def test_no_word_about_the_place_is_without_effect(size: tuple[int, int]) -> Non
         scene = Scene((Group("star", "red", count, shown),), place=place, variant=count)
         placed = items(scene, *size)
         middle = [(min(axis) + max(axis)) / 2 for axis in zip(*((item.x, item.y) for item in placed), strict=True)]
-        # In a picture that is not a multiple of the grid the middle is up to half of its step off.
+        # In an image that is not a multiple of the grid the middle is up to half of its step off.
         assert [(part > 0.17) - (part < -0.17) for part in middle] == list(PLACES[place])
 
 
 @pytest.mark.parametrize("size", [(391, 647), (647, 391), (400, 401)])
-def test_no_shape_is_lost_in_a_picture_of_an_odd_size(size: tuple[int, int]) -> None:
+def test_no_shape_is_lost_in_an_image_of_an_odd_size(size: tuple[int, int]) -> None:
     for count, place in product((1, 2, 3, 4), PLACES):
         scene = Scene((Group("star", "red", count, "large"),), place=place)
 
@@ -281,8 +281,8 @@ def test_larger_is_larger_and_alone_larger_than_in_company() -> None:
 @pytest.mark.parametrize("style", STYLES[1:])
 def test_a_style_adds_a_second_colour(style: str) -> None:
     def colours(shown: str) -> int:
-        picture = pixels(draw(Scene((Group("square", "red", size="large", style=shown),)), 128, 128))
-        counted = Counter(map(tuple, (picture // 16).reshape(-1, 3)))
+        image = pixels(draw(Scene((Group("square", "red", size="large", style=shown),)), 128, 128))
+        counted = Counter(map(tuple, (image // 16).reshape(-1, 3)))
         return sum(number > 300 for number in counted.values())
 
     assert colours(style) == colours("flat") + 1
@@ -305,10 +305,10 @@ def test_every_ground_looks_different_by_day() -> None:
 
 def test_the_moon_makes_room() -> None:
     corner = replace(RED_CIRCLE, night=True, place="top right")
-    picture = pixels(draw(corner, 128, 128))
+    image = pixels(draw(corner, 128, 128))
 
-    assert picture[:40, :40].max() > 200
-    assert picture[:40, 44:60].max() < 200
+    assert image[:40, :40].max() > 200
+    assert image[:40, 44:60].max() < 200
 
 
 def test_what_words_leave_open_follows_from_the_variant() -> None:
@@ -338,12 +338,12 @@ def test_guidance_makes_colours_stronger() -> None:
     assert np.abs(pixels(vivid(drawn, 4)) - pixels(drawn)).max() <= 1
 
 
-def test_areas_are_what_the_picture_shows() -> None:
+def test_areas_are_what_the_image_shows() -> None:
     scene = Scene((Group("circle", "red", size="large"),), place="left", variant=3)
     shown = areas(scene, (256, 192), 32)
 
-    picture = np.asarray(draw(scene, 256, 192), np.int16)
-    red = (picture[..., 0] - picture[..., 1] > 60).reshape(6, 32, 8, 32).mean(axis=(1, 3)).reshape(-1)
+    image = np.asarray(draw(scene, 256, 192), np.int16)
+    red = (image[..., 0] - image[..., 1] > 60).reshape(6, 32, 8, 32).mean(axis=(1, 3)).reshape(-1)
     assert shown.shape == (48, 20)
     assert shown[:, SHAPES.index("circle")] == pytest.approx(red, abs=0.1)
     assert shown[:, 10 + COLOURS.index("red")] == pytest.approx(red, abs=0.1)

@@ -15,14 +15,14 @@ from workers.pipelines import miniature
 from workers.pipelines.engine import FluxPipeline
 from workers.pipelines.flux import FluxModels
 from workers.pipelines.network import Network
-from workers.pipelines.pipeline import Pictures
+from workers.pipelines.pipeline import InputImages
 
 #: Colours that run across, around and down.
 WAVES = Image.merge(
     "RGB", [Image.linear_gradient("L"), Image.radial_gradient("L"), Image.linear_gradient("L").rotate(90)]
 )
 #: Of several shapes. The wide one lies on the miniature's grid, to which diffusers rounds before it takes the ratio.
-PICTURES: Pictures = {
+INPUTS: InputImages = {
     "waves": WAVES,
     "wide": WAVES.rotate(180).resize((320, 192)),
     "red": Image.new("RGB", (70, 90), (200, 30, 30)),
@@ -52,8 +52,8 @@ def pipeline_of(srpo: Any, kontext: Any = None) -> FluxModels:
     return FluxModels(**kinds, weights="miniature", build="test")
 
 
-def paint(pipeline: FluxModels, *requests: ImageRequest, pictures: Pictures = PICTURES) -> list[Image.Image]:
-    return [painted.image for painted in pipeline.render(requests, lambda *_: True, pictures)]
+def render(pipeline: FluxModels, *requests: ImageRequest, inputs: InputImages = INPUTS) -> list[Image.Image]:
+    return [rendered.image for rendered in pipeline.render(requests, lambda *_: True, inputs)]
 
 
 def record(module: torch.nn.Module, into: list[Any]) -> Callable[[], None]:
@@ -67,10 +67,10 @@ def record(module: torch.nn.Module, into: list[Any]) -> Callable[[], None]:
 
 
 def differences(ours: list[Any], theirs: list[Any]) -> list[str]:
-    """Where two recorded ways to a picture part: the tensors of each step by name, and the pictures."""
+    """Where two recorded ways to an image part: the tensors of each step by name, and the images."""
     assert len(ours) == len(theirs)
-    *our_steps, our_picture = ours
-    *their_steps, their_picture = theirs
+    *our_steps, our_image = ours
+    *their_steps, their_image = theirs
     steps = enumerate(zip(our_steps, their_steps, strict=True))
     tensors = [
         f"{name} of step {step}"
@@ -78,11 +78,11 @@ def differences(ours: list[Any], theirs: list[Any]) -> list[str]:
         for name in our.keys() | their.keys()
         if not torch.equal(our[name], their[name])
     ]
-    return tensors + ["picture"] * (our_picture != their_picture)
+    return tensors + ["image"] * (our_image != their_image)
 
 
 def keeping(into: list[Any]) -> Callable[..., tuple[torch.Tensor]]:
-    """In place of `vae.decode`, which takes half a minute in bf16 on most CPUs: keeps the latents, and paints black."""
+    """In place of `vae.decode`, which takes half a minute in bf16 on most CPUs: keeps the latents, renders black."""
 
     def decode(latents: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
         into.append(latents.clone())
@@ -92,13 +92,13 @@ def keeping(into: list[Any]) -> Callable[..., tuple[torch.Tensor]]:
 
 
 def count_encodings(vae: Any) -> list[int]:
-    """Grows by one with each picture that the VAE encodes."""
+    """Grows by one with each image that the VAE encodes."""
     calls: list[int] = []
     vae.encoder.register_forward_hook(lambda *_: calls.append(1))
     return calls
 
 
-def with_one_pixel_changed(key: str) -> Pictures:
-    picture = PICTURES[key].copy()
-    picture.putpixel((9, 9), (255, 255, 255))
-    return {**PICTURES, key: picture}
+def with_one_pixel_changed(key: str) -> InputImages:
+    image = INPUTS[key].copy()
+    image.putpixel((9, 9), (255, 255, 255))
+    return {**INPUTS, key: image}

@@ -1,4 +1,4 @@
-"""SRPO from text: FluxPipeline's pictures, bit for bit, stoppable, and the same in any company."""
+"""SRPO from text: FluxPipeline's images, bit for bit, stoppable, and the same in any company."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ FOX = ImageRequest("srpo", "a red fox in the snow", width=256, height=320, steps
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def paint(pipeline: FluxModels, *requests: ImageRequest) -> list[bytes]:
-    return [painted.image.tobytes() for painted in pipeline.render(requests, lambda *_: True)]
+def render(pipeline: FluxModels, *requests: ImageRequest) -> list[bytes]:
+    return [rendered.image.tobytes() for rendered in pipeline.render(requests, lambda *_: True)]
 
 
 @pytest.mark.parametrize(
@@ -52,11 +52,11 @@ def test_computes_it_in_bf16_as_well(parts: Any, monkeypatch: pytest.MonkeyPatch
 
 
 def both(parts: Any, request: ImageRequest) -> tuple[list[Any], list[Any]]:
-    """What our pipeline and diffusers' have computed: each step of the transformer, and the picture."""
+    """What our pipeline and diffusers' have computed: each step of the transformer, and the image."""
     ours: list[Any] = []
     theirs: list[Any] = []
     end = record(parts.transformer, ours)
-    ours += [painted.image for painted in pipeline_of(parts).render([request], lambda *_: True)]
+    ours += [rendered.image for rendered in pipeline_of(parts).render([request], lambda *_: True)]
     end()
     record(parts.transformer, theirs)
     theirs += parts(
@@ -79,15 +79,15 @@ def test_an_image_of_a_batch_is_the_image_of_its_seed_alone(pipeline: FluxModels
         replace(FOX, guidance=9.0),
     ]
 
-    together = paint(pipeline, *batch)
+    together = render(pipeline, *batch)
 
-    assert together == [picture for request in batch for picture in paint(pipeline, request)]
+    assert together == [image for request in batch for image in render(pipeline, request)]
     assert len(set(together)) == 4
 
 
 def test_prompts_and_seeds_are_seen(pipeline: FluxModels) -> None:
     others = [replace(FOX, seed=8), replace(FOX, prompt="a blue whale")]
-    (fox, *rest) = [painted.image for painted in pipeline.render([FOX, *others], lambda *_: True)]
+    (fox, *rest) = [rendered.image for rendered in pipeline.render([FOX, *others], lambda *_: True)]
 
     for other in rest:
         assert sum(ImageStat.Stat(ImageChops.difference(fox, other)).mean) / 3 > 5
@@ -100,30 +100,30 @@ def test_an_image_is_yielded_before_the_next_is_begun(pipeline: FluxModels) -> N
         seen.append((index, step))
         return True
 
-    painted = pipeline.render([FOX, FOX], watch)
+    rendered = pipeline.render([FOX, FOX], watch)
 
-    assert next(painted).index == 0
+    assert next(rendered).index == 0
     assert seen == [(0, step) for step in range(5)]
-    assert next(painted).index == 1
+    assert next(rendered).index == 1
     assert seen[5:] == [(1, step) for step in range(5)]
 
 
 @pytest.mark.parametrize("last", [0, 1, 3, 4])
 def test_an_abandoned_image_stops_at_once_and_changes_nothing(parts: Any, pipeline: FluxModels, last: int) -> None:
-    untouched = paint(pipeline, FOX, replace(FOX, seed=8))
+    untouched = render(pipeline, FOX, replace(FOX, seed=8))
     forwards: list[Any] = []
     end = record(parts.transformer, forwards)
 
-    painted = list(pipeline.render([FOX, replace(FOX, seed=8)], lambda index, step: (index, step) != (0, last)))
+    rendered = list(pipeline.render([FOX, replace(FOX, seed=8)], lambda index, step: (index, step) != (0, last)))
     end()
 
     assert len(forwards) == last + FOX.steps
-    assert [(one.index, one.image.tobytes()) for one in painted] == [(1, untouched[1])]
-    assert paint(pipeline, FOX) == untouched[:1]
+    assert [(one.index, one.image.tobytes()) for one in rendered] == [(1, untouched[1])]
+    assert render(pipeline, FOX) == untouched[:1]
 
 
 def test_an_exception_in_mid_loop_changes_nothing(parts: Any, pipeline: FluxModels) -> None:
-    untouched = paint(pipeline, FOX)
+    untouched = render(pipeline, FOX)
     reference = parts(FOX.prompt, width=256, height=320, num_inference_steps=4, output_type="latent")[0].shape
 
     def watch(index: int, step: int) -> bool:
@@ -134,7 +134,7 @@ def test_an_exception_in_mid_loop_changes_nothing(parts: Any, pipeline: FluxMode
     with pytest.raises(KeyError):
         list(pipeline.render([FOX], watch))
 
-    assert paint(pipeline, FOX) == untouched
+    assert render(pipeline, FOX) == untouched
     assert not torch.is_inference_mode_enabled()
     assert parts(FOX.prompt, width=256, height=320, num_inference_steps=4, output_type="latent")[0].shape == reference
 
@@ -147,23 +147,23 @@ def test_what_runs_between_two_images_is_not_in_inference_mode(pipeline: FluxMod
 def test_any_size_is_the_middle_of_the_next_size_on_the_grid(pipeline: FluxModels, width: int, height: int) -> None:
     request = replace(FOX, width=width, height=height, steps=1)
     on_grid = replace(request, width=-(-width // 64) * 64, height=-(-height // 64) * 64)
-    whole, part = (painted.image for painted in pipeline.render([on_grid, request], lambda *_: True))
+    whole, part = (rendered.image for rendered in pipeline.render([on_grid, request], lambda *_: True))
 
     left, top = (whole.width - width) // 2, (whole.height - height) // 2
     assert (part.size, part.mode) == ((width, height), "RGB")
     assert part.tobytes() == whole.crop((left, top, left + width, top + height)).tobytes()
 
 
-def test_a_prompt_is_encoded_once_and_gives_the_same_picture(parts: Any, pipeline: FluxModels) -> None:
+def test_a_prompt_is_encoded_once_and_gives_the_same_image(parts: Any, pipeline: FluxModels) -> None:
     calls: list[Any] = []
     record(parts.text_encoder_2, calls)
 
-    first, second = paint(pipeline, FOX), paint(pipeline, FOX)
+    first, second = render(pipeline, FOX), render(pipeline, FOX)
 
     assert len(calls) == 1
     assert first == second
     parts.text_encoder_2.shared.weight.data.mul_(2)
-    assert paint(pipeline_of(parts), FOX) != first
+    assert render(pipeline_of(parts), FOX) != first
 
 
 def test_embeddings_of_many_prompts_are_not_kept_for_ever(parts: Any, pipeline: FluxModels) -> None:
@@ -171,7 +171,7 @@ def test_embeddings_of_many_prompts_are_not_kept_for_ever(parts: Any, pipeline: 
     record(parts.text_encoder_2, calls)
     prompts = [replace(FOX, prompt=f"fox {number}", height=256, steps=1) for number in range(33)]
 
-    paint(pipeline, *prompts, prompts[0])
+    render(pipeline, *prompts, prompts[0])
 
     assert len(calls) == 34
 
@@ -192,9 +192,9 @@ def test_a_prompt_beyond_the_encoder_warns_and_is_rendered(
 @pytest.mark.parametrize(("words", "warnings"), [(30, 0), (31, 1)])
 def test_the_last_token_that_fits_is_no_cause_for_a_warning(pipeline: FluxModels, words: int, warnings: int) -> None:
     """Beside the words there are a token for the start and one for the end."""
-    (painted,) = pipeline.render([replace(FOX, prompt="fox " * words, steps=1)], lambda *_: True)
+    (rendered,) = pipeline.render([replace(FOX, prompt="fox " * words, steps=1)], lambda *_: True)
 
-    assert len(painted.warnings) == warnings
+    assert len(rendered.warnings) == warnings
 
 
 def test_refuses_a_level_that_does_not_work(pipeline: FluxModels) -> None:
@@ -207,25 +207,25 @@ def test_refuses_a_model_that_it_does_not_serve(pipeline: FluxModels) -> None:
         pipeline.render([replace(FOX, model="kontext")], lambda *_: True)
 
 
-def test_values_that_are_no_colours_are_no_picture(pipeline: FluxModels) -> None:
-    untouched = paint(pipeline, FOX)
+def test_values_that_are_no_colours_are_no_image(pipeline: FluxModels) -> None:
+    untouched = render(pipeline, FOX)
 
     with pytest.raises(RenderError, match="no colours"):
-        paint(pipeline, replace(FOX, guidance=float("nan")))
+        render(pipeline, replace(FOX, guidance=float("nan")))
 
-    assert paint(pipeline, FOX) == untouched
+    assert render(pipeline, FOX) == untouched
 
 
 def test_another_thread_renders_the_same(pipeline: FluxModels) -> None:
     with ThreadPoolExecutor(max_workers=1) as pool:
-        elsewhere = pool.submit(paint, pipeline, FOX).result()
+        elsewhere = pool.submit(render, pipeline, FOX).result()
 
-    assert paint(pipeline, FOX) == elsewhere
+    assert render(pipeline, FOX) == elsewhere
 
 
 def test_warming_up_changes_nothing(pipeline: FluxModels) -> None:
-    cold = paint(pipeline_of(miniature_parts()), FOX)
+    cold = render(pipeline_of(miniature_parts()), FOX)
 
     pipeline.warm_up()
 
-    assert paint(pipeline, FOX) == cold
+    assert render(pipeline, FOX) == cold

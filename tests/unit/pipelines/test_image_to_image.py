@@ -1,4 +1,4 @@
-"""SRPO from a picture: FluxImg2ImgPipeline's pictures, bit for bit, and what that one cannot do."""
+"""SRPO from an image: FluxImg2ImgPipeline's images, bit for bit, and what that one cannot do."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from farm.domain.errors import RenderError
 from farm.domain.request import ImageRequest
 from miniature.tokenizer import T5_TOKENS
 from tests.unit.pipelines.denoising import (
-    PICTURES,
+    INPUTS,
     differences,
     keeping,
-    paint,
     pipeline_of,
     record,
+    render,
     with_one_pixel_changed,
 )
 from workers.pipelines.engine import FluxImg2ImgPipeline
@@ -71,16 +71,16 @@ def test_computes_it_in_bf16_as_well(parts: Any, monkeypatch: pytest.MonkeyPatch
 
 
 def both(parts: Any, request: ImageRequest) -> tuple[list[Any], list[Any]]:
-    """What our pipeline and diffusers' have computed: each step of the transformer, and the picture."""
+    """What our pipeline and diffusers' have computed: each step of the transformer, and the image."""
     ours: list[Any] = []
     theirs: list[Any] = []
     end = record(parts.transformer, ours)
-    ours += paint(pipeline_of(parts), request)
+    ours += render(pipeline_of(parts), request)
     end()
     record(parts.transformer, theirs)
     theirs += FluxImg2ImgPipeline(**parts.components)(
         request.prompt,
-        image=PICTURES[request.inputs[0]],
+        image=INPUTS[request.inputs[0]],
         width=request.width,
         height=request.height,
         strength=request.strength,
@@ -99,32 +99,32 @@ def test_steps_are_counted_from_the_first_that_is_done(pipeline: FluxModels) -> 
         seen.append(step)
         return True
 
-    list(pipeline.render([replace(FOX, steps=10, strength=0.35)], watch, PICTURES))
+    list(pipeline.render([replace(FOX, steps=10, strength=0.35)], watch, INPUTS))
 
     assert seen == [0, 1, 2, 3, 4]
 
 
 def test_the_input_strength_and_seed_are_seen(pipeline: FluxModels) -> None:
     others = [replace(FOX, inputs=("wide",)), replace(FOX, strength=0.9), replace(FOX, seed=8)]
-    fox, *rest = paint(pipeline, FOX, *others)
+    fox, *rest = render(pipeline, FOX, *others)
 
     for other in rest:
         assert sum(ImageStat.Stat(ImageChops.difference(fox, other)).mean) / 3 > 2
 
 
-def test_one_pixel_of_the_input_counts_and_other_pictures_do_not(pipeline: FluxModels) -> None:
-    assert paint(pipeline, FOX) != paint(pipeline, FOX, pictures=with_one_pixel_changed("waves"))
-    assert paint(pipeline, FOX) == paint(pipeline, FOX, pictures=with_one_pixel_changed("wide"))
+def test_one_pixel_of_the_input_counts_and_other_images_do_not(pipeline: FluxModels) -> None:
+    assert render(pipeline, FOX) != render(pipeline, FOX, inputs=with_one_pixel_changed("waves"))
+    assert render(pipeline, FOX) == render(pipeline, FOX, inputs=with_one_pixel_changed("wide"))
 
 
 def test_full_strength_still_follows_from_the_seed(pipeline: FluxModels) -> None:
-    """All is noise then, but the seed is first asked for the input's latents: another picture than from text."""
+    """All is noise then, but the seed is first asked for the input's latents: another image than from text."""
     from_text = replace(FOX, model="srpo", strength=None, inputs=())
 
-    remade, made = paint(pipeline, replace(FOX, strength=1.0), from_text)
+    remade, made = render(pipeline, replace(FOX, strength=1.0), from_text)
 
     assert remade != made
-    assert [remade] == paint(pipeline, replace(FOX, strength=1.0))
+    assert [remade] == render(pipeline, replace(FOX, strength=1.0))
 
 
 @pytest.mark.parametrize(("width", "height"), [(256, 320), (301, 263), (300, 200)])
@@ -140,54 +140,54 @@ def test_strength_0_returns_the_input_resized_without_a_step(
         seen.append((index, step))
         return True
 
-    (painted,) = pipeline.render([request], watch, PICTURES)
+    (rendered,) = pipeline.render([request], watch, INPUTS)
 
-    assert painted.image == PICTURES["wide"].resize((width, height), Image.Resampling.LANCZOS)
-    assert (painted.index, forwards, seen) == (0, [], [(0, 0)])
-    assert list(pipeline.render([request], lambda *_: False, PICTURES)) == []
+    assert rendered.image == INPUTS["wide"].resize((width, height), Image.Resampling.LANCZOS)
+    assert (rendered.index, forwards, seen) == (0, [], [(0, 0)])
+    assert list(pipeline.render([request], lambda *_: False, INPUTS)) == []
 
 
-def test_off_the_grid_the_input_lies_where_the_picture_is_cut_out(pipeline: FluxModels) -> None:
+def test_off_the_grid_the_input_lies_where_the_image_is_cut_out(pipeline: FluxModels) -> None:
     """As if an input of the next size on the grid, with its edges repeated outwards, had been given."""
-    picture = PICTURES["wide"].resize((301, 263))
+    image = INPUTS["wide"].resize((301, 263))
     left, top = (320 - 301) // 2, (320 - 263) // 2
     around = Image.new("RGB", (320, 320))
     for y in range(320):
         row = min(max(y - top, 0), 262)
-        line = picture.crop((0, row, 301, row + 1))
+        line = image.crop((0, row, 301, row + 1))
         around.paste(line.crop((0, 0, 1, 1)).resize((left, 1)), (0, y))
         around.paste(line, (left, y))
         around.paste(line.crop((300, 0, 301, 1)).resize((320 - left - 301, 1)), (left + 301, y))
     request = replace(FOX, width=301, height=263, inputs=("exact",))
 
-    (part,) = paint(pipeline, request, pictures={"exact": picture})
-    (whole,) = paint(pipeline, replace(request, width=320, height=320), pictures={"exact": around})
+    (part,) = render(pipeline, request, inputs={"exact": image})
+    (whole,) = render(pipeline, replace(request, width=320, height=320), inputs={"exact": around})
 
     assert part == whole.crop((left, top, left + 301, top + 263))
 
 
-def test_the_picture_is_the_same_alone_in_a_batch_twice_and_after_another_model(pipeline: FluxModels) -> None:
-    (alone,) = paint(pipeline, FOX)
+def test_the_image_is_the_same_alone_in_a_batch_twice_and_after_another_model(pipeline: FluxModels) -> None:
+    (alone,) = render(pipeline, FOX)
     from_text = replace(FOX, model="srpo", strength=None, inputs=(), seed=8)
     batch = [replace(FOX, seed=8), from_text, FOX, replace(FOX, inputs=("wide",)), FOX]
 
-    together = paint(pipeline, *batch)
+    together = render(pipeline, *batch)
 
-    assert [picture == alone for picture in together] == [False, False, True, False, True]
-    assert paint(pipeline, FOX) == [alone]
-    assert [together[1]] == paint(pipeline, from_text)
+    assert [image == alone for image in together] == [False, False, True, False, True]
+    assert render(pipeline, FOX) == [alone]
+    assert [together[1]] == render(pipeline, from_text)
 
 
 @pytest.mark.parametrize(
     ("request_", "reason"),
     [
-        (replace(FOX, inputs=()), "given 0 pictures"),
+        (replace(FOX, inputs=()), "given 0 images"),
         (replace(FOX, strength=None), "given the strength None"),
-        (replace(FOX, model="srpo"), "given 1 pictures"),
+        (replace(FOX, model="srpo"), "given 1 images"),
     ],
 )
-def test_refuses_what_lacks_a_picture_or_has_one_too_many(
+def test_refuses_what_lacks_an_image_or_has_one_too_many(
     pipeline: FluxModels, request_: ImageRequest, reason: str
 ) -> None:
     with pytest.raises(RenderError, match=reason):
-        pipeline.render([request_], lambda *_: True, PICTURES)
+        pipeline.render([request_], lambda *_: True, INPUTS)

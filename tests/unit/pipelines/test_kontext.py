@@ -1,4 +1,4 @@
-"""Kontext: FluxKontextPipeline's pictures, bit for bit, and several inputs, each of which is seen."""
+"""Kontext: FluxKontextPipeline's images, bit for bit, and several inputs, each of which is seen."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from PIL import Image
 from farm.domain.request import ImageRequest
 from miniature.tokenizer import T5_TOKENS
 from tests.unit.pipelines.denoising import (
-    PICTURES,
+    INPUTS,
     count_encodings,
     differences,
     keeping,
     kontext_of,
-    paint,
     pipeline_of,
     record,
+    render,
     with_one_pixel_changed,
 )
 from workers.pipelines.engine import PREFERRED_KONTEXT_RESOLUTIONS, FluxKontextPipeline
@@ -81,15 +81,15 @@ def test_computes_it_in_bf16_as_well(kontext: Any, monkeypatch: pytest.MonkeyPat
 
 
 def both(kontext: Any, request: ImageRequest) -> tuple[list[Any], list[Any]]:
-    """What our pipeline and diffusers' have computed: each step of the transformer, and the picture."""
+    """What our pipeline and diffusers' have computed: each step of the transformer, and the image."""
     ours: list[Any] = []
     theirs: list[Any] = []
     end = record(kontext.transformer, ours)
-    ours += paint(pipeline_of(kontext, kontext), request)
+    ours += render(pipeline_of(kontext, kontext), request)
     end()
     record(kontext.transformer, theirs)
     theirs += FluxKontextPipeline(**kontext.components)(
-        image=PICTURES[request.inputs[0]] if request.inputs else None,
+        image=INPUTS[request.inputs[0]] if request.inputs else None,
         prompt=request.prompt,
         width=request.width,
         height=request.height,
@@ -104,8 +104,8 @@ def both(kontext: Any, request: ImageRequest) -> tuple[list[Any], list[Any]]:
 
 @pytest.mark.usefixtures("small_inputs")
 def test_the_models_are_told_apart(pipeline: FluxModels) -> None:
-    from_text, edited = paint(pipeline, TEXT, FOX)
-    (of_srpo,) = paint(pipeline, replace(TEXT, model="srpo"))
+    from_text, edited = render(pipeline, TEXT, FOX)
+    (of_srpo,) = render(pipeline, replace(TEXT, model="srpo"))
 
     assert pipeline.models == (
         "srpo",
@@ -114,62 +114,62 @@ def test_the_models_are_told_apart(pipeline: FluxModels) -> None:
         "kontext",
         "kontext-multi",
     )
-    assert len({picture.tobytes() for picture in (from_text, edited, of_srpo)}) == 3
+    assert len({image.tobytes() for image in (from_text, edited, of_srpo)}) == 3
 
 
 @pytest.mark.usefixtures("small_inputs")
 def test_every_one_of_several_inputs_is_seen(pipeline: FluxModels) -> None:
-    (picture,) = paint(pipeline, SEVERAL)
+    (image,) = render(pipeline, SEVERAL)
 
     for key in SEVERAL.inputs:
-        assert paint(pipeline, SEVERAL, pictures=with_one_pixel_changed(key)) != [picture], key
+        assert render(pipeline, SEVERAL, inputs=with_one_pixel_changed(key)) != [image], key
 
 
 @pytest.mark.usefixtures("small_inputs")
 def test_the_order_of_the_inputs_counts(pipeline: FluxModels) -> None:
-    one, other = paint(pipeline, replace(SEVERAL, inputs=("red", "blue")), replace(SEVERAL, inputs=("blue", "red")))
+    one, other = render(pipeline, replace(SEVERAL, inputs=("red", "blue")), replace(SEVERAL, inputs=("blue", "red")))
 
     assert one != other
 
 
 @pytest.mark.usefixtures("small_inputs")
 def test_several_inputs_of_one_are_the_edit_of_one(pipeline: FluxModels) -> None:
-    edited, of_several = paint(pipeline, FOX, replace(FOX, model="kontext-multi"))
+    edited, of_several = render(pipeline, FOX, replace(FOX, model="kontext-multi"))
 
     assert edited == of_several
 
 
 @pytest.mark.usefixtures("small_inputs")
-def test_images_that_begin_from_the_same_pictures_encode_them_once(kontext: Any) -> None:
+def test_images_that_begin_from_the_same_images_encode_them_once(kontext: Any) -> None:
     calls = count_encodings(kontext.vae)
     request = replace(SEVERAL, inputs=("red", "blue"))
 
-    paint(pipeline_of(kontext, kontext), *[replace(request, seed=seed) for seed in range(3)])
+    render(pipeline_of(kontext, kontext), *[replace(request, seed=seed) for seed in range(3)])
 
     assert len(calls) == 2
 
 
 @pytest.mark.usefixtures("small_inputs")
-def test_pictures_of_one_call_are_forgotten_with_it(pipeline: FluxModels) -> None:
-    (before,) = paint(pipeline, FOX)
+def test_images_of_one_call_are_forgotten_with_it(pipeline: FluxModels) -> None:
+    (before,) = render(pipeline, FOX)
 
-    assert paint(pipeline, FOX, pictures={"waves": PICTURES["red"]}) != [before]
+    assert render(pipeline, FOX, inputs={"waves": INPUTS["red"]}) != [before]
 
 
 @pytest.mark.usefixtures("small_inputs")
-def test_the_picture_is_the_same_alone_in_a_batch_twice_and_after_another_model(pipeline: FluxModels) -> None:
-    (alone,) = paint(pipeline, FOX)
+def test_the_image_is_the_same_alone_in_a_batch_twice_and_after_another_model(pipeline: FluxModels) -> None:
+    (alone,) = render(pipeline, FOX)
     strangers = [replace(FOX, model="srpo", inputs=()), replace(FOX, inputs=("wide",)), TEXT]
 
-    together = paint(pipeline, *strangers, FOX, replace(FOX, seed=8), FOX)
+    together = render(pipeline, *strangers, FOX, replace(FOX, seed=8), FOX)
 
-    assert [picture == alone for picture in together] == [False, False, False, True, False, True]
-    assert paint(pipeline, FOX) == [alone]
+    assert [image == alone for image in together] == [False, False, False, True, False, True]
+    assert render(pipeline, FOX) == [alone]
 
 
 @pytest.mark.usefixtures("small_inputs")
 def test_an_output_off_the_grid_is_the_middle_of_the_next_size(pipeline: FluxModels) -> None:
-    part, whole = paint(pipeline, replace(FOX, width=301, height=263), replace(FOX, width=320, height=320))
+    part, whole = render(pipeline, replace(FOX, width=301, height=263), replace(FOX, width=320, height=320))
 
     assert part == whole.crop((9, 28, 310, 291))
 

@@ -86,7 +86,7 @@ def test_a_model_that_chats_is_told_what_the_prompt_is_for(chatting: Path, monke
     assert all(text.startswith("[system]") and text.endswith("[assistant] ") for text in heard)
     assert "text-to-image" in heard[0]
     assert "[user] a red fox" in heard[0]
-    assert "edits pictures" in heard[1]
+    assert "edits images" in heard[1]
 
 
 def test_what_a_chatting_model_writes_is_the_prompt(chatting: Path) -> None:

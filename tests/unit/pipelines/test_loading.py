@@ -19,7 +19,7 @@ from farm.domain.request import ImageRequest
 from farm.weights import LICENCES, check_licences
 from farm.weights import Checkpoints as Set
 from miniature.tokenizer import T5_TOKENS
-from tests.unit.pipelines.denoising import PICTURES, add_editor, kontext_of, miniature_parts
+from tests.unit.pipelines.denoising import INPUTS, add_editor, kontext_of, miniature_parts
 from workers.pipelines import miniature
 from workers.pipelines.engine import FluxKontextPipeline
 from workers.pipelines.fingerprint import build_digest
@@ -68,9 +68,9 @@ def checkpoints(tmp_path: Path) -> Checkpoints:
     return Checkpoints(flux_dir, srpo_file)
 
 
-def paint(pipeline: Pipeline, request: ImageRequest = FOX) -> bytes:
-    (painted,) = pipeline.render([request], lambda *_: True, PICTURES)
-    return painted.image.tobytes()
+def render(pipeline: Pipeline, request: ImageRequest = FOX) -> bytes:
+    (rendered,) = pipeline.render([request], lambda *_: True, INPUTS)
+    return rendered.image.tobytes()
 
 
 def refusal(act: Callable[[], object]) -> str:
@@ -84,7 +84,7 @@ def test_the_miniature_is_there() -> None:
     pipeline = load_miniature()
 
     assert (pipeline.models, pipeline.weights) == (tuple(model.name for model in MODELS), "miniature")
-    assert len(paint(pipeline)) == 256 * 256 * 3
+    assert len(render(pipeline)) == 256 * 256 * 3
 
 
 def test_the_miniature_computes_with_one_thread_wherever_it_renders() -> None:
@@ -100,7 +100,7 @@ def test_two_loads_render_the_same() -> None:
     one, other = load_miniature(), load_miniature()
     one.warm_up()
 
-    assert paint(one) == paint(other)
+    assert render(one) == render(other)
     assert one.build == other.build
 
 
@@ -117,8 +117,8 @@ def test_srpo_renders_with_the_transformer_of_its_own_file(checkpoints: Checkpoi
     pipeline = checkpoints.load()
 
     assert (pipeline.models, pipeline.weights) == (("srpo", "srpo-image-to-image"), "flux-1-dev + srpo")
-    assert paint(pipeline) == reference.images[0].tobytes()
-    assert paint(pipeline) != paint(load_miniature())
+    assert render(pipeline) == reference.images[0].tobytes()
+    assert render(pipeline) != render(load_miniature())
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
@@ -138,27 +138,27 @@ def test_tensors_are_cast_to_the_number_format(
 
 def test_a_loaded_transformer_does_not_need_its_file_any_more(checkpoints: Checkpoints) -> None:
     pipeline = checkpoints.load()
-    before = paint(pipeline)
+    before = render(pipeline)
 
     with checkpoints.srpo_file.open("r+b") as file:
         file.write(bytes(checkpoints.srpo_file.stat().st_size))
 
-    assert paint(pipeline, replace(FOX, seed=8)) != before
-    assert paint(pipeline) == before
+    assert render(pipeline, replace(FOX, seed=8)) != before
+    assert render(pipeline) == before
 
 
 def test_where_a_tensor_lies_in_its_file_changes_nothing(tmp_path: Path) -> None:
     home = tmp_path / "miniature"
     shutil.copytree(miniature.HOME, home)
     files = list(home.rglob("*.safetensors"))
-    pictures = set()
+    inputs = set()
 
     for padding in (0, 8):  # in the header, before the tensors
         for path in files:
             save_file(load_file(path), path, metadata={"format": "pt", "padding": "x" * padding})
-        pictures.add(paint(load_miniature(home=home)))
+        inputs.add(render(load_miniature(home=home)))
 
-    assert len(pictures) == 1
+    assert len(inputs) == 1
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_kontext_alone_is_served_from_its_own_folder(kontext_dir: Path, edited_h
 
     assert pipeline.weights == "flux-1-kontext-dev"
     assert pipeline.models == ("kontext-text-to-image", "kontext", "kontext-multi")
-    assert paint(pipeline, EDIT) == paint(load_miniature(home=edited_home), EDIT)
+    assert render(pipeline, EDIT) == render(load_miniature(home=edited_home), EDIT)
 
 
 def test_both_are_served_with_one_set_of_the_other_parts(
@@ -200,8 +200,8 @@ def test_both_are_served_with_one_set_of_the_other_parts(
 
     assert both.weights == "flux-1-dev + srpo, flux-1-kontext-dev"
     assert both.models == tuple(model.name for model in MODELS)
-    assert paint(both) == paint(checkpoints.load())
-    assert paint(both, EDIT) == paint(load_miniature(home=edited_home), EDIT)
+    assert render(both) == render(checkpoints.load())
+    assert render(both, EDIT) == render(load_miniature(home=edited_home), EDIT)
     assert own_parts(both) == {"transformer"}
 
 
@@ -225,7 +225,7 @@ def test_other_text_encoders_and_vaes_are_loaded_from_each(
     checkpoints: Checkpoints, kontext_dir: Path, change: str
 ) -> None:
     vae, encoder = kontext_dir / "vae", kontext_dir / "text_encoder_2"
-    before = paint(checkpoints.load_beside(kontext_dir), EDIT)
+    before = render(checkpoints.load_beside(kontext_dir), EDIT)
     if change == "weights":
         tensors = load_file(vae / WEIGHTS)
         save_file({name: 1.01 * tensor for name, tensor in tensors.items()}, vae / WEIGHTS)
@@ -236,8 +236,8 @@ def test_other_text_encoders_and_vaes_are_loaded_from_each(
     both = checkpoints.load_beside(kontext_dir)
 
     assert own_parts(both) == {"transformer", "vae" if change == "weights" else "text_encoder_2"}
-    assert paint(both) == paint(checkpoints.load())
-    assert paint(both, EDIT) != before
+    assert render(both) == render(checkpoints.load())
+    assert render(both, EDIT) != before
 
 
 @pytest.mark.parametrize("name", ["model_index.json", "transformer/config.json", "vae/config.json"])
@@ -348,7 +348,7 @@ def test_a_folder_that_is_not_there_is_refused(checkpoints: Checkpoints) -> None
 
 
 def test_weights_in_several_files_are_loaded_or_the_missing_one_is_named(checkpoints: Checkpoints) -> None:
-    whole = paint(checkpoints.load())
+    whole = render(checkpoints.load())
     part = checkpoints.flux_dir / "text_encoder_2"
     tensors = load_file(part / "model.safetensors")
     (part / "model.safetensors").unlink()
@@ -358,7 +358,7 @@ def test_weights_in_several_files_are_loaded_or_the_missing_one_is_named(checkpo
         save_file(own, part / shard, metadata={"format": "pt"})
     (part / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shards}))
 
-    assert paint(checkpoints.load()) == whole
+    assert render(checkpoints.load()) == whole
     (part / "model-00002-of-00002.safetensors").unlink()
     assert "lacks text_encoder_2/model-00002-of-00002.safetensors" in refusal(checkpoints.load)
 
@@ -372,14 +372,14 @@ def test_a_broken_file_in_the_folder_is_refused(checkpoints: Checkpoints, name: 
     assert "cannot be loaded" in refusal(checkpoints.load)
 
 
-def test_without_an_editor_kontext_paints_as_srpo_does_and_with_one_as_that_does(edited_home: Path) -> None:
+def test_without_an_editor_kontext_renders_as_srpo_does_and_with_one_as_that_does(edited_home: Path) -> None:
     without, with_one = load_miniature(), load_miniature(home=edited_home)
     text = replace(FOX, model="kontext-text-to-image")
 
     assert own_parts(without) == set()
     assert own_parts(with_one) == {"transformer"}
-    assert paint(without) == paint(with_one)
-    assert paint(without, text) != paint(with_one, text)
+    assert render(without) == render(with_one)
+    assert render(without, text) != render(with_one, text)
     assert without.build != with_one.build
 
 

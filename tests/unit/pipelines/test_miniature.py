@@ -33,7 +33,7 @@ sys.stdin.readline()
 pipeline = load_miniature()
 pipeline.warm_up()
 requests = [ImageRequest(model, "a red star " * 9, 256, 320, 3, 4.5, 7) for model in ("srpo", "kontext-text-to-image")]
-digest = hashlib.sha256(b"".join(painted.image.tobytes() for painted in pipeline.render(requests, lambda *_: True)))
+digest = hashlib.sha256(b"".join(rendered.image.tobytes() for rendered in pipeline.render(requests, lambda *_: True)))
 print(json.dumps([pipeline.build, digest.hexdigest()]))
 """
 
@@ -78,7 +78,7 @@ def test_every_description_says_so_too(path: Path) -> None:
     assert json.loads(path.read_text())["_miniature"]["name"] == "srpo-farm miniature"
 
 
-def test_two_processes_render_the_same_picture_with_the_same_build(twins: tuple[list[Any], list[str]]) -> None:
+def test_two_processes_render_the_same_image_with_the_same_build(twins: tuple[list[Any], list[str]]) -> None:
     (one, other), _ = twins
 
     assert one == other

@@ -1,4 +1,4 @@
-"""The simulated pipeline: pictures that follow from the request, in step, and stoppable."""
+"""The simulated pipeline: images that follow from the request, in step, and stoppable."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from farm import clock
 from farm.domain.catalogue import MODELS
 from farm.domain.errors import RenderError
 from farm.domain.request import ImageRequest
-from workers.pipelines.pipeline import Painted, Pictures, Pipeline
+from workers.pipelines.pipeline import InputImages, Pipeline, RenderedImage
 from workers.pipelines.simulated import SimulatedPipeline
 
 FOX = ImageRequest("srpo", "a red fox", width=301, height=257, steps=3, guidance=4.5, seed=7)
 REMIX = replace(FOX, model="srpo-image-to-image", strength=0.5, inputs=("red",))
 MIX = replace(FOX, model="kontext-multi", inputs=("red", "blue"))
-PICTURES = {
+INPUTS = {
     "red": Image.linear_gradient("L").convert("RGB"),
     "blue": Image.radial_gradient("L").convert("RGB"),
 }
 
 
-def paint(request: ImageRequest, pictures: Pictures = PICTURES) -> bytes:
+def render(request: ImageRequest, inputs: InputImages = INPUTS) -> bytes:
     pipeline: Pipeline = SimulatedPipeline(step_ms=0)
-    (painted,) = pipeline.render([request], lambda *_: True, pictures)
-    return painted.image.tobytes()
+    (rendered,) = pipeline.render([request], lambda *_: True, inputs)
+    return rendered.image.tobytes()
 
 
-def with_one_pixel_changed(key: str) -> Pictures:
-    picture = PICTURES[key].copy()
-    picture.putpixel((9, 9), (1, 2, 3))
-    return PICTURES | {key: picture}
+def with_one_pixel_changed(key: str) -> InputImages:
+    image = INPUTS[key].copy()
+    image.putpixel((9, 9), (1, 2, 3))
+    return INPUTS | {key: image}
 
 
-def test_paints_rgb_of_exactly_the_size_asked_for() -> None:
-    (painted,) = SimulatedPipeline(step_ms=0).render([FOX], lambda *_: True)
+def test_renders_rgb_of_exactly_the_size_asked_for() -> None:
+    (rendered,) = SimulatedPipeline(step_ms=0).render([FOX], lambda *_: True)
 
-    assert (painted.index, painted.warnings) == (0, ())
-    assert (painted.image.mode, painted.image.size) == ("RGB", (301, 257))
+    assert (rendered.index, rendered.warnings) == (0, ())
+    assert (rendered.image.mode, rendered.image.size) == ("RGB", (301, 257))
 
 
 @pytest.mark.parametrize(
@@ -52,11 +52,11 @@ def test_paints_rgb_of_exactly_the_size_asked_for() -> None:
     ],
 )
 def test_pixels_follow_from_what_decides_them(other: ImageRequest) -> None:
-    assert paint(FOX) == paint(FOX)
-    assert paint(FOX) != paint(other)
+    assert render(FOX) == render(FOX)
+    assert render(FOX) != render(other)
 
 
-def test_every_model_of_the_catalogue_paints_a_picture_of_its_own() -> None:
+def test_every_model_of_the_catalogue_renders_an_image_of_its_own() -> None:
     names = [model.name for model in MODELS]
     requests = [
         FOX,
@@ -67,27 +67,27 @@ def test_every_model_of_the_catalogue_paints_a_picture_of_its_own() -> None:
     ]
 
     assert [request.model for request in requests] == names == list(SimulatedPipeline(0).models)
-    assert len({paint(request) for request in requests}) == 5
+    assert len({render(request) for request in requests}) == 5
 
 
 @pytest.mark.parametrize("key", MIX.inputs)
 def test_every_pixel_of_every_input_counts(key: str) -> None:
-    assert paint(MIX) != paint(MIX, with_one_pixel_changed(key))
+    assert render(MIX) != render(MIX, with_one_pixel_changed(key))
 
 
 def test_the_order_of_inputs_counts() -> None:
-    assert paint(MIX) != paint(replace(MIX, inputs=("blue", "red")))
+    assert render(MIX) != render(replace(MIX, inputs=("blue", "red")))
 
 
 def test_an_input_that_is_not_named_changes_nothing() -> None:
-    assert paint(REMIX) == paint(REMIX, with_one_pixel_changed("blue"))
+    assert render(REMIX) == render(REMIX, with_one_pixel_changed("blue"))
 
 
 def test_strength_leads_away_from_the_input() -> None:
     strengths = (0.1, 0.5, 0.9)
-    resized = PICTURES["red"].resize((FOX.width, FOX.height))
+    resized = INPUTS["red"].resize((FOX.width, FOX.height))
     distances = [
-        sum(abs(a - b) for a, b in zip(paint(replace(REMIX, strength=strength)), resized.tobytes(), strict=True))
+        sum(abs(a - b) for a, b in zip(render(replace(REMIX, strength=strength)), resized.tobytes(), strict=True))
         for strength in strengths
     ]
 
@@ -101,9 +101,9 @@ def test_strength_0_returns_the_input_resized_without_a_step() -> None:
         seen.append((index, step))
         return True
 
-    (painted,) = SimulatedPipeline(60_000).render([replace(REMIX, strength=0.0)], watch, PICTURES)
+    (rendered,) = SimulatedPipeline(60_000).render([replace(REMIX, strength=0.0)], watch, INPUTS)
 
-    assert painted.image == PICTURES["red"].resize((FOX.width, FOX.height), Image.Resampling.LANCZOS)
+    assert rendered.image == INPUTS["red"].resize((FOX.width, FOX.height), Image.Resampling.LANCZOS)
     assert seen == [(0, 0)]
 
 
@@ -115,21 +115,21 @@ def test_image_to_image_does_the_steps_that_its_strength_leaves() -> None:
         return True
 
     request = replace(REMIX, steps=10, strength=0.35)
-    list(SimulatedPipeline(0).render([request], watch, PICTURES))
+    list(SimulatedPipeline(0).render([request], watch, INPUTS))
 
     assert seen == list(range(request.denoising_steps + 1)) == [0, 1, 2, 3, 4]
 
 
 def test_guidance_changes_no_pixel() -> None:
-    assert paint(FOX) == paint(replace(FOX, guidance=9))
+    assert render(FOX) == render(replace(FOX, guidance=9))
 
 
 def test_company_changes_no_pixel() -> None:
     batch = [replace(FOX, seed=seed) for seed in (7, 8, 9)]
 
-    painted = list(SimulatedPipeline(step_ms=0).render(batch, lambda *_: True))
+    rendered = list(SimulatedPipeline(step_ms=0).render(batch, lambda *_: True))
 
-    assert [one.image.tobytes() for one in painted] == [paint(request) for request in batch]
+    assert [one.image.tobytes() for one in rendered] == [render(request) for request in batch]
 
 
 def test_a_batch_goes_in_step_and_a_shorter_image_is_finished_earlier() -> None:
@@ -140,24 +140,24 @@ def test_a_batch_goes_in_step_and_a_shorter_image_is_finished_earlier() -> None:
         return True
 
     batch = [replace(FOX, steps=3), replace(FOX, steps=1)]
-    painted = SimulatedPipeline(step_ms=0).render(batch, watch)
+    rendered = SimulatedPipeline(step_ms=0).render(batch, watch)
 
-    assert next(painted).index == 1
+    assert next(rendered).index == 1
     assert seen == [(0, 0), (1, 0), (0, 1), (1, 1)]
-    assert next(painted).index == 0
+    assert next(rendered).index == 0
     assert seen[4:] == [(0, 2), (0, 3)]
 
 
-def test_an_abandoned_image_is_not_painted_and_not_asked_for_again() -> None:
+def test_an_abandoned_image_is_not_rendered_and_not_asked_for_again() -> None:
     seen: list[tuple[int, int]] = []
 
     def watch(index: int, step: int) -> bool:
         seen.append((index, step))
         return (index, step) != (0, 1)
 
-    painted = list(SimulatedPipeline(step_ms=0).render([FOX, FOX], watch))
+    rendered = list(SimulatedPipeline(step_ms=0).render([FOX, FOX], watch))
 
-    assert [one.index for one in painted] == [1]
+    assert [one.index for one in rendered] == [1]
     assert [step for index, step in seen if index == 0] == [0, 1]
     assert [step for index, step in seen if index == 1] == [0, 1, 2, 3]
 
@@ -182,15 +182,15 @@ def test_a_step_takes_its_time_once_for_the_whole_batch() -> None:
     [
         (replace(FOX, acceleration="high"), '"high" does not work yet'),
         (replace(FOX, model="redux"), 'not "redux"'),
-        (replace(FOX, model="kontext"), "given 0 pictures"),
-        (replace(FOX, inputs=("red",)), "given 1 pictures"),
+        (replace(FOX, model="kontext"), "given 0 images"),
+        (replace(FOX, inputs=("red",)), "given 1 images"),
         (replace(REMIX, strength=None), "given the strength None"),
         (replace(FOX, strength=0.5), "given the strength 0.5"),
     ],
 )
 def test_refuses_what_it_does_not_serve(other: ImageRequest, reason: str) -> None:
     with pytest.raises(RenderError, match=reason):
-        SimulatedPipeline(step_ms=0).render([FOX, other], lambda *_: True, PICTURES)
+        SimulatedPipeline(step_ms=0).render([FOX, other], lambda *_: True, INPUTS)
 
 
 def test_says_what_it_is() -> None:
@@ -202,7 +202,7 @@ def test_says_what_it_is() -> None:
     assert len(pipeline.build) == 16
 
 
-def test_painted_images_carry_their_place_in_the_batch() -> None:
-    painted: list[Painted] = list(SimulatedPipeline(step_ms=0).render([FOX] * 4, lambda *_: True))
+def test_rendered_images_carry_their_place_in_the_batch() -> None:
+    rendered: list[RenderedImage] = list(SimulatedPipeline(step_ms=0).render([FOX] * 4, lambda *_: True))
 
-    assert [one.index for one in painted] == [0, 1, 2, 3]
+    assert [one.index for one in rendered] == [0, 1, 2, 3]

@@ -1,4 +1,4 @@
-"""Pictures in a folder: whole or not at all, and under no name but a key's."""
+"""Images in a folder: whole or not at all, and under no name but a key's."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OTHER_ID = "0b0f3d1e-3c52-4f0e-9d55-6a1f5f7f2c12"
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     # So deep that no name below could lead out of `tmp_path`, not even if it were believed.
-    return tmp_path / "a" / "b" / "c" / "pictures"
+    return tmp_path / "a" / "b" / "c" / "images"
 
 
 @pytest.fixture
@@ -51,26 +51,26 @@ def everything(folder: Path) -> list[str]:
 
 def test_what_was_put_is_found(storage: LocalStorage) -> None:
     key = new_key(JOB_ID, 3, 0, "jpeg")
-    storage.put(key, b"picture")
+    storage.put(key, b"content")
 
-    picture = storage.find(key)
+    image = storage.find(key)
 
-    assert picture is not None
-    assert (picture.content_type, picture.bytes) == ("image/jpeg", 7)
-    assert abs((datetime.now(UTC) - picture.stored_at).total_seconds()) < 10
-    assert storage.read(key) == b"picture"
+    assert image is not None
+    assert (image.content_type, image.bytes) == ("image/jpeg", 7)
+    assert abs((datetime.now(UTC) - image.stored_at).total_seconds()) < 10
+    assert storage.read(key) == b"content"
 
 
-@pytest.mark.parametrize(("start", "stop", "part"), [(0, 7, b"picture"), (1, 3, b"ic"), (6, 7, b"e"), (3, 3, b"")])
+@pytest.mark.parametrize(("start", "stop", "part"), [(0, 7, b"content"), (1, 3, b"ic"), (6, 7, b"e"), (3, 3, b"")])
 def test_a_part_can_be_read(storage: LocalStorage, start: int, stop: int, part: bytes) -> None:
     key = new_key(JOB_ID, 3, 0, "jpeg")
-    storage.put(key, b"picture")
+    storage.put(key, b"content")
 
     with closing(storage.open(key, start, stop)) as pieces:
         assert b"".join(pieces) == part
 
 
-def test_a_large_picture_is_read_in_pieces(storage: LocalStorage) -> None:
+def test_a_large_image_is_read_in_pieces(storage: LocalStorage) -> None:
     key, content = new_key(JOB_ID, 3, 0, "png"), bytes(range(256)) * 1000
     storage.put(key, content)
 
@@ -106,11 +106,11 @@ def test_what_is_removed_while_it_is_looked_for_is_not_found(
     assert storage.find(new_key(JOB_ID, 3, 0, "png")) is None
 
 
-def test_a_picture_is_for_the_farm_alone(storage: LocalStorage, root: Path) -> None:
+def test_an_image_is_for_the_farm_alone(storage: LocalStorage, root: Path) -> None:
     key = new_key(JOB_ID, 3, 0, "png")
     old = os.umask(0)
     try:
-        storage.put(key, b"picture")
+        storage.put(key, b"content")
     finally:
         os.umask(old)
 
@@ -134,7 +134,7 @@ def test_a_full_disk_leaves_nothing(storage: LocalStorage, root: Path, monkeypat
     (root / key[:2] / f".{key}.00000000.part").symlink_to("/dev/full")
 
     with pytest.raises(StorageUnavailable, match="No space left"):
-        storage.put(key, b"picture")
+        storage.put(key, b"content")
 
     assert storage.find(key) is None
     assert everything(root) == []
@@ -146,7 +146,7 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(storage: LocalStorage, 
     (root / key[:2]).write_text("a file where the folder would be")
 
     with pytest.raises(StorageError, match="File exists") as caught:
-        storage.put(key, b"picture")
+        storage.put(key, b"content")
 
     assert not isinstance(caught.value, StorageUnavailable), "no waiting cures this"
     assert storage.find(key) is None
@@ -157,13 +157,13 @@ def test_a_failed_rename_leaves_nothing_half_done(storage: LocalStorage, root: P
     (root / key[:2] / key).mkdir(parents=True)
 
     with pytest.raises(StorageError):
-        storage.put(key, b"picture")
+        storage.put(key, b"content")
 
     assert storage.find(key) is None
     assert everything(root) == []
 
 
-def test_a_half_written_picture_is_not_found(storage: LocalStorage, root: Path) -> None:
+def test_a_half_written_image_is_not_found(storage: LocalStorage, root: Path) -> None:
     key = new_key(JOB_ID, 3, 0, "png")
     (root / key[:2]).mkdir(parents=True)
     (root / key[:2] / f".{key}.part").write_bytes(b"pic")
@@ -203,10 +203,10 @@ def test_an_upload_is_found_until_its_time_is_over(storage: LocalStorage, second
     """Whoever has been given it may read it a little longer."""
     with time_machine.travel(1_767_323_045, tick=False):
         key = new_upload_key("png", until=1_767_323_045 + seconds)
-        storage.put(key, b"picture")
+        storage.put(key, b"content")
 
         assert (storage.find(key) is not None) == found
-        assert storage.read(key) == b"picture"
+        assert storage.read(key) == b"content"
 
 
 def test_a_part_of_an_upload_is_nobodys_file(storage: LocalStorage) -> None:
@@ -263,17 +263,17 @@ def test_a_file_begins_as_its_kind_does(extension: Extension, head: bytes, alike
 
 def test_a_second_put_replaces_the_whole(storage: LocalStorage, root: Path) -> None:
     key = new_key(JOB_ID, 3, 0, "png")
-    storage.put(key, b"a longer picture")
+    storage.put(key, b"a longer image")
     storage.put(key, b"short")
 
     assert storage.read(key) == b"short"
     assert everything(root) == [key]
 
 
-def test_deleting_a_job_removes_every_picture_of_it_and_no_other(storage: LocalStorage, root: Path) -> None:
+def test_deleting_a_job_removes_every_image_of_it_and_no_other(storage: LocalStorage, root: Path) -> None:
     kept = new_key(OTHER_ID, 1, 0, "png")
     for key in (kept, new_key(JOB_ID, 1, 0, "png"), new_key(JOB_ID, 1, 1, "png"), new_key(JOB_ID, 22, 0, "jpeg")):
-        storage.put(key, b"picture")
+        storage.put(key, b"content")
     (root / JOB_ID[:2] / f".{new_key(JOB_ID, 4, 0, 'png')}.part").write_bytes(b"pic")
 
     storage.delete_job(JOB_ID)
@@ -281,15 +281,15 @@ def test_deleting_a_job_removes_every_picture_of_it_and_no_other(storage: LocalS
     assert everything(root) == [kept]
 
 
-def test_deleting_a_job_without_pictures_is_no_error(storage: LocalStorage) -> None:
+def test_deleting_a_job_without_images_is_no_error(storage: LocalStorage) -> None:
     storage.delete_job(JOB_ID)
 
 
-def test_every_picture_is_met_folder_by_folder(storage: LocalStorage, root: Path) -> None:
+def test_every_image_is_met_folder_by_folder(storage: LocalStorage, root: Path) -> None:
     """Also what was being written when its writer died; nothing else that may lie there."""
     keys = [new_key(job_id, 1, 0, "png") for job_id in (f"ff{JOB_ID[2:]}", OTHER_ID, OTHER_ID)]
     for key in keys:
-        storage.put(key, b"picture")
+        storage.put(key, b"content")
     part = f".{new_key(OTHER_ID, 2, 0, 'png')}.part"
     for name in (part, "notes.txt", f".{part}"):
         (root / OTHER_ID[:2] / name).write_bytes(b"")
@@ -313,7 +313,7 @@ def test_what_was_met_can_be_removed(storage: LocalStorage, root: Path) -> None:
     kept, removed = new_key(JOB_ID, 1, 0, "png"), new_key(JOB_ID, 1, 1, "png")
     part = f".{new_key(JOB_ID, 2, 0, 'png')}.part"
     for key in (kept, removed):
-        storage.put(key, b"picture")
+        storage.put(key, b"content")
     (root / JOB_ID[:2] / part).write_bytes(b"")
 
     for name in (removed, part, removed):
@@ -366,7 +366,7 @@ def test_what_is_no_key_is_not_found(storage: LocalStorage, root: Path, odd: str
 
 def test_nothing_is_written_under_what_is_no_key(storage: LocalStorage, tmp_path: Path, odd: str) -> None:
     with pytest.raises((StorageError, ValueError)):
-        storage.put(odd, b"picture")
+        storage.put(odd, b"content")
 
     assert everything(tmp_path) == []
 

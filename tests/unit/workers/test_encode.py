@@ -1,4 +1,4 @@
-"""Pictures as files: their parameters and the mark of AI-made media, read back with Pillow."""
+"""Images as files: their parameters and the mark of AI-made media, read back with Pillow."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ FORMS: tuple[OutputFormat, ...] = ("jpeg", "png")
 
 
 @pytest.fixture
-def picture() -> Image.Image:
-    """Smooth in one direction and the other, as pictures mostly are."""
+def pattern() -> Image.Image:
+    """Smooth in one direction and the other, as images mostly are."""
     across = Image.linear_gradient("L").resize((FOX.width, FOX.height))
     return Image.merge("RGB", (across, across.transpose(Image.Transpose.ROTATE_180), ImageChops.invert(across)))
 
 
 def encoded(
-    picture: Image.Image,
+    pattern: Image.Image,
     form: OutputFormat,
     *,
     of: Request = FOX,
@@ -38,7 +38,7 @@ def encoded(
     warnings: tuple[str, ...] = (),
 ) -> bytes:
     request = of.model_copy(update={"output_format": form})
-    return encoder.encode(picture, of=request, number=number, warnings=warnings)
+    return encoder.encode(pattern, of=request, number=number, warnings=warnings)
 
 
 def parameters(content: bytes) -> dict[str, Any]:
@@ -56,8 +56,8 @@ def parameters(content: bytes) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_carries_its_parameters(picture: Image.Image, form: OutputFormat) -> None:
-    assert parameters(encoded(picture, form)) == {
+def test_carries_its_parameters(pattern: Image.Image, form: OutputFormat) -> None:
+    assert parameters(encoded(pattern, form)) == {
         "model": "srpo",
         "weights": "miniature",
         "build": "b1",
@@ -77,15 +77,15 @@ def test_carries_its_parameters(picture: Image.Image, form: OutputFormat) -> Non
     ["ein Füchschen 狐狸 \U0001f98a", 'quotes " and \\ and \x00 \n', "🦊" * 4000, "\x01" * 4000],
     ids=["unicode", "control", "longest", "longest when escaped"],
 )
-def test_any_prompt_comes_back_as_it_was(picture: Image.Image, form: OutputFormat, prompt: str) -> None:
-    content = encoded(picture, form, of=a_request(prompt=prompt))
+def test_any_prompt_comes_back_as_it_was(pattern: Image.Image, form: OutputFormat, prompt: str) -> None:
+    content = encoded(pattern, form, of=a_request(prompt=prompt))
 
     assert parameters(content)["prompt"] == prompt
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_prompt_is_left_out_when_asked(picture: Image.Image, form: OutputFormat) -> None:
-    content = encoded(picture, form, encoder=replace(ENCODER, with_prompt=False))
+def test_the_prompt_is_left_out_when_asked(pattern: Image.Image, form: OutputFormat) -> None:
+    content = encoded(pattern, form, encoder=replace(ENCODER, with_prompt=False))
 
     assert "prompt" not in parameters(content)
     assert parameters(content)["seed"] == FOX.seed
@@ -93,27 +93,27 @@ def test_the_prompt_is_left_out_when_asked(picture: Image.Image, form: OutputFor
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_each_image_carries_its_own_seed(picture: Image.Image, form: OutputFormat) -> None:
-    seeds = [parameters(encoded(picture, form, number=number))["seed"] for number in range(3)]
+def test_each_image_carries_its_own_seed(pattern: Image.Image, form: OutputFormat) -> None:
+    seeds = [parameters(encoded(pattern, form, number=number))["seed"] for number in range(3)]
 
     assert seeds == [2**32 - 1, 0, 1]
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_tells_what_the_picture_began_from(picture: Image.Image, form: OutputFormat) -> None:
+def test_tells_what_the_image_began_from(pattern: Image.Image, form: OutputFormat) -> None:
     of = a_request(model="srpo-image-to-image", strength=0.8, inputs=("one", "other"))
 
-    told = parameters(encoded(picture, form, of=of))
+    told = parameters(encoded(pattern, form, of=of))
 
     assert (told["strength"], told["inputs"]) == (0.8, 2)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_both_prompts_are_in_it_where_it_was_rewritten(picture: Image.Image, form: OutputFormat) -> None:
+def test_both_prompts_are_in_it_where_it_was_rewritten(pattern: Image.Image, form: OutputFormat) -> None:
     of = a_request(prompt="a red fox in fresh snow", original_prompt="a red fox")
     silent = replace(ENCODER, with_prompt=False)
 
-    told, kept_quiet = (parameters(encoded(picture, form, of=of, encoder=encoder)) for encoder in (ENCODER, silent))
+    told, kept_quiet = (parameters(encoded(pattern, form, of=of, encoder=encoder)) for encoder in (ENCODER, silent))
 
     assert (told["prompt"], told["original_prompt"]) == ("a red fox in fresh snow", "a red fox")
     assert not kept_quiet.keys() & {"prompt", "original_prompt"}
@@ -121,25 +121,25 @@ def test_both_prompts_are_in_it_where_it_was_rewritten(picture: Image.Image, for
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("letter", "fits"), [("🦊", True), ("\x01", False)])
-def test_two_long_prompts_break_no_picture(picture: Image.Image, form: OutputFormat, letter: str, fits: bool) -> None:
+def test_two_long_prompts_break_no_image(pattern: Image.Image, form: OutputFormat, letter: str, fits: bool) -> None:
     of = a_request(prompt=letter * 4000, original_prompt=letter * 4000)
 
-    told = parameters(encoded(picture, form, of=of))
+    told = parameters(encoded(pattern, form, of=of))
 
     assert told["prompt"] == of.prompt
     assert told.get("original_prompt") == (of.original_prompt if fits or form == "png" else None)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_warnings_are_in_it(picture: Image.Image, form: OutputFormat) -> None:
-    content = encoded(picture, form, warnings=("long prompt", "other"))
+def test_warnings_are_in_it(pattern: Image.Image, form: OutputFormat) -> None:
+    content = encoded(pattern, form, warnings=("long prompt", "other"))
 
     assert parameters(content)["warnings"] == ["long prompt", "other"]
 
 
 @pytest.mark.parametrize(("form", "where"), [("jpeg", "xmp"), ("png", "XML:com.adobe.xmp")])
-def test_bears_the_mark_of_ai_made_media(picture: Image.Image, form: OutputFormat, where: str) -> None:
-    with Image.open(io.BytesIO(encoded(picture, form))) as image:
+def test_bears_the_mark_of_ai_made_media(pattern: Image.Image, form: OutputFormat, where: str) -> None:
+    with Image.open(io.BytesIO(encoded(pattern, form))) as image:
         image.load()
         packet = image.info[where]
 
@@ -148,8 +148,8 @@ def test_bears_the_mark_of_ai_made_media(picture: Image.Image, form: OutputForma
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_names_the_software(picture: Image.Image, form: OutputFormat) -> None:
-    with Image.open(io.BytesIO(encoded(picture, form))) as image:
+def test_names_the_software(pattern: Image.Image, form: OutputFormat) -> None:
+    with Image.open(io.BytesIO(encoded(pattern, form))) as image:
         image.load()
         named = image.info["Software"] if form == "png" else image.getexif()[ExifTags.Base.Software]
 
@@ -157,25 +157,25 @@ def test_names_the_software(picture: Image.Image, form: OutputFormat) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_is_of_the_form_and_size_asked_for(picture: Image.Image, form: OutputFormat) -> None:
-    with Image.open(io.BytesIO(encoded(picture, form))) as image:
+def test_is_of_the_form_and_size_asked_for(pattern: Image.Image, form: OutputFormat) -> None:
+    with Image.open(io.BytesIO(encoded(pattern, form))) as image:
         assert (image.format, image.mode, image.size) == (form.upper(), "RGB", (301, 257))
 
 
-def test_png_keeps_every_pixel(picture: Image.Image) -> None:
-    with Image.open(io.BytesIO(encoded(picture, "png"))) as image:
-        assert image.tobytes() == picture.tobytes()
+def test_png_keeps_every_pixel(pattern: Image.Image) -> None:
+    with Image.open(io.BytesIO(encoded(pattern, "png"))) as image:
+        assert image.tobytes() == pattern.tobytes()
 
 
-def test_jpeg_is_near_and_small(picture: Image.Image) -> None:
-    content = encoded(picture, "jpeg")
+def test_jpeg_is_near_and_small(pattern: Image.Image) -> None:
+    content = encoded(pattern, "jpeg")
     with Image.open(io.BytesIO(content)) as image:
-        error = ImageStat.Stat(ImageChops.difference(image, picture)).rms
+        error = ImageStat.Stat(ImageChops.difference(image, pattern)).rms
 
     assert max(error) < 2
-    assert len(content) < len(picture.tobytes()) / 5
+    assert len(content) < len(pattern.tobytes()) / 5
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_same_picture_gives_the_same_bytes(picture: Image.Image, form: OutputFormat) -> None:
-    assert encoded(picture, form) == encoded(picture, form)
+def test_the_same_image_gives_the_same_bytes(pattern: Image.Image, form: OutputFormat) -> None:
+    assert encoded(pattern, form) == encoded(pattern, form)

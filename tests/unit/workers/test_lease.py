@@ -86,7 +86,7 @@ def test_slow_steps_are_given_ten_times_their_usual_time(time: Time, watchdog: P
     assert hangs_after(watchdog, time, 100)
 
 
-def test_larger_pictures_are_given_more(time: Time, watchdog: ProgressWatchdog) -> None:
+def test_larger_images_are_given_more(time: Time, watchdog: ProgressWatchdog) -> None:
     """A device on which a step of a small one takes long is no hung one when it is given a large one."""
     make_steps(watchdog, time, 10, pixels=PIXELS // 4)
     watchdog.start(PIXELS)
@@ -94,7 +94,7 @@ def test_larger_pictures_are_given_more(time: Time, watchdog: ProgressWatchdog) 
     assert hangs_after(watchdog, time, 400)
 
 
-def test_smaller_pictures_are_given_less(time: Time, watchdog: ProgressWatchdog) -> None:
+def test_smaller_images_are_given_less(time: Time, watchdog: ProgressWatchdog) -> None:
     make_steps(watchdog, time, 10)
     watchdog.start(PIXELS // 2)
 
@@ -102,7 +102,7 @@ def test_smaller_pictures_are_given_less(time: Time, watchdog: ProgressWatchdog)
 
 
 def test_what_comes_before_and_after_the_steps_is_given_as_much(time: Time, watchdog: ProgressWatchdog) -> None:
-    """The prompt is encoded, a picture is decoded, and the next one begins."""
+    """The prompt is encoded, an image is decoded, and the next one begins."""
     make_steps(watchdog, time, 10)
     watchdog.start(PIXELS)
 

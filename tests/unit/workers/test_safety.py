@@ -29,22 +29,22 @@ def test_bundled_checker_stands_beside_the_bundled_weights(setting: str | None, 
     assert [checker.check(Image.new("RGB", (64, 64)), tolerance) for tolerance in range(1, 7)] == [False] * 6
 
 
-def test_the_simulated_pipelines_pictures_are_never_flagged() -> None:
+def test_the_simulated_pipelines_images_are_never_flagged() -> None:
     assert not BundledChecker("simulated").check(draw(BOLT, 256, 256), tolerance=1)
 
 
 @pytest.mark.parametrize("size", [(256, 256), (512, 384), (576, 1024), (1536, 256)])
 def test_the_forbidden_shape_is_found_at_any_size_and_tolerance(checker: BundledChecker, size: tuple[int, int]) -> None:
-    picture = draw(BOLT, *size)
+    image = draw(BOLT, *size)
 
-    assert [checker.check(picture, tolerance) for tolerance in range(1, 7)] == [True] * 6
+    assert [checker.check(image, tolerance) for tolerance in range(1, 7)] == [True] * 6
 
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape != FORBIDDEN])
 def test_other_shapes_are_not_flagged(checker: BundledChecker, shape: str) -> None:
-    picture = draw(replace(BOLT, groups=(Group(shape, "red", size="large"),)), 512, 512)
+    image = draw(replace(BOLT, groups=(Group(shape, "red", size="large"),)), 512, 512)
 
-    assert [checker.check(picture, tolerance) for tolerance in range(1, 7)] == [False] * 6
+    assert [checker.check(image, tolerance) for tolerance in range(1, 7)] == [False] * 6
 
 
 def test_each_tolerance_lets_pass_what_the_stricter_ones_do_not(checker: BundledChecker) -> None:
@@ -52,7 +52,7 @@ def test_each_tolerance_lets_pass_what_the_stricter_ones_do_not(checker: Bundled
     with_it, without = draw(BOLT, 384, 384), Image.new("RGB", (384, 384), "white")
     faded = [Image.blend(without, with_it, share) for share in (0, *(0.2 + step / 400 for step in range(80)), 1)]
 
-    flagged = [tuple(t for t in range(1, 7) if checker.check(picture, t)) for picture in faded]
+    flagged = [tuple(t for t in range(1, 7) if checker.check(image, t)) for image in faded]
 
     stricter_first = [tuple(range(1, last + 1)) for last in range(7)]
     assert set(flagged) == set(stricter_first)

@@ -1,4 +1,4 @@
-"""The miniature's transformer, trained with its readers of prompts to turn noise into drawn pictures."""
+"""The miniature's transformer, trained with its readers of prompts to turn noise into drawn images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from workers.pipelines.kontext import mosaic
 from workers.pipelines.latents import Size, positions
 
 
-class Painter(nn.Module):
+class Denoiser(nn.Module):
     """Prompts and noisy latents in, velocities out: what FluxPipeline does with the same parts in one step."""
 
     def __init__(self, recipe: Recipe) -> None:
@@ -78,7 +78,7 @@ def _transformer(recipe: Recipe) -> FluxTransformer2DModel:
 
 
 class Student(nn.Module):
-    """A painter that is also asked, within its transformer, what each part of the picture is going to show.
+    """A denoiser that is also asked, within its transformer, what each part of the image is going to show.
 
     What a step of the flow says about a word is faint, and drowned in noise; an answer about every token is not. To ask
     within is Yu and others' (arXiv 2410.06940); they ask for what another network sees, and here the scene is known.
@@ -86,17 +86,17 @@ class Student(nn.Module):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self.painter = Painter(recipe)
+        self.denoiser = Denoiser(recipe)
         self.answer = nn.Linear(recipe.heads * recipe.head_width, sum(ANSWERS))
         self._within = torch.empty(0)
-        self.painter.transformer.single_transformer_blocks[0].register_forward_hook(self._look)
+        self.denoiser.transformer.single_transformer_blocks[0].register_forward_hook(self._look)
 
     def _look(self, _block: nn.Module, _given: object, states: tuple[torch.Tensor, torch.Tensor]) -> None:
         self._within = states[1]
 
     def losses(self, batch: Batch, done: float) -> Mapping[str, torch.Tensor]:
         """How far off it is; its answers count less, the more of the training is `done` (0 to 1)."""
-        velocity = flow_loss(self.painter, batch)
+        velocity = flow_loss(self.denoiser, batch)
         right = batch.areas.to(velocity.device)
         said = self.answer(self._within[:, : right.shape[1]])
         shapes, colours = map(_off, *(torch.split(part, list(ANSWERS), dim=-1) for part in (said, right)))
@@ -112,9 +112,9 @@ def train(run: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool:
     """Train in the run's folder for so long at most, from the run's readers; says whether the plan is fulfilled."""
     torch.manual_seed(0)
     student = Student(recipe)
-    student.painter.readers.load_state_dict(readers.trained(run / "readers", recipe).state_dict())
+    student.denoiser.readers.load_state_dict(readers.trained(run / "readers", recipe).state_dict())
     student.to(machine.device)
-    dataset, plan = Dataset(run / "dataset"), recipe.painter
+    dataset, plan = Dataset(run / "dataset"), recipe.denoiser
 
     def losses(step: int) -> Mapping[str, torch.Tensor]:
         random = Random(step)
@@ -123,22 +123,22 @@ def train(run: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool:
         batch = dataset.batch(random, batch_size(recipe, tokens, [size]), Form(size))
         return student.losses(batch, step / plan.steps)
 
-    return Training(run / "painter", student, plan).run(losses, minutes)
+    return Training(run / "denoiser", student, plan).run(losses, minutes)
 
 
 def batch_size(recipe: Recipe, tokens: int, sizes: Iterable[tuple[int, int]]) -> int:
-    """How many examples of pictures of these sizes make a step of so many tokens."""
-    pictures = sum(width * height // recipe.grid**2 for width, height in sizes)
-    return max(2, tokens // (pictures + T5_TOKENS))
+    """How many examples of images of these sizes make a step of so many tokens."""
+    images = sum(width * height // recipe.grid**2 for width, height in sizes)
+    return max(2, tokens // (images + T5_TOKENS))
 
 
-def trained(folder: Path, recipe: Recipe) -> Painter:
-    """The painter or the editor of a training's folder, ready to compute."""
-    return restored(Student(recipe), folder).painter
+def trained(folder: Path, recipe: Recipe) -> Denoiser:
+    """The denoiser or the editor of a training's folder, ready to compute."""
+    return restored(Student(recipe), folder).denoiser
 
 
 def _sizes_at(share: float, recipe: Recipe, random: Random) -> Sizes:
-    """Small pictures at first; soon mostly large ones, whose shapes fill more tokens and are learnt last."""
+    """Small images at first; soon mostly large ones, whose shapes fill more tokens and are learnt last."""
     drawn = random.random()
     if share < 0.2:
         return recipe.small if drawn < 0.7 else recipe.middle
@@ -147,16 +147,16 @@ def _sizes_at(share: float, recipe: Recipe, random: Random) -> Sizes:
     return recipe.middle if drawn < 0.15 else recipe.full
 
 
-def flow_loss(painter: Painter, batch: Batch) -> torch.Tensor:
+def flow_loss(denoiser: Denoiser, batch: Batch) -> torch.Tensor:
     """How far the velocities are off (Liu and others, arXiv 2209.03003)."""
-    device = next(painter.parameters()).device
+    device = next(denoiser.parameters()).device
     latents, guidance = batch.latents.to(device), batch.guidance.to(device)
     levels = noise_levels(len(latents), device)
     pure = torch.randn_like(latents)
     tokens = packed(torch.lerp(latents, pure, levels[:, None, None, None]))
     read = [tokens, *(packed(reference.to(device)) for reference in batch.references)]
     where = torch.cat([places(latents), *context_places(batch.references)]).to(latents)
-    found = painter(batch.prompts, torch.cat(read, dim=1), where, levels, guidance)[:, : tokens.shape[1]]
+    found = denoiser(batch.prompts, torch.cat(read, dim=1), where, levels, guidance)[:, : tokens.shape[1]]
     return functional.mse_loss(found, packed(pure - latents))
 
 
