@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import kombu.exceptions
 import structlog
@@ -15,19 +14,15 @@ from farm.jobstore import redis_keys
 from farm.jobstore.connection import broker_url
 
 RENDER_QUEUE = "render"
-WEBHOOK_QUEUE = "webhooks"
-PREPARE_QUEUE = "prepare"
-QUEUES = (RENDER_QUEUE, WEBHOOK_QUEUE, PREPARE_QUEUE)
-#: Tasks are sent by name: senders import nothing of the workers.
+#: Sent by name: senders import nothing of the workers.
 RENDER_TASK = "render.batches"
-WEBHOOK_TASK = "webhooks.deliver"
-PREPARE_TASK = "prepare.requests"
 
 _log = structlog.get_logger(__name__)
 
 
 def application(redis_url: str) -> Celery:
     """A Celery application on `redis_url`, under a prefix of its own, with every limit set on purpose."""
+    queue = Queue(RENDER_QUEUE, Exchange(RENDER_QUEUE), RENDER_QUEUE, no_ack=True)  # type: ignore[no-untyped-call]
     app = Celery("srpo-farm", broker=broker_url(redis_url), set_as_current=False)
     app.conf.update(
         # The state of a job lives in its record, not in a result backend.
@@ -36,7 +31,7 @@ def application(redis_url: str) -> Celery:
         task_default_queue=RENDER_QUEUE,
         # Nothing is acknowledged. A wake-up whose acknowledgement failed would count as being worked at for as long as
         # the connection seems to last, and its worker hear no other; and where memory is full, Celery gives up over it.
-        task_queues=[_queue(name) for name in QUEUES],
+        task_queues=[queue],
         task_reject_on_worker_lost=False,
         task_publish_retry=False,
         worker_prefetch_multiplier=1,
@@ -64,20 +59,14 @@ def application(redis_url: str) -> Celery:
     return app
 
 
-def _queue(name: str) -> Any:
-    return Queue(name, Exchange(name), name, no_ack=True)  # type: ignore[no-untyped-call]
-
-
 class WakeUps:
     """Rings for idle workers, from a thread of its own: a submit never waits for Celery, nor fails with it.
 
     Rings that come while one is being sent become one. A lost ring is made good by whoever reaps next.
     """
 
-    def __init__(self, app: Celery, task: str = RENDER_TASK, queue: str = RENDER_QUEUE) -> None:
+    def __init__(self, app: Celery) -> None:
         self._app = app
-        self._task = task
-        self._queue = queue
         self._lock = threading.Lock()
         self._wanted = 0
         self._thread = BackgroundThread("wake-ups", self._send_wanted)
@@ -97,6 +86,6 @@ class WakeUps:
         try:
             for _ in range(wanted):
                 # No `expires`: Celery judges that by the receiver's clock, and one that is ahead would hear nothing.
-                self._app.send_task(self._task, queue=self._queue, retry=False)
+                self._app.send_task(RENDER_TASK, queue=RENDER_QUEUE, retry=False)
         except (kombu.exceptions.OperationalError, OSError) as error:
             _log.warning("wake-up not sent", error=str(error))

@@ -2,81 +2,72 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 
 import structlog
 
 from farm.bootstrap import Farm
-from farm.celery import PREPARE_QUEUE, PREPARE_TASK, WEBHOOK_QUEUE, WEBHOOK_TASK, WakeUps
+from farm.concurrency.background_thread import BackgroundThread
 from farm.concurrency.periodic import PeriodicThread
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect_to_listen
 from farm.jobstore.notifications import Listener
+from farm.process.signals import StopSignals
 from farm.ssrf_safe_http import SsrfSafeClient
 from farm.webhooks.courier import Courier
-from workers.celery_worker import consume, leave_at_once
 from workers.command_line import run
 from workers.enhancer import enhancer_for
 from workers.preparing import FETCH_SECONDS, Preparer
-from workers.tasks import register
-from workers.wakeup_watchdog import WakeupWatchdog
+
+#: How often deliveries and unprepared jobs are looked for without a notification, in seconds: one may have been lost,
+#: and none tells that a retry is due.
+_LOOK_SECONDS = 1.0
 
 _log = structlog.get_logger(__name__)
 
 
-class WebhookProcess:
-    """Answers wake-ups by delivering what is due, and preparing what is to be prepared.
-
-    It hears of new deliveries and jobs at once, and of those to be tried again within a second or so.
-    """
+class BackgroundProcess:
+    """Runs a courier and a preparer until told to stop; each starts on new work when a notification announces it."""
 
     def __init__(self, farm: Farm) -> None:
         self._farm = farm
         self._courier = _courier(farm)
         self._preparer = _preparer(farm)
-        self._bells = {
-            redis_keys.DUE: WakeUps(farm.celery, WEBHOOK_TASK, WEBHOOK_QUEUE),
-            redis_keys.UNPREPARED: WakeUps(farm.celery, PREPARE_TASK, PREPARE_QUEUE),
+        self._dispatchers = {
+            redis_keys.DUE: _dispatcher("courier", self._courier),
+            redis_keys.UNPREPARED: _dispatcher("preparer", self._preparer),
         }
 
     def run(self) -> int:
-        """Returns the status with which the process is to end."""
-        signal.signal(signal.SIGTERM, leave_at_once)
-        wakeup_watchdog = WakeupWatchdog(lambda: self._farm.deliveries.are_due() or self._farm.store.are_unprepared())
-        register(self._farm.celery, WEBHOOK_TASK, wakeup_watchdog.hear(self._courier.work))
-        register(self._farm.celery, PREPARE_TASK, wakeup_watchdog.hear(self._preparer.work))
-        listener = Listener(connect_to_listen(self._farm.redis_url), lambda channel, _: self._bells[channel].send(1))
-        for channel in self._bells:
+        """Work until SIGTERM, SIGINT or SIGHUP, drain, and return the exit status of the process."""
+        stop_signals = StopSignals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        listener = Listener(connect_to_listen(self._farm.redis_url), self._notify)
+        for channel, dispatcher in self._dispatchers.items():
             listener.ask_for(channel)
+            dispatcher.start()
         listener.start()
-        PeriodicThread(self._preparer.hold, self._ring_for_work, self._farm.service.reap, wakeup_watchdog.check).start()
-        status = consume(
-            self._farm.celery,
-            name=f"webhooks-{socket.gethostname()}-{os.getpid()}",
-            queues=[WEBHOOK_QUEUE, PREPARE_QUEUE],
-            on_ready=self._ring_all,
-            on_drain=self._drain,
-        )
-        self._preparer.close()
-        self._courier.close()
-        _log.info("webhook worker has drained")
-        return status
+        PeriodicThread(self._preparer.hold, self._farm.service.reap).start()
+        _log.info("background worker is ready")
+        stop_signals.wait()
+        self._drain()
+        _log.info("background worker has drained")
+        return 0
 
-    def _ring_all(self) -> None:
-        for wake_ups in self._bells.values():
-            wake_ups.send(1)
-
-    def _ring_for_work(self) -> None:
-        if self._farm.deliveries.are_due():
-            self._bells[redis_keys.DUE].send(1)
-        if self._farm.store.are_unprepared():
-            self._bells[redis_keys.UNPREPARED].send(1)
+    def _notify(self, channel: str, _text: str) -> None:
+        self._dispatchers[channel].wake()
 
     def _drain(self) -> None:
+        """Take nothing more, and end what is under way. A dispatcher must not outlive the pool that it feeds."""
         self._courier.drain()
         self._preparer.drain()
+        for dispatcher in self._dispatchers.values():
+            dispatcher.close()
+        self._preparer.close()
+        self._courier.close()
+
+
+def _dispatcher(name: str, worker: Courier | Preparer) -> BackgroundThread:
+    return BackgroundThread(name, worker.work, pause=lambda: _LOOK_SECONDS)
 
 
 def _courier(farm: Farm) -> Courier:
@@ -108,4 +99,4 @@ def _preparer(farm: Farm) -> Preparer:
 
 
 if __name__ == "__main__":
-    run("farm worker --webhooks", lambda farm, _data_dir: WebhookProcess(farm).run())
+    run("farm worker --webhooks", lambda farm, _data_dir: BackgroundProcess(farm).run())

@@ -1,35 +1,39 @@
-"""A Celery worker of one thread that answers wake-ups until SIGTERM or SIGINT, set up in the one way that is safe."""
+"""A Celery worker of one thread that answers wake-ups until it is told to drain, set up in the one way that is safe."""
 
 from __future__ import annotations
 
-import os
+import signal
 import warnings
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 from celery import Celery, signals
 from celery.platforms import SecurityWarning
 
+from farm.celery import RENDER_QUEUE, RENDER_TASK
+
 
 def consume(
-    app: Celery, *, name: str, queues: list[str], on_ready: Callable[[], None], on_drain: Callable[[], None]
+    app: Celery, work: Callable[[], None], *, name: str, on_ready: Callable[[], None], on_drain: Callable[[], None]
 ) -> int:
-    """Answer the wake-ups of `queues`; return when told to stop and the last one has been answered.
+    """Call `work` for each wake-up until SIGTERM, SIGINT or SIGHUP, and return when its last call has ended.
 
-    Returns 0, or the status with which the process is to end where Celery gave up by itself. `on_drain` is called
-    inside the signal handler: it may set a flag, and no more.
+    Returns 0, or the exit status for a process whose Celery gave up by itself. `on_drain` is called inside the signal
+    handler: it may set a flag, and no more.
     """
 
     def drain(**_: Any) -> None:
         on_drain()
 
     def ready(**_: Any) -> None:
+        # Celery would start the program anew.
+        signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
         on_ready()
 
     def keep_log(**_: Any) -> None:
-        """The log is set up already; without this Celery would set up its own."""
+        """Keep the log that is set up already: without a receiver Celery would set up its own."""
 
+    app.task(name=RENDER_TASK)(work)
     signals.setup_logging.connect(keep_log, weak=False)
     signals.worker_shutting_down.connect(drain, weak=False)
     signals.worker_ready.connect(ready, weak=False)
@@ -39,22 +43,13 @@ def consume(
         hostname=f"{name}@farm",
         pool="threads",
         concurrency=1,
-        queues=queues,
+        queues=[RENDER_QUEUE],
         without_gossip=True,
         without_mingle=True,
         loglevel="WARNING",
         quiet=True,
     )
     worker.start()
-    # Also where nobody told it to: what is held then is to be handed back just the same.
+    # Also where Celery ended by itself: what is held is to be handed back just the same.
     on_drain()
     return int(worker.exitcode or 0)
-
-
-def leave_at_once(_number: int, _frame: FrameType | None) -> None:
-    """What SIGTERM does until Celery takes over, while nothing is held: the process ends.
-
-    An exception would not do: one that is raised in a callback of the interpreter's, as there are many during imports,
-    is only printed, and the process would go on as if nobody had asked.
-    """
-    os._exit(0)

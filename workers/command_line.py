@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,15 @@ from pathlib import Path
 from farm.bootstrap import Farm, build
 from farm.domain.errors import ConfigurationError, FarmError
 from farm.process.child import EXIT_CONFIG
+from farm.process.signals import exit_at_once
 from farm.settings import load
 from farm.telemetry import set_up_log
 
 
 def run(name: str, work: Callable[[Farm, Path], int]) -> None:
     """Let `work` have the farm's parts for `--data-dir`, and end with its status; what goes wrong is one line."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, exit_at_once)
     parser = argparse.ArgumentParser(prog=name)
     parser.add_argument("--data-dir", type=Path, default=Path(".farm"))
     options = parser.parse_args()

@@ -15,7 +15,6 @@ import structlog
 
 from farm import __version__, clock
 from farm.bootstrap import Farm
-from farm.celery import RENDER_QUEUE, RENDER_TASK
 from farm.concurrency.periodic import PeriodicThread
 from farm.domain.errors import FarmError
 from farm.jobstore.connection import connect_to_listen
@@ -23,7 +22,7 @@ from farm.jobstore.notifications import listen_for_stops
 from farm.process.child import EXIT_FAULTY
 from farm.settings import Settings
 from farm.weights import Checkpoints
-from workers.celery_worker import consume, leave_at_once
+from workers.celery_worker import consume
 from workers.encode import Encoder
 from workers.health import FailureCounter
 from workers.lease import Lease, Limits
@@ -31,7 +30,6 @@ from workers.pipelines.pipeline import MINIATURE, SIMULATED, Pipeline
 from workers.publish import Publisher
 from workers.render import Renderer
 from workers.safety import Checker, checker_for
-from workers.tasks import register
 from workers.wakeup_watchdog import WakeupWatchdog
 
 _log = structlog.get_logger(__name__)
@@ -57,7 +55,6 @@ class WorkerProcess:
 
     def run(self) -> int:
         """Load, warm up, work, drain. Returns the status with which the process is to end."""
-        signal.signal(signal.SIGTERM, leave_at_once)
         # Where one call of an engine keeps all threads of Python waiting, the lease's cannot look: this one needs none.
         # At once, too: such a call may come within the first second.
         put_off = partial(faulthandler.dump_traceback_later, self._limits.load, exit=True)
@@ -129,13 +126,16 @@ class WorkerProcess:
             draining=self._draining,
         )
         wakeup_watchdog = WakeupWatchdog(partial(self._is_needed, pipeline.models))
-        register(self._farm.celery, RENDER_TASK, wakeup_watchdog.hear(self._renderer.work))
         listen_for_stops(connect_to_listen(self._farm.redis_url), self._lease.stop_rendering)
         PeriodicThread(self._farm.service.reap, wakeup_watchdog.check, self._leave_if_told).start()
         PeriodicThread(self._farm.sweeper.go_on).start()
         self._pipeline = pipeline
         status = consume(
-            self._farm.celery, name=self._id, queues=[RENDER_QUEUE], on_ready=self._ready, on_drain=self._draining.set
+            self._farm.celery,
+            wakeup_watchdog.hear(self._renderer.work),
+            name=self._id,
+            on_ready=self._ready,
+            on_drain=self._draining.set,
         )
         publisher.close(seconds=settings.grace_seconds / 2)
         return status

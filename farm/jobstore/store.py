@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 import redis
 
@@ -21,7 +21,7 @@ from farm.domain.catalogue import BATCH_IMAGES
 from farm.domain.errors import IdempotencyConflict, NotFound
 from farm.domain.job import Batch, Claimed, Conditions, Job, NewJob, Result, Search, State
 from farm.domain.limits import USUAL, Limits, Quota, Spent
-from farm.domain.request import Priority, Request
+from farm.domain.request import Request
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
 from farm.jobstore.limit_errors import refusal
@@ -272,21 +272,6 @@ class JobStore:
             return bool(self._redis.hexists(redis_keys.worker(worker), "drain"))
 
     # What preparers do
-
-    def are_unprepared(self) -> bool:
-        """Whether `take_unprepared` would bring anything now."""
-        lanes = [redis_keys.waiting(redis_keys.PREPARATION, priority) for priority in get_args(Priority)]
-        with translated(), self._redis.pipeline(transaction=False) as reads:
-            for lane in lanes:
-                reads.zcard(lane)
-            reads.zrange(redis_keys.PREPARING, 0, 0, withscores=True)
-            reads.zrange(redis_keys.SUSPECTS, 0, 0, withscores=True)
-            reads.time()
-            *waiting, preparing, suspects, (seconds, microseconds) = reads.execute()
-        now_us = seconds * 1_000_000 + microseconds
-        # At most one suspect is prepared at a time: were it not lost, no other lost job could be taken.
-        lost = suspects or preparing
-        return any(waiting) or any(end_us <= now_us for _, end_us in lost)
 
     def take_unprepared(self, count: int, lease_seconds: float) -> list[Job]:
         """Up to `count` jobs that are to be prepared, callers in turn; nobody else has them for `lease_seconds`.

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import threading
 from collections.abc import Callable
-from types import FrameType
 
 import structlog
 
@@ -14,6 +12,7 @@ from farm import clock
 from farm.domain.errors import ConfigurationError
 from farm.process.child import EXIT_CONFIG, EXIT_FAULTY, command
 from farm.process.embedded_redis import EmbeddedRedis
+from farm.process.signals import StopSignals
 
 #: Seconds before a dead child is started again: doubled each time, and forgotten after a minute of life.
 _FIRST_DELAY = 0.5
@@ -102,16 +101,14 @@ class Supervisor:
         self._redis = redis
         self._api = api
         self._workers = workers
-        self._stopping = threading.Event()
 
     def run(self, is_ready: Callable[[], bool], on_ready: Callable[[], None]) -> None:
         """Start everything; call `on_ready` once when `is_ready`; return when everything has stopped."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop_soon)
+        stop_signals = StopSignals(signal.SIGINT, signal.SIGTERM)
         try:
             self._start()
             ready = False
-            while not self._stopping.wait(_LOOK_SECONDS):
+            while not stop_signals.wait(_LOOK_SECONDS):
                 self._look()
                 if not ready and is_ready():
                     ready = True
@@ -140,6 +137,3 @@ class Supervisor:
             child.wait()
         if self._redis is not None:
             self._redis.stop()
-
-    def _stop_soon(self, _number: int, _frame: FrameType | None) -> None:
-        self._stopping.set()

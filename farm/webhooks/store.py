@@ -74,12 +74,6 @@ class Deliveries:
             self._memory.refuse_when_full()
             return str(self._scripts.run("test_delivery", job_id, caller, url, receiver))
 
-    def are_due(self) -> bool:
-        """Whether a line should be looked at now."""
-        with translated():
-            seconds, microseconds = self._redis.time()
-            return bool(self._redis.zcount(redis_keys.LINES, "-inf", seconds * 1_000_000 + microseconds))
-
     def _records(self, ids: list[str]) -> list[Delivery]:
         """Those of these deliveries that are on record."""
         with translated():

@@ -362,27 +362,9 @@ def test_lost_jobs_are_prepared_one_at_a_time(store: JobStore, client: redis.Red
     fresh = submit_unprepared(store)
 
     assert taken(store) == [lost[0], fresh]
-    assert (taken(store), store.are_unprepared()) == ([], False)
+    assert taken(store) == []
     store.prepared(lost[0], ready())
-    assert store.are_unprepared()
     assert taken(store) == [lost[1]]
-
-
-def test_it_is_known_whether_anything_may_be_taken(store: JobStore, client: redis.Redis) -> None:
-    seen = [store.are_unprepared()]
-    job_id = submit_unprepared(store, priority="low")
-    seen.append(store.are_unprepared())
-    taken(store)
-    seen.append(store.are_unprepared())
-    end_preparation(client, job_id)
-    seen.append(store.are_unprepared())
-    take_and_lose(store, client)
-    seen.append(store.are_unprepared())
-    taken(store)
-    store.prepared(job_id, ready())
-    seen.append(store.are_unprepared())
-
-    assert seen == [False, True, False, True, True, False]
 
 
 def test_its_position_counts_what_is_before_it(store: JobStore) -> None:

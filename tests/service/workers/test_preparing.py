@@ -555,8 +555,8 @@ def test_a_preparer_that_drains_takes_nothing_new(studio: Studio) -> None:
     studio.preparer.work()
     studio.preparer.close()
 
-    assert studio.farm.store.are_unprepared()
     assert studio.record(job_id).request.needs_preparation
+    assert [job.id for job in studio.farm.store.take_unprepared(1, 60)] == [job_id]
 
 
 def test_many_jobs_are_prepared_each_once(studio: Studio, host: Host) -> None:

@@ -1,0 +1,39 @@
+"""Signals that ask a process to stop."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+from types import FrameType
+
+
+class StopSignals:
+    """Lets the main thread wait until the process is asked to stop.
+
+    The handler only puts the signal into a queue, which is safe whatever it interrupts; setting an event is not where
+    the same thread waits for that event.
+    """
+
+    def __init__(self, *numbers: signal.Signals) -> None:
+        """Handle the signals `numbers` from now on. Called in the main thread."""
+        self._received: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for number in numbers:
+            signal.signal(number, lambda received, _frame: self._received.put(received))
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for a signal, for ever or for so long. Return True if one came."""
+        try:
+            self._received.get(timeout=seconds)
+        except queue.Empty:
+            return False
+        return True
+
+
+def exit_at_once(_number: int, _frame: FrameType | None) -> None:
+    """End the process: the handler of SIGTERM until graceful shutdown is set up, while nothing is held.
+
+    Raising an exception would not do: in a callback of the interpreter's, as there are many during imports, it is only
+    printed, and the process would go on as if it had not been asked.
+    """
+    os._exit(0)

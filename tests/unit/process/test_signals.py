@@ -1,0 +1,57 @@
+"""How a process ends that is asked to stop, before it is set up for that and afterwards."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+#: SIGTERM comes while a weak reference's callback runs, as one does whenever a module has been imported.
+STARTING = """
+import os, signal, weakref
+from farm.process.signals import exit_at_once
+
+class Thing: ...
+
+def callback(_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(1000): pass
+
+signal.signal(signal.SIGTERM, exit_at_once)
+thing = Thing()
+reference = weakref.ref(thing, callback)
+del thing
+print("still here")
+"""
+
+
+def test_a_process_that_is_asked_to_stop_in_a_callback_ends() -> None:
+    """An exception that is raised there is printed, and no more."""
+    ended = subprocess.run([sys.executable, "-c", STARTING], capture_output=True, text=True, timeout=60, check=False)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+#: Waits for a signal without an end, after a wait that was over before any came.
+WAITING = """
+import signal
+from farm.process.signals import StopSignals
+
+signals = StopSignals(signal.SIGTERM, signal.SIGHUP)
+print(signals.wait(0.01), flush=True)
+print(signals.wait())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_wait_of_the_main_thread(number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", WAITING], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "False\n"
+
+        process.send_signal(number)
+
+        assert process.communicate(timeout=60)[0] == "True\n"
+    assert process.returncode == 0
