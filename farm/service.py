@@ -7,6 +7,7 @@ import secrets
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
+from typing import Literal
 
 from farm import clock
 from farm.auth.api_keys import Caller
@@ -169,9 +170,16 @@ class Service:
         """A page of the caller's own jobs (an admin's, too) that are wanted, newest first; and how many there are."""
         return self._store.search(caller.id, wanted, skip=skip, count=count)
 
-    def cancel(self, caller: Caller, job_id: str) -> str:
-        """`cancelled`: it never started. `stopping`: it will end `failed`, code `cancelled`. `ended`: too late."""
-        return self._store.cancel(self.get(caller, job_id).id)
+    def cancel(self, caller: Caller, job_id: str) -> Literal["cancelled", "stopping", "ended"]:
+        """Cancel a job. Raises NotFound.
+
+        Returns `cancelled` if it never started, `stopping` if it will end `failed` with the code `cancelled`, and
+        `ended` if it had ended before.
+        """
+        outcome = self._store.cancel(self.get(caller, job_id).id)
+        if outcome == "unknown":  # deleted since it was read
+            raise NotFound(f"No job has the id '{job_id}'.")
+        return outcome
 
     def delete(self, caller: Caller, job_id: str) -> None:
         """Remove a finished job's images and record. Raises NotFinished."""

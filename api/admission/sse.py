@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -68,7 +68,7 @@ class EventStreams:
             sent_at = clock.monotonic()
 
 
-def event(name: str, data: dict[str, Any], place: str = "") -> str:
+def event(name: str, data: Mapping[str, Any], place: str = "") -> str:
     """The lines of an event. `place` is its id, which a client shows when it comes back. Either may be empty."""
     head = (f"id: {place}\n" if place else "") + (f"event: {name}\n" if name else "")
     return f"{head}data: {json.dumps(data, separators=(',', ':'))}\n\n"

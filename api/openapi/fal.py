@@ -18,13 +18,12 @@ from api.openapi.operation import (
     Parameter,
     Section,
     ServerSentEvent,
-    Shape,
-    absent,
     slug,
     webhook,
 )
 from api.openapi.operation import refusals as refused
 from farm.dialects import fal
+from farm.dialects.answers import fal as answers
 from farm.dialects.fields import FIELDS
 from farm.domain.catalogue import MODELS, Model
 from farm.domain.request import Priority
@@ -37,141 +36,6 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
     "kontext": {"prompt": "put a scarf on the fox", "image_url": _IMAGE},
     "kontext-multi": {"prompt": "the two foxes side by side", "image_urls": [_IMAGE, _IMAGE]},
 }
-
-
-class FalWrong(Shape):
-    """One thing that is wrong with one field. `loc` begins with where it stands: body, query or header."""
-
-    loc: list[str]
-    msg: str
-    type: str
-    ctx: dict[str, Any] = absent()
-    input: Any = absent()
-
-
-class FalModelProblem(Shape):
-    """What is wrong with a call, or why the model failed."""
-
-    detail: list[FalWrong]
-    message: str
-    error_type: str = absent()
-
-
-class FalPlatformProblem(Shape):
-    """Why the farm did not take or do it, as a text and as a slug."""
-
-    detail: str
-    message: str
-    error_type: str = absent()
-    status: str = absent()
-
-
-FalProblem = FalModelProblem | FalPlatformProblem
-
-
-class FalUrls(Shape):
-    """Where to ask about a request."""
-
-    request_id: str
-    response_url: str
-    status_url: str
-    cancel_url: str
-
-
-class FalHandle(FalUrls):
-    """A request that is on record."""
-
-    status: Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
-    queue_position: int = absent()
-    gateway_request_id: str
-
-
-class FalLine(Shape):
-    """A line of a request's log."""
-
-    message: str
-    level: Literal["INFO", "WARN", "ERROR"]
-    source: Literal["USER"]
-    timestamp: str
-
-
-class FalMetrics(Shape):
-    """Seconds that the model took; null where it failed."""
-
-    inference_time: float | None
-
-
-class FalStatus(FalUrls):
-    """Where a request stands. A failed one is `COMPLETED`, with `error` and `error_type`."""
-
-    status: Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
-    queue_position: int = absent()
-    logs: list[FalLine] | None
-    metrics: FalMetrics = absent()
-    error: str = absent()
-    error_type: str = absent()
-
-
-class FalImage(Shape):
-    """An image; `url` is a data URI where the request asked for `sync_mode`."""
-
-    url: str
-    width: int
-    height: int
-    content_type: str
-    file_name: str
-    file_size: int
-
-
-class FalTimings(Shape):
-    """Seconds."""
-
-    inference: float
-
-
-class FalOutput(Shape):
-    """What the model gives back. `prompt` is the one that was rendered."""
-
-    images: list[FalImage]
-    timings: FalTimings
-    seed: int
-    has_nsfw_concepts: list[bool]
-    prompt: str
-    warnings: list[str] = absent()
-
-
-class FalCancelled(Shape):
-    """It was cancelled, or stops within one denoising step."""
-
-    status: Literal["CANCELLATION_REQUESTED"]
-
-
-class FalTooLate(Shape):
-    """It had ended before."""
-
-    status: Literal["ALREADY_COMPLETED"]
-    detail: str
-    message: str
-
-
-class FalGood(Shape):
-    """A request has ended well. Where its images are gone, `payload` is null and `payload_error` says so."""
-
-    request_id: str
-    gateway_request_id: str
-    status: Literal["OK"]
-    payload: FalOutput | None
-    payload_error: str = absent()
-
-
-class FalBad(Shape):
-    """A request has failed; `payload` is what its result answers."""
-
-    request_id: str
-    gateway_request_id: str
-    status: Literal["ERROR"]
-    error: str
-    payload: FalProblem
 
 
 REQUEST_ID = Parameter("x-fal-request-id", "The request's id.", where="header", is_required=True)
@@ -205,12 +69,14 @@ _PROXIED: tuple[Literal["get", "post", "put", "delete"], ...] = ("get", "post", 
 
 def refusals(*statuses: int) -> dict[int, Answer]:
     """Refusals in fal's shape."""
-    return refused(FalProblem, *statuses)
+    return refused(answers.FalError, *statuses)
 
 
 def _failures() -> dict[int, Answer]:
     """How a request that failed is answered: with the status of its own failure."""
-    return {status: Answer(_FAILED, FalProblem) for status in sorted({code for code, _, _ in fal.FAILURES.values()})}
+    return {
+        status: Answer(_FAILED, answers.FalError) for status in sorted({code for code, _, _ in fal.FAILURES.values()})
+    }
 
 
 def _run(model: Model, endpoint: str) -> Operation:
@@ -224,10 +90,10 @@ def _run(model: Model, endpoint: str) -> Operation:
         answers={
             **_failures(),
             **refusals(*GUARDED, 404, 413, 422, 429),
-            200: Answer("What the model gives back.", FalOutput, headers=(REQUEST_ID, *RATE_LIMITS)),
+            200: Answer("What the model gives back.", answers.FalOutput, headers=(REQUEST_ID, *RATE_LIMITS)),
             504: Answer(
                 "It was waited for as long as may be, and goes on: the text says where its result will be.",
-                FalProblem,
+                answers.FalError,
                 headers=(REQUEST_ID,),
             ),
         },
@@ -253,7 +119,7 @@ def _submit(model: Model, endpoint: str) -> Operation:
         answers={
             200: Answer(
                 "The request is on record: from here on it is not lost.",
-                FalHandle,
+                answers.FalHandle,
                 headers=(REQUEST_ID, *RATE_LIMITS),
             ),
             **refusals(*GUARDED, 404, 413, 422, 429),
@@ -268,7 +134,11 @@ def _body(model: Model) -> Body:
 def _of_application(app: str) -> Iterable[Operation]:
     """What may be asked about requests; their addresses keep owner and alias of the endpoint only."""
     path = f"{QUEUE}/{app}/requests/{{request_id}}"
-    told = {**_failures(), **refusals(*GUARDED, 404, 422), 200: Answer("Its output.", FalOutput, headers=(REQUEST_ID,))}
+    told = {
+        **_failures(),
+        **refusals(*GUARDED, 404, 422),
+        200: Answer("Its output.", answers.FalOutput, headers=(REQUEST_ID,)),
+    }
     yield Operation(
         "get",
         f"{path}/status",
@@ -276,8 +146,8 @@ def _of_application(app: str) -> Iterable[Operation]:
         f"Where a request of {app} stands",
         parameters=(_LOGS,),
         answers={
-            200: Answer("It has ended.", FalStatus, headers=(REQUEST_ID,)),
-            202: Answer("It waits or runs.", FalStatus, headers=(REQUEST_ID,)),
+            200: Answer("It has ended.", answers.FalStatus, headers=(REQUEST_ID,)),
+            202: Answer("It waits or runs.", answers.FalStatus, headers=(REQUEST_ID,)),
             **refusals(*GUARDED, 404, 422),
         },
     )
@@ -305,8 +175,10 @@ def _of_application(app: str) -> Iterable[Operation]:
         f"Cancel a request of {app}",
         answers={
             **refusals(*GUARDED, 404, 422),
-            202: Answer("It does not start, or stops.", FalCancelled, headers=(REQUEST_ID,)),
-            400: Answer("It had ended, or the call is malformed.", FalTooLate | FalPlatformProblem),
+            202: Answer("It does not start, or stops.", answers.FalCancelled, headers=(REQUEST_ID,)),
+            400: Answer(
+                "It had ended, or the call is malformed.", answers.FalAlreadyCompleted | answers.FalPlatformError
+            ),
         },
     )
 
@@ -338,5 +210,9 @@ SECTION = Section(
             for method in _PROXIED
         ),
     ),
-    webhooks=(webhook("falRequest", "A request has ended: as fal tells it", FalGood | FalBad, _SIGNED),),
+    webhooks=(
+        webhook(
+            "falRequest", "A request has ended: as fal tells it", answers.FalSucceeded | answers.FalFailed, _SIGNED
+        ),
+    ),
 )

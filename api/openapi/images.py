@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, create_model
 
@@ -17,131 +17,16 @@ from api.openapi.operation import (
     Operation,
     Parameter,
     Section,
-    Shape,
-    absent,
     any_of,
     named,
 )
 from api.openapi.operation import refusals as refused
 from farm.dialects import openai, openai_common
+from farm.dialects.answers import images as answers
 from farm.dialects.openai_common import Call, ImagesDialect
 from farm.dialects.registry import DIALECTS
-from farm.domain.catalogue import OutputFormat
 
 PREFIX = "/v1"
-
-
-class ErrorObject(Shape):
-    """An error as OpenAI has it. `code` is a word, to Siraya's callers the HTTP status."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | int | None
-
-
-class ImagesProblem(Shape):
-    """A refusal: OpenAI's object, and beside it what AI/ML API says of a call."""
-
-    error: ErrorObject
-    message: str
-    statusCode: int  # noqa: N815  # AI/ML API's name
-    path: str
-    requestId: str  # noqa: N815
-    timestamp: str
-
-
-class GeneratedImage(Shape):
-    """An image: its URL (a data URI with `sync_mode`), or its bytes. `revised_prompt`: the prompt was rewritten."""
-
-    url: str = absent()
-    b64_json: str = absent()
-    revised_prompt: str = absent()
-
-
-class GeneratedImages(Shape):
-    """The images of OpenAI's dialect."""
-
-    created: int
-    data: list[GeneratedImage]
-    output_format: OutputFormat
-    size: str
-    seed: int
-    has_nsfw_concepts: list[bool]
-    warnings: list[str] = absent()
-
-
-class SirayaImage(GeneratedImage):
-    """An image; `revised_prompt` is empty where the prompt is the caller's own."""
-
-    revised_prompt: str
-
-
-class SirayaImages(Shape):
-    """The images of Siraya's dialect."""
-
-    created: int
-    data: list[SirayaImage]
-    seed: int
-    has_nsfw_concepts: list[bool]
-    warnings: list[str] = absent()
-
-
-class AimlapiImage(Shape):
-    """An image of AI/ML API's dialect."""
-
-    url: str = absent()
-    b64_json: str = absent()
-    width: int
-    height: int
-    content_type: str
-
-
-class Seconds(Shape):
-    """How long it took."""
-
-    inference: float
-
-
-class AimlapiUsage(Shape):
-    """What AI/ML API would count."""
-
-    tokens_used: int
-
-
-class AimlapiMeta(Shape):
-    """About the call."""
-
-    usage: AimlapiUsage
-
-
-class AimlapiImages(Shape):
-    """The images of AI/ML API's dialect, which stand there twice."""
-
-    images: list[AimlapiImage]
-    timings: Seconds
-    seed: int
-    has_nsfw_concepts: list[bool]
-    prompt: str
-    data: list[AimlapiImage]
-    meta: AimlapiMeta
-    warnings: list[str] = absent()
-
-
-class ListedModel(Shape):
-    """A model that some worker has loaded."""
-
-    id: str
-    object: Literal["model"]
-    created: Literal[0]
-    owned_by: Literal["srpo-farm"]
-
-
-class ListedModels(Shape):
-    """All that may be named as `model`."""
-
-    object: Literal["list"]
-    data: list[ListedModel]
 
 
 class EditForm(BaseModel):
@@ -186,7 +71,7 @@ _NOT_AGAIN = Parameter("X-Should-Retry", "`false`: sent again, it would make a s
 
 def refusals(*statuses: int) -> dict[int, Answer]:
     """Refusals in the shape that all callers of these paths read."""
-    told = refused(ImagesProblem, *statuses)
+    told = refused(answers.ImagesError, *statuses)
     return {
         status: Answer(answer.about, answer.kind, headers=(REQUEST_ID, *answer.headers))
         for status, answer in told.items()
@@ -195,7 +80,7 @@ def refusals(*statuses: int) -> dict[int, Answer]:
 
 def _drawn(kind: Any) -> dict[int, Answer]:
     failed = {
-        status: Answer("The job failed.", ImagesProblem, headers=(REQUEST_ID, _NOT_AGAIN))
+        status: Answer("The job failed.", answers.ImagesError, headers=(REQUEST_ID, _NOT_AGAIN))
         for status in {500, *openai_common.FAILURES.values()}
     }
     return {
@@ -204,17 +89,17 @@ def _drawn(kind: Any) -> dict[int, Answer]:
         200: Answer("The images.", kind, headers=(REQUEST_ID, *RATE_LIMITS)),
         400: Answer(
             "Something in the call or in an image is wrong, or no worker has the model loaded.",
-            ImagesProblem,
+            answers.ImagesError,
             headers=(REQUEST_ID, _NOT_AGAIN),
         ),
         503: Answer(
             "The farm does not answer, or has no worker yet; come back, unless `X-Should-Retry` says otherwise.",
-            ImagesProblem,
+            answers.ImagesError,
             headers=(REQUEST_ID, _NOT_AGAIN, Parameter(RETRY_AFTER.name, RETRY_AFTER.about, int, "header")),
         ),
         504: Answer(
             "It was waited for as long as may be, and goes on; the text says where to see it.",
-            ImagesProblem,
+            answers.ImagesError,
             headers=(REQUEST_ID, _NOT_AGAIN),
         ),
     }
@@ -235,8 +120,10 @@ SECTION = Section(
             body=Body(GENERATION, {"model": "srpo", "prompt": _FOX, "size": "1024x768"}),
             parameters=(IDEMPOTENCY_KEY,),
             answers={
-                **_drawn(GeneratedImages | SirayaImages),
-                201: Answer("The same, to AI/ML API's callers.", AimlapiImages, headers=(REQUEST_ID, *RATE_LIMITS)),
+                **_drawn(answers.GeneratedImages | answers.SirayaImages),
+                201: Answer(
+                    "The same, to AI/ML API's callers.", answers.AimlapiImages, headers=(REQUEST_ID, *RATE_LIMITS)
+                ),
             },
         ),
         Operation(
@@ -246,7 +133,7 @@ SECTION = Section(
             "Image to image, answered with the images",
             body=Body(EDIT, {"model": "kontext", "prompt": "put a scarf on the fox", "image": _IMAGE}, EditForm),
             parameters=(IDEMPOTENCY_KEY,),
-            answers=_drawn(GeneratedImages),
+            answers=_drawn(answers.GeneratedImages),
         ),
         Operation(
             "get",
@@ -254,7 +141,7 @@ SECTION = Section(
             "listModels",
             "What may be named as `model` here",
             answers={
-                200: Answer("The models.", ListedModels, headers=(REQUEST_ID,)),
+                200: Answer("The models.", answers.ListedModels, headers=(REQUEST_ID,)),
                 **refusals(*GUARDED, 422),
             },
         ),
@@ -264,7 +151,7 @@ SECTION = Section(
             "getModel",
             "One of them",
             answers={
-                200: Answer("The model.", ListedModel, headers=(REQUEST_ID,)),
+                200: Answer("The model.", answers.ListedModel, headers=(REQUEST_ID,)),
                 **refusals(*GUARDED, 404, 422),
             },
         ),

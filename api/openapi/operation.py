@@ -6,29 +6,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, Field, create_model
+from typing_extensions import TypedDict
 
-
-class Shape(BaseModel):
-    """A JSON object that the farm sends. It has the fields named in it, and no others."""
-
-    model_config = ConfigDict(extra="forbid")
+from farm.dialects.answers.native import UnreadableRequest
 
 
-def absent() -> Any:
-    """The default of a field that is left out where there is nothing to say."""
-    return Field(default_factory=lambda: None)
-
-
-class ServerSentEvent(Shape):
+class ServerSentEvent(TypedDict, closed=True):
     """An event of a stream; `data` is JSON."""
 
     data: str
-    event: str = absent()
-    id: str = absent()
-    retry: int = absent()
+    event: NotRequired[str]
+    id: NotRequired[str]
+    retry: NotRequired[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,19 +116,10 @@ IDEMPOTENCY_KEY = Parameter(
 PROBLEM = "application/problem+json"
 
 
-class Unread(Shape):
-    """What could not be read as a call: whose dialect it would have been is not known, so that there is all of them."""
-
-    code: int
-    status: int
-    message: str
-    detail: str
-
-
 #: What the server answers in every route's place.
 UNREAD: Mapping[int, Answer] = {
-    414: Answer("The address is longer than 4,094 bytes.", Unread, PROBLEM),
-    431: Answer("A header is longer than 8,190 bytes, or there are too many.", Unread, PROBLEM),
+    414: Answer("The address is longer than 4,094 bytes.", UnreadableRequest, PROBLEM),
+    431: Answer("A header is longer than 8,190 bytes, or there are too many.", UnreadableRequest, PROBLEM),
 }
 
 #: What a refusal means, by its status, where a route does not say more.

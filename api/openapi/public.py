@@ -2,46 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from api.openapi.native import refusals
-from api.openapi.operation import ANYWHERE, PROBLEM, Answer, Operation, Parameter, Section, Shape
-
-
-class Alive(Shape):
-    """The process answers."""
-
-    status: Literal["alive"]
-
-
-class Ready(Shape):
-    """Redis is reachable and runs scripts."""
-
-    status: Literal["ready"]
-
-
-class Unready(Shape):
-    """Why calls would be refused."""
-
-    status: Literal["unready"]
-    reason: str
-
-
-class SigningKey(Shape):
-    """An ED25519 public key (RFC 8037); `x` is padded."""
-
-    kty: Literal["OKP"]
-    crv: Literal["Ed25519"]
-    x: str
-    use: Literal["sig"]
-    alg: Literal["EdDSA"]
-
-
-class SigningKeys(Shape):
-    """The public keys of webhooks in fal's dialect."""
-
-    keys: list[SigningKey]
-
+from api.openapi.operation import ANYWHERE, PROBLEM, Answer, Operation, Parameter, Section
+from api.routes.health import Alive, Ready, Unready
+from farm.dialects.answers.fal import SigningKeys
 
 _ETAG = Parameter("ETag", "What is stored under a name never changes.", where="header", is_required=True)
 _COMMON = refusals(*ANYWHERE)
@@ -82,7 +48,7 @@ SECTION = Section(
             "/healthz",
             "isAlive",
             "Liveness",
-            answers={200: Answer("The process answers.", Alive), **_COMMON},
+            answers={200: Answer("The process ", Alive), **_COMMON},
             is_open=True,
         ),
         Operation(

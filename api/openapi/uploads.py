@@ -2,100 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pydantic import BaseModel, ConfigDict
 
 from api.openapi import fal, wavespeed
-from api.openapi.operation import ANYWHERE, GUARDED, Answer, Body, Operation, Parameter, Section, Shape
+from api.openapi.operation import ANYWHERE, GUARDED, Answer, Body, Operation, Parameter, Section
 from farm.dialects import fal_storage, wavespeed_media
+from farm.dialects.answers import fal as fal_answers
+from farm.dialects.answers import wavespeed as wavespeed_answers
 
 REST, CDN, MEDIA = "/fal/rest/storage", "/fal/cdn", "/api/v3/media"
 #: A file on its way in needs the storage, and room, and has to go on.
 _STORING = (408, 413, 422, 429, 503)
 
 
-class FalUpload(Shape):
-    """Where to send the file (it takes one, and needs no key), and where it will be."""
-
-    upload_url: str
-    file_url: str
-
-
-class FalToken(Shape):
-    """What stands for the key at the CDN, until it expires."""
-
-    token: str
-    token_type: Literal["Bearer"]
-    base_url: str
-    expires_at: str
-
-
-class FalFile(Shape):
-    """Where the file is."""
-
-    access_url: str
-
-
-class FalFileInParts(FalFile):
-    """Where the file will be; its parts go below that, under this id."""
-
-    uploadId: str  # noqa: N815  # fal's name
-
-
-class FalPart(Shape):
-    """A part that has come."""
-
-    partNumber: int  # noqa: N815  # fal's name
-    etag: str
-
-
-class Nothing(Shape):
-    """There is nothing to say."""
-
-
-class UploadInstruction(Shape):
-    """Where to send the file, with exactly these headers and no key."""
-
-    method: Literal["PUT"]
-    url: str
-    headers: dict[str, str]
-
-
-class WaveSpeedTicket(Shape):
-    """Where to send the file, and where it will be."""
-
-    download_url: str
-    upload: UploadInstruction
-
-
-class WaveSpeedTicketAnswer(wavespeed.Envelope):
-    """A ticket."""
-
-    data: WaveSpeedTicket
-
-
-class WaveSpeedFile(Shape):
-    """Where the file is. `type` is image, video, audio, …"""
-
-    type: str
-    download_url: str
-    filename: str
-    size: int
-
-
-class WaveSpeedFileAnswer(wavespeed.Envelope):
-    """A file that was kept."""
-
-    data: WaveSpeedFile
-
-
-class NothingAnswer(wavespeed.Envelope):
-    """It has come."""
-
-    data: Nothing
-
-
-class FileForm(Shape):
+class FileForm(BaseModel):
     """A file, and nothing else."""
+
+    model_config = ConfigDict(extra="forbid")
 
     file: bytes
 
@@ -108,9 +31,9 @@ _LIFECYCLE = tuple(
 _STORAGE_TYPE = Parameter("storage_type", f"Changes nothing: {fal_storage.TOLERATED['storage_type']}.")
 _FILE_NAME = Parameter("X-Fal-File-Name", "Changes nothing: nobody can choose the name of a file here.", where="header")
 _ETAG = Parameter("ETag", "What the part is called; the end of the upload names it.", where="header", is_required=True)
-_PART = Answer("The part is kept; sent again, it replaces the former.", FalPart, headers=(_ETAG,))
-_WHOLE = Answer("The file is kept.", FalFile)
-_PLACE = Answer("Where to send it.", FalUpload)
+_PART = Answer("The part is kept; sent again, it replaces the former.", fal_answers.FalPart, headers=(_ETAG,))
+_WHOLE = Answer("The file is kept.", fal_answers.FalFile)
+_PLACE = Answer("Where to send it.", fal_answers.FalUpload)
 
 
 def _sent(name: str, path: str, summary: str, answer: Answer, body: Body, *, is_open: bool) -> Operation:
@@ -156,10 +79,15 @@ SECTION = Section(
             "fal: a token for the CDN",
             body=Body(is_required=False),  # an empty object; nobody looks at it
             parameters=(_STORAGE_TYPE,),
-            answers={200: Answer("A token.", FalToken), **fal.refusals(*GUARDED, 413, 422)},
+            answers={200: Answer("A token.", fal_answers.FalToken), **fal.refusals(*GUARDED, 413, 422)},
         ),
         _sent(
-            "putUpload", f"{CDN}/upload/{_ONE}", "fal: the file", Answer("It is kept.", Nothing), _BYTES, is_open=True
+            "putUpload",
+            f"{CDN}/upload/{_ONE}",
+            "fal: the file",
+            Answer("It is kept.", wavespeed_answers.Empty),
+            _BYTES,
+            is_open=True,
         ),
         _sent("putUploadPart", f"{CDN}/upload/{_MANY}", "fal: a part", _PART, _BYTES, is_open=True),
         _sent("endUpload", f"{CDN}/upload/{_ONE}/complete", "fal: the end of the parts", _WHOLE, _PARTS, is_open=True),
@@ -179,7 +107,7 @@ SECTION = Section(
             "fal: begin a file in parts, with a token",
             parameters=(_FILE_NAME, *_LIFECYCLE),
             answers={
-                200: Answer("Where to send the parts.", FalFileInParts),
+                200: Answer("Where to send the parts.", fal_answers.FalMultipartUpload),
                 **fal.refusals(*GUARDED, 413, 422, 429),
             },
         ),
@@ -199,7 +127,7 @@ SECTION = Section(
             "WaveSpeed: a ticket for a file",
             body=Body(wavespeed_media.Announcement, {"filename": "fox.png", "size": 1024, "content_type": "image/png"}),
             answers={
-                200: Answer("The ticket.", WaveSpeedTicketAnswer),
+                200: Answer("The ticket.", wavespeed_answers.WaveSpeedTicketAnswer),
                 **wavespeed.refusals(*GUARDED, 413, 429),
             },
         ),
@@ -210,7 +138,7 @@ SECTION = Section(
             "WaveSpeed: the file of a ticket",
             body=_BYTES,
             answers={
-                200: Answer("It is kept.", NothingAnswer),
+                200: Answer("It is kept.", wavespeed_answers.EmptyAnswer),
                 **wavespeed.refusals(*ANYWHERE, 404, 408, 413, 429, 503),
             },
             is_open=True,
@@ -222,7 +150,7 @@ SECTION = Section(
             "WaveSpeed: a file as a form, as older clients send it",
             body=Body(FileForm, media_type="multipart/form-data"),
             answers={
-                200: Answer("It is kept.", WaveSpeedFileAnswer),
+                200: Answer("It is kept.", wavespeed_answers.WaveSpeedFileAnswer),
                 **wavespeed.refusals(*GUARDED, 408, 413, 429),
             },
         ),

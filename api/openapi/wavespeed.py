@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from api.openapi.operation import (
     GUARDED,
@@ -13,15 +13,13 @@ from api.openapi.operation import (
     Operation,
     Parameter,
     Section,
-    Shape,
-    absent,
     slug,
     webhook,
 )
 from api.openapi.operation import refusals as refused
 from farm.dialects import wavespeed
+from farm.dialects.answers import wavespeed as answers
 from farm.domain.catalogue import MODELS, Model
-from farm.domain.job import State
 
 PREFIX = "/api/v3"
 _EXAMPLES: dict[str, dict[str, Any]] = {
@@ -30,135 +28,13 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
 }
 
 
-class WaveSpeedFault(Shape):
-    """WaveSpeed's own number of an error."""
-
-    code: int
-    error: str
-
-
-class WaveSpeedProblem(Shape):
-    """A refusal. `code` repeats the HTTP status; `message` and `error` are the same text."""
-
-    code: int
-    message: str
-    error: str
-    error_code: str
-    data: WaveSpeedFault
-
-
-class Envelope(Shape):
-    """What every good answer comes in."""
-
-    code: Literal[200]
-    message: Literal["success"]
-
-
-class PredictionUrls(Shape):
-    """Where to ask again."""
-
-    get: str
-
-
-class Milliseconds(Shape):
-    """How long it took; 0 until it has completed."""
-
-    inference: int
-
-
-class Prediction(Shape):
-    """A prediction. A failed one is told by `status`, `error` and `code`, under HTTP 200.
-
-    `outputs` are URLs, or bare base64 where the submit asked for it. `warnings` are there where there are any.
-    """
-
-    id: str
-    model: str
-    status: State
-    code: int
-    error: str
-    outputs: list[str]
-    urls: PredictionUrls
-    has_nsfw_contents: list[bool]
-    prompt: str
-    seed: int
-    created_at: str
-    timings: Milliseconds
-    executionTime: int  # noqa: N815  # WaveSpeed's name
-    warnings: list[str] = absent()
-
-
-class PredictionAnswer(Envelope):
-    """One prediction."""
-
-    data: Prediction
-
-
-class PredictionPage(Shape):
-    """Predictions, newest first; `total` counts those of all pages."""
-
-    page: int
-    total: int
-    items: list[Prediction]
-
-
-class PredictionPageAnswer(Envelope):
-    """A page of predictions."""
-
-    data: PredictionPage
-
-
-class Deleted(Shape):
-    """How many predictions were deleted."""
-
-    deleted_count: int
-
-
-class DeletedAnswer(Envelope):
-    """What a deletion did."""
-
-    data: Deleted
-
-
-class WaveSpeedSecret(Shape):
-    """What signs the webhooks."""
-
-    secret: str
-
-
-class WaveSpeedSecretAnswer(Envelope):
-    """The secret of the caller's webhooks."""
-
-    data: WaveSpeedSecret
-
-
-class PredictionInput(Shape):
-    """What was asked for, so that it can be asked again."""
-
-    prompt: str
-    size: str
-    num_inference_steps: int
-    guidance_scale: float
-    seed: int
-    output_format: str
-    enhance_prompt: Literal[True] = absent()
-    image: str = absent()
-    strength: float = absent()
-
-
-class PredictionEvent(Prediction):
-    """What a webhook is sent: the prediction itself, without the envelope, and what was asked for."""
-
-    input: PredictionInput
-
-
 def refusals(*statuses: int) -> dict[int, Answer]:
     """Refusals in WaveSpeed's shape. What is wrong with a call is 400 there."""
-    told = refused(WaveSpeedProblem, *statuses)
+    told = refused(answers.WaveSpeedError, *statuses)
     told[400] = Answer(
         "Something in the call is wrong; the text names each field and what is allowed. "
         "Or no worker of this farm has the model loaded.",
-        WaveSpeedProblem,
+        answers.WaveSpeedError,
     )
     return told
 
@@ -169,7 +45,7 @@ _SIGNED = {
     "webhook-timestamp": "Of this try, in seconds since the epoch.",
     "webhook-signature": "`v3,` and the signature in hex; the key is the secret's text itself.",
 }
-_GOOD = Answer("The prediction.", PredictionAnswer)
+_GOOD = Answer("The prediction.", answers.PredictionAnswer)
 _WEBHOOK = Parameter(
     "webhook",
     "Where to call back when it has ended. It does not go with `enable_sync_mode` or `enable_base64_output`.",
@@ -187,7 +63,7 @@ def _submit(model: Model, endpoint: str) -> Operation:
         answers={
             200: Answer(
                 "The prediction is on record; with `enable_sync_mode` it has ended, or was waited for too long.",
-                PredictionAnswer,
+                answers.PredictionAnswer,
                 headers=RATE_LIMITS,
             ),
             **refusals(*GUARDED, 404, 413, 422, 429),
@@ -220,7 +96,7 @@ SECTION = Section(
             "searchPredictions",
             "Your predictions, newest first",
             body=Body(wavespeed.ListInput, {"page": 1, "page_size": 10}, is_required=False),
-            answers={200: Answer("A page of them.", PredictionPageAnswer), **refusals(*GUARDED, 413)},
+            answers={200: Answer("A page of them.", answers.PredictionPageAnswer), **refusals(*GUARDED, 413)},
         ),
         Operation(
             "get",
@@ -231,7 +107,7 @@ SECTION = Section(
                 Parameter(name, "", Annotated[info.annotation, info])
                 for name, info in wavespeed.ListInput.model_fields.items()
             ),
-            answers={200: Answer("A page of them.", PredictionPageAnswer), **refusals(*GUARDED)},
+            answers={200: Answer("A page of them.", answers.PredictionPageAnswer), **refusals(*GUARDED)},
         ),
         Operation(
             "post",
@@ -240,7 +116,7 @@ SECTION = Section(
             "Delete ended predictions: records, prompts and images",
             body=Body(wavespeed.DeleteInput, {"ids": ["0b0f3d1e-3c52-4f0e-9d55-6a1f5f7f2c11"]}),
             answers={
-                200: Answer("They are gone; what was not there is not counted.", DeletedAnswer),
+                200: Answer("They are gone; what was not there is not counted.", answers.DeletedAnswer),
                 **refusals(*GUARDED, 409, 413),
             },
         ),
@@ -249,10 +125,12 @@ SECTION = Section(
             f"{PREFIX}/webhook/secret",
             "getWaveSpeedSecret",
             "What signs your webhooks",
-            answers={200: Answer("The secret.", WaveSpeedSecretAnswer), **refusals(*GUARDED)},
+            answers={200: Answer("The secret.", answers.WaveSpeedSecretAnswer), **refusals(*GUARDED)},
         ),
     ),
     webhooks=(
-        webhook("wavespeedPrediction", "A prediction has ended: as WaveSpeed tells it", PredictionEvent, _SIGNED),
+        webhook(
+            "wavespeedPrediction", "A prediction has ended: as WaveSpeed tells it", answers.PredictionEvent, _SIGNED
+        ),
     ),
 )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import flask
 
 from api.auth import Authenticator
 from api.http import query
 from api.http.body import read_bytes
 from farm.dialects import native
+from farm.dialects.answers.native import FarmDeliveries, FarmDelivery, WebhookSecret
 from farm.dialects.fields import Input, decode, parse
 from farm.webhooks.service import WebhookService
 
@@ -24,7 +23,7 @@ def routes(webhook_service: WebhookService, *, authenticator: Authenticator) -> 
     blueprint = flask.Blueprint("deliveries", __name__, url_prefix="/farm/v1")
 
     @blueprint.get("/deliveries")
-    def page() -> dict[str, Any]:
+    def page() -> FarmDeliveries:
         caller = authenticator.caller()
         query.refuse_others("limit", "before")
         count, before = query.page()
@@ -33,26 +32,26 @@ def routes(webhook_service: WebhookService, *, authenticator: Authenticator) -> 
         return {"deliveries": [native.delivery(item) for item in found], "before": following}
 
     @blueprint.get("/deliveries/<delivery_id>")
-    def get(delivery_id: str) -> dict[str, Any]:
+    def get(delivery_id: str) -> FarmDelivery:
         caller = authenticator.caller()
         query.refuse_others()
         return native.delivery(webhook_service.get(caller, delivery_id))
 
     @blueprint.post("/deliveries/<delivery_id>/redeliver")
-    def redeliver(delivery_id: str) -> tuple[dict[str, Any], int]:
+    def redeliver(delivery_id: str) -> tuple[FarmDelivery, int]:
         caller = authenticator.caller()
         query.refuse_others()
         return native.delivery(webhook_service.redeliver(caller, delivery_id)), 202
 
     @blueprint.post("/deliveries")
-    def test() -> tuple[dict[str, Any], int]:
+    def test() -> tuple[FarmDelivery, int]:
         caller = authenticator.caller()
         query.refuse_others()
         trial = parse(Trial, decode(read_bytes()))
         return native.delivery(webhook_service.test(caller, trial.url)), 202
 
     @blueprint.get("/webhook_secret")
-    def secret() -> dict[str, str]:
+    def secret() -> WebhookSecret:
         caller = authenticator.caller()
         query.refuse_others()
         return {"secret": webhook_service.secret(caller)}

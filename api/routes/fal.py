@@ -16,6 +16,7 @@ from api.http import fal_hosts, query
 from api.http.body import IMAGES_BODY, read_body
 from farm import clock
 from farm.dialects import fal
+from farm.dialects.answers.fal import FalHandle, FalLogLine, FalStatus
 from farm.dialects.fields import image_field
 from farm.dialects.links import Links
 from farm.domain.catalogue import Model
@@ -57,7 +58,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
             raise Unauthorized(message)
 
     @blueprint.post("/queue/<other_than('.*/requests/'):endpoint>")
-    def submit(endpoint: str) -> dict[str, Any]:
+    def submit(endpoint: str) -> FalHandle:
         caller = authenticator.submitter()
         query.refuse_others("fal_webhook", "fal_max_queue_length")
         order, model = _order(service, endpoint.rstrip("/"))
@@ -71,7 +72,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
     # Each with a slash and without: a rule that takes both takes a wrong method for an unknown path.
     @blueprint.get(f"{_REQUEST}/status/")
     @blueprint.get(f"{_REQUEST}/status")
-    def status(app: str, request_id: str) -> tuple[dict[str, Any], int]:
+    def status(app: str, request_id: str) -> tuple[FalStatus, int]:
         job = find(app, request_id)
         query.refuse_others("logs")
         logs = fal.logs(job, seen_us=clock.now_us()) if _wants_logs() else None
@@ -156,7 +157,7 @@ class _Told:
                     last = position
                     yield event("", fal.status(seen, self._queue, position=position, logs=self._new_lines(seen)))
 
-    def _new_lines(self, job: Job) -> list[dict[str, str]] | None:
+    def _new_lines(self, job: Job) -> list[FalLogLine] | None:
         if not self._with_logs:
             return None
         lines = [line for line in fal.logs(job, seen_us=clock.now_us()) if line["message"] not in self._messages]

@@ -7,8 +7,6 @@ nothing. The parts of Python's large files go to addresses below that of the fil
 
 from __future__ import annotations
 
-from typing import Any
-
 import flask
 from werkzeug.exceptions import BadRequest
 
@@ -18,6 +16,8 @@ from api.http.body import pieces, read_bytes
 from api.http.upload_body import UploadSlots
 from farm import clock
 from farm.dialects import fal, fal_storage, registry
+from farm.dialects.answers.fal import FalFile, FalMultipartUpload, FalToken, FalUpload
+from farm.dialects.answers.wavespeed import Empty
 from farm.dialects.fields import decode, parse
 from farm.domain.catalogue import MAX_UPLOAD
 from farm.domain.errors import InvalidRequest, NotFound
@@ -35,15 +35,15 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
     # Each with a slash and without: a rule that takes both takes a wrong method for an unknown path.
     @blueprint.post("/fal/rest/storage/upload/initiate/")
     @blueprint.post("/fal/rest/storage/upload/initiate")
-    def initiate() -> dict[str, str]:
+    def initiate() -> FalUpload:
         return begun(in_parts=False)
 
     @blueprint.post("/fal/rest/storage/upload/initiate-multipart/")
     @blueprint.post("/fal/rest/storage/upload/initiate-multipart")
-    def initiate_in_parts() -> dict[str, str]:
+    def initiate_in_parts() -> FalUpload:
         return begun(in_parts=True)
 
-    def begun(*, in_parts: bool) -> dict[str, str]:
+    def begun(*, in_parts: bool) -> FalUpload:
         caller = authenticator.caller()
         query.refuse_others("storage_type")
         asked = parse(fal_storage.Announcement, decode(read_bytes() or b"{}"))
@@ -52,7 +52,7 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
 
     @blueprint.post("/fal/rest/storage/auth/token/")
     @blueprint.post("/fal/rest/storage/auth/token")
-    def token() -> dict[str, str]:
+    def token() -> FalToken:
         until = clock.now_us() // 1_000_000 + TOKEN_SECONDS
         text = authenticator.token(until=until)
         query.refuse_others("storage_type")
@@ -61,7 +61,7 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
 
     @blueprint.put("/fal/cdn/upload/<ticket_id>/")
     @blueprint.put("/fal/cdn/upload/<ticket_id>")
-    def put(ticket_id: str) -> dict[str, Any]:
+    def put(ticket_id: str) -> Empty:
         query.refuse_others()
         ticket = uploads.ticket(ticket_id)
         with upload_slots.held(ticket.caller):
@@ -75,12 +75,12 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
 
     @blueprint.post("/fal/cdn/upload/<ticket_id>/complete/")
     @blueprint.post("/fal/cdn/upload/<ticket_id>/complete")
-    def complete(ticket_id: str) -> dict[str, str]:
+    def complete(ticket_id: str) -> FalFile:
         return completed(uploads.ticket(ticket_id, in_parts=True))
 
     @blueprint.post("/fal/cdn/files/upload/")
     @blueprint.post("/fal/cdn/files/upload")
-    def upload() -> dict[str, str]:
+    def upload() -> FalFile:
         caller = authenticator.uploader()
         query.refuse_others()
         wish = _wish()
@@ -90,7 +90,7 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
 
     @blueprint.post("/fal/cdn/files/upload/multipart/")
     @blueprint.post("/fal/cdn/files/upload/multipart")
-    def upload_in_parts() -> dict[str, str]:
+    def upload_in_parts() -> FalMultipartUpload:
         caller = authenticator.uploader()
         query.refuse_others()
         read_bytes()  # nothing
@@ -104,7 +104,7 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
 
     @blueprint.post("/files/<key>/multipart/<ticket_id>/complete/")
     @blueprint.post("/files/<key>/multipart/<ticket_id>/complete")
-    def complete_below(key: str, ticket_id: str) -> dict[str, str]:
+    def complete_below(key: str, ticket_id: str) -> FalFile:
         return completed(own_ticket(key, ticket_id))
 
     def own_ticket(key: str, ticket_id: str) -> Ticket:
@@ -125,7 +125,7 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
         response.set_etag(etag)
         return response
 
-    def completed(ticket: Ticket) -> dict[str, str]:
+    def completed(ticket: Ticket) -> FalFile:
         query.refuse_others()
         named = fal_storage.named_parts(decode(read_bytes()))
         with upload_slots.held(ticket.caller):

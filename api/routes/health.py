@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
 import flask
 import redis
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from typing_extensions import TypedDict
+
+
+class Alive(TypedDict, closed=True):
+    """The process answers."""
+
+    status: Literal["alive"]
+
+
+class Ready(TypedDict, closed=True):
+    """Redis is reachable and runs scripts."""
+
+    status: Literal["ready"]
+
+
+class Unready(TypedDict, closed=True):
+    """The reason why calls would be refused."""
+
+    status: Literal["unready"]
+    reason: str
 
 
 def routes(client: redis.Redis, registry: CollectorRegistry) -> flask.Blueprint:
     blueprint = flask.Blueprint("health", __name__)
 
     @blueprint.get("/healthz")
-    def healthz() -> dict[str, Any]:
+    def healthz() -> Alive:
         return {"status": "alive"}
 
     @blueprint.get("/readyz")
-    def readyz() -> tuple[dict[str, Any], int]:
+    def readyz() -> tuple[Ready | Unready, int]:
         try:
             # A script that answers proves the way, the server and its right to run scripts.
             client.eval("return redis.call('PING')", 0)

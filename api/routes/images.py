@@ -15,6 +15,7 @@ from api.http.body import IMAGES_BODY, Body, read_body
 from farm import clock
 from farm.auth.api_keys import Caller
 from farm.dialects import openai, openai_common, registry
+from farm.dialects.answers.images import ListedModel, ListedModels
 from farm.dialects.openai_common import Asked, ImagesDialect
 from farm.domain.catalogue import Model
 from farm.domain.errors import InvalidRequest, Problem, UnknownModel
@@ -50,13 +51,13 @@ def routes(context: ApiContext) -> flask.Blueprint:
         return rendered(caller, dialect, body, openai.edit(body.fields, body.files, default_seed=random_seed()))
 
     @blueprint.get("/models", strict_slashes=False)
-    def models() -> dict[str, Any]:
+    def models() -> ListedModels:
         authenticator.caller()
         query.refuse_others()
         return {"object": "list", "data": [_shown(model_id) for model_id in _served(service)]}
 
     @blueprint.get("/models/<path:model_id>", strict_slashes=False)
-    def model(model_id: str) -> dict[str, Any]:
+    def model(model_id: str) -> ListedModel:
         authenticator.caller()
         query.refuse_others()
         if model_id not in _served(service):
@@ -89,8 +90,8 @@ def routes(context: ApiContext) -> flask.Blueprint:
         job_id = flask.g.get("request_id")
         request_id = response.headers["X-Request-Id"] = job_id or str(uuid.uuid4())
         if response.status_code >= 400:
-            about = openai_common.about_call(flask.request.path, request_id, clock.now_us())
-            response.set_data(flask.json.dumps((response.get_json(silent=True) or {}) | about))
+            facts = openai_common.call_facts(flask.request.path, request_id, clock.now_us())
+            response.set_data(flask.json.dumps((response.get_json(silent=True) or {}) | facts))
             if job_id:  # sent again, a call that was accepted makes a second job
                 response.headers["X-Should-Retry"] = "false"
                 response.headers.pop("Retry-After", None)
@@ -136,7 +137,7 @@ def _unknown(service: Service, model_id: str) -> UnknownModel:
     )
 
 
-def _shown(model_id: str) -> dict[str, Any]:
+def _shown(model_id: str) -> ListedModel:
     """A model as OpenAI shows one; when it was made is not known here."""
     return {"id": model_id, "object": "model", "created": 0, "owned_by": "srpo-farm"}
 

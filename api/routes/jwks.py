@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import flask
 
+from farm.dialects.answers.fal import SigningKeys
 from farm.webhooks import signing
 from farm.webhooks.secrets import Secrets
 
@@ -17,7 +16,7 @@ def routes(secrets: Secrets) -> flask.Blueprint:
     blueprint = flask.Blueprint("jwks", __name__)
 
     @blueprint.get("/.well-known/jwks.json")
-    def keys() -> tuple[dict[str, Any], int, dict[str, str]]:
+    def keys() -> tuple[SigningKeys, int, dict[str, str]]:
         return signing.jwks(secrets.signing_key()), 200, {"Cache-Control": f"public, max-age={MAX_AGE}"}
 
     return blueprint

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import flask
 from pydantic import Field
@@ -12,6 +12,7 @@ from api.http import query
 from api.http.body import read_bytes
 from farm import clock
 from farm.auth.api_keys import ApiKey, Callers
+from farm.dialects.answers.native import ApiKeyFacts, ApiKeys, NewApiKey, RevokedKeys
 from farm.dialects.fields import Flag, Input, Whole, decode, parse
 from farm.domain.errors import InvalidRequest, NotFound, Problem
 from farm.domain.limits import MOST_RATE, Limits
@@ -31,13 +32,13 @@ def routes(callers: Callers, *, authenticator: Authenticator) -> flask.Blueprint
     blueprint = flask.Blueprint("keys", __name__, url_prefix="/farm/v1")
 
     @blueprint.get("/keys")
-    def page() -> dict[str, Any]:
+    def page() -> ApiKeys:
         authenticator.refuse_all_but_admins("look after keys")
         query.refuse_others()
         return {"keys": [_shown(key) for key in callers.all()]}
 
     @blueprint.post("/keys")
-    def create() -> tuple[dict[str, Any], int]:
+    def create() -> tuple[NewApiKey, int]:
         authenticator.refuse_all_but_admins("look after keys")
         query.refuse_others()
         wanted = parse(WantedKey, decode(read_bytes()))
@@ -49,7 +50,7 @@ def routes(callers: Callers, *, authenticator: Authenticator) -> flask.Blueprint
         return {"name": wanted.name, "key": key}, 201
 
     @blueprint.delete("/keys")
-    def revoke() -> dict[str, Any]:
+    def revoke() -> RevokedKeys:
         authenticator.refuse_all_but_admins("look after keys")
         query.refuse_others("name")
         name = flask.request.args.get("name")
@@ -63,7 +64,7 @@ def routes(callers: Callers, *, authenticator: Authenticator) -> flask.Blueprint
     return blueprint
 
 
-def _shown(key: ApiKey) -> dict[str, Any]:
+def _shown(key: ApiKey) -> ApiKeyFacts:
     return {
         "id": key.id,
         "name": key.name,

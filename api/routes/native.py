@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import flask
 
@@ -15,11 +15,13 @@ from api.context import ApiContext
 from api.http import query
 from api.http.body import IMAGES_BODY, read_body
 from farm.dialects import native
+from farm.dialects.answers import native as answers
 from farm.dialects.links import Links
 from farm.domain.catalogue import MODELS
 from farm.domain.errors import FarmError, InvalidRequest, Problem
 from farm.domain.job import Change, Job, Moment, State
 from farm.jobstore.event_feed import News
+from farm.jobstore.stats import Worker
 from farm.jobstore.store import Accepted
 from farm.service import random_seed
 
@@ -35,7 +37,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
     told = lru_cache(_TOLD)(partial(_change_event, links=links))
 
     @blueprint.post("/jobs")
-    def submit() -> tuple[dict[str, Any], int, dict[str, str]]:
+    def submit() -> tuple[answers.AcceptedJob, int, dict[str, str]]:
         caller = authenticator.submitter()
         query.refuse_others()
         body = read_body(native.NAME, most=IMAGES_BODY)  # the model is told in it
@@ -46,7 +48,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         return native.accepted(accepted.id, links.base), 202, _replayed(accepted)
 
     @blueprint.get("/jobs")
-    def page() -> dict[str, Any]:
+    def page() -> answers.FarmJobs:
         caller = authenticator.caller()
         query.refuse_others("limit", "before", "status")
         count, before = query.page()
@@ -57,7 +59,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         return {"jobs": shown, "before": following}
 
     @blueprint.get("/jobs/<job_id>")
-    def get(job_id: str) -> dict[str, Any]:
+    def get(job_id: str) -> answers.FarmJob:
         caller = authenticator.caller()
         query.refuse_others()
         job = service.get(caller, job_id)
@@ -71,14 +73,14 @@ def routes(context: ApiContext) -> flask.Blueprint:
         return "", 204
 
     @blueprint.post("/jobs/<job_id>/cancel")
-    def cancel(job_id: str) -> tuple[dict[str, Any], int]:
+    def cancel(job_id: str) -> tuple[answers.CancelOutcome, int]:
         caller = authenticator.caller()
         query.refuse_others()
         outcome = service.cancel(caller, job_id)
         return {"id": job_id, "outcome": outcome}, 202 if outcome == "stopping" else 200
 
     @blueprint.post("/jobs/<job_id>/retry")
-    def retry(job_id: str) -> tuple[dict[str, Any], int, dict[str, str]]:
+    def retry(job_id: str) -> tuple[answers.AcceptedJob, int, dict[str, str]]:
         caller = authenticator.submitter()
         query.refuse_others()
         accepted = service.retry(caller, job_id)
@@ -104,7 +106,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         return streams.answer(_blocks(first, followed, told), may_stay=authenticator.key_still_valid())
 
     @blueprint.get("/queue")
-    def queue() -> dict[str, Any]:
+    def queue() -> answers.FarmQueue:
         authenticator.caller()
         query.refuse_others()
         lanes = stats.queues()
@@ -120,34 +122,34 @@ def routes(context: ApiContext) -> flask.Blueprint:
         }
 
     @blueprint.get("/workers")
-    def workers() -> dict[str, Any]:
+    def workers() -> answers.FarmWorkers:
         authenticator.refuse_all_but_admins("see the workers")
         query.refuse_others()
-        return {"workers": [{"id": w.id, "silent_seconds": w.silent_seconds, **w.facts} for w in stats.workers()]}
+        return {"workers": [_worker(worker) for worker in stats.workers()]}
 
     @blueprint.post("/workers/<worker_id>/drain")
-    def drain(worker_id: str) -> tuple[dict[str, Any], int]:
+    def drain(worker_id: str) -> tuple[answers.DrainingWorker, int]:
         authenticator.refuse_all_but_admins("drain a worker")
         query.refuse_others()
         service.drain(worker_id)
         return {"id": worker_id, "draining": True}, 202
 
     @blueprint.post("/pause")
-    def pause() -> dict[str, Any]:
+    def pause() -> answers.Pause:
         authenticator.refuse_all_but_admins("pause the farm")
         query.refuse_others()
         service.pause()
         return {"paused": True}
 
     @blueprint.post("/resume")
-    def resume() -> dict[str, Any]:
+    def resume() -> answers.Pause:
         authenticator.refuse_all_but_admins("resume the farm")
         query.refuse_others()
         service.resume()
         return {"paused": False}
 
     @blueprint.get("/models")
-    def models() -> dict[str, Any]:
+    def models() -> answers.FarmModels:
         authenticator.caller()
         query.refuse_others()
         served = service.served()
@@ -166,6 +168,11 @@ def routes(context: ApiContext) -> flask.Blueprint:
         }
 
     return blueprint
+
+
+def _worker(worker: Worker) -> answers.FarmWorker:
+    # A worker may report any fact, and no type lists them.
+    return cast(answers.FarmWorker, {"id": worker.id, "silent_seconds": worker.silent_seconds, **worker.facts})
 
 
 def _replayed(accepted: Accepted) -> dict[str, str]:

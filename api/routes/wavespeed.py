@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 import flask
 
@@ -14,6 +13,13 @@ from api.http import query
 from api.http.body import IMAGES_BODY, read_body, read_bytes
 from farm.auth.api_keys import Caller
 from farm.dialects import wavespeed
+from farm.dialects.answers.wavespeed import (
+    SUCCESS,
+    DeletedAnswer,
+    PredictionAnswer,
+    PredictionPageAnswer,
+    WaveSpeedSecretAnswer,
+)
 from farm.dialects.fields import decode
 from farm.domain.catalogue import MODELS, Model
 from farm.domain.errors import NotFinished, NotFound, UnknownModel
@@ -26,7 +32,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
     blueprint = flask.Blueprint("wavespeed", __name__, url_prefix="/api/v3")
 
     @blueprint.post("/<other_than('(?:predictions|webhook/secret|media/uploads?)(?:/|$)'):endpoint>")
-    def submit(endpoint: str) -> dict[str, Any]:
+    def submit(endpoint: str) -> PredictionAnswer:
         caller = authenticator.submitter()
         endpoint = endpoint.rstrip("/")
         model = _model(service, endpoint)
@@ -35,24 +41,24 @@ def routes(context: ApiContext) -> flask.Blueprint:
         service.model(asked.order.request.model)  # with an image it is another one
         order = replace(asked.order, idempotency_key=body.idempotency_key, body_digest=body.digest)
         if asked.held:
-            return wavespeed.envelope(wavespeed.held_prediction(held.job(caller, order), links))
-        return wavespeed.envelope(wavespeed.prediction(service.submit_and_get(caller, order), links))
+            return wavespeed.held_answer(held.job(caller, order), links)
+        return wavespeed.answer(service.submit_and_get(caller, order), links)
 
     @blueprint.get("/predictions/<job_id>", strict_slashes=False)
     @blueprint.get("/predictions/<job_id>/result", strict_slashes=False)
-    def result(job_id: str) -> dict[str, Any]:
-        return wavespeed.envelope(wavespeed.prediction(service.get(authenticator.caller(), job_id), links))
+    def result(job_id: str) -> PredictionAnswer:
+        return wavespeed.answer(service.get(authenticator.caller(), job_id), links)
 
     @blueprint.route("/predictions", methods=["GET", "POST"], strict_slashes=False)
-    def page() -> dict[str, Any]:
+    def page() -> PredictionPageAnswer:
         caller = authenticator.caller()
         body = read_bytes()
         listing = wavespeed.read_listing(decode(body) if body else {}, _query())
         jobs, total = service.search(caller, listing.search, skip=listing.skip, count=listing.size)
-        return wavespeed.envelope(wavespeed.page(listing, jobs, total, links))
+        return wavespeed.page(listing, jobs, total, links)
 
     @blueprint.post("/predictions/delete", strict_slashes=False)
-    def delete() -> dict[str, Any]:
+    def delete() -> DeletedAnswer:
         caller = authenticator.caller()
         query.refuse_others()
         found = list(_known(service, caller, wavespeed.read_deletion(decode(read_bytes()))))
@@ -61,11 +67,11 @@ def routes(context: ApiContext) -> flask.Blueprint:
         for job in found:
             with suppress(NotFound):  # somebody else was quicker
                 service.delete(caller, job.id)
-        return wavespeed.envelope(wavespeed.deleted(len(found)))
+        return wavespeed.deleted(len(found))
 
     @blueprint.get("/webhook/secret", strict_slashes=False)
-    def secret() -> dict[str, Any]:
-        return wavespeed.envelope({"secret": context.farm.secrets.of(authenticator.caller().id)})
+    def secret() -> WaveSpeedSecretAnswer:
+        return {**SUCCESS, "data": {"secret": context.farm.secrets.of(authenticator.caller().id)}}
 
     return blueprint
 

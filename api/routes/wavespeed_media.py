@@ -5,8 +5,6 @@ A ticket's own address cannot be guessed: whoever sends a file there needs no ke
 
 from __future__ import annotations
 
-from typing import Any
-
 import flask
 from werkzeug.exceptions import BadRequest
 
@@ -14,7 +12,8 @@ from api.context import ApiContext
 from api.http import query
 from api.http.body import pieces, read_bytes
 from api.http.upload_body import UploadSlots, file_in_form
-from farm.dialects import wavespeed, wavespeed_media
+from farm.dialects import wavespeed_media
+from farm.dialects.answers.wavespeed import SUCCESS, EmptyAnswer, WaveSpeedFileAnswer, WaveSpeedTicketAnswer
 from farm.dialects.fields import decode, parse
 from farm.domain.catalogue import MAX_UPLOAD
 from farm.uploads.uploads import Wish
@@ -25,33 +24,33 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
     blueprint = flask.Blueprint("wavespeed_media", __name__, url_prefix="/api/v3/media")
 
     @blueprint.post("/uploads", strict_slashes=False)
-    def ticket() -> dict[str, Any]:
+    def ticket() -> WaveSpeedTicketAnswer:
         caller = authenticator.caller()
         query.refuse_others()
         asked = parse(wavespeed_media.Announcement, decode(read_bytes()))
         ticket = uploads.issue(caller.id, Wish(asked.content_type, size=asked.size))
         url = f"{links.base}/api/v3/media/uploads/{ticket.id}"
-        return wavespeed.envelope(wavespeed_media.ticket(url, links.file(ticket.key), asked.content_type))
+        return {**SUCCESS, "data": wavespeed_media.ticket(url, links.file(ticket.key), asked.content_type)}
 
     @blueprint.put("/uploads/<ticket_id>", strict_slashes=False)
-    def put(ticket_id: str) -> dict[str, Any]:
+    def put(ticket_id: str) -> EmptyAnswer:
         query.refuse_others()
         ticket = uploads.ticket(ticket_id)
         if (sent := flask.request.headers.get("Content-Type", "")) != ticket.content_type:
             raise BadRequest(f"Content-Type: '{sent[:80]}' is not what the ticket says; send '{ticket.content_type}'.")
         with upload_slots.held(ticket.caller):
             uploads.fill(ticket, pieces(ticket.size))
-        return wavespeed.envelope({})
+        return {**SUCCESS, "data": {}}
 
     @blueprint.post("/upload/binary", strict_slashes=False)
-    def form() -> dict[str, Any]:
+    def form() -> WaveSpeedFileAnswer:
         caller = authenticator.caller()
         query.refuse_others()
         with upload_slots.held(caller.id):
             file, content = file_in_form(pieces(MAX_UPLOAD), wavespeed_media.FIELD)
             content_type = file.headers.get("Content-Type", wavespeed_media.DEFAULT_TYPE)
             key, size = uploads.keep(caller.id, Wish(content_type), content)
-        about = wavespeed_media.kept(links.file(key), content_type=content_type, filename=file.filename, size=size)
-        return wavespeed.envelope(about)
+        file_facts = wavespeed_media.kept(links.file(key), content_type=content_type, filename=file.filename, size=size)
+        return {**SUCCESS, "data": file_facts}
 
     return blueprint

@@ -8,12 +8,13 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from farm.dialects import openai_common
+from farm.dialects.answers.images import AimlapiImage, AimlapiImages
 from farm.dialects.fields import Flag, Whole
 from farm.dialects.links import Links
 from farm.dialects.openai_common import Asked, Carriage, ProviderCall, Sides
 from farm.domain.catalogue import SRPO, TERMS, Acceleration, OutputFormat
 from farm.domain.errors import InvalidRequest, Problem
-from farm.domain.job import Job, Order, Result
+from farm.domain.job import Image, Job, Order, Result
 from farm.domain.request import Request
 
 NAME = "aimlapi"
@@ -59,14 +60,10 @@ def generation(body: Mapping[str, Any], *, default_seed: int) -> Asked:
     return Asked(Order(call.model, request, dialect=NAME, inline=call.carriage != "url"), call.carriage)
 
 
-def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> dict[str, Any]:
-    """The answer with the images, which stand there twice. Times in seconds. Raises StorageError and NotFound."""
-    images = [
-        openai_common.image_object(image, carriage, links)
-        | {"width": image.width, "height": image.height, "content_type": image.content_type}
-        for image in result.images
-    ]
-    told = {
+def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> AimlapiImages:
+    """Build the answer with the images. Raises StorageError and NotFound."""
+    images = [_image(image, carriage, links) for image in result.images]
+    body: AimlapiImages = {
         "images": images,
         "timings": {"inference": result.timings["inference"]},
         "seed": job.request.seed,
@@ -75,7 +72,18 @@ def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> dict[s
         "data": images,
         "meta": {"usage": {"tokens_used": tokens(job.request)}},
     }
-    return told | openai_common.warnings(result)
+    if result.warnings:
+        body["warnings"] = list(result.warnings)
+    return body
+
+
+def _image(image: Image, carriage: Carriage, links: Links) -> AimlapiImage:
+    return {
+        **openai_common.image_data(image, carriage, links),
+        "width": image.width,
+        "height": image.height,
+        "content_type": image.content_type,
+    }
 
 
 def tokens(request: Request) -> int:

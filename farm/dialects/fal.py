@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
 from farm import clock
+from farm.dialects.answers import fal as answers
 from farm.dialects.error_response import Refusal
 from farm.dialects.fal_lifecycle import keep_seconds
 from farm.dialects.fields import FIELDS, UNKNOWN_PARAMETER, image_field, parse
@@ -170,40 +171,39 @@ def application(endpoint: str) -> str:
     return "/".join(endpoint.split("/")[:2])
 
 
-def urls(endpoint: str, request_id: str, queue: str) -> dict[str, str]:
-    """Where to ask about a request; `queue` begins every URL of the queue."""
+def urls(endpoint: str, request_id: str, queue: str) -> answers.FalUrls:
+    """Return the URLs of a request; `queue` is the base URL of the queue."""
     url = f"{queue}/{application(endpoint)}/requests/{request_id}"
     return {"response_url": url, "status_url": f"{url}/status", "cancel_url": f"{url}/cancel"}
 
 
-def submitted(job: Job, queue: str, *, position: int) -> dict[str, Any]:
-    """The answer to a submit."""
-    return _about(job, queue, position) | {"gateway_request_id": job.id}
+def submitted(job: Job, queue: str, *, position: int) -> answers.FalHandle:
+    """Build the answer to a submit."""
+    return {**_request(job, queue, position), "gateway_request_id": job.id}
 
 
-def status(job: Job, queue: str, *, position: int, logs: list[dict[str, str]] | None) -> dict[str, Any]:
-    """Where a request stands. fal knows no failed state: such a request is completed, with an error."""
-    answer: dict[str, Any] = _about(job, queue, position) | {"logs": logs}
+def status(job: Job, queue: str, *, position: int, logs: list[answers.FalLogLine] | None) -> answers.FalStatus:
+    """Build the answer to a status call. fal has no failed state: such a request is completed, with an error."""
+    answer: answers.FalStatus = {**_request(job, queue, position), "logs": logs}
     if job.state.is_terminal:
         answer["metrics"] = {"inference_time": job.result.timings["inference"] if job.result else None}
     if job.state is State.FAILED:
         _, slug, _ = FAILURES.get(job.code, _UNFORESEEN)
-        answer |= {"error": job.error, "error_type": slug}
+        answer["error"], answer["error_type"] = job.error, slug
     return answer
 
 
-def _about(job: Job, queue: str, position: int) -> dict[str, Any]:
+def _request(job: Job, queue: str, position: int) -> answers.FalRequest:
+    links = urls(job.endpoint, job.id, queue)
     if job.state is State.CREATED:
-        where: dict[str, Any] = {"status": "IN_QUEUE", "queue_position": position}
-    else:
-        where = {"status": "COMPLETED" if job.state.is_terminal else "IN_PROGRESS"}
-    return where | {"request_id": job.id} | urls(job.endpoint, job.id, queue)
+        return {"status": "IN_QUEUE", "queue_position": position, "request_id": job.id, **links}
+    return {"status": "COMPLETED" if job.state.is_terminal else "IN_PROGRESS", "request_id": job.id, **links}
 
 
-def logs(job: Job, *, seen_us: int) -> list[dict[str, str]]:
-    """What is known of a request's way so far, as lines; `seen_us` is when its step was looked up.
+def logs(job: Job, *, seen_us: int) -> list[answers.FalLogLine]:
+    """Build the log of a request so far; `seen_us` is when its step was read.
 
-    A line's message names it: whoever was sent some already is sent those whose messages it has not got.
+    No two lines have the same message, so a stream can tell by it which lines it has already sent.
     """
     lines = [_line("Accepted.", job.created_us)]
     if job.started_us and job.state is not State.CREATED:
@@ -218,28 +218,30 @@ def logs(job: Job, *, seen_us: int) -> list[dict[str, str]]:
     return lines
 
 
-def _line(message: str, at_us: int, level: str = "INFO") -> dict[str, str]:
+def _line(message: str, at_us: int, level: Literal["INFO", "WARN", "ERROR"] = "INFO") -> answers.FalLogLine:
     return {"message": message, "level": level, "source": "USER", "timestamp": clock.iso(at_us)}
 
 
-def outcome(job: Job, links: Links) -> tuple[int, dict[str, Any]]:
-    """HTTP status and body of a finished request: its output, or its failure. Raises StorageError and NotFound."""
+def outcome(job: Job, links: Links) -> tuple[int, answers.FalOutput | answers.FalError]:
+    """Return HTTP status and body of a finished request: its output or its error. Raises StorageError and NotFound."""
     return (200, output(job, job.result, links)) if job.result else failure(job)
 
 
-def output(job: Job, result: Result, links: Links) -> dict[str, Any]:
-    """What the model gives back. A field without a value is left out: some clients take no null."""
-    answer = {
+def output(job: Job, result: Result, links: Links) -> answers.FalOutput:
+    """Build the model's output. A field without a value is left out, since some clients do not accept null."""
+    answer: answers.FalOutput = {
         "images": [_image(image, links, inline=job.inline) for image in result.images],
         "timings": {"inference": result.timings["inference"]},
         "seed": job.request.seed,
         "has_nsfw_concepts": list(result.flagged),
         "prompt": job.request.prompt,
     }
-    return answer | ({"warnings": list(result.warnings)} if result.warnings else {})
+    if result.warnings:
+        answer["warnings"] = list(result.warnings)
+    return answer
 
 
-def _image(image: Image, links: Links, *, inline: bool) -> dict[str, Any]:
+def _image(image: Image, links: Links, *, inline: bool) -> answers.FalImage:
     return {
         "url": links.data(image) if inline else links.file(image.key),
         "width": image.width,
@@ -250,11 +252,13 @@ def _image(image: Image, links: Links, *, inline: bool) -> dict[str, Any]:
     }
 
 
-def failure(job: Job) -> tuple[int, dict[str, Any]]:
-    """HTTP status and body of a request that failed."""
+def failure(job: Job) -> tuple[int, answers.FalError]:
+    """Return HTTP status and body of a request that failed."""
     code, slug, blamed = FAILURES.get(job.code, _UNFORESEEN)
-    told = [{"loc": _location(job), "msg": job.error, "type": slug}] if blamed == "model" else job.error
-    return code, {"detail": told, "message": job.error, "error_type": slug}
+    if blamed == "platform":
+        return code, {"detail": job.error, "message": job.error, "error_type": slug}
+    detail: answers.FalFieldError = {"loc": _location(job), "msg": job.error, "type": slug}
+    return code, {"detail": [detail], "message": job.error, "error_type": slug}
 
 
 def _location(job: Job) -> list[str]:
@@ -267,51 +271,64 @@ def _location(job: Job) -> list[str]:
     return ["body", *(field.split(".") if field else ())]
 
 
-def unfinished() -> dict[str, Any]:
-    """The answer to who asks for a result too early."""
+def unfinished() -> answers.FalPlatformError:
+    """Build the answer to a call for the result of a request that has not ended."""
     message = "Request is still in progress"
     return {"detail": message, "message": message, "error_type": "bad_request"}
 
 
-def cancelled(outcome: str) -> tuple[int, dict[str, Any]]:
-    """HTTP status and body of the answer to a cancel, by what became of it."""
+def cancelled(outcome: str) -> tuple[int, answers.FalCancelled | answers.FalAlreadyCompleted]:
+    """Return HTTP status and body of the answer to a cancel with this outcome."""
     if outcome in ("cancelled", "stopping"):
         return 202, {"status": "CANCELLATION_REQUESTED"}
     message = "The request has ended already."
     return 400, {"status": "ALREADY_COMPLETED", "detail": message, "message": message}
 
 
-def overdue(endpoint: str, request_id: str, queue: str) -> dict[str, Any]:
-    """The answer to a direct call that was held as long as may be."""
+def overdue(endpoint: str, request_id: str, queue: str) -> answers.FalPlatformError:
+    """Build the answer to a direct call that has reached its time limit."""
     url = urls(endpoint, request_id, queue)["response_url"]
     message = f"The image is not ready yet, and goes on being made; it will be at {url}"
     return {"detail": message, "message": message, "error_type": "request_timeout"}
 
 
-def webhook_body(job: Job, _due: Due, links: Links) -> dict[str, Any]:
-    """What a webhook is told of a finished request."""
-    head: dict[str, Any] = {"request_id": job.id, "gateway_request_id": job.id}
+def webhook_body(job: Job, _due: Due, links: Links) -> answers.FalSucceeded | answers.FalFailed:
+    """Build the body of the webhook of a finished request."""
+    return _succeeded(job, job.result, links) if job.result else _failed(job)
+
+
+def _succeeded(job: Job, result: Result, links: Links) -> answers.FalSucceeded:
+    body: answers.FalSucceeded = {"request_id": job.id, "gateway_request_id": job.id, "status": "OK", "payload": None}
     try:
-        code, payload = outcome(job, links)
+        body["payload"] = output(job, result, links)
     except NotFound as error:
-        return head | {"status": "OK", "payload": None, "payload_error": str(error)}
-    if code == 200:
-        return head | {"status": "OK", "payload": payload}
-    return head | {"status": "ERROR", "error": f"Invalid status code: {code}", "payload": payload}
+        body["payload_error"] = str(error)
+    return body
+
+
+def _failed(job: Job) -> answers.FalFailed:
+    code, payload = failure(job)
+    return {
+        "request_id": job.id,
+        "gateway_request_id": job.id,
+        "status": "ERROR",
+        "error": f"Invalid status code: {code}",
+        "payload": payload,
+    }
 
 
 def refusal(status: int, error: FarmError) -> Refusal:
-    """A refusal with its headers."""
+    """Build the error response."""
     body = problem(error)
     return Refusal(status, body, error_headers(body, may_retry=hasattr(error, "retry_after")))
 
 
-def problem(error: FarmError) -> dict[str, Any]:
-    """A refusal. `detail` is for the Python client, `message` for the JavaScript one, `error_type` for programs."""
+def problem(error: FarmError) -> answers.FalError:
+    """Build an error. The Python client reads `detail`, the JavaScript client `message`, programs `error_type`."""
     message = str(error)
     if isinstance(error, InvalidRequest):
         return {"detail": [_detail(item) for item in error.problems], "message": message}
-    body: dict[str, Any] = {"detail": message, "message": message}
+    body: answers.FalPlatformError = {"detail": message, "message": message}
     if isinstance(error, NotFound):
         body["status"] = "NOT_FOUND"
     if slug := _SLUGS.get(error.code):
@@ -322,17 +339,17 @@ def problem(error: FarmError) -> dict[str, Any]:
 def error_headers(body: Mapping[str, Any], *, may_retry: bool = False) -> dict[str, str]:
     """What the headers of a refusal or a failure repeat of its body, and whether it is worth to come back."""
     slug = body.get("error_type")
-    headers = {"X-Fal-Error-Type": slug} if slug else {}
+    headers: dict[str, str] = {"X-Fal-Error-Type": slug} if slug else {}
     if slug in _OWN_LIMITS:
         # To the clients this says that waiting was the caller's own choice: they do not send the request again.
         headers["X-Fal-Request-Timeout-Type"] = "user"
     return headers | ({"X-Fal-Needs-Retry": "1", "X-Fal-Retryable": "true"} if may_retry else {})
 
 
-def _detail(item: Problem) -> dict[str, Any]:
+def _detail(item: Problem) -> answers.FalFieldError:
     # Strings only, or the AI SDK reads nothing of it.
     location = [_place(item), *(item.field.split(".") if item.field else ())]
-    detail: dict[str, Any] = {"loc": location, "msg": item.message, "type": item.kind}
+    detail: answers.FalFieldError = {"loc": location, "msg": item.message, "type": item.kind}
     if item.context:
         detail["ctx"] = dict(item.context)
     is_known = item.kind not in ("missing", "json_invalid") and (item.value is not None or location[0] == "body")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
+from farm.dialects.answers.fal import FalFile, FalMultipartUpload, FalPart, FalToken, FalUpload
 from farm.dialects.fal_lifecycle import keep_seconds
 from farm.dialects.fields import Input, Whole, parse
 from farm.domain.catalogue import MAX_UPLOAD_PARTS
@@ -77,27 +78,27 @@ def wished_seconds(header: Callable[[str], str | None]) -> int:
     return seconds.pop() if seconds else 0
 
 
-def begun(upload_url: str, file_url: str) -> dict[str, str]:
-    """The answer to who begins an upload: where to send the file, and where it will be."""
+def begun(upload_url: str, file_url: str) -> FalUpload:
+    """Build the answer to a call that begins an upload."""
     return {"upload_url": upload_url, "file_url": file_url}
 
 
-def begun_in_parts(access_url: str, upload_id: str) -> dict[str, str]:
-    """The same at the CDN. Its parts are sent to addresses below that at which the file will be."""
+def begun_in_parts(access_url: str, upload_id: str) -> FalMultipartUpload:
+    """Build the answer to a call that begins an upload in parts at the CDN."""
     return {"access_url": access_url, "uploadId": upload_id}
 
 
-def kept(access_url: str) -> dict[str, str]:
-    """The answer to who has sent a file to the CDN."""
+def kept(access_url: str) -> FalFile:
+    """Build the answer to a file that the CDN has stored."""
     return {"access_url": access_url}
 
 
-def part(number: int, etag: str) -> dict[str, Any]:
-    """The answer to a part. Python reads the ETag header instead."""
+def part(number: int, etag: str) -> FalPart:
+    """Build the answer to a part. The Python client reads the ETag header instead."""
     return {"partNumber": number, "etag": etag}
 
 
-def token(text: str, *, until: int, base: str) -> dict[str, str]:
-    """A token for the CDN at `base`. Python compares the end of its time with a time that has a zone."""
+def token(text: str, *, until: int, base: str) -> FalToken:
+    """Build the answer with a token for the CDN at `base`. The Python client needs a time zone in `expires_at`."""
     expires_at = datetime.fromtimestamp(until, UTC).isoformat()
     return {"token": text, "token_type": "Bearer", "base_url": base, "expires_at": expires_at}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 from pydantic import Field, create_model
 
 from farm import clock
+from farm.dialects.answers import native as answers
+from farm.dialects.answers.native import EventName
 from farm.dialects.error_response import Refusal
 from farm.dialects.fields import FIELDS, ModelFields, parse
 from farm.dialects.links import Links
@@ -19,8 +21,6 @@ from farm.domain.job import Change, Image, Job, Order, State, Webhook
 from farm.domain.request import Priority
 
 NAME = "native"
-
-EventName = Literal["job.created", "job.processing", "job.completed", "job.failed"]
 
 
 class JobInput(ModelFields):
@@ -65,25 +65,23 @@ def _webhook(fields: JobInput) -> Webhook | None:
     return Webhook(fields.webhook_url, frozenset(State(name.removeprefix("job.")) for name in names))
 
 
-def accepted(job_id: str, base: str) -> dict[str, Any]:
-    """The answer to a submit."""
+def accepted(job_id: str, base: str) -> answers.AcceptedJob:
+    """Build the answer to a submit."""
     url = f"{base}/farm/v1/jobs/{job_id}"
-    urls = {"get": url, "cancel": f"{url}/cancel", "events": f"{url}/events"}
-    return {"id": job_id, "status": "created", "urls": urls}
+    return {
+        "id": job_id,
+        "status": "created",
+        "urls": {"get": url, "cancel": f"{url}/cancel", "events": f"{url}/events"},
+    }
 
 
-def view(job: Job, links: Links, *, inline: bool = False) -> dict[str, Any]:
-    """A job as its caller sees it. Times in UTC, timings in seconds; what is not known, or not yet, is null.
-
-    `prompt` is the one that is rendered: where it was rewritten, `original_prompt` is the caller's. `inputs` are URLs:
-    the caller's own, or of the farm's copies. `inline`: with the images themselves in place of their URLs. Raises
-    StorageError.
-    """
+def view(job: Job, links: Links, *, inline: bool = False) -> answers.FarmJob:
+    """Build the answer that shows a job. With `inline`, image URLs are data URIs. Raises StorageError."""
     result, request = job.result, job.request
     return {
         "id": job.id,
         "model": job.endpoint,
-        "status": job.state.value,
+        "status": job.state,
         "code": job.code or None,
         "error": job.error or None,
         "priority": job.priority,
@@ -107,7 +105,7 @@ def view(job: Job, links: Links, *, inline: bool = False) -> dict[str, Any]:
     }
 
 
-def _image(image: Image, links: Links, *, inline: bool) -> dict[str, Any]:
+def _image(image: Image, links: Links, *, inline: bool) -> answers.JobImage:
     return {
         "url": links.data(image) if inline else links.file(image.key),
         "width": image.width,
@@ -117,18 +115,27 @@ def _image(image: Image, links: Links, *, inline: bool) -> dict[str, Any]:
     }
 
 
-def webhook_body(job: Job, due: Due, links: Links) -> dict[str, Any]:
-    """The body of a webhook: what happened when, as which of the job's changes, and the whole present state."""
-    head = {"type": f"job.{due.event}", "timestamp": clock.iso(due.created_us), "sequence": due.sequence}
-    return head | {"data": view(job, links)}
+def webhook_body(job: Job, due: Due, links: Links) -> answers.FarmEvent:
+    """Build the body of a webhook: the event, and the whole job as it is now."""
+    return {
+        "type": cast(EventName, f"job.{due.event}"),
+        "timestamp": clock.iso(due.created_us),
+        "sequence": due.sequence,
+        "data": view(job, links),
+    }
 
 
-def change(item: Change, links: Links) -> dict[str, Any]:
-    """A change of a job's state as observers are told of it. Whose job it is, it does not say."""
+def test_event(due: Due) -> answers.TestEvent:
+    """Build the body of the webhook that tests a receiver."""
+    return {"type": "test", "timestamp": clock.iso(due.created_us), "sequence": 0, "data": {}}
+
+
+def change(item: Change, links: Links) -> answers.JobChange:
+    """Build the data of an event in the stream of all jobs. It does not name the job's caller."""
     return {
         "id": item.job,
         "model": item.endpoint,
-        "status": item.state.value,
+        "status": item.state,
         "code": item.code or None,
         "sequence": item.sequence,
         "at": clock.iso(item.moment.ms * 1000, timespec="milliseconds"),
@@ -136,15 +143,15 @@ def change(item: Change, links: Links) -> dict[str, Any]:
     }
 
 
-def delivery(item: Delivery) -> dict[str, Any]:
-    """A delivery as its caller sees it, with every try."""
+def delivery(item: Delivery) -> answers.FarmDelivery:
+    """Build the answer that shows a delivery and its attempts."""
     return {
         "id": item.id,
         "job": item.job if item.event != TEST else None,
         "event": f"job.{item.event}" if item.event != TEST else TEST,
         "sequence": item.sequence,
         "receiver": item.receiver,
-        "status": item.state.value,
+        "status": item.state,
         "created_at": clock.iso(item.created_us),
         "next_try_at": clock.iso(item.due_us) if item.due_us else None,
         "attempts": [
@@ -161,14 +168,19 @@ def delivery(item: Delivery) -> dict[str, Any]:
 
 
 def refusal(status: int, error: FarmError) -> Refusal:
-    """An error as problem details."""
+    """Build the error response: problem details."""
     return Refusal(status, problem(status, HTTPStatus(status).phrase, error), media_type="application/problem+json")
 
 
-def problem(status: int, title: str, error: FarmError) -> dict[str, Any]:
-    """Problem details; `errors` names each wrong field."""
-    body: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "code": error.code}
-    body["detail"] = str(error)
+def problem(status: int, title: str, error: FarmError) -> answers.Problem:
+    """Build problem details; `errors` names each invalid field."""
+    body: answers.Problem = {
+        "type": "about:blank",
+        "title": title,
+        "status": status,
+        "code": error.code,
+        "detail": str(error),
+    }
     if isinstance(error, InvalidRequest):
         body["errors"] = [{"field": item.field, "message": item.message, "type": item.kind} for item in error.problems]
     return body

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from farm.dialects import openai_common
+from farm.dialects.answers.images import GeneratedImage, GeneratedImages, ImageData
 from farm.dialects.fields import Flag, ImageUrl, M, Number, inputs_by_model
 from farm.dialects.links import Links
 from farm.dialects.openai_common import Asked, Call, Carriage, ImageUrls, KontextCall, SrpoCall
@@ -181,19 +182,21 @@ def _asked(call: Call, model: Model, sources: tuple[Source, ...], default_seed: 
     return Asked(order, call.carriage)
 
 
-def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> dict[str, Any]:
-    """The answer with the images. `revised_prompt` is there where the prompt was rewritten.
-
-    Raises StorageError and NotFound.
-    """
+def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> GeneratedImages:
+    """Build the answer with the images. Raises StorageError and NotFound."""
     revised = openai_common.revised_prompt(job)
-    about = {} if revised is None else {"revised_prompt": revised}
-    told = {
+    body: GeneratedImages = {
         "created": openai_common.created(job),
-        "data": [openai_common.image_object(image, carriage, links) | about for image in result.images],
+        "data": [_image(openai_common.image_data(image, carriage, links), revised) for image in result.images],
         "output_format": job.request.output_format,
         "size": f"{job.request.width}x{job.request.height}",
         "seed": job.request.seed,
         "has_nsfw_concepts": list(result.flagged),
     }
-    return told | openai_common.warnings(result)
+    if result.warnings:
+        body["warnings"] = list(result.warnings)
+    return body
+
+
+def _image(data: ImageData, revised_prompt: str | None) -> GeneratedImage:
+    return {**data} if revised_prompt is None else {**data, "revised_prompt": revised_prompt}

@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from farm import clock
 from farm.dialects import fields
+from farm.dialects.answers.images import CallFacts, ErrorBody, ImageData
 from farm.dialects.error_response import Refusal
 from farm.dialects.fields import (
     PRESET,
@@ -181,7 +182,7 @@ class ImagesDialect(Protocol):
 
     def generation(self, body: Mapping[str, Any], *, default_seed: int) -> Asked: ...
 
-    def answer(self, job: Job, result: Result, carriage: Carriage, links: Links) -> dict[str, Any]: ...
+    def answer(self, job: Job, result: Result, carriage: Carriage, links: Links) -> Mapping[str, Any]: ...
 
 
 class Call(Input):
@@ -423,10 +424,10 @@ def listed(value: object) -> object:
 ImageUrls = Annotated[list[fields.ImageUrl], Field(max_length=MAX_INPUTS), BeforeValidator(listed)]
 
 
-def image_object(image: Image, carriage: Carriage, links: Links) -> dict[str, str]:
-    """An image in an answer. The field that does not carry it is left out: some clients take "" for an image.
+def image_data(image: Image, carriage: Carriage, links: Links) -> ImageData:
+    """Return an image as `carriage` wants it. The other field is left out: some clients take "" for an image.
 
-    Raises StorageError, and NotFound where it is gone.
+    Raises StorageError, and NotFound if the image has been deleted.
     """
     if carriage == "b64_json":
         return {"b64_json": base64.b64encode(links.content(image.key)).decode()}
@@ -441,11 +442,6 @@ def created(job: Job) -> int:
 def revised_prompt(job: Job) -> str | None:
     """The prompt as it was rendered; None where it is the caller's own."""
     return None if job.request.original_prompt is None else job.request.prompt
-
-
-def warnings(result: Result) -> dict[str, Any]:
-    """What the caller should know, if there is anything."""
-    return {"warnings": list(result.warnings)} if result.warnings else {}
 
 
 class Failed(FarmError):
@@ -484,10 +480,14 @@ def refusal(status: int, error: FarmError) -> Refusal:
     if isinstance(error, UnknownModel):
         param = "model"
     kind = "server_error" if status >= 500 else _TYPES.get(status, "invalid_request_error")
-    told = {"message": str(error), "type": kind, "param": param, "code": code}
-    return Refusal(status, {"error": told, "message": str(error), "statusCode": status})
+    body: ErrorBody = {
+        "error": {"message": str(error), "type": kind, "param": param, "code": code},
+        "message": str(error),
+        "statusCode": status,
+    }
+    return Refusal(status, body)
 
 
-def about_call(path: str, request_id: str, now_us: int) -> dict[str, Any]:
-    """What an error's body at AI/ML API says of the call besides: which it was, and when."""
+def call_facts(path: str, request_id: str, now_us: int) -> CallFacts:
+    """Return AI/ML API's description of a failed call."""
     return {"path": path, "requestId": request_id, "timestamp": clock.iso(now_us, timespec="milliseconds")}

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from farm.dialects import openai_common
+from farm.dialects.answers.images import SirayaImages
 from farm.dialects.error_response import Refusal
 from farm.dialects.fields import Flag
 from farm.dialects.links import Links
@@ -55,21 +56,20 @@ def generation(body: Mapping[str, Any], *, default_seed: int) -> Asked:
     return Asked(Order(call.model, request, dialect=NAME, inline=call.carriage != "url"), call.carriage)
 
 
-def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> dict[str, Any]:
-    """The answer with the images. `revised_prompt` is empty where the prompt is the caller's own.
-
-    Raises StorageError and NotFound.
-    """
+def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> SirayaImages:
+    """Build the answer with the images. Raises StorageError and NotFound."""
     revised = openai_common.revised_prompt(job) or ""
-    told = {
+    body: SirayaImages = {
         "created": openai_common.created(job),
         "data": [
-            openai_common.image_object(image, carriage, links) | {"revised_prompt": revised} for image in result.images
+            {**openai_common.image_data(image, carriage, links), "revised_prompt": revised} for image in result.images
         ],
         "seed": job.request.seed,
         "has_nsfw_concepts": list(result.flagged),
     }
-    return told | openai_common.warnings(result)
+    if result.warnings:
+        body["warnings"] = list(result.warnings)
+    return body
 
 
 def refusal(status: int, error: FarmError) -> Refusal:

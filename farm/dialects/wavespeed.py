@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from farm import clock
+from farm.dialects.answers import wavespeed as answers
 from farm.dialects.error_response import Refusal
 from farm.dialects.fields import Flag, ImageUrl, Input, Number, Prompt, Whole, inputs_by_model, parse
 from farm.dialects.links import Links
@@ -296,25 +297,25 @@ def read_deletion(body: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(parse(DeleteInput, body).ids))
 
 
-def deleted(count: int) -> dict[str, Any]:
-    """The answer to a call that deletes. Source: https://wavespeed.ai/docs/docs-common-api/prediction-delete."""
-    return {"deleted_count": count}
+def deleted(count: int) -> answers.DeletedAnswer:
+    """Build the answer to a deletion. Source: https://wavespeed.ai/docs/docs-common-api/prediction-delete."""
+    return {**answers.SUCCESS, "data": {"deleted_count": count}}
 
 
-def envelope(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What every good answer comes in."""
-    return {"code": 200, "message": "success", "data": dict(data)}
+def answer(job: Job, links: Links) -> answers.PredictionAnswer:
+    """Build the answer with one prediction."""
+    return {**answers.SUCCESS, "data": prediction(job, links)}
 
 
-def prediction(job: Job, links: Links) -> dict[str, Any]:
-    """A job as a prediction. Times in milliseconds; a failed one is told by `status`, `error` and `code`."""
+def prediction(job: Job, links: Links) -> answers.Prediction:
+    """Build the prediction that shows a job. Times in milliseconds; `status`, `error` and `code` tell a failed one."""
     result = job.result
     failed = job.state is State.FAILED
     milliseconds = round(result.timings["inference"] * 1000) if result else 0
-    told = {
+    shown: answers.Prediction = {
         "id": job.id,
         "model": job.endpoint,
-        "status": job.state.value,
+        "status": job.state,
         "code": _FAILURES.get(job.code, TASK_FAILED) if failed else 0,
         "error": job.error if failed else "",
         "outputs": _outputs(job, links),
@@ -326,7 +327,9 @@ def prediction(job: Job, links: Links) -> dict[str, Any]:
         "timings": {"inference": milliseconds},
         "executionTime": milliseconds,
     }
-    return told | ({"warnings": list(result.warnings)} if result and result.warnings else {})
+    if result and result.warnings:
+        shown["warnings"] = list(result.warnings)
+    return shown
 
 
 def _outputs(job: Job, links: Links) -> list[str]:
@@ -341,30 +344,31 @@ def _result_url(job: Job, links: Links) -> str:
     return f"{links.base}/api/v3/predictions/{job.id}/result"
 
 
-def held_prediction(job: Job, links: Links) -> dict[str, Any]:
-    """The answer to a call that was held: the ended prediction, or in the SDKs' own words that it goes on."""
-    told = prediction(job, links)
+def held_answer(job: Job, links: Links) -> answers.PredictionAnswer:
+    """Build the answer to a blocking call: the ended prediction or, in the SDKs' own words, that it goes on."""
     if job.state.is_terminal:
-        return told
+        return answer(job, links)
     # `processing` also where it still waits. And nothing here reads like an error that clients meet with a new submit.
     error = f"Sync mode timed out; the prediction goes on, and its result will be at {_result_url(job, links)}"
-    return told | {"status": "processing", "code": TIMED_OUT, "error": error}
+    shown = prediction(job, links)
+    shown["status"], shown["code"], shown["error"] = State.PROCESSING, TIMED_OUT, error
+    return {**answers.SUCCESS, "data": shown}
 
 
-def page(listing: Listing, jobs: list[Job], total: int, links: Links) -> dict[str, Any]:
-    """A page of predictions. Outputs are URLs in any case: a hundred images are too much for one answer."""
+def page(listing: Listing, jobs: list[Job], total: int, links: Links) -> answers.PredictionPageAnswer:
+    """Build a page of predictions. Outputs are always URLs: a hundred images are too much for one answer."""
     items = [prediction(replace(job, inline=False), links) for job in jobs]
-    return {"page": listing.page, "total": total, "items": items}
+    return {**answers.SUCCESS, "data": {"page": listing.page, "total": total, "items": items}}
 
 
-def webhook_body(job: Job, _due: Due, links: Links) -> dict[str, Any]:
-    """What a receiver is sent: the prediction itself, without the envelope, and what was asked for."""
-    return prediction(job, links) | {"input": _input(job.request, links)}
+def webhook_body(job: Job, _due: Due, links: Links) -> answers.PredictionEvent:
+    """Build the body of a webhook: the prediction without the envelope, and the parameters of its request."""
+    return {**prediction(job, links), "input": _input(job.request, links)}
 
 
-def _input(request: Request, links: Links) -> dict[str, Any]:
-    """What was asked for, so that it can be asked again; images by their URLs."""
-    given: dict[str, Any] = {
+def _input(request: Request, links: Links) -> answers.PredictionInput:
+    """Return the parameters of a request, complete enough to submit it again; images by their URLs."""
+    given: answers.PredictionInput = {
         "prompt": request.original_prompt or request.prompt,
         "size": f"{request.width}*{request.height}",
         "num_inference_steps": request.steps,
@@ -375,20 +379,22 @@ def _input(request: Request, links: Links) -> dict[str, Any]:
     if request.enhance or request.original_prompt:
         given["enhance_prompt"] = True
     if request.sources:
-        given |= {"image": links.source(request.sources[0]), "strength": request.strength}
+        given["image"] = links.source(request.sources[0])
+    if request.strength is not None:
+        given["strength"] = request.strength
     return given
 
 
 def refusal(status: int, error: FarmError) -> Refusal:
-    """A refusal; WaveSpeed has 400 for what is wrong with a request."""
+    """Build the error response; WaveSpeed answers an invalid request with 400."""
     status = 400 if isinstance(error, InvalidRequest) else status
     return Refusal(status, problem(status, error))
 
 
-def problem(status: int, error: FarmError) -> dict[str, Any]:
-    """An error of the gateway: `code` repeats the HTTP status, `data.code` is WaveSpeed's own number.
+def problem(status: int, error: FarmError) -> answers.WaveSpeedError:
+    """Build an error: `code` repeats the HTTP status, `data.code` is WaveSpeed's own number.
 
-    Its pages show the text as `message` in some places and as `error` in others, so it is both.
+    Its pages show the text as `message` in some places and as `error` in others, so both are sent.
     """
     return {
         "code": status,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
+from farm.dialects.answers.wavespeed import WaveSpeedFile, WaveSpeedTicket
 from farm.dialects.fields import Input, Whole
 from farm.domain.catalogue import MAX_UPLOAD
 
@@ -24,13 +25,15 @@ class Announcement(Input):
     content_type: Annotated[str, Field(max_length=255, pattern=_SENDABLE)] = DEFAULT_TYPE
 
 
-def ticket(upload_url: str, download_url: str, content_type: str) -> dict[str, Any]:
-    """Where to send the file and with which headers, and where it will be."""
-    instruction = {"method": "PUT", "url": upload_url, "headers": {"Content-Type": content_type}}
-    return {"download_url": download_url, "upload": instruction}
+def ticket(upload_url: str, download_url: str, content_type: str) -> WaveSpeedTicket:
+    """Build a ticket for one upload."""
+    return {
+        "download_url": download_url,
+        "upload": {"method": "PUT", "url": upload_url, "headers": {"Content-Type": content_type}},
+    }
 
 
-def kept(download_url: str, *, content_type: str, filename: str, size: int) -> dict[str, Any]:
-    """What is told of a file that came in a form: `type` is image, video, audio, …"""
+def kept(download_url: str, *, content_type: str, filename: str, size: int) -> WaveSpeedFile:
+    """Build the description of a file that was uploaded in a form."""
     kind = content_type.partition("/")[0]
     return {"type": kind, "download_url": download_url, "filename": filename, "size": size}

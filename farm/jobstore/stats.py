@@ -20,7 +20,7 @@ class Queue:
     """The jobs of one model and priority that wait, and the age of the oldest of them by its time of acceptance."""
 
     model: str
-    priority: str
+    priority: Priority
     jobs: int
     oldest_seconds: float
 
@@ -138,7 +138,7 @@ class StoreStats:
         """Counters since the beginning, by the names that the scripts give them."""
         return {name: float(value) for name, value in self._hash(redis_keys.TOTALS).items()}
 
-    def _queue(self, model: str, priority: str, now_us: int) -> Queue:
+    def _queue(self, model: str, priority: Priority, now_us: int) -> Queue:
         lane = redis_keys.since(model, priority)
         oldest = self._scores(lane, 0, 0)
         age = (now_us - oldest[0][1]) / 1e6 if oldest else 0.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from farm import clock
-from farm.dialects import registry
+from farm.dialects import native, registry
 from farm.dialects.links import Links
 from farm.domain.delivery import Due
 from farm.domain.job import Job, State
@@ -40,7 +40,7 @@ def about(job: Job, due: Due, *, links: Links, secrets: Secrets) -> Message:
 
 def test(due: Due, *, secrets: Secrets) -> Message:
     """What a caller sends to try a receiver."""
-    body = _encoded({"type": "test", "timestamp": clock.iso(due.created_us), "sequence": 0, "data": {}})
+    body = _encoded(native.test_event(due))
     return Message(due.url, _standard(due, body, secrets), body)
 
 

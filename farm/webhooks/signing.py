@@ -6,10 +6,10 @@ import base64
 import hashlib
 import hmac
 import secrets
-from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from farm.dialects.answers.fal import SigningKeys
 from farm.domain.errors import ConfigurationError
 
 _PREFIX = "whsec_"
@@ -45,7 +45,7 @@ def fal(key: Ed25519PrivateKey, *, request_id: str, user_id: str, timestamp: int
     }
 
 
-def jwks(key: Ed25519PrivateKey) -> dict[str, Any]:
+def jwks(key: Ed25519PrivateKey) -> SigningKeys:
     """The public half of `key` as receivers fetch it."""
     # RFC 8037 has no padding here, but fal's own sample fails without it, and other readers take both.
     x = base64.urlsafe_b64encode(key.public_key().public_bytes_raw()).decode()

@@ -16,6 +16,7 @@ import redis
 
 from api.server import Address, Server
 from farm.dialects import fields, native
+from farm.dialects.answers.native import AcceptedJob
 from farm.jobstore.connection import connect
 from farm.process.embedded_redis import address
 from farm.service import random_seed
@@ -34,7 +35,7 @@ def create_app(client: redis.Redis, base: str) -> flask.Flask:
         return flask.request.get_json()
 
     @app.post("/submit")
-    def submit() -> tuple[dict[str, Any], int]:
+    def submit() -> tuple[AcceptedJob, int]:
         body = fields.decode(flask.request.get_data())
         order = native.read(body, model="srpo", default_seed=random_seed())
         job_id = str(uuid.uuid4())

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
-from api.openapi.operation import Unread
+from farm.dialects.answers.native import UnreadableRequest
 from farm.domain.catalogue import MODELS
 from tests.farms import RunningFarm, farm_command, image_facts, wait_for
 from tests.images import data_uri, sample_image
@@ -263,4 +263,4 @@ def test_what_is_no_http_is_answered_in_json(simulated: RunningFarm, sent: bytes
     head, _, body = answer.partition(b"\r\n\r\n")
     assert int(head.split()[1]) == status
     assert json.loads(body)["status"] == status
-    TypeAdapter(Unread).validate_json(body, strict=True)
+    TypeAdapter(UnreadableRequest).validate_json(body, strict=True)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from farm.dialects import fal
+from farm.dialects.answers.fal import FalStatus
 from farm.dialects.fields import FIELDS, UNKNOWN_PARAMETER
 from farm.domain import catalogue
 from farm.domain.errors import (
@@ -491,7 +492,7 @@ def test_a_submit_is_answered_with_what_the_page_shows() -> None:
     assert answer == told | {"gateway_request_id": told["request_id"], "status": "IN_QUEUE", "queue_position": 3}
 
 
-def status(state: State, **changes: Any) -> dict[str, Any]:
+def status(state: State, **changes: Any) -> FalStatus:
     return fal.status(job(state, **changes), QUEUE, position=2, logs=None)
 
 
@@ -601,7 +602,7 @@ def test_an_output_has_the_fields_and_types_of_the_page(page: dict[str, Any]) ->
 
 def test_an_output_tells_of_each_image() -> None:
     result = a_result(images=2, flagged=(False, True))
-    _, body = fal.outcome(job(State.COMPLETED, request=a_request(images=2), result=result), LINKS)
+    body: Any = fal.outcome(job(State.COMPLETED, request=a_request(images=2), result=result), LINKS)[1]
 
     assert body["images"][1] == {
         "url": f"{BASE}/files/{result.images[1].key}",
@@ -617,7 +618,7 @@ def test_an_output_tells_of_each_image() -> None:
 
 def test_an_inline_output_holds_the_image_itself() -> None:
     result = a_result()
-    _, body = fal.outcome(job(State.COMPLETED, inline=True, result=result), LINKS)
+    body: Any = fal.outcome(job(State.COMPLETED, inline=True, result=result), LINKS)[1]
 
     head, _, content = body["images"][0]["url"].partition(",")
     assert (head, base64.b64decode(content)) == ("data:image/jpeg;base64", result.images[0].key.encode())
@@ -625,14 +626,14 @@ def test_an_inline_output_holds_the_image_itself() -> None:
 
 def test_nothing_in_an_output_is_null() -> None:
     """The AI SDK refuses the whole answer for a null."""
-    _, body = fal.outcome(job(State.COMPLETED), LINKS)
+    body: Any = fal.outcome(job(State.COMPLETED), LINKS)[1]
 
     assert "null" not in json.dumps(body)
     assert "warnings" not in body
 
 
 def test_a_warning_stands_in_the_output() -> None:
-    _, body = fal.outcome(job(State.COMPLETED, result=a_result(warnings=("long prompt",))), LINKS)
+    body: Any = fal.outcome(job(State.COMPLETED, result=a_result(warnings=("long prompt",))), LINKS)[1]
 
     assert body["warnings"] == ["long prompt"]
 
@@ -676,13 +677,18 @@ def test_a_failed_request_answers_with_its_own_error(
     )
 
 
+def location_of(failed: Job) -> object:
+    detail: Any = fal.failure(failed)[1]["detail"]
+    return detail[0]["loc"]
+
+
 @pytest.mark.parametrize(
     ("model", "location"), [("kontext-multi", ["body", "image_urls"]), ("kontext-text-to-image", ["body"])]
 )
 def test_a_bad_image_lies_where_the_model_takes_images(model: str, location: list[str]) -> None:
     failed = job(State.FAILED, request=a_request(model=model), code="image_load_error", error="It is no image.")
 
-    assert fal.failure(failed)[1]["detail"][0]["loc"] == location
+    assert location_of(failed) == location
 
 
 @pytest.mark.parametrize("error", ["image_urls.1: it is no image", "image_urls.1 (a.example): it is no image"])
@@ -690,7 +696,7 @@ def test_of_several_images_the_bad_one_is_named(error: str) -> None:
     request = a_request(model="kontext-multi", source_fields=("image_urls.0", "image_urls.1"))
     failed = job(State.FAILED, request=request, code="image_load_error", error=error)
 
-    assert fal.failure(failed)[1]["detail"][0]["loc"] == ["body", "image_urls", "1"]
+    assert location_of(failed) == ["body", "image_urls", "1"]
 
 
 def test_every_known_failure_is_tried_here() -> None:
@@ -740,7 +746,7 @@ def test_a_webhook_says_so_when_an_inline_image_is_gone() -> None:
     def gone(key: str) -> bytes:
         raise NotFound("The image is gone.")
 
-    body = fal.webhook_body(job(State.COMPLETED, inline=True), A_DUE, replace(LINKS, content=gone))
+    body: Any = fal.webhook_body(job(State.COMPLETED, inline=True), A_DUE, replace(LINKS, content=gone))
 
     assert (body["status"], body["payload"], body["payload_error"]) == ("OK", None, "The image is gone.")
 
@@ -748,10 +754,15 @@ def test_a_webhook_says_so_when_an_inline_image_is_gone() -> None:
 # Refusals
 
 
+def details(problems: list[Problem]) -> list[Any]:
+    """What an error with these problems says of each."""
+    return list(fal.problem(InvalidRequest(problems))["detail"])
+
+
 def test_a_bad_field_is_told_as_fal_tells_it() -> None:
     body = fal.problem(InvalidRequest(refused(num_inference_steps=51)))
 
-    (detail,) = body["detail"]
+    (detail,) = details(refused(num_inference_steps=51))
     assert (detail["loc"], detail["type"]) == (["body", "num_inference_steps"], "less_than_equal")
     assert (detail["ctx"], detail["input"]) == ({"le": 50}, 51)
     assert "50" in detail["msg"]
@@ -769,7 +780,7 @@ def test_a_bad_field_is_told_as_fal_tells_it() -> None:
 )
 def test_a_location_is_made_of_strings(fields: dict[str, Any], location: list[str]) -> None:
     """With a number in it, the AI SDK shows nothing of the error."""
-    assert fal.problem(InvalidRequest(refused(**fields)))["detail"][0]["loc"] == location
+    assert details(refused(**fields))[0]["loc"] == location
 
 
 @pytest.mark.parametrize(
@@ -783,18 +794,18 @@ def test_a_location_is_made_of_strings(fields: dict[str, Any], location: list[st
     ids=brief,
 )
 def test_what_is_no_field_of_the_body_is_not_looked_for_there(problem: Problem, location: list[str]) -> None:
-    assert fal.problem(InvalidRequest([problem]))["detail"][0]["loc"] == location
+    assert details([problem])[0]["loc"] == location
 
 
 def test_what_was_not_sent_is_not_repeated_as_null() -> None:
     absent = [Problem("mode", "unknown", UNKNOWN_PARAMETER), Problem("Idempotency-Key", "too long", "string_too_long")]
 
-    assert ["input" in detail for detail in fal.problem(InvalidRequest(absent))["detail"]] == [False, False]
-    assert fal.problem(InvalidRequest(refused(seed="x", prompt=None)))["detail"][0]["input"] is None
+    assert ["input" in detail for detail in details(absent)] == [False, False]
+    assert details(refused(seed="x", prompt=None))[0]["input"] is None
 
 
 def test_limits_that_were_broken_are_told_to_programs() -> None:
-    (detail,) = fal.problem(InvalidRequest(refused(image_size=size(2560, 1094))))["detail"]
+    (detail,) = details(refused(image_size=size(2560, 1094)))
 
     assert (detail["type"], detail["ctx"]) == ("image_too_large", {"max_pixels": 2_800_000})
 
@@ -806,7 +817,7 @@ NESTED: list[Any] = reduce(lambda inner, _: [inner], range(5000), [])
     "value", ["a" * 5000, float("nan"), float("inf"), NESTED], ids=["long", "nan", "inf", "nested"]
 )
 def test_what_is_long_or_no_json_is_not_repeated(value: object) -> None:
-    assert "input" not in fal.problem(InvalidRequest([Problem("seed", "no", "int_type", value)]))["detail"][0]
+    assert "input" not in details([Problem("seed", "no", "int_type", value)])[0]
 
 
 @pytest.mark.parametrize(
@@ -833,7 +844,7 @@ def test_a_refusal_has_a_text_for_each_client_and_a_slug_where_fal_has_one(error
 
 
 def test_an_unknown_request_says_so_in_one_word_too() -> None:
-    assert fal.problem(NotFound())["status"] == "NOT_FOUND"
+    assert fal.problem(NotFound()).get("status") == "NOT_FOUND"
 
 
 def test_the_headers_of_an_error_repeat_its_slug() -> None:

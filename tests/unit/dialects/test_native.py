@@ -394,7 +394,7 @@ SHOWN = {
 
 @pytest.mark.parametrize("state", State)
 def test_a_job_shows_the_same_fields_in_every_state(state: State) -> None:
-    view = native.view(a_job(state), LINKS)
+    view: Any = native.view(a_job(state), LINKS)
 
     assert set(view) == set(native.view(a_job(), LINKS))
     assert all(isinstance(view[field], kind) for field, kind in SHOWN.items())

@@ -19,7 +19,7 @@ from farm.dialects.openai_common import (
     Asked,
     Call,
     Failed,
-    about_call,
+    call_facts,
     failure,
     from_texts,
     overdue,
@@ -465,7 +465,7 @@ def test_an_error_is_one_that_all_clients_read(status: int, error: FarmError, to
 
 
 def test_an_error_says_of_which_call_it_is() -> None:
-    assert about_call("/v1/images/edits", "r-1", CREATED_US) == {
+    assert call_facts("/v1/images/edits", "r-1", CREATED_US) == {
         "path": "/v1/images/edits",
         "requestId": "r-1",
         "timestamp": "2026-01-02T03:04:05.678Z",

@@ -438,7 +438,7 @@ def test_what_is_given_in_two_places_is_refused() -> None:
 
 @pytest.mark.parametrize("state", State)
 def test_an_answer_has_the_fields_and_types_of_the_page(state: State) -> None:
-    answer = json.loads(json.dumps(wavespeed.envelope(wavespeed.prediction(a_job(state), LINKS))))
+    answer = json.loads(json.dumps(wavespeed.answer(a_job(state), LINKS)))
 
     assert (answer["code"], answer["message"]) == (200, "success")
     for path, kind in PAGE["answer"].items():
@@ -530,12 +530,12 @@ def test_an_image_that_cannot_be_read_is_an_error_and_no_empty_output() -> None:
 
 @pytest.mark.parametrize("state", TERMINAL)
 def test_a_held_call_is_told_the_end(state: State) -> None:
-    assert wavespeed.held_prediction(a_job(state), LINKS) == wavespeed.prediction(a_job(state), LINKS)
+    assert wavespeed.held_answer(a_job(state), LINKS) == wavespeed.answer(a_job(state), LINKS)
 
 
 @pytest.mark.parametrize("state", set(State) - TERMINAL)
 def test_a_call_that_was_held_in_vain_is_told_so_in_the_sdks_words(state: State) -> None:
-    told = wavespeed.held_prediction(a_job(state), LINKS)
+    told = wavespeed.held_answer(a_job(state), LINKS)["data"]
 
     assert (told["id"], told["status"], told["code"], told["outputs"]) == (JOB_ID, "processing", 5004, [])
     assert told["error"].startswith("Sync mode timed out")
@@ -544,14 +544,14 @@ def test_a_call_that_was_held_in_vain_is_told_so_in_the_sdks_words(state: State)
 
 def test_a_call_that_was_held_in_vain_is_not_sent_again() -> None:
     """SDKs that may re-run a task do it where the text of the error has one of these words."""
-    error = wavespeed.held_prediction(a_job(), LINKS)["error"].lower()
+    error = wavespeed.held_answer(a_job(), LINKS)["data"]["error"].lower()
 
     assert not [word for word in ("timeout", "connection", "http 5", "429") if word in error]
 
 
 def test_a_page_shows_predictions_and_how_many_there_are() -> None:
     jobs = [a_job(State.COMPLETED), a_job(State.FAILED)]
-    page = wavespeed.page(listed({"page": 2}), jobs, 505, LINKS)
+    page = wavespeed.page(listed({"page": 2}), jobs, 505, LINKS)["data"]
 
     assert page == {"page": 2, "total": 505, "items": [wavespeed.prediction(job, LINKS) for job in jobs]}
 
@@ -559,7 +559,7 @@ def test_a_page_shows_predictions_and_how_many_there_are() -> None:
 def test_a_page_holds_no_images() -> None:
     """A hundred of them would not fit into an answer."""
     result = a_result()
-    page = wavespeed.page(listed(), [a_job(State.COMPLETED, result=result, inline=True)], 1, LINKS)
+    page = wavespeed.page(listed(), [a_job(State.COMPLETED, result=result, inline=True)], 1, LINKS)["data"]
 
     assert page["items"][0]["outputs"] == [f"{BASE}/files/{result.images[0].key}"]
 
@@ -569,7 +569,7 @@ def test_a_webhook_is_told_the_prediction_itself_and_what_was_asked_for() -> Non
     request = asked.order.request
     job = a_job(State.COMPLETED, request=request)
 
-    body = wavespeed.webhook_body(job, A_DUE, LINKS)
+    body: Any = wavespeed.webhook_body(job, A_DUE, LINKS)
 
     assert {name: body[name] for name in body if name != "input"} == wavespeed.prediction(job, LINKS)
     assert body["input"] == {

@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from farm.dialects.answers.fal import SigningKeys
 from farm.domain.errors import ConfigurationError
 from farm.webhooks import signing
 
@@ -100,7 +101,7 @@ def test_wavespeeds_receiver_takes_it_and_nothing_else() -> None:
     assert not wavespeed_takes(secret, headers | {"webhook-timestamp": "1760000001"}, BODY)
 
 
-def fal_takes(keys: Mapping[str, list[dict[str, str]]], headers: Mapping[str, str], body: bytes) -> bool:
+def fal_takes(keys: SigningKeys, headers: Mapping[str, str], body: bytes) -> bool:
     """fal's sample of a receiver: every key is tried, and `x` is decoded without mending its padding."""
     names = ("Request-Id", "User-Id", "Timestamp")
     lines = [headers[f"X-Fal-Webhook-{name}"] for name in names] + [hashlib.sha256(body).hexdigest()]

@@ -1,0 +1,298 @@
+"""Answers of `/farm/v1`, and bodies of its webhooks."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired
+
+from typing_extensions import TypedDict
+
+from farm.domain.delivery import Outcome
+from farm.domain.job import State
+from farm.domain.request import Priority
+
+EventName = Literal["job.created", "job.processing", "job.completed", "job.failed"]
+
+
+class FieldError(TypedDict, closed=True):
+    """What is wrong with one field; an empty name means the whole body."""
+
+    field: str
+    message: str
+    type: str
+
+
+class Problem(TypedDict, closed=True):
+    """Problem details (RFC 9457), with a stable `code` for programs."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    errors: NotRequired[list[FieldError]]
+
+
+class JobUrls(TypedDict, closed=True):
+    """URLs to poll, cancel and stream a job."""
+
+    get: str
+    cancel: str
+    events: str
+
+
+class AcceptedJob(TypedDict, closed=True):
+    """A job that has been recorded."""
+
+    id: str
+    status: Literal["created"]
+    urls: JobUrls
+
+
+class JobImage(TypedDict, closed=True):
+    """A rendered image; `url` is a data URI if the job was submitted with `sync_mode`."""
+
+    url: str
+    width: int
+    height: int
+    content_type: str
+    file_size: int
+
+
+class Progress(TypedDict, closed=True):
+    """Denoising steps done and in total, summed over the job's images."""
+
+    step: int
+    steps: int
+
+
+class FarmJob(TypedDict, closed=True):
+    """A job. Values that are unknown, or not known yet, are null or empty. Times are UTC, timings are in seconds.
+
+    `prompt` is the text that is rendered; if it was rewritten, `original_prompt` is the caller's. `inputs` are the URLs
+    of the input images: the caller's own, or those of the farm's copies. `retry_of` is the failed job that this one
+    repeats, `retried_as` the job that repeats this one.
+    """
+
+    id: str
+    model: str
+    status: State
+    code: str | None
+    error: str | None
+    priority: Priority
+    prompt: str
+    original_prompt: str | None
+    inputs: list[str]
+    strength: float | None
+    num_images: int
+    progress: Progress
+    images: list[JobImage]
+    seed: int
+    has_nsfw_concepts: list[bool]
+    retry_of: str | None
+    retried_as: str | None
+    timings: dict[str, float]
+    warnings: list[str]
+    build: str | None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+
+
+class FarmJobs(TypedDict, closed=True):
+    """A page of jobs. Pass `before` on for the next page; it is null on the last one."""
+
+    jobs: list[FarmJob]
+    before: int | None
+
+
+class CancelOutcome(TypedDict, closed=True):
+    """The effect of a cancel.
+
+    `cancelled`: the job never started. `stopping`: it will end `failed` with the code `cancelled`. `ended`: it had
+    already ended.
+    """
+
+    id: str
+    outcome: Literal["cancelled", "stopping", "ended"]
+
+
+class ModelQueue(TypedDict, closed=True):
+    """The waiting jobs of one model and priority."""
+
+    model: str
+    priority: Priority
+    jobs: int
+    oldest_seconds: float
+
+
+class FarmQueue(TypedDict, closed=True):
+    """Numbers of jobs: `unprepared` first need their input images fetched or their prompt rewritten.
+
+    While `paused`, workers take no new jobs.
+    """
+
+    paused: bool
+    unprepared: int
+    waiting: int
+    processing: int
+    queues: list[ModelQueue]
+
+
+class FarmWorker(TypedDict):
+    """A worker, with the facts that it reports about itself. `silent_seconds` is the time since its last report."""
+
+    id: str
+    silent_seconds: float
+
+
+class FarmWorkers(TypedDict, closed=True):
+    """The workers that have reported lately."""
+
+    workers: list[FarmWorker]
+
+
+class DrainingWorker(TypedDict, closed=True):
+    """A worker that takes no new jobs and exits once its own are finished or returned to the queue."""
+
+    id: str
+    draining: Literal[True]
+
+
+class Pause(TypedDict, closed=True):
+    """Whether the farm is paused."""
+
+    paused: bool
+
+
+class FarmModel(TypedDict, closed=True):
+    """A model in the farm's catalogue.
+
+    `served`: a worker has it loaded. `weights`: the loaded weights, `miniature` if they are not the model's own.
+    `safety`: the image checker, `off` if there is none.
+    """
+
+    name: str
+    title: str
+    ids: list[str]
+    served: bool
+    weights: str | None
+    safety: str | None
+
+
+class FarmModels(TypedDict, closed=True):
+    """The models in the farm's catalogue."""
+
+    models: list[FarmModel]
+
+
+class DeliveryAttempt(TypedDict, closed=True):
+    """One attempt to deliver a webhook: the receiver's response, or the reason why there is none."""
+
+    at: str
+    seconds: float
+    status: int | None
+    error: str | None
+    answer: str | None
+
+
+class FarmDelivery(TypedDict, closed=True):
+    """A webhook delivery with its latest attempts. `job` is null for a test event."""
+
+    id: str
+    job: str | None
+    event: str
+    sequence: int
+    receiver: str
+    status: Outcome
+    created_at: str
+    next_try_at: str | None
+    attempts: list[DeliveryAttempt]
+
+
+class FarmDeliveries(TypedDict, closed=True):
+    """A page of deliveries. Pass `before` on for the next page; it is null on the last one."""
+
+    deliveries: list[FarmDelivery]
+    before: int | None
+
+
+class WebhookSecret(TypedDict, closed=True):
+    """The secret that signs the caller's webhooks."""
+
+    secret: str
+
+
+class FarmEvent(TypedDict, closed=True):
+    """A webhook event: a change of the job's state, numbered by `sequence`, and the whole job as it is now."""
+
+    type: EventName
+    timestamp: str
+    sequence: int
+    data: FarmJob
+
+
+class TestEvent(TypedDict, closed=True):
+    """The event that tests a receiver."""
+
+    type: Literal["test"]
+    timestamp: str
+    sequence: int
+    data: dict[str, Any]
+
+
+class JobChangeUrls(TypedDict, closed=True):
+    """The URL of the job."""
+
+    get: str
+
+
+class JobChange(TypedDict, closed=True):
+    """The data of an event in the stream of all jobs: one change of one job's state."""
+
+    id: str
+    model: str
+    status: State
+    code: str | None
+    sequence: int
+    at: str
+    urls: JobChangeUrls
+
+
+class ApiKeyFacts(TypedDict, closed=True):
+    """A valid key without its secret. A limit of null means the farm's default; 0 means no limit."""
+
+    id: str
+    name: str
+    admin: bool
+    rate: int | None
+    waiting: int | None
+    images_per_day: int | None
+    created_at: str
+
+
+class ApiKeys(TypedDict, closed=True):
+    """The valid keys, by name."""
+
+    keys: list[ApiKeyFacts]
+
+
+class NewApiKey(TypedDict, closed=True):
+    """A new key. It is shown only this once."""
+
+    name: str
+    key: str
+
+
+class RevokedKeys(TypedDict, closed=True):
+    """The number of keys that were revoked."""
+
+    revoked: int
+
+
+class UnreadableRequest(TypedDict, closed=True):
+    """A request that could not be parsed. Its dialect is unknown, so the fields of all of them are there."""
+
+    code: int
+    status: int
+    message: str
+    detail: str
