@@ -6,7 +6,7 @@ BIN := .venv/bin
 # glibc: keep large buffers between layers instead of returning them to the system.
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 
-.PHONY: help demo up quick test test-full chaos check bench bench-gpu docs format train-miniature evaluate-miniature
+.PHONY: help demo up quick test test-full chaos check bench bench-gpu figures docs format train-miniature evaluate-miniature
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
 
@@ -39,6 +39,9 @@ bench: .venv/set-up-dev ## control-plane benchmarks, each beside its baseline
 
 bench-gpu: .venv/set-up-run ## render benchmarks on this machine's CUDA card
 	@$(BIN)/python -m tests.bench.gpu
+
+figures: .venv/set-up-dev ## print size, shape and documentation of the code (ROOT=folder)
+	@$(BIN)/python -m tests.figures $(ROOT)
 
 train-miniature: .venv/set-up-dev ## train a miniature; continues where it stopped (MINUTES=360 DEVICE=cpu EDITS=no)
 	@$(KEEP_MEMORY) $(BIN)/python -m miniature train --minutes $(or $(MINUTES),360) --device $(or $(DEVICE),cpu) $(if $(filter no,$(EDITS)),--no-edits)
