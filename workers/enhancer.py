@@ -71,11 +71,12 @@ _log = structlog.get_logger(__name__)
 class EnhancerFailed(FarmError):
     """The prompt could not be enhanced."""
 
-    code = "enhancer_failed"
-
 
 class Interrupted(FarmError):
     """The process drains; another one goes on with the job."""
+
+    def __init__(self) -> None:
+        super().__init__("The process drains; another one goes on with the job.")
 
 
 class Enhancer(Protocol):

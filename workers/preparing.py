@@ -17,6 +17,7 @@ from farm import clock
 from farm.celery import WakeUps
 from farm.concurrency.leased_pool import LeasedPool
 from farm.concurrency.retry import retrying
+from farm.domain.error_codes import Code
 from farm.domain.errors import (
     FarmError,
     ForbiddenAddress,
@@ -170,7 +171,7 @@ class Preparer:
         try:
             return self._storage.read(source)
         except NotFound as error:
-            raise UnusableImage("file_download_error", "this farm has the file no more") from error
+            raise UnusableImage(Code.FILE_DOWNLOAD_ERROR, "this farm has the file no more") from error
 
     def _refuse(self, job: Job, error: Exception) -> None:
         if not isinstance(error, FarmError):
@@ -229,7 +230,7 @@ def _joined(url: str, location: str) -> str:
 
 
 def _not_fetched(why: str) -> UnusableImage:
-    return UnusableImage("file_download_error", f"the image could not be fetched. {why}")
+    return UnusableImage(Code.FILE_DOWNLOAD_ERROR, f"the image could not be fetched. {why}")
 
 
 def _host(url: str) -> str:

@@ -15,6 +15,7 @@ import structlog
 from farm import clock
 from farm.celery import WakeUps
 from farm.concurrency.retry import retrying
+from farm.domain.error_codes import Code
 from farm.domain.errors import (
     FarmError,
     OutOfMemory,
@@ -24,7 +25,7 @@ from farm.domain.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from farm.domain.job import Batch, Claimed, Code
+from farm.domain.job import Batch, Claimed
 from farm.domain.request import ImageRequest, Request
 from farm.jobstore.store import Claim, JobStore, Retry
 from farm.storage.storage import Storage

@@ -6,7 +6,7 @@ import flask
 
 from api.admission.caller import current_caller_id
 from farm.concurrency.slots import Slots
-from farm.domain.errors import TooManyHeld
+from farm.domain.errors import ConcurrencyLimitReached
 
 #: Bytes of large bodies in memory at a time, those of held calls included. While a body is parsed, its bytes are there
 #: about four times.
@@ -17,10 +17,12 @@ class BodyMemoryBudget(Slots):
     """A budget in bytes: a request whose body does not fit is refused, and may be sent again later."""
 
     def reserve(self, size: int) -> None:
-        """Take `size` bytes until the current request is answered. Raises TooManyHeld."""
+        """Take `size` bytes until the current request is answered. Raises ConcurrencyLimitReached."""
         caller = current_caller_id()
         if not self.acquire(caller, size):
-            raise TooManyHeld("Too many large bodies are being dealt with; name images by URL, or come back.")
+            raise ConcurrencyLimitReached(
+                "Too many large bodies are being dealt with; name images by URL, or come back."
+            )
 
         @flask.after_this_request
         def release(response: flask.Response) -> flask.Response:

@@ -15,7 +15,7 @@ from farm import clock
 from farm.auth.api_keys import Caller
 from farm.concurrency.background_thread import BackgroundThread
 from farm.concurrency.slots import Slots
-from farm.domain.errors import StoreFull, StoreUnavailable, TooManyHeld
+from farm.domain.errors import ConcurrencyLimitReached, StoreFull, StoreUnavailable
 from farm.domain.job import Job, Order, as_accepted
 from farm.service import Service
 
@@ -83,13 +83,14 @@ class HeldCalls:
     def job(self, caller: Caller, order: Order) -> Job:
         """Submit `order`, and wait: its job when that has ended, or as it is when the time is up.
 
-        Raises TooManyHeld, and what a submit raises; then there is no job. Once it is accepted, no error may tell the
-        caller to come back later, which would make a second one: a job store that is away gives the job as it was
-        accepted. Where an equal call hung up shortly before, this one goes on with that one's job. If this one hangs
-        up, or this process dies, its job ends as `client_disconnected` unless the call comes again within 30 seconds.
+        Raises ConcurrencyLimitReached, and what a submit raises; then there is no job. Once it is accepted, no error
+        may tell the caller to retry, which would make a second job: where the job store is away, the job is returned as
+        it was accepted. Where an equal call disconnected shortly before, this one goes on with the job of that call. If
+        this one disconnects, or this process dies, its job ends as `client_disconnected` unless the call is repeated
+        within 30 seconds.
         """
         # Taken before the job is submitted: a call that is refused has no job.
-        with self._slots.held(caller.id, refusal=TooManyHeld()):
+        with self._slots.held(caller.id, refusal=ConcurrencyLimitReached()):
             order = replace(order, call=str(uuid.uuid4()))
             job_id = self._service.submit(caller, order).id
             has_left = False

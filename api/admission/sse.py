@@ -14,7 +14,7 @@ from api.connections.client_connection import Peer
 from api.http import query
 from farm import clock
 from farm.concurrency.slots import Slots
-from farm.domain.errors import InvalidRequest, Problem, TooManyHeld
+from farm.domain.errors import ConcurrencyLimitReached, InvalidRequest, Problem
 
 #: Silence after which a stream sends a comment, in seconds, so that nothing on the way closes it.
 COMMENT_SECONDS = 15.0
@@ -45,7 +45,7 @@ class EventStreams:
         client = Peer(flask.request.environ.get("gunicorn.socket"))
         caller = current_caller_id()
         if not self._slots.acquire(caller):
-            raise TooManyHeld("Too many streams are open; poll instead, or come back.")
+            raise ConcurrencyLimitReached("Too many streams are open; poll instead, or come back.")
         response = flask.Response(self._sent(blocks, client, may_stay), mimetype="text/event-stream")
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Accel-Buffering"] = "no"

@@ -12,7 +12,7 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeout
 
 from farm.dialects.fields import decode
-from farm.domain.errors import InvalidRequest, Problem, TooManyHeld
+from farm.domain.errors import ConcurrencyLimitReached, InvalidRequest, Problem
 
 #: Longest Idempotency-Key, in characters.
 MAX_KEY = 255
@@ -62,7 +62,7 @@ def digest(*about: str, content: bytes) -> str:
 
 
 def take_room(most: int | None) -> None:
-    """Have the memory for the current request's body, should it be a large one. Raises TooManyHeld.
+    """Have the memory for the current request's body, should it be a large one. Raises ConcurrencyLimitReached.
 
     `most` is as in `read_bytes`. A body that does not say how long it is may be as long as that.
     """
@@ -72,7 +72,7 @@ def take_room(most: int | None) -> None:
     if size > usual:
         try:
             flask.current_app.extensions["room"].reserve(size)
-        except TooManyHeld:
+        except ConcurrencyLimitReached:
             drain(pieces(most or usual))
             raise
 

@@ -1,4 +1,4 @@
-"""Errors as answers: the farm's codes to HTTP statuses, every refusal in the dialect of the path it was sent to."""
+"""Errors as responses: every refusal in the dialect of the path that was called, with the status of its code."""
 
 from __future__ import annotations
 
@@ -8,48 +8,61 @@ import flask
 import structlog
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
+from farm import clock
 from farm.dialects import registry
 from farm.domain import errors
+from farm.domain.error_codes import Code
 
 _log = structlog.get_logger(__name__)
 
-_STATUS: dict[type[errors.FarmError], int] = {
-    errors.InvalidRequest: 422,
-    errors.UnknownModel: 404,
-    errors.ModelNotServed: 400,
-    errors.NotFound: 404,
-    errors.Unauthorized: 401,
-    errors.Forbidden: 403,
-    errors.QueueFull: 429,
-    errors.LimitReached: 429,
-    errors.StoreFull: 429,
-    errors.TooManyHeld: 429,
-    errors.StoreUnavailable: 503,
-    errors.StorageUnavailable: 503,
-    errors.NotReady: 503,
-    errors.IdempotencyConflict: 422,
-    errors.NotFinished: 409,
-    errors.NotRetryable: 409,
+#: The codes of errors that werkzeug raises, by HTTP status.
+_HTTP_CODES: dict[int, Code] = {
+    HTTPStatus.BAD_REQUEST: Code.BAD_REQUEST,
+    HTTPStatus.NOT_FOUND: Code.NOT_FOUND,
+    HTTPStatus.METHOD_NOT_ALLOWED: Code.METHOD_NOT_ALLOWED,
+    HTTPStatus.REQUEST_TIMEOUT: Code.BODY_TIMEOUT,
+    HTTPStatus.PRECONDITION_FAILED: Code.PRECONDITION_FAILED,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: Code.BODY_TOO_LARGE,
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: Code.RANGE_NOT_SATISFIABLE,
 }
+#: At most one error of each code is logged in so many seconds: an outage refuses thousands of calls.
+_LOG_SECONDS = 1.0
 
 
 class BadHttp(errors.FarmError):
-    """The request is not one that this address answers."""
+    """A request that the HTTP layer refuses."""
 
     def __init__(self, status: int, message: str) -> None:
-        self.code = HTTPStatus(status).phrase.lower().replace(" ", "_").replace("-", "_")
+        self.code = _HTTP_CODES.get(status, Code.BAD_REQUEST if status < 500 else Code.INTERNAL_ERROR)
         super().__init__(message)
+
+
+class _FaultLog:
+    """Logs the farm's own failures, with the detail that callers are not told."""
+
+    def __init__(self) -> None:
+        self._logged_at: dict[str, float] = {}
+
+    def add(self, error: errors.FarmError) -> None:
+        now = clock.monotonic()
+        if now - self._logged_at.get(error.code, -_LOG_SECONDS) >= _LOG_SECONDS:
+            self._logged_at[error.code] = now
+            _log.warning("call failed", path=flask.request.path, code=error.code, error=error.with_detail)
 
 
 def install(app: flask.Flask) -> None:
     """Answer every error of `app` in JSON."""
-    app.register_error_handler(errors.FarmError, _from_farm)
+    faults = _FaultLog()
+
+    def from_farm(error: errors.FarmError) -> flask.Response:
+        status = error.call_failure.status
+        if status >= 500:
+            faults.add(error)
+        return answer(status, error)
+
+    app.register_error_handler(errors.FarmError, from_farm)
     app.register_error_handler(HTTPException, _from_http)
     app.register_error_handler(Exception, _from_bug)
-
-
-def _from_farm(error: errors.FarmError) -> flask.Response:
-    return answer(_STATUS.get(type(error), 500), error)
 
 
 def _from_http(error: HTTPException) -> flask.Response:
@@ -62,29 +75,29 @@ def _from_http(error: HTTPException) -> flask.Response:
 
 
 def _message(status: int, error: HTTPException) -> str:
-    """What is wrong, and what is allowed: werkzeug's own words are for people who type addresses."""
+    """Return what is wrong and what to do: werkzeug's own texts address people who type URLs."""
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        return f"The body is too large; allowed: up to {flask.request.max_content_length} bytes."
+        return f"The request body is too large; allowed: up to {flask.request.max_content_length} bytes."
     if isinstance(error, NotFound):
-        return f"There is nothing at '{flask.request.path[:200]}'; what there is, /docs tells."
+        return f"Not found: '{flask.request.path[:200]}'. See /docs."
     if isinstance(error, MethodNotAllowed):
         return f"{flask.request.method} is not allowed here; allowed: {', '.join(sorted(error.valid_methods or ()))}."
     return error.description or HTTPStatus(status).phrase
 
 
 def _from_bug(error: Exception) -> flask.Response:
-    # The last line of defence: the caller gets JSON, the log gets the traceback.
-    _log.error("unforeseen error", path=flask.request.path, exc_info=error)
+    # The caller gets JSON, the log gets the traceback.
+    _log.error("unexpected error", path=flask.request.path, exc_info=error)
     return answer(500, errors.FarmError())
 
 
 def answer(status: int, error: errors.FarmError) -> flask.Response:
-    """`error` in the dialect of the current call: the one that its route has found out, or that of its path."""
+    """Return `error` in the dialect of the current call: the one its route has chosen, or that of its path."""
     dialect = flask.g.get("dialect") or registry.dialect_for_path(flask.request.path)
     refusal = dialect.refuse(status, error)
     response = flask.jsonify(refusal.body)
     response.status_code, response.mimetype = refusal.status, refusal.media_type
     response.headers.update(refusal.headers)
-    if (retry_after := getattr(error, "retry_after", None)) is not None:
-        response.headers["Retry-After"] = str(retry_after)
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = str(error.retry_after)
     return response

@@ -9,7 +9,7 @@ from werkzeug.sansio.multipart import Data, Event, File, Preamble
 
 from api.http import multipart
 from farm.concurrency.slots import Slots
-from farm.domain.errors import InvalidRequest, Problem, TooManyHeld
+from farm.domain.errors import ConcurrencyLimitReached, InvalidRequest, Problem
 
 #: Files that come at once, those of one caller among them, and how long one more waits for its turn, in seconds. A
 #: file holds a thread, and lies in the data folder until all of it has come. fal's client sends ten parts at once.
@@ -28,8 +28,8 @@ class UploadSlots:
         self._seconds = seconds
 
     def held(self, caller: str) -> AbstractContextManager[None]:
-        """Hold a slot for one file meanwhile. Raises TooManyHeld."""
-        refusal = TooManyHeld("Too many files are being uploaded; come back when some are done.")
+        """Hold a slot for one file meanwhile. Raises ConcurrencyLimitReached."""
+        refusal = ConcurrencyLimitReached("Too many files are being uploaded; come back when some are done.")
         return self._slots.held(caller, timeout=self._seconds, refusal=refusal)
 
 

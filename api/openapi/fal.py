@@ -26,6 +26,7 @@ from farm.dialects import fal
 from farm.dialects.answers import fal as answers
 from farm.dialects.fields import FIELDS
 from farm.domain.catalogue import MODELS, Model
+from farm.domain.error_codes import JOB_FAILURES
 from farm.domain.request import Priority
 
 _IMAGE = "https://you.example/fox.png"
@@ -75,7 +76,8 @@ def refusals(*statuses: int) -> dict[int, Answer]:
 def _failures() -> dict[int, Answer]:
     """How a request that failed is answered: with the status of its own failure."""
     return {
-        status: Answer(_FAILED, answers.FalError) for status in sorted({code for code, _, _ in fal.FAILURES.values()})
+        status: Answer(_FAILED, answers.FalError)
+        for status in sorted({failed.status for failed in JOB_FAILURES.values()})
     }
 
 

@@ -81,7 +81,7 @@ def refusals(*statuses: int) -> dict[int, Answer]:
 def _drawn(kind: Any) -> dict[int, Answer]:
     failed = {
         status: Answer("The job failed.", answers.ImagesError, headers=(REQUEST_ID, _NOT_AGAIN))
-        for status in {500, *openai_common.FAILURES.values()}
+        for status in openai_common.failure_statuses()
     }
     return {
         **failed,

@@ -25,7 +25,7 @@ from farm.domain.errors import (
     InvalidRequest,
     NotFound,
     Problem,
-    QueueFull,
+    QueueTooLong,
     StorageUnavailable,
     StoreUnavailable,
     Unauthorized,
@@ -211,7 +211,7 @@ def _webhook() -> Webhook | None:
 def _refuse_long_queue(service: Service, model: Model) -> None:
     most = query.whole("fal_max_queue_length", default=None, least=0, most=2**31)
     if most is not None and (waiting := service.waiting(model)) > most:
-        raise QueueFull(f"{waiting} requests wait for '{model.name}', more than fal_max_queue_length={most}.")
+        raise QueueTooLong(f"{waiting} requests wait for '{model.name}', more than fal_max_queue_length={most}.")
 
 
 def _wants_logs() -> bool:

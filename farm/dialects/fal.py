@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import Any, Literal, TypeVar
 
 from farm import clock
@@ -15,23 +16,9 @@ from farm.dialects.fields import FIELDS, UNKNOWN_PARAMETER, image_field, parse
 from farm.dialects.links import Links
 from farm.domain.catalogue import named
 from farm.domain.delivery import Due
-from farm.domain.errors import (
-    FarmError,
-    IdempotencyConflict,
-    InvalidRequest,
-    ModelNotServed,
-    NotFound,
-    NotReady,
-    OutOfMemory,
-    Problem,
-    RenderError,
-    SafetyError,
-    StorageError,
-    StorageUnavailable,
-    StoreUnavailable,
-    TooManyHeld,
-)
-from farm.domain.job import Code, Conditions, Image, Job, Order, Result, State
+from farm.domain.error_codes import job_failure
+from farm.domain.errors import FarmError, InvalidRequest, NotFound, Problem
+from farm.domain.job import Conditions, Image, Job, Order, Result, State
 
 V = TypeVar("V")
 
@@ -58,48 +45,6 @@ _PLACES = {
     "logs": "query",
     "X-Fal-Queue-Priority": "header",
     "Idempotency-Key": "header",
-}
-
-#: What can be wrong with an image that a request brings: fal's slugs, which are the farm's codes.
-_OF_INPUTS = (
-    "file_download_error",
-    "file_too_large",
-    "image_load_error",
-    "image_too_large",
-    "image_too_small",
-    "unsupported_image_format",
-)
-
-#: How a failed job is told: its code → HTTP status, fal's slug, and who is to blame. The model's errors have a list
-#: as their `detail`, the platform's a text.
-FAILURES: dict[str, tuple[int, str, Literal["model", "platform"]]] = {
-    **{slug: (422, slug, "model") for slug in _OF_INPUTS},
-    Code.START_TIMEOUT: (504, "startup_timeout", "platform"),
-    Code.RENDER_TIMEOUT: (504, "generation_timeout", "model"),
-    Code.CANCELLED: (499, "client_cancelled", "platform"),
-    Code.CLIENT_DISCONNECTED: (499, "client_disconnected", "platform"),
-    Code.PREPARATION_FAILED: (500, "internal_error", "platform"),
-    Code.ATTEMPTS_EXHAUSTED: (500, "runner_server_error", "platform"),
-    StorageError.code: (500, "internal_error", "platform"),
-    StorageUnavailable.code: (500, "internal_error", "platform"),
-    RenderError.code: (500, "internal_server_error", "model"),
-    OutOfMemory.code: (500, "internal_server_error", "model"),
-    SafetyError.code: (500, "internal_server_error", "model"),
-    FarmError.code: (500, "internal_server_error", "model"),
-}
-_UNFORESEEN = FAILURES[FarmError.code]
-
-#: fal's slugs for what goes wrong with a call rather than with a job, by the farm's codes. The others have none.
-_SLUGS = {
-    "bad_request": "bad_request",
-    ModelNotServed.code: "bad_request",
-    IdempotencyConflict.code: "bad_request",
-    TooManyHeld.code: "concurrent_requests_limit",
-    NotReady.code: "runner_scheduling_failure",
-    StoreUnavailable.code: "internal_error",
-    StorageError.code: "internal_error",
-    StorageUnavailable.code: "internal_error",
-    FarmError.code: "internal_error",
 }
 
 #: Slugs of waits that ended when the caller's own limit was reached, or the one it agreed to by calling directly.
@@ -188,8 +133,7 @@ def status(job: Job, queue: str, *, position: int, logs: list[answers.FalLogLine
     if job.state.is_terminal:
         answer["metrics"] = {"inference_time": job.result.timings["inference"] if job.result else None}
     if job.state is State.FAILED:
-        _, slug, _ = FAILURES.get(job.code, _UNFORESEEN)
-        answer["error"], answer["error_type"] = job.error, slug
+        answer["error"], answer["error_type"] = job.error, job_failure(job.code).fal
     return answer
 
 
@@ -254,16 +198,16 @@ def _image(image: Image, links: Links, *, inline: bool) -> answers.FalImage:
 
 def failure(job: Job) -> tuple[int, answers.FalError]:
     """Return HTTP status and body of a request that failed."""
-    code, slug, blamed = FAILURES.get(job.code, _UNFORESEEN)
-    if blamed == "platform":
-        return code, {"detail": job.error, "message": job.error, "error_type": slug}
-    detail: answers.FalFieldError = {"loc": _location(job), "msg": job.error, "type": slug}
-    return code, {"detail": [detail], "message": job.error, "error_type": slug}
+    failed = job_failure(job.code)
+    if failed.fal_blames == "platform":
+        return failed.status, {"detail": job.error, "message": job.error, "error_type": failed.fal}
+    detail: answers.FalFieldError = {"loc": _location(job), "msg": job.error, "type": failed.fal}
+    return failed.status, {"detail": [detail], "message": job.error, "error_type": failed.fal}
 
 
 def _location(job: Job) -> list[str]:
     """Where the model's error lies: in an image that the request brought, or nowhere in particular."""
-    if job.code not in _OF_INPUTS:
+    if job_failure(job.code).status != HTTPStatus.UNPROCESSABLE_ENTITY:  # no input image is to blame
         return ["body"]
     # The text begins with the field, and the host where the image was looked for.
     named = (name for name in job.request.source_fields if job.error.startswith((f"{name}:", f"{name} ")))
@@ -320,7 +264,7 @@ def _failed(job: Job) -> answers.FalFailed:
 def refusal(status: int, error: FarmError) -> Refusal:
     """Build the error response."""
     body = problem(error)
-    return Refusal(status, body, error_headers(body, may_retry=hasattr(error, "retry_after")))
+    return Refusal(status, body, error_headers(body, may_retry=error.retry_after is not None))
 
 
 def problem(error: FarmError) -> answers.FalError:
@@ -331,7 +275,7 @@ def problem(error: FarmError) -> answers.FalError:
     body: answers.FalPlatformError = {"detail": message, "message": message}
     if isinstance(error, NotFound):
         body["status"] = "NOT_FOUND"
-    if slug := _SLUGS.get(error.code):
+    if slug := error.call_failure.fal:
         body["error_type"] = slug
     return body
 

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
@@ -49,17 +50,9 @@ from farm.domain.catalogue import (
     OutputFormat,
     SideLimits,
 )
-from farm.domain.errors import (
-    FarmError,
-    InvalidRequest,
-    Problem,
-    QueueFull,
-    StoreFull,
-    TooManyHeld,
-    Unauthorized,
-    UnknownModel,
-)
-from farm.domain.job import Code, Image, Job, Order, Result
+from farm.domain.error_codes import JOB_FAILURES, Code, job_failure
+from farm.domain.errors import FarmError, InvalidRequest, Problem, UnknownModel
+from farm.domain.job import Image, Job, Order, Result
 from farm.domain.request import Request
 
 C = TypeVar("C", bound="Call")
@@ -112,36 +105,8 @@ _REGULAR_NOTE = "acceleration 'regular' does not work on this farm yet; this was
 #: How an answer carries an image: its URL, the bytes in the URL's place, or the bytes in a field of their own.
 Carriage = Literal["url", "data", "b64_json"]
 
-#: HTTP statuses of jobs that failed; 500 for any other code. What is wrong with an input comes to light when the job
-#: is prepared, and is the caller's affair.
-FAILURES: dict[str, int] = {
-    Code.CANCELLED: 499,
-    Code.CLIENT_DISCONNECTED: 499,
-    Code.START_TIMEOUT: 504,
-    Code.RENDER_TIMEOUT: 504,
-    **dict.fromkeys(
-        (
-            "image_load_error",
-            "image_too_small",
-            "image_too_large",
-            "file_too_large",
-            "file_download_error",
-            "unsupported_image_format",
-        ),
-        400,
-    ),
-}
+#: OpenAI's types of errors by HTTP status, below 500; `invalid_request_error` for any other.
 _TYPES = {403: "permission_error", 429: "rate_limit_error"}
-#: OpenAI's words for what has another code here.
-_CODES = {
-    Unauthorized.code: "invalid_api_key",
-    UnknownModel.code: "model_not_found",
-    QueueFull.code: "rate_limit_exceeded",
-    "rate_limited": "rate_limit_exceeded",
-    "images_used_up": "insufficient_quota",
-    StoreFull.code: "rate_limit_exceeded",
-    TooManyHeld.code: "rate_limit_exceeded",
-}
 
 _SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})", re.ASCII)
 _SHOWN = 40
@@ -452,12 +417,26 @@ class Failed(FarmError):
         self.param = param
         super().__init__(message)
 
+    @property
+    def retry_after(self) -> None:
+        """None: sent again, the call would make a second job."""
+
 
 def failure(job: Job) -> tuple[int, Failed]:
     """HTTP status and error of a job that failed."""
     # Of an image that could not be used, the text begins with the field, and the host where it was looked for.
     named = (name for name in job.request.source_fields if job.error.startswith((f"{name}:", f"{name} ")))
-    return FAILURES.get(job.code, 500), Failed(job.code, job.error, next(named, None))
+    return _status_of(job_failure(job.code).status), Failed(job.code, job.error, next(named, None))
+
+
+def failure_statuses() -> set[int]:
+    """Return every HTTP status of a failed job."""
+    return {_status_of(failed.status) for failed in JOB_FAILURES.values()}
+
+
+def _status_of(status: int) -> int:
+    """Return the status that OpenAI's libraries expect: an invalid request, or an invalid input image, is 400."""
+    return 400 if status == HTTPStatus.UNPROCESSABLE_ENTITY else status
 
 
 def overdue(job_id: str, base: str) -> tuple[int, Failed]:
@@ -466,7 +445,7 @@ def overdue(job_id: str, base: str) -> tuple[int, Failed]:
         f"The image is not ready yet, and goes on being made as job {job_id}; "
         f"it will be at {base}/farm/v1/jobs/{job_id}"
     )
-    return 504, Failed("request_timeout", message)
+    return 504, Failed(Code.REQUEST_TIMEOUT, message)
 
 
 def refusal(status: int, error: FarmError) -> Refusal:
@@ -474,7 +453,7 @@ def refusal(status: int, error: FarmError) -> Refusal:
 
     What is wrong with a request is 400 to all of them.
     """
-    param, code = getattr(error, "param", None), _CODES.get(error.code, error.code)
+    param, code = getattr(error, "param", None), error.call_failure.openai or error.code
     if isinstance(error, InvalidRequest):
         status, param, code = 400, error.problems[0].field or None, error.problems[0].kind
     if isinstance(error, UnknownModel):

@@ -20,8 +20,9 @@ from farm.dialects.fields import Flag, ImageUrl, Input, Number, Prompt, Whole, i
 from farm.dialects.links import Links
 from farm.domain.catalogue import MODELS, SRPO, SRPO_IMAGE, TERMS, Model, OutputFormat, for_images, named
 from farm.domain.delivery import Due
+from farm.domain.error_codes import Code, job_failure
 from farm.domain.errors import FarmError, InvalidRequest, Problem
-from farm.domain.job import Code, Job, Order, Search, Source, State, Webhook
+from farm.domain.job import Job, Order, Search, Source, State, Webhook
 from farm.domain.request import Request
 
 NAME = "wavespeed"
@@ -41,34 +42,9 @@ TOLERATED = ("strength",)
 MISSING_PARAMETER = 1400
 INVALID_PARAMETER = 1401
 MEDIA_NOT_REACHED = 1402
-EXECUTION_FAILED = 1403
-TASK_FAILED = 1405
 INTERNAL = 5000
 UNAVAILABLE = 5003
 TIMED_OUT = 5004
-
-#: What is wrong with an image, as the farm calls it, where the fault is not in the image itself.
-_NOT_REACHED = "file_download_error"
-#: Why a prediction failed, as a number. Those from 5000 on say that the same call may succeed later.
-_FAILURES = {
-    _NOT_REACHED: MEDIA_NOT_REACHED,
-    "image_load_error": INVALID_PARAMETER,
-    "image_too_small": INVALID_PARAMETER,
-    "image_too_large": INVALID_PARAMETER,
-    "file_too_large": INVALID_PARAMETER,
-    "unsupported_image_format": INVALID_PARAMETER,
-    # Not TIMED_OUT, which tells SDKs that the prediction goes on.
-    Code.START_TIMEOUT: UNAVAILABLE,
-    Code.RENDER_TIMEOUT: EXECUTION_FAILED,
-    "render_failed": EXECUTION_FAILED,
-    "out_of_memory": EXECUTION_FAILED,
-    "storage_failed": UNAVAILABLE,
-    "storage_unavailable": UNAVAILABLE,
-    "safety_check_failed": INTERNAL,
-    Code.ATTEMPTS_EXHAUSTED: INTERNAL,
-    Code.PREPARATION_FAILED: INTERNAL,
-    "internal_error": INTERNAL,
-}
 
 _SIZE = re.compile(r"([0-9]{1,5})\*([0-9]{1,5})")
 #: A URL with a query of its own that was put into the address as it is: all that follows belongs to it.
@@ -316,7 +292,7 @@ def prediction(job: Job, links: Links) -> answers.Prediction:
         "id": job.id,
         "model": job.endpoint,
         "status": job.state,
-        "code": _FAILURES.get(job.code, TASK_FAILED) if failed else 0,
+        "code": job_failure(job.code).wavespeed if failed else 0,
         "error": job.error if failed else "",
         "outputs": _outputs(job, links),
         "urls": {"get": _result_url(job, links)},
@@ -417,4 +393,4 @@ def _number_of(kinds: set[str]) -> int:
     """The number of a request with problems of these kinds."""
     if kinds == {"missing"}:
         return MISSING_PARAMETER
-    return MEDIA_NOT_REACHED if kinds == {_NOT_REACHED} else INVALID_PARAMETER
+    return MEDIA_NOT_REACHED if kinds == {Code.FILE_DOWNLOAD_ERROR} else INVALID_PARAMETER

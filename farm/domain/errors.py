@@ -1,29 +1,58 @@
-"""Every error the farm raises on purpose: one root, branches by cause. No HTTP here; the API maps codes to statuses."""
+"""Every error the farm raises on purpose: one root, branches by cause. What each means to callers: `error_codes`."""
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
+from farm.domain.error_codes import FAILURES, CallFailure, Code
 from farm.domain.limits import Quota
 
 
 class FarmError(Exception):
-    """The farm failed in a way that it did not foresee."""
+    """An internal error, unless a subclass names another cause.
+
+    The message is for the caller. `detail` is for logs and operators: it may name addresses, paths and buckets, and is
+    never sent to a caller.
+    """
 
     #: Stable word for programs; stored with a failed job and sent to callers.
-    code = "internal_error"
+    code: str = Code.INTERNAL_ERROR
 
-    def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or inspect.getdoc(type(self)))
+    def __init__(self, message: str | None = None, *, detail: str = "") -> None:
+        self.detail = detail
+        super().__init__(message or self._default_message())
+
+    def _default_message(self) -> str:
+        return next(FAILURES[code].message for code in self._codes() if code in FAILURES)
+
+    def _codes(self) -> list[str]:
+        """Return the code, and those of the parent classes, nearest first: a code without a row is its parent's."""
+        return [self.code, *(kind.code for kind in type(self).__mro__ if issubclass(kind, FarmError))]
+
+    @property
+    def call_failure(self) -> CallFailure:
+        """How a call that is refused for this error is answered."""
+        rows = (FAILURES[code].call for code in self._codes() if code in FAILURES)
+        return next(row for row in rows if row is not None)
+
+    @property
+    def retry_after(self) -> int | None:
+        """Seconds after which a retry may succeed; None where the same call fails again."""
+        return self.call_failure.retry_after
+
+    @property
+    def with_detail(self) -> str:
+        """The message and its detail, for logs and operators."""
+        return f"{self} ({self.detail})" if self.detail else str(self)
 
 
 class ConfigurationError(FarmError):
-    """A setting cannot be used."""
+    """An unusable setting."""
 
-    code = "configuration_error"
+    code = Code.CONFIGURATION_ERROR
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +68,9 @@ class Problem:
 
 
 class InvalidRequest(FarmError):
-    """The request is not valid."""
+    """A request with invalid fields, each of which is named."""
 
-    code = "invalid_request"
+    code = Code.INVALID_REQUEST
 
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
@@ -49,170 +78,202 @@ class InvalidRequest(FarmError):
 
 
 class UnknownModel(FarmError):
-    """No model has this id."""
+    """An unknown model id."""
 
-    code = "unknown_model"
+    code = Code.UNKNOWN_MODEL
 
 
 class ModelNotServed(FarmError):
-    """The model is known, but no worker of this farm has it loaded."""
+    """A known model that no worker of this farm has loaded."""
 
-    code = "model_not_served"
+    code = Code.MODEL_NOT_SERVED
 
 
 class NotReady(FarmError):
-    """No worker has been ready since this farm was set up; try again when one is warm."""
+    """A farm without a ready worker since it was set up."""
 
-    code = "not_ready"
-    #: Seconds after which a new try makes sense.
-    retry_after = 5
+    code = Code.NOT_READY
 
 
 class NotFound(FarmError):
-    """Nothing is here under this name."""
+    """An id, name or path that does not exist, or belongs to another caller."""
 
-    code = "not_found"
+    code = Code.NOT_FOUND
 
 
 class Unauthorized(FarmError):
-    """No valid API key came with the request."""
+    """A call without a valid API key."""
 
-    code = "unauthorized"
+    code = Code.UNAUTHORIZED
 
 
 class Forbidden(FarmError):
-    """This key may not do that."""
+    """A call that this caller may not make."""
 
-    code = "forbidden"
-
-
-class QueueFull(FarmError):
-    """Too many of this caller's jobs are waiting; come back when some are done."""
-
-    code = "queue_full"
-    #: Seconds after which a new try makes sense.
-    retry_after = 5
+    code = Code.FORBIDDEN
 
 
-class LimitReached(QueueFull):
-    """The caller has used up what it may ask for; there will be more."""
+class UploadComplete(Forbidden):
+    """Bytes for an upload that is complete already."""
 
-    #: Each limit has its own instead: `queue_full`, `rate_limited`, `images_used_up`.
-    code = "limit_reached"
+    code = Code.UPLOAD_COMPLETE
+
+
+class LimitReached(FarmError):
+    """A limit of the caller's on submits. The subclasses say which."""
+
+    code = Code.LIMIT_REACHED
 
     def __init__(
         self,
         message: str | None = None,
         *,
-        code: str = code,
         seconds: float = 1.0,
         stands_seconds: float = 0.0,
         quotas: tuple[Quota, ...] = (),
     ) -> None:
-        """After `seconds` a new try makes sense; for `stands_seconds` any would be refused."""
+        """After `seconds` a retry may succeed; within `stands_seconds` any submit would be refused."""
         super().__init__(message)
-        self.code = code
         self.quotas = quotas
         self.stands_seconds = stands_seconds
-        self.retry_after = max(1, math.ceil(seconds))
         self._seconds = seconds
 
-    def later(self, seconds: float) -> LimitReached:
-        """The same, so many seconds on."""
-        return LimitReached(
+    @property
+    def retry_after(self) -> int:
+        """Seconds after which a retry may succeed."""
+        return max(1, math.ceil(self._seconds))
+
+    def later(self, seconds: float) -> Self:
+        """Return the same refusal as it stands so many seconds later."""
+        return type(self)(
             str(self),
-            code=self.code,
             seconds=self._seconds - seconds,
             stands_seconds=self.stands_seconds - seconds,
             quotas=tuple(quota.later(seconds) for quota in self.quotas),
         )
 
 
-class StoreFull(QueueFull):
-    """The job store has reached the memory it may use for new jobs; come back when some are done."""
+class QueueFull(LimitReached):
+    """Too many jobs of the caller are waiting."""
 
-    code = "store_full"
+    code = Code.QUEUE_FULL
 
 
-class TooManyHeld(FarmError):
-    """Too many calls wait for their answers already; use the queue, or come back."""
+class RateLimited(LimitReached):
+    """Too many submits of the caller within a minute."""
 
-    code = "concurrent_requests_limit"
-    #: Seconds after which a new try makes sense.
-    retry_after = 2
+    code = Code.RATE_LIMITED
+
+
+class ImagesUsedUp(LimitReached):
+    """No images left of the caller's daily quota."""
+
+    code = Code.IMAGES_USED_UP
+
+
+class QueueTooLong(FarmError):
+    """A queue longer than the request itself accepts."""
+
+    code = Code.QUEUE_TOO_LONG
+
+
+class UploadQuotaExceeded(FarmError):
+    """Too many bytes uploaded by the caller."""
+
+    code = Code.UPLOAD_QUOTA_EXCEEDED
+
+
+class TooManyUploads(FarmError):
+    """Too many uploads started by the caller within an hour."""
+
+    code = Code.TOO_MANY_UPLOADS
+
+
+class ConcurrencyLimitReached(FarmError):
+    """Too many calls of one kind at the same time: blocking calls, streams, uploads or large bodies."""
+
+    code = Code.CONCURRENT_REQUESTS_LIMIT
+
+
+class StoreFull(FarmError):
+    """A job store that has reached the memory it may use for new jobs."""
+
+    code = Code.STORE_FULL
 
 
 class StoreUnavailable(FarmError):
-    """The job store (Redis) does not answer."""
+    """A job store (Redis) that does not answer."""
 
-    code = "store_unavailable"
-    #: Seconds after which a new try makes sense.
-    retry_after = 2
+    code = Code.STORE_UNAVAILABLE
 
 
 class IdempotencyConflict(FarmError):
-    """This Idempotency-Key came before with another body."""
+    """An Idempotency-Key that was sent before with another body."""
 
-    code = "idempotency_conflict"
+    code = Code.IDEMPOTENCY_CONFLICT
 
 
 class NotFinished(FarmError):
-    """The job has not ended yet; cancel it first."""
+    """A job that has not ended yet."""
 
-    code = "not_finished"
+    code = Code.NOT_FINISHED
 
 
 class NotRetryable(FarmError):
-    """The job cannot be asked for once more."""
+    """A job that cannot be retried."""
 
-    code = "not_retryable"
+    code = Code.NOT_RETRYABLE
 
 
 class ForbiddenAddress(FarmError):
-    """The farm may not call this address."""
+    """An address that the farm does not call."""
 
-    code = "forbidden_address"
+    code = Code.FORBIDDEN_ADDRESS
 
 
 class Unreachable(FarmError):
-    """The address could not be reached, or gave no whole answer."""
+    """An address that could not be reached, or sent an incomplete answer."""
 
-    code = "unreachable"
+    code = Code.UNREACHABLE
 
 
 class TooLarge(Unreachable):
-    """What is at the address is larger than may be read."""
+    """An answer of an address that is larger than may be read."""
 
-    code = "answer_too_large"
+    code = Code.ANSWER_TOO_LARGE
 
 
 class StorageError(FarmError):
-    """The image could not be stored."""
+    """An image that could not be stored or read."""
 
-    code = "storage_failed"
+    code = Code.STORAGE_FAILED
 
 
 class StorageUnavailable(StorageError):
-    """The image storage does not answer as it should; it may later."""
+    """An image storage that does not answer as it should; it may later."""
 
-    code = "storage_unavailable"
-    #: Seconds after which a new try makes sense.
-    retry_after = 5
+    code = Code.STORAGE_UNAVAILABLE
+
+
+class StorageFull(StorageUnavailable):
+    """A data folder without space for uploads."""
+
+    code = Code.STORAGE_FULL
 
 
 class RenderError(FarmError):
-    """The pipeline could not render the image."""
+    """An image that the pipeline could not render."""
 
-    code = "render_failed"
+    code = Code.RENDER_FAILED
 
 
 class OutOfMemory(RenderError):
-    """The image did not fit into the memory of the device."""
+    """An image that did not fit into the memory of the device."""
 
-    code = "out_of_memory"
+    code = Code.OUT_OF_MEMORY
 
 
 class SafetyError(FarmError):
-    """The image could not be checked, so it was not published."""
+    """An image that could not be checked, and so was not published."""
 
-    code = "safety_check_failed"
+    code = Code.SAFETY_CHECK_FAILED

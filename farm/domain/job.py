@@ -11,7 +11,7 @@ from farm.domain.request import Priority, Request
 
 
 class State(StrEnum):
-    """Where a job stands. Cancelled, expired and rejected jobs are `failed`, with a code that says so."""
+    """Where a job stands. Cancelled, expired and rejected jobs are `failed`, and `code` says so."""
 
     #: Recorded, and waiting for a worker (again, when it was taken back from one).
     CREATED = "created"
@@ -19,7 +19,7 @@ class State(StrEnum):
     PROCESSING = "processing"
     #: Ended well: its images are readable.
     COMPLETED = "completed"
-    #: Ended otherwise; `code` says how.
+    #: Ended otherwise; `code` says how (`farm.domain.error_codes`).
     FAILED = "failed"
 
     @property
@@ -36,21 +36,6 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.COMPLETED: frozenset({State.PROCESSING, State.CREATED}),
     State.FAILED: frozenset({State.PROCESSING, State.CREATED}),
 }
-
-
-class Code(StrEnum):
-    """Why a job ended `failed`, for programs. Errors of the farm's own add theirs (`farm.domain.errors`)."""
-
-    CANCELLED = "cancelled"
-    ATTEMPTS_EXHAUSTED = "attempts_exhausted"
-    #: It was not started within the time that its caller gave it.
-    START_TIMEOUT = "start_timeout"
-    #: A start of it, alone, lasted longer than the farm allows.
-    RENDER_TIMEOUT = "render_timeout"
-    #: Whoever waited for it hung up, and did not come back.
-    CLIENT_DISCONNECTED = "client_disconnected"
-    #: Whoever was to prepare it died of it, again and again.
-    PREPARATION_FAILED = "preparation_failed"
 
 
 #: The states that end a job.

@@ -15,6 +15,7 @@ from typing import Literal
 from PIL import Image, ImageCms, ImageOps
 
 from farm.domain.catalogue import MAX_SIDE
+from farm.domain.error_codes import Code
 from farm.domain.errors import FarmError
 from farm.images.file_structure import excess_in
 
@@ -60,7 +61,7 @@ _decoding = threading.Lock()
 class UnusableImage(FarmError):
     """The image cannot be used."""
 
-    code = "image_load_error"
+    code: str = Code.IMAGE_LOAD_ERROR
 
     def __init__(self, kind: str, message: str, context: Mapping[str, object] | None = None) -> None:
         """`kind` is fal's word for what is wrong, and `context` the limits that were broken."""
@@ -114,7 +115,7 @@ def check_size(length: int) -> None:
 
 def file_too_large(what: str) -> UnusableImage:
     """The refusal of a file that has, as `what` says, more bytes than may be."""
-    return UnusableImage("file_too_large", f"{what}; allowed: up to {MAX_BYTES} bytes", {"max_size": MAX_BYTES})
+    return UnusableImage(Code.FILE_TOO_LARGE, f"{what}; allowed: up to {MAX_BYTES} bytes", {"max_size": MAX_BYTES})
 
 
 @contextmanager
@@ -124,7 +125,7 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
     if other := _other_kind(content):
         raise _unsupported(f"the image is {other}; allowed: {', '.join(FORMATS)}")
     if excess := excess_in(content):
-        raise UnusableImage("image_load_error", f"the image's file has {excess}, which no encoder writes")
+        raise UnusableImage(Code.IMAGE_LOAD_ERROR, f"the image's file has {excess}, which no encoder writes")
     with _understood():
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     with image:
@@ -138,7 +139,7 @@ def _check(image: Image.Image) -> None:
         raise _too_large(f"the image is {width}×{height}")
     if min(width, height) < MIN_SIDE:
         raise UnusableImage(
-            "image_too_small",
+            Code.IMAGE_TOO_SMALL,
             f"the image is {width}×{height}; allowed: {MIN_SIDE} pixels a side and more",
             {"min_width": MIN_SIDE, "min_height": MIN_SIDE},
         )
@@ -155,19 +156,19 @@ def _understood() -> Iterator[None]:
         raise _too_large("the image is too large") from error
     except Exception as error:
         raise UnusableImage(
-            "image_load_error",
+            Code.IMAGE_LOAD_ERROR,
             f"the image cannot be read: it is cut off, damaged, or none; allowed: {', '.join(FORMATS)}",
         ) from error
 
 
 def _too_large(what: str) -> UnusableImage:
     return UnusableImage(
-        "image_too_large", f"{what}; allowed: up to {MAX_PIXELS // 1_000_000} megapixels", {"max_pixels": MAX_PIXELS}
+        Code.IMAGE_TOO_LARGE, f"{what}; allowed: up to {MAX_PIXELS // 1_000_000} megapixels", {"max_pixels": MAX_PIXELS}
     )
 
 
 def _unsupported(message: str) -> UnusableImage:
-    return UnusableImage("unsupported_image_format", message, {"supported_formats": list(FORMATS)})
+    return UnusableImage(Code.UNSUPPORTED_IMAGE_FORMAT, message, {"supported_formats": list(FORMATS)})
 
 
 def _other_kind(content: bytes) -> str | None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from urllib.parse import unquote_to_bytes
 
+from farm.domain.error_codes import Code
 from farm.domain.errors import (
     ForbiddenAddress,
     InvalidRequest,
@@ -159,14 +160,14 @@ class Intake:
             decode.check_size(file.bytes)
             return key
         if url.startswith(f"{self._base()}/"):
-            raise UnusableImage("file_download_error", "this farm has no file here, or has it no more")
+            raise UnusableImage(Code.FILE_DOWNLOAD_ERROR, "this farm has no file here, or has it no more")
         return None
 
     def _checked(self, url: str) -> str:
         try:
             self._outbound.check(url)
         except ForbiddenAddress as error:
-            raise UnusableImage("file_download_error", str(error)) from error
+            raise UnusableImage(Code.FILE_DOWNLOAD_ERROR, str(error)) from error
         return url
 
 
@@ -191,12 +192,14 @@ def _decoded(uri: str) -> bytes:
     """The bytes in a data URI. Base64 is read as browsers read it, and URL-safe, too."""
     head, comma, data = uri.partition(",")
     if not comma:
-        raise UnusableImage("image_load_error", "the data URI has no comma; allowed: data:image/png;base64,…")
+        raise UnusableImage(Code.IMAGE_LOAD_ERROR, "the data URI has no comma; allowed: data:image/png;base64,…")
     is_base64 = bool(_BASE64.search(head[-_HEAD_END:]))
     if is_base64 and len(data) > 2 * decode.MAX_BYTES:
         raise decode.file_too_large("the data URI is too long")
     if data.count("%") > _MOST_ESCAPES:
-        raise UnusableImage("image_load_error", f"the data URI has more than {_MOST_ESCAPES} escapes; allowed: base64")
+        raise UnusableImage(
+            Code.IMAGE_LOAD_ERROR, f"the data URI has more than {_MOST_ESCAPES} escapes; allowed: base64"
+        )
     plain = unquote_to_bytes(data)
     if not is_base64:
         return plain
@@ -204,7 +207,7 @@ def _decoded(uri: str) -> bytes:
     try:
         return binascii.a2b_base64(digits + b"=" * (-len(digits) % 4), strict_mode=True)
     except binascii.Error as error:
-        raise UnusableImage("image_load_error", f"the data URI is no base64: {error}") from error
+        raise UnusableImage(Code.IMAGE_LOAD_ERROR, f"the data URI is no base64: {error}") from error
 
 
 def _shown(source: Source) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from farm.domain.errors import LimitReached
+from farm.domain.errors import ImagesUsedUp, LimitReached, QueueFull, RateLimited
 from farm.domain.limits import Limits, Spent
 
 #: After how long somebody whose jobs wait should come back, and how long it would hear the same, in seconds: places
@@ -17,15 +17,13 @@ def refusal(verdict: str, limits: Limits, spent: Spent) -> LimitReached:
     if verdict == "too_fast":
         assert limits.rate
         pause = spent.pause_seconds(limits.rate)
-        message = f"{limits.rate} submits a minute are allowed; come back when the next one is."
-        return LimitReached(message, code="rate_limited", seconds=pause, stands_seconds=pause, quotas=quotas)
+        message = f"You may submit {limits.rate} requests a minute; try again when the next one is allowed."
+        return RateLimited(message, seconds=pause, stands_seconds=pause, quotas=quotas)
     if verdict == "day_used_up":
         assert limits.images_per_day
         left, pause = limits.images_per_day - spent.images, spent.day_us / 1e6
-        message = f"{limits.images_per_day} images a day (UTC) are allowed, and {max(0, left)} are left of today's."
+        message = f"You may request {limits.images_per_day} images a day (UTC), and {max(0, left)} are left for today."
         stands = 0.0 if left > 0 else pause  # a smaller request may find room
-        return LimitReached(message, code="images_used_up", seconds=pause, stands_seconds=stands, quotas=quotas)
-    message = f"{limits.waiting} of your jobs are waiting, and no more may; come back later."
-    return LimitReached(
-        message, code="queue_full", seconds=_QUEUE_SECONDS, stands_seconds=_QUEUE_STANDS_SECONDS, quotas=quotas
-    )
+        return ImagesUsedUp(message, seconds=pause, stands_seconds=stands, quotas=quotas)
+    message = f"You may have {limits.waiting} waiting jobs, and have as many; try again when some have ended."
+    return QueueFull(message, seconds=_QUEUE_SECONDS, stands_seconds=_QUEUE_STANDS_SECONDS, quotas=quotas)

@@ -9,13 +9,11 @@ from typing import cast
 
 import redis
 
-from farm.domain.errors import QueueFull, StoreUnavailable
+from farm.domain.errors import StoreUnavailable, TooManyUploads, UploadQuotaExceeded
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
 from farm.jobstore.memory_guard import MemoryGuard
 
-#: When it makes sense for who has uploaded too much to ask again, in seconds.
-AGAIN_SECONDS = 60
 #: How long a ticket is good for after it was last used, in seconds.
 GOOD_SECONDS = 3600
 #: Tickets that a caller is given in the time for which one is good: the job store's memory is everybody's.
@@ -60,7 +58,7 @@ class Allowance:
         self._seconds = max(1, round(seconds))
 
     def refuse_when_spent(self, caller: str) -> None:
-        """Raise QueueFull where there is nothing left."""
+        """Raise UploadQuotaExceeded where nothing is left of the quota."""
         with translated():
             spent = self._redis.get(redis_keys.uploaded(caller))
         if int(cast(str, spent) or 0) >= self._most:
@@ -68,7 +66,7 @@ class Allowance:
 
     @contextmanager
     def spent(self, caller: str, count: int) -> Iterator[None]:
-        """So many bytes are the caller's, if what is done with them meanwhile succeeds. Raises QueueFull for too many.
+        """So many bytes are the caller's, if what is done with them meanwhile succeeds. Raises UploadQuotaExceeded.
 
         Of a caller who sends several files at once, each is counted whole before it is judged.
         """
@@ -89,13 +87,11 @@ class Allowance:
             both.incrby(name, count)
             return cast(int, both.execute()[1])
 
-    def _refusal(self) -> QueueFull:
-        refusal = QueueFull(
-            f"Too much was uploaded: allowed are {self._most / 1e9:g} GB in {self._seconds / 3600:g} hours; "
-            "come back later, or name images by URL."
+    def _refusal(self) -> UploadQuotaExceeded:
+        return UploadQuotaExceeded(
+            f"You may upload {self._most / 1e9:g} GB in {self._seconds / 3600:g} hours, and have used that up; "
+            "try again later, or name images by URL."
         )
-        refusal.retry_after = AGAIN_SECONDS
-        return refusal
 
 
 class Tickets:
@@ -106,11 +102,11 @@ class Tickets:
         self._memory = MemoryGuard(client)
 
     def issue(self, ticket: Ticket) -> None:
-        """Make it good. Raises StoreFull, and QueueFull where its caller has got too many."""
+        """Make it good. Raises StoreFull, and TooManyUploads where its caller has started too many."""
         with translated():
             self._memory.refuse_when_full()
         if self._count(ticket.caller) > MOST_OF_A_CALLER:
-            raise QueueFull("Too many uploads were begun within an hour; come back later.")
+            raise TooManyUploads
         with translated(), self._redis.pipeline() as both:
             both.hset(
                 redis_keys.upload(ticket.id),

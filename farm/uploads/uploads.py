@@ -18,7 +18,15 @@ from typing import BinaryIO
 
 from farm import clock
 from farm.domain.catalogue import MAX_UPLOAD
-from farm.domain.errors import Forbidden, InvalidRequest, NotFound, Problem, StorageError, StorageUnavailable
+from farm.domain.errors import (
+    InvalidRequest,
+    NotFound,
+    Problem,
+    StorageError,
+    StorageFull,
+    StorageUnavailable,
+    UploadComplete,
+)
 from farm.storage.storage import (
     HEAD_BYTES,
     Extension,
@@ -62,7 +70,7 @@ class Wish:
 class Uploads:
     """Takes in files. `spool` is a folder for what is on its way to the storage.
 
-    What brings bytes raises QueueFull where their sender has brought too many already.
+    What brings bytes raises UploadQuotaExceeded where their sender has brought too many already.
     """
 
     def __init__(
@@ -112,9 +120,9 @@ class Uploads:
                 self._storage.put_file(ticket.key, arrival.file)
 
     def room(self, ticket: Ticket, number: int) -> int:
-        """How many bytes the part of this number may have beside the others. Raises Forbidden."""
+        """How many bytes the part of this number may have beside the others. Raises UploadComplete."""
         if ticket.settled:
-            raise Forbidden("This upload is complete: it takes no more parts. Begin a new one.")
+            raise UploadComplete("This upload is complete and takes no further parts; start a new one.")
         others = [part.size for one, part in self._tickets.parts(ticket.id).items() if one != number]
         return max(0, MAX_UPLOAD - sum(others))
 
@@ -162,7 +170,7 @@ class Uploads:
     def _settle(self, ticket: Ticket, digest: str) -> None:
         _refuse_over(ticket)
         if not self._tickets.settle(ticket.id, digest):
-            raise Forbidden("This upload is complete, with another file. Begin a new one.")
+            raise UploadComplete("This upload is complete, with another file; start a new one.")
 
     def _new_key(self, extension: Extension, wish: Wish) -> str:
         seconds = min(wish.keep_seconds or self._keep_seconds, self._keep_seconds)
@@ -176,7 +184,7 @@ class Uploads:
                     left -= len(piece)
                     yield piece
             if left:
-                raise StorageUnavailable(f"Part {number} of the upload breaks off in the storage.")
+                raise StorageUnavailable(detail=f"part {number} of an upload breaks off in the storage")
 
     def _remove_part(self, ticket: Ticket, number: int, part: Part) -> None:
         with suppress(StorageError):  # the sweeper finds it
@@ -205,7 +213,7 @@ class Uploads:
 
     def _refuse_when_full(self) -> None:
         if shutil.disk_usage(self._spool).free < LEFT_FREE:
-            raise StorageUnavailable("The farm's disk is nearly full: it takes no uploads until there is room again.")
+            raise StorageFull
 
 
 def _refuse_over(ticket: Ticket) -> None:
@@ -241,4 +249,4 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageUnavailable(f"What arrives cannot be written to the data folder: {error.strerror}") from error
+        raise StorageUnavailable(detail=f"writing an upload to the data folder: {error.strerror}") from error

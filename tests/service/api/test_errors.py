@@ -53,7 +53,7 @@ def test_the_wrong_method_is_405_with_the_right_one(api: FlaskClient, path: str,
 
 @pytest.mark.parametrize("path", ["/nothing", "/farm/v1/nothing", "/fal/nothing", "/api/v3", "/v1/nothing"])
 def test_an_address_where_nothing_is_is_named(api: FlaskClient, path: str) -> None:
-    assert f"nothing at '{path}'" in refusal(api.get(path), 404, path=path)
+    assert f"Not found: '{path}'. See /docs." in refusal(api.get(path), 404, path=path)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from farm.auth.api_keys import LOCAL
+from farm.domain.error_codes import Code
 from farm.domain.errors import FarmError
-from farm.domain.job import Code, Order, Source, Webhook
+from farm.domain.job import Order, Source, Webhook
 from farm.domain.request import ImageRequest
 from farm.jobstore import redis_keys
 from tests.failing_calls import Died, Ill

@@ -63,7 +63,8 @@ def is_refusal(answer: TestResponse) -> bool:
     if answer.status_code != 429:
         return False
     told = gateway_error(answer, 429) if answer.request.path.startswith("/api/v3") else fal_error(answer, 429)
-    assert "Too much was uploaded" in told["message"]
+    assert "You may upload" in told["message"]
+    assert told.get("error_code", "upload_quota_exceeded") == "upload_quota_exceeded"
     assert answer.headers["Retry-After"] == "60"
     return True
 

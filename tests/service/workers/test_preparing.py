@@ -14,8 +14,9 @@ from PIL import Image
 
 from farm.auth.api_keys import LOCAL
 from farm.bootstrap import Farm
+from farm.domain.error_codes import Code
 from farm.domain.errors import StorageUnavailable
-from farm.domain.job import Code, Job, Order, Source, State
+from farm.domain.job import Job, Order, Source, State
 from farm.images import decode
 from farm.jobstore import redis_keys
 from farm.jobstore.store import MOST_TAKES

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from farm.concurrency.slots import Slots
-from farm.domain.errors import TooManyHeld
+from farm.domain.errors import ConcurrencyLimitReached
 from tests.farms import wait_for
 
 
@@ -57,7 +57,7 @@ def test_a_slot_is_held_until_the_end_of_the_block_even_if_it_fails() -> None:
     slots, free = Slots(1), list[int]()
 
     def fail() -> None:
-        with slots.held(refusal=TooManyHeld()):
+        with slots.held(refusal=ConcurrencyLimitReached()):
             free.append(slots.free)
             raise ValueError("no luck")
 
@@ -69,9 +69,13 @@ def test_a_slot_is_held_until_the_end_of_the_block_even_if_it_fails() -> None:
 
 def test_a_block_without_a_slot_is_refused() -> None:
     slots = Slots(1)
-    refusal = TooManyHeld("come back")
+    refusal = ConcurrencyLimitReached("come back")
 
-    with slots.held("ada", refusal=refusal), pytest.raises(TooManyHeld) as raised, slots.held("bob", refusal=refusal):
+    with (
+        slots.held("ada", refusal=refusal),
+        pytest.raises(ConcurrencyLimitReached) as raised,
+        slots.held("bob", refusal=refusal),
+    ):
         pass
 
     assert raised.value is refusal

@@ -14,7 +14,9 @@ from farm.dialects import fal
 from farm.dialects.answers.fal import FalStatus
 from farm.dialects.fields import FIELDS, UNKNOWN_PARAMETER
 from farm.domain import catalogue
+from farm.domain.error_codes import JOB_FAILURES
 from farm.domain.errors import (
+    ConcurrencyLimitReached,
     FarmError,
     IdempotencyConflict,
     InvalidRequest,
@@ -25,7 +27,6 @@ from farm.domain.errors import (
     StorageError,
     StorageUnavailable,
     StoreUnavailable,
-    TooManyHeld,
     Unauthorized,
 )
 from farm.domain.job import Conditions, Job, Order, Source, State
@@ -700,10 +701,12 @@ def test_of_several_images_the_bad_one_is_named(error: str) -> None:
 
 
 def test_every_known_failure_is_tried_here() -> None:
-    assert set(fal.FAILURES) < {code for code, _, _, _ in FAILED}
+    assert set(JOB_FAILURES) < {code for code, _, _, _ in FAILED}
 
 
-@pytest.mark.parametrize(("status", "slug", "blamed"), set(fal.FAILURES.values()))
+@pytest.mark.parametrize(
+    ("status", "slug", "blamed"), {(failed.status, failed.fal, failed.fal_blames) for failed in JOB_FAILURES.values()}
+)
 def test_the_words_of_failures_are_fals_own(status: int, slug: str, blamed: str) -> None:
     assert ERRORS[blamed][slug] == status
 
@@ -828,7 +831,7 @@ def test_what_is_long_or_no_json_is_not_repeated(value: object) -> None:
         (StorageUnavailable(), "internal_error"),
         (StoreUnavailable(), "internal_error"),
         (NotReady(), "runner_scheduling_failure"),
-        (TooManyHeld(), "concurrent_requests_limit"),
+        (ConcurrencyLimitReached(), "concurrent_requests_limit"),
         (IdempotencyConflict(), "bad_request"),
         (NotFound(), None),
         (Unauthorized(), None),

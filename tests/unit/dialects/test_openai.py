@@ -13,7 +13,6 @@ from openai.types.image_generate_params import ImageGenerateParamsBase
 from farm.dialects import openai
 from farm.dialects.links import Links
 from farm.dialects.openai_common import (
-    FAILURES,
     NO_TEXTS,
     TOLERATED,
     Asked,
@@ -21,13 +20,16 @@ from farm.dialects.openai_common import (
     Failed,
     call_facts,
     failure,
+    failure_statuses,
     from_texts,
     overdue,
     refusal,
 )
 from farm.dialects.openai_common import REFUSED as NOT_OFFERED
 from farm.domain.catalogue import KONTEXT_SIZES, MODELS
+from farm.domain.error_codes import Code
 from farm.domain.errors import (
+    ConcurrencyLimitReached,
     FarmError,
     Forbidden,
     InvalidRequest,
@@ -36,11 +38,10 @@ from farm.domain.errors import (
     QueueFull,
     StoreFull,
     StoreUnavailable,
-    TooManyHeld,
     Unauthorized,
     UnknownModel,
 )
-from farm.domain.job import Code, Order, Source, State
+from farm.domain.job import Order, Source, State
 from farm.domain.request import Request
 from tests.unit.dialects import openai_requests
 from tests.unit.dialects.openai_requests import SPARE, brief, size, untried, without_effect
@@ -448,7 +449,7 @@ TWO = InvalidRequest([Problem("size", "no size", "size_parsing", "x"), Problem("
         (404, UnknownModel(), (404, "invalid_request_error", "model", "model_not_found")),
         (429, QueueFull(), (429, "rate_limit_error", None, "rate_limit_exceeded")),
         (429, StoreFull(), (429, "rate_limit_error", None, "rate_limit_exceeded")),
-        (429, TooManyHeld(), (429, "rate_limit_error", None, "rate_limit_exceeded")),
+        (429, ConcurrencyLimitReached(), (429, "rate_limit_error", None, "rate_limit_exceeded")),
         (503, StoreUnavailable(), (503, "server_error", None, "store_unavailable")),
         (503, NotReady(), (503, "server_error", None, "not_ready")),
         (500, FarmError(), (500, "server_error", None, "internal_error")),
@@ -514,7 +515,7 @@ def test_an_image_that_cannot_be_used_is_named(error: str, param: str | None) ->
     assert told.param == param
 
 
-@pytest.mark.parametrize("status", FAILURES.values())
+@pytest.mark.parametrize("status", failure_statuses())
 def test_no_failure_invites_to_come_again(status: int) -> None:
     """Some clients send a call again for these whatever else an answer says."""
     assert status not in (408, 409, 429)

@@ -12,7 +12,9 @@ import pytest
 
 from farm.dialects import wavespeed
 from farm.dialects.links import Links
+from farm.domain.error_codes import JOB_FAILURES
 from farm.domain.errors import (
+    ConcurrencyLimitReached,
     FarmError,
     IdempotencyConflict,
     InvalidRequest,
@@ -21,9 +23,8 @@ from farm.domain.errors import (
     QueueFull,
     StorageError,
     StoreUnavailable,
-    TooManyHeld,
 )
-from farm.domain.job import TERMINAL, Code, Order, Search, Source, State, Webhook
+from farm.domain.job import TERMINAL, Order, Search, Source, State, Webhook
 from farm.domain.request import Request
 from tests.unit.dialects import golden
 from tests.unit.dialects.samples import A_DUE, BASE, CREATED_US, JOB_ID, LINKS, a_job, a_result
@@ -666,7 +667,7 @@ def test_the_time_keeps_its_milliseconds_when_there_are_none() -> None:
         (404, NotFound(), 1401),
         (422, IdempotencyConflict(), 1401),
         (429, QueueFull(), 5003),
-        (429, TooManyHeld(), 5003),
+        (429, ConcurrencyLimitReached(), 5003),
         (500, FarmError(), 5000),
         (500, StorageError(), 5000),
         (503, StoreUnavailable(), 5003),
@@ -695,7 +696,7 @@ def test_an_image_that_cannot_be_had_is_told_as_the_page_of_errors_shows() -> No
     assert told["error"] == "not there"
 
 
-@pytest.mark.parametrize("code", [*Code, "render_failed", "storage_failed", "safety_check_failed", "image_load_error"])
+@pytest.mark.parametrize("code", JOB_FAILURES)
 def test_every_failure_has_a_number_of_the_page_of_errors(code: str) -> None:
     page = golden.load("wavespeed-errors")
     told = wavespeed.prediction(a_job(State.FAILED, code=code, error="why"), LINKS)
