@@ -1,4 +1,4 @@
-"""Builds the object graph of a process from its settings. Nothing else constructs these parts."""
+"""Composition root: build the objects of a process from its settings. No other module constructs them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from farm.webhooks.store import Deliveries
 
 @dataclass(frozen=True, slots=True)
 class Farm:
-    """The parts that every process of the farm has."""
+    """The objects that every process of the farm uses."""
 
     settings: Settings
     redis_url: str
@@ -55,46 +55,46 @@ class Farm:
     service: Service
 
     def links(self, base: str) -> Links:
-        """How what this farm keeps is reached, by callers that reach it under `base`."""
+        """Return the links to images and jobs for callers that reach the farm at `base`."""
         return Links(base, file=lambda key: self.storage.url(key) or f"{base}/files/{key}", content=self.storage.read)
 
     def links_of_the_api(self) -> Links:
-        """The same for a process that is no API: under the public address, or the one that the API was started on."""
+        """Return the links for a process other than the API: at FARM_PUBLIC_URL, or the address of the API."""
         base = base_of_the_api(self.settings, self.redis)
         if base is None:
-            raise NotReady("No API has been started yet, so nobody knows how this farm is reached; set FARM_PUBLIC_URL")
+            raise NotReady("The address of this farm is unknown: no API has been started yet. Set FARM_PUBLIC_URL.")
         return self.links(base)
 
 
 def base_of_the_api(settings: Settings, client: redis.Redis) -> str | None:
-    """The beginning of every URL of the API, without a slash at its end; None: no API has been started yet."""
+    """Return the base of the API's URLs without a trailing slash, or None if no API has been started yet."""
     with translated():
         base = settings.public_url or cast(str | None, client.get(redis_keys.BASE))
     return base.rstrip("/") if base else None
 
 
 def redis_url(settings: Settings, data_dir: Path) -> str:
-    """The Redis of this farm: one's own, or the embedded one that runs for `data_dir`."""
+    """Return the URL of the farm's Redis: FARM_REDIS_URL, or the embedded one that runs for `data_dir`."""
     url = settings.redis_url or embedded_redis.address(data_dir)
     if url is None:
         raise ConfigurationError(
-            f"No Redis is known: run `farm up --data-dir {data_dir}` first, or set FARM_REDIS_URL to your own"
+            f"No farm runs on {data_dir}: start one with `farm up --data-dir {data_dir}`, or set FARM_REDIS_URL"
         )
     return url
 
 
 def reach(settings: Settings, data_dir: Path) -> redis.Redis:
-    """The farm's Redis, connected and checked."""
+    """Connect to the farm's Redis and check it."""
     client = connect(redis_url(settings, data_dir))
     check(client, unsafe=settings.redis_unsafe or settings.redis_url is None)
     return client
 
 
 def storage_for(settings: Settings, data_dir: Path) -> Storage:
-    """Where this farm's images lie."""
+    """Return the image storage of the settings: a folder or a bucket."""
     if settings.storage_url is None:
         return LocalStorage(data_dir / "images")
-    # Half a second and 30 MB that a farm without a bucket need not spend.
+    # Importing boto3 costs half a second and 30 MB, which a farm without a bucket saves.
     from farm.storage.s3 import Bucket, S3Storage
 
     bucket = Bucket.at(settings.storage_url, checksums=settings.s3_checksums, addressing=settings.s3_addressing)
@@ -102,7 +102,7 @@ def storage_for(settings: Settings, data_dir: Path) -> Storage:
 
 
 def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
-    """The parts, connected and checked. `listens`: the process lets callers wait for changes."""
+    """Build the objects, connected and checked. `listens`: callers wait for changes in this process."""
     url = redis_url(settings, data_dir)
     client = reach(settings, data_dir)
     celery = application(url)

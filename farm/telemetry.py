@@ -1,4 +1,4 @@
-"""Every metric's name, labels and help, in one place; and the form of the log."""
+"""Metrics and logging: the name, labels and help of every metric, and the log format."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from farm.jobstore.stats import StoreStats
 
 
 def set_up_log(form: Literal["console", "json"] | None) -> None:
-    """Send everything that is logged, by the libraries too, to stderr: coloured lines for people, or JSON lines."""
+    """Write all logs, those of libraries too, to stderr: as coloured text or as JSON lines."""
     as_json = form == "json" or (form is None and not sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -28,7 +28,7 @@ def set_up_log(form: Literal["console", "json"] | None) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
-    # Plain tracebacks: what a function holds may be a caller's key.
+    # Plain tracebacks without local variables, which may hold an API key.
     console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     renderer = structlog.processors.JSONRenderer() if as_json else console
     structlog.configure(
@@ -46,49 +46,49 @@ def set_up_log(form: Literal["console", "json"] | None) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
-    # Celery and kombu tell of every reconnect and message; what matters of it is in the farm's own lines.
+    # Celery and kombu log every reconnect and message; the farm logs what matters.
     for noisy in ("botocore", "celery", "kombu", "gunicorn.access", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-#: Methods that the API answers; any other word is counted as one, lest a caller's fancy makes a series each.
+#: Methods with a series of their own. All others share one, so that callers cannot create series.
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE"})
 
 
 class HttpMetrics:
-    """What the API counts itself."""
+    """HTTP metrics, counted in the API process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        requests = Counter("farm_http_requests", "Answers of the API", ["route", "method", "status"], registry=registry)
+        requests = Counter("farm_http_requests", "HTTP responses", ["route", "method", "status"], registry=registry)
         seconds = Histogram(
             "farm_http_seconds",
-            "Time to answer, in seconds; streams are not in it",
+            "Response time in seconds, without streams",
             ["route"],
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
             registry=registry,
         )
-        # Finding a series by its labels costs more than counting in it.
+        # Looking up a series by its labels costs more than counting.
         self._requests = cache(requests.labels)
         self._seconds = cache(seconds.labels)
 
     def count(self, route: str, method: str, status: int, seconds: float | None) -> None:
-        """One answer; `seconds` None for a stream."""
+        """Count one response. `seconds` is None for a stream."""
         self._requests(route, method if method in _METHODS else "other", str(status)).inc()
         if seconds is not None:
             self._seconds(route).observe(seconds)
 
 
 class FarmCollector(Collector):
-    """Reads the job store when Prometheus asks, so that every replica of the API tells the same."""
+    """Collects metrics from the job store on each scrape, so that every replica of the API reports the same."""
 
     def __init__(self, stats: StoreStats) -> None:
         self._stats = stats
 
     def collect(self) -> Iterator[Metric]:
-        build = GaugeMetricFamily("farm_build_info", "The farm's version", labels=["version"])
+        build = GaugeMetricFamily("farm_build_info", "Version of the farm", labels=["version"])
         build.add_metric([__version__], 1)
         yield build
-        up = GaugeMetricFamily("farm_store_up", "1 while the job store answers")
+        up = GaugeMetricFamily("farm_store_up", "1 if Redis answers")
         try:
             families = list(self._from_store())
         except StoreUnavailable:
@@ -100,23 +100,25 @@ class FarmCollector(Collector):
         yield from families
 
     def _from_store(self) -> Iterator[Metric]:
-        jobs = GaugeMetricFamily("farm_queue_jobs", "Jobs that wait", labels=["model", "priority"])
+        jobs = GaugeMetricFamily("farm_queue_jobs", "Waiting jobs", labels=["model", "priority"])
         age = GaugeMetricFamily(
-            "farm_queue_oldest_age_seconds", "Age of the oldest waiting job", labels=["model", "priority"]
+            "farm_queue_oldest_age_seconds", "Age of the oldest waiting job in seconds", labels=["model", "priority"]
         )
         for queue in self._stats.queues():
             jobs.add_metric([queue.model, queue.priority], queue.jobs)
             age.add_metric([queue.model, queue.priority], queue.oldest_seconds)
         yield from (jobs, age)
         yield GaugeMetricFamily(
-            "farm_unprepared_jobs", "Jobs whose inputs or prompt are to be prepared", value=self._stats.unprepared()
+            "farm_unprepared_jobs",
+            "Jobs whose input images or prompts wait for preparation",
+            value=self._stats.unprepared(),
         )
-        yield GaugeMetricFamily("farm_processing_jobs", "Jobs in workers' hands", value=self._stats.processing())
+        yield GaugeMetricFamily("farm_processing_jobs", "Jobs claimed by workers", value=self._stats.processing())
         yield self._workers()
         yield from self._totals()
 
     def _workers(self) -> Metric:
-        workers = GaugeMetricFamily("farm_workers", "Workers by what they do", labels=["state"])
+        workers = GaugeMetricFamily("farm_workers", "Workers by state", labels=["state"])
         states = [worker.facts.get("state", "unknown") for worker in self._stats.workers()]
         for state in sorted(set(states)):
             workers.add_metric([state], states.count(state))
@@ -124,22 +126,22 @@ class FarmCollector(Collector):
 
     def _totals(self) -> Iterator[Metric]:
         totals = self._stats.totals()
-        ended = CounterMetricFamily("farm_jobs", "Jobs by the states they reached", labels=["state", "code"])
+        ended = CounterMetricFamily("farm_jobs", "Jobs by state reached and failure code", labels=["state", "code"])
         for name, value in totals.items():
             if name.startswith("jobs:"):
                 _, state, code = name.split(":", 2)
                 ended.add_metric([state, code], value)
         yield ended
         yield GaugeMetricFamily(
-            "farm_webhooks_waiting", "Deliveries that are still to be made", value=totals.get("deliveries:waiting", 0)
+            "farm_webhooks_waiting", "Pending webhook deliveries", value=totals.get("deliveries:waiting", 0)
         )
-        yield _by_outcome(totals, "deliveries", "farm_webhook_deliveries", "Deliveries by how they ended")
-        yield _by_outcome(totals, "attempts", "farm_webhook_attempts", "Tries to deliver, by what they led to")
+        yield _by_outcome(totals, "deliveries", "farm_webhook_deliveries", "Finished webhook deliveries by outcome")
+        yield _by_outcome(totals, "attempts", "farm_webhook_attempts", "Webhook delivery attempts by outcome")
         yield CounterMetricFamily("farm_images", "Images of completed jobs", value=totals.get("images", 0))
         yield CounterMetricFamily("farm_claims", "Claims made by workers", value=totals.get("claims", 0))
         yield CounterMetricFamily(
             "farm_jobs_taken_back",
-            "Jobs taken back from workers that gave no sign of life",
+            "Jobs returned to the queue from workers without a heartbeat",
             value=totals.get("reaped", 0),
         )
 

@@ -46,6 +46,15 @@ OPTIONS = {
     "enable_safety_checker": "--safety-checker",
 }
 
+#: Shown below the options in the help. The backspace keeps the lines as they are.
+EXAMPLES = """\b
+Examples:
+  farm render "a red fox in fresh snow"
+  farm render "the same as a watercolour" --image fox.jpeg --strength 0.6
+  farm render "give the fox a blue scarf" --model kontext --image fox.jpeg
+  farm render "they meet" --model kontext --image fox.jpeg --image owl.png
+"""
+
 
 class RenderFailed(FarmError):
     """The job failed."""
@@ -85,12 +94,6 @@ def render(
     as_json: Annotated[bool, typer.Option("--json", help="Print the job as JSON instead of a progress bar.")] = False,
 ) -> None:
     """Render images from a prompt and download them.
-
-    \b
-      farm render "a red fox in fresh snow"
-      farm render "the same as a watercolour" --image fox.jpeg --strength 0.6
-      farm render "give the fox a blue scarf" --model kontext --image fox.jpeg
-      farm render "they meet" --model kontext --image fox.jpeg --image owl.png
 
     The model's defaults apply to every option that you leave out. An option
     that the model does not support is an error.

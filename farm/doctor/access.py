@@ -1,4 +1,4 @@
-"""The way in: the port, who answers there, and whether callers need keys that nobody has."""
+"""Check access: the port, the server that answers there, and API keys."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from farm.domain.errors import ConfigurationError
 from farm.settings import Settings
 
 _DEFAULT = ("127.0.0.1", 8000)
-#: What to call to reach what listens on every address.
+#: The address to connect to for a server that listens on every address.
 _UNSPECIFIED = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nothing listens here
-#: Seconds that an answer may take. A farm whose Redis hangs takes two of them to say so.
+#: Seconds to wait for an answer. A farm whose Redis hangs takes two of them.
 _ANSWER_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where the API listens, or would."""
+    """The address that the API listens on, or would."""
 
     host: str
     port: int
 
     @classmethod
     def of(cls, host: str | None, port: int | None, base: str | None) -> Address:
-        """What is asked for, else where this farm's API says that it listens (`base`), else the usual place."""
-        told = urlsplit(base or "")
-        if host is None and port is None and told.hostname:
-            return cls(told.hostname, told.port or (443 if told.scheme == "https" else 80))
+        """Return the given address, else that of the farm's API (`base`), else the default."""
+        known = urlsplit(base or "")
+        if host is None and port is None and known.hostname:
+            return cls(known.hostname, known.port or (443 if known.scheme == "https" else 80))
         return cls(host or _DEFAULT[0], port or _DEFAULT[1])
 
     def __str__(self) -> str:
@@ -45,57 +45,61 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Who answers at an address: a farm, with the status and the reason of its readiness, or somebody else."""
+    """The server at an address: a farm with its readiness, or another program.
+
+    `detail`: why the farm is not ready, or what the other program is.
+    """
 
     is_farm: bool
     status: int
-    told: str
+    detail: str
     seconds: float
 
 
 def ask(address: Address) -> Answer | None:
-    """Who answers there; None: nobody."""
+    """Return the server at an address, or None if nothing listens."""
     host = _UNSPECIFIED.get(address.host, address.host)
     try:
         socket.create_connection((host, address.port), _ANSWER_SECONDS).close()
     except OSError:
         return None
-    # Only who it is: its certificate may be for another name than this one.
-    anybody = ssl.create_default_context()
-    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+    # Its certificate may be for another name than this address.
+    unverified = ssl.create_default_context()
+    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
     for connection in (
         http.client.HTTPConnection(host, address.port, timeout=_ANSWER_SECONDS),
-        http.client.HTTPSConnection(host, address.port, timeout=_ANSWER_SECONDS, context=anybody),
+        http.client.HTTPSConnection(host, address.port, timeout=_ANSWER_SECONDS, context=unverified),
     ):
         if answer := _answer(connection):
             return answer
-    return Answer(is_farm=False, status=0, told="a program that speaks no HTTP", seconds=0)
+    return Answer(is_farm=False, status=0, detail="a program that does not speak HTTP", seconds=0)
 
 
 def port(address: Address, answer: Answer | None, *, is_ours: bool) -> Finding:
+    """Check that the port is free or is this farm's."""
     if answer is None:
         return _free_or_not(address)
     if is_ours:
-        return good("port", f"{address} is this farm's")
-    who = "another farm" if answer.is_farm else answer.told
+        return good("port", f"{address} belongs to this farm")
+    who = "another farm" if answer.is_farm else answer.detail
     remedy = f"`ss -ltnp 'sport = :{address.port}'` shows its pid; stop it, or use --port"
-    return wrong("port", f"{address} is taken by {who}", remedy)
+    return wrong("port", f"{address} is used by {who}", remedy)
 
 
 def api(address: Address, answer: Answer | None, base: str | None) -> Finding:
-    """The API of a farm that runs, at the address that should be its own; `base`: what it said when it started."""
+    """Check the API of a running farm. `base`: the address that it was started with."""
     if answer is None:
-        text = f"nothing answers at {address}" + (f"; this farm's was started as {base}" if base else "")
-        return wrong("API", text, "farm api starts one; farm doctor --port N looks at another port")
+        text = f"nothing answers at {address}" + (f"; the API of this farm was started as {base}" if base else "")
+        return wrong("API", text, "start one with farm api, or check another port with farm doctor --port N")
     if answer.status != http.client.OK:
-        return wrong("API", f"not ready: {answer.told}", "mend what is wrong above; it is ready by itself then")
+        return wrong("API", f"not ready: {answer.detail}", "fix the problems above; it then becomes ready by itself")
     return good("API", f"ready, answers in {answer.seconds * 1e3:.0f} ms")
 
 
 def keys(settings: Settings, host: str, callers: Callers | None) -> Finding:
-    """`callers`: None where no Redis can be asked."""
+    """Check API keys. `callers`: None if Redis does not run."""
     if callers is None:
-        text = f"callers of {host} need them; which there are is known only while the farm's Redis runs"
+        text = f"required on {host}; they can be listed only while Redis runs"
         return note("keys", text, "farm keys list") if wants_keys(settings, host) else _none_needed(host)
     try:
         refuse_open_door(settings, callers, host)
@@ -105,23 +109,23 @@ def keys(settings: Settings, host: str, callers: Callers | None) -> Finding:
         return _none_needed(host)
     count = len(callers.all())
     if count == 0:
-        return wrong("keys", "FARM_AUTH=keys, but no API key exists, so nobody can call", "farm keys create NAME")
+        return wrong("keys", "FARM_AUTH=keys, but no API key exists", "farm keys create NAME")
     return good("keys", f"{count} valid")
 
 
 def _none_needed(host: str) -> Finding:
-    return good("keys", f"none needed: {host} is this machine's own")
+    return good("keys", f"not required on {host}")
 
 
 def _answer(connection: http.client.HTTPConnection) -> Answer | None:
-    """Who answers; None: what is said there is another protocol."""
+    """Return the server behind a connection, or None if it speaks another protocol."""
     began = clock.monotonic()
     try:
         connection.request("GET", "/readyz")
         response = connection.getresponse()
         body = response.read(4096)
     except TimeoutError:
-        return Answer(is_farm=False, status=0, told="a program that does not answer", seconds=_ANSWER_SECONDS)
+        return Answer(is_farm=False, status=0, detail="a program that does not answer", seconds=_ANSWER_SECONDS)
     except (OSError, http.client.HTTPException):
         return None
     finally:
@@ -133,8 +137,8 @@ def _answer(connection: http.client.HTTPConnection) -> Answer | None:
     except (ValueError, KeyError, TypeError):
         is_farm = False
     if not is_farm:
-        return Answer(is_farm=False, status=response.status, told=_name(response), seconds=seconds)
-    return Answer(is_farm=True, status=response.status, told=readiness.get("reason", ""), seconds=seconds)
+        return Answer(is_farm=False, status=response.status, detail=_name(response), seconds=seconds)
+    return Answer(is_farm=True, status=response.status, detail=readiness.get("reason", ""), seconds=seconds)
 
 
 def _name(response: http.client.HTTPResponse) -> str:
@@ -150,7 +154,9 @@ def _free_or_not(address: Address) -> Finding:
             probe.bind((address.host, address.port))
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
-                return note("port", f"{address.host} is no address of this machine", "farm doctor --host")
+                return note("port", f"{address.host} is not an address of this machine", "farm doctor --host")
             reason = os.strerror(error.errno or 0)
-            return wrong("port", f"{address} cannot be used: {reason}", "choose another with --host and --port")
+            return wrong(
+                "port", f"cannot listen on {address}: {reason}", "choose another address with --host and --port"
+            )
     return good("port", f"{address} is free")

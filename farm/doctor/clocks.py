@@ -1,19 +1,19 @@
-"""Clocks: signatures of webhooks and of S3 are refused where they are too far apart."""
+"""Check clocks: receivers and S3 reject signatures if the clocks differ too much."""
 
 from __future__ import annotations
 
 from farm.doctor.finding import Finding, good, note, wrong
 
-#: Seconds apart that are worth knowing, and that are too many. Webhooks are refused after 300, S3's calls after 900.
+#: Differences in seconds that are a note and an error. Receivers reject webhooks after 300 s, S3 calls after 900.
 _APART = (1.0, 30.0)
 
 
 def clock_finding(whose: str, apart: float, *, blur: float) -> Finding:
-    """`apart`: by how many seconds `whose` is ahead of this machine's clock, known to `blur` seconds."""
+    """Judge a clock that is `apart` seconds ahead of this machine's, measured to within `blur` seconds."""
     certain = max(0.0, abs(apart) - blur)
     worth_knowing, too_many = _APART
     text = f"{whose} is {abs(apart):.1f} s {'ahead of' if apart > 0 else 'behind'} this machine's"
-    remedy = "sudo timedatectl set-ntp true, here and there: webhooks and calls to S3 are signed with the time"
+    remedy = "sudo timedatectl set-ntp true, on both machines: signatures of webhooks and S3 calls contain the time"
     if certain > too_many:
         return wrong("clock", text, remedy)
     if certain > worth_knowing:

@@ -1,4 +1,4 @@
-"""The examination: every check in its order, each with a time limit, none able to stop the others."""
+"""Run every check in order, each with a time limit. A check that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from farm.settings import PREFIX, Settings
 from farm.ssrf_safe_http import SsrfSafeClient
 from farm.webhooks import signing
 
-#: How long one check may take, in seconds.
+#: Time limit of one check, in seconds.
 CHECK_SECONDS = 10.0
 
-_LATE = "see that what it talks to answers, then farm doctor again"
+_LATE = "check the service that it talks to, then run farm doctor again"
 
 Check = Callable[[], Finding | Iterable[Finding]]
 
 
 class Examination:
-    """One look at everything. Later checks use what earlier ones learned: whether a farm runs, and its Redis."""
+    """One run of all checks. Later checks use what earlier ones found: whether a farm runs, and its Redis."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Examination:
         host: str | None = None,
         port: int | None = None,
     ) -> None:
-        """`problems`: about settings that were left out; `host` and `port`: of the API, where they are asked for."""
+        """Keep the settings, the problems found while reading them, and the address of the API, if given."""
         self._settings = settings
         self._problems = problems
         self._data_dir = data_dir
@@ -54,11 +54,12 @@ class Examination:
         self._answer: Answer | None = None
 
     def findings(self) -> Iterator[Finding]:
+        """Yield the findings of every check."""
         for name, check in self._checks():
             yield from within(name, check)
 
     def _checks(self) -> Iterator[tuple[str, Check]]:
-        """Made one by one: which ones there are depends on what those before found."""
+        """Yield the checks one by one: earlier findings decide which ones follow."""
         yield "settings", self._check_settings
         yield "Python", machine.python
         yield "disk", lambda: machine.disk([self._data_dir / "images", self._data_dir / "redis", self._data_dir])
@@ -92,14 +93,14 @@ class Examination:
             signing.read_key(self._settings.signing_key)
         if not self._problems:
             names = sorted(PREFIX + name.upper() for name in self._settings.model_fields_set)
-            yield good("settings", f"set: {', '.join(names)}" if names else "all at their defaults")
+            yield good("settings", f"set: {', '.join(names)}" if names else "all defaults")
 
     def _check_farm(self) -> Finding:
         self._holder = DataDir(self._data_dir).holder()
         if self._holder is not None:
             return good("farm", f"farm up runs on {self._data_dir} (pid {self._holder})")
         if self._settings.redis_url is not None:
-            return good("farm", f"no farm up runs on {self._data_dir}; the farm of FARM_REDIS_URL is looked at")
+            return good("farm", f"no farm up runs on {self._data_dir}; checking the farm of FARM_REDIS_URL")
         where = "" if self._data_dir == Path(".farm") else f" --data-dir {self._data_dir}"
         return note("farm", f"no farm up runs on {self._data_dir}", f"farm up{where}")
 
@@ -108,7 +109,7 @@ class Examination:
         url = own or embedded_redis.address(self._data_dir)
         try:
             if url is None:
-                raise redis.exceptions.ConnectionError("it was never started")
+                raise redis.exceptions.ConnectionError("it has never been started")
             client = connect(url)
             server = jobstore.Server.ask(client, url)
         except redis.exceptions.RedisError as error:
@@ -150,11 +151,11 @@ class Examination:
         return Address.of(host, port, None if self._settings.public_url else self._base)
 
     def _is_ours(self, address: Address) -> bool:
-        """Whether what answers there is the API of the farm that is examined."""
+        """Return True if the server at this address is the API of this farm."""
         if self._answer is None or not self._answer.is_farm:
             return False
         if self._settings.redis_url is not None:
-            return True  # it may serve several APIs, and only the last one to start is on record
+            return True  # several APIs may share it, and only the last one to start is recorded
         if self._holder is None and self._client is None:
             return False
         if self._base is None or self._settings.public_url is not None:
@@ -162,12 +163,12 @@ class Examination:
         return Address.of(None, None, self._base).port == address.port
 
     def _runs(self) -> bool:
-        """Whether any process of this farm is known to live."""
+        """Return True if any process of this farm is alive."""
         return self._holder is not None or (self._client is not None and bool(StoreStats(self._client).workers()))
 
 
 def within(name: str, check: Check, seconds: float = CHECK_SECONDS) -> list[Finding]:
-    """What a check finds. If it fails or takes too long, that is one more finding, and the thread is left behind."""
+    """Run a check. If it fails or takes too long, add a finding, and abandon its thread."""
     found: list[Finding] = []
 
     def work() -> None:
@@ -178,7 +179,7 @@ def within(name: str, check: Check, seconds: float = CHECK_SECONDS) -> list[Find
     try:
         error = call_in_thread(name, work).exception(seconds)
     except TimeoutError:
-        return [*found, wrong(name, f"this check gave no answer within {seconds:.0f} s", _LATE)]
+        return [*found, wrong(name, f"this check did not finish within {seconds:.0f} s", _LATE)]
     return found if error is None else [*found, _failed(name, error)]
 
 

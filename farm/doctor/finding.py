@@ -1,4 +1,4 @@
-"""What the doctor finds: good, worth knowing, or wrong; and what mends it."""
+"""Findings of `farm doctor`: good, worth knowing, or wrong, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Mark(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report. `remedy`: the command or the setting that mends it."""
+    """One line of the report. `remedy`: the command or setting that fixes the problem."""
 
     name: str
     mark: Mark
@@ -23,26 +23,28 @@ class Finding:
 
 
 def good(name: str, text: str) -> Finding:
+    """Return a finding that needs no action."""
     return Finding(name, Mark.GOOD, text)
 
 
 def note(name: str, text: str, remedy: str = "") -> Finding:
-    """Worth knowing; nothing fails for it."""
+    """Return a finding that is worth knowing, although nothing fails because of it."""
     return Finding(name, Mark.NOTE, text, remedy)
 
 
 def wrong(name: str, text: str, remedy: str) -> Finding:
+    """Return a finding that must be fixed."""
     return Finding(name, Mark.WRONG, text, remedy)
 
 
 def refused(name: str, message: str, mark: Mark = Mark.WRONG) -> Finding:
-    """What the farm says where it does not start: what is wrong and, behind a semicolon, what to do."""
+    """Return an error message as a finding: the problem and, after a semicolon, the remedy."""
     text, _, remedy = message.partition("; ")
     return Finding(name, mark, text, remedy)
 
 
 def size(count: float) -> str:
-    """Bytes for people, as disks and cards are sold: 1 GB is 1000 MB."""
+    """Format a number of bytes in decimal units: 1 GB is 1000 MB."""
     if count >= 1e9:
         return f"{count / 1e9:,.1f} GB"
     return f"{count / 1e6:,.1f} MB"

@@ -1,4 +1,4 @@
-"""The job store: Redis, what it would lose, what it still has room for."""
+"""Check Redis: version, persistence, eviction, memory, scripts and clock."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from farm.settings import masked
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A Redis that answers: what it tells of itself, and how long that took.
+    """The answer of a Redis to INFO, and the time it took.
 
-    `fsync`: when it syncs its append-only file; none where it keeps that to itself, as managed ones do.
+    `fsync`: its `appendfsync`; empty if CONFIG is not allowed, as on managed servers.
     """
 
     url: str
@@ -34,6 +34,7 @@ class Server:
 
     @classmethod
     def ask(cls, client: redis.Redis, url: str) -> Server:
+        """Query a server."""
         began = clock.monotonic()
         info = client.info()
         answered_in = clock.monotonic() - began
@@ -43,24 +44,26 @@ class Server:
 
 
 def at_rest(program_version: str | None = None) -> Finding:
-    """The embedded server while no farm runs: whether it could start."""
+    """Check the version of the embedded server, which is not running."""
     said = program_version or _version_of(embedded_redis.program())
     name, _, version = said.partition(" server v=")
     problem = version_problem({f"{name.lower()}_version": version.split()[0]})
-    return refused("Redis", problem) if problem else good("Redis", f"embedded; {name} {version.split()[0]} is here")
+    return (
+        refused("Redis", problem) if problem else good("Redis", f"embedded; {name} {version.split()[0]} is installed")
+    )
 
 
 def not_answering(url: str | None, data_dir: Path, reason: str) -> Finding:
-    """A server that should be there. `url`: one's own; None: the embedded one of a farm that runs."""
+    """Report a server that does not answer. `url`: the operator's own; None: the embedded one of a running farm."""
     if url is not None:
         text = f"{masked(url)} does not answer: {masked(reason)}"
         return wrong("Redis", text, "start that Redis, or correct FARM_REDIS_URL")
     log = data_dir / "redis" / "log"
-    return wrong("Redis", f"the embedded server does not answer: {reason}", f"its log says why: tail {log}")
+    return wrong("Redis", f"the embedded server does not answer: {reason}", f"see its log: tail {log}")
 
 
 def server(found: Server, *, own: bool, unsafe: bool) -> Iterator[Finding]:
-    """What the server says of itself. `own`: the operator's, not the embedded one; `unsafe`: FARM_REDIS_UNSAFE."""
+    """Check a server. `own`: the operator's, not the embedded one; `unsafe`: FARM_REDIS_UNSAFE."""
     yield _itself(found, own=own)
     yield _persistence(found.info, unsafe)
     if found.info.get("aof_enabled") and found.fsync:
@@ -73,15 +76,16 @@ def server(found: Server, *, own: bool, unsafe: bool) -> Iterator[Finding]:
 
 
 def scripts(client: redis.Redis) -> Finding:
-    """Every change of a job is a script, so they must be allowed to run."""
+    """Check that scripts may run: every change of a job is one."""
     try:
         client.eval("return redis.call('PING')", 0)
     except redis.exceptions.NoPermissionError as error:
-        return wrong("scripts", f"Redis does not run the farm's: {error}", "allow this user eval, evalsha and script")
-    return good("scripts", "Redis runs the farm's")
+        return wrong("scripts", f"Redis does not run scripts: {error}", "allow this user eval, evalsha and script")
+    return good("scripts", "Redis runs scripts")
 
 
 def clock_of(client: redis.Redis) -> Finding:
+    """Compare the clock of Redis with this machine's."""
     began = clock.now_us()
     seconds, microseconds = client.time()
     ended = clock.now_us()
@@ -90,14 +94,15 @@ def clock_of(client: redis.Redis) -> Finding:
 
 
 def memory_finding(used: int, limit: int, *, own: bool) -> Finding:
+    """Judge the memory of Redis; a limit of 0 is none."""
     if limit == 0:
-        text = f"{size(used)} used, without a limit: jobs could fill the machine"
+        text = f"{size(used)} used, no limit: jobs can fill the memory of the machine"
         return note("Redis memory", text, "redis-cli CONFIG SET maxmemory 1gb")
     text = f"{size(used)} of {size(limit)} used ({used / limit:.0%}); submits stop at {FULL_AT:.0%}"
     if used < FULL_AT * limit:
         return good("Redis memory", text)
-    more = "redis-cli CONFIG SET maxmemory, with more; or " if own else ""
-    return wrong("Redis memory", text, f"{more}keep finished jobs for less long: FARM_RESULT_TTL=1d")
+    more = "raise it with redis-cli CONFIG SET maxmemory, or " if own else ""
+    return wrong("Redis memory", text, f"{more}keep finished jobs for a shorter time: FARM_RESULT_TTL=1d")
 
 
 def _itself(found: Server, *, own: bool) -> Finding:
@@ -106,7 +111,7 @@ def _itself(found: Server, *, own: bool) -> Finding:
         return refused("Redis", problem)
     if found.info.get("role", "master") != "master":
         return wrong(
-            "Redis", f"{masked(found.url)} is a replica, which takes no jobs", "set FARM_REDIS_URL to its master"
+            "Redis", f"{masked(found.url)} is a replica, which is read-only", "set FARM_REDIS_URL to its primary"
         )
     where = masked(found.url) if own else "embedded"
     name = " ".join(name_and_version(found.info))
@@ -119,18 +124,25 @@ def _persistence(info: Mapping[str, Any], unsafe: bool) -> Finding:
         return refused("persistence", problem, Mark.NOTE if unsafe else Mark.WRONG)
     for what in ("aof_last_write_status", "aof_last_bgrewrite_status"):
         if info.get(what, "ok") != "ok":
-            return wrong("persistence", f"Redis could not write its append-only file ({what})", "make room on its disk")
-    return good("persistence", "append-only file, written well")
+            return wrong(
+                "persistence", f"Redis could not write its append-only file ({what})", "free space on its disk"
+            )
+    return good("persistence", "append-only file")
 
 
 def _sync(fsync: str, *, own: bool) -> Finding:
     if fsync == "always":
-        return good("sync", "every change is on the disk before it is answered")
+        return good("sync", "every change is on disk before Redis answers")
     if not own or fsync == "everysec":
         # The embedded server's files are synced by the farm.
         more = "CONFIG SET appendfsync always" if own else "FARM_REDIS_FSYNC=always"
-        return good("sync", f"once a second: a power cut may cost the jobs of two ({more} costs none, but time)")
-    return note("sync", "when the system likes: a power cut may cost many jobs", "CONFIG SET appendfsync everysec")
+        return good(
+            "sync",
+            f"once a second: a power failure may lose the jobs of two seconds ({more} loses none, but is slower)",
+        )
+    return note(
+        "sync", "left to the operating system: a power failure may lose many jobs", "CONFIG SET appendfsync everysec"
+    )
 
 
 def _version_of(program: str) -> str:

@@ -1,4 +1,4 @@
-"""This machine: Python, disk, memory, and what it would render on. Nothing here imports torch."""
+"""Check this machine: Python, disk, memory and the device to render on. Does not import torch."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from farm.doctor.finding import Finding, good, note, size, wrong
 from farm.domain.errors import FarmError
 
 _GIB = 2**30
-#: The oldest Python that will do.
+#: The oldest Python version that works.
 _PYTHON = (3, 11)
-#: Free bytes under which a disk is too full, and under which it soon will be.
+#: Free bytes below which a disk is an error, and below which it is a note.
 _DISK = (_GIB, 5 * _GIB)
-#: The same of memory.
+#: The same for memory.
 _MEMORY = (_GIB // 4, _GIB)
-#: What a render worker needs beside the farm.
+#: Packages that a render worker needs.
 _ENGINES = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
 _WORKER = "pip install 'srpo-farm[worker]'"
 
 
 class NoAnswer(FarmError):
-    """A program of this machine did not do what it is for."""
+    """A program of this machine failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Torch:
-    """The installed torch, as its own files tell. `cuda`: the CUDA that it was built with."""
+    """The installed torch, read from its files. `cuda`: the CUDA version of the build, if any."""
 
     version: str
     cuda: str | None
@@ -47,15 +47,16 @@ def python(version: Sequence[int] = sys.version_info[:3]) -> Finding:
 
 
 def disk(folders: Iterable[Path]) -> Iterator[Finding]:
-    """A line for each file system that these folders lie on, or would."""
+    """Check each file system that holds these folders, or would hold them."""
     by_device = {existing(folder).stat().st_dev: folder for folder in folders}
     for folder in by_device.values():
         yield disk_finding(folder, shutil.disk_usage(existing(folder)).free)
 
 
 def disk_finding(folder: Path, free: int) -> Finding:
-    text = f"{size(free)} are free for {folder}"
-    remedy = "make room there, keep images for less long (FARM_RESULT_TTL), or move the farm with --data-dir"
+    """Judge the free bytes of a folder's disk."""
+    text = f"{size(free)} free for {folder}"
+    remedy = "free space there, keep images for a shorter time (FARM_RESULT_TTL), or move the farm with --data-dir"
     too_full, nearly_full = _DISK
     if free < too_full:
         return wrong("disk", text, remedy)
@@ -63,32 +64,33 @@ def disk_finding(folder: Path, free: int) -> Finding:
 
 
 def existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there."""
+    """Return the path, or the nearest parent that exists."""
     return next(place for place in (path, *path.parents) if place.exists())
 
 
 def memory() -> Finding:
-    """What new processes may take: the machine's free memory, or the container's where that is less."""
+    """Check the free memory of the machine, or of the container if that is less."""
     try:
         meminfo = Path("/proc/meminfo").read_text()
     except FileNotFoundError:
-        return note("memory", "This system does not tell how much is free")
+        return note("memory", "this system does not report its free memory")
     found = re.search(r"^MemAvailable: +(\d+) kB", meminfo, re.MULTILINE)
     free = int(found[1]) * 1024 if found else 0
-    return memory_finding(min([free, *room_in_container(Path("/sys/fs/cgroup"))]))
+    return memory_finding(min([free, *free_in_container(Path("/sys/fs/cgroup"))]))
 
 
 def memory_finding(free: int) -> Finding:
-    text = f"{size(free)} are free"
-    remedy = "end other programs, run fewer workers (`farm up --workers 1`), or give the container more"
+    """Judge the free memory, in bytes."""
+    text = f"{size(free)} free"
+    remedy = "stop other programs, run fewer workers (`farm up --workers 1`), or raise the limit of the container"
     too_little, little = _MEMORY
     if free < too_little:
         return wrong("memory", text, remedy)
     return note("memory", text, remedy) if free < little else good("memory", text)
 
 
-def room_in_container(group: Path) -> list[int]:
-    """What a control group's limit leaves; its file cache is given back when memory is short."""
+def free_in_container(group: Path) -> list[int]:
+    """Return the bytes left under a control group's limit, if any. Its file cache counts as free."""
     try:
         limit = (group / "memory.max").read_text().strip()
         used = int((group / "memory.current").read_text())
@@ -99,25 +101,25 @@ def room_in_container(group: Path) -> list[int]:
 
 
 def device(setting: str | None, *, real_weights: bool, alone: bool) -> Finding:
-    """`alone`: no other machine could render for this farm."""
+    """Check the device to render on. `alone`: no other machine can render for this farm."""
     missing = [name for name in _ENGINES if util.find_spec(name) is None]
     if missing:
-        text = f"{', '.join(missing)} cannot be imported, so no worker can render here"
+        text = f"{', '.join(missing)} missing, so no worker can render here"
         return wrong("device", text, _WORKER) if alone else note("device", text, _WORKER)
     return device_finding(setting, cards=cards(), torch=installed_torch(), real_weights=real_weights)
 
 
 def device_finding(setting: str | None, *, cards: Sequence[str], torch: Torch, real_weights: bool) -> Finding:
-    """What a worker with this FARM_DEVICE would render on; the miniature stays on the CPU unless told otherwise."""
+    """Judge FARM_DEVICE. The miniature uses the CPU unless FARM_DEVICE is set."""
     kind, _, number = (setting or ("cuda" if real_weights and cards else "cpu")).partition(":")
     if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
-        return wrong("device", f"FARM_DEVICE={setting} is no device", "FARM_DEVICE=cpu, cuda, cuda:0, cuda:1, …")
+        return wrong("device", f"FARM_DEVICE={setting} is not a device", "FARM_DEVICE=cpu, cuda, cuda:0, cuda:1, …")
     if kind == "cpu":
         return _on_the_cpu(setting, torch, real_weights)
     wanted = int(number or 0)
     if wanted >= len(cards):
         there = ", ".join(["cpu", *(f"cuda:{n}" for n in range(len(cards)))])
-        return wrong("device", f"FARM_DEVICE={setting} is not there", f"FARM_DEVICE: this machine has {there}")
+        return wrong("device", f"FARM_DEVICE={setting} does not exist", f"FARM_DEVICE: this machine has {there}")
     if torch.cuda is None:
         text = f"torch {torch.version} is built without CUDA, so it cannot use {cards[wanted]}"
         return wrong("device", text, f"pip install --force-reinstall 'torch=={torch.version.partition('+')[0]}'")
@@ -128,14 +130,14 @@ def _on_the_cpu(setting: str | None, torch: Torch, real_weights: bool) -> Findin
     text = f"the CPU; torch {torch.version}"
     if not real_weights:
         return good("device", text)
-    slow = "an image of the real weights takes very long"
+    slow = "an image with real weights takes very long"
     if setting:
         return note("device", f"{text}, as FARM_DEVICE says: {slow}", "unset FARM_DEVICE")
-    return note("device", f"{text}, since no NVIDIA card is here, or its driver is not: {slow}", "nvidia-smi")
+    return note("device", f"{text}, as there is no NVIDIA card or no driver: {slow}", "nvidia-smi")
 
 
 def cards() -> list[str]:
-    """The NVIDIA cards of this machine, each with its memory, as its driver tells."""
+    """Return the NVIDIA cards of this machine and their memory, as the driver reports them."""
     program = shutil.which("nvidia-smi")
     if program is None:
         told = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
@@ -154,6 +156,7 @@ def _card(line: str) -> str:
 
 
 def installed_torch() -> Torch:
+    """Return the installed torch without importing it."""
     spec = util.find_spec("torch")
     assert spec is not None
     assert spec.origin is not None

@@ -1,4 +1,4 @@
-"""The image storage: put, get, sign and delete a small image, each with the time it took."""
+"""Check the storage: put, get, sign and delete a small object, and time each step."""
 
 from __future__ import annotations
 
@@ -26,24 +26,25 @@ from farm.storage.storage import Storage, StoredFile, mark_of, new_key
 T = TypeVar("T")
 
 _FETCH_SECONDS = 5.0
-_CONTENT = b"Written by `farm doctor`, and removed by it."
-#: The times of S3's objects are whole seconds.
+_CONTENT = b"Written by `farm doctor`, which also deletes it."
+#: S3 gives times in whole seconds.
 _BLUR_SECONDS = 1.0
-#: What mends it, by a word of the error.
+#: A word of an error, and the remedy.
 _REMEDIES = {
-    "RequestTimeTooSkewed": "sudo timedatectl set-ntp true: the store refuses signatures of another time",
+    "RequestTimeTooSkewed": "sudo timedatectl set-ntp true: the clocks of this machine and the store differ",
     "SignatureDoesNotMatch": "set AWS_SECRET_ACCESS_KEY to the secret of AWS_ACCESS_KEY_ID",
-    "InvalidAccessKeyId": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to a key that the store knows",
-    "AccessDenied": "let this key read, write, list and delete in the bucket, or use another key",
-    "NoSuchBucket": "make the bucket, or name another one in FARM_STORAGE_URL",
+    "InvalidAccessKeyId": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to a key of the store",
+    "AccessDenied": "allow this key to put, get, list and delete, or use another key",
+    "NoSuchBucket": "create the bucket, or name another one in FARM_STORAGE_URL",
 }
 
 
-class Mistaken(StorageError):
-    """The storage says that all is well, but it is not."""
+class Inconsistent(StorageError):
+    """The storage reports success, but its content is wrong."""
 
 
 def storage(settings: Settings, data_dir: Path, client: redis.Redis | None = None) -> Iterator[Finding]:
+    """Check the storage, the marks of other farms in it, and its clock."""
     try:
         with _storage(settings, data_dir) as store:
             steps, stored, put_at = _use(store)
@@ -54,28 +55,29 @@ def storage(settings: Settings, data_dir: Path, client: redis.Redis | None = Non
     where = settings.storage_url or str(data_dir / "images")
     yield good("storage", f"{where}; " + ", ".join(f"{step} {seconds * 1e3:.1f} ms" for step, seconds in steps.items()))
     if client is not None:
-        yield from others(marks, cast(str | None, client.get(redis_keys.FARM)))
+        yield from other_farms(marks, cast(str | None, client.get(redis_keys.FARM)))
     apart = stored.stored_at.timestamp() - put_at
     yield clock_finding("the storage's clock", apart, blur=_BLUR_SECONDS + steps["put"])
 
 
-def others(marks: set[str], farm_id: str | None) -> Iterator[Finding]:
-    """Whether farms but this one have marked the storage. A farm that never ran has no id yet."""
+def other_farms(marks: set[str], farm_id: str | None) -> Iterator[Finding]:
+    """Check for marks of other farms. A farm that has never run has no id yet."""
     if names := sorted(map(mark_of, marks - {farm_id})):
-        text = f"it bears marks of other farms ({', '.join(names)}), so images that are nobody's stay"
+        text = f"it has marks of other farms ({', '.join(names)}), so orphaned images are not deleted"
         yield wrong("storage", text, REMEDY)
 
 
 def remedy(message: str, settings: Settings, data_dir: Path) -> str:
+    """Return the remedy for an error of the storage."""
     if settings.storage_url is None:
-        return f"make {data_dir} a folder that this user may write to, or use another one with --data-dir"
+        return f"make {data_dir} a writable folder, or use another one with --data-dir"
     known = (known for word, known in _REMEDIES.items() if word in message)
-    return next(known, "start that store, or correct AWS_ENDPOINT_URL and FARM_STORAGE_URL")
+    return next(known, "start the store, or correct AWS_ENDPOINT_URL and FARM_STORAGE_URL")
 
 
 @contextmanager
 def _storage(settings: Settings, data_dir: Path) -> Iterator[Storage]:
-    """The farm's own; where there is no farm's folder yet, one for a moment, since looking should leave nothing."""
+    """Yield the farm's storage. Without a data folder yet, use a temporary one: a check leaves nothing behind."""
     with ExitStack() as stack:
         if settings.storage_url is None and not data_dir.exists():
             data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=existing(data_dir))))
@@ -83,7 +85,7 @@ def _storage(settings: Settings, data_dir: Path) -> Iterator[Storage]:
 
 
 def _use(store: Storage) -> tuple[dict[str, float], StoredFile, float]:
-    """The steps with their seconds, what the storage said of the image, and when it was asked to take it."""
+    """Return the seconds of each step, the object as the storage lists it, and the time of the put."""
     key = new_key(str(uuid.uuid4()), 0, 0, "png")
     steps: dict[str, float] = {}
 
@@ -97,22 +99,22 @@ def _use(store: Storage) -> tuple[dict[str, float], StoredFile, float]:
     timed("put", lambda: store.put(key, _CONTENT))
     try:
         if timed("get", lambda: store.read(key)) != _CONTENT:
-            raise Mistaken("What the storage gave back is not what it was given.")
+            raise Inconsistent("The storage returned other bytes than were written.")
         stored = store.find(key)
         if url := store.url(key):
-            timed("signed address", lambda: fetch(url))
+            timed("signed URL", lambda: fetch(url))
     finally:
         timed("delete", lambda: store.remove(key))
     if stored is None or store.find(key) is not None:
-        raise Mistaken("The storage does not know what it holds: an image was there, or was not, against its word.")
+        raise Inconsistent("The storage lists a deleted object, or does not list one that it has.")
     return steps, stored, put_at
 
 
 def fetch(url: str) -> None:
-    """As a caller of the farm would, who has nothing but the address. It is not shown: who has it may read."""
+    """Download a signed URL as a caller would. Errors do not contain it: it grants access."""
     try:
         answer = urllib3.request("GET", url, retries=False, timeout=_FETCH_SECONDS)
     except urllib3.exceptions.HTTPError as error:
-        raise Mistaken(f"The bucket's signed addresses do not work from here: {type(error).__name__}.") from None
+        raise Inconsistent(f"The bucket's signed URLs do not work from here: {type(error).__name__}.") from None
     if answer.data != _CONTENT:
-        raise Mistaken(f"The bucket's signed addresses do not work: status {answer.status}.")
+        raise Inconsistent(f"The bucket's signed URLs do not work: status {answer.status}.")

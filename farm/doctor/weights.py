@@ -1,4 +1,4 @@
-"""Real weights: whether every file is there and whole, their licences, the image checker beside them."""
+"""Check real weights: every file is there and complete, licences, safety checker."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from farm.weights import (
     weight_files,
 )
 
-#: Called with the bytes that were read since the last call.
+#: Called with the number of bytes read since the last call.
 Progress = Callable[[int], None]
 
 _SRPO = "tencent/SRPO"
-#: No header of a real file is longer.
-_LONGEST_HEADER = 10**8
+#: Longest header of a safetensors file, in bytes.
+_MAX_HEADER = 10**8
 _PIECE = 2**24
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
-    """A file of weights, the tensors that an index says are in it, its published digest, and how to get it anew."""
+    """A weight file, the tensors that an index lists for it, its published digest, and how to download it."""
 
     path: Path
     remedy: str
@@ -49,41 +49,43 @@ class WeightFile:
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """A folder of weights as a repository publishes it, and the parts whose weights come from elsewhere."""
+    """A folder of weights as published, and the parts whose weights come from another file."""
 
     path: Path
     repository: str
     replaced: tuple[str, ...] = ()
 
     def download(self, *names: str) -> str:
-        """The command that brings these files of it."""
+        """Return the command that downloads these files."""
         wanted = " ".join(f"--include '{name}'" for name in names)
         return f"hf download {self.repository} {wanted} --local-dir {self.path}"
 
 
 def checkpoints_of(settings: Settings) -> Checkpoints:
+    """Return the checkpoints that the settings name."""
     return Checkpoints(settings.flux_dir, settings.srpo_file, settings.kontext_dir)
 
 
 def are_real(settings: Settings) -> bool:
-    """Whether these settings ask for weights that are not the farm's own."""
+    """Return True if the settings ask for real weights."""
     return settings.pipeline == "flux" and checkpoints_of(settings).are_set
 
 
 def weights(settings: Settings) -> Iterator[Finding]:
-    """Judged by sizes and headers, which takes no time; a flipped bit is found by `digests` alone."""
+    """Check weights by size and header, which is fast. Only `digests` finds a flipped bit."""
     checkpoints = checkpoints_of(settings)
     if settings.pipeline == "simulated":
-        yield good("weights", "none needed: FARM_PIPELINE=simulated")
+        yield good("weights", "not needed: FARM_PIPELINE=simulated")
     elif not checkpoints.are_set:
-        yield good("weights", "none set: the miniature, which comes with the farm")
+        yield good("weights", "the bundled miniature")
     elif checkpoints.missing is not None:
         yield wrong("weights", one_without_the_other(checkpoints.missing), f"set {checkpoints.missing}")
     else:
-        yield from _whole_or_not(_homes(checkpoints), files_of(settings))
+        yield from _check_files(_homes(checkpoints), files_of(settings))
 
 
 def licences(settings: Settings) -> Finding:
+    """Check that FARM_ACCEPT_LICENSES names every licence of the weights."""
     missing = checkpoints_of(settings).not_accepted(settings.accept_licenses)
     if not missing:
         return good("licences", "accepted: " + ", ".join(sorted(settings.accept_licenses)))
@@ -93,39 +95,40 @@ def licences(settings: Settings) -> Finding:
 
 
 def safety(settings: Settings) -> Finding:
-    """The checker that is set beside real weights."""
+    """Check FARM_SAFETY for real weights."""
     if settings.safety == "off":
-        return note("safety", "FARM_SAFETY=off: requests that ask for checking, the default, are refused")
+        return note("safety", "FARM_SAFETY=off: requests that ask for a check, which is the default, are refused")
     text = f"FARM_SAFETY={settings.safety} cannot check real weights" if settings.safety else "FARM_SAFETY is not set"
-    return wrong("safety", f"{text}, so no worker starts with them", "FARM_SAFETY=off renders without checks")
+    return wrong("safety", f"{text}, so no worker starts", "FARM_SAFETY=off renders without checks")
 
 
 def enhancer(folder: Path) -> Finding:
-    """The language model of the prompt enhancer."""
+    """Check the folder of the prompt enhancer's language model."""
     check_enhancer(folder)
     total = size(sum(path.stat().st_size for path in folder.iterdir()))
-    return good("enhancer", f"{folder}: a language model, {total}; whether it loads shows with the first prompt")
+    return good("enhancer", f"{folder}: a language model, {total}; it is loaded for the first prompt")
 
 
 def digests(settings: Settings, progress: Progress) -> Iterator[Finding]:
-    """SHA-256 of every file of weights, compared with the one that is on record for it. Takes minutes."""
+    """Compare the SHA-256 of every weight file with the recorded one. Takes minutes."""
     for file in files_of(settings):
         if file.path.is_file():
             yield digest_finding(file, _digest(file.path, progress))
 
 
 def digest_finding(file: WeightFile, found: str) -> Finding:
+    """Compare a file's digest with the recorded or published one."""
     record = recorded(file.path) or file.published
     text = f"{file.path}: sha256 {found}"
     if record is None:
-        return note("digest", f"{text}; none is on record to compare it with")
+        return note("digest", f"{text}; no digest is on record to compare with")
     if found != record:
         return wrong("digest", f"{text}, but {record} is on record", file.remedy)
     return good("digest", f"{text}, as on record")
 
 
 def recorded(path: Path) -> str | None:
-    """The digest that the downloader `hf` left: a file's name in its cache, or its notes in a folder of one's own."""
+    """Return the digest that the downloader `hf` recorded: a file name in its cache, or its metadata file."""
     target = path.resolve()
     if target.parent.name == "blobs" and _SHA256.fullmatch(target.name):
         return target.name
@@ -137,7 +140,7 @@ def recorded(path: Path) -> str | None:
 
 
 def files_of(settings: Settings) -> list[WeightFile]:
-    """What workers would load: SRPO's file with FLUX.1-dev's parts but its transformer, and Kontext's folder."""
+    """Return the files that workers load: SRPO's, FLUX.1-dev's except its transformer, and Kontext's."""
     checkpoints = checkpoints_of(settings)
     if not are_real(settings) or checkpoints.missing is not None:
         return []
@@ -169,45 +172,45 @@ def _files_of_part(home: Home, part: str) -> Iterator[WeightFile]:
     index = index_of(home.path, part)
     for name in weight_files(home.path, part):
         tensors = frozenset(tensor for tensor, shard in index.items() if f"{part}/{shard}" == name)
-        # Without an index nobody here knows into how many files a part is divided.
+        # Without an index the number of a part's files is unknown.
         yield WeightFile(home.path / name, home.download(name if index else f"{part}/*"), tensors)
 
 
-def _whole_or_not(homes: list[Home], files: list[WeightFile]) -> Iterator[Finding]:
+def _check_files(homes: list[Home], files: list[WeightFile]) -> Iterator[Finding]:
     incomplete = [finding for home in homes if (finding := _incomplete(home))]
     broken = [wrong("weights", f"{file.path}: {flaw}", file.remedy) for file in files if (flaw := flaw_in(file))]
     yield from (*incomplete, *broken)
     if not incomplete and not broken:
         total = size(sum(file.path.stat().st_size for file in files))
-        yield good("weights", f"{len(files)} files, {total}, whole by their headers (--digests reads all of them)")
+        yield good("weights", f"{len(files)} files, {total}, complete by their headers (--digests reads all of them)")
 
 
 def _incomplete(home: Home) -> Finding | None:
-    """What a folder lacks beside its weights, each of which is looked at."""
+    """Report the missing files of a folder, except weights, which are checked one by one."""
     missing = [name for name in lacking(home.path, without_weights=home.replaced) if not name.endswith(".safetensors")]
     return wrong("weights", f"{home.path} lacks {', '.join(missing)}", home.download(*missing)) if missing else None
 
 
 def flaw_in(file: WeightFile) -> str | None:
-    """What is wrong with a file, judged by its header and its size."""
+    """Return what is wrong with a file, by its header and size."""
     if not file.path.is_file():
-        return "it is not there"
+        return "missing"
     try:
         tensors, end = _header(file.path)
         there = file.path.stat().st_size
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"it cannot be read as safetensors ({error})"
+        return f"not a safetensors file ({error})"
     if there != end:
-        return f"it should have {end:,} bytes and has {there:,}"
+        return f"{there:,} bytes instead of {end:,}"
     absent = sorted(file.tensors - tensors.keys())
-    return f"it lacks tensors that its index lists: {', '.join(absent[:3])}" if absent else None
+    return f"lacks tensors that its index lists: {', '.join(absent[:3])}" if absent else None
 
 
 def _header(path: Path) -> tuple[Mapping[str, Any], int]:
-    """A safetensors file's tensors as its header describes them, and where the last of them ends."""
+    """Return the tensors in a safetensors header, and the offset at which the last one ends."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(_LONGEST_HEADER, os.fstat(file.fileno()).st_size):
+        if not 2 <= length <= min(_MAX_HEADER, os.fstat(file.fileno()).st_size):
             raise ValueError("no header")
         described = json.loads(file.read(length))
     described.pop("__metadata__", None)

@@ -133,7 +133,7 @@ def test_a_farm_in_good_health(farm: RunningFarm) -> None:
     checks = {"settings", "Python", "disk", "memory", "farm", "Redis", "persistence", "eviction", "scripts", "clock"}
     checks |= {"storage", "weights", "port", "API", "keys", "workers", "queue", "webhooks"}
     assert checks <= {line.split()[1] for line in lines}
-    assert f"127.0.0.1:{farm.port} is this farm's" in done.stdout
+    assert f"127.0.0.1:{farm.port} belongs to this farm" in done.stdout
     assert "1 warm: simulated for srpo" in done.stdout
     assert "webhook workers: 1" in done.stdout
 
@@ -222,7 +222,7 @@ def test_a_redis_that_would_lose_jobs(
 @pytest.mark.parametrize(
     ("fsync", "mark", "words"),
     [
-        ("always", "good", "on the disk before it is answered"),
+        ("always", "good", "on disk before Redis answers"),
         ("everysec", "good", "CONFIG SET appendfsync always"),
         ("no", "note", "CONFIG SET appendfsync everysec"),
     ],
@@ -299,7 +299,7 @@ class OtherService(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize(
-    ("handler", "who"), [(OtherService, "a web server (other/1"), (Greeter, "a program that speaks no HTTP")]
+    ("handler", "who"), [(OtherService, "a web server (other/1"), (Greeter, "a program that does not speak HTTP")]
 )
 def test_a_port_that_somebody_else_has(tmp_path: Path, handler: type[BaseRequestHandler], who: str) -> None:
     with ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
@@ -307,18 +307,18 @@ def test_a_port_that_somebody_else_has(tmp_path: Path, handler: type[BaseRequest
         report = doctor(tmp_path, "--port", str(server.server_address[1]))
         server.shutdown()
 
-    assert f"is taken by {who}" in report.wrong("port")
+    assert f"is used by {who}" in report.wrong("port")
     assert f"ss -ltnp 'sport = :{server.server_address[1]}'" in report.wrong("port")
 
 
 def test_a_port_that_another_farm_has(farm: RunningFarm, tmp_path: Path) -> None:
-    assert "is taken by another farm" in doctor(tmp_path, "--port", str(farm.port)).wrong("port")
+    assert "is used by another farm" in doctor(tmp_path, "--port", str(farm.port)).wrong("port")
 
 
 def test_no_api_where_it_should_be(farm: RunningFarm) -> None:
     report = doctor(farm.data_dir)
 
-    assert f"this farm's was started as {farm.url}" in report.wrong("API")
+    assert f"the API of this farm was started as {farm.url}" in report.wrong("API")
 
 
 def test_an_api_beyond_this_machine_without_keys(farm: RunningFarm) -> None:
@@ -352,7 +352,7 @@ def test_a_hanging_worker_and_a_job_that_waits_for_it(farm: RunningFarm) -> None
         report = wait_for(lambda: next((r for r in [doctor_of(farm)] if r.marks()["workers"] == "wrong"), None))
 
     assert report is not None
-    assert "has given no sign of life" in report.wrong("workers")
+    assert "no heartbeat from" in report.wrong("workers")
     assert f"kill -KILL {pid}" in report.wrong("workers")
     assert "no warm worker" in report.wrong("queue")
     assert farm.wait_for_end(job_id)["status"] == "completed"
@@ -368,7 +368,7 @@ def test_a_job_that_waits_beside_an_idle_worker(own: redis.Redis, own_url: str, 
 
     report = doctor(tmp_path, FARM_REDIS_URL=own_url)
 
-    assert "though w stands idle" in report.wrong("queue")
+    assert "although w is idle" in report.wrong("queue")
 
 
 def test_webhooks_that_nobody_delivers(own: redis.Redis, own_url: str, tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ def test_real_weights_that_are_not_there(tmp_path: Path) -> None:
     assert "hf download tencent/SRPO" in report.wrong("weights")
     assert "FARM_ACCEPT_LICENSES=tencent-srpo,flux-1-dev-non-commercial" in report.wrong("licences")
     assert "FARM_SAFETY=off" in report.wrong("safety")
-    assert "cuda:99 is not there" in report.wrong("device")
+    assert "cuda:99 does not exist" in report.wrong("device")
     assert "06e73a79" in report.wrong("digest")
 
 
@@ -404,7 +404,7 @@ def test_a_bucket_in_good_health(s3: S3, tmp_path: Path) -> None:
 
     assert report.status == 0
     (said,) = (finding["text"] for finding in report.findings if finding["name"] == "storage")
-    assert all(f"{step} " in said for step in ("put", "get", "signed address", "delete"))
+    assert all(f"{step} " in said for step in ("put", "get", "signed URL", "delete"))
     assert place.names() == []
 
 
@@ -432,5 +432,5 @@ def test_a_bucket_that_cannot_be_used(s3: S3, tmp_path: Path) -> None:
 
     assert "set AWS_SECRET_ACCESS_KEY" in wrong_secret.wrong("storage")
     assert "not-the-secret" not in str(wrong_secret)
-    assert "make the bucket" in no_bucket.wrong("storage")
+    assert "create the bucket" in no_bucket.wrong("storage")
     assert "AWS_ENDPOINT_URL" in no_server.wrong("storage")

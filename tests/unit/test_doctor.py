@@ -77,7 +77,7 @@ def test_a_check_that_hangs_is_left_behind() -> None:
     (found,) = within("x", check, seconds=0.05)
     released.set()
 
-    assert names(found, Mark.WRONG, "gave no answer within")
+    assert names(found, Mark.WRONG, "did not finish within")
     assert monotonic() - began < 5
 
 
@@ -105,16 +105,16 @@ def test_little_memory_is_named(free: int, mark: Mark) -> None:
 
 
 def test_a_container_counts_its_cache_as_free(tmp_path: Path) -> None:
-    assert machine.room_in_container(tmp_path) == []
+    assert machine.free_in_container(tmp_path) == []
     for name, text in {
         "memory.max": "1000\n",
         "memory.current": "900\n",
         "memory.stat": "anon 1\ninactive_file 300\n",
     }.items():
         (tmp_path / name).write_text(text)
-    assert machine.room_in_container(tmp_path) == [400]
+    assert machine.free_in_container(tmp_path) == [400]
     (tmp_path / "memory.max").write_text("max\n")
-    assert machine.room_in_container(tmp_path) == []
+    assert machine.free_in_container(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -129,9 +129,9 @@ def test_a_container_counts_its_cache_as_free(tmp_path: Path) -> None:
         ("cuda:1", [CARD, CARD], CUDA, False, Mark.GOOD, "cuda:1"),
         ("cuda:1", [CARD], CUDA, True, Mark.WRONG, "this machine has cpu, cuda:0"),
         ("cuda", [], CUDA, False, Mark.WRONG, "this machine has cpu"),
-        ("cuda:x", [CARD], CUDA, False, Mark.WRONG, "is no device"),
-        ("cpu:0", [CARD], CUDA, False, Mark.WRONG, "is no device"),
-        ("mps", [], CUDA, False, Mark.WRONG, "is no device"),
+        ("cuda:x", [CARD], CUDA, False, Mark.WRONG, "is not a device"),
+        ("cpu:0", [CARD], CUDA, False, Mark.WRONG, "is not a device"),
+        ("mps", [], CUDA, False, Mark.WRONG, "is not a device"),
     ],
 )
 def test_the_device(setting: str | None, cards: list[str], torch: Torch, real: bool, mark: Mark, word: str) -> None:
@@ -227,7 +227,7 @@ def test_workers_by_what_they_do() -> None:
 def test_a_silent_worker_is_named_beside_a_warm_one() -> None:
     silent, warm = about_workers(worker(silent=16), worker(silent=15))
 
-    assert names(silent, Mark.WRONG, "w has given no sign of life for 16 s", "on h: kill -KILL 7")
+    assert names(silent, Mark.WRONG, "no heartbeat from w for 16 s", "on h: kill -KILL 7")
     assert warm.mark is Mark.GOOD
 
 
@@ -241,19 +241,19 @@ def test_workers_of_another_version_are_worth_knowing() -> None:
     [
         (60, [worker(jobs=4)], Mark.GOOD, "3 of srpo (normal) waiting, the oldest for 60 s"),
         (9, [worker()], Mark.GOOD, "waiting"),
-        (11, [worker()], Mark.WRONG, "though w stands idle"),
-        (1, [], Mark.WRONG, "no warm worker has that model"),
-        (1, [worker(models="kontext")], Mark.WRONG, "no warm worker has that model"),
+        (11, [worker()], Mark.WRONG, "although w is idle"),
+        (1, [], Mark.WRONG, "no warm worker serves this model"),
+        (1, [worker(models="kontext")], Mark.WRONG, "no warm worker serves this model"),
     ],
 )
 def test_a_queue_that_is_stuck_is_named(oldest: float, able: list[Worker], mark: Mark, word: str) -> None:
-    lane = Queue("srpo", "normal", jobs=3, oldest_seconds=oldest)
-    assert names(work.lane_finding(lane, able), mark, word)
+    backlog = Queue("srpo", "normal", jobs=3, oldest_seconds=oldest)
+    assert names(work.queue_finding(backlog, able), mark, word)
 
 
 def test_a_backlog_of_webhooks_is_named_when_nobody_takes_what_is_due() -> None:
     assert work.webhooks_finding(3, 60, couriers=1).mark is Mark.GOOD
-    assert names(work.webhooks_finding(3, 61, couriers=1), Mark.WRONG, "for 61 s", "farm worker --webhooks")
+    assert names(work.webhooks_finding(3, 61, couriers=1), Mark.WRONG, "61 s overdue", "farm worker --webhooks")
     assert names(work.webhooks_finding(3, 0, couriers=0), Mark.NOTE, "webhook workers: 0")
 
 
@@ -261,7 +261,7 @@ def test_jobs_that_nobody_prepares_are_named() -> None:
     assert work.preparation_finding(0, 0, preparers=0).mark is Mark.GOOD
     assert work.preparation_finding(3, 60, preparers=1).mark is Mark.GOOD
     assert names(work.preparation_finding(3, 61, preparers=1), Mark.WRONG, "for 61 s", "farm worker --webhooks")
-    assert names(work.preparation_finding(3, 1, preparers=0), Mark.NOTE, "to be prepared: 3", "farm worker --webhooks")
+    assert names(work.preparation_finding(3, 1, preparers=0), Mark.NOTE, "to prepare: 3", "farm worker --webhooks")
 
 
 @pytest.mark.parametrize(
@@ -346,15 +346,15 @@ def checkpoints(tmp_path: Path) -> Checkpoints:
 
 
 def test_a_signed_address_that_does_not_work_is_not_shown() -> None:
-    with pytest.raises(storage.Mistaken) as refused:
+    with pytest.raises(storage.Inconsistent) as refused:
         storage.fetch(f"http://127.0.0.1:{free_port()}/image?X-Amz-Signature=secret")
 
-    assert "signed addresses do not work" in str(refused.value)
+    assert "signed URLs do not work" in str(refused.value)
     assert "secret" not in str(refused.value)
 
 
 def test_whole_weights_are_good(checkpoints: Checkpoints) -> None:
-    assert names(checkpoints.finding(), Mark.GOOD, "5 files", "whole by their headers")
+    assert names(checkpoints.finding(), Mark.GOOD, "5 files", "complete by their headers")
 
 
 def test_the_miniature_and_the_simulated_pipeline_need_none() -> None:
@@ -392,14 +392,14 @@ def test_kontext_alone_and_beside_srpo_is_looked_at_with_its_transformer(
 ) -> None:
     both = checkpoints.settings.model_copy(update={"kontext_dir": kontext.flux})
 
-    assert names(kontext.finding(), Mark.GOOD, "5 files", "whole by their headers")
+    assert names(kontext.finding(), Mark.GOOD, "5 files", "complete by their headers")
     assert names(next(weights.weights(both)), Mark.GOOD, "10 files")
 
     kontext.transformer.unlink()
     remedy = f"hf download black-forest-labs/FLUX.1-Kontext-dev --include 'transformer/*' --local-dir {kontext.flux}"
     for settings in (kontext.settings, both):
         (found,) = weights.weights(settings)
-        assert names(found, Mark.WRONG, f"{kontext.transformer}: it is not there", remedy)
+        assert names(found, Mark.WRONG, f"{kontext.transformer}: missing", remedy)
 
 
 def test_half_of_srpo_is_named_beside_kontext(checkpoints: Checkpoints, kontext: Kontext) -> None:
@@ -422,7 +422,7 @@ def test_a_missing_shard_is_named_with_the_command_that_brings_it(checkpoints: C
     checkpoints.second.unlink()
     shard = "text_encoder_2/model-00002-of-00002.safetensors"
     remedy = f"hf download black-forest-labs/FLUX.1-dev --include '{shard}' --local-dir {checkpoints.flux}"
-    assert names(checkpoints.finding(), Mark.WRONG, f"{shard}: it is not there", remedy)
+    assert names(checkpoints.finding(), Mark.WRONG, f"{shard}: missing", remedy)
 
 
 def test_where_no_index_says_into_what_a_part_is_divided_all_of_it_is_asked_for(checkpoints: Checkpoints) -> None:
@@ -432,13 +432,13 @@ def test_where_no_index_says_into_what_a_part_is_divided_all_of_it_is_asked_for(
     description, whole = checkpoints.findings()
 
     assert names(description, Mark.WRONG, "lacks text_encoder_2/config.json", "--include 'text_encoder_2/config.json'")
-    assert names(whole, Mark.WRONG, "text_encoder_2/model.safetensors: it is not there", "--include 'text_encoder_2/*'")
+    assert names(whole, Mark.WRONG, "text_encoder_2/model.safetensors: missing", "--include 'text_encoder_2/*'")
 
 
 def test_a_missing_srpo_file_is_named(checkpoints: Checkpoints) -> None:
     checkpoints.srpo.unlink()
     remedy = f"hf download tencent/SRPO diffusion_pytorch_model.safetensors --local-dir {checkpoints.srpo.parent}"
-    assert names(checkpoints.finding(), Mark.WRONG, f"{checkpoints.srpo}: it is not there", remedy)
+    assert names(checkpoints.finding(), Mark.WRONG, f"{checkpoints.srpo}: missing", remedy)
 
 
 def cut_off(path: Path) -> None:
@@ -460,12 +460,12 @@ def without_its_tensor(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "word"),
     [
-        (cut_off, "bytes and has"),
-        (with_more_behind, "bytes and has"),
-        (a_pointer, "cannot be read as safetensors (no header)"),
+        (cut_off, "bytes instead of"),
+        (with_more_behind, "bytes instead of"),
+        (a_pointer, "not a safetensors file (no header)"),
         (without_its_tensor, "lacks tensors that its index lists: of model-00001"),
-        (lambda path: path.write_bytes(b""), "cannot be read as safetensors (no header)"),
-        (lambda path: path.write_bytes((2).to_bytes(8, "little") + b"[]"), "cannot be read as safetensors"),
+        (lambda path: path.write_bytes(b""), "not a safetensors file (no header)"),
+        (lambda path: path.write_bytes((2).to_bytes(8, "little") + b"[]"), "not a safetensors file"),
     ],
 )
 def test_a_damaged_file_is_named(checkpoints: Checkpoints, damage: Callable[[Path], object], word: str) -> None:
