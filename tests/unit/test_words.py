@@ -1,0 +1,221 @@
+"""The words of this project: retired ones are in no name, docstring, comment, message, script or page."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("api", "deploy", "docs", "farm", "miniature", "tests", "workers")
+SUFFIXES = (".py", ".lua", ".md", ".yml", ".yaml", ".toml", "Makefile")
+
+#: Retired everywhere, as words of a name or of a text: regular expression → what to write instead.
+RETIRED = {
+    r"pictures?": "image",
+    r"paint(s|ed|er|ers|ing|ings)?": "render",
+    r"sheets?": "output, grid",
+    r"doorm[ae]n": "authenticator",
+    r"crews?": "pool",
+    r"(census|rota)": "stats, sweep state",
+    r"reapers?": "periodic thread",
+    r"(lifelines?|mourn)": "child",
+    r"desks?": "service",
+    r"(fitness|condemn)": "health, mark faulty",
+    r"hearing": "watchdog",
+    r"pulses?": "watchdog",
+    r"bells?": "wake-up",
+    r"fates?": "outcome",
+    r"strikes?": "fault",
+    r"evidence": "observations",
+    r"workshops?": "worker",
+    r"whoever": "the caller, the client, the reader: say who",
+    r"nobody'?s": "ownerless, of no caller",
+}
+#: Retired in names, where they had more than one meaning.
+RETIRED_NAMES = {
+    r"(house|world)": "context",
+    r"letters?": "body, delivery",
+    r"rooms?": "budget, capacity",
+    r"hints?": "notification, affinity",
+    r"spoken": "dialect",
+    r"spare": "default",
+    r"prints": "images",
+    r"(solo|suspects|letting)": "render alone, preparing again, abandon",
+    r"(gallery|fleet)": "download, workers",
+    r"(most|least)": "max, min",
+}
+#: Retired as whole names.
+RETIRED_WHOLE_NAMES = {r"_?(told|said|thing)": "result", r"_?PATIENCE": "READ_TIMEOUT_SECONDS: say of what"}
+#: Turns of phrase: regular expression → what to write instead.
+PHRASES = {
+    r"what is to be\b": "say what happens",
+    r"(?<!there )\bis none\b": "say what it is not",
+    r"\bno more(?=[.,;:)]|$| (is|are|has|have)\b)": "no longer",
+    r"\b(others'|another's|other's)(?=[.,;:!?)]|$)": "name what is owned",
+}
+#: Names and texts that stay: regular expression → the reason.
+KEPT = {
+    r"\bx?[-_]?(fal[-_])?runner[-_]hint": "fal's header",
+    r"style ?sheet": "CSS",
+    r"get_type_hints|shard_hint": "names of the standard library and of redis-py",
+    r"ascii_letters": "a name of the standard library",
+}
+#: Files that speak of the words themselves, or in other people's words.
+EXEMPT = {
+    "tests/unit/test_words.py": "lists them",
+    "miniature/wording.py": "the vocabulary of the miniature's prompts",
+    "miniature/edits.py": "the vocabulary of the miniature's prompts",
+    "CHANGELOG.md": "says what was renamed",
+}
+#: Paths that are not clean yet.
+NOT_YET: tuple[str, ...] = (
+    "ARCHITECTURE.md",
+    "api/admission",
+    "api/app.py",
+    "api/auth.py",
+    "api/connections",
+    "api/http",
+    "api/openapi",
+    "api/routes",
+    "api/server.py",
+    "docs/chaos.md",
+    "docs/coming-from-fal.md",
+    "docs/coming-from-openai.md",
+    "docs/coming-from-siraya.md",
+    "docs/coming-from-wavespeed.md",
+    "docs/events.md",
+    "docs/miniature.md",
+    "docs/webhooks.md",
+    "farm/auth",
+    "farm/bootstrap.py",
+    "farm/celery.py",
+    "farm/cli",
+    "farm/concurrency",
+    "farm/dialects",
+    "farm/doctor",
+    "farm/domain",
+    "farm/images",
+    "farm/jobstore",
+    "farm/process",
+    "farm/retention",
+    "farm/service.py",
+    "farm/settings.py",
+    "farm/storage",
+    "farm/uploads",
+    "farm/webhooks",
+    "farm/weights.py",
+    "miniature/__main__.py",
+    "miniature/areas.py",
+    "miniature/autoencoder.py",
+    "miniature/bundle.py",
+    "miniature/dataset.py",
+    "miniature/denoiser.py",
+    "miniature/evaluation.py",
+    "miniature/judge.py",
+    "miniature/layout.py",
+    "miniature/readers.py",
+    "miniature/scene.py",
+    "miniature/tokenizer.py",
+    "miniature/training.py",
+    "tests/bench",
+    "tests/chaos",
+    "tests/clients",
+    "tests/failing_calls.py",
+    "tests/fault_proxies.py",
+    "tests/faulty_worker.py",
+    "tests/figures",
+    "tests/partitioned_farm.py",
+    "tests/process",
+    "tests/service",
+    "tests/unit",
+    "workers/celery_worker.py",
+    "workers/enhancer.py",
+    "workers/health.py",
+    "workers/lease.py",
+    "workers/pipelines",
+    "workers/preparing.py",
+    "workers/publish.py",
+    "workers/wakeup_watchdog.py",
+)
+
+_KEPT = re.compile("|".join(KEPT), re.IGNORECASE)
+_PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+#: A word by itself, or as a part of a name in snake or camel case.
+_WORDS = re.compile(rf"(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))(?i:({'|'.join(RETIRED)}))(?![a-z])")
+_PHRASES = re.compile("|".join(PHRASES), re.MULTILINE)
+_NAMES = re.compile("|".join(RETIRED_NAMES))
+_WHOLE_NAMES = re.compile("|".join(RETIRED_WHOLE_NAMES))
+
+
+def files(folder: str) -> list[Path]:
+    """List the files with code or prose in a folder; `.` means those directly in the root."""
+    found = ROOT.glob("*") if folder == "." else (ROOT / folder).rglob("*")
+    return [path for path in sorted(found) if path.is_file() and path.name.endswith(SUFFIXES) and _counts(path)]
+
+
+def _counts(path: Path) -> bool:
+    name = path.relative_to(ROOT).as_posix()
+    return name not in EXEMPT and not name.startswith(NOT_YET) and "node_modules" not in path.parts
+
+
+def retired(text: str, names: Iterable[str]) -> Iterator[str]:
+    """Yield the retired words and phrases of a text, and those of the names in it."""
+    for found in (*_WORDS.finditer(text), *_PHRASES.finditer(text)):
+        line = text[text.rfind("\n", 0, found.start()) + 1 :].partition("\n")[0]
+        if not _KEPT.search(line):
+            yield f"{text.count(chr(10), 0, found.start()) + 1}: {found[0]}"
+    for name in names:
+        if not _KEPT.search(name) and (_WHOLE_NAMES.fullmatch(name) or _is_retired(name)):
+            yield f"name {name}"
+
+
+def _is_retired(name: str) -> bool:
+    return any(_NAMES.fullmatch(part.lower()) for part in _PARTS.findall(name))
+
+
+def names_in(path: Path, text: str) -> set[str]:
+    """Return the identifiers of a Python module."""
+    if path.suffix != ".py":
+        return set()
+    return {name for node in ast.walk(ast.parse(text)) for name in _names(node)}
+
+
+def _names(node: ast.AST) -> Iterator[str]:
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+            yield name
+        case ast.arg(arg=name) | ast.keyword(arg=str(name)):
+            yield name
+        case ast.alias(name=name, asname=other):
+            yield other or name
+
+
+@pytest.mark.parametrize("folder", [*FOLDERS, "."])
+def test_retired_words_are_gone(folder: str) -> None:
+    found = []
+    for path in files(folder):
+        text = path.read_text()
+        found += [f"{path.relative_to(ROOT)}:{word}" for word in retired(text, names_in(path, text))]
+
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "number"),
+    [
+        ("a Picture is here", [], 1),
+        ("class UnusablePictures:", ["UnusablePictures"], 1),
+        ("my_picture", ["my_picture"], 1),
+        ("a repaint of the style sheet", [], 0),
+        ("this is none.", [], 1),
+        ("no more than three, and no more", [], 1),
+        ("a hint and a room", [], 0),
+        ("", ["make_room", "runner_hint", "Hint", "MOST_PARTS", "almost"], 3),
+    ],
+)
+def test_a_retired_word_is_found(text: str, names: list[str], number: int) -> None:
+    assert len(list(retired(text, names))) == number
