@@ -1,4 +1,4 @@
-"""`/fal`: fal's queue and direct call."""
+"""Operations of fal's queue and direct call."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from api.openapi.operation import (
     GUARDED,
     IDEMPOTENCY_KEY,
     RATE_LIMITS,
-    Answer,
     Body,
     Operation,
     Parameter,
+    Response,
     Section,
     ServerSentEvent,
+    error_responses,
     slug,
     webhook,
 )
-from api.openapi.operation import refusals as refused
 from farm.dialects import fal
 from farm.dialects.answers import fal as answers
 from farm.dialects.fields import FIELDS
@@ -41,42 +41,42 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
 
 REQUEST_ID = Parameter("x-fal-request-id", "The request's id.", where="header", is_required=True)
 
-_LOGS = Parameter("logs", "Whether the log so far comes with it.", Literal["1", "true", "True", "0", "false", "False"])
-_FAILED = "The request failed; the body is its own error."
+_LOGS = Parameter("logs", "Include the log so far.", Literal["1", "true", "True", "0", "false", "False"])
+_FAILED = "The request failed; the body is its error."
 _SIGNED = {
     "X-Fal-Webhook-Request-Id": "The request's id.",
-    "X-Fal-Webhook-User-Id": "The caller's.",
-    "X-Fal-Webhook-Timestamp": "Of this try, in seconds since the epoch.",
+    "X-Fal-Webhook-User-Id": "The caller's id.",
+    "X-Fal-Webhook-Timestamp": "Time of this attempt, in seconds since the epoch.",
     "X-Fal-Webhook-Signature": "ED25519, in hex; the keys are at `/.well-known/jwks.json`.",
 }
 _CONDITIONS = {
-    fal.REQUEST_TIMEOUT: "Seconds within which it must have been started, else it fails.",
-    fal.LIFECYCLE: "JSON: `expiration_duration_seconds` shortens how long the result is kept.",
-    fal.STORE_IO: "`0`: the prompt is forgotten with the end.",
-    fal.NO_RETRY: "`1`: the first failure is the last.",
-    fal.RUNNER_HINT: "Your requests of the same hint go to the worker that took the last one, where that stands idle.",
+    fal.REQUEST_TIMEOUT: "Seconds within which the request must start; otherwise it fails.",
+    fal.LIFECYCLE: "JSON; `expiration_duration_seconds` shortens the retention of the result.",
+    fal.STORE_IO: "`0`: prompt and inputs are deleted when the request ends.",
+    fal.NO_RETRY: "`1`: the request is not retried after a failure.",
+    fal.RUNNER_HINT: "Worker affinity: requests with one hint go to the worker that took the last one, if it is idle.",
 }
 _HEADERS = (
-    Parameter("X-Fal-Queue-Priority", "Low waits behind all normal ones.", Priority, "header"),
+    Parameter("X-Fal-Queue-Priority", "Low-priority requests wait behind normal ones.", Priority, "header"),
     IDEMPOTENCY_KEY,
     *(Parameter(name, about, where="header") for name, about in _CONDITIONS.items()),
     *(
-        Parameter(name, f"Taken, and changes nothing here: {why}.", where="header")
+        Parameter(name, f"Accepted without effect: {why}.", where="header")
         for name, why in fal.TOLERATED_HEADERS.items()
     ),
 )
 _PROXIED: tuple[Literal["get", "post", "put", "delete"], ...] = ("get", "post", "put", "delete")
 
 
-def refusals(*statuses: int) -> dict[int, Answer]:
-    """Refusals in fal's shape."""
-    return refused(answers.FalError, *statuses)
+def errors(*statuses: int) -> dict[int, Response]:
+    """Return error responses in fal's format."""
+    return error_responses(answers.FalError, *statuses)
 
 
-def _failures() -> dict[int, Answer]:
-    """How a request that failed is answered: with the status of its own failure."""
+def _failures() -> dict[int, Response]:
+    """Return the responses to failed requests, by the status of the failure."""
     return {
-        status: Answer(_FAILED, answers.FalError)
+        status: Response(_FAILED, answers.FalError)
         for status in sorted({failed.status for failed in JOB_FAILURES.values()})
     }
 
@@ -89,12 +89,12 @@ def _run(model: Model, endpoint: str) -> Operation:
         f"Direct call: {model.title}",
         body=_body(model),
         parameters=_HEADERS,
-        answers={
+        responses={
             **_failures(),
-            **refusals(*GUARDED, 404, 413, 422, 429),
-            200: Answer("What the model gives back.", answers.FalOutput, headers=(REQUEST_ID, *RATE_LIMITS)),
-            504: Answer(
-                "It was waited for as long as may be, and goes on: the text says where its result will be.",
+            **errors(*GUARDED, 404, 413, 422, 429),
+            200: Response("The model's output.", answers.FalOutput, headers=(REQUEST_ID, *RATE_LIMITS)),
+            504: Response(
+                "The call's time limit was reached and the request continues; the message has the URL of its result.",
                 answers.FalError,
                 headers=(REQUEST_ID,),
             ),
@@ -110,21 +110,21 @@ def _submit(model: Model, endpoint: str) -> Operation:
         f"Queue: {model.title}",
         body=_body(model),
         parameters=(
-            Parameter("fal_webhook", "Where to call back when it has ended."),
+            Parameter("fal_webhook", "Webhook URL, called when the request has ended."),
             Parameter(
                 "fal_max_queue_length",
-                "Refuse it (429) where more than so many wait for the model.",
+                "Reject the request with 429 if more than this many wait for the model.",
                 Annotated[int, Field(ge=0, le=2**31)],
             ),
             *_HEADERS,
         ),
-        answers={
-            200: Answer(
-                "The request is on record: from here on it is not lost.",
+        responses={
+            200: Response(
+                "The request has been recorded and will survive a crash of any process.",
                 answers.FalHandle,
                 headers=(REQUEST_ID, *RATE_LIMITS),
             ),
-            **refusals(*GUARDED, 404, 413, 422, 429),
+            **errors(*GUARDED, 404, 413, 422, 429),
         },
     )
 
@@ -134,52 +134,63 @@ def _body(model: Model) -> Body:
 
 
 def _of_application(app: str) -> Iterable[Operation]:
-    """What may be asked about requests; their addresses keep owner and alias of the endpoint only."""
+    """Yield the operations on requests; their URLs have only the owner and alias of the endpoint."""
     path = f"{QUEUE}/{app}/requests/{{request_id}}"
-    told = {
+    results = {
         **_failures(),
-        **refusals(*GUARDED, 404, 422),
-        200: Answer("Its output.", answers.FalOutput, headers=(REQUEST_ID,)),
+        **errors(*GUARDED, 404, 422),
+        200: Response("The output.", answers.FalOutput, headers=(REQUEST_ID,)),
     }
     yield Operation(
         "get",
         f"{path}/status",
         slug("status", app),
-        f"Where a request of {app} stands",
+        f"Get the status of a request of {app}",
         parameters=(_LOGS,),
-        answers={
-            200: Answer("It has ended.", answers.FalStatus, headers=(REQUEST_ID,)),
-            202: Answer("It waits or runs.", answers.FalStatus, headers=(REQUEST_ID,)),
-            **refusals(*GUARDED, 404, 422),
+        responses={
+            200: Response("The request has ended.", answers.FalStatus, headers=(REQUEST_ID,)),
+            202: Response("The request waits or is running.", answers.FalStatus, headers=(REQUEST_ID,)),
+            **errors(*GUARDED, 404, 422),
         },
     )
     yield Operation(
         "get",
         f"{path}/status/stream",
         slug("stream", app),
-        f"How a request of {app} gets on, until it has ended",
+        f"Stream the status of a request of {app} until it has ended",
         parameters=(_LOGS,),
-        answers={
-            200: Answer(
-                "Server-sent events: statuses, each with the lines of the log that were not sent before.",
+        responses={
+            200: Response(
+                "Server-sent events: statuses, each with the log lines not yet sent.",
                 ServerSentEvent,
                 "text/event-stream",
             ),
-            **refusals(*GUARDED, 404, 422, 429),
+            **errors(*GUARDED, 404, 422, 429),
         },
     )
-    yield Operation("get", path, slug("result", app), f"The output of a request of {app}", answers=told)
-    yield Operation("get", f"{path}/response", slug("response", app), "The same", answers=told)
+    yield Operation("get", path, slug("result", app), f"Get the output of a request of {app}", responses=results)
+    yield Operation(
+        "get",
+        f"{path}/response",
+        slug("response", app),
+        f"Get the output of a request of {app} (alias)",
+        responses=results,
+    )
     yield Operation(
         "put",
         f"{path}/cancel",
         slug("cancel", app),
         f"Cancel a request of {app}",
-        answers={
-            **refusals(*GUARDED, 404, 422),
-            202: Answer("It does not start, or stops.", answers.FalCancelled, headers=(REQUEST_ID,)),
-            400: Answer(
-                "It had ended, or the call is malformed.", answers.FalAlreadyCompleted | answers.FalPlatformError
+        responses={
+            **errors(*GUARDED, 404, 422),
+            202: Response(
+                "It does not start, or stops within one denoising step.",
+                answers.FalCancelled,
+                headers=(REQUEST_ID,),
+            ),
+            400: Response(
+                "The request had already ended, or the call is malformed.",
+                answers.FalAlreadyCompleted | answers.FalPlatformError,
             ),
         },
     )
@@ -190,7 +201,7 @@ _APPLICATIONS = dict.fromkeys(fal.application(endpoint) for _, endpoint in _ENDP
 
 SECTION = Section(
     name="fal",
-    about="fal's queue and direct call. The same at the root of hosts that stand for fal's: `queue.`, `fal.`.",
+    description="fal's queue and direct call. Also at the root of hosts that replace fal's: `queue.` and `fal.`.",
     operations=(
         *(_run(model, endpoint) for model, endpoint in _ENDPOINTS),
         *(_submit(model, endpoint) for model, endpoint in _ENDPOINTS),
@@ -200,21 +211,21 @@ SECTION = Section(
                 method,
                 "/fal/proxy",
                 slug("proxy", method),
-                "Any of these calls, as fal's JavaScript client sends it to a proxyUrl",
+                "Forward any of these calls, as fal's JavaScript client sends them to its proxyUrl",
                 parameters=(
-                    Parameter("X-Fal-Target-Url", "The URL at fal that is meant.", where="header", is_required=True),
+                    Parameter(
+                        "X-Fal-Target-Url", "The URL at fal that the call is for.", where="header", is_required=True
+                    ),
                 ),
-                answers={
-                    200: Answer("The answer of the call that is meant."),
-                    **refusals(*GUARDED, 404, 413, 422),
+                responses={
+                    200: Response("The response of that call."),
+                    **errors(*GUARDED, 404, 413, 422),
                 },
             )
             for method in _PROXIED
         ),
     ),
     webhooks=(
-        webhook(
-            "falRequest", "A request has ended: as fal tells it", answers.FalSucceeded | answers.FalFailed, _SIGNED
-        ),
+        webhook("falRequest", "A request has ended (fal's format)", answers.FalSucceeded | answers.FalFailed, _SIGNED),
     ),
 )

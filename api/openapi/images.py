@@ -1,8 +1,9 @@
-"""`/v1`: OpenAI's, AI/ML API's and Siraya's dialects."""
+"""Operations of `/v1`: OpenAI's, AI/ML API's and Siraya's dialects."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, create_model
@@ -12,15 +13,15 @@ from api.openapi.operation import (
     IDEMPOTENCY_KEY,
     RATE_LIMITS,
     RETRY_AFTER,
-    Answer,
     Body,
     Operation,
     Parameter,
+    Response,
     Section,
     any_of,
-    named,
+    error_responses,
+    with_model_ids,
 )
-from api.openapi.operation import refusals as refused
 from farm.dialects import openai, openai_common
 from farm.dialects.answers import images as answers
 from farm.dialects.openai_common import Call, ImagesDialect
@@ -30,7 +31,7 @@ PREFIX = "/v1"
 
 
 class EditForm(BaseModel):
-    """The same as a form: up to four files called `image` or `image[]`, and the other fields as texts."""
+    """The same request as a form: up to four files named `image` or `image[]`, and the other fields as text."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -45,62 +46,62 @@ def _ids(takes: Mapping[str, type[Call]], fields: type[Call]) -> list[str]:
 
 
 def _with_nulls(fields: type[Call], ids: Iterable[str], name: str = "") -> type[BaseModel]:
-    """What a call takes, where null means the same as nothing: OpenAI's libraries send it."""
-    told: dict[str, Any] = {
+    """Return the type of a call's body in which null counts as absent, since OpenAI's libraries send it."""
+    optional: dict[str, Any] = {
         field: (info.rebuild_annotation() | None, info.default)
         for field, info in fields.model_fields.items()
         if not info.is_required()
     }
-    base = named(fields, ids, name)
-    return create_model(base.__name__, __base__=base, __doc__=base.__doc__, **told)
+    base = with_model_ids(fields, ids, name)
+    return create_model(base.__name__, __base__=base, __doc__=base.__doc__, **optional)
 
 
 def _generations(dialect: ImagesDialect) -> Iterator[type[BaseModel]]:
-    """What a generation in this dialect takes."""
+    """Yield the types of a generation's body in this dialect."""
     for fields in dict.fromkeys(dialect.TAKES.values()):
         yield _with_nulls(fields, _ids(dialect.TAKES, fields), f"{dialect.NAME.capitalize()}{fields.__name__}")
 
 
-GENERATION = any_of([kind for dialect in DIALECTS if dialect.images for kind in _generations(dialect.images)])
+GENERATION = any_of([fields for dialect in DIALECTS if dialect.images for fields in _generations(dialect.images)])
 _EDITS = dict.fromkeys(openai.EDIT_TAKES.values())
 EDIT = any_of(_with_nulls(fields, _ids(openai.EDIT_TAKES, fields)) for fields in _EDITS)
 
-REQUEST_ID = Parameter("X-Request-Id", "The job's id, where there is a job.", where="header", is_required=True)
-_NOT_AGAIN = Parameter("X-Should-Retry", "`false`: sent again, it would make a second job.", where="header")
+REQUEST_ID = Parameter(
+    "X-Request-Id", "The job's id, if there is a job; otherwise a random id.", where="header", is_required=True
+)
+_SHOULD_RETRY = Parameter("X-Should-Retry", "`false`: a retry would create a second job.", where="header")
 
 
-def refusals(*statuses: int) -> dict[int, Answer]:
-    """Refusals in the shape that all callers of these paths read."""
-    told = refused(answers.ImagesError, *statuses)
-    return {
-        status: Answer(answer.about, answer.kind, headers=(REQUEST_ID, *answer.headers))
-        for status, answer in told.items()
-    }
+def errors(*statuses: int) -> dict[int, Response]:
+    """Return error responses in the format that the clients of all three dialects read."""
+    responses = error_responses(answers.ImagesError, *statuses)
+    return {status: replace(item, headers=(REQUEST_ID, *item.headers)) for status, item in responses.items()}
 
 
-def _drawn(kind: Any) -> dict[int, Answer]:
+def _image_responses(body_type: Any) -> dict[int, Response]:
+    """Return the responses to a call for images."""
     failed = {
-        status: Answer("The job failed.", answers.ImagesError, headers=(REQUEST_ID, _NOT_AGAIN))
+        status: Response("The job failed.", answers.ImagesError, headers=(REQUEST_ID, _SHOULD_RETRY))
         for status in openai_common.failure_statuses()
     }
     return {
         **failed,
-        **refusals(*GUARDED, 404, 413, 422, 429),
-        200: Answer("The images.", kind, headers=(REQUEST_ID, *RATE_LIMITS)),
-        400: Answer(
-            "Something in the call or in an image is wrong, or no worker has the model loaded.",
+        **errors(*GUARDED, 404, 413, 422, 429),
+        200: Response("The images.", body_type, headers=(REQUEST_ID, *RATE_LIMITS)),
+        400: Response(
+            "The request or an input image is invalid, or no worker has loaded the model.",
             answers.ImagesError,
-            headers=(REQUEST_ID, _NOT_AGAIN),
+            headers=(REQUEST_ID, _SHOULD_RETRY),
         ),
-        503: Answer(
-            "The farm does not answer, or has no worker yet; come back, unless `X-Should-Retry` says otherwise.",
+        503: Response(
+            "The farm is unavailable, or no worker is ready. Try again, unless `X-Should-Retry` is `false`.",
             answers.ImagesError,
-            headers=(REQUEST_ID, _NOT_AGAIN, Parameter(RETRY_AFTER.name, RETRY_AFTER.about, int, "header")),
+            headers=(REQUEST_ID, _SHOULD_RETRY, Parameter(RETRY_AFTER.name, RETRY_AFTER.description, int, "header")),
         ),
-        504: Answer(
-            "It was waited for as long as may be, and goes on; the text says where to see it.",
+        504: Response(
+            "The time limit was reached and the job continues; the message has its URL.",
             answers.ImagesError,
-            headers=(REQUEST_ID, _NOT_AGAIN),
+            headers=(REQUEST_ID, _SHOULD_RETRY),
         ),
     }
 
@@ -110,19 +111,19 @@ _IMAGE = "https://you.example/fox.png"
 
 SECTION = Section(
     name="OpenAI, AI/ML API, Siraya",
-    about="Images as OpenAI's libraries ask for them. The id of the model decides whose fields and defaults hold.",
+    description="The image calls of OpenAI's libraries. The model id selects the dialect.",
     operations=(
         Operation(
             "post",
             f"{PREFIX}/images/generations",
             "createImage",
-            "Text to image, answered with the images",
+            "Create images from text",
             body=Body(GENERATION, {"model": "srpo", "prompt": _FOX, "size": "1024x768"}),
             parameters=(IDEMPOTENCY_KEY,),
-            answers={
-                **_drawn(answers.GeneratedImages | answers.SirayaImages),
-                201: Answer(
-                    "The same, to AI/ML API's callers.", answers.AimlapiImages, headers=(REQUEST_ID, *RATE_LIMITS)
+            responses={
+                **_image_responses(answers.GeneratedImages | answers.SirayaImages),
+                201: Response(
+                    "The images, in AI/ML API's dialect.", answers.AimlapiImages, headers=(REQUEST_ID, *RATE_LIMITS)
                 ),
             },
         ),
@@ -130,29 +131,29 @@ SECTION = Section(
             "post",
             f"{PREFIX}/images/edits",
             "editImage",
-            "Image to image, answered with the images",
+            "Edit images",
             body=Body(EDIT, {"model": "kontext", "prompt": "put a scarf on the fox", "image": _IMAGE}, EditForm),
             parameters=(IDEMPOTENCY_KEY,),
-            answers=_drawn(answers.GeneratedImages),
+            responses=_image_responses(answers.GeneratedImages),
         ),
         Operation(
             "get",
             f"{PREFIX}/models",
             "listModels",
-            "What may be named as `model` here",
-            answers={
-                200: Answer("The models.", answers.ListedModels, headers=(REQUEST_ID,)),
-                **refusals(*GUARDED, 422),
+            "List the ids that are valid as `model`",
+            responses={
+                200: Response("The models.", answers.ListedModels, headers=(REQUEST_ID,)),
+                **errors(*GUARDED, 422),
             },
         ),
         Operation(
             "get",
             f"{PREFIX}/models/{{model_id}}",
             "getModel",
-            "One of them",
-            answers={
-                200: Answer("The model.", answers.ListedModel, headers=(REQUEST_ID,)),
-                **refusals(*GUARDED, 404, 422),
+            "Get a model",
+            responses={
+                200: Response("The model.", answers.ListedModel, headers=(REQUEST_ID,)),
+                **errors(*GUARDED, 404, 422),
             },
         ),
     ),

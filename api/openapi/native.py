@@ -1,4 +1,4 @@
-"""`/farm/v1`: the farm's own dialect."""
+"""Operations of `/farm/v1`, the farm's own dialect."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from api.openapi.operation import (
     IDEMPOTENCY_KEY,
     PROBLEM,
     RATE_LIMITS,
-    Answer,
     Body,
     Operation,
     Parameter,
+    Response,
     Section,
     ServerSentEvent,
     any_of,
-    named,
+    error_responses,
     webhook,
+    with_model_ids,
 )
-from api.openapi.operation import refusals as refused
 from api.routes.deliveries import Trial
 from farm.dialects import native
 from farm.dialects.answers import native as answers
@@ -32,36 +32,36 @@ from farm.domain.job import State
 PREFIX = "/farm/v1"
 
 
-#: What a submit takes: the model decides.
-JobBody = any_of(named(native.INPUTS[model.name], model.ids) for model in MODELS)
-LIMIT = Parameter("limit", "How many to show.", Annotated[int, Field(ge=1, le=query.MAX_PAGE)])
-BEFORE = Parameter("before", "What is older than this, as the page before said.", Annotated[int, Field(ge=0, le=2**53)])
-
-
-def refusals(*statuses: int) -> dict[int, Answer]:
-    """Refusals in the farm's own shape."""
-    return refused(answers.Problem, *statuses, media_type=PROBLEM)
-
-
-_REPLAYED = (Parameter("Idempotent-Replayed", "The job was there already.", Literal["true"], "header"),)
-_COMMON = refusals(*GUARDED, 422)
-_NAMED = refusals(*GUARDED, 404, 422)
-_STREAM = Answer(
-    "Server-sent events; a comment every 15 s while nothing happens.", ServerSentEvent, "text/event-stream"
+#: The body of a submit, by model.
+JobBody = any_of(with_model_ids(native.INPUTS[model.name], model.ids) for model in MODELS)
+LIMIT = Parameter("limit", "Number of items per page.", Annotated[int, Field(ge=1, le=query.MAX_PAGE)])
+BEFORE = Parameter(
+    "before", "Show only older items: `before` of the previous page.", Annotated[int, Field(ge=0, le=2**53)]
 )
+
+
+def errors(*statuses: int) -> dict[int, Response]:
+    """Return error responses with problem details."""
+    return error_responses(answers.Problem, *statuses, media_type=PROBLEM)
+
+
+_REPLAYED = (Parameter("Idempotent-Replayed", "The job existed already.", Literal["true"], "header"),)
+_COMMON = errors(*GUARDED, 422)
+_NAMED = errors(*GUARDED, 404, 422)
+_STREAM = Response("Server-sent events; without any, a comment every 15 s.", ServerSentEvent, "text/event-stream")
 _LAST_SEEN = (
-    Parameter("Last-Event-ID", "The `id` of the last event that was seen: the stream goes on after it.", str, "header"),
-    Parameter("last_event_id", "The same, for programs that cannot send the header."),
+    Parameter("Last-Event-ID", "The `id` of the last event received; the stream resumes after it.", str, "header"),
+    Parameter("last_event_id", "The same, for clients that cannot send the header."),
 )
 _SIGNED = {
-    "webhook-id": "Of the event: the same at every try.",
-    "webhook-timestamp": "Of this try, in seconds since the epoch.",
-    "webhook-signature": "`v1,` and the signature in base64, as Standard Webhooks has it.",
+    "webhook-id": "Id of the event, the same on every attempt.",
+    "webhook-timestamp": "Time of this attempt, in seconds since the epoch.",
+    "webhook-signature": "`v1,` and the signature in base64, as in Standard Webhooks.",
 }
 
 SECTION = Section(
     name="The farm's own dialect",
-    about="Acts on jobs of every dialect. Fields have fal's names; errors are problem details.",
+    description="Acts on the jobs of every dialect. Field names are fal's; errors are problem details (RFC 9457).",
     operations=(
         Operation(
             "post",
@@ -70,45 +70,45 @@ SECTION = Section(
             "Submit a job",
             body=Body(JobBody, {"model": "srpo", "prompt": "a red fox in fresh snow"}),
             parameters=(IDEMPOTENCY_KEY,),
-            answers={
-                202: Answer(
-                    "The job is on record: from here on it is not lost.",
+            responses={
+                202: Response(
+                    "The job has been recorded and will survive a crash of any process.",
                     answers.AcceptedJob,
                     headers=(*_REPLAYED, *RATE_LIMITS),
                 ),
-                **refusals(*GUARDED, 404, 413, 422, 429),
+                **errors(*GUARDED, 404, 413, 422, 429),
             },
         ),
         Operation(
             "get",
             f"{PREFIX}/jobs",
             "listJobs",
-            "Your jobs, newest first",
-            parameters=(LIMIT, BEFORE, Parameter("status", "Only those of the page that stand so.", State)),
-            answers={200: Answer("A page of jobs.", answers.FarmJobs), **_COMMON},
+            "List your jobs, newest first",
+            parameters=(LIMIT, BEFORE, Parameter("status", "Show only the jobs of the page in this state.", State)),
+            responses={200: Response("A page of jobs.", answers.FarmJobs), **_COMMON},
         ),
         Operation(
             "get",
             f"{PREFIX}/jobs/{{job_id}}",
             "getJob",
-            "One job",
-            answers={200: Answer("The job.", answers.FarmJob), **_NAMED},
+            "Get a job",
+            responses={200: Response("The job.", answers.FarmJob), **_NAMED},
         ),
         Operation(
             "delete",
             f"{PREFIX}/jobs/{{job_id}}",
             "deleteJob",
-            "Delete a finished job: record, prompt and images",
-            answers={204: Answer("It is gone."), **refusals(*GUARDED, 404, 409, 422)},
+            "Delete a finished job with its record, prompt and images",
+            responses={204: Response("The job was deleted."), **errors(*GUARDED, 404, 409, 422)},
         ),
         Operation(
             "post",
             f"{PREFIX}/jobs/{{job_id}}/cancel",
             "cancelJob",
             "Cancel a job",
-            answers={
-                200: Answer("It never started, or it had ended.", answers.CancelOutcome),
-                202: Answer("It runs, and stops within one denoising step.", answers.CancelOutcome),
+            responses={
+                200: Response("The job never started, or had already ended.", answers.CancelOutcome),
+                202: Response("The job is running and stops within one denoising step.", answers.CancelOutcome),
                 **_NAMED,
             },
         ),
@@ -116,114 +116,121 @@ SECTION = Section(
             "post",
             f"{PREFIX}/jobs/{{job_id}}/retry",
             "retryJob",
-            "Ask for a failed job once more",
-            answers={
-                202: Answer(
-                    "A new job for the same request; repeated, the same one again.",
+            "Retry a failed job",
+            responses={
+                202: Response(
+                    "A new job with the same request. Repeated retries return the same new job.",
                     answers.AcceptedJob,
                     headers=(*_REPLAYED, *RATE_LIMITS),
                 ),
-                **refusals(*GUARDED, 400, 404, 409, 422, 429),
+                **errors(*GUARDED, 400, 404, 409, 422, 429),
             },
         ),
         Operation(
             "get",
             f"{PREFIX}/jobs/{{job_id}}/events",
             "watchJob",
-            "A job's changes, until it ends",
+            "Stream a job's changes until it ends",
             parameters=_LAST_SEEN,
-            answers={200: _STREAM, 204: Answer("You have seen its end."), **_NAMED, **refusals(429)},
+            responses={200: _STREAM, 204: Response("The last event was already received."), **_NAMED, **errors(429)},
         ),
         Operation(
             "get",
             f"{PREFIX}/events",
             "watchAllJobs",
-            "Changes of all your jobs, endlessly",
+            "Stream the changes of all your jobs",
             parameters=_LAST_SEEN,
-            answers={200: _STREAM, **_COMMON, **refusals(429)},
+            responses={200: _STREAM, **_COMMON, **errors(429)},
         ),
         Operation(
             "get",
             f"{PREFIX}/queue",
             "getQueue",
-            "What waits, of all callers",
-            answers={200: Answer("Depth and age of each line.", answers.FarmQueue), **_COMMON},
+            "Get the state of the queue, all callers together",
+            responses={200: Response("Depth and age of each queue.", answers.FarmQueue), **_COMMON},
         ),
         Operation(
             "get",
             f"{PREFIX}/workers",
             "listWorkers",
-            "The workers; with an admin's key",
-            answers={200: Answer("What each of them tells of itself.", answers.FarmWorkers), **_COMMON},
+            "List the workers (admin)",
+            responses={200: Response("The facts that each worker reports.", answers.FarmWorkers), **_COMMON},
         ),
         Operation(
             "post",
             f"{PREFIX}/workers/{{worker_id}}/drain",
             "drainWorker",
-            "Have a worker finish or hand back what it holds, and leave; with an admin's key",
-            answers={202: Answer("It takes nothing more.", answers.DrainingWorker), **_NAMED},
+            "Drain a worker: it finishes its jobs or returns them to the queue, then exits (admin)",
+            responses={202: Response("The worker takes no new jobs.", answers.DrainingWorker), **_NAMED},
         ),
         Operation(
             "post",
             f"{PREFIX}/pause",
             "pauseFarm",
-            "Have no worker take anything new; with an admin's key",
-            answers={200: Answer("What is submitted waits, what is rendered goes on.", answers.Pause), **_COMMON},
+            "Pause the farm: workers take no new jobs (admin)",
+            responses={200: Response("New jobs are queued; running jobs continue.", answers.Pause), **_COMMON},
         ),
         Operation(
             "post",
             f"{PREFIX}/resume",
             "resumeFarm",
-            "Let the workers go on; with an admin's key",
-            answers={200: Answer("They do.", answers.Pause), **_COMMON},
+            "Resume the farm (admin)",
+            responses={200: Response("Workers take jobs again.", answers.Pause), **_COMMON},
         ),
         Operation(
             "get",
             f"{PREFIX}/models",
             "listFarmModels",
-            "The models, their ids in every dialect, and which are served",
-            answers={200: Answer("All models.", answers.FarmModels), **_COMMON},
+            "List the models, their ids in every dialect, and which are served",
+            responses={200: Response("All models of the catalogue.", answers.FarmModels), **_COMMON},
         ),
         Operation(
             "get",
             f"{PREFIX}/deliveries",
             "listDeliveries",
-            "What was told to your webhooks, newest first",
+            "List your webhook deliveries, newest first",
             parameters=(LIMIT, BEFORE),
-            answers={200: Answer("A page of deliveries.", answers.FarmDeliveries), **_COMMON},
+            responses={200: Response("A page of deliveries.", answers.FarmDeliveries), **_COMMON},
         ),
         Operation(
             "post",
             f"{PREFIX}/deliveries",
             "testReceiver",
-            "Send a test event to a receiver, once",
+            "Send a test event to a webhook receiver",
             body=Body(Trial, {"url": "https://you.example/hook"}),
-            answers={202: Answer("It is on its way.", answers.FarmDelivery), **_COMMON, **refusals(413, 429)},
+            responses={
+                202: Response("The event is queued for delivery.", answers.FarmDelivery),
+                **_COMMON,
+                **errors(413, 429),
+            },
         ),
         Operation(
             "get",
             f"{PREFIX}/deliveries/{{delivery_id}}",
             "getDelivery",
-            "One delivery with its tries",
-            answers={200: Answer("The delivery.", answers.FarmDelivery), **_NAMED},
+            "Get a delivery with its attempts",
+            responses={200: Response("The delivery.", answers.FarmDelivery), **_NAMED},
         ),
         Operation(
             "post",
             f"{PREFIX}/deliveries/{{delivery_id}}/redeliver",
             "redeliver",
-            "Tell it once more, from the beginning of the schedule",
-            answers={202: Answer("It is on its way, under the same id.", answers.FarmDelivery), **_NAMED},
+            "Deliver a webhook again, from the start of the retry schedule",
+            responses={
+                202: Response("The delivery is queued again, under the same id.", answers.FarmDelivery),
+                **_NAMED,
+            },
         ),
         Operation(
             "get",
             f"{PREFIX}/webhook_secret",
             "getWebhookSecret",
-            "What signs your webhooks",
-            answers={200: Answer("The secret.", answers.WebhookSecret), **_COMMON},
+            "Get the secret that signs your webhooks",
+            responses={200: Response("The secret.", answers.WebhookSecret), **_COMMON},
         ),
     ),
     webhooks=(
-        webhook("job", "A job changed its state: as Standard Webhooks has it", answers.FarmEvent, _SIGNED),
-        webhook("test", "A receiver is tried by hand, once", answers.TestEvent, _SIGNED),
+        webhook("job", "A job changed its state (Standard Webhooks)", answers.FarmEvent, _SIGNED),
+        webhook("test", "A test event, sent once", answers.TestEvent, _SIGNED),
     ),
 )

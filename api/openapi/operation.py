@@ -1,4 +1,4 @@
-"""What is said of a route: its parameters, its body, and every answer it may give. Data; `document` writes it out."""
+"""Data classes that describe a route: its parameters, its request body and its responses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from farm.dialects.answers.native import UnreadableRequest
 
 
 class ServerSentEvent(TypedDict, closed=True):
-    """An event of a stream; `data` is JSON."""
+    """A server-sent event; `data` is JSON."""
 
     data: str
     event: NotRequired[str]
@@ -25,37 +25,37 @@ class ServerSentEvent(TypedDict, closed=True):
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter of a call, or a header of an answer. `kind` is its type, as pydantic knows types."""
+    """A parameter of a request, or a header of a response. `type` is any type that pydantic knows."""
 
     name: str
-    about: str
-    kind: Any = str
+    description: str
+    type: Any = str
     where: Literal["query", "header", "path"] = "query"
     is_required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What one status means. `kind` is the type of the body; without one, `media_type` alone says what is sent."""
+class Response:
+    """A response with one status. `type` is the type of its body; a body of bytes has a `media_type` only."""
 
-    about: str
-    kind: Any = None
+    description: str
+    type: Any = None
     media_type: str = ""
     headers: tuple[Parameter, ...] = ()
 
     @property
     def media_types(self) -> tuple[str, ...]:
-        """Where there is a body, its types; JSON unless it says otherwise."""
+        """The types of content that the body may have; JSON by default, none without a body."""
         if self.media_type:
             return tuple(self.media_type.split(", "))
-        return ("application/json",) if self.kind is not None else ()
+        return ("application/json",) if self.type is not None else ()
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What is sent with a call: its type, and an example; the type of the same as a form. Without a type: bytes."""
+    """A request body: its type, an example, and the type of the same body sent as a form. Without a type, bytes."""
 
-    kind: Any = None
+    type: Any = None
     example: Mapping[str, Any] | None = None
     form: Any = None
     media_type: str = "application/json"
@@ -64,50 +64,50 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A route: what it does, and all that may be sent to it and may come back.
+    """A route with one method: its parameters, its request body, and its responses by status.
 
-    `path` has braces for what varies; `name` is the operation's own in the whole document.
+    `path` has braces around its parameters; `name` is unique in the whole document.
     """
 
     method: Literal["get", "post", "put", "delete"]
     path: str
     name: str
     summary: str
-    answers: Mapping[int, Answer]
+    responses: Mapping[int, Response]
     body: Body | None = None
     parameters: tuple[Parameter, ...] = ()
-    #: No key is asked for.
+    #: It needs no API key.
     is_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Routes that belong together, and what is to be known of them all. Webhooks are calls that the farm makes."""
+    """Operations that belong together, under one heading. Webhooks are requests that the farm sends."""
 
     name: str
-    about: str
+    description: str
     operations: tuple[Operation, ...]
     webhooks: tuple[Operation, ...] = field(default=())
 
 
-def slug(verb: str, what: str) -> str:
-    """The name of an operation: what is done, and to what. It ends in addresses and in generated programs."""
-    return f"{verb}_{what.replace('/', '_')}"
+def slug(verb: str, target: str) -> str:
+    """Return the name of an operation, fit for URLs and for generated code."""
+    return f"{verb}_{target.replace('/', '_')}"
 
 
-RETRY_AFTER = Parameter("Retry-After", "Seconds after which a new try makes sense.", int, "header", is_required=True)
-#: What is left of a caller's limits, where it has any.
+RETRY_AFTER = Parameter("Retry-After", "Seconds to wait before the next try.", int, "header", is_required=True)
+#: The caller's rate limits, if it has any.
 RATE_LIMITS = (
     Parameter(
         "RateLimit-Policy",
-        "Your limits: `submits` a minute and `images` a day, as draft-ietf-httpapi-ratelimit-headers has it.",
+        "Your limits, `submits` per minute and `images` per day, as in draft-ietf-httpapi-ratelimit-headers.",
         where="header",
     ),
-    Parameter("RateLimit", "What is left of them, and in how many seconds all of it is there again.", where="header"),
+    Parameter("RateLimit", "What is left of each limit, and the seconds until it is reset.", where="header"),
 )
 IDEMPOTENCY_KEY = Parameter(
     "Idempotency-Key",
-    "The same key and call again are the same job; the same key with another call is refused. "
+    "The same key with the same request returns the same job; with another request it is an error. "
     "Kept until 24 h after the job's end.",
     where="header",
 )
@@ -115,67 +115,66 @@ IDEMPOTENCY_KEY = Parameter(
 #: Problem details (RFC 9457).
 PROBLEM = "application/problem+json"
 
-
-#: What the server answers in every route's place.
-UNREAD: Mapping[int, Answer] = {
-    414: Answer("The address is longer than 4,094 bytes.", UnreadableRequest, PROBLEM),
-    431: Answer("A header is longer than 8,190 bytes, or there are too many.", UnreadableRequest, PROBLEM),
+#: Responses that the server sends before any route is reached.
+UNREADABLE: Mapping[int, Response] = {
+    414: Response("The URL is longer than 4,094 bytes.", UnreadableRequest, PROBLEM),
+    431: Response("A header is longer than 8,190 bytes, or there are too many headers.", UnreadableRequest, PROBLEM),
 }
 
-#: What a refusal means, by its status, where a route does not say more.
-_REASONS = {
-    400: "The call is malformed, or no worker of this farm has the model loaded.",
-    401: "No valid key came with the call.",
-    403: "The key may not do that; or the farm runs without keys, and the call is not this machine's own.",
-    404: "Nothing is here under this name. What belongs to another caller cannot be told from what is not there.",
-    408: "The body has stopped coming.",
+#: What an error status means, for routes that do not describe it more closely.
+_DESCRIPTIONS = {
+    400: "The request is malformed, or no worker of this farm has loaded the model.",
+    401: "The API key is missing or invalid.",
+    403: "The API key lacks permission; or the farm runs without keys, and the request is not from this machine.",
+    404: "Not found. Another caller's objects cannot be told apart from those that do not exist.",
+    408: "The body stopped arriving.",
     409: "The job has not ended yet.",
     413: "The body is too large.",
-    422: "Something in the call is wrong; the answer names each field and what is allowed.",
-    429: "You are over one of your limits, too much waits, or too many calls are held; come back.",
-    503: "The job store or the image storage does not answer, or no worker is ready yet; come back.",
+    422: "The request is invalid; the response names each invalid field and the allowed values.",
+    429: "A rate limit is reached, the queue is full, or too many calls are open. Try again after `Retry-After`.",
+    503: "The job store or the image storage is unavailable, or no worker is ready. Try again after `Retry-After`.",
 }
-#: Those that say when to come back.
+#: Headers of errors that are worth another try.
 _HEADERS = {429: (RETRY_AFTER, *RATE_LIMITS), 503: (RETRY_AFTER,)}
-#: What every route may answer, and what every route may answer that asks for a key.
+#: Error statuses of every route, and those of every route that needs an API key.
 ANYWHERE = (400, 403)
 GUARDED = (*ANYWHERE, 401, 503)
 
 
-def named(fields: type[BaseModel], ids: Iterable[str], name: str = "") -> type[BaseModel]:
-    """What a submit takes where the model is told in it, with the ids by which it is named there."""
-    told: Any = Literal[tuple(ids)]
-    return create_model(name or fields.__name__, __base__=fields, __doc__=fields.__doc__, model=(told, ...))
+def with_model_ids(fields: type[BaseModel], ids: Iterable[str], name: str = "") -> type[BaseModel]:
+    """Return the type of a request body whose `model` must be one of `ids`."""
+    model_id: Any = Literal[tuple(ids)]
+    return create_model(name or fields.__name__, __base__=fields, __doc__=fields.__doc__, model=(model_id, ...))
 
 
-def any_of(kinds: Iterable[type[BaseModel]]) -> Any:
-    """One of these types, as the field `model` says."""
-    return Annotated[reduce(or_, kinds), Field(discriminator="model")]
+def any_of(types: Iterable[type[BaseModel]]) -> Any:
+    """Return the union of these types, told apart by the field `model`."""
+    return Annotated[reduce(or_, types), Field(discriminator="model")]
 
 
-def refusals(kind: Any, *statuses: int, media_type: str = "") -> dict[int, Answer]:
-    """Refusals of these statuses, in one shape."""
+def error_responses(body_type: Any, *statuses: int, media_type: str = "") -> dict[int, Response]:
+    """Return error responses of these statuses, all with the same type of body."""
     return {
-        status: Answer(_REASONS[status], kind, media_type, headers=_HEADERS.get(status, ()))
+        status: Response(_DESCRIPTIONS[status], body_type, media_type, headers=_HEADERS.get(status, ()))
         for status in sorted(set(statuses))
     }
 
 
-def webhook(name: str, summary: str, kind: Any, headers: Mapping[str, str]) -> Operation:
-    """A call that the farm makes: the type of its body, and what its headers say."""
+def webhook(name: str, summary: str, body_type: Any, headers: Mapping[str, str]) -> Operation:
+    """Describe a request that the farm sends; `headers` are names and descriptions."""
     return Operation(
         "post",
         name,
         slug("on", name),
         summary,
-        body=Body(kind),
+        body=Body(body_type),
         parameters=tuple(
-            Parameter(header, about, where="header", is_required=True) for header, about in headers.items()
+            Parameter(header, description, where="header", is_required=True) for header, description in headers.items()
         ),
-        answers={
-            200: Answer("Any 2xx within 15 s: taken."),
-            410: Answer("Not wanted: it is not tried again. Nor is it after a redirect."),
-            503: Answer("Anything else: it is tried again, by the schedule or after `Retry-After`."),
+        responses={
+            200: Response("Delivered: any 2xx status within 15 s."),
+            410: Response("Rejected for good: not retried. Redirects are not retried either."),
+            503: Response("Any other status: retried on schedule, or after `Retry-After`."),
         },
         is_open=True,
     )

@@ -1,37 +1,37 @@
-"""What needs no key: images, probes, signing keys, and this documentation."""
+"""Operations without an API key: images, health checks, signing keys, and the documentation."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from api.openapi.native import refusals
-from api.openapi.operation import ANYWHERE, PROBLEM, Answer, Operation, Parameter, Section
+from api.openapi.native import errors
+from api.openapi.operation import ANYWHERE, PROBLEM, Operation, Parameter, Response, Section
 from api.routes.health import Alive, Ready, Unready
 from farm.dialects.answers.fal import SigningKeys
 
-_ETAG = Parameter("ETag", "What is stored under a name never changes.", where="header", is_required=True)
-_COMMON = refusals(*ANYWHERE)
-#: What is no image is sent as bytes, to be saved.
+_ETAG = Parameter("ETag", "A file never changes under its name.", where="header", is_required=True)
+_COMMON = errors(*ANYWHERE)
+#: A file that is not an image is sent as an attachment.
 _FILES = "image/jpeg, image/png, image/webp, application/octet-stream"
 
 SECTION = Section(
     name="Without a key",
-    about="Images, probes, the keys of fal's webhooks, and this documentation.",
+    description="Images, health checks, the keys of fal's webhooks, and this documentation.",
     operations=(
         Operation(
             "get",
             "/files/{key}",
             "getFile",
-            "An image, or what was uploaded. Nobody can guess its name; a key is ignored",
-            parameters=(Parameter("Range", "A part of it.", where="header"),),
-            answers={
-                200: Answer("The file.", media_type=_FILES, headers=(_ETAG,)),
-                206: Answer("The part that was asked for.", media_type=_FILES, headers=(_ETAG,)),
-                304: Answer("You have it already.", headers=(_ETAG,)),
-                412: Answer("It is not what `If-Match` says.", media_type=PROBLEM),
-                416: Answer("There is no such part.", media_type=PROBLEM),
+            "Get an image or an uploaded file; names are unguessable, and an API key is ignored",
+            parameters=(Parameter("Range", "A range of bytes.", where="header"),),
+            responses={
+                200: Response("The file.", media_type=_FILES, headers=(_ETAG,)),
+                206: Response("The requested range.", media_type=_FILES, headers=(_ETAG,)),
+                304: Response("Not modified.", headers=(_ETAG,)),
+                412: Response("The file does not match `If-Match`.", media_type=PROBLEM),
+                416: Response("The range is outside the file.", media_type=PROBLEM),
                 **_COMMON,
-                **refusals(404, 503),
+                **errors(404, 503),
             },
             is_open=True,
         ),
@@ -39,26 +39,30 @@ SECTION = Section(
             "get",
             "/.well-known/jwks.json",
             "getSigningKeys",
-            "The keys of fal's webhooks",
-            answers={200: Answer("May be kept for an hour.", SigningKeys), **_COMMON, **refusals(503)},
+            "Get the keys that verify fal's webhooks (JWKS)",
+            responses={
+                200: Response("The keys; they may be cached for an hour.", SigningKeys),
+                **_COMMON,
+                **errors(503),
+            },
             is_open=True,
         ),
         Operation(
             "get",
             "/healthz",
             "isAlive",
-            "Liveness",
-            answers={200: Answer("The process ", Alive), **_COMMON},
+            "Check liveness",
+            responses={200: Response("The process ", Alive), **_COMMON},
             is_open=True,
         ),
         Operation(
             "get",
             "/readyz",
             "isReady",
-            "Readiness",
-            answers={
-                200: Answer("Calls are taken.", Ready),
-                503: Answer("Calls would be refused.", Unready),
+            "Check readiness",
+            responses={
+                200: Response("The farm accepts requests.", Ready),
+                503: Response("The farm would reject requests.", Unready),
                 **_COMMON,
             },
             is_open=True,
@@ -67,18 +71,22 @@ SECTION = Section(
             "get",
             "/metrics",
             "getMetrics",
-            "Figures for Prometheus",
-            answers={200: Answer("In Prometheus's text format.", str, "text/plain"), **_COMMON, **refusals(503)},
+            "Get the metrics (Prometheus)",
+            responses={
+                200: Response("Metrics in Prometheus's text format.", str, "text/plain"),
+                **_COMMON,
+                **errors(503),
+            },
             is_open=True,
         ),
         Operation(
             "get",
             "/openapi.json",
             "getDocument",
-            "This document",
-            answers={
-                200: Answer("OpenAPI 3.1.", dict[str, Any], headers=(_ETAG,)),
-                304: Answer("You have it already.", headers=(_ETAG,)),
+            "Get this document",
+            responses={
+                200: Response("OpenAPI 3.1.", dict[str, Any], headers=(_ETAG,)),
+                304: Response("Not modified.", headers=(_ETAG,)),
                 **_COMMON,
             },
             is_open=True,
@@ -87,20 +95,20 @@ SECTION = Section(
             "get",
             "/docs",
             "readDocument",
-            "This document, for people",
-            answers={200: Answer("A page.", str, "text/html"), **_COMMON},
+            "Read this document in Swagger UI",
+            responses={200: Response("An HTML page.", str, "text/html"), **_COMMON},
             is_open=True,
         ),
         Operation(
             "get",
             "/docs/{name}",
             "getPartOfPage",
-            "What that page consists of",
-            answers={
-                200: Answer("A script, a style sheet or an icon.", media_type="text/javascript, text/css, image/png"),
-                304: Answer("You have it already."),
+            "Get a file of that page",
+            responses={
+                200: Response("A script, a style sheet or an icon.", media_type="text/javascript, text/css, image/png"),
+                304: Response("Not modified."),
                 **_COMMON,
-                **refusals(404),
+                **errors(404),
             },
             is_open=True,
         ),

@@ -1,22 +1,22 @@
-"""Uploads: fal's storage and CDN, and WaveSpeed's media."""
+"""Operations of uploads: fal's storage and CDN, and WaveSpeed's media."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
 from api.openapi import fal, wavespeed
-from api.openapi.operation import ANYWHERE, GUARDED, Answer, Body, Operation, Parameter, Section
+from api.openapi.operation import ANYWHERE, GUARDED, Body, Operation, Parameter, Response, Section
 from farm.dialects import fal_storage, wavespeed_media
 from farm.dialects.answers import fal as fal_answers
 from farm.dialects.answers import wavespeed as wavespeed_answers
 
 REST, CDN, MEDIA = "/fal/rest/storage", "/fal/cdn", "/api/v3/media"
-#: A file on its way in needs the storage, and room, and has to go on.
+#: Error statuses of routes that store a file.
 _STORING = (408, 413, 422, 429, 503)
 
 
 class FileForm(BaseModel):
-    """A file, and nothing else."""
+    """A form with one file."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -25,19 +25,21 @@ class FileForm(BaseModel):
 
 _BYTES = Body(media_type="application/octet-stream")
 _LIFECYCLE = tuple(
-    Parameter(name, "JSON: `expiration_duration_seconds` shortens how long the file is kept.", where="header")
+    Parameter(name, "JSON; `expiration_duration_seconds` shortens the retention of the file.", where="header")
     for name in fal_storage.LIFECYCLES
 )
-_STORAGE_TYPE = Parameter("storage_type", f"Changes nothing: {fal_storage.TOLERATED['storage_type']}.")
-_FILE_NAME = Parameter("X-Fal-File-Name", "Changes nothing: nobody can choose the name of a file here.", where="header")
-_ETAG = Parameter("ETag", "What the part is called; the end of the upload names it.", where="header", is_required=True)
-_PART = Answer("The part is kept; sent again, it replaces the former.", fal_answers.FalPart, headers=(_ETAG,))
-_WHOLE = Answer("The file is kept.", fal_answers.FalFile)
-_PLACE = Answer("Where to send it.", fal_answers.FalUpload)
+_STORAGE_TYPE = Parameter("storage_type", f"Accepted without effect: {fal_storage.TOLERATED['storage_type']}.")
+_FILE_NAME = Parameter(
+    "X-Fal-File-Name", "Accepted without effect: the farm chooses unguessable file names.", where="header"
+)
+_ETAG = Parameter("ETag", "The part's tag, to be named when the upload is completed.", where="header", is_required=True)
+_PART = Response("The part was stored; if sent again, it is replaced.", fal_answers.FalPart, headers=(_ETAG,))
+_WHOLE = Response("The file was stored.", fal_answers.FalFile)
+_PLACE = Response("Where to send the file.", fal_answers.FalUpload)
 
 
-def _sent(name: str, path: str, summary: str, answer: Answer, body: Body, *, is_open: bool) -> Operation:
-    """Bytes, or the end of them, sent to an address that was handed out."""
+def _sent(name: str, path: str, summary: str, response: Response, body: Body, *, is_open: bool) -> Operation:
+    """Describe a route that takes a file or a part of it, or that completes an upload."""
     guarded: tuple[int, ...] = ANYWHERE if is_open else GUARDED
     return Operation(
         "put" if body is _BYTES else "post",
@@ -45,7 +47,7 @@ def _sent(name: str, path: str, summary: str, answer: Answer, body: Body, *, is_
         name,
         summary,
         body=body,
-        answers={200: answer, **fal.refusals(*guarded, 404, *_STORING)},
+        responses={200: response, **fal.errors(*guarded, 404, *_STORING)},
         is_open=is_open,
     )
 
@@ -58,7 +60,7 @@ def _begun(name: str, path: str, summary: str) -> Operation:
         summary,
         body=Body(fal_storage.Announcement, {"content_type": "image/png", "file_name": "fox.png"}, is_required=False),
         parameters=(_STORAGE_TYPE, *_LIFECYCLE),
-        answers={200: _PLACE, **fal.refusals(*GUARDED, 413, 422, 429)},
+        responses={200: _PLACE, **fal.errors(*GUARDED, 413, 422, 429)},
     )
 
 
@@ -67,8 +69,8 @@ _ONE, _MANY = "{ticket_id}", "{ticket_id}/{number}"
 
 SECTION = Section(
     name="Uploads",
-    about="Files to begin from, as fal's and WaveSpeed's clients send them. An address that takes bytes needs no key: "
-    "nobody can guess it, and it takes one file.",
+    description="Input files, as fal's and WaveSpeed's clients upload them. A URL that takes a file needs no API key: "
+    "it is unguessable and takes one file only.",
     operations=(
         _begun("beginUpload", f"{REST}/upload/initiate", "fal: begin an upload"),
         _begun("beginUploadInParts", f"{REST}/upload/initiate-multipart", "fal: begin an upload in parts"),
@@ -79,13 +81,13 @@ SECTION = Section(
             "fal: a token for the CDN",
             body=Body(is_required=False),  # an empty object; nobody looks at it
             parameters=(_STORAGE_TYPE,),
-            answers={200: Answer("A token.", fal_answers.FalToken), **fal.refusals(*GUARDED, 413, 422)},
+            responses={200: Response("A token.", fal_answers.FalToken), **fal.errors(*GUARDED, 413, 422)},
         ),
         _sent(
             "putUpload",
             f"{CDN}/upload/{_ONE}",
             "fal: the file",
-            Answer("It is kept.", wavespeed_answers.Empty),
+            Response("It is kept.", wavespeed_answers.Empty),
             _BYTES,
             is_open=True,
         ),
@@ -98,7 +100,7 @@ SECTION = Section(
             "fal: a file, with a token",
             body=_BYTES,
             parameters=(_FILE_NAME, *_LIFECYCLE),
-            answers={200: _WHOLE, **fal.refusals(*GUARDED, *_STORING)},
+            responses={200: _WHOLE, **fal.errors(*GUARDED, *_STORING)},
         ),
         Operation(
             "post",
@@ -106,9 +108,9 @@ SECTION = Section(
             "uploadInParts",
             "fal: begin a file in parts, with a token",
             parameters=(_FILE_NAME, *_LIFECYCLE),
-            answers={
-                200: Answer("Where to send the parts.", fal_answers.FalMultipartUpload),
-                **fal.refusals(*GUARDED, 413, 422, 429),
+            responses={
+                200: Response("Where to send the parts.", fal_answers.FalMultipartUpload),
+                **fal.errors(*GUARDED, 413, 422, 429),
             },
         ),
         _sent("putPart", f"/files/{{key}}/multipart/{_MANY}", "fal: a part", _PART, _BYTES, is_open=False),
@@ -126,9 +128,9 @@ SECTION = Section(
             "createTicket",
             "WaveSpeed: a ticket for a file",
             body=Body(wavespeed_media.Announcement, {"filename": "fox.png", "size": 1024, "content_type": "image/png"}),
-            answers={
-                200: Answer("The ticket.", wavespeed_answers.WaveSpeedTicketAnswer),
-                **wavespeed.refusals(*GUARDED, 413, 429),
+            responses={
+                200: Response("The ticket.", wavespeed_answers.WaveSpeedTicketAnswer),
+                **wavespeed.errors(*GUARDED, 413, 429),
             },
         ),
         Operation(
@@ -137,9 +139,9 @@ SECTION = Section(
             "putFile",
             "WaveSpeed: the file of a ticket",
             body=_BYTES,
-            answers={
-                200: Answer("It is kept.", wavespeed_answers.EmptyAnswer),
-                **wavespeed.refusals(*ANYWHERE, 404, 408, 413, 429, 503),
+            responses={
+                200: Response("It is kept.", wavespeed_answers.EmptyAnswer),
+                **wavespeed.errors(*ANYWHERE, 404, 408, 413, 429, 503),
             },
             is_open=True,
         ),
@@ -149,9 +151,9 @@ SECTION = Section(
             "uploadFile",
             "WaveSpeed: a file as a form, as older clients send it",
             body=Body(FileForm, media_type="multipart/form-data"),
-            answers={
-                200: Answer("It is kept.", wavespeed_answers.WaveSpeedFileAnswer),
-                **wavespeed.refusals(*GUARDED, 408, 413, 429),
+            responses={
+                200: Response("It is kept.", wavespeed_answers.WaveSpeedFileAnswer),
+                **wavespeed.errors(*GUARDED, 408, 413, 429),
             },
         ),
     ),

@@ -1,4 +1,4 @@
-"""`/api/v3`: WaveSpeed's dialect."""
+"""Operations of `/api/v3`, WaveSpeed's dialect."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from api.openapi.operation import (
     GUARDED,
     IDEMPOTENCY_KEY,
     RATE_LIMITS,
-    Answer,
     Body,
     Operation,
     Parameter,
+    Response,
     Section,
+    error_responses,
     slug,
     webhook,
 )
-from api.openapi.operation import refusals as refused
 from farm.dialects import wavespeed
 from farm.dialects.answers import wavespeed as answers
 from farm.domain.catalogue import MODELS, Model
@@ -28,27 +28,27 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
 }
 
 
-def refusals(*statuses: int) -> dict[int, Answer]:
-    """Refusals in WaveSpeed's shape. What is wrong with a call is 400 there."""
-    told = refused(answers.WaveSpeedError, *statuses)
-    told[400] = Answer(
-        "Something in the call is wrong; the text names each field and what is allowed. "
-        "Or no worker of this farm has the model loaded.",
+def errors(*statuses: int) -> dict[int, Response]:
+    """Return error responses in WaveSpeed's format, which has 400 for an invalid request."""
+    responses = error_responses(answers.WaveSpeedError, *statuses)
+    responses[400] = Response(
+        "The request is invalid; the message names each invalid field and the allowed values. "
+        "Or no worker of this farm has loaded the model.",
         answers.WaveSpeedError,
     )
-    return told
+    return responses
 
 
-_NAMED = refusals(*GUARDED, 404)
+_NAMED = errors(*GUARDED, 404)
 _SIGNED = {
-    "webhook-id": "Of the event: the same at every try.",
-    "webhook-timestamp": "Of this try, in seconds since the epoch.",
-    "webhook-signature": "`v3,` and the signature in hex; the key is the secret's text itself.",
+    "webhook-id": "Id of the event, the same on every attempt.",
+    "webhook-timestamp": "Time of this attempt, in seconds since the epoch.",
+    "webhook-signature": "`v3,` and the signature in hex; the HMAC key is the text of the secret.",
 }
-_GOOD = Answer("The prediction.", answers.PredictionAnswer)
+_PREDICTION = Response("The prediction.", answers.PredictionAnswer)
 _WEBHOOK = Parameter(
     "webhook",
-    "Where to call back when it has ended. It does not go with `enable_sync_mode` or `enable_base64_output`.",
+    "Webhook URL, called when the prediction has ended. Not allowed with `enable_sync_mode` or `enable_base64_output`.",
 )
 
 
@@ -60,77 +60,75 @@ def _submit(model: Model, endpoint: str) -> Operation:
         f"Submit: {model.title}",
         body=Body(wavespeed.INPUTS[model.name], _EXAMPLES[model.name]),
         parameters=(_WEBHOOK, IDEMPOTENCY_KEY),
-        answers={
-            200: Answer(
-                "The prediction is on record; with `enable_sync_mode` it has ended, or was waited for too long.",
+        responses={
+            200: Response(
+                "The prediction has been recorded; with `enable_sync_mode`, it has ended or reached the time limit.",
                 answers.PredictionAnswer,
                 headers=RATE_LIMITS,
             ),
-            **refusals(*GUARDED, 404, 413, 422, 429),
+            **errors(*GUARDED, 404, 413, 422, 429),
         },
     )
 
 
 SECTION = Section(
     name="WaveSpeed",
-    about="Version 3 of WaveSpeed's API: submit, result, list, delete.",
+    description="WaveSpeed's API, version 3: submit, result, list, delete.",
     operations=(
         *(_submit(model, endpoint) for model in MODELS for endpoint in model.of(wavespeed.NAME)),
         Operation(
             "get",
             f"{PREFIX}/predictions/{{job_id}}/result",
             "getPredictionResult",
-            "A prediction, answered at once whatever its state",
-            answers={200: _GOOD, **_NAMED},
+            "Get a prediction in its present state",
+            responses={200: _PREDICTION, **_NAMED},
         ),
         Operation(
             "get",
             f"{PREFIX}/predictions/{{job_id}}",
             "getPrediction",
-            "The same",
-            answers={200: _GOOD, **_NAMED},
+            "Get a prediction in its present state (alias)",
+            responses={200: _PREDICTION, **_NAMED},
         ),
         Operation(
             "post",
             f"{PREFIX}/predictions",
             "searchPredictions",
-            "Your predictions, newest first",
+            "Search your predictions, newest first",
             body=Body(wavespeed.ListInput, {"page": 1, "page_size": 10}, is_required=False),
-            answers={200: Answer("A page of them.", answers.PredictionPageAnswer), **refusals(*GUARDED, 413)},
+            responses={200: Response("A page of predictions.", answers.PredictionPageAnswer), **errors(*GUARDED, 413)},
         ),
         Operation(
             "get",
             f"{PREFIX}/predictions",
             "listPredictions",
-            "The same, asked for in the address",
+            "Search your predictions, with the search in the query string",
             parameters=tuple(
                 Parameter(name, "", Annotated[info.annotation, info])
                 for name, info in wavespeed.ListInput.model_fields.items()
             ),
-            answers={200: Answer("A page of them.", answers.PredictionPageAnswer), **refusals(*GUARDED)},
+            responses={200: Response("A page of predictions.", answers.PredictionPageAnswer), **errors(*GUARDED)},
         ),
         Operation(
             "post",
             f"{PREFIX}/predictions/delete",
             "deletePredictions",
-            "Delete ended predictions: records, prompts and images",
+            "Delete finished predictions with their records, prompts and images",
             body=Body(wavespeed.DeleteInput, {"ids": ["0b0f3d1e-3c52-4f0e-9d55-6a1f5f7f2c11"]}),
-            answers={
-                200: Answer("They are gone; what was not there is not counted.", answers.DeletedAnswer),
-                **refusals(*GUARDED, 409, 413),
+            responses={
+                200: Response("The predictions were deleted; unknown ids are not counted.", answers.DeletedAnswer),
+                **errors(*GUARDED, 409, 413),
             },
         ),
         Operation(
             "get",
             f"{PREFIX}/webhook/secret",
             "getWaveSpeedSecret",
-            "What signs your webhooks",
-            answers={200: Answer("The secret.", answers.WaveSpeedSecretAnswer), **refusals(*GUARDED)},
+            "Get the secret that signs your webhooks",
+            responses={200: Response("The secret.", answers.WaveSpeedSecretAnswer), **errors(*GUARDED)},
         ),
     ),
     webhooks=(
-        webhook(
-            "wavespeedPrediction", "A prediction has ended: as WaveSpeed tells it", answers.PredictionEvent, _SIGNED
-        ),
+        webhook("wavespeedPrediction", "A prediction has ended (WaveSpeed's format)", answers.PredictionEvent, _SIGNED),
     ),
 )

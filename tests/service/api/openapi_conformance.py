@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from werkzeug.routing import Map
 
 from api.openapi.document import SECTIONS
-from api.openapi.operation import Answer, Operation
+from api.openapi.operation import Operation, Response
 
 Described = dict[tuple[str, str], list[Operation]]
 
@@ -46,7 +46,7 @@ class Listener:
 
 def _complaint(operation: Operation, response: flask.Response) -> str:
     """What is wrong with the answer; nothing: an empty text."""
-    answer = operation.answers.get(response.status_code)
+    answer = operation.responses.get(response.status_code)
     if answer is None:
         return f"{response.status_code} is not described: {response.get_data(as_text=True)[:300]}"
     missing = [header.name for header in answer.headers if header.is_required and header.name not in response.headers]
@@ -57,17 +57,17 @@ def _complaint(operation: Operation, response: flask.Response) -> str:
     return _complaint_of_body(answer, response)
 
 
-def _complaint_of_body(answer: Answer, response: flask.Response) -> str:
+def _complaint_of_body(answer: Response, response: flask.Response) -> str:
     if not answer.media_types:
         return "" if not response.data else f"{response.status_code} has a body"
     if response.mimetype not in answer.media_types:
         return f"{response.mimetype} is not described: {answer.media_types}"
-    if not response.mimetype.endswith("json") or answer.kind is None:
+    if not response.mimetype.endswith("json") or answer.type is None:
         return ""
     # Half a surrogate pair, which an answer may repeat escaped, is nothing that pydantic reads.
     content = json.dumps(response.get_json(), ensure_ascii=False).encode(errors="replace")
     try:
-        _adapter(answer.kind).validate_json(content, strict=True)
+        _adapter(answer.type).validate_json(content, strict=True)
     except ValidationError as error:
         return f"{response.status_code} has another shape: {error}"
     return ""

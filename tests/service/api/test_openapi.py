@@ -70,7 +70,7 @@ def test_a_key_is_asked_for_where_the_document_says_so(keyed: FlaskClient, opera
 def test_an_example_is_what_the_route_takes(operation: Operation) -> None:
     assert operation.body is not None
 
-    TypeAdapter(operation.body.kind).validate_python(operation.body.example)
+    TypeAdapter(operation.body.type).validate_python(operation.body.example)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_webhook_is_described_as_it_is_sent(dialect: str, webhook: str, state:
 
     body = WEBHOOKS[webhook].body
     assert body is not None
-    TypeAdapter(body.kind).validate_python(webhook_body)
+    TypeAdapter(body.type).validate_python(webhook_body)
 
 
 def test_the_headers_of_webhooks_are_those_that_are_sent() -> None:
