@@ -9,75 +9,19 @@ from typing import Any
 import pytest
 
 from farm.dialects import aimlapi
-from farm.dialects.openai_common import TOLERATED, Asked
-from farm.domain.errors import InvalidRequest, Problem
-from farm.domain.job import Image, Order, State
-from farm.domain.request import Request
-from tests.unit.dialects import golden, openai_requests
-from tests.unit.dialects.openai_requests import SPARE, brief, size, untried, without_effect
+from farm.dialects.openai_common import Asked
+from farm.domain.job import Image, State
+from tests.unit.dialects import golden
+from tests.unit.dialects.endpoints import DEFAULT_SEED, ENDPOINTS, size
 from tests.unit.dialects.samples import BASE, LINKS, a_job, a_request, a_result
 
 PAGE = golden.load("aimlapi-flux-srpo")
-DEFAULT = Request(model="srpo", prompt="a fox", width=1024, height=768, steps=28, guidance=4.5, seed=SPARE)
+ENDPOINT = ENDPOINTS["aimlapi srpo"]
+REQUEST = ENDPOINT.request
 
 
 def read(**sent: Any) -> Asked:
-    return aimlapi.generation({"model": "flux/srpo", "prompt": "a fox"} | sent, default_seed=SPARE)
-
-
-def refused(**sent: Any) -> list[Problem]:
-    with pytest.raises(InvalidRequest) as caught:
-        read(**sent)
-    return caught.value.problems
-
-
-TAKEN: list[openai_requests.Taken] = [
-    *openai_requests.TAKEN,
-    *openai_requests.SRPO_TAKEN,
-    ({"num_inference_steps": 1}, {"steps": 1}),
-    ({"output_format": "jpeg"}, {}),
-    ({"output_format": "png"}, {"output_format": "png"}),
-    ({"size": "auto"}, {}),
-    ({"size": "1536x512"}, size(1536, 512)),
-    ({"image_size": size(1536, 1536)}, size(1536, 1536)),
-    ({"size": "1024x768", "image_size": "landscape_4_3"}, {}),
-]
-REFUSED: list[openai_requests.Refused] = [
-    *openai_requests.REFUSED,
-    *openai_requests.SRPO_REFUSED,
-    ({"seed": 0}, "seed"),
-    ({"size": "480x512"}, "size"),
-    ({"size": "1568x512"}, "size"),
-    ({"size": "513x512"}, "size"),
-    ({"size": "512x540"}, "size"),
-    ({"image_size": size(480, 512)}, "image_size"),
-    ({"image_size": size(512, 1568)}, "image_size"),
-    ({"image_size": size(512, 513)}, "image_size"),
-    ({"image_size": {"width": 512}}, "image_size.height"),
-    ({"image_size": {"height": 512}}, "image_size.width"),
-    ({"size": "512x512", "image_size": "square_hd"}, "size"),
-    ({"output_format": "url"}, "output_format"),
-    ({"strength": 0.5}, "strength"),
-    ({"image_url": "https://a.example/a.png"}, "image_url"),
-]
-
-
-@pytest.mark.parametrize(("sent", "changes"), TAKEN, ids=brief)
-def test_a_field_has_its_effect(sent: dict[str, Any], changes: dict[str, Any]) -> None:
-    assert read(**sent) == Asked(Order("flux/srpo", DEFAULT.model_copy(update=changes), dialect="aimlapi"), "url")
-
-
-@pytest.mark.parametrize(("sent", "named"), REFUSED, ids=brief)
-def test_what_cannot_be_done_is_refused_by_name(sent: dict[str, Any], named: str) -> None:
-    assert [problem.field for problem in refused(**sent)] == [named]
-
-
-def test_every_field_is_tried_here() -> None:
-    assert untried(aimlapi.TextToImage, TAKEN, REFUSED) == set()
-
-
-def test_what_has_no_effect_is_listed_as_tolerated() -> None:
-    assert without_effect(TAKEN) - {"sync_mode", "response_format", "style"} == set(TOLERATED)
+    return aimlapi.generation({"model": "flux/srpo", "prompt": "a fox"} | sent, default_seed=DEFAULT_SEED)
 
 
 @pytest.mark.parametrize("example", ["minimal", "quick_example"])
@@ -85,9 +29,9 @@ def test_the_pages_own_examples_are_taken(example: str) -> None:
     body = PAGE[example]
     sides = size(1440, 512) if example == "quick_example" else {}
 
-    asked = aimlapi.generation(body, default_seed=SPARE)
+    asked = aimlapi.generation(body, default_seed=DEFAULT_SEED)
 
-    assert asked.order.request == DEFAULT.model_copy(update={"prompt": body["prompt"]} | sides)
+    assert asked.order.request == REQUEST.model_copy(update={"prompt": body["prompt"]} | sides)
 
 
 def test_the_pages_own_defaults_hold() -> None:
@@ -105,30 +49,9 @@ def test_regular_is_the_full_computation_and_who_asks_for_it_is_told() -> None:
 
 
 def test_every_missing_side_is_named() -> None:
-    assert [problem.field for problem in refused(image_size={})] == ["image_size.width", "image_size.height"]
+    problems = ENDPOINT.problems({"image_size": {}})
 
-
-@pytest.mark.parametrize("sent", [{"size": "500x512"}, {"image_size": size(500, 512)}], ids=brief)
-def test_a_refused_size_tells_what_is_allowed(sent: dict[str, Any]) -> None:
-    (problem,) = refused(**sent)
-
-    assert "500x512" in problem.message
-    assert "512–1536 pixels a side, in multiples of 32" in problem.message
-
-
-@pytest.mark.parametrize(
-    ("sent", "carriage"),
-    [
-        ({"sync_mode": True}, "data"),
-        ({"response_format": "b64_json"}, "b64_json"),
-        ({"response_format": "b64_json", "sync_mode": True}, "b64_json"),
-    ],
-    ids=brief,
-)
-def test_images_that_the_answer_carries_are_not_kept(sent: dict[str, Any], carriage: str) -> None:
-    asked = read(**sent)
-
-    assert (asked.carriage, asked.order.inline) == (carriage, True)
+    assert [problem.field for problem in problems] == ["image_size.width", "image_size.height"]
 
 
 def kinds(value: object) -> object:

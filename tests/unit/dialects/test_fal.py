@@ -29,43 +29,15 @@ from farm.domain.errors import (
     StoreUnavailable,
     Unauthorized,
 )
-from farm.domain.job import Conditions, Job, Order, Source, State
-from farm.domain.request import Request
+from farm.domain.job import Conditions, Job, State
 from tests.unit.dialects import golden
+from tests.unit.dialects.endpoints import DEFAULT_SEED, ENDPOINTS, FOX, REQUESTS, brief, size
 from tests.unit.dialects.samples import A_DUE, BASE, CREATED_US, JOB_ID, LINKS, a_job, a_request, a_result
 
 ENDPOINT = "fal-ai/flux/srpo"
 QUEUE = f"{BASE}/fal/queue"
 URL = f"{QUEUE}/fal-ai/flux/requests/{JOB_ID}"
-SPARE = 1_234_567
-IMAGE, ANOTHER = "https://example.com/a.png", "data:image/png;base64,AAAA"
 
-#: Model → the least that it takes, and what is asked for by that.
-LEAST: dict[str, dict[str, Any]] = {
-    "srpo": {"prompt": "a fox"},
-    "srpo-image-to-image": {"prompt": "a fox", "image_url": IMAGE},
-    "kontext-text-to-image": {"prompt": "a fox"},
-    "kontext": {"prompt": "a fox", "image_url": IMAGE},
-    "kontext-multi": {"prompt": "a fox", "image_urls": [IMAGE, ANOTHER]},
-}
-SQUARE = {"width": 1024, "height": 1024}
-KONTEXT: dict[str, Any] = SQUARE | {"steps": 28, "guidance": 3.5}
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "srpo": {"width": 1024, "height": 768, "steps": 28, "guidance": 4.5},
-    "srpo-image-to-image": SQUARE | {"steps": 40, "guidance": 4.5, "strength": 0.95, "sizing": "input"},
-    "kontext-text-to-image": KONTEXT,
-    "kontext": KONTEXT | {"sizing": "ratio"},
-    "kontext-multi": KONTEXT | {"sizing": "ratio"},
-}
-DEFAULT = {
-    model: Request(model=model, prompt="a fox", seed=SPARE, **particulars) for model, particulars in DEFAULTS.items()
-}
-#: Model → the images that it is brought by the least request.
-SOURCES: dict[str, tuple[Source, ...]] = {
-    "srpo-image-to-image": (Source("image_url", IMAGE),),
-    "kontext": (Source("image_url", IMAGE),),
-    "kontext-multi": (Source("image_urls.0", IMAGE), Source("image_urls.1", ANOTHER)),
-}
 
 PAGE = golden.load("fal-flux-srpo")
 KONTEXT_PAGES = golden.load("fal-flux-pro-kontext")
@@ -75,217 +47,21 @@ JSON_KINDS = {"integer": int, "string": str, "array": list, "object": dict}
 SEEN_US = CREATED_US + 2_000_000
 
 
-def read(model: str = "srpo", /, **fields: Any) -> Order:
-    """What the least request to a model asks for, with these fields."""
-    return fal.read(LEAST[model] | fields, endpoint=ENDPOINT, model=model, default_seed=SPARE)
-
-
 def refused(model: str = "srpo", /, **fields: Any) -> list[Problem]:
     """What is wrong with these fields."""
-    with pytest.raises(InvalidRequest) as caught:
-        read(model, **fields)
-    return caught.value.problems
+    return ENDPOINTS[f"fal {model}"].problems(fields)
 
 
 def job(state: State = State.CREATED, **changes: Any) -> Job:
     return a_job(state, **({"endpoint": ENDPOINT, "dialect": "fal"} | changes))
 
 
-def size(width: int, height: int) -> dict[str, int]:
-    return {"width": width, "height": height}
-
-
-#: A field, what is sent, what changes in the request.
-Taken = list[tuple[str, Any, dict[str, Any]]]
-ANY: Taken = [
-    ("prompt", "🦊", {"prompt": "🦊"}),
-    ("prompt", "a" * 4000, {"prompt": "a" * 4000}),
-    ("seed", 0, {"seed": 0}),
-    ("seed", 2**32 - 1, {"seed": 2**32 - 1}),
-    ("seed", None, {}),
-    ("guidance_scale", 1, {"guidance": 1.0}),
-    ("guidance_scale", 20, {"guidance": 20.0}),
-    ("num_images", 4, {"images": 4}),
-    ("output_format", "png", {"output_format": "png"}),
-    ("enhance_prompt", True, {"enhance": True}),
-    ("enhance_prompt", False, {}),
-]
-ANY_SRPO: Taken = [
-    ("enable_safety_checker", True, {}),
-    ("enable_safety_checker", False, {"safety": False}),
-    ("acceleration", "none", {}),
-    ("acceleration", "regular", {"acceleration": "regular"}),
-    ("acceleration", "high", {"acceleration": "high"}),
-]
-ANY_KONTEXT: Taken = [
-    ("safety_tolerance", "1", {"safety_tolerance": 1}),
-    ("safety_tolerance", "2", {}),
-    ("safety_tolerance", 2, {}),
-    ("safety_tolerance", 6, {"safety_tolerance": 6}),
-    ("safety_tolerance", 3.0, {"safety_tolerance": 3}),
-    ("aspect_ratio", "1:1", SQUARE | {"sizing": "asked"}),
-    ("aspect_ratio", "21:9", size(1568, 672) | {"sizing": "asked"}),
-    ("aspect_ratio", "16:9", size(1392, 752) | {"sizing": "asked"}),
-    ("aspect_ratio", "4:3", size(1184, 880) | {"sizing": "asked"}),
-    ("aspect_ratio", "3:2", size(1248, 832) | {"sizing": "asked"}),
-    ("aspect_ratio", "2:3", size(832, 1248) | {"sizing": "asked"}),
-    ("aspect_ratio", "3:4", size(880, 1184) | {"sizing": "asked"}),
-    ("aspect_ratio", "9:16", size(752, 1392) | {"sizing": "asked"}),
-    ("aspect_ratio", "9:21", size(672, 1568) | {"sizing": "asked"}),
-]
-OWN: dict[str, Taken] = {
-    "srpo": [
-        *ANY_SRPO,
-        ("image_size", "square_hd", size(1024, 1024)),
-        ("image_size", "square", size(512, 512)),
-        ("image_size", "portrait_4_3", size(768, 1024)),
-        ("image_size", "portrait_16_9", size(576, 1024)),
-        ("image_size", "landscape_4_3", {}),
-        ("image_size", "landscape_16_9", size(1024, 576)),
-        ("image_size", size(256, 2560), size(256, 2560)),
-        ("image_size", size(2560, 1080), size(2560, 1080)),
-        ("image_size", {"width": 300}, size(300, 512)),
-        ("image_size", {"height": 300}, size(512, 300)),
-        ("image_size", {}, size(512, 512)),
-        ("num_inference_steps", 1, {"steps": 1}),
-        ("num_inference_steps", 50.0, {"steps": 50}),
-    ],
-    "srpo-image-to-image": [
-        *ANY_SRPO,
-        ("strength", 0.01, {"strength": 0.01}),
-        ("strength", 1, {"strength": 1.0}),
-        ("num_inference_steps", 10, {"steps": 10}),
-        ("num_inference_steps", 50, {"steps": 50}),
-    ],
-    "kontext-text-to-image": ANY_KONTEXT,
-    "kontext": [*ANY_KONTEXT, ("aspect_ratio", None, {})],
-    "kontext-multi": [*ANY_KONTEXT, ("aspect_ratio", None, {})],
-}
-TAKEN = [(model, *case) for model in FIELDS for case in ANY + OWN[model]]
-
-#: A field, what is sent, the name that the refusal must give.
-Refused = list[tuple[str, Any, str]]
-NEVER: Refused = [
-    ("prompt", "", "prompt"),
-    ("prompt", "a" * 4001, "prompt"),
-    ("prompt", None, "prompt"),
-    ("seed", -1, "seed"),
-    ("seed", 2**32, "seed"),
-    ("guidance_scale", 0.99, "guidance_scale"),
-    ("guidance_scale", 20.01, "guidance_scale"),
-    ("sync_mode", "true", "sync_mode"),
-    ("sync_mode", 1, "sync_mode"),
-    ("num_images", 0, "num_images"),
-    ("num_images", 5, "num_images"),
-    ("output_format", "webp", "output_format"),
-    ("enhance_prompt", "true", "enhance_prompt"),
-    ("enhance_prompt", None, "enhance_prompt"),
-    ("input", {"prompt": "a fox"}, "input"),
-    ("image", IMAGE, "image"),
-    ("mask_url", IMAGE, "mask_url"),
-]
-NEVER_SRPO: Refused = [
-    ("enable_safety_checker", "false", "enable_safety_checker"),
-    ("acceleration", "fast", "acceleration"),
-    ("aspect_ratio", "1:1", "aspect_ratio"),
-    ("safety_tolerance", "2", "safety_tolerance"),
-    ("image_urls", [IMAGE], "image_urls"),
-]
-NEVER_KONTEXT: Refused = [
-    ("safety_tolerance", "0", "safety_tolerance"),
-    ("safety_tolerance", 0, "safety_tolerance"),
-    ("safety_tolerance", "7", "safety_tolerance"),
-    ("safety_tolerance", 7, "safety_tolerance"),
-    ("safety_tolerance", 2.5, "safety_tolerance"),
-    ("safety_tolerance", "x", "safety_tolerance"),
-    ("safety_tolerance", True, "safety_tolerance"),
-    ("safety_tolerance", None, "safety_tolerance"),
-    ("aspect_ratio", "5:4", "aspect_ratio"),
-    ("aspect_ratio", "", "aspect_ratio"),
-    ("aspect_ratio", 1, "aspect_ratio"),
-    # Names of wider schemas of Kontext, and what cannot be set.
-    ("raw", True, "raw"),
-    ("image_prompt_strength", 0.1, "image_prompt_strength"),
-    ("image_size", "square_hd", "image_size"),
-    ("num_inference_steps", 28, "num_inference_steps"),
-    ("enable_safety_checker", True, "enable_safety_checker"),
-    ("acceleration", "none", "acceleration"),
-    ("strength", 0.5, "strength"),
-]
-NO_IMAGE: Refused = [
-    ("image_url", None, "image_url"),
-    ("image_url", "", "image_url"),
-    ("image_url", [IMAGE], "image_url"),
-]
-NEVER_OWN: dict[str, Refused] = {
-    "srpo": [
-        *NEVER_SRPO,
-        ("image_size", "1024x768", "image_size"),
-        ("image_size", None, "image_size"),
-        ("image_size", size(255, 256), "image_size.width"),
-        ("image_size", size(256, 2561), "image_size.height"),
-        ("image_size", {"width": 300, "depth": 3}, "image_size.depth"),
-        ("image_size", size(2560, 1094), "image_size"),
-        ("num_inference_steps", 0, "num_inference_steps"),
-        ("num_inference_steps", 51, "num_inference_steps"),
-        ("strength", 0.8, "strength"),
-        ("image_url", IMAGE, "image_url"),
-    ],
-    "srpo-image-to-image": [
-        *NEVER_SRPO,
-        *NO_IMAGE,
-        ("strength", 0.0099, "strength"),
-        ("strength", 1.01, "strength"),
-        ("strength", "0.5", "strength"),
-        ("strength", None, "strength"),
-        ("num_inference_steps", 9, "num_inference_steps"),
-        ("num_inference_steps", 51, "num_inference_steps"),
-        ("image_size", "square_hd", "image_size"),
-    ],
-    "kontext-text-to-image": [
-        *NEVER_KONTEXT,
-        ("aspect_ratio", None, "aspect_ratio"),
-        ("image_url", IMAGE, "image_url"),
-        ("image_urls", [IMAGE], "image_urls"),
-    ],
-    "kontext": [*NEVER_KONTEXT, *NO_IMAGE, ("image_urls", [IMAGE], "image_urls")],
-    "kontext-multi": [
-        *NEVER_KONTEXT,
-        ("image_url", IMAGE, "image_url"),
-        ("image_urls", IMAGE, "image_urls"),
-        ("image_urls", None, "image_urls"),
-        ("image_urls", [], "image_urls"),
-        ("image_urls", [IMAGE] * 5, "image_urls"),
-        ("image_urls", [IMAGE, ""], "image_urls.1"),
-        ("image_urls", [IMAGE, None], "image_urls.1"),
-    ],
-}
-REFUSED = [(model, *case) for model in FIELDS for case in NEVER + NEVER_OWN[model]]
-
-#: Fields that change something beside the request; each has a test of its own.
-BESIDE = {"sync_mode", "image_url", "image_urls"}
-SCHEMA = [(model, field) for model, fields in FIELDS.items() for field in fields.model_fields]
-
-
-def brief(value: object) -> str:
-    return repr(value)[:40]
-
-
-@pytest.mark.parametrize("model", FIELDS)
-def test_the_defaults_are_those_of_the_page(model: str) -> None:
-    assert read(model) == Order(ENDPOINT, DEFAULT[model], dialect="fal", sources=SOURCES.get(model, ()))
-
-
-def test_every_model_of_the_catalogue_is_read() -> None:
-    assert set(FIELDS) == {model.name for model in catalogue.MODELS}
-
-
 @pytest.mark.parametrize("example", ["quick_start", "input_example"])
 def test_the_pages_own_example_is_taken(example: str) -> None:
     body = PAGE[example]
-    order = fal.read(body, endpoint=PAGE["endpoint"], model="srpo", default_seed=SPARE)
+    order = fal.read(body, endpoint=PAGE["endpoint"], model="srpo", default_seed=DEFAULT_SEED)
 
-    assert order.request == DEFAULT["srpo"].model_copy(update={"prompt": body["prompt"]})
+    assert order.request == REQUESTS["srpo"].model_copy(update={"prompt": body["prompt"]})
 
 
 @pytest.mark.parametrize("page", KONTEXT_PAGES["examples"], ids=lambda page: str(page["name"]))
@@ -294,9 +70,9 @@ def test_the_example_of_each_of_kontexts_pages_is_taken(page: dict[str, Any], ex
     body, model = page[example], catalogue.find(page["endpoint"])
     assert model is not None
 
-    order = fal.read(body, endpoint=page["endpoint"], model=model.name, default_seed=SPARE)
+    order = fal.read(body, endpoint=page["endpoint"], model=model.name, default_seed=DEFAULT_SEED)
 
-    assert order.request == DEFAULT[model.name].model_copy(update={"prompt": body["prompt"]})
+    assert order.request == REQUESTS[model.name].model_copy(update={"model": model.name, "prompt": body["prompt"]})
     urls = body.get("image_urls") or [body[name] for name in ["image_url"] if name in body]
     assert [source.url for source in order.sources] == urls
 
@@ -309,69 +85,14 @@ def test_the_schema_of_kontext_has_the_pages_fields(endpoint: str, names: list[s
     assert set(FIELDS[model.name].model_fields) == set(names)
 
 
-@pytest.mark.parametrize(("model", "field", "sent", "changes"), TAKEN, ids=brief)
-def test_a_field_has_its_effect_and_no_other(model: str, field: str, sent: object, changes: dict[str, Any]) -> None:
-    asked = read(model, **{field: sent})
-
-    assert asked == replace(read(model), request=DEFAULT[model].model_copy(update=changes))
-
-
-@pytest.mark.parametrize("model", FIELDS)
-@pytest.mark.parametrize("sent", [False, True])
-def test_sync_mode_has_the_images_sent_with_the_answer(model: str, sent: bool) -> None:
-    assert read(model, sync_mode=sent) == replace(read(model), inline=sent)
-
-
-@pytest.mark.parametrize("model", ["srpo-image-to-image", "kontext"])
-@pytest.mark.parametrize("url", [IMAGE, ANOTHER, "HTTP://x", "no url"])
-def test_an_image_is_handed_on_as_it_was_named(model: str, url: str) -> None:
-    """Whether it can be had is seen at the submit, where all images are looked at alike."""
-    assert read(model, image_url=url) == replace(read(model), sources=(Source("image_url", url),))
-
-
-def test_several_images_keep_their_order() -> None:
-    asked = read("kontext-multi", image_urls=[ANOTHER, IMAGE, ANOTHER, IMAGE])
-
-    assert [source.field for source in asked.sources] == [f"image_urls.{number}" for number in range(4)]
-    assert [source.url for source in asked.sources] == [ANOTHER, IMAGE, ANOTHER, IMAGE]
-
-
 @pytest.mark.parametrize(("count", "kind"), [(0, "sequence_too_short"), (5, "sequence_too_long")])
 def test_too_few_or_too_many_images_are_told_by_fals_names(count: int, kind: str) -> None:
-    (problem,) = refused("kontext-multi", image_urls=[IMAGE] * count)
+    (problem,) = refused("kontext-multi", image_urls=[FOX] * count)
 
     assert problem.kind == kind
     assert kind in ERRORS["model"]
     limit = {"sequence_too_short": ("min_length", 1), "sequence_too_long": ("max_length", 4)}[kind]
     assert limit in (problem.context or {}).items()
-
-
-@pytest.mark.parametrize(("model", "field", "sent", "named"), REFUSED, ids=brief)
-def test_what_cannot_be_honoured_is_refused_by_name(model: str, field: str, sent: object, named: str) -> None:
-    assert [problem.field for problem in refused(model, **{field: sent})] == [named]
-
-
-@pytest.mark.parametrize(("model", "field"), [(model, field) for model, body in LEAST.items() for field in body])
-def test_what_is_required_is_missed_by_name(model: str, field: str) -> None:
-    body = {name: value for name, value in LEAST[model].items() if name != field}
-    with pytest.raises(InvalidRequest) as caught:
-        fal.read(body, endpoint=ENDPOINT, model=model, default_seed=SPARE)
-
-    assert [(problem.field, problem.kind) for problem in caught.value.problems] == [(field, "missing")]
-
-
-@pytest.mark.parametrize("model", FIELDS)
-@pytest.mark.parametrize("field", ["num_inference_steps", "seed", "num_images"])
-@pytest.mark.parametrize("sent", [2.5, "2", True, [2], {}])
-def test_a_whole_number_is_nothing_else(model: str, field: str, sent: object) -> None:
-    assert [problem.field for problem in refused(model, **{field: sent})] == [field]
-
-
-@pytest.mark.parametrize(("model", "field"), SCHEMA)
-def test_every_field_of_the_schema_is_tried_here(model: str, field: str) -> None:
-    """A new field fails here until its effect and its refusal stand in the tables above."""
-    assert field in {field for field, _, _ in ANY + OWN[model]} | BESIDE
-    assert field in {field for field, _, _ in NEVER + NEVER_OWN[model]}
 
 
 def test_the_schema_has_the_pages_fields_and_one_of_the_farms_own() -> None:
@@ -705,7 +426,8 @@ def test_every_known_failure_is_tried_here() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "slug", "blamed"), {(failed.status, failed.fal, failed.fal_blames) for failed in JOB_FAILURES.values()}
+    ("status", "slug", "blamed"),
+    sorted({(failed.status, failed.fal, failed.fal_blames) for failed in JOB_FAILURES.values()}),
 )
 def test_the_words_of_failures_are_fals_own(status: int, slug: str, blamed: str) -> None:
     assert ERRORS[blamed][slug] == status

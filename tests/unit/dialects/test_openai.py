@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast, get_type_hints
 
 import pytest
@@ -14,7 +14,6 @@ from farm.dialects import openai
 from farm.dialects.links import Links
 from farm.dialects.openai_common import (
     NO_TEXTS,
-    TOLERATED,
     Asked,
     Call,
     Failed,
@@ -26,7 +25,7 @@ from farm.dialects.openai_common import (
     refusal,
 )
 from farm.dialects.openai_common import REFUSED as NOT_OFFERED
-from farm.domain.catalogue import KONTEXT_SIZES, MODELS
+from farm.domain.catalogue import MODELS
 from farm.domain.error_codes import Code
 from farm.domain.errors import (
     ConcurrencyLimitReached,
@@ -41,35 +40,18 @@ from farm.domain.errors import (
     Unauthorized,
     UnknownModel,
 )
-from farm.domain.job import Order, Source, State
-from farm.domain.request import Request
-from tests.unit.dialects import openai_requests
-from tests.unit.dialects.openai_requests import SPARE, brief, size, untried, without_effect
+from farm.domain.job import Source, State
+from tests.unit.dialects.endpoints import DEFAULT_SEED, brief
 from tests.unit.dialects.samples import BASE, CREATED_US, JOB_ID, LINKS, a_job, a_request, a_result
 
 URL = "https://a.example/a.png"
 FILE = b"\x89PNG"
 IMAGE_FIELDS = ("image", "image_url", "image_urls")
 
-SRPO = Request(
-    model="srpo", prompt="a fox", width=1024, height=1024, steps=28, guidance=4.5, seed=SPARE, output_format="png"
-)
-SRPO_EDIT = SRPO.model_copy(
-    update={"model": "srpo-image-to-image", "steps": 40, "strength": 0.95, "sizing": "input", "width": 1024}
-)
-KONTEXT = SRPO.model_copy(update={"model": "kontext-text-to-image", "guidance": 3.5})
-KONTEXT_EDIT = KONTEXT.model_copy(update={"model": "kontext", "sizing": "ratio"})
-
-Read = Callable[..., Asked]
-
-
-def generate(model: str, **sent: Any) -> Asked:
-    return openai.generation({"model": model, "prompt": "a fox"} | sent, default_seed=SPARE)
-
 
 def edit(model: str, *files: bytes, **sent: Any) -> Asked:
     named = [("image", file) for file in files]
-    return openai.edit({"model": model, "prompt": "a fox"} | sent, named, default_seed=SPARE)
+    return openai.edit({"model": model, "prompt": "a fox"} | sent, named, default_seed=DEFAULT_SEED)
 
 
 def refused(read: Callable[[], Asked]) -> list[str]:
@@ -79,157 +61,11 @@ def refused(read: Callable[[], Asked]) -> list[str]:
     return [problem.field for problem in caught.value.problems]
 
 
-FORMATS: list[openai_requests.Taken] = [
-    ({"output_format": "png"}, {}),
-    ({"output_format": "jpeg"}, {"output_format": "jpeg"}),
-]
-SEEDS: list[openai_requests.Taken] = [({"seed": 0}, {"seed": 0})]
-
-SIZES: list[openai_requests.Taken] = [
-    ({"size": "256x2560"}, size(256, 2560)),
-    ({"size": "301x299"}, size(301, 299)),
-    ({"image_size": {"width": 300}}, size(300, 512)),
-]
-NO_SIZES: list[openai_requests.Refused] = [
-    ({"size": "255x256"}, "size"),
-    ({"size": "256x2561"}, "size"),
-    ({"size": "2560x1094"}, "size"),
-    ({"size": "300x400", "image_size": "square"}, "size"),
-    ({"image_size": size(256, 2561)}, "image_size"),
-    ({"output_format": "gif"}, "output_format"),
-]
-SRPO_TAKEN = [
-    *openai_requests.TAKEN,
-    *openai_requests.SRPO_TAKEN,
-    *FORMATS,
-    *SEEDS,
-    *SIZES,
-    ({"size": "auto"}, {}),
-    ({"num_inference_steps": 1}, {"steps": 1}),
-    ({"acceleration": "regular"}, {"acceleration": "regular"}),
-]
-SRPO_REFUSED = [
-    *openai_requests.REFUSED,
-    *openai_requests.SRPO_REFUSED,
-    *NO_SIZES,
-    ({"strength": 0.5}, "strength"),
-    ({"image": URL}, "image"),
-]
-
-RATIOS: list[openai_requests.Taken] = [
-    ({"aspect_ratio": ratio}, {"width": width, "height": height, "sizing": "asked"})
-    for ratio, (width, height) in KONTEXT_SIZES.items()
-]
-KONTEXT_TAKEN = [
-    *openai_requests.TAKEN,
-    *FORMATS,
-    *SEEDS,
-    *RATIOS,
-    ({"size": "auto"}, {}),
-    ({"size": "1248x832"}, size(1248, 832) | {"sizing": "asked"}),
-    ({"size": "1248x832", "aspect_ratio": "3:2"}, size(1248, 832) | {"sizing": "asked"}),
-    ({"safety_tolerance": "6"}, {"safety_tolerance": 6}),
-    ({"safety_tolerance": 1}, {"safety_tolerance": 1}),
-]
-KONTEXT_REFUSED = [
-    *openai_requests.REFUSED,
-    ({"size": "1536x1024"}, "size"),
-    ({"size": "landscape_4_3"}, "size"),
-    ({"size": "1248x832", "aspect_ratio": "1:1"}, "size"),
-    ({"aspect_ratio": "5:4"}, "aspect_ratio"),
-    ({"aspect_ratio": 1}, "aspect_ratio"),
-    ({"safety_tolerance": "0"}, "safety_tolerance"),
-    ({"safety_tolerance": 7}, "safety_tolerance"),
-    ({"image_size": "square"}, "image_size"),
-    ({"num_inference_steps": 28}, "num_inference_steps"),
-    ({"enable_safety_checker": False}, "enable_safety_checker"),
-    ({"acceleration": "none"}, "acceleration"),
-]
-
-SRPO_EDIT_TAKEN = [
-    *openai_requests.TAKEN,
-    *[
-        (sent, changes | ({"sizing": "asked"} if "width" in changes else {}))
-        for sent, changes in openai_requests.SRPO_TAKEN
-    ],
-    *[(sent, changes | {"sizing": "asked"}) for sent, changes in SIZES],
-    *FORMATS,
-    *SEEDS,
-    ({"size": "auto"}, {}),
-    ({"num_inference_steps": 10}, {"steps": 10}),
-    ({"strength": 0.01}, {"strength": 0.01}),
-    ({"strength": 1}, {"strength": 1.0}),
-]
-SRPO_EDIT_REFUSED = [
-    *openai_requests.REFUSED,
-    *openai_requests.SRPO_REFUSED,
-    *NO_SIZES,
-    ({"num_inference_steps": 9}, "num_inference_steps"),
-    ({"strength": 0}, "strength"),
-    ({"strength": 1.01}, "strength"),
-    ({"strength": "0.5"}, "strength"),
-    ({"aspect_ratio": "1:1"}, "aspect_ratio"),
-]
-KONTEXT_EDIT_TAKEN = KONTEXT_TAKEN
-KONTEXT_EDIT_REFUSED = [*KONTEXT_REFUSED, ({"strength": 0.5}, "strength")]
-
-Case = tuple[str, Read, Request, type[Call], Sequence[openai_requests.Taken], Sequence[openai_requests.Refused]]
-#: What is asked of each model, its defaults, its schema, what is taken and what refused.
-CASES: dict[str, Case] = {
-    "srpo": ("srpo", generate, SRPO, openai.SrpoGeneration, SRPO_TAKEN, SRPO_REFUSED),
-    "kontext": ("kontext", generate, KONTEXT, openai.KontextGeneration, KONTEXT_TAKEN, KONTEXT_REFUSED),
-    "srpo-edit": ("srpo", edit, SRPO_EDIT, openai.SrpoEdit, SRPO_EDIT_TAKEN, SRPO_EDIT_REFUSED),
-    "kontext-edit": ("kontext", edit, KONTEXT_EDIT, openai.KontextEdit, KONTEXT_EDIT_TAKEN, KONTEXT_EDIT_REFUSED),
-}
-
-
-def sources_of(case: Case) -> tuple[Source, ...]:
-    return (Source("image_url", url=URL),) if case[1] is edit else ()
-
-
-def ask(case: Case, sent: dict[str, Any]) -> Asked:
-    """A call, with an image where one is needed."""
-    model, read, *_ = case
-    return read(model, **({"image_url": URL} if read is edit else {}) | sent)
-
-
-@pytest.mark.parametrize(
-    ("name", "sent", "changes"), [(name, *pair) for name, case in CASES.items() for pair in case[4]], ids=brief
-)
-def test_a_field_has_its_effect(name: str, sent: dict[str, Any], changes: dict[str, Any]) -> None:
-    model, _, default, *_ = case = CASES[name]
-    expected = Order(model, default.model_copy(update=changes), dialect="openai", sources=sources_of(case))
-
-    assert ask(case, sent) == Asked(expected, "url")
-
-
-@pytest.mark.parametrize(
-    ("name", "sent", "named"), [(name, *pair) for name, case in CASES.items() for pair in case[5]], ids=brief
-)
-def test_what_cannot_be_done_is_refused_by_name(name: str, sent: dict[str, Any], named: str) -> None:
-    assert refused(lambda: ask(CASES[name], sent)) == [named]
-
-
 def test_several_images_are_looked_at_only_as_far_as_is_allowed() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        openai.edit({"model": "kontext", "prompt": "a fox", "image_urls": [1] * 1000}, [], default_seed=SPARE)
+        openai.edit({"model": "kontext", "prompt": "a fox", "image_urls": [1] * 1000}, [], default_seed=DEFAULT_SEED)
 
     assert len(caught.value.problems) <= 6
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_every_field_is_tried_here(name: str) -> None:
-    *_, schema, taken, refused = CASES[name]
-
-    assert untried(schema, taken, refused) - set(IMAGE_FIELDS) == set()
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_what_has_no_effect_is_listed_as_tolerated(name: str) -> None:
-    without = without_effect(CASES[name][4])
-
-    # How images are carried shows in the answer; `style` is sent as null.
-    assert without - {"sync_mode", "response_format", "style"} == set(TOLERATED)
 
 
 @pytest.mark.parametrize(
@@ -245,38 +81,6 @@ def test_everything_that_openais_library_can_send_is_decided(params: Any, schema
     for schema in schemas:
         assert names - set(NOT_OFFERED) <= set(schema.model_fields)
     assert set(NOT_OFFERED).isdisjoint(openai.SrpoEdit.model_fields)
-
-
-@pytest.mark.parametrize("reason", [*TOLERATED.values(), *NOT_OFFERED.values()])
-def test_every_exception_has_its_reason(reason: str) -> None:
-    assert reason
-
-
-def test_all_that_is_wrong_is_told_at_once() -> None:
-    named = refused(lambda: generate("srpo", mask="x", style="vivid", n=9, output_format="webp"))
-
-    assert sorted(named) == ["mask", "n", "output_format", "style"]
-
-
-def test_a_refused_format_and_size_tell_what_is_allowed() -> None:
-    with pytest.raises(InvalidRequest, match=r"'jpeg' or 'png'.*webp"):
-        generate("srpo", output_format="webp")
-    with pytest.raises(InvalidRequest, match=r"99x99.*256–2560"):
-        generate("srpo", size="99x99")
-    with pytest.raises(InvalidRequest, match=r"1536x1024.*1248x832"):
-        generate("kontext", size="1536x1024")
-
-
-@pytest.mark.parametrize(
-    ("sent", "carriage"),
-    [({"response_format": "b64_json"}, "b64_json"), ({"sync_mode": True}, "data")],
-    ids=brief,
-)
-@pytest.mark.parametrize("name", CASES)
-def test_images_that_the_answer_carries_are_not_kept(name: str, sent: dict[str, Any], carriage: str) -> None:
-    asked = ask(CASES[name], sent)
-
-    assert (asked.carriage, asked.order.inline) == (carriage, True)
 
 
 def test_every_id_is_the_farms_own() -> None:
@@ -320,7 +124,7 @@ NAMED: list[tuple[dict[str, Any], tuple[Source, ...]]] = [
     ({"image_url": URL, "image": None, "image_urls": []}, (Source("image_url", url=URL),)),
 ]
 #: Images that are named wrongly, and the name that the refusal must give.
-NOT_NAMED: list[openai_requests.Refused] = [
+NOT_NAMED: list[tuple[dict[str, Any], str]] = [
     ({}, "image"),
     ({"image": []}, "image"),
     ({"image_urls": []}, "image"),
@@ -367,7 +171,7 @@ def test_files_and_named_images_at_once_are_refused() -> None:
 def test_any_other_file_is_refused_by_name(name: str) -> None:
     body = {"model": "kontext", "prompt": "a fox"}
 
-    assert refused(lambda: openai.edit(body, [("image", FILE), (name, FILE)], default_seed=SPARE)) == [name]
+    assert refused(lambda: openai.edit(body, [("image", FILE), (name, FILE)], default_seed=DEFAULT_SEED)) == [name]
 
 
 def test_numbers_and_switches_of_a_form_are_read_as_such() -> None:

@@ -7,118 +7,39 @@ from typing import Any
 import pytest
 
 from farm.dialects import siraya
-from farm.dialects.openai_common import TOLERATED, Asked, Failed
+from farm.dialects.openai_common import Asked, Failed
 from farm.domain.errors import InvalidRequest, Problem, QueueFull, Unauthorized
-from farm.domain.job import Order, State
-from farm.domain.request import Request
-from tests.unit.dialects import golden, openai_requests
-from tests.unit.dialects.openai_requests import SPARE, brief, size, untried, without_effect
+from farm.domain.job import State
+from tests.unit.dialects import golden
+from tests.unit.dialects.endpoints import DEFAULT_SEED, ENDPOINTS, brief
 from tests.unit.dialects.samples import BASE, CREATED_US, LINKS, a_job, a_request, a_result
 
 PAGE = golden.load("siraya-flux-1-srpo")
+REQUEST = ENDPOINTS["siraya srpo"].request
 MODEL = "flux-1-srpo-text-to-image"
-DEFAULT = Request(
-    model="srpo",
-    prompt="a fox",
-    width=1024,
-    height=768,
-    steps=28,
-    guidance=4.5,
-    seed=SPARE,
-    output_format="png",
-    safety=False,
-)
 
 
 def read(**sent: Any) -> Asked:
-    return siraya.generation({"model": MODEL, "prompt": "a fox"} | sent, default_seed=SPARE)
-
-
-TAKEN: list[openai_requests.Taken] = [
-    *openai_requests.TAKEN,
-    *openai_requests.SRPO_TAKEN,
-    ({"seed": 0}, {"seed": 0}),
-    ({"num_inference_steps": 1}, {"steps": 1}),
-    ({"output_format": "url"}, {}),
-    ({"output_format": "jpeg"}, {"output_format": "jpeg"}),
-    ({"output_format": "png"}, {}),
-    ({"size": "landscape_4_3"}, {}),
-    ({"size": "auto"}, {}),
-    ({"size": "256x2560"}, size(256, 2560)),
-    ({"image_size": {"width": 300}}, size(300, 512)),
-    ({"image_size": {}}, size(512, 512)),
-    ({"size": "square", "image_size": "square_hd"}, size(1024, 1024)),
-    ({"size": "300x400", "image_size": size(301, 401)}, size(301, 401)),
-]
-REFUSED: list[openai_requests.Refused] = [
-    *openai_requests.REFUSED,
-    *openai_requests.SRPO_REFUSED,
-    ({"size": "255x256"}, "size"),
-    ({"size": "256x2561"}, "size"),
-    ({"size": "2560x1094"}, "size"),
-    ({"size": "no", "image_size": "square"}, "size"),
-    ({"image_size": size(256, 2561)}, "image_size"),
-    ({"image_size": size(2560, 1094)}, "image_size"),
-    ({"strength": 0.5}, "strength"),
-]
-
-
-@pytest.mark.parametrize(("sent", "changes"), TAKEN, ids=brief)
-def test_a_field_has_its_effect(sent: dict[str, Any], changes: dict[str, Any]) -> None:
-    assert read(**sent) == Asked(Order(MODEL, DEFAULT.model_copy(update=changes), dialect="siraya"), "url")
-
-
-@pytest.mark.parametrize(("sent", "named"), REFUSED, ids=brief)
-def test_what_cannot_be_done_is_refused_by_name(sent: dict[str, Any], named: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        read(**sent)
-    assert [problem.field for problem in caught.value.problems] == [named]
-
-
-def test_every_field_is_tried_here() -> None:
-    assert untried(siraya.TextToImage, TAKEN, REFUSED) == set()
-
-
-def test_what_has_no_effect_is_listed_as_tolerated() -> None:
-    assert without_effect(TAKEN) - {"sync_mode", "response_format", "style"} == set(TOLERATED)
+    return siraya.generation({"model": MODEL, "prompt": "a fox"} | sent, default_seed=DEFAULT_SEED)
 
 
 def test_the_pages_own_curl_is_taken() -> None:
-    request = siraya.generation(PAGE["curl"], default_seed=SPARE).order.request
+    request = siraya.generation(PAGE["curl"], default_seed=DEFAULT_SEED).order.request
 
-    assert request.model_copy(update={"notes": ()}) == DEFAULT.model_copy(update={"prompt": PAGE["curl"]["prompt"]})
+    assert request.model_copy(update={"notes": ()}) == REQUEST.model_copy(update={"prompt": PAGE["curl"]["prompt"]})
     assert "regular" in request.notes[0]
 
 
 def test_the_pages_minimal_call_is_taken() -> None:
-    asked = siraya.generation(PAGE["minimal"], default_seed=SPARE)
+    asked = siraya.generation(PAGE["minimal"], default_seed=DEFAULT_SEED)
 
-    assert asked.order.request == DEFAULT.model_copy(update={"prompt": PAGE["minimal"]["prompt"]})
+    assert asked.order.request == REQUEST.model_copy(update={"prompt": PAGE["minimal"]["prompt"]})
 
 
 def test_the_pages_own_defaults_hold() -> None:
     spoken = read(**PAGE["defaults"]).order.request
 
     assert spoken.model_copy(update={"notes": ()}) == read().order.request
-
-
-@pytest.mark.parametrize(
-    ("sent", "carriage"),
-    [
-        ({}, "url"),
-        ({"output_format": "b64_json"}, "b64_json"),
-        ({"response_format": "b64_json"}, "b64_json"),
-        ({"output_format": "b64_json", "response_format": "url"}, "url"),
-        ({"output_format": "url", "response_format": "b64_json"}, "b64_json"),
-        ({"output_format": "jpeg", "response_format": "b64_json"}, "b64_json"),
-        ({"sync_mode": True}, "data"),
-    ],
-    ids=brief,
-)
-def test_response_format_decides_how_images_are_carried(sent: dict[str, Any], carriage: str) -> None:
-    asked = read(**sent)
-
-    assert (asked.carriage, asked.order.inline) == (carriage, carriage != "url")
 
 
 def test_an_answer_has_no_second_field_for_the_image() -> None:
