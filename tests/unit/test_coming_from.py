@@ -57,7 +57,7 @@ def test_the_levels_of_acceleration_that_do_not_work_are_told() -> None:
     assert ACCELERATIONS == ("none",)
     assert openai_common.REGULAR_MEANS == "none"
     for name in ("fal", "openai"):
-        assert "| `acceleration` | `none` works; `regular` and `high` are refused until they do |" in page(name)
+        assert "| `acceleration` | `none` works; `regular` and `high` are rejected until they do |" in page(name)
     for name in ("aimlapi", "siraya"):
         assert "| `acceleration` | `none` works; `regular`, the default, is computed in full until it does" in page(
             name
