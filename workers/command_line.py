@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from farm.bootstrap import Farm, build
-from farm.domain.errors import ConfigurationError, FarmError
+from farm.domain.errors import ConfigurationError, FarmError, with_detail
 from farm.process.child import EXIT_CONFIG
 from farm.process.signals import exit_at_once
 from farm.settings import load
@@ -28,6 +28,6 @@ def run(name: str, work: Callable[[Farm, Path], int]) -> None:
         set_up_log(settings.log)
         status = work(build(settings, options.data_dir), options.data_dir)
     except FarmError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}: {with_detail(error)}", file=sys.stderr)
         status = EXIT_CONFIG if isinstance(error, ConfigurationError) else 1
     sys.exit(status)

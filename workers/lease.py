@@ -13,7 +13,7 @@ import structlog
 
 from farm import clock
 from farm.concurrency.background_thread import BackgroundThread
-from farm.domain.errors import StoreFull, StoreUnavailable
+from farm.domain.errors import StoreFull, StoreUnavailable, with_detail
 from farm.domain.job import Claimed
 from farm.jobstore.store import Held, JobStore
 from farm.process.child import EXIT_HUNG
@@ -183,7 +183,7 @@ class Lease(BackgroundThread):
         try:
             self._stop_what_was_lost(held, self._store.renew(self._worker, self._facts(), held))
         except (StoreUnavailable, StoreFull) as error:
-            _log.warning("lease not renewed", error=str(error))
+            _log.warning("lease not renewed", error=with_detail(error))
         except Exception as error:  # noqa: BLE001  # whatever it is, the next renewal is needed
             _log.error("lease not renewed", exc_info=error)
 

@@ -26,6 +26,7 @@ from farm.domain.errors import (
     StorageUnavailable,
     TooLarge,
     Unreachable,
+    with_detail,
 )
 from farm.domain.job import Job
 from farm.domain.request import Request
@@ -177,6 +178,8 @@ class Preparer:
         if not isinstance(error, FarmError):
             _log.error("preparation failed", job=job.id, exc_info=error)
             error = FarmError()
+        elif error.detail:
+            _log.warning("preparation failed", job=job.id, error=with_detail(error))
         self._store.refuse(job.id, error.code, str(error))
 
     def _remove(self, stored: Iterable[str]) -> None:

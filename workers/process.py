@@ -16,7 +16,7 @@ import structlog
 from farm import __version__, clock
 from farm.bootstrap import Farm
 from farm.concurrency.periodic import PeriodicThread
-from farm.domain.errors import FarmError
+from farm.domain.errors import FarmError, with_detail
 from farm.jobstore.connection import connect_to_listen
 from farm.jobstore.notifications import listen_for_stops
 from farm.process.child import EXIT_FAULTY
@@ -89,7 +89,7 @@ class WorkerProcess:
             self._farm.store.leave(self._id, self._pipeline.models if self._pipeline else ())
         except FarmError as error:
             # Its silence tells the same a little later.
-            _log.warning("nobody was told that this worker left", error=str(error))
+            _log.warning("nobody was told that this worker left", error=with_detail(error))
 
     def _leave_if_told(self) -> None:
         if not self._draining.is_set() and self._farm.store.is_to_drain(self._id):

@@ -17,7 +17,15 @@ from farm import clock
 from farm.concurrency.background_thread import call_in_thread
 from farm.concurrency.retry import retrying
 from farm.concurrency.slots import Slots
-from farm.domain.errors import FarmError, SafetyError, StorageError, StorageUnavailable, StoreFull, StoreUnavailable
+from farm.domain.errors import (
+    FarmError,
+    SafetyError,
+    StorageError,
+    StorageUnavailable,
+    StoreFull,
+    StoreUnavailable,
+    with_detail,
+)
 from farm.domain.job import Claimed, Image, Result
 from farm.jobstore.store import JobStore
 from farm.storage.storage import Storage, new_key
@@ -151,7 +159,7 @@ class Publisher:
                 self._hand_back(one.output)
         except FarmError as error:
             # All come back when their leases are over.
-            _log.error("jobs could not be handed back", error=str(error))
+            _log.error("jobs could not be handed back", error=with_detail(error))
 
     def _work(self) -> None:
         watchdog = self._lease.new_watchdog()
@@ -174,14 +182,14 @@ class Publisher:
             with watchdog.expecting(self._lease.limits.publish, "publishing"):
                 self._store_image(one)
         except StorageUnavailable as error:
-            self._fail(output, StorageError(str(error)))
+            self._fail(output, StorageError(str(error), detail=error.detail))
         except StorageError as error:
             self._fail(output, error)
         except SafetyError as error:
             self._fail_here(output, error)
         except Exception as error:  # noqa: BLE001  # whatever it is, the job must not wait for its lease
             _log.error("publishing failed", job=output.job.id, exc_info=error)
-            self._fail_here(output, FarmError(f"The image could not be published: {error}"))
+            self._fail_here(output, FarmError("The image could not be published.", detail=str(error)))
         else:
             if self._is_last(output):
                 self._complete(output)
@@ -210,7 +218,7 @@ class Publisher:
         output, job = one.output, one.output.job
 
         def warn(error: BaseException) -> None:
-            _log.warning("image not stored yet", job=job.id, error=str(error), cause=str(error.__cause__))
+            _log.warning("image not stored yet", job=job.id, error=with_detail(error), cause=str(error.__cause__))
 
         retry = retrying(
             StorageUnavailable,
@@ -231,7 +239,7 @@ class Publisher:
         try:
             flagged = self._checker.check(rendered.image, output.job.request.safety_tolerance)
         except Exception as error:  # whatever a checker raises: unchecked images are not published
-            raise SafetyError(f"The image could not be checked: {error}") from error
+            raise SafetyError(detail=str(error)) from error
         return (Pillow.new("RGB", rendered.image.size) if flagged else rendered.image), flagged
 
     def _is_last(self, output: JobOutput) -> bool:
@@ -261,7 +269,7 @@ class Publisher:
             fail = partial(self._store.fail, output.job, error.code, str(error), retry="again")
             state = insist(fail, self._draining)
             self._lease.drop(output.job)
-            _log.warning("job not published", job=output.job.id, error=str(error), state=state)
+            _log.warning("job not published", job=output.job.id, error=with_detail(error), state=state)
 
     def _hand_back(self, output: JobOutput) -> None:
         if output.end():

@@ -24,6 +24,7 @@ from farm.domain.errors import (
     StorageUnavailable,
     StoreFull,
     StoreUnavailable,
+    with_detail,
 )
 from farm.domain.job import Batch, Claimed
 from farm.domain.request import ImageRequest, Request
@@ -134,7 +135,7 @@ class Renderer:
             return self._store.claim(self._worker, self._pipeline.models, nonce=nonce)
 
         def warn(error: BaseException) -> None:
-            _log.warning("claiming waits for the job store", error=str(error))
+            _log.warning("claiming waits for the job store", error=with_detail(error))
 
         store_errors = (StoreUnavailable, StoreFull)
         try:
@@ -174,7 +175,7 @@ class Renderer:
         except RenderError as error:
             self._fail(run, error, retry="never")
         except Exception as error:  # noqa: BLE001  # whatever a storage raises: the job must not stay in these hands
-            self._give_up(run, StorageError(f"The job's inputs could not be read: {error}"))
+            self._give_up(run, StorageError("The job's inputs could not be read.", detail=with_detail(error)))
         else:
             return True
         return False
@@ -292,7 +293,7 @@ class Renderer:
             else:
                 self._store.fail(run.job, error.code, str(error), retry="alone")
 
-        _log.warning("job not rendered", job=run.job.id, error=str(error))
+        _log.warning("job not rendered", job=run.job.id, error=with_detail(error))
         self._let_go(run, tell)
 
     def _give_up(self, run: RenderRun, error: StorageError) -> None:
@@ -303,7 +304,7 @@ class Renderer:
             self._fail(run, error, retry="again")
 
     def _fail(self, run: RenderRun, error: FarmError, *, retry: Retry) -> None:
-        _log.warning("job not rendered", job=run.job.id, error=str(error))
+        _log.warning("job not rendered", job=run.job.id, error=with_detail(error))
         self._let_go(run, partial(self._store.fail, run.job, error.code, str(error), retry=retry))
 
     def _let_go(self, run: RenderRun, tell: Callable[[], object]) -> None:
@@ -315,7 +316,7 @@ class Renderer:
         try:
             insist(tell, self._draining)
         except FarmError as error:
-            _log.error("the end of a job could not be told", job=run.job.id, error=str(error))
+            _log.error("the end of a job could not be told", job=run.job.id, error=with_detail(error))
         self._lease.drop(run.job)
 
 

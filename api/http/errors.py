@@ -47,7 +47,7 @@ class _FaultLog:
         now = clock.monotonic()
         if now - self._logged_at.get(error.code, -_LOG_SECONDS) >= _LOG_SECONDS:
             self._logged_at[error.code] = now
-            _log.warning("call failed", path=flask.request.path, code=error.code, error=error.with_detail)
+            _log.warning("call failed", path=flask.request.path, code=error.code, error=errors.with_detail(error))
 
 
 def install(app: flask.Flask) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import flask
 import redis
+import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from typing_extensions import TypedDict
 
@@ -29,6 +30,9 @@ class Unready(TypedDict, closed=True):
     reason: str
 
 
+_log = structlog.get_logger(__name__)
+
+
 def routes(client: redis.Redis, registry: CollectorRegistry) -> flask.Blueprint:
     blueprint = flask.Blueprint("health", __name__)
 
@@ -42,7 +46,9 @@ def routes(client: redis.Redis, registry: CollectorRegistry) -> flask.Blueprint:
             # A script that answers proves the way, the server and its right to run scripts.
             client.eval("return redis.call('PING')", 0)
         except redis.exceptions.RedisError as error:
-            return {"status": "unready", "reason": f"Redis: {error}"}, 503
+            # The error names the address of Redis, which is for operators alone.
+            _log.warning("not ready", error=str(error))
+            return {"status": "unready", "reason": "Redis does not answer; the farm's log has the reason."}, 503
         return {"status": "ready"}, 200
 
     @blueprint.get("/metrics")

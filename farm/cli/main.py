@@ -9,7 +9,7 @@ import typer
 
 from farm import __version__
 from farm.cli import demo, doctor, jobs, keys, render, up, webhooks, workers
-from farm.domain.errors import FarmError
+from farm.domain.errors import FarmError, with_detail
 
 app = typer.Typer(
     name="farm",
@@ -59,7 +59,7 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except FarmError as error:
-        _fail(str(error), 1)
+        _fail(with_detail(error), 1)
     except typer.TyperException as error:
         context: typer.Context | None = getattr(error, "ctx", None)
         hint = f" See `{context.command_path} --help`." if context else ""

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import structlog
 
-from farm.domain.errors import FarmError
+from farm.domain.errors import FarmError, with_detail
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ class BackgroundThread(threading.Thread):
         try:
             action()
         except FarmError as error:
-            _log.warning("background action failed", thread=self.name, error=str(error))
+            _log.warning("background action failed", thread=self.name, error=with_detail(error))
         except Exception as error:  # noqa: BLE001  # whatever it is, the next run is needed
             _log.error("background action failed", thread=self.name, exc_info=error)
 

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from farm.concurrency.slots import Slots
-from farm.domain.errors import FarmError
+from farm.domain.errors import FarmError, with_detail
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class LeasedPool(Generic[T]):
                 if not self._begin():
                     return
         except FarmError as error:
-            _log.warning("nothing could be taken", pool=self._name, error=str(error))
+            _log.warning("nothing could be taken", pool=self._name, error=with_detail(error))
 
     def drain(self) -> None:
         """Take nothing more. Safe in a signal handler."""
@@ -72,7 +72,7 @@ class LeasedPool(Generic[T]):
                 self._see_to(thing)
                 thing = self._next()
         except FarmError as error:
-            _log.warning("interrupted", pool=self._name, error=str(error))
+            _log.warning("interrupted", pool=self._name, error=with_detail(error))
         except Exception as error:  # noqa: BLE001  # the pool would swallow it
             _log.error("failed", pool=self._name, exc_info=error)
         finally:

@@ -13,7 +13,7 @@ from farm.concurrency.background_thread import call_in_thread
 from farm.doctor import access, jobstore, machine, storage, weights, work
 from farm.doctor.access import Address, Answer
 from farm.doctor.finding import Finding, good, note, refused, wrong
-from farm.domain.errors import FarmError
+from farm.domain.errors import FarmError, with_detail
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect
 from farm.jobstore.stats import StoreStats
@@ -185,5 +185,5 @@ def within(name: str, check: Check, seconds: float = CHECK_SECONDS) -> list[Find
 
 def _failed(name: str, error: BaseException) -> Finding:
     if isinstance(error, FarmError):
-        return refused(name, str(error))
+        return refused(name, with_detail(error))
     return wrong(name, f"this check failed: {type(error).__name__}: {error}", "")

@@ -17,7 +17,7 @@ from farm.bootstrap import storage_for
 from farm.doctor.clocks import clock_finding
 from farm.doctor.finding import Finding, good, wrong
 from farm.doctor.machine import existing
-from farm.domain.errors import StorageError
+from farm.domain.errors import StorageError, with_detail
 from farm.jobstore import redis_keys
 from farm.retention.sweeper import REMEDY
 from farm.settings import Settings
@@ -50,7 +50,7 @@ def storage(settings: Settings, data_dir: Path, client: redis.Redis | None = Non
             steps, stored, put_at = _use(store)
             marks = store.marks()
     except (StorageError, OSError) as error:
-        yield wrong("storage", str(error), remedy(str(error), settings, data_dir))
+        yield wrong("storage", with_detail(error), remedy(with_detail(error), settings, data_dir))
         return
     where = settings.storage_url or str(data_dir / "images")
     yield good("storage", f"{where}; " + ", ".join(f"{step} {seconds * 1e3:.1f} ms" for step, seconds in steps.items()))

@@ -43,10 +43,11 @@ class FarmError(Exception):
         """Seconds after which a retry may succeed; None where the same call fails again."""
         return self.call_failure.retry_after
 
-    @property
-    def with_detail(self) -> str:
-        """The message and its detail, for logs and operators."""
-        return f"{self} ({self.detail})" if self.detail else str(self)
+
+def with_detail(error: BaseException) -> str:
+    """Return the message of `error` and, of an error of the farm, its detail: for logs and operators."""
+    detail = error.detail if isinstance(error, FarmError) else ""
+    return f"{error} ({detail})" if detail else str(error)
 
 
 class ConfigurationError(FarmError):

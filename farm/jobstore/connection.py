@@ -135,8 +135,8 @@ def _as_ours(error: redis.exceptions.RedisError) -> StoreFull | StoreUnavailable
     if isinstance(error, redis.exceptions.ResponseError):
         # Its words name keys and scripts: they are for the log, and not for callers.
         _log.error("Redis refused a command", error=str(error))
-        return StoreUnavailable("The job store (Redis) refused a command; the farm's log has its reason.")
-    return StoreUnavailable(f"The job store (Redis) does not answer: {error}")
+        return StoreUnavailable("The job store (Redis) refused a command; the farm's log has the reason.")
+    return StoreUnavailable(detail=str(error))
 
 
 def broker_url(url: str) -> str:

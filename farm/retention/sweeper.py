@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from farm import clock
-from farm.domain.errors import StorageError
+from farm.domain.errors import StorageError, with_detail
 from farm.domain.job import Job, State
 from farm.jobstore.store import JobStore
 from farm.retention.sweep_state import SweepState
@@ -125,7 +125,7 @@ class Sweeper:
                 remove(name)
                 failures = 0
             except StorageError as error:
-                _log.warning("not removed", name=name, error=str(error))
+                _log.warning("not removed", name=name, error=with_detail(error))
                 failures += 1
             if failures == _MOST_FAILURES:
                 return False

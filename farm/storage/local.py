@@ -125,7 +125,7 @@ class LocalStorage:
             yield
         except OSError as error:
             kind = StorageUnavailable if error.errno in _PASSING else StorageError
-            raise kind(f"The image {what_failed} the folder of images: {error.strerror}") from error
+            raise kind(detail=f"it {what_failed} the folder of images: {error.strerror}") from error
 
 
 def _write_through(path: Path, content: BinaryIO) -> None:

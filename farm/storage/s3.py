@@ -94,7 +94,7 @@ class S3Storage:
             with suppress(StorageError):
                 self.remove(key)
             there = f"{stored.bytes} of its {length} bytes are" if stored else "nothing is"
-            raise StorageUnavailable(f"The bucket '{self._bucket.name}' took an image, but {there} there.")
+            raise StorageUnavailable(detail=f"the bucket '{self._bucket.name}' took an image, but {there} there")
 
     def find(self, key: str) -> StoredFile | None:
         name = name_in(key)
@@ -177,7 +177,7 @@ class S3Storage:
         if answer["ContentLength"] != length:
             answer["Body"].close()
             raise StorageUnavailable(
-                f"The bucket '{self._bucket.name}' sends {answer['ContentLength']} of {length} bytes."
+                detail=f"the bucket '{self._bucket.name}' sends {answer['ContentLength']} of {length} bytes"
             )
 
     def _at(self, key: str) -> dict[str, str]:
@@ -186,7 +186,7 @@ class S3Storage:
     @contextmanager
     def _asking(self, key: str) -> Iterator[None]:
         """Few ask at a time, so that a store which does not answer holds few of the API's threads."""
-        refusal = StorageUnavailable(f"Too many calls wait for the bucket '{self._bucket.name}' already.")
+        refusal = StorageUnavailable(detail=f"too many calls wait for the bucket '{self._bucket.name}' already")
         try:
             with self._slots.held(timeout=_SLOT_SECONDS, refusal=refusal), _translated(self._bucket):
                 yield
@@ -265,15 +265,17 @@ _KINDS: dict[str, type[StorageError]] = {
 
 @contextmanager
 def _translated(bucket: Bucket) -> Iterator[None]:
-    """boto3's errors as the farm's, which name bucket and reason: addresses and accounts are none of a caller's."""
+    """Translate boto3's errors into the farm's; bucket and reason are their detail, for operators alone."""
     try:
         yield
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         kind = _KINDS.get(code, StorageUnavailable)
-        raise kind(f"The bucket '{bucket.name}' refuses: {code} ({status}).") from error
+        raise kind(detail=f"the bucket '{bucket.name}' refuses: {code}, status {status}") from error
     except ParamValidationError as error:
-        raise StorageError(f"The bucket '{bucket.name}' cannot be asked: {error}") from error
+        raise StorageError(detail=f"the bucket '{bucket.name}' cannot be asked: {error}") from error
     except (BotoCoreError, ResponseParserError, KeyError) as error:  # KeyError: what every good answer has is not there
-        raise StorageUnavailable(f"The bucket '{bucket.name}' does not answer well: {type(error).__name__}.") from error
+        raise StorageUnavailable(
+            detail=f"the bucket '{bucket.name}' does not answer well: {type(error).__name__}"
+        ) from error

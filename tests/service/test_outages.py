@@ -115,7 +115,13 @@ class Outage:
         took = clock.monotonic() - began
         refusal(response, 503, path=path)
         assert 1 <= int(response.headers["Retry-After"]) <= 60
+        assert not self.is_named_in(response)
         return took
+
+    def is_named_in(self, response: TestResponse) -> bool:
+        """Whether an answer tells its reader where Redis listens, or what its client library says."""
+        told = f"{response.headers}{response.text}"
+        return any(secret in told for secret in (self.server.url, str(self._data_dir), "unix", "Error 1", "Timeout"))
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +215,9 @@ def test_probes_tell_of_a_dead_redis(dead: Outage) -> None:
     metrics = dead.api.get("/metrics")
 
     assert dead.api.get("/healthz").status_code == 200
-    assert (dead.api.get("/readyz").status_code, dead.api.get("/readyz").get_json()["status"]) == (503, "unready")
+    readiness = dead.api.get("/readyz")
+    assert (readiness.status_code, readiness.get_json()["status"]) == (503, "unready")
+    assert not dead.is_named_in(readiness)
     families = {family.name: family for family in text_string_to_metric_families(metrics.text)}
     assert families["farm_store_up"].samples[0].value == 0
 

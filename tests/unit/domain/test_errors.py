@@ -6,7 +6,15 @@ import pytest
 
 from farm.domain import errors
 from farm.domain.error_codes import FAILURES
-from farm.domain.errors import FarmError, InvalidRequest, LimitReached, Problem, QueueFull, StoreUnavailable
+from farm.domain.errors import (
+    FarmError,
+    InvalidRequest,
+    LimitReached,
+    Problem,
+    QueueFull,
+    StoreUnavailable,
+    with_detail,
+)
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, FarmError)]
 CALLABLE = [kind for kind in KINDS if kind is not InvalidRequest]
@@ -73,11 +81,12 @@ def test_what_operators_are_told_is_no_part_of_the_message(kind: type[FarmError]
     error = kind(detail="connecting to 10.0.0.7:6379")
 
     assert "10.0.0.7" not in str(error)
-    assert error.with_detail == f"{error} (connecting to 10.0.0.7:6379)"
+    assert with_detail(error) == f"{error} (connecting to 10.0.0.7:6379)"
 
 
 def test_without_a_detail_operators_read_the_message() -> None:
-    assert StoreUnavailable().with_detail == str(StoreUnavailable())
+    assert with_detail(StoreUnavailable()) == str(StoreUnavailable())
+    assert with_detail(ValueError("no number")) == "no number"
 
 
 @pytest.mark.parametrize("code", [None, "teapot"], ids=["no code", "an unlisted code"])

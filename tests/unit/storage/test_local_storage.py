@@ -27,6 +27,7 @@ from farm.storage.storage import (
     new_upload_key,
     part_key,
 )
+from tests.error_details import told_to_operators
 from tests.unit.dialects.samples import JOB_ID
 
 NEVER = 9_999_999_999
@@ -133,7 +134,7 @@ def test_a_full_disk_leaves_nothing(storage: LocalStorage, root: Path, monkeypat
     (root / key[:2]).mkdir(parents=True)
     (root / key[:2] / f".{key}.00000000.part").symlink_to("/dev/full")
 
-    with pytest.raises(StorageUnavailable, match="No space left"):
+    with pytest.raises(StorageUnavailable, check=told_to_operators("No space left")):
         storage.put(key, b"content")
 
     assert storage.find(key) is None
@@ -145,7 +146,7 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(storage: LocalStorage, 
     root.mkdir(parents=True)
     (root / key[:2]).write_text("a file where the folder would be")
 
-    with pytest.raises(StorageError, match="File exists") as caught:
+    with pytest.raises(StorageError, check=told_to_operators("File exists")) as caught:
         storage.put(key, b"content")
 
     assert not isinstance(caught.value, StorageUnavailable), "no waiting cures this"

@@ -1,0 +1,12 @@
+"""What an error tells operators and not callers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from farm.domain.errors import FarmError
+
+
+def told_to_operators(text: str) -> Callable[[FarmError], bool]:
+    """Return a check for `pytest.raises`: `text` is in the error's detail, and not in what a caller is sent."""
+    return lambda error: text in error.detail and text not in str(error)
