@@ -106,15 +106,16 @@ def test_while_redis_is_away_callers_are_told_soon(data_dir: Path) -> None:
         assert farm.wait_for_end(farm.submit(num_inference_steps=2))["status"] == "completed"
 
 
-def test_a_drain_ends_within_a_second_of_a_step(data_dir: Path) -> None:
-    """SIGTERM in the middle of a batch: the jobs are handed back uncounted, at once, and the worker exits 0."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_drain_ends_within_a_second_of_a_step(data_dir: Path, number: signal.Signals) -> None:
+    """A signal in the middle of a batch: the jobs are handed back uncounted, at once, and the worker exits 0."""
     with running_farm(data_dir, FARM_SIMULATED_STEP_MS="200") as farm:
         ids = [farm.submit(num_inference_steps=40) for _ in range(2)]
         for job_id in ids[:1]:
             farm.wait_for_state(job_id, "processing")
         (worker,) = farm.worker_pids()
 
-        os.kill(worker, signal.SIGTERM)
+        os.kill(worker, number)
         began = time.monotonic()
         wait_for(lambda: worker not in farm.worker_pids(), what="the worker's end")
         took = time.monotonic() - began

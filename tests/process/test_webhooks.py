@@ -91,6 +91,31 @@ def test_a_killed_webhook_worker_loses_nothing(farm: RunningFarm, receiver: Rece
     wait_for(lambda: webhook_workers(farm) not in ([], [pid]))
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_background_worker_that_drains_ends_what_is_under_way(
+    farm: RunningFarm, receiver: Receiver, number: signal.Signals
+) -> None:
+    receiver.behave = receiver.late
+    job_id = farm.submit(webhook_url=receiver.url, webhook_events=["job.completed"])
+    wait_for(lambda: receiver.received)
+    (pid,) = wait_for(lambda: webhook_workers(farm))
+    drained = drains(farm)
+
+    os.kill(pid, number)
+    farm.wait_for_end(job_id)
+    assert webhook_workers(farm) == [pid]
+    receiver.released.set()
+
+    wait_for(lambda: webhook_workers(farm) not in ([], [pid]))
+    assert drains(farm) == drained + 1
+    assert farm.call("GET", f"/farm/v1/deliveries/{job_id}-3").json["status"] == "delivered"
+
+
+def drains(farm: RunningFarm) -> int:
+    """How often a child of the farm has ended with status 0."""
+    return sum('"event": "child died"' in line and '"status": 0' in line for line in farm.log.read_text().splitlines())
+
+
 def test_events_wait_for_a_receiver_that_was_down(farm: RunningFarm, receiver: Receiver) -> None:
     refused: list[str] = []
 
