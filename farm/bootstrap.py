@@ -146,7 +146,7 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
         sweeper=Sweeper(store, storage=storage, sweep_state=SweepState(client)),
         uploads=Uploads(
             Tickets(client),
-            allowance=Allowance(client, most=round(settings.upload_gigabytes * 1e9), seconds=settings.upload_ttl),
+            allowance=Allowance(client, max_bytes=round(settings.upload_gigabytes * 1e9), seconds=settings.upload_ttl),
             storage=storage,
             spool=data_dir / "uploads",
             keep_seconds=settings.upload_ttl,

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from farm.domain.errors import ConfigurationError
-from farm.domain.limits import MOST_RATE
+from farm.domain.limits import MAX_RATE
 
 PREFIX = "FARM_"
 
@@ -188,11 +188,11 @@ class Settings(BaseSettings):
     queue_limit: Annotated[int, Field(ge=1)] = _setting(
         100_000, "100000", "Most waiting jobs per caller; further submits get 429.", "a whole number, 1 or more"
     )
-    rate_limit: Annotated[int, Field(ge=1, le=MOST_RATE)] | None = _setting(
+    rate_limit: Annotated[int, Field(ge=1, le=MAX_RATE)] | None = _setting(
         None,
         "unset: no limit",
         "Most submits per minute and caller. A whole minute's worth may come at once.",
-        f"a whole number from 1 to {MOST_RATE}",
+        f"a whole number from 1 to {MAX_RATE}",
     )
     images_per_day: Annotated[int, Field(ge=1)] | None = _setting(
         None,

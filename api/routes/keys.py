@@ -15,7 +15,7 @@ from farm.auth.api_keys import ApiKey, Callers
 from farm.dialects.answers.native import ApiKeyFacts, ApiKeys, NewApiKey, RevokedKeys
 from farm.dialects.fields import Flag, Input, Whole, decode, parse
 from farm.domain.errors import InvalidRequest, NotFound, Problem
-from farm.domain.limits import MOST_RATE, Limits
+from farm.domain.limits import MAX_RATE, Limits
 
 
 class WantedKey(Input):
@@ -23,7 +23,7 @@ class WantedKey(Input):
 
     name: str
     admin: Flag = False
-    rate: Annotated[Whole, Field(ge=0, le=MOST_RATE)] | None = None
+    rate: Annotated[Whole, Field(ge=0, le=MAX_RATE)] | None = None
     waiting: Annotated[Whole, Field(ge=0, le=2**53)] | None = None
     images_per_day: Annotated[Whole, Field(ge=0, le=2**53)] | None = None
 

@@ -15,7 +15,7 @@ from farm.auth.api_keys import Callers
 from farm.bootstrap import redis_url
 from farm.cli.tables import show as show_table
 from farm.domain.errors import FarmError
-from farm.domain.limits import MOST_RATE, Limits
+from farm.domain.limits import MAX_RATE, Limits
 from farm.jobstore.connection import connect
 from farm.process.data_dir import DataDir
 from farm.process.embedded_redis import EmbeddedRedis
@@ -23,7 +23,7 @@ from farm.settings import load
 
 app = typer.Typer(help="Create, list, limit and revoke API keys.")
 
-Rate = Annotated[int | None, typer.Option("--rate", min=0, max=MOST_RATE, help="Submits per minute. 0: no limit.")]
+Rate = Annotated[int | None, typer.Option("--rate", min=0, max=MAX_RATE, help="Submits per minute. 0: no limit.")]
 Waiting = Annotated[int | None, typer.Option("--waiting", min=0, help="Jobs waiting at a time. 0: no limit.")]
 Images = Annotated[int | None, typer.Option("--images-per-day", min=0, help="Images per day (UTC). 0: no limit.")]
 DataFolder = Annotated[Path, typer.Option("--data-dir", help="Data folder of the farm.")]

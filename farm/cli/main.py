@@ -62,8 +62,8 @@ def main() -> None:
         _fail(with_detail(error), 1)
     except typer.TyperException as error:
         context: typer.Context | None = getattr(error, "ctx", None)
-        hint = f" See `{context.command_path} --help`." if context else ""
-        _fail(f"{error.format_message()}{hint}", 2)
+        advice = f" See `{context.command_path} --help`." if context else ""
+        _fail(f"{error.format_message()}{advice}", 2)
     except KeyboardInterrupt:
         sys.exit(130)
 

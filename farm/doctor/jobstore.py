@@ -45,8 +45,8 @@ class Server:
 
 def at_rest(program_version: str | None = None) -> Finding:
     """Check the version of the embedded server, which is not running."""
-    said = program_version or _version_of(embedded_redis.program())
-    name, _, version = said.partition(" server v=")
+    version_text = program_version or _version_of(embedded_redis.program())
+    name, _, version = version_text.partition(" server v=")
     problem = version_problem({f"{name.lower()}_version": version.split()[0]})
     return (
         refused("Redis", problem) if problem else good("Redis", f"embedded; {name} {version.split()[0]} is installed")
@@ -94,7 +94,7 @@ def clock_of(client: redis.Redis) -> Finding:
 
 
 def memory_finding(used: int, limit: int, *, own: bool) -> Finding:
-    """Judge the memory of Redis; a limit of 0 is none."""
+    """Judge the memory of Redis; a limit of 0 means no limit."""
     if limit == 0:
         text = f"{size(used)} used, no limit: jobs can fill the memory of the machine"
         return note("Redis memory", text, "redis-cli CONFIG SET maxmemory 1gb")

@@ -140,13 +140,13 @@ def cards() -> list[str]:
     """Return the NVIDIA cards of this machine and their memory, as the driver reports them."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        told = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-        return [re.sub(r"(?s).*?Model:\s*([^\n]+).*", r"\1", path.read_text()) for path in told]
+        paths = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+        return [re.sub(r"(?s).*?Model:\s*([^\n]+).*", r"\1", path.read_text()) for path in paths]
     query = [program, "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader"]
     done = subprocess.run(query, capture_output=True, text=True, timeout=5, check=False)
     if done.returncode:
-        said = (done.stdout + done.stderr).strip().partition("\n")[0]
-        raise NoAnswer(f"nvidia-smi fails: {said}; install the driver again, or set FARM_DEVICE=cpu")
+        message = (done.stdout + done.stderr).strip().partition("\n")[0]
+        raise NoAnswer(f"nvidia-smi fails: {message}; install the driver again, or set FARM_DEVICE=cpu")
     return [_card(line) for line in done.stdout.splitlines()]
 
 

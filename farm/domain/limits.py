@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 #: The windows of the two limits by time, in seconds. A day is one of UTC.
 MINUTE, DAY = 60, 86400
 #: Largest rate: above, what is counted with would be no whole microseconds.
-MOST_RATE = 1_000_000
+MAX_RATE = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,16 +52,16 @@ class Allowance:
     in storage at once, and no more.
     """
 
-    def __init__(self, client: redis.Redis, *, most: int, seconds: float) -> None:
+    def __init__(self, client: redis.Redis, *, max_bytes: int, seconds: float) -> None:
         self._redis = client
-        self._most = most
+        self._max_bytes = max_bytes
         self._seconds = max(1, round(seconds))
 
     def refuse_when_spent(self, caller: str) -> None:
         """Raise UploadQuotaExceeded where nothing is left of the quota."""
         with translated():
             spent = self._redis.get(redis_keys.uploaded(caller))
-        if int(cast(str, spent) or 0) >= self._most:
+        if int(cast(str, spent) or 0) >= self._max_bytes:
             raise self._refusal()
 
     @contextmanager
@@ -72,7 +72,7 @@ class Allowance:
         """
         total = self._add(caller, count)
         try:
-            if total > self._most:
+            if total > self._max_bytes:
                 raise self._refusal()
             yield
         except BaseException:
@@ -89,7 +89,7 @@ class Allowance:
 
     def _refusal(self) -> UploadQuotaExceeded:
         return UploadQuotaExceeded(
-            f"You may upload {self._most / 1e9:g} GB in {self._seconds / 3600:g} hours, and have used that up; "
+            f"You may upload {self._max_bytes / 1e9:g} GB in {self._seconds / 3600:g} hours, and have used that up; "
             "try again later, or name images by URL."
         )
 

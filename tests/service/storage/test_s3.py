@@ -590,7 +590,7 @@ def uploading(farm: Farm, storage: Storage, tmp_path: Path) -> FlaskClient:
     """The API, without keys, of a farm whose uploads go to the bucket."""
     uploads = Uploads(
         Tickets(farm.redis),
-        allowance=Allowance(farm.redis, most=MAX_UPLOAD, seconds=3600),
+        allowance=Allowance(farm.redis, max_bytes=MAX_UPLOAD, seconds=3600),
         storage=storage,
         spool=tmp_path,
         keep_seconds=3600,
