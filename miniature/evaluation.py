@@ -96,7 +96,7 @@ def _in_turn(number: int) -> tuple[int, int]:
 
 def render_prompt(pipeline: Pipeline, prompt: str, seed: int, size: tuple[int, int], steps: int = 28) -> Image.Image:
     """What the farm renders for a prompt, at the guidance that is usual for SRPO."""
-    request = ImageRequest(SRPO.name, prompt, *size, steps=steps, guidance=4.5, seed=seed)
+    request = ImageRequest(SRPO.name, prompt, *size, steps=steps, guidance=SRPO.parameters.guidance.default, seed=seed)
     return _only_image(pipeline, request, {})
 
 
@@ -104,7 +104,15 @@ def editor_of(pipeline: Pipeline, size: tuple[int, int] = (1024, 1024), steps: i
     """Changes an image as Kontext does, at the size and guidance that are usual for it."""
 
     def change(image: Image.Image, words: str, seed: int) -> Image.Image:
-        request = ImageRequest(KONTEXT.name, words, *size, steps=steps, guidance=3.5, seed=seed, inputs=("before",))
+        request = ImageRequest(
+            KONTEXT.name,
+            words,
+            *size,
+            steps=steps,
+            guidance=KONTEXT.parameters.guidance.default,
+            seed=seed,
+            inputs=("before",),
+        )
         return _only_image(pipeline, request, {"before": image})
 
     return change

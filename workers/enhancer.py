@@ -26,7 +26,7 @@ from pydantic import BaseModel, ValidationError
 
 from farm import clock
 from farm.concurrency.background_thread import call_in_thread
-from farm.domain.catalogue import KONTEXT, KONTEXT_MULTI, MAX_PROMPT
+from farm.domain.catalogue import MAX_PROMPT, Task, named
 from farm.domain.errors import FarmError
 from farm.domain.request import Request
 from farm.process import child
@@ -34,8 +34,8 @@ from farm.weights import check_enhancer
 
 #: A prompt of so many characters says enough: more would not fit into the 512 tokens that the text encoder takes.
 LONG_ENOUGH = 1500
-#: Models whose prompt is an instruction about images that are there.
-EDITORS = (KONTEXT.name, KONTEXT_MULTI.name)
+#: Tasks whose prompt is an instruction about the input images.
+EDITS = (Task.EDIT, Task.MULTI_EDIT)
 
 #: How long the model may take over one prompt, and before its first to be loaded, in seconds.
 ANSWER_SECONDS = 30.0
@@ -109,8 +109,9 @@ class Template:
 
     def rewrite(self, prompt: str, model: str) -> str:
         stem = prompt.rstrip()
-        if model in EDITORS:
-            sentences = _missing(stem, (_KEPT, _JOINED) if model == KONTEXT_MULTI.name else (_KEPT,))
+        task = named(model).task
+        if task in EDITS:
+            sentences = _missing(stem, (_KEPT, _JOINED) if task is Task.MULTI_EDIT else (_KEPT,))
             return " ".join([_ended(stem), *sentences]) if sentences else prompt
         additions = ", ".join(_missing(stem, _OPEN))
         if not (additions and stem):
@@ -141,7 +142,7 @@ class LanguageModel:
         if not self._turn.acquire(timeout=self._load_seconds + self._answer_seconds):
             raise EnhancerFailed("The enhancer has too much to do.")
         try:
-            text = self._ask({"prompt": prompt, "edits": model in EDITORS}).strip()
+            text = self._ask({"prompt": prompt, "edits": named(model).task in EDITS}).strip()
         except EnhancerFailed as error:
             self._end()
             if self._closing.is_set():

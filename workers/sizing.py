@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
-from farm.domain.catalogue import KONTEXT_SIZES, MAX_PIXELS, MAX_SIDE, MIN_SIDE
+from farm.domain.catalogue import KONTEXT_SIZES, MAX_PIXELS, MAX_SIDE, MIN_SIDE, named
 from farm.domain.request import Request
 
 #: What floating point may be off by, in pixels: a side that is meant to be whole is not cut by one.
@@ -19,7 +20,7 @@ def sized(request: Request, width: int, height: int) -> Request:
         case "input":
             settled = fitted(width, height)
         case "ratio":
-            settled = nearest(width, height)
+            settled = nearest(width, height, named(request.model).sizes or KONTEXT_SIZES)
     return request.model_copy(update={"width": settled[0], "height": settled[1]})
 
 
@@ -34,10 +35,10 @@ def fitted(width: int, height: int) -> tuple[int, int]:
     return _side(width * scale), _side(height * scale)
 
 
-def nearest(width: int, height: int) -> tuple[int, int]:
-    """Of the sizes that Kontext was trained with, the one whose ratio is nearest."""
+def nearest(width: int, height: int, sizes: Mapping[str, tuple[int, int]] = KONTEXT_SIZES) -> tuple[int, int]:
+    """Return the one of the sizes whose ratio is nearest."""
     ratio = math.log(width / height)
-    return min(KONTEXT_SIZES.values(), key=lambda size: abs(math.log(size[0] / size[1]) - ratio))
+    return min(sizes.values(), key=lambda size: abs(math.log(size[0] / size[1]) - ratio))
 
 
 def _side(length: float) -> int:

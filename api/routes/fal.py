@@ -17,7 +17,6 @@ from api.http.body import IMAGES_BODY, read_body
 from farm import clock
 from farm.dialects import fal
 from farm.dialects.answers.fal import FalHandle, FalLogLine, FalStatus
-from farm.dialects.fields import image_field
 from farm.dialects.links import Links
 from farm.domain.catalogue import Model
 from farm.domain.errors import (
@@ -177,7 +176,7 @@ def _order(service: Service, endpoint: str) -> tuple[Order, Model]:
     if endpoint not in model.of(fal.NAME):
         raise UnknownModel(f"'{endpoint}' is no fal id here; allowed: {', '.join(model.of(fal.NAME))}")
     priority, conditions = _priority(), _conditions()
-    most = IMAGES_BODY if image_field(model.name) else None
+    most = IMAGES_BODY if model.max_inputs else None
     # fal's JavaScript client sends an empty input as no body at all.
     body = read_body(fal.NAME, endpoint, priority, str(conditions), instead=b"{}", most=most)
     order = fal.read(body.fields, endpoint=endpoint, model=model.name, default_seed=random_seed())

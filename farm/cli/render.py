@@ -14,17 +14,12 @@ from rich.console import Console
 
 from farm.cli.client import CallFailed, Client
 from farm.cli.download import Downloader, FinishedJob
-from farm.domain.catalogue import KONTEXT, KONTEXT_MULTI, KONTEXT_TEXT, SRPO, SRPO_IMAGE
+from farm.domain.catalogue import MAX_GUIDANCE, MAX_IMAGES, MAX_STEPS, find, for_images
 from farm.domain.errors import FarmError
 from farm.settings import load
 
 #: Most bytes that the image files of one request may have together. As data URIs they still fit into a body.
 MAX_FILE_BYTES = 50_000_000
-#: The model that a short `--model` name means with no input image, with one, and with several.
-_FAMILIES = {
-    "srpo": (SRPO.name, SRPO_IMAGE.name, SRPO_IMAGE.name),
-    "kontext": (KONTEXT_TEXT.name, KONTEXT.name, KONTEXT_MULTI.name),
-}
 _URL = re.compile(r"(https?://|data:)", re.IGNORECASE)
 
 #: The option that sets each field of the request: the API's errors name fields, the person typed options.
@@ -66,13 +61,15 @@ class UnusableFile(FarmError):
 
 def render(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to render, or how to change the input images.")],
-    number: Annotated[int | None, typer.Option("-n", help="Number of images, 1 to 4. Default: 1.")] = None,
+    number: Annotated[int | None, typer.Option("-n", help=f"Number of images, 1 to {MAX_IMAGES}. Default: 1.")] = None,
     model: Annotated[
         str, typer.Option(help="srpo or kontext, with or without --image, or any id that `farm models` lists.")
     ] = "srpo",
     size: Annotated[str | None, typer.Option(help="A preset such as landscape_4_3, or WxH in pixels.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Number of denoising steps, up to 50.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="How closely to follow the prompt, 1 to 20.")] = None,
+    steps: Annotated[int | None, typer.Option(help=f"Number of denoising steps, up to {MAX_STEPS}.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help=f"How closely to follow the prompt, 1 to {MAX_GUIDANCE}.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same image. Default: random.")] = None,
     acceleration: Annotated[str | None, typer.Option(help="none, regular or high.")] = None,
     form: Annotated[str | None, typer.Option("--format", help="File format: jpeg or png.")] = None,
@@ -103,7 +100,7 @@ def render(
     fields = {
         "model": chosen,
         "prompt": prompt,
-        **image_fields(urls, several=chosen in KONTEXT_MULTI.ids),
+        **image_fields(urls, several=takes_several(chosen)),
         "image_size": size and image_size(size),
         "num_inference_steps": steps,
         "guidance_scale": guidance,
@@ -152,7 +149,14 @@ def _in_options(problem: dict[str, Any]) -> str:
 
 def model_for(name: str, images: int) -> str:
     """Return the model that `--model NAME` means with this number of input images."""
-    return _FAMILIES[name][min(images, 2)] if name in _FAMILIES else name
+    model = for_images(name, images)
+    return model.name if model else name
+
+
+def takes_several(model_id: str) -> bool:
+    """Return True if the model takes a list of input images."""
+    model = find(model_id)
+    return model is not None and model.max_inputs > 1
 
 
 def image_fields(urls: list[str], *, several: bool) -> dict[str, Any]:

@@ -7,13 +7,13 @@ number format, where they can do the same: they know no sizes off the grid, no s
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
 from PIL import Image
 
-from farm.domain.catalogue import KONTEXT_TEXT, SRPO, SRPO_IMAGE
+from farm.domain.catalogue import KONTEXT_TEXT, SRPO_IMAGE, Model, Task, Weights, named, served_with
 from farm.domain.request import ImageRequest
 from workers.pipelines.denoise import Method, denoise
 from workers.pipelines.engine import attention_backend
@@ -21,9 +21,7 @@ from workers.pipelines.kontext import Kontext
 from workers.pipelines.latents import Size
 from workers.pipelines.network import Network
 from workers.pipelines.pipeline import (
-    KONTEXT_MODELS,
     NO_INPUTS,
-    SRPO_MODELS,
     InputImages,
     RenderedImage,
     StepCallback,
@@ -34,17 +32,15 @@ from workers.pipelines.srpo import ImageToImage, TextToImage
 
 log = logging.getLogger(__name__)
 
-#: Model → how its images begin.
-_METHODS: dict[str, type[TextToImage] | type[ImageToImage] | type[Kontext]] = {
-    SRPO.name: TextToImage,
-    SRPO_IMAGE.name: ImageToImage,
-    **dict.fromkeys(KONTEXT_MODELS, Kontext),
-}
+
+def _warm_up_request(model: Model, *inputs: str) -> ImageRequest:
+    strength = 1.0 if model.task is Task.IMAGE_TO_IMAGE else None
+    guidance = model.parameters.guidance.default
+    return ImageRequest(model.name, "warm up", 256, 256, 1, guidance, seed=0, strength=strength, inputs=inputs)
+
+
 #: What is rendered before the first job: each transformer once, and the VAE in both directions.
-_REHEARSALS = (
-    ImageRequest(SRPO_IMAGE.name, "warm up", 256, 256, steps=1, guidance=4.5, seed=0, strength=1.0, inputs=("",)),
-    ImageRequest(KONTEXT_TEXT.name, "warm up", 256, 256, steps=1, guidance=3.5, seed=0),
-)
+_WARM_UP = (_warm_up_request(SRPO_IMAGE, ""), _warm_up_request(KONTEXT_TEXT))
 #: Backend of attention, pinned: without it an environment variable of diffusers would decide.
 ATTENTION = "native"
 
@@ -52,14 +48,8 @@ ATTENTION = "native"
 class FluxModels:
     """The `Pipeline` of SRPO's models, of Kontext's, or of both."""
 
-    def __init__(
-        self, *, srpo: Network | None = None, kontext: Network | None = None, weights: str, build: str
-    ) -> None:
-        self._networks: dict[str, Network] = {}
-        if srpo is not None:
-            self._networks |= dict.fromkeys(SRPO_MODELS, srpo)
-        if kontext is not None:
-            self._networks |= dict.fromkeys(KONTEXT_MODELS, kontext)
+    def __init__(self, networks: Mapping[Weights, Network], *, weights: str, build: str) -> None:
+        self._networks = {model: networks[named(model).weights] for model in served_with(networks)}
         self._weights = weights
         self._build = build
 
@@ -76,8 +66,8 @@ class FluxModels:
         return self._build
 
     def warm_up(self) -> None:
-        rehearsals = [request for request in _REHEARSALS if request.model in self._networks]
-        for _ in self.render(rehearsals, lambda *_: True, {"": Image.new("RGB", (256, 256))}):
+        requests = [request for request in _WARM_UP if request.model in self._networks]
+        for _ in self.render(requests, lambda *_: True, {"": Image.new("RGB", (256, 256))}):
             pass
 
     def render(
@@ -90,7 +80,7 @@ class FluxModels:
     def _render_each(
         self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages
     ) -> Iterator[RenderedImage]:
-        methods = {model: _METHODS[model](network, inputs) for model, network in self._networks.items()}
+        methods = {model: _method(named(model))(network, inputs) for model, network in self._networks.items()}
         for index, request in enumerate(images):
             if request.denoising_steps:
                 rendered = self._render_one(index, request, methods[request.model], watch)
@@ -115,6 +105,13 @@ class FluxModels:
             for warning in prompt.warnings:
                 log.warning(warning)
             return RenderedImage(index, _crop(network.decode(tokens, size), size, request), prompt.warnings)
+
+
+def _method(model: Model) -> Callable[[Network, InputImages], Method]:
+    """Return how the model's images begin."""
+    if model.weights is Weights.KONTEXT:
+        return Kontext
+    return ImageToImage if model.task is Task.IMAGE_TO_IMAGE else TextToImage
 
 
 def _untouched(index: int, request: ImageRequest, watch: StepCallback, inputs: InputImages) -> RenderedImage | None:

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from farm.domain.catalogue import Weights
 from farm.domain.errors import ConfigurationError
 from farm.weights import (
     FLUX_REPOSITORY,
@@ -202,7 +203,9 @@ def _models(
     kontext: FluxPipeline | None,
 ) -> FluxModels:
     build = build_digest(files, device, number_format(device), ATTENTION)
-    return FluxModels(srpo=srpo and Network(srpo), kontext=kontext and Network(kontext), weights=weights, build=build)
+    loaded = {Weights.SRPO: srpo, Weights.KONTEXT: kontext}
+    networks = {name: Network(parts) for name, parts in loaded.items() if parts is not None}
+    return FluxModels(networks, weights=weights, build=build)
 
 
 def _files(folder: Path, without_weights: tuple[str, ...] = ()) -> dict[str, Path]:

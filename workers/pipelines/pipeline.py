@@ -9,15 +9,9 @@ from typing import Protocol
 
 from PIL import Image
 
-from farm.domain.catalogue import KONTEXT, KONTEXT_MULTI, KONTEXT_TEXT, SRPO, SRPO_IMAGE
+from farm.domain.catalogue import named
 from farm.domain.errors import RenderError
 from farm.domain.request import ImageRequest
-
-#: Models of SRPO's weights, and of Kontext's: names in the catalogue.
-SRPO_MODELS = (SRPO.name, SRPO_IMAGE.name)
-KONTEXT_MODELS = (KONTEXT_TEXT.name, KONTEXT.name, KONTEXT_MULTI.name)
-#: Models that begin from images.
-_MODELS_WITH_INPUTS = (SRPO_IMAGE.name, KONTEXT.name, KONTEXT_MULTI.name)
 
 #: Names of what may be loaded (`Pipeline.weights`).
 MINIATURE = "miniature"
@@ -77,9 +71,10 @@ def refuse_unknown(images: Sequence[ImageRequest], models: Sequence[str]) -> Non
             raise RenderError(f'These weights serve {", ".join(models)}, not "{request.model}".')
         if request.acceleration != "none":
             raise RenderError(f'The acceleration "{request.acceleration}" does not work yet; "none" does.')
-        if (request.model in _MODELS_WITH_INPUTS) != bool(request.inputs):
+        model = named(request.model)
+        if bool(model.max_inputs) != bool(request.inputs):
             raise RenderError(f'"{request.model}" was given {len(request.inputs)} images to begin from.')
-        if (request.model == SRPO_IMAGE.name) != (request.strength is not None):
+        if (model.parameters.strength is None) != (request.strength is None):
             raise RenderError(f'"{request.model}" was given the strength {request.strength}.')
 
 

@@ -10,12 +10,11 @@ import PIL
 from PIL import Image
 
 from farm import clock
+from farm.domain.catalogue import MODELS
 from farm.domain.request import ImageRequest
 from workers.pipelines.pipeline import (
-    KONTEXT_MODELS,
     NO_INPUTS,
     SIMULATED,
-    SRPO_MODELS,
     InputImages,
     RenderedImage,
     StepCallback,
@@ -37,7 +36,7 @@ class SimulatedPipeline:
 
     @property
     def models(self) -> tuple[str, ...]:
-        return (*SRPO_MODELS, *KONTEXT_MODELS)
+        return tuple(model.name for model in MODELS)
 
     @property
     def weights(self) -> str:

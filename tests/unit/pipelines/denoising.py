@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from farm.domain.catalogue import Weights
 from farm.domain.request import ImageRequest
 from workers.pipelines import miniature
 from workers.pipelines.engine import FluxPipeline
@@ -48,8 +49,9 @@ def add_editor(home: Path) -> None:
 
 
 def pipeline_of(srpo: Any, kontext: Any = None) -> FluxModels:
-    kinds = {"srpo": Network(srpo), "kontext": Network(kontext) if kontext else None}
-    return FluxModels(**kinds, weights="miniature", build="test")
+    loaded = {Weights.SRPO: srpo, Weights.KONTEXT: kontext}
+    networks = {name: Network(parts) for name, parts in loaded.items() if parts is not None}
+    return FluxModels(networks, weights="miniature", build="test")
 
 
 def render(pipeline: FluxModels, *requests: ImageRequest, inputs: InputImages = INPUTS) -> list[Image.Image]:
