@@ -30,13 +30,6 @@ from farm.domain.error_codes import JOB_FAILURES
 from farm.domain.request import Priority
 
 _IMAGE = "https://you.example/fox.png"
-_EXAMPLES: dict[str, dict[str, Any]] = {
-    "srpo": {"prompt": "a red fox in fresh snow"},
-    "srpo-image-to-image": {"prompt": "the same fox in summer", "image_url": _IMAGE},
-    "kontext-text-to-image": {"prompt": "a red fox in fresh snow", "aspect_ratio": "16:9"},
-    "kontext": {"prompt": "put a scarf on the fox", "image_url": _IMAGE},
-    "kontext-multi": {"prompt": "the two foxes side by side", "image_urls": [_IMAGE, _IMAGE]},
-}
 
 
 REQUEST_ID = Parameter("x-fal-request-id", "The request's id.", where="header", is_required=True)
@@ -130,7 +123,14 @@ def _submit(model: Model, endpoint: str) -> Operation:
 
 
 def _body(model: Model) -> Body:
-    return Body(FIELDS[model.name], _EXAMPLES[model.name])
+    return Body(FIELDS[model.name], {"prompt": model.example, **_example(model)})
+
+
+def _example(model: Model) -> dict[str, Any]:
+    """Return the fields beside the prompt that an example shows."""
+    if not model.max_inputs:
+        return {"aspect_ratio": "16:9"} if model.sizes else {}
+    return {"image_url": _IMAGE} if model.max_inputs == 1 else {"image_urls": [_IMAGE, _IMAGE]}
 
 
 def _of_application(app: str) -> Iterable[Operation]:

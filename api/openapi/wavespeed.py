@@ -22,10 +22,6 @@ from farm.dialects.answers import wavespeed as answers
 from farm.domain.catalogue import MODELS, Model
 
 PREFIX = "/api/v3"
-_EXAMPLES: dict[str, dict[str, Any]] = {
-    "srpo": {"prompt": "a red fox in fresh snow", "size": "1024*768"},
-    "srpo-image-to-image": {"prompt": "the same fox in summer", "image": "https://you.example/fox.png"},
-}
 
 
 def errors(*statuses: int) -> dict[int, Response]:
@@ -52,13 +48,18 @@ _WEBHOOK = Parameter(
 )
 
 
+def _example(model: Model) -> dict[str, Any]:
+    own = {"image": "https://you.example/fox.png"} if model.max_inputs else {"size": "1024*768"}
+    return {"prompt": model.example, **own}
+
+
 def _submit(model: Model, endpoint: str) -> Operation:
     return Operation(
         "post",
         f"{PREFIX}/{endpoint}",
         slug("predict", endpoint),
         f"Submit: {model.title}",
-        body=Body(wavespeed.INPUTS[model.name], _EXAMPLES[model.name]),
+        body=Body(wavespeed.INPUTS[model.name], _example(model)),
         parameters=(_WEBHOOK, IDEMPOTENCY_KEY),
         responses={
             200: Response(
