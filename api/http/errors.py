@@ -94,10 +94,10 @@ def _from_bug(error: Exception) -> flask.Response:
 def answer(status: int, error: errors.FarmError) -> flask.Response:
     """Return `error` in the dialect of the current call: the one its route has chosen, or that of its path."""
     dialect = flask.g.get("dialect") or registry.dialect_for_path(flask.request.path)
-    refusal = dialect.refuse(status, error)
-    response = flask.jsonify(refusal.body)
-    response.status_code, response.mimetype = refusal.status, refusal.media_type
-    response.headers.update(refusal.headers)
+    error_response = dialect.error_response(status, error)
+    response = flask.jsonify(error_response.body)
+    response.status_code, response.mimetype = error_response.status, error_response.media_type
+    response.headers.update(error_response.headers)
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     return response

@@ -83,7 +83,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
     def status_stream(app: str, request_id: str) -> flask.Response:
         job = find(app, request_id)
         query.refuse_others("logs")
-        told = _Told(service, links, with_logs=_wants_logs())
+        told = StatusStream(service, links, with_logs=_wants_logs())
         watched = service.watch(authenticator.caller(), job.id, idle_seconds=LOOK_SECONDS)
         return streams.answer(told.blocks(watched), may_stay=authenticator.key_still_valid())
 
@@ -113,7 +113,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         with suppress(StorageUnavailable):
             if job.state.is_terminal:
                 return _outcome(job, links)
-        return _overdue(order.endpoint, job.id, links)
+        return _timed_out(order.endpoint, job.id, links)
 
     @blueprint.after_request
     def name_the_request(response: flask.Response) -> flask.Response:
@@ -131,7 +131,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
     return blueprint
 
 
-class _Told:
+class StatusStream:
     """What a stream has told of a request: clients collect the lines of its log, so none is sent twice."""
 
     def __init__(self, service: Service, links: Links, *, with_logs: bool) -> None:
@@ -232,8 +232,8 @@ def _outcome(job: Job, links: Links) -> flask.Response:
     return _answer(*fal.outcome(job, links))
 
 
-def _overdue(endpoint: str, job_id: str, links: Links) -> flask.Response:
-    return _answer(504, fal.overdue(endpoint, job_id, _queue(links)))
+def _timed_out(endpoint: str, job_id: str, links: Links) -> flask.Response:
+    return _answer(504, fal.timed_out(endpoint, job_id, _queue(links)))
 
 
 def _answer(status: int, body: Mapping[str, Any]) -> flask.Response:

@@ -47,7 +47,7 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
         caller = authenticator.caller()
         query.refuse_others("storage_type")
         asked = parse(fal_storage.Announcement, decode(read_bytes() or b"{}"))
-        ticket = uploads.issue(caller.id, Wish(asked.content_type, _wished_seconds()), in_parts=in_parts)
+        ticket = uploads.issue(caller.id, Wish(asked.content_type, _keep_seconds()), in_parts=in_parts)
         return fal_storage.begun(f"{_cdn(context)}/upload/{ticket.id}", links.file(ticket.key))
 
     @blueprint.post("/fal/rest/storage/auth/token/")
@@ -83,7 +83,7 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
     def upload() -> FalFile:
         caller = authenticator.uploader()
         query.refuse_others()
-        wish = _wish()
+        wish = _requirements()
         with upload_slots.held(caller.id):
             key, _ = uploads.keep(caller.id, wish, pieces(MAX_UPLOAD))
         return fal_storage.kept(links.file(key))
@@ -94,7 +94,7 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
         caller = authenticator.uploader()
         query.refuse_others()
         read_bytes()  # nothing
-        ticket = uploads.issue(caller.id, _wish(), in_parts=True)
+        ticket = uploads.issue(caller.id, _requirements(), in_parts=True)
         return fal_storage.begun_in_parts(links.file(ticket.key), ticket.id)
 
     @blueprint.put("/files/<key>/multipart/<ticket_id>/<number>/")
@@ -127,7 +127,7 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
 
     def completed(ticket: Ticket) -> FalFile:
         query.refuse_others()
-        named = fal_storage.named_parts(decode(read_bytes()))
+        named = fal_storage.read_parts(decode(read_bytes()))
         with upload_slots.held(ticket.caller):
             uploads.complete(ticket, named)
         return fal_storage.kept(links.file(ticket.key))
@@ -139,16 +139,16 @@ def _cdn(context: ApiContext) -> str:
     return fal_hosts.address(fal_hosts.CDN, context.links.base)
 
 
-def _wish() -> Wish:
+def _requirements() -> Wish:
     """What the headers of the current call say of the file that it brings, or begins."""
     content_type = flask.request.headers.get("Content-Type", fal_storage.DEFAULT_TYPE)
-    if len(content_type) > fal_storage.LONGEST_TYPE:
-        raise BadRequest(f"Content-Type: allowed are up to {fal_storage.LONGEST_TYPE} characters.")
-    return Wish(content_type, _wished_seconds())
+    if len(content_type) > fal_storage.MAX_TYPE_LENGTH:
+        raise BadRequest(f"Content-Type: allowed are up to {fal_storage.MAX_TYPE_LENGTH} characters.")
+    return Wish(content_type, _keep_seconds())
 
 
-def _wished_seconds() -> int:
+def _keep_seconds() -> int:
     try:
-        return fal_storage.wished_seconds(flask.request.headers.get)
+        return fal_storage.read_keep_seconds(flask.request.headers.get)
     except InvalidRequest as error:
         raise BadRequest(f"{fal_storage.LIFECYCLES[0]}: {error}") from error

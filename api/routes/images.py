@@ -16,7 +16,7 @@ from farm import clock
 from farm.auth.api_keys import Caller
 from farm.dialects import openai, openai_common, registry
 from farm.dialects.answers.images import ListedModel, ListedModels
-from farm.dialects.openai_common import Asked, ImagesDialect
+from farm.dialects.openai_common import ImagesDialect, ParsedCall
 from farm.domain.catalogue import Model
 from farm.domain.errors import InvalidRequest, Problem, UnknownModel
 from farm.service import Service, random_seed
@@ -64,7 +64,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
             raise _unknown(service, model_id)
         return _shown(model_id)
 
-    def rendered(caller: Caller, dialect: ImagesDialect, body: Body, asked: Asked) -> flask.Response:
+    def rendered(caller: Caller, dialect: ImagesDialect, body: Body, asked: ParsedCall) -> flask.Response:
         """The images that a call asks for, or why there are none."""
         service.model(asked.order.request.model)
         order = replace(
@@ -76,11 +76,11 @@ def routes(context: ApiContext) -> flask.Blueprint:
         job = held.job(caller, order)
         flask.g.request_id = job.id
         if job.result:
-            response = flask.jsonify(dialect.answer(job, job.result, asked.carriage, links))
+            response = flask.jsonify(dialect.answer(job, job.result, asked.result_format, links))
             response.status_code = dialect.SUCCESS
             return response
         return errors.answer(
-            *(openai_common.failure(job) if job.state.is_terminal else openai_common.overdue(job.id, links.base))
+            *(openai_common.failure(job) if job.state.is_terminal else openai_common.timed_out(job.id, links.base))
         )
 
     @blueprint.after_app_request

@@ -26,7 +26,7 @@ from farm.jobstore.store import Accepted
 from farm.service import random_seed
 
 #: How many of the newest events are kept as text: many streams send the same.
-_TOLD = 1000
+FORMATTED_EVENTS = 1000
 _GAP = "Some of what happened before this is not known any more; the present state of your jobs is at /farm/v1/jobs."
 
 
@@ -34,13 +34,13 @@ def routes(context: ApiContext) -> flask.Blueprint:
     service, authenticator, streams, links = context.service, context.authenticator, context.streams, context.links
     stats = context.farm.stats
     blueprint = flask.Blueprint("native", __name__, url_prefix="/farm/v1")
-    told = lru_cache(_TOLD)(partial(_change_event, links=links))
+    format_change = lru_cache(FORMATTED_EVENTS)(partial(_change_event, links=links))
 
     @blueprint.post("/jobs")
     def submit() -> tuple[answers.AcceptedJob, int, dict[str, str]]:
         caller = authenticator.submitter()
         query.refuse_others()
-        body = read_body(native.NAME, most=IMAGES_BODY)  # the model is told in it
+        body = read_body(native.NAME, most=IMAGES_BODY)  # the model is format_change in it
         endpoint = _endpoint(body.fields)
         model = service.model(endpoint)
         order = native.read(body.fields, model=model.name, default_seed=random_seed())
@@ -103,7 +103,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         caller, seen = authenticator.caller(), last_event_id("-")
         followed = service.follow(caller, Moment(*seen) if seen else None, idle_seconds=LOOK_SECONDS)
         first = next(followed)  # a store that does not answer is refused before the stream begins
-        return streams.answer(_blocks(first, followed, told), may_stay=authenticator.key_still_valid())
+        return streams.answer(_blocks(first, followed, format_change), may_stay=authenticator.key_still_valid())
 
     @blueprint.get("/queue")
     def queue() -> answers.FarmQueue:
@@ -212,16 +212,16 @@ def _job_event(job: Job, links: Links) -> str:
     return event(f"job.{job.state}", data, f"{job.sequence}.{job.step}")
 
 
-def _blocks(first: News, key_still_valid: Iterator[News], told: Callable[[Change], str]) -> Iterator[str]:
+def _blocks(first: News, key_still_valid: Iterator[News], format_change: Callable[[Change], str]) -> Iterator[str]:
     """Events of all jobs. `listening` tells a client for whom there is none where it is, and so may come back to."""
-    yield _news(first, told) or _listening(first)
+    yield _news(first, format_change) or _listening(first)
     for news in key_still_valid:
-        yield _news(news, told) or COMMENT + _listening(news)
+        yield _news(news, format_change) or COMMENT + _listening(news)
 
 
-def _news(news: News, told: Callable[[Change], str]) -> str:
+def _news(news: News, format_change: Callable[[Change], str]) -> str:
     gap = event("gap", {"message": _GAP}) if news.gap else ""
-    return gap + "".join(map(told, news.changes))
+    return gap + "".join(map(format_change, news.changes))
 
 
 def _listening(news: News) -> str:

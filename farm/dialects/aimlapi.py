@@ -11,7 +11,7 @@ from farm.dialects import openai_common
 from farm.dialects.answers.images import AimlapiImage, AimlapiImages
 from farm.dialects.fields import Flag, Whole
 from farm.dialects.links import Links
-from farm.dialects.openai_common import Asked, Carriage, ProviderCall, Sides
+from farm.dialects.openai_common import ParsedCall, ProviderCall, ResultFormat, Sides
 from farm.domain.catalogue import SRPO, TERMS, Acceleration, OutputFormat
 from farm.domain.errors import InvalidRequest, Problem
 from farm.domain.job import Image, Job, Order, Result
@@ -52,17 +52,17 @@ class TextToImage(ProviderCall):
 GENERATES, TAKES = openai_common.generations({SRPO.kind: TextToImage}, NAME, "TextToImage")
 
 
-def generation(body: Mapping[str, Any], *, default_seed: int) -> Asked:
+def generation(body: Mapping[str, Any], *, default_seed: int) -> ParsedCall:
     """The body of a call. `default_seed` is taken where the caller gives none."""
     model_id = body["model"]
     call = openai_common.parse(TAKES[model_id], body)
     request = call.request(GENERATES[model_id], default_seed=default_seed)
-    return Asked(Order(call.model, request, dialect=NAME, inline=call.carriage != "url"), call.carriage)
+    return ParsedCall(Order(call.model, request, dialect=NAME, inline=call.result_format != "url"), call.result_format)
 
 
-def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> AimlapiImages:
+def answer(job: Job, result: Result, result_format: ResultFormat, links: Links) -> AimlapiImages:
     """Build the answer with the images. Raises StorageError and NotFound."""
-    images = [_image(image, carriage, links) for image in result.images]
+    images = [_image(image, result_format, links) for image in result.images]
     body: AimlapiImages = {
         "images": images,
         "timings": {"inference": result.timings["inference"]},
@@ -77,9 +77,9 @@ def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> Aimlap
     return body
 
 
-def _image(image: Image, carriage: Carriage, links: Links) -> AimlapiImage:
+def _image(image: Image, result_format: ResultFormat, links: Links) -> AimlapiImage:
     return {
-        **openai_common.image_data(image, carriage, links),
+        **openai_common.image_data(image, result_format, links),
         "width": image.width,
         "height": image.height,
         "content_type": image.content_type,

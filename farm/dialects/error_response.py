@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ErrorResponse:
     """Status, body and headers of an answer that refuses a call or tells of a failure."""
 
     status: int

@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeVar
 
 from farm import clock
 from farm.dialects.answers import fal as answers
-from farm.dialects.error_response import Refusal
-from farm.dialects.fal_lifecycle import keep_seconds
+from farm.dialects.error_response import ErrorResponse
+from farm.dialects.fal_lifecycle import parse_keep_seconds
 from farm.dialects.fields import FIELDS, UNKNOWN_PARAMETER, image_field, parse
 from farm.dialects.links import Links
 from farm.domain.catalogue import named
@@ -39,7 +39,7 @@ TOLERATED_HEADERS = {
 }
 
 #: What is no field of the body, by the name under which it is refused.
-_PLACES = {
+_LOCATIONS = {
     "fal_webhook": "query",
     "fal_max_queue_length": "query",
     "logs": "query",
@@ -48,19 +48,19 @@ _PLACES = {
 }
 
 #: Slugs of waits that ended when the caller's own limit was reached, or the one it agreed to by calling directly.
-_OWN_LIMITS = ("request_timeout", "startup_timeout")
+_CALLER_TIMEOUTS = ("request_timeout", "startup_timeout")
 
 #: Seconds, as both clients write them: a third of ten has 16 digits behind the point.
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,20})?")
 #: fal's least limit on the time until the start is more than this, in seconds. Source: its page on platform headers.
-_LEAST_TIMEOUT = 0.1
+_MIN_START_TIMEOUT = 0.1
 #: Longest word, in characters, for requests that prefer the same worker.
-_LONGEST_HINT = 256
+_MAX_HINT_LENGTH = 256
 #: Words for yes and no in headers.
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 #: Longest value, as JSON, that an error repeats in `input`, in characters.
-_REPEATED = 1000
+_MAX_INPUT_LENGTH = 1000
 
 
 def read(body: Mapping[str, Any], *, endpoint: str, model: str, default_seed: int) -> Order:
@@ -73,11 +73,11 @@ def read(body: Mapping[str, Any], *, endpoint: str, model: str, default_seed: in
 def conditions(header: Callable[[str], str | None]) -> Conditions:
     """What a submit's headers, looked up by name, want of its job. Raises InvalidRequest, which names the header."""
     return Conditions(
-        start_within=_read(header, REQUEST_TIMEOUT, _seconds, 0.0),
-        keep_seconds=_read(header, LIFECYCLE, keep_seconds, 0),
-        may_retry=not _read(header, NO_RETRY, _flag, False),
-        keeps_payload=_read(header, STORE_IO, _flag, True),
-        runner_hint=_read(header, RUNNER_HINT, _hint, ""),
+        start_within=_read(header, REQUEST_TIMEOUT, _read_seconds, 0.0),
+        keep_seconds=_read(header, LIFECYCLE, parse_keep_seconds, 0),
+        may_retry=not _read(header, NO_RETRY, _read_flag, False),
+        keeps_payload=_read(header, STORE_IO, _read_flag, True),
+        runner_hint=_read(header, RUNNER_HINT, _read_runner_hint, ""),
     )
 
 
@@ -90,23 +90,23 @@ def _read(header: Callable[[str], str | None], name: str, read: Callable[[str], 
         raise InvalidRequest([Problem(name, str(error), "bad_request", text)]) from None
 
 
-def _seconds(text: str) -> float:
+def _read_seconds(text: str) -> float:
     seconds = float(text) if _SECONDS.fullmatch(text) else 0.0
-    if seconds <= _LEAST_TIMEOUT:
-        message = f"'{text[:40]}' is no limit; allowed: seconds, more than {_LEAST_TIMEOUT}, as in 30 or 2.5"
+    if seconds <= _MIN_START_TIMEOUT:
+        message = f"'{text[:40]}' is no limit; allowed: seconds, more than {_MIN_START_TIMEOUT}, as in 30 or 2.5"
         raise InvalidRequest([Problem("", message, "float_parsing")])
     return seconds
 
 
-def _flag(text: str) -> bool:
+def _read_flag(text: str) -> bool:
     if (flag := _FLAGS.get(text.lower())) is None:
         raise InvalidRequest([Problem("", f"'{text[:40]}' is neither; allowed: {', '.join(_FLAGS)}", "bool_parsing")])
     return flag
 
 
-def _hint(text: str) -> str:
-    if not (0 < len(text) <= _LONGEST_HINT and text.isascii() and text.isprintable()):
-        message = f"it is no hint; allowed: 1 to {_LONGEST_HINT} printable ASCII characters"
+def _read_runner_hint(text: str) -> str:
+    if not (0 < len(text) <= _MAX_HINT_LENGTH and text.isascii() and text.isprintable()):
+        message = f"it is no hint; allowed: 1 to {_MAX_HINT_LENGTH} printable ASCII characters"
         raise InvalidRequest([Problem("", message, "string_pattern_mismatch")])
     return text
 
@@ -229,7 +229,7 @@ def cancelled(outcome: str) -> tuple[int, answers.FalCancelled | answers.FalAlre
     return 400, {"status": "ALREADY_COMPLETED", "detail": message, "message": message}
 
 
-def overdue(endpoint: str, request_id: str, queue: str) -> answers.FalPlatformError:
+def timed_out(endpoint: str, request_id: str, queue: str) -> answers.FalPlatformError:
     """Build the answer to a direct call that has reached its time limit."""
     url = urls(endpoint, request_id, queue)["response_url"]
     message = f"The image is not ready yet, and goes on being made; it will be at {url}"
@@ -261,10 +261,10 @@ def _failed(job: Job) -> answers.FalFailed:
     }
 
 
-def refusal(status: int, error: FarmError) -> Refusal:
+def error_response(status: int, error: FarmError) -> ErrorResponse:
     """Build the error response."""
     body = problem(error)
-    return Refusal(status, body, error_headers(body, may_retry=error.retry_after is not None))
+    return ErrorResponse(status, body, error_headers(body, may_retry=error.retry_after is not None))
 
 
 def problem(error: FarmError) -> answers.FalError:
@@ -284,7 +284,7 @@ def error_headers(body: Mapping[str, Any], *, may_retry: bool = False) -> dict[s
     """What the headers of a refusal or a failure repeat of its body, and whether it is worth to come back."""
     slug = body.get("error_type")
     headers: dict[str, str] = {"X-Fal-Error-Type": slug} if slug else {}
-    if slug in _OWN_LIMITS:
+    if slug in _CALLER_TIMEOUTS:
         # To the clients this says that waiting was the caller's own choice: they do not send the request again.
         headers["X-Fal-Request-Timeout-Type"] = "user"
     return headers | ({"X-Fal-Needs-Retry": "1", "X-Fal-Retryable": "true"} if may_retry else {})
@@ -292,7 +292,7 @@ def error_headers(body: Mapping[str, Any], *, may_retry: bool = False) -> dict[s
 
 def _detail(item: Problem) -> answers.FalFieldError:
     # Strings only, or the AI SDK reads nothing of it.
-    location = [_place(item), *(item.field.split(".") if item.field else ())]
+    location = [_location_root(item), *(item.field.split(".") if item.field else ())]
     detail: answers.FalFieldError = {"loc": location, "msg": item.message, "type": item.kind}
     if item.context:
         detail["ctx"] = dict(item.context)
@@ -302,14 +302,14 @@ def _detail(item: Problem) -> answers.FalFieldError:
     return detail
 
 
-def _place(item: Problem) -> str:
+def _location_root(item: Problem) -> str:
     if item.kind == UNKNOWN_PARAMETER:
         return "query"
-    return "body" if item.kind == "extra_forbidden" else _PLACES.get(item.field, "body")
+    return "body" if item.kind == "extra_forbidden" else _LOCATIONS.get(item.field, "body")
 
 
 def _is_repeatable(value: object) -> bool:
     try:
-        return len(json.dumps(value, allow_nan=False)) <= _REPEATED
+        return len(json.dumps(value, allow_nan=False)) <= _MAX_INPUT_LENGTH
     except (ValueError, RecursionError):
         return False

@@ -32,7 +32,7 @@ class Lifecycle(Input):
     initial_acl: Access | None = None
 
 
-def keep_seconds(text: str) -> int:
+def parse_keep_seconds(text: str) -> int:
     """Seconds for which the file is to be kept; 0 where the header does not say. Raises InvalidRequest."""
     try:
         wish = json.loads(text)

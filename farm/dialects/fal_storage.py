@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from farm.dialects.answers.fal import FalFile, FalMultipartUpload, FalPart, FalToken, FalUpload
-from farm.dialects.fal_lifecycle import keep_seconds
+from farm.dialects.fal_lifecycle import parse_keep_seconds
 from farm.dialects.fields import Input, Whole, parse
 from farm.domain.catalogue import MAX_UPLOAD_PARTS
 from farm.domain.errors import InvalidRequest, Problem
@@ -27,13 +27,13 @@ TOLERATED = {
 LIFECYCLES = ("X-Fal-Object-Lifecycle", "X-Fal-Object-Lifecycle-Preference")
 
 DEFAULT_TYPE = "application/octet-stream"
-LONGEST_TYPE = 255
+MAX_TYPE_LENGTH = 255
 
 
 class Announcement(Input):
     """The body of a call that begins an upload."""
 
-    content_type: Annotated[str, Field(max_length=LONGEST_TYPE)] = DEFAULT_TYPE
+    content_type: Annotated[str, Field(max_length=MAX_TYPE_LENGTH)] = DEFAULT_TYPE
     file_name: Annotated[str, Field(max_length=1024)] | None = None
 
 
@@ -52,7 +52,7 @@ class Completion(Input):
     parts: Annotated[list[NamedPart], Field(max_length=MAX_UPLOAD_PARTS)]
 
 
-def named_parts(body: Mapping[str, Any]) -> dict[int, str]:
+def read_parts(body: Mapping[str, Any]) -> dict[int, str]:
     """The parts of a file, by their numbers, as the end of its upload names them. Raises InvalidRequest."""
     parts = parse(Completion, body).parts
     named = {part.number: part.etag.removeprefix("W/").strip('"') for part in parts}
@@ -69,10 +69,10 @@ def part_number(text: str) -> int:
     return int(text)
 
 
-def wished_seconds(header: Callable[[str], str | None]) -> int:
+def read_keep_seconds(header: Callable[[str], str | None]) -> int:
     """For how long a file is to be kept, by the headers of a call; 0: they do not say. Raises InvalidRequest."""
     wishes = {name: text for name in LIFECYCLES if (text := header(name)) is not None}
-    seconds = {keep_seconds(text) for text in wishes.values()}
+    seconds = {parse_keep_seconds(text) for text in wishes.values()}
     if len(seconds) > 1:
         raise InvalidRequest([Problem("", f"{' and '.join(wishes)} disagree; send one of them", "conflict")])
     return seconds.pop() if seconds else 0

@@ -11,7 +11,7 @@ from pydantic import Field, create_model
 from farm import clock
 from farm.dialects.answers import native as answers
 from farm.dialects.answers.native import EventName
-from farm.dialects.error_response import Refusal
+from farm.dialects.error_response import ErrorResponse
 from farm.dialects.fields import FIELDS, ModelFields, parse
 from farm.dialects.links import Links
 from farm.domain.catalogue import named
@@ -167,9 +167,11 @@ def delivery(item: Delivery) -> answers.FarmDelivery:
     }
 
 
-def refusal(status: int, error: FarmError) -> Refusal:
+def error_response(status: int, error: FarmError) -> ErrorResponse:
     """Build the error response: problem details."""
-    return Refusal(status, problem(status, HTTPStatus(status).phrase, error), media_type="application/problem+json")
+    return ErrorResponse(
+        status, problem(status, HTTPStatus(status).phrase, error), media_type="application/problem+json"
+    )
 
 
 def problem(status: int, title: str, error: FarmError) -> answers.Problem:

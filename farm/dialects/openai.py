@@ -9,7 +9,7 @@ from farm.dialects import openai_common
 from farm.dialects.answers.images import GeneratedImage, GeneratedImages, ImageData
 from farm.dialects.fields import Flag, ImageUrl, M, Number, inputs_by_model
 from farm.dialects.links import Links
-from farm.dialects.openai_common import Asked, Call, Carriage, ImageUrls, KontextCall, SrpoCall
+from farm.dialects.openai_common import Call, ImageUrls, KontextCall, ParsedCall, ResultFormat, SrpoCall
 from farm.domain.catalogue import (
     KONTEXT,
     KONTEXT_MULTI,
@@ -140,13 +140,13 @@ EDIT_TAKES: Mapping[str, type[Edit]] = _inputs(
 )
 
 
-def generation(body: Mapping[str, Any], *, default_seed: int) -> Asked:
+def generation(body: Mapping[str, Any], *, default_seed: int) -> ParsedCall:
     """The body of a call at `/v1/images/generations`. `default_seed` is taken where the caller gives none."""
     model_id = body["model"]
     return _asked(openai_common.parse(TAKES[model_id], body), GENERATES[model_id], (), default_seed)
 
 
-def edit(body: Mapping[str, Any], files: Sequence[tuple[str, bytes]], *, default_seed: int) -> Asked:
+def edit(body: Mapping[str, Any], files: Sequence[tuple[str, bytes]], *, default_seed: int) -> ParsedCall:
     """The body of a call at `/v1/images/edits`, and the files that came with it, each with its field."""
     _refuse_other_files(files)
     model = EDITS[body["model"]]
@@ -176,18 +176,18 @@ def _refuse_too_many(sources: Sequence[Source], most: int) -> None:
         raise InvalidRequest([Problem(field, message, "sequence_too_long", len(sources), {"max_length": most})])
 
 
-def _asked(call: Call, model: Model, sources: tuple[Source, ...], default_seed: int) -> Asked:
+def _asked(call: Call, model: Model, sources: tuple[Source, ...], default_seed: int) -> ParsedCall:
     request = call.request(model, default_seed=default_seed)
-    order = Order(call.model, request, dialect=NAME, inline=call.carriage != "url", sources=sources)
-    return Asked(order, call.carriage)
+    order = Order(call.model, request, dialect=NAME, inline=call.result_format != "url", sources=sources)
+    return ParsedCall(order, call.result_format)
 
 
-def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> GeneratedImages:
+def answer(job: Job, result: Result, result_format: ResultFormat, links: Links) -> GeneratedImages:
     """Build the answer with the images. Raises StorageError and NotFound."""
     revised = openai_common.revised_prompt(job)
     body: GeneratedImages = {
         "created": openai_common.created(job),
-        "data": [_image(openai_common.image_data(image, carriage, links), revised) for image in result.images],
+        "data": [_image(openai_common.image_data(image, result_format, links), revised) for image in result.images],
         "output_format": job.request.output_format,
         "size": f"{job.request.width}x{job.request.height}",
         "seed": job.request.seed,

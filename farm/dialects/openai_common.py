@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from farm import clock
 from farm.dialects import fields
 from farm.dialects.answers.images import CallFacts, ErrorBody, ImageData
-from farm.dialects.error_response import Refusal
+from farm.dialects.error_response import ErrorResponse
 from farm.dialects.fields import (
     PRESET,
     SIDES,
@@ -103,7 +103,7 @@ REGULAR_MEANS: Acceleration = "none"
 _REGULAR_NOTE = "acceleration 'regular' does not work on this farm yet; this was computed in full."
 
 #: How an answer carries an image: its URL, the bytes in the URL's place, or the bytes in a field of their own.
-Carriage = Literal["url", "data", "b64_json"]
+ResultFormat = Literal["url", "data", "b64_json"]
 
 #: OpenAI's types of errors by HTTP status, below 500; `invalid_request_error` for any other.
 _TYPES = {403: "permission_error", 429: "rate_limit_error"}
@@ -127,11 +127,11 @@ ImageSize = Annotated[Annotated[Preset, Tag(PRESET)] | Annotated[Sides, Tag(SIDE
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ParsedCall:
     """A call as its dialect understood it: what it orders, and how the answer carries the images."""
 
     order: Order
-    carriage: Carriage
+    result_format: ResultFormat
 
 
 class ImagesDialect(Protocol):
@@ -145,9 +145,9 @@ class ImagesDialect(Protocol):
     GENERATES: Mapping[str, Model]
     TAKES: Mapping[str, type[Call]]
 
-    def generation(self, body: Mapping[str, Any], *, default_seed: int) -> Asked: ...
+    def generation(self, body: Mapping[str, Any], *, default_seed: int) -> ParsedCall: ...
 
-    def answer(self, job: Job, result: Result, carriage: Carriage, links: Links) -> Mapping[str, Any]: ...
+    def answer(self, job: Job, result: Result, result_format: ResultFormat, links: Links) -> Mapping[str, Any]: ...
 
 
 class Call(Input):
@@ -192,7 +192,7 @@ class Call(Input):
         return "jpeg" if self.output_format == "jpeg" else "png"
 
     @property
-    def carriage(self) -> Carriage:
+    def result_format(self) -> ResultFormat:
         """How the answer carries the images."""
         if self.response_format:
             return self.response_format
@@ -389,14 +389,14 @@ def listed(value: object) -> object:
 ImageUrls = Annotated[list[fields.ImageUrl], Field(max_length=MAX_INPUTS), BeforeValidator(listed)]
 
 
-def image_data(image: Image, carriage: Carriage, links: Links) -> ImageData:
-    """Return an image as `carriage` wants it. The other field is left out: some clients take "" for an image.
+def image_data(image: Image, result_format: ResultFormat, links: Links) -> ImageData:
+    """Return an image as `result_format` wants it. The other field is left out: some clients take "" for an image.
 
     Raises StorageError, and NotFound if the image has been deleted.
     """
-    if carriage == "b64_json":
+    if result_format == "b64_json":
         return {"b64_json": base64.b64encode(links.content(image.key)).decode()}
-    return {"url": links.data(image) if carriage == "data" else links.file(image.key)}
+    return {"url": links.data(image) if result_format == "data" else links.file(image.key)}
 
 
 def created(job: Job) -> int:
@@ -439,7 +439,7 @@ def _status_of(status: int) -> int:
     return 400 if status == HTTPStatus.UNPROCESSABLE_ENTITY else status
 
 
-def overdue(job_id: str, base: str) -> tuple[int, Failed]:
+def timed_out(job_id: str, base: str) -> tuple[int, Failed]:
     """HTTP status and error of a call that was held as long as may be."""
     message = (
         f"The image is not ready yet, and goes on being made as job {job_id}; "
@@ -448,7 +448,7 @@ def overdue(job_id: str, base: str) -> tuple[int, Failed]:
     return 504, Failed(Code.REQUEST_TIMEOUT, message)
 
 
-def refusal(status: int, error: FarmError) -> Refusal:
+def error_response(status: int, error: FarmError) -> ErrorResponse:
     """An error as all read it: OpenAI's object, and at the top what AI/ML API has there.
 
     What is wrong with a request is 400 to all of them.
@@ -464,7 +464,7 @@ def refusal(status: int, error: FarmError) -> Refusal:
         "message": str(error),
         "statusCode": status,
     }
-    return Refusal(status, body)
+    return ErrorResponse(status, body)
 
 
 def call_facts(path: str, request_id: str, now_us: int) -> CallFacts:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from farm.dialects import aimlapi, fal, native, openai, openai_common, siraya, wavespeed
-from farm.dialects.error_response import Refusal
+from farm.dialects.error_response import ErrorResponse
 from farm.dialects.links import Links
 from farm.domain.delivery import Due
 from farm.domain.errors import FarmError
@@ -20,7 +20,7 @@ from farm.domain.job import Job
 #: The body of a webhook: what a delivery tells of its job.
 WebhookBody = Callable[[Job, Due, Links], Mapping[str, Any]]
 #: How an error with an HTTP status is told.
-Refuse = Callable[[int, FarmError], Refusal]
+ErrorResponseBuilder = Callable[[int, FarmError], ErrorResponse]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Dialect:
     name: str
     prefix: str
     routes: str
-    refuse: Refuse
+    error_response: ErrorResponseBuilder
     #: At `/v1`, which several share, the module that is chosen by the model's id.
     images: openai_common.ImagesDialect | None = None
     #: What it calls the URL of a webhook, and how one is written (None: it has no webhooks) and signed.
@@ -39,17 +39,26 @@ class Dialect:
     signature: Literal["standard", "fal", "wavespeed"] = "standard"
 
 
-NATIVE = Dialect("native", "/", "native", native.refusal, webhook_field="webhook_url", webhook_body=native.webhook_body)
+NATIVE = Dialect(
+    "native", "/", "native", native.error_response, webhook_field="webhook_url", webhook_body=native.webhook_body
+)
 
 DIALECTS = (
-    Dialect("fal", "/fal/", "fal", fal.refusal, None, "fal_webhook", fal.webhook_body, "fal"),
+    Dialect("fal", "/fal/", "fal", fal.error_response, None, "fal_webhook", fal.webhook_body, "fal"),
     Dialect(
-        "wavespeed", "/api/v3/", "wavespeed", wavespeed.refusal, None, "webhook", wavespeed.webhook_body, "wavespeed"
+        "wavespeed",
+        "/api/v3/",
+        "wavespeed",
+        wavespeed.error_response,
+        None,
+        "webhook",
+        wavespeed.webhook_body,
+        "wavespeed",
     ),
     # At one path: the first of them answers who does not get as far as naming a model.
-    Dialect("openai", "/v1/", "images", openai_common.refusal, openai),
-    Dialect("aimlapi", "/v1/", "images", openai_common.refusal, aimlapi),
-    Dialect("siraya", "/v1/", "images", siraya.refusal, siraya),
+    Dialect("openai", "/v1/", "images", openai_common.error_response, openai),
+    Dialect("aimlapi", "/v1/", "images", openai_common.error_response, aimlapi),
+    Dialect("siraya", "/v1/", "images", siraya.error_response, siraya),
     NATIVE,
 )
 

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal
 
 from farm.dialects import openai_common
 from farm.dialects.answers.images import SirayaImages
-from farm.dialects.error_response import Refusal
+from farm.dialects.error_response import ErrorResponse
 from farm.dialects.fields import Flag
 from farm.dialects.links import Links
-from farm.dialects.openai_common import Asked, Carriage, ProviderCall
+from farm.dialects.openai_common import ParsedCall, ProviderCall, ResultFormat
 from farm.domain.catalogue import SRPO, TERMS, Acceleration
 from farm.domain.errors import FarmError
 from farm.domain.job import Job, Order, Result
@@ -33,11 +33,11 @@ class TextToImage(ProviderCall):
     output_format: Literal["url", "b64_json", "jpeg", "png"] = "url"
 
     @property
-    def carriage(self) -> Carriage:
+    def result_format(self) -> ResultFormat:
         """How the answer carries the images: `response_format` decides, where it is given."""
         if self.response_format is None and self.output_format == "b64_json":
             return "b64_json"
-        return super().carriage
+        return super().result_format
 
     def asked_size(self) -> tuple[int, int] | None:
         """Width and height, where the call says them: `image_size` wins over `size`. Raises InvalidRequest."""
@@ -48,21 +48,22 @@ class TextToImage(ProviderCall):
 GENERATES, TAKES = openai_common.generations({SRPO.kind: TextToImage}, NAME, "TextToImage")
 
 
-def generation(body: Mapping[str, Any], *, default_seed: int) -> Asked:
+def generation(body: Mapping[str, Any], *, default_seed: int) -> ParsedCall:
     """The body of a call. `default_seed` is taken where the caller gives none."""
     model_id = body["model"]
     call = openai_common.parse(TAKES[model_id], body)
     request = call.request(GENERATES[model_id], default_seed=default_seed)
-    return Asked(Order(call.model, request, dialect=NAME, inline=call.carriage != "url"), call.carriage)
+    return ParsedCall(Order(call.model, request, dialect=NAME, inline=call.result_format != "url"), call.result_format)
 
 
-def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> SirayaImages:
+def answer(job: Job, result: Result, result_format: ResultFormat, links: Links) -> SirayaImages:
     """Build the answer with the images. Raises StorageError and NotFound."""
     revised = openai_common.revised_prompt(job) or ""
     body: SirayaImages = {
         "created": openai_common.created(job),
         "data": [
-            {**openai_common.image_data(image, carriage, links), "revised_prompt": revised} for image in result.images
+            {**openai_common.image_data(image, result_format, links), "revised_prompt": revised}
+            for image in result.images
         ],
         "seed": job.request.seed,
         "has_nsfw_concepts": list(result.flagged),
@@ -72,7 +73,7 @@ def answer(job: Job, result: Result, carriage: Carriage, links: Links) -> Siraya
     return body
 
 
-def refusal(status: int, error: FarmError) -> Refusal:
+def error_response(status: int, error: FarmError) -> ErrorResponse:
     """An error as in `v1`, but with the HTTP status as its code: Siraya has numbers there."""
-    told = openai_common.refusal(status, error)
+    told = openai_common.error_response(status, error)
     return replace(told, body={**told.body, "error": {**told.body["error"], "code": told.status}})

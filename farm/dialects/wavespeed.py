@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from farm import clock
 from farm.dialects.answers import wavespeed as answers
-from farm.dialects.error_response import Refusal
+from farm.dialects.error_response import ErrorResponse
 from farm.dialects.fields import Flag, ImageUrl, Input, Number, Prompt, Whole, inputs_by_model, parse
 from farm.dialects.links import Links
 from farm.domain.catalogue import MODELS, SRPO, SRPO_IMAGE, TERMS, Model, OutputFormat, for_images, named
@@ -202,7 +202,7 @@ def _pixels(fields: TextInput) -> tuple[int, int]:
     return size
 
 
-def _instant(value: object) -> object:
+def _parse_time(value: object) -> object:
     """A time in ISO 8601 as microseconds since the epoch; without a zone it is UTC."""
     try:
         time = datetime.fromisoformat(value if isinstance(value, str) else "")
@@ -211,7 +211,7 @@ def _instant(value: object) -> object:
     return ((time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)
 
 
-Instant = Annotated[int, BeforeValidator(_instant)]
+Time = Annotated[int, BeforeValidator(_parse_time)]
 
 
 class ListInput(Input):
@@ -221,8 +221,8 @@ class ListInput(Input):
     page_size: Annotated[Whole, Field(ge=1, le=PAGE)] = PAGE
     model: Annotated[str, Field(min_length=1)] | None = None
     status: Literal["created", "processing", "completed", "failed"] | None = None
-    created_after: Instant | None = None
-    created_before: Instant | None = None
+    created_after: Time | None = None
+    created_before: Time | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,10 +361,10 @@ def _input(request: Request, links: Links) -> answers.PredictionInput:
     return given
 
 
-def refusal(status: int, error: FarmError) -> Refusal:
+def error_response(status: int, error: FarmError) -> ErrorResponse:
     """Build the error response; WaveSpeed answers an invalid request with 400."""
     status = 400 if isinstance(error, InvalidRequest) else status
-    return Refusal(status, problem(status, error))
+    return ErrorResponse(status, problem(status, error))
 
 
 def problem(status: int, error: FarmError) -> answers.WaveSpeedError:

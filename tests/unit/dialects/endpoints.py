@@ -413,7 +413,7 @@ def _asked(field: Field) -> Field:
 def _generation(dialect: Any, model_id: str) -> Read:
     def call(body: Body) -> tuple[Order, str]:
         asked = dialect.generation({"model": model_id, **body}, default_seed=DEFAULT_SEED)
-        return asked.order, asked.carriage
+        return asked.order, asked.result_format
 
     return call
 
@@ -421,7 +421,7 @@ def _generation(dialect: Any, model_id: str) -> Read:
 def _edit(model_id: str) -> Read:
     def call(body: Body) -> tuple[Order, str]:
         asked = openai.edit({"model": model_id, **body}, [], default_seed=DEFAULT_SEED)
-        return asked.order, asked.carriage
+        return asked.order, asked.result_format
 
     return call
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from farm.dialects import aimlapi
-from farm.dialects.openai_common import Asked
+from farm.dialects.openai_common import ParsedCall
 from farm.domain.job import Image, State
 from tests.unit.dialects import golden
 from tests.unit.dialects.endpoints import DEFAULT_SEED, ENDPOINTS, size
@@ -20,7 +20,7 @@ ENDPOINT = ENDPOINTS["aimlapi srpo"]
 REQUEST = ENDPOINT.request
 
 
-def read(**sent: Any) -> Asked:
+def read(**sent: Any) -> ParsedCall:
     return aimlapi.generation({"model": "flux/srpo", "prompt": "a fox"} | sent, default_seed=DEFAULT_SEED)
 
 

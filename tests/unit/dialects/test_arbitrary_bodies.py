@@ -49,7 +49,7 @@ def _fals_headers(body: Body) -> object:
 
 
 def _a_wish(body: Body) -> object:
-    return fal_storage.wished_seconds(lambda name: text if isinstance(text := body.get(name), str) else None)
+    return fal_storage.read_keep_seconds(lambda name: text if isinstance(text := body.get(name), str) else None)
 
 
 def _of_model(read: Callable[..., object], dialect: str) -> dict[str, Read]:
@@ -86,7 +86,7 @@ READERS: dict[str, Read] = {
     "fal headers": _fals_headers,
     "fal wish": _a_wish,
     "fal upload": lambda body: parse(fal_storage.Announcement, body),
-    "fal parts": fal_storage.named_parts,
+    "fal parts": fal_storage.read_parts,
 }
 
 
@@ -135,7 +135,7 @@ def told(name: str, error: InvalidRequest) -> str:
     """The refusal as it goes out."""
     assert error.problems
     spoken = registry.by_name(name.split()[0])
-    body: str = FastJson.dumps(None, dict(spoken.refuse(422, error).body))  # type: ignore[arg-type]  # needs no app
+    body: str = FastJson.dumps(None, dict(spoken.error_response(422, error).body))  # type: ignore[arg-type]  # needs no app
     return body
 
 

@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from farm.dialects.fal_lifecycle import keep_seconds
+from farm.dialects.fal_lifecycle import parse_keep_seconds
 from farm.dialects.fields import FIELDS, AspectRatio, ModelFields, Preset, decode, parse
 from farm.domain import catalogue
 from farm.domain.errors import InvalidRequest, Problem
@@ -116,7 +116,7 @@ def test_what_can_be_read_can_be_refused() -> None:
 @pytest.mark.parametrize("wish", ["[]", "null", "60", '{"initial_acl": 1}'])
 def test_a_wish_that_is_no_object_is_not_told_in_the_programs_words(wish: str) -> None:
     with pytest.raises(InvalidRequest, match="must be a JSON object") as caught:
-        keep_seconds(wish)
+        parse_keep_seconds(wish)
 
     assert "instance" not in str(caught.value)
 

@@ -14,15 +14,15 @@ from farm.dialects import openai
 from farm.dialects.links import Links
 from farm.dialects.openai_common import (
     NO_TEXTS,
-    Asked,
     Call,
     Failed,
+    ParsedCall,
     call_facts,
+    error_response,
     failure,
     failure_statuses,
     from_texts,
-    overdue,
-    refusal,
+    timed_out,
 )
 from farm.dialects.openai_common import REFUSED as NOT_OFFERED
 from farm.domain.catalogue import MODELS
@@ -49,12 +49,12 @@ FILE = b"\x89PNG"
 IMAGE_FIELDS = ("image", "image_url", "image_urls")
 
 
-def edit(model: str, *files: bytes, **sent: Any) -> Asked:
+def edit(model: str, *files: bytes, **sent: Any) -> ParsedCall:
     named = [("image", file) for file in files]
     return openai.edit({"model": model, "prompt": "a fox"} | sent, named, default_seed=DEFAULT_SEED)
 
 
-def refused(read: Callable[[], Asked]) -> list[str]:
+def refused(read: Callable[[], ParsedCall]) -> list[str]:
     """The fields that a refusal names."""
     with pytest.raises(InvalidRequest) as caught:
         read()
@@ -261,7 +261,7 @@ TWO = InvalidRequest([Problem("size", "no size", "size_parsing", "x"), Problem("
     ids=brief,
 )
 def test_an_error_is_one_that_all_clients_read(status: int, error: FarmError, told: tuple[Any, ...]) -> None:
-    found = refusal(status, error)
+    found = error_response(status, error)
 
     code, kind, param, slug = told
     assert found.status == found.body["statusCode"] == code
@@ -326,7 +326,7 @@ def test_no_failure_invites_to_come_again(status: int) -> None:
 
 
 def test_a_call_that_was_held_in_vain_is_told_where_its_job_is() -> None:
-    status, error = overdue(JOB_ID, BASE)
+    status, error = timed_out(JOB_ID, BASE)
 
     assert (status, error.code) == (504, "request_timeout")
     assert f"{BASE}/farm/v1/jobs/{JOB_ID}" in str(error)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from farm.dialects import siraya
-from farm.dialects.openai_common import Asked, Failed
+from farm.dialects.openai_common import Failed, ParsedCall
 from farm.domain.errors import InvalidRequest, Problem, QueueFull, Unauthorized
 from farm.domain.job import State
 from tests.unit.dialects import golden
@@ -19,7 +19,7 @@ REQUEST = ENDPOINTS["siraya srpo"].request
 MODEL = "flux-1-srpo-text-to-image"
 
 
-def read(**sent: Any) -> Asked:
+def read(**sent: Any) -> ParsedCall:
     return siraya.generation({"model": MODEL, "prompt": "a fox"} | sent, default_seed=DEFAULT_SEED)
 
 
@@ -66,9 +66,9 @@ def test_a_prompt_that_was_rewritten_is_told() -> None:
 
 
 def test_an_error_has_the_pages_shape() -> None:
-    refusal = siraya.refusal(401, Unauthorized("Invalid API Key"))
+    error_response = siraya.error_response(401, Unauthorized("Invalid API Key"))
 
-    assert (refusal.status, refusal.body["error"]) == (401, PAGE["error"]["error"])
+    assert (error_response.status, error_response.body["error"]) == (401, PAGE["error"]["error"])
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,10 @@ def test_an_error_has_the_pages_shape() -> None:
     ids=brief,
 )
 def test_the_code_of_an_error_is_its_status(status: int, error: Any, told: int) -> None:
-    refusal = siraya.refusal(status, error)
+    error_response = siraya.error_response(status, error)
 
-    assert (refusal.status, refusal.body["error"]["code"], refusal.body["statusCode"]) == (told, told, told)
+    assert (error_response.status, error_response.body["error"]["code"], error_response.body["statusCode"]) == (
+        told,
+        told,
+        told,
+    )
