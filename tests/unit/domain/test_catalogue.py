@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from farm.domain import catalogue
-from farm.domain.catalogue import MODELS, Model, find
+from farm.domain.catalogue import MODELS, Model, Range, Task, find, for_images
 
 #: The ids that callers rely on.
 IDS = {
@@ -63,3 +63,32 @@ def test_presets_keep_within_the_limits() -> None:
     for width, height in catalogue.SIZE_PRESETS.values():
         assert catalogue.MIN_SIDE <= min(width, height) <= max(width, height) <= catalogue.MAX_SIDE
         assert width * height <= catalogue.MAX_PIXELS
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_defaults_lie_within_their_ranges_and_only_image_to_image_has_a_strength(model: Model) -> None:
+    for parameters in (model.parameters, *model.parameters_of.values()):
+        ranges: list[Range[int] | Range[float]] = [parameters.steps, parameters.guidance]
+        ranges += [parameters.strength] if parameters.strength else []
+        assert all(span.min <= span.default <= span.max for span in ranges)
+        assert parameters.steps.max <= catalogue.MAX_STEPS
+        assert parameters.guidance.max <= catalogue.MAX_GUIDANCE
+        assert (parameters.strength is not None) == (model.task is Task.IMAGE_TO_IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("family", "names"),
+    [
+        ("srpo", ["srpo", "srpo-image-to-image", "srpo-image-to-image"]),
+        ("kontext", ["kontext-text-to-image", "kontext", "kontext-multi", "kontext-multi", "kontext-multi"]),
+    ],
+)
+def test_the_number_of_input_images_selects_the_model_of_a_family(family: str, names: list[str]) -> None:
+    """More images than any of them takes mean the one that takes the most, which refuses them."""
+    found = [for_images(family, images) for images in range(len(names))]
+
+    assert [model.name for model in found if model] == names
+
+
+def test_an_unknown_family_has_no_model() -> None:
+    assert for_images("sdxl", 0) is None
