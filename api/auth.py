@@ -14,7 +14,7 @@ from api.admission.rate_limit import RateLimiter, note
 from api.http import fal_hosts
 from api.http.cors import ANY
 from farm import clock
-from farm.auth.api_keys import LOCAL, Caller, Callers, is_loopback
+from farm.auth.api_keys import LOCAL, ApiKeyStore, Caller, is_loopback
 from farm.domain.errors import Forbidden, StoreUnavailable, Unauthorized
 
 _SCHEMES = ("key", "bearer")
@@ -28,7 +28,7 @@ class Authenticator:
     And pages of `origins`, each of which must have been named: a page that anybody may have written is not let in.
     """
 
-    def __init__(self, callers: Callers | None, limiter: RateLimiter, *, origins: Collection[str] = ()) -> None:
+    def __init__(self, callers: ApiKeyStore | None, limiter: RateLimiter, *, origins: Collection[str] = ()) -> None:
         self._callers = callers
         self._limiter = limiter
         self._origins = frozenset(origins) - {ANY}
@@ -57,7 +57,7 @@ class Authenticator:
         """Who sent the current submit. Raises Unauthorized, and LimitReached again where it did a moment ago."""
         caller = self.caller()
         self._limiter.refuse_again(caller, flask.request.environ.get("HTTP_IDEMPOTENCY_KEY", ""))
-        return replace(caller, tell=note)
+        return replace(caller, report_quotas=note)
 
     def token(self, *, until: int) -> str:
         """What stands for the current request's key in `uploader`, until then in seconds since the epoch."""
@@ -83,7 +83,7 @@ class Authenticator:
 class _KeyRecheck:
     """Whether a key is valid, asked now and then. While nobody can tell, it is what it was."""
 
-    def __init__(self, callers: Callers, key: str) -> None:
+    def __init__(self, callers: ApiKeyStore, key: str) -> None:
         self._callers = callers
         self._key = key
         self._asked_at = clock.monotonic()

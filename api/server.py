@@ -21,7 +21,7 @@ from gunicorn.glogging import Logger
 from api.app import create_app
 from api.connections.gthread_worker import SlowClientWorker
 from api.connections.slow_client_socket import safe
-from farm.auth.api_keys import Callers, refuse_open_door, wants_keys
+from farm.auth.api_keys import ApiKeyStore, refuse_without_keys, wants_keys
 from farm.bootstrap import build, reach
 from farm.concurrency.periodic import PeriodicThread
 from farm.jobstore import redis_keys
@@ -166,7 +166,7 @@ class Contexts:
 def serve(settings: Settings, address: Address, *, data_dir: Path) -> None:
     """Run the API until it is told to stop. Raises ConfigurationError for what would be unsafe."""
     # This process forks: it must not have the threads that a whole farm's parts bring.
-    refuse_open_door(settings, Callers(reach(settings, data_dir)), address.host)
+    refuse_without_keys(settings, ApiKeyStore(reach(settings, data_dir)), address.host)
     open_as_many_files_as_allowed()
     Server(settings, address, data_dir=data_dir).run()
 

@@ -9,7 +9,7 @@ from typing import cast
 import redis
 from celery import Celery
 
-from farm.auth.api_keys import Callers
+from farm.auth.api_keys import ApiKeyStore
 from farm.celery import WakeUps, application
 from farm.dialects.links import Links
 from farm.domain.errors import ConfigurationError, NotReady
@@ -28,7 +28,7 @@ from farm.settings import Settings
 from farm.ssrf_safe_http import SsrfSafeClient
 from farm.storage.local import LocalStorage
 from farm.storage.storage import Storage
-from farm.uploads.tickets import Allowance, Tickets
+from farm.uploads.tickets import Tickets, UploadQuota
 from farm.uploads.uploads import Uploads
 from farm.webhooks.secrets import Secrets
 from farm.webhooks.store import Deliveries
@@ -44,7 +44,7 @@ class Farm:
     celery: Celery
     store: JobStore
     stats: StoreStats
-    callers: Callers
+    callers: ApiKeyStore
     storage: Storage
     sweeper: Sweeper
     uploads: Uploads
@@ -141,12 +141,12 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
         celery=celery,
         store=store,
         stats=stats,
-        callers=Callers(client),
+        callers=ApiKeyStore(client),
         storage=storage,
         sweeper=Sweeper(store, storage=storage, sweep_state=SweepState(client)),
         uploads=Uploads(
             Tickets(client),
-            allowance=Allowance(client, max_bytes=round(settings.upload_gigabytes * 1e9), seconds=settings.upload_ttl),
+            quota=UploadQuota(client, max_bytes=round(settings.upload_gigabytes * 1e9), seconds=settings.upload_ttl),
             storage=storage,
             spool=data_dir / "uploads",
             keep_seconds=settings.upload_ttl,

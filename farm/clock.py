@@ -1,4 +1,4 @@
-"""The one place that asks this machine for the time. Job times come from Redis instead, so that all machines agree."""
+"""The clock of this machine, read nowhere else. Job times come from Redis instead, so that all machines agree."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from functools import lru_cache
 
 
 def now_us() -> int:
-    """Microseconds since the epoch, by the wall clock."""
+    """Return the wall-clock time in microseconds since the epoch."""
     return time.time_ns() // 1000
 
 
 def monotonic() -> float:
-    """Seconds from an arbitrary point, never going back: for durations."""
+    """Return seconds from an arbitrary point that never go back: for durations."""
     return time.monotonic()
 
 
 @lru_cache(4096)
 def iso(us: int, *, timespec: str = "microseconds") -> str:
-    """`us` since the epoch as ISO 8601 in UTC with a trailing Z."""
+    """Format `us` since the epoch as ISO 8601 in UTC with a trailing Z."""
     return datetime.fromtimestamp(us / 1e6, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def pause(seconds: float) -> None:
-    """Wait, where nothing can be waited for."""
+    """Sleep. For the rare case without an event to wait for."""
     time.sleep(seconds)

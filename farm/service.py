@@ -275,7 +275,7 @@ class Service:
 
     def _recorded(self, new: NewJob, caller: Caller) -> Accepted:
         accepted = self._store.submit(new, caller.limits)
-        caller.tell(accepted.quotas)
+        caller.report_quotas(accepted.quotas)
         # A ring wakes anybody. Where one worker is preferred to others, all are to look, it among them.
         wanted = _MOST_RUNG if new.order.conditions.runner_hint else 1
         self._wake_ups.send(min(wanted, accepted.idle_workers))

@@ -34,7 +34,7 @@ from farm.images import decode
 from farm.images.decode import UnusableImage
 from farm.jobstore.store import JobStore
 from farm.ssrf_safe_http import Reply, SsrfSafeClient
-from farm.storage.storage import Storage, name_in, new_input_key
+from farm.storage.storage import Storage, new_input_key, parse_key
 from workers.enhancer import Enhancer, Interrupted, enhanced
 from workers.sizing import sized
 
@@ -167,7 +167,7 @@ class Preparer:
             raise UnusableImage(error.code, f"{_named(request, number)}: {error}", error.context) from error
 
     def _content(self, source: str) -> bytes:
-        if name_in(source) is None:
+        if parse_key(source) is None:
             return fetch(self._outbound, source, self._closing)
         try:
             return self._storage.read(source)
@@ -243,9 +243,9 @@ def _host(url: str) -> str:
 def _named(request: Request, number: int) -> str:
     """How an error calls a source: by its caller's field, and its host where it has one."""
     field, source = request.source_fields[number], request.sources[number]
-    return f"{field} ({_host(source)})" if name_in(source) is None else field
+    return f"{field} ({_host(source)})" if parse_key(source) is None else field
 
 
 def _own(job: Job) -> list[str]:
     """Sources that were stored for this job alone."""
-    return [source for source in job.request.sources if (name := name_in(source)) and name.job_id == job.id]
+    return [source for source in job.request.sources if (name := parse_key(source)) and name.job_id == job.id]

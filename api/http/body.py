@@ -19,7 +19,7 @@ MAX_KEY = 255
 #: Largest body of a request that may bring images: several, as data URIs or as files. In bytes.
 IMAGES_BODY = 70 * 1024 * 1024
 #: So much of a file that comes is in memory at once, in bytes.
-PIECE_BYTES = 256 * 1024
+CHUNK_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def pieces(most: int) -> Iterator[bytes]:
     if announced is not None and announced > most:
         raise RequestEntityTooLarge
     _refuse_coded()
-    while piece := _read(PIECE_BYTES if announced is None else min(PIECE_BYTES, announced - came)):
+    while piece := _read(CHUNK_BYTES if announced is None else min(CHUNK_BYTES, announced - came)):
         came += len(piece)
         if came > most:
             raise RequestEntityTooLarge

@@ -14,7 +14,7 @@ from farm.domain.errors import ConcurrencyLimitReached, InvalidRequest, Problem
 #: Files that come at once, those of one caller among them, and how long one more waits for its turn, in seconds. A
 #: file holds a thread, and lies in the data folder until all of it has come. fal's client sends ten parts at once.
 MOST = 40
-MOST_OF_A_CALLER = 20
+MAX_TICKETS_PER_CALLER = 20
 PATIENCE_SECONDS = 20.0
 
 
@@ -22,7 +22,7 @@ class UploadSlots:
     """Slots for files that arrive. A caller that gets none within `seconds` is told to come back."""
 
     def __init__(
-        self, *, most: int = MOST, most_of_a_caller: int = MOST_OF_A_CALLER, seconds: float = PATIENCE_SECONDS
+        self, *, most: int = MOST, most_of_a_caller: int = MAX_TICKETS_PER_CALLER, seconds: float = PATIENCE_SECONDS
     ) -> None:
         self._slots = Slots(most, per_key=most_of_a_caller, max_waiting=most)
         self._seconds = seconds

@@ -22,7 +22,7 @@ from farm.dialects.fields import decode, parse
 from farm.domain.catalogue import MAX_UPLOAD
 from farm.domain.errors import InvalidRequest, NotFound
 from farm.uploads.tickets import Ticket
-from farm.uploads.uploads import NO_TICKET, Wish
+from farm.uploads.uploads import NO_TICKET, UploadRequest
 
 #: How long a token is good for, in seconds. Clients ask for another one then.
 TOKEN_SECONDS = 3600
@@ -47,7 +47,8 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
         caller = authenticator.caller()
         query.refuse_others("storage_type")
         asked = parse(fal_storage.Announcement, decode(read_bytes() or b"{}"))
-        ticket = uploads.issue(caller.id, Wish(asked.content_type, _keep_seconds()), in_parts=in_parts)
+        announced = UploadRequest(asked.content_type, _keep_seconds())
+        ticket = uploads.issue(caller.id, announced, in_parts=in_parts)
         return fal_storage.begun(f"{_cdn(context)}/upload/{ticket.id}", links.file(ticket.key))
 
     @blueprint.post("/fal/rest/storage/auth/token/")
@@ -120,7 +121,7 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
         query.refuse_others()
         number = fal_storage.part_number(number_text)
         with upload_slots.held(ticket.caller):
-            etag = uploads.add_part(ticket, number, pieces(uploads.room(ticket, number)))
+            etag = uploads.add_part(ticket, number, pieces(uploads.remaining_bytes(ticket, number)))
         response = flask.jsonify(fal_storage.part(number, etag))
         response.set_etag(etag)
         return response
@@ -139,12 +140,12 @@ def _cdn(context: ApiContext) -> str:
     return fal_hosts.address(fal_hosts.CDN, context.links.base)
 
 
-def _requirements() -> Wish:
+def _requirements() -> UploadRequest:
     """What the headers of the current call say of the file that it brings, or begins."""
     content_type = flask.request.headers.get("Content-Type", fal_storage.DEFAULT_TYPE)
     if len(content_type) > fal_storage.MAX_TYPE_LENGTH:
         raise BadRequest(f"Content-Type: allowed are up to {fal_storage.MAX_TYPE_LENGTH} characters.")
-    return Wish(content_type, _keep_seconds())
+    return UploadRequest(content_type, _keep_seconds())
 
 
 def _keep_seconds() -> int:

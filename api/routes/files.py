@@ -13,7 +13,15 @@ from werkzeug.exceptions import PreconditionFailed
 from farm import clock
 from farm.domain.errors import NotFound, StoreUnavailable
 from farm.jobstore.store import JobStore
-from farm.storage.storage import HEAD_BYTES, KEEP_SECONDS, Name, Storage, StoredFile, begins_like, name_in
+from farm.storage.storage import (
+    CACHE_SECONDS,
+    HEAD_BYTES,
+    Storage,
+    StorageKey,
+    StoredFile,
+    matches_signature,
+    parse_key,
+)
 
 
 def routes(storage: Storage, store: JobStore) -> flask.Blueprint:
@@ -21,7 +29,7 @@ def routes(storage: Storage, store: JobStore) -> flask.Blueprint:
 
     @blueprint.get("/files/<key>")
     def file(key: str) -> flask.Response:
-        name, stored = name_in(key), storage.find(key)
+        name, stored = parse_key(key), storage.find(key)
         if name is None or stored is None:
             raise NotFound(f"No file is here under the name '{key}'.")
         response = _head(key, stored)
@@ -53,7 +61,7 @@ def _head(key: str, stored: StoredFile) -> flask.Response:
     return response
 
 
-def _left_seconds(name: Name, store: JobStore) -> int:
+def _left_seconds(name: StorageKey, store: JobStore) -> int:
     """How long what lies under this name will be there; 0 where nobody can tell."""
     until_us = name.until * 1_000_000 if name.until else None
     if name.job_id:
@@ -66,7 +74,7 @@ def _say_how_long(response: flask.Response, seconds: int) -> None:
     """Have it kept for so long, at most, by the browser of whoever knows its name, and by nobody on the way."""
     response.cache_control.private = True
     if seconds:
-        response.cache_control.max_age = min(KEEP_SECONDS, seconds)
+        response.cache_control.max_age = min(CACHE_SECONDS, seconds)
     else:
         response.cache_control.no_cache = True
 
@@ -82,11 +90,11 @@ def _wants_a_part(stored: StoredFile) -> bool:
     )
 
 
-def _begins_as_it_says(name: Name, storage: Storage, key: str, stored: StoredFile) -> bool:
+def _begins_as_it_says(name: StorageKey, storage: Storage, key: str, stored: StoredFile) -> bool:
     """Whether an upload is the image that its name tells."""
-    return name.extension != "bin" and begins_like(name.extension, _beginning(storage, key, stored))
+    return name.extension != "bin" and matches_signature(name.extension, _beginning(storage, key, stored))
 
 
 def _beginning(storage: Storage, key: str, stored: StoredFile) -> bytes:
-    with closing(storage.open(key, 0, min(HEAD_BYTES, stored.bytes))) as pieces:
-        return b"".join(pieces)
+    with closing(storage.open(key, 0, min(HEAD_BYTES, stored.bytes))) as chunks:
+        return b"".join(chunks)

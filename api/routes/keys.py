@@ -11,7 +11,7 @@ from api.auth import Authenticator
 from api.http import query
 from api.http.body import read_bytes
 from farm import clock
-from farm.auth.api_keys import ApiKey, Callers
+from farm.auth.api_keys import ApiKey, ApiKeyStore
 from farm.dialects.answers.native import ApiKeyFacts, ApiKeys, NewApiKey, RevokedKeys
 from farm.dialects.fields import Flag, Input, Whole, decode, parse
 from farm.domain.errors import InvalidRequest, NotFound, Problem
@@ -28,7 +28,7 @@ class WantedKey(Input):
     images_per_day: Annotated[Whole, Field(ge=0, le=2**53)] | None = None
 
 
-def routes(callers: Callers, *, authenticator: Authenticator) -> flask.Blueprint:
+def routes(callers: ApiKeyStore, *, authenticator: Authenticator) -> flask.Blueprint:
     blueprint = flask.Blueprint("keys", __name__, url_prefix="/farm/v1")
 
     @blueprint.get("/keys")

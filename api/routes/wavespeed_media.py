@@ -16,7 +16,7 @@ from farm.dialects import wavespeed_media
 from farm.dialects.answers.wavespeed import SUCCESS, EmptyAnswer, WaveSpeedFileAnswer, WaveSpeedTicketAnswer
 from farm.dialects.fields import decode, parse
 from farm.domain.catalogue import MAX_UPLOAD
-from farm.uploads.uploads import Wish
+from farm.uploads.uploads import UploadRequest
 
 
 def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
@@ -28,7 +28,7 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
         caller = authenticator.caller()
         query.refuse_others()
         asked = parse(wavespeed_media.Announcement, decode(read_bytes()))
-        ticket = uploads.issue(caller.id, Wish(asked.content_type, size=asked.size))
+        ticket = uploads.issue(caller.id, UploadRequest(asked.content_type, size=asked.size))
         url = f"{links.base}/api/v3/media/uploads/{ticket.id}"
         return {**SUCCESS, "data": wavespeed_media.ticket(url, links.file(ticket.key), asked.content_type)}
 
@@ -49,7 +49,7 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
         with upload_slots.held(caller.id):
             file, content = file_in_form(pieces(MAX_UPLOAD), wavespeed_media.FIELD)
             content_type = file.headers.get("Content-Type", wavespeed_media.DEFAULT_TYPE)
-            key, size = uploads.keep(caller.id, Wish(content_type), content)
+            key, size = uploads.keep(caller.id, UploadRequest(content_type), content)
         file_facts = wavespeed_media.kept(links.file(key), content_type=content_type, filename=file.filename, size=size)
         return {**SUCCESS, "data": file_facts}
 

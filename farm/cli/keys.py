@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from farm import clock
-from farm.auth.api_keys import Callers
+from farm.auth.api_keys import ApiKeyStore
 from farm.bootstrap import redis_url
 from farm.cli.tables import show as show_table
 from farm.domain.errors import FarmError
@@ -120,16 +120,16 @@ def _shown(limit: int | None) -> str:
 
 
 @contextmanager
-def callers(data_dir: Path) -> Iterator[Callers]:
+def callers(data_dir: Path) -> Iterator[ApiKeyStore]:
     """Yield the key store. Start the embedded Redis for the time if no farm runs."""
     settings, folder = load(), DataDir(data_dir)
     if settings.redis_url or not folder.try_take():
-        yield Callers(connect(redis_url(settings, folder.path)))
+        yield ApiKeyStore(connect(redis_url(settings, folder.path)))
         return
     server = EmbeddedRedis(folder.path, fsync=settings.redis_fsync)
     try:
         server.start()
-        yield Callers(connect(server.url))
+        yield ApiKeyStore(connect(server.url))
     finally:
         server.stop()
         folder.release()

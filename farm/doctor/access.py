@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from farm import clock
-from farm.auth.api_keys import Callers, refuse_open_door, wants_keys
+from farm.auth.api_keys import ApiKeyStore, refuse_without_keys, wants_keys
 from farm.doctor.finding import Finding, good, note, refused, wrong
 from farm.domain.errors import ConfigurationError
 from farm.settings import Settings
@@ -96,13 +96,13 @@ def api(address: Address, answer: Answer | None, base: str | None) -> Finding:
     return good("API", f"ready, answers in {answer.seconds * 1e3:.0f} ms")
 
 
-def keys(settings: Settings, host: str, callers: Callers | None) -> Finding:
+def keys(settings: Settings, host: str, callers: ApiKeyStore | None) -> Finding:
     """Check API keys. `callers`: None if Redis does not run."""
     if callers is None:
         text = f"required on {host}; they can be listed only while Redis runs"
         return note("keys", text, "farm keys list") if wants_keys(settings, host) else _none_needed(host)
     try:
-        refuse_open_door(settings, callers, host)
+        refuse_without_keys(settings, callers, host)
     except ConfigurationError as error:
         return refused("keys", str(error))
     if not wants_keys(settings, host):

@@ -8,7 +8,7 @@ from typing import cast
 
 import redis
 
-from farm.auth.api_keys import Callers
+from farm.auth.api_keys import ApiKeyStore
 from farm.concurrency.background_thread import call_in_thread
 from farm.doctor import access, jobstore, machine, storage, weights, work
 from farm.doctor.access import Address, Answer
@@ -133,7 +133,7 @@ class Examination:
             yield access.api(address, self._answer, self._base)
 
     def _check_keys(self) -> Finding:
-        callers = Callers(self._client) if self._client else None
+        callers = ApiKeyStore(self._client) if self._client else None
         return access.keys(self._settings, self._address().host, callers)
 
     def _check_workers(self) -> Iterable[Finding]:

@@ -28,7 +28,7 @@ from farm.domain.request import Request
 from farm.images import decode
 from farm.images.decode import UnusableImage
 from farm.ssrf_safe_http import SsrfSafeClient
-from farm.storage.storage import Storage, name_in, new_input_key
+from farm.storage.storage import Storage, new_input_key, parse_key
 
 #: So much of a data URI is repeated in an error, in characters.
 _SHOWN = 64
@@ -107,11 +107,11 @@ class Intake:
 
     def _refuse_gone(self, sources: Iterable[str]) -> None:
         for source in sources:
-            if name_in(source) is not None and self._storage.find(source) is None:
+            if parse_key(source) is not None and self._storage.find(source) is None:
                 raise NotRetryable("A file that the job was to begin from is gone; submit the request again.")
 
     def _copied(self, job_id: str, number: int, key: str) -> str:
-        name = name_in(key)
+        name = parse_key(key)
         assert name is not None, key
         copy = new_input_key(job_id, number, name.extension)
         try:
@@ -156,7 +156,7 @@ class Intake:
         Nobody can guess a key: an address that ends with one that is there can mean no other file.
         """
         key = re.split("[?#]", url, maxsplit=1)[0].rpartition("/")[2]
-        if name_in(key) is not None and (file := self._storage.find(key)):
+        if parse_key(key) is not None and (file := self._storage.find(key)):
             decode.check_size(file.bytes)
             return key
         if url.startswith(f"{self._base()}/"):
@@ -174,7 +174,7 @@ class Intake:
 def _own_keys(job: Job) -> list[str]:
     """The images in storage that were kept for this job alone, each once."""
     named = dict.fromkeys((*job.request.inputs, *job.request.sources))
-    return [key for key in named if (name := name_in(key)) and name.job_id == job.id]
+    return [key for key in named if (name := parse_key(key)) and name.job_id == job.id]
 
 
 def with_sources(order: Order, sources: tuple[str, ...]) -> Order:

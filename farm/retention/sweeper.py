@@ -11,7 +11,7 @@ from farm.domain.errors import StorageError, with_detail
 from farm.domain.job import Job, State
 from farm.jobstore.store import JobStore
 from farm.retention.sweep_state import SweepState
-from farm.storage.storage import UNKNOWN_FARM, Found, Name, Storage, mark_of, name_in
+from farm.storage.storage import UNKNOWN_FARM, Entry, Storage, StorageKey, mark_of, parse_key
 
 #: An image younger than this is left alone, in seconds: its attempt may still be under way.
 SAFE_SECONDS = 3600.0
@@ -45,17 +45,17 @@ class Sweeper:
     def go_on(self) -> None:
         """One round, for a thread that makes one now and then."""
         self._forget_expired()
-        reached = self._sweep_state.turn(PAGE_SECONDS)
-        if reached is not None:
-            self._sweep_state.reach(self._sweep_page(reached, alone=self._is_alone(), older_than=SAFE_SECONDS))
+        cursor = self._sweep_state.turn(PAGE_SECONDS)
+        if cursor is not None:
+            self._sweep_state.reach(self._sweep_page(cursor, alone=self._is_alone(), older_than=SAFE_SECONDS))
 
     def sweep(self, *, older_than: float = SAFE_SECONDS) -> None:
         """Everything at once."""
         self._forget_expired()
         alone = self._is_alone()
-        reached = self._sweep_page("", alone=alone, older_than=older_than)
-        while reached:
-            reached = self._sweep_page(reached, alone=alone, older_than=older_than)
+        cursor = self._sweep_page("", alone=alone, older_than=older_than)
+        while cursor:
+            cursor = self._sweep_page(cursor, alone=alone, older_than=older_than)
 
     def _forget_expired(self) -> None:
         while job_ids := self._store.expired():
@@ -85,31 +85,31 @@ class Sweeper:
     def _meets_strangers(self) -> bool:
         """Whether any image is there, young ones included, of a job that this farm does not know."""
         page = self._storage.page("")
-        while not self._strangers(page.found):
-            if not page.reached:
+        while not self._strangers(page.entries):
+            if not page.cursor:
                 return False
-            page = self._storage.page(page.reached)
+            page = self._storage.page(page.cursor)
         return True
 
-    def _strangers(self, found: Iterable[Found]) -> set[str]:
-        ids = {name.job_id for one in found if (name := name_in(one.name)) and name.job_id}
+    def _strangers(self, found: Iterable[Entry]) -> set[str]:
+        ids = {name.job_id for one in found if (name := parse_key(one.name)) and name.job_id}
         return ids - self._store.records(ids).keys()
 
-    def _sweep_page(self, reached: str, *, alone: bool, older_than: float) -> str:
+    def _sweep_page(self, cursor: str, *, alone: bool, older_than: float) -> str:
         """Remove old uploads on the next page and, if no other farm's can be there, what is nobody's; how far it got.
 
         An upload's name tells when its time is over, whosever it is.
         """
-        page = self._storage.page(reached)
-        self._each([found.name for found in page.found if _is_over(found.name)], self._storage.remove)
-        orphans = self._orphans([found for found in page.found if found.age_seconds > older_than]) if alone else []
+        page = self._storage.page(cursor)
+        self._each([found.name for found in page.entries if _is_over(found.name)], self._storage.remove)
+        orphans = self._orphans([found for found in page.entries if found.age_seconds > older_than]) if alone else []
         if orphans:
             _log.info("images that are nobody's are removed", count=len(orphans))
         self._each(orphans, self._storage.remove)
-        return page.reached
+        return page.cursor
 
-    def _orphans(self, found: list[Found]) -> list[str]:
-        names = {one.name: name_in(one.name) for one in found}
+    def _orphans(self, found: list[Entry]) -> list[str]:
+        names = {one.name: parse_key(one.name) for one in found}
         jobs = self._store.records({name.job_id for name in names.values() if name and name.job_id})
         return [
             key
@@ -134,11 +134,11 @@ class Sweeper:
 
 def _is_over(key: str) -> bool:
     """Whether this is an upload whose time has been over for so long that no accepted job can still ask for it."""
-    name = name_in(key)
-    return name is not None and name.is_over(clock.now_us() - round(SAFE_SECONDS * 1e6))
+    name = parse_key(key)
+    return name is not None and name.is_expired(clock.now_us() - round(SAFE_SECONDS * 1e6))
 
 
-def is_wanted(key: str, name: Name, job: Job | None) -> bool:
+def is_wanted(key: str, name: StorageKey, job: Job | None) -> bool:
     """Whether an image is, or may become, part of its job's result, or is one that it begins from."""
     if job is None:
         return False

@@ -1,4 +1,4 @@
-"""Image storage in a folder: whole files or none, on disk before anybody is told, under names nobody can guess."""
+"""Image storage in a local folder: atomic, synced to disk before `put` returns, under unguessable names."""
 
 from __future__ import annotations
 
@@ -16,11 +16,20 @@ from typing import BinaryIO
 
 from farm import clock
 from farm.domain.errors import NotFound, StorageError, StorageUnavailable
-from farm.storage.storage import Found, Page, Pieces, StoredFile, farm_in, mark_of, name_in
+from farm.storage.storage import Chunks, Entry, Page, StoredFile, farm_of_mark, mark_of, parse_key
 
-#: What may be over by itself, or be mended while an image waits: a full disk, a faulty one, a file server away.
-_PASSING = {errno.EAGAIN, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EROFS, errno.ESTALE}
-#: An image that is being written, or was when its writer died.
+#: Transient errors: a full or faulty disk, a file server that is away. A later retry may succeed.
+_TRANSIENT = {
+    errno.EAGAIN,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOSPC,
+    errno.EROFS,
+    errno.ESTALE,
+}
+#: A temporary file: an image that is being written, or was when its writer died.
 _PART = re.compile(r"\.(.+?)(?:\.[0-9a-f]{8})?\.part")
 
 
@@ -31,14 +40,14 @@ class LocalStorage:
         self._root = root
 
     def put(self, key: str, content: bytes) -> None:
-        """Store `content` under `key`; where this fails, nothing is there under that name."""
+        """Store `content` under `key`. On failure nothing is left under that key."""
         self.put_file(key, io.BytesIO(content))
 
     def put_file(self, key: str, file: BinaryIO) -> None:
-        if not name_in(key):
-            raise StorageError(f"'{key}' is no name for an image.")
+        if not parse_key(key):
+            raise StorageError(f"'{key}' is not a storage key.")
         path = self._path(key)
-        # Of its own: a caller that sends a file again may do so while it is being stored.
+        # A temporary name of its own: a caller may send a file again while it is being stored.
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         with self._translated("could not be written to"):
             try:
@@ -52,22 +61,22 @@ class LocalStorage:
                 raise
 
     def find(self, key: str) -> StoredFile | None:
-        name = name_in(key)
-        if name is None or not name.is_shown(clock.now_us()):
+        name = parse_key(key)
+        if name is None or not name.is_servable(clock.now_us()):
             return None
         with self._translated("could not be looked for in"):
             path = self._path(key)
             with suppress(FileNotFoundError):  # removed meanwhile
                 if path.is_file():
-                    facts = path.stat()
-                    return StoredFile(name.content_type, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
+                    status = path.stat()
+                    return StoredFile(name.content_type, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
         return None
 
-    def open(self, key: str, start: int, stop: int) -> Pieces:
+    def open(self, key: str, start: int, stop: int) -> Chunks:
         with self._translated("could not be read from"):
             file = self._file(key)
             file.seek(start)
-        return Pieces(file, stop - start)
+        return Chunks(file, stop - start)
 
     def read(self, key: str) -> bytes:
         with self._translated("could not be read from"), self._file(key) as file:
@@ -81,16 +90,16 @@ class LocalStorage:
             for path in (self._root / job_id[:2]).glob(f"*{job_id}-*"):
                 path.unlink(missing_ok=True)
 
-    def page(self, reached: str) -> Page:
-        """One of the folders, in the order of their names."""
+    def page(self, cursor: str) -> Page:
+        """Return one of the 256 folders, in the order of their names."""
         with self._translated("could not be looked through in"):
-            folders = sorted(path.name for path in self._root.glob("[0-9a-f][0-9a-f]") if path.name > reached)
+            folders = sorted(path.name for path in self._root.glob("[0-9a-f][0-9a-f]") if path.name > cursor)
             found = tuple(self._look_into(self._root / folders[0])) if folders else ()
         return Page(found, folders[0] if len(folders) > 1 else "")
 
     def marks(self) -> set[str]:
         with self._translated("could not be looked for in"):
-            return {farm_id for path in self._root.glob(mark_of("*")) if (farm_id := farm_in(path.name))}
+            return {farm_id for path in self._root.glob(mark_of("*")) if (farm_id := farm_of_mark(path.name))}
 
     def mark(self, farm_id: str) -> None:
         with self._translated("could not be written to"):
@@ -102,13 +111,13 @@ class LocalStorage:
         with self._translated("could not be removed from"):
             (self._root / name.removeprefix(".")[:2] / name).unlink(missing_ok=True)
 
-    def _look_into(self, folder: Path) -> Iterator[Found]:
+    def _look_into(self, folder: Path) -> Iterator[Entry]:
         now = clock.now_us() / 1e6
         for path in folder.iterdir():
             part = _PART.fullmatch(path.name)
-            if name_in(part[1] if part else path.name):
+            if parse_key(part[1] if part else path.name):
                 with suppress(FileNotFoundError):  # removed meanwhile
-                    yield Found(path.name, now - path.stat().st_mtime)
+                    yield Entry(path.name, now - path.stat().st_mtime)
 
     def _path(self, key: str) -> Path:
         return self._root / key[:2] / key
@@ -120,12 +129,12 @@ class LocalStorage:
             raise NotFound(f"No file is here under the name '{key}'.") from error
 
     @contextmanager
-    def _translated(self, what_failed: str) -> Iterator[None]:
+    def _translated(self, failure: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            kind = StorageUnavailable if error.errno in _PASSING else StorageError
-            raise kind(detail=f"it {what_failed} the folder of images: {error.strerror}") from error
+            kind = StorageUnavailable if error.errno in _TRANSIENT else StorageError
+            raise kind(detail=f"the image {failure} the images folder: {error.strerror}") from error
 
 
 def _write_through(path: Path, content: BinaryIO) -> None:
@@ -137,7 +146,7 @@ def _write_through(path: Path, content: BinaryIO) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Make a rename in the folder last."""
+    """Sync the folder to disk, so that a rename in it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
 """Image storage in an S3 bucket, through boto3. Credentials, region and endpoint are boto3's own variables.
 
-Nothing here relies on conditional writes, on bucket lifecycle, or on removing many objects in one call: stores that
-speak S3 differ in them.
+Nothing here relies on conditional writes, bucket lifecycle rules or batch deletion: S3-compatible
+stores differ in them.
 """
 
 from __future__ import annotations
@@ -22,25 +22,35 @@ from botocore.parsers import ResponseParserError
 from farm import clock
 from farm.concurrency.slots import Slots
 from farm.domain.errors import ConfigurationError, NotFound, StorageError, StorageUnavailable
-from farm.storage.storage import KEEP_SECONDS, Found, Name, Page, Pieces, StoredFile, farm_in, mark_of, name_in
+from farm.storage.storage import (
+    CACHE_SECONDS,
+    Chunks,
+    Entry,
+    Page,
+    StorageKey,
+    StoredFile,
+    farm_of_mark,
+    mark_of,
+    parse_key,
+)
 
 #: How long a put may take to connect and to send, each, and then to be answered, in seconds.
 _PUT_SECONDS = (20.0, 20.0)
 #: How long everything else may take to connect, and for each piece of an answer, in seconds.
-_LOOK_SECONDS = (2.0, 10.0)
-_LOOK_ATTEMPTS = 2
-#: Callers that ask the store at a time, and how long one more waits for its turn, in seconds.
-_MOST_ASKED = 32
+_READ_SECONDS = (2.0, 10.0)
+_READ_ATTEMPTS = 2
+#: Concurrent reads of the store, and how long one more waits for a slot, in seconds.
+_MAX_CONCURRENT_READS = 32
 _SLOT_SECONDS = 2.0
-#: Objects that one page shows.
-_PAGE = 1000
-#: The longest time for which the signature of an address can be valid, in seconds.
-_LONGEST_SIGNATURE = 7 * 86400
+#: Objects of one page of a listing.
+_PAGE_SIZE = 1000
+#: Longest validity of a presigned URL, in seconds.
+_MAX_URL_SECONDS = 7 * 86400
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A bucket, the prefix of all names in it, and how this store wants to be spoken to."""
+    """A bucket, the prefix of all keys in it, and the dialect of S3 that its store needs."""
 
     name: str
     prefix: str
@@ -48,106 +58,106 @@ class Bucket:
     addressing: Literal["auto", "path", "virtual"] = "auto"
 
     @classmethod
-    def at(cls, url: str, **manner: Any) -> Bucket:
-        """The bucket of `s3://bucket/prefix`."""
+    def at(cls, url: str, **options: Any) -> Bucket:
+        """Return the bucket of `s3://bucket/prefix`."""
         name, _, prefix = url.removeprefix("s3://").partition("/")
-        return cls(name, f"{prefix.strip('/')}/" if prefix.strip("/") else "", **manner)
+        return cls(name, f"{prefix.strip('/')}/" if prefix.strip("/") else "", **options)
 
 
 class S3Storage:
-    """Images as objects of one bucket. With `url_seconds` it hands out addresses that are valid for so long."""
+    """Images as objects of one bucket. With `url_seconds`, `url` returns presigned URLs that are valid for so long."""
 
     def __init__(self, bucket: Bucket, *, url_seconds: float | None = None) -> None:
         self._bucket = bucket
-        self._url_seconds = min(math.ceil(url_seconds), _LONGEST_SIGNATURE) if url_seconds is not None else None
-        # A put is tried again by whoever puts, as long as its lease lasts.
+        self._url_seconds = min(math.ceil(url_seconds), _MAX_URL_SECONDS) if url_seconds is not None else None
+        # The caller retries a put, as long as its lease lasts.
         with _usable():
             session = _session()
             self._puts = session.client("s3", config=_config(bucket, _PUT_SECONDS, attempts=1))
-            self._looks = session.client("s3", config=_config(bucket, _LOOK_SECONDS, attempts=_LOOK_ATTEMPTS))
-        self._slots = Slots(_MOST_ASKED)
+            self._reads = session.client("s3", config=_config(bucket, _READ_SECONDS, attempts=_READ_ATTEMPTS))
+        self._slots = Slots(_MAX_CONCURRENT_READS)
 
     def put(self, key: str, content: bytes) -> None:
-        """Store `content` under `key`, and see that all of it arrived."""
+        """Store `content` under `key`, and check that all of it arrived."""
         self._put(key, content, len(content))
 
     def put_file(self, key: str, file: BinaryIO) -> None:
-        """The same in one request, too, which leaves nothing behind where it breaks off. The limit is 5 GB."""
+        """Store a file in one request, which leaves nothing behind if it is interrupted. The limit is 5 GB."""
         length = file.seek(0, os.SEEK_END)
         file.seek(0)
         self._put(key, file, length)
 
     def _put(self, key: str, content: bytes | BinaryIO, length: int) -> None:
-        name = name_in(key)
+        name = parse_key(key)
         if name is None:
-            raise StorageError(f"'{key}' is no name for an image.")
+            raise StorageError(f"'{key}' is not a storage key.")
         with _translated(self._bucket):
             self._puts.put_object(
                 **self._at(key),
                 Body=content,
                 ContentType=name.content_type,
-                CacheControl=f"public, max-age={KEEP_SECONDS}",
+                CacheControl=f"public, max-age={CACHE_SECONDS}",
                 Metadata={"job": name.job_id or "", "fence": str(name.fence or ""), "number": str(name.number)},
             )
-        stored = self._look(key, name)
+        stored = self._head(key, name)
         if stored is None or stored.bytes != length:
             with suppress(StorageError):
                 self.remove(key)
-            there = f"{stored.bytes} of its {length} bytes are" if stored else "nothing is"
-            raise StorageUnavailable(detail=f"the bucket '{self._bucket.name}' took an image, but {there} there")
+            kept = f"{stored.bytes} of {length} bytes" if stored else "nothing"
+            raise StorageUnavailable(detail=f"the bucket '{self._bucket.name}' accepted an image, but kept {kept}")
 
     def find(self, key: str) -> StoredFile | None:
-        name = name_in(key)
-        return self._look(key, name) if name and name.is_shown(clock.now_us()) else None
+        name = parse_key(key)
+        return self._head(key, name) if name and name.is_servable(clock.now_us()) else None
 
-    def _look(self, key: str, name: Name) -> StoredFile | None:
-        """What is stored there."""
+    def _head(self, key: str, name: StorageKey) -> StoredFile | None:
+        """Return what is stored under `key`, or None."""
         try:
-            with self._asking(key):
-                head = self._looks.head_object(**self._at(key))
+            with self._read_slot(key):
+                head = self._reads.head_object(**self._at(key))
                 return StoredFile(name.content_type, head["ContentLength"], head["LastModified"])
         except NotFound:
             return None
 
-    def open(self, key: str, start: int, stop: int) -> Pieces:
-        with self._asking(key):
-            answer = self._looks.get_object(**self._at(key), Range=f"bytes={start}-{stop - 1}")
+    def open(self, key: str, start: int, stop: int) -> Chunks:
+        with self._read_slot(key):
+            answer = self._reads.get_object(**self._at(key), Range=f"bytes={start}-{stop - 1}")
             self._refuse_short(answer, stop - start)
-            return Pieces(_Body(answer["Body"], self._bucket), stop - start)
+            return Chunks(_Body(answer["Body"], self._bucket), stop - start)
 
     def read(self, key: str) -> bytes:
-        with self._asking(key):
-            answer = self._looks.get_object(**self._at(key))
+        with self._read_slot(key):
+            answer = self._reads.get_object(**self._at(key))
             content: bytes = answer["Body"].read()
             self._refuse_short(answer, len(content))
         return content
 
     def url(self, key: str) -> str | None:
-        name = name_in(key)
+        name = parse_key(key)
         if self._url_seconds is None or (name and name.until):
             return None
-        signed: str = self._looks.generate_presigned_url(
+        signed: str = self._reads.generate_presigned_url(
             "get_object", Params=self._at(key), ExpiresIn=self._url_seconds
         )
         return signed
 
     def delete_job(self, job_id: str) -> None:
         with _translated(self._bucket):
-            pages = self._looks.get_paginator("list_objects_v2").paginate(
+            pages = self._reads.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket.name, Prefix=f"{self._bucket.prefix}{job_id}-"
             )
             for page in pages:
                 for item in page.get("Contents", ()):
-                    self._looks.delete_object(Bucket=self._bucket.name, Key=item["Key"])
+                    self._reads.delete_object(Bucket=self._bucket.name, Key=item["Key"])
 
-    def page(self, reached: str) -> Page:
-        """The next objects, in the order of their names."""
+    def page(self, cursor: str) -> Page:
+        """Return the next objects, in the order of their keys."""
         with _translated(self._bucket):
-            listed = self._looks.list_objects_v2(
+            listed = self._reads.list_objects_v2(
                 Bucket=self._bucket.name,
                 Prefix=self._bucket.prefix,
-                StartAfter=self._bucket.prefix + reached,
-                MaxKeys=_PAGE,
+                StartAfter=self._bucket.prefix + cursor,
+                MaxKeys=_PAGE_SIZE,
             )
             # By the store's clock, which may differ from ours.
             now = parsedate_to_datetime(listed["ResponseMetadata"]["HTTPHeaders"]["date"])
@@ -155,25 +165,25 @@ class S3Storage:
                 (item["Key"].removeprefix(self._bucket.prefix), (now - item["LastModified"]).total_seconds())
                 for item in listed.get("Contents", ())
             ]
-            found = tuple(Found(name, age_seconds) for name, age_seconds in items if name_in(name))
+            found = tuple(Entry(name, age_seconds) for name, age_seconds in items if parse_key(name))
             return Page(found, items[-1][0] if listed["IsTruncated"] else "")
 
     def marks(self) -> set[str]:
         with _translated(self._bucket):
-            listed = self._looks.list_objects_v2(Bucket=self._bucket.name, Prefix=self._bucket.prefix + mark_of(""))
+            listed = self._reads.list_objects_v2(Bucket=self._bucket.name, Prefix=self._bucket.prefix + mark_of(""))
             names = [item["Key"].removeprefix(self._bucket.prefix) for item in listed.get("Contents", ())]
-            return {farm_id for name in names if (farm_id := farm_in(name))}
+            return {farm_id for name in names if (farm_id := farm_of_mark(name))}
 
     def mark(self, farm_id: str) -> None:
         with _translated(self._bucket):
-            self._looks.put_object(**self._at(mark_of(farm_id)), Body=b"")
+            self._reads.put_object(**self._at(mark_of(farm_id)), Body=b"")
 
     def remove(self, name: str) -> None:
         with _translated(self._bucket):
-            self._looks.delete_object(**self._at(name))
+            self._reads.delete_object(**self._at(name))
 
     def _refuse_short(self, answer: dict[str, Any], length: int) -> None:
-        """An answer that broke off within its head looks like a good one, with no length and no bytes."""
+        """Raise StorageUnavailable for a truncated answer: cut off within its headers, it looks complete but empty."""
         if answer["ContentLength"] != length:
             answer["Body"].close()
             raise StorageUnavailable(
@@ -184,9 +194,9 @@ class S3Storage:
         return {"Bucket": self._bucket.name, "Key": self._bucket.prefix + key}
 
     @contextmanager
-    def _asking(self, key: str) -> Iterator[None]:
-        """Few ask at a time, so that a store which does not answer holds few of the API's threads."""
-        refusal = StorageUnavailable(detail=f"too many calls wait for the bucket '{self._bucket.name}' already")
+    def _read_slot(self, key: str) -> Iterator[None]:
+        """Limit concurrent reads, so that a store which does not answer blocks few of the API's threads."""
+        refusal = StorageUnavailable(detail=f"too many calls already wait for the bucket '{self._bucket.name}'")
         try:
             with self._slots.held(timeout=_SLOT_SECONDS, refusal=refusal), _translated(self._bucket):
                 yield
@@ -195,11 +205,11 @@ class S3Storage:
 
 
 class _Missing(StorageUnavailable):
-    """The store does not know the object, or perhaps the bucket."""
+    """The object does not exist, or the bucket does not."""
 
 
 class _Body:
-    """An object's bytes as they arrive."""
+    """The body of an S3 answer, whose errors are the farm's."""
 
     def __init__(self, stream: Any, bucket: Bucket) -> None:
         self._stream = stream
@@ -207,8 +217,8 @@ class _Body:
 
     def read(self, amount: int, /) -> bytes:
         with _translated(self._bucket):
-            piece: bytes = self._stream.read(amount)
-        return piece
+            chunk: bytes = self._stream.read(amount)
+        return chunk
 
     def close(self) -> None:
         self._stream.close()
@@ -218,14 +228,14 @@ def _session() -> boto3.Session:
     session = boto3.Session()
     if session.get_credentials() is None:
         raise ConfigurationError(
-            "FARM_STORAGE_URL: no credentials for the bucket are here; "
+            "FARM_STORAGE_URL: no credentials for the bucket were found; "
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or another source that boto3 knows"
         )
     return session
 
 
 def _config(bucket: Bucket, seconds: tuple[float, float], *, attempts: int) -> Config:
-    """Time limits to connect and to answer, and so many attempts with a random pause between."""
+    """Return boto3's configuration: timeouts to connect and to read, and so many attempts with jittered backoff."""
     connect, answer = seconds
     return Config(
         signature_version="s3v4",
@@ -235,21 +245,21 @@ def _config(bucket: Bucket, seconds: tuple[float, float], *, attempts: int) -> C
         request_checksum_calculation=bucket.checksums,
         response_checksum_validation=bucket.checksums,
         s3={"addressing_style": bucket.addressing},
-        max_pool_connections=2 * _MOST_ASKED,
+        max_pool_connections=2 * _MAX_CONCURRENT_READS,
     )
 
 
 @contextmanager
 def _usable() -> Iterator[None]:
-    """What boto3 finds wrong with its own variables and files, in a line."""
+    """Raise ConfigurationError, in one line, for what boto3 finds wrong with its own variables and files."""
     try:
         yield
     except (BotoCoreError, ValueError) as error:
         raise ConfigurationError(f"FARM_STORAGE_URL: boto3 cannot use its settings: {error}") from error
 
 
-#: What a store's refusals mean, by their codes. A HEAD has no room for a code. Everything that is not here may be over
-#: later, missing rights and buckets too: somebody mends them, and a rendered image is worth waiting for.
+#: S3 error codes → errors; a HEAD has only a status. Every other code may pass, also missing permissions and buckets:
+#: an operator can restore them, and a rendered image is worth waiting for.
 _KINDS: dict[str, type[StorageError]] = {
     "404": _Missing,
     "NoSuchKey": _Missing,
@@ -275,7 +285,7 @@ def _translated(bucket: Bucket) -> Iterator[None]:
         raise kind(detail=f"the bucket '{bucket.name}' refuses: {code}, status {status}") from error
     except ParamValidationError as error:
         raise StorageError(detail=f"the bucket '{bucket.name}' cannot be asked: {error}") from error
-    except (BotoCoreError, ResponseParserError, KeyError) as error:  # KeyError: what every good answer has is not there
+    except (BotoCoreError, ResponseParserError, KeyError) as error:  # KeyError: a required field is missing
         raise StorageUnavailable(
-            detail=f"the bucket '{bucket.name}' does not answer well: {type(error).__name__}"
+            detail=f"the bucket '{bucket.name}' gives no valid answer: {type(error).__name__}"
         ) from error

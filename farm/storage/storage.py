@@ -1,4 +1,4 @@
-"""Image storage: the names of images, and what a folder and a bucket can both do with them."""
+"""Image storage: storage keys, and the interface that a local folder and an S3 bucket implement."""
 
 from __future__ import annotations
 
@@ -14,75 +14,75 @@ from farm.domain.catalogue import OutputFormat
 #: A rendered image is `{job}-{fence}-{number}-{random}.{extension}`, where the fence keeps a late loser from
 #: overwriting the winner; an image that a job begins from is `{job}-input-{number}-{random}.{extension}`.
 _OF_A_JOB = re.compile(r"([0-9a-f-]{36})-([0-9]{1,19}|input)-([0-9]{1,2})-[0-9a-f]{16}\.(jpeg|png|webp)")
-#: What a caller has uploaded belongs to no job, and is kept until a moment that its name tells, in seconds since the
-#: epoch: `{random}-upload-{until}.{extension}`. While it arrives in parts, each is
+#: An upload belongs to no job, and is kept until the time in its key, in seconds since the epoch:
+#: `{random}-upload-{until}.{extension}`. A part of an upload in progress is
 #: `{the same random}-part-{until}-{number}-{its digest's beginning}.bin`.
 _UPLOAD = re.compile(r"([0-9a-f]{32})-upload-([0-9]{10})\.(jpeg|png|webp|bin)")
 _PART = re.compile(r"[0-9a-f]{32}-part-([0-9]{10})-([0-9]{1,5})-[0-9a-f]{16}\.(bin)")
 _TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp", "bin": "application/octet-stream"}
 
 Extension = Literal["jpeg", "png", "webp", "bin"]
-#: Declared types that are not spelled as the extension is.
+#: Content types that are not spelled like the extension.
 _ALIASES: dict[str, Extension] = {"image/jpg": "jpeg", "image/pjpeg": "jpeg"}
 _EXTENSIONS: dict[str, Extension] = {_TYPES[name]: name for name in get_args(Extension)} | _ALIASES
-#: How files of a kind begin; `.` is any byte.
-_BEGINNINGS = {
+#: File signatures (magic bytes); `.` is any byte.
+_SIGNATURES = {
     "jpeg": re.compile(rb"\xff\xd8\xff"),
     "png": re.compile(rb"\x89PNG\r\n\x1a\n"),
     "webp": re.compile(rb"RIFF....WEBP", re.DOTALL),
     "bin": re.compile(rb""),
 }
-#: So many bytes tell what a file is.
+#: Bytes that a file signature takes.
 HEAD_BYTES = 12
 
-#: The name of a farm's mark, beside the images.
+#: The key of a farm's mark, beside the images: which farms use this storage.
 _MARK = re.compile(r"farm-id-([0-9a-f]{32}|unknown)")
-#: Marks a storage for the farm whose images were there before any mark.
+#: Marks a storage whose images were there before any mark.
 UNKNOWN_FARM = "unknown"
 
-#: How long a caller may keep an image before it asks again, in seconds. It never changes.
-KEEP_SECONDS = 86400
-#: Bytes that are in memory at once while an image is handed out.
-PIECE_BYTES = 64 * 1024
+#: How long a client may cache an image, in seconds. The content under a key never changes.
+CACHE_SECONDS = 86400
+#: Bytes that are in memory at once while an image is served.
+CHUNK_BYTES = 64 * 1024
 
 
 def new_key(job_id: str, fence: int, number: int, extension: OutputFormat) -> str:
-    """A new name for one image of a job."""
+    """Return a new storage key for a rendered image."""
     return f"{job_id}-{fence}-{number}-{secrets.token_hex(8)}.{extension}"
 
 
 def new_input_key(job_id: str, number: int, extension: Extension) -> str:
-    """A new name for one image that a job begins from."""
+    """Return a new storage key for an input image of a job."""
     return f"{job_id}-input-{number}-{secrets.token_hex(8)}.{extension}"
 
 
 def new_upload_key(extension: Extension, *, until: int) -> str:
-    """A new name for what a caller uploads, and may use until then, in seconds since the epoch."""
+    """Return a new storage key for an upload that expires at `until`, in seconds since the epoch."""
     return f"{secrets.token_hex(16)}-upload-{until:010}.{extension}"
 
 
 def part_key(upload_key: str, number: int, digest: str) -> str:
-    """The name of a part of an upload; `digest` is that of its bytes, in hexadecimal digits."""
+    """Return the storage key of a part of an upload; `digest` is that of its bytes, in hexadecimal digits."""
     match = _UPLOAD.fullmatch(upload_key)
     assert match, upload_key
     return f"{match[1]}-part-{match[2]}-{number}-{digest[:16]}.bin"
 
 
 def extension_for(content_type: str) -> Extension:
-    """The extension of a file of this declared type; `bin` where it is no image that the farm could use."""
+    """Return the extension for a declared content type; `bin` if it is not an image type that the farm supports."""
     return _EXTENSIONS.get(content_type.partition(";")[0].strip().lower(), "bin")
 
 
-def begins_like(extension: Extension, head: bytes) -> bool:
-    """Whether a file with this beginning, `HEAD_BYTES` of it, is what the extension says."""
-    return _BEGINNINGS[extension].match(head) is not None
+def matches_signature(extension: Extension, head: bytes) -> bool:
+    """Return True if the first `HEAD_BYTES` of a file match the signature of the extension."""
+    return _SIGNATURES[extension].match(head) is not None
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
-    """What a key tells of what is stored under it. An upload belongs to no job; an input has no fence.
+class StorageKey:
+    """The parts of a storage key. An upload belongs to no job; an input has no fence.
 
-    `until` is when an upload's time is over, in seconds since the epoch. `whole`: it is no mere part of a file.
+    `until` is when an upload expires, in seconds since the epoch. `whole` is False for a part of an upload.
     """
 
     job_id: str | None
@@ -96,41 +96,41 @@ class Name:
     def content_type(self) -> str:
         return _TYPES[self.extension]
 
-    def is_shown(self, now_us: int) -> bool:
-        """Whether whoever knows the name is given the file."""
-        return self.whole and not self.is_over(now_us)
+    def is_servable(self, now_us: int) -> bool:
+        """Return True if the file may be served to anyone who has its key."""
+        return self.whole and not self.is_expired(now_us)
 
-    def is_over(self, now_us: int) -> bool:
-        """Whether an upload's time is over."""
+    def is_expired(self, now_us: int) -> bool:
+        """Return True if an upload has expired."""
         return self.until is not None and self.until * 1_000_000 <= now_us
 
 
-def name_in(key: str) -> Name | None:
-    """What `key` tells; None if it is no key at all."""
+def parse_key(key: str) -> StorageKey | None:
+    """Parse a storage key; return None if it is not one."""
     if match := _OF_A_JOB.fullmatch(key):
         fence = None if match[2] == "input" else int(match[2])
-        return Name(match[1], fence, int(match[3]), cast(Extension, match[4]))
+        return StorageKey(match[1], fence, int(match[3]), cast(Extension, match[4]))
     if match := _UPLOAD.fullmatch(key):
-        return Name(None, None, 0, cast(Extension, match[3]), int(match[2]))
+        return StorageKey(None, None, 0, cast(Extension, match[3]), int(match[2]))
     if match := _PART.fullmatch(key):
-        return Name(None, None, int(match[2]), cast(Extension, match[3]), int(match[1]), whole=False)
+        return StorageKey(None, None, int(match[2]), cast(Extension, match[3]), int(match[1]), whole=False)
     return None
 
 
 def mark_of(farm_id: str) -> str:
-    """The name of a farm's mark."""
+    """Return the key of a farm's mark."""
     return f"farm-id-{farm_id}"
 
 
-def farm_in(mark: str) -> str | None:
-    """Whose mark has this name; None if it is no mark."""
+def farm_of_mark(mark: str) -> str | None:
+    """Return the id of the farm whose mark this is; None if it is not a mark."""
     match = _MARK.fullmatch(mark)
     return match[1] if match else None
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A stored image, without its bytes."""
+    """Metadata of a stored file."""
 
     content_type: str
     bytes: int
@@ -138,17 +138,17 @@ class StoredFile:
 
 
 class Source(Protocol):
-    """Where an image's bytes come from."""
+    """An open file or HTTP response."""
 
     def read(self, amount: int, /) -> bytes: ...
 
     def close(self) -> None: ...
 
 
-class Pieces:
-    """An image's bytes, piece by piece. Closing it gives back the file or the connection behind.
+class Chunks:
+    """The bytes of a stored file, in chunks. `close` releases the file or the connection behind them.
 
-    The first is read at once: a storage that breaks off before it says so while whoever asked can still be told.
+    The first chunk is read at once: a storage that fails early does so while an error can still be answered.
     """
 
     def __init__(self, source: Source, length: int) -> None:
@@ -161,24 +161,24 @@ class Pieces:
             raise
 
     def __iter__(self) -> Iterator[bytes]:
-        piece, self._first = self._first, b""
-        while piece:
-            yield piece
-            piece = self._read()
+        chunk, self._first = self._first, b""
+        while chunk:
+            yield chunk
+            chunk = self._read()
 
     def close(self) -> None:
         self._source.close()
 
     def _read(self) -> bytes:
-        """The next piece; nothing at the end."""
-        piece = self._source.read(min(self._left, PIECE_BYTES)) if self._left > 0 else b""
-        self._left -= len(piece)
-        return piece
+        """Return the next chunk; empty at the end."""
+        chunk = self._source.read(min(self._left, CHUNK_BYTES)) if self._left > 0 else b""
+        self._left -= len(chunk)
+        return chunk
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """Something that a look through the storage met, and how long it has been there by the storage's own clock."""
+class Entry:
+    """An entry of a listing, and its age by the storage's own clock."""
 
     name: str
     age_seconds: float
@@ -186,47 +186,47 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A part of all that is stored. `reached` leads on to the next; empty: there is none."""
+    """A page of a listing. `cursor` leads to the next page; empty on the last one."""
 
-    found: tuple[Found, ...]
-    reached: str
+    entries: tuple[Entry, ...]
+    cursor: str
 
 
 class Storage(Protocol):
-    """Where images lie. Everything raises StorageError: StorageUnavailable where a later try may do better."""
+    """The interface of an image storage. All methods raise StorageError: StorageUnavailable if a retry may succeed."""
 
     def put(self, key: str, content: bytes) -> None:
-        """Store `content` under `key`, whole: when this returns, everybody can read it."""
+        """Store `content` under `key` atomically: it is readable when this returns."""
 
     def put_file(self, key: str, file: BinaryIO) -> None:
-        """The same with what a file on this machine holds, which is never in memory as a whole."""
+        """Store the content of a local file, which is never in memory as a whole."""
 
     def find(self, key: str) -> StoredFile | None:
-        """What callers may have under `key`, or None; also None for what is no key at all, or is over."""
+        """Return the metadata of the file that callers may read under `key`; None if missing or expired."""
 
-    def open(self, key: str, start: int, stop: int) -> Pieces:
-        """The bytes of an image from `start` up to `stop`."""
+    def open(self, key: str, start: int, stop: int) -> Chunks:
+        """Return the bytes of a file from `start` up to `stop`."""
 
     def read(self, key: str) -> bytes:
-        """The whole image."""
+        """Return the whole file."""
 
     def url(self, key: str) -> str | None:
-        """An address at which the storage itself hands the image out to anybody; None: the API has to.
+        """Return a URL at which the storage itself serves the file; None if the API has to serve it.
 
-        It has to for uploads, whose time it knows, and which are named by its own address when they are used.
+        The API serves uploads, since it knows when they expire, and requests name them by the API's own URLs.
         """
 
     def delete_job(self, job_id: str) -> None:
-        """Remove every image of a job, those of attempts that lost included."""
+        """Delete every image of a job, those of superseded attempts included."""
 
-    def page(self, reached: str) -> Page:
-        """What is stored, part after part, beginning with ''. Only what could be the farm's own is in it."""
+    def page(self, cursor: str) -> Page:
+        """List the stored files page by page; the first cursor is ''. Files with foreign names are left out."""
 
     def marks(self) -> set[str]:
-        """The ids of all farms that have left their mark here."""
+        """Return the ids of all farms that have marked this storage."""
 
     def mark(self, farm_id: str) -> None:
-        """Leave a farm's mark. The farm never removes one."""
+        """Mark this storage as used by a farm. Marks are never removed."""
 
     def remove(self, name: str) -> None:
-        """Remove what a page has shown. Nothing is there: all the better."""
+        """Delete an entry of a listing; it is no error if it is gone."""

@@ -1,7 +1,7 @@
-"""Files that callers upload: with a ticket or without, whole or in parts, and never whole in memory.
+"""File uploads: with a ticket or without, whole or in parts, and never whole in memory.
 
-What a file's name says of its type was announced before its bytes came, if it came with a ticket; whoever hands it out
-looks at how it begins (`farm/storage/storage.py`).
+With a ticket, the type in a file's key was announced before its bytes arrived: the API checks the file signature
+(`farm/storage/storage.py`) when it serves the file.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from farm.storage.storage import (
     HEAD_BYTES,
     Extension,
     Storage,
-    begins_like,
     extension_for,
-    name_in,
+    matches_signature,
     new_upload_key,
+    parse_key,
     part_key,
 )
-from farm.uploads.tickets import Allowance, Part, Ticket, Tickets
+from farm.uploads.tickets import Part, Ticket, Tickets, UploadQuota
 
-#: Bytes of the data folder's disk that no upload may take: the job store and the images need them.
-LEFT_FREE = 1024**3
-#: What is said of a ticket that is none, or another caller's: the two cannot be told apart.
-NO_TICKET = "No upload is open at this address; it may have expired. Begin a new one."
+#: Bytes of the data folder's disk that uploads must leave free for the job store and the images.
+MIN_FREE_BYTES = 1024**3
+#: The error for an unknown ticket and for another caller's: they must look alike.
+NO_TICKET = "No upload is open at this URL; it may have expired. Start a new one."
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
-    """What has come, in a file of this machine which has no name; `head` is its beginning."""
+class ReceivedFile:
+    """A received file, spooled to an unnamed temporary file; `head` is its first bytes."""
 
     file: BinaryIO
     size: int
@@ -56,10 +56,10 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What a caller says of a file that it is about to send.
+class UploadRequest:
+    """What a caller announces about a file.
 
-    `keep_seconds`: how long it is to be kept, if for less than the farm would. `size`: its bytes. 0: it does not say.
+    `keep_seconds`: how long to keep it, if shorter than the farm's default. `size`: its bytes. 0: not announced.
     """
 
     content_type: str
@@ -68,77 +68,77 @@ class Wish:
 
 
 class Uploads:
-    """Takes in files. `spool` is a folder for what is on its way to the storage.
+    """Receives uploaded files. `spool` is a folder for files on their way to the storage.
 
-    What brings bytes raises UploadQuotaExceeded where their sender has brought too many already.
+    Methods that receive bytes raise UploadQuotaExceeded if their sender has used up its quota.
     """
 
     def __init__(
-        self, tickets: Tickets, *, allowance: Allowance, storage: Storage, spool: Path, keep_seconds: float
+        self, tickets: Tickets, *, quota: UploadQuota, storage: Storage, spool: Path, keep_seconds: float
     ) -> None:
         self._tickets = tickets
-        self._allowance = allowance
+        self._quota = quota
         self._storage = storage
         self._spool = spool
         self._keep_seconds = keep_seconds
 
-    def issue(self, caller: str, wish: Wish, *, in_parts: bool = False) -> Ticket:
-        """A ticket for one file. Raises StoreFull."""
-        self._allowance.refuse_when_spent(caller)
-        key = self._new_key(extension_for(wish.content_type), wish)
-        ticket = Ticket(secrets.token_urlsafe(32), caller, key, wish.content_type, wish.size, in_parts)
+    def issue(self, caller: str, announced: UploadRequest, *, in_parts: bool = False) -> Ticket:
+        """Issue a ticket for one file. Raises StoreFull."""
+        self._quota.refuse_when_spent(caller)
+        key = self._new_key(extension_for(announced.content_type), announced)
+        ticket = Ticket(secrets.token_urlsafe(32), caller, key, announced.content_type, announced.size, in_parts)
         self._tickets.issue(ticket)
         return ticket
 
     def ticket(self, ticket_id: str, *, in_parts: bool = False) -> Ticket:
-        """The ticket of this id. Raises NotFound."""
+        """Return the ticket of this id. Raises NotFound."""
         ticket = self._tickets.get(ticket_id)
         if ticket is None or ticket.in_parts != in_parts:
             raise NotFound(NO_TICKET)
-        _refuse_over(ticket)
+        _refuse_expired(ticket)
         return ticket
 
-    def keep(self, caller: str, wish: Wish, pieces: Iterable[bytes]) -> tuple[str, int]:
-        """Store a file that comes without a ticket. Its key, and its size in bytes."""
-        self._allowance.refuse_when_spent(caller)
-        with self._arrived(pieces) as arrival, self._allowance.spent(caller, arrival.size):
-            declared = extension_for(wish.content_type)
-            key = self._new_key(declared if begins_like(declared, arrival.head) else "bin", wish)
-            self._storage.put_file(key, arrival.file)
-        return key, arrival.size
+    def keep(self, caller: str, announced: UploadRequest, pieces: Iterable[bytes]) -> tuple[str, int]:
+        """Store a file that comes without a ticket. Returns its key and its size in bytes."""
+        self._quota.refuse_when_spent(caller)
+        with self._received(pieces) as received, self._quota.charge(caller, received.size):
+            declared = extension_for(announced.content_type)
+            key = self._new_key(declared if matches_signature(declared, received.head) else "bin", announced)
+            self._storage.put_file(key, received.file)
+        return key, received.size
 
     def fill(self, ticket: Ticket, pieces: Iterable[bytes]) -> None:
-        """Store the file of a ticket. It may come again, as clients send it whose answer got lost, but no other may."""
+        """Store the file of a ticket. Clients that lost the answer may send the same file again, but no other."""
         if not ticket.settled:
-            self._allowance.refuse_when_spent(ticket.caller)
-        with self._arrived(pieces) as arrival:
-            if ticket.size and arrival.size != ticket.size:
-                message = f"{ticket.size} bytes were announced, and {arrival.size} came"
-                raise InvalidRequest([Problem("size", message, "size_mismatch", arrival.size)])
-            with self._allowance.spent(ticket.caller, 0 if ticket.settled else arrival.size):
-                self._settle(ticket, arrival.digest)
-                self._storage.put_file(ticket.key, arrival.file)
+            self._quota.refuse_when_spent(ticket.caller)
+        with self._received(pieces) as received:
+            if ticket.size and received.size != ticket.size:
+                message = f"{ticket.size} bytes were announced, but {received.size} arrived"
+                raise InvalidRequest([Problem("size", message, "size_mismatch", received.size)])
+            with self._quota.charge(ticket.caller, 0 if ticket.settled else received.size):
+                self._settle(ticket, received.digest)
+                self._storage.put_file(ticket.key, received.file)
 
-    def room(self, ticket: Ticket, number: int) -> int:
-        """How many bytes the part of this number may have beside the others. Raises UploadComplete."""
+    def remaining_bytes(self, ticket: Ticket, number: int) -> int:
+        """Return how many bytes the part of this number may have beside the others. Raises UploadComplete."""
         if ticket.settled:
             raise UploadComplete("This upload is complete and takes no further parts; start a new one.")
         others = [part.size for one, part in self._tickets.parts(ticket.id).items() if one != number]
         return max(0, MAX_UPLOAD - sum(others))
 
     def add_part(self, ticket: Ticket, number: int, pieces: Iterable[bytes]) -> str:
-        """Store a part, in place of one that came before it under its number; what it is to be called at the end."""
+        """Store a part, replacing an earlier one of its number. Returns its etag, which completing the upload names."""
         before = self._tickets.parts(ticket.id).get(number)
         if before is None:
-            self._allowance.refuse_when_spent(ticket.caller)
-        with self._arrived(pieces) as arrival:
-            part = Part(arrival.digest, arrival.size)
-            with self._allowance.spent(ticket.caller, 0 if part == before else part.size):
-                self._storage.put_file(part_key(ticket.key, number, part.digest), arrival.file)
+            self._quota.refuse_when_spent(ticket.caller)
+        with self._received(pieces) as received:
+            part = Part(received.digest, received.size)
+            with self._quota.charge(ticket.caller, 0 if part == before else part.size):
+                self._storage.put_file(part_key(ticket.key, number, part.digest), received.file)
         parts = self._tickets.add_part(ticket.id, number, part)
         if before and before != part:
             self._remove_part(ticket, number, before)
-        if sum(one.size for one in parts.values()) > MAX_UPLOAD:  # others came meanwhile
+        if sum(one.size for one in parts.values()) > MAX_UPLOAD:  # other parts arrived meanwhile
             self._tickets.remove_part(ticket.id, number)
             self._remove_part(ticket, number, part)
             raise InvalidRequest(
@@ -147,33 +147,33 @@ class Uploads:
         return part.digest
 
     def complete(self, ticket: Ticket, named: Mapping[int, str]) -> None:
-        """Put the parts together. `named` are their numbers with what `add_part` called them: all, and no others."""
+        """Join the parts. `named` are the numbers and etags of all of them; any other set raises InvalidRequest."""
         settled = hashlib.sha256(repr(sorted(named.items())).encode()).hexdigest()
         if ticket.settled:
             self._settle(ticket, settled)
             if self._storage.find(ticket.key):
-                return  # the caller did not get its answer
+                return  # a repeated call: the caller lost the answer
         parts = self._tickets.parts(ticket.id)
-        _refuse_others(parts, named)
+        _refuse_mismatch(parts, named)
         try:
-            with self._arrived(self._joined(ticket, parts)) as arrival:
+            with self._received(self._joined(ticket, parts)) as received:
                 self._settle(ticket, settled)
-                self._storage.put_file(ticket.key, arrival.file)
+                self._storage.put_file(ticket.key, received.file)
         except NotFound:
             if not self._storage.find(ticket.key):
                 raise
-            # The caller asked twice, and the other call has removed the parts: it was about these.
+            # A concurrent call for the same parts has joined and removed them.
             self._settle(ticket, settled)
         for number, part in parts.items():
             self._remove_part(ticket, number, part)
 
     def _settle(self, ticket: Ticket, digest: str) -> None:
-        _refuse_over(ticket)
+        _refuse_expired(ticket)
         if not self._tickets.settle(ticket.id, digest):
             raise UploadComplete("This upload is complete, with another file; start a new one.")
 
-    def _new_key(self, extension: Extension, wish: Wish) -> str:
-        seconds = min(wish.keep_seconds or self._keep_seconds, self._keep_seconds)
+    def _new_key(self, extension: Extension, announced: UploadRequest) -> str:
+        seconds = min(announced.keep_seconds or self._keep_seconds, self._keep_seconds)
         return new_upload_key(extension, until=int(clock.now_us() / 1e6 + seconds))
 
     def _joined(self, ticket: Ticket, parts: Mapping[int, Part]) -> Iterator[bytes]:
@@ -184,17 +184,17 @@ class Uploads:
                     left -= len(piece)
                     yield piece
             if left:
-                raise StorageUnavailable(detail=f"part {number} of an upload breaks off in the storage")
+                raise StorageUnavailable(detail=f"part {number} of an upload is truncated in the storage")
 
     def _remove_part(self, ticket: Ticket, number: int, part: Part) -> None:
-        with suppress(StorageError):  # the sweeper finds it
+        with suppress(StorageError):  # the sweeper removes it
             self._storage.remove(part_key(ticket.key, number, part.digest))
 
     @contextmanager
-    def _arrived(self, pieces: Iterable[bytes]) -> Iterator[Arrival]:
-        """All of a body in a file, which is gone with the block, and with this process. Raises InvalidRequest."""
+    def _received(self, pieces: Iterable[bytes]) -> Iterator[ReceivedFile]:
+        """Spool a body to an unnamed temporary file, deleted at the end of the block. Raises InvalidRequest."""
         # Closing the file writes to it, too.
-        with _translated(), self._nameless_file() as file:
+        with _translated(), self._temporary_file() as file:
             digest, head, length = hashlib.sha256(), b"", 0
             for piece in pieces:
                 self._refuse_when_full()
@@ -205,38 +205,38 @@ class Uploads:
             if not length:
                 raise InvalidRequest([Problem("", "the file is empty", "file_empty")])
             file.seek(0)
-            yield Arrival(file, length, digest.hexdigest(), head)
+            yield ReceivedFile(file, length, digest.hexdigest(), head)
 
-    def _nameless_file(self) -> BinaryIO:
+    def _temporary_file(self) -> BinaryIO:
         self._spool.mkdir(mode=0o700, parents=True, exist_ok=True)
         return tempfile.TemporaryFile(dir=self._spool)
 
     def _refuse_when_full(self) -> None:
-        if shutil.disk_usage(self._spool).free < LEFT_FREE:
+        if shutil.disk_usage(self._spool).free < MIN_FREE_BYTES:
             raise StorageFull
 
 
-def _refuse_over(ticket: Ticket) -> None:
-    """Raise NotFound where the file would be stored and never be found."""
-    name = name_in(ticket.key)
-    if name is None or name.is_over(clock.now_us()):
-        raise NotFound("The time for which this file was to be kept is over already. Begin a new upload.")
+def _refuse_expired(ticket: Ticket) -> None:
+    """Raise NotFound if the file of the ticket has already expired."""
+    name = parse_key(ticket.key)
+    if name is None or name.is_expired(clock.now_us()):
+        raise NotFound("The file of this upload has already expired. Start a new upload.")
 
 
-def _refuse_others(parts: Mapping[int, Part], named: Mapping[int, str]) -> None:
-    """Raise InvalidRequest where the parts that were named are not those that came, one after the other from 1 on."""
+def _refuse_mismatch(parts: Mapping[int, Part], named: Mapping[int, str]) -> None:
+    """Raise InvalidRequest unless the named parts are those that arrived, numbered from 1 without a gap."""
     problems = [
-        Problem("parts", f"part {number} has not come", "part_missing", number)
+        Problem("parts", f"part {number} has not arrived", "part_missing", number)
         for number in range(1, max([*named, *parts, 1]) + 1)
         if number not in parts
     ]
     problems += [
-        Problem("parts", f"part {number} has come, and is not named", "part_missing", number)
+        Problem("parts", f"part {number} has arrived, but is not named", "part_missing", number)
         for number in parts
         if number not in named
     ]
     problems += [
-        Problem("parts", f"part {number} is another one than that which came under this etag", "part_differs", etag)
+        Problem("parts", f"part {number} has another etag", "part_differs", etag)
         for number, etag in named.items()
         if number in parts and parts[number].digest != etag
     ]

@@ -17,7 +17,7 @@ from typing import Any, cast
 import redis
 import urllib3
 
-from farm.auth.api_keys import Callers
+from farm.auth.api_keys import ApiKeyStore
 from farm.jobstore import redis_keys
 from farm.webhooks import courier as courier
 from tests.chaos.callers import moment, native_view
@@ -174,7 +174,7 @@ class _Farm:
     def running(self, evidence: Evidence) -> Iterator[tuple[Office, Receivers]]:
         """The farm with its callers' keys and receivers, for the length of a block."""
         self.fleet.start_redis()
-        callers = Callers(self.fleet.client)
+        callers = ApiKeyStore(self.fleet.client)
         self._keys = {name: callers.create(name) for name in CALLERS} | {"root": callers.create("root", is_admin=True)}
         self.fleet.start()
         try:

@@ -21,7 +21,7 @@ import requests
 import wavespeed
 from PIL import Image
 
-from farm.auth.api_keys import Callers
+from farm.auth.api_keys import ApiKeyStore
 from farm.domain.catalogue import MAX_UPLOAD
 from tests import javascript
 from tests.farms import RunningFarm, pids, running_farm, wait_for
@@ -37,7 +37,7 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
 
 @pytest.fixture(scope="module")
 def key(farm: RunningFarm) -> str:
-    return Callers(farm.redis).create("ada")
+    return ApiKeyStore(farm.redis).create("ada")
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ import redis
 from typer.testing import CliRunner
 
 from farm import clock
-from farm.auth.api_keys import Callers
+from farm.auth.api_keys import ApiKeyStore
 from farm.cli.main import app
 from farm.jobstore import redis_keys
 from farm.jobstore.store import JobStore
@@ -327,7 +327,7 @@ def test_an_api_beyond_this_machine_without_keys(farm: RunningFarm) -> None:
     assert "farm keys create NAME" in doctor_of(farm, FARM_AUTH="keys").wrong("keys")
 
     with closing(farm.redis) as client:
-        callers = Callers(client)
+        callers = ApiKeyStore(client)
         callers.create("ada")
         assert doctor_of(farm, "--host", "0.0.0.0").status == 0
         callers.revoke("ada")

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from farm.jobstore import redis_keys
-from farm.storage.storage import farm_in
+from farm.storage.storage import farm_of_mark
 from tests.farms import RunningFarm, running_farm, wait_for
 from tests.images import data_uri, sample_image
 from tests.process.test_events import events, stream
@@ -166,7 +166,7 @@ def test_twenty_thousand_jobs_leave_nothing_behind(tmp_path: Path) -> None:
         files = {path.name for path in (data_dir / "images").rglob("*") if path.is_file()}
 
     judge(first, last, JOBS - ROUNDS[0][0])
-    assert {name for name in files if not farm_in(name)} == set()
+    assert {name for name in files if not farm_of_mark(name)} == set()
     assert heard.result(timeout=60) > 2 * JOBS
 
 

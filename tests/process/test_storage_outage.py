@@ -14,7 +14,7 @@ from PIL import Image
 
 from farm.bootstrap import build
 from farm.settings import Settings
-from farm.storage.storage import name_in, new_key
+from farm.storage.storage import new_key, parse_key
 from tests.farms import RunningFarm, running_farm, wait_for
 from tests.fault_proxies import Fault, FaultyWay, faulty_way, refusal
 from tests.s3 import S3, Place
@@ -145,7 +145,7 @@ def test_storage_that_goes_down_in_the_middle_of_200_jobs_costs_no_image(
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         build(Settings(), data_dir).sweeper.sweep(older_than=-60)
-        images = [name for name in place.names() if name_in(name)]
+        images = [name for name in place.names() if parse_key(name)]
         assert sorted(images) == sorted(view["images"][0]["url"].rpartition("/")[2] for view in views)
 
 

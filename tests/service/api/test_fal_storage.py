@@ -376,7 +376,7 @@ def test_what_would_never_be_found_is_not_stored(
         later(monkeypatch, 61)
 
     for response in (*answers, api.put(whole, data=b"x"), complete(api, in_parts, parts)):
-        assert "is over already" in fal_error(response, 404)["message"]
+        assert "already expired" in fal_error(response, 404)["message"]
     assert stored() == before
 
 
@@ -551,7 +551,7 @@ def test_a_gap_between_parts_is_refused(api: FlaskClient) -> None:
     upload, _ = begin(api, IN_PARTS)
     parts = [api.put(f"{upload}/{number}", data=b"x").get_json() for number in (1, 3)]
 
-    assert "part 2 has not come" in fal_error(complete(api, upload, parts), 422)["message"]
+    assert "part 2 has not arrived" in fal_error(complete(api, upload, parts), 422)["message"]
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "1001", "10001", "99999999999", "1.5", "one", "\u0661", "%20", "1e2"])
@@ -739,11 +739,11 @@ def test_a_file_is_never_in_memory_as_a_whole(api: FlaskClient) -> None:
             Counting.most = max(Counting.most, len(piece))
             return piece
 
-    length = 8 * body.PIECE_BYTES + 1
+    length = 8 * body.CHUNK_BYTES + 1
     kept = api.post(CDN, environ_overrides={"wsgi.input": Counting(bytes(length)), "CONTENT_LENGTH": str(length)})
 
     assert api.head(path_of(kept.get_json()["access_url"])).content_length == length
-    assert Counting.most == body.PIECE_BYTES
+    assert Counting.most == body.CHUNK_BYTES
 
 
 def test_what_arrives_leaves_nothing_in_the_data_folder(api: FlaskClient, redis_dir: Any) -> None:
@@ -775,7 +775,7 @@ def test_a_disk_that_is_nearly_full_takes_no_uploads(
     api: FlaskClient, monkeypatch: pytest.MonkeyPatch, stored: Callable[[], set[str]]
 ) -> None:
     """The job store and the images need the rest."""
-    monkeypatch.setattr(uploads, "LEFT_FREE", 2**62)
+    monkeypatch.setattr(uploads, "MIN_FREE_BYTES", 2**62)
 
     assert "nearly full" in fal_error(api.post(CDN, data=b"x"), 503)["message"]
     assert stored() == set()
@@ -897,7 +897,7 @@ def test_tickets_need_room_in_the_job_store(farm: Farm) -> None:
 def test_one_caller_cannot_fill_the_job_store_with_tickets(
     keyed: FlaskClient, farm: Farm, ada: dict[str, str], bob: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tickets, "MOST_OF_A_CALLER", 2)
+    monkeypatch.setattr(tickets, "MAX_TICKETS_PER_CALLER", 2)
 
     for path in (INITIATE, CDN_IN_PARTS):
         assert keyed.post(path, json={}, headers=ada).status_code == 200

@@ -16,7 +16,7 @@ from werkzeug.test import TestResponse
 
 from api.openapi.document import SECTIONS
 from api.openapi.operation import Operation
-from farm.auth.api_keys import Callers
+from farm.auth.api_keys import ApiKeyStore
 from farm.bootstrap import Farm
 from farm.domain.job import Webhook
 from tests.farms import wait_for
@@ -115,7 +115,7 @@ def test_an_unknown_key_and_a_wrong_secret_cost_the_same_work(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A read, a digest, and a comparison of two texts of the same lengths."""
-    callers = Callers(client)
+    callers = ApiKeyStore(client)
     key = callers.create("ada")
     done: list[tuple[str, int, int]] = []
     sha256, compare = hashlib.sha256, hmac.compare_digest

@@ -95,7 +95,7 @@ def test_more_than_was_announced_is_413_and_less_400(api: FlaskClient, stored: C
     ticket = begin(api)
 
     assert "4 bytes" in gateway_error(put(api, ticket, b"files"), 413)["message"]
-    assert "4 bytes were announced, and 3 came" in gateway_error(put(api, ticket, b"fil"), 400)["message"]
+    assert "4 bytes were announced, but 3 arrived" in gateway_error(put(api, ticket, b"fil"), 400)["message"]
 
     assert stored() == set()
     assert put(api, ticket, b"file").status_code == 200

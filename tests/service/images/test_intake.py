@@ -25,7 +25,7 @@ from farm.domain.job import NewJob, Order, Source, Webhook
 from farm.domain.limits import Limits
 from farm.jobstore import redis_keys
 from farm.jobstore.store import JobStore
-from farm.storage.storage import name_in, new_upload_key
+from farm.storage.storage import new_upload_key, parse_key
 from tests.images import data_uri, sample_image
 from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import BASE, FACTS
@@ -58,10 +58,10 @@ def submit(farm: Farm, *sources: Source, **changes: Any) -> str:
 def stored(farm: Farm) -> set[str]:
     """The names of everything in storage."""
     page = farm.storage.page("")
-    found = {one.name for one in page.found}
-    while page.reached:
-        page = farm.storage.page(page.reached)
-        found |= {one.name for one in page.found}
+    found = {one.name for one in page.entries}
+    while page.cursor:
+        page = farm.storage.page(page.cursor)
+        found |= {one.name for one in page.entries}
     return found
 
 
@@ -110,7 +110,7 @@ def test_a_data_uri_becomes_the_jobs_own_input(farm: Farm, spelling: str) -> Non
     job = jobs.record(farm.store, submit(farm, Source("image_url", SPELLINGS[spelling](IMAGE))))
 
     (key,) = job.request.sources
-    name = name_in(key)
+    name = parse_key(key)
     assert name is not None
     assert (name.job_id, name.fence, name.extension) == (job.id, None, "png")
     assert farm.storage.read(key) == IMAGE

@@ -15,7 +15,7 @@ from farm.domain.errors import NotFound, QueueFull, StoreUnavailable
 from farm.domain.job import Conditions, Job, Order, Source, State, Webhook
 from farm.jobstore import redis_keys
 from farm.jobstore.store import JobStore
-from farm.storage.storage import name_in, new_upload_key
+from farm.storage.storage import new_upload_key, parse_key
 from tests.images import sample_image
 from tests.service.api.calls import UNKNOWN_ID, problem
 from tests.service.images.test_intake import stored
@@ -211,7 +211,7 @@ def test_it_has_images_of_its_own(farm: Farm, *, is_prepared: bool) -> None:
     assert request.needs_preparation is not is_prepared
     assert request.model_dump(exclude={"sources", "inputs"}) == job.request.model_dump(exclude={"sources", "inputs"})
     for key in (*request.sources, *request.inputs):
-        name = name_in(key)
+        name = parse_key(key)
         assert name is not None
         assert name.job_id == again.id
         assert farm.storage.read(key) == sample_image()

@@ -63,10 +63,10 @@ def complete(store: JobStore, job: Claimed, *wanted: str) -> None:
 def names(storage: Storage) -> set[str]:
     """Everything that is stored."""
     page = storage.page("")
-    found = set(page.found)
-    while page.reached:
-        page = storage.page(page.reached)
-        found |= set(page.found)
+    found = set(page.entries)
+    while page.cursor:
+        page = storage.page(page.cursor)
+        found |= set(page.entries)
     return {one.name for one in found}
 
 
@@ -311,9 +311,9 @@ def test_one_process_at_a_time_looks_page_by_page_through_what_is_stored(
     looked = []
 
     class Counting(LocalStorage):
-        def page(self, reached: str) -> Page:
-            looked.append(reached)
-            return super().page(reached)
+        def page(self, cursor: str) -> Page:
+            looked.append(cursor)
+            return super().page(cursor)
 
     storage = Counting(tmp_path)
     for number in range(3):

@@ -25,8 +25,8 @@ from farm.domain.errors import ConfigurationError, NotFound, StorageError, Stora
 from farm.settings import Settings
 from farm.storage import s3 as module
 from farm.storage.s3 import Bucket, S3Storage
-from farm.storage.storage import PIECE_BYTES, Page, Storage, new_key, new_upload_key
-from farm.uploads.tickets import Allowance, Tickets
+from farm.storage.storage import CHUNK_BYTES, Page, Storage, new_key, new_upload_key
+from farm.uploads.tickets import Tickets, UploadQuota
 from farm.uploads.uploads import Uploads
 from tests.error_details import told_to_operators
 from tests.farms import wait_for
@@ -74,7 +74,7 @@ def reach(s3: S3, way: FaultyWay, place: Place, monkeypatch: pytest.MonkeyPatch)
 
     def reach_it(*, url_seconds: float | None = None, patience: float = 5) -> S3Storage:
         monkeypatch.setattr(module, "_PUT_SECONDS", (patience, patience))
-        monkeypatch.setattr(module, "_LOOK_SECONDS", (patience, patience))
+        monkeypatch.setattr(module, "_READ_SECONDS", (patience, patience))
         return S3Storage(Bucket.at(f"{place.url}/of/farm"), url_seconds=url_seconds)
 
     return reach_it
@@ -128,7 +128,7 @@ def test_marks_lie_beside_the_images_and_are_none(storage: S3Storage, place: Pla
 
     assert storage.marks() == {"1" * 32}
     assert place.names().count(f"of/farm/farm-id-{'1' * 32}") == 1
-    assert storage.page("").found == ()
+    assert storage.page("").entries == ()
 
 
 def test_what_was_put_is_found_and_read(storage: S3Storage, key: str) -> None:
@@ -181,18 +181,18 @@ def test_pages_show_the_farms_own_images_in_turn(
     storage: S3Storage, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing of what others keep in the bucket, or under the prefix."""
-    monkeypatch.setattr(module, "_PAGE", 2)
+    monkeypatch.setattr(module, "_PAGE_SIZE", 2)
     keys = sorted(new_key(JOB, 1, number, "png") for number in range(3))
     for name in (*(f"of/farm/{key}" for key in keys), "of/farm/notes.txt", f"elsewhere/{keys[0]}", keys[1]):
         place.put(name)
 
     first = storage.page("")
-    second = storage.page(first.reached)
+    second = storage.page(first.cursor)
 
-    assert [one.name for one in first.found] == keys[:2]
-    assert [one.name for one in second.found] == keys[2:]
-    assert second.reached == ""
-    assert all(-5 < one.age_seconds < 60 for one in first.found)
+    assert [one.name for one in first.entries] == keys[:2]
+    assert [one.name for one in second.entries] == keys[2:]
+    assert second.cursor == ""
+    assert all(-5 < one.age_seconds < 60 for one in first.entries)
 
 
 def test_an_empty_bucket_has_one_empty_page(storage: S3Storage) -> None:
@@ -204,7 +204,7 @@ def test_ages_are_by_the_stores_clock(storage: S3Storage, key: str, monkeypatch:
     storage.put(key, b"content")
     monkeypatch.setattr(clock, "now_us", lambda: time.time_ns() // 1000 + 86_400_000_000)
 
-    (found,) = storage.page("").found
+    (found,) = storage.page("").entries
 
     assert found.age_seconds < 60
 
@@ -364,7 +364,7 @@ def test_a_look_survives_one_fault(reach: Reach, place: Place, way: FaultyWay, k
 def test_no_connection_at_all_is_said(storage: S3Storage, way: FaultyWay, key: str) -> None:
     way.go_down()
 
-    with pytest.raises(StorageUnavailable, check=told_to_operators("does not answer well: EndpointConnectionError")):
+    with pytest.raises(StorageUnavailable, check=told_to_operators("gives no valid answer: EndpointConnectionError")):
         storage.put(key, b"content")
 
     way.come_up()
@@ -411,7 +411,7 @@ def test_a_store_that_does_not_answer_holds_few_threads(
     reach: Reach, way: FaultyWay, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others are told at once, so that the API goes on with everything else."""
-    monkeypatch.setattr(module, "_MOST_ASKED", 2)
+    monkeypatch.setattr(module, "_MAX_CONCURRENT_READS", 2)
     monkeypatch.setattr(module, "_ROOM_SECONDS", 0.1)
     storage, told = reach(patience=0.5), []
     way.strike(Fault(silent=True))
@@ -514,7 +514,7 @@ def test_an_image_is_not_in_memory_as_a_whole(api: FlaskClient, stored: str, ima
     response.close()
 
     assert b"".join(pieces) == image
-    assert max(map(len, pieces)) <= PIECE_BYTES < len(image)
+    assert max(map(len, pieces)) <= CHUNK_BYTES < len(image)
 
 
 def test_connections_are_used_again(api: FlaskClient, way: FaultyWay, stored: str) -> None:
@@ -590,7 +590,7 @@ def uploading(farm: Farm, storage: Storage, tmp_path: Path) -> FlaskClient:
     """The API, without keys, of a farm whose uploads go to the bucket."""
     uploads = Uploads(
         Tickets(farm.redis),
-        allowance=Allowance(farm.redis, max_bytes=MAX_UPLOAD, seconds=3600),
+        quota=UploadQuota(farm.redis, max_bytes=MAX_UPLOAD, seconds=3600),
         storage=storage,
         spool=tmp_path,
         keep_seconds=3600,

@@ -21,7 +21,7 @@ from farm.images import decode
 from farm.jobstore import redis_keys
 from farm.jobstore.store import MOST_TAKES
 from farm.ssrf_safe_http import SsrfSafeClient
-from farm.storage.storage import name_in
+from farm.storage.storage import parse_key
 from tests.farms import wait_for
 from tests.hostile_images import encoded, png_of, quarters
 from tests.image_host import Host, running_host
@@ -148,7 +148,7 @@ def test_what_a_url_leads_to_becomes_a_png_of_the_farm(studio: Studio, host: Hos
     job = studio.prepare(url)
 
     (key,) = job.request.inputs
-    name = name_in(key)
+    name = parse_key(key)
     assert name is not None
     assert (name.job_id, name.extension) == (job.id, "png")
     assert job.request.sources == (url,)

@@ -12,7 +12,7 @@ from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeou
 from api.connections import slow_client_socket
 from api.connections.slow_client_socket import TimedSocket
 from api.http import body
-from api.http.upload_body import MOST, MOST_OF_A_CALLER
+from api.http.upload_body import MAX_TICKETS_PER_CALLER, MOST
 from api.server import MOST_HELD, MOST_STREAMS, THREADS
 from tests import slow_bodies
 
@@ -80,5 +80,5 @@ def test_a_body_may_not_be_longer_than_the_limit(
 
 def test_threads_are_left_for_short_calls() -> None:
     """However many files come, and as many more wait."""
-    assert MOST_OF_A_CALLER <= MOST
+    assert MAX_TICKETS_PER_CALLER <= MOST
     assert THREADS - MOST_HELD - MOST_STREAMS - 2 * MOST > 32

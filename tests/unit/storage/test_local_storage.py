@@ -16,15 +16,15 @@ import time_machine
 from farm.domain.errors import NotFound, StorageError, StorageUnavailable
 from farm.storage.local import LocalStorage
 from farm.storage.storage import (
-    PIECE_BYTES,
+    CHUNK_BYTES,
+    Chunks,
     Extension,
     Page,
-    Pieces,
-    begins_like,
     extension_for,
-    name_in,
+    matches_signature,
     new_key,
     new_upload_key,
+    parse_key,
     part_key,
 )
 from tests.error_details import told_to_operators
@@ -67,19 +67,19 @@ def test_a_part_can_be_read(storage: LocalStorage, start: int, stop: int, part: 
     key = new_key(JOB_ID, 3, 0, "jpeg")
     storage.put(key, b"content")
 
-    with closing(storage.open(key, start, stop)) as pieces:
-        assert b"".join(pieces) == part
+    with closing(storage.open(key, start, stop)) as chunks:
+        assert b"".join(chunks) == part
 
 
 def test_a_large_image_is_read_in_pieces(storage: LocalStorage) -> None:
     key, content = new_key(JOB_ID, 3, 0, "png"), bytes(range(256)) * 1000
     storage.put(key, content)
 
-    with closing(storage.open(key, 0, len(content))) as pieces:
-        read = list(pieces)
+    with closing(storage.open(key, 0, len(content))) as chunks:
+        read = list(chunks)
 
     assert b"".join(read) == content
-    assert max(map(len, read)) == PIECE_BYTES
+    assert max(map(len, read)) == CHUNK_BYTES
 
 
 def test_reading_what_is_there_no_more_says_so(storage: LocalStorage) -> None:
@@ -217,7 +217,7 @@ def test_a_part_of_an_upload_is_nobodys_file(storage: LocalStorage) -> None:
 
     assert storage.find(part) is None
     assert storage.read(part) == b"part"
-    name = name_in(part)
+    name = parse_key(part)
     assert name is not None
     assert (name.job_id, name.number, name.until, name.whole) == (None, 12, NEVER, False)
     assert part.partition("-")[0] == upload.partition("-")[0]
@@ -259,7 +259,7 @@ def test_a_declared_type_has_an_extension(declared: str, extension: str) -> None
     ],
 )
 def test_a_file_begins_as_its_kind_does(extension: Extension, head: bytes, alike: bool) -> None:
-    assert begins_like(extension, head) == alike
+    assert matches_signature(extension, head) == alike
 
 
 def test_a_second_put_replaces_the_whole(storage: LocalStorage, root: Path) -> None:
@@ -297,10 +297,10 @@ def test_every_image_is_met_folder_by_folder(storage: LocalStorage, root: Path) 
     os.utime(root / keys[0][:2] / keys[0], (0, 0))
 
     met, page = [], storage.page("")
-    met.append(page.found)
-    while page.reached:
-        page = storage.page(page.reached)
-        met.append(page.found)
+    met.append(page.entries)
+    while page.cursor:
+        page = storage.page(page.cursor)
+        met.append(page.entries)
 
     assert [{one.name for one in found} for found in met] == [{*keys[1:], part}, {keys[0]}]
     assert [age > 1e9 for age in sorted(one.age_seconds for found in met for one in found)] == [False] * 3 + [True]
@@ -362,7 +362,7 @@ def test_what_is_no_key_is_not_found(storage: LocalStorage, root: Path, odd: str
         (root / odd[:2] / odd).write_text("secret")
 
     assert storage.find(odd) is None
-    assert storage.page("").found == ()
+    assert storage.page("").entries == ()
 
 
 def test_nothing_is_written_under_what_is_no_key(storage: LocalStorage, tmp_path: Path, odd: str) -> None:
@@ -388,6 +388,6 @@ def test_what_breaks_off_at_once_is_known_before_an_answer_begins() -> None:
     source = BrokenSource()
 
     with pytest.raises(StorageUnavailable):
-        Pieces(source, 10)
+        Chunks(source, 10)
 
     assert source.closed

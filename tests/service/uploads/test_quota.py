@@ -1,4 +1,4 @@
-"""How much one caller may upload: no more than its allowance, by whatever way, and what is refused takes no room."""
+"""How much one caller may upload: its quota, whichever way it uploads; refused bytes take no space."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.service.api.test_fal_storage import CDN, IN_PARTS, INITIATE, begin, c
 from tests.service.api.test_wavespeed_media import FORM, TICKET
 
 #: What a caller may upload here, in bytes.
-MOST = 100
+MAX_BYTES = 100
 
 
 @pytest.fixture(autouse=True)
-def small_allowance(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(farm.uploads._allowance, "_most", MOST)
+def small_quota(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(farm.uploads._quota, "_max_bytes", MAX_BYTES)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def is_refusal(answer: TestResponse) -> bool:
     if answer.status_code != 429:
         return False
     told = gateway_error(answer, 429) if answer.request.path.startswith("/api/v3") else fal_error(answer, 429)
-    assert "You may upload" in told["message"]
+    assert "is used up" in told["message"]
     assert told.get("error_code", "upload_quota_exceeded") == "upload_quota_exceeded"
     assert answer.headers["Retry-After"] == "60"
     return True
@@ -73,10 +73,10 @@ def is_refusal(answer: TestResponse) -> bool:
 def test_a_file_may_have_all_that_is_left_and_no_byte_more(
     api: FlaskClient, way: Callable[[FlaskClient, int], TestResponse], stored: Callable[[], set[str]]
 ) -> None:
-    assert is_refusal(way(api, MOST + 1))
+    assert is_refusal(way(api, MAX_BYTES + 1))
     assert stored() == set()
 
-    assert way(api, MOST).status_code == 200
+    assert way(api, MAX_BYTES).status_code == 200
     assert len(stored()) == 1
 
 
@@ -91,7 +91,7 @@ def test_whoever_has_used_it_up_is_told_before_anything_is_read(
     api: FlaskClient, stored: Callable[[], set[str]]
 ) -> None:
     tickets = begin(api)[0], begin(api, IN_PARTS)[0]
-    assert by_cdn(api, MOST).status_code == 200
+    assert by_cdn(api, MAX_BYTES).status_code == 200
     before = stored()
 
     assert all(is_refusal(api.post(path, json={})) for path in (INITIATE, IN_PARTS))
@@ -107,13 +107,13 @@ def test_a_file_that_comes_again_counts_once(api: FlaskClient, farm: Farm) -> No
     """As clients send it whose answer got lost."""
     whole, in_parts = begin(api)[0], begin(api, IN_PARTS)[0]
     for _ in range(3):
-        assert api.put(whole, data=bytes(MOST // 2)).status_code == 200
+        assert api.put(whole, data=bytes(MAX_BYTES // 2)).status_code == 200
     for _ in range(3):
-        parts = send(api, in_parts, b"x" * (MOST // 4), b"y" * (MOST // 4))
+        parts = send(api, in_parts, b"x" * (MAX_BYTES // 4), b"y" * (MAX_BYTES // 4))
     assert complete(api, in_parts, parts).status_code == 200
 
-    assert spent(farm) == MOST
-    assert api.put(whole, data=bytes(MOST // 2)).status_code == 200
+    assert spent(farm) == MAX_BYTES
+    assert api.put(whole, data=bytes(MAX_BYTES // 2)).status_code == 200
 
 
 def test_what_could_not_be_stored_counts_nothing(api: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,22 +123,22 @@ def test_what_could_not_be_stored_counts_nothing(api: FlaskClient, farm: Farm, m
     with monkeypatch.context() as patched:
         patched.setattr(type(farm.storage), "put_file", fail)
         for way in WAYS:
-            assert way(api, MOST).status_code == 503
+            assert way(api, MAX_BYTES).status_code == 503
 
     assert spent(farm) == 0
-    assert by_cdn(api, MOST).status_code == 200
+    assert by_cdn(api, MAX_BYTES).status_code == 200
 
 
 def test_one_callers_uploads_leave_anothers_alone(keyed: FlaskClient, ada: dict[str, str], bob: dict[str, str]) -> None:
-    assert keyed.post(CDN, data=bytes(MOST), headers=ada).status_code == 200
+    assert keyed.post(CDN, data=bytes(MAX_BYTES), headers=ada).status_code == 200
 
     assert is_refusal(keyed.post(CDN, data=b"x", headers=ada))
-    assert keyed.post(CDN, data=bytes(MOST), headers=bob).status_code == 200
+    assert keyed.post(CDN, data=bytes(MAX_BYTES), headers=bob).status_code == 200
 
 
 def test_it_is_renewed_when_uploads_are_gone(api: FlaskClient, farm: Farm) -> None:
     """Also where it is refused again and again: that puts nothing off."""
-    by_cdn(api, MOST)
+    by_cdn(api, MAX_BYTES)
     name = redis_keys.uploaded("local")
     assert 0 < farm.redis.ttl(name) <= farm.settings.upload_ttl
     farm.redis.expire(name, 1)
@@ -146,7 +146,7 @@ def test_it_is_renewed_when_uploads_are_gone(api: FlaskClient, farm: Farm) -> No
     assert farm.redis.ttl(name) <= 1
 
     farm.redis.delete(name)  # as when its time is over
-    assert by_cdn(api, MOST).status_code == 200
+    assert by_cdn(api, MAX_BYTES).status_code == 200
 
 
 def spent(farm: Farm) -> int:
