@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+LUACHECK ?= luacheck
+AS_ROOT := $(filter 0,$(shell id -u))
 # glibc: keep large buffers between layers instead of returning them to the system.
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 
@@ -16,8 +18,9 @@ demo: .venv/set-up-run ## render four prompts on a temporary farm; the images ar
 up: .venv/set-up-run ## run a farm at http://127.0.0.1:8000 until Ctrl-C (HOST=127.0.0.1 PORT=8000)
 	@exec $(BIN)/farm up $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
 
-check: .venv/set-up-dev ## format, lint, types, import contracts
+check: .venv/set-up-dev luacheck ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q .
+	@$(LUACHECK) -q --no-color farm/jobstore/lua
 	@$(BIN)/lint-imports --no-logo | tail -n 3
 	@$(BIN)/mypy
 
@@ -70,7 +73,11 @@ echo "setting up .venv (once; about a minute)" && $(BIN)/python -m pip install -
 endef
 
 # One line says what is missing, and the command that brings it.
-.PHONY: python
+.PHONY: python luacheck
+luacheck:
+	@command -v $(LUACHECK) >/dev/null \
+	  || $(if $(AS_ROOT),(apt-get update -qq && apt-get install -qq -y lua-check) >/dev/null 2>&1,false) \
+	  || { echo "luacheck is missing; run: sudo apt install lua-check"; exit 1; }
 python:
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is missing; run: sudo apt install python3 python3-venv"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed, $(PYTHON) is $$($(PYTHON) -V); run: make PYTHON=python3.11"; exit 1; }

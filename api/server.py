@@ -130,7 +130,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
         PeriodicThread(farm.service.reap).start()
         PeriodicThread(farm.sweeper.go_on).start()
         base = (self._settings.public_url or self._address.url).rstrip("/")
-        farm.redis.set(redis_keys.BASE, base)
+        farm.redis.set(redis_keys.PUBLIC_URL, base)
         if self._address.host in _EVERYWHERE and not self._settings.public_url:
             _log.warning("callers are handed URLs that lead nowhere; set FARM_PUBLIC_URL", base=base)
         app = create_app(

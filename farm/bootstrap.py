@@ -16,8 +16,8 @@ from farm.domain.errors import ConfigurationError, NotReady
 from farm.images.intake import Intake
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import check, connect, connect_to_listen, translated
-from farm.jobstore.event_feed import Feed
-from farm.jobstore.notifications import Changes
+from farm.jobstore.event_feed import EventFeed
+from farm.jobstore.notifications import JobChanges
 from farm.jobstore.stats import StoreStats
 from farm.jobstore.store import JobStore, Terms
 from farm.process import embedded_redis
@@ -31,7 +31,7 @@ from farm.storage.storage import Storage
 from farm.uploads.tickets import Tickets, UploadQuota
 from farm.uploads.uploads import Uploads
 from farm.webhooks.secrets import Secrets
-from farm.webhooks.store import Deliveries
+from farm.webhooks.store import DeliveryStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Farm:
     sweeper: Sweeper
     uploads: Uploads
     wake_ups: WakeUps
-    deliveries: Deliveries
+    deliveries: DeliveryStore
     secrets: Secrets
     outbound: SsrfSafeClient
     service: Service
@@ -69,7 +69,7 @@ class Farm:
 def base_of_the_api(settings: Settings, client: redis.Redis) -> str | None:
     """Return the base of the API's URLs without a trailing slash, or None if no API has been started yet."""
     with translated():
-        base = settings.public_url or cast(str | None, client.get(redis_keys.BASE))
+        base = settings.public_url or cast(str | None, client.get(redis_keys.PUBLIC_URL))
     return base.rstrip("/") if base else None
 
 
@@ -121,8 +121,8 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
     stats = StoreStats(client)
     storage = storage_for(settings, data_dir)
     wake_ups = WakeUps(celery)
-    changes = Changes(connect_to_listen(url)) if listens else None
-    feed = Feed(connect_to_listen(url)) if listens else None
+    changes = JobChanges(connect_to_listen(url)) if listens else None
+    feed = EventFeed(connect_to_listen(url)) if listens else None
     outbound = SsrfSafeClient(settings.webhook_allow)
     service = Service(
         store,
@@ -152,7 +152,7 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
             keep_seconds=settings.upload_ttl,
         ),
         wake_ups=wake_ups,
-        deliveries=Deliveries(client),
+        deliveries=DeliveryStore(client),
         secrets=Secrets(client, signing_key=settings.signing_key),
         outbound=outbound,
         service=service,

@@ -28,8 +28,8 @@ from farm.domain.errors import (
 from farm.domain.job import Job, Moment, NewJob, Order, Search, State, as_accepted
 from farm.domain.request import Request
 from farm.images.intake import Found, Intake, with_sources
-from farm.jobstore.event_feed import Feed, News
-from farm.jobstore.notifications import Changes
+from farm.jobstore.event_feed import EventFeed, FeedPage
+from farm.jobstore.notifications import JobChanges
 from farm.jobstore.stats import Served, StoreStats
 from farm.jobstore.store import Accepted, JobStore
 from farm.ssrf_safe_http import SsrfSafeClient
@@ -63,8 +63,8 @@ class Service:
         storage: Storage,
         wake_ups: WakeUps,
         intake: Intake,
-        changes: Changes | None,
-        feed: Feed | None,
+        changes: JobChanges | None,
+        feed: EventFeed | None,
         outbound: SsrfSafeClient,
     ) -> None:
         self._store = store
@@ -207,7 +207,7 @@ class Service:
                     quiet_since = clock.monotonic()
                     yield None
 
-    def follow(self, caller: Caller, after: Moment | None, *, idle_seconds: float) -> Iterator[News]:
+    def follow(self, caller: Caller, after: Moment | None, *, idle_seconds: float) -> Iterator[FeedPage]:
         """What changes in the caller's jobs (an admin's: everybody's) after a moment (None: from now on), endlessly."""
         assert self._feed is not None, "this process does not listen for changes"
         return self._feed.follow(after, caller=None if caller.is_admin else caller.id, idle_seconds=idle_seconds)
@@ -224,17 +224,17 @@ class Service:
                 job = self.get(caller, job_id)
             return job
 
-    def abandon(self, job_id: str, call: str) -> None:
+    def call_disconnected(self, job_id: str, call: str) -> None:
         """The direct call of this name hung up: its job ends unless an equal call comes within 30 seconds."""
-        self._store.abandon(job_id, call)
+        self._store.call_disconnected(job_id, call)
 
-    def hold_calls(self, calls: Collection[tuple[str, str]]) -> None:
+    def call_heartbeat(self, calls: Collection[tuple[str, str]]) -> None:
         """These direct calls, each a job's id and a name of its own, still wait. To be said once a second."""
-        self._store.hold_calls(calls)
+        self._store.call_heartbeat(calls)
 
-    def let_be(self, job_id: str, call: str) -> None:
+    def keep_after_call(self, job_id: str, call: str) -> None:
         """The direct call of this name was told where its image will be: the job goes on."""
-        self._store.let_be(job_id, call)
+        self._store.keep_after_call(job_id, call)
 
     def pause(self) -> None:
         """Have no worker take anything; what is submitted waits."""
@@ -247,7 +247,7 @@ class Service:
 
     def drain(self, worker: str) -> None:
         """Have a worker take nothing more, and leave. Raises NotFound."""
-        if not self._store.drain(worker):
+        if not self._store.drain_worker(worker):
             raise NotFound(f"No worker has the id '{worker}'.")
 
     def served(self) -> dict[str, Served]:
@@ -269,9 +269,9 @@ class Service:
         if idle:
             self._wake_ups.send(min(idle, self._stats.waiting()))
 
-    def is_known(self, caller: Caller, idempotency_key: str) -> bool:
+    def has_idempotency_key(self, caller: Caller, idempotency_key: str) -> bool:
         """Whether the caller has a job that came of this Idempotency-Key."""
-        return self._store.is_known(caller.id, idempotency_key)
+        return self._store.has_idempotency_key(caller.id, idempotency_key)
 
     def _recorded(self, new: NewJob, caller: Caller) -> Accepted:
         accepted = self._store.submit(new, caller.limits)

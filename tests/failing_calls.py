@@ -11,11 +11,11 @@ import redis
 
 from farm.domain.errors import StorageUnavailable
 from farm.jobstore.connection import Client
-from farm.jobstore.scripts import NAMES, _digest, _text
+from farm.jobstore.scripts import NAMES, digest, script_text
 
 T = TypeVar("T")
 
-_SCRIPTS = {_digest(_text(name)): name for name in NAMES}
+_SCRIPTS = {digest(script_text(name)): name for name in NAMES}
 
 
 class Died(BaseException):

@@ -34,8 +34,8 @@ class BackgroundProcess:
         self._courier = _courier(farm)
         self._preparer = _preparer(farm)
         self._dispatchers = {
-            redis_keys.DUE: _dispatcher("courier", self._courier),
-            redis_keys.UNPREPARED: _dispatcher("preparer", self._preparer),
+            redis_keys.DELIVERY_DUE_CHANNEL: _dispatcher("courier", self._courier),
+            redis_keys.UNPREPARED_CHANNEL: _dispatcher("preparer", self._preparer),
         }
 
     def run(self) -> int:
@@ -43,7 +43,7 @@ class BackgroundProcess:
         stop_signals = StopSignals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         listener = Listener(connect_to_listen(self._farm.redis_url), self._notify)
         for channel, dispatcher in self._dispatchers.items():
-            listener.ask_for(channel)
+            listener.subscribe(channel)
             dispatcher.start()
         listener.start()
         PeriodicThread(self._preparer.hold, self._farm.service.reap).start()

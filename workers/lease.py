@@ -15,7 +15,7 @@ from farm import clock
 from farm.concurrency.background_thread import BackgroundThread
 from farm.domain.errors import StoreFull, StoreUnavailable, with_detail
 from farm.domain.job import Claimed
-from farm.jobstore.store import Held, JobStore
+from farm.jobstore.store import HeldJob, JobStore
 from farm.process.child import EXIT_HUNG
 
 #: Beside its limit, a step may take so many times what it usually does.
@@ -119,7 +119,7 @@ class Lease(BackgroundThread):
         self._idle_seconds = seconds / 4
         self._busy_seconds = min(PROGRESS_SECONDS, seconds / 4)
         self._lock = threading.Lock()
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, HeldJob] = {}
         self._stopped: set[str] = set()
         self._watchdogs: list[ProgressWatchdog] = []
         self.limits = limits
@@ -135,7 +135,7 @@ class Lease(BackgroundThread):
     def hold(self, job: Claimed) -> None:
         """The job is this worker's from now on."""
         with self._lock:
-            self._held[job.id] = Held(job.id, job.fence, 0)
+            self._held[job.id] = HeldJob(job.id, job.fence, 0)
             self._stopped.discard(job.id)
         self.wake()
 
@@ -143,7 +143,7 @@ class Lease(BackgroundThread):
         """`step` denoising steps of all the job's images together are done."""
         with self._lock:
             if self._holds(job):
-                self._held[job.id] = Held(job.id, job.fence, step)
+                self._held[job.id] = HeldJob(job.id, job.fence, step)
 
     def drop(self, job: Claimed) -> None:
         """The job is this worker's no longer, under the fence with which it was claimed."""
@@ -187,7 +187,7 @@ class Lease(BackgroundThread):
         except Exception as error:  # noqa: BLE001  # whatever it is, the next renewal is needed
             _log.error("lease not renewed", exc_info=error)
 
-    def _stop_what_was_lost(self, renewed: list[Held], lost: Collection[str]) -> None:
+    def _stop_what_was_lost(self, renewed: list[HeldJob], lost: Collection[str]) -> None:
         """Not a job that this worker has claimed once more while it was being told of the time before."""
         with self._lock:
             for job in renewed:

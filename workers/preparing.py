@@ -87,7 +87,7 @@ class Preparer:
     def hold(self) -> None:
         """A sign of life: nobody else takes what is under way here. To be called more often than a lease ends."""
         if job_ids := list(self._under_way):
-            self._store.hold_unprepared(job_ids, self._lease_seconds)
+            self._store.renew_unprepared(job_ids, self._lease_seconds)
 
     def drain(self) -> None:
         """Take nothing more. Safe in a signal handler."""
@@ -100,7 +100,7 @@ class Preparer:
         self._pool.close()
 
     def _take(self) -> Job | None:
-        taken = self._store.take_unprepared(1, self._lease_seconds)
+        taken = self._store.claim_unprepared(1, self._lease_seconds)
         return taken[0] if taken else None
 
     def _see_to(self, job: Job) -> None:
@@ -117,12 +117,12 @@ class Preparer:
             if self._closing.is_set():
                 self._store.release_unprepared(job.id)
             else:
-                self._store.hold_unprepared([job.id], 0)  # anybody may have it at once
+                self._store.renew_unprepared([job.id], 0)  # anybody may have it at once
             raise
         except Exception as error:  # noqa: BLE001  # whatever it is, the job comes to an end
             self._refuse(job, error)
             return
-        if self._store.prepared(job.id, request):
+        if self._store.finish_preparation(job.id, request):
             self._wake_ups.send(1)
             self._remove(_own(job))
         else:  # it was cancelled, or another preparer was faster
@@ -180,7 +180,7 @@ class Preparer:
             error = FarmError()
         elif error.detail:
             _log.warning("preparation failed", job=job.id, error=with_detail(error))
-        self._store.refuse(job.id, error.code, str(error))
+        self._store.fail_preparation(job.id, error.code, str(error))
 
     def _remove(self, stored: Iterable[str]) -> None:
         for key in stored:

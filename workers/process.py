@@ -86,13 +86,13 @@ class WorkerProcess:
 
     def _say_goodbye(self) -> None:
         try:
-            self._farm.store.leave(self._id, self._pipeline.models if self._pipeline else ())
+            self._farm.store.remove_worker(self._id, self._pipeline.models if self._pipeline else ())
         except FarmError as error:
             # Its silence tells the same a little later.
             _log.warning("nobody was told that this worker left", error=with_detail(error))
 
     def _leave_if_told(self) -> None:
-        if not self._draining.is_set() and self._farm.store.is_to_drain(self._id):
+        if not self._draining.is_set() and self._farm.store.is_draining(self._id):
             _log.info("this worker was told to drain", worker=self._id)
             self._leave()
 

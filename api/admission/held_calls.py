@@ -49,10 +49,10 @@ class CallHeartbeat:
             with self._lock:
                 self._calls.discard((job_id, call))
 
-    def let_be(self, job_id: str, call: str) -> None:
+    def keep_after_call(self, job_id: str, call: str) -> None:
         """The call was told where its image will be; the job store hears of it now, or as soon as it listens."""
         try:
-            self._service.let_be(job_id, call)
+            self._service.keep_after_call(job_id, call)
         except (StoreUnavailable, StoreFull):
             with self._lock:
                 self._answered.add((job_id, call))
@@ -61,11 +61,11 @@ class CallHeartbeat:
         with self._lock:
             waiting, answered = set(self._calls), set(self._answered)
         for call in answered:
-            self._service.let_be(*call)
+            self._service.keep_after_call(*call)
             with self._lock:
                 self._answered.discard(call)
         if waiting:
-            self._service.hold_calls(waiting)
+            self._service.call_heartbeat(waiting)
 
 
 class HeldCalls:
@@ -98,11 +98,11 @@ class HeldCalls:
                 with self._heartbeat.of(job_id, order.call):
                     job, has_left = self._wait(caller, job_id)
                 if has_left:
-                    self._service.abandon(job_id, order.call)
+                    self._service.call_disconnected(job_id, order.call)
             except (StoreUnavailable, StoreFull):
                 job = as_accepted(job_id, caller.id, order, at_us=clock.now_us())
             if not (has_left or job.state.is_terminal):
-                self._heartbeat.let_be(job_id, order.call)
+                self._heartbeat.keep_after_call(job_id, order.call)
             return job
 
     def _wait(self, caller: Caller, job_id: str) -> tuple[Job, bool]:

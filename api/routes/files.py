@@ -66,7 +66,7 @@ def _left_seconds(name: StorageKey, store: JobStore) -> int:
     until_us = name.until * 1_000_000 if name.until else None
     if name.job_id:
         with suppress(StoreUnavailable):
-            until_us = store.forgotten_us(name.job_id)
+            until_us = store.expires_us(name.job_id)
     return max(0, (until_us or 0) - clock.now_us()) // 1_000_000
 
 

@@ -20,7 +20,7 @@ from farm.dialects.links import Links
 from farm.domain.catalogue import MODELS
 from farm.domain.errors import FarmError, InvalidRequest, Problem
 from farm.domain.job import Change, Job, Moment, State
-from farm.jobstore.event_feed import News
+from farm.jobstore.event_feed import FeedPage
 from farm.jobstore.stats import Worker
 from farm.jobstore.store import Accepted
 from farm.service import random_seed
@@ -212,19 +212,19 @@ def _job_event(job: Job, links: Links) -> str:
     return event(f"job.{job.state}", data, f"{job.sequence}.{job.step}")
 
 
-def _blocks(first: News, key_still_valid: Iterator[News], format_change: Callable[[Change], str]) -> Iterator[str]:
+def _blocks(first: FeedPage, key_still_valid: Iterator[FeedPage], format_change: Callable[[Change], str]) -> Iterator[str]:
     """Events of all jobs. `listening` tells a client for whom there is none where it is, and so may come back to."""
     yield _news(first, format_change) or _listening(first)
     for news in key_still_valid:
         yield _news(news, format_change) or COMMENT + _listening(news)
 
 
-def _news(news: News, format_change: Callable[[Change], str]) -> str:
+def _news(news: FeedPage, format_change: Callable[[Change], str]) -> str:
     gap = event("gap", {"message": _GAP}) if news.gap else ""
     return gap + "".join(map(format_change, news.changes))
 
 
-def _listening(news: News) -> str:
+def _listening(news: FeedPage) -> str:
     return event("listening", {}, str(news.upto))
 
 

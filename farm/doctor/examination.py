@@ -117,7 +117,7 @@ class Examination:
             yield jobstore.not_answering(own, self._data_dir, str(error)) if runs else jobstore.at_rest()
             return
         self._client = client
-        self._base = cast(str | None, client.get(redis_keys.BASE))
+        self._base = cast(str | None, client.get(redis_keys.PUBLIC_URL))
         yield from jobstore.server(server, own=own is not None, unsafe=self._settings.redis_unsafe)
 
     def _check_device(self) -> Finding:

@@ -55,7 +55,7 @@ def storage(settings: Settings, data_dir: Path, client: redis.Redis | None = Non
     where = settings.storage_url or str(data_dir / "images")
     yield good("storage", f"{where}; " + ", ".join(f"{step} {seconds * 1e3:.1f} ms" for step, seconds in steps.items()))
     if client is not None:
-        yield from other_farms(marks, cast(str | None, client.get(redis_keys.FARM)))
+        yield from other_farms(marks, cast(str | None, client.get(redis_keys.FARM_ID)))
     apart = stored.stored_at.timestamp() - put_at
     yield clock_finding("the storage's clock", apart, blur=_BLUR_SECONDS + steps["put"])
 

@@ -35,7 +35,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A delivery in a courier's hands. `url` only where it belongs to no job; `tries` are those on record."""
+    """A delivery in a courier's hands. `url` only where it belongs to no job; `attempts_made` are those on record."""
 
     id: str
     job: str
@@ -45,8 +45,8 @@ class Due:
     event: str
     sequence: int
     fence: int
-    tries: int
-    by_hand: bool
+    attempts_made: int
+    is_manual: bool
     created_us: int
 
 

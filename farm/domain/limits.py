@@ -30,16 +30,16 @@ class Limits:
             usual.images_per_day if self.images_per_day is None else self.images_per_day,
         )
 
-    def quotas(self, spent: Spent) -> tuple[Quota, ...]:
+    def quotas(self, usage: Usage) -> tuple[Quota, ...]:
         """What is left of the limits by time."""
         found = []
         if self.rate:
             pause_us = MINUTE * 1_000_000 // self.rate
-            left = min(self.rate, (MINUTE * 1_000_000 - spent.busy_us) // pause_us)
-            found.append(Quota("submits", self.rate, MINUTE, max(0, left), spent.busy_us / 1e6))
+            left = min(self.rate, (MINUTE * 1_000_000 - usage.busy_us) // pause_us)
+            found.append(Quota("submits", self.rate, MINUTE, max(0, left), usage.busy_us / 1e6))
         if self.images_per_day:
-            left = self.images_per_day - spent.images
-            found.append(Quota("images", self.images_per_day, DAY, max(0, left), spent.day_us / 1e6))
+            left = self.images_per_day - usage.images
+            found.append(Quota("images", self.images_per_day, DAY, max(0, left), usage.day_us / 1e6))
         return tuple(found)
 
 
@@ -48,7 +48,7 @@ USUAL = Limits()
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class Usage:
     """What a caller has used up, in microseconds and images.
 
     `busy_us`: until all that it has submitted would be over, were it submitted at its rate. `images` were asked for

@@ -1,4 +1,4 @@
-"""What changes in all jobs, as it happens: the outbox, read once for any number of listeners."""
+"""The event feed: changes of all jobs as they happen, read from the outbox once for any number of subscribers."""
 
 from __future__ import annotations
 
@@ -18,162 +18,161 @@ from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
 
 #: How many of the newest changes are kept in memory, and how many are read at a time.
-_KEPT = 5_000
-_READ = 1000
-#: How many changes a listener is given at once, and so how many its connection may have to wait for.
-_PAGE = 200
-#: How long one look for changes lasts, in milliseconds: less than a connection waits for an answer.
+_MAX_KEPT = 5_000
+_MAX_READ = 1000
+#: How many changes a subscriber gets at once, and so how many its connection may have to wait for.
+_PAGE_SIZE = 200
+#: How long one read blocks, in milliseconds: less than a connection waits for an answer.
 _BLOCK_MS = 500
-#: After each reading, in seconds, so that what happens close together wakes the listeners once.
-_PACE_SECONDS = 0.05
-#: Silence of the reader after which something may have been cut off the outbox unseen, in seconds.
-_TRUSTED_SECONDS = 5.0
+#: Pause after each read, in seconds: changes close together wake the subscribers once.
+_PAUSE_SECONDS = 0.05
+#: Silence of the reader, in seconds, after which the outbox may have been trimmed beyond its cursor.
+_MAX_SILENCE_SECONDS = 5.0
 _RECONNECT_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class News:
-    """What a listener is told at once. It has now heard everything up to `upto`."""
+class FeedPage:
+    """Changes that a subscriber gets at once. It has now seen everything up to `upto`."""
 
     changes: tuple[Change, ...]
     upto: Moment
-    #: Not everything between the last news and these is kept any more.
+    #: Some changes between the last page and this one are lost.
     gap: bool = False
 
-    def of(self, caller: str | None) -> News:
-        """The same for one caller's jobs; None means everybody's."""
+    def of(self, caller: str | None) -> FeedPage:
+        """Return the same page for the jobs of one caller (None: of all callers)."""
         if caller is None:
             return self
         return replace(self, changes=tuple(change for change in self.changes if change.caller == caller))
 
 
-class Feed:
-    """Tells any number of listeners what changes. While nobody listens it costs nothing.
+class EventFeed:
+    """Publishes the changes of all jobs to any number of subscribers. Without subscribers it costs nothing.
 
-    A listener has a place in the order of all changes, and nothing else: whoever is slow holds no memory. One thread
-    reads the outbox and keeps the newest changes. A listener whose place is not among them asks Redis itself, page by
-    page, until it has caught up. So no more is needed when the reader lost its connection or its place than to begin
-    anew at the present.
+    A subscriber has a cursor in the order of all changes, and nothing else: a slow one holds no memory. One thread
+    reads the outbox and keeps the newest changes. A subscriber whose cursor is not among them reads Redis itself, page
+    by page, until it has caught up. So a reader that lost its connection or its cursor just starts anew at the present.
     """
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
-        self._listeners = 0
+        self._subscribers = 0
         self._reader = BackgroundThread("event feed", self._read, pause=self._reconnect_pause)
-        self._told = threading.Condition()
+        self._changed = threading.Condition()
         # Every change after `_since`, up to `_upto`.
         self._changes: list[Change] = []
         self._since = self._upto = BEGINNING
 
-    def follow(self, after: Moment | None, *, caller: str | None, idle_seconds: float) -> Iterator[News]:
-        """News of one caller's jobs (None: everybody's) after a moment (None: the present); empty ones in between.
+    def follow(self, after: Moment | None, *, caller: str | None, idle_seconds: float) -> Iterator[FeedPage]:
+        """Yield the changes of one caller's jobs (None: of all callers') after a moment (None: the present).
 
-        The first come at once, later ones at least every `idle_seconds` or so. Raises StoreUnavailable before the
-        first; later a Redis that is away is a pause.
+        The first page comes at once, later ones at least every `idle_seconds` or so; pages may be empty. Raises
+        StoreUnavailable before the first page; later an outage of Redis is a pause.
         """
         with translated():
-            news = News((), self._newest()) if after is None else self._ask(after)
-        with self._listening():
+            page = FeedPage((), self._newest()) if after is None else self._read_page(after)
+        with self._subscribed():
             while True:
-                yield news.of(caller)
-                news = self._next(news.upto, idle_seconds)
+                yield page.of(caller)
+                page = self._next(page.upto, idle_seconds)
 
     @contextmanager
-    def _listening(self) -> Iterator[None]:
-        with self._told:
-            self._listeners += 1
+    def _subscribed(self) -> Iterator[None]:
+        with self._changed:
+            self._subscribers += 1
             if not self._reader.is_alive():
                 self._reader.start()
         self._reader.wake()
         try:
             yield
         finally:
-            with self._told:
-                self._listeners -= 1
+            with self._changed:
+                self._subscribers -= 1
 
-    def _next(self, place: Moment, seconds: float) -> News:
-        with self._told:
-            self._told.wait_for(lambda: self._upto > place, seconds)
-            if self._since <= place <= self._upto:
-                first = bisect_right(self._changes, place, key=_moment)
-                return _news(self._changes[first : first + _PAGE], place)
+    def _next(self, cursor: Moment, seconds: float) -> FeedPage:
+        with self._changed:
+            self._changed.wait_for(lambda: self._upto > cursor, seconds)
+            if self._since <= cursor <= self._upto:
+                first = bisect_right(self._changes, cursor, key=_moment)
+                return _page(self._changes[first : first + _PAGE_SIZE], cursor)
         with suppress(redis.exceptions.RedisError):
-            news = self._ask(place)
-            if news.changes or news.gap:
-                return news
+            page = self._read_page(cursor)
+            if page.changes or page.gap:
+                return page
         clock.pause(min(seconds, _RECONNECT_SECONDS))
-        return News((), place)
+        return FeedPage((), cursor)
 
     # The outbox
 
     def _newest(self) -> Moment:
         return _last(self._redis.xrevrange(redis_keys.OUTBOX, count=1))
 
-    def _ask(self, place: Moment) -> News:
-        """A page of what came after `place`. What stands outside of the outbox has a gap behind it."""
-        with self._redis.pipeline(transaction=True) as together:
-            together.xrange(redis_keys.OUTBOX, count=1)
-            together.xrevrange(redis_keys.OUTBOX, count=1)
-            together.xrange(redis_keys.OUTBOX, min=f"({place}", count=_PAGE)
-            oldest, newest, entries = together.execute()
-        # Whoever stands at the beginning claims to have heard nothing, and misses nothing.
-        is_cut_off = place != BEGINNING and place < _last(oldest)
-        is_ahead = place > _last(newest)  # of another outbox, or of one that lost its end
-        news = _news([_change(*entry) for entry in entries], min(place, _last(newest)))
-        return replace(news, gap=is_cut_off or is_ahead)
+    def _read_page(self, cursor: Moment) -> FeedPage:
+        """Return the page after `cursor`. A cursor outside of the outbox has a gap behind it."""
+        with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.xrange(redis_keys.OUTBOX, count=1)
+            pipeline.xrevrange(redis_keys.OUTBOX, count=1)
+            pipeline.xrange(redis_keys.OUTBOX, min=f"({cursor}", count=_PAGE_SIZE)
+            oldest, newest, entries = pipeline.execute()
+        # A cursor at the beginning claims to have seen nothing, so it misses nothing.
+        is_trimmed = cursor != BEGINNING and cursor < _last(oldest)
+        is_ahead = cursor > _last(newest)  # of another outbox, or of one that lost its end
+        page = _page([_change(*entry) for entry in entries], min(cursor, _last(newest)))
+        return replace(page, gap=is_trimmed or is_ahead)
 
     # The reader
 
     def _reconnect_pause(self) -> float | None:
-        return _RECONNECT_SECONDS if self._listeners else None
+        return _RECONNECT_SECONDS if self._subscribers else None
 
     def _read(self) -> None:
-        """Read while anybody listens, until the connection is lost."""
+        """Read while there are subscribers, until the connection is lost."""
         with suppress(redis.exceptions.RedisError):
-            while self._listeners:
+            while self._subscribers:
                 self._read_from_now()
 
     def _read_from_now(self) -> None:
         answered = clock.monotonic()
         self._begin(self._newest())
-        while self._listeners:
-            found = cast(
-                list[Any], self._redis.xread({redis_keys.OUTBOX: str(self._upto)}, count=_READ, block=_BLOCK_MS)
+        while self._subscribers:
+            streams = cast(
+                list[Any], self._redis.xread({redis_keys.OUTBOX: str(self._upto)}, count=_MAX_READ, block=_BLOCK_MS)
             )
-            if clock.monotonic() - answered > _TRUSTED_SECONDS:
+            if clock.monotonic() - answered > _MAX_SILENCE_SECONDS:
                 return
             answered = clock.monotonic()
-            if found:
-                ((_, entries),) = found
-                self._tell([_change(*entry) for entry in entries])
-                clock.pause(_PACE_SECONDS)
+            if streams:
+                ((_, entries),) = streams
+                self._append([_change(*entry) for entry in entries])
+                clock.pause(_PAUSE_SECONDS)
 
     def _begin(self, moment: Moment) -> None:
-        with self._told:
+        with self._changed:
             self._changes = []
             self._since = self._upto = moment
-            self._told.notify_all()
+            self._changed.notify_all()
 
-    def _tell(self, changes: list[Change]) -> None:
-        with self._told:
+    def _append(self, changes: list[Change]) -> None:
+        with self._changed:
             self._changes += changes
             self._upto = changes[-1].moment
-            if len(self._changes) > 2 * _KEPT:
-                self._since = self._changes[-_KEPT - 1].moment
-                del self._changes[:-_KEPT]
-            self._told.notify_all()
+            if len(self._changes) > 2 * _MAX_KEPT:
+                self._since = self._changes[-_MAX_KEPT - 1].moment
+                del self._changes[:-_MAX_KEPT]
+            self._changed.notify_all()
 
 
 def _moment(change: Change) -> Moment:
     return change.moment
 
 
-def _news(changes: list[Change], place: Moment) -> News:
-    return News(tuple(changes), changes[-1].moment if changes else place)
+def _page(changes: list[Change], cursor: Moment) -> FeedPage:
+    return FeedPage(tuple(changes), changes[-1].moment if changes else cursor)
 
 
 def _last(entries: Any) -> Moment:
-    """The moment of the last of these entries."""
+    """Return the moment of the last of these entries."""
     return Moment.parse(entries[-1][0]) if entries else BEGINNING
 
 

@@ -1,4 +1,4 @@
-"""How full the job store is: what is accepted needs room to end, so nothing new is taken when little is left."""
+"""Guard of Redis's memory: accepted jobs need some to end, so nothing new is accepted when little is left."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import redis
 from farm import clock
 from farm.domain.errors import StoreFull
 
-#: Share of Redis's memory limit above which nothing new is accepted: what is accepted needs the rest to end.
+#: Share of Redis's memory limit above which nothing new is accepted.
 FULL_AT = 0.8
 #: How long a reading of Redis's memory is trusted, in seconds.
 MEMORY_READING_SECONDS = 1.0
 
 
 class MemoryGuard:
-    """Redis's memory, looked at now and then."""
+    """A reading of Redis's memory, at most once a second."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
         self._read = (-MEMORY_READING_SECONDS, 0.0)
 
     def refuse_when_full(self) -> None:
-        """Raise StoreFull above the share that may be used for what is new."""
+        """Raise StoreFull if new jobs would use the memory that accepted ones need."""
         read_at, share = self._read
         if clock.monotonic() - read_at >= MEMORY_READING_SECONDS:
             memory = self._redis.info("memory")

@@ -1,4 +1,4 @@
-"""A job as Redis holds it, a hash of strings, and as the farm knows it."""
+"""Conversion between a job and its record in Redis, a hash of strings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Fields = dict[str, str | int | float]
 
 
 def fields_of(new: NewJob) -> Fields:
-    """What the record of a new job holds; the script that accepts it adds what only the store knows."""
+    """Return the record of a new job; the script that accepts it adds what only the store knows."""
     order, request, conditions = new.order, new.order.request, new.order.conditions
     unprepared = request.needs_preparation
     fields: Fields = {
@@ -27,8 +27,8 @@ def fields_of(new: NewJob) -> Fields:
         "dialect": order.dialect,
         "priority": order.priority,
         "model": request.model,
-        "lane": redis_keys.lane(redis_keys.PREPARATION if unprepared else request.model, order.priority),
-        # To be prepared costs the same for every request.
+        "queue": redis_keys.queue_name(redis_keys.UNPREPARED if unprepared else request.model, order.priority),
+        # Preparation costs the same for every request.
         "cost": 1 if unprepared else request.cost,
         "batch_key": request.batch_key,
         "images": request.images,
@@ -42,40 +42,40 @@ def fields_of(new: NewJob) -> Fields:
     if conditions.keep_seconds:
         fields["keep_us"] = round(conditions.keep_seconds * 1e6)
     if not conditions.may_retry:
-        # Alone, so that it does not end with the crash of another.
-        fields |= {"once": 1, "solo": 1}
+        # Rendered alone, so that it does not fail with the crash of another.
+        fields |= {"no_retry": 1, "render_alone": 1}
     if not conditions.keeps_payload:
-        fields["blank"] = blank(request)
+        fields["redacted_request"] = redacted(request)
     if conditions.runner_hint:
-        fields["hint"] = conditions.runner_hint
+        fields["affinity"] = conditions.runner_hint
     if new.retry_of:
         fields["retry_of"] = new.retry_of
     return fields
 
 
-#: What `conditions_from` needs of a record.
-CONDITIONS = ("created_us", "start_by_us", "keep_us", "once", "hint")
+#: The fields of a record that `conditions_from` takes.
+CONDITIONS = ("created_us", "start_deadline_us", "keep_us", "no_retry", "affinity")
 
 
 def conditions_from(values: Sequence[str | None]) -> Conditions:
-    """What its caller wanted of a job that has not been told to forget its payload, from the fields `CONDITIONS`."""
-    created_us, start_by_us, keep_us, once, hint = values
+    """Return the conditions of a job whose payload is kept, from the values of the fields `CONDITIONS`."""
+    created_us, start_deadline_us, keep_us, no_retry, affinity = values
     return Conditions(
-        start_within=(int(start_by_us) - int(created_us or 0)) / 1e6 if start_by_us else 0.0,
+        start_within=(int(start_deadline_us) - int(created_us or 0)) / 1e6 if start_deadline_us else 0.0,
         keep_seconds=int(keep_us) / 1e6 if keep_us else 0.0,
-        may_retry=not once,
-        runner_hint=hint or "",
+        may_retry=not no_retry,
+        runner_hint=affinity or "",
     )
 
 
-def blank(request: Request) -> str:
-    """The request without what its caller wrote and brought."""
+def redacted(request: Request) -> str:
+    """Return the request without its prompts and images."""
     nothing = {"prompt": "", "original_prompt": None, "sources": (), "inputs": (), "enhance": False}
     return request.model_copy(update=nothing).model_dump_json()
 
 
 def job_from(job_id: str, fields: dict[str, str]) -> Job:
-    """The record behind a hash's `fields`."""
+    """Return the job of a record."""
     result = fields.get("result")
     return Job(
         id=job_id,
@@ -93,7 +93,7 @@ def job_from(job_id: str, fields: dict[str, str]) -> Job:
         fence=int(fields["fence"]),
         sequence=int(fields["sequence"]),
         step=int(fields["step"]),
-        cancelling="stopping" in fields,
+        cancelling="stop_code" in fields,
         created_us=int(fields["created_us"]),
         started_us=int(fields.get("started_us", 0)),
         finished_us=int(fields.get("finished_us", 0)),
@@ -113,7 +113,7 @@ def result_text(result: Result) -> str:
     return _RESULT.dump_json(result).decode()
 
 
-# Whoever waits for a job asks for it again and again, and these two never change: they are read once.
+# Callers poll a job again and again, and these two never change: they are parsed once.
 @lru_cache(maxsize=1024)
 def result_from(text: str) -> Result:
     return _RESULT.validate_json(text)

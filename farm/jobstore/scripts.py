@@ -1,8 +1,11 @@
-"""The job store's scripts: read from `lua/`, put behind the prelude and the table of transitions, run by digest."""
+"""The job store's Lua scripts: each is sent with the shared functions that it names, and run by its digest."""
 
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -11,28 +14,30 @@ import redis
 from farm.domain.job import TRANSITIONS
 from farm.jobstore.redis_keys import PREFIX
 
-NAMES = (
-    *("submit", "claim", "renew", "complete", "fail", "release", "cancel", "reap", "leave", "expired", "delete"),
-    *("take_unprepared", "hold_unprepared", "release_unprepared", "prepared", "refuse"),
-    *("hold_calls", "let_be", "abandon", "drain"),
-    *("post", "posted", "redeliver", "test_delivery"),
-)
+_FOLDER = resources.files("farm.jobstore") / "lua"
 
+NAMES = tuple(sorted(file.name.removesuffix(".lua") for file in _FOLDER.iterdir() if file.name.endswith(".lua")))
 
-#: What makes room, or records what has happened already, runs also when Redis has reached its limit.
-_WHEN_FULL = ("delete", "expired", "posted")
+#: Scripts that free memory, or record what has happened already: they run also when Redis has reached its limit.
+_RUN_WHEN_FULL = ("delete", "claim_expired", "finish_delivery")
+
+#: A top-level `local` of a shared file, with the comment above it, up to the next comment or `local` at the margin.
+_DEFINITION = re.compile(r"^(?:--.*\n)*local (?:function )?(\w+)(?s:.*?)(?=^--|^local |\Z)", re.MULTILINE)
+_WORD = re.compile(r"\w+")
+_COMMENT_OR_STRING = re.compile(r"--.*|'[^'\n]*'")
 
 
 class Scripts:
-    """Calls a script by name. Redis forgets scripts when it restarts; the client then sends the text again."""
+    """Runs a script by name. Redis forgets scripts when it restarts; the client then sends the text again."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
         self._texts = {name: self.text(name) for name in NAMES}
-        self._digests = {name: _digest(text) for name, text in self._texts.items()}
+        self._digests = {name: digest(text) for name, text in self._texts.items()}
 
     def run(self, name: str, *arguments: str | int | float) -> Any:
-        # The library's scripts copy their arguments three times first: of a submit, sixty.
+        """Return the reply of a script."""
+        # redis-py's Script objects copy the arguments three times: sixty of them, and 1.5 % of its time, for a submit.
         try:
             return self._client.evalsha(self._digests[name], 0, *arguments)
         except redis.exceptions.NoScriptError:
@@ -40,23 +45,46 @@ class Scripts:
             return self._client.evalsha(self._digests[name], 0, *arguments)
 
     def text(self, name: str) -> str:
-        """What Redis is sent of a script."""
-        return _text(name)
+        """Return the text of a script as Redis is sent it."""
+        return script_text(name)
 
 
-def _text(name: str) -> str:
-    folder = resources.files("farm.jobstore") / "lua"
-    flags = "#!lua flags=allow-oom\n" if name in _WHEN_FULL else ""
-    head = f"{flags}local P = '{PREFIX}'\n{_transitions()}\n"
-    return head + (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
+def script_text(name: str) -> str:
+    """Return the text of a script behind the shared definitions that it needs."""
+    flags = "#!lua flags=allow-oom\n" if name in _RUN_WHEN_FULL else ""
+    return flags + with_shared((_FOLDER / f"{name}.lua").read_text())
 
 
-def _digest(text: str) -> str:
-    """By what Redis knows a script."""
+def with_shared(script: str) -> str:
+    """Return a script behind every shared definition that it names, and those that they name in turn."""
+    return "".join([*_needed_by(script, set()), script])
+
+
+def digest(text: str) -> str:
+    """Return the SHA-1 by which Redis knows a script."""
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
+def _needed_by(text: str, seen: set[str]) -> Iterator[str]:
+    """Yield the shared definitions that `text` names, each behind those that it names itself."""
+    shared = shared_definitions()
+    for name in _WORD.findall(_COMMENT_OR_STRING.sub("", text)):
+        if name in shared and name not in seen:
+            seen.add(name)
+            yield from _needed_by(shared[name], seen)
+            yield shared[name]
+
+
+@cache
+def shared_definitions() -> Mapping[str, str]:
+    """Return the Lua definitions that scripts may name: those of `lua/shared/`, the key prefix and the transitions."""
+    found = {"P": f"local P = '{PREFIX}'\n", "is_allowed": _transitions()}
+    for file in (_FOLDER / "shared").iterdir():
+        found |= {match[1]: match[0] for match in _DEFINITION.finditer(file.read_text())}
+    return found
+
+
 def _transitions() -> str:
-    """The one table of transitions as a Lua function, so that only scripts that change a state pay for it."""
+    """Return the table of transitions as a Lua function."""
     rows = (f"['{origin}>{to}'] = true" for to, origins in TRANSITIONS.items() for origin in sorted(origins))
-    return "local function may_go(from, to) return ({" + ", ".join(rows) + "})[from .. '>' .. to] end"
+    return "local function is_allowed(from, to) return ({" + ", ".join(rows) + "})[from .. '>' .. to] end\n"

@@ -1,4 +1,4 @@
-"""What is in the job store at this moment: waiting jobs, workers, models, counters. For people, metrics and scalers."""
+"""Statistics of the job store: queues, workers, models, counters. For operators, metrics and autoscalers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from farm.jobstore.connection import translated
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """The jobs of one model and priority that wait, and the age of the oldest of them by its time of acceptance."""
+    """The waiting jobs of one model and priority, and the age of the oldest of them."""
 
     model: str
     priority: Priority
@@ -36,7 +36,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What serves a model: the weights' name, the image checker (`off`: none), the build's digest."""
+    """What serves a model: the name of its weights, its safety checker (`off`: none), the digest of its build."""
 
     weights: str
     safety: str
@@ -44,13 +44,13 @@ class Served:
     seen_us: int
 
 
-#: A model is served no longer when it was last announced so long before others were, in seconds: a worker that was
-#: started again has loaded its weights by then.
+#: A model counts as served until so long after its last announcement, in seconds, while other models are announced: a
+#: worker that restarts has loaded its weights by then.
 GONE_SECONDS = 900.0
 
 
 class StoreStats:
-    """Reads only; each figure is of one moment, the whole is not."""
+    """Read access to the job store's figures. Each is consistent in itself; together they are not one snapshot."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
@@ -61,88 +61,88 @@ class StoreStats:
         return int(seconds) * 1_000_000 + int(microseconds)
 
     def models(self) -> dict[str, Served]:
-        """Models that a worker has ever announced, by their names in the catalogue."""
+        """Return the models that a worker has ever announced, by their names in the catalogue."""
         return {name: _served(json.loads(text)) for name, text in self._hash(redis_keys.MODELS).items()}
 
     def served(self) -> dict[str, Served]:
-        """Models that are still announced. While no worker is there at all, those that were last."""
+        """Return the models that are still announced; without any worker, those that were announced last."""
         models = self.models()
         latest_us = max((served.seen_us for served in models.values()), default=0)
         return {name: served for name, served in models.items() if latest_us - served.seen_us <= GONE_SECONDS * 1e6}
 
     def is_paused(self) -> bool:
-        """Whether workers are to take nothing."""
+        """Return True if workers take no jobs."""
         with translated():
             return bool(self._redis.exists(redis_keys.PAUSED))
 
     def is_dismissed(self, host: str, pid: int) -> bool:
-        """Whether the worker that is, or was, this process of this machine has been told to leave."""
+        """Return True if the worker that is, or was, this process of this machine was told to drain."""
         with translated():
-            return bool(self._redis.exists(redis_keys.dismissed(host, pid)))
+            return bool(self._redis.exists(redis_keys.drained_process(host, pid)))
 
     def queues(self) -> list[Queue]:
-        """Waiting jobs of every model that was ever announced, by priority."""
+        """Return the queues of every model that was ever announced, by priority."""
         now_us = self.now_us()
-        lanes = [(model, priority) for model in self.models() for priority in get_args(Priority)]
-        return [self._queue(model, priority, now_us) for model, priority in lanes]
+        names = [(model, priority) for model in self.models() for priority in get_args(Priority)]
+        return [self._queue(model, priority, now_us) for model, priority in names]
 
     def workers(self) -> list[Worker]:
         now_us = self.now_us()
-        beats = self._scores(redis_keys.WORKERS, 0, -1)
-        found = ((name, self._hash(redis_keys.worker(name)), beat) for name, beat in beats)
-        return [_worker(name, facts, (now_us - beat) / 1e6) for name, facts, beat in found if facts]
+        heartbeats = self._scores(redis_keys.WORKERS, 0, -1)
+        found = ((name, self._hash(redis_keys.worker(name)), heartbeat) for name, heartbeat in heartbeats)
+        return [_worker(name, facts, (now_us - heartbeat) / 1e6) for name, facts, heartbeat in found if facts]
 
     def waiting(self, models: Iterable[str] | None = None) -> int:
-        """Jobs that wait, of these models, or of all."""
+        """Return the number of waiting jobs of these models (None: of all)."""
         names = [model.name for model in MODELS] if models is None else models
-        lanes = [redis_keys.waiting(name, priority) for name in names for priority in get_args(Priority)]
-        return self._sizes(lanes)
+        queues = [redis_keys.queue(name, priority) for name in names for priority in get_args(Priority)]
+        return self._sizes(queues)
 
     def unprepared(self, models: Iterable[str] | None = None) -> int:
-        """Jobs of these models, or of all, that are or have yet to be prepared before they stand in their line."""
+        """Return the number of jobs of these models (None: of all) whose preparation has not ended."""
         names = [model.name for model in MODELS] if models is None else models
-        return self._sizes([redis_keys.since(redis_keys.PREPARATION, name) for name in names])
+        return self._sizes([redis_keys.queue_by_age(redis_keys.UNPREPARED, name) for name in names])
 
     def unattended_seconds(self) -> float:
-        """For how long a job has been to be prepared, while nobody prepares any; 0 where somebody does."""
+        """Return for how long a job has waited for a preparer while none is at work; 0 if one is."""
         now_us = self.now_us()
-        with translated(), self._redis.pipeline(transaction=False) as reads:
-            for lot in (redis_keys.PREPARING, redis_keys.SUSPECTS):
-                reads.zcount(lot, now_us, "+inf")
+        with translated(), self._redis.pipeline(transaction=False) as pipeline:
+            for key in (redis_keys.PREPARING, redis_keys.PREPARING_AGAIN):
+                pipeline.zcount(key, now_us, "+inf")
             for model in MODELS:
-                reads.zrange(redis_keys.since(redis_keys.PREPARATION, model.name), 0, 0, withscores=True)
-            preparing, suspects, *oldest = reads.execute()
+                pipeline.zrange(redis_keys.queue_by_age(redis_keys.UNPREPARED, model.name), 0, 0, withscores=True)
+            preparing, suspects, *oldest = pipeline.execute()
         if preparing or suspects:
             return 0.0
         return max(((now_us - since_us) / 1e6 for first in oldest for _, since_us in first), default=0.0)
 
     def idle_workers(self) -> int:
         with translated():
-            return len(self._redis.sunion([redis_keys.idle(model.name) for model in MODELS]))
+            return len(self._redis.sunion([redis_keys.idle_workers(model.name) for model in MODELS]))
 
     def processing(self) -> int:
         return self._sizes([redis_keys.LEASES])
 
     def overdue_seconds(self) -> float:
-        """For how long a receiver of webhooks has been due without anybody looking at it; 0 where none is."""
+        """Return for how long a webhook delivery has been due without a courier taking it; 0 if none is due."""
         now_us = self.now_us()
-        earliest = self._scores(redis_keys.LINES, 0, 0)
+        earliest = self._scores(redis_keys.DELIVERY_QUEUES, 0, 0)
         return max(0.0, (now_us - earliest[0][1]) / 1e6) if earliest else 0.0
 
     def couriers(self) -> int:
-        """Webhook workers that listen for new deliveries."""
+        """Return the number of webhook workers that listen for new deliveries."""
         with translated():
-            return sum(count for _, count in self._redis.pubsub_numsub(redis_keys.DUE))
+            return sum(count for _, count in self._redis.pubsub_numsub(redis_keys.DELIVERY_DUE_CHANNEL))
 
     def totals(self) -> dict[str, float]:
-        """Counters since the beginning, by the names that the scripts give them."""
+        """Return the counters since the beginning, by the names that the scripts give them."""
         return {name: float(value) for name, value in self._hash(redis_keys.TOTALS).items()}
 
     def _queue(self, model: str, priority: Priority, now_us: int) -> Queue:
-        lane = redis_keys.since(model, priority)
-        oldest = self._scores(lane, 0, 0)
+        key = redis_keys.queue_by_age(model, priority)
+        oldest = self._scores(key, 0, 0)
         age = (now_us - oldest[0][1]) / 1e6 if oldest else 0.0
-        return Queue(model=model, priority=priority, jobs=self._sizes([lane]), oldest_seconds=age)
+        return Queue(model=model, priority=priority, jobs=self._sizes([key]), oldest_seconds=age)
 
     def _hash(self, key: str) -> dict[str, str]:
         with translated():
@@ -153,7 +153,7 @@ class StoreStats:
             return cast(list[tuple[str, float]], self._redis.zrange(key, first, last, withscores=True))
 
     def _sizes(self, sorted_sets: list[str]) -> int:
-        """How many members they have together."""
+        """Return the number of members of all these sets."""
         pipeline = self._redis.pipeline(transaction=False)
         for key in sorted_sets:
             pipeline.zcard(key)
@@ -168,7 +168,7 @@ def _served(fields: dict[str, str]) -> Served:
 
 
 def _worker(name: str, facts: dict[str, str], silent_seconds: float) -> Worker:
-    private = ("nonce", "claimed", "present", "drain")
+    private = ("claim_nonce", "claim_reply", "vclock", "draining")
     return Worker(
         id=name,
         facts={fact: value for fact, value in facts.items() if fact not in private},

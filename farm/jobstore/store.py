@@ -1,6 +1,6 @@
-"""The job store: every job's record in Redis, and the only ways to change one. The truth of the farm.
+"""The job store: every job's record in Redis, and the only ways to change one.
 
-Each change is one server-side script (`lua/`), safe to repeat when its answer was lost. Reads are plain commands.
+Each change is one Lua script (`lua/`), safe to repeat if its answer was lost. Reads are plain commands.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from farm.concurrency.retry import jittered
 from farm.domain.catalogue import BATCH_IMAGES
 from farm.domain.errors import IdempotencyConflict, NotFound
 from farm.domain.job import Batch, Claimed, Conditions, Job, NewJob, Result, Search, State
-from farm.domain.limits import USUAL, Limits, Quota, Spent
+from farm.domain.limits import USUAL, Limits, Quota, Usage
 from farm.domain.request import Request
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
-from farm.jobstore.limit_errors import refusal
+from farm.jobstore.limit_errors import limit_error
 from farm.jobstore.memory_guard import MemoryGuard
-from farm.jobstore.record import CONDITIONS, blank, conditions_from, fields_of, job_from, result_text
+from farm.jobstore.record import CONDITIONS, conditions_from, fields_of, job_from, redacted, result_text
 from farm.jobstore.scripts import Scripts
 
-#: For how long whoever removes an expired job has it for itself, in seconds.
+#: For how long the process that removes an expired job has it for itself, in seconds.
 _REMOVAL_SECONDS = 60.0
 #: Records that a search reads at a time.
 SEARCH_CHUNK = 1000
-#: So often a job is given to a preparer; then it counts as one that kills them.
-MOST_TAKES = 5
+#: So often a job is given to a preparer; then it counts as one that crashes them.
+MAX_PREPARATION_ATTEMPTS = 5
 
 Retry = Literal["never", "again", "alone"]
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What the job store promises and demands: seconds, and counts."""
+    """Leases, limits and retention of the job store, in seconds and counts."""
 
     lease_seconds: float
     max_attempts: int
@@ -55,13 +55,13 @@ class Terms:
     def limits(self) -> Limits:
         return Limits(self.rate_limit, self.queue_limit, self.images_per_day)
 
-    #: How long one start of a job may last.
+    #: How long one run of a job may last.
     render_seconds: float = 900.0
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The answer to a submit: the job, whether it was there before, and how many workers stand idle for it.
+    """The answer to a submit: the job, whether it existed before, and how many workers are idle for it.
 
     `quotas` is what is left of its caller's limits by time.
     """
@@ -74,7 +74,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a claim brought: a batch (perhaps empty), and what is still waiting for how many idle workers."""
+    """The answer to a claim: a batch (perhaps empty), how many jobs still wait, and how many workers are idle."""
 
     batch: Batch
     waiting: int
@@ -82,7 +82,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldJob:
     """A job that a worker holds, and the denoising steps done of all its images together."""
 
     id: str
@@ -95,7 +95,7 @@ def _us(seconds: float) -> int:
 
 
 def _bounds(wanted: Search) -> tuple[int | str, int | str]:
-    """The scores between which the wanted jobs lie in an index."""
+    """Return the scores between which the wanted jobs lie in an index."""
     return (
         "-inf" if wanted.after_us is None else wanted.after_us,
         "+inf" if wanted.before_us is None else wanted.before_us,
@@ -103,7 +103,7 @@ def _bounds(wanted: Search) -> tuple[int | str, int | str]:
 
 
 class JobStore:
-    """One client's view of the records. Thread-safe."""
+    """Access to the jobs in Redis. Thread-safe."""
 
     def __init__(self, client: redis.Redis, terms: Terms) -> None:
         self._redis = client
@@ -111,7 +111,7 @@ class JobStore:
         self._terms = terms
         self._ttl_us = _us(terms.result_ttl_seconds)
         self._memory = MemoryGuard(client)
-        #: By how many seconds Redis's clock was ahead of this process's monotonic one, and when that last leapt.
+        #: By how many seconds Redis's clock was ahead of this process's monotonic one, and when it last leapt.
         self._ahead = math.inf
         self._leapt_at = -math.inf
 
@@ -120,10 +120,10 @@ class JobStore:
     def submit(self, new: NewJob, limits: Limits = USUAL) -> Accepted:
         """Record a job, or raise LimitReached, StoreFull, IdempotencyConflict or StoreUnavailable and record nothing.
 
-        `limits` are its caller's own. What was submitted before counts nothing, and is not refused.
+        `limits` are its caller's own. A repeated submit does not count against them, and is never refused.
 
-        A job that repeats another (`retry_of`) is recorded once for that one: a second is answered with the first.
-        Raises NotFound where there is no such failed job any more.
+        A failed job is repeated (`retry_of`) only once: a second submit is answered with the first one's job. Raises
+        NotFound if the failed job does not exist.
         """
         order, limits = new.order, limits.or_else(self._terms.limits)
         with translated():
@@ -141,40 +141,40 @@ class JobStore:
                 limits.images_per_day or 0,
                 *chain.from_iterable(fields_of(new).items()),
             )
-        spent = Spent(*used)
+        usage = Usage(*used)
         if verdict == "conflict":
             raise IdempotencyConflict
         if verdict == "unknown":
             raise NotFound(f"No failed job has the id '{new.retry_of}'.")
         if verdict not in ("accepted", "repeated"):
-            raise refusal(verdict, limits, spent)
-        return Accepted(job_id, verdict == "repeated", idle, limits.quotas(spent))
+            raise limit_error(verdict, limits, usage)
+        return Accepted(job_id, verdict == "repeated", idle, limits.quotas(usage))
 
-    def is_known(self, caller: str, idempotency_key: str) -> bool:
-        """Whether the caller has a job that came of this Idempotency-Key."""
+    def has_idempotency_key(self, caller: str, idempotency_key: str) -> bool:
+        """Return True if the caller has a job with this Idempotency-Key."""
         with translated():
             return bool(self._redis.exists(redis_keys.idempotency(caller, idempotency_key)))
 
-    def forgotten_us(self, job_id: str) -> int | None:
-        """When a job that has ended is forgotten, in microseconds since the epoch; None for any other."""
+    def expires_us(self, job_id: str) -> int | None:
+        """Return when a finished job expires, in microseconds since the epoch; None for any other."""
         with translated():
-            found = self._redis.zscore(redis_keys.EXPIRY, job_id)
-        return None if found is None else round(found)
+            expires_us = self._redis.zscore(redis_keys.EXPIRY, job_id)
+        return None if expires_us is None else round(expires_us)
 
     def get(self, job_id: str) -> Job | None:
-        """The record, or None."""
+        """Return the job, or None."""
         with translated():
             fields = cast(dict[str, str], self._redis.hgetall(redis_keys.job(job_id)))
         return job_from(job_id, fields) if fields else None
 
     def conditions(self, job_id: str) -> Conditions:
-        """What its caller wanted of a job beside its images; what became of its payload, its request tells."""
+        """Return the conditions of a job; its request shows whether its payload was kept."""
         with translated():
             values = cast(list[str | None], self._redis.hmget(redis_keys.job(job_id), *CONDITIONS))
         return conditions_from(values)
 
     def page(self, caller: str | None, *, before_us: int | None, count: int) -> list[Job]:
-        """Up to `count` jobs of one caller (None: of everybody), newest first, created before `before_us`."""
+        """Return up to `count` jobs of one caller (None: of all), newest first, created before `before_us`."""
         newest = f"({before_us}" if before_us is not None else "+inf"
         with translated():
             ids = cast(
@@ -183,7 +183,7 @@ class JobStore:
             return self._records(ids)
 
     def search(self, caller: str, wanted: Search, *, skip: int, count: int) -> tuple[list[Job], int]:
-        """Up to `count` of the caller's jobs that are wanted, newest first, after `skip` of them; and how many are."""
+        """Return up to `count` of the caller's wanted jobs, newest first, after `skip` of them; and their total."""
         with translated():
             if wanted.is_by_time_only:
                 ids, total = self._page_of_range(caller, wanted, skip, count)
@@ -193,18 +193,18 @@ class JobStore:
             return self._records(ids), total
 
     def position(self, job: Job) -> int | None:
-        """How many waiting jobs of the same model are before this one; None when it does not wait.
+        """Return how many waiting jobs of the same model are before this one; None if it does not wait.
 
-        All of normal priority are before one of low, though now and then a low one is let in. Before one that is to be
-        prepared are all of its model, as things stand, and those that are prepared before it.
+        All jobs of normal priority count as before one of low priority. All prepared jobs of its model, and the
+        unprepared ones in front of it, count as before an unprepared one.
         """
         if job.request.needs_preparation:
             return self._position_of_unprepared(job)
         model, priority = job.request.model, job.priority
-        with translated(), self._redis.pipeline(transaction=False) as reads:
-            reads.zrank(redis_keys.waiting(model, priority), job.id)
-            reads.zcard(redis_keys.waiting(model, "normal"))
-            rank, normal = reads.execute()
+        with translated(), self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.zrank(redis_keys.queue(model, priority), job.id)
+            pipeline.zcard(redis_keys.queue(model, "normal"))
+            rank, normal = pipeline.execute()
         if rank is None:
             return None
         return int(rank) + (int(normal) if priority == "low" else 0)
@@ -213,47 +213,50 @@ class JobStore:
         if job.state is not State.CREATED:
             return None
         model, priority = job.request.model, job.priority
-        with translated(), self._redis.pipeline(transaction=False) as reads:
-            reads.zrank(redis_keys.waiting(redis_keys.PREPARATION, priority), job.id)  # none: a preparer has it
-            for lane in {"normal", priority}:
-                reads.zcard(redis_keys.waiting(model, lane))
-            rank, *others = reads.execute()
+        with translated(), self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.zrank(redis_keys.queue(redis_keys.UNPREPARED, priority), job.id)  # None: a preparer has it
+            for counted in {"normal", priority}:
+                pipeline.zcard(redis_keys.queue(model, counted))
+            rank, *others = pipeline.execute()
         return int(rank or 0) + sum(map(int, others))
 
     def cancel(self, job_id: str) -> Literal["cancelled", "stopping", "ended", "unknown"]:
-        """`cancelled`: it never started. `stopping`: its worker is told to stop; it ends `failed`, code `cancelled`."""
+        """Cancel a job.
+
+        `cancelled`: it never started. `stopping`: its worker is notified, and it ends `failed`, code `cancelled`.
+        """
         with translated():
             answer: Literal["cancelled", "stopping", "ended", "unknown"] = self._scripts.run(
                 "cancel", job_id, self._ttl_us
             )
         return answer
 
-    def abandon(self, job_id: str, call: str) -> bool:
-        """The direct call of this name hung up before its answer. True: nobody waits for the job any more.
+    def call_disconnected(self, job_id: str, call: str) -> bool:
+        """Record that a direct call disconnected before its answer. True: no call waits for the job any longer.
 
-        For 30 seconds an equal call goes on with it; then it ends `failed`, code `client_disconnected`, if it has not
-        ended. Not so a job with an Idempotency-Key: its caller has said how it comes back.
+        For 30 seconds an equal call goes on with the job; then it ends `failed`, code `client_disconnected`, if it has
+        not ended. A job with an Idempotency-Key goes on: its caller has said how it comes back.
         """
         with translated():
-            return bool(self._scripts.run("abandon", job_id, call))
+            return bool(self._scripts.run("call_disconnected", job_id, call))
 
-    def hold_calls(self, calls: Collection[tuple[str, str]]) -> None:
-        """A sign of life for direct calls that wait, each the id of its job and the call's own name.
+    def call_heartbeat(self, calls: Collection[tuple[str, str]]) -> None:
+        """Send a heartbeat for direct calls that wait, each the id of its job and the name of the call.
 
-        Three seconds after the last one (a submit is the first) a call is believed to have hung up.
+        Three seconds after its last heartbeat (a submit is the first) a call counts as disconnected.
         """
         with translated():
-            self._scripts.run("hold_calls", *chain.from_iterable(calls))
+            self._scripts.run("call_heartbeat", *chain.from_iterable(calls))
 
-    def let_be(self, job_id: str, call: str) -> None:
-        """The direct call of this name was answered before its job's end: the job goes on, whoever hangs up."""
+    def keep_after_call(self, job_id: str, call: str) -> None:
+        """Record that a direct call was answered before its job's end: the job goes on without it."""
         with translated():
-            self._scripts.run("let_be", job_id, call)
+            self._scripts.run("keep_after_call", job_id, call)
 
     # What operators do
 
     def pause(self) -> None:
-        """Have no worker take anything, until `resume`. What they hold they end; whatever is submitted waits."""
+        """Have no worker take jobs until `resume`. Running jobs go on to their end, and submitted ones wait."""
         with translated():
             self._redis.set(redis_keys.PAUSED, 1)
 
@@ -261,65 +264,69 @@ class JobStore:
         with translated():
             self._redis.delete(redis_keys.PAUSED)
 
-    def drain(self, worker: str) -> bool:
-        """Have a worker take nothing more, and leave. False: there is none of this name."""
+    def drain_worker(self, worker: str) -> bool:
+        """Have a worker take no more jobs, and exit. False: no worker has this name."""
         with translated():
-            return bool(self._scripts.run("drain", worker))
+            return bool(self._scripts.run("drain_worker", worker))
 
-    def is_to_drain(self, worker: str) -> bool:
-        """Whether this worker is to leave."""
+    def is_draining(self, worker: str) -> bool:
+        """Return True if this worker was told to drain."""
         with translated():
-            return bool(self._redis.hexists(redis_keys.worker(worker), "drain"))
+            return bool(self._redis.hexists(redis_keys.worker(worker), "draining"))
 
     # What preparers do
 
-    def take_unprepared(self, count: int, lease_seconds: float) -> list[Job]:
-        """Up to `count` jobs that are to be prepared, callers in turn; nobody else has them for `lease_seconds`.
+    def claim_unprepared(self, count: int, lease_seconds: float) -> list[Job]:
+        """Lease up to `count` unprepared jobs for `lease_seconds`, in fair order of their callers.
 
-        Each must be ended by `prepared` or `refuse`, or be held; else it comes again when its lease is over, without
-        another such beside it. After five takes that brought nothing it ends `failed`, code `preparation_failed`. While
-        others wait, a caller is given one more only if it then has at most half of all that are taken.
+        Each must be ended by `finish_preparation` or `fail_preparation`, or be renewed; else it comes again when its
+        lease is over, without another such beside it. After five attempts it ends `failed`, code `preparation_failed`.
+        While others wait, a caller has at most half of all preparations.
         """
         with translated():
-            ids = self._scripts.run("take_unprepared", count, _us(lease_seconds), MOST_TAKES, self._ttl_us)
+            ids = self._scripts.run(
+                "claim_unprepared", count, _us(lease_seconds), MAX_PREPARATION_ATTEMPTS, self._ttl_us
+            )
             jobs = self._records(ids)
         return [job for job in jobs if job.state is State.CREATED]
 
-    def hold_unprepared(self, job_ids: Collection[str], lease_seconds: float) -> None:
-        """A preparer's sign of life: what it has taken stays its own for so long from now on."""
+    def renew_unprepared(self, job_ids: Collection[str], lease_seconds: float) -> None:
+        """Renew a preparer's leases: they last so long from now on."""
         with translated():
-            self._scripts.run("hold_unprepared", _us(lease_seconds), *job_ids)
+            self._scripts.run("renew_unprepared", _us(lease_seconds), *job_ids)
 
     def release_unprepared(self, job_id: str) -> None:
-        """A preparer that drains hands a job back: whoever comes next may have it, and the take does not count."""
+        """Hand a job back unprepared, at the front of its queue; that attempt does not count."""
         with translated():
             self._scripts.run("release_unprepared", job_id)
 
-    def prepared(self, job_id: str, request: Request) -> bool:
-        """Line a job up for a GPU with what its request has become; whoever prepared it then rings for a worker.
+    def finish_preparation(self, job_id: str, request: Request) -> bool:
+        """Enqueue a prepared job for a GPU; the preparer then wakes a worker.
 
-        False: it has ended meanwhile, or somebody else has prepared it, and this request's inputs are nobody's.
+        False: it has ended, or another preparer was first: the inputs of this request belong to no job.
         """
         facts = (request.model, request.batch_key, request.cost, request.images)
         with translated():
-            return bool(self._scripts.run("prepared", job_id, request.model_dump_json(), blank(request), *facts))
+            return bool(
+                self._scripts.run("finish_preparation", job_id, request.model_dump_json(), redacted(request), *facts)
+            )
 
-    def refuse(self, job_id: str, code: str, error: str) -> bool:
-        """End a job that cannot be prepared. False: it has ended meanwhile, or somebody else has prepared it."""
+    def fail_preparation(self, job_id: str, code: str, error: str) -> bool:
+        """End a job that cannot be prepared. False: it has ended, or another preparer was first."""
         with translated():
-            return bool(self._scripts.run("refuse", job_id, code, error, self._ttl_us))
+            return bool(self._scripts.run("fail_preparation", job_id, code, error, self._ttl_us))
 
     # What workers do
 
     def claim(self, worker: str, models: Sequence[str], *, nonce: str = "") -> Claim:
-        """Take the next batch for `worker` under a lease. An empty batch marks the worker idle.
+        """Lease the next batch to `worker`. An empty batch marks the worker idle.
 
-        While the farm is paused, or the worker is to drain, it is empty. A job with a hint that is younger than a
-        second is passed over where the worker that took its caller's last one with that hint stands idle. A start that
-        lasts longer than the terms allow is cut short by `reap`: the job ends `failed`, code `render_timeout`, or, if
-        it was not alone, comes back alone, uncharged.
+        It is empty while the farm is paused, or the worker drains. A job with an affinity is reserved for a second for
+        the idle worker that took its caller's last job with that affinity. A run that lasts longer than the terms allow
+        is ended by `reap`: the job ends `failed`, code `render_timeout`, or, if it was not alone, comes back to be
+        rendered alone, and that attempt does not count.
 
-        With the same `nonce` the same batch comes again: so a caller that got no answer asks once more.
+        A call with the same `nonce` returns the same batch: a worker that got no answer repeats it.
         """
         nonce = nonce or uuid.uuid4().hex
         ends = (self._ttl_us, _us(self._terms.render_seconds))
@@ -340,8 +347,8 @@ class JobStore:
         )
         return Claim(batch=Batch(jobs), waiting=int(reply["waiting"]), idle_workers=int(reply["idle"]))
 
-    def renew(self, worker: str, facts: Mapping[str, str], held: Sequence[Held]) -> list[str]:
-        """A worker's sign of life. Returns the ids of jobs it must stop rendering."""
+    def renew(self, worker: str, facts: Mapping[str, str], held: Sequence[HeldJob]) -> list[str]:
+        """Send a worker's heartbeat, and return the ids of jobs that it must stop rendering."""
         arguments = [item for job in held for item in (job.id, job.fence, job.step)]
         with translated():
             stop: list[str] = self._scripts.run(
@@ -350,13 +357,13 @@ class JobStore:
         return stop
 
     def complete(self, job: Claimed, result: Result) -> bool:
-        """End a job well. False: the fence is stale or the job was cancelled, and its images are nobody's."""
+        """Complete a job. False: the fence is stale or the job was cancelled, and its images belong to no job."""
         with translated():
             done = self._scripts.run("complete", job.id, job.fence, result_text(result), self._ttl_us)
         return bool(done)
 
     def fail(self, job: Claimed, code: str, error: str, *, retry: Retry = "never") -> State | None:
-        """End a job badly, or have it tried again (`alone`: without the others of its batch). None: stale fence."""
+        """Fail a job, or have it tried again (`alone`: without the others of its batch). None: stale fence."""
         delay = _us(jittered(2 ** (job.attempt - 1), 0.5, 1.0))
         with translated():
             state = self._scripts.run(
@@ -365,26 +372,26 @@ class JobStore:
         return None if state == "stale" else State(state)
 
     def release(self, job: Claimed) -> None:
-        """Hand a job back unfinished; that start does not count."""
+        """Hand a job back unfinished; that attempt does not count."""
         with translated():
             self._scripts.run("release", job.id, job.fence, self._ttl_us)
 
-    def leave(self, worker: str, models: Sequence[str]) -> None:
-        """Forget a worker that goes."""
+    def remove_worker(self, worker: str, models: Sequence[str]) -> None:
+        """Remove a worker that exits."""
         with translated():
-            self._scripts.run("leave", worker, *models)
+            self._scripts.run("remove_worker", worker, *models)
 
     # What every process does
 
     def reap(self) -> int:
-        """Take back what dead workers held, end what is overdue, line up what was delayed.
+        """Take back jobs of dead workers, end overdue ones, and enqueue delayed ones.
 
-        Returns the number of jobs taken back.
+        Return the number of jobs taken back.
         """
-        taken, more = 0, 1
+        taken_back, more = 0, 1
         while more:
             with translated():
-                back, more = self._scripts.run(
+                count, more = self._scripts.run(
                     "reap",
                     int(self._cannot_judge()),
                     self._terms.max_attempts,
@@ -392,13 +399,13 @@ class JobStore:
                     _us(3 * self._terms.lease_seconds),
                     _us(self._terms.render_seconds),
                 )
-            taken += int(back)
-        return taken
+            taken_back += int(count)
+        return taken_back
 
     def _cannot_judge(self) -> bool:
-        """Whether every lease looks as if it had run out, though the workers live and will renew theirs.
+        """Return True if leases look expired although their workers live and will renew them.
 
-        So it is right after a start of Redis, and after its clock has leapt, as it does on a machine that slept.
+        This is so right after a start of Redis, and after its clock has leapt, as on a machine that slept.
         """
         server, lease = self._redis.info("server"), self._terms.lease_seconds
         now = clock.monotonic()
@@ -408,17 +415,17 @@ class JobStore:
         self._ahead = ahead
         return float(server["uptime_in_seconds"]) < lease or now - self._leapt_at < lease
 
-    def expired(self, count: int = 100) -> list[str]:
-        """Ids of finished jobs whose time to be kept is over and whose end is told to all that were to be.
+    def claim_expired(self, count: int = 100) -> list[str]:
+        """Return ids of finished jobs whose retention is over and whose end was delivered.
 
-        What is not deleted within a minute comes again.
+        Jobs that are not deleted within a minute come again.
         """
         with translated():
-            ids: list[str] = self._scripts.run("expired", count, _us(_REMOVAL_SECONDS))
+            ids: list[str] = self._scripts.run("claim_expired", count, _us(_REMOVAL_SECONDS))
         return ids
 
     def records(self, job_ids: Collection[str]) -> dict[str, Job]:
-        """Those of these jobs that are known, by their ids."""
+        """Return those of these jobs that exist, by their ids."""
         with translated():
             pipeline = self._redis.pipeline(transaction=False)
             for job_id in job_ids:
@@ -427,41 +434,41 @@ class JobStore:
         return {job_id: job_from(job_id, fields) for job_id, fields in found if fields}
 
     def delete(self, job_id: str) -> bool:
-        """Forget a finished job. False: it has not ended."""
+        """Delete a finished job. False: it has not ended."""
         with translated():
-            return bool(self._scripts.run("delete", job_id, "wanted"))
+            return bool(self._scripts.run("delete", job_id, "requested"))
 
     def forget(self, job_id: str) -> bool:
-        """Forget a finished job whose time is over. False: its end is still to be told to a webhook."""
+        """Delete an expired job. False: its end has still to be delivered to a webhook."""
         with translated():
-            return bool(self._scripts.run("delete", job_id, "over"))
+            return bool(self._scripts.run("delete", job_id, "expired"))
 
     def _page_of_range(self, caller: str, wanted: Search, skip: int, count: int) -> tuple[list[str], int]:
         index, oldest, newest = redis_keys.jobs_of(caller), *_bounds(wanted)
-        with self._redis.pipeline(transaction=True) as both:
-            both.zrevrangebyscore(index, newest, oldest, start=skip, num=count)
-            both.zcount(index, oldest, newest)
-            ids, total = both.execute()
+        with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.zrevrangebyscore(index, newest, oldest, start=skip, num=count)
+            pipeline.zcount(index, oldest, newest)
+            ids, total = pipeline.execute()
         return ids, total
 
     def _matching(self, caller: str, wanted: Search) -> list[str]:
-        """Ids of all jobs that are wanted, newest first. Their records are read: there is no index by state."""
+        """Return the ids of all wanted jobs, newest first. Their records are read: there is no index by state."""
         oldest, newest = _bounds(wanted)
         ids = cast(list[str], self._redis.zrevrangebyscore(redis_keys.jobs_of(caller), newest, oldest))
         found = []
         for start in range(0, len(ids), SEARCH_CHUNK):
             chunk = ids[start : start + SEARCH_CHUNK]
-            with self._redis.pipeline(transaction=False) as reads:
+            with self._redis.pipeline(transaction=False) as pipeline:
                 for job_id in chunk:
-                    reads.hmget(redis_keys.job(job_id), "state", "endpoint")
-                facts = reads.execute()
+                    pipeline.hmget(redis_keys.job(job_id), "state", "endpoint")
+                facts = pipeline.execute()
             found += [job_id for job_id, fact in zip(chunk, facts, strict=True) if wanted.matches(*fact)]
         return found
 
     def _records(self, ids: Sequence[str]) -> list[Job]:
-        """The jobs of these ids, without those that are gone."""
-        with self._redis.pipeline(transaction=False) as reads:
+        """Return the jobs with these ids, without those that are gone."""
+        with self._redis.pipeline(transaction=False) as pipeline:
             for job_id in ids:
-                reads.hgetall(redis_keys.job(job_id))
-            records = reads.execute()
+                pipeline.hgetall(redis_keys.job(job_id))
+            records = pipeline.execute()
         return [job_from(job_id, fields) for job_id, fields in zip(ids, records, strict=True) if fields]

@@ -20,17 +20,17 @@ class SweepState:
     def turn(self, seconds: float) -> str | None:
         """Where to go on; the next turn comes in so many seconds. None: somebody has had this one."""
         with translated():
-            if not self._redis.set(redis_keys.SWEEP_TURN, "", nx=True, px=round(seconds * 1000)):
+            if not self._redis.set(redis_keys.SWEEP_LOCK, "", nx=True, px=round(seconds * 1000)):
                 return None
-            return cast(str | None, self._redis.get(redis_keys.SWEEP_REACHED)) or ""
+            return cast(str | None, self._redis.get(redis_keys.SWEEP_CURSOR)) or ""
 
     def farm_id(self) -> str:
         """Who this farm is. Made once; it goes where all else goes that this Redis knows, so it is read every time."""
         with translated():
-            self._redis.set(redis_keys.FARM, secrets.token_hex(16), nx=True)
-            return cast(str, self._redis.get(redis_keys.FARM))
+            self._redis.set(redis_keys.FARM_ID, secrets.token_hex(16), nx=True)
+            return cast(str, self._redis.get(redis_keys.FARM_ID))
 
     def reach(self, place: str) -> None:
         """The next turn goes on behind `place`."""
         with translated():
-            self._redis.set(redis_keys.SWEEP_REACHED, place)
+            self._redis.set(redis_keys.SWEEP_CURSOR, place)

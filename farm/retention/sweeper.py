@@ -58,7 +58,7 @@ class Sweeper:
             cursor = self._sweep_page(cursor, alone=alone, older_than=older_than)
 
     def _forget_expired(self) -> None:
-        while job_ids := self._store.expired():
+        while job_ids := self._store.claim_expired():
             if not self._each(job_ids, self._forget):
                 return
 

@@ -60,7 +60,7 @@ class UploadQuota:
     def refuse_when_spent(self, caller: str) -> None:
         """Raise UploadQuotaExceeded if nothing is left of the quota."""
         with translated():
-            used = self._redis.get(redis_keys.uploaded(caller))
+            used = self._redis.get(redis_keys.uploaded_bytes(caller))
         if int(cast(str, used) or 0) >= self._max_bytes:
             raise self._refusal()
 
@@ -81,7 +81,7 @@ class UploadQuota:
             raise
 
     def _add(self, caller: str, count: int) -> int:
-        name = redis_keys.uploaded(caller)
+        name = redis_keys.uploaded_bytes(caller)
         with translated(), self._redis.pipeline() as pipeline:
             pipeline.set(name, 0, ex=self._seconds, nx=True)
             pipeline.incrby(name, count)
@@ -123,7 +123,7 @@ class Tickets:
 
     def _count(self, caller: str) -> int:
         """Count a ticket of the caller; return how many it has requested in this window."""
-        name = redis_keys.uploads_begun(caller)
+        name = redis_keys.uploads_started(caller)
         with translated(), self._redis.pipeline() as pipeline:
             pipeline.set(name, 0, ex=TICKET_SECONDS, nx=True)
             pipeline.incr(name)

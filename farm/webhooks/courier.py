@@ -19,7 +19,7 @@ from farm.ssrf_safe_http import Reply, SsrfSafeClient
 from farm.webhooks import message
 from farm.webhooks.message import Message
 from farm.webhooks.secrets import Secrets
-from farm.webhooks.store import Deliveries
+from farm.webhooks.store import DeliveryStore
 
 #: Posts at a time, over all receivers.
 POSTS = 64
@@ -45,7 +45,7 @@ class Courier:
 
     def __init__(
         self,
-        deliveries: Deliveries,
+        deliveries: DeliveryStore,
         *,
         store: JobStore,
         outbound: SsrfSafeClient,
@@ -77,7 +77,7 @@ class Courier:
         """What is given and not heard of would keep its receiver waiting: it is asked for until it is known."""
         nonce = uuid.uuid4().hex
         retry = retrying(StoreUnavailable, max_seconds=_STORE_SECONDS, stop_event=self._pool.draining)
-        found = retry(self._deliveries.take, 1, lease_seconds=LEASE_SECONDS, nonce=nonce)
+        found = retry(self._deliveries.claim, 1, lease_seconds=LEASE_SECONDS, nonce=nonce)
         return found[0] if found else None
 
     def _try(self, due: Due) -> None:
@@ -110,7 +110,7 @@ class Courier:
     def _end(self, due: Due, outcome: Outcome, attempt: Attempt | None = None, *, pause_seconds: float = 0) -> None:
         """Record what came of a try; a job store that is away for a moment costs no second one."""
         retry = retrying((StoreUnavailable, StoreFull), max_seconds=_STORE_SECONDS)
-        retry(self._deliveries.end, due, outcome, attempt, pause_seconds=pause_seconds)
+        retry(self._deliveries.finish, due, outcome, attempt, pause_seconds=pause_seconds)
 
 
 def _headers(webhook_body: Message) -> Mapping[str, str]:
@@ -146,9 +146,9 @@ def _after_no_answer(error: Exception, due: Due, schedule: Sequence[float]) -> t
 
 
 def _again(due: Due, schedule: Sequence[float], *, at_least: float) -> tuple[Outcome, float]:
-    if due.tries >= len(schedule):
+    if due.attempts_made >= len(schedule):
         return Outcome.FAILED, 0
-    pause = jittered(schedule[due.tries], 1, 1 + JITTER)
+    pause = jittered(schedule[due.attempts_made], 1, 1 + JITTER)
     return Outcome.WAITING, max(pause, at_least)
 
 

@@ -27,9 +27,9 @@ class Message:
 
 def is_stale(due: Due, job: Job) -> bool:
     """Whether a later state has made this news useless. The end of a job always is worth telling."""
-    if due.by_hand or State(due.event).is_terminal:
+    if due.is_manual or State(due.event).is_terminal:
         return False
-    return job.state.is_terminal or (due.tries > 0 and job.sequence > due.sequence)
+    return job.state.is_terminal or (due.attempts_made > 0 and job.sequence > due.sequence)
 
 
 def about(job: Job, due: Due, *, links: Links, secrets: Secrets) -> Message:

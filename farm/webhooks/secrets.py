@@ -22,7 +22,7 @@ class Secrets:
 
     def of(self, caller: str) -> str:
         """The caller's secret, `whsec_…`."""
-        return self._made_once(redis_keys.secret(caller), signing.new_secret)
+        return self._made_once(redis_keys.webhook_secret(caller), signing.new_secret)
 
     def signing_key(self) -> Ed25519PrivateKey:
         return self._given or signing.read_key(self._made_once(redis_keys.SIGNING_KEY, signing.new_key))

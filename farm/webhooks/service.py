@@ -10,14 +10,14 @@ from farm.domain.errors import NotFound
 from farm.domain.job import Webhook
 from farm.ssrf_safe_http import SsrfSafeClient
 from farm.webhooks.secrets import Secrets
-from farm.webhooks.store import Deliveries
+from farm.webhooks.store import DeliveryStore
 from farm.webhooks.url_check import check
 
 
 class WebhookService:
     """A caller sees its own deliveries; another's cannot be told from one that does not exist. An admin sees all."""
 
-    def __init__(self, deliveries: Deliveries, *, secrets: Secrets, outbound: SsrfSafeClient) -> None:
+    def __init__(self, deliveries: DeliveryStore, *, secrets: Secrets, outbound: SsrfSafeClient) -> None:
         self._deliveries = deliveries
         self._secrets = secrets
         self._outbound = outbound
@@ -42,7 +42,7 @@ class WebhookService:
         """Send a `test` event to `url`, once. Raises InvalidRequest."""
         check(self._outbound, "url", url)
         receiver = Webhook(url).receiver
-        name = self._deliveries.line_up_test(str(uuid.uuid4()), caller=caller.id, url=url, receiver=receiver)
+        name = self._deliveries.enqueue_test(str(uuid.uuid4()), caller=caller.id, url=url, receiver=receiver)
         return self.get(caller, name)
 
     def secret(self, caller: Caller) -> str:

@@ -1,4 +1,4 @@
-"""Calls to webhooks: what is to be told to whom, and every try. Written by the scripts that change a job's state."""
+"""Webhook deliveries and their attempts, enqueued by the scripts that change a job's state."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from farm.jobstore.connection import translated
 from farm.jobstore.memory_guard import MemoryGuard
 from farm.jobstore.scripts import Scripts
 
-#: How many tries a caller's receiver may have at a time, …
-ROOM = 8
+#: How many attempts a caller's receiver may have at a time, …
+MAX_ATTEMPTS_PER_RECEIVER = 8
 #: … and after how many failures in a row only one.
-PATIENCE = 3
-#: How many tries a caller may have at a time, over all its receivers.
-CALLERS_ROOM = 32
-#: So many of the last tries are kept.
-KEPT = 20
+MAX_FAILURES_IN_A_ROW = 3
+#: How many attempts a caller may have at a time, over all its receivers.
+MAX_ATTEMPTS_PER_CALLER = 32
+#: So many of the last attempts are kept.
+MAX_KEPT_ATTEMPTS = 20
 
 
-class Deliveries:
+class DeliveryStore:
     """One client's view of the deliveries. Thread-safe."""
 
     def __init__(self, client: redis.Redis) -> None:
@@ -34,28 +34,38 @@ class Deliveries:
         self._scripts = Scripts(client)
         self._memory = MemoryGuard(client)
 
-    def take(self, count: int, *, lease_seconds: float, nonce: str = "") -> list[Due]:
-        """Up to `count` due deliveries, one of a caller's receiver; they are this courier's for `lease_seconds`.
+    def claim(self, count: int, *, lease_seconds: float, nonce: str = "") -> list[Due]:
+        """Return up to `count` due deliveries, one of each caller and receiver, leased for `lease_seconds`.
 
-        With the same `nonce` the same ones come again: so a courier that got no answer asks once more.
+        A call with the same `nonce` returns the same ones: a courier that got no answer repeats it.
         """
         nonce = nonce or uuid.uuid4().hex
         with translated():
-            text = self._scripts.run("post", count, round(lease_seconds * 1e6), ROOM, PATIENCE, CALLERS_ROOM, nonce)
+            text = self._scripts.run(
+                "claim_deliveries",
+                count,
+                round(lease_seconds * 1e6),
+                MAX_ATTEMPTS_PER_RECEIVER,
+                MAX_FAILURES_IN_A_ROW,
+                MAX_ATTEMPTS_PER_CALLER,
+                nonce,
+            )
         found = json.loads(text)
         return [Due(**fields | {"created_us": int(fields["created_us"])}) for fields in found]
 
-    def end(self, due: Due, outcome: Outcome, attempt: Attempt | None = None, *, pause_seconds: float = 0) -> None:
-        """Record a try and what follows from it; `WAITING`: the next one comes after `pause_seconds`."""
+    def finish(self, due: Due, outcome: Outcome, attempt: Attempt | None = None, *, pause_seconds: float = 0) -> None:
+        """Record an attempt and its outcome; `WAITING`: the next attempt comes after `pause_seconds`."""
         text = json.dumps(asdict(attempt), ensure_ascii=False, separators=(",", ":")) if attempt else ""
         with translated():
-            self._scripts.run("posted", due.id, due.fence, outcome, text, round(pause_seconds * 1e6), KEPT)
+            self._scripts.run(
+                "finish_delivery", due.id, due.fence, outcome, text, round(pause_seconds * 1e6), MAX_KEPT_ATTEMPTS
+            )
 
     def get(self, delivery_id: str) -> Delivery | None:
         return next(iter(self._records([delivery_id])), None)
 
     def page(self, caller: str | None, *, before_us: int | None, count: int) -> list[Delivery]:
-        """Up to `count` deliveries of one caller (None: of everybody), newest first, created before `before_us`."""
+        """Return up to `count` deliveries of one caller (None: of all), newest first, created before `before_us`."""
         newest = f"({before_us}" if before_us is not None else "+inf"
         with translated():
             index = redis_keys.deliveries_of(caller)
@@ -63,24 +73,27 @@ class Deliveries:
         return self._records(ids)
 
     def redeliver(self, delivery_id: str) -> None:
-        """Try it again now, from the beginning of its schedule. Raises StoreFull."""
+        """Attempt a delivery again now, from the beginning of its schedule. Raises StoreFull."""
         with translated():
             self._memory.refuse_when_full()
             self._scripts.run("redeliver", delivery_id)
 
-    def line_up_test(self, job_id: str, *, caller: str, url: str, receiver: str) -> str:
-        """A delivery to `url` that belongs to no job; `job_id` is a new id for one. Its id, or StoreFull is raised."""
+    def enqueue_test(self, job_id: str, *, caller: str, url: str, receiver: str) -> str:
+        """Enqueue a delivery to `url` that belongs to no job, and return its id; `job_id` is a new one.
+
+        Raises StoreFull.
+        """
         with translated():
             self._memory.refuse_when_full()
-            return str(self._scripts.run("test_delivery", job_id, caller, url, receiver))
+            return str(self._scripts.run("enqueue_test", job_id, caller, url, receiver))
 
     def _records(self, ids: list[str]) -> list[Delivery]:
-        """Those of these deliveries that are on record."""
+        """Return those of these deliveries that exist."""
         with translated():
             pipeline = self._redis.pipeline(transaction=False)
             for delivery_id in ids:
                 pipeline.hgetall(redis_keys.delivery(delivery_id))
-                pipeline.lrange(redis_keys.attempts(delivery_id), 0, -1)
+                pipeline.lrange(redis_keys.delivery_attempts(delivery_id), 0, -1)
             found = pipeline.execute()
         records = zip(ids, found[::2], found[1::2], strict=True)
         return [_delivery(name, fields, attempts) for name, fields, attempts in records if fields]

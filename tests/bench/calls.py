@@ -21,7 +21,7 @@ import urllib3
 from farm.bootstrap import Farm, build
 from farm.domain.job import Image, NewJob, Order, Result
 from farm.domain.request import Request
-from farm.jobstore.store import Held
+from farm.jobstore.store import HeldJob
 from farm.process import child
 from farm.process.embedded_redis import EmbeddedRedis
 from farm.settings import Settings
@@ -76,8 +76,8 @@ def figures(folder: Path) -> list[Figure]:
 def _announce(farm: Farm) -> None:
     """Have a worker say that it serves `srpo`, then leave: submits are accepted from now on, and nobody is woken."""
     facts = {"state": "warm", "models": "srpo", "weights": "simulated", "safety": "bundled", "build": "bench"}
-    farm.store.renew("bench", facts, [Held("none", 1, 0)])
-    farm.store.leave("bench", ["srpo"])
+    farm.store.renew("bench", facts, [HeldJob("none", 1, 0)])
+    farm.store.remove_worker("bench", ["srpo"])
 
 
 def _completed_job(farm: Farm) -> str:
@@ -89,7 +89,7 @@ def _completed_job(farm: Farm) -> str:
     timings = {"encode": 0.021337, "upload": 0.004242, "start": 0.000512, "denoise": 0.562113, "inference": 0.568771}
     image = Image(new_key(job_id, job.fence, 0, "jpeg"), 1024, 768, "image/jpeg", 31337)
     assert farm.store.complete(job, Result((image,), (False,), timings, (), "bench"))
-    farm.store.leave("bench", ["srpo"])
+    farm.store.remove_worker("bench", ["srpo"])
     return job_id
 
 

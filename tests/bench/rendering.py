@@ -72,7 +72,7 @@ def _latencies(farm: RunningFarm) -> Iterable[Figure]:
 
 def _sample(farm: RunningFarm) -> tuple[float, Moments]:
     """When a submit was sent, and its job's moments."""
-    wait_for(lambda: farm.redis.scard("srpo:idle:srpo"), what="an idle worker")
+    wait_for(lambda: farm.redis.scard("srpo:idle_workers:srpo"), what="an idle worker")
     time.sleep(random.uniform(0.02, 0.12))  # at no particular moment of anybody's waiting loop
     sent = time.time()
     job_id = farm.submit(image_size=_SIZE, num_inference_steps=IDLE_STEPS)

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from importlib import resources
 from typing import Any
 from unittest.mock import patch
 
@@ -31,22 +30,22 @@ _LATE_SECONDS = 0.7
 #: A `complete.lua` that asks neither for the fence nor for the state.
 _FINISH = """
 local id, result = ARGV[1], ARGV[3]
-if redis.call('HGET', job_key(id), 'state') == 'created' then leave_line(id) end
-redis.call('HSET', job_key(id), 'state', 'completed', 'result', result, 'finished_us', whole(now()))
+if redis.call('HGET', job_key(id), 'state') == 'created' then dequeue(id) end
+redis.call('HSET', job_key(id), 'state', 'completed', 'result', result, 'finished_us', integer(now()))
 redis.call('ZREM', P .. 'leases', id)
-announce(id, 'completed', redis.call('HINCRBY', job_key(id), 'sequence', 1))
+publish_state(id, 'completed', redis.call('HINCRBY', job_key(id), 'sequence', 1))
 return 1
 """
-_IS_NEWS = "local function is_news(state, sequence)\n"
+_IS_FIRST_TIME = "local function is_first_time_in(state, sequence)\n"
 #: What lines up the delivery of a completed job by itself.
 _TELL = """
 local job = redis.call('HMGET', job_key(ARGV[1]), 'caller', 'receiver', 'sequence')
-line_up_delivery(ARGV[1] .. '-' .. job[3], {job = ARGV[1], caller = job[1], receiver = job[2], event = 'completed',
+enqueue_delivery(ARGV[1] .. '-' .. job[3], {job = ARGV[1], caller = job[1], receiver = job[2], event = 'completed',
   sequence = job[3]})
 return 1
 """
 
-_text = scripts._text
+_text = scripts.script_text
 
 
 def answer_before_record() -> None:
@@ -62,7 +61,9 @@ def answer_before_record() -> None:
 
 def finish_without_fence() -> None:
     """Whoever finishes last is right."""
-    patch.object(scripts, "_text", lambda name: _prelude() + _FINISH if name == "complete" else _text(name)).start()
+    patch.object(
+        scripts, "script_text", lambda name: scripts.with_shared(_FINISH) if name == "complete" else _text(name)
+    ).start()
 
 
 def upload_after_finish() -> None:
@@ -83,14 +84,16 @@ def event_outside_the_transition() -> None:
         won = complete(self, job, result)
         if won and self._redis.hexists(redis_keys.job(job.id), "receiver"):
             time.sleep(_LATE_SECONDS)
-            self._redis.register_script(_prelude() + _TELL)(args=[job.id])
+            self._redis.register_script(scripts.with_shared(_TELL))(args=[job.id])
         return won
 
-    patch.object(scripts, "_text", lambda name: _text(name).replace(_IS_NEWS, _IS_NEWS + _NO_NEWS)).start()
+    patch.object(
+        scripts, "script_text", lambda name: _text(name).replace(_IS_FIRST_TIME, _IS_FIRST_TIME + _NEVER_COMPLETED)
+    ).start()
     patch.object(JobStore, "complete", complete_and_tell).start()
 
 
-_NO_NEWS = "  if state == 'completed' then return false end\n"
+_NEVER_COMPLETED = "  if state == 'completed' then return false end\n"
 
 
 def reaper_off() -> None:
@@ -161,16 +164,9 @@ BREAKAGES: Mapping[str, tuple[Callable[[], None], Plan, str]] = {
 }
 
 
-def _prelude() -> str:
-    """What stands before every script."""
-    name = "cancel"
-    whole, own = _text(name), (resources.files("farm.jobstore") / "lua" / f"{name}.lua").read_text()
-    return whole.removesuffix(own)
-
-
 def main() -> None:
     how, program = sys.argv[1], sys.argv[2]
-    assert _IS_NEWS in _prelude(), "prelude.lua has changed: this breaks nothing any more"
+    assert _IS_FIRST_TIME in _text("complete"), "state.lua has changed: this breaks nothing any longer"
     breakage, _, _ = BREAKAGES[how]
     breakage()
     sys.argv = [program, *sys.argv[3:]]

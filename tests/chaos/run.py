@@ -42,18 +42,21 @@ _WORKING_SETS = (
     *(
         redis_keys.LEASES,
         redis_keys.PREPARING,
-        redis_keys.SUSPECTS,
+        redis_keys.PREPARING_AGAIN,
         redis_keys.DELAYED,
-        redis_keys.START_BY,
-        redis_keys.LETTING_GO,
-        redis_keys.LINES,
+        redis_keys.START_DEADLINE,
+        redis_keys.ABANDON_DEADLINE,
+        redis_keys.DELIVERY_QUEUES,
     ),
-    *(f"{redis_keys.PREFIX}{name}" for name in ("waiting_count", "places", "render_by")),
-    f"{redis_keys.PREFIX}faults",
+    *(f"{redis_keys.PREFIX}{name}" for name in ("waiting_count", "preparing_count", "render_deadline")),
+    f"{redis_keys.PREFIX}delivery_failures",
 )
 _WORKING_PATTERNS = tuple(
     f"{redis_keys.PREFIX}{name}:*"
-    for name in ("waiting", "since", "mates", "calls", "direct", "due", "posting", "posting_of")
+    for name in (
+        *("queue", "queue_by_age", "batch_candidates", "waiting_calls", "direct_calls"),
+        *("delivery_queue", "delivery_leases", "delivery_leases_of"),
+    )
 )
 #: Removes what is nobody's from storage, however young: nobody is at work any more.
 _SWEEP = """
@@ -255,14 +258,16 @@ class _Farm:
     def _move_time_on(self) -> None:
         """What only waits for time to pass: callers who hung up, and posts of a webhook worker that was killed."""
         client = self.fleet.client
-        for entry in cast(list[str], client.zrange(redis_keys.LETTING_GO, 0, -1)):
-            client.zadd(redis_keys.LETTING_GO, {entry: 0}, xx=True)
+        for entry in cast(list[str], client.zrange(redis_keys.ABANDON_DEADLINE, 0, -1)):
+            client.zadd(redis_keys.ABANDON_DEADLINE, {entry: 0}, xx=True)
         # Receivers answer at once by now: what has been under way for so long is nobody's.
         overdue = (time.time() + courier.LEASE_SECONDS - _POST_SECONDS) * 1e6
-        for name in client.scan_iter(f"{redis_keys.PREFIX}posting:*", count=1000):
+        for name in client.scan_iter(f"{redis_keys.PREFIX}delivery_leases:*", count=1000):
             for entry in cast(list[str], client.zrangebyscore(name, "-inf", overdue)):
                 client.zadd(name, {entry: 0}, xx=True)
-                client.zadd(redis_keys.LINES, {name.removeprefix(f"{redis_keys.PREFIX}posting:"): 0}, xx=True)
+                client.zadd(
+                    redis_keys.DELIVERY_QUEUES, {name.removeprefix(f"{redis_keys.PREFIX}delivery_leases:"): 0}, xx=True
+                )
 
 
 def _size(client: Any, name: str) -> int:

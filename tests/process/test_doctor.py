@@ -180,7 +180,7 @@ def test_ones_own_redis_does_not_answer(tmp_path: Path) -> None:
 def test_an_address_that_is_no_redis_shows_no_password(tmp_path: Path) -> None:
     report = doctor(tmp_path, FARM_REDIS_URL="redis://me:sec/ret@127.0.0.1:6379/0")
 
-    assert "FARM_REDIS_URL is no address of a Redis" in report.wrong("Redis")
+    assert "FARM_REDIS_URL is not a valid Redis URL" in report.wrong("Redis")
     assert "sec" not in report.wrong("Redis").replace("seconds", "")
 
 
@@ -364,7 +364,7 @@ def test_a_job_that_waits_beside_an_idle_worker(own: redis.Redis, own_url: str, 
     store = JobStore(own, TERMS)
     store.renew("w", FACTS, [])
     job_id = submit(store)
-    own.zadd(redis_keys.since("srpo", "normal"), {job_id: clock.now_us() - 60_000_000})
+    own.zadd(redis_keys.queue_by_age("srpo", "normal"), {job_id: clock.now_us() - 60_000_000})
 
     report = doctor(tmp_path, FARM_REDIS_URL=own_url)
 
@@ -372,7 +372,7 @@ def test_a_job_that_waits_beside_an_idle_worker(own: redis.Redis, own_url: str, 
 
 
 def test_webhooks_that_nobody_delivers(own: redis.Redis, own_url: str, tmp_path: Path) -> None:
-    own.zadd(redis_keys.LINES, {"local https://receiver.example": clock.now_us() - 90_000_000})
+    own.zadd(redis_keys.DELIVERY_QUEUES, {"local https://receiver.example": clock.now_us() - 90_000_000})
 
     assert "farm worker --webhooks" in doctor(tmp_path, FARM_REDIS_URL=own_url).wrong("webhooks")
 
@@ -410,7 +410,7 @@ def test_a_bucket_in_good_health(s3: S3, tmp_path: Path) -> None:
 
 def test_a_bucket_that_another_farm_has_marked(s3: S3, own: redis.Redis, own_url: str, tmp_path: Path) -> None:
     place = s3.place()
-    own.set(redis_keys.FARM, "1" * 32)
+    own.set(redis_keys.FARM_ID, "1" * 32)
     place.put(f"farm-id-{'1' * 32}")
     variables = in_bucket(s3, place.url, FARM_REDIS_URL=own_url)
     assert doctor(tmp_path, **variables).status == 0

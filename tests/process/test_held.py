@@ -92,7 +92,7 @@ def test_who_hangs_up_may_ask_again_for_half_a_minute(data_dir: Path) -> None:
 
         with sent(farm, "POST", RUN, json.dumps(CALL)) as again:
             wait_for(lambda: let_go(farm) == {running}, what="a job that is waited for again")
-            farm.redis.zadd(redis_keys.LETTING_GO, {running: 0})  # half a minute later
+            farm.redis.zadd(redis_keys.ABANDON_DEADLINE, {running: 0})  # half a minute later
             left = farm.wait_for_end(running)
             assert (left["status"], left["code"]) == ("failed", "client_disconnected")
             assert left["progress"]["step"] < left["progress"]["steps"]
@@ -113,7 +113,7 @@ def let_go(farm: RunningFarm) -> set[str]:
     """The jobs whose callers have left, and may come back."""
     seconds, _ = farm.redis.time()
     # For half a minute from when they left; where somebody waits, that is still to begin.
-    return set(cast(list[str], farm.redis.zrangebyscore(redis_keys.LETTING_GO, 0, (seconds + 30) * 1_000_000)))
+    return set(cast(list[str], farm.redis.zrangebyscore(redis_keys.ABANDON_DEADLINE, 0, (seconds + 30) * 1_000_000)))
 
 
 def is_held(farm: RunningFarm) -> bool:

@@ -53,12 +53,12 @@ def kill_the_api(farm: RunningFarm) -> None:
     farm.redis.set(redis_keys.PAUSED, 1)
     with call(farm):
         (job_id,) = wait_for(lambda: ids(farm) - known, what="the call's job")
-        held = farm.redis.zscore(redis_keys.LETTING_GO, job_id)
-        wait_for(lambda: farm.redis.zscore(redis_keys.LETTING_GO, job_id) != held, what="a sign of life")
+        held = farm.redis.zscore(redis_keys.ABANDON_DEADLINE, job_id)
+        wait_for(lambda: farm.redis.zscore(redis_keys.ABANDON_DEADLINE, job_id) != held, what="a sign of life")
         for pid in pids(f"-m api --host 127.0.0.1 --port {farm.port}"):
             os.kill(pid, signal.SIGKILL)
     wait_for(lambda: is_left(farm, job_id), what="nobody's waiting for the job")
-    farm.redis.zincrby(redis_keys.LETTING_GO, 30e6, job_id)  # this machine may be slow
+    farm.redis.zincrby(redis_keys.ABANDON_DEADLINE, 30e6, job_id)  # this machine may be slow
     wait_for(lambda: answers(farm), seconds=60, what="a new API")
 
     with call(farm) as again:
@@ -85,7 +85,7 @@ def ids(farm: RunningFarm) -> set[str]:
 def is_left(farm: RunningFarm, job_id: str) -> bool:
     """Whether nobody waits for the job of a direct call."""
     seconds, _ = farm.redis.time()
-    held_until_us = farm.redis.zscore(str(farm.redis.hget(redis_keys.job(job_id), "direct")), job_id)
+    held_until_us = farm.redis.zscore(str(farm.redis.hget(redis_keys.job(job_id), "direct_key")), job_id)
     return held_until_us is not None and held_until_us < seconds * 1_000_000
 
 

@@ -31,8 +31,9 @@ MOST_LEFT_IN_REDIS = 20
 CHANGES = 100_000
 #: What stays however many jobs there were: by the name's first word.
 LASTING = {
-    *("asked", "base", "clock", "farm", "fence", "given", "idle", "lines", "models", "outbox", "secret", "shares"),
-    *("signing_key", "sweep", "totals", "worker", "workers", "celery"),
+    *("accepted_vfinish", "claimed_vfinish", "vclock", "worker_vfinish"),
+    *("public_url", "farm_id", "fence", "models", "outbox", "totals", "sweep", "celery"),
+    *("idle_workers", "worker", "workers", "delivery_queues", "webhook_secret", "signing_key"),
 }
 IMAGE = data_uri(sample_image(256, 256))
 

@@ -81,10 +81,10 @@ def test_a_killed_webhook_worker_loses_nothing(farm: RunningFarm, receiver: Rece
         farm.wait_for_end(job_id)
     receiver.behave = answer(200)
     # What was under way comes back when its lease ends.
-    for name in farm.redis.scan_iter("srpo:posting:*"):
+    for name in farm.redis.scan_iter("srpo:delivery_leases:*"):
         for delivery in cast(list[str], farm.redis.zrange(name, 0, -1)):
             farm.redis.zadd(name, {delivery: 0})
-        farm.redis.zadd(redis_keys.LINES, {name.removeprefix("srpo:posting:"): 0})
+        farm.redis.zadd(redis_keys.DELIVERY_QUEUES, {name.removeprefix("srpo:delivery_leases:"): 0})
 
     wait_for(lambda: set(ended(receiver)) == job_ids)
     assert all(len(set(names)) == 1 for names in ended(receiver).values())

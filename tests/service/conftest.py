@@ -14,8 +14,8 @@ from flask.testing import FlaskClient
 from api.app import create_app
 from farm.bootstrap import Farm, build
 from farm.jobstore.connection import connect, connect_to_listen
-from farm.jobstore.event_feed import Feed
-from farm.jobstore.notifications import Changes
+from farm.jobstore.event_feed import EventFeed
+from farm.jobstore.notifications import JobChanges
 from farm.jobstore.store import JobStore
 from farm.process import embedded_redis
 from farm.service import Service
@@ -61,12 +61,12 @@ def listening(redis_url: str) -> redis.Redis:
 
 
 @pytest.fixture(scope="session")
-def changes(listening: redis.Redis) -> Changes:
-    return Changes(listening)
+def changes(listening: redis.Redis) -> JobChanges:
+    return JobChanges(listening)
 
 
 @pytest.fixture
-def farm(parts: Farm, changes: Changes, listening: redis.Redis) -> Farm:
+def farm(parts: Farm, changes: JobChanges, listening: redis.Redis) -> Farm:
     """The parts of a farm on an empty Redis. Threads and connections are shared; what remembers anything is new."""
     empty(parts.redis)
     service = Service(
@@ -76,7 +76,7 @@ def farm(parts: Farm, changes: Changes, listening: redis.Redis) -> Farm:
         wake_ups=parts.wake_ups,
         intake=parts.service._intake,
         changes=changes,
-        feed=Feed(listening),
+        feed=EventFeed(listening),
         outbound=parts.outbound,
     )
     return replace(parts, service=service)

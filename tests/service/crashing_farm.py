@@ -22,7 +22,7 @@ from farm.domain.errors import Unreachable
 from farm.domain.job import Claimed, Image, State
 from farm.jobstore import memory_guard, redis_keys
 from farm.jobstore.connection import connect
-from farm.jobstore.scripts import NAMES, _text
+from farm.jobstore.scripts import NAMES, script_text
 from farm.settings import Settings
 from farm.storage.storage import new_key
 from farm.webhooks.courier import Courier
@@ -40,7 +40,7 @@ WORKER = FACTS | {"models": ",".join(MODELS)}
 #: So often leases, pauses and delays run out; by then everything has ended.
 _ROUNDS = 30
 #: Kept for each lane, and not for each job.
-_VIRTUAL_TIME = tuple(f"{redis_keys.PREFIX}{kind}:" for kind in ("clock", "turn", "claimed"))
+_VIRTUAL_TIME = tuple(f"{redis_keys.PREFIX}{kind}:" for kind in ("vclock", "accepted_vfinish", "claimed_vfinish"))
 
 
 class _Silent:
@@ -74,7 +74,7 @@ class World:
         self.well.redis.flushall()
         shutil.rmtree(folder_of(self.well.storage), ignore_errors=True)
         self.well.store.renew("w", WORKER, [])
-        self.well.redis.set(redis_keys.BASE, BASE)
+        self.well.redis.set(redis_keys.PUBLIC_URL, BASE)
         self.well.sweeper.sweep()  # leaves the farm's mark
         self.receiver.received.clear()
         self.receiver.behave = answer(200)
@@ -123,7 +123,9 @@ class World:
         jobs.end_waiting_for_callers(client)
         jobs.end_preparation(client, *self.everything())
         for name in [str(name) for name in client.scan_iter(f"{redis_keys.PREFIX}*")]:
-            if re.match(f"{redis_keys.PREFIX}(lines$|due:|posting:|posting_of:)", name):
+            if re.match(
+                f"{redis_keys.PREFIX}(delivery_queues$|delivery_queue:|delivery_leases:|delivery_leases_of:)", name
+            ):
                 client.zadd(name, dict.fromkeys(cast(list[str], client.zrange(name, 0, -1)), 0))
 
     def everything(self) -> list[str]:
@@ -200,9 +202,9 @@ def a_world(redis_url: str, folder: Path, receiver: Receiver, *, listens: bool =
         patch.setattr(memory_guard, "MEMORY_READING_SECONDS", 0.0)
         well = build(settings, folder, listens=listens)
         for name in NAMES:  # no life is longer than the others because it is the first
-            well.redis.script_load(_text(name))
-        patch.setattr(bootstrap, "Changes", lambda _: well.service._changes)
-        patch.setattr(bootstrap, "Feed", lambda _: None)
+            well.redis.script_load(script_text(name))
+        patch.setattr(bootstrap, "JobChanges", lambda _: well.service._changes)
+        patch.setattr(bootstrap, "EventFeed", lambda _: None)
         patch.setattr(bootstrap, "connect", lambda url: MortalClient(fate, connect(url)))
         patch.setattr(bootstrap, "storage_for", lambda *_: Mortal(fate, well.storage))
         mortal = build(settings, folder, listens=listens)

@@ -275,7 +275,7 @@ def test_changes_are_heard_again(outage: Outage, monkeypatch: pytest.MonkeyPatch
     next(watched)
     outage.kill()
     outage.server.start()
-    wait_for(lambda: outage.farm.redis.pubsub_numsub(redis_keys.changes(job_id))[0][1] > 0)
+    wait_for(lambda: outage.farm.redis.pubsub_numsub(redis_keys.changes_channel(job_id))[0][1] > 0)
     monkeypatch.setattr(service, "_LOOK_SECONDS", 60)
 
     wait_for(lambda: is_cancelled(outage, job_id))

@@ -1,23 +1,23 @@
--- Give a worker the next batch: the job whose turn it is, and waiting jobs that agree with it.
--- ARGV: worker, nonce, lease_us, most images, ttl_us, render_us (how long a start may last), model, model, …
+-- Give a worker the next batch: the job that is first in fair order, and waiting jobs that can share its batch.
+-- ARGV: worker, nonce, lease_us, maximum of images, ttl_us, render_us (how long a run may last), model, model, …
 -- Returns JSON {waiting, idle, jobs: [{id, fence, attempt, request, keeps_payload}]}
-local worker, nonce, lease_us, most_images, ttl_us = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local worker, nonce, lease_us, max_images, ttl_us = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local render_us = tonumber(ARGV[6])
 local FIRST_MODEL = 7
--- So many jobs of a line are passed over at most because they are left to others.
-local MOST_LEFT = 16
--- For so long it is remembered, in seconds, who took the last job with a hint.
-local REMEMBERED = 600
+-- So many jobs of a queue are passed over at most because they are reserved for other workers.
+local MAX_PASSED_OVER = 16
+-- For so long, in seconds, the worker of an affinity's last job is remembered.
+local AFFINITY_SECONDS = 600
 local worker_key = P .. 'worker:' .. worker
 
--- What a claim is answered with. It is kept without the requests, which go when their jobs do.
-local function answer(claimed)
-  local reply = cjson.decode(claimed)
+-- The reply to a claim. It is stored without the requests, which are deleted with their jobs.
+local function reply_with_requests(stored)
+  local reply = cjson.decode(stored)
   local jobs = {}
   for _, job in ipairs(reply.jobs or {}) do
     job.request = redis.call('HGET', job_key(job.id), 'request')
-    job.keeps_payload = redis.call('HEXISTS', job_key(job.id), 'blank') == 0
-    -- One that was ended by another worker meanwhile, and deleted, is not there any more.
+    job.keeps_payload = redis.call('HEXISTS', job_key(job.id), 'redacted_request') == 0
+    -- One that another worker ended meanwhile, and that was deleted, is gone.
     if job.request then jobs[#jobs + 1] = job end
   end
   reply.jobs = jobs[1] and jobs or nil
@@ -25,132 +25,142 @@ local function answer(claimed)
 end
 
 -- The same call again, because its answer was lost: the same jobs, not more of them.
-if redis.call('HGET', worker_key, 'nonce') == nonce then return answer(redis.call('HGET', worker_key, 'claimed')) end
+if redis.call('HGET', worker_key, 'claim_nonce') == nonce then
+  return reply_with_requests(redis.call('HGET', worker_key, 'claim_reply'))
+end
 
--- The lanes of several models know nothing of one another. So that callers take turns over all of them, each worker
--- keeps a virtual time of its own: up to where it has worked for whom, and the present.
-local shares = P .. 'shares:' .. worker
-local present = tonumber(redis.call('HGET', worker_key, 'present') or 0)
+-- The queues of several models have virtual clocks of their own. For callers to share a worker over all its models, each
+-- worker has a virtual clock, too, and the virtual time up to which it has worked for each caller.
+local worker_vfinish = P .. 'worker_vfinish:' .. worker
+local vclock = tonumber(redis.call('HGET', worker_key, 'vclock') or 0)
 
-local function share_of(caller) return math.max(present, tonumber(redis.call('ZSCORE', shares, caller) or 0)) end
+local function vfinish_of(caller) return math.max(vclock, tonumber(redis.call('ZSCORE', worker_vfinish, caller) or 0)) end
 
--- Would this worker take a job at once, if it were woken?
-local function stands_ready(name, model)
-  if redis.call('SISMEMBER', P .. 'idle:' .. model, name) == 0 then return false end
-  local facts = redis.call('HMGET', P .. 'worker:' .. name, 'state', 'drain')
+local function affinity_key(caller, affinity) return P .. 'affinity:' .. caller .. ':' .. affinity end
+
+-- True if this worker would take a job at once when woken.
+local function is_available(name, model)
+  if redis.call('SISMEMBER', P .. 'idle_workers:' .. model, name) == 0 then return false end
+  local facts = redis.call('HMGET', P .. 'worker:' .. name, 'state', 'draining')
   local seen_us = tonumber(redis.call('ZSCORE', P .. 'workers', name) or 0)
   return facts[1] == 'warm' and not facts[2] and seen_us > now() - lease_us
 end
 
--- Is a job left to another worker for the moment, since that took the last one with the same hint?
-local function is_left(model, caller, hint, until_us)
-  if not hint or tonumber(until_us) <= now() then return false end
-  local preferred = redis.call('GET', hint_key(caller, hint))
-  return preferred and preferred ~= worker and stands_ready(preferred, model)
+-- True if a job is reserved for another worker for the moment: that one took the last job with the same affinity.
+local function is_reserved(model, caller, affinity, deadline_us)
+  if not affinity or tonumber(deadline_us) <= now() then return false end
+  local preferred = redis.call('GET', affinity_key(caller, affinity))
+  return preferred and preferred ~= worker and is_available(preferred, model)
 end
 
--- The first of a lane that this worker may have, its turn, since when it waits, and its caller. Those that come too late end on the
--- way; were they very many, the reaper has the rest.
-local function first_of(model, lane)
-  local left = 0
+local function is_late(start_deadline_us) return start_deadline_us and tonumber(start_deadline_us) <= now() end
+
+-- The first job of a queue that this worker may have, its virtual start time, its age and its caller. Jobs past their
+-- deadline end on the way; if there are very many, the reaper ends the rest.
+local function first_of(model, queue)
+  local passed_over = 0
   for _ = 1, 100 do
-    local first = redis.call('ZRANGE', P .. 'waiting:' .. lane, left, left, 'WITHSCORES')
+    local first = redis.call('ZRANGE', P .. 'queue:' .. queue, passed_over, passed_over, 'WITHSCORES')
     if not first[1] then return end
-    local job = redis.call('HMGET', job_key(first[1]), 'created_us', 'start_by_us', 'caller', 'hint', 'hint_until_us')
+    local job = redis.call('HMGET', job_key(first[1]), 'created_us', 'start_deadline_us', 'caller', 'affinity', 'affinity_deadline_us')
     if is_late(job[2]) then
       finish_late(first[1], ttl_us)
-    elseif left < MOST_LEFT and is_left(model, job[3], job[4], job[5]) then
-      left = left + 1
+    elseif passed_over < MAX_PASSED_OVER and is_reserved(model, job[3], job[4], job[5]) then
+      passed_over = passed_over + 1
     else
       return first[1], tonumber(first[2]), tonumber(job[1]), job[3]
     end
   end
 end
 
--- Of the heads of the models that this worker serves: one that came back, else that of the caller for whom it has done
--- least, else the one that waits longest. And its turn.
+-- Of the first jobs of the models that this worker serves: one that came back, else that of the caller for whom the worker
+-- has done least, else the one that waits longest.
 local function find_head()
-  for _, priority in ipairs(priorities('claims')) do
-    local head, model, turn, share, since
+  for _, priority in ipairs(priority_order('claims')) do
+    local head, model, vstart, vfinish, since
     for i = FIRST_MODEL, #ARGV do
-      local first, its_turn, created, caller = first_of(ARGV[i], ARGV[i] .. ':' .. priority)
+      local first, its_vstart, created, caller = first_of(ARGV[i], ARGV[i] .. ':' .. priority)
       if first then
-        local its_share = its_turn < 0 and -1 or share_of(caller)
-        if not head or its_share < share or (its_share == share and created < since) then
-          head, model, turn, share, since = first, ARGV[i], its_turn, its_share, created
+        local its_vfinish = its_vstart < 0 and -1 or vfinish_of(caller)
+        if not head or its_vfinish < vfinish or (its_vfinish == vfinish and created < since) then
+          head, model, vstart, vfinish, since = first, ARGV[i], its_vstart, its_vfinish, created
         end
       end
     end
     if head then
-      present = math.max(present, share)
-      return head, model, turn, priority
+      vclock = math.max(vclock, vfinish)
+      return head, model, vstart, priority
     end
   end
 end
 
-local function take(id)
+local function start(id)
   local key = job_key(id)
-  leave_line(id)
+  dequeue(id)
   local fence = redis.call('INCR', P .. 'fence')
   local attempt = redis.call('HINCRBY', key, 'attempt', 1)
-  redis.call('HSET', key, 'fence', fence, 'worker', worker, 'step', 0, 'started_us', whole(now()),
-    'render_by_us', whole(now() + render_us))
-  redis.call('ZADD', P .. 'leases', whole(now() + lease_us), id)
-  redis.call('ZADD', P .. 'render_by', whole(now() + render_us), id)
-  local job = redis.call('HMGET', key, 'lane', 'caller', 'turn', 'cost', 'hint')
-  redis.call('ZADD', P .. 'given:' .. job[1], tonumber(job[3]) + tonumber(job[4]), job[2])
-  redis.call('ZADD', shares, share_of(job[2]) + tonumber(job[4]), job[2])
-  if job[5] then redis.call('SET', hint_key(job[2], job[5]), worker, 'EX', REMEMBERED) end
+  redis.call('HSET', key, 'fence', fence, 'worker', worker, 'step', 0, 'started_us', integer(now()),
+    'render_deadline_us', integer(now() + render_us))
+  redis.call('ZADD', P .. 'leases', integer(now() + lease_us), id)
+  redis.call('ZADD', P .. 'render_deadline', integer(now() + render_us), id)
+  local job = redis.call('HMGET', key, 'queue', 'caller', 'vstart', 'cost', 'affinity')
+  redis.call('ZADD', P .. 'claimed_vfinish:' .. job[1], tonumber(job[3]) + tonumber(job[4]), job[2])
+  redis.call('ZADD', worker_vfinish, vfinish_of(job[2]) + tonumber(job[4]), job[2])
+  if job[5] then redis.call('SET', affinity_key(job[2], job[5]), worker, 'EX', AFFINITY_SECONDS) end
   transition(id, 'processing')
   return {id = id, fence = fence, attempt = attempt}
 end
 
-local function is_idle(yes)
+local function set_idle(is_idle)
   for i = FIRST_MODEL, #ARGV do
-    redis.call(yes and 'SADD' or 'SREM', P .. 'idle:' .. ARGV[i], worker)
+    redis.call(is_idle and 'SADD' or 'SREM', P .. 'idle_workers:' .. ARGV[i], worker)
   end
 end
 
--- A lone job comes alone; else those of the same batch key that fit, no more than this worker's share while others
--- stand idle. Those of the other priority only fill what its own leave free.
-local function take_mates(jobs, head, model, others)
-  local job = redis.call('HMGET', job_key(head), 'solo', 'batch_key', 'images', 'priority')
-  if job[1] == '1' then return end
-  local room = most_images - tonumber(job[3])
-  local share = math.ceil((waiting(model) + 1) / (others + 1))
+local function waiting_jobs(model)
+  return redis.call('ZCARD', P .. 'queue:' .. model .. ':normal') + redis.call('ZCARD', P .. 'queue:' .. model .. ':low')
+end
 
-  local function take_if_it_fits(id)
-    if #jobs >= share or room <= 0 then return end
-    local mate = redis.call('HMGET', job_key(id), 'images', 'start_by_us', 'caller', 'hint', 'hint_until_us')
-    local images = tonumber(mate[1])
-    if images <= room and not is_late(mate[2]) and not is_left(model, mate[3], mate[4], mate[5]) then
-      room = room - images
-      jobs[#jobs + 1] = take(id)
+-- Fill the batch with jobs of the same batch key that fit, no more than this worker's share while others are idle. Those of
+-- the other priority only fill what its own leave free. A job that is rendered alone stays alone.
+local function fill_batch(jobs, head, model, idle_workers)
+  local job = redis.call('HMGET', job_key(head), 'render_alone', 'batch_key', 'images', 'priority')
+  if job[1] == '1' then return end
+  local capacity = max_images - tonumber(job[3])
+  local share = math.ceil((waiting_jobs(model) + 1) / (idle_workers + 1))
+
+  local function add_if_it_fits(id)
+    if #jobs >= share or capacity <= 0 then return end
+    local peer = redis.call('HMGET', job_key(id), 'images', 'start_deadline_us', 'caller', 'affinity', 'affinity_deadline_us')
+    local images = tonumber(peer[1])
+    if images <= capacity and not is_late(peer[2]) and not is_reserved(model, peer[3], peer[4], peer[5]) then
+      capacity = capacity - images
+      jobs[#jobs + 1] = start(id)
     end
   end
 
   for _, priority in ipairs({job[4], job[4] == 'low' and 'normal' or 'low'}) do
-    for _, id in ipairs(redis.call('ZRANGE', mates_key(job[2], priority), 0, 15)) do take_if_it_fits(id) end
+    for _, id in ipairs(redis.call('ZRANGE', batch_candidates_key(job[2], priority), 0, 15)) do add_if_it_fits(id) end
   end
 end
 
-local drains = redis.call('HEXISTS', worker_key, 'drain') == 1
-local head, model, turn, priority
-if not drains and not is_paused() then head, model, turn, priority = find_head() end
-is_idle(not head and not drains)
+local is_draining = redis.call('HEXISTS', worker_key, 'draining') == 1
+local head, model, vstart, priority
+if not is_draining and not is_paused() then head, model, vstart, priority = find_head() end
+set_idle(not head and not is_draining)
 local jobs, reply = {}, {waiting = 0, idle = 0}
 if head then
-  advance(model .. ':' .. priority, turn)
-  reply.idle = redis.call('SCARD', P .. 'idle:' .. model)
-  jobs[1] = take(head)
-  take_mates(jobs, head, model, reply.idle)
-  for _, job in ipairs(jobs) do redis.call('HSET', job_key(job.id), 'mates', #jobs - 1) end
-  reply.waiting = waiting(model)
+  advance_vclock(model .. ':' .. priority, vstart)
+  reply.idle = redis.call('SCARD', P .. 'idle_workers:' .. model)
+  jobs[1] = start(head)
+  fill_batch(jobs, head, model, reply.idle)
+  for _, job in ipairs(jobs) do redis.call('HSET', job_key(job.id), 'batch_peers', #jobs - 1) end
+  reply.waiting = waiting_jobs(model)
   reply.jobs = jobs
 end
-local text = cjson.encode(reply)
-redis.call('HSET', worker_key, 'nonce', nonce, 'claimed', text, 'present', present)
-redis.call('ZREMRANGEBYSCORE', shares, '-inf', present)
--- Also where it has given no sign of life yet, it is forgotten one day.
-redis.call('ZADD', P .. 'workers', 'NX', whole(now()), worker)
-return answer(text)
+local stored = cjson.encode(reply)
+redis.call('HSET', worker_key, 'claim_nonce', nonce, 'claim_reply', stored, 'vclock', vclock)
+redis.call('ZREMRANGEBYSCORE', worker_vfinish, '-inf', vclock)
+-- For the reaper to forget it one day, even if it never sends a heartbeat.
+redis.call('ZADD', P .. 'workers', 'NX', integer(now()), worker)
+return reply_with_requests(stored)

@@ -1,18 +1,34 @@
--- Forget a finished job, and what was to be told of it. Its pictures are removed before.
--- ARGV: id, 'over' (its time is over) or 'wanted' (whoever it belongs to wants it gone)
--- Returns 1, or 0 where it has not ended, or its time is over but its end is still to be told
-local id = ARGV[1]
-local job = redis.call('HMGET', job_key(id), 'state', 'caller', 'idempotency', 'sequence', 'direct')
+-- Delete a finished job and its deliveries. Its images are removed before.
+-- ARGV: id, 'expired' (its retention is over) or 'requested' (its owner wants it gone)
+-- Returns 1, or 0 if it has not ended, or is expired but its end has still to be delivered
+local id, reason = ARGV[1], ARGV[2]
+
+local function delete_delivery(delivery_id)
+  local key = P .. 'delivery:' .. delivery_id
+  local delivery = redis.call('HMGET', key, 'caller', 'receiver', 'state')
+  if not delivery[1] then return end
+  local queue = delivery_queue(delivery[1], delivery[2])
+  redis.call('DEL', key, P .. 'delivery_attempts:' .. delivery_id)
+  redis.call('ZREM', P .. 'deliveries', delivery_id)
+  redis.call('ZREM', P .. 'deliveries:' .. delivery[1], delivery_id)
+  redis.call('ZREM', P .. 'delivery_queue:' .. queue, delivery_id)
+  end_delivery_lease(delivery_id, delivery[1], queue)
+  if delivery[3] == 'waiting' then redis.call('HINCRBY', P .. 'totals', 'deliveries:waiting', -1) end
+  schedule_queue(queue, true)
+  if not redis.call('ZSCORE', P .. 'delivery_queues', queue) then redis.call('HDEL', P .. 'delivery_failures', queue) end
+end
+
+local job = redis.call('HMGET', job_key(id), 'state', 'caller', 'idempotency_key', 'sequence', 'direct_key')
 if job[1] and job[1] ~= 'completed' and job[1] ~= 'failed' then return 0 end
-if ARGV[2] == 'over' and not is_told(id) then
-  redis.call('ZADD', P .. 'expiry', whole(now() + HOUR_US), id)
+if reason == 'expired' and is_end_undelivered(id) then
+  redis.call('ZADD', P .. 'expiry', integer(now() + HOUR_US), id)
   return 0
 end
 redis.call('DEL', job_key(id))
-if job[5] then let_go(id, job[5]) end
-for sequence = 0, tonumber(job[4] or 0) do forget_delivery(id .. '-' .. sequence) end
--- A key is kept for its day, also where its job was kept for less. It may be another job's by now.
-local known = ARGV[2] == 'wanted' and job[3] and redis.call('GET', job[3])
+if job[5] then forget_direct_call(id, job[5]) end
+for sequence = 0, tonumber(job[4] or 0) do delete_delivery(id .. '-' .. sequence) end
+-- An idempotency key is kept for its day even if its job was kept for less. By now it may belong to another job.
+local known = reason == 'requested' and job[3] and redis.call('GET', job[3])
 if known and cjson.decode(known).id == id then redis.call('DEL', job[3]) end
 redis.call('ZREM', P .. 'jobs', id)
 if job[2] then redis.call('ZREM', P .. 'jobs:' .. job[2], id) end

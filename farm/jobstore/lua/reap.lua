@@ -1,110 +1,110 @@
--- Take back what dead workers held, end what lasts too long or nobody wants any more, let delayed jobs line up, forget
--- dead workers.
--- Any process may, any number of times.
--- ARGV: hold (1: signs of life cannot be judged, Redis has just started, or its clock has leapt), most attempts, ttl_us,
--- silence_us (a dead worker's), render_us
--- Returns {taken back, 1 where there is more to do than one call may}
-local hold, most, ttl_us, silence_us = ARGV[1] == '1', tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+-- Take back what dead workers held, end what is overdue or abandoned, enqueue delayed jobs whose pause is over, and remove
+-- dead workers. Any process may do this, any number of times.
+-- ARGV: hold (1: heartbeats cannot be judged, Redis has just started or its clock has leapt), maximum of attempts, ttl_us,
+-- silence_us (after which a worker is dead), render_us
+-- Returns {taken back, 1 if there is more to do than one call may}
+local hold, max_attempts, ttl_us, silence_us = ARGV[1] == '1', tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local render_us = tonumber(ARGV[5])
 local AT_ONCE = 200
-local taken, more = 0, 0
+local taken_back, more = 0, 0
 
--- What is due in a set of ids by time; it is taken out.
-local function due(name)
-  local ids = redis.call('ZRANGEBYSCORE', P .. name, '-inf', whole(now()), 'LIMIT', 0, AT_ONCE)
+-- Remove and return the ids that are due in a set ordered by time.
+local function pop_due(name)
+  local ids = redis.call('ZRANGEBYSCORE', P .. name, '-inf', integer(now()), 'LIMIT', 0, AT_ONCE)
   if #ids == AT_ONCE then more = 1 end
   if #ids > 0 then redis.call('ZREM', P .. name, unpack(ids)) end
   return ids
 end
 
--- Nothing lies further ahead than it can: were the clock set back, a dead worker's lease would last as long as that was.
-local function shorten(name, most_us)
-  local latest = whole(now() + most_us)
+-- Bound how far ahead a deadline lies: if the clock was set back, a dead worker's lease would last that much longer.
+local function shorten(name, max_us)
+  local latest = integer(now() + max_us)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. name, '(' .. latest, '+inf', 'LIMIT', 0, AT_ONCE)) do
     redis.call('ZADD', P .. name, latest, id)
   end
 end
 
-for _, name in ipairs({'leases', 'preparing', 'suspects'}) do shorten(name, math.max(silence_us, 60 * SECOND_US)) end
+for _, name in ipairs({'leases', 'preparing', 'preparing_again'}) do shorten(name, math.max(silence_us, 60 * SECOND_US)) end
 shorten('workers', 0)
-shorten('render_by', render_us)
-shorten('letting_go', 2 * AGAIN_US)
-shorten('delayed', SECOND_US * 2 ^ most)
+shorten('render_deadline', render_us)
+shorten('abandon_deadline', 2 * RECONNECT_US)
+shorten('delayed', SECOND_US * 2 ^ max_attempts)
 
--- How a job ends whose worker died; nothing where it may be tried again. Nobody is charged for the crash of a batch.
-local function last_error(attempt, mates, once)
-  if once then return 'The worker died, and the job was not to be tried again.' end
-  if attempt >= most and mates == 0 then
-    return 'The job was started ' .. attempt .. ' times, and each time its worker died.'
+-- The error with which a job ends whose worker died; none if it may be tried again. The crash of a batch counts for none of
+-- its jobs.
+local function final_error(attempt, batch_peers, no_retry)
+  if no_retry then return 'The worker died, and the job must not be retried.' end
+  if attempt >= max_attempts and batch_peers == 0 then
+    return 'The job was started ' .. attempt .. ' times, and its worker died each time.'
   end
 end
 
-local function take_from_the_dead(id)
-  local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'mates', 'stopping', 'once')
+local function take_from_dead_worker(id)
+  local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'batch_peers', 'stop_code', 'no_retry')
   if job[1] ~= 'processing' then return end
   redis.call('HINCRBY', P .. 'totals', 'reaped', 1)
-  taken = taken + 1
-  local mates = tonumber(job[3])
-  local last = last_error(tonumber(job[2]), mates, job[5])
+  taken_back = taken_back + 1
+  local batch_peers = tonumber(job[3])
+  local error_text = final_error(tonumber(job[2]), batch_peers, job[5])
   if job[4] then
     finish_stopped(id, job[4], ttl_us)
-  elseif last then
-    finish(id, 'failed', {'code', 'attempts_exhausted', 'error', last}, ttl_us)
+  elseif error_text then
+    finish(id, 'failed', {'code', 'attempts_exhausted', 'error', error_text}, ttl_us)
   else
-    isolate(id, mates)
+    isolate(id, batch_peers)
     take_back(id, 0)
   end
 end
 
 if not hold then
-  for _, id in ipairs(due('leases')) do take_from_the_dead(id) end
+  for _, id in ipairs(pop_due('leases')) do take_from_dead_worker(id) end
 end
 
--- A start that lasts too long is over, whether or not its worker lives. Which job of a batch is to blame nobody knows: as after a
--- crash, those of several are alone from now on, uncharged.
-local function cut_short(id)
-  local job = redis.call('HMGET', job_key(id), 'state', 'mates', 'stopping')
+-- End a run that lasts too long, whether or not its worker lives. Which job of a batch is to blame is unknown: as after a
+-- crash, those of several are rendered alone from now on, and the attempt does not count.
+local function time_out(id)
+  local job = redis.call('HMGET', job_key(id), 'state', 'batch_peers', 'stop_code')
   if job[1] ~= 'processing' then return end
   redis.call('PUBLISH', P .. 'stop', id)
-  local mates = tonumber(job[2])
+  local batch_peers = tonumber(job[2])
   if job[3] then
     finish_stopped(id, job[3], ttl_us)
-  elseif mates == 0 then
+  elseif batch_peers == 0 then
     finish(id, 'failed', {'code', 'render_timeout', 'error', 'Rendering took longer than this farm allows.'}, ttl_us)
   else
-    isolate(id, mates)
+    isolate(id, batch_peers)
     drop_fence(id)
     take_back(id, 0)
   end
 end
 
-for _, id in ipairs(due('render_by')) do
-  -- A start that a leap of the clock made long is given its whole time again.
-  if hold then redis.call('ZADD', P .. 'render_by', whole(now() + render_us), id) else cut_short(id) end
+for _, id in ipairs(pop_due('render_deadline')) do
+  -- A run that only a leap of the clock made long gets its whole time again.
+  if hold then redis.call('ZADD', P .. 'render_deadline', integer(now() + render_us), id) else time_out(id) end
 end
 
-for _, id in ipairs(due('start_by')) do
+for _, id in ipairs(pop_due('start_deadline')) do
   if redis.call('HGET', job_key(id), 'state') == 'created' then finish_late(id, ttl_us) end
 end
 
--- Nobody asked again for what its caller left: it ends, if it has not.
-local function give_up(id)
-  local direct = redis.call('HGET', job_key(id), 'direct')
-  if direct then let_go(id, direct) end
+-- End a job whose client did not reconnect, if it has not ended.
+local function abandon(id)
+  local direct = redis.call('HGET', job_key(id), 'direct_key')
+  if direct then forget_direct_call(id, direct) end
   stop(id, 'client_disconnected', ttl_us)
 end
 
 if not hold then
-  for _, id in ipairs(due('letting_go')) do give_up(id) end
+  for _, id in ipairs(pop_due('abandon_deadline')) do abandon(id) end
 end
 
-for _, id in ipairs(due('delayed')) do
-  if redis.call('HGET', job_key(id), 'state') == 'created' then line_up_again(id) end
+for _, id in ipairs(pop_due('delayed')) do
+  if redis.call('HGET', job_key(id), 'state') == 'created' then enqueue_at_front(id) end
 end
 
-for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. 'workers', '-inf', whole(now() - silence_us), 'LIMIT', 0, 50)) do
-  for _, model in ipairs(redis.call('HKEYS', P .. 'models')) do redis.call('SREM', P .. 'idle:' .. model, worker) end
-  redis.call('DEL', P .. 'worker:' .. worker, P .. 'shares:' .. worker)
+for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. 'workers', '-inf', integer(now() - silence_us), 'LIMIT', 0, 50)) do
+  for _, model in ipairs(redis.call('HKEYS', P .. 'models')) do redis.call('SREM', P .. 'idle_workers:' .. model, worker) end
+  redis.call('DEL', P .. 'worker:' .. worker, P .. 'worker_vfinish:' .. worker)
   redis.call('ZREM', P .. 'workers', worker)
 end
-return {taken, more}
+return {taken_back, more}

@@ -1,20 +1,20 @@
--- Try a delivery again now, from the beginning of its schedule, whatever has become of its job since.
+-- Attempt a delivery again now, from the beginning of its schedule, whatever state its job is in by now.
 -- ARGV: id
--- Returns 1, or 0 where there is none
+-- Returns 1, or 0 if there is no such delivery
 local key = P .. 'delivery:' .. ARGV[1]
 local delivery = redis.call('HMGET', key, 'caller', 'receiver', 'state')
 if not delivery[1] then return 0 end
-local line = line_of(delivery[1], delivery[2])
-redis.call('HSET', key, 'by_hand', 1)
--- Under way already: once more if that does not arrive.
-if delivery[3] == 'waiting' and redis.call('ZSCORE', P .. 'posting:' .. line, ARGV[1]) then
-  redis.call('HSET', key, 'again', 1)
+local queue = delivery_queue(delivery[1], delivery[2])
+redis.call('HSET', key, 'is_manual', 1)
+-- An attempt is under way: once more if that one fails.
+if delivery[3] == 'waiting' and redis.call('ZSCORE', P .. 'delivery_leases:' .. queue, ARGV[1]) then
+  redis.call('HSET', key, 'attempt_again', 1)
   return 1
 end
 if delivery[3] ~= 'waiting' then
   redis.call('HINCRBY', P .. 'totals', 'deliveries:waiting', 1)
   redis.call('HSET', key, 'state', 'waiting')
 end
-redis.call('HSET', key, 'tries', 0)
-deliver_at(ARGV[1], line, now())
+redis.call('HSET', key, 'attempts_made', 0)
+schedule_delivery(ARGV[1], queue, now())
 return 1

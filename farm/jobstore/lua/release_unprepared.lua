@@ -1,17 +1,17 @@
--- A preparer that drains hands a job back: to the front, and the take does not count.
+-- A preparer that drains hands a job back: to the front, and the attempt does not count.
 -- ARGV: id
--- Returns 1, or 0 where no preparer has it
+-- Returns 1, or 0 if no preparer has it
 local id = ARGV[1]
-local job = redis.call('HMGET', job_key(id), 'lane', 'model', 'created_us')
-local was_lost = redis.call('ZSCORE', P .. 'suspects', id)
+local job = redis.call('HMGET', job_key(id), 'queue', 'model', 'created_us')
+local was_lost = redis.call('ZSCORE', P .. 'preparing_again', id)
 if not was_lost and not redis.call('ZSCORE', P .. 'preparing', id) then return 0 end
 
-redis.call('HINCRBY', job_key(id), 'takes', -1)
+redis.call('HINCRBY', job_key(id), 'preparation_attempts', -1)
 if was_lost then
-  redis.call('ZADD', P .. 'suspects', whole(now()), id)
+  redis.call('ZADD', P .. 'preparing_again', integer(now()), id)
 else
-  step_out(id, job[1])
-  stand_in_line(id, front_turn(), job[1], job[2], job[3])
+  take_from_queue(id, job[1])
+  enqueue(id, front_vstart(), job[1], job[2], job[3])
 end
 redis.call('PUBLISH', P .. 'unprepared', '')
 return 1

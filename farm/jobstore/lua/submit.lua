@@ -1,79 +1,77 @@
 -- Accept a job.
--- ARGV: id, queue_limit, Idempotency-Key (or none), digest of the body, direct call that waits for it (or none), whether
+-- ARGV: id, queue limit, Idempotency-Key (or none), digest of the body, direct call that waits for it (or none), whether
 -- that was sent before (0 | 1), time within which it must be started (us; 0: any), submits a minute, images a day (of
--- all limits 0: none), then what the record is to hold: name, value, name, value, …
--- A record with `retry_of` repeats that job, which must have failed, and which is repeated once only ('unknown': there is
+-- all limits 0: none), then the record: name, value, name, value, …
+-- A record with `retry_of` repeats that job, which must have failed, and which is repeated only once ('unknown': there is
 -- nothing to repeat).
--- Returns {'accepted' | 'repeated' | 'conflict' | 'unknown' | 'full' | 'too_fast' | 'day_used_up', id, idle workers, then what the
--- caller has used up of its limits: until when it is within its rate again (us from now), images of today, until when
--- that is (us from now)}
-local id, limit, key, digest, call, is_resent = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5], ARGV[6] == '1'
+-- Returns {'accepted' | 'repeated' | 'conflict' | 'unknown' | 'full' | 'too_fast' | 'day_used_up', id, idle workers, then the
+-- caller's usage: until when it is within its rate again (us from now), images of today, until when that is (us from now)}
+local id, limit, idempotency_key, digest, call, is_resent = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5], ARGV[6] == '1'
 local start_within_us = tonumber(ARGV[7])
-local rate, most_images = tonumber(ARGV[8]), tonumber(ARGV[9])
+local rate, max_images = tonumber(ARGV[8]), tonumber(ARGV[9])
 local FIRST_FIELD = 10
-local order = {}
-for i = FIRST_FIELD, #ARGV, 2 do order[ARGV[i]] = ARGV[i + 1] end
-local caller, lane = order.caller, order.lane
+local fields = {}
+for i = FIRST_FIELD, #ARGV, 2 do fields[ARGV[i]] = ARGV[i + 1] end
+local caller, queue = fields.caller, fields.queue
 
-local function idle() return is_paused() and 0 or redis.call('SCARD', P .. 'idle:' .. order.model) end
+local function idle_workers() return is_paused() and 0 or redis.call('SCARD', P .. 'idle_workers:' .. fields.model) end
 
--- What the caller has used up of its limits by time. Whoever has none is not counted.
+-- The caller's usage of its limits by time. It is not counted for callers without such limits.
 local MINUTE_US = 60 * SECOND_US
-local time, is_counted = now(), rate > 0 or most_images > 0
+local time, is_counted = now(), rate > 0 or max_images > 0
 local today, pause_us = math.floor(time / DAY_US), rate > 0 and math.floor(MINUTE_US / rate) or 0
-local spent = is_counted and redis.call('HMGET', P .. 'spent:' .. caller, 'busy_until_us', 'day', 'images') or {}
-local busy_us = math.max(0, tonumber(spent[1] or 0) - time)
-local images = tonumber(spent[2] or 0) == today and tonumber(spent[3]) or 0
+local usage = is_counted and redis.call('HMGET', P .. 'usage:' .. caller, 'busy_until_us', 'day', 'images') or {}
+local busy_us = math.max(0, tonumber(usage[1] or 0) - time)
+local images = tonumber(usage[2] or 0) == today and tonumber(usage[3]) or 0
 
-local function spend()
-  local name = P .. 'spent:' .. caller
-  busy_us, images = busy_us + pause_us, images + tonumber(order.images)
-  redis.call('HSET', name, 'busy_until_us', whole(time + busy_us), 'day', today, 'images', images)
-  redis.call('PEXPIRE', name, DAY_US / 1000)
+local function count_usage()
+  local key = P .. 'usage:' .. caller
+  busy_us, images = busy_us + pause_us, images + tonumber(fields.images)
+  redis.call('HSET', key, 'busy_until_us', integer(time + busy_us), 'day', today, 'images', images)
+  redis.call('PEXPIRE', key, DAY_US / 1000)
 end
 
-local function answer(verdict, job, idle_workers)
-  return {verdict, job, idle_workers, busy_us, images, (today + 1) * DAY_US - time}
+local function answer(verdict, job, workers)
+  return {verdict, job, workers, busy_us, images, (today + 1) * DAY_US - time}
 end
 
 -- The same call again, because its answer was lost.
-if redis.call('EXISTS', job_key(id)) == 1 then return answer('accepted', id, idle()) end
+if redis.call('EXISTS', job_key(id)) == 1 then return answer('accepted', id, idle_workers()) end
 
-if order.retry_of then
-  local failed = redis.call('HMGET', job_key(order.retry_of), 'state', 'retried_as')
+if fields.retry_of then
+  local failed = redis.call('HMGET', job_key(fields.retry_of), 'state', 'retried_as')
   if failed[2] and redis.call('EXISTS', job_key(failed[2])) == 1 then return answer('repeated', failed[2], 0) end
   if failed[1] ~= 'failed' then return answer('unknown', '', 0) end
 end
 
-local idempotency = P .. 'idempotency:' .. caller .. ':' .. key
-if key ~= '' then
-  local known = redis.call('GET', idempotency)
+local idempotency_record = P .. 'idempotency:' .. caller .. ':' .. idempotency_key
+if idempotency_key ~= '' then
+  local known = redis.call('GET', idempotency_record)
   if known then
     local first = cjson.decode(known)
     return answer(first.digest == digest and 'repeated' or 'conflict', first.id, 0)
   end
 end
 
--- The job of an equal direct call with which this one goes on: nobody waits for it any more, or this one is that call,
--- sent again.
+-- The job of an equal direct call with which this one goes on: no call waits for it, or this one is that call, sent again.
 local function find_equal(direct)
-  local left = redis.call('ZREVRANGEBYSCORE', direct, whole(now()), '(0', 'LIMIT', 0, 1)[1]
-  return left or is_resent and redis.call('ZREVRANGE', direct, 0, 0)[1]
+  local abandoned = redis.call('ZREVRANGEBYSCORE', direct, integer(now()), '(0', 'LIMIT', 0, 1)[1]
+  return abandoned or is_resent and redis.call('ZREVRANGE', direct, 0, 0)[1]
 end
 
 local function join(direct, equal)
-  redis.call('SET', P .. 'joined:' .. call, equal, 'PX', 60000)
-  redis.call('SADD', P .. 'calls:' .. equal, call)
+  redis.call('SET', P .. 'joined_job:' .. call, equal, 'PX', 60000)
+  redis.call('SADD', P .. 'waiting_calls:' .. equal, call)
   if redis.call('HGET', job_key(equal), 'state') == 'completed' then
     redis.call('ZADD', direct, -1, equal)
   else
-    hold_call(equal, direct)
+    record_heartbeat(equal, direct)
   end
 end
 
--- With an Idempotency-Key the caller has said how it asks again.
-local direct = call ~= '' and key == '' and P .. 'direct:' .. caller .. ':' .. digest
-local joined = direct and redis.call('GET', P .. 'joined:' .. call)
+-- A caller with an Idempotency-Key has said how it asks again.
+local direct = call ~= '' and idempotency_key == '' and P .. 'direct_calls:' .. caller .. ':' .. digest
+local joined = direct and redis.call('GET', P .. 'joined_job:' .. call)
 if joined then return answer('repeated', joined, 0) end
 local equal = direct and find_equal(direct)
 if equal then
@@ -84,34 +82,36 @@ end
 local waiting_jobs = tonumber(redis.call('HGET', P .. 'waiting_count', caller) or 0)
 if limit > 0 and waiting_jobs >= limit then return answer('full', '', 0) end
 if busy_us + pause_us > MINUTE_US then return answer('too_fast', '', 0) end
-if most_images > 0 and images + tonumber(order.images) > most_images then return answer('day_used_up', '', 0) end
-if is_counted then spend() end
+if max_images > 0 and images + tonumber(fields.images) > max_images then return answer('day_used_up', '', 0) end
+if is_counted then count_usage() end
 
-local turn = next_turn(lane, caller, tonumber(order.cost))
-redis.call('HSET', job_key(id), 'state', 'created', 'sequence', 1, 'attempt', 0, 'fence', 0, 'step', 0, 'turn', turn,
-  'created_us', whole(time), unpack(ARGV, FIRST_FIELD))
-if key ~= '' then
-  redis.call('HSET', job_key(id), 'idempotency', idempotency)
-  redis.call('SET', idempotency, cjson.encode({id = id, digest = digest}))
+local vstart = next_vstart(queue, caller, tonumber(fields.cost))
+redis.call('HSET', job_key(id), 'state', 'created', 'sequence', 1, 'attempt', 0, 'fence', 0, 'step', 0, 'vstart', vstart,
+  'created_us', integer(time), unpack(ARGV, FIRST_FIELD))
+if idempotency_key ~= '' then
+  redis.call('HSET', job_key(id), 'idempotency_key', idempotency_record)
+  redis.call('SET', idempotency_record, cjson.encode({id = id, digest = digest}))
 end
 if direct then
-  redis.call('HSET', job_key(id), 'direct', direct)
-  redis.call('SADD', P .. 'calls:' .. id, call)
-  hold_call(id, direct)
+  redis.call('HSET', job_key(id), 'direct_key', direct)
+  redis.call('SADD', P .. 'waiting_calls:' .. id, call)
+  record_heartbeat(id, direct)
 end
-if order.retry_of then redis.call('HSET', job_key(order.retry_of), 'retried_as', id) end
-if order.hint and not is_unprepared(lane) then leave_to_preferred(id) end
+if fields.retry_of then redis.call('HSET', job_key(fields.retry_of), 'retried_as', id) end
+if fields.affinity and not is_unprepared(queue) then reserve_for_preferred_worker(id) end
 if start_within_us > 0 then
-  redis.call('HSET', job_key(id), 'start_by_us', whole(time + start_within_us))
-  redis.call('ZADD', P .. 'start_by', whole(time + start_within_us), id)
+  redis.call('HSET', job_key(id), 'start_deadline_us', integer(time + start_within_us))
+  redis.call('ZADD', P .. 'start_deadline', integer(time + start_within_us), id)
 end
-redis.call('ZADD', P .. 'jobs', whole(time), id)
-redis.call('ZADD', P .. 'jobs:' .. caller, whole(time), id)
+redis.call('ZADD', P .. 'jobs', integer(time), id)
+redis.call('ZADD', P .. 'jobs:' .. caller, integer(time), id)
 redis.call('HINCRBY', P .. 'waiting_count', caller, 1)
 redis.call('HINCRBY', P .. 'totals', 'jobs:created:', 1)
-stand_in_line(id, turn, lane, order.model, whole(time))
-if not order.solo and not is_unprepared(lane) then redis.call('ZADD', mates_key(order.batch_key, order.priority), turn, id) end
-announce(id, 'created', 1)
-if not is_unprepared(lane) then return answer('accepted', id, idle()) end
+enqueue(id, vstart, queue, fields.model, integer(time))
+if not fields.render_alone and not is_unprepared(queue) then
+  redis.call('ZADD', batch_candidates_key(fields.batch_key, fields.priority), vstart, id)
+end
+publish_state(id, 'created', 1)
+if not is_unprepared(queue) then return answer('accepted', id, idle_workers()) end
 redis.call('PUBLISH', P .. 'unprepared', '')
 return answer('accepted', id, 0)

@@ -31,8 +31,8 @@ def test_a_delivery_shows_what_was_told_to_whom_and_every_try(api: FlaskClient, 
         Attempt(1_700_000_005_000_000, 15.0, error="slow"),
     ]
     for attempt, pause in zip(tries, (0, 60), strict=True):
-        (due,) = farm.deliveries.take(1, lease_seconds=60)
-        farm.deliveries.end(due, Outcome.WAITING, attempt, pause_seconds=pause)
+        (due,) = farm.deliveries.claim(1, lease_seconds=60)
+        farm.deliveries.finish(due, Outcome.WAITING, attempt, pause_seconds=pause)
 
     (shown,) = deliveries(api)
     assert shown == api.get(f"/farm/v1/deliveries/{job_id}-1").get_json()
@@ -76,13 +76,13 @@ def test_callers_see_their_own_deliveries_only(
 
 def test_a_delivery_is_repeated_by_hand(api: FlaskClient, farm: Farm) -> None:
     name = f"{submit(api, webhook_url=HOOK)}-1"
-    farm.deliveries.end(farm.deliveries.take(1, lease_seconds=60)[0], Outcome.FAILED, Attempt(1, 1.0, 410))
-    assert farm.deliveries.take(1, lease_seconds=60) == []
+    farm.deliveries.finish(farm.deliveries.claim(1, lease_seconds=60)[0], Outcome.FAILED, Attempt(1, 1.0, 410))
+    assert farm.deliveries.claim(1, lease_seconds=60) == []
 
     response = api.post(f"/farm/v1/deliveries/{name}/redeliver")
 
     assert (response.status_code, response.get_json()["status"]) == (202, "waiting")
-    assert [due.id for due in farm.deliveries.take(1, lease_seconds=60)] == [name]
+    assert [due.id for due in farm.deliveries.claim(1, lease_seconds=60)] == [name]
 
 
 def test_a_receiver_can_be_tried(api: FlaskClient, farm: Farm) -> None:
@@ -90,7 +90,7 @@ def test_a_receiver_can_be_tried(api: FlaskClient, farm: Farm) -> None:
 
     shown = response.get_json()
     assert (response.status_code, shown["event"], shown["job"]) == (202, "test", None)
-    (due,) = farm.deliveries.take(1, lease_seconds=60)
+    (due,) = farm.deliveries.claim(1, lease_seconds=60)
     assert (due.id, due.url) == (shown["id"], HOOK)
 
 

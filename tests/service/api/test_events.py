@@ -162,7 +162,7 @@ def test_a_change_is_heard_at_once(api: FlaskClient, farm: Farm, monkeypatch: py
     job_id = submit(api)
     events = stream(api, of(job_id))
     next(events)
-    wait_for(lambda: farm.redis.pubsub_numsub(redis_keys.changes(job_id))[0][1] > 0)
+    wait_for(lambda: farm.redis.pubsub_numsub(redis_keys.changes_channel(job_id))[0][1] > 0)
 
     farm.store.cancel(job_id)
 

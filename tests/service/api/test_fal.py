@@ -478,7 +478,7 @@ def test_a_result_is_gone_when_its_lifecycle_is_over(api: FlaskClient, farm: Far
     finish(farm, jobs.take_one(farm.store))
     assert api.get(path).status_code == 200
 
-    wait_for(lambda: farm.store.expired(10) == [request_id(path)])
+    wait_for(lambda: farm.store.claim_expired(10) == [request_id(path)])
 
 
 @pytest.mark.parametrize("path", ["/fal/queue/fal-ai/flux/requests/x/status", FAL_QUEUE, FAL_RUN, "/fal/queue/x"])

@@ -907,7 +907,7 @@ def test_one_caller_cannot_fill_the_job_store_with_tickets(
 
     assert set(farm.redis.keys("srpo:upload:*")) == before
     assert keyed.post(INITIATE, json={}, headers=bob).status_code == 200
-    assert all(0 < farm.redis.ttl(name) <= 3600 for name in farm.redis.keys("srpo:uploads_begun:*"))
+    assert all(0 < farm.redis.ttl(name) <= 3600 for name in farm.redis.keys("srpo:uploads_started:*"))
 
 
 def test_the_type_of_a_file_is_no_long_text(api: FlaskClient, stored: Callable[[], set[str]]) -> None:

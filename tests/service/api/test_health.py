@@ -76,8 +76,8 @@ def test_metrics_count_what_became_of_deliveries(api: FlaskClient, farm: Farm) -
     for _ in range(3):
         submit(api, webhook_url="https://hook.example/", webhook_events=["job.created"])
     for outcome in (Outcome.DELIVERED, Outcome.FAILED):
-        (due,) = farm.deliveries.take(1, lease_seconds=60)
-        farm.deliveries.end(due, outcome, Attempt(1, 1.0, 200))
+        (due,) = farm.deliveries.claim(1, lease_seconds=60)
+        farm.deliveries.finish(due, outcome, Attempt(1, 1.0, 200))
 
     found = Samples(api)
 

@@ -97,7 +97,7 @@ def only_job(farm: Farm) -> Job:
 
 
 def is_abandoned(farm: Farm, job: Job) -> bool:
-    direct = f"{redis_keys.PREFIX}direct:{job.caller}:*"
+    direct = f"{redis_keys.PREFIX}direct_calls:{job.caller}:*"
     left_at_us = [farm.redis.zscore(name, job.id) for name in farm.redis.scan_iter(direct)]
     return any(0 < (at_us or 0) <= farm.stats.now_us() for at_us in left_at_us)
 
@@ -154,7 +154,7 @@ def test_who_hangs_up_just_at_the_end_may_ask_again(farm: Farm, calls: Calls, mo
     monkeypatch.setattr("farm.service._LOOK_SECONDS", 60)  # only the end is heard of
     call = calls.make(FAL_RUN)
     job = only_job(farm)
-    wait_for(lambda: farm.redis.pubsub_numsub(redis_keys.changes(job.id))[0][1] > 0, what="a call that listens")
+    wait_for(lambda: farm.redis.pubsub_numsub(redis_keys.changes_channel(job.id))[0][1] > 0, what="a call that listens")
     call.hang_up()
     complete(farm, jobs.take_one(farm.store))
     call.answer.result(timeout=10)
@@ -188,7 +188,7 @@ def test_a_call_that_its_client_marks_as_sent_again_is_the_same(farm: Farm, call
     first = calls.make(OPENAI, x_stainless_retry_count="0")
     job = only_job(farm)
     second = calls.make(OPENAI, x_stainless_retry_count="1")
-    waiting = f"{redis_keys.PREFIX}calls:{job.id}"
+    waiting = f"{redis_keys.PREFIX}waiting_calls:{job.id}"
     wait_for(lambda: farm.redis.scard(waiting) == 2, what="two calls that wait for one job")
 
     first.hang_up()
@@ -221,12 +221,12 @@ def test_a_call_shows_that_it_waits(farm: Farm, calls: Calls) -> None:
         jobs.end_hold(farm.redis, job.id)
         wait_for(lambda: not is_abandoned(farm, job), what="a sign of life")
 
-    assert farm.redis.zscore(redis_keys.LETTING_GO, job.id)
+    assert farm.redis.zscore(redis_keys.ABANDON_DEADLINE, job.id)
 
 
 def test_a_call_that_was_answered_shows_none(farm: Farm, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[str, ...]] = []
-    monkeypatch.setattr(farm.store, "hold_calls", lambda held: told.append(tuple(sorted(job for job, _ in held))))
+    monkeypatch.setattr(farm.store, "call_heartbeat", lambda held: told.append(tuple(sorted(job for job, _ in held))))
     quick, slow = calls.make(FAL_RUN), calls.make(FAL_RUN)
     wait_for(lambda: len(known(farm)) == 2, what="two jobs")
     both = tuple(sorted(job.id for job in known(farm)))
@@ -246,17 +246,19 @@ def test_who_was_told_to_come_back_is_not_given_up_though_redis_was_away(
     farm.store.renew("w", FACTS, [])
     hasty = replace(farm, settings=Settings(hold_seconds=0.05))
     api = create_app(hasty, base=BASE, with_keys=False, most_streams=1, most_held=1).test_client()
-    let_be, away = farm.store.let_be, threading.Event()
+    keep_after_call, away = farm.store.keep_after_call, threading.Event()
 
     def listen(job_id: str, call: str) -> None:
         if not away.is_set():
             away.set()
             raise StoreUnavailable
-        let_be(job_id, call)
+        keep_after_call(job_id, call)
 
-    monkeypatch.setattr(farm.store, "let_be", listen)
+    monkeypatch.setattr(farm.store, "keep_after_call", listen)
     api.post(FAL_RUN, json=BODIES[FAL_RUN])
     job = only_job(farm)
 
-    wait_for(lambda: farm.redis.zscore(redis_keys.LETTING_GO, job.id) is None, what="the job store's having heard")
+    wait_for(
+        lambda: farm.redis.zscore(redis_keys.ABANDON_DEADLINE, job.id) is None, what="the job store's having heard"
+    )
     assert away.is_set()

@@ -411,7 +411,7 @@ def test_a_call_that_was_marked_as_sent_before_goes_on_with_the_same_job(
         first = pool.submit(api.application.test_client().post, GENERATIONS, json=body)
         job = take(farm)
         second = pool.submit(api.application.test_client().post, GENERATIONS, json=body, headers=again)
-        wait_for(lambda: farm.redis.scard(f"srpo:calls:{job.id}") == 2)
+        wait_for(lambda: farm.redis.scard(f"srpo:waiting_calls:{job.id}") == 2)
         third = call_while(
             lambda: finish(farm, take(farm)),
             lambda: api.post(GENERATIONS, json=body, headers={"X-Stainless-Retry-Count": "0"}),

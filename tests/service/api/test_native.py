@@ -132,9 +132,9 @@ def test_what_is_to_be_prepared_shows_created_and_is_not_rendered(every: FlaskCl
 
 def test_a_prepared_job_shows_both_prompts(every: FlaskClient, farm: Farm) -> None:
     job_id = begin(every, "srpo", enhance_prompt=True).get_json()["id"]
-    (job,) = farm.store.take_unprepared(1, 60)
+    (job,) = farm.store.claim_unprepared(1, 60)
     better = {"prompt": "a red fox in fresh snow", "original_prompt": "a red fox", "enhance": False, "notes": ("so",)}
-    assert farm.store.prepared(job_id, job.request.model_copy(update=better))
+    assert farm.store.finish_preparation(job_id, job.request.model_copy(update=better))
 
     view = every.get(f"/farm/v1/jobs/{job_id}").get_json()
 
@@ -502,7 +502,7 @@ def test_a_worker_is_told_to_drain(api: FlaskClient, farm: Farm) -> None:
     response = api.post("/farm/v1/workers/w/drain")
 
     assert (response.status_code, response.get_json()) == (202, {"id": "w", "draining": True})
-    assert farm.store.is_to_drain("w")
+    assert farm.store.is_draining("w")
     problem(api.post("/farm/v1/workers/nobody/drain"), 404)
 
 
@@ -513,5 +513,5 @@ def test_operators_have_an_admin_key(
     refused = problem(keyed.post(f"/farm/v1/{path}", headers=ada), 403)
 
     assert "admin" in refused["detail"]
-    assert (farm.stats.is_paused(), farm.store.is_to_drain("w")) == (False, False)
+    assert (farm.stats.is_paused(), farm.store.is_draining("w")) == (False, False)
     assert keyed.post(f"/farm/v1/{path}", headers=admin).status_code in (200, 202)

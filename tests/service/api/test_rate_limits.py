@@ -39,7 +39,7 @@ from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import BASE, FACTS, new_job
 from tests.service.jobstore.redis_commands import cost_of
 
-SPENT = redis_keys.spent("ada")
+SPENT = redis_keys.usage("ada")
 
 
 @pytest.fixture(autouse=True)

@@ -533,8 +533,8 @@ def test_a_prompt_is_to_be_enhanced_before_it_is_rendered(api: FlaskClient, farm
 
 def test_an_image_that_was_not_reached_is_a_failed_prediction(images: FlaskClient, farm: Farm) -> None:
     job_id = transform(images).get_json()["data"]["id"]
-    farm.store.take_unprepared(1, 60)
-    assert farm.store.refuse(job_id, "file_download_error", "image: nobody answers there")
+    farm.store.claim_unprepared(1, 60)
+    assert farm.store.fail_preparation(job_id, "file_download_error", "image: nobody answers there")
 
     response = images.get(f"{LIST}/{job_id}/result")
 

@@ -39,7 +39,7 @@ STRANGER = "https://images.example/fox.png?size=large"
 @pytest.fixture(autouse=True)
 def farm_that_is_reached(farm: Farm) -> None:
     farm.store.renew("w", FACTS, [])
-    farm.redis.set(redis_keys.BASE, BASE)
+    farm.redis.set(redis_keys.PUBLIC_URL, BASE)
 
 
 def an_upload(*, seconds: float = 3600) -> str:
@@ -152,7 +152,7 @@ def test_a_file_of_the_farm_is_read_from_storage_however_it_is_reached(farm: Far
 
 
 def test_the_farm_may_have_a_private_address(farm: Farm) -> None:
-    farm.redis.set(redis_keys.BASE, "http://127.0.0.1:8000")
+    farm.redis.set(redis_keys.PUBLIC_URL, "http://127.0.0.1:8000")
     key = an_upload()
     farm.storage.put(key, IMAGE)
 

@@ -12,7 +12,7 @@ from farm.domain.job import Claimed, Conditions, Job, NewJob, Order, Result, Sta
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect_to_listen
 from farm.jobstore.notifications import Listener
-from farm.jobstore.store import Held, JobStore, Terms
+from farm.jobstore.store import HeldJob, JobStore, Terms
 from tests.farms import wait_for
 from tests.unit.dialects.samples import a_request, a_result
 
@@ -84,8 +84,8 @@ def result(job: Claimed) -> Result:
     return a_result(job.id, images=job.request.images)
 
 
-def held(job: Claimed, step: int = 0) -> Held:
-    return Held(job.id, job.fence, step)
+def held(job: Claimed, step: int = 0) -> HeldJob:
+    return HeldJob(job.id, job.fence, step)
 
 
 def end_lease(client: redis.Redis, *job_ids: str) -> None:
@@ -108,8 +108,8 @@ def lose(client: redis.Redis, store: JobStore, *job_ids: str) -> int:
 
 def end_start(client: redis.Redis, job_id: str) -> None:
     """Let the time be over within which this job must be started."""
-    client.hset(redis_keys.job(job_id), "start_by_us", 1)
-    client.zadd(redis_keys.START_BY, {job_id: 1}, xx=True)
+    client.hset(redis_keys.job(job_id), "start_deadline_us", 1)
+    client.zadd(redis_keys.START_DEADLINE, {job_id: 1}, xx=True)
 
 
 def now(client: redis.Redis) -> float:
@@ -122,7 +122,7 @@ def hear_shouts(redis_url: str) -> list[str]:
     """What workers are told from now on: nothing, when the listener has joined; then each job that must stop."""
     told: list[str] = []
     listener = Listener(connect_to_listen(redis_url), lambda _channel, text: told.append(text))
-    listener.ask_for(redis_keys.STOP)
+    listener.subscribe(redis_keys.STOP_CHANNEL)
     listener.start()
     wait_for(lambda: told == [""], what="the listener's joining")
     return told
@@ -132,22 +132,22 @@ def end_preparation(client: redis.Redis, *job_ids: str) -> None:
     """Let the preparers' leases of these jobs run out now."""
     for job_id in job_ids:
         client.zadd(redis_keys.PREPARING, {job_id: 0}, xx=True)
-        client.zadd(redis_keys.SUSPECTS, {job_id: 0}, xx=True)
+        client.zadd(redis_keys.PREPARING_AGAIN, {job_id: 0}, xx=True)
 
 
 def end_waiting_for_callers(client: redis.Redis) -> None:
     """Let the time be over within which a direct call may be asked for again; whoever waits for its job still does."""
     seconds, _ = client.time()
-    for job_id in cast(list[str], client.zrange(redis_keys.LETTING_GO, 0, -1)):
-        held_until_us = client.zscore(str(client.hget(redis_keys.job(job_id), "direct")), job_id)
+    for job_id in cast(list[str], client.zrange(redis_keys.ABANDON_DEADLINE, 0, -1)):
+        held_until_us = client.zscore(str(client.hget(redis_keys.job(job_id), "direct_key")), job_id)
         if held_until_us is None or held_until_us < (seconds + 1) * 1_000_000:
-            client.zadd(redis_keys.LETTING_GO, {job_id: 0})
+            client.zadd(redis_keys.ABANDON_DEADLINE, {job_id: 0})
 
 
 def end_hold(client: redis.Redis, job_id: str) -> None:
     """Let the API be dead in which somebody waited for this job: its last sign of life is long ago."""
-    client.zadd(str(client.hget(redis_keys.job(job_id), "direct")), {job_id: 1})
-    client.zadd(redis_keys.LETTING_GO, {job_id: 0})
+    client.zadd(str(client.hget(redis_keys.job(job_id), "direct_key")), {job_id: 1})
+    client.zadd(redis_keys.ABANDON_DEADLINE, {job_id: 0})
 
 
 def outbox(client: redis.Redis) -> list[str]:

@@ -39,7 +39,7 @@ class SteppedScripts(Scripts):
 
 def _with_clock(text: str) -> str:
     own, given = "redis.call('TIME')", f"redis.call('MGET', '{_SECONDS}', '{_MICROSECONDS}')"
-    assert text.count(own) == 1, "the scripts read the time in one place"
+    assert text.count(own) <= 1, "the scripts read the time in one place"
     return text.replace(own, given)
 
 

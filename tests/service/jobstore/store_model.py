@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from farm.domain.catalogue import BATCH_IMAGES
 from farm.domain.job import NewJob, State
 from farm.domain.request import Request
-from farm.jobstore.record import blank, fields_of
+from farm.jobstore.record import fields_of, redacted
 from farm.jobstore.redis_keys import PREFIX
-from farm.jobstore.store import MOST_TAKES, Held, Retry, Terms
+from farm.jobstore.store import MAX_PREPARATION_ATTEMPTS, HeldJob, Retry, Terms
 from tests.service.jobstore.stepped_clock import Content
 
 SECOND = 1_000_000
 #: For so long a direct call is believed to wait after a sign of life of its API, and may be asked for again after that.
-HOLD = 3 * SECOND
-AGAIN = 30 * SECOND
+CALL_TIMEOUT = 3 * SECOND
+RECONNECT = 30 * SECOND
 #: For so long a job is left to the worker that its hint prefers, and that worker is remembered.
-HINT = SECOND
+AFFINITY = SECOND
 #: How long what was sent inline is kept, and how long a removal has to come about.
 HOUR = 3600 * SECOND
 REMOVAL = 60 * SECOND
@@ -39,25 +39,25 @@ def us(seconds: float) -> int:
 
 @dataclass
 class Entry:
-    """A job as it should stand. `place` is the one set that it is in, and `score` what it is sorted by there."""
+    """A job as it should stand. `index` is the one set that it is in, and `score` what it is sorted by there."""
 
     new: NewJob
     request: Request
-    lane: str
+    queue: str
     cost: float
-    turn: float
+    vstart: float
     created: int
-    place: str = "waiting"
+    index: str = "waiting"
     score: float = 0
     state: State = State.CREATED
     sequence: int = 1
     attempt: int = 0
     fence: int = 0
     step: int = 0
-    solo: bool = False
-    start_by: int | None = None
-    render_by: int = 0
-    stopping: str = ""
+    render_alone: bool = False
+    start_deadline: int | None = None
+    render_deadline: int = 0
+    stop_code: str = ""
     code: str = ""
     direct: str = ""
     #: What the record has from a certain moment on.
@@ -73,39 +73,39 @@ class Entry:
 
     @property
     def is_unprepared(self) -> bool:
-        return self.lane.startswith("unprepared:")
+        return self.queue.startswith("unprepared:")
 
     @property
-    def mates(self) -> int:
-        return int(self.later["mates"])
+    def batch_peers(self) -> int:
+        return int(self.later["batch_peers"])
 
     @property
-    def once(self) -> bool:
+    def no_retry(self) -> bool:
         return not self.new.order.conditions.may_retry
 
     @property
-    def hint(self) -> str:
+    def affinity(self) -> str:
         return self.new.order.conditions.runner_hint
 
     def is_late(self, now: int) -> bool:
-        return self.start_by is not None and self.start_by <= now
+        return self.start_deadline is not None and self.start_deadline <= now
 
 
 @dataclass
-class Lane:
+class Queue:
     """Virtual time of a line of jobs, and of each caller in it: what it was accepted for, and what was claimed."""
 
-    clock: float = 0
-    asked: dict[str, float] = field(default_factory=dict)
-    given: dict[str, float] = field(default_factory=dict)
+    vclock: float = 0
+    accepted_vfinish: dict[str, float] = field(default_factory=dict)
+    claimed_vfinish: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class Worker:
-    present: float | None = None
-    shares: dict[str, float] = field(default_factory=dict)
+    vclock: float | None = None
+    vfinish: dict[str, float] = field(default_factory=dict)
     is_warm: bool = False
-    drains: bool = False
+    is_draining: bool = False
     nonce: str = ""
     answer: Content = field(default_factory=dict)
 
@@ -119,18 +119,18 @@ class Model:
         self.log: list[tuple[str, str, int]] = []
         self._terms = terms
         self._fence = 0
-        self._lanes: defaultdict[str, Lane] = defaultdict(Lane)
+        self._queues: defaultdict[str, Queue] = defaultdict(Queue)
         self._workers: dict[str, Worker] = {}
         self._seen: dict[str, int] = {}
         self._idle: defaultdict[str, set[str]] = defaultdict(set)
         self._models: set[str] = set()
         self._totals: Counter[str] = Counter()
         self._keys: dict[str, tuple[str, str]] = {}
-        self._directs: defaultdict[str, dict[str, float]] = defaultdict(dict)
-        self._calls: defaultdict[str, set[str]] = defaultdict(set)
-        self._joined: dict[str, str] = {}
-        self._letting_go: dict[str, int] = {}
-        self._hints: dict[tuple[str, str], str] = {}
+        self._direct_calls: defaultdict[str, dict[str, float]] = defaultdict(dict)
+        self._waiting_calls: defaultdict[str, set[str]] = defaultdict(set)
+        self._joined_jobs: dict[str, str] = {}
+        self._abandon_deadlines: dict[str, int] = {}
+        self._affinities: dict[tuple[str, str], str] = {}
         self.is_paused = False
 
     # What callers do
@@ -140,7 +140,7 @@ class Model:
         order = new.order
         key = f"{PREFIX}idempotency:{new.caller}:{order.idempotency_key}" if order.idempotency_key else ""
         call = order.call if order.body_digest else ""
-        direct = f"{PREFIX}direct:{new.caller}:{order.body_digest}" if call and not key else ""
+        direct = f"{PREFIX}direct_calls:{new.caller}:{order.body_digest}" if call and not key else ""
         if new.id in self.jobs:
             return "accepted", new.id, self._wanted(order.request.model)
         failed = self.jobs.get(new.retry_of)
@@ -151,8 +151,8 @@ class Model:
         if key in self._keys:
             known, digest = self._keys[key]
             return ("repeated", known, 0) if digest == order.body_digest else ("conflict", "", 0)
-        if direct and call in self._joined:
-            return "repeated", self._joined[call], 0
+        if direct and call in self._joined_jobs:
+            return "repeated", self._joined_jobs[call], 0
         if direct and (equal := self._equal(direct, is_resent=order.is_resent)):
             self._join(direct, equal, call)
             return "repeated", equal, 0
@@ -162,11 +162,11 @@ class Model:
         entry = self._accept(new)
         if key:
             self._keys[key] = new.id, order.body_digest
-            entry.later["idempotency"] = key
+            entry.later["idempotency_key"] = key
         if direct:
             entry.direct = direct
-            self._calls[new.id].add(call)
-            self._hold(new.id, direct)
+            self._waiting_calls[new.id].add(call)
+            self._record_heartbeat(new.id, direct)
         if failed:
             failed.later["retried_as"] = new.id
         return "accepted", new.id, 0 if entry.is_unprepared else self._wanted(order.request.model)
@@ -177,172 +177,174 @@ class Model:
 
     def _accept(self, new: NewJob) -> Entry:
         fields = fields_of(new)
-        lane, cost = str(fields["lane"]), float(fields["cost"])
+        queue, cost = str(fields["queue"]), float(fields["cost"])
         within = new.order.conditions.start_within
-        turn = self._next_turn(lane, new.caller, cost)
-        entry = Entry(new, new.order.request, lane, cost, turn, self.now, score=turn, solo="solo" in fields)
-        entry.start_by = self.now + us(within) if within else None
+        vstart = self._next_vstart(queue, new.caller, cost)
+        entry = Entry(
+            new, new.order.request, queue, cost, vstart, self.now, score=vstart, render_alone="render_alone" in fields
+        )
+        entry.start_deadline = self.now + us(within) if within else None
         self.jobs[new.id] = entry
         self._totals["jobs:created:"] += 1
-        self._tell(entry)
+        self._publish(entry)
         if not entry.is_unprepared:
-            self._leave_to_preferred(entry)
+            self._reserve_for_preferred_worker(entry)
         return entry
 
-    def _leave_to_preferred(self, entry: Entry) -> None:
-        if entry.hint:
-            entry.later["hint_until_us"] = self.now + HINT
+    def _reserve_for_preferred_worker(self, entry: Entry) -> None:
+        if entry.affinity:
+            entry.later["affinity_deadline_us"] = self.now + AFFINITY
 
     def cancel(self, job_id: str) -> str:
         return self._stop(job_id, "cancelled")
 
     def delete(self, job_id: str) -> bool:
-        return self._forget(job_id, is_wanted=True)
+        return self._forget(job_id, is_requested=True)
 
     def forget(self, job_id: str) -> bool:
-        return self._forget(job_id, is_wanted=False)
+        return self._forget(job_id, is_requested=False)
 
-    def expired(self, count: int) -> list[str]:
+    def claim_expired(self, count: int) -> list[str]:
         ids = [entry.id for entry in self._due("expiry")][:count]
         for job_id in ids:
             self.jobs[job_id].score = self.now + REMOVAL
         return ids
 
-    def _forget(self, job_id: str, *, is_wanted: bool) -> bool:
+    def _forget(self, job_id: str, *, is_requested: bool) -> bool:
         entry = self.jobs.get(job_id)
         if entry is None:
             return True
         if not entry.state.is_terminal:
             return False
         if entry.direct:
-            self._let_go(job_id, entry.direct)
-        key = entry.later.get("idempotency", "")
-        if is_wanted and self._keys.get(key, ("",))[0] == job_id:
+            self._forget_direct_call(job_id, entry.direct)
+        key = entry.later.get("idempotency_key", "")
+        if is_requested and self._keys.get(key, ("",))[0] == job_id:
             del self._keys[key]
         del self.jobs[job_id]
         return True
 
     # Direct calls
 
-    def abandon(self, job_id: str, call: str) -> bool:
+    def call_disconnected(self, job_id: str, call: str) -> bool:
         entry = self.jobs.get(job_id)
         if entry is None or not entry.direct:
             return False
-        has_waited = call in self._calls[job_id]
-        self._calls[job_id].discard(call)
-        if self._calls[job_id] or job_id not in self._directs[entry.direct]:
+        has_waited = call in self._waiting_calls[job_id]
+        self._waiting_calls[job_id].discard(call)
+        if self._waiting_calls[job_id] or job_id not in self._direct_calls[entry.direct]:
             return False
         if has_waited:
-            self._directs[entry.direct][job_id] = self.now
-            self._letting_go[job_id] = self.now + AGAIN
+            self._direct_calls[entry.direct][job_id] = self.now
+            self._abandon_deadlines[job_id] = self.now + RECONNECT
         return True
 
     def job_of(self, new: NewJob) -> str:
         """The job with which a direct call goes on."""
-        return self._joined.get(new.order.call, new.id)
+        return self._joined_jobs.get(new.order.call, new.id)
 
-    def hold_calls(self, calls: Iterable[tuple[str, str]]) -> None:
+    def call_heartbeat(self, calls: Iterable[tuple[str, str]]) -> None:
         for job_id, call in calls:
             entry = self.jobs.get(job_id)
-            waits = entry and not entry.state.is_terminal and call in self._calls[job_id]
-            if entry and waits and self._directs[entry.direct][job_id] != math.inf:
-                self._hold(job_id, entry.direct)
+            waits = entry and not entry.state.is_terminal and call in self._waiting_calls[job_id]
+            if entry and waits and self._direct_calls[entry.direct][job_id] != math.inf:
+                self._record_heartbeat(job_id, entry.direct)
 
-    def let_be(self, job_id: str, call: str) -> None:
-        self._calls[job_id].discard(call)
+    def keep_after_call(self, job_id: str, call: str) -> None:
+        self._waiting_calls[job_id].discard(call)
         entry = self.jobs.get(job_id)
-        if entry and not entry.state.is_terminal and job_id in self._directs[entry.direct]:
-            self._directs[entry.direct][job_id] = math.inf
-            self._letting_go.pop(job_id, None)
+        if entry and not entry.state.is_terminal and job_id in self._direct_calls[entry.direct]:
+            self._direct_calls[entry.direct][job_id] = math.inf
+            self._abandon_deadlines.pop(job_id, None)
 
     def _equal(self, direct: str, *, is_resent: bool) -> str:
         """The job of an equal call that nobody waits for any more; or any, for a call that is sent again."""
-        jobs = sorted((until, job_id) for job_id, until in self._directs[direct].items())
+        jobs = sorted((until, job_id) for job_id, until in self._direct_calls[direct].items())
         left = [job_id for until, job_id in jobs if 0 < until <= self.now]
         return left[-1] if left else jobs[-1][1] if jobs and is_resent else ""
 
     def _join(self, direct: str, equal: str, call: str) -> None:
-        self._joined[call] = equal
-        self._calls[equal].add(call)
+        self._joined_jobs[call] = equal
+        self._waiting_calls[equal].add(call)
         if self.jobs[equal].state is State.COMPLETED:
-            self._directs[direct][equal] = -1
+            self._direct_calls[direct][equal] = -1
         else:
-            self._hold(equal, direct)
+            self._record_heartbeat(equal, direct)
 
-    def _hold(self, job_id: str, direct: str) -> None:
-        self._directs[direct][job_id] = self.now + HOLD
-        self._letting_go[job_id] = self.now + HOLD + AGAIN
+    def _record_heartbeat(self, job_id: str, direct: str) -> None:
+        self._direct_calls[direct][job_id] = self.now + CALL_TIMEOUT
+        self._abandon_deadlines[job_id] = self.now + CALL_TIMEOUT + RECONNECT
 
-    def _let_go(self, job_id: str, direct: str) -> None:
-        self._directs[direct].pop(job_id, None)
-        self._calls.pop(job_id, None)
-        self._letting_go.pop(job_id, None)
+    def _forget_direct_call(self, job_id: str, direct: str) -> None:
+        self._direct_calls[direct].pop(job_id, None)
+        self._waiting_calls.pop(job_id, None)
+        self._abandon_deadlines.pop(job_id, None)
 
     # What preparers do
 
-    def take_unprepared(self, count: int, lease: float) -> list[str]:
+    def claim_unprepared(self, count: int, lease: float) -> list[str]:
         """A job that was lost, if none such is being prepared; then those whose turn it is."""
         taken: list[str] = []
         while len(taken) < count and (lost := self._first_lost()):
-            self._give(lost, "suspects", us(lease), taken)
-        for priority in self._priorities("preparations"):
-            lane = f"unprepared:{priority}"
-            while len(taken) < count and (line := self._line(lane)):
-                first = next((entry for entry in line[:LOOKED_AT] if self._has_room(entry.caller)), line[0])
-                self._advance(lane, first.score)
-                self._give(first, "preparing", us(lease), taken)
+            self._lease(lost, "preparing_again", us(lease), taken)
+        for priority in self._priority_order("preparations"):
+            queue = f"unprepared:{priority}"
+            while len(taken) < count and (queued := self._queued(queue)):
+                first = next((entry for entry in queued[:LOOKED_AT] if self._is_within_share(entry.caller)), queued[0])
+                self._advance_vclock(queue, first.score)
+                self._lease(first, "preparing", us(lease), taken)
         return taken
 
-    def _has_room(self, caller: str) -> bool:
+    def _is_within_share(self, caller: str) -> bool:
         """Whether a caller would have at most half of all places with one more."""
-        places = self._places()
-        return 2 * (places[caller] + 1) <= places.total() + 1
+        preparing = self._preparing_count()
+        return 2 * (preparing[caller] + 1) <= preparing.total() + 1
 
-    def _places(self) -> Counter[str]:
-        return Counter(entry.caller for entry in [*self._in_place("preparing"), *self._in_place("suspects")])
+    def _preparing_count(self) -> Counter[str]:
+        return Counter(entry.caller for entry in [*self._in_index("preparing"), *self._in_index("preparing_again")])
 
     def _first_lost(self) -> Entry | None:
-        suspects = self._in_place("suspects")
-        if any(entry.score > self.now for entry in suspects):
+        lost = self._in_index("preparing_again")
+        if any(entry.score > self.now for entry in lost):
             return None
-        return next(iter([*self._due("suspects"), *self._due("preparing")]), None)
+        return next(iter([*self._due("preparing_again"), *self._due("preparing")]), None)
 
-    def _give(self, entry: Entry, place: str, lease: int, taken: list[str]) -> None:
-        entry.later["takes"] = entry.later.get("takes", 0) + 1
-        if entry.later["takes"] > MOST_TAKES:
+    def _lease(self, entry: Entry, index: str, lease: int, taken: list[str]) -> None:
+        entry.later["preparation_attempts"] = entry.later.get("preparation_attempts", 0) + 1
+        if entry.later["preparation_attempts"] > MAX_PREPARATION_ATTEMPTS:
             self._finish_waiting(entry, "preparation_failed")
             return
-        entry.place, entry.score = place, self.now + lease
+        entry.index, entry.score = index, self.now + lease
         taken.append(entry.id)
 
-    def hold_unprepared(self, job_ids: Iterable[str], lease: float) -> None:
+    def renew_unprepared(self, job_ids: Iterable[str], lease: float) -> None:
         for job_id in job_ids:
-            if (entry := self.jobs.get(job_id)) and entry.place in ("preparing", "suspects"):
+            if (entry := self.jobs.get(job_id)) and entry.index in ("preparing", "preparing_again"):
                 entry.score = self.now + us(lease)
 
     def release_unprepared(self, job_id: str) -> None:
         entry = self.jobs.get(job_id)
-        if entry is None or entry.place not in ("preparing", "suspects"):
+        if entry is None or entry.index not in ("preparing", "preparing_again"):
             return
-        entry.later["takes"] -= 1
-        if entry.place == "suspects":
+        entry.later["preparation_attempts"] -= 1
+        if entry.index == "preparing_again":
             entry.score = self.now
         else:
-            entry.place, entry.score = "waiting", self.now - FRONT
+            entry.index, entry.score = "waiting", self.now - FRONT
 
-    def prepared(self, job_id: str, request: Request) -> bool:
+    def finish_preparation(self, job_id: str, request: Request) -> bool:
         entry = self.jobs.get(job_id)
         if entry and not entry.is_unprepared and self._request(entry) == request.model_dump_json():
             return True
         if entry is None or entry.state is not State.CREATED or not entry.is_unprepared:
             return False
-        entry.lane, entry.cost, entry.request = f"{request.model}:{entry.new.order.priority}", request.cost, request
-        entry.turn = entry.score = self._next_turn(entry.lane, entry.caller, request.cost)
-        entry.place = "waiting"
-        self._leave_to_preferred(entry)
+        entry.queue, entry.cost, entry.request = f"{request.model}:{entry.new.order.priority}", request.cost, request
+        entry.vstart = entry.score = self._next_vstart(entry.queue, entry.caller, request.cost)
+        entry.index = "waiting"
+        self._reserve_for_preferred_worker(entry)
         return True
 
-    def refuse(self, job_id: str, code: str) -> bool:
+    def fail_preparation(self, job_id: str, code: str) -> bool:
         entry = self.jobs.get(job_id)
         if entry is None or not entry.is_unprepared:
             return False
@@ -361,130 +363,130 @@ class Model:
             return doer.answer | {"jobs": there}
         self._workers[worker] = doer
         self._seen.setdefault(worker, self.now)
-        doer.present = doer.present or 0
-        head = None if doer.drains or self.is_paused else self._head(worker, models)
+        doer.vclock = doer.vclock or 0
+        head = None if doer.is_draining or self.is_paused else self._head(worker, models)
         for model in models:
-            (self._idle[model].discard if head or doer.drains else self._idle[model].add)(worker)
+            (self._idle[model].discard if head or doer.is_draining else self._idle[model].add)(worker)
         doer.nonce, doer.answer = nonce, {"waiting": 0, "idle": 0, "jobs": []}
         if head:
-            self._advance(head.lane, head.score)
+            self._advance_vclock(head.queue, head.score)
             model = head.request.model
             others = len(self._idle[model])
             batch = [head]
-            self._take(head, worker, doer)
-            self._take_mates(batch, worker, doer, others)
+            self._start(head, worker, doer)
+            self._fill_batch(batch, worker, doer, others)
             for entry in batch:
-                entry.later["mates"] = len(batch) - 1
+                entry.later["batch_peers"] = len(batch) - 1
             jobs = [(entry.id, entry.fence, entry.attempt) for entry in batch]
             doer.answer = {"waiting": self._waiting(model), "idle": others, "jobs": jobs}
-        doer.shares = {caller: share for caller, share in doer.shares.items() if share > doer.present}
+        doer.vfinish = {caller: share for caller, share in doer.vfinish.items() if share > doer.vclock}
         return doer.answer
 
     def _head(self, worker: str, models: Sequence[str]) -> Entry | None:
         """Of the first of each model: one that came back, else one of the caller that has had least of this worker."""
         doer = self._workers[worker]
-        assert doer.present is not None
-        for priority in self._priorities("claims"):
+        assert doer.vclock is not None
+        for priority in self._priority_order("claims"):
             heads = [first for model in models if (first := self._first_of(f"{model}:{priority}", worker))]
             if heads:
-                shares = [-1 if head.score < 0 else self._share(doer, head.caller) for head in heads]
-                best = min(range(len(heads)), key=lambda i: (shares[i], heads[i].created, i))
-                doer.present = max(doer.present, shares[best])
+                vfinish = [-1 if head.score < 0 else self._vfinish_of(doer, head.caller) for head in heads]
+                best = min(range(len(heads)), key=lambda i: (vfinish[i], heads[i].created, i))
+                doer.vclock = max(doer.vclock, vfinish[best])
                 return heads[best]
         return None
 
-    def _first_of(self, lane: str, worker: str) -> Entry | None:
+    def _first_of(self, queue: str, worker: str) -> Entry | None:
         left = 0
-        for entry in self._line(lane):
+        for entry in self._queued(queue):
             if entry.is_late(self.now):
                 self._finish_waiting(entry, "start_timeout")
-            elif left < LOOKED_AT and self._is_left(entry, worker):
+            elif left < LOOKED_AT and self._is_reserved(entry, worker):
                 left += 1
             else:
                 return entry
         return None
 
-    def _is_left(self, entry: Entry, worker: str) -> bool:
+    def _is_reserved(self, entry: Entry, worker: str) -> bool:
         """Whether another worker is to have it: it took the last one with the hint, and stands idle."""
-        preferred = self._hints.get((entry.caller, entry.hint), worker)
+        preferred = self._affinities.get((entry.caller, entry.affinity), worker)
         doer = self._workers.get(preferred)
-        if preferred == worker or doer is None or not entry.hint or entry.later["hint_until_us"] <= self.now:
+        if preferred == worker or doer is None or not entry.affinity or entry.later["affinity_deadline_us"] <= self.now:
             return False
         is_alive = self._seen[preferred] > self.now - us(self._terms.lease_seconds)
-        return is_alive and doer.is_warm and not doer.drains and preferred in self._idle[entry.request.model]
+        return is_alive and doer.is_warm and not doer.is_draining and preferred in self._idle[entry.request.model]
 
-    def _take(self, entry: Entry, worker: str, doer: Worker) -> None:
+    def _start(self, entry: Entry, worker: str, doer: Worker) -> None:
         self._fence += 1
         entry.fence, entry.attempt, entry.step = self._fence, entry.attempt + 1, 0
-        entry.render_by = self.now + us(self._terms.render_seconds)
-        entry.later |= {"worker": worker, "started_us": self.now, "render_by_us": entry.render_by}
-        entry.place, entry.score = "leases", self.now + us(self._terms.lease_seconds)
-        self._lanes[entry.lane].given[entry.caller] = entry.turn + entry.cost
-        doer.shares[entry.caller] = self._share(doer, entry.caller) + entry.cost
-        if entry.hint:
-            self._hints[entry.caller, entry.hint] = worker
+        entry.render_deadline = self.now + us(self._terms.render_seconds)
+        entry.later |= {"worker": worker, "started_us": self.now, "render_deadline_us": entry.render_deadline}
+        entry.index, entry.score = "leases", self.now + us(self._terms.lease_seconds)
+        self._queues[entry.queue].claimed_vfinish[entry.caller] = entry.vstart + entry.cost
+        doer.vfinish[entry.caller] = self._vfinish_of(doer, entry.caller) + entry.cost
+        if entry.affinity:
+            self._affinities[entry.caller, entry.affinity] = worker
         self._go(entry, State.PROCESSING)
 
-    def _take_mates(self, batch: list[Entry], worker: str, doer: Worker, others: int) -> None:
+    def _fill_batch(self, batch: list[Entry], worker: str, doer: Worker, others: int) -> None:
         head = batch[0]
-        if head.solo:
+        if head.render_alone:
             return
-        room = BATCH_IMAGES - head.request.images
+        capacity = BATCH_IMAGES - head.request.images
         share = math.ceil((self._waiting(head.request.model) + 1) / (others + 1))
-        own, mates = head.new.order.priority, self._mates()
+        own, candidates = head.new.order.priority, self._batch_candidates()
         for priority in (own, "normal" if own == "low" else "low"):
-            for entry in mates[f"{head.request.batch_key}:{priority}"][:LOOKED_AT]:
-                fits = len(batch) < share and entry.request.images <= room
-                if fits and not entry.is_late(self.now) and not self._is_left(entry, worker):
-                    room -= entry.request.images
+            for entry in candidates[f"{head.request.batch_key}:{priority}"][:LOOKED_AT]:
+                fits = len(batch) < share and entry.request.images <= capacity
+                if fits and not entry.is_late(self.now) and not self._is_reserved(entry, worker):
+                    capacity -= entry.request.images
                     batch.append(entry)
-                    self._take(entry, worker, doer)
+                    self._start(entry, worker, doer)
 
-    def renew(self, worker: str, models: Sequence[str], held: Sequence[Held]) -> list[str]:
+    def renew(self, worker: str, models: Sequence[str], held: Sequence[HeldJob]) -> list[str]:
         """The ids whose rendering must stop."""
         stop = [job.id for job in held if not self._renew(job)]
         doer = self._workers.setdefault(worker, Worker())
         doer.is_warm = True
         self._seen[worker] = self.now
         self._models |= set(models)
-        if not held and not doer.drains:
+        if not held and not doer.is_draining:
             for model in models:
                 self._idle[model].add(worker)
         return stop
 
-    def _renew(self, job: Held) -> bool:
-        entry = self._held(job.id, job.fence)
+    def _renew(self, job: HeldJob) -> bool:
+        entry = self._leased(job.id, job.fence)
         if entry is None:
             return False
         if entry.state is State.CREATED:
-            entry.attempt += 1 if entry.mates else 0
-            entry.render_by = entry.later["render_by_us"]
+            entry.attempt += 1 if entry.batch_peers else 0
+            entry.render_deadline = entry.later["render_deadline_us"]
             self._go(entry, State.PROCESSING)
-        entry.place, entry.score = "leases", self.now + us(self._terms.lease_seconds)
+        entry.index, entry.score = "leases", self.now + us(self._terms.lease_seconds)
         entry.step = job.step
-        return not entry.stopping
+        return not entry.stop_code
 
     def complete(self, job_id: str, fence: int, result: str) -> bool:
-        entry = self._held(job_id, fence)
+        entry = self._leased(job_id, fence)
         if entry is None:
             ended = self.jobs.get(job_id)
             return ended is not None and ended.state is State.COMPLETED and ended.fence == fence
-        if entry.stopping:
-            self._finish(entry, State.FAILED, entry.stopping)
+        if entry.stop_code:
+            self._finish(entry, State.FAILED, entry.stop_code)
             return False
         self._finish(entry, State.COMPLETED, result=result)
         self._totals["images"] += entry.request.images
         return True
 
     def fail(self, job_id: str, fence: int, code: str, retry: Retry, delay: int) -> State | None:
-        entry = self._held(job_id, fence)
+        entry = self._leased(job_id, fence)
         if entry is None:
             return None
-        blameless = retry == "alone" and entry.mates > 0
+        blameless = retry == "alone" and entry.batch_peers > 0
         is_last = entry.attempt >= self._terms.max_attempts and not blameless
-        if entry.stopping:
-            self._finish(entry, State.FAILED, entry.stopping)
-        elif retry == "never" or entry.once or is_last:
+        if entry.stop_code:
+            self._finish(entry, State.FAILED, entry.stop_code)
+        elif retry == "never" or entry.no_retry or is_last:
             self._finish(entry, State.FAILED, code)
         elif entry.state is State.PROCESSING:
             if retry == "alone":
@@ -494,25 +496,25 @@ class Model:
         return entry.state
 
     def release(self, job_id: str, fence: int) -> None:
-        entry = self._held(job_id, fence)
+        entry = self._leased(job_id, fence)
         if entry is None:
             return
-        if entry.stopping:
-            self._finish(entry, State.FAILED, entry.stopping)
+        if entry.stop_code:
+            self._finish(entry, State.FAILED, entry.stop_code)
         elif entry.state is State.PROCESSING:
             entry.attempt -= 1
             entry.fence = 0
             self._take_back(entry, 0)
 
-    def drain(self, worker: str) -> bool:
+    def drain_worker(self, worker: str) -> bool:
         if worker not in self._workers:
             return False
-        self._workers[worker].drains = True
+        self._workers[worker].is_draining = True
         for model in self._models:
             self._idle[model].discard(worker)
         return True
 
-    def leave(self, worker: str, models: Sequence[str]) -> None:
+    def remove_worker(self, worker: str, models: Sequence[str]) -> None:
         for model in models:
             self._idle[model].discard(worker)
         self._workers.pop(worker, None)
@@ -526,53 +528,55 @@ class Model:
         taken = [] if hold else self._due("leases")
         for entry in taken:
             self._totals["reaped"] += 1
-            self._take_from_the_dead(entry)
-        for entry in self._too_long():
+            self._take_from_dead_worker(entry)
+        for entry in self._overdue_runs():
             if hold:
-                entry.render_by = self.now + us(self._terms.render_seconds)
+                entry.render_deadline = self.now + us(self._terms.render_seconds)
             else:
-                self._cut_short(entry)
+                self._time_out(entry)
         for entry in self._late():
             self._finish_waiting(entry, "start_timeout")
-        for job_id in [] if hold else self._let_go_by_now():
-            self._let_go(job_id, self.jobs[job_id].direct)
+        for job_id in [] if hold else self._abandoned():
+            self._forget_direct_call(job_id, self.jobs[job_id].direct)
             self._stop(job_id, "client_disconnected")
         for entry in self._due("delayed"):
-            entry.place, entry.score = "waiting", self.now - FRONT
+            entry.index, entry.score = "waiting", self.now - FRONT
         silent = self.now - us(3 * self._terms.lease_seconds)
         for worker in [worker for worker, seen in self._seen.items() if seen <= silent]:
-            self.leave(worker, sorted(self._models))
+            self.remove_worker(worker, sorted(self._models))
         return len(taken)
 
     def _shorten(self) -> None:
         """The clock was set back: nothing lies further ahead than it can."""
         lease = max(us(3 * self._terms.lease_seconds), 60 * SECOND)
         delay = SECOND * 2**self._terms.max_attempts
-        longest = {"leases": lease, "preparing": lease, "suspects": lease, "delayed": delay}
+        longest = {"leases": lease, "preparing": lease, "preparing_again": lease, "delayed": delay}
         for entry in self.jobs.values():
-            entry.score = min(entry.score, self.now + longest.get(entry.place, math.inf))
-            entry.render_by = min(entry.render_by, self.now + us(self._terms.render_seconds))
+            entry.score = min(entry.score, self.now + longest.get(entry.index, math.inf))
+            entry.render_deadline = min(entry.render_deadline, self.now + us(self._terms.render_seconds))
         self._seen = {worker: min(seen, self.now) for worker, seen in self._seen.items()}
-        self._letting_go = {job_id: min(until, self.now + 2 * AGAIN) for job_id, until in self._letting_go.items()}
+        self._abandon_deadlines = {
+            job_id: min(until, self.now + 2 * RECONNECT) for job_id, until in self._abandon_deadlines.items()
+        }
 
-    def _take_from_the_dead(self, entry: Entry) -> None:
-        if entry.stopping:
-            self._finish(entry, State.FAILED, entry.stopping)
-        elif entry.once or (entry.attempt >= self._terms.max_attempts and not entry.mates):
+    def _take_from_dead_worker(self, entry: Entry) -> None:
+        if entry.stop_code:
+            self._finish(entry, State.FAILED, entry.stop_code)
+        elif entry.no_retry or (entry.attempt >= self._terms.max_attempts and not entry.batch_peers):
             self._finish(entry, State.FAILED, "attempts_exhausted")
         else:
             self._isolate(entry)
             self._take_back(entry, 0)
 
-    def _too_long(self) -> list[Entry]:
+    def _overdue_runs(self) -> list[Entry]:
         found = [entry for entry in self.jobs.values() if entry.state is State.PROCESSING]
-        found = [entry for entry in found if entry.render_by <= self.now]
-        return sorted(found, key=lambda entry: (entry.render_by, entry.id))
+        found = [entry for entry in found if entry.render_deadline <= self.now]
+        return sorted(found, key=lambda entry: (entry.render_deadline, entry.id))
 
-    def _cut_short(self, entry: Entry) -> None:
-        if entry.stopping:
-            self._finish(entry, State.FAILED, entry.stopping)
-        elif not entry.mates:
+    def _time_out(self, entry: Entry) -> None:
+        if entry.stop_code:
+            self._finish(entry, State.FAILED, entry.stop_code)
+        elif not entry.batch_peers:
             self._finish(entry, State.FAILED, "render_timeout")
         else:
             self._isolate(entry)
@@ -581,12 +585,12 @@ class Model:
 
     def _late(self) -> list[Entry]:
         late = [entry for entry in self.jobs.values() if entry.state is State.CREATED and entry.is_late(self.now)]
-        return sorted(late, key=lambda entry: (entry.start_by, entry.id))
+        return sorted(late, key=lambda entry: (entry.start_deadline, entry.id))
 
-    def _let_go_by_now(self) -> list[str]:
+    def _abandoned(self) -> list[str]:
         return [
             job_id
-            for until, job_id in sorted((at, job_id) for job_id, at in self._letting_go.items())
+            for until, job_id in sorted((at, job_id) for job_id, at in self._abandon_deadlines.items())
             if until <= self.now
         ]
 
@@ -595,9 +599,9 @@ class Model:
     def _go(self, entry: Entry, state: State) -> None:
         entry.state = state
         entry.sequence += 1
-        self._tell(entry)
+        self._publish(entry)
 
-    def _tell(self, entry: Entry) -> None:
+    def _publish(self, entry: Entry) -> None:
         self.log.append((entry.id, entry.state.value, entry.sequence))
 
     def _stop(self, job_id: str, code: str) -> str:
@@ -608,9 +612,9 @@ class Model:
             self._finish_waiting(entry, code)
             return "cancelled"
         if entry.state is State.PROCESSING:
-            entry.stopping = entry.stopping or code
+            entry.stop_code = entry.stop_code or code
             if entry.direct:
-                self._let_go(job_id, entry.direct)
+                self._forget_direct_call(job_id, entry.direct)
             return "stopping"
         return "ended"
 
@@ -618,91 +622,91 @@ class Model:
         order = entry.new.order
         wanted = order.conditions.keep_seconds or self._terms.result_ttl_seconds
         kept = min(us(self._terms.result_ttl_seconds), us(wanted), HOUR if order.inline else us(wanted))
-        entry.place, entry.score, entry.code = "expiry", self.now + kept, code
+        entry.index, entry.score, entry.code = "expiry", self.now + kept, code
         entry.later["finished_us"] = self.now
         if result:
             entry.later["result"] = result
-        self._end_direct(entry, state)
+        self._finish_direct_call(entry, state)
         self._totals[f"jobs:{state}:{code}"] += 1
         self._go(entry, state)
 
-    def _end_direct(self, entry: Entry, state: State) -> None:
-        """A failure is worth another try; images that nobody was sent may be asked for."""
-        held_until = self._directs[entry.direct].get(entry.id)
+    def _finish_direct_call(self, entry: Entry, state: State) -> None:
+        """A failure is worth another try; images that were not sent may be asked for."""
+        held_until = self._direct_calls[entry.direct].get(entry.id)
         if held_until is None:
             return
         if state is State.FAILED:
-            self._let_go(entry.id, entry.direct)
+            self._forget_direct_call(entry.id, entry.direct)
         elif held_until > self.now:
-            self._directs[entry.direct][entry.id] = -1
-            self._letting_go[entry.id] = self.now + AGAIN
+            self._direct_calls[entry.direct][entry.id] = -1
+            self._abandon_deadlines[entry.id] = self.now + RECONNECT
 
     def _finish_waiting(self, entry: Entry, code: str) -> None:
         """A job that never got to a worker: who has no other waiting pays nothing for it."""
         self._finish(entry, State.FAILED, code)
         if not self._waiting_count()[entry.caller]:
-            lane = self._lanes[entry.lane]
-            lane.asked[entry.caller] = lane.given.get(entry.caller, 0)
+            queue = self._queues[entry.queue]
+            queue.accepted_vfinish[entry.caller] = queue.claimed_vfinish.get(entry.caller, 0)
 
     def _take_back(self, entry: Entry, delay: int) -> None:
         entry.step = 0
-        entry.place, entry.score = ("delayed", self.now + delay) if delay else ("waiting", self.now - FRONT)
+        entry.index, entry.score = ("delayed", self.now + delay) if delay else ("waiting", self.now - FRONT)
         self._go(entry, State.CREATED)
 
     def _isolate(self, entry: Entry) -> None:
-        entry.attempt -= 1 if entry.mates else 0
-        entry.solo = True
+        entry.attempt -= 1 if entry.batch_peers else 0
+        entry.render_alone = True
 
     # Turns
 
-    def _next_turn(self, name: str, caller: str, cost: float) -> float:
-        lane = self._lanes[name]
-        turn = max(lane.clock, lane.asked.get(caller, 0))
-        lane.asked[caller] = turn + cost
-        return turn
+    def _next_vstart(self, name: str, caller: str, cost: float) -> float:
+        queue = self._queues[name]
+        vstart = max(queue.vclock, queue.accepted_vfinish.get(caller, 0))
+        queue.accepted_vfinish[caller] = vstart + cost
+        return vstart
 
-    def _advance(self, name: str, turn: float) -> None:
+    def _advance_vclock(self, name: str, vstart: float) -> None:
         """Whose time is over is forgotten."""
-        lane = self._lanes[name]
-        if turn > lane.clock:
-            lane.clock = turn
-            lane.asked = {caller: end for caller, end in lane.asked.items() if end > turn}
-            lane.given = {caller: end for caller, end in lane.given.items() if end > turn}
+        queue = self._queues[name]
+        if vstart > queue.vclock:
+            queue.vclock = vstart
+            queue.accepted_vfinish = {caller: end for caller, end in queue.accepted_vfinish.items() if end > vstart}
+            queue.claimed_vfinish = {caller: end for caller, end in queue.claimed_vfinish.items() if end > vstart}
 
-    def _priorities(self, counter: str) -> tuple[str, str]:
+    def _priority_order(self, counter: str) -> tuple[str, str]:
         self._totals[counter] += 1
         return ("low", "normal") if self._totals[counter] % 8 == 0 else ("normal", "low")
 
     @staticmethod
-    def _share(doer: Worker, caller: str) -> float:
-        return max(doer.present or 0, doer.shares.get(caller, 0))
+    def _vfinish_of(doer: Worker, caller: str) -> float:
+        return max(doer.vclock or 0, doer.vfinish.get(caller, 0))
 
     # What can be worked out
 
-    def _held(self, job_id: str, fence: int) -> Entry | None:
+    def _leased(self, job_id: str, fence: int) -> Entry | None:
         entry = self.jobs.get(job_id)
         return entry if entry and entry.fence == fence and not entry.state.is_terminal else None
 
-    def _in_place(self, place: str) -> list[Entry]:
-        found = [entry for entry in self.jobs.values() if entry.place == place]
+    def _in_index(self, index: str) -> list[Entry]:
+        found = [entry for entry in self.jobs.values() if entry.index == index]
         return sorted(found, key=lambda entry: (entry.score, entry.id))
 
-    def _due(self, place: str) -> list[Entry]:
-        return [entry for entry in self._in_place(place) if entry.score <= self.now]
+    def _due(self, index: str) -> list[Entry]:
+        return [entry for entry in self._in_index(index) if entry.score <= self.now]
 
-    def _line(self, lane: str) -> list[Entry]:
-        return [entry for entry in self._in_place("waiting") if entry.lane == lane]
+    def _queued(self, queue: str) -> list[Entry]:
+        return [entry for entry in self._in_index("waiting") if entry.queue == queue]
 
     def _waiting(self, model: str) -> int:
-        return len(self._line(f"{model}:normal")) + len(self._line(f"{model}:low"))
+        return len(self._queued(f"{model}:normal")) + len(self._queued(f"{model}:low"))
 
     def _waiting_count(self) -> Counter[str]:
         return Counter(entry.caller for entry in self.jobs.values() if entry.state is State.CREATED)
 
-    def _mates(self) -> defaultdict[str, list[Entry]]:
+    def _batch_candidates(self) -> defaultdict[str, list[Entry]]:
         found: defaultdict[str, list[Entry]] = defaultdict(list)
-        for entry in self._in_place("waiting"):
-            if not entry.solo and not entry.is_unprepared:
+        for entry in self._in_index("waiting"):
+            if not entry.render_alone and not entry.is_unprepared:
                 found[f"{entry.request.batch_key}:{entry.new.order.priority}"].append(entry)
         return found
 
@@ -713,58 +717,58 @@ class Model:
         found: defaultdict[str, Content] = defaultdict(dict)
         for entry in self.jobs.values():
             self._show(entry, found)
-        for name, lane in self._lanes.items():
-            found[f"asked:{name}"] |= lane.asked
-            found[f"given:{name}"] |= lane.given
-            found[f"clock:{name}"] |= {"": lane.clock} if lane.clock else {}
+        for name, queue in self._queues.items():
+            found[f"accepted_vfinish:{name}"] |= queue.accepted_vfinish
+            found[f"claimed_vfinish:{name}"] |= queue.claimed_vfinish
+            found[f"vclock:{name}"] |= {"": queue.vclock} if queue.vclock else {}
         for name, doer in self._workers.items():
-            found[f"worker:{name}"] = {} if doer.present is None else {"present": doer.present}
-            found[f"worker:{name}"] |= {"drain": 1} if doer.drains else {}
-            found[f"shares:{name}"] |= doer.shares
+            found[f"worker:{name}"] = {} if doer.vclock is None else {"vclock": doer.vclock}
+            found[f"worker:{name}"] |= {"draining": 1} if doer.is_draining else {}
+            found[f"worker_vfinish:{name}"] |= doer.vfinish
         for name, workers in self._idle.items():
-            found[f"idle:{name}"] |= dict.fromkeys(workers, True)
-        for name, jobs in self._directs.items():
+            found[f"idle_workers:{name}"] |= dict.fromkeys(workers, True)
+        for name, jobs in self._direct_calls.items():
             found[name.removeprefix(PREFIX)] |= jobs
         for name, (job_id, digest) in self._keys.items():
             found[name.removeprefix(PREFIX)] = {"id": job_id, "digest": digest}
-        for call, job_id in self._joined.items():
-            found[f"joined:{call}"] = {"": job_id}
-        for job_id, calls in self._calls.items():
-            found[f"calls:{job_id}"] |= dict.fromkeys(calls, True)
+        for call, job_id in self._joined_jobs.items():
+            found[f"joined_job:{call}"] = {"": job_id}
+        for job_id, calls in self._waiting_calls.items():
+            found[f"waiting_calls:{job_id}"] |= dict.fromkeys(calls, True)
         found["waiting_count"] |= self._waiting_count()
-        found["places"] |= self._places()
+        found["preparing_count"] |= self._preparing_count()
         found["paused"] |= {"": 1} if self.is_paused else {}
-        for (caller, hint), preferred in self._hints.items():
-            found[f"hint:{caller}:{hint}"] = {"": preferred}
-        found["letting_go"] |= self._letting_go
+        for (caller, affinity), preferred in self._affinities.items():
+            found[f"affinity:{caller}:{affinity}"] = {"": preferred}
+        found["abandon_deadline"] |= self._abandon_deadlines
         found["workers"] |= self._seen
         found["totals"] |= self._totals
         return {name: content for name, content in found.items() if content or name.startswith("worker:")}
 
     def _show(self, entry: Entry, found: defaultdict[str, Content]) -> None:
-        place = f"waiting:{entry.lane}" if entry.place == "waiting" else entry.place
-        found[place][entry.id] = entry.score
+        index = f"queue:{entry.queue}" if entry.index == "waiting" else entry.index
+        found[index][entry.id] = entry.score
         found["jobs"][entry.id] = found[f"jobs:{entry.caller}"][entry.id] = entry.created
-        if entry.place in ("waiting", "preparing", "suspects"):
-            since = f"unprepared:{entry.request.model}" if entry.is_unprepared else entry.lane
-            found[f"since:{since}"][entry.id] = entry.created
-        if entry.place == "waiting" and not entry.solo and not entry.is_unprepared:
-            found[f"mates:{entry.request.batch_key}:{entry.new.order.priority}"][entry.id] = entry.score
+        if entry.index in ("waiting", "preparing", "preparing_again"):
+            since = f"unprepared:{entry.request.model}" if entry.is_unprepared else entry.queue
+            found[f"queue_by_age:{since}"][entry.id] = entry.created
+        if entry.index == "waiting" and not entry.render_alone and not entry.is_unprepared:
+            found[f"batch_candidates:{entry.request.batch_key}:{entry.new.order.priority}"][entry.id] = entry.score
         if entry.state is State.PROCESSING:
-            found["render_by"][entry.id] = entry.render_by
-        if entry.state is State.CREATED and entry.start_by is not None:
-            found["start_by"][entry.id] = entry.start_by
+            found["render_deadline"][entry.id] = entry.render_deadline
+        if entry.state is State.CREATED and entry.start_deadline is not None:
+            found["start_deadline"][entry.id] = entry.start_deadline
         found[f"job:{entry.id}"] = self._record(entry)
 
     @staticmethod
     def _request(entry: Entry) -> str:
         keeps = entry.new.order.conditions.keeps_payload or not entry.state.is_terminal
-        return entry.request.model_dump_json() if keeps else blank(entry.request)
+        return entry.request.model_dump_json() if keeps else redacted(entry.request)
 
     def _record(self, entry: Entry) -> Content:
         request, conditions = entry.request, entry.new.order.conditions
         record: Content = fields_of(entry.new) | {
-            "lane": entry.lane,
+            "queue": entry.queue,
             "cost": entry.cost,
             "batch_key": request.batch_key,
             "images": request.images,
@@ -774,17 +778,17 @@ class Model:
             "attempt": entry.attempt,
             "fence": entry.fence,
             "step": entry.step,
-            "turn": entry.turn,
+            "vstart": entry.vstart,
             "created_us": entry.created,
         }
-        record.pop("blank", None)
+        record.pop("redacted_request", None)
         if not conditions.keeps_payload and not entry.state.is_terminal:
-            record["blank"] = blank(request)
+            record["redacted_request"] = redacted(request)
         optional = {
-            "solo": int(entry.solo),
-            "start_by_us": entry.start_by,
-            "stopping": entry.stopping,
+            "render_alone": int(entry.render_alone),
+            "start_deadline_us": entry.start_deadline,
+            "stop_code": entry.stop_code,
             "code": entry.code,
-            "direct": entry.direct,
+            "direct_key": entry.direct,
         }
         return record | {name: value for name, value in optional.items() if value} | entry.later

@@ -25,14 +25,14 @@ def hinted(store: JobStore, caller: str = "ada", hint: str = "h", **fields: Any)
 
 
 def stretch_hint(client: redis.Redis, job_id: str) -> None:
-    if until_us := client.hget(redis_keys.job(job_id), "hint_until_us"):
-        client.hset(redis_keys.job(job_id), "hint_until_us", int(str(until_us)) + 60_000_000)
+    if until_us := client.hget(redis_keys.job(job_id), "affinity_deadline_us"):
+        client.hset(redis_keys.job(job_id), "affinity_deadline_us", int(str(until_us)) + 60_000_000)
 
 
 def end_hint(client: redis.Redis, *job_ids: str) -> None:
     """Let the moment be over for which these jobs are left to one worker."""
     for job_id in job_ids:
-        client.hset(redis_keys.job(job_id), "hint_until_us", 1)
+        client.hset(redis_keys.job(job_id), "affinity_deadline_us", 1)
 
 
 def stand_ready(store: JobStore, worker: str) -> None:
@@ -76,7 +76,7 @@ def test_what_follows_is_taken_meanwhile(store: JobStore, client: redis.Redis) -
 @pytest.mark.usefixtures("preferred")
 def test_after_a_moment_anybody_may_have_it(store: JobStore, client: redis.Redis) -> None:
     job_id = submit(store, conditions=Conditions(runner_hint="h"))
-    until_us = int(str(client.hget(redis_keys.job(job_id), "hint_until_us")))
+    until_us = int(str(client.hget(redis_keys.job(job_id), "affinity_deadline_us")))
     assert 0.9e6 < until_us - record(store, job_id).created_us < 1.1e6
 
     end_hint(client, job_id)
@@ -95,13 +95,13 @@ def test_a_worker_that_cannot_take_it_is_not_waited_for(store: JobStore, client:
         submit(store, "bob")
         take_one(store, "w1")
     elif how == "gone":
-        store.leave("w1", ["srpo"])
+        store.remove_worker("w1", ["srpo"])
     elif how == "silent":
         client.zadd(redis_keys.WORKERS, {"w1": 1})
     elif how == "draining":
         store.renew("w1", FACTS | {"state": "draining"}, [])
     else:
-        store.drain("w1")
+        store.drain_worker("w1")
 
     job_id = hinted(store)
 
@@ -126,10 +126,10 @@ def test_one_worker_alone_takes_everything(store: JobStore) -> None:
 @pytest.mark.usefixtures("preferred")
 def test_one_that_is_prepared_is_left_from_then_on(store: JobStore, client: redis.Redis) -> None:
     job_id = hinted(store, enhance=True)
-    store.take_unprepared(1, 60)
-    assert client.hget(redis_keys.job(job_id), "hint_until_us") is None
+    store.claim_unprepared(1, 60)
+    assert client.hget(redis_keys.job(job_id), "affinity_deadline_us") is None
 
-    store.prepared(job_id, a_request(prompt="a fox, oil on canvas"))
+    store.finish_preparation(job_id, a_request(prompt="a fox, oil on canvas"))
     stretch_hint(client, job_id)
 
     assert [ids(take(store, worker)) for worker in ("w2", "w1")] == [NOBODY, [job_id]]
@@ -160,7 +160,7 @@ def test_many_that_are_left_hold_up_nobody(store: JobStore) -> None:
 
 def test_turns_go_on_where_one_was_passed_over(store: JobStore, client: redis.Redis, preferred: str) -> None:
     """Virtual time never runs back, though a job is taken after later ones."""
-    clock = f"{redis_keys.PREFIX}clock:srpo:normal"
+    clock = f"{redis_keys.PREFIX}vclock:srpo:normal"
     left = hinted(store, images=4)
     for _ in range(4):
         submit(store, "eve", images=4)
@@ -177,5 +177,5 @@ def test_it_is_remembered_for_ten_minutes(store: JobStore, client: redis.Redis) 
     hinted(store)
     take_one(store)
 
-    (name,) = [name for name in names(client) if "hint:" in name]
+    (name,) = [name for name in names(client) if "affinity:" in name]
     assert 590 < client.ttl(name) <= 600

@@ -416,10 +416,10 @@ def test_a_worker_that_goes_after_its_first_claims_leaves_nothing(
         client.zadd(redis_keys.WORKERS, {"w1": 0}, xx=True)
         store.reap()
     else:
-        store.leave("w1", ["srpo"])
+        store.remove_worker("w1", ["srpo"])
 
     assert [name for name in names(client) if "w1" in name] == []
-    assert client.smembers(redis_keys.idle("srpo")) == {"w2"}
+    assert client.smembers(redis_keys.idle_workers("srpo")) == {"w2"}
 
 
 def test_callers_whose_turns_are_long_past_are_forgotten(store: JobStore, client: redis.Redis) -> None:
@@ -431,7 +431,7 @@ def test_callers_whose_turns_are_long_past_are_forgotten(store: JobStore, client
     while take(store):
         pass
 
-    for kind in ("asked:srpo:normal", "given:srpo:normal", "shares:w1"):
+    for kind in ("accepted_vfinish:srpo:normal", "claimed_vfinish:srpo:normal", "worker_vfinish:w1"):
         left = client.zrange(f"{redis_keys.PREFIX}{kind}", 0, -1)
         assert left == ["ada"], kind
 
@@ -442,7 +442,7 @@ def test_who_is_forgotten_is_charged_no_less(store: JobStore, client: redis.Redi
         submit(store, caller, images=4)
     while take(store):
         pass
-    assert client.zscore(f"{redis_keys.PREFIX}asked:srpo:normal", "bob") is None
+    assert client.zscore(f"{redis_keys.PREFIX}accepted_vfinish:srpo:normal", "bob") is None
 
     for caller in ("bob", "ada") * 3:
         submit(store, caller, images=4)

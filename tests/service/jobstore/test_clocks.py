@@ -159,7 +159,7 @@ def leap(monkeypatch: pytest.MonkeyPatch) -> Leap:
 def let_be_over(client: redis.Redis, job: Claimed) -> None:
     """What a leap of the clock does to a job that is rendered."""
     client.zadd(redis_keys.LEASES, {job.id: 1})
-    client.zadd(f"{redis_keys.PREFIX}render_by", {job.id: 1})
+    client.zadd(f"{redis_keys.PREFIX}render_deadline", {job.id: 1})
 
 
 def test_a_leap_of_the_clock_takes_no_job_from_a_living_worker(

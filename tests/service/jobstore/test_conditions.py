@@ -11,7 +11,7 @@ import redis
 from farm.domain.job import Conditions, Job, State, Webhook
 from farm.jobstore import redis_keys
 from farm.jobstore.store import JobStore
-from farm.webhooks.store import Deliveries
+from farm.webhooks.store import DeliveryStore
 from tests.service.jobstore.jobs import (
     TERMS,
     end_start,
@@ -48,7 +48,7 @@ def kept_seconds(client: redis.Redis, store: JobStore, job_id: str) -> float:
 def test_the_time_to_start_counts_from_the_submit(store: JobStore, client: redis.Redis) -> None:
     job_id = submit(store, conditions=IN_TIME)
 
-    by_us = client.zscore(redis_keys.START_BY, job_id)
+    by_us = client.zscore(redis_keys.START_DEADLINE, job_id)
 
     assert by_us == record(store, job_id).created_us + 60_000_000
     store.reap()
@@ -105,13 +105,13 @@ def test_once_started_the_time_does_not_matter(store: JobStore, client: redis.Re
 
 def test_a_crash_does_not_start_the_time_again(store: JobStore, client: redis.Redis) -> None:
     kept, late = submit(store, conditions=IN_TIME), submit(store, conditions=IN_TIME)
-    by_us = client.zscore(redis_keys.START_BY, kept)
+    by_us = client.zscore(redis_keys.START_DEADLINE, kept)
     take(store)
     end_start(client, late)
 
     lose(client, store)
 
-    assert client.zscore(redis_keys.START_BY, kept) == by_us
+    assert client.zscore(redis_keys.START_DEADLINE, kept) == by_us
     assert record(store, late).code == "start_timeout"
     assert ids(take(store)) == [kept]
 
@@ -136,7 +136,7 @@ def test_a_cancelled_job_ends_once(store: JobStore, client: redis.Redis) -> None
     store.reap()
 
     assert record(store, job_id).code == "cancelled"
-    assert not client.exists(redis_keys.START_BY)
+    assert not client.exists(redis_keys.START_DEADLINE)
 
 
 # A time for which it is kept
@@ -168,7 +168,7 @@ def test_a_crash_ends_what_may_not_be_tried_again(store: JobStore, client: redis
 
     job = record(store, job_id)
     assert (job.state, job.code, job.attempt) == (State.FAILED, "attempts_exhausted", 1)
-    assert "not to be tried again" in job.error
+    assert "must not be retried" in job.error
 
 
 def test_a_failure_ends_what_may_not_be_tried_again(store: JobStore) -> None:
@@ -206,10 +206,10 @@ def finished(store: JobStore, how: str, **fields: Any) -> Job:
     if how == "cancelled":
         store.cancel(job_id)
         return record(store, job_id)
-    store.take_unprepared(1, 60)
+    store.claim_unprepared(1, 60)
     facts = {"original_prompt": "a secret", "sources": sources, "inputs": ("secret.png",), "width": 512}
     request = a_request(prompt="a secret, in oil", **facts)
-    store.prepared(job_id, request)
+    store.finish_preparation(job_id, request)
     job = take_one(store)
     assert job.request == request
     if how == "completed":
@@ -233,7 +233,7 @@ def test_what_was_asked_for_is_forgotten_with_the_end(store: JobStore, client: r
 def test_a_webhook_is_told_of_a_forgotten_request(store: JobStore, client: redis.Redis) -> None:
     job = finished(store, "completed", webhook=Webhook("https://hook.example/"))
 
-    (due,) = Deliveries(client).take(1, lease_seconds=60)
+    (due,) = DeliveryStore(client).claim(1, lease_seconds=60)
 
     assert (due.job, due.event) == (job.id, "completed")
 
@@ -262,4 +262,4 @@ def test_a_job_with_all_conditions_is_deleted_whole(store: JobStore, client: red
     store.delete(job_id)
 
     assert not [name for name in names(client) if job_id in name]
-    assert not client.exists(redis_keys.START_BY, redis_keys.EXPIRY, redis_keys.JOBS)
+    assert not client.exists(redis_keys.START_DEADLINE, redis_keys.EXPIRY, redis_keys.JOBS)

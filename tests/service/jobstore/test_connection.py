@@ -143,7 +143,7 @@ def test_who_listens_on_a_line_that_died_without_a_word_listens_again(
     wire.open()
     heard: list[str] = []
     listener = Listener(connect_to_listen(f"redis://127.0.0.1:{wire.port}"), lambda _channel, text: heard.append(text))
-    listener.ask_for("channel")
+    listener.subscribe("channel")
     listener.start()
 
     def is_heard(word: str) -> bool:
@@ -153,5 +153,5 @@ def test_who_listens_on_a_line_that_died_without_a_word_listens_again(
     wait_for(lambda: is_heard("before"))
     wire.die()
     wait_for(lambda: is_heard("after"))
-    listener.drop("channel")
+    listener.unsubscribe("channel")
     wire.close()

@@ -222,7 +222,7 @@ class Rendering(Story):
         finally:
             shop.draining.set()
             shop.publisher.close(seconds=10)
-        shop.store.leave("w", MODELS)
+        shop.store.remove_worker("w", MODELS)
 
 
 class Beating(SimulatedPipeline):

@@ -43,7 +43,7 @@ def call(store: JobStore, caller: str = "ada", **fields: Any) -> tuple[str, str]
 def abandoned(store: JobStore, caller: str = "ada", **fields: Any) -> str:
     """The job of a call that hung up."""
     job_id, name = call(store, caller, **fields)
-    assert store.abandon(job_id, name) is True
+    assert store.call_disconnected(job_id, name) is True
     return job_id
 
 
@@ -71,7 +71,7 @@ def test_it_waits_for_half_a_minute(store: JobStore, client: redis.Redis) -> Non
     seconds, _ = client.time()
     job_id = abandoned(store)
 
-    until_us = client.zscore(redis_keys.LETTING_GO, job_id)
+    until_us = client.zscore(redis_keys.ABANDON_DEADLINE, job_id)
 
     assert until_us is not None
     assert 29 < until_us / 1e6 - seconds < 32
@@ -165,7 +165,7 @@ def test_hanging_up_just_when_it_completes_is_before_the_answer(store: JobStore)
     job = take_one(store)
     store.complete(job, result(job))
 
-    store.abandon(job_id, name)
+    store.call_disconnected(job_id, name)
 
     assert call(store)[0] == job_id
 
@@ -181,7 +181,7 @@ def test_a_failure_is_not_given_again(store: JobStore) -> None:
 def test_every_abandoned_job_is_asked_for_once(store: JobStore) -> None:
     calls = [call(store) for _ in range(3)]
     for job_id, name in calls[:2]:
-        store.abandon(job_id, name)
+        store.call_disconnected(job_id, name)
 
     assert {call(store)[0] for _ in range(2)} == {job_id for job_id, _ in calls[:2]}
     assert call(store)[0] not in {job_id for job_id, _ in calls}
@@ -196,7 +196,7 @@ def test_another_request_or_caller_gets_a_job_of_its_own(store: JobStore) -> Non
 def test_a_submit_to_the_queue_is_not_abandoned(store: JobStore, client: redis.Redis) -> None:
     job_id = store.submit(new_job(digest="d")).id
 
-    assert store.abandon(job_id, "") is False
+    assert store.call_disconnected(job_id, "") is False
     let_time_pass(store, client)
 
     assert state(store, job_id) is State.CREATED
@@ -205,7 +205,7 @@ def test_a_submit_to_the_queue_is_not_abandoned(store: JobStore, client: redis.R
 def test_with_a_key_the_caller_has_said_how_it_comes_back(store: JobStore, client: redis.Redis) -> None:
     job_id, name = call(store, key="k")
 
-    assert store.abandon(job_id, name) is False
+    assert store.call_disconnected(job_id, name) is False
     let_time_pass(store, client)
 
     assert state(store, job_id) is State.CREATED
@@ -219,10 +219,10 @@ def test_a_marked_re_send_goes_on_with_what_is_still_held(store: JobStore, clien
     again, second = call(store, is_resent=True)
 
     assert again == job_id
-    assert store.abandon(job_id, first) is False  # the second call waits
+    assert store.call_disconnected(job_id, first) is False  # the second call waits
     let_time_pass(store, client)
     assert state(store, job_id) is State.CREATED
-    assert store.abandon(job_id, second) is True
+    assert store.call_disconnected(job_id, second) is True
 
 
 def test_a_marked_re_send_gets_an_image_that_was_answered_just_now(store: JobStore, client: redis.Redis) -> None:
@@ -259,7 +259,7 @@ def test_going_on_with_a_job_may_be_repeated(store: JobStore, client: redis.Redi
 
     assert [store.submit(again).id, store.submit(again).id] == [job_id, job_id]
 
-    assert store.abandon(job_id, again.order.call) is True
+    assert store.call_disconnected(job_id, again.order.call) is True
     assert client.zcard(redis_keys.JOBS) == 1
 
 
@@ -272,12 +272,12 @@ def test_submitting_may_be_repeated(store: JobStore, client: redis.Redis) -> Non
 
 def test_hanging_up_may_be_repeated(store: JobStore, client: redis.Redis) -> None:
     job_id, name = call(store)
-    store.abandon(job_id, name)
-    until = client.zscore(redis_keys.LETTING_GO, job_id)
+    store.call_disconnected(job_id, name)
+    until = client.zscore(redis_keys.ABANDON_DEADLINE, job_id)
 
-    assert store.abandon(job_id, name) is True
+    assert store.call_disconnected(job_id, name) is True
 
-    assert client.zscore(redis_keys.LETTING_GO, job_id) == until
+    assert client.zscore(redis_keys.ABANDON_DEADLINE, job_id) == until
 
 
 def test_going_on_with_a_job_is_no_new_one_for_the_limit(client: redis.Redis) -> None:
@@ -291,20 +291,20 @@ def test_going_on_with_a_job_is_no_new_one_for_the_limit(client: redis.Redis) ->
 
 def test_a_call_without_a_digest_is_like_no_other(store: JobStore) -> None:
     job_id, name = call(store, digest="")
-    store.abandon(job_id, name)
+    store.call_disconnected(job_id, name)
 
     assert call(store, digest="")[0] != job_id
 
 
 def test_an_unprepared_one_ends_too(store: JobStore, client: redis.Redis) -> None:
     waiting, taken = (abandoned(store, digest=digest, enhance=True) for digest in "ab")
-    store.take_unprepared(1, 60)
+    store.claim_unprepared(1, 60)
 
     let_time_pass(store, client)
 
     assert {record(store, job_id).code for job_id in (waiting, taken)} == {"client_disconnected"}
     end_preparation(client, waiting, taken)
-    assert (store.take_unprepared(9, 60), waiting_count(client)) == ([], {})
+    assert (store.claim_unprepared(9, 60), waiting_count(client)) == ([], {})
 
 
 @pytest.mark.parametrize("how", ["cancel", "complete", "disconnect", "delete"])
@@ -314,7 +314,7 @@ def test_nothing_of_the_calls_is_left(store: JobStore, client: redis.Redis, how:
     if how == "cancel":
         store.fail(job, "cancelled", "x")
     elif how == "disconnect":
-        store.abandon(job_id, name)
+        store.call_disconnected(job_id, name)
     else:
         store.complete(job, result(job))
     if how == "delete":
@@ -322,9 +322,7 @@ def test_nothing_of_the_calls_is_left(store: JobStore, client: redis.Redis, how:
     else:
         let_time_pass(store, client)
 
-    assert not [
-        left for left in names(client) if "direct:" in left or "calls:" in left or left == redis_keys.LETTING_GO
-    ]
+    assert not [left for left in names(client) if "_calls:" in left or left == redis_keys.ABANDON_DEADLINE]
 
 
 # Who waits shows it
@@ -348,10 +346,10 @@ def test_a_sign_of_life_holds_for_seconds(store: JobStore, client: redis.Redis) 
     job_id, name = call(store)
     end_hold(client, job_id)
 
-    store.hold_calls([(job_id, name)])
+    store.call_heartbeat([(job_id, name)])
 
     seconds, _ = client.time()
-    until_us = client.zscore(redis_keys.LETTING_GO, job_id)
+    until_us = client.zscore(redis_keys.ABANDON_DEADLINE, job_id)
     assert until_us is not None
     assert 31 < until_us / 1e6 - seconds < 35
     assert call(store)[0] != job_id
@@ -372,16 +370,16 @@ def test_a_sign_of_life_changes_nothing_of_what_ended(store: JobStore, client: r
         store.delete(job_id)
     before = {key: client.zrange(key, 0, -1, withscores=True) for key in names(client) if "direct" in key}
 
-    store.hold_calls([(job_id, name), ("no-job", "no-call")])
+    store.call_heartbeat([(job_id, name), ("no-job", "no-call")])
 
     assert {key: client.zrange(key, 0, -1, withscores=True) for key in names(client) if "direct" in key} == before
 
 
 def test_a_late_sign_of_life_of_who_hung_up_means_nothing(store: JobStore) -> None:
     job_id, name = call(store)
-    store.abandon(job_id, name)
+    store.call_disconnected(job_id, name)
 
-    store.hold_calls([(job_id, name)])
+    store.call_heartbeat([(job_id, name)])
 
     assert call(store)[0] == job_id
 
@@ -390,11 +388,11 @@ def test_who_was_told_where_the_image_will_be_holds_nothing(store: JobStore, cli
     """The job goes on, and only the same call, sent again, goes on with it."""
     job_id, name = call(store)
 
-    store.let_be(job_id, name)
-    store.hold_calls([(job_id, name)])
-    store.let_be(job_id, name)  # its answer was lost
+    store.keep_after_call(job_id, name)
+    store.call_heartbeat([(job_id, name)])
+    store.keep_after_call(job_id, name)  # its answer was lost
 
-    assert client.zscore(redis_keys.LETTING_GO, job_id) is None
+    assert client.zscore(redis_keys.ABANDON_DEADLINE, job_id) is None
     let_time_pass(store, client)
     assert state(store, job_id) is State.CREATED
     assert call(store)[0] != job_id
@@ -403,15 +401,15 @@ def test_who_was_told_where_the_image_will_be_holds_nothing(store: JobStore, cli
 
 def test_the_end_of_what_nobody_holds_is_for_the_same_call_alone(store: JobStore, client: redis.Redis) -> None:
     job_id, name = call(store)
-    store.let_be(job_id, name)
+    store.keep_after_call(job_id, name)
     job = take_one(store)
     store.complete(job, result(job))
 
     assert call(store)[0] != job_id
     assert call(store, is_resent=True, digest="d")[0] != job_id  # rather what still waits
-    client.zadd(redis_keys.LETTING_GO, {job_id: 0})
+    client.zadd(redis_keys.ABANDON_DEADLINE, {job_id: 0})
     store.reap()
-    assert client.zscore(redis_keys.LETTING_GO, job_id) is None
+    assert client.zscore(redis_keys.ABANDON_DEADLINE, job_id) is None
 
 
 def test_a_redis_that_has_just_started_judges_nobody(store: JobStore, client: redis.Redis) -> None:
@@ -429,7 +427,7 @@ def test_what_one_caller_was_told_holds_beside_another_that_waits(store: JobStor
     job_id, first = call(store)
     _, second = call(store, is_resent=True)
 
-    store.let_be(job_id, first)
-    store.hold_calls([(job_id, second)])
+    store.keep_after_call(job_id, first)
+    store.call_heartbeat([(job_id, second)])
 
-    assert client.zscore(redis_keys.LETTING_GO, job_id) is None
+    assert client.zscore(redis_keys.ABANDON_DEADLINE, job_id) is None

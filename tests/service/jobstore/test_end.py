@@ -10,7 +10,7 @@ import redis
 from farm.domain.job import State
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect_to_listen
-from farm.jobstore.notifications import Changes, listen_for_stops
+from farm.jobstore.notifications import JobChanges, listen_for_stops
 from farm.jobstore.store import JobStore
 from tests.farms import wait_for
 from tests.service.jobstore.jobs import (
@@ -300,7 +300,7 @@ def lose_and_take(client: redis.Redis, store: JobStore) -> None:
     lose(client, store)
 
 
-def test_whoever_watches_hears_each_change(store: JobStore, changes: Changes) -> None:
+def test_whoever_watches_hears_each_change(store: JobStore, changes: JobChanges) -> None:
     job_id = submit(store)
     with changes.of(job_id) as changed:
         job = take_one(store)
@@ -314,7 +314,7 @@ def test_whoever_watches_hears_each_change(store: JobStore, changes: Changes) ->
         assert changed.wait(2)
 
 
-def test_nothing_new_is_no_change(store: JobStore, changes: Changes) -> None:
+def test_nothing_new_is_no_change(store: JobStore, changes: JobChanges) -> None:
     job_id = submit(store)
     job = take_one(store)
     store.renew("w1", FACTS, [held(job, 1)])
@@ -354,7 +354,7 @@ def test_a_finished_job_is_kept_for_its_time(client: redis.Redis) -> None:
         job = take_one(store)
         store.complete(job, result(job))
 
-    assert long.expired() == [first]
+    assert long.claim_expired() == [first]
     assert client.zrange(redis_keys.EXPIRY, 0, -1) == [first, second]
 
 
@@ -421,6 +421,9 @@ def test_nothing_is_left_of_jobs_that_were_deleted(store: JobStore, client: redi
         assert store.delete(job_id)
 
     left = {name.removeprefix(redis_keys.PREFIX).split(":")[0] for name in names(client)}
-    assert left == {"clock", "asked", "given", "totals", "fence", "outbox", "idle", "worker", "workers", "shares"}
+    assert left == {
+        *("vclock", "accepted_vfinish", "claimed_vfinish", "totals", "fence", "outbox"),
+        *("worker", "workers", "idle_workers", "worker_vfinish"),
+    }
     assert "secret" not in str(client.xrange(redis_keys.OUTBOX))
     assert "secret" not in str(client.hgetall(redis_keys.worker("w1")))

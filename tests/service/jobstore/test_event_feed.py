@@ -17,7 +17,7 @@ from farm.domain.job import BEGINNING, Change, Moment
 from farm.jobstore import event_feed as module
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect, connect_to_listen
-from farm.jobstore.event_feed import Feed, News
+from farm.jobstore.event_feed import EventFeed, FeedPage
 from farm.jobstore.store import JobStore
 from farm.process.embedded_redis import EmbeddedRedis
 from tests.farms import wait_for
@@ -26,17 +26,17 @@ from tests.service.jobstore.jobs import TERMS
 
 
 @pytest.fixture
-def feed(client: redis.Redis, listening: redis.Redis) -> Feed:
+def feed(client: redis.Redis, listening: redis.Redis) -> EventFeed:
     """A feed of an empty Redis."""
-    return Feed(listening)
+    return EventFeed(listening)
 
 
-def follow(feed: Feed, after: Moment | None = None, caller: str | None = None) -> Iterator[News]:
+def follow(feed: EventFeed, after: Moment | None = None, caller: str | None = None) -> Iterator[FeedPage]:
     """News that come; the listener is there when this returns."""
     news = feed.follow(after, caller=caller, idle_seconds=0.02)
     first = next(news)
 
-    def all_of_it() -> Iterator[News]:
+    def all_of_it() -> Iterator[FeedPage]:
         with closing(news):  # type: ignore[type-var]
             yield first
             yield from news
@@ -44,7 +44,7 @@ def follow(feed: Feed, after: Moment | None = None, caller: str | None = None) -
     return all_of_it()
 
 
-def hear(news: Iterator[News], count: int) -> list[Change]:
+def hear(news: Iterator[FeedPage], count: int) -> list[Change]:
     """The next changes that are told, so many at least."""
     heard: list[Change] = []
     while len(heard) < count:
@@ -69,7 +69,7 @@ def readers(client: redis.Redis) -> int:
     return sum(item["cmd"] == "xread" and "b" in item["flags"] for item in client.client_list())
 
 
-def test_every_change_is_told_once_in_order(feed: Feed, client: redis.Redis, store: JobStore) -> None:
+def test_every_change_is_told_once_in_order(feed: EventFeed, client: redis.Redis, store: JobStore) -> None:
     """To each of many listeners, while four threads write."""
     listeners = [follow(feed) for _ in range(8)]
     with ThreadPoolExecutor(12) as pool:
@@ -82,7 +82,7 @@ def test_every_change_is_told_once_in_order(feed: Feed, client: redis.Redis, sto
     assert all(moments(listener.result()) == told for listener in heard)
 
 
-def test_a_change_says_what_happened(feed: Feed, client: redis.Redis, store: JobStore) -> None:
+def test_a_change_says_what_happened(feed: EventFeed, client: redis.Redis, store: JobStore) -> None:
     news = follow(feed)
     job_id = jobs.submit(store)
     store.cancel(job_id)
@@ -96,10 +96,10 @@ def test_a_change_says_what_happened(feed: Feed, client: redis.Redis, store: Job
 
 
 def test_who_comes_back_hears_what_it_missed_and_goes_on(
-    feed: Feed, client: redis.Redis, store: JobStore, monkeypatch: pytest.MonkeyPatch
+    feed: EventFeed, client: redis.Redis, store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From Redis in pages, then from memory: nothing is lost or told twice where they meet, while more is written."""
-    monkeypatch.setattr(module, "_PAGE", 7)
+    monkeypatch.setattr(module, "_PAGE_SIZE", 7)
     run_jobs(store, 100)
     told = jobs.outbox(client)
     with ThreadPoolExecutor(2) as pool:
@@ -111,10 +111,10 @@ def test_who_comes_back_hears_what_it_missed_and_goes_on(
 
 
 def test_a_slow_listener_catches_up(
-    feed: Feed, client: redis.Redis, store: JobStore, monkeypatch: pytest.MonkeyPatch
+    feed: EventFeed, client: redis.Redis, store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that has fallen behind what is kept in memory reads the rest from Redis; another one is not held up."""
-    monkeypatch.setattr(module, "_KEPT", 5)
+    monkeypatch.setattr(module, "_MAX_KEPT", 5)
     slow, quick = follow(feed), follow(feed)
     for _ in range(10):
         run_jobs(store, 4)
@@ -125,10 +125,10 @@ def test_a_slow_listener_catches_up(
 
 
 def test_who_has_to_hear_much_is_told_page_by_page(
-    feed: Feed, store: JobStore, monkeypatch: pytest.MonkeyPatch
+    feed: EventFeed, store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So what waits for a slow connection is never more than a page."""
-    monkeypatch.setattr(module, "_PAGE", 10)
+    monkeypatch.setattr(module, "_PAGE_SIZE", 10)
     news = follow(feed)
     run_jobs(store, 20)
 
@@ -139,7 +139,7 @@ def test_who_has_to_hear_much_is_told_page_by_page(
     assert max(pages) == 10
 
 
-def test_a_gap_is_told(feed: Feed, client: redis.Redis, store: JobStore) -> None:
+def test_a_gap_is_told(feed: EventFeed, client: redis.Redis, store: JobStore) -> None:
     """What was cut off the outbox cannot be told: it goes on with the oldest that is there."""
     run_jobs(store, 4)
     told = jobs.outbox(client)
@@ -154,10 +154,10 @@ def test_a_gap_is_told(feed: Feed, client: redis.Redis, store: JobStore) -> None
 
 
 def test_a_listener_that_is_overtaken_is_told_of_the_gap(
-    feed: Feed, client: redis.Redis, store: JobStore, monkeypatch: pytest.MonkeyPatch
+    feed: EventFeed, client: redis.Redis, store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The outbox is cut beyond the place of one that listens, and beyond what is kept in memory."""
-    monkeypatch.setattr(module, "_KEPT", 2)
+    monkeypatch.setattr(module, "_MAX_KEPT", 2)
     run_jobs(store, 1)
     slow, quick = follow(feed), follow(feed)
     for _ in range(4):
@@ -171,18 +171,18 @@ def test_a_listener_that_is_overtaken_is_told_of_the_gap(
     assert moments(list(heard[1].changes)) == jobs.outbox(client)
 
 
-def test_a_place_that_is_not_reached_yet_is_a_gap(feed: Feed, client: redis.Redis, store: JobStore) -> None:
+def test_a_place_that_is_not_reached_yet_is_a_gap(feed: EventFeed, client: redis.Redis, store: JobStore) -> None:
     """Of another Redis, or of one that lost its end: what can be told is what comes now."""
     run_jobs(store, 1)
     news = follow(feed, Moment(2**63, 0))
-    assert next(news) == News((), Moment.parse(jobs.outbox(client)[-1]), gap=True)
+    assert next(news) == FeedPage((), Moment.parse(jobs.outbox(client)[-1]), gap=True)
 
     run_jobs(store, 1)
 
     assert moments(hear(news, 3)) == jobs.outbox(client)[3:]
 
 
-def test_callers_hear_their_own(feed: Feed, store: JobStore) -> None:
+def test_callers_hear_their_own(feed: EventFeed, store: JobStore) -> None:
     """And of how far they have come, whatever happens to others."""
     hers, his, everybodys = follow(feed, caller="ada"), follow(feed, caller="bob"), follow(feed)
     run_jobs(store, 2, caller="ada")
@@ -195,14 +195,14 @@ def test_callers_hear_their_own(feed: Feed, store: JobStore) -> None:
 
 
 def test_a_reader_that_was_stopped_for_long_begins_anew(
-    feed: Feed, client: redis.Redis, store: JobStore, monkeypatch: pytest.MonkeyPatch
+    feed: EventFeed, client: redis.Redis, store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The outbox was cut meanwhile where it stood, which it would not see; who listens is told of the gap."""
-    monkeypatch.setattr(module, "_TRUSTED_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_MAX_SILENCE_SECONDS", 0.0)
     news = follow(feed)
     run_jobs(store, 1)
     hear(news, 3)
-    with feed._told:  # which the reader needs, too
+    with feed._changed:  # which the reader needs, too
         run_jobs(store, 10)
         client.xtrim(redis_keys.OUTBOX, maxlen=5, approximate=False)
 
@@ -211,7 +211,7 @@ def test_a_reader_that_was_stopped_for_long_begins_anew(
     assert moments(list(late.changes)) == jobs.outbox(client)
 
 
-def test_a_feed_without_listeners_costs_nothing(feed: Feed, client: redis.Redis, store: JobStore) -> None:
+def test_a_feed_without_listeners_costs_nothing(feed: EventFeed, client: redis.Redis, store: JobStore) -> None:
     """One connection reads for all, and none when they are gone; who comes then hears as before."""
     wait_for(lambda: readers(client) == 0)
     listeners = [follow(feed) for _ in range(20)]
@@ -237,7 +237,7 @@ class Outbox:
         self.client = connect(self.server.url)
         self.store = JobStore(self.client, TERMS)
         self.listening = connect_to_listen(self.server.url)
-        self.feed = Feed(self.listening)
+        self.feed = EventFeed(self.listening)
 
     def kill(self) -> None:
         assert self.server.process is not None
@@ -248,7 +248,7 @@ class Outbox:
 @pytest.fixture
 def outbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outbox]:
     monkeypatch.setattr(module, "_RECONNECT_SECONDS", 0.02)
-    monkeypatch.setattr(module, "_PACE_SECONDS", 0)  # it reads when Redis is killed, however soon another one is there
+    monkeypatch.setattr(module, "_PAUSE_SECONDS", 0)  # it reads when Redis is killed, however soon another one is there
     outbox = Outbox(tmp_path)
     yield outbox
     outbox.listening.close()
@@ -261,7 +261,7 @@ def test_a_redis_that_was_away_leaves_no_gap(outbox: Outbox, monkeypatch: pytest
 
     Also for a listener that has fallen behind what is kept in memory.
     """
-    monkeypatch.setattr(module, "_KEPT", 1)
+    monkeypatch.setattr(module, "_MAX_KEPT", 1)
     news, slow = follow(outbox.feed), follow(outbox.feed)
     next(slow)
     run_jobs(outbox.store, 3)
@@ -304,7 +304,7 @@ def test_a_redis_that_comes_back_empty_is_a_gap(outbox: Outbox) -> None:
     assert moments(hear(news, 3)) == jobs.outbox(outbox.client)
 
 
-def test_a_redis_that_is_emptied_is_asked_at_leisure(feed: Feed, client: redis.Redis, store: JobStore) -> None:
+def test_a_redis_that_is_emptied_is_asked_at_leisure(feed: EventFeed, client: redis.Redis, store: JobStore) -> None:
     """By those who listen, and by those who come then; both go on when something happens."""
     run_jobs(store, 1)
     listens = follow(feed)

@@ -290,22 +290,22 @@ def test_a_silent_worker_is_forgotten(store: JobStore, client: redis.Redis) -> N
 
     store.reap()
 
-    assert not client.exists(redis_keys.worker("w1"), redis_keys.WORKERS, redis_keys.idle("srpo"))
+    assert not client.exists(redis_keys.worker("w1"), redis_keys.WORKERS, redis_keys.idle_workers("srpo"))
 
 
 def test_a_worker_that_leaves_is_forgotten_at_once(store: JobStore, client: redis.Redis) -> None:
     store.renew("w1", FACTS, [])
     take(store, "w1")
 
-    store.leave("w1", ["srpo"])
+    store.remove_worker("w1", ["srpo"])
 
-    assert not client.exists(redis_keys.worker("w1"), redis_keys.WORKERS, redis_keys.idle("srpo"))
+    assert not client.exists(redis_keys.worker("w1"), redis_keys.WORKERS, redis_keys.idle_workers("srpo"))
 
 
 def test_what_a_worker_announced_outlives_it(store: JobStore, client: redis.Redis) -> None:
     """Jobs for its model are still accepted while it is started again."""
     store.renew("w1", FACTS, [])
-    store.leave("w1", ["srpo"])
+    store.remove_worker("w1", ["srpo"])
 
     assert client.hkeys(redis_keys.MODELS) == ["srpo"]
 
@@ -317,7 +317,7 @@ def test_what_only_others_announce_is_served_no_longer(
     """The farm was started again with other weights: jobs for what it had before would wait for ever."""
     stats = StoreStats(client)
     store.renew("w1", FACTS, [])
-    store.leave("w1", ["srpo"])
+    store.remove_worker("w1", ["srpo"])
     seen = json.loads(cast(str, client.hget(redis_keys.MODELS, "srpo")))
     client.hset(
         redis_keys.MODELS, "srpo", json.dumps(seen | {"seen_us": int(seen["seen_us"]) - silent_seconds * 1_000_000})
@@ -333,4 +333,4 @@ def test_only_a_warm_worker_is_idle_and_announces_its_model(store: JobStore, cli
     store.renew("w1", FACTS | {"state": "draining"}, [])
     store.renew("w2", {"state": "loading"}, [])
 
-    assert not client.exists(redis_keys.MODELS, redis_keys.idle("srpo"))
+    assert not client.exists(redis_keys.MODELS, redis_keys.idle_workers("srpo"))

@@ -7,17 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 import redis
 
 from farm.jobstore import redis_keys
-from farm.jobstore.notifications import Changes
+from farm.jobstore.notifications import JobChanges
 from farm.jobstore.store import JobStore
 from tests.farms import wait_for
 from tests.service.jobstore.jobs import submit
 
 
 def is_watched(client: redis.Redis, job_id: str) -> bool:
-    return client.pubsub_numsub(redis_keys.changes(job_id))[0][1] > 0
+    return client.pubsub_numsub(redis_keys.changes_channel(job_id))[0][1] > 0
 
 
-def test_a_change_wakes_everybody_who_watches_that_job(changes: Changes, store: JobStore) -> None:
+def test_a_change_wakes_everybody_who_watches_that_job(changes: JobChanges, store: JobStore) -> None:
     job_id, other = submit(store), submit(store)
     with changes.of(job_id) as first, changes.of(job_id) as second, changes.of(other) as third:
         for event in (first, second, third):  # joined: something may have been missed
@@ -30,7 +30,7 @@ def test_a_change_wakes_everybody_who_watches_that_job(changes: Changes, store: 
         assert not third.wait(0.05)
 
 
-def test_who_stops_watching_leaves_the_others_watching(changes: Changes, store: JobStore) -> None:
+def test_who_stops_watching_leaves_the_others_watching(changes: JobChanges, store: JobStore) -> None:
     job_id = submit(store)
     with changes.of(job_id) as stays:
         with changes.of(job_id):
@@ -40,16 +40,16 @@ def test_who_stops_watching_leaves_the_others_watching(changes: Changes, store: 
         assert stays.wait(2)
 
 
-def test_a_job_that_nobody_watches_costs_nothing(changes: Changes, client: redis.Redis, store: JobStore) -> None:
+def test_a_job_that_nobody_watches_costs_nothing(changes: JobChanges, client: redis.Redis, store: JobStore) -> None:
     job_id = submit(store)
     with changes.of(job_id):
         wait_for(lambda: is_watched(client, job_id))
 
     wait_for(lambda: not is_watched(client, job_id))
-    assert changes._waiting == {}
+    assert changes._watchers == {}
 
 
-def test_a_lost_connection_is_made_good(changes: Changes, client: redis.Redis, store: JobStore) -> None:
+def test_a_lost_connection_is_made_good(changes: JobChanges, client: redis.Redis, store: JobStore) -> None:
     job_id = submit(store)
     with changes.of(job_id) as changed:
         wait_for(lambda: is_watched(client, job_id))
@@ -60,17 +60,17 @@ def test_a_lost_connection_is_made_good(changes: Changes, client: redis.Redis, s
         assert changed.wait(2)
 
 
-def test_many_may_come_and_go_at_once(changes: Changes, client: redis.Redis) -> None:
+def test_many_may_come_and_go_at_once(changes: JobChanges, client: redis.Redis) -> None:
     """Whoever watches hears, whatever the other threads begin and end meanwhile, on the same job and on others."""
 
     def watch(number: int) -> bool:
         job_id = f"job-{number % 7}"
         with changes.of(job_id) as changed:
             wait_for(lambda: is_watched(client, job_id))
-            client.publish(redis_keys.changes(job_id), "")
+            client.publish(redis_keys.changes_channel(job_id), "")
             return changed.wait(2)
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(watch, range(300)))
 
-    assert changes._waiting == {}
+    assert changes._watchers == {}

@@ -69,7 +69,9 @@ def test_the_doctor_tells_of_a_pause_and_of_nothing_that_is_stuck(store: JobStor
     store.renew("w1", FACTS, [])
     store.pause()
     submit(store)
-    client.zadd(redis_keys.since("srpo", "normal"), {job.id: 1 for job in store.page(None, before_us=None, count=1)})
+    client.zadd(
+        redis_keys.queue_by_age("srpo", "normal"), {job.id: 1 for job in store.page(None, before_us=None, count=1)}
+    )
 
     (finding,) = work.queue(StoreStats(client), lease_seconds=60)
 
@@ -89,32 +91,32 @@ def test_a_claim_before_the_pause_is_answered_again(store: JobStore) -> None:
 def test_a_worker_that_is_to_drain_takes_nothing(store: JobStore, client: redis.Redis) -> None:
     store.renew("w1", FACTS, [])
 
-    assert (store.drain("w1"), store.is_to_drain("w1"), store.is_to_drain("w2")) == (True, True, False)
+    assert (store.drain_worker("w1"), store.is_draining("w1"), store.is_draining("w2")) == (True, True, False)
 
     job_id = submit(store)
     assert take(store, "w1") == ()
     store.renew("w1", FACTS, [])
-    assert client.smembers(redis_keys.idle("srpo")) == set()  # no wake-up is for it
+    assert client.smembers(redis_keys.idle_workers("srpo")) == set()  # no wake-up is for it
     assert ids(take(store, "w2")) == [job_id]
 
 
 def test_who_is_to_drain_is_nothing_that_others_see(store: JobStore, client: redis.Redis) -> None:
     store.renew("w1", FACTS, [])
-    store.drain("w1")
+    store.drain_worker("w1")
 
     assert StoreStats(client).workers()[0].facts.keys() == {*FACTS, "jobs", "beat_us"}
 
 
 def test_a_worker_that_is_not_there_is_told_nothing(store: JobStore, client: redis.Redis) -> None:
-    assert store.drain("w1") is False
+    assert store.drain_worker("w1") is False
     assert names(client) == set()
 
 
 def test_its_supervisor_learns_that_it_was_told_to_leave(store: JobStore, client: redis.Redis) -> None:
     store.renew("w1", FACTS | {"host": "here", "pid": "42"}, [])
 
-    store.drain("w1")
-    store.leave("w1", ["srpo"])
+    store.drain_worker("w1")
+    store.remove_worker("w1", ["srpo"])
 
     stats = StoreStats(client)
     assert [stats.is_dismissed("here", 42), stats.is_dismissed("here", 43)] == [True, False]
@@ -126,7 +128,7 @@ def test_its_supervisor_learns_that_it_was_told_to_leave(store: JobStore, client
 def end_rendering(client: redis.Redis, *job_ids: str) -> None:
     """Let the time of these jobs' present starts be over."""
     for job_id in job_ids:
-        client.zadd(redis_keys.RENDER_BY, {job_id: 0}, xx=True)
+        client.zadd(redis_keys.RENDER_DEADLINE, {job_id: 0}, xx=True)
 
 
 def test_a_start_has_so_long(client: redis.Redis) -> None:
@@ -134,7 +136,7 @@ def test_a_start_has_so_long(client: redis.Redis) -> None:
     submit(store)
     job = take_one(store)
 
-    end_us = client.zscore(redis_keys.RENDER_BY, job.id)
+    end_us = client.zscore(redis_keys.RENDER_DEADLINE, job.id)
 
     assert end_us is not None
     assert end_us - record(store, job.id).started_us == pytest.approx(100e6, abs=1e6)
@@ -204,15 +206,15 @@ def test_waiting_is_not_counted(store: JobStore, client: redis.Redis, how: str) 
     else:
         store.fail(job, "render_failed", "x", retry="again" if how == "again" else "never")
 
-    assert client.zcard(redis_keys.RENDER_BY) == 0
+    assert client.zcard(redis_keys.RENDER_DEADLINE) == 0
 
 
 def test_a_start_that_is_taken_back_is_the_same_start(store: JobStore, client: redis.Redis) -> None:
     submit(store)
     job = take_one(store)
-    end_us = client.zscore(redis_keys.RENDER_BY, job.id)
+    end_us = client.zscore(redis_keys.RENDER_DEADLINE, job.id)
     lose(client, store)
 
     assert store.renew("w1", FACTS, [held(job)]) == []
 
-    assert client.zscore(redis_keys.RENDER_BY, job.id) == end_us
+    assert client.zscore(redis_keys.RENDER_DEADLINE, job.id) == end_us

@@ -54,11 +54,11 @@ def failed_with_inputs(farm: Farm, *sources: Source, is_prepared: bool = True) -
     order = Order("kontext", a_request(model="srpo"), sources=sources)
     job_id = farm.service.submit(ADA, order).id
     if is_prepared:
-        (job,) = farm.store.take_unprepared(1, 60)
+        (job,) = farm.store.claim_unprepared(1, 60)
         own = f"{job_id}-input-0-{'0' * 16}.png"
         farm.storage.put(own, sample_image())
         named = tuple(own if source.startswith(job_id) else source for source in job.request.sources)
-        farm.store.prepared(job_id, job.request.model_copy(update={"sources": named, "inputs": (own,)}))
+        farm.store.finish_preparation(job_id, job.request.model_copy(update={"sources": named, "inputs": (own,)}))
     farm.store.cancel(job_id)
     return record(farm.store, job_id)
 
@@ -230,7 +230,7 @@ def test_what_was_fetched_is_not_fetched_again(farm: Farm) -> None:
 
 
 def test_an_upload_is_named_as_before(farm: Farm) -> None:
-    farm.redis.set(redis_keys.BASE, jobs.BASE)
+    farm.redis.set(redis_keys.PUBLIC_URL, jobs.BASE)
     upload = new_upload_key("png", until=farm.stats.now_us() // 1_000_000 + 3600)
     farm.storage.put(upload, sample_image())
     job = failed_with_inputs(farm, Source("image_url", url=f"{jobs.BASE}/files/{upload}"), is_prepared=False)
@@ -240,7 +240,7 @@ def test_an_upload_is_named_as_before(farm: Farm) -> None:
 
 @pytest.mark.parametrize("what", ["its own", "prepared", "upload"])
 def test_an_image_that_is_gone_is_said_so(farm: Farm, api: FlaskClient, what: str) -> None:
-    farm.redis.set(redis_keys.BASE, jobs.BASE)
+    farm.redis.set(redis_keys.PUBLIC_URL, jobs.BASE)
     if what == "upload":
         upload = new_upload_key("png", until=farm.stats.now_us() // 1_000_000 + 3600)
         farm.storage.put(upload, sample_image())

@@ -22,7 +22,7 @@ from farm.domain.errors import IdempotencyConflict, LimitReached, NotFound
 from farm.domain.job import Claimed, Conditions, NewJob, State
 from farm.jobstore import redis_keys
 from farm.jobstore.record import result_text
-from farm.jobstore.store import Held, Retry, Terms
+from farm.jobstore.store import HeldJob, Retry, Terms
 from tests.service.jobstore.jobs import FACTS, held, new_job, result
 from tests.service.jobstore.stepped_clock import SteppedStore, look
 from tests.service.jobstore.store_model import SECOND, Model
@@ -39,7 +39,7 @@ PREPARER_SECONDS = 60.0
 STEPS = (0.000_001, 2, 2, 5, 16, 16, 16, 21, 34, 61, 61, 901, 3601, 86_401, 604_801, -1, -20, -3600)
 
 #: What Redis itself forgets, by its own clock.
-EXPIRE = {"hint", "idempotency", "joined"}
+EXPIRE = {"affinity", "idempotency", "joined_job"}
 
 some_callers = st.sampled_from(CALLERS)
 some_workers = st.sampled_from(WORKERS)
@@ -75,10 +75,10 @@ ACTS = {
     "call": 6,
     "claim_while_paused": 1,
     "drain": 1,
-    "take_unprepared": 6,
+    "claim_unprepared": 6,
     "prepare": 5,
     "refuse": 1,
-    "hold_unprepared": 1,
+    "renew_unprepared": 1,
     "release_unprepared": 1,
     "claim": 7,
     "claim_later": 6,
@@ -209,13 +209,13 @@ class Comparison(RuleBasedStateMachine):
         call, job_id = new.order.call, self._model.job_of(new)
         match self._draw(st.sampled_from(("waits", "hangs up", "is told"))):
             case "waits":
-                self._store.hold_calls([(job_id, call)])
-                self._model.hold_calls([(job_id, call)])
+                self._store.call_heartbeat([(job_id, call)])
+                self._model.call_heartbeat([(job_id, call)])
             case "hangs up":
-                assert self._store.abandon(job_id, call) == self._model.abandon(job_id, call)
+                assert self._store.call_disconnected(job_id, call) == self._model.call_disconnected(job_id, call)
             case _:
-                self._store.let_be(job_id, call)
-                self._model.let_be(job_id, call)
+                self._store.keep_after_call(job_id, call)
+                self._model.keep_after_call(job_id, call)
 
     # What operators do
 
@@ -228,22 +228,22 @@ class Comparison(RuleBasedStateMachine):
 
     def drain(self) -> None:
         worker = self._draw(some_workers)
-        assert self._store.drain(worker) == self._model.drain(worker)
+        assert self._store.drain_worker(worker) == self._model.drain_worker(worker)
         self.claim()
         self._leave(worker)
 
     def _leave(self, worker: str) -> None:
-        self._store.leave(worker, MODELS)
-        self._model.leave(worker, MODELS)
+        self._store.remove_worker(worker, MODELS)
+        self._model.remove_worker(worker, MODELS)
 
     # What preparers do
 
-    def take_unprepared(self) -> None:
+    def claim_unprepared(self) -> None:
         self._unprepared += self._take_unprepared(self._draw(st.integers(1, 3)))
 
     def _take_unprepared(self, count: int) -> list[str]:
-        job_ids = [job.id for job in self._store.take_unprepared(count, PREPARER_SECONDS)]
-        assert job_ids == self._model.take_unprepared(count, PREPARER_SECONDS)
+        job_ids = [job.id for job in self._store.claim_unprepared(count, PREPARER_SECONDS)]
+        assert job_ids == self._model.claim_unprepared(count, PREPARER_SECONDS)
         return job_ids
 
     def prepare(self) -> None:
@@ -255,20 +255,20 @@ class Comparison(RuleBasedStateMachine):
         job = self._store.get(job_id)
         if job and job.request.sources:
             ready = job.request.model_copy(update={"inputs": ("cat.png",), "width": 512})
-            done = self._model.prepared(job_id, ready)
-            assert self._store.prepared(job_id, ready) == done
-            assert self._store.prepared(job_id, ready) == done, "its answer was lost"
+            done = self._model.finish_preparation(job_id, ready)
+            assert self._store.finish_preparation(job_id, ready) == done
+            assert self._store.finish_preparation(job_id, ready) == done, "its answer was lost"
 
     def refuse(self) -> None:
         if job_id := self._one_of(self._unprepared):
-            done = self._model.refuse(job_id, "image_load_error")
-            assert self._store.refuse(job_id, "image_load_error", "x") == done
-            assert self._store.refuse(job_id, "image_load_error", "x") == done, "its answer was lost"
+            done = self._model.fail_preparation(job_id, "image_load_error")
+            assert self._store.fail_preparation(job_id, "image_load_error", "x") == done
+            assert self._store.fail_preparation(job_id, "image_load_error", "x") == done, "its answer was lost"
 
-    def hold_unprepared(self) -> None:
+    def renew_unprepared(self) -> None:
         if job_id := self._one_of(self._unprepared):
-            self._store.hold_unprepared([job_id], PREPARER_SECONDS)
-            self._model.hold_unprepared([job_id], PREPARER_SECONDS)
+            self._store.renew_unprepared([job_id], PREPARER_SECONDS)
+            self._model.renew_unprepared([job_id], PREPARER_SECONDS)
 
     def release_unprepared(self) -> None:
         if job_id := self._one_of(self._unprepared):
@@ -309,7 +309,7 @@ class Comparison(RuleBasedStateMachine):
         hands = [hand for _ in range(count) if (hand := self._one_of(self._hands))]
         self._renew(self._draw(some_workers), [held(job, count) for _, job in hands])
 
-    def _renew(self, worker: str, jobs: list[Held]) -> None:
+    def _renew(self, worker: str, jobs: list[HeldJob]) -> None:
         facts = FACTS | {"models": ",".join(MODELS)}
         assert self._store.renew(worker, facts, jobs) == self._model.renew(worker, MODELS, jobs)
 
@@ -361,8 +361,8 @@ class Comparison(RuleBasedStateMachine):
         assert self._store.reap() == self._model.reap(hold=hold)
 
     def remove_expired(self) -> None:
-        expired = self._store.expired(100)
-        assert expired == self._model.expired(100)
+        expired = self._store.claim_expired(100)
+        assert expired == self._model.claim_expired(100)
         for job_id in expired:
             assert self._store.forget(job_id) == self._model.forget(job_id)
 
@@ -381,7 +381,16 @@ class Comparison(RuleBasedStateMachine):
         self._reap()
         self.remove_expired()
         left = {name.split(":")[0]: name for name in look(self._redis)}
-        assert left.keys() <= {"clock", "asked", "given", "totals", "fence", "models", "outbox", *EXPIRE}
+        assert left.keys() <= {
+            "vclock",
+            "accepted_vfinish",
+            "claimed_vfinish",
+            "totals",
+            "fence",
+            "models",
+            "outbox",
+            *EXPIRE,
+        }
         assert all(self._redis.ttl(redis_keys.PREFIX + left[name]) > 0 for name in left.keys() & EXPIRE)
 
 
@@ -393,7 +402,7 @@ def _without_words(name: str, content: Any) -> Any:
     if content and name.startswith("idempotency:"):
         return json.loads(content[""])
     if content and name.startswith("worker:"):
-        return {field: value for field, value in content.items() if field in ("present", "drain")}
+        return {field: value for field, value in content.items() if field in ("vclock", "draining")}
     return content
 
 

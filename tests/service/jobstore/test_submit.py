@@ -17,7 +17,7 @@ from farm.domain.job import Conditions, State, Webhook
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect
 from farm.jobstore.store import JobStore
-from farm.webhooks.store import Deliveries
+from farm.webhooks.store import DeliveryStore
 from tests.service.jobstore.jobs import (
     TERMS,
     end_delays,
@@ -271,19 +271,19 @@ def test_memory_that_is_really_full_records_nothing(memory: redis.Redis, store: 
 
 
 def test_memory_that_is_really_full_can_be_emptied_again(memory: redis.Redis, store: JobStore) -> None:
-    over, deliveries = submit(store), Deliveries(memory)
+    over, deliveries = submit(store), DeliveryStore(memory)
     store.cancel(over)
     submit(store, webhook=Webhook("https://hook.example/"))
     (job,) = take(store)
     store.fail(job, "render_failed", "no")
-    (due,) = deliveries.take(1, lease_seconds=60)
+    (due,) = deliveries.claim(1, lease_seconds=60)
     memory.zadd(redis_keys.EXPIRY, {over: 0})
     memory.config_set("maxmemory", 1)
 
     with pytest.raises(StoreFull):
         deliveries.redeliver(due.id)
-    deliveries.end(due, Outcome.DELIVERED, Attempt(1, 0.1, 200))
-    assert store.expired() == [over]
+    deliveries.finish(due, Outcome.DELIVERED, Attempt(1, 0.1, 200))
+    assert store.claim_expired() == [over]
     assert store.forget(over)
 
     memory.config_set("maxmemory", 0)

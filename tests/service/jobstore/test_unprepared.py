@@ -15,7 +15,7 @@ from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect_to_listen
 from farm.jobstore.notifications import Listener
 from farm.jobstore.stats import StoreStats
-from farm.jobstore.store import MOST_TAKES, JobStore
+from farm.jobstore.store import MAX_PREPARATION_ATTEMPTS, JobStore
 from tests.farms import wait_for
 from tests.service.jobstore.jobs import (
     TERMS,
@@ -48,7 +48,7 @@ def ready(**changes: Any) -> Request:
 
 
 def taken(store: JobStore, count: int = 9) -> list[str]:
-    return [job.id for job in store.take_unprepared(count, LEASE)]
+    return [job.id for job in store.claim_unprepared(count, LEASE)]
 
 
 def take_and_lose(store: JobStore, client: redis.Redis, count: int = 9) -> list[str]:
@@ -86,9 +86,9 @@ def test_no_idle_worker_is_woken_for_it(store: JobStore) -> None:
 def test_whoever_listens_hears_of_it(store: JobStore, redis_url: str, client: redis.Redis) -> None:
     heard: list[str] = []
     listener = Listener(connect_to_listen(redis_url), lambda channel, _text: heard.append(channel))
-    listener.ask_for(redis_keys.UNPREPARED)
+    listener.subscribe(redis_keys.UNPREPARED_CHANNEL)
     listener.start()
-    wait_for(lambda: heard == [redis_keys.UNPREPARED], what="the listener's joining")
+    wait_for(lambda: heard == [redis_keys.UNPREPARED_CHANNEL], what="the listener's joining")
 
     submit(store)
     submit_unprepared(store)
@@ -99,7 +99,7 @@ def test_whoever_listens_hears_of_it(store: JobStore, redis_url: str, client: re
 def test_a_taken_job_comes_as_its_record_and_to_one_alone(store: JobStore) -> None:
     job_id = submit_unprepared(store)
 
-    (job,) = store.take_unprepared(9, LEASE)
+    (job,) = store.claim_unprepared(9, LEASE)
 
     assert job == record(store, job_id)
     assert taken(store) == []
@@ -126,7 +126,7 @@ def test_who_comes_new_shares_with_who_was_there(store: JobStore) -> None:
     for _ in range(20):
         submit_unprepared(store, "ada")
         for job_id in taken(store):
-            store.prepared(job_id, ready())
+            store.finish_preparation(job_id, ready())
     bulk = [submit_unprepared(store, "bob") for _ in range(10)]
     single = submit_unprepared(store, "ada")
 
@@ -152,7 +152,7 @@ def test_a_prepared_job_is_what_is_rendered(store: JobStore, client: redis.Redis
     job_id = submit_unprepared(store)
     taken(store)
 
-    assert store.prepared(job_id, ready(width=1024, prompt="a cat, oil on canvas")) is True
+    assert store.finish_preparation(job_id, ready(width=1024, prompt="a cat, oil on canvas")) is True
 
     job = take_one(store)
     assert (job.id, job.request) == (job_id, ready(width=1024, prompt="a cat, oil on canvas"))
@@ -163,7 +163,7 @@ def test_a_prepared_job_is_what_is_rendered(store: JobStore, client: redis.Redis
 def test_it_shares_a_batch_as_what_it_has_become(store: JobStore) -> None:
     odd, plain = submit_unprepared(store), submit(store, width=512)
     taken(store)
-    store.prepared(odd, ready(width=512, images=2))
+    store.finish_preparation(odd, ready(width=512, images=2))
 
     assert set(ids(take(store))) == {odd, plain}
 
@@ -172,8 +172,8 @@ def test_its_turn_comes_with_its_preparation(store: JobStore) -> None:
     """And costs what it has become: ada's second job stands behind bob's."""
     first, second = submit_unprepared(store, "ada"), submit_unprepared(store, "ada")
     taken(store)
-    store.prepared(first, ready(images=4))
-    store.prepared(second, ready(images=4))
+    store.finish_preparation(first, ready(images=4))
+    store.finish_preparation(second, ready(images=4))
     assert take_one(store).id == first
     other = submit(store, "bob", images=4)
 
@@ -184,7 +184,7 @@ def test_preparing_again_after_a_lost_answer_is_once(store: JobStore, client: re
     job_id = submit_unprepared(store)
     taken(store)
 
-    assert [store.prepared(job_id, ready()), store.prepared(job_id, ready())] == [True, True]
+    assert [store.finish_preparation(job_id, ready()), store.finish_preparation(job_id, ready())] == [True, True]
 
     assert ids(take(store)) == [job_id]
     assert take(store) == ()
@@ -193,9 +193,9 @@ def test_preparing_again_after_a_lost_answer_is_once(store: JobStore, client: re
 def test_who_prepares_second_is_told(store: JobStore) -> None:
     job_id = submit_unprepared(store)
     taken(store)
-    store.prepared(job_id, ready())
+    store.finish_preparation(job_id, ready())
 
-    assert store.prepared(job_id, ready(inputs=("other.png",))) is False
+    assert store.finish_preparation(job_id, ready(inputs=("other.png",))) is False
 
     assert take_one(store).request.inputs == ("copy.png",)
 
@@ -206,7 +206,7 @@ def test_who_was_too_slow_may_still_prepare_what_nobody_has(store: JobStore, cli
     end_preparation(client, job_id)
     assert taken(store) == [job_id]
 
-    assert store.prepared(job_id, ready()) is True
+    assert store.finish_preparation(job_id, ready()) is True
     assert ids(take(store)) == [job_id]
 
 
@@ -220,7 +220,10 @@ def test_a_cancelled_job_is_neither_taken_nor_prepared(
 
     assert store.cancel(job_id) == "cancelled"
 
-    assert (store.prepared(job_id, ready()), store.refuse(job_id, "image_load_error", "no")) == (False, False)
+    assert (store.finish_preparation(job_id, ready()), store.fail_preparation(job_id, "image_load_error", "no")) == (
+        False,
+        False,
+    )
     assert (taken(store), take(store), waiting_count(client)) == ([], (), {})
     assert record(store, job_id).code == "cancelled"
     assert StoreStats(client).unprepared() == 0
@@ -240,7 +243,7 @@ def test_a_refused_job_tells_why(store: JobStore, client: redis.Redis) -> None:
     job_id = submit_unprepared(store)
     taken(store)
 
-    assert store.refuse(job_id, "image_load_error", "image_url: it is no image") is True
+    assert store.fail_preparation(job_id, "image_load_error", "image_url: it is no image") is True
 
     job = record(store, job_id)
     assert (job.state, job.code, job.error) == (State.FAILED, "image_load_error", "image_url: it is no image")
@@ -252,7 +255,10 @@ def test_refusing_again_after_a_lost_answer_is_once(store: JobStore, client: red
     job_id = submit_unprepared(store)
     taken(store)
 
-    assert [store.refuse(job_id, "file_too_large", "x"), store.refuse(job_id, "file_too_large", "x")] == [True, True]
+    assert [
+        store.fail_preparation(job_id, "file_too_large", "x"),
+        store.fail_preparation(job_id, "file_too_large", "x"),
+    ] == [True, True]
 
     assert len(events(client, job_id)) == 2
 
@@ -260,9 +266,9 @@ def test_refusing_again_after_a_lost_answer_is_once(store: JobStore, client: red
 def test_what_is_prepared_is_refused_by_nobody(store: JobStore) -> None:
     job_id = submit_unprepared(store)
     taken(store)
-    store.prepared(job_id, ready())
+    store.finish_preparation(job_id, ready())
 
-    assert store.refuse(job_id, "image_load_error", "no") is False
+    assert store.fail_preparation(job_id, "image_load_error", "no") is False
     assert state(store, job_id) is State.CREATED
 
 
@@ -279,7 +285,7 @@ def test_what_is_held_is_nobody_elses(store: JobStore, client: redis.Redis) -> N
     assert set(taken(store)) == {first, again}  # the first of them for the second time
     end_preparation(client, first, again)
 
-    store.hold_unprepared([first, again], LEASE)
+    store.renew_unprepared([first, again], LEASE)
 
     assert taken(store) == []
 
@@ -289,14 +295,14 @@ def test_holding_brings_nothing_back(store: JobStore, client: redis.Redis) -> No
     taken(store)
     store.cancel(job_id)
 
-    store.hold_unprepared([job_id], LEASE)
+    store.renew_unprepared([job_id], LEASE)
 
-    assert not client.exists(redis_keys.PREPARING, redis_keys.SUSPECTS)
+    assert not client.exists(redis_keys.PREPARING, redis_keys.PREPARING_AGAIN)
 
 
 def test_what_a_preparer_hands_back_is_the_next_to_be_taken_and_was_not_taken_before(store: JobStore) -> None:
     first, second = submit_unprepared(store), submit_unprepared(store)
-    for _ in range(MOST_TAKES + 1):
+    for _ in range(MAX_PREPARATION_ATTEMPTS + 1):
         assert taken(store, 1) == [first]
         store.release_unprepared(first)
 
@@ -328,7 +334,7 @@ def test_what_no_preparer_has_cannot_be_handed_back(store: JobStore, ended: bool
 
 def test_what_kills_its_preparers_fails(store: JobStore, client: redis.Redis) -> None:
     job_id = submit_unprepared(store)
-    for _ in range(MOST_TAKES):
+    for _ in range(MAX_PREPARATION_ATTEMPTS):
         assert take_and_lose(store, client) == [job_id]
 
     assert taken(store) == []
@@ -349,10 +355,10 @@ def test_what_kills_its_preparers_harms_no_other(store: JobStore, client: redis.
             end_preparation(client, *batch)
         else:
             for job_id in batch:
-                assert store.prepared(job_id, ready())
+                assert store.finish_preparation(job_id, ready())
 
-    assert (deaths, record(store, culprit).code) == (MOST_TAKES, "preparation_failed")
-    takes = [int(str(client.hget(redis_keys.job(job_id), "takes"))) for job_id in innocent]
+    assert (deaths, record(store, culprit).code) == (MAX_PREPARATION_ATTEMPTS, "preparation_failed")
+    takes = [int(str(client.hget(redis_keys.job(job_id), "preparation_attempts"))) for job_id in innocent]
     assert max(takes) <= 2
 
 
@@ -363,7 +369,7 @@ def test_lost_jobs_are_prepared_one_at_a_time(store: JobStore, client: redis.Red
 
     assert taken(store) == [lost[0], fresh]
     assert taken(store) == []
-    store.prepared(lost[0], ready())
+    store.finish_preparation(lost[0], ready())
     assert taken(store) == [lost[1]]
 
 
@@ -396,26 +402,26 @@ def test_its_time_to_be_started_runs_while_it_is_prepared(
     store.reap()
 
     assert record(store, job_id).code == "start_timeout"
-    assert (taken(store), store.prepared(job_id, ready())) == ([], False)
+    assert (taken(store), store.finish_preparation(job_id, ready())) == ([], False)
 
 
 def test_a_finished_one_is_forgotten_whole(store: JobStore, client: redis.Redis) -> None:
     job_id = submit_unprepared(store)
     taken(store)
-    store.refuse(job_id, "image_load_error", "no")
+    store.fail_preparation(job_id, "image_load_error", "no")
 
     assert store.delete(job_id)
 
     assert not [name for name in names(client) if job_id in name]
     assert not client.exists(
-        redis_keys.JOBS, redis_keys.EXPIRY, redis_keys.PREPARING, redis_keys.waiting(redis_keys.PREPARATION, "normal")
+        redis_keys.JOBS, redis_keys.EXPIRY, redis_keys.PREPARING, redis_keys.queue(redis_keys.UNPREPARED, "normal")
     )
 
 
 def test_after_a_crash_of_its_worker_it_stands_in_its_models_line(store: JobStore, client: redis.Redis) -> None:
     job_id = submit_unprepared(store)
     taken(store)
-    store.prepared(job_id, ready())
+    store.finish_preparation(job_id, ready())
     take_one(store)
     client.zadd(redis_keys.LEASES, {job_id: 0})
     store.reap()
@@ -434,10 +440,10 @@ def test_it_counts_as_waiting_for_its_model_until_it_is_prepared(store: JobStore
     assert counted() == (2, 3)
     taken(store)
     assert counted() == (2, 3)
-    store.prepared(first, ready())
+    store.finish_preparation(first, ready())
     store.cancel(second)
     assert counted() == (0, 1)
-    store.refuse(other, "image_load_error", "x")
+    store.fail_preparation(other, "image_load_error", "x")
     assert counted() == (0, 0)
 
 
@@ -446,7 +452,7 @@ def test_it_is_told_for_how_long_nobody_has_prepared_anything(store: JobStore, c
     assert stats.unattended_seconds() == 0
 
     job_id = submit_unprepared(store)
-    client.zadd(redis_keys.since(redis_keys.PREPARATION, "srpo"), {job_id: stats.now_us() - 90_000_000})
+    client.zadd(redis_keys.queue_by_age(redis_keys.UNPREPARED, "srpo"), {job_id: stats.now_us() - 90_000_000})
     submit_unprepared(store, model="kontext")
     assert 90 <= stats.unattended_seconds() < 150
 
@@ -470,7 +476,7 @@ def test_while_others_wait_a_caller_has_half_of_the_places(store: JobStore) -> N
         assert held_by_ada <= 4
         quick = next(job_id for job_id in places if record(store, job_id).caller == "bob")
         places.remove(quick)
-        store.prepared(quick, ready())
+        store.finish_preparation(quick, ready())
         if not waits(store, "bob"):
             break
 
@@ -479,7 +485,7 @@ def test_while_others_wait_a_caller_has_half_of_the_places(store: JobStore) -> N
 
 def waits(store: JobStore, caller: str) -> bool:
     """Whether any of its jobs stands in the line to be prepared."""
-    line = cast(list[str], store._redis.zrange(redis_keys.waiting(redis_keys.PREPARATION, "normal"), 0, -1))
+    line = cast(list[str], store._redis.zrange(redis_keys.queue(redis_keys.UNPREPARED, "normal"), 0, -1))
     return any(record(store, job_id).caller == caller for job_id in line)
 
 
@@ -491,26 +497,26 @@ def test_who_is_alone_has_all_places(store: JobStore) -> None:
 
 @pytest.mark.parametrize("how", ["prepared", "refuse", "cancel", "release", "lose", "late"])
 def test_a_place_is_free_again(store: JobStore, client: redis.Redis, how: str) -> None:
-    places = f"{redis_keys.PREFIX}places"
+    places = f"{redis_keys.PREFIX}preparing_count"
     job_id = submit_unprepared(store)
     taken(store)
     assert client.hgetall(places) == {"ada": "1"}
     if how == "prepared":
-        store.prepared(job_id, ready())
+        store.finish_preparation(job_id, ready())
     elif how == "refuse":
-        store.refuse(job_id, "image_load_error", "x")
+        store.fail_preparation(job_id, "image_load_error", "x")
     elif how == "cancel":
         store.cancel(job_id)
     elif how == "release":
         store.release_unprepared(job_id)
     elif how == "late":
         end_start(client, job_id)
-        client.zadd(redis_keys.START_BY, {job_id: 1})
+        client.zadd(redis_keys.START_DEADLINE, {job_id: 1})
         store.reap()
     else:
         end_preparation(client, job_id)
         assert taken(store) == [job_id]
         assert client.hgetall(places) == {"ada": "1"}
-        store.prepared(job_id, ready())
+        store.finish_preparation(job_id, ready())
 
     assert client.hgetall(places) == {}

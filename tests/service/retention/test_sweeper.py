@@ -20,7 +20,7 @@ from farm.retention.sweeper import Sweeper
 from farm.storage.local import LocalStorage
 from farm.storage.s3 import Bucket, S3Storage
 from farm.storage.storage import UNKNOWN_FARM, Page, Storage, new_key, new_upload_key, part_key
-from farm.webhooks.store import Deliveries
+from farm.webhooks.store import DeliveryStore
 from tests.s3 import S3
 from tests.service.api.calls import UNKNOWN_ID
 from tests.service.jobstore import jobs
@@ -74,15 +74,15 @@ def test_images_stay_until_the_end_of_their_job_is_told(
     sweeper: Sweeper, storage: Storage, store: JobStore, client: redis.Redis
 ) -> None:
     """A receiver that was away for a while is told of images that are there, and base64 answers are made of them."""
-    brief, deliveries = JobStore(client, replace(TERMS, result_ttl_seconds=0.000001)), Deliveries(client)
+    brief, deliveries = JobStore(client, replace(TERMS, result_ttl_seconds=0.000001)), DeliveryStore(client)
     submit(store, webhook=Webhook("https://receiver.example/", frozenset({State.COMPLETED})))
     job = take_one(store)
     complete(brief, job, key := put(storage, job))
     sweeper.sweep()
     assert key in names(storage)
 
-    (due,) = deliveries.take(1, lease_seconds=60)
-    deliveries.end(due, Outcome.DELIVERED, Attempt(1, 0.1, 200))
+    (due,) = deliveries.claim(1, lease_seconds=60)
+    deliveries.finish(due, Outcome.DELIVERED, Attempt(1, 0.1, 200))
     client.zadd(redis_keys.EXPIRY, {job.id: 0})
     sweeper.sweep()
 
@@ -190,7 +190,7 @@ def test_who_came_first_removes_no_image_of_who_came_second(
     submit(store)
     key = put(storage, take_one(store))
     client.flushall()
-    client.set(redis_keys.FARM, first)
+    client.set(redis_keys.FARM_ID, first)
 
     sweeper.sweep(older_than=ANY_AGE)
 
@@ -279,9 +279,9 @@ def test_a_job_that_cannot_be_removed_hinders_no_other_and_comes_again(
 
     assert [store.get(job.id) for job in others] == [None] * 3
     assert client.zrange(redis_keys.EXPIRY, 0, -1) == [stuck.id]
-    assert store.expired() == []
+    assert store.claim_expired() == []
     client.zadd(redis_keys.EXPIRY, {stuck.id: 0})
-    assert store.expired() == [stuck.id]
+    assert store.claim_expired() == [stuck.id]
 
 
 def test_a_storage_that_is_down_is_not_asked_for_each_of_many(
@@ -324,7 +324,7 @@ def test_one_process_at_a_time_looks_page_by_page_through_what_is_stored(
     for _ in range(4):
         for process in processes:
             process.go_on()
-        client.delete(redis_keys.SWEEP_TURN)  # a minute is over
+        client.delete(redis_keys.SWEEP_LOCK)  # a minute is over
 
     assert looked == ["", "00", "11", ""]
 

@@ -139,7 +139,7 @@ def test_one_callers_uploads_leave_anothers_alone(keyed: FlaskClient, ada: dict[
 def test_it_is_renewed_when_uploads_are_gone(api: FlaskClient, farm: Farm) -> None:
     """Also where it is refused again and again: that puts nothing off."""
     by_cdn(api, MAX_BYTES)
-    name = redis_keys.uploaded("local")
+    name = redis_keys.uploaded_bytes("local")
     assert 0 < farm.redis.ttl(name) <= farm.settings.upload_ttl
     farm.redis.expire(name, 1)
     assert is_refusal(by_cdn(api, 1))
@@ -150,4 +150,4 @@ def test_it_is_renewed_when_uploads_are_gone(api: FlaskClient, farm: Farm) -> No
 
 
 def spent(farm: Farm) -> int:
-    return int(str(farm.redis.get(redis_keys.uploaded("local"))))
+    return int(str(farm.redis.get(redis_keys.uploaded_bytes("local"))))

@@ -229,7 +229,7 @@ def test_only_the_head_of_an_answer_is_kept(desk: Desk, receiver: Receiver) -> N
     name = desk.post(receiver.url)
 
     assert len(desk.record(name).attempts[0].answer) == 512
-    assert int(cast(int, desk.farm.redis.memory_usage(f"srpo:attempts:{name}"))) < 3000
+    assert int(cast(int, desk.farm.redis.memory_usage(f"srpo:delivery_attempts:{name}"))) < 3000
 
 
 def test_a_name_that_leads_inside_is_not_called(farm: Farm, receiver: Receiver) -> None:
@@ -252,8 +252,8 @@ def test_the_pauses_are_those_of_the_schedule(farm: Farm, receiver: Receiver) ->
         desk.until(lambda tries=tries: len(desk.record(name).attempts) == tries)  # type: ignore[misc]
         pauses.append((desk.record(name).due_us - clock.now_us()) / 1e6)
         line = f"ada {receiver.url}"
-        farm.redis.zadd(f"srpo:due:{line}", {name: 0})
-        farm.redis.zadd(redis_keys.LINES, {line: 0})
+        farm.redis.zadd(f"srpo:delivery_queue:{line}", {name: 0})
+        farm.redis.zadd(redis_keys.DELIVERY_QUEUES, {line: 0})
     desk.courier.close()
 
     assert all(wanted - 2 < pause <= wanted * 1.2 for wanted, pause in zip((5, 30, 120), pauses, strict=True))
@@ -339,7 +339,7 @@ def test_a_courier_that_dies_in_mid_try_is_replaced(
     desk = Desk(farm)
     name = f"{desk.submit(receiver.url)}-3"
     desk.finish()
-    farm.deliveries.take(1, lease_seconds=0.3)  # taken by somebody who is never heard of again
+    farm.deliveries.claim(1, lease_seconds=0.3)  # taken by somebody who is never heard of again
 
     desk.until(lambda: desk.record(name).state is Outcome.DELIVERED)
     desk.courier.close()

@@ -11,7 +11,13 @@ from farm.domain.delivery import Attempt, Due, Outcome
 from farm.domain.job import NewJob, State, Webhook
 from farm.jobstore import redis_keys
 from farm.jobstore.store import JobStore
-from farm.webhooks.store import CALLERS_ROOM, KEPT, PATIENCE, ROOM, Deliveries
+from farm.webhooks.store import (
+    MAX_ATTEMPTS_PER_CALLER,
+    MAX_ATTEMPTS_PER_RECEIVER,
+    MAX_FAILURES_IN_A_ROW,
+    MAX_KEPT_ATTEMPTS,
+    DeliveryStore,
+)
 from tests.farms import wait_for
 from tests.service.jobstore import jobs
 
@@ -21,8 +27,8 @@ TRIED = Attempt(at_us=1, seconds=0.5, status=500, answer="no")
 
 
 @pytest.fixture
-def deliveries(client: redis.Redis) -> Deliveries:
-    return Deliveries(client)
+def deliveries(client: redis.Redis) -> DeliveryStore:
+    return DeliveryStore(client)
 
 
 def submit(store: JobStore, url: str = HOOK, *, events: frozenset[State] = ALL, caller: str = "ada") -> str:
@@ -31,20 +37,20 @@ def submit(store: JobStore, url: str = HOOK, *, events: frozenset[State] = ALL, 
     return new.id
 
 
-def take(deliveries: Deliveries, count: int = 64) -> list[Due]:
-    return deliveries.take(count, lease_seconds=60)
+def take(deliveries: DeliveryStore, count: int = 64) -> list[Due]:
+    return deliveries.claim(count, lease_seconds=60)
 
 
-def take_one(deliveries: Deliveries) -> Due:
+def take_one(deliveries: DeliveryStore) -> Due:
     (due,) = take(deliveries)
     return due
 
 
-def told(deliveries: Deliveries) -> list[tuple[str, int]]:
+def told(deliveries: DeliveryStore) -> list[tuple[str, int]]:
     """Take and end everything that is due, one after the other: events with their sequence numbers."""
     found = []
     while due := take(deliveries, 1):
-        deliveries.end(due[0], Outcome.DELIVERED, TRIED)
+        deliveries.finish(due[0], Outcome.DELIVERED, TRIED)
         found.append((due[0].event, due[0].sequence))
     return found
 
@@ -56,12 +62,12 @@ def waiting(client: redis.Redis) -> int:
 def end_leases(client: redis.Redis, due: Due) -> None:
     """Let the tries on the line of `due` be over, without a word of what came of them."""
     line = f"{due.caller} {due.receiver}"
-    for name in cast(list[str], client.zrange(f"{redis_keys.PREFIX}posting:{line}", 0, -1)):
-        client.zadd(f"{redis_keys.PREFIX}posting:{line}", {name: 0})
-    client.zadd(redis_keys.LINES, {line: 0})
+    for name in cast(list[str], client.zrange(f"{redis_keys.PREFIX}delivery_leases:{line}", 0, -1)):
+        client.zadd(f"{redis_keys.PREFIX}delivery_leases:{line}", {name: 0})
+    client.zadd(redis_keys.DELIVERY_QUEUES, {line: 0})
 
 
-def test_every_change_of_state_lines_up_its_delivery_in_order(store: JobStore, deliveries: Deliveries) -> None:
+def test_every_change_of_state_lines_up_its_delivery_in_order(store: JobStore, deliveries: DeliveryStore) -> None:
     job_id = submit(store)
     job = jobs.take_one(store)
     store.complete(job, jobs.result(job))
@@ -72,7 +78,7 @@ def test_every_change_of_state_lines_up_its_delivery_in_order(store: JobStore, d
     ]
 
 
-def test_only_the_states_that_were_asked_for_are_told(store: JobStore, deliveries: Deliveries) -> None:
+def test_only_the_states_that_were_asked_for_are_told(store: JobStore, deliveries: DeliveryStore) -> None:
     submit(store, events=frozenset({State.COMPLETED, State.FAILED}))
     job = jobs.take_one(store)
     store.fail(job, "render_failed", "no")
@@ -80,14 +86,14 @@ def test_only_the_states_that_were_asked_for_are_told(store: JobStore, deliverie
     assert told(deliveries) == [("failed", 3)]
 
 
-def test_a_job_without_a_webhook_lines_up_nothing(store: JobStore, deliveries: Deliveries) -> None:
+def test_a_job_without_a_webhook_lines_up_nothing(store: JobStore, deliveries: DeliveryStore) -> None:
     jobs.submit(store)
 
     assert take(deliveries) == []
 
 
 def test_coming_back_from_a_dead_worker_is_no_news(
-    client: redis.Redis, store: JobStore, deliveries: Deliveries
+    client: redis.Redis, store: JobStore, deliveries: DeliveryStore
 ) -> None:
     job_id = submit(store)
     jobs.take_one(store)
@@ -98,7 +104,7 @@ def test_coming_back_from_a_dead_worker_is_no_news(
     assert told(deliveries) == [("created", 1), ("processing", 2), ("completed", 5)]
 
 
-def test_a_cancelled_job_is_told(store: JobStore, deliveries: Deliveries) -> None:
+def test_a_cancelled_job_is_told(store: JobStore, deliveries: DeliveryStore) -> None:
     job_id = submit(store, events=frozenset({State.FAILED}))
     store.cancel(job_id)
 
@@ -106,7 +112,7 @@ def test_a_cancelled_job_is_told(store: JobStore, deliveries: Deliveries) -> Non
 
 
 def test_what_is_taken_is_nobody_elses_until_its_lease_ends(
-    client: redis.Redis, store: JobStore, deliveries: Deliveries
+    client: redis.Redis, store: JobStore, deliveries: DeliveryStore
 ) -> None:
     submit(store)
     first = take_one(deliveries)
@@ -115,15 +121,15 @@ def test_what_is_taken_is_nobody_elses_until_its_lease_ends(
 
     end_leases(client, first)
     again = take_one(deliveries)
-    assert (again.id, again.fence, again.tries) == (first.id, first.fence + 1, 0)
+    assert (again.id, again.fence, again.attempts_made) == (first.id, first.fence + 1, 0)
 
 
-def test_a_courier_that_got_no_answer_is_given_the_same_again(store: JobStore, deliveries: Deliveries) -> None:
+def test_a_courier_that_got_no_answer_is_given_the_same_again(store: JobStore, deliveries: DeliveryStore) -> None:
     """Else a receiver with as many lost ones as it has room for would wait until their lease is over."""
     for _ in range(2):
         submit(store)
 
-    given = [deliveries.take(1, lease_seconds=60, nonce=nonce) for nonce in ("a", "a", "b", "a")]
+    given = [deliveries.claim(1, lease_seconds=60, nonce=nonce) for nonce in ("a", "a", "b", "a")]
 
     assert given[0] == given[1] == given[3]
     assert [len(taken) for taken in given] == [1, 1, 1, 1]
@@ -131,28 +137,28 @@ def test_a_courier_that_got_no_answer_is_given_the_same_again(store: JobStore, d
 
 
 def test_a_late_courier_records_its_try_and_changes_nothing(
-    client: redis.Redis, store: JobStore, deliveries: Deliveries
+    client: redis.Redis, store: JobStore, deliveries: DeliveryStore
 ) -> None:
     submit(store)
     late = take_one(deliveries)
     end_leases(client, late)
     prompt = take_one(deliveries)
 
-    deliveries.end(late, Outcome.FAILED, TRIED)
-    deliveries.end(prompt, Outcome.DELIVERED, TRIED)
+    deliveries.finish(late, Outcome.FAILED, TRIED)
+    deliveries.finish(prompt, Outcome.DELIVERED, TRIED)
 
     delivery = deliveries.get(late.id)
     assert delivery is not None
     assert (delivery.state, len(delivery.attempts)) == (Outcome.DELIVERED, 2)
 
 
-def test_what_arrived_late_has_arrived(client: redis.Redis, store: JobStore, deliveries: Deliveries) -> None:
+def test_what_arrived_late_has_arrived(client: redis.Redis, store: JobStore, deliveries: DeliveryStore) -> None:
     submit(store)
     late = take_one(deliveries)
     end_leases(client, late)
     take_one(deliveries)
 
-    deliveries.end(late, Outcome.DELIVERED, TRIED)
+    deliveries.finish(late, Outcome.DELIVERED, TRIED)
 
     delivery = deliveries.get(late.id)
     assert delivery is not None
@@ -161,15 +167,15 @@ def test_what_arrived_late_has_arrived(client: redis.Redis, store: JobStore, del
     assert take(deliveries) == []
 
 
-def test_a_failed_try_is_due_again_after_its_pause(store: JobStore, deliveries: Deliveries) -> None:
+def test_a_failed_try_is_due_again_after_its_pause(store: JobStore, deliveries: DeliveryStore) -> None:
     submit(store)
     due = take_one(deliveries)
 
-    deliveries.end(due, Outcome.WAITING, TRIED, pause_seconds=0.3)
+    deliveries.finish(due, Outcome.WAITING, TRIED, pause_seconds=0.3)
 
     assert take(deliveries) == []
     again = wait_for(lambda: take(deliveries))[0]
-    assert (again.id, again.tries) == (due.id, 1)
+    assert (again.id, again.attempts_made) == (due.id, 1)
     delivery = deliveries.get(due.id)
     assert delivery is not None
     assert delivery.attempts == (TRIED,)
@@ -177,23 +183,23 @@ def test_a_failed_try_is_due_again_after_its_pause(store: JobStore, deliveries: 
 
 @pytest.mark.parametrize("outcome", [Outcome.DELIVERED, Outcome.FAILED, Outcome.DROPPED])
 def test_an_ended_delivery_comes_back_only_by_hand(
-    client: redis.Redis, store: JobStore, deliveries: Deliveries, outcome: Outcome
+    client: redis.Redis, store: JobStore, deliveries: DeliveryStore, outcome: Outcome
 ) -> None:
     submit(store)
     due = take_one(deliveries)
     assert waiting(client) == 1
-    deliveries.end(due, outcome, TRIED)
+    deliveries.finish(due, outcome, TRIED)
     assert (take(deliveries), waiting(client)) == ([], 0)
 
     deliveries.redeliver(due.id)
     assert waiting(client) == 1
     again = take_one(deliveries)
 
-    assert (again.id, again.event, again.sequence, again.tries) == (due.id, due.event, due.sequence, 0)
-    assert (due.by_hand, again.by_hand) == (False, True)
+    assert (again.id, again.event, again.sequence, again.attempts_made) == (due.id, due.event, due.sequence, 0)
+    assert (due.is_manual, again.is_manual) == (False, True)
 
 
-def test_redelivering_what_is_under_way_doubles_nothing(store: JobStore, deliveries: Deliveries) -> None:
+def test_redelivering_what_is_under_way_doubles_nothing(store: JobStore, deliveries: DeliveryStore) -> None:
     submit(store)
     due = take_one(deliveries)
 
@@ -202,33 +208,33 @@ def test_redelivering_what_is_under_way_doubles_nothing(store: JobStore, deliver
     assert take(deliveries) == []
 
 
-def test_a_receiver_has_no_more_than_its_room(store: JobStore, deliveries: Deliveries) -> None:
-    for _ in range(ROOM + 5):
+def test_a_receiver_has_no_more_than_its_room(store: JobStore, deliveries: DeliveryStore) -> None:
+    for _ in range(MAX_ATTEMPTS_PER_RECEIVER + 5):
         submit(store, events=frozenset({State.CREATED}))
-    under_way = [due for _ in range(ROOM + 5) for due in take(deliveries)]
+    under_way = [due for _ in range(MAX_ATTEMPTS_PER_RECEIVER + 5) for due in take(deliveries)]
 
-    assert len(under_way) == ROOM
+    assert len(under_way) == MAX_ATTEMPTS_PER_RECEIVER
 
-    deliveries.end(under_way[0], Outcome.DELIVERED, TRIED)
+    deliveries.finish(under_way[0], Outcome.DELIVERED, TRIED)
     assert len(take(deliveries)) == 1
 
 
 def test_a_receiver_that_keeps_failing_has_one_at_a_time_until_it_is_well(
-    store: JobStore, deliveries: Deliveries
+    store: JobStore, deliveries: DeliveryStore
 ) -> None:
-    for _ in range(2 * ROOM):
+    for _ in range(2 * MAX_ATTEMPTS_PER_RECEIVER):
         submit(store, events=frozenset({State.CREATED}))
-    for _ in range(PATIENCE):
-        deliveries.end(take_one(deliveries), Outcome.FAILED, TRIED)
+    for _ in range(MAX_FAILURES_IN_A_ROW):
+        deliveries.finish(take_one(deliveries), Outcome.FAILED, TRIED)
 
     probe = take_one(deliveries)
     assert take(deliveries) == []
 
-    deliveries.end(probe, Outcome.DELIVERED, TRIED)
-    assert len([due for _ in range(ROOM) for due in take(deliveries)]) == ROOM
+    deliveries.finish(probe, Outcome.DELIVERED, TRIED)
+    assert len([due for _ in range(MAX_ATTEMPTS_PER_RECEIVER) for due in take(deliveries)]) == MAX_ATTEMPTS_PER_RECEIVER
 
 
-def test_a_receiver_with_much_to_take_holds_up_no_other(store: JobStore, deliveries: Deliveries) -> None:
+def test_a_receiver_with_much_to_take_holds_up_no_other(store: JobStore, deliveries: DeliveryStore) -> None:
     for _ in range(50):
         submit(store, "https://slow.example/")
     submit(store, "https://quick.example/", events=frozenset({State.CREATED}))
@@ -237,7 +243,7 @@ def test_a_receiver_with_much_to_take_holds_up_no_other(store: JobStore, deliver
 
 
 def test_many_dead_receivers_hold_up_none_that_lives(
-    client: redis.Redis, store: JobStore, deliveries: Deliveries
+    client: redis.Redis, store: JobStore, deliveries: DeliveryStore
 ) -> None:
     for number in range(100):
         submit(store, f"https://dead-{number}.example/", events=frozenset({State.CREATED}), caller=f"c{number}")
@@ -245,95 +251,97 @@ def test_many_dead_receivers_hold_up_none_that_lives(
         take(deliveries, 1)
     for number in range(100):
         submit(store, f"https://dead-{number}.example/", events=frozenset({State.CREATED}), caller=f"c{number}")
-        client.hset(f"{redis_keys.PREFIX}faults", f"c{number} https://dead-{number}.example", PATIENCE)
+        client.hset(
+            f"{redis_keys.PREFIX}delivery_failures", f"c{number} https://dead-{number}.example", MAX_FAILURES_IN_A_ROW
+        )
     submit(store, "https://well.example/", events=frozenset({State.CREATED}))
 
     (due,) = take(deliveries, 1)
     assert due.receiver == "https://well.example"
 
 
-def test_callers_do_not_wait_for_one_another_at_one_receiver(store: JobStore, deliveries: Deliveries) -> None:
-    for _ in range(2 * ROOM):
+def test_callers_do_not_wait_for_one_another_at_one_receiver(store: JobStore, deliveries: DeliveryStore) -> None:
+    for _ in range(2 * MAX_ATTEMPTS_PER_RECEIVER):
         submit(store, caller="eve")
-    for _ in range(2 * ROOM):
+    for _ in range(2 * MAX_ATTEMPTS_PER_RECEIVER):
         take(deliveries)
     submit(store, caller="ada")
 
     assert take_one(deliveries).caller == "ada"
 
 
-def test_a_caller_has_no_more_than_its_room_whatever_the_receivers(store: JobStore, deliveries: Deliveries) -> None:
-    for number in range(CALLERS_ROOM + 10):
+def test_a_caller_has_no_more_than_its_room_whatever_the_receivers(store: JobStore, deliveries: DeliveryStore) -> None:
+    for number in range(MAX_ATTEMPTS_PER_CALLER + 10):
         submit(store, f"https://r{number}.example/", events=frozenset({State.CREATED}), caller="eve")
     submit(store, "https://well.example/", events=frozenset({State.CREATED}))
 
     under_way = take(deliveries, 100)
-    assert [due.caller for due in under_way].count("eve") == CALLERS_ROOM
+    assert [due.caller for due in under_way].count("eve") == MAX_ATTEMPTS_PER_CALLER
     assert [due.caller for due in under_way].count("ada") == 1
 
     for due in under_way:
-        deliveries.end(due, Outcome.DELIVERED, TRIED)
+        deliveries.finish(due, Outcome.DELIVERED, TRIED)
     assert len(wait_for(lambda: take(deliveries, 100))) == 10
 
 
 def test_a_lost_try_is_not_held_up_by_one_that_waits_for_long(
-    client: redis.Redis, store: JobStore, deliveries: Deliveries
+    client: redis.Redis, store: JobStore, deliveries: DeliveryStore
 ) -> None:
     submit(store, events=frozenset({State.CREATED}))
-    deliveries.end(take_one(deliveries), Outcome.WAITING, TRIED, pause_seconds=36000)
+    deliveries.finish(take_one(deliveries), Outcome.WAITING, TRIED, pause_seconds=36000)
     lost_id = submit(store, events=frozenset({State.CREATED}))
-    deliveries.take(1, lease_seconds=0.2)
+    deliveries.claim(1, lease_seconds=0.2)
 
     again = wait_for(lambda: take(deliveries))[0]
     assert again.job == lost_id
 
 
-def test_the_outcome_of_a_try_is_recorded_once(client: redis.Redis, store: JobStore, deliveries: Deliveries) -> None:
+def test_the_outcome_of_a_try_is_recorded_once(client: redis.Redis, store: JobStore, deliveries: DeliveryStore) -> None:
     submit(store)
     due = take_one(deliveries)
     for _ in range(3):
-        deliveries.end(due, Outcome.WAITING, TRIED, pause_seconds=60)
+        deliveries.finish(due, Outcome.WAITING, TRIED, pause_seconds=60)
 
     delivery = deliveries.get(due.id)
     assert delivery is not None
     assert (len(delivery.attempts), client.hget(redis_keys.TOTALS, "attempts:waiting")) == (1, "1")
 
 
-def test_only_the_last_tries_are_kept(store: JobStore, deliveries: Deliveries) -> None:
+def test_only_the_last_tries_are_kept(store: JobStore, deliveries: DeliveryStore) -> None:
     submit(store)
-    for number in range(KEPT + 5):
-        deliveries.end(take_one(deliveries), Outcome.WAITING, Attempt(number, 0.1, 500))
+    for number in range(MAX_KEPT_ATTEMPTS + 5):
+        deliveries.finish(take_one(deliveries), Outcome.WAITING, Attempt(number, 0.1, 500))
 
     (delivery,) = deliveries.page("ada", before_us=None, count=9)
-    assert [attempt.at_us for attempt in delivery.attempts] == list(range(5, KEPT + 5))
+    assert [attempt.at_us for attempt in delivery.attempts] == list(range(5, MAX_KEPT_ATTEMPTS + 5))
 
 
 def test_what_is_repeated_while_under_way_is_tried_once_more_if_it_did_not_arrive(
-    store: JobStore, deliveries: Deliveries
+    store: JobStore, deliveries: DeliveryStore
 ) -> None:
     submit(store, events=frozenset({State.CREATED}))
     first = take_one(deliveries)
     deliveries.redeliver(first.id)
-    deliveries.end(first, Outcome.FAILED, TRIED)
+    deliveries.finish(first, Outcome.FAILED, TRIED)
 
     again = take_one(deliveries)
     deliveries.redeliver(again.id)
-    deliveries.end(again, Outcome.DELIVERED, TRIED)
-    assert (again.id, again.by_hand, take(deliveries)) == (first.id, True, [])
+    deliveries.finish(again, Outcome.DELIVERED, TRIED)
+    assert (again.id, again.is_manual, take(deliveries)) == (first.id, True, [])
 
 
-def test_a_job_whose_time_is_over_is_kept_until_its_end_is_told(store: JobStore, deliveries: Deliveries) -> None:
+def test_a_job_whose_time_is_over_is_kept_until_its_end_is_told(store: JobStore, deliveries: DeliveryStore) -> None:
     job_id = submit(store, events=frozenset({State.FAILED}))
     store.cancel(job_id)
 
     assert not store.forget(job_id)
-    deliveries.end(take_one(deliveries), Outcome.DELIVERED, TRIED)
+    deliveries.finish(take_one(deliveries), Outcome.DELIVERED, TRIED)
 
     assert store.forget(job_id)
     assert store.get(job_id) is None
 
 
-def test_deliveries_that_one_script_lines_up_are_shown_page_by_page(store: JobStore, deliveries: Deliveries) -> None:
+def test_deliveries_that_one_script_lines_up_are_shown_page_by_page(store: JobStore, deliveries: DeliveryStore) -> None:
     for _ in range(4):
         submit(store, events=frozenset({State.PROCESSING}))
     jobs.take(store)
@@ -346,10 +354,12 @@ def test_deliveries_that_one_script_lines_up_are_shown_page_by_page(store: JobSt
     assert len(set(shown)) == 4
 
 
-def test_a_deleted_jobs_deliveries_are_forgotten(client: redis.Redis, store: JobStore, deliveries: Deliveries) -> None:
+def test_a_deleted_jobs_deliveries_are_forgotten(
+    client: redis.Redis, store: JobStore, deliveries: DeliveryStore
+) -> None:
     before = jobs.names(client)
     job_id = submit(store)
-    deliveries.end(take_one(deliveries), Outcome.WAITING, TRIED)
+    deliveries.finish(take_one(deliveries), Outcome.WAITING, TRIED)
     take_one(deliveries)
     store.cancel(job_id)
     store.delete(job_id)
@@ -357,13 +367,13 @@ def test_a_deleted_jobs_deliveries_are_forgotten(client: redis.Redis, store: Job
     assert take(deliveries) == []
     assert deliveries.page(None, before_us=None, count=9) == []
     assert waiting(client) == 0
-    assert client.hlen(f"{redis_keys.PREFIX}faults") == 0
-    left = jobs.names(client) - before
-    assert not [name for name in left if "deliver" in name or "due" in name or "posting" in name or job_id in name]
+    assert client.hlen(f"{redis_keys.PREFIX}delivery_failures") == 0
+    left = [name for name in jobs.names(client) - before if client.ttl(name) == -1]
+    assert not [name for name in left if "deliver" in name or job_id in name]
 
 
-def test_a_test_belongs_to_no_job_and_is_forgotten(store: JobStore, deliveries: Deliveries) -> None:
-    name = deliveries.line_up_test("t" * 36, caller="ada", url=HOOK, receiver="https://hook.example:8443")
+def test_a_test_belongs_to_no_job_and_is_forgotten(store: JobStore, deliveries: DeliveryStore) -> None:
+    name = deliveries.enqueue_test("t" * 36, caller="ada", url=HOOK, receiver="https://hook.example:8443")
 
     due = take_one(deliveries)
     assert (due.id, due.url, due.event) == (name, HOOK, "test")
@@ -371,7 +381,7 @@ def test_a_test_belongs_to_no_job_and_is_forgotten(store: JobStore, deliveries: 
     assert deliveries.get(name) is None
 
 
-def test_callers_see_their_own_deliveries_only(store: JobStore, deliveries: Deliveries) -> None:
+def test_callers_see_their_own_deliveries_only(store: JobStore, deliveries: DeliveryStore) -> None:
     submit(store, caller="ada")
     submit(store, caller="bob")
 

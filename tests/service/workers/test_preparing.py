@@ -19,7 +19,7 @@ from farm.domain.errors import StorageUnavailable
 from farm.domain.job import Job, Order, Source, State
 from farm.images import decode
 from farm.jobstore import redis_keys
-from farm.jobstore.store import MOST_TAKES
+from farm.jobstore.store import MAX_PREPARATION_ATTEMPTS
 from farm.ssrf_safe_http import SsrfSafeClient
 from farm.storage.storage import parse_key
 from tests.farms import wait_for
@@ -94,7 +94,7 @@ def is_done(job: Job) -> bool:
 @pytest.fixture
 def open_studio(farm: Farm) -> Iterator[Callable[..., Studio]]:
     farm.store.renew("w", FACTS | {"models": "srpo,kontext,kontext-multi"}, [])
-    farm.redis.set(redis_keys.BASE, BASE)
+    farm.redis.set(redis_keys.PUBLIC_URL, BASE)
     # Addresses of this machine pass the check at submit, as where FARM_WEBHOOK_ALLOW names them.
     farm.service._intake._outbound = SsrfSafeClient(frozenset({"127.0.0.1", "127.0.0.2"}))
     opened: list[Studio] = []
@@ -461,11 +461,11 @@ def test_drains_do_not_count(open_studio: Callable[..., Studio], host: Host) -> 
         request.send_error(503)
 
     job_id = open_studio().submit(host.behave("/fox.png", refuse))
-    for _ in range(MOST_TAKES + 1):
+    for _ in range(MAX_PREPARATION_ATTEMPTS + 1):
         opened.append(open_studio())
         opened[-1].preparer.work()
         opened[-1].preparer.close()
-    assert len(host.asked) == MOST_TAKES + 1
+    assert len(host.asked) == MAX_PREPARATION_ATTEMPTS + 1
     host.serve("/fox.png", IMAGE)
 
     assert open_studio().until_prepared(job_id).request.inputs
@@ -544,7 +544,7 @@ def test_after_a_preparer_has_died_another_one_takes_the_job(
 ) -> None:
     studio = open_studio()
     job_id = studio.submit(host.serve("/fox.png", IMAGE))
-    assert farm.store.take_unprepared(1, 0.05)  # and never says anything again
+    assert farm.store.claim_unprepared(1, 0.05)  # and never says anything again
 
     assert is_done(studio.until_prepared(job_id))
 
@@ -557,7 +557,7 @@ def test_a_preparer_that_drains_takes_nothing_new(studio: Studio) -> None:
     studio.preparer.close()
 
     assert studio.record(job_id).request.needs_preparation
-    assert [job.id for job in studio.farm.store.take_unprepared(1, 60)] == [job_id]
+    assert [job.id for job in studio.farm.store.claim_unprepared(1, 60)] == [job_id]
 
 
 def test_many_jobs_are_prepared_each_once(studio: Studio, host: Host) -> None:

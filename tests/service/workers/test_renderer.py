@@ -725,7 +725,7 @@ def test_a_start_that_lasts_too_long_stops_within_one_step(workshop: Opened, sto
     shop.begin()
     pipeline.go(2)
 
-    farm.redis.zadd(redis_keys.RENDER_BY, {job_id: 0})
+    farm.redis.zadd(redis_keys.RENDER_DEADLINE, {job_id: 0})
     farm.redis.zincrby(redis_keys.LEASES, 30e6, job_id)  # this machine may be slow
     store.reap()
     wait_for(lambda: shop.lease.must_stop(claimed(store, job_id)), what="the worker's being told")

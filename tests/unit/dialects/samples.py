@@ -69,7 +69,7 @@ A_DUE = Due(
     event="completed",
     sequence=3,
     fence=1,
-    tries=0,
-    by_hand=False,
+    attempts_made=0,
+    is_manual=False,
     created_us=CREATED_US,
 )

@@ -1,0 +1,51 @@
+-- Record an attempt at a delivery, and what follows from it.
+-- ARGV: id, fence, outcome ('delivered' | 'waiting' | 'failed' | 'dropped'), attempt (JSON, or none), pause_us, attempts kept
+-- Returns the delivery's state afterwards, or 'gone'
+local id, fence, outcome, attempt = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local pause_us, max_kept = tonumber(ARGV[5]), tonumber(ARGV[6])
+local key = P .. 'delivery:' .. id
+local delivery = redis.call('HMGET', key, 'caller', 'receiver', 'fence', 'state', 'reported_fence', 'attempt_again')
+if not delivery[1] then return 'gone' end
+local caller, queue, state = delivery[1], delivery_queue(delivery[1], delivery[2]), delivery[4]
+
+-- The same call again, because its answer was lost.
+if delivery[5] and tonumber(delivery[5]) >= tonumber(fence) then return state end
+redis.call('HSET', key, 'reported_fence', fence)
+
+if attempt ~= '' then
+  redis.call('RPUSH', P .. 'delivery_attempts:' .. id, attempt)
+  redis.call('LTRIM', P .. 'delivery_attempts:' .. id, -max_kept, -1)
+  redis.call('HINCRBY', key, 'attempts_made', 1)
+  redis.call('HINCRBY', P .. 'totals', 'attempts:' .. outcome, 1)
+end
+if outcome == 'delivered' then
+  redis.call('HDEL', P .. 'delivery_failures', queue)
+elseif attempt ~= '' then
+  redis.call('HINCRBY', P .. 'delivery_failures', queue, 1)
+end
+
+-- Another courier has it by now, and will report; but what was delivered was delivered.
+if delivery[3] ~= fence and outcome ~= 'delivered' then return state end
+end_delivery_lease(id, caller, queue)
+if state ~= 'waiting' then
+  schedule_queue(queue, true)
+  return state
+end
+-- It was requested by hand during the attempt.
+if delivery[6] and outcome ~= 'delivered' then
+  redis.call('HDEL', key, 'attempt_again')
+  redis.call('HSET', key, 'attempts_made', 0)
+  schedule_delivery(id, queue, now())
+  return 'waiting'
+end
+if outcome == 'waiting' then
+  schedule_delivery(id, queue, now() + pause_us)
+  return 'waiting'
+end
+redis.call('ZREM', P .. 'delivery_queue:' .. queue, id)
+redis.call('HSET', key, 'state', outcome)
+redis.call('HDEL', key, 'due_us', 'is_manual', 'attempt_again')
+redis.call('HINCRBY', P .. 'totals', 'deliveries:waiting', -1)
+redis.call('HINCRBY', P .. 'totals', 'deliveries:' .. outcome, 1)
+schedule_queue(queue, true)
+return outcome

@@ -1,6 +1,0 @@
--- A worker leaves.
--- ARGV: worker, model, model, …
-for i = 2, #ARGV do redis.call('SREM', P .. 'idle:' .. ARGV[i], ARGV[1]) end
-redis.call('DEL', P .. 'worker:' .. ARGV[1], P .. 'shares:' .. ARGV[1])
-redis.call('ZREM', P .. 'workers', ARGV[1])
-return 1

@@ -1,0 +1,33 @@
+-- The right of a worker to a job: a lease that it renews, and a fence that shows whether the job is still its own.
+
+-- True if the worker with this fence may still write: also if its lease ran out but no other has claimed the job since.
+local function holds_lease(id, fence)
+  local job = redis.call('HMGET', job_key(id), 'state', 'fence')
+  return job[2] == fence and (job[1] == 'processing' or job[1] == 'created')
+end
+
+-- Its worker gives a job up: no later write of that worker may touch it.
+local function drop_fence(id) redis.call('HSET', job_key(id), 'fence', 0) end
+
+-- Take a processing job back from its worker: to the front, or, with a delay, to the front when that is over.
+local function take_back(id, delay_us)
+  local key = job_key(id)
+  end_run(id)
+  local job = redis.call('HMGET', key, 'caller', 'start_deadline_us')
+  redis.call('HINCRBY', P .. 'waiting_count', job[1], 1)
+  -- The deadline counts from the submit, as if no worker had started the job.
+  if job[2] then redis.call('ZADD', P .. 'start_deadline', job[2], id) end
+  redis.call('HSET', key, 'step', 0)
+  transition(id, 'created')
+  if delay_us > 0 then
+    redis.call('ZADD', P .. 'delayed', integer(now() + delay_us), id)
+  else
+    enqueue_at_front(id)
+  end
+end
+
+-- Have a job rendered alone from now on. A crash beside others does not count as an attempt: the job may be innocent.
+local function isolate(id, batch_peers)
+  if batch_peers > 0 then redis.call('HINCRBY', job_key(id), 'attempt', -1) end
+  redis.call('HSET', job_key(id), 'render_alone', 1)
+end

@@ -1,0 +1,89 @@
+-- The queues of waiting jobs: {model}:{priority}, or unprepared:{priority} for jobs that are not ready for a GPU yet.
+--
+-- They are fair queues (start-time fair queueing): a job's score is its virtual start time, at which the caller's job
+-- before it would end if callers shared the GPUs equally. Jobs that come back have negative ones: they are first.
+
+local function is_unprepared(queue) return string.sub(queue, 1, 11) == 'unprepared:' end
+
+-- The key of the index by age. Unprepared jobs are indexed by their model.
+local function queue_by_age_key(queue, model)
+  return P .. 'queue_by_age:' .. (is_unprepared(queue) and 'unprepared:' .. model or queue)
+end
+
+-- The key of the jobs that may share a batch. Virtual times of two priorities belong to two queues: they do not compare.
+local function batch_candidates_key(batch_key, priority) return P .. 'batch_candidates:' .. batch_key .. ':' .. priority end
+
+local function enqueue(id, vstart, queue, model, created_us)
+  redis.call('ZADD', P .. 'queue:' .. queue, vstart, id)
+  redis.call('ZADD', queue_by_age_key(queue, model), created_us, id)
+end
+
+-- Before all other jobs, in the order of their coming back.
+local function front_vstart() return now() - 4e15 end
+
+-- Put a job that comes back before all others.
+local function enqueue_at_front(id)
+  local job = redis.call('HMGET', job_key(id), 'queue', 'batch_key', 'render_alone', 'created_us', 'model', 'priority')
+  local vstart = front_vstart()
+  enqueue(id, vstart, job[1], job[5], job[4])
+  if job[3] ~= '1' then redis.call('ZADD', batch_candidates_key(job[2], job[6]), vstart, id) end
+end
+
+-- Take a job from its queue, or from its preparer. It still counts as waiting, and stays in the index by age.
+local function take_from_queue(id, queue)
+  redis.call('ZREM', P .. 'queue:' .. queue, id)
+  if redis.call('ZREM', P .. 'preparing', id) + redis.call('ZREM', P .. 'preparing_again', id) == 0 then return end
+  local caller = redis.call('HGET', job_key(id), 'caller')
+  if redis.call('HINCRBY', P .. 'preparing_count', caller, -1) <= 0 then redis.call('HDEL', P .. 'preparing_count', caller) end
+end
+
+-- Remove a job from everything that lists it as waiting.
+local function dequeue(id)
+  local job = redis.call('HMGET', job_key(id), 'queue', 'batch_key', 'caller', 'model', 'priority')
+  take_from_queue(id, job[1])
+  redis.call('ZREM', queue_by_age_key(job[1], job[4]), id)
+  redis.call('ZREM', batch_candidates_key(job[2], job[5]), id)
+  redis.call('ZREM', P .. 'delayed', id)
+  redis.call('ZREM', P .. 'start_deadline', id)
+  if redis.call('HINCRBY', P .. 'waiting_count', job[3], -1) <= 0 then redis.call('HDEL', P .. 'waiting_count', job[3]) end
+end
+
+-- The virtual start time of a caller's next job: the end of its job before, or the present if it had none.
+local function next_vstart(queue, caller, cost)
+  local vclock = tonumber(redis.call('GET', P .. 'vclock:' .. queue) or 0)
+  local vstart = math.max(vclock, tonumber(redis.call('ZSCORE', P .. 'accepted_vfinish:' .. queue, caller) or 0))
+  redis.call('ZADD', P .. 'accepted_vfinish:' .. queue, vstart + cost, caller)
+  return vstart
+end
+
+-- A caller without waiting jobs goes on at the virtual end of its claimed ones: it pays for no work that it did not get.
+local function refund_unclaimed(queue, caller)
+  if redis.call('HEXISTS', P .. 'waiting_count', caller) == 1 then return end
+  local vfinish = redis.call('ZSCORE', P .. 'claimed_vfinish:' .. queue, caller) or 0
+  redis.call('ZADD', P .. 'accepted_vfinish:' .. queue, vfinish, caller)
+end
+
+-- Set a queue's virtual clock to the start of the job that was taken, and forget callers whose virtual end it has passed.
+local function advance_vclock(queue, vstart)
+  if vstart <= tonumber(redis.call('GET', P .. 'vclock:' .. queue) or 0) then return end
+  redis.call('SET', P .. 'vclock:' .. queue, vstart)
+  redis.call('ZREMRANGEBYSCORE', P .. 'accepted_vfinish:' .. queue, '-inf', vstart)
+  redis.call('ZREMRANGEBYSCORE', P .. 'claimed_vfinish:' .. queue, '-inf', vstart)
+end
+
+-- The order in which priorities are served. Low priority comes first once in eight times, so that it never starves.
+local function priority_order(counter)
+  if redis.call('HINCRBY', P .. 'totals', counter, 1) % 8 == 0 then return {'low', 'normal'} end
+  return {'normal', 'low'}
+end
+
+-- True if no worker may take anything. What was taken before goes on.
+local function is_paused() return redis.call('EXISTS', P .. 'paused') == 1 end
+
+-- For so long a job is reserved for the worker that its affinity prefers.
+local AFFINITY_US = SECOND_US
+
+-- A job with an affinity joins a queue for a GPU: reserve it for the preferred worker for a moment.
+local function reserve_for_preferred_worker(id)
+  redis.call('HSET', job_key(id), 'affinity_deadline_us', integer(now() + AFFINITY_US))
+end

@@ -1,0 +1,145 @@
+"""The catalogue of Redis keys (`farm/jobstore/redis-keys.md`) against what a farm holds that uses every feature."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+from flask.testing import FlaskClient
+
+from farm.bootstrap import Farm
+from farm.domain.delivery import Attempt, Outcome
+from farm.domain.job import Conditions, State, Webhook
+from farm.domain.limits import Limits
+from farm.jobstore import redis_keys
+from tests.farms import wait_for
+from tests.service.api.test_fal_storage import IN_PARTS, begin, send
+from tests.service.jobstore.jobs import (
+    BASE,
+    FACTS,
+    direct_call,
+    end_preparation,
+    held,
+    new_job,
+    result,
+    submit,
+    take,
+)
+
+CATALOGUE = Path(redis_keys.__file__).with_name("redis-keys.md")
+_ROW = re.compile(r"^\| `([^`]+)` \| (string|hash|set|zset|list|stream|any) \|", re.MULTILINE)
+_UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+#: What stands for a part of a key.
+_PLACEHOLDERS = {
+    "id": _UUID,
+    "queue": r"[a-z0-9-]+:(?:normal|low)",
+    "model": r"[a-z0-9-]+",
+    "priority": "normal|low",
+    "batch_key": r"[^ ]+",
+    "sequence": r"\d+",
+    "receiver_queue": r"[^ ]+ https?://[^/]+",
+    "name": ".+",
+}
+_ANYTHING = r"[^:]+"
+HOOK = "https://hook.example:8443/done"
+
+
+def catalogue() -> dict[re.Pattern[str], str]:
+    """The patterns of all keys, and the type of each."""
+    return {_pattern(key): kind for key, kind in _ROW.findall(CATALOGUE.read_text())}
+
+
+def _pattern(key: str) -> re.Pattern[str]:
+    parts = re.split(r"\{(\w+)\}", key)
+    literals = [re.escape(part) for part in parts[::2]]
+    placeholders = [f"(?:{_PLACEHOLDERS.get(name, _ANYTHING)})" for name in parts[1::2]] + [""]
+    return re.compile(re.escape(redis_keys.PREFIX) + "".join(map(str.__add__, literals, placeholders)))
+
+
+class EveryFeature:
+    """A farm that is used in every way, act by act."""
+
+    def __init__(self, farm: Farm, api: FlaskClient) -> None:
+        self._farm = farm
+        self._api = api
+        self._store = farm.store
+
+    def acts(self) -> Iterator[None]:
+        """Do one thing after another, with a pause after each."""
+        for part in (self._workers, self._jobs, self._direct_calls, self._preparation, self._webhooks, self._operators):
+            yield from part()
+        yield from self._api_and_storage()
+
+    def _workers(self) -> Iterator[None]:
+        facts = FACTS | {"host": "host", "pid": "1"}
+        self._store.renew("w1", facts, [])
+        self._farm.wake_ups.send(1)
+        wait_for(lambda: any(self._farm.redis.scan_iter(f"{redis_keys.CELERY}*")), what="Celery's first key")
+        yield
+
+    def _jobs(self) -> Iterator[None]:
+        conditions = Conditions(start_within=60, runner_hint="session")
+        self._store.submit(new_job(key="k", digest="d", conditions=conditions), Limits(rate=60, images_per_day=9))
+        for _ in range(6):
+            submit(self._store)
+        yield
+        batches = [take(self._store), take(self._store)]
+        self._store.renew("w1", FACTS, [held(job) for job in batches[0]])
+        yield
+        self._store.complete(batches[0][0], result(batches[0][0]))
+        self._store.fail(batches[1][0], "storage_failed", "x", retry="again")
+        yield
+
+    def _direct_calls(self) -> Iterator[None]:
+        first, again = direct_call(), direct_call()
+        self._store.submit(first)
+        yield
+        self._store.call_disconnected(first.id, first.order.call)
+        self._store.submit(again)
+        yield
+
+    def _preparation(self) -> Iterator[None]:
+        job_id = submit(self._store, sources=("https://images.example/cat.png",))
+        yield
+        self._store.claim_unprepared(1, 60)
+        yield
+        end_preparation(self._farm.redis, job_id)
+        self._store.claim_unprepared(1, 60)
+        yield
+
+    def _webhooks(self) -> Iterator[None]:
+        submit(self._store, webhook=Webhook(HOOK, frozenset({State.CREATED})))
+        yield
+        deliveries = self._farm.deliveries
+        (due,) = deliveries.claim(1, lease_seconds=60)
+        yield
+        deliveries.finish(due, Outcome.WAITING, Attempt(1, 0.1, 500), pause_seconds=60)
+        self._farm.secrets.of("ada")
+        self._farm.secrets.signing_key()
+        yield
+
+    def _operators(self) -> Iterator[None]:
+        self._store.pause()
+        self._store.drain_worker("w1")
+        yield
+
+    def _api_and_storage(self) -> Iterator[None]:
+        self._farm.callers.create("ada")
+        self._farm.redis.set(redis_keys.PUBLIC_URL, BASE)  # as the API does when it starts
+        send(self._api, begin(self._api, IN_PARTS)[0], b"part")
+        self._farm.sweeper.go_on()
+        yield
+
+
+def test_each_key_has_one_entry_and_each_entry_a_key(farm: Farm, api: FlaskClient) -> None:
+    entries = catalogue()
+    seen: set[re.Pattern[str]] = set()
+    for _ in EveryFeature(farm, api).acts():
+        for key in cast(list[str], list(farm.redis.scan_iter())):
+            matching = [pattern for pattern in entries if pattern.fullmatch(key)]
+            assert len(matching) == 1, f"{key}: {len(matching)} entries"
+            assert entries[matching[0]] in ("any", farm.redis.type(key)), key
+            seen.add(matching[0])
+    assert [pattern.pattern for pattern in entries if pattern not in seen] == []
