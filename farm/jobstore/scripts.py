@@ -78,10 +78,10 @@ def _needed_by(text: str, seen: set[str]) -> Iterator[str]:
 @cache
 def shared_definitions() -> Mapping[str, str]:
     """Return the Lua definitions that scripts may name: those of `lua/shared/`, the key prefix and the transitions."""
-    found = {"P": f"local P = '{PREFIX}'\n", "is_allowed": _transitions()}
+    definitions = {"P": f"local P = '{PREFIX}'\n", "is_allowed": _transitions()}
     for file in (_FOLDER / "shared").iterdir():
-        found |= {match[1]: match[0] for match in _DEFINITION.finditer(file.read_text())}
-    return found
+        definitions |= {match[1]: match[0] for match in _DEFINITION.finditer(file.read_text())}
+    return definitions
 
 
 def _transitions() -> str:

@@ -89,8 +89,8 @@ class StoreStats:
     def workers(self) -> list[Worker]:
         now_us = self.now_us()
         heartbeats = self._scores(redis_keys.WORKERS, 0, -1)
-        found = ((name, self._hash(redis_keys.worker(name)), heartbeat) for name, heartbeat in heartbeats)
-        return [_worker(name, facts, (now_us - heartbeat) / 1e6) for name, facts, heartbeat in found if facts]
+        records = ((name, self._hash(redis_keys.worker(name)), heartbeat) for name, heartbeat in heartbeats)
+        return [_worker(name, facts, (now_us - heartbeat) / 1e6) for name, facts, heartbeat in records if facts]
 
     def waiting(self, models: Iterable[str] | None = None) -> int:
         """Return the number of waiting jobs of these models (None: of all)."""

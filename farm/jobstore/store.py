@@ -430,8 +430,8 @@ class JobStore:
             pipeline = self._redis.pipeline(transaction=False)
             for job_id in job_ids:
                 pipeline.hgetall(redis_keys.job(job_id))
-            found = zip(job_ids, pipeline.execute(), strict=True)
-        return {job_id: job_from(job_id, fields) for job_id, fields in found if fields}
+            records = zip(job_ids, pipeline.execute(), strict=True)
+        return {job_id: job_from(job_id, fields) for job_id, fields in records if fields}
 
     def delete(self, job_id: str) -> bool:
         """Delete a finished job. False: it has not ended."""
@@ -455,15 +455,15 @@ class JobStore:
         """Return the ids of all wanted jobs, newest first. Their records are read: there is no index by state."""
         oldest, newest = _bounds(wanted)
         ids = cast(list[str], self._redis.zrevrangebyscore(redis_keys.jobs_of(caller), newest, oldest))
-        found = []
+        matching: list[str] = []
         for start in range(0, len(ids), SEARCH_CHUNK):
             chunk = ids[start : start + SEARCH_CHUNK]
             with self._redis.pipeline(transaction=False) as pipeline:
                 for job_id in chunk:
                     pipeline.hmget(redis_keys.job(job_id), "state", "endpoint")
                 facts = pipeline.execute()
-            found += [job_id for job_id, fact in zip(chunk, facts, strict=True) if wanted.matches(*fact)]
-        return found
+            matching += [job_id for job_id, fact in zip(chunk, facts, strict=True) if wanted.matches(*fact)]
+        return matching
 
     def _records(self, ids: Sequence[str]) -> list[Job]:
         """Return the jobs with these ids, without those that are gone."""

@@ -50,8 +50,8 @@ class DeliveryStore:
                 MAX_ATTEMPTS_PER_CALLER,
                 nonce,
             )
-        found = json.loads(text)
-        return [Due(**fields | {"created_us": int(fields["created_us"])}) for fields in found]
+        claimed = json.loads(text)
+        return [Due(**fields | {"created_us": int(fields["created_us"])}) for fields in claimed]
 
     def finish(self, due: Due, outcome: Outcome, attempt: Attempt | None = None, *, pause_seconds: float = 0) -> None:
         """Record an attempt and its outcome; `WAITING`: the next attempt comes after `pause_seconds`."""
@@ -94,8 +94,8 @@ class DeliveryStore:
             for delivery_id in ids:
                 pipeline.hgetall(redis_keys.delivery(delivery_id))
                 pipeline.lrange(redis_keys.delivery_attempts(delivery_id), 0, -1)
-            found = pipeline.execute()
-        records = zip(ids, found[::2], found[1::2], strict=True)
+            replies = pipeline.execute()
+        records = zip(ids, replies[::2], replies[1::2], strict=True)
         return [_delivery(name, fields, attempts) for name, fields, attempts in records if fields]
 
 

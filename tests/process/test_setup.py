@@ -295,6 +295,12 @@ def test_a_missing_python_is_named_with_the_command_that_brings_it(clone: Path) 
     assert "apt install python3" in done.stdout
 
 
+def test_a_missing_luacheck_is_named_with_the_command_that_brings_it(clone: Path) -> None:
+    done = make(clone, "luacheck", "LUACHECK=luacheck-that-is-not-there", "AS_ROOT=")
+    assert done.returncode != 0
+    assert done.stdout == "luacheck is missing; run: sudo apt install lua-check\n"
+
+
 def test_make_help_lists_every_target(clone: Path) -> None:
     listed = [line.split()[0] for line in make(clone, "help").stdout.splitlines()]
     assert {"demo", "up", "test", "test-full", "check", "bench", "bench-gpu", "help"} <= set(listed)
