@@ -212,7 +212,9 @@ def _job_event(job: Job, links: Links) -> str:
     return event(f"job.{job.state}", data, f"{job.sequence}.{job.step}")
 
 
-def _blocks(first: FeedPage, key_still_valid: Iterator[FeedPage], format_change: Callable[[Change], str]) -> Iterator[str]:
+def _blocks(
+    first: FeedPage, key_still_valid: Iterator[FeedPage], format_change: Callable[[Change], str]
+) -> Iterator[str]:
     """Events of all jobs. `listening` tells a client for whom there is none where it is, and so may come back to."""
     yield _news(first, format_change) or _listening(first)
     for news in key_still_valid:

@@ -60,7 +60,7 @@ def test_the_list_shows_limits_and_no_secret(keys: Command) -> None:
 
     listed = keys("list")
 
-    assert [word for word in ("ada", "60", "any") if word not in listed.split()] == []
+    assert [words for words in ("ada", "60", "no limit") if words not in listed] == []
     assert secret not in listed
 
 
