@@ -774,19 +774,19 @@ CALLS = [("GET", ""), ("GET", "/response"), ("GET", "/status"), ("GET", "/status
 
 
 @pytest.mark.parametrize(("method", "suffix"), CALLS)
-@pytest.mark.parametrize("job_id", [UNKNOWN_ID, "x", "a\nb", "ü", "srpo:jobs", "a" * 3000], ids=lambda value: value[:9])
-def test_an_unknown_request_is_404(api: FlaskClient, method: str, suffix: str, job_id: str) -> None:
-    response = api.open(f"/fal/queue/fal-ai/flux/requests/{job_id}{suffix}", method=method)
-
-    assert fal_error(response, 404)["status"] == "NOT_FOUND"
+def test_an_unknown_request_is_404(api: FlaskClient, method: str, suffix: str) -> None:
+    for job_id in [UNKNOWN_ID, "x", "a\nb", "ü", "srpo:jobs", "a" * 3000]:
+        response = api.open(f"/fal/queue/fal-ai/flux/requests/{job_id}{suffix}", method=method)
+        assert fal_error(response, 404)["status"] == "NOT_FOUND", job_id
 
 
 @pytest.mark.parametrize(("method", "suffix"), CALLS)
-@pytest.mark.parametrize("app", ["fal-ai/flux-pro", "fal-ai", "fal-ai/flux/dev", "other/flux", "fal-ai/flux/srpo/x"])
-def test_a_request_is_not_found_under_another_application(api: FlaskClient, app: str, method: str, suffix: str) -> None:
-    path = f"/fal/queue/{app}/requests/{request_id(submit(api))}{suffix}"
+def test_a_request_is_not_found_under_another_application(api: FlaskClient, method: str, suffix: str) -> None:
+    job_id = request_id(submit(api))
 
-    assert fal_error(api.open(path, method=method), 404)["status"] == "NOT_FOUND"
+    for app in ["fal-ai/flux-pro", "fal-ai", "fal-ai/flux/dev", "other/flux", "fal-ai/flux/srpo/x"]:
+        response = api.open(f"/fal/queue/{app}/requests/{job_id}{suffix}", method=method)
+        assert fal_error(response, 404)["status"] == "NOT_FOUND", app
 
 
 @pytest.mark.parametrize(("method", "suffix"), CALLS)
@@ -1085,17 +1085,14 @@ FOREIGN = [
 ]
 
 
-@pytest.mark.parametrize("target", FOREIGN)
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
-def test_any_other_target_is_a_bad_request(
-    api: FlaskClient, monkeypatch: pytest.MonkeyPatch, method: str, target: str | None
-) -> None:
+def test_any_other_target_is_a_bad_request(api: FlaskClient, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the target was called"))
 
-    body = fal_error(through_the_proxy(api, method, target), 400)
-
-    assert body["error_type"] == "bad_request"
-    assert all(host in body["message"] for host in fal_hosts.FALS)
+    for target in FOREIGN:
+        body = fal_error(through_the_proxy(api, method, target), 400)
+        assert body["error_type"] == "bad_request", target
+        assert all(host in body["message"] for host in fal_hosts.FALS), target
 
 
 def test_the_proxys_address_has_no_parameters_of_its_own(api: FlaskClient) -> None:

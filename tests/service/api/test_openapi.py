@@ -53,13 +53,11 @@ def test_no_two_operations_share_a_name_or_a_place() -> None:
     assert len(set(places)) == len(places)
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
-def test_a_key_is_asked_for_where_the_document_says_so(keyed: FlaskClient, operation: Operation) -> None:
-    path = operation.path.replace("{", "").replace("}", "")
-
-    status = keyed.open(path, method=operation.method, json=operation.body and operation.body.example).status_code
-
-    assert (status == 401) is not operation.is_open
+def test_a_key_is_asked_for_where_the_document_says_so(keyed: FlaskClient) -> None:
+    for operation in OPERATIONS:
+        path = operation.path.replace("{", "").replace("}", "")
+        status = keyed.open(path, method=operation.method, json=operation.body and operation.body.example).status_code
+        assert (status == 401) is not operation.is_open, operation.name
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from farm.auth.api_keys import LOCAL
+from farm.concurrency import retry
 from farm.domain.error_codes import Code
 from farm.domain.errors import FarmError
 from farm.domain.job import Order, Source, Webhook
@@ -31,7 +32,7 @@ from tests.service.jobstore import jobs
 from tests.service.workers.worker import Broken, Workshop
 from tests.unit.dialects.samples import a_request
 from tests.webhook_receiver import answer, running_receiver
-from workers import background, health, render
+from workers import background, health
 from workers.pipelines.pipeline import NO_INPUTS, InputImages, RenderedImage, StepCallback
 from workers.pipelines.simulated import SimulatedPipeline
 
@@ -54,7 +55,7 @@ def world(standing: World, monkeypatch: pytest.MonkeyPatch) -> World:
     """Threads of a process that has died end without a word."""
     usual = threading.excepthook
     monkeypatch.setattr(threading, "excepthook", lambda ended: None if ended.exc_type is Died else usual(ended))
-    monkeypatch.setattr(render, "_ASK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(retry, "_FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(health, "_FIRST_PAUSE", 0.0)
     return standing
 

@@ -55,17 +55,25 @@ class Checkpoints:
         save_file(change(load_file(self.srpo_file)), self.srpo_file)
 
 
-@pytest.fixture
-def checkpoints(tmp_path: Path) -> Checkpoints:
-    """FLUX.1-dev without the weights of its transformer, which nobody may need; SRPO's are other ones."""
-    flux_dir, srpo_file = tmp_path / "FLUX.1-dev", tmp_path / WEIGHTS
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with FLUX.1-dev, without the weights of its transformer, and with SRPO's, which differ from those."""
+    folder = tmp_path_factory.mktemp("written")
+    flux_dir, srpo_file = folder / "FLUX.1-dev", folder / WEIGHTS
     miniature_parts().save_pretrained(flux_dir)
     tensors = load_file(flux_dir / "transformer" / WEIGHTS)
     (flux_dir / "transformer" / WEIGHTS).unlink()
     generator = torch.Generator().manual_seed(1)
     noise = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in tensors.items()}
     save_file({name: tensor + 0.05 * noise[name] for name, tensor in tensors.items()}, srpo_file)
-    return Checkpoints(flux_dir, srpo_file)
+    return folder
+
+
+@pytest.fixture
+def checkpoints(written: Path, tmp_path: Path) -> Checkpoints:
+    """A copy that the test may change."""
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
+    return Checkpoints(tmp_path / "FLUX.1-dev", tmp_path / WEIGHTS)
 
 
 def render(pipeline: Pipeline, request: ImageRequest = FOX) -> bytes:
@@ -161,14 +169,22 @@ def test_where_a_tensor_lies_in_its_file_changes_nothing(tmp_path: Path) -> None
     assert len(inputs) == 1
 
 
-@pytest.fixture
-def kontext_dir(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def written_kontext(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """FLUX.1-Kontext-dev as diffusers writes it, which is how its makers publish it; its transformer in two files."""
-    folder = tmp_path / "FLUX.1-Kontext-dev"
+    folder = tmp_path_factory.mktemp("written") / "FLUX.1-Kontext-dev"
     parts = kontext_of(miniature_parts())
     FluxKontextPipeline(**parts.components).save_pretrained(folder)
     parts.transformer.save_pretrained(folder / "transformer", max_shard_size="1MB")
     (folder / "transformer" / WEIGHTS).unlink()
+    return folder
+
+
+@pytest.fixture
+def kontext_dir(written_kontext: Path, tmp_path: Path) -> Path:
+    """A copy that the test may change."""
+    folder = tmp_path / written_kontext.name
+    shutil.copytree(written_kontext, folder)
     return folder
 
 
