@@ -128,7 +128,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
         """Build the application, in the worker process: connections and threads do not survive a fork."""
         farm = build(self._settings, self._data_dir, listens=True)
         PeriodicThread(farm.service.reap).start()
-        PeriodicThread(farm.sweeper.go_on).start()
+        PeriodicThread(farm.sweeper.run_once).start()
         base = (self._settings.public_url or self._address.url).rstrip("/")
         farm.redis.set(redis_keys.PUBLIC_URL, base)
         if self._address.host in _EVERYWHERE and not self._settings.public_url:

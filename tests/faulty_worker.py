@@ -24,14 +24,14 @@ from farm.jobstore.store import JobStore, Terms
 from farm.storage.local import LocalStorage
 from workers import wakeup_watchdog
 from workers.command_line import run
-from workers.lease import Limits
+from workers.lease import StageTimeouts
 from workers.pipelines.pipeline import NO_INPUTS, InputImages, RenderedImage, StepCallback
 from workers.pipelines.simulated import SimulatedPipeline
 from workers.process import WorkerProcess
 
 #: Seconds without progress after which this worker counts as hung, at any stage.
 PATIENCE = 4.0
-LIMITS = Limits(load=PATIENCE, read=PATIENCE, step=PATIENCE, publish=PATIENCE)
+TIMEOUTS = StageTimeouts(load=PATIENCE, read=PATIENCE, step=PATIENCE, publish=PATIENCE)
 
 _COMMAND = re.compile(r"(\w+)( once)? while (\w+)")
 
@@ -150,12 +150,12 @@ class FaultyStore(JobStore):
 
 
 def work(farm: Farm, data_dir: Path) -> int:
-    wakeup_watchdog._MOST_MISSED = round(PATIENCE)
+    wakeup_watchdog._MAX_MISSED = round(PATIENCE)
     faults = Faults(data_dir / "faults")
     store = FaultyStore(farm, faults)
     storage = FaultyStorage(data_dir / "images", faults, store)
     faulty = replace(farm, store=store, storage=storage)
-    return WorkerProcess(faulty, lambda: FaultyPipeline(farm.settings.simulated_step_ms, faults), LIMITS).run()
+    return WorkerProcess(faulty, lambda: FaultyPipeline(farm.settings.simulated_step_ms, faults), TIMEOUTS).run()
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from farm.bootstrap import Farm
 from workers.command_line import run
-from workers.lease import Limits
+from workers.lease import StageTimeouts
 from workers.process import WorkerProcess, load_pipeline
 
 
 def _work(farm: Farm, _data_dir: Path) -> int:
-    limits = Limits(load=farm.settings.load_seconds)
-    return WorkerProcess(farm, lambda: load_pipeline(farm.settings), limits).run()
+    timeouts = StageTimeouts(load=farm.settings.load_seconds)
+    return WorkerProcess(farm, lambda: load_pipeline(farm.settings), timeouts).run()
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from farm.process import child
 from farm.weights import check_enhancer
 
 #: A prompt of so many characters says enough: more would not fit into the 512 tokens that the text encoder takes.
-LONG_ENOUGH = 1500
+MAX_LENGTH = 1500
 #: Tasks whose prompt is an instruction about the input images.
 EDITS = (Task.EDIT, Task.MULTI_EDIT)
 
@@ -44,7 +44,7 @@ LOAD_SECONDS = 90.0
 PAUSE_SECONDS = 60.0
 
 #: What an image's prompt may leave open: words that show that it does not, and what is said else.
-_OPEN = (
+_IMAGE_ASPECTS = (
     (r"light\w*|lit|sun\w*|shad(ow|e)\w*|glow\w*|neon|night|dark\w*|dawn|dusk|moon\w*|candle\w*", "soft natural light"),
     (r"close-?up|wide|angle|shot|view\w*|compos\w*|fram\w+|portrait|panorama|macro|aerial", "balanced composition"),
     (r"detail\w*|textur\w*|intricate|sharp\w*|crisp|[48]k|hd|minimal\w*|simple|flat", "fine detail"),
@@ -56,11 +56,11 @@ _OPEN = (
     (r"background|backdrop|foreground|bokeh|blur\w*|depth|focus\w*", "a clear subject against a calm background"),
 )
 #: The same for an instruction. What it does not speak of shall stay.
-_KEPT = (
+_EDIT_ASPECT = (
     r"keep\w*|preserv\w*|same|unchanged|maintain\w*|leav\w+|everything else",
     "Keep what is not mentioned as it is: subjects, faces, pose and framing.",
 )
-_JOINED = (
+_MULTI_EDIT_ASPECT = (
     r"combin\w*|blend\w*|match\w*|seamless\w*|consistent\w*|coherent\w*",
     "Bring the images together in one scene, with the same light, scale and perspective throughout.",
 )
@@ -92,7 +92,7 @@ class Enhancer(Protocol):
 def enhanced(request: Request, enhancer: Enhancer) -> Request:
     """The request with its prompt rewritten, or as its caller wrote it with a note that says why."""
     prompt, notes = request.prompt, request.notes
-    if len(prompt) > LONG_ENOUGH:
+    if len(prompt) > MAX_LENGTH:
         notes += ("The prompt was not enhanced: it is long enough already.",)
     else:
         try:
@@ -111,9 +111,11 @@ class Template:
         stem = prompt.rstrip()
         task = named(model).task
         if task in EDITS:
-            sentences = _missing(stem, (_KEPT, _JOINED) if task is Task.MULTI_EDIT else (_KEPT,))
-            return " ".join([_ended(stem), *sentences]) if sentences else prompt
-        additions = ", ".join(_missing(stem, _OPEN))
+            sentences = _missing_aspects(
+                stem, (_EDIT_ASPECT, _MULTI_EDIT_ASPECT) if task is Task.MULTI_EDIT else (_EDIT_ASPECT,)
+            )
+            return " ".join([_with_full_stop(stem), *sentences]) if sentences else prompt
+        additions = ", ".join(_missing_aspects(stem, _IMAGE_ASPECTS))
         if not (additions and stem):
             return prompt
         if stem[-1:] in ".!?…":
@@ -134,12 +136,12 @@ class LanguageModel:
         self._answer_seconds = answer_seconds
         self._load_seconds = load_seconds
         self._process: _Process | None = None
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._closing = threading.Event()
         self._load_after = -math.inf
 
     def rewrite(self, prompt: str, model: str) -> str:
-        if not self._turn.acquire(timeout=self._load_seconds + self._answer_seconds):
+        if not self._lock.acquire(timeout=self._load_seconds + self._answer_seconds):
             raise EnhancerFailed("The enhancer has too much to do.")
         try:
             text = self._ask({"prompt": prompt, "edits": named(model).task in EDITS}).strip()
@@ -149,7 +151,7 @@ class LanguageModel:
                 raise Interrupted from error
             raise
         finally:
-            self._turn.release()
+            self._lock.release()
         if not 0 < len(text) <= MAX_PROMPT:
             raise EnhancerFailed(f"The enhancer answered with {len(text)} characters; allowed: 1 to {MAX_PROMPT}.")
         return text
@@ -240,10 +242,10 @@ def enhancer_for(folder: Path | None) -> Enhancer:
     return LanguageModel(folder)
 
 
-def _missing(text: str, aspects: Sequence[tuple[str, str]]) -> list[str]:
+def _missing_aspects(text: str, aspects: Sequence[tuple[str, str]]) -> list[str]:
     """What is to be said beside `text`."""
     return [said for words, said in aspects if not re.search(rf"\b({words})\b", text, re.IGNORECASE)]
 
 
-def _ended(sentence: str) -> str:
+def _with_full_stop(sentence: str) -> str:
     return sentence if sentence[-1:] in ".!?…" else f"{sentence}."

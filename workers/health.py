@@ -9,7 +9,7 @@ from enum import Enum, auto
 import structlog
 
 #: So many failures without an image in between, and nobody believes any more that the jobs are to blame.
-MOST_IN_A_ROW = 5
+MAX_FAILURES_IN_A_ROW = 5
 #: How long a worker holds back after its second failure in a row, in seconds; doubled with each. Others come first.
 _FIRST_PAUSE = 0.5
 
@@ -53,29 +53,29 @@ class FailureCounter:
         self._leave = leave
         self._has_others = has_others
         self._lock = threading.Lock()
-        self._in_a_row = 0
+        self._failures_in_a_row = 0
         self._failed: set[str] = set()
         self.is_faulty = False
 
     @property
     def pause_seconds(self) -> float:
         """How long to wait before the next claim."""
-        return _FIRST_PAUSE * 2 ** (self._in_a_row - 2) if self._in_a_row > 1 else 0.0
+        return _FIRST_PAUSE * 2 ** (self._failures_in_a_row - 2) if self._failures_in_a_row > 1 else 0.0
 
-    def succeed(self) -> None:
+    def record_success(self) -> None:
         """A job was completed: what failed before it was to blame itself."""
         with self._lock:
-            self._in_a_row = 0
+            self._failures_in_a_row = 0
             self._failed.clear()
 
     def fail(self, job_ids: Collection[str]) -> None:
         """These jobs, rendered together, failed in a way that may be this worker's fault."""
         with self._lock:
-            self._in_a_row += 1
+            self._failures_in_a_row += 1
             self._failed.update(job_ids)
-            is_last = self._in_a_row >= MOST_IN_A_ROW
+            is_last = self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW
         if is_last:
-            self.mark_faulty(f"{MOST_IN_A_ROW} failures in a row")
+            self.mark_faulty(f"{MAX_FAILURES_IN_A_ROW} failures in a row")
 
     def mark_faulty(self, reason: str) -> None:
         """This worker is no good."""

@@ -27,7 +27,7 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class StageTimeouts:
     """How long a worker may show no progress, by what it does, before it counts as hung: seconds."""
 
     #: Loading and warming up; also the first step of all, for which kernels may still be compiled.
@@ -43,60 +43,62 @@ class Limits:
 class ProgressWatchdog:
     """Whether what one thread does goes on. Made by that thread's owner, and looked at by the lease's."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._beat_at: float | None = None
-        self._limit = 0.0
+    def __init__(self, timeouts: StageTimeouts) -> None:
+        self._timeouts = timeouts
+        self._heartbeat_at: float | None = None
+        self._timeout = 0.0
         self._pixels = 1
         #: Seconds of a step per pixel; 0: none was seen yet.
-        self._usual = 0.0
+        self._seconds_per_pixel = 0.0
         #: What is done, for the log.
-        self.doing = ""
+        self.activity = ""
 
     @contextmanager
-    def expecting(self, seconds: float, doing: str) -> Iterator[None]:
+    def guard(self, seconds: float, activity: str) -> Iterator[None]:
         """What is done inside takes no longer, or it hangs."""
-        self._begin(seconds, doing)
+        self._begin(seconds, activity)
         try:
             yield
         finally:
             self.stop()
 
-    def start(self, pixels: int) -> None:
+    def start_steps(self, pixels: int) -> None:
         """Work begins that makes steps of images of so many pixels, or goes on after something else."""
         self._pixels = pixels
-        self._begin(self._step_limit, "rendering")
+        self._begin(self._step_timeout, "rendering")
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """A step was made."""
         now = clock.monotonic()
-        if self._beat_at is not None:
-            seconds = (now - self._beat_at) / self._pixels
-            self._usual = 0.9 * self._usual + 0.1 * seconds if self._usual else seconds
-        self._limit = self._step_limit
-        self._beat_at = now
+        if self._heartbeat_at is not None:
+            seconds = (now - self._heartbeat_at) / self._pixels
+            self._seconds_per_pixel = (
+                0.9 * self._seconds_per_pixel + 0.1 * seconds if self._seconds_per_pixel else seconds
+            )
+        self._timeout = self._step_timeout
+        self._heartbeat_at = now
 
     def stop(self) -> None:
         """Nothing is done that could hang."""
-        self._beat_at = None
+        self._heartbeat_at = None
 
     @property
     def is_hung(self) -> bool:
-        beat_at = self._beat_at
-        return beat_at is not None and clock.monotonic() - beat_at > self._limit
+        heartbeat_at = self._heartbeat_at
+        return heartbeat_at is not None and clock.monotonic() - heartbeat_at > self._timeout
 
     @property
-    def _step_limit(self) -> float:
-        if not self._usual:
-            return max(self._limits.load, self._limits.step)
-        return max(self._limits.step, STEP_FACTOR * self._usual * self._pixels)
+    def _step_timeout(self) -> float:
+        if not self._seconds_per_pixel:
+            return max(self._timeouts.load, self._timeouts.step)
+        return max(self._timeouts.step, STEP_FACTOR * self._seconds_per_pixel * self._pixels)
 
-    def _begin(self, seconds: float, doing: str) -> None:
+    def _begin(self, seconds: float, activity: str) -> None:
         # Without a beat in between, whoever looks meanwhile would hold the old moment against the new limit.
-        self._beat_at = None
-        self._limit = seconds
-        self.doing = doing
-        self._beat_at = clock.monotonic()
+        self._heartbeat_at = None
+        self._timeout = seconds
+        self.activity = activity
+        self._heartbeat_at = clock.monotonic()
 
 
 class Lease(BackgroundThread):
@@ -109,9 +111,9 @@ class Lease(BackgroundThread):
         worker: str,
         facts: Callable[[], Mapping[str, str]],
         seconds: float,
-        limits: Limits = Limits(),
+        timeouts: StageTimeouts = StageTimeouts(),
     ) -> None:
-        super().__init__("lease", self._beat, pause=self._interval)
+        super().__init__("lease", self._renew, pause=self._interval)
         self.wake()  # the first heartbeat comes at once
         self._store = store
         self._worker = worker
@@ -122,17 +124,17 @@ class Lease(BackgroundThread):
         self._held: dict[str, HeldJob] = {}
         self._stopped: set[str] = set()
         self._watchdogs: list[ProgressWatchdog] = []
-        self.limits = limits
+        self.timeouts = timeouts
         #: Of the thread that renders.
         self.watchdog = self.new_watchdog()
 
     def new_watchdog(self) -> ProgressWatchdog:
         """A pulse to be watched: when it stops, the process ends."""
-        watchdog = ProgressWatchdog(self.limits)
+        watchdog = ProgressWatchdog(self.timeouts)
         self._watchdogs.append(watchdog)
         return watchdog
 
-    def hold(self, job: Claimed) -> None:
+    def add(self, job: Claimed) -> None:
         """The job is this worker's from now on."""
         with self._lock:
             self._held[job.id] = HeldJob(job.id, job.fence, 0)
@@ -145,7 +147,7 @@ class Lease(BackgroundThread):
             if self._holds(job):
                 self._held[job.id] = HeldJob(job.id, job.fence, step)
 
-    def drop(self, job: Claimed) -> None:
+    def remove(self, job: Claimed) -> None:
         """The job is this worker's no longer, under the fence with which it was claimed."""
         with self._lock:
             if not self._holds(job):
@@ -167,27 +169,27 @@ class Lease(BackgroundThread):
         held = self._held.get(job.id)
         return held is not None and held.fence == job.fence
 
-    def announce(self) -> None:
+    def renew_now(self) -> None:
         """Tell the job store at once what this worker is and does."""
         self.wake()
 
     def _interval(self) -> float:
         return self._busy_seconds if self._held else self._idle_seconds
 
-    def _beat(self) -> None:
+    def _renew(self) -> None:
         for watchdog in self._watchdogs:
             if watchdog.is_hung:
-                self._leave(watchdog.doing)
+                self._exit(watchdog.activity)
         with self._lock:
             held = list(self._held.values())
         try:
-            self._stop_what_was_lost(held, self._store.renew(self._worker, self._facts(), held))
+            self._stop_lost_jobs(held, self._store.renew(self._worker, self._facts(), held))
         except (StoreUnavailable, StoreFull) as error:
             _log.warning("lease not renewed", error=with_detail(error))
         except Exception as error:  # noqa: BLE001  # whatever it is, the next renewal is needed
             _log.error("lease not renewed", exc_info=error)
 
-    def _stop_what_was_lost(self, renewed: list[HeldJob], lost: Collection[str]) -> None:
+    def _stop_lost_jobs(self, renewed: list[HeldJob], lost: Collection[str]) -> None:
         """Not a job that this worker has claimed once more while it was being told of the time before."""
         with self._lock:
             for job in renewed:
@@ -195,8 +197,8 @@ class Lease(BackgroundThread):
                 if job.id in lost and held is not None and held.fence == job.fence:
                     self._stopped.add(job.id)
 
-    def _leave(self, doing: str) -> None:
+    def _exit(self, activity: str) -> None:
         """End the process: no thread that hangs can be ended alone. Its jobs are taken back when their leases end."""
-        _log.critical("this worker hangs and leaves; where, is told next", worker=self._worker, doing=doing)
+        _log.critical("this worker hangs and leaves; where, is told next", worker=self._worker, activity=activity)
         faulthandler.dump_traceback()
         os._exit(EXIT_HUNG)

@@ -39,19 +39,19 @@ from workers.enhancer import Enhancer, Interrupted, enhanced
 from workers.sizing import sized
 
 #: Jobs that one process prepares at a time.
-AT_A_TIME = 8
+MAX_CONCURRENT_JOBS = 8
 #: How long an image may take to arrive, in seconds: all redirects and tries together.
 FETCH_SECONDS = 30.0
 #: For how long a storage is asked again that does not answer, in seconds.
 STORAGE_SECONDS = 300.0
 #: How often an image may turn out to be elsewhere.
-MOST_REDIRECTS = 3
+MAX_REDIRECTS = 3
 
-_REDIRECTS = (301, 302, 303, 307, 308)
+_REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 #: Answers of hosts that have too much to do, or trouble that may pass.
-_PASSING = (429, 500, 502, 503, 504)
+_TRANSIENT_STATUSES = (429, 500, 502, 503, 504)
 #: How often, and for how long, a host that gives no good answer is asked again.
-_TRIES = 3
+_MAX_ATTEMPTS = 3
 _HOST_SECONDS = 10.0
 
 _log = structlog.get_logger(__name__)
@@ -76,9 +76,9 @@ class Preparer:
         self._enhancer = enhancer
         self._wake_ups = wake_ups
         self._lease_seconds = lease_seconds
-        self._pool = LeasedPool("prepare", AT_A_TIME, take=self._take, handle=self._see_to)
-        self._closing = self._pool.draining
-        self._under_way: set[str] = set()
+        self._pool = LeasedPool("prepare", MAX_CONCURRENT_JOBS, take=self._take, handle=self._handle)
+        self._draining = self._pool.draining
+        self._in_progress: set[str] = set()
 
     def work(self) -> None:
         """Hand out what is to be prepared until nothing more is, or everybody is at work."""
@@ -86,7 +86,7 @@ class Preparer:
 
     def hold(self) -> None:
         """A sign of life: nobody else takes what is under way here. To be called more often than a lease ends."""
-        if job_ids := list(self._under_way):
+        if job_ids := list(self._in_progress):
             self._store.renew_unprepared(job_ids, self._lease_seconds)
 
     def drain(self) -> None:
@@ -103,18 +103,18 @@ class Preparer:
         taken = self._store.claim_unprepared(1, self._lease_seconds)
         return taken[0] if taken else None
 
-    def _see_to(self, job: Job) -> None:
-        self._under_way.add(job.id)
+    def _handle(self, job: Job) -> None:
+        self._in_progress.add(job.id)
         try:
             self._prepare(job)
         finally:
-            self._under_way.discard(job.id)
+            self._in_progress.discard(job.id)
 
     def _prepare(self, job: Job) -> None:
         try:
-            request = self._insist(job)
+            request = self._prepare_with_retry(job)
         except (StorageUnavailable, Interrupted):
-            if self._closing.is_set():
+            if self._draining.is_set():
                 self._store.release_unprepared(job.id)
             else:
                 self._store.renew_unprepared([job.id], 0)  # anybody may have it at once
@@ -124,28 +124,28 @@ class Preparer:
             return
         if self._store.finish_preparation(job.id, request):
             self._wake_ups.send(1)
-            self._remove(_own(job))
+            self._remove(_own_sources(job))
         else:  # it was cancelled, or another preparer was faster
             self._remove(request.inputs)
 
-    def _insist(self, job: Job) -> Request:
+    def _prepare_with_retry(self, job: Job) -> Request:
         """The request as it is rendered. A storage that is away for a while costs no job; then nothing stays there."""
-        retry = retrying(StorageUnavailable, max_seconds=STORAGE_SECONDS, max_pause=10, stop_event=self._closing)
+        retry = retrying(StorageUnavailable, max_seconds=STORAGE_SECONDS, max_pause=10, stop_event=self._draining)
         return retry(self._attempt, job)
 
     def _attempt(self, job: Job) -> Request:
         copies: list[str] = []
         try:
-            return self._ready(job, copies)
+            return self._prepared(job, copies)
         except Exception:
             self._remove(copies)
             raise
 
-    def _ready(self, job: Job, copies: list[str]) -> Request:
+    def _prepared(self, job: Job, copies: list[str]) -> Request:
         """The request as it is rendered. What is stored for it is added to `copies`."""
         request = job.request
         for number in range(len(request.sources)):
-            if self._closing.is_set():
+            if self._draining.is_set():
                 raise Interrupted
             content, size = self._copy(request, number)
             key = new_input_key(job.id, number, "png")
@@ -153,7 +153,11 @@ class Preparer:
             self._storage.put(key, content)
             if number == 0:
                 request = sized(request, *size)
-        kept = {original: copy for original, copy in zip(request.sources, copies, strict=True) if original in _own(job)}
+        kept = {
+            original: copy
+            for original, copy in zip(request.sources, copies, strict=True)
+            if original in _own_sources(job)
+        }
         sources = tuple(kept.get(source, source) for source in request.sources)
         request = request.model_copy(update={"sources": sources, "inputs": tuple(copies)})
         return enhanced(request, self._enhancer) if request.enhance else request
@@ -162,13 +166,13 @@ class Preparer:
         """The farm's copy of a source, and its upright size. Raises UnusableImage, which names the source."""
         source = request.sources[number]
         try:
-            return decode.prepared(self._content(source))
+            return decode.prepared(self._read_source(source))
         except UnusableImage as error:
-            raise UnusableImage(error.code, f"{_named(request, number)}: {error}", error.context) from error
+            raise UnusableImage(error.code, f"{_source_name(request, number)}: {error}", error.context) from error
 
-    def _content(self, source: str) -> bytes:
+    def _read_source(self, source: str) -> bytes:
         if parse_key(source) is None:
-            return fetch(self._outbound, source, self._closing)
+            return fetch(self._outbound, source, self._draining)
         try:
             return self._storage.read(source)
         except NotFound as error:
@@ -188,51 +192,51 @@ class Preparer:
                 self._storage.remove(key)
 
 
-def fetch(outbound: SsrfSafeClient, url: str, closing: threading.Event) -> bytes:
+def fetch(outbound: SsrfSafeClient, url: str, draining: threading.Event) -> bytes:
     """What is at `url`, or where that leads to. Each address on the way is checked.
 
-    Raises UnusableImage, and Interrupted where a host would be asked again, but `closing` is set.
+    Raises UnusableImage, and Interrupted where a host would be asked again, but `draining` is set.
     """
     until = clock.monotonic() + FETCH_SECONDS
-    retry = retrying(Unreachable, max_attempts=_TRIES, max_seconds=_HOST_SECONDS, stop_event=closing)
+    retry = retrying(Unreachable, max_attempts=_MAX_ATTEMPTS, max_seconds=_HOST_SECONDS, stop_event=draining)
     try:
-        return retry(_followed, outbound, url, until)
+        return retry(_follow_redirects, outbound, url, until)
     except (Unreachable, ForbiddenAddress) as error:
-        if closing.is_set():
+        if draining.is_set():
             raise Interrupted from error
-        raise _not_fetched(str(error)) from error
+        raise _download_error(str(error)) from error
 
 
-def _followed(outbound: SsrfSafeClient, url: str, until: float) -> bytes:
+def _follow_redirects(outbound: SsrfSafeClient, url: str, until: float) -> bytes:
     """What is at the end of the redirects, by then. Raises Unreachable for what a later try may bring."""
-    for _ in range(MOST_REDIRECTS + 1):
-        reply = _got(outbound, url, max(0.0, until - clock.monotonic()))
+    for _ in range(MAX_REDIRECTS + 1):
+        reply = _get(outbound, url, max(0.0, until - clock.monotonic()))
         if reply.status == 200:
             return reply.body
-        if reply.status in _PASSING:
+        if reply.status in _TRANSIENT_STATUSES:
             raise Unreachable(f"{_host(url)} answered {reply.status}.")
         location = reply.headers.get("location")
-        if reply.status not in _REDIRECTS or not location:
-            raise _not_fetched(f"{_host(url)} answered {reply.status}.")
-        url = _joined(url, location)
-    raise _not_fetched(f"It leads elsewhere more than {MOST_REDIRECTS} times.")
+        if reply.status not in _REDIRECT_STATUSES or not location:
+            raise _download_error(f"{_host(url)} answered {reply.status}.")
+        url = _redirect_target(url, location)
+    raise _download_error(f"It leads elsewhere more than {MAX_REDIRECTS} times.")
 
 
-def _got(outbound: SsrfSafeClient, url: str, seconds: float) -> Reply:
+def _get(outbound: SsrfSafeClient, url: str, seconds: float) -> Reply:
     try:
         return outbound.get(url, limit=decode.MAX_BYTES, seconds=seconds)
     except TooLarge as error:
         raise decode.file_too_large("the image is too large") from error
 
 
-def _joined(url: str, location: str) -> str:
+def _redirect_target(url: str, location: str) -> str:
     try:
         return urljoin(url, location)
     except ValueError as error:  # brackets, say, with no address in them
-        raise _not_fetched(f"{_host(url)} redirects to what is no URL.") from error
+        raise _download_error(f"{_host(url)} redirects to what is no URL.") from error
 
 
-def _not_fetched(why: str) -> UnusableImage:
+def _download_error(why: str) -> UnusableImage:
     return UnusableImage(Code.FILE_DOWNLOAD_ERROR, f"the image could not be fetched. {why}")
 
 
@@ -240,12 +244,12 @@ def _host(url: str) -> str:
     return urlsplit(url).hostname or ""
 
 
-def _named(request: Request, number: int) -> str:
+def _source_name(request: Request, number: int) -> str:
     """How an error calls a source: by its caller's field, and its host where it has one."""
     field, source = request.source_fields[number], request.sources[number]
     return f"{field} ({_host(source)})" if parse_key(source) is None else field
 
 
-def _own(job: Job) -> list[str]:
+def _own_sources(job: Job) -> list[str]:
     """Sources that were stored for this job alone."""
     return [source for source in job.request.sources if (name := parse_key(source)) and name.job_id == job.id]

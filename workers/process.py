@@ -25,7 +25,7 @@ from farm.weights import Checkpoints
 from workers.celery_worker import consume
 from workers.encode import Encoder
 from workers.health import FailureCounter
-from workers.lease import Lease, Limits
+from workers.lease import Lease, StageTimeouts
 from workers.pipelines.pipeline import MINIATURE, SIMULATED, Pipeline
 from workers.publish import Publisher
 from workers.render import Renderer
@@ -38,68 +38,68 @@ _log = structlog.get_logger(__name__)
 class WorkerProcess:
     """One device's worker. `run` returns when it has drained."""
 
-    def __init__(self, farm: Farm, load: Callable[[], Pipeline], limits: Limits) -> None:
+    def __init__(self, farm: Farm, load: Callable[[], Pipeline], timeouts: StageTimeouts) -> None:
         """`load` brings the pipeline that the settings ask for."""
         self._farm = farm
         self._load = load
-        self._limits = limits
+        self._timeouts = timeouts
         self._id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._draining = threading.Event()
         self._pipeline: Pipeline | None = None
         self._renderer: Renderer | None = None
         self._is_warm = False
         self._lease = Lease(
-            farm.store, worker=self._id, facts=self._facts, seconds=farm.settings.lease_seconds, limits=limits
+            farm.store, worker=self._id, facts=self._facts, seconds=farm.settings.lease_seconds, timeouts=timeouts
         )
-        self._failure_counter = FailureCounter(self._leave, has_others=self._has_others)
+        self._failure_counter = FailureCounter(self._drain, has_others=self._has_others)
 
     def run(self) -> int:
         """Load, warm up, work, drain. Returns the status with which the process is to end."""
         # Where one call of an engine keeps all threads of Python waiting, the lease's cannot look: this one needs none.
         # At once, too: such a call may come within the first second.
-        put_off = partial(faulthandler.dump_traceback_later, self._limits.load, exit=True)
-        put_off()
-        PeriodicThread(put_off).start()
+        reset_timer = partial(faulthandler.dump_traceback_later, self._timeouts.load, exit=True)
+        reset_timer()
+        PeriodicThread(reset_timer).start()
         self._lease.start()
         try:
             checker = self._load_checker()
             status = self._serve(self._warm_pipeline(), checker)
         finally:
             self._lease.close()
-            self._say_goodbye()
+            self._deregister()
         _log.info("worker has drained", worker=self._id)
         return EXIT_FAULTY if self._failure_counter.is_faulty else status
 
     def _load_checker(self) -> Checker | None:
         """Before the pipeline: a setting that does not fit the weights is told at once."""
         settings = self._farm.settings
-        with self._lease.watchdog.expecting(self._limits.load, "loading"):
+        with self._lease.watchdog.guard(self._timeouts.load, "loading"):
             return checker_for(settings.safety, weights_of(settings))
 
     def _warm_pipeline(self) -> Pipeline:
         began = clock.monotonic()
-        with self._lease.watchdog.expecting(self._limits.load, "loading"):
+        with self._lease.watchdog.guard(self._timeouts.load, "loading"):
             pipeline = self._load()
             pipeline.warm_up()
         _log.info("pipeline is warm", weights=pipeline.weights, seconds=round(clock.monotonic() - began, 2))
         return pipeline
 
-    def _say_goodbye(self) -> None:
+    def _deregister(self) -> None:
         try:
             self._farm.store.remove_worker(self._id, self._pipeline.models if self._pipeline else ())
         except FarmError as error:
             # Its silence tells the same a little later.
             _log.warning("nobody was told that this worker left", error=with_detail(error))
 
-    def _leave_if_told(self) -> None:
+    def _drain_if_told(self) -> None:
         if not self._draining.is_set() and self._farm.store.is_draining(self._id):
             _log.info("this worker was told to drain", worker=self._id)
-            self._leave()
+            self._drain()
 
-    def _leave(self) -> None:
+    def _drain(self) -> None:
         """Go as if told to: take nothing new, hand back what cannot be ended."""
         self._draining.set()
-        self._lease.announce()
+        self._lease.renew_now()
         os.kill(os.getpid(), signal.SIGTERM)
 
     def _serve(self, pipeline: Pipeline, checker: Checker | None) -> int:
@@ -125,14 +125,14 @@ class WorkerProcess:
             wake_ups=self._farm.wake_ups,
             draining=self._draining,
         )
-        wakeup_watchdog = WakeupWatchdog(partial(self._is_needed, pipeline.models))
+        wakeup_watchdog = WakeupWatchdog(partial(self._has_work, pipeline.models))
         listen_for_stops(connect_to_listen(self._farm.redis_url), self._lease.stop_rendering)
-        PeriodicThread(self._farm.service.reap, wakeup_watchdog.check, self._leave_if_told).start()
-        PeriodicThread(self._farm.sweeper.go_on).start()
+        PeriodicThread(self._farm.service.reap, wakeup_watchdog.check, self._drain_if_told).start()
+        PeriodicThread(self._farm.sweeper.run_once).start()
         self._pipeline = pipeline
         status = consume(
             self._farm.celery,
-            wakeup_watchdog.hear(self._renderer.work),
+            wakeup_watchdog.watch(self._renderer.work),
             name=self._id,
             on_ready=self._ready,
             on_drain=self._draining.set,
@@ -140,7 +140,7 @@ class WorkerProcess:
         publisher.close(seconds=settings.grace_seconds / 2)
         return status
 
-    def _is_needed(self, models: tuple[str, ...]) -> bool:
+    def _has_work(self, models: tuple[str, ...]) -> bool:
         """Whether jobs wait for a worker that serves these models, and may be taken."""
         return self._farm.stats.waiting(models) > 0 and not self._farm.stats.is_paused()
 
@@ -158,7 +158,7 @@ class WorkerProcess:
 
     def _ready(self) -> None:
         self._is_warm = True
-        self._lease.announce()
+        self._lease.renew_now()
 
     def _facts(self) -> dict[str, str]:
         """What this worker is and does, for the job store."""

@@ -41,31 +41,31 @@ _THREADS = 2
 _BACKLOG = 8
 #: How long the end of a job is offered to a job store that does not answer, in seconds; and by a worker that drains,
 #: whose jobs come back without it when their leases end.
-INSIST_SECONDS = 600.0
-DRAIN_SECONDS = 10.0
+STORE_RETRY_SECONDS = 600.0
+STORE_RETRY_SECONDS_DRAINING = 10.0
 #: How long an image is offered to a storage that does not take it, in seconds, counted from its being rendered.
-OFFER_SECONDS = 300.0
+STORAGE_RETRY_SECONDS = 300.0
 #: The longest pause between two offers, in seconds: a cancelled job waits no longer for its end.
-OFFER_PAUSE = 5.0
+STORAGE_RETRY_PAUSE = 5.0
 #: How often a render thread that waits for room looks whether the worker drains, in seconds.
-_LOOK_SECONDS = 1.0
+_DRAIN_CHECK_SECONDS = 1.0
 #: How often whoever waits for the end of everything looks, in seconds.
-_SETTLE_SECONDS = 0.02
+_IDLE_CHECK_SECONDS = 0.02
 
 T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
 
-def insist(call: Callable[[], T], draining: threading.Event) -> T:
+def retry_store_call(call: Callable[[], T], draining: threading.Event) -> T:
     """Make `call` until the job store answers. Its lease may run out meanwhile; the fence then decides."""
 
     began = clock.monotonic()
 
-    def drains_too_long() -> bool:
-        return draining.is_set() and clock.monotonic() - began > DRAIN_SECONDS
+    def drained_too_long() -> bool:
+        return draining.is_set() and clock.monotonic() - began > STORE_RETRY_SECONDS_DRAINING
 
-    return retrying((StoreUnavailable, StoreFull), max_seconds=INSIST_SECONDS, give_up=drains_too_long)(call)
+    return retrying((StoreUnavailable, StoreFull), max_seconds=STORE_RETRY_SECONDS, give_up=drained_too_long)(call)
 
 
 class JobOutput:
@@ -99,12 +99,12 @@ class JobOutput:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PendingImage:
-    """A rendered image of a job on its way to storage. `since` is when it was rendered, by the monotonic clock."""
+    """A rendered image on its way to storage. `rendered_at` is a moment of the monotonic clock."""
 
     output: JobOutput
     number: int
     rendered: RenderedImage
-    since: float
+    rendered_at: float
 
 
 class Publisher:
@@ -129,80 +129,80 @@ class Publisher:
         self._failure_counter = failure_counter
         self._draining = draining
         self._slots = Slots(_BACKLOG)
-        self._prints: queue.SimpleQueue[PendingImage | None] = queue.SimpleQueue()
-        self._under_way: set[PendingImage] = set()
+        self._queue: queue.SimpleQueue[PendingImage | None] = queue.SimpleQueue()
+        self._in_flight: set[PendingImage] = set()
         # They must not outlive the worker in a call to a storage that hangs.
         self._threads = [call_in_thread("publish", self._work) for _ in range(_THREADS)]
 
-    def take(self, output: JobOutput, number: int, rendered: RenderedImage) -> None:
+    def publish(self, output: JobOutput, number: int, rendered: RenderedImage) -> None:
         """Publish the `number`-th image of a job; its last one completes it. Waits while too many are under way."""
-        one = PendingImage(output, number, rendered, clock.monotonic())
-        while not self._slots.acquire(timeout=_LOOK_SECONDS):
+        pending = PendingImage(output, number, rendered, clock.monotonic())
+        while not self._slots.acquire(timeout=_DRAIN_CHECK_SECONDS):
             if self._draining.is_set():
-                self._hand_back(output)
+                self._release(output)
                 return
-        self._under_way.add(one)
-        self._prints.put(one)
+        self._in_flight.add(pending)
+        self._queue.put(pending)
 
-    def settle(self) -> None:
+    def wait_until_idle(self) -> None:
         """Wait until everything taken is published, or the worker drains."""
-        while self._under_way and not self._draining.wait(_SETTLE_SECONDS):
+        while self._in_flight and not self._draining.wait(_IDLE_CHECK_SECONDS):
             pass
 
     def close(self, *, seconds: float) -> None:
         """Wait until everything taken is published; hand back what is not after so long."""
         for _ in self._threads:
-            self._prints.put(None)
+            self._queue.put(None)
         wait(self._threads, timeout=seconds)
         try:
-            for one in list(self._under_way):
-                self._hand_back(one.output)
+            for pending in list(self._in_flight):
+                self._release(pending.output)
         except FarmError as error:
             # All come back when their leases are over.
             _log.error("jobs could not be handed back", error=with_detail(error))
 
     def _work(self) -> None:
         watchdog = self._lease.new_watchdog()
-        while one := self._prints.get():
+        while pending := self._queue.get():
             try:
-                self._publish(one, watchdog)
+                self._publish(pending, watchdog)
             except Exception as error:  # noqa: BLE001  # the thread would end with it
-                _log.error("the end of a job could not be told", job=one.output.job.id, exc_info=error)
+                _log.error("the end of a job could not be told", job=pending.output.job.id, exc_info=error)
                 # It comes back when its lease is over.
-                self._lease.drop(one.output.job)
+                self._lease.remove(pending.output.job)
             finally:
-                self._under_way.discard(one)
+                self._in_flight.discard(pending)
                 self._slots.release()
 
-    def _publish(self, one: PendingImage, watchdog: ProgressWatchdog) -> None:
-        output = one.output
+    def _publish(self, pending: PendingImage, watchdog: ProgressWatchdog) -> None:
+        output = pending.output
         if output.is_over:
             return
         try:
-            with watchdog.expecting(self._lease.limits.publish, "publishing"):
-                self._store_image(one)
+            with watchdog.guard(self._lease.timeouts.publish, "publishing"):
+                self._store_image(pending)
         except StorageUnavailable as error:
             self._fail(output, StorageError(str(error), detail=error.detail))
         except StorageError as error:
             self._fail(output, error)
         except SafetyError as error:
-            self._fail_here(output, error)
+            self._fail_and_count(output, error)
         except Exception as error:  # noqa: BLE001  # whatever it is, the job must not wait for its lease
             _log.error("publishing failed", job=output.job.id, exc_info=error)
-            self._fail_here(output, FarmError("The image could not be published.", detail=str(error)))
+            self._fail_and_count(output, FarmError("The image could not be published.", detail=str(error)))
         else:
             if self._is_last(output):
                 self._complete(output)
 
-    def _store_image(self, one: PendingImage) -> None:
-        output, number, rendered = one.output, one.number, one.rendered
+    def _store_image(self, pending: PendingImage) -> None:
+        output, number, rendered = pending.output, pending.number, pending.rendered
         request, began = output.job.request, clock.monotonic()
         image, flagged = self._checked(output, rendered)
         encoder = self._encoder if output.job.keeps_payload else replace(self._encoder, with_prompt=False)
         content = encoder.encode(image, of=request, number=number, warnings=rendered.warnings)
         encoded = clock.monotonic()
         key = new_key(output.job.id, output.job.fence, number, request.output_format)
-        self._offer(one, key, content)
+        self._store_with_retry(pending, key, content)
         stored = clock.monotonic()
         with output.lock:
             output.timings["encode"] += encoded - began
@@ -212,18 +212,18 @@ class Publisher:
             content_type = f"image/{request.output_format}"
             output.images[number] = Image(key, request.width, request.height, content_type, len(content))
 
-    def _offer(self, one: PendingImage, key: str, content: bytes) -> None:
+    def _store_with_retry(self, pending: PendingImage, key: str, content: bytes) -> None:
         """Store `content`, again and again while the storage is down: the lease goes on meanwhile."""
         # Not the image itself, in what is handed to Retrying: that refers to itself, and would keep it long after.
-        output, job = one.output, one.output.job
+        output, job = pending.output, pending.output.job
 
         def warn(error: BaseException) -> None:
             _log.warning("image not stored yet", job=job.id, error=with_detail(error), cause=str(error.__cause__))
 
         retry = retrying(
             StorageUnavailable,
-            max_seconds=one.since + OFFER_SECONDS - clock.monotonic(),
-            max_pause=OFFER_PAUSE,
+            max_seconds=pending.rendered_at + STORAGE_RETRY_SECONDS - clock.monotonic(),
+            max_pause=STORAGE_RETRY_PAUSE,
             stop_event=self._draining,
             give_up=lambda: output.is_over or self._lease.must_stop(job),
             before_pause=warn,
@@ -248,15 +248,15 @@ class Publisher:
 
     def _complete(self, output: JobOutput) -> None:
         result = output.result(self._encoder.build)
-        won = insist(partial(self._store.complete, output.job, result), self._draining)
-        self._lease.drop(output.job)
-        self._failure_counter.succeed()
+        won = retry_store_call(partial(self._store.complete, output.job, result), self._draining)
+        self._lease.remove(output.job)
+        self._failure_counter.record_success()
         _log.info("job completed" if won else "job was no longer ours", job=output.job.id, **result.timings)
 
-    def _fail_here(self, output: JobOutput, error: FarmError) -> None:
+    def _fail_and_count(self, output: JobOutput, error: FarmError) -> None:
         """This worker may be to blame, and others may do better."""
         if self._failure_counter.failed_here_before(output.job.id):
-            self._hand_back(output)
+            self._release(output)
         else:
             self._fail(output, error)
         self._failure_counter.fail([output.job.id])
@@ -264,15 +264,15 @@ class Publisher:
     def _fail(self, output: JobOutput, error: FarmError) -> None:
         """A worker that goes hands the job back, any other has it tried again."""
         if self._draining.is_set():
-            self._hand_back(output)
+            self._release(output)
         elif output.end():
             fail = partial(self._store.fail, output.job, error.code, str(error), retry="again")
-            state = insist(fail, self._draining)
-            self._lease.drop(output.job)
+            state = retry_store_call(fail, self._draining)
+            self._lease.remove(output.job)
             _log.warning("job not published", job=output.job.id, error=with_detail(error), state=state)
 
-    def _hand_back(self, output: JobOutput) -> None:
+    def _release(self, output: JobOutput) -> None:
         if output.end():
-            insist(partial(self._store.release, output.job), self._draining)
-            self._lease.drop(output.job)
+            retry_store_call(partial(self._store.release, output.job), self._draining)
+            self._lease.remove(output.job)
             _log.warning("job handed back, its images could not be published here", job=output.job.id)

@@ -34,12 +34,12 @@ from workers.health import FailureCounter, Fault, fault_of
 from workers.inputs import Inputs
 from workers.lease import Lease
 from workers.pipelines.pipeline import Pipeline, RenderedImage, StepCallback
-from workers.publish import OFFER_PAUSE, OFFER_SECONDS, JobOutput, Publisher, insist
+from workers.publish import STORAGE_RETRY_PAUSE, STORAGE_RETRY_SECONDS, JobOutput, Publisher, retry_store_call
 
 #: After so many seconds of one wake-up the worker rings for itself and returns, so that Celery's view stays fresh.
-_SHIFT_SECONDS = 60.0
+_MAX_WAKE_UP_SECONDS = 60.0
 #: Longest part of an engine's own message that a caller is shown, in characters.
-_SHOWN = 200
+_MAX_ERROR_LENGTH = 200
 
 _log = structlog.get_logger(__name__)
 
@@ -66,7 +66,7 @@ class RenderRun:
     def is_rendered(self) -> bool:
         return len(self._rendered) == self.job.request.images
 
-    def make_step(self, number: int, step: int) -> None:
+    def record_step(self, number: int, step: int) -> None:
         """`step` steps of the `number`-th image are done (0: its first begins)."""
         now = clock.monotonic()
         if self._began is None:
@@ -120,7 +120,7 @@ class Renderer:
             # Others stand idle while jobs wait: their wake-up was lost, or came when there was nothing.
             self._wake_ups.send(min(claim.waiting, claim.idle_workers))
             self._render(claim.batch)
-            if clock.monotonic() - began > _SHIFT_SECONDS:
+            if clock.monotonic() - began > _MAX_WAKE_UP_SECONDS:
                 self._wake_ups.send(1)
                 return
 
@@ -147,22 +147,22 @@ class Renderer:
         claimed = clock.monotonic()
         runs = [RenderRun(job, claimed, is_alone=len(batch.jobs) == 1) for job in batch.jobs]
         for run in runs:
-            self._lease.hold(run.job)
+            self._lease.add(run.job)
         # A job that may have killed a worker is alone with this one, so that no other dies with it and is charged, too.
-        is_suspect = any(run.job.attempt > 1 for run in runs)
-        if is_suspect:
-            self._publisher.settle()
+        is_retry = any(run.job.attempt > 1 for run in runs)
+        if is_retry:
+            self._publisher.wait_until_idle()
         try:
-            self._render_ready(runs)
+            self._render_runs(runs)
         finally:
             # Whatever went wrong: what is not on its way to storage is not held for ever.
             for run in runs:
                 if not run.is_rendered:
-                    self._lease.drop(run.job)
-        if is_suspect:
-            self._publisher.settle()
+                    self._lease.remove(run.job)
+        if is_retry:
+            self._publisher.wait_until_idle()
 
-    def _render_ready(self, runs: Sequence[RenderRun]) -> None:
+    def _render_runs(self, runs: Sequence[RenderRun]) -> None:
         inputs = Inputs(self._storage)
         ready = [run for run in runs if self._has_inputs(run, inputs)]
         if ready:
@@ -171,55 +171,55 @@ class Renderer:
     def _has_inputs(self, run: RenderRun, inputs: Inputs) -> bool:
         """Whether the job's images are here now. If not, it ends or is tried again, and the others go on."""
         try:
-            self._load(run, inputs)
+            self._load_inputs(run, inputs)
         except RenderError as error:
             self._fail(run, error, retry="never")
         except Exception as error:  # noqa: BLE001  # whatever a storage raises: the job must not stay in these hands
-            self._give_up(run, StorageError("The job's inputs could not be read.", detail=with_detail(error)))
+            self._fail_inputs(run, StorageError("The job's inputs could not be read.", detail=with_detail(error)))
         else:
             return True
         return False
 
-    def _load(self, run: RenderRun, inputs: Inputs) -> None:
+    def _load_inputs(self, run: RenderRun, inputs: Inputs) -> None:
         """Read the job's images, again and again while the storage is down: the lease goes on meanwhile."""
 
         for attempt in retrying(
             StorageUnavailable,
-            max_seconds=OFFER_SECONDS,
-            max_pause=OFFER_PAUSE,
+            max_seconds=STORAGE_RETRY_SECONDS,
+            max_pause=STORAGE_RETRY_PAUSE,
             stop_event=self._draining,
             give_up=lambda: self._lease.must_stop(run.job),
         ):
-            with attempt, self._lease.watchdog.expecting(self._lease.limits.read, "reading inputs"):
+            with attempt, self._lease.watchdog.guard(self._lease.timeouts.read, "reading inputs"):
                 inputs.load(run.job.request.inputs)
 
     def _run_pipeline(self, runs: Sequence[RenderRun], inputs: Inputs) -> None:
         try:
             self._render_all(runs, inputs)
         except Exception as error:  # noqa: BLE001  # whatever an engine raises ends in the records of its jobs
-            self._settle_crashed(runs, error)
+            self._fail_unrendered(runs, error)
         else:
-            self._settle(runs)
+            self._end_unrendered(runs)
 
     def _render_all(self, runs: Sequence[RenderRun], inputs: Inputs) -> None:
-        places = [(run, number) for run in runs for number in range(run.job.request.images)]
-        images = [run.job.request.image(number) for run, number in places]
-        self._lease.watchdog.start(_pixels(images[0]))
+        targets = [(run, number) for run in runs for number in range(run.job.request.images)]
+        images = [run.job.request.image(number) for run, number in targets]
+        self._lease.watchdog.start_steps(_pixels(images[0]))
         try:
-            for rendered in self._timed(self._pipeline.render(images, self._watch(places), inputs.images)):
+            for rendered in self._timed(self._pipeline.render(images, self._step_callback(targets), inputs.images)):
                 _check(rendered, images[rendered.index])
-                self._hand_over(*places[rendered.index], rendered)
+                self._publish(*targets[rendered.index], rendered)
         finally:
             self._lease.watchdog.stop()
 
-    def _watch(self, places: Sequence[tuple[RenderRun, int]]) -> StepCallback:
+    def _step_callback(self, targets: Sequence[tuple[RenderRun, int]]) -> StepCallback:
         def watch(index: int, step: int) -> bool:
-            run, number = places[index]
-            run.make_step(number, step)
+            run, number = targets[index]
+            run.record_step(number, step)
             if step:
-                self._lease.watchdog.beat()
+                self._lease.watchdog.heartbeat()
             else:
-                self._lease.watchdog.start(_pixels(run.job.request))
+                self._lease.watchdog.start_steps(_pixels(run.job.request))
             self._lease.progress(run.job, run.step)
             if self._lease.must_stop(run.job):
                 return False
@@ -237,48 +237,48 @@ class Renderer:
                 return
             yield rendered
 
-    def _hand_over(self, run: RenderRun, number: int, rendered: RenderedImage) -> None:
+    def _publish(self, run: RenderRun, number: int, rendered: RenderedImage) -> None:
         run.finish_image(number)
         # The publisher may be behind; waiting for it is no hang of the pipeline.
         self._lease.watchdog.stop()
-        self._publisher.take(run.output, number, rendered)
-        self._lease.watchdog.start(_pixels(run.job.request))
+        self._publisher.publish(run.output, number, rendered)
+        self._lease.watchdog.start_steps(_pixels(run.job.request))
 
-    def _settle(self, runs: Sequence[RenderRun]) -> None:
+    def _end_unrendered(self, runs: Sequence[RenderRun]) -> None:
         """End what the pipeline left out: it was cancelled, or this worker drains."""
-        failed = [run.job.id for run in runs if not run.is_rendered and not self._is_settled_well(run)]
+        failed = [run.job.id for run in runs if not run.is_rendered and not self._end_unrendered_run(run)]
         if failed:
             self._failure_counter.fail(failed)
 
-    def _is_settled_well(self, run: RenderRun) -> bool:
+    def _end_unrendered_run(self, run: RenderRun) -> bool:
         """End a job that has not all its images. False: nobody had told the pipeline to leave any out."""
         if self._lease.must_stop(run.job):
-            self._let_go(run, partial(self._store.fail, run.job, Code.CANCELLED, "The job was cancelled."))
+            self._finish(run, partial(self._store.fail, run.job, Code.CANCELLED, "The job was cancelled."))
         elif self._draining.is_set():
-            self._let_go(run, partial(self._store.release, run.job))
+            self._finish(run, partial(self._store.release, run.job))
         else:
             self._fail_alone(run, RenderError("The pipeline left the image out."))
             return False
         return True
 
-    def _settle_crashed(self, runs: Sequence[RenderRun], error: Exception) -> None:
+    def _fail_unrendered(self, runs: Sequence[RenderRun], error: Exception) -> None:
         _log.error("rendering failed", jobs=[run.job.id for run in runs], exc_info=error)
         fault = fault_of(error)
         message = f"{type(error).__name__}: {error}"
         lost = [run for run in runs if not run.is_rendered]
         for run in lost:
             if fault is Fault.OUT_OF_MEMORY:
-                self._fail_for_memory(run, message)
+                self._fail_out_of_memory(run, message)
             else:
-                self._fail_alone(run, RenderError(_shown("The pipeline could not render the image", message)))
+                self._fail_alone(run, RenderError(_error_message("The pipeline could not render the image", message)))
         if fault is Fault.DEVICE_LOST:
             self._failure_counter.mark_faulty(message)
         else:
             self._failure_counter.fail([run.job.id for run in lost])
 
-    def _fail_for_memory(self, run: RenderRun, message: str) -> None:
+    def _fail_out_of_memory(self, run: RenderRun, message: str) -> None:
         """Alone it may fit. If it was alone, something else may have been in the way: once."""
-        error = OutOfMemory(_shown("The image did not fit into the memory of the device", message))
+        error = OutOfMemory(_error_message("The image did not fit into the memory of the device", message))
         if run.is_alone:
             self._fail(run, error, retry="again" if run.job.attempt == 1 else "never")
         else:
@@ -287,37 +287,37 @@ class Renderer:
     def _fail_alone(self, run: RenderRun, error: RenderError) -> None:
         """The job or this worker is to blame: the job is tried without others, and not here alone."""
 
-        def tell() -> None:
+        def record() -> None:
             if self._failure_counter.failed_here_before(run.job.id):
                 self._store.release(run.job)
             else:
                 self._store.fail(run.job, error.code, str(error), retry="alone")
 
         _log.warning("job not rendered", job=run.job.id, error=with_detail(error))
-        self._let_go(run, tell)
+        self._finish(run, record)
 
-    def _give_up(self, run: RenderRun, error: StorageError) -> None:
+    def _fail_inputs(self, run: RenderRun, error: StorageError) -> None:
         """The storage keeps the job's inputs back: a worker that goes hands it back, any other has it tried again."""
         if self._draining.is_set():
-            self._let_go(run, partial(self._store.release, run.job))
+            self._finish(run, partial(self._store.release, run.job))
         else:
             self._fail(run, error, retry="again")
 
     def _fail(self, run: RenderRun, error: FarmError, *, retry: Retry) -> None:
         _log.warning("job not rendered", job=run.job.id, error=with_detail(error))
-        self._let_go(run, partial(self._store.fail, run.job, error.code, str(error), retry=retry))
+        self._finish(run, partial(self._store.fail, run.job, error.code, str(error), retry=retry))
 
-    def _let_go(self, run: RenderRun, tell: Callable[[], object]) -> None:
-        """Nothing more is rendered for the job: `tell` the job store what becomes of it.
+    def _finish(self, run: RenderRun, record: Callable[[], object]) -> None:
+        """Nothing more is rendered for the job: `record` the job store what becomes of it.
 
         If that cannot be told, its lease runs out, and says it.
         """
         run.output.end()
         try:
-            insist(tell, self._draining)
+            retry_store_call(record, self._draining)
         except FarmError as error:
             _log.error("the end of a job could not be told", job=run.job.id, error=with_detail(error))
-        self._lease.drop(run.job)
+        self._lease.remove(run.job)
 
 
 def _check(rendered: RenderedImage, request: ImageRequest) -> None:
@@ -333,6 +333,6 @@ def _pixels(request: ImageRequest | Request) -> int:
     return request.width * request.height
 
 
-def _shown(sentence: str, message: str) -> str:
+def _error_message(sentence: str, message: str) -> str:
     """What a caller is told of an engine's error."""
-    return f"{sentence}: {message}"[:_SHOWN]
+    return f"{sentence}: {message}"[:_MAX_ERROR_LENGTH]

@@ -11,7 +11,7 @@ from farm.process.child import EXIT_NO_WAKEUPS
 
 #: The reaper rings about once a second while something waits and workers stand idle. After so many seconds, as many
 #: looks, nothing will come. Time would tell less: a worker that was idle or frozen for hours has missed nothing.
-_MOST_MISSED = 60
+_MAX_MISSED = 60
 
 _log = structlog.get_logger(__name__)
 
@@ -26,7 +26,7 @@ class WakeupWatchdog:
         self._missed = 0
         self._is_working = False
 
-    def hear(self, work: Callable[[], None]) -> Callable[[], None]:
+    def watch(self, work: Callable[[], None]) -> Callable[[], None]:
         """`work`, as an answer to a wake-up."""
 
         def answer() -> None:
@@ -44,6 +44,6 @@ class WakeupWatchdog:
         waits = self._waits()
         # In this order: a wake-up may have come while the job store was asked.
         self._missed = self._missed + 1 if waits and not self._is_working else 0
-        if self._missed > _MOST_MISSED:
+        if self._missed > _MAX_MISSED:
             _log.critical("something waits, but no wake-up arrives; this worker leaves")
             os._exit(EXIT_NO_WAKEUPS)

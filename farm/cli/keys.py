@@ -123,7 +123,7 @@ def _shown(limit: int | None) -> str:
 def callers(data_dir: Path) -> Iterator[ApiKeyStore]:
     """Yield the key store. Start the embedded Redis for the time if no farm runs."""
     settings, folder = load(), DataDir(data_dir)
-    if settings.redis_url or not folder.try_take():
+    if settings.redis_url or not folder.try_acquire():
         yield ApiKeyStore(connect(redis_url(settings, folder.path)))
         return
     server = EmbeddedRedis(folder.path, fsync=settings.redis_fsync)

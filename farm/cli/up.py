@@ -60,7 +60,7 @@ def up(
                     f"worker {number}",
                     worker_program(folder.path),
                     grace_seconds=settings.grace_seconds,
-                    is_dismissed=lambda pid: is_dismissed(url, pid),
+                    was_drained=lambda pid: is_dismissed(url, pid),
                 )
                 for number in range(1, workers + 1)
             ),

@@ -26,7 +26,7 @@ class LeasedPool(Generic[T]):
     def __init__(self, name: str, threads: int, *, take: Callable[[], T | None], handle: Callable[[T], None]) -> None:
         self._name = name
         self._take = take
-        self._see_to = handle
+        self._handle = handle
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._slots = Slots(threads)
         #: Set when nothing more is to be taken.
@@ -36,7 +36,7 @@ class LeasedPool(Generic[T]):
         """Hand things out until nothing more is there, or everybody is at work."""
         try:
             while self._slots.acquire():
-                if not self._begin():
+                if not self._start_next():
                     return
         except FarmError as error:
             _log.warning("nothing could be taken", pool=self._name, error=with_detail(error))
@@ -50,27 +50,27 @@ class LeasedPool(Generic[T]):
         self.drain()
         self._pool.shutdown(wait=True)
 
-    def _begin(self) -> bool:
+    def _start_next(self) -> bool:
         """Start on the next thing in the place that was taken for it, or give the place back."""
-        thing = None
+        item = None
         try:
-            thing = self._next()
+            item = self._next()
         finally:
-            if thing is None:
+            if item is None:
                 self._slots.release()
-        if thing is not None:
-            self._pool.submit(self._go_on, thing)
-        return thing is not None
+        if item is not None:
+            self._pool.submit(self._work_on, item)
+        return item is not None
 
     def _next(self) -> T | None:
         return None if self.draining.is_set() else self._take()
 
-    def _go_on(self, thing: T | None) -> None:
+    def _work_on(self, item: T | None) -> None:
         """See to this one, and go on with others as long as there are any."""
         try:
-            while thing is not None:
-                self._see_to(thing)
-                thing = self._next()
+            while item is not None:
+                self._handle(item)
+                item = self._next()
         except FarmError as error:
             _log.warning("interrupted", pool=self._name, error=with_detail(error))
         except Exception as error:  # noqa: BLE001  # the pool would swallow it

@@ -53,14 +53,14 @@ def sync(folder: Path) -> None:
             _sync_file(file)
 
 
-def cut_zeros(folder: Path) -> None:
+def truncate_trailing_zeros(folder: Path) -> None:
     """Take the zeros off the end of the append-only files, with which Redis would not start.
 
     Some file systems leave them after a power cut, where bytes were to be that had not been written yet. No command
     ends so. One that is cut off now Redis leaves out by itself.
     """
     for file in _files(folder, "*.aof"):
-        _cut_zeros(file)
+        _truncate_zeros(file)
 
 
 def _files(folder: Path, pattern: str) -> Iterator[Path]:
@@ -75,7 +75,7 @@ def _sync_file(file: Path) -> None:
         os.close(descriptor)
 
 
-def _cut_zeros(file: Path) -> None:
+def _truncate_zeros(file: Path) -> None:
     with file.open("r+b") as content:
         start = end = content.seek(0, os.SEEK_END)
         while start > 0 and end == start:

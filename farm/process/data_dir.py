@@ -19,11 +19,11 @@ class DataDir:
 
     def take(self) -> None:
         """Make the folder and hold it. Raises ConfigurationError with the pid of whoever holds it."""
-        if not self.try_take():
+        if not self.try_acquire():
             holder = self._lock_file.read_text().strip()
             raise ConfigurationError(f"A farm already runs on {self.path} (pid {holder}); stop it, or use --data-dir")
 
-    def try_take(self) -> bool:
+    def try_acquire(self) -> bool:
         """Hold the folder unless another process does."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)

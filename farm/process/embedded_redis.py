@@ -17,7 +17,7 @@ from farm import clock
 from farm.domain.errors import ConfigurationError
 from farm.jobstore.connection import connect
 from farm.process import child
-from farm.process.aof import AofSyncThread, cut_zeros
+from farm.process.aof import AofSyncThread, truncate_trailing_zeros
 from farm.settings import Fsync
 
 #: Longest path that a Unix socket may have on every system that the farm knows (Linux takes 107 bytes).
@@ -28,9 +28,9 @@ _MEMORY = "1gb"
 START_SECONDS = 20.0
 #: How long the server may take to leave when asked to.
 STOP_SECONDS = 10.0
-_ASK_AGAIN_SECONDS = 0.5
+_TERMINATE_SECONDS = 0.5
 #: How often it is started before it counts as one that cannot be.
-_MOST_STARTS = 5
+_MAX_STARTS = 5
 
 _log = structlog.get_logger(__name__)
 
@@ -62,7 +62,7 @@ class EmbeddedRedis:
     def __init__(self, data_dir: Path, *, fsync: Fsync = "everysec") -> None:
         """`fsync`: when a change is on the disk for good, before it is answered or within two seconds."""
         self._fsync = fsync
-        self._syncing: AofSyncThread | None = None
+        self._aof_sync: AofSyncThread | None = None
         self._folder = data_dir.resolve() / "redis"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._socket = self._socket_path()
@@ -74,10 +74,10 @@ class EmbeddedRedis:
 
         Raises ConfigurationError where it does not start.
         """
-        for _ in range(_MOST_STARTS):
+        for _ in range(_MAX_STARTS):
             self._launch()
             if self._wait():
-                self._keep_synced()
+                self._start_aof_sync()
                 return
             if not self._was_killed():
                 break
@@ -88,7 +88,7 @@ class EmbeddedRedis:
         raise ConfigurationError(f"The embedded Redis did not start; its log is {log}, which ends: {said}")
 
     def _launch(self) -> None:
-        cut_zeros(self._folder)
+        truncate_trailing_zeros(self._folder)
         (self._folder / "socket").write_text(str(self._socket))
         with suppress(FileNotFoundError):
             self._socket.unlink()
@@ -102,10 +102,10 @@ class EmbeddedRedis:
                 start_new_session=True,
             )
 
-    def _keep_synced(self) -> None:
-        if self._fsync == "everysec" and self._syncing is None:
-            self._syncing = AofSyncThread(self._folder)
-            self._syncing.start()
+    def _start_aof_sync(self) -> None:
+        if self._fsync == "everysec" and self._aof_sync is None:
+            self._aof_sync = AofSyncThread(self._folder)
+            self._aof_sync.start()
 
     def _was_killed(self) -> bool:
         """Whether somebody else ended it: what ends by itself will do so again."""
@@ -124,15 +124,15 @@ class EmbeddedRedis:
             # More than once: while it begins a new append-only file, it refuses to leave and forgets that it was asked.
             self.process.terminate()
             with suppress(subprocess.TimeoutExpired):
-                self.process.wait(_ASK_AGAIN_SECONDS)
+                self.process.wait(_TERMINATE_SECONDS)
         if self.is_alive:
             _log.warning("redis did not stop in time", folder=str(self._folder))
             self.process.kill()
             self.process.wait()
         self.process = None
-        if self._syncing:
-            self._syncing.stop()
-            self._syncing = None
+        if self._aof_sync:
+            self._aof_sync.stop()
+            self._aof_sync = None
         if self._socket.parent != self._folder:
             shutil.rmtree(self._socket.parent, ignore_errors=True)
 

@@ -17,8 +17,8 @@ from farm.process.signals import StopSignals
 #: Seconds before a dead child is started again: doubled each time, and forgotten after a minute of life.
 _FIRST_DELAY = 0.5
 _LONGEST_DELAY = 30.0
-_GOOD_LIFE = 60.0
-_LOOK_SECONDS = 0.1
+_STABLE_SECONDS = 60.0
+_POLL_SECONDS = 0.1
 #: How long the API may take to end its answers, in seconds.
 API_GRACE_SECONDS = 10.0
 
@@ -34,17 +34,17 @@ class Child:
         program: list[str],
         *,
         grace_seconds: float,
-        is_dismissed: Callable[[int], bool] = lambda _pid: False,
+        was_drained: Callable[[int], bool] = lambda _pid: False,
     ) -> None:
-        """`is_dismissed`: whether the process of this id, which has left in order, was told to, and stays away."""
+        """`was_drained`: whether the process of this id, which has left in order, was told to, and stays away."""
         self.name = name
         self._program = program
         self._grace = grace_seconds
-        self._is_dismissed = is_dismissed
+        self._was_drained = was_drained
         self._stopped_for_good = False
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
-        self._delay = _FIRST_DELAY
+        self._restart_delay = _FIRST_DELAY
         self._start_at = 0.0
 
     def start(self) -> None:
@@ -52,7 +52,7 @@ class Child:
         self._process = subprocess.Popen(command(*self._program), stdin=subprocess.DEVNULL, start_new_session=True)
         self._started = clock.monotonic()
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Start a dead process again when its time has come; raise ConfigurationError where that is useless."""
         if self._process is None:
             if clock.monotonic() >= self._start_at and not self._stopped_for_good:
@@ -61,7 +61,7 @@ class Child:
         status = self._process.poll()
         if status is None:
             return
-        if status == 0 and self._is_dismissed(self._process.pid):
+        if status == 0 and self._was_drained(self._process.pid):
             _log.info("child was told to leave, and stays away", child=self.name)
             self._stopped_for_good, self._process = True, None
             return
@@ -69,7 +69,7 @@ class Child:
             raise ConfigurationError(f"The {self.name} cannot start; its reason is in the line above")
         self._schedule_restart(status)
 
-    def ask_to_stop(self) -> None:
+    def terminate(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
@@ -86,11 +86,11 @@ class Child:
 
     def _schedule_restart(self, status: int) -> None:
         # A life that ended in failures only was none, however long: it would cost jobs their attempts again at once.
-        if status != EXIT_FAULTY and clock.monotonic() - self._started > _GOOD_LIFE:
-            self._delay = _FIRST_DELAY
-        _log.warning("child died", child=self.name, status=status, restart_in_seconds=self._delay)
-        self._start_at = clock.monotonic() + self._delay
-        self._delay = min(2 * self._delay, _LONGEST_DELAY)
+        if status != EXIT_FAULTY and clock.monotonic() - self._started > _STABLE_SECONDS:
+            self._restart_delay = _FIRST_DELAY
+        _log.warning("child died", child=self.name, status=status, restart_in_seconds=self._restart_delay)
+        self._start_at = clock.monotonic() + self._restart_delay
+        self._restart_delay = min(2 * self._restart_delay, _LONGEST_DELAY)
         self._process = None
 
 
@@ -108,8 +108,8 @@ class Supervisor:
         try:
             self._start()
             ready = False
-            while not stop_signals.wait(_LOOK_SECONDS):
-                self._look()
+            while not stop_signals.wait(_POLL_SECONDS):
+                self._check_children()
                 if not ready and is_ready():
                     ready = True
                     on_ready()
@@ -122,17 +122,17 @@ class Supervisor:
         for child in (self._api, *self._workers):
             child.start()
 
-    def _look(self) -> None:
+    def _check_children(self) -> None:
         if self._redis is not None and not self._redis.is_alive:
             _log.warning("the embedded Redis died; starting it again")
             self._redis.start()
         for child in (self._api, *self._workers):
-            child.look()
+            child.check()
 
     def _stop(self) -> None:
         """Workers and API together, Redis last: what is handed back must still be recorded."""
         for child in (self._api, *self._workers):
-            child.ask_to_stop()
+            child.terminate()
         for child in (self._api, *self._workers):
             child.wait()
         if self._redis is not None:

@@ -17,7 +17,7 @@ class SweepState:
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
 
-    def turn(self, seconds: float) -> str | None:
+    def acquire(self, seconds: float) -> str | None:
         """Where to go on; the next turn comes in so many seconds. None: somebody has had this one."""
         with translated():
             if not self._redis.set(redis_keys.SWEEP_LOCK, "", nx=True, px=round(seconds * 1000)):
@@ -30,7 +30,7 @@ class SweepState:
             self._redis.set(redis_keys.FARM_ID, secrets.token_hex(16), nx=True)
             return cast(str, self._redis.get(redis_keys.FARM_ID))
 
-    def reach(self, place: str) -> None:
-        """The next turn goes on behind `place`."""
+    def save_cursor(self, cursor: str) -> None:
+        """The next turn goes on behind `cursor`."""
         with translated():
-            self._redis.set(redis_keys.SWEEP_CURSOR, place)
+            self._redis.set(redis_keys.SWEEP_CURSOR, cursor)

@@ -23,7 +23,7 @@ REMEDY = (
     "other marks, and it will remove the images that it does not know"
 )
 #: Failures in a row after which a storage counts as down; the rest waits for another round.
-_MOST_FAILURES = 3
+_MAX_FAILURES_IN_A_ROW = 3
 
 _log = structlog.get_logger(__name__)
 
@@ -42,27 +42,27 @@ class Sweeper:
         self._storage = storage
         self._sweep_state = sweep_state
 
-    def go_on(self) -> None:
+    def run_once(self) -> None:
         """One round, for a thread that makes one now and then."""
-        self._forget_expired()
-        cursor = self._sweep_state.turn(PAGE_SECONDS)
+        self._delete_expired()
+        cursor = self._sweep_state.acquire(PAGE_SECONDS)
         if cursor is not None:
-            self._sweep_state.reach(self._sweep_page(cursor, alone=self._is_alone(), older_than=SAFE_SECONDS))
+            self._sweep_state.save_cursor(self._sweep_page(cursor, alone=self._is_alone(), older_than=SAFE_SECONDS))
 
     def sweep(self, *, older_than: float = SAFE_SECONDS) -> None:
         """Everything at once."""
-        self._forget_expired()
+        self._delete_expired()
         alone = self._is_alone()
         cursor = self._sweep_page("", alone=alone, older_than=older_than)
         while cursor:
             cursor = self._sweep_page(cursor, alone=alone, older_than=older_than)
 
-    def _forget_expired(self) -> None:
+    def _delete_expired(self) -> None:
         while job_ids := self._store.claim_expired():
-            if not self._each(job_ids, self._forget):
+            if not self._remove_each(job_ids, self._delete):
                 return
 
-    def _forget(self, job_id: str) -> None:
+    def _delete(self, job_id: str) -> None:
         self._storage.delete_job(job_id)
         self._store.forget(job_id)
 
@@ -70,7 +70,7 @@ class Sweeper:
         """Whether the storage bears this farm's mark and no other. Where its own is missing, it is left now."""
         farm_id, marks = self._sweep_state.farm_id(), self._storage.marks()
         if farm_id not in marks:
-            if not marks and self._meets_strangers():
+            if not marks and self._has_unknown_images():
                 self._storage.mark(UNKNOWN_FARM)
             self._storage.mark(farm_id)
             marks = self._storage.marks()
@@ -82,16 +82,16 @@ class Sweeper:
             )
         return marks == {farm_id}
 
-    def _meets_strangers(self) -> bool:
+    def _has_unknown_images(self) -> bool:
         """Whether any image is there, young ones included, of a job that this farm does not know."""
         page = self._storage.page("")
-        while not self._strangers(page.entries):
+        while not self._unknown_jobs(page.entries):
             if not page.cursor:
                 return False
             page = self._storage.page(page.cursor)
         return True
 
-    def _strangers(self, found: Iterable[Entry]) -> set[str]:
+    def _unknown_jobs(self, found: Iterable[Entry]) -> set[str]:
         ids = {name.job_id for one in found if (name := parse_key(one.name)) and name.job_id}
         return ids - self._store.records(ids).keys()
 
@@ -101,11 +101,11 @@ class Sweeper:
         An upload's name tells when its time is over, whosever it is.
         """
         page = self._storage.page(cursor)
-        self._each([found.name for found in page.entries if _is_over(found.name)], self._storage.remove)
+        self._remove_each([found.name for found in page.entries if _is_expired(found.name)], self._storage.remove)
         orphans = self._orphans([found for found in page.entries if found.age_seconds > older_than]) if alone else []
         if orphans:
             _log.info("images that are nobody's are removed", count=len(orphans))
-        self._each(orphans, self._storage.remove)
+        self._remove_each(orphans, self._storage.remove)
         return page.cursor
 
     def _orphans(self, found: list[Entry]) -> list[str]:
@@ -117,7 +117,7 @@ class Sweeper:
             if name is None or (name.job_id and not is_wanted(key, name, jobs.get(name.job_id)))
         ]
 
-    def _each(self, names: Iterable[str], remove: Callable[[str], None]) -> bool:
+    def _remove_each(self, names: Iterable[str], remove: Callable[[str], None]) -> bool:
         """Remove one after the other; what cannot be removed comes again. False: the storage seems to be down."""
         failures = 0
         for name in names:
@@ -127,12 +127,12 @@ class Sweeper:
             except StorageError as error:
                 _log.warning("not removed", name=name, error=with_detail(error))
                 failures += 1
-            if failures == _MOST_FAILURES:
+            if failures == _MAX_FAILURES_IN_A_ROW:
                 return False
         return True
 
 
-def _is_over(key: str) -> bool:
+def _is_expired(key: str) -> bool:
     """Whether this is an upload whose time has been over for so long that no accepted job can still ask for it."""
     name = parse_key(key)
     return name is not None and name.is_expired(clock.now_us() - round(SAFE_SECONDS * 1e6))

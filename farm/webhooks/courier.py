@@ -22,17 +22,17 @@ from farm.webhooks.secrets import Secrets
 from farm.webhooks.store import DeliveryStore
 
 #: Posts at a time, over all receivers.
-POSTS = 64
+MAX_CONCURRENT_POSTS = 64
 #: How long a courier may take for one try before another one may have it, in seconds. A post takes less.
 LEASE_SECONDS = 60.0
 #: A pause is up to this much longer than its schedule says, so that many do not come back together.
 JITTER = 0.2
 #: Longest pause that a receiver may ask for, in seconds.
-MOST_RETRY_AFTER = 3600.0
+MAX_RETRY_AFTER = 3600.0
 #: The receiver is there no more.
 _GONE = 410
 #: So much of an answer is kept, in characters.
-_ANSWER = 512
+_KEPT_CHARACTERS = 512
 #: How long a job store that does not answer is asked for a delivery, or told what came of one, in seconds: for less
 #: than its lease.
 _STORE_SECONDS = 30.0
@@ -59,7 +59,7 @@ class Courier:
         self._secrets = secrets
         self._links = links
         self._schedules = schedules
-        self._pool = LeasedPool("post", POSTS, take=self._take, handle=self._try)
+        self._pool = LeasedPool("post", MAX_CONCURRENT_POSTS, take=self._take, handle=self._attempt)
 
     def work(self) -> None:
         """Hand out what is due until nothing more is, or everybody is under way."""
@@ -80,34 +80,36 @@ class Courier:
         found = retry(self._deliveries.claim, 1, lease_seconds=LEASE_SECONDS, nonce=nonce)
         return found[0] if found else None
 
-    def _try(self, due: Due) -> None:
+    def _attempt(self, due: Due) -> None:
         job = None if due.url else self._store.get(due.job)
         if not due.url and (job is None or job.webhook is None or message.is_stale(due, job)):
-            self._end(due, Outcome.DROPPED)
+            self._record(due, Outcome.DROPPED)
             return
         schedule = self._schedules.get(job.dialect, self._schedules["native"]) if job else ()
         at_us, began = clock.now_us(), clock.monotonic()
         try:
-            webhook_body = self._compose(due, job)
+            webhook_body = self._message(due, job)
             reply = self._outbound.post(webhook_body.url, webhook_body.body, headers=_headers(webhook_body))
         except (StoreUnavailable, StoreFull):
             raise  # its lease brings it back: this says nothing of the receiver, nor of the letter
         except Exception as error:  # noqa: BLE001  # whatever it is, it stands on record and comes to an end
-            attempt = Attempt(at_us, _since(began), error=_told(error))
-            outcome, pause = _after_no_answer(error, due, schedule)
+            attempt = Attempt(at_us, _since(began), error=_error_text(error))
+            outcome, pause = _outcome_of_error(error, due, schedule)
         else:
-            attempt = Attempt(at_us, _since(began), reply.status, answer=reply.body.decode(errors="replace")[:_ANSWER])
-            outcome, pause = _after(reply, due, schedule)
-        self._end(due, outcome, attempt, pause_seconds=pause)
+            attempt = Attempt(
+                at_us, _since(began), reply.status, answer=reply.body.decode(errors="replace")[:_KEPT_CHARACTERS]
+            )
+            outcome, pause = _outcome(reply, due, schedule)
+        self._record(due, outcome, attempt, pause_seconds=pause)
         _log.info("webhook tried", delivery=due.id, status=attempt.status, error=attempt.error, outcome=outcome)
 
-    def _compose(self, due: Due, job: Job | None) -> Message:
+    def _message(self, due: Due, job: Job | None) -> Message:
         """What to send: of a job, or, where there is none, to try a receiver."""
         if job is None:
             return message.test(due, secrets=self._secrets)
-        return message.about(job, due, links=self._links(), secrets=self._secrets)
+        return message.for_job(job, due, links=self._links(), secrets=self._secrets)
 
-    def _end(self, due: Due, outcome: Outcome, attempt: Attempt | None = None, *, pause_seconds: float = 0) -> None:
+    def _record(self, due: Due, outcome: Outcome, attempt: Attempt | None = None, *, pause_seconds: float = 0) -> None:
         """Record what came of a try; a job store that is away for a moment costs no second one."""
         retry = retrying((StoreUnavailable, StoreFull), max_seconds=_STORE_SECONDS)
         retry(self._deliveries.finish, due, outcome, attempt, pause_seconds=pause_seconds)
@@ -121,16 +123,16 @@ def _since(began: float) -> float:
     return round(clock.monotonic() - began, 6)
 
 
-def _after(reply: Reply, due: Due, schedule: Sequence[float]) -> tuple[Outcome, float]:
+def _outcome(reply: Reply, due: Due, schedule: Sequence[float]) -> tuple[Outcome, float]:
     """2xx is taken; 3xx and 410 end it; everything else is tried again."""
     if 200 <= reply.status < 300:
         return Outcome.DELIVERED, 0
     if 300 <= reply.status < 400 or reply.status == _GONE:
         return Outcome.FAILED, 0
-    return _again(due, schedule, at_least=_retry_after(reply))
+    return _retry(due, schedule, at_least=_retry_after(reply))
 
 
-def _told(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     """What the record says of a try that got no answer. The farm's own faults are for its log."""
     if isinstance(error, FarmError):
         return str(error)
@@ -138,14 +140,14 @@ def _told(error: Exception) -> str:
     return str(FarmError())
 
 
-def _after_no_answer(error: Exception, due: Due, schedule: Sequence[float]) -> tuple[Outcome, float]:
+def _outcome_of_error(error: Exception, due: Due, schedule: Sequence[float]) -> tuple[Outcome, float]:
     # A name that leads to a forbidden address today is not asked again: it may be an attack, and is no receiver.
     if isinstance(error, ForbiddenAddress):
         return Outcome.FAILED, 0
-    return _again(due, schedule, at_least=0)
+    return _retry(due, schedule, at_least=0)
 
 
-def _again(due: Due, schedule: Sequence[float], *, at_least: float) -> tuple[Outcome, float]:
+def _retry(due: Due, schedule: Sequence[float], *, at_least: float) -> tuple[Outcome, float]:
     if due.attempts_made >= len(schedule):
         return Outcome.FAILED, 0
     pause = jittered(schedule[due.attempts_made], 1, 1 + JITTER)
@@ -155,4 +157,4 @@ def _again(due: Due, schedule: Sequence[float], *, at_least: float) -> tuple[Out
 def _retry_after(reply: Reply) -> float:
     """Seconds that the receiver asks for (RFC 9110, section 10.2.3; its form as a date is not read)."""
     text = reply.headers.get("retry-after", "")
-    return min(float(text), MOST_RETRY_AFTER) if text.isascii() and text.isdigit() else 0.0
+    return min(float(text), MAX_RETRY_AFTER) if text.isascii() and text.isdigit() else 0.0

@@ -32,10 +32,10 @@ def is_stale(due: Due, job: Job) -> bool:
     return job.state.is_terminal or (due.attempts_made > 0 and job.sequence > due.sequence)
 
 
-def about(job: Job, due: Due, *, links: Links, secrets: Secrets) -> Message:
+def for_job(job: Job, due: Due, *, links: Links, secrets: Secrets) -> Message:
     """What `due` tells of `job`, in its dialect."""
     assert job.webhook is not None, "a delivery of a job has a webhook"
-    return Message(job.webhook.url, *_letter(job, due, links, secrets))
+    return Message(job.webhook.url, *_signed_body(job, due, links, secrets))
 
 
 def test(due: Due, *, secrets: Secrets) -> Message:
@@ -44,7 +44,7 @@ def test(due: Due, *, secrets: Secrets) -> Message:
     return Message(due.url, _standard(due, body, secrets), body)
 
 
-def _letter(job: Job, due: Due, links: Links, secrets: Secrets) -> tuple[Mapping[str, str], bytes]:
+def _signed_body(job: Job, due: Due, links: Links, secrets: Secrets) -> tuple[Mapping[str, str], bytes]:
     dialect = registry.by_name(job.dialect)
     assert dialect.webhook_body is not None, "a job with a webhook was asked for in a dialect that has them"
     body = _encoded(dialect.webhook_body(job, due, links))

@@ -18,16 +18,16 @@ class Secrets:
 
     def __init__(self, client: redis.Redis, *, signing_key: str | None) -> None:
         self._redis = client
-        self._given = signing.read_key(signing_key) if signing_key else None
+        self._configured_key = signing.read_key(signing_key) if signing_key else None
 
     def of(self, caller: str) -> str:
         """The caller's secret, `whsec_…`."""
-        return self._made_once(redis_keys.webhook_secret(caller), signing.new_secret)
+        return self._get_or_create(redis_keys.webhook_secret(caller), signing.new_secret)
 
     def signing_key(self) -> Ed25519PrivateKey:
-        return self._given or signing.read_key(self._made_once(redis_keys.SIGNING_KEY, signing.new_key))
+        return self._configured_key or signing.read_key(self._get_or_create(redis_keys.SIGNING_KEY, signing.new_key))
 
-    def _made_once(self, name: str, make: Callable[[], str]) -> str:
+    def _get_or_create(self, name: str, make: Callable[[], str]) -> str:
         with translated():
             known = cast(str | None, self._redis.get(name))
             if known is None:

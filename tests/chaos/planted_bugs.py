@@ -68,12 +68,12 @@ def finish_without_fence() -> None:
 
 def upload_after_finish() -> None:
     """A job is completed, and its images stored then."""
-    offer = Publisher._offer
+    offer = Publisher._store_with_retry
 
     def late(self: Publisher, *print_and_content: Any) -> None:
         threading.Timer(_LATE_SECONDS, offer, (self, *print_and_content)).start()
 
-    patch.object(Publisher, "_offer", late).start()
+    patch.object(Publisher, "_store_with_retry", late).start()
 
 
 def event_outside_the_transition() -> None:

@@ -160,7 +160,7 @@ def test_a_storage_that_breaks_costs_another_try(workshop: Opened, store: JobSto
 def test_a_storage_that_never_answers_fails_the_job(
     workshop: Opened, store: JobStore, farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(render, "OFFER_SECONDS", 0.1)
+    monkeypatch.setattr(render, "STORAGE_RETRY_SECONDS", 0.1)
     shop = workshop(storage=Reading(farm, lambda *_: True))
 
     job = shop.end_of(edit(store, stored(farm, sample_image())))

@@ -212,7 +212,7 @@ class Rendering(Story):
         world.submit()
 
     def pipeline(self, shop: list[Workshop]) -> SimulatedPipeline:
-        return Beating(lambda: shop[0].lease._beat())
+        return Beating(lambda: shop[0].lease._renew())
 
     def act(self, world: World) -> None:
         opened: list[Workshop] = []
@@ -275,7 +275,7 @@ class Cancelled(Rendering):
     def pipeline(self, shop: list[Workshop]) -> SimulatedPipeline:
         def cancel_and_beat() -> None:
             self.cancel()
-            shop[0].lease._beat()
+            shop[0].lease._renew()
 
         return Beating(cancel_and_beat)
 

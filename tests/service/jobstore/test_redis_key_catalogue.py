@@ -129,7 +129,7 @@ class EveryFeature:
         self._farm.callers.create("ada")
         self._farm.redis.set(redis_keys.PUBLIC_URL, BASE)  # as the API does when it starts
         send(self._api, begin(self._api, IN_PARTS)[0], b"part")
-        self._farm.sweeper.go_on()
+        self._farm.sweeper.run_once()
         yield
 
 

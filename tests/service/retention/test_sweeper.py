@@ -209,8 +209,8 @@ def test_a_farm_that_shares_its_storage_says_so_once_a_turn_and_forgets_its_own_
     storage.put(strange, b"content")
 
     with capture_logs() as logs:
-        sweeper.go_on()
-        sweeper.go_on()
+        sweeper.run_once()
+        sweeper.run_once()
 
     (said,) = [entry for entry in logs if entry["log_level"] == "warning"]
     assert said["marks"] == ["farm-id-" + "0" * 32]
@@ -254,7 +254,7 @@ def test_what_is_young_stays(sweeper: Sweeper, storage: Storage) -> None:
     storage.put(new_key(UNKNOWN_ID, 1, 0, "png"), b"content")
 
     sweeper.sweep()
-    sweeper.go_on()
+    sweeper.run_once()
 
     assert len(names(storage)) == 1
 
@@ -323,7 +323,7 @@ def test_one_process_at_a_time_looks_page_by_page_through_what_is_stored(
 
     for _ in range(4):
         for process in processes:
-            process.go_on()
+            process.run_once()
         client.delete(redis_keys.SWEEP_LOCK)  # a minute is over
 
     assert looked == ["", "00", "11", ""]

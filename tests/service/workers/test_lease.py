@@ -51,24 +51,24 @@ def test_a_worker_is_seen_before_it_holds_anything(lease: Lease, client: redis.R
 
 
 def test_what_is_held_is_renewed(lease: Lease, client: redis.Redis, job: Claimed) -> None:
-    lease.hold(job)
+    lease.add(job)
 
     assert is_renewed(client, job)
     assert is_renewed(client, job)
 
 
 def test_what_was_dropped_is_not_renewed(lease: Lease, client: redis.Redis, job: Claimed) -> None:
-    lease.hold(job)
+    lease.add(job)
     assert is_renewed(client, job)
 
-    lease.drop(job)
+    lease.remove(job)
 
     wait_for(lambda: client.hget(redis_keys.worker("w1"), "jobs") == "0")
     assert not is_renewed(client, job, seconds=0.5)
 
 
 def test_progress_is_shown(lease: Lease, store: JobStore, job: Claimed) -> None:
-    lease.hold(job)
+    lease.add(job)
     lease.progress(job, 3)
 
     wait_for(lambda: record(store, job.id).step == 3)
@@ -76,7 +76,7 @@ def test_progress_is_shown(lease: Lease, store: JobStore, job: Claimed) -> None:
 
 def test_a_cancelled_job_must_stop(lease: Lease, store: JobStore, job: Claimed) -> None:
     """Also when nobody heard the shout: the next renewal brings it."""
-    lease.hold(job)
+    lease.add(job)
     assert not lease.must_stop(job)
 
     store.cancel(job.id)
@@ -91,7 +91,7 @@ def test_a_job_that_is_anothers_by_now_must_stop(
     store.reap()
     take_one(store, "w2")
 
-    lease.hold(job)
+    lease.add(job)
 
     wait_for(lambda: lease.must_stop(job))
     assert state(store, job.id) is State.PROCESSING
@@ -99,16 +99,16 @@ def test_a_job_that_is_anothers_by_now_must_stop(
 
 def test_a_shout_about_anothers_job_means_nothing(lease: Lease, job: Claimed) -> None:
     lease.stop_rendering(job.id)
-    lease.hold(job)
+    lease.add(job)
 
     assert not lease.must_stop(job)
 
 
 def test_a_job_that_comes_back_is_not_stopped_again(lease: Lease, job: Claimed) -> None:
-    lease.hold(job)
+    lease.add(job)
     lease.stop_rendering(job.id)
-    lease.drop(job)
-    lease.hold(job)
+    lease.remove(job)
+    lease.add(job)
 
     assert not lease.must_stop(job)
 
@@ -122,7 +122,7 @@ def test_whoever_hangs_takes_the_whole_process_along(
     monkeypatch.setattr(os, "_exit", left.append)
     watchdog = lease.watchdog if whose == "the render thread" else lease.new_watchdog()
 
-    with watchdog.expecting(0.1, "loading"):
+    with watchdog.guard(0.1, "loading"):
         wait_for(lambda: left)
 
     assert set(left) == {EXIT_HUNG}
@@ -134,7 +134,7 @@ def test_nobody_hangs_while_all_goes_on(lease: Lease, client: redis.Redis, monke
     monkeypatch.setattr(os, "_exit", left.append)
     asked = evaluations(client)
 
-    with lease.watchdog.expecting(100, "loading"):
+    with lease.watchdog.guard(100, "loading"):
         wait_for(lambda: evaluations(client) > asked + 2, what="looks at the pulse")
 
     assert left == []
@@ -152,7 +152,7 @@ def test_renewing_goes_on_whatever_happens(store: JobStore, client: redis.Redis,
     lease = Lease(store, worker="w1", facts=facts, seconds=0.2)
     lease.start()
     try:
-        lease.hold(job)
+        lease.add(job)
         wait_for(lambda: client.hget(redis_keys.worker("w1"), "state") == "warm")
         assert is_renewed(client, job)
     finally:
@@ -165,7 +165,7 @@ def test_renewing_goes_on_whatever_happens(store: JobStore, client: redis.Redis,
 def test_renewing_goes_on_when_the_store_is_well_again(
     lease: Lease, client: redis.Redis, job: Claimed, name: str, bad: str, good: str
 ) -> None:
-    lease.hold(job)
+    lease.add(job)
     asked = evaluations(client)
     client.config_set(name, bad)
     try:
@@ -195,16 +195,16 @@ def test_news_of_a_claim_that_is_over_does_not_stop_the_next_one(
     lease = Lease(store, worker="w1", facts=lambda: FACTS, seconds=60)
     submit(store)
     first = take_one(store)
-    lease.hold(first)
+    lease.add(first)
     renew, claimed = store.renew, []
 
     def lose_and_claim_again_meanwhile(*given: Any) -> list[str]:
         lose(client, store, first.id)
         claimed.append(take_one(store))
-        lease.hold(claimed[0])
+        lease.add(claimed[0])
         return renew(*given)
 
     monkeypatch.setattr(store, "renew", lose_and_claim_again_meanwhile)
-    lease._beat()
+    lease._renew()
 
     assert not lease.must_stop(claimed[0])

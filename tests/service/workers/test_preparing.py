@@ -329,7 +329,7 @@ def test_a_redirect_to_what_is_no_url_ends_the_job(studio: Studio, host: Host) -
 
 
 def test_hosts_that_hang_hold_up_nobody_else(studio: Studio, host: Host) -> None:
-    for number in range(preparing.AT_A_TIME - 1):
+    for number in range(preparing.MAX_CONCURRENT_JOBS - 1):
         studio.submit(host.hold(f"/slow/{number}", IMAGE))
 
     assert studio.prepare(data_uri(IMAGE)).request.inputs

@@ -47,7 +47,7 @@ class Outage:
 
 @pytest.fixture
 def outage(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> Outage:
-    monkeypatch.setattr(publish, "OFFER_PAUSE", 0.05)
+    monkeypatch.setattr(publish, "STORAGE_RETRY_PAUSE", 0.05)
     return Outage(farm)
 
 
@@ -81,7 +81,7 @@ def test_an_outage_costs_no_attempt(shop: Workshop, store: JobStore, outage: Out
 def test_a_job_is_failed_when_its_images_have_waited_for_long(
     shop: Workshop, store: JobStore, outage: Outage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish, "OFFER_SECONDS", 1)
+    monkeypatch.setattr(publish, "STORAGE_RETRY_SECONDS", 1)
     job_id = submit(store)
     shop.work()
 
@@ -178,7 +178,7 @@ def test_a_job_that_is_over_is_not_stored_any_further(
     shop: Workshop, store: JobStore, outage: Outage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its first image waited in vain; the others would be nobody's."""
-    monkeypatch.setattr(publish, "OFFER_SECONDS", -1)
+    monkeypatch.setattr(publish, "STORAGE_RETRY_SECONDS", -1)
     job_id = submit(store, images=4)
 
     job = shop.end_of(job_id)

@@ -35,7 +35,7 @@ from tests.service.workers.worker import (
     folder_of,
 )
 from workers import health, publish
-from workers.health import MOST_IN_A_ROW
+from workers.health import MAX_FAILURES_IN_A_ROW
 from workers.pipelines.pipeline import NO_INPUTS, RenderedImage
 from workers.pipelines.simulated import SimulatedPipeline
 
@@ -385,7 +385,7 @@ def test_a_worker_whose_device_is_lost_takes_nothing_more(workshop: Opened, stor
 
 
 def test_a_worker_that_fails_again_and_again_takes_nothing_more(workshop: Opened, store: JobStore) -> None:
-    poison = [submit(store, prompt="poison", images=4) for _ in range(MOST_IN_A_ROW)]
+    poison = [submit(store, prompt="poison", images=4) for _ in range(MAX_FAILURES_IN_A_ROW)]
     pipeline = Broken()
     shop = workshop(pipeline=pipeline)
     fox = submit(store, images=4)
@@ -393,8 +393,8 @@ def test_a_worker_that_fails_again_and_again_takes_nothing_more(workshop: Opened
     shop.work()
 
     assert shop.failure_counter.is_faulty
-    assert len(pipeline.batches) == MOST_IN_A_ROW
-    assert [jobs.record(store, job_id).attempt for job_id in [*poison, fox]] == [1] * MOST_IN_A_ROW + [0]
+    assert len(pipeline.batches) == MAX_FAILURES_IN_A_ROW
+    assert [jobs.record(store, job_id).attempt for job_id in [*poison, fox]] == [1] * MAX_FAILURES_IN_A_ROW + [0]
 
 
 def test_a_worker_that_cannot_check_takes_nothing_more(workshop: Opened, store: JobStore) -> None:
@@ -403,7 +403,7 @@ def test_a_worker_that_cannot_check_takes_nothing_more(workshop: Opened, store: 
     def broken(_: Image.Image) -> bool:
         raise ValueError("no weights")
 
-    wanted = [submit(store, images=4) for _ in range(2 * MOST_IN_A_ROW)]
+    wanted = [submit(store, images=4) for _ in range(2 * MAX_FAILURES_IN_A_ROW)]
     shop = workshop(checker=Flagging(broken))
 
     shop.work()
@@ -416,7 +416,7 @@ def test_a_worker_that_cannot_check_takes_nothing_more(workshop: Opened, store: 
 def test_a_storage_that_is_down_says_nothing_of_the_worker(workshop: Opened, store: JobStore, farm: Farm) -> None:
     storage = FailingStorage(farm.storage, StorageError("The disk is full."), lambda _: False)
     shop = workshop(storage=storage)
-    wanted = [submit(store, images=4) for _ in range(MOST_IN_A_ROW + 1)]
+    wanted = [submit(store, images=4) for _ in range(MAX_FAILURES_IN_A_ROW + 1)]
 
     shop.work()
 
@@ -436,7 +436,7 @@ def test_one_bad_worker_does_not_use_up_what_others_can_render(workshop: Opened,
 
     job = good.end_of(job_id)
 
-    assert (job.state, job.attempt, len(pipeline.batches)) == (State.COMPLETED, 2, MOST_IN_A_ROW)
+    assert (job.state, job.attempt, len(pipeline.batches)) == (State.COMPLETED, 2, MAX_FAILURES_IN_A_ROW)
 
 
 @pytest.mark.parametrize("prompt", ["poison", "fox"])
@@ -445,7 +445,7 @@ def test_an_end_that_cannot_be_told_is_left_to_the_lease(
 ) -> None:
     """The worker does not go on holding a job of which nothing more will come."""
     silent = SilentStore(farm.redis, TERMS)
-    monkeypatch.setattr(publish, "INSIST_SECONDS", 0.1)
+    monkeypatch.setattr(publish, "STORE_RETRY_SECONDS", 0.1)
     shop = workshop(store=silent, pipeline=Broken())
     job_id = submit(silent, prompt=prompt)
     shop.work()

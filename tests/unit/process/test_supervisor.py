@@ -32,11 +32,11 @@ class Nursery:
         process.wait()
         self._now += seconds
         with capture_logs() as log:
-            self.child.look()
+            self.child.check()
         (death,) = log
         pause: float = death["restart_in_seconds"]
         self._now += pause - 0.01
-        self.child.look()
+        self.child.check()
         assert self.child._process is None
         self._now += 0.02
         return pause
@@ -76,7 +76,7 @@ def test_who_does_not_stop_when_asked_is_stopped_by_force(tmp_path: Path) -> Non
     assert process is not None
     wait_for(deaf.exists, what="the child")
 
-    child.ask_to_stop()
+    child.terminate()
     child.wait()
 
     assert process.returncode == -signal.SIGKILL

@@ -70,7 +70,7 @@ def test_both_texts_are_kept() -> None:
     assert (request.original_prompt, request.enhance, request.notes) == ("a fox", False, ())
 
 
-@pytest.mark.parametrize(("length", "is_left"), [(enhancers.LONG_ENOUGH, False), (enhancers.LONG_ENOUGH + 1, True)])
+@pytest.mark.parametrize(("length", "is_left"), [(enhancers.MAX_LENGTH, False), (enhancers.MAX_LENGTH + 1, True)])
 def test_a_long_prompt_is_left_as_it_is_and_the_caller_is_told(length: int, is_left: bool) -> None:
     request = enhanced(a_request(prompt="x" * length, enhance=True), Template())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workers.health import MOST_IN_A_ROW, FailureCounter, Fault, fault_of
+from workers.health import MAX_FAILURES_IN_A_ROW, FailureCounter, Fault, fault_of
 
 
 class OutOfMemoryError(RuntimeError):
@@ -68,7 +68,7 @@ class Bench:
 
 def test_so_many_failures_in_a_row_are_too_many() -> None:
     bench = Bench()
-    bench.fail(MOST_IN_A_ROW - 1)
+    bench.fail(MAX_FAILURES_IN_A_ROW - 1)
     before = bench.failure_counter.is_faulty
 
     bench.fail(2)
@@ -79,8 +79,8 @@ def test_so_many_failures_in_a_row_are_too_many() -> None:
 def test_a_success_in_between_counts() -> None:
     bench = Bench()
     for _ in range(3):
-        bench.fail(MOST_IN_A_ROW - 1)
-        bench.failure_counter.succeed()
+        bench.fail(MAX_FAILURES_IN_A_ROW - 1)
+        bench.failure_counter.record_success()
 
     assert not bench.failure_counter.is_faulty
 
@@ -98,10 +98,10 @@ def test_a_lost_device_is_enough() -> None:
 def test_who_failed_holds_back_longer_and_longer() -> None:
     bench = Bench()
     pauses = []
-    for _ in range(MOST_IN_A_ROW):
+    for _ in range(MAX_FAILURES_IN_A_ROW):
         pauses.append(bench.failure_counter.pause_seconds)
         bench.fail(1)
-    bench.failure_counter.succeed()
+    bench.failure_counter.record_success()
 
     assert pauses == [0, 0, 0.5, 1, 2]
     assert bench.failure_counter.pause_seconds == 0
@@ -121,6 +121,6 @@ def test_the_second_failure_of_a_job_here_proves_nothing_while_there_are_others(
 def test_it_proves_something_where_another_job_succeeded() -> None:
     bench = Bench()
     bench.fail(1)
-    bench.failure_counter.succeed()
+    bench.failure_counter.record_success()
 
     assert not bench.failure_counter.failed_here_before("a")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from farm import clock
-from workers.lease import Limits, ProgressWatchdog
+from workers.lease import ProgressWatchdog, StageTimeouts
 
 PIXELS = 1_000_000
 
@@ -32,14 +32,14 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
 
 @pytest.fixture
 def watchdog(time: Time) -> ProgressWatchdog:
-    return ProgressWatchdog(Limits())
+    return ProgressWatchdog(StageTimeouts())
 
 
 def make_steps(watchdog: ProgressWatchdog, time: Time, seconds: float, count: int = 1, pixels: int = PIXELS) -> None:
-    watchdog.start(pixels)
+    watchdog.start_steps(pixels)
     for _ in range(count):
         time.passes(seconds)
-        watchdog.beat()
+        watchdog.heartbeat()
 
 
 def hangs_after(watchdog: ProgressWatchdog, time: Time, seconds: float) -> bool:
@@ -64,17 +64,17 @@ def test_half_a_minute_without_a_step_is_a_hang(time: Time, watchdog: ProgressWa
 
 def test_the_first_step_may_take_ten_minutes(time: Time, watchdog: ProgressWatchdog) -> None:
     """Nobody knows yet what is usual, and kernels may be compiled."""
-    watchdog.start(PIXELS)
+    watchdog.start_steps(PIXELS)
 
     assert hangs_after(watchdog, time, 600)
 
 
 def test_every_step_proves_life(time: Time, watchdog: ProgressWatchdog) -> None:
-    watchdog.start(PIXELS)
+    watchdog.start_steps(PIXELS)
 
     for _ in range(10):
         time.passes(20)
-        watchdog.beat()
+        watchdog.heartbeat()
         assert not watchdog.is_hung
 
 
@@ -89,14 +89,14 @@ def test_slow_steps_are_given_ten_times_their_usual_time(time: Time, watchdog: P
 def test_larger_images_are_given_more(time: Time, watchdog: ProgressWatchdog) -> None:
     """A device on which a step of a small one takes long is no hung one when it is given a large one."""
     make_steps(watchdog, time, 10, pixels=PIXELS // 4)
-    watchdog.start(PIXELS)
+    watchdog.start_steps(PIXELS)
 
     assert hangs_after(watchdog, time, 400)
 
 
 def test_smaller_images_are_given_less(time: Time, watchdog: ProgressWatchdog) -> None:
     make_steps(watchdog, time, 10)
-    watchdog.start(PIXELS // 2)
+    watchdog.start_steps(PIXELS // 2)
 
     assert hangs_after(watchdog, time, 50)
 
@@ -104,7 +104,7 @@ def test_smaller_images_are_given_less(time: Time, watchdog: ProgressWatchdog) -
 def test_what_comes_before_and_after_the_steps_is_given_as_much(time: Time, watchdog: ProgressWatchdog) -> None:
     """The prompt is encoded, an image is decoded, and the next one begins."""
     make_steps(watchdog, time, 10)
-    watchdog.start(PIXELS)
+    watchdog.start_steps(PIXELS)
 
     assert hangs_after(watchdog, time, 100)
 
@@ -121,21 +121,21 @@ def test_the_next_batch_begins_with_a_fresh_pulse(time: Time, watchdog: Progress
     make_steps(watchdog, time, 0.02)
     watchdog.stop()
     time.passes(10_000)
-    watchdog.start(PIXELS)
+    watchdog.start_steps(PIXELS)
 
     assert hangs_after(watchdog, time, 30)
 
 
 def test_what_is_expected_hangs_after_its_own_time(time: Time, watchdog: ProgressWatchdog) -> None:
-    with watchdog.expecting(7, "loading"):
+    with watchdog.guard(7, "loading"):
         assert hangs_after(watchdog, time, 7)
-        assert watchdog.doing == "loading"
+        assert watchdog.activity == "loading"
 
     assert not watchdog.is_hung
 
 
 def test_what_is_expected_and_fails_does_not_hang(time: Time, watchdog: ProgressWatchdog) -> None:
-    with pytest.raises(OSError, match="no disk"), watchdog.expecting(7, "loading"):
+    with pytest.raises(OSError, match="no disk"), watchdog.guard(7, "loading"):
         raise OSError("no disk")
     time.passes(8)
 
@@ -143,8 +143,8 @@ def test_what_is_expected_and_fails_does_not_hang(time: Time, watchdog: Progress
 
 
 def test_a_limit_can_be_set_for_each_stage(time: Time) -> None:
-    watchdog = ProgressWatchdog(Limits(load=40, step=3))
-    watchdog.start(PIXELS)
+    watchdog = ProgressWatchdog(StageTimeouts(load=40, step=3))
+    watchdog.start_steps(PIXELS)
     assert hangs_after(watchdog, time, 40)
 
     make_steps(watchdog, time, 0.02)

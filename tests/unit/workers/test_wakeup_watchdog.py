@@ -8,7 +8,7 @@ import pytest
 
 from farm.domain.errors import StoreUnavailable
 from farm.process.child import EXIT_NO_WAKEUPS
-from workers.wakeup_watchdog import _MOST_MISSED as PATIENCE
+from workers.wakeup_watchdog import _MAX_MISSED as PATIENCE
 from workers.wakeup_watchdog import WakeupWatchdog
 
 Left = list[int]
@@ -66,7 +66,7 @@ def test_whoever_hears_something_is_not_lost(left: Left) -> None:
     wakeup_watchdog = WakeupWatchdog(lambda: True)
 
     look(wakeup_watchdog, PATIENCE)
-    wakeup_watchdog.hear(lambda: None)()
+    wakeup_watchdog.watch(lambda: None)()
     look(wakeup_watchdog, PATIENCE)
 
     assert left == []
@@ -75,7 +75,7 @@ def test_whoever_hears_something_is_not_lost(left: Left) -> None:
 def test_whoever_works_is_not_lost(left: Left) -> None:
     wakeup_watchdog = WakeupWatchdog(lambda: True)
 
-    wakeup_watchdog.hear(lambda: look(wakeup_watchdog, 10 * PATIENCE))()
+    wakeup_watchdog.watch(lambda: look(wakeup_watchdog, 10 * PATIENCE))()
 
     assert left == []
 
@@ -87,7 +87,7 @@ def test_work_that_fails_has_ended(left: Left) -> None:
         raise ValueError("no luck")
 
     with pytest.raises(ValueError, match="no luck"):
-        wakeup_watchdog.hear(work)()
+        wakeup_watchdog.watch(work)()
     look(wakeup_watchdog, PATIENCE + 1)
 
     assert left == [EXIT_NO_WAKEUPS]
@@ -98,7 +98,7 @@ def test_a_wake_up_while_the_job_store_is_asked_is_heard(left: Left) -> None:
 
     def waits() -> bool:
         if rings:
-            wakeup_watchdog.hear(lambda: None)()
+            wakeup_watchdog.watch(lambda: None)()
         return True
 
     wakeup_watchdog = WakeupWatchdog(waits)
