@@ -54,3 +54,15 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
 
 def test_the_readme_can_be_read_in_one_go() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) < 250
+
+
+def test_every_path_that_a_page_names_is_there() -> None:
+    """Folders and files in code marks, as `farm/cli/` or `tests/chaos/judge.py`; scripts by their name alone."""
+    pages = [ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md")]
+    named = {name for page in pages for name in re.findall(r"`([\w./-]+)`", page.read_text())}
+    paths = {name for name in named if re.match(r"(api|docs|farm|miniature|tests|workers)/[\w.]", name)}
+    scripts = {f"farm/jobstore/lua/{name}" for name in named if re.fullmatch(r"\w+\.lua", name)}
+
+    assert len(paths) > 50
+    assert len(scripts) > 10
+    assert [path for path in sorted(paths | scripts) if "NAME" not in path and not (ROOT / path).exists()] == []
