@@ -63,7 +63,7 @@ def main() -> None:
     except typer.TyperException as error:
         context: typer.Context | None = getattr(error, "ctx", None)
         advice = f" See `{context.command_path} --help`." if context else ""
-        _fail(f"{error.format_message()}{advice}", 2)
+        _fail(f"{error.format_message().rstrip('.')}.{advice}", 2)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -62,7 +62,7 @@ def _worker_row(worker: dict[str, object]) -> tuple[object, ...]:
     return (
         worker["id"],
         worker["state"],
-        worker.get("models"),
+        str(worker.get("models") or "").replace(",", ", "),
         worker.get("weights"),
         worker["jobs"],
         seen,

@@ -104,7 +104,8 @@ def _in_state(state: str, found: Sequence[Worker]) -> list[Worker]:
 
 
 def _loaded(worker: Worker) -> str:
-    return f"{worker.facts.get('weights')} for {worker.facts.get('models')}"
+    models = worker.facts.get("models", "").replace(",", ", ")
+    return f"{worker.facts.get('weights')} for {models}"
 
 
 def _silent(worker: Worker) -> Finding:
