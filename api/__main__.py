@@ -14,6 +14,7 @@ from farm.telemetry import set_up_log
 
 
 def main() -> None:
+    """Run the API; an error is one line on stderr and an exit status."""
     parser = argparse.ArgumentParser(prog="farm api")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)

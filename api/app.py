@@ -1,4 +1,4 @@
-"""The Flask application: its parts put together, and nothing decided here."""
+"""The Flask application: builds its parts and registers the routes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from api.http.path_converters import PathExcept
 from api.http.upload_body import UploadSlots
 from api.openapi.document import document
 from api.routes import deliveries, docs, fal_proxy, fal_storage, files, health, jwks, keys, wavespeed_media
-from api.routes.fal_proxy import Proxy
+from api.routes.fal_proxy import FalProxy
 from farm import clock
 from farm.bootstrap import Farm
 from farm.dialects.registry import DIALECTS
@@ -34,49 +34,60 @@ from farm.settings import Settings
 from farm.telemetry import FarmCollector, HttpMetrics
 from farm.webhooks.service import WebhookService
 
-#: Where the time of a request's arrival stands in its WSGI environment.
-_BEGAN = "farm.began"
-#: Largest body of a request for images, in bytes.
+#: The time of a request's arrival in its WSGI environment.
+_STARTED_AT = "farm.started_at"
+#: Largest body of a request without input images, in bytes.
 MAX_BODY = 1024 * 1024
 
 
 class Response(flask.Response):
-    """Says no type unless it is given one: Flask would call an empty answer HTML."""
+    """A response without a default content type: Flask would call an empty one HTML."""
 
     default_mimetype = None
 
 
 class Application(flask.Flask):
-    """Flask with plain functions only, and answers that say no type unless they are given one."""
+    """Flask without coroutines, and without a default content type."""
 
     response_class = Response
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Flask asks again before each call whether a function is a coroutine, which costs a tenth of a poll."""
+        """Return the function: Flask would check before each call whether it is a coroutine, a tenth of a poll."""
         return func
 
 
-def create_app(farm: Farm, *, base: str, with_keys: bool, most_streams: int, most_held: int) -> flask.Flask:
-    """The application. `base` begins every URL it hands out; without keys everybody is the caller `local`."""
+def create_app(farm: Farm, *, base: str, with_keys: bool, max_streams: int, max_held_calls: int) -> flask.Flask:
+    """Build the application. `base` begins every URL in its answers; without keys every caller is `local`."""
     app = Application("srpo-farm", static_folder=None)
     app.wsgi_app = _wrapped(app.wsgi_app, farm.settings)  # type: ignore[method-assign, assignment]  # Flask's way
     app.url_map.converters["other_than"] = PathExcept
-    app.url_map.merge_slashes = False  # else a doubled slash is redirected, in HTML
+    app.url_map.merge_slashes = False  # a doubled slash would be redirected, in HTML
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.json = FastJson(app)
     limiter = RateLimiter(farm.service)
     limiter.install(app)
     authenticator = Authenticator(farm.callers if with_keys else None, limiter, origins=farm.settings.cors)
-    share = _half if with_keys else _all
-    streams = app.extensions["streams"] = EventStreams(most_streams, share(most_streams))
-    app.extensions["room"] = BodyMemoryBudget(body_memory.MAX_BYTES, per_key=share(body_memory.MAX_BYTES))
-    held = HeldCalls(farm.service, most=most_held, most_of_one=share(most_held), seconds=farm.settings.hold_seconds)
+
+    def per_caller(total: int) -> int:
+        """Return how much of a limited resource one caller may hold: half, where there are others."""
+        return max(1, total // 2) if with_keys else total
+
+    streams = app.extensions["streams"] = EventStreams(max_streams, per_caller(max_streams))
+    app.extensions["body_memory"] = BodyMemoryBudget(body_memory.MAX_BYTES, per_key=per_caller(body_memory.MAX_BYTES))
+    held_calls = HeldCalls(
+        farm.service,
+        max_calls=max_held_calls,
+        per_caller=per_caller(max_held_calls),
+        seconds=farm.settings.hold_seconds,
+    )
     registry = CollectorRegistry()
     registry.register(FarmCollector(farm.stats))
     _measure(app, HttpMetrics(registry))
     app.before_request(authenticator.guard)
     errors.install(app)
-    context = ApiContext(farm, authenticator=authenticator, held=held, streams=streams, links=farm.links(base))
+    context = ApiContext(
+        farm, authenticator=authenticator, held_calls=held_calls, streams=streams, links=farm.links(base)
+    )
     for module in dict.fromkeys(dialect.routes for dialect in DIALECTS):
         app.register_blueprint(import_module(f"api.routes.{module}").routes(context))
     webhook_service = WebhookService(farm.deliveries, secrets=farm.secrets, outbound=farm.outbound)
@@ -93,20 +104,10 @@ def create_app(farm: Farm, *, base: str, with_keys: bool, most_streams: int, mos
     return app
 
 
-def _half(most: int) -> int:
-    """What one caller may have of something scarce, for there are others."""
-    return max(1, most // 2)
-
-
-def _all(most: int) -> int:
-    """The same where there is but one caller."""
-    return most
-
-
 def _wrapped(application: fal_hosts.Application, settings: Settings) -> fal_hosts.Application:
-    """What stands before the routes, the outermost last: it settles who calls what, and what a browser is told."""
+    """Wrap the application in its WSGI middleware: forwarded headers, CORS, fal's host names and fal's proxy."""
     hops = settings.proxy_hops
-    wrapped = Cors(FalHosts(Proxy(application)), origins=settings.cors)
+    wrapped = Cors(FalHosts(FalProxy(application)), origins=settings.cors)
     return ProxyFix(wrapped, x_for=hops, x_proto=hops, x_host=hops) if hops else wrapped
 
 
@@ -115,11 +116,11 @@ def _measure(app: flask.Flask, metrics: HttpMetrics) -> None:
 
     @app.before_request
     def start() -> None:
-        flask.request.environ[_BEGAN] = clock.monotonic()
+        flask.request.environ[_STARTED_AT] = clock.monotonic()
 
     @app.after_request
     def stop(response: flask.Response) -> flask.Response:
         environ, rule = flask.request.environ, flask.request.url_rule
-        seconds = None if response.is_streamed else clock.monotonic() - environ[_BEGAN]
+        seconds = None if response.is_streamed else clock.monotonic() - environ[_STARTED_AT]
         metrics.count(rule.rule if rule else "none", environ["REQUEST_METHOD"], response.status_code, seconds)
         return response

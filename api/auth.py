@@ -1,4 +1,4 @@
-"""Who is calling: an API key, or, while the API listens on loopback only, anybody on this machine."""
+"""Authentication: by API key or, while the API listens on localhost only, anybody on this machine."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from farm.auth.api_keys import LOCAL, ApiKeyStore, Caller, is_loopback
 from farm.domain.errors import Forbidden, StoreUnavailable, Unauthorized
 
 _SCHEMES = ("key", "bearer")
-#: How long a stream goes on before its key is looked at again, in seconds.
+#: Seconds after which a stream checks its key again.
 _KEY_RECHECK_SECONDS = 15.0
 
 
 class Authenticator:
-    """Tells who calls. With `callers` None keys are off, and only this machine's own programs get in.
+    """Identifies callers. With `callers` None keys are off: only programs of this machine may call.
 
-    And pages of `origins`, each of which must have been named: a page that anybody may have written is not let in.
+    So may pages of `origins`, but for a wildcard: a page that anybody may have written is refused.
     """
 
     def __init__(self, callers: ApiKeyStore | None, limiter: RateLimiter, *, origins: Collection[str] = ()) -> None:
@@ -34,54 +34,54 @@ class Authenticator:
         self._origins = frozenset(origins) - {ANY}
 
     def guard(self) -> None:
-        """Refuse a Host that is none; while keys are off, what pages and proxies may have sent for somebody else."""
+        """Refuse a malformed Host header and, while keys are off, calls that pages or proxies may have forwarded."""
         environ = flask.request.environ
-        _refuse_bad_host(environ.get("HTTP_HOST"))
+        _refuse_malformed_host(environ.get("HTTP_HOST"))
         if self._callers is None:
-            _refuse_strangers(environ, self._origins)
+            _refuse_foreign_calls(environ, self._origins)
 
     def caller(self) -> Caller:
-        """Who sent the current request. Raises Unauthorized."""
+        """Return the caller of the current request. Raises Unauthorized."""
         caller = self._callers.identify(_shown_key()) if self._callers else LOCAL
         if caller is None:
-            raise Unauthorized("No valid API key came with the request; send 'Authorization: Bearer <key>'.")
+            raise Unauthorized
         flask.g.caller = caller
         return caller
 
     def refuse_all_but_admins(self, what: str) -> None:
-        """Raise Unauthorized or Forbidden unless an admin sent the current request; `what` only those may do."""
+        """Raise Unauthorized or Forbidden unless an admin key came with the request. `what` is the refused action."""
         if not self.caller().is_admin:
             raise Forbidden(f"Only an admin key may {what}.")
 
     def submitter(self) -> Caller:
-        """Who sent the current submit. Raises Unauthorized, and LimitReached again where it did a moment ago."""
+        """Return the caller of the current submit. Raises Unauthorized, or LimitReached while a refusal stands."""
         caller = self.caller()
         self._limiter.refuse_again(caller, flask.request.environ.get("HTTP_IDEMPOTENCY_KEY", ""))
         return replace(caller, report_quotas=note)
 
     def token(self, *, until: int) -> str:
-        """What stands for the current request's key in `uploader`, until then in seconds since the epoch."""
+        """Return a token that `uploader` accepts for the current request's key; `until` in seconds since the epoch."""
         if self._callers is None:
             return LOCAL.id
         token = self._callers.token(_shown_key(), until=until)
         if token is None:
-            raise Unauthorized("No valid API key came with the request; send 'Authorization: Key <key>'.")
+            raise Unauthorized("Missing or invalid API key; send 'Authorization: Key <key>'.")
         return token
 
     def uploader(self) -> Caller:
-        """Who sent the current request, with a token or a key. Raises Unauthorized."""
+        """Return the caller of the current request, by its token or key. Raises Unauthorized."""
         by_token = self._callers.identify_token(_shown_key()) if self._callers else LOCAL
         return by_token or self.caller()
 
     def key_still_valid(self) -> Callable[[], bool]:
-        """Tells, for as long as the current request is being answered, whether its key is still valid."""
+        """Return a function that tells, while the current request is being answered, whether its key is still valid."""
         if self._callers is None:
             return lambda: True
         return _KeyRecheck(self._callers, _shown_key()).is_valid
 
 
 class _KeyRecheck:
-    """Whether a key is valid, asked now and then. While nobody can tell, it is what it was."""
+    """A check, at intervals, that a key is still valid. While the job store does not answer, it is."""
 
     def __init__(self, callers: ApiKeyStore, key: str) -> None:
         self._callers = callers
@@ -103,34 +103,32 @@ def _shown_key() -> str:
 
 
 def shown_key(header: str) -> str:
-    """The key in an Authorization header: after `Key` or `Bearer`, or the bare header."""
+    """Return the key in an Authorization header: after `Key` or `Bearer`, or the whole header."""
     scheme, _, rest = header.partition(" ")
     return rest.strip() if scheme.lower() in _SCHEMES else header.strip()
 
 
-def _refuse_bad_host(host: str | None) -> None:
+def _refuse_malformed_host(host: str | None) -> None:
     if host is not None and fal_hosts.host_of(host) is None:
-        raise BadRequest(f"The Host '{host[:100]}' is none; allowed: a name or an address, and a port after a colon.")
-
-
-#: Beginnings of headers' names, as WSGI spells them.
-_OF_A_PROXY = ("HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_X_FORWARDED_")
-
-
-def _refuse_strangers(environ: dict[str, Any], origins: Collection[str]) -> None:
-    for name in environ:
-        if name.startswith(_OF_A_PROXY):
-            header = name.removeprefix("HTTP_").replace("_", "-").title()
-            raise Forbidden(f"The header {header} says that a proxy is in front; set FARM_AUTH=keys to be behind one.")
-    if not _is_ours(environ.get("HTTP_HOST", "")):
-        raise Forbidden(
-            f"The Host '{flask.request.host}' is not this machine's; set FARM_AUTH=keys to answer under it."
+        raise BadRequest(
+            f"The Host header '{host[:100]}' is malformed; send a name or an address, and a port after a colon."
         )
+
+
+#: How the names of forwarding headers begin, as WSGI spells them.
+_FORWARDING = ("HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_X_FORWARDED_")
+
+
+def _refuse_foreign_calls(environ: dict[str, Any], origins: Collection[str]) -> None:
+    for name in environ:
+        if name.startswith(_FORWARDING):
+            header = name.removeprefix("HTTP_").replace("_", "-").title()
+            raise Forbidden(f"The header {header} was added by a proxy; set FARM_AUTH=keys to run the farm behind one.")
+    if not _is_ours(environ.get("HTTP_HOST", "")):
+        raise Forbidden(f"The Host '{flask.request.host}' is not localhost; set FARM_AUTH=keys to serve other hosts.")
     origin = environ.get("HTTP_ORIGIN")
     if origin is not None and not (origin in origins or is_loopback(fal_hosts.name_of(origin))):
-        raise Forbidden(
-            f"The Origin '{origin}' is not this machine's; name it in FARM_CORS or set FARM_AUTH=keys to let pages in."
-        )
+        raise Forbidden(f"The Origin '{origin}' is not localhost; add it to FARM_CORS, or set FARM_AUTH=keys.")
 
 
 @lru_cache(maxsize=64)

@@ -1,4 +1,4 @@
-"""What the routes of every dialect are given."""
+"""The parts of the API that the routes of every dialect use."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from farm.service import Service
 
 @dataclass(frozen=True, slots=True)
 class ApiContext:
-    """The farm's parts and this API's own."""
+    """The parts of the farm and of this API process."""
 
     farm: Farm
     authenticator: Authenticator
-    held: HeldCalls
+    held_calls: HeldCalls
     streams: EventStreams
     links: Links
 

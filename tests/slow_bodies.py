@@ -10,14 +10,14 @@ from typing import Any
 from gunicorn.http.body import Body, EOFReader, LengthReader
 from gunicorn.http.unreader import SocketUnreader
 
-from api.connections.slow_client_socket import TimedSocket, taken
+from api.connections.slow_client_socket import TimedSocket, timed
 
 
 @contextmanager
 def pair() -> Iterator[tuple[socket.socket, TimedSocket]]:
     """A caller's end of a connection, and the farm's, which awaits a body or sends an answer."""
     theirs, plain = socket.socketpair()
-    with theirs, taken(plain) as ours:
+    with theirs, timed(plain) as ours:
         ours.begin_exchange()
         yield theirs, ours
 

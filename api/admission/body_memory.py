@@ -14,14 +14,14 @@ MAX_BYTES = 512 * 1024 * 1024
 
 
 class BodyMemoryBudget(Slots):
-    """A budget in bytes: a request whose body does not fit is refused, and may be sent again later."""
+    """A budget in bytes: a request whose body does not fit is refused."""
 
     def reserve(self, size: int) -> None:
         """Take `size` bytes until the current request is answered. Raises ConcurrencyLimitReached."""
         caller = current_caller_id()
         if not self.acquire(caller, size):
             raise ConcurrencyLimitReached(
-                "Too many large bodies are being dealt with; name images by URL, or come back."
+                "Too many large request bodies are being processed; name images by URL, or try again later."
             )
 
         @flask.after_this_request

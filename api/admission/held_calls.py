@@ -1,4 +1,4 @@
-"""Calls that are answered when their job has ended, and the bound on how many of them hold a thread at once."""
+"""Blocking calls, which are answered when their job has ended, and the limit on how many hold a thread at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import flask
 
-from api.connections.client_connection import Peer
+from api.connections.client_connection import ClientConnection
 from farm import clock
 from farm.auth.api_keys import Caller
 from farm.concurrency.background_thread import BackgroundThread
@@ -19,14 +19,14 @@ from farm.domain.errors import ConcurrencyLimitReached, StoreFull, StoreUnavaila
 from farm.domain.job import Job, Order, as_accepted
 from farm.service import Service
 
-#: How often the job store is told which calls still wait, in seconds: several times before it believes them gone.
+#: Seconds between heartbeats: several fit into the time after which the job store takes a call for disconnected.
 _HEARTBEAT_SECONDS = 1.0
 
 
 class CallHeartbeat:
-    """Tells the job store once a second which calls of this process wait for their jobs.
+    """Heartbeats of this process's blocking calls: once a second, the job store is told which wait for their jobs.
 
-    So the jobs of a process that was killed are given up as those of callers who hung up.
+    So the jobs of a process that was killed end like those of callers that disconnected.
     """
 
     def __init__(self, service: Service) -> None:
@@ -50,7 +50,7 @@ class CallHeartbeat:
                 self._calls.discard((job_id, call))
 
     def keep_after_call(self, job_id: str, call: str) -> None:
-        """The call was told where its image will be; the job store hears of it now, or as soon as it listens."""
+        """Tell the job store that the call was answered with its job's URL: now, or as soon as the store answers."""
         try:
             self._service.keep_after_call(job_id, call)
         except (StoreUnavailable, StoreFull):
@@ -69,19 +69,19 @@ class CallHeartbeat:
 
 
 class HeldCalls:
-    """At most `most` calls wait at a time, of them `most_of_one` of one caller; one more is told to come back.
+    """At most `max_calls` blocking calls wait at a time, of one caller at most `per_caller`; others are refused.
 
     Each waits for at most `seconds`.
     """
 
-    def __init__(self, service: Service, *, most: int, seconds: float, most_of_one: int | None = None) -> None:
+    def __init__(self, service: Service, *, max_calls: int, seconds: float, per_caller: int | None = None) -> None:
         self._service = service
         self._heartbeat = CallHeartbeat(service)
-        self._slots = Slots(most, per_key=most_of_one)
+        self._slots = Slots(max_calls, per_key=per_caller)
         self._seconds = seconds
 
     def job(self, caller: Caller, order: Order) -> Job:
-        """Submit `order`, and wait: its job when that has ended, or as it is when the time is up.
+        """Submit `order`, and return its job when that has ended, or as it is when the time is up.
 
         Raises ConcurrencyLimitReached, and what a submit raises; then there is no job. Once it is accepted, no error
         may tell the caller to retry, which would make a second job: where the job store is away, the job is returned as
@@ -89,24 +89,24 @@ class HeldCalls:
         this one disconnects, or this process dies, its job ends as `client_disconnected` unless the call is repeated
         within 30 seconds.
         """
-        # Taken before the job is submitted: a call that is refused has no job.
+        # The slot is taken first: a call that is refused has no job.
         with self._slots.held(caller.id, refusal=ConcurrencyLimitReached()):
             order = replace(order, call=str(uuid.uuid4()))
             job_id = self._service.submit(caller, order).id
-            has_left = False
+            has_disconnected = False
             try:
                 with self._heartbeat.of(job_id, order.call):
-                    job, has_left = self._wait(caller, job_id)
-                if has_left:
+                    job, has_disconnected = self._wait(caller, job_id)
+                if has_disconnected:
                     self._service.call_disconnected(job_id, order.call)
             except (StoreUnavailable, StoreFull):
                 job = as_accepted(job_id, caller.id, order, at_us=clock.now_us())
-            if not (has_left or job.state.is_terminal):
+            if not (has_disconnected or job.state.is_terminal):
                 self._heartbeat.keep_after_call(job_id, order.call)
             return job
 
     def _wait(self, caller: Caller, job_id: str) -> tuple[Job, bool]:
-        """The job when the wait is over, and whether its caller has hung up."""
-        peer = Peer(flask.request.environ.get("gunicorn.socket"))
-        job = self._service.wait(caller, job_id, seconds=self._seconds, give_up=peer.has_left)
-        return job, peer.has_left()
+        """Return the job when the wait is over, and whether its caller has disconnected."""
+        client = ClientConnection.of(flask.request.environ)
+        job = self._service.wait(caller, job_id, seconds=self._seconds, give_up=client.has_disconnected)
+        return job, client.has_disconnected()

@@ -1,4 +1,4 @@
-"""Callers' limits over HTTP: the headers that tell of them, and a refusal told again without asking the job store."""
+"""Rate limits over HTTP: the RateLimit headers, and refusals repeated without asking the job store."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from farm.domain.errors import LimitReached
 from farm.domain.limits import Limits, Quota, left_field, policy_field
 from farm.service import Service
 
-#: For how long a refusal is told again at most, in seconds, whatever it said: Redis's clock may be set anew.
-_LONGEST = 60.0
+#: Longest time for which a refusal is repeated, in seconds, whatever it says: Redis's clock may be set anew.
+_MAX_REPEAT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Refused:
-    """A refusal, the limits that led to it, and when it was."""
+    """A refusal, the limits that led to it, and its time."""
 
     error: LimitReached
     limits: Limits
@@ -27,26 +27,26 @@ class _Refused:
 
 
 class RateLimiter:
-    """Knows who was refused a moment ago: whoever hammers costs no more than the look at its key."""
+    """Remembers recent refusals: a caller that retries too soon costs no more than the check of its key."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._refused: dict[str, _Refused] = {}
 
     def install(self, app: flask.Flask) -> None:
-        """Answer the refusals of `app`."""
+        """Answer every LimitReached of `app`."""
         app.register_error_handler(LimitReached, self._answer)
 
     def refuse_again(self, caller: Caller, idempotency_key: str) -> None:
-        """Raise LimitReached as this caller was answered before, while it stands.
+        """Raise LimitReached again while this caller's last refusal stands.
 
-        What is sent again with its key is let through: it counts nothing, and its answer is there.
+        A repeated submit with a known Idempotency-Key passes: it makes no new job.
         """
         refused = self._refused.get(caller.id)
         if refused is None:
             return
         elapsed = clock.monotonic() - refused.at
-        if elapsed >= min(refused.error.stands_seconds, _LONGEST) or caller.limits != refused.limits:
+        if elapsed >= min(refused.error.stands_seconds, _MAX_REPEAT_SECONDS) or caller.limits != refused.limits:
             self._refused.pop(caller.id, None)
         elif not (idempotency_key and self._service.has_idempotency_key(caller, idempotency_key)):
             raise refused.error.later(elapsed)
@@ -56,11 +56,11 @@ class RateLimiter:
         if caller.id not in self._refused:
             self._refused[caller.id] = _Refused(error, caller.limits, clock.monotonic())
         note(error.quotas)
-        return errors.answer(429, error)
+        return errors.answer(error.call_failure.status, error)
 
 
 def note(quotas: tuple[Quota, ...]) -> None:
-    """Have the answer to the current submit tell what is left."""
+    """Add the RateLimit headers to the answer to the current submit."""
     if not quotas:
         return
 

@@ -1,4 +1,4 @@
-"""Streams of server-sent events, and the bound on how many of them hold a thread at once."""
+"""Server-sent events, and the limit on how many streams hold a thread at a time."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from typing import Any
 import flask
 
 from api.admission.caller import current_caller_id
-from api.connections.client_connection import Peer
+from api.connections.client_connection import ClientConnection
 from api.http import query
 from farm import clock
 from farm.concurrency.slots import Slots
 from farm.domain.errors import ConcurrencyLimitReached, InvalidRequest, Problem
 
-#: Silence after which a stream sends a comment, in seconds, so that nothing on the way closes it.
+#: Seconds without an event after which a stream sends a comment, so that no proxy closes it.
 COMMENT_SECONDS = 15.0
-#: How often a quiet stream looks whether its client is still there, in seconds. Whoever feeds it must yield that often.
-LOOK_SECONDS = 1.0
-#: How long a client waits before it comes back to a stream that broke, in milliseconds.
+#: Seconds between checks that the client is still connected. The source of a stream must yield that often.
+CHECK_SECONDS = 1.0
+#: How long a client waits before it reconnects to a stream that broke, in milliseconds.
 RETRY_MS = 1000
-#: Says nothing. No empty line ends it: some programs would take that for an event.
+#: A keep-alive comment. No empty line ends it: some programs would take that for an event.
 COMMENT = ": still here\n"
 
 
 class EventStreams:
-    """Hands out at most `most` streams at a time, `most_of_one` of them to one caller. One more must come back."""
+    """At most `max_streams` streams at a time, of one caller at most `per_caller`; others are refused."""
 
-    def __init__(self, most: int, most_of_one: int | None = None) -> None:
-        self._slots = Slots(most, per_key=most_of_one)
+    def __init__(self, max_streams: int, per_caller: int | None = None) -> None:
+        self._slots = Slots(max_streams, per_key=per_caller)
         self._ending = False
 
     def end(self) -> None:
-        """End every stream at its next look: this process stops. Safe in a signal handler."""
+        """End every stream at its next check: this process stops. Safe in a signal handler."""
         self._ending = True
 
     def answer(self, blocks: Iterator[str], *, may_stay: Callable[[], bool]) -> flask.Response:
-        """A response that sends `blocks` as they come; of comments no more than keep the connection alive.
+        """Return a response that sends `blocks` as they come, and of comments only what keeps the connection alive.
 
-        It ends when they do, when the client has left or may not stay, and when the API stops.
+        It ends with them, when the client has disconnected or may not stay, and when the API stops.
         """
-        client = Peer(flask.request.environ.get("gunicorn.socket"))
+        client = ClientConnection.of(flask.request.environ)
         caller = current_caller_id()
         if not self._slots.acquire(caller):
-            raise ConcurrencyLimitReached("Too many streams are open; poll instead, or come back.")
+            raise ConcurrencyLimitReached("Too many streams are open; poll instead, or try again later.")
         response = flask.Response(self._sent(blocks, client, may_stay), mimetype="text/event-stream")
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Accel-Buffering"] = "no"
         response.call_on_close(partial(self._slots.release, caller))
         return response
 
-    def _sent(self, blocks: Iterator[str], client: Peer, may_stay: Callable[[], bool]) -> Iterator[str]:
+    def _sent(self, blocks: Iterator[str], client: ClientConnection, may_stay: Callable[[], bool]) -> Iterator[str]:
         yield f"retry: {RETRY_MS}\n"
         sent_at = clock.monotonic()
         for block in blocks:
@@ -60,24 +60,24 @@ class EventStreams:
                 client.hang_up()
                 return
             if block.startswith(":"):
-                if client.has_left():
+                if client.has_disconnected():
                     return
-                if clock.monotonic() - sent_at < COMMENT_SECONDS - LOOK_SECONDS:
-                    continue  # the next will come in time
+                if clock.monotonic() - sent_at < COMMENT_SECONDS - CHECK_SECONDS:
+                    continue  # the next one is early enough
             yield block
             sent_at = clock.monotonic()
 
 
-def event(name: str, data: Mapping[str, Any], place: str = "") -> str:
-    """The lines of an event. `place` is its id, which a client shows when it comes back. Either may be empty."""
-    head = (f"id: {place}\n" if place else "") + (f"event: {name}\n" if name else "")
+def event(name: str, data: Mapping[str, Any], event_id: str = "") -> str:
+    """Return the lines of an event. Name and id may be empty; a client that reconnects sends its last id."""
+    head = (f"id: {event_id}\n" if event_id else "") + (f"event: {name}\n" if name else "")
     return f"{head}data: {json.dumps(data, separators=(',', ':'))}\n\n"
 
 
 def last_event_id(separator: str) -> tuple[int, int] | None:
-    """The last event that a client has seen, when it comes back: two numbers. Raises InvalidRequest.
+    """Return the id of the last event that a reconnecting client has seen: two numbers. Raises InvalidRequest.
 
-    As the header that browsers send, or, from programs that cannot send it, as a parameter.
+    It is in the header that browsers send or, from programs that cannot send it, in the query.
     """
     query.refuse_others("last_event_id")
     name, text = "Last-Event-ID", flask.request.headers.get("Last-Event-ID", "")
@@ -87,7 +87,7 @@ def last_event_id(separator: str) -> tuple[int, int] | None:
         return None
     first, _, second = text.partition(separator)
     if not (_is_number(first) and _is_number(second)):
-        message = f"allowed: the id of an event of this stream, as in 12{separator}0"
+        message = f"send the id of an event of this stream, such as 12{separator}0"
         raise InvalidRequest([Problem(name, message, "string_pattern_mismatch", text)])
     return int(first), int(second)
 

@@ -1,4 +1,4 @@
-"""The API's threads: given to whoever has something to say, and taken back from who keeps them waiting."""
+"""gunicorn's gthread worker, hardened against slow clients: it evicts idle and slow connections when it must."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ from gunicorn.http.errors import (
 )
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from api.connections.slow_client_socket import PATIENCE_SECONDS, taken
+from api.connections.slow_client_socket import IO_TIMEOUT_SECONDS, timed
 from farm import clock
+from farm.domain.errors import FarmError
 
-#: Who has kept a thread waiting for so many seconds is hung up on when others find none.
+#: A client that has kept a thread waiting for so many seconds is disconnected when others find none.
 SLOW_SECONDS = 2.0
-#: So many threads are made free then, and so many open files are left when there are no more.
+#: How many threads are freed then, and how many open files are left when there are no more.
 _SPARE = 40
 
-#: What is no caller's fault, though gunicorn calls it so.
+#: Errors of the server, though gunicorn counts them among those of clients.
 _OWN_FAULTS = (ConfigurationProblem, InvalidResponseHeader, InvalidResponseHeaderName)
 _STATUS: dict[type[Exception], HTTPStatus] = {
     LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
@@ -49,61 +50,61 @@ _log = structlog.get_logger(__name__)
 
 
 class Connection(TConn):  # type: ignore[misc]  # gunicorn is untyped
-    """A connection that is never closed politely by the one thread which waits for all others."""
+    """A connection that the polling thread closes at once: it must not wait for one client."""
 
     def close(self, graceful: bool = False) -> None:  # noqa: ARG002  # gunicorn's signature
         util.close(self.sock)
 
-    def take_leave(self) -> None:
-        """Close it so that a client which still sends finds its answer (RFC 9112, section 9.6). Up to two seconds."""
+    def close_gracefully(self) -> None:
+        """Close it so that a client that still sends reads its answer (RFC 9112, section 9.6): up to two seconds."""
         util.close_graceful(self.sock)
 
 
 class SlowClientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn is untyped
-    """gunicorn's threads, for whoever has something to say.
+    """A gthread worker that gives its threads to clients that send, and takes them back from those that stall.
 
-    They answer in JSON even what is no HTTP, and do not stay for streams when asked to stop.
+    It answers malformed HTTP in JSON, and ends the event streams when it is asked to stop.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._in_threads: set[Connection] = set()
-        self._hung_up_at = -SLOW_SECONDS
+        self._busy: set[Connection] = set()
+        self._evicted_at = -SLOW_SECONDS
 
     def accept(self, listener: Any) -> None:
-        """Take a connection. It gets a thread when something comes: it may cost its maker nothing to be silent."""
+        """Accept a connection. It gets a thread when its client sends something: an idle one must not hold any."""
         try:
             client, address = listener.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
-                self.worker_connections = max(1, self.nr_conns - _SPARE)  # more there cannot be
+                self.worker_connections = max(1, self.nr_conns - _SPARE)  # as many as there are files
             elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
                 raise
             return
         self.nr_conns += 1
-        connection = Connection(self.cfg, taken(client), address, listener.getsockname())
-        connection.timeout = clock.monotonic() + PATIENCE_SECONDS
+        connection = Connection(self.cfg, timed(client), address, listener.getsockname())
+        connection.timeout = clock.monotonic() + IO_TIMEOUT_SECONDS
         self.pending_conns.append(connection)
-        heard = partial(self.on_pending_socket_readable, connection)
-        self.poller.register(connection.sock, selectors.EVENT_READ, heard)
+        on_readable = partial(self.on_pending_socket_readable, connection)
+        self.poller.register(connection.sock, selectors.EVENT_READ, on_readable)
 
     def enqueue_req(self, conn: Connection) -> None:
-        self._in_threads.add(conn)
+        self._busy.add(conn)
         super().enqueue_req(conn)
 
     def finish_request(self, conn: Connection, fs: Any) -> None:
-        self._in_threads.discard(conn)
+        self._busy.discard(conn)
         super().finish_request(conn, fs)
 
     def handle(self, conn: Connection) -> Any:
         conn.sock.begin_head()
-        stays = super().handle(conn)
-        while stays and conn.sock.pending():
+        keeps_open = super().handle(conn)
+        while keeps_open and conn.sock.pending():
             conn.sock.begin_head()
-            stays = super().handle(conn)
-        if not stays:
-            conn.take_leave()
-        return stays
+            keeps_open = super().handle(conn)
+        if not keeps_open:
+            conn.close_gracefully()
+        return keeps_open
 
     def handle_request(self, req: Any, conn: Connection) -> Any:
         conn.sock.begin_exchange()
@@ -113,42 +114,42 @@ class SlowClientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn is untyp
     def _keepalive_after(self, conn: Connection, keepalive: Any) -> bool:
         try:
             return bool(super()._keepalive_after(conn, keepalive))
-        except ParseException:  # in a body that nobody read: what was to be said is said
+        except ParseException:  # in a body that was not read: the answer has been sent
             return False
 
     def murder_pending(self) -> None:
-        """gunicorn's moment to look at who has been silent for too long; it comes at least once a second."""
+        """Close connections that have been idle for too long. gunicorn calls this at least once a second."""
         super().murder_pending()
-        self._make_room()
-        if len(self._in_threads) >= self.cfg.threads:
-            self._free_threads()
+        self._evict_idle()
+        if len(self._busy) >= self.cfg.threads:
+            self._evict_slow()
 
-    def _make_room(self) -> None:
-        """Hang up on the most silent, so that one more connection can be taken."""
-        while self.nr_conns >= self.worker_connections and (silent := self._most_silent()):
-            connection = silent.popleft()
+    def _evict_idle(self) -> None:
+        """Close the connection that has been idle for longest, so that one more can be accepted."""
+        while self.nr_conns >= self.worker_connections and (idle := self._longest_idle()):
+            connection = idle.popleft()
             self.poller.unregister(connection.sock)
             self.nr_conns -= 1
             connection.close()
 
-    def _most_silent(self) -> deque[Connection]:
-        """Those who have said nothing yet before those who may come back, unless they have only just connected."""
+    def _longest_idle(self) -> deque[Connection]:
+        """Return the connections to evict: those that have sent nothing before kept-alive ones, unless they are new."""
         new: deque[Connection] = self.pending_conns
-        known: deque[Connection] = self.keepalived_conns
-        is_late = bool(new) and new[0].timeout - clock.monotonic() < PATIENCE_SECONDS - SLOW_SECONDS
-        return new if is_late or not known else known
+        kept_alive: deque[Connection] = self.keepalived_conns
+        is_late = bool(new) and new[0].timeout - clock.monotonic() < IO_TIMEOUT_SECONDS - SLOW_SECONDS
+        return new if is_late or not kept_alive else kept_alive
 
-    def _free_threads(self) -> None:
-        """No thread is free: hang up on those who keep theirs waiting, the slowest first."""
-        if clock.monotonic() - self._hung_up_at < SLOW_SECONDS:
+    def _evict_slow(self) -> None:
+        """Disconnect the slowest clients: no thread is free."""
+        if clock.monotonic() - self._evicted_at < SLOW_SECONDS:
             return
-        self._hung_up_at = clock.monotonic()
-        slow = [conn for conn in self._in_threads if conn.sock.kept_waiting > SLOW_SECONDS]
-        slow.sort(key=lambda conn: conn.sock.kept_waiting, reverse=True)
-        for connection in slow[: len(self._in_threads) - self.cfg.threads + _SPARE]:
+        self._evicted_at = clock.monotonic()
+        slow = [conn for conn in self._busy if conn.sock.stalled_seconds > SLOW_SECONDS]
+        slow.sort(key=lambda conn: conn.sock.stalled_seconds, reverse=True)
+        for connection in slow[: len(self._busy) - self.cfg.threads + _SPARE]:
             connection.sock.hang_up()
         if slow:
-            _log.warning("all threads were taken; hung up on slow callers", slow=len(slow))
+            _log.warning("all threads were busy; slow clients disconnected", slow=len(slow))
 
     def _cap_keepalive(self, deadline: float) -> None:
         super()._cap_keepalive(deadline)
@@ -164,16 +165,16 @@ class SlowClientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn is untyp
         super().handle_quit(sig, frame)
 
     def _end_streams(self) -> None:
-        application = getattr(self, "wsgi", None)  # not there yet while it starts
+        application = getattr(self, "wsgi", None)  # not loaded yet while it starts
         if application is not None and "streams" in application.extensions:
             application.extensions["streams"].end()
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:  # noqa: ARG002
-        """Say what is wrong with what could not be read. It is not in the log: there may be a key in it."""
+        """Answer a request that could not be read with what is wrong. It is not logged: it may hold a key."""
         status, message = _status(exc), f"The request could not be read: {exc}"[:300]
         if status is HTTPStatus.INTERNAL_SERVER_ERROR:
-            _log.error("unforeseen error", exc_info=exc)
-            message = "The farm failed in a way that it did not foresee."
+            _log.error("unexpected error", exc_info=exc)
+            message = str(FarmError())
         body = json.dumps(
             {"code": status.value, "status": status.value, "message": message, "detail": message}
         ).encode()
@@ -187,16 +188,16 @@ class SlowClientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn is untyp
 
 
 def _settle_host(request: Any) -> None:
-    """Have the request name one host (RFC 9112, sections 3.2 and 3.2.2). Raises InvalidHeader where it names none."""
+    """Make the request name exactly one host (RFC 9112, 3.2 and 3.2.2). Raises InvalidHeader where it names none."""
     if request.uri.startswith("http"):
-        named = urlsplit(request.uri).netloc
-        request.headers = [("HOST", named), *(header for header in request.headers if header[0] != "HOST")]
+        host = urlsplit(request.uri).netloc
+        request.headers = [("HOST", host), *(header for header in request.headers if header[0] != "HOST")]
     elif request.version >= (1, 1) and all(name != "HOST" for name, _ in request.headers):
         raise InvalidHeader("HOST", req=request)
 
 
 def _status(error: Exception) -> HTTPStatus:
-    """The status that says what kept a request from being read."""
+    """Return the HTTP status of an error that kept a request from being read."""
     if not isinstance(error, ParseException | ssl.SSLError) or isinstance(error, _OWN_FAULTS):
         return HTTPStatus.INTERNAL_SERVER_ERROR
     return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), HTTPStatus.BAD_REQUEST)

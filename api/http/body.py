@@ -1,4 +1,4 @@
-"""The body of a request: read once and whole; and, of a submit, what identifies it when it comes again."""
+"""Request bodies: read within their limits, whole or in chunks; and what identifies a repeated submit."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import flask
-from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeout
 
+from api.connections import client_connection
+from api.connections.client_connection import BrokenBody
 from farm.dialects.fields import decode
 from farm.domain.errors import ConcurrencyLimitReached, InvalidRequest, Problem
 
 #: Longest Idempotency-Key, in characters.
-MAX_KEY = 255
+MAX_IDEMPOTENCY_KEY = 255
 #: Largest body of a request that may bring images: several, as data URIs or as files. In bytes.
 IMAGES_BODY = 70 * 1024 * 1024
-#: So much of a file that comes is in memory at once, in bytes.
+#: Bytes of an uploaded file in memory at a time.
 CHUNK_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
-    """A JSON object, the digest of all that a submit says, and the caller's Idempotency-Key (empty: none).
+class RequestBody:
+    """The fields of a submit, the digest of all that it says, and the caller's Idempotency-Key (empty: none).
 
-    Of a form, the fields are its texts, and `files` the contents of the files in it, each with its field.
+    The fields are those of a JSON object, or the texts of a form. `files` are the files of a form, each with its field.
     """
 
     fields: dict[str, Any]
@@ -35,115 +36,121 @@ class Body:
     files: tuple[tuple[str, bytes], ...] = ()
 
 
-def read_body(*about: str, instead: bytes = b"", most: int | None = None) -> Body:
-    """A submit's body. Raises InvalidRequest where it is no JSON object or the key is too long.
+def read_body(*about: str, instead: bytes = b"", max_bytes: int | None = None) -> RequestBody:
+    """Read a submit's body. Raises InvalidRequest where it is no JSON object or the Idempotency-Key is too long.
 
     `about` is what the call says elsewhere: its dialect and, where they are not in the body, endpoint and priority.
-    `instead` is read where no body came. `most` is its largest size in bytes, as in `read_bytes`.
+    `instead` stands for an empty body. `max_bytes` is as in `read_bytes`.
     """
-    take_room(most)
-    raw = read_bytes(most) or instead
-    return Body(decode(raw), digest(*about, content=raw), idempotency_key())
+    reserve_memory(max_bytes)
+    raw = read_bytes(max_bytes) or instead
+    return RequestBody(decode(raw), digest(*about, content=raw), idempotency_key())
 
 
 def idempotency_key() -> str:
-    """The caller's Idempotency-Key, empty where there is none. Raises InvalidRequest for one that is too long."""
+    """Return the caller's Idempotency-Key, empty if there is none. Raises InvalidRequest for one that is too long."""
     key: str = flask.request.environ.get("HTTP_IDEMPOTENCY_KEY", "")
-    if len(key) > MAX_KEY:
-        raise InvalidRequest([Problem("Idempotency-Key", f"allowed: up to {MAX_KEY} characters", "string_too_long")])
+    if len(key) > MAX_IDEMPOTENCY_KEY:
+        raise InvalidRequest(
+            [
+                Problem(
+                    "Idempotency-Key", f"it is too long; send up to {MAX_IDEMPOTENCY_KEY} characters", "string_too_long"
+                )
+            ]
+        )
     return key
 
 
 def digest(*about: str, content: bytes) -> str:
-    """The digest of all that the current call says: `about` and `content` as in `read_body`, and its query."""
-    # A webhook stands in the query: with another one it is not the same call.
-    said = [*(word.encode() for word in about), flask.request.query_string, content]
-    return hashlib.sha256(b"\n".join(said)).hexdigest()
+    """Return the digest of all that the current call says: `about` as in `read_body`, its query and its content."""
+    # The query may hold a webhook: with another one it is another call.
+    parts = [*(word.encode() for word in about), flask.request.query_string, content]
+    return hashlib.sha256(b"\n".join(parts)).hexdigest()
 
 
-def take_room(most: int | None) -> None:
-    """Have the memory for the current request's body, should it be a large one. Raises ConcurrencyLimitReached.
+def reserve_memory(max_bytes: int | None) -> None:
+    """Reserve memory for the current request's body if it is a large one. Raises ConcurrencyLimitReached.
 
-    `most` is as in `read_bytes`. A body that does not say how long it is may be as long as that.
+    `max_bytes` is as in `read_bytes`. A body without a length counts as one of that size.
     """
-    usual = _usual_most()
+    default = _default_max_bytes()
+    limit = max_bytes or default
     announced = flask.request.content_length
-    size = min(most or usual, announced if announced is not None else most or usual)
-    if size > usual:
+    size = limit if announced is None else min(limit, announced)
+    if size > default:
         try:
-            flask.current_app.extensions["room"].reserve(size)
+            flask.current_app.extensions["body_memory"].reserve(size)
         except ConcurrencyLimitReached:
-            drain(pieces(most or usual))
+            drain(pieces(limit))
             raise
 
 
-def _usual_most() -> int:
-    most: int = flask.current_app.config["MAX_CONTENT_LENGTH"]
-    return most
+def _default_max_bytes() -> int:
+    max_bytes: int = flask.current_app.config["MAX_CONTENT_LENGTH"]
+    return max_bytes
 
 
 def drain(rest: Iterator[bytes]) -> None:
-    """Read what else comes of a body that is refused: until they have sent it, many clients read no answer."""
+    """Read the rest of a refused body: many clients read no answer until they have sent theirs."""
     for _ in rest:
         pass
 
 
-def read_bytes(most: int | None = None) -> bytes:
-    """The current request's body. One that is cut off, too large or garbled on its way raises an HTTPException.
+def read_bytes(max_bytes: int | None = None) -> bytes:
+    """Read the current request's body. Raises an HTTPException for one that is cut off, too large or malformed.
 
-    `most` is its largest size in bytes, where that is not the application's own: `IMAGES_BODY` where a model takes
-    images. Flask's own reader takes what comes before a cut or the limit for the whole.
+    `max_bytes` is its largest size, where that is not the application's own: `IMAGES_BODY` where a model takes images.
+    Flask's own reader would take a body that is cut off, or cut at the limit, for the whole.
     """
-    if most is None:
-        most = _usual_most()
+    if max_bytes is None:
+        max_bytes = _default_max_bytes()
     else:
-        flask.request.max_content_length = most
+        flask.request.max_content_length = max_bytes
     announced = flask.request.content_length
-    if announced is not None and announced > most:
+    if announced is not None and announced > max_bytes:
         raise RequestEntityTooLarge
-    _refuse_coded()
-    raw = _read(most + 1 if announced is None else announced)
+    _refuse_compressed()
+    raw = _read(max_bytes + 1 if announced is None else announced)
     if announced is not None and len(raw) < announced:
-        raise BadRequest(f"The body is cut off: {len(raw)} of {announced} bytes came.")
-    if len(raw) > most:
+        raise BadRequest(f"The body is cut off: {len(raw)} of {announced} bytes arrived; send it again.")
+    if len(raw) > max_bytes:
         raise RequestEntityTooLarge
     return raw
 
 
-def pieces(most: int) -> Iterator[bytes]:
-    """The current request's body as it comes, never whole in memory; `most` is its largest size in bytes.
+def pieces(max_bytes: int) -> Iterator[bytes]:
+    """Yield the current request's body in chunks as it arrives; `max_bytes` is its largest size.
 
-    Raises as `read_bytes` does, where it shows: whoever reads it may use nothing of it before its end.
+    Raises what `read_bytes` raises, but only when it gets there: nothing of the body may be used before its end.
     """
-    flask.request.max_content_length = most
-    announced, came = flask.request.content_length, 0
-    if announced is not None and announced > most:
+    flask.request.max_content_length = max_bytes
+    announced, received = flask.request.content_length, 0
+    if announced is not None and announced > max_bytes:
         raise RequestEntityTooLarge
-    _refuse_coded()
-    while piece := _read(CHUNK_BYTES if announced is None else min(CHUNK_BYTES, announced - came)):
-        came += len(piece)
-        if came > most:
+    _refuse_compressed()
+    while chunk := _read(CHUNK_BYTES if announced is None else min(CHUNK_BYTES, announced - received)):
+        received += len(chunk)
+        if received > max_bytes:
             raise RequestEntityTooLarge
-        yield piece
-    if announced is not None and came < announced:
-        raise BadRequest(f"The body is cut off: {came} of {announced} bytes came.")
+        yield chunk
+    if announced is not None and received < announced:
+        raise BadRequest(f"The body is cut off: {received} of {announced} bytes arrived; send it again.")
 
 
-def _refuse_coded() -> None:
-    """A packed body would be unpacked to any size."""
+def _refuse_compressed() -> None:
+    """Raise BadRequest for a compressed body: it could decompress to any size."""
     coding = flask.request.environ.get("HTTP_CONTENT_ENCODING", "identity")
     if coding.lower() != "identity":
-        raise BadRequest(f"Content-Encoding: '{coding[:80]}' is not understood; send the body as it is, without one.")
+        raise BadRequest(f"Content-Encoding '{coding[:80]}' is not supported; send the body uncompressed.")
 
 
 def _read(amount: int) -> bytes:
-    """Up to so many bytes of the body; fewer only at its end."""
+    """Read up to `amount` bytes of the body; fewer only at its end."""
     try:
-        raw: bytes = flask.request.environ["wsgi.input"].read(amount)
-    except ParseException as error:
+        return client_connection.read_body(flask.request.environ, amount)
+    except BrokenBody as error:
         raise BadRequest(f"The body could not be read: {error}") from error
     except TimeoutError as error:
-        raise RequestTimeout("The body stands still, or comes too slowly.") from error
+        raise RequestTimeout("The body arrived too slowly; send it again.") from error
     except OSError as error:
-        raise BadRequest("The body is cut off.") from error
-    return raw
+        raise BadRequest("The body is cut off; send it again.") from error

@@ -1,4 +1,4 @@
-"""What browsers are told with every answer: what pages of other origins may do with it, and how careful to be."""
+"""CORS and security headers of every answer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from farm.auth.api_keys import is_loopback
 
 Header = tuple[str, str]
 
-#: What every answer says, unless it says something else itself.
-_USUAL: dict[str, Header] = {
+#: Headers of every answer, unless it sets them itself.
+_DEFAULTS: dict[str, Header] = {
     name.lower(): (name, value)
     for name, value in (
         ("X-Content-Type-Options", "nosniff"),
@@ -21,67 +21,67 @@ _USUAL: dict[str, Header] = {
         ("Cache-Control", "no-store"),
     )
 }
-#: The same of a page: nobody may show it in a frame.
-_OF_A_PAGE: dict[str, Header] = _USUAL | {
+#: Headers of a page, which may not be framed.
+_PAGE_DEFAULTS: dict[str, Header] = _DEFAULTS | {
     "x-frame-options": ("X-Frame-Options", "DENY"),
     "content-security-policy": ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
 }
-_ONLY_TLS = ("Strict-Transport-Security", "max-age=31536000")
-_BY_ORIGIN = ("Vary", "Origin")
+_HSTS = ("Strict-Transport-Security", "max-age=31536000")
+_VARY = ("Vary", "Origin")
 #: Any origin, as a setting and as a header.
 ANY = "*"
 _METHODS = "GET, HEAD, POST, PUT, DELETE"
-#: How long a browser may rely on what it was told before a call, in seconds; they keep it for no longer.
+#: How long a browser may cache a preflight answer, in seconds; none caches it for longer.
 _PREFLIGHT_SECONDS = 7200
 
 
 class Cors:
-    """Adds to every answer of a WSGI application what browsers are to know of it.
+    """WSGI middleware that adds the CORS and security headers to every answer.
 
-    `origins` are those whose pages may call it (`https://app.example`; ANY: all). Never with credentials that a browser
-    adds by itself: a key is sent by the page, or there is none.
+    `origins` are those whose pages may call the API (`https://app.example`; ANY: all), never with credentials that the
+    browser adds by itself: the page sends the key.
     """
 
     def __init__(self, application: Application, *, origins: Collection[str] = ()) -> None:
         self._application = application
         self._origins = frozenset(origins)
-        #: Without a list of origins every answer is the same for all, and caches need not tell them apart.
-        self._always = [_BY_ORIGIN] if self._origins and ANY not in self._origins else []
+        #: With no list of origins, answers do not depend on the origin, and caches need not tell them apart.
+        self._always = [_VARY] if self._origins and ANY not in self._origins else []
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         added = self._always
         allowed = self._allowed(environ.get("HTTP_ORIGIN")) if self._origins else None
         if allowed:
-            # Without credentials this stands for every header but Authorization, which no answer has.
+            # Without credentials, the wildcard covers every header but Authorization, which no answer has.
             added = [*added, ("Access-Control-Allow-Origin", allowed), ("Access-Control-Expose-Headers", "*")]
             if environ["REQUEST_METHOD"] == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ:
-                start_response("204 No Content", [*added, *_usual([]), *_preflight(environ)])
+                start_response("204 No Content", [*added, *_defaults([]), *_preflight(environ)])
                 return []
         if environ["wsgi.url_scheme"] == "https" and not is_loopback(
             fal_hosts.host_of(environ.get("HTTP_HOST", "")) or ""
         ):
-            added = [*added, _ONLY_TLS]
+            added = [*added, _HSTS]
 
         def start(status: str, headers: list[Header], *more: Any) -> Any:
-            return start_response(status, [*headers, *_usual(headers), *added], *more)
+            return start_response(status, [*headers, *_defaults(headers), *added], *more)
 
         return self._application(environ, start)
 
     def _allowed(self, origin: str | None) -> str | None:
-        """What allows a page of this origin to read the answer; None: it may not."""
+        """Return the origin to allow, or None if pages of this one may not read the answer."""
         if ANY in self._origins:
             return ANY
         return origin if origin in self._origins else None
 
 
-def _usual(headers: list[Header]) -> list[Header]:
-    said = {name.lower(): value for name, value in headers}
-    usual = _OF_A_PAGE if said.get("content-type", "").startswith("text/html") else _USUAL
-    return [header for name, header in usual.items() if name not in said]
+def _defaults(headers: list[Header]) -> list[Header]:
+    given = {name.lower(): value for name, value in headers}
+    defaults = _PAGE_DEFAULTS if given.get("content-type", "").startswith("text/html") else _DEFAULTS
+    return [header for name, header in defaults.items() if name not in given]
 
 
 def _preflight(environ: dict[str, Any]) -> list[Header]:
-    """What a page may send: any header that it asks for, since none of them is added by the browser itself."""
+    """Return the preflight headers: any header may be sent, since the browser adds no credentials."""
     asked = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS")
     return [
         ("Access-Control-Allow-Methods", _METHODS),

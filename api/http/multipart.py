@@ -1,4 +1,4 @@
-"""The body of a request that is a form: its parts as they come; and a submit's form, texts and images as files."""
+"""Multipart forms: their parts as they arrive, and the form of a submit, with texts and files."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
-from api.http.body import Body, digest, drain, idempotency_key, pieces, take_room
+from api.http.body import RequestBody, digest, drain, idempotency_key, pieces, reserve_memory
 from farm.domain.errors import InvalidRequest, Problem
 
 TYPE = "multipart/form-data"
 #: Most parts of a form: several times as many as any call has fields.
-MOST_PARTS = 100
-#: Most of a form that is looked through for the end of something else than a part's content, in bytes.
-_MOST_HEAD = 1024 * 1024
+MAX_FORM_PARTS = 100
+#: Longest head of a part, in bytes.
+_MAX_PART_HEAD = 1024 * 1024
 
 
-def read_form(*about: str, most: int) -> Body:
-    """A submit's form, with the files in it. Raises InvalidRequest where it is none or the key is too long.
+def read_form(*about: str, max_bytes: int) -> RequestBody:
+    """Read a submit's form, with its files. Raises InvalidRequest where it is no form or the key is too long.
 
-    `about` and `most` are as for `read_body`. The digest leaves out what separates the parts, which is another one
-    whenever the call is sent again. Names such as `image[]` and `image_size[width]` make lists and objects.
+    `about` and `max_bytes` are as for `read_body`. The digest leaves out the boundary, which differs whenever the call
+    is sent again. Names such as `image[]` and `image_size[width]` make lists and objects.
     """
-    take_room(most)
+    reserve_memory(max_bytes)
     texts: MultiDict[str, str] = MultiDict()
     files: list[tuple[str, bytes]] = []
-    seen: list[str] = []
-    body = pieces(most)
+    digests: list[str] = []
+    body = pieces(max_bytes)
     try:
         for part, content in _parts(events(body)):
-            seen.append(f"{hashlib.sha256(content).hexdigest()} {part.name}")
+            digests.append(f"{hashlib.sha256(content).hexdigest()} {part.name}")
             if isinstance(part, File):
                 files.append((part.name, content))
             else:
@@ -43,47 +43,49 @@ def read_form(*about: str, most: int) -> Body:
     except InvalidRequest:
         drain(body)
         raise
-    return Body(_objects(texts), digest(*about, content="\n".join(seen).encode()), idempotency_key(), tuple(files))
+    return RequestBody(
+        _objects(texts), digest(*about, content="\n".join(digests).encode()), idempotency_key(), tuple(files)
+    )
 
 
 def events(pieces: Iterable[bytes]) -> Iterator[Event]:
-    """The current request's form in the order in which it comes; `pieces` is the body.
+    """Yield the parts of the current request's form as they arrive; `pieces` is the body.
 
-    Raises InvalidRequest where it is none, or ends too early.
+    Raises InvalidRequest where it is no form, or is cut off.
     """
     try:
         boundary = flask.request.mimetype_params.get("boundary", "").encode("latin-1")
     except UnicodeEncodeError:
         boundary = b""
     if flask.request.mimetype != TYPE or not boundary:
-        raise _no_form(f"the body is no form; send it as {TYPE}")
-    decoder = MultipartDecoder(boundary, max_form_memory_size=_MOST_HEAD)
+        raise _no_form(f"the body is not a form; send it as {TYPE}")
+    decoder = MultipartDecoder(boundary, max_form_memory_size=_MAX_PART_HEAD)
     try:
         for piece in chain(pieces, [None]):
             _feed(decoder, piece)
             while not isinstance(event := decoder.next_event(), NeedData | Epilogue):
                 yield event
     except ValueError as error:
-        raise _no_form(f"the body is no whole form: {error}") from error
+        raise _no_form(f"the form is cut off or malformed: {error}") from error
 
 
 def _feed(decoder: MultipartDecoder, piece: bytes | None) -> None:
     try:
         decoder.receive_data(piece)
     except RequestEntityTooLarge:
-        raise _no_form(f"in more than {_MOST_HEAD} bytes of the form no part's content begins") from None
+        raise _no_form(f"the head of a part has more than {_MAX_PART_HEAD} bytes") from None
 
 
 def _parts(events: Iterable[Event]) -> Iterator[tuple[Field | File, bytes]]:
-    """Each part with its content."""
+    """Yield each part with its content."""
     count, content = 0, bytearray()
     part: Field | File | None = None
     for event in events:
         if isinstance(event, Field | File):
             count, part = count + 1, event
-            if count > MOST_PARTS:
-                raise _no_form(f"the form has more than {MOST_PARTS} parts")
-            if not isinstance(part.name, str):  # in spite of its type
+            if count > MAX_FORM_PARTS:
+                raise _no_form(f"the form has more than {MAX_FORM_PARTS} parts")
+            if not isinstance(part.name, str):  # although its type says so
                 raise _no_form("a part of the form has no name")
         elif isinstance(event, Data) and part is not None:
             content += event.data
@@ -96,7 +98,7 @@ def _text(name: str, content: bytes) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise InvalidRequest([Problem(name, f"the text is no UTF-8: {error}", "string_unicode")]) from error
+        raise InvalidRequest([Problem(name, f"the text is not UTF-8: {error}", "string_unicode")]) from error
 
 
 def _no_form(message: str) -> InvalidRequest:
@@ -110,6 +112,6 @@ def _objects(texts: MultiDict[str, str]) -> dict[str, Any]:
         value = values if (bracket and not inner) or len(values) > 1 else values[0]
         among = fields.setdefault(field, {}) if inner else fields
         if not isinstance(among, dict) or (inner or field) in among:
-            raise InvalidRequest([Problem(field, "it is given in several ways; send it in one", "conflict")])
+            raise InvalidRequest([Problem(field, "it is given in several ways; send it once", "conflict")])
         among[inner or field] = value
     return fields

@@ -1,4 +1,4 @@
-"""Parts of paths that hold slashes."""
+"""URL converters for paths that contain slashes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from werkzeug.routing import Map, PathConverter
 
 
 class PathExcept(PathConverter):
-    """A path that does not begin as others do: theirs are these beginnings, for a wrong method is no unknown path."""
+    """A path with none of these prefixes, which belong to other routes: there, a wrong method stays 405."""
 
-    def __init__(self, url_map: Map, beginnings: str) -> None:
-        """`beginnings` is a regular expression."""
+    def __init__(self, url_map: Map, prefixes: str) -> None:
+        """`prefixes` is a regular expression."""
         super().__init__(url_map)
-        self.regex = f"(?!{beginnings}){PathConverter.regex}"
+        self.regex = f"(?!{prefixes}){PathConverter.regex}"

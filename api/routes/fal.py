@@ -10,7 +10,7 @@ from typing import Any, cast, get_args
 import flask
 from werkzeug.exceptions import BadRequest
 
-from api.admission.sse import COMMENT, LOOK_SECONDS, event
+from api.admission.sse import CHECK_SECONDS, COMMENT, event
 from api.context import ApiContext
 from api.http import fal_hosts, query
 from api.http.body import IMAGES_BODY, read_body
@@ -41,10 +41,10 @@ _ON, _OFF = ("1", "true", "True"), ("0", "false", "False")
 
 
 def routes(context: ApiContext) -> flask.Blueprint:
-    service, authenticator, held, streams, links = (
+    service, authenticator, held_calls, streams, links = (
         context.service,
         context.authenticator,
-        context.held,
+        context.held_calls,
         context.streams,
         context.links,
     )
@@ -84,7 +84,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         job = find(app, request_id)
         query.refuse_others("logs")
         told = StatusStream(service, links, with_logs=_wants_logs())
-        watched = service.watch(authenticator.caller(), job.id, idle_seconds=LOOK_SECONDS)
+        watched = service.watch(authenticator.caller(), job.id, idle_seconds=CHECK_SECONDS)
         return streams.answer(told.blocks(watched), may_stay=authenticator.key_still_valid())
 
     @blueprint.get(f"{_REQUEST}/")
@@ -108,7 +108,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         caller = authenticator.submitter()
         query.refuse_others()
         order, _ = _order(service, endpoint.rstrip("/"))
-        job = _about(held.job(caller, order))
+        job = _about(held_calls.job(caller, order))
         # The job is accepted: an error that says "later" would have clients make a second one of it.
         with suppress(StorageUnavailable):
             if job.state.is_terminal:
@@ -176,9 +176,9 @@ def _order(service: Service, endpoint: str) -> tuple[Order, Model]:
     if endpoint not in model.of(fal.NAME):
         raise UnknownModel(f"'{endpoint}' is no fal id here; allowed: {', '.join(model.of(fal.NAME))}")
     priority, conditions = _priority(), _conditions()
-    most = IMAGES_BODY if model.max_inputs else None
+    max_bytes = IMAGES_BODY if model.max_inputs else None
     # fal's JavaScript client sends an empty input as no body at all.
-    body = read_body(fal.NAME, endpoint, priority, str(conditions), instead=b"{}", most=most)
+    body = read_body(fal.NAME, endpoint, priority, str(conditions), instead=b"{}", max_bytes=max_bytes)
     order = fal.read(body.fields, endpoint=endpoint, model=model.name, default_seed=random_seed())
     order = replace(order, priority=priority, conditions=conditions)
     return replace(order, idempotency_key=body.idempotency_key, body_digest=body.digest), model
@@ -208,7 +208,7 @@ def _webhook() -> Webhook | None:
 
 
 def _refuse_long_queue(service: Service, model: Model) -> None:
-    most = query.whole("fal_max_queue_length", default=None, least=0, most=2**31)
+    most = query.integer("fal_max_queue_length", default=None, minimum=0, maximum=2**31)
     if most is not None and (waiting := service.waiting(model)) > most:
         raise QueueTooLong(f"{waiting} requests wait for '{model.name}', more than fal_max_queue_length={most}.")
 

@@ -24,7 +24,7 @@ _WSGI_HEADER = "HTTP_X_FAL_TARGET_URL"
 _TARGET = re.compile(r"https?://(?P<host>[a-z0-9.-]+)(?P<path>/[^?#\\\s]*)(?:\?(?P<query>[^#\s]*))?", re.IGNORECASE)
 
 
-class Proxy:
+class FalProxy:
     """Sends what came to the proxy's address to the routes that it is meant for. Wraps a WSGI application."""
 
     def __init__(self, application: fal_hosts.Application) -> None:
@@ -45,7 +45,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         """Whatever arrives here had no good target."""
         context.authenticator.caller()
         sent = flask.request.headers.get(_HEADER, "nothing")[:200]
-        allowed = f"a URL of {', '.join(fal_hosts.FALS)}, with path and query, and none of them in this address"
+        allowed = f"a URL of {', '.join(fal_hosts.FAL_HOSTS)}, with path and query, and none of them in this address"
         raise BadRequest(f"{_HEADER} says which call of fal's is meant; allowed: {allowed}; sent: {sent}")
 
     return blueprint
@@ -53,7 +53,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
 
 def _redirect(environ: dict[str, Any]) -> None:
     target = _TARGET.fullmatch(environ.get(_WSGI_HEADER, ""))
-    prefix = fal_hosts.FALS.get(target["host"].lower()) if target else None
+    prefix = fal_hosts.FAL_HOSTS.get(target["host"].lower()) if target else None
     if target and prefix:
         # As WSGI has it: the path decoded, byte by byte, the query as it came.
         environ["PATH_INFO"] = unquote_to_bytes(target["path"].encode("latin-1")).decode("latin-1")

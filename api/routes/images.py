@@ -11,7 +11,7 @@ import flask
 
 from api.context import ApiContext
 from api.http import errors, multipart, query
-from api.http.body import IMAGES_BODY, Body, read_body
+from api.http.body import IMAGES_BODY, RequestBody, read_body
 from farm import clock
 from farm.auth.api_keys import Caller
 from farm.dialects import openai, openai_common, registry
@@ -29,7 +29,12 @@ _RETRIES = "X-Stainless-Retry-Count"
 
 
 def routes(context: ApiContext) -> flask.Blueprint:
-    service, authenticator, held, links = context.service, context.authenticator, context.held, context.links
+    service, authenticator, held_calls, links = (
+        context.service,
+        context.authenticator,
+        context.held_calls,
+        context.links,
+    )
     blueprint = flask.Blueprint("images", __name__, url_prefix="/v1")
 
     @blueprint.post("/images/generations", strict_slashes=False)
@@ -45,7 +50,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
     def edits() -> flask.Response:
         caller = authenticator.submitter()
         query.refuse_others()
-        body = _form() if flask.request.mimetype == multipart.TYPE else read_body("edits", most=IMAGES_BODY)
+        body = _form() if flask.request.mimetype == multipart.TYPE else read_body("edits", max_bytes=IMAGES_BODY)
         dialect = _dialect(service, body.fields)
         _refuse_other_path(body.fields["model"], openai.EDITS, "takes no image; send it to /v1/images/generations")
         return rendered(caller, dialect, body, openai.edit(body.fields, body.files, default_seed=random_seed()))
@@ -64,7 +69,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
             raise _unknown(service, model_id)
         return _shown(model_id)
 
-    def rendered(caller: Caller, dialect: ImagesDialect, body: Body, asked: ParsedCall) -> flask.Response:
+    def rendered(caller: Caller, dialect: ImagesDialect, body: RequestBody, asked: ParsedCall) -> flask.Response:
         """The images that a call asks for, or why there are none."""
         service.model(asked.order.request.model)
         order = replace(
@@ -73,7 +78,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
             body_digest=body.digest,
             is_resent=_was_sent_before(),
         )
-        job = held.job(caller, order)
+        job = held_calls.job(caller, order)
         flask.g.request_id = job.id
         if job.result:
             response = flask.jsonify(dialect.answer(job, job.result, asked.result_format, links))
@@ -100,8 +105,8 @@ def routes(context: ApiContext) -> flask.Blueprint:
     return blueprint
 
 
-def _form() -> Body:
-    form = multipart.read_form("edits", most=IMAGES_BODY)
+def _form() -> RequestBody:
+    form = multipart.read_form("edits", max_bytes=IMAGES_BODY)
     return replace(form, fields=openai_common.from_texts(form.fields))
 
 

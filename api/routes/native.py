@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import flask
 
-from api.admission.sse import COMMENT, LOOK_SECONDS, event, last_event_id
+from api.admission.sse import CHECK_SECONDS, COMMENT, event, last_event_id
 from api.context import ApiContext
 from api.http import query
 from api.http.body import IMAGES_BODY, read_body
@@ -40,7 +40,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
     def submit() -> tuple[answers.AcceptedJob, int, dict[str, str]]:
         caller = authenticator.submitter()
         query.refuse_others()
-        body = read_body(native.NAME, most=IMAGES_BODY)  # the model is format_change in it
+        body = read_body(native.NAME, max_bytes=IMAGES_BODY)  # it names the model
         endpoint = _endpoint(body.fields)
         model = service.model(endpoint)
         order = native.read(body.fields, model=model.name, default_seed=random_seed())
@@ -89,7 +89,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
     @blueprint.get("/jobs/<job_id>/events")
     def job_events(job_id: str) -> flask.Response:
         caller, seen = authenticator.caller(), last_event_id(".")
-        watched = service.watch(caller, job_id, idle_seconds=LOOK_SECONDS)
+        watched = service.watch(caller, job_id, idle_seconds=CHECK_SECONDS)
         first = next(watched)  # an unknown job is refused before the stream begins
         assert first is not None
         if seen != (first.sequence, first.step):
@@ -101,7 +101,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
     @blueprint.get("/events")
     def events() -> flask.Response:
         caller, seen = authenticator.caller(), last_event_id("-")
-        followed = service.follow(caller, Moment(*seen) if seen else None, idle_seconds=LOOK_SECONDS)
+        followed = service.follow(caller, Moment(*seen) if seen else None, idle_seconds=CHECK_SECONDS)
         first = next(followed)  # a store that does not answer is refused before the stream begins
         return streams.answer(_blocks(first, followed, format_change), may_stay=authenticator.key_still_valid())
 

@@ -28,7 +28,12 @@ from farm.service import Service, random_seed
 
 
 def routes(context: ApiContext) -> flask.Blueprint:
-    service, authenticator, held, links = context.service, context.authenticator, context.held, context.links
+    service, authenticator, held_calls, links = (
+        context.service,
+        context.authenticator,
+        context.held_calls,
+        context.links,
+    )
     blueprint = flask.Blueprint("wavespeed", __name__, url_prefix="/api/v3")
 
     @blueprint.post("/<other_than('(?:predictions|webhook/secret|media/uploads?)(?:/|$)'):endpoint>")
@@ -36,12 +41,12 @@ def routes(context: ApiContext) -> flask.Blueprint:
         caller = authenticator.submitter()
         endpoint = endpoint.rstrip("/")
         model = _model(service, endpoint)
-        body = read_body(wavespeed.NAME, endpoint, most=IMAGES_BODY)
+        body = read_body(wavespeed.NAME, endpoint, max_bytes=IMAGES_BODY)
         asked = wavespeed.read(body.fields, _query(), endpoint=endpoint, model=model.name, default_seed=random_seed())
         service.model(asked.order.request.model)  # with an image it is another one
         order = replace(asked.order, idempotency_key=body.idempotency_key, body_digest=body.digest)
         if asked.held:
-            return wavespeed.held_answer(held.job(caller, order), links)
+            return wavespeed.held_answer(held_calls.job(caller, order), links)
         return wavespeed.answer(service.submit_and_get(caller, order), links)
 
     @blueprint.get("/predictions/<job_id>", strict_slashes=False)

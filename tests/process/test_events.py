@@ -13,7 +13,7 @@ from pathlib import Path
 
 import urllib3
 
-from api.server import MOST_STREAMS
+from api.server import MAX_STREAMS
 from farm import clock
 from farm.bootstrap import Farm
 from farm.process import child
@@ -107,7 +107,7 @@ def test_a_job_can_be_watched_over_broken_connections(simulated: RunningFarm) ->
 def test_who_leaves_makes_room_soon(simulated: RunningFarm) -> None:
     """As many streams as there may be are open at once, and all hear; one more finds room when they have left."""
     with ExitStack() as stack:
-        open_ones = [events(stack.enter_context(admitted(simulated.url))) for _ in range(MOST_STREAMS)]
+        open_ones = [events(stack.enter_context(admitted(simulated.url))) for _ in range(MAX_STREAMS)]
         assert {next(coming)[1] for coming in open_ones} == {"listening"}
         refused = simulated.call("GET", ALL)
         assert (refused.status, refused.headers["Retry-After"]) == (429, "2")

@@ -14,7 +14,7 @@ from typing import cast
 
 import pytest
 
-from api.server import MOST_HELD, MOST_STREAMS
+from api.server import MAX_HELD_CALLS, MAX_STREAMS
 from farm.jobstore import redis_keys
 from tests.farms import RunningFarm, running_farm, wait_for
 
@@ -44,11 +44,11 @@ def test_a_poll_beside_as_many_held_calls_and_streams_as_there_may_be_is_quick(d
     """400 direct calls and 200 event streams at once, while the worker takes a second for a step."""
     with running_farm(data_dir, FARM_SIMULATED_STEP_MS="1000") as farm, ExitStack() as stack:
         job_id = farm.submit(model="fal-ai/flux/srpo")
-        for _ in range(MOST_HELD):
+        for _ in range(MAX_HELD_CALLS):
             stack.enter_context(sent(farm, "POST", RUN, json.dumps(CALL)))
         events = f"/farm/v1/jobs/{job_id}/events"
-        streams = [stack.enter_context(sent(farm, "GET", events)) for _ in range(MOST_STREAMS)]
-        wait_for(lambda: jobs(farm) == MOST_HELD + 1, what="every held call's job")
+        streams = [stack.enter_context(sent(farm, "GET", events)) for _ in range(MAX_STREAMS)]
+        wait_for(lambda: jobs(farm) == MAX_HELD_CALLS + 1, what="every held call's job")
         for stream in streams:
             wait_for_event(stream)
 
@@ -56,7 +56,7 @@ def test_a_poll_beside_as_many_held_calls_and_streams_as_there_may_be_is_quick(d
 
         assert statistics.median(times) < MOST_SECONDS
         assert farm.call("POST", RUN, CALL).status == 429
-        assert jobs(farm) == MOST_HELD + 1
+        assert jobs(farm) == MAX_HELD_CALLS + 1
 
         stack.close()  # everybody leaves without an answer
         wait_for(lambda: is_held(farm), seconds=10, what="a place for the next one")

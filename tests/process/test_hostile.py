@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from api.connections.slow_client_socket import PATIENCE_SECONDS
-from api.server import CONNECTIONS, THREADS
+from api.connections.slow_client_socket import IO_TIMEOUT_SECONDS
+from api.server import MAX_CONNECTIONS, THREADS
 from tests.farms import Certificate, RunningFarm, pids, running_farm, wait_for
 
 HOST = b"Host: localhost\r\n"
@@ -436,10 +436,10 @@ def test_bodies_that_stop_in_the_middle_and_answers_that_nobody_takes_hold_up_no
 @pytest.mark.full
 @pytest.mark.usefixtures("many_files")
 def test_more_connections_than_there_may_be_cost_the_most_silent_theirs(site: Site) -> None:
-    with crowd(site, b"", count=CONNECTIONS + 500, connect=site.plain):
+    with crowd(site, b"", count=MAX_CONNECTIONS + 500, connect=site.plain):
         for _ in range(5):
             site.poll()
-        assert site.connections < CONNECTIONS + 100  # some wait in the kernel
+        assert site.connections < MAX_CONNECTIONS + 100  # some wait in the kernel
 
 
 @pytest.mark.full
@@ -459,4 +459,4 @@ def test_a_head_that_never_ends_is_given_up(site: Site, word: bytes) -> None:
             except OSError:
                 return True
 
-        wait_for(is_over, seconds=3 * PATIENCE_SECONDS, what="the end of the connection")
+        wait_for(is_over, seconds=3 * IO_TIMEOUT_SECONDS, what="the end of the connection")

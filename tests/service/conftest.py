@@ -93,13 +93,13 @@ def open_api(farm: Farm) -> Iterator[Callable[..., FlaskClient]]:
     def open_one(
         *,
         with_keys: bool = False,
-        most_streams: int = 4,
+        max_streams: int = 4,
         safety: str = "bundled",
         settings: Settings = farm.settings,
     ) -> FlaskClient:
         farm.store.renew("w", FACTS | {"safety": safety}, [])
         own = replace(farm, settings=settings)
-        app = create_app(own, base=BASE, with_keys=with_keys, most_streams=most_streams, most_held=4)
+        app = create_app(own, base=BASE, with_keys=with_keys, max_streams=max_streams, max_held_calls=4)
         listeners.append(Listener(app))
         return app.test_client()
 

@@ -209,5 +209,5 @@ def a_world(redis_url: str, folder: Path, receiver: Receiver, *, listens: bool =
         patch.setattr(bootstrap, "storage_for", lambda *_: Mortal(fate, well.storage))
         mortal = build(settings, folder, listens=listens)
         mortal = replace(mortal, outbound=cast(Any, Mortal(fate, well.outbound, partial(Unreachable, "Lost."))))
-        app = create_app(mortal, base=BASE, with_keys=False, most_streams=4, most_held=4)
+        app = create_app(mortal, base=BASE, with_keys=False, max_streams=4, max_held_calls=4)
         yield World(well, mortal, fate, app.test_client(), receiver)

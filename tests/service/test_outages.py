@@ -89,7 +89,7 @@ class Outage:
         self.key = self.farm.callers.create("root", is_admin=True)
 
     def _client(self, *, with_keys: bool) -> FlaskClient:
-        return create_app(self.farm, base=BASE, with_keys=with_keys, most_streams=4, most_held=4).test_client()
+        return create_app(self.farm, base=BASE, with_keys=with_keys, max_streams=4, max_held_calls=4).test_client()
 
     def kill(self) -> None:
         assert self.server.process is not None

@@ -30,7 +30,7 @@ ALL = "/farm/v1/events"
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look often, so that no test waits for a hint or a silence."""
     monkeypatch.setattr(service, "_LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(native, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(native, "CHECK_SECONDS", 0.02)
 
 
 @dataclass(frozen=True)
@@ -358,7 +358,7 @@ def test_streams_are_not_kept_or_changed_on_the_way(api: FlaskClient) -> None:
 
 
 def test_one_stream_too_many_is_told_to_come_back(open_api: Callable[..., FlaskClient]) -> None:
-    api = open_api(most_streams=2)
+    api = open_api(max_streams=2)
     path = of(submit(api))
     first, second = api.get(path, buffered=False), api.get(ALL, buffered=False)
 
@@ -374,7 +374,7 @@ def test_one_stream_too_many_is_told_to_come_back(open_api: Callable[..., FlaskC
 
 @pytest.mark.parametrize("method", ["HEAD", "POST"])
 def test_what_sends_no_stream_takes_no_place(open_api: Callable[..., FlaskClient], method: str) -> None:
-    api = open_api(most_streams=1)
+    api = open_api(max_streams=1)
     for path in (of(submit(api)), ALL, of(UNKNOWN_ID)):
         for _ in range(3):
             api.open(path, method=method).close()

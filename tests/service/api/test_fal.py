@@ -272,7 +272,7 @@ def test_a_model_that_is_loaded_nowhere_is_refused_with_what_is_served(api: Flas
 
 
 def test_before_a_worker_was_ready_callers_are_told_to_come_back(redis_dir: Path, farm: Farm) -> None:
-    api = create_app(farm, base=BASE, with_keys=False, most_streams=1, most_held=1).test_client()
+    api = create_app(farm, base=BASE, with_keys=False, max_streams=1, max_held_calls=1).test_client()
 
     response = post_request(api)
 
@@ -283,7 +283,7 @@ def test_before_a_worker_was_ready_callers_are_told_to_come_back(redis_dir: Path
 def test_a_full_queue_says_when_to_come_back(redis_dir: Path, farm: Farm) -> None:
     small = build(Settings(queue_limit=1), redis_dir)
     small.store.renew("w", FACTS, [])
-    api = create_app(small, base=BASE, with_keys=False, most_streams=1, most_held=1).test_client()
+    api = create_app(small, base=BASE, with_keys=False, max_streams=1, max_held_calls=1).test_client()
     post_request(api)
 
     response = post_request(api)
@@ -725,7 +725,7 @@ def test_a_stream_refuses_what_it_does_not_know(api: FlaskClient, query: str) ->
 
 
 def test_one_stream_too_many_is_told_to_come_back(open_api: Callable[..., FlaskClient]) -> None:
-    api = open_api(most_streams=1)
+    api = open_api(max_streams=1)
     path = submit(api)
     events = stream(api, path)
     next(events)
@@ -814,7 +814,7 @@ def patient(farm: Farm) -> Callable[[float], FlaskClient]:
     def make(seconds: float) -> FlaskClient:
         farm.store.renew("w", FACTS, [])
         settings = farm.settings.model_copy(update={"hold_seconds": seconds})
-        app = create_app(replace(farm, settings=settings), base=BASE, with_keys=False, most_streams=1, most_held=1)
+        app = create_app(replace(farm, settings=settings), base=BASE, with_keys=False, max_streams=1, max_held_calls=1)
         return app.test_client()
 
     return make
@@ -883,7 +883,7 @@ class Unreadable(LocalStorage):
 def test_an_image_that_cannot_be_read_now_does_not_make_clients_ask_for_another(farm: Farm, tmp_path: Path) -> None:
     farm.store.renew("w", FACTS, [])
     unreadable = replace(farm, storage=Unreadable(tmp_path))
-    api = create_app(unreadable, base=BASE, with_keys=False, most_streams=1, most_held=1).test_client()
+    api = create_app(unreadable, base=BASE, with_keys=False, max_streams=1, max_held_calls=1).test_client()
 
     response = run_while(api, lambda: finish(farm, take_when_there(farm)), sync_mode=True)
 
@@ -1039,7 +1039,7 @@ def test_images_and_the_keys_of_signatures_come_through_the_proxy(api: FlaskClie
     assert keys.get_json()["keys"]
 
 
-@pytest.mark.parametrize(("host", "prefix"), fal_hosts.FALS.items())
+@pytest.mark.parametrize(("host", "prefix"), fal_hosts.FAL_HOSTS.items())
 def test_each_of_fals_hosts_is_served_as_below_its_path(api: FlaskClient, host: str, prefix: str) -> None:
     """What is not there is told of the path that was looked for."""
     target = f"https://{host.upper()}/nothing%20here/%C3%BC?x=1"
@@ -1092,7 +1092,7 @@ def test_any_other_target_is_a_bad_request(api: FlaskClient, monkeypatch: pytest
     for target in FOREIGN:
         body = fal_error(through_the_proxy(api, method, target), 400)
         assert body["error_type"] == "bad_request", target
-        assert all(host in body["message"] for host in fal_hosts.FALS), target
+        assert all(host in body["message"] for host in fal_hosts.FAL_HOSTS), target
 
 
 def test_the_proxys_address_has_no_parameters_of_its_own(api: FlaskClient) -> None:
@@ -1110,7 +1110,7 @@ def test_nothing_but_fals_paths_is_behind_the_proxy(api: FlaskClient) -> None:
         "/%2e%2e/%2e%2e/farm/v1/jobs",
         "//farm",
     ]:
-        for host in fal_hosts.FALS:
+        for host in fal_hosts.FAL_HOSTS:
             response = through_the_proxy(api, "GET", f"https://{host}{path}")
             fal_error(response, response.status_code)
             assert response.status_code in (404, 405)

@@ -796,7 +796,7 @@ def standing_still() -> Iterator[dict[str, Any]]:
 def test_a_file_that_stops_coming_is_given_up(
     api: FlaskClient, monkeypatch: pytest.MonkeyPatch, stored: Callable[[], set[str]]
 ) -> None:
-    monkeypatch.setattr(slow_client_socket, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(slow_client_socket, "IO_TIMEOUT_SECONDS", 0.05)
     for method, path in (("PUT", begin(api)[0]), ("PUT", f"{begin(api, IN_PARTS)[0]}/1"), ("POST", CDN)):
         with standing_still() as environ:
             fal_error(api.open(path, method=method, environ_overrides=environ), 408)
@@ -834,7 +834,7 @@ def slowly(api: FlaskClient, upload: str) -> Iterator[list[TestResponse]]:
 def test_one_more_file_than_may_come_at_once_waits_and_then_is_told_to_come_back(
     open_api: Callable[..., FlaskClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits = {"most": 1, "most_of_a_caller": 1, "seconds": 0.1}
+    limits = {"max_uploads": 1, "per_caller": 1, "wait_seconds": 0.1}
     monkeypatch.setattr(upload_body.UploadSlots.__init__, "__kwdefaults__", limits)
     api = open_api()
     with slowly(api, begin(api)[0]) as answers:

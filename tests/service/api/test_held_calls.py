@@ -204,7 +204,7 @@ def test_a_call_that_waited_for_too_long_leaves_its_job_alone(farm: Farm) -> Non
     """Its caller was told where the image will be."""
     farm.store.renew("w", FACTS, [])
     hasty = replace(farm, settings=Settings(hold_seconds=0.05))
-    api = create_app(hasty, base=BASE, with_keys=False, most_streams=1, most_held=1).test_client()
+    api = create_app(hasty, base=BASE, with_keys=False, max_streams=1, max_held_calls=1).test_client()
 
     response = api.post(FAL_RUN, json=BODIES[FAL_RUN])
 
@@ -245,7 +245,7 @@ def test_who_was_told_to_come_back_is_not_given_up_though_redis_was_away(
     """The job store did not hear at once that the call was answered; it hears it as soon as it listens."""
     farm.store.renew("w", FACTS, [])
     hasty = replace(farm, settings=Settings(hold_seconds=0.05))
-    api = create_app(hasty, base=BASE, with_keys=False, most_streams=1, most_held=1).test_client()
+    api = create_app(hasty, base=BASE, with_keys=False, max_streams=1, max_held_calls=1).test_client()
     keep_after_call, away = farm.store.keep_after_call, threading.Event()
 
     def listen(job_id: str, call: str) -> None:

@@ -55,11 +55,11 @@ def full(api: FlaskClient, farm: Farm) -> FlaskClient:
 def patient(farm: Farm) -> Callable[..., FlaskClient]:
     """Makes a client of an API that holds calls for so many seconds."""
 
-    def make(seconds: float, *, most_held: int = 4) -> FlaskClient:
+    def make(seconds: float, *, max_held_calls: int = 4) -> FlaskClient:
         farm.store.renew("w", FACTS | {"models": EVERYTHING}, [])
         settings = farm.settings.model_copy(update={"hold_seconds": seconds})
         app = create_app(
-            replace(farm, settings=settings), base=BASE, with_keys=False, most_streams=1, most_held=most_held
+            replace(farm, settings=settings), base=BASE, with_keys=False, max_streams=1, max_held_calls=max_held_calls
         )
         return app.test_client()
 
@@ -304,7 +304,7 @@ def test_the_head_of_a_part_has_its_bound(full: FlaskClient) -> None:
     response = full.post(EDITS, data=head, content_type="multipart/form-data; boundary=x")
 
     assert openai_error(response, 400)["code"] == "form_invalid"
-    assert "no part's content begins" in response.get_json()["message"]
+    assert "the head of a part has more than" in response.get_json()["message"]
 
 
 def test_a_text_that_is_no_text_is_refused_by_name(full: FlaskClient) -> None:
@@ -323,7 +323,7 @@ def test_a_side_that_a_form_gives_twice_is_refused(full: FlaskClient) -> None:
 
 @pytest.mark.parametrize("way", ["json", "form"])
 def test_large_bodies_have_room_for_so_many_bytes_only(full: FlaskClient, way: str) -> None:
-    room = full.application.extensions["room"]
+    room = full.application.extensions["body_memory"]
     assert room.free >= IMAGES_BODY
     text = "A" * 2 * MAX_BODY
 
@@ -347,7 +347,7 @@ def test_large_bodies_have_room_for_so_many_bytes_only(full: FlaskClient, way: s
 
 def test_a_large_body_without_room_is_read_to_its_end(full: FlaskClient) -> None:
     """Many clients send all that they have before they read an answer."""
-    full.application.extensions["room"].free = 0
+    full.application.extensions["body_memory"].free = 0
     stream = io.BytesIO(b"x" * 2 * MAX_BODY)
 
     response = full.post(EDITS, input_stream=stream, content_length=2 * MAX_BODY)
@@ -357,7 +357,7 @@ def test_a_large_body_without_room_is_read_to_its_end(full: FlaskClient) -> None
 
 
 def test_a_small_body_needs_no_room(full: FlaskClient) -> None:
-    full.application.extensions["room"].free = 0
+    full.application.extensions["body_memory"].free = 0
 
     response = full.post(EDITS, json={"model": "kontext", "prompt": "a", "image_url": DATA_URI + "AAAA"})
 
@@ -498,7 +498,7 @@ class Unreadable(LocalStorage):
 def test_an_image_that_cannot_be_read_now_does_not_make_clients_ask_for_another(farm: Farm, tmp_path: Path) -> None:
     farm.store.renew("w", FACTS, [])
     unreadable = replace(farm, storage=Unreadable(tmp_path))
-    api = create_app(unreadable, base=BASE, with_keys=False, most_streams=1, most_held=1).test_client()
+    api = create_app(unreadable, base=BASE, with_keys=False, max_streams=1, max_held_calls=1).test_client()
 
     response = generated(api, farm, response_format="b64_json")
 
@@ -510,7 +510,7 @@ def test_an_image_that_cannot_be_read_now_does_not_make_clients_ask_for_another(
 def test_a_full_queue_says_when_to_come_back(redis_dir: Path, farm: Farm) -> None:
     small = build(Settings(queue_limit=1, hold_seconds=0.05), redis_dir, listens=True)
     small.store.renew("w", FACTS, [])
-    api = create_app(small, base=BASE, with_keys=False, most_streams=1, most_held=1).test_client()
+    api = create_app(small, base=BASE, with_keys=False, max_streams=1, max_held_calls=1).test_client()
     body = {"model": "srpo", "prompt": "a"}
     api.post(GENERATIONS, json=body)
 
@@ -522,7 +522,7 @@ def test_a_full_queue_says_when_to_come_back(redis_dir: Path, farm: Farm) -> Non
 
 
 def test_one_call_too_many_is_told_to_come_back_and_has_no_job(patient: Callable[..., FlaskClient], farm: Farm) -> None:
-    api, body = patient(20, most_held=1), {"model": "srpo", "prompt": "a"}
+    api, body = patient(20, max_held_calls=1), {"model": "srpo", "prompt": "a"}
     refused: list[TestResponse] = []
 
     def call_again() -> None:
@@ -563,7 +563,7 @@ def test_a_model_that_is_loaded_nowhere_is_refused_with_what_is_served(api: Flas
 
 
 def test_before_a_worker_was_ready_callers_are_told_to_come_back(farm: Farm) -> None:
-    api = create_app(farm, base=BASE, with_keys=False, most_streams=1, most_held=1).test_client()
+    api = create_app(farm, base=BASE, with_keys=False, max_streams=1, max_held_calls=1).test_client()
 
     response = api.post(GENERATIONS, json={"model": "srpo", "prompt": "a"})
 

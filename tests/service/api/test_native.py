@@ -332,7 +332,7 @@ def test_a_key_has_at_most_255_characters(api: FlaskClient) -> None:
 def test_a_full_queue_says_when_to_come_back(redis_dir: Path, farm: Farm) -> None:
     small = build(Settings(queue_limit=2), redis_dir)
     small.store.renew("w", FACTS, [])
-    api = create_app(small, base=BASE, with_keys=False, most_streams=1, most_held=1).test_client()
+    api = create_app(small, base=BASE, with_keys=False, max_streams=1, max_held_calls=1).test_client()
     submit(api)
     submit(api)
 
@@ -343,7 +343,7 @@ def test_a_full_queue_says_when_to_come_back(redis_dir: Path, farm: Farm) -> Non
 
 
 def test_a_submit_before_any_worker_was_ready_is_told_to_come_back(farm: Farm) -> None:
-    api = create_app(farm, base=BASE, with_keys=False, most_streams=1, most_held=1).test_client()
+    api = create_app(farm, base=BASE, with_keys=False, max_streams=1, max_held_calls=1).test_client()
 
     response = post_job(api)
 

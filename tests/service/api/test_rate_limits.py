@@ -310,7 +310,7 @@ def test_two_apis_count_together(farm: Farm, open_api: Callable[..., FlaskClient
 def test_the_farms_own_limits_hold_for_whoever_has_none_also_without_keys(redis_dir: Path, farm: Farm) -> None:
     strict = build(Settings(rate_limit=1, images_per_day=7), redis_dir)
     farm.store.renew("w", FACTS, [])
-    app = create_app(strict, base=BASE, with_keys=False, most_streams=4, most_held=4)
+    app = create_app(strict, base=BASE, with_keys=False, max_streams=4, max_held_calls=4)
     api = app.test_client()
 
     first = post_job(api)

@@ -48,11 +48,11 @@ def later() -> Iterator[Callable[..., Future[TestResponse]]]:
         yield pool.submit
 
 
-def impatient(farm: Farm, *, most_held: int = 1) -> FlaskClient:
+def impatient(farm: Farm, *, max_held_calls: int = 1) -> FlaskClient:
     """An API that holds calls for a moment only."""
     farm.store.renew("w", FACTS, [])
     hasty = replace(farm, settings=Settings(hold_seconds=0.05))
-    return create_app(hasty, base=BASE, with_keys=False, most_streams=1, most_held=most_held).test_client()
+    return create_app(hasty, base=BASE, with_keys=False, max_streams=1, max_held_calls=max_held_calls).test_client()
 
 
 def render(farm: Farm, job: Claimed, image: bytes = b"content") -> None:
@@ -239,7 +239,7 @@ def test_without_a_checker_wavespeed_is_refused(open_api: Callable[..., FlaskCli
 def test_a_full_queue_says_when_to_come_back(redis_dir: Path, farm: Farm) -> None:
     small = build(Settings(queue_limit=1), redis_dir)
     small.store.renew("w", FACTS, [])
-    api = create_app(small, base=BASE, with_keys=False, most_streams=1, most_held=1).test_client()
+    api = create_app(small, base=BASE, with_keys=False, max_streams=1, max_held_calls=1).test_client()
     post_prediction(api)
 
     response = post_prediction(api)
@@ -332,7 +332,7 @@ def test_a_call_that_was_held_in_vain_tells_its_id(farm: Farm) -> None:
 
 
 def test_a_call_that_may_not_be_held_has_no_job(farm: Farm) -> None:
-    response = post_prediction(impatient(farm, most_held=0), enable_sync_mode=True)
+    response = post_prediction(impatient(farm, max_held_calls=0), enable_sync_mode=True)
 
     assert gateway_error(response, 429)["data"]["code"] == 5003
     assert 1 <= int(response.headers["Retry-After"]) <= 60
@@ -340,7 +340,7 @@ def test_a_call_that_may_not_be_held_has_no_job(farm: Farm) -> None:
 
 
 def test_a_place_is_free_again_after_a_call_was_held(farm: Farm) -> None:
-    api = impatient(farm, most_held=1)
+    api = impatient(farm, max_held_calls=1)
 
     assert [post_prediction(api, enable_sync_mode=True).status_code for _ in range(2)] == [200, 200]
     assert post_prediction(api, enable_sync_mode=True, size="9*9").status_code == 400

@@ -251,7 +251,7 @@ def test_a_form_larger_than_the_limit_is_413(
 def test_a_file_that_stops_coming_is_given_up(
     api: FlaskClient, monkeypatch: pytest.MonkeyPatch, stored: Callable[[], set[str]]
 ) -> None:
-    monkeypatch.setattr(slow_client_socket, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(slow_client_socket, "IO_TIMEOUT_SECONDS", 0.05)
     upload = begin(api)["upload"]
     ways = (
         ("PUT", path_of(upload["url"]), upload["headers"]["Content-Type"]),

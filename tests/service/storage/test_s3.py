@@ -98,7 +98,7 @@ def api(farm: Farm, storage: Storage) -> FlaskClient:
 
 def api_of(farm: Farm, storage: Storage) -> FlaskClient:
     parts = replace(farm, storage=storage)
-    return create_app(parts, base=BASE, with_keys=True, most_streams=4, most_held=4).test_client()
+    return create_app(parts, base=BASE, with_keys=True, max_streams=4, max_held_calls=4).test_client()
 
 
 # What lies in the bucket
@@ -549,7 +549,7 @@ def whole(farm: Farm, storage: S3Storage, place: Place, redis_dir: Path) -> Farm
 
 def test_deleting_a_job_removes_everything_of_it(whole: Farm, storage: S3Storage, place: Place, way: FaultyWay) -> None:
     """Also what attempts that lost had stored. While the store is down nothing of it is forgotten."""
-    api = create_app(whole, base=BASE, with_keys=False, most_streams=4, most_held=4).test_client()
+    api = create_app(whole, base=BASE, with_keys=False, max_streams=4, max_held_calls=4).test_client()
     job_id = submit(whole.store, "local")
     job = take_one(whole.store)
     keys = [new_key(job_id, fence, 0, "png") for fence in (job.fence - 1, job.fence)]
@@ -596,7 +596,7 @@ def uploading(farm: Farm, storage: Storage, tmp_path: Path) -> FlaskClient:
         keep_seconds=3600,
     )
     parts = replace(farm, storage=storage, uploads=uploads)
-    return create_app(parts, base=BASE, with_keys=False, most_streams=4, most_held=4).test_client()
+    return create_app(parts, base=BASE, with_keys=False, max_streams=4, max_held_calls=4).test_client()
 
 
 def begin(api: FlaskClient, kind: str = "initiate") -> tuple[str, str]:

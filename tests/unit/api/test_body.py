@@ -19,7 +19,7 @@ def app() -> flask.Flask:
 
 
 def test_a_body_that_stands_still_is_given_up(app: flask.Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slow_client_socket, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(slow_client_socket, "IO_TIMEOUT_SECONDS", 0.05)
 
     with slow_bodies.pair() as (theirs, ours):
         theirs.sendall(b"half")

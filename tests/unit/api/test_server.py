@@ -10,17 +10,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from api import server
+from api.connections import hooks
 from api.connections.gthread_worker import SlowClientWorker
+from api.connections.hooks import Log, TlsContexts
 from api.connections.slow_client_socket import TimedTlsSocket
-from api.server import Address, Contexts, Log, Server
+from api.server import Address, Server
 from farm.settings import Settings
 
 
 def test_little_of_an_answer_waits_in_the_kernel() -> None:
     """Else some hundreds who take theirs slowly would have gigabytes kept for them."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server.bound_what_is_unsent(SimpleNamespace(LISTENERS=[SimpleNamespace(sock=listener)]))
+        hooks.limit_send_buffers(SimpleNamespace(LISTENERS=[SimpleNamespace(sock=listener)]))
         with socket.create_connection(listener.getsockname()), listener.accept()[0] as ours:
             ours.settimeout(0.05)
             with pytest.raises(TimeoutError):  # not even this fits
@@ -43,7 +44,7 @@ def test_who_was_cut_off_is_not_in_the_log(tmp_path: Path, caplog: pytest.LogCap
 def test_every_listener_of_the_api_is_so(tmp_path: Path, tls: tuple[Path, Path] | None) -> None:
     ours = Server(Settings(), Address("127.0.0.1", 0, tls), data_dir=tmp_path)
 
-    assert ours.cfg.when_ready is server.bound_what_is_unsent
+    assert ours.cfg.when_ready is hooks.limit_send_buffers
     assert ours.cfg.worker_class is SlowClientWorker
 
 
@@ -51,7 +52,7 @@ def test_a_certificate_is_read_once_and_again_when_it_is_renewed(tmp_path: Path)
     options = SimpleNamespace(certfile=str(tmp_path / "cert.pem"), keyfile=str(tmp_path / "key.pem"))
     for file in (options.certfile, options.keyfile):
         Path(file).touch()
-    contexts = Contexts()
+    contexts = TlsContexts()
 
     def now() -> ssl.SSLContext:
         return contexts.context(options, lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))

@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from api.connections import slow_client_socket
-from api.connections.slow_client_socket import TimedSocket, safe, taken
+from api.connections.slow_client_socket import TimedSocket, timed, with_timed_sockets
 from tests.farms import wait_for
 
 Pair = tuple[socket.socket, TimedSocket]
@@ -29,7 +29,7 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, 
     ours, theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
     ours.load_cert_chain(file)
     authority.configure_trust(theirs)
-    return safe(ours), theirs
+    return with_timed_sockets(ours), theirs
 
 
 @pytest.fixture(params=["plain", "tls"])
@@ -52,7 +52,7 @@ def open_pair(request: pytest.FixtureRequest, contexts: tuple[ssl.SSLContext, ss
 def connected() -> Pair:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         theirs = socket.create_connection(listener.getsockname(), timeout=20)
-        return theirs, taken(listener.accept()[0])
+        return theirs, timed(listener.accept()[0])
 
 
 def shaken(theirs: socket.socket, ours: TimedSocket, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> Pair:
@@ -77,8 +77,8 @@ def running(act: Callable[[], object]) -> Iterator[None]:
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little of it, and a pace that its bytes make good for in time."""
-    monkeypatch.setattr(slow_client_socket, "PATIENCE_SECONDS", 0.4)
-    monkeypatch.setattr(slow_client_socket, "LEAST_PACE", 100)
+    monkeypatch.setattr(slow_client_socket, "IO_TIMEOUT_SECONDS", 0.4)
+    monkeypatch.setattr(slow_client_socket, "MIN_BYTES_PER_SECOND", 100)
 
 
 @contextmanager
@@ -131,13 +131,13 @@ def test_a_body_that_drips_is_given_up_and_one_that_keeps_the_pace_is_not(
 ) -> None:
     theirs, ours = open_pair()
     ours.begin_exchange()
-    monkeypatch.setattr(slow_client_socket, "PATIENCE_SECONDS", 1.0)
-    monkeypatch.setattr(slow_client_socket, "LEAST_PACE", 0.5)
+    monkeypatch.setattr(slow_client_socket, "IO_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(slow_client_socket, "MIN_BYTES_PER_SECOND", 0.5)
     ours.begin_exchange()
     with dripping(theirs, b"x" * 100, pause=0.05):
         assert received(ours, 100) == b"x" * 100  # which takes five times what may be stood still
 
-    monkeypatch.setattr(slow_client_socket, "LEAST_PACE", 1000)
+    monkeypatch.setattr(slow_client_socket, "MIN_BYTES_PER_SECOND", 1000)
     ours.begin_exchange()
     with dripping(theirs, b"x" * 1000, pause=0.02), pytest.raises(TimeoutError):
         received(ours, 1000)
@@ -153,7 +153,7 @@ def test_who_takes_nothing_is_given_up(open_pair: Open) -> None:
 
 @pytest.mark.usefixtures("patience")
 def test_who_takes_an_answer_by_drips_is_given_up(open_pair: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slow_client_socket, "LEAST_PACE", 1e9)
+    monkeypatch.setattr(slow_client_socket, "MIN_BYTES_PER_SECOND", 1e9)
     theirs, ours = open_pair()
     ours.begin_exchange()
     stop = threading.Event()
@@ -185,7 +185,7 @@ def test_a_handshake_that_never_ends_is_given_up(
     theirs, ours = connected()
     with theirs, ours:
         theirs.sendall(b"\x16\x03\x01")
-        monkeypatch.setattr(slow_client_socket, "PATIENCE_SECONDS", 0.05)
+        monkeypatch.setattr(slow_client_socket, "IO_TIMEOUT_SECONDS", 0.05)
         with contexts[0].wrap_socket(ours, server_side=True, do_handshake_on_connect=False) as safe_line:
             assert isinstance(safe_line, TimedSocket)
             safe_line.begin_head()
@@ -200,7 +200,7 @@ def test_less_patience_may_be_asked_for_but_not_more(open_pair: Open, monkeypatc
     with pytest.raises(TimeoutError):
         ours.recv(1)
 
-    monkeypatch.setattr(slow_client_socket, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(slow_client_socket, "IO_TIMEOUT_SECONDS", 0.05)
     ours.begin_head()
     for ask in (partial(ours.settimeout, 600), partial(ours.setblocking, True), partial(ours.settimeout, None)):
         ask()
@@ -211,12 +211,12 @@ def test_less_patience_may_be_asked_for_but_not_more(open_pair: Open, monkeypatc
 def test_it_is_known_for_how_long_a_thread_is_kept_and_the_connection_can_be_ended(open_pair: Open) -> None:
     _, ours = open_pair()
     ours.begin_head()
-    assert ours.kept_waiting == 0
+    assert ours.stalled_seconds == 0
     ended: list[bytes] = []
 
     with running(lambda: ended.append(ours.recv(1))):
-        wait_for(lambda: ours.kept_waiting > 0.05)
+        wait_for(lambda: ours.stalled_seconds > 0.05)
         ours.hang_up()
 
     assert ended == [b""]
-    assert ours.kept_waiting == 0
+    assert ours.stalled_seconds == 0

@@ -12,8 +12,8 @@ from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeou
 from api.connections import slow_client_socket
 from api.connections.slow_client_socket import TimedSocket
 from api.http import body
-from api.http.upload_body import MAX_TICKETS_PER_CALLER, MOST
-from api.server import MOST_HELD, MOST_STREAMS, THREADS
+from api.http.upload_body import MAX_UPLOADS, MAX_UPLOADS_PER_CALLER
+from api.server import MAX_HELD_CALLS, MAX_STREAMS, THREADS
 from tests import slow_bodies
 
 
@@ -46,7 +46,7 @@ def test_a_body_that_stands_still_is_given_up(
 ) -> None:
     """It would hold a thread and a place for ever."""
     theirs, ours = pair
-    monkeypatch.setattr(slow_client_socket, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(slow_client_socket, "IO_TIMEOUT_SECONDS", 0.05)
     ours.begin_exchange()
     theirs.sendall(b"half")
 
@@ -80,5 +80,5 @@ def test_a_body_may_not_be_longer_than_the_limit(
 
 def test_threads_are_left_for_short_calls() -> None:
     """However many files come, and as many more wait."""
-    assert MAX_TICKETS_PER_CALLER <= MOST
-    assert THREADS - MOST_HELD - MOST_STREAMS - 2 * MOST > 32
+    assert MAX_UPLOADS_PER_CALLER <= MAX_UPLOADS
+    assert THREADS - MAX_HELD_CALLS - MAX_STREAMS - 2 * MAX_UPLOADS > 32

@@ -1,0 +1,64 @@
+"""Hooks into gunicorn: its log, send buffers, TLS contexts, and `Connection: close` after a broken body."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gunicorn.glogging import Logger
+
+from api.connections.slow_client_socket import with_timed_sockets
+
+#: Bytes of an answer that the kernel buffers until its client reads them.
+_SEND_BUFFER_BYTES = 512 * 1024
+
+
+class Log(Logger):  # type: ignore[misc]  # gunicorn is untyped
+    """gunicorn's log lines in the farm's log."""
+
+    def setup(self, cfg: Any) -> None:  # noqa: ARG002  # gunicorn's signature
+        self.error_log.propagate = True
+        self.error_log.setLevel(logging.WARNING)
+        self.error_log.addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Drop the tracebacks of slow clients that were disconnected: there may be hundreds."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, BlockingIOError | TimeoutError)
+
+
+def limit_send_buffers(arbiter: Any) -> None:
+    """Limit the kernel's send buffer of every connection to come: for hundreds of slow readers it would be gigabytes.
+
+    Connections inherit it from their listener.
+    """
+    for listener in arbiter.LISTENERS:
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+
+
+def close_after_broken_body(_worker: Any, request: Any) -> None:
+    """Have the answer to a request with a broken body say `Connection: close`: gunicorn closes, but does not say so."""
+    should_close = request.should_close
+    request.should_close = lambda: request.body.failed or should_close()
+
+
+class TlsContexts:
+    """A cache of the TLS context: gunicorn would read the certificate anew for each connection.
+
+    A renewed certificate is used from the next connection on.
+    """
+
+    def __init__(self) -> None:
+        self._cached: tuple[list[int], ssl.SSLContext] | None = None
+
+    def context(self, options: Any, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+        """Return the context for the files that `options` name; `make` reads them."""
+        changed = [Path(file).stat().st_mtime_ns for file in (options.certfile, options.keyfile)]
+        if self._cached is None or self._cached[0] != changed:
+            self._cached = changed, with_timed_sockets(make())
+        return self._cached[1]
