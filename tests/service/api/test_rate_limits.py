@@ -207,7 +207,7 @@ def test_over_the_rate_each_dialect_says_so_in_its_own_shape(
     for _ in range(2):  # found out in the job store, and remembered
         refused = limited.post(path, json=body, headers=ada)
 
-        assert "2 submits a minute" in str(shape(refused, 429))
+        assert "2 requests a minute" in str(shape(refused, 429))
         assert 1 <= int(refused.headers["Retry-After"]) <= 60
         assert refused.headers["RateLimit"].startswith('"submits";r=0;t=')
 
