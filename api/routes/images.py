@@ -107,7 +107,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
 
 def _form() -> RequestBody:
     form = multipart.read_form("edits", max_bytes=IMAGES_BODY)
-    return replace(form, fields=openai_common.from_texts(form.fields))
+    return replace(form, fields=openai_common.form_fields(form.fields))
 
 
 def _dialect(service: Service, body: Mapping[str, Any]) -> ImagesDialect:

@@ -1,4 +1,4 @@
-"""AI/ML API's dialect of `/v1`: `flux/srpo`. Facts from its pages. Pure."""
+"""AI/ML API's dialect of `/v1`, for `flux/srpo`, after its documentation. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SUCCESS = 201
 
 _TERMS = TERMS[NAME]
 
-#: What one image costs there for each started mebipixel. Source: its page's example, one of 1440×512.
+#: Tokens per image and started mebipixel. Source: the example on its page, 1440×512.
 TOKENS_PER_MEBIPIXEL = 52_500
 
 
@@ -37,8 +37,8 @@ class TextToImage(ProviderCall):
     enable_safety_checker: Flag = _TERMS.safety
     acceleration: Acceleration = _TERMS.acceleration
 
-    def size_in_sides(self) -> tuple[int, int] | None:
-        """What `image_size` says; here neither side has a default. Raises InvalidRequest."""
+    def size_from_sides(self) -> tuple[int, int] | None:
+        """Return the size in `image_size`, where neither side has a default. Raises InvalidRequest."""
         if isinstance(self.image_size, Sides):
             sides = {"width": self.image_size.width, "height": self.image_size.height}
             missing = [name for name, side in sides.items() if side is None]
@@ -46,14 +46,14 @@ class TextToImage(ProviderCall):
                 raise InvalidRequest(
                     [Problem(f"image_size.{name}", "this field is required", "missing") for name in missing]
                 )
-        return super().size_in_sides()
+        return super().size_from_sides()
 
 
 GENERATES, TAKES = openai_common.generations({SRPO.kind: TextToImage}, NAME, "TextToImage")
 
 
 def generation(body: Mapping[str, Any], *, default_seed: int) -> ParsedCall:
-    """The body of a call. `default_seed` is taken where the caller gives none."""
+    """Parse the body of a call; `default_seed` is used if it has no seed. Raises InvalidRequest."""
     model_id = body["model"]
     call = openai_common.parse(TAKES[model_id], body)
     request = call.request(GENERATES[model_id], default_seed=default_seed)
@@ -87,6 +87,6 @@ def _image(image: Image, result_format: ResultFormat, links: Links) -> AimlapiIm
 
 
 def tokens(request: Request) -> int:
-    """What AI/ML API would count for a request: for each image by its started mebipixels."""
+    """Return the tokens that AI/ML API would bill: by image, for each started mebipixel."""
     mebipixels = -(-request.width * request.height // 2**20)
     return TOKENS_PER_MEBIPIXEL * request.images * mebipixels

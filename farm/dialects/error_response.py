@@ -1,4 +1,4 @@
-"""An error as a dialect tells it over HTTP."""
+"""An error as an HTTP response in one dialect."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ErrorResponse:
-    """Status, body and headers of an answer that refuses a call or tells of a failure."""
+    """Status, body and headers of an error response."""
 
     status: int
     body: Mapping[str, Any]

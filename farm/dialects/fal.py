@@ -1,4 +1,4 @@
-"""fal's dialect: queue, direct call and webhooks. Facts from its pages and clients. Pure."""
+"""fal's dialect: queue, direct call and webhooks, after fal's documentation and clients. Pure."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ V = TypeVar("V")
 
 NAME = "fal"
 
-#: fal's request headers that say how a job is to be treated. One that cannot be read is refused.
+#: fal's request headers that set conditions of a job. An invalid value is an error.
 REQUEST_TIMEOUT = "X-Fal-Request-Timeout"
 LIFECYCLE = "X-Fal-Object-Lifecycle-Preference"
 STORE_IO = "X-Fal-Store-IO"
 NO_RETRY = "X-Fal-No-Retry"
 RUNNER_HINT = "X-Fal-Runner-Hint"
 
-#: fal's request headers that are taken and change nothing here, each for its reason.
+#: fal's request headers that are accepted without effect, with the reason.
 TOLERATED_HEADERS = {
     "X-Fal-Retry-Config": "fal ignores it too, on models that it shares",
     "X-Fal-Tags": "labels for fal's own reports",
     "X-App-Fal-Disable-Fallback": "there is no other model to fall back to",
 }
 
-#: What is no field of the body, by the name under which it is refused.
+#: Where parameters outside the body are sent, for the first part of an error's `loc`.
 _LOCATIONS = {
     "fal_webhook": "query",
     "fal_max_queue_length": "query",
@@ -47,37 +47,37 @@ _LOCATIONS = {
     "Idempotency-Key": "header",
 }
 
-#: Slugs of waits that ended when the caller's own limit was reached, or the one it agreed to by calling directly.
+#: Error types of time limits that the caller set, or accepted by making a direct call.
 _CALLER_TIMEOUTS = ("request_timeout", "startup_timeout")
 
-#: Seconds, as both clients write them: a third of ten has 16 digits behind the point.
+#: Seconds, as both clients write them: a third of ten has 16 decimal places.
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,20})?")
-#: fal's least limit on the time until the start is more than this, in seconds. Source: its page on platform headers.
+#: A start timeout must be more than this, in seconds. Source: fal's page on platform headers.
 _MIN_START_TIMEOUT = 0.1
-#: Longest word, in characters, for requests that prefer the same worker.
-_MAX_HINT_LENGTH = 256
-#: Words for yes and no in headers.
+#: Maximum length of a runner hint, in characters.
+_MAX_AFFINITY_LENGTH = 256
+#: Boolean values in headers.
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
-#: Longest value, as JSON, that an error repeats in `input`, in characters.
+#: Maximum length of a value that an error repeats in `input`, in characters of JSON.
 _MAX_INPUT_LENGTH = 1000
 
 
 def read(body: Mapping[str, Any], *, endpoint: str, model: str, default_seed: int) -> Order:
-    """A body as an order for `model`. `default_seed` is taken where the caller gives none."""
+    """Parse a request body into an order for `model`; `default_seed` is used if the body has no seed."""
     fields = parse(FIELDS[model], body)
     request = fields.request(named(model), default_seed=default_seed)
     return Order(endpoint, request, dialect=NAME, inline=fields.sync_mode, sources=fields.sources())
 
 
 def conditions(header: Callable[[str], str | None]) -> Conditions:
-    """What a submit's headers, looked up by name, want of its job. Raises InvalidRequest, which names the header."""
+    """Parse the conditions of a job from a submit's headers. Raises InvalidRequest, which names the header."""
     return Conditions(
         start_within=_read(header, REQUEST_TIMEOUT, _read_seconds, 0.0),
         keep_seconds=_read(header, LIFECYCLE, parse_keep_seconds, 0),
         may_retry=not _read(header, NO_RETRY, _read_flag, False),
         keeps_payload=_read(header, STORE_IO, _read_flag, True),
-        runner_hint=_read(header, RUNNER_HINT, _read_runner_hint, ""),
+        runner_hint=_read(header, RUNNER_HINT, _read_affinity, ""),
     )
 
 
@@ -93,26 +93,27 @@ def _read(header: Callable[[str], str | None], name: str, read: Callable[[str], 
 def _read_seconds(text: str) -> float:
     seconds = float(text) if _SECONDS.fullmatch(text) else 0.0
     if seconds <= _MIN_START_TIMEOUT:
-        message = f"'{text[:40]}' is no limit; allowed: seconds, more than {_MIN_START_TIMEOUT}, as in 30 or 2.5"
+        message = f"'{text[:40]}' is not a time limit; allowed: seconds, more than {_MIN_START_TIMEOUT}, such as 2.5"
         raise InvalidRequest([Problem("", message, "float_parsing")])
     return seconds
 
 
 def _read_flag(text: str) -> bool:
     if (flag := _FLAGS.get(text.lower())) is None:
-        raise InvalidRequest([Problem("", f"'{text[:40]}' is neither; allowed: {', '.join(_FLAGS)}", "bool_parsing")])
+        message = f"'{text[:40]}' is not a boolean; allowed: {', '.join(_FLAGS)}"
+        raise InvalidRequest([Problem("", message, "bool_parsing")])
     return flag
 
 
-def _read_runner_hint(text: str) -> str:
-    if not (0 < len(text) <= _MAX_HINT_LENGTH and text.isascii() and text.isprintable()):
-        message = f"it is no hint; allowed: 1 to {_MAX_HINT_LENGTH} printable ASCII characters"
+def _read_affinity(text: str) -> str:
+    if not (0 < len(text) <= _MAX_AFFINITY_LENGTH and text.isascii() and text.isprintable()):
+        message = f"the hint is invalid; allowed: 1 to {_MAX_AFFINITY_LENGTH} printable ASCII characters"
         raise InvalidRequest([Problem("", message, "string_pattern_mismatch")])
     return text
 
 
 def application(endpoint: str) -> str:
-    """Owner and alias: all that clients keep of an endpoint's id when they ask about a request."""
+    """Return owner and alias, the part of an endpoint's id that clients put into the URLs of requests."""
     return "/".join(endpoint.split("/")[:2])
 
 
@@ -206,12 +207,12 @@ def failure(job: Job) -> tuple[int, answers.FalError]:
 
 
 def _location(job: Job) -> list[str]:
-    """Where the model's error lies: in an image that the request brought, or nowhere in particular."""
+    """Return the location of the model's error: an input image if it is to blame, else the whole body."""
     if job_failure(job.code).status != HTTPStatus.UNPROCESSABLE_ENTITY:  # no input image is to blame
         return ["body"]
-    # The text begins with the field, and the host where the image was looked for.
-    named = (name for name in job.request.source_fields if job.error.startswith((f"{name}:", f"{name} ")))
-    field = next(named, image_field(job.request.model))
+    # The message begins with the name of the field.
+    fields = (name for name in job.request.source_fields if job.error.startswith((f"{name}:", f"{name} ")))
+    field = next(fields, image_field(job.request.model))
     return ["body", *(field.split(".") if field else ())]
 
 
@@ -225,14 +226,14 @@ def cancelled(outcome: str) -> tuple[int, answers.FalCancelled | answers.FalAlre
     """Return HTTP status and body of the answer to a cancel with this outcome."""
     if outcome in ("cancelled", "stopping"):
         return 202, {"status": "CANCELLATION_REQUESTED"}
-    message = "The request has ended already."
+    message = "The request has already ended."
     return 400, {"status": "ALREADY_COMPLETED", "detail": message, "message": message}
 
 
 def timed_out(endpoint: str, request_id: str, queue: str) -> answers.FalPlatformError:
     """Build the answer to a direct call that has reached its time limit."""
     url = urls(endpoint, request_id, queue)["response_url"]
-    message = f"The image is not ready yet, and goes on being made; it will be at {url}"
+    message = f"The request has not ended yet and continues; its result will be at {url}"
     return {"detail": message, "message": message, "error_type": "request_timeout"}
 
 
@@ -281,17 +282,17 @@ def problem(error: FarmError) -> answers.FalError:
 
 
 def error_headers(body: Mapping[str, Any], *, may_retry: bool = False) -> dict[str, str]:
-    """What the headers of a refusal or a failure repeat of its body, and whether it is worth to come back."""
+    """Return the headers of an error: its type, and whether a retry can succeed."""
     slug = body.get("error_type")
     headers: dict[str, str] = {"X-Fal-Error-Type": slug} if slug else {}
     if slug in _CALLER_TIMEOUTS:
-        # To the clients this says that waiting was the caller's own choice: they do not send the request again.
+        # The clients do not retry a request whose time limit was the caller's own.
         headers["X-Fal-Request-Timeout-Type"] = "user"
     return headers | ({"X-Fal-Needs-Retry": "1", "X-Fal-Retryable": "true"} if may_retry else {})
 
 
 def _detail(item: Problem) -> answers.FalFieldError:
-    # Strings only, or the AI SDK reads nothing of it.
+    # Strings only: the AI SDK rejects the whole error otherwise.
     location = [_location_root(item), *(item.field.split(".") if item.field else ())]
     detail: answers.FalFieldError = {"loc": location, "msg": item.message, "type": item.kind}
     if item.context:

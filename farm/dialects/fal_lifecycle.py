@@ -1,4 +1,4 @@
-"""fal's wish for how long a file is kept and who may read it, as headers of submits and uploads bring it. Pure."""
+"""fal's object lifecycle: the retention and the access rules of files, sent as a header. Pure."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from farm.domain.errors import InvalidRequest, Problem
 
 
 class Rule(Input):
-    """What one user may do with the file."""
+    """One user's access to the file."""
 
     user: str
     decision: Literal["allow"]
 
 
 class Access(Input):
-    """Who may read the file. Whoever knows its unguessable name may: nobody can be kept out here."""
+    """Access to the file. Names are unguessable and anyone with the name may read the file, so only `allow` works."""
 
     default: Literal["allow"] = "allow"
     rules: list[Rule] = Field(default_factory=list)
 
 
 class Lifecycle(Input):
-    """The wish. Source: fal's page on data retention; null is for ever there, and as long as may be here."""
+    """The value of the header. Source: fal's page on data retention. Null means the farm's own retention."""
 
     expiration_duration_seconds: Annotated[Whole, Field(ge=1, le=10**9)] | None = None
     initial_acl: Access | None = None
 
 
 def parse_keep_seconds(text: str) -> int:
-    """Seconds for which the file is to be kept; 0 where the header does not say. Raises InvalidRequest."""
+    """Return the retention in seconds, 0 if the header does not set it. Raises InvalidRequest."""
     try:
-        wish = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
-        message = 'it is no JSON; allowed is an object such as {"expiration_duration_seconds": 3600}'
+        message = 'it is not JSON; allowed: an object such as {"expiration_duration_seconds": 3600}'
         raise InvalidRequest([Problem("", message, "json_invalid")]) from None
-    return parse(Lifecycle, wish).expiration_duration_seconds or 0
+    return parse(Lifecycle, value).expiration_duration_seconds or 0

@@ -1,7 +1,4 @@
-"""fal's storage and CDN: what its clients send before, with and after a file, and what they read. Pure.
-
-Facts from the clients.
-"""
+"""fal's storage and CDN: the requests and answers of an upload, after fal's clients. Pure."""
 
 from __future__ import annotations
 
@@ -17,13 +14,13 @@ from farm.dialects.fields import Input, Whole, parse
 from farm.domain.catalogue import MAX_UPLOAD_PARTS
 from farm.domain.errors import InvalidRequest, Problem
 
-#: What is taken and changes nothing here, each for its reason.
+#: Parameters that are accepted without effect, with the reason.
 TOLERATED = {
-    "storage_type": "a parameter of the address that says which of fal's stores is meant; there is one here",
-    "file_name": "nobody can guess the names under which files lie here, so theirs cannot be chosen",
-    "X-Fal-File-Name": "the same as a header",
+    "storage_type": "it selects one of fal's stores, and this farm has one store",
+    "file_name": "the farm chooses unguessable file names",
+    "X-Fal-File-Name": "the same, sent as a header",
 }
-#: Headers that bring the wish for how long a file is kept: JavaScript sends the first, Python both, with one value.
+#: Headers with the retention of a file: the JavaScript client sends the first, the Python client both.
 LIFECYCLES = ("X-Fal-Object-Lifecycle", "X-Fal-Object-Lifecycle-Preference")
 
 DEFAULT_TYPE = "application/octet-stream"
@@ -38,7 +35,7 @@ class Announcement(Input):
 
 
 class NamedPart(Input):
-    """A part as the caller names it at the end: by its number, and by what it was called when it came."""
+    """A part of a file as a completion names it: by its number and its tag."""
 
     model_config = ConfigDict(strict=True, extra="forbid", validate_by_alias=True)
 
@@ -47,13 +44,13 @@ class NamedPart(Input):
 
 
 class Completion(Input):
-    """The body of the call that ends an upload in parts. Their order is no matter."""
+    """The body of the call that completes an upload in parts, in any order."""
 
     parts: Annotated[list[NamedPart], Field(max_length=MAX_UPLOAD_PARTS)]
 
 
 def read_parts(body: Mapping[str, Any]) -> dict[int, str]:
-    """The parts of a file, by their numbers, as the end of its upload names them. Raises InvalidRequest."""
+    """Return the tags of the parts that a completion names, by number. Raises InvalidRequest."""
     parts = parse(Completion, body).parts
     named = {part.number: part.etag.removeprefix("W/").strip('"') for part in parts}
     if len(named) < len(parts):
@@ -62,19 +59,19 @@ def read_parts(body: Mapping[str, Any]) -> dict[int, str]:
 
 
 def part_number(text: str) -> int:
-    """The number of a part, in the address to which it is sent. Raises InvalidRequest."""
+    """Parse the number of a part from its URL. Raises InvalidRequest."""
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= MAX_UPLOAD_PARTS):
-        message = f"'{text[:40]}' is no number of a part; allowed: 1 to {MAX_UPLOAD_PARTS}"
+        message = f"'{text[:40]}' is not a part number; allowed: 1 to {MAX_UPLOAD_PARTS}"
         raise InvalidRequest([Problem("partNumber", message, "int_parsing", text)])
     return int(text)
 
 
 def read_keep_seconds(header: Callable[[str], str | None]) -> int:
-    """For how long a file is to be kept, by the headers of a call; 0: they do not say. Raises InvalidRequest."""
-    wishes = {name: text for name in LIFECYCLES if (text := header(name)) is not None}
-    seconds = {parse_keep_seconds(text) for text in wishes.values()}
+    """Return the retention of a file from the headers of a call, in seconds; 0 if not set. Raises InvalidRequest."""
+    values = {name: text for name in LIFECYCLES if (text := header(name)) is not None}
+    seconds = {parse_keep_seconds(text) for text in values.values()}
     if len(seconds) > 1:
-        raise InvalidRequest([Problem("", f"{' and '.join(wishes)} disagree; send one of them", "conflict")])
+        raise InvalidRequest([Problem("", f"{' and '.join(values)} disagree; send one of them", "conflict")])
     return seconds.pop() if seconds else 0
 
 

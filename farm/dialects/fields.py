@@ -1,6 +1,6 @@
-"""What each model takes under fal's names, and pydantic's complaints as the farm's problems. Pure.
+"""The fields of each model under fal's names, and the translation of pydantic's errors. Pure.
 
-The dialects that have names of their own share the types of the fields.
+Dialects with other names share the types of the fields.
 """
 
 from __future__ import annotations
@@ -57,37 +57,37 @@ M = TypeVar("M", bound=BaseModel)
 _TERMS = TERMS["fal"]
 _TOLERANCES = range(SAFETY_TOLERANCE.min, SAFETY_TOLERANCE.max + 1)
 
-#: The kind of problem that a parameter in the URL is which nobody knows.
+#: The type of error of an unknown query parameter.
 UNKNOWN_PARAMETER = "unknown_parameter"
-#: fal's names for what pydantic calls otherwise.
+#: fal's names for pydantic's types of errors.
 _KINDS = {"too_short": "sequence_too_short", "too_long": "sequence_too_long"}
-#: Longest piece of a sent value, or of a field's name, that an error repeats, in characters.
+#: Maximum length of a sent value, or of a field's name, in an error message, in characters.
 _SHOWN = 80
-#: Most fields of an object in a body, and most commas in all of it. Each field that nobody knows is a problem of its
-#: own, and each value takes many times its own size: without a limit a body of a few megabytes would take gigabytes.
-_MOST_FIELDS = 100
-_MOST_COMMAS = 100_000
+#: Maximum number of fields of an object, and of commas in the whole body. Each unknown field is an error of its own and
+#: each value takes many times its size: without a limit, a body of a few megabytes would take gigabytes.
+MAX_FIELDS = 100
+MAX_COMMAS = 100_000
 
 
 class Input(BaseModel):
-    """A body: nothing is converted, and a field nobody knows is refused."""
+    """A request body: values are not converted, and unknown fields are errors."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
 def _whole(value: object) -> object:
-    """JSON has one kind of number: 2.0 is the integer 2."""
+    """Convert 2.0 to 2: JSON has one type of number."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _not_offered(value: object) -> object:
     if value is True:
-        raise PydanticCustomError("feature_not_supported", "this farm does not offer it; leave it out or send false")
+        raise PydanticCustomError("feature_not_supported", "not supported by this farm; leave it out or send false")
     return value
 
 
 def _digit(value: object) -> object:
-    """Numbers are sent, too, where fal has a text."""
+    """Convert an integer to text: callers send numbers where fal has text."""
     whole = _whole(value)
     return str(whole) if type(whole) is int else value
 
@@ -95,7 +95,7 @@ def _digit(value: object) -> object:
 Whole = Annotated[int, Strict(), BeforeValidator(_whole)]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Flag = Annotated[bool, Strict()]
-#: A switch that exists in the dialect and cannot be turned on here.
+#: A boolean of the dialect that must be false here.
 OffOnly = Annotated[bool, Strict(), BeforeValidator(_not_offered)]
 
 Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT)]
@@ -114,12 +114,12 @@ else:
     AspectRatio = Literal[tuple(KONTEXT_SIZES)]
     _Tolerance = Literal[tuple(map(str, _TOLERANCES))]
 
-#: How strict the checker is, 1 (strictest) to 6, as the text that fal takes or as a number.
+#: The strictness of the safety checker, from 1 (strictest) to 6, as text or as a number.
 SafetyTolerance = Annotated[
     _Tolerance,
     BeforeValidator(_digit, json_schema_input_type=Literal[(*map(str, _TOLERANCES), *_TOLERANCES)]),
 ]
-#: Where an image is (http or https), or the image itself as a data URI.
+#: The URL of an image (http or https), or the image as a data URI.
 ImageUrl = Annotated[str, Field(min_length=1)]
 
 
@@ -130,7 +130,7 @@ class Size(Input):
     height: Side = _TERMS.missing_side
 
 
-#: What pydantic calls the two ways to give a size: names that no field has.
+#: Pydantic's tags of the two types of a size: names that no field has.
 PRESET, SIDES = "<preset>", "<sides>"
 
 
@@ -142,7 +142,7 @@ ImageSize = Annotated[Annotated[Preset, Tag(PRESET)] | Annotated[Size, Tag(SIDES
 
 
 class ModelFields(Input):
-    """What every model takes, under fal's names and with fal's defaults."""
+    """The fields of every model, with fal's names and defaults."""
 
     prompt: Prompt
     seed: Seed | None = None
@@ -164,11 +164,11 @@ class ModelFields(Input):
         )
 
     def sources(self) -> tuple[Source, ...]:
-        """The images that the request brings, in the caller's order."""
+        """Return the input images in the caller's order."""
         return ()
 
     def _particulars(self, model: Model) -> dict[str, Any]:
-        """Return what is not the same for every model, under the names of `Request`."""
+        """Return the fields of `Request` that differ by model."""
         raise NotImplementedError
 
 
@@ -188,7 +188,7 @@ class _AnySrpoFields(ModelFields):
 
 
 class SrpoFields(_AnySrpoFields):
-    """What SRPO takes for text to image."""
+    """The fields of SRPO, text to image."""
 
     image_size: ImageSize = _TERMS.size
 
@@ -198,7 +198,7 @@ class SrpoFields(_AnySrpoFields):
 
 
 class SrpoImageFields(_AnySrpoFields):
-    """What SRPO takes for image to image. The image has the input's size."""
+    """The fields of SRPO, image to image. The output has the input's size."""
 
     image_url: ImageUrl
     strength: Number
@@ -211,7 +211,7 @@ class SrpoImageFields(_AnySrpoFields):
 
 
 class _AnyKontextFields(ModelFields):
-    """Its steps cannot be set, nor can its check be turned off."""
+    """The fields of every Kontext model. The steps are fixed and the safety checker is always on."""
 
     guidance_scale: Number
     safety_tolerance: SafetyTolerance = str(SAFETY_TOLERANCE.default)
@@ -227,13 +227,13 @@ class _AnyKontextFields(ModelFields):
 
 
 class KontextTextFields(_AnyKontextFields):
-    """What Kontext takes for text to image."""
+    """The fields of Kontext, text to image."""
 
     aspect_ratio: AspectRatio = "1:1"
 
 
 class KontextFields(_AnyKontextFields):
-    """What Kontext takes to edit an image. Without `aspect_ratio` the ratio stays nearly as it is."""
+    """The fields of Kontext, edit of one image. Without `aspect_ratio`, the ratio is close to the input's."""
 
     image_url: ImageUrl
 
@@ -242,7 +242,7 @@ class KontextFields(_AnyKontextFields):
 
 
 class KontextMultiFields(_AnyKontextFields):
-    """What Kontext takes to make one image of several. Without `aspect_ratio` the ratio is nearly the first one's."""
+    """The fields of Kontext with several images. Without `aspect_ratio`, the ratio is close to the first image's."""
 
     image_urls: Annotated[list[ImageUrl], Field(min_length=1, max_length=MAX_INPUTS)]
 
@@ -251,7 +251,7 @@ class KontextMultiFields(_AnyKontextFields):
 
 
 def with_parameters(base: type[M], name: str, parameters: Parameters) -> type[M]:
-    """Return `base`, called `name`, with these ranges and defaults of the fields that it has."""
+    """Return a subclass of `base` with these ranges and defaults."""
     ranges: dict[str, tuple[Any, Range[int] | Range[float] | None]] = {
         "num_inference_steps": (Whole, parameters.steps),
         "guidance_scale": (Number, parameters.guidance),
@@ -268,10 +268,10 @@ def with_parameters(base: type[M], name: str, parameters: Parameters) -> type[M]
 def inputs_by_model(
     base_of: Callable[[Model], type[M]], dialect: str, suffix: str, models: Iterable[Model] = MODELS
 ) -> dict[str, type[M]]:
-    """Return what a request to each model may say, by the model's name: its base with its own numbers.
+    """Return the type of a request's body for each model, by the model's name: its base with its ranges and defaults.
 
-    Models of equal numbers share a class. The first one of each base is called like the base, a later one after its
-    model and `suffix`.
+    Models with equal parameters share a class. The first class of each base is named like the base, a later one after
+    its model and `suffix`.
     """
     made: dict[tuple[type[M], Parameters], type[M]] = {}
     found = {}
@@ -292,14 +292,14 @@ _BASES: Mapping[Kind, type[ModelFields]] = {
     KONTEXT.kind: KontextFields,
     KONTEXT_MULTI.kind: KontextMultiFields,
 }
-#: Model → what it takes.
+#: Model → the type of a request's fields.
 FIELDS = inputs_by_model(lambda model: _BASES[model.kind], "fal", "Fields")
 
 
 def image_field(model: str) -> str | None:
     """Return the field in which requests to this model bring their images; None if it takes none."""
-    most = named(model).max_inputs
-    return None if most == 0 else "image_url" if most == 1 else "image_urls"
+    max_inputs = named(model).max_inputs
+    return None if max_inputs == 0 else "image_url" if max_inputs == 1 else "image_urls"
 
 
 def _of_ratio(ratio: AspectRatio) -> dict[str, Any]:
@@ -308,14 +308,14 @@ def _of_ratio(ratio: AspectRatio) -> dict[str, Any]:
 
 
 def _sized(sizing: Sizing) -> dict[str, Any]:
-    """A size that the input decides, which nobody has looked at yet."""
+    """Return a default size until the input image, which determines it, has been decoded."""
     return _of_ratio("1:1") | {"sizing": sizing}
 
 
 def decode(body: bytes) -> dict[str, Any]:
-    """The JSON object in `body`. Raises InvalidRequest for anything else, however odd."""
-    if body.count(b",") > _MOST_COMMAS:
-        raise _odd(f"the body has more than {_MOST_COMMAS} commas, which no call needs")
+    """Parse the JSON object in `body`. Raises InvalidRequest."""
+    if body.count(b",") > MAX_COMMAS:
+        raise _odd(f"the body has more than {MAX_COMMAS} commas; send fewer values")
     try:
         value = json.loads(body, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
@@ -326,14 +326,14 @@ def decode(body: bytes) -> dict[str, Any]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(pairs) > _MOST_FIELDS:
-        raise _odd(f"an object in the body has {len(pairs)} fields; allowed: up to {_MOST_FIELDS}")
+    if len(pairs) > MAX_FIELDS:
+        raise _odd(f"an object in the body has {len(pairs)} fields; allowed: up to {MAX_FIELDS}")
     value = dict(pairs)
     if len(value) < len(pairs):
         values = {name: [sent for other, sent in pairs if other == name] for name in value}
         raise InvalidRequest(
             [
-                Problem(_cut(name), "this field may be given once", "too_many", sent)
+                Problem(_cut(name), "this field was sent more than once", "too_many", sent)
                 for name, sent in values.items()
                 if len(sent) > 1
             ]
@@ -348,13 +348,13 @@ def _odd(message: str) -> InvalidRequest:
 def _reason(error: ValueError | RecursionError) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    # Python's own limit on digits is all else that there is.
+    # The only other ValueError is Python's limit on digits.
     is_of_json = isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
     return str(error) if is_of_json else "a number in it has too many digits"
 
 
 def parse(model: type[M], body: Mapping[str, Any]) -> M:
-    """`body` as `model`. Raises InvalidRequest with every problem there is."""
+    """Parse `body` into `model`. Raises InvalidRequest with all problems."""
     try:
         return model.model_validate(body)
     except ValidationError as error:
@@ -362,7 +362,7 @@ def parse(model: type[M], body: Mapping[str, Any]) -> M:
 
 
 def pixels(field: str, size: Preset | Size) -> tuple[int, int]:
-    """Width and height. Raises InvalidRequest for more pixels than an image may have."""
+    """Return width and height. Raises InvalidRequest for too many pixels."""
     if not isinstance(size, Size):
         return SIZE_PRESETS[size]
     if size.width * size.height > MAX_PIXELS:
@@ -373,25 +373,23 @@ def pixels(field: str, size: Preset | Size) -> tuple[int, int]:
 
 
 def _problem(model: type[BaseModel], item: Any) -> Problem:
-    # Branches of a union are pydantic's business, not the caller's.
+    # The tags of a union are internal.
     field = ".".join(_cut(str(part)) for part in item["loc"] if part not in (PRESET, SIDES))
     kind = item["type"]
     if kind == "missing":
         return Problem(field, "this field is required", kind)
     if kind == "extra_forbidden":
         allowed = ", ".join(sorted(_siblings(model, item["loc"])))
-        return Problem(
-            field, f"there is no such field; allowed: {allowed}; sent: {_shown(item['input'])}", kind, item["input"]
-        )
+        return Problem(field, f"unknown field; allowed: {allowed}; sent: {_shown(item['input'])}", kind, item["input"])
     if kind == "model_type":
-        # pydantic would name the class.
+        # Pydantic's message would name the class.
         return Problem(field, f"it must be a JSON object; sent: {_shown(item['input'])}", "dict_type", item["input"])
     message = f"{item['msg']}; sent: {_shown(item['input'])}"
     return Problem(field, message, _KINDS.get(kind, kind), item["input"], item.get("ctx"))
 
 
 def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> Iterable[str]:
-    """Names of the fields beside the one at `location`, which may lie in a model within the model."""
+    """Return the names of the fields next to the one at `location`, which may be in a nested model."""
     for part in location[:-1]:
         if field := model.model_fields.get(str(part)):
             model = next((kind for kind in _kinds(field.annotation) if _is_model(kind)), model)
@@ -403,7 +401,7 @@ def _is_model(kind: Any) -> bool:
 
 
 def _kinds(annotation: Any) -> list[Any]:
-    """The plain types that an annotation is made of."""
+    """Return the plain types in an annotation."""
     inner = [kind for part in get_args(annotation) for kind in _kinds(part)]
     return inner or [annotation]
 
@@ -412,7 +410,7 @@ def _shown(value: object) -> str:
     try:
         return _cut(json.dumps(value, ensure_ascii=True, default=str))
     except RecursionError:
-        # What could just be read is nested too deeply to be written.
+        # The value is nested too deeply to be encoded.
         return "…"
 
 

@@ -1,4 +1,4 @@
-"""How what the farm keeps is reached from outside. Built by a process, used by the dialects, which do no I/O."""
+"""URLs of stored files, and their contents, for the dialects, which do no I/O themselves."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from farm.domain.job import Image
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """`base` begins every URL of the API; `file` is the URL of a stored image, by its key; `content` its bytes."""
+    """The API's base URL `base`, and the URL (`file`) and the bytes (`content`) of a stored image, by its key."""
 
     base: str
     file: Callable[[str], str]
     content: Callable[[str], bytes]
 
     def source(self, named: str) -> str:
-        """The URL of an image that a request brings: as the caller named it, or where the farm's own copy is."""
+        """Return the URL of an input image: the caller's own, or that of the farm's copy."""
         return named if "://" in named else self.file(named)
 
     def data(self, image: Image) -> str:
-        """The image itself as a data URI. Raises StorageError, and NotFound where it is gone."""
+        """Return the image as a data URI. Raises StorageError, and NotFound if it has been deleted."""
         return f"data:{image.content_type};base64,{base64.b64encode(self.content(image.key)).decode()}"

@@ -1,4 +1,4 @@
-"""The farm's own dialect: `/farm/v1`. Fields under fal's names; errors as problem details (RFC 9457). Pure."""
+"""The farm's own dialect, `/farm/v1`: fal's field names, and problem details (RFC 9457) for errors. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAME = "native"
 
 
 class JobInput(ModelFields):
-    """What the body of a submit says of the job, whichever model is to make its images."""
+    """The fields of a submit that concern the job, with any model."""
 
     model: str
     priority: Priority = "normal"
@@ -44,7 +44,7 @@ INPUTS = {model: _input(fields) for model, fields in FIELDS.items()}
 
 
 def read(body: Mapping[str, Any], *, model: str, default_seed: int) -> Order:
-    """A submit's body as an order for `model`. `default_seed` is taken where the caller gives none."""
+    """Parse the body of a submit into an order for `model`; `default_seed` is used if the body has no seed."""
     fields = parse(INPUTS[model], body)
     return Order(
         fields.model,
@@ -59,7 +59,7 @@ def read(body: Mapping[str, Any], *, model: str, default_seed: int) -> Order:
 def _webhook(fields: JobInput) -> Webhook | None:
     if fields.webhook_url is None:
         if fields.webhook_events is not None:
-            raise InvalidRequest([Problem("webhook_url", "it is required where webhook_events is given", "missing")])
+            raise InvalidRequest([Problem("webhook_url", "it is required with webhook_events", "missing")])
         return None
     names = fields.webhook_events or get_args(EventName)
     return Webhook(fields.webhook_url, frozenset(State(name.removeprefix("job.")) for name in names))

@@ -1,4 +1,4 @@
-"""OpenAI's dialect of `/v1`, for the farm's own models: generations and edits. Facts from its Python library. Pure."""
+"""OpenAI's dialect of `/v1`, for the farm's own model ids: generations and edits, after its Python library. Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SUCCESS = 200
 
 _TERMS = TERMS[NAME]
 
-#: Where a call names its images.
+#: Fields with the URLs of input images.
 IMAGE_FIELDS = ("image", "image_url", "image_urls")
 
 
@@ -56,7 +56,7 @@ class KontextGeneration(KontextCall):
 
 
 class Edit(Call):
-    """What a call for an edit may say. The images are named in one of three fields, or come as files."""
+    """The fields of an edit. The input images are URLs in one of three fields, or files of a form."""
 
     output_format: OutputFormat = _TERMS.output_format
     image: ImageUrls | None = None
@@ -64,7 +64,7 @@ class Edit(Call):
     image_urls: ImageUrls | None = None
 
     def sources(self, files: Sequence[bytes]) -> tuple[Source, ...]:
-        """The images, in the caller's order: those that came as `files`, or those named. Raises InvalidRequest."""
+        """Return the input images in the caller's order, from `files` or from URLs. Raises InvalidRequest."""
         named = {
             "image": self.image,
             "image_url": [self.image_url] if self.image_url else None,
@@ -74,21 +74,21 @@ class Edit(Call):
         if len(given) + bool(files) != 1:
             raise InvalidRequest([_which_images(given, files)])
         if files:
-            return tuple(Source(_place("image", number, files), content=file) for number, file in enumerate(files))
+            return tuple(Source(_field_name("image", number, files), content=file) for number, file in enumerate(files))
         (name,) = given
         urls = named[name] or []
-        return tuple(Source(_place(name, number, urls), url=url) for number, url in enumerate(urls))
+        return tuple(Source(_field_name(name, number, urls), url=url) for number, url in enumerate(urls))
 
 
 def _which_images(given: Sequence[str], files: Sequence[bytes]) -> Problem:
     if not given and not files:
-        message = f"an image is required: as a file called image, or as a URL or data URI in {', '.join(IMAGE_FIELDS)}"
+        message = f"an image is required: a file named image, or a URL or data URI in {', '.join(IMAGE_FIELDS)}"
         return Problem("image", message, "missing")
     ways = [*(["files"] if files else []), *given]
-    return Problem(given[-1], f"the images come in several ways ({', '.join(ways)}); send them in one", "conflict")
+    return Problem(given[-1], f"images were sent in several ways ({', '.join(ways)}); use one", "conflict")
 
 
-def _place(name: str, number: int, among: Sequence[object]) -> str:
+def _field_name(name: str, number: int, among: Sequence[object]) -> str:
     return f"{name}.{number}" if len(among) > 1 else name
 
 
@@ -97,20 +97,20 @@ class SrpoEdit(Edit, _AnySrpo):
 
     strength: Number
 
-    def particulars(self, model: Model) -> dict[str, Any]:
-        return super().particulars(model) | {"strength": self.strength}
+    def request_fields(self, model: Model) -> dict[str, Any]:
+        return super().request_fields(model) | {"strength": self.strength}
 
-    def sizing(self) -> dict[str, Any]:
-        """The size, under the names of `Request`; until somebody has looked at the input, it is a guess."""
-        return super().sizing() | ({} if self.asked_size() else {"sizing": "input"})
+    def size_fields(self) -> dict[str, Any]:
+        """Return the size as fields of `Request`; a default until the input image has been decoded."""
+        return super().size_fields() | ({} if self.requested_size() else {"sizing": "input"})
 
 
 class KontextEdit(Edit, KontextCall):
     """The body of a call for Kontext, one image or several. Without a size, the ratio stays nearly as it is."""
 
-    def sizing(self) -> dict[str, Any]:
-        """The size, under the names of `Request`; until somebody has looked at the input, it is a guess."""
-        return super().sizing() | ({} if self.asked_size() else {"sizing": "ratio"})
+    def size_fields(self) -> dict[str, Any]:
+        """Return the size as fields of `Request`; a default until the input image has been decoded."""
+        return super().size_fields() | ({} if self.requested_size() else {"sizing": "ratio"})
 
 
 def _by_id(models: Iterable[Model]) -> dict[str, Model]:
@@ -141,13 +141,13 @@ EDIT_TAKES: Mapping[str, type[Edit]] = _inputs(
 
 
 def generation(body: Mapping[str, Any], *, default_seed: int) -> ParsedCall:
-    """The body of a call at `/v1/images/generations`. `default_seed` is taken where the caller gives none."""
+    """Parse the body of a generation; `default_seed` is used if it has no seed. Raises InvalidRequest."""
     model_id = body["model"]
-    return _asked(openai_common.parse(TAKES[model_id], body), GENERATES[model_id], (), default_seed)
+    return _parsed_call(openai_common.parse(TAKES[model_id], body), GENERATES[model_id], (), default_seed)
 
 
 def edit(body: Mapping[str, Any], files: Sequence[tuple[str, bytes]], *, default_seed: int) -> ParsedCall:
-    """The body of a call at `/v1/images/edits`, and the files that came with it, each with its field."""
+    """Parse the body of an edit and its files, each with its field's name. Raises InvalidRequest."""
     _refuse_other_files(files)
     model = EDITS[body["model"]]
     call = openai_common.parse(EDIT_TAKES[body["model"]], body)
@@ -155,28 +155,28 @@ def edit(body: Mapping[str, Any], files: Sequence[tuple[str, bytes]], *, default
     if len(sources) > model.max_inputs:
         model = for_images(model.family, len(sources)) or model
     _refuse_too_many(sources, model.max_inputs)
-    return _asked(call, model, sources, default_seed)
+    return _parsed_call(call, model, sources, default_seed)
 
 
 def _refuse_other_files(files: Sequence[tuple[str, bytes]]) -> None:
     others = [name for name, _ in files if name not in ("image", "image[]")]
     if others:
-        reasons = [openai_common.REFUSED.get(name, "the only files are called image or image[]") for name in others]
+        reasons = [openai_common.REFUSED.get(name, "files must be named image or image[]") for name in others]
         problems = [
-            Problem(name, f"this farm takes no such file; {reason}", "feature_not_supported")
+            Problem(name, f"this file is not supported; {reason}", "feature_not_supported")
             for name, reason in zip(others, reasons, strict=True)
         ]
         raise InvalidRequest(problems)
 
 
-def _refuse_too_many(sources: Sequence[Source], most: int) -> None:
-    if len(sources) > most:
+def _refuse_too_many(sources: Sequence[Source], max_images: int) -> None:
+    if len(sources) > max_images:
         field = sources[0].field.partition(".")[0]
-        message = f"{len(sources)} images; allowed with this model: up to {most}"
-        raise InvalidRequest([Problem(field, message, "sequence_too_long", len(sources), {"max_length": most})])
+        message = f"{len(sources)} images; allowed with this model: up to {max_images}"
+        raise InvalidRequest([Problem(field, message, "sequence_too_long", len(sources), {"max_length": max_images})])
 
 
-def _asked(call: Call, model: Model, sources: tuple[Source, ...], default_seed: int) -> ParsedCall:
+def _parsed_call(call: Call, model: Model, sources: tuple[Source, ...], default_seed: int) -> ParsedCall:
     request = call.request(model, default_seed=default_seed)
     order = Order(call.model, request, dialect=NAME, inline=call.result_format != "url", sources=sources)
     return ParsedCall(order, call.result_format)

@@ -1,7 +1,7 @@
-"""What the dialects at `/v1` have in common: names of parameters, how images are carried, errors. Pure.
+"""Parameters, result formats and errors that the dialects at `/v1` share. Pure.
 
-The id of the model decides which of them is spoken. Callers reach all three through OpenAI's libraries, so each takes
-OpenAI's names beside its own, and the farm's own parameters under fal's names; its limits and defaults hold.
+The model id selects the dialect. Callers of all three use OpenAI's libraries, so each dialect accepts OpenAI's names
+next to its own, and the farm's own parameters under fal's names, with its own limits and defaults.
 """
 
 from __future__ import annotations
@@ -58,31 +58,31 @@ from farm.domain.request import Request
 C = TypeVar("C", bound="Call")
 T = TypeVar("T")
 
-#: Taken without effect, each for its reason. Of those with several values, only the ones that ask for what is done
-#: anyway are taken.
+#: Parameters that are accepted without effect, with the reason. Of several values, only those are accepted that ask for
+#: what the farm does anyway.
 TOLERATED = {
-    "user": "a label of the caller's own end user; nothing here depends on it",
-    "safety_identifier": "likewise",
-    "quality": "OpenAI's libraries send it: 'auto' and 'standard' are what num_inference_steps stands for",
-    "background": "'auto' and 'opaque' are what every image has",
-    "moderation": "'auto' is what enable_safety_checker stands for",
-    "stream": "false is how every call is answered",
-    "partial_images": "0 is how many are sent",
+    "user": "a label of the caller's end user, on which nothing depends",
+    "safety_identifier": "a label of the caller's end user, on which nothing depends",
+    "quality": "OpenAI's libraries send it; 'auto' and 'standard' leave the quality to num_inference_steps",
+    "background": "every image is opaque, as 'auto' and 'opaque' ask",
+    "moderation": "'auto' leaves moderation to enable_safety_checker",
+    "stream": "no call is streamed, as false asks",
+    "partial_images": "no partial images are sent, as 0 asks",
 }
-#: OpenAI's parameters that nothing here could honour, each with what to do instead.
+#: OpenAI's parameters that this farm does not support, with what to do instead.
 REFUSED = {
-    "style": "say it in the prompt",
-    "output_compression": "choose output_format png for an image without loss",
-    "input_fidelity": "strength and guidance_scale say how close to the image to stay",
-    "mask": "say in the prompt what is to change, with the model 'kontext'",
-    "markup": "say in the prompt what is to change, with the model 'kontext'",
-    "complexity": "choose num_inference_steps",
-    "frame_count": "images do not move here",
-    "frame_duration_ms": "images do not move here",
-    "svg": "choose output_format png or jpeg",
+    "style": "describe the style in the prompt",
+    "output_compression": "use output_format png for a lossless image",
+    "input_fidelity": "use strength and guidance_scale",
+    "mask": "describe the change in the prompt, with the model 'kontext'",
+    "markup": "describe the change in the prompt, with the model 'kontext'",
+    "complexity": "use num_inference_steps",
+    "frame_count": "animation is not supported",
+    "frame_duration_ms": "animation is not supported",
+    "svg": "use output_format png or jpeg",
 }
-#: What a form, which has only text, says as JSON: numbers and switches.
-NO_TEXTS = frozenset(
+#: Fields of a form that are numbers or booleans; all other fields are text.
+NON_TEXT_FIELDS = frozenset(
     {
         "n",
         "num_images",
@@ -98,11 +98,11 @@ NO_TEXTS = frozenset(
     }
 )
 
-#: What the providers' default level of acceleration means until it works, and what who asks for it by name is told.
+#: The providers' default level of acceleration is computed at this level until it works; explicit requests get a note.
 REGULAR_MEANS: Acceleration = "none"
-_REGULAR_NOTE = "acceleration 'regular' does not work on this farm yet; this was computed in full."
+_REGULAR_NOTE = "acceleration 'regular' is not supported yet; the image was computed in full."
 
-#: How an answer carries an image: its URL, the bytes in the URL's place, or the bytes in a field of their own.
+#: The form of an image in an answer: a URL, a data URI, or base64 in a field of its own.
 ResultFormat = Literal["url", "data", "b64_json"]
 
 #: OpenAI's types of errors by HTTP status, below 500; `invalid_request_error` for any other.
@@ -113,7 +113,7 @@ _SHOWN = 40
 
 
 class Sides(Input):
-    """A size in pixels; which sides are allowed, the dialect says."""
+    """A size in pixels, with the dialect's limits."""
 
     width: Whole | None = None
     height: Whole | None = None
@@ -128,16 +128,16 @@ ImageSize = Annotated[Annotated[Preset, Tag(PRESET)] | Annotated[Sides, Tag(SIDE
 
 @dataclass(frozen=True, slots=True)
 class ParsedCall:
-    """A call as its dialect understood it: what it orders, and how the answer carries the images."""
+    """A parsed call: its order, and the form of the images in the answer."""
 
     order: Order
     result_format: ResultFormat
 
 
 class ImagesDialect(Protocol):
-    """A module that speaks one of the dialects: its models by their ids, and what a call for each of them takes.
+    """A dialect's module: its models by id, and the type of a call's body for each.
 
-    Edits are OpenAI's own call; nobody words it otherwise.
+    Edits are OpenAI's call only.
     """
 
     NAME: str
@@ -151,7 +151,7 @@ class ImagesDialect(Protocol):
 
 
 class Call(Input):
-    """What every call may say. Null means: not given."""
+    """The fields of every call. Null counts as absent."""
 
     model: str
     prompt: Prompt
@@ -171,40 +171,40 @@ class Call(Input):
     partial_images: Annotated[Whole, Field(ge=0, le=0)] = 0
 
     def request(self, model: Model, *, default_seed: int) -> Request:
-        """The same, dialect-neutral. `default_seed` is taken where the caller gives none. Raises InvalidRequest."""
+        """Return the dialect-neutral request; `default_seed` is used if the call has no seed. Raises InvalidRequest."""
         if self.sync_mode and self.response_format == "url":
             raise InvalidRequest(
-                [Problem("sync_mode", "it disagrees with response_format; send one of the two", "conflict", True)]
+                [Problem("sync_mode", "it contradicts response_format; send one of the two", "conflict", True)]
             )
         return Request(
             model=model.name,
             prompt=self.prompt,
             seed=default_seed if self.seed is None else self.seed,
-            images=agreed("n", self.n, "num_images", self.num_images) or 1,
+            images=single_value("n", self.n, "num_images", self.num_images) or 1,
             output_format=self.image_format,
             enhance=self.enhance_prompt,
-            **self.particulars(model),
+            **self.request_fields(model),
         )
 
     @property
     def image_format(self) -> OutputFormat:
-        """How the images are encoded."""
+        """The encoding of the images."""
         return "jpeg" if self.output_format == "jpeg" else "png"
 
     @property
     def result_format(self) -> ResultFormat:
-        """How the answer carries the images."""
+        """The form of the images in the answer."""
         if self.response_format:
             return self.response_format
         return "data" if self.sync_mode else "url"
 
-    def particulars(self, model: Model) -> dict[str, Any]:
-        """Return what is not the same for every model, under the names of `Request`. Raises InvalidRequest."""
+    def request_fields(self, model: Model) -> dict[str, Any]:
+        """Return the fields of `Request` that differ by model. Raises InvalidRequest."""
         raise NotImplementedError
 
 
 class SrpoCall(Call):
-    """What a call for SRPO may say."""
+    """The fields of a call for SRPO."""
 
     TERMS: ClassVar[DialectTerms]
 
@@ -215,35 +215,35 @@ class SrpoCall(Call):
     enable_safety_checker: Flag
     acceleration: Acceleration
 
-    def particulars(self, _model: Model) -> dict[str, Any]:
-        return self.sizing() | {
+    def request_fields(self, _model: Model) -> dict[str, Any]:
+        return self.size_fields() | {
             "steps": self.num_inference_steps,
             "guidance": self.guidance_scale,
             "safety": self.enable_safety_checker,
             "acceleration": self.acceleration,
         }
 
-    def sizing(self) -> dict[str, Any]:
-        """The size, under the names of `Request`. Raises InvalidRequest."""
-        width, height = self.asked_size() or SIZE_PRESETS[self.TERMS.size]
+    def size_fields(self) -> dict[str, Any]:
+        """Return the size as fields of `Request`. Raises InvalidRequest."""
+        width, height = self.requested_size() or SIZE_PRESETS[self.TERMS.size]
         return {"width": width, "height": height}
 
-    def asked_size(self) -> tuple[int, int] | None:
-        """Width and height, where the call says them. Raises InvalidRequest, also for two that disagree."""
-        return agreed("size", self.size_in_text(), "image_size", self.size_in_sides())
+    def requested_size(self) -> tuple[int, int] | None:
+        """Return width and height if the call has them. Raises InvalidRequest, also for contradicting sizes."""
+        return single_value("size", self.size_from_text(), "image_size", self.size_from_sides())
 
-    def size_in_text(self) -> tuple[int, int] | None:
-        """What `size` says. Raises InvalidRequest."""
+    def size_from_text(self) -> tuple[int, int] | None:
+        """Return the size in `size`. Raises InvalidRequest."""
         if self.size is None or self.size == "auto":
             return None
         if preset := SIZE_PRESETS.get(self.size):
             return preset
-        size = in_pixels(self.size, f'"WxH" with {self.TERMS.sides}; auto, {", ".join(SIZE_PRESETS)}')
+        size = parse_size(self.size, f'"WxH" with {self.TERMS.sides}; auto, {", ".join(SIZE_PRESETS)}')
         check_size("size", size, self.TERMS.sides)
         return size
 
-    def size_in_sides(self) -> tuple[int, int] | None:
-        """Return what `image_size` says. Raises InvalidRequest."""
+    def size_from_sides(self) -> tuple[int, int] | None:
+        """Return the size in `image_size`. Raises InvalidRequest."""
         if not isinstance(self.image_size, Sides):
             return SIZE_PRESETS[self.image_size] if self.image_size else None
         missing = self.TERMS.missing_side
@@ -253,10 +253,10 @@ class SrpoCall(Call):
 
 
 class ProviderCall(SrpoCall):
-    """What a call for SRPO may say to providers whose default acceleration is `regular`, which their examples send."""
+    """The fields of a call for SRPO in dialects whose default acceleration is `regular`."""
 
-    def particulars(self, model: Model) -> dict[str, Any]:
-        found = super().particulars(model)
+    def request_fields(self, model: Model) -> dict[str, Any]:
+        found = super().request_fields(model)
         if self.acceleration != "regular":
             return found
         notes = (_REGULAR_NOTE,) if "acceleration" in self.model_fields_set else ()
@@ -264,55 +264,55 @@ class ProviderCall(SrpoCall):
 
 
 class KontextCall(Call):
-    """What a call for Kontext may say. Its steps cannot be set, nor can its check be turned off."""
+    """The fields of a call for Kontext. Its steps are fixed and its safety checker is always on."""
 
     size: str | None = None
     aspect_ratio: AspectRatio | None = None
     guidance_scale: Number
     safety_tolerance: SafetyTolerance = str(SAFETY_TOLERANCE.default)
 
-    def particulars(self, model: Model) -> dict[str, Any]:
+    def request_fields(self, model: Model) -> dict[str, Any]:
         own = {
             "steps": model.parameters.steps.default,
             "guidance": self.guidance_scale,
             "safety_tolerance": int(self.safety_tolerance),
         }
-        return own | self.sizing()
+        return own | self.size_fields()
 
-    def sizing(self) -> dict[str, Any]:
-        """The size, under the names of `Request`. Raises InvalidRequest."""
-        width, height = self.asked_size() or KONTEXT_SIZES["1:1"]
+    def size_fields(self) -> dict[str, Any]:
+        """Return the size as fields of `Request`. Raises InvalidRequest."""
+        width, height = self.requested_size() or KONTEXT_SIZES["1:1"]
         return {"width": width, "height": height}
 
-    def asked_size(self) -> tuple[int, int] | None:
-        """Width and height, where the call says them. Raises InvalidRequest, also for two that disagree."""
+    def requested_size(self) -> tuple[int, int] | None:
+        """Return width and height if the call has them. Raises InvalidRequest, also for contradicting sizes."""
         ratio = KONTEXT_SIZES[self.aspect_ratio] if self.aspect_ratio else None
-        return agreed("size", self._size_in_text(), "aspect_ratio", ratio)
+        return single_value("size", self._size_from_text(), "aspect_ratio", ratio)
 
-    def _size_in_text(self) -> tuple[int, int] | None:
+    def _size_from_text(self) -> tuple[int, int] | None:
         if self.size is None or self.size == "auto":
             return None
         sizes = [f"{width}x{height}" for width, height in KONTEXT_SIZES.values()]
         allowed = f"auto, {', '.join(sizes)}"
-        size = in_pixels(self.size, allowed)
+        size = parse_size(self.size, allowed)
         if size not in KONTEXT_SIZES.values():
             raise InvalidRequest([_no_size(self.size, allowed)])
         return size
 
 
 def check_size(field: str, size: tuple[int, int], allowed: SideLimits) -> None:
-    """Raise InvalidRequest for a size out of the limits. `field` is where it stands."""
+    """Raise InvalidRequest if a size is outside the limits; `field` is its name."""
     (width, height), asked = size, f"{size[0]}x{size[1]}"
     if not (allowed.allow(width) and allowed.allow(height)):
-        message = f"{asked} is no size here; allowed: {allowed}"
+        message = f"{asked} is not a valid size; allowed: {allowed}"
         raise InvalidRequest([Problem(field, message, "size_range", asked, {"ge": allowed.min, "le": allowed.max})])
     if width * height > MAX_PIXELS:
         message = f"{asked} is {width * height} pixels; allowed: up to {MAX_PIXELS}"
         raise InvalidRequest([Problem(field, message, "image_too_large", asked, {"max_pixels": MAX_PIXELS})])
 
 
-def in_pixels(text: str, allowed: str) -> tuple[int, int]:
-    """Width and height in the `size` called `text`. Raises InvalidRequest."""
+def parse_size(text: str, allowed: str) -> tuple[int, int]:
+    """Parse a size of the form `1024x768`. Raises InvalidRequest."""
     match = _SIZE.fullmatch(text)
     if match is None:
         raise InvalidRequest([_no_size(text, allowed)])
@@ -320,20 +320,20 @@ def in_pixels(text: str, allowed: str) -> tuple[int, int]:
 
 
 def _no_size(text: str, allowed: str) -> Problem:
-    return Problem("size", f"'{text[:_SHOWN]}' is no size here; allowed: {allowed}", "size_parsing", text)
+    return Problem("size", f"'{text[:_SHOWN]}' is not a valid size; allowed: {allowed}", "size_parsing", text)
 
 
-def agreed(name: str, value: T | None, other: str, others: T | None) -> T | None:
-    """What is said under two names, under one of them or under both. Raises InvalidRequest where they disagree."""
+def single_value(name: str, value: T | None, other: str, others: T | None) -> T | None:
+    """Return the value of a parameter with two names. Raises InvalidRequest if the two contradict each other."""
     if value is not None and others is not None and value != others:
-        raise InvalidRequest([Problem(name, f"it disagrees with {other}; send one of the two", "conflict", value)])
+        raise InvalidRequest([Problem(name, f"it contradicts {other}; send one of the two", "conflict", value)])
     return others if value is None else value
 
 
 def generations(
     bases: Mapping[Kind, type[Call]], dialect: str, suffix: str
 ) -> tuple[Mapping[str, Model], Mapping[str, type[Call]]]:
-    """Return the text-to-image models of the dialect, and what a call for each may say, by the models' ids."""
+    """Return the text-to-image models of the dialect, and the type of a call's body for each, by model id."""
     models = [model for model in MODELS if model.of(dialect) and not model.max_inputs]
     inputs = fields.inputs_by_model(lambda model: bases[model.kind], dialect, suffix, models)
     by_id = {model_id: model for model in models for model_id in model.of(dialect)}
@@ -341,13 +341,13 @@ def generations(
 
 
 def parse(kind: type[C], body: Mapping[str, Any]) -> C:
-    """`body` as a call of this kind. Raises InvalidRequest with every problem there is."""
+    """Parse `body` into a call of this type. Raises InvalidRequest with all problems."""
     problems = [
-        Problem(name, f"this farm does not offer it; {REFUSED[name]}", "feature_not_supported", body[name])
+        Problem(name, f"this parameter is not supported; {REFUSED[name]}", "feature_not_supported", body[name])
         for name in REFUSED
         if body.get(name) is not None
     ]
-    # OpenAI's libraries send null for what is not set.
+    # OpenAI's libraries send null for parameters that are not set.
     given = {name: value for name, value in body.items() if name not in REFUSED and not _is_unset(kind, name, value)}
     try:
         call = fields.parse(kind, given)
@@ -362,13 +362,13 @@ def _is_unset(kind: type[Call], name: str, value: object) -> bool:
     return value is None and name in kind.model_fields
 
 
-def from_texts(texts: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a form, with its numbers and switches as such; what is none stays the text that it is."""
-    return {name: _plain(value) if name in NO_TEXTS else _inside(value) for name, value in texts.items()}
+def form_fields(texts: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert the numbers and booleans of a form, which has text only. Invalid values stay text."""
+    return {name: _plain(value) if name in NON_TEXT_FIELDS else _inside(value) for name, value in texts.items()}
 
 
 def _inside(value: object) -> object:
-    """Of an object, which is a size, all is numbers."""
+    """Convert the numbers of an object, which is a size."""
     return {name: _plain(part) for name, part in value.items()} if isinstance(value, dict) else value
 
 
@@ -381,11 +381,11 @@ def _plain(value: object) -> object:
 
 
 def listed(value: object) -> object:
-    """One image as a list of one: OpenAI's `image` is either."""
+    """Return a single image as a list of one: OpenAI's `image` may be either."""
     return [value] if isinstance(value, str) else value
 
 
-#: One or several images, each a URL or a data URI.
+#: One or more images, each a URL or a data URI.
 ImageUrls = Annotated[list[fields.ImageUrl], Field(max_length=MAX_INPUTS), BeforeValidator(listed)]
 
 
@@ -400,17 +400,17 @@ def image_data(image: Image, result_format: ResultFormat, links: Links) -> Image
 
 
 def created(job: Job) -> int:
-    """When the images came to be, in seconds since the epoch."""
+    """Return the time of completion, in seconds since the epoch."""
     return job.finished_us // 1_000_000
 
 
 def revised_prompt(job: Job) -> str | None:
-    """The prompt as it was rendered; None where it is the caller's own."""
+    """Return the rendered prompt if it was rewritten, else None."""
     return None if job.request.original_prompt is None else job.request.prompt
 
 
 class Failed(FarmError):
-    """A job that ended without images, or did not end in time."""
+    """A job that failed, or did not end in time."""
 
     def __init__(self, code: str, message: str, param: str | None = None) -> None:
         self.code = code
@@ -423,8 +423,8 @@ class Failed(FarmError):
 
 
 def failure(job: Job) -> tuple[int, Failed]:
-    """HTTP status and error of a job that failed."""
-    # Of an image that could not be used, the text begins with the field, and the host where it was looked for.
+    """Return HTTP status and error of a failed job."""
+    # For an unusable input image, the message begins with the name of the field.
     named = (name for name in job.request.source_fields if job.error.startswith((f"{name}:", f"{name} ")))
     return _status_of(job_failure(job.code).status), Failed(job.code, job.error, next(named, None))
 
@@ -440,18 +440,18 @@ def _status_of(status: int) -> int:
 
 
 def timed_out(job_id: str, base: str) -> tuple[int, Failed]:
-    """HTTP status and error of a call that was held as long as may be."""
+    """Return HTTP status and error of a call that has reached its time limit."""
     message = (
-        f"The image is not ready yet, and goes on being made as job {job_id}; "
+        f"The image is not ready yet and rendering continues as job {job_id}; "
         f"it will be at {base}/farm/v1/jobs/{job_id}"
     )
     return 504, Failed(Code.REQUEST_TIMEOUT, message)
 
 
 def error_response(status: int, error: FarmError) -> ErrorResponse:
-    """An error as all read it: OpenAI's object, and at the top what AI/ML API has there.
+    """Build the error response for all three dialects: OpenAI's error object, and AI/ML API's fields next to it.
 
-    What is wrong with a request is 400 to all of them.
+    An invalid request is 400 in all of them.
     """
     param, code = getattr(error, "param", None), error.call_failure.openai or error.code
     if isinstance(error, InvalidRequest):

@@ -1,7 +1,7 @@
-"""The dialects that this farm speaks: one line each, all that the rest of the farm knows of them. Pure.
+"""The registry of dialects, through which the rest of the farm uses them. Pure.
 
-A dialect is a module here, which translates, and `api.routes.{routes}`, which takes its calls and which
-`api.openapi.{routes}` describes.
+A dialect is a module here that translates, a module `api.routes.{routes}` that takes its calls, and a module
+`api.openapi.{routes}` that describes them.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from farm.domain.delivery import Due
 from farm.domain.errors import FarmError
 from farm.domain.job import Job
 
-#: The body of a webhook: what a delivery tells of its job.
+#: Builds the body of a webhook.
 WebhookBody = Callable[[Job, Due, Links], Mapping[str, Any]]
-#: How an error with an HTTP status is told.
+#: Builds the response to an error, by HTTP status.
 ErrorResponseBuilder = Callable[[int, FarmError], ErrorResponse]
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """A dialect. `prefix` begins the paths where it is spoken, `routes` is the module that answers them."""
+    """A dialect. `prefix` is the start of its paths, `routes` the module that serves them."""
 
     name: str
     prefix: str
     routes: str
     error_response: ErrorResponseBuilder
-    #: At `/v1`, which several share, the module that is chosen by the model's id.
+    #: The module of a dialect at `/v1`, where the model id selects the dialect.
     images: openai_common.ImagesDialect | None = None
-    #: What it calls the URL of a webhook, and how one is written (None: it has no webhooks) and signed.
+    #: Its name for the URL of a webhook, and its format (None: it has no webhooks) and signature.
     webhook_field: str = ""
     webhook_body: WebhookBody | None = None
     signature: Literal["standard", "fal", "wavespeed"] = "standard"
@@ -55,7 +55,7 @@ DIALECTS = (
         wavespeed.webhook_body,
         "wavespeed",
     ),
-    # At one path: the first of them answers who does not get as far as naming a model.
+    # These share a path: the first answers calls that name no valid model.
     Dialect("openai", "/v1/", "images", openai_common.error_response, openai),
     Dialect("aimlapi", "/v1/", "images", openai_common.error_response, aimlapi),
     Dialect("siraya", "/v1/", "images", siraya.error_response, siraya),
@@ -66,10 +66,10 @@ _BY_NAME = {dialect.name: dialect for dialect in DIALECTS}
 
 
 def dialect_for_path(path: str) -> Dialect:
-    """The dialect of whoever calls `path`; the farm's own where no provider's is spoken."""
+    """Return the dialect of a path; the farm's own if the path belongs to no provider."""
     return next(dialect for dialect in DIALECTS if path.startswith(dialect.prefix))
 
 
 def by_name(name: str) -> Dialect:
-    """The dialect of this name; the farm's own for one that this farm does not speak, or not any more."""
+    """Return the dialect of this name; the farm's own if there is no such dialect."""
     return _BY_NAME.get(name, NATIVE)

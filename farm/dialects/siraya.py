@@ -1,4 +1,4 @@
-"""Siraya's dialect of `/v1`: `flux-1-srpo-text-to-image`. Facts from its pages. Pure."""
+"""Siraya's dialect of `/v1`, for `flux-1-srpo-text-to-image`, after its documentation. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from farm.domain.errors import FarmError
 from farm.domain.job import Job, Order, Result
 
 NAME = "siraya"
-#: The HTTP status of an answer with images. Its pages do not say; all its clients take this one.
+#: The HTTP status of an answer with images. Undocumented; all its clients accept this one.
 SUCCESS = 200
 
 _TERMS = TERMS[NAME]
@@ -39,17 +39,17 @@ class TextToImage(ProviderCall):
             return "b64_json"
         return super().result_format
 
-    def asked_size(self) -> tuple[int, int] | None:
+    def requested_size(self) -> tuple[int, int] | None:
         """Width and height, where the call says them: `image_size` wins over `size`. Raises InvalidRequest."""
-        in_text = self.size_in_text()
-        return self.size_in_sides() or in_text
+        in_text = self.size_from_text()
+        return self.size_from_sides() or in_text
 
 
 GENERATES, TAKES = openai_common.generations({SRPO.kind: TextToImage}, NAME, "TextToImage")
 
 
 def generation(body: Mapping[str, Any], *, default_seed: int) -> ParsedCall:
-    """The body of a call. `default_seed` is taken where the caller gives none."""
+    """Parse the body of a call; `default_seed` is used if it has no seed. Raises InvalidRequest."""
     model_id = body["model"]
     call = openai_common.parse(TAKES[model_id], body)
     request = call.request(GENERATES[model_id], default_seed=default_seed)
@@ -74,6 +74,6 @@ def answer(job: Job, result: Result, result_format: ResultFormat, links: Links) 
 
 
 def error_response(status: int, error: FarmError) -> ErrorResponse:
-    """An error as in `v1`, but with the HTTP status as its code: Siraya has numbers there."""
-    told = openai_common.error_response(status, error)
-    return replace(told, body={**told.body, "error": {**told.body["error"], "code": told.status}})
+    """Build the error response of `/v1`, with the HTTP status as its code, as Siraya has it."""
+    response = openai_common.error_response(status, error)
+    return replace(response, body={**response.body, "error": {**response.body["error"], "code": response.status}})

@@ -1,4 +1,4 @@
-"""WaveSpeed's dialect, version 3: submit, result, list, delete and webhook. Facts from its pages and its SDKs. Pure."""
+"""WaveSpeed's dialect, version 3, after its documentation and SDKs: submit, result, list, delete, webhook. Pure."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ NAME = "wavespeed"
 _TERMS = TERMS[NAME]
 _STRENGTH = SRPO_IMAGE.parameters_in(NAME).strength
 assert _STRENGTH is not None
-#: Most predictions on a page of the list, and as many as are on one. No more are deleted by one call.
+#: Default and maximum number of predictions on a page, and the maximum that one call deletes.
 PAGE = 100
 
-#: Tolerated without effect on text to image that brings no image, because the page's own example sends it. It is
-#: range-checked.
+#: Accepted without effect on text to image without an image, since the example in the documentation sends it. Its
+#: range is checked.
 TOLERATED = ("strength",)
 
-#: WaveSpeed's own error numbers, in `data.code`. Its 1200 (moderation) never comes from here: an image that the
-#: checker flags is a completed prediction, blacked out and told by `has_nsfw_contents`.
+#: WaveSpeed's own error numbers, in `data.code`. Its 1200 (moderation) is never sent: a prediction with a flagged image
+#: is completed, with the image blacked out and `has_nsfw_contents` set.
 MISSING_PARAMETER = 1400
 INVALID_PARAMETER = 1401
 MEDIA_NOT_REACHED = 1402
@@ -47,7 +47,7 @@ UNAVAILABLE = 5003
 TIMED_OUT = 5004
 
 _SIZE = re.compile(r"([0-9]{1,5})\*([0-9]{1,5})")
-#: A URL with a query of its own that was put into the address as it is: all that follows belongs to it.
+#: A webhook URL with its own query string, sent unencoded: the rest of the query belongs to it.
 _BARE_WEBHOOK = re.compile(r"webhook=((?i:https?)://[^?&]+\?.*)")
 _DIGITS = re.compile(r"[0-9]{1,12}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -56,7 +56,7 @@ Side = Annotated[Whole, Field(ge=_TERMS.sides.min, le=_TERMS.sides.max)]
 
 
 class TextInput(Input):
-    """The body of a submit for text to image. One image a prediction; it is always checked."""
+    """The body of a submit for text to image. One image per prediction; it is always safety-checked."""
 
     prompt: Prompt
     size: str | None = None
@@ -72,9 +72,9 @@ class TextInput(Input):
 
 
 class TextToImageInput(TextInput):
-    """The body of a submit for text to image. One image a prediction; it is always checked.
+    """The body of a submit for text to image. One image per prediction; it is always safety-checked.
 
-    With `image` it is image to image, by whichever id the model was named.
+    With `image` it is image to image, whichever model id was sent.
     """
 
     image: ImageUrl | None = None
@@ -100,20 +100,20 @@ def _with_image(model: Model) -> Model:
     return model if model.max_inputs else for_images(model.family, 1) or model
 
 
-#: Model → what it takes.
+#: Model → the type of a submit's body.
 INPUTS = inputs_by_model(_base, NAME, "Input", [model for model in MODELS if model.of(NAME)])
 
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """What a submit asks for. `held`: it is answered at the end."""
+    """A parsed submit. With `held`, the answer is sent when the job has ended."""
 
     order: Order
     held: bool
 
 
 def read(body: Mapping[str, Any], query: str, *, endpoint: str, model: str, default_seed: int) -> Submit:
-    """A submit's body and the query of its address. `default_seed` is taken for the seed −1.
+    """Parse the body and the query string of a submit; `default_seed` replaces the seed −1.
 
     The order's model is another than `model`, which is named by `endpoint`, where text to image brings an image.
     """
@@ -153,13 +153,13 @@ def _strength(fields: TextInput, model: Model) -> float | None:
 
 
 def _webhook(query: str) -> Webhook | None:
-    """The one parameter that the address of a submit may have, encoded or, as SDKs leave it, not."""
+    """Parse the only query parameter of a submit. SDKs send it unencoded."""
     if bare := _BARE_WEBHOOK.fullmatch(query):
         return Webhook(bare[1])
     given = _parameters(query)
     unknown = [name for name in given if name != "webhook"]
     if unknown:
-        message = "there is no such parameter of the address; allowed: webhook"
+        message = "unknown query parameter; allowed: webhook"
         raise InvalidRequest([Problem(name, message, "extra_forbidden", given[name]) for name in unknown])
     if given.get("webhook") == "":
         message = "a URL is required; leave the parameter out for none"
@@ -168,11 +168,11 @@ def _webhook(query: str) -> Webhook | None:
 
 
 def _parameters(query: str) -> dict[str, str]:
-    """The parameters in the query of an address, each given once."""
+    """Parse a query string. Raises InvalidRequest if a parameter is repeated."""
     given: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name in given:
-            raise InvalidRequest([Problem(name, "given twice; send it once", "duplicate", value)])
+            raise InvalidRequest([Problem(name, "sent twice; send it once", "duplicate", value)])
         given[name] = value
     return given
 
@@ -180,20 +180,19 @@ def _parameters(query: str) -> dict[str, str]:
 def _refuse_with_webhook(fields: TextInput) -> None:
     for name in ("enable_base64_output", "enable_sync_mode"):
         if getattr(fields, name):
-            message = f"a webhook callback does not go with {name}; send one of the two"
+            message = f"webhook cannot be combined with {name}; send one of the two"
             raise InvalidRequest([Problem("webhook", message, "webhook_conflict", True)])
 
 
 def _pixels(fields: TextInput) -> tuple[int, int]:
-    """Width and height from `size`, from the two sides, or from both where they agree."""
+    """Return width and height, from `size`, from the two sides, or from both if they agree. Raises InvalidRequest."""
     sides = (fields.width or _TERMS.missing_side, fields.height or _TERMS.missing_side)
     if fields.size is None:
         return sides
     match = _SIZE.fullmatch(fields.size)
     size = (int(match[1]), int(match[2])) if match else (0, 0)
-    least, most = _TERMS.sides.min, _TERMS.sides.max
-    if not all(least <= side <= most for side in size):
-        message = f"'{fields.size[:40]}' is no size; allowed: \"W*H\" with {least}–{most} pixels a side"
+    if not all(map(_TERMS.sides.allow, size)):
+        message = f"'{fields.size[:40]}' is not a valid size; allowed: \"W*H\" with {_TERMS.sides}"
         raise InvalidRequest([Problem("size", message, "size_parsing", fields.size)])
     given = [(fields.width, size[0]), (fields.height, size[1])]
     if any(side is not None and side != wanted for side, wanted in given):
@@ -203,7 +202,7 @@ def _pixels(fields: TextInput) -> tuple[int, int]:
 
 
 def _parse_time(value: object) -> object:
-    """A time in ISO 8601 as microseconds since the epoch; without a zone it is UTC."""
+    """Parse a time in ISO 8601 into microseconds since the epoch; without a time zone it is UTC."""
     try:
         time = datetime.fromisoformat(value if isinstance(value, str) else "")
     except ValueError:
@@ -215,7 +214,7 @@ Time = Annotated[int, BeforeValidator(_parse_time)]
 
 
 class ListInput(Input):
-    """What the list of predictions is asked for."""
+    """The search in the list of predictions."""
 
     page: Annotated[Whole, Field(ge=1, le=10**9)] = 1
     page_size: Annotated[Whole, Field(ge=1, le=PAGE)] = PAGE
@@ -227,7 +226,7 @@ class ListInput(Input):
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A page of the list: its number, where it lies, and among which jobs."""
+    """A page of the list: its number, its size, and the search for its jobs."""
 
     page: int
     size: int
@@ -239,17 +238,17 @@ class Listing:
 
 
 def read_listing(body: Mapping[str, Any], query: str) -> Listing:
-    """What page is wanted: pages show the names in the body and in the address, so either is taken."""
+    """Parse the search from the body and the query string; WaveSpeed documents both. Raises InvalidRequest."""
     given = _parameters(query)
     twice = [name for name in given if name in body]
     if twice:
-        message = "given in the address and in the body; send it once"
+        message = "sent in the query string and in the body; send it once"
         raise InvalidRequest([Problem(name, message, "duplicate", given[name]) for name in twice])
     fields = parse(ListInput, {**body, **{name: _number(name, text) for name, text in given.items()}})
     before = fields.created_before
     search = Search(
         after_us=fields.created_after,
-        # Times are shown to the millisecond: a prediction is not created after the time that it shows.
+        # Times are shown in milliseconds, so the shown time must include its whole millisecond.
         before_us=before if before is None else before - before % 1000 + 999,
         state=State(fields.status) if fields.status else None,
         endpoint=fields.model,
@@ -258,18 +257,18 @@ def read_listing(body: Mapping[str, Any], query: str) -> Listing:
 
 
 def _number(name: str, text: str) -> object:
-    """In an address all is text: the whole numbers there are read as such."""
+    """Convert the integers of a query string, which has text only."""
     return int(text) if name in ("page", "page_size") and _DIGITS.fullmatch(text) else text
 
 
 class DeleteInput(Input):
-    """Which predictions are to be deleted."""
+    """The ids of the predictions to delete."""
 
     ids: Annotated[list[str], Field(min_length=1, max_length=PAGE)]
 
 
 def read_deletion(body: Mapping[str, Any]) -> list[str]:
-    """The ids of the predictions to delete, each once."""
+    """Parse the ids of the predictions to delete, without duplicates."""
     return list(dict.fromkeys(parse(DeleteInput, body).ids))
 
 
@@ -309,7 +308,7 @@ def prediction(job: Job, links: Links) -> answers.Prediction:
 
 
 def _outputs(job: Job, links: Links) -> list[str]:
-    """The images' URLs, or the images in bare base64."""
+    """Return the URLs of the images, or the images in bare base64."""
     keys = [image.key for image in job.result.images] if job.result else []
     if job.inline:
         return [base64.b64encode(links.content(key)).decode() for key in keys]
@@ -324,8 +323,8 @@ def held_answer(job: Job, links: Links) -> answers.PredictionAnswer:
     """Build the answer to a blocking call: the ended prediction or, in the SDKs' own words, that it goes on."""
     if job.state.is_terminal:
         return answer(job, links)
-    # `processing` also where it still waits. And nothing here reads like an error that clients meet with a new submit.
-    error = f"Sync mode timed out; the prediction goes on, and its result will be at {_result_url(job, links)}"
+    # `processing` even while it waits. The text must not look like an error after which clients submit again.
+    error = f"Sync mode timed out; the prediction continues, and its result will be at {_result_url(job, links)}"
     shown = prediction(job, links)
     shown["status"], shown["code"], shown["error"] = State.PROCESSING, TIMED_OUT, error
     return {**answers.SUCCESS, "data": shown}
@@ -390,7 +389,7 @@ def _error_number(status: int, error: FarmError) -> int:
 
 
 def _number_of(kinds: set[str]) -> int:
-    """The number of a request with problems of these kinds."""
+    """Return WaveSpeed's number for problems of these kinds."""
     if kinds == {"missing"}:
         return MISSING_PARAMETER
     return MEDIA_NOT_REACHED if kinds == {Code.FILE_DOWNLOAD_ERROR} else INVALID_PARAMETER

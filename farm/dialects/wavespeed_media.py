@@ -1,4 +1,4 @@
-"""WaveSpeed's uploads: tickets, and forms as its older SDKs send them. Facts from its pages and its SDKs. Pure."""
+"""WaveSpeed's uploads, after its documentation and SDKs: by ticket, and by form from older SDKs. Pure."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from farm.dialects.answers.wavespeed import WaveSpeedFile, WaveSpeedTicket
 from farm.dialects.fields import Input, Whole
 from farm.domain.catalogue import MAX_UPLOAD
 
-#: The field of the form that holds the file.
+#: The form field with the file.
 FIELD = "file"
 DEFAULT_TYPE = "application/octet-stream"
-#: What a header can say as it is: the file has to come with the type that was announced.
+#: Content types that fit in a header: the file must be sent with the announced type.
 _SENDABLE = r"^[!-~]([ -~]*[!-~])?$"
 
 
 class Announcement(Input):
-    """The body of a call for a ticket. The name changes nothing here: nobody can guess those under which files lie."""
+    """The body of a call for a ticket. `filename` has no effect: the farm chooses unguessable file names."""
 
     filename: Annotated[str, Field(max_length=1024)]
     size: Annotated[Whole, Field(ge=1, le=MAX_UPLOAD)]

@@ -47,8 +47,8 @@ def test_what_becomes_of_openais_parameters_is_on_its_page() -> None:
     told = page("openai").rpartition("|---|---|\n")[2].splitlines()
 
     assert told == [
-        *(f"| `{name}` | taken without effect: {why} |" for name, why in openai_common.TOLERATED.items()),
-        *(f"| `{name}` | refused: {instead} |" for name, instead in openai_common.REFUSED.items()),
+        *(f"| `{name}` | accepted without effect: {why} |" for name, why in openai_common.TOLERATED.items()),
+        *(f"| `{name}` | rejected: {instead} |" for name, instead in openai_common.REFUSED.items()),
     ]
 
 

@@ -84,7 +84,6 @@ NOT_YET: tuple[str, ...] = (
     "farm/auth",
     "farm/celery.py",
     "farm/concurrency",
-    "farm/dialects",
     "farm/domain",
     "farm/images",
     "farm/jobstore",

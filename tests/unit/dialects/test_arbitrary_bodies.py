@@ -41,7 +41,7 @@ def _v1(read: Callable[..., object], ids: Iterable[str], *files: object) -> Read
 
 
 def _of_a_form(body: Body, files: Any, *, default_seed: int) -> object:
-    return openai.edit(openai_common.from_texts(body), files, default_seed=default_seed)
+    return openai.edit(openai_common.form_fields(body), files, default_seed=default_seed)
 
 
 def _fals_headers(body: Body) -> object:

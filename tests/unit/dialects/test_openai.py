@@ -13,7 +13,7 @@ from openai.types.image_generate_params import ImageGenerateParamsBase
 from farm.dialects import openai
 from farm.dialects.links import Links
 from farm.dialects.openai_common import (
-    NO_TEXTS,
+    NON_TEXT_FIELDS,
     Call,
     Failed,
     ParsedCall,
@@ -21,7 +21,7 @@ from farm.dialects.openai_common import (
     error_response,
     failure,
     failure_statuses,
-    from_texts,
+    form_fields,
     timed_out,
 )
 from farm.dialects.openai_common import REFUSED as NOT_OFFERED
@@ -178,7 +178,7 @@ def test_numbers_and_switches_of_a_form_are_read_as_such() -> None:
     texts = {"prompt": "12", "n": "4", "strength": "0.5", "sync_mode": "true", "seed": "x", "user": "1"}
     sizes = {"image_size": {"width": "512"}}
 
-    assert from_texts(texts | sizes) == {
+    assert form_fields(texts | sizes) == {
         "prompt": "12",
         "n": 4,
         "strength": 0.5,
@@ -191,7 +191,7 @@ def test_numbers_and_switches_of_a_form_are_read_as_such() -> None:
 
 @pytest.mark.parametrize("text", ["", '"4"', "[4]", "{}", "null", "4 5", "1e999x"])
 def test_what_is_no_number_in_a_form_stays_a_text(text: str) -> None:
-    assert from_texts({"n": text}) == {"n": text}
+    assert form_fields({"n": text}) == {"n": text}
 
 
 @pytest.mark.parametrize("schema", [openai.SrpoEdit, openai.KontextEdit])
@@ -199,7 +199,7 @@ def test_every_number_and_switch_is_known_as_such(schema: type[Call]) -> None:
     fields = schema.model_json_schema()["properties"]
     kinds = {name: {part.get("type") for part in (field, *field.get("anyOf", ()))} for name, field in fields.items()}
 
-    assert {name for name, kind in kinds.items() if kind & {"integer", "number", "boolean"}} <= NO_TEXTS
+    assert {name for name, kind in kinds.items() if kind & {"integer", "number", "boolean"}} <= NON_TEXT_FIELDS
 
 
 def test_an_answer() -> None:

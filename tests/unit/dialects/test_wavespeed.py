@@ -132,7 +132,7 @@ def test_a_webhook_does_not_go_with_an_answer_that_is_the_image(switch: dict[str
     (problem,) = refused("webhook=https://a.example", **switch)
 
     assert problem.field == "webhook"
-    assert f"does not go with {next(iter(switch))}" in problem.message
+    assert f"cannot be combined with {next(iter(switch))}" in problem.message
 
 
 def listed(body: dict[str, Any] | None = None, query: str = "") -> wavespeed.Listing:
@@ -229,7 +229,7 @@ def test_a_number_in_the_address_is_nothing_else(query: str) -> None:
 
 
 def test_what_is_given_in_two_places_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="page_size: given in the address and in the body"):
+    with pytest.raises(InvalidRequest, match="page_size: sent in the query string and in the body"):
         listed({"page": 1, "page_size": 10}, "page_size=10")
 
 
