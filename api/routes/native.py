@@ -109,15 +109,15 @@ def routes(context: ApiContext) -> flask.Blueprint:
     def queue() -> answers.FarmQueue:
         authenticator.caller()
         query.refuse_others()
-        lanes = stats.queues()
+        queues = stats.queues()
         return {
             "paused": stats.is_paused(),
             "unprepared": stats.unprepared(),
-            "waiting": sum(lane.jobs for lane in lanes),
+            "waiting": sum(queue.jobs for queue in queues),
             "processing": stats.processing(),
             "queues": [
                 {"model": q.model, "priority": q.priority, "jobs": q.jobs, "oldest_seconds": q.oldest_seconds}
-                for q in lanes
+                for q in queues
             ],
         }
 

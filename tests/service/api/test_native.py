@@ -424,9 +424,9 @@ def test_the_queue_tells_depth_and_age(api: FlaskClient, farm: Farm) -> None:
     seen = api.get("/farm/v1/queue").get_json()
 
     assert (seen["unprepared"], seen["waiting"], seen["processing"]) == (1, 3, 1)
-    lanes = {(lane["model"], lane["priority"]): lane for lane in seen["queues"]}
-    assert {lane: facts["jobs"] for lane, facts in lanes.items()} == {("srpo", "normal"): 2, ("srpo", "low"): 1}
-    assert all(0 < lane["oldest_seconds"] < 10 for lane in lanes.values())
+    queues = {(queue["model"], queue["priority"]): queue for queue in seen["queues"]}
+    assert {name: queue["jobs"] for name, queue in queues.items()} == {("srpo", "normal"): 2, ("srpo", "low"): 1}
+    assert all(0 < queue["oldest_seconds"] < 10 for queue in queues.values())
 
 
 def test_the_workers_are_listed_with_what_they_do(api: FlaskClient, farm: Farm) -> None:

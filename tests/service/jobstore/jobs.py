@@ -145,7 +145,7 @@ def end_waiting_for_callers(client: redis.Redis) -> None:
 
 
 def end_hold(client: redis.Redis, job_id: str) -> None:
-    """Let the API be dead in which somebody waited for this job: its last sign of life is long ago."""
+    """Let the API process be dead in which a call waited for this job: its last heartbeat is long ago."""
     client.zadd(str(client.hget(redis_keys.job(job_id), "direct_key")), {job_id: 1})
     client.zadd(redis_keys.ABANDON_DEADLINE, {job_id: 0})
 

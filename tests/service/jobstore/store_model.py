@@ -19,17 +19,17 @@ from farm.jobstore.store import MAX_PREPARATION_ATTEMPTS, HeldJob, Retry, Terms
 from tests.service.jobstore.stepped_clock import Content
 
 SECOND = 1_000_000
-#: For so long a direct call is believed to wait after a sign of life of its API, and may be asked for again after that.
+#: For so long after a heartbeat a direct call counts as connected, and after that an equal call may reconnect.
 CALL_TIMEOUT = 3 * SECOND
 RECONNECT = 30 * SECOND
-#: For so long a job is left to the worker that its hint prefers, and that worker is remembered.
+#: For so long a job is reserved for the worker that its affinity prefers.
 AFFINITY = SECOND
 #: How long what was sent inline is kept, and how long a removal has to come about.
 HOUR = 3600 * SECOND
 REMOVAL = 60 * SECOND
-#: Before all turns, in the order of coming back.
+#: Before all virtual start times, in the order of coming back.
 FRONT = 4 * 10**15
-#: So many of a line are looked at for one that may be taken.
+#: So many jobs of a queue are looked at for one that may be taken.
 LOOKED_AT = 16
 
 
@@ -93,7 +93,7 @@ class Entry:
 
 @dataclass
 class Queue:
-    """Virtual time of a line of jobs, and of each caller in it: what it was accepted for, and what was claimed."""
+    """Virtual clock of a job queue, and for each caller the virtual end of its accepted and of its claimed jobs."""
 
     vclock: float = 0
     accepted_vfinish: dict[str, float] = field(default_factory=dict)
@@ -258,7 +258,7 @@ class Model:
             self._abandon_deadlines.pop(job_id, None)
 
     def _equal(self, direct: str, *, is_resent: bool) -> str:
-        """The job of an equal call that nobody waits for any more; or any, for a call that is sent again."""
+        """The job of an equal call that no client waits for; or any, for a call that is sent again."""
         jobs = sorted((until, job_id) for job_id, until in self._direct_calls[direct].items())
         left = [job_id for until, job_id in jobs if 0 < until <= self.now]
         return left[-1] if left else jobs[-1][1] if jobs and is_resent else ""
@@ -283,7 +283,7 @@ class Model:
     # What preparers do
 
     def claim_unprepared(self, count: int, lease: float) -> list[str]:
-        """A job that was lost, if none such is being prepared; then those whose turn it is."""
+        """A job that was lost, if none such is being prepared; then the first in fair order."""
         taken: list[str] = []
         while len(taken) < count and (lost := self._first_lost()):
             self._lease(lost, "preparing_again", us(lease), taken)
@@ -296,7 +296,7 @@ class Model:
         return taken
 
     def _is_within_share(self, caller: str) -> bool:
-        """Whether a caller would have at most half of all places with one more."""
+        """Whether a caller would have at most half of all preparations with one more."""
         preparing = self._preparing_count()
         return 2 * (preparing[caller] + 1) <= preparing.total() + 1
 
@@ -407,7 +407,7 @@ class Model:
         return None
 
     def _is_reserved(self, entry: Entry, worker: str) -> bool:
-        """Whether another worker is to have it: it took the last one with the hint, and stands idle."""
+        """Whether it is reserved for another worker: that took the last one with this affinity, and is idle."""
         preferred = self._affinities.get((entry.caller, entry.affinity), worker)
         doer = self._workers.get(preferred)
         if preferred == worker or doer is None or not entry.affinity or entry.later["affinity_deadline_us"] <= self.now:
