@@ -36,7 +36,7 @@ class Inputs:
         try:
             return self._storage.read(key)
         except NotFound as error:
-            raise RenderError(f"The input '{key}' is not in storage any more.") from error
+            raise RenderError(f"The input image '{key}' is no longer in storage.") from error
 
 
 def _decoded(key: str, content: bytes) -> Image.Image:
@@ -44,4 +44,4 @@ def _decoded(key: str, content: bytes) -> Image.Image:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             return image.convert("RGB")
     except Exception as error:  # whatever Pillow makes of broken bytes: they are no image
-        raise RenderError(f"The input '{key}' is no image that can be read: {error}") from error
+        raise RenderError(f"The input image '{key}' cannot be read.", detail=str(error)) from error

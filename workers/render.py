@@ -38,8 +38,6 @@ from workers.publish import STORAGE_RETRY_PAUSE, STORAGE_RETRY_SECONDS, JobOutpu
 
 #: After so many seconds of one wake-up the worker rings for itself and returns, so that Celery's view stays fresh.
 _MAX_WAKE_UP_SECONDS = 60.0
-#: Longest part of an engine's own message that a caller is shown, in characters.
-_MAX_ERROR_LENGTH = 200
 
 _log = structlog.get_logger(__name__)
 
@@ -268,17 +266,20 @@ class Renderer:
         lost = [run for run in runs if not run.is_rendered]
         for run in lost:
             if fault is Fault.OUT_OF_MEMORY:
-                self._fail_out_of_memory(run, message)
+                self._fail_out_of_memory(run, error)
             else:
-                self._fail_alone(run, RenderError(_error_message("The pipeline could not render the image", message)))
+                self._fail_alone(
+                    run, RenderError(_without_text("The pipeline could not render the image", error), detail=str(error))
+                )
         if fault is Fault.DEVICE_LOST:
             self._failure_counter.mark_faulty(message)
         else:
             self._failure_counter.fail([run.job.id for run in lost])
 
-    def _fail_out_of_memory(self, run: RenderRun, message: str) -> None:
+    def _fail_out_of_memory(self, run: RenderRun, cause: Exception) -> None:
         """Alone it may fit. If it was alone, something else may have been in the way: once."""
-        error = OutOfMemory(_error_message("The image did not fit into the memory of the device", message))
+        message = _without_text("The image did not fit into the memory of the device", cause)
+        error = OutOfMemory(message, detail=str(cause))
         if run.is_alone:
             self._fail(run, error, retry="again" if run.job.attempt == 1 else "never")
         else:
@@ -333,6 +334,6 @@ def _pixels(request: ImageRequest | Request) -> int:
     return request.width * request.height
 
 
-def _error_message(sentence: str, message: str) -> str:
-    """What a caller is told of an engine's error."""
-    return f"{sentence}: {message}"[:_MAX_ERROR_LENGTH]
+def _without_text(sentence: str, error: Exception) -> str:
+    """Return what a caller is told of an engine's error: its type alone, for its text may name files."""
+    return f"{sentence} ({type(error).__name__})."

@@ -104,7 +104,7 @@ def test_a_cut_off_input_is_no_image(workshop: Opened, store: JobStore, farm: Fa
     job = workshop().end_of(edit(store, stored(farm, file.getvalue()[:-2000])))
 
     assert (job.state, job.code) == (State.FAILED, "render_failed")
-    assert "no image that can be read" in job.error
+    assert "cannot be read" in job.error
 
 
 class Reading(LocalStorage):
