@@ -129,11 +129,9 @@ class Service:
 
     def _order_of(self, failed: Job) -> Order:
         if failed.state is not State.FAILED:
-            raise NotRetryable(f"The job is {failed.state}; only a failed one can be asked for once more.")
+            raise NotRetryable(f"The job is {failed.state}; only failed jobs can be retried.")
         if not failed.request.prompt:
-            raise NotRetryable(
-                "What the job asked for was forgotten with its end, as its caller wished; submit it again."
-            )
+            raise NotRetryable("The job's request was deleted when it ended, as its caller asked; submit it again.")
         self.model(failed.endpoint)
         order = Order(
             failed.endpoint,

@@ -53,7 +53,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
     @blueprint.before_request
     def refuse_tokens() -> None:
         if "fal_jwt_token" in flask.request.args:
-            message = "No token is taken from an address, which ends in logs; send 'Authorization: Key <key>'."
+            message = "Tokens in the URL are not accepted, because URLs are logged; send 'Authorization: Key <key>'."
             raise Unauthorized(message)
 
     @blueprint.post("/queue/<other_than('.*/requests/'):endpoint>")
@@ -174,7 +174,7 @@ def _order(service: Service, endpoint: str) -> tuple[Order, Model]:
     """What the current request asks for."""
     model = service.model(endpoint)
     if endpoint not in model.of(fal.NAME):
-        raise UnknownModel(f"'{endpoint}' is no fal id here; allowed: {', '.join(model.of(fal.NAME))}")
+        raise UnknownModel(f"'{endpoint}' is not a fal model id of this farm; use {', '.join(model.of(fal.NAME))}")
     priority, conditions = _priority(), _conditions()
     max_bytes = IMAGES_BODY if model.max_inputs else None
     # fal's JavaScript client sends an empty input as no body at all.
@@ -194,7 +194,7 @@ def _conditions() -> Conditions:
 def _priority() -> Priority:
     text = flask.request.headers.get(_PRIORITY, "normal")
     if text not in get_args(Priority):
-        message = f"'{text[:40]}' is no priority; allowed: {', '.join(get_args(Priority))}"
+        message = f"'{text[:40]}' is not a priority; allowed: {', '.join(get_args(Priority))}"
         raise InvalidRequest([Problem(_PRIORITY, message, "literal_error", text)])
     return cast(Priority, text)
 
@@ -202,7 +202,7 @@ def _priority() -> Priority:
 def _webhook() -> Webhook | None:
     url = flask.request.args.get("fal_webhook")
     if url == "":
-        message = "a URL is required; leave the parameter out for none"
+        message = "it is empty; send a URL, or leave the parameter out"
         raise InvalidRequest([Problem("fal_webhook", message, "string_too_short", "")])
     return None if url is None else Webhook(url)
 
@@ -210,7 +210,9 @@ def _webhook() -> Webhook | None:
 def _refuse_long_queue(service: Service, model: Model) -> None:
     most = query.integer("fal_max_queue_length", default=None, minimum=0, maximum=2**31)
     if most is not None and (waiting := service.waiting(model)) > most:
-        raise QueueTooLong(f"{waiting} requests wait for '{model.name}', more than fal_max_queue_length={most}.")
+        raise QueueTooLong(
+            f"{waiting} requests wait for '{model.name}', more than fal_max_queue_length={most}; try again later."
+        )
 
 
 def _wants_logs() -> bool:

@@ -46,7 +46,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         context.authenticator.caller()
         sent = flask.request.headers.get(_HEADER, "nothing")[:200]
         allowed = f"a URL of {', '.join(fal_hosts.FAL_HOSTS)}, with path and query, and none of them in this address"
-        raise BadRequest(f"{_HEADER} says which call of fal's is meant; allowed: {allowed}; sent: {sent}")
+        raise BadRequest(f"The header {_HEADER} must name a URL of fal; allowed: {allowed}; sent: {sent}")
 
     return blueprint
 

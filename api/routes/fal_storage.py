@@ -144,7 +144,7 @@ def _requirements() -> UploadRequest:
     """What the headers of the current call say of the file that it brings, or begins."""
     content_type = flask.request.headers.get("Content-Type", fal_storage.DEFAULT_TYPE)
     if len(content_type) > fal_storage.MAX_TYPE_LENGTH:
-        raise BadRequest(f"Content-Type: allowed are up to {fal_storage.MAX_TYPE_LENGTH} characters.")
+        raise BadRequest(f"The Content-Type is too long; send up to {fal_storage.MAX_TYPE_LENGTH} characters.")
     return UploadRequest(content_type, _keep_seconds())
 
 

@@ -31,7 +31,7 @@ def routes(storage: Storage, store: JobStore) -> flask.Blueprint:
     def file(key: str) -> flask.Response:
         name, stored = parse_key(key), storage.find(key)
         if name is None or stored is None:
-            raise NotFound(f"No file is here under the name '{key}'.")
+            raise NotFound(f"No file has the name '{key}'.")
         response = _head(key, stored)
         _say_how_long(response, _left_seconds(name, store))
         if name.until and not _begins_as_it_says(name, storage, key, stored):

@@ -55,7 +55,7 @@ def routes(callers: ApiKeyStore, *, authenticator: Authenticator) -> flask.Bluep
         query.refuse_others("name")
         name = flask.request.args.get("name")
         if not name:
-            raise InvalidRequest([Problem("name", "a key's name or id is required here", "missing")])
+            raise InvalidRequest([Problem("name", "a key's name or id is required", "missing")])
         revoked = callers.revoke(name)
         if not revoked:
             raise NotFound("No key has this name or id.")

@@ -37,7 +37,9 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
         query.refuse_others()
         ticket = uploads.ticket(ticket_id)
         if (sent := flask.request.headers.get("Content-Type", "")) != ticket.content_type:
-            raise BadRequest(f"Content-Type: '{sent[:80]}' is not what the ticket says; send '{ticket.content_type}'.")
+            raise BadRequest(
+                f"The Content-Type '{sent[:80]}' differs from that of the ticket; send '{ticket.content_type}'."
+            )
         with upload_slots.held(ticket.caller):
             uploads.fill(ticket, pieces(ticket.size))
         return {**SUCCESS, "data": {}}

@@ -162,7 +162,7 @@ def _webhook(query: str) -> Webhook | None:
         message = "unknown query parameter; allowed: webhook"
         raise InvalidRequest([Problem(name, message, "extra_forbidden", given[name]) for name in unknown])
     if given.get("webhook") == "":
-        message = "a URL is required; leave the parameter out for none"
+        message = "it is empty; send a URL, or leave the parameter out"
         raise InvalidRequest([Problem("webhook", message, "string_too_short", "")])
     return Webhook(given["webhook"]) if given else None
 

@@ -108,7 +108,7 @@ class Intake:
     def _refuse_gone(self, sources: Iterable[str]) -> None:
         for source in sources:
             if parse_key(source) is not None and self._storage.find(source) is None:
-                raise NotRetryable("A file that the job was to begin from is gone; submit the request again.")
+                raise NotRetryable("A file that the job needs no longer exists; submit the request again.")
 
     def _copied(self, job_id: str, number: int, key: str) -> str:
         name = parse_key(key)
@@ -117,7 +117,7 @@ class Intake:
         try:
             self._storage.put(copy, self._storage.read(key))
         except NotFound as error:
-            raise NotRetryable("An image that the job began from is gone; submit the request again.") from error
+            raise NotRetryable("An input image of the job no longer exists; submit the request again.") from error
         return copy
 
     @contextmanager

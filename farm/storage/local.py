@@ -126,7 +126,7 @@ class LocalStorage:
         try:
             return self._path(key).open("rb")
         except FileNotFoundError as error:
-            raise NotFound(f"No file is here under the name '{key}'.") from error
+            raise NotFound(f"No file has the name '{key}'.") from error
 
     @contextmanager
     def _translated(self, failure: str) -> Iterator[None]:

@@ -201,7 +201,7 @@ class S3Storage:
             with self._slots.held(timeout=_SLOT_SECONDS, refusal=refusal), _translated(self._bucket):
                 yield
         except _Missing as error:
-            raise NotFound(f"No file is here under the name '{key}'.") from error
+            raise NotFound(f"No file has the name '{key}'.") from error
 
 
 class _Missing(StorageUnavailable):
