@@ -109,6 +109,22 @@ def test_every_image_of_the_readme_is_there() -> None:
     assert [image for image in images if not (README.parent / image).is_file()] == []
 
 
+def test_every_route_of_the_api_page_is_in_the_openapi_document(farm: RunningFarm) -> None:
+    page = (DOCS / "http-api.md").read_text()
+    named = re.findall(r"`(GET|POST|PUT|DELETE) (/[^`…]+)`", page)
+    routes = {(method, without_names(path)) for method, path in named if "{model id}" not in path}
+    documented = farm.call("GET", "/openapi.json").json["paths"]
+    known = {(method.upper(), without_names(path)) for path, calls in documented.items() for method in calls}
+
+    assert len(routes) > 25
+    assert sorted(routes - known) == []
+
+
+def without_names(path: str) -> str:
+    """Return a path with its parameters' names removed."""
+    return re.sub(r"{[^}]*}", "{}", path)
+
+
 @pytest.mark.parametrize("snippet", snippets("js"), ids=name_of)
 def test_the_javascript_of_a_page_brings_an_image(farm: RunningFarm, snippet: Snippet) -> None:
     assert_is_an_image(farm, javascript.run(snippet.code.replace(FARM, farm.url)).output)
