@@ -1,4 +1,4 @@
-"""What callers may do with jobs, whatever dialect they speak: submit, get, list, wait, cancel, delete."""
+"""Job operations for callers of every dialect: submit, get, list, wait, cancel, delete."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from farm.domain.errors import (
 )
 from farm.domain.job import Job, Moment, NewJob, Order, Search, State, as_accepted
 from farm.domain.request import Request
-from farm.images.intake import Found, Intake, with_sources
+from farm.images.intake import CheckedSource, Intake, with_sources
 from farm.jobstore.event_feed import EventFeed, FeedPage
 from farm.jobstore.notifications import JobChanges
 from farm.jobstore.stats import Served, StoreStats
@@ -38,22 +38,22 @@ from farm.webhooks.url_check import check
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
-#: How long what workers announced is trusted before it is read again, in seconds.
+#: How long what workers announced is cached, in seconds.
 _SERVED_SECONDS = 1.0
 #: How long a watcher relies on hints before it looks into the record, in seconds.
 _LOOK_SECONDS = 1.0
 
 #: Most workers that are woken for one job.
-_MOST_RUNG = 16
+_MAX_WAKE_UPS = 16
 
 
 def random_seed() -> int:
-    """The seed of a request that brings none: 1 … 2³¹−4."""
+    """Draw the seed of a request without one: 1 … 2³¹−4."""
     return 1 + secrets.randbelow(MAX_RANDOM_SEED)
 
 
 class Service:
-    """Every way in ends here."""
+    """The application service behind all routes."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Service:
         self._served: tuple[float, dict[str, Served]] = (-_SERVED_SECONDS, {})
 
     def model(self, endpoint: str) -> Model:
-        """The model a caller means. Raises UnknownModel, or ModelNotServed with what is served."""
+        """Return the model with this id. Raises UnknownModel, or ModelNotServed with what is served."""
         model = find(endpoint)
         if model is None:
             raise UnknownModel(f"No model has the id '{endpoint}'. {self._what_is_served()}")
@@ -89,7 +89,7 @@ class Service:
         return model
 
     def submit(self, caller: Caller, order: Order) -> Accepted:
-        """Record a job and wake a worker for it. When this returns, the job is not lost any more."""
+        """Record a job and wake a worker for it. When this returns, the job is durable."""
         images = self._checked(order)
         new = NewJob(str(uuid.uuid4()), caller.id, order)
         if not images:
@@ -101,10 +101,10 @@ class Service:
         return accepted
 
     def submit_and_get(self, caller: Caller, order: Order) -> Job:
-        """`submit`, and the job that came of it.
+        """Submit an order and return its job.
 
-        Once it is accepted, no error may tell the caller to come back later, which would make a second one: if the job
-        store goes away just then, this is the job as it was accepted.
+        After the job is accepted, no error may make the caller retry, which would create a second job: if the job store
+        fails then, the job is returned as it was accepted.
         """
         job_id = self.submit(caller, order).id
         try:
@@ -113,10 +113,10 @@ class Service:
             return as_accepted(job_id, caller.id, order, at_us=clock.now_us())
 
     def retry(self, caller: Caller, job_id: str) -> Accepted:
-        """Ask for a failed job once more: a new job of the same caller, with the same request and conditions.
+        """Retry a failed job: submit a new job of the same caller, with the same request and conditions.
 
-        The same failed job is always answered with the same new one, as long as that is known. Raises NotRetryable, and
-        what a submit raises.
+        Retrying the same job again returns the same new job, as long as that exists. Raises NotRetryable, and what
+        `submit` raises.
         """
         failed = self.get(caller, job_id)
         order = self._order_of(failed)
@@ -146,26 +146,26 @@ class Service:
         return order
 
     def get(self, caller: Caller, job_id: str) -> Job:
-        """The job. Raises NotFound, also for another caller's: the two cannot be told apart."""
+        """Return a job. Raises NotFound, also for another caller's job: the two must look alike."""
         job = self._store.get(job_id) if _UUID.fullmatch(job_id) else None
         if job is None or not (caller.is_admin or job.caller == caller.id):
             raise NotFound(f"No job has the id '{job_id}'.")
         return job
 
     def position(self, job: Job) -> int:
-        """How many jobs are before this one in its line; 0 when it does not wait."""
+        """Return how many jobs are before this one in its queue; 0 if it does not wait."""
         return self._store.position(job) or 0
 
     def waiting(self, model: Model) -> int:
-        """How many jobs wait for this model, of all callers, those included that are to be prepared for it."""
+        """Return how many jobs of all callers wait for this model, unprepared ones included."""
         return self._stats.waiting([model.name]) + self._stats.unprepared([model.name])
 
     def page(self, caller: Caller, *, before_us: int | None, count: int) -> list[Job]:
-        """The caller's jobs (an admin's: everybody's), newest first."""
+        """List the caller's jobs, newest first; for an admin, those of all callers."""
         return self._store.page(None if caller.is_admin else caller.id, before_us=before_us, count=count)
 
     def search(self, caller: Caller, wanted: Search, *, skip: int, count: int) -> tuple[list[Job], int]:
-        """A page of the caller's own jobs (an admin's, too) that are wanted, newest first; and how many there are."""
+        """Search the caller's own jobs, newest first (an admin's, too); return a page and the number of matches."""
         return self._store.search(caller.id, wanted, skip=skip, count=count)
 
     def cancel(self, caller: Caller, job_id: str) -> Literal["cancelled", "stopping", "ended"]:
@@ -180,7 +180,7 @@ class Service:
         return outcome
 
     def delete(self, caller: Caller, job_id: str) -> None:
-        """Remove a finished job's images and record. Raises NotFinished."""
+        """Delete a finished job's images and record. Raises NotFinished."""
         job = self.get(caller, job_id)
         if not job.state.is_terminal:
             raise NotFinished
@@ -188,7 +188,7 @@ class Service:
         self._store.delete(job.id)
 
     def watch(self, caller: Caller, job_id: str, *, idle_seconds: float) -> Iterator[Job | None]:
-        """The job now and after each change until it has ended; None after `idle_seconds` without one."""
+        """Yield the job now and after each change until it has ended; None after `idle_seconds` without a change."""
         assert self._changes is not None, "this process does not listen for changes"
         with self._changes.of(job_id) as changed:
             job = self.get(caller, job_id)
@@ -206,12 +206,12 @@ class Service:
                     yield None
 
     def follow(self, caller: Caller, after: Moment | None, *, idle_seconds: float) -> Iterator[FeedPage]:
-        """What changes in the caller's jobs (an admin's: everybody's) after a moment (None: from now on), endlessly."""
+        """Yield changes of the caller's jobs after a moment (None: from now on), endlessly; for an admin, of all jobs."""
         assert self._feed is not None, "this process does not listen for changes"
         return self._feed.follow(after, caller=None if caller.is_admin else caller.id, idle_seconds=idle_seconds)
 
     def wait(self, caller: Caller, job_id: str, *, seconds: float, give_up: Callable[[], bool]) -> Job:
-        """The job when it has ended, or as it is after `seconds` or when `give_up`, asked now and then, says so."""
+        """Wait until the job has ended, for `seconds`, or until `give_up`, polled meanwhile, is true; return the job."""
         assert self._changes is not None, "this process does not listen for changes"
         until = clock.monotonic() + seconds
         with self._changes.of(job_id) as changed:
@@ -223,33 +223,33 @@ class Service:
             return job
 
     def call_disconnected(self, job_id: str, call: str) -> None:
-        """The direct call of this name hung up: its job ends unless an equal call comes within 30 seconds."""
+        """Record that a direct call disconnected: its job ends unless an equal call arrives within 30 seconds."""
         self._store.call_disconnected(job_id, call)
 
     def call_heartbeat(self, calls: Collection[tuple[str, str]]) -> None:
-        """These direct calls, each a job's id and a name of its own, still wait. To be said once a second."""
+        """Record that these direct calls, pairs of job id and call id, still wait. Due once a second."""
         self._store.call_heartbeat(calls)
 
     def keep_after_call(self, job_id: str, call: str) -> None:
-        """The direct call of this name was told where its image will be: the job goes on."""
+        """Keep the job of a direct call that was answered with the URL of its future image."""
         self._store.keep_after_call(job_id, call)
 
     def pause(self) -> None:
-        """Have no worker take anything; what is submitted waits."""
+        """Pause the queue: workers claim nothing, and submitted jobs wait."""
         self._store.pause()
 
     def resume(self) -> None:
-        """Let the workers go on."""
+        """Resume the queue."""
         self._store.resume()
-        self._ring_for_what_waits()
+        self._wake_idle_workers()
 
     def drain(self, worker: str) -> None:
-        """Have a worker take nothing more, and leave. Raises NotFound."""
+        """Drain a worker: it claims no further jobs, and exits. Raises NotFound."""
         if not self._store.drain_worker(worker):
             raise NotFound(f"No worker has the id '{worker}'.")
 
     def served(self) -> dict[str, Served]:
-        """What workers announce, by model."""
+        """Return what workers serve, by model."""
         read_at, served = self._served
         if clock.monotonic() - read_at >= _SERVED_SECONDS:
             served = self._stats.served()
@@ -257,34 +257,34 @@ class Service:
         return served
 
     def reap(self) -> None:
-        """Take back lost jobs, and ring for what waits while workers stand idle. Any process may."""
+        """Reclaim jobs of dead workers, and wake idle workers for waiting jobs. Any process may do so."""
         self._store.reap()
         if not self._stats.is_paused():
-            self._ring_for_what_waits()
+            self._wake_idle_workers()
 
-    def _ring_for_what_waits(self) -> None:
+    def _wake_idle_workers(self) -> None:
         idle = self._stats.idle_workers()
         if idle:
             self._wake_ups.send(min(idle, self._stats.waiting()))
 
     def has_idempotency_key(self, caller: Caller, idempotency_key: str) -> bool:
-        """Whether the caller has a job that came of this Idempotency-Key."""
+        """Return True if the caller has a job with this Idempotency-Key."""
         return self._store.has_idempotency_key(caller.id, idempotency_key)
 
     def _recorded(self, new: NewJob, caller: Caller) -> Accepted:
         accepted = self._store.submit(new, caller.limits)
         caller.report_quotas(accepted.quotas)
         # A ring wakes anybody. Where one worker is preferred to others, all are to look, it among them.
-        wanted = _MOST_RUNG if new.order.conditions.runner_hint else 1
+        wanted = _MAX_WAKE_UPS if new.order.conditions.runner_hint else 1
         self._wake_ups.send(min(wanted, accepted.idle_workers))
         return accepted
 
-    def _checked(self, order: Order) -> list[Found]:
-        """The images that the order brings. Raises InvalidRequest with everything that is wrong with the order."""
+    def _checked(self, order: Order) -> list[CheckedSource]:
+        """Check the order and its images. Raises InvalidRequest with everything that is wrong."""
         problems = self._problems(order.request)
-        found: list[Found] = []
+        checked: list[CheckedSource] = []
         try:
-            found = self._intake.examine(order.sources)
+            checked = self._intake.examine(order.sources)
         except InvalidRequest as error:
             problems += error.problems
         if order.webhook:
@@ -294,10 +294,10 @@ class Service:
                 problems += error.problems
         if problems:
             raise InvalidRequest(problems)
-        return found
+        return checked
 
     def _problems(self, request: Request) -> list[Problem]:
-        """What is wrong with a request on this farm, as its workers are."""
+        """Return the problems of a request that this farm's workers cannot fulfil."""
         problems = []
         if request.acceleration not in ACCELERATIONS:
             problems.append(
@@ -313,8 +313,7 @@ class Service:
             problems.append(
                 Problem(
                     "enable_safety_checker",
-                    "this farm runs without an image checker (FARM_SAFETY=off), so it cannot check; "
-                    "only requests that turn checking off are taken",
+                    "this farm runs without an image checker (FARM_SAFETY=off); set enable_safety_checker to false",
                     "feature_not_supported",
                     True,
                 )

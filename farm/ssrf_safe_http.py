@@ -1,9 +1,9 @@
-"""The guarded HTTP client: the one module that may connect to an address that a caller chose.
+"""HTTP client with SSRF protection: the only module that connects to addresses that callers chose.
 
-A name is looked up once, every address of the answer is checked, and the connection goes to a checked address, with
-`Host` and certificate by the name. Nothing is followed, nothing is read from the environment but the trust store
-(OpenSSL's own SSL_CERT_FILE), and neither size nor time is the other side's to choose. http is allowed beside https:
-a receiver in one's own house often has no certificate, and signatures do not rest on TLS.
+A host name is resolved once, every address of the answer is checked, and the connection goes to a checked address, with
+`Host` and certificate by the name: DNS rebinding has no effect. Redirects are not followed, proxy variables are ignored
+(only OpenSSL's SSL_CERT_FILE is read), and size and time are bounded. http is allowed beside https: receivers in a
+private network often have no certificate, and webhook signatures do not rely on TLS.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ from farm import clock
 from farm.concurrency.background_thread import call_in_thread
 from farm.domain.errors import ConfigurationError, ForbiddenAddress, TooLarge, Unreachable
 
-#: All addresses of a name, as text; raises OSError when there are none.
+#: Resolves a host name to all of its addresses, as text; raises OSError if there are none.
 Resolve = Callable[[str, int], list[str]]
-#: A connection to an address and port within so many seconds; raises OSError.
+#: Connects to an address and port within so many seconds; raises OSError.
 Connect = Callable[[str, int, float], socket.socket]
 
-#: How much of the answer to a post is kept, for the record.
-POST_KEEPS = 4096
+#: Bytes of the answer to a post that are read, for the delivery record.
+MAX_POST_ANSWER_BYTES = 4096
 
 _PORTS = {"http": 80, "https": 443}
-_LONGEST_URL = 2048
-_HEADER_BYTES = 65536
-_PIECE = 65536
-#: So many addresses of one name are tried, each with its share of the time that is left.
-_TRIES = 4
+_MAX_URL_LENGTH = 2048
+_MAX_HEADER_BYTES = 65536
+_CHUNK_BYTES = 65536
+#: Addresses of one name that are tried, each with an equal share of the time left.
+_MAX_ADDRESSES = 4
 
-_LATE = "gave no whole answer in time"
+_TIMED_OUT = "did not answer completely in time"
 
 _URL = re.compile(r"[!-\[\]-~]+")
 _HEADER_NAME = re.compile(r"[0-9A-Za-z_-]+")
 _HEADER_VALUE = re.compile(r"[ -~]*")
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
 _NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
-#: What a resolver takes for an IPv4 address, in one of its many spellings, ends like this; no name does.
+#: The end of anything that a resolver takes for an IPv4 address, in any spelling; no host name ends so.
 _NUMERIC = re.compile(r"(^|\.)([0-9]+|0x[0-9a-f]*)$")
 _PRIVATE_NAMES = (".local", ".localhost", ".internal", ".home.arpa")
 
-# Written out, since Python's `is_global` changes with its version, and takes NAT64, 6to4 and others for global.
+# Listed here, since Python's `is_global` differs between versions, and takes NAT64, 6to4 and others for global.
 _NOT_PUBLIC_V4 = tuple(
     IPv4Network(network)
     for network in (
@@ -94,7 +94,7 @@ _NOT_PUBLIC_V6 = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back. Header names are in lower case."""
+    """An HTTP response. Header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -104,7 +104,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A URL that passed the check. `host` is a name, or an address in its usual spelling without brackets."""
+    """A URL that passed the check. `host` is a name, or an address in canonical form without brackets."""
 
     scheme: str
     host: str
@@ -116,7 +116,7 @@ class _Target:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What to send where, how much of the answer to read, and how long all of it may take."""
+    """An HTTP request, the most bytes of the answer to read, and the timeout for all of it."""
 
     method: str
     target: _Target
@@ -127,20 +127,20 @@ class _Request:
 
 
 def look_up(host: str, port: int) -> list[str]:
-    """The addresses of `host` by this machine's resolver, in its order."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    """Resolve `host` with this machine's resolver; return its addresses in the resolver's order."""
+    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 def connect(address: str, port: int, seconds: float) -> socket.socket:
-    """A connection to `address`, which is no name."""
+    """Connect to an IP address."""
     return socket.create_connection((address, port), seconds)
 
 
 class SsrfSafeClient:
-    """Posts to and gets from addresses that callers chose: public ones, and those that the operator allows.
+    """Posts to and gets from URLs that callers chose, if their addresses are public or allowed by the operator.
 
-    `seconds` is the time for all of a call, the lookup and a slow answer included. Any number of threads may call.
+    `seconds` is the timeout of a whole call, DNS lookup and a slow answer included. Thread-safe.
     """
 
     def __init__(
@@ -153,24 +153,26 @@ class SsrfSafeClient:
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
-        # Reading the trust store takes longer than all else here, and who only checks does without.
+        # Loading the trust store is slow, and checking a URL does not need it.
         return ssl.create_default_context()
 
     def check(self, url: str) -> None:
-        """Raise ForbiddenAddress for a URL that can be refused by its looks, without a lookup."""
+        """Raise ForbiddenAddress for a URL that can be rejected without a DNS lookup."""
         self._policy.target(url)
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
-        """Post `body`. Raises ForbiddenAddress or Unreachable. Of the answer's body only POST_KEEPS bytes are read."""
+        """Post `body`; read at most MAX_POST_ANSWER_BYTES of the answer. Raises ForbiddenAddress or Unreachable."""
         for name, value in headers.items():
             if not (_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
-                raise ValueError(f"{name!r} is no header, or has a value that is not printable ASCII")
-        return self._within_time(_Request("POST", self._policy.target(url), POST_KEEPS, self._seconds, body, headers))
+                raise ValueError(f"{name!r} is not a valid header name, or its value is not printable ASCII")
+        return self._within_time(
+            _Request("POST", self._policy.target(url), MAX_POST_ANSWER_BYTES, self._seconds, body, headers)
+        )
 
     def get(self, url: str, *, limit: int, seconds: float = math.inf) -> Reply:
-        """Get what is at `url`, in so many seconds or those of all calls, whichever are fewer.
+        """Get `url`, within `seconds` or the timeout of all calls, whichever is shorter.
 
-        Raises ForbiddenAddress or Unreachable: TooLarge for more than `limit` bytes.
+        Raises ForbiddenAddress or Unreachable, and TooLarge for more than `limit` bytes.
         """
         reply = self._within_time(_Request("GET", self._policy.target(url), limit + 1, min(seconds, self._seconds)))
         if len(reply.body) > limit:
@@ -178,21 +180,21 @@ class SsrfSafeClient:
         return reply
 
     def _within_time(self, request: _Request) -> Reply:
-        """Run the exchange in a thread of its own, and end it when time is up, whatever it waits for."""
-        line = _Cancellable()
-        outcome = call_in_thread("outbound", lambda: self._exchange(request, line))
+        """Run the exchange in a thread of its own, and cut its connection at the timeout, whatever it waits for."""
+        connection = _Cancellable()
+        outcome = call_in_thread("outbound", lambda: self._exchange(request, connection))
         try:
             return outcome.result(request.seconds)
         except TimeoutError:
-            raise Unreachable(f"{request.target.host} {_LATE}.") from None
+            raise Unreachable(f"{request.target.host} {_TIMED_OUT}.") from None
         finally:
-            line.cut()
+            connection.cut()
 
-    def _exchange(self, request: _Request, line: _Cancellable) -> Reply:
+    def _exchange(self, request: _Request, connection: _Cancellable) -> Reply:
         began = clock.monotonic()
         try:
             with self._open(request.target, began + request.seconds) as plain:
-                line.hold(plain)
+                connection.hold(plain)
                 with self._secure(plain, request.target) as sock:
                     status, headers, body = _converse(sock, request)
         except (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError) as error:
@@ -200,11 +202,11 @@ class SsrfSafeClient:
         return Reply(status, headers, body, clock.monotonic() - began)
 
     def _open(self, target: _Target, deadline: float) -> socket.socket:
-        """A connection to one of the target's addresses, after all of them were checked."""
+        """Connect to one of the target's addresses, after all of them were checked."""
         addresses = [target.host] if target.is_literal else self._resolve(target.host, target.port)
         self._policy.check_addresses(target.host, addresses)
-        failure: OSError = socket.gaierror(socket.EAI_NONAME, "it has no address")
-        tried = addresses[:_TRIES]
+        failure: OSError = socket.gaierror(socket.EAI_NONAME, "no address")
+        tried = addresses[:_MAX_ADDRESSES]
         for number, address in enumerate(tried):
             left = deadline - clock.monotonic()
             if left <= 0:
@@ -217,13 +219,13 @@ class SsrfSafeClient:
 
     def _secure(self, plain: socket.socket, target: _Target) -> socket.socket:
         plain.settimeout(self._seconds)
-        # Headers and body are two packets; the second shall not wait until the first is acknowledged.
+        # Headers and body are two packets: without Nagle the second does not wait for the first to be acknowledged.
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self._tls.wrap_socket(plain, server_hostname=target.host) if target.scheme == "https" else plain
 
 
 class _Policy:
-    """Which URLs and addresses may be called."""
+    """The rules for URLs and addresses that may be called."""
 
     def __init__(self, allow: frozenset[str]) -> None:
         names: set[str] = set()
@@ -243,7 +245,7 @@ class _Policy:
         self._networks = tuple(networks)
 
     def target(self, url: str) -> _Target:
-        """Where `url` leads. Raises ForbiddenAddress."""
+        """Parse and check `url`. Raises ForbiddenAddress."""
         parts = _parsed(url)
         spelled = (parts.host or "").lower().removesuffix(".")
         literal = _literal(spelled)
@@ -261,14 +263,14 @@ class _Policy:
 
     def _check_name(self, host: str) -> None:
         if not _is_name(host):
-            raise ForbiddenAddress(f"{host!r} is no host name." if host else "The URL names no host.")
+            raise ForbiddenAddress(f"{host!r} is not a host name." if host else "The URL names no host.")
         is_private = "." not in host or host.endswith(_PRIVATE_NAMES)
         if is_private and host not in self._names:
             raise ForbiddenAddress(f"{host} is a private name. FARM_WEBHOOK_ALLOW can allow it.")
 
     def check_addresses(self, host: str, addresses: list[str]) -> None:
         """Raise ForbiddenAddress unless every one of the host's addresses may be called."""
-        # Which address it is stays untold: names of the farm's own network are not the caller's to explore.
+        # The error does not show the address: callers must not explore the farm's network.
         if host not in self._names and not all(map(self._is_open, addresses)):
             raise ForbiddenAddress(f"{host} is not, or not only, a public address. FARM_WEBHOOK_ALLOW can allow it.")
 
@@ -281,24 +283,24 @@ class _Policy:
 
 
 def _parsed(url: str) -> Url:
-    """The parts of a URL that has http or https, no user, and no port 0. Raises ForbiddenAddress."""
-    if len(url) > _LONGEST_URL:
-        raise ForbiddenAddress(f"The URL is too long; allowed: up to {_LONGEST_URL} characters.")
-    # What parsers disagree about is not for any of them.
+    """Parse a URL with http or https, no user, and no port 0. Raises ForbiddenAddress."""
+    if len(url) > _MAX_URL_LENGTH:
+        raise ForbiddenAddress(f"The URL is too long; allowed: up to {_MAX_URL_LENGTH} characters.")
+    # Reject what URL parsers disagree about.
     if not _URL.fullmatch(url):
         raise ForbiddenAddress(
-            "The URL has characters that no URL has; allowed: ASCII, no spaces, no backslashes; encode the rest."
+            "The URL has invalid characters; allowed: ASCII without spaces and backslashes; percent-encode the rest."
         )
     try:
         parts = parse_url(url)
     except urllib3.exceptions.LocationParseError:
-        raise ForbiddenAddress("This is no URL that can be called; allowed: http://… and https://….") from None
+        raise ForbiddenAddress("The URL is invalid; allowed: http://… and https://….") from None
     if parts.scheme not in _PORTS:
         raise ForbiddenAddress("The URL must begin with http:// or https://.")
     if parts.auth is not None:
-        raise ForbiddenAddress("The URL may not hold a user name or a password.")
+        raise ForbiddenAddress("The URL must not contain a user name or a password.")
     if parts.port == 0:
-        raise ForbiddenAddress("Nothing listens on port 0.")
+        raise ForbiddenAddress("Port 0 is not a valid port.")
     return parts
 
 
@@ -313,21 +315,21 @@ def _is_public(address: IPv4Address | IPv6Address) -> bool:
 
 
 def _literal(host: str) -> IPv4Address | IPv6Address | None:
-    """The address that `host` is, None for a name. Raises ForbiddenAddress for an address in any but the usual form."""
+    """Return `host` as an address; None for a name. Raises ForbiddenAddress for an address not in canonical form."""
     try:
         if "%" in host:
-            raise ValueError("an address with a zone means something else on every machine")
+            raise ValueError("an address with a zone is valid on one machine only")
         if host.startswith("["):
             return IPv6Address(host[1:-1])
         return IPv4Address(host) if _NUMERIC.search(host) else None
     except ValueError:
         raise ForbiddenAddress(
-            f"{host!r} is no IP address in its usual form, as 192.0.2.1 and [2001:db8::1] are."
+            f"{host!r} is not an IP address in the usual form, such as 192.0.2.1 or [2001:db8::1]."
         ) from None
 
 
 class _Cancellable:
-    """A handle on the connection of an exchange, to end it from another thread."""
+    """A handle on the connection of an exchange, to shut it down from another thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -335,45 +337,45 @@ class _Cancellable:
         self._is_cut = False
 
     def hold(self, sock: socket.socket) -> None:
-        """Take a handle of its own: TLS replaces the socket, and its shutdown is no matter for two threads."""
+        """Duplicate the socket: TLS replaces it, and a TLS shutdown is not thread-safe."""
         with self._lock:
             if self._is_cut:
                 raise TimeoutError
             self._handle = sock.dup()
 
     def cut(self) -> None:
-        """End the connection, now or as soon as there is one."""
+        """Shut the connection down, now or as soon as it is open."""
         with self._lock:
             self._is_cut = True
             if self._handle:
-                with suppress(OSError):  # the other side was faster
+                with suppress(OSError):  # closed by the other side
                     self._handle.shutdown(socket.SHUT_RDWR)
                 self._handle.close()
 
 
 class _Reader(io.BufferedReader):
-    """Reads from a stranger, who does not say how much. Lines are counted while they are kept: in the headers."""
+    """A reader that limits the bytes of headers and rejects reads of unlimited size."""
 
     def __init__(self, raw: io.RawIOBase) -> None:
         super().__init__(raw)
-        self.header_bytes_left: float = _HEADER_BYTES
+        self.header_bytes_left: float = _MAX_HEADER_BYTES
 
     def readline(self, size: int | None = -1, /) -> bytes:
         line = super().readline(size)
         self.header_bytes_left -= len(line)
         if self.header_bytes_left < 0:
-            raise http.client.HTTPException("headers without end")
+            raise http.client.HTTPException("headers that are too long")
         return line
 
     def read(self, size: int | None = -1, /) -> bytes:
-        # http.client believes a chunk that says it is -1 bytes long, and would read on until memory ends.
+        # http.client accepts a chunk size of -1, and would read until memory is full.
         if size is None or size < 0:
-            raise http.client.HTTPException("a chunk of no possible size")
+            raise http.client.HTTPException("a chunk of negative size")
         return super().read(size)
 
 
 class _Response(http.client.HTTPResponse):
-    """An answer whose headers end, and agree on its length."""
+    """A response with bounded headers and an unambiguous length."""
 
     def begin(self) -> None:
         self.fp = reader = _Reader(self.fp.detach())
@@ -381,11 +383,11 @@ class _Response(http.client.HTTPResponse):
         reader.header_bytes_left = float("inf")
         lengths = {length.strip() for length in self.headers.get_all("content-length", [])}
         if len(lengths) > 1 or not all(length.isdecimal() for length in lengths):
-            raise http.client.HTTPException("no length or several")  # RFC 9112, section 6.3
+            raise http.client.HTTPException("no valid length or several")  # RFC 9112, section 6.3
 
 
 class _Connection(HTTPConnection):
-    """HTTP on a socket that is given: it never opens one itself."""
+    """HTTP on a given socket: it never connects by itself."""
 
     auto_open = 0
     response_class = _Response
@@ -396,7 +398,7 @@ def _converse(sock: socket.socket, request: _Request) -> tuple[int, dict[str, st
     connection = _Connection(request.target.host, request.target.port, timeout=sock.gettimeout())
     connection.sock = sock
     ours = {"Host": request.target.authority, "User-Agent": "srpo-farm", "Accept": "*/*", "Connection": "close"}
-    # One may answer before it has read everything; whether it did is seen next.
+    # A server may answer before it has read everything; reading the response shows it.
     with suppress(ConnectionError):
         connection.request(
             request.method,
@@ -412,9 +414,9 @@ def _converse(sock: socket.socket, request: _Request) -> tuple[int, dict[str, st
 
 
 def _body(response: HTTPResponse, limit: int) -> bytes:
-    """The first `limit` bytes, or all there are. What ends before it said is an error."""
+    """Read the first `limit` bytes, or all there are. A truncated body raises."""
     body = bytearray()
-    while len(body) < limit and (piece := response.read(min(_PIECE, limit - len(body)))):
+    while len(body) < limit and (piece := response.read(min(_CHUNK_BYTES, limit - len(body)))):
         body += piece
     return bytes(body)
 
@@ -428,7 +430,7 @@ def _reason(error: Exception) -> str:
         case ssl.SSLError():
             return f"does not speak TLS as it should: {error.reason}"
         case TimeoutError() | urllib3.exceptions.TimeoutError():
-            return _LATE
+            return _TIMED_OUT
         case ConnectionRefusedError():
             return "refuses the connection"
         case ConnectionError() | urllib3.exceptions.ProtocolError() | urllib3.exceptions.SSLError():

@@ -1,6 +1,6 @@
-"""Images that callers send: looked at by their headers first, then decoded into plain upright sRGB.
+"""Decoding of callers' images: headers are checked first, then pixels are converted to upright sRGB.
 
-Nothing that a file says of itself is believed before it is checked, its name and its declared type not at all.
+A file's name and declared type are ignored, and its headers are checked before anything is decoded.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from farm.images.file_structure import excess_in
 MAX_BYTES = 50_000_000
 #: Most pixels (64 megapixels).
 MAX_PIXELS = 64_000_000
-#: Shortest side, in pixels: one cell of the transformer's grid. Less is no image to begin from.
+#: Shortest side, in pixels: one cell of the transformer's grid.
 MIN_SIDE = 16
-#: What may be sent. Pillow opens no other format here.
+#: Accepted formats. Pillow opens no other format here.
 FORMATS = ("JPEG", "PNG", "WEBP")
-#: zlib's quickest level: a copy is read once or twice.
-_QUICK = 1
+#: zlib's fastest level: a copy is read once or twice.
+_FASTEST = 1
 #: Pillow's modes of grey images with more than 8 bits.
 _SIXTEEN_BITS = ("I;16", "I;16B", "I")
-#: Modes that are scaled as they are.
+#: Modes that can be scaled as they are.
 _SCALABLE = ("L", "LA", "RGB", "RGBA", "CMYK")
 
 Extension = Literal["jpeg", "png", "webp"]
 #: Phones put a second image behind a JPEG, such as its depths; Pillow then calls the file MPO.
 _EXTENSIONS: Mapping[str | None, Extension] = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp"}
 
-#: How files of other kinds begin, so that a refusal can name the kind.
-_OTHERS = (
+#: Signatures of other formats, so that an error can name the format.
+_OTHER_SIGNATURES = (
     (b"GIF8", "a GIF"),
     (b"BM", "a BMP"),
     (b"II*\0", "a TIFF"),
@@ -64,35 +64,35 @@ class UnusableImage(FarmError):
     code: str = Code.IMAGE_LOAD_ERROR
 
     def __init__(self, kind: str, message: str, context: Mapping[str, object] | None = None) -> None:
-        """`kind` is fal's word for what is wrong, and `context` the limits that were broken."""
+        """`kind` is fal's error type, and `context` holds the limits that were exceeded."""
         super().__init__(message)
         self.code = kind
         self.context = context
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What the headers of an image say. The size in pixels is as stored: upright, it may be the other way round."""
+class ImageHeader:
+    """Format and size of an image by its headers. Width and height are as stored, before any EXIF rotation."""
 
     extension: Extension
     width: int
     height: int
 
 
-def look(content: bytes) -> Facts:
-    """What this image is, without decoding it. Raises UnusableImage."""
+def read_header(content: bytes) -> ImageHeader:
+    """Return the format and size of an image without decoding it. Raises UnusableImage."""
     with _opened(content) as image:
-        return Facts(_EXTENSIONS[image.format], *image.size)
+        return ImageHeader(_EXTENSIONS[image.format], *image.size)
 
 
 def read(content: bytes) -> tuple[Image.Image, tuple[int, int]]:
-    """The image in plain colours, and its upright size as it was sent. Raises UnusableImage.
+    """Decode an image; return it with its original size, upright. Raises UnusableImage.
 
-    It is upright, in sRGB, on white where it is transparent, in mode RGB, and its sides are at most as long as a
-    rendered image's may be: more of it nobody would see.
+    The result is upright, in sRGB, on white where it was transparent, in mode RGB, and no larger than the largest
+    image that the farm renders.
     """
     with _decoding, _opened(content) as image:
-        with _understood():
+        with _decoder_errors():
             image.load()
         _turn_upright(image)
         size = image.size
@@ -100,33 +100,33 @@ def read(content: bytes) -> tuple[Image.Image, tuple[int, int]]:
 
 
 def prepared(content: bytes) -> tuple[bytes, tuple[int, int]]:
-    """The farm's own copy of an image, as PNG, and its upright size as it was sent. Raises UnusableImage."""
+    """Return an image re-encoded as PNG, and its original size, upright. Raises UnusableImage."""
     image, size = read(content)
     copy = io.BytesIO()
-    image.save(copy, "PNG", compress_level=_QUICK)
+    image.save(copy, "PNG", compress_level=_FASTEST)
     return copy.getvalue(), size
 
 
 def check_size(length: int) -> None:
-    """Raise UnusableImage for a file of more bytes than may be."""
+    """Raise UnusableImage for a file that is too large."""
     if length > MAX_BYTES:
         raise file_too_large(f"the image has {length} bytes")
 
 
 def file_too_large(what: str) -> UnusableImage:
-    """The refusal of a file that has, as `what` says, more bytes than may be."""
+    """Return the error for a file that is too large; `what` begins its message."""
     return UnusableImage(Code.FILE_TOO_LARGE, f"{what}; allowed: up to {MAX_BYTES} bytes", {"max_size": MAX_BYTES})
 
 
 @contextmanager
 def _opened(content: bytes) -> Iterator[Image.Image]:
-    """The image as far as its headers go, found to be within the limits."""
+    """Open an image by its headers, and check the limits."""
     check_size(len(content))
     if other := _other_kind(content):
         raise _unsupported(f"the image is {other}; allowed: {', '.join(FORMATS)}")
     if excess := excess_in(content):
         raise UnusableImage(Code.IMAGE_LOAD_ERROR, f"the image's file has {excess}, which no encoder writes")
-    with _understood():
+    with _decoder_errors():
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     with image:
         _check(image)
@@ -148,8 +148,8 @@ def _check(image: Image.Image) -> None:
 
 
 @contextmanager
-def _understood() -> Iterator[None]:
-    """What a decoder raises over a stranger's file, as the one error. It may be anything: decoders are not careful."""
+def _decoder_errors() -> Iterator[None]:
+    """Translate whatever a decoder raises into UnusableImage: on a malformed file, decoders may raise anything."""
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -157,7 +157,7 @@ def _understood() -> Iterator[None]:
     except Exception as error:
         raise UnusableImage(
             Code.IMAGE_LOAD_ERROR,
-            f"the image cannot be read: it is cut off, damaged, or none; allowed: {', '.join(FORMATS)}",
+            f"the image cannot be read: the file is truncated, damaged or not an image; allowed: {', '.join(FORMATS)}",
         ) from error
 
 
@@ -174,26 +174,26 @@ def _unsupported(message: str) -> UnusableImage:
 def _other_kind(content: bytes) -> str | None:
     if content[4:8] == b"ftyp":
         return _BRANDS.get(content[8:12])
-    return next((kind for beginning, kind in _OTHERS if content.startswith(beginning)), None)
+    return next((kind for beginning, kind in _OTHER_SIGNATURES if content.startswith(beginning)), None)
 
 
 def _turn_upright(image: Image.Image) -> None:
-    # EXIF that cannot be read says nothing; the image is good without.
+    # Broken EXIF is ignored.
     with suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
 
 
 def _reduced(image: Image.Image) -> Image.Image:
-    """The image in eight bits, no larger than may be: all later steps then take little memory and time."""
+    """Return the image in eight bits and within the largest size: later steps then take little memory and time."""
     image = _eight_bits(image)
     image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     return image
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """The image in a mode that can be scaled: L, RGB or CMYK, and LA or RGBA where it is transparent."""
+    """Convert the image to a mode that can be scaled: L, RGB or CMYK; LA or RGBA if it is transparent."""
     if image.mode in _SIXTEEN_BITS:
-        # Pillow's own conversion would take all that is brighter than 255 of 65535 for white.
+        # Pillow's own conversion would turn everything brighter than 255 of 65535 white.
         return image.point(lambda value: value / 256).convert("L")
     if image.mode in _SCALABLE and "transparency" not in image.info:
         return image
@@ -202,7 +202,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """RGB in sRGB, on white."""
+    """Convert the image to sRGB in mode RGB, on white."""
     has_alpha = image.mode in ("LA", "RGBA")
     colours = _in_srgb(image.convert(image.mode.removesuffix("A")) if has_alpha else image)
     if not has_alpha:
@@ -213,7 +213,7 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
-    """The colours that its profile means. One that cannot be used is left out of account, as browsers do."""
+    """Convert the colours by the image's ICC profile. An unusable profile is ignored, as browsers do."""
     if profile := image.info.get("icc_profile"):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))

@@ -1,7 +1,7 @@
-"""What files of images are made of, looked at before a decoder is let loose on them. Pure.
+"""Structure checks of JPEG and PNG files before they are decoded: a guard against decompression bombs. Pure.
 
-Pillow keeps every part of a JPEG and of a PNG, and libjpeg goes through all pixels for every scan: a file of a few
-megabytes can take hours, and one of the largest size gigabytes, for an image of a few pixels.
+Pillow keeps every segment of a JPEG and every chunk of a PNG, and libjpeg visits all pixels for every scan: a file of a
+few megabytes can take hours to decode, and one of the largest size gigabytes of memory, for an image of a few pixels.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 import re
 
 #: Most scans of a JPEG. Progressive ones have about ten.
-MOST_SCANS = 50
-#: Most parts of a file: segments of a JPEG, chunks of a PNG. libpng's own chunks of 8 KiB are 6000 in a large file.
-MOST_PARTS = 100_000
+MAX_SCANS = 50
+#: Most segments of a JPEG or chunks of a PNG. A large file in libpng's chunks of 8 KiB has 6000.
+MAX_PARTS = 100_000
 
-#: A marker of JPEG (ITU-T T.81, section B.1.1.2) behind which a length stands. Those without one, padding and escaped
-#: bytes are passed over, as libjpeg does.
+#: A JPEG marker (ITU-T T.81, section B.1.1.2) that is followed by a length. Markers without one, padding and escaped
+#: bytes are skipped, as libjpeg does.
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 
 
 def excess_in(content: bytes) -> str | None:
-    """What the file has too much of to be read; None where it is of another kind, or as encoders write it."""
+    """Name what the file has too much of to be decoded; None for a normal file and for other formats."""
     if content.startswith(_JPEG):
         return _excess_in_jpeg(content)
     if content.startswith(_PNG):
@@ -36,20 +36,20 @@ def _excess_in_jpeg(content: bytes) -> str | None:
         marker = match[1][0]
         if marker == _END_OF_IMAGE:
             return None
-        # Before the first scan, what lies between two segments is gone through byte by byte.
+        # Before the first scan, libjpeg reads what lies between two segments byte by byte.
         parts += 1 if scans else 1 + match.start() - at
         scans += marker == _START_OF_SCAN
-        if parts > MOST_PARTS or scans > MOST_SCANS:
-            return f"more than {MOST_SCANS} scans" if scans > MOST_SCANS else f"more than {MOST_PARTS} parts"
+        if parts > MAX_PARTS or scans > MAX_SCANS:
+            return f"more than {MAX_SCANS} scans" if scans > MAX_SCANS else f"more than {MAX_PARTS} parts"
         at = match.end() + int.from_bytes(content[match.end() : match.end() + 2], "big")
     return None
 
 
 def _excess_in_png(content: bytes) -> str | None:
     at = len(_PNG)
-    for _ in range(MOST_PARTS):
-        # What stands behind the end is nobody's.
+    for _ in range(MAX_PARTS):
+        # Decoders ignore what follows the end.
         if at >= len(content) or content[at + 4 : at + 8] == b"IEND":
             return None
         at += 12 + int.from_bytes(content[at : at + 4], "big")
-    return f"more than {MOST_PARTS} parts"
+    return f"more than {MAX_PARTS} parts"

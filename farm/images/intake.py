@@ -1,7 +1,7 @@
-"""The images that a request brings: looked at when it is submitted, as far as that takes no call to anybody.
+"""Intake of a request's input images at submit, as far as that needs no call to another host.
 
-Bytes and data URIs become the job's own inputs in storage at once, a file of this farm is named by its key, and any
-other URL stays one: the preparer fetches it (`workers/preparing.py`).
+Bytes and data URIs become the job's own inputs in storage at once, a file of this farm is replaced by its key, and any
+other URL stays a URL: the preparer fetches it (`workers/preparing.py`).
 """
 
 from __future__ import annotations
@@ -30,68 +30,67 @@ from farm.images.decode import UnusableImage
 from farm.ssrf_safe_http import SsrfSafeClient
 from farm.storage.storage import Storage, new_input_key, parse_key
 
-#: So much of a data URI is repeated in an error, in characters.
-_SHOWN = 64
-#: How a data URI begins (RFC 2397), and how its head ends before the comma where what follows is base64. What type it
-#: declares is of no interest.
+#: Longest part of a data URI that an error quotes, in characters.
+_MAX_QUOTED = 64
+#: The start of a data URI (RFC 2397), and the end of its head if base64 follows. The declared type is ignored.
 _DATA = re.compile(r"\s*data:", re.IGNORECASE)
 _BASE64 = re.compile(r";\s*base64\s*$", re.IGNORECASE)
-#: So much of a head is looked at for that, in characters.
+#: How much of the head is searched for that, in characters.
 _HEAD_END = 64
 #: Most bytes of a data URI that are written as %xx. Each takes 200 bytes of memory while it is read, and
 #: images of more than a few kilobytes come as base64.
-_MOST_ESCAPES = 1_000_000
+_MAX_ESCAPES = 1_000_000
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _WHITE = b" \t\n\f\r"
 
 
 @dataclass(frozen=True, slots=True)
 class _Inline:
-    """An image that came with the request, and was found to be one."""
+    """An image sent within the request, with valid headers."""
 
     content: bytes
     extension: decode.Extension
 
 
-#: A key in storage, a URL, or an image that came along.
-Found = str | _Inline
+#: A storage key, a URL, or an image sent within the request.
+CheckedSource = str | _Inline
 
 
 class Intake:
-    """Takes in what requests bring. `base` is how callers reach this farm, as far as that is known."""
+    """Checks and stores the input images of requests. `base` is the URL at which callers reach this farm, if known."""
 
     def __init__(self, storage: Storage, *, outbound: SsrfSafeClient, base: Callable[[], str | None]) -> None:
         self._storage = storage
         self._outbound = outbound
         self._base = base
 
-    def examine(self, sources: Sequence[Source]) -> list[Found]:
-        """What each source is: a key in storage, a URL, or an image. Raises InvalidRequest with all problems."""
-        found: list[Found] = []
+    def examine(self, sources: Sequence[Source]) -> list[CheckedSource]:
+        """Check each source: a storage key, a URL, or an image. Raises InvalidRequest with all problems."""
+        checked: list[CheckedSource] = []
         problems = []
         for source in sources:
             try:
-                found.append(self._examine(source))
+                checked.append(self._examine(source))
             except UnusableImage as error:
-                problems.append(Problem(source.field, str(error), error.code, _shown(source), error.context))
+                problems.append(Problem(source.field, str(error), error.code, _quoted(source), error.context))
         if problems:
             raise InvalidRequest(problems)
-        return found
+        return checked
 
     @contextmanager
-    def stored(self, job_id: str, found: Sequence[Found]) -> Iterator[tuple[str, ...]]:
-        """The keys and URLs of what was found, while the job is recorded. If that fails, nothing stays.
+    def stored(self, job_id: str, checked: Sequence[CheckedSource]) -> Iterator[tuple[str, ...]]:
+        """Store the images; yield keys and URLs while the job is recorded. If that fails, the images are deleted.
 
-        But where the job store gave no answer, the job may be recorded: what is nobody's then is for the sweeper.
+        If the job store did not answer, the job may have been recorded: the sweeper removes orphans then.
         """
         with self._kept(job_id):
-            yield tuple(self._put(job_id, number, one) for number, one in enumerate(found))
+            yield tuple(self._put(job_id, number, source) for number, source in enumerate(checked))
 
     @contextmanager
     def copied(self, job_id: str, job: Job) -> Iterator[Request]:
-        """What `job` asked for, with copies of its own images for a new job, while that is recorded; as `stored`.
+        """Copy the images of `job` for a new job; yield its request with the copies while that is recorded.
 
-        So each lives as long as its job. Raises NotRetryable where a file that the request names is gone.
+        Each copy lives as long as its job. Raises NotRetryable if a file that the request names is gone.
         """
         request = job.request
         with self._kept(job_id):
@@ -122,7 +121,7 @@ class Intake:
 
     @contextmanager
     def _kept(self, job_id: str) -> Iterator[None]:
-        """What is stored for a job stays if that is recorded meanwhile."""
+        """Delete what was stored for a job if recording the job fails."""
         try:
             yield
         except StoreUnavailable:
@@ -132,18 +131,18 @@ class Intake:
             raise
 
     def forget(self, job_id: str) -> None:
-        """Remove what was stored for a job that came to nothing."""
-        with suppress(StorageError):  # the sweeper finds it
+        """Delete what was stored for a job that was not recorded."""
+        with suppress(StorageError):  # the sweeper removes it
             self._storage.delete_job(job_id)
 
-    def _put(self, job_id: str, number: int, one: Found) -> str:
-        if isinstance(one, str):
-            return one
-        key = new_input_key(job_id, number, one.extension)
-        self._storage.put(key, one.content)
+    def _put(self, job_id: str, number: int, source: CheckedSource) -> str:
+        if isinstance(source, str):
+            return source
+        key = new_input_key(job_id, number, source.extension)
+        self._storage.put(key, source.content)
         return key
 
-    def _examine(self, source: Source) -> Found:
+    def _examine(self, source: Source) -> CheckedSource:
         if _DATA.match(source.url):
             return _inline(_decoded(source.url))
         if source.url:
@@ -151,16 +150,16 @@ class Intake:
         return _inline(source.content)
 
     def _own_key(self, url: str) -> str | None:
-        """The key of a file of this farm, however its caller reaches it.
+        """Return the storage key in a URL of this farm, whichever host name the caller uses; None for other URLs.
 
-        Nobody can guess a key: an address that ends with one that is there can mean no other file.
+        Keys are unguessable: a URL that ends with an existing one cannot mean another file.
         """
         key = re.split("[?#]", url, maxsplit=1)[0].rpartition("/")[2]
         if parse_key(key) is not None and (file := self._storage.find(key)):
             decode.check_size(file.bytes)
             return key
         if url.startswith(f"{self._base()}/"):
-            raise UnusableImage(Code.FILE_DOWNLOAD_ERROR, "this farm has no file here, or has it no more")
+            raise UnusableImage(Code.FILE_DOWNLOAD_ERROR, "this farm has no such file, or has deleted it")
         return None
 
     def _checked(self, url: str) -> str:
@@ -172,33 +171,33 @@ class Intake:
 
 
 def _own_keys(job: Job) -> list[str]:
-    """The images in storage that were kept for this job alone, each once."""
+    """Return the storage keys of the job's own inputs, each once."""
     named = dict.fromkeys((*job.request.inputs, *job.request.sources))
     return [key for key in named if (name := parse_key(key)) and name.job_id == job.id]
 
 
 def with_sources(order: Order, sources: tuple[str, ...]) -> Order:
-    """The order whose request names its images by keys and URLs, and brings none any more."""
+    """Return the order with keys and URLs in its request in place of the images it brought."""
     fields = tuple(source.field for source in order.sources)
     request = order.request.model_copy(update={"sources": sources, "source_fields": fields})
     return replace(order, request=request, sources=())
 
 
 def _inline(content: bytes) -> _Inline:
-    return _Inline(content, decode.look(content).extension)
+    return _Inline(content, decode.read_header(content).extension)
 
 
 def _decoded(uri: str) -> bytes:
-    """The bytes in a data URI. Base64 is read as browsers read it, and URL-safe, too."""
+    """Decode a data URI. Base64 is read as browsers read it; URL-safe base64 is accepted, too."""
     head, comma, data = uri.partition(",")
     if not comma:
         raise UnusableImage(Code.IMAGE_LOAD_ERROR, "the data URI has no comma; allowed: data:image/png;base64,…")
     is_base64 = bool(_BASE64.search(head[-_HEAD_END:]))
     if is_base64 and len(data) > 2 * decode.MAX_BYTES:
         raise decode.file_too_large("the data URI is too long")
-    if data.count("%") > _MOST_ESCAPES:
+    if data.count("%") > _MAX_ESCAPES:
         raise UnusableImage(
-            Code.IMAGE_LOAD_ERROR, f"the data URI has more than {_MOST_ESCAPES} escapes; allowed: base64"
+            Code.IMAGE_LOAD_ERROR, f"the data URI has more than {_MAX_ESCAPES} escapes; allowed: base64"
         )
     plain = unquote_to_bytes(data)
     if not is_base64:
@@ -207,9 +206,9 @@ def _decoded(uri: str) -> bytes:
     try:
         return binascii.a2b_base64(digits + b"=" * (-len(digits) % 4), strict_mode=True)
     except binascii.Error as error:
-        raise UnusableImage(Code.IMAGE_LOAD_ERROR, f"the data URI is no base64: {error}") from error
+        raise UnusableImage(Code.IMAGE_LOAD_ERROR, f"the data URI is not valid base64: {error}") from error
 
 
-def _shown(source: Source) -> str | None:
-    """What an error repeats of a source: its URL, of a data URI the beginning, of bytes nothing."""
-    return source.url[:_SHOWN] + "…" if _DATA.match(source.url) else source.url or None
+def _quoted(source: Source) -> str | None:
+    """Return what an error quotes of a source: its URL, the start of a data URI, nothing of bytes."""
+    return source.url[:_MAX_QUOTED] + "…" if _DATA.match(source.url) else source.url or None

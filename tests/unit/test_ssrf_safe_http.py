@@ -19,7 +19,7 @@ import pytest
 import trustme
 
 from farm.domain.errors import ConfigurationError, ForbiddenAddress, Unreachable
-from farm.ssrf_safe_http import POST_KEEPS, SsrfSafeClient
+from farm.ssrf_safe_http import MAX_POST_ANSWER_BYTES, SsrfSafeClient
 from tests.farms import free_port, wait_for
 
 PUBLIC = "93.184.216.34"
@@ -486,7 +486,7 @@ def test_of_the_answer_to_a_post_the_beginning_is_kept(receive: Callable[..., Re
 
     reply = outbound.post("http://hook.example/", b"{}", {})
 
-    assert (reply.status, reply.body) == (200, b"x" * POST_KEEPS)
+    assert (reply.status, reply.body) == (200, b"x" * MAX_POST_ANSWER_BYTES)
     assert reply.seconds < 5
 
 
@@ -646,7 +646,7 @@ SLOW = {
 def out_of_time() -> Iterator[None]:
     """What is inside fails when SHORT has passed, and not much later."""
     began = time.monotonic()
-    with pytest.raises(Unreachable, match=r"hook\.example gave no whole answer in time"):
+    with pytest.raises(Unreachable, match=r"hook\.example did not answer completely in time"):
         yield
     assert SHORT <= time.monotonic() - began < SHORT + 3
 

@@ -193,7 +193,7 @@ def test_several_images_keep_their_order(farm: Farm) -> None:
         (Source("f", "data:image/png;base64,"), "image_load_error", "cannot be read"),
         (Source("f", "data:image/png;base64"), "image_load_error", "has no comma"),
         (Source("f", "data:image/png," + "%41" * 1_000_001), "image_load_error", "base64"),
-        (Source("f", f"{BASE}/docs"), "file_download_error", "has it no more"),
+        (Source("f", f"{BASE}/docs"), "file_download_error", "has deleted it"),
         (Source("f", data_uri(sample_image(8, 8))), "image_too_small", "16 pixels"),
         (Source("f", data_uri(sample_image(form="GIF"))), "unsupported_image_format", "GIF"),
         (Source("f", content=b""), "image_load_error", "cannot be read"),
@@ -206,7 +206,7 @@ def test_several_images_keep_their_order(farm: Farm) -> None:
         (Source("f", "http://user:secret@images.example/a.png"), "file_download_error", "user name"),
         (Source("f", "https://[images/a.png"), "file_download_error", "URL"),
         (Source("f", "fox.png"), "file_download_error", "http"),
-        (Source("f", f"{BASE}/files/{an_upload()}"), "file_download_error", "has it no more"),
+        (Source("f", f"{BASE}/files/{an_upload()}"), "file_download_error", "has deleted it"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_its_field(farm: Farm, source: Source, kind: str, said: str) -> None:

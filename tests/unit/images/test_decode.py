@@ -45,7 +45,7 @@ def read(content: bytes) -> Image.Image:
 def refused(content: bytes) -> UnusableImage:
     """Why this content is refused, by a look at its headers already."""
     with pytest.raises(UnusableImage) as caught:
-        decode.look(content)
+        decode.read_header(content)
     with pytest.raises(UnusableImage) as again:
         decode.read(content)
     assert (again.value.code, str(again.value)) == (caught.value.code, str(caught.value))
@@ -57,7 +57,7 @@ def refused(content: bytes) -> UnusableImage:
 
 @pytest.mark.parametrize(("form", "extension"), [("JPEG", "jpeg"), ("PNG", "png"), ("WEBP", "webp")])
 def test_an_image_is_known_by_its_content(form: str, extension: str) -> None:
-    facts = decode.look(encoded(quarters(40, 30), form))
+    facts = decode.read_header(encoded(quarters(40, 30), form))
 
     assert (facts.extension, facts.width, facts.height) == (extension, 40, 30)
 
@@ -343,7 +343,7 @@ def test_a_photograph_with_a_second_image_behind_it_is_a_jpeg() -> None:
     first, second = frames(2)
     content = encoded(first, "MPO", save_all=True, append_images=[second])
 
-    assert decode.look(content).extension == "jpeg"
+    assert decode.read_header(content).extension == "jpeg"
     assert np.allclose(pixel(read(content)), (0, 0, 0), atol=3)
 
 
@@ -408,7 +408,7 @@ def test_a_huge_image_costs_no_memory() -> None:
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak()\n"
         f"for content in {files!r}:\n"
-        "    for look in (decode.look, decode.read):\n"
+        "    for look in (decode.read_header, decode.read):\n"
         "        try: look(content)\n"
         "        except decode.UnusableImage as error: assert error.code == 'image_too_large', error\n"
         "        else: sys.exit('taken')\n"
@@ -547,7 +547,7 @@ def test_a_file_of_the_most_bytes_is_taken_and_one_more_is_not() -> None:
     content = encoded(quarters(20, 20), "JPEG")
     padded = content + bytes(decode.MAX_BYTES - len(content))
 
-    assert decode.look(padded).extension == "jpeg"
+    assert decode.read_header(padded).extension == "jpeg"
     error = refused(padded + b"\0")
     assert (error.code, error.context) == ("file_too_large", {"max_size": 50_000_000})
 

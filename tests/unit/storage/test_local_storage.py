@@ -62,7 +62,7 @@ def test_what_was_put_is_found(storage: LocalStorage) -> None:
     assert storage.read(key) == b"content"
 
 
-@pytest.mark.parametrize(("start", "stop", "part"), [(0, 7, b"content"), (1, 3, b"ic"), (6, 7, b"e"), (3, 3, b"")])
+@pytest.mark.parametrize(("start", "stop", "part"), [(0, 7, b"content"), (1, 3, b"on"), (6, 7, b"t"), (3, 3, b"")])
 def test_a_part_can_be_read(storage: LocalStorage, start: int, stop: int, part: bytes) -> None:
     key = new_key(JOB_ID, 3, 0, "jpeg")
     storage.put(key, b"content")
