@@ -206,12 +206,12 @@ class Service:
                     yield None
 
     def follow(self, caller: Caller, after: Moment | None, *, idle_seconds: float) -> Iterator[FeedPage]:
-        """Yield changes of the caller's jobs after a moment (None: from now on), endlessly; for an admin, of all jobs."""
+        """Yield changes of the caller's jobs (an admin's: all jobs) after a moment (None: from now on), endlessly."""
         assert self._feed is not None, "this process does not listen for changes"
         return self._feed.follow(after, caller=None if caller.is_admin else caller.id, idle_seconds=idle_seconds)
 
     def wait(self, caller: Caller, job_id: str, *, seconds: float, give_up: Callable[[], bool]) -> Job:
-        """Wait until the job has ended, for `seconds`, or until `give_up`, polled meanwhile, is true; return the job."""
+        """Wait until the job has ended, for `seconds`, or until `give_up`, polled meanwhile, returns True."""
         assert self._changes is not None, "this process does not listen for changes"
         until = clock.monotonic() + seconds
         with self._changes.of(job_id) as changed:

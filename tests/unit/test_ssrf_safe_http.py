@@ -404,7 +404,7 @@ SMUGGLED = [
 def test_a_header_cannot_smuggle_another(headers: dict[str, str]) -> None:
     wires = Wires()
 
-    with pytest.raises(ValueError, match="no header"):
+    with pytest.raises(ValueError, match="not a valid header"):
         wires.client().post("http://hook.example/", b"{}", headers)
 
     assert wires.dialled == []
@@ -624,7 +624,7 @@ def test_a_name_that_does_not_exist_is_told() -> None:
 
     with pytest.raises(Unreachable, match=r"hook\.example cannot be looked up: Name or service not known"):
         post(SsrfSafeClient(frozenset(), resolve=resolve, connect=wires.connect))
-    with pytest.raises(Unreachable, match=r"hook\.example cannot be looked up: it has no address"):
+    with pytest.raises(Unreachable, match=r"hook\.example cannot be looked up: no address"):
         post(Wires(names={"hook.example": []}).client())
     assert wires.dialled == []
 

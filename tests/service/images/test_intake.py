@@ -188,8 +188,8 @@ def test_several_images_keep_their_order(farm: Farm) -> None:
     [
         (Source("f", data_uri(b"no image")), "image_load_error", "cannot be read"),
         (Source("f", data_uri(IMAGE[:40])), "image_load_error", "cannot be read"),
-        (Source("f", "data:image/png;base64,@@@"), "image_load_error", "no base64"),
-        (Source("f", "data:image/png;base64,é"), "image_load_error", "no base64"),
+        (Source("f", "data:image/png;base64,@@@"), "image_load_error", "not valid base64"),
+        (Source("f", "data:image/png;base64,é"), "image_load_error", "not valid base64"),
         (Source("f", "data:image/png;base64,"), "image_load_error", "cannot be read"),
         (Source("f", "data:image/png;base64"), "image_load_error", "has no comma"),
         (Source("f", "data:image/png," + "%41" * 1_000_001), "image_load_error", "base64"),
