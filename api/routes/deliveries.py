@@ -1,4 +1,4 @@
-"""`/farm/v1/deliveries`: what was told to webhooks, of jobs of every dialect, with every try."""
+"""Routes of webhook deliveries: `/farm/v1/deliveries` and `/farm/v1/webhook_secret`, for jobs of every dialect."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from farm.webhooks.service import WebhookService
 
 
 class Trial(Input):
-    """A receiver to be tried."""
+    """The webhook receiver that a test event is sent to."""
 
     url: str
 

@@ -1,4 +1,4 @@
-"""`/openapi.json` and `/docs`: what the API takes and answers, for programs and for people. No key is asked for."""
+"""Routes of the API documentation: `/openapi.json` and Swagger UI at `/docs`, without an API key."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import flask
 
 from farm.domain.errors import NotFound
 
-#: Swagger UI's own files, and the types they are sent as.
+#: Swagger UI's files and their media types.
 _PARTS = {
     "swagger-ui.css": "text/css",
     "swagger-ui-bundle.js": "text/javascript",
     "favicon-32x32.png": "image/png",
 }
 _START = "start.js"
-#: Its addresses are relative, so that it works behind whatever path a proxy puts before it.
+#: Its URLs are relative, so that it works under any path prefix of a proxy.
 _PAGE = f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -42,7 +42,7 @@ _SCRIPT = """SwaggerUIBundle({
   tryItOutEnabled: true,
 });
 """
-#: Nothing from elsewhere, and nothing inline; Swagger UI brings its icons as data.
+#: Same origin only, and nothing inline; Swagger UI's icons are data URIs.
 _POLICY = "; ".join(
     [
         "default-src 'none'",
@@ -55,12 +55,12 @@ _POLICY = "; ".join(
         "frame-ancestors 'none'",
     ]
 )
-#: How long a browser may keep the parts of the page, in seconds.
+#: Cache time of the page's files, in seconds.
 _MAX_AGE = 3600
 
 
 def routes(document: Callable[[], Mapping[str, Any]]) -> flask.Blueprint:
-    """`document` makes the OpenAPI document; it is asked once, when somebody wants to read it."""
+    """Build the routes. `document` builds the OpenAPI document; it is called once, at the first request."""
     blueprint = flask.Blueprint("docs", __name__)
 
     @cache
@@ -93,7 +93,7 @@ def routes(document: Callable[[], Mapping[str, Any]]) -> flask.Blueprint:
 
 
 def _kept(response: flask.Response, digest: str) -> flask.Response:
-    """The answer, or that the client has it already."""
+    """Return the response, or 304 if the client has it already."""
     response.set_etag(digest)
     response.make_conditional(flask.request)
     return response
@@ -109,7 +109,7 @@ def _found(name: str) -> tuple[bytes, str, str]:
 
 
 def _part(name: str) -> tuple[bytes, str, str]:
-    """A part of the page: its bytes, their type and their digest. Raises NotFound."""
+    """Return bytes, media type and digest of a file of the page. Raises NotFound."""
     if name != _START and name not in _PARTS:
-        raise NotFound(f"The documentation has no part '{name}'.")
+        raise NotFound(f"The documentation has no file '{name}'.")
     return _found(name)

@@ -1,4 +1,4 @@
-"""`/fal/queue` and `/fal/run`: fal's queue with its stream, and its direct call, which submits and waits."""
+"""Routes of fal's queue with its status stream, and of its direct call, which submits and waits."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from farm.service import Service, random_seed
 
 _PRIORITY = "X-Fal-Queue-Priority"
 _REQUEST = "/queue/<path:app>/requests/<request_id>"
-#: As JavaScript's client writes it, as Python's does, and as Python itself does.
+#: As the JavaScript client, the Python client, and Python's `str` write it.
 _ON, _OFF = ("1", "true", "True"), ("0", "false", "False")
 
 
@@ -64,11 +64,11 @@ def routes(context: ApiContext) -> flask.Blueprint:
         _refuse_long_queue(service, model)
         job = _about(service.submit_and_get(caller, replace(order, webhook=_webhook())))
         position = 0
-        with suppress(StoreUnavailable):  # the job is accepted: its place is not worth an error
+        with suppress(StoreUnavailable):  # the job is accepted, so an unknown position is no error
             position = _position(service, job)
         return fal.submitted(job, _queue(links), position=position)
 
-    # Each with a slash and without: a rule that takes both takes a wrong method for an unknown path.
+    # With a slash and without: with `strict_slashes=False`, a wrong method would be answered as an unknown path.
     @blueprint.get(f"{_REQUEST}/status/")
     @blueprint.get(f"{_REQUEST}/status")
     def status(app: str, request_id: str) -> tuple[FalStatus, int]:
@@ -109,7 +109,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         query.refuse_others()
         order, _ = _order(service, endpoint.rstrip("/"))
         job = _about(held_calls.job(caller, order))
-        # The job is accepted: an error that says "later" would have clients make a second one of it.
+        # The job is accepted: after a retryable error, clients would submit it again.
         with suppress(StorageUnavailable):
             if job.state.is_terminal:
                 return _outcome(job, links)
@@ -122,7 +122,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         return response
 
     def find(app: str, request_id: str) -> Job:
-        """The request. Clients ask by owner and alias, people also by the whole endpoint. Raises NotFound."""
+        """Return a request by owner and alias, as clients send them, or by the whole endpoint. Raises NotFound."""
         job = service.get(authenticator.caller(), request_id)
         if app not in (fal.application(job.endpoint), job.endpoint):
             raise NotFound(f"No job has the id '{request_id}'.")
@@ -132,7 +132,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
 
 
 class StatusStream:
-    """What a stream has told of a request: clients collect the lines of its log, so none is sent twice."""
+    """A stream of statuses. Clients collect the log lines, so each line is sent once."""
 
     def __init__(self, service: Service, links: Links, *, with_logs: bool) -> None:
         self._service = service
@@ -141,10 +141,10 @@ class StatusStream:
         self._messages: set[str] = set()
 
     def blocks(self, watched: Iterator[Job | None]) -> Iterator[str]:
-        """An event for each change, of its place in the queue, too. The last one says that the request has ended."""
+        """Yield an event for each change of state or queue position; the last one is the end of the request."""
         last = None
         seen: Job | None = None
-        # The stream has begun, so no error can be told in it: it ends, and the client asks for the result.
+        # The response has started, so an error can only end the stream; the client then gets the result.
         with suppress(FarmError):
             for job in watched:
                 seen = job or seen
@@ -165,19 +165,19 @@ class StatusStream:
 
 
 def _about(job: Job) -> Job:
-    """`job`, to be named in the header of the answer, whatever that is."""
+    """Return `job` after setting it as the request id of the response."""
     flask.g.request_id = job.id
     return job
 
 
 def _order(service: Service, endpoint: str) -> tuple[Order, Model]:
-    """What the current request asks for."""
+    """Parse the current request into an order. Raises UnknownModel and InvalidRequest."""
     model = service.model(endpoint)
     if endpoint not in model.of(fal.NAME):
         raise UnknownModel(f"'{endpoint}' is not a fal model id of this farm; use {', '.join(model.of(fal.NAME))}")
     priority, conditions = _priority(), _conditions()
     max_bytes = IMAGES_BODY if model.max_inputs else None
-    # fal's JavaScript client sends an empty input as no body at all.
+    # fal's JavaScript client sends no body for an empty input.
     body = read_body(fal.NAME, endpoint, priority, str(conditions), instead=b"{}", max_bytes=max_bytes)
     order = fal.read(body.fields, endpoint=endpoint, model=model.name, default_seed=random_seed())
     order = replace(order, priority=priority, conditions=conditions)
@@ -208,10 +208,10 @@ def _webhook() -> Webhook | None:
 
 
 def _refuse_long_queue(service: Service, model: Model) -> None:
-    most = query.integer("fal_max_queue_length", default=None, minimum=0, maximum=2**31)
-    if most is not None and (waiting := service.waiting(model)) > most:
+    max_length = query.integer("fal_max_queue_length", default=None, minimum=0, maximum=2**31)
+    if max_length is not None and (waiting := service.waiting(model)) > max_length:
         raise QueueTooLong(
-            f"{waiting} requests wait for '{model.name}', more than fal_max_queue_length={most}; try again later."
+            f"{waiting} requests wait for '{model.name}', more than fal_max_queue_length={max_length}; try again later."
         )
 
 

@@ -1,7 +1,7 @@
-"""`/fal/proxy`: the one address to which fal's JavaScript client sends its calls when it is given a `proxyUrl`.
+"""Route of `/fal/proxy`, to which fal's JavaScript client sends all calls when it has a `proxyUrl`.
 
-The URL that a call is meant for comes in a header. Nothing is fetched from there: a call that is meant for one of fal's
-hosts is answered by this farm's own routes, as if it had come to them, and any other is refused. Fact from the client.
+The target URL is in a header. Nothing is fetched from there: a call for one of fal's hosts is served by this farm's own
+routes, and any other call is rejected.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from api.http import fal_hosts
 PATH = "/fal/proxy"
 _HEADER = "X-Fal-Target-Url"
 _WSGI_HEADER = "HTTP_X_FAL_TARGET_URL"
-#: Nothing but a host, a path and a query: no user, no port, no fragment, behind which another host could hide.
+#: Host, path and query only: a user, a port or a fragment could hide another host.
 _TARGET = re.compile(r"https?://(?P<host>[a-z0-9.-]+)(?P<path>/[^?#\\\s]*)(?:\?(?P<query>[^#\s]*))?", re.IGNORECASE)
 
 
 class FalProxy:
-    """Sends what came to the proxy's address to the routes that it is meant for. Wraps a WSGI application."""
+    """WSGI middleware that passes calls to the proxy URL on to the routes that they are for."""
 
     def __init__(self, application: fal_hosts.Application) -> None:
         self._application = application
@@ -41,8 +41,8 @@ def routes(context: ApiContext) -> flask.Blueprint:
 
     @blueprint.route(f"{PATH}/", methods=["GET", "POST", "PUT", "DELETE"])
     @blueprint.route(PATH, methods=["GET", "POST", "PUT", "DELETE"])
-    def refuse() -> NoReturn:
-        """Whatever arrives here had no good target."""
+    def reject() -> NoReturn:
+        """Reject a call without a valid target URL."""
         context.authenticator.caller()
         sent = flask.request.headers.get(_HEADER, "nothing")[:200]
         allowed = f"a URL of {', '.join(fal_hosts.FAL_HOSTS)}, with path and query, and none of them in this address"
@@ -55,7 +55,7 @@ def _redirect(environ: dict[str, Any]) -> None:
     target = _TARGET.fullmatch(environ.get(_WSGI_HEADER, ""))
     prefix = fal_hosts.FAL_HOSTS.get(target["host"].lower()) if target else None
     if target and prefix:
-        # As WSGI has it: the path decoded, byte by byte, the query as it came.
+        # As in WSGI: the path is decoded byte by byte, the query string is not.
         environ["PATH_INFO"] = unquote_to_bytes(target["path"].encode("latin-1")).decode("latin-1")
         environ["QUERY_STRING"] = target["query"] or ""
         fal_hosts.put_below(prefix, environ)

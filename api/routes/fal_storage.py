@@ -1,8 +1,8 @@
-"""`/fal/rest` and `/fal/cdn`: fal's storage and CDN, where its clients send files before they name them in an input.
+"""Routes of fal's storage and CDN, to which its clients upload files before they submit requests with them.
 
-Whoever begins an upload shows a key or a token. The bytes then go to an address that nobody can guess, and that is good
-for this one file: what the call says of its sender is not looked at, for one client sends its key there and others
-nothing. The parts of Python's large files go to addresses below that of the file itself, with its token.
+An upload starts with an API key or a token. The bytes then go to an unguessable URL that takes one file; credentials
+are ignored there, since one client sends its key and others none. The Python client sends the parts of large files to
+URLs below that of the file itself, with its token.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from farm.domain.errors import InvalidRequest, NotFound
 from farm.uploads.tickets import Ticket
 from farm.uploads.uploads import NO_TICKET, UploadRequest
 
-#: How long a token is good for, in seconds. Clients ask for another one then.
+#: Validity of a token, in seconds. Clients then request another.
 TOKEN_SECONDS = 3600
 
 
@@ -32,7 +32,7 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
     authenticator, links, uploads = context.authenticator, context.links, context.farm.uploads
     blueprint = flask.Blueprint("fal_storage", __name__)
 
-    # Each with a slash and without: a rule that takes both takes a wrong method for an unknown path.
+    # With a slash and without: with `strict_slashes=False`, a wrong method would be answered as an unknown path.
     @blueprint.post("/fal/rest/storage/upload/initiate/")
     @blueprint.post("/fal/rest/storage/upload/initiate")
     def initiate() -> FalUpload:
@@ -46,8 +46,8 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
     def begun(*, in_parts: bool) -> FalUpload:
         caller = authenticator.caller()
         query.refuse_others("storage_type")
-        asked = parse(fal_storage.Announcement, decode(read_bytes() or b"{}"))
-        announced = UploadRequest(asked.content_type, _keep_seconds())
+        announcement = parse(fal_storage.Announcement, decode(read_bytes() or b"{}"))
+        announced = UploadRequest(announcement.content_type, _keep_seconds())
         ticket = uploads.issue(caller.id, announced, in_parts=in_parts)
         return fal_storage.begun(f"{_cdn(context)}/upload/{ticket.id}", links.file(ticket.key))
 
@@ -109,7 +109,7 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
         return completed(own_ticket(key, ticket_id))
 
     def own_ticket(key: str, ticket_id: str) -> Ticket:
-        """The ticket of the current request's sender for the file at `key`."""
+        """Return the current caller's ticket for the file at `key`. Raises NotFound."""
         flask.g.dialect = registry.by_name(fal.NAME)
         caller = authenticator.uploader()
         ticket = uploads.ticket(ticket_id, in_parts=True)
@@ -141,7 +141,7 @@ def _cdn(context: ApiContext) -> str:
 
 
 def _requirements() -> UploadRequest:
-    """What the headers of the current call say of the file that it brings, or begins."""
+    """Return the content type and retention from the headers of the current call. Raises BadRequest."""
     content_type = flask.request.headers.get("Content-Type", fal_storage.DEFAULT_TYPE)
     if len(content_type) > fal_storage.MAX_TYPE_LENGTH:
         raise BadRequest(f"The Content-Type is too long; send up to {fal_storage.MAX_TYPE_LENGTH} characters.")

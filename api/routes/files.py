@@ -1,6 +1,6 @@
-"""`/files`: images from storage, and what callers upload. No key is asked for, because nobody can guess the names.
+"""Route of stored files: rendered images and uploads, under unguessable names and without an API key.
 
-Any key is ignored. An upload may be anything: it is shown as an image only where it begins as one.
+An upload may have any content: it is served as an image only if it starts like one, else as an attachment.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ def routes(storage: Storage, store: JobStore) -> flask.Blueprint:
         if name is None or stored is None:
             raise NotFound(f"No file has the name '{key}'.")
         response = _head(key, stored)
-        _say_how_long(response, _left_seconds(name, store))
-        if name.until and not _begins_as_it_says(name, storage, key, stored):
+        _set_caching(response, _remaining_seconds(name, store))
+        if name.until and not _has_declared_type(name, storage, key, stored):
             response.content_type = "application/octet-stream"
             response.headers["Content-Disposition"] = "attachment"
-        wants_a_part = _wants_a_part(stored)
-        response.make_conditional(flask.request, accept_ranges=wants_a_part, complete_length=stored.bytes)
+        is_range = _is_range_request(stored)
+        response.make_conditional(flask.request, accept_ranges=is_range, complete_length=stored.bytes)
         response.accept_ranges = "bytes"
         if response.status_code == PreconditionFailed.code:
             raise PreconditionFailed
         if flask.request.method == "GET" and response.status_code in (200, 206):
             part = response.content_range
-            # Opened before the answer begins: until then a failure can be told.
+            # Opened before the response starts, so that a failure becomes an error response.
             response.response = storage.open(key, part.start or 0, part.stop or stored.bytes)
         return response
 
@@ -52,17 +52,17 @@ def routes(storage: Storage, store: JobStore) -> flask.Blueprint:
 
 
 def _head(key: str, stored: StoredFile) -> flask.Response:
-    """The answer without its body."""
+    """Build the response without its body."""
     response = flask.Response(content_type=stored.content_type)
     response.content_length = stored.bytes
     response.last_modified = stored.stored_at
-    response.set_etag(key)  # what is stored under a key never changes
-    response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"  # pages of others may show it
+    response.set_etag(key)  # a file never changes under its key
+    response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"  # pages of other origins may show it
     return response
 
 
-def _left_seconds(name: StorageKey, store: JobStore) -> int:
-    """How long what lies under this name will be there; 0 where nobody can tell."""
+def _remaining_seconds(name: StorageKey, store: JobStore) -> int:
+    """Return the remaining retention of the file in seconds, 0 if unknown."""
     until_us = name.until * 1_000_000 if name.until else None
     if name.job_id:
         with suppress(StoreUnavailable):
@@ -70,8 +70,8 @@ def _left_seconds(name: StorageKey, store: JobStore) -> int:
     return max(0, (until_us or 0) - clock.now_us()) // 1_000_000
 
 
-def _say_how_long(response: flask.Response, seconds: int) -> None:
-    """Have it kept for so long, at most, by the browser of whoever knows its name, and by nobody on the way."""
+def _set_caching(response: flask.Response, seconds: int) -> None:
+    """Let the browser cache the file for at most this long, and shared caches not at all."""
     response.cache_control.private = True
     if seconds:
         response.cache_control.max_age = min(CACHE_SECONDS, seconds)
@@ -79,22 +79,22 @@ def _say_how_long(response: flask.Response, seconds: int) -> None:
         response.cache_control.no_cache = True
 
 
-def _wants_a_part(stored: StoredFile) -> bool:
-    """Whether the current request asks for one range of bytes. Any other wish is not refused, but not heard (RFC 9110).
-
-    So is one for more of a file's end than there is.
-    """
-    asked = flask.request.range
+def _is_range_request(stored: StoredFile) -> bool:
+    """Return True if the current request has one satisfiable range of bytes. Other ranges are ignored (RFC 9110)."""
+    wanted = flask.request.range
     return (
-        asked is not None and asked.units == "bytes" and len(asked.ranges) == 1 and asked.ranges[0][0] >= -stored.bytes
+        wanted is not None
+        and wanted.units == "bytes"
+        and len(wanted.ranges) == 1
+        and wanted.ranges[0][0] >= -stored.bytes
     )
 
 
-def _begins_as_it_says(name: StorageKey, storage: Storage, key: str, stored: StoredFile) -> bool:
-    """Whether an upload is the image that its name tells."""
-    return name.extension != "bin" and matches_signature(name.extension, _beginning(storage, key, stored))
+def _has_declared_type(name: StorageKey, storage: Storage, key: str, stored: StoredFile) -> bool:
+    """Return True if an upload has the image type of its name."""
+    return name.extension != "bin" and matches_signature(name.extension, _first_bytes(storage, key, stored))
 
 
-def _beginning(storage: Storage, key: str, stored: StoredFile) -> bytes:
+def _first_bytes(storage: Storage, key: str, stored: StoredFile) -> bytes:
     with closing(storage.open(key, 0, min(HEAD_BYTES, stored.bytes))) as chunks:
         return b"".join(chunks)

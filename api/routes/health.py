@@ -1,4 +1,4 @@
-"""`/healthz`, `/readyz`, `/metrics`: for probes and Prometheus. No key, and no caller's name in them."""
+"""Routes of health checks and metrics: no API key, and no caller's name in them."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def routes(client: redis.Redis, registry: CollectorRegistry) -> flask.Blueprint:
     @blueprint.get("/readyz")
     def readyz() -> tuple[Ready | Unready, int]:
         try:
-            # A script that answers proves the way, the server and its right to run scripts.
+            # A script proves the connection, the server, and the permission to run scripts.
             client.eval("return redis.call('PING')", 0)
         except redis.exceptions.RedisError as error:
-            # The error names the address of Redis, which is for operators alone.
+            # The error has the address of Redis, which is for operators only.
             _log.warning("not ready", error=str(error))
             return {"status": "unready", "reason": "Redis does not answer; the farm's log has the reason."}, 503
         return {"status": "ready"}, 200

@@ -1,4 +1,4 @@
-"""`/v1`: images as OpenAI's libraries ask for them, in OpenAI's, AI/ML API's or Siraya's words, and the models."""
+"""Routes of `/v1`: the image calls of OpenAI's libraries, in OpenAI's, AI/ML API's or Siraya's dialect."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from farm.service import Service, random_seed
 _PREFIX = "/v1/"
 _DIALECTS = tuple(dialect.images for dialect in registry.DIALECTS if dialect.images)
 
-#: OpenAI's libraries count here how often they have sent the same call before.
+#: The header in which OpenAI's libraries count the retries of a call.
 _RETRIES = "X-Stainless-Retry-Count"
 
 
@@ -44,7 +44,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         body = read_body("generations")
         dialect = _dialect(service, body.fields)
         _refuse_other_path(body.fields["model"], dialect.GENERATES, "needs an image; send it to /v1/images/edits")
-        return rendered(caller, dialect, body, dialect.generation(body.fields, default_seed=random_seed()))
+        return respond(caller, dialect, body, dialect.generation(body.fields, default_seed=random_seed()))
 
     @blueprint.post("/images/edits", strict_slashes=False)
     def edits() -> flask.Response:
@@ -53,13 +53,13 @@ def routes(context: ApiContext) -> flask.Blueprint:
         body = _form() if flask.request.mimetype == multipart.TYPE else read_body("edits", max_bytes=IMAGES_BODY)
         dialect = _dialect(service, body.fields)
         _refuse_other_path(body.fields["model"], openai.EDITS, "takes no image; send it to /v1/images/generations")
-        return rendered(caller, dialect, body, openai.edit(body.fields, body.files, default_seed=random_seed()))
+        return respond(caller, dialect, body, openai.edit(body.fields, body.files, default_seed=random_seed()))
 
     @blueprint.get("/models", strict_slashes=False)
     def models() -> ListedModels:
         authenticator.caller()
         query.refuse_others()
-        return {"object": "list", "data": [_shown(model_id) for model_id in _served(service)]}
+        return {"object": "list", "data": [_listed(model_id) for model_id in _served(service)]}
 
     @blueprint.get("/models/<path:model_id>", strict_slashes=False)
     def model(model_id: str) -> ListedModel:
@@ -67,13 +67,13 @@ def routes(context: ApiContext) -> flask.Blueprint:
         query.refuse_others()
         if model_id not in _served(service):
             raise _unknown(service, model_id)
-        return _shown(model_id)
+        return _listed(model_id)
 
-    def rendered(caller: Caller, dialect: ImagesDialect, body: RequestBody, asked: ParsedCall) -> flask.Response:
-        """The images that a call asks for, or why there are none."""
-        service.model(asked.order.request.model)
+    def respond(caller: Caller, dialect: ImagesDialect, body: RequestBody, call: ParsedCall) -> flask.Response:
+        """Return the response to a call: its images or its error."""
+        service.model(call.order.request.model)
         order = replace(
-            asked.order,
+            call.order,
             idempotency_key=body.idempotency_key,
             body_digest=body.digest,
             is_resent=_was_sent_before(),
@@ -81,7 +81,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         job = held_calls.job(caller, order)
         flask.g.request_id = job.id
         if job.result:
-            response = flask.jsonify(dialect.answer(job, job.result, asked.result_format, links))
+            response = flask.jsonify(dialect.answer(job, job.result, call.result_format, links))
             response.status_code = dialect.SUCCESS
             return response
         return errors.answer(
@@ -89,7 +89,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         )
 
     @blueprint.after_app_request
-    def name_the_call(response: flask.Response) -> flask.Response:
+    def add_request_id(response: flask.Response) -> flask.Response:
         if not flask.request.path.startswith(_PREFIX):
             return response
         job_id = flask.g.get("request_id")
@@ -97,7 +97,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         if response.status_code >= 400:
             facts = openai_common.call_facts(flask.request.path, request_id, clock.now_us())
             response.set_data(flask.json.dumps((response.get_json(silent=True) or {}) | facts))
-            if job_id:  # sent again, a call that was accepted makes a second job
+            if job_id:  # a retry of an accepted call would create a second job
                 response.headers["X-Should-Retry"] = "false"
                 response.headers.pop("Retry-After", None)
         return response
@@ -111,10 +111,10 @@ def _form() -> RequestBody:
 
 
 def _dialect(service: Service, body: Mapping[str, Any]) -> ImagesDialect:
-    """The dialect that the id of the model decides. Raises InvalidRequest for none, and UnknownModel."""
+    """Return the dialect that the model id selects. Raises InvalidRequest and UnknownModel."""
     model_id = body.get("model")
     if not isinstance(model_id, str):
-        message = f"the id of a model is required, as a string; served here: {', '.join(_served(service))}"
+        message = f"a model id is required, as a string; served here: {', '.join(_served(service))}"
         raise InvalidRequest([Problem("model", message, "missing" if model_id is None else "string_type", model_id)])
     dialects = [dialect for dialect in _DIALECTS if model_id in dialect.GENERATES]
     if not dialects and model_id not in openai.EDITS:
@@ -130,7 +130,7 @@ def _refuse_other_path(model_id: str, models: Mapping[str, Model], message: str)
 
 
 def _served(service: Service) -> list[str]:
-    """The ids that some worker has a model for, in every dialect that is spoken here."""
+    """Return the ids of the served models, in every dialect at this path."""
     paths = [*(dialect.GENERATES for dialect in _DIALECTS), openai.EDITS]
     served = [model_id for path in paths for model_id, model in path.items() if model.name in service.served()]
     return list(dict.fromkeys(served))
@@ -142,8 +142,8 @@ def _unknown(service: Service, model_id: str) -> UnknownModel:
     )
 
 
-def _shown(model_id: str) -> ListedModel:
-    """A model as OpenAI shows one; when it was made is not known here."""
+def _listed(model_id: str) -> ListedModel:
+    """Build the answer that shows a model. Its time of creation is unknown."""
     return {"id": model_id, "object": "model", "created": 0, "owned_by": "srpo-farm"}
 
 

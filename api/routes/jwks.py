@@ -1,4 +1,4 @@
-"""`/.well-known/jwks.json`: the public key of fal's webhooks. No key is asked for: receivers have none."""
+"""Route of the public key that verifies fal's webhooks, without an API key: receivers have none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from farm.dialects.answers.fal import SigningKeys
 from farm.webhooks import signing
 from farm.webhooks.secrets import Secrets
 
-#: Receivers may keep the answer for so long, in seconds; fal's say at most a day.
+#: Cache time of the keys, in seconds. fal's receivers cache them for up to a day.
 MAX_AGE = 3600
 
 

@@ -1,4 +1,4 @@
-"""`/farm/v1/keys`: API keys over HTTP, for admins. What `farm keys` does on Redis itself."""
+"""Routes of API keys, for admins: what `farm keys` does, over HTTP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from farm.domain.limits import MAX_RATE, Limits
 
 
 class WantedKey(Input):
-    """A key to be made. A limit that is not given, or null, is the farm's own; 0: none."""
+    """The API key to create. A limit that is absent or null is the farm's default; 0 means no limit."""
 
     name: str
     admin: Flag = False

@@ -1,4 +1,4 @@
-"""`/farm/v1`: the farm's own way in. Acts on jobs of every dialect."""
+"""Routes of `/farm/v1`, the farm's own dialect, which acts on the jobs of every dialect."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from farm.jobstore.stats import Worker
 from farm.jobstore.store import Accepted
 from farm.service import random_seed
 
-#: How many of the newest events are kept as text: many streams send the same.
+#: Number of events whose text is cached, since many streams send the same events.
 FORMATTED_EVENTS = 1000
-_GAP = "Some of what happened before this is not known any more; the present state of your jobs is at /farm/v1/jobs."
+_GAP = "Earlier events are no longer available; get the state of your jobs from /farm/v1/jobs."
 
 
 def routes(context: ApiContext) -> flask.Blueprint:
@@ -90,19 +90,19 @@ def routes(context: ApiContext) -> flask.Blueprint:
     def job_events(job_id: str) -> flask.Response:
         caller, seen = authenticator.caller(), last_event_id(".")
         watched = service.watch(caller, job_id, idle_seconds=CHECK_SECONDS)
-        first = next(watched)  # an unknown job is refused before the stream begins
+        first = next(watched)  # an unknown job is an error before the stream starts
         assert first is not None
         if seen != (first.sequence, first.step):
             return streams.answer(_job_blocks([first], watched, links), may_stay=authenticator.key_still_valid())
         if first.state.is_terminal:
-            return flask.current_app.response_class(status=204)  # which tells a browser not to come back
+            return flask.current_app.response_class(status=204)  # tells a browser not to reconnect
         return streams.answer(_job_blocks([], watched, links), may_stay=authenticator.key_still_valid())
 
     @blueprint.get("/events")
     def events() -> flask.Response:
         caller, seen = authenticator.caller(), last_event_id("-")
         followed = service.follow(caller, Moment(*seen) if seen else None, idle_seconds=CHECK_SECONDS)
-        first = next(followed)  # a store that does not answer is refused before the stream begins
+        first = next(followed)  # an unavailable store is an error before the stream starts
         return streams.answer(_blocks(first, followed, format_change), may_stay=authenticator.key_still_valid())
 
     @blueprint.get("/queue")
@@ -176,7 +176,7 @@ def _worker(worker: Worker) -> answers.FarmWorker:
 
 
 def _replayed(accepted: Accepted) -> dict[str, str]:
-    """The header of an answer that names a job which was there already."""
+    """Return the header of an answer about a job that existed already."""
     return {"Idempotent-Replayed": "true"} if accepted.repeated else {}
 
 
@@ -184,7 +184,7 @@ def _endpoint(body: dict[str, Any]) -> str:
     endpoint = body.get("model")
     if not isinstance(endpoint, str):
         kind = "missing" if endpoint is None else "string_type"
-        raise InvalidRequest([Problem("model", "the id of a model is required, as a string", kind, endpoint)])
+        raise InvalidRequest([Problem("model", "a model id is required, as a string", kind, endpoint)])
     return endpoint
 
 
@@ -197,13 +197,13 @@ def _states() -> frozenset[State]:
     return frozenset({State(text)})
 
 
-def _job_blocks(first: list[Job], key_still_valid: Iterator[Job | None], links: Links) -> Iterator[str]:
-    """Events of one job, each with its whole present state. `id` is sequence.step, growing."""
+def _job_blocks(first: list[Job], updates: Iterator[Job | None], links: Links) -> Iterator[str]:
+    """Yield the events of one job, each with the whole job. Ids are `sequence.step` and increase."""
     try:
-        for job in chain(first, key_still_valid):
+        for job in chain(first, updates):
             yield COMMENT if job is None else _job_event(job, links)
     except FarmError as error:
-        # The stream has begun, so the status is sent; the client reconnects and learns more.
+        # The response has started, so the error is an event; the client reconnects.
         yield event("error", {"code": error.code, "message": str(error)})
 
 
@@ -212,22 +212,20 @@ def _job_event(job: Job, links: Links) -> str:
     return event(f"job.{job.state}", data, f"{job.sequence}.{job.step}")
 
 
-def _blocks(
-    first: FeedPage, key_still_valid: Iterator[FeedPage], format_change: Callable[[Change], str]
-) -> Iterator[str]:
-    """Events of all jobs. `listening` tells a client for whom there is none where it is, and so may come back to."""
-    yield _news(first, format_change) or _listening(first)
-    for news in key_still_valid:
-        yield _news(news, format_change) or COMMENT + _listening(news)
+def _blocks(first: FeedPage, pages: Iterator[FeedPage], format_change: Callable[[Change], str]) -> Iterator[str]:
+    """Yield the events of all jobs. Without events, `listening` has the id from which a client can resume."""
+    yield _feed_events(first, format_change) or _listening(first)
+    for page in pages:
+        yield _feed_events(page, format_change) or COMMENT + _listening(page)
 
 
-def _news(news: FeedPage, format_change: Callable[[Change], str]) -> str:
-    gap = event("gap", {"message": _GAP}) if news.gap else ""
-    return gap + "".join(map(format_change, news.changes))
+def _feed_events(page: FeedPage, format_change: Callable[[Change], str]) -> str:
+    gap = event("gap", {"message": _GAP}) if page.gap else ""
+    return gap + "".join(map(format_change, page.changes))
 
 
-def _listening(news: FeedPage) -> str:
-    return event("listening", {}, str(news.upto))
+def _listening(page: FeedPage) -> str:
+    return event("listening", {}, str(page.upto))
 
 
 def _change_event(change: Change, links: Links) -> str:

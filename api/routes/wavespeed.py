@@ -1,4 +1,4 @@
-"""`/api/v3`: WaveSpeed's submit, result, list, delete, webhook secret. Its SDKs take exactly 200 for a submit."""
+"""Routes of WaveSpeed's dialect, `/api/v3`. Its SDKs accept only 200 as the answer to a submit."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def routes(context: ApiContext) -> flask.Blueprint:
         endpoint = endpoint.rstrip("/")
         model = _model(service, endpoint)
         body = read_body(wavespeed.NAME, endpoint, max_bytes=IMAGES_BODY)
-        asked = wavespeed.read(body.fields, _query(), endpoint=endpoint, model=model.name, default_seed=random_seed())
-        service.model(asked.order.request.model)  # with an image it is another one
-        order = replace(asked.order, idempotency_key=body.idempotency_key, body_digest=body.digest)
-        if asked.held:
+        parsed = wavespeed.read(body.fields, _query(), endpoint=endpoint, model=model.name, default_seed=random_seed())
+        service.model(parsed.order.request.model)  # with an image, it is another model
+        order = replace(parsed.order, idempotency_key=body.idempotency_key, body_digest=body.digest)
+        if parsed.held:
             return wavespeed.held_answer(held_calls.job(caller, order), links)
         return wavespeed.answer(service.submit_and_get(caller, order), links)
 
@@ -68,9 +68,9 @@ def routes(context: ApiContext) -> flask.Blueprint:
         query.refuse_others()
         found = list(_known(service, caller, wavespeed.read_deletion(decode(read_bytes()))))
         if unfinished := [job.id for job in found if not job.state.is_terminal]:
-            raise NotFinished(f"Nothing was deleted, because these have not ended yet: {', '.join(unfinished)}")
+            raise NotFinished(f"Nothing was deleted, since these have not ended yet: {', '.join(unfinished)}")
         for job in found:
-            with suppress(NotFound):  # somebody else was quicker
+            with suppress(NotFound):  # deleted meanwhile
                 service.delete(caller, job.id)
         return wavespeed.deleted(len(found))
 
@@ -82,7 +82,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
 
 
 def _model(service: Service, endpoint: str) -> Model:
-    """The model of this id. Raises UnknownModel, also for the id of another dialect; and what the service raises."""
+    """Return the model with this WaveSpeed id. Raises UnknownModel and ModelNotServed."""
     if not any(endpoint in model.of(wavespeed.NAME) for model in MODELS):
         served = [
             model_id for model in MODELS if model.name in service.served() for model_id in model.of(wavespeed.NAME)
@@ -92,12 +92,12 @@ def _model(service: Service, endpoint: str) -> Model:
 
 
 def _known(service: Service, caller: Caller, job_ids: list[str]) -> Iterator[Job]:
-    """The caller's jobs among these; at WaveSpeed what is no such job is no error."""
+    """Yield the caller's jobs among these ids; WaveSpeed ignores unknown ids."""
     for job_id in job_ids:
         with suppress(NotFound):
             yield service.get(caller, job_id)
 
 
 def _query() -> str:
-    """The query of the current request's address, as it was sent."""
+    """Return the query string of the current request, as it was sent."""
     return flask.request.query_string.decode(errors="replace")

@@ -1,6 +1,6 @@
-"""`/api/v3/media`: WaveSpeed's uploads, by ticket, and as a form, which its older SDKs send.
+"""Routes of WaveSpeed's uploads, `/api/v3/media`: by ticket, and by form, which its older SDKs send.
 
-A ticket's own address cannot be guessed: whoever sends a file there needs no key, but the headers that it was told.
+The URL of a ticket is unguessable, so it needs no API key, but exactly the headers of the ticket.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
     def ticket() -> WaveSpeedTicketAnswer:
         caller = authenticator.caller()
         query.refuse_others()
-        asked = parse(wavespeed_media.Announcement, decode(read_bytes()))
-        ticket = uploads.issue(caller.id, UploadRequest(asked.content_type, size=asked.size))
+        announced = parse(wavespeed_media.Announcement, decode(read_bytes()))
+        ticket = uploads.issue(caller.id, UploadRequest(announced.content_type, size=announced.size))
         url = f"{links.base}/api/v3/media/uploads/{ticket.id}"
-        return {**SUCCESS, "data": wavespeed_media.ticket(url, links.file(ticket.key), asked.content_type)}
+        return {**SUCCESS, "data": wavespeed_media.ticket(url, links.file(ticket.key), announced.content_type)}
 
     @blueprint.put("/uploads/<ticket_id>", strict_slashes=False)
     def put(ticket_id: str) -> EmptyAnswer:
