@@ -83,9 +83,9 @@ def routes(context: ApiContext) -> flask.Blueprint:
     def status_stream(app: str, request_id: str) -> flask.Response:
         job = find(app, request_id)
         query.refuse_others("logs")
-        told = StatusStream(service, links, with_logs=_wants_logs())
+        stream = StatusStream(service, links, with_logs=_wants_logs())
         watched = service.watch(authenticator.caller(), job.id, idle_seconds=CHECK_SECONDS)
-        return streams.answer(told.blocks(watched), may_stay=authenticator.key_still_valid())
+        return streams.answer(stream.blocks(watched), may_stay=authenticator.key_still_valid())
 
     @blueprint.get(f"{_REQUEST}/")
     @blueprint.get(_REQUEST)
