@@ -6,6 +6,7 @@ With a ticket, the type in a file's key was announced before its bytes arrived: 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import secrets
 import shutil
@@ -249,4 +250,5 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageUnavailable(detail=f"writing an upload to the data folder: {error.strerror}") from error
+        kind = StorageFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StorageUnavailable
+        raise kind(detail=f"writing an upload to the data folder: {error.strerror}") from error

@@ -634,7 +634,7 @@ def test_a_failed_request_answers_with_its_own_error(
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look often, so that no test waits for a hint or a silence."""
     monkeypatch.setattr(service, "_LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(routes, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(routes, "CHECK_SECONDS", 0.02)
 
 
 def stream(api: FlaskClient, path: str, query: str = "logs=1", **headers: str) -> Iterator[dict[str, Any]]:

@@ -760,14 +760,15 @@ def test_a_data_folder_that_cannot_be_written_to_is_503(
 
     response = api.post(CDN, data=b"x")
 
-    assert "data folder" in fal_error(response, 503)["message"]
+    assert "image storage" in fal_error(response, 503)["message"]
+    assert str(tmp_path) not in response.text
 
 
 def test_a_full_disk_is_503(api: FlaskClient, monkeypatch: pytest.MonkeyPatch, stored: Callable[[], set[str]]) -> None:
     """Also where it shows when the file is closed: what is written to is /dev/full, which takes nothing."""
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: os.fdopen(os.open("/dev/full", os.O_RDWR), "w+b"))
 
-    assert "No space left" in fal_error(api.post(CDN, data=b"x"), 503)["message"]
+    assert "no disk space left" in fal_error(api.post(CDN, data=b"x"), 503)["message"]
     assert stored() == set()
 
 
@@ -777,7 +778,7 @@ def test_a_disk_that_is_nearly_full_takes_no_uploads(
     """The job store and the images need the rest."""
     monkeypatch.setattr(uploads, "MIN_FREE_BYTES", 2**62)
 
-    assert "nearly full" in fal_error(api.post(CDN, data=b"x"), 503)["message"]
+    assert "no disk space left" in fal_error(api.post(CDN, data=b"x"), 503)["message"]
     assert stored() == set()
     assert stored() == set()
 
@@ -903,7 +904,7 @@ def test_one_caller_cannot_fill_the_job_store_with_tickets(
         assert keyed.post(path, json={}, headers=ada).status_code == 200
     before = set(farm.redis.keys("srpo:upload:*"))
     for path in (INITIATE, IN_PARTS, CDN_IN_PARTS):
-        assert "Too many uploads" in fal_error(keyed.post(path, json={}, headers=ada), 429)["message"]
+        assert "too many uploads" in fal_error(keyed.post(path, json={}, headers=ada), 429)["message"]
 
     assert set(farm.redis.keys("srpo:upload:*")) == before
     assert keyed.post(INITIATE, json={}, headers=bob).status_code == 200
