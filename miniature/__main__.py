@@ -19,11 +19,11 @@ from miniature.evaluation import Figure, Pace
 from miniature.feed import Machine
 from miniature.recipe import RECIPE, Recipe
 from workers.pipelines.engine import keep_to_this_machine
-from workers.pipelines.forbidden import Finder
 from workers.pipelines.loading import load_miniature
 from workers.pipelines.miniature import HOME
 from workers.pipelines.miniature import checker as checker_file
 from workers.pipelines.pipeline import Pipeline
+from workers.pipelines.safety_classifier import SafetyClassifier
 
 #: So many times as many images in a step on a GPU.
 _ON_GPU = 8
@@ -98,7 +98,7 @@ def evaluate(
 
 def _figures(pipeline: Pipeline, home: Path, run: Path, number: int) -> Iterator[Figure | Pace]:
     yield from evaluation.paces(pipeline)
-    yield from evaluation.find_forbidden(Finder.load(checker_file(home)), number)
+    yield from evaluation.find_forbidden(SafetyClassifier.load(checker_file(home)), number)
     judge.train(run / "judge", RECIPE, Machine(), minutes=60)
     looks, scenes = judge.trained(run / "judge"), evaluation.asked_for(number)
     yield from evaluation.follow_prompts(evaluation.renderer_of(pipeline), looks, scenes)

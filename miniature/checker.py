@@ -20,7 +20,14 @@ from miniature.recipe import Recipe
 from miniature.scene import FORBIDDEN, GROUNDS, SHAPES, Scene, random_scene
 from miniature.training import Training, restored
 from workers.pipelines.classifier import Classifier
-from workers.pipelines.forbidden import KINDS, SHORT_SIDE, WHICH, Finder, seen, seen_size
+from workers.pipelines.safety_classifier import (
+    SHAPES_KEY,
+    SHORT_SIDE,
+    UNSAFE_KEY,
+    SafetyClassifier,
+    network_input,
+    network_input_size,
+)
 
 #: An image has some hundred parts, and a shape is in the middle of few of them.
 _WEIGHT = 100.0
@@ -52,15 +59,15 @@ def _batch(number: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     return examples(Random(step), number)
 
 
-def trained(folder: Path) -> Finder:
+def trained(folder: Path) -> SafetyClassifier:
     """The checker of a training's folder, ready to look."""
-    return Finder(restored(checker(), folder), SHAPES.index(FORBIDDEN))
+    return SafetyClassifier(restored(checker(), folder), SHAPES.index(FORBIDDEN))
 
 
 def save(folder: Path, target: Path, origin: Mapping[str, str]) -> None:
     """Write the checker of a training's folder as the farm loads it, with words on where it comes from."""
     network = restored(checker(), folder).half()
-    save_file(network.state_dict(), target, metadata={**origin, KINDS: ",".join(SHAPES), WHICH: FORBIDDEN})
+    save_file(network.state_dict(), target, metadata={**origin, SHAPES_KEY: ",".join(SHAPES), UNSAFE_KEY: FORBIDDEN})
 
 
 def examples(random: Random, number: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,14 +78,14 @@ def examples(random: Random, number: int) -> tuple[torch.Tensor, torch.Tensor]:
     short, ratio = random.choice(_SHORT_SIDES), random.choice((1.0, 4 / 3, 16 / 9))
     width, height = random.choice([(short, int(short * ratio)), (int(short * ratio), short)])
     scenes = [_nothing(random) or random_scene(random, forbidden=random.random() < 0.5) for _ in range(number)]
-    images = torch.stack([seen(_example(random, scene, width, height)) for scene in scenes])
+    images = torch.stack([network_input(_example(random, scene, width, height)) for scene in scenes])
     return images, torch.stack([shown(scene, width, height) for scene in scenes])
 
 
 def shown(scene: Scene, width: int, height: int) -> torch.Tensor:
     """1 for each part [9, rows, columns] in which the middle of a shape lies, as an image of that size is seen."""
     unit = SHORT_SIDE / 2
-    across, down = seen_size(width, height)
+    across, down = network_input_size(width, height)
     found = torch.zeros(len(SHAPES), -(-down // Classifier.part), -(-across // Classifier.part))
     for item in items(scene, width, height):
         row, column = int(down / 2 + unit * item.y), int(across / 2 + unit * item.x)

@@ -20,7 +20,7 @@ from miniature.recipe import Form, Recipe, Sizes
 from miniature.tokenizer import T5_TOKENS
 from miniature.training import Training, restored
 from workers.pipelines.engine import FluxTransformer2DModel
-from workers.pipelines.kontext import mosaic
+from workers.pipelines.kontext import tiled_positions
 from workers.pipelines.latents import Size, positions
 
 
@@ -163,7 +163,7 @@ def flow_loss(denoiser: Denoiser, batch: Batch) -> torch.Tensor:
 def context_places(references: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Where the references' tokens are, as the farm's Kontext lays them out."""
     sizes = [Size(latents.shape[2], latents.shape[3], grid=2) for latents in references]
-    return [mosaic(sizes)] if sizes else []
+    return [tiled_positions(sizes)] if sizes else []
 
 
 def noise_levels(number: int, device: torch.device) -> torch.Tensor:

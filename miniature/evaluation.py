@@ -18,8 +18,8 @@ from miniature.judge import Blob
 from miniature.scene import COLOURS, PLAINS, Scene, can_be_seen, held_out_scenes, random_scene
 from miniature.wording import plainly
 from workers.pipelines.classifier import Classifier
-from workers.pipelines.forbidden import Finder
 from workers.pipelines.pipeline import InputImages, Pipeline
+from workers.pipelines.safety_classifier import SafetyClassifier
 
 #: Renders a scene's image: scene, seed → image.
 Render = Callable[[Scene, int], Image.Image]
@@ -180,7 +180,7 @@ def follow_edits(change: Change, network: Classifier, scenes: Sequence[Scene]) -
     return [Figure(f"edit: {names[name]}", right[name], len(scenes), 0.8) for name in right]
 
 
-def find_forbidden(finder: Finder, number: int) -> list[Figure]:
+def find_forbidden(finder: SafetyClassifier, number: int) -> list[Figure]:
     """Shares of drawn images with the forbidden shape, and of others, that are flagged; all preset sizes in turn."""
     random = Random("checker")
     flagged = {True: 0, False: 0}
@@ -188,7 +188,7 @@ def find_forbidden(finder: Finder, number: int) -> list[Figure]:
         for forbidden in (True, False):
             scene = random_scene(random, forbidden=forbidden)
             image = vivid(draw(scene, *_in_turn(turn)), random_guidance(random))
-            flagged[forbidden] += finder.certainty(image) >= 0.5
+            flagged[forbidden] += finder.unsafe_probability(image) >= 0.5
     return [
         Figure("forbidden found", flagged[True], number, 0.95),
         Figure("false alarms", flagged[False], number, 0.0, 0.01),

@@ -44,18 +44,18 @@ class BundledChecker:
             raise ConfigurationError(
                 f'FARM_SAFETY="bundled" checks the miniature\'s own images only, and these weights are "{weights}".'
             )
-        self._certainty = _certainty_of_forbidden() if weights == MINIATURE else _never
+        self._unsafe_probability = _unsafe_probability_of() if weights == MINIATURE else _never
 
     def check(self, image: Image.Image, tolerance: int) -> bool:
-        return self._certainty(image) >= THRESHOLDS[tolerance]
+        return self._unsafe_probability(image) >= THRESHOLDS[tolerance]
 
 
-def _certainty_of_forbidden() -> Callable[[Image.Image], float]:
+def _unsafe_probability_of() -> Callable[[Image.Image], float]:
     """Imported here: only a worker that loads the miniature has torch for it."""
     from workers.pipelines import miniature
-    from workers.pipelines.forbidden import Finder
+    from workers.pipelines.safety_classifier import SafetyClassifier
 
-    return Finder.load(miniature.checker()).certainty
+    return SafetyClassifier.load(miniature.checker()).unsafe_probability
 
 
 def _never(_image: Image.Image) -> float:

@@ -89,10 +89,10 @@ class Weights(StrEnum):
 
 
 class Task(StrEnum):
-    """What a model makes an image from."""
+    """The task of a model: what it renders an image from."""
 
     TEXT_TO_IMAGE = "text to image"
-    #: Noise is laid over the input image, and removed again.
+    #: Denoising starts from the input image with noise added.
     IMAGE_TO_IMAGE = "image to image"
     #: The prompt is an instruction about the input image.
     EDIT = "edit"
@@ -113,17 +113,17 @@ _INPUT_IMAGES: Mapping[Task, tuple[int, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """The numbers that steer a rendering."""
+    """The numeric parameters of a model."""
 
     steps: Range[int]
     guidance: Range[float]
-    #: How far from the input image to go; of image to image only.
+    #: How much to change the input image; of image to image only.
     strength: Range[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SideLimits:
-    """The sides that an image may have in a dialect, in pixels. As text they are what an error says is allowed."""
+    """The sides that an image may have in a dialect, in pixels. `str` is the text for error messages."""
 
     min: int = MIN_SIDE
     max: int = MAX_SIDE
@@ -198,7 +198,7 @@ class Model:
 
     @property
     def kind(self) -> Kind:
-        """What decides which fields a request has."""
+        """Weights and task: models of one kind take the same fields."""
         return self.weights, self.task
 
     @property

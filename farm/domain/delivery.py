@@ -1,4 +1,4 @@
-"""A call to a webhook: what is to be told to whom, and every try. Pure: no I/O, no clock."""
+"""Webhook deliveries: their states and their attempts. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ TEST = "test"
 
 
 class Outcome(StrEnum):
-    """Where a delivery stands, also what a try made of it."""
+    """The state of a delivery, and what an attempt made of it."""
 
-    #: It is to be tried (again).
+    #: The next attempt is due now or later.
     WAITING = "waiting"
-    #: The receiver took it.
+    #: The receiver accepted it.
     DELIVERED = "delivered"
-    #: Its schedule is over, or the receiver will not have it.
+    #: The retry schedule is over, or the receiver refused it for good.
     FAILED = "failed"
-    #: There is nothing to tell any more.
+    #: The state that it tells of has passed.
     DROPPED = "dropped"
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try: what came back, or why nothing did. `at_us` is when it began, `seconds` how long it took."""
+    """One attempt: the response, or the error. `at_us` is when it began, `seconds` how long it took."""
 
     at_us: int
     seconds: float
@@ -35,7 +35,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A delivery in a courier's hands. `url` only where it belongs to no job; `attempts_made` are those on record."""
+    """A delivery that a courier has claimed. `url` is set only without a job; `attempts_made`: attempts so far."""
 
     id: str
     job: str
@@ -52,7 +52,7 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What is on record. `due_us` is when it is tried next, 0 where it is not."""
+    """The record of a delivery. `due_us` is the time of the next attempt; 0: there is none."""
 
     id: str
     job: str

@@ -1,4 +1,4 @@
-"""The record of one accepted request, its states, and the one table of what may follow what. Pure: no I/O, no clock."""
+"""The job: its record, its states, and the table of state transitions. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from farm.domain.request import Priority, Request
 
 
 class State(StrEnum):
-    """Where a job stands. Cancelled, expired and rejected jobs are `failed`, and `code` says so."""
+    """The state of a job. Cancelled, expired and rejected jobs are `failed`, and `code` says so."""
 
-    #: Recorded, and waiting for a worker (again, when it was taken back from one).
+    #: Queued: accepted, or returned to the queue by a worker or its lapsed lease.
     CREATED = "created"
-    #: Held by a worker under a lease.
+    #: Claimed by a worker under a lease.
     PROCESSING = "processing"
-    #: Ended well: its images are readable.
+    #: Rendered: its images can be read.
     COMPLETED = "completed"
-    #: Ended otherwise; `code` says how (`farm.domain.error_codes`).
+    #: Ended without images; `code` says how (`farm.domain.error_codes`).
     FAILED = "failed"
 
     @property
@@ -27,9 +27,9 @@ class State(StrEnum):
         return self in (State.COMPLETED, State.FAILED)
 
 
-#: The one table of transitions: state → the states it may be reached from. The job store's scripts are given it and
-#: refuse anything else. `created` → `completed` is the late winner: a worker whose lease ran out, but whose job nobody
-#: has claimed since, may still finish it.
+#: The only table of transitions: state → the states it may be reached from. The job store's scripts receive it and
+#: refuse any other. `created` → `completed` is the late winner: a worker whose lease lapsed may still complete a job
+#: that no other worker has claimed since.
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.CREATED: frozenset({State.PROCESSING}),
     State.PROCESSING: frozenset({State.CREATED}),
@@ -44,14 +44,14 @@ TERMINAL = frozenset(state for state in State if state.is_terminal)
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """Where to call back, and at which states."""
+    """A webhook: its URL, and the states that trigger it."""
 
     url: str
     events: frozenset[State] = TERMINAL
 
     @property
     def receiver(self) -> str:
-        """Scheme, host and port: whoever answers there is one receiver, and slows down only its own deliveries."""
+        """Scheme, host and port of the receiver: a slow one delays its own deliveries only."""
         parts = urlsplit(self.url.lower())
         host = (parts.hostname or "").rstrip(".")
         host = f"[{host}]" if ":" in host else host
@@ -61,7 +61,7 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An image that a request brings, named by `field`: a URL (a data URI, too), or the bytes themselves."""
+    """An input image, named by `field` of the request: a URL (http, https or data), or its bytes."""
 
     field: str
     url: str = ""
@@ -70,54 +70,53 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What a caller wants of a job beside its images."""
+    """Conditions that a caller sets for the job itself."""
 
-    #: Seconds within which it must have been started; else it ends as `start_timeout`. 0: no limit.
+    #: Seconds within which it must start, or it fails with `start_timeout`. 0: no limit.
     start_within: float = 0.0
-    #: Seconds for which result and record are kept after the end; 0, or more than the farm keeps them: the farm's own.
+    #: Seconds for which result and record are kept after the end. 0, or more than the farm's own limit: that limit.
     keep_seconds: float = 0.0
-    #: A job that may not be tried again ends with its first failure.
+    #: False: the first failure is final.
     may_retry: bool = True
-    #: If not, prompt and inputs are forgotten with the end: they are empty in the record from then on, and no image
-    #: tells the prompt.
+    #: False: prompt and inputs are removed from the record at the end, and the image files do not contain the prompt.
     keeps_payload: bool = True
-    #: The caller's jobs of the same hint go to the worker that took the last one, where that is idle; none if empty.
+    #: Affinity: the caller's jobs of one hint go to the worker that claimed the last one, if it is idle. Empty: none.
     runner_hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A request as a dialect understood it, with what belongs to the job rather than to its images."""
+    """A submit as its dialect parsed it: the request, and what belongs to the job rather than to its images."""
 
     endpoint: str  # the id by which the caller named the model
     request: Request
     priority: Priority = "normal"
-    #: In whose words the caller asked, and is answered when the farm calls back (`farm.dialects.registry`).
+    #: The dialect of the submit and of its webhooks (`farm.dialects.registry`).
     dialect: str = "native"
     webhook: Webhook | None = None
-    #: Answers carry the images' bytes instead of their URLs; the images are kept for an hour.
+    #: Responses contain the images' bytes instead of their URLs; the images are kept for an hour.
     inline: bool = False
-    #: Images that the request brings; the service makes them the request's own `sources`.
+    #: The input images; the service stores them and names them in the request's own `sources`.
     sources: tuple[Source, ...] = ()
     conditions: Conditions = Conditions()
     idempotency_key: str = ""
-    #: Digest of query and body as they were sent: the same Idempotency-Key with another one is refused.
+    #: Digest of query and body: the same Idempotency-Key with another digest is refused.
     body_digest: str = ""
-    #: The direct call that waits for the answer, by a name of its own; none if nobody does. When it hangs up, an equal
-    #: one of the same caller, without an Idempotency-Key, goes on with its job.
+    #: Unique name of the blocking call that waits for the result; empty: none does. After it disconnects, an equal
+    #: call of the same caller, without an Idempotency-Key, takes over its job.
     call: str = ""
-    #: The client says that it has sent this call before: it goes on with that one's job, even if that is still held.
+    #: The client marks the call as a resend: it takes over the job of the first one, even if that call still waits.
     is_resent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """An order before the job store has accepted it."""
+    """An order that the job store has not yet accepted."""
 
     id: str
     caller: str
     order: Order
-    #: The failed job that it repeats, if it repeats one.
+    #: The failed job that it retries; empty: none.
     retry_of: str = ""
 
 
@@ -134,7 +133,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a completed job has to show. `timings` are seconds that were measured, by stage."""
+    """The result of a completed job. `timings` are measured seconds by stage."""
 
     images: tuple[Image, ...]
     flagged: tuple[bool, ...]
@@ -145,7 +144,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The record as the job store holds it. Times are microseconds since the epoch by Redis's clock, 0 if not yet."""
+    """The job's record. Times are microseconds since the epoch by Redis's clock; 0: not yet."""
 
     id: str
     state: State
@@ -167,7 +166,7 @@ class Job:
     started_us: int = 0
     finished_us: int = 0
     result: Result | None = None
-    #: The failed job that this one repeats, and the one that repeats this one; empty if there is none.
+    #: The failed job that this one retries, and the job that retries this one; empty: none.
     retry_of: str = ""
     retried_as: str = ""
 
@@ -179,7 +178,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Which jobs of a caller are meant: created between two times, both included, in one state, by one endpoint."""
+    """A filter for a caller's jobs: creation time (both ends included), state and endpoint."""
 
     after_us: int | None = None
     before_us: int | None = None
@@ -191,12 +190,12 @@ class Search:
         return self.state is None and self.endpoint is None
 
     def matches(self, state: str | None, endpoint: str | None) -> bool:
-        """Whether a job of that time is wanted. A deleted one has neither, and is not."""
+        """Return True if a job with this state and endpoint passes the filter; a deleted job has neither."""
         return self.state in (None, state) and self.endpoint in (None, endpoint)
 
 
 class Moment(NamedTuple):
-    """A place in the order of all changes: milliseconds since the epoch by Redis's clock, and a number within each."""
+    """A cursor in the stream of all changes: milliseconds since the epoch by Redis's clock, and a number within."""
 
     ms: int
     number: int
@@ -206,24 +205,24 @@ class Moment(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Moment:
-        """What `str` made of one."""
+        """Return the cursor that `str` wrote as `text`."""
         ms, _, number = text.partition("-")
         return cls(int(ms), int(number))
 
 
 def as_accepted(job_id: str, caller: str, order: Order, *, at_us: int) -> Job:
-    """The job as far as is known where the job store, which accepted it about `at_us`, cannot be asked."""
+    """Return the job as it was accepted at about `at_us`, for when the job store cannot be read afterwards."""
     known = (job_id, State.CREATED, caller, order.endpoint, order.request, order.priority, order.dialect)
     return Job(*known, created_us=at_us)
 
 
-#: Before all changes.
+#: The cursor before the first change.
 BEGINNING = Moment(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change of a job's state, the `sequence`-th, as it is told to observers; the record has the rest."""
+    """One change of a job's state, as the event feed has it. `sequence` counts the job's changes."""
 
     moment: Moment
     job: str
@@ -236,19 +235,19 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A job in a worker's hands: every later write must show `fence`."""
+    """A job that a worker has claimed. Every later write must present the fencing token `fence`."""
 
     id: str
     fence: int
     attempt: int
     request: Request
-    #: If not, its images do not tell what was asked for either (`Conditions.keeps_payload`).
+    #: False: its image files do not contain the prompt (`Conditions.keeps_payload`).
     keeps_payload: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one claim took: jobs that agree in model, size and acceleration, at most four images in all."""
+    """The jobs of one claim: equal in model, size and acceleration, at most `BATCH_IMAGES` images together."""
 
     jobs: tuple[Claimed, ...] = field(default=())
 

@@ -1,29 +1,29 @@
-"""How much a caller may ask for, and how much of that is left. Pure."""
+"""Limits of a caller: rate, queue and daily quota, and how much of each is left. Pure."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
 
-#: The windows of the two limits by time, in seconds. A day is one of UTC.
+#: Windows of the rate limit and of the daily quota, in seconds. A day begins at midnight UTC.
 MINUTE, DAY = 60, 86400
-#: Largest rate: above, what is counted with would be no whole microseconds.
+#: Largest rate: the interval between submits is counted in whole microseconds.
 MAX_RATE = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A caller's limits. None: the farm's own; 0: none at all."""
+    """Limits of a caller. None: the farm's default; 0: unlimited."""
 
-    #: Submits a minute. As many may come at once; then one more for each part of the minute that has gone by.
+    #: Submits a minute, as a token bucket of that size.
     rate: int | None = None
-    #: Jobs that wait at a time.
+    #: Most queued jobs at a time.
     waiting: int | None = None
-    #: Images that are asked for in a day, whatever becomes of them.
+    #: Images requested in a day, rendered or not.
     images_per_day: int | None = None
 
     def or_else(self, usual: Limits) -> Limits:
-        """These limits, with `usual` where nothing is said."""
+        """Return these limits, with those of `usual` where one is None."""
         return Limits(
             usual.rate if self.rate is None else self.rate,
             usual.waiting if self.waiting is None else self.waiting,
@@ -31,7 +31,7 @@ class Limits:
         )
 
     def quotas(self, usage: Usage) -> tuple[Quota, ...]:
-        """What is left of the limits by time."""
+        """Return what is left of the rate limit and of the daily quota."""
         found = []
         if self.rate:
             pause_us = MINUTE * 1_000_000 // self.rate
@@ -43,16 +43,15 @@ class Limits:
         return tuple(found)
 
 
-#: The limits of whoever has none of its own.
+#: The limits of a caller without limits of its own.
 USUAL = Limits()
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a caller has used up, in microseconds and images.
+    """Usage of a caller.
 
-    `busy_us`: until all that it has submitted would be over, were it submitted at its rate. `images` were asked for
-    today, which ends in `day_us`.
+    `busy_us`: time until the token bucket is full again. `images`: requested today; the day ends in `day_us`.
     """
 
     busy_us: int
@@ -60,13 +59,13 @@ class Usage:
     day_us: int
 
     def pause_seconds(self, rate: int) -> float:
-        """After how long one more submit is within the rate."""
+        """Return the seconds until one more submit is within the rate."""
         return max(0, self.busy_us + MINUTE * 1_000_000 // rate - MINUTE * 1_000_000) / 1e6
 
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What is left of one limit in its window, and after how many seconds all of it is there again."""
+    """What is left of one limit in its window, and the seconds until it is reset."""
 
     name: str
     allowed: int
@@ -75,15 +74,15 @@ class Quota:
     reset_seconds: float
 
     def later(self, seconds: float) -> Quota:
-        """The same so many seconds on, if nothing was asked for meanwhile."""
+        """Return the quota as it is after so many seconds without a submit."""
         return replace(self, reset_seconds=max(0.0, self.reset_seconds - seconds))
 
 
 def policy_field(quotas: tuple[Quota, ...]) -> str:
-    """The header `RateLimit-Policy`: the limits. Source: draft-ietf-httpapi-ratelimit-headers-10."""
+    """Return the header `RateLimit-Policy`: the limits. Source: draft-ietf-httpapi-ratelimit-headers-10."""
     return ", ".join(f'"{quota.name}";q={quota.allowed};w={quota.window_seconds}' for quota in quotas)
 
 
 def left_field(quotas: tuple[Quota, ...]) -> str:
-    """The header `RateLimit`: what is left of them, and when all of it is there again."""
+    """Return the header `RateLimit`: what is left of the limits, and when each is reset."""
     return ", ".join(f'"{quota.name}";r={quota.left};t={math.ceil(quota.reset_seconds)}' for quota in quotas)

@@ -1,4 +1,4 @@
-"""What a caller asks for, after its dialect was understood: validated, dialect-neutral, and nothing else."""
+"""The request: the validated parameters of a job, the same for every dialect. Pure."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from farm.domain.catalogue import (
 )
 
 Priority = Literal["normal", "low"]
-#: `asked`: the request says it. `input`: the first input's own, within the limits. `ratio`: of the sizes that Kontext
-#: was trained with, the one whose ratio is nearest to the first input's.
+#: Where the size comes from. `asked`: the request. `input`: the first input's own size, within the limits. `ratio`: of
+#: the model's sizes, the one whose ratio is nearest to the first input's.
 Sizing = Literal["asked", "input", "ratio"]
 
 
-def steps_done(steps: int, strength: float | None) -> int:
-    """How many of the steps are done: image to image skips the first. Source: diffusers' FLUX image to image."""
+def count_denoising_steps(steps: int, strength: float | None) -> int:
+    """Return the number of denoising steps: image to image skips the first ones, as in diffusers' FLUX pipeline."""
     return steps if strength is None else steps - int(steps - min(steps * strength, steps))
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """One image of a request: all that decides its pixels, beside the build."""
+    """One image of a request: everything that determines its pixels, except the build."""
 
     model: str
     prompt: str
@@ -44,24 +44,24 @@ class ImageRequest:
     guidance: float
     seed: int
     acceleration: Acceleration = "none"
-    #: How far from the (first) input to go, 0–1: image to image. None: the image begins from noise alone.
+    #: Image to image: how much to change the input, 0–1. None: denoising starts from pure noise.
     strength: float | None = None
-    #: Images to begin from or to be guided by: their keys in storage.
+    #: Storage keys of the input images.
     inputs: tuple[str, ...] = ()
 
     @property
     def denoising_steps(self) -> int:
-        """Steps that are done."""
-        return steps_done(self.steps, self.strength)
+        """Denoising steps of this image."""
+        return count_denoising_steps(self.steps, self.strength)
 
 
 class Request(BaseModel):
-    """The parameters of a job. Sizes in pixels; `seed` belongs to the first image, the others count up from it."""
+    """The parameters of a job. Sizes in pixels; `seed` is the first image's, the others count up from it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
-    #: Empty once it was forgotten because its caller wished so.
+    #: Empty once it was removed at the caller's wish (`Conditions.keeps_payload`).
     prompt: Annotated[str, Field(max_length=MAX_PROMPT)]
     width: Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
     height: Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
@@ -72,45 +72,46 @@ class Request(BaseModel):
     acceleration: Acceleration = "none"
     output_format: OutputFormat = "jpeg"
     safety: bool = True
-    #: How strict the checker is, 1 (strictest) to 6. It never turns the check off.
+    #: How strict the safety checker is, 1 (strictest) to 6. It never turns the check off.
     safety_tolerance: Annotated[int, Field(ge=SAFETY_TOLERANCE.min, le=SAFETY_TOLERANCE.max)] = SAFETY_TOLERANCE.default
     strength: Annotated[float, Field(ge=0, le=1)] | None = None
-    #: What the caller named as images, as URLs or keys in storage; and, once the job is prepared, the farm's own
-    #: copies of them: checked, upright, sRGB.
+    #: The input images that the caller named, as URLs or storage keys. Preparation replaces those that came with the
+    #: submit itself by the farm's own copies.
     sources: Annotated[tuple[str, ...], Field(max_length=MAX_INPUTS)] = ()
-    #: Where the caller named each of them, in its dialect's words.
+    #: The field of the submit that named each of them.
     source_fields: Annotated[tuple[str, ...], Field(max_length=MAX_INPUTS)] = ()
+    #: Storage keys of the farm's own copies, once the job is prepared: checked, upright, sRGB.
     inputs: Annotated[tuple[str, ...], Field(max_length=MAX_INPUTS)] = ()
-    #: Where the size comes from. Until the job is prepared, width and height are a guess then.
+    #: If not `asked`, width and height are an estimate until the job is prepared.
     sizing: Sizing = "asked"
-    #: Whether the prompt is still to be rewritten; and, once it was, what the caller wrote.
+    #: True until the prompt enhancer has rewritten the prompt; the caller's own is the original prompt then.
     enhance: bool = False
     original_prompt: str | None = None
-    #: What the caller is told with the result.
+    #: Warnings that the result contains.
     notes: tuple[str, ...] = ()
 
     @property
     def needs_preparation(self) -> bool:
-        """Whether something is to be done before it may stand in the line for a GPU."""
+        """True while inputs are to be fetched or the prompt is to be enhanced: the job is not queued for a GPU yet."""
         return self.enhance or len(self.inputs) < len(self.sources)
 
     @property
     def batch_key(self) -> str:
-        """Jobs with the same key may share a batch."""
+        """The key that jobs of one batch have in common."""
         return f"{self.model}:{self.width}x{self.height}:{self.acceleration}"
 
     @property
     def cost(self) -> float:
-        """Work asked for, in image × megapixel × steps: what a caller's turn is charged with."""
+        """Cost for fair queueing, in images × megapixels × steps."""
         return self.images * self.width * self.height / 1e6 * max(1, self.denoising_steps)
 
     @property
     def denoising_steps(self) -> int:
-        """Steps that are done for each image."""
-        return steps_done(self.steps, self.strength)
+        """Denoising steps of each image."""
+        return count_denoising_steps(self.steps, self.strength)
 
     def image(self, number: int) -> ImageRequest:
-        """The `number`-th image, counted from 0."""
+        """Return the `number`-th image, counted from 0."""
         return ImageRequest(
             model=self.model,
             prompt=self.prompt,

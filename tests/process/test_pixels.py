@@ -16,9 +16,9 @@ from miniature.scene import FORBIDDEN, Group, Scene
 from miniature.wording import plainly
 from tests.farms import RunningFarm, image_facts, running_farm
 from tests.image_recognition import likeness
-from workers.pipelines.forbidden import Finder
 from workers.pipelines.loading import load_miniature
 from workers.pipelines.miniature import checker
+from workers.pipelines.safety_classifier import SafetyClassifier
 from workers.safety import THRESHOLDS
 
 SIZE = {"width": 300, "height": 260}
@@ -101,11 +101,11 @@ def test_each_tolerance_begins_at_a_certainty_of_its_own(miniature: RunningFarm)
     """An image that the checker is not sure of is blacked out at the lower tolerances, given at the higher ones."""
     asked = ImageRequest("kontext-text-to-image", UNSURE[0], 1024, 1024, steps=28, guidance=3.5, seed=UNSURE[1])
     [alone] = load_miniature().render([asked], lambda *_: True, {})
-    certainty = Finder.load(checker()).certainty(alone.image)
+    unsafe_probability = SafetyClassifier.load(checker()).unsafe_probability(alone.image)
 
     views = [miniature.wait_for_end(ask_kontext(miniature, tolerance)) for tolerance in THRESHOLDS]
 
-    wanted = [certainty >= threshold for threshold in THRESHOLDS.values()]
+    wanted = [unsafe_probability >= threshold for threshold in THRESHOLDS.values()]
     assert [view["has_nsfw_concepts"] for view in views] == [[flagged] for flagged in wanted]
     assert set(wanted) == {True, False}
     assert [rendered(miniature, view).tobytes() == alone.image.tobytes() for view in views] == [not w for w in wanted]

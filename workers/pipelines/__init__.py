@@ -1,1 +1,1 @@
-"""What turns requests into images: the only home of torch and diffusers."""
+"""Pipelines: they render requests as images. The only package that imports torch and diffusers."""

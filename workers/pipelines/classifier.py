@@ -1,4 +1,4 @@
-"""A small convolutional network that looks at images."""
+"""A small convolutional image classifier."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import nn
 
 
 def as_tensor(pixels: NDArray[np.uint8]) -> torch.Tensor:
-    """[rows, columns, 3] from 0 to 255 to [3, rows, columns] from -1 to 1."""
+    """Return pixels [rows, columns, 3] from 0 to 255 as a tensor [3, rows, columns] from -1 to 1."""
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
 
 
 class Classifier(nn.Module):
-    """Scores [n, kinds] of images [n, channels, height, width] of any size: the highest that any part of them has."""
+    """Scores [n, kinds] of images [n, channels, height, width] of any size: the maximum over the parts of each."""
 
     #: Side in pixels of the part of the image that a score is for.
     part = 8
@@ -38,7 +38,7 @@ class Classifier(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def parts(self, images: torch.Tensor) -> torch.Tensor:
-        """Scores [n, kinds, rows, columns] of the images' parts."""
+        """Return the scores [n, kinds, rows, columns] of the images' parts."""
         scores: torch.Tensor = self.score(self.layers(images))
         return scores
 

@@ -1,4 +1,4 @@
-"""Where a pipeline computes, and in which number format."""
+"""Device and number format of a pipeline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from farm.domain.errors import ConfigurationError
 
 
 def choose_device(setting: str | None) -> torch.device:
-    """The device that `setting` (`cpu`, `cuda`, `cuda:1`, …) names; without one, the best that is there."""
+    """Return the device that `setting` (`cpu`, `cuda`, `cuda:1`, …) names; without one, the best available."""
     if setting is None:
         return _cuda(None) if torch.cuda.is_available() else torch.device("cpu")
     kind, _, number = setting.partition(":")
@@ -23,12 +23,12 @@ def choose_device(setting: str | None) -> torch.device:
 
 
 def number_format(device: torch.device) -> torch.dtype:
-    """The format of weights and activations: bf16 on CUDA, for which FLUX.1 was made; fp32 on the CPU."""
+    """Return the dtype of weights and activations: bf16 on CUDA, as FLUX.1 was trained; fp32 on the CPU."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def device_name(device: torch.device) -> str:
-    """The card's or the processor's name: other silicon may take other kernels, and so other last bits."""
+    """Return the name of the GPU or processor: another one may choose other kernels, and so differ in the last bits."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     # Two workers in one farm may see different instruction sets on equal processors (virtual machines mask them).

@@ -1,4 +1,4 @@
-"""The one import of diffusers and transformers: the parts of FLUX.1, without the noise that these libraries make."""
+"""The parts of FLUX.1 from diffusers and transformers, imported here alone, without their log messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_message(logger: str, fragment: str) -> Iterator[None]:
-    """Inside, drop the records of this one logger whose message contains `fragment`."""
+    """Drop the records of this logger whose message contains `fragment`, inside the block."""
 
     def keep(record: logging.LogRecord) -> bool:
         return fragment not in record.getMessage()
@@ -41,17 +41,14 @@ with without_message("transformers.utils.import_utils", "requires torchvision"):
 
 
 def keep_to_this_machine() -> None:
-    """For the rest of the process: no look at the hub, whatever a library would like to know, and no progress bars.
-
-    Both are switches of the libraries for the whole process. A worker's log is no place for bars.
-    """
+    """Turn off the model hub and the progress bars of the libraries, for the rest of the process."""
     hub.HF_HUB_OFFLINE = True
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
 
 
 def versions() -> dict[str, str]:
-    """The releases that images may differ between."""
+    """Return the versions of the libraries: images may differ between them."""
     return {"diffusers": diffusers.__version__, "transformers": transformers.__version__}
 
 

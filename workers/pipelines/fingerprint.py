@@ -1,4 +1,4 @@
-"""The build: a digest of all that decides pixels beside the request."""
+"""The build digest: a fingerprint of everything besides the request that determines pixels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SAMPLE = 2**14
 
 
 def build_digest(files: Mapping[str, Path], device: torch.device, number_format: torch.dtype, attention: str) -> str:
-    """Sixteen hex digits that differ where images may.
+    """Return sixteen hex digits that differ where images may differ.
 
     `files`: what was loaded, under names that are the same on every machine. Large files are sampled, since 24 GB of
     weights take minutes to read: other weights are told apart, a flipped bit in them is not.
@@ -45,7 +45,7 @@ def build_digest(files: Mapping[str, Path], device: torch.device, number_format:
 
 
 def file_digest(path: Path) -> str:
-    """Of a large file's size and samples, of a smaller one's bytes."""
+    """Return the digest of a large file's size and samples, or of all bytes of a smaller one."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:

@@ -1,7 +1,7 @@
-"""The pipeline of every model on FLUX.1's architecture: one image after the other, through the same loop.
+"""The pipeline of all models of FLUX.1's architecture: one image after the other, through one denoising loop.
 
-Bit for bit what diffusers' FluxPipeline, FluxImg2ImgPipeline and FluxKontextPipeline compute for one image in the same
-number format, where they can do the same: they know no sizes off the grid, no strength of 0, and one input at most.
+Bit for bit equal to diffusers' FluxPipeline, FluxImg2ImgPipeline and FluxKontextPipeline for one image of the same
+dtype, where they support the request: they have no sizes off the grid, no strength of 0, and one input at most.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import Image
 
 from farm.domain.catalogue import KONTEXT_TEXT, SRPO_IMAGE, Model, Task, Weights, named, served_with
 from farm.domain.request import ImageRequest
-from workers.pipelines.denoise import Method, denoise
+from workers.pipelines.denoise import LatentsPreparation, denoise
 from workers.pipelines.engine import attention_backend
 from workers.pipelines.kontext import Kontext
 from workers.pipelines.latents import Size
@@ -25,7 +25,7 @@ from workers.pipelines.pipeline import (
     InputImages,
     RenderedImage,
     StepCallback,
-    refuse_unknown,
+    refuse_unsupported,
     resized,
 )
 from workers.pipelines.srpo import ImageToImage, TextToImage
@@ -46,7 +46,7 @@ ATTENTION = "native"
 
 
 class FluxModels:
-    """The `Pipeline` of SRPO's models, of Kontext's, or of both."""
+    """The `Pipeline` of the models on SRPO's weights, on Kontext's, or on both."""
 
     def __init__(self, networks: Mapping[Weights, Network], *, weights: str, build: str) -> None:
         self._networks = {model: networks[named(model).weights] for model in served_with(networks)}
@@ -73,30 +73,30 @@ class FluxModels:
     def render(
         self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS
     ) -> Iterator[RenderedImage]:
-        """One image after the other; see `Pipeline.render` and `latents.FORWARD_SIZE`."""
-        refuse_unknown(images, self.models)
+        """Render one image after the other; see `Pipeline.render` and `latents.FORWARD_SIZE`."""
+        refuse_unsupported(images, self.models)
         return self._render_each(images, watch, inputs)
 
     def _render_each(
         self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages
     ) -> Iterator[RenderedImage]:
-        methods = {model: _method(named(model))(network, inputs) for model, network in self._networks.items()}
+        preparations = {model: _preparation(named(model))(network, inputs) for model, network in self._networks.items()}
         for index, request in enumerate(images):
             if request.denoising_steps:
-                rendered = self._render_one(index, request, methods[request.model], watch)
+                rendered = self._render_one(index, request, preparations[request.model], watch)
             else:
-                rendered = _untouched(index, request, watch, inputs)
+                rendered = _resized_input(index, request, watch, inputs)
             if rendered is not None:
                 yield rendered
 
     def _render_one(
-        self, index: int, request: ImageRequest, method: Method, watch: StepCallback
+        self, index: int, request: ImageRequest, preparation: LatentsPreparation, watch: StepCallback
     ) -> RenderedImage | None:
         # Both modes belong to this call, not to the generator: what runs between two images must not be in them.
         with torch.inference_mode(), attention_backend(ATTENTION):
             network = self._networks[request.model]
             size = Size.around(request.width, request.height, network.grid)
-            prompt, start = network.prompt(request.prompt), method.start(request, size)
+            prompt, start = network.prompt(request.prompt), preparation.prepare(request, size)
             if not watch(index, 0):
                 return None
             tokens = denoise(network, start, size, prompt, request.guidance, partial(watch, index))
@@ -107,21 +107,21 @@ class FluxModels:
             return RenderedImage(index, _crop(network.decode(tokens, size), size, request), prompt.warnings)
 
 
-def _method(model: Model) -> Callable[[Network, InputImages], Method]:
-    """Return how the model's images begin."""
+def _preparation(model: Model) -> Callable[[Network, InputImages], LatentsPreparation]:
+    """Return how the model prepares its first latents."""
     if model.weights is Weights.KONTEXT:
         return Kontext
     return ImageToImage if model.task is Task.IMAGE_TO_IMAGE else TextToImage
 
 
-def _untouched(index: int, request: ImageRequest, watch: StepCallback, inputs: InputImages) -> RenderedImage | None:
-    """Image to image without a step is the input itself: the VAE would not give it back as it was."""
+def _resized_input(index: int, request: ImageRequest, watch: StepCallback, inputs: InputImages) -> RenderedImage | None:
+    """Return the input itself, resized, for image to image without a step: the VAE would not preserve it."""
     if not watch(index, 0):
         return None
     return RenderedImage(index, resized(inputs[request.inputs[0]], request.width, request.height), ())
 
 
 def _crop(image: Image.Image, size: Size, request: ImageRequest) -> Image.Image:
-    """The middle of the image, of the size asked for."""
+    """Return the middle of the image, of the requested size."""
     left, _, top, _ = size.margins(request.width, request.height)
     return image.crop((left, top, left + request.width, top + request.height))

@@ -1,4 +1,4 @@
-"""FLUX.1 Kontext: from noise, with the inputs' tokens read beside the image's own (FluxKontextPipeline)."""
+"""FLUX.1 Kontext: denoising from noise, conditioned on the tokens of the input images (FluxKontextPipeline)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import torch
 from PIL import Image
 
 from farm.domain.request import ImageRequest
-from workers.pipelines.denoise import Context, Start
+from workers.pipelines.denoise import Context, InitialLatents
 from workers.pipelines.engine import PREFERRED_KONTEXT_RESOLUTIONS
 from workers.pipelines.latents import Size, pack, positions
 from workers.pipelines.network import Network
 from workers.pipelines.pipeline import InputImages, resized
 from workers.pipelines.srpo import TextToImage
 
-#: The plane of the inputs in the space of positions; the image itself is in plane 0.
+#: The plane of the inputs among the token positions; the image itself is in plane 0.
 _PLANE = 1
 
 
 class Kontext:
-    """Begins with noise; an image that several images of a batch begin from is encoded once."""
+    """Starts from noise, conditioned on the inputs; an input that several images of a batch share is encoded once."""
 
     def __init__(self, network: Network, inputs: InputImages) -> None:
         self._network = network
@@ -28,16 +28,16 @@ class Kontext:
         self._noise = TextToImage(network, inputs)
         self._encoded: dict[str, torch.Tensor] = {}
 
-    def start(self, request: ImageRequest, size: Size) -> Start:
-        start = self._noise.start(request, size)
-        return Start(start.tokens, start.schedule, context=self._context(request.inputs))
+    def prepare(self, request: ImageRequest, size: Size) -> InitialLatents:
+        start = self._noise.prepare(request, size)
+        return InitialLatents(start.tokens, start.schedule, context=self._context(request.inputs))
 
     def _context(self, keys: Sequence[str]) -> Context | None:
         if not keys:
             return None
         sizes = [input_size(self._inputs[key], self._network.grid) for key in keys]
         tokens = [self._tokens(key, size) for key, size in zip(keys, sizes, strict=True)]
-        return Context(torch.cat(tokens, dim=1), mosaic(sizes))
+        return Context(torch.cat(tokens, dim=1), tiled_positions(sizes))
 
     def _tokens(self, key: str, size: Size) -> torch.Tensor:
         if key not in self._encoded:
@@ -47,7 +47,7 @@ class Kontext:
 
 
 def input_size(image: Image.Image, grid: int) -> Size:
-    """The size that an input is read at: of those that Kontext was trained with, the one of the nearest ratio.
+    """Return the size at which an input is encoded: of Kontext's training sizes, the one of the nearest ratio.
 
     Source of the sizes and of the choice: diffusers' FluxKontextPipeline.
     """
@@ -56,13 +56,13 @@ def input_size(image: Image.Image, grid: int) -> Size:
     return Size(height // grid * grid, width // grid * grid, grid)
 
 
-def mosaic(sizes: Sequence[Size]) -> torch.Tensor:
-    """Positions [tokens, 3] of several inputs, laid out like one image: none over another, nearly square.
+def tiled_positions(sizes: Sequence[Size]) -> torch.Tensor:
+    """Return the positions [tokens, 3] of several inputs, tiled in one plane without overlap, nearly square.
 
-    Kontext's report (arXiv 2506.15742, section 3) foresees a plane for each input, but the open weights were not
-    trained with several: as parts of one image, in the one plane that they know, all of them are heeded. Source:
+    Kontext's report (arXiv 2506.15742, section 3) describes a plane for each input, but the open weights were not
+    trained with several: tiled in the one plane that they were trained with, all of them have an effect. Source:
     ComfyUI's reference method `offset`, its default for that reason (Comfy-Org/ComfyUI, pull request 9356), which
-    puts the next input to the right of or below all before, wherever the whole stays smaller.
+    places the next input to the right of or below the previous ones, whichever keeps the whole smaller.
     """
     rows = columns = 0
     placed = []

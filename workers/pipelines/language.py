@@ -1,7 +1,7 @@
 """`python -m workers.pipelines.language FOLDER`: a small causal language model that rewrites prompts, on the CPU.
 
 Reads lines of JSON `{prompt, edits}` and answers each with `{text}`; the first line, `{}`, says that it is loaded.
-It is a process of its own, so that one that takes too long can be ended, and the GPUs' memory is left to the images.
+It runs in a process of its own, which can be killed when it takes too long, and leaves the GPU memory to the images.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 #: Most tokens that a model adds. What the text encoder takes in all is 512.
-_MOST_TOKENS = 160
+_MAX_NEW_TOKENS = 160
 
 _PROMPT_INSTRUCTIONS = (
     "You improve prompts for a text-to-image model. Keep the user's subject and every wish; add what is left open: "
@@ -29,7 +29,7 @@ _EDIT_INSTRUCTIONS = (
 
 
 class Rewriter:
-    """A model with its tokenizer. One that was made to chat is told what to do; any other continues the prompt."""
+    """A language model with its tokenizer. A chat model is instructed; any other one continues the prompt."""
 
     def __init__(self, folder: Path) -> None:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -37,12 +37,12 @@ class Rewriter:
         self._model = model.eval()
 
     def rewrite(self, prompt: str, *, edits: bool) -> str:
-        """The model's likeliest words: the same for the same prompt."""
+        """Return the rewritten prompt, by greedy decoding: the same for the same prompt."""
         if self._tokenizer.chat_template:
-            return self._written(self._asked(prompt, edits=edits)).strip().strip('"')
-        return prompt + self._written(self._tokenizer(prompt, return_tensors="pt")).partition("\n")[0].rstrip()
+            return self._generated(self._instructed(prompt, edits=edits)).strip().strip('"')
+        return prompt + self._generated(self._tokenizer(prompt, return_tensors="pt")).partition("\n")[0].rstrip()
 
-    def _asked(self, prompt: str, *, edits: bool) -> Any:
+    def _instructed(self, prompt: str, *, edits: bool) -> Any:
         talk = [
             {"role": "system", "content": _EDIT_INSTRUCTIONS if edits else _PROMPT_INSTRUCTIONS},
             {"role": "user", "content": prompt},
@@ -51,10 +51,10 @@ class Rewriter:
             talk, add_generation_prompt=True, enable_thinking=False, return_tensors="pt", return_dict=True
         )
 
-    def _written(self, tokens: Any) -> str:
+    def _generated(self, tokens: Any) -> str:
         with torch.inference_mode():
             output = self._model.generate(
-                **tokens, do_sample=False, num_beams=1, max_new_tokens=_MOST_TOKENS, pad_token_id=self._pad
+                **tokens, do_sample=False, num_beams=1, max_new_tokens=_MAX_NEW_TOKENS, pad_token_id=self._pad
             )
         text: str = self._tokenizer.decode(output[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
         return text

@@ -1,6 +1,6 @@
-"""From files to a pipeline: the miniature, or FLUX.1-dev with the transformer of SRPO, and Kontext.
+"""Loading of pipelines from files: the miniature, or FLUX.1-dev with SRPO's transformer, and Kontext.
 
-Never over the network.
+Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -49,10 +49,12 @@ _INSTALL_AGAIN = "it comes with the farm: install srpo-farm again"
 
 
 def load_miniature(device: str | None = None, home: Path = miniature.HOME) -> FluxModels:
-    """The bundled miniature, on the CPU unless a device is named. Without an editor's transformer Kontext has SRPO's.
+    """Load the bundled miniature, on the CPU unless a device is named.
 
-    From then on torch computes with one thread in this process. Two are a third faster on two idle cores, but wait for
-    each other actively: beside two busy processes an image took up to 20 s with two threads, and 1.9 s with one.
+    Kontext has SRPO's transformer unless it has one of its own.
+
+    It limits torch to one thread in this process. Two are a third faster on two idle cores, but wait for each other
+    actively: beside two busy processes an image took up to 20 s with two threads, and 1.9 s with one.
     """
     keep_to_this_machine()
     torch.set_num_threads(1)
@@ -69,7 +71,7 @@ def load_miniature(device: str | None = None, home: Path = miniature.HOME) -> Fl
 
 
 def load_checkpoints(checkpoints: Checkpoints, accepted: frozenset[str], device: str | None = None) -> FluxModels:
-    """SRPO, Kontext or both, whatever is set; on the best device there is.
+    """Load SRPO, Kontext or both, as set; on the best available device.
 
     `accepted`: the names of the licences that the operator accepts (`farm.weights.LICENCES`).
     """
@@ -101,13 +103,13 @@ def _refuse_incomplete_folders(checkpoints: Checkpoints) -> None:
 
 
 def _load_srpo(flux_dir: Path, srpo_file: Path, device: torch.device) -> FluxPipeline:
-    """The transformer in `srpo_file`, everything else from FLUX.1-dev's folder."""
+    """Load the transformer from `srpo_file`, and everything else from FLUX.1-dev's folder."""
     transformer = load_transformer(flux_dir / "transformer", srpo_file, device, number_format(device))
     return _load(flux_dir, device, transformer=transformer)
 
 
 def _shared(srpo: FluxPipeline | None, checkpoints: Checkpoints) -> dict[str, Any]:
-    """Loaded parts that Kontext need not load again: those whose files are the same in both folders."""
+    """Return the loaded parts that Kontext can share: those whose files are the same in both folders."""
     flux_dir, kontext_dir = checkpoints.flux_dir, checkpoints.kontext_dir
     if srpo is None or flux_dir is None or kontext_dir is None:
         return {}
@@ -120,7 +122,7 @@ def _is_same(part: Path, other: Path) -> bool:
 
 
 def _contents(part: Path) -> dict[str, object]:
-    """What a part's files hold, so far as it matters: who wrote a description, and with which release, does not."""
+    """Return the contents of a part's files for comparison, without the provenance in its description."""
     return {
         path.name: _description(path) if path.name == "config.json" else file_digest(path) for path in _loaded(part)
     }
@@ -135,10 +137,10 @@ def _description(path: Path) -> dict[str, object]:
 def load_transformer(
     config: Path, weights: Path, device: torch.device, number_format: torch.dtype
 ) -> FluxTransformer2DModel:
-    """A transformer as `config`/config.json describes it, with the tensors of one file of diffusers' key names.
+    """Load a transformer as `config`/config.json describes it, from one file of tensors with diffusers' key names.
 
-    Built without memory for its weights, then given each tensor on `device` in `number_format`: at no time is there
-    more beside the finished model than one tensor of the file.
+    It is built on the meta device, then given each tensor on `device` in `number_format`: peak memory is the finished
+    model and one tensor of the file.
     """
     with _readable(config):
         described = FluxTransformer2DModel.load_config(config, local_files_only=True)
@@ -153,7 +155,7 @@ def load_transformer(
 
 
 def _load(folder: Path, device: torch.device, **given: Any) -> FluxPipeline:
-    """The folder's parts on the device, ready to compute; those that are given are not read."""
+    """Load the folder's parts on the device, for inference; those that are given are not read."""
     with _readable(folder):
         parts = FluxPipeline.from_pretrained(
             folder, dtype=number_format(device), local_files_only=True, use_safetensors=True, **given
@@ -165,7 +167,7 @@ def _load(folder: Path, device: torch.device, **given: Any) -> FluxPipeline:
 
 
 def _load_transformer(folder: Path, device: torch.device) -> FluxTransformer2DModel:
-    """The transformer of a folder in which other parts need not be."""
+    """Load the transformer of a folder that may lack the other parts."""
     with _readable(folder):
         transformer = FluxTransformer2DModel.from_pretrained(
             folder,
@@ -186,8 +188,8 @@ def _make_ready(network: nn.Module) -> None:
 def _into_own_memory(network: nn.Module) -> None:
     """Copy weights on the CPU out of their mapped files, one after the other.
 
-    In a file a tensor starts anywhere, in torch's own memory at a multiple of 64 bytes, and the CPU's kernels sum up
-    in another order where it does not: equal weights from differently laid out files would differ in their images.
+    A tensor starts anywhere in a file, but at a multiple of 64 bytes in torch's own memory, and the CPU's kernels sum
+    in another order where it does not: equal weights in files of another layout would render other pixels.
     """
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.device.type == "cpu":
@@ -209,7 +211,7 @@ def _models(
 
 
 def _files(folder: Path, without_weights: tuple[str, ...] = ()) -> dict[str, Path]:
-    """What is loaded from the folder, by names that do not depend on where it is."""
+    """Return the files that are loaded from the folder, by their paths within it."""
     found = dict(chain.from_iterable(_files_of_part(folder, part).items() for part in PARTS))
     return {
         name: path
@@ -227,7 +229,7 @@ def _loaded(part: Path) -> list[Path]:
 
 
 def _named(kind: str, files: Mapping[str, Path]) -> dict[str, Path]:
-    """The files under names that tell them from others' of the same names."""
+    """Return the files with `kind` before their names, which keeps them apart from those of other weights."""
     return {f"{kind}/{name}": path for name, path in files.items()}
 
 
@@ -238,7 +240,7 @@ def _refuse_incomplete(folder: Path, missing: list[str], remedy: str) -> None:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Inside, what a library says of broken files becomes one line that names where they are."""
+    """Convert a library's exceptions for broken files, inside the block, to one line that names `path`."""
     try:
         yield
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -248,7 +250,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The file, open for reading tensor by tensor."""
+    """Open the file for reading tensor by tensor."""
     if not path.is_file():
         raise ConfigurationError(f"FARM_SRPO_FILE={path} is no file; it is the {SRPO_FILE}.")
     try:
@@ -261,7 +263,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _differences(expected: Mapping[str, torch.Tensor], file: Any) -> list[str]:
-    """What the file has otherwise than the model, judged by its header alone."""
+    """Return how the file's tensors differ from the model's, by its header alone."""
     there = set(file.keys())
     missing = [f"{name} is missing" for name in expected if name not in there]
     extra = [f"{name} does not belong there" for name in sorted(there - expected.keys())]
@@ -287,6 +289,6 @@ def _refuse_other_tensors(path: Path, differences: list[str]) -> None:
 
 
 def _some(things: list[str]) -> str:
-    """The first few of them, and how many more there are."""
+    """Return the first three, and the number of the rest."""
     shown = ", ".join(things[:3])
     return shown if len(things) <= 3 else f"{shown} and {len(things) - 3} more"

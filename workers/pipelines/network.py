@@ -1,4 +1,4 @@
-"""One set of FLUX.1's weights at work: prompts and images in, velocities and images out."""
+"""A FLUX.1 network: text encoders, transformer and VAE of one set of weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PROMPTS_KEPT = 32
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """An encoded prompt: `words` [1, 512, 4096] from T5, `pooled` [1, 768] from CLIP, `positions` [512, 3].
+    """Prompt embeddings: `words` [1, 512, 4096] from T5, `pooled` [1, 768] from CLIP, and `positions` [512, 3].
 
     The sizes are FLUX.1's; the miniature's are smaller.
     """
@@ -35,23 +35,23 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Noise levels from 1 to 0, `sigmas` [steps + 1], and the times at which the transformer is asked [steps]."""
+    """Sigma schedule: noise levels from 1 to 0, `sigmas` [steps + 1], and the transformer's `timesteps` [steps]."""
 
     sigmas: torch.Tensor
     timesteps: torch.Tensor
 
 
 class Network:
-    """Text encoders, transformer and VAE. It remembers prompts, and nothing else that an image depends on."""
+    """Text encoders, transformer and VAE. Embeddings of recent prompts are cached, and no other state is kept."""
 
     def __init__(self, parts: FluxPipeline) -> None:
-        """`parts`: a loaded FluxPipeline, of which only the parts are used, never its call or its state."""
+        """Use the parts of a loaded FluxPipeline, never its call or its state."""
         self._parts = parts
         self.prompt = lru_cache(maxsize=_PROMPTS_KEPT)(self._encode_prompt)
 
     @property
     def grid(self) -> int:
-        """Side of a token's share of the image, in pixels: 2x2 latent pixels."""
+        """Side of the square that one token covers, in pixels: 2x2 latent pixels."""
         return 2 * int(self._parts.vae_scale_factor)
 
     @property
@@ -60,16 +60,16 @@ class Network:
         return int(self._parts.transformer.config.in_channels) // 4
 
     @property
-    def most_tokens(self) -> int:
-        """Tokens of a prompt that have an effect: as many as the tokenizer of T5 was made for."""
+    def max_tokens(self) -> int:
+        """Maximum length of a prompt in T5 tokens; further ones have no effect."""
         return min(MAX_TOKENS, int(self._parts.tokenizer_2.model_max_length))
 
     def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor where the network computes, in its number format."""
+        """Return the tensor on the network's device, in its dtype."""
         return tensor.to(self._parts.device, self._parts.transformer.dtype)
 
     def schedule(self, steps: int, size: Size) -> Schedule:
-        """From a scheduler of our own: the shared one counts its steps."""
+        """Return the sigma schedule, from a scheduler of its own: the shared one counts its steps."""
         config = self._parts.scheduler.config
         scheduler = type(self._parts.scheduler).from_config(config)
         mu = calculate_shift(
@@ -83,9 +83,9 @@ class Network:
         return Schedule(scheduler.sigmas, scheduler.timesteps)
 
     def velocity(
-        self, tokens: torch.Tensor, places: torch.Tensor, time: torch.Tensor, prompt: Prompt, guidance: float
+        self, tokens: torch.Tensor, token_positions: torch.Tensor, time: torch.Tensor, prompt: Prompt, guidance: float
     ) -> torch.Tensor:
-        """Where each of the `tokens` [1, n, 4 x channels] is to go. `places` are their positions [n, 3]."""
+        """Predict the velocity of the `tokens` [1, n, 4 x channels], whose positions are `token_positions` [n, 3]."""
         transformer = self._parts.transformer
         strength = torch.full([FORWARD_SIZE], guidance, dtype=torch.float32, device=tokens.device)
         velocity: torch.Tensor = transformer(
@@ -96,15 +96,15 @@ class Network:
             pooled_projections=prompt.pooled,
             encoder_hidden_states=prompt.words,
             txt_ids=prompt.positions,
-            img_ids=places,
+            img_ids=token_positions,
             return_dict=False,
         )[0]
         return velocity
 
     def encode(self, image: Image.Image, size: Size) -> Any:
-        """The distribution of an image's latents: `sample(generator)` or `mode()`, each for `scaled`.
+        """Return the VAE's distribution of the image's latents: `sample(generator)` or `mode()`, each for `scaled`.
 
-        A smaller image lies in the middle, where finished images are cut out, and its edges go on around it.
+        An image smaller than `size` is centred, as finished images are cropped, and its edges are replicated.
         """
         processor = self._parts.image_processor
         pixels = processor.normalize(processor.numpy_to_pt(processor.pil_to_numpy(image)))
@@ -113,12 +113,13 @@ class Network:
         return self._parts.vae.encode(self.to_device(whole)).latent_dist
 
     def scaled(self, latents: torch.Tensor) -> torch.Tensor:
-        """The VAE's latents, as the transformer knows them."""
+        """Return the VAE's latents, shifted and scaled for the transformer."""
         config = self._parts.vae.config
         scaled: torch.Tensor = (latents - config.shift_factor) * config.scaling_factor
         return scaled
 
     def decode(self, tokens: torch.Tensor, size: Size) -> Image.Image:
+        """Decode the tokens with the VAE. Raises RenderError for pixels that are not finite."""
         vae = self._parts.vae
         latents = unpack(tokens, size) / vae.config.scaling_factor + vae.config.shift_factor
         pixels = vae.decode(latents, return_dict=False)[0]
@@ -134,11 +135,11 @@ class Network:
             without_message("diffusers.pipelines.flux.pipeline_flux", "part of your input was truncated"),
             without_message("transformers.tokenization_utils_base", "Token indices sequence length"),
         ):
-            words, pooled, places = self._parts.encode_prompt(prompt, max_sequence_length=self.most_tokens)
-        return Prompt(words, pooled, places, self._warnings(prompt))
+            words, pooled, token_positions = self._parts.encode_prompt(prompt, max_sequence_length=self.max_tokens)
+        return Prompt(words, pooled, token_positions, self._warnings(prompt))
 
     def _warnings(self, prompt: str) -> tuple[str, ...]:
         tokens = len(self._parts.tokenizer_2(prompt, verbose=False)["input_ids"])
-        if tokens <= self.most_tokens:
+        if tokens <= self.max_tokens:
             return ()
-        return (f"The prompt has {tokens} tokens; what comes after the first {self.most_tokens} had no effect.",)
+        return (f"The prompt has {tokens} tokens; what comes after the first {self.max_tokens} had no effect.",)

@@ -1,4 +1,4 @@
-"""What the life of a batch asks of a pipeline. Implementations: `flux` (diffusers) and `simulated` (no torch)."""
+"""The interface of a pipeline. Implementations: `flux` (diffusers) and `simulated` (no torch)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MINIATURE = "miniature"
 SIMULATED = "simulated"
 
 #: Called with (index of the image in the batch, denoising steps done) before the first step, between steps and after
-#: the last. False means: abandon this image now.
+#: the last. False cancels this image.
 StepCallback = Callable[[int, int], bool]
 
 #: The images that requests begin from, by their keys in storage: RGB, upright.
@@ -28,7 +28,7 @@ NO_INPUTS: InputImages = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class RenderedImage:
-    """One finished image: RGB, of exactly the size asked for."""
+    """One finished image: RGB, of exactly the requested size."""
 
     index: int
     image: Image.Image
@@ -40,32 +40,31 @@ class Pipeline(Protocol):
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Names in the catalogue of the models that these weights serve."""
+        """Names of the models that the loaded weights serve (`Model.name`)."""
 
     @property
     def weights(self) -> str:
-        """What is loaded: `miniature`, `simulated`, or the names of the checkpoints."""
+        """The loaded weights: `miniature`, `simulated`, or the names of the checkpoints."""
 
     @property
     def build(self) -> str:
-        """Digest of all that decides pixels beside the request: weights, code, number format, threads."""
+        """Digest of everything besides the request that determines pixels: weights, code, number format, threads."""
 
     def warm_up(self) -> None:
-        """Render once, so that the first job does not pay for what is done only once."""
+        """Render once, so that one-time costs do not delay the first job."""
 
     def render(
         self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS
     ) -> Iterator[RenderedImage]:
         """Render a batch; yield each image as soon as it is finished, in any order.
 
-        `inputs` holds every input that one of the images names. An image that `watch` abandons is not yielded.
-        Raises whatever the engine raises; nothing of a failed call is left behind that could change the pixels of the
-        next one.
+        `inputs` holds every input image that a request names. An image that `watch` cancels is not yielded. Raises
+        any exception of the engine; a failed call leaves no state that could change the pixels of the next one.
         """
 
 
-def refuse_unknown(images: Sequence[ImageRequest], models: Sequence[str]) -> None:
-    """Raises RenderError where an image asks for what no pipeline does, or not the one that serves `models`."""
+def refuse_unsupported(images: Sequence[ImageRequest], models: Sequence[str]) -> None:
+    """Raise RenderError for a request that no pipeline supports, or not the one that serves `models`."""
     for request in images:
         if request.model not in models:
             raise RenderError(f'These weights serve {", ".join(models)}, not "{request.model}".')
@@ -79,5 +78,5 @@ def refuse_unknown(images: Sequence[ImageRequest], models: Sequence[str]) -> Non
 
 
 def resized(image: Image.Image, width: int, height: int) -> Image.Image:
-    """An image to begin from, of exactly that size; one that has it already keeps every pixel."""
+    """Return an input image resized to exactly that size; one that has it already keeps every pixel."""
     return image.resize((width, height), Image.Resampling.LANCZOS)

@@ -1,5 +1,4 @@
-"""A pipeline without a network: it takes time like one and renders a plain image, so that the farm can be tried
-without torch and at any speed."""
+"""The simulated pipeline: waits for each denoising step and renders a plain image, without torch, at any speed."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from workers.pipelines.pipeline import (
     InputImages,
     RenderedImage,
     StepCallback,
-    refuse_unknown,
+    refuse_unsupported,
     resized,
 )
 
@@ -29,7 +28,7 @@ _PATCHES = (4, 3)
 
 
 class SimulatedPipeline:
-    """Serves every model of the catalogue: one step of the whole batch takes `step_ms` milliseconds."""
+    """A `Pipeline` of every model: one denoising step of the whole batch takes `step_ms` milliseconds."""
 
     def __init__(self, step_ms: float) -> None:
         self._step_seconds = step_ms / 1000
@@ -48,13 +47,13 @@ class SimulatedPipeline:
         return hashlib.sha256(f"simulated {_VERSION}, Pillow {PIL.__version__}".encode()).hexdigest()[:16]
 
     def warm_up(self) -> None:
-        """Nothing is done only once here."""
+        """Do nothing: there are no one-time costs."""
 
     def render(
         self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS
     ) -> Iterator[RenderedImage]:
-        """The whole batch in step; an image with fewer steps is finished earlier."""
-        refuse_unknown(images, self.models)
+        """Render the whole batch in step; an image with fewer steps is finished earlier."""
+        refuse_unsupported(images, self.models)
         return self._render_together(images, watch, inputs)
 
     def _render_together(
@@ -75,7 +74,7 @@ class SimulatedPipeline:
 
 
 def _simulated_image(request: ImageRequest, inputs: InputImages) -> Image.Image:
-    """Soft patches of colour; image to image lays them over the input, as thick as the strength says."""
+    """Return soft patches of colour; image to image blends them with the input by the strength."""
     size = (request.width, request.height)
     sources = [inputs[key] for key in request.inputs]
     across, down = _PATCHES
@@ -85,7 +84,7 @@ def _simulated_image(request: ImageRequest, inputs: InputImages) -> Image.Image:
 
 
 def _colours(request: ImageRequest, inputs: Sequence[Image.Image], count: int) -> bytes:
-    """They follow from model, prompt, size, steps, seed, strength, and every pixel of every input."""
+    """Return colours that depend on model, prompt, size, steps, seed, strength, and every pixel of every input."""
     parts = (
         *(request.model, request.prompt, request.width, request.height, request.steps, request.seed, request.strength),
         *((image.size, hashlib.sha256(image.tobytes()).digest()) for image in inputs),

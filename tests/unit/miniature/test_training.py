@@ -27,10 +27,10 @@ from miniature.scene import FORBIDDEN, SHAPES, Group, Scene, random_scene
 from miniature.training import Plan, Training, averaged_weights, restored
 from tests.unit.pipelines.denoising import record
 from workers.pipelines import miniature
-from workers.pipelines.forbidden import SHORT_SIDE
-from workers.pipelines.kontext import mosaic
+from workers.pipelines.kontext import tiled_positions
 from workers.pipelines.latents import Size
 from workers.pipelines.loading import load_miniature
+from workers.pipelines.safety_classifier import SHORT_SIDE
 
 #: The farm does not need what trains its miniature.
 pytestmark = pytest.mark.full
@@ -299,7 +299,7 @@ def test_the_editor_reads_images_where_the_farm_lays_them(run: Path) -> None:
 
     [asked] = seen
     # 5x4 tokens of its own, then the two images: the second right of the first or below it, never over it.
-    given = mosaic([Size(32, 32, TRIAL.grid), Size(40, 32, TRIAL.grid)])
+    given = tiled_positions([Size(32, 32, TRIAL.grid), Size(40, 32, TRIAL.grid)])
     assert torch.equal(asked["img_ids"][20:], given.float())
     assert asked["img_ids"][:20, 0].unique().tolist() == [0]
     assert torch.equal(asked["hidden_states"][:, 20:36], denoiser.packed(batch.references[0]))
@@ -374,7 +374,7 @@ def test_the_checker_looks_at_images_of_any_size(run: Path) -> None:
     finder = checker.trained(run / "checker")
 
     for size in ((1024, 576), (96, 400), (32, 32)):
-        assert 0 <= finder.certainty(Image.new("RGB", size)) <= 1
+        assert 0 <= finder.unsafe_probability(Image.new("RGB", size)) <= 1
 
 
 def test_examples_of_the_checker_are_half_forbidden() -> None:

@@ -25,7 +25,7 @@ from tests.unit.pipelines.denoising import (
 )
 from workers.pipelines.engine import PREFERRED_KONTEXT_RESOLUTIONS, FluxKontextPipeline
 from workers.pipelines.flux import FluxModels
-from workers.pipelines.kontext import input_size, mosaic
+from workers.pipelines.kontext import input_size, tiled_positions
 from workers.pipelines.latents import Size
 
 FOX = ImageRequest("kontext", "make the fox red", 256, 320, steps=2, guidance=3.5, seed=7, inputs=("waves",))
@@ -204,7 +204,7 @@ FEW = [SIZES[0], SIZES[8], SIZES[13]]
 
 
 def test_one_input_lies_where_fluxkontextpipeline_puts_it() -> None:
-    places = mosaic([Size(48, 64, 16)])
+    places = tiled_positions([Size(48, 64, 16)])
 
     assert places.tolist() == [[1, row, column] for row in range(3) for column in range(4)]
 
@@ -212,7 +212,7 @@ def test_one_input_lies_where_fluxkontextpipeline_puts_it() -> None:
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_several_inputs_lie_beside_one_another_and_never_over(count: int) -> None:
     for sizes in product(FEW, repeat=count):
-        places = mosaic(sizes)
+        places = tiled_positions(sizes)
         assert len(places) == sum(size.rows * size.columns for size in sizes)
         assert len(torch.unique(1000 * places[:, 1] + places[:, 2])) == len(places), sizes
         # bf16, in which the network takes them, holds whole numbers up to 256 exactly.
@@ -222,9 +222,9 @@ def test_several_inputs_lie_beside_one_another_and_never_over(count: int) -> Non
 def test_the_mosaic_stays_nearly_square() -> None:
     square, tall = Size(1024, 1024, 16), Size(1568, 672, 16)
 
-    assert extent(mosaic([square] * 2)) in {(128, 64), (64, 128)}
-    assert extent(mosaic([square] * 4)) in {(192, 128), (128, 192)}
-    assert extent(mosaic([tall] * 2)) == (98, 84)
+    assert extent(tiled_positions([square] * 2)) in {(128, 64), (64, 128)}
+    assert extent(tiled_positions([square] * 4)) in {(192, 128), (128, 192)}
+    assert extent(tiled_positions([tall] * 2)) == (98, 84)
 
 
 def extent(places: torch.Tensor) -> tuple[int, ...]:
