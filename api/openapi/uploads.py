@@ -79,7 +79,7 @@ SECTION = Section(
             f"{REST}/auth/token",
             "createUploadToken",
             "fal: a token for the CDN",
-            body=Body(is_required=False),  # an empty object; nobody looks at it
+            body=Body(is_required=False),  # an empty object, which is ignored
             parameters=(_STORAGE_TYPE,),
             responses={200: Response("A token.", fal_answers.FalToken), **fal.errors(*GUARDED, 413, 422)},
         ),

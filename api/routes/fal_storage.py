@@ -84,9 +84,9 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
     def upload() -> FalFile:
         caller = authenticator.uploader()
         query.refuse_others()
-        wish = _requirements()
+        announced = _requirements()
         with upload_slots.held(caller.id):
-            key, _ = uploads.keep(caller.id, wish, pieces(MAX_UPLOAD))
+            key, _ = uploads.keep(caller.id, announced, pieces(MAX_UPLOAD))
         return fal_storage.kept(links.file(key))
 
     @blueprint.post("/fal/cdn/files/upload/multipart/")

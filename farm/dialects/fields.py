@@ -366,9 +366,9 @@ def pixels(field: str, size: Preset | Size) -> tuple[int, int]:
     if not isinstance(size, Size):
         return SIZE_PRESETS[size]
     if size.width * size.height > MAX_PIXELS:
-        asked = f"{size.width}x{size.height}"
-        message = f"{asked} is {size.width * size.height} pixels; allowed: up to {MAX_PIXELS}"
-        raise InvalidRequest([Problem(field, message, "image_too_large", asked, {"max_pixels": MAX_PIXELS})])
+        text = f"{size.width}x{size.height}"
+        message = f"{text} is {size.width * size.height} pixels; allowed: up to {MAX_PIXELS}"
+        raise InvalidRequest([Problem(field, message, "image_too_large", text, {"max_pixels": MAX_PIXELS})])
     return size.width, size.height
 
 

@@ -302,13 +302,13 @@ class KontextCall(Call):
 
 def check_size(field: str, size: tuple[int, int], allowed: SideLimits) -> None:
     """Raise InvalidRequest if a size is outside the limits; `field` is its name."""
-    (width, height), asked = size, f"{size[0]}x{size[1]}"
+    (width, height), text = size, f"{size[0]}x{size[1]}"
     if not (allowed.allow(width) and allowed.allow(height)):
-        message = f"{asked} is not a valid size; allowed: {allowed}"
-        raise InvalidRequest([Problem(field, message, "size_range", asked, {"ge": allowed.min, "le": allowed.max})])
+        message = f"{text} is not a valid size; allowed: {allowed}"
+        raise InvalidRequest([Problem(field, message, "size_range", text, {"ge": allowed.min, "le": allowed.max})])
     if width * height > MAX_PIXELS:
-        message = f"{asked} is {width * height} pixels; allowed: up to {MAX_PIXELS}"
-        raise InvalidRequest([Problem(field, message, "image_too_large", asked, {"max_pixels": MAX_PIXELS})])
+        message = f"{text} is {width * height} pixels; allowed: up to {MAX_PIXELS}"
+        raise InvalidRequest([Problem(field, message, "image_too_large", text, {"max_pixels": MAX_PIXELS})])
 
 
 def parse_size(text: str, allowed: str) -> tuple[int, int]:
