@@ -269,7 +269,8 @@ class Renderer:
                 self._fail_out_of_memory(run, error)
             else:
                 self._fail_alone(
-                    run, RenderError(_without_text("The pipeline could not render the image", error), detail=str(error))
+                    run,
+                    RenderError(_caller_message("The pipeline could not render the image", error), detail=str(error)),
                 )
         if fault is Fault.DEVICE_LOST:
             self._failure_counter.mark_faulty(message)
@@ -278,7 +279,7 @@ class Renderer:
 
     def _fail_out_of_memory(self, run: RenderRun, cause: Exception) -> None:
         """Alone it may fit. If it was alone, something else may have been in the way: once."""
-        message = _without_text("The image did not fit into the memory of the device", cause)
+        message = _caller_message("The image did not fit into the memory of the device", cause)
         error = OutOfMemory(message, detail=str(cause))
         if run.is_alone:
             self._fail(run, error, retry="again" if run.job.attempt == 1 else "never")
@@ -334,6 +335,6 @@ def _pixels(request: ImageRequest | Request) -> int:
     return request.width * request.height
 
 
-def _without_text(sentence: str, error: Exception) -> str:
-    """Return what a caller is told of an engine's error: its type alone, for its text may name files."""
-    return f"{sentence} ({type(error).__name__})."
+def _caller_message(sentence: str, error: Exception) -> str:
+    """Return what a caller is told of a pipeline's error; of an engine's own only the type: its text may name files."""
+    return str(error) if isinstance(error, FarmError) else f"{sentence} ({type(error).__name__})."
