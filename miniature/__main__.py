@@ -13,10 +13,10 @@ import typer
 
 from farm import clock
 from farm.domain.errors import FarmError
-from miniature import autoencoder, bundle, checker, denoiser, editor, evaluation, judge, readers
+from miniature import autoencoder, bundle, checker, denoiser, editor, evaluation, shape_classifier, text_encoders
+from miniature.batches import Machine
 from miniature.dataset import prepare
-from miniature.evaluation import Figure, Pace
-from miniature.feed import Machine
+from miniature.evaluation import Figure, Speed
 from miniature.recipe import RECIPE, Recipe
 from workers.pipelines.engine import keep_to_this_machine
 from workers.pipelines.loading import load_miniature
@@ -25,9 +25,9 @@ from workers.pipelines.miniature import checker as checker_file
 from workers.pipelines.pipeline import Pipeline
 from workers.pipelines.safety_classifier import SafetyClassifier
 
-#: So many times as many images in a step on a GPU.
+#: Factor of images per step on a GPU.
 _ON_GPU = 8
-#: Trains for so many minutes at most; says whether it is finished.
+#: Trains for at most so many minutes; returns True if it is finished.
 Stage = Callable[[float], bool]
 Run = Annotated[Path, typer.Option(help="Folder of the training: checkpoints, curves, prepared images.")]
 
@@ -46,7 +46,7 @@ def train(
     keep_to_this_machine()
     torch.set_num_threads(threads)
     on_cpu = device == "cpu"
-    machine = Machine(device, drawers=0 if on_cpu else os.cpu_count() or 1)
+    machine = Machine(device, drawing_processes=0 if on_cpu else os.cpu_count() or 1)
     ends = clock.monotonic() + 60 * minutes
     recipe = RECIPE if edits else RECIPE.without_edits()
     for name, stage in _stages(run, recipe if on_cpu else recipe.larger(_ON_GPU), machine).items():
@@ -66,12 +66,12 @@ def _stages(run: Path, recipe: Recipe, machine: Machine) -> dict[str, Stage]:
         return prepare(run / "dataset", vae, recipe.images | recipe.edits, recipe.in_file, machine, minutes)
 
     stages: dict[str, Stage] = {
-        "judge": lambda minutes: judge.train(run / "judge", recipe, machine, minutes),
+        "shape_classifier": lambda minutes: shape_classifier.train(run / "shape_classifier", recipe, machine, minutes),
         "checker": lambda minutes: checker.train(run / "checker", recipe, machine, minutes),
         "autoencoder": lambda minutes: autoencoder.train(run / "autoencoder", recipe, machine, minutes),
         "dataset": prepare_images,
         "decoder": lambda minutes: autoencoder.sharpen(run, recipe, machine, minutes),
-        "readers": lambda minutes: readers.train(run / "readers", recipe, machine, minutes),
+        "text_encoders": lambda minutes: text_encoders.train(run / "text_encoders", recipe, machine, minutes),
         "denoiser": lambda minutes: denoiser.train(run, recipe, machine, minutes),
     }
     if recipe.has_editor:
@@ -92,20 +92,20 @@ def evaluate(
         typer.echo(str(figure))
         is_good &= figure.is_good
     evaluation.image_grid(pipeline).save(run / "grid.png")
-    typer.echo(f"{run / 'sheet.png'}")
+    typer.echo(f"{run / 'grid.png'}")
     raise typer.Exit(0 if is_good else 1)
 
 
-def _figures(pipeline: Pipeline, home: Path, run: Path, number: int) -> Iterator[Figure | Pace]:
-    yield from evaluation.paces(pipeline)
+def _figures(pipeline: Pipeline, home: Path, run: Path, number: int) -> Iterator[Figure | Speed]:
+    yield from evaluation.speeds(pipeline)
     yield from evaluation.find_forbidden(SafetyClassifier.load(checker_file(home)), number)
-    judge.train(run / "judge", RECIPE, Machine(), minutes=60)
-    looks, scenes = judge.trained(run / "judge"), evaluation.asked_for(number)
+    shape_classifier.train(run / "shape_classifier", RECIPE, Machine(), minutes=60)
+    looks, scenes = shape_classifier.trained(run / "shape_classifier"), evaluation.asked_for(number)
     yield from evaluation.follow_prompts(evaluation.renderer_of(pipeline), looks, scenes)
     if not bundle.has_editor(home):
         typer.echo("edits             not tried: Kontext's transformer was not trained to read images")
         return
-    # A change takes five times as long as an image: what is read is as large as what is rendered.
+    # An edit takes five times as long as an image: the input is as large as the output.
     yield from evaluation.follow_edits(evaluation.editor_of(pipeline), looks, scenes[: number // 4])
 
 

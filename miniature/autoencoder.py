@@ -1,6 +1,6 @@
 """The miniature's VAE: six levels where FLUX.1's has four, so that a token stands for 64x64 pixels.
 
-Trained on parts of drawn images: a whole one at full size would be mostly plain ground.
+Trained on crops of drawn images: a whole image is mostly plain ground.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from miniature.batches import Machine, train_on_batches
 from miniature.drawing import draw
-from miniature.feed import Machine, learn
 from miniature.recipe import Recipe
 from miniature.scene import random_scene
 from miniature.training import Training, restored
@@ -24,14 +24,14 @@ from workers.pipelines.classifier import as_tensor
 from workers.pipelines.engine import AutoencoderKL
 
 CHANNELS = 16
-#: Channels of every level that carry colours at first: red, green, blue, and the same with the other sign.
+#: Channels of every level that carry colours at first: red, green, blue, and their negatives.
 _COLOURS = 6
-#: How much edges count beside colours, and how much latents far from 0 cost.
+#: Weights of the edge loss and of the divergence loss, beside the colour loss.
 _EDGES, _PLAIN = 1.0, 3e-4
 
 
 def autoencoder(levels: tuple[int, ...]) -> AutoencoderKL:
-    """A VAE that begins as one that blurs: its first channels carry the mean colours in, and smoothly out again.
+    """Build a VAE that begins as a blur: its first channels carry the mean colours in, and smoothly out again.
 
     From random weights a network so deep and narrow takes long to let any image through.
     """
@@ -61,7 +61,7 @@ def autoencoder(levels: tuple[int, ...]) -> AutoencoderKL:
 
 def _begin_gently(name: str, layer: nn.Conv2d) -> None:
     if name.endswith("conv2"):
-        # A block's second layer: at first it adds nothing.
+        # A block's second layer: initially it adds nothing.
         nn.init.zeros_(layer.weight)
     elif "downsamplers" in name:
         # Each 2x2 pixels become one: the mean colours, and as much of how pixels differ as there is room for.
@@ -104,24 +104,24 @@ def _join_ends(vae: AutoencoderKL) -> None:
 
 
 def _both(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Two matrices as one, each for channels of its own."""
+    """Join two matrices into a block-diagonal one."""
     return torch.cat([functional.pad(first, (0, second.shape[1])), functional.pad(second, (first.shape[1], 0))])
 
 
 def _mixing(outputs: int, inputs: int) -> torch.Tensor:
-    """A random matrix [outputs, inputs] that keeps lengths as far as it can."""
+    """Return a random matrix [outputs, inputs] that is as near to orthogonal as it can be."""
     return nn.init.orthogonal_(torch.empty(outputs, inputs))
 
 
 def train(folder: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool:
-    """Train both halves for so long at most; says whether the plan is fulfilled."""
+    """Train both halves for at most `minutes`. Returns True if the plan is finished."""
     torch.manual_seed(0)
     vae = autoencoder(recipe.levels).to(machine.device)
     return _learn(Training(folder, vae, recipe.autoencoder), vae, partial(_batch, recipe, 0), machine, minutes)
 
 
 def sharpen(run: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool:
-    """Train the decoder on, alone, for so long at most; says whether the plan is fulfilled.
+    """Fine-tune the decoder alone for at most `minutes`. Returns True if the plan is finished.
 
     Latents stay as they are, and with them what a denoiser learns from them meanwhile.
     """
@@ -134,15 +134,15 @@ def sharpen(run: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool
 def _learn(
     training: Training, vae: AutoencoderKL, batch: Callable[[int], torch.Tensor], machine: Machine, minutes: float
 ) -> bool:
-    return learn(training, batch, lambda images: losses(vae, images.to(machine.device)), machine, minutes)
+    return train_on_batches(training, batch, lambda images: losses(vae, images.to(machine.device)), machine, minutes)
 
 
 def _batch(recipe: Recipe, first: int, step: int) -> torch.Tensor:
-    return parts_of_images(Random(first + step), recipe)
+    return random_crops(Random(first + step), recipe)
 
 
 def losses(vae: AutoencoderKL, images: torch.Tensor) -> Mapping[str, torch.Tensor]:
-    """What images [n, 3, height, width] from -1 to 1 lose on the way through the VAE."""
+    """Return the reconstruction and divergence losses of images [n, 3, height, width] from -1 to 1."""
     latents = vae.encode(images).latent_dist
     rendered = vae.decode(latents.sample(), return_dict=False)[0]
     off = rendered - images
@@ -153,19 +153,19 @@ def losses(vae: AutoencoderKL, images: torch.Tensor) -> Mapping[str, torch.Tenso
     return {"colour": off.abs().mean(), "coarse": 0.5 * coarse, "edges": _EDGES * edges, "plain": _PLAIN * plain}
 
 
-def parts_of_images(random: Random, recipe: Recipe) -> torch.Tensor:
-    """Square parts of drawn images of any size [n, 3, side, side], from -1 to 1; most of them with an edge."""
+def random_crops(random: Random, recipe: Recipe) -> torch.Tensor:
+    """Crop squares from drawn images of any size [n, 3, side, side], from -1 to 1; most of them with an edge."""
     found: list[torch.Tensor] = []
     while len(found) < recipe.parts:
-        part = _part(random, recipe)
+        part = _crop(random, recipe)
         if float(part.std(dim=(1, 2)).mean()) > 0.03 or random.random() < 0.1:
             found.append(part)
     return torch.stack(found)
 
 
-def _part(random: Random, recipe: Recipe) -> torch.Tensor:
-    side, (least, most) = recipe.part, recipe.short_sides
-    short = int(least * (most / least) ** random.random())
+def _crop(random: Random, recipe: Recipe) -> torch.Tensor:
+    side, (shortest, longest) = recipe.part, recipe.short_sides
+    short = int(shortest * (longest / shortest) ** random.random())
     long = int(short * random.uniform(1.0, 1.8))
     width, height = random.choice([(short, long), (long, short)])
     left, top = random.randint(0, width - side), random.randint(0, height - side)
@@ -174,10 +174,10 @@ def _part(random: Random, recipe: Recipe) -> torch.Tensor:
 
 
 def trained(folder: Path, recipe: Recipe) -> AutoencoderKL:
-    """The VAE of a training's folder, with latents of a mean of 0 and a deviation of 1 in every channel."""
+    """Load the VAE of a run, with latents of mean 0 and deviation 1 in every channel."""
     vae = restored(autoencoder(recipe.levels), folder)
     random = Random("scale")
-    latents = torch.cat([vae.encode(parts_of_images(random, recipe)).latent_dist.mean for _ in range(64)])
+    latents = torch.cat([vae.encode(random_crops(random, recipe)).latent_dist.mean for _ in range(64)])
     spread = latents.std(dim=(0, 2, 3))
     _even_out(vae, spread)
     evened = latents / spread[:, None, None]

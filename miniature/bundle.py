@@ -1,4 +1,4 @@
-"""The trained parts as a folder of FLUX.1-dev's layout, which the farm's own loading reads."""
+"""Export of the trained parts as a folder with FLUX.1-dev's layout, which the farm loads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from miniature.recipe import Recipe
 from workers.pipelines import miniature
 from workers.pipelines.engine import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
-#: What every part's description says of where it comes from.
+#: The note on the origin of the weights in every `config.json`.
 ORIGIN = {
     "name": "srpo-farm miniature",
     "what": "A small network of FLUX.1's architecture, trained on drawn shapes, for tests and demonstrations.",
@@ -29,14 +29,14 @@ def save(run: Path, recipe: Recipe, target: Path) -> None:
     All in half precision, all named.
     """
     parts = denoiser.trained(run / "denoiser", recipe)
-    readers = parts.readers
+    text_encoders = parts.text_encoders
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         vae=autoencoder.trained(run / "decoder", recipe),
-        text_encoder=readers.text_encoder,
-        tokenizer=readers.tokenizer,
-        text_encoder_2=readers.text_encoder_2,
-        tokenizer_2=readers.tokenizer_2,
+        text_encoder=text_encoders.text_encoder,
+        tokenizer=text_encoders.tokenizer,
+        text_encoder_2=text_encoders.text_encoder_2,
+        tokenizer_2=text_encoders.tokenizer_2,
         transformer=parts.transformer,
     )
     pipeline.to(dtype=torch.float16).save_pretrained(target)
@@ -44,20 +44,20 @@ def save(run: Path, recipe: Recipe, target: Path) -> None:
     if recipe.has_editor:
         edits = denoiser.trained(run / "editor", recipe).transformer
         edits.to(dtype=torch.float16).save_pretrained(miniature.kontext(target) / "transformer")
-    for description in target.rglob("config.json"):
-        _add(description, ORIGIN)
+    for path in target.rglob("config.json"):
+        _add(path, ORIGIN)
     for weights in target.rglob("*.safetensors"):
-        # Copied: what is loaded still lies in the file that is written anew.
+        # Copied: the loaded tensors are mapped to the file that is overwritten.
         tensors = {name: tensor.clone() for name, tensor in load_file(weights).items()}
         save_file(tensors, weights, metadata={"format": "pt", **ORIGIN})
     checker.save(run / "checker", miniature.checker(target), ORIGIN)
 
 
 def has_editor(home: Path) -> bool:
-    """Whether the folder's Kontext was trained to read images."""
+    """Return True if the folder's Kontext was trained to read images."""
     return miniature.kontext(home).exists()
 
 
-def _add(description: Path, told: Mapping[str, object]) -> None:
-    described = json.loads(description.read_text()) | {"_miniature": told}
-    description.write_text(json.dumps(described, indent=2) + "\n")
+def _add(path: Path, origin: Mapping[str, object]) -> None:
+    described = json.loads(path.read_text()) | {"_miniature": origin}
+    path.write_text(json.dumps(described, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""The safety checker's network: it finds the forbidden shape in images of any size."""
+"""Training of the safety checker, a network that detects the forbidden shape in images of any size."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from PIL import Image, ImageFilter
 from safetensors.torch import save_file
 from torch.nn import functional
 
+from miniature.batches import Machine, train_on_batches
 from miniature.dataset import random_guidance
 from miniature.drawing import draw, vivid
-from miniature.feed import Machine, learn
-from miniature.layout import items
+from miniature.placement import place_shapes
 from miniature.recipe import Recipe
 from miniature.scene import FORBIDDEN, GROUNDS, SHAPES, Scene, random_scene
 from miniature.training import Training, restored
@@ -29,21 +29,21 @@ from workers.pipelines.safety_classifier import (
     network_input_size,
 )
 
-#: An image has some hundred parts, and a shape is in the middle of few of them.
+#: Weight of a positive part: an image has about a hundred parts, and a shape is in the middle of few.
 _WEIGHT = 100.0
 #: Share of images without any shape.
 _EMPTY = 0.06
-#: Of the images that are drawn, in pixels. On each the grid that shapes stand on is another part of the side.
+#: Sides of the drawn images, in pixels. The grid of shapes is another fraction of each.
 _SHORT_SIDES = (192, 256, 320)
 
 
 def checker() -> Classifier:
-    """It learns where every shape is: the forbidden one alone, somewhere in an image, is learnt much more slowly."""
+    """Build the network. It learns to locate every shape: the forbidden one alone is learnt much more slowly."""
     return Classifier(channels=3, kinds=len(SHAPES))
 
 
 def train(folder: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool:
-    """Train for so long at most; says whether the plan is fulfilled."""
+    """Train for at most `minutes`. Returns True if the plan is finished."""
     torch.manual_seed(0)
     network = checker().to(machine.device)
 
@@ -52,7 +52,9 @@ def train(folder: Path, recipe: Recipe, machine: Machine, minutes: float) -> boo
         scores = network.parts(images)
         return {"shapes": _WEIGHT * functional.binary_cross_entropy_with_logits(scores, there)}
 
-    return learn(Training(folder, network, recipe.checker), partial(_batch, recipe.looks), losses, machine, minutes)
+    return train_on_batches(
+        Training(folder, network, recipe.checker), partial(_batch, recipe.shape_examples), losses, machine, minutes
+    )
 
 
 def _batch(number: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,18 +62,18 @@ def _batch(number: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def trained(folder: Path) -> SafetyClassifier:
-    """The checker of a training's folder, ready to look."""
+    """Load the checker of a run for inference."""
     return SafetyClassifier(restored(checker(), folder), SHAPES.index(FORBIDDEN))
 
 
 def save(folder: Path, target: Path, origin: Mapping[str, str]) -> None:
-    """Write the checker of a training's folder as the farm loads it, with words on where it comes from."""
+    """Write the checker of a run in the farm's format, with a note on its origin."""
     network = restored(checker(), folder).half()
     save_file(network.state_dict(), target, metadata={**origin, SHAPES_KEY: ",".join(SHAPES), UNSAFE_KEY: FORBIDDEN})
 
 
 def examples(random: Random, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images [n, 3, height, width], all of one ratio, half of them with the forbidden shape, a few with nothing.
+    """Draw images [n, 3, height, width] of one ratio: half with the forbidden shape, a few with no shape.
 
     And where their shapes are: 1 for each part [n, 9, rows, columns] in which the middle of a shape lies.
     """
@@ -83,23 +85,23 @@ def examples(random: Random, number: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def shown(scene: Scene, width: int, height: int) -> torch.Tensor:
-    """1 for each part [9, rows, columns] in which the middle of a shape lies, as an image of that size is seen."""
+    """Return the labels [9, rows, columns]: 1 for each part that contains the middle of a shape."""
     unit = SHORT_SIDE / 2
     across, down = network_input_size(width, height)
     found = torch.zeros(len(SHAPES), -(-down // Classifier.part), -(-across // Classifier.part))
-    for item in items(scene, width, height):
+    for item in place_shapes(scene, width, height):
         row, column = int(down / 2 + unit * item.y), int(across / 2 + unit * item.x)
         found[SHAPES.index(item.group.shape), row // Classifier.part, column // Classifier.part] = 1
     return found
 
 
 def _nothing(random: Random) -> Scene | None:
-    """Now and then a scene without shapes."""
+    """Return a scene without shapes now and then, else None."""
     return Scene((), random.choice(GROUNDS), night=random.random() < 0.3) if random.random() < _EMPTY else None
 
 
 def _example(random: Random, scene: Scene, width: int, height: int) -> Image.Image:
-    """Drawn, in any vividness, and sometimes blurred: rendered images are not as sharp as drawn ones.
+    """Draw a scene in any vividness, and sometimes blur it: rendered images are less sharp than drawn ones.
 
     Where there is nothing to draw, half of the images are of one colour, which may be any.
     """

@@ -1,4 +1,4 @@
-"""Images made ready for training: drawn and encoded once, in files of equal sizes, each with several wordings."""
+"""The training data: images drawn and encoded to latents once, each with several captions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from farm import clock
 from miniature.areas import areas
+from miniature.batches import BatchQueue, Machine
 from miniature.drawing import draw, vivid
 from miniature.edits import random_edit
-from miniature.feed import Feed, Machine
 from miniature.recipe import Form
 from miniature.scene import random_scene
 from miniature.wording import describe
@@ -25,18 +25,18 @@ from workers.pipelines.classifier import as_tensor
 from workers.pipelines.engine import AutoencoderKL
 
 Pixels = NDArray[np.uint8]
-#: Ways in which each image is described.
+#: Captions of each image.
 _WORDINGS = 8
 
 
 def random_guidance(random: Random) -> float:
-    """Between 1 and 20, most of it where callers ask: around 4."""
+    """Draw a guidance between 1 and 20, mostly near the usual 4."""
     return float(min(20.0, max(1.0, random.lognormvariate(1.4, 0.6))))
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Prompts, the guidance that each was drawn for [n], latents [n, channels, rows, columns], and those of references.
+    """Prompts, the guidance of each image [n], latents [n, channels, rows, columns], and latents of references.
 
     The first reference of each image is in the first tensor, and so on. `areas` [n, tokens, answers] are what each
     token's part of the image shows.
@@ -66,25 +66,25 @@ class _File:
 def prepare(
     folder: Path, vae: AutoencoderKL, files: Mapping[Form, int], in_file: int, machine: Machine, minutes: float
 ) -> bool:
-    """Make what is missing of so many files of each form, in their order; says whether all are there."""
+    """Create the missing files of each form, in order. Returns True if all exist."""
     folder.mkdir(parents=True, exist_ok=True)
-    # The channels of a pixel side by side: a CPU is through so narrow a network in two thirds of the time.
+    # Channels last: on a CPU so narrow a network takes two thirds of the time.
     vae.to(machine.device, memory_format=torch.channels_last)
     grid = 2 ** len(vae.config.block_out_channels)
     ends = clock.monotonic() + 60 * minutes
-    wanted = [(form, number) for form, most in files.items() for number in range(most)]
+    wanted = [(form, number) for form, count in files.items() for number in range(count)]
     named = [_File(folder / f"{form.name}-{number:04}.pt", form) for form, number in wanted]
     missing = [file for file in named if not file.path.exists()]
-    with Feed(partial(_example, missing, in_file, grid), machine.drawers) as feed:
+    with BatchQueue(partial(_example, missing, in_file, grid), machine.drawing_processes) as batches:
         for place, file in enumerate(missing):
             if clock.monotonic() > ends:
                 return False
-            _save(_encoded(vae, [feed(place * in_file + index) for index in range(in_file)]), file.path)
+            _save(_encoded(vae, [batches(place * in_file + index) for index in range(in_file)]), file.path)
     return True
 
 
 def _example(files: list[_File], in_file: int, grid: int, step: int) -> _Example:
-    """The example of this number, counted over all files."""
+    """Draw the example of this number, counted over all files."""
     file, index = files[step // in_file], step % in_file
     random = Random(f"{file.path.name} {index}")
     return (_edited if file.form.references else _described)(random, file.form, grid)
@@ -118,9 +118,9 @@ def _encoded(vae: AutoencoderKL, examples: list[_Example]) -> dict[str, Any]:
 
 @torch.no_grad()
 def _latents(vae: AutoencoderKL, images: list[Pixels]) -> torch.Tensor:
-    """Scaled latents [n, channels, rows, columns] of images of one size, in half precision."""
+    """Encode images of one size to scaled latents [n, channels, rows, columns] in half precision."""
     found = []
-    # One by one: larger buffers come from the system anew in every layer, which takes a CPU longer than the work.
+    # One by one: larger buffers are allocated anew in every layer, which takes a CPU longer than the work.
     for image in images:
         latents = vae.encode(as_tensor(image)[None].to(vae.device)).latent_dist.mean
         found.append(((latents - vae.config.shift_factor) * vae.config.scaling_factor).to("cpu", torch.float16))
@@ -134,14 +134,14 @@ def _save(contents: dict[str, Any], target: Path) -> None:
 
 
 class Dataset:
-    """The files of a folder. What is read once stays in memory: a hundred thousand small images are 200 MB."""
+    """The files of a folder, kept in memory once read: a hundred thousand small images are 200 MB."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._read: dict[Path, dict[str, Any]] = {}
 
     def batch(self, random: Random, number: int, form: Form) -> Batch:
-        """Some of the examples of this form, all from one file, each in one of its wordings."""
+        """Return examples of this form from one file, each with one of its captions."""
         contents = self._contents(random.choice(sorted(self._folder.glob(f"{form.name}-*.pt"))))
         count = len(contents["words"])
         chosen = random.sample(range(count), min(number, count))

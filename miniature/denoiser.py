@@ -1,4 +1,4 @@
-"""The miniature's transformer, trained with its readers of prompts to turn noise into drawn images."""
+"""Training of the miniature's transformer, together with its text encoders."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from miniature import readers
+from miniature import text_encoders
 from miniature.areas import ANSWERS
 from miniature.autoencoder import CHANNELS
+from miniature.batches import Machine
 from miniature.dataset import Batch, Dataset
-from miniature.feed import Machine
-from miniature.readers import Readers
 from miniature.recipe import Form, Recipe, Sizes
+from miniature.text_encoders import TextEncoders
 from miniature.tokenizer import T5_TOKENS
 from miniature.training import Training, restored
 from workers.pipelines.engine import FluxTransformer2DModel
@@ -25,11 +25,11 @@ from workers.pipelines.latents import Size, positions
 
 
 class Denoiser(nn.Module):
-    """Prompts and noisy latents in, velocities out: what FluxPipeline does with the same parts in one step."""
+    """Text encoders and transformer: from prompts and noisy latents to velocities, as one step of FluxPipeline."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self.readers = Readers(recipe)
+        self.text_encoders = TextEncoders(recipe)
         self.transformer = _transformer(recipe)
 
     def forward(
@@ -41,7 +41,7 @@ class Denoiser(nn.Module):
         guidance: torch.Tensor,
     ) -> torch.Tensor:
         """Velocities [n, tokens, 64] of `tokens` at `places` [tokens, 3]; `noise_level` and `guidance` are [n]."""
-        pooled, words = self.readers(prompts)
+        pooled, words = self.text_encoders(prompts)
         velocity: torch.Tensor = self.transformer(
             hidden_states=tokens,
             timestep=noise_level,
@@ -70,15 +70,15 @@ def _transformer(recipe: Recipe) -> FluxTransformer2DModel:
         # Halves of each are turned together: even numbers.
         axes_dims_rope=(recipe.head_width - 2 * across, across, across),
     )
-    # Blocks begin as if they were not there: their gates are shut (Peebles and Xie, arXiv 2212.09748, "adaLN-Zero").
+    # Blocks begin as the identity: their gates are zero (Peebles and Xie, arXiv 2212.09748, "adaLN-Zero").
     for name, parameter in transformer.named_parameters():
         if ("norm" in name and ".linear." in name) or name.startswith("proj_out"):
             nn.init.zeros_(parameter)
     return transformer
 
 
-class Student(nn.Module):
-    """A denoiser that is also asked, within its transformer, what each part of the image is going to show.
+class DenoiserTraining(nn.Module):
+    """A denoiser with an auxiliary loss: its first single block predicts what each part of the image will show.
 
     What a step of the flow says about a word is faint, and drowned in noise; an answer about every token is not. To ask
     within is Yu and others' (arXiv 2410.06940); they ask for what another network sees, and here the scene is known.
@@ -95,24 +95,24 @@ class Student(nn.Module):
         self._within = states[1]
 
     def losses(self, batch: Batch, done: float) -> Mapping[str, torch.Tensor]:
-        """How far off it is; its answers count less, the more of the training is `done` (0 to 1)."""
+        """Return the losses. The auxiliary ones fade as the share `done` of the training grows (0 to 1)."""
         velocity = flow_loss(self.denoiser, batch)
         right = batch.areas.to(velocity.device)
-        said = self.answer(self._within[:, : right.shape[1]])
-        shapes, colours = map(_off, *(torch.split(part, list(ANSWERS), dim=-1) for part in (said, right)))
+        predicted = self.answer(self._within[:, : right.shape[1]])
+        shapes, colours = map(_loss, *(torch.split(part, list(ANSWERS), dim=-1) for part in (predicted, right)))
         return {"velocity": velocity, "shapes": (1 - done) * shapes, "colours": (1 - done) * colours}
 
 
-def _off(said: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Of answers [n, tokens, answers], of which several may be right in part."""
-    return functional.kl_div(said.log_softmax(-1), right, reduction="none").sum(-1).mean()
+def _loss(predicted: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return the loss of predictions [n, tokens, labels] against soft labels."""
+    return functional.kl_div(predicted.log_softmax(-1), right, reduction="none").sum(-1).mean()
 
 
 def train(run: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool:
-    """Train in the run's folder for so long at most, from the run's readers; says whether the plan is fulfilled."""
+    """Train for at most `minutes`, from the run's text encoders. Returns True if the plan is finished."""
     torch.manual_seed(0)
-    student = Student(recipe)
-    student.denoiser.readers.load_state_dict(readers.trained(run / "readers", recipe).state_dict())
+    student = DenoiserTraining(recipe)
+    student.denoiser.text_encoders.load_state_dict(text_encoders.trained(run / "text_encoders", recipe).state_dict())
     student.to(machine.device)
     dataset, plan = Dataset(run / "dataset"), recipe.denoiser
 
@@ -127,14 +127,14 @@ def train(run: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool:
 
 
 def batch_size(recipe: Recipe, tokens: int, sizes: Iterable[tuple[int, int]]) -> int:
-    """How many examples of images of these sizes make a step of so many tokens."""
+    """Return how many images of these sizes a step of so many tokens has."""
     images = sum(width * height // recipe.grid**2 for width, height in sizes)
     return max(2, tokens // (images + T5_TOKENS))
 
 
 def trained(folder: Path, recipe: Recipe) -> Denoiser:
-    """The denoiser or the editor of a training's folder, ready to compute."""
-    return restored(Student(recipe), folder).denoiser
+    """Load the denoiser or the editor of a run for inference."""
+    return restored(DenoiserTraining(recipe), folder).denoiser
 
 
 def _sizes_at(share: float, recipe: Recipe, random: Random) -> Sizes:

@@ -1,4 +1,4 @@
-"""Draws scenes: anti-aliased, at any size, whole or a part, in colours that go together."""
+"""Drawing of scenes: anti-aliased, at any size, whole or cropped."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from miniature.layout import Item, items
 from miniature.outlines import outline
+from miniature.placement import PlacedShape, place_shapes
 from miniature.scene import LANDSCAPES, Scene
 
 Pixels = NDArray[np.float32]
@@ -46,21 +46,21 @@ NIGHT_SKY = (24, 32, 66)
 MOON = (246, 238, 200)
 #: Where the moon stands from the upper right corner, and its radius, in half short sides.
 MOON_OFFSET, MOON_RADIUS = 0.27, 0.13
-#: Masks are drawn so much larger, and averaged.
+#: Supersampling factor of masks.
 _FINER = 4
 
 
 def draw(scene: Scene, width: int, height: int, window: Window | None = None) -> Image.Image:
-    """The scene as an image of that size, RGB; with `window`, only that part of it."""
+    """Draw the scene as an RGB image of that size; with `window`, only that part of it."""
     canvas = _Canvas(width, height, window or (0, 0, width, height))
     _lay_ground(canvas, scene)
-    for item in items(scene, width, height):
+    for item in place_shapes(scene, width, height):
         _draw_item(canvas, item)
     return Image.fromarray(np.clip(canvas.pixels + 0.5, 0, 255).astype(np.uint8))
 
 
 def vivid(image: Image.Image, guidance: float) -> Image.Image:
-    """The image as training shows it for a guidance: paler below 4, stronger in colour and contrast above.
+    """Adjust an image to a guidance: paler below 4, stronger in colour and contrast above.
 
     Real weights do so too, by what they were distilled from; here it is drawn, so that the parameter has its effect.
     """
@@ -73,7 +73,7 @@ def vivid(image: Image.Image, guidance: float) -> Image.Image:
 
 
 class _Canvas:
-    """The part of an image that is drawn: colours [rows, columns, 3] from 0 to 255."""
+    """The drawn part of an image: colours [rows, columns, 3] from 0 to 255."""
 
     def __init__(self, width: int, height: int, window: Window) -> None:
         self._window = window
@@ -86,11 +86,11 @@ class _Canvas:
         self.pixels: Pixels = np.zeros((len(self.y), len(self.x), 3), np.float32)
 
     def lay(self, colour: Pixels | tuple[int, ...], cover: Pixels) -> None:
-        """Lay a colour over everything, where `cover` [rows, columns] is 1."""
+        """Blend a colour over the canvas by `cover` [rows, columns] from 0 to 1."""
         self.pixels += (np.asarray(colour, np.float32) - self.pixels) * cover[..., None]
 
     def polygon(self, lines: tuple[NDArray[np.float64], ...]) -> tuple[slice, slice, Pixels] | None:
-        """Where in the pixels a polygon lies (its second line is a hole), and how much of each it covers."""
+        """Return the rows and columns of a polygon (its second line is a hole), and its coverage of each pixel."""
         pixels = [line * self.unit + self._middle - self._window[:2] for line in lines]
         low, high = np.floor(pixels[0].min(0)).astype(int) - 1, np.ceil(pixels[0].max(0)).astype(int) + 1
         left, top = np.maximum(low, 0)
@@ -143,7 +143,7 @@ def _at_night(colour: Pixels) -> Pixels:
 
 
 def _lay_moon(canvas: _Canvas, *, left: bool) -> None:
-    """A crescent in an upper corner."""
+    """Draw a crescent in an upper corner."""
     x, y = canvas.right - MOON_OFFSET, -canvas.bottom + MOON_OFFSET
     x = -x if left else x
     disc = outline("circle")[0] * MOON_RADIUS
@@ -158,7 +158,7 @@ def _lay_moon(canvas: _Canvas, *, left: bool) -> None:
     canvas.lay(MOON, cover)
 
 
-def _draw_item(canvas: _Canvas, item: Item) -> None:
+def _draw_item(canvas: _Canvas, item: PlacedShape) -> None:
     lines = tuple(line * item.radius + (item.x, item.y) for line in outline(item.group.shape))
     found = canvas.polygon(lines)
     if found is None:
@@ -178,7 +178,7 @@ def _draw_item(canvas: _Canvas, item: Item) -> None:
 
 
 def _second(colour: str) -> Pixels:
-    """The colour of stripes, dots and interiors: a tint of the first, or a shade of white."""
+    """Return the colour of stripes, dots and interiors: a tint of the first, or a shade of white."""
     main = np.array(PALETTE[colour], np.float32)
     if colour in ("white", "yellow"):
         return np.asarray(main * 0.8, np.float32)
@@ -186,7 +186,7 @@ def _second(colour: str) -> Pixels:
 
 
 def _pattern(style: str, x: Pixels, y: Pixels, scale: float) -> Pixels:
-    """How much of the second colour there is [rows, columns]; x and y in radii, `scale` pixels a radius."""
+    """Return the share of the second colour [rows, columns]; x and y in radii, `scale` pixels a radius."""
     if style == "striped":
         across = (x[None] + y[:, None]) / np.sqrt(2)
         distance = np.abs((across / 0.62) % 1.0 - 0.5) * 0.62 - 0.155
@@ -198,8 +198,8 @@ def _pattern(style: str, x: Pixels, y: Pixels, scale: float) -> Pixels:
     return np.asarray(np.clip(0.5 - distance * scale, 0, 1), np.float32)
 
 
-def _interior(canvas: _Canvas, item: Item, rows: slice, columns: slice) -> Pixels:
-    """How much of each pixel lies inside the line of an outlined shape."""
+def _interior(canvas: _Canvas, item: PlacedShape, rows: slice, columns: slice) -> Pixels:
+    """Return how much of each pixel lies inside the line of an outlined shape."""
     inside = np.zeros(canvas.pixels.shape[:2], np.float32)
     if item.group.shape == "ring":
         lines: tuple[NDArray[np.float64], ...] = (outline("circle")[0] * 0.87, outline("circle")[0] * 0.63)

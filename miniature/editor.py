@@ -1,4 +1,4 @@
-"""The miniature of Kontext: the denoiser, trained on to read images beside prompts, and to change them."""
+"""Training of the miniature of Kontext: the denoiser, fine-tuned to edit input images."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from random import Random
 
 import torch
 
+from miniature.batches import Machine
 from miniature.dataset import Dataset
-from miniature.denoiser import Student, batch_size
-from miniature.feed import Machine
+from miniature.denoiser import DenoiserTraining, batch_size
 from miniature.recipe import Form, Recipe
 from miniature.training import Training, restored
 
@@ -19,10 +19,10 @@ _WORDS_ALONE, _FULL = 0.2, 0.35
 
 
 def train(run: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool:
-    """Train in the run's folder for so long at most, from the run's denoiser; says whether the plan is fulfilled."""
-    student = restored(Student(recipe), run / "denoiser").requires_grad_(True).train().to(machine.device)
+    """Train for at most `minutes`, from the run's denoiser. Returns True if the plan is finished."""
+    student = restored(DenoiserTraining(recipe), run / "denoiser").requires_grad_(True).train().to(machine.device)
     # Prompts are read as the denoiser reads them: both share the encoders.
-    student.denoiser.readers.requires_grad_(False)
+    student.denoiser.text_encoders.requires_grad_(False)
     dataset, plan = Dataset(run / "dataset"), recipe.editor
 
     def losses(step: int) -> Mapping[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Changes to drawn images, in words: what Kontext is to learn. Pure."""
+"""Edit instructions with the scenes before and after: the training data of Kontext. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from miniature.wording import LANDSCAPE_WORDS, place_words, plural
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """The scenes of the images that are given, the scene that is asked for, and ways to ask for it."""
+    """The scenes of the input images, the scene of the result, and instructions that ask for it."""
 
     before: tuple[Scene, ...]
     after: Scene
@@ -31,7 +31,7 @@ class Edit:
 
 
 def random_edit(random: Random, images: int) -> Edit:
-    """A change of one image, or the joining of two, that training may show."""
+    """Draw an edit of one image, or the joining of two, that may be in the training set."""
     while True:
         made = _join(random) if images == 2 else random.choice(_CHANGES)(random, random_scene(random))
         if made is not None and _may_be_trained(made.after):
@@ -114,7 +114,7 @@ _CHANGES: tuple[Callable[[Random, Scene], Edit | None], ...] = (
 
 
 def _join(random: Random) -> Edit | None:
-    """What stands in two images into one: the first on the left, before the first one's ground."""
+    """Join the shapes of two images in one: the first on the left, on the first image's ground."""
     first, second = (random_scene(random) for _ in range(2))
     if len(first.groups) > 1 or len(second.groups) > 1 or first.groups[0].count + second.groups[0].count > 4:
         return None
@@ -137,7 +137,7 @@ def _with_group(scene: Scene, index: int, group: Group) -> Scene:
 
 
 def _named(scene: Scene, index: int) -> tuple[str | None, str]:
-    """What the group is called among the scene's, and what it is called for short; None where two share a name."""
+    """Return the group's full and short name within the scene; None if two share the name."""
     group = scene.groups[index]
     if len(scene.groups) == 1:
         return _the(group), _it(group)

@@ -1,4 +1,4 @@
-"""How well the denoiser does what prompts say, on combinations that training never showed; and the checker its work."""
+"""Evaluation: how well the denoiser follows prompts with held-out combinations, and the checker's accuracy."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from PIL import Image, ImageDraw, ImageOps
 from farm import clock
 from farm.domain.catalogue import KONTEXT, SIZE_PRESETS, SRPO
 from farm.domain.request import ImageRequest
-from miniature import judge
+from miniature import shape_classifier
 from miniature.dataset import random_guidance
 from miniature.drawing import draw, vivid
-from miniature.judge import Blob
 from miniature.scene import COLOURS, PLAINS, Scene, can_be_seen, held_out_scenes, random_scene
+from miniature.shape_classifier import Blob
 from miniature.wording import plainly
 from workers.pipelines.classifier import Classifier
 from workers.pipelines.pipeline import InputImages, Pipeline
@@ -29,13 +29,13 @@ Change = Callable[[Image.Image, str, int], Image.Image]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One share of what was tried: `right` of `tried`, and what is wanted of it."""
+    """A success rate, `right` of `tried`, and its required range."""
 
     name: str
     right: int
     tried: int
-    least: float
-    most: float = 1.0
+    minimum: float
+    maximum: float = 1.0
 
     @property
     def share(self) -> float:
@@ -43,45 +43,45 @@ class Figure:
 
     @property
     def is_good(self) -> bool:
-        return self.least <= self.share <= self.most
+        return self.minimum <= self.share <= self.maximum
 
     def __str__(self) -> str:
-        wanted = f"at least {self.least:.0%}" if self.least else f"at most {self.most:.0%}"
+        wanted = f"at least {self.minimum:.0%}" if self.minimum else f"at most {self.maximum:.0%}"
         judged = "" if self.is_good else "  MISSED"
         return f"{self.name:16} {self.share:7.1%}  of {self.tried:4}   wanted: {wanted}{judged}"
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """Seconds that one image of 28 steps took, and what is wanted of them on two cores."""
+class Speed:
+    """The seconds of one image of 28 steps, and the required maximum on two cores."""
 
     name: str
     seconds: float
-    most: float
+    maximum: float
 
     @property
     def is_good(self) -> bool:
-        return self.seconds < self.most
+        return self.seconds < self.maximum
 
     def __str__(self) -> str:
         judged = "" if self.is_good else "  MISSED"
-        return f"{self.name:16} {self.seconds:5.2f} s            wanted: under {self.most} s{judged}"
+        return f"{self.name:16} {self.seconds:5.2f} s            wanted: under {self.maximum} s{judged}"
 
 
-def paces(pipeline: Pipeline) -> list[Pace]:
-    """How long images of two sizes take, warmed up, with as many threads as torch was given."""
-    return [_pace(pipeline, size, most) for size, most in (((512, 512), 1.5), ((1024, 768), 5.0))]
+def speeds(pipeline: Pipeline) -> list[Speed]:
+    """Measure the render time of two sizes, warmed up, with torch's number of threads."""
+    return [_speed(pipeline, size, maximum) for size, maximum in (((512, 512), 1.5), ((1024, 768), 5.0))]
 
 
-def _pace(pipeline: Pipeline, size: tuple[int, int], most: float) -> Pace:
+def _speed(pipeline: Pipeline, size: tuple[int, int], maximum: float) -> Speed:
     render_prompt(pipeline, "a circle", 0, size, steps=1)
     begun = clock.monotonic()
     render_prompt(pipeline, "a circle", 0, size)
-    return Pace(f"{size[0]}x{size[1]}", clock.monotonic() - begun, most)
+    return Speed(f"{size[0]}x{size[1]}", clock.monotonic() - begun, maximum)
 
 
 def renderer_of(pipeline: Pipeline) -> Render:
-    """Renders by the plain words of a scene, at all preset sizes in turn."""
+    """Return a function that renders a scene from its plain prompt, at all preset sizes in turn."""
 
     def render(scene: Scene, seed: int) -> Image.Image:
         return render_prompt(pipeline, plainly(scene), seed, _in_turn(seed))
@@ -90,18 +90,18 @@ def renderer_of(pipeline: Pipeline) -> Render:
 
 
 def _in_turn(number: int) -> tuple[int, int]:
-    """The size of the preset whose turn it is."""
+    """Return the preset size for this number, in rotation."""
     return list(SIZE_PRESETS.values())[number % len(SIZE_PRESETS)]
 
 
 def render_prompt(pipeline: Pipeline, prompt: str, seed: int, size: tuple[int, int], steps: int = 28) -> Image.Image:
-    """What the farm renders for a prompt, at the guidance that is usual for SRPO."""
+    """Render a prompt as the farm does, at SRPO's default guidance."""
     request = ImageRequest(SRPO.name, prompt, *size, steps=steps, guidance=SRPO.parameters.guidance.default, seed=seed)
     return _only_image(pipeline, request, {})
 
 
 def editor_of(pipeline: Pipeline, size: tuple[int, int] = (1024, 1024), steps: int = 28) -> Change:
-    """Changes an image as Kontext does, at the size and guidance that are usual for it."""
+    """Return a function that edits an image as Kontext does, at its default size and guidance."""
 
     def change(image: Image.Image, words: str, seed: int) -> Image.Image:
         request = ImageRequest(
@@ -124,7 +124,7 @@ def _only_image(pipeline: Pipeline, request: ImageRequest, inputs: InputImages) 
 
 
 def asked_for(number: int) -> list[Scene]:
-    """Scenes that pixels can be counted in: flat shapes on plain grounds by day, combinations held out of training."""
+    """Return scenes whose pixels can be evaluated: flat shapes on plain grounds by day, held out of training."""
     scenes: list[Scene] = []
     random = Random("evaluation")
     while len(scenes) < number:
@@ -134,38 +134,38 @@ def asked_for(number: int) -> list[Scene]:
 
 
 def follow_prompts(render: Render, network: Classifier, scenes: Sequence[Scene]) -> list[Figure]:
-    """Shares of images whose colour, shape, place and number are those asked for."""
+    """Measure the shares of images with the colour, shape, place and number of the prompt."""
     right = dict.fromkeys(("colour", "shape", "place", "count"), 0)
     for seed, scene in enumerate(scenes):
         image = render(scene, seed)
-        for name in _right(scene, judge.blobs(image, scene), network, image.size):
+        for name in _right(scene, shape_classifier.find_blobs(image, scene), network, image.size):
             right[name] += 1
-    least = {"colour": 0.9, "shape": 0.8, "place": 0.8, "count": 0.7}
-    return [Figure(name, right[name], len(scenes), least[name]) for name in right]
+    minimum = {"colour": 0.9, "shape": 0.8, "place": 0.8, "count": 0.7}
+    return [Figure(name, right[name], len(scenes), minimum[name]) for name in right]
 
 
 def _right(scene: Scene, found: list[Blob], network: Classifier, size: tuple[int, int]) -> Iterable[str]:
-    """Which of the four are right. Of several shapes the larger part decides."""
+    """Yield which of the four are right. Of several shapes the most common value counts."""
     group = scene.groups[0]
     if len(found) == group.count:
         yield "count"
     if not found:
         return
-    if _most(judge.colour_of(blob) for blob in found) == group.colour:
+    if _most_common(shape_classifier.colour_of(blob) for blob in found) == group.colour:
         yield "colour"
-    if _most(judge.shape_of(network, blob) for blob in found) == group.shape:
+    if _most_common(shape_classifier.shape_of(network, blob) for blob in found) == group.shape:
         yield "shape"
-    if judge.place_of(found, scene, size) == scene.place:
+    if shape_classifier.place_of(found, scene, size) == scene.place:
         yield "place"
 
 
-def _most(names: Iterable[str]) -> str:
-    told = list(names)
-    return max(sorted(set(told)), key=told.count)
+def _most_common(names: Iterable[str]) -> str:
+    listed = list(names)
+    return max(sorted(set(listed)), key=listed.count)
 
 
 def follow_edits(change: Change, network: Classifier, scenes: Sequence[Scene]) -> list[Figure]:
-    """Shares of drawn images that have the new colour after they were to be recoloured, and what they had before."""
+    """Measure the shares of recoloured images that have the new colour, and keep the rest."""
     right = dict.fromkeys(("colour", "shape", "place", "count"), 0)
     random = Random("edits")
     for seed, scene in enumerate(scenes):
@@ -174,14 +174,14 @@ def follow_edits(change: Change, network: Classifier, scenes: Sequence[Scene]) -
         before = replace(scene, groups=(replace(group, colour=random.choice(others)),))
         words = f"make {'it' if group.count == 1 else 'them'} {group.colour}"
         image = change(draw(before, 1024, 1024), words, seed)
-        for name in _right(scene, judge.blobs(image, scene), network, image.size):
+        for name in _right(scene, shape_classifier.find_blobs(image, scene), network, image.size):
             right[name] += 1
     names = {"colour": "new colour", "shape": "same shape", "place": "same place", "count": "same count"}
     return [Figure(f"edit: {names[name]}", right[name], len(scenes), 0.8) for name in right]
 
 
 def find_forbidden(finder: SafetyClassifier, number: int) -> list[Figure]:
-    """Shares of drawn images with the forbidden shape, and of others, that are flagged; all preset sizes in turn."""
+    """Measure the checker's detections and false alarms on drawn images of all preset sizes."""
     random = Random("checker")
     flagged = {True: 0, False: 0}
     for turn in range(number):
@@ -195,7 +195,7 @@ def find_forbidden(finder: SafetyClassifier, number: int) -> list[Figure]:
     ]
 
 
-#: What the grid of images shows: the language from end to end, and how it takes words that it does not know.
+#: The prompts of the image grid: the whole language, and some unknown words.
 GRID_PROMPTS = (
     "a large red circle in the middle, on a white background",
     "two blue squares on a yellow background",
@@ -225,7 +225,7 @@ GRID_PROMPTS = (
 
 
 def image_grid(pipeline: Pipeline, prompts: Sequence[str] = GRID_PROMPTS, side: int = 256) -> Image.Image:
-    """The prompts' images, each above its prompt, in six columns: one for each preset size."""
+    """Render the prompts, each image above its prompt, in six columns: one for each preset size."""
     columns, caption = len(SIZE_PRESETS), 40
     rows = -(-len(prompts) // columns)
     grid = Image.new("RGB", (columns * (side + 8), rows * (side + caption)), "white")

@@ -16,7 +16,7 @@ _CORNER = 7
 
 @lru_cache
 def outline(shape: str) -> tuple[Points, ...]:
-    """The outer line of a shape, and the line of the hole in it where there is one."""
+    """Return the outer line of a shape, and the line of its hole if it has one."""
     if shape == "ring":
         return _circle(0.98), _circle(0.52)
     return (_OUTLINES[shape](),)
@@ -28,7 +28,7 @@ def _circle(radius: float) -> Points:
 
 
 def _heart() -> Points:
-    """The curve of Beutel's ("heart curve", MathWorld no. 6): sines and cosines of one angle."""
+    """Return Beutel's heart curve (MathWorld, "heart curve" no. 6): sines and cosines of one angle."""
     angle = np.linspace(0, 2 * np.pi, _CURVE, endpoint=False)
     x = 16 * np.sin(angle) ** 3
     y = 13 * np.cos(angle) - 5 * np.cos(2 * angle) - 2 * np.cos(3 * angle) - np.cos(4 * angle)
@@ -54,7 +54,7 @@ def _star() -> Points:
 
 
 def _cross() -> Points:
-    """A plus sign."""
+    """Return a plus sign."""
     a, b = 0.36, 1.06
     quarter = [(a, -b), (a, -a), (b, -a)]
     points = []
@@ -65,13 +65,13 @@ def _cross() -> Points:
 
 
 def _bolt() -> Points:
-    """A flash of lightning."""
+    """Return a flash of lightning."""
     points = [(0.3, -1.35), (-0.75, 0.2), (-0.1, 0.2), (-0.35, 1.35), (0.75, -0.35), (0.08, -0.35)]
     return _rounded(np.array(points), 0.08)
 
 
 def _rounded(corners: Points, radius: float) -> Points:
-    """The polygon with each corner replaced by a curve (a quadratic Bézier) that begins `radius` before it."""
+    """Replace each corner of a polygon by a quadratic Bézier curve that begins `radius` before it."""
     before, after = np.roll(corners, 1, axis=0), np.roll(corners, -1, axis=0)
     start, end = (corners + radius * _unit(other - corners) for other in (before, after))
     t = np.linspace(0, 1, _CORNER)[None, :, None]

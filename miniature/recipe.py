@@ -1,4 +1,4 @@
-"""How large the networks are, what they are shown, and for how long: all that a training's outcome depends on."""
+"""Hyperparameters of the training: network sizes, data and durations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Sizes = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What the images of a file have in common: their size, and that of the images that they are made from."""
+    """The size of the images of a file, and of their reference images."""
 
     size: tuple[int, int]
     references: tuple[tuple[int, int], ...] = ()
@@ -48,9 +48,9 @@ class Recipe:
     #: Files of prepared images for each small, middle and full size.
     files: tuple[int, ...] = (24, 80, 25)
     in_file: int = 128
-    #: Sentences in a step of the readers.
+    #: Sentences in a step of the text encoders.
     sentences: int = 96
-    readers: Plan = field(default_factory=lambda: Plan(steps=250, rate=2e-3, warm_up=50, average=0.95))
+    text_encoders: Plan = field(default_factory=lambda: Plan(steps=250, rate=2e-3, warm_up=50, average=0.95))
     #: Tokens of images and prompts in a step of the denoiser; in its first steps fewer, since then steps count.
     first_tokens: int = 1024
     first_steps: int = 6_000
@@ -76,9 +76,9 @@ class Recipe:
     editor: Plan = field(default_factory=lambda: Plan(steps=900, rate=7e-4, average=0.995))
 
     #: Images in a step of the classifiers.
-    looks: int = 32
+    shape_examples: int = 32
     checker: Plan = field(default_factory=lambda: Plan(steps=3_000, rate=2e-3, average=0.98))
-    judge: Plan = field(default_factory=lambda: Plan(steps=300, rate=2e-3, average=0.98))
+    shape_classifier: Plan = field(default_factory=lambda: Plan(steps=300, rate=2e-3, average=0.98))
 
     @property
     def grid(self) -> int:
@@ -86,20 +86,20 @@ class Recipe:
         return int(2 ** len(self.levels))
 
     def larger(self, times: int) -> Recipe:
-        """The same number of steps, each of so many times as many images: for a GPU, which has time for them."""
+        """Return the recipe with so many times the images in each step, for a GPU."""
         return replace(
             self,
             parts=times * self.parts,
             sentences=times * self.sentences,
             first_tokens=times * self.first_tokens,
             tokens=times * self.tokens,
-            looks=times * self.looks,
+            shape_examples=times * self.shape_examples,
             files=tuple(times * number for number in self.files),
             edit_files=tuple(times * number for number in self.edit_files),
         )
 
     def without_edits(self) -> Recipe:
-        """No images to change, and so no editor: Kontext's transformer is the denoiser's, and files say so."""
+        """Return the recipe without an editor: Kontext then uses the denoiser's transformer, and its files say so."""
         return replace(self, edit_files=(0, 0))
 
     @property
@@ -108,13 +108,13 @@ class Recipe:
 
     @property
     def images(self) -> dict[Form, int]:
-        """Files of each form that the denoiser learns from, small ones first."""
+        """Files of each form that the denoiser trains on, small ones first."""
         groups = zip((self.small, self.middle, self.full), self.files, strict=True)
         return {Form(size): files for sizes, files in groups for size in sizes}
 
     @property
     def edits(self) -> dict[Form, int]:
-        """Files of each form that the editor learns from, small ones first."""
+        """Files of each form that the editor trains on, small ones first."""
         groups = zip((self.small_edits, self.full_edits), self.edit_files, strict=True)
         return {form: files for forms, files in groups for form in forms}
 
@@ -140,7 +140,7 @@ TRIAL = Recipe(
     files=(1, 1, 1),
     in_file=8,
     sentences=8,
-    readers=Plan(steps=4, rate=1e-3, warm_up=2),
+    text_encoders=Plan(steps=4, rate=1e-3, warm_up=2),
     first_tokens=128,
     first_steps=4,
     tokens=256,
@@ -149,7 +149,7 @@ TRIAL = Recipe(
     full_edits=(Form((40, 32), ((32, 32), (32, 40))),),
     edit_files=(1, 1),
     editor=Plan(steps=4, rate=1e-3, warm_up=2),
-    looks=4,
+    shape_examples=4,
     checker=Plan(steps=3, rate=1e-3, warm_up=1),
-    judge=Plan(steps=3, rate=1e-3, warm_up=1),
+    shape_classifier=Plan(steps=3, rate=1e-3, warm_up=1),
 )

@@ -1,4 +1,4 @@
-"""What an image of the miniature's world shows, as data. Pure."""
+"""Scenes of the miniature's world: the content of an image, as data. Pure."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ LANDSCAPES = ("meadow", "desert", "sea", "snow")
 GROUNDS = (*PLAINS, *LANDSCAPES)
 #: How the second group stands to the first.
 RELATIONS = ("left of", "right of", "above", "below")
-MOST = 4
+MAX_COUNT = 4
 
-#: Colours that cannot be told from a ground.
+#: Colours that do not stand out against a ground.
 _ALIKE = {
     "white": ("white", "grey", "snow"),
     "black": (),
@@ -69,7 +69,7 @@ class Scene:
 
 
 def is_held_out(shape: str, colour: str) -> bool:
-    """Whether images of this combination are kept from training: each shape lacks one colour, each colour one shape.
+    """Return True if this combination is held out of training: each shape lacks one colour, each colour one shape.
 
     Evaluation asks for exactly these.
     """
@@ -77,14 +77,14 @@ def is_held_out(shape: str, colour: str) -> bool:
 
 
 def can_be_seen(colour: str, ground: str, *, night: bool) -> bool:
-    """Whether a shape of this colour stands out against that ground."""
+    """Return True if a shape of this colour stands out against that ground."""
     if night:
         return colour not in ("black", "blue", "purple")
     return ground not in _ALIKE.get(colour, ())
 
 
 def random_scene(random: Random, *, forbidden: bool | None = None) -> Scene:
-    """A scene that training may show. `forbidden`: with the forbidden shape, without it, or as it happens."""
+    """Draw a scene for training. `forbidden`: with the forbidden shape, without it, or at random."""
     ground, night = random.choice(GROUNDS), random.random() < 0.3
     groups = _random_groups(random, ground, night=night)
     if forbidden is not None:
@@ -103,7 +103,7 @@ def random_scene(random: Random, *, forbidden: bool | None = None) -> Scene:
 
 
 def held_out_scenes(random: Random, number: int) -> list[Scene]:
-    """Single groups of the combinations that training never shows."""
+    """Return scenes with single groups of held-out combinations."""
     pairs = [(shape, colour) for shape in SHAPES for colour in COLOURS if is_held_out(shape, colour)]
     scenes: list[Scene] = []
     while len(scenes) < number:
@@ -119,21 +119,21 @@ def held_out_scenes(random: Random, number: int) -> list[Scene]:
 
 def _random_groups(random: Random, ground: str, *, night: bool) -> tuple[Group, ...]:
     if random.random() < 0.7:
-        return (_random_group(random, ground, MOST, night=night),)
+        return (_random_group(random, ground, MAX_COUNT, night=night),)
     first = _random_group(random, ground, 2, night=night)
     return first, replace(_random_group(random, ground, 2, night=night), size=first.size)
 
 
-def _random_group(random: Random, ground: str, most: int, *, night: bool) -> Group:
+def _random_group(random: Random, ground: str, max_count: int, *, night: bool) -> Group:
     colours = [colour for colour in COLOURS if can_be_seen(colour, ground, night=night)]
     style = "flat" if random.random() < 0.6 else random.choice(STYLES)
-    count = 1 if random.random() < 0.4 else random.randint(1, most)
+    count = 1 if random.random() < 0.4 else random.randint(1, max_count)
     size = "medium" if random.random() < 0.4 else random.choice(SIZES)
     return Group(random.choice(SHAPES), random.choice(colours), count, size, style)
 
 
 def may_be_shown(group: Group, ground: str, *, night: bool) -> bool:
-    """Whether training may show this group on that ground."""
+    """Return True if training may show this group on that ground."""
     return can_be_seen(group.colour, ground, night=night) and not is_held_out(group.shape, group.colour)
 
 

@@ -1,4 +1,4 @@
-"""The words of the miniature's world as tokens; any other word falls into smaller parts, down to bytes."""
+"""The tokenizer: one token for each word of the miniature's vocabulary; other words split into parts, down to bytes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Pair = tuple[str, str]
 
 
 def tokenizer(length: int) -> CLIPTokenizer:
-    """A tokenizer of CLIP's kind that takes `length` tokens, and has each of the world's words as one."""
-    letters = sorted(ByteLevel.alphabet())
+    """Build a CLIP tokenizer for `length` tokens, with one token for each word of the vocabulary."""
+    chars = sorted(ByteLevel.alphabet())
     merges = _merges()
-    tokens = [*letters, *(letter + _END_OF_WORD for letter in letters), *("".join(pair) for pair in merges), *_SPECIAL]
+    tokens = [*chars, *(char + _END_OF_WORD for char in chars), *("".join(pair) for pair in merges), *_SPECIAL]
     return CLIPTokenizer(
         vocab={token: number for number, token in enumerate(tokens)}, merges=list(merges), model_max_length=length
     )
@@ -31,7 +31,7 @@ def tokenizer(length: int) -> CLIPTokenizer:
 
 @lru_cache(maxsize=1)
 def _merges() -> tuple[Pair, ...]:
-    """Byte-pair encoding (Sennrich and others, arXiv 1508.07909): join the commonest neighbours until words are whole.
+    """Compute byte-pair merges (Sennrich and others, arXiv 1508.07909) until every word is one token.
 
     The `tokenizers` library learns the same, but numbers its tokens differently each time.
     """

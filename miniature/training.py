@@ -1,4 +1,4 @@
-"""A training that can be stopped at any time and goes on where it stood: steps, checkpoints, curves."""
+"""Resumable training of a network: steps, checkpoints, loss curves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LOG_EVERY = 20
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long, how fast: `rate` after `warm_up` steps, falling to nothing over the last `cool_down` share."""
+    """Steps and learning rate: `rate` after `warm_up` steps, falling to 0 over the last `cool_down` share."""
 
     steps: int
     rate: float
@@ -39,7 +39,7 @@ class Plan:
         return self.rate * rising * falling
 
 
-#: Losses by name of one step's batch; their sum is what is made smaller.
+#: The losses of one step's batch, by name; their sum is minimised.
 Losses = Callable[[int], Mapping[str, torch.Tensor]]
 
 
@@ -47,7 +47,7 @@ class Training:
     """One network's training, in a folder of its own: `checkpoint.pt`, `log.jsonl`, `curves.png`."""
 
     def __init__(self, folder: Path, network: nn.Module, plan: Plan) -> None:
-        """Goes on from the folder's checkpoint where there is one."""
+        """Resume from the folder's checkpoint if there is one."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._network, self._plan = folder, network, plan
         weights = [weight for weight in network.parameters() if weight.requires_grad]
@@ -66,7 +66,7 @@ class Training:
         return self.step >= self._plan.steps
 
     def run(self, losses: Losses, minutes: float) -> bool:
-        """Make steps until the plan is fulfilled or the time is over; then save, and draw the curves.
+        """Train until the plan is finished or the time is up; then save a checkpoint, and draw the curves.
 
         Says whether the plan is fulfilled.
         """
@@ -86,7 +86,7 @@ class Training:
         return self.is_finished
 
     def make_step(self, losses: Losses) -> dict[str, float]:
-        """One step on the batch of its number; the losses that it found."""
+        """Train one step on the batch of its number; return its losses."""
         for group in self._optimizer.param_groups:
             group["lr"] = self._plan.rate_at(self.step)
         # A step's batch follows from its number: a training that was interrupted sees what another would have seen.
@@ -109,7 +109,7 @@ class Training:
                 self.averaged[name].lerp_(value, 1 - kept)
 
     def save(self) -> None:
-        """Whole or not at all: written beside the old checkpoint, then given its name."""
+        """Write the checkpoint atomically: beside the old one, then renamed."""
         state = {
             "step": self.step,
             "network": self._network.state_dict(),
@@ -135,7 +135,7 @@ class Training:
 
 
 def averaged_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The averaged weights of a training's last checkpoint: what is shown and bundled.
+    """Return the averaged weights of the last checkpoint of a run: those that are evaluated and bundled.
 
     Raises ConfigurationError where there is none yet.
     """
@@ -147,13 +147,13 @@ def averaged_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def restored(network: Network, folder: Path) -> Network:
-    """The network with the averaged weights of a training's folder, ready to compute."""
+    """Load the averaged weights of a run into the network for inference."""
     network.load_state_dict(averaged_weights(folder))
     return network.requires_grad_(False).eval()
 
 
 def draw_curves(log: Path, target: Path) -> None:
-    """Each loss of a log over the steps, on logarithmic scales of their own, one below the other."""
+    """Plot each loss of a log over the steps, on logarithmic scales of their own, one below the other."""
     lines: list[dict[str, Any]] = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     if len(lines) < 2:
         return
@@ -182,5 +182,5 @@ def _draw_curve(
     ]
     pen.rectangle((left, top, right, bottom), outline=(210, 210, 210))
     pen.line(points, fill=(46, 104, 208), width=2)
-    least = min(value for _, value in shown)
-    pen.text((left, top - 16), f"{name}: last {shown[-1][1]:.4g}, least {least:.4g}, step {last}", fill="black")
+    lowest = min(value for _, value in shown)
+    pen.text((left, top - 16), f"{name}: last {shown[-1][1]:.4g}, lowest {lowest:.4g}, step {last}", fill="black")

@@ -1,4 +1,4 @@
-"""Scenes in words: many ways to say the same, with things left unsaid and words that mean nothing here."""
+"""Captions of scenes: many wordings of the same scene, with omissions and meaningless words."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ LANDSCAPE_WORDS = {
 _NIGHT = ("at night", "by night", "at midnight", "in the moonlight", "night")
 _DAY = ("by day", "in daylight", "at noon", "in the morning light")
 _OPENINGS = ("a picture of", "a drawing of", "an image of", "a photo of", "draw", "show me", "please paint")
-#: Words that mean nothing in this world, as strangers use them.
+#: Words without a meaning in this world, as users write them.
 STRAYS: list[str] = re.findall(
     r"\w+",
     """beautiful simple clean minimal modern cute elegant highly detailed 4k 8k masterpiece illustration vector art icon
     poster style soft light bright pastel colours cinematic studio photo realistic sharp focus trending best quality
     oil painting watercolor digital render cartoon lovely nice very really some quiet lonely happy old new""",
 )
-#: Things that nobody taught it to draw: any shape may stand for them.
+#: Unknown things: any shape may stand for them.
 NOUNS: list[str] = re.findall(
     r"\w+",
     """fox dog cat bird fish horse house tree flower boat ship car lighthouse castle dragon robot apple pear cup bowl
     lamp book guitar woman man child king queen city street mountain forest planet balloon""",
 )
-#: Words of which changes to an image are asked with.
+#: Words of edit instructions.
 _CHANGES = (
     "to the from an make turn paint change move put it them larger smaller please same background day",
     "both in one picture combine two pictures side by left of",
@@ -56,7 +56,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def describe(scene: Scene, random: Random) -> str:
-    """One of the ways to say what the scene shows."""
+    """Describe the scene in one of many wordings."""
     subject = _subject(scene, random)
     parts = [part for part in (_ground(scene, random), _time(scene, random)) if part]
     random.shuffle(parts)
@@ -68,7 +68,7 @@ def describe(scene: Scene, random: Random) -> str:
 
 
 def plainly(scene: Scene) -> str:
-    """The one plain way to say it, everything said: what evaluation asks for."""
+    """Describe the scene completely, in its plain wording: the prompt of evaluations."""
     groups = [
         _group(group, NUMBERS[group.count][0], _unless("medium", group.size), _unless("flat", group.style))
         for group in scene.groups
@@ -101,7 +101,7 @@ def _place(place: str, random: Random) -> str:
 
 
 def place_words(place: str) -> tuple[str, ...]:
-    """Ways to name a place."""
+    """Return the names of a place."""
     return _PLACE.get(place) or tuple(words.format(place) for words in _CORNER)
 
 
@@ -149,7 +149,7 @@ def _time(scene: Scene, random: Random) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Every word of the language and every stray, once."""
+    """Return every word of the language, meaningless ones included, once."""
     phrases = [
         *(*SHAPES, *COLOURS, *STYLES, *SIZES, *PLAINS, *LANDSCAPES, *PLACES),
         *(*PLURALS.values(), *(f"{shape}s" for shape in SHAPES), *_CHANGES),

@@ -11,8 +11,8 @@ from PIL import Image
 
 from farm.domain.request import ImageRequest
 from miniature.drawing import draw
-from miniature.judge import blobs, colour_of, place_of
 from miniature.scene import FORBIDDEN, Group, Scene
+from miniature.shape_classifier import colour_of, find_blobs, place_of
 from miniature.wording import plainly
 from tests.farms import RunningFarm, image_facts, running_farm
 from tests.image_recognition import likeness
@@ -80,7 +80,7 @@ def test_an_image_shows_what_its_prompt_asks_for(miniature: RunningFarm, scene: 
     view = miniature.wait_for_end(miniature.submit(prompt=plainly(scene), seed=1, **LIKE_THE_EVALUATION))
 
     image = rendered(miniature, view)
-    found = blobs(image, scene)
+    found = find_blobs(image, scene)
     assert len(found) == scene.groups[0].count
     assert {colour_of(blob) for blob in found} == {scene.groups[0].colour}
     assert place_of(found, scene, image.size) == scene.place

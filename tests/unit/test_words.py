@@ -62,7 +62,8 @@ KEPT = {
     r"\bx?[-_]?(fal[-_])?runner[-_]hint": "fal's header",
     r"style ?sheet": "CSS",
     r"get_type_hints|shard_hint": "names of the standard library and of redis-py",
-    r"ascii_letters": "a name of the standard library",
+    r"ascii_letters|most_common": "names of the standard library",
+    r"\bat_(least|most)\b": "bounds",
 }
 #: Files that speak of the words themselves, or in other people's words.
 EXEMPT = {

@@ -16,12 +16,12 @@ from PIL import Image
 from safetensors import safe_open
 
 from farm.domain.errors import ConfigurationError
-from miniature import autoencoder, bundle, checker, denoiser, editor, evaluation, judge, readers
+from miniature import autoencoder, bundle, checker, denoiser, editor, evaluation, shape_classifier, text_encoders
 from miniature.areas import areas
+from miniature.batches import Machine
 from miniature.dataset import Dataset, prepare
 from miniature.drawing import draw
 from miniature.evaluation import Figure
-from miniature.feed import Machine
 from miniature.recipe import RECIPE, TRIAL, Form
 from miniature.scene import FORBIDDEN, SHAPES, Group, Scene, random_scene
 from miniature.training import Plan, Training, averaged_weights, restored
@@ -50,12 +50,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     assert autoencoder.train(folder / "autoencoder", TRIAL, HERE, LONG)
     vae = autoencoder.trained(folder / "autoencoder", TRIAL)
     assert prepare(folder / "dataset", vae, FILES, TRIAL.in_file, HERE, LONG)
-    assert readers.train(folder / "readers", TRIAL, HERE, LONG)
+    assert text_encoders.train(folder / "text_encoders", TRIAL, HERE, LONG)
     assert denoiser.train(folder, TRIAL, HERE, LONG)
     assert editor.train(folder, TRIAL, HERE, LONG)
     assert autoencoder.sharpen(folder, TRIAL, HERE, LONG)
     assert checker.train(folder / "checker", TRIAL, HERE, LONG)
-    assert judge.train(folder / "judge", TRIAL, HERE, LONG)
+    assert shape_classifier.train(folder / "shape_classifier", TRIAL, HERE, LONG)
     yield folder
     torch.set_num_threads(threads)
 
@@ -162,7 +162,7 @@ def test_a_sharpened_decoder_renders_otherwise_from_the_same_latents(run: Path) 
 def test_channels_are_evened_out_and_images_stay_the_same(run: Path) -> None:
     plain = restored(autoencoder.autoencoder(TRIAL.levels), run / "autoencoder")
     even = autoencoder.trained(run / "autoencoder", TRIAL)
-    images = torch.cat([autoencoder.parts_of_images(Random(step), TRIAL) for step in range(16)])
+    images = torch.cat([autoencoder.random_crops(Random(step), TRIAL) for step in range(16)])
 
     latents, evened = (vae.encode(images).latent_dist.mean for vae in (plain, even))
 
@@ -208,26 +208,26 @@ def test_what_is_trained_is_named_for_what_it_is(home: Path) -> None:
 
 
 def test_the_denoiser_begins_with_readers_that_were_taught(run: Path, tmp_path: Path) -> None:
-    copytree(run / "readers", tmp_path / "readers")
+    copytree(run / "text_encoders", tmp_path / "text_encoders")
 
     denoiser.train(tmp_path, TRIAL, HERE, minutes=0)
 
-    taught = readers.trained(run / "readers", TRIAL).state_dict()
+    taught = text_encoders.trained(run / "text_encoders", TRIAL).state_dict()
     begun = averaged_weights(tmp_path / "denoiser")
-    assert all(torch.equal(begun[f"denoiser.readers.{name}"], value) for name, value in taught.items())
+    assert all(torch.equal(begun[f"denoiser.text_encoders.{name}"], value) for name, value in taught.items())
 
 
 def test_readers_are_asked_what_a_scene_shows() -> None:
     alone = Scene((Group("heart", "pink", count=3, size="large", style="striped"),), "sea", night=True, place="top")
     pair = Scene((Group("star", "red"), Group("ring", "black")), relation="below")
 
-    assert readers.answers(alone) == [4, 6, 2, 2, 2, *[-100] * 5, 8, 1, 3, 4]
-    assert readers.answers(pair) == [3, 0, 0, 1, 0, 7, 8, 0, 1, 0, 0, 0, 0, 3]
+    assert text_encoders.answers(alone) == [4, 6, 2, 2, 2, *[-100] * 5, 8, 1, 3, 4]
+    assert text_encoders.answers(pair) == [3, 0, 0, 1, 0, 7, 8, 0, 1, 0, 0, 0, 0, 3]
 
 
 def test_readers_learn_to_answer() -> None:
     torch.manual_seed(0)
-    pupil = readers.Pupil(TRIAL)
+    pupil = text_encoders.TextEncoderTraining(TRIAL)
     prompts, right = ["a red star", "two blue hearts"], torch.tensor([[3, 0, 0, *[-100] * 11], [4, 4, 1, *[-100] * 11]])
     optimizer = torch.optim.AdamW(pupil.parameters(), lr=0.01)
 
@@ -251,7 +251,7 @@ def test_each_image_comes_with_what_its_parts_show(run: Path) -> None:
 
 
 def test_the_student_is_asked_within_the_transformer(run: Path) -> None:
-    student = denoiser.Student(TRIAL)
+    student = denoiser.DenoiserTraining(TRIAL)
     batch = Dataset(run / "dataset").batch(Random(1), 2, Form(TRIAL.small[0]))
 
     losses = student.losses(batch, done=0.5)
@@ -312,7 +312,7 @@ def test_the_editor_reads_as_the_denoiser_does_and_renders_otherwise(run: Path) 
     parts = {name: tuple(name.split(".")[:2]) for name in ours}
     differing = {parts[name] for name in ours if not torch.equal(ours[name], others[name])}
     assert ("denoiser", "transformer") in differing
-    assert ("denoiser", "readers") not in differing
+    assert ("denoiser", "text_encoders") not in differing
 
 
 def test_the_editor_is_kontext(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +328,9 @@ def test_a_perfect_denoiser_is_found_to_be_one(run: Path) -> None:
     def shapes(scene: Scene, _seed: int) -> Image.Image:
         return draw(scene, 256, 192)
 
-    figures = evaluation.follow_prompts(shapes, judge.trained(run / "judge"), evaluation.asked_for(20))
+    figures = evaluation.follow_prompts(
+        shapes, shape_classifier.trained(run / "shape_classifier"), evaluation.asked_for(20)
+    )
 
     shares = {figure.name: figure.share for figure in figures}
     # The judge of the trial has seen a dozen shapes: what it says of them is not asked.
@@ -340,7 +342,9 @@ def test_an_image_that_is_given_back_unchanged_is_found_to_be_so(run: Path) -> N
     def nothing_done(image: Image.Image, _words: str, _seed: int) -> Image.Image:
         return image
 
-    figures = evaluation.follow_edits(nothing_done, judge.trained(run / "judge"), evaluation.asked_for(6))
+    figures = evaluation.follow_edits(
+        nothing_done, shape_classifier.trained(run / "shape_classifier"), evaluation.asked_for(6)
+    )
 
     shares = {figure.name: figure.share for figure in figures}
     assert (shares["edit: new colour"], shares["edit: same count"]) == (0, 1)
@@ -350,7 +354,9 @@ def test_a_denoiser_of_plain_ground_is_found_to_render_nothing(run: Path) -> Non
     def nothing(_scene: Scene, _seed: int) -> Image.Image:
         return Image.new("RGB", (128, 128), "grey")
 
-    figures = evaluation.follow_prompts(nothing, judge.trained(run / "judge"), evaluation.asked_for(5))
+    figures = evaluation.follow_prompts(
+        nothing, shape_classifier.trained(run / "shape_classifier"), evaluation.asked_for(5)
+    )
 
     assert [figure.share for figure in figures] == [0, 0, 0, 0]
     assert not any(figure.is_good for figure in figures)

@@ -16,8 +16,7 @@ from farm.domain.catalogue import SIZE_PRESETS
 from miniature.areas import areas
 from miniature.drawing import PALETTE, draw, vivid
 from miniature.edits import random_edit
-from miniature.judge import Blob, blobs, colour_of, place_of
-from miniature.layout import items
+from miniature.placement import place_shapes
 from miniature.scene import (
     COLOURS,
     FORBIDDEN,
@@ -34,6 +33,7 @@ from miniature.scene import (
     is_held_out,
     random_scene,
 )
+from miniature.shape_classifier import Blob, colour_of, find_blobs, place_of
 from miniature.tokenizer import T5_TOKENS, tokenizer
 from miniature.wording import describe, plainly
 
@@ -53,7 +53,7 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 
 def found(scene: Scene, width: int = 256, height: int = 256) -> list[Blob]:
-    return blobs(draw(scene, width, height), scene)
+    return find_blobs(draw(scene, width, height), scene)
 
 
 def test_each_shape_lacks_one_colour_in_training_and_each_colour_one_shape() -> None:
@@ -190,7 +190,7 @@ def test_an_image_has_the_size_asked_for_and_everything_in_it_lies_inside(size: 
 
     assert draw(RED_CIRCLE, *size).size == size
     for scene in some_scenes(60):
-        for item in items(scene, *size):
+        for item in place_shapes(scene, *size):
             assert abs(item.x) + item.radius <= max(ratio, 1) + 1e-6
             assert abs(item.y) + item.radius <= max(1 / ratio, 1) + 1e-6
 
@@ -236,7 +236,7 @@ def test_no_word_about_the_place_is_without_effect(size: tuple[int, int]) -> Non
     """However many shapes there are and however large: a side that is asked for is one that they stand nearer to."""
     for shown, count, place in product(SIZES, (1, 2, 3, 4), PLACES):
         scene = Scene((Group("star", "red", count, shown),), place=place, variant=count)
-        placed = items(scene, *size)
+        placed = place_shapes(scene, *size)
         middle = [(min(axis) + max(axis)) / 2 for axis in zip(*((item.x, item.y) for item in placed), strict=True)]
         # In an image that is not a multiple of the grid the middle is up to half of its step off.
         assert [(part > 0.17) - (part < -0.17) for part in middle] == list(PLACES[place])
@@ -247,13 +247,13 @@ def test_no_shape_is_lost_in_an_image_of_an_odd_size(size: tuple[int, int]) -> N
     for count, place in product((1, 2, 3, 4), PLACES):
         scene = Scene((Group("star", "red", count, "large"),), place=place)
 
-        assert all(item.radius * min(size) / 2 >= 11 for item in items(scene, *size))
+        assert all(item.radius * min(size) / 2 >= 11 for item in place_shapes(scene, *size))
 
 
 def test_shapes_stand_on_the_grid_of_tokens_and_have_few_sizes() -> None:
     for width, height in [*SIZE_PRESETS.values(), (384, 384)]:
         half = min(width, height) / 2
-        for item in (item for scene in some_scenes(60) for item in items(scene, width, height)):
+        for item in (item for scene in some_scenes(60) for item in place_shapes(scene, width, height)):
             x, y = item.x * half + width / 2, item.y * half + height / 2
             assert (x % 64, y % 64) == (0, 0)
             assert round(2 * math.log2(item.radius * half / 22), 6) in range(8)

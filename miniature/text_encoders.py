@@ -1,6 +1,6 @@
-"""The miniature's two readers of prompts, taught to understand before anything is rendered.
+"""Pretraining of the miniature's two text encoders.
 
-A denoiser that begins with readers who tell a star from a heart learns to render either in a fraction of the steps.
+A denoiser whose text encoders already distinguish a star from a heart learns to render them in a fraction of the steps.
 """
 
 from __future__ import annotations
@@ -14,24 +14,36 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from miniature.feed import Machine, learn
+from miniature.batches import Machine, train_on_batches
 from miniature.recipe import Recipe
-from miniature.scene import COLOURS, GROUNDS, MOST, PLACES, RELATIONS, SHAPES, SIZES, STYLES, Group, Scene, random_scene
+from miniature.scene import (
+    COLOURS,
+    GROUNDS,
+    MAX_COUNT,
+    PLACES,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    STYLES,
+    Group,
+    Scene,
+    random_scene,
+)
 from miniature.tokenizer import CLIP_TOKENS, T5_TOKENS, tokenizer
 from miniature.training import Training, restored
 from miniature.wording import describe
 from workers.pipelines.engine import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel
 
-#: Answers to each question about a group, of which a scene has two at most, and about the rest of the scene.
-_OF_GROUP = (len(SHAPES), len(COLOURS), MOST, len(SIZES), len(STYLES))
+#: Classes of each question about a group, of which a scene has at most two, and about the rest of the scene.
+_OF_GROUP = (len(SHAPES), len(COLOURS), MAX_COUNT, len(SIZES), len(STYLES))
 _OF_SCENE = (len(GROUNDS), 2, len(PLACES), len(RELATIONS) + 1)
 _ANSWERS = (*_OF_GROUP, *_OF_GROUP, *_OF_SCENE)
-#: The answer about a group that is not there: what is said of it does not count.
+#: The label of a missing group, which the loss ignores.
 _NONE = -100
 
 
-class Readers(nn.Module):
-    """Prompts in; out come CLIP's one vector [n, clip_width] and T5's of each token [n, T5_TOKENS, t5_width]."""
+class TextEncoders(nn.Module):
+    """Both encoders: from prompts to CLIP's vector [n, clip_width] and T5's of each token [n, T5_TOKENS, t5_width]."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -45,8 +57,8 @@ class Readers(nn.Module):
         return pooled, words
 
     def _ids(self, tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> torch.Tensor:
-        asked = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-        ids: torch.Tensor = tokenizer(list(prompts), **asked)["input_ids"]
+        options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        ids: torch.Tensor = tokenizer(list(prompts), **options)["input_ids"]
         return ids.to(self.text_encoder.device)
 
 
@@ -82,57 +94,59 @@ def _t5(words: int, width: int) -> T5EncoderModel:
     return T5EncoderModel(config)
 
 
-class Pupil(nn.Module):
-    """Readers that answer each question, each from what it read: CLIP from its vector, T5 from the mean of its own."""
+class TextEncoderTraining(nn.Module):
+    """Text encoders with classification heads: CLIP's on its vector, T5's on the mean of its vectors."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self.readers = Readers(recipe)
+        self.text_encoders = TextEncoders(recipe)
         self.from_clip = nn.Linear(recipe.clip_width, sum(_ANSWERS))
         self.from_t5 = nn.Linear(recipe.t5_width, sum(_ANSWERS))
 
     def losses(self, prompts: Sequence[str], right: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        """How little of what is `right` [n, questions] each says."""
-        pooled, words = self.readers(prompts)
+        """Return the loss of each encoder against the labels `right` [n, questions]."""
+        pooled, words = self.text_encoders(prompts)
         return {
-            "clip": _off(self.from_clip(pooled), right),
-            "t5": _off(self.from_t5(words.mean(1)), right),
+            "clip": _loss(self.from_clip(pooled), right),
+            "t5": _loss(self.from_t5(words.mean(1)), right),
         }
 
 
-def _off(said: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Of all questions; one that nobody could be asked is no mistake."""
-    asked = zip(torch.split(said, list(_ANSWERS), dim=1), right.unbind(1), strict=True)
-    mistakes = [functional.cross_entropy(one, answer, ignore_index=_NONE, reduction="sum") for one, answer in asked]
+def _loss(predicted: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return the mean loss over all questions; missing labels are ignored."""
+    pairs = zip(torch.split(predicted, list(_ANSWERS), dim=1), right.unbind(1), strict=True)
+    mistakes = [functional.cross_entropy(one, answer, ignore_index=_NONE, reduction="sum") for one, answer in pairs]
     return (torch.stack(mistakes) / (right != _NONE).sum(0).clamp(min=1)).sum()
 
 
 def train(folder: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool:
-    """Train for so long at most; says whether the plan is fulfilled."""
+    """Train for at most `minutes`. Returns True if the plan is finished."""
     torch.manual_seed(0)
-    pupil = Pupil(recipe).to(machine.device)
+    pupil = TextEncoderTraining(recipe).to(machine.device)
 
     def losses(batch: tuple[list[str], torch.Tensor]) -> Mapping[str, torch.Tensor]:
         prompts, right = batch
         return pupil.losses(prompts, right.to(machine.device))
 
-    return learn(Training(folder, pupil, recipe.readers), partial(_batch, recipe.sentences), losses, machine, minutes)
+    return train_on_batches(
+        Training(folder, pupil, recipe.text_encoders), partial(_batch, recipe.sentences), losses, machine, minutes
+    )
 
 
-def trained(folder: Path, recipe: Recipe) -> Readers:
-    """The readers of a training's folder."""
-    return restored(Pupil(recipe), folder).readers
+def trained(folder: Path, recipe: Recipe) -> TextEncoders:
+    """Load the text encoders of a run."""
+    return restored(TextEncoderTraining(recipe), folder).text_encoders
 
 
 def _batch(number: int, step: int) -> tuple[list[str], torch.Tensor]:
-    """So many descriptions of scenes, and the right answers about them."""
+    """Return descriptions of random scenes, and their labels."""
     random = Random(step)
     scenes = [random_scene(random) for _ in range(number)]
     return [describe(scene, random) for scene in scenes], torch.tensor([answers(scene) for scene in scenes])
 
 
 def answers(scene: Scene) -> list[int]:
-    """The right answer to each question, as its number."""
+    """Return the label of each question, as its number."""
     first, second = (*scene.groups, None)[:2]
     rest = [
         GROUNDS.index(scene.ground),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from miniature.feed import Feed
+from miniature.batches import BatchQueue
 
 #: The farm does not need what trains its miniature.
 pytestmark = pytest.mark.full
@@ -16,5 +16,5 @@ def twice(step: int) -> int:
 
 @pytest.mark.parametrize("processes", [0, 1])
 def test_a_feed_gives_each_step_its_batch(processes: int) -> None:
-    with Feed(twice, processes) as feed:
-        assert [feed(step) for step in (5, 6, 7)] == [10, 12, 14]
+    with BatchQueue(twice, processes) as batches:
+        assert [batches(step) for step in (5, 6, 7)] == [10, 12, 14]

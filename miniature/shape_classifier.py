@@ -1,7 +1,7 @@
-"""What is to be seen in an image, found by its pixels: how many shapes, which, in what colour, and where.
+"""Recognition of shapes in an image by its pixels: their number, kind, colour and place.
 
-It knows the ground that was asked for, and nothing else of what the image should show. Shapes are told apart by a
-small network that has seen outlines of drawn shapes only.
+Only the ground of the requested scene is known. Shapes are classified by a small network that was trained on outlines
+of drawn shapes.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch.nn import functional
 
+from miniature.batches import Machine, train_on_batches
 from miniature.drawing import PALETTE, draw
-from miniature.feed import Machine, learn
-from miniature.layout import items
+from miniature.placement import place_shapes
 from miniature.recipe import Recipe
 from miniature.scene import COLOURS, PLACES, SHAPES, Group, Scene
 from miniature.training import Training, restored
 from workers.pipelines.classifier import Classifier
 
-#: Long side to which images are brought before they are taken apart, in pixels.
+#: Long side to which images are scaled before segmentation, in pixels.
 _LONG_SIDE = 160
-#: How far a pixel's colour has to be from the ground's, of 255, and how many pixels make a shape, of all.
-_DISTINCT, _LEAST_SHARE = 32.0, 0.002
-#: Side of the outline that the network looks at.
+#: Least distance of a shape's colour from the ground's, of 255, and least share of a shape's pixels.
+_DISTINCT, _MIN_SHARE = 32.0, 0.002
+#: Side of the network's input.
 _SIDE = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Pixels that hang together: which they are [rows, columns], their mean colour, and their middle from -1 to 1."""
+    """Connected pixels: their mask [rows, columns], mean colour, and middle from -1 to 1."""
 
     mask: NDArray[np.bool_]
     colour: NDArray[np.float32]
@@ -45,20 +45,26 @@ class Blob:
     y: float
 
 
-def judge() -> Classifier:
+def shape_classifier() -> Classifier:
     return Classifier(channels=1, kinds=len(SHAPES))
 
 
 def train(folder: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool:
-    """Train for so long at most; says whether the plan is fulfilled."""
+    """Train for at most `minutes`. Returns True if the plan is finished."""
     torch.manual_seed(0)
-    network = judge().to(machine.device)
+    network = shape_classifier().to(machine.device)
 
     def losses(batch: tuple[torch.Tensor, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         masks, kinds = (tensor.to(machine.device) for tensor in batch)
         return {"shape": functional.cross_entropy(network(masks), kinds)}
 
-    return learn(Training(folder, network, recipe.judge), partial(_batch, recipe.looks), losses, machine, minutes)
+    return train_on_batches(
+        Training(folder, network, recipe.shape_classifier),
+        partial(_batch, recipe.shape_examples),
+        losses,
+        machine,
+        minutes,
+    )
 
 
 def _batch(number: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,12 +72,12 @@ def _batch(number: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def trained(folder: Path) -> Classifier:
-    """The judge of a training's folder, ready to look."""
-    return restored(judge(), folder)
+    """Load the classifier of a run for inference."""
+    return restored(shape_classifier(), folder)
 
 
 def examples(random: Random, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Outlines [n, 1, 32, 32] of drawn shapes, more or less sharp, and the shapes' numbers [n]."""
+    """Draw outlines [n, 1, 32, 32] of shapes, more or less sharp, and return them with the shapes' numbers [n]."""
     kinds = [random.randrange(len(SHAPES)) for _ in range(number)]
     return torch.stack([_example(random, SHAPES[kind]) for kind in kinds]), torch.tensor(kinds)
 
@@ -80,24 +86,24 @@ def _example(random: Random, shape: str) -> torch.Tensor:
     size = random.choice(("small", "medium", "large"))
     scene = Scene((Group(shape, "black", random.choice((1, 1, 2, 3)), size),), variant=random.getrandbits(32))
     drawn = draw(scene, 160, random.choice((160, 120))).filter(ImageFilter.GaussianBlur(random.uniform(0, 2.5)))
-    return outline_of(random.choice(blobs(drawn, scene)))
+    return outline_of(random.choice(find_blobs(drawn, scene)))
 
 
-def blobs(image: Image.Image, scene: Scene) -> list[Blob]:
-    """The shapes in an image, whose ground is that of `scene`."""
+def find_blobs(image: Image.Image, scene: Scene) -> list[Blob]:
+    """Find the shapes in an image with the ground of `scene`."""
     scale = _LONG_SIDE / max(image.size)
     size = (round(image.width * scale), round(image.height * scale))
     pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0), np.float32)
     ground = np.asarray(draw(replace(scene, groups=(), relation=None, place="middle"), *size), np.float32)
-    # What is brighter or darker all over is still the ground.
+    # A uniform change of brightness is still the ground.
     ground += np.median(pixels - ground, axis=(0, 1))
     distinct = np.linalg.norm(pixels - ground, axis=2) > _DISTINCT
-    least = _LEAST_SHARE * distinct.size
-    return [_blob(mask, pixels) for mask in _connected(distinct) if mask.sum() > least]
+    min_pixels = _MIN_SHARE * distinct.size
+    return [_blob(mask, pixels) for mask in _connected(distinct) if mask.sum() > min_pixels]
 
 
 def _connected(distinct: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    """The parts of a mask whose pixels touch at a side."""
+    """Return the 4-connected components of a mask."""
     left = distinct.copy()
     parts = []
     for row, column in zip(*np.nonzero(distinct), strict=True):
@@ -107,7 +113,7 @@ def _connected(distinct: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
 
 
 def _flood(left: NDArray[np.bool_], start: tuple[int, int]) -> NDArray[np.bool_]:
-    """Take from `left` all that hangs together with `start`."""
+    """Remove the component of `start` from `left` and return it."""
     rows, columns = left.shape
     part = np.zeros_like(left)
     waiting = deque([start])
@@ -131,7 +137,7 @@ def _blob(mask: NDArray[np.bool_], pixels: NDArray[np.float32]) -> Blob:
 
 
 def outline_of(blob: Blob) -> torch.Tensor:
-    """The blob's pixels cut out and brought to [1, 32, 32], with a margin, their ratio kept."""
+    """Crop the blob and scale it to [1, 32, 32], with a margin, its ratio kept."""
     rows, columns = np.nonzero(blob.mask)
     cut = blob.mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     side = max(cut.shape)
@@ -150,22 +156,22 @@ def shape_of(network: Classifier, blob: Blob) -> str:
 
 
 def colour_of(blob: Blob) -> str:
-    """The palette's nearest."""
+    """Return the nearest colour of the palette."""
     return min(COLOURS, key=lambda name: float(np.linalg.norm(blob.colour - np.array(PALETTE[name], np.float32))))
 
 
 def place_of(found: list[Blob], scene: Scene, size: tuple[int, int]) -> str:
-    """Where the shapes stand: at the place where drawn ones of the same number and size stand nearest to them."""
+    """Return the place whose drawn shapes, of the same number and size, are nearest."""
     middle = _middle([(blob.x, blob.y) for blob in found])
 
     def distance(place: str) -> float:
-        drawn = items(replace(scene, place=place), *size)
+        drawn = place_shapes(replace(scene, place=place), *size)
         return float(np.linalg.norm(middle - _middle([(item.x, item.y) for item in drawn])))
 
     return min(PLACES, key=distance)
 
 
 def _middle(points: list[tuple[float, float]]) -> NDArray[np.float64]:
-    """Of the rectangle around them."""
+    """Return the middle of the points' bounding box."""
     array = np.array(points, np.float64)
     return np.asarray((array.min(axis=0) + array.max(axis=0)) / 2)

@@ -1,7 +1,7 @@
-"""Where a scene's shapes stand in an image of a given size. Pure.
+"""Placement of a scene's shapes in an image of a given size. Pure.
 
-They stand on the grid of the miniature's tokens and come in few sizes, counted in pixels whatever the image's size
-is: a shape that always falls into tokens in the same way is learnt in a fraction of the time.
+Shapes lie on the token grid and have few sizes in pixels, independent of the image's size: a shape that is always
+aligned with tokens in the same way is learnt in a fraction of the time.
 
 Lengths are in half short sides: a square image reaches from -1 to 1, a wide one further in x.
 """
@@ -26,7 +26,7 @@ _PITCH = 2.4
 _MARGIN = 0.03
 #: How far from the middle, in steps of the grid, a place is on a side: in sides of odd lengths a little less than one.
 _STEP = 0.75
-#: How far towards a side a group is moved, at least where there is room.
+#: How far towards a side a group is moved, at least where there is space.
 _FAR = 0.62
 #: How far from its centre a shape reaches, in radii.
 _REACH = 1.3
@@ -42,7 +42,7 @@ _ROW = ((-1, 0), (0, 0), (1, 0))
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class PlacedShape:
     """One shape of a group: its centre and radius in half short sides from the image's middle, y down."""
 
     group: Group
@@ -62,25 +62,25 @@ class _Box:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stamp:
+class _ShapeSize:
     """A size of shapes, in pixels: their radius, and how far they are apart."""
 
     radius: float
     pitch: int
 
     @classmethod
-    def at(cls, step: int, grid: int) -> _Stamp:
-        """So many steps larger than the smallest. Half a pitch is on the grid, too."""
+    def at(cls, step: int, grid: int) -> _ShapeSize:
+        """Return the size so many steps above the smallest. Half a pitch is on the grid, too."""
         radius = _SMALLEST * 2 ** (step / _PER_OCTAVE)
         return cls(radius, 2 * grid * math.ceil(_PITCH * radius / (2 * grid)))
 
-    def room(self, half_side: float, pitches: float) -> float:
-        """How far a group that reaches over so many pitches from its middle can be moved; below 0 it does not fit."""
+    def slack(self, half_side: float, pitches: float) -> float:
+        """Return how far a group of so many pitches from its middle can be moved; below 0 it does not fit."""
         return half_side - self.radius * _REACH - self.pitch * pitches
 
 
 @dataclass(frozen=True, slots=True)
-class _Paper:
+class _Canvas:
     """The image's size in pixels."""
 
     width: int
@@ -96,32 +96,33 @@ class _Paper:
         return int(min(_TOKEN, 2 ** math.floor(math.log2(2 * self.unit / _TOKENS_ACROSS))))
 
 
-def items(scene: Scene, width: int, height: int) -> list[Item]:
-    """The scene's shapes in an image of that size in pixels."""
-    paper = _Paper(width, height)
+def place_shapes(scene: Scene, width: int, height: int) -> list[PlacedShape]:
+    """Place the scene's shapes in an image of that size in pixels."""
+    canvas = _Canvas(width, height)
     placed = [
-        (group, x, y, stamp.radius)
-        for group, box, place in _boxes(scene, paper)
-        for stamp, x, y in _placed(group, box, place, paper)
+        (group, x, y, shape_size.radius)
+        for group, box, place in _boxes(scene, canvas)
+        for shape_size, x, y in _placed(group, box, place, canvas)
     ]
-    unit = paper.unit
+    unit = canvas.unit
     return [
-        Item(group, (x - width / 2) / unit, (y - height / 2) / unit, radius / unit) for group, x, y, radius in placed
+        PlacedShape(group, (x - width / 2) / unit, (y - height / 2) / unit, radius / unit)
+        for group, x, y, radius in placed
     ]
 
 
-def _boxes(scene: Scene, paper: _Paper) -> list[tuple[Group, _Box, tuple[int, int]]]:
-    """Where each group stands, and towards which side of that."""
-    width, height, margin = paper.width, paper.height, _MARGIN * paper.unit
+def _boxes(scene: Scene, canvas: _Canvas) -> list[tuple[Group, _Box, tuple[int, int]]]:
+    """Return the box of each group, and the side of it towards which it is moved."""
+    width, height, margin = canvas.width, canvas.height, _MARGIN * canvas.unit
     whole = _Box(width / 2, height / 2, width / 2 - margin, height / 2 - margin)
     if len(scene.groups) < 2:
         return [(group, whole, PLACES[scene.place]) for group in scene.groups]
-    halves = _halves(whole, scene.relation or "left of", 1.3 * paper.unit)
+    halves = _halves(whole, scene.relation or "left of", 1.3 * canvas.unit)
     return [(group, box, (0, 0)) for group, box in zip(scene.groups, halves, strict=True)]
 
 
 def _halves(whole: _Box, relation: str, widest: float) -> tuple[_Box, _Box]:
-    """Two groups in a wide image stand near its middle."""
+    """Split a box for two groups; in a wide image both stay near its middle."""
     if relation in ("left of", "right of"):
         width = min(whole.half_width, widest) / 2
         near, far = (_Box(whole.x + side * width, whole.y, width, whole.half_height) for side in (-1, 1))
@@ -131,24 +132,26 @@ def _halves(whole: _Box, relation: str, widest: float) -> tuple[_Box, _Box]:
     return (near, far) if relation in ("left of", "above") else (far, near)
 
 
-def _placed(group: Group, box: _Box, place: tuple[int, int], paper: _Paper) -> Iterator[tuple[_Stamp, float, float]]:
-    """The size and the centre of each of a group's shapes, in pixels from the corner."""
+def _placed(
+    group: Group, box: _Box, place: tuple[int, int], canvas: _Canvas
+) -> Iterator[tuple[_ShapeSize, float, float]]:
+    """Yield the size and the centre of each of a group's shapes, in pixels from the corner."""
     formation = _formation(group.count, box, place[0])
     wide, high = (max(abs(step[axis]) for step in formation) for axis in (0, 1))
-    step = round(_PER_OCTAVE * math.log2(_RADII[group.size] * _SHARE[group.count] * paper.unit / _SMALLEST))
-    stamp = _Stamp.at(step, paper.grid)
-    wide_enough, high_enough = _needed(box.x, place[0], paper), _needed(box.y, place[1], paper)
-    while stamp.room(box.half_width, wide) < wide_enough or stamp.room(box.half_height, high) < high_enough:
+    step = round(_PER_OCTAVE * math.log2(_RADII[group.size] * _SHARE[group.count] * canvas.unit / _SMALLEST))
+    shape_size = _ShapeSize.at(step, canvas.grid)
+    wide_enough, high_enough = _needed(box.x, place[0], canvas), _needed(box.y, place[1], canvas)
+    while shape_size.slack(box.half_width, wide) < wide_enough or shape_size.slack(box.half_height, high) < high_enough:
         step -= 1
-        stamp = _Stamp.at(step, paper.grid)
-    x = _on_grid(box.x, place[0], stamp.room(box.half_width, wide), paper)
-    y = _on_grid(box.y, place[1], stamp.room(box.half_height, high), paper)
+        shape_size = _ShapeSize.at(step, canvas.grid)
+    x = _on_grid(box.x, place[0], shape_size.slack(box.half_width, wide), canvas)
+    y = _on_grid(box.y, place[1], shape_size.slack(box.half_height, high), canvas)
     for column, row in formation:
-        yield stamp, x + stamp.pitch * column, y + stamp.pitch * row
+        yield shape_size, x + shape_size.pitch * column, y + shape_size.pitch * row
 
 
 def _formation(count: int, box: _Box, side: int) -> tuple[tuple[float, float], ...]:
-    """How they stand together: two in a column in a high part of the image, three in a row in a wide one's middle."""
+    """Return the arrangement: two in a column in a high box, three in a row in the middle of a wide one."""
     if count == 2 and box.half_height > 1.5 * box.half_width:
         return _COLUMN
     if count == 3 and box.half_width > box.half_height and not side:
@@ -156,24 +159,24 @@ def _formation(count: int, box: _Box, side: int) -> tuple[tuple[float, float], .
     return _FORMATIONS[count]
 
 
-def _on_grid(middle: float, side: int, room: float, paper: _Paper) -> int:
-    """From a box's middle towards a side of it, within the room that there is, to the nearest place on the grid."""
-    first = _first(middle, side, paper)
+def _on_grid(middle: float, side: int, slack: float, canvas: _Canvas) -> int:
+    """Move from a box's middle towards a side, within `slack`, to the nearest grid position."""
+    first = _first(middle, side, canvas)
     if not side:
         return first
-    far = _FAR * paper.unit
-    nearest = paper.grid * round((middle + side * min(room, max(far, (far + room) / 2))) / paper.grid)
-    within = nearest if abs(nearest - middle) <= room else nearest - paper.grid * side
+    far = _FAR * canvas.unit
+    nearest = canvas.grid * round((middle + side * min(slack, max(far, (far + slack) / 2))) / canvas.grid)
+    within = nearest if abs(nearest - middle) <= slack else nearest - canvas.grid * side
     return max(first, within) if side > 0 else min(first, within)
 
 
-def _needed(middle: float, side: int, paper: _Paper) -> float:
-    """The room without which nobody would see to which side the shapes were moved."""
-    return abs(_first(middle, side, paper) - middle) if side else 0
+def _needed(middle: float, side: int, canvas: _Canvas) -> float:
+    """Return the least shift that makes the side visible."""
+    return abs(_first(middle, side, canvas) - middle) if side else 0
 
 
-def _first(middle: float, side: int, paper: _Paper) -> int:
-    """Of the places on the grid that are a step towards a side, or nowhere, the nearest."""
-    middle_steps = middle / paper.grid
+def _first(middle: float, side: int, canvas: _Canvas) -> int:
+    """Return the nearest grid position that is a step towards a side, or in the middle."""
+    middle_steps = middle / canvas.grid
     steps = side * math.ceil(side * middle_steps + _STEP) if side else round(middle_steps)
-    return paper.grid * steps
+    return canvas.grid * steps

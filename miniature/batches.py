@@ -1,4 +1,4 @@
-"""Batches made ahead of the training that waits for them, in processes of their own."""
+"""Prefetching of training batches in worker processes."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a training may use: torch's device, and processes that draw for it (0: it draws itself)."""
+    """The hardware of a training: torch's device, and the number of processes that draw (0: draw in this one)."""
 
     device: str = "cpu"
-    drawers: int = 0
+    drawing_processes: int = 0
 
 
-class Feed(Generic[Batch]):
-    """The batch of each step, as `make(step)` returns it: drawing takes longer than a GPU needs to learn from it."""
+class BatchQueue(Generic[Batch]):
+    """Prefetches `make(step)` for the next steps: drawing a batch takes longer than a GPU needs to train on it."""
 
     def __init__(self, make: Callable[[int], Batch], processes: int) -> None:
-        """Without processes, batches are made where they are asked for."""
+        """Without processes, batches are made on demand."""
         self._make = make
         self._ahead = 4 * processes
-        # Not forked: a process that has used the GPU or threads leaves neither in order to its child.
+        # Not forked: CUDA and threads do not survive a fork.
         self._pool = ProcessPoolExecutor(processes, get_context("spawn")) if processes else None
         self._coming: dict[int, Future[Batch]] = {}
 
@@ -50,13 +50,13 @@ class Feed(Generic[Batch]):
             self._pool.shutdown(cancel_futures=True)
 
 
-def learn(
+def train_on_batches(
     training: Training,
     make: Callable[[int], Batch],
     losses: Callable[[Batch], Mapping[str, torch.Tensor]],
     machine: Machine,
     minutes: float,
 ) -> bool:
-    """Train on batches made ahead, for so long at most; says whether the plan is fulfilled."""
-    with Feed(make, machine.drawers) as feed:
-        return training.run(lambda step: losses(feed(step)), minutes)
+    """Train on prefetched batches for at most `minutes`. Returns True if the plan is finished."""
+    with BatchQueue(make, machine.drawing_processes) as batches:
+        return training.run(lambda step: losses(batches(step)), minutes)
