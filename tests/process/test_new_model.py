@@ -75,7 +75,7 @@ def test_an_image_is_no_field_of_it(farm: RunningFarm) -> None:
     answer = farm.call("POST", CALLS["wavespeed"][0], {"prompt": "a fox", "image": "https://a.example/fox.png"})
 
     assert answer.status == 400
-    assert "image: there is no such field" in answer.json["message"]
+    assert "image: unknown field" in answer.json["message"]
 
 
 def test_it_is_listed(farm: RunningFarm) -> None:
