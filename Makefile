@@ -68,7 +68,7 @@ format: .venv/set-up-dev ## format the code
 
 comma := ,
 define install
-echo "setting up .venv (once; about a minute)" && $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+echo "setting up .venv (once; a few minutes, mostly for torch)" && $(BIN)/python -m pip install --quiet --disable-pip-version-check \
   --editable '.[$(1)]' 2> >(grep -v '^WARNING: Location' >&2) || { echo "The set-up failed; the reason is above. Then run: rm -rf .venv && make"; exit 1; }
 endef
 
