@@ -79,7 +79,7 @@ def test_a_model_that_chats_is_told_what_the_prompt_is_for(chatting: Path, monke
         heard.append(rewriter._tokenizer.decode(tokens["input_ids"][0]))
         return ' "a better fox"\n'
 
-    monkeypatch.setattr(rewriter, "_written", write)
+    monkeypatch.setattr(rewriter, "_generated", write)
 
     assert rewriter.rewrite("a red fox", edits=False) == "a better fox"
     rewriter.rewrite("make it blue", edits=True)
