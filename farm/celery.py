@@ -1,4 +1,4 @@
-"""The Celery application. Its messages are wake-ups: they make a worker look, carry no truth, and may be lost."""
+"""The Celery application. Its messages are wake-ups: they make a worker look for jobs, and may be lost."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from farm.jobstore import redis_keys
 from farm.jobstore.connection import broker_url
 
 RENDER_QUEUE = "render"
-#: Sent by name: senders import nothing of the workers.
+#: Sent by name, so that senders need not import the workers.
 RENDER_TASK = "render.batches"
 
 _log = structlog.get_logger(__name__)
 
 
 def application(redis_url: str) -> Celery:
-    """A Celery application on `redis_url`, under a prefix of its own, with every limit set on purpose."""
+    """Return a Celery application on `redis_url`, under a key prefix of its own, with every limit set on purpose."""
     queue = Queue(RENDER_QUEUE, Exchange(RENDER_QUEUE), RENDER_QUEUE, no_ack=True)  # type: ignore[no-untyped-call]
     app = Celery("srpo-farm", broker=broker_url(redis_url), set_as_current=False)
     app.conf.update(
@@ -29,8 +29,8 @@ def application(redis_url: str) -> Celery:
         result_backend=None,
         task_ignore_result=True,
         task_default_queue=RENDER_QUEUE,
-        # Nothing is acknowledged. A wake-up whose acknowledgement failed would count as being worked at for as long as
-        # the connection seems to last, and its worker hear no other; and where memory is full, Celery gives up over it.
+        # Nothing is acknowledged. A wake-up whose acknowledgement failed would count as in progress for as long as the
+        # connection seems to last, and its worker would get no other; and with memory full, Celery would give up.
         task_queues=[queue],
         task_reject_on_worker_lost=False,
         task_publish_retry=False,
@@ -60,9 +60,9 @@ def application(redis_url: str) -> Celery:
 
 
 class WakeUps:
-    """Rings for idle workers, from a thread of its own: a submit never waits for Celery, nor fails with it.
+    """Sends wake-ups to idle workers, from a thread of its own: a submit never waits for Celery, nor fails with it.
 
-    Rings that come while one is being sent become one. A lost ring is made good by whoever reaps next.
+    Requests that come while wake-ups are being sent become one. A lost wake-up is sent again by the next reaping.
     """
 
     def __init__(self, app: Celery) -> None:
@@ -85,7 +85,7 @@ class WakeUps:
             wanted, self._wanted = self._wanted, 0
         try:
             for _ in range(wanted):
-                # No `expires`: Celery judges that by the receiver's clock, and one that is ahead would hear nothing.
+                # No `expires`: Celery compares it with the receiver's clock, which may be ahead.
                 self._app.send_task(RENDER_TASK, queue=RENDER_QUEUE, retry=False)
         except (kombu.exceptions.OperationalError, OSError) as error:
             _log.warning("wake-up not sent", error=str(error))

@@ -1,4 +1,4 @@
-"""`python -m workers.background`: delivers webhooks, prepares jobs, and keeps the farm tidy. No torch, no GPU."""
+"""`python -m workers.background`: delivers webhooks, prepares jobs, and reaps. No torch, no GPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _log = structlog.get_logger(__name__)
 
 
 class BackgroundProcess:
-    """Runs a courier and a preparer until told to stop; each starts on new work when a notification announces it."""
+    """Runs a courier and a preparer until it is told to stop. Notifications wake each of them for new work."""
 
     def __init__(self, farm: Farm) -> None:
         self._farm = farm
@@ -57,7 +57,7 @@ class BackgroundProcess:
         self._dispatchers[channel].wake()
 
     def _drain(self) -> None:
-        """Take nothing more, and end what is under way. A dispatcher must not outlive the pool that it feeds."""
+        """Start nothing more, and finish what is in progress. A dispatcher must not outlive the pool that it feeds."""
         self._courier.drain()
         self._preparer.drain()
         for dispatcher in self._dispatchers.values():

@@ -1,4 +1,4 @@
-"""A Celery worker of one thread that answers wake-ups until it is told to drain, set up in the one way that is safe."""
+"""A Celery worker of one thread that answers wake-ups until it is told to drain, with safe settings."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def consume(
     """Call `work` for each wake-up until SIGTERM, SIGINT or SIGHUP, and return when its last call has ended.
 
     Returns 0, or the exit status for a process whose Celery gave up by itself. `on_drain` is called inside the signal
-    handler: it may set a flag, and no more.
+    handler: it may only set a flag.
     """
 
     def drain(**_: Any) -> None:
         on_drain()
 
     def ready(**_: Any) -> None:
-        # Celery would start the program anew.
+        # Celery would restart the program.
         signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
         on_ready()
 
@@ -50,6 +50,6 @@ def consume(
         quiet=True,
     )
     worker.start()
-    # Also where Celery ended by itself: what is held is to be handed back just the same.
+    # Also if Celery ended by itself: what is held is released just the same.
     on_drain()
     return int(worker.exitcode or 0)

@@ -1,4 +1,4 @@
-"""The command line of a worker process, and how its errors end it."""
+"""The command line of a worker process, and the exit status of its errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from farm.telemetry import set_up_log
 
 
 def run(name: str, work: Callable[[Farm, Path], int]) -> None:
-    """Let `work` have the farm's parts for `--data-dir`, and end with its status; what goes wrong is one line."""
+    """Call `work` with the farm of `--data-dir`, and exit with its status. An error is printed in one line."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, exit_at_once)
     parser = argparse.ArgumentParser(prog=name)

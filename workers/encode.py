@@ -1,4 +1,4 @@
-"""Images as files: JPEG or PNG bytes that carry their parameters and the mark of AI-made media."""
+"""Image files: JPEG or PNG bytes with their parameters and the mark of AI-made media."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from farm.domain.request import Request
 
 SOFTWARE = f"srpo-farm {__version__}"
 _JPEG_QUALITY = 95
-#: Higher levels cost more time than a step and save little.
+#: Higher levels take longer than a step and save little.
 _PNG_LEVEL = 1
-#: EXIF's mark for text that is not ASCII (Exif 2.3, UserComment).
+#: EXIF's prefix of text that is not ASCII (Exif 2.3, UserComment).
 _UNICODE = b"UNICODE\x00"
 #: A JPEG's segment holds 64 KiB, EXIF's own structure included. Two prompts of 4000 characters fit, unless most of them
 #: are control characters, which JSON writes with six each: then the original one is left out.
@@ -36,14 +36,14 @@ _XMP = (
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """Encodes for one worker. `weights` and `build` say what rendered; the prompt is user data and can be left out."""
+    """Encodes images. `weights` and `build` name what rendered them; the prompt is user data and can be left out."""
 
     weights: str
     build: str
     with_prompt: bool
 
     def encode(self, image: Image.Image, *, of: Request, number: int, warnings: tuple[str, ...]) -> bytes:
-        """The `number`-th image of a request as a file, in the format that it asks for."""
+        """Return the `number`-th image of a request as a file, in the format of the request."""
         parameters = self._parameters(of, number)
         if warnings:
             parameters["warnings"] = warnings

@@ -1,4 +1,4 @@
-"""The prompt enhancer: says in more words what a caller wants to see. No torch here.
+"""The prompt enhancer: describes in more words what a caller wants to see. No torch here.
 
 Without a language model it is a template: the caller's words stay whole and in front, and what they leave open is
 added. With one (FARM_ENHANCER_DIR) a process of its own writes (`workers/pipelines/language.py`); what it does not
@@ -32,18 +32,18 @@ from farm.domain.request import Request
 from farm.process import child
 from farm.weights import check_enhancer
 
-#: A prompt of so many characters says enough: more would not fit into the 512 tokens that the text encoder takes.
+#: Longer prompts, in characters, are not enhanced: more would not fit into the 512 tokens of the text encoder.
 MAX_LENGTH = 1500
 #: Tasks whose prompt is an instruction about the input images.
 EDITS = (Task.EDIT, Task.MULTI_EDIT)
 
-#: How long the model may take over one prompt, and before its first to be loaded, in seconds.
+#: Time limits of the model for one prompt, and for loading, in seconds.
 ANSWER_SECONDS = 30.0
 LOAD_SECONDS = 90.0
-#: For how long one that could not be loaded is not tried again, in seconds: every prompt would wait for it in vain.
+#: Pause after a failed load, in seconds, so that not every prompt waits for one.
 PAUSE_SECONDS = 60.0
 
-#: What an image's prompt may leave open: words that show that it does not, and what is said else.
+#: Aspects that a prompt may leave open: words that show that it does not, and what is added if it does.
 _IMAGE_ASPECTS = (
     (r"light\w*|lit|sun\w*|shad(ow|e)\w*|glow\w*|neon|night|dark\w*|dawn|dusk|moon\w*|candle\w*", "soft natural light"),
     (r"close-?up|wide|angle|shot|view\w*|compos\w*|fram\w+|portrait|panorama|macro|aerial", "balanced composition"),
@@ -55,7 +55,7 @@ _IMAGE_ASPECTS = (
     ),
     (r"background|backdrop|foreground|bokeh|blur\w*|depth|focus\w*", "a clear subject against a calm background"),
 )
-#: The same for an instruction. What it does not speak of shall stay.
+#: The same for an instruction: what it does not mention stays as it is.
 _EDIT_ASPECT = (
     r"keep\w*|preserv\w*|same|unchanged|maintain\w*|leav\w+|everything else",
     "Keep what is not mentioned as it is: subjects, faces, pose and framing.",
@@ -73,24 +73,24 @@ class EnhancerFailed(FarmError):
 
 
 class Interrupted(FarmError):
-    """The process drains; another one goes on with the job."""
+    """The process drains; another process takes over the job."""
 
     def __init__(self) -> None:
         super().__init__("The process drains; another one goes on with the job.")
 
 
 class Enhancer(Protocol):
-    """Rewrites prompts, in a way that depends on nothing but the words and the model that they are for."""
+    """Rewrites prompts, depending on nothing but the prompt and the model."""
 
     def rewrite(self, prompt: str, model: str) -> str:
-        """What to render instead. Raises EnhancerFailed, and Interrupted once it is closed."""
+        """Return the prompt to render instead. Raises EnhancerFailed, and Interrupted once it is closed."""
 
     def close(self) -> None:
-        """Let go of what it holds, and keep nobody waiting. Any thread may."""
+        """Release all resources, and interrupt calls in progress. Any thread may call it."""
 
 
 def enhanced(request: Request, enhancer: Enhancer) -> Request:
-    """The request with its prompt rewritten, or as its caller wrote it with a note that says why."""
+    """Return the request with its prompt rewritten, or unchanged with a note that says why."""
     prompt, notes = request.prompt, request.notes
     if len(prompt) > MAX_LENGTH:
         notes += ("The prompt was not enhanced: it is long enough already.",)
@@ -105,7 +105,7 @@ def enhanced(request: Request, enhancer: Enhancer) -> Request:
 
 
 class Template:
-    """Adds what the caller's words leave open."""
+    """Adds the aspects that the prompt leaves open, without a language model."""
 
     def rewrite(self, prompt: str, model: str) -> str:
         stem = prompt.rstrip()
@@ -127,7 +127,7 @@ class Template:
 
 
 class LanguageModel:
-    """Asks a process of its own that has loaded the model. One that hangs or fails is ended, and replaced on demand."""
+    """Asks a language model in a process of its own, which is killed when it hangs or fails, and replaced on demand."""
 
     def __init__(
         self, folder: Path, *, answer_seconds: float = ANSWER_SECONDS, load_seconds: float = LOAD_SECONDS
@@ -170,7 +170,7 @@ class LanguageModel:
         if began < self._load_after:
             raise EnhancerFailed("The enhancer's model could not be loaded a moment ago.")
         self._process = process = _Process(self._program)
-        # Asked after it is known to `close`: one of both sees the other.
+        # Checked once `close` knows the process: one of both sees the other.
         if self._closing.is_set():
             raise EnhancerFailed("The enhancer is closed.")
         self._load_after = began + self._load_seconds + PAUSE_SECONDS
@@ -190,12 +190,12 @@ class _Answer(BaseModel):
 
 
 class _Process:
-    """A program that answers lines of JSON with lines of JSON, one by one. Its first line says that it is ready."""
+    """A program that answers each line of JSON with a line of JSON. Its first line says that it is ready."""
 
     def __init__(self, program: list[str]) -> None:
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._started: Future[subprocess.Popen[bytes]] = Future()
-        # The thread that starts it stays: to the kernel, it is the parent with which the child dies.
+        # This thread stays: to the kernel, it is the parent with which the child dies.
         call_in_thread("enhancer", partial(self._run, program))
         self._process = self._started.result()
 
@@ -206,7 +206,7 @@ class _Process:
             self._process.stdin.flush()
 
     def answer(self, seconds: float) -> str:
-        """The text of the next line. Raises EnhancerFailed when there is none in time, or none any more."""
+        """Return the text of the next line. Raises EnhancerFailed if there is none in time."""
         try:
             return _Answer.model_validate_json(self._lines.get(timeout=seconds)).text
         except queue.Empty:
@@ -235,7 +235,7 @@ class _Process:
 
 
 def enhancer_for(folder: Path | None) -> Enhancer:
-    """The template, or the language model in `folder`. Raises ConfigurationError for a folder that holds none."""
+    """Return the template, or the language model in `folder`. Raises ConfigurationError if `folder` has none."""
     if folder is None:
         return Template()
     check_enhancer(folder)
@@ -243,8 +243,8 @@ def enhancer_for(folder: Path | None) -> Enhancer:
 
 
 def _missing_aspects(text: str, aspects: Sequence[tuple[str, str]]) -> list[str]:
-    """What is to be said beside `text`."""
-    return [said for words, said in aspects if not re.search(rf"\b({words})\b", text, re.IGNORECASE)]
+    """Return what to add for the aspects that `text` leaves open."""
+    return [addition for words, addition in aspects if not re.search(rf"\b({words})\b", text, re.IGNORECASE)]
 
 
 def _with_full_stop(sentence: str) -> str:

@@ -1,4 +1,4 @@
-"""Whether a worker is fit to render: what its engine's errors say of it, and how many came in a row. No torch."""
+"""The health of a worker: the kind of its engine's errors, and how many came in a row. No torch here."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from enum import Enum, auto
 
 import structlog
 
-#: So many failures without an image in between, and nobody believes any more that the jobs are to blame.
+#: Failures without a success in between after which the worker counts as faulty, and not the jobs.
 MAX_FAILURES_IN_A_ROW = 5
-#: How long a worker holds back after its second failure in a row, in seconds; doubled with each. Others come first.
+#: Pause after the second failure in a row, in seconds, doubled with each further one: other workers come first.
 _FIRST_PAUSE = 0.5
 
-#: Parts of what engines say when memory is short: torch on CUDA and on the CPU, and cuBLAS in words of its own.
+#: Parts of error messages for exhausted memory: of torch on CUDA and on the CPU, and of cuBLAS.
 _NO_MEMORY = ("out of memory", "outofmemoryerror", "cublas_status_alloc_failed", "can't allocate memory")
-#: All that torch raises for an error of the device itself. After most of them the process can use the device no more: a
+#: What torch raises for errors of the device itself. After most of them the process can no longer use the device: a
 #: failed assertion in a kernel, an illegal address, an uncorrectable ECC error, a launch that failed
 #: (https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html).
 _DEVICE_LOST = ("cuda error", "hip error", "acceleratorerror")
@@ -24,18 +24,18 @@ _log = structlog.get_logger(__name__)
 
 
 class Fault(Enum):
-    """What an engine's error says of the device that it was raised on."""
+    """What an engine's error means for the device."""
 
-    #: Nothing: the job may be to blame, or the worker.
+    #: Nothing certain: the job may be to blame, or the worker.
     UNKNOWN = auto()
-    #: What was asked for did not fit into its memory.
+    #: The job did not fit into its memory.
     OUT_OF_MEMORY = auto()
-    #: This process cannot use it any more.
+    #: This process can no longer use it.
     DEVICE_LOST = auto()
 
 
 def fault_of(error: Exception) -> Fault:
-    """Judged by what it is called and says: engines have no types that would tell more, and this module no engine."""
+    """Return the fault behind an error, judged by its type's name and its message: engines have no finer types."""
     words = f"{type(error).__name__}: {error}".lower()
     if isinstance(error, MemoryError) or any(part in words for part in _NO_MEMORY):
         return Fault.OUT_OF_MEMORY
@@ -43,13 +43,13 @@ def fault_of(error: Exception) -> Fault:
 
 
 class FailureCounter:
-    """Keeps count of the failures that may be this worker's own, and has it leave when it is no good.
+    """Counts failures in a row that may be this worker's own, and stops a faulty worker: a circuit breaker.
 
     Thread-safe: rendering and publishing both report here.
     """
 
     def __init__(self, leave: Callable[[], None], *, has_others: Callable[[], bool]) -> None:
-        """`leave` is called once, by whoever reports the last straw. `has_others`: others serve the same models."""
+        """Call `leave` once the worker is faulty. `has_others` says whether others serve the same models."""
         self._leave = leave
         self._has_others = has_others
         self._lock = threading.Lock()
@@ -59,17 +59,17 @@ class FailureCounter:
 
     @property
     def pause_seconds(self) -> float:
-        """How long to wait before the next claim."""
+        """Seconds to wait before the next claim."""
         return _FIRST_PAUSE * 2 ** (self._failures_in_a_row - 2) if self._failures_in_a_row > 1 else 0.0
 
     def record_success(self) -> None:
-        """A job was completed: what failed before it was to blame itself."""
+        """Reset the count: a job was completed, so the jobs that failed before were to blame."""
         with self._lock:
             self._failures_in_a_row = 0
             self._failed.clear()
 
     def fail(self, job_ids: Collection[str]) -> None:
-        """These jobs, rendered together, failed in a way that may be this worker's fault."""
+        """Count a failure of these jobs, rendered together, that may be this worker's fault."""
         with self._lock:
             self._failures_in_a_row += 1
             self._failed.update(job_ids)
@@ -78,7 +78,7 @@ class FailureCounter:
             self.mark_faulty(f"{MAX_FAILURES_IN_A_ROW} failures in a row")
 
     def mark_faulty(self, reason: str) -> None:
-        """This worker is no good."""
+        """Have this worker leave."""
         with self._lock:
             if self.is_faulty:
                 return
@@ -87,6 +87,8 @@ class FailureCounter:
         self._leave()
 
     def failed_here_before(self, job_id: str) -> bool:
-        """Whether a failure of this job here proves nothing: it failed here before, as all else since, and others may
-        do better. So no worker uses up a job's attempts alone."""
+        """Return True if another failure of this job here proves nothing, and other workers may do better.
+
+        It failed here before, as everything since did. So no worker uses up the attempts of a job alone.
+        """
         return job_id in self._failed and self._has_others()

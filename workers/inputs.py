@@ -1,4 +1,4 @@
-"""The images that jobs begin from: read from storage before a batch is rendered. No torch here."""
+"""Input images of jobs, read from storage before a batch is rendered. No torch here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 from farm.domain.errors import NotFound, RenderError
 from farm.storage.storage import Storage
 
-#: What the farm makes of all images that callers send.
+#: The format in which the farm stores all inputs.
 _FORMATS = ("PNG",)
 
 
@@ -43,5 +43,5 @@ def _decoded(key: str, content: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             return image.convert("RGB")
-    except Exception as error:  # whatever Pillow makes of broken bytes: they are no image
+    except Exception as error:  # whatever Pillow raises for broken bytes
         raise RenderError(f"The input image '{key}' cannot be read.", detail=str(error)) from error

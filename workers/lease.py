@@ -1,4 +1,4 @@
-"""A worker's right to its jobs: renewed while its work goes on, given up with the whole process when it hangs."""
+"""A worker's lease on its jobs: renewed by a heartbeat, and given up with the whole process when a stage hangs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from farm.domain.job import Claimed
 from farm.jobstore.store import HeldJob, JobStore
 from farm.process.child import EXIT_HUNG
 
-#: Beside its limit, a step may take so many times what it usually does.
+#: A step may take this many times its usual time, or its timeout if that is longer.
 STEP_FACTOR = 10
-#: How often progress goes to the job store while jobs are held, in seconds.
+#: How often progress is sent to the job store while jobs are held, in seconds.
 PROGRESS_SECONDS = 0.5
 
 _log = structlog.get_logger(__name__)
@@ -28,34 +28,34 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StageTimeouts:
-    """How long a worker may show no progress, by what it does, before it counts as hung: seconds."""
+    """How long each stage may go on without progress before the worker counts as hung, in seconds."""
 
-    #: Loading and warming up; also the first step of all, for which kernels may still be compiled.
+    #: Loading and warming up; also the very first step, for which kernels may still be compiled.
     load: float = 600.0
     #: Reading a job's inputs from storage.
     read: float = 600.0
     #: A denoising step, or what comes before the first and after the last: encoding the prompt, decoding the image.
     step: float = 30.0
-    #: Checking, encoding and storing one image; longer than a storage that is down is waited for.
+    #: Checking, encoding and storing one image; longer than storage retries go on.
     publish: float = 600.0
 
 
 class ProgressWatchdog:
-    """Whether what one thread does goes on. Made by that thread's owner, and looked at by the lease's."""
+    """Watches one thread for progress. The thread reports to it, and the lease's thread checks it."""
 
     def __init__(self, timeouts: StageTimeouts) -> None:
         self._timeouts = timeouts
         self._heartbeat_at: float | None = None
         self._timeout = 0.0
         self._pixels = 1
-        #: Seconds of a step per pixel; 0: none was seen yet.
+        #: Moving average over steps; 0: there was none yet.
         self._seconds_per_pixel = 0.0
-        #: What is done, for the log.
+        #: What the thread does, for the log.
         self.activity = ""
 
     @contextmanager
     def guard(self, seconds: float, activity: str) -> Iterator[None]:
-        """What is done inside takes no longer, or it hangs."""
+        """Count the thread as hung if the block takes longer than `seconds`."""
         self._begin(seconds, activity)
         try:
             yield
@@ -63,12 +63,12 @@ class ProgressWatchdog:
             self.stop()
 
     def start_steps(self, pixels: int) -> None:
-        """Work begins that makes steps of images of so many pixels, or goes on after something else."""
+        """Expect steps of images of so many pixels from now on."""
         self._pixels = pixels
         self._begin(self._step_timeout, "rendering")
 
     def heartbeat(self) -> None:
-        """A step was made."""
+        """Report that a step is done."""
         now = clock.monotonic()
         if self._heartbeat_at is not None:
             seconds = (now - self._heartbeat_at) / self._pixels
@@ -79,7 +79,7 @@ class ProgressWatchdog:
         self._heartbeat_at = now
 
     def stop(self) -> None:
-        """Nothing is done that could hang."""
+        """Expect nothing from now on: the thread does nothing that could hang."""
         self._heartbeat_at = None
 
     @property
@@ -94,7 +94,7 @@ class ProgressWatchdog:
         return max(self._timeouts.step, STEP_FACTOR * self._seconds_per_pixel * self._pixels)
 
     def _begin(self, seconds: float, activity: str) -> None:
-        # Without a beat in between, whoever looks meanwhile would hold the old moment against the new limit.
+        # Without a heartbeat in between, a check meanwhile would compare the old moment with the new timeout.
         self._heartbeat_at = None
         self._timeout = seconds
         self.activity = activity
@@ -102,7 +102,7 @@ class ProgressWatchdog:
 
 
 class Lease(BackgroundThread):
-    """Shows the job store that this worker lives and works, for all the jobs it holds at once."""
+    """The heartbeat of a worker: a thread that renews the lease on all the jobs it holds."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Lease(BackgroundThread):
         timeouts: StageTimeouts = StageTimeouts(),
     ) -> None:
         super().__init__("lease", self._renew, pause=self._interval)
-        self.wake()  # the first heartbeat comes at once
+        self.wake()  # the first renewal comes at once
         self._store = store
         self._worker = worker
         self._facts = facts
@@ -125,30 +125,30 @@ class Lease(BackgroundThread):
         self._stopped: set[str] = set()
         self._watchdogs: list[ProgressWatchdog] = []
         self.timeouts = timeouts
-        #: Of the thread that renders.
+        #: The watchdog of the render thread.
         self.watchdog = self.new_watchdog()
 
     def new_watchdog(self) -> ProgressWatchdog:
-        """A pulse to be watched: when it stops, the process ends."""
+        """Return a watchdog for another thread, which ends the process when that thread hangs."""
         watchdog = ProgressWatchdog(self.timeouts)
         self._watchdogs.append(watchdog)
         return watchdog
 
     def add(self, job: Claimed) -> None:
-        """The job is this worker's from now on."""
+        """Renew the lease on this job from now on."""
         with self._lock:
             self._held[job.id] = HeldJob(job.id, job.fence, 0)
             self._stopped.discard(job.id)
         self.wake()
 
     def progress(self, job: Claimed, step: int) -> None:
-        """`step` denoising steps of all the job's images together are done."""
+        """Report that `step` denoising steps are done, of all the job's images together."""
         with self._lock:
             if self._holds(job):
                 self._held[job.id] = HeldJob(job.id, job.fence, step)
 
     def remove(self, job: Claimed) -> None:
-        """The job is this worker's no longer, under the fence with which it was claimed."""
+        """Renew the lease on this claim of the job no longer."""
         with self._lock:
             if not self._holds(job):
                 return
@@ -156,7 +156,7 @@ class Lease(BackgroundThread):
             self._stopped.discard(job.id)
 
     def stop_rendering(self, job_id: str) -> None:
-        """Somebody cancelled the job, or it is another worker's by now. Ids of other workers' jobs are ignored."""
+        """Have the job's rendering stop: it was cancelled or lost. Jobs that this worker does not hold are ignored."""
         with self._lock:
             if job_id in self._held:
                 self._stopped.add(job_id)
@@ -165,12 +165,12 @@ class Lease(BackgroundThread):
         return job.id in self._stopped
 
     def _holds(self, job: Claimed) -> bool:
-        """Whether it is held under this very claim: a job may come back to the worker that lost it."""
+        """Return True if this very claim is held: a job may come back to the worker that lost it."""
         held = self._held.get(job.id)
         return held is not None and held.fence == job.fence
 
     def renew_now(self) -> None:
-        """Tell the job store at once what this worker is and does."""
+        """Renew at once, which also tells the job store the worker's current state."""
         self.wake()
 
     def _interval(self) -> float:
@@ -186,11 +186,9 @@ class Lease(BackgroundThread):
             self._stop_lost_jobs(held, self._store.renew(self._worker, self._facts(), held))
         except (StoreUnavailable, StoreFull) as error:
             _log.warning("lease not renewed", error=with_detail(error))
-        except Exception as error:  # noqa: BLE001  # whatever it is, the next renewal is needed
-            _log.error("lease not renewed", exc_info=error)
 
     def _stop_lost_jobs(self, renewed: list[HeldJob], lost: Collection[str]) -> None:
-        """Not a job that this worker has claimed once more while it was being told of the time before."""
+        """Stop the jobs that were lost, but not one that this worker has claimed again meanwhile."""
         with self._lock:
             for job in renewed:
                 held = self._held.get(job.id)
@@ -198,7 +196,7 @@ class Lease(BackgroundThread):
                     self._stopped.add(job.id)
 
     def _exit(self, activity: str) -> None:
-        """End the process: no thread that hangs can be ended alone. Its jobs are taken back when their leases end."""
-        _log.critical("this worker hangs and leaves; where, is told next", worker=self._worker, activity=activity)
+        """Exit: a thread that hangs cannot be ended alone. The jobs come back when their leases expire."""
+        _log.critical("this worker hangs and exits; its stack follows", worker=self._worker, activity=activity)
         faulthandler.dump_traceback()
         os._exit(EXIT_HUNG)

@@ -1,7 +1,7 @@
-"""The preparer: makes jobs ready for a GPU. Their images are fetched, checked and copied, their prompts enhanced.
+"""The preparer: makes jobs ready for a GPU. It fetches, checks and copies their images and enhances their prompts.
 
-It works in the process of the webhooks, in threads of its own. Whatever dies or answers late, the record decides: a job
-is prepared once, by whoever says so first, and what another one has stored for it is removed.
+It works in threads of the background worker. Whatever dies or answers late, the record decides: a job is prepared
+once, by the first preparer to say so, and what another preparer has stored for it is removed.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from farm.storage.storage import Storage, new_input_key, parse_key
 from workers.enhancer import Enhancer, Interrupted, enhanced
 from workers.sizing import sized
 
-#: Jobs that one process prepares at a time.
+#: Jobs that one process prepares concurrently.
 MAX_CONCURRENT_JOBS = 8
-#: How long an image may take to arrive, in seconds: all redirects and tries together.
+#: Time limit for fetching an image, in seconds, redirects and retries included.
 FETCH_SECONDS = 30.0
-#: For how long a storage is asked again that does not answer, in seconds.
+#: How long calls to a storage that does not answer are retried, in seconds.
 STORAGE_SECONDS = 300.0
-#: How often an image may turn out to be elsewhere.
+#: Redirects that are followed.
 MAX_REDIRECTS = 3
 
 _REDIRECT_STATUSES = (301, 302, 303, 307, 308)
-#: Answers of hosts that have too much to do, or trouble that may pass.
+#: Statuses that are worth a retry.
 _TRANSIENT_STATUSES = (429, 500, 502, 503, 504)
-#: How often, and for how long, a host that gives no good answer is asked again.
+#: Attempts at a host that gives no good answer, and for how long it is retried, in seconds.
 _MAX_ATTEMPTS = 3
 _HOST_SECONDS = 10.0
 
@@ -58,7 +58,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Preparer:
-    """Prepares jobs as long as any are to be prepared."""
+    """Prepares waiting jobs."""
 
     def __init__(
         self,
@@ -81,20 +81,20 @@ class Preparer:
         self._in_progress: set[str] = set()
 
     def work(self) -> None:
-        """Hand out what is to be prepared until nothing more is, or everybody is at work."""
+        """Start preparing jobs until no more wait or all threads are busy."""
         self._pool.work()
 
     def hold(self) -> None:
-        """A sign of life: nobody else takes what is under way here. To be called more often than a lease ends."""
+        """Renew the leases on the jobs in progress: a periodic task, to run well within a lease."""
         if job_ids := list(self._in_progress):
             self._store.renew_unprepared(job_ids, self._lease_seconds)
 
     def drain(self) -> None:
-        """Take nothing more. Safe in a signal handler."""
+        """Start no more jobs. Safe in a signal handler."""
         self._pool.drain()
 
     def close(self) -> None:
-        """Wait for what is under way, which is for one image at most; the rest is handed back."""
+        """Drain: wait for the image in progress of each job, and release the rest."""
         self._pool.drain()
         self._enhancer.close()
         self._pool.close()
@@ -117,9 +117,9 @@ class Preparer:
             if self._draining.is_set():
                 self._store.release_unprepared(job.id)
             else:
-                self._store.renew_unprepared([job.id], 0)  # anybody may have it at once
+                self._store.renew_unprepared([job.id], 0)  # any preparer may have it at once
             raise
-        except Exception as error:  # noqa: BLE001  # whatever it is, the job comes to an end
+        except Exception as error:  # noqa: BLE001  # whatever it is, the job ends
             self._refuse(job, error)
             return
         if self._store.finish_preparation(job.id, request):
@@ -129,7 +129,7 @@ class Preparer:
             self._remove(request.inputs)
 
     def _prepare_with_retry(self, job: Job) -> Request:
-        """The request as it is rendered. A storage that is away for a while costs no job; then nothing stays there."""
+        """Return the request as it is rendered, retrying while the storage is away."""
         retry = retrying(StorageUnavailable, max_seconds=STORAGE_SECONDS, max_pause=10, stop_event=self._draining)
         return retry(self._attempt, job)
 
@@ -142,7 +142,7 @@ class Preparer:
             raise
 
     def _prepared(self, job: Job, copies: list[str]) -> Request:
-        """The request as it is rendered. What is stored for it is added to `copies`."""
+        """Return the request as it is rendered. The keys of what is stored for it are added to `copies`."""
         request = job.request
         for number in range(len(request.sources)):
             if self._draining.is_set():
@@ -163,7 +163,7 @@ class Preparer:
         return enhanced(request, self._enhancer) if request.enhance else request
 
     def _copy(self, request: Request, number: int) -> tuple[bytes, tuple[int, int]]:
-        """The farm's copy of a source, and its upright size. Raises UnusableImage, which names the source."""
+        """Return the farm's copy of a source and its upright size. Raises UnusableImage, which names the source."""
         source = request.sources[number]
         try:
             return decode.prepared(self._read_source(source))
@@ -193,9 +193,9 @@ class Preparer:
 
 
 def fetch(outbound: SsrfSafeClient, url: str, draining: threading.Event) -> bytes:
-    """What is at `url`, or where that leads to. Each address on the way is checked.
+    """Return what is at `url`, following redirects. Each address on the way is checked.
 
-    Raises UnusableImage, and Interrupted where a host would be asked again, but `draining` is set.
+    Raises UnusableImage, and Interrupted where a retry would be due but `draining` is set.
     """
     until = clock.monotonic() + FETCH_SECONDS
     retry = retrying(Unreachable, max_attempts=_MAX_ATTEMPTS, max_seconds=_HOST_SECONDS, stop_event=draining)
@@ -208,7 +208,7 @@ def fetch(outbound: SsrfSafeClient, url: str, draining: threading.Event) -> byte
 
 
 def _follow_redirects(outbound: SsrfSafeClient, url: str, until: float) -> bytes:
-    """What is at the end of the redirects, by then. Raises Unreachable for what a later try may bring."""
+    """Return what is at the end of the redirects. Raises Unreachable for what a retry may bring."""
     for _ in range(MAX_REDIRECTS + 1):
         reply = _get(outbound, url, max(0.0, until - clock.monotonic()))
         if reply.status == 200:
@@ -232,7 +232,7 @@ def _get(outbound: SsrfSafeClient, url: str, seconds: float) -> Reply:
 def _redirect_target(url: str, location: str) -> str:
     try:
         return urljoin(url, location)
-    except ValueError as error:  # brackets, say, with no address in them
+    except ValueError as error:  # brackets without an address in them, say
         raise _download_error(f"{_host(url)} redirects to what is no URL.") from error
 
 
@@ -245,11 +245,11 @@ def _host(url: str) -> str:
 
 
 def _source_name(request: Request, number: int) -> str:
-    """How an error calls a source: by its caller's field, and its host where it has one."""
+    """Return the name of a source in errors: its field, and its host if it has one."""
     field, source = request.source_fields[number], request.sources[number]
     return f"{field} ({_host(source)})" if parse_key(source) is None else field
 
 
 def _own_sources(job: Job) -> list[str]:
-    """Sources that were stored for this job alone."""
+    """Return the sources that were stored for this job alone."""
     return [source for source in job.request.sources if (name := parse_key(source)) and name.job_id == job.id]

@@ -1,4 +1,4 @@
-"""A worker process: loads and warms a pipeline, then answers wake-ups until it is told to drain."""
+"""A render worker process: loads and warms a pipeline, then answers wake-ups until it is told to drain."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _log = structlog.get_logger(__name__)
 
 
 class WorkerProcess:
-    """One device's worker. `run` returns when it has drained."""
+    """The worker of one device."""
 
     def __init__(self, farm: Farm, load: Callable[[], Pipeline], timeouts: StageTimeouts) -> None:
-        """`load` brings the pipeline that the settings ask for."""
+        """Prepare a worker with the pipeline that `load` returns."""
         self._farm = farm
         self._load = load
         self._timeouts = timeouts
@@ -54,9 +54,9 @@ class WorkerProcess:
         self._failure_counter = FailureCounter(self._drain, has_others=self._has_others)
 
     def run(self) -> int:
-        """Load, warm up, work, drain. Returns the status with which the process is to end."""
-        # Where one call of an engine keeps all threads of Python waiting, the lease's cannot look: this one needs none.
-        # At once, too: such a call may come within the first second.
+        """Load, warm up, work, drain, and return the exit status of the process."""
+        # An engine that never releases the GIL stops the lease's watchdog, too; this one is a timer in C, which the
+        # periodic thread resets. At once, too: such a call may come within the first second.
         reset_timer = partial(faulthandler.dump_traceback_later, self._timeouts.load, exit=True)
         reset_timer()
         PeriodicThread(reset_timer).start()
@@ -71,7 +71,7 @@ class WorkerProcess:
         return EXIT_FAULTY if self._failure_counter.is_faulty else status
 
     def _load_checker(self) -> Checker | None:
-        """Before the pipeline: a setting that does not fit the weights is told at once."""
+        """Return the checker. Called before the pipeline is loaded: a setting that does not fit fails at once."""
         settings = self._farm.settings
         with self._lease.watchdog.guard(self._timeouts.load, "loading"):
             return checker_for(settings.safety, weights_of(settings))
@@ -88,8 +88,8 @@ class WorkerProcess:
         try:
             self._farm.store.remove_worker(self._id, self._pipeline.models if self._pipeline else ())
         except FarmError as error:
-            # Its silence tells the same a little later.
-            _log.warning("nobody was told that this worker left", error=with_detail(error))
+            # Its missing heartbeat tells the same a little later.
+            _log.warning("worker not deregistered", error=with_detail(error))
 
     def _drain_if_told(self) -> None:
         if not self._draining.is_set() and self._farm.store.is_draining(self._id):
@@ -97,7 +97,7 @@ class WorkerProcess:
             self._drain()
 
     def _drain(self) -> None:
-        """Go as if told to: take nothing new, hand back what cannot be ended."""
+        """Drain: claim nothing more, and release what cannot be finished."""
         self._draining.set()
         self._lease.renew_now()
         os.kill(os.getpid(), signal.SIGTERM)
@@ -141,11 +141,11 @@ class WorkerProcess:
         return status
 
     def _has_work(self, models: tuple[str, ...]) -> bool:
-        """Whether jobs wait for a worker that serves these models, and may be taken."""
+        """Return True if jobs wait for a worker that serves these models, and may be claimed."""
         return self._farm.stats.waiting(models) > 0 and not self._farm.stats.is_paused()
 
     def _has_others(self) -> bool:
-        """Whether any other worker could render what this one renders."""
+        """Return True if any other worker could render what this one renders."""
         assert self._pipeline is not None
         ours, patience = set(self._pipeline.models), 3 * self._farm.settings.lease_seconds
         return any(
@@ -161,7 +161,7 @@ class WorkerProcess:
         self._lease.renew_now()
 
     def _facts(self) -> dict[str, str]:
-        """What this worker is and does, for the job store."""
+        """Return the state and properties of this worker, for the job store."""
         settings, pipeline, renderer = self._farm.settings, self._pipeline, self._renderer
         facts = {"state": self._state(), "host": socket.gethostname(), "pid": str(os.getpid()), "version": __version__}
         if pipeline is not None and renderer is not None:
@@ -183,7 +183,7 @@ class WorkerProcess:
 
 
 def load_pipeline(settings: Settings) -> Pipeline:
-    """The pipeline that the settings ask for. Engines are imported here, so that a simulated worker needs no torch."""
+    """Return the pipeline of the settings. Engines are imported here, so that a simulated worker needs no torch."""
     if settings.pipeline == "simulated":
         from workers.pipelines.simulated import SimulatedPipeline
 
@@ -197,7 +197,7 @@ def load_pipeline(settings: Settings) -> Pipeline:
 
 
 def weights_of(settings: Settings) -> str:
-    """The name of the weights that the settings ask for: it is known before they are loaded."""
+    """Return the name of the weights of the settings, which is known before they are loaded."""
     if settings.pipeline == "simulated":
         return SIMULATED
     return checkpoints_of(settings).name or MINIATURE

@@ -1,4 +1,4 @@
-"""From rendered images to a completed job: check, encode, store, and only then tell. Beside the render thread."""
+"""From rendered images to a completed job: check, encode, store, then complete. Runs beside the render thread."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ from workers.safety import Checker
 _THREADS = 2
 #: Images that may wait for them before the render thread does.
 _BACKLOG = 8
-#: How long the end of a job is offered to a job store that does not answer, in seconds; and by a worker that drains,
-#: whose jobs come back without it when their leases end.
+#: How long the end of a job is retried while the job store does not answer, in seconds; and by a worker that drains,
+#: whose jobs come back anyway when their leases expire.
 STORE_RETRY_SECONDS = 600.0
 STORE_RETRY_SECONDS_DRAINING = 10.0
-#: How long an image is offered to a storage that does not take it, in seconds, counted from its being rendered.
+#: How long storing an image is retried, in seconds from the moment it was rendered.
 STORAGE_RETRY_SECONDS = 300.0
-#: The longest pause between two offers, in seconds: a cancelled job waits no longer for its end.
+#: The longest pause between two attempts, in seconds: a cancelled job waits no longer for its end.
 STORAGE_RETRY_PAUSE = 5.0
-#: How often a render thread that waits for room looks whether the worker drains, in seconds.
+#: How often a render thread that waits for a slot checks whether the worker drains, in seconds.
 _DRAIN_CHECK_SECONDS = 1.0
-#: How often whoever waits for the end of everything looks, in seconds.
+#: How often the render thread checks whether the publisher is idle, in seconds.
 _IDLE_CHECK_SECONDS = 0.02
 
 T = TypeVar("T")
@@ -58,8 +58,7 @@ _log = structlog.get_logger(__name__)
 
 
 def retry_store_call(call: Callable[[], T], draining: threading.Event) -> T:
-    """Make `call` until the job store answers. Its lease may run out meanwhile; the fence then decides."""
-
+    """Make `call`, retrying until the job store answers. The lease may expire meanwhile; the fence then decides."""
     began = clock.monotonic()
 
     def drained_too_long() -> bool:
@@ -81,7 +80,7 @@ class JobOutput:
         self.lock = threading.Lock()
 
     def end(self) -> bool:
-        """The job will not be completed with this. False: that was known already."""
+        """Mark the job as not to be completed with this output. Return False if it was marked already."""
         with self.lock:
             first, self.is_over = not self.is_over, True
         return first
@@ -108,7 +107,7 @@ class PendingImage:
 
 
 class Publisher:
-    """Takes rendered images off the render thread's hands and ends their jobs."""
+    """Publishes rendered images in threads of its own, and completes their jobs."""
 
     def __init__(
         self,
@@ -131,11 +130,11 @@ class Publisher:
         self._slots = Slots(_BACKLOG)
         self._queue: queue.SimpleQueue[PendingImage | None] = queue.SimpleQueue()
         self._in_flight: set[PendingImage] = set()
-        # They must not outlive the worker in a call to a storage that hangs.
+        # Daemon threads: a call to a storage that hangs must not keep the process from exiting.
         self._threads = [call_in_thread("publish", self._work) for _ in range(_THREADS)]
 
     def publish(self, output: JobOutput, number: int, rendered: RenderedImage) -> None:
-        """Publish the `number`-th image of a job; its last one completes it. Waits while too many are under way."""
+        """Publish the `number`-th image of a job; its last one completes it. Waits while too many are in flight."""
         pending = PendingImage(output, number, rendered, clock.monotonic())
         while not self._slots.acquire(timeout=_DRAIN_CHECK_SECONDS):
             if self._draining.is_set():
@@ -145,12 +144,12 @@ class Publisher:
         self._queue.put(pending)
 
     def wait_until_idle(self) -> None:
-        """Wait until everything taken is published, or the worker drains."""
+        """Wait until every image is published, or the worker drains."""
         while self._in_flight and not self._draining.wait(_IDLE_CHECK_SECONDS):
             pass
 
     def close(self, *, seconds: float) -> None:
-        """Wait until everything taken is published; hand back what is not after so long."""
+        """Wait up to `seconds` until every image is published, and release the jobs of the others."""
         for _ in self._threads:
             self._queue.put(None)
         wait(self._threads, timeout=seconds)
@@ -158,8 +157,8 @@ class Publisher:
             for pending in list(self._in_flight):
                 self._release(pending.output)
         except FarmError as error:
-            # All come back when their leases are over.
-            _log.error("jobs could not be handed back", error=with_detail(error))
+            # All come back when their leases expire.
+            _log.error("jobs not released", error=with_detail(error))
 
     def _work(self) -> None:
         watchdog = self._lease.new_watchdog()
@@ -167,8 +166,8 @@ class Publisher:
             try:
                 self._publish(pending, watchdog)
             except Exception as error:  # noqa: BLE001  # the thread would end with it
-                _log.error("the end of a job could not be told", job=pending.output.job.id, exc_info=error)
-                # It comes back when its lease is over.
+                _log.error("end of job not recorded", job=pending.output.job.id, exc_info=error)
+                # It comes back when its lease expires.
                 self._lease.remove(pending.output.job)
             finally:
                 self._in_flight.discard(pending)
@@ -213,8 +212,8 @@ class Publisher:
             output.images[number] = Image(key, request.width, request.height, content_type, len(content))
 
     def _store_with_retry(self, pending: PendingImage, key: str, content: bytes) -> None:
-        """Store `content`, again and again while the storage is down: the lease goes on meanwhile."""
-        # Not the image itself, in what is handed to Retrying: that refers to itself, and would keep it long after.
+        """Store `content`, retrying while the storage is down; the lease is renewed meanwhile."""
+        # The closures must not hold the image: tenacity's objects are cyclic, and would keep it until a collection.
         output, job = pending.output, pending.output.job
 
         def warn(error: BaseException) -> None:
@@ -231,7 +230,7 @@ class Publisher:
         retry(self._storage.put, key, content)
 
     def _checked(self, output: JobOutput, rendered: RenderedImage) -> tuple[Pillow.Image, bool]:
-        """The image, or a black one where the checker finds it unsafe. Fails rather than let one pass unchecked."""
+        """Return the image, or a black one if it is flagged, and the flag. Raises rather than pass it unchecked."""
         if not output.job.request.safety:
             return rendered.image, False
         if self._checker is None:
@@ -251,10 +250,10 @@ class Publisher:
         won = retry_store_call(partial(self._store.complete, output.job, result), self._draining)
         self._lease.remove(output.job)
         self._failure_counter.record_success()
-        _log.info("job completed" if won else "job was no longer ours", job=output.job.id, **result.timings)
+        _log.info("job completed" if won else "job was lost to another worker", job=output.job.id, **result.timings)
 
     def _fail_and_count(self, output: JobOutput, error: FarmError) -> None:
-        """This worker may be to blame, and others may do better."""
+        """Fail the job, and count the failure: this worker may be to blame."""
         if self._failure_counter.failed_here_before(output.job.id):
             self._release(output)
         else:
@@ -262,7 +261,7 @@ class Publisher:
         self._failure_counter.fail([output.job.id])
 
     def _fail(self, output: JobOutput, error: FarmError) -> None:
-        """A worker that goes hands the job back, any other has it tried again."""
+        """Have the job tried again; a worker that drains releases it, uncounted."""
         if self._draining.is_set():
             self._release(output)
         elif output.end():
@@ -275,4 +274,4 @@ class Publisher:
         if output.end():
             retry_store_call(partial(self._store.release, output.job), self._draining)
             self._lease.remove(output.job)
-            _log.warning("job handed back, its images could not be published here", job=output.job.id)
+            _log.warning("job released: its images were not published", job=output.job.id)

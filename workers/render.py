@@ -1,4 +1,4 @@
-"""The life of a batch: claim → read inputs → render step by step → hand over to be published.
+"""The life of a batch: claim → read inputs → render step by step → publish.
 
 One thread, one pipeline.
 """
@@ -36,7 +36,7 @@ from workers.lease import Lease
 from workers.pipelines.pipeline import Pipeline, RenderedImage, StepCallback
 from workers.publish import STORAGE_RETRY_PAUSE, STORAGE_RETRY_SECONDS, JobOutput, Publisher, retry_store_call
 
-#: After so many seconds of one wake-up the worker rings for itself and returns, so that Celery's view stays fresh.
+#: After so many seconds of one wake-up the worker sends itself another and returns, so that Celery sees it alive.
 _MAX_WAKE_UP_SECONDS = 60.0
 
 _log = structlog.get_logger(__name__)
@@ -57,7 +57,7 @@ class RenderRun:
 
     @property
     def step(self) -> int:
-        """Denoising steps done, of all images together."""
+        """Denoising steps that are done, of all images together."""
         return sum(self._steps)
 
     @property
@@ -65,7 +65,7 @@ class RenderRun:
         return len(self._rendered) == self.job.request.images
 
     def record_step(self, number: int, step: int) -> None:
-        """`step` steps of the `number`-th image are done (0: its first begins)."""
+        """Record that `step` steps of the `number`-th image are done (0: its first begins)."""
         now = clock.monotonic()
         if self._began is None:
             self._began = now
@@ -74,14 +74,14 @@ class RenderRun:
         self.output.timings["denoise"] = now - self._began
 
     def finish_image(self, number: int) -> None:
-        """The `number`-th image is finished."""
+        """Record that the `number`-th image is rendered."""
         self._rendered.add(number)
         if self._began is not None:
             self.output.timings["inference"] = clock.monotonic() - self._began
 
 
 class Renderer:
-    """Renders batch after batch while there is work."""
+    """Renders batch after batch while jobs wait."""
 
     def __init__(
         self,
@@ -109,13 +109,13 @@ class Renderer:
         self.busy_seconds = 0.0
 
     def work(self) -> None:
-        """Render until nothing waits, the worker drains, or the shift is over."""
+        """Render until no job waits, the worker drains, or the wake-up has lasted long enough."""
         began = clock.monotonic()
         while not self._draining.wait(self._failure_counter.pause_seconds):
             claim = self._claim()
             if not claim.batch:
                 return
-            # Others stand idle while jobs wait: their wake-up was lost, or came when there was nothing.
+            # Others are idle while jobs wait: their wake-up was lost, or came too early.
             self._wake_ups.send(min(claim.waiting, claim.idle_workers))
             self._render(claim.batch)
             if clock.monotonic() - began > _MAX_WAKE_UP_SECONDS:
@@ -123,7 +123,7 @@ class Renderer:
                 return
 
     def _claim(self) -> Claim:
-        """Claim a batch, waiting for a job store that does not answer; an empty one once the worker drains."""
+        """Claim a batch, retrying while the job store does not answer. Return an empty one once the worker drains."""
         nonce = uuid.uuid4().hex
         nothing = Claim(Batch(), waiting=0, idle_workers=0)
 
@@ -133,7 +133,7 @@ class Renderer:
             return self._store.claim(self._worker, self._pipeline.models, nonce=nonce)
 
         def warn(error: BaseException) -> None:
-            _log.warning("claiming waits for the job store", error=with_detail(error))
+            _log.warning("batch not claimed yet", error=with_detail(error))
 
         store_errors = (StoreUnavailable, StoreFull)
         try:
@@ -146,14 +146,14 @@ class Renderer:
         runs = [RenderRun(job, claimed, is_alone=len(batch.jobs) == 1) for job in batch.jobs]
         for run in runs:
             self._lease.add(run.job)
-        # A job that may have killed a worker is alone with this one, so that no other dies with it and is charged, too.
+        # A job that may have killed a worker is rendered while no other is in flight, which would be charged for it.
         is_retry = any(run.job.attempt > 1 for run in runs)
         if is_retry:
             self._publisher.wait_until_idle()
         try:
             self._render_runs(runs)
         finally:
-            # Whatever went wrong: what is not on its way to storage is not held for ever.
+            # Whatever went wrong: what is not being published is not held for ever.
             for run in runs:
                 if not run.is_rendered:
                     self._lease.remove(run.job)
@@ -167,20 +167,19 @@ class Renderer:
             self._run_pipeline(ready, inputs)
 
     def _has_inputs(self, run: RenderRun, inputs: Inputs) -> bool:
-        """Whether the job's images are here now. If not, it ends or is tried again, and the others go on."""
+        """Load the job's inputs, and return True; if they cannot be had, end or retry the job, and return False."""
         try:
             self._load_inputs(run, inputs)
         except RenderError as error:
             self._fail(run, error, retry="never")
-        except Exception as error:  # noqa: BLE001  # whatever a storage raises: the job must not stay in these hands
+        except Exception as error:  # noqa: BLE001  # whatever a storage raises: the job must not stay held
             self._fail_inputs(run, StorageError("The job's inputs could not be read.", detail=with_detail(error)))
         else:
             return True
         return False
 
     def _load_inputs(self, run: RenderRun, inputs: Inputs) -> None:
-        """Read the job's images, again and again while the storage is down: the lease goes on meanwhile."""
-
+        """Read the job's inputs, retrying while the storage is down; the lease is renewed meanwhile."""
         for attempt in retrying(
             StorageUnavailable,
             max_seconds=STORAGE_RETRY_SECONDS,
@@ -221,7 +220,7 @@ class Renderer:
             self._lease.progress(run.job, run.step)
             if self._lease.must_stop(run.job):
                 return False
-            # What is denoised when a drain begins is finished; the rest is handed back.
+            # An image that is denoised when a drain begins is finished; the rest is released.
             return not self._draining.is_set() or step == run.job.request.denoising_steps
 
         return watch
@@ -237,19 +236,19 @@ class Renderer:
 
     def _publish(self, run: RenderRun, number: int, rendered: RenderedImage) -> None:
         run.finish_image(number)
-        # The publisher may be behind; waiting for it is no hang of the pipeline.
+        # Waiting for the publisher is no hang of the pipeline.
         self._lease.watchdog.stop()
         self._publisher.publish(run.output, number, rendered)
         self._lease.watchdog.start_steps(_pixels(run.job.request))
 
     def _end_unrendered(self, runs: Sequence[RenderRun]) -> None:
-        """End what the pipeline left out: it was cancelled, or this worker drains."""
+        """End the jobs that the pipeline left out: cancelled ones, or all while this worker drains."""
         failed = [run.job.id for run in runs if not run.is_rendered and not self._end_unrendered_run(run)]
         if failed:
             self._failure_counter.fail(failed)
 
     def _end_unrendered_run(self, run: RenderRun) -> bool:
-        """End a job that has not all its images. False: nobody had told the pipeline to leave any out."""
+        """End a job that lacks images. Return False if the pipeline was not told to leave any out."""
         if self._lease.must_stop(run.job):
             self._finish(run, partial(self._store.fail, run.job, Code.CANCELLED, "The job was cancelled."))
         elif self._draining.is_set():
@@ -278,7 +277,7 @@ class Renderer:
             self._failure_counter.fail([run.job.id for run in lost])
 
     def _fail_out_of_memory(self, run: RenderRun, cause: Exception) -> None:
-        """Alone it may fit. If it was alone, something else may have been in the way: once."""
+        """Have the job tried alone, where it may fit. One that was alone is tried once more."""
         message = _caller_message("The image did not fit into the memory of the device", cause)
         error = OutOfMemory(message, detail=str(cause))
         if run.is_alone:
@@ -287,7 +286,7 @@ class Renderer:
             self._fail(run, error, retry="alone")
 
     def _fail_alone(self, run: RenderRun, error: RenderError) -> None:
-        """The job or this worker is to blame: the job is tried without others, and not here alone."""
+        """Have the job tried alone, and on other workers, too: the job or this worker is to blame."""
 
         def record() -> None:
             if self._failure_counter.failed_here_before(run.job.id):
@@ -299,7 +298,7 @@ class Renderer:
         self._finish(run, record)
 
     def _fail_inputs(self, run: RenderRun, error: StorageError) -> None:
-        """The storage keeps the job's inputs back: a worker that goes hands it back, any other has it tried again."""
+        """Have a job without inputs tried again; a worker that drains releases it, uncounted."""
         if self._draining.is_set():
             self._finish(run, partial(self._store.release, run.job))
         else:
@@ -310,20 +309,17 @@ class Renderer:
         self._finish(run, partial(self._store.fail, run.job, error.code, str(error), retry=retry))
 
     def _finish(self, run: RenderRun, record: Callable[[], object]) -> None:
-        """Nothing more is rendered for the job: `record` the job store what becomes of it.
-
-        If that cannot be told, its lease runs out, and says it.
-        """
+        """Render the job no further, and `record` its end in the job store. If that fails, its lease expires."""
         run.output.end()
         try:
             retry_store_call(record, self._draining)
         except FarmError as error:
-            _log.error("the end of a job could not be told", job=run.job.id, error=with_detail(error))
+            _log.error("end of job not recorded", job=run.job.id, error=with_detail(error))
         self._lease.remove(run.job)
 
 
 def _check(rendered: RenderedImage, request: ImageRequest) -> None:
-    """Raises RenderError for an image that is not what every pipeline has promised to render."""
+    """Raise RenderError if an image is not what every pipeline promises to render."""
     size = (request.width, request.height)
     if rendered.image.mode != "RGB" or rendered.image.size != size:
         raise RenderError(

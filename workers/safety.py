@@ -1,4 +1,4 @@
-"""Who looks at an image before it is published. No torch here."""
+"""The safety check of images before they are published. No torch here."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from workers.pipelines.pipeline import MINIATURE, SIMULATED
 
 #: Weights that the bundled checker knows (`Pipeline.weights`).
 _BUNDLED = (MINIATURE, SIMULATED)
-#: Checkers with weights of their own, known by name.
+#: Checkers with weights of their own, which are reserved names.
 _PLANNED = ("clip", "vit")
 
 
-#: Safety tolerance (`Request.safety_tolerance`, 1 strictest) → how sure of an image's being unsafe a checker must be
-#: before it flags it, from 0 to 1. Evenly spread around an even chance; none is so high that nothing is flagged.
+#: Safety tolerance (`Request.safety_tolerance`, 1 strictest) → probability of being unsafe from which on a checker
+#: flags an image. Evenly spread around 0.5; none is so high that nothing is flagged.
 THRESHOLDS = {1: 0.2, 2: 0.35, 3: 0.5, 4: 0.65, 5: 0.8, 6: 0.95}
 
 
 class Checker(Protocol):
-    """Tells images that may not be published."""
+    """Flags images that may not be published."""
 
     def check(self, image: Image.Image, tolerance: int) -> bool:
-        """True if the image is flagged at this tolerance (`THRESHOLDS`).
+        """Return True if the image is flagged at this tolerance (`THRESHOLDS`).
 
         Raises when it could not be checked: the job fails then, unpublished.
         """
 
 
 class BundledChecker:
-    """For the miniature's images: a small trained network finds the shape that counts as forbidden in its world.
+    """The checker of the miniature's images: a small network finds the shape that counts as forbidden.
 
     The simulated pipeline renders no shapes, so nothing of its is ever flagged. Of any other image this checker knows
     nothing, and it refuses to start beside weights that render them.
     """
 
     def __init__(self, weights: str) -> None:
-        """`weights`: what the pipeline has loaded (`Pipeline.weights`)."""
+        """Load the checker for `weights`, as the pipeline names them (`Pipeline.weights`)."""
         if weights not in _BUNDLED:
             raise ConfigurationError(
                 f'FARM_SAFETY="bundled" checks the miniature\'s own images only, and these weights are "{weights}".'
@@ -51,7 +51,7 @@ class BundledChecker:
 
 
 def _unsafe_probability_of() -> Callable[[Image.Image], float]:
-    """Imported here: only a worker that loads the miniature has torch for it."""
+    """Return the network, imported here: only a worker that loads the miniature has torch for it."""
     from workers.pipelines import miniature
     from workers.pipelines.safety_classifier import SafetyClassifier
 
@@ -63,7 +63,7 @@ def _never(_image: Image.Image) -> float:
 
 
 def checker_for(setting: str | None, weights: str) -> Checker | None:
-    """The checker that `FARM_SAFETY` names beside these weights; None where the operator turned checking off."""
+    """Return the checker that `FARM_SAFETY` names beside these weights; None if checking is turned off."""
     if setting in _PLANNED:
         raise ConfigurationError(f'FARM_SAFETY="{setting}" is not there yet; FARM_SAFETY=off renders without checks.')
     if setting == "off":

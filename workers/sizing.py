@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from farm.domain.catalogue import KONTEXT_SIZES, MAX_PIXELS, MAX_SIDE, MIN_SIDE, named
 from farm.domain.request import Request
 
-#: What floating point may be off by, in pixels: a side that is meant to be whole is not cut by one.
+#: Tolerance for floating point, in pixels: a side that is meant to be whole is not cut by one.
 _SLACK = 1e-6
 
 
 def sized(request: Request, width: int, height: int) -> Request:
-    """The request with its size settled, where its first input has this upright size in pixels."""
+    """Return the request with its size, given the upright size of its first input in pixels."""
     match request.sizing:
         case "asked":
             return request
@@ -25,7 +25,7 @@ def sized(request: Request, width: int, height: int) -> Request:
 
 
 def fitted(width: int, height: int) -> tuple[int, int]:
-    """The same size, or the nearest of the same ratio that the limits allow.
+    """Return the same size, or the nearest of the same ratio that the limits allow.
 
     An image that is ten times as long as it is wide, or more, cannot keep its ratio: its short side is MIN_SIDE.
     """

@@ -46,7 +46,7 @@ def up(
     settings = load()
     set_up_log(settings.log)
     folder = DataDir(data_dir)
-    folder.take()
+    folder.acquire()
     refuse_taken_port(host, port)
     server = None if settings.redis_url else EmbeddedRedis(folder.path, fsync=settings.redis_fsync)
     url = settings.redis_url or (server.url if server else "")

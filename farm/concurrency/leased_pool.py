@@ -1,4 +1,4 @@
-"""Threads that take one thing after another and see to it, for as long as there are any."""
+"""A bounded thread pool that pulls leased work items."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _log = structlog.get_logger(__name__)
 
 
 class LeasedPool(Generic[T]):
-    """So many threads. `take` gives the next thing, None where there is none now; `handle` deals with it.
+    """A pool of threads: `take` returns the next item, or None if there is none now, and `handle` deals with it.
 
-    What either fails to do is not lost: things are taken under leases, which bring them back.
+    An item that is not dealt with is not lost: it was taken under a lease, which brings it back.
     """
 
     def __init__(self, name: str, threads: int, *, take: Callable[[], T | None], handle: Callable[[T], None]) -> None:
@@ -29,29 +29,29 @@ class LeasedPool(Generic[T]):
         self._handle = handle
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._slots = Slots(threads)
-        #: Set when nothing more is to be taken.
+        #: Set once no more items are taken.
         self.draining = threading.Event()
 
     def work(self) -> None:
-        """Hand things out until nothing more is there, or everybody is at work."""
+        """Start threads on items until there are no more items or no more threads."""
         try:
             while self._slots.acquire():
                 if not self._start_next():
                     return
         except FarmError as error:
-            _log.warning("nothing could be taken", pool=self._name, error=with_detail(error))
+            _log.warning("no item taken", pool=self._name, error=with_detail(error))
 
     def drain(self) -> None:
-        """Take nothing more. Safe in a signal handler."""
+        """Take no more items. Safe in a signal handler."""
         self.draining.set()
 
     def close(self) -> None:
-        """Drain, and wait for what is under way."""
+        """Drain, and wait for the items in progress."""
         self.drain()
         self._pool.shutdown(wait=True)
 
     def _start_next(self) -> bool:
-        """Start on the next thing in the place that was taken for it, or give the place back."""
+        """Start a thread on the next item, and return True; if there is none, release the slot that is held for it."""
         item = None
         try:
             item = self._next()
@@ -66,14 +66,14 @@ class LeasedPool(Generic[T]):
         return None if self.draining.is_set() else self._take()
 
     def _work_on(self, item: T | None) -> None:
-        """See to this one, and go on with others as long as there are any."""
+        """Handle this item, and others as long as there are any."""
         try:
             while item is not None:
                 self._handle(item)
                 item = self._next()
         except FarmError as error:
-            _log.warning("interrupted", pool=self._name, error=with_detail(error))
+            _log.warning("item not handled", pool=self._name, error=with_detail(error))
         except Exception as error:  # noqa: BLE001  # the pool would swallow it
-            _log.error("failed", pool=self._name, exc_info=error)
+            _log.error("item not handled", pool=self._name, exc_info=error)
         finally:
             self._slots.release()

@@ -1,4 +1,4 @@
-"""The thread that every process runs its periodic tasks in: reaping, sweeping, heartbeats, watchdogs."""
+"""The thread in which a process runs its periodic tasks: reaping, sweeping, heartbeats, watchdogs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The append-only files of the embedded Redis: made readable before it starts, and synced while it runs."""
+"""The append-only file (AOF) of the embedded Redis: repaired before it starts, and synced while it runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _log = structlog.get_logger(__name__)
 
 
 class AofSyncThread:
-    """Syncs what a Redis writes once a second, in a thread, so that Redis need not.
+    """Syncs the append-only file of Redis to the disk once a second, in a thread, in place of Redis itself.
 
     Redis' own `appendfsync everysec` holds a write back while a sync is under way, for up to two seconds, and answers
     all the same (`flushAppendOnlyFile` in its aof.c): killed then, it has lost what it has accepted. With
@@ -26,7 +26,7 @@ class AofSyncThread:
     """
 
     def __init__(self, folder: Path) -> None:
-        """`folder`: the data folder of Redis."""
+        """Watch `folder`, the data folder of Redis."""
         self._folder = folder
         self._thread = BackgroundThread("aof sync", self._sync, pause=lambda: _INTERVAL_SECONDS)
 
@@ -34,7 +34,7 @@ class AofSyncThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, and sync once more."""
+        """End the thread, and sync a last time."""
         self._thread.close()
         self._sync()
 
@@ -42,22 +42,22 @@ class AofSyncThread:
         try:
             sync(self._folder)
         except OSError as error:
-            _log.error("redis' append-only file could not be synced", folder=str(self._folder), error=str(error))
+            _log.error("append-only file of redis not synced", folder=str(self._folder), error=str(error))
 
 
 def sync(folder: Path) -> None:
-    """Have on the disk for good what Redis has written. What else it keeps it syncs itself. Raises OSError."""
+    """Sync the incremental append-only files to the disk; Redis syncs its other files. Raises OSError."""
     for file in _files(folder, "*.incr.aof"):
-        # Redis removes an old one at any moment.
+        # Redis may remove an old one at any moment.
         with suppress(FileNotFoundError):
             _sync_file(file)
 
 
 def truncate_trailing_zeros(folder: Path) -> None:
-    """Take the zeros off the end of the append-only files, with which Redis would not start.
+    """Truncate zeros at the end of the append-only files, with which Redis would not start.
 
-    Some file systems leave them after a power cut, where bytes were to be that had not been written yet. No command
-    ends so. One that is cut off now Redis leaves out by itself.
+    Some file systems leave zeros after a power cut, in place of bytes that were not written yet. No command ends with
+    one. A command that is cut off then, Redis drops by itself.
     """
     for file in _files(folder, "*.aof"):
         _truncate_zeros(file)

@@ -1,4 +1,4 @@
-"""Starts a program that dies with its parent: `python -m farm.process.child PARENT PROGRAM ARGUMENT…`.
+"""Runs a program that dies with its parent: `python -m farm.process.child PARENT PROGRAM ARGUMENT…`.
 
 So nothing of the farm outlives a `kill -9` of `farm up`, the Redis server included.
 """
@@ -10,21 +10,21 @@ import os
 import signal
 import sys
 
-# Exit statuses of a child that ends by itself. The supervisor starts another, but for the last.
-#: What it does makes no progress any more.
+# Exit statuses of a child that ends by itself. The supervisor restarts it, except after the last one.
+#: A watchdog saw no progress.
 EXIT_HUNG = 70
-#: It failed again and again, or its device is lost.
+#: Too many failures in a row, or the device is lost.
 EXIT_FAULTY = 71
-#: No wake-up reaches it any more.
+#: Wake-ups no longer arrive.
 EXIT_NO_WAKEUPS = 75
-#: What only a person can mend; it is not tried again.
+#: A configuration error, which only a person can fix.
 EXIT_CONFIG = 78
 #: From linux/prctl.h.
 _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies, or leave now if it is dead already."""
+    """Have the kernel kill this process when its parent dies; exit at once if the parent is dead already."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -32,7 +32,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def command(*program: str) -> list[str]:
-    """The command line that starts `program` as a child which dies with the calling process."""
+    """Return the command line that runs `program` as a child which dies with the calling process."""
     return [sys.executable, "-m", "farm.process.child", str(os.getpid()), *program]
 
 

@@ -1,4 +1,4 @@
-"""The data folder of a farm: made on first use, and held by one `farm up` at a time."""
+"""The data folder of a farm: created on first use, and locked by one `farm up` at a time."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from farm.domain.errors import ConfigurationError
 
 
 class DataDir:
-    """Holds the folder through a file lock, which the kernel lets go when its holder dies, however it dies."""
+    """A data folder with a file lock, which the kernel releases when its holder dies, however it dies."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
         self._descriptor: int | None = None
 
-    def take(self) -> None:
-        """Make the folder and hold it. Raises ConfigurationError with the pid of whoever holds it."""
+    def acquire(self) -> None:
+        """Create the folder and lock it. Raises ConfigurationError, with the pid of the process that holds the lock."""
         if not self.try_acquire():
             holder = self._lock_file.read_text().strip()
             raise ConfigurationError(f"A farm already runs on {self.path} (pid {holder}); stop it, or use --data-dir")
 
     def try_acquire(self) -> bool:
-        """Hold the folder unless another process does."""
+        """Lock the folder, and return True, unless another process has locked it."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -41,7 +41,7 @@ class DataDir:
         return True
 
     def holder(self) -> str | None:
-        """The pid of whoever holds the folder, or None. Looks only: it makes no folder and keeps no lock."""
+        """Return the pid of the process that has locked the folder, or None. Creates no folder and keeps no lock."""
         with suppress(FileNotFoundError, NotADirectoryError), self._lock_file.open() as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

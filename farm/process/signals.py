@@ -9,20 +9,20 @@ from types import FrameType
 
 
 class StopSignals:
-    """Lets the main thread wait until the process is asked to stop.
+    """Signals that ask the process to stop, for its main thread to wait for.
 
     The handler only puts the signal into a queue, which is safe whatever it interrupts; setting an event is not where
     the same thread waits for that event.
     """
 
     def __init__(self, *numbers: signal.Signals) -> None:
-        """Handle the signals `numbers` from now on. Called in the main thread."""
+        """Handle the signals `numbers` from now on. Call it in the main thread."""
         self._received: queue.SimpleQueue[int] = queue.SimpleQueue()
         for number in numbers:
             signal.signal(number, lambda received, _frame: self._received.put(received))
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait for a signal, for ever or for so long. Return True if one came."""
+        """Wait up to `seconds` for a signal (None: for ever), and return True if one came."""
         try:
             self._received.get(timeout=seconds)
         except queue.Empty:

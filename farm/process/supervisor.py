@@ -14,19 +14,19 @@ from farm.process.child import EXIT_CONFIG, EXIT_FAULTY, command
 from farm.process.embedded_redis import EmbeddedRedis
 from farm.process.signals import StopSignals
 
-#: Seconds before a dead child is started again: doubled each time, and forgotten after a minute of life.
+#: Restart backoff in seconds: doubled with each restart, and reset after a minute of running.
 _FIRST_DELAY = 0.5
 _LONGEST_DELAY = 30.0
 _STABLE_SECONDS = 60.0
 _POLL_SECONDS = 0.1
-#: How long the API may take to end its answers, in seconds.
+#: Grace period of the API for the requests under way, in seconds.
 API_GRACE_SECONDS = 10.0
 
 _log = structlog.get_logger(__name__)
 
 
 class Child:
-    """One process of the farm, started again when it dies."""
+    """One process of the farm, restarted when it dies."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Child:
         grace_seconds: float,
         was_drained: Callable[[int], bool] = lambda _pid: False,
     ) -> None:
-        """`was_drained`: whether the process of this id, which has left in order, was told to, and stays away."""
+        """Supervise `program`. `was_drained` says of a pid that exited with 0 whether an operator drained it."""
         self.name = name
         self._program = program
         self._grace = grace_seconds
@@ -48,12 +48,13 @@ class Child:
         self._start_at = 0.0
 
     def start(self) -> None:
-        # A session of its own: a Ctrl-C in the terminal is for `farm up` alone, which stops the others in order.
+        """Start the process."""
+        # A session of its own: Ctrl-C in the terminal is for `farm up` alone, which stops its children in order.
         self._process = subprocess.Popen(command(*self._program), stdin=subprocess.DEVNULL, start_new_session=True)
         self._started = clock.monotonic()
 
     def check(self) -> None:
-        """Start a dead process again when its time has come; raise ConfigurationError where that is useless."""
+        """Restart a dead process once its backoff is over. Raises ConfigurationError if a restart would not help."""
         if self._process is None:
             if clock.monotonic() >= self._start_at and not self._stopped_for_good:
                 self.start()
@@ -62,7 +63,7 @@ class Child:
         if status is None:
             return
         if status == 0 and self._was_drained(self._process.pid):
-            _log.info("child was told to leave, and stays away", child=self.name)
+            _log.info("child was drained and is not restarted", child=self.name)
             self._stopped_for_good, self._process = True, None
             return
         if status == EXIT_CONFIG:
@@ -70,11 +71,12 @@ class Child:
         self._schedule_restart(status)
 
     def terminate(self) -> None:
+        """Send SIGTERM."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
     def wait(self) -> None:
-        """Wait for the end, and force it when the grace period is over."""
+        """Wait for the process to exit, and kill it when the grace period is over."""
         if self._process is None:
             return
         try:
@@ -85,7 +87,7 @@ class Child:
             self._process.wait()
 
     def _schedule_restart(self, status: int) -> None:
-        # A life that ended in failures only was none, however long: it would cost jobs their attempts again at once.
+        # A faulty worker keeps its backoff however long it ran: it would cost jobs their attempts again at once.
         if status != EXIT_FAULTY and clock.monotonic() - self._started > _STABLE_SECONDS:
             self._restart_delay = _FIRST_DELAY
         _log.warning("child died", child=self.name, status=status, restart_in_seconds=self._restart_delay)
@@ -95,7 +97,7 @@ class Child:
 
 
 class Supervisor:
-    """Runs Redis (where it is embedded), the API and the workers until SIGINT or SIGTERM."""
+    """Runs the embedded Redis, if any, the API and the workers until SIGINT or SIGTERM."""
 
     def __init__(self, redis: EmbeddedRedis | None, *, api: Child, workers: list[Child]) -> None:
         self._redis = redis
@@ -103,7 +105,7 @@ class Supervisor:
         self._workers = workers
 
     def run(self, is_ready: Callable[[], bool], on_ready: Callable[[], None]) -> None:
-        """Start everything; call `on_ready` once when `is_ready`; return when everything has stopped."""
+        """Start everything, call `on_ready` once `is_ready` returns True, and return when everything has stopped."""
         stop_signals = StopSignals(signal.SIGINT, signal.SIGTERM)
         try:
             self._start()
@@ -130,7 +132,7 @@ class Supervisor:
             child.check()
 
     def _stop(self) -> None:
-        """Workers and API together, Redis last: what is handed back must still be recorded."""
+        """Stop workers and API together, and Redis last: draining workers still write to it."""
         for child in (self._api, *self._workers):
             child.terminate()
         for child in (self._api, *self._workers):

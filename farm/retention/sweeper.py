@@ -1,4 +1,4 @@
-"""The sweeper: removes images and records whose time is over, and images that are nobody's."""
+"""The sweeper: removes expired images and records, and orphaned images."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from farm.jobstore.store import JobStore
 from farm.retention.sweep_state import SweepState
 from farm.storage.storage import UNKNOWN_FARM, Entry, Storage, StorageKey, mark_of, parse_key
 
-#: An image younger than this is left alone, in seconds: its attempt may still be under way.
+#: Younger images are left alone, in seconds: their attempt may still be in progress.
 SAFE_SECONDS = 3600.0
-#: Seconds between two pages of the look through everything that is stored.
+#: Seconds between two pages of the sweep through the whole storage.
 PAGE_SECONDS = 60.0
-#: What mends a storage that bears the marks of several farms.
+#: How to repair a storage with the marks of several farms.
 REMEDY = (
     "give each farm a bucket, a prefix or a folder of its own; where this farm is the only one, though, remove the "
     "other marks, and it will remove the images that it does not know"
 )
-#: Failures in a row after which a storage counts as down; the rest waits for another round.
+#: Failures in a row after which the storage counts as down; the rest waits for another round.
 _MAX_FAILURES_IN_A_ROW = 3
 
 _log = structlog.get_logger(__name__)
 
 
 class Sweeper:
-    """Any process may sweep: expired jobs are shared out among them, and one at a time looks for what is nobody's.
+    """Removes what is expired, in any process, and orphans, in one process at a time.
 
-    An image that this farm does not know may be another farm's, which has the same bucket by mistake, or its own, if
-    its Redis lost what it knew. So every farm marks its storage with its id, which lies in its Redis, and removes what
-    is nobody's only where its mark is the only one. Whoever marks a storage first, and meets images there that it
-    does not know, leaves a mark for their farm too.
+    An image of an unknown job may belong to another farm that uses the same bucket by mistake, or to this farm, if its
+    Redis lost the record. So every farm marks its storage with its id, which is kept in its Redis, and removes orphans
+    only where its mark is the only one. A farm that is the first to mark a storage, and finds images of unknown jobs
+    there, leaves a mark for their farm too.
     """
 
     def __init__(self, store: JobStore, *, storage: Storage, sweep_state: SweepState) -> None:
@@ -43,14 +43,14 @@ class Sweeper:
         self._sweep_state = sweep_state
 
     def run_once(self) -> None:
-        """One round, for a thread that makes one now and then."""
+        """Sweep what is expired, and the next page of the storage if it is due: a periodic task."""
         self._delete_expired()
         cursor = self._sweep_state.acquire(PAGE_SECONDS)
         if cursor is not None:
             self._sweep_state.save_cursor(self._sweep_page(cursor, alone=self._is_alone(), older_than=SAFE_SECONDS))
 
     def sweep(self, *, older_than: float = SAFE_SECONDS) -> None:
-        """Everything at once."""
+        """Sweep what is expired and the whole storage."""
         self._delete_expired()
         alone = self._is_alone()
         cursor = self._sweep_page("", alone=alone, older_than=older_than)
@@ -67,7 +67,7 @@ class Sweeper:
         self._store.forget(job_id)
 
     def _is_alone(self) -> bool:
-        """Whether the storage bears this farm's mark and no other. Where its own is missing, it is left now."""
+        """Return True if the storage has this farm's mark and no other. A missing mark of this farm is added."""
         farm_id, marks = self._sweep_state.farm_id(), self._storage.marks()
         if farm_id not in marks:
             if not marks and self._has_unknown_images():
@@ -76,14 +76,14 @@ class Sweeper:
             marks = self._storage.marks()
         if others := marks - {farm_id}:
             _log.warning(
-                "images that are nobody's are not removed: the storage bears marks of other farms",
+                "orphaned images are kept: the storage has marks of other farms",
                 marks=sorted(map(mark_of, others)),
                 remedy=REMEDY,
             )
         return marks == {farm_id}
 
     def _has_unknown_images(self) -> bool:
-        """Whether any image is there, young ones included, of a job that this farm does not know."""
+        """Return True if there is any image, young ones included, of a job that this farm does not know."""
         page = self._storage.page("")
         while not self._unknown_jobs(page.entries):
             if not page.cursor:
@@ -96,15 +96,15 @@ class Sweeper:
         return ids - self._store.records(ids).keys()
 
     def _sweep_page(self, cursor: str, *, alone: bool, older_than: float) -> str:
-        """Remove old uploads on the next page and, if no other farm's can be there, what is nobody's; how far it got.
+        """Remove expired uploads on the next page, and orphans if this farm is alone. Return the next cursor.
 
-        An upload's name tells when its time is over, whosever it is.
+        An upload's name tells when it expires, so uploads are removed for any farm.
         """
         page = self._storage.page(cursor)
         self._remove_each([found.name for found in page.entries if _is_expired(found.name)], self._storage.remove)
         orphans = self._orphans([found for found in page.entries if found.age_seconds > older_than]) if alone else []
         if orphans:
-            _log.info("images that are nobody's are removed", count=len(orphans))
+            _log.info("orphaned images removed", count=len(orphans))
         self._remove_each(orphans, self._storage.remove)
         return page.cursor
 
@@ -118,7 +118,7 @@ class Sweeper:
         ]
 
     def _remove_each(self, names: Iterable[str], remove: Callable[[str], None]) -> bool:
-        """Remove one after the other; what cannot be removed comes again. False: the storage seems to be down."""
+        """Call `remove` for each name; a failed one comes again. Return False if the storage seems to be down."""
         failures = 0
         for name in names:
             try:
@@ -133,13 +133,13 @@ class Sweeper:
 
 
 def _is_expired(key: str) -> bool:
-    """Whether this is an upload whose time has been over for so long that no accepted job can still ask for it."""
+    """Return True for an upload that expired so long ago that no accepted job can still need it."""
     name = parse_key(key)
     return name is not None and name.is_expired(clock.now_us() - round(SAFE_SECONDS * 1e6))
 
 
 def is_wanted(key: str, name: StorageKey, job: Job | None) -> bool:
-    """Whether an image is, or may become, part of its job's result, or is one that it begins from."""
+    """Return True if an image is, or may become, part of its job's result, or is an input of it."""
     if job is None:
         return False
     if name.fence is None:

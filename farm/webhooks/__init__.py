@@ -1,1 +1,1 @@
-"""Calling back: what is said, how it is signed, when it is tried again."""
+"""Webhooks: their bodies, signatures, deliveries and retries."""

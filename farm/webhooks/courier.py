@@ -1,4 +1,4 @@
-"""The courier: takes deliveries that are due, posts each, and records what came of it."""
+"""The courier: claims deliveries that are due, posts each, and records the outcome."""
 
 from __future__ import annotations
 
@@ -21,27 +21,26 @@ from farm.webhooks.message import Message
 from farm.webhooks.secrets import Secrets
 from farm.webhooks.store import DeliveryStore
 
-#: Posts at a time, over all receivers.
+#: Concurrent posts of one courier, over all receivers.
 MAX_CONCURRENT_POSTS = 64
-#: How long a courier may take for one try before another one may have it, in seconds. A post takes less.
+#: Lease of a delivery in seconds, after which another courier may claim it. A post takes less.
 LEASE_SECONDS = 60.0
-#: A pause is up to this much longer than its schedule says, so that many do not come back together.
+#: A pause is up to this fraction longer than its schedule says, so that many retries spread out.
 JITTER = 0.2
 #: Longest pause that a receiver may ask for, in seconds.
 MAX_RETRY_AFTER = 3600.0
-#: The receiver is there no more.
+#: The receiver is gone for good.
 _GONE = 410
-#: So much of an answer is kept, in characters.
+#: Characters of a response that are kept.
 _KEPT_CHARACTERS = 512
-#: How long a job store that does not answer is asked for a delivery, or told what came of one, in seconds: for less
-#: than its lease.
+#: How long a call to a job store that does not answer is retried, in seconds: for less than the lease.
 _STORE_SECONDS = 30.0
 
 _log = structlog.get_logger(__name__)
 
 
 class Courier:
-    """Delivers as long as something is due. One slow receiver holds up no other's deliveries."""
+    """Delivers what is due. One slow receiver does not delay deliveries to another receiver."""
 
     def __init__(
         self,
@@ -62,19 +61,19 @@ class Courier:
         self._pool = LeasedPool("post", MAX_CONCURRENT_POSTS, take=self._take, handle=self._attempt)
 
     def work(self) -> None:
-        """Hand out what is due until nothing more is, or everybody is under way."""
+        """Start deliveries until none is due or all threads are busy."""
         self._pool.work()
 
     def drain(self) -> None:
-        """Take nothing more. Safe in a signal handler."""
+        """Start no more deliveries. Safe in a signal handler."""
         self._pool.drain()
 
     def close(self) -> None:
-        """Wait for what is under way."""
+        """Drain, and wait for the deliveries in progress."""
         self._pool.close()
 
     def _take(self) -> Due | None:
-        """What is given and not heard of would keep its receiver waiting: it is asked for until it is known."""
+        """Claim a delivery, with one nonce for all retries: a claim whose answer is lost would hold up its receiver."""
         nonce = uuid.uuid4().hex
         retry = retrying(StoreUnavailable, max_seconds=_STORE_SECONDS, stop_event=self._pool.draining)
         found = retry(self._deliveries.claim, 1, lease_seconds=LEASE_SECONDS, nonce=nonce)
@@ -91,8 +90,8 @@ class Courier:
             webhook_body = self._message(due, job)
             reply = self._outbound.post(webhook_body.url, webhook_body.body, headers=_headers(webhook_body))
         except (StoreUnavailable, StoreFull):
-            raise  # its lease brings it back: this says nothing of the receiver, nor of the letter
-        except Exception as error:  # noqa: BLE001  # whatever it is, it stands on record and comes to an end
+            raise  # its lease brings it back: this says nothing about the receiver or the message
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is recorded, and the delivery ends
             attempt = Attempt(at_us, _since(began), error=_error_text(error))
             outcome, pause = _outcome_of_error(error, due, schedule)
         else:
@@ -101,16 +100,16 @@ class Courier:
             )
             outcome, pause = _outcome(reply, due, schedule)
         self._record(due, outcome, attempt, pause_seconds=pause)
-        _log.info("webhook tried", delivery=due.id, status=attempt.status, error=attempt.error, outcome=outcome)
+        _log.info("webhook attempted", delivery=due.id, status=attempt.status, error=attempt.error, outcome=outcome)
 
     def _message(self, due: Due, job: Job | None) -> Message:
-        """What to send: of a job, or, where there is none, to try a receiver."""
+        """Return the message about a job, or, if there is none, the test message for a receiver."""
         if job is None:
             return message.test(due, secrets=self._secrets)
         return message.for_job(job, due, links=self._links(), secrets=self._secrets)
 
     def _record(self, due: Due, outcome: Outcome, attempt: Attempt | None = None, *, pause_seconds: float = 0) -> None:
-        """Record what came of a try; a job store that is away for a moment costs no second one."""
+        """Record an outcome, with retries: a job store that is away for a moment causes no second post."""
         retry = retrying((StoreUnavailable, StoreFull), max_seconds=_STORE_SECONDS)
         retry(self._deliveries.finish, due, outcome, attempt, pause_seconds=pause_seconds)
 
@@ -124,37 +123,37 @@ def _since(began: float) -> float:
 
 
 def _outcome(reply: Reply, due: Due, schedule: Sequence[float]) -> tuple[Outcome, float]:
-    """2xx is taken; 3xx and 410 end it; everything else is tried again."""
+    """Return the outcome of a response: 2xx delivers, 3xx and 410 fail, everything else is retried."""
     if 200 <= reply.status < 300:
         return Outcome.DELIVERED, 0
     if 300 <= reply.status < 400 or reply.status == _GONE:
         return Outcome.FAILED, 0
-    return _retry(due, schedule, at_least=_retry_after(reply))
+    return _retry(due, schedule, min_pause=_retry_after(reply))
 
 
 def _error_text(error: Exception) -> str:
-    """What the record says of a try that got no answer. The farm's own faults are for its log."""
+    """Return what the record says of an attempt without a response. Faults of the farm itself go to the log only."""
     if isinstance(error, FarmError):
         return str(error)
-    _log.error("webhook could not be sent", exc_info=error)
+    _log.error("webhook not sent", exc_info=error)
     return str(FarmError())
 
 
 def _outcome_of_error(error: Exception, due: Due, schedule: Sequence[float]) -> tuple[Outcome, float]:
-    # A name that leads to a forbidden address today is not asked again: it may be an attack, and is no receiver.
+    # A name that resolves to a forbidden address is not retried: it may be an attack.
     if isinstance(error, ForbiddenAddress):
         return Outcome.FAILED, 0
-    return _retry(due, schedule, at_least=0)
+    return _retry(due, schedule, min_pause=0)
 
 
-def _retry(due: Due, schedule: Sequence[float], *, at_least: float) -> tuple[Outcome, float]:
+def _retry(due: Due, schedule: Sequence[float], *, min_pause: float) -> tuple[Outcome, float]:
     if due.attempts_made >= len(schedule):
         return Outcome.FAILED, 0
     pause = jittered(schedule[due.attempts_made], 1, 1 + JITTER)
-    return Outcome.WAITING, max(pause, at_least)
+    return Outcome.WAITING, max(pause, min_pause)
 
 
 def _retry_after(reply: Reply) -> float:
-    """Seconds that the receiver asks for (RFC 9110, section 10.2.3; its form as a date is not read)."""
+    """Return the seconds of Retry-After (RFC 9110, section 10.2.3), or 0.0; its form as a date is not read."""
     text = reply.headers.get("retry-after", "")
     return min(float(text), MAX_RETRY_AFTER) if text.isascii() and text.isdigit() else 0.0

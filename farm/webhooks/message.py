@@ -1,4 +1,4 @@
-"""What a webhook is told: the body by the dialect in which the job was asked for, freshly signed for each try."""
+"""Webhook messages: the body in the dialect of the job, signed anew for each attempt."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ class Message:
 
 
 def is_stale(due: Due, job: Job) -> bool:
-    """Whether a later state has made this news useless. The end of a job always is worth telling."""
+    """Return True if a later state has made this event useless. The end of a job is always delivered."""
     if due.is_manual or State(due.event).is_terminal:
         return False
     return job.state.is_terminal or (due.attempts_made > 0 and job.sequence > due.sequence)
 
 
 def for_job(job: Job, due: Due, *, links: Links, secrets: Secrets) -> Message:
-    """What `due` tells of `job`, in its dialect."""
+    """Return the message of the delivery `due` about `job`, in its dialect."""
     assert job.webhook is not None, "a delivery of a job has a webhook"
     return Message(job.webhook.url, *_signed_body(job, due, links, secrets))
 
 
 def test(due: Due, *, secrets: Secrets) -> Message:
-    """What a caller sends to try a receiver."""
+    """Return the message with which a caller tests a receiver."""
     body = _encoded(native.test_event(due))
     return Message(due.url, _standard(due, body, secrets), body)
 

@@ -1,4 +1,4 @@
-"""What signs webhooks: a secret for each caller, and one ED25519 key for all of fal's. Made once, kept in Redis."""
+"""Signing secrets of webhooks: one per caller, and one ED25519 key for fal's. Created once, kept in Redis."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from farm.webhooks import signing
 
 
 class Secrets:
-    """Every replica sees the same ones."""
+    """The secrets, the same for every replica."""
 
     def __init__(self, client: redis.Redis, *, signing_key: str | None) -> None:
         self._redis = client
         self._configured_key = signing.read_key(signing_key) if signing_key else None
 
     def of(self, caller: str) -> str:
-        """The caller's secret, `whsec_…`."""
+        """Return the caller's secret, `whsec_…`."""
         return self._get_or_create(redis_keys.webhook_secret(caller), signing.new_secret)
 
     def signing_key(self) -> Ed25519PrivateKey:

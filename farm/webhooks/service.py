@@ -1,4 +1,4 @@
-"""What callers may do with their deliveries: look, have one repeated, try a receiver, ask for their secret."""
+"""Webhook operations of callers: list deliveries, redeliver one, test a receiver, read the signing secret."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from farm.webhooks.url_check import check
 
 
 class WebhookService:
-    """A caller sees its own deliveries; another's cannot be told from one that does not exist. An admin sees all."""
+    """Lets a caller see its own deliveries only, and an admin all. Any other delivery is answered as not found."""
 
     def __init__(self, deliveries: DeliveryStore, *, secrets: Secrets, outbound: SsrfSafeClient) -> None:
         self._deliveries = deliveries
@@ -23,18 +23,18 @@ class WebhookService:
         self._outbound = outbound
 
     def page(self, caller: Caller, *, before_us: int | None, count: int) -> list[Delivery]:
-        """The caller's deliveries, newest first."""
+        """Return a page of the caller's deliveries, newest first."""
         return self._deliveries.page(None if caller.is_admin else caller.id, before_us=before_us, count=count)
 
     def get(self, caller: Caller, delivery_id: str) -> Delivery:
-        """Raises NotFound."""
+        """Return one of the caller's deliveries. Raises NotFound."""
         delivery = self._deliveries.get(delivery_id)
         if delivery is None or not (caller.is_admin or delivery.caller == caller.id):
             raise NotFound(f"No delivery has the id '{delivery_id}'.")
         return delivery
 
     def redeliver(self, caller: Caller, delivery_id: str) -> Delivery:
-        """Have it tried again now, from the beginning of its schedule; the event keeps its id."""
+        """Attempt a delivery again now, from the beginning of its schedule. The event keeps its id."""
         self._deliveries.redeliver(self.get(caller, delivery_id).id)
         return self.get(caller, delivery_id)
 
@@ -46,5 +46,5 @@ class WebhookService:
         return self.get(caller, name)
 
     def secret(self, caller: Caller) -> str:
-        """What signs the caller's webhooks."""
+        """Return the secret that signs the caller's webhooks."""
         return self._secrets.of(caller.id)

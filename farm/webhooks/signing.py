@@ -1,4 +1,4 @@
-"""Signatures of webhooks, as each provider's receivers verify them. Headers from a key, a time and the body's bytes."""
+"""Webhook signatures as each provider's receivers verify them: headers made of a key, a time and the body. Pure."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ _SEED_BYTES = 32
 
 
 def new_secret() -> str:
-    """A new secret that sender and receiver share."""
+    """Return a new secret for sender and receiver to share."""
     return _PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def standard(secret: str, *, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """Standard Webhooks, version 1: the key is what the secret's text decodes to."""
+    """Return the headers of Standard Webhooks, version 1: the key is the decoded secret."""
     key = base64.b64decode(secret.removeprefix(_PREFIX))
     signature = base64.b64encode(_mac(key, message_id, timestamp, body).digest()).decode()
     return _headers(message_id, timestamp, f"v1,{signature}")
 
 
 def wavespeed(secret: str, *, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """WaveSpeed, version 3: the same headers, but the key is the secret's text itself, and the signature is in hex."""
+    """Return WaveSpeed's headers, version 3: the same, but the key is the secret's text, and the signature is hex."""
     key = secret.removeprefix(_PREFIX).encode()
     return _headers(message_id, timestamp, f"v3,{_mac(key, message_id, timestamp, body).hexdigest()}")
 
 
 def fal(key: Ed25519PrivateKey, *, request_id: str, user_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """fal: an ED25519 signature over four lines, the last of which is the body's SHA-256."""
+    """Return fal's headers: an ED25519 signature over four lines, the last of which is the SHA-256 of the body."""
     lines = [request_id, user_id, str(timestamp), hashlib.sha256(body).hexdigest()]
     return {
         "X-Fal-Webhook-Request-Id": request_id,
@@ -46,19 +46,19 @@ def fal(key: Ed25519PrivateKey, *, request_id: str, user_id: str, timestamp: int
 
 
 def jwks(key: Ed25519PrivateKey) -> SigningKeys:
-    """The public half of `key` as receivers fetch it."""
-    # RFC 8037 has no padding here, but fal's own sample fails without it, and other readers take both.
+    """Return the public half of `key` as the JWKS that receivers fetch."""
+    # RFC 8037 has no padding here, but fal's own sample fails without it, and other verifiers take both.
     x = base64.urlsafe_b64encode(key.public_key().public_bytes_raw()).decode()
     return {"keys": [{"kty": "OKP", "crv": "Ed25519", "x": x, "use": "sig", "alg": "EdDSA"}]}
 
 
 def new_key() -> str:
-    """A new ED25519 key as text: its seed in base64."""
+    """Return a new ED25519 key as text: its seed in base64."""
     return base64.b64encode(secrets.token_bytes(_SEED_BYTES)).decode()
 
 
 def read_key(text: str) -> Ed25519PrivateKey:
-    """The key that `text` holds. Raises ConfigurationError, which does not show the text."""
+    """Return the key that `text` holds. Raises ConfigurationError, which does not show the text."""
     try:
         return Ed25519PrivateKey.from_private_bytes(base64.b64decode(text, validate=True))
     except ValueError:

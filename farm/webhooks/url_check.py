@@ -1,4 +1,4 @@
-"""Whether a URL that a caller gives may be called."""
+"""The check of URLs that callers give."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def test_an_address_that_is_no_redis_shows_no_password(tmp_path: Path) -> None:
 
 def test_the_embedded_redis_is_dead_under_a_farm(tmp_path: Path) -> None:
     folder, server = DataDir(tmp_path / "data"), EmbeddedRedis(tmp_path / "data")
-    folder.take()
+    folder.acquire()
     server.start()
     assert server.process is not None
     server.process.kill()

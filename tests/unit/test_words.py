@@ -76,11 +76,7 @@ EXEMPT = {
 NOT_YET: tuple[str, ...] = (
     "api/connections",
     "api/http",
-    "farm/celery.py",
     "farm/jobstore",
-    "farm/process",
-    "farm/retention",
-    "farm/webhooks",
     "tests/bench",
     "tests/chaos",
     "tests/clients",
@@ -92,14 +88,7 @@ NOT_YET: tuple[str, ...] = (
     "tests/process",
     "tests/service",
     "tests/unit",
-    "workers/celery_worker.py",
-    "workers/enhancer.py",
-    "workers/health.py",
-    "workers/lease.py",
     "workers/pipelines",
-    "workers/preparing.py",
-    "workers/publish.py",
-    "workers/wakeup_watchdog.py",
 )
 
 _KEPT = re.compile("|".join(KEPT), re.IGNORECASE)
