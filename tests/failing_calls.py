@@ -31,7 +31,7 @@ class Ill(StrEnum):
     ANSWER_LOST = "answer lost"
 
 
-class Fate:
+class FailingCalls:
     """Counts the calls of a process to the world, and strikes one of them. Thread-safe."""
 
     def __init__(self) -> None:
@@ -77,20 +77,22 @@ class Fate:
 
 
 class MortalClient(Client):
-    """A client of Redis at the mercy of `fate`: the library's own retry has been made already when a call is lost."""
+    """A client of Redis at the mercy of `FailingCalls`: the library has already retried when a call is lost."""
 
-    def __init__(self, fate: Fate, client: redis.Redis) -> None:
+    def __init__(self, failing_calls: FailingCalls, client: redis.Redis) -> None:
         super().__init__(connection_pool=client.connection_pool)
-        self._fate = fate
+        self._failing_calls = failing_calls
 
     def execute_command(self, *command: Any, **options: Any) -> Any:
         name = _SCRIPTS.get(command[1], "script") if command[0] == "EVALSHA" else str(command[0])
-        return self._fate.call(name, lambda: super(MortalClient, self).execute_command(*command, **options), _no_answer)
+        return self._failing_calls.call(
+            name, lambda: super(MortalClient, self).execute_command(*command, **options), _no_answer
+        )
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Any:
         pipeline = super().pipeline(transaction, shard_hint)
         execute = pipeline.execute
-        pipeline.execute = lambda *given: self._fate.call("pipeline", lambda: execute(*given), _no_answer)  # type: ignore[method-assign]
+        pipeline.execute = lambda *given: self._failing_calls.call("pipeline", lambda: execute(*given), _no_answer)  # type: ignore[method-assign]
         return pipeline
 
 
@@ -99,15 +101,18 @@ def _no_answer() -> Exception:
 
 
 class Mortal:
-    """Stands before a storage, or what calls receivers: each of its calls is at the mercy of `fate`."""
+    """Stands before a storage, or what calls receivers: each of its calls is at the mercy of `failing_calls`."""
 
     def __init__(
-        self, fate: Fate, whole: Any, lost: Callable[[], Exception] = lambda: StorageUnavailable("Lost.")
+        self,
+        failing_calls: FailingCalls,
+        whole: Any,
+        lost: Callable[[], Exception] = lambda: StorageUnavailable("Lost."),
     ) -> None:
-        self._fate = fate
+        self._failing_calls = failing_calls
         self._whole = whole
         self._lost = lost
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._whole, name)
-        return lambda *given, **named: self._fate.call(name, lambda: method(*given, **named), self._lost)
+        return lambda *given, **named: self._failing_calls.call(name, lambda: method(*given, **named), self._lost)

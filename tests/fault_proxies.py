@@ -82,7 +82,7 @@ class FaultyWay:
         self._thread.join()
         self._loop.close()
 
-    def strike(self, fault: Fault, *methods: str, times: int = 1_000_000, share: float = 1.0) -> None:
+    def inject(self, fault: Fault, *methods: str, times: int = 1_000_000, share: float = 1.0) -> None:
         """Let the next so many requests of these methods (of any, if none is named), or a share, meet with `fault`."""
         self._rules.append(_Rule(fault, frozenset(methods), times, share))
 

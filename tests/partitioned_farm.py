@@ -204,10 +204,10 @@ def judge(farm: SpreadFarm, receiver: Receiver, accepted: list[str]) -> None:
     assert ends == Counter(accepted)
     failed = why_failed(farm, accepted)
     assert not failed, failed
-    wait_for(lambda: set(accepted) <= told(receiver), seconds=90, what="a call to the webhook for every end")
+    wait_for(lambda: set(accepted) <= result(receiver), seconds=90, what="a call to the webhook for every end")
 
 
-def told(receiver: Receiver) -> set[str]:
+def result(receiver: Receiver) -> set[str]:
     return {came.json["data"]["id"] for came in list(receiver.received)}
 
 

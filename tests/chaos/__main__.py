@@ -28,9 +28,9 @@ def main() -> None:
         folder = options.folder or Path(temporary)
         (folder / "s3").mkdir(parents=True)
         with running_s3(folder / "s3") as s3:
-            evidence = run(plan, folder, s3, say=lambda line: print(line, flush=True))
-        found = findings(evidence)
-        print_table(evidence, found, seed=options.seed)
+            observations = run(plan, folder, s3, say=lambda line: print(line, flush=True))
+        found = findings(observations)
+        print_table(observations, found, seed=options.seed)
     sys.exit(1 if found else 0)
 
 

@@ -113,11 +113,11 @@ class FalQueue:
         return Call("GET", f"/fal/queue/fal-ai/flux/requests/{job}/status")
 
     def seen(self, ask: Ask, job: str, answer: Answer) -> Told | Call | None:
-        told = _json(answer)
-        if "status" in told and answer.status in (200, 202):
-            if told["status"] == "COMPLETED":
+        result = _json(answer)
+        if "status" in result and answer.status in (200, 202):
+            if result["status"] == "COMPLETED":
                 return Call("GET", f"/fal/queue/fal-ai/flux/requests/{job}")
-            return Told(job, _FAL_STATES[told["status"]])
+            return Told(job, _FAL_STATES[result["status"]])
         return fal_outcome(job, answer)
 
     def cancel(self, job: str) -> Call:
@@ -239,10 +239,10 @@ def native_view(view: Mapping[str, Any]) -> Told:
 
 def fal_outcome(job: str, answer: Answer) -> Told | None:
     """A result of fal's: images, or why there are none."""
-    told = _json(answer)
-    if answer.status == 200 and "images" in told:
-        return Told(job, "completed", tuple(image["url"] for image in told["images"]), told["prompt"])
-    if told.get("error_type") in _FAL_ENDS:
+    result = _json(answer)
+    if answer.status == 200 and "images" in result:
+        return Told(job, "completed", tuple(image["url"] for image in result["images"]), result["prompt"])
+    if result.get("error_type") in _FAL_ENDS:
         return Told(job, "failed")
     return _not_seen(job, answer)
 
@@ -287,10 +287,10 @@ def _key(ask: Ask) -> dict[str, str]:
 
 def _json(answer: Answer) -> dict[str, Any]:
     try:
-        told = answer.json
+        result = answer.json
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return result if isinstance(result, dict) else {}
 
 
 def _not_seen(job: str, answer: Answer) -> Told | None:

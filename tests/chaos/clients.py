@@ -17,7 +17,7 @@ import urllib3
 from tests.chaos.callers import WAYS, Call, Told, Way, content_of, native_view, source_of
 from tests.chaos.pixels import is_right
 from tests.chaos.receivers import Receivers
-from tests.chaos.records import Acceptance, Cancel, Deletion, Evidence, Fetch, Oddity, Overheard, Sight
+from tests.chaos.records import Acceptance, Cancel, Deletion, Fetch, Observations, Oddity, Overheard, Sight
 from tests.chaos.requests import CALLERS, Ask
 from tests.farms import Answer
 
@@ -40,9 +40,15 @@ class Office:
     """What all callers have in common: the farm's addresses and keys, the clock of the run, and the log."""
 
     def __init__(
-        self, urls: Sequence[str], keys: Mapping[str, str], evidence: Evidence, receivers: Receivers, *, seconds: float
+        self,
+        urls: Sequence[str],
+        keys: Mapping[str, str],
+        observations: Observations,
+        receivers: Receivers,
+        *,
+        seconds: float,
     ) -> None:
-        self.evidence = evidence
+        self.observations = observations
         self.receivers = receivers
         #: How long one caller goes on with one ask, in seconds.
         self.seconds = seconds
@@ -75,7 +81,7 @@ class Client:
 
     def __init__(self, office: Office, ask: Ask) -> None:
         self._office = office
-        self._log = office.evidence
+        self._log = office.observations
         self._ask = ask
         self._way: Way = WAYS[ask.way]
         self._dice = random.Random(f"client {ask.prompt}")
@@ -92,15 +98,15 @@ class Client:
         if ask.hang_up_after is not None:
             self._hang_up(call, ask.hang_up_after)
             return
-        told = self._submit(call)
+        result = self._submit(call)
         if ask.resends:
             self._submit(call)
             self._refuse_another(call)
-        told = self._follow(told)
-        if told.state == "completed":
-            self._fetch_all(told)
-        if ask.deletes and told.has_ended:
-            self._delete(told.job)
+        result = self._follow(result)
+        if result.state == "completed":
+            self._fetch_all(result)
+        if ask.deletes and result.has_ended:
+            self._delete(result.job)
 
     def _hook(self) -> str:
         return self._office.receivers.address(self._ask.caller, self._ask.number) if self._ask.webhook else ""
@@ -128,11 +134,11 @@ class Client:
             except NoAnswer:
                 time.sleep(pause)
                 continue
-            told = self._way.submitted(self._ask, answer)
-            if told is not None:
-                self._log.accepted.append(Acceptance(self._ask.number, told.job, time.time()))
-                self._see(told)
-                return told
+            result = self._way.submitted(self._ask, answer)
+            if result is not None:
+                self._log.accepted.append(Acceptance(self._ask.number, result.job, time.time()))
+                self._see(result)
+                return result
             self._complain_unless_passing(call, answer)
             time.sleep(pause)
         raise TimeoutError
@@ -148,25 +154,25 @@ class Client:
     def _hang_up(self, call: Call, seconds: float) -> None:
         with suppress(NoAnswer):
             answer = self._send(call, seconds=seconds)
-            if told := self._way.submitted(self._ask, answer):
-                self._log.accepted.append(Acceptance(self._ask.number, told.job, time.time()))
-                self._see(told)
+            if result := self._way.submitted(self._ask, answer):
+                self._log.accepted.append(Acceptance(self._ask.number, result.job, time.time()))
+                self._see(result)
 
     # Watching
 
-    def _follow(self, told: Told) -> Told:
+    def _follow(self, result: Told) -> Told:
         """The job's end. On the way it is cancelled, where that is wanted."""
         cancel_at = None if self._ask.cancel_after is None else time.monotonic() + self._ask.cancel_after
         if self._ask.way == "native events" and cancel_at is None:
-            self._watch(told.job)
+            self._watch(result.job)
         for pause in self._pauses(_LOOK_PAUSES):
-            if told.has_ended:
-                return told
+            if result.has_ended:
+                return result
             if cancel_at is not None and time.monotonic() >= cancel_at:
-                self._cancel(told.job)
+                self._cancel(result.job)
                 cancel_at = None
-            told = self._look(told.job) or told
-            if not told.has_ended:
+            result = self._look(result.job) or result
+            if not result.has_ended:
                 time.sleep(pause)
         raise TimeoutError
 
@@ -178,18 +184,18 @@ class Client:
                 answer = self._send(call)
             except NoAnswer:
                 return None
-            said = self._way.seen(self._ask, job, answer)
-            if not isinstance(said, Call):
+            result = self._way.seen(self._ask, job, answer)
+            if not isinstance(result, Call):
                 break
-            call = said
-        if said is None:
+            call = result
+        if result is None:
             self._complain_unless_passing(call, answer)
-        if not isinstance(said, Told):
+        if not isinstance(result, Told):
             return None
-        self._see(said)
+        self._see(result)
         if self._dice.random() < _NOSY:
             self._pry(job)
-        return said
+        return result
 
     def _watch(self, job: str) -> None:
         """The job's states as its stream of events tells them, until that breaks."""
@@ -200,9 +206,9 @@ class Client:
                     if line.startswith("data: ") and '"id"' in line:
                         self._see(native_view(json.loads(line.removeprefix("data: "))))
 
-    def _see(self, told: Told) -> None:
-        names = tuple(url.rpartition("/")[2] for url in told.images if url.startswith("http"))
-        self._log.sights.append(Sight(told.job, time.time(), told.state, told.code, names, told.started))
+    def _see(self, result: Told) -> None:
+        names = tuple(url.rpartition("/")[2] for url in result.images if url.startswith("http"))
+        self._log.sights.append(Sight(result.job, time.time(), result.state, result.code, names, result.started))
 
     def _pry(self, job: str) -> None:
         """To another caller, the job is none."""
@@ -226,18 +232,18 @@ class Client:
             time.sleep(pause)
         raise TimeoutError
 
-    def _fetch_all(self, told: Told) -> None:
-        for number, image in enumerate(told.images):
+    def _fetch_all(self, result: Told) -> None:
+        for number, image in enumerate(result.images):
             content = content_of(image)
             if content is None:
                 answer = self._answer(Call("GET", _path(image)), good=(200, 404))
                 status, content = answer.status, answer.body
             else:
                 status = 200
-            right = status == 200 and is_right(self._ask, number, told.prompt, content)
-            self._log.fetches.append(Fetch(told.job, number, time.time(), status, right))
-        if not told.prompt.startswith(self._ask.prompt) or (told.prompt != self._ask.prompt) != self._ask.enhance:
-            self._odd("wrong prompt", f"{told.job} rendered {told.prompt!r}")
+            right = status == 200 and is_right(self._ask, number, result.prompt, content)
+            self._log.fetches.append(Fetch(result.job, number, time.time(), status, right))
+        if not result.prompt.startswith(self._ask.prompt) or (result.prompt != self._ask.prompt) != self._ask.enhance:
+            self._odd("wrong prompt", f"{result.job} rendered {result.prompt!r}")
 
     def _delete(self, job: str) -> None:
         answer = self._answer(Call("DELETE", f"/farm/v1/jobs/{job}"), good=(204, 404))
@@ -289,7 +295,7 @@ def serve_all(office: Office, asks: Iterator[Ask], *, clients: int, progress: An
                 ask = next(asks, None)
                 if ask is None:
                     return
-                office.evidence.asks[ask.number] = ask
+                office.observations.asks[ask.number] = ask
             Client(office, ask).work()
             progress()
 
@@ -325,7 +331,7 @@ def _listen(office: Office, caller: str, over: threading.Event) -> None:
                     return
                 if line.startswith("data: ") and '"id"' in line:
                     event = json.loads(line.removeprefix("data: "))
-                    office.evidence.overheard.append(Overheard(caller, event["id"], event["status"]))
+                    office.observations.overheard.append(Overheard(caller, event["id"], event["status"]))
 
 
 def _lines(stream: urllib3.BaseHTTPResponse) -> Iterator[str]:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import redis
 
 from farm.jobstore import redis_keys
-from tests.chaos.processes import Fleet, Member
+from tests.chaos.processes import FarmProcesses, Member
 from tests.chaos.receivers import Receivers
-from tests.chaos.records import Evidence, Strike
+from tests.chaos.records import Injection, Observations
 from tests.fault_proxies import Fault, FaultyWay, refusal
 
 #: Everything that is done, and how often, out of the sum of all.
@@ -66,7 +66,7 @@ class Schedule:
 WHOLE = Schedule(ALL, (1.0, 3.0))
 
 
-class Striker(threading.Thread):
+class FaultInjector(threading.Thread):
     """Strikes until it is told to stop, and mends then what would not mend itself."""
 
     def __init__(
@@ -74,18 +74,18 @@ class Striker(threading.Thread):
         schedule: Schedule,
         *,
         seed: int,
-        fleet: Fleet,
+        farm_processes: FarmProcesses,
         storage: FaultyWay | None,
         receivers: Receivers,
-        evidence: Evidence,
+        observations: Observations,
     ) -> None:
         super().__init__(name="striker", daemon=True)
         self._schedule = schedule
         self._dice = random.Random(f"strikes {seed}")
-        self._fleet = fleet
+        self._farm_processes = farm_processes
         self._storage = storage
         self._receivers = receivers
-        self._evidence = evidence
+        self._observations = observations
         self._later: list[tuple[float, Callable[[], None]]] = []
         self._stopping = threading.Event()
 
@@ -99,7 +99,7 @@ class Striker(threading.Thread):
         while not self._stopping.wait(_TICK_SECONDS):
             self._mend(time.monotonic())
             if time.monotonic() >= next_at and (not self._schedule.most or done < self._schedule.most):
-                done += self._strike()
+                done += self._inject()
                 next_at = time.monotonic() + self._pause()
         self._mend(float("inf"))
 
@@ -115,7 +115,7 @@ class Striker(threading.Thread):
     def _in(self, bounds: tuple[float, float], mend: Callable[[], None]) -> None:
         self._later.append((time.monotonic() + self._dice.uniform(*bounds), mend))
 
-    def _strike(self) -> bool:
+    def _inject(self) -> bool:
         """Whether anything was done."""
         kinds = self._schedule.kinds
         (kind,) = self._dice.choices(list(kinds), list(kinds.values()))
@@ -123,20 +123,24 @@ class Striker(threading.Thread):
         held: tuple[str, ...] = ()
         match whom:
             case "worker":
-                member = self._dice.choice(self._fleet.workers)
-                held = self._fleet.held_by(member)
+                member = self._dice.choice(self._farm_processes.workers)
+                held = self._farm_processes.held_by(member)
                 if self._schedule.only_busy and not held:
                     return False
                 self._signal(what, whom, member)
             case "api" | "webhook worker":
-                self._signal(what, whom, self._dice.choice(self._fleet.apis if whom == "api" else self._fleet.webhooks))
+                self._signal(
+                    what,
+                    whom,
+                    self._dice.choice(self._farm_processes.apis if whom == "api" else self._farm_processes.webhooks),
+                )
             case "redis":
-                self._strike_redis(what)
+                self._inject_into_redis(what)
             case "celery":
                 self._flush_celery()
             case _:
-                self._strike_outside(kind)
-        self._evidence.strikes.append(Strike(kind, time.time(), held))
+                self._inject_outside(kind)
+        self._observations.injections.append(Injection(kind, time.time(), held))
         return True
 
     def _signal(self, what: str, whom: str, member: Member) -> None:
@@ -144,18 +148,20 @@ class Striker(threading.Thread):
         if what == "stop":
             self._in(_STOPS[whom], lambda: member.signal(signal.SIGCONT))
 
-    def _strike_redis(self, what: str) -> None:
+    def _inject_into_redis(self, what: str) -> None:
         if what in _SIGNALS:
             self._signal_redis(what)
             return
         with suppress(redis.exceptions.RedisError):
             if what == "pause":
-                self._fleet.hasty_client.client_pause(self._dice.randint(*_PAUSE_MS))
+                self._farm_processes.hasty_client.client_pause(self._dice.randint(*_PAUSE_MS))
             else:
-                self._fleet.hasty_client.client_kill_filter(_type=self._dice.choice(("normal", "pubsub")), skipme=True)
+                self._farm_processes.hasty_client.client_kill_filter(
+                    _type=self._dice.choice(("normal", "pubsub")), skipme=True
+                )
 
     def _signal_redis(self, what: str) -> None:
-        pid = self._fleet.redis_pid
+        pid = self._farm_processes.redis_pid
         _send(pid, _SIGNALS[what])
         if what == "stop":
             self._in(_STOPS["redis"], lambda: _send(pid, signal.SIGCONT))
@@ -163,10 +169,10 @@ class Striker(threading.Thread):
     def _flush_celery(self) -> None:
         """All that Celery keeps goes: its messages are wake-ups, and may be lost."""
         with suppress(redis.exceptions.RedisError):
-            for name in list(self._fleet.hasty_client.scan_iter(f"{redis_keys.CELERY}*", count=1000)):
-                self._fleet.hasty_client.delete(name)
+            for name in list(self._farm_processes.hasty_client.scan_iter(f"{redis_keys.CELERY}*", count=1000)):
+                self._farm_processes.hasty_client.delete(name)
 
-    def _strike_outside(self, kind: str) -> None:
+    def _inject_outside(self, kind: str) -> None:
         if kind == "receivers down":
             self._receivers.go_down()
             self._in(_OUTAGE, self._receivers.come_up)
@@ -184,7 +190,7 @@ class Striker(threading.Thread):
             "slow storage": Fault(bytes_taken_per_second=20_000, bytes_per_second=20_000),
             "silent storage": Fault(silent=True),
         }
-        storage.strike(faults[kind])
+        storage.inject(faults[kind])
         self._in(_OUTAGE, storage.heal)
 
 

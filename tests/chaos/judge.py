@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tests.chaos.records import ENDS, UNKNOWN, Evidence, Letter, Record
+from tests.chaos.records import ENDS, UNKNOWN, Observations, ReceivedWebhook, Record
 from tests.chaos.requests import number_in
 
 #: A cancel that was answered so must be the end.
@@ -34,42 +34,42 @@ class Finding:
         return f"{self.rule}: {self.subject}: {self.what}"
 
 
-def findings(evidence: Evidence) -> list[Finding]:
+def findings(observations: Observations) -> list[Finding]:
     """Everything that was broken, by rule. Empty: nothing was."""
-    return [finding for rule in _RULES for finding in rule(evidence)]
+    return [finding for rule in _RULES for finding in rule(observations)]
 
 
-def _lost(evidence: Evidence) -> Iterator[Finding]:
+def _lost(observations: Observations) -> Iterator[Finding]:
     """What was accepted is known, and comes to an end."""
-    deleted = {one.job for one in evidence.deletions}
-    for job, ask in evidence.jobs.items():
-        record = evidence.records.get(job)
+    deleted = {one.job for one in observations.deletions}
+    for job, ask in observations.jobs.items():
+        record = observations.records.get(job)
         if record is None and job not in deleted:
             yield Finding("lost", job, f"ask {ask.number} ({ask.way}) was accepted; the farm does not know it")
         elif record is not None and record.state not in ENDS:
             yield Finding("unfinished", job, f"ask {ask.number} ({ask.way}) is {record.state} after all was over")
 
 
-def _disappeared(evidence: Evidence) -> Iterator[Finding]:
+def _disappeared(observations: Observations) -> Iterator[Finding]:
     """Nor is it unknown for a while."""
-    deleted = {one.job for one in evidence.deletions}
-    missed = {one.job for one in evidence.sights if one.state == UNKNOWN} - deleted
-    for job in sorted(missed & evidence.records.keys()):
+    deleted = {one.job for one in observations.deletions}
+    missed = {one.job for one in observations.sights if one.state == UNKNOWN} - deleted
+    for job in sorted(missed & observations.records.keys()):
         yield Finding("lost for a while", job, "it was accepted, then not known, and known again")
 
 
-def _unfinished_strangers(evidence: Evidence) -> Iterator[Finding]:
+def _unfinished_strangers(observations: Observations) -> Iterator[Finding]:
     """A job whose acceptance nobody heard of comes to an end, too."""
-    for job, record in evidence.records.items():
-        if job not in evidence.jobs and record.state not in ENDS:
+    for job, record in observations.records.items():
+        if job not in observations.jobs and record.state not in ENDS:
             yield Finding("unfinished", job, f"nobody was told of it; it is {record.state} after all was over")
 
 
-def _changed_end(evidence: Evidence) -> Iterator[Finding]:
+def _changed_end(observations: Observations) -> Iterator[Finding]:
     """There is one end, and it stays as it was seen first."""
     ended: dict[str, str] = {}
     images: dict[str, tuple[str, ...]] = {}
-    for sight in sorted(evidence.sights, key=lambda one: one.at):
+    for sight in sorted(observations.sights, key=lambda one: one.at):
         first = ended.get(sight.job)
         if first and sight.state not in (first, UNKNOWN):
             yield Finding("end changed", sight.job, f"it was {first}, and {sight.state} later")
@@ -77,49 +77,49 @@ def _changed_end(evidence: Evidence) -> Iterator[Finding]:
             ended.setdefault(sight.job, sight.state)
         if sight.images and sight.images != images.setdefault(sight.job, sight.images):
             yield Finding("end changed", sight.job, "its images were others later")
-    for record in evidence.records.values():
+    for record in observations.records.values():
         if ended.get(record.job, record.state) != record.state:
             yield Finding("end changed", record.job, f"it was {ended[record.job]}, and is {record.state}")
         elif record.images != images.get(record.job, record.images):
             yield Finding("end changed", record.job, "its images are others at last")
 
 
-def _images(evidence: Evidence) -> Iterator[Finding]:
+def _images(observations: Observations) -> Iterator[Finding]:
     """A completed job's images are there at once, and show what was asked for."""
-    deleted = {one.job for one in evidence.deletions}
-    for fetch in evidence.fetches:
+    deleted = {one.job for one in observations.deletions}
+    for fetch in observations.fetches:
         if fetch.status == 404 and fetch.job not in deleted:
             yield Finding("told too early", fetch.job, f"completed, but image {fetch.number} could not be read")
         elif fetch.status == 200 and not fetch.right:
             yield Finding("wrong image", fetch.job, f"image {fetch.number} is not what its seed demands")
-    for record in evidence.records.values():
-        missing = [name for name in record.images if name not in evidence.stored]
+    for record in observations.records.values():
+        missing = [name for name in record.images if name not in observations.stored]
         if missing:
             yield Finding("image missing", record.job, f"{', '.join(missing)} is not in storage")
         if record.state == "completed" and not record.images:
             yield Finding("image missing", record.job, "completed without images")
 
 
-def _too_few_images(evidence: Evidence) -> Iterator[Finding]:
-    for job, ask in evidence.jobs.items():
-        record = evidence.records.get(job)
+def _too_few_images(observations: Observations) -> Iterator[Finding]:
+    for job, ask in observations.jobs.items():
+        record = observations.records.get(job)
         if record and record.state == "completed" and len(record.images) != ask.images:
             yield Finding("image missing", job, f"{len(record.images)} of {ask.images} images")
 
 
-def _letters(evidence: Evidence) -> Iterator[Finding]:
+def _webhooks(observations: Observations) -> Iterator[Finding]:
     """Every end is told to who wants to be told, under one id, signed, to nobody else, and as it is."""
-    deleted = {one.job for one in evidence.deletions}
-    told = {one.job for one in evidence.letters if one.is_terminal and 200 <= one.answered < 300}
-    for job, ask in evidence.jobs.items():
-        if ask.webhook and job not in told and job not in deleted:
+    deleted = {one.job for one in observations.deletions}
+    result = {one.job for one in observations.webhooks if one.is_terminal and 200 <= one.answered < 300}
+    for job, ask in observations.jobs.items():
+        if ask.webhook and job not in result and job not in deleted:
             yield Finding("webhook missing", job, f"the receiver of ask {ask.number} ({ask.way}) was not told its end")
     ids: dict[tuple[str, str], set[str]] = defaultdict(set)
     events: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for letter in evidence.letters:
-        ids[letter.job, letter.event].add(letter.event_id)
-        events[letter.event_id].add((letter.job, letter.event))
-        yield from _letter(evidence, letter)
+    for webhook in observations.webhooks:
+        ids[webhook.job, webhook.event].add(webhook.event_id)
+        events[webhook.event_id].add((webhook.job, webhook.event))
+        yield from _webhook(observations, webhook)
     for (job, event), several in ids.items():
         if len(several) > 1:
             yield Finding("webhook doubled", job, f"{event} came under {len(several)} ids: {sorted(several)}")
@@ -128,94 +128,94 @@ def _letters(evidence: Evidence) -> Iterator[Finding]:
             yield Finding("webhook doubled", event_id, f"one id for {sorted(different)}")
 
 
-def _letter(evidence: Evidence, letter: Letter) -> Iterator[Finding]:
-    if not letter.genuine:
-        yield Finding("webhook forged", letter.job, f"the signature of {letter.event} is not good")
-    record = evidence.records.get(letter.job)
+def _webhook(observations: Observations, webhook: ReceivedWebhook) -> Iterator[Finding]:
+    if not webhook.genuine:
+        yield Finding("webhook forged", webhook.job, f"the signature of {webhook.event} is not good")
+    record = observations.records.get(webhook.job)
     if record is None:
         return
-    if (record.caller, number_in(record.prompt)) != (letter.caller, letter.ask):
-        yield Finding("webhook astray", letter.job, f"{record.caller}'s came to {letter.caller}, ask {letter.ask}")
-    if letter.is_terminal and letter.state != record.state:
-        yield Finding("webhook contradicts", letter.job, f"it said {letter.state}, the job is {record.state}")
-    if letter.is_terminal and letter.images and letter.images != record.images:
-        yield Finding("webhook contradicts", letter.job, "it named other images than the job has")
+    if (record.caller, number_in(record.prompt)) != (webhook.caller, webhook.ask):
+        yield Finding("webhook astray", webhook.job, f"{record.caller}'s came to {webhook.caller}, ask {webhook.ask}")
+    if webhook.is_terminal and webhook.state != record.state:
+        yield Finding("webhook contradicts", webhook.job, f"it said {webhook.state}, the job is {record.state}")
+    if webhook.is_terminal and webhook.images and webhook.images != record.images:
+        yield Finding("webhook contradicts", webhook.job, "it named other images than the job has")
 
 
-def _overheard(evidence: Evidence) -> Iterator[Finding]:
+def _overheard(observations: Observations) -> Iterator[Finding]:
     """Streams of events tell a caller of its own jobs, and of no other end than they have."""
-    for one in evidence.overheard:
-        record = evidence.records.get(one.job)
+    for one in observations.overheard:
+        record = observations.records.get(one.job)
         if record and record.caller != one.caller:
             yield Finding("shown to another", one.job, f"{one.caller} was told of {record.caller}'s job by its stream")
         elif record and one.state in ENDS and one.state != record.state:
             yield Finding("end changed", one.job, f"its stream said {one.state}, and it is {record.state}")
 
 
-def _cancelled(evidence: Evidence) -> Iterator[Finding]:
+def _cancelled(observations: Observations) -> Iterator[Finding]:
     """Nothing is rendered after a cancel."""
-    for cancel in evidence.cancels:
-        record = evidence.records.get(cancel.job)
+    for cancel in observations.cancels:
+        record = observations.records.get(cancel.job)
         if record is None or cancel.outcome not in _STOPPED:
             continue
         if (record.state, record.code) != ("failed", "cancelled"):
             yield Finding("rendered after cancel", cancel.job, f"answered {cancel.outcome}, is {_end(record)}")
         if cancel.outcome == "cancelled" and record.started > cancel.at:
             yield Finding("rendered after cancel", cancel.job, "it was started after it was cancelled")
-    for record in evidence.records.values():
+    for record in observations.records.values():
         if record.state == "failed" and record.images:
             yield Finding("rendered after cancel", record.job, f"{_end(record)}, with images")
 
 
-def _doubled(evidence: Evidence) -> Iterator[Finding]:
+def _doubled(observations: Observations) -> Iterator[Finding]:
     """One Idempotency-Key is one job."""
     jobs: dict[int, set[str]] = defaultdict(set)
-    for record in evidence.records.values():
+    for record in observations.records.values():
         number = number_in(record.prompt)
         if number is not None:
             jobs[number].add(record.job)
-    for one in evidence.accepted:
+    for one in observations.accepted:
         jobs[one.ask].add(one.job)
     for number, several in jobs.items():
-        if evidence.asks[number].key and len(several) > 1:
+        if observations.asks[number].key and len(several) > 1:
             yield Finding("doubled", f"ask {number}", f"one key, {len(several)} jobs: {sorted(several)}")
 
 
-def _unexplained(evidence: Evidence) -> Iterator[Finding]:
+def _unexplained(observations: Observations) -> Iterator[Finding]:
     """A job fails only for what its caller did, or for what was done to it more often than it is tried."""
-    for record in evidence.records.values():
-        if record.state == "failed" and not _is_explained(evidence, record):
+    for record in observations.records.values():
+        if record.state == "failed" and not _is_explained(observations, record):
             yield Finding("failed for nothing", record.job, f"{_end(record)}, prompt {record.prompt!r}")
 
 
-def _is_explained(evidence: Evidence, record: Record) -> bool:
+def _is_explained(observations: Observations, record: Record) -> bool:
     number = number_in(record.prompt)
-    ask = evidence.asks.get(number) if number is not None else None
+    ask = observations.asks.get(number) if number is not None else None
     if record.code == "attempts_exhausted":
         # The first start beside others is not charged, and one may be lost to a stall of the job store.
-        return sum(record.job in one.jobs for one in evidence.strikes) >= _DEATHS
+        return sum(record.job in one.jobs for one in observations.injections) >= _DEATHS
     if record.code == "preparation_failed":
-        return sum(one.kind.endswith("webhook worker") for one in evidence.strikes) >= _LOSSES
+        return sum(one.kind.endswith("webhook worker") for one in observations.injections) >= _LOSSES
     return ask is not None and {
-        "cancelled": record.job in evidence.cancelling,
+        "cancelled": record.job in observations.cancelling,
         "start_timeout": ask.start_within > 0,
         "client_disconnected": ask.is_direct,
     }.get(record.code, False)
 
 
-def _left_behind(evidence: Evidence) -> Iterator[Finding]:
+def _left_behind(observations: Observations) -> Iterator[Finding]:
     """Nothing stays in the working sets of the job store, nor in storage what is nobody's."""
-    for name, count in evidence.left_behind.items():
+    for name, count in observations.left_behind.items():
         yield Finding("left behind", name, f"{count} entries after all was over")
-    wanted = {name for record in evidence.records.values() for name in record.images}
-    for name in sorted(evidence.stored - wanted):
+    wanted = {name for record in observations.records.values() for name in record.images}
+    for name in sorted(observations.stored - wanted):
         match = _NAME.fullmatch(name)
-        if match and not (match[2] == "input" and match[1] in evidence.records):
+        if match and not (match[2] == "input" and match[1] in observations.records):
             yield Finding("orphan", name, "it lies in storage after the sweep, and is no job's image")
 
 
-def _oddities(evidence: Evidence) -> Iterator[Finding]:
-    for odd in evidence.oddities:
+def _oddities(observations: Observations) -> Iterator[Finding]:
+    for odd in observations.oddities:
         yield Finding(odd.rule, odd.subject, odd.what)
 
 
@@ -223,14 +223,14 @@ def _end(record: Record) -> str:
     return f"{record.state} ({record.code})" if record.code else record.state
 
 
-_RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
+_RULES: tuple[Callable[[Observations], Iterator[Finding]], ...] = (
     _lost,
     _disappeared,
     _unfinished_strangers,
     _changed_end,
     _images,
     _too_few_images,
-    _letters,
+    _webhooks,
     _overheard,
     _cancelled,
     _doubled,

@@ -96,7 +96,7 @@ def event_outside_the_transition() -> None:
 _NEVER_COMPLETED = "  if state == 'completed' then return false end\n"
 
 
-def reaper_off() -> None:
+def reclaim_off() -> None:
     """Nobody looks for jobs whose worker died."""
     patch.object(PeriodicThread, "run", lambda _: None).start()
 
@@ -148,7 +148,7 @@ BREAKAGES: Mapping[str, tuple[Callable[[], None], Plan, str]] = {
         "webhook missing",
     ),
     "reaper off": (
-        reaper_off,
+        reclaim_off,
         replace(_ONE_STEP, schedule=Schedule({"kill worker": 1}, (0.2, 0.3), most=2, only_busy=True)),
         "unfinished",
     ),

@@ -90,7 +90,7 @@ class Member:
             )
 
 
-class Fleet:
+class FarmProcesses:
     """A whole farm: an embedded Redis, APIs on the given ports, render workers, and the webhook worker.
 
     `prefix` begins each program, after the interpreter: so a test may start the farm's programs its own way.

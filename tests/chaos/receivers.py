@@ -18,7 +18,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from tests.chaos.records import Evidence, Letter
+from tests.chaos.records import Observations, ReceivedWebhook
 from tests.webhook_receiver import Behaviour, Server, answer, close_early
 
 #: What a receiver does with a letter, and how often, out of the sum of all.
@@ -49,8 +49,8 @@ class Signatures:
 class Receivers:
     """All callers' receivers, on one port."""
 
-    def __init__(self, evidence: Evidence, signatures: Signatures, *, seed: int, moody: bool) -> None:
-        self._evidence = evidence
+    def __init__(self, observations: Observations, signatures: Signatures, *, seed: int, moody: bool) -> None:
+        self._observations = observations
         self._signatures = signatures
         self._dice = random.Random(f"receivers {seed}")
         self._is_moody = moody
@@ -106,12 +106,12 @@ class Receivers:
         self._closing.wait(_HANGS)
         close_early(request)
 
-    def _letter(self, path: str, headers: Mapping[str, str], body: bytes, answered: int) -> Letter:
+    def _webhook(self, path: str, headers: Mapping[str, str], body: bytes, answered: int) -> ReceivedWebhook:
         _, caller, ask = path.split("/")
         genuine = self._signatures.is_genuine(caller, headers, body)
         job, event, state, event_id, images = _read(headers, json.loads(body))
         names = tuple(url.rpartition("/")[2] for url in images)
-        return Letter(caller, int(ask), time.time(), answered, job, event, state, event_id, genuine, names)
+        return ReceivedWebhook(caller, int(ask), time.time(), answered, job, event, state, event_id, genuine, names)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         receivers = self
@@ -123,7 +123,7 @@ class Receivers:
                 if mood != "closing":
                     body = self.rfile.read(int(self.headers["Content-Length"]))
                     headers = {name.lower(): value for name, value in self.headers.items()}
-                    receivers._evidence.letters.append(receivers._letter(self.path, headers, body, answered))
+                    receivers._observations.webhooks.append(receivers._webhook(self.path, headers, body, answered))
                 behave(self)
 
             def log_message(self, *_: Any) -> None:

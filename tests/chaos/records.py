@@ -63,7 +63,7 @@ class Deletion:
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class ReceivedWebhook:
     """What came to a receiver, at whose address, and what it was answered."""
 
     caller: str
@@ -101,7 +101,7 @@ class Oddity:
 
 
 @dataclass(frozen=True, slots=True)
-class Strike:
+class Injection:
     """Something that was done to the farm, and the jobs that the process held to which it was done."""
 
     kind: str
@@ -123,7 +123,7 @@ class Record:
 
 
 @dataclass(slots=True)
-class Evidence:
+class Observations:
     """All of it. Lists are only appended to, so many threads may write."""
 
     asks: dict[int, Ask] = field(default_factory=dict)
@@ -134,10 +134,10 @@ class Evidence:
     #: Jobs for which a cancel was sent, whether or not it was answered.
     cancelling: set[str] = field(default_factory=set)
     deletions: list[Deletion] = field(default_factory=list)
-    letters: list[Letter] = field(default_factory=list)
+    webhooks: list[ReceivedWebhook] = field(default_factory=list)
     overheard: list[Overheard] = field(default_factory=list)
     oddities: list[Oddity] = field(default_factory=list)
-    strikes: list[Strike] = field(default_factory=list)
+    injections: list[Injection] = field(default_factory=list)
     #: When all is over: what the API says of each job, what lies in storage after the sweep and how much of it the
     #: sweep removed, and what is left in the working sets of the job store.
     records: dict[str, Record] = field(default_factory=dict)

@@ -22,10 +22,10 @@ from farm.jobstore import redis_keys
 from farm.webhooks import courier as courier
 from tests.chaos.callers import moment, native_view
 from tests.chaos.clients import Office, listening, serve_all
-from tests.chaos.faults import WHOLE, Schedule, Striker
-from tests.chaos.processes import Fleet
+from tests.chaos.faults import WHOLE, FaultInjector, Schedule
+from tests.chaos.processes import FarmProcesses
 from tests.chaos.receivers import Receivers, Signatures
-from tests.chaos.records import ENDS, Evidence, Oddity, Record
+from tests.chaos.records import ENDS, Observations, Oddity, Record
 from tests.chaos.requests import ALL_HABITS, CALLERS, Ask, Habits, asks
 from tests.farms import Answer, clean_environment, free_port, wait_for
 from tests.fault_proxies import FaultyWay, faulty_way
@@ -91,36 +91,36 @@ class Plan:
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
-def run(plan: Plan, folder: Path, s3: S3 | None, *, say: Callable[[str], None] = print) -> Evidence:
+def run(plan: Plan, folder: Path, s3: S3 | None, *, say: Callable[[str], None] = print) -> Observations:
     """Do what the plan says, in an empty folder. Images lie in a bucket of `s3`, or, without one, in the folder."""
-    evidence, began = Evidence(), time.monotonic()
+    observations, began = Observations(), time.monotonic()
     place = s3.place() if s3 else None
     with faulty_way(s3.port) if s3 else nullcontext() as way:
         farm = _Farm(plan, folder, _storage_settings(s3, place, way))
-        with farm.running(evidence) as (office, receivers):
-            striker = Striker(
+        with farm.running(observations) as (office, receivers):
+            injector = FaultInjector(
                 plan.schedule,
                 seed=plan.seed,
-                fleet=farm.fleet,
+                farm_processes=farm.farm_processes,
                 storage=way,
                 receivers=receivers,
-                evidence=evidence,
+                observations=observations,
             )
-            striker.start()
+            injector.start()
             with listening(office):
                 serve_all(office, _asks_in_time(plan), clients=plan.clients, progress=_progress(plan, say))
-            striker.stop()
+            injector.stop()
             receivers.calm()
             say("all callers are done; now the farm is left alone")
-            farm.settle(evidence)
-            evidence.records = farm.records()
-            evidence.left_behind = farm.left_behind()
-            evidence.exits = farm.fleet.exits()
-            _look_into_storage(evidence, farm, place)
+            farm.settle(observations)
+            observations.records = farm.records()
+            observations.left_behind = farm.left_behind()
+            observations.exits = farm.farm_processes.exits()
+            _look_into_storage(observations, farm, place)
     for what in farm.bad_ends:
-        evidence.oddities.append(Oddity("left badly", "farm", what))
-    evidence.seconds = time.monotonic() - began
-    return evidence
+        observations.oddities.append(Oddity("left badly", "farm", what))
+    observations.seconds = time.monotonic() - began
+    return observations
 
 
 def _asks_in_time(plan: Plan) -> Iterator[Ask]:
@@ -168,30 +168,37 @@ class _Farm:
             **plan.settings,
         }
         self.data_dir = folder / "data"
-        self.fleet = Fleet(self.data_dir, self.environment, ports=ports, workers=plan.workers, prefix=plan.prefix)
+        self.farm_processes = FarmProcesses(
+            self.data_dir, self.environment, ports=ports, workers=plan.workers, prefix=plan.prefix
+        )
         self.bad_ends: list[str] = []
         self._http = urllib3.PoolManager(retries=False, timeout=30)
         self._keys: dict[str, str] = {}
 
     @contextmanager
-    def running(self, evidence: Evidence) -> Iterator[tuple[Office, Receivers]]:
+    def running(self, observations: Observations) -> Iterator[tuple[Office, Receivers]]:
         """The farm with its callers' keys and receivers, for the length of a block."""
-        self.fleet.start_redis()
-        callers = ApiKeyStore(self.fleet.client)
+        self.farm_processes.start_redis()
+        callers = ApiKeyStore(self.farm_processes.client)
         self._keys = {name: callers.create(name) for name in CALLERS} | {"root": callers.create("root", is_admin=True)}
-        self.fleet.start()
+        self.farm_processes.start()
         try:
-            wait_for(self._is_ready, seconds=60, what=f"the farm (its log is {self.fleet.log})")
+            wait_for(self._is_ready, seconds=60, what=f"the farm (its log is {self.farm_processes.log})")
             secrets = {name: self._get("/farm/v1/webhook_secret", name).json["secret"] for name in CALLERS}
             signatures = Signatures(secrets, self._get("/.well-known/jwks.json", "root").json)
-            with Receivers(evidence, signatures, seed=self._plan.seed, moody=self._plan.moody) as receivers:
-                yield Office(self.urls, self._keys, evidence, receivers, seconds=self._plan.patience), receivers
+            with Receivers(observations, signatures, seed=self._plan.seed, moody=self._plan.moody) as receivers:
+                yield Office(self.urls, self._keys, observations, receivers, seconds=self._plan.patience), receivers
         finally:
-            self.bad_ends = self.fleet.stop()
+            self.bad_ends = self.farm_processes.stop()
 
-    def settle(self, evidence: Evidence) -> None:
+    def settle(self, observations: Observations) -> None:
         """Wait until every job has ended and every end is told, as far as that happens."""
-        for is_done in (self._is_ready, self._have_all_ended, partial(self._are_all_told, evidence), self._is_empty):
+        for is_done in (
+            self._is_ready,
+            self._have_all_ended,
+            partial(self._are_all_told, observations),
+            self._is_empty,
+        ):
             self._wait_for(is_done)
 
     def _wait_for(self, is_done: Callable[[], bool]) -> None:
@@ -221,7 +228,7 @@ class _Farm:
 
     def left_behind(self) -> dict[str, int]:
         """What the working sets still hold."""
-        client = self.fleet.client
+        client = self.farm_processes.client
         names = [
             *_WORKING_SETS,
             *(name for pattern in _WORKING_PATTERNS for name in client.scan_iter(pattern, count=1000)),
@@ -250,14 +257,14 @@ class _Farm:
             return False
         return all(record.state in ENDS for record in self.records().values())
 
-    def _are_all_told(self, evidence: Evidence) -> bool:
-        deleted = {one.job for one in evidence.deletions}
-        told = {one.job for one in evidence.letters if one.is_terminal and one.answered == 200}
-        return all(job in told or job in deleted for job, ask in evidence.jobs.items() if ask.webhook)
+    def _are_all_told(self, observations: Observations) -> bool:
+        deleted = {one.job for one in observations.deletions}
+        result = {one.job for one in observations.webhooks if one.is_terminal and one.answered == 200}
+        return all(job in result or job in deleted for job, ask in observations.jobs.items() if ask.webhook)
 
     def _move_time_on(self) -> None:
         """What only waits for time to pass: callers who hung up, and posts of a webhook worker that was killed."""
-        client = self.fleet.client
+        client = self.farm_processes.client
         for entry in cast(list[str], client.zrange(redis_keys.ABANDON_DEADLINE, 0, -1)):
             client.zadd(redis_keys.ABANDON_DEADLINE, {entry: 0}, xx=True)
         # Receivers answer at once by now: what has been under way for so long is nobody's.
@@ -277,20 +284,20 @@ def _size(client: Any, name: str) -> int:
 
 
 def _record(caller: str, view: Mapping[str, Any]) -> Record:
-    told = native_view(view)
-    names = tuple(url.rpartition("/")[2] for url in told.images)
-    return Record(told.job, caller, told.prompt, told.state, told.code, names, moment(view["started_at"]))
+    result = native_view(view)
+    names = tuple(url.rpartition("/")[2] for url in result.images)
+    return Record(result.job, caller, result.prompt, result.state, result.code, names, moment(view["started_at"]))
 
 
-def _look_into_storage(evidence: Evidence, farm: _Farm, place: Place | None) -> None:
+def _look_into_storage(observations: Observations, farm: _Farm, place: Place | None) -> None:
     before = _stored(farm, place)
     farm.sweep()
     listed = _stored(farm, place)
-    evidence.swept = len(before - listed)
-    wanted = {name for record in evidence.records.values() for name in record.images}
+    observations.swept = len(before - listed)
+    wanted = {name for record in observations.records.values() for name in record.images}
     # A list may be late, as Swift's is when it has much to do: where it is a surprise, the object itself is asked for.
     surprises = listed ^ wanted if place else set()
-    evidence.stored = (listed - surprises) | {name for name in surprises if place and _is_there(place, name)}
+    observations.stored = (listed - surprises) | {name for name in surprises if place and _is_there(place, name)}
 
 
 def _is_there(place: Place, name: str) -> bool:

@@ -8,42 +8,42 @@ from collections.abc import Iterator, Sequence
 from farm.cli.tables import show
 from tests.bench.figure import percentile
 from tests.chaos.judge import Finding
-from tests.chaos.records import Evidence
+from tests.chaos.records import Observations
 from tests.chaos.requests import number_in
 
 
-def print_table(evidence: Evidence, found: Sequence[Finding], *, seed: int) -> None:
+def print_table(observations: Observations, found: Sequence[Finding], *, seed: int) -> None:
     """What happened, and what the judge found."""
-    show(("what", "how many"), rows(evidence, found, seed=seed))
+    show(("what", "how many"), rows(observations, found, seed=seed))
     for finding in found:
         print(finding)
     print("the judge found nothing" if not found else f"the judge found {len(found)} broken promises")
 
 
-def rows(evidence: Evidence, found: Sequence[Finding], *, seed: int) -> Iterator[tuple[str, str]]:
+def rows(observations: Observations, found: Sequence[Finding], *, seed: int) -> Iterator[tuple[str, str]]:
     """Lines of the table: what, and how many."""
-    records = evidence.records.values()
+    records = observations.records.values()
     codes = Counter(record.code for record in records if record.state == "failed")
     asked = Counter(number_in(record.prompt) for record in records)
     rules = Counter(finding.rule for finding in found)
-    strikes = Counter(strike.kind for strike in evidence.strikes)
-    waiting, started = recovery_seconds(evidence)
+    injections = Counter(inject.kind for inject in observations.injections)
+    waiting, started = recovery_seconds(observations)
     yield "seed", str(seed)
-    yield "asks", str(len(evidence.asks))
-    yield "jobs accepted and told so", str(len(evidence.jobs))
+    yield "asks", str(len(observations.asks))
+    yield "jobs accepted and told so", str(len(observations.jobs))
     yield "jobs that the farm has", str(len(records))
     yield "completed", str(sum(record.state == "completed" for record in records))
     for code, count in sorted(codes.items()):
         yield f"failed: {code}", str(count)
-    yield "deleted by their callers", str(len({one.job for one in evidence.deletions}))
+    yield "deleted by their callers", str(len({one.job for one in observations.deletions}))
     yield "asks without a key that became two jobs", str(sum(count > 1 for count in asked.values()))
-    yield "images compared", str(sum(fetch.status == 200 for fetch in evidence.fetches))
-    yield "webhooks received", str(len(evidence.letters))
-    yield "events streamed", str(len(evidence.overheard))
-    yield "images that were nobody's, swept", str(evidence.swept)
-    for kind, count in sorted(strikes.items()):
+    yield "images compared", str(sum(fetch.status == 200 for fetch in observations.fetches))
+    yield "webhooks received", str(len(observations.webhooks))
+    yield "events streamed", str(len(observations.overheard))
+    yield "images that were nobody's, swept", str(observations.swept)
+    for kind, count in sorted(injections.items()):
         yield f"done to it: {kind}", str(count)
-    for (kind, status), count in sorted(evidence.exits.items()):
+    for (kind, status), count in sorted(observations.exits.items()):
         yield f"left with status {status}: {kind}", str(count)
     yield "jobs in the hands of killed workers", str(len(started))
     yield "until seen waiting again, p50 / p99", _spread(waiting)
@@ -51,23 +51,23 @@ def rows(evidence: Evidence, found: Sequence[Finding], *, seed: int) -> Iterator
     yield "lost", str(rules["lost"] + rules["unfinished"])
     yield "doubled", str(rules["doubled"])
     yield "other findings", str(len(found) - rules["lost"] - rules["unfinished"] - rules["doubled"])
-    yield "wall time", f"{evidence.seconds:.0f} s"
+    yield "wall time", f"{observations.seconds:.0f} s"
 
 
-def recovery_seconds(evidence: Evidence) -> tuple[list[float], list[float]]:
+def recovery_seconds(observations: Observations) -> tuple[list[float], list[float]]:
     """From a worker's death until each of its jobs was seen waiting again, and until it was started again.
 
     As far as anybody saw that: whoever made a direct call sees its job at last only.
     """
     waits: dict[str, list[float]] = defaultdict(list)
     starts: dict[str, list[float]] = defaultdict(list)
-    for sight in evidence.sights:
+    for sight in observations.sights:
         if sight.state == "created":
             waits[sight.job].append(sight.at)
         starts[sight.job].append(sight.started)
-    for record in evidence.records.values():
+    for record in observations.records.values():
         starts[record.job].append(record.started)
-    killed = [(job, one.at) for one in evidence.strikes if one.kind == "kill worker" for job in one.jobs]
+    killed = [(job, one.at) for one in observations.injections if one.kind == "kill worker" for job in one.jobs]
     both = ((job, died, _first_after(died, starts[job])) for job, died in killed)
     started = [(job, died, at) for job, died, at in both if at is not None]
     waiting = [(died, _first_after(died, waits[job]), at) for job, died, at in started]

@@ -22,10 +22,10 @@ SEED = 7
 def test_chaos_breaks_no_promise(tmp_path: Path, s3: S3) -> None:
     plan = Plan(400, SEED, clients=16, schedule=Schedule(ALL, (0.7, 2.0)), seconds=SECONDS)
 
-    evidence = run(plan, tmp_path, s3)
+    observations = run(plan, tmp_path, s3)
 
-    found = findings(evidence)
-    print_table(evidence, found, seed=SEED)
+    found = findings(observations)
+    print_table(observations, found, seed=SEED)
     assert found == [], f"the farm's log is {tmp_path / 'data.log'}"
-    assert len(evidence.records) > 10
-    assert len(evidence.strikes) > 10
+    assert len(observations.records) > 10
+    assert len(observations.injections) > 10

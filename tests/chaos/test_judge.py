@@ -14,14 +14,14 @@ from tests.chaos.records import (
     Acceptance,
     Cancel,
     Deletion,
-    Evidence,
     Fetch,
-    Letter,
+    Injection,
+    Observations,
     Oddity,
     Overheard,
+    ReceivedWebhook,
     Record,
     Sight,
-    Strike,
 )
 from tests.chaos.requests import ALL_HABITS, CALLERS, WAYS, Ask, asks, number_in
 from tests.chaos.table import recovery_seconds, rows
@@ -39,18 +39,18 @@ def an_ask(number: int, **changes: object) -> Ask:
     return replace(ask, **changes)  # type: ignore[arg-type]
 
 
-def a_letter(job: str, ask: int, state: str, **changes: object) -> Letter:
-    letter = Letter("ada", ask, 5.0, 200, job, "end", state, f"{job}-3", genuine=True)
-    return replace(letter, **changes)  # type: ignore[arg-type]
+def a_webhook(job: str, ask: int, state: str, **changes: object) -> ReceivedWebhook:
+    webhook = ReceivedWebhook("ada", ask, 5.0, 200, job, "end", state, f"{job}-3", genuine=True)
+    return replace(webhook, **changes)  # type: ignore[arg-type]
 
 
-def a_good_run() -> Evidence:
+def a_good_run() -> Observations:
     """Nothing is broken: one job is completed although its worker died, one is cancelled, one is deleted."""
     records = (
         Record(DONE, "ada", "fox 1 of run 1, enhanced", "completed", "", (NAME,), 4.0),
         Record(STOPPED, "ada", "fox 2 of run 1", "failed", "cancelled", (), 1.5),
     )
-    return Evidence(
+    return Observations(
         asks={1: an_ask(1), 2: an_ask(2), 3: an_ask(3, webhook=False)},
         accepted=[
             Acceptance(1, DONE, 1.0),
@@ -71,14 +71,14 @@ def a_good_run() -> Evidence:
         cancels=[Cancel(STOPPED, 2.0, "stopping")],
         cancelling={STOPPED},
         deletions=[Deletion(GONE, 2.5)],
-        letters=[
-            a_letter(DONE, 1, "created", event="created 1", event_id=f"{DONE}-1"),
-            a_letter(DONE, 1, "completed", answered=500, images=(NAME,)),
-            a_letter(DONE, 1, "completed", images=(NAME,)),
-            a_letter(STOPPED, 2, "failed"),
+        webhooks=[
+            a_webhook(DONE, 1, "created", event="created 1", event_id=f"{DONE}-1"),
+            a_webhook(DONE, 1, "completed", answered=500, images=(NAME,)),
+            a_webhook(DONE, 1, "completed", images=(NAME,)),
+            a_webhook(STOPPED, 2, "failed"),
         ],
         overheard=[Overheard("ada", DONE, "processing"), Overheard("ada", DONE, "completed")],
-        strikes=[Strike("kill worker", 2.5, (DONE,))],
+        injections=[Injection("kill worker", 2.5, (DONE,))],
         records={record.job: record for record in records},
         stored={NAME, f"{DONE}-input-0-0123456789abcdef.png", "farm-id-unknown"},
     )
@@ -88,19 +88,19 @@ def test_a_good_run_is_found_good() -> None:
     assert findings(a_good_run()) == []
 
 
-def _record(job: str, **changes: object) -> Callable[[Evidence], object]:
-    def change(run: Evidence) -> None:
+def _record(job: str, **changes: object) -> Callable[[Observations], object]:
+    def change(run: Observations) -> None:
         run.records[job] = replace(run.records[job], **changes)  # type: ignore[arg-type]
 
     return change
 
 
-def _add_record(job: str, prompt: str, state: str) -> Callable[[Evidence], object]:
+def _add_record(job: str, prompt: str, state: str) -> Callable[[Observations], object]:
     return lambda run: run.records.update({job: Record(job, "ada", prompt, state, "", (), 0.0)})
 
 
 #: What is done to the log of the good run → the rule by which the judge reports it.
-BROKEN: dict[str, tuple[Callable[[Evidence], object], str]] = {
+BROKEN: dict[str, tuple[Callable[[Observations], object], str]] = {
     "an accepted job is not there": (lambda run: run.records.pop(STOPPED), "lost"),
     "an accepted job never ends": (_record(STOPPED, state="processing", code=""), "unfinished"),
     "a job whose acceptance was lost never ends": (_add_record(STRANGER, "fox 3 of run 1", "created"), "unfinished"),
@@ -130,34 +130,34 @@ BROKEN: dict[str, tuple[Callable[[Evidence], object], str]] = {
     "an image is not in storage": (lambda run: run.stored.remove(NAME), "image missing"),
     "a job has too few images": (lambda run: run.asks.update({1: an_ask(1, images=2)}), "image missing"),
     "a job has none": (_record(DONE, images=()), "image missing"),
-    "an end was never told": (lambda run: run.letters.pop(), "webhook missing"),
+    "an end was never told": (lambda run: run.webhooks.pop(), "webhook missing"),
     "an end was told, and not taken": (
-        lambda run: run.letters.__setitem__(-1, replace(run.letters[-1], answered=500)),
+        lambda run: run.webhooks.__setitem__(-1, replace(run.webhooks[-1], answered=500)),
         "webhook missing",
     ),
     "an end was told under two ids": (
-        lambda run: run.letters.append(a_letter(STOPPED, 2, "failed", event_id="another")),
+        lambda run: run.webhooks.append(a_webhook(STOPPED, 2, "failed", event_id="another")),
         "webhook doubled",
     ),
     "two ends were told under one id": (
-        lambda run: run.letters.append(a_letter(STOPPED, 2, "failed", event_id=f"{DONE}-3")),
+        lambda run: run.webhooks.append(a_webhook(STOPPED, 2, "failed", event_id=f"{DONE}-3")),
         "webhook doubled",
     ),
     "a signature is not good": (
-        lambda run: run.letters.append(a_letter(DONE, 1, "completed", genuine=False)),
+        lambda run: run.webhooks.append(a_webhook(DONE, 1, "completed", genuine=False)),
         "webhook forged",
     ),
     "another caller was told": (
-        lambda run: run.letters.append(a_letter(DONE, 1, "completed", caller="bob")),
+        lambda run: run.webhooks.append(a_webhook(DONE, 1, "completed", caller="bob")),
         "webhook astray",
     ),
     "another ask's receiver was told": (
-        lambda run: run.letters.append(a_letter(DONE, 2, "completed")),
+        lambda run: run.webhooks.append(a_webhook(DONE, 2, "completed")),
         "webhook astray",
     ),
-    "another end was told": (lambda run: run.letters.append(a_letter(DONE, 1, "failed")), "webhook contradicts"),
+    "another end was told": (lambda run: run.webhooks.append(a_webhook(DONE, 1, "failed")), "webhook contradicts"),
     "other images were told": (
-        lambda run: run.letters.append(a_letter(DONE, 1, "completed", images=(OTHER,))),
+        lambda run: run.webhooks.append(a_webhook(DONE, 1, "completed", images=(OTHER,))),
         "webhook contradicts",
     ),
     "a stopped job was rendered": (
@@ -202,7 +202,7 @@ def test_a_job_may_be_given_up_when_workers_died_often_enough() -> None:
     run = a_good_run()
     run.cancels.clear()
     _record(STOPPED, code="attempts_exhausted")(run)
-    run.strikes += [Strike("stop worker", 3.0, (STOPPED,)), Strike("kill worker", 3.5, (STOPPED,))]
+    run.injections += [Injection("stop worker", 3.0, (STOPPED,)), Injection("kill worker", 3.5, (STOPPED,))]
 
     assert findings(run) == []
 

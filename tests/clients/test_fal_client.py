@@ -354,19 +354,19 @@ def test_a_caller_that_loses_patience_cancels(client: fal_client.SyncClient) -> 
 
 @pytest.mark.parametrize(("asked", "told"), [(SMALL, "OK"), (LONG, "ERROR")], ids=["completed", "cancelled"])
 def test_the_webhook_of_a_submit_is_genuine(
-    farm: RunningFarm, client: fal_client.SyncClient, asked: dict[str, Any], told: str
+    farm: RunningFarm, client: fal_client.SyncClient, asked: dict[str, Any], result: str
 ) -> None:
     with running_receiver() as receiver:
         handle = client.submit(ENDPOINT, asked, webhook_url=f"{receiver.url}/hook?for=fal")
-        if told == "ERROR":
+        if result == "ERROR":
             handle.cancel()
         wait_for(lambda: receiver.received)
     (came,) = receiver.received
     jwks = farm.call("GET", "/.well-known/jwks.json").json
 
     assert names_in("webhooks.md")["is_from_fal"](jwks, came.headers, came.body)
-    assert (came.path, came.json["request_id"], came.json["status"]) == ("/hook?for=fal", handle.request_id, told)
-    assert ("images" in came.json["payload"]) == (told == "OK")
+    assert (came.path, came.json["request_id"], came.json["status"]) == ("/hook?for=fal", handle.request_id, result)
+    assert ("images" in came.json["payload"]) == (result == "OK")
 
 
 def test_an_unknown_request_is_not_found(client: fal_client.SyncClient) -> None:

@@ -94,11 +94,11 @@ def test_subscribe_by_streaming_tells_each_line_once(farm: RunningFarm, way: str
     ).report
 
     statuses = [status for status, _ in ran["seen"]]
-    told = ran["seen"][-1][1]
+    result = ran["seen"][-1][1]
     assert facts(farm, ran["data"]) == ((256, 256), "JPEG")
     assert (statuses[-1], "IN_PROGRESS" in statuses) == ("COMPLETED", True)
     # The client keeps what it was sent: what came twice would stand there twice.
-    assert len(told) == len(set(told)) > 2
+    assert len(result) == len(set(result)) > 2
 
 
 def test_run_is_answered_with_the_image(farm: RunningFarm, way: str) -> None:

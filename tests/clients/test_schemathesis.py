@@ -86,7 +86,7 @@ def document(farm: RunningFarm, tmp_path: Path) -> Path:
 def described(farm: RunningFarm, tmp_path: Path) -> Path:
     """What the farm says of itself; its examples are here, and its ids are of what is there."""
     text = farm.call("GET", "/openapi.json").body.decode()
-    said = json.loads(text.replace(f"{OUTSIDE}/fox.png", _fox()).replace(OUTSIDE, "http://127.0.0.1:9"))
+    result = json.loads(text.replace(f"{OUTSIDE}/fox.png", _fox()).replace(OUTSIDE, "http://127.0.0.1:9"))
     jobs = [farm.submit() for _ in range(8)]
     known = {
         "/farm/v1/jobs/": jobs,
@@ -97,11 +97,11 @@ def described(farm: RunningFarm, tmp_path: Path) -> Path:
     ended = [farm.wait_for_end(job_id) for ids in known.values() for job_id in ids]
     known |= {"/files/": [ended[0]["images"][0]["url"].rpartition("/")[2]], "/docs/": ["start.js"]}
     for beginning, ids in known.items():
-        for path, methods in said["paths"].items():
+        for path, methods in result["paths"].items():
             if path.startswith(beginning) and path.count("{") == 1:
                 _name(methods, ids)
     path = tmp_path / "openapi.json"
-    path.write_text(json.dumps(said))
+    path.write_text(json.dumps(result))
     return path
 
 

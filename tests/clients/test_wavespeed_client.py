@@ -169,10 +169,10 @@ def test_a_prediction_that_its_client_does_not_wait_for_goes_on(farm: RunningFar
 
 
 def test_a_prompt_is_enhanced(client: Any) -> None:
-    told = client.run_no_throw(MODEL, QUICK | {"enhance_prompt": True, "seed": 7}, poll_interval=0.05)
+    result = client.run_no_throw(MODEL, QUICK | {"enhance_prompt": True, "seed": 7}, poll_interval=0.05)
 
-    assert told["status"] == "completed"
-    assert client.get_result(told["task_id"])["data"]["prompt"] != QUICK["prompt"]
+    assert result["status"] == "completed"
+    assert client.get_result(result["task_id"])["data"]["prompt"] != QUICK["prompt"]
 
 
 def test_a_deleted_prediction_is_gone(farm: RunningFarm, client: Any) -> None:
@@ -210,11 +210,11 @@ def test_a_call_that_was_held_in_vain_raises_with_the_task(farm: RunningFarm, cl
 
 
 def test_a_call_that_was_held_in_vain_is_still_processing(farm: RunningFarm, client: Any) -> None:
-    told = client.run_no_throw(MODEL, SLOW, enable_sync_mode=True)
+    result = client.run_no_throw(MODEL, SLOW, enable_sync_mode=True)
 
-    assert (told["status"], told["outputs"]) == ("processing", None)
-    assert client.get_result(told["task_id"])["data"]["status"] == "processing"
-    cancel(farm, told["task_id"])
+    assert (result["status"], result["outputs"]) == ("processing", None)
+    assert client.get_result(result["task_id"])["data"]["status"] == "processing"
+    cancel(farm, result["task_id"])
 
 
 @pytest.mark.parametrize("sync", [False, True])

@@ -54,20 +54,20 @@ def chunk(data: bytes) -> bytes:
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("garbled", [b"ZZ\r\n", chunk(BODY) + b"1"])
 def test_a_body_that_cannot_be_read_is_400_and_the_end(simulated: RunningFarm, path: str, garbled: bytes) -> None:
-    told = send(simulated, path, CHUNKED, garbled)
+    result = send(simulated, path, CHUNKED, garbled)
 
-    assert (told.status, b"connection: close" in told.head) == (400, True)
-    assert "could not be read" in told.text or "cut off" in told.text
-    assert ("error_code" in told.body, "title" in told.body) == ("/api/v3/" in path, "/farm/v1/" in path)
+    assert (result.status, b"connection: close" in result.head) == (400, True)
+    assert "could not be read" in result.text or "cut off" in result.text
+    assert ("error_code" in result.body, "title" in result.body) == ("/api/v3/" in path, "/farm/v1/" in path)
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("header", [b"Content-Length: 100", CHUNKED])
 def test_a_body_that_is_cut_off_is_400(simulated: RunningFarm, path: str, header: bytes) -> None:
-    told = send(simulated, path, header, chunk(BODY) if header == CHUNKED else BODY)
+    result = send(simulated, path, header, chunk(BODY) if header == CHUNKED else BODY)
 
-    assert told.status == 400
-    assert "cut off" in told.text
+    assert result.status == 400
+    assert "cut off" in result.text
 
 
 @pytest.mark.parametrize("path", SMALL)

@@ -68,9 +68,9 @@ def doctor(data_dir: Path, *words: str, **environment: str) -> Report:
     done = CliRunner().invoke(
         app, ["doctor", "--data-dir", str(data_dir), "--json", *words], env=SIMULATED | environment
     )
-    told: dict[str, Any] = json.loads(done.stdout)
-    assert told["healthy"] == (done.exit_code == 0)
-    return Report(done.exit_code, told["findings"])
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert result["healthy"] == (done.exit_code == 0)
+    return Report(done.exit_code, result["findings"])
 
 
 @pytest.fixture(scope="module")
@@ -403,8 +403,8 @@ def test_a_bucket_in_good_health(s3: S3, tmp_path: Path) -> None:
     report = doctor(tmp_path, **in_bucket(s3, place.url))
 
     assert report.status == 0
-    (said,) = (finding["text"] for finding in report.findings if finding["name"] == "storage")
-    assert all(f"{step} " in said for step in ("put", "get", "signed URL", "delete"))
+    (result,) = (finding["text"] for finding in report.findings if finding["name"] == "storage")
+    assert all(f"{step} " in result for step in ("put", "get", "signed URL", "delete"))
     assert place.names() == []
 
 
@@ -417,9 +417,9 @@ def test_a_bucket_that_another_farm_has_marked(s3: S3, own: redis.Redis, own_url
 
     place.put(f"farm-id-{'2' * 32}")
 
-    said = doctor(tmp_path, **variables).wrong("storage")
-    assert f"marks of other farms (farm-id-{'2' * 32})" in said
-    assert "give each farm a bucket, a prefix or a folder of its own" in said
+    result = doctor(tmp_path, **variables).wrong("storage")
+    assert f"marks of other farms (farm-id-{'2' * 32})" in result
+    assert "give each farm a bucket, a prefix or a folder of its own" in result
 
 
 def test_a_bucket_that_cannot_be_used(s3: S3, tmp_path: Path) -> None:

@@ -82,8 +82,8 @@ def test_a_connection_that_breaks_again_and_again_loses_nothing(simulated: Runni
             heard += read(simulated, heard[-1][0] if heard else start, min(7, 150 - len(heard)))
         ids = list(submitting)
 
-    told = jobs.outbox(simulated.redis)
-    assert [place for place, _, _ in heard] == told[told.index(start) + 1 if start in told else 0 :]
+    result = jobs.outbox(simulated.redis)
+    assert [place for place, _, _ in heard] == result[result.index(start) + 1 if start in result else 0 :]
     for job_id in ids:
         names = [name for _, name, data in heard if job_id in data]
         assert names == ["job.created", "job.processing", "job.completed"]

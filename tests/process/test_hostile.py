@@ -259,14 +259,14 @@ class Told:
 
 def received(connection: socket.socket, most: int = 1) -> list[Told]:
     """So many answers, or as many as come before the connection ends."""
-    told: list[Told] = []
+    result: list[Told] = []
     with connection.makefile("rb") as stream:
-        while len(told) < most and (line := stream.readline()):
+        while len(result) < most and (line := stream.readline()):
             head = b"".join([line, *iter(stream.readline, b"\r\n")]).lower()
             assert b"json" in head, head
             length = int(head.partition(b"content-length: ")[2].split(b"\r\n")[0])
-            told.append(Told(int(line.split()[1]), head, json.loads(stream.read(length))))
-    return told
+            result.append(Told(int(line.split()[1]), head, json.loads(stream.read(length))))
+    return result
 
 
 @pytest.fixture(scope="module", params=["plain", "tls"])
@@ -294,16 +294,16 @@ def refusal(site: Site, request: bytes) -> Told:
     with site.connect() as connection:
         with suppress(OSError):  # refused before all of it was sent
             connection.sendall(request)
-        (told,) = received(connection)
-        return told
+        (result,) = received(connection)
+        return result
 
 
 def test_what_is_no_request_is_refused_and_leaves_nothing_behind(site: Site) -> None:
     def send_all() -> None:
         for request in REQUESTS:
-            told = refusal(site, request)
-            assert 400 <= told.status < 500, (request[:200], told)
-            assert told.body.get("detail") or told.body.get("message") or told.body.get("error"), told
+            result = refusal(site, request)
+            assert 400 <= result.status < 500, (request[:200], result)
+            assert result.body.get("detail") or result.body.get("message") or result.body.get("error"), result
 
     send_all()
     site.poll()
@@ -325,8 +325,8 @@ def test_nothing_comes_through_behind_a_request_whose_end_is_in_doubt(site: Site
             continue  # its end is not in doubt
         with site.connect() as connection:
             connection.sendall(request + smuggled)
-            (told,) = received(connection, 2)
-            assert b"connection: close" in told.head, name
+            (result,) = received(connection, 2)
+            assert b"connection: close" in result.head, name
 
 
 def test_requests_that_come_at_once_are_answered_in_turn(site: Site) -> None:
@@ -337,7 +337,7 @@ def test_requests_that_come_at_once_are_answered_in_turn(site: Site) -> None:
         with site.connect() as connection:
             connection.sendall(requests)
 
-            assert [told.status for told in received(connection, len(statuses))] == statuses
+            assert [result.status for result in received(connection, len(statuses))] == statuses
 
 
 def test_a_host_may_stand_in_the_target(site: Site) -> None:
@@ -345,7 +345,7 @@ def test_a_host_may_stand_in_the_target(site: Site) -> None:
     with site.connect() as connection:
         connection.sendall(get(target, b"Host: evil.example\r\n"))
 
-        assert [told.status for told in received(connection)] == [200]
+        assert [result.status for result in received(connection)] == [200]
 
 
 def test_a_body_is_asked_for(site: Site) -> None:
@@ -354,7 +354,7 @@ def test_a_body_is_asked_for(site: Site) -> None:
         assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(BODY)
 
-        assert [told.status for told in received(connection)] == [202]
+        assert [result.status for result in received(connection)] == [202]
 
 
 def test_who_hangs_up_at_any_moment_leaves_nothing_behind(site: Site) -> None:

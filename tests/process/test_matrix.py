@@ -77,8 +77,8 @@ def test_every_fault_is_survived(
     if server != "embedded":
         program = request.getfixturevalue("debian_redis")
         monkeypatch.setattr(embedded_redis, "program", lambda: program)
-    said = subprocess.run([python, "-c", "import celery; print(celery.__version__)"], capture_output=True, text=True)
-    assert said.stdout.strip() == celery
+    result = subprocess.run([python, "-c", "import celery; print(celery.__version__)"], capture_output=True, text=True)
+    assert result.stdout.strip() == celery
 
     with spread_farm(python) as (farm, receiver):
         assert ("valkey_version" in farm.admin.info("server")) == (server == "embedded")

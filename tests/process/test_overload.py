@@ -33,7 +33,7 @@ def submit(farm: RunningFarm, receiver: Receiver) -> Answer:
     return farm.call("POST", "/farm/v1/jobs", fields | {"webhook_url": receiver.url})
 
 
-def told(receiver: Receiver) -> set[str]:
+def result(receiver: Receiver) -> set[str]:
     """The jobs whose completion it was told."""
     return {came.json["data"]["id"] for came in receiver.received if came.json["type"] == "job.completed"}
 
@@ -92,9 +92,9 @@ class Observers:
         answer(200)(request)
 
     def _calls(self) -> list[float]:
-        told = [came for came in self._receiver.received[self._judged :] if came.json["type"] == "job.completed"]
-        ended = [datetime.fromisoformat(came.json["data"]["finished_at"]).timestamp() for came in told]
-        return [self._arrived[came.headers["webhook-id"]] - end for came, end in zip(told, ended, strict=True)]
+        result = [came for came in self._receiver.received[self._judged :] if came.json["type"] == "job.completed"]
+        ended = [datetime.fromisoformat(came.json["data"]["finished_at"]).timestamp() for came in result]
+        return [self._arrived[came.headers["webhook-id"]] - end for came, end in zip(result, ended, strict=True)]
 
 
 class Crowd:
@@ -142,7 +142,7 @@ def test_at_twice_its_capacity_a_farm_refuses_and_keeps_its_pace(tmp_path: Path,
         with observers.watching(pool):
             for _ in range(8):
                 farm.wait_for_end(submit(farm, receiver).json["id"])
-            wait_for(lambda: len(told(receiver)) >= 8, what="the webhooks of the idle farm")
+            wait_for(lambda: len(result(receiver)) >= 8, what="the webhooks of the idle farm")
             idle = observers.medians()
 
             crowd.press(pool, seconds=seconds)
@@ -154,7 +154,7 @@ def test_at_twice_its_capacity_a_farm_refuses_and_keeps_its_pace(tmp_path: Path,
             wait_for(lambda: time.monotonic() - last >= pause, seconds=2 * pause)
             assert submit(farm, receiver).status == 202
         ends = [farm.wait_for_end(job_id) for job_id in crowd.accepted]
-        wait_for(lambda: set(crowd.accepted) <= told(receiver), what="the webhooks of all that was accepted")
+        wait_for(lambda: set(crowd.accepted) <= result(receiver), what="the webhooks of all that was accepted")
 
     assert {view["status"] for view in ends} == {"completed"}
     assert {(refusal.status, refusal.json["code"]) for refusal in crowd.refused} == {(429, "queue_full")}

@@ -93,7 +93,7 @@ def test_a_key_is_in_no_log_and_in_no_file(talkative: RunningFarm, key: str) -> 
         "POST", "/fal/cdn/files/upload", b"file", Authorization=f"Bearer {token}", Content_Type="text/x"
     )
     environment = {"FARM_URL": talkative.url, "FARM_API_KEY": key}
-    told = [
+    result = [
         farm_command(*words, environment=environment)
         for words in (["jobs", "list"], ["doctor", "--data-dir", str(talkative.data_dir)])
     ]
@@ -108,7 +108,7 @@ def test_a_key_is_in_no_log_and_in_no_file(talkative: RunningFarm, key: str) -> 
     log = talkative.log.read_text()
     assert '"level": "debug"' in log  # else this would prove nothing
     assert files_with(talkative.data_dir, secret, token) == []
-    assert not any(secret in done.stdout + done.stderr for done in told)
+    assert not any(secret in done.stdout + done.stderr for done in result)
 
 
 def test_nothing_a_proxy_may_have_said_is_believed_unless_it_is_known(talkative: RunningFarm, key: str) -> None:

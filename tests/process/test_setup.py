@@ -98,10 +98,10 @@ def test_callers_with_keys_see_only_their_own(data_dir: Path) -> None:
 
 def test_an_api_beyond_loopback_does_not_start_without_keys(simulated: RunningFarm) -> None:
     words = ["api", "--host", "0.0.0.0", "--port", str(free_port()), "--data-dir", str(simulated.data_dir)]
-    for environment, said in (({}, "farm keys create"), ({"FARM_AUTH": "off"}, "loopback only")):
+    for environment, result in (({}, "farm keys create"), ({"FARM_AUTH": "off"}, "loopback only")):
         done = farm_command(*words, environment=environment)
         assert done.returncode == 78
-        assert said in done.stderr
+        assert result in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -111,11 +111,11 @@ def test_an_api_beyond_loopback_does_not_start_without_keys(simulated: RunningFa
         (["--appendonly", "yes", "--maxmemory-policy", "allkeys-lru"], "evicts"),
     ],
 )
-def test_a_redis_that_would_lose_jobs_is_refused(tmp_path: Path, options: list[str], said: str) -> None:
+def test_a_redis_that_would_lose_jobs_is_refused(tmp_path: Path, options: list[str], result: str) -> None:
     with own_redis(tmp_path / "redis", *options) as url:
         done = farm_command("worker", environment={"FARM_REDIS_URL": url, "FARM_PIPELINE": "simulated"})
         assert done.returncode == 78
-        assert said in done.stderr
+        assert result in done.stderr
 
 
 def test_a_farm_of_single_processes_on_ones_own_redis(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def stay(seconds: float) -> None:
 def short_outage(way: FaultyWay) -> None:
     way.go_down()
     stay(5)
-    way.strike(refusal(503, "SlowDown"))
+    way.inject(refusal(503, "SlowDown"))
     way.come_up()
     stay(5)
     way.heal()
@@ -91,7 +91,7 @@ def long_outage(way: FaultyWay) -> None:
     short_outage(way)
     faults = (Fault(reset=True), Fault(cut_after=0), Fault(bytes_per_second=50), refusal(500, "InternalError"))
     for fault, seconds in ((Fault(silent=True), 20), *((fault, 3) for fault in faults)):
-        way.strike(fault)
+        way.inject(fault)
         stay(seconds)
         way.heal()
     way.go_down()
@@ -101,12 +101,12 @@ def long_outage(way: FaultyWay) -> None:
 
 def half_a_minute_of_everything(way: FaultyWay) -> None:
     """Each kind of trouble for some of the requests: refused, not answered, slow, done badly, and not done at all."""
-    way.strike(refusal(500, "InternalError"), share=0.1)
-    way.strike(refusal(503, "SlowDown"), share=0.1)
-    way.strike(Fault(silent=True), share=0.05)
-    way.strike(Fault(bytes_taken_per_second=1000), "PUT", share=0.1)
-    way.strike(NOT_DONE, "PUT", share=0.1)
-    way.strike(SHORT, "HEAD", share=0.1)
+    way.inject(refusal(500, "InternalError"), share=0.1)
+    way.inject(refusal(503, "SlowDown"), share=0.1)
+    way.inject(Fault(silent=True), share=0.05)
+    way.inject(Fault(bytes_taken_per_second=1000), "PUT", share=0.1)
+    way.inject(NOT_DONE, "PUT", share=0.1)
+    way.inject(SHORT, "HEAD", share=0.1)
     stay(30)
     way.heal()
 

@@ -36,11 +36,11 @@ def receiver() -> Iterator[Receiver]:
 
 def ended(receiver: Receiver) -> dict[str, list[str]]:
     """Jobs that the receiver was told the end of, with the ids of the events that said so."""
-    told: dict[str, list[str]] = {}
+    result: dict[str, list[str]] = {}
     for came in receiver.received:
         if came.json["type"] in ("job.completed", "job.failed"):
-            told.setdefault(came.json["data"]["id"], []).append(came.headers["webhook-id"])
-    return told
+            result.setdefault(came.json["data"]["id"], []).append(came.headers["webhook-id"])
+    return result
 
 
 def webhook_workers(farm: RunningFarm) -> list[int]:
@@ -53,11 +53,11 @@ def test_a_job_is_told_of_at_every_state(farm: RunningFarm, receiver: Receiver) 
         receiver.received.clear()
         job_id = farm.submit(webhook_url=receiver.url, num_inference_steps=50, num_images=4)
         wait_for(lambda job_id=job_id: job_id in ended(receiver))  # type: ignore[misc]
-        told = [(came.json["type"], came.json["sequence"]) for came in receiver.received]
-        if told == [("job.created", 1), ("job.processing", 2), ("job.completed", 3)]:
+        result = [(came.json["type"], came.json["sequence"]) for came in receiver.received]
+        if result == [("job.created", 1), ("job.processing", 2), ("job.completed", 3)]:
             break
 
-    assert told == [("job.created", 1), ("job.processing", 2), ("job.completed", 3)]
+    assert result == [("job.created", 1), ("job.processing", 2), ("job.completed", 3)]
     assert farm.image(receiver.received[-1].json["data"])[:2] == b"\xff\xd8"
 
 

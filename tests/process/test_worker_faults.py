@@ -55,8 +55,8 @@ class FaultyFarm(RunningFarm):
 
     def order(self, prompt: str, **fields: Any) -> str:
         """The id of a job of few steps whose end is told."""
-        told = {"webhook_url": self._receiver.url, "webhook_events": ["job.completed", "job.failed"]}
-        return self.submit(**{"prompt": prompt, "num_inference_steps": 4} | told | fields)
+        result = {"webhook_url": self._receiver.url, "webhook_events": ["job.completed", "job.failed"]}
+        return self.submit(**{"prompt": prompt, "num_inference_steps": 4} | result | fields)
 
     def ends(self, job_ids: list[str]) -> dict[str, dict[str, Any]]:
         """The jobs when they have all ended, and each end was told, and no other."""

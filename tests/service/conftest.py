@@ -24,7 +24,7 @@ from tests.farms import empty, wait_for
 from tests.service.api.calls import bearer
 from tests.service.api.openapi_conformance import Listener
 from tests.service.jobstore.jobs import BASE, FACTS, TERMS
-from tests.service.workers.worker import Opened, Workshop
+from tests.service.workers.worker import Opened, WorkerHarness
 
 
 @pytest.fixture(scope="session")
@@ -135,12 +135,12 @@ def admin(farm: Farm) -> dict[str, str]:
 
 
 @pytest.fixture
-def workshop(farm: Farm, store: JobStore) -> Iterator[Opened]:
+def open_worker(farm: Farm, store: JobStore) -> Iterator[Opened]:
     """Opens workers that are closed after the test."""
-    opened: list[Workshop] = []
+    opened: list[WorkerHarness] = []
 
-    def open_one(**parts: Any) -> Workshop:
-        opened.append(Workshop(farm, **{"store": store} | parts))
+    def open_one(**parts: Any) -> WorkerHarness:
+        opened.append(WorkerHarness(farm, **{"store": store} | parts))
         opened[-1].open()
         return opened[-1]
 

@@ -26,7 +26,7 @@ from farm.jobstore.scripts import NAMES, script_text
 from farm.settings import Settings
 from farm.storage.storage import new_key
 from farm.webhooks.courier import Courier
-from tests.failing_calls import Fate, Mortal, MortalClient
+from tests.failing_calls import FailingCalls, Mortal, MortalClient
 from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import BASE, FACTS
 from tests.service.workers.worker import folder_of
@@ -54,12 +54,12 @@ class _Silent:
 
 
 @dataclass
-class World:
+class CrashingFarm:
     """A farm whose one process is `mortal`; what lives on is `well`."""
 
     well: Farm
     mortal: Farm
-    fate: Fate
+    failing_calls: FailingCalls
     api: FlaskClient
     receiver: Receiver
     #: Jobs whose submit was answered well.
@@ -69,8 +69,8 @@ class World:
 
     def reset(self) -> None:
         """A new farm, with nothing in it and a worker that has announced its models."""
-        self.fate.begin()
-        self.fate.then.clear()
+        self.failing_calls.begin()
+        self.failing_calls.then.clear()
         self.well.redis.flushall()
         shutil.rmtree(folder_of(self.well.storage), ignore_errors=True)
         self.well.store.renew("w", WORKER, [])
@@ -146,10 +146,10 @@ class World:
 
     def _judge_one(self, job_id: str) -> None:
         job = jobs.record(self.well.store, job_id)
-        told = jobs.events(self.well.redis, job_id)
+        result = jobs.events(self.well.redis, job_id)
         assert job.state.is_terminal, f"{job_id} never ends"
-        assert [number for number, _ in told] == list(range(1, len(told) + 1))
-        assert [State(state).is_terminal for _, state in told] == [False] * (len(told) - 1) + [True], told
+        assert [number for number, _ in result] == list(range(1, len(result) + 1))
+        assert [State(state).is_terminal for _, state in result] == [False] * (len(result) - 1) + [True], result
         assert (job.state is State.COMPLETED) == (job.result is not None)
 
     def _judge_what_was_told(self, found: list[str]) -> None:
@@ -189,13 +189,15 @@ def at_work(owner: Preparer | Courier) -> None:
 
 
 @contextmanager
-def a_world(redis_url: str, folder: Path, receiver: Receiver, *, listens: bool = False) -> Iterator[World]:
+def a_crashing_farm(
+    redis_url: str, folder: Path, receiver: Receiver, *, listens: bool = False
+) -> Iterator[CrashingFarm]:
     """One for the length of a block. Its processes remember nothing that would save them a call.
 
     `listens`: callers may wait for changes, for which there are threads that live on.
     """
     settings = Settings(redis_url=redis_url, redis_unsafe=True, lease_seconds=1, webhook_allow=frozenset({"127.0.0.1"}))
-    fate = Fate()
+    failing_calls = FailingCalls()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bootstrap, "WakeUps", _Silent)
         patch.setattr(service, "_SERVED_SECONDS", 0.0)
@@ -205,9 +207,11 @@ def a_world(redis_url: str, folder: Path, receiver: Receiver, *, listens: bool =
             well.redis.script_load(script_text(name))
         patch.setattr(bootstrap, "JobChanges", lambda _: well.service._changes)
         patch.setattr(bootstrap, "EventFeed", lambda _: None)
-        patch.setattr(bootstrap, "connect", lambda url: MortalClient(fate, connect(url)))
-        patch.setattr(bootstrap, "storage_for", lambda *_: Mortal(fate, well.storage))
+        patch.setattr(bootstrap, "connect", lambda url: MortalClient(failing_calls, connect(url)))
+        patch.setattr(bootstrap, "storage_for", lambda *_: Mortal(failing_calls, well.storage))
         mortal = build(settings, folder, listens=listens)
-        mortal = replace(mortal, outbound=cast(Any, Mortal(fate, well.outbound, partial(Unreachable, "Lost."))))
+        mortal = replace(
+            mortal, outbound=cast(Any, Mortal(failing_calls, well.outbound, partial(Unreachable, "Lost.")))
+        )
         app = create_app(mortal, base=BASE, with_keys=False, max_streams=4, max_held_calls=4)
-        yield World(well, mortal, fate, app.test_client(), receiver)
+        yield CrashingFarm(well, mortal, failing_calls, app.test_client(), receiver)

@@ -46,7 +46,7 @@ from tests.service.api.calls import (
 )
 from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import BASE, FACTS
-from tests.service.webhooks.test_courier import Desk
+from tests.service.webhooks.test_courier import CourierHarness
 from tests.webhook_receiver import running_receiver
 
 CALLS = [
@@ -120,8 +120,8 @@ class Outage:
 
     def is_named_in(self, response: TestResponse) -> bool:
         """Whether an answer tells its reader where Redis listens, or what its client library says."""
-        told = f"{response.headers}{response.text}"
-        return any(secret in told for secret in (self.server.url, str(self._data_dir), "unix", "Error 1", "Timeout"))
+        result = f"{response.headers}{response.text}"
+        return any(secret in result for secret in (self.server.url, str(self._data_dir), "unix", "Error 1", "Timeout"))
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,7 @@ def test_what_was_accepted_survives_the_death_of_redis(outage: Outage) -> None:
     assert submit(outage.api)
 
 
-def test_the_reaper_survives(outage: Outage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reclaiming_survives(outage: Outage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker dies with Redis: its jobs are taken back one lease after Redis started again."""
     monkeypatch.setattr(periodic, "_INTERVAL_SECONDS", 0.015)
     job_id = jobs.submit(outage.farm.store)
@@ -248,7 +248,7 @@ def test_the_reaper_survives(outage: Outage, monkeypatch: pytest.MonkeyPatch) ->
         thread.join()
 
 
-def test_the_reaper_survives_a_redis_that_refuses_writes(outage: Outage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reclaiming_survives_a_redis_that_refuses_writes(outage: Outage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(periodic, "_INTERVAL_SECONDS", 0.015)
     client, store = outage.farm.redis, outage.farm.store
     job_id = jobs.submit(store)
@@ -319,17 +319,17 @@ def test_a_stream_ends_with_an_error_when_redis_dies(outage: Outage) -> None:
 def test_what_a_courier_was_given_while_redis_was_frozen_is_not_kept_from_anybody(outage: Outage) -> None:
     """Redis gave it when it thawed, and nobody heard: the courier asks again, long before its lease is over."""
     with running_receiver() as receiver, ThreadPoolExecutor(1) as pool:
-        desk = Desk(outage.farm)
-        pool.submit(desk.courier.work).result()  # Redis knows the script now, so that the call arrives
-        names = [f"{desk.submit(receiver.url)}-3" for _ in range(4)]
-        desk.finish()
+        harness = CourierHarness(outage.farm)
+        pool.submit(harness.courier.work).result()  # Redis knows the script now, so that the call arrives
+        names = [f"{harness.submit(receiver.url)}-3" for _ in range(4)]
+        harness.finish()
         with outage.frozen():
-            working = pool.submit(desk.courier.work)
+            working = pool.submit(harness.courier.work)
             began = clock.monotonic()
             wait_for(lambda: clock.monotonic() - began > 2)
         working.result()
-        desk.until(lambda: all(desk.record(name).state is Outcome.DELIVERED for name in names))
-        desk.courier.close()
+        harness.until(lambda: all(harness.record(name).state is Outcome.DELIVERED for name in names))
+        harness.courier.close()
 
 
 def test_wake_ups_are_sent_again(outage: Outage) -> None:

@@ -37,16 +37,16 @@ def test_what_fal_honours_is_on_its_page(header: str) -> None:
 
 
 def test_what_wavespeed_tolerates_is_on_its_page() -> None:
-    told = page("wavespeed").rpartition("Taken, and without effect")[2]
+    result = page("wavespeed").rpartition("Taken, and without effect")[2]
 
     assert wavespeed.TOLERATED == ("strength",)
-    assert all(f"`{name}`" in told for name in wavespeed.TOLERATED)
+    assert all(f"`{name}`" in result for name in wavespeed.TOLERATED)
 
 
 def test_what_becomes_of_openais_parameters_is_on_its_page() -> None:
-    told = page("openai").rpartition("|---|---|\n")[2].splitlines()
+    result = page("openai").rpartition("|---|---|\n")[2].splitlines()
 
-    assert told == [
+    assert result == [
         *(f"| `{name}` | accepted without effect: {why} |" for name, why in openai_common.TOLERATED.items()),
         *(f"| `{name}` | rejected: {instead} |" for name, instead in openai_common.REFUSED.items()),
     ]

@@ -37,8 +37,10 @@ ALL = frozenset({"flux-1-dev-non-commercial", "tencent-srpo"})
 
 def names(finding: Finding, mark: Mark, *words: str) -> bool:
     """Whether the finding has this mark, and says these words and, if it is not good, what to do."""
-    said = f"{finding.text} → {finding.remedy}"
-    return finding.mark is mark and all(word in said for word in words) and (mark is Mark.GOOD or bool(finding.remedy))
+    result = f"{finding.text} → {finding.remedy}"
+    return (
+        finding.mark is mark and all(word in result for word in words) and (mark is Mark.GOOD or bool(finding.remedy))
+    )
 
 
 def test_what_the_farm_refuses_splits_into_fault_and_remedy() -> None:
@@ -172,8 +174,8 @@ def test_a_driver_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
         ("Valkey server v=7.1.0 sha=00000000:0 malloc=jemalloc", Mark.WRONG),
     ],
 )
-def test_a_server_that_could_be_started_is_judged_by_its_version(said: str, mark: Mark) -> None:
-    assert names(at_rest(said), mark, said.split()[0])
+def test_a_server_that_could_be_started_is_judged_by_its_version(result: str, mark: Mark) -> None:
+    assert names(at_rest(result), mark, result.split()[0])
 
 
 @pytest.mark.parametrize(

@@ -470,7 +470,7 @@ def test_a_certificate_of_an_unknown_authority_is_refused(
     assert receiver.requests == []
 
 
-def test_a_receiver_without_tls_is_not_spoken_to_in_plain(receive: Callable[..., Receiver]) -> None:
+def test_a_receiver_without_tls_gets_no_plain_text(receive: Callable[..., Receiver]) -> None:
     receiver = receive(answer_unread(OK), reads=False)
 
     with pytest.raises(Unreachable, match="does not speak TLS"):

@@ -69,8 +69,8 @@ def test_callers_see_their_own_deliveries_only(
     assert deliveries(keyed, bob) == []
     assert [item["id"] for item in deliveries(keyed, admin)] == [name]
     theirs = keyed.get(f"/farm/v1/deliveries/{name}", headers=bob)
-    nobodys = keyed.get(f"/farm/v1/deliveries/{name[:-3]}00-1", headers=bob)
-    assert (theirs.status_code, theirs.get_json()["code"]) == (nobodys.status_code, nobodys.get_json()["code"])
+    unknown = keyed.get(f"/farm/v1/deliveries/{name[:-3]}00-1", headers=bob)
+    assert (theirs.status_code, theirs.get_json()["code"]) == (unknown.status_code, unknown.get_json()["code"])
     assert keyed.post(f"/farm/v1/deliveries/{name}/redeliver", headers=bob).status_code == 404
 
 

@@ -253,11 +253,11 @@ def test_callers_hear_of_their_own_jobs_only(keyed: FlaskClient, farm: Farm) -> 
         next(events)
     hers, his = submit(keyed, headers=ada), submit(keyed, headers=bob)
 
-    told = [take(heard[0], 1), take(heard[1], 1), take(heard[2], 2)]
+    result = [take(heard[0], 1), take(heard[1], 1), take(heard[2], 2)]
 
-    assert [[event.data["id"] for event in events] for events in told] == [[hers], [his], [hers, his]]
-    assert "caller" not in told[2][0].data
-    assert not {"ada", "bob"} & set(map(str, told[2][0].data.values()))
+    assert [[event.data["id"] for event in events] for events in result] == [[hers], [his], [hers, his]]
+    assert "caller" not in result[2][0].data
+    assert not {"ada", "bob"} & set(map(str, result[2][0].data.values()))
 
 
 def test_a_key_that_is_revoked_hears_no_more(keyed: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -654,7 +654,7 @@ def stream(api: FlaskClient, path: str, query: str = "logs=1", **headers: str) -
         response.close()
 
 
-def told(events: list[dict[str, Any]]) -> list[list[str]]:
+def result(events: list[dict[str, Any]]) -> list[list[str]]:
     """The messages of each event's lines."""
     return [[line["message"] for line in event["logs"]] for event in events]
 
@@ -674,7 +674,7 @@ def test_a_stream_tells_every_step_and_each_line_once(api: FlaskClient, farm: Fa
     seen += events
 
     assert [event["status"] for event in seen] == ["IN_QUEUE", *["IN_PROGRESS"] * 3, "COMPLETED"]
-    *before, last = told(seen)
+    *before, last = result(seen)
     assert before == [["Accepted."], ["Started, attempt 1."], ["Step 1 of 4."], ["Step 2 of 4."]]
     assert [message.split(",")[0] for message in last] == ["Completed"]
     assert seen[-1] | {"logs": None} == status(api, path)
@@ -690,7 +690,7 @@ def test_a_stream_tells_the_place_in_the_queue(api: FlaskClient, farm: Farm) -> 
     second = next(events)
 
     assert [event["queue_position"] for event in (first, second)] == [1, 0]
-    assert told([first, second]) == [["Accepted."], []]
+    assert result([first, second]) == [["Accepted."], []]
     farm.store.cancel(request_id(path))
     assert [event["error_type"] for event in events] == ["client_cancelled"]
 

@@ -225,18 +225,18 @@ def test_a_call_shows_that_it_waits(farm: Farm, calls: Calls) -> None:
 
 
 def test_a_call_that_was_answered_shows_none(farm: Farm, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple[str, ...]] = []
-    monkeypatch.setattr(farm.store, "call_heartbeat", lambda held: told.append(tuple(sorted(job for job, _ in held))))
+    result: list[tuple[str, ...]] = []
+    monkeypatch.setattr(farm.store, "call_heartbeat", lambda held: result.append(tuple(sorted(job for job, _ in held))))
     quick, slow = calls.make(FAL_RUN), calls.make(FAL_RUN)
     wait_for(lambda: len(known(farm)) == 2, what="two jobs")
     both = tuple(sorted(job.id for job in known(farm)))
-    wait_for(lambda: told and told[-1] == both, what="one sign of life for both calls")
+    wait_for(lambda: result and result[-1] == both, what="one sign of life for both calls")
 
     done, *_ = jobs.take(farm.store)
     complete(farm, done)
     wait_for(lambda: quick.answer.done() or slow.answer.done(), what="an answer")
 
-    wait_for(lambda: told[-1] == tuple(job_id for job_id in both if job_id != done.id), what="a sign for the other")
+    wait_for(lambda: result[-1] == tuple(job_id for job_id in both if job_id != done.id), what="a sign for the other")
 
 
 def test_who_was_told_to_come_back_is_not_given_up_though_redis_was_away(

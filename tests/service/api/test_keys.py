@@ -168,12 +168,12 @@ def test_anothers_job_cannot_be_told_from_one_that_is_not(
     if ended:
         keyed.post(f"/farm/v1/jobs/{job_id}/cancel", headers=ada)
 
-    others, nobodys = (keyed.open(path.format(name), method=method, headers=bob) for name in (job_id, UNKNOWN_ID))
+    others, unknown = (keyed.open(path.format(name), method=method, headers=bob) for name in (job_id, UNKNOWN_ID))
 
-    assert (others.status_code, nobodys.status_code) == (404, 404)
-    assert others.text.replace(job_id, UNKNOWN_ID) == nobodys.text
+    assert (others.status_code, unknown.status_code) == (404, 404)
+    assert others.text.replace(job_id, UNKNOWN_ID) == unknown.text
     assert {name: value for name, value in others.headers if name != "Date"} == {
-        name: value for name, value in nobodys.headers if name != "Date"
+        name: value for name, value in unknown.headers if name != "Date"
     }
 
 

@@ -28,13 +28,13 @@ WEBHOOKS = {webhook.path: webhook for section in SECTIONS for webhook in section
 
 
 @pytest.fixture(scope="module")
-def said() -> dict[str, Any]:
+def result() -> dict[str, Any]:
     return document(BASE)
 
 
-def test_the_document_is_openapi_3_1(said: dict[str, Any]) -> None:
-    assert said["openapi"].startswith("3.1")
-    assert [error.message for error in OpenAPIV31SpecValidator(said).iter_errors()] == []
+def test_the_document_is_openapi_3_1(result: dict[str, Any]) -> None:
+    assert result["openapi"].startswith("3.1")
+    assert [error.message for error in OpenAPIV31SpecValidator(result).iter_errors()] == []
 
 
 def test_what_is_described_and_what_is_routed_are_the_same(api: FlaskClient) -> None:
@@ -79,9 +79,11 @@ def test_an_example_is_what_the_route_takes(operation: Operation) -> None:
         ("/fal/queue/fal-ai/flux-pro/kontext/max/multi", "kontext-multi"),
     ],
 )
-def test_a_model_is_described_with_its_own_fields_and_their_limits(said: dict[str, Any], path: str, model: str) -> None:
-    reference = said["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
-    schema = said["components"]["schemas"][reference.rpartition("/")[2]]
+def test_a_model_is_described_with_its_own_fields_and_their_limits(
+    result: dict[str, Any], path: str, model: str
+) -> None:
+    reference = result["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    schema = result["components"]["schemas"][reference.rpartition("/")[2]]
 
     assert set(schema["properties"]) == set(FIELDS[model].model_fields)
     assert schema["additionalProperties"] is False
@@ -93,10 +95,10 @@ def test_a_model_is_described_with_its_own_fields_and_their_limits(said: dict[st
 )
 @pytest.mark.parametrize("state", [State.COMPLETED, State.FAILED])
 def test_a_webhook_is_described_as_it_is_sent(dialect: str, webhook: str, state: State) -> None:
-    spoken = registry.by_name(dialect)
-    assert spoken.webhook_body is not None
+    described = registry.by_name(dialect)
+    assert described.webhook_body is not None
     result = a_result() if state is State.COMPLETED else None
-    webhook_body = spoken.webhook_body(a_job(state, dialect=dialect, result=result), A_DUE, LINKS)
+    webhook_body = described.webhook_body(a_job(state, dialect=dialect, result=result), A_DUE, LINKS)
 
     body = WEBHOOKS[webhook].body
     assert body is not None
@@ -117,12 +119,12 @@ def test_the_headers_of_webhooks_are_those_that_are_sent() -> None:
     }
 
 
-def test_the_document_is_served_at_the_farms_own_address(keyed: FlaskClient, said: dict[str, Any]) -> None:
+def test_the_document_is_served_at_the_farms_own_address(keyed: FlaskClient, result: dict[str, Any]) -> None:
     response = keyed.get("/openapi.json")
 
     assert (response.status_code, response.mimetype) == (200, "application/json")
-    assert response.get_json() == said
-    assert said["servers"] == [{"url": BASE}]
+    assert response.get_json() == result
+    assert result["servers"] == [{"url": BASE}]
 
 
 @pytest.mark.parametrize("path", ["/openapi.json", "/docs/swagger-ui.css", "/docs/start.js"])

@@ -69,19 +69,19 @@ def test_anothers_cannot_be_told_from_none(
     keyed: FlaskClient, farm: Farm, bob: dict[str, str], names: dict[str, Named], operation: Operation
 ) -> None:
     """Both are refused with the same words, after the same number of commands to Redis."""
-    others, nobodys = ({name: getattr(both, kind) for name, both in names.items()} for kind in ("other", "none"))
+    others, unknown = ({name: getattr(both, kind) for name, both in names.items()} for kind in ("other", "none"))
 
     def ask(ids: dict[str, str]) -> TestResponse:
         return keyed.open(operation.path.format(**ids), method=operation.method, headers=bob, data=b"{}")
 
-    theirs, none = ask(others), ask(nobodys)
+    theirs, none = ask(others), ask(unknown)
 
     assert theirs.status_code in (403, 404), theirs.text
-    assert told(theirs, others) == told(none, nobodys)
-    assert cost_of(lambda: ask(others), farm.redis) == cost_of(lambda: ask(nobodys), farm.redis)
+    assert result(theirs, others) == result(none, unknown)
+    assert cost_of(lambda: ask(others), farm.redis) == cost_of(lambda: ask(unknown), farm.redis)
 
 
-def told(answer: TestResponse, ids: dict[str, str]) -> tuple[int, str, list[tuple[str, str]]]:
+def result(answer: TestResponse, ids: dict[str, str]) -> tuple[int, str, list[tuple[str, str]]]:
     """All that an answer says, with the names of what was asked for left out."""
     text = answer.text
     for name, value in ids.items():

@@ -191,9 +191,9 @@ def test_each_submit_is_told_what_is_left(limited: FlaskClient, ada: dict[str, s
     assert [answer.status_code for answer in answers] == [202, 200]
     for answer, left in zip(answers, ((1, 9), (0, 7)), strict=True):
         assert answer.headers["RateLimit-Policy"] == '"submits";q=2;w=60, "images";q=10;w=86400'
-        told = answer.headers["RateLimit"]
-        assert told.startswith(f'"submits";r={left[0]};t=')
-        assert f'"images";r={left[1]};t=' in told
+        result = answer.headers["RateLimit"]
+        assert result.startswith(f'"submits";r={left[0]};t=')
+        assert f'"images";r={left[1]};t=' in result
 
 
 @pytest.mark.parametrize("path", SHAPES)

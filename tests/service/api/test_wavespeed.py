@@ -108,13 +108,13 @@ def test_a_submit_is_answered_with_exactly_200(api: FlaskClient, farm: Farm, mod
 
 
 def test_the_result_is_at_the_url_that_was_told(api: FlaskClient) -> None:
-    told = post_prediction(api).get_json()["data"]
-    assert told["urls"]["get"] == f"{BASE}/api/v3/predictions/{told['id']}/result"
+    result = post_prediction(api).get_json()["data"]
+    assert result["urls"]["get"] == f"{BASE}/api/v3/predictions/{result['id']}/result"
 
-    response = api.get(told["urls"]["get"].removeprefix(BASE))
+    response = api.get(result["urls"]["get"].removeprefix(BASE))
 
-    assert (response.status_code, response.get_json()["data"]) == (200, told)
-    assert api.get(f"/api/v3/predictions/{told['id']}").get_json() == response.get_json()
+    assert (response.status_code, response.get_json()["data"]) == (200, result)
+    assert api.get(f"/api/v3/predictions/{result['id']}").get_json() == response.get_json()
 
 
 def test_a_prediction_completes(api: FlaskClient, farm: Farm) -> None:
@@ -263,13 +263,13 @@ def test_the_list_is_there_with_a_slash_too(api: FlaskClient) -> None:
 def test_another_webhook_is_another_call(api: FlaskClient) -> None:
     """The second one would not be told."""
     headers = {"Idempotency-Key": "k"}
-    told = [
+    result = [
         api.post(f"{WAVESPEED}?webhook=https://{host}.example", json={"prompt": "a fox"}, headers=headers)
         for host in ("one", "one", "two")
     ]
 
-    assert told[0].get_json() == told[1].get_json()
-    gateway_error(told[2], 422)
+    assert result[0].get_json() == result[1].get_json()
+    gateway_error(result[2], 422)
 
 
 @pytest.mark.parametrize(

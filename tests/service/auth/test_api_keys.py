@@ -47,7 +47,7 @@ def test_a_key_is_nowhere_in_redis(callers: ApiKeyStore, client: redis.Redis) ->
     "wrong",
     ["", "x", "farm_", "ключ", "farm_00000000_" + "a" * 43, "Bearer farm_00000000_" + "a" * 43, "farm_" + "a" * 200],
 )
-def test_what_is_no_key_is_nobodys(callers: ApiKeyStore, wrong: str) -> None:
+def test_an_invalid_key_identifies_no_caller(callers: ApiKeyStore, wrong: str) -> None:
     callers.create("ada")
 
     assert callers.identify(wrong) is None
@@ -61,7 +61,7 @@ def test_a_key_that_is_nearly_right_is_wrong(callers: ApiKeyStore) -> None:
         assert callers.identify(wrong) is None
 
 
-def test_a_revoked_key_is_nobodys(callers: ApiKeyStore) -> None:
+def test_a_revoked_key_identifies_no_caller(callers: ApiKeyStore) -> None:
     revoked, kept = callers.create("ada"), callers.create("bob")
 
     assert callers.revoke("ada") == 1

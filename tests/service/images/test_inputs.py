@@ -19,7 +19,7 @@ from farm.storage.storage import new_input_key
 from tests.farms import wait_for
 from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import TERMS, submit
-from tests.service.workers.worker import Broken, Flagging, Opened, Stepwise, Workshop, folder_of
+from tests.service.workers.worker import Broken, Flagging, Opened, Stepwise, WorkerHarness, folder_of
 from workers import render
 
 
@@ -53,16 +53,16 @@ def remix(store: JobStore, key: str, **fields: Any) -> str:
     return edit(store, key, **({"model": "srpo-image-to-image", "strength": 0.8} | fields))
 
 
-def image_of(shop: Workshop, job: Job) -> Image.Image:
+def image_of(shop: WorkerHarness, job: Job) -> Image.Image:
     (content,) = shop.images(job)
     return Image.open(io.BytesIO(content)).convert("RGB")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
 def test_the_pipeline_gets_the_image_that_the_job_names(
-    workshop: Opened, store: JobStore, farm: Farm, mode: str
+    open_worker: Opened, store: JobStore, farm: Farm, mode: str
 ) -> None:
-    image, shop = sample_image(mode), workshop()
+    image, shop = sample_image(mode), open_worker()
 
     job = shop.end_of(remix(store, stored(farm, image), strength=0.0, width=300, height=280))
 
@@ -70,8 +70,8 @@ def test_the_pipeline_gets_the_image_that_the_job_names(
     assert image_of(shop, job).tobytes() == expected.tobytes()
 
 
-def test_a_job_without_steps_is_completed_and_says_so(workshop: Opened, store: JobStore, farm: Farm) -> None:
-    job = workshop().end_of(remix(store, stored(farm, sample_image()), strength=0.0))
+def test_a_job_without_steps_is_completed_and_says_so(open_worker: Opened, store: JobStore, farm: Farm) -> None:
+    job = open_worker().end_of(remix(store, stored(farm, sample_image()), strength=0.0))
 
     assert job.result is not None
     assert (job.state, job.steps) == (State.COMPLETED, 0)
@@ -80,14 +80,14 @@ def test_a_job_without_steps_is_completed_and_says_so(workshop: Opened, store: J
 
 @pytest.mark.parametrize("content", [None, b"", b"no image", b"\x89PNG\r\n\x1a\n broken"])
 def test_an_input_that_is_not_there_or_no_image_fails_its_own_job_only(
-    workshop: Opened, store: JobStore, farm: Farm, content: bytes | None
+    open_worker: Opened, store: JobStore, farm: Farm, content: bytes | None
 ) -> None:
     good = stored(farm, sample_image())
     bad = new_input_key(str(uuid.uuid4()), 0, "png") if content is None else stored(farm, content)
     keys_of = {"first": [good], "broken": [good, bad], "last": [good]}
     wanted = [edit(store, *keys, prompt=prompt) for prompt, keys in keys_of.items()]
     pipeline = Broken()
-    shop = workshop(pipeline=pipeline)
+    shop = open_worker(pipeline=pipeline)
 
     first, broken, last = (shop.end_of(job_id) for job_id in wanted)
 
@@ -97,11 +97,11 @@ def test_an_input_that_is_not_there_or_no_image_fails_its_own_job_only(
     assert pipeline.batches == [["first", "last"]]
 
 
-def test_a_cut_off_input_is_no_image(workshop: Opened, store: JobStore, farm: Farm) -> None:
+def test_a_cut_off_input_is_no_image(open_worker: Opened, store: JobStore, farm: Farm) -> None:
     file = io.BytesIO()
     sample_image().save(file, "PNG")
 
-    job = workshop().end_of(edit(store, stored(farm, file.getvalue()[:-2000])))
+    job = open_worker().end_of(edit(store, stored(farm, file.getvalue()[:-2000])))
 
     assert (job.state, job.code) == (State.FAILED, "render_failed")
     assert "cannot be read" in job.error
@@ -123,11 +123,11 @@ class Reading(LocalStorage):
         return super().read(key)
 
 
-def test_an_image_that_several_jobs_name_is_read_once_a_batch(workshop: Opened, store: JobStore, farm: Farm) -> None:
+def test_an_image_that_several_jobs_name_is_read_once_a_batch(open_worker: Opened, store: JobStore, farm: Farm) -> None:
     one, other = stored(farm, sample_image()), stored(farm, sample_image("L"))
     wanted = [edit(store, one, other), edit(store, one), edit(store, one, images=2)]
     storage = Reading(farm, lambda *_: False)
-    shop = workshop(storage=storage)
+    shop = open_worker(storage=storage)
 
     shop.work()
 
@@ -135,21 +135,21 @@ def test_an_image_that_several_jobs_name_is_read_once_a_batch(workshop: Opened, 
     assert storage.keys == [one, other]
 
 
-def test_a_storage_that_is_down_for_a_while_costs_no_try(workshop: Opened, store: JobStore, farm: Farm) -> None:
+def test_a_storage_that_is_down_for_a_while_costs_no_try(open_worker: Opened, store: JobStore, farm: Farm) -> None:
     """More often than a job may be tried."""
     storage = Reading(farm, lambda _, before: before < TERMS.max_attempts + 1)
     job_id = edit(store, stored(farm, sample_image()))
 
-    job = workshop(storage=storage).end_of(job_id)
+    job = open_worker(storage=storage).end_of(job_id)
 
     assert (job.state, job.attempt) == (State.COMPLETED, 1)
 
 
-def test_a_storage_that_breaks_costs_another_try(workshop: Opened, store: JobStore, farm: Farm) -> None:
+def test_a_storage_that_breaks_costs_another_try(open_worker: Opened, store: JobStore, farm: Farm) -> None:
     bad, good = stored(farm, sample_image()), stored(farm, sample_image("L"))
     storage = Reading(farm, lambda key, before: key == bad and before == 0, RuntimeError("boom"))
     wanted = [edit(store, bad), edit(store, good)]
-    shop = workshop(storage=storage)
+    shop = open_worker(storage=storage)
 
     late, mate = (shop.end_of(job_id) for job_id in wanted)
 
@@ -158,10 +158,10 @@ def test_a_storage_that_breaks_costs_another_try(workshop: Opened, store: JobSto
 
 
 def test_a_storage_that_never_answers_fails_the_job(
-    workshop: Opened, store: JobStore, farm: Farm, monkeypatch: pytest.MonkeyPatch
+    open_worker: Opened, store: JobStore, farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(render, "STORAGE_RETRY_SECONDS", 0.1)
-    shop = workshop(storage=Reading(farm, lambda *_: True))
+    shop = open_worker(storage=Reading(farm, lambda *_: True))
 
     job = shop.end_of(edit(store, stored(farm, sample_image())))
 
@@ -169,9 +169,9 @@ def test_a_storage_that_never_answers_fails_the_job(
     assert "inputs could not be read" in job.error
 
 
-def test_a_cancelled_job_waits_for_no_storage(workshop: Opened, store: JobStore, farm: Farm) -> None:
+def test_a_cancelled_job_waits_for_no_storage(open_worker: Opened, store: JobStore, farm: Farm) -> None:
     storage = Reading(farm, lambda *_: True)
-    shop = workshop(storage=storage)
+    shop = open_worker(storage=storage)
     job_id = edit(store, stored(farm, sample_image()))
     shop.begin()
     wait_for(lambda: storage.keys)
@@ -182,30 +182,30 @@ def test_a_cancelled_job_waits_for_no_storage(workshop: Opened, store: JobStore,
     shop.join()
 
 
-def test_a_draining_worker_hands_back_what_it_could_not_read(workshop: Opened, store: JobStore, farm: Farm) -> None:
+def test_a_draining_worker_hands_back_what_it_could_not_read(open_worker: Opened, store: JobStore, farm: Farm) -> None:
     job_id = edit(store, stored(farm, sample_image()))
 
     def fails(*_: object) -> bool:
         shop.draining.set()
         return True
 
-    shop = workshop(storage=Reading(farm, fails))
+    shop = open_worker(storage=Reading(farm, fails))
     shop.work()
 
     job = jobs.record(store, job_id)
     assert (job.state, job.attempt) == (State.CREATED, 0)
 
 
-def test_a_worker_that_could_not_read_holds_nothing(workshop: Opened, store: JobStore, farm: Farm) -> None:
-    shop = workshop()
+def test_a_worker_that_could_not_read_holds_nothing(open_worker: Opened, store: JobStore, farm: Farm) -> None:
+    shop = open_worker()
     shop.end_of(edit(store, new_input_key(str(uuid.uuid4()), 0, "png")))
 
     wait_for(lambda: farm.redis.hget("srpo:worker:w1", "jobs") == "0")
 
 
-def test_progress_counts_the_steps_that_image_to_image_does(workshop: Opened, store: JobStore, farm: Farm) -> None:
+def test_progress_counts_the_steps_that_image_to_image_does(open_worker: Opened, store: JobStore, farm: Farm) -> None:
     pipeline = Stepwise()
-    shop = workshop(pipeline=pipeline)
+    shop = open_worker(pipeline=pipeline)
     job_id = remix(store, stored(farm, sample_image()), steps=10, strength=0.2)
     shop.begin()
     pipeline.go(2)
@@ -219,10 +219,10 @@ def test_progress_counts_the_steps_that_image_to_image_does(workshop: Opened, st
 
 @pytest.mark.parametrize("tolerance", [1, 6])
 def test_what_is_made_of_an_image_is_checked_with_the_tolerance_asked_for(
-    workshop: Opened, store: JobStore, farm: Farm, tolerance: int
+    open_worker: Opened, store: JobStore, farm: Farm, tolerance: int
 ) -> None:
     checker = Flagging(lambda _: True)
-    shop = workshop(checker=checker)
+    shop = open_worker(checker=checker)
 
     job = shop.end_of(remix(store, stored(farm, sample_image()), strength=0.0, safety_tolerance=tolerance))
 

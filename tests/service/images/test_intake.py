@@ -209,11 +209,11 @@ def test_several_images_keep_their_order(farm: Farm) -> None:
         (Source("f", f"{BASE}/files/{an_upload()}"), "file_download_error", "has deleted it"),
     ],
 )
-def test_what_cannot_be_used_is_refused_by_its_field(farm: Farm, source: Source, kind: str, said: str) -> None:
+def test_what_cannot_be_used_is_refused_by_its_field(farm: Farm, source: Source, kind: str, result: str) -> None:
     (problem,) = problems(farm, source)
 
     assert (problem.field, problem.kind) == ("f", kind)
-    assert said in problem.message
+    assert result in problem.message
 
 
 def test_an_upload_whose_time_is_over_is_refused_though_nobody_has_removed_it_yet(farm: Farm) -> None:

@@ -120,12 +120,12 @@ def now(client: redis.Redis) -> float:
 
 def hear_shouts(redis_url: str) -> list[str]:
     """What workers are told from now on: nothing, when the listener has joined; then each job that must stop."""
-    told: list[str] = []
-    listener = Listener(connect_to_listen(redis_url), lambda _channel, text: told.append(text))
+    result: list[str] = []
+    listener = Listener(connect_to_listen(redis_url), lambda _channel, text: result.append(text))
     listener.subscribe(redis_keys.STOP_CHANNEL)
     listener.start()
-    wait_for(lambda: told == [""], what="the listener's joining")
-    return told
+    wait_for(lambda: result == [""], what="the listener's joining")
+    return result
 
 
 def end_preparation(client: redis.Redis, *job_ids: str) -> None:

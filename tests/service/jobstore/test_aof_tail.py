@@ -24,7 +24,7 @@ from farm.process import embedded_redis
 from farm.process.embedded_redis import EmbeddedRedis
 from farm.settings import Fsync
 from tests.farms import folder_in_memory, wait_for
-from tests.service.crashing_farm import World, a_world
+from tests.service.crashing_farm import CrashingFarm, a_crashing_farm
 from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import TERMS
 from tests.webhook_receiver import Receiver, running_receiver
@@ -97,25 +97,25 @@ def cut(data_dir: Path, at: int) -> None:
 # What is left
 
 
-def write_history(world: World, data_dir: Path) -> list[tuple[int, str]]:
+def write_history(crashing_farm: CrashingFarm, data_dir: Path) -> list[tuple[int, str]]:
     """Jobs of every fate: how long the file was when each had been accepted."""
-    dice, store, accepted = random.Random(7), world.well.store, []
+    dice, store, accepted = random.Random(7), crashing_farm.well.store, []
 
     def each(end: Callable[[Claimed], Any]) -> Callable[[], None]:
         return lambda: [end(job) for job in jobs.take(store)].clear()
 
-    fates = (
-        world.complete,
+    crash_points = (
+        crashing_farm.complete,
         each(lambda job: store.fail(job, "render_failed", "x", retry="again")),
         each(store.release),
         each(lambda job: store.cancel(job.id)),
-        each(lambda job: jobs.lose(world.well.redis, store, job.id)),
+        each(lambda job: jobs.lose(crashing_farm.well.redis, store, job.id)),
         lambda: None,
     )
     for _ in range(JOBS):
-        job_id = world.submit(images=dice.randint(1, 3), width=dice.choice((256, 512)))
+        job_id = crashing_farm.submit(images=dice.randint(1, 3), width=dice.choice((256, 512)))
         accepted.append((length(data_dir), job_id))
-        dice.choice(fates)()
+        dice.choice(crash_points)()
     return accepted
 
 
@@ -125,9 +125,9 @@ def test_wherever_the_file_is_cut_what_stood_before_is_all_there_and_ends(
 ) -> None:
     """In the middle of a command, too, and of the changes of one script: of those all are there, or none."""
     origin = folder / "origin"
-    with running(origin, fsync="always") as server, a_world(server.url, origin, receiver) as world:
-        world.reset()
-        accepted = write_history(world, origin)
+    with running(origin, fsync="always") as server, a_crashing_farm(server.url, origin, receiver) as crashing_farm:
+        crashing_farm.reset()
+        accepted = write_history(crashing_farm, origin)
     dice = random.Random(11)
     places = sorted({dice.randrange(accepted[2][0], length(origin)) for _ in range(cuts)})
 
@@ -144,13 +144,13 @@ def go_on(data_dir: Path, receiver: Receiver, there: set[str]) -> None:
     """What was accepted before the cut is there, nothing else is, not even in part, and all of it ends."""
     url = embedded_redis.address(data_dir)
     assert url is not None
-    with a_world(url, data_dir, receiver) as world:
+    with a_crashing_farm(url, data_dir, receiver) as crashing_farm:
         # Before, nothing is taken back from the workers of before.
-        wait_for(lambda: world.well.redis.info("server")["uptime_in_seconds"] >= TERMS.lease_seconds)
-        assert set(world.everything()) == there
-        world.go_on()
-        world.judge()
-        left = world.kinds_left()
+        wait_for(lambda: crashing_farm.well.redis.info("server")["uptime_in_seconds"] >= TERMS.lease_seconds)
+        assert set(crashing_farm.everything()) == there
+        crashing_farm.go_on()
+        crashing_farm.judge()
+        left = crashing_farm.kinds_left()
         assert not [kind for kind in left if "*" in kind], left
 
 

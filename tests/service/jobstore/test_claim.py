@@ -320,7 +320,7 @@ def test_what_was_taken_back_goes_first_and_alone(store: JobStore, client: redis
     assert last == later
 
 
-def test_what_must_be_alone_is_nobodys_mate(store: JobStore, client: redis.Redis) -> None:
+def test_a_job_that_must_be_alone_joins_no_batch(store: JobStore, client: redis.Redis) -> None:
     for _ in range(2):
         submit(store, priority="low")
     take(store, "dead")

@@ -47,10 +47,10 @@ def skewed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_leaping_wall_clock_changes_no_job(
-    skewed: None, workshop: Opened, open_api: Callable[..., FlaskClient], farm: Farm
+    skewed: None, open_worker: Opened, open_api: Callable[..., FlaskClient], farm: Farm
 ) -> None:
     """Submitted, polled, rendered, fetched and cancelled as ever; its times are Redis's."""
-    api, shop = open_api(), workshop()
+    api, shop = open_api(), open_worker()
     body = {"model": "srpo", "prompt": "a fox", "image_size": {"width": 256, "height": 256}, "num_inference_steps": 2}
     done, gone = (in_json(api.post("/farm/v1/jobs", json=body))["id"] for _ in range(2))
     assert in_json(api.post(f"/farm/v1/jobs/{gone}/cancel"))["outcome"] == "cancelled"

@@ -47,11 +47,11 @@ def test_the_embedded_server_is_good_enough(client: redis.Redis) -> None:
     ],
 )
 def test_a_server_that_would_lose_jobs_is_refused_with_its_cure(
-    client: redis.Redis, configure: Callable[[str, str], None], name: str, value: str, told: str
+    client: redis.Redis, configure: Callable[[str, str], None], name: str, value: str, result: str
 ) -> None:
     configure(name, value)
 
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=result):
         check(client, unsafe=False)
     check(client, unsafe=True)
 

@@ -27,9 +27,9 @@ from tests.failing_calls import Died, Ill
 from tests.farms import folder_in_memory
 from tests.images import data_uri, sample_image
 from tests.service.api.calls import FAL_RUN, FOX
-from tests.service.crashing_farm import MODELS, WORKER, World, a_world, at_work
+from tests.service.crashing_farm import MODELS, WORKER, CrashingFarm, a_crashing_farm, at_work
 from tests.service.jobstore import jobs
-from tests.service.workers.worker import Broken, Workshop
+from tests.service.workers.worker import Broken, WorkerHarness
 from tests.unit.dialects.samples import a_request
 from tests.webhook_receiver import answer, running_receiver
 from workers import background, health
@@ -41,17 +41,17 @@ FULL = pytest.mark.full
 
 
 @pytest.fixture(scope="module")
-def standing(redis_url: str) -> Iterator[World]:
+def standing(redis_url: str) -> Iterator[CrashingFarm]:
     with (
         folder_in_memory() as folder,
         running_receiver() as receiver,
-        a_world(redis_url, folder, receiver, listens=True) as world,
+        a_crashing_farm(redis_url, folder, receiver, listens=True) as crashing_farm,
     ):
-        yield world
+        yield crashing_farm
 
 
 @pytest.fixture
-def world(standing: World, monkeypatch: pytest.MonkeyPatch) -> World:
+def crashing_farm(standing: CrashingFarm, monkeypatch: pytest.MonkeyPatch) -> CrashingFarm:
     """Threads of a process that has died end without a word."""
     usual = threading.excepthook
     monkeypatch.setattr(threading, "excepthook", lambda ended: None if ended.exc_type is Died else usual(ended))
@@ -67,14 +67,14 @@ class Story:
     jobs: tuple[int, ...] = (1,)
     end = ""
 
-    def before(self, world: World) -> None:
+    def before(self, crashing_farm: CrashingFarm) -> None:
         """What has happened when the process begins."""
 
-    def act(self, world: World) -> None:
+    def act(self, crashing_farm: CrashingFarm) -> None:
         """What the process does, from its beginning to its end."""
         raise NotImplementedError
 
-    def again(self, world: World) -> None:
+    def again(self, crashing_farm: CrashingFarm) -> None:
         """What its caller does who got no good answer."""
 
 
@@ -83,20 +83,20 @@ class Call(Story):
 
     good: tuple[int, ...] = (200, 202)
 
-    def before(self, world: World) -> None:
+    def before(self, crashing_farm: CrashingFarm) -> None:
         self.answered = False
 
     def send(self, api: FlaskClient) -> TestResponse:
         raise NotImplementedError
 
-    def act(self, world: World) -> None:
-        response = self.send(world.api)
+    def act(self, crashing_farm: CrashingFarm) -> None:
+        response = self.send(crashing_farm.api)
         self.answered = response.status_code in self.good
         assert self.answered or response.status_code == 503, response.text
 
-    def again(self, world: World) -> None:
+    def again(self, crashing_farm: CrashingFarm) -> None:
         while not self.answered:
-            self.act(world)
+            self.act(crashing_farm)
 
 
 class Submit(Call):
@@ -107,9 +107,9 @@ class Submit(Call):
         wanted = {"webhook_events": ["job.completed", "job.failed"]}
         return api.post("/farm/v1/jobs", json=body | wanted, headers={"Idempotency-Key": "k"})
 
-    def before(self, world: World) -> None:
-        super().before(world)
-        self.url = world.receiver.url
+    def before(self, crashing_farm: CrashingFarm) -> None:
+        super().before(crashing_farm)
+        self.url = crashing_farm.receiver.url
 
 
 class SubmitWithoutKey(Call):
@@ -128,9 +128,9 @@ class DirectCall(Call):
     # Once it is accepted, it is not told to come back, but where its answer will be.
     good = (200, 504)
 
-    def before(self, world: World) -> None:
-        super().before(world)
-        world.fate.then["submit"] = world.complete
+    def before(self, crashing_farm: CrashingFarm) -> None:
+        super().before(crashing_farm)
+        crashing_farm.failing_calls.then["submit"] = crashing_farm.complete
 
     def send(self, api: FlaskClient) -> TestResponse:
         return api.post(FAL_RUN, json={"prompt": "a red fox"})
@@ -141,9 +141,9 @@ class Cancel(Call):
 
     end = Code.CANCELLED
 
-    def before(self, world: World) -> None:
-        super().before(world)
-        self.job = world.submit()
+    def before(self, crashing_farm: CrashingFarm) -> None:
+        super().before(crashing_farm)
+        self.job = crashing_farm.submit()
 
     def send(self, api: FlaskClient) -> TestResponse:
         return api.post(f"/farm/v1/jobs/{self.job}/cancel")
@@ -152,14 +152,14 @@ class Cancel(Call):
 class CancelRunning(Cancel):
     """Of a job that a worker has, which hears of it with its next sign of life."""
 
-    def before(self, world: World) -> None:
-        super().before(world)
-        (self.held,) = jobs.take(world.well.store, "w")
+    def before(self, crashing_farm: CrashingFarm) -> None:
+        super().before(crashing_farm)
+        (self.held,) = jobs.take(crashing_farm.well.store, "w")
 
-    def again(self, world: World) -> None:
-        super().again(world)
-        assert world.well.store.renew("w", WORKER, [jobs.held(self.held)]) == [self.job]
-        world.well.store.fail(self.held, Code.CANCELLED, "x")
+    def again(self, crashing_farm: CrashingFarm) -> None:
+        super().again(crashing_farm)
+        assert crashing_farm.well.store.renew("w", WORKER, [jobs.held(self.held)]) == [self.job]
+        crashing_farm.well.store.fail(self.held, Code.CANCELLED, "x")
 
 
 class Delete(Call):
@@ -168,11 +168,11 @@ class Delete(Call):
     good = (204, 404)
     jobs = (0,)
 
-    def before(self, world: World) -> None:
-        super().before(world)
-        self.job = world.submit()
-        world.complete()
-        world.promised.clear()
+    def before(self, crashing_farm: CrashingFarm) -> None:
+        super().before(crashing_farm)
+        self.job = crashing_farm.submit()
+        crashing_farm.complete()
+        crashing_farm.promised.clear()
 
     def send(self, api: FlaskClient) -> TestResponse:
         return api.delete(f"/farm/v1/jobs/{self.job}")
@@ -183,16 +183,16 @@ class Prepare(Story):
 
     inputs: tuple[str, ...] = (IMAGE, IMAGE)
 
-    def before(self, world: World) -> None:
-        self.job = world.well.service.submit(LOCAL, self._order()).id
-        world.promised.add(self.job)
+    def before(self, crashing_farm: CrashingFarm) -> None:
+        self.job = crashing_farm.well.service.submit(LOCAL, self._order()).id
+        crashing_farm.promised.add(self.job)
 
     def _order(self) -> Order:
         sources = tuple(Source("image_urls", image) for image in self.inputs)
         return Order("kontext", a_request(model="kontext", enhance=True), sources=sources)
 
-    def act(self, world: World) -> None:
-        at_work(background._preparer(world.mortal))
+    def act(self, crashing_farm: CrashingFarm) -> None:
+        at_work(background._preparer(crashing_farm.mortal))
 
 
 class PrepareInVain(Prepare):
@@ -207,16 +207,18 @@ class Rendering(Story):
 
     jobs = (2,)
 
-    def before(self, world: World) -> None:
-        world.submit(images=2)
-        world.submit()
+    def before(self, crashing_farm: CrashingFarm) -> None:
+        crashing_farm.submit(images=2)
+        crashing_farm.submit()
 
-    def pipeline(self, shop: list[Workshop]) -> SimulatedPipeline:
+    def pipeline(self, shop: list[WorkerHarness]) -> SimulatedPipeline:
         return Beating(lambda: shop[0].lease._renew())
 
-    def act(self, world: World) -> None:
-        opened: list[Workshop] = []
-        opened.append(Workshop(world.mortal, world.mortal.store, pipeline=self.pipeline(opened), name="w"))
+    def act(self, crashing_farm: CrashingFarm) -> None:
+        opened: list[WorkerHarness] = []
+        opened.append(
+            WorkerHarness(crashing_farm.mortal, crashing_farm.mortal.store, pipeline=self.pipeline(opened), name="w")
+        )
         shop = opened[0]
         try:
             shop.work()
@@ -247,18 +249,18 @@ class Beating(SimulatedPipeline):
 class RenderingPoison(Rendering):
     """The engine fails on one of the two; the other is none the worse for it."""
 
-    def before(self, world: World) -> None:
-        world.submit(prompt="poison")
-        world.submit()
+    def before(self, crashing_farm: CrashingFarm) -> None:
+        crashing_farm.submit(prompt="poison")
+        crashing_farm.submit()
 
-    def pipeline(self, shop: list[Workshop]) -> SimulatedPipeline:
+    def pipeline(self, shop: list[WorkerHarness]) -> SimulatedPipeline:
         return Broken()
 
 
 class Draining(Rendering):
     """In the middle of a batch."""
 
-    def pipeline(self, shop: list[Workshop]) -> SimulatedPipeline:
+    def pipeline(self, shop: list[WorkerHarness]) -> SimulatedPipeline:
         return Beating(lambda: shop[0].draining.set())
 
 
@@ -268,41 +270,41 @@ class Cancelled(Rendering):
     jobs = (1,)
     end = Code.CANCELLED
 
-    def before(self, world: World) -> None:
-        self.job = world.submit(images=2)
-        self.cancel = partial(world.well.store.cancel, self.job)
+    def before(self, crashing_farm: CrashingFarm) -> None:
+        self.job = crashing_farm.submit(images=2)
+        self.cancel = partial(crashing_farm.well.store.cancel, self.job)
 
-    def pipeline(self, shop: list[Workshop]) -> SimulatedPipeline:
+    def pipeline(self, shop: list[WorkerHarness]) -> SimulatedPipeline:
         def cancel_and_beat() -> None:
             self.cancel()
             shop[0].lease._renew()
 
         return Beating(cancel_and_beat)
 
-    def again(self, world: World) -> None:
+    def again(self, crashing_farm: CrashingFarm) -> None:
         self.cancel()
 
 
 class Delivering(Story):
     """A receiver that is well."""
 
-    def before(self, world: World) -> None:
-        world.submit(webhook=Webhook(world.receiver.url))
-        world.complete()
+    def before(self, crashing_farm: CrashingFarm) -> None:
+        crashing_farm.submit(webhook=Webhook(crashing_farm.receiver.url))
+        crashing_farm.complete()
 
-    def act(self, world: World) -> None:
-        at_work(background._courier(world.mortal))
+    def act(self, crashing_farm: CrashingFarm) -> None:
+        at_work(background._courier(crashing_farm.mortal))
 
 
 class DeliveringInVain(Delivering):
     """A receiver that fails at first."""
 
-    def before(self, world: World) -> None:
-        super().before(world)
-        world.receiver.behave = answer(500)
+    def before(self, crashing_farm: CrashingFarm) -> None:
+        super().before(crashing_farm)
+        crashing_farm.receiver.behave = answer(500)
 
-    def again(self, world: World) -> None:
-        world.receiver.behave = answer(200)
+    def again(self, crashing_farm: CrashingFarm) -> None:
+        crashing_farm.receiver.behave = answer(200)
 
 
 class Sweeping(Story):
@@ -310,19 +312,19 @@ class Sweeping(Story):
 
     jobs = (0,)
 
-    def before(self, world: World) -> None:
-        self.job = world.submit()
-        world.complete()
-        world.promised.clear()
-        world.well.redis.zadd(redis_keys.EXPIRY, {self.job: 0})
+    def before(self, crashing_farm: CrashingFarm) -> None:
+        self.job = crashing_farm.submit()
+        crashing_farm.complete()
+        crashing_farm.promised.clear()
+        crashing_farm.well.redis.zadd(redis_keys.EXPIRY, {self.job: 0})
 
-    def act(self, world: World) -> None:
-        world.mortal.sweeper.sweep()
+    def act(self, crashing_farm: CrashingFarm) -> None:
+        crashing_farm.mortal.sweeper.sweep()
 
-    def again(self, world: World) -> None:
-        if world.everything():
-            world.well.redis.zadd(redis_keys.EXPIRY, {self.job: 0})
-            world.well.sweeper.sweep()
+    def again(self, crashing_farm: CrashingFarm) -> None:
+        if crashing_farm.everything():
+            crashing_farm.well.redis.zadd(redis_keys.EXPIRY, {self.job: 0})
+            crashing_farm.well.sweeper.sweep()
 
 
 STORIES = (
@@ -331,25 +333,25 @@ STORIES = (
 )
 
 
-def tell(world: World, story: Story, ill: Ill | None = None, at: int = -1) -> tuple[list[str], set[str]]:
+def tell(crashing_farm: CrashingFarm, story: Story, ill: Ill | None = None, at: int = -1) -> tuple[list[str], set[str]]:
     """One life of the process, and what comes after it: the calls that it made, and the kinds of keys that stay."""
-    world.reset()
-    story.before(world)
-    world.fate.begin(ill, at)
+    crashing_farm.reset()
+    story.before(crashing_farm)
+    crashing_farm.failing_calls.begin(ill, at)
     try:
-        story.act(world)
+        story.act(crashing_farm)
     except (Died, FarmError):
         """Nothing more comes from it."""
-    calls = world.fate.calls
-    world.struck += world.fate.has_struck
-    world.fate.begin()
-    story.again(world)
-    world.go_on()
-    ends = [jobs.record(world.well.store, job_id).code for job_id in world.everything()]
+    calls = crashing_farm.failing_calls.calls
+    crashing_farm.struck += crashing_farm.failing_calls.has_struck
+    crashing_farm.failing_calls.begin()
+    story.again(crashing_farm)
+    crashing_farm.go_on()
+    ends = [jobs.record(crashing_farm.well.store, job_id).code for job_id in crashing_farm.everything()]
     assert len(ends) in story.jobs
     assert set(ends) <= {story.end}
-    world.judge()
-    return calls, world.kinds_left()
+    crashing_farm.judge()
+    return calls, crashing_farm.kinds_left()
 
 
 # To die before a call is to die after the one before, and a call that was lost is the lesser of the other two.
@@ -358,15 +360,17 @@ def tell(world: World, story: Story, ill: Ill | None = None, at: int = -1) -> tu
     [Ill.DIES_AFTER, Ill.ANSWER_LOST, *(pytest.param(ill, marks=FULL) for ill in (Ill.DIES_BEFORE, Ill.CALL_LOST))],
 )
 @pytest.mark.parametrize("story", STORIES)
-def test_whatever_befalls_a_call_nothing_is_lost_or_doubled(world: World, story: Callable[[], Story], ill: Ill) -> None:
-    calls, kinds = tell(world, story())
-    world.struck = 0
+def test_whatever_befalls_a_call_nothing_is_lost_or_doubled(
+    crashing_farm: CrashingFarm, story: Callable[[], Story], ill: Ill
+) -> None:
+    calls, kinds = tell(crashing_farm, story())
+    crashing_farm.struck = 0
 
     for at in range(len(calls)):
         try:
-            _, left = tell(world, story(), ill, at)
+            _, left = tell(crashing_farm, story(), ill, at)
             assert left <= kinds, "something stays for good"
         except AssertionError as error:
             raise AssertionError(f"{ill} at call {at} of {calls}") from error
     # Signs of life are given by the clock: now and then there is one less.
-    assert world.struck >= max(1, len(calls) - 1)
+    assert crashing_farm.struck >= max(1, len(calls) - 1)

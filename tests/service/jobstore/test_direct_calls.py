@@ -91,13 +91,13 @@ def test_if_nobody_asks_again_it_ends(store: JobStore, client: redis.Redis) -> N
 
 
 def test_a_running_one_is_stopped(store: JobStore, client: redis.Redis, redis_url: str) -> None:
-    told = hear_shouts(redis_url)
+    result = hear_shouts(redis_url)
     job_id = abandoned(store)
     job = take_one(store)
 
     let_time_pass(store, client)
 
-    wait_for(lambda: told == ["", job_id], what="the worker's being told")
+    wait_for(lambda: result == ["", job_id], what="the worker's being told")
     assert (state(store, job_id), record(store, job_id).cancelling) == (State.PROCESSING, True)
     assert store.renew("w1", FACTS, [held(job)]) == [job_id]
     assert store.fail(job, "cancelled", "The job was cancelled.") is State.FAILED

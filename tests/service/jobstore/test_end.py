@@ -38,12 +38,12 @@ from tests.service.jobstore.jobs import (
 def test_a_completed_job_has_its_result(store: JobStore, client: redis.Redis) -> None:
     submit(store, images=2)
     job = take_one(store)
-    told = replace(result(job), flagged=(False, True), warnings=("long prompt", "ünï"))
+    ended = replace(result(job), flagged=(False, True), warnings=("long prompt", "ünï"))
 
-    assert store.complete(job, told) is True
+    assert store.complete(job, ended) is True
 
     seen = record(store, job.id)
-    assert (seen.state, seen.result, seen.code, seen.error) == (State.COMPLETED, told, "", "")
+    assert (seen.state, seen.result, seen.code, seen.error) == (State.COMPLETED, ended, "", "")
     assert seen.finished_us >= seen.started_us
     assert events(client, job.id) == [(1, "created"), (2, "processing"), (3, "completed")]
     assert client.zcard(redis_keys.LEASES) == 0

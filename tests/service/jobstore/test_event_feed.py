@@ -77,9 +77,9 @@ def test_every_change_is_told_once_in_order(feed: EventFeed, client: redis.Redis
         for number in range(4):
             pool.submit(run_jobs, store, 50, worker=f"w{number}")
 
-    told = jobs.outbox(client)
-    assert len(told) == 600
-    assert all(moments(listener.result()) == told for listener in heard)
+    result = jobs.outbox(client)
+    assert len(result) == 600
+    assert all(moments(listener.result()) == result for listener in heard)
 
 
 def test_a_change_says_what_happened(feed: EventFeed, client: redis.Redis, store: JobStore) -> None:
@@ -101,10 +101,10 @@ def test_who_comes_back_hears_what_it_missed_and_goes_on(
     """From Redis in pages, then from memory: nothing is lost or told twice where they meet, while more is written."""
     monkeypatch.setattr(module, "_PAGE_SIZE", 7)
     run_jobs(store, 100)
-    told = jobs.outbox(client)
+    result = jobs.outbox(client)
     with ThreadPoolExecutor(2) as pool:
         writing = pool.submit(run_jobs, store, 100)
-        heard = hear(follow(feed, Moment.parse(told[9])), 590)
+        heard = hear(follow(feed, Moment.parse(result[9])), 590)
         writing.result()
 
     assert moments(heard) == jobs.outbox(client)[10:]
@@ -142,14 +142,14 @@ def test_who_has_to_hear_much_is_told_page_by_page(
 def test_a_gap_is_told(feed: EventFeed, client: redis.Redis, store: JobStore) -> None:
     """What was cut off the outbox cannot be told: it goes on with the oldest that is there."""
     run_jobs(store, 4)
-    told = jobs.outbox(client)
+    result = jobs.outbox(client)
     client.xtrim(redis_keys.OUTBOX, maxlen=5, approximate=False)
 
-    news = next(follow(feed, Moment.parse(told[3])))
+    news = next(follow(feed, Moment.parse(result[3])))
 
     assert news.gap
-    assert moments(list(news.changes)) == told[-5:]
-    assert not next(follow(feed, Moment.parse(told[-5]))).gap
+    assert moments(list(news.changes)) == result[-5:]
+    assert not next(follow(feed, Moment.parse(result[-5]))).gap
     assert not next(follow(feed, BEGINNING)).gap
 
 

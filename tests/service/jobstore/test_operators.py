@@ -147,7 +147,7 @@ def test_a_start_has_so_long(client: redis.Redis) -> None:
 def test_one_that_lasts_longer_fails_though_its_worker_lives(
     store: JobStore, client: redis.Redis, redis_url: str
 ) -> None:
-    told = hear_shouts(redis_url)
+    ended = hear_shouts(redis_url)
     submit(store)
     job = take_one(store)
 
@@ -156,7 +156,7 @@ def test_one_that_lasts_longer_fails_though_its_worker_lives(
 
     seen = record(store, job.id)
     assert (seen.state, seen.code, bool(seen.error)) == (State.FAILED, "render_timeout", True)
-    wait_for(lambda: told == ["", job.id], what="the worker's being told")
+    wait_for(lambda: ended == ["", job.id], what="the worker's being told")
     assert store.renew("w1", FACTS, [held(job)]) == [job.id]
     assert store.complete(job, result(job)) is False
     assert [name for _, name in events(client, job.id)] == ["created", "processing", "failed"]

@@ -142,7 +142,7 @@ class Comparison(RuleBasedStateMachine):
         entries = cast(list[tuple[str, dict[str, str]]], found)
         if entries:
             self._last_entry = entries[-1][0]
-        return [(told["job"], told["state"], int(told["sequence"])) for _, told in entries]
+        return [(result["job"], result["state"], int(result["sequence"])) for _, result in entries]
 
     def _one_of(self, several: Sequence[T]) -> T | None:
         """Mostly a late one; now and then one that is anything by now."""

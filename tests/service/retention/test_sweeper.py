@@ -212,9 +212,9 @@ def test_a_farm_that_shares_its_storage_says_so_once_a_turn_and_forgets_its_own_
         sweeper.run_once()
         sweeper.run_once()
 
-    (said,) = [entry for entry in logs if entry["log_level"] == "warning"]
-    assert said["marks"] == ["farm-id-" + "0" * 32]
-    assert "remove the other marks" in said["remedy"]
+    (result,) = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert result["marks"] == ["farm-id-" + "0" * 32]
+    assert "remove the other marks" in result["remedy"]
     assert (names(storage), store.get(job.id)) == ({strange}, None)
 
 

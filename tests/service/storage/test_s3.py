@@ -316,7 +316,7 @@ def test_an_endpoint_that_is_none_is_named(reach: Reach, monkeypatch: pytest.Mon
 def test_a_put_that_fails_says_so_and_may_be_tried_again(
     reach: Reach, storage: S3Storage, way: FaultyWay, key: str, fault: Fault
 ) -> None:
-    way.strike(fault, "PUT")
+    way.inject(fault, "PUT")
     began = time.monotonic()
     with pytest.raises(StorageUnavailable, check=told_to_operators("the bucket 'images'")):
         reach(patience=0.5).put(key, b"content")
@@ -330,7 +330,7 @@ def test_a_put_that_fails_says_so_and_may_be_tried_again(
 
 def test_a_put_that_is_done_but_badly_answered_is_a_good_one(storage: S3Storage, way: FaultyWay, key: str) -> None:
     """For it is looked at afterwards."""
-    way.strike(FAULTS["cut in the head"], "PUT")
+    way.inject(FAULTS["cut in the head"], "PUT")
 
     storage.put(key, b"content")
 
@@ -339,7 +339,7 @@ def test_a_put_that_is_done_but_badly_answered_is_a_good_one(storage: S3Storage,
 
 def test_a_large_put_to_a_store_that_takes_little_ends(reach: Reach, way: FaultyWay, key: str) -> None:
     """Each of its bytes may move, but all of them have only so long."""
-    way.strike(Fault(bytes_taken_per_second=100_000), "PUT")
+    way.inject(Fault(bytes_taken_per_second=100_000), "PUT")
     began = time.monotonic()
 
     with pytest.raises(StorageUnavailable):
@@ -352,7 +352,7 @@ def test_a_large_put_to_a_store_that_takes_little_ends(reach: Reach, way: Faulty
 def test_a_look_survives_one_fault(reach: Reach, place: Place, way: FaultyWay, key: str, fault: Fault) -> None:
     storage = reach(patience=1)
     place.put(f"of/farm/{key}", b"content")
-    way.strike(fault, times=1)
+    way.inject(fault, times=1)
 
     if fault in (FAULTS["403"], FAULTS["cut in the head"]):
         with pytest.raises(StorageUnavailable):
@@ -372,7 +372,7 @@ def test_no_connection_at_all_is_said(storage: S3Storage, way: FaultyWay, key: s
 
 
 def test_an_image_that_arrived_short_is_removed(storage: S3Storage, way: FaultyWay, place: Place, key: str) -> None:
-    way.strike(Fault(answer=HEAD_OF_3_BYTES), "HEAD")
+    way.inject(Fault(answer=HEAD_OF_3_BYTES), "HEAD")
 
     with pytest.raises(StorageUnavailable, check=told_to_operators("kept 3 of 7 bytes")):
         storage.put(key, b"content")
@@ -381,14 +381,14 @@ def test_an_image_that_arrived_short_is_removed(storage: S3Storage, way: FaultyW
 
 
 def test_a_put_that_was_answered_but_not_done_is_noticed(storage: S3Storage, way: FaultyWay, key: str) -> None:
-    way.strike(Fault(answer=b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"), "PUT")
+    way.inject(Fault(answer=b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"), "PUT")
 
     with pytest.raises(StorageUnavailable, check=told_to_operators("kept nothing")):
         storage.put(key, b"content")
 
 
 def test_a_request_that_waiting_does_not_mend_is_final(storage: S3Storage, way: FaultyWay, key: str) -> None:
-    way.strike(refusal(400, "EntityTooLarge"), "PUT")
+    way.inject(refusal(400, "EntityTooLarge"), "PUT")
 
     with pytest.raises(StorageError, check=told_to_operators("EntityTooLarge")) as caught:
         storage.put(key, b"content")
@@ -401,7 +401,7 @@ def test_a_request_that_waiting_does_not_mend_is_final(storage: S3Storage, way: 
 )
 def test_an_answer_that_is_not_s3s_is_trouble(storage: S3Storage, way: FaultyWay, answer: bytes) -> None:
     head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(answer)
-    way.strike(Fault(answer=head + answer), "GET")
+    way.inject(Fault(answer=head + answer), "GET")
 
     with pytest.raises(StorageUnavailable):
         storage.page("")
@@ -413,22 +413,22 @@ def test_a_store_that_does_not_answer_holds_few_threads(
     """The others are told at once, so that the API goes on with everything else."""
     monkeypatch.setattr(module, "_MAX_CONCURRENT_READS", 2)
     monkeypatch.setattr(module, "_SLOT_SECONDS", 0.1)
-    storage, told = reach(patience=0.5), []
-    way.strike(Fault(silent=True))
+    storage, result = reach(patience=0.5), []
+    way.inject(Fault(silent=True))
 
     def ask() -> None:
         with pytest.raises(StorageUnavailable) as caught:
             storage.find(key)
-        told.append(caught.value.detail)
+        result.append(caught.value.detail)
 
     threads = [threading.Thread(target=ask) for _ in range(6)]
     for thread in threads:
         thread.start()
-    wait_for(lambda: len(told) == 4, seconds=0.9, what="an answer to those for whom there is no room")
+    wait_for(lambda: len(result) == 4, seconds=0.9, what="an answer to those for whom there is no room")
     for thread in threads:
         thread.join()
 
-    assert sum("too many calls wait" in text for text in told) == 4
+    assert sum("too many calls wait" in text for text in result) == 4
 
 
 # `/files`
@@ -486,7 +486,7 @@ def test_while_the_store_does_not_answer_callers_are_told(
     """Whichever of the farm's two questions meets with the fault."""
     api = api_of(farm, reach(patience=1))
     for method in ("HEAD", "GET"):
-        way.strike(fault, method)
+        way.inject(fault, method)
 
         response = api.get(stored)
         way.heal()
@@ -497,7 +497,7 @@ def test_while_the_store_does_not_answer_callers_are_told(
 
 def test_an_image_that_breaks_off_is_no_whole_one(api: FlaskClient, way: FaultyWay, stored: str) -> None:
     """The connection is broken too, so that the caller sees it."""
-    way.strike(Fault(cut_after=100_000), "GET")
+    way.inject(Fault(cut_after=100_000), "GET")
     response = api.get(stored)
     assert response.status_code == 200
 
@@ -620,7 +620,7 @@ def test_a_file_is_stored_as_its_bytes_would_be(storage: S3Storage, place: Place
 def test_a_file_that_cannot_be_stored_can_be_tried_again(
     reach: Reach, storage: S3Storage, way: FaultyWay, upload_key: str, fault: Fault
 ) -> None:
-    way.strike(fault, "PUT")
+    way.inject(fault, "PUT")
     file = io.BytesIO(b"content")
     with pytest.raises(StorageUnavailable, check=told_to_operators("the bucket 'images'")):
         reach(patience=0.5).put_file(upload_key, file)
@@ -634,7 +634,7 @@ def test_a_file_that_cannot_be_stored_can_be_tried_again(
 def test_a_file_that_arrived_short_is_removed(
     storage: S3Storage, way: FaultyWay, place: Place, upload_key: str
 ) -> None:
-    way.strike(Fault(answer=HEAD_OF_3_BYTES), "HEAD")
+    way.inject(Fault(answer=HEAD_OF_3_BYTES), "HEAD")
 
     with pytest.raises(StorageUnavailable, check=told_to_operators("kept 3 of 7 bytes")):
         storage.put_file(upload_key, io.BytesIO(b"content"))
@@ -710,7 +710,7 @@ def test_a_part_that_breaks_off_makes_no_file(uploading: FlaskClient, way: Fault
     in_parts, file = begin(uploading, "initiate-multipart")
     content = bytes(1_000_000)
     named = [uploading.put(f"{in_parts}/1", data=content).get_json()]
-    way.strike(Fault(cut_after=500_000), "GET")
+    way.inject(Fault(cut_after=500_000), "GET")
 
     fal_error(uploading.post(f"{in_parts}/complete", json={"parts": named}), 503)
     way.heal()

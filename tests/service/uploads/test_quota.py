@@ -51,8 +51,8 @@ def by_form(api: FlaskClient, size: int) -> TestResponse:
 
 
 def by_wavespeeds_ticket(api: FlaskClient, size: int) -> TestResponse:
-    told = api.post(TICKET, json={"filename": "a.png", "size": size}).get_json()["data"]["upload"]
-    return api.put(path_of(told["url"]), data=bytes(size), headers=told["headers"])
+    result = api.post(TICKET, json={"filename": "a.png", "size": size}).get_json()["data"]["upload"]
+    return api.put(path_of(result["url"]), data=bytes(size), headers=result["headers"])
 
 
 WAYS = [by_cdn, by_ticket, by_part, by_form, by_wavespeeds_ticket]
@@ -62,9 +62,9 @@ def is_refusal(answer: TestResponse) -> bool:
     """Whether this says, in the dialect of its path, that too much was uploaded."""
     if answer.status_code != 429:
         return False
-    told = gateway_error(answer, 429) if answer.request.path.startswith("/api/v3") else fal_error(answer, 429)
-    assert "is used up" in told["message"]
-    assert told.get("error_code", "upload_quota_exceeded") == "upload_quota_exceeded"
+    result = gateway_error(answer, 429) if answer.request.path.startswith("/api/v3") else fal_error(answer, 429)
+    assert "is used up" in result["message"]
+    assert result.get("error_code", "upload_quota_exceeded") == "upload_quota_exceeded"
     assert answer.headers["Retry-After"] == "60"
     return True
 

@@ -40,7 +40,7 @@ def receiver() -> Iterator[Receiver]:
         yield receiver
 
 
-class Desk:
+class CourierHarness:
     """A courier whose schedule takes no time, unless a test wants one."""
 
     def __init__(self, farm: Farm, schedule: tuple[float, ...] = QUICK, *, seconds: float = 1.0) -> None:
@@ -87,38 +87,40 @@ class Desk:
 
 
 @pytest.fixture
-def desk(farm: Farm) -> Iterator[Desk]:
-    desk = Desk(farm)
-    yield desk
-    desk.courier.close()
+def harness(farm: Farm) -> Iterator[CourierHarness]:
+    harness = CourierHarness(farm)
+    yield harness
+    harness.courier.close()
 
 
-def test_the_farms_own_webhook_is_verified_by_the_published_library(desk: Desk, receiver: Receiver) -> None:
-    name = desk.post(f"{receiver.url}/hook?x=1")
+def test_the_farms_own_webhook_is_verified_by_the_published_library(
+    harness: CourierHarness, receiver: Receiver
+) -> None:
+    name = harness.post(f"{receiver.url}/hook?x=1")
 
     (came,) = receiver.received
-    event = Verifier(desk.farm.secrets.of("ada")).verify(came.body, dict(came.headers))
+    event = Verifier(harness.farm.secrets.of("ada")).verify(came.body, dict(came.headers))
     assert (came.path, came.headers["webhook-id"]) == ("/hook?x=1", name)
     assert (event["type"], event["sequence"]) == ("job.completed", 3)
     assert event["data"]["status"] == "completed"
     assert event["data"]["images"][0]["url"].startswith(f"{BASE}/files/")
 
 
-def test_wavespeeds_webhook_is_the_prediction_signed_its_way(desk: Desk, receiver: Receiver) -> None:
-    desk.post(receiver.url, dialect="wavespeed")
+def test_wavespeeds_webhook_is_the_prediction_signed_its_way(harness: CourierHarness, receiver: Receiver) -> None:
+    harness.post(receiver.url, dialect="wavespeed")
 
     (came,) = receiver.received
     signed = f"{came.headers['webhook-id']}.{came.headers['webhook-timestamp']}.".encode() + came.body
-    key = desk.farm.secrets.of("ada").removeprefix("whsec_").encode()
+    key = harness.farm.secrets.of("ada").removeprefix("whsec_").encode()
     assert came.headers["webhook-signature"] == "v3," + hmac.new(key, signed, hashlib.sha256).hexdigest()
     assert (came.json["status"], came.json["input"]["prompt"]) == ("completed", "a red fox")
 
 
-def test_fals_webhook_is_verified_with_the_published_key(desk: Desk, receiver: Receiver) -> None:
-    name = desk.post(receiver.url, dialect="fal")
+def test_fals_webhook_is_verified_with_the_published_key(harness: CourierHarness, receiver: Receiver) -> None:
+    name = harness.post(receiver.url, dialect="fal")
 
     (came,) = receiver.received
-    key = signing.jwks(desk.farm.secrets.signing_key())["keys"][0]["x"]
+    key = signing.jwks(harness.farm.secrets.signing_key())["keys"][0]["x"]
     names = ("request-id", "user-id", "timestamp")
     lines = [came.headers[f"x-fal-webhook-{part}"] for part in names] + [hashlib.sha256(came.body).hexdigest()]
     Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(key)).verify(
@@ -130,16 +132,16 @@ def test_fals_webhook_is_verified_with_the_published_key(desk: Desk, receiver: R
 
 @pytest.mark.parametrize("dialect", ["native", "fal", "wavespeed"])
 def test_each_try_has_the_same_id_and_a_signature_of_its_own(farm: Farm, receiver: Receiver, dialect: str) -> None:
-    desk = Desk(farm)
+    harness = CourierHarness(farm)
     receiver.behave = answer(500)
-    job_id = desk.submit(receiver.url, dialect=dialect)
-    desk.finish()
+    job_id = harness.submit(receiver.url, dialect=dialect)
+    harness.finish()
     with time_machine.travel(1_800_000_000, tick=True) as traveller:
-        desk.until(lambda: len(receiver.received) == 1)
+        harness.until(lambda: len(receiver.received) == 1)
         receiver.behave = answer(200)
         traveller.shift(400)
-        desk.until(lambda: desk.record(f"{job_id}-3").state is Outcome.DELIVERED)
-    desk.courier.close()
+        harness.until(lambda: harness.record(f"{job_id}-3").state is Outcome.DELIVERED)
+    harness.courier.close()
 
     first, second = receiver.received
     stamp = "x-fal-webhook-timestamp" if dialect == "fal" else "webhook-timestamp"
@@ -157,11 +159,11 @@ def test_each_try_has_the_same_id_and_a_signature_of_its_own(farm: Farm, receive
     ids=["500", "404", "429", "closes early"],
 )
 def test_what_fails_is_tried_until_the_schedule_is_over(
-    desk: Desk, receiver: Receiver, behaviour: Behaviour, shown: int
+    harness: CourierHarness, receiver: Receiver, behaviour: Behaviour, shown: int
 ) -> None:
     receiver.behave = behaviour
 
-    delivery = desk.record(desk.post(receiver.url))
+    delivery = harness.record(harness.post(receiver.url))
 
     assert delivery.state is Outcome.FAILED
     assert [attempt.status for attempt in delivery.attempts] == [shown] * (1 + len(QUICK))
@@ -170,21 +172,21 @@ def test_what_fails_is_tried_until_the_schedule_is_over(
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308, 410])
-def test_a_redirect_or_gone_ends_it(desk: Desk, receiver: Receiver, status: int) -> None:
+def test_a_redirect_or_gone_ends_it(harness: CourierHarness, receiver: Receiver, status: int) -> None:
     receiver.behave = answer(status, Location=f"{receiver.url}/elsewhere")
 
-    delivery = desk.record(desk.post(receiver.url + "/hook"))
+    delivery = harness.record(harness.post(receiver.url + "/hook"))
 
     assert (delivery.state, [attempt.status for attempt in delivery.attempts]) == (Outcome.FAILED, [status])
     assert [came.path for came in receiver.received] == ["/hook"]
 
 
 def test_a_receiver_that_hangs_is_left_when_its_time_is_up(farm: Farm, receiver: Receiver) -> None:
-    desk = Desk(farm, (), seconds=0.3)
+    harness = CourierHarness(farm, (), seconds=0.3)
     receiver.behave = receiver.hang
 
-    delivery = desk.record(desk.post(receiver.url))
-    desk.courier.close()
+    delivery = harness.record(harness.post(receiver.url))
+    harness.courier.close()
 
     (attempt,) = delivery.attempts
     assert delivery.state is Outcome.FAILED
@@ -193,32 +195,34 @@ def test_a_receiver_that_hangs_is_left_when_its_time_is_up(farm: Farm, receiver:
 
 
 def test_what_cannot_be_said_stands_on_record_and_comes_to_an_end(
-    desk: Desk, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    harness: CourierHarness, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise KeyError("boom")
 
     monkeypatch.setattr(native, "view", fail)
 
-    delivery = desk.record(desk.post(receiver.url))
+    delivery = harness.record(harness.post(receiver.url))
 
     assert (delivery.state, len(delivery.attempts)) == (Outcome.FAILED, 1 + len(QUICK))
     assert all(attempt.error and "boom" not in attempt.error for attempt in delivery.attempts)
     assert receiver.received == []
 
 
-def test_what_was_overtaken_is_sent_all_the_same_when_it_is_asked_for_by_hand(desk: Desk, receiver: Receiver) -> None:
-    job_id = desk.submit(receiver.url, events=frozenset(State))
-    desk.finish()
-    desk.until(lambda: desk.record(f"{job_id}-1").state is Outcome.DROPPED)
+def test_what_was_overtaken_is_sent_all_the_same_when_it_is_asked_for_by_hand(
+    harness: CourierHarness, receiver: Receiver
+) -> None:
+    job_id = harness.submit(receiver.url, events=frozenset(State))
+    harness.finish()
+    harness.until(lambda: harness.record(f"{job_id}-1").state is Outcome.DROPPED)
     receiver.received.clear()
-    desk.farm.deliveries.redeliver(f"{job_id}-1")
-    desk.until(lambda: desk.record(f"{job_id}-1").state is Outcome.DELIVERED)
+    harness.farm.deliveries.redeliver(f"{job_id}-1")
+    harness.until(lambda: harness.record(f"{job_id}-1").state is Outcome.DELIVERED)
 
     assert "job.created" in [came.json["type"] for came in receiver.received]
 
 
-def test_only_the_head_of_an_answer_is_kept(desk: Desk, receiver: Receiver) -> None:
+def test_only_the_head_of_an_answer_is_kept(harness: CourierHarness, receiver: Receiver) -> None:
     def talk(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
         request.send_header("Content-Length", "4000")
@@ -226,16 +230,16 @@ def test_only_the_head_of_an_answer_is_kept(desk: Desk, receiver: Receiver) -> N
         request.wfile.write(b"\xff" * 4000)
 
     receiver.behave = talk
-    name = desk.post(receiver.url)
+    name = harness.post(receiver.url)
 
-    assert len(desk.record(name).attempts[0].answer) == 512
-    assert int(cast(int, desk.farm.redis.memory_usage(f"srpo:delivery_attempts:{name}"))) < 3000
+    assert len(harness.record(name).attempts[0].answer) == 512
+    assert int(cast(int, harness.farm.redis.memory_usage(f"srpo:delivery_attempts:{name}"))) < 3000
 
 
 def test_a_name_that_leads_inside_is_not_called(farm: Farm, receiver: Receiver) -> None:
-    desk = Desk(farm)
-    delivery = desk.record(desk.post("http://169.254.169.254/latest"))
-    desk.courier.close()
+    harness = CourierHarness(farm)
+    delivery = harness.record(harness.post("http://169.254.169.254/latest"))
+    harness.courier.close()
 
     (attempt,) = delivery.attempts
     assert (delivery.state, attempt.status) == (Outcome.FAILED, 0)
@@ -243,73 +247,73 @@ def test_a_name_that_leads_inside_is_not_called(farm: Farm, receiver: Receiver) 
 
 
 def test_the_pauses_are_those_of_the_schedule(farm: Farm, receiver: Receiver) -> None:
-    desk = Desk(farm, (5, 30, 120))
+    harness = CourierHarness(farm, (5, 30, 120))
     receiver.behave = answer(503)
-    name = f"{desk.submit(receiver.url)}-3"
-    desk.finish()
+    name = f"{harness.submit(receiver.url)}-3"
+    harness.finish()
     pauses = []
     for tries in range(1, 4):
-        desk.until(lambda tries=tries: len(desk.record(name).attempts) == tries)  # type: ignore[misc]
-        pauses.append((desk.record(name).due_us - clock.now_us()) / 1e6)
+        harness.until(lambda tries=tries: len(harness.record(name).attempts) == tries)  # type: ignore[misc]
+        pauses.append((harness.record(name).due_us - clock.now_us()) / 1e6)
         line = f"ada {receiver.url}"
         farm.redis.zadd(f"srpo:delivery_queue:{line}", {name: 0})
         farm.redis.zadd(redis_keys.DELIVERY_QUEUES, {line: 0})
-    desk.courier.close()
+    harness.courier.close()
 
     assert all(wanted - 2 < pause <= wanted * 1.2 for wanted, pause in zip((5, 30, 120), pauses, strict=True))
 
 
 def test_a_receiver_may_ask_for_a_longer_pause(farm: Farm, receiver: Receiver) -> None:
-    desk = Desk(farm, (5,))
+    harness = CourierHarness(farm, (5,))
     receiver.behave = answer(429, Retry_After="600")
-    name = f"{desk.submit(receiver.url)}-3"
-    desk.finish()
-    desk.until(lambda: len(desk.record(name).attempts) == 1)
-    desk.courier.close()
+    name = f"{harness.submit(receiver.url)}-3"
+    harness.finish()
+    harness.until(lambda: len(harness.record(name).attempts) == 1)
+    harness.courier.close()
 
-    assert 590 < (desk.record(name).due_us - clock.now_us()) / 1e6 <= 601
+    assert 590 < (harness.record(name).due_us - clock.now_us()) / 1e6 <= 601
 
 
 def test_a_receiver_that_hangs_holds_up_no_other(farm: Farm, receiver: Receiver) -> None:
-    desk = Desk(farm, seconds=10)
+    harness = CourierHarness(farm, seconds=10)
     with running_receiver() as dead:
         dead.behave = dead.hang
         for _ in range(20):
-            desk.submit(dead.url)
+            harness.submit(dead.url)
         for _ in range(20):
-            desk.submit(receiver.url)
-        desk.finish()
+            harness.submit(receiver.url)
+        harness.finish()
         began = clock.monotonic()
-        desk.until(lambda: len(receiver.received) == 20)
+        harness.until(lambda: len(receiver.received) == 20)
         took = clock.monotonic() - began
-    desk.courier.close()
+    harness.courier.close()
 
     assert took < 5
 
 
 def test_several_couriers_deliver_each_event_once(farm: Farm, receiver: Receiver) -> None:
-    desks = [Desk(farm) for _ in range(3)]
-    names = {f"{desks[0].submit(receiver.url)}-3" for _ in range(60)}
-    desks[0].finish()
-    threads = [threading.Thread(target=desk.courier.work) for desk in desks]
+    harnesses = [CourierHarness(farm) for _ in range(3)]
+    names = {f"{harnesses[0].submit(receiver.url)}-3" for _ in range(60)}
+    harnesses[0].finish()
+    threads = [threading.Thread(target=harness.courier.work) for harness in harnesses]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    desks[0].until(lambda: len(receiver.received) >= 60)
-    for desk in desks:
-        desk.courier.close()
+    harnesses[0].until(lambda: len(receiver.received) >= 60)
+    for harness in harnesses:
+        harness.courier.close()
 
     assert sorted(came.headers["webhook-id"] for came in receiver.received) == sorted(names)
 
 
-def test_news_that_a_later_state_has_overtaken_is_dropped(desk: Desk, receiver: Receiver) -> None:
-    job_id = desk.submit(receiver.url, events=frozenset(State))
-    desk.finish()
-    desk.until(lambda: desk.record(f"{job_id}-3").state is not Outcome.WAITING)
+def test_news_that_a_later_state_has_overtaken_is_dropped(harness: CourierHarness, receiver: Receiver) -> None:
+    job_id = harness.submit(receiver.url, events=frozenset(State))
+    harness.finish()
+    harness.until(lambda: harness.record(f"{job_id}-3").state is not Outcome.WAITING)
 
     assert [came.json["type"] for came in receiver.received] == ["job.completed"]
-    assert [desk.record(f"{job_id}-{number}").state for number in (1, 2, 3)] == [
+    assert [harness.record(f"{job_id}-{number}").state for number in (1, 2, 3)] == [
         Outcome.DROPPED,
         Outcome.DROPPED,
         Outcome.DELIVERED,
@@ -317,29 +321,29 @@ def test_news_that_a_later_state_has_overtaken_is_dropped(desk: Desk, receiver: 
 
 
 def test_a_draining_courier_takes_nothing_more_and_ends_what_it_began(farm: Farm, receiver: Receiver) -> None:
-    desk = Desk(farm)
+    harness = CourierHarness(farm)
     receiver.behave = receiver.late
-    first = f"{desk.submit(receiver.url)}-3"
-    desk.finish()
-    desk.until(lambda: len(receiver.received) == 1)
-    desk.courier.drain()
-    second = f"{desk.submit(receiver.url)}-3"
-    desk.finish()
-    desk.courier.work()
+    first = f"{harness.submit(receiver.url)}-3"
+    harness.finish()
+    harness.until(lambda: len(receiver.received) == 1)
+    harness.courier.drain()
+    second = f"{harness.submit(receiver.url)}-3"
+    harness.finish()
+    harness.courier.work()
     receiver.released.set()
-    desk.courier.close()
+    harness.courier.close()
 
-    assert (desk.record(first).state, desk.record(second).state) == (Outcome.DELIVERED, Outcome.WAITING)
+    assert (harness.record(first).state, harness.record(second).state) == (Outcome.DELIVERED, Outcome.WAITING)
 
 
 def test_a_courier_that_dies_in_mid_try_is_replaced(
     farm: Farm, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(couriers, "LEASE_SECONDS", 0.3)
-    desk = Desk(farm)
-    name = f"{desk.submit(receiver.url)}-3"
-    desk.finish()
+    harness = CourierHarness(farm)
+    name = f"{harness.submit(receiver.url)}-3"
+    harness.finish()
     farm.deliveries.claim(1, lease_seconds=0.3)  # taken by somebody who is never heard of again
 
-    desk.until(lambda: desk.record(name).state is Outcome.DELIVERED)
-    desk.courier.close()
+    harness.until(lambda: harness.record(name).state is Outcome.DELIVERED)
+    harness.courier.close()

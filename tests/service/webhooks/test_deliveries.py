@@ -46,7 +46,7 @@ def take_one(deliveries: DeliveryStore) -> Due:
     return due
 
 
-def told(deliveries: DeliveryStore) -> list[tuple[str, int]]:
+def result(deliveries: DeliveryStore) -> list[tuple[str, int]]:
     """Take and end everything that is due, one after the other: events with their sequence numbers."""
     found = []
     while due := take(deliveries, 1):
@@ -72,7 +72,7 @@ def test_every_change_of_state_lines_up_its_delivery_in_order(store: JobStore, d
     job = jobs.take_one(store)
     store.complete(job, jobs.result(job))
 
-    assert told(deliveries) == [("created", 1), ("processing", 2), ("completed", 3)]
+    assert result(deliveries) == [("created", 1), ("processing", 2), ("completed", 3)]
     assert [item.id for item in deliveries.page("ada", before_us=None, count=9)] == [
         f"{job_id}-{number}" for number in (3, 2, 1)
     ]
@@ -83,7 +83,7 @@ def test_only_the_states_that_were_asked_for_are_told(store: JobStore, deliverie
     job = jobs.take_one(store)
     store.fail(job, "render_failed", "no")
 
-    assert told(deliveries) == [("failed", 3)]
+    assert result(deliveries) == [("failed", 3)]
 
 
 def test_a_job_without_a_webhook_lines_up_nothing(store: JobStore, deliveries: DeliveryStore) -> None:
@@ -101,14 +101,14 @@ def test_coming_back_from_a_dead_worker_is_no_news(
     job = jobs.take_one(store, "w2")
     store.complete(job, jobs.result(job))
 
-    assert told(deliveries) == [("created", 1), ("processing", 2), ("completed", 5)]
+    assert result(deliveries) == [("created", 1), ("processing", 2), ("completed", 5)]
 
 
 def test_a_cancelled_job_is_told(store: JobStore, deliveries: DeliveryStore) -> None:
     job_id = submit(store, events=frozenset({State.FAILED}))
     store.cancel(job_id)
 
-    assert told(deliveries) == [("failed", 2)]
+    assert result(deliveries) == [("failed", 2)]
 
 
 def test_what_is_taken_is_nobody_elses_until_its_lease_ends(

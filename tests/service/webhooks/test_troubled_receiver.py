@@ -13,7 +13,7 @@ from standardwebhooks.webhooks import Webhook as Verifier
 
 from farm.bootstrap import Farm
 from farm.domain.delivery import Outcome
-from tests.service.webhooks.test_courier import Desk
+from tests.service.webhooks.test_courier import CourierHarness
 from tests.webhook_receiver import Receiver, answer, close_early, running_receiver
 
 EVENTS = 40
@@ -54,13 +54,13 @@ def test_every_event_arrives_at_a_receiver_with_every_trouble(farm: Farm, receiv
         answer(200)(request)
 
     receiver.behave = behave
-    desk = Desk(farm, (0.05,) * 40, seconds=1.0)
-    names = {f"{desk.submit(receiver.url)}-3" for _ in range(EVENTS)}
-    desk.finish()
-    desk.until(lambda: all(desk.record(name).state is not Outcome.WAITING for name in names))
-    desk.courier.close()
+    harness = CourierHarness(farm, (0.05,) * 40, seconds=1.0)
+    names = {f"{harness.submit(receiver.url)}-3" for _ in range(EVENTS)}
+    harness.finish()
+    harness.until(lambda: all(harness.record(name).state is not Outcome.WAITING for name in names))
+    harness.courier.close()
 
-    assert {desk.record(name).state for name in names} == {Outcome.DELIVERED}
+    assert {harness.record(name).state for name in names} == {Outcome.DELIVERED}
     assert set(arrived) == names
     assert len(receiver.received) > EVENTS
     verifier = Verifier(farm.secrets.of("ada"))

@@ -239,11 +239,11 @@ def test_a_redirect_is_followed(studio: Studio, host: Host, status: int) -> None
         ("//localhost:1/x", "private name"),
     ],
 )
-def test_every_address_on_the_way_is_checked(studio: Studio, host: Host, target: str, said: str) -> None:
+def test_every_address_on_the_way_is_checked(studio: Studio, host: Host, target: str, result: str) -> None:
     job = studio.prepare(host.redirect("/a", target))
 
     assert (job.state, job.code) == (State.FAILED, "file_download_error")
-    assert said in job.error
+    assert result in job.error
     assert job.error.startswith("image_url (127.0.0.1): ")
 
 

@@ -20,7 +20,7 @@ from farm.jobstore.store import JobStore
 from tests.farms import wait_for
 from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import TERMS, submit
-from tests.service.workers.worker import Counting, FailingStorage, Workshop
+from tests.service.workers.worker import Counting, FailingStorage, WorkerHarness
 from workers import publish
 from workers.pipelines.pipeline import NO_INPUTS, InputImages, RenderedImage, StepCallback
 from workers.pipelines.simulated import SimulatedPipeline
@@ -52,15 +52,15 @@ def outage(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> Outage:
 
 
 @pytest.fixture
-def shop(farm: Farm, store: JobStore, outage: Outage) -> Iterator[Workshop]:
-    shop = Workshop(farm, store, storage=outage.storage)
+def shop(farm: Farm, store: JobStore, outage: Outage) -> Iterator[WorkerHarness]:
+    shop = WorkerHarness(farm, store, storage=outage.storage)
     shop.open()
     yield shop
     outage.is_over.set()
     shop.close()
 
 
-def test_an_outage_costs_no_attempt(shop: Workshop, store: JobStore, outage: Outage) -> None:
+def test_an_outage_costs_no_attempt(shop: WorkerHarness, store: JobStore, outage: Outage) -> None:
     """It lasts longer than a lease, which is renewed meanwhile, and more images wait than the backlog takes."""
     wanted = [submit(store, images=4) for _ in range(4)]
     shop.begin()
@@ -79,7 +79,7 @@ def test_an_outage_costs_no_attempt(shop: Workshop, store: JobStore, outage: Out
 
 
 def test_a_job_is_failed_when_its_images_have_waited_for_long(
-    shop: Workshop, store: JobStore, outage: Outage, monkeypatch: pytest.MonkeyPatch
+    shop: WorkerHarness, store: JobStore, outage: Outage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publish, "STORAGE_RETRY_SECONDS", 1)
     job_id = submit(store)
@@ -91,7 +91,7 @@ def test_a_job_is_failed_when_its_images_have_waited_for_long(
     assert outage.storage.tried > 2
 
 
-def test_a_cancelled_job_does_not_wait_for_the_storage(shop: Workshop, store: JobStore, outage: Outage) -> None:
+def test_a_cancelled_job_does_not_wait_for_the_storage(shop: WorkerHarness, store: JobStore, outage: Outage) -> None:
     job_id = submit(store)
     shop.work()
     outage.is_felt()
@@ -102,7 +102,9 @@ def test_a_cancelled_job_does_not_wait_for_the_storage(shop: Workshop, store: Jo
     assert jobs.record(store, job_id).code == "cancelled"
 
 
-def test_a_draining_worker_hands_back_what_it_cannot_store(shop: Workshop, store: JobStore, outage: Outage) -> None:
+def test_a_draining_worker_hands_back_what_it_cannot_store(
+    shop: WorkerHarness, store: JobStore, outage: Outage
+) -> None:
     """Uncounted and at once, also what its render thread was still waiting to hand over."""
     wanted = [submit(store, images=4) for _ in range(4)]
     shop.begin()
@@ -123,7 +125,7 @@ def test_a_draining_worker_does_not_wait_for_a_storage_that_hangs(
 ) -> None:
     """Its call never returns; the job is handed back when the time is over, and nobody overwrites what follows."""
     go = threading.Event()
-    shop = Workshop(farm, store, storage=FailingStorage(farm.storage, DOWN, lambda _: go.wait(30)))
+    shop = WorkerHarness(farm, store, storage=FailingStorage(farm.storage, DOWN, lambda _: go.wait(30)))
     shop.open()
     job_id = submit(store)
     shop.work()
@@ -145,7 +147,7 @@ def test_a_render_thread_that_waits_for_a_hanging_storage_comes_home(farm: Farm,
     """The backlog is full and nothing of it moves; what it cannot hand over goes back."""
     go, pipeline = threading.Event(), Counting()
     storage = FailingStorage(farm.storage, DOWN, lambda _: go.wait(30))
-    shop = Workshop(farm, store, pipeline=pipeline, storage=storage)
+    shop = WorkerHarness(farm, store, pipeline=pipeline, storage=storage)
     shop.open()
     wanted = [submit(store, images=4) for _ in range(3)]
     shop.begin()
@@ -164,7 +166,7 @@ def test_a_render_thread_that_waits_for_a_hanging_storage_comes_home(farm: Farm,
 def test_what_can_be_stored_is_not_handed_back(farm: Farm, store: JobStore) -> None:
     """A storage that is only slow gets its time."""
     slow = FailingStorage(farm.storage, DOWN, lambda _: not threading.Event().wait(0.3))
-    shop = Workshop(farm, store, storage=slow)
+    shop = WorkerHarness(farm, store, storage=slow)
     shop.open()
     wanted = [submit(store) for _ in range(3)]
     shop.work()
@@ -175,7 +177,7 @@ def test_what_can_be_stored_is_not_handed_back(farm: Farm, store: JobStore) -> N
 
 
 def test_a_job_that_is_over_is_not_stored_any_further(
-    shop: Workshop, store: JobStore, outage: Outage, monkeypatch: pytest.MonkeyPatch
+    shop: WorkerHarness, store: JobStore, outage: Outage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its first image waited in vain; the others would be nobody's."""
     monkeypatch.setattr(publish, "STORAGE_RETRY_SECONDS", -1)
@@ -217,7 +219,7 @@ def no_search_for_cycles() -> Iterator[None]:
 def test_what_is_published_is_kept_no_longer(farm: Farm, store: JobStore) -> None:
     """Also where Python looks for cycles only now and then: images are large. Each thread has its last one."""
     pipeline = Remembering()
-    shop = Workshop(farm, store, pipeline=pipeline)
+    shop = WorkerHarness(farm, store, pipeline=pipeline)
     shop.open()
     wanted = [submit(store, images=4) for _ in range(4)]
 

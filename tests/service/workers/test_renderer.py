@@ -31,7 +31,7 @@ from tests.service.workers.worker import (
     Flagging,
     Opened,
     Stepwise,
-    Workshop,
+    WorkerHarness,
     folder_of,
 )
 from workers import health, publish
@@ -57,9 +57,9 @@ def pixels(content: bytes) -> bytes:
         return image.tobytes()
 
 
-def test_a_job_is_rendered_stored_and_completed(workshop: Opened, store: JobStore) -> None:
+def test_a_job_is_rendered_stored_and_completed(open_worker: Opened, store: JobStore) -> None:
     job_id = submit(store, width=301, height=257, images=2, output_format="png")
-    shop = workshop()
+    shop = open_worker()
 
     job = shop.end_of(job_id)
 
@@ -73,9 +73,9 @@ def test_a_job_is_rendered_stored_and_completed(workshop: Opened, store: JobStor
     assert len({pixels(content) for content in shop.images(job)}) == 2
 
 
-def test_every_stage_is_timed(workshop: Opened, store: JobStore) -> None:
+def test_every_stage_is_timed(open_worker: Opened, store: JobStore) -> None:
     job_id = submit(store, steps=3)
-    job = workshop(pipeline=SimulatedPipeline(step_ms=5)).end_of(job_id)
+    job = open_worker(pipeline=SimulatedPipeline(step_ms=5)).end_of(job_id)
 
     assert job.result is not None
     timings = job.result.timings
@@ -84,9 +84,9 @@ def test_every_stage_is_timed(workshop: Opened, store: JobStore) -> None:
     assert 0.015 <= timings["denoise"] <= timings["inference"] < 5
 
 
-def test_everything_that_waits_is_rendered(workshop: Opened, store: JobStore) -> None:
+def test_everything_that_waits_is_rendered(open_worker: Opened, store: JobStore) -> None:
     wanted = [submit(store, seed=number) for number in range(10)]
-    shop = workshop()
+    shop = open_worker()
 
     shop.work()
 
@@ -95,9 +95,9 @@ def test_everything_that_waits_is_rendered(workshop: Opened, store: JobStore) ->
 
 @pytest.mark.parametrize("output_format", ["png", "jpeg"])
 def test_the_same_seed_gives_the_same_image_alone_and_in_company(
-    workshop: Opened, store: JobStore, output_format: str
+    open_worker: Opened, store: JobStore, output_format: str
 ) -> None:
-    shop = workshop()
+    shop = open_worker()
     alone = shop.end_of(submit(store, seed=7, output_format=output_format))
     mates = [submit(store, seed=seed, output_format=output_format) for seed in (6, 7)]
     series = shop.end_of(submit(store, seed=5, images=4, output_format=output_format))
@@ -110,8 +110,8 @@ def test_the_same_seed_gives_the_same_image_alone_and_in_company(
     assert shop.images(series)[1] == shop.images(shop.end_of(mates[0]))[0]
 
 
-def test_the_same_image_comes_again_after_a_crash(workshop: Opened, store: JobStore, farm: Farm) -> None:
-    shop = workshop()
+def test_the_same_image_comes_again_after_a_crash(open_worker: Opened, store: JobStore, farm: Farm) -> None:
+    shop = open_worker()
     (expected,) = shop.images(shop.end_of(submit(store, seed=7)))
     again = submit(store, seed=7)
     jobs.take_one(store, "dead")
@@ -122,11 +122,11 @@ def test_the_same_image_comes_again_after_a_crash(workshop: Opened, store: JobSt
     assert (job.attempt, shop.images(job)) == (2, [expected])
 
 
-def test_images_are_there_before_anybody_is_told(workshop: Opened, store: JobStore, farm: Farm) -> None:
+def test_images_are_there_before_anybody_is_told(open_worker: Opened, store: JobStore, farm: Farm) -> None:
     """While the second of two images is on its way to storage the job is still processing."""
     go = threading.Event()
     storage = FailingStorage(farm.storage, StorageError(), lambda tried: tried == 0 or go.wait(10))
-    shop = workshop(storage=storage)
+    shop = open_worker(storage=storage)
     job_id = submit(store, images=2)
     shop.work()
     wait_for(lambda: storage.tried == 2)
@@ -137,9 +137,9 @@ def test_images_are_there_before_anybody_is_told(workshop: Opened, store: JobSto
     assert len(shop.images(shop.end_of(job_id))) == 2
 
 
-def test_progress_is_visible_while_a_job_runs(workshop: Opened, store: JobStore) -> None:
+def test_progress_is_visible_while_a_job_runs(open_worker: Opened, store: JobStore) -> None:
     pipeline = Stepwise()
-    shop = workshop(pipeline=pipeline)
+    shop = open_worker(pipeline=pipeline)
     job_id = submit(store, steps=3, images=2)
     shop.begin()
     pipeline.go(6)
@@ -151,9 +151,9 @@ def test_progress_is_visible_while_a_job_runs(workshop: Opened, store: JobStore)
     assert shop.end_of(job_id).state is State.COMPLETED
 
 
-def test_a_cancelled_job_stops_within_one_step(workshop: Opened, store: JobStore, farm: Farm) -> None:
+def test_a_cancelled_job_stops_within_one_step(open_worker: Opened, store: JobStore, farm: Farm) -> None:
     pipeline = Stepwise()
-    shop = workshop(pipeline=pipeline)
+    shop = open_worker(pipeline=pipeline)
     job_id = submit(store, steps=50)
     shop.begin()
     pipeline.go(3)
@@ -174,9 +174,9 @@ def claimed(store: JobStore, job_id: str) -> Claimed:
     return Claimed(job.id, job.fence, job.attempt, job.request)
 
 
-def test_the_mates_of_a_cancelled_job_go_on(workshop: Opened, store: JobStore) -> None:
+def test_the_mates_of_a_cancelled_job_go_on(open_worker: Opened, store: JobStore) -> None:
     pipeline = Stepwise()
-    shop = workshop(pipeline=pipeline)
+    shop = open_worker(pipeline=pipeline)
     cancelled, kept = submit(store, steps=3), submit(store, steps=3)
     shop.begin()
     pipeline.go(2)
@@ -191,11 +191,11 @@ def test_the_mates_of_a_cancelled_job_go_on(workshop: Opened, store: JobStore) -
 
 
 def test_a_job_that_is_cancelled_while_it_is_published_ends_cancelled(
-    workshop: Opened, store: JobStore, farm: Farm
+    open_worker: Opened, store: JobStore, farm: Farm
 ) -> None:
     go = threading.Event()
     storage = FailingStorage(farm.storage, StorageError(), lambda _: go.wait(10))
-    shop = workshop(storage=storage)
+    shop = open_worker(storage=storage)
     job_id = submit(store)
     shop.work()
     store.cancel(job_id)
@@ -206,10 +206,10 @@ def test_a_job_that_is_cancelled_while_it_is_published_ends_cancelled(
     assert (job.state, job.code, job.result) == (State.FAILED, "cancelled", None)
 
 
-def test_draining_hands_back_what_is_not_denoised(workshop: Opened, store: JobStore) -> None:
+def test_draining_hands_back_what_is_not_denoised(open_worker: Opened, store: JobStore) -> None:
     """At once, uncounted, and before later jobs."""
     pipeline = Stepwise()
-    shop = workshop(pipeline=pipeline)
+    shop = open_worker(pipeline=pipeline)
     short, long = submit(store, steps=2), submit(store, steps=50)
     later = submit(store, images=4)
     shop.begin()
@@ -226,9 +226,9 @@ def test_draining_hands_back_what_is_not_denoised(workshop: Opened, store: JobSt
     assert jobs.state(store, later) is State.CREATED
 
 
-def test_a_draining_worker_takes_nothing_new(workshop: Opened, store: JobStore) -> None:
+def test_a_draining_worker_takes_nothing_new(open_worker: Opened, store: JobStore) -> None:
     job_id = submit(store)
-    shop = workshop()
+    shop = open_worker()
     shop.draining.set()
 
     shop.work()
@@ -245,12 +245,12 @@ def submit_suspect(farm: Farm, store: JobStore, **fields: Any) -> str:
 
 @pytest.mark.parametrize("first", ["suspect", "other"])
 def test_nothing_is_rendered_beside_a_job_that_may_have_killed_a_worker(
-    workshop: Opened, store: JobStore, farm: Farm, first: str
+    open_worker: Opened, store: JobStore, farm: Farm, first: str
 ) -> None:
     """Neither while it is published, nor while others are: whoever died with it would be charged as well."""
     go, pipeline = threading.Event(), Broken()
     storage = FailingStorage(farm.storage, StorageError(), lambda _: go.wait(20))
-    shop = workshop(storage=storage, pipeline=pipeline)
+    shop = open_worker(storage=storage, pipeline=pipeline)
     suspect, other = partial(submit_suspect, farm, store, prompt="suspect"), partial(submit, store, prompt="other")
     submits = [suspect, other] if first == "suspect" else [other, suspect]
     ids = [submits[0](images=4), submits[1](images=3)]
@@ -275,10 +275,10 @@ def wait_in_vain(condition: Callable[[], bool]) -> bool:
         return False
 
 
-def test_a_job_that_breaks_the_pipeline_harms_no_other(workshop: Opened, store: JobStore) -> None:
+def test_a_job_that_breaks_the_pipeline_harms_no_other(open_worker: Opened, store: JobStore) -> None:
     """The batch is tried again one by one; only the culprit fails, after its attempts."""
     pipeline = Broken()
-    shop = workshop(pipeline=pipeline)
+    shop = open_worker(pipeline=pipeline)
     innocent = [submit(store, prompt=f"fox {number}") for number in range(3)]
     culprit = submit(store, prompt="poison")
 
@@ -291,21 +291,21 @@ def test_a_job_that_breaks_the_pipeline_harms_no_other(workshop: Opened, store: 
     assert pipeline.batches.count(["poison"]) == 2
 
 
-def test_what_a_broken_batch_had_finished_is_not_rendered_again(workshop: Opened, store: JobStore) -> None:
+def test_what_a_broken_batch_had_finished_is_not_rendered_again(open_worker: Opened, store: JobStore) -> None:
     pipeline = Broken()
-    shop = workshop(pipeline=pipeline)
+    shop = open_worker(pipeline=pipeline)
     done, culprit = submit(store, prompt="fox", steps=1), submit(store, prompt="poison", steps=2)
 
     assert shop.end_of(culprit).state is State.FAILED
     assert shop.end_of(done).state is State.COMPLETED
 
 
-def test_images_left_out_by_the_pipeline_are_a_failure(workshop: Opened, store: JobStore) -> None:
+def test_images_left_out_by_the_pipeline_are_a_failure(open_worker: Opened, store: JobStore) -> None:
     class Forgetful(SimulatedPipeline):
         def render(self, images: Any, watch: Any, inputs: Any = NO_INPUTS) -> Iterator[Any]:
             return (rendered for rendered in super().render(images, watch, inputs) if rendered.index != 0)
 
-    job = workshop(pipeline=Forgetful(0)).end_of(submit(store))
+    job = open_worker(pipeline=Forgetful(0)).end_of(submit(store))
 
     assert (job.state, job.code) == (State.FAILED, "render_failed")
     assert "left the image out" in job.error
@@ -331,32 +331,32 @@ class AlteringPipeline(SimulatedPipeline):
     ids=["the wrong size", "no colours"],
 )
 def test_what_is_no_image_as_asked_for_is_not_published(
-    workshop: Opened, store: JobStore, farm: Farm, change: Callable[[Image.Image], Image.Image], words: str
+    open_worker: Opened, store: JobStore, farm: Farm, change: Callable[[Image.Image], Image.Image], words: str
 ) -> None:
     storage = FailingStorage(farm.storage, StorageError(), lambda _: True)
     pipeline = AlteringPipeline(lambda rendered: replace(rendered, image=change(rendered.image)))
 
-    job = workshop(pipeline=pipeline, storage=storage).end_of(submit(store))
+    job = open_worker(pipeline=pipeline, storage=storage).end_of(submit(store))
 
     assert (job.state, job.code, storage.tried) == (State.FAILED, "render_failed", 0)
     assert words in job.error
 
 
 @pytest.mark.parametrize("index", [0, 7])
-def test_an_image_that_takes_anothers_place_fails_the_job(workshop: Opened, store: JobStore, index: int) -> None:
+def test_an_image_that_takes_anothers_place_fails_the_job(open_worker: Opened, store: JobStore, index: int) -> None:
     """Nobody waits for ever for the one that never comes."""
-    job = workshop(pipeline=AlteringPipeline(lambda rendered: replace(rendered, index=index))).end_of(
+    job = open_worker(pipeline=AlteringPipeline(lambda rendered: replace(rendered, index=index))).end_of(
         submit(store, images=2)
     )
 
     assert (job.state, job.code) == (State.FAILED, "render_failed")
 
 
-def test_what_does_not_fit_into_memory_is_tried_alone(workshop: Opened, farm: Farm) -> None:
+def test_what_does_not_fit_into_memory_is_tried_alone(open_worker: Opened, farm: Farm) -> None:
     """Only what does not fit alone either fails, the second time, with a code of its own."""
     patient = JobStore(farm.redis, TERMS)
     pipeline = Broken(MemoryError("the device is full"))
-    shop = workshop(store=patient, pipeline=pipeline)
+    shop = open_worker(store=patient, pipeline=pipeline)
     innocent = [submit(patient, prompt=f"fox {number}") for number in range(3)]
     culprit = submit(patient, prompt="poison")
 
@@ -369,9 +369,9 @@ def test_what_does_not_fit_into_memory_is_tried_alone(workshop: Opened, farm: Fa
     assert pipeline.batches.count(["poison"]) == 2
 
 
-def test_a_worker_whose_device_is_lost_takes_nothing_more(workshop: Opened, store: JobStore) -> None:
+def test_a_worker_whose_device_is_lost_takes_nothing_more(open_worker: Opened, store: JobStore) -> None:
     """Its batch comes back job by job, uncharged."""
-    shop = workshop(pipeline=Broken(RuntimeError("CUDA error: device-side assert triggered")))
+    shop = open_worker(pipeline=Broken(RuntimeError("CUDA error: device-side assert triggered")))
     batch = [submit(store, prompt=prompt) for prompt in ("fox", "poison")]
     waiting = submit(store, width=512)
 
@@ -384,10 +384,10 @@ def test_a_worker_whose_device_is_lost_takes_nothing_more(workshop: Opened, stor
     assert [len(jobs.take(store, worker)) for worker in ("w2", "w3", "w4")] == [1, 1, 1]
 
 
-def test_a_worker_that_fails_again_and_again_takes_nothing_more(workshop: Opened, store: JobStore) -> None:
+def test_a_worker_that_fails_again_and_again_takes_nothing_more(open_worker: Opened, store: JobStore) -> None:
     poison = [submit(store, prompt="poison", images=4) for _ in range(MAX_FAILURES_IN_A_ROW)]
     pipeline = Broken()
-    shop = workshop(pipeline=pipeline)
+    shop = open_worker(pipeline=pipeline)
     fox = submit(store, images=4)
 
     shop.work()
@@ -397,14 +397,14 @@ def test_a_worker_that_fails_again_and_again_takes_nothing_more(workshop: Opened
     assert [jobs.record(store, job_id).attempt for job_id in [*poison, fox]] == [1] * MAX_FAILURES_IN_A_ROW + [0]
 
 
-def test_a_worker_that_cannot_check_takes_nothing_more(workshop: Opened, store: JobStore) -> None:
+def test_a_worker_that_cannot_check_takes_nothing_more(open_worker: Opened, store: JobStore) -> None:
     """A failure counts wherever it is met, and a storage that is down is none of the worker's."""
 
     def broken(_: Image.Image) -> bool:
         raise ValueError("no weights")
 
     wanted = [submit(store, images=4) for _ in range(2 * MAX_FAILURES_IN_A_ROW)]
-    shop = workshop(checker=Flagging(broken))
+    shop = open_worker(checker=Flagging(broken))
 
     shop.work()
 
@@ -413,9 +413,9 @@ def test_a_worker_that_cannot_check_takes_nothing_more(workshop: Opened, store: 
     assert {jobs.state(store, job_id) for job_id in wanted} == {State.CREATED}
 
 
-def test_a_storage_that_is_down_says_nothing_of_the_worker(workshop: Opened, store: JobStore, farm: Farm) -> None:
+def test_a_storage_that_is_down_says_nothing_of_the_worker(open_worker: Opened, store: JobStore, farm: Farm) -> None:
     storage = FailingStorage(farm.storage, StorageError("The disk is full."), lambda _: False)
-    shop = workshop(storage=storage)
+    shop = open_worker(storage=storage)
     wanted = [submit(store, images=4) for _ in range(MAX_FAILURES_IN_A_ROW + 1)]
 
     shop.work()
@@ -424,10 +424,12 @@ def test_a_storage_that_is_down_says_nothing_of_the_worker(workshop: Opened, sto
     assert not shop.failure_counter.is_faulty
 
 
-def test_one_bad_worker_does_not_use_up_what_others_can_render(workshop: Opened, store: JobStore, farm: Farm) -> None:
+def test_one_bad_worker_does_not_use_up_what_others_can_render(
+    open_worker: Opened, store: JobStore, farm: Farm
+) -> None:
     """It takes the job again and again, but only its first failure counts."""
     pipeline = Broken()
-    bad, good = workshop(pipeline=pipeline, has_others=True), workshop(name="w2")
+    bad, good = open_worker(pipeline=pipeline, has_others=True), open_worker(name="w2")
     job_id = submit(store, prompt="poison")
     while not bad.failure_counter.is_faulty:
         jobs.end_delays(farm.redis)
@@ -441,12 +443,12 @@ def test_one_bad_worker_does_not_use_up_what_others_can_render(workshop: Opened,
 
 @pytest.mark.parametrize("prompt", ["poison", "fox"])
 def test_an_end_that_cannot_be_told_is_left_to_the_lease(
-    workshop: Opened, store: JobStore, farm: Farm, monkeypatch: pytest.MonkeyPatch, prompt: str
+    open_worker: Opened, store: JobStore, farm: Farm, monkeypatch: pytest.MonkeyPatch, prompt: str
 ) -> None:
     """The worker does not go on holding a job of which nothing more will come."""
     silent = SilentStore(farm.redis, TERMS)
     monkeypatch.setattr(publish, "STORE_RETRY_SECONDS", 0.1)
-    shop = workshop(store=silent, pipeline=Broken())
+    shop = open_worker(store=silent, pipeline=Broken())
     job_id = submit(silent, prompt=prompt)
     shop.work()
     wait_for(lambda: silent.asked > 1)
@@ -479,10 +481,10 @@ class SilentStore(JobStore):
 
 
 def test_a_job_store_that_does_not_answer_is_no_hang_of_the_pipeline(
-    workshop: Opened, farm: Farm, monkeypatch: pytest.MonkeyPatch
+    open_worker: Opened, farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     silent = SilentStore(farm.redis, TERMS)
-    shop = workshop(store=silent, pipeline=Broken())
+    shop = open_worker(store=silent, pipeline=Broken())
     submit(silent, prompt="poison")
     shop.begin()
     wait_for(lambda: silent.asked > 1, what="the failure that cannot be told")
@@ -493,7 +495,7 @@ def test_a_job_store_that_does_not_answer_is_no_hang_of_the_pipeline(
     shop.join()
 
 
-def hangs_in(shop: Workshop, seconds: float, monkeypatch: pytest.MonkeyPatch) -> bool:
+def hangs_in(shop: WorkerHarness, seconds: float, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the worker would count as hung if what it does now took so much longer."""
     now = clock.monotonic()
     with monkeypatch.context() as patch:
@@ -525,11 +527,11 @@ class HangingStorage(LocalStorage):
 
 @pytest.mark.parametrize("inputs", [(), ("an input",)], ids=["put", "read"])
 def test_a_storage_that_hangs_for_ever_is_found(
-    workshop: Opened, store: JobStore, farm: Farm, monkeypatch: pytest.MonkeyPatch, inputs: tuple[str, ...]
+    open_worker: Opened, store: JobStore, farm: Farm, monkeypatch: pytest.MonkeyPatch, inputs: tuple[str, ...]
 ) -> None:
     """Each stage has its limit: storing an image, and reading a job's inputs."""
     storage = HangingStorage(farm.storage)
-    shop = workshop(storage=storage)
+    shop = open_worker(storage=storage)
     submit(store, inputs=inputs)
     shop.begin()
     assert storage.asked.wait(10)
@@ -541,9 +543,9 @@ def test_a_storage_that_hangs_for_ever_is_found(
     shop.join()
 
 
-def test_storage_that_fails_once_costs_another_try(workshop: Opened, store: JobStore, farm: Farm) -> None:
+def test_storage_that_fails_once_costs_another_try(open_worker: Opened, store: JobStore, farm: Farm) -> None:
     storage = FailingStorage(farm.storage, StorageError("The disk is full."), lambda tried: tried > 0)
-    shop = workshop(storage=storage)
+    shop = open_worker(storage=storage)
 
     job = shop.end_of(submit(store))
 
@@ -552,31 +554,31 @@ def test_storage_that_fails_once_costs_another_try(workshop: Opened, store: JobS
 
 @pytest.mark.parametrize("error", [StorageError("The disk is full."), RuntimeError("The disk is full.")])
 def test_storage_that_always_fails_fails_the_job(
-    workshop: Opened, store: JobStore, farm: Farm, error: Exception
+    open_worker: Opened, store: JobStore, farm: Farm, error: Exception
 ) -> None:
     storage = FailingStorage(farm.storage, error, lambda _: False)
 
-    job = workshop(storage=storage).end_of(submit(store, images=2))
+    job = open_worker(storage=storage).end_of(submit(store, images=2))
 
     code = error.code if isinstance(error, StorageError) else "internal_error"
     assert (job.state, job.code, job.attempt, job.result) == (State.FAILED, code, 2, None)
     assert ("The disk is full." in job.error) == isinstance(error, StorageError)
 
 
-def test_half_a_job_is_not_published(workshop: Opened, store: JobStore, farm: Farm) -> None:
+def test_half_a_job_is_not_published(open_worker: Opened, store: JobStore, farm: Farm) -> None:
     """One of its two images can never be stored."""
     storage = FailingStorage(farm.storage, StorageError("The disk is full."), lambda tried: tried % 2 == 0)
 
-    job = workshop(storage=storage).end_of(submit(store, images=2))
+    job = open_worker(storage=storage).end_of(submit(store, images=2))
 
     assert (job.state, job.code, job.result) == (State.FAILED, "storage_failed", None)
     assert [name for _, name in jobs.events(farm.redis, job.id)].count("completed") == 0
 
 
 @pytest.mark.parametrize("keeps", [True, False])
-def test_an_image_tells_no_prompt_that_is_to_be_forgotten(workshop: Opened, store: JobStore, keeps: bool) -> None:
+def test_an_image_tells_no_prompt_that_is_to_be_forgotten(open_worker: Opened, store: JobStore, keeps: bool) -> None:
     job_id = submit(store, prompt="a secret fox", output_format="png", conditions=Conditions(keeps_payload=keeps))
-    shop = workshop()
+    shop = open_worker()
 
     (content,) = shop.images(shop.end_of(job_id))
 
@@ -584,14 +586,14 @@ def test_an_image_tells_no_prompt_that_is_to_be_forgotten(workshop: Opened, stor
     assert b'"seed": 7' in content
 
 
-def test_a_flagged_image_is_black_and_reported(workshop: Opened, store: JobStore) -> None:
+def test_a_flagged_image_is_black_and_reported(open_worker: Opened, store: JobStore) -> None:
     seen: list[tuple[int, int]] = []
 
     def unsafe(image: Image.Image) -> bool:
         seen.append(image.size)
         return True
 
-    shop = workshop(checker=Flagging(unsafe))
+    shop = open_worker(checker=Flagging(unsafe))
     job = shop.end_of(submit(store, output_format="png"))
 
     assert job.result is not None
@@ -599,10 +601,10 @@ def test_a_flagged_image_is_black_and_reported(workshop: Opened, store: JobStore
     assert set(pixels(shop.images(job)[0])) == {0}
 
 
-def test_only_what_is_flagged_is_black(workshop: Opened, store: JobStore) -> None:
-    shop = workshop()
+def test_only_what_is_flagged_is_black(open_worker: Opened, store: JobStore) -> None:
+    shop = open_worker()
     first, second = map(pixels, shop.images(shop.end_of(submit(store, images=2, output_format="png"))))
-    checked = workshop(checker=Flagging(lambda image: image.tobytes() == second), name="w2")
+    checked = open_worker(checker=Flagging(lambda image: image.tobytes() == second), name="w2")
 
     job = checked.end_of(submit(store, images=2, output_format="png"))
 
@@ -611,8 +613,8 @@ def test_only_what_is_flagged_is_black(workshop: Opened, store: JobStore) -> Non
     assert [pixels(content) for content in checked.images(job)] == [first, b"\0" * len(second)]
 
 
-def test_what_need_not_be_checked_is_not(workshop: Opened, store: JobStore) -> None:
-    shop = workshop(checker=Flagging(lambda _: True))
+def test_what_need_not_be_checked_is_not(open_worker: Opened, store: JobStore) -> None:
+    shop = open_worker(checker=Flagging(lambda _: True))
 
     job = shop.end_of(submit(store, safety=False))
 
@@ -620,34 +622,34 @@ def test_what_need_not_be_checked_is_not(workshop: Opened, store: JobStore) -> N
     assert (job.state, job.result.flagged) == (State.COMPLETED, (False,))
 
 
-def test_what_cannot_be_checked_is_not_published(workshop: Opened, store: JobStore, farm: Farm) -> None:
+def test_what_cannot_be_checked_is_not_published(open_worker: Opened, store: JobStore, farm: Farm) -> None:
     def broken(_: Image.Image) -> bool:
         raise ValueError("no weights")
 
     storage = FailingStorage(farm.storage, StorageError(), lambda _: True)
-    job = workshop(checker=Flagging(broken), storage=storage).end_of(submit(store))
+    job = open_worker(checker=Flagging(broken), storage=storage).end_of(submit(store))
 
     assert (job.state, job.code, job.result) == (State.FAILED, "safety_check_failed", None)
     assert "no weights" not in job.error
     assert storage.tried == 0
 
 
-def test_warnings_reach_the_result(workshop: Opened, store: JobStore) -> None:
+def test_warnings_reach_the_result(open_worker: Opened, store: JobStore) -> None:
     class Wordy(SimulatedPipeline):
         def render(self, images: Any, watch: Any, inputs: Any = NO_INPUTS) -> Iterator[Any]:
             return (replace(rendered, warnings=("long prompt",)) for rendered in super().render(images, watch, inputs))
 
-    job = workshop(pipeline=Wordy(0)).end_of(submit(store, images=2))
+    job = open_worker(pipeline=Wordy(0)).end_of(submit(store, images=2))
 
     assert job.result is not None
     assert job.result.warnings == ("long prompt",)
 
 
 def test_a_worker_whose_job_was_given_to_another_stops_and_changes_nothing(
-    workshop: Opened, store: JobStore, farm: Farm
+    open_worker: Opened, store: JobStore, farm: Farm
 ) -> None:
     pipeline = Stepwise()
-    shop = workshop(pipeline=pipeline)
+    shop = open_worker(pipeline=pipeline)
     job_id = submit(store, steps=50)
     shop.begin()
     pipeline.go(2)
@@ -675,12 +677,12 @@ def claim_away(farm: Farm, store: JobStore, job_id: str) -> Claimed:
 
 
 def test_slow_storage_is_no_hang_of_the_pipeline(
-    workshop: Opened, store: JobStore, farm: Farm, monkeypatch: pytest.MonkeyPatch
+    open_worker: Opened, store: JobStore, farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The render thread waits for the backlog of eight images; a worker that took this for a hang would leave."""
     go, pipeline = threading.Event(), Counting()
     storage = FailingStorage(farm.storage, StorageError(), lambda _: go.wait(10))
-    shop = workshop(pipeline=pipeline, storage=storage)
+    shop = open_worker(pipeline=pipeline, storage=storage)
     for number in range(4):
         submit(store, images=4, seed=number)
     shop.begin()
@@ -697,19 +699,19 @@ def test_slow_storage_is_no_hang_of_the_pipeline(
     shop.join()
 
 
-def test_a_worker_whose_jobs_have_ended_holds_none(workshop: Opened, store: JobStore, farm: Farm) -> None:
+def test_a_worker_whose_jobs_have_ended_holds_none(open_worker: Opened, store: JobStore, farm: Farm) -> None:
     """Completed, failed and cancelled ones alike: nothing of them is renewed any more."""
-    shop = workshop(pipeline=Broken())
+    shop = open_worker(pipeline=Broken())
     for prompt in ("fox", "owl", "poison"):
         shop.end_of(submit(store, prompt=prompt))
 
     wait_for(lambda: farm.redis.hget("srpo:worker:w1", "jobs") == "0")
 
 
-def test_a_stored_image_of_a_lost_job_goes_with_the_job(workshop: Opened, store: JobStore, farm: Farm) -> None:
+def test_a_stored_image_of_a_lost_job_goes_with_the_job(open_worker: Opened, store: JobStore, farm: Farm) -> None:
     """What failed attempts left behind is removed when the job is forgotten."""
     storage = FailingStorage(farm.storage, StorageError("The disk is full."), lambda tried: tried % 2 == 0)
-    job = workshop(storage=storage).end_of(submit(store, images=2))
+    job = open_worker(storage=storage).end_of(submit(store, images=2))
     left = list(folder_of(farm.storage).rglob(f"*{job.id}*"))
     assert left
 
@@ -718,9 +720,9 @@ def test_a_stored_image_of_a_lost_job_goes_with_the_job(workshop: Opened, store:
     assert list(folder_of(farm.storage).rglob(f"*{job.id}*")) == []
 
 
-def test_a_start_that_lasts_too_long_stops_within_one_step(workshop: Opened, store: JobStore, farm: Farm) -> None:
+def test_a_start_that_lasts_too_long_stops_within_one_step(open_worker: Opened, store: JobStore, farm: Farm) -> None:
     pipeline = Stepwise()
-    shop = workshop(pipeline=pipeline)
+    shop = open_worker(pipeline=pipeline)
     job_id = submit(store, steps=50)
     shop.begin()
     pipeline.go(2)

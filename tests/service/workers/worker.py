@@ -130,7 +130,7 @@ class Flagging:
         return self._unsafe(image)
 
 
-class Workshop:
+class WorkerHarness:
     """One worker. `work` renders until nothing waits; what was rendered is published beside."""
 
     def __init__(
@@ -227,4 +227,4 @@ class Workshop:
 
 
 #: Opens a worker of these parts.
-Opened = Callable[..., Workshop]
+Opened = Callable[..., WorkerHarness]

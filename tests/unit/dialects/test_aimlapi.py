@@ -35,16 +35,16 @@ def test_the_pages_own_examples_are_taken(example: str) -> None:
 
 
 def test_the_pages_own_defaults_hold() -> None:
-    spoken = read(**PAGE["defaults"]).order.request
+    dialect = read(**PAGE["defaults"]).order.request
 
-    assert spoken.model_copy(update={"notes": ()}) == read().order.request
+    assert dialect.model_copy(update={"notes": ()}) == read().order.request
 
 
 def test_regular_is_the_full_computation_and_who_asks_for_it_is_told() -> None:
-    spoken = read(acceleration="regular").order.request
+    dialect = read(acceleration="regular").order.request
 
-    assert (spoken.acceleration, read().order.request.acceleration) == ("none", "none")
-    assert "regular" in spoken.notes[0]
+    assert (dialect.acceleration, read().order.request.acceleration) == ("none", "none")
+    assert "regular" in dialect.notes[0]
     assert read().order.request.notes == ()
 
 

@@ -131,11 +131,11 @@ bodies = st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=20), values, 
 BASES = st.sampled_from([{}, {"prompt": "a fox"}, {"prompt": "a fox", "model": "srpo", "image_url": "data:,"}])
 
 
-def told(name: str, error: InvalidRequest) -> str:
+def result(name: str, error: InvalidRequest) -> str:
     """The refusal as it goes out."""
     assert error.problems
-    spoken = registry.by_name(name.split()[0])
-    body: str = FastJson.dumps(None, dict(spoken.error_response(422, error).body))  # type: ignore[arg-type]  # needs no app
+    dialect = registry.by_name(name.split()[0])
+    body: str = FastJson.dumps(None, dict(dialect.error_response(422, error).body))  # type: ignore[arg-type]  # needs no app
     return body
 
 
@@ -144,16 +144,16 @@ def outcome(name: str, body: Body) -> str:
     try:
         READERS[name](body)
     except InvalidRequest as error:
-        json.loads(told(name, error))
-        return told(name, error)
+        json.loads(result(name, error))
+        return result(name, error)
     return ""
 
 
 @pytest.mark.parametrize("name", READERS)
-@given(base=BASES, said=bodies)
+@given(base=BASES, result=bodies)
 @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
-def test_a_body_is_read_or_refused(name: str, base: dict[str, Any], said: dict[str, Any]) -> None:
-    assert len(outcome(name, base | said)) < 100_000
+def test_a_body_is_read_or_refused(name: str, base: dict[str, Any], result: dict[str, Any]) -> None:
+    assert len(outcome(name, base | result)) < 100_000
 
 
 @given(text=st.binary(max_size=200) | bodies.map(lambda body: json.dumps(body).encode()))
@@ -162,7 +162,7 @@ def test_bytes_are_an_object_or_refused(text: bytes) -> None:
     try:
         assert isinstance(decode(text), dict)
     except InvalidRequest as error:
-        json.loads(told("native", error))
+        json.loads(result("native", error))
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -206,12 +206,12 @@ def test_the_urls_keep_owner_and_alias_of_the_endpoint(endpoint: str, applicatio
 
 
 def test_a_submit_is_answered_with_what_the_page_shows() -> None:
-    told = QUEUE_PAGE["submitted"]
-    accepted = replace(job(endpoint=QUEUE_PAGE["endpoint"]), id=told["request_id"])
+    result = QUEUE_PAGE["submitted"]
+    accepted = replace(job(endpoint=QUEUE_PAGE["endpoint"]), id=result["request_id"])
 
     answer = fal.submitted(accepted, QUEUE_PAGE["host"], position=3)
 
-    assert answer == told | {"gateway_request_id": told["request_id"], "status": "IN_QUEUE", "queue_position": 3}
+    assert answer == result | {"gateway_request_id": result["request_id"], "status": "IN_QUEUE", "queue_position": 3}
 
 
 def status(state: State, **changes: Any) -> FalStatus:

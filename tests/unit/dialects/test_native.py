@@ -133,11 +133,11 @@ def test_an_inline_job_shows_the_image_itself_to_who_asks_for_it_alone() -> None
     assert job.result is not None
     (image,) = job.result.images
 
-    (told,) = native.view(job, LINKS)["images"]
+    (result,) = native.view(job, LINKS)["images"]
     (shown,) = native.view(job, LINKS, inline=True)["images"]
 
-    assert told["url"] == LINKS.file(image.key)
-    assert shown == told | {"url": LINKS.data(image)}
+    assert result["url"] == LINKS.file(image.key)
+    assert shown == result | {"url": LINKS.data(image)}
     assert base64.b64decode(shown["url"].partition("data:image/jpeg;base64,")[2]) == image.key.encode()
 
 

@@ -260,10 +260,10 @@ TWO = InvalidRequest([Problem("size", "no size", "size_parsing", "x"), Problem("
     ],
     ids=brief,
 )
-def test_an_error_is_one_that_all_clients_read(status: int, error: FarmError, told: tuple[Any, ...]) -> None:
+def test_an_error_is_one_that_all_clients_read(status: int, error: FarmError, result: tuple[Any, ...]) -> None:
     found = error_response(status, error)
 
-    code, kind, param, slug = told
+    code, kind, param, slug = result
     assert found.status == found.body["statusCode"] == code
     assert found.body["error"] == {"message": str(error), "type": kind, "param": param, "code": slug}
     assert found.body["message"] == str(error)
@@ -297,9 +297,9 @@ def test_an_error_says_of_which_call_it_is() -> None:
     ],
 )
 def test_a_failed_job_tells_why(code: str, status: int) -> None:
-    told, error = failure(a_job(State.FAILED, code=code, error="It did not work."))
+    result, error = failure(a_job(State.FAILED, code=code, error="It did not work."))
 
-    assert (told, error.code, error.param, str(error)) == (status, code, None, "It did not work.")
+    assert (result, error.code, error.param, str(error)) == (status, code, None, "It did not work.")
 
 
 @pytest.mark.parametrize(
@@ -314,9 +314,9 @@ def test_a_failed_job_tells_why(code: str, status: int) -> None:
 def test_an_image_that_cannot_be_used_is_named(error: str, param: str | None) -> None:
     request = a_request(source_fields=("image_urls.0", "image_urls.1"))
 
-    _, told = failure(a_job(State.FAILED, request=request, code="image_load_error", error=error))
+    _, result = failure(a_job(State.FAILED, request=request, code="image_load_error", error=error))
 
-    assert told.param == param
+    assert result.param == param
 
 
 @pytest.mark.parametrize("status", failure_statuses())

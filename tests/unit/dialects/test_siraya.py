@@ -37,9 +37,9 @@ def test_the_pages_minimal_call_is_taken() -> None:
 
 
 def test_the_pages_own_defaults_hold() -> None:
-    spoken = read(**PAGE["defaults"]).order.request
+    dialect = read(**PAGE["defaults"]).order.request
 
-    assert spoken.model_copy(update={"notes": ()}) == read().order.request
+    assert dialect.model_copy(update={"notes": ()}) == read().order.request
 
 
 def test_an_answer_has_no_second_field_for_the_image() -> None:
@@ -80,11 +80,11 @@ def test_an_error_has_the_pages_shape() -> None:
     ],
     ids=brief,
 )
-def test_the_code_of_an_error_is_its_status(status: int, error: Any, told: int) -> None:
+def test_the_code_of_an_error_is_its_status(status: int, error: Any, result: int) -> None:
     error_response = siraya.error_response(status, error)
 
     assert (error_response.status, error_response.body["error"]["code"], error_response.body["statusCode"]) == (
-        told,
-        told,
-        told,
+        result,
+        result,
+        result,
     )

@@ -301,9 +301,9 @@ def test_a_failed_prediction_tells_why(code: str, number: int) -> None:
 
 def test_a_flagged_image_is_no_moderated_request() -> None:
     """1200 would say that there is no image; here there is one, blacked out."""
-    told = wavespeed.prediction(a_job(State.COMPLETED, result=a_result(flagged=(True,))), LINKS)
+    result = wavespeed.prediction(a_job(State.COMPLETED, result=a_result(flagged=(True,))), LINKS)
 
-    assert (told["status"], told["code"], told["has_nsfw_contents"]) == ("completed", 0, [True])
+    assert (result["status"], result["code"], result["has_nsfw_contents"]) == ("completed", 0, [True])
 
 
 def test_inline_outputs_are_the_images_in_bare_base64() -> None:
@@ -332,11 +332,11 @@ def test_a_held_call_is_told_the_end(state: State) -> None:
 
 @pytest.mark.parametrize("state", sorted(set(State) - TERMINAL))
 def test_a_call_that_was_held_in_vain_is_told_so_in_the_sdks_words(state: State) -> None:
-    told = wavespeed.held_answer(a_job(state), LINKS)["data"]
+    result = wavespeed.held_answer(a_job(state), LINKS)["data"]
 
-    assert (told["id"], told["status"], told["code"], told["outputs"]) == (JOB_ID, "processing", 5004, [])
-    assert told["error"].startswith("Sync mode timed out")
-    assert told["error"].endswith(told["urls"]["get"])
+    assert (result["id"], result["status"], result["code"], result["outputs"]) == (JOB_ID, "processing", 5004, [])
+    assert result["error"].startswith("Sync mode timed out")
+    assert result["error"].endswith(result["urls"]["get"])
 
 
 def test_a_call_that_was_held_in_vain_is_not_sent_again() -> None:
@@ -485,16 +485,16 @@ def test_a_full_queue_is_no_bad_parameter() -> None:
 
 def test_an_image_that_cannot_be_had_is_told_as_the_page_of_errors_shows() -> None:
     page = golden.load("wavespeed-errors")
-    told = wavespeed.prediction(a_job(State.FAILED, code="file_download_error", error="not there"), LINKS)
+    result = wavespeed.prediction(a_job(State.FAILED, code="file_download_error", error="not there"), LINKS)
 
-    assert told.items() >= page["failed"].items()
-    assert set(page["fields_of_failed"]) <= told.keys()
-    assert told["error"] == "not there"
+    assert result.items() >= page["failed"].items()
+    assert set(page["fields_of_failed"]) <= result.keys()
+    assert result["error"] == "not there"
 
 
 @pytest.mark.parametrize("code", JOB_FAILURES)
 def test_every_failure_has_a_number_of_the_page_of_errors(code: str) -> None:
     page = golden.load("wavespeed-errors")
-    told = wavespeed.prediction(a_job(State.FAILED, code=code, error="why"), LINKS)
+    result = wavespeed.prediction(a_job(State.FAILED, code=code, error="why"), LINKS)
 
-    assert told["code"] in (page["client_errors"] | page["server_errors"]).values()
+    assert result["code"] in (page["client_errors"] | page["server_errors"]).values()

@@ -259,10 +259,10 @@ def test_wherever_an_image_is_cut_off_it_is_refused_or_read(form: str, options: 
     noise = Image.fromarray(np.random.default_rng(5).integers(0, 256, (20, 20, 3), dtype=np.uint8))
     content = encoded(noise, form, **options)
 
-    told = [told_of(content[:end]) for end in range(len(content))]
+    result = [told_of(content[:end]) for end in range(len(content))]
 
-    assert set(told[:-30]) == {"image_load_error"}
-    assert set(told[-30:]) <= {"image_load_error", "read"}
+    assert set(result[:-30]) == {"image_load_error"}
+    assert set(result[-30:]) <= {"image_load_error", "read"}
 
 
 def told_of(content: bytes) -> str:
@@ -569,9 +569,9 @@ def test_a_copy_has_the_same_pixels() -> None:
     ("size", "kept"), [((2560, 20), (2560, 20)), ((2600, 1300), (2560, 1280)), ((1300, 2600), (1280, 2560))]
 )
 def test_a_copy_is_no_larger_than_a_rendered_image_may_be(size: Sequence[int], kept: tuple[int, int]) -> None:
-    copy, told = decode.prepared(encoded(quarters(*size), "PNG"))
+    copy, result = decode.prepared(encoded(quarters(*size), "PNG"))
 
-    assert told == tuple(size)
+    assert result == tuple(size)
     with Image.open(io.BytesIO(copy)) as image:
         assert image.size == kept
 

@@ -93,9 +93,9 @@ def test_a_training_lowers_its_loss_and_leaves_its_curves(tmp_path: Path) -> Non
 
     assert training.is_finished
     assert float(training.averaged["layer.weight"]) == pytest.approx(2, abs=0.1)
-    told = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in told] == [20, 40, 60, 80, 100]
-    assert told[-1]["off"] < told[0]["off"]
+    result = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in result] == [20, 40, 60, 80, 100]
+    assert result[-1]["off"] < result[0]["off"]
     with Image.open(tmp_path / "curves.png") as curves:
         assert curves.size == (640, 160)
 
@@ -231,15 +231,15 @@ def test_readers_learn_to_answer() -> None:
     prompts, right = ["a red star", "two blue hearts"], torch.tensor([[3, 0, 0, *[-100] * 11], [4, 4, 1, *[-100] * 11]])
     optimizer = torch.optim.AdamW(pupil.parameters(), lr=0.01)
 
-    said = []
+    result = []
     for _ in range(30):
         losses = pupil.losses(prompts, right)
-        said.append({name: loss.item() for name, loss in losses.items()})
+        result.append({name: loss.item() for name, loss in losses.items()})
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    assert all(said[-1][name] < 0.1 * said[0][name] for name in ("clip", "t5"))
+    assert all(result[-1][name] < 0.1 * result[0][name] for name in ("clip", "t5"))
 
 
 def test_each_image_comes_with_what_its_parts_show(run: Path) -> None:

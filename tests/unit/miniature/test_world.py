@@ -101,13 +101,13 @@ def test_a_scene_is_said_in_many_ways_that_all_name_it() -> None:
     random = Random(3)
     scene = Scene((Group("star", "blue", 3, "small", "striped"),), "sea", night=True, place="left")
 
-    told = [describe(scene, random) for _ in range(400)]
+    result = [describe(scene, random) for _ in range(400)]
 
-    assert len(set(told)) > 300
+    assert len(set(result)) > 300
     for word in ("blue", "small", "striped", "left", "star"):
-        assert sum(word in prompt for prompt in told) > 350
+        assert sum(word in prompt for prompt in result) > 350
     # Some things are left unsaid, or called by names that nobody taught.
-    assert sum("star" in prompt for prompt in told) < 400
+    assert sum("star" in prompt for prompt in result) < 400
 
 
 def test_the_plain_words_say_everything() -> None:

@@ -260,9 +260,11 @@ def test_other_text_encoders_and_vaes_are_loaded_from_each(
 def test_an_incomplete_folder_of_kontext_is_refused(checkpoints: Checkpoints, kontext_dir: Path, name: str) -> None:
     (kontext_dir / name).unlink()
 
-    told = refusal(lambda: checkpoints.load_beside(kontext_dir))
+    result = refusal(lambda: checkpoints.load_beside(kontext_dir))
 
-    assert f"{kontext_dir} lacks {name}; FARM_KONTEXT_DIR is the folder of black-forest-labs/FLUX.1-Kontext-dev" in told
+    assert (
+        f"{kontext_dir} lacks {name}; FARM_KONTEXT_DIR is the folder of black-forest-labs/FLUX.1-Kontext-dev" in result
+    )
 
 
 def test_a_missing_shard_of_kontext_is_named(kontext_dir: Path) -> None:
@@ -273,9 +275,9 @@ def test_a_missing_shard_of_kontext_is_named(kontext_dir: Path) -> None:
 
 
 def test_kontext_needs_its_licence(kontext_dir: Path) -> None:
-    told = refusal(lambda: load_checkpoints(Set(kontext_dir=kontext_dir), frozenset({"tencent-srpo"}), "cpu"))
+    result = refusal(lambda: load_checkpoints(Set(kontext_dir=kontext_dir), frozenset({"tencent-srpo"}), "cpu"))
 
-    assert "add flux-1-dev-non-commercial to FARM_ACCEPT_LICENSES" in told
+    assert "add flux-1-dev-non-commercial to FARM_ACCEPT_LICENSES" in result
 
 
 def test_other_weights_of_kontext_are_another_build(checkpoints: Checkpoints, kontext_dir: Path) -> None:
@@ -318,10 +320,10 @@ def test_a_file_of_another_model_is_refused(
 ) -> None:
     checkpoints.rewrite(change)
 
-    told = refusal(checkpoints.load)
+    result = refusal(checkpoints.load)
 
-    assert complaint in told
-    assert "diffusion_pytorch_model.safetensors of tencent/SRPO" in told
+    assert complaint in result
+    assert "diffusion_pytorch_model.safetensors of tencent/SRPO" in result
 
 
 @pytest.mark.parametrize("size", [0, 4, 5000, -1])
@@ -357,10 +359,10 @@ def test_an_incomplete_folder_is_refused(checkpoints: Checkpoints, name: str) ->
 
 
 def test_a_folder_that_is_not_there_is_refused(checkpoints: Checkpoints) -> None:
-    told = refusal(lambda: load_checkpoints(Set(checkpoints.flux_dir / "no", checkpoints.srpo_file), ALL, "cpu"))
+    result = refusal(lambda: load_checkpoints(Set(checkpoints.flux_dir / "no", checkpoints.srpo_file), ALL, "cpu"))
 
-    assert "lacks model_index.json" in told
-    assert "more" in told
+    assert "lacks model_index.json" in result
+    assert "more" in result
 
 
 def test_weights_in_several_files_are_loaded_or_the_missing_one_is_named(checkpoints: Checkpoints) -> None:
@@ -403,9 +405,9 @@ def test_without_an_editor_kontext_renders_as_srpo_does_and_with_one_as_that_doe
 def test_a_miniature_that_lost_a_file_names_it(edited_home: Path, part_of: Callable[[Path], Path], part: str) -> None:
     (part_of(edited_home) / part / WEIGHTS).unlink()
 
-    told = refusal(lambda: load_miniature(home=edited_home))
+    result = refusal(lambda: load_miniature(home=edited_home))
 
-    assert f"{part_of(edited_home)} lacks {part}/{WEIGHTS}; it comes with the farm: install srpo-farm again" in told
+    assert f"{part_of(edited_home)} lacks {part}/{WEIGHTS}; it comes with the farm: install srpo-farm again" in result
 
 
 @pytest.mark.parametrize(
@@ -417,9 +419,9 @@ def test_a_miniature_that_lost_a_file_names_it(edited_home: Path, part_of: Calla
     ],
 )
 def test_licences_are_accepted_by_name_first(checkpoints: Checkpoints, accepted: frozenset[str], named: str) -> None:
-    told = refusal(lambda: load_checkpoints(Set(checkpoints.flux_dir, checkpoints.srpo_file), accepted, "cpu"))
+    result = refusal(lambda: load_checkpoints(Set(checkpoints.flux_dir, checkpoints.srpo_file), accepted, "cpu"))
 
-    assert f"add {named} to FARM_ACCEPT_LICENSES" in told
+    assert f"add {named} to FARM_ACCEPT_LICENSES" in result
 
 
 def test_accepted_licences_pass() -> None:

@@ -51,8 +51,8 @@ def twins() -> tuple[list[Any], list[str]]:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    told = [process.communicate(timeout=60) for process in pair]
-    return [json.loads(out or "null") for out, _ in told], [err for _, err in told]
+    result = [process.communicate(timeout=60) for process in pair]
+    return [json.loads(out or "null") for out, _ in result], [err for _, err in result]
 
 
 def test_has_the_files_of_flux_1_dev_and_no_editor() -> None:
@@ -67,10 +67,10 @@ def test_is_small_enough_to_come_with_the_farm() -> None:
 @pytest.mark.parametrize("path", [path for path in FILES if path.suffix == ".safetensors"], ids=lambda p: p.parent.name)
 def test_every_file_of_weights_says_what_it_is(path: Path) -> None:
     with safe_open(path, framework="pt") as opened:
-        told = opened.metadata()
+        result = opened.metadata()
 
-    assert told["name"] == "srpo-farm miniature"
-    assert "no weight in common with FLUX.1 or SRPO" in told["not"]
+    assert result["name"] == "srpo-farm miniature"
+    assert "no weight in common with FLUX.1 or SRPO" in result["not"]
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.name == "config.json"], ids=lambda p: p.parent.name)

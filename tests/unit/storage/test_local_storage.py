@@ -210,7 +210,7 @@ def test_an_upload_is_found_until_its_time_is_over(storage: LocalStorage, second
         assert storage.read(key) == b"content"
 
 
-def test_a_part_of_an_upload_is_nobodys_file(storage: LocalStorage) -> None:
+def test_a_part_of_an_upload_is_not_served(storage: LocalStorage) -> None:
     upload = new_upload_key("png", until=NEVER)
     part = part_key(upload, 12, "0123456789abcdef" * 4)
     storage.put(part, b"part")

@@ -103,9 +103,9 @@ def test_each_image_carries_its_own_seed(pattern: Image.Image, form: OutputForma
 def test_tells_what_the_image_began_from(pattern: Image.Image, form: OutputFormat) -> None:
     of = a_request(model="srpo-image-to-image", strength=0.8, inputs=("one", "other"))
 
-    told = parameters(encoded(pattern, form, of=of))
+    result = parameters(encoded(pattern, form, of=of))
 
-    assert (told["strength"], told["inputs"]) == (0.8, 2)
+    assert (result["strength"], result["inputs"]) == (0.8, 2)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -113,9 +113,9 @@ def test_both_prompts_are_in_it_where_it_was_rewritten(pattern: Image.Image, for
     of = a_request(prompt="a red fox in fresh snow", original_prompt="a red fox")
     silent = replace(ENCODER, with_prompt=False)
 
-    told, kept_quiet = (parameters(encoded(pattern, form, of=of, encoder=encoder)) for encoder in (ENCODER, silent))
+    result, kept_quiet = (parameters(encoded(pattern, form, of=of, encoder=encoder)) for encoder in (ENCODER, silent))
 
-    assert (told["prompt"], told["original_prompt"]) == ("a red fox in fresh snow", "a red fox")
+    assert (result["prompt"], result["original_prompt"]) == ("a red fox in fresh snow", "a red fox")
     assert not kept_quiet.keys() & {"prompt", "original_prompt"}
 
 
@@ -124,10 +124,10 @@ def test_both_prompts_are_in_it_where_it_was_rewritten(pattern: Image.Image, for
 def test_two_long_prompts_break_no_image(pattern: Image.Image, form: OutputFormat, letter: str, fits: bool) -> None:
     of = a_request(prompt=letter * 4000, original_prompt=letter * 4000)
 
-    told = parameters(encoded(pattern, form, of=of))
+    result = parameters(encoded(pattern, form, of=of))
 
-    assert told["prompt"] == of.prompt
-    assert told.get("original_prompt") == (of.original_prompt if fits or form == "png" else None)
+    assert result["prompt"] == of.prompt
+    assert result.get("original_prompt") == (of.original_prompt if fits or form == "png" else None)
 
 
 @pytest.mark.parametrize("form", FORMS)

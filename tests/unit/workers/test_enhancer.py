@@ -48,9 +48,9 @@ def test_the_template_adds_what_is_left_open() -> None:
 
 
 def test_the_template_says_nothing_against_what_was_said() -> None:
-    said = "a close-up shot of a red fox at night, detailed, blurred background"
+    result = "a close-up shot of a red fox at night, detailed, blurred background"
 
-    assert Template().rewrite(said, "srpo") == said
+    assert Template().rewrite(result, "srpo") == result
 
 
 def test_an_instruction_is_not_made_a_description() -> None:

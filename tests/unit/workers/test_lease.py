@@ -117,7 +117,7 @@ def test_a_batch_that_has_ended_does_not_hang(time: Time, watchdog: ProgressWatc
     assert not watchdog.is_hung
 
 
-def test_the_next_batch_begins_with_a_fresh_pulse(time: Time, watchdog: ProgressWatchdog) -> None:
+def test_the_next_batch_begins_with_a_fresh_watchdog(time: Time, watchdog: ProgressWatchdog) -> None:
     make_steps(watchdog, time, 0.02)
     watchdog.stop()
     time.passes(10_000)
