@@ -233,7 +233,7 @@ class Site:
     @property
     def times_it_hung_up(self) -> int:
         """How often all threads were taken, and some were taken back."""
-        return self.farm.log.read_text().count("hung up on slow callers")
+        return self.farm.log.read_text().count("slow clients disconnected")
 
     @property
     def files(self) -> int:
