@@ -28,8 +28,8 @@ quick: check ## checks and unit tests, under 90 seconds
 	@$(BIN)/pytest -q -m "not full" --numprocesses auto --dist loadfile tests/unit
 
 test: check ## every check and test
-	@$(BIN)/pytest -m "not full" --numprocesses auto --dist loadfile tests/unit tests/service tests/clients
-	@$(BIN)/pytest -m "not full" tests/process tests/chaos
+	@$(BIN)/pytest -m "not full and not alone" --numprocesses auto --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -m "not full and alone"
 
 test-full: test ## every check and test, and the long tests
 	@$(BIN)/pytest -m full

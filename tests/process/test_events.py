@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
+import pytest
 import urllib3
 
 from api.server import MAX_STREAMS
@@ -20,6 +21,9 @@ from farm.process import child
 from farm.process.supervisor import API_GRACE_SECONDS
 from tests.farms import RunningFarm, clean_environment, free_port, wait_for
 from tests.service.jobstore import jobs
+
+#: Its timing needs the machine for itself.
+pytestmark = pytest.mark.alone
 
 ALL = "/farm/v1/events"
 

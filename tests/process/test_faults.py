@@ -14,6 +14,9 @@ import pytest
 
 from tests.farms import RunningFarm, running_farm, wait_for
 
+#: Its timing needs the machine for itself.
+pytestmark = pytest.mark.alone
+
 LEASE = 2.0
 
 

@@ -18,6 +18,9 @@ from api.server import MAX_HELD_CALLS, MAX_STREAMS
 from farm.jobstore import redis_keys
 from tests.farms import RunningFarm, running_farm, wait_for
 
+#: Its timing needs the machine for itself.
+pytestmark = pytest.mark.alone
+
 #: What a poll may take beside all of them, at the median, in seconds.
 MOST_SECONDS = 0.05
 #: Long enough to meet every one of them as it looks into its record.

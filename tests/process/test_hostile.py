@@ -22,6 +22,9 @@ from api.connections.slow_client_socket import IO_TIMEOUT_SECONDS
 from api.server import MAX_CONNECTIONS, THREADS
 from tests.farms import Certificate, RunningFarm, pids, running_farm, wait_for
 
+#: Its timing needs the machine for itself.
+pytestmark = pytest.mark.alone
+
 HOST = b"Host: localhost\r\n"
 #: A submit by every way in.
 NATIVE, FAL, WAVESPEED = b"/farm/v1/jobs", b"/fal/queue/fal-ai/flux/srpo", b"/api/v3/wavespeed-ai/flux-srpo"

@@ -19,6 +19,9 @@ from tests.farms import Answer, RunningFarm, running_farm, wait_for
 from tests.process.test_events import events, stream
 from tests.webhook_receiver import Receiver, answer, running_receiver
 
+#: Its timing needs the machine for itself.
+pytestmark = pytest.mark.alone
+
 STEPS, STEP_MS, QUEUE_LIMIT = 4, 25, 15
 #: Each job fills a batch: so many can one worker end in a second.
 CAPACITY = 1000 / (STEPS * STEP_MS)

@@ -17,6 +17,9 @@ from tests.images import data_uri, sample_image
 from tests.process.test_events import events, stream
 from tests.webhook_receiver import Receiver, running_receiver
 
+#: Its timing needs the machine for itself.
+pytestmark = pytest.mark.alone
+
 #: Jobs of each round, and how many callers bring them at once. The first fills what has a bound: caches, connections,
 #: threads, and what the allocator keeps for each of these.
 ROUNDS = ((4_000, 16), (4_000, 8), (4_000, 8), (4_000, 8), (4_000, 8))

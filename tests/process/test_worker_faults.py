@@ -27,6 +27,9 @@ from tests.farms import RunningFarm, pids, running_farm, wait_for
 from tests.faulty_worker import PATIENCE
 from tests.webhook_receiver import Receiver, running_receiver
 
+#: Its timing needs the machine for itself.
+pytestmark = pytest.mark.alone
+
 LEASE = 2.0
 KILLED = -signal.SIGKILL
 #: What fills a batch, so that nobody is beside it.

@@ -21,7 +21,7 @@ from api.http import fal_hosts
 from api.http.body import IMAGES_BODY
 from api.routes import fal as routes
 from farm import service
-from farm.bootstrap import Farm, build
+from farm.bootstrap import Farm
 from farm.dialects import fal
 from farm.dialects.fields import FIELDS, image_field
 from farm.domain.catalogue import MODELS
@@ -29,7 +29,6 @@ from farm.domain.errors import StorageUnavailable
 from farm.domain.job import Claimed, Conditions, NewJob, Order, Webhook
 from farm.domain.limits import Limits
 from farm.jobstore.store import Accepted, JobStore
-from farm.settings import Settings
 from farm.storage.local import LocalStorage
 from tests.farms import wait_for
 from tests.service.api.calls import (
@@ -37,7 +36,6 @@ from tests.service.api.calls import (
     FAL_RUN,
     UNKNOWN_ID,
     WAVESPEED,
-    bearer,
     fal_error,
     post_job,
     post_request,
@@ -232,25 +230,6 @@ def test_no_body_is_an_empty_object(api: FlaskClient, content_type: str | None) 
     assert (detail["loc"], detail["type"]) == (["body", "prompt"], "missing")
 
 
-@pytest.mark.parametrize("data", [b"{", b"[]", b"null", b"prompt=a+fox", b"\xff", b"[" * 100_000])
-@pytest.mark.parametrize("path", [FAL_QUEUE, FAL_RUN])
-def test_a_body_that_is_no_object_is_422(api: FlaskClient, path: str, data: bytes) -> None:
-    assert fal_error(api.post(path, data=data), 422)["detail"][0]["loc"] == ["body"]
-
-
-@pytest.mark.parametrize("path", [FAL_QUEUE, FAL_RUN])
-def test_every_bad_field_is_named(api: FlaskClient, farm: Farm, path: str) -> None:
-    body = fal_error(post_request(api, path, seed=-1, num_images=5, acceleration=None), 422)
-
-    assert {detail["loc"][1] for detail in body["detail"]} == {"seed", "num_images", "acceleration"}
-    assert jobs.take(farm.store) == ()
-
-
-@pytest.mark.parametrize("value", [float("nan"), 10**300, "a" * 100_000, "\ud800", [[[[]]]]], ids=lambda v: repr(v)[:9])
-def test_whatever_was_sent_the_refusal_is_json(api: FlaskClient, value: object) -> None:
-    assert fal_error(post_request(api, seed=value), 422)["detail"][0]["loc"] == ["body", "seed"]
-
-
 def test_a_level_of_acceleration_that_does_not_work_yet_is_refused(api: FlaskClient) -> None:
     (detail,) = fal_error(post_request(api, acceleration="regular"), 422)["detail"]
 
@@ -271,36 +250,6 @@ def test_a_model_that_is_loaded_nowhere_is_refused_with_what_is_served(api: Flas
     assert body["error_type"] == "bad_request"
 
 
-def test_before_a_worker_was_ready_callers_are_told_to_come_back(redis_dir: Path, farm: Farm) -> None:
-    api = create_app(farm, base=BASE, with_keys=False, max_streams=1, max_held_calls=1).test_client()
-
-    response = post_request(api)
-
-    assert fal_error(response, 503)["error_type"] == "runner_scheduling_failure"
-    assert response.headers["X-Fal-Needs-Retry"] == "1"
-
-
-def test_a_full_queue_says_when_to_come_back(redis_dir: Path, farm: Farm) -> None:
-    small = build(Settings(queue_limit=1), redis_dir)
-    small.store.renew("w", FACTS, [])
-    api = create_app(small, base=BASE, with_keys=False, max_streams=1, max_held_calls=1).test_client()
-    post_request(api)
-
-    response = post_request(api)
-
-    fal_error(response, 429)
-    assert 1 <= int(response.headers["Retry-After"]) <= 60
-
-
-def test_the_same_key_and_body_is_the_same_request(api: FlaskClient, farm: Farm) -> None:
-    body, headers = {"prompt": "a fox"}, {"Idempotency-Key": "k"}
-    first, again = (api.post(FAL_QUEUE, json=body, headers=headers).get_json() for _ in range(2))
-
-    assert first == again
-    assert len(jobs.take(farm.store)) == 1
-    fal_error(api.post(FAL_QUEUE, json=body | {"seed": 8}, headers=headers), 422)
-
-
 def test_the_same_key_with_another_meaning_is_refused(api: FlaskClient, farm: Farm) -> None:
     """Another dialect, endpoint or priority is another call; another way to the same endpoint is not."""
     body, headers = {"prompt": "a fox"}, {"Idempotency-Key": "k"}
@@ -318,12 +267,6 @@ def test_an_empty_webhook_is_told_to_need_a_url(api: FlaskClient) -> None:
 
     assert (detail["loc"], detail["type"]) == (["query", "fal_webhook"], "string_too_short")
     assert "send a URL" in detail["msg"]
-
-
-def test_a_key_that_is_too_long_is_refused_by_name(api: FlaskClient) -> None:
-    response = api.post(FAL_QUEUE, json={"prompt": "a"}, headers={"Idempotency-Key": "k" * 256})
-
-    assert fal_error(response, 422)["detail"][0]["loc"] == ["header", "Idempotency-Key"]
 
 
 # Every model
@@ -789,21 +732,6 @@ def test_a_request_is_not_found_under_another_application(api: FlaskClient, meth
         assert fal_error(response, 404)["status"] == "NOT_FOUND", app
 
 
-@pytest.mark.parametrize(("method", "suffix"), CALLS)
-def test_anothers_request_looks_like_none(keyed: FlaskClient, farm: Farm, method: str, suffix: str) -> None:
-    ada, bob = (bearer(farm.callers.create(name)) for name in ("ada", "bob"))
-    job_id = keyed.post(FAL_QUEUE, json={"prompt": "a fox"}, headers=ada).get_json()["request_id"]
-
-    def answer(name: str) -> tuple[Any, dict[str, str]]:
-        path = f"/fal/queue/fal-ai/flux/requests/{name}{suffix}"
-        response = keyed.open(path, method=method, headers=bob)
-        text = response.text.replace(name, "ID")
-        return text, {key: value for key, value in response.headers.items() if key != "Content-Length"}
-
-    assert answer(job_id) == answer(UNKNOWN_ID)
-    assert jobs.record(farm.store, job_id).state == "created"
-
-
 # The direct call
 
 
@@ -891,32 +819,6 @@ def test_an_image_that_cannot_be_read_now_does_not_make_clients_ask_for_another(
     assert response.headers["X-Fal-Request-Timeout-Type"] == "user"
     again = api.get(f"/fal/queue/fal-ai/flux/requests/{response.headers['x-fal-request-id']}")
     assert fal_error(again, 503)["error_type"] == "internal_error"
-
-
-def test_one_call_too_many_is_told_to_come_back_and_has_no_job(
-    patient: Callable[[float], FlaskClient], farm: Farm
-) -> None:
-    api = patient(20)
-    refused: list[TestResponse] = []
-
-    def call_again() -> None:
-        job = take_when_there(farm)
-        refused.append(post_request(api.application.test_client(), FAL_RUN))
-        finish(farm, job)
-
-    assert run_while(api, call_again).status_code == 200
-    (response,) = refused
-    assert fal_error(response, 429)["error_type"] == "concurrent_requests_limit"
-    assert response.headers["X-Fal-Needs-Retry"] == "1"
-    assert 1 <= int(response.headers["Retry-After"]) <= 60
-    assert jobs.take(farm.store) == ()
-
-
-def test_a_place_is_free_again_when_a_call_was_refused(patient: Callable[[float], FlaskClient], farm: Farm) -> None:
-    api = patient(0.05)
-    for _ in range(3):
-        fal_error(post_request(api, FAL_RUN, acceleration="high"), 422)
-        fal_error(post_request(api, FAL_RUN), 504)
 
 
 @pytest.mark.parametrize("query", ["fal_webhook=https://a.example", "fal_max_queue_length=1", "logs=1"])

@@ -164,13 +164,6 @@ def test_without_a_seed_every_call_draws_one_and_tells_it(api: FlaskClient, farm
     assert 1 <= min(first, second) <= max(first, second) <= 2**31 - 4
 
 
-def test_a_level_of_acceleration_that_does_not_work_yet_is_refused(api: FlaskClient) -> None:
-    for model in MODELS:
-        response = api.post(GENERATIONS, json={"model": model, "prompt": "a", "acceleration": "high"})
-
-        assert openai_error(response, 400)["param"] == "acceleration"
-
-
 # Edits
 
 
@@ -521,20 +514,6 @@ def test_a_full_queue_says_when_to_come_back(redis_dir: Path, farm: Farm) -> Non
     assert "X-Should-Retry" not in response.headers
 
 
-def test_one_call_too_many_is_told_to_come_back_and_has_no_job(patient: Callable[..., FlaskClient], farm: Farm) -> None:
-    api, body = patient(20, max_held_calls=1), {"model": "srpo", "prompt": "a"}
-    refused: list[TestResponse] = []
-
-    def call_again() -> None:
-        job = take(farm)
-        refused.append(api.application.test_client().post(GENERATIONS, json=body))
-        finish(farm, job)
-
-    assert call_while(call_again, lambda: api.post(GENERATIONS, json=body)).status_code == 200
-    assert openai_error(refused[0], 429)["code"] == "rate_limit_exceeded"
-    assert all_jobs(farm) == 1
-
-
 @pytest.mark.parametrize("path", [GENERATIONS, EDITS])
 @pytest.mark.parametrize("body", [{}, {"model": None}, {"model": 5}, {"model": ["srpo"]}], ids=str)
 def test_a_missing_model_is_refused_with_what_is_served(full: FlaskClient, path: str, body: dict[str, Any]) -> None:
@@ -560,15 +539,6 @@ def test_a_model_that_is_loaded_nowhere_is_refused_with_what_is_served(api: Flas
     assert (
         "flux/srpo" in openai_error(api.post(EDITS, json=body | {"image_url": "https://a.example/a"}), 400)["message"]
     )
-
-
-def test_before_a_worker_was_ready_callers_are_told_to_come_back(farm: Farm) -> None:
-    api = create_app(farm, base=BASE, with_keys=False, max_streams=1, max_held_calls=1).test_client()
-
-    response = api.post(GENERATIONS, json={"model": "srpo", "prompt": "a"})
-
-    assert openai_error(response, 503)["code"] == "not_ready"
-    assert response.headers["Retry-After"]
 
 
 @pytest.mark.parametrize("path", [GENERATIONS, EDITS, "/v1/models", "/v1/models/srpo"])

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from api.app import create_app
-from farm.bootstrap import Farm, build
+from farm.bootstrap import Farm
 from farm.domain.catalogue import MAX_RANDOM_SEED, MODELS
-from farm.settings import Settings
 from farm.storage.storage import new_key
 from tests.images import data_uri, sample_image
 from tests.service.api.calls import UNKNOWN_ID, post_job, problem, submit
@@ -308,49 +305,6 @@ def test_the_same_key_and_body_is_the_same_job(api: FlaskClient, farm: Farm) -> 
     assert len(jobs.take(farm.store)) == 1
 
 
-def test_the_same_key_with_another_body_is_refused(api: FlaskClient) -> None:
-    post_job(api, headers={"Idempotency-Key": "k"})
-
-    response = post_job(api, headers={"Idempotency-Key": "k"}, prompt="an owl")
-
-    assert problem(response, 422)["code"] == "idempotency_conflict"
-
-
-def test_a_refused_submit_does_not_use_up_its_key(api: FlaskClient) -> None:
-    assert post_job(api, headers={"Idempotency-Key": "k"}, num_images=5).status_code == 422
-
-    assert post_job(api, headers={"Idempotency-Key": "k"}).status_code == 202
-
-
-def test_a_key_has_at_most_255_characters(api: FlaskClient) -> None:
-    assert post_job(api, headers={"Idempotency-Key": "k" * 255}).status_code == 202
-
-    body = problem(post_job(api, headers={"Idempotency-Key": "k" * 256}), 422)
-    assert body["errors"][0]["field"] == "Idempotency-Key"
-
-
-def test_a_full_queue_says_when_to_come_back(redis_dir: Path, farm: Farm) -> None:
-    small = build(Settings(queue_limit=2), redis_dir)
-    small.store.renew("w", FACTS, [])
-    api = create_app(small, base=BASE, with_keys=False, max_streams=1, max_held_calls=1).test_client()
-    submit(api)
-    submit(api)
-
-    response = post_job(api)
-
-    assert problem(response, 429)["code"] == "queue_full"
-    assert 1 <= int(response.headers["Retry-After"]) <= 60
-
-
-def test_a_submit_before_any_worker_was_ready_is_told_to_come_back(farm: Farm) -> None:
-    api = create_app(farm, base=BASE, with_keys=False, max_streams=1, max_held_calls=1).test_client()
-
-    response = post_job(api)
-
-    assert problem(response, 503)["code"] == "not_ready"
-    assert 1 <= int(response.headers["Retry-After"]) <= 60
-
-
 def test_an_unknown_model_is_not_found(api: FlaskClient) -> None:
     body = problem(post_job(api, model="sdxl"), 404)
 
@@ -358,29 +312,11 @@ def test_an_unknown_model_is_not_found(api: FlaskClient) -> None:
     assert "'sdxl'" in body["detail"]
 
 
-@pytest.mark.parametrize("model_id", [model.ids[-1] for model in MODELS[1:]])
-def test_a_model_that_is_loaded_nowhere_is_refused_with_what_is_served(api: FlaskClient, model_id: str) -> None:
-    body = problem(post_job(api, model=model_id), 400)
-
-    assert body["code"] == "model_not_served"
-    assert f"'{model_id}'" in body["detail"]
-    assert "fal-ai/flux/srpo" in body["detail"]
-
-
 @pytest.mark.parametrize("body", [{}, {"model": None}, {"model": 5}, {"model": ["srpo"]}, {"model": {}}])
 def test_a_body_without_a_model_is_refused_by_name(api: FlaskClient, body: dict[str, Any]) -> None:
     response = api.post("/farm/v1/jobs", json=body)
 
     assert [error["field"] for error in problem(response, 422)["errors"]] == ["model"]
-
-
-@pytest.mark.parametrize("level", ["regular", "high"])
-def test_a_level_that_does_not_work_yet_is_refused_by_name(api: FlaskClient, level: str) -> None:
-    body = problem(post_job(api, acceleration=level), 422)
-
-    assert [error["field"] for error in body["errors"]] == ["acceleration"]
-    assert level in body["detail"]
-    assert "allowed: none" in body["detail"]
 
 
 def test_without_a_checker_checking_is_refused_by_name(open_api: Callable[..., FlaskClient]) -> None:
@@ -396,22 +332,6 @@ def test_all_refusals_of_the_service_come_at_once(open_api: Callable[..., FlaskC
     body = problem(post_job(open_api(safety="off"), acceleration="high"), 422)
 
     assert {error["field"] for error in body["errors"]} == {"acceleration", "enable_safety_checker"}
-
-
-def test_every_wrong_field_is_named(api: FlaskClient) -> None:
-    body = problem(post_job(api, num_images=5, seed="7", colour="red"), 422)
-
-    assert {error["field"] for error in body["errors"]} == {"num_images", "seed", "colour"}
-    assert body["code"] == "invalid_request"
-
-
-def test_nothing_refused_is_recorded(api: FlaskClient, farm: Farm) -> None:
-    post_job(api, num_images=5)
-    post_job(api, acceleration="high")
-    api.post("/farm/v1/jobs", data=b"{")
-
-    assert api.get("/farm/v1/jobs").get_json() == {"jobs": [], "before": None}
-    assert farm.redis.keys("srpo:job:*") == []
 
 
 def test_the_queue_tells_depth_and_age(api: FlaskClient, farm: Farm) -> None:
