@@ -17,10 +17,8 @@ from tests.service.jobstore.jobs import (
     FACTS,
     TERMS,
     end_delays,
-    end_lease,
     events,
     held,
-    ids,
     lose,
     names,
     new_job,
@@ -31,7 +29,6 @@ from tests.service.jobstore.jobs import (
     submit,
     take,
     take_one,
-    waiting_count,
 )
 
 
@@ -60,17 +57,6 @@ def test_a_failed_job_tells_why(store: JobStore, client: redis.Redis) -> None:
     assert seen.finished_us >= seen.started_us
     assert events(client, job.id)[-1] == (3, "failed")
     assert client.zcard(redis_keys.LEASES) == 0
-
-
-def test_completing_again_is_one_end(store: JobStore, client: redis.Redis) -> None:
-    """The answer was lost; the client sends the same call again."""
-    submit(store)
-    job = take_one(store)
-
-    assert [store.complete(job, result(job)), store.complete(job, result(job))] == [True, True]
-
-    assert [name for _, name in events(client, job.id)] == ["created", "processing", "completed"]
-    assert client.hget(redis_keys.TOTALS, "images") == "1"
 
 
 @pytest.mark.parametrize("ended", ["completed", "failed", "cancelled"])
@@ -157,59 +143,6 @@ def test_batch_mates_that_failed_once_too_often_still_get_their_try_alone(client
     assert store.fail(take_one(store), "render_failed", "x", retry="alone") is State.FAILED
 
 
-def test_what_is_handed_back_is_not_counted_and_goes_first(store: JobStore, client: redis.Redis) -> None:
-    job_id = submit(store)
-    job = take_one(store)
-    store.renew("w1", FACTS, [held(job, 3)])
-    submit(store, images=4)
-
-    store.release(job)
-
-    assert (state(store, job_id), record(store, job_id).step) == (State.CREATED, 0)
-    again = take_one(store)
-    assert (again.id, again.attempt) == (job_id, 1)
-    assert client.zcard(redis_keys.LEASES) == 1
-
-
-def test_what_is_handed_back_may_share_a_batch_again(store: JobStore) -> None:
-    wanted = [submit(store), submit(store)]
-    for job in take(store):
-        store.release(job)
-
-    assert ids(take(store)) == wanted
-
-
-def test_handing_back_twice_is_once(store: JobStore, client: redis.Redis) -> None:
-    submit(store)
-    job = take_one(store)
-    store.release(job)
-    store.release(job)
-
-    assert waiting_count(client) == {"ada": "1"}
-    assert record(store, job.id).attempt == 0
-
-
-def test_a_waiting_job_that_is_cancelled_never_starts(store: JobStore, client: redis.Redis) -> None:
-    job_id = submit(store)
-
-    assert store.cancel(job_id) == "cancelled"
-
-    job = record(store, job_id)
-    assert (job.state, job.code, job.started_us) == (State.FAILED, "cancelled", 0)
-    assert (take(store), waiting_count(client)) == ((), {})
-    assert events(client, job_id) == [(1, "created"), (2, "failed")]
-
-
-def test_a_job_that_waits_for_another_try_can_be_cancelled(store: JobStore, client: redis.Redis) -> None:
-    job_id = submit(store)
-    store.fail(take_one(store), "render_failed", "x", retry="again")
-
-    assert store.cancel(job_id) == "cancelled"
-
-    assert (client.zcard(redis_keys.DELAYED), waiting_count(client)) == (0, {})
-    assert record(store, job_id).code == "cancelled"
-
-
 def test_a_running_job_that_is_cancelled_is_told_to_stop(store: JobStore) -> None:
     submit(store)
     job = take_one(store)
@@ -238,16 +171,6 @@ def test_stopping_is_shouted_too(store: JobStore, client: redis.Redis, redis_url
     wait_for(lambda: heard == [job.id], what="the worker's being told")
 
 
-def test_a_job_that_has_ended_or_never_was_cannot_be_cancelled(store: JobStore) -> None:
-    submit(store)
-    job = take_one(store)
-    store.complete(job, result(job))
-
-    assert store.cancel(job.id) == "ended"
-    assert store.cancel("0b0f3d1e-3c52-4f0e-9d55-6a1f5f7f2c11") == "unknown"
-    assert state(store, job.id) is State.COMPLETED
-
-
 @pytest.mark.parametrize("what", ["complete", "fail", "fail again", "fail alone", "release", "lose"])
 def test_whatever_its_worker_does_a_cancelled_job_ends_cancelled(
     store: JobStore, client: redis.Redis, what: str
@@ -269,35 +192,6 @@ def test_whatever_its_worker_does_a_cancelled_job_ends_cancelled(
     assert (seen.state, seen.code, seen.result) == (State.FAILED, "cancelled", None)
     assert [name for _, name in events(client, job.id)].count("failed") == 1
     assert client.zcard(redis_keys.LEASES) == 0
-
-
-def test_the_event_of_an_end_is_there_with_the_end(store: JobStore, client: redis.Redis) -> None:
-    """One step: whoever sees the end finds its event, and the sequence number of the record is the event's."""
-    for _ in range(3):
-        submit(store)
-    completed, failed, cancelled = take(store)
-    store.complete(completed, result(completed))
-    store.fail(failed, "render_failed", "x")
-    store.cancel(cancelled.id)
-    store.release(cancelled)
-
-    for job in (completed, failed, cancelled):
-        seen = record(store, job.id)
-        assert events(client, job.id)[-1] == (seen.sequence, seen.state.value)
-
-
-def test_sequence_numbers_grow_one_by_one(store: JobStore, client: redis.Redis) -> None:
-    job_id = submit(store)
-    lose_and_take(client, store)
-    job = take_one(store)
-    store.complete(job, result(job))
-
-    assert [number for number, _ in events(client, job_id)] == [1, 2, 3, 4, 5]
-
-
-def lose_and_take(client: redis.Redis, store: JobStore) -> None:
-    take_one(store)
-    lose(client, store)
 
 
 def test_whoever_watches_hears_each_change(store: JobStore, changes: JobChanges) -> None:
@@ -326,27 +220,6 @@ def test_nothing_new_is_no_change(store: JobStore, changes: JobChanges) -> None:
         assert not changed.wait(0.1)
 
 
-def test_the_counters_tell_what_became_of_the_jobs(store: JobStore, client: redis.Redis) -> None:
-    for _ in range(3):
-        submit(store, images=2)
-    jobs = [*take(store), *take(store)]
-    store.complete(jobs[0], result(jobs[0]))
-    store.fail(jobs[1], "render_failed", "x")
-    store.cancel(jobs[2].id)
-    end_lease(client)
-    store.reap()
-
-    assert client.hgetall(redis_keys.TOTALS) == {
-        "jobs:created:": "3",
-        "claims": "2",
-        "jobs:completed:": "1",
-        "images": "2",
-        "jobs:failed:render_failed": "1",
-        "jobs:failed:cancelled": "1",
-        "reaped": "1",
-    }
-
-
 def test_a_finished_job_is_kept_for_its_time(client: redis.Redis) -> None:
     brief, long = JobStore(client, replace(TERMS, result_ttl_seconds=0.000001)), JobStore(client, TERMS)
     first, second = submit(long, images=4), submit(long, images=4)
@@ -356,16 +229,6 @@ def test_a_finished_job_is_kept_for_its_time(client: redis.Redis) -> None:
 
     assert long.claim_expired() == [first]
     assert client.zrange(redis_keys.EXPIRY, 0, -1) == [first, second]
-
-
-def test_a_job_that_has_not_ended_cannot_be_deleted(store: JobStore) -> None:
-    waiting = submit(store, images=4)
-    assert store.delete(waiting) is False
-
-    take_one(store)
-
-    assert store.delete(waiting) is False
-    assert state(store, waiting) is State.PROCESSING
 
 
 def test_a_deleted_job_is_gone(store: JobStore) -> None:

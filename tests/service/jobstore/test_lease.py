@@ -16,11 +16,8 @@ from farm.jobstore.store import JobStore
 from tests.service.jobstore.jobs import (
     FACTS,
     TERMS,
-    end_delays,
     end_lease,
-    events,
     held,
-    ids,
     lose,
     now,
     record,
@@ -34,16 +31,10 @@ from tests.service.jobstore.jobs import (
 
 
 def lease_end(client: redis.Redis, job_id: str) -> float:
-    """Seconds until the lease of this job runs out, by Redis's clock."""
+    """Return the seconds until the lease of this job runs out, by Redis's clock."""
     end = client.zscore(redis_keys.LEASES, job_id)
     assert end is not None
     return end / 1e6 - now(client)
-
-
-def test_a_claim_is_a_lease(store: JobStore, client: redis.Redis) -> None:
-    submit(store)
-
-    assert 0.5 < lease_end(client, take_one(store).id) <= 1
 
 
 def test_renewing_extends_the_lease_and_shows_progress(store: JobStore, client: redis.Redis) -> None:
@@ -56,27 +47,6 @@ def test_renewing_extends_the_lease_and_shows_progress(store: JobStore, client: 
     assert 0.5 < lease_end(client, job.id) <= 1
     assert record(store, job.id).step == 3
     assert store.reap() == 0
-
-
-def test_a_lease_that_lasts_is_not_taken_back(store: JobStore) -> None:
-    job_id = submit(store)
-    take_one(store)
-
-    assert store.reap() == 0
-    assert state(store, job_id) is State.PROCESSING
-
-
-def test_a_lease_that_ran_out_is_taken_back(store: JobStore, client: redis.Redis) -> None:
-    job_id = submit(store)
-    job = take_one(store)
-    store.renew("w1", FACTS, [held(job, step=3)])
-
-    assert lose(client, store) == 1
-
-    assert (state(store, job_id), record(store, job_id).step) == (State.CREATED, 0)
-    assert events(client, job_id) == [(1, "created"), (2, "processing"), (3, "created")]
-    assert waiting_count(client) == {"ada": "1"}
-    assert client.zcard(redis_keys.LEASES) == 0
 
 
 def test_right_after_a_start_of_redis_nothing_is_taken_back(store: JobStore, client: redis.Redis) -> None:
@@ -138,98 +108,6 @@ def test_a_job_that_kills_its_workers_harms_no_other(store: JobStore, client: re
     assert (record(store, culprit).code, record(store, culprit).attempt) == ("attempts_exhausted", 3)
 
 
-def test_a_stale_fence_writes_nothing(store: JobStore, client: redis.Redis) -> None:
-    submit(store)
-    stale = take_one(store, "slow")
-    lose(client, store)
-    fresh = take_one(store, "quick")
-    before = client.hgetall(redis_keys.job(stale.id))
-
-    assert store.complete(stale, result(stale)) is False
-    assert store.fail(stale, "render_failed", "x") is None
-    assert store.fail(stale, "render_failed", "x", retry="again") is None
-    store.release(stale)
-    assert store.renew("slow", FACTS, [held(stale, step=9)]) == [stale.id]
-
-    assert client.hgetall(redis_keys.job(stale.id)) == before
-    assert store.complete(fresh, result(fresh)) is True
-
-
-def test_who_comes_back_cannot_overwrite_the_result(store: JobStore, client: redis.Redis) -> None:
-    submit(store)
-    stale = take_one(store, "slow")
-    lose(client, store)
-    fresh = take_one(store, "quick")
-    store.complete(fresh, replace(result(fresh), build="quick"))
-
-    assert store.complete(stale, replace(result(stale), build="slow")) is False
-
-    job = record(store, stale.id)
-    assert job.result is not None
-    assert job.result.build == "quick"
-
-
-def test_a_late_winner_may_complete_what_nobody_claimed_since(store: JobStore, client: redis.Redis) -> None:
-    submit(store)
-    job = take_one(store)
-    lose(client, store)
-
-    assert store.complete(job, result(job)) is True
-
-    assert state(store, job.id) is State.COMPLETED
-    assert (take(store), waiting_count(client)) == ((), {})
-    assert events(client, job.id)[-2:] == [(3, "created"), (4, "completed")]
-
-
-def test_a_late_worker_may_fail_what_nobody_claimed_since(store: JobStore, client: redis.Redis) -> None:
-    submit(store)
-    job = take_one(store)
-    lose(client, store)
-
-    assert store.fail(job, "render_failed", "x") is State.FAILED
-
-    assert (take(store), waiting_count(client)) == ((), {})
-
-
-@pytest.mark.parametrize("retry", ["again", "alone"])
-def test_a_late_retry_leaves_the_job_in_its_place(store: JobStore, client: redis.Redis, retry: str) -> None:
-    submit(store)
-    job = take_one(store)
-    lose(client, store)
-
-    assert store.fail(job, "render_failed", "x", retry=retry) is State.CREATED  # type: ignore[arg-type]
-
-    assert ids(take(store)) == [job.id]
-
-
-def test_renewing_takes_up_again_what_nobody_claimed_since(store: JobStore, client: redis.Redis) -> None:
-    submit(store)
-    job = take_one(store)
-    lose(client, store)
-
-    assert store.renew("w1", FACTS, [held(job, step=2)]) == []
-
-    assert (state(store, job.id), record(store, job.id).step) == (State.PROCESSING, 2)
-    assert (take(store), waiting_count(client)) == ((), {})
-    assert store.complete(job, result(job)) is True
-
-
-@pytest.mark.parametrize("how", ["release", "again", "alone"])
-def test_what_was_given_up_is_not_taken_up_again(store: JobStore, how: str) -> None:
-    """Neither by a renewal that was on its way, nor by an image that was finished after all."""
-    submit(store)
-    job = take_one(store)
-    if how == "release":
-        store.release(job)
-    else:
-        store.fail(job, "render_failed", "x", retry=how)  # type: ignore[arg-type]
-
-    assert store.renew("w1", FACTS, [held(job)]) == [job.id]
-    assert store.complete(job, result(job)) is False
-
-    assert state(store, job.id) is State.CREATED
-
-
 def test_attempts_never_fall_below_zero(store: JobStore, client: redis.Redis) -> None:
     """A batch of several is lost, taken up again by its worker, and lost once more."""
     wanted = [submit(store), submit(store)]
@@ -260,46 +138,6 @@ def test_a_lost_job_that_was_cancelled_ends_cancelled(store: JobStore, client: r
     lose(client, store)
 
     assert (state(store, job_id), record(store, job_id).code) == (State.FAILED, "cancelled")
-
-
-def test_delayed_jobs_line_up_at_the_front(store: JobStore, client: redis.Redis) -> None:
-    job_id = submit(store)
-    store.fail(take_one(store), "render_failed", "x", retry="again")
-    submit(store, images=4)
-    end_delays(client)
-
-    store.reap()
-
-    assert ids(take(store)) == [job_id]
-    assert client.zcard(redis_keys.DELAYED) == 0
-
-
-def test_reaping_lines_up_no_delayed_job_before_its_time(store: JobStore) -> None:
-    submit(store)
-    store.fail(take_one(store), "render_failed", "x", retry="again")
-
-    store.reap()
-
-    assert take(store) == ()
-
-
-def test_a_silent_worker_is_forgotten(store: JobStore, client: redis.Redis) -> None:
-    store.renew("w1", FACTS, [])
-    take(store, "w1")
-    client.zadd(redis_keys.WORKERS, {"w1": 0})
-
-    store.reap()
-
-    assert not client.exists(redis_keys.worker("w1"), redis_keys.WORKERS, redis_keys.idle_workers("srpo"))
-
-
-def test_a_worker_that_leaves_is_forgotten_at_once(store: JobStore, client: redis.Redis) -> None:
-    store.renew("w1", FACTS, [])
-    take(store, "w1")
-
-    store.remove_worker("w1", ["srpo"])
-
-    assert not client.exists(redis_keys.worker("w1"), redis_keys.WORKERS, redis_keys.idle_workers("srpo"))
 
 
 def test_what_a_worker_announced_outlives_it(store: JobStore, client: redis.Redis) -> None:

@@ -57,12 +57,6 @@ def test_an_unknown_id_is_no_job(store: JobStore) -> None:
     assert store.get("0b0f3d1e-3c52-4f0e-9d55-6a1f5f7f2c11") is None
 
 
-def test_accepting_is_an_event_of_the_same_step(store: JobStore, client: redis.Redis) -> None:
-    job_id = submit(store)
-
-    assert events(client, job_id) == [(1, "created")]
-
-
 def test_the_same_submit_again_is_the_same_job(store: JobStore, client: redis.Redis) -> None:
     """Its answer was lost, and the client library sent it again."""
     new = new_job()
@@ -161,17 +155,6 @@ def test_a_full_queue_still_answers_a_repeated_submit(client: redis.Redis) -> No
     assert store.submit(new_job(key="k", digest="d")).id == first.id
 
 
-def test_what_is_claimed_waits_no_longer(client: redis.Redis) -> None:
-    store = JobStore(client, replace(TERMS, queue_limit=1))
-    submit(store)
-    take_one(store)
-
-    submit(store)
-
-    with pytest.raises(QueueFull):
-        submit(store)
-
-
 def test_what_is_taken_back_is_not_dropped_to_make_room(client: redis.Redis) -> None:
     store = JobStore(client, replace(TERMS, queue_limit=1))
     taken, other = submit(store), None
@@ -184,13 +167,6 @@ def test_what_is_taken_back_is_not_dropped_to_make_room(client: redis.Redis) -> 
     end_delays(client)
     store.reap()
     assert {taken, other} == {job.id for job in take(store)}
-
-
-def test_a_worker_that_looks_in_vain_is_counted_idle(store: JobStore) -> None:
-    take(store, "w1")
-    take(store, "w2")
-
-    assert store.submit(new_job()).idle_workers == 2
 
 
 def test_the_list_of_jobs_is_by_caller_and_newest_first(store: JobStore) -> None:
