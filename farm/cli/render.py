@@ -14,7 +14,7 @@ from rich.console import Console
 
 from farm.cli.client import CallFailed, Client
 from farm.cli.download import Downloader, FinishedJob
-from farm.domain.catalogue import MAX_GUIDANCE, MAX_IMAGES, MAX_STEPS, find, for_images
+from farm.domain.catalogue import KONTEXT_SIZES, MAX_GUIDANCE, MAX_IMAGES, MAX_STEPS, STRENGTH, find, for_images
 from farm.domain.errors import FarmError
 from farm.settings import load
 
@@ -78,11 +78,10 @@ def render(
         typer.Option("--image", metavar="FILE-or-URL", help="Input image. Repeat the option for several images."),
     ] = None,
     strength: Annotated[
-        float | None, typer.Option(help="How much to change the input image, 0.01 to 1. Only with srpo.")
+        float | None,
+        typer.Option(help=f"How much to change the input image, {STRENGTH.min} to {STRENGTH.max}. Only with srpo."),
     ] = None,
-    aspect_ratio: Annotated[
-        str | None, typer.Option(help="21:9, 16:9, 4:3, 3:2, 1:1, … 9:21. Only with kontext.")
-    ] = None,
+    aspect_ratio: Annotated[str | None, typer.Option(help=f"{', '.join(KONTEXT_SIZES)}. Only with kontext.")] = None,
     enhance: Annotated[bool, typer.Option("--enhance", help="Rewrite the prompt in more detail first.")] = False,
     safety_checker: Annotated[
         bool | None, typer.Option("--safety-checker/--no-safety-checker", help="Check the images for unsafe content.")

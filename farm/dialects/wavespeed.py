@@ -18,7 +18,17 @@ from farm.dialects.answers import wavespeed as answers
 from farm.dialects.error_response import ErrorResponse
 from farm.dialects.fields import Flag, ImageUrl, Input, Number, Prompt, Whole, inputs_by_model, parse
 from farm.dialects.links import Links
-from farm.domain.catalogue import MODELS, SRPO, SRPO_IMAGE, TERMS, Model, OutputFormat, for_images, named
+from farm.domain.catalogue import (
+    MODELS,
+    SRPO,
+    SRPO_IMAGE,
+    TERMS,
+    WAVESPEED_STRENGTH,
+    Model,
+    OutputFormat,
+    for_images,
+    named,
+)
 from farm.domain.delivery import Due
 from farm.domain.error_codes import Code, job_failure
 from farm.domain.errors import FarmError, InvalidRequest, Problem
@@ -28,8 +38,6 @@ from farm.domain.request import Request
 NAME = "wavespeed"
 
 _TERMS = TERMS[NAME]
-_STRENGTH = SRPO_IMAGE.parameters_in(NAME).strength
-assert _STRENGTH is not None
 #: Default and maximum number of predictions on a page, and the maximum that one call deletes.
 PAGE = 100
 
@@ -78,7 +86,7 @@ class TextToImageInput(TextInput):
     """
 
     image: ImageUrl | None = None
-    strength: Annotated[Number, Field(ge=_STRENGTH.min, le=_STRENGTH.max)] | None = None
+    strength: Annotated[Number, Field(ge=WAVESPEED_STRENGTH.min, le=WAVESPEED_STRENGTH.max)] | None = None
 
 
 class ImageToImageInput(TextToImageInput):

@@ -225,6 +225,10 @@ class Model:
         return _INPUT_IMAGES[self.task][1]
 
 
+#: Image to image: how much to change the input. At WaveSpeed 0 returns the input, resized.
+STRENGTH: Range[float] = Range(0.01, 1, default=0.95)
+WAVESPEED_STRENGTH: Range[float] = Range(0, 1, default=0.8)
+
 _GUIDANCE: Range[float] = Range(1, MAX_GUIDANCE, default=4.5)
 _WAVESPEED_STEPS = Range(1, MAX_STEPS, default=28)
 _WAVESPEED_GUIDANCE: Range[float] = Range(1, MAX_GUIDANCE, default=3.5)
@@ -252,12 +256,9 @@ SRPO_IMAGE = Model(
     weights=Weights.SRPO,
     task=Task.IMAGE_TO_IMAGE,
     family="srpo",
-    parameters=Parameters(
-        steps=Range(10, MAX_STEPS, default=40), guidance=_GUIDANCE, strength=Range(0.01, 1, default=0.95)
-    ),
+    parameters=Parameters(steps=Range(10, MAX_STEPS, default=40), guidance=_GUIDANCE, strength=STRENGTH),
     parameters_of={
-        # A strength of 0 gives back the input, resized.
-        "wavespeed": Parameters(steps=_WAVESPEED_STEPS, guidance=_WAVESPEED_GUIDANCE, strength=Range(0, 1, default=0.8))
+        "wavespeed": Parameters(steps=_WAVESPEED_STEPS, guidance=_WAVESPEED_GUIDANCE, strength=WAVESPEED_STRENGTH)
     },
     example="the same fox in summer",
     ids_of={
