@@ -32,7 +32,7 @@ class Ill(StrEnum):
 
 
 class FailingCalls:
-    """Counts the calls of a process to the world, and strikes one of them. Thread-safe."""
+    """Counts the outgoing calls of a process, and makes one of them fail. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

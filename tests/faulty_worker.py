@@ -30,8 +30,8 @@ from workers.pipelines.simulated import SimulatedPipeline
 from workers.process import WorkerProcess
 
 #: Seconds without progress after which this worker counts as hung, at any stage.
-PATIENCE = 4.0
-TIMEOUTS = StageTimeouts(load=PATIENCE, read=PATIENCE, step=PATIENCE, publish=PATIENCE)
+TIMEOUT_SECONDS = 4.0
+TIMEOUTS = StageTimeouts(load=TIMEOUT_SECONDS, read=TIMEOUT_SECONDS, step=TIMEOUT_SECONDS, publish=TIMEOUT_SECONDS)
 
 _COMMAND = re.compile(r"(\w+)( once)? while (\w+)")
 
@@ -150,7 +150,7 @@ class FaultyStore(JobStore):
 
 
 def work(farm: Farm, data_dir: Path) -> int:
-    wakeup_watchdog._MAX_MISSED = round(PATIENCE)
+    wakeup_watchdog._MAX_MISSED = round(TIMEOUT_SECONDS)
     faults = Faults(data_dir / "faults")
     store = FaultyStore(farm, faults)
     storage = FaultyStorage(data_dir / "images", faults, store)

@@ -127,7 +127,7 @@ class Caller(threading.Thread):
             number += 1
 
     def stop(self) -> None:
-        """Have the last job accepted, and no more."""
+        """Accept the last job, and nothing after it."""
         self._over.set()
         self.join()
 

@@ -35,8 +35,8 @@ from farm.domain.errors import FarmError
 
 #: A client that has kept a thread waiting for so many seconds is disconnected when others find none.
 SLOW_SECONDS = 2.0
-#: How many threads are freed then, and how many open files are left when there are no more.
-_SPARE = 40
+#: How many threads are freed then, and how many open files are left when all are in use.
+_RESERVE = 40
 
 #: Errors of the server, though gunicorn counts them among those of clients.
 _OWN_FAULTS = (ConfigurationProblem, InvalidResponseHeader, InvalidResponseHeaderName)
@@ -77,7 +77,7 @@ class SlowClientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn is untyp
             client, address = listener.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
-                self.worker_connections = max(1, self.nr_conns - _SPARE)  # as many as there are files
+                self.worker_connections = max(1, self.nr_conns - _RESERVE)  # as many as there are files
             elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
                 raise
             return
@@ -146,7 +146,7 @@ class SlowClientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn is untyp
         self._evicted_at = clock.monotonic()
         slow = [conn for conn in self._busy if conn.sock.stalled_seconds > SLOW_SECONDS]
         slow.sort(key=lambda conn: conn.sock.stalled_seconds, reverse=True)
-        for connection in slow[: len(self._busy) - self.cfg.threads + _SPARE]:
+        for connection in slow[: len(self._busy) - self.cfg.threads + _RESERVE]:
             connection.sock.hang_up()
         if slow:
             _log.warning("all threads were busy; slow clients disconnected", slow=len(slow))

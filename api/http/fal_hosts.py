@@ -68,7 +68,7 @@ def address(prefix: str, base: str) -> str:
 
 @lru_cache(maxsize=64)
 def prefix_of(host_and_port: str) -> str | None:
-    """Return the path prefix of a `Host` header, or None if the host is none of fal's."""
+    """Return the path prefix of a `Host` header, or None if the host is not one of fal's."""
     host = host_of(host_and_port) or ""
     return FAL_HOSTS.get(host) or _PREFIXES_BY_LABEL.get(host.partition(".")[0])
 

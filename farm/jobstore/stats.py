@@ -111,8 +111,8 @@ class StoreStats:
                 pipeline.zcount(key, now_us, "+inf")
             for model in MODELS:
                 pipeline.zrange(redis_keys.queue_by_age(redis_keys.UNPREPARED, model.name), 0, 0, withscores=True)
-            preparing, suspects, *oldest = pipeline.execute()
-        if preparing or suspects:
+            preparing, prepared_again, *oldest = pipeline.execute()
+        if preparing or prepared_again:
             return 0.0
         return max(((now_us - since_us) / 1e6 for first in oldest for _, since_us in first), default=0.0)
 

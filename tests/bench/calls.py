@@ -36,8 +36,8 @@ SECONDS = 0.2
 #: Before it counts: threads are started, caches filled.
 _WARM_UP_SECONDS = 0.5
 
-SUBMIT_LEAST = 0.8
-POLL_LEAST = 0.7
+SUBMIT_MIN = 0.8
+POLL_MIN = 0.7
 
 NOTE = f"""\
 Calls: keys off on loopback, {CONNECTIONS} connections, no worker; {ROUNDS} rounds of {SECONDS} s; medians.
@@ -160,9 +160,9 @@ def _rows(tallies: dict[str, list[Tally]]) -> list[Figure]:
         return Figure(what, rates[0], ratio, f"{baseline} {rates[1]}", at_least=at_least)
 
     return [
-        against("submit (native, no worker)", "submit", "bare submit", SUBMIT_LEAST),
+        against("submit (native, no worker)", "submit", "bare submit", SUBMIT_MIN),
         against("submit (native, no worker)", "submit", "echo"),
-        against("poll a completed job (native)", "poll", "echo of the answer", POLL_LEAST),
+        against("poll a completed job (native)", "poll", "echo of the answer", POLL_MIN),
         against("poll a completed job (native)", "poll", "echo"),
         against("poll a completed job (native, keys on)", "poll with keys", "echo"),
         against("poll a completed job (WaveSpeed result)", "wavespeed result", "echo"),

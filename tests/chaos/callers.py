@@ -59,7 +59,7 @@ class Way(Protocol):
         """Asks about a job."""
 
     def seen(self, ask: Ask, job: str, answer: Answer) -> Told | Call | None:
-        """What the answer to that says; or what is to be asked next; None: it says nothing, ask again."""
+        """Return what the answer says, or the next call; None if the call must be repeated."""
 
     def cancel(self, job: str) -> Call:
         """Asks that a job be stopped."""
@@ -100,8 +100,8 @@ class FalQueue:
         endpoint = "fal-ai/flux/srpo/image-to-image" if ask.image else "fal-ai/flux/srpo"
         query = f"?fal_webhook={quote(hook, safe='')}" if hook else ""
         start = {"X-Fal-Request-Timeout": str(ask.start_within)} if ask.start_within else {}
-        hint = {"X-Fal-Runner-Hint": ask.hint} if ask.hint else {}
-        headers = _key(ask) | start | hint
+        runner_hint = {"X-Fal-Runner-Hint": ask.runner_hint} if ask.runner_hint else {}
+        headers = _key(ask) | start | runner_hint
         return Call("POST", f"/fal/queue/{endpoint}{query}", _fal_fields(ask, image), headers)
 
     def submitted(self, ask: Ask, answer: Answer) -> Told | None:

@@ -211,7 +211,7 @@ class Client:
         self._log.sights.append(Sight(result.job, time.time(), result.state, result.code, names, result.started))
 
     def _pry(self, job: str) -> None:
-        """To another caller, the job is none."""
+        """Another caller does not find the job."""
         other = self._dice.choice([name for name in CALLERS if name != self._ask.caller])
         with suppress(NoAnswer):
             answer = self._office.send(self._dice, other, self._way.look(self._ask, job))
@@ -276,7 +276,7 @@ class Client:
             pause = min(1.5 * pause, longest)
 
     def _complain_unless_passing(self, call: Call, answer: Answer) -> None:
-        """In trouble a farm says 503, and when to come again; anything else here is none of its answers."""
+        """In trouble a farm says 503, and when to come again; it gives no other answer."""
         if answer.status in (429, 503, 504) and (answer.status != 429 or "retry-after" in answer.headers):
             return
         self._odd("odd answer", f"{call.method} {call.path} was answered {answer.status}: {answer.body[:300]!r}")

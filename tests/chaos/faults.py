@@ -58,7 +58,7 @@ class Schedule:
 
     kinds: Mapping[str, int]
     pauses: tuple[float, float]
-    most: int = 0
+    maximum: int = 0
     only_busy: bool = False
 
 
@@ -67,7 +67,7 @@ WHOLE = Schedule(ALL, (1.0, 3.0))
 
 
 class FaultInjector(threading.Thread):
-    """Strikes until it is told to stop, and mends then what would not mend itself."""
+    """Injects faults until it is stopped, and then repairs what does not recover by itself."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class FaultInjector(threading.Thread):
     ) -> None:
         super().__init__(name="striker", daemon=True)
         self._schedule = schedule
-        self._dice = random.Random(f"strikes {seed}")
+        self._dice = random.Random(f"faults {seed}")
         self._farm_processes = farm_processes
         self._storage = storage
         self._receivers = receivers
@@ -90,7 +90,7 @@ class FaultInjector(threading.Thread):
         self._stopping = threading.Event()
 
     def stop(self) -> None:
-        """No more strikes; what is under way is mended."""
+        """Stop injecting faults, and repair the current ones."""
         self._stopping.set()
         self.join()
 
@@ -98,7 +98,7 @@ class FaultInjector(threading.Thread):
         done, next_at = 0, time.monotonic() + self._pause()
         while not self._stopping.wait(_TICK_SECONDS):
             self._mend(time.monotonic())
-            if time.monotonic() >= next_at and (not self._schedule.most or done < self._schedule.most):
+            if time.monotonic() >= next_at and (not self._schedule.maximum or done < self._schedule.maximum):
                 done += self._inject()
                 next_at = time.monotonic() + self._pause()
         self._mend(float("inf"))

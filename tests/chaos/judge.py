@@ -204,7 +204,7 @@ def _is_explained(observations: Observations, record: Record) -> bool:
 
 
 def _left_behind(observations: Observations) -> Iterator[Finding]:
-    """Nothing stays in the working sets of the job store, nor in storage what is nobody's."""
+    """Nothing stays in the working sets of the job store, and no orphan in storage."""
     for name, count in observations.left_behind.items():
         yield Finding("left behind", name, f"{count} entries after all was over")
     wanted = {name for record in observations.records.values() for name in record.images}

@@ -60,7 +60,7 @@ def answer_before_record() -> None:
 
 
 def finish_without_fence() -> None:
-    """Whoever finishes last is right."""
+    """The last attempt to finish wins."""
     patch.object(
         scripts, "script_text", lambda name: scripts.with_shared(_FINISH) if name == "complete" else _text(name)
     ).start()
@@ -106,7 +106,7 @@ def wake_ups_are_the_truth() -> None:
     patch.object(Service, "reap", lambda self: self._store.reap()).start()
 
 
-#: A few jobs, no S3, and only the strikes that show the fault.
+#: A few jobs, no S3, and only the faults that show the bug.
 _SMALL = Plan(
     jobs=12,
     seed=1,
@@ -126,7 +126,7 @@ _ONE_STEP = replace(_SMALL, step_ms=500.0, habits=replace(PLAIN, steps=(1,)))
 BREAKAGES: Mapping[str, tuple[Callable[[], None], Plan, str]] = {
     "answer before record": (
         answer_before_record,
-        replace(_SMALL, schedule=Schedule({"kill api": 1}, (0.3, 0.9), most=4)),
+        replace(_SMALL, schedule=Schedule({"kill api": 1}, (0.3, 0.9), maximum=4)),
         "lost",
     ),
     "finish without fence": (
@@ -143,13 +143,13 @@ BREAKAGES: Mapping[str, tuple[Callable[[], None], Plan, str]] = {
             clients=16,
             step_ms=100.0,
             habits=replace(PLAIN, webhook=1),
-            schedule=Schedule({"kill worker": 1}, (0.3, 0.6), most=4, only_busy=True),
+            schedule=Schedule({"kill worker": 1}, (0.3, 0.6), maximum=4, only_busy=True),
         ),
         "webhook missing",
     ),
-    "reaper off": (
+    "reclaim off": (
         reclaim_off,
-        replace(_ONE_STEP, schedule=Schedule({"kill worker": 1}, (0.2, 0.3), most=2, only_busy=True)),
+        replace(_ONE_STEP, schedule=Schedule({"kill worker": 1}, (0.2, 0.3), maximum=2, only_busy=True)),
         "unfinished",
     ),
     "wake-ups are the truth": (
@@ -157,7 +157,7 @@ BREAKAGES: Mapping[str, tuple[Callable[[], None], Plan, str]] = {
         replace(
             _ONE_STEP,
             workers=1,
-            schedule=Schedule({"kill worker": 1, "flush celery": 2}, (0.15, 0.3), most=12, only_busy=True),
+            schedule=Schedule({"kill worker": 1, "flush celery": 2}, (0.15, 0.3), maximum=12, only_busy=True),
         ),
         "unfinished",
     ),

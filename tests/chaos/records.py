@@ -47,7 +47,7 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """A caller was answered to its cancel: `cancelled`, `stopping`, `accepted` (fal tells no more) or `ended`."""
+    """A caller was answered to its cancel: `cancelled`, `stopping`, `accepted` (fal tells only that) or `ended`."""
 
     job: str
     at: float

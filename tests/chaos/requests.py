@@ -69,7 +69,7 @@ class Ask:
     webhook: bool = False
     start_within: float = 0.0
     #: fal's word for jobs that prefer one worker.
-    hint: str = ""
+    runner_hint: str = ""
     #: After how long it is cancelled.
     cancel_after: float | None = None
     #: Whether it is deleted when it has ended.
@@ -146,7 +146,7 @@ def _ask(number: int, seed: int, dice: random.Random, habits: Habits, *, may_han
         resends=bool(key) and dice.random() < habits.resend,
         webhook=webhook,
         start_within=dice.choice((1.0, 3.0)) if way == "fal queue" and dice.random() < habits.start_within else 0.0,
-        hint=dice.choice(("", "", "left", "right")) if way == "fal queue" else "",
+        runner_hint=dice.choice(("", "", "left", "right")) if way == "fal queue" else "",
         cancel_after=dice.uniform(0, 1.5) if cancels else None,
         deletes=not webhook and not is_direct and dice.random() < habits.delete,
         hang_up_after=dice.uniform(0.1, 1.0) if hangs_up else None,

@@ -58,7 +58,7 @@ _WORKING_PATTERNS = tuple(
         *("delivery_queue", "delivery_leases", "delivery_leases_of"),
     )
 )
-#: Removes what is nobody's from storage, however young: nobody is at work any more.
+#: Removes orphans from storage, however young: nothing is running any longer.
 _SWEEP = """
 import sys
 from pathlib import Path
@@ -267,7 +267,7 @@ class _Farm:
         client = self.farm_processes.client
         for entry in cast(list[str], client.zrange(redis_keys.ABANDON_DEADLINE, 0, -1)):
             client.zadd(redis_keys.ABANDON_DEADLINE, {entry: 0}, xx=True)
-        # Receivers answer at once by now: what has been under way for so long is nobody's.
+        # Receivers answer at once by now: what has been in flight for so long is an orphan.
         overdue = (time.time() + courier.LEASE_SECONDS - _POST_SECONDS) * 1e6
         for name in client.scan_iter(f"{redis_keys.PREFIX}delivery_leases:*", count=1000):
             for entry in cast(list[str], client.zrangebyscore(name, "-inf", overdue)):

@@ -40,7 +40,7 @@ def rows(observations: Observations, found: Sequence[Finding], *, seed: int) -> 
     yield "images compared", str(sum(fetch.status == 200 for fetch in observations.fetches))
     yield "webhooks received", str(len(observations.webhooks))
     yield "events streamed", str(len(observations.overheard))
-    yield "images that were nobody's, swept", str(observations.swept)
+    yield "orphaned images, swept", str(observations.swept)
     for kind, count in sorted(injections.items()):
         yield f"done to it: {kind}", str(count)
     for (kind, status), count in sorted(observations.exits.items()):
@@ -57,7 +57,7 @@ def rows(observations: Observations, found: Sequence[Finding], *, seed: int) -> 
 def recovery_seconds(observations: Observations) -> tuple[list[float], list[float]]:
     """From a worker's death until each of its jobs was seen waiting again, and until it was started again.
 
-    As far as anybody saw that: whoever made a direct call sees its job at last only.
+    As far as anybody saw that: a direct call sees its job only at the end.
     """
     waits: dict[str, list[float]] = defaultdict(list)
     starts: dict[str, list[float]] = defaultdict(list)

@@ -175,8 +175,8 @@ BROKEN: dict[str, tuple[Callable[[Observations], object], str]] = {
     "a job was given up too early": (_record(STOPPED, code="attempts_exhausted"), "failed for nothing"),
     "a job failed with no reason": (_record(STOPPED, code="internal_error"), "failed for nothing"),
     "a lease is left": (lambda run: setattr(run, "left_behind", {"leases": 1}), "left behind"),
-    "an image is nobody's": (lambda run: run.stored.add(OTHER), "orphan"),
-    "an input is nobody's": (lambda run: run.stored.add(f"{GONE}-input-0-0123456789abcdef.png"), "orphan"),
+    "an image is an orphan": (lambda run: run.stored.add(OTHER), "orphan"),
+    "an input is an orphan": (lambda run: run.stored.add(f"{GONE}-input-0-0123456789abcdef.png"), "orphan"),
     "a stream told another caller": (
         lambda run: run.overheard.append(Overheard("bob", DONE, "created")),
         "shown to another",
@@ -235,7 +235,7 @@ def test_the_same_seed_asks_the_same() -> None:
         "image",
         "enhance",
         "start_within",
-        "hint",
+        "runner_hint",
         "deletes",
         "hang_up_after",
     )

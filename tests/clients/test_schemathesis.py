@@ -159,10 +159,10 @@ def test_whatever_is_sent_the_answer_is_as_described(document: Path, farm: Runni
 
 @pytest.mark.full
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("whose", ["its own", "another's", "nobody's"])
+@pytest.mark.parametrize("whose", ["its own", "another's", "an unknown key"])
 def test_with_keys_on_it_is_so_too(keyed: KeyedFarm, tmp_path: Path, whose: str) -> None:
     """With the key of whom the jobs are that are named, with somebody else's, and with none that is valid."""
     document = described(keyed, tmp_path)
-    key = {"its own": keyed.key, "another's": keyed.create("bob"), "nobody's": "srpo-nobody"}[whose]
+    key = {"its own": keyed.key, "another's": keyed.create("bob"), "an unknown key": "srpo-nobody"}[whose]
 
     run(document, keyed, "--phases", "coverage,fuzzing", "--max-examples", "5", "--max-time", "240", key=key)

@@ -22,7 +22,7 @@ from tests.farms import RunningFarm, running_farm, wait_for
 pytestmark = pytest.mark.alone
 
 #: What a poll may take beside all of them, at the median, in seconds.
-MOST_SECONDS = 0.05
+MAX_SECONDS = 0.05
 #: Long enough to meet every one of them as it looks into its record.
 MEASURED_SECONDS = 3.0
 #: So many direct calls, and for so long, must not starve those that poll.
@@ -36,10 +36,10 @@ CALL = {"prompt": "a fox", "image_size": {"width": 256, "height": 256}}
 @pytest.fixture
 def usual_limit() -> Iterator[None]:
     """As many open files as a shell allows at first."""
-    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, most))
+    now, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, maximum))
     yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (now, most))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (now, maximum))
 
 
 @pytest.mark.usefixtures("usual_limit")
@@ -57,7 +57,7 @@ def test_a_poll_beside_as_many_held_calls_and_streams_as_there_may_be_is_quick(d
 
         times = poll_for_some_seconds(farm, f"/fal/queue/fal-ai/flux/requests/{job_id}/status")
 
-        assert statistics.median(times) < MOST_SECONDS
+        assert statistics.median(times) < MAX_SECONDS
         assert farm.call("POST", RUN, CALL).status == 429
         assert jobs(farm) == MAX_HELD_CALLS + 1
 
@@ -76,13 +76,13 @@ def test_a_minute_of_direct_calls_of_long_jobs_does_not_starve_who_polls(data_di
 
         times = poll_for_some_seconds(farm, f"/fal/queue/fal-ai/flux/requests/{job_id}/status", BURST_SECONDS)
 
-        assert statistics.median(times) < MOST_SECONDS
+        assert statistics.median(times) < MAX_SECONDS
         assert max(times) < 2
 
 
 def test_who_hangs_up_may_ask_again_for_half_a_minute(data_dir: Path) -> None:
     """One waits, and one is rendered: of either the caller leaves, and one of them comes back."""
-    # Nobody's silence is judged before Redis has run for the time of a lease.
+    # No silence counts before Redis has run for the time of a lease.
     with running_farm(data_dir, FARM_SIMULATED_STEP_MS="300", FARM_LEASE_SECONDS="3") as farm:
         with sent(farm, "POST", RUN, json.dumps(CALL | {"num_inference_steps": 50, "num_images": 4})):
             wait_for(lambda: jobs(farm) == 1, what="the first call's job")

@@ -66,9 +66,9 @@ LAST = b"0\r\n\r\n"
 HEADS = {
     "no host": get(b"/farm/v1/queue", b""),
     "two hosts": get(b"/farm/v1/queue", HOST + HOST),
-    "a host that is none": get(b"/farm/v1/queue", b"Host: a b/c?d@e\r\n"),
+    "an invalid host": get(b"/farm/v1/queue", b"Host: a b/c?d@e\r\n"),
     "another host in the target": get(b"http://evil.example/farm/v1/queue"),
-    "a target that is none": get(b"http://[::1/farm"),
+    "an invalid target": get(b"http://[::1/farm"),
     "an authority": get(b"localhost:80"),
     "a tunnel": get(b"localhost:80", method=b"CONNECT"),
     "an asterisk": get(b"*", method=b"OPTIONS"),
@@ -260,11 +260,11 @@ class Told:
     body: dict[str, object]
 
 
-def received(connection: socket.socket, most: int = 1) -> list[Told]:
+def received(connection: socket.socket, maximum: int = 1) -> list[Told]:
     """So many answers, or as many as come before the connection ends."""
     result: list[Told] = []
     with connection.makefile("rb") as stream:
-        while len(result) < most and (line := stream.readline()):
+        while len(result) < maximum and (line := stream.readline()):
             head = b"".join([line, *iter(stream.readline, b"\r\n")]).lower()
             assert b"json" in head, head
             length = int(head.partition(b"content-length: ")[2].split(b"\r\n")[0])
@@ -286,10 +286,10 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def many_files() -> Iterator[None]:
     """More than a shell allows at first: each connection is one, at this end, too."""
-    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    now, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (maximum, maximum))
     yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (now, most))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (now, maximum))
 
 
 def refusal(site: Site, request: bytes) -> Told:

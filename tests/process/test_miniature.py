@@ -20,5 +20,5 @@ def test_it_renders_what_is_promised(tmp_path: Path) -> None:
 
     missed = [line for line in done.stdout.splitlines() if "MISSED" in line and " s " not in line]
     assert missed == [], done.stdout + done.stderr
-    with Image.open(tmp_path / "sheet.png") as grid:
+    with Image.open(tmp_path / "grid.png") as grid:
         assert grid.width > grid.height > 1000

@@ -57,7 +57,7 @@ def kill_the_api(farm: RunningFarm) -> None:
         wait_for(lambda: farm.redis.zscore(redis_keys.ABANDON_DEADLINE, job_id) != held, what="a sign of life")
         for pid in pids(f"-m api --host 127.0.0.1 --port {farm.port}"):
             os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: is_left(farm, job_id), what="nobody's waiting for the job")
+    wait_for(lambda: is_left(farm, job_id), what="no call waiting for the job")
     farm.redis.zincrby(redis_keys.ABANDON_DEADLINE, 30e6, job_id)  # this machine may be slow
     wait_for(lambda: answers(farm), seconds=60, what="a new API")
 

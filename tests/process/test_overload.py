@@ -152,7 +152,7 @@ def test_at_twice_its_capacity_a_farm_refuses_and_keeps_its_pace(tmp_path: Path,
             last = time.monotonic()
             busy = observers.medians()
 
-            # Whoever comes back when it is told to is taken.
+            # A caller that comes back when it is told to is accepted.
             pause = int(crowd.refused[-1].headers["Retry-After"])
             wait_for(lambda: time.monotonic() - last >= pause, seconds=2 * pause)
             assert submit(farm, receiver).status == 202

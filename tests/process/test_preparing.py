@@ -1,4 +1,4 @@
-"""Jobs that bring images, in whole farms: rendered, whoever dies between their submit and the GPU."""
+"""Jobs that bring images, in whole farms: rendered, whichever process dies between submit and the GPU."""
 
 from __future__ import annotations
 

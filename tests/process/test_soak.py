@@ -1,4 +1,4 @@
-"""Twenty thousand jobs through a whole farm: what its processes hold grows no more, and nothing is left behind."""
+"""Twenty thousand jobs through a whole farm: the memory of its processes stops growing, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ JOBS = sum(jobs for jobs, _ in ROUNDS)
 #: Have the allocator give back what is freed: what a process has then is what it holds.
 ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 #: What each job after the first round may leave in a process, in bytes: less than the smallest record of one.
-MOST_LEFT = 400
+MAX_LEFT = 400
 #: The same in Redis, which counts what it holds.
-MOST_LEFT_IN_REDIS = 20
+MAX_LEFT_IN_REDIS = 20
 #: So many changes are kept; those of 20,000 jobs are fewer.
 CHANGES = 100_000
 #: What stays however many jobs there were: by the name's first word.
@@ -151,11 +151,11 @@ def judge(first: Moment, last: Moment, jobs: int) -> None:
     assert last.processes.keys() == first.processes.keys(), "a process was replaced"
     for pid, held in last.processes.items():
         before = first.processes[pid]
-        assert held.bytes - before.bytes < jobs * MOST_LEFT, (pid, before, held)
+        assert held.bytes - before.bytes < jobs * MAX_LEFT, (pid, before, held)
         assert held.files <= before.files + 8, (pid, before, held)
         assert held.threads <= before.threads + 4, (pid, before, held)
     assert last.redis_keys <= first.redis_keys
-    assert last.bytes - first.bytes < jobs * MOST_LEFT_IN_REDIS, (first.bytes, last.bytes)
+    assert last.bytes - first.bytes < jobs * MAX_LEFT_IN_REDIS, (first.bytes, last.bytes)
 
 
 @pytest.mark.full

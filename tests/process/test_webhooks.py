@@ -1,4 +1,4 @@
-"""Webhooks of whole farms: told once, in time, whoever dies, and never at the renders' cost."""
+"""Webhooks of whole farms: delivered once, in time, whichever process dies, and never at the renders' cost."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from farm.jobstore import redis_keys
 from farm.process import embedded_redis
 from farm.process.child import EXIT_FAULTY, EXIT_HUNG, EXIT_NO_WAKEUPS
 from tests.farms import RunningFarm, pids, running_farm, wait_for
-from tests.faulty_worker import PATIENCE
+from tests.faulty_worker import TIMEOUT_SECONDS
 from tests.webhook_receiver import Receiver, running_receiver
 
 #: Its timing needs the machine for itself.
@@ -182,7 +182,9 @@ def test_a_worker_that_hears_nothing_is_replaced(data_dir: Path, receiver: Recei
         (worker,) = farm.worker_pids()
         job_id = farm.order("fox")
         began = time.monotonic()
-        wait_for(lambda: time.monotonic() - began > 2 * PATIENCE, what="a silence that is longer than its patience")
+        wait_for(
+            lambda: time.monotonic() - began > 2 * TIMEOUT_SECONDS, what="a silence that is longer than its patience"
+        )
         assert farm.worker_pids() == [worker]
         farm.redis.delete(redis_keys.PAUSED)
 

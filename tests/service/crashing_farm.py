@@ -142,7 +142,7 @@ class CrashingFarm:
             self._judge_one(job_id)
         self._judge_what_was_told(found)
         self.well.sweeper.sweep(older_than=-60)
-        assert self._files() == self._named_files(found), "an image is gone, or nobody's"
+        assert self._files() == self._named_files(found), "an image is gone, or an orphan"
 
     def _judge_one(self, job_id: str) -> None:
         job = jobs.record(self.well.store, job_id)
@@ -181,7 +181,7 @@ class CrashingFarm:
 
 
 def at_work(owner: Preparer | Courier) -> None:
-    """Let a crew work until it finds nothing more to do."""
+    """Run a pool until it finds nothing more to do."""
     try:
         owner.work()
     finally:

@@ -163,7 +163,7 @@ def test_a_frozen_redis_is_503_soon(outage: Outage, with_keys: bool) -> None:
 
 
 def test_a_held_call_whose_redis_dies_is_not_told_to_come_back(outage: Outage) -> None:
-    """Its job is accepted: whoever sends it again would have two."""
+    """Its job is accepted: anyone who sends it again would have two."""
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(post_request, outage.api.application.test_client(), FAL_RUN)
         (job,) = wait_for(lambda: jobs.take(outage.farm.store))

@@ -28,12 +28,12 @@ class SafetyClassifier:
     def load(cls, file: Path) -> SafetyClassifier:
         """Load a safetensors file whose metadata names the shapes (`SHAPES_KEY`, `UNSAFE_KEY`)."""
         with safe_open(file, framework="pt", device="cpu") as opened:
-            told = opened.metadata()
+            metadata = opened.metadata()
             tensors = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118  # not a dict
-        kinds = told[SHAPES_KEY].split(",")
+        kinds = metadata[SHAPES_KEY].split(",")
         network = Classifier(channels=3, kinds=len(kinds))
         network.load_state_dict(tensors)
-        return cls(network.requires_grad_(False).eval(), kinds.index(told[UNSAFE_KEY]))
+        return cls(network.requires_grad_(False).eval(), kinds.index(metadata[UNSAFE_KEY]))
 
     def unsafe_probability(self, image: Image.Image) -> float:
         """Return the probability, 0 to 1, that the image contains the unsafe shape."""

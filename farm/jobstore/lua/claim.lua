@@ -56,7 +56,7 @@ end
 local function is_late(start_deadline_us) return start_deadline_us and tonumber(start_deadline_us) <= now() end
 
 -- The first job of a queue that this worker may have, its virtual start time, its age and its caller. Jobs past their
--- deadline end on the way; if there are very many, the reaper ends the rest.
+-- deadline end on the way; if there are very many, the next reclaim round ends the rest.
 local function first_of(model, queue)
   local passed_over = 0
   for _ = 1, 100 do
@@ -161,6 +161,6 @@ end
 local stored = cjson.encode(reply)
 redis.call('HSET', worker_key, 'claim_nonce', nonce, 'claim_reply', stored, 'vclock', vclock)
 redis.call('ZREMRANGEBYSCORE', worker_vfinish, '-inf', vclock)
--- For the reaper to forget it one day, even if it never sends a heartbeat.
+-- For a reclaim round to remove it one day, even if it never sends a heartbeat.
 redis.call('ZADD', P .. 'workers', 'NX', integer(now()), worker)
 return reply_with_requests(stored)

@@ -22,16 +22,16 @@ SUBMITS = [
 
 
 @pytest.mark.parametrize(("path", "most"), SUBMITS)
-def test_a_body_that_is_too_large_is_413(api: FlaskClient, farm: Farm, path: str, most: int) -> None:
-    body = b'{"model": "srpo", "prompt": "a fox"}'.ljust(most + 1)
+def test_a_body_that_is_too_large_is_413(api: FlaskClient, farm: Farm, path: str, maximum: int) -> None:
+    body = b'{"model": "srpo", "prompt": "a fox"}'.ljust(maximum + 1)
 
-    assert str(most) in refusal(api.post(path, data=body), 413, path=path)
+    assert str(maximum) in refusal(api.post(path, data=body), 413, path=path)
     assert farm.redis.keys("srpo:job:*") == []
 
 
 @pytest.mark.parametrize(("path", "most"), SUBMITS)
-def test_a_body_of_the_largest_size_is_read(api: FlaskClient, path: str, most: int) -> None:
-    body = b"{" + b" " * (most - 2) + b"}"
+def test_a_body_of_the_largest_size_is_read(api: FlaskClient, path: str, maximum: int) -> None:
+    body = b"{" + b" " * (maximum - 2) + b"}"
     status = 400 if path in (WAVESPEED, GENERATIONS, EDITS) else 422
 
     assert "required" in refusal(api.post(path, data=body), status, path=path)

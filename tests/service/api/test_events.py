@@ -323,7 +323,7 @@ def test_a_parameter_that_is_none_is_refused_by_name(api: FlaskClient) -> None:
 
 
 def test_a_quiet_stream_sends_a_comment(api: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first line says how soon a client may come back; what no client may take for an event, is none."""
+    """The first line says how soon a client may come back; what no client may take for an event is not sent as one."""
     monkeypatch.setattr(sse, "COMMENT_SECONDS", 0)
     for path in (of(submit(api)), ALL):
         head, first, second, third = (next(sent) for sent in [chunks(api, path)] for _ in range(4))

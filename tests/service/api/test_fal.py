@@ -59,7 +59,7 @@ def data_uri(padding: int = 0) -> str:
 
 
 #: Model → the least that it takes.
-LEAST: dict[str, dict[str, Any]] = {
+MINIMUM: dict[str, dict[str, Any]] = {
     "srpo": {"prompt": "a fox"},
     "srpo-image-to-image": {"prompt": "a fox", "image_url": data_uri()},
     "kontext-text-to-image": {"prompt": "a fox"},
@@ -208,17 +208,17 @@ def test_a_bad_parameter_of_the_address_is_refused_by_name(api: FlaskClient, far
 
 
 @pytest.mark.parametrize(("most", "status"), [(0, 429), (1, 429), (2, 200), (10, 200)])
-def test_a_queue_longer_than_the_caller_wants_is_429(api: FlaskClient, farm: Farm, most: int, status: int) -> None:
+def test_a_queue_longer_than_the_caller_wants_is_429(api: FlaskClient, farm: Farm, maximum: int, status: int) -> None:
     """It counts the waiting requests of everybody, whatever their dialect and priority, also those to be prepared."""
     jobs.submit(farm.store, "somebody", enhance=True)
     jobs.submit(farm.store, "somebody else", priority="low")
     jobs.submit(farm.store, "somebody", enhance=True, model="kontext")
 
-    response = api.post(f"{FAL_QUEUE}?fal_max_queue_length={most}", json={"prompt": "a fox"})
+    response = api.post(f"{FAL_QUEUE}?fal_max_queue_length={maximum}", json={"prompt": "a fox"})
 
     assert response.status_code == status
     if status == 429:
-        assert f"fal_max_queue_length={most}" in fal_error(response, 429)["message"]
+        assert f"fal_max_queue_length={maximum}" in fal_error(response, 429)["message"]
         assert (response.headers["X-Fal-Needs-Retry"], response.headers["Retry-After"]) == ("1", "5")
 
 
@@ -274,7 +274,7 @@ def test_an_empty_webhook_is_told_to_need_a_url(api: FlaskClient) -> None:
 
 @pytest.mark.parametrize(("endpoint", "model"), ENDPOINTS)
 def test_every_endpoint_takes_its_models_fields(studio: FlaskClient, farm: Farm, endpoint: str, model: str) -> None:
-    response = studio.post(f"/fal/queue/{endpoint}", json=LEAST[model])
+    response = studio.post(f"/fal/queue/{endpoint}", json=MINIMUM[model])
 
     body = response.get_json()
     assert response.status_code == 200, response.text
@@ -299,7 +299,7 @@ def test_the_example_of_each_of_kontexts_pages_is_accepted(
 @pytest.mark.parametrize("app", ["fal-ai/flux-pro", KONTEXT])
 @pytest.mark.parametrize("suffix", ["", "/", "/response", "/response/", "/status", "/status/"])
 def test_a_request_to_kontext_is_found_as_any_other(studio: FlaskClient, app: str, suffix: str) -> None:
-    job_id = studio.post(f"/fal/queue/{KONTEXT}", json=LEAST["kontext"]).get_json()["request_id"]
+    job_id = studio.post(f"/fal/queue/{KONTEXT}", json=MINIMUM["kontext"]).get_json()["request_id"]
 
     response = studio.get(f"/fal/queue/{app}/requests/{job_id}{suffix}")
 
@@ -309,7 +309,7 @@ def test_a_request_to_kontext_is_found_as_any_other(studio: FlaskClient, app: st
 
 @pytest.mark.parametrize("endpoint", [f"{KONTEXT}/redux", "fal-ai/flux-pro/v1.1-ultra", f"{KONTEXT}/max/redux"])
 def test_other_models_of_the_family_are_404(studio: FlaskClient, endpoint: str) -> None:
-    fal_error(studio.post(f"/fal/queue/{endpoint}", json=LEAST["kontext"]), 404)
+    fal_error(studio.post(f"/fal/queue/{endpoint}", json=MINIMUM["kontext"]), 404)
 
 
 def test_an_image_that_is_none_is_refused_where_it_was_sent(studio: FlaskClient, farm: Farm) -> None:
@@ -909,7 +909,7 @@ def test_a_request_goes_its_whole_way_through_the_proxy(api: FlaskClient, farm: 
     assert (ended.get_json()["status"], output.get_json()["prompt"]) == ("COMPLETED", "a fox")
     assert fal_error(late, 400)["status"] == "ALREADY_COMPLETED"
     assert {r.headers["x-fal-request-id"] for r in (accepted, waiting, ended, output, late)} == {job_id}
-    # Whoever follows what the answers say goes by the farm's own address.
+    # A client that follows the answers uses the farm's own address.
     assert accepted.get_json()["status_url"] == f"{BASE}/fal/queue/fal-ai/flux/requests/{job_id}/status"
 
 

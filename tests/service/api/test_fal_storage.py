@@ -263,7 +263,7 @@ def test_an_image_is_shown_as_one_and_all_else_is_a_download(
 
 @pytest.mark.parametrize("content", [b"<html><script>alert(1)</script>", b"\x89PN", image("JPEG")])
 def test_what_only_says_that_it_is_an_image_is_a_download(api: FlaskClient, content: bytes) -> None:
-    """Its address was known before its bytes. That it is none tells whoever uses it as one."""
+    """Its address was known before its bytes. Using it as an image fails with an error."""
     upload, file = begin(api, content_type="image/png")
     api.put(upload, data=content)
     direct = path_of(api.post(CDN, data=content, headers={"Content-Type": "image/png"}).get_json()["access_url"])
@@ -355,7 +355,7 @@ def test_a_file_is_gone_when_its_time_is_over(
 def test_a_wish_that_cannot_be_read_or_granted_is_400(
     api: FlaskClient, stored: Callable[[], set[str]], wish: str, name: str
 ) -> None:
-    """Whoever knows a file's name may read it: a stricter wish would not come true."""
+    """Anyone who knows a file's name may read it: a stricter wish would not come true."""
     for path in (INITIATE, IN_PARTS, CDN, CDN_IN_PARTS):
         body = fal_error(api.post(path, json={}, headers={name: wish}), 400)
         assert body["error_type"] == "bad_request"
@@ -732,18 +732,18 @@ def test_a_body_that_is_cut_off_stores_nothing(api: FlaskClient, stored: Callabl
 
 def test_a_file_is_never_in_memory_as_a_whole(api: FlaskClient) -> None:
     class Counting(io.BytesIO):
-        most = 0
+        maximum = 0
 
         def read(self, size: int | None = -1, /) -> bytes:
             piece = super().read(size)
-            Counting.most = max(Counting.most, len(piece))
+            Counting.maximum = max(Counting.maximum, len(piece))
             return piece
 
     length = 8 * body.CHUNK_BYTES + 1
     kept = api.post(CDN, environ_overrides={"wsgi.input": Counting(bytes(length)), "CONTENT_LENGTH": str(length)})
 
     assert api.head(path_of(kept.get_json()["access_url"])).content_length == length
-    assert Counting.most == body.CHUNK_BYTES
+    assert Counting.maximum == body.CHUNK_BYTES
 
 
 def test_what_arrives_leaves_nothing_in_the_data_folder(api: FlaskClient, redis_dir: Any) -> None:

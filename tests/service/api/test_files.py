@@ -1,4 +1,4 @@
-"""`/files`: images for whoever knows their names, which nobody can guess."""
+"""`/files`: images for anyone who knows their names, which nobody can guess."""
 
 from __future__ import annotations
 

@@ -316,8 +316,8 @@ def test_a_side_that_a_form_gives_twice_is_refused(full: FlaskClient) -> None:
 
 @pytest.mark.parametrize("way", ["json", "form"])
 def test_large_bodies_have_room_for_so_many_bytes_only(full: FlaskClient, way: str) -> None:
-    room = full.application.extensions["body_memory"]
-    assert room.free >= IMAGES_BODY
+    capacity = full.application.extensions["body_memory"]
+    assert capacity.free >= IMAGES_BODY
     text = "A" * 2 * MAX_BODY
 
     def edit() -> TestResponse:
@@ -328,14 +328,14 @@ def test_large_bodies_have_room_for_so_many_bytes_only(full: FlaskClient, way: s
         head += 'Content-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
         return full.post(EDITS, data=f"--x\r\n{head}{text}\r\n--x--", content_type="multipart/form-data; boundary=x")
 
-    room.free = 3 * MAX_BODY
+    capacity.free = 3 * MAX_BODY
     assert [openai_error(edit(), 400)["code"] for _ in range(2)] == ["image_load_error"] * 2
-    room.free = 2 * MAX_BODY
+    capacity.free = 2 * MAX_BODY
     response = edit()
 
     assert openai_error(response, 429)["code"] == "rate_limit_exceeded"
     assert response.headers["Retry-After"]
-    assert room.free == 2 * MAX_BODY
+    assert capacity.free == 2 * MAX_BODY
 
 
 def test_a_large_body_without_room_is_read_to_its_end(full: FlaskClient) -> None:

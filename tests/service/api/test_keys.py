@@ -1,4 +1,4 @@
-"""With keys: nobody gets in without one, and nobody sees what is another's."""
+"""With keys: nobody gets in without one, and nobody sees another caller's jobs."""
 
 from __future__ import annotations
 

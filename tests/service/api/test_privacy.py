@@ -162,8 +162,8 @@ def test_one_caller_takes_at_most_half_of_the_streams(
 def test_one_caller_takes_at_most_half_of_the_memory_for_large_bodies(
     keyed: FlaskClient, farm: Farm, ada: dict[str, str], bob: dict[str, str]
 ) -> None:
-    room = keyed.application.extensions["body_memory"]
-    assert room.acquire("ada", room.free // 2)
+    capacity = keyed.application.extensions["body_memory"]
+    assert capacity.acquire("ada", capacity.free // 2)
 
     def send(headers: dict[str, str]) -> int:
         body = b'{"model": "srpo-image-to-image"' + b" " * 2**20 + b"}"

@@ -131,7 +131,7 @@ def test_what_is_sent_again_is_not_counted_again_and_not_refused(store: JobStore
 
 
 def test_what_was_cancelled_stays_counted(store: JobStore) -> None:
-    """Else whoever cancels could have the farm draw for nothing."""
+    """Otherwise cancelled jobs would use the farm for nothing."""
     limits = Limits(images_per_day=1)
     store.cancel(store.submit(new_job(), limits).id)
 
@@ -224,7 +224,7 @@ def test_polls_go_on_while_submits_are_refused(limited: FlaskClient, ada: dict[s
     assert limited.post(f"/farm/v1/jobs/{job_id}/cancel", headers=ada).status_code == 200
 
 
-def test_whoever_hammers_costs_one_read_a_call(limited: FlaskClient, farm: Farm, ada: dict[str, str]) -> None:
+def test_who_hammers_costs_one_read_a_call(limited: FlaskClient, farm: Farm, ada: dict[str, str]) -> None:
     submit(limited, headers=ada)
     submit(limited, headers=ada)
     problem(post_job(limited, headers=ada), 429)
@@ -307,7 +307,7 @@ def test_two_apis_count_together(farm: Farm, open_api: Callable[..., FlaskClient
     problem(post_job(other, headers=ada), 429)
 
 
-def test_the_farms_own_limits_hold_for_whoever_has_none_also_without_keys(redis_dir: Path, farm: Farm) -> None:
+def test_the_farms_own_limits_hold_for_who_has_none_also_without_keys(redis_dir: Path, farm: Farm) -> None:
     strict = build(Settings(rate_limit=1, images_per_day=7), redis_dir)
     farm.store.renew("w", FACTS, [])
     app = create_app(strict, base=BASE, with_keys=False, max_streams=4, max_held_calls=4)

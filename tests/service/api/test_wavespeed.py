@@ -509,7 +509,7 @@ def test_what_has_not_ended_is_not_deleted_and_nothing_with_it(api: FlaskClient,
 
 
 def test_another_callers_predictions_are_not_deleted(keyed: FlaskClient, farm: Farm) -> None:
-    """And whoever tries does not learn whether they are there."""
+    """And anyone who tries does not learn whether they are there."""
     ada, bob = (bearer(farm.callers.create(name)) for name in ("ada", "bob"))
     job_id = post_prediction(keyed, headers=ada).get_json()["data"]["id"]
 

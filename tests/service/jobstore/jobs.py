@@ -136,7 +136,7 @@ def end_preparation(client: redis.Redis, *job_ids: str) -> None:
 
 
 def end_waiting_for_callers(client: redis.Redis) -> None:
-    """Let the time be over within which a direct call may be asked for again; whoever waits for its job still does."""
+    """Let the time be over within which a direct call may be asked for again; those who wait for its job still do."""
     seconds, _ = client.time()
     for job_id in cast(list[str], client.zrange(redis_keys.ABANDON_DEADLINE, 0, -1)):
         held_until_us = client.zscore(str(client.hget(redis_keys.job(job_id), "direct_key")), job_id)

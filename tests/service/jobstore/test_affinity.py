@@ -17,19 +17,19 @@ from tests.unit.dialects.samples import a_request
 NOBODY: list[str] = []
 
 
-def hinted(store: JobStore, caller: str = "ada", hint: str = "h", **fields: Any) -> str:
+def hinted(store: JobStore, caller: str = "ada", affinity: str = "h", **fields: Any) -> str:
     """A job with a hint; it is left to the preferred worker for longer than a slow test takes."""
-    job_id = submit(store, caller, conditions=Conditions(runner_hint=hint), **fields)
-    stretch_hint(store._redis, job_id)
+    job_id = submit(store, caller, conditions=Conditions(runner_hint=affinity), **fields)
+    stretch_affinity(store._redis, job_id)
     return job_id
 
 
-def stretch_hint(client: redis.Redis, job_id: str) -> None:
+def stretch_affinity(client: redis.Redis, job_id: str) -> None:
     if until_us := client.hget(redis_keys.job(job_id), "affinity_deadline_us"):
         client.hset(redis_keys.job(job_id), "affinity_deadline_us", int(str(until_us)) + 60_000_000)
 
 
-def end_hint(client: redis.Redis, *job_ids: str) -> None:
+def end_affinity(client: redis.Redis, *job_ids: str) -> None:
     """Let the moment be over for which these jobs are left to one worker."""
     for job_id in job_ids:
         client.hset(redis_keys.job(job_id), "affinity_deadline_us", 1)
@@ -79,7 +79,7 @@ def test_after_a_moment_anybody_may_have_it(store: JobStore, client: redis.Redis
     until_us = int(str(client.hget(redis_keys.job(job_id), "affinity_deadline_us")))
     assert 0.9e6 < until_us - record(store, job_id).created_us < 1.1e6
 
-    end_hint(client, job_id)
+    end_affinity(client, job_id)
 
     assert ids(take(store, "w2")) == [job_id]
     other = hinted(store)
@@ -109,7 +109,7 @@ def test_a_worker_that_cannot_take_it_is_not_waited_for(store: JobStore, client:
 
 
 @pytest.mark.usefixtures("preferred")
-@pytest.mark.parametrize("fields", [{"hint": "other"}, {"caller": "bob"}])
+@pytest.mark.parametrize("fields", [{"affinity": "other"}, {"caller": "bob"}])
 def test_another_hint_or_caller_prefers_nobody(store: JobStore, fields: dict[str, Any]) -> None:
     job_id = hinted(store, **fields)
 
@@ -130,7 +130,7 @@ def test_one_that_is_prepared_is_left_from_then_on(store: JobStore, client: redi
     assert client.hget(redis_keys.job(job_id), "affinity_deadline_us") is None
 
     store.finish_preparation(job_id, a_request(prompt="a fox, oil on canvas"))
-    stretch_hint(client, job_id)
+    stretch_affinity(client, job_id)
 
     assert [ids(take(store, worker)) for worker in ("w2", "w1")] == [NOBODY, [job_id]]
 
@@ -140,7 +140,7 @@ def test_one_that_comes_back_is_anybodys(store: JobStore, client: redis.Redis) -
     """Its moment was its submit's."""
     job_id = hinted(store)
     take_one(store, "w1")
-    end_hint(client, job_id)
+    end_affinity(client, job_id)
     lose(client, store)
     end_delays(client)
 

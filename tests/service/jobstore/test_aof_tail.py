@@ -98,7 +98,7 @@ def cut(data_dir: Path, at: int) -> None:
 
 
 def write_history(crashing_farm: CrashingFarm, data_dir: Path) -> list[tuple[int, str]]:
-    """Jobs of every fate: how long the file was when each had been accepted."""
+    """Jobs of every outcome: how long the file was when each had been accepted."""
     dice, store, accepted = random.Random(7), crashing_farm.well.store, []
 
     def each(end: Callable[[Claimed], Any]) -> Callable[[], None]:
@@ -181,7 +181,7 @@ def test_a_file_of_zeros_is_an_empty_one(folder: Path) -> None:
 
 
 def test_a_file_that_is_broken_elsewhere_stops_the_start_with_redis_own_words(folder: Path) -> None:
-    """Whoever runs the farm must look: all that stands behind the damage may be good."""
+    """The operator must look: all that stands behind the damage may be good."""
     with running(folder) as server:
         store = JobStore(connect(server.url), TERMS)
         for _ in range(3):

@@ -109,7 +109,7 @@ def test_a_bulk_for_one_model_does_not_hold_up_a_single_image_of_another(store: 
 
 
 def test_callers_take_turns_over_all_models_of_a_worker(store: JobStore) -> None:
-    """Whoever spreads its work over models has no more of the worker than who keeps to one."""
+    """Anyone who spreads its work over models gets no larger share of the worker than one that keeps to one."""
     for _ in range(12):
         submit(store, "spread", images=4)
         submit(store, "spread", images=4, model="kontext-edit")

@@ -194,7 +194,7 @@ def test_a_dead_workers_job_is_taken_back_a_lease_after_a_leap(
 
 
 def test_a_clock_that_goes_is_no_leap(store: JobStore, client: redis.Redis, leap: Leap) -> None:
-    """A reaper that was kept waiting, as long as it may have been, takes back what is over."""
+    """A reclaim round that was kept waiting, as long as it may have been, takes back what is over."""
     submit(store)
     job = take_one(store)
     store.reap()

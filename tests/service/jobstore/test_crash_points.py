@@ -113,7 +113,7 @@ class Submit(Call):
 
 
 class SubmitWithoutKey(Call):
-    """Whoever sends it again may have two jobs."""
+    """Anyone who sends it again may have two jobs."""
 
     jobs = (1, 2)
 
@@ -163,7 +163,7 @@ class CancelRunning(Cancel):
 
 
 class Delete(Call):
-    """The record goes last: whoever finds it can ask again for the rest."""
+    """The record goes last: anyone who finds it can ask again for the rest."""
 
     good = (204, 404)
     jobs = (0,)
@@ -247,7 +247,7 @@ class Beating(SimulatedPipeline):
 
 
 class RenderingPoison(Rendering):
-    """The engine fails on one of the two; the other is none the worse for it."""
+    """The engine fails on one of the two; the other is not affected."""
 
     def before(self, crashing_farm: CrashingFarm) -> None:
         crashing_farm.submit(prompt="poison")

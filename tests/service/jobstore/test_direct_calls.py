@@ -1,4 +1,4 @@
-"""Direct calls: whoever hung up before its answer may ask again and gets the same job, for 30 seconds."""
+"""Direct calls: a caller that hung up before the answer may ask again and gets the same job, for 30 seconds."""
 
 from __future__ import annotations
 

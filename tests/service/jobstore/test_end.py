@@ -87,14 +87,14 @@ def test_an_end_is_final(store: JobStore, client: redis.Redis, ended: str) -> No
 def test_a_job_is_tried_again_after_a_while(store: JobStore, client: redis.Redis) -> None:
     """Half a second to one after the first try, twice that after each further one."""
     job_id = submit(store)
-    for least in (0.5, 1.0):
+    for minimum in (0.5, 1.0):
         job = take_one(store)
         before = now(client)
         assert store.fail(job, "storage_failed", "disk", retry="again") is State.CREATED
         after = now(client)
         due = client.zscore(redis_keys.DELAYED, job_id)
         assert due is not None
-        assert before + least <= due / 1e6 <= after + 2 * least
+        assert before + minimum <= due / 1e6 <= after + 2 * minimum
         end_delays(client)
         store.reap()
 
@@ -194,7 +194,7 @@ def test_whatever_its_worker_does_a_cancelled_job_ends_cancelled(
     assert client.zcard(redis_keys.LEASES) == 0
 
 
-def test_whoever_watches_hears_each_change(store: JobStore, changes: JobChanges) -> None:
+def test_who_watches_hears_each_change(store: JobStore, changes: JobChanges) -> None:
     job_id = submit(store)
     with changes.of(job_id) as changed:
         job = take_one(store)

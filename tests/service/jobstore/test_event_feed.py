@@ -285,7 +285,7 @@ def test_who_begins_while_redis_is_away_is_refused(outbox: Outbox) -> None:
 
 
 def test_a_redis_that_comes_back_empty_is_a_gap(outbox: Outbox) -> None:
-    """Whoever listens is told, hears what comes, and does not spin meanwhile."""
+    """Anyone who listens is told, hears what comes, and does not spin meanwhile."""
     news = follow(outbox.feed)
     run_jobs(outbox.store, 1)
     hear(news, 3)

@@ -1,4 +1,4 @@
-"""Callers share the workers by the work they ask for: images × megapixels × steps, whoever asks for how much of it.
+"""Callers share the workers by the work they ask for: images × megapixels × steps, however much each asks for.
 
 Shares are judged while they mean something: from when callers have jobs waiting until one of them has none left.
 """
@@ -94,8 +94,11 @@ class Ledger:
     def lead(self) -> float:
         """By how many of their largest jobs, each, the luckiest of them is before the unluckiest."""
         shares = self.shares()
-        most, least = max(shares, key=lambda caller: shares[caller]), min(shares, key=lambda caller: shares[caller])
-        return (shares[most] - shares[least]) / (self._largest[most] + self._largest[least])
+        maximum, minimum = (
+            max(shares, key=lambda caller: shares[caller]),
+            min(shares, key=lambda caller: shares[caller]),
+        )
+        return (shares[maximum] - shares[minimum]) / (self._largest[maximum] + self._largest[minimum])
 
     def has_begun(self) -> bool:
         """Whether each was given so much that one job more or less is no matter."""
@@ -223,7 +226,7 @@ def test_who_comes_late_has_the_same_from_then_on(queue: Queue) -> None:
 
 
 def test_who_cancels_and_asks_again_gains_nothing(queue: Queue) -> None:
-    """Whoever takes back what waits and asks for it anew, again and again, is not served before others for it."""
+    """Anyone who takes back what waits and asks for it anew, again and again, is not served before others for it."""
     steady = [new_job(f"steady-{n}", images=4) for n in range(4) for _ in range(100)]
     queue.add(steady)
     ledger = Ledger([*steady, *(new_job("fickle", images=4) for _ in range(100))])

@@ -61,7 +61,7 @@ def test_a_lost_connection_is_made_good(changes: JobChanges, client: redis.Redis
 
 
 def test_many_may_come_and_go_at_once(changes: JobChanges, client: redis.Redis) -> None:
-    """Whoever watches hears, whatever the other threads begin and end meanwhile, on the same job and on others."""
+    """Anyone who watches hears, whatever the other threads begin and end meanwhile, on the same job and on others."""
 
     def watch(number: int) -> bool:
         job_id = f"job-{number % 7}"

@@ -268,7 +268,7 @@ def test_a_second_retry_leaves_no_images(farm: Farm) -> None:
 
 
 def test_where_the_answer_was_lost_the_images_stay(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The job may be recorded; what is nobody's, the sweeper finds."""
+    """The job may be recorded; the sweeper finds orphans."""
     job = failed_with_inputs(farm, Source("image_url", content=sample_image()))
     before = stored(farm)
     monkeypatch.setattr(farm.store, "submit", _lost)

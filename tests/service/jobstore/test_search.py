@@ -88,7 +88,7 @@ def test_a_deleted_job_is_not_found(store: JobStore) -> None:
 
 
 def test_a_job_that_goes_while_it_is_looked_for_is_left_out(store: JobStore, client: redis.Redis) -> None:
-    """Its id was read, its record is no more."""
+    """Its id was read, its record is gone."""
     gone, left = submit(store), submit(store)
     client.delete(redis_keys.job(gone))
 

@@ -102,7 +102,7 @@ Hand = tuple[str, Claimed]
 class Comparison(RuleBasedStateMachine):
     """Each act does one thing to the store and to the model.
 
-    One rule draws them all: of several, Hypothesis would leave some out of each run, and a run without submits is none.
+    One rule draws them all. With several, Hypothesis would omit some in each run; one without submits tests nothing.
     """
 
     def __init__(self, client: redis.Redis) -> None:

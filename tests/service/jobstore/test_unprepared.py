@@ -83,7 +83,7 @@ def test_no_idle_worker_is_woken_for_it(store: JobStore) -> None:
     assert store.submit(new_job(sources=(SOURCE,))).idle_workers == 0
 
 
-def test_whoever_listens_hears_of_it(store: JobStore, redis_url: str, client: redis.Redis) -> None:
+def test_who_listens_hears_of_it(store: JobStore, redis_url: str, client: redis.Redis) -> None:
     heard: list[str] = []
     listener = Listener(connect_to_listen(redis_url), lambda channel, _text: heard.append(channel))
     listener.subscribe(redis_keys.UNPREPARED_CHANNEL)
@@ -112,7 +112,7 @@ def test_only_so_many_are_taken(store: JobStore) -> None:
 
 
 def test_callers_are_prepared_in_turn(store: JobStore) -> None:
-    """Whatever their images cost later: a bulk holds up nobody's single one."""
+    """Whatever their images cost later: a bulk does not delay a single job of another caller."""
     bulk = [submit_unprepared(store, "ada", images=4) for _ in range(20)]
     taken(store, 5)
     single = submit_unprepared(store, "bob")
@@ -229,7 +229,7 @@ def test_a_cancelled_job_is_neither_taken_nor_prepared(
     assert StoreStats(client).unprepared() == 0
 
 
-def test_whoever_cancels_pays_for_no_preparation(store: JobStore) -> None:
+def test_who_cancels_pays_for_no_preparation(store: JobStore) -> None:
     for _ in range(5):
         store.cancel(submit_unprepared(store, "ada"))
     taken(store)
@@ -346,7 +346,7 @@ def test_what_kills_its_preparers_fails(store: JobStore, client: redis.Redis) ->
 
 
 def test_what_kills_its_preparers_harms_no_other(store: JobStore, client: redis.Redis) -> None:
-    """Preparers take as much as they can, and whoever has the culprit dies with all that it has."""
+    """Preparers take as much as they can, and anyone who has the culprit dies with all that it has."""
     culprit, *innocent = [submit_unprepared(store) for _ in range(12)]
     deaths = 0
     while batch := taken(store, 4):

@@ -27,7 +27,7 @@ AMPLE = replace(TERMS, queue_limit=1_000_000)
 #: So often each call is made; what some of them ask now and then beside, for the next second, is left out.
 TIMES = 5
 #: What a waiting job may take, in bytes, with a prompt of 400 characters.
-MOST_BYTES = 2500
+MAX_BYTES = 2500
 PROMPT = "a red fox in the snow " * 18
 
 
@@ -46,10 +46,10 @@ def commands(client: redis.Redis, call: Callable[[], object]) -> Counter[str]:
         call()
         stats = client.info("commandstats")
         seen.append(Counter({name: facts["calls"] for name, facts in stats.items() if "resetstat" not in name}))
-    least = seen[0]
+    minimum = seen[0]
     for others in seen[1:]:
-        least &= others
-    return least
+        minimum &= others
+    return minimum
 
 
 POLLS = ("/farm/v1/jobs/{}", "/fal/queue/fal-ai/flux/requests/{}/status", "/api/v3/predictions/{}/result")
@@ -89,7 +89,7 @@ def costs(farm: Farm, api: FlaskClient, depth: int) -> dict[str, Counter[str]]:
         | {f"{path}, waiting": cost(ask(path.format(own[-1].id))) for path in POLLS}
         | {f"{path}, completed": cost(ask(path.format(mine))) for path in POLLS}
         | {
-            "a round of the reaper": cost(store.reap),
+            "a reclaim round": cost(store.reap),
             "a claim of nothing": cost(lambda: store.claim("w2", ["kontext"])),
             "/farm/v1/queue": cost(ask("/farm/v1/queue")),
             "submit": cost(lambda: calls.submit(api)),
@@ -150,6 +150,6 @@ def test_a_waiting_job_takes_little_memory_and_holds_up_nobody(client: redis.Red
     batches = [[job.id for job in take(store)] for _ in range(8)]
 
     print(f"\n{each:.0f} bytes of Redis for each of {many} waiting jobs with prompts of {len(PROMPT)} characters")
-    assert each < MOST_BYTES
+    assert each < MAX_BYTES
     assert {"single"} in callers, single
     assert [low] in batches

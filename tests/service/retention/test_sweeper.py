@@ -238,7 +238,7 @@ def test_images_that_were_there_before_any_mark_stay_until_the_operator_says_who
 def test_a_first_mark_is_left_where_every_image_is_known(
     storage: Storage, store: JobStore, client: redis.Redis
 ) -> None:
-    """And what is nobody's goes at once."""
+    """And orphans go at once."""
     submit(store)
     job = take_one(store)
     put(storage, job)

@@ -87,9 +87,7 @@ class Unreadable(io.RawIOBase):
         raise AssertionError(size)
 
 
-def test_whoever_has_used_it_up_is_told_before_anything_is_read(
-    api: FlaskClient, stored: Callable[[], set[str]]
-) -> None:
+def test_who_has_used_it_up_is_told_before_anything_is_read(api: FlaskClient, stored: Callable[[], set[str]]) -> None:
     tickets = begin(api)[0], begin(api, IN_PARTS)[0]
     assert by_cdn(api, MAX_BYTES).status_code == 200
     before = stored()

@@ -34,7 +34,7 @@ def drip(request: BaseHTTPRequestHandler) -> None:
 
 
 def take_and_say_nothing(request: BaseHTTPRequestHandler) -> None:
-    """It has arrived, but whoever sent it does not know, and sends it again."""
+    """It has arrived, but its sender does not know, and sends it again."""
     close_early(request)
 
 

@@ -114,7 +114,7 @@ def test_a_job_that_comes_back_is_not_stopped_again(lease: Lease, job: Claimed) 
 
 
 @pytest.mark.parametrize("whose", ["the render thread", "another"])
-def test_whoever_hangs_takes_the_whole_process_along(
+def test_who_hangs_takes_the_whole_process_along(
     lease: Lease, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], whose: str
 ) -> None:
     """And the log tells where the threads were, the first hundred of them."""
@@ -135,7 +135,7 @@ def test_nobody_hangs_while_all_goes_on(lease: Lease, client: redis.Redis, monke
     asked = evaluations(client)
 
     with lease.watchdog.guard(100, "loading"):
-        wait_for(lambda: evaluations(client) > asked + 2, what="looks at the pulse")
+        wait_for(lambda: evaluations(client) > asked + 2, what="looks at the watchdog")
 
     assert left == []
 

@@ -521,7 +521,7 @@ def studio_request(farm: Farm, job_id: str) -> Any:
     return jobs.record(farm.store, job_id).request
 
 
-def test_what_takes_longer_than_its_lease_stays_with_whoever_shows_signs_of_life(
+def test_what_takes_longer_than_its_lease_stays_with_who_shows_signs_of_life(
     farm: Farm, open_studio: Callable[..., Studio], host: Host
 ) -> None:
     slow, other = open_studio(), open_studio()

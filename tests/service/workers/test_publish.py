@@ -179,7 +179,7 @@ def test_what_can_be_stored_is_not_handed_back(farm: Farm, store: JobStore) -> N
 def test_a_job_that_is_over_is_not_stored_any_further(
     shop: WorkerHarness, store: JobStore, outage: Outage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its first image waited in vain; the others would be nobody's."""
+    """Its first image waited in vain; the others would be orphans."""
     monkeypatch.setattr(publish, "STORAGE_RETRY_SECONDS", -1)
     job_id = submit(store, images=4)
 

@@ -247,7 +247,7 @@ def submit_suspect(farm: Farm, store: JobStore, **fields: Any) -> str:
 def test_nothing_is_rendered_beside_a_job_that_may_have_killed_a_worker(
     open_worker: Opened, store: JobStore, farm: Farm, first: str
 ) -> None:
-    """Neither while it is published, nor while others are: whoever died with it would be charged as well."""
+    """Neither while it is published, nor while others are: jobs that died with it would be charged as well."""
     go, pipeline = threading.Event(), Broken()
     storage = FailingStorage(farm.storage, StorageError(), lambda _: go.wait(20))
     shop = open_worker(storage=storage, pipeline=pipeline)
@@ -398,7 +398,7 @@ def test_a_worker_that_fails_again_and_again_takes_nothing_more(open_worker: Ope
 
 
 def test_a_worker_that_cannot_check_takes_nothing_more(open_worker: Opened, store: JobStore) -> None:
-    """A failure counts wherever it is met, and a storage that is down is none of the worker's."""
+    """A failure counts wherever it is met, and a storage that is down is not the worker's fault."""
 
     def broken(_: Image.Image) -> bool:
         raise ValueError("no weights")
@@ -693,7 +693,7 @@ def test_slow_storage_is_no_hang_of_the_pipeline(
         patch.setattr(os, "_exit", lambda _: None)  # else a failure of this test would end the whole run
         patch.setattr(clock, "monotonic", lambda: now + 60)
         try:
-            wait_for(lambda: not shop.lease.watchdog.is_hung, seconds=1, what="a pulse that rests")
+            wait_for(lambda: not shop.lease.watchdog.is_hung, seconds=1, what="a watchdog at rest")
         finally:
             go.set()
     shop.join()

@@ -24,11 +24,11 @@ def pair() -> Iterator[tuple[socket.socket, TimedSocket]]:
         yield both
 
 
-def received(ours: TimedSocket, announced: int | None, most: int = 1000) -> bytes:
+def received(ours: TimedSocket, announced: int | None, maximum: int = 1000) -> bytes:
     """The body that comes at our end, as a route reads it."""
     environ = slow_bodies.awaited(ours, announced)
     with flask.Flask("test").test_request_context(method="PUT", environ_overrides=environ):
-        return b"".join(body.pieces(most))
+        return b"".join(body.pieces(maximum))
 
 
 @pytest.mark.parametrize("announced", [7, None])

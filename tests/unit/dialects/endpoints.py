@@ -161,7 +161,7 @@ def some_images(name: str) -> Field:
 class Endpoint:
     """A model in a dialect. `name` is for people.
 
-    `least` is the least that a request must say, and `request` what that asks for. A null stands for a field that is
+    `minimum` is the least that a request must say, and `request` what that asks for. A null stands for a field that is
     left out in those of `nullable`; everywhere else it is rejected. The fields of `tried_elsewhere` have tests of
     their own, because they cannot be sent alone.
     """
@@ -171,7 +171,7 @@ class Endpoint:
     id: str
     call: Read
     schema: type[BaseModel]
-    least: Body
+    minimum: Body
     request: Request
     fields: Mapping[str, Field]
     nullable: frozenset[str]
@@ -181,7 +181,7 @@ class Endpoint:
     tried_elsewhere: frozenset[str] = frozenset()
 
     def read(self, body: Body = {}) -> tuple[Order, str]:  # noqa: B006  # nothing writes to it
-        return self.call({**self.least, **body})
+        return self.call({**self.minimum, **body})
 
     def expected(self, changes: Changes) -> tuple[Order, str]:
         """Return what the least request asks for, with these changes."""
@@ -210,7 +210,7 @@ REQUESTS = {
     "kontext": SQUARE.model_copy(update={"guidance": 3.5, "sizing": "ratio"}),
     "kontext-multi": SQUARE.model_copy(update={"guidance": 3.5, "sizing": "ratio"}),
 }
-LEAST: Mapping[str, Body] = {
+MINIMUM: Mapping[str, Body] = {
     "srpo": {"prompt": "a fox"},
     "srpo-image-to-image": {"prompt": "a fox", "image_url": FOX},
     "kontext-text-to-image": {"prompt": "a fox"},
@@ -242,11 +242,11 @@ _NULLABLE = {model: frozenset({"seed"}) for model in FAL_FIELDS} | dict.fromkeys
 )
 
 
-def _sources(least: Body) -> tuple[Source, ...]:
+def _sources(minimum: Body) -> tuple[Source, ...]:
     """Return the images that a request brings."""
-    if "image_urls" in least:
-        return tuple(Source(f"image_urls.{number}", url) for number, url in enumerate(least["image_urls"]))
-    return tuple(Source(name, least[name]) for name in ("image_url", "image") if name in least)
+    if "image_urls" in minimum:
+        return tuple(Source(f"image_urls.{number}", url) for number, url in enumerate(minimum["image_urls"]))
+    return tuple(Source(name, minimum[name]) for name in ("image_url", "image") if name in minimum)
 
 
 def _fal(model: str) -> Endpoint:
@@ -257,11 +257,11 @@ def _fal(model: str) -> Endpoint:
         id=endpoint,
         call=lambda body: (fal.read(body, endpoint=endpoint, model=model, default_seed=DEFAULT_SEED), ""),
         schema=FIELDS[model],
-        least=LEAST[model],
+        minimum=MINIMUM[model],
         request=REQUESTS[model].model_copy(update={"model": model}),
         fields=FAL_FIELDS[model],
         nullable=_NULLABLE[model],
-        sources=_sources(LEAST[model]),
+        sources=_sources(MINIMUM[model]),
     )
 
 
@@ -280,11 +280,11 @@ def _native(model: str) -> Endpoint:
         id=model,
         call=lambda body: (native.read(body, model=model, default_seed=DEFAULT_SEED), ""),
         schema=native.INPUTS[model],
-        least={"model": model, **LEAST[model]},
+        minimum={"model": model, **MINIMUM[model]},
         request=REQUESTS[model].model_copy(update={"model": model}),
         fields={**FAL_FIELDS[model], **_OF_THE_JOB},
         nullable=_NULLABLE[model] | {"webhook_url", "webhook_events"},
-        sources=_sources(LEAST[model]),
+        sources=_sources(MINIMUM[model]),
     )
 
 
@@ -310,7 +310,7 @@ _WAVESPEED = {
 }
 
 
-def _wavespeed(model: str, least: Body, request: Request, own: Mapping[str, Field], **changes: Any) -> Endpoint:
+def _wavespeed(model: str, minimum: Body, request: Request, own: Mapping[str, Field], **changes: Any) -> Endpoint:
     endpoint = f"wavespeed-ai/flux-{model}"
 
     def call(body: Body) -> tuple[Order, str]:
@@ -323,10 +323,10 @@ def _wavespeed(model: str, least: Body, request: Request, own: Mapping[str, Fiel
         id=endpoint,
         call=call,
         schema=wavespeed.INPUTS[model],
-        least=least,
+        minimum=minimum,
         request=request.model_copy(update={"model": model}),
         fields={**_WAVESPEED, **own},
-        sources=_sources(least),
+        sources=_sources(minimum),
         **changes,
     )
 
@@ -434,7 +434,7 @@ def _v1(name: str, model_id: str, call: Read, schema: type[BaseModel], request: 
         id=model_id,
         call=call,
         schema=schema,
-        least={"prompt": "a fox"} | parts.pop("images", {}),
+        minimum={"prompt": "a fox"} | parts.pop("images", {}),
         request=request,
         fields=fields,
         # OpenAI's libraries send null for what is not set.

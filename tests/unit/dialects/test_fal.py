@@ -303,7 +303,7 @@ def test_a_request_that_never_started_does_not_say_so() -> None:
 
 @pytest.mark.parametrize("state", State)
 def test_no_two_lines_of_a_log_are_the_same(state: State) -> None:
-    """A line's message names it, for whoever sends new lines only."""
+    """A line's message names it, for anyone who sends new lines only."""
     assert len(set(messages(state))) == len(messages(state))
 
 
@@ -586,5 +586,5 @@ def test_a_limit_of_the_callers_own_is_told_as_such(slug: str) -> None:
     }
 
 
-def test_whoever_may_come_back_is_told_so() -> None:
+def test_who_may_come_back_is_told_so() -> None:
     assert fal.error_headers({}, may_retry=True) == {"X-Fal-Needs-Retry": "1", "X-Fal-Retryable": "true"}

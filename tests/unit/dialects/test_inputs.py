@@ -64,9 +64,9 @@ def test_a_field_that_the_model_does_not_have_is_rejected_by_name(endpoint: Endp
 
 @EVERY_ENDPOINT
 def test_a_missing_field_is_named(endpoint: Endpoint) -> None:
-    for name in endpoint.least.keys() - endpoint.tried_elsewhere:
+    for name in endpoint.minimum.keys() - endpoint.tried_elsewhere:
         with pytest.raises(InvalidRequest) as caught:
-            endpoint.call({other: value for other, value in endpoint.least.items() if other != name})
+            endpoint.call({other: value for other, value in endpoint.minimum.items() if other != name})
         assert [(problem.field, problem.kind) for problem in caught.value.problems] == [(name, "missing")]
 
 

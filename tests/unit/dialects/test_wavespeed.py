@@ -36,7 +36,7 @@ JSON_KINDS = {"integer": int, "string": str, "array": list, "object": dict}
 
 
 def read(query: str = "", *, model: str = SRPO, **fields: Any) -> wavespeed.Submit:
-    body = {**ENDPOINTS[f"wavespeed {model}"].least, **fields}
+    body = {**ENDPOINTS[f"wavespeed {model}"].minimum, **fields}
     return wavespeed.read(body, query, endpoint=IDS[model], model=model, default_seed=DEFAULT_SEED)
 
 

@@ -23,10 +23,10 @@ from tests.unit.dialects.samples import a_request
         ("images", 1, 4, 1),
     ],
 )
-def test_a_number_keeps_within_its_limits(field: str, least: float, most: float, step: float) -> None:
-    for inside in (least, most):
+def test_a_number_keeps_within_its_limits(field: str, minimum: float, maximum: float, step: float) -> None:
+    for inside in (minimum, maximum):
         assert getattr(a_request(**{field: inside}), field) == inside
-    for outside in (least - step, most + step):
+    for outside in (minimum - step, maximum + step):
         with pytest.raises(ValidationError, match=field):
             a_request(**{field: outside})
 

@@ -41,7 +41,7 @@ def save_model(folder: Path, *, chat_template: str | None = None) -> Path:
         GPT2Config(vocab_size=len(words), n_embd=32, n_layer=1, n_head=2, n_positions=1024, **ids)
     )
     with torch.no_grad():
-        model.transformer.wte.weight[[words.index(letter_tokens) for letter_tokens in "abcdefghijklmnop"]] *= 40
+        model.transformer.wte.weight[[words.index(character_tokens) for character_tokens in "abcdefghijklmnop"]] *= 40
     model.save_pretrained(folder)
     return folder
 

@@ -28,7 +28,7 @@ print("still here")
 
 
 def test_a_process_that_is_asked_to_stop_in_a_callback_ends() -> None:
-    """An exception that is raised there is printed, and no more."""
+    """An exception that is raised there is printed, and nothing else happens."""
     ended = subprocess.run([sys.executable, "-c", STARTING], capture_output=True, text=True, timeout=60, check=False)
 
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

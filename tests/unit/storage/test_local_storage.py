@@ -201,7 +201,7 @@ def test_a_file_that_is_stored_twice_at_once_is_whole_after_either(storage: Loca
 
 @pytest.mark.parametrize(("seconds", "found"), [(60, True), (1, True), (0, False), (-1, False)])
 def test_an_upload_is_found_until_its_time_is_over(storage: LocalStorage, seconds: int, found: bool) -> None:
-    """Whoever has been given it may read it a little longer."""
+    """Anyone who has been given it may read it a little longer."""
     with time_machine.travel(1_767_323_045, tick=False):
         key = new_upload_key("png", until=1_767_323_045 + seconds)
         storage.put(key, b"content")

@@ -121,8 +121,8 @@ def test_both_prompts_are_in_it_where_it_was_rewritten(pattern: Image.Image, for
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("letter", "fits"), [("🦊", True), ("\x01", False)])
-def test_two_long_prompts_break_no_image(pattern: Image.Image, form: OutputFormat, letter: str, fits: bool) -> None:
-    of = a_request(prompt=letter * 4000, original_prompt=letter * 4000)
+def test_two_long_prompts_break_no_image(pattern: Image.Image, form: OutputFormat, character: str, fits: bool) -> None:
+    of = a_request(prompt=character * 4000, original_prompt=character * 4000)
 
     result = parameters(encoded(pattern, form, of=of))
 

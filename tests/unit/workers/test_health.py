@@ -52,7 +52,7 @@ def test_other_errors_say_nothing_of_the_device(error: Exception) -> None:
 
 
 class Bench:
-    """A worker's fitness, and how often it was told to leave."""
+    """A worker's health, and how often it was told to leave."""
 
     def __init__(self, *, has_others: bool = True) -> None:
         self.left = 0

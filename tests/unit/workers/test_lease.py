@@ -1,4 +1,4 @@
-"""The pulse of a worker: when what it does counts as hung. Time is the test's own."""
+"""The progress watchdog of a worker: when what it does counts as hung. Time is the test's own."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import pytest
 
 from farm.domain.errors import StoreUnavailable
 from farm.process.child import EXIT_NO_WAKEUPS
-from workers.wakeup_watchdog import _MAX_MISSED as PATIENCE
+from workers.wakeup_watchdog import _MAX_MISSED as TIMEOUT_SECONDS
 from workers.wakeup_watchdog import WakeupWatchdog
 
 Left = list[int]
@@ -27,24 +27,24 @@ def look(wakeup_watchdog: WakeupWatchdog, times: int) -> None:
         wakeup_watchdog.check()
 
 
-def test_whoever_hears_nothing_while_something_waits_leaves(left: Left) -> None:
+def test_who_hears_nothing_while_something_waits_leaves(left: Left) -> None:
     wakeup_watchdog = WakeupWatchdog(lambda: True)
 
-    look(wakeup_watchdog, PATIENCE)
+    look(wakeup_watchdog, TIMEOUT_SECONDS)
     assert left == []
     look(wakeup_watchdog, 1)
 
     assert left == [EXIT_NO_WAKEUPS]
 
 
-def test_whoever_was_idle_for_long_is_not_lost_when_something_comes(left: Left) -> None:
+def test_who_was_idle_for_long_is_not_lost_when_something_comes(left: Left) -> None:
     """The wake-up for it is on its way when the worker looks."""
     waits = False
     wakeup_watchdog = WakeupWatchdog(lambda: waits)
 
-    look(wakeup_watchdog, 2 * PATIENCE)
+    look(wakeup_watchdog, 2 * TIMEOUT_SECONDS)
     waits = True
-    look(wakeup_watchdog, PATIENCE)
+    look(wakeup_watchdog, TIMEOUT_SECONDS)
 
     assert left == []
 
@@ -53,29 +53,29 @@ def test_only_what_waits_all_the_while_counts(left: Left) -> None:
     waits = True
     wakeup_watchdog = WakeupWatchdog(lambda: waits)
 
-    look(wakeup_watchdog, PATIENCE)
+    look(wakeup_watchdog, TIMEOUT_SECONDS)
     waits = False
     look(wakeup_watchdog, 1)
     waits = True
-    look(wakeup_watchdog, PATIENCE)
+    look(wakeup_watchdog, TIMEOUT_SECONDS)
 
     assert left == []
 
 
-def test_whoever_hears_something_is_not_lost(left: Left) -> None:
+def test_who_hears_something_is_not_lost(left: Left) -> None:
     wakeup_watchdog = WakeupWatchdog(lambda: True)
 
-    look(wakeup_watchdog, PATIENCE)
+    look(wakeup_watchdog, TIMEOUT_SECONDS)
     wakeup_watchdog.watch(lambda: None)()
-    look(wakeup_watchdog, PATIENCE)
+    look(wakeup_watchdog, TIMEOUT_SECONDS)
 
     assert left == []
 
 
-def test_whoever_works_is_not_lost(left: Left) -> None:
+def test_who_works_is_not_lost(left: Left) -> None:
     wakeup_watchdog = WakeupWatchdog(lambda: True)
 
-    wakeup_watchdog.watch(lambda: look(wakeup_watchdog, 10 * PATIENCE))()
+    wakeup_watchdog.watch(lambda: look(wakeup_watchdog, 10 * TIMEOUT_SECONDS))()
 
     assert left == []
 
@@ -88,7 +88,7 @@ def test_work_that_fails_has_ended(left: Left) -> None:
 
     with pytest.raises(ValueError, match="no luck"):
         wakeup_watchdog.watch(work)()
-    look(wakeup_watchdog, PATIENCE + 1)
+    look(wakeup_watchdog, TIMEOUT_SECONDS + 1)
 
     assert left == [EXIT_NO_WAKEUPS]
 
@@ -102,7 +102,7 @@ def test_a_wake_up_while_the_job_store_is_asked_is_heard(left: Left) -> None:
         return True
 
     wakeup_watchdog = WakeupWatchdog(waits)
-    look(wakeup_watchdog, PATIENCE)
+    look(wakeup_watchdog, TIMEOUT_SECONDS)
     rings = True
     look(wakeup_watchdog, 1)
 
@@ -118,9 +118,9 @@ def test_while_the_job_store_is_away_nothing_is_missed(left: Left) -> None:
         return True
 
     wakeup_watchdog = WakeupWatchdog(waits)
-    look(wakeup_watchdog, PATIENCE)
+    look(wakeup_watchdog, TIMEOUT_SECONDS)
     is_away = True
-    for _ in range(PATIENCE):
+    for _ in range(TIMEOUT_SECONDS):
         with pytest.raises(StoreUnavailable):
             wakeup_watchdog.check()
 
