@@ -202,7 +202,7 @@ def test_no_body_is_an_empty_one(api: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("path", [INITIATE, IN_PARTS, TOKEN, CDN, CDN_IN_PARTS])
-def test_a_parameter_that_nobody_knows_is_refused(api: FlaskClient, path: str) -> None:
+def test_an_unknown_parameter_is_rejected(api: FlaskClient, path: str) -> None:
     (detail,) = fal_error(api.post(f"{path}?region=eu", json={}), 422)["detail"]
 
     assert detail["loc"] == ["query", "region"]

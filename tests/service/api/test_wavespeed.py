@@ -412,7 +412,7 @@ def test_text_to_image_with_an_image_is_image_to_image(images: FlaskClient, farm
     assert (request.model, request.strength, request.sources) == ("srpo-image-to-image", 0.8, (FOX,))
 
 
-def test_text_to_image_with_an_image_is_refused_where_nobody_makes_images_of_images(api: FlaskClient) -> None:
+def test_text_to_image_with_an_image_is_rejected_where_no_worker_serves_image_to_image(api: FlaskClient) -> None:
     body = gateway_error(transform(api, WAVESPEED), 400)
 
     assert body["error_code"] == "model_not_served"

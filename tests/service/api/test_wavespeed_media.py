@@ -277,7 +277,7 @@ def test_the_wrong_method_is_405_with_the_right_one(api: FlaskClient, path: str,
 
 
 @pytest.mark.parametrize("path", [TICKET, FORM])
-def test_a_parameter_that_nobody_knows_is_refused(api: FlaskClient, path: str) -> None:
+def test_an_unknown_parameter_is_rejected(api: FlaskClient, path: str) -> None:
     assert "region" in gateway_error(api.post(f"{path}?region=eu", json={}), 400)["message"]
 
 

@@ -74,7 +74,7 @@ def test_what_follows_is_taken_meanwhile(store: JobStore, client: redis.Redis) -
 
 
 @pytest.mark.usefixtures("preferred")
-def test_after_a_moment_anybody_may_have_it(store: JobStore, client: redis.Redis) -> None:
+def test_after_a_moment_any_worker_may_have_it(store: JobStore, client: redis.Redis) -> None:
     job_id = submit(store, conditions=Conditions(runner_hint="h"))
     until_us = int(str(client.hget(redis_keys.job(job_id), "affinity_deadline_us")))
     assert 0.9e6 < until_us - record(store, job_id).created_us < 1.1e6
@@ -110,7 +110,7 @@ def test_a_worker_that_cannot_take_it_is_not_waited_for(store: JobStore, client:
 
 @pytest.mark.usefixtures("preferred")
 @pytest.mark.parametrize("fields", [{"affinity": "other"}, {"caller": "bob"}])
-def test_another_hint_or_caller_prefers_nobody(store: JobStore, fields: dict[str, Any]) -> None:
+def test_another_affinity_or_caller_prefers_no_worker(store: JobStore, fields: dict[str, Any]) -> None:
     job_id = hinted(store, **fields)
 
     assert ids(take(store, "w2")) == [job_id]
@@ -136,7 +136,7 @@ def test_one_that_is_prepared_is_left_from_then_on(store: JobStore, client: redi
 
 
 @pytest.mark.usefixtures("preferred")
-def test_one_that_comes_back_is_anybodys(store: JobStore, client: redis.Redis) -> None:
+def test_a_job_that_comes_back_is_for_any_worker(store: JobStore, client: redis.Redis) -> None:
     """Its moment was its submit's."""
     job_id = hinted(store)
     take_one(store, "w1")
@@ -148,7 +148,7 @@ def test_one_that_comes_back_is_anybodys(store: JobStore, client: redis.Redis) -
 
 
 @pytest.mark.usefixtures("preferred")
-def test_many_that_are_left_hold_up_nobody(store: JobStore) -> None:
+def test_many_reserved_jobs_hold_up_no_other(store: JobStore) -> None:
     """No more are passed over than a claim may cost."""
     for _ in range(40):
         hinted(store, images=4)

@@ -79,7 +79,7 @@ def test_it_waits_for_half_a_minute(store: JobStore, client: redis.Redis) -> Non
     assert state(store, job_id) is State.CREATED
 
 
-def test_if_nobody_asks_again_it_ends(store: JobStore, client: redis.Redis) -> None:
+def test_without_a_reconnect_the_job_ends(store: JobStore, client: redis.Redis) -> None:
     job_id = abandoned(store)
 
     let_time_pass(store, client)
@@ -247,7 +247,7 @@ def test_a_marked_re_send_rather_goes_on_with_what_is_not_answered_yet(store: Jo
     assert [call(store, is_resent=True)[0] for _ in range(2)] == [waiting, waiting]
 
 
-def test_a_marked_re_send_of_what_nobody_knows_is_a_job(store: JobStore) -> None:
+def test_a_marked_resend_of_an_unknown_call_is_a_job(store: JobStore) -> None:
     assert store.submit(direct_call(is_resent=True)).repeated is False
 
 

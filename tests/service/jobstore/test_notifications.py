@@ -40,7 +40,7 @@ def test_who_stops_watching_leaves_the_others_watching(changes: JobChanges, stor
         assert stays.wait(2)
 
 
-def test_a_job_that_nobody_watches_costs_nothing(changes: JobChanges, client: redis.Redis, store: JobStore) -> None:
+def test_a_job_without_watchers_costs_nothing(changes: JobChanges, client: redis.Redis, store: JobStore) -> None:
     job_id = submit(store)
     with changes.of(job_id):
         wait_for(lambda: is_watched(client, job_id))

@@ -45,7 +45,7 @@ def test_while_it_is_paused_nothing_is_taken_and_nothing_refused(store: JobStore
     assert (state(store, running), state(store, waiting)) == (State.COMPLETED, State.CREATED)
 
 
-def test_nobody_is_woken_while_it_is_paused(store: JobStore) -> None:
+def test_no_worker_is_woken_while_the_farm_is_paused(store: JobStore) -> None:
     take(store)
     store.pause()
 

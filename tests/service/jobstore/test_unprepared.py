@@ -200,7 +200,7 @@ def test_who_prepares_second_is_told(store: JobStore) -> None:
     assert take_one(store).request.inputs == ("copy.png",)
 
 
-def test_who_was_too_slow_may_still_prepare_what_nobody_has(store: JobStore, client: redis.Redis) -> None:
+def test_a_slow_preparer_may_still_finish_an_unclaimed_job(store: JobStore, client: redis.Redis) -> None:
     job_id = submit_unprepared(store)
     taken(store)
     end_preparation(client, job_id)
@@ -263,7 +263,7 @@ def test_refusing_again_after_a_lost_answer_is_once(store: JobStore, client: red
     assert len(events(client, job_id)) == 2
 
 
-def test_what_is_prepared_is_refused_by_nobody(store: JobStore) -> None:
+def test_a_prepared_job_is_not_refused(store: JobStore) -> None:
     job_id = submit_unprepared(store)
     taken(store)
     store.finish_preparation(job_id, ready())
@@ -279,7 +279,7 @@ def test_what_a_preparer_lost_comes_again(store: JobStore, client: redis.Redis) 
     assert taken(store) == []
 
 
-def test_what_is_held_is_nobody_elses(store: JobStore, client: redis.Redis) -> None:
+def test_a_renewed_preparation_is_not_taken(store: JobStore, client: redis.Redis) -> None:
     first, again = submit_unprepared(store), submit_unprepared(store)
     end_preparation(client, *taken(store, 1), again)
     assert set(taken(store)) == {first, again}  # the first of them for the second time

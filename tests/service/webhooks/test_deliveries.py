@@ -111,7 +111,7 @@ def test_a_cancelled_job_is_told(store: JobStore, deliveries: DeliveryStore) -> 
     assert result(deliveries) == [("failed", 2)]
 
 
-def test_what_is_taken_is_nobody_elses_until_its_lease_ends(
+def test_a_leased_delivery_is_not_claimed_until_its_lease_ends(
     client: redis.Redis, store: JobStore, deliveries: DeliveryStore
 ) -> None:
     submit(store)

@@ -19,7 +19,7 @@ def test_one_caller_has_at_most_its_share_and_the_others_the_rest() -> None:
     assert not slots.acquire("eve")
 
 
-def test_what_is_given_back_may_be_held_again_by_anybody() -> None:
+def test_a_released_slot_may_be_acquired_by_any_key() -> None:
     slots = Slots(2, per_key=1)
     slots.acquire("ada")
     slots.acquire("bob")

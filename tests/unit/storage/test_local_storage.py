@@ -82,7 +82,7 @@ def test_a_large_image_is_read_in_pieces(storage: LocalStorage) -> None:
     assert max(map(len, read)) == CHUNK_BYTES
 
 
-def test_reading_what_is_there_no_more_says_so(storage: LocalStorage) -> None:
+def test_reading_a_deleted_file_says_so(storage: LocalStorage) -> None:
     key = new_key(JOB_ID, 3, 0, "png")
 
     with pytest.raises(NotFound, match=key):
