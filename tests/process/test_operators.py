@@ -42,7 +42,7 @@ def drain_one(farm: RunningFarm) -> None:
     assert farm.cli("workers", "drain", worker).returncode == 0
 
     wait_for(lambda: farm.worker_pids() == [stays], what="the worker's leaving")
-    wait_for(lambda: "stays away" in farm.log.read_text(), what="the supervisor's word")
+    wait_for(lambda: "child was drained and is not restarted" in farm.log.read_text(), what="the supervisor's log line")
     assert worker not in [w["id"] for w in farm.call("GET", "/farm/v1/workers").json["workers"]]
     assert "no worker" in farm.cli("workers", "drain", worker).stderr.lower()
 
