@@ -41,7 +41,7 @@ def plain_tracebacks() -> None:
 
 @pytest.fixture(scope="session")
 def redis_dir() -> Iterator[Path]:
-    """A data folder whose embedded Redis runs."""
+    """Yield a data folder whose embedded Redis runs."""
     with folder_in_memory() as data_dir:
         server = EmbeddedRedis(data_dir)
         server.start()
@@ -51,14 +51,14 @@ def redis_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    """A real S3 server."""
+    """Yield a real S3 server."""
     with running_s3(tmp_path_factory.mktemp("s3")) as server:
         yield server
 
 
 @pytest.fixture
 def farm(redis_dir: Path) -> Farm:
-    """The parts of a farm on an empty job store, with short terms."""
+    """Return the parts of a farm on an empty job store, with short terms."""
     parts = build(Settings(lease_seconds=1, queue_limit=1000), redis_dir, listens=True)
     empty(parts.redis)
     return parts
@@ -66,7 +66,7 @@ def farm(redis_dir: Path) -> Farm:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """What a farm over HTTPS shows."""
+    """Return what a farm over HTTPS shows."""
     folder, authority = tmp_path_factory.mktemp("tls"), trustme.CA()
     issued = authority.issue_cert("127.0.0.1", "localhost")
     certificate = Certificate(folder / "chain.pem", folder / "key.pem", folder / "authority.pem")

@@ -10,7 +10,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def names_in(page: str) -> dict[str, Any]:
-    """The functions that a page's Python defines."""
+    """Return the functions that a page's Python defines."""
     found: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL):
         if "def " in block:

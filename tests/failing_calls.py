@@ -41,7 +41,7 @@ class FailingCalls:
         self.begin()
 
     def begin(self, ill: Ill | None = None, at: int = -1) -> None:
-        """A new process begins, whose `at`-th call is befallen by `ill`."""
+        """Begin a new process whose `at`-th call fails with `ill`."""
         with self._lock:
             self._ill, self._at = ill, at
             self._is_dead = False

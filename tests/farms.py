@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def wait_for(condition: Callable[[], T], *, seconds: float = 20, what: str = "the condition") -> T:
-    """The first true value of `condition`, asked again and again."""
+    """Return the first true value of `condition`, asked again and again."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if value := condition():
@@ -51,7 +51,7 @@ def free_port() -> int:
 
 
 def pids(pattern: str) -> list[int]:
-    """Processes whose command line contains `pattern`, this one left out."""
+    """Return processes whose command line contains `pattern`, this one left out."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -67,7 +67,7 @@ def pids(pattern: str) -> list[int]:
 
 @contextmanager
 def folder_in_memory() -> Iterator[Path]:
-    """A folder whose files cost no disk, where there are such: a disk that is busy elsewhere stalls a Redis."""
+    """Yield a folder whose files cost no disk, where there are such: a disk that is busy elsewhere stalls a Redis."""
     memory = Path("/dev/shm")
     path = Path(tempfile.mkdtemp(prefix="srpo-farm-", dir=memory if memory.is_dir() else None))
     yield path
@@ -148,7 +148,7 @@ class RunningFarm:
         return status
 
     def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """A client command against this farm."""
+        """Return a client command against this farm."""
         return farm_command(*words, environment={"FARM_URL": self.url})
 
     def call(self, method: str, path: str, body: object = None, **headers: str) -> Answer:
@@ -157,7 +157,7 @@ class RunningFarm:
         return Answer(self._http.request(method, self.url + path, body=content, headers=named))
 
     def submit(self, **fields: object) -> str:
-        """A job's id; a small image unless told otherwise."""
+        """Return a job's id; a small image unless told otherwise."""
         body = {"model": "srpo", "prompt": "a fox", "image_size": {"width": 256, "height": 256}} | fields
         answer = self.call("POST", "/farm/v1/jobs", body)
         assert answer.status == 202, answer.body
@@ -183,7 +183,7 @@ class RunningFarm:
         wait_for(lambda: self.job(job_id)["status"] == state, seconds=seconds, what=f"{job_id} {state}")
 
     def fetch(self, url: str) -> bytes:
-        """What lies behind one of this farm's own URLs."""
+        """Return what lies behind one of this farm's own URLs."""
         assert url.startswith(f"{self.url}/"), url
         answer = self.call("GET", url.removeprefix(self.url))
         assert answer.status == 200, answer.body
@@ -215,7 +215,7 @@ class RunningFarm:
 def running_farm(
     data_dir: Path, workers: int = 1, certificate: Certificate | None = None, /, **environment: str
 ) -> Iterator[RunningFarm]:
-    """A farm for the length of a block; it must drain and exit 0 afterwards."""
+    """Yield a farm for the length of a block; it must drain and exit 0 afterwards."""
     farm = RunningFarm(data_dir, workers=workers, environment=environment, certificate=certificate)
     farm.start()
     try:
@@ -227,7 +227,7 @@ def running_farm(
 
 @contextmanager
 def own_redis(folder: Path, *options: str) -> Iterator[str]:
-    """A Redis of one's own on a Unix socket; its URL."""
+    """Yield a Redis of one's own on a Unix socket; its URL."""
     folder.mkdir()
     address = folder / "own.sock"
     command = [
@@ -271,7 +271,7 @@ def image_facts(source: bytes | Path) -> tuple[tuple[int, int], str | None]:
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without any setting of the farm."""
+    """Return this process's environment without any setting of the farm."""
     return {name: value for name, value in os.environ.items() if not name.startswith("FARM_")}
 
 

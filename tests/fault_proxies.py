@@ -41,7 +41,7 @@ class Fault:
 
 
 def refusal(status: int, code: str) -> Fault:
-    """An answer as S3 refuses."""
+    """Return an answer as S3 refuses."""
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>Trouble.</Message></Error>".encode()
     head = f"HTTP/1.1 {status} Trouble\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n"
     return Fault(answer=f"{head}Connection: close\r\n\r\n".encode() + body)
@@ -160,7 +160,7 @@ class FaultyWay:
             self._ways -= {back, server}
 
     def fault_for(self, method: str, path: str, head: bytes) -> Fault:
-        """What is to happen to a request that arrives."""
+        """Return what is to happen to a request that arrives."""
         self.seen.append((method, path))
         self._heads.append(head)
         for rule in self._rules:
@@ -230,16 +230,16 @@ class Wire(FaultyWay):
         self._dead: set[asyncio.StreamWriter] = set()
 
     def die(self) -> None:
-        """What is connected now stays so, and carries nothing any more. New connections are good."""
+        """Stall the open connections. New connections work."""
         self._dead |= self._ways
 
     def cut(self) -> None:
-        """The same, and new connections carry nothing either."""
+        """Stall the open connections, and new ones."""
         self._is_cut = True
         self.die()
 
     def heal(self) -> None:
-        """Connections that are dead stay dead."""
+        """Let new connections work again; stalled ones stay stalled."""
         self.delay, self.torn, self._is_cut = 0.0, 0.0, False
 
     async def _connect(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
@@ -283,7 +283,7 @@ def _reset(way: asyncio.StreamWriter) -> None:
 
 @contextmanager
 def faulty_way(to_port: int) -> Iterator[FaultyWay]:
-    """A way to a port for the length of a block."""
+    """Yield a way to a port for the length of a block."""
     way = FaultyWay(to_port)
     way.open()
     try:

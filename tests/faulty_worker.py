@@ -92,7 +92,8 @@ class Faults:
 
 class FaultyPipeline(SimulatedPipeline):
     """Meets its faults before a batch's first step (`starting`), after its second (`denoising`), and before an image
-    is handed over (`decoding`)."""
+    is handed over (`decoding`).
+    """
 
     def __init__(self, step_ms: float, faults: Faults) -> None:
         super().__init__(step_ms)

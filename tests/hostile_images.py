@@ -20,7 +20,7 @@ def quarters(width: int = 64, height: int = 48) -> Image.Image:
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
-    """The image as a file of this form."""
+    """Return the image as a file of this form."""
     content = io.BytesIO()
     image.save(content, form, **options)
     return content.getvalue()
@@ -32,7 +32,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 
 def png_of(width: int, height: int, *, rows: bytes, depth: int = 8, colour: int = 2, extra: bytes = b"") -> bytes:
-    """A PNG by its parts, whatever Pillow would write: each of its rows is `rows`, of 64 rows at most."""
+    """Return a PNG by its parts, whatever Pillow would write: each of its rows is `rows`, of 64 rows at most."""
     head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     pixels = zlib.compress((b"\0" + rows) * min(height, 64))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + extra + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")

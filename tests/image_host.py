@@ -26,7 +26,7 @@ class Host:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def behave(self, path: str, behaviour: Behaviour) -> str:
-        """The URL of a path, where it is answered so from now on."""
+        """Return the URL of a path, where it is answered so from now on."""
         self._behaviours[path] = behaviour
         return self.url + path
 

@@ -16,7 +16,7 @@ _VARIANTS = range(4)
 
 
 def likeness(image: Image.Image, scene: Scene) -> Scene:
-    """The scene with the shape, the colour and the number that the image's one group has, each looked for alone."""
+    """Return the scene with the shape, colour and number of the image's one group, each recognised on its own."""
     [group] = scene.groups
     alike = _nearest(image, [replace(scene, variant=variant) for variant in _VARIANTS])
     alike = _nearest(image, [replace(alike, place=place) for place in PLACES])

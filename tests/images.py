@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def sample_image(width: int = 64, height: int = 64, *, colour: str = "red", form: str = "PNG") -> bytes:
-    """A plain image as a file."""
+    """Return a plain image as a file."""
     content = io.BytesIO()
     Image.new("RGB", (width, height), colour).save(content, form)
     return content.getvalue()

@@ -216,7 +216,7 @@ def open_jobs(farm: SpreadFarm, accepted: list[str]) -> int:
 
 
 def why_failed(farm: SpreadFarm, accepted: list[str]) -> list[dict[str, str]]:
-    """The records of those that did not end well."""
+    """Return the records of those that did not end well."""
     failed = [job_id for job_id, state in zip(accepted, states(farm, accepted), strict=True) if state != "completed"]
     return [cast(dict[str, str], farm.admin.hgetall(redis_keys.job(job_id))) for job_id in failed]
 

@@ -102,7 +102,7 @@ class S3:
         }
 
     def place(self) -> Place:
-        """A new place in a bucket, seen straight from the server."""
+        """Return a new place in a bucket, seen straight from the server."""
         return Place(self._client, BUCKET, f"tests/{uuid.uuid4().hex[:12]}")
 
     @cached_property
@@ -146,7 +146,7 @@ class Place:
 
 @contextmanager
 def running_s3(folder: Path) -> Iterator[S3]:
-    """A server for the length of a block; its processes die with this one."""
+    """Yield a server for the length of a block; its processes die with this one."""
     _refuse_without_xattrs(folder)
     (folder / "devices" / "disk").mkdir(parents=True)
     (folder / "swift.conf").write_text("[swift-hash]\nswift_hash_path_suffix = tests\n")

@@ -44,7 +44,7 @@ def answer(status: int, **headers: str) -> Behaviour:
 
 
 def close_early(request: BaseHTTPRequestHandler) -> None:
-    """Closes the connection without an answer."""
+    """Close the connection without an answer."""
     request.connection.shutdown(socket.SHUT_RDWR)
 
 
@@ -65,11 +65,11 @@ class Receiver:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def at(self, path: str) -> list[Received]:
-        """What came to `path`."""
+        """Return what came to `path`."""
         return [request for request in self.received if request.path == path]
 
     def hang(self, _request: BaseHTTPRequestHandler) -> None:
-        """Gives no answer before the test is over."""
+        """Give no answer before the test is over."""
         self.released.wait(60)
 
     def late(self, request: BaseHTTPRequestHandler) -> None:

@@ -26,7 +26,7 @@ _WRITE_ONE_HASH = "return redis.call('HSET', 'baseline:' .. ARGV[1], 'state', 'c
 
 
 def create_app(client: redis.Redis, base: str) -> flask.Flask:
-    """The bare application; `base` begins the URLs in its answers."""
+    """Return the bare application; `base` begins the URLs in its answers."""
     app = flask.Flask("baseline")
     write = client.register_script(_WRITE_ONE_HASH)
 

@@ -59,7 +59,7 @@ class Target:
 
 
 def figures(folder: Path) -> list[Figure]:
-    """The table's rows about submit and poll. `folder` takes the data."""
+    """Return the table's rows about submit and poll. `folder` takes the data."""
     with ExitStack() as stack:
         server = EmbeddedRedis(folder)
         with children_on(OTHERS):
@@ -81,7 +81,7 @@ def _announce(farm: Farm) -> None:
 
 
 def _completed_job(farm: Farm) -> str:
-    """A job that went all the way through the job store, with one image (its record: there is no file)."""
+    """Return a job that went all the way through the job store, with one image (its record: there is no file)."""
     wanted = Request(model="srpo", prompt=_PROMPT, width=1024, height=768, steps=28, guidance=4.5, seed=7)
     job_id = "00000000-0000-4000-8000-000000000000"
     farm.store.submit(NewJob(job_id, "bench", Order("srpo", wanted)))
@@ -113,7 +113,7 @@ def _targets(farm: Farm, stack: ExitStack, folder: Path) -> list[Target]:
 
 @contextmanager
 def _served(module: str, folder: Path, **environment: str) -> Iterator[int]:
-    """The port of `python -m module`, for the length of a block."""
+    """Yield the port of `python -m module`, for the length of a block."""
     port = free_port()
     program = [sys.executable, "-m", module, "--port", str(port), "--data-dir", str(folder)]
     with children_on(SERVER):

@@ -13,7 +13,7 @@ OTHERS = 1
 
 @contextmanager
 def children_on(number: int) -> Iterator[None]:
-    """Processes that are started within the block run on the `number`-th core; anywhere where there are too few."""
+    """Run the processes that are started within the block on the `number`-th core, if there are enough cores."""
     if sys.platform != "linux" or len(cores := sorted(os.sched_getaffinity(0))) <= max(SERVER, OTHERS):
         yield
         return

@@ -50,5 +50,5 @@ def print_table(figures: Sequence[Figure]) -> None:
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
-    """The value that `percent` of 100 do not exceed."""
+    """Return the value that `percent` of 100 do not exceed."""
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]

@@ -65,7 +65,7 @@ class Load:
 
 
 def request(method: str, path: str, body: object = None, *, key: str = "") -> bytes:
-    """A whole HTTP request."""
+    """Return a whole HTTP request."""
     content = b"" if body is None else json.dumps(body).encode()
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", "Accept: application/json"]
     if key:

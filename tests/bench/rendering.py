@@ -55,7 +55,7 @@ class Moments:
 
 
 def figures(folder: Path) -> list[Figure]:
-    """The table's rows about rendering. `folder` takes the data."""
+    """Return the table's rows about rendering. `folder` takes the data."""
     with running_farm(folder, FARM_SIMULATED_STEP_MS=str(STEP_MS)) as farm:
         return [*_latencies(farm), *_occupancy(farm)]
 
@@ -86,7 +86,7 @@ def _latency(what: str, milliseconds: list[float], under: float) -> Figure:
 
 
 def _occupancy(farm: RunningFarm) -> Iterable[Figure]:
-    """A full queue: the share of the time between the first step of all and the last in which the pipeline works.
+    """Yield a full queue: the share of the time between the first step of all and the last in which the pipeline works.
 
     Twice, from two sources: the worker's own count of the seconds inside its pipeline, and the jobs' records, where
     whatever no job's rendering covers is a gap.
@@ -103,21 +103,23 @@ def _occupancy(farm: RunningFarm) -> Iterable[Figure]:
 
 
 def _busy_seconds(farm: RunningFarm) -> float:
-    """The worker's count, as of a sign of life that was still to come: an idle one's are a quarter of a lease apart."""
+    """Return the worker's count, as of a sign of life that was still to come: an idle one's are a quarter of a lease
+    apart.
+    """
     before = _worker(farm)["beat_us"]
     wait_for(lambda: _worker(farm)["beat_us"] != before, what="the worker's next sign of life")
     return float(_worker(farm)["busy_seconds"])
 
 
 def _worker(farm: RunningFarm) -> dict[str, str]:
-    """What the farm's one worker says of itself."""
+    """Return what the farm's one worker says of itself."""
     facts: dict[str, str]
     (facts,) = farm.call("GET", "/farm/v1/workers").json["workers"]
     return facts
 
 
 def _covered(intervals: Iterable[tuple[float, float]]) -> float:
-    """The length of the union of `intervals`."""
+    """Return the length of the union of `intervals`."""
     total, reached = 0.0, float("-inf")
     for begin, end in sorted(intervals):
         total += max(0.0, end - max(begin, reached))

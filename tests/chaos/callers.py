@@ -50,10 +50,10 @@ class Way(Protocol):
     """A dialect as a client of it speaks."""
 
     def submit(self, ask: Ask, *, image: str, hook: str) -> Call:
-        """The submit. `image` is the URL of the input; `hook` that of the receiver; empty: none."""
+        """Return the submit. `image` is the URL of the input; `hook` that of the receiver; empty: none."""
 
     def submitted(self, ask: Ask, answer: Answer) -> Told | None:
-        """What became of a submit; None: it was not accepted, and may be sent again."""
+        """Return what became of a submit; None: it was not accepted, and may be sent again."""
 
     def look(self, ask: Ask, job: str) -> Call:
         """Asks about a job."""
@@ -65,7 +65,7 @@ class Way(Protocol):
         """Asks that a job be stopped."""
 
     def cancelled(self, answer: Answer) -> str:
-        """What became of that; empty: ask again."""
+        """Return what became of that; empty: ask again."""
 
 
 class Native:
@@ -232,13 +232,13 @@ _FAL_STATES = {"IN_QUEUE": "created", "IN_PROGRESS": "processing", "COMPLETED": 
 
 
 def native_view(view: Mapping[str, Any]) -> Told:
-    """A job as `/farm/v1` shows it."""
+    """Return a job as `/farm/v1` shows it."""
     images = tuple(image["url"] for image in view["images"])
     return Told(view["id"], view["status"], images, view["prompt"], view["code"] or "", moment(view["started_at"]))
 
 
 def fal_outcome(job: str, answer: Answer) -> Told | None:
-    """A result of fal's: images, or why there are none."""
+    """Return a result of fal's: images, or why there are none."""
     result = _json(answer)
     if answer.status == 200 and "images" in result:
         return Told(job, "completed", tuple(image["url"] for image in result["images"]), result["prompt"])
@@ -252,14 +252,14 @@ _FAL_ENDS = ("client_cancelled", "client_disconnected", "startup_timeout", "runn
 
 
 def content_of(image: str) -> bytes | None:
-    """The bytes of an image that the answer itself carries; None: it is somewhere else."""
+    """Return the bytes of an image that the answer itself carries; None: it is somewhere else."""
     if image.startswith("http"):
         return None
     return base64.b64decode(image.partition(",")[2] if image.startswith("data:") else image)
 
 
 def moment(text: str | None) -> float:
-    """A time as it is shown, in seconds since the epoch; 0 where there is none."""
+    """Return a time as it is shown, in seconds since the epoch; 0 where there is none."""
     return datetime.fromisoformat(text).timestamp() if text else 0.0
 
 

@@ -57,7 +57,7 @@ class Office:
         self._http = urllib3.PoolManager(retries=False, maxsize=64)
 
     def send(self, dice: random.Random, caller: str, call: Call, *, seconds: float = _ANSWER_SECONDS) -> Answer:
-        """The farm's answer, of whichever of its APIs. Raises NoAnswer."""
+        """Return the farm's answer, of whichever of its APIs. Raises NoAnswer."""
         headers = {"Authorization": f"Bearer {self._keys[caller]}", **call.headers}
         url = dice.choice(self._urls) + call.path
         try:
@@ -67,7 +67,7 @@ class Office:
             raise NoAnswer from error
 
     def stream(self, dice: random.Random, caller: str, path: str) -> urllib3.BaseHTTPResponse:
-        """An answer that goes on. Raises NoAnswer."""
+        """Return an answer that goes on. Raises NoAnswer."""
         headers = {"Authorization": f"Bearer {self._keys[caller]}"}
         try:
             url, timeout = dice.choice(self._urls) + path, urllib3.Timeout(connect=2.0, read=_ANSWER_SECONDS)
@@ -114,7 +114,7 @@ class Client:
     # Asking
 
     def _image(self) -> str:
-        """The URL of the image that the ask brings; empty: none."""
+        """Return the URL of the image that the ask brings; empty: none."""
         if not self._ask.uploads:
             return source_of(self._ask, "")
         wish = {"content_type": "image/png", "file_name": "fox.png"}
@@ -144,7 +144,7 @@ class Client:
         raise TimeoutError
 
     def _refuse_another(self, call: Call) -> None:
-        """The same Idempotency-Key with another body is refused."""
+        """Check that the same Idempotency-Key with another body is refused."""
         assert isinstance(call.body, Mapping)
         other = replace(call, body={**call.body, "seed": 1})
         answer = self._answer(other, good=(200, 201, 202, 409, 422))
@@ -161,7 +161,7 @@ class Client:
     # Watching
 
     def _follow(self, result: Told) -> Told:
-        """The job's end. On the way it is cancelled, where that is wanted."""
+        """Return the job's end. On the way it is cancelled, where that is wanted."""
         cancel_at = None if self._ask.cancel_after is None else time.monotonic() + self._ask.cancel_after
         if self._ask.way == "native events" and cancel_at is None:
             self._watch(result.job)
@@ -177,7 +177,7 @@ class Client:
         raise TimeoutError
 
     def _look(self, job: str) -> Told | None:
-        """What the farm says of the job now; None: nothing."""
+        """Return what the farm says of the job now; None: nothing."""
         call = self._way.look(self._ask, job)
         for _ in range(2):
             try:
@@ -198,7 +198,7 @@ class Client:
         return result
 
     def _watch(self, job: str) -> None:
-        """The job's states as its stream of events tells them, until that breaks."""
+        """Follow the job's stream of events until it breaks, and record its states."""
         with suppress(NoAnswer, urllib3.exceptions.HTTPError, json.JSONDecodeError):
             stream = self._office.stream(self._dice, self._ask.caller, f"/farm/v1/jobs/{job}/events")
             with closing(stream):
@@ -258,7 +258,7 @@ class Client:
         return self._office.send(self._dice, self._ask.caller, call, seconds=seconds)
 
     def _answer(self, call: Call, *, good: Sequence[int]) -> Answer:
-        """The answer to a call, which is sent until it is one of these."""
+        """Return the answer to a call, which is sent until it is one of these."""
         for pause in self._pauses(_AGAIN_PAUSES):
             with suppress(NoAnswer):
                 answer = self._send(call)
@@ -335,7 +335,7 @@ def _listen(office: Office, caller: str, over: threading.Event) -> None:
 
 
 def _lines(stream: urllib3.BaseHTTPResponse) -> Iterator[str]:
-    """The lines of a stream as they come."""
+    """Yield the lines of a stream as they come."""
     rest = b""
     for piece in stream.stream(4096):
         *whole, rest = (rest + piece).split(b"\n")
@@ -343,6 +343,6 @@ def _lines(stream: urllib3.BaseHTTPResponse) -> Iterator[str]:
 
 
 def _path(url: str) -> str:
-    """A URL of the farm's as a path: any of its APIs has it."""
+    """Return a URL of the farm's as a path: any of its APIs has it."""
     parts = urlsplit(url)
     return f"{parts.path}?{parts.query}" if parts.query else parts.path

@@ -40,7 +40,7 @@ def findings(observations: Observations) -> list[Finding]:
 
 
 def _lost(observations: Observations) -> Iterator[Finding]:
-    """What was accepted is known, and comes to an end."""
+    """Find accepted jobs that are unknown or never ended."""
     deleted = {one.job for one in observations.deletions}
     for job, ask in observations.jobs.items():
         record = observations.records.get(job)
@@ -59,7 +59,7 @@ def _disappeared(observations: Observations) -> Iterator[Finding]:
 
 
 def _unfinished_strangers(observations: Observations) -> Iterator[Finding]:
-    """A job whose acceptance nobody heard of comes to an end, too."""
+    """Find jobs that never ended although their acceptance was lost."""
     for job, record in observations.records.items():
         if job not in observations.jobs and record.state not in ENDS:
             yield Finding("unfinished", job, f"nobody was told of it; it is {record.state} after all was over")
@@ -85,7 +85,7 @@ def _changed_end(observations: Observations) -> Iterator[Finding]:
 
 
 def _images(observations: Observations) -> Iterator[Finding]:
-    """A completed job's images are there at once, and show what was asked for."""
+    """Find completed jobs whose images were missing or wrong."""
     deleted = {one.job for one in observations.deletions}
     for fetch in observations.fetches:
         if fetch.status == 404 and fetch.job not in deleted:
@@ -182,7 +182,7 @@ def _doubled(observations: Observations) -> Iterator[Finding]:
 
 
 def _unexplained(observations: Observations) -> Iterator[Finding]:
-    """A job fails only for what its caller did, or for what was done to it more often than it is tried."""
+    """Find jobs that failed without a cause: neither their caller's act, nor more faults than attempts."""
     for record in observations.records.values():
         if record.state == "failed" and not _is_explained(observations, record):
             yield Finding("failed for nothing", record.job, f"{_end(record)}, prompt {record.prompt!r}")

@@ -32,7 +32,7 @@ def is_right(ask: Ask, number: int, prompt: str, content: bytes) -> bool:
 
 
 def image(ask: Ask, number: int, prompt: str) -> Image.Image:
-    """The `number`-th image of an ask, counted from 0."""
+    """Return the `number`-th image of an ask, counted from 0."""
     inputs = {_INPUT: Image.open(io.BytesIO(ask.image)).convert("RGB")} if ask.image else {}
     request = ImageRequest(
         model="srpo-image-to-image" if ask.image else "srpo",

@@ -49,7 +49,7 @@ _text = scripts.script_text
 
 
 def answer_before_record() -> None:
-    """A submit is answered, and recorded then."""
+    """Answer a submit before recording it."""
     record = Service._recorded
 
     def answer(self: Service, new: NewJob, *others: Any) -> Accepted:
@@ -60,14 +60,14 @@ def answer_before_record() -> None:
 
 
 def finish_without_fence() -> None:
-    """The last attempt to finish wins."""
+    """Let the last attempt to finish win."""
     patch.object(
         scripts, "script_text", lambda name: scripts.with_shared(_FINISH) if name == "complete" else _text(name)
     ).start()
 
 
 def upload_after_finish() -> None:
-    """A job is completed, and its images stored then."""
+    """Complete a job before storing its images."""
     offer = Publisher._store_with_retry
 
     def late(self: Publisher, *print_and_content: Any) -> None:
@@ -77,7 +77,7 @@ def upload_after_finish() -> None:
 
 
 def event_outside_the_transition() -> None:
-    """A job is completed, and its receiver is to be told in a step of its own."""
+    """Complete a job, and queue its webhook in a separate step."""
     complete = JobStore.complete
 
     def complete_and_tell(self: JobStore, job: Claimed, result: Result) -> bool:

@@ -89,7 +89,7 @@ class Receivers:
         return self._dice.choices(list(_MOODS), list(_MOODS.values()))[0] if self._is_moody else "well"
 
     def _behaviour(self, mood: str) -> tuple[int, Behaviour]:
-        """The status that the farm gets, 0 for none, and how."""
+        """Return the status that the farm gets, 0 for none, and how."""
         match mood:
             case "well":
                 return 200, answer(200)

@@ -177,7 +177,7 @@ class _Farm:
 
     @contextmanager
     def running(self, observations: Observations) -> Iterator[tuple[Office, Receivers]]:
-        """The farm with its callers' keys and receivers, for the length of a block."""
+        """Yield the farm with its callers' keys and receivers, for the length of a block."""
         self.farm_processes.start_redis()
         callers = ApiKeyStore(self.farm_processes.client)
         self._keys = {name: callers.create(name) for name in CALLERS} | {"root": callers.create("root", is_admin=True)}
@@ -214,7 +214,7 @@ class _Farm:
         return not self.left_behind()
 
     def records(self) -> dict[str, Record]:
-        """What the API says of every job of every caller."""
+        """Return what the API says of every job of every caller."""
         found: dict[str, Record] = {}
         for caller in CALLERS:
             before = ""
@@ -227,7 +227,7 @@ class _Farm:
         return found
 
     def left_behind(self) -> dict[str, int]:
-        """What the working sets still hold."""
+        """Return what the working sets still hold."""
         client = self.farm_processes.client
         names = [
             *_WORKING_SETS,
@@ -263,7 +263,7 @@ class _Farm:
         return all(job in result or job in deleted for job, ask in observations.jobs.items() if ask.webhook)
 
     def _move_time_on(self) -> None:
-        """What only waits for time to pass: callers who hung up, and posts of a webhook worker that was killed."""
+        """Expire what only waits for time to pass: calls that hung up, and posts of a killed webhook worker."""
         client = self.farm_processes.client
         for entry in cast(list[str], client.zrange(redis_keys.ABANDON_DEADLINE, 0, -1)):
             client.zadd(redis_keys.ABANDON_DEADLINE, {entry: 0}, xx=True)

@@ -13,7 +13,7 @@ from tests.chaos.requests import number_in
 
 
 def print_table(observations: Observations, found: Sequence[Finding], *, seed: int) -> None:
-    """What happened, and what the judge found."""
+    """Print what happened, and what the judge found."""
     show(("what", "how many"), rows(observations, found, seed=seed))
     for finding in found:
         print(finding)

@@ -45,7 +45,7 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
 
 @pytest.fixture(autouse=True)
 def redirected(farm: RunningFarm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lines by which the client is sent to a farm without TLS."""
+    """Return the lines that direct the client to a farm without TLS."""
     monkeypatch.setattr(fc, "RUN_URL_FORMAT", f"{farm.url}/fal/run/")
     monkeypatch.setattr(fc, "QUEUE_URL_FORMAT", f"{farm.url}/fal/queue/")
 
@@ -66,7 +66,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[str]:
-    """The URL of a host with two images of different ratios, under names that end as those of fal's examples do."""
+    """Yield the URL of a host with two images of different ratios, named like those of fal's examples."""
     (tmp_path / "output.png").write_bytes(sample_image(320, 240))
     (tmp_path / "image.webp").write_bytes(sample_image(240, 320, form="WEBP"))
     (tmp_path / "page.html").write_text("<html>no image</html>")
@@ -91,7 +91,7 @@ def wait_until_running(handle: fal_client.SyncRequestHandle) -> None:
 
 
 def finished(handle: fal_client.SyncRequestHandle) -> fal_client.Completed:
-    """The request's status at its end."""
+    """Return the request's status at its end."""
     status = wait_for(lambda: next((s for s in [handle.status()] if isinstance(s, fal_client.Completed)), None))
     assert status is not None
     return status

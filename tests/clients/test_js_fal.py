@@ -46,13 +46,13 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, farm: RunningFarm) -> str:
-    """The head of a program whose `fal` leads to the farm."""
+    """Return the head of a program whose `fal` leads to the farm."""
     return HEAD + WAYS[request.param].replace("http://farm", farm.url)
 
 
 @pytest.fixture
 def redirected(farm: RunningFarm) -> str:
-    """The same, by the middleware alone."""
+    """Return the same, by the middleware alone."""
     return HEAD + WAYS["middleware"].replace("http://farm", farm.url)
 
 

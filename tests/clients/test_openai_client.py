@@ -43,7 +43,7 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
 
 @pytest.fixture(scope="module")
 def strict(farm: RunningFarm) -> Iterator[str]:
-    """The base URL of a second API of that farm: it asks for keys, holds no call for long, and few jobs may wait."""
+    """Yield the base URL of a second API of that farm: with keys, short direct calls, and few waiting jobs."""
     settings = {
         "FARM_AUTH": "keys",
         "FARM_HOLD_SECONDS": str(HOLD_SECONDS),
@@ -66,7 +66,7 @@ def answers(port: int) -> bool:
 
 @pytest.fixture(scope="module")
 def ada(farm: RunningFarm, strict: str) -> Iterator[openai.OpenAI]:
-    """A client of the second API, with a key of its own."""
+    """Yield a client of the second API, with a key of its own."""
     created = farm_command("keys", "create", "ada", "--data-dir", str(farm.data_dir))
     with openai.OpenAI(base_url=strict, api_key=created.stdout.split()[-1]) as client:
         yield client
@@ -74,7 +74,7 @@ def ada(farm: RunningFarm, strict: str) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture
 def client(farm: RunningFarm, monkeypatch: pytest.MonkeyPatch) -> Iterator[openai.OpenAI]:
-    """The library as its users make it: by the environment alone."""
+    """Yield the library as its users make it: by the environment alone."""
     monkeypatch.setenv("OPENAI_BASE_URL", f"{farm.url}/v1")
     monkeypatch.setenv("OPENAI_API_KEY", "any")
     with openai.OpenAI() as client:
@@ -103,7 +103,7 @@ def urls(answer: ImagesResponse) -> list[str | None]:
 
 
 def job_ids(farm: RunningFarm, prompt: str) -> list[str]:
-    """The jobs of this prompt, newest first."""
+    """Return the jobs of this prompt, newest first."""
     views = farm.call("GET", "/farm/v1/jobs?limit=100").json["jobs"]
     return [view["id"] for view in views if view["prompt"] == prompt]
 

@@ -56,14 +56,14 @@ class KeyedFarm(RunningFarm):
         return super().call(method, path, body, **({"Authorization": f"Bearer {self.key}"} | headers))
 
     def create(self, name: str) -> str:
-        """A key."""
+        """Return a key."""
         made = farm_command("keys", "create", name, "--data-dir", str(self.data_dir))
         return made.stdout.strip()
 
 
 @pytest.fixture
 def farm(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[RunningFarm]:
-    """A quick farm, which holds direct calls for the seconds that a test says."""
+    """Yield a quick farm, which holds direct calls for the seconds that a test says."""
     with running_farm(tmp_path / "data", **QUICK, FARM_HOLD_SECONDS=request.param) as farm:
         yield farm
 
@@ -84,7 +84,7 @@ def document(farm: RunningFarm, tmp_path: Path) -> Path:
 
 
 def described(farm: RunningFarm, tmp_path: Path) -> Path:
-    """What the farm says of itself; its examples are here, and its ids are of what is there."""
+    """Return what the farm says of itself; its examples are here, and its ids are of what is there."""
     text = farm.call("GET", "/openapi.json").body.decode()
     result = json.loads(text.replace(f"{OUTSIDE}/fox.png", _fox()).replace(OUTSIDE, "http://127.0.0.1:9"))
     jobs = [farm.submit() for _ in range(8)]
@@ -106,7 +106,7 @@ def described(farm: RunningFarm, tmp_path: Path) -> Path:
 
 
 def _fox() -> str:
-    """An image as a data URI."""
+    """Return an image as a data URI."""
     content = io.BytesIO()
     Image.new("RGB", (256, 256), "orange").save(content, "PNG")
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -42,7 +42,7 @@ def key(farm: RunningFarm) -> str:
 
 @pytest.fixture(autouse=True)
 def redirected(farm: RunningFarm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lines by which the client is sent to a farm without TLS."""
+    """Return the lines that direct the client to a farm without TLS."""
     monkeypatch.setattr(fc, "REST_URL", f"{farm.url}/fal/rest")
     monkeypatch.setattr(fc, "CDN_URL", f"{farm.url}/fal/cdn")
 
@@ -72,7 +72,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def fetched(farm: RunningFarm, url: str) -> tuple[str, bytes]:
-    """What is at a URL of the farm's, as anybody gets it."""
+    """Return what is at a URL of the farm's, as anybody gets it."""
     assert url.startswith(f"{farm.url}/files/")
     answer = farm.call("GET", url.removeprefix(farm.url))
     assert answer.status == 200, answer.body
@@ -277,7 +277,7 @@ def test_wavespeed_uploads_a_form_in_chunks(farm: RunningFarm, key: str) -> None
 
 
 def send(farm: RunningFarm, path: str, headers: bytes, body: bytes) -> bytes:
-    """The status line that answers a PUT of which no more comes than this."""
+    """Return the status line that answers a PUT of which no more comes than this."""
     with socket.create_connection(("127.0.0.1", farm.port), timeout=30) as connection:
         connection.sendall(b"PUT %s HTTP/1.1\r\nHost: localhost\r\n%s\r\n\r\n" % (path.encode(), headers))
         connection.sendall(body)
@@ -321,7 +321,7 @@ def test_a_body_in_chunks_is_whole_with_its_last(farm: RunningFarm, key: str) ->
 
 
 def memory(farm: RunningFarm) -> int:
-    """The most memory that a process of the API has had, in bytes."""
+    """Return the most memory that a process of the API has had, in bytes."""
     found = [
         line.split()[1]
         for pid in pids(f"-m api --host 127.0.0.1 --port {farm.port}")

@@ -47,7 +47,7 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
 
 @pytest.fixture(scope="module")
 def client(farm: RunningFarm) -> Iterator[Any]:
-    """The client as its users make it: its base URL and key stand in its configuration."""
+    """Yield the client as its users make it: its base URL and key stand in its configuration."""
     settings = wavespeed.config.api
     before = settings.base_url, settings.api_key
     settings.base_url, settings.api_key = farm.url, "any"
@@ -101,7 +101,7 @@ def test_base64_is_the_image_itself(farm: RunningFarm, client: Any, sync: bool) 
 
 
 def colour(image: bytes) -> Any:
-    """The colour in its middle."""
+    """Return the colour in its middle."""
     with Image.open(io.BytesIO(image)) as opened:
         return opened.convert("RGB").getpixel((opened.width // 2, opened.height // 2))
 

@@ -80,6 +80,6 @@ def _install_alone() -> None:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, without the farm's settings and the providers' keys, and with this machine's authorities."""
+    """Return this process's environment without settings and providers' keys, with this machine's authorities."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FARM_", "FAL_", "OPENAI_"))}
     return kept | {"PATH": f"{_BUNDLE / 'bin'}{os.pathsep}{kept.get('PATH', '')}", "NODE_USE_SYSTEM_CA": "1"}

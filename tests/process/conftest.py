@@ -12,7 +12,7 @@ from tests.farms import RunningFarm, running_farm
 
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
-    """A quick farm with one simulated worker."""
+    """Yield a quick farm with one simulated worker."""
     with running_farm(tmp_path_factory.mktemp("simulated") / "data", FARM_SIMULATED_STEP_MS="5") as farm:
         yield farm
 

@@ -41,7 +41,7 @@ class Told:
 
 
 def send(farm: RunningFarm, path: str, header: bytes, body: bytes) -> Told:
-    """A request of which no more comes than this."""
+    """Return a request of which no more comes than this."""
     with socket.create_connection(("127.0.0.1", farm.port), timeout=10) as connection:
         connection.sendall(b"POST %s HTTP/1.1\r\nHost: localhost\r\n%s\r\n\r\n%s" % (path.encode(), header, body))
         connection.shutdown(socket.SHUT_WR)

@@ -42,7 +42,7 @@ class Report:
     findings: list[dict[str, str]]
 
     def marks(self) -> dict[str, str]:
-        """The worst mark of each check."""
+        """Return the worst mark of each check."""
         order = ("good", "note", "wrong")
         worst: dict[str, str] = {}
         for finding in self.findings:
@@ -50,7 +50,7 @@ class Report:
         return worst
 
     def says(self, name: str, mark: str) -> str:
-        """The texts and remedies of a check's findings with this mark."""
+        """Return the texts and remedies of a check's findings with this mark."""
         found = [finding for finding in self.findings if (finding["name"], finding["mark"]) == (name, mark)]
         assert found, self.findings
         assert all(finding["remedy"] for finding in found), found
@@ -62,7 +62,7 @@ class Report:
 
 
 def doctor(data_dir: Path, *words: str, **environment: str) -> Report:
-    """The command's report on a data folder; it looks at a port that nobody uses unless it is told another."""
+    """Return the command's report on a data folder; it looks at a port that nobody uses unless it is told another."""
     if "--port" not in words:
         words = (*words, "--port", str(free_port()))
     done = CliRunner().invoke(
@@ -85,14 +85,14 @@ def doctor_of(farm: RunningFarm, *words: str, **environment: str) -> Report:
 
 @pytest.fixture(scope="module")
 def own_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis of one's own."""
+    """Yield a Redis of one's own."""
     with own_redis(tmp_path_factory.mktemp("own") / "redis", "--appendonly", "yes", "--maxmemory", "100mb") as url:
         yield url
 
 
 @pytest.fixture
 def own(own_url: str) -> Iterator[redis.Redis]:
-    """The same, empty and unspoilt."""
+    """Yield the same, empty and unspoilt."""
     with closing(redis.Redis.from_url(own_url, decode_responses=True)) as client:
         client.flushall()
         yield client
@@ -100,7 +100,7 @@ def own(own_url: str) -> Iterator[redis.Redis]:
 
 @contextmanager
 def configured(client: redis.Redis, option: str, value: str) -> Iterator[None]:
-    """A server with this option for the length of a block."""
+    """Yield a server with this option for the length of a block."""
     before = str(client.config_get(option)[option])
     client.config_set(option, value)
     try:
@@ -111,7 +111,7 @@ def configured(client: redis.Redis, option: str, value: str) -> Iterator[None]:
 
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """A process that hangs for the length of a block."""
+    """Yield a process that hangs for the length of a block."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield

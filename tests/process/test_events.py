@@ -32,7 +32,7 @@ _EVENT = re.compile(r"id: (\S+)\nevent: (\S+)\ndata: (.+)\n\n")
 
 @contextmanager
 def stream(url: str, path: str = ALL, *, seen: str = "") -> Iterator[urllib3.BaseHTTPResponse]:
-    """A stream over a connection of its own, which breaks when the block ends."""
+    """Yield a stream over a connection of its own, which breaks when the block ends."""
     headers = {"Last-Event-ID": seen} if seen else {}
     with urllib3.PoolManager(retries=False, timeout=30) as http:
         response = http.request("GET", url + path, headers=headers, preload_content=False)
@@ -44,7 +44,7 @@ def stream(url: str, path: str = ALL, *, seen: str = "") -> Iterator[urllib3.Bas
 
 @contextmanager
 def admitted(url: str) -> Iterator[urllib3.BaseHTTPResponse]:
-    """A stream, as soon as there is room for one more."""
+    """Yield a stream, as soon as there is room for one more."""
     with ExitStack() as stack:
 
         def try_once() -> urllib3.BaseHTTPResponse | None:

@@ -61,7 +61,7 @@ def test_a_killed_workers_jobs_complete_on_another(data_dir: Path) -> None:
 
 
 def batch_of_several(farm: RunningFarm, ids: list[str]) -> tuple[str, list[str]] | None:
-    """A worker that holds several of these jobs, and which."""
+    """Return a worker that holds several of these jobs, and which."""
     holders = {job_id: str(farm.redis.hget(f"srpo:job:{job_id}", "worker")) for job_id in ids}
     for worker in set(holders.values()) - {"None"}:
         held = [job_id for job_id in ids if holders[job_id] == worker]

@@ -113,7 +113,7 @@ def ids(farm: RunningFarm) -> list[str]:
 
 
 def let_go(farm: RunningFarm) -> set[str]:
-    """The jobs whose callers have left, and may come back."""
+    """Return the jobs whose callers have left, and may come back."""
     seconds, _ = farm.redis.time()
     # For half a minute from when they left; where somebody waits, that is still to begin.
     return set(cast(list[str], farm.redis.zrangebyscore(redis_keys.ABANDON_DEADLINE, 0, (seconds + 30) * 1_000_000)))
@@ -132,7 +132,7 @@ def is_held(farm: RunningFarm) -> bool:
 
 @contextmanager
 def sent(farm: RunningFarm, method: str, path: str, body: str = "") -> Iterator[socket.socket]:
-    """A connection on which a request was sent."""
+    """Yield a connection on which a request was sent."""
     with socket.create_connection(("127.0.0.1", farm.port), timeout=30) as connection:
         head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(f"{head}{body}".encode())

@@ -51,7 +51,7 @@ def sized(body: bytes, headers: bytes = b"", path: bytes = NATIVE) -> bytes:
 
 
 def form(content: bytes, boundary: bytes = b"; boundary=x") -> tuple[bytes, bytes]:
-    """A body, and the header that says what it is."""
+    """Return a body, and the header that says what it is."""
     return content, b"Content-Type: multipart/form-data%s\r\n" % boundary
 
 
@@ -208,7 +208,7 @@ class Site:
         (self.pid,) = [pid for pid in processes if _parent(pid) in processes]
 
     def plain(self) -> socket.socket:
-        """A connection on which nothing was said, not even the first word of a handshake."""
+        """Return a connection on which nothing was said, not even the first word of a handshake."""
         return socket.create_connection(("127.0.0.1", self.farm.port), timeout=PATIENT_SECONDS)
 
     def connect(self) -> socket.socket:
@@ -216,7 +216,7 @@ class Site:
         return self._tls.wrap_socket(plain, server_hostname="localhost") if self._tls else plain
 
     def poll(self) -> None:
-        """What an honest caller does; it has its answer, after a moment."""
+        """Check that a well-behaved caller gets its answer soon."""
         with self.connect() as connection:
             connection.sendall(get(b"/farm/v1/jobs/" + self.job.encode(), HOST + b"Connection: close\r\n"))
             (answer,) = received(connection)

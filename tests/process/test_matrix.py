@@ -35,7 +35,7 @@ FAULTS = (kill_a_worker, lose_all_wake_ups, kill_all_connections, let_wires_die,
 
 @pytest.fixture(scope="module")
 def other_python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A Python with the other Celery, and everything else as here."""
+    """Return a Python with the other Celery, and everything else as here."""
     folder = tmp_path_factory.mktemp("celery")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (packages,) = folder.glob("lib/python*/site-packages")
@@ -48,7 +48,7 @@ def other_python(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def debian_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The `redis-server` of this machine, else Debian's, unpacked and not installed."""
+    """Yield the `redis-server` of this machine, else Debian's, unpacked and not installed."""
     if found := shutil.which("redis-server"):
         yield found
         return

@@ -18,7 +18,7 @@ WITH_MODEL = {"PYTHONPATH": f"{FOLDER}:{FOLDER.parents[1]}"}
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
-    """A farm of the miniature, whose processes all have the made-up model."""
+    """Yield a farm of the miniature, whose processes all have the made-up model."""
     with running_farm(tmp_path_factory.mktemp("new-model") / "data", FARM_PIPELINE="flux", **WITH_MODEL) as running:
         yield running
 

@@ -48,7 +48,7 @@ def drain_one(farm: RunningFarm) -> None:
 
 
 def kill_the_api(farm: RunningFarm) -> None:
-    """A direct call is as good as hung up then: an equal one goes on with its job."""
+    """Wait until a direct call counts as disconnected: an equal one then continues its job."""
     known = ids(farm)
     farm.redis.set(redis_keys.PAUSED, 1)
     with call(farm):
@@ -70,7 +70,7 @@ def kill_the_api(farm: RunningFarm) -> None:
 
 
 def call(farm: RunningFarm) -> socket.socket:
-    """A direct call whose answer nobody has read yet."""
+    """Return a direct call whose answer nobody has read yet."""
     connection = socket.create_connection(("127.0.0.1", farm.port), timeout=30)
     head = f"POST {RUN} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(CALL)}\r\n\r\n"
     connection.sendall(f"{head}{CALL}".encode())

@@ -37,7 +37,7 @@ def submit(farm: RunningFarm, receiver: Receiver) -> Answer:
 
 
 def result(receiver: Receiver) -> set[str]:
-    """The jobs whose completion it was told."""
+    """Return the jobs whose completion it was told."""
     return {came.json["data"]["id"] for came in receiver.received if came.json["type"] == "job.completed"}
 
 

@@ -143,7 +143,6 @@ def rendered(farm: RunningFarm, view: dict[str, object]) -> Image.Image:
 
 
 def pixels(farm: RunningFarm, view: dict[str, object], number: int = 0) -> bytes:
-    """The image's pixels, without the metadata around them."""
-
+    """Return the image's pixels, without the metadata around them."""
     with Image.open(io.BytesIO(farm.image(view, number))) as image:
         return image.tobytes()

@@ -44,7 +44,7 @@ def submit(farm: RunningFarm, **fields: object) -> str:
 
 
 def upload(farm: RunningFarm, content: bytes) -> str:
-    """The URL of an upload, made as fal's clients make one."""
+    """Return the URL of an upload, made as fal's clients make one."""
     ticket = farm.call(
         "POST", "/fal/rest/storage/upload/initiate", {"content_type": "image/png", "file_name": "fox.png"}
     ).json
@@ -115,7 +115,7 @@ def bombs() -> dict[str, list[bytes]]:
 
 
 def largest() -> bytes:
-    """A whole image of 64 megapixels, in black and white."""
+    """Return a whole image of 64 megapixels, in black and white."""
     content = io.BytesIO()
     Image.new("1", (8000, 8000)).save(content, "PNG")
     return content.getvalue()

@@ -140,7 +140,7 @@ def test_at_four_fifths_of_its_memory_nothing_new_is_taken_and_what_is_there_end
 
 
 def refused(farm: SpreadFarm) -> Answer | None:
-    """The refusal of a submit, if it is refused."""
+    """Return the refusal of a submit, if it is refused."""
     body = {"model": "srpo", "prompt": "a fox", "num_inference_steps": 1, "image_size": {"width": 256, "height": 256}}
     answer = farm.call("POST", "/farm/v1/jobs", body)
     return None if answer.status == 202 else answer

@@ -31,7 +31,7 @@ DEMO = [
 
 
 def one_line(words: list[str], **environment: str) -> str:
-    """What a command that must refuse says: one line."""
+    """Return what a command that must refuse says: one line."""
     done = farm_command(*words, environment=environment)
     assert done.returncode == 1, (done.stdout, done.stderr)
     lines = [line for line in done.stderr.splitlines() if not line.startswith("{")]
@@ -262,7 +262,7 @@ def test_own_redis_version_floor() -> None:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A folder with all that `make` reads before it sets anything up."""
+    """Return a folder with all that `make` reads before it sets anything up."""
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path

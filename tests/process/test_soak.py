@@ -79,7 +79,7 @@ class Moment:
 
 
 def submit(farm: RunningFarm, receiver: Receiver, number: int) -> None:
-    """A job, by one of several ways."""
+    """Submit a job in one of several ways."""
     fields = {"num_inference_steps": 1, "seed": number}
     match number % 20:
         case 0:
@@ -119,7 +119,7 @@ def fill_outbox(farm: RunningFarm) -> None:
 
 
 def rest(farm: RunningFarm) -> set[str]:
-    """What is still there of any job."""
+    """Return what is still there of any job."""
     names = (
         str(name).removeprefix(redis_keys.PREFIX) for name in farm.redis.scan_iter(f"{redis_keys.PREFIX}*", count=1000)
     )
@@ -127,7 +127,7 @@ def rest(farm: RunningFarm) -> set[str]:
 
 
 def is_at_rest(farm: RunningFarm) -> bool:
-    """It has forgotten all jobs, and Redis has no second process that writes its file anew."""
+    """Return True if the farm has forgotten all jobs, and Redis has no background process rewriting its file."""
     return not rest(farm) and not farm.redis.info("persistence")["aof_rewrite_in_progress"]
 
 

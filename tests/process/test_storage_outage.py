@@ -59,7 +59,7 @@ def submit_one(farm: RunningFarm, number: int) -> str:
 
 
 def right_pixels(number: int) -> bytes:
-    """The image of `submit_one`, rendered here."""
+    """Return the image of `submit_one`, rendered here."""
     request = a_request(prompt="a fox", seed=number, steps=4, width=256, height=256)
     (rendered,) = SimulatedPipeline(0).render([request.image(0)], lambda _index, _step: True)
     return rendered.image.tobytes()
@@ -75,7 +75,7 @@ def completed(farm: RunningFarm) -> int:
 
 
 def stay(seconds: float) -> None:
-    """An outage takes its time."""
+    """Wait for the duration of an outage."""
     until = time.monotonic() + seconds
     wait_for(lambda: time.monotonic() > until, seconds=seconds + 5)
 
@@ -90,7 +90,7 @@ def short_outage(way: FaultyWay) -> None:
 
 
 def long_outage(way: FaultyWay) -> None:
-    """A minute: away, overloaded, there but silent, broken in every other way, and away again."""
+    """Break the storage for a minute: away, overloaded, silent, broken in every other way, and away again."""
     short_outage(way)
     faults = (Fault(reset=True), Fault(cut_after=0), Fault(bytes_per_second=50), refusal(500, "InternalError"))
     for fault, seconds in ((Fault(silent=True), 20), *((fault, 3) for fault in faults)):

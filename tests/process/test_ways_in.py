@@ -95,21 +95,21 @@ def test_a_folder_that_is_none_is_told_before_anything_is_rendered(simulated: Ru
 
 
 def newest_job(farm: RunningFarm) -> list[str]:
-    """The id of the newest job, if there is one."""
+    """Return the id of the newest job, if there is one."""
     page: Any = farm.call("GET", "/farm/v1/jobs?limit=1").json
     return [job["id"] for job in page["jobs"]]
 
 
 @pytest.fixture
 def fox(tmp_path: Path) -> Path:
-    """An image of 320 by 256 pixels."""
+    """Return an image of 320 by 256 pixels."""
     file = tmp_path / "fox.png"
     file.write_bytes(sample_image(320, 256, colour="orange"))
     return file
 
 
 def rendered(farm: RunningFarm, *words: str) -> dict[str, Any]:
-    """The job of `farm render` with these words, and the files it left."""
+    """Return the job of `farm render` with these words, and the files it left."""
     done = farm.cli("render", "A red fox!", *words, "--format", "png", "--json")
     assert done.returncode == 0, done.stderr
     view: dict[str, Any] = json.loads(done.stdout)

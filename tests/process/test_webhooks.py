@@ -135,7 +135,7 @@ def test_events_wait_for_a_receiver_that_was_down(farm: RunningFarm, receiver: R
 
 
 def delivered(farm: RunningFarm, count: int) -> list[dict[str, Any]]:
-    """The last so many deliveries, if they all have arrived."""
+    """Return the last so many deliveries, if they all have arrived."""
     found: list[dict[str, Any]] = farm.call("GET", f"/farm/v1/deliveries?limit={count}").json["deliveries"]
     return found if {item["status"] for item in found} == {"delivered"} else []
 

@@ -50,19 +50,19 @@ class FaultyFarm(RunningFarm):
         self._receiver = receiver
 
     def command(self, *faults: str) -> None:
-        """What the next workers that start are to do, one of them each."""
+        """Plan the behaviour of the next workers that start, one each."""
         folder = self.data_dir / "faults"
         folder.mkdir(parents=True, exist_ok=True)
         for fault in faults:
             (folder / fault).touch()
 
     def order(self, prompt: str, **fields: Any) -> str:
-        """The id of a job of few steps whose end is told."""
+        """Return the id of a job of few steps whose end is told."""
         result = {"webhook_url": self._receiver.url, "webhook_events": ["job.completed", "job.failed"]}
         return self.submit(**{"prompt": prompt, "num_inference_steps": 4} | result | fields)
 
     def ends(self, job_ids: list[str]) -> dict[str, dict[str, Any]]:
-        """The jobs when they have all ended, and each end was told, and no other."""
+        """Return the jobs when they have all ended, and each end was told, and no other."""
         views = {job_id: self.wait_for_end(job_id, seconds=120) for job_id in job_ids}
         wait_for(lambda: set(job_ids) <= set(self._ends_told()), seconds=60, what="every end told")
         assert set(self._ends_told().values()) == {1}
@@ -108,7 +108,8 @@ def faulty_farm(
 @pytest.mark.timeout(400)
 def test_what_breaks_workers_harms_no_other(data_dir: Path, receiver: Receiver) -> None:
     """One job kills its worker each time, one fails each time, one hangs once, each beside others; and one worker can
-    render nothing. The culprits fail after exactly three starts; everything else completes, and nothing is charged."""
+    render nothing. The culprits fail after exactly three starts; everything else completes, and nothing is charged.
+    """
     faults = {
         "die while denoising": "attempts_exhausted",
         "raise while denoising": "render_failed",

@@ -29,7 +29,7 @@ from tests.service.workers.worker import Opened, WorkerHarness
 
 @pytest.fixture(scope="session")
 def redis_url(redis_dir: Path) -> str:
-    """A Redis that has been up for longer than a lease: before, nothing is taken back."""
+    """Return a Redis that has been up for longer than a lease: before, nothing is taken back."""
     url = embedded_redis.address(redis_dir)
     assert url is not None
     with connect(url) as client:
@@ -39,7 +39,7 @@ def redis_url(redis_dir: Path) -> str:
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[redis.Redis]:
-    """An empty Redis."""
+    """Yield an empty Redis."""
     with connect(redis_url) as client:
         empty(client)
         yield client
@@ -67,7 +67,7 @@ def changes(listening: redis.Redis) -> JobChanges:
 
 @pytest.fixture
 def farm(parts: Farm, changes: JobChanges, listening: redis.Redis) -> Farm:
-    """The parts of a farm on an empty Redis. Threads and connections are shared; what remembers anything is new."""
+    """Return the parts of a farm on an empty Redis. Threads and connections are shared; anything stateful is new."""
     empty(parts.redis)
     service = Service(
         parts.store,
@@ -84,7 +84,7 @@ def farm(parts: Farm, changes: JobChanges, listening: redis.Redis) -> Farm:
 
 @pytest.fixture
 def open_api(farm: Farm) -> Iterator[Callable[..., FlaskClient]]:
-    """Makes a client of the API, with keys or without; a worker has announced `srpo`.
+    """Make a client of the API, with keys or without; a worker has announced `srpo`.
 
     Every answer must be as the API's document describes it.
     """
@@ -109,13 +109,13 @@ def open_api(farm: Farm) -> Iterator[Callable[..., FlaskClient]]:
 
 @pytest.fixture
 def api(open_api: Callable[..., FlaskClient]) -> FlaskClient:
-    """The API with keys off."""
+    """Return the API with keys off."""
     return open_api()
 
 
 @pytest.fixture
 def keyed(open_api: Callable[..., FlaskClient]) -> FlaskClient:
-    """The API with keys on."""
+    """Return the API with keys on."""
     return open_api(with_keys=True)
 
 
@@ -136,7 +136,7 @@ def admin(farm: Farm) -> dict[str, str]:
 
 @pytest.fixture
 def open_worker(farm: Farm, store: JobStore) -> Iterator[Opened]:
-    """Opens workers that are closed after the test."""
+    """Open workers that are closed after the test."""
     opened: list[WorkerHarness] = []
 
     def open_one(**parts: Any) -> WorkerHarness:

@@ -68,7 +68,7 @@ class CrashingFarm:
     struck: int = 0
 
     def reset(self) -> None:
-        """A new farm, with nothing in it and a worker that has announced its models."""
+        """Reset to an empty farm with a worker that has announced its models."""
         self.failing_calls.begin()
         self.failing_calls.then.clear()
         self.well.redis.flushall()
@@ -81,13 +81,13 @@ class CrashingFarm:
         self.promised.clear()
 
     def submit(self, **fields: Any) -> str:
-        """A job of the caller with whom keys are off."""
+        """Return a job of the caller with whom keys are off."""
         job_id = jobs.submit(self.well.store, LOCAL.id, **fields)
         self.promised.add(job_id)
         return job_id
 
     def complete(self) -> None:
-        """A worker that is well completes whatever waits for one."""
+        """Let a healthy worker complete everything that waits."""
         while batch := self.well.store.claim("w", MODELS).batch.jobs:
             for job in batch:
                 self._complete_one(job)
@@ -158,7 +158,7 @@ class CrashingFarm:
         assert len({came.headers["webhook-id"] for came in self.receiver.received}) == len(wanted), "told as two ends"
 
     def _named_files(self, found: list[str]) -> set[str]:
-        """The images of these jobs, and those that they begin from."""
+        """Return the images of these jobs, and those that they begin from."""
         records = [jobs.record(self.well.store, job_id) for job_id in found]
         images = {image.key for job in records if job.result for image in job.result.images}
         return images | {name for job in records for name in (*job.request.inputs, *job.request.sources)}
@@ -168,7 +168,7 @@ class CrashingFarm:
         return {name for name in files if not name.startswith("farm-id-")}
 
     def kinds_left(self) -> set[str]:
-        """What kinds of keys stay for good when every job is deleted, and every worker has long been silent."""
+        """Return what kinds of keys stay for good when every job is deleted, and every worker has long been silent."""
         for job_id in self.everything():
             self.well.service.delete(LOCAL, job_id)
         assert self._files() == set()

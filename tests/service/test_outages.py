@@ -106,7 +106,7 @@ class Outage:
             os.kill(self.server.process.pid, signal.SIGCONT)
 
     def call(self, method: str, path: str, *, with_keys: bool = False) -> float:
-        """The seconds after which the call is refused with 503, in the dialect of its path."""
+        """Return the seconds after which the call is refused with 503, in the dialect of its path."""
         # A client of its own: they are called from several threads.
         api = (self.keyed if with_keys else self.api).application.test_client()
         began = clock.monotonic()

@@ -24,7 +24,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def parts() -> Any:
-    """The miniature as diffusers loads it."""
+    """Return the miniature as diffusers loads it."""
     from tests.unit.pipelines.denoising import miniature_parts
 
     return miniature_parts()
@@ -32,7 +32,7 @@ def parts() -> Any:
 
 @pytest.fixture
 def pipeline(parts: Any) -> FluxModels:
-    """A pipeline of these parts."""
+    """Return a pipeline of these parts."""
     from tests.unit.pipelines.denoising import pipeline_of
 
     return pipeline_of(parts)

@@ -147,7 +147,7 @@ def test_what_the_installed_torch_was_built_with_is_read_without_importing_it() 
 
 
 def nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, says: str, status: int = 0) -> None:
-    """The driver's program, saying this."""
+    """Install a driver program that prints this."""
     program = folder / "nvidia-smi"
     program.write_text(f"#!/bin/sh\necho '{says}'\nexit {status}\n")
     program.chmod(0o755)

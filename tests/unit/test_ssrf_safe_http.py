@@ -135,7 +135,7 @@ def reset(sock: socket.socket) -> None:
 
 @pytest.fixture
 def receive() -> Iterator[Callable[..., Receiver]]:
-    """Starts receivers."""
+    """Start receivers."""
     started: list[Receiver] = []
 
     def start(behave: Behaviour, *, tls: ssl.SSLContext | None = None, reads: bool = True) -> Receiver:
@@ -644,7 +644,7 @@ SLOW = {
 
 @contextmanager
 def out_of_time() -> Iterator[None]:
-    """What is inside fails when SHORT has passed, and not much later."""
+    """Check that the block fails when SHORT has passed, and not much later."""
     began = time.monotonic()
     with pytest.raises(Unreachable, match=r"hook\.example did not answer completely in time"):
         yield

@@ -29,12 +29,12 @@ def post_prediction(api: FlaskClient, *, headers: dict[str, str] | None = None, 
 
 
 def post_request(api: FlaskClient, path: str = FAL_QUEUE, /, **fields: Any) -> TestResponse:
-    """A request in fal's dialect."""
+    """Return a request in fal's dialect."""
     return api.post(path, json={"prompt": "a red fox", "image_size": {"width": 256, "height": 256}} | fields)
 
 
 def submit(api: FlaskClient, *, headers: dict[str, str] | None = None, **fields: Any) -> str:
-    """The id of a new job."""
+    """Return the id of a new job."""
     response = post_job(api, headers=headers, **fields)
     assert response.status_code == 202, response.text
     job_id: str = response.get_json()["id"]
@@ -42,7 +42,7 @@ def submit(api: FlaskClient, *, headers: dict[str, str] | None = None, **fields:
 
 
 def problem(response: TestResponse, status: int) -> dict[str, Any]:
-    """A refusal in the farm's own shape."""
+    """Return a refusal in the farm's own shape."""
     assert response.status_code == status, response.text
     assert response.mimetype == "application/problem+json"
     body: dict[str, Any] = response.get_json()
@@ -63,7 +63,7 @@ def problem(response: TestResponse, status: int) -> dict[str, Any]:
 
 
 def gateway_error(response: TestResponse, status: int) -> dict[str, Any]:
-    """A refusal in WaveSpeed's shape."""
+    """Return a refusal in WaveSpeed's shape."""
     assert response.status_code == status, response.text
     assert response.mimetype == "application/json"
     body: dict[str, Any] = response.get_json()
@@ -73,7 +73,7 @@ def gateway_error(response: TestResponse, status: int) -> dict[str, Any]:
 
 
 def fal_error(response: TestResponse, status: int) -> dict[str, Any]:
-    """A refusal in fal's shape: a text for the clients that read `detail`, and for those that read `message`."""
+    """Return a refusal in fal's shape: a text for the clients that read `detail`, and for those that read `message`."""
     assert response.status_code == status, response.text
     assert response.mimetype == "application/json"
     body: dict[str, Any] = response.get_json()
@@ -85,7 +85,7 @@ def fal_error(response: TestResponse, status: int) -> dict[str, Any]:
 
 
 def openai_error(response: TestResponse, status: int) -> dict[str, Any]:
-    """What a refusal at `/v1` tells OpenAI's libraries; AI/ML API's callers find the same at the top."""
+    """Return what a refusal at `/v1` tells OpenAI's libraries; AI/ML API's callers find the same at the top."""
     assert response.status_code == status, response.text
     assert response.mimetype == "application/json"
     body: dict[str, Any] = response.get_json()
@@ -99,7 +99,7 @@ def openai_error(response: TestResponse, status: int) -> dict[str, Any]:
 
 
 def refusal(response: TestResponse, status: int, *, path: str) -> str:
-    """The text of a refusal, in the dialect of `path`."""
+    """Return the text of a refusal, in the dialect of `path`."""
     if path.startswith("/fal/") or "/multipart/" in path:
         return str(fal_error(response, status)["message"])
     if path.startswith("/api/v3/"):

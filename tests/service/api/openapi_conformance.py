@@ -17,7 +17,7 @@ Described = dict[tuple[str, str], list[Operation]]
 
 
 def described(url_map: Map) -> Described:
-    """What is said of each view and method. Raises werkzeug's NotFound for what has no route."""
+    """Return what is said of each view and method. Raises werkzeug's NotFound for what has no route."""
     adapter = url_map.bind("localhost")
     found: Described = {}
     for operation in (item for section in SECTIONS for item in section.operations):
@@ -45,7 +45,7 @@ class Listener:
 
 
 def _complaint(operation: Operation, response: flask.Response) -> str:
-    """What is wrong with the answer; nothing: an empty text."""
+    """Return what is wrong with the answer; nothing: an empty text."""
     answer = operation.responses.get(response.status_code)
     if answer is None:
         return f"{response.status_code} is not described: {response.get_data(as_text=True)[:300]}"

@@ -42,7 +42,7 @@ Opened = Callable[..., FlaskClient]
 
 @pytest.fixture
 def opened(farm: Farm, open_api: Opened) -> Opened:
-    """Opens an API with these settings."""
+    """Open an API with these settings."""
 
     def open_one(*, with_keys: bool = True, **settings: Any) -> FlaskClient:
         return open_api(with_keys=with_keys, settings=Settings(**settings))

@@ -49,12 +49,12 @@ class Event:
 
 
 def of(job_id: str) -> str:
-    """The path of a job's events."""
+    """Return the path of a job's events."""
     return f"/farm/v1/jobs/{job_id}/events"
 
 
 def chunks(api: FlaskClient, path: str, seen: str = "", **headers: str) -> Iterator[str]:
-    """What a stream sends, as it comes, for a client that has seen the event with this id."""
+    """Yield what a stream sends, as it comes, for a client that has seen the event with this id."""
     headers |= {"Last-Event-ID": seen} if seen else {}
     response = api.get(path, headers=headers, buffered=False)
     assert (response.status_code, response.mimetype) == (200, "text/event-stream")
@@ -66,7 +66,7 @@ def chunks(api: FlaskClient, path: str, seen: str = "", **headers: str) -> Itera
 
 
 def stream(api: FlaskClient, path: str, seen: str = "", **headers: str) -> Iterator[Event]:
-    """The events of a stream, as they come."""
+    """Yield the events of a stream, as they come."""
     kept = ""
     for chunk in chunks(api, path, seen, **headers):
         *blocks, kept = (kept + chunk).split("\n\n")
@@ -83,7 +83,7 @@ def take(events: Iterator[Event], count: int) -> list[Event]:
 
 
 def changes(events: list[Event]) -> list[tuple[str, str]]:
-    """The jobs of these events, and what happened to them."""
+    """Return the jobs of these events, and what happened to them."""
     return [(event.data["id"], event.name) for event in events]
 
 

@@ -52,7 +52,7 @@ KONTEXT_PAGES = golden.load("fal-flux-pro-kontext")
 
 
 def data_uri(padding: int = 0) -> str:
-    """An image that comes with the request, and so many bytes more."""
+    """Return an image that comes with the request, and so many bytes more."""
     content = io.BytesIO()
     Image.new("RGB", (64, 64), "teal").save(content, "PNG")
     return "data:image/png;base64," + base64.b64encode(content.getvalue() + bytes(padding)).decode()
@@ -72,14 +72,14 @@ ENDPOINTS = [(endpoint, model.name) for model in MODELS for endpoint in model.of
 
 @pytest.fixture
 def studio(api: FlaskClient, farm: Farm) -> FlaskClient:
-    """The API, with a worker that has announced every model."""
+    """Return the API of a farm with a worker that has announced every model."""
     farm.store.renew("w2", FACTS | {"models": ",".join(FIELDS)}, [])
     return api
 
 
 @pytest.fixture
 def orders(monkeypatch: pytest.MonkeyPatch) -> list[Order]:
-    """What has been ordered of the job store."""
+    """Return what has been ordered of the job store."""
     taken: list[Order] = []
     submit = JobStore.submit
 
@@ -92,7 +92,7 @@ def orders(monkeypatch: pytest.MonkeyPatch) -> list[Order]:
 
 
 def submit(api: FlaskClient, **fields: Any) -> str:
-    """The path of a new request."""
+    """Return the path of a new request."""
     response = post_request(api, **fields)
     assert response.status_code == 200, response.text
     url: str = response.get_json()["response_url"]
@@ -581,7 +581,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stream(api: FlaskClient, path: str, query: str = "logs=1", **headers: str) -> Iterator[dict[str, Any]]:
-    """The events of a request's stream, as they come: unnamed, and nothing but a status."""
+    """Yield the events of a request's stream, as they come: unnamed, and nothing but a status."""
     response = api.get(f"{path}/status/stream?{query}", headers=headers, buffered=False)
     assert (response.status_code, response.mimetype) == (200, "text/event-stream")
     assert response.headers["x-fal-request-id"] == request_id(path)
@@ -598,7 +598,7 @@ def stream(api: FlaskClient, path: str, query: str = "logs=1", **headers: str) -
 
 
 def result(events: list[dict[str, Any]]) -> list[list[str]]:
-    """The messages of each event's lines."""
+    """Return the messages of each event's lines."""
     return [[line["message"] for line in event["logs"]] for event in events]
 
 
@@ -737,7 +737,7 @@ def test_a_request_is_not_found_under_another_application(api: FlaskClient, meth
 
 @pytest.fixture
 def patient(farm: Farm) -> Callable[[float], FlaskClient]:
-    """Makes a client of an API that holds a direct call for so many seconds, and one call at a time."""
+    """Make a client of an API that holds a direct call for so many seconds, and one call at a time."""
 
     def make(seconds: float) -> FlaskClient:
         farm.store.renew("w", FACTS, [])
@@ -749,7 +749,7 @@ def patient(farm: Farm) -> Callable[[float], FlaskClient]:
 
 
 def run_while(api: FlaskClient, act: Callable[[], object], **fields: Any) -> TestResponse:
-    """The answer to a direct call during which something happens."""
+    """Return the answer to a direct call during which something happens."""
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(post_request, api, FAL_RUN, **fields)
         act()
@@ -885,7 +885,7 @@ def test_any_other_host_is_served_by_path(keyed: FlaskClient, host: str) -> None
 
 
 def through_the_proxy(api: FlaskClient, method: str, target: str | None, **call: Any) -> TestResponse:
-    """A call as fal's JavaScript client sends it where it is given a `proxyUrl`."""
+    """Return a call as fal's JavaScript client sends it where it is given a `proxyUrl`."""
     headers = call.pop("headers", {}) | ({} if target is None else {"x-fal-target-url": target})
     return api.open(call.pop("path", "/fal/proxy"), method=method, headers=headers, **call)
 

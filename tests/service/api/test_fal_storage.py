@@ -73,7 +73,7 @@ def begin_below(api: FlaskClient, headers: dict[str, str]) -> str:
 
 
 def token(api: FlaskClient, headers: dict[str, str] | None = None) -> dict[str, str]:
-    """The header of a call to the CDN."""
+    """Return the header of a call to the CDN."""
     answer = api.post(f"{TOKEN}?storage_type=fal-cdn-v3", json={}, headers=headers).get_json()
     return {"Authorization": f"{answer['token_type']} {answer['token']}"}
 
@@ -295,7 +295,7 @@ def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
 
 def upload_with(api: FlaskClient, headers: dict[str, str]) -> list[str]:
-    """The addresses of files that were uploaded in each way with these headers."""
+    """Return the addresses of files that were uploaded in each way with these headers."""
     first, file = begin(api, headers=headers)
     api.put(first, data=b"x")
     second, other = begin(api, IN_PARTS, headers=headers)
@@ -788,7 +788,7 @@ def test_a_disk_that_is_nearly_full_takes_no_uploads(
 
 @contextmanager
 def standing_still() -> Iterator[dict[str, Any]]:
-    """The environment of a request whose body has begun, and does not go on."""
+    """Yield the environment of a request whose body has begun, and does not go on."""
     with slow_bodies.pair() as (theirs, ours):
         theirs.sendall(b"ha")
         yield slow_bodies.awaited(ours, 4)
@@ -821,7 +821,7 @@ class Slow(io.RawIOBase):
 
 @contextmanager
 def slowly(api: FlaskClient, upload: str) -> Iterator[list[TestResponse]]:
-    """A file that has begun to come at the beginning of the block, and has come at its end; then, its answer."""
+    """Yield a file that has begun to come at the beginning of the block, and has come at its end; then, its answer."""
     slow_bodies, answers = Slow(), list[TestResponse]()
     environ: dict[str, Any] = {"wsgi.input": slow_bodies, "CONTENT_LENGTH": "2"}
     sender = threading.Thread(target=lambda: answers.append(api.put(upload, environ_overrides=environ)))

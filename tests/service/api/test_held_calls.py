@@ -103,7 +103,7 @@ def is_abandoned(farm: Farm, job: Job) -> bool:
 
 
 def hung_up(farm: Farm, calls: Calls, path: str) -> Job:
-    """The job of a call whose caller left."""
+    """Return the job of a call whose caller left."""
     call = calls.make(path)
     job = only_job(farm)
     call.hang_up()

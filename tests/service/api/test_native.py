@@ -56,13 +56,13 @@ IMAGES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def every(api: FlaskClient, farm: Farm) -> FlaskClient:
-    """The API of a farm that serves every model."""
+    """Return the API of a farm that serves every model."""
     farm.store.renew("w2", FACTS | {"models": ",".join(model.name for model in MODELS)}, [])
     return api
 
 
 def begin(api: FlaskClient, model: str, /, **fields: Any) -> TestResponse:
-    """A submit of the least that the model must be sent."""
+    """Return a submit of the least that the model must be sent."""
     return api.post("/farm/v1/jobs", json={"model": model, "prompt": "a red fox"} | IMAGES[model] | fields)
 
 

@@ -48,7 +48,9 @@ class Named:
 
 @pytest.fixture
 def names(farm: Farm, keyed: FlaskClient, ada: dict[str, str]) -> dict[str, Named]:
-    """What ada has of each kind, in the words of the paths: jobs of which a delivery waits, an upload that is open."""
+    """Return what ada has of each kind, in the words of the paths: jobs of which a delivery waits, an upload that is
+    open.
+    """
     made = keyed.post("/fal/cdn/files/upload/multipart", headers=ada | {"Content-Type": "image/png"}).get_json()
     key = made["access_url"].rpartition("/")[2]
     job = farm.store.submit(new_job(webhook=Webhook("https://you.example/hook"))).id

@@ -54,7 +54,7 @@ def go_on(client: redis.Redis, seconds: float) -> None:
 
 
 def over(store: JobStore, limits: Limits, **fields: Any) -> LimitReached:
-    """The refusal of a submit."""
+    """Return the refusal of a submit."""
     with pytest.raises(LimitReached) as caught:
         store.submit(new_job(**fields), limits)
     return caught.value

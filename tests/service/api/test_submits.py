@@ -53,7 +53,7 @@ def recorded(farm: Farm) -> int:
 
 @pytest.fixture
 def hasty(open_api: Callable[..., FlaskClient], farm: Farm) -> FlaskClient:
-    """An API whose calls wait for a moment only."""
+    """Return an API whose calls wait for a moment only."""
     return open_api(settings=farm.settings.model_copy(update={"hold_seconds": 0.05}))
 
 

@@ -42,13 +42,13 @@ FOX = "https://example.com/fox.png"
 
 @pytest.fixture
 def later() -> Iterator[Callable[..., Future[TestResponse]]]:
-    """Makes a call in a thread of its own."""
+    """Make a call in a thread of its own."""
     with ThreadPoolExecutor(1) as pool:
         yield pool.submit
 
 
 def impatient(farm: Farm, *, max_held_calls: int = 1) -> FlaskClient:
-    """An API that holds calls for a moment only."""
+    """Return an API that holds calls for a moment only."""
     farm.store.renew("w", FACTS, [])
     hasty = replace(farm, settings=Settings(hold_seconds=0.05))
     return create_app(hasty, base=BASE, with_keys=False, max_streams=1, max_held_calls=max_held_calls).test_client()
@@ -63,25 +63,25 @@ def render(farm: Farm, job: Claimed, image: bytes = b"content") -> None:
 
 @pytest.fixture
 def images(api: FlaskClient, farm: Farm) -> FlaskClient:
-    """The API of a farm where somebody makes images of images, too."""
+    """Return the API of a farm where somebody makes images of images, too."""
     farm.store.renew("w2", FACTS | {"models": "srpo,srpo-image-to-image"}, [])
     return api
 
 
 def transform(api: FlaskClient, path: str = WAVESPEED_IMAGE, /, **fields: Any) -> TestResponse:
-    """A submit that brings an image."""
+    """Return a submit that brings an image."""
     return api.post(path, json={"prompt": "a red fox", "image": FOX, "size": "256*256"} | fields)
 
 
 def ended(farm: Farm, api: FlaskClient) -> str:
-    """The id of a prediction that has its image."""
+    """Return the id of a prediction that has its image."""
     job_id: str = post_prediction(api).get_json()["data"]["id"]
     render(farm, jobs.take_one(farm.store))
     return job_id
 
 
 def image_of(farm: Farm, job_id: str) -> str:
-    """The key of its image."""
+    """Return the key of its image."""
     result = jobs.record(farm.store, job_id).result
     assert result is not None
     return result.images[0].key

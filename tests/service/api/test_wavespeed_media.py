@@ -29,7 +29,7 @@ def stored(farm: Farm) -> Callable[[], set[str]]:
 
 
 def begin(api: FlaskClient, *, headers: dict[str, str] | None = None, **fields: object) -> dict[str, Any]:
-    """A ticket, as it is told."""
+    """Return a ticket, as it is told."""
     response = api.post(TICKET, json={"filename": "a.png", "size": 4} | fields, headers=headers)
     assert response.status_code == 200, response.text
     assert response.get_json()["code"] == 200

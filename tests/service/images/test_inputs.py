@@ -35,7 +35,7 @@ def sample_image(mode: str = "RGB") -> Image.Image:
 
 
 def stored(farm: Farm, content: bytes | Image.Image) -> str:
-    """The key of an input in storage."""
+    """Return the key of an input in storage."""
     if isinstance(content, Image.Image):
         file = io.BytesIO()
         content.save(file, "PNG")

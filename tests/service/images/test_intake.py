@@ -43,7 +43,7 @@ def farm_that_is_reached(farm: Farm) -> None:
 
 
 def an_upload(*, seconds: float = 3600) -> str:
-    """A name for a file that a caller may use for so long from now."""
+    """Return a name for a file that a caller may use for so long from now."""
     return new_upload_key("png", until=round(time.time() + seconds))
 
 
@@ -56,7 +56,7 @@ def submit(farm: Farm, *sources: Source, **changes: Any) -> str:
 
 
 def stored(farm: Farm) -> set[str]:
-    """The names of everything in storage."""
+    """Return the names of everything in storage."""
     page = farm.storage.page("")
     found = {one.name for one in page.entries}
     while page.cursor:
@@ -71,7 +71,7 @@ def before(farm: Farm) -> set[str]:
 
 
 def problems(farm: Farm, *sources: Source, **changes: Any) -> list[Problem]:
-    """What is wrong with such an order; it leaves nothing behind."""
+    """Return what is wrong with such an order; it leaves nothing behind."""
     before = stored(farm)
     with pytest.raises(InvalidRequest) as caught:
         submit(farm, *sources, **changes)

@@ -32,7 +32,7 @@ def new_job(
     conditions: Conditions | None = None,
     **fields: Any,
 ) -> NewJob:
-    """A job as a dialect hands it over."""
+    """Return a job as a dialect hands it over."""
     order = Order(
         "flux/srpo",
         a_request(**fields),
@@ -46,18 +46,18 @@ def new_job(
 
 
 def direct_call(caller: str = "ada", *, is_resent: bool = False, **fields: Any) -> NewJob:
-    """A job whose caller waits for it; two such calls are equal."""
+    """Return a job whose caller waits for it; two such calls are equal."""
     new = new_job(caller, **{"digest": "d"} | fields)
     return replace(new, order=replace(new.order, call=f"call of {new.id}", is_resent=is_resent))
 
 
 def submit(store: JobStore, caller: str = "ada", **fields: Any) -> str:
-    """The id of a new job."""
+    """Return the id of a new job."""
     return store.submit(new_job(caller, **fields)).id
 
 
 def take(store: JobStore, worker: str = "w1") -> tuple[Claimed, ...]:
-    """What this worker's next claim brings."""
+    """Return what this worker's next claim brings."""
     return store.claim(worker, ["srpo"]).batch.jobs
 
 
@@ -119,7 +119,7 @@ def now(client: redis.Redis) -> float:
 
 
 def hear_shouts(redis_url: str) -> list[str]:
-    """What workers are told from now on: nothing, when the listener has joined; then each job that must stop."""
+    """Return what workers are told from now on: nothing, when the listener has joined; then each job that must stop."""
     result: list[str] = []
     listener = Listener(connect_to_listen(redis_url), lambda _channel, text: result.append(text))
     listener.subscribe(redis_keys.STOP_CHANNEL)
@@ -151,12 +151,12 @@ def end_hold(client: redis.Redis, job_id: str) -> None:
 
 
 def outbox(client: redis.Redis) -> list[str]:
-    """The ids of what the outbox holds, in order."""
+    """Return the ids of what the outbox holds, in order."""
     return [entry for entry, _ in cast(list[tuple[str, Any]], client.xrange(redis_keys.OUTBOX))]
 
 
 def events(client: redis.Redis, job_id: str) -> list[tuple[int, str]]:
-    """The sequence numbers and states that the outbox tells of a job, in order."""
+    """Return the sequence numbers and states that the outbox tells of a job, in order."""
     entries = cast(list[tuple[str, dict[str, str]]], client.xrange(redis_keys.OUTBOX))
     return [(int(fields["sequence"]), fields["state"]) for _, fields in entries if fields["job"] == job_id]
 

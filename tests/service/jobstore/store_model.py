@@ -136,7 +136,7 @@ class Model:
     # What callers do
 
     def submit(self, new: NewJob) -> tuple[str, str, int]:
-        """The verdict, the job's id, and how many workers stand idle."""
+        """Return the verdict, the job's id, and how many workers stand idle."""
         order = new.order
         key = f"{PREFIX}idempotency:{new.caller}:{order.idempotency_key}" if order.idempotency_key else ""
         call = order.call if order.body_digest else ""
@@ -240,7 +240,7 @@ class Model:
         return True
 
     def job_of(self, new: NewJob) -> str:
-        """The job with which a direct call goes on."""
+        """Return the job with which a direct call goes on."""
         return self._joined_jobs.get(new.order.call, new.id)
 
     def call_heartbeat(self, calls: Iterable[tuple[str, str]]) -> None:
@@ -258,7 +258,7 @@ class Model:
             self._abandon_deadlines.pop(job_id, None)
 
     def _equal(self, direct: str, *, is_resent: bool) -> str:
-        """The job of an equal call that no client waits for; or any, for a call that is sent again."""
+        """Return the job of an equal call that no client waits for; or any, for a call that is sent again."""
         jobs = sorted((until, job_id) for job_id, until in self._direct_calls[direct].items())
         left = [job_id for until, job_id in jobs if 0 < until <= self.now]
         return left[-1] if left else jobs[-1][1] if jobs and is_resent else ""
@@ -283,7 +283,7 @@ class Model:
     # What preparers do
 
     def claim_unprepared(self, count: int, lease: float) -> list[str]:
-        """A job that was lost, if none such is being prepared; then the first in fair order."""
+        """Return a job that was lost, if none such is being prepared; then the first in fair order."""
         taken: list[str] = []
         while len(taken) < count and (lost := self._first_lost()):
             self._lease(lost, "preparing_again", us(lease), taken)
@@ -356,7 +356,7 @@ class Model:
     # What workers do
 
     def claim(self, worker: str, models: Sequence[str], nonce: str) -> Content:
-        """What waits, for how many idle workers, and the jobs as (id, fence, attempt)."""
+        """Return what waits, for how many idle workers, and the jobs as (id, fence, attempt)."""
         doer = self._workers.get(worker) or Worker()
         if doer.nonce == nonce:
             there = [job for job in doer.answer["jobs"] if job[0] in self.jobs]
@@ -443,7 +443,7 @@ class Model:
                     self._start(entry, worker, doer)
 
     def renew(self, worker: str, models: Sequence[str], held: Sequence[HeldJob]) -> list[str]:
-        """The ids whose rendering must stop."""
+        """Return the ids whose rendering must stop."""
         stop = [job.id for job in held if not self._renew(job)]
         doer = self._workers.setdefault(worker, Worker())
         doer.is_warm = True
@@ -547,7 +547,7 @@ class Model:
         return len(taken)
 
     def _shorten(self) -> None:
-        """The clock was set back: nothing lies further ahead than it can."""
+        """Bound all times after the clock was set back: none lies further ahead than possible."""
         lease = max(us(3 * self._terms.lease_seconds), 60 * SECOND)
         delay = SECOND * 2**self._terms.max_attempts
         longest = {"leases": lease, "preparing": lease, "preparing_again": lease, "delayed": delay}
@@ -631,7 +631,7 @@ class Model:
         self._go(entry, state)
 
     def _finish_direct_call(self, entry: Entry, state: State) -> None:
-        """A failure is worth another try; images that were not sent may be asked for."""
+        """Retry after a failure; images that were not sent may be asked for."""
         held_until = self._direct_calls[entry.direct].get(entry.id)
         if held_until is None:
             return
@@ -642,7 +642,7 @@ class Model:
             self._abandon_deadlines[entry.id] = self.now + RECONNECT
 
     def _finish_waiting(self, entry: Entry, code: str) -> None:
-        """A job that never got to a worker: who has no other waiting pays nothing for it."""
+        """Undo the charge for a job that never reached a worker, if its caller has no other job waiting."""
         self._finish(entry, State.FAILED, code)
         if not self._waiting_count()[entry.caller]:
             queue = self._queues[entry.queue]

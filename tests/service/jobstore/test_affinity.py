@@ -18,7 +18,7 @@ NOBODY: list[str] = []
 
 
 def hinted(store: JobStore, caller: str = "ada", affinity: str = "h", **fields: Any) -> str:
-    """A job with a hint; it is left to the preferred worker for longer than a slow test takes."""
+    """Return a job with a hint; it is left to the preferred worker for longer than a slow test takes."""
     job_id = submit(store, caller, conditions=Conditions(runner_hint=affinity), **fields)
     stretch_affinity(store._redis, job_id)
     return job_id
@@ -36,14 +36,14 @@ def end_affinity(client: redis.Redis, *job_ids: str) -> None:
 
 
 def stand_ready(store: JobStore, worker: str) -> None:
-    """It gives a sign of life that lasts for longer than a slow test takes."""
+    """Send a heartbeat that lasts for longer than a slow test takes."""
     store.renew(worker, FACTS, [])
     store._redis.zincrby(redis_keys.WORKERS, 60e6, worker)
 
 
 @pytest.fixture
 def preferred(store: JobStore) -> str:
-    """A worker that took the last of ada's jobs with the hint, and stands idle, as another does."""
+    """Return a worker that took the last of ada's jobs with the hint, and stands idle, as another does."""
     hinted(store)
     first = take_one(store, "w1")
     store.complete(first, result(first))

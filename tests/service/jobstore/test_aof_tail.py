@@ -68,7 +68,7 @@ def folder() -> Iterator[Path]:
 
 @contextmanager
 def running(data_dir: Path, *, fsync: Fsync = "everysec") -> Iterator[EmbeddedRedis]:
-    """The server of a data folder, until it is killed."""
+    """Yield the server of a data folder, until it is killed."""
     server = EmbeddedRedis(data_dir, fsync=fsync)
     server.start()
     try:
@@ -81,7 +81,7 @@ def running(data_dir: Path, *, fsync: Fsync = "everysec") -> Iterator[EmbeddedRe
 
 
 def tail_of(data_dir: Path) -> Path:
-    """The append-only file that is being written."""
+    """Return the append-only file that is being written."""
     return max((data_dir / "redis" / "appendonlydir").glob("*.incr.aof"))
 
 
@@ -141,7 +141,7 @@ def test_wherever_the_file_is_cut_what_stood_before_is_all_there_and_ends(
 
 
 def go_on(data_dir: Path, receiver: Receiver, there: set[str]) -> None:
-    """What was accepted before the cut is there, nothing else is, not even in part, and all of it ends."""
+    """Check that exactly what was accepted before the cut is there, and that all of it ends."""
     url = embedded_redis.address(data_dir)
     assert url is not None
     with a_crashing_farm(url, data_dir, receiver) as crashing_farm:

@@ -41,7 +41,7 @@ HOUR_US = 3_600_000_000
 
 @pytest.fixture
 def skewed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wall clock of this machine that leaps by a day, forward or back, every time that somebody looks."""
+    """Let the wall clock leap by a day, forward or back, each time it is read."""
     leaps, now_us = itertools.cycle((1, -1)), clock.now_us
     monkeypatch.setattr(clock, "now_us", lambda: now_us() + round(next(leaps) * DAY * 1e6))
 
@@ -157,7 +157,7 @@ def leap(monkeypatch: pytest.MonkeyPatch) -> Leap:
 
 
 def let_be_over(client: redis.Redis, job: Claimed) -> None:
-    """What a leap of the clock does to a job that is rendered."""
+    """Test a leap of the clock while a job is rendered."""
     client.zadd(redis_keys.LEASES, {job.id: 1})
     client.zadd(f"{redis_keys.PREFIX}render_deadline", {job.id: 1})
 

@@ -200,7 +200,7 @@ def test_a_drain_is_no_try(store: JobStore) -> None:
 
 
 def finished(store: JobStore, how: str, **fields: Any) -> Job:
-    """A job that came to its end in this way."""
+    """Return a job that came to its end in this way."""
     sources = ("https://images.example/secret.png",)
     job_id = submit(store, prompt="a secret", sources=sources, conditions=FORGETFUL, **fields)
     if how == "cancelled":

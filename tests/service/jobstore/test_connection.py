@@ -22,7 +22,7 @@ from tests.fault_proxies import Wire
 
 @pytest.fixture
 def configure(client: redis.Redis) -> Iterator[Callable[[str, str], None]]:
-    """Changes a setting of the server until the end of the test."""
+    """Change a setting of the server until the end of the test."""
     before: dict[str, str] = {}
 
     def change(name: str, value: str) -> None:

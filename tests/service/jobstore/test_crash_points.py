@@ -68,14 +68,14 @@ class Story:
     end = ""
 
     def before(self, crashing_farm: CrashingFarm) -> None:
-        """What has happened when the process begins."""
+        """Set up what has happened before the process begins."""
 
     def act(self, crashing_farm: CrashingFarm) -> None:
-        """What the process does, from its beginning to its end."""
+        """Run the process from its beginning to its end."""
         raise NotImplementedError
 
     def again(self, crashing_farm: CrashingFarm) -> None:
-        """What its caller does who got no good answer."""
+        """Act as its caller without a good answer."""
 
 
 class Call(Story):

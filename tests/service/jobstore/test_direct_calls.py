@@ -35,13 +35,13 @@ from tests.service.jobstore.jobs import (
 
 
 def call(store: JobStore, caller: str = "ada", **fields: Any) -> tuple[str, str]:
-    """The id of a direct call's job, and the call's own name."""
+    """Return the id of a direct call's job, and the call's own name."""
     new = direct_call(caller, **fields)
     return store.submit(new).id, new.order.call
 
 
 def abandoned(store: JobStore, caller: str = "ada", **fields: Any) -> str:
-    """The job of a call that hung up."""
+    """Return the job of a call that hung up."""
     job_id, name = call(store, caller, **fields)
     assert store.call_disconnected(job_id, name) is True
     return job_id

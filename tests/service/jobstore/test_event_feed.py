@@ -27,7 +27,7 @@ from tests.service.jobstore.jobs import TERMS
 
 @pytest.fixture
 def feed(client: redis.Redis, listening: redis.Redis) -> EventFeed:
-    """A feed of an empty Redis."""
+    """Return a feed of an empty Redis."""
     return EventFeed(listening)
 
 
@@ -45,7 +45,7 @@ def follow(feed: EventFeed, after: Moment | None = None, caller: str | None = No
 
 
 def hear(news: Iterator[FeedPage], count: int) -> list[Change]:
-    """The next changes that are told, so many at least."""
+    """Return the next changes that are told, so many at least."""
     heard: list[Change] = []
     while len(heard) < count:
         heard += next(news).changes

@@ -49,7 +49,7 @@ class Queue:
         return [job.id for job in several]
 
     def claims(self, *workers: str, models: Sequence[str] = ("srpo",)) -> Iterator[list[Given]]:
-        """What these workers are given, claiming in turn, until nothing is left."""
+        """Yield what these workers are given, claiming in turn, until nothing is left."""
         while batches := [batch for worker in workers or ("w1",) if (batch := self._claim(worker, models))]:
             yield from batches
 
@@ -88,7 +88,7 @@ class Ledger:
             self._given[job.caller] += job.work
 
     def shares(self) -> dict[str, float]:
-        """What was given to those who have had something waiting all the time."""
+        """Return what was given to those who have had something waiting all the time."""
         return {caller: self._given[caller] for caller, left in self._left.items() if left}
 
     def lead(self) -> float:

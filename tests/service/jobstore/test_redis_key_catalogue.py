@@ -47,7 +47,7 @@ HOOK = "https://hook.example:8443/done"
 
 
 def catalogue() -> dict[re.Pattern[str], str]:
-    """The patterns of all keys, and the type of each."""
+    """Return the patterns of all keys, and the type of each."""
     return {_pattern(key): kind for key, kind in _ROW.findall(CATALOGUE.read_text())}
 
 

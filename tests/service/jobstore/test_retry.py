@@ -34,7 +34,7 @@ def warm_worker(farm: Farm) -> None:
 
 
 def failed(farm: Farm, *, dialect: str = "native", conditions: Conditions | None = None, **fields: Any) -> Job:
-    """A job of ada's that could not be rendered."""
+    """Return a job of ada's that could not be rendered."""
     order = Order(
         "flux/srpo",
         a_request(**fields),
@@ -50,7 +50,7 @@ def failed(farm: Farm, *, dialect: str = "native", conditions: Conditions | None
 
 
 def failed_with_inputs(farm: Farm, *sources: Source, is_prepared: bool = True) -> Job:
-    """A job of ada's that began from images."""
+    """Return a job of ada's that began from images."""
     order = Order("kontext", a_request(model="srpo"), sources=sources)
     job_id = farm.service.submit(ADA, order).id
     if is_prepared:

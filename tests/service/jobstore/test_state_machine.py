@@ -137,7 +137,7 @@ class Comparison(RuleBasedStateMachine):
         assert self._heard == self._model.log
 
     def _news(self) -> list[tuple[str, str, int]]:
-        """What the outbox tells since it was last looked at."""
+        """Return what the outbox tells since it was last looked at."""
         found = self._redis.xrange(redis_keys.OUTBOX, min=f"({self._last_entry}")
         entries = cast(list[tuple[str, dict[str, str]]], found)
         if entries:
@@ -149,7 +149,7 @@ class Comparison(RuleBasedStateMachine):
         return several[-1 - self._draw(st.integers(0, len(several) - 1))] if several else None
 
     def _name(self) -> str:
-        """An id that is the same in each run, though in no order."""
+        """Return an id that is the same in each run, though in no order."""
         self._names += 1
         return str(uuid.uuid5(uuid.NAMESPACE_OID, str(self._names)))
 
@@ -202,7 +202,7 @@ class Comparison(RuleBasedStateMachine):
             assert self._store.delete(new.id) == self._model.delete(new.id)
 
     def call(self) -> None:
-        """A direct call waits, hangs up, or is told where its image will be."""
+        """Let a direct call wait, hang up, or be answered with the URL of its future image."""
         new = self._one_of([new for new in self._orders if new.order.call])
         if new is None:
             return

@@ -197,7 +197,7 @@ def test_the_position_counts_the_jobs_before(store: JobStore) -> None:
 
 @pytest.fixture
 def memory(client: redis.Redis) -> Iterator[redis.Redis]:
-    """A Redis whose memory limit a test may change."""
+    """Yield a Redis whose memory limit a test may change."""
     before = str(client.config_get("maxmemory")["maxmemory"])
     yield client
     client.config_set("maxmemory", before)

@@ -43,7 +43,7 @@ def submit_unprepared(store: JobStore, caller: str = "ada", **fields: Any) -> st
 
 
 def ready(**changes: Any) -> Request:
-    """What a request has become when it is prepared."""
+    """Return what a request has become when it is prepared."""
     return a_request(**{"sources": (SOURCE,), "inputs": ("copy.png",)} | changes)
 
 
@@ -52,7 +52,7 @@ def taken(store: JobStore, count: int = 9) -> list[str]:
 
 
 def take_and_lose(store: JobStore, client: redis.Redis, count: int = 9) -> list[str]:
-    """What a preparer takes that dies of it."""
+    """Claim as a preparer that dies of it; return what it took."""
     lost = taken(store, count)
     end_preparation(client, *lost)
     return lost

@@ -39,7 +39,7 @@ def bulk(count: int, caller: str = "bulk", **fields: Any) -> Iterator[NewJob]:
 
 
 def commands(client: redis.Redis, call: Callable[[], object]) -> Counter[str]:
-    """What one call has Redis do, by command, those that its scripts give included."""
+    """Return what one call has Redis do, by command, those that its scripts give included."""
     seen = []
     for _ in range(TIMES):
         client.config_resetstat()
@@ -56,7 +56,7 @@ POLLS = ("/farm/v1/jobs/{}", "/fal/queue/fal-ai/flux/requests/{}/status", "/api/
 
 
 def costs(farm: Farm, api: FlaskClient, depth: int) -> dict[str, Counter[str]]:
-    """What everybody does all the time costs while so many jobs wait, each of which fills a batch."""
+    """Return what everybody does all the time costs while so many jobs wait, each of which fills a batch."""
     farm.redis.flushdb()
     store = JobStore(farm.redis, AMPLE)
     store.renew("w1", FACTS, [])

@@ -48,7 +48,7 @@ def sweeper(store: JobStore, storage: Storage, client: redis.Redis) -> Sweeper:
 
 
 def put(storage: Storage, job: Claimed, number: int = 0) -> str:
-    """The key of a new image of a job."""
+    """Return the key of a new image of a job."""
     key = new_key(job.id, job.fence, number, "png")
     storage.put(key, b"content")
     return key

@@ -68,7 +68,7 @@ def way(s3: S3) -> Iterator[FaultyWay]:
 
 @pytest.fixture
 def reach(s3: S3, way: FaultyWay, place: Place, monkeypatch: pytest.MonkeyPatch) -> Reach:
-    """Makes storages in the bucket. `patience` is how many seconds they wait for anything."""
+    """Make storages in the bucket. `patience` is how many seconds they wait for anything."""
     for name, value in s3.environment(way.port).items():
         monkeypatch.setenv(name, value)
 
@@ -92,7 +92,7 @@ def key() -> str:
 
 @pytest.fixture
 def api(farm: Farm, storage: Storage) -> FlaskClient:
-    """The API of a farm whose images lie in the bucket."""
+    """Return the API of a farm whose images lie in the bucket."""
     return api_of(farm, storage)
 
 
@@ -443,7 +443,7 @@ def image() -> bytes:
 
 @pytest.fixture
 def stored(storage: S3Storage, key: str, image: bytes) -> str:
-    """The path of an image in the bucket."""
+    """Return the path of an image in the bucket."""
     storage.put(key, image)
     return f"/files/{key}"
 
@@ -543,7 +543,7 @@ def test_who_hangs_up_leaves_no_connection(reach: Reach, farm: Farm, way: Faulty
 
 @pytest.fixture
 def whole(farm: Farm, storage: S3Storage, place: Place, redis_dir: Path) -> Farm:
-    """The parts of a farm, built by its settings, on an empty Redis."""
+    """Return the parts of a farm, built by its settings, on an empty Redis."""
     return build(Settings.model_validate({"storage_url": f"{place.url}/of/farm"}), redis_dir)
 
 
@@ -587,7 +587,7 @@ def upload_key() -> str:
 
 @pytest.fixture
 def uploading(farm: Farm, storage: Storage, tmp_path: Path) -> FlaskClient:
-    """The API, without keys, of a farm whose uploads go to the bucket."""
+    """Return the API, without keys, of a farm whose uploads go to the bucket."""
     uploads = Uploads(
         Tickets(farm.redis),
         quota=UploadQuota(farm.redis, max_bytes=MAX_UPLOAD, seconds=3600),

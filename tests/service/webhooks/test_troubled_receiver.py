@@ -26,7 +26,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def drip(request: BaseHTTPRequestHandler) -> None:
-    """A byte of the head now and then, as long as anybody waits for more."""
+    """Send a byte of the head now and then, as long as the client waits for more."""
     with suppress(OSError):
         request.wfile.write(b"HTTP/1.1 200 OK\r\nX-Drop: ")
         while not threading.Event().wait(0.1):
@@ -34,7 +34,7 @@ def drip(request: BaseHTTPRequestHandler) -> None:
 
 
 def take_and_say_nothing(request: BaseHTTPRequestHandler) -> None:
-    """It has arrived, but its sender does not know, and sends it again."""
+    """Receive the request without an answer, so that its sender repeats it."""
     close_early(request)
 
 

@@ -20,7 +20,7 @@ from workers.lease import Lease
 
 @pytest.fixture
 def lease(store: JobStore) -> Iterator[Lease]:
-    """A thread that renews four times a second."""
+    """Yield a thread that renews four times a second."""
     lease = Lease(store, worker="w1", facts=lambda: FACTS, seconds=0.2)
     lease.start()
     yield lease

@@ -63,13 +63,13 @@ class Studio:
         )
 
     def submit(self, *sources: Source | str, **fields: Any) -> str:
-        """A job that brings these images; plain URLs are called `image_url`."""
+        """Return a job that brings these images; plain URLs are called `image_url`."""
         brought = tuple(one if isinstance(one, Source) else Source("image_url", one) for one in sources)
         order = Order("kontext", a_request(**({"model": "kontext"} | fields)), sources=brought)
         return self.farm.service.submit(LOCAL, order).id
 
     def prepare(self, *sources: Source | str, **fields: Any) -> Job:
-        """A job that brings these images, when it is ready or has failed."""
+        """Return a job that brings these images, when it is ready or has failed."""
         return self.until_prepared(self.submit(*sources, **fields))
 
     def until_prepared(self, job_id: str) -> Job:
@@ -121,7 +121,7 @@ def host() -> Iterator[Host]:
 
 
 def inputs_of(farm: Farm, job_id: str) -> set[str]:
-    """What is stored of a job."""
+    """Return what is stored of a job."""
     return {key for key in stored(farm) if job_id in key}
 
 

@@ -30,7 +30,7 @@ DOWN = StorageUnavailable("The bucket 'b' does not answer.")
 
 @pytest.fixture
 def store(farm: Farm) -> JobStore:
-    """A job that starts a second time fails."""
+    """Return a job that starts a second time fails."""
     return JobStore(farm.redis, replace(TERMS, max_attempts=1))
 
 

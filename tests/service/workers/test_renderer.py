@@ -42,7 +42,7 @@ from workers.pipelines.simulated import SimulatedPipeline
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that failed again holds back for a moment only."""
+    """Shorten the pause of a worker that failed again."""
     monkeypatch.setattr(health, "_FIRST_PAUSE", 0.01)
 
 
@@ -169,7 +169,7 @@ def test_a_cancelled_job_stops_within_one_step(open_worker: Opened, store: JobSt
 
 
 def claimed(store: JobStore, job_id: str) -> Claimed:
-    """The job as its worker knows it."""
+    """Return the job as its worker knows it."""
     job = jobs.record(store, job_id)
     return Claimed(job.id, job.fence, job.attempt, job.request)
 
@@ -237,7 +237,7 @@ def test_a_draining_worker_takes_nothing_new(open_worker: Opened, store: JobStor
 
 
 def submit_suspect(farm: Farm, store: JobStore, **fields: Any) -> str:
-    """A job whose first start was counted: it may have killed its worker."""
+    """Return a job whose first start was counted: it may have killed its worker."""
     job_id = submit(store, **fields)
     farm.redis.hset(redis_keys.job(job_id), "attempt", 1)
     return job_id

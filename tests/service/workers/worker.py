@@ -204,7 +204,7 @@ class WorkerHarness:
         self.lease.close()
 
     def end_of(self, job_id: str) -> Job:
-        """The job when it has ended; whatever waits for another try gets it at once."""
+        """Return the job when it has ended; whatever waits for another try gets it at once."""
 
         def ended() -> Job | None:
             job = jobs.record(self.store, job_id)
@@ -221,7 +221,7 @@ class WorkerHarness:
         return job
 
     def images(self, job: Job) -> list[bytes]:
-        """The bytes of a completed job's images."""
+        """Return the bytes of a completed job's images."""
         assert job.result is not None
         return [self.storage.read(image.key) for image in job.result.images]
 

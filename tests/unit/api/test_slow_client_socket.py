@@ -34,7 +34,7 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, 
 
 @pytest.fixture(params=["plain", "tls"])
 def open_pair(request: pytest.FixtureRequest, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> Iterator[Open]:
-    """Connects a caller and the farm, as gunicorn does."""
+    """Connect a caller and the farm, as gunicorn does."""
     opened: list[socket.socket] = []
 
     def open_one() -> Pair:
@@ -56,7 +56,7 @@ def connected() -> Pair:
 
 
 def shaken(theirs: socket.socket, ours: TimedSocket, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> Pair:
-    """The same over TLS."""
+    """Return the same over TLS."""
     for_us, for_them = contexts
     safe_line = for_us.wrap_socket(ours, server_side=True, do_handshake_on_connect=False)
     assert isinstance(safe_line, TimedSocket)
@@ -83,7 +83,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def dripping(theirs: socket.socket, content: bytes, pause: float) -> Iterator[None]:
-    """A caller who sends a byte at a time, until it may stop."""
+    """Yield a caller who sends a byte at a time, until it may stop."""
     stop = threading.Event()
 
     def drip() -> None:

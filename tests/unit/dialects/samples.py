@@ -15,7 +15,7 @@ CREATED_US = 1_767_323_045_678_901
 
 
 def a_request(**changes: Any) -> Request:
-    """A small image of a fox."""
+    """Return a small image of a fox."""
     fields: dict[str, Any] = {
         "model": "srpo",
         "prompt": "a red fox",
@@ -29,7 +29,7 @@ def a_request(**changes: Any) -> Request:
 
 
 def a_result(job_id: str = JOB_ID, *, images: int = 1, **changes: Any) -> Result:
-    """What a worker reports of a job it has rendered."""
+    """Return what a worker reports of a job it has rendered."""
     keys = [f"{job_id}-1-{number}-{number:016x}.jpeg" for number in range(images)]
     fields: dict[str, Any] = {
         "images": tuple(Image(key, 256, 256, "image/jpeg", 1234) for key in keys),
@@ -42,7 +42,7 @@ def a_result(job_id: str = JOB_ID, *, images: int = 1, **changes: Any) -> Result
 
 
 def a_job(state: State = State.CREATED, **changes: Any) -> Job:
-    """A record as it stands in this state."""
+    """Return a record as it stands in this state."""
     fields: dict[str, Any] = {"caller": "ada", "endpoint": "srpo", "request": a_request(), "created_us": CREATED_US}
     if state is not State.CREATED:
         fields |= {"attempt": 1, "fence": 5, "sequence": 2, "step": 2, "started_us": CREATED_US + 1_000_000}

@@ -55,7 +55,7 @@ def test_every_missing_side_is_named() -> None:
 
 
 def kinds(value: object) -> object:
-    """The shape of some JSON: its names and types."""
+    """Return the shape of some JSON: its names and types."""
     if isinstance(value, dict):
         return {name: kinds(part) for name, part in value.items()}
     return [kinds(part) for part in value] if isinstance(value, list) else type(value)

@@ -35,7 +35,7 @@ SEED = 7
 
 
 def _v1(read: Callable[..., object], ids: Iterable[str], *files: object) -> Read:
-    """A reader at `/v1`, where it was chosen by the id of the model."""
+    """Return a reader at `/v1`, where it was chosen by the id of the model."""
     model_id = min(ids)
     return lambda body: read({**body, "model": model_id}, *files, default_seed=SEED)
 
@@ -53,7 +53,7 @@ def _a_wish(body: Body) -> object:
 
 
 def _of_model(read: Callable[..., object], dialect: str) -> dict[str, Read]:
-    """A reader for each model that the dialect names."""
+    """Return a reader for each model that the dialect names."""
 
     def bind(model: str, endpoint: str) -> Read:
         words = {"model": model, "default_seed": SEED}
@@ -132,7 +132,7 @@ BASES = st.sampled_from([{}, {"prompt": "a fox"}, {"prompt": "a fox", "model": "
 
 
 def result(name: str, error: InvalidRequest) -> str:
-    """The refusal as it goes out."""
+    """Return the refusal as it goes out."""
     assert error.problems
     dialect = registry.by_name(name.split()[0])
     body: str = FastJson.dumps(None, dict(dialect.error_response(422, error).body))  # type: ignore[arg-type]  # needs no app

@@ -48,7 +48,7 @@ SEEN_US = CREATED_US + 2_000_000
 
 
 def refused(model: str = "srpo", /, **fields: Any) -> list[Problem]:
-    """What is wrong with these fields."""
+    """Return what is wrong with these fields."""
     return ENDPOINTS[f"fal {model}"].problems(fields)
 
 
@@ -103,7 +103,7 @@ def test_the_schema_has_the_pages_fields_and_one_of_the_farms_own() -> None:
 
 
 def wanted(**headers: str) -> Conditions:
-    """What these headers, their dashes written as underscores, want."""
+    """Return what these headers, their dashes written as underscores, want."""
     return fal.conditions({name.replace("_", "-"): text for name, text in headers.items()}.get)
 
 
@@ -480,7 +480,7 @@ def test_a_webhook_says_so_when_an_inline_image_is_gone() -> None:
 
 
 def details(problems: list[Problem]) -> list[Any]:
-    """What an error with these problems says of each."""
+    """Return what an error with these problems says of each."""
     return list(fal.problem(InvalidRequest(problems))["detail"])
 
 

@@ -122,7 +122,7 @@ def test_a_wish_that_is_no_object_is_not_told_in_the_programs_words(wish: str) -
 
 
 def refused(model: type[ModelFields], **fields: object) -> list[Problem]:
-    """What is wrong with these fields."""
+    """Return what is wrong with these fields."""
     with pytest.raises(InvalidRequest) as caught:
         parse(model, fields)
     return caught.value.problems

@@ -55,7 +55,7 @@ def edit(model: str, *files: bytes, **sent: Any) -> ParsedCall:
 
 
 def refused(read: Callable[[], ParsedCall]) -> list[str]:
-    """The fields that a refusal names."""
+    """Return the fields that a refusal names."""
     with pytest.raises(InvalidRequest) as caught:
         read()
     return [problem.field for problem in caught.value.problems]

@@ -47,7 +47,7 @@ def submit(**changes: Any) -> wavespeed.Submit:
 
 
 def refused(query: str = "", **fields: Any) -> list[Problem]:
-    """What is wrong with this query and these fields."""
+    """Return what is wrong with this query and these fields."""
     with pytest.raises(InvalidRequest) as caught:
         read(query, **fields)
     return caught.value.problems

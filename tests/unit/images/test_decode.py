@@ -26,7 +26,7 @@ WEBP = {"lossless": True}
 
 
 def corners(image: Image.Image) -> list[tuple[int, ...]]:
-    """The colours of the four corners, in the order of `quarters`."""
+    """Return the colours of the four corners, in the order of `quarters`."""
     right, bottom = image.width - 1, image.height - 1
     return [pixel(image, x, y) for y, x in product((0, bottom), (0, right))]
 
@@ -38,7 +38,7 @@ def pixel(image: Image.Image, x: int = 0, y: int = 0) -> tuple[int, ...]:
 
 
 def read(content: bytes) -> Image.Image:
-    """The image, whatever its size was."""
+    """Return the image, whatever its size was."""
     return decode.read(content)[0]
 
 
@@ -77,7 +77,7 @@ def test_a_jpeg_is_read(progressive: bool) -> None:
 
 
 def turned(orientation: int) -> Image.Image:
-    """An image that has to be turned so, to be `quarters` upright."""
+    """Return an image that has to be turned so, to be `quarters` upright."""
     back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Image.Transpose that undoes each
     upright = quarters(40, 30)
     return upright if orientation == 1 else upright.transpose(Image.Transpose(back[orientation]))
@@ -177,7 +177,9 @@ def test_cmyk_is_read_as_a_print_looks() -> None:
 
 
 def display_p3() -> bytes:
-    """A profile with the primaries of Display P3 and the tone curve of sRGB (SMPTE EG 432-1; values adapted to D50)."""
+    """Return a profile with the primaries of Display P3 and the tone curve of sRGB (SMPTE EG 432-1; values adapted to
+    D50).
+    """
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     primaries = {b"rXYZ": (0.51512, 0.24120, -0.00105), b"gXYZ": (0.29198, 0.69225, 0.04189)}
     primaries[b"bXYZ"] = (0.15710, 0.06657, 0.78407)
@@ -378,7 +380,7 @@ def test_a_png_that_says_it_is_huge_is_refused(width: int, height: int) -> None:
 
 
 def huge_webp() -> bytes:
-    """An image whose header says 16383×16383: WebP's largest, 268 megapixels (RFC 9649, section 3.4)."""
+    """Return an image whose header says 16383×16383: WebP's largest, 268 megapixels (RFC 9649, section 3.4)."""
     content = bytearray(encoded(quarters(20, 20), "WEBP", **WEBP))
     at = content.index(b"VP8L") + 9
     (bits,) = struct.unpack("<I", content[at : at + 4])
@@ -387,7 +389,7 @@ def huge_webp() -> bytes:
 
 
 def huge_jpeg() -> bytes:
-    """An image whose frame header says 65500×65500."""
+    """Return an image whose frame header says 65500×65500."""
     content = bytearray(encoded(quarters(20, 20), "JPEG"))
     at = content.index(b"\xff\xc0") + 5
     content[at : at + 4] = struct.pack(">HH", 65500, 65500)
@@ -439,14 +441,14 @@ def test_pixels_that_unpack_to_more_than_the_image_has_are_left() -> None:
 
 
 def scanned(times: int) -> bytes:
-    """A grey JPEG of ten scans, the last of which comes so many times more."""
+    """Return a grey JPEG of ten scans, the last of which comes so many times more."""
     content = encoded(Image.new("L", (64, 64), 90), "JPEG", progressive=True)
     last = content[content.rindex(b"\xff\xda") : -2]
     return content[:-2] + last * times + content[-2:]
 
 
 def parted(form: str, part: bytes, times: int) -> bytes:
-    """An image with so many more parts before its own."""
+    """Return an image with so many more parts before its own."""
     content = encoded(quarters(20, 20), form)
     start = {"JPEG": 2, "PNG": 33}[form]
     return content[:start] + part * times + content[start:]

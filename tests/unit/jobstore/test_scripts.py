@@ -18,7 +18,7 @@ def own_text(name: str) -> str:
 
 
 def sent_with(name: str) -> list[str]:
-    """The shared definitions that stand before a script, in order."""
+    """Return the shared definitions that stand before a script, in order."""
     return _TOP_LEVEL.findall(script_text(name).removesuffix(own_text(name)))
 
 

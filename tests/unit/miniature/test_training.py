@@ -43,7 +43,7 @@ FILES = TRIAL.images | TRIAL.edits
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder in which all of the trial's stages are done."""
+    """Yield a folder in which all of the trial's stages are done."""
     folder = tmp_path_factory.mktemp("run")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -62,7 +62,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def home(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that the farm loads."""
+    """Return the folder that the farm loads."""
     folder = tmp_path_factory.mktemp("home")
     bundle.save(run, TRIAL, folder)
     return folder

@@ -32,12 +32,12 @@ INPUTS: InputImages = {
 
 
 def miniature_parts() -> Any:
-    """The miniature as diffusers loads it."""
+    """Return the miniature as diffusers loads it."""
     return FluxPipeline.from_pretrained(miniature.HOME, local_files_only=True, dtype=torch.float32)
 
 
 def kontext_of(parts: Any) -> Any:
-    """A pipeline of Kontext's: a transformer that can be told from SRPO's, and the same other parts."""
+    """Return a pipeline of Kontext's: a transformer that can be told from SRPO's, and the same other parts."""
     transformer = deepcopy(parts.transformer)
     transformer.proj_out.weight.data.mul_(1.1)
     return FluxPipeline(**(parts.components | {"transformer": transformer}))

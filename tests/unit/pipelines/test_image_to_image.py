@@ -71,7 +71,7 @@ def test_computes_it_in_bf16_as_well(parts: Any, monkeypatch: pytest.MonkeyPatch
 
 
 def both(parts: Any, request: ImageRequest) -> tuple[list[Any], list[Any]]:
-    """What our pipeline and diffusers' have computed: each step of the transformer, and the image."""
+    """Return what our pipeline and diffusers' have computed: each step of the transformer, and the image."""
     ours: list[Any] = []
     theirs: list[Any] = []
     end = record(parts.transformer, ours)

@@ -81,7 +81,7 @@ def test_computes_it_in_bf16_as_well(kontext: Any, monkeypatch: pytest.MonkeyPat
 
 
 def both(kontext: Any, request: ImageRequest) -> tuple[list[Any], list[Any]]:
-    """What our pipeline and diffusers' have computed: each step of the transformer, and the image."""
+    """Return what our pipeline and diffusers' have computed: each step of the transformer, and the image."""
     ours: list[Any] = []
     theirs: list[Any] = []
     end = record(kontext.transformer, ours)

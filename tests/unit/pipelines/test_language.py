@@ -27,7 +27,7 @@ _CHAT = (
 
 
 def save_model(folder: Path, *, chat_template: str | None = None) -> Path:
-    """A GPT-2 of one layer that knows bytes, with weights that prefer letters."""
+    """Return a GPT-2 of one layer that knows bytes, with weights that prefer letters."""
     words = [_END, *sorted(ByteLevel.alphabet())]
     tokenizer = Tokenizer(BPE({word: number for number, word in enumerate(words)}, []))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)

@@ -57,7 +57,9 @@ class Checkpoints:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with FLUX.1-dev, without the weights of its transformer, and with SRPO's, which differ from those."""
+    """Return a folder with FLUX.1-dev, without the weights of its transformer, and with SRPO's, which differ from
+    those.
+    """
     folder = tmp_path_factory.mktemp("written")
     flux_dir, srpo_file = folder / "FLUX.1-dev", folder / WEIGHTS
     miniature_parts().save_pretrained(flux_dir)
@@ -71,7 +73,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkpoints(written: Path, tmp_path: Path) -> Checkpoints:
-    """A copy that the test may change."""
+    """Return a copy that the test may change."""
     shutil.copytree(written, tmp_path, dirs_exist_ok=True)
     return Checkpoints(tmp_path / "FLUX.1-dev", tmp_path / WEIGHTS)
 
@@ -182,7 +184,7 @@ def written_kontext(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def kontext_dir(written_kontext: Path, tmp_path: Path) -> Path:
-    """A copy that the test may change."""
+    """Return a copy that the test may change."""
     folder = tmp_path / written_kontext.name
     shutil.copytree(written_kontext, folder)
     return folder
@@ -190,7 +192,7 @@ def kontext_dir(written_kontext: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def edited_home(tmp_path: Path) -> Path:
-    """The miniature with an editor: the transformer that `kontext_dir` has."""
+    """Return the miniature with an editor: the transformer that `kontext_dir` has."""
     home = tmp_path / "miniature"
     shutil.copytree(miniature.HOME, home)
     add_editor(home)
@@ -222,7 +224,7 @@ def test_both_are_served_with_one_set_of_the_other_parts(
 
 
 def own_parts(pipeline: FluxModels) -> set[str]:
-    """The networks that Kontext does not share with SRPO."""
+    """Return the networks that Kontext does not share with SRPO."""
     srpo, kontext = (pipeline._networks[model]._parts.components for model in ("srpo", "kontext"))
     names = ("text_encoder", "text_encoder_2", "transformer", "vae")
     return {name for name in names if srpo[name] is not kontext[name]}

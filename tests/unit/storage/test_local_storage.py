@@ -46,7 +46,7 @@ def storage(root: Path) -> LocalStorage:
 
 
 def everything(folder: Path) -> list[str]:
-    """The names of all files below `folder`."""
+    """Return the names of all files below `folder`."""
     return sorted(path.name for path in folder.rglob("*") if not path.is_dir())
 
 

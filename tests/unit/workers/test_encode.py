@@ -42,7 +42,7 @@ def encoded(
 
 
 def parameters(content: bytes) -> dict[str, Any]:
-    """What a file says of how it was made."""
+    """Return what a file says of how it was made."""
     with Image.open(io.BytesIO(content)) as image:
         image.load()
         if image.format == "PNG":

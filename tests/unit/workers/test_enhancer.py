@@ -84,7 +84,7 @@ def test_a_long_prompt_is_left_as_it_is_and_the_caller_is_told(length: int, is_l
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LanguageModel]:
-    """An enhancer whose process is a program of a test's own, in `program.py`."""
+    """Yield an enhancer whose process is a program of a test's own, in `program.py`."""
     enhancer = LanguageModel(tmp_path, answer_seconds=2, load_seconds=20)
     monkeypatch.setattr(enhancer, "_program", [sys.executable, str(tmp_path / "program.py")])
     yield enhancer
@@ -92,7 +92,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Languag
 
 
 def write(folder: Path, answer: str, *, loads: str = "print('{}', flush=True)") -> None:
-    """A program that answers each line with what `answer` makes of `question`; it notes each start."""
+    """Write a program that answers each line with what `answer` makes of `question`, and records each start."""
     text = (
         "import json, sys, time, pathlib\n"
         f"with pathlib.Path({str(folder / 'starts')!r}).open('a') as starts: starts.write('.')\n"

@@ -16,7 +16,7 @@ Left = list[int]
 
 @pytest.fixture
 def left(monkeypatch: pytest.MonkeyPatch) -> Left:
-    """The statuses with which it left."""
+    """Return the statuses with which it left."""
     statuses: Left = []
     monkeypatch.setattr(os, "_exit", statuses.append)
     return statuses

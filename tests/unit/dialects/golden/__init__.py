@@ -8,6 +8,6 @@ from typing import Any
 
 
 def load(name: str) -> dict[str, Any]:
-    """The golden file of this name."""
+    """Return the golden file of this name."""
     found: dict[str, Any] = json.loads((resources.files(__name__) / f"{name}.json").read_text())
     return found
