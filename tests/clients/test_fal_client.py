@@ -352,7 +352,7 @@ def test_a_caller_that_loses_patience_cancels(client: fal_client.SyncClient) -> 
     assert finished(client.get_handle(ENDPOINT, caught.value.request_id)).error_type == "client_cancelled"
 
 
-@pytest.mark.parametrize(("asked", "told"), [(SMALL, "OK"), (LONG, "ERROR")], ids=["completed", "cancelled"])
+@pytest.mark.parametrize(("asked", "result"), [(SMALL, "OK"), (LONG, "ERROR")], ids=["completed", "cancelled"])
 def test_the_webhook_of_a_submit_is_genuine(
     farm: RunningFarm, client: fal_client.SyncClient, asked: dict[str, Any], result: str
 ) -> None:

@@ -105,7 +105,7 @@ def test_an_api_beyond_loopback_does_not_start_without_keys(simulated: RunningFa
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "result"),
     [
         (["--appendonly", "no"], "append-only"),
         (["--appendonly", "yes", "--maxmemory-policy", "allkeys-lru"], "evicts"),

@@ -166,7 +166,7 @@ def test_a_driver_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("said", "mark"),
+    ("result", "mark"),
     [
         ("Valkey server v=9.1.2 sha=00000000:1 malloc=libc", Mark.GOOD),
         ("Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc", Mark.GOOD),

@@ -21,7 +21,7 @@ SUBMITS = [
 ]
 
 
-@pytest.mark.parametrize(("path", "most"), SUBMITS)
+@pytest.mark.parametrize(("path", "maximum"), SUBMITS)
 def test_a_body_that_is_too_large_is_413(api: FlaskClient, farm: Farm, path: str, maximum: int) -> None:
     body = b'{"model": "srpo", "prompt": "a fox"}'.ljust(maximum + 1)
 
@@ -29,7 +29,7 @@ def test_a_body_that_is_too_large_is_413(api: FlaskClient, farm: Farm, path: str
     assert farm.redis.keys("srpo:job:*") == []
 
 
-@pytest.mark.parametrize(("path", "most"), SUBMITS)
+@pytest.mark.parametrize(("path", "maximum"), SUBMITS)
 def test_a_body_of_the_largest_size_is_read(api: FlaskClient, path: str, maximum: int) -> None:
     body = b"{" + b" " * (maximum - 2) + b"}"
     status = 400 if path in (WAVESPEED, GENERATIONS, EDITS) else 422

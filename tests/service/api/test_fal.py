@@ -207,7 +207,7 @@ def test_a_bad_parameter_of_the_address_is_refused_by_name(api: FlaskClient, far
     assert jobs.take(farm.store) == ()
 
 
-@pytest.mark.parametrize(("most", "status"), [(0, 429), (1, 429), (2, 200), (10, 200)])
+@pytest.mark.parametrize(("maximum", "status"), [(0, 429), (1, 429), (2, 200), (10, 200)])
 def test_a_queue_longer_than_the_caller_wants_is_429(api: FlaskClient, farm: Farm, maximum: int, status: int) -> None:
     """It counts the waiting requests of everybody, whatever their dialect and priority, also those to be prepared."""
     jobs.submit(farm.store, "somebody", enhance=True)

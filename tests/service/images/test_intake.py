@@ -184,7 +184,7 @@ def test_several_images_keep_their_order(farm: Farm) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "kind", "said"),
+    ("source", "kind", "result"),
     [
         (Source("f", data_uri(b"no image")), "image_load_error", "cannot be read"),
         (Source("f", data_uri(IMAGE[:40])), "image_load_error", "cannot be read"),

@@ -39,7 +39,7 @@ def test_the_embedded_server_is_good_enough(client: redis.Redis) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "result"),
     [
         ("appendonly", "no", "CONFIG SET appendonly yes"),
         ("maxmemory-policy", "allkeys-lru", "CONFIG SET maxmemory-policy noeviction"),

@@ -231,7 +231,7 @@ def test_a_redirect_is_followed(studio: Studio, host: Host, status: int) -> None
 
 
 @pytest.mark.parametrize(
-    ("target", "said"),
+    ("target", "result"),
     [
         ("http://127.0.0.2/secret", "127.0.0.2 is not, or not only, a public address"),
         ("http://169.254.169.254/latest", "public address"),

@@ -240,7 +240,7 @@ TWO = InvalidRequest([Problem("size", "no size", "size_parsing", "x"), Problem("
 
 
 @pytest.mark.parametrize(
-    ("status", "error", "told"),
+    ("status", "error", "result"),
     [
         (422, TWO, (400, "invalid_request_error", "size", "size_parsing")),
         (

@@ -72,7 +72,7 @@ def test_an_error_has_the_pages_shape() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "error", "told"),
+    ("status", "error", "result"),
     [
         (422, InvalidRequest([Problem("seed", "too small", "k")]), 400),
         (429, QueueFull(), 429),

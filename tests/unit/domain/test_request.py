@@ -13,7 +13,7 @@ from tests.unit.dialects.samples import a_request
 
 
 @pytest.mark.parametrize(
-    ("field", "least", "most", "step"),
+    ("field", "minimum", "maximum", "step"),
     [
         ("width", 256, 2560, 1),
         ("height", 256, 2560, 1),

@@ -120,7 +120,7 @@ def test_both_prompts_are_in_it_where_it_was_rewritten(pattern: Image.Image, for
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("letter", "fits"), [("🦊", True), ("\x01", False)])
+@pytest.mark.parametrize(("character", "fits"), [("🦊", True), ("\x01", False)])
 def test_two_long_prompts_break_no_image(pattern: Image.Image, form: OutputFormat, character: str, fits: bool) -> None:
     of = a_request(prompt=character * 4000, original_prompt=character * 4000)
 
