@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import resource
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import flask
 import structlog
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 
 from api.app import create_app
 from api.connections import hooks
@@ -21,6 +23,7 @@ from farm.bootstrap import build, reach
 from farm.concurrency.periodic import PeriodicThread
 from farm.jobstore import redis_keys
 from farm.process.child import die_with_parent
+from farm.process.signals import stop_signals
 from farm.settings import Settings
 
 #: Most threads. They are started on demand, and cost little while they wait.
@@ -53,6 +56,26 @@ class Address:
         return f"{'https' if self.tls else 'http'}://{self}"
 
 
+class SingleProcessArbiter(Arbiter):  # type: ignore[misc]  # gunicorn is untyped
+    """gunicorn's arbiter, without the signals that reload it or change the number of its processes.
+
+    SIGHUP, from a terminal that was closed, drains like SIGTERM, unless it was ignored at the start (`nohup`).
+    """
+
+    def __init__(self, app: BaseApplication) -> None:
+        self._hears_hangups = signal.SIGHUP in stop_signals()
+        super().__init__(app)
+
+    def handle_hup(self) -> None:
+        if self._hears_hangups:
+            self.handle_term()
+
+    def handle_ttin(self) -> None:
+        """Do nothing: a second process would have limits, slots and streams of its own."""
+
+    handle_ttou = handle_usr2 = handle_ttin
+
+
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
     """gunicorn with the farm's options and without a configuration file."""
 
@@ -61,6 +84,9 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
         self._address = address
         self._data_dir = data_dir
         super().__init__()
+
+    def run(self) -> None:
+        SingleProcessArbiter(self).run()
 
     def load_config(self) -> None:
         arbiter = os.getpid()
@@ -74,7 +100,9 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
             "graceful_timeout": 5,
             "proc_name": "farm-api",
             "logger_class": "api.connections.hooks.Log",
+            "control_socket_disable": True,  # it lies in the user's home, and can add processes
             "post_fork": lambda _arbiter, _worker: die_with_parent(arbiter),
+            "post_worker_init": hooks.leave_hangups_to_the_arbiter,
             "worker_connections": MAX_CONNECTIONS,
             "when_ready": hooks.limit_send_buffers,
             "ssl_context": hooks.TlsContexts().context,

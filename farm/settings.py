@@ -18,6 +18,14 @@ from farm.domain.limits import MAX_RATE
 
 PREFIX = "FARM_"
 
+#: Names and values of the variables that Kubernetes sets in every pod for a Service such as `farm` or `farm-redis`.
+_SERVICE_VARIABLES = (
+    (r"(SERVICE_HOST|PORT_\d+_(TCP|UDP|SCTP)_ADDR)", r"[0-9a-fA-F.:]+"),
+    (r"(SERVICE_PORT(_[A-Z0-9_]+)?|PORT_\d+_(TCP|UDP|SCTP)_PORT)", r"\d{1,5}"),
+    (r"PORT(_\d+_(TCP|UDP|SCTP))?", r"(tcp|udp|sctp)://\S+"),
+    (r"PORT_\d+_(TCP|UDP|SCTP)_PROTO", r"(tcp|udp|sctp)"),
+)
+
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -274,14 +282,14 @@ def load() -> Settings:
 
 def read() -> tuple[Settings, list[str]]:
     """Return the settings, bad ones left at their defaults, and one line about each problem."""
-    problems = [_unknown(name) for name in os.environ if name.upper().startswith(PREFIX) and name not in _known()]
+    problems = [_unknown(name) for name, value in os.environ.items() if _is_foreign(name, value)]
     try:
         settings = Settings()
     except ValidationError as error:
         unusable: dict[str, object] = {}
         for problem in error.errors():  # several for one name, where there are several ways to be right
             unusable.setdefault(_name_in(problem), problem["input"])
-        problems += [_unusable(name, value) for name, value in unusable.items()]
+        problems += [_unusable(name, value) for name, value in unusable.items() if not _is_of_a_service(name, value)]
         settings = Settings(**{name: Settings.model_fields[name].default for name in unusable})
     if settings.files == "presigned" and settings.storage_url is None:
         problems.append("FARM_FILES=presigned needs an S3 bucket; set FARM_STORAGE_URL")
@@ -292,6 +300,20 @@ def read() -> tuple[Settings, list[str]]:
 def masked(text: str) -> str:
     """Return `text` with the passwords of its URLs masked, for a screen or a log."""
     return re.sub(r"(password=)[^&\s]*", r"\1…", re.sub(r"//[^/@]*@", "//…@", text))
+
+
+def _is_foreign(name: str, value: str) -> bool:
+    """Return True for a variable with the farm's prefix that is neither a setting nor set by Kubernetes."""
+    is_ours = name.upper().startswith(PREFIX)
+    return is_ours and name not in _known() and not _is_of_a_service(name.removeprefix(PREFIX), value)
+
+
+def _is_of_a_service(name: str, value: object) -> bool:
+    """Return True if Kubernetes set a variable, named without the prefix: `FARM_PORT=tcp://…` and the like."""
+    return any(
+        re.fullmatch(rf"([A-Z0-9_]+_)?{names}", name.upper()) and re.fullmatch(values, str(value))
+        for names, values in _SERVICE_VARIABLES
+    )
 
 
 def _known() -> list[str]:
@@ -331,7 +353,8 @@ _HEAD = """\
 # Settings
 
 Every setting of the farm, with its default and the allowed values. Settings are environment variables; there is no
-configuration file. An unknown `FARM_…` name or an invalid value stops the start with one line that names it.
+configuration file. An unknown `FARM_…` name or an invalid value stops the start with one line that names it; the
+variables that Kubernetes sets for a Service named `farm` or `farm-…` (`FARM_PORT=tcp://…`) are ignored.
 Durations are seconds, or a number with a unit: `90`, `15m`, `24h`, `7d`.
 
 `make docs` generates this page from `farm/settings.py`.

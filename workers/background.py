@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 import structlog
 
 from farm.bootstrap import Farm
@@ -12,7 +10,7 @@ from farm.concurrency.periodic import PeriodicThread
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect_to_listen
 from farm.jobstore.notifications import Listener
-from farm.process.signals import StopSignals
+from farm.process.signals import StopSignals, stop_signals
 from farm.ssrf_safe_http import SsrfSafeClient
 from farm.webhooks.courier import Courier
 from workers.command_line import run
@@ -40,7 +38,7 @@ class BackgroundProcess:
 
     def run(self) -> int:
         """Work until SIGTERM, SIGINT or SIGHUP, drain, and return the exit status of the process."""
-        stop_signals = StopSignals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        stopping = StopSignals(*stop_signals())
         listener = Listener(connect_to_listen(self._farm.redis_url), self._notify)
         for channel, dispatcher in self._dispatchers.items():
             listener.subscribe(channel)
@@ -48,7 +46,7 @@ class BackgroundProcess:
         listener.start()
         PeriodicThread(self._preparer.hold, self._farm.service.reap).start()
         _log.info("background worker is ready")
-        stop_signals.wait()
+        stopping.wait()
         self._drain()
         _log.info("background worker has drained")
         return 0

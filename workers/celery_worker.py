@@ -11,6 +11,7 @@ from celery import Celery, signals
 from celery.platforms import SecurityWarning
 
 from farm.celery import RENDER_QUEUE, RENDER_TASK
+from farm.process.signals import stop_signals
 
 
 def consume(
@@ -21,13 +22,14 @@ def consume(
     Returns 0, or the exit status for a process whose Celery gave up by itself. `on_drain` is called inside the signal
     handler: it may only set a flag.
     """
+    hears_hangups = signal.SIGHUP in stop_signals()
 
     def drain(**_: Any) -> None:
         on_drain()
 
     def ready(**_: Any) -> None:
         # Celery would restart the program.
-        signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
+        signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM) if hears_hangups else signal.SIG_IGN)
         on_ready()
 
     def keep_log(**_: Any) -> None:

@@ -11,15 +11,16 @@ from pathlib import Path
 from farm.bootstrap import Farm, build
 from farm.domain.errors import ConfigurationError, FarmError, with_detail
 from farm.process.child import EXIT_CONFIG
-from farm.process.signals import exit_at_once
+from farm.process.signals import exit_at_once, stop_signals
 from farm.settings import load
 from farm.telemetry import set_up_log
 
 
 def run(name: str, work: Callable[[Farm, Path], int]) -> None:
     """Call `work` with the farm of `--data-dir`, and exit with its status. An error is printed in one line."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, exit_at_once)
+    for number in stop_signals():
+        if number is not signal.SIGINT:
+            signal.signal(number, exit_at_once)
     parser = argparse.ArgumentParser(prog=name)
     parser.add_argument("--data-dir", type=Path, default=Path(".farm"))
     options = parser.parse_args()

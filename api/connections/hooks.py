@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import ssl
 from collections.abc import Callable
@@ -39,6 +40,11 @@ def limit_send_buffers(arbiter: Any) -> None:
     """
     for listener in arbiter.LISTENERS:
         listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+
+
+def leave_hangups_to_the_arbiter(_worker: Any) -> None:
+    """Ignore SIGHUP in the worker: a terminal that closes sends it to both processes, and the arbiter drains this."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def close_after_broken_body(_worker: Any, request: Any) -> None:

@@ -8,6 +8,12 @@ import signal
 from types import FrameType
 
 
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that ask this process to stop; without SIGHUP if it ignores that from its start (`nohup`)."""
+    always = (signal.SIGINT, signal.SIGTERM)
+    return always if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (*always, signal.SIGHUP)
+
+
 class StopSignals:
     """Signals that ask the process to stop, for its main thread to wait for.
 

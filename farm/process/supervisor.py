@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 from collections.abc import Callable
 
@@ -12,7 +11,7 @@ from farm import clock
 from farm.domain.errors import ConfigurationError
 from farm.process.child import EXIT_CONFIG, EXIT_FAULTY, command
 from farm.process.embedded_redis import EmbeddedRedis
-from farm.process.signals import StopSignals
+from farm.process.signals import StopSignals, stop_signals
 
 #: Restart backoff in seconds: doubled with each restart, and reset after a minute of running.
 _FIRST_DELAY = 0.5
@@ -46,6 +45,7 @@ class Child:
         self._started = 0.0
         self._restart_delay = _FIRST_DELAY
         self._start_at = 0.0
+        self._kill_at = 0.0
 
     def start(self) -> None:
         """Start the process."""
@@ -71,16 +71,17 @@ class Child:
         self._schedule_restart(status)
 
     def terminate(self) -> None:
-        """Send SIGTERM."""
+        """Send SIGTERM: the grace period begins."""
+        self._kill_at = clock.monotonic() + self._grace
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
     def wait(self) -> None:
-        """Wait for the process to exit, and kill it when the grace period is over."""
+        """Wait for the process to exit, and kill it when the grace period that `terminate` began is over."""
         if self._process is None:
             return
         try:
-            self._process.wait(self._grace)
+            self._process.wait(max(0.0, self._kill_at - clock.monotonic()))
         except subprocess.TimeoutExpired:
             _log.warning("child did not stop in time", child=self.name)
             self._process.kill()
@@ -97,7 +98,7 @@ class Child:
 
 
 class Supervisor:
-    """Runs the embedded Redis, if any, the API and the workers until SIGINT or SIGTERM."""
+    """Runs the embedded Redis, if any, the API and the workers until SIGINT, SIGTERM or SIGHUP."""
 
     def __init__(self, redis: EmbeddedRedis | None, *, api: Child, workers: list[Child]) -> None:
         self._redis = redis
@@ -106,11 +107,11 @@ class Supervisor:
 
     def run(self, is_ready: Callable[[], bool], on_ready: Callable[[], None]) -> None:
         """Start everything, call `on_ready` once `is_ready` returns True, and return when everything has stopped."""
-        stop_signals = StopSignals(signal.SIGINT, signal.SIGTERM)
+        stopping = StopSignals(*stop_signals())
         try:
             self._start()
             ready = False
-            while not stop_signals.wait(_POLL_SECONDS):
+            while not stopping.wait(_POLL_SECONDS):
                 self._check_children()
                 if not ready and is_ready():
                     ready = True

@@ -219,6 +219,48 @@ def test_an_unknown_name_is_named_with_the_nearest(monkeypatch: pytest.MonkeyPat
         load()
 
 
+def service_variables(service: str, port_name: str) -> dict[str, str]:
+    """What Kubernetes sets in every pod of a namespace for a Service."""
+    prefix = service.upper().replace("-", "_")
+    return {
+        f"{prefix}_SERVICE_HOST": "10.96.0.17",
+        f"{prefix}_SERVICE_PORT": "8000",
+        f"{prefix}_SERVICE_PORT_{port_name}": "8000",
+        f"{prefix}_PORT": "tcp://10.96.0.17:8000",
+        f"{prefix}_PORT_8000_TCP": "tcp://10.96.0.17:8000",
+        f"{prefix}_PORT_8000_TCP_PROTO": "tcp",
+        f"{prefix}_PORT_8000_TCP_PORT": "8000",
+        f"{prefix}_PORT_8000_TCP_ADDR": "10.96.0.17",
+    }
+
+
+@pytest.mark.parametrize("service", ["farm", "farm-api", "farm-redis", "farm-metrics", "farm-lease-seconds"])
+def test_the_variables_of_a_kubernetes_service_are_ignored(monkeypatch: pytest.MonkeyPatch, service: str) -> None:
+    for name, value in service_variables(service, "HTTP").items():
+        monkeypatch.setenv(name, value)
+
+    assert load().model_dump() == DEFAULTS
+
+
+def test_a_service_over_ipv6_is_ignored_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FARM_SERVICE_HOST", "fd00:10:96::11")
+    monkeypatch.setenv("FARM_PORT", "tcp://[fd00:10:96::11]:8000")
+    monkeypatch.setenv("FARM_PORT_53_UDP", "udp://[fd00:10:96::11]:53")
+
+    assert load().model_dump() == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("FARM_PORT", "8000"), ("FARM_SERVICE_HOST", "farm.example"), ("FARM_REDIS_PORT", "6379"), ("FARM_PORTS", "1")],
+)
+def test_a_mistyped_setting_is_not_taken_for_a_services(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigurationError, match=f"^{name} is not a setting"):
+        load()
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("15m", 900), ("24h", 86400), ("7d", 604800)]
 )

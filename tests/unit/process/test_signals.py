@@ -37,9 +37,9 @@ def test_a_process_that_is_asked_to_stop_in_a_callback_ends() -> None:
 #: Waits for a signal without an end, after a wait that was over before any came.
 WAITING = """
 import signal
-from farm.process.signals import StopSignals
+from farm.process.signals import StopSignals, stop_signals
 
-signals = StopSignals(signal.SIGTERM, signal.SIGHUP)
+signals = StopSignals(*stop_signals())
 print(signals.wait(0.01), flush=True)
 print(signals.wait())
 """
@@ -55,3 +55,16 @@ def test_a_signal_ends_the_wait_of_the_main_thread(number: signal.Signals) -> No
 
         assert process.communicate(timeout=60)[0] == "True\n"
     assert process.returncode == 0
+
+
+def test_a_process_that_was_started_to_ignore_hangups_goes_on_ignoring_them() -> None:
+    """As `nohup` starts one."""
+    ignoring = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n{WAITING}"
+    with subprocess.Popen([sys.executable, "-c", ignoring], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "False\n"
+
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+
+        assert process.communicate(timeout=60)[0] == "True\n"

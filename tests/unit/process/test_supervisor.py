@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -80,3 +81,39 @@ def test_who_does_not_stop_when_asked_is_stopped_by_force(tmp_path: Path) -> Non
     child.wait()
 
     assert process.returncode == -signal.SIGKILL
+
+
+def test_children_that_hang_share_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three grace periods one after the other would be longer than systemd waits for the whole farm."""
+    now = 1000.0
+    monkeypatch.setattr(clock, "monotonic", lambda: now)
+    waited: list[float] = []
+
+    class Hung:
+        """A process that never ends by itself; waiting for it takes the time that the test's clock then shows."""
+
+        pid, returncode = 1, None
+
+        def poll(self) -> None: ...
+
+        def terminate(self) -> None: ...
+
+        def kill(self) -> None: ...
+
+        def wait(self, seconds: float | None = None) -> None:
+            nonlocal now
+            if seconds is not None:
+                waited.append(seconds)
+                now += seconds
+                raise subprocess.TimeoutExpired("hung", seconds)
+
+    children = [Child(f"worker {number}", ["hung"], grace_seconds=90) for number in range(3)]
+    for child in children:
+        child._process = Hung()  # type: ignore[assignment]
+
+    for child in children:
+        child.terminate()
+    for child in children:
+        child.wait()
+
+    assert (waited, now) == ([90, 0, 0], 1090)
