@@ -220,7 +220,7 @@ def test_an_unknown_name_is_named_with_the_nearest(monkeypatch: pytest.MonkeyPat
 
 
 def service_variables(service: str, port_name: str) -> dict[str, str]:
-    """What Kubernetes sets in every pod of a namespace for a Service."""
+    """Return the variables that Kubernetes sets in every pod for a Service."""
     prefix = service.upper().replace("-", "_")
     return {
         f"{prefix}_SERVICE_HOST": "10.96.0.17",
