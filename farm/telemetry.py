@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from farm import __version__
 from farm.domain.errors import StoreUnavailable
 from farm.jobstore.stats import StoreStats
+from farm.printable import printable
 
 
 def set_up_log(form: Literal["console", "json"] | None) -> None:
@@ -30,7 +31,7 @@ def set_up_log(form: Literal["console", "json"] | None) -> None:
     ]
     # Plain tracebacks without local variables, which may hold an API key.
     console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-    renderer = structlog.processors.JSONRenderer() if as_json else console
+    rendering = [structlog.processors.JSONRenderer()] if as_json else [_printable_texts, console]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -40,7 +41,7 @@ def set_up_log(form: Literal["console", "json"] | None) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
         )
     )
     root = logging.getLogger()
@@ -49,6 +50,14 @@ def set_up_log(form: Literal["console", "json"] | None) -> None:
     # Celery and kombu log every reconnect and message; the farm logs what matters.
     for noisy in ("botocore", "celery", "kombu", "gunicorn.access", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _printable_texts(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Escape the control characters of every text, which may be a caller's or a receiver's, but not its lines."""
+    return {
+        name: "\n".join(map(printable, value.split("\n"))) if isinstance(value, str) else value
+        for name, value in event.items()
+    }
 
 
 #: Methods with a series of their own. All others share one, so that callers cannot create series.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from farm.bootstrap import Farm, build
 from farm.domain.errors import ConfigurationError, FarmError, with_detail
+from farm.printable import say
 from farm.process.child import EXIT_CONFIG
 from farm.process.signals import exit_at_once, stop_signals
 from farm.settings import load
@@ -29,6 +30,6 @@ def run(name: str, work: Callable[[Farm, Path], int]) -> None:
         set_up_log(settings.log)
         status = work(build(settings, options.data_dir), options.data_dir)
     except FarmError as error:
-        print(f"{name}: {with_detail(error)}", file=sys.stderr)
+        say(f"{name}: {with_detail(error)}", file=sys.stderr)
         status = EXIT_CONFIG if isinstance(error, ConfigurationError) else 1
     sys.exit(status)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 import urllib3
 
@@ -15,6 +16,11 @@ from farm.settings import Settings
 _POLL_RETRIES = urllib3.Retry(
     8, backoff_factor=0.25, backoff_max=10, allowed_methods=["GET"], status_forcelist=[429, 503], raise_on_status=False
 )
+
+
+def escaped(name: str) -> str:
+    """Return `name` as one segment of a path."""
+    return quote(name, safe="")
 
 
 class CallFailed(FarmError):

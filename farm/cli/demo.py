@@ -17,8 +17,9 @@ from rich.console import Console
 
 from farm.cli.client import Client
 from farm.cli.download import Downloader
-from farm.cli.tables import show
+from farm.cli.terminal import show_table
 from farm.domain.errors import FarmError
+from farm.printable import say
 from farm.process import child
 from farm.settings import load
 
@@ -48,7 +49,7 @@ def demo(out: Annotated[Path, typer.Option(help="Folder to save the images in.")
         for path, image in zip(job.files, job.view["images"], strict=True)
     ]
     stages = next((list(job.view["timings"]) for job in finished if job.files), [])
-    show(("image", "size", *stages), rows)
+    show_table(("image", "size", *stages), rows)
     failed = [job.view["error"] for job in finished if job.view["status"] != "completed"]
     if failed:
         raise DemoFailed(failed[0])
@@ -70,7 +71,9 @@ def running_farm(data_dir: Path) -> Iterator[str]:
         assert farm.stdout is not None
         line = farm.stdout.readline()
         if not line.startswith("farm ready: "):
-            raise DemoFailed(f"The farm did not start. The end of its log:\n{log.read_text()[-2000:]}")
+            for text in log.read_text()[-2000:].splitlines():
+                say(text, file=sys.stderr)
+            raise DemoFailed("The farm did not start. The end of its log is above.")
         yield line.removeprefix("farm ready: ").strip()
     finally:
         farm.send_signal(signal.SIGTERM)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import textwrap
@@ -15,9 +14,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from farm.cli.terminal import say_json
 from farm.doctor import weights
 from farm.doctor.examination import Examination
 from farm.doctor.finding import Finding, Mark
+from farm.printable import printable, say
 from farm.settings import Settings, read
 
 _SIGNS = {Mark.GOOD: "✓", Mark.NOTE: "!", Mark.WRONG: "✗"}
@@ -45,10 +46,11 @@ def doctor(
     ):
         found.append(finding)
         if not as_json:
-            print(line(finding), flush=True)
+            for text in line(finding).split("\n"):
+                say(text)
     healthy = all(finding.mark is not Mark.WRONG for finding in found)
     if as_json:
-        print(json.dumps({"healthy": healthy, "findings": [asdict(finding) for finding in found]}, indent=2))
+        say_json({"healthy": healthy, "findings": [asdict(finding) for finding in found]})
     if not healthy:
         raise typer.Exit(1)
 
@@ -56,8 +58,8 @@ def doctor(
 def line(finding: Finding) -> str:
     """Return a finding as text, wrapped if the output is a terminal."""
     head = f"{_SIGNS[finding.mark]} {finding.name}".ljust(_INDENT)
-    remedy = f"\n{_wrapped('→ ' + finding.remedy, ' ' * _INDENT)}" if finding.remedy else ""
-    return _wrapped(finding.text, head) + remedy
+    remedy = f"\n{_wrapped('→ ' + printable(finding.remedy), ' ' * _INDENT)}" if finding.remedy else ""
+    return _wrapped(printable(finding.text), head) + remedy
 
 
 def _wrapped(text: str, head: str) -> str:

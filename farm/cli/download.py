@@ -65,7 +65,7 @@ class Downloader:
 
     def _save(self, view: dict[str, Any], number: int) -> Path:
         image = view["images"][number]
-        extension = image["content_type"].removeprefix("image/")
+        extension = re.sub("[^a-z0-9]", "", image["content_type"].removeprefix("image/"))
         name = _slug(view["original_prompt"] or view["prompt"])
         path = self._folder / f"{name}-{(view['seed'] + number) % 2**32}.{extension}"
         content = self._client.download(image["url"])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-from farm.cli.client import Client
-from farm.cli.tables import show as show_table
+from farm.cli.client import Client, escaped
+from farm.cli.terminal import say_json, show_table
+from farm.printable import say
 from farm.settings import load
 
 app = typer.Typer(help="List, show, cancel, retry and delete jobs.")
@@ -46,27 +46,27 @@ def list_jobs(
 @app.command()
 def show(job_id: JobId) -> None:
     """Print a job as JSON."""
-    print(json.dumps(Client(load()).get(f"/jobs/{job_id}"), indent=2))
+    say_json(Client(load()).get(f"/jobs/{escaped(job_id)}"))
 
 
 @app.command()
 def cancel(job_id: JobId) -> None:
     """Cancel a waiting or running job."""
-    outcome = Client(load()).post(f"/jobs/{job_id}/cancel")["outcome"]
-    print(f"{outcome}: {_OUTCOMES[outcome]}")
+    outcome = Client(load()).post(f"/jobs/{escaped(job_id)}/cancel")["outcome"]
+    say(f"{outcome}: {_OUTCOMES[outcome]}")
 
 
 @app.command()
 def retry(job_id: JobId) -> None:
     """Submit a failed job again as a new one, and print its id."""
-    print(Client(load()).post(f"/jobs/{job_id}/retry")["id"])
+    say(Client(load()).post(f"/jobs/{escaped(job_id)}/retry")["id"])
 
 
 @app.command()
 def delete(job_id: JobId) -> None:
     """Delete a finished job with its prompt and images."""
-    Client(load()).delete(f"/jobs/{job_id}")
-    print("deleted")
+    Client(load()).delete(f"/jobs/{escaped(job_id)}")
+    say("deleted")
 
 
 def _row(job: dict[str, object]) -> tuple[object, ...]:

@@ -13,10 +13,11 @@ import typer
 from farm import clock
 from farm.auth.api_keys import ApiKeyStore
 from farm.bootstrap import redis_url
-from farm.cli.tables import show as show_table
+from farm.cli.terminal import show_table
 from farm.domain.errors import FarmError
 from farm.domain.limits import MAX_RATE, Limits
 from farm.jobstore.connection import connect
+from farm.printable import say
 from farm.process.data_dir import DataDir
 from farm.process.embedded_redis import EmbeddedRedis
 from farm.settings import load
@@ -61,7 +62,7 @@ def create(
     """
     with callers(data_dir) as known:
         try:
-            print(known.create(name, is_admin=admin, limits=Limits(rate, waiting, images_per_day)))
+            say(known.create(name, is_admin=admin, limits=Limits(rate, waiting, images_per_day)))
         except ValueError as error:
             raise BadKeyName(f"NAME: '{name}' cannot be used: {error}") from error
 
@@ -99,7 +100,7 @@ def limit(
         count = known.limit(name, Limits(rate, waiting, images_per_day))
     if count == 0:
         raise NoSuchKey(f"No key has the name or id '{name}'.")
-    print(f"limited: {count}")
+    say(f"limited: {count}")
 
 
 @app.command()
@@ -112,7 +113,7 @@ def revoke(
         count = known.revoke(name)
     if count == 0:
         raise NoSuchKey(f"No key has the name or id '{name}'.")
-    print(f"revoked: {count}")
+    say(f"revoked: {count}")
 
 
 def _shown(limit: int | None) -> str:

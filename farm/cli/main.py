@@ -10,6 +10,7 @@ import typer
 from farm import __version__
 from farm.cli import demo, doctor, jobs, keys, render, up, webhooks, workers
 from farm.domain.errors import FarmError, with_detail
+from farm.printable import say
 
 app = typer.Typer(
     name="farm",
@@ -34,7 +35,7 @@ app.add_typer(keys.app, name="keys")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"srpo-farm {__version__}")
+        say(f"srpo-farm {__version__}")
         raise typer.Exit
 
 
@@ -51,7 +52,7 @@ def root(
     Settings are environment variables: see docs/settings.md.
     """
     if context.invoked_subcommand is None:
-        print(context.get_help())
+        typer.echo(context.get_help())
 
 
 def main() -> None:
@@ -69,5 +70,5 @@ def main() -> None:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    print(f"farm: {message}", file=sys.stderr)
+    say(f"farm: {message}", file=sys.stderr)
     sys.exit(status)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import mimetypes
 import re
 from pathlib import Path
@@ -14,8 +13,10 @@ from rich.console import Console
 
 from farm.cli.client import CallFailed, Client
 from farm.cli.download import Downloader, FinishedJob
+from farm.cli.terminal import say_json
 from farm.domain.catalogue import KONTEXT_SIZES, MAX_GUIDANCE, MAX_IMAGES, MAX_STEPS, STRENGTH, find, for_images
 from farm.domain.errors import FarmError
+from farm.printable import say
 from farm.settings import load
 
 #: Most bytes that the image files of one request may have together. As data URIs they still fit into a body.
@@ -116,7 +117,7 @@ def render(
     downloader = Downloader(client, out, console=Console(stderr=True), shows_progress=not as_json)
     (job,) = downloader.finish([_submit(client, {name: value for name, value in fields.items() if value is not None})])
     if as_json:
-        print(json.dumps({**job.view, "files": [str(path) for path in job.files]}, indent=2))
+        say_json({**job.view, "files": [str(path) for path in job.files]})
     else:
         report(job)
     if job.view["status"] == "failed":
@@ -200,8 +201,8 @@ def report(job: FinishedJob) -> None:
     view = job.view
     stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in view["timings"].items())
     if view["original_prompt"] not in (None, view["prompt"]):
-        print(f"prompt: {view['prompt']}")
+        say(f"prompt: {view['prompt']}")
     for path in job.files:
-        print(f"{path}  ({stages})")
+        say(f"{path}  ({stages})")
     for warning in view["warnings"]:
-        print(f"warning: {warning}")
+        say(f"warning: {warning}")

@@ -14,6 +14,7 @@ import urllib3
 from farm.domain.errors import ConfigurationError, StoreUnavailable
 from farm.jobstore.connection import connect
 from farm.jobstore.stats import StoreStats
+from farm.printable import say
 from farm.process.data_dir import DataDir
 from farm.process.embedded_redis import EmbeddedRedis
 from farm.process.supervisor import API_GRACE_SECONDS, Child, Supervisor
@@ -70,7 +71,7 @@ def up(
     try:
         farm.run(
             lambda: api_answers(address) and has_warm_worker(url),
-            lambda: print(f"farm ready: {address}", flush=True),
+            lambda: say(f"farm ready: {address}"),
         )
     finally:
         folder.release()

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from farm import clock
-from farm.cli.client import Client
-from farm.cli.tables import show as show_table
+from farm.cli.client import Client, escaped
+from farm.cli.terminal import show_table
+from farm.printable import say
 from farm.settings import load
 
 app = typer.Typer(help="List, show, repeat and test webhook deliveries.")
@@ -39,14 +40,14 @@ def list_deliveries(
 @app.command()
 def show(delivery_id: DeliveryId) -> None:
     """Show a delivery with every attempt."""
-    _print(Client(load()).get(f"/deliveries/{delivery_id}"))
+    _show(Client(load()).get(f"/deliveries/{escaped(delivery_id)}"))
 
 
 @app.command()
 def redeliver(delivery_id: DeliveryId) -> None:
     """Repeat a delivery now, with the same event id."""
-    Client(load()).post(f"/deliveries/{delivery_id}/redeliver")
-    print(f"{delivery_id} is queued again")
+    Client(load()).post(f"/deliveries/{escaped(delivery_id)}/redeliver")
+    say(f"{delivery_id} is queued again")
 
 
 @app.command()
@@ -58,7 +59,7 @@ def test(url: Annotated[str, typer.Argument(metavar="URL", help="Address of the 
     while delivery["status"] == "waiting" and clock.monotonic() < until:
         clock.pause(0.1)
         delivery = client.get(f"/deliveries/{delivery['id']}")
-    _print(delivery)
+    _show(delivery)
     if delivery["status"] != "delivered":
         raise typer.Exit(1)
 
@@ -66,7 +67,7 @@ def test(url: Annotated[str, typer.Argument(metavar="URL", help="Address of the 
 @app.command()
 def secret() -> None:
     """Print the secret that signs your webhooks."""
-    print(Client(load()).get("/webhook_secret")["secret"])
+    say(Client(load()).get("/webhook_secret")["secret"])
 
 
 def _row(item: dict[str, Any]) -> tuple[object, ...]:
@@ -75,10 +76,10 @@ def _row(item: dict[str, Any]) -> tuple[object, ...]:
     return item["id"], item["event"], item["receiver"], item["status"], len(attempts), last, item["next_try_at"]
 
 
-def _print(delivery: dict[str, Any]) -> None:
+def _show(delivery: dict[str, Any]) -> None:
     for name in ("id", "job", "event", "receiver", "status", "created_at", "next_try_at"):
         if delivery[name] is not None:
-            print(f"{name:<12} {delivery[name]}")
+            say(f"{name:<12} {delivery[name]}")
     rows = [
         (number, attempt["at"], f"{attempt['seconds']:.3f} s", _outcome(attempt), attempt["answer"])
         for number, attempt in enumerate(delivery["attempts"], start=1)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
-from farm.cli.client import Client
-from farm.cli.tables import show
+from farm.cli.client import Client, escaped
+from farm.cli.terminal import show_table
+from farm.printable import say
 from farm.settings import load
 
 workers = typer.Typer(help="List and drain render workers.")
@@ -25,26 +25,26 @@ def list_workers() -> None:
     """List the workers with a recent heartbeat."""
     found = Client(load()).get("/workers")["workers"]
     columns = ("id", "state", "models", "weights", "jobs", "seen", "version")
-    show(columns, [_worker_row(worker) for worker in found])
+    show_table(columns, [_worker_row(worker) for worker in found])
 
 
 @workers.command()
 def drain(worker_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the worker.")]) -> None:
     """Make a worker finish or return its jobs, then exit."""
-    Client(load()).post(f"/workers/{quote(worker_id, safe='')}/drain")
-    print("draining: the worker takes no new jobs and exits")
+    Client(load()).post(f"/workers/{escaped(worker_id)}/drain")
+    say("draining: the worker takes no new jobs and exits")
 
 
 def pause() -> None:
     """Stop starting jobs; new jobs wait in the queue."""
     Client(load()).post("/pause")
-    print("paused: continue with `farm resume`")
+    say("paused: continue with `farm resume`")
 
 
 def resume() -> None:
     """Start jobs again after `farm pause`."""
     Client(load()).post("/resume")
-    print("resumed")
+    say("resumed")
 
 
 def models() -> None:
@@ -54,7 +54,7 @@ def models() -> None:
         (model["name"], model["weights"] if model["served"] else "not served", model["safety"], " ".join(model["ids"]))
         for model in found
     ]
-    show(("model", "weights", "checker", "ids"), rows)
+    show_table(("model", "weights", "checker", "ids"), rows)
 
 
 def _worker_row(worker: dict[str, object]) -> tuple[object, ...]:
@@ -66,5 +66,5 @@ def _worker_row(worker: dict[str, object]) -> tuple[object, ...]:
         worker.get("weights"),
         worker["jobs"],
         seen,
-        worker["version"],
+        worker.get("version"),
     )

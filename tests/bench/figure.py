@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from farm.cli.tables import show
+from farm.cli.terminal import show_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Figure:
 
 def print_table(figures: Sequence[Figure]) -> None:
     columns = ("what", "measured", "baseline", "ratio", "required", "")
-    show(columns, (figure.cells() for figure in figures))
+    show_table(columns, (figure.cells() for figure in figures))
 
 
 def percentile(values: Sequence[float], percent: int) -> float:

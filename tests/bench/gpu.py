@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import util
 from statistics import median
 
-from farm.cli.tables import show
+from farm.cli.terminal import show_table
 from farm.domain.errors import FarmError
 from farm.domain.request import ImageRequest
 from farm.settings import Settings, load
@@ -70,7 +70,7 @@ def _bench(settings: Settings) -> None:
     print(_description(settings, pipeline))
     print("Images are timed here, not judged.\n")
     rows = [_row(size, _measure(pipeline, size)) for size in SIZES]
-    show(("size", "steps", "runs", "s/image, median", "s/image, p90", "ms/step, median", "rest, ms"), rows)
+    show_table(("size", "steps", "runs", "s/image, median", "s/image, p90", "ms/step, median", "rest, ms"), rows)
 
 
 def _description(settings: Settings, pipeline: Pipeline) -> str:

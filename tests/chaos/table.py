@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from farm.cli.tables import show
+from farm.cli.terminal import show_table
 from tests.bench.figure import percentile
 from tests.chaos.judge import Finding
 from tests.chaos.records import Observations
@@ -14,7 +14,7 @@ from tests.chaos.requests import number_in
 
 def print_table(observations: Observations, found: Sequence[Finding], *, seed: int) -> None:
     """Print what happened, and what the judge found."""
-    show(("what", "how many"), rows(observations, found, seed=seed))
+    show_table(("what", "how many"), rows(observations, found, seed=seed))
     for finding in found:
         print(finding)
     print("the judge found nothing" if not found else f"the judge found {len(found)} broken promises")

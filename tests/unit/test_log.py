@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -37,3 +38,27 @@ def test_a_traceback_tells_no_ones_key(form: str) -> None:
     assert done.stderr.count("in fail") == 2
     assert "secret" not in done.stdout + done.stderr
     assert "Warning" not in done.stderr  # of a traceback that is formatted twice
+
+
+HOSTILE = r"""
+import structlog
+from farm.telemetry import set_up_log
+
+set_up_log("console")
+structlog.get_logger("farm").info("webhook\x1b[2J", error="\x1b]0;x\x07", url="\u202eb\x9b", said="a b\r\n\x1b[1m")
+try:
+    raise ValueError("\x1b[2J")
+except ValueError:
+    structlog.get_logger("farm").exception("failed")
+"""
+
+
+def test_text_of_others_does_not_control_the_terminal() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HOSTILE], env=clean_environment(), capture_output=True, text=True, check=True
+    )
+
+    told = re.sub(r"\x1b\[\d*m", "", done.stderr)  # the log's own colours
+    assert [character for character in told if not character.isprintable() and character != "\n"] == []
+    for shown in (r"webhook\x1b[2J", r"\x1b]0;x\x07", r"\u202eb\x9b", r"\x1b[1m", r"ValueError: \x1b[2J"):
+        assert shown in told

@@ -1,0 +1,32 @@
+"""Tables and JSON on the standard output, in which text from callers, receivers and servers cannot do harm."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from farm.printable import printable, say
+
+
+def say_json(value: object) -> None:
+    """Print `value` as JSON in ASCII."""
+    for line in json.dumps(value, indent=2).replace("\x7f", "\\u007f").split("\n"):  # JSON leaves DEL as it is
+        say(line)
+
+
+def show_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Print a plain table. Outside a terminal no cell is cut."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        # As `Text`, a cell has no markup.
+        table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
+    console.print(table)
