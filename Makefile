@@ -76,8 +76,8 @@ endef
 .PHONY: python luacheck
 luacheck:
 	@command -v $(LUACHECK) >/dev/null \
-	  || $(if $(AS_ROOT),(apt-get update -qq && apt-get install -qq -y lua-check) >/dev/null 2>&1,false) \
-	  || { echo "luacheck is missing; run: sudo apt install lua-check"; exit 1; }
+	  || $(if $(AS_ROOT),(export DEBIAN_FRONTEND=noninteractive; apt-get update && apt-get install -y lua-check) >/dev/null 2>&1 </dev/null,false) \
+	  || { echo "luacheck is missing; run: $(if $(AS_ROOT),,sudo )apt install lua-check"; exit 1; }
 python:
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is missing; run: sudo apt install python3 python3-venv"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed, $(PYTHON) is $$($(PYTHON) -V); run: make PYTHON=python3.11"; exit 1; }

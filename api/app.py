@@ -60,7 +60,7 @@ def create_app(farm: Farm, *, base: str, with_keys: bool, max_streams: int, max_
     """Build the application. `base` begins every URL in its answers; without keys every caller is `local`."""
     app = Application("srpo-farm", static_folder=None)
     app.wsgi_app = _wrapped(app.wsgi_app, farm.settings)  # type: ignore[method-assign, assignment]  # Flask's way
-    app.url_map.converters["other_than"] = PathExcept
+    app.url_map.converters["path_except"] = PathExcept
     app.url_map.merge_slashes = False  # a doubled slash would be redirected, in HTML
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.json = FastJson(app)

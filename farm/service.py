@@ -40,7 +40,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 #: How long what workers announced is cached, in seconds.
 _SERVED_SECONDS = 1.0
-#: How long a watcher relies on hints before it looks into the record, in seconds.
+#: How long a watcher relies on notifications before it looks into the record, in seconds.
 _LOOK_SECONDS = 1.0
 
 #: Most workers that are woken for one job.
@@ -274,7 +274,7 @@ class Service:
     def _recorded(self, new: NewJob, caller: Caller) -> Accepted:
         accepted = self._store.submit(new, caller.limits)
         caller.report_quotas(accepted.quotas)
-        # A ring wakes anybody. Where one worker is preferred to others, all are to look, it among them.
+        # A wake-up may reach any worker. With an affinity, all are woken, so that the preferred one looks, too.
         wanted = _MAX_WAKE_UPS if new.order.conditions.runner_hint else 1
         self._wake_ups.send(min(wanted, accepted.idle_workers))
         return accepted

@@ -40,7 +40,7 @@ class Denoiser(nn.Module):
         noise_level: torch.Tensor,
         guidance: torch.Tensor,
     ) -> torch.Tensor:
-        """Velocities [n, tokens, 64] of `tokens` at `places` [tokens, 3]; `noise_level` and `guidance` are [n]."""
+        """Predict the velocities [n, tokens, 64] of `tokens` at `places` [tokens, 3]; the other two are [n]."""
         pooled, words = self.text_encoders(prompts)
         velocity: torch.Tensor = self.transformer(
             hidden_states=tokens,
@@ -138,7 +138,7 @@ def trained(folder: Path, recipe: Recipe) -> Denoiser:
 
 
 def _sizes_at(share: float, recipe: Recipe, random: Random) -> Sizes:
-    """Small images at first; soon mostly large ones, whose shapes fill more tokens and are learnt last."""
+    """Return the sizes to draw from: small ones at first, then mostly large ones, which are learnt last."""
     drawn = random.random()
     if share < 0.2:
         return recipe.small if drawn < 0.7 else recipe.middle
@@ -148,28 +148,28 @@ def _sizes_at(share: float, recipe: Recipe, random: Random) -> Sizes:
 
 
 def flow_loss(denoiser: Denoiser, batch: Batch) -> torch.Tensor:
-    """How far the velocities are off (Liu and others, arXiv 2209.03003)."""
+    """Return the flow-matching loss of the velocities (Liu and others, arXiv 2209.03003)."""
     device = next(denoiser.parameters()).device
     latents, guidance = batch.latents.to(device), batch.guidance.to(device)
     levels = noise_levels(len(latents), device)
     pure = torch.randn_like(latents)
     tokens = packed(torch.lerp(latents, pure, levels[:, None, None, None]))
     read = [tokens, *(packed(reference.to(device)) for reference in batch.references)]
-    where = torch.cat([places(latents), *context_places(batch.references)]).to(latents)
+    where = torch.cat([token_positions(latents), *context_positions(batch.references)]).to(latents)
     found = denoiser(batch.prompts, torch.cat(read, dim=1), where, levels, guidance)[:, : tokens.shape[1]]
     return functional.mse_loss(found, packed(pure - latents))
 
 
-def context_places(references: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Where the references' tokens are, as the farm's Kontext lays them out."""
+def context_positions(references: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the positions of the references' tokens, as the farm's Kontext has them."""
     sizes = [Size(latents.shape[2], latents.shape[3], grid=2) for latents in references]
     return [tiled_positions(sizes)] if sizes else []
 
 
 def noise_levels(number: int, device: torch.device) -> torch.Tensor:
-    """From 0 to 1 [number]: one half logit-normal (Esser and others, arXiv 2403.03206), with more of them high.
+    """Draw noise levels [number]: half logit-normal (Esser and others, arXiv 2403.03206), half from 0.85 to 1.
 
-    The other half from 0.85 up. There words alone tell what is going to be seen, and that is what is hard to learn.
+    High levels are where the prompt alone determines the image, which is the hardest to learn.
     """
     usual = torch.sigmoid(0.8 + 1.2 * torch.randn(number, device=device))
     high = 0.85 + 0.15 * torch.rand(number, device=device)
@@ -177,12 +177,12 @@ def noise_levels(number: int, device: torch.device) -> torch.Tensor:
 
 
 def packed(latents: torch.Tensor) -> torch.Tensor:
-    """[n, channels, rows, columns] to tokens [n, rows x columns / 4, 4 x channels], in FLUX.1's order."""
+    """Return latents [n, channels, rows, columns] as tokens [n, rows x columns / 4, 4 x channels], as FLUX.1 does."""
     n, channels, rows, columns = latents.shape
     patches = latents.reshape(n, channels, rows // 2, 2, columns // 2, 2).permute(0, 2, 4, 1, 3, 5)
     return patches.reshape(n, rows * columns // 4, 4 * channels)
 
 
-def places(latents: torch.Tensor) -> torch.Tensor:
-    """Plane, row and column of each token of these latents [tokens, 3]."""
+def token_positions(latents: torch.Tensor) -> torch.Tensor:
+    """Return the position of each token of these latents [tokens, 3]: plane, row, column."""
     return positions(Size(latents.shape[2], latents.shape[3], grid=2))

@@ -19,16 +19,16 @@ class Inputs:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        #: By their keys in storage: RGB.
+        #: By their storage keys: RGB.
         self.images: dict[str, Image.Image] = {}
 
-    def load(self, keys: Sequence[str]) -> None:
+    def load(self, storage_keys: Sequence[str]) -> None:
         """Read the images of one job.
 
         Raises RenderError where one is not there or is no image, and StorageUnavailable where a later try may do
         better.
         """
-        for key in keys:
+        for key in storage_keys:
             if key not in self.images:
                 self.images[key] = _decoded(key, self._read(key))
 

@@ -56,7 +56,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
             message = "Tokens in the URL are not accepted, because URLs are logged; send 'Authorization: Key <key>'."
             raise Unauthorized(message)
 
-    @blueprint.post("/queue/<other_than('.*/requests/'):endpoint>")
+    @blueprint.post("/queue/<path_except('.*/requests/'):endpoint>")
     def submit(endpoint: str) -> FalHandle:
         caller = authenticator.submitter()
         query.refuse_others("fal_webhook", "fal_max_queue_length")

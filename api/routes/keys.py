@@ -33,13 +33,13 @@ def routes(callers: ApiKeyStore, *, authenticator: Authenticator) -> flask.Bluep
 
     @blueprint.get("/keys")
     def page() -> ApiKeys:
-        authenticator.refuse_all_but_admins("look after keys")
+        authenticator.refuse_all_but_admins("manage keys")
         query.refuse_others()
         return {"keys": [_shown(key) for key in callers.all()]}
 
     @blueprint.post("/keys")
     def create() -> tuple[NewApiKey, int]:
-        authenticator.refuse_all_but_admins("look after keys")
+        authenticator.refuse_all_but_admins("manage keys")
         query.refuse_others()
         wanted = parse(WantedKey, decode(read_bytes()))
         limits = Limits(wanted.rate, wanted.waiting, wanted.images_per_day)
@@ -51,7 +51,7 @@ def routes(callers: ApiKeyStore, *, authenticator: Authenticator) -> flask.Bluep
 
     @blueprint.delete("/keys")
     def revoke() -> RevokedKeys:
-        authenticator.refuse_all_but_admins("look after keys")
+        authenticator.refuse_all_but_admins("manage keys")
         query.refuse_others("name")
         name = flask.request.args.get("name")
         if not name:

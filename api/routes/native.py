@@ -31,10 +31,17 @@ _GAP = "Earlier events are no longer available; get the state of your jobs from 
 
 
 def routes(context: ApiContext) -> flask.Blueprint:
-    service, authenticator, streams, links = context.service, context.authenticator, context.streams, context.links
-    stats = context.farm.stats
     blueprint = flask.Blueprint("native", __name__, url_prefix="/farm/v1")
-    format_change = lru_cache(FORMATTED_EVENTS)(partial(_change_event, links=links))
+    _add_jobs(blueprint, context)
+    _add_events(blueprint, context)
+    _add_farm(blueprint, context)
+    _add_operations(blueprint, context)
+    return blueprint
+
+
+def _add_jobs(blueprint: flask.Blueprint, context: ApiContext) -> None:
+    """Add the routes that submit, show, cancel, retry and delete jobs."""
+    service, authenticator, links = context.service, context.authenticator, context.links
 
     @blueprint.post("/jobs")
     def submit() -> tuple[answers.AcceptedJob, int, dict[str, str]]:
@@ -86,6 +93,12 @@ def routes(context: ApiContext) -> flask.Blueprint:
         accepted = service.retry(caller, job_id)
         return native.accepted(accepted.id, links.base), 202, _replayed(accepted)
 
+
+def _add_events(blueprint: flask.Blueprint, context: ApiContext) -> None:
+    """Add the streams of server-sent events."""
+    service, authenticator, streams, links = context.service, context.authenticator, context.streams, context.links
+    format_change = lru_cache(FORMATTED_EVENTS)(partial(_change_event, links=links))
+
     @blueprint.get("/jobs/<job_id>/events")
     def job_events(job_id: str) -> flask.Response:
         caller, seen = authenticator.caller(), last_event_id(".")
@@ -105,6 +118,11 @@ def routes(context: ApiContext) -> flask.Blueprint:
         first = next(followed)  # an unavailable store is an error before the stream starts
         return streams.answer(_blocks(first, followed, format_change), may_stay=authenticator.key_still_valid())
 
+
+def _add_farm(blueprint: flask.Blueprint, context: ApiContext) -> None:
+    """Add the routes that show the queue and the models."""
+    service, authenticator, stats = context.service, context.authenticator, context.farm.stats
+
     @blueprint.get("/queue")
     def queue() -> answers.FarmQueue:
         authenticator.caller()
@@ -120,6 +138,30 @@ def routes(context: ApiContext) -> flask.Blueprint:
                 for q in queues
             ],
         }
+
+    @blueprint.get("/models")
+    def models() -> answers.FarmModels:
+        authenticator.caller()
+        query.refuse_others()
+        served = service.served()
+        return {
+            "models": [
+                {
+                    "name": model.name,
+                    "title": model.title,
+                    "ids": list(model.ids),
+                    "served": model.name in served,
+                    "weights": served[model.name].weights if model.name in served else None,
+                    "safety": served[model.name].safety if model.name in served else None,
+                }
+                for model in MODELS
+            ]
+        }
+
+
+def _add_operations(blueprint: flask.Blueprint, context: ApiContext) -> None:
+    """Add the routes for admins: workers, pause and resume."""
+    service, authenticator, stats = context.service, context.authenticator, context.farm.stats
 
     @blueprint.get("/workers")
     def workers() -> answers.FarmWorkers:
@@ -147,27 +189,6 @@ def routes(context: ApiContext) -> flask.Blueprint:
         query.refuse_others()
         service.resume()
         return {"paused": False}
-
-    @blueprint.get("/models")
-    def models() -> answers.FarmModels:
-        authenticator.caller()
-        query.refuse_others()
-        served = service.served()
-        return {
-            "models": [
-                {
-                    "name": model.name,
-                    "title": model.title,
-                    "ids": list(model.ids),
-                    "served": model.name in served,
-                    "weights": served[model.name].weights if model.name in served else None,
-                    "safety": served[model.name].safety if model.name in served else None,
-                }
-                for model in MODELS
-            ]
-        }
-
-    return blueprint
 
 
 def _worker(worker: Worker) -> answers.FarmWorker:

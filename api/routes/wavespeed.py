@@ -36,7 +36,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
     )
     blueprint = flask.Blueprint("wavespeed", __name__, url_prefix="/api/v3")
 
-    @blueprint.post("/<other_than('(?:predictions|webhook/secret|media/uploads?)(?:/|$)'):endpoint>")
+    @blueprint.post("/<path_except('(?:predictions|webhook/secret|media/uploads?)(?:/|$)'):endpoint>")
     def submit(endpoint: str) -> PredictionAnswer:
         caller = authenticator.submitter()
         endpoint = endpoint.rstrip("/")

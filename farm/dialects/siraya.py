@@ -40,7 +40,7 @@ class TextToImage(ProviderCall):
         return super().result_format
 
     def requested_size(self) -> tuple[int, int] | None:
-        """Width and height, where the call says them: `image_size` wins over `size`. Raises InvalidRequest."""
+        """Return width and height if the call has them: `image_size` wins over `size`. Raises InvalidRequest."""
         in_text = self.size_from_text()
         return self.size_from_sides() or in_text
 

@@ -317,10 +317,10 @@ def prediction(job: Job, links: Links) -> answers.Prediction:
 
 def _outputs(job: Job, links: Links) -> list[str]:
     """Return the URLs of the images, or the images in bare base64."""
-    keys = [image.key for image in job.result.images] if job.result else []
+    storage_keys = [image.key for image in job.result.images] if job.result else []
     if job.inline:
-        return [base64.b64encode(links.content(key)).decode() for key in keys]
-    return [links.file(key) for key in keys]
+        return [base64.b64encode(links.content(key)).decode() for key in storage_keys]
+    return [links.file(key) for key in storage_keys]
 
 
 def _result_url(job: Job, links: Links) -> str:

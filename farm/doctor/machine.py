@@ -65,7 +65,7 @@ def disk_finding(folder: Path, free: int) -> Finding:
 
 def existing(path: Path) -> Path:
     """Return the path, or the nearest parent that exists."""
-    return next(place for place in (path, *path.parents) if place.exists())
+    return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 def memory() -> Finding:

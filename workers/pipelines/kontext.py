@@ -32,11 +32,11 @@ class Kontext:
         start = self._noise.prepare(request, size)
         return InitialLatents(start.tokens, start.schedule, context=self._context(request.inputs))
 
-    def _context(self, keys: Sequence[str]) -> Context | None:
-        if not keys:
+    def _context(self, storage_keys: Sequence[str]) -> Context | None:
+        if not storage_keys:
             return None
-        sizes = [input_size(self._inputs[key], self._network.grid) for key in keys]
-        tokens = [self._tokens(key, size) for key, size in zip(keys, sizes, strict=True)]
+        sizes = [input_size(self._inputs[key], self._network.grid) for key in storage_keys]
+        tokens = [self._tokens(key, size) for key, size in zip(storage_keys, sizes, strict=True)]
         return Context(torch.cat(tokens, dim=1), tiled_positions(sizes))
 
     def _tokens(self, key: str, size: Size) -> torch.Tensor:

@@ -21,7 +21,7 @@ SIMULATED = "simulated"
 #: the last. False cancels this image.
 StepCallback = Callable[[int, int], bool]
 
-#: The images that requests begin from, by their keys in storage: RGB, upright.
+#: The images that requests begin from, by their storage keys: RGB, upright.
 InputImages = Mapping[str, Image.Image]
 NO_INPUTS: InputImages = MappingProxyType({})
 
