@@ -250,6 +250,13 @@ class Settings(BaseSettings):
         "ED25519 private key that signs fal-style webhooks: 32 bytes in base64.",
         "32 bytes in base64",
     )
+    openai_response_format: Literal["both", "url", "b64_json"] = _setting(
+        "both",
+        "`both`",
+        "What OpenAI's dialect answers without `response_format`: the URL of each image, its bytes in base64, or both. "
+        "An answer with base64 is a third larger than its image files.",
+        "both, url or b64_json",
+    )
     cors: Origins = _setting(
         frozenset(),
         "none",
@@ -345,7 +352,7 @@ _SECTIONS = {
     "lease_seconds": "Workers and attempts",
     "queue_limit": "Limits and retention",
     "webhook_allow": "Webhooks",
-    "cors": "HTTP and logging",
+    "openai_response_format": "HTTP and logging",
     "url": "Client commands",
 }
 

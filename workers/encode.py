@@ -14,7 +14,6 @@ from farm import __version__
 from farm.domain.request import Request
 
 SOFTWARE = f"srpo-farm {__version__}"
-_JPEG_QUALITY = 95
 #: Higher levels take longer than a step and save little.
 _PNG_LEVEL = 1
 #: EXIF's prefix of text that is not ASCII (Exif 2.3, UserComment).
@@ -47,7 +46,7 @@ class Encoder:
         parameters = self._parameters(of, number)
         if warnings:
             parameters["warnings"] = warnings
-        return _jpeg(image, parameters) if of.output_format == "jpeg" else _png(image, parameters)
+        return _jpeg(image, parameters, of.jpeg_quality) if of.output_format == "jpeg" else _png(image, parameters)
 
     def _parameters(self, request: Request, number: int) -> dict[str, Any]:
         fields: dict[str, Any] = {
@@ -61,6 +60,8 @@ class Encoder:
             "seed": request.image(number).seed,
             "acceleration": request.acceleration,
         }
+        if request.output_size:
+            fields["output_size"] = request.output_size
         if request.inputs:
             fields["inputs"] = len(request.inputs)
         if request.strength is not None:
@@ -72,12 +73,12 @@ class Encoder:
         return fields
 
 
-def _jpeg(image: Image.Image, parameters: Mapping[str, Any]) -> bytes:
+def _jpeg(image: Image.Image, parameters: Mapping[str, Any], quality: int) -> bytes:
     exif = Image.Exif()
     exif[ExifTags.Base.Software] = SOFTWARE
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = _comment(parameters)
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=_JPEG_QUALITY, exif=exif, xmp=_XMP.encode())
+    image.save(file, "JPEG", quality=quality, exif=exif, xmp=_XMP.encode())
     return file.getvalue()
 
 

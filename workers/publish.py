@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import structlog
 from PIL import Image as Pillow
+from PIL import ImageOps
 
 from farm import clock
 from farm.concurrency.background_thread import call_in_thread
@@ -197,6 +198,8 @@ class Publisher:
         output, number, rendered = pending.output, pending.number, pending.rendered
         request, began = output.job.request, clock.monotonic()
         image, flagged = self._checked(output, rendered)
+        if request.output_size:
+            image = ImageOps.fit(image, request.output_size, Pillow.Resampling.LANCZOS)
         encoder = self._encoder if output.job.keeps_payload else replace(self._encoder, with_prompt=False)
         content = encoder.encode(image, of=request, number=number, warnings=rendered.warnings)
         encoded = clock.monotonic()
@@ -209,7 +212,7 @@ class Publisher:
             output.flagged[number] = flagged
             output.warnings.update(dict.fromkeys(rendered.warnings))
             content_type = f"image/{request.output_format}"
-            output.images[number] = Image(key, request.width, request.height, content_type, len(content))
+            output.images[number] = Image(key, image.width, image.height, content_type, len(content))
 
     def _store_with_retry(self, pending: PendingImage, key: str, content: bytes) -> None:
         """Store `content`, retrying while the storage is down; the lease is renewed meanwhile."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
-from farm.domain.catalogue import KONTEXT_SIZES, MAX_PIXELS, MAX_SIDE, MIN_SIDE, named
+from farm.domain.catalogue import KONTEXT_SIZES, MAX_PIXELS, MAX_SIDE, MIN_SIDE, named, nearest_size
 from farm.domain.request import Request
 
 #: Tolerance for floating point, in pixels: a side that is meant to be whole is not cut by one.
@@ -20,7 +19,7 @@ def sized(request: Request, width: int, height: int) -> Request:
         case "input":
             settled = fitted(width, height)
         case "ratio":
-            settled = nearest(width, height, named(request.model).sizes or KONTEXT_SIZES)
+            settled = nearest_size(width, height, named(request.model).sizes or KONTEXT_SIZES)
     return request.model_copy(update={"width": settled[0], "height": settled[1]})
 
 
@@ -33,12 +32,6 @@ def fitted(width: int, height: int) -> tuple[int, int]:
     smallest = MIN_SIDE / min(width, height)
     scale = min(max(1.0, smallest), largest)
     return _side(width * scale), _side(height * scale)
-
-
-def nearest(width: int, height: int, sizes: Mapping[str, tuple[int, int]] = KONTEXT_SIZES) -> tuple[int, int]:
-    """Return the one of the sizes whose ratio is nearest."""
-    ratio = math.log(width / height)
-    return min(sizes.values(), key=lambda size: abs(math.log(size[0] / size[1]) - ratio))
 
 
 def _side(length: float) -> int:

@@ -35,6 +35,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         context.held_calls,
         context.links,
     )
+    default_format = context.farm.settings.openai_response_format
     blueprint = flask.Blueprint("images", __name__, url_prefix="/v1")
 
     @blueprint.post("/images/generations", strict_slashes=False)
@@ -81,7 +82,8 @@ def routes(context: ApiContext) -> flask.Blueprint:
         job = held_calls.job(caller, order)
         flask.g.request_id = job.id
         if job.result:
-            response = flask.jsonify(dialect.answer(job, job.result, call.result_format, links))
+            result_format = default_format if call.result_format == "both" else call.result_format
+            response = flask.jsonify(dialect.answer(job, job.result, result_format, links))
             response.status_code = dialect.SUCCESS
             return response
         return errors.answer(

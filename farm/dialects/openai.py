@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from farm.dialects import openai_common
 from farm.dialects.answers.images import GeneratedImage, GeneratedImages, ImageData
-from farm.dialects.fields import Flag, ImageUrl, M, Number, inputs_by_model
+from farm.dialects.fields import Flag, ImageUrl, Input, M, Number, inputs_by_model
 from farm.dialects.links import Links
 from farm.dialects.openai_common import Call, ImageUrls, KontextCall, ParsedCall, ResultFormat, SrpoCall
 from farm.domain.catalogue import (
     KONTEXT,
     KONTEXT_MULTI,
     KONTEXT_TEXT,
+    MAX_INPUTS,
     MODELS,
     SRPO,
     SRPO_IMAGE,
@@ -34,13 +37,19 @@ SUCCESS = 200
 _TERMS = TERMS[NAME]
 
 #: Fields with the URLs of input images.
-IMAGE_FIELDS = ("image", "image_url", "image_urls")
+IMAGE_FIELDS = ("image", "image_url", "image_urls", "images")
 
 
-class _AnySrpo(SrpoCall):
-    TERMS: ClassVar = _TERMS
+class _OpenaiCall(Call):
+    #: Clients of OpenAI's current models expect base64, older ones a URL, and neither sends `response_format`.
+    DEFAULT_FORMAT: ClassVar[ResultFormat] = "both"
 
     output_format: OutputFormat = _TERMS.output_format
+
+
+class _AnySrpo(_OpenaiCall, SrpoCall):
+    TERMS: ClassVar = _TERMS
+
     enable_safety_checker: Flag = _TERMS.safety
     acceleration: Acceleration = _TERMS.acceleration
 
@@ -49,19 +58,23 @@ class SrpoGeneration(_AnySrpo):
     """The body of a call for SRPO, text to image."""
 
 
-class KontextGeneration(KontextCall):
+class KontextGeneration(_OpenaiCall, KontextCall):
     """The body of a call for Kontext, text to image."""
 
-    output_format: OutputFormat = _TERMS.output_format
+
+class ImageReference(Input):
+    """An input image of an edit, as OpenAI's JSON calls name it."""
+
+    image_url: ImageUrl
 
 
-class Edit(Call):
-    """The fields of an edit. The input images are URLs in one of three fields, or files of a form."""
+class Edit(_OpenaiCall):
+    """The fields of an edit. The input images are URLs in one of four fields, or files of a form."""
 
-    output_format: OutputFormat = _TERMS.output_format
     image: ImageUrls | None = None
     image_url: ImageUrl | None = None
     image_urls: ImageUrls | None = None
+    images: Annotated[list[ImageReference], Field(max_length=MAX_INPUTS)] | None = None
 
     def sources(self, files: Sequence[bytes]) -> tuple[Source, ...]:
         """Return the input images in the caller's order, from `files` or from URLs. Raises InvalidRequest."""
@@ -69,6 +82,7 @@ class Edit(Call):
             "image": self.image,
             "image_url": [self.image_url] if self.image_url else None,
             "image_urls": self.image_urls,
+            "images": [reference.image_url for reference in self.images or ()],
         }
         given = [name for name, urls in named.items() if urls]
         if len(given) + bool(files) != 1:
@@ -178,18 +192,19 @@ def _refuse_too_many(sources: Sequence[Source], max_images: int) -> None:
 
 def _parsed_call(call: Call, model: Model, sources: tuple[Source, ...], default_seed: int) -> ParsedCall:
     request = call.request(model, default_seed=default_seed)
-    order = Order(call.model, request, dialect=NAME, inline=call.result_format != "url", sources=sources)
+    order = Order(call.model, request, dialect=NAME, inline=call.result_format in ("data", "b64_json"), sources=sources)
     return ParsedCall(order, call.result_format)
 
 
 def answer(job: Job, result: Result, result_format: ResultFormat, links: Links) -> GeneratedImages:
     """Build the answer with the images. Raises StorageError and NotFound."""
     revised = openai_common.revised_prompt(job)
+    width, height = job.request.output_size or (job.request.width, job.request.height)
     body: GeneratedImages = {
         "created": openai_common.created(job),
         "data": [_image(openai_common.image_data(image, result_format, links), revised) for image in result.images],
         "output_format": job.request.output_format,
-        "size": f"{job.request.width}x{job.request.height}",
+        "size": f"{width}x{height}",
         "seed": job.request.seed,
         "has_nsfw_concepts": list(result.flagged),
     }

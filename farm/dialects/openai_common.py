@@ -39,6 +39,7 @@ from farm.dialects.links import Links
 from farm.domain.catalogue import (
     KONTEXT_SIZES,
     MAX_INPUTS,
+    MAX_JPEG_QUALITY,
     MAX_PIXELS,
     MODELS,
     SAFETY_TOLERANCE,
@@ -49,6 +50,7 @@ from farm.domain.catalogue import (
     Model,
     OutputFormat,
     SideLimits,
+    nearest_size,
 )
 from farm.domain.error_codes import JOB_FAILURES, Code, job_failure
 from farm.domain.errors import FarmError, InvalidRequest, Problem, UnknownModel
@@ -63,16 +65,15 @@ T = TypeVar("T")
 TOLERATED = {
     "user": "a label of the caller's end user, on which nothing depends",
     "safety_identifier": "a label of the caller's end user, on which nothing depends",
-    "quality": "OpenAI's libraries send it; 'auto' and 'standard' leave the quality to num_inference_steps",
+    "quality": "every image has the quality that num_inference_steps gives; the levels of OpenAI's models are accepted",
+    "style": "the style follows from the prompt; OpenAI's 'vivid' and 'natural' are accepted",
     "background": "every image is opaque, as 'auto' and 'opaque' ask",
-    "moderation": "'auto' leaves moderation to enable_safety_checker",
+    "moderation": "'auto' and 'low' leave moderation to enable_safety_checker",
     "stream": "no call is streamed, as false asks",
     "partial_images": "no partial images are sent, as 0 asks",
 }
 #: OpenAI's parameters that this farm does not support, with what to do instead.
 REFUSED = {
-    "style": "describe the style in the prompt",
-    "output_compression": "use output_format png for a lossless image",
     "input_fidelity": "use strength and guidance_scale",
     "mask": "describe the change in the prompt, with the model 'kontext'",
     "markup": "describe the change in the prompt, with the model 'kontext'",
@@ -95,6 +96,7 @@ NON_TEXT_FIELDS = frozenset(
         "enhance_prompt",
         "stream",
         "partial_images",
+        "output_compression",
     }
 )
 
@@ -102,11 +104,14 @@ NON_TEXT_FIELDS = frozenset(
 REGULAR_MEANS: Acceleration = "none"
 _REGULAR_NOTE = "acceleration 'regular' is not supported yet; the image was computed in full."
 
-#: The form of an image in an answer: a URL, a data URI, or base64 in a field of its own.
-ResultFormat = Literal["url", "data", "b64_json"]
+#: The form of an image in an answer: a URL, a data URI, base64 in a field of its own, or a URL and base64.
+ResultFormat = Literal["url", "data", "b64_json", "both"]
 
 #: OpenAI's types of errors by HTTP status, below 500; `invalid_request_error` for any other.
 _TYPES = {403: "permission_error", 429: "rate_limit_error"}
+
+#: The longest side over the shortest: beyond it, most of what Kontext renders would be cropped.
+MAX_RATIO = 21 / 9
 
 _SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})", re.ASCII)
 _SHOWN = 40
@@ -153,20 +158,25 @@ class ImagesDialect(Protocol):
 class Call(Input):
     """The fields of every call. Null counts as absent."""
 
+    #: The form of the images if the call does not set it.
+    DEFAULT_FORMAT: ClassVar[ResultFormat] = "url"
+
     model: str
     prompt: Prompt
     n: Count | None = None
     num_images: Count | None = None
     seed: Seed | None = None
     output_format: str
+    output_compression: Annotated[Whole, Field(ge=0, le=100)] = 100
     response_format: Literal["url", "b64_json"] | None = None
     sync_mode: Flag = False
     enhance_prompt: Flag = False
     user: str | None = None
     safety_identifier: str | None = None
-    quality: Literal["auto", "standard"] | None = None
+    quality: Literal["auto", "low", "medium", "high", "standard", "hd"] | None = None
+    style: Literal["vivid", "natural"] | None = None
     background: Literal["auto", "opaque"] | None = None
-    moderation: Literal["auto"] | None = None
+    moderation: Literal["auto", "low"] | None = None
     stream: OffOnly = False
     partial_images: Annotated[Whole, Field(ge=0, le=0)] = 0
 
@@ -182,6 +192,7 @@ class Call(Input):
             seed=default_seed if self.seed is None else self.seed,
             images=single_value("n", self.n, "num_images", self.num_images) or 1,
             output_format=self.image_format,
+            jpeg_quality=self.jpeg_quality,
             enhance=self.enhance_prompt,
             **self.request_fields(model),
         )
@@ -192,11 +203,19 @@ class Call(Input):
         return "jpeg" if self.output_format == "jpeg" else "png"
 
     @property
+    def jpeg_quality(self) -> int:
+        """The quality of a JPEG file. Raises InvalidRequest for a PNG file with less than full quality."""
+        if self.output_compression < 100 and self.image_format == "png":
+            message = "a PNG file is lossless; allowed with it: 100. For smaller files set output_format to jpeg"
+            raise InvalidRequest([Problem("output_compression", message, "conflict", self.output_compression)])
+        return min(max(self.output_compression, 1), MAX_JPEG_QUALITY)
+
+    @property
     def result_format(self) -> ResultFormat:
         """The form of the images in the answer."""
         if self.response_format:
             return self.response_format
-        return "data" if self.sync_mode else "url"
+        return "data" if self.sync_mode else self.DEFAULT_FORMAT
 
     def request_fields(self, model: Model) -> dict[str, Any]:
         """Return the fields of `Request` that differ by model. Raises InvalidRequest."""
@@ -280,9 +299,15 @@ class KontextCall(Call):
         return own | self.size_fields()
 
     def size_fields(self) -> dict[str, Any]:
-        """Return the size as fields of `Request`. Raises InvalidRequest."""
-        width, height = self.requested_size() or KONTEXT_SIZES["1:1"]
-        return {"width": width, "height": height}
+        """Return the size as fields of `Request`: the nearest one that the model knows. Raises InvalidRequest."""
+        wanted = self.requested_size() or KONTEXT_SIZES["1:1"]
+        width, height = nearest_size(*wanted, KONTEXT_SIZES)
+        if (width, height) == wanted:
+            return {"width": width, "height": height}
+        note = (
+            f"Rendered at {width}x{height}, the nearest size that the model knows; scaled and cropped to {self.size}."
+        )
+        return {"width": width, "height": height, "output_size": wanted, "notes": (note,)}
 
     def requested_size(self) -> tuple[int, int] | None:
         """Return width and height if the call has them. Raises InvalidRequest, also for contradicting sizes."""
@@ -293,10 +318,14 @@ class KontextCall(Call):
         if self.size is None or self.size == "auto":
             return None
         sizes = [f"{width}x{height}" for width, height in KONTEXT_SIZES.values()]
-        allowed = f"auto, {', '.join(sizes)}"
+        allowed = (
+            f'auto, {", ".join(sizes)}; other sizes of "WxH" from 9:21 to 21:9, with {SideLimits()}, are rendered near'
+        )
         size = parse_size(self.size, allowed)
         if size not in KONTEXT_SIZES.values():
-            raise InvalidRequest([_no_size(self.size, allowed)])
+            check_size("size", size, SideLimits())
+            if max(size) / min(size) > MAX_RATIO:
+                raise InvalidRequest([_no_size(self.size, allowed)])
         return size
 
 
@@ -394,9 +423,12 @@ def image_data(image: Image, result_format: ResultFormat, links: Links) -> Image
 
     Raises StorageError, and NotFound if the image has been deleted.
     """
-    if result_format == "b64_json":
-        return {"b64_json": base64.b64encode(links.content(image.key)).decode()}
-    return {"url": links.data(image) if result_format == "data" else links.file(image.key)}
+    data: ImageData = {}
+    if result_format != "b64_json":
+        data["url"] = links.data(image) if result_format == "data" else links.file(image.key)
+    if result_format in ("b64_json", "both"):
+        data["b64_json"] = base64.b64encode(links.content(image.key)).decode()
+    return data
 
 
 def created(job: Job) -> int:

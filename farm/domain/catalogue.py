@@ -5,6 +5,7 @@ Dialects, OpenAPI, CLI and pipelines read it. A further model on known weights i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -52,6 +53,8 @@ MAX_IMAGES = 4
 MAX_INPUTS = 4
 BATCH_IMAGES = 4
 MAX_PROMPT = 4000  # characters
+#: Quality of a JPEG file, where callers do not ask for less. More makes files larger and nothing better.
+MAX_JPEG_QUALITY = 95
 #: Seeds are unsigned 32-bit numbers; the seeds of a request's later images wrap around there.
 SEEDS = 2**32
 #: Random seeds are drawn from 1 up to this one, because every dialect accepts it back.
@@ -334,6 +337,12 @@ def for_images(family: str, images: int) -> Model | None:
     models = [model for model in MODELS if model.family == family]
     fitting = (model for model in models if model.min_inputs <= images <= model.max_inputs)
     return next(fitting, max(models, key=lambda model: model.max_inputs, default=None))
+
+
+def nearest_size(width: int, height: int, sizes: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+    """Return the one of the sizes whose ratio is nearest."""
+    ratio = math.log(width / height)
+    return min(sizes.values(), key=lambda size: abs(math.log(size[0] / size[1]) - ratio))
 
 
 @cache

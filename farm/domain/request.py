@@ -11,6 +11,7 @@ from farm.domain.catalogue import (
     MAX_GUIDANCE,
     MAX_IMAGES,
     MAX_INPUTS,
+    MAX_JPEG_QUALITY,
     MAX_PROMPT,
     MAX_SIDE,
     MAX_STEPS,
@@ -71,6 +72,7 @@ class Request(BaseModel):
     images: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 1
     acceleration: Acceleration = "none"
     output_format: OutputFormat = "jpeg"
+    jpeg_quality: Annotated[int, Field(ge=1, le=MAX_JPEG_QUALITY)] = MAX_JPEG_QUALITY
     safety: bool = True
     #: How strict the safety checker is, 1 (strictest) to 6. It never turns the check off.
     safety_tolerance: Annotated[int, Field(ge=SAFETY_TOLERANCE.min, le=SAFETY_TOLERANCE.max)] = SAFETY_TOLERANCE.default
@@ -84,6 +86,8 @@ class Request(BaseModel):
     inputs: Annotated[tuple[str, ...], Field(max_length=MAX_INPUTS)] = ()
     #: If not `asked`, width and height are an estimate until the job is prepared.
     sizing: Sizing = "asked"
+    #: The size of the delivered images if the model cannot render it: the rendered ones are scaled and cropped to it.
+    output_size: tuple[int, int] | None = None
     #: True until the prompt enhancer has rewritten the prompt; the caller's own is the original prompt then.
     enhance: bool = False
     original_prompt: str | None = None

@@ -47,6 +47,7 @@ DEFAULTS: dict[str, object] = {
     "webhook_schedule_fal": None,
     "webhook_schedule_wavespeed": None,
     "signing_key": None,
+    "openai_response_format": "both",
     "cors": frozenset(),
     "proxy_hops": 0,
     "metadata_prompt": True,
@@ -91,6 +92,7 @@ TAKEN = [
     ("WEBHOOK_SCHEDULE_FAL", "15s", (15,)),
     ("WEBHOOK_SCHEDULE_WAVESPEED", "0.5", (0.5,)),
     ("SIGNING_KEY", "AAAA", "AAAA"),
+    ("OPENAI_RESPONSE_FORMAT", "b64_json", "b64_json"),
     (
         "CORS",
         "https://app.example, http://localhost:3000,http://[::1]:80",
@@ -119,6 +121,7 @@ REFUSED = [
     ("PUBLIC_URL", "farm.example", "http"),
     ("AUTH", "on", "keys or off"),
     ("PIPELINE", "sdxl", "flux or simulated"),
+    ("OPENAI_RESPONSE_FORMAT", "data", "both, url or b64_json"),
     ("SIMULATED_STEP_MS", "-1", "0 or more"),
     ("SIMULATED_STEP_MS", "quick", "a number"),
     ("SIMULATED_STEP_MS", "inf", "a number"),

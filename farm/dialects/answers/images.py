@@ -39,14 +39,14 @@ class ImagesError(ErrorBody, CallFacts, closed=True):
 
 
 class ImageData(TypedDict, closed=True):
-    """An image as its URL (a data URI with `sync_mode`) or as its bytes. The other field is left out."""
+    """An image: its URL (a data URI with `sync_mode`), its bytes, or both. Other fields are left out."""
 
     url: NotRequired[str]
     b64_json: NotRequired[str]
 
 
 class GeneratedImage(TypedDict, closed=True):
-    """An image: its URL (a data URI with `sync_mode`) or its bytes. `revised_prompt` is the prompt if rewritten."""
+    """An image: its URL (a data URI with `sync_mode`), its bytes, or both; `revised_prompt` is there if rewritten."""
 
     url: NotRequired[str]
     b64_json: NotRequired[str]

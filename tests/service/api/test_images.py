@@ -108,7 +108,7 @@ def test_each_dialects_call_is_answered_with_its_images(api: FlaskClient, farm: 
     assert (response.status_code, body["seed"], len(body["data"])) == (success, 7, 2)
     for item in body["data"]:
         assert api.get(item["url"].removeprefix(BASE), buffered=True).data == b"an image"
-        assert "b64_json" not in item
+        assert ("b64_json" in item) == (model == "srpo")
     job = jobs.record(farm.store, response.headers["x-request-id"])
     assert (job.endpoint, job.state) == (model, State.COMPLETED)
 
@@ -148,6 +148,22 @@ def test_images_may_come_in_the_answer(api: FlaskClient, farm: Farm, model: str)
     assert base64.b64decode(item["b64_json"], validate=True) == b"an image"
     assert "url" not in item
     assert jobs.record(farm.store, response.headers["x-request-id"]).inline
+
+
+@pytest.mark.parametrize(
+    ("setting", "fields"), [("both", {"url", "b64_json"}), ("url", {"url"}), ("b64_json", {"b64_json"})]
+)
+def test_a_setting_chooses_what_is_answered_without_response_format(
+    open_api: Callable[..., FlaskClient], farm: Farm, setting: str, fields: set[str]
+) -> None:
+    """The images are kept as long as any: only a caller that asks for base64 has them for an hour."""
+    api = open_api(settings=farm.settings.model_copy(update={"openai_response_format": setting}))
+
+    response = generated(api, farm)
+
+    assert [set(item) for item in response.get_json()["data"]] == [fields]
+    assert not jobs.record(farm.store, response.headers["x-request-id"]).inline
+    assert set(generated(api, farm, response_format="url").get_json()["data"][0]) == {"url"}
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -205,6 +221,7 @@ def test_files_of_a_form_become_the_jobs_inputs(
         ({"image": DATA_URI + base64.b64encode(png()).decode()}, 1),
         ({"image_url": "https://a.example/a.png"}, 1),
         ({"image_urls": ["https://a.example/a.png", "https://a.example/b.png"]}, 2),
+        ({"images": [{"image_url": "https://a.example/a.png"}]}, 1),
     ],
     ids=lambda value: str(value)[:20],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import io
+import json
 import threading
 import time
 import weakref
@@ -20,7 +22,7 @@ from farm.jobstore.store import JobStore
 from tests.farms import wait_for
 from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import TERMS, submit
-from tests.service.workers.worker import Counting, FailingStorage, WorkerHarness
+from tests.service.workers.worker import Counting, FailingStorage, Opened, WorkerHarness
 from workers import publish
 from workers.pipelines.pipeline import NO_INPUTS, InputImages, RenderedImage, StepCallback
 from workers.pipelines.simulated import SimulatedPipeline
@@ -227,3 +229,17 @@ def test_what_is_published_is_kept_no_longer(farm: Farm, store: JobStore) -> Non
 
     wait_for(lambda: pipeline.kept <= publish._THREADS, what="memory for other images")
     shop.close()
+
+
+def test_an_image_is_brought_to_the_size_that_was_asked_for(open_worker: Opened, store: JobStore) -> None:
+    """Scaled and cropped, where the model cannot render that size; the file says both."""
+    job_id = submit(store, width=256, height=320, output_size=(512, 768), output_format="png")
+    shop = open_worker()
+    shop.work()
+
+    (image,) = shop.end_of(job_id).result.images  # type: ignore[union-attr]  # a missing result fails the test
+
+    with Image.open(io.BytesIO(shop.images(shop.end_of(job_id))[0])) as file:
+        assert file.size == (image.width, image.height) == (512, 768)
+        parameters = json.loads(file.text["parameters"])  # type: ignore[attr-defined]  # a PNG file has texts
+    assert (parameters["width"], parameters["height"], parameters["output_size"]) == (256, 320, [512, 768])

@@ -362,14 +362,17 @@ _V1 = {
     "seed": SEED,
     "guidance_scale": GUIDANCE,
     "output_format": PNG_OR_JPEG,
-    "response_format": Field([("url", {}), ("b64_json", {"answered": "b64_json", "inline": True})], ["webp", 1]),
+    "response_format": Field(
+        [("url", {"answered": "url"}), ("b64_json", {"answered": "b64_json", "inline": True})], ["both", "webp", 1]
+    ),
     "sync_mode": Field([(False, {}), (True, {"answered": "data", "inline": True})], ["true", 1]),
     "enhance_prompt": ENHANCE,
     "user": no_effect("u-1", rejected=[5]),
     "safety_identifier": no_effect("u-1", rejected=[{}]),
-    "quality": no_effect("auto", "standard", rejected=["hd"]),
+    "quality": no_effect("auto", "low", "medium", "high", "standard", "hd", rejected=["ultra", "", 1]),
+    "style": no_effect("vivid", "natural", rejected=["noir", "", 1]),
     "background": no_effect("auto", "opaque", rejected=["transparent"]),
-    "moderation": no_effect("auto", rejected=["low"]),
+    "moderation": no_effect("auto", "low", rejected=["off", "", 1]),
     "stream": no_effect(False, rejected=[True, "true"]),
     "partial_images": no_effect(0, rejected=[2, -1]),
 }
@@ -395,9 +398,27 @@ V1_SRPO: Mapping[str, Field] = _V1 | {
     "enable_safety_checker": SAFETY,
     "acceleration": ACCELERATION,
 }
+
+
+def _near(ratio: str, width: int, height: int) -> Changes:
+    """Return what a size changes that Kontext cannot render."""
+    known = RATIOS[ratio]
+    rendered = f"Rendered at {known[0]}x{known[1]}, the nearest size that the model knows"
+    note = f"{rendered}; scaled and cropped to {width}x{height}."
+    return size(*known) | {"sizing": "asked", "output_size": (width, height), "notes": (note,)}
+
+
 V1_KONTEXT: Mapping[str, Field] = _V1 | {
     "size": Field(
-        [("auto", {}), ("1248x832", size(1248, 832) | {"sizing": "asked"})], ["1536x1024", "landscape_4_3", *_NO_SIZE]
+        [
+            ("auto", {}),
+            ("1248x832", size(1248, 832) | {"sizing": "asked"}),
+            ("1536x1024", _near("3:2", 1536, 1024)),
+            ("1024x1536", _near("2:3", 1024, 1536)),
+            ("512x512", _near("1:1", 512, 512)),
+            ("2333x1000", _near("21:9", 2333, 1000)),
+        ],
+        ["2334x1000", "1000x2334", "2560x1094", "landscape_4_3", *_NO_SIZE],
     ),
     "aspect_ratio": RATIO,
     "safety_tolerance": TOLERANCE,
@@ -439,9 +460,9 @@ def _v1(name: str, model_id: str, call: Read, schema: type[BaseModel], request: 
         fields=fields,
         # OpenAI's libraries send null for what is not set.
         nullable=frozenset(fields) - {"prompt"},
-        answered="url",
+        answered="both" if name.startswith("openai") else "url",
         tolerated=frozenset(openai_common.TOLERATED),
-        tried_elsewhere=frozenset({"model"} | parts.pop("tried_elsewhere", set())),
+        tried_elsewhere=frozenset({"model", "output_compression"} | parts.pop("tried_elsewhere", set())),
         **parts,
     )
 

@@ -108,6 +108,21 @@ TOGETHER: list[tuple[str, Body, dict[str, Any]]] = [
     ("wavespeed srpo", {"image": None, "strength": 0.3}, {}),
     *((endpoint.name, {"n": 3, "num_images": 3}, {"images": 3}) for endpoint in V1),
     *((endpoint.name, {"style": None, "mask": None, "stream": None, "n": None}, {}) for endpoint in V1),
+    *(
+        (endpoint.name, {"output_format": "jpeg", "output_compression": sent}, {"output_format": "jpeg"} | quality)
+        for endpoint in V1
+        for sent, quality in (
+            (100, {}),
+            (96.0, {}),
+            (95, {}),
+            (50, {"jpeg_quality": 50}),
+            (0, {"jpeg_quality": 1}),
+        )
+    ),
+    *(
+        (endpoint.name, {"output_format": "png", "output_compression": 100}, {"output_format": "png"})
+        for endpoint in V1
+    ),
     ("openai srpo", {"size": "512x544", "image_size": size(512, 544)}, size(512, 544)),
     ("openai kontext", {"size": "1248x832", "aspect_ratio": "3:2"}, size(1248, 832) | {"sizing": "asked"}),
     ("openai kontext-edit", {"size": "1248x832", "aspect_ratio": "3:2"}, size(1248, 832) | {"sizing": "asked"}),
@@ -137,8 +152,14 @@ CONFLICTS: list[tuple[str, Body, str]] = [
     ("wavespeed srpo", {"size": "300*400", "height": 401}, "size"),
     *((endpoint.name, {"n": 1, "num_images": 2}, "n") for endpoint in V1),
     *((endpoint.name, {"sync_mode": True, "response_format": "url"}, "sync_mode") for endpoint in V1),
+    *(
+        (endpoint.name, {"output_format": form, "output_compression": sent}, "output_compression")
+        for endpoint in V1
+        for form, sent in (("png", 99), ("jpeg", -1), ("jpeg", 101), ("jpeg", "50"), ("jpeg", 2.5), ("png", True))
+    ),
     ("openai srpo", {"size": "300x400", "image_size": "square"}, "size"),
     ("openai kontext", {"size": "1248x832", "aspect_ratio": "1:1"}, "size"),
+    ("openai kontext", {"size": "1536x1024", "aspect_ratio": "3:2"}, "size"),
     ("aimlapi srpo", {"size": "512x512", "image_size": "square_hd"}, "size"),
     ("siraya srpo", {"size": "no", "image_size": "square"}, "size"),
 ]
@@ -190,7 +211,7 @@ def test_every_tolerated_field_has_its_reason(reason: str) -> None:
         ("wavespeed srpo", {"num_images": 2}, "", "num_inference_steps"),
         ("openai srpo", {"output_format": "webp"}, "webp", "'jpeg' or 'png'"),
         ("openai srpo", {"size": "99x99"}, "99x99", "256–2560"),
-        ("openai kontext", {"size": "1536x1024"}, "1536x1024", "1248x832"),
+        ("openai kontext", {"size": "2560x256"}, "2560x256", "from 9:21 to 21:9"),
         ("aimlapi srpo", {"size": "500x512"}, "500x512", "512–1536 pixels a side, in multiples of 32"),
         ("aimlapi srpo", {"image_size": size(500, 512)}, "500x512", "512–1536 pixels a side, in multiples of 32"),
     ],

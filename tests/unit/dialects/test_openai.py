@@ -46,7 +46,7 @@ from tests.unit.dialects.samples import BASE, CREATED_US, JOB_ID, LINKS, a_job, 
 
 URL = "https://a.example/a.png"
 FILE = b"\x89PNG"
-IMAGE_FIELDS = ("image", "image_url", "image_urls")
+IMAGE_FIELDS = ("image", "image_url", "image_urls", "images")
 
 
 def edit(model: str, *files: bytes, **sent: Any) -> ParsedCall:
@@ -121,7 +121,12 @@ NAMED: list[tuple[dict[str, Any], tuple[Source, ...]]] = [
     ({"image_url": URL}, (Source("image_url", url=URL),)),
     ({"image_urls": [URL]}, (Source("image_urls", url=URL),)),
     ({"image_urls": ["data:,x", URL]}, (Source("image_urls.0", url="data:,x"), Source("image_urls.1", url=URL))),
-    ({"image_url": URL, "image": None, "image_urls": []}, (Source("image_url", url=URL),)),
+    ({"images": [{"image_url": URL}]}, (Source("images", url=URL),)),
+    (
+        {"images": [{"image_url": "data:,x"}, {"image_url": URL}]},
+        (Source("images.0", url="data:,x"), Source("images.1", url=URL)),
+    ),
+    ({"image_url": URL, "image": None, "image_urls": [], "images": []}, (Source("image_url", url=URL),)),
 ]
 #: Images that are named wrongly, and the name that the refusal must give.
 NOT_NAMED: list[tuple[dict[str, Any], str]] = [
@@ -134,13 +139,18 @@ NOT_NAMED: list[tuple[dict[str, Any], str]] = [
     ({"image_url": ""}, "image_url"),
     ({"image_url": [URL]}, "image_url"),
     ({"image_urls": {"a": URL}}, "image_urls"),
+    ({"images": [{}]}, "images.0.image_url"),
+    ({"images": [{"image_url": URL, "file_id": "file-1"}]}, "images.0.file_id"),
+    ({"images": [{"image_url": ""}]}, "images.0.image_url"),
+    ({"images": [URL]}, "images.0"),
+    ({"images": [{"image_url": URL}], "image": URL}, "images"),
     ({"image": URL, "image_url": URL}, "image_url"),
     ({"image": URL, "image_urls": [URL]}, "image_urls"),
 ]
 
 
 @pytest.mark.parametrize(("sent", "sources"), NAMED, ids=brief)
-def test_images_are_named_in_one_of_three_ways(sent: dict[str, Any], sources: tuple[Source, ...]) -> None:
+def test_images_are_named_in_one_of_four_ways(sent: dict[str, Any], sources: tuple[Source, ...]) -> None:
     assert edit("kontext", **sent).order.sources == sources
 
 
@@ -222,6 +232,22 @@ def test_base64_takes_the_urls_place() -> None:
     (item,) = openai.answer(a_job(State.COMPLETED), result, "b64_json", LINKS)["data"]
 
     assert item == {"b64_json": base64.b64encode(result.images[0].key.encode()).decode()}
+
+
+def test_a_url_and_base64_are_answered_together() -> None:
+    """LibreChat and the AI SDK read base64, LangChain the URL, and neither says so."""
+    result = a_result()
+
+    (item,) = openai.answer(a_job(State.COMPLETED), result, "both", LINKS)["data"]
+
+    key = result.images[0].key
+    assert item == {"url": f"{BASE}/files/{key}", "b64_json": base64.b64encode(key.encode()).decode()}
+
+
+def test_the_size_of_an_answer_is_that_of_its_images() -> None:
+    job = a_job(State.COMPLETED, request=a_request(output_size=(1024, 1536)))
+
+    assert openai.answer(job, a_result(), "url", LINKS)["size"] == "1024x1536"
 
 
 def test_a_prompt_that_was_rewritten_is_told() -> None:

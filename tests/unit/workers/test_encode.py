@@ -179,3 +179,12 @@ def test_jpeg_is_near_and_small(pattern: Image.Image) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_the_same_image_gives_the_same_bytes(pattern: Image.Image, form: OutputFormat) -> None:
     assert encoded(pattern, form) == encoded(pattern, form)
+
+
+def test_a_lower_quality_makes_a_smaller_jpeg(pattern: Image.Image) -> None:
+    sizes = [
+        len(encoded(pattern, "jpeg", of=FOX.model_copy(update={"jpeg_quality": quality}))) for quality in (1, 50, 95)
+    ]
+
+    assert sizes == sorted(set(sizes))
+    assert len(encoded(pattern, "jpeg")) == sizes[-1]

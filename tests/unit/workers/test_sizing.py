@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from farm.domain.catalogue import KONTEXT_SIZES, MAX_PIXELS, MAX_SIDE, MIN_SIDE
+from farm.domain.catalogue import KONTEXT_SIZES, MAX_PIXELS, MAX_SIDE, MIN_SIDE, nearest_size
 from tests.unit.dialects.samples import a_request
-from workers.sizing import fitted, nearest, sized
+from workers.sizing import fitted, sized
 
 
 @pytest.mark.parametrize(
@@ -44,15 +44,15 @@ def test_no_input_leads_beyond_the_limits() -> None:
 def test_the_nearest_of_kontexts_sizes_is_found(name: str, size: tuple[int, int]) -> None:
     wide, high = map(int, name.split(":"))
 
-    assert nearest(100 * wide, 100 * high) == size
-    assert nearest(*size) == size
+    assert nearest_size(100 * wide, 100 * high, KONTEXT_SIZES) == size
+    assert nearest_size(*size, KONTEXT_SIZES) == size
 
 
 @pytest.mark.parametrize(
     ("given", "ratio"), [((4000, 100), "21:9"), ((100, 4000), "9:21"), ((1001, 1000), "1:1"), ((1280, 800), "3:2")]
 )
 def test_a_ratio_between_goes_to_the_nearer_side(given: tuple[int, int], ratio: str) -> None:
-    assert nearest(*given) == KONTEXT_SIZES[ratio]
+    assert nearest_size(*given, KONTEXT_SIZES) == KONTEXT_SIZES[ratio]
 
 
 def test_a_request_says_how_its_size_is_settled() -> None:
