@@ -6,10 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from api.server import Address, serve
+from api.server import serve
 from farm.domain.errors import ConfigurationError, FarmError, with_detail
 from farm.printable import say
 from farm.process.child import EXIT_CONFIG
+from farm.process.listen import ListenAddress
 from farm.settings import load
 from farm.telemetry import set_up_log
 
@@ -27,7 +28,7 @@ def main() -> None:
         settings = load()
         set_up_log(settings.log)
         tls = (options.tls_cert, options.tls_key) if options.tls_cert else None
-        serve(settings, Address(options.host, options.port, tls), data_dir=options.data_dir)
+        serve(settings, ListenAddress(options.host, options.port, tls), data_dir=options.data_dir)
     except FarmError as error:
         say(f"farm api: {with_detail(error)}", file=sys.stderr)
         sys.exit(EXIT_CONFIG if isinstance(error, ConfigurationError) else 1)

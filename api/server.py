@@ -6,7 +6,6 @@ import gc
 import os
 import resource
 import signal
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,20 @@ import flask
 import structlog
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import AppImportError
 
 from api.app import create_app
 from api.connections import hooks
 from api.connections.gthread_worker import SlowClientWorker
 from farm.auth.api_keys import ApiKeyStore, refuse_without_keys, wants_keys
-from farm.bootstrap import build, reach
+from farm.bootstrap import build, reach, say_if_storage_fails
 from farm.concurrency.periodic import PeriodicThread
+from farm.domain.errors import ConfigurationError, with_detail
 from farm.jobstore import redis_keys
-from farm.process.child import die_with_parent
+from farm.process.child import EXIT_CONFIG, die_with_parent
+from farm.process.listen import ListenAddress
 from farm.process.signals import stop_signals
+from farm.process.tls import check_tls, validity_problem
 from farm.settings import Settings
 
 #: Most threads. They are started on demand, and cost little while they wait.
@@ -34,26 +37,7 @@ MAX_HELD_CALLS = 400
 #: Connections at a time. When one more comes, the one that has been idle for longest is closed.
 MAX_CONNECTIONS = 4000
 
-#: Listening here means listening on every address of this machine: none of them is reached by this name.
-_ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104  # compared with, not listened on
-
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """The address on which the API listens; with `tls` (certificate, private key) over HTTPS."""
-
-    host: str
-    port: int
-    tls: tuple[Path, Path] | None = None
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def url(self) -> str:
-        return f"{'https' if self.tls else 'http'}://{self}"
 
 
 class SingleProcessArbiter(Arbiter):  # type: ignore[misc]  # gunicorn is untyped
@@ -61,6 +45,8 @@ class SingleProcessArbiter(Arbiter):  # type: ignore[misc]  # gunicorn is untype
 
     SIGHUP, from a terminal that was closed, drains like SIGTERM, unless it was ignored at the start (`nohup`).
     """
+
+    APP_LOAD_ERROR = EXIT_CONFIG
 
     def __init__(self, app: BaseApplication) -> None:
         self._hears_hangups = signal.SIGHUP in stop_signals()
@@ -79,7 +65,7 @@ class SingleProcessArbiter(Arbiter):  # type: ignore[misc]  # gunicorn is untype
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
     """gunicorn with the farm's options and without a configuration file."""
 
-    def __init__(self, settings: Settings, address: Address, *, data_dir: Path) -> None:
+    def __init__(self, settings: Settings, address: ListenAddress, *, data_dir: Path) -> None:
         self._settings = settings
         self._address = address
         self._data_dir = data_dir
@@ -116,13 +102,18 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
 
     def load(self) -> flask.Flask:
         """Build the application, in the worker process: connections and threads do not survive a fork."""
+        try:
+            return self._load()
+        except ConfigurationError as error:
+            raise AppImportError(f"farm api: {with_detail(error)}") from error
+
+    def _load(self) -> flask.Flask:
         farm = build(self._settings, self._data_dir, listens=True)
+        say_if_storage_fails(farm.storage)
         PeriodicThread(farm.service.reap).start()
         PeriodicThread(farm.sweeper.run_once).start()
         base = (self._settings.public_url or self._address.url).rstrip("/")
         farm.redis.set(redis_keys.PUBLIC_URL, base)
-        if self._address.host in _ANY_ADDRESS and not self._settings.public_url:
-            _log.warning("URLs in answers cannot be reached by clients; set FARM_PUBLIC_URL", base=base)
         app = create_app(
             farm,
             base=base,
@@ -136,8 +127,12 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
         return app
 
 
-def serve(settings: Settings, address: Address, *, data_dir: Path) -> None:
-    """Run the API until it is told to stop. Raises ConfigurationError for unsafe settings."""
+def serve(settings: Settings, address: ListenAddress, *, data_dir: Path) -> None:
+    """Run the API until it is told to stop. Raises ConfigurationError for unsafe settings and unusable TLS files."""
+    if address.tls:
+        check_tls(*address.tls)
+        if problem := validity_problem(address.tls[0]):
+            _log.warning(problem)
     # This process forks: it must not have the threads that building the whole farm would start.
     refuse_without_keys(settings, ApiKeyStore(reach(settings, data_dir)), address.host)
     raise_open_files_limit()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import redis
+import structlog
 from celery import Celery
 
 from farm.auth.api_keys import ApiKeyStore
 from farm.celery import WakeUps, application
+from farm.concurrency.background_thread import call_in_thread
 from farm.dialects.links import Links
-from farm.domain.errors import ConfigurationError, NotReady
+from farm.domain.errors import ConfigurationError, NotReady, StorageError, StorageUnavailable, with_detail
 from farm.images.intake import Intake
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import check, connect, connect_to_listen, translated
@@ -27,11 +30,17 @@ from farm.service import Service
 from farm.settings import Settings
 from farm.ssrf_safe_http import SsrfSafeClient
 from farm.storage.local import LocalStorage
+from farm.storage.probe import try_storage
 from farm.storage.storage import Storage
 from farm.uploads.tickets import Tickets, UploadQuota
 from farm.uploads.uploads import Uploads
 from farm.webhooks.secrets import Secrets
 from farm.webhooks.store import DeliveryStore
+
+#: Time limit of the trial of the storage when a process starts.
+STORAGE_SECONDS = 5.0
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +108,22 @@ def storage_for(settings: Settings, data_dir: Path) -> Storage:
 
     bucket = Bucket.at(settings.storage_url, checksums=settings.s3_checksums, addressing=settings.s3_addressing)
     return S3Storage(bucket, url_seconds=settings.result_ttl if settings.files == "presigned" else None)
+
+
+def say_if_storage_fails(storage: Storage) -> None:
+    """Try the storage and log why it cannot be used, before the process says that it is ready.
+
+    The process starts all the same: finished images wait for a storage that is away. Raises ConfigurationError if no
+    retry can succeed.
+    """
+    try:
+        call_in_thread("storage probe", partial(try_storage, storage)).result(STORAGE_SECONDS)
+    except TimeoutError:
+        _log.warning("the storage does not answer yet", seconds=STORAGE_SECONDS, see="farm doctor")
+    except StorageUnavailable as error:
+        _log.warning("the storage cannot be used yet", reason=with_detail(error), see="farm doctor")
+    except StorageError as error:
+        raise ConfigurationError(f"The storage cannot be used: {with_detail(error)}; see farm doctor") from error
 
 
 def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:

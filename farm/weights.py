@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -37,6 +38,11 @@ PARTS = {
     "transformer": ("config.json", "diffusion_pytorch_model"),
     "vae": ("config.json", "diffusion_pytorch_model"),
 }
+
+#: Number formats of a transformer's tensors that a worker converts to its own, as safetensors names them.
+FLOATS = ("F32", "BF16", "F16")
+#: Tensors of every FLUX transformer outside its blocks, by diffusers' names; other programs have other names.
+_OUTER_TENSORS = ("x_embedder.weight", "context_embedder.weight", "proj_out.weight")
 
 #: Files of a language model, except its weights.
 _LANGUAGE_MODEL_FILES = ("config.json", "tokenizer_config.json")
@@ -107,6 +113,49 @@ def check_enhancer(folder: Path) -> None:
             f"FARM_ENHANCER_DIR={folder} lacks {', '.join(missing)}; set it to the folder of a causal language "
             "model in transformers' format"
         )
+
+
+def transformer_problems(tensors: Mapping[str, str], blocks: tuple[int, int]) -> list[str]:
+    """Return how a transformer's file differs from what a worker loads.
+
+    `tensors`: the number format of each, from the file's header. `blocks`: the model's double and single blocks.
+    """
+    double, single = blocks
+    wanted = [
+        *_OUTER_TENSORS,
+        *(f"transformer_blocks.{number}.attn.to_q.weight" for number in range(double)),
+        *(f"single_transformer_blocks.{number}.attn.to_q.weight" for number in range(single)),
+    ]
+    missing = [f"{name} is missing" for name in wanted if name not in tensors]
+    return missing + [text for name, found in sorted(tensors.items()) for text in _format_problems(name, found)]
+
+
+def _format_problems(tensor: str, number_format: str) -> list[str]:
+    """Return what is wrong with the number format of a tensor, as safetensors names it; nothing for a float."""
+    return [] if number_format in FLOATS else [f"{tensor} holds {number_format} instead of {', '.join(FLOATS)}"]
+
+
+def misfit(path: Path, differences: list[str]) -> str:
+    """Return the error about a file that is not SRPO's transformer."""
+    return (
+        f"{path} does not fit FLUX.1-dev's transformer: {some(differences)}; "
+        f"FARM_SRPO_FILE is the {SRPO_FILE}, sha256 {SRPO_SHA256}"
+    )
+
+
+def some(things: list[str]) -> str:
+    """Return the first three, and the number of the rest."""
+    shown = ", ".join(things[:3])
+    return shown if len(things) <= 3 else f"{shown} and {len(things) - 3} more"
+
+
+def transformer_blocks(folder: Path) -> tuple[int, int]:
+    """Return the number of double and single blocks of a FLUX.1-dev folder's transformer; 1 each if it does not say."""
+    try:
+        described = json.loads((folder / "transformer" / PARTS["transformer"][0]).read_text())
+        return int(described["num_layers"]), int(described["num_single_layers"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 1, 1  # a missing or broken configuration is an error of its own
 
 
 def lacking(folder: Path, *, without_weights: tuple[str, ...] = ()) -> list[str]:

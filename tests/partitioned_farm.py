@@ -23,6 +23,7 @@ from farm.jobstore.connection import connect
 from farm.jobstore.stats import StoreStats
 from farm.process import child
 from farm.process.embedded_redis import EmbeddedRedis
+from farm.process.listen import ListenAddress
 from tests.farms import RunningFarm, folder_in_memory, wait_for
 from tests.fault_proxies import Wire
 from tests.webhook_receiver import Receiver, running_receiver
@@ -43,7 +44,7 @@ class SpreadFarm(RunningFarm):
         super().__init__(data_dir, environment=environment)
         self.server = EmbeddedRedis(data_dir)
         programs = {
-            "api": api_program("127.0.0.1", self.port, data_dir, None, None),
+            "api": api_program(ListenAddress("127.0.0.1", self.port), data_dir),
             **{name: worker_program(data_dir) for name in WORKERS},
             "webhooks": webhook_program(data_dir),
         }

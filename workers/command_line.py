@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from farm.bootstrap import Farm, build
+from farm.bootstrap import Farm, build, say_if_storage_fails
 from farm.domain.errors import ConfigurationError, FarmError, with_detail
 from farm.printable import say
 from farm.process.child import EXIT_CONFIG
@@ -28,7 +28,9 @@ def run(name: str, work: Callable[[Farm, Path], int]) -> None:
     try:
         settings = load()
         set_up_log(settings.log)
-        status = work(build(settings, options.data_dir), options.data_dir)
+        farm = build(settings, options.data_dir)
+        say_if_storage_fails(farm.storage)
+        status = work(farm, options.data_dir)
     except FarmError as error:
         say(f"{name}: {with_detail(error)}", file=sys.stderr)
         status = EXIT_CONFIG if isinstance(error, ConfigurationError) else 1

@@ -7,15 +7,19 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import structlog
 from gunicorn.glogging import Logger
 
 from api.connections.slow_client_socket import with_timed_sockets
 
 #: Bytes of an answer that the kernel buffers until its client reads them.
 _SEND_BUFFER_BYTES = 512 * 1024
+
+_log = structlog.get_logger(__name__)
 
 
 class Log(Logger):  # type: ignore[misc]  # gunicorn is untyped
@@ -63,8 +67,27 @@ class TlsContexts:
         self._cached: tuple[list[int], ssl.SSLContext] | None = None
 
     def context(self, options: Any, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-        """Return the context for the files that `options` name; `make` reads them."""
-        changed = [Path(file).stat().st_mtime_ns for file in (options.certfile, options.keyfile)]
-        if self._cached is None or self._cached[0] != changed:
+        """Return the context for the files that `options` name; `make` reads them.
+
+        While renewed files cannot be used, or only one of them has been replaced, the old context serves.
+        """
+        changed = [_changed_at(Path(file)) for file in (options.certfile, options.keyfile)]
+        if self._cached is None:
             self._cached = changed, with_timed_sockets(make())
+        elif self._cached[0] != changed:
+            self._cached = changed, self._renewed(make, self._cached[1])
         return self._cached[1]
+
+    def _renewed(self, make: Callable[[], ssl.SSLContext], old: ssl.SSLContext) -> ssl.SSLContext:
+        try:
+            return with_timed_sockets(make())
+        except (OSError, ValueError) as error:
+            _log.warning("renewed TLS files cannot be used; the old ones stay in use", error=str(error))
+            return old
+
+
+def _changed_at(file: Path) -> int:
+    """Return when a file was changed; 0 if it is not there."""
+    with suppress(OSError):
+        return file.stat().st_mtime_ns
+    return 0

@@ -30,6 +30,8 @@ def doctor(
     data_dir: Annotated[Path, typer.Option("--data-dir", help="Data folder of the farm.")] = Path(".farm"),
     host: Annotated[str | None, typer.Option(help="Address of the API. Default: that of the running farm.")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the API. Default: that of the running farm.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="TLS certificate to check.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its private key.")] = None,
     digests: Annotated[
         bool, typer.Option("--digests", help="Compare the SHA-256 of all weights; takes minutes.")
     ] = False,
@@ -41,9 +43,8 @@ def doctor(
     """
     settings, problems = read()
     found = []
-    for finding in _findings(
-        settings, Examination(settings, problems, data_dir=data_dir, host=host, port=port), digests
-    ):
+    examination = Examination(settings, problems, data_dir=data_dir, host=host, port=port, tls=(tls_cert, tls_key))
+    for finding in _findings(settings, examination, digests):
         found.append(finding)
         if not as_json:
             for text in line(finding).split("\n"):

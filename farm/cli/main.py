@@ -9,8 +9,9 @@ import typer
 
 from farm import __version__
 from farm.cli import demo, doctor, jobs, keys, render, up, webhooks, workers
-from farm.domain.errors import FarmError, with_detail
+from farm.domain.errors import ConfigurationError, FarmError, with_detail
 from farm.printable import say
+from farm.process.child import EXIT_CONFIG
 
 app = typer.Typer(
     name="farm",
@@ -56,11 +57,14 @@ def root(
 
 
 def main() -> None:
-    """Run a command. An error is one line on stderr; the exit status is 1, or 2 for a wrong option or argument."""
+    """Run a command. An error is one line on stderr.
+
+    The exit status is 1, 2 for a wrong option or argument, or EXIT_CONFIG if only a person can mend it.
+    """
     try:
         sys.exit(app(standalone_mode=False))
     except FarmError as error:
-        _fail(with_detail(error), 1)
+        _fail(with_detail(error), EXIT_CONFIG if isinstance(error, ConfigurationError) else 1)
     except typer.TyperException as error:
         context: typer.Context | None = getattr(error, "ctx", None)
         advice = f" See `{context.command_path} --help`." if context else ""

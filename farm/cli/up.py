@@ -8,21 +8,26 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 import urllib3
 
-from farm.domain.errors import ConfigurationError, StoreUnavailable
-from farm.jobstore.connection import connect
+from farm.domain.errors import ConfigurationError, StoreUnavailable, with_detail
+from farm.jobstore.connection import check, connect
 from farm.jobstore.stats import StoreStats
 from farm.printable import say
 from farm.process.data_dir import DataDir
 from farm.process.embedded_redis import EmbeddedRedis
+from farm.process.listen import ListenAddress
 from farm.process.supervisor import API_GRACE_SECONDS, Child, Supervisor
-from farm.settings import load
+from farm.process.tls import check_tls
+from farm.settings import Settings, load, masked
 from farm.telemetry import set_up_log
 
 #: A keep-alive connection would delay the API's shutdown by two seconds.
 _ONCE = {"Connection": "close"}
+
+_log = structlog.get_logger(__name__)
 
 Host = Annotated[str, typer.Option(help="Address to listen on. Any but loopback requires API keys.")]
 Port = Annotated[int, typer.Option(help="Port to listen on.")]
@@ -46,35 +51,41 @@ def up(
     """
     settings = load()
     set_up_log(settings.log)
+    address = _address(host, port, tls_cert, tls_key)
+    check_own_redis(settings)
     folder = DataDir(data_dir)
     folder.acquire()
-    refuse_taken_port(host, port)
-    server = None if settings.redis_url else EmbeddedRedis(folder.path, fsync=settings.redis_fsync)
+    try:
+        _supervise(settings, folder.path, address, workers=workers)
+    finally:
+        folder.release()
+
+
+def _supervise(settings: Settings, data_dir: Path, address: ListenAddress, *, workers: int) -> None:
+    """Run the processes of a farm until it is told to stop. Raises ConfigurationError if one of them cannot start."""
+    refuse_taken_port(address)
+    server = None if settings.redis_url else EmbeddedRedis(data_dir, fsync=settings.redis_fsync)
     url = settings.redis_url or (server.url if server else "")
-    address = f"{'https' if tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
     farm = Supervisor(
         server,
-        api=Child("API", api_program(host, port, folder.path, tls_cert, tls_key), grace_seconds=API_GRACE_SECONDS),
+        api=Child("API", api_program(address, data_dir), grace_seconds=API_GRACE_SECONDS),
         workers=[
             *(
                 Child(
                     f"worker {number}",
-                    worker_program(folder.path),
+                    worker_program(data_dir),
                     grace_seconds=settings.grace_seconds,
                     was_drained=lambda pid: is_dismissed(url, pid),
                 )
                 for number in range(1, workers + 1)
             ),
-            Child("webhook worker", webhook_program(folder.path), grace_seconds=settings.grace_seconds),
+            Child("webhook worker", webhook_program(data_dir), grace_seconds=settings.grace_seconds),
         ],
     )
-    try:
-        farm.run(
-            lambda: api_answers(address) and has_warm_worker(url),
-            lambda: say(f"farm ready: {address}"),
-        )
-    finally:
-        folder.release()
+    farm.run(
+        lambda: api_answers(address.url) and has_warm_worker(url),
+        lambda: say(f"farm ready: {address.url}"),
+    )
 
 
 def api(
@@ -88,7 +99,7 @@ def api(
 
     Uses the Redis of FARM_REDIS_URL, or of the farm in --data-dir.
     """
-    program = api_program(host, port, data_dir, tls_cert, tls_key)
+    program = api_program(_address(host, port, tls_cert, tls_key), data_dir)
     os.execv(program[0], program)
 
 
@@ -106,13 +117,24 @@ def worker(
     os.execv(program[0], program)
 
 
-def api_program(host: str, port: int, data_dir: Path, cert: Path | None, key: Path | None) -> list[str]:
-    program = [sys.executable, "-m", "api", "--host", host, "--port", str(port), "--data-dir", str(data_dir)]
-    if cert and key:
-        program += ["--tls-cert", str(cert), "--tls-key", str(key)]
-    elif cert or key:
-        raise ConfigurationError("HTTPS needs both --tls-cert and --tls-key.")
-    return program
+def _address(host: str, port: int, cert: Path | None, key: Path | None) -> ListenAddress:
+    """Return the address to listen on. Raises ConfigurationError for a certificate or key that cannot be used."""
+    check_tls(cert, key)
+    return ListenAddress(host, port, (cert, key) if cert and key else None)
+
+
+def check_own_redis(settings: Settings) -> None:
+    """Raise ConfigurationError if the Redis of FARM_REDIS_URL cannot serve a farm; one that is away is waited for."""
+    if settings.redis_url is None:
+        return
+    try:
+        check(connect(settings.redis_url), unsafe=settings.redis_unsafe)
+    except StoreUnavailable as error:
+        _log.warning("waiting for Redis", reason=masked(with_detail(error)))
+
+
+def api_program(address: ListenAddress, data_dir: Path) -> list[str]:
+    return [sys.executable, "-m", "api", *address.options, "--data-dir", str(data_dir)]
 
 
 def worker_program(data_dir: Path) -> list[str]:
@@ -123,16 +145,16 @@ def webhook_program(data_dir: Path) -> list[str]:
     return [sys.executable, "-m", "workers.background", "--data-dir", str(data_dir)]
 
 
-def refuse_taken_port(host: str, port: int) -> None:
+def refuse_taken_port(address: ListenAddress) -> None:
     """Raise ConfigurationError if the port cannot be bound."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind((address.host, address.port))
         except OSError as error:
             raise ConfigurationError(
-                f"--port: cannot listen on {host}:{port} ({error.strerror}); choose another port"
+                f"--port: cannot listen on {address} ({error.strerror}); choose another port"
             ) from error
 
 

@@ -9,17 +9,18 @@ import os
 import socket
 import ssl
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from farm import clock
 from farm.auth.api_keys import ApiKeyStore, refuse_without_keys, wants_keys
-from farm.doctor.finding import Finding, good, note, refused, wrong
+from farm.doctor.finding import Finding, Mark, good, note, refused, wrong
 from farm.domain.errors import ConfigurationError
+from farm.process.listen import REACHED_AT
+from farm.process.tls import check_tls, validity_problem
 from farm.settings import Settings
 
 _DEFAULT = ("127.0.0.1", 8000)
-#: The address to connect to for a server that listens on every address.
-_UNSPECIFIED = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nothing listens here
 #: Seconds to wait for an answer. A farm whose Redis hangs takes two of them.
 _ANSWER_SECONDS = 3.0
 
@@ -58,7 +59,7 @@ class Answer:
 
 def ask(address: Address) -> Answer | None:
     """Return the server at an address, or None if nothing listens."""
-    host = _UNSPECIFIED.get(address.host, address.host)
+    host = REACHED_AT.get(address.host, address.host)
     try:
         socket.create_connection((host, address.port), _ANSWER_SECONDS).close()
     except OSError:
@@ -73,6 +74,18 @@ def ask(address: Address) -> Answer | None:
         if answer := _answer(connection):
             return answer
     return Answer(is_farm=False, status=0, detail="a program that does not speak HTTP", seconds=0)
+
+
+def tls(cert: Path | None, key: Path | None) -> Finding:
+    """Check the certificate and the private key for HTTPS."""
+    try:
+        check_tls(cert, key)
+    except ConfigurationError as error:
+        return refused("TLS", str(error))
+    assert cert is not None
+    if problem := validity_problem(cert):
+        return refused("TLS", problem, Mark.NOTE)
+    return good("TLS", f"{cert} and its key")
 
 
 def port(address: Address, answer: Answer | None, *, is_ours: bool) -> Finding:

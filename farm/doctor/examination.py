@@ -42,12 +42,14 @@ class Examination:
         data_dir: Path,
         host: str | None = None,
         port: int | None = None,
+        tls: tuple[Path | None, Path | None] = (None, None),
     ) -> None:
-        """Keep the settings, the problems found while reading them, and the address of the API, if given."""
+        """Keep the settings, the problems found while reading them, and the API's address and TLS files, if given."""
         self._settings = settings
         self._problems = problems
         self._data_dir = data_dir
         self._asked_for = (host, port)
+        self._tls = tls
         self._holder: str | None = None
         self._client: redis.Redis | None = None
         self._base: str | None = None
@@ -78,6 +80,8 @@ class Examination:
             yield "safety", lambda: weights.safety(self._settings)
         if folder := self._settings.enhancer_dir:
             yield "enhancer", lambda: weights.enhancer(folder)
+        if any(self._tls):
+            yield "TLS", lambda: access.tls(*self._tls)
         yield "port", self._check_port
         yield "keys", self._check_keys
         if self._client:
@@ -114,10 +118,11 @@ class Examination:
             server = jobstore.Server.ask(client, url)
         except redis.exceptions.RedisError as error:
             runs = own is not None or self._holder is not None
-            yield jobstore.not_answering(own, self._data_dir, str(error)) if runs else jobstore.at_rest()
+            yield jobstore.not_answering(own, self._data_dir, error) if runs else jobstore.at_rest()
             return
-        self._client = client
-        self._base = cast(str | None, client.get(redis_keys.PUBLIC_URL))
+        if server.can_serve:
+            self._client = client
+            self._base = cast(str | None, client.get(redis_keys.PUBLIC_URL))
         yield from jobstore.server(server, own=own is not None, unsafe=self._settings.redis_unsafe)
 
     def _check_device(self) -> Finding:

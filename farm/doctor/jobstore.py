@@ -14,7 +14,14 @@ import redis
 from farm import clock
 from farm.doctor.clocks import clock_finding
 from farm.doctor.finding import Finding, Mark, good, note, refused, size, wrong
-from farm.jobstore.connection import eviction_problem, name_and_version, persistence_problem, version_problem
+from farm.jobstore.connection import (
+    access_problem,
+    eviction_problem,
+    name_and_version,
+    persistence_problem,
+    serving_problem,
+    version_problem,
+)
 from farm.jobstore.memory_guard import FULL_AT
 from farm.process import embedded_redis
 from farm.settings import masked
@@ -31,6 +38,11 @@ class Server:
     info: Mapping[str, Any]
     answered_in: float
     fsync: str = ""
+
+    @property
+    def can_serve(self) -> bool:
+        """True if the other checks can be made: a farm could use it now."""
+        return serving_problem(self.info) is None and not self.info.get("loading")
 
     @classmethod
     def ask(cls, client: redis.Redis, url: str) -> Server:
@@ -53,9 +65,12 @@ def at_rest(program_version: str | None = None) -> Finding:
     )
 
 
-def not_answering(url: str | None, data_dir: Path, reason: str) -> Finding:
+def not_answering(url: str | None, data_dir: Path, error: redis.exceptions.RedisError) -> Finding:
     """Report a server that does not answer. `url`: the operator's own; None: the embedded one of a running farm."""
+    reason = str(error)
     if url is not None:
+        if problem := access_problem(error):
+            return refused("Redis", problem)
         text = f"{masked(url)} does not answer: {masked(reason)}"
         return wrong("Redis", text, "start that Redis, or correct FARM_REDIS_URL")
     log = data_dir / "redis" / "log"
@@ -65,6 +80,8 @@ def not_answering(url: str | None, data_dir: Path, reason: str) -> Finding:
 def server(found: Server, *, own: bool, unsafe: bool) -> Iterator[Finding]:
     """Check a server. `own`: the operator's, not the embedded one; `unsafe`: FARM_REDIS_UNSAFE."""
     yield _itself(found, own=own)
+    if not found.can_serve:
+        return
     yield _persistence(found.info, unsafe)
     if found.info.get("aof_enabled") and found.fsync:
         yield _sync(found.fsync, own=own)
@@ -106,13 +123,11 @@ def memory_finding(used: int, limit: int, *, own: bool) -> Finding:
 
 
 def _itself(found: Server, *, own: bool) -> Finding:
-    problem = version_problem(found.info)
+    problem = serving_problem(found.info)
     if problem:
         return refused("Redis", problem)
-    if found.info.get("role", "master") != "master":
-        return wrong(
-            "Redis", f"{masked(found.url)} is a replica, which is read-only", "set FARM_REDIS_URL to its primary"
-        )
+    if found.info.get("loading"):
+        return note("Redis", "it loads its data; the farm waits until it has", "wait, then run farm doctor again")
     where = masked(found.url) if own else "embedded"
     name = " ".join(name_and_version(found.info))
     return good("Redis", f"{where}; {name} answers in {found.answered_in * 1e3:.1f} ms")

@@ -21,12 +21,12 @@ from farm.domain.errors import StorageError, with_detail
 from farm.jobstore import redis_keys
 from farm.retention.sweeper import REMEDY
 from farm.settings import Settings
+from farm.storage.probe import CONTENT, Inconsistent
 from farm.storage.storage import Storage, StoredFile, mark_of, new_key
 
 T = TypeVar("T")
 
 _FETCH_SECONDS = 5.0
-_CONTENT = b"Written by `farm doctor`, which also deletes it."
 #: S3 gives times in whole seconds.
 _BLUR_SECONDS = 1.0
 #: A word of an error, and the remedy.
@@ -37,10 +37,6 @@ _REMEDIES = {
     "AccessDenied": "allow this key to put, get, list and delete, or use another key",
     "NoSuchBucket": "create the bucket, or name another one in FARM_STORAGE_URL",
 }
-
-
-class Inconsistent(StorageError):
-    """The storage reports success, but its content is wrong."""
 
 
 def storage(settings: Settings, data_dir: Path, client: redis.Redis | None = None) -> Iterator[Finding]:
@@ -96,9 +92,9 @@ def _use(store: Storage) -> tuple[dict[str, float], StoredFile, float]:
         return result
 
     put_at = clock.now_us() / 1e6
-    timed("put", lambda: store.put(key, _CONTENT))
+    timed("put", lambda: store.put(key, CONTENT))
     try:
-        if timed("get", lambda: store.read(key)) != _CONTENT:
+        if timed("get", lambda: store.read(key)) != CONTENT:
             raise Inconsistent("The storage returned other bytes than were written.")
         stored = store.find(key)
         if url := store.url(key):
@@ -116,5 +112,5 @@ def fetch(url: str) -> None:
         answer = urllib3.request("GET", url, retries=False, timeout=_FETCH_SECONDS)
     except urllib3.exceptions.HTTPError as error:
         raise Inconsistent(f"The bucket's signed URLs do not work from here: {type(error).__name__}.") from None
-    if answer.data != _CONTENT:
+    if answer.data != CONTENT:
         raise Inconsistent(f"The bucket's signed URLs do not work: status {answer.status}.")

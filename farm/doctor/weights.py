@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from farm.doctor.finding import Finding, good, note, size, wrong
+from farm.doctor.finding import Finding, good, note, refused, size, wrong
 from farm.settings import Settings
 from farm.weights import (
     FLUX_REPOSITORY,
@@ -23,7 +23,10 @@ from farm.weights import (
     check_enhancer,
     index_of,
     lacking,
+    misfit,
     one_without_the_other,
+    transformer_blocks,
+    transformer_problems,
     weight_files,
 )
 
@@ -81,7 +84,7 @@ def weights(settings: Settings) -> Iterator[Finding]:
     elif checkpoints.missing is not None:
         yield wrong("weights", one_without_the_other(checkpoints.missing), f"set {checkpoints.missing}")
     else:
-        yield from _check_files(_homes(checkpoints), files_of(settings))
+        yield from _check_files(checkpoints, files_of(settings))
 
 
 def licences(settings: Settings) -> Finding:
@@ -176,13 +179,25 @@ def _files_of_part(home: Home, part: str) -> Iterator[WeightFile]:
         yield WeightFile(home.path / name, home.download(name if index else f"{part}/*"), tensors)
 
 
-def _check_files(homes: list[Home], files: list[WeightFile]) -> Iterator[Finding]:
+def _check_files(checkpoints: Checkpoints, files: list[WeightFile]) -> Iterator[Finding]:
+    homes = _homes(checkpoints)
     incomplete = [finding for home in homes if (finding := _incomplete(home))]
     broken = [wrong("weights", f"{file.path}: {flaw}", file.remedy) for file in files if (flaw := flaw_in(file))]
+    broken = broken or list(_misfits(checkpoints))
     yield from (*incomplete, *broken)
     if not incomplete and not broken:
         total = size(sum(file.path.stat().st_size for file in files))
         yield good("weights", f"{len(files)} files, {total}, complete by their headers (--digests reads all of them)")
+
+
+def _misfits(checkpoints: Checkpoints) -> Iterator[Finding]:
+    """Report SRPO's file if a worker would refuse its tensors."""
+    if checkpoints.srpo_file is None or checkpoints.flux_dir is None:
+        return
+    tensors, _ = _header(checkpoints.srpo_file)
+    formats = {name: str(tensor["dtype"]) for name, tensor in tensors.items()}
+    if differences := transformer_problems(formats, transformer_blocks(checkpoints.flux_dir)):
+        yield refused("weights", misfit(checkpoints.srpo_file, differences))
 
 
 def _incomplete(home: Home) -> Finding | None:

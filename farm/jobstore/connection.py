@@ -12,6 +12,7 @@ import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from farm import clock
 from farm.domain.errors import ConfigurationError, StoreFull, StoreUnavailable
 
 _log = structlog.get_logger(__name__)
@@ -19,6 +20,10 @@ _log = structlog.get_logger(__name__)
 #: Time limits, in seconds. Two attempts stay under the two seconds after which a caller must have its 503.
 CONNECT_SECONDS = 0.5
 ANSWER_SECONDS = 0.8
+#: Pause between two looks at a server that loads its data, in seconds.
+_LOADING_LOOK_SECONDS = 0.5
+#: How to give a Redis user what the farm needs.
+_RIGHTS = "run `ACL SETUSER name on >password ~* &* +@all -@dangerous +info` there"
 #: The oldest supported servers.
 _MIN_VERSIONS = {"Redis": (7, 0), "Valkey": (7, 2)}
 
@@ -118,18 +123,70 @@ def broker_url(url: str) -> str:
 
 
 def check(client: redis.Redis, *, unsafe: bool) -> None:
-    """Raise ConfigurationError for a server that would lose jobs: too old, without an append-only file, or evicting.
+    """Raise ConfigurationError for a server that cannot serve a farm, or would lose jobs.
 
-    Uses only INFO, since managed servers forbid CONFIG. `unsafe` accepts a server without persistence, or with
-    eviction.
+    Waits while the server loads its data. Uses only INFO, since managed servers forbid CONFIG. `unsafe` accepts a
+    server without persistence, or with eviction.
     """
-    with translated():
-        info: dict[str, Any] = client.info()
-    problem = version_problem(info)
+    info = _info_once_loaded(client)
+    problem = serving_problem(info)
     if problem is None and not unsafe:
         problem = persistence_problem(info) or eviction_problem(info)
     if problem:
         raise ConfigurationError(problem)
+
+
+def _info_once_loaded(client: redis.Redis) -> dict[str, Any]:
+    is_said = False
+    while (info := _info(client)).get("loading"):
+        if not is_said:
+            _log.warning("waiting for Redis: it loads its data", seconds_left=info.get("loading_eta_seconds"))
+            is_said = True
+        clock.pause(_LOADING_LOOK_SECONDS)
+    return info
+
+
+def _info(client: redis.Redis) -> dict[str, Any]:
+    """Return the server's INFO. Raises ConfigurationError if it refuses this user."""
+    with translated():
+        try:
+            info: dict[str, Any] = client.info()
+        except redis.exceptions.RedisError as error:
+            if problem := access_problem(error):
+                raise ConfigurationError(problem) from error
+            raise
+    return info
+
+
+def access_problem(error: redis.exceptions.RedisError) -> str | None:
+    """Return what is wrong if a server refuses the user of the URL; None for any other error."""
+    if isinstance(error, redis.exceptions.NoPermissionError):
+        return f"FARM_REDIS_URL: Redis does not give this user the rights that it needs ({error}); {_RIGHTS}"
+    if isinstance(error, redis.exceptions.AuthenticationError):
+        return "FARM_REDIS_URL: Redis refuses this user or password; correct them: redis://user:password@host:port/0"
+    return None
+
+
+def serving_problem(info: Mapping[str, Any]) -> str | None:
+    """Return why a server cannot serve a farm, whatever it holds: its version, its mode or its role."""
+    return version_problem(info) or mode_problem(info) or role_problem(info)
+
+
+def mode_problem(info: Mapping[str, Any]) -> str | None:
+    if info.get("redis_mode") == "sentinel":
+        return "FARM_REDIS_URL: this is a Sentinel, which holds no data; set it to the address of the primary"
+    if info.get("cluster_enabled") or info.get("redis_mode") == "cluster":
+        return (
+            "FARM_REDIS_URL: this Redis runs in cluster mode, but each change of a job uses keys of several slots; "
+            "set it to a Redis without `cluster-enabled yes`"
+        )
+    return None
+
+
+def role_problem(info: Mapping[str, Any]) -> str | None:
+    if info.get("role", "master") == "master":
+        return None
+    return "FARM_REDIS_URL: this Redis is a replica, which is read-only; set it to the address of its primary"
 
 
 def name_and_version(info: Mapping[str, Any]) -> tuple[str, str]:

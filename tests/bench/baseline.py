@@ -14,11 +14,12 @@ from typing import Any
 import flask
 import redis
 
-from api.server import Address, Server
+from api.server import Server
 from farm.dialects import fields, native
 from farm.dialects.answers.native import AcceptedJob
 from farm.jobstore.connection import connect
 from farm.process.embedded_redis import address
+from farm.process.listen import ListenAddress
 from farm.service import random_seed
 from farm.settings import Settings
 
@@ -59,7 +60,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--data-dir", type=Path, required=True)
     options = parser.parse_args()
-    BaselineServer(Settings(), Address("127.0.0.1", options.port), data_dir=options.data_dir).run()
+    BaselineServer(Settings(), ListenAddress("127.0.0.1", options.port), data_dir=options.data_dir).run()
 
 
 if __name__ == "__main__":

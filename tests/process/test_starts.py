@@ -2,15 +2,166 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+import trustme
 import urllib3
+from typer.testing import CliRunner
 
-from tests.farms import clean_environment, free_port, pids, running_farm, wait_for
+from farm.cli import main, up
+from farm.process.child import EXIT_CONFIG
+from tests.farms import clean_environment, farm_command, free_port, own_redis, pids, running_farm, wait_for
+
+SIMULATED = {"FARM_PIPELINE": "simulated"}
+
+
+@dataclass
+class Start:
+    """The options and settings of `farm up`; the doctor takes the same."""
+
+    options: list[str] = field(default_factory=list)
+    settings: dict[str, str] = field(default_factory=dict)
+
+
+class Surroundings:
+    """The files and servers that a start meets."""
+
+    def __init__(self, folder: Path, servers: ExitStack) -> None:
+        self._folder = folder
+        self._servers = servers
+        self._authority = trustme.CA()
+
+    def tls(self, cert: str | None = None, key: str | None = None, **issued: datetime) -> Start:
+        """Return a start with a certificate and its key, or with other contents in their place."""
+        pair = self._authority.issue_cert("127.0.0.1", **issued)  # type: ignore[arg-type]
+        files = {"cert": cert or pair.cert_chain_pems[0].bytes().decode(), "key": key or self.key_of(pair)}
+        for name, content in files.items():
+            (self._folder / name).write_text(content)
+        return Start(["--tls-cert", str(self._folder / "cert"), "--tls-key", str(self._folder / "key")])
+
+    def key_of(self, pair: trustme.LeafCert) -> str:
+        return pair.private_key_pem.bytes().decode()
+
+    def another_key(self) -> str:
+        return self.key_of(self._authority.issue_cert("127.0.0.1"))
+
+    def locked_key(self) -> str:
+        """Return a private key with a passphrase."""
+        command = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-aes256"]
+        return subprocess.run([*command, "-pass", "pass:secret"], capture_output=True, text=True, check=True).stdout
+
+    def without(self, name: str) -> Start:
+        """Return a start with TLS files of which one is not there."""
+        start = self.tls()
+        (self._folder / name).unlink()
+        return start
+
+    def half(self) -> Start:
+        start = self.tls()
+        return Start(start.options[:2])
+
+    def redis(self, *options: str, url: str = "{}") -> Start:
+        """Return a start with a Redis of one's own, reached at `url`."""
+        socket = self._servers.enter_context(own_redis(self._folder / "redis", "--appendonly", "yes", *options))
+        return Start(settings={"FARM_REDIS_URL": url.format(socket)})
+
+
+@pytest.fixture
+def surroundings(tmp_path: Path) -> Iterator[Surroundings]:
+    with ExitStack() as servers:
+        yield Surroundings(tmp_path, servers)
+
+
+#: Starts that cannot work, the doctor's check that says so, and a word of the problem and of its remedy.
+UNUSABLE: dict[str, tuple[Callable[[Surroundings], Start], str, str]] = {
+    "the key of another certificate": (lambda s: s.tls(key=s.another_key()), "TLS", "is not the key of"),
+    "no certificate": (lambda s: s.without("cert"), "TLS", "cannot be read"),
+    "no key": (lambda s: s.without("key"), "TLS", "cannot be read"),
+    "only a certificate": (lambda s: s.half(), "TLS", "needs both"),
+    "no PEM certificate": (lambda s: s.tls(cert="nothing"), "TLS", "holds no certificate"),
+    "no PEM key": (lambda s: s.tls(key="nothing"), "TLS", "holds no private key"),
+    "a key with a passphrase": (lambda s: s.tls(key=s.locked_key()), "TLS", "has a passphrase"),
+    "a replica": (lambda s: s.redis("--replicaof", "127.0.0.1 1"), "Redis", "is a replica"),
+    "a cluster": (lambda s: s.redis("--cluster-enabled", "yes"), "Redis", "runs in cluster mode"),
+    "a password that is missing": (lambda s: s.redis("--requirepass", "secret"), "Redis", "refuses this user"),
+    "another password": (
+        lambda s: s.redis("--requirepass", "secret", url="{}?password=other"),
+        "Redis",
+        "refuses this user",
+    ),
+    "no persistence": (lambda s: s.redis("--appendonly", "no"), "persistence", "no append-only file"),
+    "eviction": (lambda s: s.redis("--maxmemory-policy", "allkeys-lru"), "eviction", "evicts keys"),
+    "an unknown setting": (
+        lambda _: Start(settings={"FARM_LEASE_SECOND": "3"}),
+        "settings",
+        "is not a setting",
+    ),
+    "an invalid value": (lambda _: Start(settings={"FARM_LOG": "xml"}), "settings", "is not valid"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_a_start_that_cannot_work_ends_in_one_line_that_the_doctor_says_too(
+    surroundings: Surroundings,
+    tmp_path: Path,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make, check, words = UNUSABLE[name]
+    start = make(surroundings)
+    folder = ["--data-dir", str(tmp_path / "data"), "--port", str(free_port())]
+    for setting, value in (SIMULATED | start.settings).items():
+        monkeypatch.setenv(setting, value)
+    monkeypatch.setattr(up, "set_up_log", lambda _: None)
+    monkeypatch.setattr(sys, "argv", ["farm", "up", *folder, *start.options])
+
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+
+    printed = capsys.readouterr().err
+    assert ended.value.code == EXIT_CONFIG
+    assert printed.count("\n") == 1
+    assert words in printed
+    assert "secret" not in printed
+    done = CliRunner().invoke(main.app, ["doctor", "--json", *folder, *start.options])
+    assert done.exit_code == 1
+    (finding,) = [found for found in json.loads(done.stdout)["findings"] if found["mark"] == "wrong"]
+    assert finding["name"] == check
+    assert printed == f"farm: {finding['text']}; {finding['remedy']}\n"
+
+
+@pytest.mark.parametrize("program", [["api"], ["worker"], ["worker", "--webhooks"]])
+def test_each_process_alone_refuses_such_a_start_too(surroundings: Surroundings, program: list[str]) -> None:
+    start = surroundings.redis("--cluster-enabled", "yes")
+
+    done = farm_command(*program, environment=SIMULATED | start.settings)
+
+    assert (done.returncode, done.stderr.count("\n")) == (EXIT_CONFIG, 1)
+    assert "runs in cluster mode" in done.stderr
+
+
+def test_an_expired_certificate_is_a_note(surroundings: Surroundings, tmp_path: Path) -> None:
+    """Clients refuse it, or do not look: that is for them to say."""
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    start = surroundings.tls(not_before=yesterday - timedelta(days=1), not_after=yesterday)
+
+    done = CliRunner().invoke(
+        main.app, ["doctor", "--json", "--data-dir", str(tmp_path / "data"), *start.options], env=SIMULATED
+    )
+
+    (finding,) = [found for found in json.loads(done.stdout)["findings"] if found["name"] == "TLS"]
+    assert (finding["mark"], f"expired on {yesterday:%Y-%m-%d}" in finding["text"]) == ("note", True)
 
 
 def test_a_closed_terminal_drains_the_api_and_the_whole_farm(data_dir: Path, tmp_path: Path) -> None:

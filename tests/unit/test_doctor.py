@@ -25,6 +25,7 @@ from farm.doctor.machine import Torch, device_finding, disk_finding
 from farm.domain.errors import ConfigurationError
 from farm.jobstore.stats import Queue, Worker
 from farm.settings import Settings
+from farm.storage.probe import Inconsistent
 from farm.weights import KONTEXT_WEIGHTS, SRPO_WEIGHTS
 from tests.farms import free_port
 from workers.safety import checker_for
@@ -306,6 +307,13 @@ def test_the_folder_of_the_enhancer_is_looked_into(tmp_path: Path) -> None:
     assert names(look(), Mark.GOOD, "a language model, 0.0 MB")
 
 
+#: The tensors by which the doctor knows a transformer of one double and one single block.
+TRANSFORMER = (
+    *("x_embedder.weight", "context_embedder.weight", "proj_out.weight"),
+    *("transformer_blocks.0.attn.to_q.weight", "single_transformer_blocks.0.attn.to_q.weight"),
+)
+
+
 class Checkpoints:
     """Small files in the formats of the real ones: FLUX.1-dev's folder, its second encoder in two files, and SRPO's."""
 
@@ -319,8 +327,9 @@ class Checkpoints:
             (self.flux / name).parent.mkdir(parents=True, exist_ok=True)
             (self.flux / name).write_text("{}")
         self.first, self.second = (self.flux / f"text_encoder_2/model-0000{n}-of-00002.safetensors" for n in (1, 2))
-        for path in (*self.files, self.srpo):
+        for path in self.files:
             save_file({f"of {path.name}": np.arange(8, dtype=np.float32)}, path)
+        save_file({name: np.arange(8, dtype=np.float32) for name in TRANSFORMER}, self.srpo)
         index = {"weight_map": {f"of {path.name}": path.name for path in (self.first, self.second)}}
         (self.flux / "text_encoder_2/model.safetensors.index.json").write_text(json.dumps(index))
 
@@ -348,7 +357,7 @@ def checkpoints(tmp_path: Path) -> Checkpoints:
 
 
 def test_a_signed_address_that_does_not_work_is_not_shown() -> None:
-    with pytest.raises(storage.Inconsistent) as refused:
+    with pytest.raises(Inconsistent) as refused:
         storage.fetch(f"http://127.0.0.1:{free_port()}/image?X-Amz-Signature=secret")
 
     assert "signed URLs do not work" in str(refused.value)

@@ -28,7 +28,11 @@ from farm.weights import (
     check_licences,
     lacking,
     lacking_in_part,
+    misfit,
     one_without_the_other,
+    some,
+    transformer_blocks,
+    transformer_problems,
 )
 from workers.pipelines import miniature
 from workers.pipelines.device import choose_device, number_format
@@ -44,7 +48,6 @@ _LOADED = (".json", ".model", ".safetensors", ".txt")
 _PROVENANCE = ("dtype", "torch_dtype", "transformers_version")
 #: The part of FLUX.1-dev that SRPO replaces.
 _REPLACED = ("transformer",)
-_FLOATS = ("F32", "BF16", "F16")
 _INSTALL_AGAIN = "it comes with the farm: install srpo-farm again"
 
 
@@ -147,6 +150,8 @@ def load_transformer(
     with torch.device("meta"):
         model = FluxTransformer2DModel.from_config(described)
     with _opened(weights) as file:
+        formats = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  # not a mapping
+        _refuse_other_tensors(weights, transformer_problems(formats, transformer_blocks(config.parent)))
         expected = model.state_dict()
         _refuse_other_tensors(weights, _differences(expected, file))
         tensors = {name: file.get_tensor(name).to(device, number_format) for name in expected}
@@ -235,7 +240,7 @@ def _named(kind: str, files: Mapping[str, Path]) -> dict[str, Path]:
 
 def _refuse_incomplete(folder: Path, missing: list[str], remedy: str) -> None:
     if missing:
-        raise ConfigurationError(f"{folder} lacks {_some(missing)}; {remedy}.")
+        raise ConfigurationError(f"{folder} lacks {some(missing)}; {remedy}.")
 
 
 @contextmanager
@@ -276,19 +281,8 @@ def _other_tensor(name: str, expected: Mapping[str, torch.Tensor], file: Any) ->
     found, shape = file.get_slice(name), list(expected[name].shape)
     if found.get_shape() != shape:
         yield f"{name} has the shape {found.get_shape()} instead of {shape}"
-    if found.get_dtype() not in _FLOATS:
-        yield f"{name} holds {found.get_dtype()} instead of {', '.join(_FLOATS)}"
 
 
 def _refuse_other_tensors(path: Path, differences: list[str]) -> None:
     if differences:
-        raise ConfigurationError(
-            f"{path} does not fit FLUX.1-dev's transformer: {_some(differences)};"
-            f" FARM_SRPO_FILE is the {SRPO_FILE}, sha256 {SRPO_SHA256}."
-        )
-
-
-def _some(things: list[str]) -> str:
-    """Return the first three, and the number of the rest."""
-    shown = ", ".join(things[:3])
-    return shown if len(things) <= 3 else f"{shown} and {len(things) - 3} more"
+        raise ConfigurationError(misfit(path, differences))

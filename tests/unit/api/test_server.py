@@ -14,7 +14,8 @@ from api.connections import hooks
 from api.connections.gthread_worker import SlowClientWorker
 from api.connections.hooks import Log, TlsContexts
 from api.connections.slow_client_socket import TimedTlsSocket
-from api.server import Address, Server
+from api.server import Server
+from farm.process.listen import ListenAddress
 from farm.settings import Settings
 
 
@@ -29,7 +30,7 @@ def test_little_of_an_answer_waits_in_the_kernel() -> None:
 
 
 def test_who_was_cut_off_is_not_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    log = Log(Server(Settings(), Address("127.0.0.1", 0), data_dir=tmp_path).cfg)
+    log = Log(Server(Settings(), ListenAddress("127.0.0.1", 0), data_dir=tmp_path).cfg)
 
     for error in (BlockingIOError(), TimeoutError(), OSError()):
         try:
@@ -42,7 +43,7 @@ def test_who_was_cut_off_is_not_in_the_log(tmp_path: Path, caplog: pytest.LogCap
 
 @pytest.mark.parametrize("tls", [None, (Path("cert.pem"), Path("key.pem"))])
 def test_every_listener_of_the_api_is_so(tmp_path: Path, tls: tuple[Path, Path] | None) -> None:
-    ours = Server(Settings(), Address("127.0.0.1", 0, tls), data_dir=tmp_path)
+    ours = Server(Settings(), ListenAddress("127.0.0.1", 0, tls), data_dir=tmp_path)
 
     assert ours.cfg.when_ready is hooks.limit_send_buffers
     assert ours.cfg.worker_class is SlowClientWorker

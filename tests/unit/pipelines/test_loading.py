@@ -13,9 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from farm.doctor import weights as doctor
+from farm.doctor.finding import Mark
 from farm.domain.catalogue import MODELS
 from farm.domain.errors import ConfigurationError
 from farm.domain.request import ImageRequest
+from farm.settings import Settings
 from farm.weights import LICENCES, check_licences
 from farm.weights import Checkpoints as Set
 from miniature.tokenizer import T5_TOKENS
@@ -326,6 +329,35 @@ def test_a_file_of_another_model_is_refused(
 
     assert complaint in result
     assert "diffusion_pytorch_model.safetensors of tencent/SRPO" in result
+
+
+def in_eight_bits(tensors: Tensors) -> Tensors:
+    return {name: tensor.to(torch.float8_e4m3fn) for name, tensor in tensors.items()}
+
+
+def as_other_programs_name_them(tensors: Tensors) -> Tensors:
+    return {f"double_blocks.{number}.weight": tensor for number, tensor in enumerate(tensors.values())}
+
+
+def without_its_last_block(tensors: Tensors) -> Tensors:
+    last = max(int(name.split(".")[1]) for name in tensors if name.startswith("single_transformer_blocks."))
+    return {name: t for name, t in tensors.items() if not name.startswith(f"single_transformer_blocks.{last}.")}
+
+
+@pytest.mark.parametrize(
+    "change", [in_eight_bits, as_other_programs_name_them, without_its_last_block, in_whole_numbers]
+)
+def test_the_doctor_refuses_a_format_that_a_worker_refuses(
+    checkpoints: Checkpoints, change: Callable[[Tensors], Tensors]
+) -> None:
+    settings = Settings(flux_dir=checkpoints.flux_dir, srpo_file=checkpoints.srpo_file)
+    assert [finding.mark for finding in doctor.weights(settings)] == [Mark.GOOD]
+    checkpoints.rewrite(change)
+
+    (finding,) = doctor.weights(settings)
+
+    assert finding.mark is Mark.WRONG
+    assert refusal(checkpoints.load) == f"{finding.text}; {finding.remedy}"
 
 
 @pytest.mark.parametrize("size", [0, 4, 5000, -1])

@@ -1,0 +1,36 @@
+"""The address on which the API listens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Addresses that stand for every address of this machine → one at which this machine reaches itself.
+REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared with, not listened on
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """Host and port; with `tls` (certificate, private key) over HTTPS."""
+
+    host: str
+    port: int
+    tls: tuple[Path, Path] | None = None
+
+    def __str__(self) -> str:
+        return _joined(self.host, self.port)
+
+    @property
+    def url(self) -> str:
+        """The URL at which this machine reaches the API."""
+        return f"{'https' if self.tls else 'http'}://{_joined(REACHED_AT.get(self.host, self.host), self.port)}"
+
+    @property
+    def options(self) -> list[str]:
+        """The options of the command line that name it."""
+        tls = ["--tls-cert", str(self.tls[0]), "--tls-key", str(self.tls[1])] if self.tls else []
+        return ["--host", self.host, "--port", str(self.port), *tls]
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
