@@ -34,7 +34,7 @@ def no_settings_from_outside() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def plain_tracebacks() -> None:
-    """Those that structlog renders when nobody says otherwise take so long that leases run out meanwhile."""
+    """Log plain tracebacks: structlog's rich ones take so long to render that leases run out meanwhile."""
     plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[structlog.processors.add_log_level, plain])
 
@@ -66,7 +66,7 @@ def farm(redis_dir: Path) -> Farm:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """Return what a farm over HTTPS shows."""
+    """Return the certificate of a farm over HTTPS."""
     folder, authority = tmp_path_factory.mktemp("tls"), trustme.CA()
     issued = authority.issue_cert("127.0.0.1", "localhost")
     certificate = Certificate(folder / "chain.pem", folder / "key.pem", folder / "authority.pem")

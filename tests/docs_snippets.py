@@ -1,4 +1,4 @@
-"""The documentation, as far as tests run what it tells people to copy."""
+"""The parts of the documentation that tests run: what it tells readers to copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an error tells operators and not callers."""
+"""Checks for errors whose details are for operators and not for callers."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from farm.domain.errors import FarmError
 
 
 def told_to_operators(text: str) -> Callable[[FarmError], bool]:
-    """Return a check for `pytest.raises`: `text` is in the error's detail, and not in what a caller is sent."""
+    """Return a check for `pytest.raises`: `text` is in the error's detail, and not in what callers are sent."""
     return lambda error: text in error.detail and text not in str(error)

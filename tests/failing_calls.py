@@ -1,4 +1,4 @@
-"""A process whose every call to the world may be its last, or may go astray: to Redis, the storage, and receivers."""
+"""A process whose calls to Redis, the storage and receivers can fail, or be its last."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _SCRIPTS = {digest(script_text(name)): name for name in NAMES}
 
 
 class Died(BaseException):
-    """The process is dead. No handler of its own catches this, and whatever it still tries does not happen."""
+    """The process is dead. None of its handlers catches this, and nothing that it still attempts happens."""
 
 
 class Ill(StrEnum):
-    """What may befall a call."""
+    """The ways in which a call can fail."""
 
     DIES_BEFORE = "dies before"
     DIES_AFTER = "dies after"
@@ -53,7 +53,7 @@ class FailingCalls:
         return 0 <= self._at < len(self.calls)
 
     def call(self, name: str, do: Callable[[], T], lost: Callable[[], Exception]) -> T:
-        """Make a call, unless the process is dead. `lost` makes what the library would raise."""
+        """Make a call, unless the process is dead. `lost` makes the error that the library would raise."""
         with self._lock:
             if self._is_dead:
                 raise Died(name)
@@ -77,7 +77,7 @@ class FailingCalls:
 
 
 class MortalClient(Client):
-    """A client of Redis at the mercy of `FailingCalls`: the library has already retried when a call is lost."""
+    """A Redis client whose calls `FailingCalls` may fail: the library has already retried when a call is lost."""
 
     def __init__(self, failing_calls: FailingCalls, client: redis.Redis) -> None:
         super().__init__(connection_pool=client.connection_pool)
@@ -101,7 +101,7 @@ def _no_answer() -> Exception:
 
 
 class Mortal:
-    """Stands before a storage, or what calls receivers: each of its calls is at the mercy of `failing_calls`."""
+    """A wrapper of a storage, or of a client of receivers: `failing_calls` may fail each of its calls."""
 
     def __init__(
         self,

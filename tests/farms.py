@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def wait_for(condition: Callable[[], T], *, seconds: float = 20, what: str = "the condition") -> T:
-    """Return the first true value of `condition`, asked again and again."""
+    """Return the first true value of `condition`, which is polled."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if value := condition():
@@ -38,7 +38,7 @@ def wait_for(condition: Callable[[], T], *, seconds: float = 20, what: str = "th
 
 
 def empty(client: redis.Redis) -> None:
-    """Take all out of a Redis. A hundred thousand jobs at once would take it longer than it may take to answer."""
+    """Delete everything in a Redis, in portions: a hundred thousand jobs at once would exceed its time to answer."""
     client.flushall(asynchronous=True)
     wait_for(lambda: client.info("memory")["lazyfree_pending_objects"] == 0, what="an empty Redis")
 
@@ -51,7 +51,7 @@ def free_port() -> int:
 
 
 def pids(pattern: str) -> list[int]:
-    """Return processes whose command line contains `pattern`, this one left out."""
+    """Return the processes whose command line contains `pattern`, without this one."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -67,7 +67,7 @@ def pids(pattern: str) -> list[int]:
 
 @contextmanager
 def folder_in_memory() -> Iterator[Path]:
-    """Yield a folder whose files cost no disk, where there are such: a disk that is busy elsewhere stalls a Redis."""
+    """Yield a folder in memory, if the machine has one: a busy disk would stall a Redis."""
     memory = Path("/dev/shm")
     path = Path(tempfile.mkdtemp(prefix="srpo-farm-", dir=memory if memory.is_dir() else None))
     yield path
@@ -89,7 +89,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What a farm over HTTPS shows, its private key, and the authority that vouches for it."""
+    """The certificate of a farm over HTTPS, its private key, and the authority that signed it."""
 
     chain: Path
     key: Path
@@ -97,7 +97,7 @@ class Certificate:
 
 
 class RunningFarm:
-    """A `farm up` in processes of its own, seen from outside."""
+    """A `farm up` in processes of its own."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class RunningFarm:
         self.process: subprocess.Popen[str] | None = None
 
     def start(self, *, seconds: float = 60) -> None:
-        """Start it and wait for its readiness line."""
+        """Start the farm and wait for its readiness line."""
         program = [sys.executable, "-m", self._program, "up", "--port", str(self.port), "--workers", str(self._workers)]
         if self._certificate:
             program += ["--tls-cert", str(self._certificate.chain), "--tls-key", str(self._certificate.key)]
@@ -138,7 +138,7 @@ class RunningFarm:
         assert line == f"farm ready: {self.url}\n", f"{line!r}\n{self.log.read_text()[-3000:]}"
 
     def stop(self) -> int:
-        """Ask it to drain; its exit status."""
+        """Ask the farm to drain, and return its exit status."""
         assert self.process is not None
         self._http.clear()  # the API would wait two seconds for what may still come over them
         self.process.send_signal(signal.SIGTERM)
@@ -148,7 +148,7 @@ class RunningFarm:
         return status
 
     def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Return a client command against this farm."""
+        """Run a client command against this farm."""
         return farm_command(*words, environment={"FARM_URL": self.url})
 
     def call(self, method: str, path: str, body: object = None, **headers: str) -> Answer:
@@ -157,7 +157,7 @@ class RunningFarm:
         return Answer(self._http.request(method, self.url + path, body=content, headers=named))
 
     def submit(self, **fields: object) -> str:
-        """Return a job's id; a small image unless told otherwise."""
+        """Submit a job, with a small image unless told otherwise, and return its id."""
         body = {"model": "srpo", "prompt": "a fox", "image_size": {"width": 256, "height": 256}} | fields
         answer = self.call("POST", "/farm/v1/jobs", body)
         assert answer.status == 202, answer.body
@@ -183,7 +183,7 @@ class RunningFarm:
         wait_for(lambda: self.job(job_id)["status"] == state, seconds=seconds, what=f"{job_id} {state}")
 
     def fetch(self, url: str) -> bytes:
-        """Return what lies behind one of this farm's own URLs."""
+        """Return the content at one of this farm's own URLs."""
         assert url.startswith(f"{self.url}/"), url
         answer = self.call("GET", url.removeprefix(self.url))
         assert answer.status == 200, answer.body
@@ -206,7 +206,7 @@ class RunningFarm:
         return [pid for pid in pids(str(self.data_dir)) if "valkey" in _name(pid) or "redis" in _name(pid)]
 
     def pids(self) -> list[int]:
-        """Everything that belongs to this farm."""
+        """Return every process of this farm."""
         redis_title = str(self.data_dir / "redis")
         return sorted({*pids(f"--data-dir {self.data_dir}"), *pids(redis_title)})
 
@@ -215,7 +215,7 @@ class RunningFarm:
 def running_farm(
     data_dir: Path, workers: int = 1, certificate: Certificate | None = None, /, **environment: str
 ) -> Iterator[RunningFarm]:
-    """Yield a farm for the length of a block; it must drain and exit 0 afterwards."""
+    """Yield a farm; it must drain and exit 0 afterwards."""
     farm = RunningFarm(data_dir, workers=workers, environment=environment, certificate=certificate)
     farm.start()
     try:
@@ -227,7 +227,7 @@ def running_farm(
 
 @contextmanager
 def own_redis(folder: Path, *options: str) -> Iterator[str]:
-    """Yield a Redis of one's own on a Unix socket; its URL."""
+    """Yield the URL of a new Redis on a Unix socket."""
     folder.mkdir()
     address = folder / "own.sock"
     command = [
@@ -253,7 +253,7 @@ def own_redis(folder: Path, *options: str) -> Iterator[str]:
 def farm_command(
     *words: str, environment: dict[str, str] | None = None, seconds: float = 60
 ) -> subprocess.CompletedProcess[str]:
-    """Run `farm` with `words` to its end."""
+    """Run `farm` with these words to its end."""
     return subprocess.run(
         [sys.executable, "-m", "farm.cli", *words],
         env=clean_environment() | (environment or {}),
@@ -265,7 +265,7 @@ def farm_command(
 
 
 def image_facts(source: bytes | Path) -> tuple[tuple[int, int], str | None]:
-    """Size in pixels and format of an image."""
+    """Return size in pixels and format of an image."""
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
         return image.size, image.format
 

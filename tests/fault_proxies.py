@@ -1,4 +1,4 @@
-"""Proxies before a server that make trouble on command: errors, silence, slowness, cut answers, resets, absence.
+"""Proxies that inject faults in front of a server: errors, silence, slowness, cut answers, resets, absence.
 
 They pass bytes on as they are. For HTTP a request begins where a piece from the client begins with a method: clients
 send no second one before they have the answer to the first. A wire knows nothing of what it carries.
@@ -24,7 +24,7 @@ _PIECE = 65536
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens to a request instead of a good answer. Without any of these nothing does."""
+    """The fault that a request meets instead of a good answer. Without any of these fields there is none."""
 
     #: Answered in the server's place; the server never sees the request.
     answer: bytes = b""
@@ -41,7 +41,7 @@ class Fault:
 
 
 def refusal(status: int, code: str) -> Fault:
-    """Return an answer as S3 refuses."""
+    """Return an error answer as S3 sends it."""
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>Trouble.</Message></Error>".encode()
     head = f"HTTP/1.1 {status} Trouble\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n"
     return Fault(answer=f"{head}Connection: close\r\n\r\n".encode() + body)
@@ -56,7 +56,7 @@ class _Rule:
 
 
 class FaultyWay:
-    """A way to a server on loopback, with a port of its own."""
+    """A proxy of a server on loopback, with a port of its own."""
 
     def __init__(self, to_port: int) -> None:
         self._to_port = to_port
@@ -83,23 +83,23 @@ class FaultyWay:
         self._loop.close()
 
     def inject(self, fault: Fault, *methods: str, times: int = 1_000_000, share: float = 1.0) -> None:
-        """Let the next so many requests of these methods (of any, if none is named), or a share, meet with `fault`."""
+        """Have the next so many requests of these methods (of any, if none is named), or a share, meet `fault`."""
         self._rules.append(_Rule(fault, frozenset(methods), times, share))
 
     def heal(self) -> None:
         self._rules.clear()
 
     def asked(self, method: str) -> int:
-        """How many requests of a method have arrived."""
+        """Return how many requests of a method have arrived."""
         return [seen for seen, _ in self.seen].count(method)
 
     def sent_header(self, name: str) -> bool:
-        """Whether any request had this header."""
+        """Return True if any request had this header."""
         return any(f"\r\n{name}:".encode() in head.lower() for head in self._heads)
 
     @property
     def open_connections(self) -> int:
-        """Connections to the server behind."""
+        """The number of connections to the server."""
         return len(self._ways) // 2
 
     @property
@@ -107,7 +107,7 @@ class FaultyWay:
         return self._server is None
 
     def go_down(self) -> None:
-        """Refuse connections, and end those that are open."""
+        """Refuse connections, and close those that are open."""
         self._run(self._stop())
 
     def come_up(self) -> None:
@@ -160,7 +160,7 @@ class FaultyWay:
             self._ways -= {back, server}
 
     def fault_for(self, method: str, path: str, head: bytes) -> Fault:
-        """Return what is to happen to a request that arrives."""
+        """Return the fault for a request that arrives."""
         self.seen.append((method, path))
         self._heads.append(head)
         for rule in self._rules:
@@ -171,7 +171,7 @@ class FaultyWay:
 
 
 class _Way:
-    """One connection of a client, and its own one to the server."""
+    """One connection of a client, and the proxy's own to the server."""
 
     def __init__(
         self,
@@ -218,7 +218,7 @@ class _Way:
 
 
 class Wire(FaultyWay):
-    """A way of plain bytes to a Unix socket: slow, torn, or dead without either end being told."""
+    """A proxy of plain bytes to a Unix socket: slow, cut, or stalled without either end noticing."""
 
     def __init__(self, to: Path) -> None:
         super().__init__(0)
@@ -274,7 +274,7 @@ class Wire(FaultyWay):
 
 
 def _reset(way: asyncio.StreamWriter) -> None:
-    """End a connection so that the other side is told of it as an error."""
+    """Reset a connection, so that the other side sees an error."""
     connection = way.get_extra_info("socket")
     with suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -283,7 +283,7 @@ def _reset(way: asyncio.StreamWriter) -> None:
 
 @contextmanager
 def faulty_way(to_port: int) -> Iterator[FaultyWay]:
-    """Yield a way to a port for the length of a block."""
+    """Yield a proxy of a port."""
     way = FaultyWay(to_port)
     way.open()
     try:

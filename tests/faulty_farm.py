@@ -1,4 +1,4 @@
-"""`python -m tests.faulty_farm up`: a whole farm whose render workers are `tests.faulty_worker`, soon started again."""
+"""`python -m tests.faulty_farm up`: a whole farm whose render workers are `tests.faulty_worker`, restarted at once."""
 
 from __future__ import annotations
 

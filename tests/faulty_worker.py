@@ -45,7 +45,7 @@ def _hang() -> None:
 
 
 def _freeze() -> None:
-    """Hang as an engine may that never lets another thread of Python run."""
+    """Hang like an engine that never lets another Python thread run."""
     ctypes.PyDLL(None).sleep(3600)
 
 
@@ -61,7 +61,7 @@ FAULTS: dict[str, Callable[[], None]] = {"die": _die, "hang": _hang, "freeze": _
 
 
 class Faults:
-    """What is to happen, and what has happened already: `folder` outlives the worker."""
+    """The planned faults, and those that have happened already: `folder` outlives the worker."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -74,7 +74,7 @@ class Faults:
             FAULTS[match[1]]()
 
     def is_chosen(self, command: str) -> bool:
-        """Whether this command lies there for a worker, and this one is the first to find it."""
+        """Return True if the command exists, and this worker is the first to find it."""
         try:
             (self._folder / command).unlink()
         except FileNotFoundError:
@@ -122,7 +122,7 @@ class FaultyPipeline(SimulatedPipeline):
 
 
 class FaultyStorage(LocalStorage):
-    """Meets the faults of an image's job when it is `storing`, its bytes half on their way."""
+    """A storage that meets the faults of an image's job while it is `storing`, half of its bytes written."""
 
     def __init__(self, folder: Path, faults: Faults, store: JobStore) -> None:
         super().__init__(folder)
@@ -137,7 +137,7 @@ class FaultyStorage(LocalStorage):
 
 
 class FaultyStore(JobStore):
-    """Meets its faults when the images are stored and that is to be told (`telling`)."""
+    """A job store that meets its faults when the images are stored and the job is completed (`telling`)."""
 
     def __init__(self, farm: Farm, faults: Faults) -> None:
         settings = farm.settings

@@ -1,4 +1,4 @@
-"""A web host of images, which misbehaves when it is told to."""
+"""A web host of images that misbehaves on command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Behaviour = Callable[[BaseHTTPRequestHandler], None]
 
 
 class Host:
-    """Answers each path as it was told last, and 404 elsewhere; `asked` are the paths that came, in order."""
+    """Answers each path as configured, and 404 elsewhere; `asked` are the paths of the requests, in order."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -26,7 +26,7 @@ class Host:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def behave(self, path: str, behaviour: Behaviour) -> str:
-        """Return the URL of a path, where it is answered so from now on."""
+        """Configure the answer of a path, and return its URL."""
         self._behaviours[path] = behaviour
         return self.url + path
 
@@ -46,7 +46,7 @@ class Host:
         return self.serve(path, b"elsewhere", status, Location=target)
 
     def hold(self, path: str, content: bytes) -> str:
-        """Serve a path when the host is released, and not before."""
+        """Delay the answers of a path until the host is released."""
 
         def answer(request: BaseHTTPRequestHandler) -> None:
             self.released.wait(60)
@@ -57,7 +57,7 @@ class Host:
         return self.behave(path, answer)
 
     def delay(self, path: str, seconds: float) -> None:
-        """Answer a path so much later than it was."""
+        """Delay the answers of a path by so many seconds."""
         behaviour = self._behaviours[path]
 
         def answer(request: BaseHTTPRequestHandler) -> None:
@@ -87,7 +87,7 @@ class Host:
                     self.send_error(404)
 
             def log_message(self, *args: Any) -> None:
-                """Says nothing."""
+                """Log nothing."""
 
         return Handler
 

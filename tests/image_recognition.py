@@ -1,4 +1,4 @@
-"""What a rendered image shows: the words of the drawing that is nearest to it."""
+"""Recognition of rendered images: the words of the most similar drawing."""
 
 from __future__ import annotations
 

@@ -16,5 +16,5 @@ def sample_image(width: int = 64, height: int = 64, *, colour: str = "red", form
 
 
 def data_uri(content: bytes, content_type: str = "image/png") -> str:
-    """`content` as a data URI."""
+    """Return `content` as a data URI."""
     return f"data:{content_type};base64,{base64.b64encode(content).decode()}"

@@ -1,4 +1,4 @@
-"""A farm whose processes reach Redis over a wire each, so that each may be cut off alone; and a caller for it."""
+"""A farm whose processes reach Redis over a proxy each, so that each may be cut off alone; and a caller for it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WORKERS = ("worker 1", "worker 2")
 
 
 class SpreadFarm(RunningFarm):
-    """Single processes on a Redis that they reach over their wires. `python` runs them."""
+    """Single processes on a Redis that they reach over their proxies. `python` runs them."""
 
     def __init__(self, data_dir: Path, *, python: str = sys.executable, **environment: str) -> None:
         super().__init__(data_dir, environment=environment)
@@ -89,7 +89,7 @@ class SpreadFarm(RunningFarm):
             self._processes[name] = subprocess.Popen(program, env=environment, stdout=log, stderr=log)
 
     def _keep_running(self) -> None:
-        """As systemd does: what ends badly is started again. They die with the thread that started them."""
+        """Restart what exits badly, as systemd does. The processes die with the thread that started them."""
         for name in self._programs:
             self._run(name)
         while not self._stopping.wait(0.2):
@@ -109,7 +109,7 @@ class SpreadFarm(RunningFarm):
 
 
 class Caller(threading.Thread):
-    """Submits job after job, each again until it is accepted, and notes how long it waited for answers."""
+    """Submits job after job, each until it is accepted, and records how long it waited for answers."""
 
     def __init__(self, farm: RunningFarm, receiver: Receiver) -> None:
         super().__init__(daemon=True)
@@ -128,7 +128,7 @@ class Caller(threading.Thread):
             number += 1
 
     def stop(self) -> None:
-        """Accept the last job, and nothing after it."""
+        """Accept the last job, and no job after it."""
         self._over.set()
         self.join()
 
@@ -155,7 +155,7 @@ class Caller(threading.Thread):
 
 @contextmanager
 def spread_farm(python: str = sys.executable) -> Iterator[tuple[SpreadFarm, Receiver]]:
-    """Such a farm for the length of a block, and who is told of its jobs."""
+    """Yield such a farm, and the receiver of its webhooks."""
     settings = {
         "FARM_SIMULATED_STEP_MS": "10",
         "FARM_LEASE_SECONDS": str(LEASE),
@@ -175,7 +175,7 @@ def spread_farm(python: str = sys.executable) -> Iterator[tuple[SpreadFarm, Rece
 
 @contextmanager
 def calling(farm: SpreadFarm, receiver: Receiver) -> Iterator[Caller]:
-    """Jobs come all the while. Afterwards each has ended well, once, its end was told, and everybody was answered."""
+    """Submit jobs inside the block. Afterwards each has ended well, once, with its webhook; all were answered."""
     caller = Caller(farm, receiver)
     caller.start()
     wait_for(lambda: len(caller.accepted) > 10, what="the first jobs")
@@ -217,7 +217,7 @@ def open_jobs(farm: SpreadFarm, accepted: list[str]) -> int:
 
 
 def why_failed(farm: SpreadFarm, accepted: list[str]) -> list[dict[str, str]]:
-    """Return the records of those that did not end well."""
+    """Return the records of the jobs that did not end well."""
     failed = [job_id for job_id, state in zip(accepted, states(farm, accepted), strict=True) if state != "completed"]
     return [cast(dict[str, str], farm.admin.hgetall(redis_keys.job(job_id))) for job_id in failed]
 
@@ -231,7 +231,7 @@ def states(farm: SpreadFarm, accepted: list[str]) -> list[str]:
 
 
 def stay(seconds: float) -> None:
-    """Trouble takes its time."""
+    """Wait while a fault lasts."""
     until = time.monotonic() + seconds
     wait_for(lambda: time.monotonic() > until, seconds=seconds + 5)
 
@@ -241,7 +241,7 @@ def completed(farm: SpreadFarm) -> int:
 
 
 def works_again(farm: SpreadFarm, receiver: Receiver) -> None:
-    """Within 20 seconds, on a machine that has little else to do."""
+    """Check that the farm works again within 20 seconds."""
     before, called = completed(farm), len(receiver.received)
     wait_for(lambda: completed(farm) > before + 5, seconds=WORKS_AGAIN, what="jobs that are rendered again")
     wait_for(lambda: len(receiver.received) > called + 5, seconds=WORKS_AGAIN, what="calls to the webhook again")
@@ -260,7 +260,7 @@ def kill_a_worker(farm: SpreadFarm) -> None:
 
 
 def let_wires_die(farm: SpreadFarm) -> None:
-    """All of all processes, and none of them is told."""
+    """Stall the connections of all processes, without either end noticing."""
     for wire in farm.wires.values():
         wire.die()
 
@@ -291,7 +291,7 @@ def kill(farm: SpreadFarm) -> None:
 
 
 def fill(farm: SpreadFarm) -> None:
-    """Beyond its limit: nothing may be written any more, not even that a job is completed."""
+    """Fill Redis beyond its limit: nothing may be written any more, not even that a job is completed."""
     limit = int(str(farm.admin.config_get("maxmemory")["maxmemory"]))
     farm.admin.config_set("maxmemory", 1_000_000)
     stay(4)

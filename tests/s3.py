@@ -93,7 +93,7 @@ class S3:
         self.port = port
 
     def environment(self, port: int | None = None) -> dict[str, str]:
-        """boto3's own variables for this server, or for what listens on `port` before it."""
+        """Return boto3's variables for this server, or for a proxy of it that listens on `port`."""
         return {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port or self.port}",
             "AWS_ACCESS_KEY_ID": USER,
@@ -102,7 +102,7 @@ class S3:
         }
 
     def place(self) -> Place:
-        """Return a new place in a bucket, seen straight from the server."""
+        """Return a new prefix in a bucket, seen straight from the server."""
         return Place(self._client, BUCKET, f"tests/{uuid.uuid4().hex[:12]}")
 
     @cached_property
@@ -121,7 +121,7 @@ class S3:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What lies under a prefix, with nothing of the farm's between. Names are those behind the prefix."""
+    """The objects under a prefix, seen without the farm. Names are relative to the prefix."""
 
     client: Any
     bucket: str
@@ -146,7 +146,7 @@ class Place:
 
 @contextmanager
 def running_s3(folder: Path) -> Iterator[S3]:
-    """Yield a server for the length of a block; its processes die with this one."""
+    """Yield a server; its processes die with this one."""
     _refuse_without_xattrs(folder)
     (folder / "devices" / "disk").mkdir(parents=True)
     (folder / "swift.conf").write_text("[swift-hash]\nswift_hash_path_suffix = tests\n")
@@ -182,7 +182,7 @@ def _listens(port: int) -> bool:
 
 
 def _refuse_without_xattrs(folder: Path) -> None:
-    """Swift keeps an object's metadata in attributes of its file."""
+    """Fail on a file system without extended attributes, in which Swift keeps an object's metadata."""
     probe = folder / "probe"
     probe.touch()
     try:

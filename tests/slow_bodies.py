@@ -1,4 +1,4 @@
-"""Bodies that come slowly, as gunicorn hands them to an application."""
+"""Request bodies that arrive slowly, or stop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from api.connections.slow_client_socket import TimedSocket, timed
 
 @contextmanager
 def pair() -> Iterator[tuple[socket.socket, TimedSocket]]:
-    """Yield a caller's end of a connection, and the farm's, which awaits a body or sends an answer."""
+    """Yield both ends of a connection: the client's, and the farm's, which awaits a body or sends an answer."""
     theirs, plain = socket.socketpair()
     with theirs, timed(plain) as ours:
         ours.begin_exchange()
@@ -23,7 +23,7 @@ def pair() -> Iterator[tuple[socket.socket, TimedSocket]]:
 
 
 def awaited(ours: TimedSocket, announced: int | None) -> dict[str, Any]:
-    """Return the environment of a request whose body comes at this end; its length, where it is announced."""
+    """Return the environment of a request whose body arrives at this end, with its length if that is announced."""
     unreader = SocketUnreader(ours)
     reader = EOFReader(unreader) if announced is None else LengthReader(unreader, announced)
     length = {} if announced is None else {"CONTENT_LENGTH": str(announced)}

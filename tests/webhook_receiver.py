@@ -1,4 +1,4 @@
-"""A webhook receiver that records what comes, and misbehaves when it is told to."""
+"""A webhook receiver that records what it receives, and misbehaves on command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Received:
-    """One request as it came. Header names are in lower case."""
+    """A received request. Header names are in lower case."""
 
     path: str
     headers: Mapping[str, str]
@@ -30,7 +30,7 @@ Behaviour = Callable[[BaseHTTPRequestHandler], None]
 
 
 def answer(status: int, **headers: str) -> Behaviour:
-    """Answers with `status`."""
+    """Return a behaviour that answers with `status`."""
 
     def behave(request: BaseHTTPRequestHandler) -> None:
         request.send_response(status)
@@ -49,13 +49,13 @@ def close_early(request: BaseHTTPRequestHandler) -> None:
 
 
 class Server(ThreadingHTTPServer):
-    """Takes the connections of many couriers at once: those beyond a queue of five come a second later."""
+    """Takes the connections of many couriers at once: the default backlog of five would delay the others."""
 
     request_queue_size = 128
 
 
 class Receiver:
-    """Behaves well at first; `behave` is asked for each request, and may be changed at any time."""
+    """Behaves well at first; `behave` is called for each request, and may be replaced at any time."""
 
     def __init__(self) -> None:
         self.received: list[Received] = []
@@ -65,7 +65,7 @@ class Receiver:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def at(self, path: str) -> list[Received]:
-        """Return what came to `path`."""
+        """Return the requests to `path`."""
         return [request for request in self.received if request.path == path]
 
     def hang(self, _request: BaseHTTPRequestHandler) -> None:
@@ -73,7 +73,7 @@ class Receiver:
         self.released.wait(60)
 
     def late(self, request: BaseHTTPRequestHandler) -> None:
-        """Answers well, when it is released."""
+        """Answer well, once released."""
         self.released.wait(60)
         answer(200)(request)
 
@@ -99,7 +99,7 @@ class Receiver:
                 self.do_POST()
 
             def log_message(self, *args: Any) -> None:
-                """Says nothing."""
+                """Log nothing."""
 
         return Handler
 

@@ -24,7 +24,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Fault(Enum):
-    """What an engine's error means for the device."""
+    """The meaning of an engine's error for the device."""
 
     #: Nothing certain: the job may be to blame, or the worker.
     UNKNOWN = auto()

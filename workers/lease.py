@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StageTimeouts:
-    """How long each stage may go on without progress before the worker counts as hung, in seconds."""
+    """The seconds that each stage may go on without progress before the worker counts as hung."""
 
     #: Loading and warming up; also the very first step, for which kernels may still be compiled.
     load: float = 600.0

@@ -48,7 +48,7 @@ class TimedSocket(socket.socket):
 
     @property
     def stalled_seconds(self) -> float:
-        """How much of the budget is spent, in seconds; 0 while no thread waits for the client."""
+        """The spent part of the budget, in seconds; 0 while no thread waits for the client."""
         since = self._waiting_since
         return 0.0 if since is None else IO_TIMEOUT_SECONDS - self._budget + clock.monotonic() - since
 

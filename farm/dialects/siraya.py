@@ -34,7 +34,7 @@ class TextToImage(ProviderCall):
 
     @property
     def result_format(self) -> ResultFormat:
-        """How the answer carries the images: `response_format` decides, where it is given."""
+        """The form of the images in the answer: `response_format` decides if it is given."""
         if self.response_format is None and self.output_format == "b64_json":
             return "b64_json"
         return super().result_format

@@ -34,7 +34,7 @@ class FarmError(Exception):
 
     @property
     def call_failure(self) -> CallFailure:
-        """How a call that is refused for this error is answered."""
+        """The answer to a call that is refused for this error."""
         rows = (FAILURES[code].call for code in self._codes() if code in FAILURES)
         return next(row for row in rows if row is not None)
 

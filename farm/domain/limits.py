@@ -65,7 +65,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What is left of one limit in its window, and the seconds until it is reset."""
+    """The rest of one limit in its window, and the seconds until it is reset."""
 
     name: str
     allowed: int

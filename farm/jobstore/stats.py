@@ -36,7 +36,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What serves a model: the name of its weights, its safety checker (`off`: none), the digest of its build."""
+    """A served model: the name of its weights, its safety checker (`off`: none), the digest of its build."""
 
     weights: str
     safety: str

@@ -58,7 +58,7 @@ class ReceivedFile:
 
 @dataclass(frozen=True, slots=True)
 class UploadRequest:
-    """What a caller announces about a file.
+    """A caller's announcement of a file.
 
     `keep_seconds`: how long to keep it, if shorter than the farm's default. `size`: its bytes. 0: not announced.
     """

@@ -1,4 +1,4 @@
-"""What the API is compared with: `python -m tests.bench.baseline`, a bare Flask application on the API's own server.
+"""The benchmark's baseline: `python -m tests.bench.baseline`, a bare Flask application on the API's own server.
 
 `POST /echo` reads JSON and answers with it. `POST /submit` is the least that a submit could be: the same validation as
 the API's, one script call that writes one hash to the same Redis, and the same answer.

@@ -1,4 +1,4 @@
-"""Calls a second: the API's submit and poll beside a bare Flask application, on the same server, Redis and client.
+"""Calls per second: the API's submit and poll beside a bare Flask application, on the same server, Redis and client.
 
 No worker runs, so that the API is all that is measured: one announced the model and left. Everything is measured in
 turn, in many short rounds; a ratio is the median of the rounds' own, so that a machine that slows down meanwhile slows
@@ -51,7 +51,7 @@ _BODY = {"model": "srpo", "prompt": _PROMPT, "image_size": "landscape_4_3", "num
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Something to call again and again."""
+    """A request that is repeated, and its server."""
 
     name: str
     port: int
@@ -74,7 +74,7 @@ def figures(folder: Path) -> list[Figure]:
 
 
 def _announce(farm: Farm) -> None:
-    """Have a worker say that it serves `srpo`, then leave: submits are accepted from now on, and nobody is woken."""
+    """Have a worker announce `srpo`, then leave: submits are accepted from now on, and no wake-up is sent."""
     facts = {"state": "warm", "models": "srpo", "weights": "simulated", "safety": "bundled", "build": "bench"}
     farm.store.renew("bench", facts, [HeldJob("none", 1, 0)])
     farm.store.remove_worker("bench", ["srpo"])

@@ -1,4 +1,4 @@
-"""Processor cores: which process runs where, so that two runs of the benchmark meet the same conditions."""
+"""Processor cores: pins processes, so that two runs of the benchmark have the same conditions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One figure of the benchmark, what is required of it, and the table of them all."""
+"""A figure of the benchmark, its requirement, and the table of all figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from farm.cli.terminal import show_table
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A row of the table. `value` is what a requirement is about: a ratio, or milliseconds."""
+    """A row of the table. `value` is the quantity that the requirement limits: a ratio, or milliseconds."""
 
     what: str
     measured: str

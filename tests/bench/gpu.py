@@ -1,4 +1,4 @@
-"""`make bench-gpu`: seconds an image on the CUDA card that is here. Says so and exits 0 where there is none.
+"""`make bench-gpu`: seconds per image on this machine's CUDA card. Without a card, says so and exits 0.
 
 The pipeline is the worker's own, one image at a time, warm: loaded, and rendered once at the size and steps that are
 measured. A run is timed from the call to the finished image; a step is the time between two calls of the watch, by
@@ -35,7 +35,7 @@ _PROMPT = "A red fox in fresh snow at dawn, photographed with a long lens, breat
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One image: seconds in all, and of each denoising step."""
+    """The rendering of one image: its seconds in all, and of each denoising step."""
 
     seconds: float
     steps: tuple[float, ...]
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _why_not() -> str:
-    """Why nothing can be measured here; empty where it can."""
+    """Return the reason why nothing can be measured here; empty if it can."""
     if util.find_spec("torch") is None:
         return "torch is not installed"
     import torch

@@ -24,7 +24,7 @@ _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What came back: answers with a 2xx status within `seconds`, and the share of a core that the client took."""
+    """The result of a load: answers with a 2xx status within `seconds`, and the share of a core that it took."""
 
     answers: int
     seconds: float
@@ -37,7 +37,7 @@ class Tally:
 
 
 class Load:
-    """The load process, seen from the benchmark."""
+    """The load process, as the benchmark controls it."""
 
     def __enter__(self) -> Load:
         program = [sys.executable, "-m", "tests.bench.load"]
@@ -89,7 +89,7 @@ class _Connection:
         self.socket.sendall(self._order)
 
     def is_answered(self) -> bool:
-        """Take what has come; whether the answer is complete. Raises ValueError for anything but 2xx."""
+        """Read what has arrived, and return True if the answer is complete. Raises ValueError for anything but 2xx."""
         piece = self.socket.recv(65536)
         received = self._received = self._received + piece
         end = received.find(b"\r\n\r\n")

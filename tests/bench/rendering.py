@@ -37,7 +37,7 @@ _SIZE = {"width": 1024, "height": 768}
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """When a job's stages were, in seconds since the epoch."""
+    """The times of a job's stages, in seconds since the epoch."""
 
     first_step: float
     last_step: float
@@ -46,7 +46,7 @@ class Moments:
 
     @classmethod
     def of(cls, view: dict[str, Any]) -> Moments:
-        """From a completed job as the API shows it."""
+        """Return the moments of a completed job as the API shows it."""
         assert view["status"] == "completed", view
         timings = view["timings"]
         first_step = _seconds(view["started_at"]) + timings["start"]
@@ -61,7 +61,7 @@ def figures(folder: Path) -> list[Figure]:
 
 
 def _latencies(farm: RunningFarm) -> Iterable[Figure]:
-    """One job at a time, each on a farm that has stood idle: the time before its first step and after its last."""
+    """Yield latencies of single jobs, each on an idle farm: the time before its first step and after its last."""
     _sample(farm)  # opens the connections
     samples = [_sample(farm) for _ in range(SAMPLES)]
     before = [1000 * (moments.first_step - sent) for sent, moments in samples]
@@ -71,7 +71,7 @@ def _latencies(farm: RunningFarm) -> Iterable[Figure]:
 
 
 def _sample(farm: RunningFarm) -> tuple[float, Moments]:
-    """When a submit was sent, and its job's moments."""
+    """Return the time of a submit, and its job's moments."""
     wait_for(lambda: farm.redis.scard("srpo:idle_workers:srpo"), what="an idle worker")
     time.sleep(random.uniform(0.02, 0.12))  # at no particular moment of anybody's waiting loop
     sent = time.time()
@@ -86,7 +86,7 @@ def _latency(what: str, milliseconds: list[float], under: float) -> Figure:
 
 
 def _occupancy(farm: RunningFarm) -> Iterable[Figure]:
-    """Yield a full queue: the share of the time between the first step of all and the last in which the pipeline works.
+    """Yield the share of the time from the first step to the last in which the pipeline works, with a full queue.
 
     Twice, from two sources: the worker's own count of the seconds inside its pipeline, and the jobs' records, where
     whatever no job's rendering covers is a gap.
@@ -112,7 +112,7 @@ def _busy_seconds(farm: RunningFarm) -> float:
 
 
 def _worker(farm: RunningFarm) -> dict[str, str]:
-    """Return what the farm's one worker says of itself."""
+    """Return what the farm's only worker reports about itself."""
     facts: dict[str, str]
     (facts,) = farm.call("GET", "/farm/v1/workers").json["workers"]
     return facts

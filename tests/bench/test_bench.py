@@ -1,4 +1,4 @@
-"""The benchmarks and what they require: in the long run of the tests only, for they want the machine to themselves."""
+"""The benchmarks and their requirements: long tests only, since they need the machine to themselves."""
 
 from __future__ import annotations
 

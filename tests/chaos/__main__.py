@@ -1,4 +1,4 @@
-"""`make chaos`: one long run and its table. Exit 1 if the judge found anything."""
+"""`make chaos`: one long run and its table. Exit 1 if the judge finds anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How each dialect is asked, and how its answers are read: the least that a client of it does."""
+"""Calls and answers of each dialect: the minimum that a client of it does."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What an answer says of a job. `images` are URLs, data URIs or bare base64; `prompt` is the rendered one."""
+    """The state of a job in an answer. `images` are URLs, data URIs or bare base64; `prompt` is the rendered one."""
 
     job: str
     state: str
@@ -47,25 +47,25 @@ class Told:
 
 
 class Way(Protocol):
-    """A dialect as a client of it speaks."""
+    """A dialect, as its client uses it."""
 
     def submit(self, ask: Ask, *, image: str, hook: str) -> Call:
-        """Return the submit. `image` is the URL of the input; `hook` that of the receiver; empty: none."""
+        """Return the submit. `image` is the URL of the input, `hook` that of the receiver; empty: none."""
 
     def submitted(self, ask: Ask, answer: Answer) -> Told | None:
-        """Return what became of a submit; None: it was not accepted, and may be sent again."""
+        """Return the result of a submit; None if it was not accepted, and may be repeated."""
 
     def look(self, ask: Ask, job: str) -> Call:
-        """Asks about a job."""
+        """Return the call that polls a job."""
 
     def seen(self, ask: Ask, job: str, answer: Answer) -> Told | Call | None:
-        """Return what the answer says, or the next call; None if the call must be repeated."""
+        """Return the state in the answer, or the next call; None if the call must be repeated."""
 
     def cancel(self, job: str) -> Call:
-        """Asks that a job be stopped."""
+        """Return the call that cancels a job."""
 
     def cancelled(self, answer: Answer) -> str:
-        """Return what became of that; empty: ask again."""
+        """Return the result of a cancel; empty if the call must be repeated."""
 
 
 class Native:
@@ -181,7 +181,7 @@ class WaveSpeed:
 
 
 class Images(Native):
-    """`/v1/images/generations` in the words of one of its providers. It is asked about later by the farm's own way."""
+    """`/v1/images/generations` in one of its dialects. Later calls about the job use the farm's own dialect."""
 
     def __init__(self, model: str, success: int = 200) -> None:
         self._model = model
@@ -238,7 +238,7 @@ def native_view(view: Mapping[str, Any]) -> Told:
 
 
 def fal_outcome(job: str, answer: Answer) -> Told | None:
-    """Return a result of fal's: images, or why there are none."""
+    """Return fal's result of a request: its images, or its error."""
     result = _json(answer)
     if answer.status == 200 and "images" in result:
         return Told(job, "completed", tuple(image["url"] for image in result["images"]), result["prompt"])
@@ -252,14 +252,14 @@ _FAL_ENDS = ("client_cancelled", "client_disconnected", "startup_timeout", "runn
 
 
 def content_of(image: str) -> bytes | None:
-    """Return the bytes of an image that the answer itself carries; None: it is somewhere else."""
+    """Return the bytes of an image that the answer itself contains; None if it is at a URL."""
     if image.startswith("http"):
         return None
     return base64.b64decode(image.partition(",")[2] if image.startswith("data:") else image)
 
 
 def moment(text: str | None) -> float:
-    """Return a time as it is shown, in seconds since the epoch; 0 where there is none."""
+    """Return the time in an answer, in seconds since the epoch; 0 if there is none."""
     return datetime.fromisoformat(text).timestamp() if text else 0.0
 
 
@@ -294,12 +294,12 @@ def _json(answer: Answer) -> dict[str, Any]:
 
 
 def _not_seen(job: str, answer: Answer) -> Told | None:
-    """No answer about the job: it is not known, or the farm is in trouble."""
+    """Return the sighting for an answer without the job: it is unknown, or the farm is in trouble."""
     return Told(job, UNKNOWN) if answer.status == 404 else None
 
 
 def source_of(ask: Ask, uploaded: str) -> str:
-    """How an ask names its image."""
+    """Return the request's input image as a URL or data URI; empty if it has none."""
     if not ask.image:
         return ""
     return uploaded or data_uri(ask.image)

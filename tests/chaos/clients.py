@@ -1,4 +1,4 @@
-"""The callers: each asks, asks again without an answer, watches, cancels, fetches, and writes down what it was told."""
+"""The callers: each submits, repeats without an answer, polls, cancels, downloads, and records its answers."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _NOSY = 0.02
 
 
 class NoAnswer(Exception):
-    """The connection was refused or broke, or nothing came in time."""
+    """The connection was refused or broke, or there was no answer in time."""
 
 
 class Office:
-    """What all callers have in common: the farm's addresses and keys, the clock of the run, and the log."""
+    """The state that all callers share: the farm's addresses and keys, the clock of the run, and the log."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Office:
         self._http = urllib3.PoolManager(retries=False, maxsize=64)
 
     def send(self, dice: random.Random, caller: str, call: Call, *, seconds: float = _ANSWER_SECONDS) -> Answer:
-        """Return the farm's answer, of whichever of its APIs. Raises NoAnswer."""
+        """Return the answer of any of the farm's APIs. Raises NoAnswer."""
         headers = {"Authorization": f"Bearer {self._keys[caller]}", **call.headers}
         url = dice.choice(self._urls) + call.path
         try:
@@ -67,7 +67,7 @@ class Office:
             raise NoAnswer from error
 
     def stream(self, dice: random.Random, caller: str, path: str) -> urllib3.BaseHTTPResponse:
-        """Return an answer that goes on. Raises NoAnswer."""
+        """Return a streamed answer. Raises NoAnswer."""
         headers = {"Authorization": f"Bearer {self._keys[caller]}"}
         try:
             url, timeout = dice.choice(self._urls) + path, urllib3.Timeout(connect=2.0, read=_ANSWER_SECONDS)
@@ -77,7 +77,7 @@ class Office:
 
 
 class Client:
-    """One caller with one ask."""
+    """One caller with one request."""
 
     def __init__(self, office: Office, ask: Ask) -> None:
         self._office = office
@@ -88,7 +88,7 @@ class Client:
         self._until = time.monotonic() + office.seconds
 
     def work(self) -> None:
-        """From the submit to the end, or until it has no patience any more: the judge then has the record."""
+        """Run from the submit to the end, or to the time limit: the judge then has the record."""
         with suppress(TimeoutError):
             self._work()
 
@@ -114,7 +114,7 @@ class Client:
     # Asking
 
     def _image(self) -> str:
-        """Return the URL of the image that the ask brings; empty: none."""
+        """Return the URL of the request's input image; empty: none."""
         if not self._ask.uploads:
             return source_of(self._ask, "")
         wish = {"content_type": "image/png", "file_name": "fox.png"}
@@ -124,7 +124,7 @@ class Client:
         return str(ticket["file_url"])
 
     def _submit(self, call: Call) -> Told:
-        """Ask until it is accepted, as the providers' libraries do."""
+        """Submit until the job is accepted, as the providers' libraries do."""
         for attempt, pause in enumerate(self._pauses(_AGAIN_PAUSES)):
             # OpenAI's count: a farm takes a call that comes again for the one that came before.
             again = {"X-Stainless-Retry-Count": str(attempt)} if attempt and self._ask.is_direct else {}
@@ -161,7 +161,7 @@ class Client:
     # Watching
 
     def _follow(self, result: Told) -> Told:
-        """Return the job's end. On the way it is cancelled, where that is wanted."""
+        """Return the job's end. On the way it is cancelled, if the request says so."""
         cancel_at = None if self._ask.cancel_after is None else time.monotonic() + self._ask.cancel_after
         if self._ask.way == "native events" and cancel_at is None:
             self._watch(result.job)
@@ -177,7 +177,7 @@ class Client:
         raise TimeoutError
 
     def _look(self, job: str) -> Told | None:
-        """Return what the farm says of the job now; None: nothing."""
+        """Return the job's state as the farm shows it now; None: no answer."""
         call = self._way.look(self._ask, job)
         for _ in range(2):
             try:
@@ -211,7 +211,7 @@ class Client:
         self._log.sights.append(Sight(result.job, time.time(), result.state, result.code, names, result.started))
 
     def _pry(self, job: str) -> None:
-        """Another caller does not find the job."""
+        """Check that another caller does not find the job."""
         other = self._dice.choice([name for name in CALLERS if name != self._ask.caller])
         with suppress(NoAnswer):
             answer = self._office.send(self._dice, other, self._way.look(self._ask, job))
@@ -258,7 +258,7 @@ class Client:
         return self._office.send(self._dice, self._ask.caller, call, seconds=seconds)
 
     def _answer(self, call: Call, *, good: Sequence[int]) -> Answer:
-        """Return the answer to a call, which is sent until it is one of these."""
+        """Return the answer to a call, which is repeated until the status is one of these."""
         for pause in self._pauses(_AGAIN_PAUSES):
             with suppress(NoAnswer):
                 answer = self._send(call)
@@ -269,14 +269,14 @@ class Client:
         raise TimeoutError
 
     def _pauses(self, bounds: tuple[float, float]) -> Iterator[float]:
-        """Growing pauses in seconds, until there is no time left."""
+        """Yield growing pauses in seconds, until the time is up."""
         pause, longest = bounds
         while time.monotonic() < self._until:
             yield self._dice.uniform(0.5, 1.0) * pause
             pause = min(1.5 * pause, longest)
 
     def _complain_unless_passing(self, call: Call, answer: Answer) -> None:
-        """In trouble a farm says 503, and when to come again; it gives no other answer."""
+        """Record an answer other than 503, 504, or 429 with Retry-After: a farm in trouble gives no other."""
         if answer.status in (429, 503, 504) and (answer.status != 429 or "retry-after" in answer.headers):
             return
         self._odd("odd answer", f"{call.method} {call.path} was answered {answer.status}: {answer.body[:300]!r}")
@@ -286,7 +286,7 @@ class Client:
 
 
 def serve_all(office: Office, asks: Iterator[Ask], *, clients: int, progress: Any) -> None:
-    """Work through all asks with so many clients at a time."""
+    """Make all requests, with so many clients at a time."""
     lock = threading.Lock()
 
     def work() -> None:
@@ -308,7 +308,7 @@ def serve_all(office: Office, asks: Iterator[Ask], *, clients: int, progress: An
 
 @contextmanager
 def listening(office: Office) -> Iterator[None]:
-    """For the length of a block, each caller listens to what the farm streams to it of all its jobs."""
+    """Have each caller follow the event stream of all its jobs, inside the block."""
     over = threading.Event()
     threads = [threading.Thread(target=_listen, args=(office, caller, over), daemon=True) for caller in CALLERS]
     for thread in threads:
@@ -343,6 +343,6 @@ def _lines(stream: urllib3.BaseHTTPResponse) -> Iterator[str]:
 
 
 def _path(url: str) -> str:
-    """Return a URL of the farm's as a path: any of its APIs has it."""
+    """Return a URL of the farm's as a path, which each of its APIs serves."""
     parts = urlsplit(url)
     return f"{parts.path}?{parts.query}" if parts.query else parts.path

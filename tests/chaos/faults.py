@@ -1,4 +1,4 @@
-"""What is done to the farm, by a schedule that is drawn from a seed."""
+"""The faults that are injected into the farm, by a schedule drawn from a seed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _TICK_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """What is done, how often each, and how long the pauses between are, in seconds.
+    """The faults to inject, how often each, and the pauses between them, in seconds.
 
     At most so many; 0: any number. With `only_busy` a worker is struck only while it holds a job.
     """
@@ -116,7 +116,7 @@ class FaultInjector(threading.Thread):
         self._later.append((time.monotonic() + self._dice.uniform(*bounds), mend))
 
     def _inject(self) -> bool:
-        """Whether anything was done."""
+        """Inject the fault, and return True if there was something to break."""
         kinds = self._schedule.kinds
         (kind,) = self._dice.choices(list(kinds), list(kinds.values()))
         what, _, whom = kind.partition(" ")
@@ -167,7 +167,7 @@ class FaultInjector(threading.Thread):
             self._in(_STOPS["redis"], lambda: _send(pid, signal.SIGCONT))
 
     def _flush_celery(self) -> None:
-        """All that Celery keeps goes: its messages are wake-ups, and may be lost."""
+        """Delete all that Celery keeps: its messages are wake-ups, and may be lost."""
         with suppress(redis.exceptions.RedisError):
             for name in list(self._farm_processes.hasty_client.scan_iter(f"{redis_keys.CELERY}*", count=1000)):
                 self._farm_processes.hasty_client.delete(name)

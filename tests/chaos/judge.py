@@ -1,4 +1,4 @@
-"""The judge: what a run broke of the promises, from what its callers and receivers wrote down.
+"""The judge: which guarantees a run broke, from what its callers and receivers recorded.
 
 It asks nothing of the farm itself, knows none of its code, and takes none of its events for the truth.
 """
@@ -24,7 +24,7 @@ _LOSSES = 5
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A promise that was broken: the rule's name, the job or thing, and what was seen."""
+    """A broken guarantee: the rule's name, the job or thing, and what was observed."""
 
     rule: str
     subject: str
@@ -35,7 +35,7 @@ class Finding:
 
 
 def findings(observations: Observations) -> list[Finding]:
-    """Everything that was broken, by rule. Empty: nothing was."""
+    """Return everything that was broken, by rule; empty if nothing was."""
     return [finding for rule in _RULES for finding in rule(observations)]
 
 
@@ -51,7 +51,7 @@ def _lost(observations: Observations) -> Iterator[Finding]:
 
 
 def _disappeared(observations: Observations) -> Iterator[Finding]:
-    """Nor is it unknown for a while."""
+    """Find accepted jobs that were unknown for a while."""
     deleted = {one.job for one in observations.deletions}
     missed = {one.job for one in observations.sights if one.state == UNKNOWN} - deleted
     for job in sorted(missed & observations.records.keys()):
@@ -66,7 +66,7 @@ def _unfinished_strangers(observations: Observations) -> Iterator[Finding]:
 
 
 def _changed_end(observations: Observations) -> Iterator[Finding]:
-    """There is one end, and it stays as it was seen first."""
+    """Find jobs with more than one end: the first one seen must stay."""
     ended: dict[str, str] = {}
     images: dict[str, tuple[str, ...]] = {}
     for sight in sorted(observations.sights, key=lambda one: one.at):
@@ -108,7 +108,7 @@ def _too_few_images(observations: Observations) -> Iterator[Finding]:
 
 
 def _webhooks(observations: Observations) -> Iterator[Finding]:
-    """Every end is told to who wants to be told, under one id, signed, to nobody else, and as it is."""
+    """Find ends that were not delivered to their receiver: once, under one id, signed, and as they are."""
     deleted = {one.job for one in observations.deletions}
     result = {one.job for one in observations.webhooks if one.is_terminal and 200 <= one.answered < 300}
     for job, ask in observations.jobs.items():
@@ -143,7 +143,7 @@ def _webhook(observations: Observations, webhook: ReceivedWebhook) -> Iterator[F
 
 
 def _overheard(observations: Observations) -> Iterator[Finding]:
-    """Streams of events tell a caller of its own jobs, and of no other end than they have."""
+    """Find events in a caller's stream that are about other callers' jobs, or about an end that a job does not have."""
     for one in observations.overheard:
         record = observations.records.get(one.job)
         if record and record.caller != one.caller:
@@ -153,7 +153,7 @@ def _overheard(observations: Observations) -> Iterator[Finding]:
 
 
 def _cancelled(observations: Observations) -> Iterator[Finding]:
-    """Nothing is rendered after a cancel."""
+    """Find images that were rendered after a cancel."""
     for cancel in observations.cancels:
         record = observations.records.get(cancel.job)
         if record is None or cancel.outcome not in _STOPPED:
@@ -168,7 +168,7 @@ def _cancelled(observations: Observations) -> Iterator[Finding]:
 
 
 def _doubled(observations: Observations) -> Iterator[Finding]:
-    """One Idempotency-Key is one job."""
+    """Find Idempotency-Keys with more than one job."""
     jobs: dict[int, set[str]] = defaultdict(set)
     for record in observations.records.values():
         number = number_in(record.prompt)
@@ -182,7 +182,7 @@ def _doubled(observations: Observations) -> Iterator[Finding]:
 
 
 def _unexplained(observations: Observations) -> Iterator[Finding]:
-    """Find jobs that failed without a cause: neither their caller's act, nor more faults than attempts."""
+    """Find jobs that failed without a cause: neither an act of their caller, nor more faults than attempts."""
     for record in observations.records.values():
         if record.state == "failed" and not _is_explained(observations, record):
             yield Finding("failed for nothing", record.job, f"{_end(record)}, prompt {record.prompt!r}")
@@ -204,7 +204,7 @@ def _is_explained(observations: Observations, record: Record) -> bool:
 
 
 def _left_behind(observations: Observations) -> Iterator[Finding]:
-    """Nothing stays in the working sets of the job store, and no orphan in storage."""
+    """Find what is left in the working sets of the job store, and orphans in storage."""
     for name, count in observations.left_behind.items():
         yield Finding("left behind", name, f"{count} entries after all was over")
     wanted = {name for record in observations.records.values() for name in record.images}

@@ -1,4 +1,4 @@
-"""The images that asks demand, rendered here a second time."""
+"""The images that the requests should produce, rendered here a second time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _INPUT = "input"
 
 
 def is_right(ask: Ask, number: int, prompt: str, content: bytes) -> bool:
-    """Whether a file shows the `number`-th image of an ask; `prompt` is the one that was rendered."""
+    """Return True if a file shows the `number`-th image of a request; `prompt` is the rendered one."""
     try:
         with Image.open(io.BytesIO(content)) as opened:
             form, shown = opened.format, opened.convert("RGB")
@@ -32,7 +32,7 @@ def is_right(ask: Ask, number: int, prompt: str, content: bytes) -> bool:
 
 
 def image(ask: Ask, number: int, prompt: str) -> Image.Image:
-    """Return the `number`-th image of an ask, counted from 0."""
+    """Return the `number`-th image of a request, counted from 0."""
     inputs = {_INPUT: Image.open(io.BytesIO(ask.image)).convert("RGB")} if ask.image else {}
     request = ImageRequest(
         model="srpo-image-to-image" if ask.image else "srpo",

@@ -97,12 +97,12 @@ _NEVER_COMPLETED = "  if state == 'completed' then return false end\n"
 
 
 def reclaim_off() -> None:
-    """Nobody looks for jobs whose worker died."""
+    """Never reclaim the jobs of dead workers."""
     patch.object(PeriodicThread, "run", lambda _: None).start()
 
 
 def wake_ups_are_the_truth() -> None:
-    """Nobody rings for what waits: a wake-up that is lost was the only one."""
+    """Never repeat a wake-up: one that is lost was the only one."""
     patch.object(Service, "reap", lambda self: self._store.reap()).start()
 
 

@@ -51,7 +51,7 @@ class Member:
         return self._process.pid if self._process else 0
 
     def look(self) -> None:
-        """Start it if it is dead and has been for a while."""
+        """Start the process if it has been dead for a while."""
         if self._process is not None and (status := self._process.poll()) is not None:
             self.statuses.append(status)
             self._process = None
@@ -60,13 +60,13 @@ class Member:
             self._start()
 
     def signal(self, number: int) -> None:
-        """To the process and to those that it has started."""
+        """Send a signal to the process and those that it has started."""
         if self._process is not None and self._process.poll() is None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
 
     def end(self) -> int:
-        """Ask it to leave; its exit status."""
+        """Ask the process to exit, and return its exit status."""
         if self._process is None:
             return 0
         self.signal(signal.SIGCONT)
@@ -121,28 +121,28 @@ class FarmProcesses:
         wait_for(lambda: self._redis.is_alive and self._answers(), what="Redis")
 
     def start(self) -> None:
-        """Start everything else. It is kept alive from now on."""
+        """Start everything else, and keep it alive from now on."""
         self._orders.put(lambda: self._kept.extend((*self.apis, *self.workers, *self.webhooks)))
 
     def stop(self) -> list[str]:
-        """End everything, the records last; a line for each that did not leave as it should."""
+        """Stop everything, Redis last; return a line for each process that did not exit as it should."""
         self._closing.set()
         self._keeper.join()
         return self._bad_ends
 
     def exits(self) -> Counter[tuple[str, int]]:
-        """How often which kind of process left of itself, or when it was asked to, with which status."""
+        """Return how often each kind of process exited by itself or when asked to, by status."""
         members = (*self.apis, *self.workers, *self.webhooks)
         return Counter((one.kind, status) for one in members for status in one.statuses if status >= 0)
 
     @cached_property
     def client(self) -> redis.Redis:
-        """The job store, for the look at what is left."""
+        """The job store, to look at what is left."""
         return redis.Redis.from_url(self._redis.url, decode_responses=True, socket_timeout=5)
 
     @cached_property
     def hasty_client(self) -> redis.Redis:
-        """The job store for those who break things: they must not wait for one that stands still."""
+        """The job store for the fault injector, which must not wait for one that hangs."""
         return redis.Redis.from_url(self._redis.url, decode_responses=True, socket_timeout=0.3)
 
     @property
@@ -151,7 +151,7 @@ class FarmProcesses:
         return process.pid if process else 0
 
     def held_by(self, worker: Member) -> tuple[str, ...]:
-        """Jobs that are in this worker's hands."""
+        """Return the jobs that this worker holds."""
         with suppress(redis.exceptions.RedisError):
             client, pid = self.hasty_client, f"-{worker.pid}-"
             held = cast(list[str], client.zrange(redis_keys.LEASES, 0, -1))

@@ -1,4 +1,4 @@
-"""Receivers of webhooks: each caller has an address there for each ask. They misbehave by chance, and write down."""
+"""Webhook receivers, with an address for each caller and request. They misbehave at random, and record what comes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _HANGS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Signatures:
-    """What letters are verified with: the secret of each caller, and the farm's public keys for fal's."""
+    """The keys that verify webhooks: the secret of each caller, and the farm's public keys for fal's."""
 
     secrets: Mapping[str, str]
     jwks: Mapping[str, Any]
@@ -47,7 +47,7 @@ class Signatures:
 
 
 class Receivers:
-    """All callers' receivers, on one port."""
+    """The receivers of all callers, on one port."""
 
     def __init__(self, observations: Observations, signatures: Signatures, *, seed: int, moody: bool) -> None:
         self._observations = observations
@@ -72,14 +72,14 @@ class Receivers:
         return f"{self._url}/{caller}/{ask}"
 
     def go_down(self) -> None:
-        """Close whatever connects."""
+        """Close every connection."""
         self._is_down.set()
 
     def come_up(self) -> None:
         self._is_down.clear()
 
     def calm(self) -> None:
-        """Behave from now on."""
+        """Misbehave no longer."""
         self._is_moody = False
         self.come_up()
 
@@ -89,7 +89,7 @@ class Receivers:
         return self._dice.choices(list(_MOODS), list(_MOODS.values()))[0] if self._is_moody else "well"
 
     def _behaviour(self, mood: str) -> tuple[int, Behaviour]:
-        """Return the status that the farm gets, 0 for none, and how."""
+        """Return the status that the farm gets (0 for none), and the manner of the answer."""
         match mood:
             case "well":
                 return 200, answer(200)
@@ -127,13 +127,13 @@ class Receivers:
                 behave(self)
 
             def log_message(self, *_: Any) -> None:
-                """Says nothing."""
+                """Log nothing."""
 
         return Handler
 
 
 def _read(headers: Mapping[str, str], body: Mapping[str, Any]) -> tuple[str, str, str, str, list[str]]:
-    """Job, event, state, the event's id and the images' URLs, in whichever dialect they are told."""
+    """Return job, event, state, event id and image URLs of a webhook in any dialect."""
     if "x-fal-webhook-request-id" in headers:
         state = "completed" if body["status"] == "OK" else "failed"
         images = [image["url"] for image in (body["payload"] or {}).get("images", ())]

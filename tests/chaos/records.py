@@ -1,4 +1,4 @@
-"""What callers, receivers and those who break things write down, each for itself. Times are seconds since the epoch."""
+"""The records of callers, receivers and the fault injector. Times are seconds since the epoch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENDS = ("completed", "failed")
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """A caller was told that its ask is this job."""
+    """A caller got the id of its request's job."""
 
     ask: int
     job: str
@@ -23,7 +23,7 @@ class Acceptance:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """A state in which a caller saw a job. `images` are the names of its images, where they are told."""
+    """A state in which a caller saw a job. `images` are the names of its images, if known."""
 
     job: str
     at: float
@@ -36,7 +36,7 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """An image of a completed job was asked for: the last answer, and whether it showed what was asked for."""
+    """A download of a completed job's image: the last answer, and whether it was the right image."""
 
     job: str
     number: int
@@ -47,7 +47,7 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """A caller was answered to its cancel: `cancelled`, `stopping`, `accepted` (fal tells only that) or `ended`."""
+    """The answer to a cancel: `cancelled`, `stopping`, `accepted` (all that fal says) or `ended`."""
 
     job: str
     at: float
@@ -56,7 +56,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """A caller was told that its job is forgotten."""
+    """A caller was answered that its job is deleted."""
 
     job: str
     at: float
@@ -64,7 +64,7 @@ class Deletion:
 
 @dataclass(frozen=True, slots=True)
 class ReceivedWebhook:
-    """What came to a receiver, at whose address, and what it was answered."""
+    """A webhook that reached a receiver: the address, the content, and the receiver's answer."""
 
     caller: str
     ask: int
@@ -84,7 +84,7 @@ class ReceivedWebhook:
 
 @dataclass(frozen=True, slots=True)
 class Overheard:
-    """A caller was told by its stream of events that a job is in this state."""
+    """A caller's event stream said that a job is in this state."""
 
     caller: str
     job: str
@@ -93,7 +93,7 @@ class Overheard:
 
 @dataclass(frozen=True, slots=True)
 class Oddity:
-    """An answer that nobody should get, by the name of the rule that it breaks."""
+    """An answer that no caller should get, by the name of the rule that it breaks."""
 
     rule: str
     subject: str
@@ -102,7 +102,7 @@ class Oddity:
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """Something that was done to the farm, and the jobs that the process held to which it was done."""
+    """A fault that was injected, and the jobs that the broken process held."""
 
     kind: str
     at: float
@@ -111,7 +111,7 @@ class Injection:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What the API says of a job when all is over."""
+    """The record of a job, as the API shows it at the end of the run."""
 
     job: str
     caller: str
@@ -124,7 +124,7 @@ class Record:
 
 @dataclass(slots=True)
 class Observations:
-    """All of it. Lists are only appended to, so many threads may write."""
+    """All records of a run. Lists are only appended to, so many threads may write."""
 
     asks: dict[int, Ask] = field(default_factory=dict)
     accepted: list[Acceptance] = field(default_factory=list)
@@ -150,5 +150,5 @@ class Observations:
 
     @property
     def jobs(self) -> dict[str, Ask]:
-        """Every job that any caller was told of, and its ask."""
+        """Every job that any caller knows of, and its request."""
         return {one.job: self.asks[one.ask] for one in self.accepted}

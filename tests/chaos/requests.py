@@ -1,4 +1,4 @@
-"""What the callers of a chaos run ask for, drawn from a seed."""
+"""The requests of the callers of a chaos run, drawn from a seed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _PROMPT = re.compile(r"fox (\d+) of run (\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One image, or a few, that a caller wants, and what it does besides. Sizes in pixels, times in seconds."""
+    """A request of a caller for images, and what else the caller does. Sizes in pixels, times in seconds."""
 
     number: int
     caller: str
@@ -84,7 +84,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """How often callers do what is special, as chances from 0 to 1, and what images they ask for."""
+    """The chances, 0 to 1, of callers doing something special, and the images that they request."""
 
     ways: Mapping[str, int]
     steps: tuple[int, ...] = (2, 4, 8, 16)
@@ -105,14 +105,14 @@ PLAIN = Habits({"native": 1}, key=0, webhook=0, enhance=0, start_within=0, cance
 
 
 def asks(count: int, seed: int, habits: Habits) -> Iterator[Ask]:
-    """So many, the same for the same seed. Nobody hangs up in the last third: the farm waits 30 s for such callers."""
+    """Draw so many requests from the seed. None hangs up in the last third: the farm waits 30 s for such callers."""
     dice = random.Random(f"asks {seed}")
     for number in range(count):
         yield _ask(number, seed, dice, habits, may_hang_up=number < count * 2 // 3)
 
 
 def number_in(prompt: str) -> int | None:
-    """Which ask a prompt is of, also where it was enhanced."""
+    """Return the number of the request that a prompt belongs to, also if the prompt was enhanced."""
     match = _PROMPT.search(prompt)
     return int(match[1]) if match else None
 

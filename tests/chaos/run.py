@@ -1,4 +1,4 @@
-"""One chaos run: a farm, its callers and what is done to it, until all is over; and what was written down meanwhile."""
+"""One chaos run: a farm, its callers and the injected faults, from start to end; and the records of it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ build(load(), Path(sys.argv[1])).sweeper.sweep(older_than=-60)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run does. `patience` is how long a caller, and the end of all, is waited for, in seconds.
+    """The plan of a run. `patience` is how long callers, and the run itself, wait for an end, in seconds.
 
     After `seconds` nobody asks for more, whether or not so many jobs were asked for.
     """
@@ -92,7 +92,7 @@ class Plan:
 
 
 def run(plan: Plan, folder: Path, s3: S3 | None, *, say: Callable[[str], None] = print) -> Observations:
-    """Do what the plan says, in an empty folder. Images lie in a bucket of `s3`, or, without one, in the folder."""
+    """Do what the plan says, in an empty folder. Images are stored in a bucket of `s3`; without it, in the folder."""
     observations, began = Observations(), time.monotonic()
     place = s3.place() if s3 else None
     with faulty_way(s3.port) if s3 else nullcontext() as way:
@@ -147,7 +147,7 @@ def _progress(plan: Plan, say: Callable[[str], None]) -> Callable[[], None]:
 
 
 class _Farm:
-    """The farm of a run, and what is asked of it when all is over."""
+    """The farm of a run, and the queries at its end."""
 
     def __init__(self, plan: Plan, folder: Path, storage: Mapping[str, str]) -> None:
         self._plan = plan
@@ -177,7 +177,7 @@ class _Farm:
 
     @contextmanager
     def running(self, observations: Observations) -> Iterator[tuple[Office, Receivers]]:
-        """Yield the farm with its callers' keys and receivers, for the length of a block."""
+        """Yield the farm with its callers' keys and receivers."""
         self.farm_processes.start_redis()
         callers = ApiKeyStore(self.farm_processes.client)
         self._keys = {name: callers.create(name) for name in CALLERS} | {"root": callers.create("root", is_admin=True)}
@@ -192,7 +192,7 @@ class _Farm:
             self.bad_ends = self.farm_processes.stop()
 
     def settle(self, observations: Observations) -> None:
-        """Wait until every job has ended and every end is told, as far as that happens."""
+        """Wait until every job has ended and every end is delivered, as far as that happens."""
         for is_done in (
             self._is_ready,
             self._have_all_ended,
@@ -214,7 +214,7 @@ class _Farm:
         return not self.left_behind()
 
     def records(self) -> dict[str, Record]:
-        """Return what the API says of every job of every caller."""
+        """Return the record of every job of every caller."""
         found: dict[str, Record] = {}
         for caller in CALLERS:
             before = ""
@@ -227,7 +227,7 @@ class _Farm:
         return found
 
     def left_behind(self) -> dict[str, int]:
-        """Return what the working sets still hold."""
+        """Return what the working sets still contain."""
         client = self.farm_processes.client
         names = [
             *_WORKING_SETS,
@@ -263,7 +263,7 @@ class _Farm:
         return all(job in result or job in deleted for job, ask in observations.jobs.items() if ask.webhook)
 
     def _move_time_on(self) -> None:
-        """Expire what only waits for time to pass: calls that hung up, and posts of a killed webhook worker."""
+        """Expire what waits for time only: calls that hung up, and deliveries of a killed webhook worker."""
         client = self.farm_processes.client
         for entry in cast(list[str], client.zrange(redis_keys.ABANDON_DEADLINE, 0, -1)):
             client.zadd(redis_keys.ABANDON_DEADLINE, {entry: 0}, xx=True)

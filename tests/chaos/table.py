@@ -13,7 +13,7 @@ from tests.chaos.requests import number_in
 
 
 def print_table(observations: Observations, found: Sequence[Finding], *, seed: int) -> None:
-    """Print what happened, and what the judge found."""
+    """Print what happened, and the judge's findings."""
     show_table(("what", "how many"), rows(observations, found, seed=seed))
     for finding in found:
         print(finding)
@@ -21,7 +21,7 @@ def print_table(observations: Observations, found: Sequence[Finding], *, seed: i
 
 
 def rows(observations: Observations, found: Sequence[Finding], *, seed: int) -> Iterator[tuple[str, str]]:
-    """Lines of the table: what, and how many."""
+    """Yield the rows of the table: what, and how many."""
     records = observations.records.values()
     codes = Counter(record.code for record in records if record.state == "failed")
     asked = Counter(number_in(record.prompt) for record in records)
@@ -55,7 +55,7 @@ def rows(observations: Observations, found: Sequence[Finding], *, seed: int) -> 
 
 
 def recovery_seconds(observations: Observations) -> tuple[list[float], list[float]]:
-    """From a worker's death until each of its jobs was seen waiting again, and until it was started again.
+    """Return the seconds from a worker's death to each of its jobs' return to the queue, and to its restart.
 
     As far as anybody saw that: a direct call sees its job only at the end.
     """

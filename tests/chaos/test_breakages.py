@@ -1,4 +1,4 @@
-"""The judge can fail: six ways of breaking the farm, each of which it must report by its name."""
+"""The judge can fail: six planted bugs, each of which it must report by its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The short chaos run: a whole farm, all ways to ask, everything broken in turn, and a judge that finds nothing."""
+"""The short chaos run: a whole farm, all ways to submit, every fault in turn, and a judge that finds nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The judge's rules, each on a log that keeps all promises but one."""
+"""The judge's rules, each on records that break one guarantee."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def a_webhook(job: str, ask: int, state: str, **changes: object) -> ReceivedWebh
 
 
 def a_good_run() -> Observations:
-    """Nothing is broken: one job is completed although its worker died, one is cancelled, one is deleted."""
+    """Return records that break nothing: a job completed although its worker died, one cancelled, one deleted."""
     records = (
         Record(DONE, "ada", "fox 1 of run 1, enhanced", "completed", "", (NAME,), 4.0),
         Record(STOPPED, "ada", "fox 2 of run 1", "failed", "cancelled", (), 1.5),

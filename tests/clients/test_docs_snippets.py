@@ -148,7 +148,7 @@ def test_what_the_pages_say_is_not_offered_is_not_there(farm: RunningFarm, path:
 
 
 def assert_is_an_image(farm: RunningFarm, output: str) -> None:
-    """Check that a line names an image of the farm, or the type of one that the client has fetched itself."""
+    """Check that a line names an image of the farm, or the type of one that the client has downloaded."""
     (result,) = [line for line in output.splitlines() if line.startswith(("image/", f"{farm.url}/files/"))]
     if not result.startswith("image/"):
         _, kind = image_facts(farm.call("GET", result.removeprefix(farm.url)).body)

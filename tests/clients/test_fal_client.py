@@ -45,7 +45,7 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
 
 @pytest.fixture(autouse=True)
 def redirected(farm: RunningFarm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Return the lines that direct the client to a farm without TLS."""
+    """Direct the client to a farm without TLS."""
     monkeypatch.setattr(fc, "RUN_URL_FORMAT", f"{farm.url}/fal/run/")
     monkeypatch.setattr(fc, "QUEUE_URL_FORMAT", f"{farm.url}/fal/queue/")
 
@@ -58,10 +58,10 @@ def client() -> Iterator[fal_client.SyncClient]:
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """Serves the files of a folder, and says nothing."""
+    """A server of the files of a folder that logs nothing."""
 
     def log_message(self, *args: Any) -> None:
-        """Says nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -77,12 +77,12 @@ def host(tmp_path: Path) -> Iterator[str]:
 
 
 def at(host: str, published: str) -> str:
-    """Where this host has what a published example names."""
+    """Return this host's URL for what a published example names."""
     return f"{host}/{published.rpartition('_')[2]}"
 
 
 def facts(farm: RunningFarm, output: dict[str, Any]) -> tuple[tuple[int, int], str | None]:
-    """Size and format of the first image of an output."""
+    """Return size and format of the first image of an output."""
     return image_facts(farm.fetch(output["images"][0]["url"]))
 
 
@@ -289,7 +289,7 @@ def test_a_refusal_names_the_field(client: fal_client.SyncClient) -> None:
 
 @pytest.fixture
 def broken_storage(farm: RunningFarm) -> Iterator[None]:
-    """Root may write into any folder, but not below a file."""
+    """Make writes fail even for root, which may write into any folder but not below a file."""
     images, aside = farm.data_dir / "images", farm.data_dir / "aside"
     images.mkdir(exist_ok=True)
     images.rename(aside)

@@ -1,4 +1,4 @@
-"""The AI SDK's providers render here: fal's, and the one for whatever is compatible with OpenAI; two releases of each.
+"""The AI SDK's providers render here: fal's, and the OpenAI-compatible one; two releases of each.
 
 It checks every answer against schemas of its own, downloads the images by itself, and refuses private addresses
 unless they are of the API's own origin.

@@ -46,7 +46,7 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, farm: RunningFarm) -> str:
-    """Return the head of a program whose `fal` leads to the farm."""
+    """Return the head of a program whose `fal` client calls the farm."""
     return HEAD + WAYS[request.param].replace("http://farm", farm.url)
 
 
@@ -57,7 +57,7 @@ def redirected(farm: RunningFarm) -> str:
 
 
 def facts(farm: RunningFarm, output: dict[str, Any]) -> tuple[tuple[int, int], str | None]:
-    """Size and format of the first image of an output."""
+    """Return size and format of the first image of an output."""
     return image_facts(farm.fetch(output["images"][0]["url"]))
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's JavaScript library renders here, in the words of each provider whose callers use it."""
+"""OpenAI's JavaScript library renders here, in the dialect of each provider whose callers use it."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def ada(farm: RunningFarm, strict: str) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture
 def client(farm: RunningFarm, monkeypatch: pytest.MonkeyPatch) -> Iterator[openai.OpenAI]:
-    """Yield the library as its users make it: by the environment alone."""
+    """Yield the library as its users configure it: by environment variables alone."""
     monkeypatch.setenv("OPENAI_BASE_URL", f"{farm.url}/v1")
     monkeypatch.setenv("OPENAI_API_KEY", "any")
     with openai.OpenAI() as client:
@@ -83,7 +83,7 @@ def client(farm: RunningFarm, monkeypatch: pytest.MonkeyPatch) -> Iterator[opena
 
 @pytest.fixture
 def images(farm: RunningFarm, tmp_path: Path) -> list[Path]:
-    """Two images as files."""
+    """Return two images as files."""
     paths = [tmp_path / f"{seed}.png" for seed in (1, 2)]
     for seed, path in enumerate(paths, 1):
         path.write_bytes(farm.image(farm.wait_for_end(farm.submit(seed=seed, output_format="png"))))
@@ -109,7 +109,7 @@ def job_ids(farm: RunningFarm, prompt: str) -> list[str]:
 
 
 def end(farm: RunningFarm, job_id: str) -> None:
-    """Cancel a job and see it end, so that it is in no other test's way."""
+    """Cancel a job and wait for its end, so that it does not affect other tests."""
     farm.call("POST", f"/farm/v1/jobs/{job_id}/cancel")
     farm.wait_for_end(job_id)
 

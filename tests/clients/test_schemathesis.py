@@ -1,4 +1,4 @@
-"""A running farm is called by what its own document says, at its limits and beyond them, and answers as it says there.
+"""Schemathesis calls a running farm by its own OpenAPI document, at and beyond its limits, and checks the answers.
 
 No 5xx, no status, header, type of content or shape that is not described, and nothing taken that the schemas forbid.
 """
@@ -48,7 +48,7 @@ QUICK = {"FARM_SIMULATED_STEP_MS": "0.1", "FARM_WEBHOOK_ALLOW": "127.0.0.1"}
 
 
 class KeyedFarm(RunningFarm):
-    """A farm with keys on, which is called with one."""
+    """A farm with keys on, and a key for it."""
 
     key = ""
 
@@ -63,14 +63,14 @@ class KeyedFarm(RunningFarm):
 
 @pytest.fixture
 def farm(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[RunningFarm]:
-    """Yield a quick farm, which holds direct calls for the seconds that a test says."""
+    """Yield a quick farm, which holds direct calls for the seconds that a test chooses."""
     with running_farm(tmp_path / "data", **QUICK, FARM_HOLD_SECONDS=request.param) as farm:
         yield farm
 
 
 @pytest.fixture
 def keyed(tmp_path: Path) -> Iterator[KeyedFarm]:
-    """One with keys on."""
+    """Yield a farm with keys on."""
     farm = KeyedFarm(tmp_path / "data", environment=QUICK | {"FARM_AUTH": "keys", "FARM_HOLD_SECONDS": "0.2"})
     farm.start()
     farm.key = farm.create("ada")
@@ -84,7 +84,7 @@ def document(farm: RunningFarm, tmp_path: Path) -> Path:
 
 
 def described(farm: RunningFarm, tmp_path: Path) -> Path:
-    """Return what the farm says of itself; its examples are here, and its ids are of what is there."""
+    """Return the farm's document with images of this machine in its examples and ids that exist."""
     text = farm.call("GET", "/openapi.json").body.decode()
     result = json.loads(text.replace(f"{OUTSIDE}/fox.png", _fox()).replace(OUTSIDE, "http://127.0.0.1:9"))
     jobs = [farm.submit() for _ in range(8)]
@@ -118,7 +118,7 @@ def _request(farm: RunningFarm, endpoint: str) -> str:
 
 
 def _name(methods: dict[str, Any], ids: list[str]) -> None:
-    """Have the operations of a path be called with these ids."""
+    """Have the operations of a path called with these ids."""
     for operation in methods.values():
         for parameter in operation["parameters"]:
             if parameter["in"] == "path":

@@ -42,14 +42,14 @@ def key(farm: RunningFarm) -> str:
 
 @pytest.fixture(autouse=True)
 def redirected(farm: RunningFarm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Return the lines that direct the client to a farm without TLS."""
+    """Direct the client to a farm without TLS."""
     monkeypatch.setattr(fc, "REST_URL", f"{farm.url}/fal/rest")
     monkeypatch.setattr(fc, "CDN_URL", f"{farm.url}/fal/cdn")
 
 
 @pytest.fixture
 def client(key: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[fal_client.SyncClient]:
-    """Each of its uploads opens a connection to the CDN, which it leaves open."""
+    """Yield a client, closed afterwards: each of its uploads leaves a connection to the CDN open."""
     opened = []
     open_one = fal_client.SyncClient._get_cdn_client
 
@@ -72,7 +72,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def fetched(farm: RunningFarm, url: str) -> tuple[str, bytes]:
-    """Return what is at a URL of the farm's, as anybody gets it."""
+    """Return the content at a URL of the farm's, fetched without a key."""
     assert url.startswith(f"{farm.url}/files/")
     answer = farm.call("GET", url.removeprefix(farm.url))
     assert answer.status == 200, answer.body
@@ -80,14 +80,14 @@ def fetched(farm: RunningFarm, url: str) -> tuple[str, bytes]:
 
 
 def stored(farm: RunningFarm) -> set[str]:
-    """Every file of the farm's storage, and of the folder for what is on its way there."""
+    """Return every file of the farm's storage, and of its folder for uploads in progress."""
     folders = (farm.data_dir / "images", farm.data_dir / "uploads")
     names = {path.name for folder in folders for path in folder.rglob("*") if path.is_file()}
     return {name for name in names if not name.startswith("farm-id-")}
 
 
 def ticket(farm: RunningFarm, key: str, kind: str = "initiate") -> tuple[str, str]:
-    """Where to send a file, in fal's dialect, and where it will be."""
+    """Return the URL to send a file to, in fal's dialect, and the URL of the stored file."""
     answer = farm.call("POST", f"/fal/rest/storage/upload/{kind}", {}, Authorization=f"Key {key}").json
     return answer["upload_url"].removeprefix(farm.url), answer["file_url"]
 
@@ -277,7 +277,7 @@ def test_wavespeed_uploads_a_form_in_chunks(farm: RunningFarm, key: str) -> None
 
 
 def send(farm: RunningFarm, path: str, headers: bytes, body: bytes) -> bytes:
-    """Return the status line that answers a PUT of which no more comes than this."""
+    """Return the status line that answers a PUT with no more bytes than these."""
     with socket.create_connection(("127.0.0.1", farm.port), timeout=30) as connection:
         connection.sendall(b"PUT %s HTTP/1.1\r\nHost: localhost\r\n%s\r\n\r\n" % (path.encode(), headers))
         connection.sendall(body)
@@ -321,7 +321,7 @@ def test_a_body_in_chunks_is_whole_with_its_last(farm: RunningFarm, key: str) ->
 
 
 def memory(farm: RunningFarm) -> int:
-    """Return the most memory that a process of the API has had, in bytes."""
+    """Return the peak memory of any process of the API, in bytes."""
     found = [
         line.split()[1]
         for pid in pids(f"-m api --host 127.0.0.1 --port {farm.port}")

@@ -47,7 +47,7 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
 
 @pytest.fixture(scope="module")
 def client(farm: RunningFarm) -> Iterator[Any]:
-    """Yield the client as its users make it: its base URL and key stand in its configuration."""
+    """Yield the client as its users configure it: base URL and key in its configuration."""
     settings = wavespeed.config.api
     before = settings.base_url, settings.api_key
     settings.base_url, settings.api_key = farm.url, "any"
@@ -61,13 +61,13 @@ def listed(farm: RunningFarm, **fields: object) -> list[dict[str, Any]]:
 
 
 def cancel(farm: RunningFarm, job_id: str) -> None:
-    """Cancel a job and see it end, so that it is in no other test's way."""
+    """Cancel a job and wait for its end, so that it does not affect other tests."""
     assert farm.call("POST", f"/farm/v1/jobs/{job_id}/cancel").status in (200, 202)
     assert farm.wait_for_end(job_id)["code"] == "cancelled"
 
 
 def is_genuine(came: Received, secret: str) -> bool:
-    """As WaveSpeed's page tells receivers to check: the key is the secret's text after its prefix, not decoded."""
+    """Verify a signature as WaveSpeed's page says: the key is the secret's text after its prefix, not decoded."""
     signed = f"{came.headers['webhook-id']}.{came.headers['webhook-timestamp']}.".encode() + came.body
     expected = hmac.new(secret.removeprefix("whsec_").encode(), signed, hashlib.sha256).hexdigest()
     version, _, signature = came.headers["webhook-signature"].partition(",")
@@ -101,7 +101,7 @@ def test_base64_is_the_image_itself(farm: RunningFarm, client: Any, sync: bool) 
 
 
 def colour(image: bytes) -> Any:
-    """Return the colour in its middle."""
+    """Return the colour of the image's middle."""
     with Image.open(io.BytesIO(image)) as opened:
         return opened.convert("RGB").getpixel((opened.width // 2, opened.height // 2))
 

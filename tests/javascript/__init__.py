@@ -1,4 +1,4 @@
-"""Programs in JavaScript, run with the providers' real clients by a Node of the tests' own."""
+"""JavaScript programs, run with the providers' real clients by the tests' own Node."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ const report = (value) => console.log("report " + JSON.stringify(value));
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What a program reported, in order, and what it wrote beside that."""
+    """The outcome of a program: what it reported, in order, and what else it printed."""
 
     reports: list[Any]
     output: str
 
     @property
     def report(self) -> Any:
-        """Its only report."""
+        """The only report."""
         (report,) = self.reports
         return report
 
 
 def run(program: str, *, seconds: float = 60, **environment: str) -> Ran:
-    """Run a module that calls `report(value)`; it must end by itself, and well."""
+    """Run a module that calls `report(value)`; it must end by itself, with status 0."""
     _install()
     done = subprocess.run(
         [_NODE, "--input-type=module", "-"],
@@ -61,7 +61,7 @@ def run(program: str, *, seconds: float = 60, **environment: str) -> Ran:
 
 @cache
 def _install() -> None:
-    """Bring the clients that package.json names, unless they are there. Tests in several processes do so once."""
+    """Install the clients that package.json names, if missing. Tests in several processes do so once."""
     with (HOME / "package.json").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _install_alone()

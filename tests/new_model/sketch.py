@@ -1,4 +1,4 @@
-"""A made-up model on SRPO's weights: the one entry that a further model takes."""
+"""A made-up model on SRPO's weights: the one catalogue entry that a further model takes."""
 
 from __future__ import annotations
 

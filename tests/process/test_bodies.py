@@ -1,4 +1,4 @@
-"""Bodies that are cut off, too large or garbled on their way: refused in the dialect of their path, and no job."""
+"""Bodies that are cut off, too large or garbled in transit: refused in the dialect of their path, and no job."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CHUNKED = b"Transfer-Encoding: chunked"
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """An answer as it came."""
+    """An HTTP answer as received."""
 
     status: int
     head: bytes
@@ -41,7 +41,7 @@ class Told:
 
 
 def send(farm: RunningFarm, path: str, header: bytes, body: bytes) -> Told:
-    """Return a request of which no more comes than this."""
+    """Send a request with no more bytes than these."""
     with socket.create_connection(("127.0.0.1", farm.port), timeout=10) as connection:
         connection.sendall(b"POST %s HTTP/1.1\r\nHost: localhost\r\n%s\r\n\r\n%s" % (path.encode(), header, body))
         connection.shutdown(socket.SHUT_WR)

@@ -1,4 +1,4 @@
-"""`farm doctor`: a farm in good health, and faults planted in real ones, each named with what mends it."""
+"""`farm doctor`: a healthy farm, and faults planted in real ones, each reported with its remedy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LEASE = "2"
 
 @dataclass(frozen=True)
 class Report:
-    """What `farm doctor` found, and its exit status."""
+    """The findings of `farm doctor`, and its exit status."""
 
     status: int
     findings: list[dict[str, str]]
@@ -62,7 +62,7 @@ class Report:
 
 
 def doctor(data_dir: Path, *words: str, **environment: str) -> Report:
-    """Return the command's report on a data folder; it looks at a port that nobody uses unless it is told another."""
+    """Return the command's report on a data folder; it checks an unused port unless given another."""
     if "--port" not in words:
         words = (*words, "--port", str(free_port()))
     done = CliRunner().invoke(
@@ -85,14 +85,14 @@ def doctor_of(farm: RunningFarm, *words: str, **environment: str) -> Report:
 
 @pytest.fixture(scope="module")
 def own_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Yield a Redis of one's own."""
+    """Yield the URL of a new Redis."""
     with own_redis(tmp_path_factory.mktemp("own") / "redis", "--appendonly", "yes", "--maxmemory", "100mb") as url:
         yield url
 
 
 @pytest.fixture
 def own(own_url: str) -> Iterator[redis.Redis]:
-    """Yield the same, empty and unspoilt."""
+    """Yield the same server, emptied and with its default configuration."""
     with closing(redis.Redis.from_url(own_url, decode_responses=True)) as client:
         client.flushall()
         yield client
@@ -100,7 +100,7 @@ def own(own_url: str) -> Iterator[redis.Redis]:
 
 @contextmanager
 def configured(client: redis.Redis, option: str, value: str) -> Iterator[None]:
-    """Yield a server with this option for the length of a block."""
+    """Yield a server with this option."""
     before = str(client.config_get(option)[option])
     client.config_set(option, value)
     try:
@@ -111,7 +111,7 @@ def configured(client: redis.Redis, option: str, value: str) -> Iterator[None]:
 
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """Yield a process that hangs for the length of a block."""
+    """Yield a process that is stopped by SIGSTOP."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -278,14 +278,14 @@ def test_a_file_where_the_data_folder_should_be(tmp_path: Path) -> None:
 
 
 class Greeter(BaseRequestHandler):
-    """Speaks first, as mail servers do."""
+    """A server that speaks first, as mail servers do."""
 
     def handle(self) -> None:
         self.request.sendall(b"220 mail.example ESMTP\r\n")
 
 
 class OtherService(BaseHTTPRequestHandler):
-    """Has a /readyz of its own."""
+    """Another service, with a /readyz of its own."""
 
     server_version = "other/1"
 
@@ -295,7 +295,7 @@ class OtherService(BaseHTTPRequestHandler):
         self.wfile.write(b'{"status": "ok"}')
 
     def log_message(self, *args: Any) -> None:
-        """Says nothing."""
+        """Log nothing."""
 
 
 @pytest.mark.parametrize(

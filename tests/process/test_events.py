@@ -1,4 +1,4 @@
-"""Events over real HTTP: for clients whose connection breaks, for those who leave, and when the farm stops."""
+"""Events over real HTTP: for clients whose connection breaks, for those that leave, and when the farm stops."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def stream(url: str, path: str = ALL, *, seen: str = "") -> Iterator[urllib3.Bas
 
 @contextmanager
 def admitted(url: str) -> Iterator[urllib3.BaseHTTPResponse]:
-    """Yield a stream, as soon as there is room for one more."""
+    """Yield a stream, as soon as one more is accepted."""
     with ExitStack() as stack:
 
         def try_once() -> urllib3.BaseHTTPResponse | None:
@@ -57,7 +57,7 @@ def admitted(url: str) -> Iterator[urllib3.BaseHTTPResponse]:
 
 
 def events(response: urllib3.BaseHTTPResponse) -> Iterator[tuple[str, str, str]]:
-    """Id, name and data of each event, as it comes."""
+    """Yield id, name and data of each event."""
     text = ""
     for chunk in response.read_chunked():
         text += chunk.decode()
@@ -69,7 +69,7 @@ def events(response: urllib3.BaseHTTPResponse) -> Iterator[tuple[str, str, str]]
 
 
 def read(farm: RunningFarm, seen: str, count: int) -> list[tuple[str, str, str]]:
-    """So many changes after the event with this id; then the connection breaks."""
+    """Read so many changes after the event with this id; then the connection breaks."""
     with stream(farm.url, seen=seen) as response:
         assert response.status == 200
         return list(islice((event for event in events(response) if event[1] != "listening"), count))

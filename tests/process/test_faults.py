@@ -1,4 +1,4 @@
-"""What a farm survives: killed workers, a killed Redis, drains, and its own violent end."""
+"""Faults that a farm survives: killed workers, a killed Redis, drains, and its own violent end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEASE = 2.0
 
 
 def events(farm: RunningFarm) -> Counter[tuple[str, str]]:
-    """How often each job reached each state, by the log that is written with the changes themselves."""
+    """Return how often each job reached each state, by the outbox, which is written with the changes themselves."""
     entries = cast(list[tuple[str, dict[str, str]]], farm.redis.xrange("srpo:outbox"))
     return Counter((fields["job"], fields["state"]) for _, fields in entries)
 

@@ -1,4 +1,4 @@
-"""Calls that wait: many cost little, those that hang up free their place, and their jobs wait to be asked for again."""
+"""Blocking calls: many cost little, a disconnect frees their slot, and their jobs wait for an equal call."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CALL = {"prompt": "a fox", "image_size": {"width": 256, "height": 256}}
 
 @pytest.fixture
 def usual_limit() -> Iterator[None]:
-    """As many open files as a shell allows at first."""
+    """Lower the limit on open files to that of a shell."""
     now, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, maximum))
     yield
@@ -108,19 +108,19 @@ def test_who_hangs_up_may_ask_again_for_half_a_minute(data_dir: Path) -> None:
 
 
 def ids(farm: RunningFarm) -> list[str]:
-    """Of every job that there is."""
+    """Return the ids of all jobs."""
     return [job["id"] for job in farm.call("GET", "/farm/v1/jobs").json["jobs"]]
 
 
 def let_go(farm: RunningFarm) -> set[str]:
-    """Return the jobs whose callers have left, and may come back."""
+    """Return the jobs whose callers have disconnected, and may come back."""
     seconds, _ = farm.redis.time()
     # For half a minute from when they left; where somebody waits, that is still to begin.
     return set(cast(list[str], farm.redis.zrangebyscore(redis_keys.ABANDON_DEADLINE, 0, (seconds + 30) * 1_000_000)))
 
 
 def is_held(farm: RunningFarm) -> bool:
-    """Whether a new call is held rather than told to come back."""
+    """Return True if a new call is held rather than refused."""
     with sent(farm, "POST", RUN, json.dumps(CALL)) as connection:
         connection.settimeout(1)
         try:
@@ -148,13 +148,13 @@ def wait_for_event(connection: socket.socket) -> None:
 
 
 def jobs(farm: RunningFarm) -> int:
-    """How many there are that have not ended."""
+    """Return how many jobs have not ended."""
     queue: dict[str, int] = farm.call("GET", "/farm/v1/queue").json
     return queue["waiting"] + queue["processing"]
 
 
 def poll_for_some_seconds(farm: RunningFarm, path: str, seconds: float = MEASURED_SECONDS) -> list[float]:
-    """How long each poll took, in seconds."""
+    """Return how long each poll took, in seconds."""
     times = []
     until = time.monotonic() + seconds
     while (began := time.monotonic()) < until:

@@ -1,4 +1,4 @@
-"""Callers who send what is no HTTP, or only half of it, or nothing: refused, and nobody else notices.
+"""Clients that send malformed HTTP, or half of it, or nothing: refused, without effect on other clients.
 
 Over TLS as without. Whatever comes is answered with a 4xx in JSON or with a closed connection.
 """
@@ -196,7 +196,7 @@ REQUESTS = [
 
 
 class Site:
-    """A farm as somebody sees it who has only its address."""
+    """A farm as seen by a client that has only its address."""
 
     def __init__(self, farm: RunningFarm, certificate: Certificate | None) -> None:
         self.farm = farm
@@ -208,7 +208,7 @@ class Site:
         (self.pid,) = [pid for pid in processes if _parent(pid) in processes]
 
     def plain(self) -> socket.socket:
-        """Return a connection on which nothing was said, not even the first word of a handshake."""
+        """Return a connection on which nothing has been sent, not even the beginning of a handshake."""
         return socket.create_connection(("127.0.0.1", self.farm.port), timeout=PATIENT_SECONDS)
 
     def connect(self) -> socket.socket:
@@ -216,7 +216,7 @@ class Site:
         return self._tls.wrap_socket(plain, server_hostname="localhost") if self._tls else plain
 
     def poll(self) -> None:
-        """Check that a well-behaved caller gets its answer soon."""
+        """Check that a well-behaved client gets its answer soon."""
         with self.connect() as connection:
             connection.sendall(get(b"/farm/v1/jobs/" + self.job.encode(), HOST + b"Connection: close\r\n"))
             (answer,) = received(connection)
@@ -228,14 +228,14 @@ class Site:
 
     @property
     def connections(self) -> int:
-        """Those that the farm has not closed: established, or ended at the other end only. One is `farm`'s own."""
+        """The number of connections that the farm has not closed: established, or closed by the client only."""
         end, open_states = f":{self.farm.port:04X}", ("01", "08")
         lines = [line.split() for line in Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]]
         return sum(words[1].endswith(end) and words[3] in open_states for words in lines)
 
     @property
     def times_it_hung_up(self) -> int:
-        """How often all threads were taken, and some were taken back."""
+        """The number of times that all threads were busy, and some clients were disconnected."""
         return self.farm.log.read_text().count("slow clients disconnected")
 
     @property
@@ -261,7 +261,7 @@ class Told:
 
 
 def received(connection: socket.socket, maximum: int = 1) -> list[Told]:
-    """So many answers, or as many as come before the connection ends."""
+    """Return so many answers, or as many as come before the connection ends."""
     result: list[Told] = []
     with connection.makefile("rb") as stream:
         while len(result) < maximum and (line := stream.readline()):
@@ -285,7 +285,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def many_files() -> Iterator[None]:
-    """More than a shell allows at first: each connection is one, at this end, too."""
+    """Raise the limit on open files: each connection is one, at this end, too."""
     now, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (maximum, maximum))
     yield
@@ -293,7 +293,7 @@ def many_files() -> Iterator[None]:
 
 
 def refusal(site: Site, request: bytes) -> Told:
-    """How it is refused."""
+    """Return the refusal of a request."""
     with site.connect() as connection:
         with suppress(OSError):  # refused before all of it was sent
             connection.sendall(request)
@@ -396,7 +396,7 @@ def test_who_was_refused_and_stays_holds_up_nobody(site: Site) -> None:
 
 @contextmanager
 def crowd(site: Site, word: bytes, *, count: int, connect: Callable[[], socket.socket]) -> Iterator[None]:
-    """So many who say this, and then nothing."""
+    """Open so many connections that send this, and then nothing."""
     with ExitStack() as stack:
         for _ in range(count):
             connection = stack.enter_context(connect())

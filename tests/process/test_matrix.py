@@ -1,4 +1,4 @@
-"""The faults that matter, on the other versions that the farm promises to run on: Debian's Redis 7.0, Celery 5.6.3."""
+"""The most important faults, on the other supported versions: Debian's Redis 7.0, Celery 5.6.3."""
 
 from __future__ import annotations
 

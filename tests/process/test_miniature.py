@@ -1,4 +1,4 @@
-"""What the bundled miniature can do, held against what is promised of it (docs/miniature.md)."""
+"""The bundled miniature against what docs/miniature.md promises."""
 
 from __future__ import annotations
 

@@ -132,6 +132,6 @@ def resolved(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]
 
 
 def limits(field: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """Least, most and default; a field that takes null has its limits in its first branch."""
+    """Return minimum, maximum and default; a nullable field has its limits in its first branch."""
     branch = field["anyOf"][0] if "anyOf" in field else field
     return branch["minimum"], branch["maximum"], field["default"]

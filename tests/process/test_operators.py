@@ -1,4 +1,4 @@
-"""What operators do to a running farm: pause, resume, drain, retry by hand; and calls whose API is killed."""
+"""Operators' commands on a running farm: pause, resume, drain, manual retry; and calls whose API is killed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_operators_have_their_way(data_dir: Path) -> None:
 
 
 def drain_one(farm: RunningFarm) -> None:
-    """One worker is told to leave, leaves in order, and stays away."""
+    """Drain one worker, and check that it exits in order and is not restarted."""
     drained, stays = farm.worker_pids()
     (worker,) = (w["id"] for w in farm.call("GET", "/farm/v1/workers").json["workers"] if int(w["pid"]) == drained)
 
@@ -70,7 +70,7 @@ def kill_the_api(farm: RunningFarm) -> None:
 
 
 def call(farm: RunningFarm) -> socket.socket:
-    """Return a direct call whose answer nobody has read yet."""
+    """Make a direct call whose answer is not read yet."""
     connection = socket.create_connection(("127.0.0.1", farm.port), timeout=30)
     head = f"POST {RUN} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(CALL)}\r\n\r\n"
     connection.sendall(f"{head}{CALL}".encode())
@@ -78,12 +78,12 @@ def call(farm: RunningFarm) -> socket.socket:
 
 
 def ids(farm: RunningFarm) -> set[str]:
-    """Of every job that there is."""
+    """Return the ids of all jobs."""
     return set(cast(list[str], farm.redis.zrange(redis_keys.JOBS, 0, -1)))
 
 
 def is_left(farm: RunningFarm, job_id: str) -> bool:
-    """Whether nobody waits for the job of a direct call."""
+    """Return True if no client waits for the job of a direct call."""
     seconds, _ = farm.redis.time()
     held_until_us = farm.redis.zscore(str(farm.redis.hget(redis_keys.job(job_id), "direct_key")), job_id)
     return held_until_us is not None and held_until_us < seconds * 1_000_000

@@ -1,4 +1,4 @@
-"""A farm that is asked for twice what it can render: it says so, loses nothing, and all else keeps its pace."""
+"""A farm with twice the load it can render: it refuses, loses nothing, and everything else keeps its pace."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def submit(farm: RunningFarm, receiver: Receiver) -> Answer:
 
 
 def result(receiver: Receiver) -> set[str]:
-    """Return the jobs whose completion it was told."""
+    """Return the jobs whose completion was reported."""
     return {came.json["data"]["id"] for came in receiver.received if came.json["type"] == "job.completed"}
 
 
 class Observers:
-    """One who polls, one who follows the events, one who is called back: how long each waits, in seconds."""
+    """A client that polls, one that follows events, and a webhook receiver: how long each waits, in seconds."""
 
     def __init__(self, farm: RunningFarm, receiver: Receiver) -> None:
         self._farm = farm
@@ -68,7 +68,7 @@ class Observers:
                 each.result(timeout=30)
 
     def medians(self) -> dict[str, float]:
-        """Since they were last asked for."""
+        """Return the medians since the last call."""
         counted = {"polls": self._polls, "events": self._events, "webhooks": self._calls()}
         self._polls, self._events, self._judged = [], [], len(self._receiver.received)
         assert all(len(seconds) >= 5 for seconds in counted.values()), counted
@@ -101,7 +101,7 @@ class Observers:
 
 
 class Crowd:
-    """Callers who ask for twice what the farm can render, at an even pace, whatever they are told."""
+    """Callers that submit twice what the farm can render, at an even pace, whatever the answers."""
 
     def __init__(self, farm: RunningFarm, receiver: Receiver) -> None:
         self._farm = farm

@@ -1,4 +1,4 @@
-"""Same in, same out, and what was asked for: through the whole farm, with the miniature."""
+"""Reproducibility and parameters: same request, same pixels, through the whole farm, with the miniature."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs that bring images, in whole farms: rendered, whichever process dies between submit and the GPU."""
+"""Jobs with input images, in whole farms: rendered, whichever process dies between submit and GPU."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_what_is_at_the_url_is_told_where_it_is_no_image(farm: RunningFarm, host
 
 
 def bombs() -> dict[str, list[bytes]]:
-    """Images that would cost more than they are worth, or are none, by what is told of them."""
+    """Return images that would cost too much to decode, or that are no images, by their errors."""
     image = sample_image(form="JPEG")
     unpacks = chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(50_000_000), 9))
     return {
@@ -122,7 +122,7 @@ def largest() -> bytes:
 
 
 def is_told_at_once(farm: RunningFarm, content: bytes, kind: str) -> bool:
-    """Whether a submit is refused that brings this: for what its headers say."""
+    """Return True if a submit with this image is refused for what its headers say."""
     body = {"model": "kontext", "prompt": "x", "image_url": data_uri(content)}
     answer = farm.call("POST", "/farm/v1/jobs", body)
     if answer.status == 202:
@@ -133,7 +133,7 @@ def is_told_at_once(farm: RunningFarm, content: bytes, kind: str) -> bool:
 
 
 def by_form(farm: RunningFarm, content: bytes) -> int:
-    """How a form with this image is answered."""
+    """Return the answer to a form with this image."""
     form, kind = encode_multipart_formdata([("model", "kontext"), ("prompt", "x"), ("image", ("a.png", content))])
     return farm.call("POST", "/v1/images/edits", form, Content_Type=kind).status
 

@@ -1,4 +1,4 @@
-"""Whole farms on a Redis that is frozen, full, torn off or far away: all are answered, nothing is lost, all ends."""
+"""Whole farms on a Redis that is frozen, full, cut off or slow: all calls are answered, nothing is lost, all ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No key in any log, nor in any file of the farm: however it is shown, and with every logger at its most talkative."""
+"""No key in any log, nor in any file of the farm: however it is sent, and with every logger at its most verbose."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logging.Logger.setLevel = lambda logger, level: quieten(logger, logging.DEBUG)
 
 @pytest.fixture(scope="module")
 def talkative(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
-    """Yield a farm with keys that logs all it can."""
+    """Yield a farm with keys that logs as much as possible."""
     folder = tmp_path_factory.mktemp("talkative")
     (folder / "sitecustomize.py").write_text(TALKATIVE)
     environment = {"FARM_AUTH": "keys", "FARM_SIMULATED_STEP_MS": "1", "PYTHONPATH": str(folder)}
@@ -37,7 +37,7 @@ def key(talkative: RunningFarm) -> str:
 
 
 def heads(key: str) -> list[str]:
-    """Return requests with the key in all sorts of places, most of them wrong, without the end of their heads."""
+    """Return requests with the key in many parts, most of them wrong, without the end of their heads."""
     basic = base64.b64encode(f"{key}:".encode()).decode()
     shown = [
         *(
@@ -68,7 +68,7 @@ def heads(key: str) -> list[str]:
 
 
 def ask(farm: RunningFarm, head: str) -> int:
-    """Return the status of the answer, 0 for none."""
+    """Return the status of the answer, 0 if there is none."""
     with socket.create_connection(("127.0.0.1", farm.port), timeout=30) as line:
         line.sendall(f"{head}\r\nConnection: close\r\n\r\n".encode())
         answer = line.makefile("rb").readline()
@@ -76,7 +76,7 @@ def ask(farm: RunningFarm, head: str) -> int:
 
 
 def files_with(folder: Path, *secrets: str) -> list[str]:
-    """Files below a folder in which any of these stands."""
+    """Return the files below a folder that contain any of these texts."""
     found = [path for path in folder.parent.rglob("*") if path.is_file()]
     return [path.name for path in found if any(secret.encode() in path.read_bytes() for secret in secrets)]
 

@@ -1,4 +1,4 @@
-"""What a person meets before the first image: settings, keys, folders, ports, one's own Redis, real weights."""
+"""The way to a first image: settings, keys, folders, ports, an operator's own Redis, real weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DEMO = [
 
 
 def one_line(words: list[str], **environment: str) -> str:
-    """Return what a command that must refuse says: one line."""
+    """Return the error of a command that must fail: one line."""
     done = farm_command(*words, environment=environment)
     assert done.returncode in (1, EXIT_CONFIG), (done.stdout, done.stderr)
     lines = [line for line in done.stderr.splitlines() if not line.startswith("{")]
@@ -172,7 +172,7 @@ def test_https(data_dir: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small weights in the published formats: FLUX.1-dev's folder, and SRPO's one file without a configuration."""
+    """Return small weights in the published formats: FLUX.1-dev's folder, and SRPO's file without configuration."""
     from workers.pipelines import miniature
 
     folder = tmp_path_factory.mktemp("checkpoints")
@@ -263,7 +263,7 @@ def test_own_redis_version_floor() -> None:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """Return a folder with all that `make` reads before it sets anything up."""
+    """Return a folder with every file that `make` reads before it sets anything up."""
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path

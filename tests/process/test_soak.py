@@ -43,7 +43,7 @@ IMAGE = data_uri(sample_image(256, 256))
 
 @dataclass(frozen=True)
 class Holding:
-    """What a process of this program holds: memory of its own in bytes, open files and threads."""
+    """The resources of one process: its own memory in bytes, open files and threads."""
 
     program: str
     bytes: int
@@ -62,7 +62,7 @@ class Holding:
 
 @dataclass(frozen=True)
 class Moment:
-    """What a farm holds when it has forgotten all jobs."""
+    """The state of a farm that has deleted all jobs."""
 
     processes: dict[int, Holding]
     redis_keys: int
@@ -103,13 +103,13 @@ def submit(farm: RunningFarm, receiver: Receiver, number: int) -> None:
 
 
 def follow(farm: RunningFarm) -> int:
-    """Follow all events until the farm ends; how many there were."""
+    """Follow all events until the farm ends, and return how many there were."""
     with stream(farm.url) as response:
         return sum(1 for _ in events(response))
 
 
 def fill_outbox(farm: RunningFarm) -> None:
-    """With one entry again and again."""
+    """Fill the outbox with one entry again and again."""
     farm.wait_for_end(farm.submit())
     ((_, entry),) = cast(list[tuple[str, dict[Any, Any]]], farm.redis.xrange(redis_keys.OUTBOX, count=1))
     with farm.redis.pipeline(transaction=False) as adds:
@@ -119,7 +119,7 @@ def fill_outbox(farm: RunningFarm) -> None:
 
 
 def rest(farm: RunningFarm) -> set[str]:
-    """Return what is still there of any job."""
+    """Return what is left of any job."""
     names = (
         str(name).removeprefix(redis_keys.PREFIX) for name in farm.redis.scan_iter(f"{redis_keys.PREFIX}*", count=1000)
     )
@@ -132,7 +132,7 @@ def is_at_rest(farm: RunningFarm) -> bool:
 
 
 def moments(farm: RunningFarm, bring: Callable[[int], None]) -> list[Moment]:
-    """After each round."""
+    """Return the state after each round."""
     found, begin = [], 0
     for jobs, callers in ROUNDS:
         with ThreadPoolExecutor(callers) as pool:
@@ -147,7 +147,7 @@ def moments(farm: RunningFarm, bring: Callable[[int], None]) -> list[Moment]:
 
 
 def judge(first: Moment, last: Moment, jobs: int) -> None:
-    """Between two moments there were so many jobs, and nothing is left of them."""
+    """Compare two moments, so many jobs apart: nothing of the jobs is left."""
     assert last.processes.keys() == first.processes.keys(), "a process was replaced"
     for pid, held in last.processes.items():
         before = first.processes[pid]

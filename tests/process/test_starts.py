@@ -1,4 +1,4 @@
-"""How a farm starts and stops, and what a start that cannot work says."""
+"""Start and stop of a farm, and the errors of a start that cannot work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole farms whose images lie in a bucket of a real S3 server, and what they do while it is away."""
+"""Whole farms with a bucket of a real S3 server, while it is away."""
 
 from __future__ import annotations
 

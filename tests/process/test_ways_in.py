@@ -1,4 +1,4 @@
-"""One job by each way in, through real processes."""
+"""One job by each way to submit, through real processes."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def fox(tmp_path: Path) -> Path:
 
 
 def rendered(farm: RunningFarm, *words: str) -> dict[str, Any]:
-    """Return the job of `farm render` with these words, and the files it left."""
+    """Return the job of `farm render` with these arguments, and the files that it saved."""
     done = farm.cli("render", "A red fox!", *words, "--format", "png", "--json")
     assert done.returncode == 0, done.stderr
     view: dict[str, Any] = json.loads(done.stdout)

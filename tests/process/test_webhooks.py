@@ -1,4 +1,4 @@
-"""Webhooks of whole farms: delivered once, in time, whichever process dies, and never at the renders' cost."""
+"""Webhooks of whole farms: delivered once, in time, whichever process dies, without slowing rendering down."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def ended(receiver: Receiver) -> dict[str, list[str]]:
-    """Jobs that the receiver was told the end of, with the ids of the events that said so."""
+    """Return the jobs whose end the receiver got, with the ids of the events."""
     result: dict[str, list[str]] = {}
     for came in receiver.received:
         if came.json["type"] in ("job.completed", "job.failed"):
@@ -112,7 +112,7 @@ def test_a_background_worker_that_drains_ends_what_is_under_way(
 
 
 def drains(farm: RunningFarm) -> int:
-    """How often a child of the farm has ended with status 0."""
+    """Return how often a child of the farm has exited with status 0."""
     return sum('"event": "child died"' in line and '"status": 0' in line for line in farm.log.read_text().splitlines())
 
 
@@ -135,7 +135,7 @@ def test_events_wait_for_a_receiver_that_was_down(farm: RunningFarm, receiver: R
 
 
 def delivered(farm: RunningFarm, count: int) -> list[dict[str, Any]]:
-    """Return the last so many deliveries, if they all have arrived."""
+    """Return the last so many deliveries, if all of them have arrived."""
     found: list[dict[str, Any]] = farm.call("GET", f"/farm/v1/deliveries?limit={count}").json["deliveries"]
     return found if {item["status"] for item in found} == {"delivered"} else []
 

@@ -1,4 +1,4 @@
-"""What a farm survives of its workers: pipelines that die, hang and fail, at every stage of a batch.
+"""Worker faults that a farm survives: pipelines that die, hang and fail, at every stage of a batch.
 
 The workers are real but for their pipeline, storage and job store, which do what a prompt says
 (`tests.faulty_worker`).
@@ -37,7 +37,7 @@ ALONE = {"num_images": 4}
 
 
 class FaultyFarm(RunningFarm):
-    """A farm whose workers fail on command; `receiver` hears of every end."""
+    """A farm whose workers fail on command; `receiver` gets every end."""
 
     def __init__(self, data_dir: Path, receiver: Receiver, *, workers: int, step_ms: float) -> None:
         environment = {
@@ -57,24 +57,24 @@ class FaultyFarm(RunningFarm):
             (folder / fault).touch()
 
     def order(self, prompt: str, **fields: Any) -> str:
-        """Return the id of a job of few steps whose end is told."""
+        """Submit a job of few steps with a webhook, and return its id."""
         result = {"webhook_url": self._receiver.url, "webhook_events": ["job.completed", "job.failed"]}
         return self.submit(**{"prompt": prompt, "num_inference_steps": 4} | result | fields)
 
     def ends(self, job_ids: list[str]) -> dict[str, dict[str, Any]]:
-        """Return the jobs when they have all ended, and each end was told, and no other."""
+        """Return the jobs when all have ended, and each end was delivered, and no other."""
         views = {job_id: self.wait_for_end(job_id, seconds=120) for job_id in job_ids}
         wait_for(lambda: set(job_ids) <= set(self._ends_told()), seconds=60, what="every end told")
         assert set(self._ends_told().values()) == {1}
         return views
 
     def _ends_told(self) -> Counter[str]:
-        """How many different ends the receiver was told of each job."""
+        """Return how many different ends the receiver got of each job."""
         events = {(came.json["data"]["id"], came.headers["webhook-id"]) for came in self._receiver.received}
         return Counter(job_id for job_id, _ in events)
 
     def deaths(self) -> Counter[int]:
-        """How often children have died, by their exit status."""
+        """Return how often children have died, by exit status."""
         lines = self.log.read_text().splitlines()
         return Counter(json.loads(line)["status"] for line in lines if '"event": "child died"' in line)
 

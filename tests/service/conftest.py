@@ -29,7 +29,7 @@ from tests.service.workers.worker import Opened, WorkerHarness
 
 @pytest.fixture(scope="session")
 def redis_url(redis_dir: Path) -> str:
-    """Return a Redis that has been up for longer than a lease: before, nothing is taken back."""
+    """Return a Redis that has been up for longer than a lease: before, no job is reclaimed."""
     url = embedded_redis.address(redis_dir)
     assert url is not None
     with connect(url) as client:

@@ -1,4 +1,4 @@
-"""A farm of which one process may die at any call, and the others that go on: what must hold afterwards."""
+"""A farm of which one process may die at any call, while the others go on: the invariants afterwards."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _VIRTUAL_TIME = tuple(f"{redis_keys.PREFIX}{kind}:" for kind in ("vclock", "acce
 
 
 class _Silent:
-    """Wake-ups are only hints: none is sent."""
+    """Sends no wake-ups: they may always be lost."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -55,7 +55,7 @@ class _Silent:
 
 @dataclass
 class CrashingFarm:
-    """A farm whose one process is `mortal`; what lives on is `well`."""
+    """A farm with one process that may die, `mortal`; `well` is what survives."""
 
     well: Farm
     mortal: Farm
@@ -81,13 +81,13 @@ class CrashingFarm:
         self.promised.clear()
 
     def submit(self, **fields: Any) -> str:
-        """Return a job of the caller with whom keys are off."""
+        """Submit a job of the only caller while keys are off, and return it."""
         job_id = jobs.submit(self.well.store, LOCAL.id, **fields)
         self.promised.add(job_id)
         return job_id
 
     def complete(self) -> None:
-        """Let a healthy worker complete everything that waits."""
+        """Let a healthy worker complete every waiting job."""
         while batch := self.well.store.claim("w", MODELS).batch.jobs:
             for job in batch:
                 self._complete_one(job)
@@ -101,7 +101,7 @@ class CrashingFarm:
         self.well.store.complete(job, replace(jobs.result(job), images=images))
 
     def go_on(self) -> None:
-        """Others take over, and time passes, until everything has ended and all is told."""
+        """Let other processes take over, and time pass, until every job has ended and every webhook is delivered."""
         for _ in range(_ROUNDS):
             if self._is_over():
                 return
@@ -129,13 +129,13 @@ class CrashingFarm:
                 client.zadd(name, dict.fromkeys(cast(list[str], client.zrange(name, 0, -1)), 0))
 
     def everything(self) -> list[str]:
-        """All jobs that are on record."""
+        """Return all recorded jobs."""
         return cast(list[str], self.well.redis.zrange(redis_keys.JOBS, 0, -1))
 
     # What must hold
 
     def judge(self) -> None:
-        """Nothing that was promised is lost, everything has one end, and nothing is left lying about."""
+        """Check that nothing promised is lost, every job has one end, and nothing is left behind."""
         found = self.everything()
         assert self.promised <= set(found), "a job was lost that was accepted"
         for job_id in found:
@@ -158,7 +158,7 @@ class CrashingFarm:
         assert len({came.headers["webhook-id"] for came in self.receiver.received}) == len(wanted), "told as two ends"
 
     def _named_files(self, found: list[str]) -> set[str]:
-        """Return the images of these jobs, and those that they begin from."""
+        """Return the names of these jobs' images and inputs."""
         records = [jobs.record(self.well.store, job_id) for job_id in found]
         images = {image.key for job in records if job.result for image in job.result.images}
         return images | {name for job in records for name in (*job.request.inputs, *job.request.sources)}
@@ -168,7 +168,7 @@ class CrashingFarm:
         return {name for name in files if not name.startswith("farm-id-")}
 
     def kinds_left(self) -> set[str]:
-        """Return what kinds of keys stay for good when every job is deleted, and every worker has long been silent."""
+        """Return the kinds of keys that stay when every job is deleted and every worker has long been silent."""
         for job_id in self.everything():
             self.well.service.delete(LOCAL, job_id)
         assert self._files() == set()
@@ -181,7 +181,7 @@ class CrashingFarm:
 
 
 def at_work(owner: Preparer | Courier) -> None:
-    """Run a pool until it finds nothing more to do."""
+    """Run a pool until it finds no more items."""
     try:
         owner.work()
     finally:
@@ -192,7 +192,7 @@ def at_work(owner: Preparer | Courier) -> None:
 def a_crashing_farm(
     redis_url: str, folder: Path, receiver: Receiver, *, listens: bool = False
 ) -> Iterator[CrashingFarm]:
-    """One for the length of a block. Its processes remember nothing that would save them a call.
+    """Yield such a farm. Its processes cache nothing that would save them a call.
 
     `listens`: callers may wait for changes, for which there are threads that live on.
     """

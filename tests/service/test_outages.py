@@ -1,4 +1,4 @@
-"""A Redis that dies or freezes: callers are told within two seconds, and everything goes on when it is back."""
+"""A Redis that dies or freezes: callers get an error within two seconds, and everything continues when it is back."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ CALLS = [
 
 
 class Outage:
-    """A farm whose Redis a test may take away."""
+    """A farm whose Redis a test may stop."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
@@ -77,13 +77,13 @@ class Outage:
         self.begin()
 
     def begin(self) -> None:
-        """Put the parts together, as a new process does."""
+        """Build the parts of the farm, as a new process does."""
         self.farm: Farm = build(Settings(lease_seconds=1), self._data_dir, listens=True)
         self.api = self._client(with_keys=False)
         self.keyed = self._client(with_keys=True)
 
     def reset(self) -> None:
-        """Begin anew: no jobs, a worker that has announced its model, a key."""
+        """Reset to no jobs, a worker that has announced its model, and a key."""
         self.farm.redis.flushall()
         self.farm.store.renew("w", FACTS, [])
         self.key = self.farm.callers.create("root", is_admin=True)
@@ -119,7 +119,7 @@ class Outage:
         return took
 
     def is_named_in(self, response: TestResponse) -> bool:
-        """Whether an answer tells its reader where Redis listens, or what its client library says."""
+        """Return True if an answer contains the address of Redis, or a message of its client library."""
         result = f"{response.headers}{response.text}"
         return any(secret in result for secret in (self.server.url, str(self._data_dir), "unix", "Error 1", "Timeout"))
 
@@ -349,7 +349,7 @@ def test_wake_ups_are_sent_again(outage: Outage) -> None:
 
 
 class KilledAtFirst(EmbeddedRedis):
-    """Killed twice before it answers."""
+    """A server that is killed twice before it answers."""
 
     launches = 0
 

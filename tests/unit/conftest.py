@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """As the miniature is loaded for: threads that wait for each other make slow tests of it on a busy machine."""
+    """Use one thread, as the miniature does: threads that wait for each other make tests slow on a busy machine."""
     import torch
 
     threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""The pages for those who come from a provider say what the dialects do."""
+"""The pages `docs/coming-from-…` against the dialects."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_what_becomes_of_openais_parameters_is_on_its_page() -> None:
 
 
 def test_the_levels_of_acceleration_that_do_not_work_are_told() -> None:
-    """When one of them works, the pages are to be changed."""
+    """When one of them works, the pages must change."""
     assert ACCELERATIONS == ("none",)
     assert openai_common.REGULAR_MEANS == "none"
     for name in ("fal", "openai"):

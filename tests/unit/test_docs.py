@@ -1,4 +1,4 @@
-"""What the documentation tells people to copy works."""
+"""The documentation's commands and links work."""
 
 from __future__ import annotations
 

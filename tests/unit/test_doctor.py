@@ -1,4 +1,4 @@
-"""The doctor's judgements: what is measured is given, so that every threshold and every fault can be planted."""
+"""The doctor's judgements, on given measurements: every threshold and every fault."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ALL = frozenset({"flux-1-dev-non-commercial", "tencent-srpo"})
 
 
 def names(finding: Finding, mark: Mark, *words: str) -> bool:
-    """Whether the finding has this mark, and says these words and, if it is not good, what to do."""
+    """Return True if the finding has this mark, contains these words and, if it is not good, a remedy."""
     result = f"{finding.text} → {finding.remedy}"
     return (
         finding.mark is mark and all(word in result for word in words) and (mark is Mark.GOOD or bool(finding.remedy))

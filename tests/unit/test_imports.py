@@ -1,4 +1,4 @@
-"""What the control plane loads: nothing that only pipelines need, or only a bucket."""
+"""Imports of the API and the webhook worker: no module that only pipelines need, or only a bucket."""
 
 from __future__ import annotations
 

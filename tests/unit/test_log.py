@@ -1,4 +1,4 @@
-"""The log: whole tracebacks, and nothing of what the functions in them held."""
+"""The log: whole tracebacks, without the local variables of the functions in them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_text_of_others_does_not_control_the_terminal() -> None:
         [sys.executable, "-c", HOSTILE], env=clean_environment(), capture_output=True, text=True, check=True
     )
 
-    told = re.sub(r"\x1b\[\d*m", "", done.stderr)  # the log's own colours
-    assert [character for character in told if not character.isprintable() and character != "\n"] == []
+    result = re.sub(r"\x1b\[\d*m", "", done.stderr)  # the log's own colours
+    assert [character for character in result if not character.isprintable() and character != "\n"] == []
     for shown in (r"webhook\x1b[2J", r"\x1b]0;x\x07", r"\u202eb\x9b", r"\x1b[1m", r"ValueError: \x1b[2J"):
-        assert shown in told
+        assert shown in result

@@ -1,4 +1,4 @@
-"""Settings from the environment: what is meant, and the one line about what is not."""
+"""Settings from the environment: their values, and one line for each error."""
 
 from __future__ import annotations
 

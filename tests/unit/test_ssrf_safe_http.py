@@ -1,4 +1,4 @@
-"""The guarded HTTP client. Names lead where a test says, and every connection goes to a receiver on loopback."""
+"""The SSRF-safe HTTP client. A test resolves names, and every connection goes to a receiver on loopback."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Behaviour = Callable[[socket.socket], None]
 
 
 class Receiver:
-    """Listens on loopback, reads each request, and then behaves as it was told."""
+    """Listens on loopback, reads each request, and then behaves as configured."""
 
     def __init__(self, behave: Behaviour, *, tls: ssl.SSLContext | None = None, reads: bool = True) -> None:
         self.requests: list[bytes] = []
@@ -91,7 +91,7 @@ def answer(content: bytes) -> Behaviour:
 
 
 def answer_unread(content: bytes) -> Behaviour:
-    """Answer as soon as something comes, and close."""
+    """Answer at the first byte, and close."""
 
     def behave(sock: socket.socket) -> None:
         sock.recv(1)
@@ -149,7 +149,7 @@ def receive() -> Iterator[Callable[..., Receiver]]:
 
 @dataclass
 class Wires:
-    """What a client is given for resolver and connector, and what it asked of them."""
+    """The resolver and connector of a client, and the calls to them."""
 
     port: int = 0
     names: Mapping[str, list[str]] = field(default_factory=lambda: {"hook.example": [PUBLIC]})
@@ -415,7 +415,7 @@ def test_a_header_cannot_smuggle_another(headers: dict[str, str]) -> None:
 
 @pytest.fixture
 def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
-    """Whose certificates this process trusts."""
+    """Return the authority whose certificates this process trusts."""
     ca = trustme.CA()
     ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
@@ -542,7 +542,7 @@ def test_many_small_chunks_are_read(receive: Callable[..., Receiver]) -> None:
     ids=["a long body", "a chunk of -1", "a long line", "no HTTP"],
 )
 def test_not_much_more_is_read_than_is_kept(receive: Callable[..., Receiver], head: bytes) -> None:
-    """What the two kernels hold between them is a few megabytes."""
+    """The two kernels buffer a few megabytes."""
     sent = 0
 
     def behave(sock: socket.socket) -> None:
@@ -561,7 +561,7 @@ def test_not_much_more_is_read_than_is_kept(receive: Callable[..., Receiver], he
 
 
 def times(drop: bytes, number: int) -> Behaviour:
-    """Good, but for `number` times `drop` before the end of the headers."""
+    """Return a good answer, with `drop` repeated `number` times before the end of the headers."""
     return answer(b"HTTP/1.1 200 OK\r\n" + drop * number + b"Content-Length: 0\r\n\r\n")
 
 

@@ -23,7 +23,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class InitialLatents:
-    """Where denoising starts: the step `first_step` of the sigma schedule, and the tokens [1, tokens, 4 x channels]."""
+    """The start of denoising: the step `first_step` of the sigma schedule, and the tokens [1, tokens, 4 x channels]."""
 
     tokens: torch.Tensor
     schedule: Schedule

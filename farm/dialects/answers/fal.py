@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 
 
 class FalFieldError(TypedDict, closed=True):
-    """What is wrong with one field. The first part of `loc` says where the field was: body, query or header."""
+    """An error of one field. The first part of `loc` says where the field was: body, query or header."""
 
     loc: list[str]
     msg: str

@@ -14,7 +14,7 @@ EventName = Literal["job.created", "job.processing", "job.completed", "job.faile
 
 
 class FieldError(TypedDict, closed=True):
-    """What is wrong with one field; an empty name means the whole body."""
+    """An error of one field; an empty name means the whole body."""
 
     field: str
     message: str
@@ -159,7 +159,7 @@ class DrainingWorker(TypedDict, closed=True):
 
 
 class Pause(TypedDict, closed=True):
-    """Whether the farm is paused."""
+    """The state of the queue: paused or not."""
 
     paused: bool
 

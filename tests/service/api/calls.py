@@ -42,7 +42,7 @@ def submit(api: FlaskClient, *, headers: dict[str, str] | None = None, **fields:
 
 
 def problem(response: TestResponse, status: int) -> dict[str, Any]:
-    """Return a refusal in the farm's own shape."""
+    """Check an error in the farm's own shape, and return it."""
     assert response.status_code == status, response.text
     assert response.mimetype == "application/problem+json"
     body: dict[str, Any] = response.get_json()
@@ -63,7 +63,7 @@ def problem(response: TestResponse, status: int) -> dict[str, Any]:
 
 
 def gateway_error(response: TestResponse, status: int) -> dict[str, Any]:
-    """Return a refusal in WaveSpeed's shape."""
+    """Check an error in WaveSpeed's shape, and return it."""
     assert response.status_code == status, response.text
     assert response.mimetype == "application/json"
     body: dict[str, Any] = response.get_json()
@@ -73,7 +73,7 @@ def gateway_error(response: TestResponse, status: int) -> dict[str, Any]:
 
 
 def fal_error(response: TestResponse, status: int) -> dict[str, Any]:
-    """Return a refusal in fal's shape: a text for the clients that read `detail`, and for those that read `message`."""
+    """Check an error in fal's shape, with a text for clients that read `detail` and for those that read `message`."""
     assert response.status_code == status, response.text
     assert response.mimetype == "application/json"
     body: dict[str, Any] = response.get_json()
@@ -85,7 +85,7 @@ def fal_error(response: TestResponse, status: int) -> dict[str, Any]:
 
 
 def openai_error(response: TestResponse, status: int) -> dict[str, Any]:
-    """Return what a refusal at `/v1` tells OpenAI's libraries; AI/ML API's callers find the same at the top."""
+    """Check an error of `/v1`, where AI/ML API's callers find the same at the top; return OpenAI's object."""
     assert response.status_code == status, response.text
     assert response.mimetype == "application/json"
     body: dict[str, Any] = response.get_json()
@@ -99,7 +99,7 @@ def openai_error(response: TestResponse, status: int) -> dict[str, Any]:
 
 
 def refusal(response: TestResponse, status: int, *, path: str) -> str:
-    """Return the text of a refusal, in the dialect of `path`."""
+    """Return the text of an error, in the dialect of `path`."""
     if path.startswith("/fal/") or "/multipart/" in path:
         return str(fal_error(response, status)["message"])
     if path.startswith("/api/v3/"):

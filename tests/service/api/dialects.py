@@ -1,4 +1,4 @@
-"""How a job is submitted in each dialect, and how its answer is read."""
+"""Submits of each dialect, and how their answers are read."""
 
 from __future__ import annotations
 

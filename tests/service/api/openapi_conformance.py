@@ -1,4 +1,4 @@
-"""Whether answers are what the API's own document says: status, type of content, headers, shape."""
+"""Conformance of answers to the API's own document: status, content type, headers, shape."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Described = dict[tuple[str, str], list[Operation]]
 
 
 def described(url_map: Map) -> Described:
-    """Return what is said of each view and method. Raises werkzeug's NotFound for what has no route."""
+    """Return the description of each view and method. Raises werkzeug's NotFound for a path without a route."""
     adapter = url_map.bind("localhost")
     found: Described = {}
     for operation in (item for section in SECTIONS for item in section.operations):
@@ -28,7 +28,7 @@ def described(url_map: Map) -> Described:
 
 
 class Listener:
-    """Hears every answer of an application, and keeps what was wrong with them."""
+    """Checks every answer of an application, and records what was wrong with them."""
 
     def __init__(self, app: flask.Flask) -> None:
         self._described = described(app.url_map)
@@ -45,7 +45,7 @@ class Listener:
 
 
 def _complaint(operation: Operation, response: flask.Response) -> str:
-    """Return what is wrong with the answer; nothing: an empty text."""
+    """Return what is wrong with the answer; empty if nothing is."""
     answer = operation.responses.get(response.status_code)
     if answer is None:
         return f"{response.status_code} is not described: {response.get_data(as_text=True)[:300]}"

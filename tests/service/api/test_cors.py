@@ -1,4 +1,4 @@
-"""What browsers are told with every answer: whose pages may read it, and how careful to be."""
+"""CORS and security headers of every answer: which pages may read it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a call before anybody looks at its parameters: always JSON, in the dialect of its path."""
+"""Errors of calls before their parameters are read: always JSON, in the dialect of the path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Server-sent events: a job's present state, each change, and its end; the changes of all jobs; coming back to both."""
+"""Server-sent events: a job's current state, each change, and its end; the changes of all jobs; resuming both."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ ALL = "/farm/v1/events"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look often, so that no test waits for a hint or a silence."""
+    """Look into the record often, so that no test waits for a notification or a pause."""
     monkeypatch.setattr(service, "_LOOK_SECONDS", 0.02)
     monkeypatch.setattr(native, "CHECK_SECONDS", 0.02)
 
 
 @dataclass(frozen=True)
 class Event:
-    """One event as a client reads it."""
+    """An event as a client reads it."""
 
     id: str
     name: str
@@ -54,7 +54,7 @@ def of(job_id: str) -> str:
 
 
 def chunks(api: FlaskClient, path: str, seen: str = "", **headers: str) -> Iterator[str]:
-    """Yield what a stream sends, as it comes, for a client that has seen the event with this id."""
+    """Yield the chunks of a stream, for a client whose last event has this id."""
     headers |= {"Last-Event-ID": seen} if seen else {}
     response = api.get(path, headers=headers, buffered=False)
     assert (response.status_code, response.mimetype) == (200, "text/event-stream")
@@ -83,7 +83,7 @@ def take(events: Iterator[Event], count: int) -> list[Event]:
 
 
 def changes(events: list[Event]) -> list[tuple[str, str]]:
-    """Return the jobs of these events, and what happened to them."""
+    """Return the job and the state of each of these events."""
     return [(event.data["id"], event.name) for event in events]
 
 

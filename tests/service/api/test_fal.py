@@ -52,7 +52,7 @@ KONTEXT_PAGES = golden.load("fal-flux-pro-kontext")
 
 
 def data_uri(padding: int = 0) -> str:
-    """Return an image that comes with the request, and so many bytes more."""
+    """Return an image as a data URI, with so many bytes appended."""
     content = io.BytesIO()
     Image.new("RGB", (64, 64), "teal").save(content, "PNG")
     return "data:image/png;base64," + base64.b64encode(content.getvalue() + bytes(padding)).decode()
@@ -79,7 +79,7 @@ def studio(api: FlaskClient, farm: Farm) -> FlaskClient:
 
 @pytest.fixture
 def orders(monkeypatch: pytest.MonkeyPatch) -> list[Order]:
-    """Return what has been ordered of the job store."""
+    """Return the orders that the job store receives."""
     taken: list[Order] = []
     submit = JobStore.submit
 
@@ -575,13 +575,13 @@ def test_a_failed_request_answers_with_its_own_error(
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look often, so that no test waits for a hint or a silence."""
+    """Look into the record often, so that no test waits for a notification or a pause."""
     monkeypatch.setattr(service, "_LOOK_SECONDS", 0.02)
     monkeypatch.setattr(routes, "CHECK_SECONDS", 0.02)
 
 
 def stream(api: FlaskClient, path: str, query: str = "logs=1", **headers: str) -> Iterator[dict[str, Any]]:
-    """Yield the events of a request's stream, as they come: unnamed, and nothing but a status."""
+    """Yield the events of a request's stream: unnamed, each a status."""
     response = api.get(f"{path}/status/stream?{query}", headers=headers, buffered=False)
     assert (response.status_code, response.mimetype) == (200, "text/event-stream")
     assert response.headers["x-fal-request-id"] == request_id(path)
@@ -598,7 +598,7 @@ def stream(api: FlaskClient, path: str, query: str = "logs=1", **headers: str) -
 
 
 def result(events: list[dict[str, Any]]) -> list[list[str]]:
-    """Return the messages of each event's lines."""
+    """Return the messages of each event's log lines."""
     return [[line["message"] for line in event["logs"]] for event in events]
 
 
@@ -749,7 +749,7 @@ def patient(farm: Farm) -> Callable[[float], FlaskClient]:
 
 
 def run_while(api: FlaskClient, act: Callable[[], object], **fields: Any) -> TestResponse:
-    """Return the answer to a direct call during which something happens."""
+    """Return the answer to a direct call during which `act` runs."""
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(post_request, api, FAL_RUN, **fields)
         act()
@@ -885,7 +885,7 @@ def test_any_other_host_is_served_by_path(keyed: FlaskClient, host: str) -> None
 
 
 def through_the_proxy(api: FlaskClient, method: str, target: str | None, **call: Any) -> TestResponse:
-    """Return a call as fal's JavaScript client sends it where it is given a `proxyUrl`."""
+    """Make a call as fal's JavaScript client does if it has a `proxyUrl`."""
     headers = call.pop("headers", {}) | ({} if target is None else {"x-fal-target-url": target})
     return api.open(call.pop("path", "/fal/proxy"), method=method, headers=headers, **call)
 
@@ -943,7 +943,7 @@ def test_images_and_the_keys_of_signatures_come_through_the_proxy(api: FlaskClie
 
 @pytest.mark.parametrize(("host", "prefix"), fal_hosts.FAL_HOSTS.items())
 def test_each_of_fals_hosts_is_served_as_below_its_path(api: FlaskClient, host: str, prefix: str) -> None:
-    """What is not there is told of the path that was looked for."""
+    """A 404 names the path that was requested."""
     target = f"https://{host.upper()}/nothing%20here/%C3%BC?x=1"
 
     assert through_the_proxy(api, "GET", target).data == api.get(f"{prefix}/nothing%20here/%C3%BC?x=1").data

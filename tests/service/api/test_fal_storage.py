@@ -1,4 +1,4 @@
-"""`/fal/rest` and `/fal/cdn`: files go in as each of fal's clients sends them, and in no other way."""
+"""`/fal/rest` and `/fal/cdn`: uploads as each of fal's clients sends them, and in no other way."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def path_of(url: str) -> str:
 def begin(
     api: FlaskClient, path: str = INITIATE, *, headers: dict[str, str] | None = None, **fields: object
 ) -> tuple[str, str]:
-    """Where to send a file, and where it will be."""
+    """Return the URL to send a file to, and the URL of the stored file."""
     response = api.post(path, json={"content_type": "image/png", "file_name": "a.png"} | fields, headers=headers)
     assert response.status_code == 200, response.text
     assert set(response.get_json()) == {"upload_url", "file_url"}
@@ -66,7 +66,7 @@ def begin(
 
 
 def begin_below(api: FlaskClient, headers: dict[str, str]) -> str:
-    """Where Python sends the parts of a large file."""
+    """Return the URL to which fal's Python client sends the parts of a large file."""
     response = api.post(CDN_IN_PARTS, headers=headers | {"Content-Type": "image/png"})
     assert set(response.get_json()) == {"access_url", "uploadId"}
     return f"{path_of(response.get_json()['access_url'])}/multipart/{response.get_json()['uploadId']}"
@@ -79,7 +79,7 @@ def token(api: FlaskClient, headers: dict[str, str] | None = None) -> dict[str, 
 
 
 def send(api: FlaskClient, upload: str, *parts: bytes) -> list[dict[str, Any]]:
-    """Send parts of a file, the first as number 1; what they are called."""
+    """Send parts of a file, the first as number 1, and return their tags."""
     answers = [api.put(f"{upload}/{number}", data=part) for number, part in enumerate(parts, 1)]
     assert {answer.status_code for answer in answers} == {200}
     return [answer.get_json() for answer in answers]
@@ -90,13 +90,13 @@ def complete(api: FlaskClient, upload: str, parts: object, **kwargs: Any) -> Tes
 
 
 def names(storage: Storage) -> set[str]:
-    """All that lies in the storage, parts that were not cleared away included."""
+    """Return all names in the storage, parts that were not deleted included."""
     return {path.name for path in folder_of(storage).rglob("*") if path.is_file()}
 
 
 @pytest.fixture
 def stored(farm: Farm) -> Callable[[], set[str]]:
-    """Tells what was stored since the test began."""
+    """Return a function that lists what was stored since the test began."""
     before = names(farm.storage)
     return lambda: names(farm.storage) - before
 
@@ -289,13 +289,13 @@ def test_an_empty_file_is_refused(api: FlaskClient, stored: Callable[[], set[str
 
 
 def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Let the clock be ahead by so much."""
+    """Set the clock ahead by so much."""
     now_us = clock.now_us
     monkeypatch.setattr(clock, "now_us", lambda: now_us() + round(seconds * 1e6))
 
 
 def upload_with(api: FlaskClient, headers: dict[str, str]) -> list[str]:
-    """Return the addresses of files that were uploaded in each way with these headers."""
+    """Return the URLs of files that were uploaded in each way with these headers."""
     first, file = begin(api, headers=headers)
     api.put(first, data=b"x")
     second, other = begin(api, IN_PARTS, headers=headers)
@@ -788,7 +788,7 @@ def test_a_disk_that_is_nearly_full_takes_no_uploads(
 
 @contextmanager
 def standing_still() -> Iterator[dict[str, Any]]:
-    """Yield the environment of a request whose body has begun, and does not go on."""
+    """Yield the environment of a request whose body has begun, and stalls."""
     with slow_bodies.pair() as (theirs, ours):
         theirs.sendall(b"ha")
         yield slow_bodies.awaited(ours, 4)
@@ -805,7 +805,7 @@ def test_a_file_that_stops_coming_is_given_up(
 
 
 class Slow(io.RawIOBase):
-    """A body of two bytes, of which the last comes when it may."""
+    """A body of two bytes, the second of which arrives on command."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()
@@ -821,7 +821,7 @@ class Slow(io.RawIOBase):
 
 @contextmanager
 def slowly(api: FlaskClient, upload: str) -> Iterator[list[TestResponse]]:
-    """Yield a file that has begun to come at the beginning of the block, and has come at its end; then, its answer."""
+    """Yield while a file is being uploaded, which is complete at the end of the block; then its answer."""
     slow_bodies, answers = Slow(), list[TestResponse]()
     environ: dict[str, Any] = {"wsgi.input": slow_bodies, "CONTENT_LENGTH": "2"}
     sender = threading.Thread(target=lambda: answers.append(api.put(upload, environ_overrides=environ)))

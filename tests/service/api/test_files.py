@@ -1,4 +1,4 @@
-"""`/files`: images for anyone who knows their names, which nobody can guess."""
+"""`/files`: images for anyone who knows their unguessable names."""
 
 from __future__ import annotations
 

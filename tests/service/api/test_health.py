@@ -1,4 +1,4 @@
-"""Probes and metrics: true, parseable, and without anybody's name."""
+"""Health checks and metrics: true, parseable, and without callers' names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.service.jobstore.jobs import FACTS
 
 
 class Samples:
-    """What `/metrics` tells, by name and labels."""
+    """The samples of `/metrics`, by name and labels."""
 
     def __init__(self, api: FlaskClient) -> None:
         response = api.get("/metrics")

@@ -1,4 +1,4 @@
-"""Calls that wait for their answer: what becomes of their jobs when they hang up, ask again, or wait too long."""
+"""Blocking calls: their jobs after a disconnect, a repeat, or a timeout."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BODIES: dict[str, dict[str, Any]] = {
 
 
 class Connection:
-    """A call on a connection that its caller may cut."""
+    """A call on a connection that its client may cut."""
 
     def __init__(self, api: FlaskClient, pool: ThreadPoolExecutor, path: str, headers: dict[str, str]) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -60,7 +60,7 @@ class Connection:
 
 
 class Calls:
-    """Makes calls, and cuts those at last that nobody has cut."""
+    """Makes calls, and cuts at the end those that are still open."""
 
     def __init__(self, api: FlaskClient) -> None:
         self._api = api
@@ -103,7 +103,7 @@ def is_abandoned(farm: Farm, job: Job) -> bool:
 
 
 def hung_up(farm: Farm, calls: Calls, path: str) -> Job:
-    """Return the job of a call whose caller left."""
+    """Return the job of a call whose client disconnected."""
     call = calls.make(path)
     job = only_job(farm)
     call.hang_up()

@@ -1,4 +1,4 @@
-"""`/v1`: generations, edits and models, in OpenAI's, AI/ML API's and Siraya's words."""
+"""`/v1`: generations, edits and models, in OpenAI's, AI/ML API's and Siraya's dialects."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def a_file(content: bytes | None = None) -> tuple[io.BytesIO, str]:
 
 @pytest.fixture
 def full(api: FlaskClient, farm: Farm) -> FlaskClient:
-    """Return an API whose worker has every model."""
+    """Return an API whose worker serves every model."""
     farm.store.renew("w", FACTS | {"models": EVERYTHING}, [])
     return api
 
@@ -67,7 +67,7 @@ def patient(farm: Farm) -> Callable[..., FlaskClient]:
 
 
 def take(farm: Farm, model: str = "srpo") -> Claimed:
-    """Return the one job that waits, as soon as there is one."""
+    """Claim the one job that waits, as soon as there is one."""
     (job,) = wait_for(lambda: farm.store.claim("w1", [model]).batch.jobs)
     return job
 
@@ -80,7 +80,7 @@ def finish(farm: Farm, job: Claimed) -> None:
 
 
 def call_while(act: Callable[[], object], call: Callable[[], TestResponse]) -> TestResponse:
-    """Return the answer to a call during which something happens."""
+    """Return the answer to a call during which `act` runs."""
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(call)
         act()
@@ -88,7 +88,7 @@ def call_while(act: Callable[[], object], call: Callable[[], TestResponse]) -> T
 
 
 def generated(api: FlaskClient, farm: Farm, **fields: Any) -> TestResponse:
-    """Return the answer to a call whose images are made."""
+    """Return the answer to a call whose images are rendered."""
     body = {"model": "srpo", "prompt": "a red fox"} | fields
     return call_while(lambda: finish(farm, take(farm)), lambda: api.post(GENERATIONS, json=body))
 
@@ -184,7 +184,7 @@ def test_without_a_seed_every_call_draws_one_and_tells_it(api: FlaskClient, farm
 
 
 def edited(api: FlaskClient, farm: Farm, **call: Any) -> tuple[TestResponse, str]:
-    """Return the 504 of a call for an edit that nobody prepares, and its job's id."""
+    """Return the 504 of a call for an edit that is never prepared, and its job's id."""
     response = api.post(EDITS, **call)
     openai_error(response, 504)
     return response, response.headers["x-request-id"]

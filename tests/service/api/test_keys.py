@@ -1,4 +1,4 @@
-"""With keys: nobody gets in without one, and nobody sees another caller's jobs."""
+"""With keys on: no access without one, and no caller sees another's jobs."""
 
 from __future__ import annotations
 

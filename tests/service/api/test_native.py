@@ -1,4 +1,4 @@
-"""`/farm/v1`: submit, look, list, cancel, delete."""
+"""`/farm/v1`: submit, get, list, cancel, delete."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def every(api: FlaskClient, farm: Farm) -> FlaskClient:
 
 
 def begin(api: FlaskClient, model: str, /, **fields: Any) -> TestResponse:
-    """Return a submit of the least that the model must be sent."""
+    """Submit the smallest body that the model accepts."""
     return api.post("/farm/v1/jobs", json={"model": model, "prompt": "a red fox"} | IMAGES[model] | fields)
 
 

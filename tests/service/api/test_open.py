@@ -1,4 +1,4 @@
-"""With keys off: this machine's own programs get in, and nothing that came from elsewhere."""
+"""With keys off: programs of this machine have access, and no request from elsewhere."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_this_machines_names_are_let_in(api: FlaskClient, host: str) -> None:
     ],
 )
 def test_fals_names_are_let_in(api: FlaskClient, host: str) -> None:
-    """What is served under them is another matter."""
+    """Other tests check what is served under them."""
     assert api.get("/files/x", headers={"Host": host}).status_code == 404
 
 

@@ -1,4 +1,4 @@
-"""`/openapi.json` says what there is, all of it and nothing else; `/docs` shows it without help from elsewhere.
+"""`/openapi.json` describes every route and no other; `/docs` shows it without external resources.
 
 That every answer is as described, `tests.service.api.openapi_conformance` hears in all tests of the API.
 """

@@ -1,4 +1,4 @@
-"""Another's id looks like none: on every route that takes one, in body, status, headers and the work behind."""
+"""Ids of another caller look like unknown ones: on every route with an id, in body, status, headers and cost."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OF_EACH = ("Date", "X-Request-Id")
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A thing, and a name that nothing has."""
+    """An existing name, and one that does not exist."""
 
     other: str
     none: str
@@ -84,7 +84,7 @@ def test_anothers_cannot_be_told_from_none(
 
 
 def result(answer: TestResponse, ids: dict[str, str]) -> tuple[int, str, list[tuple[str, str]]]:
-    """All that an answer says, with the names of what was asked for left out."""
+    """Return the whole answer, without the names that were asked for."""
     text = answer.text
     for name, value in ids.items():
         text = text.replace(value, name) if len(value) > 1 else text

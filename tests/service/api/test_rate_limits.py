@@ -1,4 +1,4 @@
-"""Callers' limits: submits a minute, images a day, jobs that wait. Counted in Redis, so that they hold everywhere."""
+"""Limits per caller: submits per minute, images per day, waiting jobs. Counted in Redis, for all processes."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ SPENT = redis_keys.usage("ada")
 
 @pytest.fixture(autouse=True)
 def same_day() -> None:
-    """No test goes on over midnight (UTC), when images are counted anew."""
+    """Keep a test from crossing midnight (UTC), when the daily count starts anew."""
     wait_for(lambda: clock.now_us() / 1e6 % DAY < DAY - 30, seconds=40)
 
 
 def go_on(client: redis.Redis, seconds: float) -> None:
-    """Let so many seconds go by for the rate."""
+    """Let so many seconds of the rate limit pass."""
     client.hincrby(SPENT, "busy_until_us", -round(seconds * 1e6))
 
 
@@ -164,7 +164,7 @@ def test_what_was_counted_is_forgotten_after_a_day(store: JobStore, client: redi
 
 @pytest.fixture
 def limited(farm: Farm, open_api: Callable[..., FlaskClient]) -> FlaskClient:
-    """With keys; ada may submit twice a minute."""
+    """Return an API with keys, where ada may submit twice a minute."""
     return open_api(with_keys=True)
 
 

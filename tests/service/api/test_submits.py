@@ -1,4 +1,4 @@
-"""Submits in every dialect: wrong bodies, idempotency keys, models that are not served, full queues, waiting calls."""
+"""Submits in every dialect: wrong bodies, idempotency keys, unserved models, full queues, blocking calls."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def recorded(farm: Farm) -> int:
 
 @pytest.fixture
 def hasty(open_api: Callable[..., FlaskClient], farm: Farm) -> FlaskClient:
-    """Return an API whose calls wait for a moment only."""
+    """Return an API whose blocking calls time out at once."""
     return open_api(settings=farm.settings.model_copy(update={"hold_seconds": 0.05}))
 
 

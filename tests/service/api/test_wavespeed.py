@@ -1,4 +1,4 @@
-"""`/api/v3`: WaveSpeed's submit, held and not, its result, its list, its delete and its webhook secret."""
+"""`/api/v3`: WaveSpeed's submit (blocking or not), result, list, delete and webhook secret."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def later() -> Iterator[Callable[..., Future[TestResponse]]]:
 
 
 def impatient(farm: Farm, *, max_held_calls: int = 1) -> FlaskClient:
-    """Return an API that holds calls for a moment only."""
+    """Return an API whose blocking calls time out at once."""
     farm.store.renew("w", FACTS, [])
     hasty = replace(farm, settings=Settings(hold_seconds=0.05))
     return create_app(hasty, base=BASE, with_keys=False, max_streams=1, max_held_calls=max_held_calls).test_client()
@@ -63,32 +63,32 @@ def render(farm: Farm, job: Claimed, image: bytes = b"content") -> None:
 
 @pytest.fixture
 def images(api: FlaskClient, farm: Farm) -> FlaskClient:
-    """Return the API of a farm where somebody makes images of images, too."""
+    """Return the API of a farm that also serves image to image."""
     farm.store.renew("w2", FACTS | {"models": "srpo,srpo-image-to-image"}, [])
     return api
 
 
 def transform(api: FlaskClient, path: str = WAVESPEED_IMAGE, /, **fields: Any) -> TestResponse:
-    """Return a submit that brings an image."""
+    """Submit an image to transform."""
     return api.post(path, json={"prompt": "a red fox", "image": FOX, "size": "256*256"} | fields)
 
 
 def ended(farm: Farm, api: FlaskClient) -> str:
-    """Return the id of a prediction that has its image."""
+    """Return the id of a completed prediction."""
     job_id: str = post_prediction(api).get_json()["data"]["id"]
     render(farm, jobs.take_one(farm.store))
     return job_id
 
 
 def image_of(farm: Farm, job_id: str) -> str:
-    """Return the key of its image."""
+    """Return the storage key of its image."""
     result = jobs.record(farm.store, job_id).result
     assert result is not None
     return result.images[0].key
 
 
 def listed(api: FlaskClient, **fields: Any) -> tuple[list[str], int]:
-    """Ids of a page of the list, and how many there are."""
+    """Return the ids of a page of the list, and the total."""
     response = api.post(LIST, json=fields)
     assert response.status_code == 200, response.text
     data = response.get_json()["data"]

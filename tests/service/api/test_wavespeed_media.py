@@ -23,13 +23,13 @@ FORM = "/api/v3/media/upload/binary"
 
 @pytest.fixture
 def stored(farm: Farm) -> Callable[[], set[str]]:
-    """Tells what was stored since the test began."""
+    """Return a function that lists what was stored since the test began."""
     before = names(farm.storage)
     return lambda: names(farm.storage) - before
 
 
 def begin(api: FlaskClient, *, headers: dict[str, str] | None = None, **fields: object) -> dict[str, Any]:
-    """Return a ticket, as it is told."""
+    """Return a ticket as the answer shows it."""
     response = api.post(TICKET, json={"filename": "a.png", "size": 4} | fields, headers=headers)
     assert response.status_code == 200, response.text
     assert response.get_json()["code"] == 200

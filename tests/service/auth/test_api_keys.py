@@ -1,4 +1,4 @@
-"""API keys on Redis: shown once, kept as digests, and whose they are."""
+"""API keys in Redis: shown once, stored as digests, and their callers."""
 
 from __future__ import annotations
 

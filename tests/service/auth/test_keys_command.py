@@ -1,4 +1,4 @@
-"""Keys looked after: by the command on Redis itself, and over HTTP by admins, with the same outcome."""
+"""Managing keys: by the command on Redis itself, and over HTTP by admins, with the same results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEYS = "/farm/v1/keys"
 
 
 class Command:
-    """`farm keys`, in this process."""
+    """Runs `farm keys` in this process."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir

@@ -1,4 +1,4 @@
-"""What the client commands send, and to whom."""
+"""The requests of the client commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The images that jobs begin from: read by the worker, and whose job suffers when one is not there."""
+"""Input images: read by the worker; and which job fails if one is missing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sample_image(mode: str = "RGB") -> Image.Image:
 
 
 def stored(farm: Farm, content: bytes | Image.Image) -> str:
-    """Return the key of an input in storage."""
+    """Store an input, and return its storage key."""
     if isinstance(content, Image.Image):
         file = io.BytesIO()
         content.save(file, "PNG")
@@ -108,7 +108,7 @@ def test_a_cut_off_input_is_no_image(open_worker: Opened, store: JobStore, farm:
 
 
 class Reading(LocalStorage):
-    """Counts what is read, and raises as long as `fails` says so of a key, asked with how many were read before."""
+    """Counts reads, and raises while `fails` returns True for a key and the number of earlier reads."""
 
     def __init__(self, farm: Farm, fails: Callable[[str, int], bool], error: Exception | None = None) -> None:
         super().__init__(folder_of(farm.storage))

@@ -1,4 +1,4 @@
-"""Submits that bring images: what is taken in at once, what is refused where, and what never stays."""
+"""Submits with images: what is stored at once, what is refused where, and what is never kept."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def farm_that_is_reached(farm: Farm) -> None:
 
 
 def an_upload(*, seconds: float = 3600) -> str:
-    """Return a name for a file that a caller may use for so long from now."""
+    """Return the name of an upload that expires in so long."""
     return new_upload_key("png", until=round(time.time() + seconds))
 
 
@@ -71,7 +71,7 @@ def before(farm: Farm) -> set[str]:
 
 
 def problems(farm: Farm, *sources: Source, **changes: Any) -> list[Problem]:
-    """Return what is wrong with such an order; it leaves nothing behind."""
+    """Return the problems of such an order, which leaves nothing behind."""
     before = stored(farm)
     with pytest.raises(InvalidRequest) as caught:
         submit(farm, *sources, **changes)

@@ -17,7 +17,7 @@ _AT_ONCE = 100
 
 
 class _Gathering(Scripts):
-    """Keeps calls instead of making them."""
+    """Collects calls instead of making them."""
 
     def __init__(self, client: redis.Redis) -> None:
         super().__init__(client)
@@ -28,7 +28,7 @@ class _Gathering(Scripts):
         return ["accepted", arguments[0], 0, 0, 0, 0]
 
     def send(self) -> list[Any]:
-        """Make the calls that were kept; their answers."""
+        """Make the collected calls, and return their answers."""
         with self._client.pipeline(transaction=False) as together:
             scripts = {name: together.register_script(text) for name, text in self._texts.items()}
             for name, arguments in self._calls:
@@ -38,7 +38,7 @@ class _Gathering(Scripts):
 
 
 def submit_all(client: redis.Redis, terms: Terms, jobs: Iterable[NewJob]) -> int:
-    """Submit them in order; how many there were. All must be accepted."""
+    """Submit all jobs in order, and return how many there were. All must be accepted."""
     store, gathering = JobStore(client, terms), _Gathering(client)
     store._scripts = gathering
     remaining, count = iter(jobs), 0

@@ -1,4 +1,4 @@
-"""Jobs for tests: submit, claim and end them, and look at what the store keeps of them."""
+"""Jobs for tests: submit, claim and end them, and read what the store keeps of them."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ def new_job(
 
 
 def direct_call(caller: str = "ada", *, is_resent: bool = False, **fields: Any) -> NewJob:
-    """Return a job whose caller waits for it; two such calls are equal."""
+    """Return the job of a direct call; two such calls are equal."""
     new = new_job(caller, **{"digest": "d"} | fields)
     return replace(new, order=replace(new.order, call=f"call of {new.id}", is_resent=is_resent))
 
 
 def submit(store: JobStore, caller: str = "ada", **fields: Any) -> str:
-    """Return the id of a new job."""
+    """Submit a job, and return its id."""
     return store.submit(new_job(caller, **fields)).id
 
 
 def take(store: JobStore, worker: str = "w1") -> tuple[Claimed, ...]:
-    """Return what this worker's next claim brings."""
+    """Return the jobs of this worker's next claim."""
     return store.claim(worker, ["srpo"]).batch.jobs
 
 
@@ -89,37 +89,37 @@ def held(job: Claimed, step: int = 0) -> HeldJob:
 
 
 def end_lease(client: redis.Redis, *job_ids: str) -> None:
-    """Let the leases of these jobs (of all, if none is named) run out now."""
+    """Let the leases of these jobs (of all, if none is named) expire now."""
     for job_id in job_ids or cast(list[str], client.zrange(redis_keys.LEASES, 0, -1)):
         client.zadd(redis_keys.LEASES, {job_id: 0})
 
 
 def end_delays(client: redis.Redis) -> None:
-    """Let every delay be over now."""
+    """Let every delay end now."""
     for job_id in cast(list[str], client.zrange(redis_keys.DELAYED, 0, -1)):
         client.zadd(redis_keys.DELAYED, {job_id: 0})
 
 
 def lose(client: redis.Redis, store: JobStore, *job_ids: str) -> int:
-    """Let the leases run out and have the jobs taken back."""
+    """Let the leases expire, and have the jobs reclaimed."""
     end_lease(client, *job_ids)
     return store.reap()
 
 
 def end_start(client: redis.Redis, job_id: str) -> None:
-    """Let the time be over within which this job must be started."""
+    """Let the time expire within which this job must be started."""
     client.hset(redis_keys.job(job_id), "start_deadline_us", 1)
     client.zadd(redis_keys.START_DEADLINE, {job_id: 1}, xx=True)
 
 
 def now(client: redis.Redis) -> float:
-    """Redis's time, in seconds."""
+    """Return Redis's time, in seconds."""
     seconds, microseconds = client.time()
     return float(seconds + microseconds / 1e6)
 
 
 def hear_shouts(redis_url: str) -> list[str]:
-    """Return what workers are told from now on: nothing, when the listener has joined; then each job that must stop."""
+    """Return the stop notifications to workers as they come: none once the listener has joined, then each job."""
     result: list[str] = []
     listener = Listener(connect_to_listen(redis_url), lambda _channel, text: result.append(text))
     listener.subscribe(redis_keys.STOP_CHANNEL)
@@ -129,14 +129,14 @@ def hear_shouts(redis_url: str) -> list[str]:
 
 
 def end_preparation(client: redis.Redis, *job_ids: str) -> None:
-    """Let the preparers' leases of these jobs run out now."""
+    """Let the preparers' leases on these jobs expire now."""
     for job_id in job_ids:
         client.zadd(redis_keys.PREPARING, {job_id: 0}, xx=True)
         client.zadd(redis_keys.PREPARING_AGAIN, {job_id: 0}, xx=True)
 
 
 def end_waiting_for_callers(client: redis.Redis) -> None:
-    """Let the time be over within which a direct call may be asked for again; those who wait for its job still do."""
+    """Let the time expire in which a direct call may be repeated; calls that still wait do so."""
     seconds, _ = client.time()
     for job_id in cast(list[str], client.zrange(redis_keys.ABANDON_DEADLINE, 0, -1)):
         held_until_us = client.zscore(str(client.hget(redis_keys.job(job_id), "direct_key")), job_id)
@@ -145,27 +145,27 @@ def end_waiting_for_callers(client: redis.Redis) -> None:
 
 
 def end_hold(client: redis.Redis, job_id: str) -> None:
-    """Let the API process be dead in which a call waited for this job: its last heartbeat is long ago."""
+    """Let the last heartbeat of a call for this job be long ago, as if its API process were dead."""
     client.zadd(str(client.hget(redis_keys.job(job_id), "direct_key")), {job_id: 1})
     client.zadd(redis_keys.ABANDON_DEADLINE, {job_id: 0})
 
 
 def outbox(client: redis.Redis) -> list[str]:
-    """Return the ids of what the outbox holds, in order."""
+    """Return the ids of the outbox, in order."""
     return [entry for entry, _ in cast(list[tuple[str, Any]], client.xrange(redis_keys.OUTBOX))]
 
 
 def events(client: redis.Redis, job_id: str) -> list[tuple[int, str]]:
-    """Return the sequence numbers and states that the outbox tells of a job, in order."""
+    """Return the sequence numbers and states of a job in the outbox, in order."""
     entries = cast(list[tuple[str, dict[str, str]]], client.xrange(redis_keys.OUTBOX))
     return [(int(fields["sequence"]), fields["state"]) for _, fields in entries if fields["job"] == job_id]
 
 
 def names(client: redis.Redis) -> set[str]:
-    """All keys of the farm, those of Celery's left out: wake-ups are sent by a thread of its own."""
+    """Return all keys of the farm except Celery's: wake-ups are sent by a thread of its own."""
     return {str(name) for name in client.scan_iter() if not str(name).startswith((redis_keys.CELERY, "_kombu"))}
 
 
 def waiting_count(client: redis.Redis) -> dict[str, str]:
-    """How many waiting jobs the store counts for each caller."""
+    """Return how many waiting jobs the store counts for each caller."""
     return cast(dict[str, str], client.hgetall(f"{redis_keys.PREFIX}waiting_count"))

@@ -1,4 +1,4 @@
-"""What a call costs Redis: the commands that came in meanwhile, by name."""
+"""The cost of a call in Redis: the commands that it runs, by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NO_WORK = ("info", "config", "client", "hello", "ping", "auth", "select", "subs
 
 
 def cost_of(act: Callable[[], object], client: redis.Redis) -> dict[str, int]:
-    """How often each command comes in while `act` runs, those of scripts included.
+    """Return how often each command runs during `act`, those of scripts included.
 
     The least of three times: what other threads do now and then can only add to it.
     """

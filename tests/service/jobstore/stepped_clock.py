@@ -1,4 +1,4 @@
-"""A job store whose clock the test moves, and all that it has in Redis at one look."""
+"""A job store with a clock that the test sets, and a snapshot of everything it has in Redis."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ return cjson.encode(found)
 
 
 class SteppedScripts(Scripts):
-    """The scripts as they are, but for where they read the time."""
+    """The scripts as they are, except for how they read the time."""
 
     def text(self, name: str) -> str:
         return _with_clock(super().text(name))
@@ -44,7 +44,7 @@ def _with_clock(text: str) -> str:
 
 
 class SteppedStore(JobStore):
-    """A job store that takes the time from `set_clock`, and whether it can judge signs of life by it from `holds`."""
+    """A job store that reads the time from `set_clock`, and from `holds` whether it can judge heartbeats by it."""
 
     def __init__(self, client: redis.Redis, terms: Terms) -> None:
         super().__init__(client, terms)
@@ -61,7 +61,7 @@ class SteppedStore(JobStore):
 
 
 def look(client: redis.Redis) -> Content:
-    """Everything that the farm has in Redis, by key without the prefix; of a stream its length."""
+    """Return everything that the farm has in Redis, by key without the prefix; of a stream its length."""
     found = json.loads(str(client.eval(_LOOK, 0, redis_keys.PREFIX)))
     return {name.removeprefix(redis_keys.PREFIX): _content(kind, value) for name, (kind, value) in found.items()}
 

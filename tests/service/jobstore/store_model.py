@@ -1,4 +1,4 @@
-"""The job store as it should be, in plain Python: what each call answers, and what lies in Redis afterwards.
+"""A model of the job store in plain Python: the answer of each call, and the content of Redis afterwards.
 
 Nothing here is kept that can be worked out: each job has one place, and every index is made by looking at all jobs.
 """
@@ -39,7 +39,7 @@ def us(seconds: float) -> int:
 
 @dataclass
 class Entry:
-    """A job as it should stand. `index` is the one set that it is in, and `score` what it is sorted by there."""
+    """A job in the model. `index` is the one set that it is in, and `score` its score there."""
 
     new: NewJob
     request: Request
@@ -111,7 +111,7 @@ class Worker:
 
 
 class Model:
-    """One store. `now` is the time, in microseconds."""
+    """The model of one store. `now` is the time, in microseconds."""
 
     def __init__(self, terms: Terms, now: int) -> None:
         self.now = now
@@ -136,7 +136,7 @@ class Model:
     # What callers do
 
     def submit(self, new: NewJob) -> tuple[str, str, int]:
-        """Return the verdict, the job's id, and how many workers stand idle."""
+        """Return the verdict, the job's id, and how many workers are idle."""
         order = new.order
         key = f"{PREFIX}idempotency:{new.caller}:{order.idempotency_key}" if order.idempotency_key else ""
         call = order.call if order.body_digest else ""
@@ -172,7 +172,7 @@ class Model:
         return "accepted", new.id, 0 if entry.is_unprepared else self._wanted(order.request.model)
 
     def _wanted(self, model: str) -> int:
-        """Workers that are to be woken."""
+        """Return how many workers to wake."""
         return 0 if self.is_paused else len(self._idle[model])
 
     def _accept(self, new: NewJob) -> Entry:
@@ -240,7 +240,7 @@ class Model:
         return True
 
     def job_of(self, new: NewJob) -> str:
-        """Return the job with which a direct call goes on."""
+        """Return the job that a repeated direct call continues."""
         return self._joined_jobs.get(new.order.call, new.id)
 
     def call_heartbeat(self, calls: Iterable[tuple[str, str]]) -> None:
@@ -283,7 +283,7 @@ class Model:
     # What preparers do
 
     def claim_unprepared(self, count: int, lease: float) -> list[str]:
-        """Return a job that was lost, if none such is being prepared; then the first in fair order."""
+        """Return a job that was lost, unless another such is being prepared; then the first in fair order."""
         taken: list[str] = []
         while len(taken) < count and (lost := self._first_lost()):
             self._lease(lost, "preparing_again", us(lease), taken)
@@ -296,7 +296,7 @@ class Model:
         return taken
 
     def _is_within_share(self, caller: str) -> bool:
-        """Whether a caller would have at most half of all preparations with one more."""
+        """Return True if a caller would have at most half of all preparations with one more."""
         preparing = self._preparing_count()
         return 2 * (preparing[caller] + 1) <= preparing.total() + 1
 
@@ -356,7 +356,7 @@ class Model:
     # What workers do
 
     def claim(self, worker: str, models: Sequence[str], nonce: str) -> Content:
-        """Return what waits, for how many idle workers, and the jobs as (id, fence, attempt)."""
+        """Return the jobs as (id, fence, attempt), what else waits, and for how many idle workers."""
         doer = self._workers.get(worker) or Worker()
         if doer.nonce == nonce:
             there = [job for job in doer.answer["jobs"] if job[0] in self.jobs]
@@ -383,7 +383,7 @@ class Model:
         return doer.answer
 
     def _head(self, worker: str, models: Sequence[str]) -> Entry | None:
-        """Of the first of each model: one that came back, else one of the caller that has had least of this worker."""
+        """Return the first job of all models: one that came back, else of the caller served least by this worker."""
         doer = self._workers[worker]
         assert doer.vclock is not None
         for priority in self._priority_order("claims"):
@@ -407,7 +407,7 @@ class Model:
         return None
 
     def _is_reserved(self, entry: Entry, worker: str) -> bool:
-        """Whether it is reserved for another worker: that took the last one with this affinity, and is idle."""
+        """Return True if the job is reserved for the idle worker that claimed the last one with this affinity."""
         preferred = self._affinities.get((entry.caller, entry.affinity), worker)
         doer = self._workers.get(preferred)
         if preferred == worker or doer is None or not entry.affinity or entry.later["affinity_deadline_us"] <= self.now:
@@ -443,7 +443,7 @@ class Model:
                     self._start(entry, worker, doer)
 
     def renew(self, worker: str, models: Sequence[str], held: Sequence[HeldJob]) -> list[str]:
-        """Return the ids whose rendering must stop."""
+        """Return the ids of the jobs that must stop."""
         stop = [job.id for job in held if not self._renew(job)]
         doer = self._workers.setdefault(worker, Worker())
         doer.is_warm = True
@@ -523,7 +523,7 @@ class Model:
     # What every process does
 
     def reap(self, *, hold: bool) -> int:
-        """How many jobs were taken back. `hold`: signs of life cannot be judged."""
+        """Return how many jobs were reclaimed. `hold`: heartbeats cannot be judged."""
         self._shorten()
         taken = [] if hold else self._due("leases")
         for entry in taken:
@@ -631,7 +631,7 @@ class Model:
         self._go(entry, state)
 
     def _finish_direct_call(self, entry: Entry, state: State) -> None:
-        """Retry after a failure; images that were not sent may be asked for."""
+        """Forget the direct call of a failed job; else a call that still waits may be repeated for a while."""
         held_until = self._direct_calls[entry.direct].get(entry.id)
         if held_until is None:
             return
@@ -666,7 +666,7 @@ class Model:
         return vstart
 
     def _advance_vclock(self, name: str, vstart: float) -> None:
-        """Whose time is over is forgotten."""
+        """Advance the virtual clock, and forget callers that are behind it."""
         queue = self._queues[name]
         if vstart > queue.vclock:
             queue.vclock = vstart
@@ -713,7 +713,7 @@ class Model:
     # What lies in Redis
 
     def content(self) -> Content:
-        """All keys without their prefix, as `tests.service.jobstore.stepped_clock.look` reads them."""
+        """Return all keys without their prefix, as `tests.service.jobstore.stepped_clock.look` reads them."""
         found: defaultdict[str, Content] = defaultdict(dict)
         for entry in self.jobs.values():
             self._show(entry, found)

@@ -1,4 +1,4 @@
-"""Hints: a caller's jobs of one hint go to the worker that took the last one, if that is idle; for a second only."""
+"""Affinity: a caller's jobs of one runner hint go to the worker that claimed the last one, if it is idle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOBODY: list[str] = []
 
 
 def hinted(store: JobStore, caller: str = "ada", affinity: str = "h", **fields: Any) -> str:
-    """Return a job with a hint; it is left to the preferred worker for longer than a slow test takes."""
+    """Return a job with a runner hint; it stays reserved for longer than a slow test takes."""
     job_id = submit(store, caller, conditions=Conditions(runner_hint=affinity), **fields)
     stretch_affinity(store._redis, job_id)
     return job_id
@@ -30,7 +30,7 @@ def stretch_affinity(client: redis.Redis, job_id: str) -> None:
 
 
 def end_affinity(client: redis.Redis, *job_ids: str) -> None:
-    """Let the moment be over for which these jobs are left to one worker."""
+    """Let the reservation of these jobs for one worker expire."""
     for job_id in job_ids:
         client.hset(redis_keys.job(job_id), "affinity_deadline_us", 1)
 
@@ -43,7 +43,7 @@ def stand_ready(store: JobStore, worker: str) -> None:
 
 @pytest.fixture
 def preferred(store: JobStore) -> str:
-    """Return a worker that took the last of ada's jobs with the hint, and stands idle, as another does."""
+    """Return an idle worker that claimed the last of ada's jobs with the hint; another one is idle, too."""
     hinted(store)
     first = take_one(store, "w1")
     store.complete(first, result(first))

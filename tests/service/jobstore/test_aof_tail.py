@@ -1,4 +1,4 @@
-"""A power cut: the append-only file loses its end. What stood before is all there, and comes to an end."""
+"""A power cut: the append-only file loses its end. All jobs before the cut are there, and end."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def cut(data_dir: Path, at: int) -> None:
 
 
 def write_history(crashing_farm: CrashingFarm, data_dir: Path) -> list[tuple[int, str]]:
-    """Jobs of every outcome: how long the file was when each had been accepted."""
+    """Run jobs to every outcome, and return how long the file was when each had been accepted."""
     dice, store, accepted = random.Random(7), crashing_farm.well.store, []
 
     def each(end: Callable[[Claimed], Any]) -> Callable[[], None]:
@@ -141,7 +141,7 @@ def test_wherever_the_file_is_cut_what_stood_before_is_all_there_and_ends(
 
 
 def go_on(data_dir: Path, receiver: Receiver, there: set[str]) -> None:
-    """Check that exactly what was accepted before the cut is there, and that all of it ends."""
+    """Check that exactly the jobs accepted before the cut are there, and that all of them end."""
     url = embedded_redis.address(data_dir)
     assert url is not None
     with a_crashing_farm(url, data_dir, receiver) as crashing_farm:
@@ -217,7 +217,7 @@ def test_a_long_file_is_given_the_time_that_it_takes(folder: Path, monkeypatch: 
 
 @dataclass
 class Death:
-    """A server's, killed: how long before it each job was accepted (seconds), and how much of its file was synced."""
+    """A killed server: how long before its death each job was accepted, in seconds; the synced size of its file."""
 
     accepted: dict[str, float]
     synced: int
@@ -236,7 +236,7 @@ def slow_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def kill(folder: Path, slow_disk: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Death]:
-    """Kills a server while jobs are submitted. Syncs take a while, Redis' own and the farm's."""
+    """Return a function that kills a server while jobs are submitted, with slow syncs of Redis and of the farm."""
 
     def kill_it(fsync: Fsync, *, sync_seconds: float, seconds: float) -> Death:
         notes = folder / "notes"
@@ -270,14 +270,14 @@ def kill(folder: Path, slow_disk: Path, monkeypatch: pytest.MonkeyPatch) -> Call
 
 
 def lost(folder: Path, accepted: dict[str, float]) -> list[float]:
-    """How long before the death each of these had been accepted that is gone."""
+    """Return how long before the death each of the lost jobs had been accepted."""
     with running(folder) as server:
         store = JobStore(connect(server.url), TERMS)
         return [age for job_id, age in accepted.items() if store.get(job_id) is None]
 
 
 def submitting(server: EmbeddedRedis, *, clients: int) -> tuple[list[tuple[float, str]], Callable[[], None]]:
-    """When each job was accepted, submitted by so many at a time until the server dies; and what waits for them."""
+    """Submit jobs, so many at a time, until the server dies; return when each was accepted, and a way to wait."""
     store = JobStore(connect(server.url), replace(TERMS, queue_limit=1_000_000))
     accepted: list[tuple[float, str]] = []
 

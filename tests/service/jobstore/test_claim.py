@@ -1,4 +1,4 @@
-"""Claiming: what makes a batch, whose turn it is, and that no two workers get the same job."""
+"""Claiming: which jobs make a batch, in which order, and that no two workers get the same job."""
 
 from __future__ import annotations
 

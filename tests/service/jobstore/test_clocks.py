@@ -1,4 +1,4 @@
-"""Clocks that are set forward or back: this machine's, and that of the machine on which Redis runs.
+"""Clocks that are set forward or back: this machine's, and Redis's.
 
 Of job times only Redis's clock decides, and of durations only the monotonic one. When Redis's own clock leaps, no job
 is lost, doubled, or charged for it; what is kept for a time (results, Idempotency-Keys) goes by it all the same.
@@ -41,7 +41,7 @@ HOUR_US = 3_600_000_000
 
 @pytest.fixture
 def skewed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the wall clock leap by a day, forward or back, each time it is read."""
+    """Let the wall clock jump by a day, forward or back, each time it is read."""
     leaps, now_us = itertools.cycle((1, -1)), clock.now_us
     monkeypatch.setattr(clock, "now_us", lambda: now_us() + round(next(leaps) * DAY * 1e6))
 
@@ -85,7 +85,7 @@ def test_a_wake_up_is_heard_whatever_the_clocks_say(farm: Farm) -> None:
 
 
 class Moved:
-    """A job store whose clock the test moves."""
+    """A job store with a clock that the test sets."""
 
     def __init__(self, client: redis.Redis) -> None:
         self.store = SteppedStore(client, TERMS)
@@ -140,7 +140,7 @@ def test_what_was_put_off_is_lined_up_though_the_clock_was_set_back(moved: Moved
 
 
 class Leap:
-    """Makes it look as if Redis's clock had leapt: by this process's monotonic clock no time went by."""
+    """Makes Redis's clock seem to jump: by this process's monotonic clock no time passes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monotonic = clock.monotonic
@@ -157,7 +157,7 @@ def leap(monkeypatch: pytest.MonkeyPatch) -> Leap:
 
 
 def let_be_over(client: redis.Redis, job: Claimed) -> None:
-    """Test a leap of the clock while a job is rendered."""
+    """Let the clock jump while a job is rendered."""
     client.zadd(redis_keys.LEASES, {job.id: 1})
     client.zadd(f"{redis_keys.PREFIX}render_deadline", {job.id: 1})
 

@@ -1,4 +1,4 @@
-"""What a caller may ask for beside its images: a time to start or to keep, no second try, to be forgotten."""
+"""Conditions of a submit: time to start, retention, no retry, redaction."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FORGETFUL = Conditions(keeps_payload=False)
 
 
 def kept_seconds(client: redis.Redis, store: JobStore, job_id: str) -> float:
-    """For how long after its end the job will be kept."""
+    """Return for how long after its end the job will be kept."""
     end = client.zscore(redis_keys.EXPIRY, job_id)
     assert end is not None
     return (end - record(store, job_id).finished_us) / 1e6
@@ -200,7 +200,7 @@ def test_a_drain_is_no_try(store: JobStore) -> None:
 
 
 def finished(store: JobStore, how: str, **fields: Any) -> Job:
-    """Return a job that came to its end in this way."""
+    """Return a job that ended in this way."""
     sources = ("https://images.example/secret.png",)
     job_id = submit(store, prompt="a secret", sources=sources, conditions=FORGETFUL, **fields)
     if how == "cancelled":

@@ -1,4 +1,4 @@
-"""What the farm demands of a Redis before it trusts it with jobs."""
+"""The farm's requirements on a Redis."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_server_that_would_lose_jobs_is_refused_with_its_cure(
 
 
 class Told:
-    """Stands for a server that is too old to be had: it answers INFO alone."""
+    """Stands for a server that is too old to be installed here: it answers INFO only."""
 
     def __init__(self, **info: object) -> None:
         self._info = {"aof_enabled": 1, "maxmemory_policy": "noeviction"} | info

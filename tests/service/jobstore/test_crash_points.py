@@ -1,4 +1,4 @@
-"""A process dies before and after each of its calls to Redis, the storage and receivers, or one of them goes astray.
+"""A process dies before or after each of its calls to Redis, the storage and receivers, or one of them fails.
 
 Each story is told once undisturbed, which counts its calls, and then once for every call and every ill. The other
 processes go on where it stopped, and its caller sends again what was not answered well. Afterwards every job has one
@@ -52,7 +52,7 @@ def standing(redis_url: str) -> Iterator[CrashingFarm]:
 
 @pytest.fixture
 def crashing_farm(standing: CrashingFarm, monkeypatch: pytest.MonkeyPatch) -> CrashingFarm:
-    """Threads of a process that has died end without a word."""
+    """Return a farm whose dead process ends its threads without a message."""
     usual = threading.excepthook
     monkeypatch.setattr(threading, "excepthook", lambda ended: None if ended.exc_type is Died else usual(ended))
     monkeypatch.setattr(retry, "_FIRST_PAUSE_SECONDS", 0.01)
@@ -61,25 +61,25 @@ def crashing_farm(standing: CrashingFarm, monkeypatch: pytest.MonkeyPatch) -> Cr
 
 
 class Story:
-    """What a process does. The same story may be told many times."""
+    """The actions of a process. They may be repeated any number of times."""
 
     #: How many jobs there may be afterwards, and how they end.
     jobs: tuple[int, ...] = (1,)
     end = ""
 
     def before(self, crashing_farm: CrashingFarm) -> None:
-        """Set up what has happened before the process begins."""
+        """Set up the state in which the process begins."""
 
     def act(self, crashing_farm: CrashingFarm) -> None:
         """Run the process from its beginning to its end."""
         raise NotImplementedError
 
     def again(self, crashing_farm: CrashingFarm) -> None:
-        """Act as its caller without a good answer."""
+        """Repeat the call, as its caller would without a good answer."""
 
 
 class Call(Story):
-    """A call to the API, which is made again until it is answered well."""
+    """A call to the API, which is repeated until it succeeds."""
 
     good: tuple[int, ...] = (200, 202)
 
@@ -100,7 +100,7 @@ class Call(Story):
 
 
 class Submit(Call):
-    """With a key and a webhook, and an image to begin from."""
+    """A submit with an Idempotency-Key, a webhook, and an input image."""
 
     def send(self, api: FlaskClient) -> TestResponse:
         body = {"model": "kontext", "prompt": "a red fox", "image_url": IMAGE, "webhook_url": self.url}
@@ -113,7 +113,7 @@ class Submit(Call):
 
 
 class SubmitWithoutKey(Call):
-    """Anyone who sends it again may have two jobs."""
+    """A submit without an Idempotency-Key: repeating it may make a second job."""
 
     jobs = (1, 2)
 
@@ -122,7 +122,7 @@ class SubmitWithoutKey(Call):
 
 
 class DirectCall(Call):
-    """A worker is quick, so that the call finds its job completed."""
+    """A direct call with a quick worker, so that it finds its job completed."""
 
     jobs = (1, 2)
     # Once it is accepted, it is not told to come back, but where its answer will be.
@@ -137,7 +137,7 @@ class DirectCall(Call):
 
 
 class Cancel(Call):
-    """Of a job that waits."""
+    """A cancel of a waiting job."""
 
     end = Code.CANCELLED
 
@@ -150,7 +150,7 @@ class Cancel(Call):
 
 
 class CancelRunning(Cancel):
-    """Of a job that a worker has, which hears of it with its next sign of life."""
+    """A cancel of a running job, whose worker learns of it with its next heartbeat."""
 
     def before(self, crashing_farm: CrashingFarm) -> None:
         super().before(crashing_farm)
@@ -163,7 +163,7 @@ class CancelRunning(Cancel):
 
 
 class Delete(Call):
-    """The record goes last: anyone who finds it can ask again for the rest."""
+    """A deletion. The record goes last, so that it can be repeated."""
 
     good = (204, 404)
     jobs = (0,)
@@ -179,7 +179,7 @@ class Delete(Call):
 
 
 class Prepare(Story):
-    """A job that begins from two images, whose prompt is to be rewritten."""
+    """The preparation of a job with two input images and a prompt to enhance."""
 
     inputs: tuple[str, ...] = (IMAGE, IMAGE)
 
@@ -196,14 +196,14 @@ class Prepare(Story):
 
 
 class PrepareInVain(Prepare):
-    """An image whose head is good, and whose body is not there."""
+    """The preparation of an image whose head is valid, and whose body is missing."""
 
     inputs = (data_uri(sample_image()[:60]),)
     end = "image_load_error"
 
 
 class Rendering(Story):
-    """A worker from its first claim until nothing waits."""
+    """A worker from its first claim until no job waits."""
 
     jobs = (2,)
 
@@ -229,7 +229,7 @@ class Rendering(Story):
 
 
 class Beating(SimulatedPipeline):
-    """Calls `beat` in the middle of each batch."""
+    """A pipeline that calls `beat` in the middle of each batch."""
 
     def __init__(self, beat: Callable[[], None]) -> None:
         super().__init__(step_ms=0)
@@ -247,7 +247,7 @@ class Beating(SimulatedPipeline):
 
 
 class RenderingPoison(Rendering):
-    """The engine fails on one of the two; the other is not affected."""
+    """A worker whose engine fails on one of two jobs; the other is not affected."""
 
     def before(self, crashing_farm: CrashingFarm) -> None:
         crashing_farm.submit(prompt="poison")
@@ -258,14 +258,14 @@ class RenderingPoison(Rendering):
 
 
 class Draining(Rendering):
-    """In the middle of a batch."""
+    """A worker that drains in the middle of a batch."""
 
     def pipeline(self, shop: list[WorkerHarness]) -> SimulatedPipeline:
         return Beating(lambda: shop[0].draining.set())
 
 
 class Cancelled(Rendering):
-    """Its only job is cancelled while it is rendered, or before anybody renders it again."""
+    """A worker whose only job is cancelled while it is rendered, or before it is rendered again."""
 
     jobs = (1,)
     end = Code.CANCELLED
@@ -286,7 +286,7 @@ class Cancelled(Rendering):
 
 
 class Delivering(Story):
-    """A receiver that is well."""
+    """A courier with a working receiver."""
 
     def before(self, crashing_farm: CrashingFarm) -> None:
         crashing_farm.submit(webhook=Webhook(crashing_farm.receiver.url))
@@ -297,7 +297,7 @@ class Delivering(Story):
 
 
 class DeliveringInVain(Delivering):
-    """A receiver that fails at first."""
+    """A courier with a receiver that fails at first."""
 
     def before(self, crashing_farm: CrashingFarm) -> None:
         super().before(crashing_farm)
@@ -308,7 +308,7 @@ class DeliveringInVain(Delivering):
 
 
 class Sweeping(Story):
-    """A job whose time is over."""
+    """A sweeper with an expired job."""
 
     jobs = (0,)
 
@@ -334,7 +334,7 @@ STORIES = (
 
 
 def tell(crashing_farm: CrashingFarm, story: Story, ill: Ill | None = None, at: int = -1) -> tuple[list[str], set[str]]:
-    """One life of the process, and what comes after it: the calls that it made, and the kinds of keys that stay."""
+    """Run one life of the process and what follows; return its calls, and the kinds of keys that stay."""
     crashing_farm.reset()
     story.before(crashing_farm)
     crashing_farm.failing_calls.begin(ill, at)

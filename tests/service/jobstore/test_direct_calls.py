@@ -1,4 +1,4 @@
-"""Direct calls: a caller that hung up before the answer may ask again and gets the same job, for 30 seconds."""
+"""Direct calls: a client that disconnected may repeat its call within 30 seconds, and gets the same job."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from tests.service.jobstore.jobs import (
 
 
 def call(store: JobStore, caller: str = "ada", **fields: Any) -> tuple[str, str]:
-    """Return the id of a direct call's job, and the call's own name."""
+    """Make a direct call; return its job's id, and the call's own id."""
     new = direct_call(caller, **fields)
     return store.submit(new).id, new.order.call
 
 
 def abandoned(store: JobStore, caller: str = "ada", **fields: Any) -> str:
-    """Return the job of a call that hung up."""
+    """Return the job of a call that disconnected."""
     job_id, name = call(store, caller, **fields)
     assert store.call_disconnected(job_id, name) is True
     return job_id
@@ -171,7 +171,7 @@ def test_hanging_up_just_when_it_completes_is_before_the_answer(store: JobStore)
 
 
 def test_a_failure_is_not_given_again(store: JobStore) -> None:
-    """Who asks again deserves another try."""
+    """A repeated call gets another attempt."""
     job_id = abandoned(store)
     store.fail(take_one(store), "render_failed", "x")
 

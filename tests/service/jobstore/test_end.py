@@ -1,4 +1,4 @@
-"""Ends: each job reaches one, once; and what is over is forgotten whole."""
+"""Ends of jobs: each reaches one, once; and deleted jobs leave nothing behind."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_a_running_job_that_is_cancelled_is_told_to_stop(store: JobStore) -> Non
 
 
 def channels_of(client: redis.Redis, name: str) -> int:
-    """How many channels this one listener has joined: those of earlier tests listen to the same ones."""
+    """Return how many channels this listener has joined: those of earlier tests listen to the same ones."""
     return sum(int(each["sub"]) for each in client.client_list() if each["name"] == name)
 
 

@@ -27,12 +27,12 @@ from tests.service.jobstore.jobs import TERMS
 
 @pytest.fixture
 def feed(client: redis.Redis, listening: redis.Redis) -> EventFeed:
-    """Return a feed of an empty Redis."""
+    """Return the feed of an empty Redis."""
     return EventFeed(listening)
 
 
 def follow(feed: EventFeed, after: Moment | None = None, caller: str | None = None) -> Iterator[FeedPage]:
-    """News that come; the listener is there when this returns."""
+    """Follow new changes; the listener has joined when this returns."""
     news = feed.follow(after, caller=caller, idle_seconds=0.02)
     first = next(news)
 
@@ -45,7 +45,7 @@ def follow(feed: EventFeed, after: Moment | None = None, caller: str | None = No
 
 
 def hear(news: Iterator[FeedPage], count: int) -> list[Change]:
-    """Return the next changes that are told, so many at least."""
+    """Return the next changes, at least so many."""
     heard: list[Change] = []
     while len(heard) < count:
         heard += next(news).changes
@@ -65,7 +65,7 @@ def run_jobs(store: JobStore, count: int, *, worker: str = "w1", caller: str = "
 
 
 def readers(client: redis.Redis) -> int:
-    """How many connections wait for what comes into the outbox."""
+    """Return how many connections wait for new entries of the outbox."""
     return sum(item["cmd"] == "xread" and "b" in item["flags"] for item in client.client_list())
 
 
@@ -140,7 +140,7 @@ def test_who_has_to_hear_much_is_told_page_by_page(
 
 
 def test_a_gap_is_told(feed: EventFeed, client: redis.Redis, store: JobStore) -> None:
-    """What was cut off the outbox cannot be told: it goes on with the oldest that is there."""
+    """Entries that were trimmed from the outbox are lost: the feed goes on with the oldest one there."""
     run_jobs(store, 4)
     result = jobs.outbox(client)
     client.xtrim(redis_keys.OUTBOX, maxlen=5, approximate=False)
@@ -229,7 +229,7 @@ def test_a_feed_without_listeners_costs_nothing(feed: EventFeed, client: redis.R
 
 
 class Outbox:
-    """A Redis that a test may take away, and a feed of it."""
+    """A Redis that a test may stop, and a feed of it."""
 
     def __init__(self, data_dir: Path) -> None:
         self.server = EmbeddedRedis(data_dir)

@@ -1,4 +1,4 @@
-"""Callers share the workers by the work they ask for: images × megapixels × steps, however much each asks for.
+"""Fair queueing: callers share the workers by work, images × megapixels × steps, however much each submits.
 
 Shares are judged while they mean something: from when callers have jobs waiting until one of them has none left.
 """
@@ -25,7 +25,7 @@ EQUAL = 0.95
 
 @dataclass(frozen=True)
 class Given:
-    """A job that a claim brought."""
+    """A claimed job."""
 
     id: str
     caller: str
@@ -34,7 +34,7 @@ class Given:
 
 
 class Queue:
-    """Jobs of several callers, handed out to workers that never end one."""
+    """Jobs of several callers, claimed by workers that never finish one."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
@@ -42,14 +42,14 @@ class Queue:
         self.store = JobStore(client, AMPLE)
 
     def add(self, jobs: Iterable[NewJob]) -> list[str]:
-        """Submit them in order; their ids."""
+        """Submit the jobs in order, and return their ids."""
         several = list(jobs)
         submit_all(self._client, AMPLE, several)
         self._jobs |= {job.id: job for job in several}
         return [job.id for job in several]
 
     def claims(self, *workers: str, models: Sequence[str] = ("srpo",)) -> Iterator[list[Given]]:
-        """Yield what these workers are given, claiming in turn, until nothing is left."""
+        """Yield the jobs that these workers claim, in rotation, until none is left."""
         while batches := [batch for worker in workers or ("w1",) if (batch := self._claim(worker, models))]:
             yield from batches
 
@@ -72,7 +72,7 @@ def jain(shares: Iterable[float]) -> float:
 
 
 class Ledger:
-    """What each caller has waiting and was given, in work, from when the ledger was opened."""
+    """The work that each caller has waiting and was given, since the ledger was opened."""
 
     def __init__(self, jobs: Iterable[NewJob]) -> None:
         self._left: Counter[str] = Counter()
@@ -88,11 +88,11 @@ class Ledger:
             self._given[job.caller] += job.work
 
     def shares(self) -> dict[str, float]:
-        """Return what was given to those who have had something waiting all the time."""
+        """Return the work given to callers that had jobs waiting all the time."""
         return {caller: self._given[caller] for caller, left in self._left.items() if left}
 
     def lead(self) -> float:
-        """By how many of their largest jobs, each, the luckiest of them is before the unluckiest."""
+        """Return how far the luckiest caller is ahead of the unluckiest, in their largest jobs."""
         shares = self.shares()
         maximum, minimum = (
             max(shares, key=lambda caller: shares[caller]),
@@ -101,12 +101,12 @@ class Ledger:
         return (shares[maximum] - shares[minimum]) / (self._largest[maximum] + self._largest[minimum])
 
     def has_begun(self) -> bool:
-        """Whether each was given so much that one job more or less is no matter."""
+        """Return True if each caller was given so much that one more job makes no difference."""
         return all(given >= 4 * self._largest[caller] for caller, given in self.shares().items())
 
 
 def hand_out(queue: Queue, jobs: Sequence[NewJob], *workers: str, models: Sequence[str] = ("srpo",)) -> list[float]:
-    """Hand out all of them. After each claim nobody may be far ahead; the indexes of fairness on the way."""
+    """Claim all jobs, and return indexes of fairness; after each claim no caller may be far ahead."""
     ledger, indexes = Ledger(jobs), []
     for batch in queue.claims(*workers, models=models):
         ledger.note(batch)
@@ -120,7 +120,7 @@ def hand_out(queue: Queue, jobs: Sequence[NewJob], *workers: str, models: Sequen
 
 
 def demands(callers: int, jobs: int, largest: float) -> list[tuple[str, int]]:
-    """So many callers who ask for shares from 1 to `largest`, in equal ratios, the largest first."""
+    """Return so many demands from 1 to `largest`, in equal ratios, the largest first."""
     sizes = [largest ** (number / (callers - 1)) for number in range(callers)]
     counts = [max(1, round(size * jobs / sum(sizes))) for size in sizes]
     return [(f"caller-{number}", count) for number, count in reversed(list(enumerate(counts)))]
@@ -184,7 +184,7 @@ def test_each_model_is_shared_alike_by_all_who_ask_for_it(queue: Queue) -> None:
 
 @pytest.mark.parametrize("images", [1, 4])
 def test_low_priority_has_its_eighth_and_no_more(queue: Queue, images: int) -> None:
-    """Whether or not jobs of both could share a batch."""
+    """The share is the same whether or not jobs of both could share a batch."""
     bands = ("normal", "low")
     jobs = [
         new_job(f"{band}-{n}", priority=band, images=images) for band in bands for n in range(5) for _ in range(100)

@@ -1,4 +1,4 @@
-"""Leases and fences: how long a worker may hold a job, and what it may still write afterwards."""
+"""Leases and fences: how long a worker may hold a job, and what it may write afterwards."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.service.jobstore.jobs import (
 
 
 def lease_end(client: redis.Redis, job_id: str) -> float:
-    """Return the seconds until the lease of this job runs out, by Redis's clock."""
+    """Return the seconds until the lease of this job expires, by Redis's clock."""
     end = client.zscore(redis_keys.LEASES, job_id)
     assert end is not None
     return end / 1e6 - now(client)

@@ -1,4 +1,4 @@
-"""What operators do: pause and resume, drain a worker, and how long a start of a job may last."""
+"""Operators' commands: pause and resume, drain a worker, and the time limit of an attempt."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_its_supervisor_learns_that_it_was_told_to_leave(store: JobStore, client
 
 
 def end_rendering(client: redis.Redis, *job_ids: str) -> None:
-    """Let the time of these jobs' present starts be over."""
+    """Let the time limit of these jobs' current attempts expire."""
     for job_id in job_ids:
         client.zadd(redis_keys.RENDER_DEADLINE, {job_id: 0}, xx=True)
 
@@ -163,7 +163,7 @@ def test_one_that_lasts_longer_fails_though_its_worker_lives(
 
 
 def test_who_shares_a_batch_is_tried_alone_first(store: JobStore, client: redis.Redis) -> None:
-    """Whose fault it was nobody knows; and what worked on them can neither end them nor take them back."""
+    """Any of them may be to blame; their old worker can neither end them nor return them."""
     wanted = [submit(store) for _ in range(2)]
     batch = take(store)
     assert len(batch) == 2

@@ -1,4 +1,4 @@
-"""The catalogue of Redis keys (`farm/jobstore/redis-keys.md`) against what a farm holds that uses every feature."""
+"""The catalogue of Redis keys (`farm/jobstore/redis-keys.md`) against the keys of a farm that uses every feature."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _pattern(key: str) -> re.Pattern[str]:
 
 
 class EveryFeature:
-    """A farm that is used in every way, act by act."""
+    """A farm that is used in every way, step by step."""
 
     def __init__(self, farm: Farm, api: FlaskClient) -> None:
         self._farm = farm
@@ -67,7 +67,7 @@ class EveryFeature:
         self._store = farm.store
 
     def acts(self) -> Iterator[None]:
-        """Do one thing after another, with a pause after each."""
+        """Do one step after another, and yield after each."""
         for part in (self._workers, self._jobs, self._direct_calls, self._preparation, self._webhooks, self._operators):
             yield from part()
         yield from self._api_and_storage()

@@ -1,4 +1,4 @@
-"""A failed job that is asked for once more, by hand: as a new one that is the same in everything its caller said."""
+"""Manual retries: a failed job is submitted again as a new one, with everything that its caller said."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def warm_worker(farm: Farm) -> None:
 
 
 def failed(farm: Farm, *, dialect: str = "native", conditions: Conditions | None = None, **fields: Any) -> Job:
-    """Return a job of ada's that could not be rendered."""
+    """Return a failed job of ada's."""
     order = Order(
         "flux/srpo",
         a_request(**fields),
@@ -50,7 +50,7 @@ def failed(farm: Farm, *, dialect: str = "native", conditions: Conditions | None
 
 
 def failed_with_inputs(farm: Farm, *sources: Source, is_prepared: bool = True) -> Job:
-    """Return a job of ada's that began from images."""
+    """Return a failed job of ada's with input images."""
     order = Order("kontext", a_request(model="srpo"), sources=sources)
     job_id = farm.service.submit(ADA, order).id
     if is_prepared:

@@ -1,4 +1,4 @@
-"""Finding jobs: the wanted ones only, newest first, counted exactly, however many there are."""
+"""Job search: matching jobs only, newest first, counted exactly, however many there are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def submit_to(store: JobStore, endpoint: str, caller: str = "ada") -> str:
 
 
 def found(store: JobStore, wanted: Search, *, skip: int = 0, count: int = 100) -> tuple[list[str], int]:
-    """Ids of a page of ada's jobs, and how many there are."""
+    """Return the ids of a page of ada's jobs, and the total."""
     jobs, total = store.search("ada", wanted, skip=skip, count=count)
     return [job.id for job in jobs], total
 

@@ -1,4 +1,4 @@
-"""The job store's scripts against a model of them: whatever is done, in whatever order, at whatever time.
+"""The job store's scripts against a model of them: any calls, in any order, at any time.
 
 Hypothesis draws what is done. After each step the answer must be the model's, and all of Redis what the model says: so
 nothing is lost, nothing ends twice, and nothing is left behind that nobody forgets.
@@ -100,7 +100,7 @@ Hand = tuple[str, Claimed]
 
 
 class Comparison(RuleBasedStateMachine):
-    """Each act does one thing to the store and to the model.
+    """Applies each act to the store and to the model, and compares them.
 
     One rule draws them all. With several, Hypothesis would omit some in each run; one without submits tests nothing.
     """
@@ -137,7 +137,7 @@ class Comparison(RuleBasedStateMachine):
         assert self._heard == self._model.log
 
     def _news(self) -> list[tuple[str, str, int]]:
-        """Return what the outbox tells since it was last looked at."""
+        """Return the outbox entries since the last call."""
         found = self._redis.xrange(redis_keys.OUTBOX, min=f"({self._last_entry}")
         entries = cast(list[tuple[str, dict[str, str]]], found)
         if entries:
@@ -145,7 +145,7 @@ class Comparison(RuleBasedStateMachine):
         return [(result["job"], result["state"], int(result["sequence"])) for _, result in entries]
 
     def _one_of(self, several: Sequence[T]) -> T | None:
-        """Mostly a late one; now and then one that is anything by now."""
+        """Draw a job: mostly a recent one; sometimes any."""
         return several[-1 - self._draw(st.integers(0, len(several) - 1))] if several else None
 
     def _name(self) -> str:
@@ -251,7 +251,7 @@ class Comparison(RuleBasedStateMachine):
             self._prepare(job_id)
 
     def _prepare(self, job_id: str) -> None:
-        """Its image settles its size."""
+        """Prepare a job; its image determines its size."""
         job = self._store.get(job_id)
         if job and job.request.sources:
             ready = job.request.model_copy(update={"inputs": ("cat.png",), "width": 512})
@@ -282,7 +282,7 @@ class Comparison(RuleBasedStateMachine):
         self._hands += [(worker, job) for job in self._claim(worker, self._draw(some_models))]
 
     def claim_later(self) -> None:
-        """Before anybody has reaped what is over by then."""
+        """Claim when time has passed and before anything is reaped."""
         self.step_clock()
         self.claim()
 
@@ -291,7 +291,7 @@ class Comparison(RuleBasedStateMachine):
         return self._claimed(worker)
 
     def claim_again(self) -> None:
-        """Its answer was lost."""
+        """Repeat a claim whose answer was lost."""
         worker = self._draw(some_workers)
         if worker in self._last_claims:
             self._claimed(worker)
@@ -367,7 +367,7 @@ class Comparison(RuleBasedStateMachine):
             assert self._store.forget(job_id) == self._model.forget(job_id)
 
     def end_all(self) -> None:
-        """No more faults: whatever there is comes to its end, and two weeks later nothing is left of it."""
+        """Inject no more faults: every job ends, and two weeks later nothing is left of it."""
         for worker in WORKERS:
             self._leave(worker)
         while any(not job.state.is_terminal for job in self._model.jobs.values()):
@@ -395,7 +395,7 @@ class Comparison(RuleBasedStateMachine):
 
 
 def _without_words(name: str, content: Any) -> Any:
-    """As far as the model knows it: the words of an error, and what a worker says of itself, are not its matter."""
+    """Return the content without what the model does not know: error messages, and workers' facts."""
     if content and name.startswith("job:"):
         assert ("error" in content) == (content["state"] == "failed")
         return {field: value for field, value in content.items() if field != "error"}

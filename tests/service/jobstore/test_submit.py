@@ -1,4 +1,4 @@
-"""Accepting jobs: recorded as they came, once, and within the limits."""
+"""Accepting jobs: recorded as submitted, once, and within the limits."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def memory(client: redis.Redis) -> Iterator[redis.Redis]:
 
 
 def limit_memory(client: redis.Redis, share: float) -> None:
-    """Set the limit so that what is used now is this share of it; so much that buffers of connections do not matter."""
+    """Set the memory limit so that the current use is this share of it; connection buffers make no difference."""
     client.setrange("ballast", 20_000_000, "x")  # a value that is sent takes as much in buffers, for a while
     client.config_set("maxmemory", int(client.info("memory")["used_memory"] / share))
 

@@ -1,4 +1,4 @@
-"""Jobs that are to be prepared: they count as waiting, but stand in no line for a GPU until that is done."""
+"""Jobs to prepare: they count as waiting, and enter no render queue before they are prepared."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def submit_unprepared(store: JobStore, caller: str = "ada", **fields: Any) -> st
 
 
 def ready(**changes: Any) -> Request:
-    """Return what a request has become when it is prepared."""
+    """Return a request as preparation changes it."""
     return a_request(**{"sources": (SOURCE,), "inputs": ("copy.png",)} | changes)
 
 
@@ -52,7 +52,7 @@ def taken(store: JobStore, count: int = 9) -> list[str]:
 
 
 def take_and_lose(store: JobStore, client: redis.Redis, count: int = 9) -> list[str]:
-    """Claim as a preparer that dies of it; return what it took."""
+    """Claim as a preparer that dies; return the job that it took."""
     lost = taken(store, count)
     end_preparation(client, *lost)
     return lost
@@ -484,7 +484,7 @@ def test_while_others_wait_a_caller_has_half_of_the_places(store: JobStore) -> N
 
 
 def waits(store: JobStore, caller: str) -> bool:
-    """Whether any of its jobs stands in the line to be prepared."""
+    """Return True if any of its jobs is in the queue of unprepared jobs."""
     line = cast(list[str], store._redis.zrange(redis_keys.queue(redis_keys.UNPREPARED, "normal"), 0, -1))
     return any(record(store, job_id).caller == caller for job_id in line)
 

@@ -1,4 +1,4 @@
-"""What a call costs Redis, and what a waiting job takes there, however many wait."""
+"""The cost of a call in Redis, and of a waiting job, however many wait."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ PROMPT = "a red fox in the snow " * 18
 
 
 def bulk(count: int, caller: str = "bulk", **fields: Any) -> Iterator[NewJob]:
-    """So many jobs, as if asked for in fal's dialect."""
+    """Yield so many jobs, as submitted in fal's dialect."""
     for _ in range(count):
         new = new_job(caller, **{"prompt": PROMPT} | fields)
         yield replace(new, order=replace(new.order, endpoint="fal-ai/flux/srpo"))
 
 
 def commands(client: redis.Redis, call: Callable[[], object]) -> Counter[str]:
-    """Return what one call has Redis do, by command, those that its scripts give included."""
+    """Return the Redis commands of one call, those of its scripts included."""
     seen = []
     for _ in range(TIMES):
         client.config_resetstat()
@@ -56,7 +56,7 @@ POLLS = ("/farm/v1/jobs/{}", "/fal/queue/fal-ai/flux/requests/{}/status", "/api/
 
 
 def costs(farm: Farm, api: FlaskClient, depth: int) -> dict[str, Counter[str]]:
-    """Return what everybody does all the time costs while so many jobs wait, each of which fills a batch."""
+    """Return the cost of frequent calls while so many jobs wait, each of which fills a batch."""
     farm.redis.flushdb()
     store = JobStore(farm.redis, AMPLE)
     store.renew("w1", FACTS, [])
@@ -65,7 +65,7 @@ def costs(farm: Farm, api: FlaskClient, depth: int) -> dict[str, Counter[str]]:
     ended: list[str] = []
 
     def finish() -> None:
-        """One job's way through a worker: a claim, a sign of life, the end."""
+        """Take one job through a worker: a claim, a heartbeat, the end."""
         job = take_one(store)
         store.renew("w1", FACTS, [held(job, 1)])
         assert store.complete(job, result(job))
@@ -123,7 +123,7 @@ def test_a_claim_takes_hardly_longer_however_many_wait(client: redis.Redis, many
 
 
 def _claim_seconds(store: JobStore) -> float:
-    """How long the claim of a full batch takes. As many come again."""
+    """Return how long the claim of a full batch takes. As many jobs are submitted again."""
     began = time.perf_counter()
     batch = take(store)
     seconds = time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""What the sweeper removes from a folder and from a bucket, and what it leaves alone."""
+"""The sweeper: what it removes from a folder and from a bucket, and what it keeps."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 @pytest.fixture
 def sweeper(store: JobStore, storage: Storage, client: redis.Redis) -> Sweeper:
-    """Of a farm that has begun on an empty storage."""
+    """Return the sweeper of a farm that has begun on an empty storage."""
     storage.mark(SweepState(client).farm_id())
     return Sweeper(store, storage=storage, sweep_state=SweepState(client))
 
 
 def put(storage: Storage, job: Claimed, number: int = 0) -> str:
-    """Return the key of a new image of a job."""
+    """Store a new image of a job, and return its storage key."""
     key = new_key(job.id, job.fence, number, "png")
     storage.put(key, b"content")
     return key
@@ -61,7 +61,7 @@ def complete(store: JobStore, job: Claimed, *wanted: str) -> None:
 
 
 def names(storage: Storage) -> set[str]:
-    """Everything that is stored."""
+    """Return the names of all stored files."""
     page = storage.page("")
     found = set(page.entries)
     while page.cursor:

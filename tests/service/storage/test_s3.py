@@ -1,4 +1,4 @@
-"""Images in a bucket of a real S3 server, which checks signatures and their expiry, and the troubles on the way."""
+"""Images in a bucket of a real S3 server, which checks signatures and their expiry; and faults in between."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def way(s3: S3) -> Iterator[FaultyWay]:
 
 @pytest.fixture
 def reach(s3: S3, way: FaultyWay, place: Place, monkeypatch: pytest.MonkeyPatch) -> Reach:
-    """Make storages in the bucket. `patience` is how many seconds they wait for anything."""
+    """Return a function that makes storages in the bucket; `patience` is their timeout in seconds."""
     for name, value in s3.environment(way.port).items():
         monkeypatch.setenv(name, value)
 
@@ -443,7 +443,7 @@ def image() -> bytes:
 
 @pytest.fixture
 def stored(storage: S3Storage, key: str, image: bytes) -> str:
-    """Return the path of an image in the bucket."""
+    """Store an image in the bucket, and return its path."""
     storage.put(key, image)
     return f"/files/{key}"
 
@@ -600,7 +600,7 @@ def uploading(farm: Farm, storage: Storage, tmp_path: Path) -> FlaskClient:
 
 
 def begin(api: FlaskClient, kind: str = "initiate") -> tuple[str, str]:
-    """Where to send an image, in fal's dialect, and where it will be."""
+    """Return the URL to send an image to, in fal's dialect, and the URL of the stored file."""
     answer = api.post(f"/fal/rest/storage/upload/{kind}", json={"content_type": "image/png"}).get_json()
     return answer["upload_url"].removeprefix(BASE), answer["file_url"].removeprefix(BASE)
 

@@ -1,4 +1,4 @@
-"""How much one caller may upload: its quota, whichever way it uploads; refused bytes take no space."""
+"""The upload quota of a caller, in every way to upload; refused bytes take no space."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def small_quota(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stored(farm: Farm) -> Callable[[], set[str]]:
-    """Tells what was stored since the test began."""
+    """Return a function that lists what was stored since the test began."""
     before = names(farm.storage)
     return lambda: names(farm.storage) - before
 
@@ -59,7 +59,7 @@ WAYS = [by_cdn, by_ticket, by_part, by_form, by_wavespeeds_ticket]
 
 
 def is_refusal(answer: TestResponse) -> bool:
-    """Whether this says, in the dialect of its path, that too much was uploaded."""
+    """Return True if the answer says, in the dialect of its path, that the quota is exceeded."""
     if answer.status_code != 429:
         return False
     result = gateway_error(answer, 429) if answer.request.path.startswith("/api/v3") else fal_error(answer, 429)
@@ -81,7 +81,7 @@ def test_a_file_may_have_all_that_is_left_and_no_byte_more(
 
 
 class Unreadable(io.RawIOBase):
-    """A body of which nobody may read."""
+    """A body that must not be read."""
 
     def read(self, size: int = -1, /) -> bytes:
         raise AssertionError(size)

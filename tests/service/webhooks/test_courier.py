@@ -1,4 +1,4 @@
-"""The courier against receivers that misbehave: schedule, one id, fresh signatures, and every try on record."""
+"""The courier against misbehaving receivers: schedule, one id, fresh signatures, and a record of every attempt."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 class CourierHarness:
-    """A courier whose schedule takes no time, unless a test wants one."""
+    """A courier whose schedule takes no time, unless a test sets one."""
 
     def __init__(self, farm: Farm, schedule: tuple[float, ...] = QUICK, *, seconds: float = 1.0) -> None:
         self.farm = farm
@@ -60,13 +60,13 @@ class CourierHarness:
         return new.id
 
     def finish(self) -> None:
-        """Complete every job that waits."""
+        """Complete every waiting job."""
         while taken := jobs.take(self.farm.store):
             for job in taken:
                 self.farm.store.complete(job, jobs.result(job))
 
     def post(self, url: str, *, dialect: str = "native") -> str:
-        """Submit and complete a job, and let its delivery run to its end; the delivery's id."""
+        """Submit and complete a job, let its delivery run to its end, and return the delivery's id."""
         job_id = self.submit(url, dialect=dialect)
         self.finish()
         name = f"{job_id}-3"

@@ -1,4 +1,4 @@
-"""Deliveries in the job store: lined up with the change of state, taken under a lease, ended once, fair."""
+"""Deliveries in the job store: queued with the change of state, claimed under a lease, ended once, fair."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def take_one(deliveries: DeliveryStore) -> Due:
 
 
 def result(deliveries: DeliveryStore) -> list[tuple[str, int]]:
-    """Take and end everything that is due, one after the other: events with their sequence numbers."""
+    """Claim and finish everything that is due, one after the other; return events with their sequence numbers."""
     found = []
     while due := take(deliveries, 1):
         deliveries.finish(due[0], Outcome.DELIVERED, TRIED)
@@ -60,7 +60,7 @@ def waiting(client: redis.Redis) -> int:
 
 
 def end_leases(client: redis.Redis, due: Due) -> None:
-    """Let the tries on the line of `due` be over, without a word of what came of them."""
+    """Let the leases of the attempts in the queue of `due` expire, without an outcome."""
     line = f"{due.caller} {due.receiver}"
     for name in cast(list[str], client.zrange(f"{redis_keys.PREFIX}delivery_leases:{line}", 0, -1)):
         client.zadd(f"{redis_keys.PREFIX}delivery_leases:{line}", {name: 0})

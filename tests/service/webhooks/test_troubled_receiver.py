@@ -1,4 +1,4 @@
-"""A receiver with every kind of trouble at once: each event arrives, under one id, and well signed every time."""
+"""A receiver with every kind of fault at once: each event arrives, under one id, and correctly signed every time."""
 
 from __future__ import annotations
 

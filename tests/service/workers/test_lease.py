@@ -1,4 +1,4 @@
-"""The lease thread: what a worker holds is renewed, what it gave up is not, and the news it brings."""
+"""The lease thread: what a worker holds is renewed, what it gave up is not, and cancelled jobs stop."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def ends_at(client: redis.Redis, job: Claimed) -> float:
 
 
 def is_renewed(client: redis.Redis, job: Claimed, seconds: float = 20) -> bool:
-    """Whether the lease is renewed after it was made to run out."""
+    """Return True if an expired lease is renewed."""
     end_lease(client, job.id)
     try:
         return wait_for(lambda: ends_at(client, job) > 0, seconds=seconds)
@@ -141,7 +141,7 @@ def test_nobody_hangs_while_all_goes_on(lease: Lease, client: redis.Redis, monke
 
 
 def test_renewing_goes_on_whatever_happens(store: JobStore, client: redis.Redis, job: Claimed) -> None:
-    """What a worker says of itself may have a fault; its jobs are held all the same."""
+    """The worker's own facts may raise; its jobs are held all the same."""
     faults = iter([ZeroDivisionError(), ValueError()])
 
     def facts() -> dict[str, str]:
@@ -177,7 +177,7 @@ def test_renewing_goes_on_when_the_store_is_well_again(
 
 
 def evaluations(client: redis.Redis) -> int:
-    """How often a script has been called."""
+    """Return how often a script has been called."""
     found: dict[str, dict[str, int]] = client.info("commandstats")
     return found["cmdstat_evalsha"]["calls"]
 

@@ -39,7 +39,7 @@ IMAGE = encoded(quarters(), "PNG")
 
 
 class Stubborn:
-    """An enhancer that never can."""
+    """An enhancer that always fails."""
 
     def rewrite(self, prompt: str, model: str) -> str:
         raise EnhancerFailed("The enhancer took too long.")
@@ -49,7 +49,7 @@ class Stubborn:
 
 
 class Studio:
-    """A preparer in this process, and what it makes of jobs."""
+    """A preparer in this process, and the jobs that it prepares."""
 
     def __init__(self, farm: Farm, *, seconds: float = 5, **parts: Any) -> None:
         self.farm = farm
@@ -63,13 +63,13 @@ class Studio:
         )
 
     def submit(self, *sources: Source | str, **fields: Any) -> str:
-        """Return a job that brings these images; plain URLs are called `image_url`."""
+        """Submit a job with these input images, plain URLs under `image_url`, and return it."""
         brought = tuple(one if isinstance(one, Source) else Source("image_url", one) for one in sources)
         order = Order("kontext", a_request(**({"model": "kontext"} | fields)), sources=brought)
         return self.farm.service.submit(LOCAL, order).id
 
     def prepare(self, *sources: Source | str, **fields: Any) -> Job:
-        """Return a job that brings these images, when it is ready or has failed."""
+        """Return a job with these input images, once it is prepared or has failed."""
         return self.until_prepared(self.submit(*sources, **fields))
 
     def until_prepared(self, job_id: str) -> Job:
@@ -121,7 +121,7 @@ def host() -> Iterator[Host]:
 
 
 def inputs_of(farm: Farm, job_id: str) -> set[str]:
-    """Return what is stored of a job."""
+    """Return the stored inputs of a job."""
     return {key for key in stored(farm) if job_id in key}
 
 

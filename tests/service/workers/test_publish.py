@@ -1,4 +1,4 @@
-"""Images on their way to a storage that is down, slow, or away for good: what becomes of their jobs."""
+"""Publishing to a storage that is down, slow, or gone: the effect on the jobs."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ DOWN = StorageUnavailable("The bucket 'b' does not answer.")
 
 @pytest.fixture
 def store(farm: Farm) -> JobStore:
-    """Return a job that starts a second time fails."""
+    """Return a store in which a job that starts a second time fails."""
     return JobStore(farm.redis, replace(TERMS, max_attempts=1))
 
 
 class Outage:
-    """A storage that takes nothing until it is over."""
+    """A storage that accepts nothing until the outage is over."""
 
     def __init__(self, farm: Farm) -> None:
         self.is_over = threading.Event()
@@ -192,7 +192,7 @@ def test_a_job_that_is_over_is_not_stored_any_further(
 
 
 class Remembering(SimulatedPipeline):
-    """Knows which of the images that it rendered are still there."""
+    """Knows which of the images that it rendered are still in memory."""
 
     def __init__(self) -> None:
         super().__init__(step_ms=0)

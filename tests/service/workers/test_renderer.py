@@ -1,4 +1,4 @@
-"""The life of a batch in a worker: rendered, checked, stored, and only then told."""
+"""The life of a batch in a worker: rendered, checked, stored, and only then completed."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ from workers.pipelines.simulated import SimulatedPipeline
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the pause of a worker that failed again."""
+    """Shorten the pause of a worker after repeated failures."""
     monkeypatch.setattr(health, "_FIRST_PAUSE", 0.01)
 
 
 @pytest.fixture
 def store(farm: Farm) -> JobStore:
-    """Two tries a job, so that tests that use them up are short."""
+    """Return a store with two attempts per job, so that tests that use them up are short."""
     return JobStore(farm.redis, replace(TERMS, max_attempts=2))
 
 
@@ -237,7 +237,7 @@ def test_a_draining_worker_takes_nothing_new(open_worker: Opened, store: JobStor
 
 
 def submit_suspect(farm: Farm, store: JobStore, **fields: Any) -> str:
-    """Return a job whose first start was counted: it may have killed its worker."""
+    """Submit a job whose first attempt was counted: it may have killed its worker."""
     job_id = submit(store, **fields)
     farm.redis.hset(redis_keys.job(job_id), "attempt", 1)
     return job_id
@@ -268,7 +268,7 @@ def test_nothing_is_rendered_beside_a_job_that_may_have_killed_a_worker(
 
 
 def wait_in_vain(condition: Callable[[], bool]) -> bool:
-    """Whether it comes true within a fifth of a second, which it should not."""
+    """Return True if the condition comes true within a fifth of a second, which it should not."""
     try:
         return wait_for(condition, seconds=0.2)
     except AssertionError:
@@ -312,7 +312,7 @@ def test_images_left_out_by_the_pipeline_are_a_failure(open_worker: Opened, stor
 
 
 class AlteringPipeline(SimulatedPipeline):
-    """Renders what `change` makes of each image that it should render."""
+    """Renders what `change` makes of each image."""
 
     def __init__(self, change: Callable[[RenderedImage], RenderedImage]) -> None:
         super().__init__(step_ms=0)
@@ -461,7 +461,7 @@ def test_an_end_that_cannot_be_told_is_left_to_the_lease(
 
 
 class SilentStore(JobStore):
-    """Hears of no job's end while it `is_silent`."""
+    """Fails to record the end of any job while it `is_silent`."""
 
     is_silent = True
     asked = 0
@@ -496,7 +496,7 @@ def test_a_job_store_that_does_not_answer_is_no_hang_of_the_pipeline(
 
 
 def hangs_in(shop: WorkerHarness, seconds: float, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether the worker would count as hung if what it does now took so much longer."""
+    """Return True if the worker would count as hung after so many more seconds."""
     now = clock.monotonic()
     with monkeypatch.context() as patch:
         patch.setattr(os, "_exit", lambda _: None)  # else the whole run would end
@@ -505,7 +505,7 @@ def hangs_in(shop: WorkerHarness, seconds: float, monkeypatch: pytest.MonkeyPatc
 
 
 class HangingStorage(LocalStorage):
-    """Gives and takes nothing until `go`."""
+    """A storage that hangs until `go`."""
 
     def __init__(self, storage: Storage) -> None:
         super().__init__(folder_of(storage))
@@ -664,7 +664,7 @@ def test_a_worker_whose_job_was_given_to_another_stops_and_changes_nothing(
 
 
 def claim_away(farm: Farm, store: JobStore, job_id: str) -> Claimed:
-    """Another worker gets the job, as if this one had been silent. Its own renewals come between, so try again."""
+    """Let another worker claim the job; its own worker's renewals come between, so retry."""
 
     def take() -> Claimed | None:
         jobs.lose(farm.redis, store, job_id)
@@ -709,7 +709,7 @@ def test_a_worker_whose_jobs_have_ended_holds_none(open_worker: Opened, store: J
 
 
 def test_a_stored_image_of_a_lost_job_goes_with_the_job(open_worker: Opened, store: JobStore, farm: Farm) -> None:
-    """What failed attempts left behind is removed when the job is forgotten."""
+    """Images of failed attempts are deleted with the job."""
     storage = FailingStorage(farm.storage, StorageError("The disk is full."), lambda tried: tried % 2 == 0)
     job = open_worker(storage=storage).end_of(submit(store, images=2))
     left = list(folder_of(farm.storage).rglob(f"*{job.id}*"))

@@ -1,4 +1,4 @@
-"""A worker in this process: renderer, publisher and lease as `workers/process.py` puts them together."""
+"""A worker in this process: renderer, publisher and lease, put together as in `workers/process.py`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from workers.safety import Checker
 
 
 class Stepwise(SimulatedPipeline):
-    """Asks for leave before each step of an image; `steps` are those that were begun."""
+    """Waits for permission before each step of an image; `steps` are those that were begun."""
 
     def __init__(self) -> None:
         super().__init__(step_ms=0)
@@ -53,7 +53,7 @@ class Stepwise(SimulatedPipeline):
         return super().render(images, wait, inputs)
 
     def go(self, steps: int = 1) -> None:
-        """Let so many steps happen, one after another, and return when the last one has been watched."""
+        """Let so many steps happen, one after another, and return when the last one has been recorded."""
         for _ in range(steps):
             assert self.asked.acquire(timeout=10), "the pipeline asks for no step"
             self.leave.release()
@@ -113,13 +113,13 @@ class FailingStorage(LocalStorage):
 
 
 def folder_of(storage: Storage) -> Path:
-    """Where a storage in a folder keeps its files."""
+    """Return the folder in which a local storage keeps its files."""
     assert isinstance(storage, LocalStorage)
     return storage._root
 
 
 class Flagging:
-    """Flags what `unsafe` says of the image; raises what it raises. `tolerances` are those it was asked with."""
+    """Flags an image if `unsafe` returns True, and raises what it raises. `tolerances` are those of the calls."""
 
     def __init__(self, unsafe: Callable[[Image.Image], bool]) -> None:
         self._unsafe = unsafe
@@ -131,7 +131,7 @@ class Flagging:
 
 
 class WorkerHarness:
-    """One worker. `work` renders until nothing waits; what was rendered is published beside."""
+    """One worker. `work` renders until no job waits; images are published in other threads."""
 
     def __init__(
         self,
@@ -190,7 +190,7 @@ class WorkerHarness:
         self._thread.start()
 
     def join(self) -> None:
-        """Wait until nothing more is rendered."""
+        """Wait until rendering has ended."""
         assert self._thread is not None
         self._thread.join(10)
         assert not self._thread.is_alive(), "the renderer does not come to an end"
@@ -204,7 +204,7 @@ class WorkerHarness:
         self.lease.close()
 
     def end_of(self, job_id: str) -> Job:
-        """Return the job when it has ended; whatever waits for another try gets it at once."""
+        """Return the job when it has ended; jobs that wait for a retry get it at once."""
 
         def ended() -> Job | None:
             job = jobs.record(self.store, job_id)

@@ -1,4 +1,4 @@
-"""A body that is read whole: its caller may not keep a thread by sending nothing, nor have it unpacked."""
+"""Bodies read whole: a client that sends nothing must not keep a thread, and nothing is decompressed."""
 
 from __future__ import annotations
 

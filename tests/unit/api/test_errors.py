@@ -15,7 +15,7 @@ SECRETS = ("10.0.0.7:6379", "bucket-of-ada", "/srv/farm")
 
 
 class NewLimit(QueueTooLong):
-    """A class that no table knows."""
+    """An error class that is in no table."""
 
     code = "new_limit"  # type: ignore[assignment]  # on purpose
 

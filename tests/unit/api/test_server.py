@@ -1,4 +1,4 @@
-"""What the server asks of the kernel, and what it says and keeps to itself."""
+"""The server's requests to the kernel, and its log."""
 
 from __future__ import annotations
 

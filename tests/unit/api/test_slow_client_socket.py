@@ -1,4 +1,4 @@
-"""Connections of the API: who is slow is waited for, who is too slow is given up, over TLS as without."""
+"""Connections of the API: slow clients are waited for, and too slow ones disconnected, with TLS and without."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Open = Callable[[], Pair]
 
 @pytest.fixture(scope="module")
 def contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """For the API, and for its caller."""
+    """Return the TLS contexts of the API and of its client."""
     authority, file = trustme.CA(), tmp_path_factory.mktemp("tls") / "all.pem"
     certificate = authority.issue_cert("localhost")
     certificate.private_key_and_cert_chain_pem.write_to_path(str(file))
@@ -34,7 +34,7 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, 
 
 @pytest.fixture(params=["plain", "tls"])
 def open_pair(request: pytest.FixtureRequest, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> Iterator[Open]:
-    """Connect a caller and the farm, as gunicorn does."""
+    """Connect a client and the farm, as gunicorn does."""
     opened: list[socket.socket] = []
 
     def open_one() -> Pair:
@@ -66,7 +66,7 @@ def shaken(theirs: socket.socket, ours: TimedSocket, contexts: tuple[ssl.SSLCont
 
 @contextmanager
 def running(act: Callable[[], object]) -> Iterator[None]:
-    """`act` in a thread of its own, which ends with the block."""
+    """Run `act` in a thread of its own, which ends with the block."""
     thread = threading.Thread(target=act, daemon=True)
     thread.start()
     yield
@@ -76,14 +76,14 @@ def running(act: Callable[[], object]) -> Iterator[None]:
 
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Little of it, and a pace that its bytes make good for in time."""
+    """Set a short timeout, and a minimum rate that the client's bytes keep up with."""
     monkeypatch.setattr(slow_client_socket, "IO_TIMEOUT_SECONDS", 0.4)
     monkeypatch.setattr(slow_client_socket, "MIN_BYTES_PER_SECOND", 100)
 
 
 @contextmanager
 def dripping(theirs: socket.socket, content: bytes, pause: float) -> Iterator[None]:
-    """Yield a caller who sends a byte at a time, until it may stop."""
+    """Yield a client that sends a byte at a time until it is stopped."""
     stop = threading.Event()
 
     def drip() -> None:
@@ -100,7 +100,7 @@ def dripping(theirs: socket.socket, content: bytes, pause: float) -> Iterator[No
 
 
 def received(ours: TimedSocket, count: int) -> bytes:
-    """So many bytes, as they come."""
+    """Return so many bytes, as they arrive."""
     content = b""
     while len(content) < count:
         content += ours.recv(100)

@@ -1,4 +1,4 @@
-"""Files on their way in: bodies piece by piece, and how many at once."""
+"""Uploads in progress: bodies in chunks, and how many at a time."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests import slow_bodies
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, TimedSocket]]:
-    """Yield a caller's end of a connection, and the farm's."""
+    """Yield both ends of a connection: the client's, and the farm's."""
     with slow_bodies.pair() as both:
         yield both
 
 
 def received(ours: TimedSocket, announced: int | None, maximum: int = 1000) -> bytes:
-    """Return the body that comes at our end, as a route reads it."""
+    """Return the body that arrives at our end, as a route reads it."""
     environ = slow_bodies.awaited(ours, announced)
     with flask.Flask("test").test_request_context(method="PUT", environ_overrides=environ):
         return b"".join(body.pieces(maximum))

@@ -1,4 +1,4 @@
-"""`farm render`: which model a name means, how images are sent, and errors in the words of the options."""
+"""`farm render`: which model a name means, how images are sent, and errors that name the options."""
 
 from __future__ import annotations
 

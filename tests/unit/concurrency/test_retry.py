@@ -1,4 +1,4 @@
-"""Retries: which errors, how often, and what ends them."""
+"""Retries: of which errors, how often, and what ends them."""
 
 from __future__ import annotations
 

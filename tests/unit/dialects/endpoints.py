@@ -144,7 +144,7 @@ def strength(low: float) -> Field:
 
 
 def one_image(name: str) -> Field:
-    """Return the field of one input image. It is handed on as named: whether it can be had is seen at the submit."""
+    """Return the field of one input image. It is passed on as named; the submit checks whether it can be read."""
     urls = (DATA, "HTTP://x", "no url")
     return Field([(url, {"sources": (Source(name, url),)}) for url in urls], ["", 5, [FOX], {"url": FOX}])
 
@@ -184,14 +184,14 @@ class Endpoint:
         return self.call({**self.minimum, **body})
 
     def expected(self, changes: Changes) -> tuple[Order, str]:
-        """Return what the least request asks for, with these changes."""
+        """Return the order of the smallest request, with these changes."""
         of_the_order = {name: changes[name] for name in ORDER_FIELDS if name in changes}
         request = {name: value for name, value in changes.items() if name not in (*ORDER_FIELDS, "answered")}
         order = Order(self.id, self.request.model_copy(update=request), dialect=self.dialect, sources=self.sources)
         return replace(order, **of_the_order), changes.get("answered", self.answered)
 
     def problems(self, body: Body) -> list[Problem]:
-        """Return the problems for which the least request with these fields is rejected."""
+        """Return the problems for which the smallest request with these fields is rejected."""
         with pytest.raises(InvalidRequest) as caught:
             self.read(body)
         return caught.value.problems
@@ -243,7 +243,7 @@ _NULLABLE = {model: frozenset({"seed"}) for model in FAL_FIELDS} | dict.fromkeys
 
 
 def _sources(minimum: Body) -> tuple[Source, ...]:
-    """Return the images that a request brings."""
+    """Return the input images of a request."""
     if "image_urls" in minimum:
         return tuple(Source(f"image_urls.{number}", url) for number, url in enumerate(minimum["image_urls"]))
     return tuple(Source(name, minimum[name]) for name in ("image_url", "image") if name in minimum)
@@ -426,7 +426,7 @@ V1_KONTEXT: Mapping[str, Field] = _V1 | {
 
 
 def _asked(field: Field) -> Field:
-    """Return a field whose size is the caller's, where it would be the input's otherwise."""
+    """Return a field that sets the size, which would otherwise be the input's."""
     accepted = [(sent, {**changes, "sizing": "asked"} if changes else changes) for sent, changes in field.accepted]
     return replace(field, accepted=accepted)
 

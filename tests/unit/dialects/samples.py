@@ -42,7 +42,7 @@ def a_result(job_id: str = JOB_ID, *, images: int = 1, **changes: Any) -> Result
 
 
 def a_job(state: State = State.CREATED, **changes: Any) -> Job:
-    """Return a record as it stands in this state."""
+    """Return a record in this state."""
     fields: dict[str, Any] = {"caller": "ada", "endpoint": "srpo", "request": a_request(), "created_us": CREATED_US}
     if state is not State.CREATED:
         fields |= {"attempt": 1, "fence": 5, "sequence": 2, "step": 2, "started_us": CREATED_US + 1_000_000}

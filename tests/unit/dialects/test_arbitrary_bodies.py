@@ -1,4 +1,4 @@
-"""Whatever a body says, each dialect makes an order of it or tells what is wrong, in its own words, and soon."""
+"""Arbitrary bodies: each dialect makes an order of them or reports what is wrong, in its own format, and soon."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SEED = 7
 
 
 def _v1(read: Callable[..., object], ids: Iterable[str], *files: object) -> Read:
-    """Return a reader at `/v1`, where it was chosen by the id of the model."""
+    """Return a reader at `/v1` for the dialect that the model id selects."""
     model_id = min(ids)
     return lambda body: read({**body, "model": model_id}, *files, default_seed=SEED)
 
@@ -132,7 +132,7 @@ BASES = st.sampled_from([{}, {"prompt": "a fox"}, {"prompt": "a fox", "model": "
 
 
 def result(name: str, error: InvalidRequest) -> str:
-    """Return the refusal as it goes out."""
+    """Return the error response."""
     assert error.problems
     dialect = registry.by_name(name.split()[0])
     body: str = FastJson.dumps(None, dict(dialect.error_response(422, error).body))  # type: ignore[arg-type]  # needs no app
@@ -140,7 +140,7 @@ def result(name: str, error: InvalidRequest) -> str:
 
 
 def outcome(name: str, body: Body) -> str:
-    """How the body is refused, as it goes out; empty where it is read."""
+    """Return the error response to the body; empty if it is accepted."""
     try:
         READERS[name](body)
     except InvalidRequest as error:

@@ -103,7 +103,7 @@ def test_the_schema_has_the_pages_fields_and_one_of_the_farms_own() -> None:
 
 
 def wanted(**headers: str) -> Conditions:
-    """Return what these headers, their dashes written as underscores, want."""
+    """Return the conditions that these headers, their dashes written as underscores, set."""
     return fal.conditions({name.replace("_", "-"): text for name, text in headers.items()}.get)
 
 
@@ -480,7 +480,7 @@ def test_a_webhook_says_so_when_an_inline_image_is_gone() -> None:
 
 
 def details(problems: list[Problem]) -> list[Any]:
-    """Return what an error with these problems says of each."""
+    """Return the details of an error with these problems."""
     return list(fal.problem(InvalidRequest(problems))["detail"])
 
 

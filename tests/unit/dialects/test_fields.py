@@ -1,4 +1,4 @@
-"""Bodies that are no JSON object are bad input, whatever they are; and the names that the catalogue has, too."""
+"""Bodies that are no JSON object are invalid, whatever they are; and names that only the catalogue has, too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The farm's own dialect: each field's effect or refusal, and what a caller is shown."""
+"""The farm's own dialect: each field's effect or refusal, and the answers."""
 
 from __future__ import annotations
 

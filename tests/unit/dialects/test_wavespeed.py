@@ -41,7 +41,7 @@ def read(query: str = "", *, model: str = SRPO, **fields: Any) -> wavespeed.Subm
 
 
 def submit(**changes: Any) -> wavespeed.Submit:
-    """Return what the least request asks for, with these changes."""
+    """Return the order of the smallest request, with these changes."""
     order, _ = ENDPOINTS["wavespeed srpo"].expected(changes)
     return wavespeed.Submit(order, held=False)
 

@@ -26,7 +26,7 @@ _IN_LUA = re.compile(r"""\{'code', '(\w+)'|\bstop(?:_job)?\([\w\[\]]+, '(\w+)'""
 
 
 def errors_of(kind: type[FarmError]) -> Iterator[type[FarmError]]:
-    """Every subclass, and theirs."""
+    """Yield every subclass, direct and indirect."""
     yield kind
     for child in kind.__subclasses__():
         yield from errors_of(child)

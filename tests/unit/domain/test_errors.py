@@ -1,4 +1,4 @@
-"""The farm's errors: each a code of its own, a status that follows it, and a message that a person can use."""
+"""The farm's errors: each with a code of its own, the status that follows from it, and a message for people."""
 
 from __future__ import annotations
 

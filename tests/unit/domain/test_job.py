@@ -1,4 +1,4 @@
-"""The states of a job and the one table of what may follow what."""
+"""The states of a job and the one table of transitions."""
 
 from __future__ import annotations
 

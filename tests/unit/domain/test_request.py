@@ -1,4 +1,4 @@
-"""A request: its limits, its images' seeds, what decides its batch and its cost."""
+"""A request: its limits, its images' seeds, its batch key and its cost."""
 
 from __future__ import annotations
 

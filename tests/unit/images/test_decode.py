@@ -1,4 +1,4 @@
-"""Images that callers send: odd ones are understood, hostile ones are refused before they cost anything."""
+"""Images from callers: odd ones are decoded, hostile ones are refused before they cost anything."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read(content: bytes) -> Image.Image:
 
 
 def refused(content: bytes) -> UnusableImage:
-    """Why this content is refused, by a look at its headers already."""
+    """Return why this content is refused by its headers alone."""
     with pytest.raises(UnusableImage) as caught:
         decode.read_header(content)
     with pytest.raises(UnusableImage) as again:
@@ -77,7 +77,7 @@ def test_a_jpeg_is_read(progressive: bool) -> None:
 
 
 def turned(orientation: int) -> Image.Image:
-    """Return an image that has to be turned so, to be `quarters` upright."""
+    """Return an image that is `quarters` once rotated by its orientation."""
     back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Image.Transpose that undoes each
     upright = quarters(40, 30)
     return upright if orientation == 1 else upright.transpose(Image.Transpose(back[orientation]))
@@ -268,7 +268,7 @@ def test_wherever_an_image_is_cut_off_it_is_refused_or_read(form: str, options: 
 
 
 def told_of(content: bytes) -> str:
-    """Why the image is refused, or that it is not."""
+    """Return why the image is refused, or that it is not."""
     try:
         read(content)
     except UnusableImage as error:
@@ -441,7 +441,7 @@ def test_pixels_that_unpack_to_more_than_the_image_has_are_left() -> None:
 
 
 def scanned(times: int) -> bytes:
-    """Return a grey JPEG of ten scans, the last of which comes so many times more."""
+    """Return a grey JPEG of ten scans, the last of which is repeated so many times."""
     content = encoded(Image.new("L", (64, 64), 90), "JPEG", progressive=True)
     last = content[content.rindex(b"\xff\xda") : -2]
     return content[:-2] + last * times + content[-2:]

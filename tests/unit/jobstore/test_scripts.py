@@ -1,4 +1,4 @@
-"""What each of the job store's scripts is sent with: the shared functions that it names, and no other."""
+"""The job store's scripts: each is sent with the shared functions that it names, and no others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def own_text(name: str) -> str:
 
 
 def sent_with(name: str) -> list[str]:
-    """Return the shared definitions that stand before a script, in order."""
+    """Return the shared definitions that precede a script, in order."""
     return _TOP_LEVEL.findall(script_text(name).removesuffix(own_text(name)))
 
 
@@ -39,7 +39,7 @@ def test_a_definition_stands_once_and_behind_what_it_names(name: str) -> None:
 
 
 def test_only_what_several_scripts_need_is_shared() -> None:
-    """What one script alone uses stands in that script."""
+    """A function that one script alone uses is in that script."""
     lonely = [name for name in shared_definitions() if sum(name in sent_with(script) for script in NAMES) < 2]
     assert lonely == []
 

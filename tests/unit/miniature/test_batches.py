@@ -1,4 +1,4 @@
-"""Batches made ahead. A module of its own: what the processes import is this file, and no torch."""
+"""Prefetched batches. A module of its own: the processes import this file, and no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The miniature's training in small: every stage runs, goes on where it stood, and ends in a folder that is loaded."""
+"""The miniature's training in small: every stage runs, resumes, and ends in a folder that can be loaded."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def home(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Line(torch.nn.Module):
-    """A straight line, to be laid through points."""
+    """A straight line to be fitted to points."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -320,7 +320,7 @@ def test_what_words_leave_open_follows_from_the_variant() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_what_words_say_follows_from_them_alone(count: int) -> None:
-    """What is fixed is learnt in a fraction of the time: an outline that may lie anywhere takes a larger network."""
+    """A fixed outline is learnt in a fraction of the time: one at any place takes a larger network."""
     scene = Scene((Group("star", "red", count),))
     drawn = {draw(replace(scene, variant=variant), 128, 96).tobytes() for variant in range(5)}
 

@@ -1,4 +1,4 @@
-"""Pipelines for tests, from diffusers' own parts, and what comes out of them."""
+"""Pipelines for tests, made from diffusers' own parts, and their output."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def miniature_parts() -> Any:
 
 
 def kontext_of(parts: Any) -> Any:
-    """Return a pipeline of Kontext's: a transformer that can be told from SRPO's, and the same other parts."""
+    """Return a Kontext pipeline with a transformer unlike SRPO's, and the same other parts."""
     transformer = deepcopy(parts.transformer)
     transformer.proj_out.weight.data.mul_(1.1)
     return FluxPipeline(**(parts.components | {"transformer": transformer}))
 
 
 def add_editor(home: Path) -> None:
-    """Give a copy of the miniature's folder a transformer of Kontext's."""
+    """Add a Kontext transformer to a copy of the miniature's folder."""
     kontext_of(miniature_parts()).transformer.save_pretrained(miniature.kontext(home) / "transformer")
 
 
@@ -59,7 +59,7 @@ def render(pipeline: FluxModels, *requests: ImageRequest, inputs: InputImages = 
 
 
 def record(module: torch.nn.Module, into: list[Any]) -> Callable[[], None]:
-    """Append each forward's tensors, inputs by name and the output; returns what ends it."""
+    """Append each forward's tensors, inputs by name and the output; return a function that ends it."""
 
     def hook(_module: torch.nn.Module, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
         tensors = {name: value.clone() for name, value in kwargs.items() if isinstance(value, torch.Tensor)}
@@ -69,7 +69,7 @@ def record(module: torch.nn.Module, into: list[Any]) -> Callable[[], None]:
 
 
 def differences(ours: list[Any], theirs: list[Any]) -> list[str]:
-    """Where two recorded ways to an image part: the tensors of each step by name, and the images."""
+    """Return where two recorded runs differ: the tensors of each step by name, and the images."""
     assert len(ours) == len(theirs)
     *our_steps, our_image = ours
     *their_steps, their_image = theirs
@@ -84,7 +84,7 @@ def differences(ours: list[Any], theirs: list[Any]) -> list[str]:
 
 
 def keeping(into: list[Any]) -> Callable[..., tuple[torch.Tensor]]:
-    """In place of `vae.decode`, which takes half a minute in bf16 on most CPUs: keeps the latents, renders black."""
+    """Replace `vae.decode`, which takes half a minute in bf16 on most CPUs: keep the latents, return black."""
 
     def decode(latents: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
         into.append(latents.clone())
@@ -94,7 +94,7 @@ def keeping(into: list[Any]) -> Callable[..., tuple[torch.Tensor]]:
 
 
 def count_encodings(vae: Any) -> list[int]:
-    """Grows by one with each image that the VAE encodes."""
+    """Return a list that grows by one with each image that the VAE encodes."""
     calls: list[int] = []
     vae.encoder.register_forward_hook(lambda *_: calls.append(1))
     return calls

@@ -1,4 +1,4 @@
-"""SRPO from text: FluxPipeline's images, bit for bit, stoppable, and the same in any company."""
+"""SRPO from text: FluxPipeline's images, bit for bit, cancellable, and independent of the batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kontext: FluxKontextPipeline's images, bit for bit, and several inputs, each of which is seen."""
+"""Kontext: FluxKontextPipeline's images, bit for bit, and several inputs, each of which has an effect."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def pipeline(parts: Any, kontext: Any) -> FluxModels:
 
 @pytest.fixture
 def small_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that are not about the sizes that Kontext knows: a CPU takes a second for each input of those."""
+    """Shrink inputs in tests that are not about Kontext's sizes: a CPU takes a second for each input of those."""
     for reader in ("workers.pipelines.kontext", FluxKontextPipeline.__module__):
         monkeypatch.setattr(f"{reader}.PREFERRED_KONTEXT_RESOLUTIONS", [(128, 192), (192, 128), (192, 192)])
 
@@ -228,5 +228,5 @@ def test_the_mosaic_stays_nearly_square() -> None:
 
 
 def extent(places: torch.Tensor) -> tuple[int, ...]:
-    """Rows and columns that the places take."""
+    """Return the rows and columns that the positions cover."""
     return tuple((places.max(dim=0).values + 1).tolist()[1:])

@@ -43,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Small ones in the formats of the real ones: a FLUX.1-dev folder, and SRPO's one file."""
+    """Small files in the formats of the real ones: a FLUX.1-dev folder, and SRPO's one file."""
 
     flux_dir: Path
     srpo_file: Path
@@ -176,7 +176,7 @@ def test_where_a_tensor_lies_in_its_file_changes_nothing(tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def written_kontext(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """FLUX.1-Kontext-dev as diffusers writes it, which is how its makers publish it; its transformer in two files."""
+    """Return FLUX.1-Kontext-dev as diffusers writes it, which is how it is published; its transformer in two files."""
     folder = tmp_path_factory.mktemp("written") / "FLUX.1-Kontext-dev"
     parts = kontext_of(miniature_parts())
     FluxKontextPipeline(**parts.components).save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""The miniature as it comes with the farm: small, of FLUX.1-dev's layout, named for what it is, the same everywhere."""
+"""The bundled miniature: small, with FLUX.1-dev's layout, named as what it is, reproducible."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ print(json.dumps([pipeline.build, digest.hexdigest()]))
 
 @pytest.fixture(scope="module")
 def twins() -> tuple[list[Any], list[str]]:
-    """Two processes that render at once: what they told, what they logged."""
+    """Run two processes that render at once, and return their output and logs."""
     command = [sys.executable, "-c", PROCESS]
     pipe = subprocess.PIPE
     pair = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""The simulated pipeline: images that follow from the request, in step, and stoppable."""
+"""The simulated pipeline: images that depend on the request alone, in step, and cancellable."""
 
 from __future__ import annotations
 

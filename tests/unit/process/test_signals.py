@@ -1,4 +1,4 @@
-"""How a process ends that is asked to stop, before it is set up for that and afterwards."""
+"""Stop signals of a process: before it is set up for them, and afterwards."""
 
 from __future__ import annotations
 

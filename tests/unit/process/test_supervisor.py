@@ -1,4 +1,4 @@
-"""Children that die: how soon they are started again. Time is the test's own."""
+"""Children that die: how soon they are restarted. The clock is the test's own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Nursery:
         self.child = Child("worker", [sys.executable, "-c", f"raise SystemExit({status})"], grace_seconds=5)
 
     def pause_after_life_of(self, seconds: float) -> float:
-        """How long it is dead before it is started again."""
+        """Return the seconds for which the child is dead before it is restarted."""
         self.child.start()
         process = self.child._process
         assert process is not None
@@ -90,7 +90,7 @@ def test_children_that_hang_share_one_deadline(monkeypatch: pytest.MonkeyPatch) 
     waited: list[float] = []
 
     class Hung:
-        """A process that never ends by itself; waiting for it takes the time that the test's clock then shows."""
+        """A process that never exits by itself; waiting for it advances the test's clock."""
 
         pid, returncode = 1, None
 

@@ -1,4 +1,4 @@
-"""Images in a folder: whole or not at all, and under no name but a key's."""
+"""Images in a folder: whole or not at all, and only under valid storage keys."""
 
 from __future__ import annotations
 
@@ -373,7 +373,7 @@ def test_nothing_is_written_under_what_is_no_key(storage: LocalStorage, tmp_path
 
 
 class BrokenSource:
-    """A storage whose answer breaks off behind its head."""
+    """A storage whose answer breaks off after its head."""
 
     closed = False
 

@@ -1,4 +1,4 @@
-"""Signatures of webhooks, verified by the published library and by the providers' own receivers, written again here."""
+"""Webhook signatures, verified by the published library and by the providers' own sample receivers."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_standard_signature_does_not_fit_another_time() -> None:
 
 
 def wavespeed_takes(secret: str, headers: Mapping[str, str], body: bytes) -> bool:
-    """WaveSpeed's sample of a receiver."""
+    """Verify as WaveSpeed's sample receiver does."""
     key = secret[len("whsec_") :] if secret.startswith("whsec_") else secret
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.{body.decode()}"
     expected = hmac.new(key.encode(), signed.encode(), hashlib.sha256).hexdigest()
@@ -102,7 +102,7 @@ def test_wavespeeds_receiver_takes_it_and_nothing_else() -> None:
 
 
 def fal_takes(keys: SigningKeys, headers: Mapping[str, str], body: bytes) -> bool:
-    """fal's sample of a receiver: every key is tried, and `x` is decoded without mending its padding."""
+    """Verify as fal's sample receiver does: it tries every key, and decodes `x` without adding padding."""
     names = ("Request-Id", "User-Id", "Timestamp")
     lines = [headers[f"X-Fal-Webhook-{name}"] for name in names] + [hashlib.sha256(body).hexdigest()]
     signature = bytes.fromhex(headers["X-Fal-Webhook-Signature"])

@@ -1,4 +1,4 @@
-"""Which device a setting means."""
+"""The device that a setting selects."""
 
 from __future__ import annotations
 

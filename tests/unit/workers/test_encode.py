@@ -23,7 +23,7 @@ FORMS: tuple[OutputFormat, ...] = ("jpeg", "png")
 
 @pytest.fixture
 def pattern() -> Image.Image:
-    """Smooth in one direction and the other, as images mostly are."""
+    """Return an image with smooth gradients, as most images have."""
     across = Image.linear_gradient("L").resize((FOX.width, FOX.height))
     return Image.merge("RGB", (across, across.transpose(Image.Transpose.ROTATE_180), ImageChops.invert(across)))
 
@@ -42,7 +42,7 @@ def encoded(
 
 
 def parameters(content: bytes) -> dict[str, Any]:
-    """Return what a file says of how it was made."""
+    """Return the parameters in a file's metadata."""
     with Image.open(io.BytesIO(content)) as image:
         image.load()
         if image.format == "PNG":

@@ -1,4 +1,4 @@
-"""The prompt enhancer: words kept whole, the same every time, and never at the cost of a job."""
+"""The prompt enhancer: the prompt is kept whole, the result is reproducible, and a failure fails no job."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_long_prompt_is_left_as_it_is_and_the_caller_is_told(length: int, is_l
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LanguageModel]:
-    """Yield an enhancer whose process is a program of a test's own, in `program.py`."""
+    """Yield an enhancer whose process is a program of the test's own, in `program.py`."""
     enhancer = LanguageModel(tmp_path, answer_seconds=2, load_seconds=20)
     monkeypatch.setattr(enhancer, "_program", [sys.executable, str(tmp_path / "program.py")])
     yield enhancer

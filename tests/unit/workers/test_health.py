@@ -1,4 +1,4 @@
-"""When a worker is no good any more: what its engine says, and how often it failed in a row."""
+"""The health of a worker: the kinds of its engine's errors, and failures in a row."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from workers.health import MAX_FAILURES_IN_A_ROW, FailureCounter, Fault, fault_o
 
 
 class OutOfMemoryError(RuntimeError):
-    """As torch calls its own."""
+    """Named like torch's own."""
 
 
 class AcceleratorError(RuntimeError):
-    """As torch calls its own."""
+    """Named like torch's own."""
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_other_errors_say_nothing_of_the_device(error: Exception) -> None:
 
 
 class Bench:
-    """A worker's health, and how often it was told to leave."""
+    """A worker's failure counter, and how often it was told to leave."""
 
     def __init__(self, *, has_others: bool = True) -> None:
         self.left = 0

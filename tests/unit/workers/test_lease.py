@@ -1,4 +1,4 @@
-"""The progress watchdog of a worker: when what it does counts as hung. Time is the test's own."""
+"""The progress watchdog of a worker: when it counts as hung. The clock is the test's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PIXELS = 1_000_000
 
 
 class Time:
-    """A clock that goes when it is told to."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
@@ -43,7 +43,7 @@ def make_steps(watchdog: ProgressWatchdog, time: Time, seconds: float, count: in
 
 
 def hangs_after(watchdog: ProgressWatchdog, time: Time, seconds: float) -> bool:
-    """Whether it does a tenth of a second later, and not a tenth of a second before."""
+    """Return True if it hangs a tenth of a second later, and not a tenth of a second before."""
     time.passes(seconds - 0.1)
     before = watchdog.is_hung
     time.passes(0.2)

@@ -1,4 +1,4 @@
-"""Which checker stands beside which weights, and what the bundled one finds."""
+"""The checker for each set of weights, and what the bundled one flags."""
 
 from __future__ import annotations
 

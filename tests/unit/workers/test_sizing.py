@@ -1,4 +1,4 @@
-"""The size that follows from an input."""
+"""The size that follows from an input image."""
 
 from __future__ import annotations
 

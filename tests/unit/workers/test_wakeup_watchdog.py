@@ -1,4 +1,4 @@
-"""A worker that no wake-up reaches while something waits for it is found out."""
+"""The wake-up watchdog finds a worker that no wake-up reaches while jobs wait for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Left = list[int]
 
 @pytest.fixture
 def left(monkeypatch: pytest.MonkeyPatch) -> Left:
-    """Return the statuses with which it left."""
+    """Return the exit statuses."""
     statuses: Left = []
     monkeypatch.setattr(os, "_exit", statuses.append)
     return statuses

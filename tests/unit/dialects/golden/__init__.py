@@ -1,4 +1,4 @@
-"""What the providers publish, with its source; never written from our own output."""
+"""Documents that the providers publish, with their source; never written from our own output."""
 
 from __future__ import annotations
 
