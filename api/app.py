@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -23,6 +23,7 @@ from api.http.cors import Cors
 from api.http.fal_hosts import FalHosts
 from api.http.json import FastJson
 from api.http.path_converters import PathExcept
+from api.http.public_base import PublicBase
 from api.http.upload_body import UploadSlots
 from api.openapi.document import document
 from api.routes import deliveries, docs, fal_proxy, fal_storage, files, health, jwks, keys, wavespeed_media
@@ -36,6 +37,8 @@ from farm.webhooks.service import WebhookService
 
 #: The time of a request's arrival in its WSGI environment.
 _STARTED_AT = "farm.started_at"
+#: Addresses whose links are cached: callers use few.
+_CACHED_BASES = 64
 #: Largest body of a request without input images, in bytes.
 MAX_BODY = 1024 * 1024
 
@@ -56,8 +59,14 @@ class Application(flask.Flask):
         return func
 
 
-def create_app(farm: Farm, *, base: str, with_keys: bool, max_streams: int, max_held_calls: int) -> flask.Flask:
-    """Build the application. `base` begins every URL in its answers; without keys every caller is `local`."""
+def create_app(
+    farm: Farm, *, base: str, with_keys: bool, max_streams: int, max_held_calls: int, host_decides: bool = False
+) -> flask.Flask:
+    """Build the application. `base` begins every URL in its answers; without keys every caller is `local`.
+
+    With `host_decides`, the address that the caller used comes before `base`.
+    """
+    public_base = PublicBase(base, host_decides)
     app = Application("srpo-farm", static_folder=None)
     app.wsgi_app = _wrapped(app.wsgi_app, farm.settings)  # type: ignore[method-assign, assignment]  # Flask's way
     app.url_map.converters["path_except"] = PathExcept
@@ -66,7 +75,9 @@ def create_app(farm: Farm, *, base: str, with_keys: bool, max_streams: int, max_
     app.json = FastJson(app)
     limiter = RateLimiter(farm.service)
     limiter.install(app)
-    authenticator = Authenticator(farm.callers if with_keys else None, limiter, origins=farm.settings.cors)
+    authenticator = Authenticator(
+        farm.callers if with_keys else None, limiter, origins=farm.settings.cors, base=public_base
+    )
 
     def per_caller(total: int) -> int:
         """Return how much of a limited resource one caller may hold: half, where there are others."""
@@ -86,7 +97,12 @@ def create_app(farm: Farm, *, base: str, with_keys: bool, max_streams: int, max_
     app.before_request(authenticator.guard)
     errors.install(app)
     context = ApiContext(
-        farm, authenticator=authenticator, held_calls=held_calls, streams=streams, links=farm.links(base)
+        farm,
+        authenticator=authenticator,
+        held_calls=held_calls,
+        streams=streams,
+        base=public_base,
+        links_at=lru_cache(_CACHED_BASES)(farm.links),
     )
     for module in dict.fromkeys(dialect.routes for dialect in DIALECTS):
         app.register_blueprint(import_module(f"api.routes.{module}").routes(context))
@@ -100,7 +116,7 @@ def create_app(farm: Farm, *, base: str, with_keys: bool, max_streams: int, max_
     app.register_blueprint(files.routes(farm.storage, farm.store))
     app.register_blueprint(jwks.routes(farm.secrets))
     app.register_blueprint(health.routes(farm.redis, registry))
-    app.register_blueprint(docs.routes(partial(document, base)))
+    app.register_blueprint(docs.routes(partial(document, "/" if host_decides else base)))
     return app
 
 

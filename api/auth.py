@@ -28,9 +28,17 @@ class Authenticator:
     So may pages of `origins`, but for a wildcard: a page that anybody may have written is refused.
     """
 
-    def __init__(self, callers: ApiKeyStore | None, limiter: RateLimiter, *, origins: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        callers: ApiKeyStore | None,
+        limiter: RateLimiter,
+        *,
+        base: Callable[[], str],
+        origins: Collection[str] = (),
+    ) -> None:
         self._callers = callers
         self._limiter = limiter
+        self._base = base
         self._origins = frozenset(origins) - {ANY}
 
     def guard(self) -> None:
@@ -57,7 +65,7 @@ class Authenticator:
         """Return the caller of the current submit. Raises Unauthorized, or LimitReached while a refusal stands."""
         caller = self.caller()
         self._limiter.refuse_again(caller, flask.request.environ.get("HTTP_IDEMPOTENCY_KEY", ""))
-        return replace(caller, report_quotas=note)
+        return replace(caller, report_quotas=note, base=self._base())
 
     def token(self, *, until: int) -> str:
         """Return a token that `uploader` accepts for the current request's key; `until` in seconds since the epoch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from api.admission.held_calls import HeldCalls
@@ -20,7 +21,14 @@ class ApiContext:
     authenticator: Authenticator
     held_calls: HeldCalls
     streams: EventStreams
-    links: Links
+    #: The base of URLs for the current request, and the links below a base.
+    base: Callable[[], str]
+    links_at: Callable[[str], Links]
+
+    @property
+    def links(self) -> Links:
+        """The links for the caller of the current request."""
+        return self.links_at(self.base())
 
     @property
     def service(self) -> Service:

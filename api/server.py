@@ -112,12 +112,13 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
         say_if_storage_fails(farm.storage)
         PeriodicThread(farm.service.reap).start()
         PeriodicThread(farm.sweeper.run_once).start()
-        base = (self._settings.public_url or self._address.url).rstrip("/")
-        farm.redis.set(redis_keys.PUBLIC_URL, base)
+        public_url, with_keys = self._settings.public_url, wants_keys(self._settings, self._address.host)
+        farm.redis.set(redis_keys.PUBLIC_URL, public_url or self._address.listening_url)
         app = create_app(
             farm,
-            base=base,
-            with_keys=wants_keys(self._settings, self._address.host),
+            base=(public_url or self._address.url).rstrip("/"),
+            with_keys=with_keys,
+            host_decides=with_keys and public_url is None,
             max_streams=MAX_STREAMS,
             max_held_calls=MAX_HELD_CALLS,
         )

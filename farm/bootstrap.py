@@ -16,6 +16,7 @@ from farm.celery import WakeUps, application
 from farm.concurrency.background_thread import call_in_thread
 from farm.dialects.links import Links
 from farm.domain.errors import ConfigurationError, NotReady, StorageError, StorageUnavailable, with_detail
+from farm.domain.job import Job
 from farm.images.intake import Intake
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import check, connect, connect_to_listen, translated
@@ -24,6 +25,7 @@ from farm.jobstore.notifications import JobChanges
 from farm.jobstore.stats import StoreStats
 from farm.jobstore.store import JobStore, Terms
 from farm.process import embedded_redis
+from farm.process.listen import reachable
 from farm.retention.sweep_state import SweepState
 from farm.retention.sweeper import Sweeper
 from farm.service import Service
@@ -67,9 +69,9 @@ class Farm:
         """Return the links to images and jobs for callers that reach the farm at `base`."""
         return Links(base, file=lambda key: self.storage.url(key) or f"{base}/files/{key}", content=self.storage.read)
 
-    def links_of_the_api(self) -> Links:
-        """Return the links for a process other than the API: at FARM_PUBLIC_URL, or the address of the API."""
-        base = base_of_the_api(self.settings, self.redis)
+    def links_of(self, job: Job) -> Links:
+        """Return the links for a job's webhook: at the base that its caller used, else that of the API."""
+        base = job.base or base_of_the_api(self.settings, self.redis)
         if base is None:
             raise NotReady("The address of this farm is unknown: no API has been started yet. Set FARM_PUBLIC_URL.")
         return self.links(base)
@@ -79,7 +81,7 @@ def base_of_the_api(settings: Settings, client: redis.Redis) -> str | None:
     """Return the base of the API's URLs without a trailing slash, or None if no API has been started yet."""
     with translated():
         base = settings.public_url or cast(str | None, client.get(redis_keys.PUBLIC_URL))
-    return base.rstrip("/") if base else None
+    return reachable(base).rstrip("/") if base else None
 
 
 def redis_url(settings: Settings, data_dir: Path) -> str:

@@ -90,8 +90,8 @@ class Service:
 
     def submit(self, caller: Caller, order: Order) -> Accepted:
         """Record a job and wake a worker for it. When this returns, the job is durable."""
-        images = self._checked(order)
-        new = NewJob(str(uuid.uuid4()), caller.id, order)
+        images = self._checked(order, caller.base)
+        new = NewJob(str(uuid.uuid4()), caller.id, order, base=caller.base)
         if not images:
             return self._recorded(new, caller)
         with self._intake.stored(new.id, images) as sources:
@@ -120,7 +120,7 @@ class Service:
         """
         failed = self.get(caller, job_id)
         order = self._order_of(failed)
-        new = NewJob(str(uuid.uuid4()), failed.caller, order, retry_of=failed.id)
+        new = NewJob(str(uuid.uuid4()), failed.caller, order, retry_of=failed.id, base=caller.base)
         with self._intake.copied(new.id, failed) as request:
             accepted = self._recorded(replace(new, order=replace(order, request=request)), caller)
         if accepted.repeated:
@@ -279,12 +279,12 @@ class Service:
         self._wake_ups.send(min(wanted, accepted.idle_workers))
         return accepted
 
-    def _checked(self, order: Order) -> list[CheckedSource]:
+    def _checked(self, order: Order, base: str = "") -> list[CheckedSource]:
         """Check the order and its images. Raises InvalidRequest with everything that is wrong."""
         problems = self._problems(order.request)
         checked: list[CheckedSource] = []
         try:
-            checked = self._intake.examine(order.sources)
+            checked = self._intake.examine(order.sources, base)
         except InvalidRequest as error:
             problems += error.problems
         if order.webhook:

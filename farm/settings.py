@@ -115,8 +115,9 @@ class Settings(BaseSettings):
     )
     public_url: WebUrl | None = _setting(
         None,
-        "the address that the API listens on",
-        "Base of every URL that the farm hands out. Set it behind a proxy and for `--host 0.0.0.0`.",
+        "the address that the caller used; while keys are off, the address that the API listens on",
+        "Base of every URL that the farm hands out. Set it in production: behind a proxy that ends TLS the farm cannot "
+        "know that its callers use `https`, and workers fetch inputs below it from storage.",
         "http(s)://…",
     )
     auth: Literal["keys", "off"] | None = _setting(

@@ -75,7 +75,7 @@ def _courier(farm: Farm) -> Courier:
         store=farm.store,
         outbound=farm.outbound,
         secrets=farm.secrets,
-        links=farm.links_of_the_api,
+        links=farm.links_of,
         schedules={
             "native": usual,
             "fal": settings.webhook_schedule_fal or usual,

@@ -41,12 +41,11 @@ _ON, _OFF = ("1", "true", "True"), ("0", "false", "False")
 
 
 def routes(context: ApiContext) -> flask.Blueprint:
-    service, authenticator, held_calls, streams, links = (
+    service, authenticator, held_calls, streams = (
         context.service,
         context.authenticator,
         context.held_calls,
         context.streams,
-        context.links,
     )
     blueprint = flask.Blueprint("fal", __name__, url_prefix="/fal")
 
@@ -66,7 +65,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         position = 0
         with suppress(StoreUnavailable):  # the job is accepted, so an unknown position is no error
             position = _position(service, job)
-        return fal.submitted(job, _queue(links), position=position)
+        return fal.submitted(job, _queue(context.links), position=position)
 
     # With a slash and without: with `strict_slashes=False`, a wrong method would be answered as an unknown path.
     @blueprint.get(f"{_REQUEST}/status/")
@@ -75,7 +74,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         job = find(app, request_id)
         query.refuse_others("logs")
         logs = fal.logs(job, seen_us=clock.now_us()) if _wants_logs() else None
-        answer = fal.status(job, _queue(links), position=_position(service, job), logs=logs)
+        answer = fal.status(job, _queue(context.links), position=_position(service, job), logs=logs)
         return answer, 200 if job.state.is_terminal else 202
 
     @blueprint.get(f"{_REQUEST}/status/stream/")
@@ -83,7 +82,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
     def status_stream(app: str, request_id: str) -> flask.Response:
         job = find(app, request_id)
         query.refuse_others("logs")
-        stream = StatusStream(service, links, with_logs=_wants_logs())
+        stream = StatusStream(service, context.links, with_logs=_wants_logs())
         watched = service.watch(authenticator.caller(), job.id, idle_seconds=CHECK_SECONDS)
         return streams.answer(stream.blocks(watched), may_stay=authenticator.key_still_valid())
 
@@ -94,7 +93,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
     def result(app: str, request_id: str) -> flask.Response:
         job = find(app, request_id)
         query.refuse_others()
-        return _outcome(job, links) if job.state.is_terminal else _answer(400, fal.unfinished())
+        return _outcome(job, context.links) if job.state.is_terminal else _answer(400, fal.unfinished())
 
     @blueprint.put(f"{_REQUEST}/cancel/")
     @blueprint.put(f"{_REQUEST}/cancel")
@@ -112,8 +111,8 @@ def routes(context: ApiContext) -> flask.Blueprint:
         # The job is accepted: after a retryable error, clients would submit it again.
         with suppress(StorageUnavailable):
             if job.state.is_terminal:
-                return _outcome(job, links)
-        return _timed_out(order.endpoint, job.id, links)
+                return _outcome(job, context.links)
+        return _timed_out(order.endpoint, job.id, context.links)
 
     @blueprint.after_request
     def name_the_request(response: flask.Response) -> flask.Response:

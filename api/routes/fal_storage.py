@@ -29,7 +29,7 @@ TOKEN_SECONDS = 3600
 
 
 def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
-    authenticator, links, uploads = context.authenticator, context.links, context.farm.uploads
+    authenticator, uploads = context.authenticator, context.farm.uploads
     blueprint = flask.Blueprint("fal_storage", __name__)
 
     # With a slash and without: with `strict_slashes=False`, a wrong method would be answered as an unknown path.
@@ -49,7 +49,7 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
         announcement = parse(fal_storage.Announcement, decode(read_bytes() or b"{}"))
         announced = UploadRequest(announcement.content_type, _keep_seconds())
         ticket = uploads.issue(caller.id, announced, in_parts=in_parts)
-        return fal_storage.begun(f"{_cdn(context)}/upload/{ticket.id}", links.file(ticket.key))
+        return fal_storage.begun(f"{_cdn(context)}/upload/{ticket.id}", context.links.file(ticket.key))
 
     @blueprint.post("/fal/rest/storage/auth/token/")
     @blueprint.post("/fal/rest/storage/auth/token")
@@ -87,7 +87,7 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
         announced = _requirements()
         with upload_slots.held(caller.id):
             key, _ = uploads.keep(caller.id, announced, pieces(MAX_UPLOAD))
-        return fal_storage.kept(links.file(key))
+        return fal_storage.kept(context.links.file(key))
 
     @blueprint.post("/fal/cdn/files/upload/multipart/")
     @blueprint.post("/fal/cdn/files/upload/multipart")
@@ -96,7 +96,7 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
         query.refuse_others()
         read_bytes()  # nothing
         ticket = uploads.issue(caller.id, _requirements(), in_parts=True)
-        return fal_storage.begun_in_parts(links.file(ticket.key), ticket.id)
+        return fal_storage.begun_in_parts(context.links.file(ticket.key), ticket.id)
 
     @blueprint.put("/files/<key>/multipart/<ticket_id>/<number>/")
     @blueprint.put("/files/<key>/multipart/<ticket_id>/<number>")
@@ -131,7 +131,7 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
         named = fal_storage.read_parts(decode(read_bytes()))
         with upload_slots.held(ticket.caller):
             uploads.complete(ticket, named)
-        return fal_storage.kept(links.file(ticket.key))
+        return fal_storage.kept(context.links.file(ticket.key))
 
     return blueprint
 

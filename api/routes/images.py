@@ -29,11 +29,10 @@ _RETRIES = "X-Stainless-Retry-Count"
 
 
 def routes(context: ApiContext) -> flask.Blueprint:
-    service, authenticator, held_calls, links = (
+    service, authenticator, held_calls = (
         context.service,
         context.authenticator,
         context.held_calls,
-        context.links,
     )
     default_format = context.farm.settings.openai_response_format
     blueprint = flask.Blueprint("images", __name__, url_prefix="/v1")
@@ -83,11 +82,15 @@ def routes(context: ApiContext) -> flask.Blueprint:
         flask.g.request_id = job.id
         if job.result:
             result_format = default_format if call.result_format == "both" else call.result_format
-            response = flask.jsonify(dialect.answer(job, job.result, result_format, links))
+            response = flask.jsonify(dialect.answer(job, job.result, result_format, context.links))
             response.status_code = dialect.SUCCESS
             return response
         return errors.answer(
-            *(openai_common.failure(job) if job.state.is_terminal else openai_common.timed_out(job.id, links.base))
+            *(
+                openai_common.failure(job)
+                if job.state.is_terminal
+                else openai_common.timed_out(job.id, context.links.base)
+            )
         )
 
     @blueprint.after_app_request

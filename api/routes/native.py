@@ -41,7 +41,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
 
 def _add_jobs(blueprint: flask.Blueprint, context: ApiContext) -> None:
     """Add the routes that submit, show, cancel, retry and delete jobs."""
-    service, authenticator, links = context.service, context.authenticator, context.links
+    service, authenticator = context.service, context.authenticator
 
     @blueprint.post("/jobs")
     def submit() -> tuple[answers.AcceptedJob, int, dict[str, str]]:
@@ -52,7 +52,7 @@ def _add_jobs(blueprint: flask.Blueprint, context: ApiContext) -> None:
         model = service.model(endpoint)
         order = native.read(body.fields, model=model.name, default_seed=random_seed())
         accepted = service.submit(caller, replace(order, idempotency_key=body.idempotency_key, body_digest=body.digest))
-        return native.accepted(accepted.id, links.base), 202, _replayed(accepted)
+        return native.accepted(accepted.id, context.links.base), 202, _replayed(accepted)
 
     @blueprint.get("/jobs")
     def page() -> answers.FarmJobs:
@@ -61,7 +61,7 @@ def _add_jobs(blueprint: flask.Blueprint, context: ApiContext) -> None:
         count, before = query.page()
         wanted = _states()
         jobs = service.page(caller, before_us=before, count=count)
-        shown = [native.view(job, links) for job in jobs if job.state in wanted]
+        shown = [native.view(job, context.links) for job in jobs if job.state in wanted]
         following = jobs[-1].created_us if jobs and len(jobs) == count else None
         return {"jobs": shown, "before": following}
 
@@ -70,7 +70,7 @@ def _add_jobs(blueprint: flask.Blueprint, context: ApiContext) -> None:
         caller = authenticator.caller()
         query.refuse_others()
         job = service.get(caller, job_id)
-        return native.view(job, links, inline=job.inline)
+        return native.view(job, context.links, inline=job.inline)
 
     @blueprint.delete("/jobs/<job_id>")
     def delete(job_id: str) -> tuple[str, int]:
@@ -91,13 +91,13 @@ def _add_jobs(blueprint: flask.Blueprint, context: ApiContext) -> None:
         caller = authenticator.submitter()
         query.refuse_others()
         accepted = service.retry(caller, job_id)
-        return native.accepted(accepted.id, links.base), 202, _replayed(accepted)
+        return native.accepted(accepted.id, context.links.base), 202, _replayed(accepted)
 
 
 def _add_events(blueprint: flask.Blueprint, context: ApiContext) -> None:
     """Add the streams of server-sent events."""
-    service, authenticator, streams, links = context.service, context.authenticator, context.streams, context.links
-    format_change = lru_cache(FORMATTED_EVENTS)(partial(_change_event, links=links))
+    service, authenticator, streams = context.service, context.authenticator, context.streams
+    format_change = lru_cache(FORMATTED_EVENTS)(_change_event)
 
     @blueprint.get("/jobs/<job_id>/events")
     def job_events(job_id: str) -> flask.Response:
@@ -106,17 +106,20 @@ def _add_events(blueprint: flask.Blueprint, context: ApiContext) -> None:
         first = next(watched)  # an unknown job is an error before the stream starts
         assert first is not None
         if seen != (first.sequence, first.step):
-            return streams.answer(_job_blocks([first], watched, links), may_stay=authenticator.key_still_valid())
+            return streams.answer(
+                _job_blocks([first], watched, context.links), may_stay=authenticator.key_still_valid()
+            )
         if first.state.is_terminal:
             return flask.current_app.response_class(status=204)  # tells a browser not to reconnect
-        return streams.answer(_job_blocks([], watched, links), may_stay=authenticator.key_still_valid())
+        return streams.answer(_job_blocks([], watched, context.links), may_stay=authenticator.key_still_valid())
 
     @blueprint.get("/events")
     def events() -> flask.Response:
         caller, seen = authenticator.caller(), last_event_id("-")
         followed = service.follow(caller, Moment(*seen) if seen else None, idle_seconds=CHECK_SECONDS)
         first = next(followed)  # an unavailable store is an error before the stream starts
-        return streams.answer(_blocks(first, followed, format_change), may_stay=authenticator.key_still_valid())
+        formatted = partial(format_change, links=context.links)
+        return streams.answer(_blocks(first, followed, formatted), may_stay=authenticator.key_still_valid())
 
 
 def _add_farm(blueprint: flask.Blueprint, context: ApiContext) -> None:

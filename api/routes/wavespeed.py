@@ -28,11 +28,10 @@ from farm.service import Service, random_seed
 
 
 def routes(context: ApiContext) -> flask.Blueprint:
-    service, authenticator, held_calls, links = (
+    service, authenticator, held_calls = (
         context.service,
         context.authenticator,
         context.held_calls,
-        context.links,
     )
     blueprint = flask.Blueprint("wavespeed", __name__, url_prefix="/api/v3")
 
@@ -46,13 +45,13 @@ def routes(context: ApiContext) -> flask.Blueprint:
         service.model(parsed.order.request.model)  # with an image, it is another model
         order = replace(parsed.order, idempotency_key=body.idempotency_key, body_digest=body.digest)
         if parsed.held:
-            return wavespeed.held_answer(held_calls.job(caller, order), links)
-        return wavespeed.answer(service.submit_and_get(caller, order), links)
+            return wavespeed.held_answer(held_calls.job(caller, order), context.links)
+        return wavespeed.answer(service.submit_and_get(caller, order), context.links)
 
     @blueprint.get("/predictions/<job_id>", strict_slashes=False)
     @blueprint.get("/predictions/<job_id>/result", strict_slashes=False)
     def result(job_id: str) -> PredictionAnswer:
-        return wavespeed.answer(service.get(authenticator.caller(), job_id), links)
+        return wavespeed.answer(service.get(authenticator.caller(), job_id), context.links)
 
     @blueprint.route("/predictions", methods=["GET", "POST"], strict_slashes=False)
     def page() -> PredictionPageAnswer:
@@ -60,7 +59,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         body = read_bytes()
         listing = wavespeed.read_listing(decode(body) if body else {}, _query())
         jobs, total = service.search(caller, listing.search, skip=listing.skip, count=listing.size)
-        return wavespeed.page(listing, jobs, total, links)
+        return wavespeed.page(listing, jobs, total, context.links)
 
     @blueprint.post("/predictions/delete", strict_slashes=False)
     def delete() -> DeletedAnswer:

@@ -20,7 +20,7 @@ from farm.uploads.uploads import UploadRequest
 
 
 def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
-    authenticator, links, uploads = context.authenticator, context.links, context.farm.uploads
+    authenticator, uploads = context.authenticator, context.farm.uploads
     blueprint = flask.Blueprint("wavespeed_media", __name__, url_prefix="/api/v3/media")
 
     @blueprint.post("/uploads", strict_slashes=False)
@@ -29,8 +29,8 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
         query.refuse_others()
         announced = parse(wavespeed_media.Announcement, decode(read_bytes()))
         ticket = uploads.issue(caller.id, UploadRequest(announced.content_type, size=announced.size))
-        url = f"{links.base}/api/v3/media/uploads/{ticket.id}"
-        return {**SUCCESS, "data": wavespeed_media.ticket(url, links.file(ticket.key), announced.content_type)}
+        url = f"{context.links.base}/api/v3/media/uploads/{ticket.id}"
+        return {**SUCCESS, "data": wavespeed_media.ticket(url, context.links.file(ticket.key), announced.content_type)}
 
     @blueprint.put("/uploads/<ticket_id>", strict_slashes=False)
     def put(ticket_id: str) -> EmptyAnswer:
@@ -52,7 +52,9 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
             file, content = file_in_form(pieces(MAX_UPLOAD), wavespeed_media.FIELD)
             content_type = file.headers.get("Content-Type", wavespeed_media.DEFAULT_TYPE)
             key, size = uploads.keep(caller.id, UploadRequest(content_type), content)
-        file_facts = wavespeed_media.kept(links.file(key), content_type=content_type, filename=file.filename, size=size)
+        file_facts = wavespeed_media.kept(
+            context.links.file(key), content_type=content_type, filename=file.filename, size=size
+        )
         return {**SUCCESS, "data": file_facts}
 
     return blueprint

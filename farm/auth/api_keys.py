@@ -39,6 +39,8 @@ class Caller:
     id: str
     is_admin: bool = False
     limits: Limits = USUAL
+    #: The base of this farm's URLs as a submit reached it; empty: unknown.
+    base: str = field(default="", compare=False)
     #: Called with what a submit has left of the limits.
     report_quotas: Callable[[tuple[Quota, ...]], object] = field(
         default=lambda _quotas: None, compare=False, repr=False

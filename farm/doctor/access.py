@@ -109,6 +109,14 @@ def api(address: Address, answer: Answer | None, base: str | None) -> Finding:
     return good("API", f"ready, answers in {answer.seconds * 1e3:.0f} ms")
 
 
+def urls(settings: Settings, host: str) -> Finding:
+    """Check the base of the URLs that an API beyond loopback hands out."""
+    if settings.public_url:
+        return good("URLs", f"begin with {settings.public_url}")
+    text = f"the API on {host} hands out URLs with the host name that each caller used"
+    return note("URLs", text, "set FARM_PUBLIC_URL to the address that callers use, such as https://farm.example")
+
+
 def keys(settings: Settings, host: str, callers: ApiKeyStore | None) -> Finding:
     """Check API keys. `callers`: None if Redis does not run."""
     if callers is None:

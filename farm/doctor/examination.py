@@ -8,7 +8,7 @@ from typing import cast
 
 import redis
 
-from farm.auth.api_keys import ApiKeyStore
+from farm.auth.api_keys import ApiKeyStore, wants_keys
 from farm.concurrency.background_thread import call_in_thread
 from farm.doctor import access, jobstore, machine, storage, weights, work
 from farm.doctor.access import Address, Answer
@@ -84,6 +84,8 @@ class Examination:
             yield "TLS", lambda: access.tls(*self._tls)
         yield "port", self._check_port
         yield "keys", self._check_keys
+        if wants_keys(self._settings, self._address().host):
+            yield "URLs", lambda: access.urls(self._settings, self._address().host)
         if self._client:
             yield "workers", self._check_workers
             yield "queue", lambda: work.queue(StoreStats(self._redis), lease_seconds=self._settings.lease_seconds)

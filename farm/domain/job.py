@@ -118,6 +118,8 @@ class NewJob:
     order: Order
     #: The failed job that it retries; empty: none.
     retry_of: str = ""
+    #: The base of this farm's URLs as its caller reached it; empty: unknown.
+    base: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,8 @@ class Job:
     started_us: int = 0
     finished_us: int = 0
     result: Result | None = None
+    #: The base of this farm's URLs as its caller reached it, for webhooks; empty: unknown.
+    base: str = ""
     #: The failed job that this one retries, and the job that retries this one; empty: none.
     retry_of: str = ""
     retried_as: str = ""

@@ -64,13 +64,16 @@ class Intake:
         self._outbound = outbound
         self._base = base
 
-    def examine(self, sources: Sequence[Source]) -> list[CheckedSource]:
-        """Check each source: a storage key, a URL, or an image. Raises InvalidRequest with all problems."""
+    def examine(self, sources: Sequence[Source], base: str = "") -> list[CheckedSource]:
+        """Check each source: a storage key, a URL, or an image. Raises InvalidRequest with all problems.
+
+        `base` is the URL at which this caller reached the farm, if it may be another one than for others.
+        """
         checked: list[CheckedSource] = []
         problems = []
         for source in sources:
             try:
-                checked.append(self._examine(source))
+                checked.append(self._examine(source, base))
             except UnusableImage as error:
                 problems.append(Problem(source.field, str(error), error.code, _quoted(source), error.context))
         if problems:
@@ -142,14 +145,14 @@ class Intake:
         self._storage.put(key, source.content)
         return key
 
-    def _examine(self, source: Source) -> CheckedSource:
+    def _examine(self, source: Source, base: str) -> CheckedSource:
         if _DATA.match(source.url):
             return _inline(_decoded(source.url))
         if source.url:
-            return self._own_key(source.url) or self._checked(source.url)
+            return self._own_key(source.url, base) or self._checked(source.url)
         return _inline(source.content)
 
-    def _own_key(self, url: str) -> str | None:
+    def _own_key(self, url: str, base: str) -> str | None:
         """Return the storage key in a URL of this farm, whichever host name the caller uses; None for other URLs.
 
         Keys are unguessable: a URL that ends with an existing one cannot mean another file.
@@ -158,7 +161,7 @@ class Intake:
         if parse_key(key) is not None and (file := self._storage.find(key)):
             decode.check_size(file.bytes)
             return key
-        if url.startswith(f"{self._base()}/"):
+        if url.startswith(tuple(f"{known}/" for known in (base, self._base()) if known)):
             raise UnusableImage(Code.FILE_DOWNLOAD_ERROR, "this farm has no such file, or has deleted it")
         return None
 

@@ -48,6 +48,8 @@ def fields_of(new: NewJob) -> Fields:
         fields["redacted_request"] = redacted(request)
     if conditions.runner_hint:
         fields["affinity"] = conditions.runner_hint
+    if new.base:
+        fields["base"] = new.base
     if new.retry_of:
         fields["retry_of"] = new.retry_of
     return fields
@@ -98,6 +100,7 @@ def job_from(job_id: str, fields: dict[str, str]) -> Job:
         started_us=int(fields.get("started_us", 0)),
         finished_us=int(fields.get("finished_us", 0)),
         result=result_from(result) if result else None,
+        base=fields.get("base", ""),
         retry_of=fields.get("retry_of", ""),
         retried_as=fields.get("retried_as", ""),
     )

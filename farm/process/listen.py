@@ -18,12 +18,17 @@ class ListenAddress:
     tls: tuple[Path, Path] | None = None
 
     def __str__(self) -> str:
-        return _joined(self.host, self.port)
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def listening_url(self) -> str:
+        """The address as a URL: it may stand for every address of this machine."""
+        return f"{'https' if self.tls else 'http'}://{self}"
 
     @property
     def url(self) -> str:
         """The URL at which this machine reaches the API."""
-        return f"{'https' if self.tls else 'http'}://{_joined(REACHED_AT.get(self.host, self.host), self.port)}"
+        return reachable(self.listening_url)
 
     @property
     def options(self) -> list[str]:
@@ -32,5 +37,6 @@ class ListenAddress:
         return ["--host", self.host, "--port", str(self.port), *tls]
 
 
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def reachable(url: str) -> str:
+    """Return a URL of the API with an address that this machine can connect to."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:", 1).replace("//[::]:", "//[::1]:", 1)

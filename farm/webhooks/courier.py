@@ -49,7 +49,7 @@ class Courier:
         store: JobStore,
         outbound: SsrfSafeClient,
         secrets: Secrets,
-        links: Callable[[], Links],
+        links: Callable[[Job], Links],
         schedules: Mapping[str, Sequence[float]],
     ) -> None:
         self._deliveries = deliveries
@@ -106,7 +106,7 @@ class Courier:
         """Return the message about a job, or, if there is none, the test message for a receiver."""
         if job is None:
             return message.test(due, secrets=self._secrets)
-        return message.for_job(job, due, links=self._links(), secrets=self._secrets)
+        return message.for_job(job, due, links=self._links(job), secrets=self._secrets)
 
     def _record(self, due: Due, outcome: Outcome, attempt: Attempt | None = None, *, pause_seconds: float = 0) -> None:
         """Record an outcome, with retries: a job store that is away for a moment causes no second post."""

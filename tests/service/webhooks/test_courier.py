@@ -50,7 +50,7 @@ class CourierHarness:
             store=farm.store,
             outbound=SsrfSafeClient(frozenset({"127.0.0.1"}), seconds=seconds),
             secrets=farm.secrets,
-            links=lambda: farm.links(BASE),
+            links=lambda _: farm.links(BASE),
             schedules=dict.fromkeys(("native", "fal", "wavespeed"), schedule),
         )
 
