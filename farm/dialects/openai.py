@@ -28,7 +28,7 @@ from farm.domain.catalogue import (
     for_images,
 )
 from farm.domain.errors import InvalidRequest, Problem
-from farm.domain.job import Job, Order, Result, Source
+from farm.domain.job import Job, Result, Source
 
 NAME = "openai"
 #: The HTTP status of an answer with images.
@@ -157,7 +157,8 @@ EDIT_TAKES: Mapping[str, type[Edit]] = _inputs(
 def generation(body: Mapping[str, Any], *, default_seed: int) -> ParsedCall:
     """Parse the body of a generation; `default_seed` is used if it has no seed. Raises InvalidRequest."""
     model_id = body["model"]
-    return _parsed_call(openai_common.parse(TAKES[model_id], body), GENERATES[model_id], (), default_seed)
+    call = openai_common.parse(TAKES[model_id], body)
+    return openai_common.parsed_call(call, GENERATES[model_id], dialect=NAME, default_seed=default_seed)
 
 
 def edit(body: Mapping[str, Any], files: Sequence[tuple[str, bytes]], *, default_seed: int) -> ParsedCall:
@@ -169,7 +170,7 @@ def edit(body: Mapping[str, Any], files: Sequence[tuple[str, bytes]], *, default
     if len(sources) > model.max_inputs:
         model = for_images(model.family, len(sources)) or model
     _refuse_too_many(sources, model.max_inputs)
-    return _parsed_call(call, model, sources, default_seed)
+    return openai_common.parsed_call(call, model, dialect=NAME, default_seed=default_seed, sources=sources)
 
 
 def _refuse_other_files(files: Sequence[tuple[str, bytes]]) -> None:
@@ -188,12 +189,6 @@ def _refuse_too_many(sources: Sequence[Source], max_images: int) -> None:
         field = sources[0].field.partition(".")[0]
         message = f"{len(sources)} images; allowed with this model: up to {max_images}"
         raise InvalidRequest([Problem(field, message, "sequence_too_long", len(sources), {"max_length": max_images})])
-
-
-def _parsed_call(call: Call, model: Model, sources: tuple[Source, ...], default_seed: int) -> ParsedCall:
-    request = call.request(model, default_seed=default_seed)
-    order = Order(call.model, request, dialect=NAME, inline=call.result_format in ("data", "b64_json"), sources=sources)
-    return ParsedCall(order, call.result_format)
 
 
 def answer(job: Job, result: Result, result_format: ResultFormat, links: Links) -> GeneratedImages:

@@ -54,7 +54,7 @@ from farm.domain.catalogue import (
 )
 from farm.domain.error_codes import JOB_FAILURES, Code, job_failure
 from farm.domain.errors import FarmError, InvalidRequest, Problem, UnknownModel
-from farm.domain.job import Image, Job, Order, Result
+from farm.domain.job import Image, Job, Order, Result, Source
 from farm.domain.request import Request
 
 C = TypeVar("C", bound="Call")
@@ -367,6 +367,17 @@ def generations(
     inputs = fields.inputs_by_model(lambda model: bases[model.kind], dialect, suffix, models)
     by_id = {model_id: model for model in models for model_id in model.of(dialect)}
     return by_id, {model_id: inputs[model.name] for model_id, model in by_id.items()}
+
+
+def parsed_call(
+    call: Call, model: Model, *, dialect: str, default_seed: int, sources: tuple[Source, ...] = ()
+) -> ParsedCall:
+    """Return the order of a call, and the form of its answer. Raises InvalidRequest."""
+    request = call.request(model, default_seed=default_seed)
+    order = Order(
+        call.model, request, dialect=dialect, inline=call.result_format in ("data", "b64_json"), sources=sources
+    )
+    return ParsedCall(order, call.result_format)
 
 
 def parse(kind: type[C], body: Mapping[str, Any]) -> C:

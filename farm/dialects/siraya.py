@@ -14,7 +14,7 @@ from farm.dialects.links import Links
 from farm.dialects.openai_common import ParsedCall, ProviderCall, ResultFormat
 from farm.domain.catalogue import SRPO, TERMS, Acceleration
 from farm.domain.errors import FarmError
-from farm.domain.job import Job, Order, Result
+from farm.domain.job import Job, Result
 
 NAME = "siraya"
 #: The HTTP status of an answer with images. Undocumented; all its clients accept this one.
@@ -52,8 +52,7 @@ def generation(body: Mapping[str, Any], *, default_seed: int) -> ParsedCall:
     """Parse the body of a call; `default_seed` is used if it has no seed. Raises InvalidRequest."""
     model_id = body["model"]
     call = openai_common.parse(TAKES[model_id], body)
-    request = call.request(GENERATES[model_id], default_seed=default_seed)
-    return ParsedCall(Order(call.model, request, dialect=NAME, inline=call.result_format != "url"), call.result_format)
+    return openai_common.parsed_call(call, GENERATES[model_id], dialect=NAME, default_seed=default_seed)
 
 
 def answer(job: Job, result: Result, result_format: ResultFormat, links: Links) -> SirayaImages:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import json
 import random
 import threading
@@ -14,16 +11,15 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from tests.chaos.records import Observations, ReceivedWebhook
 from tests.webhook_receiver import Behaviour, Server, answer, close_early
+from tests.webhook_verification import is_from_fal, is_from_wavespeed
 
-#: What a receiver does with a letter, and how often, out of the sum of all.
+#: The behaviours of a receiver, and their weights.
 _MOODS: Mapping[str, int] = {"well": 78, "error": 8, "busy": 4, "closing": 5, "hanging": 3, "taking it": 2}
-#: How long one that hangs does so, in seconds.
+#: Seconds for which a receiver hangs.
 _HANGS = 2.0
 
 
@@ -36,9 +32,9 @@ class Signatures:
 
     def is_genuine(self, caller: str, headers: Mapping[str, str], body: bytes) -> bool:
         if "x-fal-webhook-signature" in headers:
-            return _is_from_fal(self.jwks, headers, body)
+            return is_from_fal(self.jwks, headers, body)
         if headers.get("webhook-signature", "").startswith("v3,"):
-            return _is_from_wavespeed(self.secrets[caller], headers, body)
+            return is_from_wavespeed(self.secrets[caller], headers, body)
         try:
             Webhook(self.secrets[caller]).verify(body, dict(headers))
         except WebhookVerificationError:
@@ -144,23 +140,3 @@ def _read(headers: Mapping[str, str], body: Mapping[str, Any]) -> tuple[str, str
         event = "end" if state in ("completed", "failed") else f"{state} {body['sequence']}"
         return data["id"], event, state, headers["webhook-id"], [image["url"] for image in data["images"]]
     return body["id"], "end", body["status"], headers["webhook-id"], body["outputs"]
-
-
-def _is_from_wavespeed(secret: str, headers: Mapping[str, str], body: bytes) -> bool:
-    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
-    wanted = hmac.new(secret.removeprefix("whsec_").encode(), signed, hashlib.sha256).hexdigest()
-    return hmac.compare_digest(f"v3,{wanted}", headers["webhook-signature"])
-
-
-def _is_from_fal(jwks: Mapping[str, Any], headers: Mapping[str, str], body: bytes) -> bool:
-    names = ("request-id", "user-id", "timestamp")
-    lines = [headers[f"x-fal-webhook-{name}"] for name in names] + [hashlib.sha256(body).hexdigest()]
-    signature = bytes.fromhex(headers["x-fal-webhook-signature"])
-    for key in jwks["keys"]:
-        try:
-            public = Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(key["x"]))
-            public.verify(signature, "\n".join(lines).encode())
-        except InvalidSignature:
-            continue
-        return True
-    return False

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.figures.imports import circle
+from tests.figures.imports import cycle
 from tests.figures.source import Module, annotated_parts, body_lines, modules, nesting
 
 #: What is measured, each row by itself.
@@ -43,7 +43,7 @@ def figures(found: Sequence[Module]) -> Iterator[tuple[str, str]]:
     yield "lines of comments", _share(sum(module.comment_lines for module in found), sum(sizes))
     yield "lines of docstrings", _share(sum(module.docstring_lines for module in found), sum(sizes))
     yield "docstrings that begin with a noun clause", _noun_clauses(found)
-    yield "import circle", " -> ".join(circle(list(found))) or "none"
+    yield "import cycle", " -> ".join(cycle(list(found))) or "none"
 
 
 def _noun_clauses(found: Sequence[Module]) -> str:

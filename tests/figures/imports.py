@@ -1,4 +1,4 @@
-"""Import circles: groups of modules that import one another, directly or by way of others."""
+"""Import cycles: groups of modules that import one another, directly or by way of others."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from graphlib import CycleError, TopologicalSorter
 from tests.figures.source import Module
 
 
-def circle(modules: list[Module]) -> list[str]:
-    """Return the names of one import circle in order, or nothing.
+def cycle(modules: list[Module]) -> list[str]:
+    """Return the names of one import cycle in order, or nothing.
 
     Packages whose `__init__` is empty do not count: importing a module passes through them.
     """

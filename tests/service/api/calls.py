@@ -7,6 +7,9 @@ from typing import Any
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from farm.domain.errors import StorageUnavailable
+from farm.storage.local import LocalStorage
+
 FOX: dict[str, Any] = {"model": "srpo", "prompt": "a red fox", "image_size": {"width": 256, "height": 256}}
 WAVESPEED = "/api/v3/wavespeed-ai/flux-srpo"
 WAVESPEED_IMAGE = "/api/v3/wavespeed-ai/flux-srpo-image-to-image"
@@ -107,3 +110,10 @@ def refusal(response: TestResponse, status: int, *, path: str) -> str:
     if path.startswith("/v1/"):
         return str(openai_error(response, status)["message"])
     return str(problem(response, status)["detail"])
+
+
+class UnreadableStorage(LocalStorage):
+    """A storage that is down for reads."""
+
+    def read(self, key: str) -> bytes:
+        raise StorageUnavailable

@@ -25,17 +25,16 @@ from farm.bootstrap import Farm
 from farm.dialects import fal
 from farm.dialects.fields import FIELDS, image_field
 from farm.domain.catalogue import MODELS
-from farm.domain.errors import StorageUnavailable
 from farm.domain.job import Claimed, Conditions, NewJob, Order, Webhook
 from farm.domain.limits import Limits
 from farm.jobstore.store import Accepted, JobStore
-from farm.storage.local import LocalStorage
 from tests.farms import wait_for
 from tests.service.api.calls import (
     FAL_QUEUE,
     FAL_RUN,
     UNKNOWN_ID,
     WAVESPEED,
+    UnreadableStorage,
     fal_error,
     post_job,
     post_request,
@@ -801,16 +800,9 @@ def test_a_direct_call_that_lasts_too_long_is_told_where_the_image_will_be(
     assert api.get(f"/fal/queue/fal-ai/flux/requests/{job_id}").status_code == 200
 
 
-class Unreadable(LocalStorage):
-    """A storage that does not answer at the moment."""
-
-    def read(self, key: str) -> bytes:
-        raise StorageUnavailable
-
-
 def test_an_image_that_cannot_be_read_now_does_not_make_clients_ask_for_another(farm: Farm, tmp_path: Path) -> None:
     farm.store.renew("w", FACTS, [])
-    unreadable = replace(farm, storage=Unreadable(tmp_path))
+    unreadable = replace(farm, storage=UnreadableStorage(tmp_path))
     api = create_app(unreadable, base=BASE, with_keys=False, max_streams=1, max_held_calls=1).test_client()
 
     response = run_while(api, lambda: finish(farm, take_when_there(farm)), sync_mode=True)

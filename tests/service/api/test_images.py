@@ -18,12 +18,10 @@ from werkzeug.test import TestResponse
 from api.app import MAX_BODY, create_app
 from api.http.body import IMAGES_BODY
 from farm.bootstrap import Farm, build
-from farm.domain.errors import StorageUnavailable
 from farm.domain.job import Claimed, State
 from farm.settings import Settings
-from farm.storage.local import LocalStorage
 from tests.farms import wait_for
-from tests.service.api.calls import EDITS, GENERATIONS, openai_error
+from tests.service.api.calls import EDITS, GENERATIONS, UnreadableStorage, openai_error
 from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import BASE, FACTS
 from tests.unit.dialects import golden
@@ -498,16 +496,9 @@ def test_sirayas_errors_have_numbers(api: FlaskClient, farm: Farm) -> None:
     assert openai_error(failed, 500)["code"] == 500
 
 
-class Unreadable(LocalStorage):
-    """A storage that does not answer at the moment."""
-
-    def read(self, key: str) -> bytes:
-        raise StorageUnavailable
-
-
 def test_an_image_that_cannot_be_read_now_does_not_make_clients_ask_for_another(farm: Farm, tmp_path: Path) -> None:
     farm.store.renew("w", FACTS, [])
-    unreadable = replace(farm, storage=Unreadable(tmp_path))
+    unreadable = replace(farm, storage=UnreadableStorage(tmp_path))
     api = create_app(unreadable, base=BASE, with_keys=False, max_streams=1, max_held_calls=1).test_client()
 
     response = generated(api, farm, response_format="b64_json")

@@ -42,8 +42,6 @@ WRONG_BODIES = [
     b'{"model": "srpo", "prompt": "a", "\\ud800": 1}',
 ]
 KEY = {"Idempotency-Key": "k"}
-#: Dialect → the levels of acceleration that it has and that do not work, where they are not fal's.
-LEVELS = {"wavespeed": (), "aimlapi": ("high",), "siraya": ("high",)}
 
 
 def recorded(farm: Farm) -> int:

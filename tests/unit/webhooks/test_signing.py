@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import hmac
 import json
 import time
-from collections.abc import Mapping
 
 import pytest
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from farm.dialects.answers.fal import SigningKeys
 from farm.domain.errors import ConfigurationError
 from farm.webhooks import signing
+from tests.webhook_verification import is_from_fal, is_from_wavespeed
 
 BODY = '{"type":"job.completed","prompt":"füchschen 🦊"}'.encode()
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
@@ -67,15 +62,6 @@ def test_a_standard_signature_does_not_fit_another_time() -> None:
         Webhook(SECRET).verify(BODY, headers | {"webhook-timestamp": str(int(time.time()))})
 
 
-def wavespeed_takes(secret: str, headers: Mapping[str, str], body: bytes) -> bool:
-    """Verify as WaveSpeed's sample receiver does."""
-    key = secret[len("whsec_") :] if secret.startswith("whsec_") else secret
-    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.{body.decode()}"
-    expected = hmac.new(key.encode(), signed.encode(), hashlib.sha256).hexdigest()
-    version, _, signature = headers["webhook-signature"].partition(",")
-    return version == "v3" and hmac.compare_digest(signature, expected)
-
-
 def test_wavespeeds_vector() -> None:
     headers = signing.wavespeed(
         "whsec_farm-test-secret",
@@ -95,25 +81,10 @@ def test_wavespeeds_receiver_takes_it_and_nothing_else() -> None:
     secret = signing.new_secret()
     headers = signing.wavespeed(secret, message_id="pred-1", timestamp=1760000000, body=BODY)
 
-    assert wavespeed_takes(secret, headers, BODY)
-    assert not wavespeed_takes(secret, headers, BODY + b" ")
-    assert not wavespeed_takes(signing.new_secret(), headers, BODY)
-    assert not wavespeed_takes(secret, headers | {"webhook-timestamp": "1760000001"}, BODY)
-
-
-def fal_takes(keys: SigningKeys, headers: Mapping[str, str], body: bytes) -> bool:
-    """Verify as fal's sample receiver does: it tries every key, and decodes `x` without adding padding."""
-    names = ("Request-Id", "User-Id", "Timestamp")
-    lines = [headers[f"X-Fal-Webhook-{name}"] for name in names] + [hashlib.sha256(body).hexdigest()]
-    signature = bytes.fromhex(headers["X-Fal-Webhook-Signature"])
-    for key in keys["keys"]:
-        try:
-            public = Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(key["x"]))
-            public.verify(signature, "\n".join(lines).encode())
-        except InvalidSignature:
-            continue
-        return True
-    return False
+    assert is_from_wavespeed(secret, headers, BODY)
+    assert not is_from_wavespeed(secret, headers, BODY + b" ")
+    assert not is_from_wavespeed(signing.new_secret(), headers, BODY)
+    assert not is_from_wavespeed(secret, headers | {"webhook-timestamp": "1760000001"}, BODY)
 
 
 def fal(*, key: str, user_id: str = "user-1", timestamp: int = 1760000000, body: bytes = BODY) -> dict[str, str]:
@@ -143,11 +114,11 @@ def test_fals_receiver_takes_it_and_nothing_else() -> None:
     key = signing.new_key()
     keys, headers = signing.jwks(signing.read_key(key)), fal(key=key, user_id="user-3", timestamp=1760000003)
 
-    assert fal_takes(keys, headers, BODY)
-    assert not fal_takes(keys, headers, BODY + b" ")
-    assert not fal_takes(keys, headers | {"X-Fal-Webhook-User-Id": "user-2"}, BODY)
-    assert not fal_takes(keys, headers | {"X-Fal-Webhook-Timestamp": "1760000001"}, BODY)
-    assert not fal_takes(signing.jwks(signing.read_key(signing.new_key())), headers, BODY)
+    assert is_from_fal(keys, headers, BODY)
+    assert not is_from_fal(keys, headers, BODY + b" ")
+    assert not is_from_fal(keys, headers | {"X-Fal-Webhook-User-Id": "user-2"}, BODY)
+    assert not is_from_fal(keys, headers | {"X-Fal-Webhook-Timestamp": "1760000001"}, BODY)
+    assert not is_from_fal(signing.jwks(signing.read_key(signing.new_key())), headers, BODY)
 
 
 @pytest.mark.parametrize(
