@@ -10,6 +10,7 @@ from api.admission.sse import EventStreams
 from api.auth import Authenticator
 from farm.bootstrap import Farm
 from farm.dialects.links import Links
+from farm.dialects.unknown_fields import UnknownFields
 from farm.service import Service
 
 
@@ -33,3 +34,7 @@ class ApiContext:
     @property
     def service(self) -> Service:
         return self.farm.service
+
+    @property
+    def unknown_fields(self) -> UnknownFields:
+        return UnknownFields(self.farm.settings.unknown_fields)

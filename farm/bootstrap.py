@@ -160,6 +160,7 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
         changes=changes,
         feed=feed,
         outbound=outbound,
+        aliases=settings.model_aliases,
     )
     return Farm(
         settings=settings,

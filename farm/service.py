@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -43,6 +43,10 @@ _SERVED_SECONDS = 1.0
 #: How long a watcher relies on notifications before it looks into the record, in seconds.
 _LOOK_SECONDS = 1.0
 
+#: How every error about the missing checker says what is the matter, and what its operator can do.
+_NO_CHECKER = "this farm runs without a safety checker (FARM_SAFETY=off)"
+_OPERATOR_MUST = "Its operator must set FARM_SAFETY to a checker"
+
 #: Most workers that are woken for one job.
 _MAX_WAKE_UPS = 16
 
@@ -66,6 +70,7 @@ class Service:
         changes: JobChanges | None,
         feed: EventFeed | None,
         outbound: SsrfSafeClient,
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
         self._store = store
         self._stats = stats
@@ -75,18 +80,48 @@ class Service:
         self._changes = changes
         self._feed = feed
         self._outbound = outbound
+        self._aliases = aliases or {}
         self._served: tuple[float, dict[str, Served]] = (-_SERVED_SECONDS, {})
 
-    def model(self, endpoint: str) -> Model:
-        """Return the model with this id. Raises UnknownModel, or ModelNotServed with what is served."""
-        model = find(endpoint)
+    def model(self, endpoint: str, dialect: str = "native") -> Model:
+        """Return the model with this id or alias. Raises UnknownModel, NotReady, or ModelNotServed with what is served.
+
+        `dialect`: where its images are always checked, a farm without a checker does not serve it.
+        """
+        model = find(self.target(endpoint))
         if model is None:
             raise UnknownModel(f"No model has the id '{endpoint}'. {self._what_is_served()}")
         if not self.served():
             raise NotReady
         if model.name not in self.served():
             raise ModelNotServed(f"No worker of this farm has '{endpoint}' loaded. {self._what_is_served()}")
+        if not self.offers(model, dialect):
+            message = f"The images of '{endpoint}' are always checked, but {_NO_CHECKER}. {_OPERATOR_MUST}."
+            raise ModelNotServed(f"{message} {self._what_is_served()}")
         return model
+
+    def target(self, model_id: str) -> str:
+        """Return the model id that an alias stands for, and any other id as it is."""
+        return self._aliases.get(model_id, model_id)
+
+    def aliases(self, model: Model) -> tuple[str, ...]:
+        """Return the model's aliases on this farm."""
+        return tuple(alias for alias, model_id in self._aliases.items() if find(model_id) is model)
+
+    def offers(self, model: Model, dialect: str = "native") -> bool:
+        """Return True if the model is served to callers of this dialect."""
+        served = self.served().get(model.name)
+        return served is not None and not (served.safety == "off" and model.always_checked_in(dialect))
+
+    def ids(self, model: Model) -> tuple[str, ...]:
+        """Return every id by which callers may name the model: its own in each dialect that serves it, and aliases."""
+        hidden = {
+            model_id
+            for dialect, ids in model.ids_of.items()
+            for model_id in ids
+            if self.offers(model) and not self.offers(model, dialect)
+        }
+        return (*(model_id for model_id in model.ids if model_id not in hidden), *self.aliases(model))
 
     def submit(self, caller: Caller, order: Order) -> Accepted:
         """Record a job and wake a worker for it. When this returns, the job is durable."""
@@ -132,7 +167,7 @@ class Service:
             raise NotRetryable(f"The job is {failed.state}; only failed jobs can be retried.")
         if not failed.request.prompt:
             raise NotRetryable("The job's request was deleted when it ended, as its caller asked; submit it again.")
-        self.model(failed.endpoint)
+        self.model(failed.endpoint, failed.dialect)
         order = Order(
             failed.endpoint,
             failed.request,
@@ -313,7 +348,7 @@ class Service:
             problems.append(
                 Problem(
                     "enable_safety_checker",
-                    "this farm runs without an image checker (FARM_SAFETY=off); set enable_safety_checker to false",
+                    f"{_NO_CHECKER}; set enable_safety_checker to false. {_OPERATOR_MUST} for checked images",
                     "feature_not_supported",
                     True,
                 )
@@ -321,5 +356,5 @@ class Service:
         return problems
 
     def _what_is_served(self) -> str:
-        ids = [model_id for model in MODELS if model.name in self.served() for model_id in model.ids]
+        ids = [model_id for model in MODELS if self.offers(model) for model_id in self.ids(model)]
         return f"Served here: {', '.join(ids) or 'nothing yet'}."

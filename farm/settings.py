@@ -6,13 +6,14 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from farm.domain.catalogue import MODELS, find
 from farm.domain.errors import ConfigurationError
 from farm.domain.limits import MAX_RATE
 
@@ -26,6 +27,7 @@ _SERVICE_VARIABLES = (
     (r"PORT_\d+_(TCP|UDP|SCTP)_PROTO", r"(tcp|udp|sctp)"),
 )
 
+_ALIAS = re.compile(r"([A-Za-z0-9][A-Za-z0-9._:/-]{0,99})\s*=\s*(\S+)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -40,6 +42,17 @@ def _seconds(value: object) -> object:
 def _names(value: object) -> object:
     """Parse comma-separated names as a set."""
     return frozenset(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
+def _aliases(value: object) -> object:
+    """Parse comma-separated pairs of an alias and a model id."""
+    if not isinstance(value, str):
+        return value
+    pairs = [_ALIAS.fullmatch(part.strip()) for part in value.split(",") if part.strip()]
+    aliases = {pair[1]: pair[2] for pair in pairs if pair}
+    if len(aliases) < len(pairs):
+        raise ValueError("not pairs, or an alias is there twice")
+    return aliases
 
 
 def _durations(value: object) -> object:
@@ -57,6 +70,7 @@ Names = Annotated[frozenset[str], NoDecode, BeforeValidator(_names)]
 Origin = Annotated[
     str, Field(pattern=r"^(\*|https?://[a-z0-9._-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?)$")
 ]
+Aliases = Annotated[dict[str, str], NoDecode, BeforeValidator(_aliases)]
 Origins = Annotated[frozenset[Origin], NoDecode, BeforeValidator(_names)]
 
 
@@ -154,7 +168,8 @@ class Settings(BaseSettings):
     safety: Literal["bundled", "off", "clip", "vit"] | None = _setting(
         None,
         "`bundled` with the miniature; required with real weights",
-        "Safety checker. `bundled` works with the miniature only. `off`: requests that ask for a check are refused.",
+        "Safety checker. `bundled` works with the miniature only. `off`: requests that ask for a check are refused; "
+        "Kontext and WaveSpeed's ids, which are always checked, are not served.",
         "bundled or off",
     )
     enhancer_dir: Path | None = _setting(
@@ -251,6 +266,20 @@ class Settings(BaseSettings):
         "ED25519 private key that signs fal-style webhooks: 32 bytes in base64.",
         "32 bytes in base64",
     )
+    unknown_fields: Literal["refuse", "warn"] = _setting(
+        "refuse",
+        "`refuse`",
+        "Fields of a request that its dialect does not know. `refuse`: an error names them. `warn`: they are ignored, "
+        "and the warnings of the job name them.",
+        "refuse or warn",
+    )
+    model_aliases: Aliases = _setting(
+        {},
+        "empty",
+        "Further ids by which callers may name a model, comma-separated, for programs that know no others: "
+        "`dall-e-3=srpo,gpt-image-1=srpo`.",
+        "alias=model id, comma-separated",
+    )
     openai_response_format: Literal["both", "url", "b64_json"] = _setting(
         "both",
         "`both`",
@@ -302,7 +331,24 @@ def read() -> tuple[Settings, list[str]]:
     if settings.files == "presigned" and settings.storage_url is None:
         problems.append("FARM_FILES=presigned needs an S3 bucket; set FARM_STORAGE_URL")
         settings = settings.model_copy(update={"files": "proxy"})
+    if wrong := _wrong_aliases(settings.model_aliases):
+        problems += wrong
+        settings = settings.model_copy(update={"model_aliases": {}})
     return settings, problems
+
+
+def _wrong_aliases(aliases: Mapping[str, str]) -> list[str]:
+    """Return a line about each alias that is a model's own id, or that means no model."""
+    return [f"FARM_MODEL_ALIASES={alias}={model_id}: {why}" for alias, model_id, why in _alias_problems(aliases)]
+
+
+def _alias_problems(aliases: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    for alias, model_id in aliases.items():
+        if find(alias):
+            yield alias, model_id, f"'{alias}' is a model's own id; allowed: any other name"
+        if find(model_id) is None:
+            known = ", ".join(model.name for model in MODELS)
+            yield alias, model_id, f"'{model_id}' is no model id; allowed: {known} and their ids in every dialect"
 
 
 def masked(text: str) -> str:
@@ -353,7 +399,8 @@ _SECTIONS = {
     "lease_seconds": "Workers and attempts",
     "queue_limit": "Limits and retention",
     "webhook_allow": "Webhooks",
-    "openai_response_format": "HTTP and logging",
+    "unknown_fields": "Dialects",
+    "cors": "HTTP and logging",
     "url": "Client commands",
 }
 

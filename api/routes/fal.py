@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast, get_args
 
 import flask
@@ -59,7 +60,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
     def submit(endpoint: str) -> FalHandle:
         caller = authenticator.submitter()
         query.refuse_others("fal_webhook", "fal_max_queue_length")
-        order, model = _order(service, endpoint.rstrip("/"))
+        order, model = _order(context, endpoint.rstrip("/"))
         _refuse_long_queue(service, model)
         job = _about(service.submit_and_get(caller, replace(order, webhook=_webhook())))
         position = 0
@@ -106,7 +107,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
     def run(endpoint: str) -> flask.Response:
         caller = authenticator.submitter()
         query.refuse_others()
-        order, _ = _order(service, endpoint.rstrip("/"))
+        order, _ = _order(context, endpoint.rstrip("/"))
         job = _about(held_calls.job(caller, order))
         # The job is accepted: after a retryable error, clients would submit it again.
         with suppress(StorageUnavailable):
@@ -169,17 +170,18 @@ def _about(job: Job) -> Job:
     return job
 
 
-def _order(service: Service, endpoint: str) -> tuple[Order, Model]:
+def _order(context: ApiContext, endpoint: str) -> tuple[Order, Model]:
     """Parse the current request into an order. Raises UnknownModel and InvalidRequest."""
-    model = service.model(endpoint)
-    if endpoint not in model.of(fal.NAME):
+    model = context.service.model(endpoint, fal.NAME)
+    if endpoint not in (*model.of(fal.NAME), *context.service.aliases(model)):
         raise UnknownModel(f"'{endpoint}' is not a fal model id of this farm; use {', '.join(model.of(fal.NAME))}")
     priority, conditions = _priority(), _conditions()
     max_bytes = IMAGES_BODY if model.max_inputs else None
     # fal's JavaScript client sends no body for an empty input.
     body = read_body(fal.NAME, endpoint, priority, str(conditions), instead=b"{}", max_bytes=max_bytes)
-    order = fal.read(body.fields, endpoint=endpoint, model=model.name, default_seed=random_seed())
-    order = replace(order, priority=priority, conditions=conditions)
+    read = partial(fal.read, endpoint=endpoint, model=model.name, default_seed=random_seed())
+    order, warnings = context.unknown_fields.read(read, body.fields)
+    order = replace(order.with_notes(warnings), priority=priority, conditions=conditions)
     return replace(order, idempotency_key=body.idempotency_key, body_digest=body.digest), model
 
 

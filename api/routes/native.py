@@ -50,7 +50,9 @@ def _add_jobs(blueprint: flask.Blueprint, context: ApiContext) -> None:
         body = read_body(native.NAME, max_bytes=IMAGES_BODY)  # it names the model
         endpoint = _endpoint(body.fields)
         model = service.model(endpoint)
-        order = native.read(body.fields, model=model.name, default_seed=random_seed())
+        read = partial(native.read, model=model.name, default_seed=random_seed())
+        order, warnings = context.unknown_fields.read(read, body.fields)
+        order = order.with_notes(warnings)
         accepted = service.submit(caller, replace(order, idempotency_key=body.idempotency_key, body_digest=body.digest))
         return native.accepted(accepted.id, context.links.base), 202, _replayed(accepted)
 
@@ -152,8 +154,8 @@ def _add_farm(blueprint: flask.Blueprint, context: ApiContext) -> None:
                 {
                     "name": model.name,
                     "title": model.title,
-                    "ids": list(model.ids),
-                    "served": model.name in served,
+                    "ids": list(service.ids(model)),
+                    "served": service.offers(model),
                     "weights": served[model.name].weights if model.name in served else None,
                     "safety": served[model.name].safety if model.name in served else None,
                 }

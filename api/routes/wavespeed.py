@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import flask
 
@@ -41,9 +42,12 @@ def routes(context: ApiContext) -> flask.Blueprint:
         endpoint = endpoint.rstrip("/")
         model = _model(service, endpoint)
         body = read_body(wavespeed.NAME, endpoint, max_bytes=IMAGES_BODY)
-        parsed = wavespeed.read(body.fields, _query(), endpoint=endpoint, model=model.name, default_seed=random_seed())
-        service.model(parsed.order.request.model)  # with an image, it is another model
-        order = replace(parsed.order, idempotency_key=body.idempotency_key, body_digest=body.digest)
+        read = partial(wavespeed.read, query=_query(), endpoint=endpoint, model=model.name, default_seed=random_seed())
+        parsed, warnings = context.unknown_fields.read(read, body.fields)
+        service.model(parsed.order.request.model, wavespeed.NAME)  # with an image, it is another model
+        order = replace(
+            parsed.order.with_notes(warnings), idempotency_key=body.idempotency_key, body_digest=body.digest
+        )
         if parsed.held:
             return wavespeed.held_answer(held_calls.job(caller, order), context.links)
         return wavespeed.answer(service.submit_and_get(caller, order), context.links)
@@ -82,12 +86,12 @@ def routes(context: ApiContext) -> flask.Blueprint:
 
 def _model(service: Service, endpoint: str) -> Model:
     """Return the model with this WaveSpeed id. Raises UnknownModel and ModelNotServed."""
-    if not any(endpoint in model.of(wavespeed.NAME) for model in MODELS):
-        served = [
-            model_id for model in MODELS if model.name in service.served() for model_id in model.of(wavespeed.NAME)
-        ]
+    models = [model for model in MODELS if model.of(wavespeed.NAME)]
+    if not any(endpoint in (*model.of(wavespeed.NAME), *service.aliases(model)) for model in models):
+        offered = [model for model in models if service.offers(model, wavespeed.NAME)]
+        served = [model_id for model in offered for model_id in (*model.of(wavespeed.NAME), *service.aliases(model))]
         raise UnknownModel(f"No model has the id '{endpoint[:100]}'; served here: {', '.join(served) or 'nothing yet'}")
-    return service.model(endpoint)
+    return service.model(endpoint, wavespeed.NAME)
 
 
 def _known(service: Service, caller: Caller, job_ids: list[str]) -> Iterator[Job]:

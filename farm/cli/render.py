@@ -85,7 +85,10 @@ def render(
     aspect_ratio: Annotated[str | None, typer.Option(help=f"{', '.join(KONTEXT_SIZES)}. Only with kontext.")] = None,
     enhance: Annotated[bool, typer.Option("--enhance", help="Rewrite the prompt in more detail first.")] = False,
     safety_checker: Annotated[
-        bool | None, typer.Option("--safety-checker/--no-safety-checker", help="Check the images for unsafe content.")
+        bool | None,
+        typer.Option(
+            "--safety-checker/--no-safety-checker", help="Check for unsafe content. Default: if the farm can."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder to save the images in.")] = Path("out"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the job as JSON instead of a progress bar.")] = False,
@@ -111,9 +114,9 @@ def render(
         "strength": strength,
         "aspect_ratio": aspect_ratio,
         "enhance_prompt": enhance or None,
-        "enable_safety_checker": safety_checker,
     }
     client = Client(load())
+    fields["enable_safety_checker"] = checks(client, chosen) if safety_checker is None else safety_checker
     downloader = Downloader(client, out, console=Console(stderr=True), shows_progress=not as_json)
     (job,) = downloader.finish([_submit(client, {name: value for name, value in fields.items() if value is not None})])
     if as_json:
@@ -122,6 +125,13 @@ def render(
         report(job)
     if job.view["status"] == "failed":
         raise RenderFailed(f"The job failed ({job.view['code']}): {job.view['error']}")
+
+
+def checks(client: Client, model_id: str) -> bool | None:
+    """Return False if this farm has no safety checker, which a request must agree to; None for the model's default."""
+    models = client.get("/models")["models"]
+    is_unchecked = any(model["served"] and model["safety"] == "off" for model in models if model_id in model["ids"])
+    return False if is_unchecked else None
 
 
 def _submit(client: Client, fields: dict[str, Any]) -> str:

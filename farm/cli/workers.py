@@ -51,10 +51,20 @@ def models() -> None:
     """List the models of this farm and their ids."""
     found = Client(load()).get("/models")["models"]
     rows = [
-        (model["name"], model["weights"] if model["served"] else "not served", model["safety"], " ".join(model["ids"]))
+        (
+            model["name"],
+            model["weights"] if model["served"] else _unserved(model),
+            model["safety"],
+            " ".join(model["ids"]),
+        )
         for model in found
     ]
     show_table(("model", "weights", "checker", "ids"), rows)
+
+
+def _unserved(model: dict[str, object]) -> str:
+    """Return why the farm does not serve a model: no worker has loaded it, or nothing can check its images."""
+    return "not served: needs a safety checker" if model["safety"] == "off" else "not served"
 
 
 def _worker_row(worker: dict[str, object]) -> tuple[object, ...]:

@@ -380,7 +380,9 @@ def _problem(model: type[BaseModel], item: Any) -> Problem:
         return Problem(field, "this field is required", kind)
     if kind == "extra_forbidden":
         allowed = ", ".join(sorted(_siblings(model, item["loc"])))
-        return Problem(field, f"unknown field; allowed: {allowed}; sent: {_shown(item['input'])}", kind, item["input"])
+        message = f"unknown field; allowed: {allowed}; sent: {_shown(item['input'])}"
+        path = tuple(part for part in item["loc"] if part not in (PRESET, SIDES))
+        return Problem(field, message, kind, item["input"], unknown=path)
     if kind == "model_type":
         # Pydantic's message would name the class.
         return Problem(field, f"it must be a JSON object; sent: {_shown(item['input'])}", "dict_type", item["input"])

@@ -93,7 +93,7 @@ def view(job: Job, links: Links, *, inline: bool = False) -> answers.FarmJob:
         "progress": {"step": job.steps if result else job.step, "steps": job.steps},
         "images": [_image(image, links, inline=inline) for image in result.images] if result else [],
         "seed": request.seed,
-        "has_nsfw_concepts": list(result.flagged) if result else [],
+        "has_nsfw_concepts": list(result.flagged) if result and request.safety else [],
         "retry_of": job.retry_of or None,
         "retried_as": job.retried_as or None,
         "timings": result.timings if result else {},

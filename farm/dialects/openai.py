@@ -201,8 +201,9 @@ def answer(job: Job, result: Result, result_format: ResultFormat, links: Links) 
         "output_format": job.request.output_format,
         "size": f"{width}x{height}",
         "seed": job.request.seed,
-        "has_nsfw_concepts": list(result.flagged),
     }
+    if job.request.safety:
+        body["has_nsfw_concepts"] = list(result.flagged)
     if result.warnings:
         body["warnings"] = list(result.warnings)
     return body

@@ -65,8 +65,9 @@ def answer(job: Job, result: Result, result_format: ResultFormat, links: Links) 
             for image in result.images
         ],
         "seed": job.request.seed,
-        "has_nsfw_concepts": list(result.flagged),
     }
+    if job.request.safety:
+        body["has_nsfw_concepts"] = list(result.flagged)
     if result.warnings:
         body["warnings"] = list(result.warnings)
     return body

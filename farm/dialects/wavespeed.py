@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import parse_qsl
 
 from pydantic import BeforeValidator, Field
@@ -35,7 +35,7 @@ from farm.domain.errors import FarmError, InvalidRequest, Problem
 from farm.domain.job import Job, Order, Search, Source, State, Webhook
 from farm.domain.request import Request
 
-NAME = "wavespeed"
+NAME: Final = "wavespeed"
 
 _TERMS = TERMS[NAME]
 #: Default and maximum number of predictions on a page, and the maximum that one call deletes.
@@ -53,6 +53,9 @@ MEDIA_NOT_REACHED = 1402
 INTERNAL = 5000
 UNAVAILABLE = 5003
 TIMED_OUT = 5004
+
+#: HTTP statuses for which WaveSpeed has no number: its gateway sends the status alone, so the number is the status.
+_WITHOUT_NUMBER = (401, 403, 404, 405)
 
 _SIZE = re.compile(r"([0-9]{1,5})\*([0-9]{1,5})")
 #: A webhook URL with its own query string, sent unencoded: the rest of the query belongs to it.
@@ -260,6 +263,7 @@ def read_listing(body: Mapping[str, Any], query: str) -> Listing:
         before_us=before if before is None else before - before % 1000 + 999,
         state=State(fields.status) if fields.status else None,
         endpoint=fields.model,
+        dialect=NAME,
     )
     return Listing(fields.page, fields.page_size, search)
 
@@ -393,7 +397,9 @@ def _error_number(status: int, error: FarmError) -> int:
         return _number_of({item.kind for item in error.problems})
     if status in (429, 503):
         return UNAVAILABLE
-    return INTERNAL if status >= 500 else INVALID_PARAMETER
+    if status >= 500:
+        return INTERNAL
+    return status if status in _WITHOUT_NUMBER else INVALID_PARAMETER
 
 
 def _number_of(kinds: set[str]) -> int:

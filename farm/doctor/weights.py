@@ -97,10 +97,17 @@ def licences(settings: Settings) -> Finding:
     return wrong("licences", text, f"read them, then FARM_ACCEPT_LICENSES={names}")
 
 
+#: What follows from FARM_SAFETY=off.
+_UNCHECKED = (
+    "FARM_SAFETY=off: requests that ask for a check, which is the default of most dialects, are refused; "
+    "Kontext and WaveSpeed's ids are always checked, so they are not served"
+)
+
+
 def safety(settings: Settings) -> Finding:
     """Check FARM_SAFETY for real weights."""
     if settings.safety == "off":
-        return note("safety", "FARM_SAFETY=off: requests that ask for a check, which is the default, are refused")
+        return note("safety", _UNCHECKED)
     text = f"FARM_SAFETY={settings.safety} cannot check real weights" if settings.safety else "FARM_SAFETY is not set"
     return wrong("safety", f"{text}, so no worker starts", "FARM_SAFETY=off renders without checks")
 

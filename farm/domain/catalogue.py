@@ -147,7 +147,8 @@ class DialectTerms:
 
     `min_seed`, `max_seed`: the seeds that a caller may give. `size`: the preset of an image without a size.
     `missing_side`: one side where the other alone is given, 0 where both are required. `acceleration`: the level
-    that the provider's callers get by default. `safety`: the default of whether images are checked.
+    that the provider's callers get by default. `safety`: whether images are checked by default. `always_checked`:
+    callers cannot turn that off.
     """
 
     sides: SideLimits = SideLimits()
@@ -158,6 +159,7 @@ class DialectTerms:
     output_format: OutputFormat = "jpeg"
     acceleration: Acceleration = "none"
     safety: bool = True
+    always_checked: bool = False
 
 
 #: Dialect → its terms. `native`, the farm's own, has fal's.
@@ -171,7 +173,12 @@ TERMS: Mapping[str, DialectTerms] = {
     "siraya": DialectTerms(output_format="png", acceleration="regular", safety=False),
     # The seed -1 asks for a random one.
     "wavespeed": DialectTerms(
-        sides=SideLimits(256, 1536), min_seed=-1, max_seed=2**31 - 1, size="square_hd", missing_side=1024
+        sides=SideLimits(256, 1536),
+        min_seed=-1,
+        max_seed=2**31 - 1,
+        size="square_hd",
+        missing_side=1024,
+        always_checked=True,
     ),
 }
 
@@ -196,6 +203,8 @@ class Model:
     parameters_of: Mapping[str, Parameters] = field(default_factory=dict)
     #: The sizes of its images by the ratio of their sides; None: any size within the limits.
     sizes: Mapping[str, tuple[int, int]] | None = None
+    #: True: its images are always checked for safety, in every dialect.
+    always_checked: bool = False
     #: A prompt that the API's documentation shows.
     example: str = "a red fox in fresh snow"
 
@@ -216,6 +225,10 @@ class Model:
     def parameters_in(self, dialect: str) -> Parameters:
         """Return the ranges and defaults that hold for callers of this dialect."""
         return self.parameters_of.get(dialect, self.parameters)
+
+    def always_checked_in(self, dialect: str) -> bool:
+        """Return True if callers of this dialect cannot turn the safety check of its images off."""
+        return self.always_checked or TERMS[dialect].always_checked
 
     @property
     def min_inputs(self) -> int:
@@ -282,6 +295,7 @@ KONTEXT_TEXT = Model(
     family="kontext",
     parameters=_KONTEXT,
     sizes=KONTEXT_SIZES,
+    always_checked=True,
     ids_of={
         "openai": ("kontext-text-to-image",),
         "fal": ("fal-ai/flux-pro/kontext/text-to-image", "fal-ai/flux-pro/kontext/max/text-to-image"),
@@ -295,6 +309,7 @@ KONTEXT = Model(
     family="kontext",
     parameters=_KONTEXT,
     sizes=KONTEXT_SIZES,
+    always_checked=True,
     example="put a scarf on the fox",
     ids_of={"openai": ("kontext",), "fal": ("fal-ai/flux-pro/kontext", "fal-ai/flux-pro/kontext/max")},
 )
@@ -306,6 +321,7 @@ KONTEXT_MULTI = Model(
     family="kontext",
     parameters=_KONTEXT,
     sizes=KONTEXT_SIZES,
+    always_checked=True,
     example="the two foxes side by side",
     ids_of={
         "openai": ("kontext-multi",),

@@ -66,6 +66,8 @@ class Problem:
     value: object = None
     #: The limits that were broken, for programs.
     context: Mapping[str, object] | None = None
+    #: The path of a field of the body that the dialect does not know; empty for any other problem.
+    unknown: tuple[str | int, ...] = ()
 
 
 class InvalidRequest(FarmError):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from farm.domain.request import Priority, Request
@@ -108,6 +108,11 @@ class Order:
     #: The client marks the call as a resend: it takes over the job of the first one, even if that call still waits.
     is_resent: bool = False
 
+    def with_notes(self, notes: tuple[str, ...]) -> Order:
+        """Return the order with further warnings in its result."""
+        request = self.request
+        return replace(self, request=request.model_copy(update={"notes": (*request.notes, *notes)})) if notes else self
+
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
@@ -182,12 +187,16 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """A filter for a caller's jobs: creation time (both ends included), state and endpoint."""
+    """A filter for a caller's jobs: creation time (both ends included), state, endpoint and dialect.
+
+    Only jobs of the dialect `wavespeed` can be found by it.
+    """
 
     after_us: int | None = None
     before_us: int | None = None
     state: State | None = None
     endpoint: str | None = None
+    dialect: Literal["wavespeed"] | None = None
 
     @property
     def is_by_time_only(self) -> bool:

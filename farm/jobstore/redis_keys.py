@@ -47,9 +47,10 @@ def job(job_id: str) -> str:
     return f"{PREFIX}job:{job_id}"
 
 
-def jobs_of(caller: str | None) -> str:
-    """Return the index of one caller's jobs (None: of all callers')."""
-    return f"{JOBS}:{caller}" if caller is not None else JOBS
+def jobs_of(caller: str | None, dialect: str | None = None) -> str:
+    """Return the index of one caller's jobs (None: of all callers), of all dialects or of one that lists its own."""
+    parts = [JOBS, *([] if caller is None else [caller]), *([] if dialect is None else [dialect])]
+    return ":".join(parts)
 
 
 def queue_name(model: str, priority: str) -> str:

@@ -444,7 +444,7 @@ class JobStore:
             return bool(self._scripts.run("delete", job_id, "expired"))
 
     def _page_of_range(self, caller: str, wanted: Search, skip: int, count: int) -> tuple[list[str], int]:
-        index, oldest, newest = redis_keys.jobs_of(caller), *_bounds(wanted)
+        index, oldest, newest = redis_keys.jobs_of(caller, wanted.dialect), *_bounds(wanted)
         with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.zrevrangebyscore(index, newest, oldest, start=skip, num=count)
             pipeline.zcount(index, oldest, newest)
@@ -454,7 +454,8 @@ class JobStore:
     def _matching(self, caller: str, wanted: Search) -> list[str]:
         """Return the ids of all wanted jobs, newest first. Their records are read: there is no index by state."""
         oldest, newest = _bounds(wanted)
-        ids = cast(list[str], self._redis.zrevrangebyscore(redis_keys.jobs_of(caller), newest, oldest))
+        index = redis_keys.jobs_of(caller, wanted.dialect)
+        ids = cast(list[str], self._redis.zrevrangebyscore(index, newest, oldest))
         matching: list[str] = []
         for start in range(0, len(ids), SEARCH_CHUNK):
             chunk = ids[start : start + SEARCH_CHUNK]

@@ -1,4 +1,4 @@
-"""The AI SDK's providers render here: fal's, and the OpenAI-compatible one; two releases of each.
+"""The AI SDK's providers render here: fal's, OpenAI's, and the one for what is compatible with OpenAI.
 
 It checks every answer against schemas of its own, downloads the images by itself, and refuses private addresses
 unless they are of the API's own origin.
@@ -24,12 +24,21 @@ import { createOpenAICompatible } from "@ai-sdk/openai-compatible-2";
 import { experimental_generateImage as generateImage } from "ai-6";
 const farm = createOpenAICompatible({ name: "farm", apiKey: "k", baseURL: "http://farm/v1" });
 """
+#: OpenAI's own provider: it sends no `response_format` with the ids of OpenAI's models, nor with any edit.
+OPENAI = """
+import { createOpenAI } from "@ai-sdk/openai";
+import { generateImage } from "ai";
+const openai = createOpenAI({ apiKey: "k", baseURL: "http://farm/v1" });
+"""
 SHOW = """
 const show = (result) => report({ images: result.images.map((image) => [image.mediaType, image.base64]),
   warnings: result.warnings });
 const last = (error) => error.lastError ?? error;
 const failure = (error) => ({ message: last(error).message, status: last(error).statusCode });
 """
+
+
+ALIASES = "gpt-image-1=srpo,gpt-image-1-mini=kontext"
 
 
 def as_of_version_3(head: str) -> str:
@@ -42,7 +51,9 @@ def as_of_version_3(head: str) -> str:
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
-    with running_farm(tmp_path_factory.mktemp("ai-sdk") / "data", FARM_SIMULATED_STEP_MS="5") as farm:
+    with running_farm(
+        tmp_path_factory.mktemp("ai-sdk") / "data", FARM_SIMULATED_STEP_MS="5", FARM_MODEL_ALIASES=ALIASES
+    ) as farm:
         yield farm
 
 
@@ -156,3 +167,21 @@ def test_what_is_compatible_with_openai_shows_why_an_input_is_refused(compatible
 
     assert error["status"] == 400
     assert "num_inference_steps" in error["message"]
+
+
+def test_openais_provider_renders_and_edits(farm: RunningFarm) -> None:
+    """At its defaults, which are those of OpenAI's models: quality, background and size among them."""
+    source = farm.image(farm.wait_for_end(farm.submit(output_format="png", seed=3)))
+    ran = javascript.run(
+        (OPENAI + SHOW).replace("http://farm", farm.url)
+        + f"""
+        show(await generateImage({{ model: openai.image("gpt-image-1"), prompt: "a fox", size: "1024x1536",
+          providerOptions: {{ openai: {{ quality: "high", style: "vivid", moderation: "low", background: "auto",
+            outputFormat: "jpeg", outputCompression: 80 }} }} }}));
+        show(await generateImage({{ model: openai.image("srpo"), prompt: "a fox", size: "256x256" }}));
+        show(await generateImage({{ model: openai.image("gpt-image-1-mini"), size: "1536x1024",
+          prompt: {{ text: "make it night", images: [Buffer.from("{source.hex()}", "hex")] }} }}));
+        """
+    )
+
+    assert [sizes(shown["images"]) for shown in ran.reports] == [[(1024, 1536)], [(256, 256)], [(1536, 1024)]]

@@ -37,7 +37,11 @@ MODELS = ["srpo", "flux/srpo", "flux-1-srpo-text-to-image"]
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
-    with running_farm(tmp_path_factory.mktemp("openai") / "data", FARM_SIMULATED_STEP_MS="20") as farm:
+    with running_farm(
+        tmp_path_factory.mktemp("openai") / "data",
+        FARM_SIMULATED_STEP_MS="20",
+        FARM_MODEL_ALIASES="gpt-image-1=kontext",
+    ) as farm:
         yield farm
 
 
@@ -218,10 +222,25 @@ def test_a_file_that_is_no_image_is_refused(client: openai.OpenAI) -> None:
     assert caught.value.param == "image"
 
 
+def test_a_program_that_knows_openais_names_only_is_served(
+    farm: RunningFarm, client: openai.OpenAI, images: list[Path]
+) -> None:
+    """It sends no `response_format`, and reads either form of an image; the URL stays as long as the job."""
+    call: dict[str, Any] = {"model": "gpt-image-1", "prompt": "a fox", "size": "1024x1536", "quality": "high"}
+    made = client.images.generate(**call, moderation="low", background="auto", output_compression=100)
+    edited = client.images.edit(**call, image=images[0], output_format="jpeg", output_compression=50)
+
+    for answer, form in ((made, "PNG"), (edited, "JPEG")):
+        (image,) = answer.data or []
+        assert image_facts(fetched(farm, image.url)) == ((1024, 1536), form)
+        assert base64.b64decode(image.b64_json or "") == fetched(farm, image.url)
+        assert "scaled and cropped to 1024x1536" in answer.model_dump()["warnings"][0]
+
+
 def test_the_models_are_listed_and_shown(client: openai.OpenAI) -> None:
     listed = {model.id for model in client.models.list()}
 
-    assert {*MODELS, "kontext"} <= listed
+    assert {*MODELS, "kontext", "gpt-image-1"} <= listed
     assert {client.models.retrieve(model_id).id for model_id in listed} == listed
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("dall-e-3")

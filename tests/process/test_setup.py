@@ -208,8 +208,12 @@ def test_real_weights_render_unchecked_only_when_asked_to(checkpoints: Path, dat
         assert refused.status == 422
         assert refused.json["errors"][0]["field"] == "enable_safety_checker"
         assert farm.call("POST", "/api/v3/wavespeed-ai/flux-srpo", {"prompt": "a fox"}).status == 400
-        view = farm.wait_for_end(farm.submit(enable_safety_checker=False, num_inference_steps=2))
-        assert view["status"] == "completed"
+        listed = farm.call("GET", "/v1/models").json["data"]
+        assert [model["id"] for model in listed if "kontext" in model["id"]] == []
+        client = {"FARM_URL": farm.url}
+        out = str(data_dir / "out")
+        rendered = farm_command("render", "a fox", "--steps", "2", "--out", out, environment=client, seconds=120)
+        assert rendered.returncode == 0, rendered.stderr
 
 
 @pytest.mark.timeout(600)

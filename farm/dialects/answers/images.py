@@ -61,7 +61,8 @@ class GeneratedImages(TypedDict, closed=True):
     output_format: OutputFormat
     size: str
     seed: int
-    has_nsfw_concepts: list[bool]
+    #: Left out if the images were not checked.
+    has_nsfw_concepts: NotRequired[list[bool]]
     warnings: NotRequired[list[str]]
 
 
@@ -79,7 +80,8 @@ class SirayaImages(TypedDict, closed=True):
     created: int
     data: list[SirayaImage]
     seed: int
-    has_nsfw_concepts: list[bool]
+    #: Left out if the images were not checked.
+    has_nsfw_concepts: NotRequired[list[bool]]
     warnings: NotRequired[list[str]]
 
 

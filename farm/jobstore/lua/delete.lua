@@ -31,6 +31,9 @@ for sequence = 0, tonumber(job[4] or 0) do delete_delivery(id .. '-' .. sequence
 local known = reason == 'requested' and job[3] and redis.call('GET', job[3])
 if known and cjson.decode(known).id == id then redis.call('DEL', job[3]) end
 redis.call('ZREM', P .. 'jobs', id)
-if job[2] then redis.call('ZREM', P .. 'jobs:' .. job[2], id) end
+if job[2] then
+  redis.call('ZREM', P .. 'jobs:' .. job[2], id)
+  redis.call('ZREM', P .. 'jobs:' .. job[2] .. ':wavespeed', id)
+end
 redis.call('ZREM', P .. 'expiry', id)
 return 1

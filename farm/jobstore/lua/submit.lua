@@ -105,6 +105,7 @@ if start_within_us > 0 then
 end
 redis.call('ZADD', P .. 'jobs', integer(time), id)
 redis.call('ZADD', P .. 'jobs:' .. caller, integer(time), id)
+if fields.dialect == 'wavespeed' then redis.call('ZADD', P .. 'jobs:' .. caller .. ':wavespeed', integer(time), id) end
 redis.call('HINCRBY', P .. 'waiting_count', caller, 1)
 redis.call('HINCRBY', P .. 'totals', 'jobs:created:', 1)
 enqueue(id, vstart, queue, fields.model, integer(time))

@@ -27,6 +27,7 @@ from tests.service.api.calls import (
     bearer,
     gateway_error,
     post_prediction,
+    post_request,
     submit,
 )
 from tests.service.jobstore import jobs
@@ -375,6 +376,22 @@ def test_a_list_that_cannot_be_given_is_refused_by_name(
 
     assert error["data"]["code"] == 1401
     assert named in error["message"]
+
+
+def test_the_list_shows_wavespeeds_predictions_only(api: FlaskClient, farm: Farm) -> None:
+    """Jobs of other dialects have ids, states and images that a client of WaveSpeed does not expect."""
+    ids = [post_prediction(api).get_json()["data"]["id"] for _ in range(2)]
+    submit(api)
+    post_request(api)
+
+    for filters in ({}, {"status": "created"}, {"page_size": 1}):
+        data = api.post(LIST, json=filters).get_json()["data"]
+        assert (data["total"], [item["id"] for item in data["items"]]) == (2, ids[::-1][: filters.get("page_size", 2)])  # type: ignore[call-overload]
+
+    farm.store.cancel(ids[0])
+    assert api.post(DELETE, json={"ids": ids[:1]}).status_code == 200
+    assert api.get(LIST).get_json()["data"]["total"] == 1
+    assert not [key for key in farm.redis.scan_iter("*wavespeed*") if farm.redis.zscore(key, ids[0])]
 
 
 def test_the_list_shows_everybody_their_own_only(keyed: FlaskClient, farm: Farm) -> None:

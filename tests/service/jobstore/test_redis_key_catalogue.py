@@ -15,6 +15,7 @@ from farm.domain.job import Conditions, State, Webhook
 from farm.domain.limits import Limits
 from farm.jobstore import redis_keys
 from tests.farms import wait_for
+from tests.service.api.calls import post_prediction
 from tests.service.api.test_fal_storage import IN_PARTS, begin, send
 from tests.service.jobstore.jobs import (
     BASE,
@@ -126,6 +127,7 @@ class EveryFeature:
         yield
 
     def _api_and_storage(self) -> Iterator[None]:
+        assert post_prediction(self._api).status_code == 200
         self._farm.callers.create("ada")
         self._farm.redis.set(redis_keys.PUBLIC_URL, BASE)  # as the API does when it starts
         send(self._api, begin(self._api, IN_PARTS)[0], b"part")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import typer
 
 from farm.cli import render
-from farm.cli.client import CallFailed
+from farm.cli.client import CallFailed, Client
 from farm.cli.main import app
-from farm.cli.render import OPTIONS, UnusableFile, image_fields, image_urls, in_options, model_for
+from farm.cli.render import OPTIONS, UnusableFile, checks, image_fields, image_urls, in_options, model_for
 from farm.domain.catalogue import MODELS
 from farm.images.decode import MAX_BYTES
 from tests.images import data_uri, sample_image
@@ -111,3 +112,20 @@ def test_every_option_that_an_error_can_name_is_there() -> None:
 
     assert set(OPTIONS.values()) - {"PROMPT"} <= declared
     assert declared - set(OPTIONS.values()) == {"prompt", "--no-safety-checker", "--out", "--json"}
+
+
+class Models:
+    """A farm that lists these models."""
+
+    def __init__(self, **safety: str) -> None:
+        self._safety = safety
+
+    def get(self, path: str) -> dict[str, Any]:
+        assert path == "/models"
+        models = [{"ids": [name, f"{name}-id"], "served": True, "safety": mode} for name, mode in self._safety.items()]
+        return {"models": models}
+
+
+@pytest.mark.parametrize(("model", "sent"), [("srpo", False), ("srpo-id", False), ("kontext", None), ("unknown", None)])
+def test_a_farm_without_a_checker_is_not_asked_for_a_check(model: str, sent: bool | None) -> None:
+    assert checks(cast(Client, Models(srpo="off", kontext="bundled")), model) is sent

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast, get_type_hints
 
 import pytest
 from openai.types.image_edit_params import ImageEditParamsBase
 from openai.types.image_generate_params import ImageGenerateParamsBase
 
-from farm.dialects import openai
+from farm.dialects import fal, native, openai, siraya
 from farm.dialects.links import Links
 from farm.dialects.openai_common import (
     NON_TEXT_FIELDS,
@@ -254,6 +255,18 @@ def test_a_prompt_that_was_rewritten_is_told() -> None:
     job = a_job(State.COMPLETED, request=a_request(prompt="a fox in the snow", original_prompt="a fox"))
 
     assert openai.answer(job, a_result(), "url", LINKS)["data"][0]["revised_prompt"] == "a fox in the snow"
+
+
+def test_flags_are_those_of_images_that_were_checked() -> None:
+    """Without a check there is nothing to tell, where the provider's own answer has no such field."""
+    checked, unchecked = (a_job(State.COMPLETED, request=a_request(safety=safety)) for safety in (True, False))
+
+    for dialect in (openai, siraya):
+        assert dialect.answer(checked, a_result(), "url", LINKS)["has_nsfw_concepts"] == [False]
+        assert "has_nsfw_concepts" not in dialect.answer(unchecked, a_result(), "url", LINKS)
+    unchecked = replace(unchecked, result=a_result())
+    assert native.view(unchecked, LINKS)["has_nsfw_concepts"] == []
+    assert fal.output(unchecked, a_result(), LINKS)["has_nsfw_concepts"] == [False]
 
 
 def test_warnings_are_told() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import pytest
@@ -16,18 +16,25 @@ from farm.domain.error_codes import JOB_FAILURES
 from farm.domain.errors import (
     ConcurrencyLimitReached,
     FarmError,
+    Forbidden,
     IdempotencyConflict,
     InvalidRequest,
+    ModelNotServed,
     NotFound,
     Problem,
     QueueFull,
     StorageError,
     StoreUnavailable,
+    Unauthorized,
+    UnknownModel,
 )
 from farm.domain.job import TERMINAL, Search, State, Webhook
 from tests.unit.dialects import golden
 from tests.unit.dialects.endpoints import DEFAULT_SEED, ENDPOINTS, FOX, brief
 from tests.unit.dialects.samples import A_DUE, BASE, CREATED_US, JOB_ID, LINKS, a_job, a_result
+
+#: A search for WaveSpeed's jobs.
+a_search = partial(Search, dialect="wavespeed")
 
 SRPO, IMAGE = "srpo", "srpo-image-to-image"
 IDS = {model: ENDPOINTS[f"wavespeed {model}"].id for model in (SRPO, IMAGE)}
@@ -140,20 +147,20 @@ def listed(body: dict[str, Any] | None = None, query: str = "") -> wavespeed.Lis
 
 
 def test_a_list_is_its_first_hundred_unless_told_otherwise() -> None:
-    assert listed() == wavespeed.Listing(page=1, size=100, search=Search())
+    assert listed() == wavespeed.Listing(page=1, size=100, search=a_search())
 
 
 #: What is sent, what follows from it.
 LISTED: list[tuple[dict[str, Any], wavespeed.Listing]] = [
-    ({"page": 3, "page_size": 20}, wavespeed.Listing(3, 20, Search())),
-    ({"page": 3.0}, wavespeed.Listing(3, 100, Search())),
-    ({"page_size": 1}, wavespeed.Listing(1, 1, Search())),
-    ({"model": "wavespeed-ai/flux-srpo"}, wavespeed.Listing(1, 100, Search(endpoint="wavespeed-ai/flux-srpo"))),
-    ({"status": "created"}, wavespeed.Listing(1, 100, Search(state=State.CREATED))),
-    ({"status": "failed"}, wavespeed.Listing(1, 100, Search(state=State.FAILED))),
-    ({"created_after": "2026-01-02T03:04:05.678901Z"}, wavespeed.Listing(1, 100, Search(after_us=CREATED_US))),
-    ({"created_before": "2026-01-02T03:04:05.678Z"}, wavespeed.Listing(1, 100, Search(before_us=CREATED_US + 98))),
-    ({"model": None, "status": None, "created_after": None}, wavespeed.Listing(1, 100, Search())),
+    ({"page": 3, "page_size": 20}, wavespeed.Listing(3, 20, a_search())),
+    ({"page": 3.0}, wavespeed.Listing(3, 100, a_search())),
+    ({"page_size": 1}, wavespeed.Listing(1, 1, a_search())),
+    ({"model": "wavespeed-ai/flux-srpo"}, wavespeed.Listing(1, 100, a_search(endpoint="wavespeed-ai/flux-srpo"))),
+    ({"status": "created"}, wavespeed.Listing(1, 100, a_search(state=State.CREATED))),
+    ({"status": "failed"}, wavespeed.Listing(1, 100, a_search(state=State.FAILED))),
+    ({"created_after": "2026-01-02T03:04:05.678901Z"}, wavespeed.Listing(1, 100, a_search(after_us=CREATED_US))),
+    ({"created_before": "2026-01-02T03:04:05.678Z"}, wavespeed.Listing(1, 100, a_search(before_us=CREATED_US + 98))),
+    ({"model": None, "status": None, "created_after": None}, wavespeed.Listing(1, 100, a_search())),
 ]
 
 #: What is sent, the name that the refusal must give.
@@ -217,7 +224,7 @@ def test_a_list_may_be_asked_for_in_the_address() -> None:
     listing = listed(query=query)
 
     assert (listing.page, listing.size, listing.skip) == (2, 10, 10)
-    assert listing.search == Search(1_767_312_000_000_000, None, State.COMPLETED, "wavespeed-ai/flux-srpo")
+    assert listing.search == a_search(1_767_312_000_000_000, None, State.COMPLETED, "wavespeed-ai/flux-srpo")
 
 
 @pytest.mark.parametrize(
@@ -460,7 +467,11 @@ def test_the_time_keeps_its_milliseconds_when_there_are_none() -> None:
         (400, InvalidRequest([Problem("image", "no image", "image_load_error")]), 1401),
         (400, InvalidRequest([Problem("image", "no", "file_download_error"), Problem("seed", "s", "ge")]), 1401),
         (400, InvalidRequest([Problem("prompt", "required", "missing"), Problem("seed", "small", "ge")]), 1401),
-        (404, NotFound(), 1401),
+        (401, Unauthorized(), 401),
+        (403, Forbidden(), 403),
+        (404, NotFound(), 404),
+        (404, UnknownModel(), 404),
+        (400, ModelNotServed(), 1401),
         (422, IdempotencyConflict(), 1401),
         (429, QueueFull(), 5003),
         (429, ConcurrencyLimitReached(), 5003),
