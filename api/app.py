@@ -114,7 +114,7 @@ def create_app(
     app.register_blueprint(wavespeed_media.routes(context, upload_slots))
     app.register_blueprint(keys.routes(farm.callers, authenticator=authenticator))
     app.register_blueprint(files.routes(farm.storage, farm.store))
-    app.register_blueprint(jwks.routes(farm.secrets))
+    app.register_blueprint(jwks.routes(farm.secrets, padded=farm.settings.jwks_padding))
     app.register_blueprint(health.routes(farm.redis, registry))
     app.register_blueprint(docs.routes(partial(document, "/" if host_decides else base)))
     return app

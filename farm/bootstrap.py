@@ -109,7 +109,11 @@ def storage_for(settings: Settings, data_dir: Path) -> Storage:
     from farm.storage.s3 import Bucket, S3Storage
 
     bucket = Bucket.at(settings.storage_url, checksums=settings.s3_checksums, addressing=settings.s3_addressing)
-    return S3Storage(bucket, url_seconds=settings.result_ttl if settings.files == "presigned" else None)
+    return S3Storage(
+        bucket,
+        url_seconds=settings.result_ttl if settings.files == "presigned" else None,
+        public_endpoint=settings.s3_public_endpoint,
+    )
 
 
 def say_if_storage_fails(storage: Storage) -> None:

@@ -127,6 +127,12 @@ class Settings(BaseSettings):
         "How URLs name the bucket. Most self-hosted stores need `path`.",
         "auto, path or virtual",
     )
+    s3_public_endpoint: WebUrl | None = _setting(
+        None,
+        "the store's endpoint",
+        "The address that presigned URLs name, for a store that callers reach at another address than the farm.",
+        "http(s)://…",
+    )
     public_url: WebUrl | None = _setting(
         None,
         "the address that the caller used; while keys are off, the address that the API listens on",
@@ -286,6 +292,13 @@ class Settings(BaseSettings):
         "What OpenAI's dialect answers without `response_format`: the URL of each image, its bytes in base64, or both. "
         "An answer with base64 is a third larger than its image files.",
         "both, url or b64_json",
+    )
+    jwks_padding: bool = _setting(
+        False,
+        "off",
+        "Whether `x` in `/.well-known/jwks.json` is padded with `=`. RFC 8037 forbids it; fal's Python "
+        "sample of a receiver, unchanged, needs it.",
+        "on or off",
     )
     cors: Origins = _setting(
         frozenset(),

@@ -31,7 +31,7 @@ def is_from_fal(jwks: Mapping[str, Any], headers: Mapping[str, str], body: bytes
 
 def _verifies(key: str, signature: bytes, signed: bytes) -> bool:
     try:
-        Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(key)).verify(signature, signed)
+        Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(key + "==")).verify(signature, signed)
     except InvalidSignature:
         return False
     return True

@@ -163,7 +163,14 @@ class WorkerProcess:
     def _facts(self) -> dict[str, str]:
         """Return the state and properties of this worker, for the job store."""
         settings, pipeline, renderer = self._farm.settings, self._pipeline, self._renderer
-        facts = {"state": self._state(), "host": socket.gethostname(), "pid": str(os.getpid()), "version": __version__}
+        facts = {
+            "state": self._state(),
+            "host": socket.gethostname(),
+            "pid": str(os.getpid()),
+            "version": __version__,
+            "weights": weights_of(settings),
+            "device": device_of(settings),
+        }
         if pipeline is not None and renderer is not None:
             facts |= {
                 "models": ",".join(pipeline.models),
@@ -201,6 +208,11 @@ def weights_of(settings: Settings) -> str:
     if settings.pipeline == "simulated":
         return SIMULATED
     return checkpoints_of(settings).name or MINIATURE
+
+
+def device_of(settings: Settings) -> str:
+    """Return the device of the settings; which is the best one is known only once torch is loaded."""
+    return settings.device or ("best device" if checkpoints_of(settings).are_set else "cpu")
 
 
 def checkpoints_of(settings: Settings) -> Checkpoints:

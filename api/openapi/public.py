@@ -81,6 +81,18 @@ SECTION = Section(
         ),
         Operation(
             "get",
+            "/",
+            "redirectBrowser",
+            "Get to this document with a browser",
+            responses={
+                302: Response("To `/docs`, for a client that accepts HTML."),
+                **_COMMON,
+                **errors(404),
+            },
+            is_open=True,
+        ),
+        Operation(
+            "get",
             "/openapi.json",
             "getDocument",
             "Get this document",

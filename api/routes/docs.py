@@ -1,4 +1,4 @@
-"""Routes of the API documentation: `/openapi.json` and Swagger UI at `/docs`, without an API key."""
+"""Routes of the API documentation: `/openapi.json` and Swagger UI at `/docs` (`/` leads there), without an API key."""
 
 from __future__ import annotations
 
@@ -74,6 +74,13 @@ def routes(document: Callable[[], Mapping[str, Any]]) -> flask.Blueprint:
         response = _kept(flask.Response(text, mimetype="application/json"), digest)
         response.cache_control.no_cache = True
         return response
+
+    @blueprint.get("/")
+    def start() -> flask.Response:
+        # Programs accept anything, browsers name HTML.
+        if "text/html" not in flask.request.headers.get("Accept", ""):
+            flask.abort(404)
+        return flask.Response(status=302, headers={"Location": "docs", "Vary": "Accept"})
 
     @blueprint.get("/docs")
     def page() -> flask.Response:

@@ -12,11 +12,11 @@ from farm.webhooks.secrets import Secrets
 MAX_AGE = 3600
 
 
-def routes(secrets: Secrets) -> flask.Blueprint:
+def routes(secrets: Secrets, *, padded: bool) -> flask.Blueprint:
     blueprint = flask.Blueprint("jwks", __name__)
 
     @blueprint.get("/.well-known/jwks.json")
     def keys() -> tuple[SigningKeys, int, dict[str, str]]:
-        return signing.jwks(secrets.signing_key()), 200, {"Cache-Control": f"public, max-age={MAX_AGE}"}
+        return signing.jwks(secrets.signing_key(), padded=padded), 200, {"Cache-Control": f"public, max-age={MAX_AGE}"}
 
     return blueprint

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 import flask
 
@@ -172,7 +172,8 @@ def _add_operations(blueprint: flask.Blueprint, context: ApiContext) -> None:
     def workers() -> answers.FarmWorkers:
         authenticator.refuse_all_but_admins("see the workers")
         query.refuse_others()
-        return {"workers": [_worker(worker) for worker in stats.workers()]}
+        now_us = stats.now_us()
+        return {"workers": [_worker(worker, now_us) for worker in stats.workers()]}
 
     @blueprint.post("/workers/<worker_id>/drain")
     def drain(worker_id: str) -> tuple[answers.DrainingWorker, int]:
@@ -196,9 +197,8 @@ def _add_operations(blueprint: flask.Blueprint, context: ApiContext) -> None:
         return {"paused": False}
 
 
-def _worker(worker: Worker) -> answers.FarmWorker:
-    # A worker may report any fact, and no type lists them.
-    return cast(answers.FarmWorker, {"id": worker.id, "silent_seconds": worker.silent_seconds, **worker.facts})
+def _worker(worker: Worker, now_us: int) -> answers.FarmWorker:
+    return native.worker(worker.id, worker.facts, silent_seconds=worker.silent_seconds, now_us=now_us)
 
 
 def _replayed(accepted: Accepted) -> dict[str, str]:

@@ -9,9 +9,11 @@ from urllib.parse import quote
 
 import urllib3
 
+from farm.cli.connection_errors import cause
 from farm.domain.errors import FarmError
 from farm.settings import Settings
 
+TIMEOUT = urllib3.Timeout(connect=5, read=60)
 #: Retries of a poll: for about half a minute, or for as long as the farm's Retry-After says.
 _POLL_RETRIES = urllib3.Retry(
     8, backoff_factor=0.25, backoff_max=10, allowed_methods=["GET"], status_forcelist=[429, 503], raise_on_status=False
@@ -37,7 +39,7 @@ class Client:
     def __init__(self, settings: Settings) -> None:
         self._base = settings.url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
-        self._http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=5, read=60))
+        self._http = urllib3.PoolManager(retries=False, timeout=TIMEOUT)
 
     def get(self, path: str, **fields: str | int) -> dict[str, Any]:
         return self._call("GET", path, fields=fields)
@@ -71,7 +73,7 @@ class Client:
         try:
             return self._http.request(method, url, **options)
         except urllib3.exceptions.HTTPError as error:
-            raise CallFailed(f"No farm answers at {self._base}. Start one with `farm up`, or set FARM_URL.") from error
+            raise CallFailed(cause(error, _origin(url))) from error
 
     def _decode(self, response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
         if not response.data:
@@ -81,7 +83,27 @@ class Client:
         except ValueError:
             body = None
         if not isinstance(body, dict):
-            raise CallFailed(
-                f"The server at {self._base} is not a farm: status {response.status}, no JSON object. Check FARM_URL."
-            )
+            raise CallFailed(self._foreign(response))
         return body
+
+    def _foreign(self, response: urllib3.BaseHTTPResponse) -> str:
+        """Return what an answer that is not the farm's own means, and what to do."""
+        status, headers = response.status, response.headers
+        if status in (401, 407):
+            scheme = headers.get("WWW-Authenticate") or headers.get("Proxy-Authenticate") or "unknown scheme"
+            return (
+                f"A proxy in front of {self._base} asks for a login ({scheme}): status {status}. Use another FARM_URL."
+            )
+        if 300 <= status < 400 and (location := headers.get("Location")):
+            return f"{self._base} redirects to {location}. Set FARM_URL to the farm's own address."
+        if status in (502, 503, 504):
+            return f"A proxy at {self._base} does not reach the farm: status {status}. Check that the farm runs."
+        if status == 400 and self._base.startswith("http:") and b"HTTPS" in response.data:
+            return f"{self._base} serves HTTPS. Begin FARM_URL with https://."
+        return f"The server at {self._base} is not a farm: status {status}, no JSON object. Check FARM_URL."
+
+
+def _origin(url: str) -> str:
+    """Return scheme and authority of a URL: the rest may grant access."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"

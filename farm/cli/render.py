@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import mimetypes
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +17,16 @@ from rich.console import Console
 from farm.cli.client import CallFailed, Client
 from farm.cli.download import Downloader, FinishedJob
 from farm.cli.terminal import say_json
-from farm.domain.catalogue import KONTEXT_SIZES, MAX_GUIDANCE, MAX_IMAGES, MAX_STEPS, STRENGTH, find, for_images
+from farm.domain.catalogue import (
+    KONTEXT_SIZES,
+    MAX_GUIDANCE,
+    MAX_IMAGES,
+    MAX_STEPS,
+    SAFETY_TOLERANCE,
+    STRENGTH,
+    find,
+    for_images,
+)
 from farm.domain.errors import FarmError
 from farm.printable import say
 from farm.settings import load
@@ -40,6 +52,7 @@ OPTIONS = {
     "aspect_ratio": "--aspect-ratio",
     "enhance_prompt": "--enhance",
     "enable_safety_checker": "--safety-checker",
+    "safety_tolerance": "--safety-tolerance",
 }
 
 #: Shown below the options in the help. The backspace keeps the lines as they are.
@@ -90,7 +103,17 @@ def render(
             "--safety-checker/--no-safety-checker", help="Check for unsafe content. Default: if the farm can."
         ),
     ] = None,
+    safety_tolerance: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Strictness of the safety checker, {SAFETY_TOLERANCE.min} (strictest) to {SAFETY_TOLERANCE.max}. "
+            "Only with kontext."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder to save the images in.")] = Path("out"),
+    cancel_on_interrupt: Annotated[
+        bool, typer.Option("--cancel-on-interrupt", help="Cancel the job on Ctrl-C. Otherwise it goes on.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the job as JSON instead of a progress bar.")] = False,
 ) -> None:
     """Render images from a prompt and download them.
@@ -114,11 +137,15 @@ def render(
         "strength": strength,
         "aspect_ratio": aspect_ratio,
         "enhance_prompt": enhance or None,
+        "safety_tolerance": safety_tolerance,
     }
     client = Client(load())
     fields["enable_safety_checker"] = checks(client, chosen) if safety_checker is None else safety_checker
     downloader = Downloader(client, out, console=Console(stderr=True), shows_progress=not as_json)
-    (job,) = downloader.finish([_submit(client, {name: value for name, value in fields.items() if value is not None})])
+    job_id = _submit(client, {name: value for name, value in fields.items() if value is not None})
+    say(f"job: {job_id}", file=sys.stderr)
+    with _on_interrupt(client, job_id, cancels=cancel_on_interrupt):
+        (job,) = downloader.finish([job_id])
     if as_json:
         say_json({**job.view, "files": [str(path) for path in job.files]})
     else:
@@ -140,6 +167,20 @@ def _submit(client: Client, fields: dict[str, Any]) -> str:
     except CallFailed as error:
         raise in_options(error) from error
     return job_id
+
+
+@contextmanager
+def _on_interrupt(client: Client, job_id: str, *, cancels: bool) -> Iterator[None]:
+    """Say on Ctrl-C what becomes of the job, and cancel it if that was asked for."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if cancels:
+            outcome = client.post(f"/jobs/{job_id}/cancel")["outcome"]
+            say(f"job {job_id}: {outcome}", file=sys.stderr)
+        else:
+            say(f"The job goes on. To cancel it: farm jobs cancel {job_id}", file=sys.stderr)
+        raise
 
 
 def in_options(error: CallFailed) -> CallFailed:

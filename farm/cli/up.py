@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ import urllib3
 
 from farm.domain.errors import ConfigurationError, StoreUnavailable, with_detail
 from farm.jobstore.connection import check, connect
-from farm.jobstore.stats import StoreStats
+from farm.jobstore.stats import StoreStats, Worker
 from farm.printable import say
 from farm.process.data_dir import DataDir
 from farm.process.embedded_redis import EmbeddedRedis
@@ -82,8 +83,9 @@ def _supervise(settings: Settings, data_dir: Path, address: ListenAddress, *, wo
             Child("webhook worker", webhook_program(data_dir), grace_seconds=settings.grace_seconds),
         ],
     )
+    report = StartReport()
     farm.run(
-        lambda: api_answers(address.url) and has_warm_worker(url),
+        lambda: has_warm_worker(url, report) and api_answers(address.url),
         lambda: say(f"farm ready: {address.url}"),
     )
 
@@ -177,9 +179,34 @@ def is_dismissed(url: str, pid: int) -> bool:
         return False
 
 
-def has_warm_worker(url: str) -> bool:
-    """Return True if any worker has loaded its model."""
+class StartReport:
+    """Says on stderr what each worker does until the farm is ready, each thing once."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def tell(self, workers: Iterable[Worker]) -> None:
+        for worker in workers:
+            line = start_line(worker)
+            if line not in self._said:
+                self._said.add(line)
+                say(line, file=sys.stderr)
+
+
+def start_line(worker: Worker) -> str:
+    """Return what a worker is doing, in one line."""
+    facts = worker.facts
+    doing = "loading {} weights on {} …" if facts.get("state") == "loading" else "{} weights on {}: {state}"
+    return f"worker {worker.id}: " + doing.format(
+        facts.get("weights", "its"), facts.get("device", "its device"), state=facts.get("state")
+    )
+
+
+def has_warm_worker(url: str, report: StartReport) -> bool:
+    """Return True if any worker has loaded its model; tell `report` what they all do."""
     try:
-        return any(worker.facts.get("state") == "warm" for worker in StoreStats(connect(url)).workers())
+        workers = StoreStats(connect(url)).workers()
     except StoreUnavailable:
         return False
+    report.tell(workers)
+    return any(worker.facts.get("state") == "warm" for worker in workers)

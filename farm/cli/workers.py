@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -67,14 +67,14 @@ def _unserved(model: dict[str, object]) -> str:
     return "not served: needs a safety checker" if model["safety"] == "off" else "not served"
 
 
-def _worker_row(worker: dict[str, object]) -> tuple[object, ...]:
+def _worker_row(worker: dict[str, Any]) -> tuple[object, ...]:
     seen = f"{worker['silent_seconds']:.1f} s ago"
     return (
         worker["id"],
         worker["state"],
-        str(worker.get("models") or "").replace(",", ", "),
-        worker.get("weights"),
+        ", ".join(worker["models"]),
+        worker["weights"],
         worker["jobs"],
         seen,
-        worker.get("version"),
+        worker["version"],
     )

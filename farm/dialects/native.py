@@ -167,6 +167,27 @@ def delivery(item: Delivery) -> answers.FarmDelivery:
     }
 
 
+def worker(worker_id: str, facts: Mapping[str, str], *, silent_seconds: float, now_us: int) -> answers.FarmWorker:
+    """Build the answer that shows a worker."""
+    pid = facts.get("pid")
+    return {
+        "id": worker_id,
+        "state": facts.get("state", "unknown"),
+        "host": facts.get("host"),
+        "pid": int(pid) if pid else None,
+        "version": facts.get("version"),
+        "device": facts.get("device"),
+        "models": [name for name in facts.get("models", "").split(",") if name],
+        "weights": facts.get("weights"),
+        "build": facts.get("build"),
+        "safety": facts.get("safety"),
+        "jobs": int(facts.get("jobs", 0)),
+        "busy_seconds": float(facts.get("busy_seconds", 0)),
+        "seen_at": clock.iso(now_us - round(silent_seconds * 1e6)),
+        "silent_seconds": silent_seconds,
+    }
+
+
 def error_response(status: int, error: FarmError) -> ErrorResponse:
     """Build the error response: problem details."""
     return ErrorResponse(

@@ -108,8 +108,12 @@ def _use(store: Storage) -> tuple[dict[str, float], StoredFile, float]:
 
 def fetch(url: str) -> None:
     """Download a signed URL as a caller would. Errors do not contain it: it grants access."""
+    # Only a bucket has signed URLs: boto3, which is slow to import, is loaded already.
+    from farm.storage.s3 import ca_bundle
+
     try:
-        answer = urllib3.request("GET", url, retries=False, timeout=_FETCH_SECONDS)
+        with urllib3.PoolManager(ca_certs=ca_bundle(), retries=False, timeout=_FETCH_SECONDS) as http:
+            answer = http.request("GET", url)
     except urllib3.exceptions.HTTPError as error:
         raise Inconsistent(f"The bucket's signed URLs do not work from here: {type(error).__name__}.") from None
     if answer.data != CONTENT:

@@ -15,6 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, BinaryIO, Literal
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from botocore.parsers import ResponseParserError
@@ -65,9 +66,12 @@ class Bucket:
 
 
 class S3Storage:
-    """Images as objects of one bucket. With `url_seconds`, `url` returns presigned URLs that are valid for so long."""
+    """Images as objects of one bucket.
 
-    def __init__(self, bucket: Bucket, *, url_seconds: float | None = None) -> None:
+    With `url_seconds`, `url` returns presigned URLs that are valid for so long; they name `public_endpoint`, if set.
+    """
+
+    def __init__(self, bucket: Bucket, *, url_seconds: float | None = None, public_endpoint: str | None = None) -> None:
         self._bucket = bucket
         self._url_seconds = min(math.ceil(url_seconds), _MAX_URL_SECONDS) if url_seconds is not None else None
         # The caller retries a put, as long as its lease lasts.
@@ -75,6 +79,9 @@ class S3Storage:
             session = _session()
             self._puts = session.client("s3", config=_config(bucket, _PUT_SECONDS, attempts=1))
             self._reads = session.client("s3", config=_config(bucket, _READ_SECONDS, attempts=_READ_ATTEMPTS))
+            # The address is signed, too. Nothing is sent there.
+            signing = _config(bucket, _READ_SECONDS, attempts=1)
+            self._signer = session.client("s3", endpoint_url=public_endpoint, config=signing)
         self._slots = Slots(_MAX_CONCURRENT_READS)
 
     def put(self, key: str, content: bytes) -> None:
@@ -136,7 +143,7 @@ class S3Storage:
         name = parse_key(key)
         if self._url_seconds is None or (name and name.until):
             return None
-        signed: str = self._reads.generate_presigned_url(
+        signed: str = self._signer.generate_presigned_url(
             "get_object", Params=self._at(key), ExpiresIn=self._url_seconds
         )
         return signed
@@ -222,6 +229,12 @@ class _Body:
 
     def close(self) -> None:
         self._stream.close()
+
+
+def ca_bundle() -> str | None:
+    """Return the file of certificate authorities that boto3 trusts (`AWS_CA_BUNDLE`, or its configuration), if set."""
+    bundle: str | None = botocore.session.get_session().get_config_variable("ca_bundle")
+    return bundle
 
 
 def _session() -> boto3.Session:

@@ -45,11 +45,17 @@ def fal(key: Ed25519PrivateKey, *, request_id: str, user_id: str, timestamp: int
     }
 
 
-def jwks(key: Ed25519PrivateKey) -> SigningKeys:
-    """Return the public half of `key` as the JWKS that receivers fetch."""
-    # RFC 8037 has no padding here, but fal's own sample fails without it, and other verifiers take both.
-    x = base64.urlsafe_b64encode(key.public_key().public_bytes_raw()).decode()
-    return {"keys": [{"kty": "OKP", "crv": "Ed25519", "x": x, "use": "sig", "alg": "EdDSA"}]}
+def jwks(key: Ed25519PrivateKey, *, padded: bool = False) -> SigningKeys:
+    """Return the public half of `key` as the JWKS that receivers fetch.
+
+    RFC 8037 has no padding in `x`; with `padded` it is there, for receivers that need it.
+    """
+    x = _base64url(key.public_key().public_bytes_raw())
+    # RFC 7638: the members that the key type requires, in the order of their names, without spaces.
+    thumbprint = hashlib.sha256(f'{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}'.encode()).digest()
+    shown = x + "=" * (-len(x) % 4) if padded else x
+    key_id = _base64url(thumbprint)
+    return {"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": key_id, "x": shown, "use": "sig", "alg": "EdDSA"}]}
 
 
 def new_key() -> str:
@@ -66,6 +72,10 @@ def read_key(text: str) -> Ed25519PrivateKey:
             f"FARM_SIGNING_KEY cannot be used; allowed: {_SEED_BYTES} bytes in base64, as "
             f"`openssl rand -base64 {_SEED_BYTES}` makes them"
         ) from None
+
+
+def _base64url(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).decode().rstrip("=")
 
 
 def _mac(key: bytes, message_id: str, timestamp: int, body: bytes) -> hmac.HMAC:

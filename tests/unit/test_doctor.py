@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import ssl
 import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from farm.jobstore.stats import Queue, Worker
 from farm.settings import Settings
 from farm.storage.probe import Inconsistent
 from farm.weights import KONTEXT_WEIGHTS, SRPO_WEIGHTS
-from tests.farms import free_port
+from tests.farms import Certificate, free_port
 from workers.safety import checker_for
 
 GIB = 2**30
@@ -362,6 +364,40 @@ def test_a_signed_address_that_does_not_work_is_not_shown() -> None:
 
     assert "signed URLs do not work" in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+class Bucket(BaseHTTPRequestHandler):
+    """Sends what the doctor has written."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(storage._CONTENT)
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+def test_signed_urls_are_tried_with_the_authorities_of_boto3(
+    certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate.chain, certificate.key)
+    with HTTPServer(("127.0.0.1", 0), Bucket) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            url = f"https://127.0.0.1:{server.server_port}/image"
+            monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+            with pytest.raises(storage.Inconsistent, match="SSLError"):
+                storage.fetch(url)
+
+            monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate.authority))
+            storage.fetch(url)
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_whole_weights_are_good(checkpoints: Checkpoints) -> None:

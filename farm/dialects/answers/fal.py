@@ -192,10 +192,11 @@ class FalPart(TypedDict, closed=True):
 
 
 class SigningKey(TypedDict, closed=True):
-    """An ED25519 public key (RFC 8037); `x` is padded base64."""
+    """An ED25519 public key (RFC 8037); `kid` is its thumbprint (RFC 7638), `x` is base64url."""
 
     kty: Literal["OKP"]
     crv: Literal["Ed25519"]
+    kid: str
     x: str
     use: Literal["sig"]
     alg: Literal["EdDSA"]

@@ -138,10 +138,26 @@ class FarmQueue(TypedDict, closed=True):
     queues: list[ModelQueue]
 
 
-class FarmWorker(TypedDict):
-    """A worker, with the facts that it reports about itself. `silent_seconds` is the time since its last report."""
+class FarmWorker(TypedDict, closed=True):
+    """A worker as it last described itself, at `seen_at`, `silent_seconds` ago.
+
+    `jobs` is the number of jobs that it holds, `busy_seconds` how long it has rendered since its start. What it has not
+    loaded yet is null or empty.
+    """
 
     id: str
+    state: str
+    host: str | None
+    pid: int | None
+    version: str | None
+    device: str | None
+    models: list[str]
+    weights: str | None
+    build: str | None
+    safety: str | None
+    jobs: int
+    busy_seconds: float
+    seen_at: str
     silent_seconds: float
 
 

@@ -93,6 +93,7 @@ OPEN = {
     "/metrics",
     "/files/<key>",
     "/.well-known/jwks.json",
+    "/",
     "/openapi.json",
     "/docs",
     "/docs/<name>",

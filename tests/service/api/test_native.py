@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -356,8 +357,35 @@ def test_the_workers_are_listed_with_what_they_do(api: FlaskClient, farm: Farm) 
 
     (worker,) = api.get("/farm/v1/workers").get_json()["workers"]
 
-    assert (worker["id"], worker["state"], worker["models"], worker["jobs"]) == ("w", "warm", "srpo", "1")
+    assert (worker["id"], worker["state"], worker["models"], worker["jobs"]) == ("w", "warm", ["srpo"], 1)
     assert 0 <= worker["silent_seconds"] < 10
+    seen_at = datetime.fromisoformat(worker["seen_at"])
+    assert abs(seen_at.timestamp() - farm.stats.now_us() / 1e6) < 10
+
+
+def test_every_number_and_time_of_a_worker_is_one(api: FlaskClient, farm: Farm) -> None:
+    facts = FACTS | {"pid": "42", "busy_seconds": "1.500", "host": "h", "version": "1", "device": "cpu"}
+    farm.store.renew("w", facts, [])
+    farm.store.renew("new", {"state": "loading"}, [])
+
+    new, warm = sorted(api.get("/farm/v1/workers").get_json()["workers"], key=lambda worker: str(worker["id"]))
+
+    assert {name: type(value) for name, value in warm.items()} == {
+        **dict.fromkeys(("id", "state", "host", "version", "device", "weights", "build", "safety", "seen_at"), str),
+        **dict.fromkeys(("pid", "jobs"), int),
+        **dict.fromkeys(("busy_seconds", "silent_seconds"), float),
+        "models": list,
+    }
+    assert (new["state"], new["pid"], new["models"], new["jobs"], new["weights"]) == ("loading", None, [], 0, None)
+
+
+def test_a_worker_is_shown_without_prompts(api: FlaskClient, farm: Farm) -> None:
+    submit(api)
+    job = jobs.take_one(farm.store, "w")
+    farm.store.renew("w", FACTS, [jobs.held(job)])
+
+    (worker,) = api.get("/farm/v1/workers").get_json()["workers"]
+
     assert "a red fox" not in str(worker)
 
 

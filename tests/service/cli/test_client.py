@@ -53,6 +53,6 @@ def test_nothing_else_is_sent_twice(receiver: Receiver) -> None:
     receiver.behave = close_early
     client = Client(Settings(url=receiver.url))
 
-    with pytest.raises(CallFailed, match="No farm answers"):
+    with pytest.raises(CallFailed, match="gave no HTTP answer"):
         client.post("/jobs", {})
     assert len(receiver.received) == 1

@@ -72,10 +72,12 @@ def reach(s3: S3, way: FaultyWay, place: Place, monkeypatch: pytest.MonkeyPatch)
     for name, value in s3.environment(way.port).items():
         monkeypatch.setenv(name, value)
 
-    def reach_it(*, url_seconds: float | None = None, patience: float = 5) -> S3Storage:
+    def reach_it(
+        *, url_seconds: float | None = None, patience: float = 5, public_endpoint: str | None = None
+    ) -> S3Storage:
         monkeypatch.setattr(module, "_PUT_SECONDS", (patience, patience))
         monkeypatch.setattr(module, "_READ_SECONDS", (patience, patience))
-        return S3Storage(Bucket.at(f"{place.url}/of/farm"), url_seconds=url_seconds)
+        return S3Storage(Bucket.at(f"{place.url}/of/farm"), url_seconds=url_seconds, public_endpoint=public_endpoint)
 
     return reach_it
 
@@ -251,6 +253,28 @@ def test_a_signed_url_works_without_a_key_until_it_expires(reach: Reach, key: st
     assert (answer.status, answer.data, answer.headers["Content-Type"]) == (200, b"content", "image/png")
     assert SECRET not in url
     wait_for(lambda: urllib3.request("GET", url).status == 403, seconds=10, what="the end of the signature")
+
+
+def test_a_signed_url_names_the_public_endpoint(reach: Reach, key: str, s3: S3) -> None:
+    """The signature covers the address: the URL works there, although the farm reaches the store elsewhere."""
+    public = f"http://localhost:{s3.port}"
+    storage = reach(url_seconds=60, public_endpoint=public)
+    storage.put(key, b"content")
+
+    url = storage.url(key)
+
+    assert url is not None
+    assert url.startswith(f"{public}/")
+    assert urllib3.request("GET", url).data == b"content"
+    assert urllib3.request("GET", url.replace("localhost", "127.0.0.1")).status == 403
+
+
+def test_the_authorities_are_those_that_boto3_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+    assert module.ca_bundle() is None
+
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/etc/ssl/own.pem")
+    assert module.ca_bundle() == "/etc/ssl/own.pem"
 
 
 def test_a_signed_url_is_good_for_its_image_alone(reach: Reach, key: str) -> None:

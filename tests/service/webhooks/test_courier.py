@@ -123,7 +123,7 @@ def test_fals_webhook_is_verified_with_the_published_key(harness: CourierHarness
     key = signing.jwks(harness.farm.secrets.signing_key())["keys"][0]["x"]
     names = ("request-id", "user-id", "timestamp")
     lines = [came.headers[f"x-fal-webhook-{part}"] for part in names] + [hashlib.sha256(came.body).hexdigest()]
-    Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(key)).verify(
+    Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(key + "=")).verify(
         bytes.fromhex(came.headers["x-fal-webhook-signature"]), "\n".join(lines).encode()
     )
     assert (came.json["request_id"], came.json["status"]) == (name.removesuffix("-3"), "OK")

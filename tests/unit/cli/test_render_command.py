@@ -111,7 +111,9 @@ def test_every_option_that_an_error_can_name_is_there() -> None:
     declared = {name for parameter in COMMAND.params for name in (*parameter.opts, *parameter.secondary_opts)}
 
     assert set(OPTIONS.values()) - {"PROMPT"} <= declared
-    assert declared - set(OPTIONS.values()) == {"prompt", "--no-safety-checker", "--out", "--json"}
+    assert declared - set(OPTIONS.values()) == {
+        *("prompt", "--no-safety-checker", "--cancel-on-interrupt", "--out", "--json")
+    }
 
 
 class Models:

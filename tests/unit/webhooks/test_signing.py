@@ -107,12 +107,34 @@ def test_fals_public_key() -> None:
     (key,) = signing.jwks(signing.read_key(SEED))["keys"]
 
     assert (key["kty"], key["crv"]) == ("OKP", "Ed25519")
-    assert key["x"] == "A6EHv_POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg="
+    assert key["x"] == "A6EHv_POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg"
+    assert key == signing.jwks(signing.read_key(SEED))["keys"][0]
+    assert key["kid"] != signing.jwks(signing.read_key(signing.new_key()))["keys"][0]["kid"]
+
+
+def test_the_id_of_a_key_is_its_thumbprint() -> None:
+    """RFC 8037, appendix A.3: key and thumbprint."""
+    seed = base64.urlsafe_b64decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A=")
+
+    (key,) = signing.jwks(signing.read_key(base64.b64encode(seed).decode()))["keys"]
+
+    assert key["x"] == "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"
+    assert key["kid"] == "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
+
+
+def test_padding_changes_nothing_but_the_padding() -> None:
+    (padded,) = signing.jwks(signing.read_key(SEED), padded=True)["keys"]
+
+    assert padded | {"x": padded["x"].removesuffix("=")} == signing.jwks(signing.read_key(SEED))["keys"][0]
+    assert base64.urlsafe_b64decode(padded["x"])  # as fal's sample does
 
 
 def test_fals_receiver_takes_it_and_nothing_else() -> None:
     key = signing.new_key()
-    keys, headers = signing.jwks(signing.read_key(key)), fal(key=key, user_id="user-3", timestamp=1760000003)
+    keys, headers = (
+        signing.jwks(signing.read_key(key)),
+        fal(key=key, user_id="user-3", timestamp=1760000003),
+    )
 
     assert is_from_fal(keys, headers, BODY)
     assert not is_from_fal(keys, headers, BODY + b" ")
