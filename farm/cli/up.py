@@ -183,13 +183,13 @@ class StartReport:
     """Says on stderr what each worker does until the farm is ready, each thing once."""
 
     def __init__(self) -> None:
-        self._said: set[str] = set()
+        self._shown_lines: set[str] = set()
 
     def tell(self, workers: Iterable[Worker]) -> None:
         for worker in workers:
             line = start_line(worker)
-            if line not in self._said:
-                self._said.add(line)
+            if line not in self._shown_lines:
+                self._shown_lines.add(line)
                 say(line, file=sys.stderr)
 
 

@@ -27,7 +27,7 @@ from farm.doctor.machine import Torch, device_finding, disk_finding
 from farm.domain.errors import ConfigurationError
 from farm.jobstore.stats import Queue, Worker
 from farm.settings import Settings
-from farm.storage.probe import Inconsistent
+from farm.storage.probe import CONTENT, Inconsistent
 from farm.weights import KONTEXT_WEIGHTS, SRPO_WEIGHTS
 from tests.farms import Certificate, free_port
 from workers.safety import checker_for
@@ -372,7 +372,7 @@ class Bucket(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(storage._CONTENT)
+        self.wfile.write(CONTENT)
 
     def log_message(self, *args: object) -> None:
         """Say nothing."""
@@ -390,7 +390,7 @@ def test_signed_urls_are_tried_with_the_authorities_of_boto3(
         try:
             url = f"https://127.0.0.1:{server.server_port}/image"
             monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
-            with pytest.raises(storage.Inconsistent, match="SSLError"):
+            with pytest.raises(Inconsistent, match="SSLError"):
                 storage.fetch(url)
 
             monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate.authority))

@@ -110,10 +110,10 @@ HTTP_ANSWERS = {
 @pytest.mark.parametrize("cause", HTTP_ANSWERS)
 def test_what_a_server_that_is_not_the_farm_means(run: Runner, cause: str) -> None:
     with server(HTTP_ANSWERS[cause]) as port:
-        assert cause in told(run, f"http://127.0.0.1:{port}")
+        assert cause in line_of(run, f"http://127.0.0.1:{port}")
 
 
-def told(run: Runner, url: str) -> str:
+def line_of(run: Runner, url: str) -> str:
     """Return the only line of `farm jobs` at a URL, which must name it."""
     ended = run.at(url)("jobs")
     assert (ended.status, ended.out, ended.err.count("\n")) == (1, "", 1)
@@ -126,11 +126,11 @@ def test_an_authority_that_is_not_trusted_is_told_with_the_remedy(
 ) -> None:
     with server(http_answer(200), authority.context("127.0.0.1")) as port:
         url = f"https://127.0.0.1:{port}"
-        assert "is not trusted (" in told(run, url)
-        assert "Set SSL_CERT_FILE to the PEM file" in told(run, url)
+        assert "is not trusted (" in line_of(run, url)
+        assert "Set SSL_CERT_FILE to the PEM file" in line_of(run, url)
 
         monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
-        assert "is not a farm: status 200" in told(run, url)
+        assert "is not a farm: status 200" in line_of(run, url)
 
 
 @pytest.mark.parametrize("name", ["farm.example", "127.0.0.2"])
@@ -140,17 +140,17 @@ def test_a_certificate_for_another_name_is_told(
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
 
     with server(http_answer(200), authority.context(name)) as port:
-        assert "is for another name" in told(run, f"https://127.0.0.1:{port}")
+        assert "is for another name" in line_of(run, f"https://127.0.0.1:{port}")
 
 
 def test_https_at_a_port_of_http_is_told(run: Runner) -> None:
     with server(http_answer(400)) as port:
-        assert "does not serve HTTPS. Begin FARM_URL with http://." in told(run, f"https://127.0.0.1:{port}")
+        assert "does not serve HTTPS. Begin FARM_URL with http://." in line_of(run, f"https://127.0.0.1:{port}")
 
 
 def test_http_at_a_port_of_https_is_told(run: Runner, authority: Authority) -> None:
     with server(close, authority.context("127.0.0.1")) as port:
-        assert "If it serves HTTPS, begin FARM_URL with https://." in told(run, f"http://127.0.0.1:{port}")
+        assert "If it serves HTTPS, begin FARM_URL with https://." in line_of(run, f"http://127.0.0.1:{port}")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_http_at_a_port_of_https_is_told(run: Runner, authority: Authority) -> N
     ],
 )
 def test_an_address_without_a_server_is_told(run: Runner, url: str, cause: str) -> None:
-    assert cause in told(run, url)
+    assert cause in line_of(run, url)
 
 
 def test_an_address_that_accepts_no_connection_is_told(run: Runner) -> None:
@@ -172,4 +172,4 @@ def test_an_address_that_accepts_no_connection_is_told(run: Runner) -> None:
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
-        assert "does not accept the connection in time" in told(run, f"http://127.0.0.1:{listener.getsockname()[1]}")
+        assert "does not accept the connection in time" in line_of(run, f"http://127.0.0.1:{listener.getsockname()[1]}")
