@@ -21,7 +21,7 @@ def is_from_wavespeed(secret: str, headers: Mapping[str, str], body: bytes) -> b
 
 
 def is_from_fal(jwks: Mapping[str, Any], headers: Mapping[str, str], body: bytes) -> bool:
-    """Verify as fal's sample receiver does: it tries every key, and decodes `x` without adding padding."""
+    """Verify as fal's sample receiver does, which tries every key; the padding that it needs is added to `x`."""
     sent = {name.lower(): value for name, value in headers.items()}
     facts = [sent[f"x-fal-webhook-{name}"] for name in ("request-id", "user-id", "timestamp")]
     signed = "\n".join([*facts, hashlib.sha256(body).hexdigest()]).encode()
