@@ -247,7 +247,7 @@ def works_again(farm: SpreadFarm, receiver: Receiver) -> None:
     wait_for(lambda: len(receiver.received) > called + 5, seconds=WORKS_AGAIN, what="calls to the webhook again")
 
 
-# What may befall Redis
+# Faults of Redis
 
 
 def kill_all_connections(farm: SpreadFarm) -> None:

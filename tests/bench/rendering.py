@@ -103,11 +103,9 @@ def _occupancy(farm: RunningFarm) -> Iterable[Figure]:
 
 
 def _busy_seconds(farm: RunningFarm) -> float:
-    """Return the worker's count, as of a sign of life that was still to come: an idle one's are a quarter of a lease
-    apart.
-    """
+    """Return the worker's count, as of its next heartbeat: an idle worker sends four per lease."""
     before = _worker(farm)["beat_us"]
-    wait_for(lambda: _worker(farm)["beat_us"] != before, what="the worker's next sign of life")
+    wait_for(lambda: _worker(farm)["beat_us"] != before, what="the worker's next heartbeat")
     return float(_worker(farm)["busy_seconds"])
 
 

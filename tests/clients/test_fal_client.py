@@ -250,7 +250,7 @@ def test_a_request_that_is_not_started_in_time_is_given_up(farm: RunningFarm, cl
 
 
 def test_the_stream_of_a_status_is_read_to_its_end(farm: RunningFarm, client: fal_client.SyncClient) -> None:
-    """As the JavaScript client reads it, which takes the last event for the outcome."""
+    """Read it as the JavaScript client does, which takes the last event for the outcome."""
     handle = client.submit(ENDPOINT, LONG)
 
     answer = farm.call("GET", f"{handle.status_url.removeprefix(farm.url)}/stream?logs=1", Accept="text/event-stream")

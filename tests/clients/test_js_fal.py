@@ -268,7 +268,7 @@ def test_many_wait_at_once(farm: RunningFarm, redirected: str) -> None:
 
 @pytest.mark.full
 def test_a_large_blob_is_uploaded_in_parts(farm: RunningFarm, redirected: str) -> None:
-    """From 90 MiB on, which a model would not take as an image."""
+    """The client does so from 90 MiB on, which no model would accept as an image."""
     ran = javascript.run(
         redirected
         + """

@@ -146,7 +146,7 @@ def test_the_examples_are_taken(document: Path, farm: RunningFarm) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("farm", ["0.2"], indirect=True)
 def test_the_limits_of_what_is_described_hold(document: Path, farm: RunningFarm) -> None:
-    """As many as there is time for; the long test below leaves none out."""
+    """Test as many cases as there is time for; the long test below tests all."""
     run(document, farm, "--phases", "coverage", "--exclude-path-regex", TWINS, "--max-time", "45")
 
 
@@ -161,7 +161,7 @@ def test_whatever_is_sent_the_answer_is_as_described(document: Path, farm: Runni
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("whose", ["its own", "another's", "an unknown key"])
 def test_with_keys_on_it_is_so_too(keyed: KeyedFarm, tmp_path: Path, whose: str) -> None:
-    """With the key of whom the jobs are that are named, with somebody else's, and with none that is valid."""
+    """Call with the key of the named jobs' caller, with another caller's, and with an invalid one."""
     document = described(keyed, tmp_path)
     key = {"its own": keyed.key, "another's": keyed.create("bob"), "an unknown key": "srpo-nobody"}[whose]
 

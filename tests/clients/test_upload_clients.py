@@ -208,7 +208,7 @@ def test_fal_uploads_as_much_as_it_may(farm: RunningFarm, client: fal_client.Syn
 
 
 def test_fals_javascript_client_uploads_a_large_file_in_parts(farm: RunningFarm, key: str) -> None:
-    """From 90 MiB on, in parts of 10 MiB, without a header at all."""
+    """The client does so from 90 MiB on, in parts of 10 MiB, without any header."""
     size = 91 * MIB
     ran = javascript.run(f"""
         import {{ fal }} from "@fal-ai/client";
@@ -245,7 +245,7 @@ def test_wavespeed_uploads_a_stream(farm: RunningFarm, waves: Any) -> None:
 
 
 def test_wavespeeds_older_clients_upload_a_form(farm: RunningFarm, key: str, file: Path) -> None:
-    """As version 1.0.3 does."""
+    """Version 1.0.3 does so."""
     with file.open("rb") as opened:
         response = requests.post(
             f"{farm.url}/api/v3/media/upload/binary",

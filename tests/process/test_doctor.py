@@ -124,7 +124,7 @@ def wait_for_good_health(farm: RunningFarm) -> None:
 
 
 def test_a_farm_in_good_health(farm: RunningFarm) -> None:
-    """Every line is good, wherever its API listens, and looking takes less than five seconds."""
+    """Every line is good, wherever the API listens, and the checks take less than five seconds."""
     done = farm_command("doctor", "--data-dir", str(farm.data_dir), environment=SIMULATED)
 
     lines = done.stdout.splitlines()
@@ -209,7 +209,7 @@ def test_the_embedded_redis_is_dead_under_a_farm(tmp_path: Path) -> None:
 def test_a_redis_that_would_lose_jobs(
     own: redis.Redis, own_url: str, tmp_path: Path, name: str, option: str, value: str, words: tuple[str, str]
 ) -> None:
-    """With FARM_REDIS_UNSAFE it is no fault any more, but still worth knowing."""
+    """With FARM_REDIS_UNSAFE it is a note instead of an error."""
     with configured(own, option, value):
         report = doctor(tmp_path, FARM_REDIS_URL=own_url)
         unsafe = doctor(tmp_path, FARM_REDIS_URL=own_url, FARM_REDIS_UNSAFE="1")
@@ -378,7 +378,7 @@ def test_webhooks_that_nobody_delivers(own: redis.Redis, own_url: str, tmp_path:
 
 
 def test_real_weights_that_are_not_there(tmp_path: Path) -> None:
-    """Neither are their licences accepted, nor is a checker set, nor is the card there."""
+    """The licences are not accepted, no checker is set, and the card is missing, too."""
     srpo = tmp_path / "srpo.safetensors"
     srpo.write_bytes(b"half a file")
     real = {"FARM_PIPELINE": "flux", "FARM_FLUX_DIR": str(tmp_path / "FLUX.1-dev"), "FARM_SRPO_FILE": str(srpo)}

@@ -109,7 +109,7 @@ def test_a_job_can_be_watched_over_broken_connections(simulated: RunningFarm) ->
 
 
 def test_who_leaves_makes_room_soon(simulated: RunningFarm) -> None:
-    """As many streams as there may be are open at once, and all hear; one more finds room when they have left."""
+    """The maximum number of streams is open, and all get events; one more is accepted when they have closed."""
     with ExitStack() as stack:
         open_ones = [events(stack.enter_context(admitted(simulated.url))) for _ in range(MAX_STREAMS)]
         assert {next(coming)[1] for coming in open_ones} == {"listening"}

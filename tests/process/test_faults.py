@@ -152,7 +152,7 @@ def test_a_cancelled_job_stops_within_a_step(data_dir: Path) -> None:
 
 
 def test_a_killed_farm_leaves_no_process(data_dir: Path) -> None:
-    """And the next one takes its folder over, with every job that was accepted."""
+    """The next farm takes over its folder, with every accepted job."""
     farm = RunningFarm(data_dir, environment={"FARM_SIMULATED_STEP_MS": "50", "FARM_LEASE_SECONDS": str(LEASE)})
     farm.start()
     ids = [farm.submit(num_inference_steps=10) for _ in range(6)]
@@ -175,7 +175,7 @@ def test_a_killed_farm_leaves_no_process(data_dir: Path) -> None:
 
 @pytest.mark.full
 def test_a_redis_that_does_not_come_back_ends_the_farm(data_dir: Path) -> None:
-    """With its reason and a status that says so, and without anything left behind."""
+    """The farm logs the reason, exits with a status that says so, and leaves no process behind."""
     farm = RunningFarm(data_dir)
     farm.start()
     farm.submit()

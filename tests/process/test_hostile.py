@@ -389,7 +389,7 @@ def test_who_ends_his_half_too_early_is_hung_up_on(site: Site) -> None:
 
 
 def test_who_was_refused_and_stays_holds_up_nobody(site: Site) -> None:
-    """Each is waited for, for two seconds, and all of them at once."""
+    """The API waits two seconds for each client, and for all of them at once."""
     with crowd(site, b"GARBAGE\r\n\r\n", count=PATIENT_SECONDS, connect=site.connect):
         site.poll()
 
@@ -416,7 +416,7 @@ def test_silent_callers_hold_no_threads(site: Site) -> None:
 
 @pytest.mark.usefixtures("many_files")
 def test_callers_who_stop_in_the_middle_hold_up_nobody_for_long(site: Site) -> None:
-    """More than there are threads, in the middle of a handshake or of a head."""
+    """More clients than threads stop in the middle of a handshake or of a head."""
     before = site.times_it_hung_up
     with crowd(site, b"\x16\x03\x01" if site.is_safe else b"GET / HT", count=MANY, connect=site.plain):
         for _ in range(5):
@@ -448,7 +448,7 @@ def test_more_connections_than_there_may_be_cost_the_most_silent_theirs(site: Si
 @pytest.mark.full
 @pytest.mark.parametrize("word", [b"\x16\x03\x01", b"GET / HTTP/1.1\r\nX: "])
 def test_a_head_that_never_ends_is_given_up(site: Site, word: bytes) -> None:
-    """However regularly a byte of it comes."""
+    """A regular trickle of bytes does not extend its time."""
     with site.plain() as connection:
         connection.sendall(word)
         connection.settimeout(1)

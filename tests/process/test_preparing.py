@@ -139,7 +139,7 @@ def by_form(farm: RunningFarm, content: bytes) -> int:
 
 
 def test_no_image_takes_the_preparer_or_another_job_with_it(farm: RunningFarm, host: Host) -> None:
-    """By each way in: as a data URI, a form, an upload, and at a URL."""
+    """Send each as a data URI, in a form, as an upload, and at a URL."""
     (preparer,) = preparers(farm)
     waiting: list[tuple[str, str]] = []
     for kind, contents in bombs().items():

@@ -112,7 +112,7 @@ def test_a_key_is_in_no_log_and_in_no_file(talkative: RunningFarm, key: str) -> 
 
 
 def test_nothing_a_proxy_may_have_said_is_believed_unless_it_is_known(talkative: RunningFarm, key: str) -> None:
-    """Not even from this machine, whose word the HTTP server would take by itself."""
+    """Headers from this machine are not trusted either, as gunicorn would by itself."""
     headers = {
         "Authorization": f"Key {key}",
         "Host": f"queue.localhost:{talkative.port}",

@@ -141,7 +141,7 @@ def test_a_farm_of_single_processes_on_ones_own_redis(tmp_path: Path) -> None:
 
 
 def test_https(data_dir: Path, tmp_path: Path) -> None:
-    """With a certificate the farm answers over HTTPS, and says so in its URLs."""
+    """With a certificate the farm answers over HTTPS, and its URLs begin with https."""
     cert, key, authority = tmp_path / "cert.pem", tmp_path / "key.pem", trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
     issued.private_key_pem.write_to_path(key)
@@ -201,7 +201,7 @@ def test_real_weights_need_their_licences_and_a_word_on_safety(checkpoints: Path
 
 
 def test_real_weights_render_unchecked_only_when_asked_to(checkpoints: Path, data_dir: Path) -> None:
-    """With FARM_SAFETY=off a request for checking is refused, in every dialect; one without is rendered."""
+    """With FARM_SAFETY=off a request with checking is rejected, in every dialect; one without is rendered."""
     accepted = {"FARM_ACCEPT_LICENSES": "flux-1-dev-non-commercial,tencent-srpo", "FARM_SAFETY": "off"}
     with running_farm(data_dir, **weights(checkpoints), **accepted) as farm:
         refused = farm.call("POST", "/farm/v1/jobs", {"model": "srpo", "prompt": "a fox"})

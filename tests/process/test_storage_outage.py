@@ -132,7 +132,7 @@ def test_storage_that_goes_down_in_the_middle_of_200_jobs_costs_no_image(
     monkeypatch: pytest.MonkeyPatch,
     outage: Any,
 ) -> None:
-    """Nor an attempt, nor the API its quickness; and no orphan is left in the bucket."""
+    """It costs no attempt either, the API stays quick, and no orphan is left in the bucket."""
     with running_farm(data_dir, 2, **environment) as farm:
         ids = [submit_one(farm, number) for number in range(JOBS)]
         wait_for(lambda: completed(farm) >= JOBS // 5, what="a part of the jobs")

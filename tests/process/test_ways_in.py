@@ -117,7 +117,7 @@ def rendered(farm: RunningFarm, *words: str) -> dict[str, Any]:
 
 
 def test_the_command_line_makes_an_image_of_an_image(simulated: RunningFarm, fox: Path, tmp_path: Path) -> None:
-    """Of its size; and the farm's URL of the result may be what the next one begins from."""
+    """The result has the input's size; and the farm's URL of it may be the next input."""
     first = rendered(simulated, "--image", str(fox), "--strength", "0.5", "--steps", "10", "--out", str(tmp_path))
 
     assert (first["model"], first["strength"]) == ("srpo-image-to-image", 0.5)
@@ -139,7 +139,7 @@ def test_the_command_line_makes_an_image_of_an_image(simulated: RunningFarm, fox
 def test_the_command_line_knows_kontext_with_any_number_of_images(
     simulated: RunningFarm, fox: Path, tmp_path: Path, count: int, model: str, size: tuple[int, int]
 ) -> None:
-    """With `--aspect-ratio`, or with the ratio of the first image, as near as may be."""
+    """The ratio is `--aspect-ratio`, or as close as possible to the first image's."""
     ratio = [] if count else ["--aspect-ratio", "9:16"]
 
     view = rendered(simulated, "--model", "kontext", *ratio, *["--image", str(fox)] * count, "--out", str(tmp_path))

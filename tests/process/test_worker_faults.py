@@ -138,7 +138,7 @@ def test_what_breaks_workers_harms_no_other(data_dir: Path, receiver: Receiver) 
 @pytest.mark.full
 @pytest.mark.timeout(400)
 def test_a_worker_may_die_or_hang_at_any_stage(data_dir: Path, receiver: Receiver) -> None:
-    """Also where the engine lets no other thread run, where its device is lost, and where it loads."""
+    """Cover engines that let no other thread run, a lost device, and loading, too."""
     stages = ("starting", "denoising", "decoding", "storing", "telling")
     faults = [
         *(f"die once while {stage}" for stage in stages),

@@ -163,7 +163,7 @@ def test_a_frozen_redis_is_503_soon(outage: Outage, with_keys: bool) -> None:
 
 
 def test_a_held_call_whose_redis_dies_is_not_told_to_come_back(outage: Outage) -> None:
-    """Its job is accepted: anyone who sends it again would have two."""
+    """Its job is accepted: a client that repeats the call would have two."""
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(post_request, outage.api.application.test_client(), FAL_RUN)
         (job,) = wait_for(lambda: jobs.take(outage.farm.store))
@@ -269,7 +269,7 @@ def test_reclaiming_survives_a_redis_that_refuses_writes(outage: Outage, monkeyp
 
 
 def test_changes_are_heard_again(outage: Outage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the hint, long before the next look into the record."""
+    """The notification arrives, long before the next look into the record."""
     job_id = submit(outage.api)
     watched = outage.farm.service.watch(LOCAL, job_id, idle_seconds=60)
     next(watched)
@@ -317,7 +317,7 @@ def test_a_stream_ends_with_an_error_when_redis_dies(outage: Outage) -> None:
 
 
 def test_what_a_courier_was_given_while_redis_was_frozen_is_not_kept_from_anybody(outage: Outage) -> None:
-    """Redis gave it when it thawed, and nobody heard: the courier asks again, long before its lease is over."""
+    """Redis answered a dropped connection when it thawed: the courier repeats its claim, long before the lease ends."""
     with running_receiver() as receiver, ThreadPoolExecutor(1) as pool:
         harness = CourierHarness(outage.farm)
         pool.submit(harness.courier.work).result()  # Redis knows the script now, so that the call arrives

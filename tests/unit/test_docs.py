@@ -1,4 +1,4 @@
-"""The documentation's commands and links work."""
+"""The documentation's commands, paths and links work."""
 
 from __future__ import annotations
 

@@ -854,7 +854,7 @@ def test_an_entry_that_is_none_is_named(entry: str) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_this_machine_can_be_allowed(receive: Callable[..., Receiver], host: str) -> None:
-    """With the real resolver and connector."""
+    """Use the real resolver and connector."""
     receiver = receive(answer(OK))
 
     reply = SsrfSafeClient(frozenset({host})).post(f"http://{host}:{receiver.port}/", b"{}", {})

@@ -90,7 +90,7 @@ def test_what_belongs_to_a_caller_is_kept_by_no_cache(keyed: FlaskClient, ada: d
 def test_only_over_tls_browsers_are_told_to_stay_there(
     keyed: FlaskClient, host: str, scheme: str, is_told: bool
 ) -> None:
-    """Not on this machine, where other programs answer under the same name."""
+    """HSTS is not sent for localhost, where other programs answer under the same name."""
     response = keyed.get("/healthz", base_url=f"{scheme}://{host}")
 
     assert ("Strict-Transport-Security" in response.headers) == is_told
@@ -197,7 +197,7 @@ def test_a_browser_that_asks_first_is_told_what_a_page_may_send(opened: Opened, 
 
 
 def test_without_keys_only_named_pages_get_in(opened: Opened) -> None:
-    """With any page allowed, every page that this machine's user looks at could use the farm."""
+    """If any page were allowed, every page that this machine's user opens could use the farm."""
     named, anybody = opened(with_keys=False, cors=PAGE), opened(with_keys=False, cors="*")
 
     assert post_job(named, headers={"Origin": PAGE}).status_code == 202

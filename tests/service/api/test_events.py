@@ -157,7 +157,7 @@ def test_who_has_seen_the_end_is_told_not_to_come_again(api: FlaskClient) -> Non
 
 
 def test_a_change_is_heard_at_once(api: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the hint, long before the next look into the record."""
+    """The notification wakes the stream, long before the next look into the record."""
     monkeypatch.setattr(service, "_LOOK_SECONDS", 60)
     job_id = submit(api)
     events = stream(api, of(job_id))
@@ -170,7 +170,7 @@ def test_a_change_is_heard_at_once(api: FlaskClient, farm: Farm, monkeypatch: py
 
 
 def test_a_job_that_is_deleted_ends_its_stream_with_an_error(api: FlaskClient, farm: Farm) -> None:
-    """It is deleted between two looks, so that nobody sees its end."""
+    """It is deleted between two looks, so that the stream never sees its end."""
     job_id = submit(api)
     events = stream(api, of(job_id))
     next(events)
@@ -276,7 +276,7 @@ def test_a_key_that_is_revoked_hears_no_more(keyed: FlaskClient, farm: Farm, mon
 
 
 def test_who_hears_nothing_is_told_where_it_is(keyed: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that it may come back there, however much happened to the jobs of others."""
+    """The client can then resume there, however much happened to other callers' jobs."""
     monkeypatch.setattr(sse, "COMMENT_SECONDS", 0)
     ada, bob = (bearer(farm.callers.create(name)) for name in ("ada", "bob"))
     events = stream(keyed, ALL, **ada)
@@ -323,7 +323,7 @@ def test_a_parameter_that_is_none_is_refused_by_name(api: FlaskClient) -> None:
 
 
 def test_a_quiet_stream_sends_a_comment(api: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first line says how soon a client may come back; what no client may take for an event is not sent as one."""
+    """The first line is the retry interval; nothing that a client may take for an event is sent as a comment."""
     monkeypatch.setattr(sse, "COMMENT_SECONDS", 0)
     for path in (of(submit(api)), ALL):
         head, first, second, third = (next(sent) for sent in [chunks(api, path)] for _ in range(4))

@@ -366,7 +366,7 @@ def test_what_the_headers_want_is_ordered(
 def test_a_header_that_cannot_be_read_is_a_bad_request(
     api: FlaskClient, farm: Farm, path: str, name: str, text: str
 ) -> None:
-    """So says fal's page of a malformed timeout; of the others it says nothing."""
+    """fal's page says so of a malformed timeout, and nothing of the others."""
     response = api.post(path, json={"prompt": "a fox"}, headers={name: text})
 
     body = fal_error(response, 400)
@@ -387,7 +387,7 @@ def test_the_same_key_with_another_wish_is_refused(
 
 @pytest.mark.parametrize("where", ["queue", "run"])
 def test_a_request_that_is_not_started_in_time_is_504(api: FlaskClient, farm: Farm, where: str) -> None:
-    """And the clients do not send it again: the limit was the caller's own."""
+    """The clients do not retry it: the limit was the caller's own."""
     headers = {"X-Fal-Request-Timeout": "0.2"}
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(api.post, f"/fal/{where}/{ENDPOINT}", json={"prompt": "a fox"}, headers=headers)
@@ -539,7 +539,7 @@ def test_an_inline_image_that_is_gone_is_no_5xx(api: FlaskClient, farm: Farm) ->
 
 
 def test_the_farms_own_dialect_sends_images_inline_too(api: FlaskClient, farm: Farm) -> None:
-    """Of one job that is asked for; a list of many would be too much."""
+    """Only single jobs have inline images; a list would be too large."""
     job_id = post_job(api, sync_mode=True).get_json()["id"]
     finish(farm, jobs.take_one(farm.store))
 
@@ -840,7 +840,7 @@ def test_the_queue_is_at_the_root_of_its_hosts(api: FlaskClient, farm: Farm, hos
 def test_the_direct_call_is_at_the_root_of_its_hosts(
     patient: Callable[[float], FlaskClient], farm: Farm, host: str
 ) -> None:
-    """Told to ask the queue, the caller is sent to the farm's own address: of the queue's host it knows nothing."""
+    """The answer names the queue at the farm's own address: the caller has not shown that it knows the queue's host."""
     response = patient(0.05).post(f"/{ENDPOINT}", json={"prompt": "a fox"}, base_url=f"https://{host}")
 
     assert f"{BASE}/fal/queue/" in fal_error(response, 504)["message"]

@@ -222,7 +222,7 @@ def test_the_callers_name_for_a_file_is_of_no_use_for_tricks(
 
 
 def test_what_is_tolerated_is_what_the_list_says(api: FlaskClient) -> None:
-    """And changes nothing: two calls with and without differ in nothing but their own names."""
+    """It has no effect: two calls with and without it differ in nothing but their own names."""
     assert set(fal_storage.TOLERATED) == {"storage_type", "file_name", "X-Fal-File-Name"}
     _, plain = begin(api)
     _, with_all = begin(api, f"{INITIATE}?storage_type=anything", file_name="b.webp", headers={"X-Fal-File-Name": "c"})
@@ -432,7 +432,7 @@ def test_a_token_ends_with_its_key(keyed: FlaskClient, farm: Farm, ada: dict[str
 
 
 def test_a_token_cannot_be_changed(keyed: FlaskClient, farm: Farm, ada: dict[str, str]) -> None:
-    """Neither its time nor its key nor a digit of its signature."""
+    """Change its time, its key and each digit of its signature."""
     head, key_id, until, signature = token(keyed, ada)["Authorization"].rsplit("_", 3)
     (other,) = [key.id for key in farm.callers.all() if key.name != "ada"] or [farm.callers.create("bob").split("_")[1]]
     changed = [
@@ -586,7 +586,7 @@ def test_who_did_not_get_the_answer_may_ask_again(api: FlaskClient, stored: Call
 def test_who_asks_again_while_the_file_is_put_together_is_told_that_it_is(
     api: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch, stored: Callable[[], set[str]]
 ) -> None:
-    """And not that a part is missing, which the first call has removed."""
+    """The answer does not say that a part is missing, which the first call has removed."""
     upload, file = begin(api, IN_PARTS)
     parts = send(api, upload, b"a", b"b")
     answers: list[TestResponse] = []
@@ -765,7 +765,7 @@ def test_a_data_folder_that_cannot_be_written_to_is_503(
 
 
 def test_a_full_disk_is_503(api: FlaskClient, monkeypatch: pytest.MonkeyPatch, stored: Callable[[], set[str]]) -> None:
-    """Also where it shows when the file is closed: what is written to is /dev/full, which takes nothing."""
+    """The error may also come when the file is closed: it is written to /dev/full, which accepts nothing."""
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: os.fdopen(os.open("/dev/full", os.O_RDWR), "w+b"))
 
     assert "no disk space left" in fal_error(api.post(CDN, data=b"x"), 503)["message"]
@@ -862,7 +862,7 @@ def test_parts_that_come_at_once_may_not_be_larger_together(
 
 
 def test_a_ticket_may_expire_while_its_file_comes(api: FlaskClient, farm: Farm) -> None:
-    """And nothing of it stays in the job store for ever."""
+    """Nothing of it stays in the job store for ever."""
     upload, file = begin(api)
     in_parts, _ = begin(api, IN_PARTS)
     with slowly(api, upload), slowly(api, f"{in_parts}/1"):

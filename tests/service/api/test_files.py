@@ -79,7 +79,7 @@ def test_a_range_that_cannot_be_had_so_is_not_heard(api: FlaskClient, key: str, 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_another_file_than_the_caller_wants_is_412_with_a_whole_answer(api: FlaskClient, key: str, method: str) -> None:
-    """Not with the length of an image that does not follow: callers would wait for it."""
+    """Content-Length is not that of an image that does not follow: clients would wait for it."""
     response = api.open(f"/files/{key}", method=method, headers={"If-Match": '"other"'})
 
     assert response.status_code == 412

@@ -115,7 +115,7 @@ def test_metrics_name_no_caller_job_or_prompt(keyed: FlaskClient, farm: Farm) ->
 
 
 def test_made_up_methods_make_no_series(api: FlaskClient) -> None:
-    """Else anybody could fill the memory of the API, without a key."""
+    """Otherwise clients without a key could fill the memory of the API."""
     for number in range(5):
         api.open("/farm/v1/jobs", method=f"BREW{number}")
 

@@ -150,7 +150,7 @@ def test_who_asks_again_after_the_end_is_answered_at_once(farm: Farm, calls: Cal
 
 
 def test_who_hangs_up_just_at_the_end_may_ask_again(farm: Farm, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer was made, and nobody was there to take it."""
+    """The answer was made, and the client had disconnected."""
     monkeypatch.setattr("farm.service._LOOK_SECONDS", 60)  # only the end is heard of
     call = calls.make(FAL_RUN)
     job = only_job(farm)
@@ -184,7 +184,7 @@ def test_equal_calls_that_wait_beside_one_another_are_two_jobs(farm: Farm, calls
 
 
 def test_a_call_that_its_client_marks_as_sent_again_is_the_same(farm: Farm, calls: Calls) -> None:
-    """The first one still waits, as it does where its connection is dead and nobody has noticed."""
+    """The first call still waits, as it does if its connection is dead and this is not noticed yet."""
     first = calls.make(OPENAI, x_stainless_retry_count="0")
     job = only_job(farm)
     second = calls.make(OPENAI, x_stainless_retry_count="1")
@@ -213,7 +213,7 @@ def test_a_call_that_waited_for_too_long_leaves_its_job_alone(farm: Farm) -> Non
 
 
 def test_a_call_shows_that_it_waits(farm: Farm, calls: Calls) -> None:
-    """However long: nobody goes on with its job, which is not given up."""
+    """However long it waits, its job is neither continued by another call nor abandoned."""
     calls.make(FAL_RUN)
     job = only_job(farm)
 

@@ -241,7 +241,7 @@ def test_a_forms_images_may_be_named_too(patient: Callable[..., FlaskClient], fa
 
 
 def test_an_object_in_a_form_is_written_with_brackets(patient: Callable[..., FlaskClient], farm: Farm) -> None:
-    """As OpenAI's library writes what it is given besides."""
+    """OpenAI's library sends extra parameters in this form."""
     sizes = {"image_size[width]": "512", "image_size[height]": "256"}
 
     _, job_id = edited(patient(0.05), farm, data={"model": "srpo", "prompt": "a", "image": a_file()} | sizes)
@@ -306,7 +306,7 @@ def test_a_body_that_makes_no_sense_is_400(full: FlaskClient, content_type: str,
 
 
 def test_the_head_of_a_part_has_its_bound(full: FlaskClient) -> None:
-    """To look for its end takes time, which grows faster than what is looked through."""
+    """The time to find its end grows faster than its length."""
     head = b'--x\r\nContent-Disposition: form-data; name="' + b"a" * 3 * MAX_BODY
 
     response = full.post(EDITS, data=head, content_type="multipart/form-data; boundary=x")
@@ -582,7 +582,7 @@ def test_a_failed_call_is_named_after_its_job(patient: Callable[..., FlaskClient
 
 
 def test_a_key_may_come_without_a_scheme(keyed: FlaskClient, ada: dict[str, str]) -> None:
-    """As some of Siraya's examples send it."""
+    """Some of Siraya's examples send it so."""
     bare = {"Authorization": ada["Authorization"].removeprefix("Bearer ")}
 
     assert keyed.get("/v1/models", headers=bare).status_code == 200

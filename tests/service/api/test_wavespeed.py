@@ -527,7 +527,7 @@ def test_what_has_not_ended_is_not_deleted_and_nothing_with_it(api: FlaskClient,
 
 
 def test_another_callers_predictions_are_not_deleted(keyed: FlaskClient, farm: Farm) -> None:
-    """And anyone who tries does not learn whether they are there."""
+    """The answer does not tell whether they exist."""
     ada, bob = (bearer(farm.callers.create(name)) for name in ("ada", "bob"))
     job_id = post_prediction(keyed, headers=ada).get_json()["data"]["id"]
 

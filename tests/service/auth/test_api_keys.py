@@ -106,7 +106,7 @@ def test_a_name_is_a_name(callers: ApiKeyStore, client: redis.Redis, name: str) 
 
 
 def test_a_store_that_does_not_answer_is_no_wrong_key() -> None:
-    """Else an outage would tell callers that their keys are bad."""
+    """Otherwise an outage would look like an invalid key."""
     callers = ApiKeyStore(connect("unix:///nowhere/socket"))
 
     with pytest.raises(StoreUnavailable):

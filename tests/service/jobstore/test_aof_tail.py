@@ -155,7 +155,7 @@ def go_on(data_dir: Path, receiver: Receiver, there: set[str]) -> None:
 
 
 def test_a_tail_of_zeros_is_taken_off(folder: Path) -> None:
-    """As some file systems leave it. Redis alone would not start."""
+    """Some file systems leave one. Redis alone would not start."""
     with running(folder) as server:
         store = JobStore(connect(server.url), TERMS)
         kept, half = jobs.submit(store), jobs.submit(store)

@@ -134,7 +134,7 @@ def test_turns_are_by_the_work_asked_for(store: JobStore) -> None:
 
 
 def test_idle_workers_share_what_waits(store: JobStore) -> None:
-    """Three stand idle when four jobs come: nobody takes all four while the others wait."""
+    """Three workers are idle when four jobs come: none takes all four."""
     for worker in ("w1", "w2", "w3"):
         take(store, worker)
     wanted = [submit(store) for _ in range(4)]

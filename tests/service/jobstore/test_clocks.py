@@ -49,7 +49,7 @@ def skewed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_leaping_wall_clock_changes_no_job(
     skewed: None, open_worker: Opened, open_api: Callable[..., FlaskClient], farm: Farm
 ) -> None:
-    """Submitted, polled, rendered, fetched and cancelled as ever; its times are Redis's."""
+    """It is submitted, polled, rendered, fetched and cancelled as usual; its times are Redis's."""
     api, shop = open_api(), open_worker()
     body = {"model": "srpo", "prompt": "a fox", "image_size": {"width": 256, "height": 256}, "num_inference_steps": 2}
     done, gone = (in_json(api.post("/farm/v1/jobs", json=body))["id"] for _ in range(2))
@@ -165,7 +165,7 @@ def let_be_over(client: redis.Redis, job: Claimed) -> None:
 def test_a_leap_of_the_clock_takes_no_job_from_a_living_worker(
     store: JobStore, client: redis.Redis, leap: Leap
 ) -> None:
-    """As when a machine slept, and all on it: leases and the time to render seem to be over, and are not."""
+    """After a suspend of the machine, leases and time limits seem to have expired, and have not."""
     submit(store)
     job = take_one(store)
     store.reap()

@@ -68,7 +68,7 @@ def test_a_job_that_is_not_started_in_time_fails(store: JobStore, client: redis.
 
 
 def test_no_claim_takes_a_job_that_comes_too_late(store: JobStore, client: redis.Redis) -> None:
-    """Neither as the first of its line nor as the mate of another."""
+    """It is claimed neither as the first of its queue nor as another job's batch peer."""
     first, second, third, fourth = [submit(store, conditions=IN_TIME) for _ in range(4)]
     end_start(client, first)
     end_start(client, third)
@@ -179,7 +179,7 @@ def test_a_failure_ends_what_may_not_be_tried_again(store: JobStore) -> None:
 
 
 def test_what_may_not_be_tried_again_has_no_mates(store: JobStore, client: redis.Redis) -> None:
-    """So it does not end with the crash of another."""
+    """Therefore it does not end with the crash of another job."""
     before, once, after = submit(store), submit(store, conditions=ONCE), submit(store)
 
     assert [ids(take(store)) for _ in range(2)] == [[before, after], [once]]

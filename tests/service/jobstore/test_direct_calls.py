@@ -413,7 +413,7 @@ def test_the_end_of_what_nobody_holds_is_for_the_same_call_alone(store: JobStore
 
 
 def test_a_redis_that_has_just_started_judges_nobody(store: JobStore, client: redis.Redis) -> None:
-    """All signs of life are old then."""
+    """All heartbeats are old then."""
     job_id, _ = call(store)
     end_hold(client, job_id)
 

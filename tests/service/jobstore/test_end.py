@@ -265,7 +265,7 @@ def test_deleting_a_job_leaves_its_successor_the_key(store: JobStore, client: re
 
 
 def test_nothing_is_left_of_jobs_that_were_deleted(store: JobStore, client: redis.Redis) -> None:
-    """Only counters, turns, the log of events and the workers stay; and no prompt in any of them."""
+    """Only counters, virtual clocks, the outbox and the workers stay; none of them has a prompt."""
     wanted = [submit(store, f"c{number % 3}", prompt="a secret fox", priority=priority, key=str(number))
               for number in range(12) for priority in ("normal", "low")]  # fmt: skip
     store.cancel(wanted[0])

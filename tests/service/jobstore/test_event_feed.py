@@ -70,7 +70,7 @@ def readers(client: redis.Redis) -> int:
 
 
 def test_every_change_is_told_once_in_order(feed: EventFeed, client: redis.Redis, store: JobStore) -> None:
-    """To each of many listeners, while four threads write."""
+    """Many listeners follow the feed while four threads write."""
     listeners = [follow(feed) for _ in range(8)]
     with ThreadPoolExecutor(12) as pool:
         heard = [pool.submit(hear, news, 4 * 50 * 3) for news in listeners]
@@ -98,7 +98,7 @@ def test_a_change_says_what_happened(feed: EventFeed, client: redis.Redis, store
 def test_who_comes_back_hears_what_it_missed_and_goes_on(
     feed: EventFeed, client: redis.Redis, store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From Redis in pages, then from memory: nothing is lost or told twice where they meet, while more is written."""
+    """Pages come from Redis, then from memory: no change is lost or repeated between them, while more are written."""
     monkeypatch.setattr(module, "_PAGE_SIZE", 7)
     run_jobs(store, 100)
     result = jobs.outbox(client)
@@ -127,7 +127,7 @@ def test_a_slow_listener_catches_up(
 def test_who_has_to_hear_much_is_told_page_by_page(
     feed: EventFeed, store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So what waits for a slow connection is never more than a page."""
+    """Therefore a slow connection never has more than a page waiting."""
     monkeypatch.setattr(module, "_PAGE_SIZE", 10)
     news = follow(feed)
     run_jobs(store, 20)
@@ -156,7 +156,7 @@ def test_a_gap_is_told(feed: EventFeed, client: redis.Redis, store: JobStore) ->
 def test_a_listener_that_is_overtaken_is_told_of_the_gap(
     feed: EventFeed, client: redis.Redis, store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The outbox is cut beyond the place of one that listens, and beyond what is kept in memory."""
+    """The outbox is trimmed beyond the cursor of a listener, and beyond the page in memory."""
     monkeypatch.setattr(module, "_MAX_KEPT", 2)
     run_jobs(store, 1)
     slow, quick = follow(feed), follow(feed)
@@ -172,7 +172,7 @@ def test_a_listener_that_is_overtaken_is_told_of_the_gap(
 
 
 def test_a_place_that_is_not_reached_yet_is_a_gap(feed: EventFeed, client: redis.Redis, store: JobStore) -> None:
-    """Of another Redis, or of one that lost its end: what can be told is what comes now."""
+    """The cursor is of another Redis, or of one that lost its end: the feed goes on with new changes."""
     run_jobs(store, 1)
     news = follow(feed, Moment(2**63, 0))
     assert next(news) == FeedPage((), Moment.parse(jobs.outbox(client)[-1]), gap=True)
@@ -183,7 +183,7 @@ def test_a_place_that_is_not_reached_yet_is_a_gap(feed: EventFeed, client: redis
 
 
 def test_callers_hear_their_own(feed: EventFeed, store: JobStore) -> None:
-    """And of how far they have come, whatever happens to others."""
+    """They also get their cursor, whatever happens to other callers' jobs."""
     hers, his, everybodys = follow(feed, caller="ada"), follow(feed, caller="bob"), follow(feed)
     run_jobs(store, 2, caller="ada")
     run_jobs(store, 3, caller="bob")
@@ -305,7 +305,7 @@ def test_a_redis_that_comes_back_empty_is_a_gap(outbox: Outbox) -> None:
 
 
 def test_a_redis_that_is_emptied_is_asked_at_leisure(feed: EventFeed, client: redis.Redis, store: JobStore) -> None:
-    """By those who listen, and by those who come then; both go on when something happens."""
+    """Old and new listeners do not poll it in a busy loop, and all continue with the next change."""
     run_jobs(store, 1)
     listens = follow(feed)
     run_jobs(store, 1)

@@ -241,7 +241,7 @@ def test_who_cancels_and_asks_again_gains_nothing(queue: Queue) -> None:
 
 
 def test_what_comes_back_goes_before_everything(queue: Queue, client: redis.Redis) -> None:
-    """Of whatever priority and caller, and in the order of its coming back."""
+    """Priority and caller make no difference; jobs go in the order of their return."""
     queue.add(new_job(f"caller-{n % 7}", priority="low" if n % 3 else "normal", images=4) for n in range(70))
     lost = {job.id for _, batch in zip(range(10), queue.claims("dead"), strict=False) for job in batch}
     queue.store = JobStore(client, AMPLE)

@@ -50,7 +50,7 @@ def test_renewing_extends_the_lease_and_shows_progress(store: JobStore, client: 
 
 
 def test_right_after_a_start_of_redis_nothing_is_taken_back(store: JobStore, client: redis.Redis) -> None:
-    """For a lease after it started every lease looks as if it had run out, though the workers live."""
+    """For one lease after the start every lease seems to have expired, though the workers live."""
     job_id = submit(store)
     take_one(store)
     end_lease(client)

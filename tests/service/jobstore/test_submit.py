@@ -282,7 +282,7 @@ def test_a_store_that_is_not_there_is_told_as_such(mark: str, tmp_path_factory: 
 
 
 def test_a_server_that_refuses_writes_is_unavailable(client: redis.Redis, store: JobStore) -> None:
-    """As one does that lost its replicas, or cannot write its append-only file."""
+    """Redis does so if it has lost its replicas, or cannot write its append-only file."""
     client.config_set("min-replicas-to-write", 1)
     try:
         with pytest.raises(StoreUnavailable):

@@ -112,7 +112,7 @@ def test_only_so_many_are_taken(store: JobStore) -> None:
 
 
 def test_callers_are_prepared_in_turn(store: JobStore) -> None:
-    """Whatever their images cost later: a bulk does not delay a single job of another caller."""
+    """A bulk does not delay a single job of another caller, whatever its images cost later."""
     bulk = [submit_unprepared(store, "ada", images=4) for _ in range(20)]
     taken(store, 5)
     single = submit_unprepared(store, "bob")
@@ -169,7 +169,7 @@ def test_it_shares_a_batch_as_what_it_has_become(store: JobStore) -> None:
 
 
 def test_its_turn_comes_with_its_preparation(store: JobStore) -> None:
-    """And costs what it has become: ada's second job stands behind bob's."""
+    """Its cost is that of the prepared request: ada's second job is behind bob's."""
     first, second = submit_unprepared(store, "ada"), submit_unprepared(store, "ada")
     taken(store)
     store.finish_preparation(first, ready(images=4))
@@ -346,7 +346,7 @@ def test_what_kills_its_preparers_fails(store: JobStore, client: redis.Redis) ->
 
 
 def test_what_kills_its_preparers_harms_no_other(store: JobStore, client: redis.Redis) -> None:
-    """Preparers take as much as they can, and anyone who has the culprit dies with all that it has."""
+    """Preparers take as much as they can, and one with the culprit dies with all its jobs."""
     culprit, *innocent = [submit_unprepared(store) for _ in range(12)]
     deaths = 0
     while batch := taken(store, 4):
@@ -464,7 +464,7 @@ def test_it_is_told_for_how_long_nobody_has_prepared_anything(store: JobStore, c
 
 
 def test_while_others_wait_a_caller_has_half_of_the_places(store: JobStore) -> None:
-    """Ada's hosts are slow, bob's jobs are done at once: ada's fill no more places than all others' together."""
+    """Ada's hosts are slow, bob's jobs are quick: ada's fill no more slots than all other callers' together."""
     for _ in range(8):
         submit_unprepared(store, "ada")
     for _ in range(20):

@@ -102,7 +102,7 @@ def costs(farm: Farm, api: FlaskClient, depth: int) -> dict[str, Counter[str]]:
 
 @pytest.mark.parametrize("many", [MANY, pytest.param(VERY_MANY, marks=[pytest.mark.full, pytest.mark.timeout(600)])])
 def test_every_call_costs_the_same_however_many_wait(farm: Farm, api: FlaskClient, many: int) -> None:
-    """By the commands that Redis runs for it."""
+    """The cost is the number of commands that Redis runs for it."""
     few = costs(farm, api, FEW)
 
     assert costs(farm, api, many) == few
@@ -135,7 +135,7 @@ def _claim_seconds(store: JobStore) -> float:
 
 @pytest.mark.parametrize("many", [MANY, pytest.param(VERY_MANY, marks=[pytest.mark.full, pytest.mark.timeout(600)])])
 def test_a_waiting_job_takes_little_memory_and_holds_up_nobody(client: redis.Redis, many: int) -> None:
-    """A bulk of one caller: another's single image is among the next two claims, whatever its priority."""
+    """After a bulk of one caller, another's single image is among the next two claims, whatever its priority."""
     store = JobStore(client, AMPLE)
     # What was there before goes in a thread of Redis's own.
     wait_for(lambda: client.info("memory")["lazyfree_pending_objects"] == 0, what="an empty Redis")

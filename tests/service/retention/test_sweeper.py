@@ -144,7 +144,7 @@ def test_images_of_a_failed_job_go(sweeper: Sweeper, storage: Storage, store: Jo
 def test_images_of_an_attempt_that_may_still_win_stay(
     sweeper: Sweeper, storage: Storage, store: JobStore, client: redis.Redis, taken_back: bool
 ) -> None:
-    """However old they are. Its worker may have been silent for long, but nobody claimed the job since."""
+    """Their age does not matter: their worker may have been silent for long, but no other has claimed the job since."""
     job_id = submit(store, images=2)
     job = take_one(store)
     key = put(storage, job)
@@ -170,7 +170,7 @@ def test_images_of_an_attempt_that_was_given_up_go(sweeper: Sweeper, storage: St
 def test_a_redis_that_was_emptied_costs_no_image(
     sweeper: Sweeper, storage: Storage, store: JobStore, client: redis.Redis
 ) -> None:
-    """Nor does another Redis by mistake, which is the same."""
+    """Another Redis, set by mistake, is the same case."""
     submit(store)
     key = put(storage, take_one(store))
     client.flushall()
@@ -238,7 +238,7 @@ def test_images_that_were_there_before_any_mark_stay_until_the_operator_says_who
 def test_a_first_mark_is_left_where_every_image_is_known(
     storage: Storage, store: JobStore, client: redis.Redis
 ) -> None:
-    """And orphans go at once."""
+    """Orphans are deleted at once."""
     submit(store)
     job = take_one(store)
     put(storage, job)

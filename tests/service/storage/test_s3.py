@@ -214,7 +214,7 @@ def test_ages_are_by_the_stores_clock(storage: S3Storage, key: str, monkeypatch:
 def test_checksums_of_boto3s_own_can_be_asked_for(
     storage: S3Storage, place: Place, key: str, s3: S3, way: FaultyWay
 ) -> None:
-    """And are not sent else, for many stores refuse them."""
+    """They are not sent otherwise, since many stores reject them."""
     storage.put(key, b"content")
     assert not way.sent_header("x-amz-checksum-crc32")
 
@@ -353,7 +353,7 @@ def test_a_put_that_fails_says_so_and_may_be_tried_again(
 
 
 def test_a_put_that_is_done_but_badly_answered_is_a_good_one(storage: S3Storage, way: FaultyWay, key: str) -> None:
-    """For it is looked at afterwards."""
+    """The storage checks for the object afterwards."""
     way.inject(FAULTS["cut in the head"], "PUT")
 
     storage.put(key, b"content")
@@ -572,7 +572,7 @@ def whole(farm: Farm, storage: S3Storage, place: Place, redis_dir: Path) -> Farm
 
 
 def test_deleting_a_job_removes_everything_of_it(whole: Farm, storage: S3Storage, place: Place, way: FaultyWay) -> None:
-    """Also what attempts that lost had stored. While the store is down nothing of it is forgotten."""
+    """Images of superseded attempts are removed, too. While the store is down, no record is deleted."""
     api = create_app(whole, base=BASE, with_keys=False, max_streams=4, max_held_calls=4).test_client()
     job_id = submit(whole.store, "local")
     job = take_one(whole.store)

@@ -102,7 +102,7 @@ def test_who_has_used_it_up_is_told_before_anything_is_read(api: FlaskClient, st
 
 
 def test_a_file_that_comes_again_counts_once(api: FlaskClient, farm: Farm) -> None:
-    """As clients send it whose answer got lost."""
+    """Clients repeat an upload whose answer was lost."""
     whole, in_parts = begin(api)[0], begin(api, IN_PARTS)[0]
     for _ in range(3):
         assert api.put(whole, data=bytes(MAX_BYTES // 2)).status_code == 200
@@ -135,7 +135,7 @@ def test_one_callers_uploads_leave_anothers_alone(keyed: FlaskClient, ada: dict[
 
 
 def test_it_is_renewed_when_uploads_are_gone(api: FlaskClient, farm: Farm) -> None:
-    """Also where it is refused again and again: that puts nothing off."""
+    """Repeated refusals do not postpone that."""
     by_cdn(api, MAX_BYTES)
     name = redis_keys.uploaded_bytes("local")
     assert 0 < farm.redis.ttl(name) <= farm.settings.upload_ttl

@@ -125,7 +125,7 @@ def test_a_leased_delivery_is_not_claimed_until_its_lease_ends(
 
 
 def test_a_courier_that_got_no_answer_is_given_the_same_again(store: JobStore, deliveries: DeliveryStore) -> None:
-    """Else a receiver with as many lost ones as it has room for would wait until their lease is over."""
+    """Otherwise lost claims would use up a receiver's capacity until their leases expire."""
     for _ in range(2):
         submit(store)
 

@@ -39,7 +39,7 @@ def take_and_say_nothing(request: BaseHTTPRequestHandler) -> None:
 
 
 def test_every_event_arrives_at_a_receiver_with_every_trouble(farm: Farm, receiver: Receiver) -> None:
-    """Of the requests three in ten are refused, one in ten hangs, and others are slow, or taken without a word."""
+    """Three in ten requests are refused, one in ten hangs, and others are slow, or never answered."""
     dice, lock = random.Random(7), threading.Lock()
     troubles = [answer(500)] * 2 + [answer(503, Retry_After="0"), receiver.hang, drip, take_and_say_nothing]
     arrived: list[str] = []

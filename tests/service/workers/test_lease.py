@@ -75,7 +75,7 @@ def test_progress_is_shown(lease: Lease, store: JobStore, job: Claimed) -> None:
 
 
 def test_a_cancelled_job_must_stop(lease: Lease, store: JobStore, job: Claimed) -> None:
-    """Also when nobody heard the shout: the next renewal brings it."""
+    """If the notification is lost, the next renewal says so."""
     lease.add(job)
     assert not lease.must_stop(job)
 
@@ -117,7 +117,7 @@ def test_a_job_that_comes_back_is_not_stopped_again(lease: Lease, job: Claimed) 
 def test_who_hangs_takes_the_whole_process_along(
     lease: Lease, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], whose: str
 ) -> None:
-    """And the log tells where the threads were, the first hundred of them."""
+    """The log has the stacks of the threads, the first hundred of them."""
     left: list[int] = []
     monkeypatch.setattr(os, "_exit", left.append)
     watchdog = lease.watchdog if whose == "the render thread" else lease.new_watchdog()
@@ -191,7 +191,7 @@ def test_closing_ends_the_thread(lease: Lease) -> None:
 def test_news_of_a_claim_that_is_over_does_not_stop_the_next_one(
     store: JobStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job was taken back from this worker, and claimed by it again while it was being told: nobody cancelled it."""
+    """A job was reclaimed from this worker, and claimed by it again meanwhile: it is not cancelled."""
     lease = Lease(store, worker="w1", facts=lambda: FACTS, seconds=60)
     submit(store)
     first = take_one(store)

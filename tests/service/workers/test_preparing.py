@@ -157,7 +157,7 @@ def test_what_a_url_leads_to_becomes_a_png_of_the_farm(studio: Studio, host: Hos
 
 
 def test_what_came_along_is_kept_once(studio: Studio) -> None:
-    """The copy takes the place of what the caller sent, which nobody needs any more."""
+    """The copy replaces the caller's own image, which is no longer needed."""
     job = studio.prepare(data_uri(sample_image(form="WEBP")))
 
     assert inputs_of(studio.farm, job.id) == set(job.request.inputs)
@@ -404,7 +404,7 @@ def test_a_storage_that_is_away_keeps_no_drain_waiting(
 
 
 def test_a_drain_keeps_nobody_waiting_for_the_next_image(open_studio: Callable[..., Studio], host: Host) -> None:
-    """A job of several images is handed back between two of them."""
+    """A job of several images is released between two of them."""
     studio = open_studio()
     slow = Source("image_urls.0", host.hold("/slow", IMAGE))
     job_id = studio.submit(slow, Source("image_urls.1", host.serve("/next", IMAGE)), model="kontext-multi")
@@ -420,7 +420,7 @@ def test_a_drain_keeps_nobody_waiting_for_the_next_image(open_studio: Callable[.
 
 
 def test_a_drain_asks_no_host_again(open_studio: Callable[..., Studio], host: Host) -> None:
-    """Nor does the job end for want of the tries that it was not given."""
+    """The job does not fail for attempts that were not made."""
     studio = open_studio()
 
     def refuse(request: Any) -> None:

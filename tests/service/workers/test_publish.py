@@ -125,7 +125,7 @@ def test_a_draining_worker_hands_back_what_it_cannot_store(
 def test_a_draining_worker_does_not_wait_for_a_storage_that_hangs(
     farm: Farm, store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its call never returns; the job is handed back when the time is over, and nobody overwrites what follows."""
+    """Its call never returns; the job is released when the time is up, and nothing overwrites later results."""
     go = threading.Event()
     shop = WorkerHarness(farm, store, storage=FailingStorage(farm.storage, DOWN, lambda _: go.wait(30)))
     shop.open()
@@ -219,7 +219,7 @@ def no_search_for_cycles() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_search_for_cycles")
 def test_what_is_published_is_kept_no_longer(farm: Farm, store: JobStore) -> None:
-    """Also where Python looks for cycles only now and then: images are large. Each thread has its last one."""
+    """Images are large: freeing them must not depend on the garbage collector. Each thread keeps its last one."""
     pipeline = Remembering()
     shop = WorkerHarness(farm, store, pipeline=pipeline)
     shop.open()

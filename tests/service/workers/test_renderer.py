@@ -247,7 +247,7 @@ def submit_suspect(farm: Farm, store: JobStore, **fields: Any) -> str:
 def test_nothing_is_rendered_beside_a_job_that_may_have_killed_a_worker(
     open_worker: Opened, store: JobStore, farm: Farm, first: str
 ) -> None:
-    """Neither while it is published, nor while others are: jobs that died with it would be charged as well."""
+    """Publishing counts, too, its own and other jobs': jobs that died with it would be charged as well."""
     go, pipeline = threading.Event(), Broken()
     storage = FailingStorage(farm.storage, StorageError(), lambda _: go.wait(20))
     shop = open_worker(storage=storage, pipeline=pipeline)

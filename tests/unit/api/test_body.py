@@ -31,7 +31,7 @@ def test_a_body_that_stands_still_is_given_up(app: flask.Flask, monkeypatch: pyt
 @pytest.mark.parametrize("coding", ["gzip", "GZIP", "br", "deflate, identity", ""])
 @pytest.mark.parametrize("way", ["whole", "pieces"])
 def test_a_packed_body_is_refused(app: flask.Flask, coding: str, way: str) -> None:
-    """Whatever it would be unpacked to."""
+    """It is refused whatever its decompressed size would be."""
     context = app.test_request_context(method="POST", data=b"{}", headers={"Content-Encoding": coding})
     with context, pytest.raises(BadRequest, match="Content-Encoding"):
         body.read_bytes() if way == "whole" else list(body.pieces(100))

@@ -20,7 +20,7 @@ from farm.settings import Settings
 
 
 def test_little_of_an_answer_waits_in_the_kernel() -> None:
-    """Else some hundreds who take theirs slowly would have gigabytes kept for them."""
+    """Otherwise the kernel would buffer gigabytes for some hundreds of slow readers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         hooks.limit_send_buffers(SimpleNamespace(LISTENERS=[SimpleNamespace(sock=listener)]))
         with socket.create_connection(listener.getsockname()), listener.accept()[0] as ours:

@@ -118,7 +118,7 @@ def test_who_sends_nothing_is_given_up(open_pair: Open) -> None:
 
 @pytest.mark.usefixtures("patience")
 def test_a_head_that_drips_is_given_up(open_pair: Open) -> None:
-    """However regularly: all of it has its time."""
+    """The whole head has a deadline, however regularly its bytes arrive."""
     theirs, ours = open_pair()
     ours.begin_head()
     with dripping(theirs, b"x" * 1000, pause=0.02), pytest.raises(TimeoutError):

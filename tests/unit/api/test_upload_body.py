@@ -44,7 +44,7 @@ def test_a_body_is_read_to_its_end(pair: tuple[socket.socket, TimedSocket], anno
 def test_a_body_that_stands_still_is_given_up(
     pair: tuple[socket.socket, TimedSocket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would hold a thread and a place for ever."""
+    """It would hold a thread and a slot for ever."""
     theirs, ours = pair
     monkeypatch.setattr(slow_client_socket, "IO_TIMEOUT_SECONDS", 0.05)
     ours.begin_exchange()
@@ -79,6 +79,6 @@ def test_a_body_may_not_be_longer_than_the_limit(
 
 
 def test_threads_are_left_for_short_calls() -> None:
-    """However many files come, and as many more wait."""
+    """Many uploads are in progress, and as many wait for a slot."""
     assert MAX_UPLOADS_PER_CALLER <= MAX_UPLOADS
     assert THREADS - MAX_HELD_CALLS - MAX_STREAMS - 2 * MAX_UPLOADS > 32

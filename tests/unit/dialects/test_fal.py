@@ -303,7 +303,7 @@ def test_a_request_that_never_started_does_not_say_so() -> None:
 
 @pytest.mark.parametrize("state", State)
 def test_no_two_lines_of_a_log_are_the_same(state: State) -> None:
-    """A line's message names it, for anyone who sends new lines only."""
+    """A stream that sends only new log lines tells them apart by their messages."""
     assert len(set(messages(state))) == len(messages(state))
 
 
@@ -504,7 +504,7 @@ def test_a_bad_field_is_told_as_fal_tells_it() -> None:
     ids=brief,
 )
 def test_a_location_is_made_of_strings(fields: dict[str, Any], location: list[str]) -> None:
-    """With a number in it, the AI SDK shows nothing of the error."""
+    """The AI SDK shows nothing of an error with a number in it."""
     assert details(refused(**fields))[0]["loc"] == location
 
 
@@ -579,7 +579,7 @@ def test_the_headers_of_an_error_repeat_its_slug() -> None:
 
 @pytest.mark.parametrize("slug", ["request_timeout", "startup_timeout"])
 def test_a_limit_of_the_callers_own_is_told_as_such(slug: str) -> None:
-    """Without it the clients would send the request again."""
+    """Without this header the clients would retry the request."""
     assert fal.error_headers({"error_type": slug}) == {
         "X-Fal-Error-Type": slug,
         "X-Fal-Request-Timeout-Type": "user",

@@ -101,7 +101,7 @@ def test_a_long_name_is_not_repeated_in_full() -> None:
 
 
 def test_what_can_be_read_can_be_refused() -> None:
-    """However deep: Python may read what it cannot write."""
+    """Depth makes no difference: Python may parse what it cannot serialise."""
     readable = 0
     for depth in range(1, 1200):
         try:

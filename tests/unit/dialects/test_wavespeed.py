@@ -490,7 +490,7 @@ def test_an_error_bears_the_status_and_wavespeeds_own_number(status: int, error:
 
 
 def test_a_full_queue_is_no_bad_parameter() -> None:
-    """1400 and 1401 say that the request is wrong; a caller that believes it never tries again."""
+    """1400 and 1401 mean an invalid request, which clients never retry."""
     assert wavespeed.problem(429, QueueFull())["data"]["code"] not in (1400, 1401)
 
 

@@ -257,7 +257,7 @@ def test_an_image_that_was_cut_off_is_no_image(form: str, options: dict[str, Any
     ("form", "options"), [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {})]
 )
 def test_wherever_an_image_is_cut_off_it_is_refused_or_read(form: str, options: dict[str, Any]) -> None:
-    """Without its last bytes, which are no pixels, it may be whole; nothing else may happen."""
+    """Without its last bytes, which are no pixels, it may be complete; nothing else may happen."""
     noise = Image.fromarray(np.random.default_rng(5).integers(0, 256, (20, 20, 3), dtype=np.uint8))
     content = encoded(noise, form, **options)
 
@@ -341,7 +341,7 @@ def test_an_animation_is_refused(form: str) -> None:
 
 
 def test_a_photograph_with_a_second_image_behind_it_is_a_jpeg() -> None:
-    """As phones make them (CIPA's multi-image format): the first is what the caller means."""
+    """Phones make such files (CIPA's multi-image format): the first image is the one that is meant."""
     first, second = frames(2)
     content = encoded(first, "MPO", save_all=True, append_images=[second])
 

@@ -148,7 +148,7 @@ def test_strength_0_returns_the_input_resized_without_a_step(
 
 
 def test_off_the_grid_the_input_lies_where_the_image_is_cut_out(pipeline: FluxModels) -> None:
-    """As if an input of the next size on the grid, with its edges repeated outwards, had been given."""
+    """The result is that of an input of the next size on the grid, with its edges repeated outwards."""
     image = INPUTS["wide"].resize((301, 263))
     left, top = (320 - 301) // 2, (320 - 263) // 2
     around = Image.new("RGB", (320, 320))

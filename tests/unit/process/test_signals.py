@@ -58,7 +58,7 @@ def test_a_signal_ends_the_wait_of_the_main_thread(number: signal.Signals) -> No
 
 
 def test_a_process_that_was_started_to_ignore_hangups_goes_on_ignoring_them() -> None:
-    """As `nohup` starts one."""
+    """`nohup` starts one so."""
     ignoring = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n{WAITING}"
     with subprocess.Popen([sys.executable, "-c", ignoring], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -287,7 +287,7 @@ def test_deleting_a_job_without_images_is_no_error(storage: LocalStorage) -> Non
 
 
 def test_every_image_is_met_folder_by_folder(storage: LocalStorage, root: Path) -> None:
-    """Also what was being written when its writer died; nothing else that may lie there."""
+    """Incomplete files of dead writers are listed, too, and no other foreign files."""
     keys = [new_key(job_id, 1, 0, "png") for job_id in (f"ff{JOB_ID[2:]}", OTHER_ID, OTHER_ID)]
     for key in keys:
         storage.put(key, b"content")
@@ -355,7 +355,7 @@ def odd(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_what_is_no_key_is_not_found(storage: LocalStorage, root: Path, odd: str) -> None:
-    """Not even where a file lies there."""
+    """It is not found even if a file has that name."""
     root.mkdir(parents=True)
     with suppress(OSError, ValueError):
         (root / odd[:2]).mkdir(exist_ok=True)

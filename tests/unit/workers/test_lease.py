@@ -80,7 +80,7 @@ def test_every_step_proves_life(time: Time, watchdog: ProgressWatchdog) -> None:
 
 @pytest.mark.parametrize("count", [1, 200])
 def test_slow_steps_are_given_ten_times_their_usual_time(time: Time, watchdog: ProgressWatchdog, count: int) -> None:
-    """From the first one on."""
+    """They are so from the first step on."""
     make_steps(watchdog, time, 10, count)
 
     assert hangs_after(watchdog, time, 100)
