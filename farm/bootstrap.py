@@ -20,6 +20,7 @@ from farm.domain.job import Job
 from farm.images.intake import Intake
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import check, connect, connect_to_listen, translated
+from farm.jobstore.disk_guard import DiskGuard, no_guard
 from farm.jobstore.event_feed import EventFeed
 from farm.jobstore.notifications import JobChanges
 from farm.jobstore.stats import StoreStats
@@ -137,6 +138,7 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
     url = redis_url(settings, data_dir)
     client = reach(settings, data_dir)
     celery = application(url)
+    disk_guard = no_guard if settings.redis_url else DiskGuard(data_dir / "redis")
     store = JobStore(
         client,
         Terms(
@@ -148,6 +150,7 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
             images_per_day=settings.images_per_day or 0,
             render_seconds=settings.render_seconds,
         ),
+        disk_guard,
     )
     stats = StoreStats(client)
     storage = storage_for(settings, data_dir)
@@ -184,7 +187,7 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
             keep_seconds=settings.upload_ttl,
         ),
         wake_ups=wake_ups,
-        deliveries=DeliveryStore(client),
+        deliveries=DeliveryStore(client, disk_guard),
         secrets=Secrets(client, signing_key=settings.signing_key),
         outbound=outbound,
         service=service,

@@ -45,6 +45,7 @@ class Code(StrEnum):
     CONCURRENT_REQUESTS_LIMIT = "concurrent_requests_limit"
     STORE_FULL = "store_full"
     STORAGE_FULL = "storage_full"
+    STORE_DISK_FULL = "disk_full"
     # The farm
     NOT_READY = "not_ready"
     REQUEST_TIMEOUT = "request_timeout"
@@ -191,6 +192,9 @@ FAILURES: Mapping[str, Failure] = {
     ),
     Code.STORAGE_FULL: Failure(
         "The farm has no disk space left for uploads; try again later.", CallFailure(503, 5, fal="internal_error")
+    ),
+    Code.STORE_DISK_FULL: Failure(
+        "The farm's disk has too little space left; try again later.", CallFailure(503, 30, fal="internal_error")
     ),
     Code.NOT_READY: Failure(
         "No worker is ready yet; try again in a few seconds.", CallFailure(503, 5, fal="runner_scheduling_failure")

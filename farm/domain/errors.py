@@ -210,6 +210,12 @@ class StoreUnavailable(FarmError):
     code = Code.STORE_UNAVAILABLE
 
 
+class StoreDiskFull(StoreUnavailable):
+    """A job store whose disk has too little space left to record a change."""
+
+    code = Code.STORE_DISK_FULL
+
+
 class IdempotencyConflict(FarmError):
     """An Idempotency-Key that was sent before with another body."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import redis
 
 from farm.domain.job import TRANSITIONS
+from farm.jobstore.disk_guard import no_guard
 from farm.jobstore.redis_keys import PREFIX
 
 _FOLDER = resources.files("farm.jobstore") / "lua"
@@ -30,13 +31,16 @@ _COMMENT_OR_STRING = re.compile(r"--.*|'[^'\n]*'")
 class Scripts:
     """Runs a script by name. Redis forgets scripts when it restarts; the client then sends the text again."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, guard: Callable[[str], None] = no_guard) -> None:
+        """Prepare the scripts. `guard` is called with a script's name before it runs, and may refuse it."""
         self._client = client
+        self._guard = guard
         self._texts = {name: self.text(name) for name in NAMES}
         self._digests = {name: digest(text) for name, text in self._texts.items()}
 
     def run(self, name: str, *arguments: str | int | float) -> Any:
-        """Return the reply of a script."""
+        """Return the reply of a script. Raises what the guard raises."""
+        self._guard(name)
         # redis-py's Script objects copy the arguments three times: sixty of them, and 1.5 % of its time, for a submit.
         try:
             return self._client.evalsha(self._digests[name], 0, *arguments)

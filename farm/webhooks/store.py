@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import cast
 
@@ -13,6 +13,7 @@ import redis
 from farm.domain.delivery import Attempt, Delivery, Due, Outcome
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
+from farm.jobstore.disk_guard import no_guard
 from farm.jobstore.memory_guard import MemoryGuard
 from farm.jobstore.scripts import Scripts
 
@@ -29,9 +30,9 @@ MAX_KEPT_ATTEMPTS = 20
 class DeliveryStore:
     """One client's view of the deliveries. Thread-safe."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, guard: Callable[[str], None] = no_guard) -> None:
         self._redis = client
-        self._scripts = Scripts(client)
+        self._scripts = Scripts(client, guard)
         self._memory = MemoryGuard(client)
 
     def claim(self, count: int, *, lease_seconds: float, nonce: str = "") -> list[Due]:

@@ -41,6 +41,7 @@ STATUSES: dict[type[FarmError], int] = {
     errors.ConcurrencyLimitReached: 429,
     errors.StoreFull: 429,
     errors.StoreUnavailable: 503,
+    errors.StoreDiskFull: 503,
     errors.IdempotencyConflict: 422,
     errors.NotFinished: 409,
     errors.NotRetryable: 409,
