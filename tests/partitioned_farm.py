@@ -223,10 +223,10 @@ def why_failed(farm: SpreadFarm, accepted: list[str]) -> list[dict[str, str]]:
 
 
 def states(farm: SpreadFarm, accepted: list[str]) -> list[str]:
-    with farm.admin.pipeline(transaction=False) as reads:
+    with farm.admin.pipeline(transaction=False) as pipeline:
         for job_id in accepted:
-            reads.hget(redis_keys.job(job_id), "state")
-        found: list[str] = reads.execute()
+            pipeline.hget(redis_keys.job(job_id), "state")
+        found: list[str] = pipeline.execute()
     return found
 
 

@@ -62,7 +62,7 @@ UNKNOWN_PARAMETER = "unknown_parameter"
 #: fal's names for pydantic's types of errors.
 _KINDS = {"too_short": "sequence_too_short", "too_long": "sequence_too_long"}
 #: Maximum length of a sent value, or of a field's name, in an error message, in characters.
-_SHOWN = 80
+_MAX_SHOWN_NAME = 80
 #: Maximum number of fields of an object, and of commas in the whole body. Each unknown field is an error of its own and
 #: each value takes many times its size: without a limit, a body of a few megabytes would take gigabytes.
 MAX_FIELDS = 100
@@ -417,4 +417,4 @@ def _shown(value: object) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return text if len(text) <= _MAX_SHOWN_NAME else text[: _MAX_SHOWN_NAME - 1] + "…"

@@ -114,7 +114,7 @@ _TYPES = {403: "permission_error", 429: "rate_limit_error"}
 MAX_RATIO = 21 / 9
 
 _SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})", re.ASCII)
-_SHOWN = 40
+_MAX_SHOWN_SIZE = 40
 
 
 class Sides(Input):
@@ -349,7 +349,7 @@ def parse_size(text: str, allowed: str) -> tuple[int, int]:
 
 
 def _no_size(text: str, allowed: str) -> Problem:
-    return Problem("size", f"'{text[:_SHOWN]}' is not a valid size; allowed: {allowed}", "size_parsing", text)
+    return Problem("size", f"'{text[:_MAX_SHOWN_SIZE]}' is not a valid size; allowed: {allowed}", "size_parsing", text)
 
 
 def single_value(name: str, value: T | None, other: str, others: T | None) -> T | None:

@@ -11,7 +11,7 @@ import re
 #: Most scans of a JPEG. Progressive ones have about ten.
 MAX_SCANS = 50
 #: Most segments of a JPEG or chunks of a PNG. A large file in libpng's chunks of 8 KiB has 6000.
-MAX_PARTS = 100_000
+MAX_FILE_PARTS = 100_000
 
 #: A JPEG marker (ITU-T T.81, section B.1.1.2) that is followed by a length. Markers without one, padding and escaped
 #: bytes are skipped, as libjpeg does.
@@ -39,17 +39,17 @@ def _excess_in_jpeg(content: bytes) -> str | None:
         # Before the first scan, libjpeg reads what lies between two segments byte by byte.
         parts += 1 if scans else 1 + match.start() - at
         scans += marker == _START_OF_SCAN
-        if parts > MAX_PARTS or scans > MAX_SCANS:
-            return f"more than {MAX_SCANS} scans" if scans > MAX_SCANS else f"more than {MAX_PARTS} parts"
+        if parts > MAX_FILE_PARTS or scans > MAX_SCANS:
+            return f"more than {MAX_SCANS} scans" if scans > MAX_SCANS else f"more than {MAX_FILE_PARTS} parts"
         at = match.end() + int.from_bytes(content[match.end() : match.end() + 2], "big")
     return None
 
 
 def _excess_in_png(content: bytes) -> str | None:
     at = len(_PNG)
-    for _ in range(MAX_PARTS):
+    for _ in range(MAX_FILE_PARTS):
         # Decoders ignore what follows the end.
         if at >= len(content) or content[at + 4 : at + 8] == b"IEND":
             return None
         at += 12 + int.from_bytes(content[at : at + 4], "big")
-    return f"more than {MAX_PARTS} parts"
+    return f"more than {MAX_FILE_PARTS} parts"

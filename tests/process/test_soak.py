@@ -112,10 +112,10 @@ def fill_outbox(farm: RunningFarm) -> None:
     """Fill the outbox with one entry again and again."""
     farm.wait_for_end(farm.submit())
     ((_, entry),) = cast(list[tuple[str, dict[Any, Any]]], farm.redis.xrange(redis_keys.OUTBOX, count=1))
-    with farm.redis.pipeline(transaction=False) as adds:
+    with farm.redis.pipeline(transaction=False) as pipeline:
         for _ in range(CHANGES):
-            adds.xadd(redis_keys.OUTBOX, entry)
-        adds.execute()
+            pipeline.xadd(redis_keys.OUTBOX, entry)
+        pipeline.execute()
 
 
 def rest(farm: RunningFarm) -> set[str]:

@@ -29,12 +29,12 @@ class _Gathering(Scripts):
 
     def send(self) -> list[Any]:
         """Make the collected calls, and return their answers."""
-        with self._client.pipeline(transaction=False) as together:
-            scripts = {name: together.register_script(text) for name, text in self._texts.items()}
+        with self._client.pipeline(transaction=False) as pipeline:
+            scripts = {name: pipeline.register_script(text) for name, text in self._texts.items()}
             for name, arguments in self._calls:
                 scripts[name](args=list(arguments))
             self._calls.clear()
-            return together.execute()
+            return pipeline.execute()
 
 
 def submit_all(client: redis.Redis, terms: Terms, jobs: Iterable[NewJob]) -> int:

@@ -198,10 +198,10 @@ def test_a_file_that_is_broken_elsewhere_stops_the_start_with_redis_own_words(fo
 
 @pytest.mark.full
 def test_a_long_file_is_given_the_time_that_it_takes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running(folder) as server, connect(server.url).pipeline() as fill:
+    with running(folder) as server, connect(server.url).pipeline() as pipeline:
         for number in range(6000):
-            fill.set(f"key:{number}", number)
-        fill.execute()
+            pipeline.set(f"key:{number}", number)
+        pipeline.execute()
     options = EmbeddedRedis._options
     monkeypatch.setattr(EmbeddedRedis, "_options", lambda self: [*options(self), "--key-load-delay", "500"])
     monkeypatch.setattr(embedded_redis, "START_SECONDS", 1.5)
