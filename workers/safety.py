@@ -7,6 +7,7 @@ from typing import Protocol
 
 from PIL import Image
 
+from farm.domain.catalogue import SAFETY_THRESHOLDS
 from farm.domain.errors import ConfigurationError
 from workers.pipelines.pipeline import MINIATURE, SIMULATED
 
@@ -16,16 +17,11 @@ _BUNDLED = (MINIATURE, SIMULATED)
 _PLANNED = ("clip", "vit")
 
 
-#: Safety tolerance (`Request.safety_tolerance`, 1 strictest) → probability of being unsafe from which on a checker
-#: flags an image. Evenly spread around 0.5; none is so high that nothing is flagged.
-THRESHOLDS = {1: 0.2, 2: 0.35, 3: 0.5, 4: 0.65, 5: 0.8, 6: 0.95}
-
-
 class Checker(Protocol):
     """Flags images that may not be published."""
 
     def check(self, image: Image.Image, tolerance: int) -> bool:
-        """Return True if the image is flagged at this tolerance (`THRESHOLDS`).
+        """Return True if the image is flagged at this tolerance (`SAFETY_THRESHOLDS`).
 
         Raises when it could not be checked: the job fails then, unpublished.
         """
@@ -47,7 +43,7 @@ class BundledChecker:
         self._unsafe_probability = _unsafe_probability_of() if weights == MINIATURE else _never
 
     def check(self, image: Image.Image, tolerance: int) -> bool:
-        return self._unsafe_probability(image) >= THRESHOLDS[tolerance]
+        return self._unsafe_probability(image) >= SAFETY_THRESHOLDS[tolerance]
 
 
 def _unsafe_probability_of() -> Callable[[Image.Image], float]:

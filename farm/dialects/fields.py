@@ -34,6 +34,7 @@ from farm.domain.catalogue import (
     MAX_SIDE,
     MIN_SIDE,
     MODELS,
+    SAFETY_THRESHOLDS,
     SAFETY_TOLERANCE,
     SEEDS,
     SIZE_PRESETS,
@@ -118,6 +119,10 @@ else:
 SafetyTolerance = Annotated[
     _Tolerance,
     BeforeValidator(_digit, json_schema_input_type=Literal[(*map(str, _TOLERANCES), *_TOLERANCES)]),
+    Field(
+        description="How strict the safety checker is. An image is blacked out if it is unsafe with this probability: "
+        + ", ".join(f"{threshold} at {tolerance}" for tolerance, threshold in SAFETY_THRESHOLDS.items())
+    ),
 ]
 #: The URL of an image (http or https), or the image as a data URI.
 ImageUrl = Annotated[str, Field(min_length=1)]

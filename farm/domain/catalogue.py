@@ -82,6 +82,9 @@ def fixed(value: N) -> Range[N]:
 
 #: How strict the safety checker is: 1 is the strictest.
 SAFETY_TOLERANCE = Range(1, 6, default=2)
+#: Safety tolerance → probability of being unsafe from which on a checker flags an image. Evenly spread around 0.5; none
+#: is so high that nothing is flagged.
+SAFETY_THRESHOLDS = {1: 0.2, 2: 0.35, 3: 0.5, 4: 0.65, 5: 0.8, 6: 0.95}
 
 
 class Weights(StrEnum):

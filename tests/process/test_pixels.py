@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 
+from farm.domain.catalogue import SAFETY_THRESHOLDS
 from farm.domain.request import ImageRequest
 from miniature.drawing import draw
 from miniature.scene import FORBIDDEN, Group, Scene
@@ -19,7 +20,6 @@ from tests.image_recognition import likeness
 from workers.pipelines.loading import load_miniature
 from workers.pipelines.miniature import checker
 from workers.pipelines.safety_classifier import SafetyClassifier
-from workers.safety import THRESHOLDS
 
 SIZE = {"width": 300, "height": 260}
 LIKE_THE_EVALUATION = {"num_inference_steps": 28, "output_format": "png", "image_size": {"width": 512, "height": 512}}
@@ -103,9 +103,9 @@ def test_each_tolerance_begins_at_a_certainty_of_its_own(miniature: RunningFarm)
     [alone] = load_miniature().render([asked], lambda *_: True, {})
     unsafe_probability = SafetyClassifier.load(checker()).unsafe_probability(alone.image)
 
-    views = [miniature.wait_for_end(ask_kontext(miniature, tolerance)) for tolerance in THRESHOLDS]
+    views = [miniature.wait_for_end(ask_kontext(miniature, tolerance)) for tolerance in SAFETY_THRESHOLDS]
 
-    wanted = [unsafe_probability >= threshold for threshold in THRESHOLDS.values()]
+    wanted = [unsafe_probability >= threshold for threshold in SAFETY_THRESHOLDS.values()]
     assert [view["has_nsfw_concepts"] for view in views] == [[flagged] for flagged in wanted]
     assert set(wanted) == {True, False}
     assert [rendered(miniature, view).tobytes() == alone.image.tobytes() for view in views] == [not w for w in wanted]

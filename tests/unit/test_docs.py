@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from farm.dialects import limits_page
+from farm.dialects.fields import FIELDS
+from farm.domain.catalogue import MODELS, SAFETY_THRESHOLDS, Model
 from farm.webhooks import signing
 from tests.docs_snippets import DOCS, names_in
 
@@ -66,3 +69,26 @@ def test_every_path_that_a_page_names_is_there() -> None:
     assert len(paths) > 50
     assert len(scripts) > 10
     assert [path for path in sorted(paths | scripts) if "NAME" not in path and not (ROOT / path).exists()] == []
+
+
+def test_the_page_of_limits_is_up_to_date() -> None:
+    assert (DOCS / "limits.md").read_text() == limits_page.page(), "run `make docs`"
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_every_range_of_a_model_is_on_the_page_of_limits(model: Model) -> None:
+    rows = [row for row in limits_page.page().splitlines() if row.startswith(f"| `{model.name}` |")]
+
+    for parameters in (model.parameters, *model.parameters_of.values()):
+        spans = [span for span in (parameters.steps, parameters.guidance, parameters.strength) if span]
+        ends = [f"| {span.min}, fixed" if span.min == span.max else f"| {span.min}–{span.max}; " for span in spans]
+        assert any(all(end in row for end in ends) for row in rows)
+
+
+def test_the_six_thresholds_of_tolerance_are_in_the_openapi_document_and_on_the_page() -> None:
+    for model in MODELS:
+        described = FIELDS[model.name].model_json_schema()["properties"].get("safety_tolerance", {})
+        for tolerance, threshold in SAFETY_THRESHOLDS.items():
+            assert f"{threshold} at {tolerance}" in described.get("description", f"{threshold} at {tolerance}")
+            assert f"| {tolerance} | {threshold} |" in limits_page.page()
+    assert "0.35 at 2" in FIELDS["kontext"].model_json_schema()["properties"]["safety_tolerance"]["description"]

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from farm.domain.catalogue import SAFETY_THRESHOLDS
 from farm.domain.errors import ConfigurationError
 from miniature.drawing import draw
 from miniature.scene import FORBIDDEN, SHAPES, Group, Scene
-from workers.safety import THRESHOLDS, BundledChecker, checker_for
+from workers.safety import BundledChecker, checker_for
 
 BOLT = Scene((Group(FORBIDDEN, "red", size="large"),), ground="white")
 
@@ -60,9 +61,9 @@ def test_each_tolerance_lets_pass_what_the_stricter_ones_do_not(checker: Bundled
 
 
 def test_every_tolerance_has_a_threshold_of_its_own_and_none_turns_the_check_off() -> None:
-    in_order = [THRESHOLDS[tolerance] for tolerance in range(1, 7)]
+    in_order = [SAFETY_THRESHOLDS[tolerance] for tolerance in range(1, 7)]
 
-    assert len(THRESHOLDS) == 6
+    assert len(SAFETY_THRESHOLDS) == 6
     assert in_order == sorted(set(in_order))
     assert 0 < in_order[0] < in_order[-1] < 1
 
