@@ -109,7 +109,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
 
     def _load(self) -> flask.Flask:
         farm = build(self._settings, self._data_dir, listens=True)
-        say_if_storage_fails(farm.storage)
+        say_if_storage_fails(farm.storage, farm.ownership)
         PeriodicThread(farm.service.reap).start()
         PeriodicThread(farm.sweeper.run_once).start()
         public_url, with_keys = self._settings.public_url, wants_keys(self._settings, self._address.host)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,8 +16,16 @@ from celery import Celery
 from farm.auth.api_keys import ApiKeyStore
 from farm.celery import WakeUps, application
 from farm.concurrency.background_thread import call_in_thread
+from farm.concurrency.retry import retrying
 from farm.dialects.links import Links
-from farm.domain.errors import ConfigurationError, NotReady, StorageError, StorageUnavailable, with_detail
+from farm.domain.errors import (
+    ConfigurationError,
+    NotReady,
+    StorageError,
+    StorageRefused,
+    StorageUnavailable,
+    with_detail,
+)
 from farm.domain.job import Job
 from farm.images.intake import Intake
 from farm.jobstore import redis_keys
@@ -27,13 +37,15 @@ from farm.jobstore.stats import StoreStats
 from farm.jobstore.store import JobStore, Terms
 from farm.process import embedded_redis
 from farm.process.listen import reachable
+from farm.retention.ownership import OtherStorage, Ownership
 from farm.retention.sweep_state import SweepState
 from farm.retention.sweeper import Sweeper
 from farm.service import Service
 from farm.settings import Settings
 from farm.ssrf_safe_http import SsrfSafeClient
 from farm.storage.local import LocalStorage
-from farm.storage.probe import try_storage
+from farm.storage.owned import OwnedStorage
+from farm.storage.probe import Probe
 from farm.storage.storage import Storage
 from farm.uploads.tickets import Tickets, UploadQuota
 from farm.uploads.uploads import Uploads
@@ -42,6 +54,8 @@ from farm.webhooks.store import DeliveryStore
 
 #: Time limit of the trial of the storage when a process starts.
 STORAGE_SECONDS = 5.0
+#: How long a process waits for another one of its farm to mark the storage that both reach, in seconds.
+_MARK_SECONDS = 3.0
 
 _log = structlog.get_logger(__name__)
 
@@ -58,6 +72,7 @@ class Farm:
     stats: StoreStats
     callers: ApiKeyStore
     storage: Storage
+    ownership: Ownership
     sweeper: Sweeper
     uploads: Uploads
     wake_ups: WakeUps
@@ -117,29 +132,37 @@ def storage_for(settings: Settings, data_dir: Path) -> Storage:
     )
 
 
-def say_if_storage_fails(storage: Storage) -> None:
+def say_if_storage_fails(storage: Storage, ownership: Ownership | None = None) -> None:
     """Try the storage and log why it cannot be used, before the process says that it is ready.
 
-    The process starts all the same: finished images wait for a storage that is away. Raises ConfigurationError if no
-    retry can succeed.
+    The process starts all the same: finished images wait for a storage that is away. Raises ConfigurationError if only
+    its operator can help, or if it is not the storage that this farm uses.
     """
     try:
-        call_in_thread("storage probe", partial(try_storage, storage)).result(STORAGE_SECONDS)
+        call_in_thread("storage probe", partial(_try, storage, ownership)).result(STORAGE_SECONDS)
     except TimeoutError:
         _log.warning("the storage does not answer yet", seconds=STORAGE_SECONDS, see="farm doctor")
-    except StorageUnavailable as error:
-        _log.warning("the storage cannot be used yet", reason=with_detail(error), see="farm doctor")
     except StorageError as error:
-        raise ConfigurationError(f"The storage cannot be used: {with_detail(error)}; see farm doctor") from error
+        if isinstance(error, StorageRefused) or not isinstance(error, StorageUnavailable):
+            raise ConfigurationError(f"The storage cannot be used: {with_detail(error)}; see farm doctor") from error
+        _log.warning("the storage cannot be used yet", reason=with_detail(error), see="farm doctor")
 
 
-def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
-    """Build the objects, connected and checked. `listens`: callers wait for changes in this process."""
-    url = redis_url(settings, data_dir)
-    client = reach(settings, data_dir)
-    celery = application(url)
-    disk_guard = no_guard if settings.redis_url else DiskGuard(data_dir / "redis")
-    store = JobStore(
+def _try(storage: Storage, ownership: Ownership | None) -> None:
+    with closing(storage):  # idle connections are of no use to a process that reads or writes much later
+        if ownership:
+            retrying(OtherStorage, max_seconds=_MARK_SECONDS)(ownership.establish)
+        Probe().run(storage)
+
+
+def ownership_of(storage: Storage, store: JobStore, client: redis.Redis) -> Ownership:
+    """Return what ties the farm of this Redis to a storage."""
+    return Ownership(storage, store=store, sweep_state=SweepState(client))
+
+
+def job_store(settings: Settings, client: redis.Redis, disk_guard: Callable[[], None] = no_guard) -> JobStore:
+    """Return the job store with the limits of the settings."""
+    return JobStore(
         client,
         Terms(
             lease_seconds=settings.lease_seconds,
@@ -152,8 +175,18 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
         ),
         disk_guard,
     )
+
+
+def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
+    """Build the objects, connected and checked. `listens`: callers wait for changes in this process."""
+    url = redis_url(settings, data_dir)
+    client = reach(settings, data_dir)
+    celery = application(url)
+    disk_guard = no_guard if settings.redis_url else DiskGuard(data_dir / "redis")
+    store = job_store(settings, client, disk_guard)
     stats = StoreStats(client)
-    storage = storage_for(settings, data_dir)
+    ownership = ownership_of(storage_for(settings, data_dir), store, client)
+    storage = OwnedStorage(ownership.storage, ownership.establish_once)
     wake_ups = WakeUps(celery)
     changes = JobChanges(connect_to_listen(url)) if listens else None
     feed = EventFeed(connect_to_listen(url)) if listens else None
@@ -178,7 +211,8 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
         stats=stats,
         callers=ApiKeyStore(client),
         storage=storage,
-        sweeper=Sweeper(store, storage=storage, sweep_state=SweepState(client)),
+        ownership=ownership,
+        sweeper=Sweeper(store, storage=storage, sweep_state=SweepState(client), ownership=ownership),
         uploads=Uploads(
             Tickets(client),
             quota=UploadQuota(client, max_bytes=round(settings.upload_gigabytes * 1e9), seconds=settings.upload_ttl),

@@ -104,8 +104,9 @@ class Settings(BaseSettings):
         None,
         "unset: a folder in the data folder",
         "S3 bucket and prefix for images. Give each farm a prefix of its own: the farm writes an object `farm-id-…` "
-        "there, and deletes objects that belong to no job unless another farm's mark is there too. boto3's variables "
-        "set credentials, region and endpoint (`AWS_ENDPOINT_URL`, …).",
+        "there, and deletes objects that belong to no job unless another farm's mark is there too: see `farm storage "
+        "adopt --help`. All processes of a farm need the same one. boto3's variables set credentials, region and "
+        "endpoint (`AWS_ENDPOINT_URL`, …).",
         "s3://bucket or s3://bucket/prefix",
     )
     files: Literal["proxy", "presigned"] = _setting(

@@ -29,7 +29,7 @@ def run(name: str, work: Callable[[Farm, Path], int]) -> None:
         settings = load()
         set_up_log(settings.log)
         farm = build(settings, options.data_dir)
-        say_if_storage_fails(farm.storage)
+        say_if_storage_fails(farm.storage, farm.ownership)
         status = work(farm, options.data_dir)
     except FarmError as error:
         say(f"{name}: {with_detail(error)}", file=sys.stderr)

@@ -12,14 +12,11 @@ import typer
 
 from farm import clock
 from farm.auth.api_keys import ApiKeyStore
-from farm.bootstrap import redis_url
+from farm.cli.redis_access import redis_of
 from farm.cli.terminal import show_table
 from farm.domain.errors import FarmError
 from farm.domain.limits import MAX_RATE, Limits
-from farm.jobstore.connection import connect
 from farm.printable import say
-from farm.process.data_dir import DataDir
-from farm.process.embedded_redis import EmbeddedRedis
 from farm.settings import load
 
 app = typer.Typer(help="Create, list, limit and revoke API keys.")
@@ -123,14 +120,5 @@ def _shown(limit: int | None) -> str:
 @contextmanager
 def callers(data_dir: Path) -> Iterator[ApiKeyStore]:
     """Yield the key store. Start the embedded Redis for the time if no farm runs."""
-    settings, folder = load(), DataDir(data_dir)
-    if settings.redis_url or not folder.try_acquire():
-        yield ApiKeyStore(connect(redis_url(settings, folder.path)))
-        return
-    server = EmbeddedRedis(folder.path, fsync=settings.redis_fsync)
-    try:
-        server.start()
-        yield ApiKeyStore(connect(server.url))
-    finally:
-        server.stop()
-        folder.release()
+    with redis_of(load(), data_dir) as client:
+        yield ApiKeyStore(client)

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from farm import __version__
-from farm.cli import demo, doctor, jobs, keys, render, up, webhooks, workers
+from farm.cli import demo, doctor, jobs, keys, render, storage, up, webhooks, workers
 from farm.domain.errors import ConfigurationError, FarmError, with_detail
 from farm.printable import say
 from farm.process.child import EXIT_CONFIG
@@ -32,6 +32,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(workers.workers, name="workers")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(keys.app, name="keys")
+app.add_typer(storage.app, name="storage")
 
 
 def _print_version(wanted: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar, cast
@@ -12,17 +12,17 @@ from typing import TypeVar, cast
 import redis
 import urllib3
 
-from farm import clock
 from farm.bootstrap import storage_for
 from farm.doctor.clocks import clock_finding
-from farm.doctor.finding import Finding, good, wrong
+from farm.doctor.finding import Finding, good, refused, wrong
 from farm.doctor.machine import existing
 from farm.domain.errors import StorageError, with_detail
 from farm.jobstore import redis_keys
+from farm.retention.ownership import ADOPT
 from farm.retention.sweeper import REMEDY
 from farm.settings import Settings
-from farm.storage.probe import CONTENT, Inconsistent
-from farm.storage.storage import Storage, StoredFile, mark_of, new_key
+from farm.storage.probe import CONTENT, Inconsistent, Probe
+from farm.storage.storage import Storage, mark_of, new_key
 
 T = TypeVar("T")
 
@@ -43,17 +43,29 @@ def storage(settings: Settings, data_dir: Path, client: redis.Redis | None = Non
     """Check the storage, the marks of other farms in it, and its clock."""
     try:
         with _storage(settings, data_dir) as store:
-            steps, stored, put_at = _use(store)
-            marks = store.marks()
+            probe = _use(store)
+            marks, place = store.marks(), store.place
     except (StorageError, OSError) as error:
         yield wrong("storage", with_detail(error), remedy(with_detail(error), settings, data_dir))
         return
     where = settings.storage_url or str(data_dir / "images")
-    yield good("storage", f"{where}; " + ", ".join(f"{step} {seconds * 1e3:.1f} ms" for step, seconds in steps.items()))
+    yield good(
+        "storage", f"{where}; " + ", ".join(f"{step} {seconds * 1e3:.1f} ms" for step, seconds in probe.seconds.items())
+    )
     if client is not None:
-        yield from other_farms(marks, cast(str | None, client.get(redis_keys.FARM_ID)))
-    apart = stored.stored_at.timestamp() - put_at
-    yield clock_finding("the storage's clock", apart, blur=_BLUR_SECONDS + steps["put"])
+        farm_id, recorded = cast(list[str | None], client.mget(redis_keys.FARM_ID, redis_keys.STORAGE))
+        yield from other_storage(marks, farm_id, place=place, recorded=recorded)
+        yield from other_farms(marks, farm_id)
+    if probe.stored is not None:
+        apart = probe.stored.stored_at.timestamp() - probe.put_at
+        yield clock_finding("the storage's clock", apart, blur=_BLUR_SECONDS + probe.seconds["put"])
+
+
+def other_storage(marks: set[str], farm_id: str | None, *, place: str, recorded: str | None) -> Iterator[Finding]:
+    """Check that this is the storage that the farm of this Redis uses."""
+    if recorded is not None and recorded != place and farm_id not in marks:
+        text = f"{place} is not the storage of this farm, whose images are in {recorded}"
+        yield refused("storage", f"{text}; use that one, or run `{ADOPT}` if you moved the images")
 
 
 def other_farms(marks: set[str], farm_id: str | None) -> Iterator[Finding]:
@@ -80,30 +92,17 @@ def _storage(settings: Settings, data_dir: Path) -> Iterator[Storage]:
         yield storage_for(settings, data_dir)
 
 
-def _use(store: Storage) -> tuple[dict[str, float], StoredFile, float]:
-    """Return the seconds of each step, the object as the storage lists it, and the time of the put."""
-    key = new_key(str(uuid.uuid4()), 0, 0, "png")
-    steps: dict[str, float] = {}
+def _use(store: Storage) -> Probe:
+    """Return the probe of the storage, with its signed URLs."""
+    probe = Probe()
 
-    def timed(step: str, act: Callable[[], T]) -> T:
-        began = clock.monotonic()
-        result = act()
-        steps[step] = clock.monotonic() - began
-        return result
-
-    put_at = clock.now_us() / 1e6
-    timed("put", lambda: store.put(key, CONTENT))
-    try:
-        if timed("get", lambda: store.read(key)) != CONTENT:
-            raise Inconsistent("The storage returned other bytes than were written.")
-        stored = store.find(key)
+    def follow(key: str) -> None:
         if url := store.url(key):
-            timed("signed URL", lambda: fetch(url))
-    finally:
-        timed("delete", lambda: store.remove(key))
-    if stored is None or store.find(key) is not None:
-        raise Inconsistent("The storage lists a deleted object, or does not list one that it has.")
-    return steps, stored, put_at
+            probe.step("signed URL", lambda: fetch(url))
+
+    # An image of no job: uploads have no signed URLs.
+    probe.run(store, key=new_key(str(uuid.uuid4()), 0, 0, "png"), while_stored=follow)
+    return probe
 
 
 def fetch(url: str) -> None:

@@ -264,6 +264,10 @@ class StorageUnavailable(StorageError):
     code = Code.STORAGE_UNAVAILABLE
 
 
+class StorageRefused(StorageUnavailable):
+    """An image storage that answers, and refuses; until its operator changes rights, names or credentials."""
+
+
 class StorageFull(StorageUnavailable):
     """A data folder without space for uploads."""
 

@@ -30,6 +30,17 @@ class SweepState:
             self._redis.set(redis_keys.FARM_ID, secrets.token_hex(16), nx=True)
             return cast(str, self._redis.get(redis_keys.FARM_ID))
 
+    def reserve_storage(self, place: str, seconds: float) -> str:
+        """Record `place` for `seconds` as the farm's storage unless one is recorded; return the recorded one."""
+        with translated():
+            self._redis.set(redis_keys.STORAGE, place, nx=True, px=round(seconds * 1000))
+            return cast(str | None, self._redis.get(redis_keys.STORAGE)) or place
+
+    def record_storage(self, place: str) -> None:
+        """Record `place` as the farm's storage, for good."""
+        with translated():
+            self._redis.set(redis_keys.STORAGE, place)
+
     def save_cursor(self, cursor: str) -> None:
         """Have the next sweep go on after `cursor`."""
         with translated():

@@ -10,8 +10,9 @@ from farm import clock
 from farm.domain.errors import StorageError, with_detail
 from farm.domain.job import Job, State
 from farm.jobstore.store import JobStore
+from farm.retention.ownership import ADOPT, Ownership
 from farm.retention.sweep_state import SweepState
-from farm.storage.storage import UNKNOWN_FARM, Entry, Storage, StorageKey, mark_of, parse_key
+from farm.storage.storage import Entry, Storage, StorageKey, mark_of, parse_key
 
 #: Younger images are left alone, in seconds: their attempt may still be in progress.
 SAFE_SECONDS = 3600.0
@@ -19,8 +20,8 @@ SAFE_SECONDS = 3600.0
 PAGE_SECONDS = 60.0
 #: How to repair a storage with the marks of several farms.
 REMEDY = (
-    "give each farm a bucket, a prefix or a folder of its own; where this farm is the only one, though, remove the "
-    "other marks, and it will remove the images that it does not know"
+    "give each farm a bucket, a prefix or a folder of its own; if this is the only farm that uses it, remove the other "
+    f"marks with `{ADOPT} --alone`: images of jobs that it does not know are deleted then"
 )
 #: Failures in a row after which the storage counts as down; the rest waits for another round.
 _MAX_FAILURES_IN_A_ROW = 3
@@ -32,15 +33,17 @@ class Sweeper:
     """Removes what is expired, in any process, and orphans, in one process at a time.
 
     An image of an unknown job may belong to another farm that uses the same bucket by mistake, or to this farm, if its
-    Redis lost the record. So every farm marks its storage with its id, which is kept in its Redis, and removes orphans
-    only where its mark is the only one. A farm that is the first to mark a storage, and finds images of unknown jobs
-    there, leaves a mark for their farm too.
+    Redis lost the record. So every farm marks its storage before it stores anything there (`Ownership`), and removes
+    orphans only where its mark is the only one.
     """
 
-    def __init__(self, store: JobStore, *, storage: Storage, sweep_state: SweepState) -> None:
+    def __init__(
+        self, store: JobStore, *, storage: Storage, sweep_state: SweepState, ownership: Ownership | None = None
+    ) -> None:
         self._store = store
         self._storage = storage
         self._sweep_state = sweep_state
+        self._ownership = ownership or Ownership(storage, store=store, sweep_state=sweep_state)
 
     def run_once(self) -> None:
         """Sweep what is expired, and the next page of the storage if it is due: a periodic task."""
@@ -67,33 +70,15 @@ class Sweeper:
         self._store.forget(job_id)
 
     def _is_alone(self) -> bool:
-        """Return True if the storage has this farm's mark and no other. A missing mark of this farm is added."""
-        farm_id, marks = self._sweep_state.farm_id(), self._storage.marks()
-        if farm_id not in marks:
-            if not marks and self._has_unknown_images():
-                self._storage.mark(UNKNOWN_FARM)
-            self._storage.mark(farm_id)
-            marks = self._storage.marks()
-        if others := marks - {farm_id}:
+        """Return True if no other farm has marked the storage."""
+        others = self._ownership.others(self._ownership.establish())
+        if others:
             _log.warning(
                 "orphaned images are kept: the storage has marks of other farms",
                 marks=sorted(map(mark_of, others)),
                 remedy=REMEDY,
             )
-        return marks == {farm_id}
-
-    def _has_unknown_images(self) -> bool:
-        """Return True if there is any image, young ones included, of a job that this farm does not know."""
-        page = self._storage.page("")
-        while not self._unknown_jobs(page.entries):
-            if not page.cursor:
-                return False
-            page = self._storage.page(page.cursor)
-        return True
-
-    def _unknown_jobs(self, found: Iterable[Entry]) -> set[str]:
-        ids = {name.job_id for one in found if (name := parse_key(one.name)) and name.job_id}
-        return ids - self._store.records(ids).keys()
+        return not others
 
     def _sweep_page(self, cursor: str, *, alone: bool, older_than: float) -> str:
         """Remove expired uploads on the next page, and orphans if this farm is alone. Return the next cursor.

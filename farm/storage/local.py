@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -38,6 +39,10 @@ class LocalStorage:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+
+    @property
+    def place(self) -> str:
+        return f"{socket.gethostname()}:{self._root.resolve()}"
 
     def put(self, key: str, content: bytes) -> None:
         """Store `content` under `key`. On failure nothing is left under that key."""
@@ -101,11 +106,22 @@ class LocalStorage:
         with self._translated("could not be looked for in"):
             return {farm_id for path in self._root.glob(mark_of("*")) if (farm_id := farm_of_mark(path.name))}
 
+    def has_mark(self, farm_id: str) -> bool:
+        with self._translated("could not be looked for in"):
+            return (self._root / mark_of(farm_id)).is_file()
+
+    def remove_mark(self, farm_id: str) -> None:
+        with self._translated("could not be removed from"):
+            (self._root / mark_of(farm_id)).unlink(missing_ok=True)
+
     def mark(self, farm_id: str) -> None:
         with self._translated("could not be written to"):
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             _write_through(self._root / mark_of(farm_id), io.BytesIO())
             _sync_folder(self._root)
+
+    def close(self) -> None:
+        pass
 
     def remove(self, name: str) -> None:
         with self._translated("could not be removed from"):

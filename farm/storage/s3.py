@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import boto3
 import botocore.session
@@ -22,7 +22,7 @@ from botocore.parsers import ResponseParserError
 
 from farm import clock
 from farm.concurrency.slots import Slots
-from farm.domain.errors import ConfigurationError, NotFound, StorageError, StorageUnavailable
+from farm.domain.errors import ConfigurationError, NotFound, StorageError, StorageRefused, StorageUnavailable
 from farm.storage.storage import (
     CACHE_SECONDS,
     Chunks,
@@ -45,6 +45,8 @@ _MAX_CONCURRENT_READS = 32
 _SLOT_SECONDS = 2.0
 #: Objects of one page of a listing.
 _PAGE_SIZE = 1000
+#: Statuses of a HEAD that may mean that the bucket is in another region.
+_OTHER_REGION_STATUSES = {301, 400}
 #: Longest validity of a presigned URL, in seconds.
 _MAX_URL_SECONDS = 7 * 86400
 
@@ -76,13 +78,19 @@ class S3Storage:
         self._url_seconds = min(math.ceil(url_seconds), _MAX_URL_SECONDS) if url_seconds is not None else None
         # The caller retries a put, as long as its lease lasts.
         with _usable():
-            session = _session()
-            self._puts = session.client("s3", config=_config(bucket, _PUT_SECONDS, attempts=1))
-            self._reads = session.client("s3", config=_config(bucket, _READ_SECONDS, attempts=_READ_ATTEMPTS))
-            # The address is signed, too. Nothing is sent there.
-            signing = _config(bucket, _READ_SECONDS, attempts=1)
-            self._signer = session.client("s3", endpoint_url=public_endpoint, config=signing)
+            self._session = _session()
+            self._puts = self._session.client("s3", config=_config(bucket, _PUT_SECONDS, attempts=1))
+            self._reads = self._session.client("s3", config=_config(bucket, _READ_SECONDS, attempts=_READ_ATTEMPTS))
+        self._public_endpoint = public_endpoint
+        #: The clients that sign URLs, by region: the bucket's may be another than the configured one.
+        self._signers: dict[str, Any] = {}
+        self._region: str = self._reads.meta.region_name
+        self._reads.meta.events.register("before-sign.s3", self._note_region)
         self._slots = Slots(_MAX_CONCURRENT_READS)
+
+    @property
+    def place(self) -> str:
+        return f"{self._reads.meta.endpoint_url}/{self._bucket.name}/{self._bucket.prefix}"
 
     def put(self, key: str, content: bytes) -> None:
         """Store `content` under `key`, and check that all of it arrived."""
@@ -121,10 +129,24 @@ class S3Storage:
         """Return what is stored under `key`, or None."""
         try:
             with self._read_slot(key):
-                head = self._reads.head_object(**self._at(key))
+                head = self._head_object(key)
                 return StoredFile(name.content_type, head["ContentLength"], head["LastModified"])
         except NotFound:
             return None
+
+    def _head_object(self, key: str) -> dict[str, Any]:
+        """Return the headers of an object.
+
+        A store in another region than the configured one says so in the body of its errors, from which boto3 learns
+        the right one; but the answer to a HEAD has no body. So it is made to learn by a listing.
+        """
+        try:
+            return cast(dict[str, Any], self._reads.head_object(**self._at(key)))
+        except ClientError as error:
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") not in _OTHER_REGION_STATUSES:
+                raise
+            self._reads.list_objects_v2(Bucket=self._bucket.name, Prefix=self._bucket.prefix, MaxKeys=1)
+            return cast(dict[str, Any], self._reads.head_object(**self._at(key)))
 
     def open(self, key: str, start: int, stop: int) -> Chunks:
         with self._read_slot(key):
@@ -143,10 +165,24 @@ class S3Storage:
         name = parse_key(key)
         if self._url_seconds is None or (name and name.until):
             return None
-        signed: str = self._signer.generate_presigned_url(
+        signed: str = self._signer().generate_presigned_url(
             "get_object", Params=self._at(key), ExpiresIn=self._url_seconds
         )
         return signed
+
+    def _note_region(self, request: Any, **_: Any) -> None:
+        """Keep the region that boto3 signs for: it repeats a call for the bucket's own region, once it knows that."""
+        self._region = request.context.get("signing", {}).get("region") or self._region
+
+    def _signer(self) -> Any:
+        """Return the client that signs URLs. The address is signed, too; nothing is sent there."""
+        region = self._region
+        if region not in self._signers:
+            config = _config(self._bucket, _READ_SECONDS, attempts=1)
+            self._signers[region] = self._session.client(
+                "s3", region_name=region, endpoint_url=self._public_endpoint, config=config
+            )
+        return self._signers[region]
 
     def delete_job(self, job_id: str) -> None:
         with _translated(self._bucket):
@@ -181,9 +217,24 @@ class S3Storage:
             names = [item["Key"].removeprefix(self._bucket.prefix) for item in listed.get("Contents", ())]
             return {farm_id for name in names if (farm_id := farm_of_mark(name))}
 
+    def has_mark(self, farm_id: str) -> bool:
+        try:
+            with _translated(self._bucket):
+                self._reads.get_object(**self._at(mark_of(farm_id)))["Body"].close()
+        except _Missing:
+            return False
+        return True
+
+    def remove_mark(self, farm_id: str) -> None:
+        self.remove(mark_of(farm_id))
+
     def mark(self, farm_id: str) -> None:
         with _translated(self._bucket):
             self._reads.put_object(**self._at(mark_of(farm_id)), Body=b"")
+
+    def close(self) -> None:
+        for client in (self._puts, self._reads):
+            client.close()
 
     def remove(self, name: str) -> None:
         with _translated(self._bucket):
@@ -286,6 +337,15 @@ _KINDS: dict[str, type[StorageError]] = {
 }
 
 
+#: Statuses below 500 that a busy store may send, too: timeout, conflict, too many requests.
+_PASSING_STATUSES = {408, 409, 429}
+
+
+def _is_refusal(status: int | None) -> bool:
+    """Return True for the status of a store that understood the call, and refuses it until its operator acts."""
+    return status is not None and 400 <= status < 500 and status not in _PASSING_STATUSES
+
+
 @contextmanager
 def _translated(bucket: Bucket) -> Iterator[None]:
     """Translate boto3's errors into the farm's; bucket and reason are their detail, for operators alone."""
@@ -294,7 +354,7 @@ def _translated(bucket: Bucket) -> Iterator[None]:
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        kind = _KINDS.get(code, StorageUnavailable)
+        kind = _KINDS.get(code) or (StorageRefused if _is_refusal(status) else StorageUnavailable)
         raise kind(detail=f"the bucket '{bucket.name}' refuses: {code}, status {status}") from error
     except ParamValidationError as error:
         raise StorageError(detail=f"the bucket '{bucket.name}' cannot be asked: {error}") from error

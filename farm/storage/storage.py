@@ -195,6 +195,10 @@ class Page:
 class Storage(Protocol):
     """The interface of an image storage. All methods raise StorageError: StorageUnavailable if a retry may succeed."""
 
+    @property
+    def place(self) -> str:
+        """Where this storage is, in words that name no other one."""
+
     def put(self, key: str, content: bytes) -> None:
         """Store `content` under `key` atomically: it is readable when this returns."""
 
@@ -225,8 +229,17 @@ class Storage(Protocol):
     def marks(self) -> set[str]:
         """Return the ids of all farms that have marked this storage."""
 
+    def has_mark(self, farm_id: str) -> bool:
+        """Return True if this farm has marked this storage. Unlike a listing, this is never out of date."""
+
     def mark(self, farm_id: str) -> None:
-        """Mark this storage as used by a farm. Marks are never removed."""
+        """Mark this storage as used by a farm."""
+
+    def remove_mark(self, farm_id: str) -> None:
+        """Remove a farm's mark, if it is there: only an operator knows that the farm is gone."""
+
+    def close(self) -> None:
+        """Close idle connections to the storage."""
 
     def remove(self, name: str) -> None:
         """Delete an entry of a listing; it is no error if it is gone."""

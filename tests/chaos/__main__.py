@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.judge import findings
+from tests.chaos.kept import explain, keep
 from tests.chaos.run import Plan, run
 from tests.chaos.table import print_table
 from tests.s3 import running_s3
@@ -31,6 +32,8 @@ def main() -> None:
             observations = run(plan, folder, s3, say=lambda line: print(line, flush=True))
         found = findings(observations)
         print_table(observations, found, seed=options.seed)
+        if found:
+            explain(keep(observations, found, log=folder / "data.log", seed=options.seed))
     sys.exit(1 if found else 0)
 
 

@@ -143,6 +143,7 @@ class Observations:
     records: dict[str, Record] = field(default_factory=dict)
     stored: set[str] = field(default_factory=set)
     swept: int = 0
+    sweep_log: str = ""
     left_behind: Mapping[str, int] = field(default_factory=dict)
     #: How often processes left that were not killed, by kind and exit status.
     exits: Mapping[tuple[str, int], int] = field(default_factory=dict)

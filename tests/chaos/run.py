@@ -63,8 +63,11 @@ _SWEEP = """
 import sys
 from pathlib import Path
 from farm.bootstrap import build
+from farm.jobstore import redis_keys
 from farm.settings import load
-build(load(), Path(sys.argv[1])).sweeper.sweep(older_than=-60)
+farm = build(load(), Path(sys.argv[1]))
+farm.sweeper.sweep(older_than=-60)
+print("marks of the storage:", sorted(farm.storage.marks()), "; this farm's:", farm.redis.get(redis_keys.FARM_ID))
 """
 
 
@@ -236,9 +239,11 @@ class _Farm:
         sizes = {name: _size(client, name) for name in names}
         return {name.removeprefix(redis_keys.PREFIX): size for name, size in sizes.items() if size}
 
-    def sweep(self) -> None:
+    def sweep(self) -> str:
+        """Sweep the whole storage, and return what the sweeper says of it."""
         program = [sys.executable, "-c", _SWEEP, str(self.data_dir)]
-        subprocess.run(program, env=self.environment, check=True, capture_output=True)
+        done = subprocess.run(program, env=self.environment, check=True, capture_output=True, text=True)
+        return done.stderr + done.stdout
 
     def _is_ready(self) -> bool:
         with suppress(urllib3.exceptions.HTTPError):
@@ -291,7 +296,7 @@ def _record(caller: str, view: Mapping[str, Any]) -> Record:
 
 def _look_into_storage(observations: Observations, farm: _Farm, place: Place | None) -> None:
     before = _stored(farm, place)
-    farm.sweep()
+    observations.sweep_log = farm.sweep()
     listed = _stored(farm, place)
     observations.swept = len(before - listed)
     wanted = {name for record in observations.records.values() for name in record.images}

@@ -8,6 +8,7 @@ import pytest
 
 from tests.chaos.faults import ALL, Schedule
 from tests.chaos.judge import findings
+from tests.chaos.kept import explain, keep
 from tests.chaos.run import Plan, run
 from tests.chaos.table import print_table
 from tests.s3 import S3
@@ -29,6 +30,8 @@ def test_chaos_breaks_no_promise(tmp_path: Path, s3: S3) -> None:
 
     found = findings(observations)
     print_table(observations, found, seed=SEED)
-    assert found == [], f"the farm's log is {tmp_path / 'data.log'}"
+    if found:
+        explain(keep(observations, found, log=tmp_path / "data.log", seed=SEED))
+    assert found == []
     assert len(observations.records) > 10
     assert len(observations.injections) > 10

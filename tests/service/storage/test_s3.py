@@ -742,3 +742,46 @@ def test_a_part_that_breaks_off_makes_no_file(uploading: FlaskClient, way: Fault
 
     assert uploading.post(f"{in_parts}/complete", json={"parts": named}).status_code == 200
     assert uploading.get(file, buffered=True).data == content
+
+
+# A bucket in another region than the configured one
+
+EACH_CALL: dict[str, Callable[[S3Storage, str], object]] = {
+    "put": lambda storage, key: storage.put(key, b"content"),
+    "put of a file": lambda storage, key: storage.put_file(key, io.BytesIO(b"content")),
+    "find": lambda storage, key: storage.find(key),
+    "read": lambda storage, key: storage.read(key),
+    "open": lambda storage, key: storage.open(key, 0, 7).close(),
+    "page": lambda storage, _key: storage.page(""),
+    "marks": lambda storage, _key: storage.marks(),
+    "mark": lambda storage, _key: storage.mark("1" * 32),
+    "has mark": lambda storage, _key: storage.has_mark("0" * 32),
+    "delete job": lambda storage, _key: storage.delete_job(JOB),
+    "remove": lambda storage, key: storage.remove(key),
+}
+
+
+@pytest.mark.parametrize("call", EACH_CALL.values(), ids=EACH_CALL.keys())
+def test_every_call_may_be_the_first_one_to_a_bucket_in_another_region(
+    reach: Reach, key: str, monkeypatch: pytest.MonkeyPatch, call: Callable[[S3Storage, str], object]
+) -> None:
+    configured = reach()
+    configured.put(key, b"content")
+    configured.mark("0" * 32)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+
+    assert call(reach(), key) is not False  # which would be a mark that is not seen
+
+
+def test_a_signed_url_names_the_region_that_was_learned_at_the_start(
+    reach: Reach, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reach().put(key, b"content")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    storage = reach(url_seconds=60)
+    assert not storage.has_mark("1" * 32)
+
+    url = storage.url(key)
+
+    assert url is not None
+    assert urllib3.request("GET", url).data == b"content"

@@ -114,8 +114,7 @@ class FailingStorage(LocalStorage):
 
 def folder_of(storage: Storage) -> Path:
     """Return the folder in which a local storage keeps its files."""
-    assert isinstance(storage, LocalStorage)
-    return storage._root
+    return Path(storage.place.partition(":")[2])
 
 
 class Flagging:

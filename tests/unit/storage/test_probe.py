@@ -12,7 +12,7 @@ from farm import bootstrap
 from farm.bootstrap import say_if_storage_fails
 from farm.domain.errors import ConfigurationError, StorageError, StorageUnavailable
 from farm.storage.local import LocalStorage
-from farm.storage.probe import Inconsistent, try_storage
+from farm.storage.probe import Inconsistent, Probe
 from farm.storage.storage import parse_key
 
 
@@ -51,7 +51,7 @@ def test_what_is_written_belongs_to_no_job(tmp_path: Path) -> None:
             names.append(key)
             super().put(key, content)
 
-    try_storage(Noted(tmp_path))
+    Probe().run(Noted(tmp_path))
 
     (key,) = map(parse_key, names)
     assert key is not None
@@ -87,4 +87,4 @@ def test_a_storage_that_will_never_work_ends_the_start(tmp_path: Path, failure: 
 
 def test_other_bytes_than_were_written_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(Inconsistent, match="other bytes"):
-        try_storage(Broken(tmp_path))
+        Probe().run(Broken(tmp_path))
