@@ -160,7 +160,7 @@ def ownership_of(storage: Storage, store: JobStore, client: redis.Redis) -> Owne
     return Ownership(storage, store=store, sweep_state=SweepState(client))
 
 
-def job_store(settings: Settings, client: redis.Redis, disk_guard: Callable[[], None] = no_guard) -> JobStore:
+def job_store(settings: Settings, client: redis.Redis, disk_guard: Callable[[str], None] = no_guard) -> JobStore:
     """Return the job store with the limits of the settings."""
     return JobStore(
         client,
