@@ -135,8 +135,40 @@ def _refuse_foreign_calls(environ: dict[str, Any], origins: Collection[str]) -> 
     if not _is_ours(environ.get("HTTP_HOST", "")):
         raise Forbidden(f"The Host '{flask.request.host}' is not localhost; set FARM_AUTH=keys to serve other hosts.")
     origin = environ.get("HTTP_ORIGIN")
-    if origin is not None and not (origin in origins or is_loopback(fal_hosts.name_of(origin))):
-        raise Forbidden(f"The Origin '{origin}' is not localhost; add it to FARM_CORS, or set FARM_AUTH=keys.")
+    if origin is None:
+        _refuse_foreign_pages(environ)
+    elif not (origin in origins or is_loopback(fal_hosts.name_of(origin))):
+        raise Forbidden(f"The Origin '{origin[:100]}' is not localhost; add it to FARM_CORS, or set FARM_AUTH=keys.")
+
+
+#: What a link on any page may open, as nothing in it belongs to a caller.
+_LINKED_PATHS = ("/", "/docs")
+
+
+def _refuse_foreign_pages(environ: dict[str, Any]) -> None:
+    """Refuse a request that a browser made for a page of another site: with GET, browsers send no Origin.
+
+    Any page may show a file, whose name it must know, and link to the documentation.
+    """
+    site = environ.get("HTTP_SEC_FETCH_SITE", "none")
+    if site in ("none", "same-origin") or (site == "same-site" and _is_loopback_host(environ)):
+        return
+    path, is_read = environ["PATH_INFO"], environ["REQUEST_METHOD"] in ("GET", "HEAD")
+    if is_read and (path.startswith("/files/") or (_opens_page(environ) and path in _LINKED_PATHS)):
+        return
+    raise Forbidden(
+        f"A web page of another site sent this (Sec-Fetch-Site: {site[:20]}); use a page of an origin in FARM_CORS, "
+        "with CORS requests, or set FARM_AUTH=keys."
+    )
+
+
+def _opens_page(environ: dict[str, Any]) -> bool:
+    """Return True if the browser's user follows a link, rather than a page that fetches or frames something."""
+    return environ.get("HTTP_SEC_FETCH_MODE") == "navigate" and environ.get("HTTP_SEC_FETCH_DEST") == "document"
+
+
+def _is_loopback_host(environ: dict[str, Any]) -> bool:
+    return is_loopback(fal_hosts.host_of(environ.get("HTTP_HOST", "")) or "")
 
 
 @lru_cache(maxsize=64)

@@ -42,6 +42,8 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SERVED_SECONDS = 1.0
 #: How long a watcher relies on notifications before it looks into the record, in seconds.
 _LOOK_SECONDS = 1.0
+#: Seconds between checks that the caller of a blocking call still waits: libraries repeat a call 0.4 s after a timeout.
+_GIVE_UP_SECONDS = 0.25
 
 #: How every error about the missing checker says what is the matter, and what its operator can do.
 _NO_CHECKER = "this farm runs without a safety checker (FARM_SAFETY=off)"
@@ -249,12 +251,14 @@ class Service:
         """Wait until the job has ended, for `seconds`, or until `give_up`, polled meanwhile, returns True."""
         assert self._changes is not None, "this process does not listen for changes"
         until = clock.monotonic() + seconds
+        look_at = min(until, clock.monotonic() + _LOOK_SECONDS)
         with self._changes.of(job_id) as changed:
             job = self.get(caller, job_id)
             while not job.state.is_terminal and (left := until - clock.monotonic()) > 0 and not give_up():
-                changed.wait(min(_LOOK_SECONDS, left))
-                changed.clear()
-                job = self.get(caller, job_id)
+                if changed.wait(min(_GIVE_UP_SECONDS, left)) or clock.monotonic() >= look_at:
+                    changed.clear()
+                    look_at = min(until, clock.monotonic() + _LOOK_SECONDS)
+                    job = self.get(caller, job_id)
             return job
 
     def call_disconnected(self, job_id: str, call: str) -> None:

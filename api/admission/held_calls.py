@@ -31,23 +31,33 @@ class CallHeartbeat:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._calls: set[tuple[str, str]] = set()
+        self._calls: dict[tuple[str, str], ClientConnection] = {}
         self._answered: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         self._thread = BackgroundThread("call heartbeat", self._beat, pause=lambda: _HEARTBEAT_SECONDS)
 
     @contextmanager
-    def of(self, job_id: str, call: str) -> Iterator[None]:
-        """Send heartbeats of this call meanwhile: it waits for the job."""
+    def of(self, job_id: str, call: str, client: ClientConnection) -> Iterator[None]:
+        """Send heartbeats of this call of `client` meanwhile: it waits for the job."""
         with self._lock:
             if not self._thread.is_alive():
                 self._thread.start()
-            self._calls.add((job_id, call))
+            self._calls[job_id, call] = client
         try:
             yield
         finally:
             with self._lock:
-                self._calls.discard((job_id, call))
+                del self._calls[job_id, call]
+
+    def report_disconnected(self) -> None:
+        """Tell the job store which of these calls have disconnected, before their own threads notice it.
+
+        A client that has just hung up may be the one that calls again now.
+        """
+        with self._lock:
+            disconnected = [call for call, client in self._calls.items() if client.has_disconnected()]
+        for job_id, call in disconnected:
+            self._service.call_disconnected(job_id, call)
 
     def keep_after_call(self, job_id: str, call: str) -> None:
         """Tell the job store that the call was answered with its job's URL: now, or as soon as the store answers."""
@@ -85,18 +95,20 @@ class HeldCalls:
 
         Raises ConcurrencyLimitReached, and what a submit raises; then there is no job. Once it is accepted, no error
         may tell the caller to retry, which would make a second job: where the job store is away, the job is returned as
-        it was accepted. Where an equal call disconnected shortly before, this one goes on with the job of that call. If
-        this one disconnects, or this process dies, its job ends as `client_disconnected` unless the call is repeated
-        within 30 seconds.
+        it was accepted. Where an equal call disconnected shortly before, or was answered before its job's end, this one
+        goes on with the job of that call. If this one disconnects, or this process dies, its job ends as
+        `client_disconnected` unless the call is repeated within 30 seconds.
         """
         # The slot is taken first: a call that is refused has no job.
         with self._slots.held(caller.id, refusal=ConcurrencyLimitReached()):
             order = replace(order, call=str(uuid.uuid4()))
+            self._heartbeat.report_disconnected()
             job_id = self._service.submit(caller, order).id
-            has_disconnected = False
+            client, has_disconnected = ClientConnection.of(flask.request.environ), False
             try:
-                with self._heartbeat.of(job_id, order.call):
-                    job, has_disconnected = self._wait(caller, job_id)
+                with self._heartbeat.of(job_id, order.call, client):
+                    job = self._service.wait(caller, job_id, seconds=self._seconds, give_up=client.has_disconnected)
+                    has_disconnected = client.has_disconnected()
                 if has_disconnected:
                     self._service.call_disconnected(job_id, order.call)
             except (StoreUnavailable, StoreFull):
@@ -104,9 +116,3 @@ class HeldCalls:
             if not (has_disconnected or job.state.is_terminal):
                 self._heartbeat.keep_after_call(job_id, order.call)
             return job
-
-    def _wait(self, caller: Caller, job_id: str) -> tuple[Job, bool]:
-        """Return the job when the wait is over, and whether its caller has disconnected."""
-        client = ClientConnection.of(flask.request.environ)
-        job = self._service.wait(caller, job_id, seconds=self._seconds, give_up=client.has_disconnected)
-        return job, client.has_disconnected()

@@ -36,11 +36,9 @@ class ClientConnection:
 
     def __init__(self, connection: socket.socket | None) -> None:
         self._connection = connection
-        self._poll = select.poll()
         if connection is not None:
             # The kernel disconnects a client that takes nothing, and a dead connection: the server would wait.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(SEND_TIMEOUT_SECONDS * 1000))
-            self._poll.register(connection, select.POLLRDHUP)
 
     @classmethod
     def of(cls, environ: Mapping[str, Any]) -> ClientConnection:
@@ -48,8 +46,12 @@ class ClientConnection:
         return cls(environ.get("gunicorn.socket"))
 
     def has_disconnected(self) -> bool:
-        """Return True if the client has closed its connection."""
-        return bool(self._poll.poll(0))
+        """Return True if the client has closed its connection. Thread-safe."""
+        if self._connection is None:
+            return False
+        poll = select.poll()
+        poll.register(self._connection, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def hang_up(self) -> None:
         """Stop reading from the client, so that the server does not keep its connection for another request."""

@@ -28,9 +28,6 @@ _DIALECTS = tuple(dialect.images for dialect in registry.DIALECTS if dialect.ima
 #: The models of each dialect at this path, by their ids.
 _IDS = (*(dialect.GENERATES for dialect in _DIALECTS), openai.EDITS)
 
-#: The header in which OpenAI's libraries count the retries of a call.
-_RETRIES = "X-Stainless-Retry-Count"
-
 
 def routes(context: ApiContext) -> flask.Blueprint:
     service, authenticator, held_calls = (
@@ -86,7 +83,6 @@ def routes(context: ApiContext) -> flask.Blueprint:
             call.order,
             idempotency_key=body.idempotency_key,
             body_digest=body.digest,
-            is_resent=_was_sent_before(),
         )
         job = held_calls.job(caller, order)
         flask.g.request_id = job.id
@@ -172,8 +168,3 @@ def _unknown(service: Service, model_id: str) -> UnknownModel:
 def _listed(model_id: str) -> ListedModel:
     """Build the answer that shows a model. Its time of creation is unknown."""
     return {"id": model_id, "object": "model", "created": 0, "owned_by": "srpo-farm"}
-
-
-def _was_sent_before() -> bool:
-    count = flask.request.headers.get(_RETRIES, "0")
-    return count.isascii() and count.isdigit() and int(count) > 0

@@ -102,11 +102,9 @@ class Order:
     idempotency_key: str = ""
     #: Digest of query and body: the same Idempotency-Key with another digest is refused.
     body_digest: str = ""
-    #: Unique name of the blocking call that waits for the result; empty: none does. After it disconnects, an equal
-    #: call of the same caller, without an Idempotency-Key, takes over its job.
+    #: Unique name of the blocking call that waits for the result; empty: none does. If it ends without the result, an
+    #: equal call of the same caller, without an Idempotency-Key, takes over its job.
     call: str = ""
-    #: The client marks the call as a resend: it takes over the job of the first one, even if that call still waits.
-    is_resent: bool = False
 
     def with_notes(self, notes: tuple[str, ...]) -> Order:
         """Return the order with further warnings in its result."""

@@ -136,7 +136,6 @@ class JobStore:
                 order.idempotency_key,
                 order.body_digest,
                 order.call if order.body_digest else "",
-                int(order.is_resent),
                 _us(order.conditions.start_within),
                 limits.rate or 0,
                 limits.images_per_day or 0,
@@ -250,7 +249,10 @@ class JobStore:
             self._scripts.run("call_heartbeat", *chain.from_iterable(calls))
 
     def keep_after_call(self, job_id: str, call: str) -> None:
-        """Record that a direct call was answered before its job's end: the job goes on without it."""
+        """Record that a direct call was answered before its job's end: the job goes on without it.
+
+        For 30 seconds an equal call goes on with the job, too.
+        """
         with translated():
             self._scripts.run("keep_after_call", job_id, call)
 

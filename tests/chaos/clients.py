@@ -125,12 +125,9 @@ class Client:
 
     def _submit(self, call: Call) -> Told:
         """Submit until the job is accepted, as the providers' libraries do."""
-        for attempt, pause in enumerate(self._pauses(_AGAIN_PAUSES)):
-            # OpenAI's count: a farm takes a call that comes again for the one that came before.
-            again = {"X-Stainless-Retry-Count": str(attempt)} if attempt and self._ask.is_direct else {}
-            counted = replace(call, headers={**call.headers, **again})
+        for pause in self._pauses(_AGAIN_PAUSES):
             try:
-                answer = self._send(counted, seconds=_HELD_SECONDS if self._ask.is_direct else _ANSWER_SECONDS)
+                answer = self._send(call, seconds=_HELD_SECONDS if self._ask.is_direct else _ANSWER_SECONDS)
             except NoAnswer:
                 time.sleep(pause)
                 continue

@@ -5,7 +5,6 @@ for i = 1, #ARGV, 2 do
   local job = redis.call('HMGET', job_key(id), 'state', 'direct_key')
   local is_waiting = redis.call('SISMEMBER', P .. 'waiting_calls:' .. id, ARGV[i + 1]) == 1
     and (job[1] == 'created' or job[1] == 'processing')
-  -- Once a client was told where the image will be, the job goes on in any case.
-  if is_waiting and redis.call('ZSCORE', job[2], id) ~= 'inf' then record_heartbeat(id, job[2]) end
+  if is_waiting then record_heartbeat(id, job[2]) end
 end
 return 1

@@ -87,11 +87,11 @@ for _, id in ipairs(pop_due('start_deadline')) do
   if redis.call('HGET', job_key(id), 'state') == 'created' then finish_late(id, ttl_us) end
 end
 
--- End a job whose client did not reconnect, if it has not ended.
+-- End a job whose client did not reconnect, if it has not ended, and if no client was told where its image will be.
 local function abandon(id)
-  local direct = redis.call('HGET', job_key(id), 'direct_key')
-  if direct then forget_direct_call(id, direct) end
-  stop(id, 'client_disconnected', ttl_us)
+  local job = redis.call('HMGET', job_key(id), 'direct_key', 'kept_after_call')
+  if job[1] then forget_direct_call(id, job[1]) end
+  if not job[2] then stop(id, 'client_disconnected', ttl_us) end
 end
 
 if not hold then

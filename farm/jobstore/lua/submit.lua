@@ -1,15 +1,15 @@
 -- Accept a job.
--- ARGV: id, queue limit, Idempotency-Key (or none), digest of the body, direct call that waits for it (or none), whether
--- that was sent before (0 | 1), time within which it must be started (us; 0: any), submits a minute, images a day (of
--- all limits 0: none), then the record: name, value, name, value, …
+-- ARGV: id, queue limit, Idempotency-Key (or none), digest of the body, direct call that waits for it (or none), time
+-- within which it must be started (us; 0: any), submits a minute, images a day (of all limits 0: none), then the record:
+-- name, value, name, value, …
 -- A record with `retry_of` repeats that job, which must have failed, and which is repeated only once ('unknown': there is
 -- nothing to repeat).
 -- Returns {'accepted' | 'repeated' | 'conflict' | 'unknown' | 'full' | 'too_fast' | 'day_used_up', id, idle workers, then the
 -- caller's usage: until when it is within its rate again (us from now), images of today, until when that is (us from now)}
-local id, limit, idempotency_key, digest, call, is_resent = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5], ARGV[6] == '1'
-local start_within_us = tonumber(ARGV[7])
-local rate, max_images = tonumber(ARGV[8]), tonumber(ARGV[9])
-local FIRST_FIELD = 10
+local id, limit, idempotency_key, digest, call = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
+local start_within_us = tonumber(ARGV[6])
+local rate, max_images = tonumber(ARGV[7]), tonumber(ARGV[8])
+local FIRST_FIELD = 9
 local fields = {}
 for i = FIRST_FIELD, #ARGV, 2 do fields[ARGV[i]] = ARGV[i + 1] end
 local caller, queue = fields.caller, fields.queue
@@ -53,10 +53,9 @@ if idempotency_key ~= '' then
   end
 end
 
--- The job of an equal direct call with which this one goes on: no call waits for it, or this one is that call, sent again.
+-- The job of an equal direct call with which this one goes on: one whose result no call has received or waits for.
 local function find_equal(direct)
-  local abandoned = redis.call('ZREVRANGEBYSCORE', direct, integer(now()), '(0', 'LIMIT', 0, 1)[1]
-  return abandoned or is_resent and redis.call('ZREVRANGE', direct, 0, 0)[1]
+  return redis.call('ZREVRANGEBYSCORE', direct, integer(now()), '(0', 'LIMIT', 0, 1)[1]
 end
 
 local function join(direct, equal)

@@ -183,21 +183,44 @@ def test_equal_calls_that_wait_beside_one_another_are_two_jobs(farm: Farm, calls
     wait_for(lambda: len(known(farm)) == 2, what="two jobs")
 
 
-def test_a_call_that_its_client_marks_as_sent_again_is_the_same(farm: Farm, calls: Calls) -> None:
-    """The first call still waits, as it does if its connection is dead and this is not noticed yet."""
-    first = calls.make(OPENAI, x_stainless_retry_count="0")
-    job = only_job(farm)
-    second = calls.make(OPENAI, x_stainless_retry_count="1")
-    waiting = f"{redis_keys.PREFIX}waiting_calls:{job.id}"
-    wait_for(lambda: farm.redis.scard(waiting) == 2, what="two calls that wait for one job")
+@pytest.mark.parametrize("count", ["0", "1", "9" * 5000, "-1", "1.5", "NaN", "one"])
+def test_a_client_that_counts_its_retries_gets_a_job_of_its_own(farm: Farm, calls: Calls, count: str) -> None:
+    """The first call still waits, so its answer is not lost."""
+    calls.make(OPENAI)
+    calls.make(OPENAI, x_stainless_retry_count=count)
 
+    wait_for(lambda: len(known(farm)) == 2, what="two jobs")
+
+
+def test_an_equal_call_joins_the_job_of_one_that_has_just_disconnected(
+    farm: Farm, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first call's own thread has not noticed it yet."""
+    monkeypatch.setattr("farm.service._LOOK_SECONDS", 60)
+    monkeypatch.setattr("farm.service._GIVE_UP_SECONDS", 60)
+    first = calls.make(OPENAI)
+    job = only_job(farm)
+    wait_for(lambda: farm.redis.pubsub_numsub(redis_keys.changes_channel(job.id))[0][1] > 0, what="a call that listens")
     first.hang_up()
-    first.answer.result(timeout=10)
-    assert not is_abandoned(farm, job)
+
+    second = calls.make(OPENAI)
+    wait_for(lambda: farm.redis.keys(f"{redis_keys.PREFIX}joined_job:*"), what="a call that joined the job")
     complete(farm, jobs.take_one(farm.store))
 
-    assert second.answer.result(timeout=10).status_code == 200
+    assert second.answer.result(timeout=10).headers["x-request-id"] == job.id
     assert len(known(farm)) == 1
+
+
+@pytest.mark.parametrize("header", [{}, {"x_stainless_retry_count": "1"}])
+def test_an_answered_job_is_given_to_no_other_call(farm: Farm, calls: Calls, header: dict[str, str]) -> None:
+    for _ in range(3):
+        call = calls.make(OPENAI)
+        complete(farm, wait_for(lambda: jobs.take(farm.store), what="a job")[0])
+        assert call.answer.result(timeout=10).status_code == 200
+
+    calls.make(OPENAI, **header)
+
+    wait_for(lambda: len(known(farm)) == 4, what="four jobs")
 
 
 def test_a_call_that_waited_for_too_long_leaves_its_job_alone(farm: Farm) -> None:
@@ -209,7 +232,9 @@ def test_a_call_that_waited_for_too_long_leaves_its_job_alone(farm: Farm) -> Non
     response = api.post(FAL_RUN, json=BODIES[FAL_RUN])
 
     assert response.status_code == 504
-    assert not is_abandoned(farm, only_job(farm))
+    jobs.end_waiting_for_callers(farm.redis)
+    farm.store.reap()
+    assert only_job(farm).state is State.CREATED
 
 
 def test_a_call_shows_that_it_waits(farm: Farm, calls: Calls) -> None:
@@ -242,7 +267,7 @@ def test_a_call_that_was_answered_shows_none(farm: Farm, calls: Calls, monkeypat
 def test_who_was_told_to_come_back_is_not_given_up_though_redis_was_away(
     farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The job store did not hear at once that the call was answered; it hears it as soon as it listens."""
+    """The job store is told as soon as it answers again."""
     farm.store.renew("w", FACTS, [])
     hasty = replace(farm, settings=Settings(hold_seconds=0.05))
     api = create_app(hasty, base=BASE, with_keys=False, max_streams=1, max_held_calls=1).test_client()
@@ -258,7 +283,6 @@ def test_who_was_told_to_come_back_is_not_given_up_though_redis_was_away(
     api.post(FAL_RUN, json=BODIES[FAL_RUN])
     job = only_job(farm)
 
-    wait_for(
-        lambda: farm.redis.zscore(redis_keys.ABANDON_DEADLINE, job.id) is None, what="the job store's having heard"
-    )
+    kept = (redis_keys.job(job.id), "kept_after_call")
+    wait_for(lambda: farm.redis.hget(*kept) == "1", what="the job store's having heard")
     assert away.is_set()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 
 from farm.bootstrap import Farm
 from tests.service.api.calls import FAL_QUEUE, GENERATIONS, WAVESPEED, post_job, refusal, submit
 from tests.service.jobstore import jobs
 
-PATHS = ["/farm/v1/jobs", WAVESPEED, FAL_QUEUE, GENERATIONS, "/files/x", "/metrics", "/nothing"]
+PATHS = ["/farm/v1/jobs", WAVESPEED, FAL_QUEUE, GENERATIONS, "/farm/v1/events", "/metrics", "/nothing"]
 
 
 @pytest.mark.parametrize("key", [None, "Bearer anything", "Key x", "nonsense"])
@@ -34,6 +35,9 @@ def test_any_key_or_none_is_the_caller_local(api: FlaskClient, farm: Farm, key: 
         ("Origin", "null"),
         ("Origin", ""),
         ("Origin", "http://["),
+        ("Sec-Fetch-Site", "cross-site"),
+        ("Sec-Fetch-Site", "anything"),
+        ("Sec-Fetch-Site", ""),
         ("Host", "example.com"),
         ("Host", "example.com:8000"),
         ("Host", "127.0.0.1.example.com"),
@@ -93,6 +97,50 @@ def test_fals_names_are_let_in(api: FlaskClient, host: str) -> None:
 @pytest.mark.parametrize("origin", ["http://localhost:3000", "http://127.0.0.1", "https://[::1]:8443"])
 def test_pages_of_this_machine_are_let_in(api: FlaskClient, origin: str) -> None:
     assert post_job(api, headers={"Origin": origin}).status_code == 202
+
+
+NAVIGATION = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+IFRAME = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}
+
+
+def test_no_route_answers_a_page_of_another_site(api: FlaskClient) -> None:
+    """Streams included: a page could hold all of them."""
+    assert isinstance(api.application, Flask)
+    tried = 0
+    for rule in api.application.url_map.iter_rules():
+        path = rule.rule.replace("<", "").replace(">", "")
+        if "GET" not in (rule.methods or ()) or path.startswith("/files/"):
+            continue
+        for headers in ({}, NAVIGATION, IFRAME):
+            if headers is not NAVIGATION or path not in ("/", "/docs"):
+                response = api.get(path, headers={"Sec-Fetch-Site": "cross-site"} | headers)
+                assert "Sec-Fetch-Site" in refusal(response, 403, path=path)
+                tried += 1
+    assert tried > 30
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/farm/v1/jobs", {"Sec-Fetch-Site": "none"}),
+        ("/farm/v1/jobs", {"Sec-Fetch-Site": "same-origin"}),
+        ("/farm/v1/jobs", {"Sec-Fetch-Site": "same-site"}),  # another port of localhost
+        ("/farm/v1/jobs", {"Sec-Fetch-Site": "cross-site", "Origin": "http://127.0.0.1:3000"}),
+        ("/docs", {"Sec-Fetch-Site": "cross-site"} | NAVIGATION),
+    ],
+)
+def test_pages_of_this_machine_and_links_are_let_in(api: FlaskClient, path: str, headers: dict[str, str]) -> None:
+    assert api.get(path, headers=headers).status_code == 200
+
+
+def test_any_page_may_show_a_file(api: FlaskClient) -> None:
+    assert api.get("/files/x", headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"}).status_code == 404
+
+
+def test_a_page_of_the_same_site_is_foreign_under_a_name_that_is_not_localhost(api: FlaskClient) -> None:
+    headers = {"Host": "queue.farm.example", "Sec-Fetch-Site": "same-site"}
+
+    assert api.get("/fal-ai/flux/srpo/requests/x/status", headers=headers).status_code == 403
 
 
 def test_local_sees_every_job_and_the_workers(api: FlaskClient, farm: Farm) -> None:

@@ -45,10 +45,10 @@ def new_job(
     return NewJob(str(uuid.uuid4()), caller, order)
 
 
-def direct_call(caller: str = "ada", *, is_resent: bool = False, **fields: Any) -> NewJob:
+def direct_call(caller: str = "ada", **fields: Any) -> NewJob:
     """Return the job of a direct call; two such calls are equal."""
     new = new_job(caller, **{"digest": "d"} | fields)
-    return replace(new, order=replace(new.order, call=f"call of {new.id}", is_resent=is_resent))
+    return replace(new, order=replace(new.order, call=f"call of {new.id}"))
 
 
 def submit(store: JobStore, caller: str = "ada", **fields: Any) -> str:

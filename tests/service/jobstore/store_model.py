@@ -153,7 +153,7 @@ class Model:
             return ("repeated", known, 0) if digest == order.body_digest else ("conflict", "", 0)
         if direct and call in self._joined_jobs:
             return "repeated", self._joined_jobs[call], 0
-        if direct and (equal := self._equal(direct, is_resent=order.is_resent)):
+        if direct and (equal := self._equal(direct)):
             self._join(direct, equal, call)
             return "repeated", equal, 0
         if self._waiting_count()[new.caller] >= self._terms.queue_limit:
@@ -230,14 +230,7 @@ class Model:
         entry = self.jobs.get(job_id)
         if entry is None or not entry.direct:
             return False
-        has_waited = call in self._waiting_calls[job_id]
-        self._waiting_calls[job_id].discard(call)
-        if self._waiting_calls[job_id] or job_id not in self._direct_calls[entry.direct]:
-            return False
-        if has_waited:
-            self._direct_calls[entry.direct][job_id] = self.now
-            self._abandon_deadlines[job_id] = self.now + RECONNECT
-        return True
+        return self._end_call_without_result(job_id, entry.direct, call)
 
     def job_of(self, new: NewJob) -> str:
         """Return the job that a repeated direct call continues."""
@@ -247,21 +240,31 @@ class Model:
         for job_id, call in calls:
             entry = self.jobs.get(job_id)
             waits = entry and not entry.state.is_terminal and call in self._waiting_calls[job_id]
-            if entry and waits and self._direct_calls[entry.direct][job_id] != math.inf:
+            if entry and waits:
                 self._record_heartbeat(job_id, entry.direct)
 
     def keep_after_call(self, job_id: str, call: str) -> None:
-        self._waiting_calls[job_id].discard(call)
         entry = self.jobs.get(job_id)
-        if entry and not entry.state.is_terminal and job_id in self._direct_calls[entry.direct]:
-            self._direct_calls[entry.direct][job_id] = math.inf
-            self._abandon_deadlines.pop(job_id, None)
+        if entry is None or not entry.direct:
+            return
+        if not entry.state.is_terminal:
+            entry.later["kept_after_call"] = 1
+        self._end_call_without_result(job_id, entry.direct, call)
 
-    def _equal(self, direct: str, *, is_resent: bool) -> str:
-        """Return the job of an equal call that no client waits for; or any, for a call that is sent again."""
-        jobs = sorted((until, job_id) for job_id, until in self._direct_calls[direct].items())
-        left = [job_id for until, job_id in jobs if 0 < until <= self.now]
-        return left[-1] if left else jobs[-1][1] if jobs and is_resent else ""
+    def _end_call_without_result(self, job_id: str, direct: str, call: str) -> bool:
+        has_waited = call in self._waiting_calls[job_id]
+        self._waiting_calls[job_id].discard(call)
+        if self._waiting_calls[job_id] or job_id not in self._direct_calls[direct]:
+            return False
+        if has_waited:
+            self._direct_calls[direct][job_id] = self.now
+            self._abandon_deadlines[job_id] = self.now + RECONNECT
+        return True
+
+    def _equal(self, direct: str) -> str:
+        """Return the last job of an equal call whose result no call has received or waits for, or an empty id."""
+        left = [(until, job_id) for job_id, until in self._direct_calls[direct].items() if 0 < until <= self.now]
+        return max(left)[1] if left else ""
 
     def _join(self, direct: str, equal: str, call: str) -> None:
         self._joined_jobs[call] = equal
@@ -538,7 +541,8 @@ class Model:
             self._finish_waiting(entry, "start_timeout")
         for job_id in [] if hold else self._abandoned():
             self._forget_direct_call(job_id, self.jobs[job_id].direct)
-            self._stop(job_id, "client_disconnected")
+            if "kept_after_call" not in self.jobs[job_id].later:
+                self._stop(job_id, "client_disconnected")
         for entry in self._due("delayed"):
             entry.index, entry.score = "waiting", self.now - FRONT
         silent = self.now - us(3 * self._terms.lease_seconds)

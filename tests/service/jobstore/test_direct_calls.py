@@ -213,49 +213,38 @@ def test_with_a_key_the_caller_has_said_how_it_comes_back(store: JobStore, clien
     assert call(store, key="k")[0] == job_id
 
 
-def test_a_marked_re_send_goes_on_with_what_is_still_held(store: JobStore, client: redis.Redis) -> None:
-    job_id, first = call(store)
-
-    again, second = call(store, is_resent=True)
-
-    assert again == job_id
-    assert store.call_disconnected(job_id, first) is False  # the second call waits
-    let_time_pass(store, client)
-    assert state(store, job_id) is State.CREATED
-    assert store.call_disconnected(job_id, second) is True
-
-
-def test_a_marked_re_send_gets_an_image_that_was_answered_just_now(store: JobStore, client: redis.Redis) -> None:
-    """The answer was lost on its way."""
-    job_id, _ = call(store)
-    job = take_one(store)
-    store.complete(job, result(job))
-
-    assert [call(store, is_resent=True)[0] for _ in range(2)] == [job_id, job_id]
-
-    let_time_pass(store, client)
-    assert call(store, is_resent=True)[0] != job_id
-
-
-def test_a_marked_re_send_rather_goes_on_with_what_is_not_answered_yet(store: JobStore) -> None:
+def test_an_answered_job_is_given_to_no_other_call(store: JobStore) -> None:
     answered = [call(store)[0] for _ in range(3)]
     for job in take(store):
         store.complete(job, result(job))
-    waiting, _ = call(store)
 
-    assert waiting not in answered
-    assert [call(store, is_resent=True)[0] for _ in range(2)] == [waiting, waiting]
+    assert call(store)[0] not in answered
 
 
-def test_a_marked_resend_of_an_unknown_call_is_a_job(store: JobStore) -> None:
-    assert store.submit(direct_call(is_resent=True)).repeated is False
+def test_a_job_is_given_away_once(store: JobStore, client: redis.Redis) -> None:
+    job_id = abandoned(store)
+    assert call(store)[0] == job_id
+    job = take_one(store)
+    store.complete(job, result(job))
+
+    assert call(store)[0] != job_id
+    let_time_pass(store, client)
+    assert call(store)[0] != job_id
 
 
-@pytest.mark.parametrize("resent", [False, True])
-def test_going_on_with_a_job_may_be_repeated(store: JobStore, client: redis.Redis, *, resent: bool) -> None:
+def test_a_call_that_joined_a_job_and_disconnects_leaves_it_to_the_next(store: JobStore) -> None:
+    job_id = abandoned(store)
+    _, second = call(store)
+
+    assert store.call_disconnected(job_id, second) is True
+
+    assert call(store)[0] == job_id
+
+
+def test_joining_a_job_may_be_repeated(store: JobStore, client: redis.Redis) -> None:
     """The answer of the job store was lost; the client library sent the same submit again."""
     job_id = abandoned(store)
-    again = direct_call(is_resent=resent)
+    again = direct_call()
 
     assert [store.submit(again).id, store.submit(again).id] == [job_id, job_id]
 
@@ -264,7 +253,7 @@ def test_going_on_with_a_job_may_be_repeated(store: JobStore, client: redis.Redi
 
 
 def test_submitting_may_be_repeated(store: JobStore, client: redis.Redis) -> None:
-    new = direct_call(is_resent=True)
+    new = direct_call()
 
     assert [store.submit(new).id, store.submit(new).id] == [new.id, new.id]
     assert client.zcard(redis_keys.JOBS) == 1
@@ -384,32 +373,63 @@ def test_a_late_sign_of_life_of_who_hung_up_means_nothing(store: JobStore) -> No
     assert call(store)[0] == job_id
 
 
-def test_who_was_told_where_the_image_will_be_holds_nothing(store: JobStore, client: redis.Redis) -> None:
-    """The job goes on, and only the same call, sent again, goes on with it."""
-    job_id, name = call(store)
-
-    store.keep_after_call(job_id, name)
-    store.call_heartbeat([(job_id, name)])
-    store.keep_after_call(job_id, name)  # its answer was lost
-
-    assert client.zscore(redis_keys.ABANDON_DEADLINE, job_id) is None
-    let_time_pass(store, client)
-    assert state(store, job_id) is State.CREATED
-    assert call(store)[0] != job_id
-    assert call(store, is_resent=True)[0] != call(store)[0]
-
-
-def test_the_end_of_what_nobody_holds_is_for_the_same_call_alone(store: JobStore, client: redis.Redis) -> None:
+def told(store: JobStore) -> str:
+    """Return the job of a call that was told where its image will be."""
     job_id, name = call(store)
     store.keep_after_call(job_id, name)
+    return job_id
+
+
+def test_an_equal_call_joins_the_job_of_one_that_was_told_where_its_image_will_be(store: JobStore) -> None:
+    job_id = told(store)
+
+    assert call(store)[0] == job_id
+    assert call(store)[0] != job_id  # a call waits for it
+
+
+def test_it_joins_a_job_that_completed_meanwhile(store: JobStore) -> None:
+    job_id = told(store)
     job = take_one(store)
     store.complete(job, result(job))
 
+    assert call(store)[0] == job_id
     assert call(store)[0] != job_id
-    assert call(store, is_resent=True, digest="d")[0] != job_id  # rather what still waits
-    client.zadd(redis_keys.ABANDON_DEADLINE, {job_id: 0})
-    store.reap()
-    assert client.zscore(redis_keys.ABANDON_DEADLINE, job_id) is None
+
+
+def test_it_joins_a_job_that_completed_just_when_its_caller_was_told(store: JobStore) -> None:
+    job_id, name = call(store)
+    job = take_one(store)
+    store.complete(job, result(job))
+
+    store.keep_after_call(job_id, name)
+
+    assert call(store)[0] == job_id
+
+
+@pytest.mark.parametrize("is_joined", [False, True])
+def test_a_job_whose_caller_was_told_goes_on_though_no_equal_call_comes(
+    store: JobStore, client: redis.Redis, *, is_joined: bool
+) -> None:
+    job_id = told(store)
+    if is_joined:
+        _, second = call(store)
+        store.call_disconnected(job_id, second)
+
+    let_time_pass(store, client)
+
+    assert state(store, job_id) is State.CREATED
+    assert call(store)[0] != job_id
+
+
+def test_telling_a_caller_may_be_repeated(store: JobStore, client: redis.Redis) -> None:
+    job_id, name = call(store)
+    store.keep_after_call(job_id, name)
+    until = client.zscore(redis_keys.ABANDON_DEADLINE, job_id)
+
+    store.call_heartbeat([(job_id, name)])
+    store.keep_after_call(job_id, name)  # its answer was lost
+
+    assert client.zscore(redis_keys.ABANDON_DEADLINE, job_id) == until
 
 
 def test_a_redis_that_has_just_started_judges_nobody(store: JobStore, client: redis.Redis) -> None:
@@ -423,11 +443,13 @@ def test_a_redis_that_has_just_started_judges_nobody(store: JobStore, client: re
 
 
 def test_what_one_caller_was_told_holds_beside_another_that_waits(store: JobStore, client: redis.Redis) -> None:
-    """Were the other's API killed, the job would go on all the same."""
+    """Both wait for one job, because heartbeats of the first were late; then the other's API is killed."""
     job_id, first = call(store)
-    _, second = call(store, is_resent=True)
+    end_hold(client, job_id)
+    assert call(store)[0] == job_id
 
     store.keep_after_call(job_id, first)
-    store.call_heartbeat([(job_id, second)])
+    end_hold(client, job_id)
+    store.reap()
 
-    assert client.zscore(redis_keys.ABANDON_DEADLINE, job_id) is None
+    assert state(store, job_id) is State.CREATED

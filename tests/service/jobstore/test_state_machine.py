@@ -168,11 +168,9 @@ class Comparison(RuleBasedStateMachine):
         if new is None:
             return
         order = replace(new.order, call=new.order.call and self._name())
-        match self._draw(st.sampled_from(("its answer was lost", "one like it", "sent again", "by hand")), label="why"):
-            case "one like it":
-                new = replace(new, id=self._name(), order=order)
+        match self._draw(st.sampled_from(("its answer was lost", "sent again", "by hand")), label="why"):
             case "sent again":
-                new = replace(new, id=self._name(), order=replace(order, is_resent=True))
+                new = replace(new, id=self._name(), order=order)
             case "by hand":
                 order = replace(order, call="", idempotency_key="")
                 new = replace(new, id=self._name(), order=order, retry_of=new.id)

@@ -24,7 +24,6 @@ def sent_with(name: str) -> list[str]:
 
 def test_a_script_is_sent_with_what_it_names_and_what_that_names() -> None:
     assert sent_with("remove_worker") == ["P"]
-    assert sent_with("keep_after_call") == ["P", "job_key"]
     assert sent_with("call_disconnected") == ["P", "job_key", "integer", "SECOND_US", "now", "RECONNECT_US"]
     assert {"dequeue", "take_from_queue", "enqueue_delivery", "is_allowed"} <= set(sent_with("complete"))
 
