@@ -99,6 +99,7 @@ SECTION = Section(
             responses={
                 200: Response("OpenAPI 3.1.", dict[str, Any], headers=(_ETAG,)),
                 304: Response("Not modified.", headers=(_ETAG,)),
+                412: Response("The document does not match `If-Match`.", media_type=PROBLEM),
                 **_COMMON,
             },
             is_open=True,
@@ -119,6 +120,7 @@ SECTION = Section(
             responses={
                 200: Response("A script, a style sheet or an icon.", media_type="text/javascript, text/css, image/png"),
                 304: Response("Not modified."),
+                412: Response("The file does not match `If-Match`.", media_type=PROBLEM),
                 **_COMMON,
                 **errors(404),
             },

@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 import flask
+from werkzeug.exceptions import PreconditionFailed
 
 from farm.domain.errors import NotFound
 
@@ -100,9 +101,11 @@ def routes(document: Callable[[], Mapping[str, Any]]) -> flask.Blueprint:
 
 
 def _kept(response: flask.Response, digest: str) -> flask.Response:
-    """Return the response, or 304 if the client has it already."""
+    """Return the response, or 304 if the client has it already. Raises PreconditionFailed."""
     response.set_etag(digest)
     response.make_conditional(flask.request)
+    if response.status_code == PreconditionFailed.code:
+        raise PreconditionFailed
     return response
 
 

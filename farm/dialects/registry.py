@@ -67,6 +67,8 @@ _BY_NAME = {dialect.name: dialect for dialect in DIALECTS}
 
 def dialect_for_path(path: str) -> Dialect:
     """Return the dialect of a path; the farm's own if the path belongs to no provider."""
+    if path.startswith("/files/") and "/multipart/" in path:  # the parts of fal's uploads
+        return by_name("fal")
     return next(dialect for dialect in DIALECTS if path.startswith(dialect.prefix))
 
 
