@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -258,11 +259,11 @@ def test_a_call_that_was_held_in_vain_is_not_sent_again(farm: RunningFarm, ada: 
 
 
 def test_a_full_queue_is_a_rate_limit_with_a_time_to_come_back(farm: RunningFarm, ada: openai.OpenAI) -> None:
-    hasty = ada.with_options(max_retries=0)
+    hasty, numbers = ada.with_options(max_retries=0), count()
 
     def refused() -> openai.RateLimitError | None:
         try:
-            hasty.images.generate(model="srpo", prompt="one of many foxes", **SLOW)
+            hasty.images.generate(model="srpo", prompt=f"fox {next(numbers)} of many", **SLOW)
         except openai.RateLimitError as error:
             return error
         except openai.InternalServerError:  # held in vain: its job is in the queue
@@ -274,8 +275,27 @@ def test_a_full_queue_is_a_rate_limit_with_a_time_to_come_back(farm: RunningFarm
     assert error is not None
     assert (error.type, error.code) == ("rate_limit_error", "rate_limit_exceeded")
     assert 1 <= int(error.response.headers["Retry-After"]) <= 60
-    for job_id in job_ids(farm, "one of many foxes"):
-        end(farm, job_id)
+    for number in range(next(numbers)):
+        for job_id in job_ids(farm, f"fox {number} of many"):
+            end(farm, job_id)
+
+
+@pytest.mark.full
+def test_a_loop_on_one_prompt_under_a_rate_limit_gets_an_image_for_each_call(farm: RunningFarm, strict: str) -> None:
+    """The library sends each refused call again, and counts: no call gets the image of another."""
+    created = farm_command("keys", "create", "bob", "--data-dir", str(farm.data_dir))
+    farm_command("keys", "limit", "bob", "--rate", "20", "--data-dir", str(farm.data_dir))
+    seen: list[str | None] = []
+    retries = 0
+    with openai.OpenAI(base_url=strict, api_key=created.stdout.split()[-1], max_retries=20) as bob:
+        for _ in range(23):
+            with suppress(openai.InternalServerError):  # it was held in vain, so the next call goes on with its job
+                answer = bob.images.with_raw_response.generate(model="srpo", prompt="one fox", size="256x256", **QUICK)
+                retries += answer.retries_taken
+                seen += urls(answer.parse())
+
+    assert retries > 0
+    assert len(set(seen)) == len(seen) > 10
 
 
 def test_a_wrong_key_is_refused(ada: openai.OpenAI) -> None:

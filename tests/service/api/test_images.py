@@ -519,10 +519,9 @@ def test_a_full_queue_says_when_to_come_back(redis_dir: Path, farm: Farm) -> Non
     small = build(Settings(queue_limit=1, hold_seconds=0.05), redis_dir, listens=True)
     small.store.renew("w", FACTS, [])
     api = create_app(small, base=BASE, with_keys=False, max_streams=1, max_held_calls=1).test_client()
-    body = {"model": "srpo", "prompt": "a"}
-    api.post(GENERATIONS, json=body)
+    api.post(GENERATIONS, json={"model": "srpo", "prompt": "a"})
 
-    response = api.post(GENERATIONS, json=body)
+    response = api.post(GENERATIONS, json={"model": "srpo", "prompt": "b"})
 
     assert openai_error(response, 429)["type"] == "rate_limit_error"
     assert 1 <= int(response.headers["Retry-After"]) <= 60
