@@ -7,6 +7,7 @@ once, by the first preparer to say so, and what another preparer has stored for 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from urllib.parse import urljoin, urlsplit
@@ -40,6 +41,8 @@ from workers.sizing import sized
 
 #: Jobs that one process prepares concurrently.
 MAX_CONCURRENT_JOBS = 8
+#: Of these, most of one caller: other callers find a thread, however slow that one's image hosts are.
+MAX_JOBS_PER_CALLER = 6
 #: Time limit for fetching an image, in seconds, redirects and retries included.
 FETCH_SECONDS = 30.0
 #: How long calls to a storage that does not answer are retried, in seconds.
@@ -78,7 +81,9 @@ class Preparer:
         self._lease_seconds = lease_seconds
         self._pool = LeasedPool("prepare", MAX_CONCURRENT_JOBS, take=self._take, handle=self._handle)
         self._draining = self._pool.draining
-        self._in_progress: set[str] = set()
+        #: The jobs in progress, with their callers.
+        self._in_progress: dict[str, str] = {}
+        self._lock = threading.Lock()
 
     def work(self) -> None:
         """Start preparing jobs until no more wait or all threads are busy."""
@@ -86,7 +91,9 @@ class Preparer:
 
     def hold(self) -> None:
         """Renew the leases on the jobs in progress: a periodic task, to run well within a lease."""
-        if job_ids := list(self._in_progress):
+        with self._lock:
+            job_ids = list(self._in_progress)
+        if job_ids:
             self._store.renew_unprepared(job_ids, self._lease_seconds)
 
     def drain(self) -> None:
@@ -100,15 +107,19 @@ class Preparer:
         self._pool.close()
 
     def _take(self) -> Job | None:
-        taken = self._store.claim_unprepared(1, self._lease_seconds)
+        with self._lock:  # between the claim and the count no other thread may claim
+            jobs_of = Counter(self._in_progress.values())
+            not_of = [caller for caller, jobs in jobs_of.items() if jobs >= MAX_JOBS_PER_CALLER]
+            taken = self._store.claim_unprepared(1, self._lease_seconds, not_of=not_of)
+            self._in_progress |= {job.id: job.caller for job in taken}
         return taken[0] if taken else None
 
     def _handle(self, job: Job) -> None:
-        self._in_progress.add(job.id)
         try:
             self._prepare(job)
         finally:
-            self._in_progress.discard(job.id)
+            with self._lock:
+                del self._in_progress[job.id]
 
     def _prepare(self, job: Job) -> None:
         try:

@@ -279,16 +279,17 @@ class JobStore:
 
     # What preparers do
 
-    def claim_unprepared(self, count: int, lease_seconds: float) -> list[Job]:
+    def claim_unprepared(self, count: int, lease_seconds: float, *, not_of: Collection[str] = ()) -> list[Job]:
         """Lease up to `count` unprepared jobs for `lease_seconds`, in fair order of their callers.
 
         Each must be ended by `finish_preparation` or `fail_preparation`, or be renewed; else it comes again when its
         lease is over, without another such beside it. After five attempts it ends `failed`, code `preparation_failed`.
-        While others wait, a caller has at most half of all preparations.
+        While others wait, a caller has at most half of all preparations. The callers `not_of` get none, except those
+        that another preparer lost.
         """
         with translated():
             ids = self._scripts.run(
-                "claim_unprepared", count, _us(lease_seconds), MAX_PREPARATION_ATTEMPTS, self._ttl_us
+                "claim_unprepared", count, _us(lease_seconds), MAX_PREPARATION_ATTEMPTS, self._ttl_us, *not_of
             )
             jobs = self._records(ids)
         return [job for job in jobs if job.state is State.CREATED]

@@ -1,9 +1,11 @@
 -- Give a preparer jobs that are not prepared yet, under a lease: one that was lost with its preparer, then the first in fair
 -- order. While others wait, a caller has at most half of all preparations: its image hosts may be slow.
--- ARGV: maximum of jobs, lease_us, maximum of attempts, ttl_us
+-- ARGV: maximum of jobs, lease_us, maximum of attempts, ttl_us, then callers that have as many jobs in this preparer as one
+-- caller may: they get no more
 -- Returns their ids
 local max_jobs, lease_us, max_attempts, ttl_us = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local claimed = {}
+local claimed, has_its_share = {}, {}
+for i = 5, #ARGV do has_its_share[ARGV[i]] = true end
 
 local function lease(id, set)
   take_from_queue(id, redis.call('HGET', job_key(id), 'queue'))
@@ -32,14 +34,19 @@ local function is_within_share(id, preparations)
   return 2 * (tonumber(own or 0) + 1) <= preparations + 1
 end
 
--- The first job whose caller is within its share, among so many that all active callers are seen; else the very first.
+-- The first job whose caller is within its share, among so many that all active callers are seen; else the first of those
+-- that this preparer may have.
 local function first_of(queue)
   local first = redis.call('ZRANGE', P .. 'queue:' .. queue, 0, 15, 'WITHSCORES')
   local preparations = redis.call('ZCARD', P .. 'preparing') + redis.call('ZCARD', P .. 'preparing_again')
+  local other, its_vstart
   for i = 1, #first, 2 do
-    if is_within_share(first[i], preparations) then return first[i], first[i + 1] end
+    if not has_its_share[redis.call('HGET', job_key(first[i]), 'caller')] then
+      if is_within_share(first[i], preparations) then return first[i], first[i + 1] end
+      if not other then other, its_vstart = first[i], first[i + 1] end
+    end
   end
-  return first[1], first[2]
+  return other, its_vstart
 end
 
 local function lease_first(priority)

@@ -285,15 +285,18 @@ class Model:
 
     # What preparers do
 
-    def claim_unprepared(self, count: int, lease: float) -> list[str]:
-        """Return a job that was lost, unless another such is being prepared; then the first in fair order."""
+    def claim_unprepared(self, count: int, lease: float, not_of: Sequence[str] = ()) -> list[str]:
+        """Return a job that was lost, unless another such is being prepared; then the first of other callers."""
         taken: list[str] = []
         while len(taken) < count and (lost := self._first_lost()):
             self._lease(lost, "preparing_again", us(lease), taken)
         for priority in self._priority_order("preparations"):
             queue = f"unprepared:{priority}"
-            while len(taken) < count and (queued := self._queued(queue)):
-                first = next((entry for entry in queued[:LOOKED_AT] if self._is_within_share(entry.caller)), queued[0])
+            while len(taken) < count:
+                queued = [entry for entry in self._queued(queue)[:LOOKED_AT] if entry.caller not in not_of]
+                if not queued:
+                    break
+                first = next((entry for entry in queued if self._is_within_share(entry.caller)), queued[0])
                 self._advance_vclock(queue, first.score)
                 self._lease(first, "preparing", us(lease), taken)
         return taken

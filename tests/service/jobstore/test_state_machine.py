@@ -75,7 +75,8 @@ ACTS = {
     "call": 6,
     "claim_while_paused": 1,
     "drain": 1,
-    "claim_unprepared": 6,
+    "claim_unprepared": 5,
+    "claim_unprepared_of_others": 1,
     "prepare": 5,
     "refuse": 1,
     "renew_unprepared": 1,
@@ -240,8 +241,16 @@ class Comparison(RuleBasedStateMachine):
         self._unprepared += self._take_unprepared(self._draw(st.integers(1, 3)))
 
     def _take_unprepared(self, count: int) -> list[str]:
-        job_ids = [job.id for job in self._store.claim_unprepared(count, PREPARER_SECONDS)]
-        assert job_ids == self._model.claim_unprepared(count, PREPARER_SECONDS)
+        return self._unprepared_of_others(count, ())
+
+    def claim_unprepared_of_others(self) -> None:
+        """One caller has its share in this preparer."""
+        self._unprepared += self._unprepared_of_others(2, [self._draw(some_callers)])
+
+    def _unprepared_of_others(self, count: int, not_of: Sequence[str]) -> list[str]:
+        jobs = self._store.claim_unprepared(count, PREPARER_SECONDS, not_of=not_of)
+        job_ids = [job.id for job in jobs]
+        assert job_ids == self._model.claim_unprepared(count, PREPARER_SECONDS, not_of)
         return job_ids
 
     def prepare(self) -> None:

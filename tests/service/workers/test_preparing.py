@@ -6,13 +6,14 @@ import io
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from farm.auth.api_keys import LOCAL
+from farm.auth.api_keys import LOCAL, Caller
 from farm.bootstrap import Farm
 from farm.domain.error_codes import Code
 from farm.domain.errors import StorageUnavailable
@@ -62,11 +63,11 @@ class Studio:
             lease_seconds=parts.get("lease_seconds", 30),
         )
 
-    def submit(self, *sources: Source | str, **fields: Any) -> str:
+    def submit(self, *sources: Source | str, caller: Caller = LOCAL, **fields: Any) -> str:
         """Submit a job with these input images, plain URLs under `image_url`, and return it."""
         brought = tuple(one if isinstance(one, Source) else Source("image_url", one) for one in sources)
         order = Order("kontext", a_request(**({"model": "kontext"} | fields)), sources=brought)
-        return self.farm.service.submit(LOCAL, order).id
+        return self.farm.service.submit(caller, order).id
 
     def prepare(self, *sources: Source | str, **fields: Any) -> Job:
         """Return a job with these input images, once it is prepared or has failed."""
@@ -328,13 +329,29 @@ def test_a_redirect_to_what_is_no_url_ends_the_job(studio: Studio, host: Host) -
     assert "127.0.0.1 redirects to what is no URL" in job.error
 
 
-def test_hosts_that_hang_hold_up_nobody_else(studio: Studio, host: Host) -> None:
-    for number in range(preparing.MAX_CONCURRENT_JOBS - 1):
+def test_hosts_that_hang_hold_up_no_other_job(studio: Studio, host: Host) -> None:
+    for number in range(preparing.MAX_JOBS_PER_CALLER - 1):
         studio.submit(host.hold(f"/slow/{number}", IMAGE))
 
     assert studio.prepare(data_uri(IMAGE)).request.inputs
-    studio.preparer.work()  # everybody at work, it returns at once
+    studio.preparer.work()  # all that may be is in progress, so it returns at once
     host.released.set()
+
+
+def test_hosts_that_hang_for_one_caller_hold_up_no_other(studio: Studio, host: Host) -> None:
+    """However many jobs it has."""
+    slow = [studio.submit(host.hold(f"/slow/{number}", IMAGE)) for number in range(2 * preparing.MAX_CONCURRENT_JOBS)]
+    studio.preparer.work()
+    own = studio.farm.redis.hgetall(f"{redis_keys.PREFIX}preparing_count")
+
+    for _ in range(2):
+        other = studio.submit(data_uri(IMAGE), caller=replace(LOCAL, id="bob"))
+        assert studio.until_prepared(other).request.inputs
+
+    assert own == {"local": str(preparing.MAX_JOBS_PER_CALLER)}
+    host.released.set()
+    for job_id in slow:
+        assert studio.until_prepared(job_id).request.inputs
 
 
 @pytest.mark.parametrize(
