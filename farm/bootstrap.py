@@ -27,6 +27,7 @@ from farm.domain.errors import (
     with_detail,
 )
 from farm.domain.job import Job
+from farm.domain.limits import Limits
 from farm.images.intake import Intake
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import check, connect, connect_to_listen, translated
@@ -221,7 +222,7 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
             keep_seconds=settings.upload_ttl,
         ),
         wake_ups=wake_ups,
-        deliveries=DeliveryStore(client, disk_guard),
+        deliveries=DeliveryStore(client, disk_guard, limits=Limits(settings.rate_limit or 0)),
         secrets=Secrets(client, signing_key=settings.signing_key),
         outbound=outbound,
         service=service,

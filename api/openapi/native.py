@@ -219,6 +219,7 @@ SECTION = Section(
             responses={
                 202: Response("The delivery is queued again, under the same id.", answers.FarmDelivery),
                 **_NAMED,
+                **errors(429),
             },
         ),
         Operation(

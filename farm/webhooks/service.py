@@ -35,14 +35,16 @@ class WebhookService:
 
     def redeliver(self, caller: Caller, delivery_id: str) -> Delivery:
         """Attempt a delivery again now, from the beginning of its schedule. The event keeps its id."""
-        self._deliveries.redeliver(self.get(caller, delivery_id).id)
+        self._deliveries.redeliver(self.get(caller, delivery_id).id, limits=caller.limits)
         return self.get(caller, delivery_id)
 
     def test(self, caller: Caller, url: str) -> Delivery:
         """Send a `test` event to `url`, once. Raises InvalidRequest."""
         check(self._outbound, "url", url)
         receiver = Webhook(url).receiver
-        name = self._deliveries.enqueue_test(str(uuid.uuid4()), caller=caller.id, url=url, receiver=receiver)
+        name = self._deliveries.enqueue_test(
+            str(uuid.uuid4()), caller=caller.id, url=url, receiver=receiver, limits=caller.limits
+        )
         return self.get(caller, name)
 
     def secret(self, caller: Caller) -> str:

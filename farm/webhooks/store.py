@@ -11,6 +11,8 @@ from typing import cast
 import redis
 
 from farm.domain.delivery import Attempt, Delivery, Due, Outcome
+from farm.domain.errors import RateLimited
+from farm.domain.limits import USUAL, Limits
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
 from farm.jobstore.disk_guard import no_guard
@@ -25,13 +27,21 @@ MAX_FAILURES_IN_A_ROW = 3
 MAX_ATTEMPTS_PER_CALLER = 32
 #: So many of the last attempts are kept.
 MAX_KEPT_ATTEMPTS = 20
+#: Test deliveries of a caller a minute. Each is kept for an hour.
+MAX_TESTS_PER_MINUTE = 10
+#: Redeliveries of a caller's deliveries a minute.
+MAX_REDELIVERIES_PER_MINUTE = 60
 
 
 class DeliveryStore:
     """One client's view of the deliveries. Thread-safe."""
 
-    def __init__(self, client: redis.Redis, guard: Callable[[str], None] = no_guard) -> None:
+    def __init__(
+        self, client: redis.Redis, guard: Callable[[str], None] = no_guard, *, limits: Limits = USUAL
+    ) -> None:
+        """`limits` are those of callers that have none of their own."""
         self._redis = client
+        self._limits = limits
         self._scripts = Scripts(client, guard)
         self._memory = MemoryGuard(client)
 
@@ -73,20 +83,33 @@ class DeliveryStore:
             ids = cast(list[str], self._redis.zrevrangebyscore(index, newest, "-inf", start=0, num=count))
         return self._records(ids)
 
-    def redeliver(self, delivery_id: str) -> None:
-        """Attempt a delivery again now, from the beginning of its schedule. Raises StoreFull."""
-        with translated():
-            self._memory.refuse_when_full()
-            self._scripts.run("redeliver", delivery_id)
+    def redeliver(self, delivery_id: str, *, limits: Limits = USUAL) -> None:
+        """Attempt a delivery again now, from the beginning of its schedule. Raises StoreFull and RateLimited.
 
-    def enqueue_test(self, job_id: str, *, caller: str, url: str, receiver: str) -> str:
-        """Enqueue a delivery to `url` that belongs to no job, and return its id; `job_id` is a new one.
-
-        Raises StoreFull.
+        It counts as a submit of its caller, whose `limits` are these.
         """
         with translated():
             self._memory.refuse_when_full()
-            return str(self._scripts.run("enqueue_test", job_id, caller, url, receiver))
+            wait_us = self._scripts.run(
+                "redeliver", delivery_id, MAX_REDELIVERIES_PER_MINUTE, limits.or_else(self._limits).rate or 0
+            )
+        if wait_us:
+            raise _too_fast("redeliveries", MAX_REDELIVERIES_PER_MINUTE, wait_us / 1e6)
+
+    def enqueue_test(self, job_id: str, *, caller: str, url: str, receiver: str, limits: Limits = USUAL) -> str:
+        """Enqueue a delivery to `url` that belongs to no job, and return its id; `job_id` is a new one.
+
+        It counts as a submit of the caller, whose `limits` are these. Raises StoreFull and RateLimited.
+        """
+        rate = limits.or_else(self._limits).rate or 0
+        with translated():
+            self._memory.refuse_when_full()
+            delivery_id, wait_us = self._scripts.run(
+                "enqueue_test", job_id, caller, url, receiver, MAX_TESTS_PER_MINUTE, rate
+            )
+        if wait_us:
+            raise _too_fast("test deliveries", MAX_TESTS_PER_MINUTE, wait_us / 1e6)
+        return str(delivery_id)
 
     def _records(self, ids: list[str]) -> list[Delivery]:
         """Return those of these deliveries that exist."""
@@ -98,6 +121,11 @@ class DeliveryStore:
             replies = pipeline.execute()
         records = zip(ids, replies[::2], replies[1::2], strict=True)
         return [_delivery(name, fields, attempts) for name, fields, attempts in records if fields]
+
+
+def _too_fast(what: str, allowed: int, seconds: float) -> RateLimited:
+    message = f"You may request {allowed} {what} a minute, which count as submits, too; try again later."
+    return RateLimited(message, seconds=seconds)
 
 
 def _delivery(delivery_id: str, fields: Mapping[str, str], attempts: list[str]) -> Delivery:

@@ -17,7 +17,6 @@ local caller, queue = fields.caller, fields.queue
 local function idle_workers() return is_paused() and 0 or redis.call('SCARD', P .. 'idle_workers:' .. fields.model) end
 
 -- The caller's usage of its limits by time. It is not counted for callers without such limits.
-local MINUTE_US = 60 * SECOND_US
 local time, is_counted = now(), rate > 0 or max_images > 0
 local today, pause_us = math.floor(time / DAY_US), rate > 0 and math.floor(MINUTE_US / rate) or 0
 local usage = is_counted and redis.call('HMGET', P .. 'usage:' .. caller, 'busy_until_us', 'day', 'images') or {}

@@ -6,10 +6,14 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
 from farm.bootstrap import Farm
 from farm.domain.delivery import Attempt, Outcome
+from farm.domain.limits import Limits
+from farm.jobstore import redis_keys
 from farm.webhooks import signing
+from farm.webhooks.store import MAX_REDELIVERIES_PER_MINUTE, MAX_TESTS_PER_MINUTE
 from tests.service.api.calls import post_job, problem, submit
 
 HOOK = "https://hook.example/x"
@@ -92,6 +96,48 @@ def test_a_receiver_can_be_tried(api: FlaskClient, farm: Farm) -> None:
     assert (response.status_code, shown["event"], shown["job"]) == (202, "test", None)
     (due,) = farm.deliveries.claim(1, lease_seconds=60)
     assert (due.id, due.url) == (shown["id"], HOOK)
+
+
+def try_receiver(api: FlaskClient, headers: dict[str, str] | None = None) -> TestResponse:
+    return api.post("/farm/v1/deliveries", json={"url": HOOK}, headers=headers)
+
+
+def test_a_caller_has_so_many_test_deliveries_a_minute(keyed: FlaskClient, ada: dict[str, str], farm: Farm) -> None:
+    """Each is kept for an hour."""
+    statuses = [try_receiver(keyed, ada).status_code for _ in range(MAX_TESTS_PER_MINUTE + 1)]
+    refused = try_receiver(keyed, ada)
+
+    assert statuses == [202] * MAX_TESTS_PER_MINUTE + [429]
+    assert problem(refused, 429)["code"] == "rate_limited"
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
+    assert post_job(keyed, headers=ada).status_code == 202
+    kept_us = [score for _, score in farm.redis.zrange(redis_keys.EXPIRY, 0, -1, withscores=True)]
+    assert len(kept_us) == MAX_TESTS_PER_MINUTE
+    assert max(kept_us) <= farm.stats.now_us() + 3_600_000_000
+
+
+def test_redeliveries_have_a_rate_of_their_own(api: FlaskClient, farm: Farm) -> None:
+    name = try_receiver(api).get_json()["id"]
+    path = f"/farm/v1/deliveries/{name}/redeliver"
+
+    statuses = [api.post(path).status_code for _ in range(MAX_REDELIVERIES_PER_MINUTE + 1)]
+
+    assert statuses == [202] * MAX_REDELIVERIES_PER_MINUTE + [429]
+
+
+@pytest.mark.parametrize("is_again", [False, True])
+def test_deliveries_by_hand_count_as_submits(
+    keyed: FlaskClient, ada: dict[str, str], farm: Farm, *, is_again: bool
+) -> None:
+    name = try_receiver(keyed, ada).get_json()["id"]
+    farm.callers.limit("ada", Limits(rate=2))
+    path = f"/farm/v1/deliveries/{name}/redeliver"
+
+    def act() -> int:
+        return (keyed.post(path, headers=ada) if is_again else try_receiver(keyed, ada)).status_code
+
+    assert [act(), post_job(keyed, headers=ada).status_code] == [202, 202]
+    assert [act(), post_job(keyed, headers=ada).status_code] == [429, 429]
 
 
 @pytest.mark.parametrize("url", FORBIDDEN)
