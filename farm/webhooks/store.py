@@ -36,9 +36,7 @@ MAX_REDELIVERIES_PER_MINUTE = 60
 class DeliveryStore:
     """One client's view of the deliveries. Thread-safe."""
 
-    def __init__(
-        self, client: redis.Redis, guard: Callable[[str], None] = no_guard, *, limits: Limits = USUAL
-    ) -> None:
+    def __init__(self, client: redis.Redis, guard: Callable[[str], None] = no_guard, *, limits: Limits = USUAL) -> None:
         """`limits` are those of callers that have none of their own."""
         self._redis = client
         self._limits = limits
