@@ -31,7 +31,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class JobView:
     """The state of a job in an answer. `images` are URLs, data URIs or bare base64; `prompt` is the rendered one."""
 
     job: str
@@ -52,13 +52,13 @@ class Way(Protocol):
     def submit(self, ask: Ask, *, image: str, hook: str) -> Call:
         """Return the submit. `image` is the URL of the input, `hook` that of the receiver; empty: none."""
 
-    def submitted(self, ask: Ask, answer: Answer) -> Told | None:
+    def submitted(self, ask: Ask, answer: Answer) -> JobView | None:
         """Return the result of a submit; None if it was not accepted, and may be repeated."""
 
     def look(self, ask: Ask, job: str) -> Call:
         """Return the call that polls a job."""
 
-    def seen(self, ask: Ask, job: str, answer: Answer) -> Told | Call | None:
+    def seen(self, ask: Ask, job: str, answer: Answer) -> JobView | Call | None:
         """Return the state in the answer, or the next call; None if the call must be repeated."""
 
     def cancel(self, job: str) -> Call:
@@ -77,13 +77,13 @@ class Native:
             body["webhook_url"] = hook
         return Call("POST", "/farm/v1/jobs", body, _key(ask))
 
-    def submitted(self, ask: Ask, answer: Answer) -> Told | None:
-        return Told(answer.json["id"], answer.json["status"]) if answer.status == 202 else None
+    def submitted(self, ask: Ask, answer: Answer) -> JobView | None:
+        return JobView(answer.json["id"], answer.json["status"]) if answer.status == 202 else None
 
     def look(self, ask: Ask, job: str) -> Call:
         return Call("GET", f"/farm/v1/jobs/{job}")
 
-    def seen(self, ask: Ask, job: str, answer: Answer) -> Told | Call | None:
+    def seen(self, ask: Ask, job: str, answer: Answer) -> JobView | Call | None:
         return native_view(answer.json) if answer.status == 200 else _not_seen(job, answer)
 
     def cancel(self, job: str) -> Call:
@@ -104,20 +104,20 @@ class FalQueue:
         headers = _key(ask) | start | runner_hint
         return Call("POST", f"/fal/queue/{endpoint}{query}", _fal_fields(ask, image), headers)
 
-    def submitted(self, ask: Ask, answer: Answer) -> Told | None:
+    def submitted(self, ask: Ask, answer: Answer) -> JobView | None:
         if answer.status != 200:
             return None
-        return Told(answer.json["request_id"], _FAL_STATES[answer.json["status"]])
+        return JobView(answer.json["request_id"], _FAL_STATES[answer.json["status"]])
 
     def look(self, ask: Ask, job: str) -> Call:
         return Call("GET", f"/fal/queue/fal-ai/flux/requests/{job}/status")
 
-    def seen(self, ask: Ask, job: str, answer: Answer) -> Told | Call | None:
+    def seen(self, ask: Ask, job: str, answer: Answer) -> JobView | Call | None:
         result = _json(answer)
         if "status" in result and answer.status in (200, 202):
             if result["status"] == "COMPLETED":
                 return Call("GET", f"/fal/queue/fal-ai/flux/requests/{job}")
-            return Told(job, _FAL_STATES[result["status"]])
+            return JobView(job, _FAL_STATES[result["status"]])
         return fal_outcome(job, answer)
 
     def cancel(self, job: str) -> Call:
@@ -133,12 +133,12 @@ class FalRun(FalQueue):
     def submit(self, ask: Ask, *, image: str, hook: str) -> Call:
         return Call("POST", "/fal/run/fal-ai/flux/srpo", _fal_fields(ask, image), _key(ask))
 
-    def submitted(self, ask: Ask, answer: Answer) -> Told | None:
+    def submitted(self, ask: Ask, answer: Answer) -> JobView | None:
         job = answer.headers.get("x-fal-request-id", "")
         if not job:
             return None
         if answer.status == 504 and _json(answer).get("error_type") == "request_timeout":
-            return Told(job, "processing")
+            return JobView(job, "processing")
         return fal_outcome(job, answer)
 
 
@@ -164,13 +164,13 @@ class WaveSpeed:
             body |= {"image": image, "strength": ask.strength}
         return Call("POST", f"/api/v3/{endpoint}{query}", body, _key(ask))
 
-    def submitted(self, ask: Ask, answer: Answer) -> Told | None:
+    def submitted(self, ask: Ask, answer: Answer) -> JobView | None:
         return _prediction(answer.json["data"]) if answer.status == 200 else None
 
     def look(self, ask: Ask, job: str) -> Call:
         return Call("GET", f"/api/v3/predictions/{job}/result")
 
-    def seen(self, ask: Ask, job: str, answer: Answer) -> Told | Call | None:
+    def seen(self, ask: Ask, job: str, answer: Answer) -> JobView | Call | None:
         return _prediction(answer.json["data"]) if answer.status == 200 else _not_seen(job, answer)
 
     def cancel(self, job: str) -> Call:
@@ -201,17 +201,17 @@ class Images(Native):
         }
         return Call("POST", "/v1/images/generations", body, _key(ask))
 
-    def submitted(self, ask: Ask, answer: Answer) -> Told | None:
+    def submitted(self, ask: Ask, answer: Answer) -> JobView | None:
         job = answer.headers.get("x-request-id", "")
         if answer.status == self._success:
             data = answer.json["data"]
             images = tuple(item.get("url") or item["b64_json"] for item in data)
             prompt = data[0].get("revised_prompt") or answer.json.get("prompt") or ask.prompt
-            return Told(job, "completed", images, prompt)
+            return JobView(job, "completed", images, prompt)
         if answer.headers.get("x-should-retry") != "false":
             return None
         # 503 and 504: the end cannot be told now. Sent again it would be a second job; this one can be asked about.
-        return Told(job, "processing" if answer.status in (503, 504) else "failed")
+        return JobView(job, "processing" if answer.status in (503, 504) else "failed")
 
 
 WAYS: Mapping[str, Way] = {
@@ -231,19 +231,19 @@ WAYS: Mapping[str, Way] = {
 _FAL_STATES = {"IN_QUEUE": "created", "IN_PROGRESS": "processing", "COMPLETED": "processing"}
 
 
-def native_view(view: Mapping[str, Any]) -> Told:
+def native_view(view: Mapping[str, Any]) -> JobView:
     """Return a job as `/farm/v1` shows it."""
     images = tuple(image["url"] for image in view["images"])
-    return Told(view["id"], view["status"], images, view["prompt"], view["code"] or "", moment(view["started_at"]))
+    return JobView(view["id"], view["status"], images, view["prompt"], view["code"] or "", moment(view["started_at"]))
 
 
-def fal_outcome(job: str, answer: Answer) -> Told | None:
+def fal_outcome(job: str, answer: Answer) -> JobView | None:
     """Return fal's result of a request: its images, or its error."""
     result = _json(answer)
     if answer.status == 200 and "images" in result:
-        return Told(job, "completed", tuple(image["url"] for image in result["images"]), result["prompt"])
+        return JobView(job, "completed", tuple(image["url"] for image in result["images"]), result["prompt"])
     if result.get("error_type") in _FAL_ENDS:
-        return Told(job, "failed")
+        return JobView(job, "failed")
     return _not_seen(job, answer)
 
 
@@ -263,8 +263,8 @@ def moment(text: str | None) -> float:
     return datetime.fromisoformat(text).timestamp() if text else 0.0
 
 
-def _prediction(data: Mapping[str, Any]) -> Told:
-    return Told(data["id"], data["status"], tuple(data["outputs"]), data["prompt"])
+def _prediction(data: Mapping[str, Any]) -> JobView:
+    return JobView(data["id"], data["status"], tuple(data["outputs"]), data["prompt"])
 
 
 def _fal_fields(ask: Ask, image: str) -> dict[str, Any]:
@@ -293,9 +293,9 @@ def _json(answer: Answer) -> dict[str, Any]:
     return result if isinstance(result, dict) else {}
 
 
-def _not_seen(job: str, answer: Answer) -> Told | None:
+def _not_seen(job: str, answer: Answer) -> JobView | None:
     """Return the sighting for an answer without the job: it is unknown, or the farm is in trouble."""
-    return Told(job, UNKNOWN) if answer.status == 404 else None
+    return JobView(job, UNKNOWN) if answer.status == 404 else None
 
 
 def source_of(ask: Ask, uploaded: str) -> str:

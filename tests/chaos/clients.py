@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 
-from tests.chaos.callers import WAYS, Call, Told, Way, content_of, native_view, source_of
+from tests.chaos.callers import WAYS, Call, JobView, Way, content_of, native_view, source_of
 from tests.chaos.pixels import is_right
 from tests.chaos.receivers import Receivers
 from tests.chaos.records import Acceptance, Cancel, Deletion, Fetch, Observations, Oddity, Overheard, Sight
@@ -36,7 +36,7 @@ class NoAnswer(Exception):
     """The connection was refused or broke, or there was no answer in time."""
 
 
-class Office:
+class SharedState:
     """The state that all callers share: the farm's addresses and keys, the clock of the run, and the log."""
 
     def __init__(
@@ -79,13 +79,13 @@ class Office:
 class Client:
     """One caller with one request."""
 
-    def __init__(self, office: Office, ask: Ask) -> None:
-        self._office = office
-        self._log = office.observations
+    def __init__(self, shared: SharedState, ask: Ask) -> None:
+        self._shared = shared
+        self._log = shared.observations
         self._ask = ask
         self._way: Way = WAYS[ask.way]
         self._dice = random.Random(f"client {ask.prompt}")
-        self._until = time.monotonic() + office.seconds
+        self._until = time.monotonic() + shared.seconds
 
     def work(self) -> None:
         """Run from the submit to the end, or to the time limit: the judge then has the record."""
@@ -109,7 +109,7 @@ class Client:
             self._delete(result.job)
 
     def _hook(self) -> str:
-        return self._office.receivers.address(self._ask.caller, self._ask.number) if self._ask.webhook else ""
+        return self._shared.receivers.address(self._ask.caller, self._ask.number) if self._ask.webhook else ""
 
     # Asking
 
@@ -123,7 +123,7 @@ class Client:
         self._answer(upload, good=(200, 201, 204))
         return str(ticket["file_url"])
 
-    def _submit(self, call: Call) -> Told:
+    def _submit(self, call: Call) -> JobView:
         """Submit until the job is accepted, as the providers' libraries do."""
         for pause in self._pauses(_AGAIN_PAUSES):
             try:
@@ -157,7 +157,7 @@ class Client:
 
     # Watching
 
-    def _follow(self, result: Told) -> Told:
+    def _follow(self, result: JobView) -> JobView:
         """Return the job's end. On the way it is cancelled, if the request says so."""
         cancel_at = None if self._ask.cancel_after is None else time.monotonic() + self._ask.cancel_after
         if self._ask.way == "native events" and cancel_at is None:
@@ -173,7 +173,7 @@ class Client:
                 time.sleep(pause)
         raise TimeoutError
 
-    def _look(self, job: str) -> Told | None:
+    def _look(self, job: str) -> JobView | None:
         """Return the job's state as the farm shows it now; None: no answer."""
         call = self._way.look(self._ask, job)
         for _ in range(2):
@@ -187,7 +187,7 @@ class Client:
             call = result
         if result is None:
             self._complain_unless_passing(call, answer)
-        if not isinstance(result, Told):
+        if not isinstance(result, JobView):
             return None
         self._see(result)
         if self._dice.random() < _NOSY:
@@ -197,13 +197,13 @@ class Client:
     def _watch(self, job: str) -> None:
         """Follow the job's stream of events until it breaks, and record its states."""
         with suppress(NoAnswer, urllib3.exceptions.HTTPError, json.JSONDecodeError):
-            stream = self._office.stream(self._dice, self._ask.caller, f"/farm/v1/jobs/{job}/events")
+            stream = self._shared.stream(self._dice, self._ask.caller, f"/farm/v1/jobs/{job}/events")
             with closing(stream):
                 for line in _lines(stream):
                     if line.startswith("data: ") and '"id"' in line:
                         self._see(native_view(json.loads(line.removeprefix("data: "))))
 
-    def _see(self, result: Told) -> None:
+    def _see(self, result: JobView) -> None:
         names = tuple(url.rpartition("/")[2] for url in result.images if url.startswith("http"))
         self._log.sights.append(Sight(result.job, time.time(), result.state, result.code, names, result.started))
 
@@ -211,7 +211,7 @@ class Client:
         """Check that another caller does not find the job."""
         other = self._dice.choice([name for name in CALLERS if name != self._ask.caller])
         with suppress(NoAnswer):
-            answer = self._office.send(self._dice, other, self._way.look(self._ask, job))
+            answer = self._shared.send(self._dice, other, self._way.look(self._ask, job))
             if answer.status == 200:
                 self._odd("shown to another", f"{other} was shown {self._ask.caller}'s job {job}")
 
@@ -229,7 +229,7 @@ class Client:
             time.sleep(pause)
         raise TimeoutError
 
-    def _fetch_all(self, result: Told) -> None:
+    def _fetch_all(self, result: JobView) -> None:
         for number, image in enumerate(result.images):
             content = content_of(image)
             if content is None:
@@ -252,7 +252,7 @@ class Client:
     # Sending
 
     def _send(self, call: Call, *, seconds: float = _ANSWER_SECONDS) -> Answer:
-        return self._office.send(self._dice, self._ask.caller, call, seconds=seconds)
+        return self._shared.send(self._dice, self._ask.caller, call, seconds=seconds)
 
     def _answer(self, call: Call, *, good: Sequence[int]) -> Answer:
         """Return the answer to a call, which is repeated until the status is one of these."""
@@ -282,7 +282,7 @@ class Client:
         self._log.oddities.append(Oddity(rule, f"ask {self._ask.number} ({self._ask.way})", what))
 
 
-def serve_all(office: Office, asks: Iterator[Ask], *, clients: int, progress: Any) -> None:
+def serve_all(shared: SharedState, asks: Iterator[Ask], *, clients: int, progress: Any) -> None:
     """Make all requests, with so many clients at a time."""
     lock = threading.Lock()
 
@@ -292,8 +292,8 @@ def serve_all(office: Office, asks: Iterator[Ask], *, clients: int, progress: An
                 ask = next(asks, None)
                 if ask is None:
                     return
-                office.observations.asks[ask.number] = ask
-            Client(office, ask).work()
+                shared.observations.asks[ask.number] = ask
+            Client(shared, ask).work()
             progress()
 
     threads = [threading.Thread(target=work, name=f"client {number}", daemon=True) for number in range(clients)]
@@ -304,10 +304,10 @@ def serve_all(office: Office, asks: Iterator[Ask], *, clients: int, progress: An
 
 
 @contextmanager
-def listening(office: Office) -> Iterator[None]:
+def listening(shared: SharedState) -> Iterator[None]:
     """Have each caller follow the event stream of all its jobs, inside the block."""
     over = threading.Event()
-    threads = [threading.Thread(target=_listen, args=(office, caller, over), daemon=True) for caller in CALLERS]
+    threads = [threading.Thread(target=_listen, args=(shared, caller, over), daemon=True) for caller in CALLERS]
     for thread in threads:
         thread.start()
     try:
@@ -318,17 +318,17 @@ def listening(office: Office) -> Iterator[None]:
             thread.join()
 
 
-def _listen(office: Office, caller: str, over: threading.Event) -> None:
+def _listen(shared: SharedState, caller: str, over: threading.Event) -> None:
     dice = random.Random(f"listener {caller}")
     while not over.wait(_AGAIN_PAUSES[0]):
         stopped = suppress(NoAnswer, urllib3.exceptions.HTTPError, json.JSONDecodeError)
-        with stopped, closing(office.stream(dice, caller, "/farm/v1/events")) as stream:
+        with stopped, closing(shared.stream(dice, caller, "/farm/v1/events")) as stream:
             for line in _lines(stream):
                 if over.is_set():
                     return
                 if line.startswith("data: ") and '"id"' in line:
                     event = json.loads(line.removeprefix("data: "))
-                    office.observations.overheard.append(Overheard(caller, event["id"], event["status"]))
+                    shared.observations.overheard.append(Overheard(caller, event["id"], event["status"]))
 
 
 def _lines(stream: urllib3.BaseHTTPResponse) -> Iterator[str]:

@@ -21,7 +21,7 @@ from farm.auth.api_keys import ApiKeyStore
 from farm.jobstore import redis_keys
 from farm.webhooks import courier as courier
 from tests.chaos.callers import moment, native_view
-from tests.chaos.clients import Office, listening, serve_all
+from tests.chaos.clients import SharedState, listening, serve_all
 from tests.chaos.faults import WHOLE, FaultInjector, Schedule
 from tests.chaos.processes import FarmProcesses
 from tests.chaos.receivers import Receivers, Signatures
@@ -100,7 +100,7 @@ def run(plan: Plan, folder: Path, s3: S3 | None, *, say: Callable[[str], None] =
     place = s3.place() if s3 else None
     with faulty_way(s3.port) if s3 else nullcontext() as way:
         farm = _Farm(plan, folder, _storage_settings(s3, place, way))
-        with farm.running(observations) as (office, receivers):
+        with farm.running(observations) as (shared, receivers):
             injector = FaultInjector(
                 plan.schedule,
                 seed=plan.seed,
@@ -110,8 +110,8 @@ def run(plan: Plan, folder: Path, s3: S3 | None, *, say: Callable[[str], None] =
                 observations=observations,
             )
             injector.start()
-            with listening(office):
-                serve_all(office, _asks_in_time(plan), clients=plan.clients, progress=_progress(plan, say))
+            with listening(shared):
+                serve_all(shared, _asks_in_time(plan), clients=plan.clients, progress=_progress(plan, say))
             injector.stop()
             receivers.calm()
             say("all callers are done; now the farm is left alone")
@@ -179,7 +179,7 @@ class _Farm:
         self._keys: dict[str, str] = {}
 
     @contextmanager
-    def running(self, observations: Observations) -> Iterator[tuple[Office, Receivers]]:
+    def running(self, observations: Observations) -> Iterator[tuple[SharedState, Receivers]]:
         """Yield the farm with its callers' keys and receivers."""
         self.farm_processes.start_redis()
         callers = ApiKeyStore(self.farm_processes.client)
@@ -190,7 +190,10 @@ class _Farm:
             secrets = {name: self._get("/farm/v1/webhook_secret", name).json["secret"] for name in CALLERS}
             signatures = Signatures(secrets, self._get("/.well-known/jwks.json", "root").json)
             with Receivers(observations, signatures, seed=self._plan.seed, moody=self._plan.moody) as receivers:
-                yield Office(self.urls, self._keys, observations, receivers, seconds=self._plan.patience), receivers
+                yield (
+                    SharedState(self.urls, self._keys, observations, receivers, seconds=self._plan.patience),
+                    receivers,
+                )
         finally:
             self.bad_ends = self.farm_processes.stop()
 

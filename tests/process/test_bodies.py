@@ -28,7 +28,7 @@ CHUNKED = b"Transfer-Encoding: chunked"
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class RawAnswer:
     """An HTTP answer as received."""
 
     status: int
@@ -40,14 +40,14 @@ class Told:
         return str(self.body.get("message") or self.body["detail"])
 
 
-def send(farm: RunningFarm, path: str, header: bytes, body: bytes) -> Told:
+def send(farm: RunningFarm, path: str, header: bytes, body: bytes) -> RawAnswer:
     """Send a request with no more bytes than these."""
     with socket.create_connection(("127.0.0.1", farm.port), timeout=10) as connection:
         connection.sendall(b"POST %s HTTP/1.1\r\nHost: localhost\r\n%s\r\n\r\n%s" % (path.encode(), header, body))
         connection.shutdown(socket.SHUT_WR)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     head, _, content = answer.partition(b"\r\n\r\n")
-    return Told(int(head.split()[1]), head.lower(), json.loads(content))
+    return RawAnswer(int(head.split()[1]), head.lower(), json.loads(content))
 
 
 def chunk(data: bytes) -> bytes:

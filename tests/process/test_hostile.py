@@ -254,21 +254,21 @@ def _parent(pid: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class RawAnswer:
     status: int
     head: bytes
     body: dict[str, object]
 
 
-def received(connection: socket.socket, maximum: int = 1) -> list[Told]:
+def received(connection: socket.socket, maximum: int = 1) -> list[RawAnswer]:
     """Return so many answers, or as many as come before the connection ends."""
-    result: list[Told] = []
+    result: list[RawAnswer] = []
     with connection.makefile("rb") as stream:
         while len(result) < maximum and (line := stream.readline()):
             head = b"".join([line, *iter(stream.readline, b"\r\n")]).lower()
             assert b"json" in head, head
             length = int(head.partition(b"content-length: ")[2].split(b"\r\n")[0])
-            result.append(Told(int(line.split()[1]), head, json.loads(stream.read(length))))
+            result.append(RawAnswer(int(line.split()[1]), head, json.loads(stream.read(length))))
     return result
 
 
@@ -292,7 +292,7 @@ def many_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (now, maximum))
 
 
-def refusal(site: Site, request: bytes) -> Told:
+def refusal(site: Site, request: bytes) -> RawAnswer:
     """Return the refusal of a request."""
     with site.connect() as connection:
         with suppress(OSError):  # refused before all of it was sent

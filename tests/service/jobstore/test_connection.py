@@ -56,7 +56,7 @@ def test_a_server_that_would_lose_jobs_is_refused_with_its_cure(
     check(client, unsafe=True)
 
 
-class Told:
+class OldServer:
     """Stands for a server that is too old to be installed here: it answers INFO only."""
 
     def __init__(self, **info: object) -> None:
@@ -70,12 +70,12 @@ class Told:
 def test_a_server_that_is_too_old_is_refused_even_when_told_to_be_unsafe(info: dict[str, object]) -> None:
     for unsafe in (False, True):
         with pytest.raises(ConfigurationError, match="too old"):
-            check(Told(**info), unsafe=unsafe)  # type: ignore[arg-type]
+            check(OldServer(**info), unsafe=unsafe)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("info", [{"redis_version": "7.0.0"}, {"redis_version": "7.2.4", "valkey_version": "7.2.0"}])
 def test_the_oldest_that_the_contract_names_will_do(info: dict[str, object]) -> None:
-    check(Told(**info), unsafe=False)  # type: ignore[arg-type]
+    check(OldServer(**info), unsafe=False)  # type: ignore[arg-type]
 
 
 def test_a_server_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
