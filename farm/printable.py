@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import sys
 import unicodedata
 from typing import TextIO
@@ -10,6 +12,23 @@ from typing import TextIO
 _ESCAPED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 #: Joiners are format characters, too, but parts of words and emoji.
 _JOINERS = "\u200c\u200d"
+
+#: What a terminal without these characters is shown instead.
+_PLAIN = {"✓": "+", "✗": "x", "→": "->", "…": "...", "–": "-", "—": "-", "·": "."}
+
+
+def degrade_output() -> None:
+    """Have this process's output replace characters that the terminal's encoding lacks, instead of raising."""
+    codecs.register_error("plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plain")
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(character, "?") for character in lacking), error.end
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,7 @@ import typer
 from farm import __version__
 from farm.cli import demo, doctor, jobs, keys, render, storage, up, webhooks, workers
 from farm.domain.errors import ConfigurationError, FarmError, with_detail
-from farm.printable import say
+from farm.printable import degrade_output, say
 from farm.process.child import EXIT_CONFIG
 
 app = typer.Typer(
@@ -62,6 +62,7 @@ def main() -> None:
 
     The exit status is 1, 2 for a wrong option or argument, or EXIT_CONFIG if only a person can mend it.
     """
+    degrade_output()
     try:
         sys.exit(app(standalone_mode=False))
     except FarmError as error:

@@ -121,6 +121,8 @@ class Examination:
         except redis.exceptions.RedisError as error:
             runs = own is not None or self._holder is not None
             yield jobstore.not_answering(own, self._data_dir, error) if runs else jobstore.at_rest()
+            if own is None:
+                yield from jobstore.files_at_rest(self._data_dir)
             return
         if server.can_serve:
             self._client = client

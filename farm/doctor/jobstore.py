@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -24,7 +25,14 @@ from farm.jobstore.connection import (
 )
 from farm.jobstore.memory_guard import FULL_AT
 from farm.process import embedded_redis
+from farm.process.aof import aof_problem
 from farm.settings import masked
+
+#: The name under which a server program checks append-only files, and its time limit in seconds.
+_CHECK_TOOL = "valkey-check-aof"
+_CHECK_SECONDS = 8.0
+#: What the tool says of a last command that was cut off, which Redis drops by itself.
+_CUT_OFF = ("Expected to read", "Reached EOF")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,29 @@ def at_rest(program_version: str | None = None) -> Finding:
     return (
         refused("Redis", problem) if problem else good("Redis", f"embedded; {name} {version.split()[0]} is installed")
     )
+
+
+def files_at_rest(data_dir: Path) -> Iterator[Finding]:
+    """Check the append-only files of the embedded server, which is not running."""
+    folder = data_dir / "redis"
+    if problem := aof_problem(folder):
+        yield refused("persistence", problem)
+    for file in sorted((folder / "appendonlydir").glob("*.incr.aof")):
+        yield from _damage(file, embedded_redis.program())
+
+
+def _damage(file: Path, program: str) -> Iterator[Finding]:
+    """Check one append-only file. The server is its own check tool, under the name of that tool."""
+    tool = [_CHECK_TOOL, str(file.resolve())]
+    done = subprocess.run(tool, executable=program, capture_output=True, text=True, timeout=_CHECK_SECONDS, check=False)
+    if done.returncode == 0 or any(harmless in done.stdout for harmless in _CUT_OFF):
+        return
+    lost = re.search(r"diff=(\d+)", done.stdout)
+    text = (
+        f"{file} is damaged, so Redis does not start; its last {lost[1] if lost else 'few'} bytes of changes are lost"
+    )
+    mend = f'cp {tool[1]} {tool[1]}.damaged; bash -c "exec -a {_CHECK_TOOL} {program} --fix {tool[1]}"'
+    yield wrong("persistence", text, mend)
 
 
 def not_answering(url: str | None, data_dir: Path, error: redis.exceptions.RedisError) -> Finding:

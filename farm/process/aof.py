@@ -13,6 +13,10 @@ from farm.concurrency.background_thread import BackgroundThread
 
 _INTERVAL_SECONDS = 1.0
 _BLOCK_BYTES = 64 * 1024
+#: The file that lists the append-only files.
+MANIFEST = "appendonly.aof.manifest"
+#: Most bytes of a file of a server that has never held anything.
+_EMPTY_BYTES = 256
 
 _log = structlog.get_logger(__name__)
 
@@ -51,6 +55,22 @@ def sync(folder: Path) -> None:
         # Redis may remove an old one at any moment.
         with suppress(FileNotFoundError):
             _sync_file(file)
+
+
+def aof_problem(folder: Path) -> str | None:
+    """Return what is wrong if append-only files lack the manifest that lists them: Redis would start empty.
+
+    Files of an empty server do not count: it may have been killed before it wrote its first manifest.
+    """
+    manifest = folder / "appendonlydir" / MANIFEST
+    found = (*_files(folder, "*.aof"), *_files(folder, "*.rdb"))
+    files = sorted(path.name for path in found if path.stat().st_size > _EMPTY_BYTES)
+    if manifest.exists() or not files:
+        return None
+    return (
+        f"The manifest {manifest} is missing, without which Redis would start empty beside {', '.join(files)}; restore "
+        "it from a backup, or move that folder away to start without its jobs"
+    )
 
 
 def truncate_trailing_zeros(folder: Path) -> None:

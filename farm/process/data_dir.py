@@ -11,16 +11,19 @@ from farm.domain.errors import ConfigurationError
 
 
 class DataDir:
-    """A data folder with a file lock, which the kernel releases when its holder dies, however it dies."""
+    """A data folder with a lock, which the kernel releases when its holder dies, however it dies.
+
+    The lock file names the holder; the folder itself is locked, too, in case somebody removes the file.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
-        self._descriptor: int | None = None
+        self._descriptors: tuple[int, ...] = ()
 
     def acquire(self) -> None:
         """Create the folder and lock it. Raises ConfigurationError, with the pid of the process that holds the lock."""
         if not self.try_acquire():
-            holder = self._lock_file.read_text().strip()
+            holder = self._pid()
             raise ConfigurationError(f"A farm already runs on {self.path} (pid {holder}); stop it, or use --data-dir")
 
     def try_acquire(self) -> bool:
@@ -30,30 +33,48 @@ class DataDir:
             descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise ConfigurationError(f"The data folder {self.path} cannot be used: {error.strerror}") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if not (_lock(descriptor, fcntl.LOCK_EX) and _lock(folder, fcntl.LOCK_EX)):
             os.close(descriptor)
+            os.close(folder)
             return False
         os.ftruncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())
-        self._descriptor = descriptor
+        self._descriptors = (descriptor, folder)
         return True
 
     def holder(self) -> str | None:
         """Return the pid of the process that has locked the folder, or None. Creates no folder and keeps no lock."""
-        with suppress(FileNotFoundError, NotADirectoryError), self._lock_file.open() as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return lock.read().strip()
+        for locked in (self._lock_file, self.path):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                descriptor = os.open(locked, os.O_RDONLY | os.O_CLOEXEC)
+                is_free = _lock(descriptor, fcntl.LOCK_SH)
+                os.close(descriptor)
+                if not is_free:
+                    return self._pid()
         return None
 
+    def _pid(self) -> str:
+        with suppress(FileNotFoundError):
+            return self._lock_file.read_text().strip()
+        return "unknown: its lock file was removed"
+
     def release(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors = ()
 
     @property
     def _lock_file(self) -> Path:
         return self.path / "lock"
+
+
+def _lock(descriptor: int, kind: int) -> bool:
+    """Lock a file or folder without waiting, and return False if another process has it."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # network file systems do not lock folders
+    return True

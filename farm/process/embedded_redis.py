@@ -17,7 +17,7 @@ from farm import clock
 from farm.domain.errors import ConfigurationError
 from farm.jobstore.connection import connect
 from farm.process import child
-from farm.process.aof import AofSyncThread, truncate_trailing_zeros
+from farm.process.aof import AofSyncThread, aof_problem, truncate_trailing_zeros
 from farm.settings import Fsync
 
 #: Longest path of a Unix socket that every supported system takes (Linux takes 107 bytes).
@@ -75,6 +75,7 @@ class EmbeddedRedis:
         Raises ConfigurationError if it does not start.
         """
         for _ in range(_MAX_STARTS):
+            self._end()
             self._launch()
             if self._wait():
                 self._start_aof_sync()
@@ -85,10 +86,15 @@ class EmbeddedRedis:
         self.stop()
         log = self._folder / "log"
         last_line = log.read_text(errors="replace").rstrip().rpartition("\n")[2]
-        raise ConfigurationError(f"The embedded Redis did not start; its log is {log}, which ends: {last_line}")
+        raise ConfigurationError(
+            f"The embedded Redis did not start; its log is {log}, which ends: {last_line}; see farm doctor"
+        )
 
     def _launch(self) -> None:
+        if problem := aof_problem(self._folder):
+            raise ConfigurationError(problem)
         truncate_trailing_zeros(self._folder)
+        self._socket.parent.mkdir(mode=0o700, exist_ok=True)  # a cleaner of temporary folders may have removed it
         (self._folder / "socket").write_text(str(self._socket))
         with suppress(FileNotFoundError):
             self._socket.unlink()
@@ -114,6 +120,17 @@ class EmbeddedRedis:
     @property
     def is_alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
+
+    @property
+    def is_reachable(self) -> bool:
+        """True if it runs and its socket is still there."""
+        return self.is_alive and self._socket.exists()
+
+    def _end(self) -> None:
+        """Kill a server that runs, but cannot be reached: what it accepted is in its append-only file."""
+        if self.process is not None and self.is_alive:
+            self.process.kill()
+            self.process.wait()
 
     def stop(self) -> None:
         """Stop the server, by force if necessary: what it accepted is in its append-only file."""

@@ -126,8 +126,8 @@ class Supervisor:
             child.start()
 
     def _check_children(self) -> None:
-        if self._redis is not None and not self._redis.is_alive:
-            _log.warning("the embedded Redis died; starting it again")
+        if self._redis is not None and not self._redis.is_reachable:
+            _log.warning("the embedded Redis died or lost its socket; starting it again")
             self._redis.start()
         for child in (self._api, *self._workers):
             child.check()
