@@ -72,7 +72,7 @@ def test_the_command_line_for_machines(simulated: RunningFarm, tmp_path: Path) -
     view = json.loads(done.stdout)
     assert view["status"] == "completed"
     assert image_facts(Path(view["files"][0])) == ((1024, 768), "PNG")
-    assert done.stderr == ""
+    assert done.stderr == f"job: {view['id']}\n"
 
 
 def test_the_command_line_shows_a_refusal(simulated: RunningFarm) -> None:
@@ -80,7 +80,7 @@ def test_the_command_line_shows_a_refusal(simulated: RunningFarm) -> None:
     done = simulated.cli("render", "a fox", "--steps", "51")
 
     assert done.returncode == 1
-    assert re.fullmatch(r"farm: num_inference_steps: .*50.*\n", done.stderr)
+    assert re.fullmatch(r"farm: --steps: .*50.*\n", done.stderr)
 
 
 def test_a_folder_that_is_none_is_told_before_anything_is_rendered(simulated: RunningFarm, tmp_path: Path) -> None:
@@ -159,12 +159,12 @@ def test_the_command_line_has_a_prompt_enhanced(simulated: RunningFarm, tmp_path
 @pytest.mark.parametrize(
     ("words", "field"),
     [
-        (["--strength", "0.5"], "strength"),
-        (["--aspect-ratio", "1:1"], "aspect_ratio"),
-        (["--model", "kontext", "--steps", "20"], "num_inference_steps"),
-        (["--model", "kontext", "--no-safety-checker"], "enable_safety_checker"),
-        (["--model", "kontext", "--acceleration", "none"], "acceleration"),
-        (["--image", "data:image/png;base64,!"], "image_url"),
+        (["--strength", "0.5"], "--strength"),
+        (["--aspect-ratio", "1:1"], "--aspect-ratio"),
+        (["--model", "kontext", "--steps", "20"], "--steps"),
+        (["--model", "kontext", "--no-safety-checker"], "--safety-checker"),
+        (["--model", "kontext", "--acceleration", "none"], "--acceleration"),
+        (["--image", "data:image/png;base64,!"], "--image"),
     ],
 )
 def test_the_command_line_drops_nothing_that_the_model_does_not_take(
@@ -181,7 +181,7 @@ def test_the_command_line_names_a_file_that_is_not_there(simulated: RunningFarm)
 
     assert (done.returncode, done.stderr) == (
         1,
-        "farm: --image: nothing.png is no file that can be read: No such file or directory\n",
+        "farm: --image: cannot read nothing.png: No such file or directory.\n",
     )
 
 
