@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Literal
 
 from farm import clock
-from farm.auth.api_keys import Caller
+from farm.auth.api_keys import LOCAL, Caller
 from farm.celery import WakeUps
 from farm.dialects import registry
 from farm.domain.catalogue import ACCELERATIONS, MAX_RANDOM_SEED, MODELS, Model, find
@@ -311,7 +311,7 @@ class Service:
         return self._store.has_idempotency_key(caller.id, idempotency_key)
 
     def _recorded(self, new: NewJob, caller: Caller) -> Accepted:
-        accepted = self._store.submit(new, caller.limits)
+        accepted = self._store.submit(new, caller.limits, memory_is_shared=caller.id != LOCAL.id)
         caller.report_quotas(accepted.quotas)
         # A wake-up may reach any worker. With an affinity, all are woken, so that the preferred one looks, too.
         wanted = _MAX_WAKE_UPS if new.order.conditions.runner_hint else 1

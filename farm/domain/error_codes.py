@@ -40,6 +40,7 @@ class Code(StrEnum):
     QUEUE_TOO_LONG = "queue_too_long"
     RATE_LIMITED = "rate_limited"
     IMAGES_USED_UP = "images_used_up"
+    MEMORY_SHARE_USED_UP = "memory_share_used_up"
     UPLOAD_QUOTA_EXCEEDED = "upload_quota_exceeded"
     TOO_MANY_UPLOADS = "too_many_uploads"
     CONCURRENT_REQUESTS_LIMIT = "concurrent_requests_limit"
@@ -161,6 +162,10 @@ FAILURES: Mapping[str, Failure] = {
     ),
     Code.QUEUE_FULL: Failure(
         "Too many of your jobs are waiting; try again when some have ended.",
+        CallFailure(429, 5, openai="rate_limit_exceeded"),
+    ),
+    Code.MEMORY_SHARE_USED_UP: Failure(
+        "Your waiting jobs take as much memory as one caller may have; try again when some have ended.",
         CallFailure(429, 5, openai="rate_limit_exceeded"),
     ),
     Code.QUEUE_TOO_LONG: Failure(

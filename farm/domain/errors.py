@@ -162,6 +162,12 @@ class QueueFull(LimitReached):
     code = Code.QUEUE_FULL
 
 
+class MemoryShareUsedUp(LimitReached):
+    """The waiting jobs of the caller take its share of the job store's memory."""
+
+    code = Code.MEMORY_SHARE_USED_UP
+
+
 class RateLimited(LimitReached):
     """Too many submits of the caller within a minute."""
 

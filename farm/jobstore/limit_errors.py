@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from farm.domain.errors import ImagesUsedUp, LimitReached, QueueFull, RateLimited
+from farm.domain.errors import ImagesUsedUp, LimitReached, MemoryShareUsedUp, QueueFull, RateLimited
 from farm.domain.limits import Limits, Usage
 
 #: After how long a caller with a full queue should retry, and for how long the answer would be the same, in seconds.
@@ -11,7 +11,7 @@ _FULL_QUEUE_STANDS_SECONDS = 1.0
 
 
 def limit_error(verdict: str, limits: Limits, usage: Usage) -> LimitReached:
-    """Return the error of a verdict of `submit.lua`: `full`, `too_fast` or `day_used_up`."""
+    """Return the error of a verdict of `submit.lua`: `full`, `share_used_up`, `too_fast` or `day_used_up`."""
     quotas = limits.quotas(usage)
     if verdict == "too_fast":
         assert limits.rate
@@ -24,6 +24,8 @@ def limit_error(verdict: str, limits: Limits, usage: Usage) -> LimitReached:
         message = f"You may request {limits.images_per_day} images a day (UTC), and {max(0, left)} are left for today."
         stands = 0.0 if left > 0 else pause  # a smaller request may be accepted
         return ImagesUsedUp(message, seconds=pause, stands_seconds=stands, quotas=quotas)
+    if verdict == "share_used_up":
+        return MemoryShareUsedUp(seconds=_FULL_QUEUE_RETRY_SECONDS, quotas=quotas)
     message = f"You may have {limits.waiting} waiting jobs, and have as many; try again when some have ended."
     return QueueFull(
         message, seconds=_FULL_QUEUE_RETRY_SECONDS, stands_seconds=_FULL_QUEUE_STANDS_SECONDS, quotas=quotas

@@ -19,14 +19,19 @@ class MemoryGuard:
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
         self._read = (-MEMORY_READING_SECONDS, 0.0)
+        self._limit = 0
 
     def refuse_when_full(self) -> None:
         """Raise StoreFull if new jobs would use the memory that accepted ones need."""
         read_at, share = self._read
         if clock.monotonic() - read_at >= MEMORY_READING_SECONDS:
             memory = self._redis.info("memory")
-            limit = int(memory["maxmemory"])
-            share = int(memory["used_memory"]) / limit if limit else 0.0
+            self._limit = int(memory["maxmemory"])
+            share = int(memory["used_memory"]) / self._limit if self._limit else 0.0
             self._read = (clock.monotonic(), share)
         if share >= FULL_AT:
             raise StoreFull
+
+    def bytes_for_jobs(self) -> int:
+        """Return how much memory may be used before nothing new is accepted, as last read; 0 if there is no limit."""
+        return int(self._limit * FULL_AT)

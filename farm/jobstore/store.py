@@ -118,10 +118,11 @@ class JobStore:
 
     # What callers do
 
-    def submit(self, new: NewJob, limits: Limits = USUAL) -> Accepted:
+    def submit(self, new: NewJob, limits: Limits = USUAL, *, memory_is_shared: bool = False) -> Accepted:
         """Record a job, or raise LimitReached, StoreFull, IdempotencyConflict or StoreUnavailable and record nothing.
 
-        `limits` are its caller's own. A repeated submit does not count against them, and is never refused.
+        `limits` are its caller's own. If `memory_is_shared` with other callers, its waiting jobs may have half of the
+        memory for new jobs. A repeated submit does not count against them, and is never refused.
 
         A failed job is repeated (`retry_of`) only once: a second submit is answered with the first one's job. Raises
         NotFound if the failed job does not exist.
@@ -129,6 +130,7 @@ class JobStore:
         order, limits = new.order, limits.or_else(self._terms.limits)
         with translated():
             self._memory.refuse_when_full()
+            max_bytes = self._memory.bytes_for_jobs() // 2 if memory_is_shared else 0
             verdict, job_id, idle, *used = self._scripts.run(
                 "submit",
                 new.id,
@@ -139,6 +141,7 @@ class JobStore:
                 _us(order.conditions.start_within),
                 limits.rate or 0,
                 limits.images_per_day or 0,
+                max_bytes,
                 *chain.from_iterable(fields_of(new).items()),
             )
         usage = Usage(*used)

@@ -48,7 +48,10 @@ _WORKING_SETS = (
         redis_keys.ABANDON_DEADLINE,
         redis_keys.DELIVERY_QUEUES,
     ),
-    *(f"{redis_keys.PREFIX}{name}" for name in ("waiting_count", "preparing_count", "render_deadline")),
+    *(
+        f"{redis_keys.PREFIX}{name}"
+        for name in ("waiting_count", "waiting_bytes", "preparing_count", "render_deadline")
+    ),
     f"{redis_keys.PREFIX}delivery_failures",
 )
 _WORKING_PATTERNS = tuple(

@@ -1,15 +1,16 @@
 -- Accept a job.
 -- ARGV: id, queue limit, Idempotency-Key (or none), digest of the body, direct call that waits for it (or none), time
--- within which it must be started (us; 0: any), submits a minute, images a day (of all limits 0: none), then the record:
--- name, value, name, value, …
+-- within which it must be started (us; 0: any), submits a minute, images a day, bytes of waiting jobs (of all limits 0:
+-- none), then the record: name, value, name, value, …
 -- A record with `retry_of` repeats that job, which must have failed, and which is repeated only once ('unknown': there is
 -- nothing to repeat).
--- Returns {'accepted' | 'repeated' | 'conflict' | 'unknown' | 'full' | 'too_fast' | 'day_used_up', id, idle workers, then the
+-- Returns {'accepted' | 'repeated' | 'conflict' | 'unknown' | 'full' | 'share_used_up' | 'too_fast' | 'day_used_up', id, idle workers, then the
 -- caller's usage: until when it is within its rate again (us from now), images of today, until when that is (us from now)}
 local id, limit, idempotency_key, digest, call = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
 local start_within_us = tonumber(ARGV[6])
 local rate, max_images = tonumber(ARGV[7]), tonumber(ARGV[8])
-local FIRST_FIELD = 9
+local max_bytes = tonumber(ARGV[9])
+local FIRST_FIELD = 10
 local fields = {}
 for i = FIRST_FIELD, #ARGV, 2 do fields[ARGV[i]] = ARGV[i + 1] end
 local caller, queue = fields.caller, fields.queue
@@ -79,6 +80,8 @@ end
 
 local waiting_jobs = tonumber(redis.call('HGET', P .. 'waiting_count', caller) or 0)
 if limit > 0 and waiting_jobs >= limit then return answer('full', '', 0) end
+local waiting_bytes = tonumber(redis.call('HGET', P .. 'waiting_bytes', caller) or 0)
+if max_bytes > 0 and waiting_bytes + tonumber(fields.bytes) > max_bytes then return answer('share_used_up', '', 0) end
 if busy_us + pause_us > MINUTE_US then return answer('too_fast', '', 0) end
 if max_images > 0 and images + tonumber(fields.images) > max_images then return answer('day_used_up', '', 0) end
 if is_counted then count_usage() end
@@ -104,7 +107,7 @@ end
 redis.call('ZADD', P .. 'jobs', integer(time), id)
 redis.call('ZADD', P .. 'jobs:' .. caller, integer(time), id)
 if fields.dialect == 'wavespeed' then redis.call('ZADD', P .. 'jobs:' .. caller .. ':wavespeed', integer(time), id) end
-redis.call('HINCRBY', P .. 'waiting_count', caller, 1)
+count_waiting(caller, 1, fields.bytes)
 redis.call('HINCRBY', P .. 'totals', 'jobs:created:', 1)
 enqueue(id, vstart, queue, fields.model, integer(time))
 if not fields.render_alone and not is_unprepared(queue) then

@@ -743,6 +743,10 @@ class Model:
         for job_id, calls in self._waiting_calls.items():
             found[f"waiting_calls:{job_id}"] |= dict.fromkeys(calls, True)
         found["waiting_count"] |= self._waiting_count()
+        for entry in self.jobs.values():
+            if entry.state is State.CREATED:
+                bytes_of = found["waiting_bytes"]
+                bytes_of[entry.caller] = bytes_of.get(entry.caller, 0) + int(fields_of(entry.new)["bytes"])
         found["preparing_count"] |= self._preparing_count()
         found["paused"] |= {"": 1} if self.is_paused else {}
         for (caller, affinity), preferred in self._affinities.items():

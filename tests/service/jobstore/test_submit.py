@@ -12,10 +12,11 @@ import redis
 from farm import clock
 from farm.domain.catalogue import SEEDS
 from farm.domain.delivery import Attempt, Outcome
-from farm.domain.errors import IdempotencyConflict, QueueFull, StoreFull, StoreUnavailable
+from farm.domain.errors import IdempotencyConflict, MemoryShareUsedUp, QueueFull, StoreFull, StoreUnavailable
 from farm.domain.job import Conditions, State, Webhook
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect
+from farm.jobstore.memory_guard import FULL_AT
 from farm.jobstore.store import JobStore
 from farm.webhooks.store import DeliveryStore
 from tests.service.jobstore.jobs import (
@@ -222,6 +223,35 @@ def test_below_80_percent_of_memory_jobs_are_accepted(memory: redis.Redis) -> No
     limit_memory(memory, 0.7)
 
     assert submit(JobStore(memory, TERMS))
+
+
+def test_one_caller_has_half_of_the_memory_for_waiting_jobs(memory: redis.Redis, store: JobStore) -> None:
+    limit_memory(memory, 0.5)
+    half = int(memory.info("memory")["maxmemory"] * FULL_AT / 2)
+    first = store.submit(new_job("ada"), memory_is_shared=True).id
+    own = int(memory.hget("srpo:waiting_bytes", "ada") or 0)
+    memory.hset("srpo:waiting_bytes", "ada", half - own - 1)
+
+    store.submit(new_job("ada"), memory_is_shared=True)
+    with pytest.raises(MemoryShareUsedUp):
+        store.submit(new_job("ada"), memory_is_shared=True)
+
+    assert store.submit(new_job("bob"), memory_is_shared=True).id
+    store.cancel(first)
+    assert store.submit(new_job("ada"), memory_is_shared=True).id
+    assert store.submit(new_job("ada")).id  # the farm's only caller
+
+
+@pytest.mark.parametrize("prompt", ["a", "a" * 4000, "\N{FOX FACE}" * 4000])
+def test_the_bytes_of_a_job_are_about_what_it_takes(memory: redis.Redis, store: JobStore, prompt: str) -> None:
+    store.submit(new_job("warm up"))
+    before, count = int(memory.info("memory")["used_memory"]), 300
+    for _ in range(count):
+        store.submit(new_job("ada", prompt=prompt))
+
+    taken = int(memory.info("memory")["used_memory"]) - before
+    counted = int(memory.hget("srpo:waiting_bytes", "ada") or 0)
+    assert 0.6 < counted / taken < 1.6
 
 
 def test_what_was_accepted_still_ends_above_80_percent(memory: redis.Redis, store: JobStore) -> None:

@@ -33,6 +33,7 @@ STATUSES: dict[type[FarmError], int] = {
     errors.UploadComplete: 403,
     errors.LimitReached: 429,
     errors.QueueFull: 429,
+    errors.MemoryShareUsedUp: 429,
     errors.RateLimited: 429,
     errors.ImagesUsedUp: 429,
     errors.QueueTooLong: 429,

@@ -13,8 +13,8 @@ local function drop_fence(id) redis.call('HSET', job_key(id), 'fence', 0) end
 local function take_back(id, delay_us)
   local key = job_key(id)
   end_run(id)
-  local job = redis.call('HMGET', key, 'caller', 'start_deadline_us')
-  redis.call('HINCRBY', P .. 'waiting_count', job[1], 1)
+  local job = redis.call('HMGET', key, 'caller', 'start_deadline_us', 'bytes')
+  count_waiting(job[1], 1, job[3])
   -- The deadline counts from the submit, as if no worker had started the job.
   if job[2] then redis.call('ZADD', P .. 'start_deadline', job[2], id) end
   redis.call('HSET', key, 'step', 0)

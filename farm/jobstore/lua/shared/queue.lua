@@ -37,15 +37,21 @@ local function take_from_queue(id, queue)
   if redis.call('HINCRBY', P .. 'preparing_count', caller, -1) <= 0 then redis.call('HDEL', P .. 'preparing_count', caller) end
 end
 
+-- Count one job more (1) or less (-1) of those of a caller that wait, with its bytes.
+local function count_waiting(caller, by, bytes)
+  if redis.call('HINCRBY', P .. 'waiting_count', caller, by) <= 0 then redis.call('HDEL', P .. 'waiting_count', caller) end
+  if redis.call('HINCRBY', P .. 'waiting_bytes', caller, by * (bytes or 0)) <= 0 then redis.call('HDEL', P .. 'waiting_bytes', caller) end
+end
+
 -- Remove a job from everything that lists it as waiting.
 local function dequeue(id)
-  local job = redis.call('HMGET', job_key(id), 'queue', 'batch_key', 'caller', 'model', 'priority')
+  local job = redis.call('HMGET', job_key(id), 'queue', 'batch_key', 'caller', 'model', 'priority', 'bytes')
   take_from_queue(id, job[1])
   redis.call('ZREM', queue_by_age_key(job[1], job[4]), id)
   redis.call('ZREM', batch_candidates_key(job[2], job[5]), id)
   redis.call('ZREM', P .. 'delayed', id)
   redis.call('ZREM', P .. 'start_deadline', id)
-  if redis.call('HINCRBY', P .. 'waiting_count', job[3], -1) <= 0 then redis.call('HDEL', P .. 'waiting_count', job[3]) end
+  count_waiting(job[3], -1, job[6])
 end
 
 -- The virtual start time of a caller's next job: the end of its job before, or the present if it had none.
