@@ -40,7 +40,8 @@ Connect = Callable[[str, int, float], socket.socket]
 MAX_POST_ANSWER_BYTES = 4096
 
 _PORTS = {"http": 80, "https": 443}
-_MAX_URL_LENGTH = 2048
+#: Longest URL, in characters: presigned ones with a session token take thousands.
+MAX_URL_LENGTH = 8192
 _MAX_HEADER_BYTES = 65536
 _CHUNK_BYTES = 65536
 #: Addresses of one name that are tried, each with an equal share of the time left.
@@ -284,8 +285,8 @@ class _Policy:
 
 def _parsed(url: str) -> Url:
     """Parse a URL with http or https, no user, and no port 0. Raises ForbiddenAddress."""
-    if len(url) > _MAX_URL_LENGTH:
-        raise ForbiddenAddress(f"The URL is too long; allowed: up to {_MAX_URL_LENGTH} characters.")
+    if len(url) > MAX_URL_LENGTH:
+        raise ForbiddenAddress(f"The URL is too long; allowed: up to {MAX_URL_LENGTH} characters.")
     # Reject what URL parsers disagree about.
     if not _URL.fullmatch(url):
         raise ForbiddenAddress(

@@ -31,7 +31,7 @@ from farm.domain.errors import (
 )
 from farm.domain.job import Job
 from farm.domain.request import Request
-from farm.images import decode
+from farm.images import content_encoding, decode
 from farm.images.decode import UnusableImage
 from farm.jobstore.store import JobStore
 from farm.ssrf_safe_http import Reply, SsrfSafeClient
@@ -223,7 +223,7 @@ def _follow_redirects(outbound: SsrfSafeClient, url: str, until: float) -> bytes
     for _ in range(MAX_REDIRECTS + 1):
         reply = _get(outbound, url, max(0.0, until - clock.monotonic()))
         if reply.status == 200:
-            return reply.body
+            return content_encoding.plain(reply.body, reply.headers.get("content-encoding", ""))
         if reply.status in _TRANSIENT_STATUSES:
             raise Unreachable(f"{_host(url)} answered {reply.status}.")
         location = reply.headers.get("location")

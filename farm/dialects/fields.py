@@ -16,6 +16,7 @@ from pydantic import (
     Discriminator,
     Field,
     Strict,
+    StringConstraints,
     Tag,
     ValidationError,
     create_model,
@@ -124,8 +125,8 @@ SafetyTolerance = Annotated[
         + ", ".join(f"{threshold} at {tolerance}" for tolerance, threshold in SAFETY_THRESHOLDS.items())
     ),
 ]
-#: The URL of an image (http or https), or the image as a data URI.
-ImageUrl = Annotated[str, Field(min_length=1)]
+#: The URL of an image (http or https), or the image as a data URI. White space around it is removed.
+ImageUrl = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class Size(Input):

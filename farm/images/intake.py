@@ -27,7 +27,7 @@ from farm.domain.job import Job, Order, Source
 from farm.domain.request import Request
 from farm.images import decode
 from farm.images.decode import UnusableImage
-from farm.ssrf_safe_http import SsrfSafeClient
+from farm.ssrf_safe_http import MAX_URL_LENGTH, SsrfSafeClient
 from farm.storage.storage import Storage, new_input_key, parse_key
 
 #: Longest part of a data URI that an error quotes, in characters.
@@ -41,6 +41,9 @@ _HEAD_END = 64
 #: images of more than a few kilobytes come as base64.
 _MAX_ESCAPES = 1_000_000
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
+#: Text that can only be base64: long, and without the colon and the dots of a URL. So much of it is searched.
+_BARE_BASE64 = re.compile(r"[A-Za-z0-9+/=_\s-]{64,}")
+_BARE_SEARCHED = 4096
 _WHITE = b" \t\n\f\r"
 
 
@@ -166,6 +169,11 @@ class Intake:
         return None
 
     def _checked(self, url: str) -> str:
+        if _BARE_BASE64.fullmatch(url[:_BARE_SEARCHED]):
+            raise UnusableImage(
+                Code.FILE_DOWNLOAD_ERROR,
+                "it looks like base64 without its prefix; allowed: data:image/png;base64,… or http(s)://…",
+            )
         try:
             self._outbound.check(url)
         except ForbiddenAddress as error:
@@ -214,4 +222,6 @@ def _decoded(uri: str) -> bytes:
 
 def _quoted(source: Source) -> str | None:
     """Return what an error quotes of a source: its URL, the start of a data URI, nothing of bytes."""
-    return source.url[:_MAX_QUOTED] + "…" if _DATA.match(source.url) else source.url or None
+    if _DATA.match(source.url) or len(source.url) > MAX_URL_LENGTH or _BARE_BASE64.match(source.url):
+        return source.url[:_MAX_QUOTED] + "…"
+    return source.url or None

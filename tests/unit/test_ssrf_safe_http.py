@@ -175,7 +175,7 @@ def post(outbound: SsrfSafeClient, url: str = "http://hook.example/") -> int:
 # ---- What is refused by its looks
 
 
-LONG = "http://hook.example/" + "x" * 2048
+LONG = "http://hook.example/" + "x" * 8192
 
 FORBIDDEN_URLS = [
     # no URL that can be called

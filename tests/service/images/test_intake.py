@@ -343,3 +343,26 @@ def test_a_job_without_images_is_none_of_this(farm: Farm) -> None:
     job = jobs.record(farm.store, farm.service.submit(Caller("ada"), Order("srpo", a_request())).id)
 
     assert (job.request.sources, job.request.needs_preparation) == ((), False)
+
+
+@pytest.mark.parametrize("length", [2049, 8192])
+def test_a_presigned_url_with_a_session_token_is_taken(farm: Farm, length: int) -> None:
+    url = "https://images.example/fox.png?X-Amz-Security-Token="
+    url += "x" * (length - len(url))
+
+    (problem,) = problems(farm, Source("image_url", url + "x" * (8193 - length)))
+    job = farm.store.get(submit(farm, Source("image_url", url)))
+
+    assert "allowed: up to 8192 characters" in problem.message
+    assert len(str(problem.value)) < 100
+    assert job is not None
+    assert job.request.sources == (url,)
+
+
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode, base64.encodebytes])
+def test_base64_without_its_prefix_is_called_so(farm: Farm, encode: Callable[[bytes], bytes]) -> None:
+    for content in (IMAGE, IMAGE * 100):
+        (problem,) = problems(farm, Source("image_url", encode(content).decode()))
+
+        assert "base64 without its prefix; allowed: data:image/png;base64,…" in problem.message
+        assert len(str(problem.value)) < 100

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -591,3 +593,18 @@ def test_many_jobs_are_prepared_each_once(studio: Studio, host: Host) -> None:
 
     assert len(host.asked) == 40
     assert all(len(inputs_of(studio.farm, job_id)) == 1 for job_id in ids)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "GZIP", "deflate", "identity"])
+def test_an_encoding_that_was_not_asked_for_is_undone(studio: Studio, host: Host, encoding: str) -> None:
+    sent = {"identity": IMAGE, "deflate": zlib.compress(IMAGE)}.get(encoding, gzip.compress(IMAGE))
+
+    job = studio.prepare(host.serve("/fox.png", sent, Content_Encoding=encoding))
+
+    assert (job.error, len(job.request.inputs)) == ("", 1)
+
+
+def test_an_unknown_encoding_ends_the_job_and_is_named(studio: Studio, host: Host) -> None:
+    job = studio.prepare(host.serve("/fox.png", IMAGE, Content_Encoding="br"))
+
+    assert "its host sent the Content-Encoding 'br'; allowed: none, gzip or deflate" in job.error

@@ -41,6 +41,34 @@ def test_a_field_has_its_effect_and_no_other(endpoint: Endpoint, name: str) -> N
         assert endpoint.read({name: sent}) == endpoint.expected(changes), sent
 
 
+#: Names of fields that are the URLs of images.
+IMAGE_FIELDS = {"image", "images", "image_url", "image_urls"}
+IMAGE_FIELDS_OF_ENDPOINTS = [
+    (endpoint, name) for endpoint in ENDPOINTS.values() for name in endpoint.fields if name in IMAGE_FIELDS
+]
+
+
+@pytest.mark.parametrize(("endpoint", "name"), IMAGE_FIELDS_OF_ENDPOINTS, ids=str)
+def test_white_space_around_the_url_of_an_image_is_removed(endpoint: Endpoint, name: str) -> None:
+    urls = [(sent, changes) for sent, changes in endpoint.fields[name].accepted if sent and _surrounded(sent) != sent]
+
+    assert urls
+    for sent, changes in urls:
+        assert endpoint.read({name: _surrounded(sent)}) == endpoint.expected(changes), sent
+
+
+def _surrounded(sent: Any) -> Any:
+    """Return URLs, wherever they are, with white space around them."""
+    match sent:
+        case str():
+            return f" \t{sent}\r\n"
+        case list():
+            return [_surrounded(item) for item in sent]
+        case dict():
+            return {name: _surrounded(value) for name, value in sent.items()}
+    return sent
+
+
 @EVERY_FIELD
 def test_a_value_that_a_field_does_not_accept_is_rejected_by_name(endpoint: Endpoint, name: str) -> None:
     field = endpoint.fields[name]
