@@ -91,7 +91,7 @@ def complete(api: FlaskClient, upload: str, parts: object, **kwargs: Any) -> Tes
 
 def names(storage: Storage) -> set[str]:
     """Return all names in the storage, parts that were not deleted included."""
-    return {path.name for path in folder_of(storage).rglob("*") if path.is_file()}
+    return {path.name for path in folder_of(storage).glob("??/*")}
 
 
 @pytest.fixture

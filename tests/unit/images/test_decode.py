@@ -460,10 +460,10 @@ APP5, PRIVATE = b"\xff\xe5\0\2", chunk(b"prVt", b"")
 @pytest.mark.parametrize(
     ("content", "excess"),
     [
-        (scanned(60), "50 scans"),
-        (parted("JPEG", APP5, 110_000), "100000 parts"),
-        (parted("JPEG", b"\xff\xd0", 60_000), "100000 parts"),
-        (parted("PNG", PRIVATE, 110_000), "100000 parts"),
+        (scanned(60), "more than 50 scans"),
+        (parted("JPEG", APP5, 110_000), "too many pieces of metadata"),
+        (parted("JPEG", b"\xff\xd0", 60_000), "more than 100000 parts"),
+        (parted("PNG", PRIVATE, 110_000), "too many pieces of metadata"),
     ],
     ids=["scans", "segments", "rubbish", "chunks"],
 )
@@ -471,12 +471,12 @@ def test_what_would_keep_a_decoder_busy_for_hours_is_refused(content: bytes, exc
     error = refused(content)
 
     assert error.code == "image_load_error"
-    assert f"more than {excess}" in str(error)
+    assert excess in str(error)
 
 
 @pytest.mark.parametrize(
     "content",
-    [scanned(30), parted("JPEG", APP5, 9000), parted("PNG", PRIVATE, 9000), parted("JPEG", b"\xff", 9000)],
+    [scanned(30), parted("JPEG", APP5, 900), parted("PNG", PRIVATE, 900), parted("JPEG", b"\xff", 9000)],
     ids=["scans", "segments", "chunks", "padding"],
 )
 def test_an_image_of_many_parts_is_read(content: bytes) -> None:
