@@ -52,6 +52,7 @@ class Code(StrEnum):
     REQUEST_TIMEOUT = "request_timeout"
     STORE_UNAVAILABLE = "store_unavailable"
     STORAGE_UNAVAILABLE = "storage_unavailable"
+    STORAGE_REFUSED = "storage_refused"
     STORAGE_FAILED = "storage_failed"
     CONFIGURATION_ERROR = "configuration_error"
     INTERNAL_ERROR = "internal_error"
@@ -213,6 +214,11 @@ FAILURES: Mapping[str, Failure] = {
     ),
     Code.STORAGE_UNAVAILABLE: Failure(
         "The image storage does not answer; try again in a few seconds.",
+        CallFailure(503, 5, fal="internal_error"),
+        JobFailure(500, "internal_error", "platform", 5003),
+    ),
+    Code.STORAGE_REFUSED: Failure(
+        "The image storage refuses the farm; its operator must check bucket, credentials and rights.",
         CallFailure(503, 5, fal="internal_error"),
         JobFailure(500, "internal_error", "platform", 5003),
     ),

@@ -273,6 +273,8 @@ class StorageUnavailable(StorageError):
 class StorageRefused(StorageUnavailable):
     """An image storage that answers, and refuses; until its operator changes rights, names or credentials."""
 
+    code = Code.STORAGE_REFUSED
+
 
 class StorageFull(StorageUnavailable):
     """A data folder without space for uploads."""

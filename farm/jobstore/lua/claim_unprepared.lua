@@ -1,7 +1,7 @@
 -- Give a preparer jobs that are not prepared yet, under a lease: one that was lost with its preparer, then the first in fair
 -- order. While others wait, a caller has at most half of all preparations: its image hosts may be slow.
--- ARGV: maximum of jobs, lease_us, maximum of attempts, ttl_us, then callers that have as many jobs in this preparer as one
--- caller may: they get no more
+-- ARGV: maximum of jobs, lease_us, maximum of attempts, ttl_us, then callers that hold their
+-- share of this preparer and are skipped
 -- Returns their ids
 local max_jobs, lease_us, max_attempts, ttl_us = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local claimed, has_its_share = {}, {}

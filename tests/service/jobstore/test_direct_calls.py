@@ -373,7 +373,7 @@ def test_a_late_sign_of_life_of_who_hung_up_means_nothing(store: JobStore) -> No
     assert call(store)[0] == job_id
 
 
-def told(store: JobStore) -> str:
+def answered_before_the_end(store: JobStore) -> str:
     """Return the job of a call that was told where its image will be."""
     job_id, name = call(store)
     store.keep_after_call(job_id, name)
@@ -381,14 +381,14 @@ def told(store: JobStore) -> str:
 
 
 def test_an_equal_call_joins_the_job_of_one_that_was_told_where_its_image_will_be(store: JobStore) -> None:
-    job_id = told(store)
+    job_id = answered_before_the_end(store)
 
     assert call(store)[0] == job_id
     assert call(store)[0] != job_id  # a call waits for it
 
 
 def test_it_joins_a_job_that_completed_meanwhile(store: JobStore) -> None:
-    job_id = told(store)
+    job_id = answered_before_the_end(store)
     job = take_one(store)
     store.complete(job, result(job))
 
@@ -410,7 +410,7 @@ def test_it_joins_a_job_that_completed_just_when_its_caller_was_told(store: JobS
 def test_a_job_whose_caller_was_told_goes_on_though_no_equal_call_comes(
     store: JobStore, client: redis.Redis, *, is_joined: bool
 ) -> None:
-    job_id = told(store)
+    job_id = answered_before_the_end(store)
     if is_joined:
         _, second = call(store)
         store.call_disconnected(job_id, second)

@@ -12,7 +12,7 @@ from farm.cli.main import main
 
 COMMANDS = [
     *("up", "api", "worker", "demo", "render", "models", "pause", "resume", "doctor"),
-    *("jobs", "workers", "webhooks", "keys"),
+    *("jobs", "workers", "webhooks", "keys", "storage"),
 ]
 
 

@@ -51,6 +51,7 @@ STATUSES: dict[type[FarmError], int] = {
     errors.TooLarge: 502,
     errors.StorageError: 500,
     errors.StorageUnavailable: 503,
+    errors.StorageRefused: 503,
     errors.StorageFull: 503,
     errors.RenderError: 500,
     errors.OutOfMemory: 500,
