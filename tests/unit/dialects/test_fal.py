@@ -372,6 +372,7 @@ FAILED: list[tuple[str, int, str, list[str] | None]] = [
     ("attempts_exhausted", 500, "runner_server_error", None),
     ("storage_failed", 500, "internal_error", None),
     ("storage_unavailable", 500, "internal_error", None),
+    ("storage_refused", 500, "internal_error", None),
     ("render_failed", 500, "internal_server_error", ["body"]),
     ("out_of_memory", 500, "internal_server_error", ["body"]),
     ("safety_check_failed", 500, "internal_server_error", ["body"]),

@@ -288,6 +288,7 @@ def test_a_completed_prediction() -> None:
         ("preparation_failed", 5000),
         ("internal_error", 5000),
         ("storage_unavailable", 5003),
+        ("storage_refused", 5003),
         ("file_download_error", 1402),
         ("image_load_error", 1401),
         ("image_too_small", 1401),
