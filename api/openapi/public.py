@@ -11,8 +11,8 @@ from farm.dialects.answers.fal import SigningKeys
 
 _ETAG = Parameter("ETag", "A file never changes under its name.", where="header", is_required=True)
 _COMMON = errors(*ANYWHERE)
-#: A file that is not an image is sent as an attachment.
-_FILES = "image/jpeg, image/png, image/webp, application/octet-stream"
+#: A file that is not an image is sent as an attachment of the type that its sender declared.
+_FILES = "image/jpeg, image/png, image/webp, */*"
 
 SECTION = Section(
     name="Without a key",

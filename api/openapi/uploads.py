@@ -29,9 +29,7 @@ _LIFECYCLE = tuple(
     for name in fal_storage.LIFECYCLES
 )
 _STORAGE_TYPE = Parameter("storage_type", f"Accepted without effect: {fal_storage.TOLERATED['storage_type']}.")
-_FILE_NAME = Parameter(
-    "X-Fal-File-Name", "Accepted without effect: the farm chooses unguessable file names.", where="header"
-)
+_FILE_NAME = Parameter("X-Fal-File-Name", "The name under which a file that is not an image is saved.", where="header")
 _ETAG = Parameter("ETag", "The part's tag, to be named when the upload is completed.", where="header", is_required=True)
 _PART = Response("The part was stored; if sent again, it is replaced.", fal_answers.FalPart, headers=(_ETAG,))
 _WHOLE = Response("The file was stored.", fal_answers.FalFile)

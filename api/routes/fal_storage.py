@@ -47,7 +47,7 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
         caller = authenticator.caller()
         query.refuse_others("storage_type")
         announcement = parse(fal_storage.Announcement, decode(read_bytes() or b"{}"))
-        announced = UploadRequest(announcement.content_type, _keep_seconds())
+        announced = UploadRequest(announcement.content_type, _keep_seconds(), name=announcement.file_name or "")
         ticket = uploads.issue(caller.id, announced, in_parts=in_parts)
         return fal_storage.begun(f"{_cdn(context)}/upload/{ticket.id}", context.links.file(ticket.key))
 
@@ -141,11 +141,16 @@ def _cdn(context: ApiContext) -> str:
 
 
 def _requirements() -> UploadRequest:
-    """Return the content type and retention from the headers of the current call. Raises BadRequest."""
+    """Return the content type, retention and file name from the headers of the current call. Raises BadRequest."""
     content_type = flask.request.headers.get("Content-Type", fal_storage.DEFAULT_TYPE)
     if len(content_type) > fal_storage.MAX_TYPE_LENGTH:
         raise BadRequest(f"The Content-Type is too long; send up to {fal_storage.MAX_TYPE_LENGTH} characters.")
-    return UploadRequest(content_type, _keep_seconds())
+    return UploadRequest(content_type, _keep_seconds(), name=_file_name())
+
+
+def _file_name() -> str:
+    """Return the name of the file from the headers of the current call; clients send UTF-8, or nothing but ASCII."""
+    return flask.request.headers.get("X-Fal-File-Name", "").encode("latin-1", "replace").decode(errors="replace")
 
 
 def _keep_seconds() -> int:

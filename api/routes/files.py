@@ -1,11 +1,13 @@
 """Route of stored files: rendered images and uploads, under unguessable names and without an API key.
 
-An upload may have any content: it is served as an image only if it starts like one, else as an attachment.
+An upload may have any content: it is served as an image only if it starts like one, else as an attachment under the
+name and, if browsers cannot run it, with the content type that its sender declared.
 """
 
 from __future__ import annotations
 
 from contextlib import closing, suppress
+from urllib.parse import quote
 
 import flask
 from werkzeug.exceptions import PreconditionFailed
@@ -13,6 +15,7 @@ from werkzeug.exceptions import PreconditionFailed
 from farm import clock
 from farm.domain.errors import NotFound, StoreUnavailable
 from farm.jobstore.store import JobStore
+from farm.storage.declaration import DEFAULT_TYPE
 from farm.storage.storage import (
     CACHE_SECONDS,
     HEAD_BYTES,
@@ -34,9 +37,9 @@ def routes(storage: Storage, store: JobStore) -> flask.Blueprint:
             raise NotFound(f"No file has the name '{key}'.")
         response = _head(key, stored)
         _set_caching(response, _remaining_seconds(name, store))
-        if name.until and not _has_declared_type(name, storage, key, stored):
-            response.content_type = "application/octet-stream"
-            response.headers["Content-Disposition"] = "attachment"
+        if name.until and not _is_image(name, storage, key, stored):
+            response.content_type = name.content_type if name.extension == "bin" else DEFAULT_TYPE
+            response.headers["Content-Disposition"] = _attachment(name)
         is_range = _is_range_request(stored)
         response.make_conditional(flask.request, accept_ranges=is_range, complete_length=stored.bytes)
         response.accept_ranges = "bytes"
@@ -90,7 +93,13 @@ def _is_range_request(stored: StoredFile) -> bool:
     )
 
 
-def _has_declared_type(name: StorageKey, storage: Storage, key: str, stored: StoredFile) -> bool:
+def _attachment(name: StorageKey) -> str:
+    """Return the Content-Disposition of a file that is not an image; its name is percent-encoded UTF-8 (RFC 6266)."""
+    file_name = name.declaration.name if name.declaration else ""
+    return f"attachment; filename*=UTF-8''{quote(file_name, safe='')}" if file_name else "attachment"
+
+
+def _is_image(name: StorageKey, storage: Storage, key: str, stored: StoredFile) -> bool:
     """Return True if an upload has the image type of its name."""
     return name.extension != "bin" and matches_signature(name.extension, _first_bytes(storage, key, stored))
 

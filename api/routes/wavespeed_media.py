@@ -28,7 +28,9 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
         caller = authenticator.caller()
         query.refuse_others()
         announced = parse(wavespeed_media.Announcement, decode(read_bytes()))
-        ticket = uploads.issue(caller.id, UploadRequest(announced.content_type, size=announced.size))
+        ticket = uploads.issue(
+            caller.id, UploadRequest(announced.content_type, size=announced.size, name=announced.filename)
+        )
         url = f"{context.links.base}/api/v3/media/uploads/{ticket.id}"
         return {**SUCCESS, "data": wavespeed_media.ticket(url, context.links.file(ticket.key), announced.content_type)}
 
@@ -51,7 +53,7 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
         with upload_slots.held(caller.id):
             file, content = file_in_form(pieces(MAX_UPLOAD), wavespeed_media.FIELD)
             content_type = file.headers.get("Content-Type", wavespeed_media.DEFAULT_TYPE)
-            key, size = uploads.keep(caller.id, UploadRequest(content_type), content)
+            key, size = uploads.keep(caller.id, UploadRequest(content_type, name=file.filename), content)
         file_facts = wavespeed_media.kept(
             context.links.file(key), content_type=content_type, filename=file.filename, size=size
         )

@@ -17,8 +17,6 @@ from farm.domain.errors import InvalidRequest, Problem
 #: Parameters that are accepted without effect, with the reason.
 TOLERATED = {
     "storage_type": "it selects one of fal's stores, and this farm has one store",
-    "file_name": "the farm chooses unguessable file names",
-    "X-Fal-File-Name": "the same, sent as a header",
 }
 #: Headers with the retention of a file: the JavaScript client sends the first, the Python client both.
 LIFECYCLES = ("X-Fal-Object-Lifecycle", "X-Fal-Object-Lifecycle-Preference")

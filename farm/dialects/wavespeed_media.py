@@ -18,7 +18,7 @@ _SENDABLE = r"^[!-~]([ -~]*[!-~])?$"
 
 
 class Announcement(Input):
-    """The body of a call for a ticket. `filename` has no effect: the farm chooses unguessable file names."""
+    """The body of a call for a ticket."""
 
     filename: Annotated[str, Field(max_length=1024)]
     size: Annotated[Whole, Field(ge=1, le=MAX_UPLOAD)]

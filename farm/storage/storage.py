@@ -10,16 +10,17 @@ from datetime import datetime
 from typing import BinaryIO, Literal, Protocol, cast, get_args
 
 from farm.domain.catalogue import OutputFormat
+from farm.storage.declaration import DEFAULT_TYPE, Declaration, decode
 
 #: A rendered image is `{job}-{fence}-{number}-{random}.{extension}`, where the fence keeps a late loser from
 #: overwriting the winner; an image that a job begins from is `{job}-input-{number}-{random}.{extension}`.
 _OF_A_JOB = re.compile(r"([0-9a-f-]{36})-([0-9]{1,19}|input)-([0-9]{1,2})-[0-9a-f]{16}\.(jpeg|png|webp)")
 #: An upload belongs to no job, and is kept until the time in its key, in seconds since the epoch:
-#: `{random}-upload-{until}.{extension}`. A part of an upload in progress is
-#: `{the same random}-part-{until}-{number}-{its digest's beginning}.bin`.
-_UPLOAD = re.compile(r"([0-9a-f]{32})-upload-([0-9]{10})\.(jpeg|png|webp|bin)")
+#: `{random}-upload-{until}.{extension}`, or with what its sender declared, `{random}-upload-{until}-{declaration}.bin`.
+#: A part of an upload in progress is `{the same random}-part-{until}-{number}-{its digest's beginning}.bin`.
+_UPLOAD = re.compile(r"([0-9a-f]{32})-upload-([0-9]{10})(?:\.(jpeg|png|webp|bin)|-([A-Za-z0-9_-]{1,184})\.bin)")
 _PART = re.compile(r"[0-9a-f]{32}-part-([0-9]{10})-([0-9]{1,5})-[0-9a-f]{16}\.(bin)")
-_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp", "bin": "application/octet-stream"}
+_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp", "bin": DEFAULT_TYPE}
 
 Extension = Literal["jpeg", "png", "webp", "bin"]
 #: Content types that are not spelled like the extension.
@@ -56,9 +57,13 @@ def new_input_key(job_id: str, number: int, extension: Extension) -> str:
     return f"{job_id}-input-{number}-{secrets.token_hex(8)}.{extension}"
 
 
-def new_upload_key(extension: Extension, *, until: int) -> str:
-    """Return a new storage key for an upload that expires at `until`, in seconds since the epoch."""
-    return f"{secrets.token_hex(16)}-upload-{until:010}.{extension}"
+def new_upload_key(extension: Extension, *, until: int, declaration: Declaration | None = None) -> str:
+    """Return a new storage key for an upload that expires at `until`, in seconds since the epoch.
+
+    Only a file that is not an image keeps its declaration: of an image, the extension says the content type.
+    """
+    encoded = declaration.encoded() if declaration and extension == "bin" else ""
+    return f"{secrets.token_hex(16)}-upload-{until:010}{'-' if encoded else ''}{encoded}.{extension}"
 
 
 def part_key(upload_key: str, number: int, digest: str) -> str:
@@ -91,10 +96,11 @@ class StorageKey:
     extension: Extension
     until: int | None = None
     whole: bool = True
+    declaration: Declaration | None = None
 
     @property
     def content_type(self) -> str:
-        return _TYPES[self.extension]
+        return self.declaration.content_type if self.declaration else _TYPES[self.extension]
 
     def is_servable(self, now_us: int) -> bool:
         """Return True if the file may be served to anyone who has its key."""
@@ -111,10 +117,17 @@ def parse_key(key: str) -> StorageKey | None:
         fence = None if match[2] == "input" else int(match[2])
         return StorageKey(match[1], fence, int(match[3]), cast(Extension, match[4]))
     if match := _UPLOAD.fullmatch(key):
-        return StorageKey(None, None, 0, cast(Extension, match[3]), int(match[2]))
+        return _parse_upload(match)
     if match := _PART.fullmatch(key):
         return StorageKey(None, None, int(match[2]), cast(Extension, match[3]), int(match[1]), whole=False)
     return None
+
+
+def _parse_upload(match: re.Match[str]) -> StorageKey | None:
+    declaration = decode(match[4]) if match[4] else None
+    if match[4] and declaration is None:
+        return None
+    return StorageKey(None, None, 0, cast(Extension, match[3] or "bin"), int(match[2]), declaration=declaration)
 
 
 def mark_of(farm_id: str) -> str:

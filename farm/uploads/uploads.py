@@ -28,6 +28,7 @@ from farm.domain.errors import (
     StorageUnavailable,
     UploadComplete,
 )
+from farm.storage.declaration import declared
 from farm.storage.storage import (
     HEAD_BYTES,
     Extension,
@@ -61,11 +62,13 @@ class UploadRequest:
     """A caller's announcement of a file.
 
     `keep_seconds`: how long to keep it, if shorter than the farm's default. `size`: its bytes. 0: not announced.
+    `name`: its file name, as the caller has it; empty: not announced.
     """
 
     content_type: str
     keep_seconds: int = 0
     size: int = 0
+    name: str = ""
 
 
 class Uploads:
@@ -103,8 +106,8 @@ class Uploads:
         """Store a file that comes without a ticket. Returns its key and its size in bytes."""
         self._quota.refuse_when_spent(caller)
         with self._received(pieces) as received, self._quota.charge(caller, received.size):
-            declared = extension_for(announced.content_type)
-            key = self._new_key(declared if matches_signature(declared, received.head) else "bin", announced)
+            extension = extension_for(announced.content_type)
+            key = self._new_key(extension if matches_signature(extension, received.head) else "bin", announced)
             self._storage.put_file(key, received.file)
         return key, received.size
 
@@ -175,7 +178,10 @@ class Uploads:
 
     def _new_key(self, extension: Extension, announced: UploadRequest) -> str:
         seconds = min(announced.keep_seconds or self._keep_seconds, self._keep_seconds)
-        return new_upload_key(extension, until=int(clock.now_us() / 1e6 + seconds))
+        # What was declared to be an image and is not has no known type.
+        kept_type = announced.content_type if extension_for(announced.content_type) == extension else ""
+        declaration = declared(kept_type, announced.name)
+        return new_upload_key(extension, until=int(clock.now_us() / 1e6 + seconds), declaration=declaration)
 
     def _joined(self, ticket: Ticket, parts: Mapping[int, Part]) -> Iterator[bytes]:
         for number, part in sorted(parts.items()):

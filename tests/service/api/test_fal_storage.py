@@ -223,9 +223,9 @@ def test_the_callers_name_for_a_file_is_of_no_use_for_tricks(
 
 def test_what_is_tolerated_is_what_the_list_says(api: FlaskClient) -> None:
     """It has no effect: two calls with and without it differ in nothing but their own names."""
-    assert set(fal_storage.TOLERATED) == {"storage_type", "file_name", "X-Fal-File-Name"}
+    assert set(fal_storage.TOLERATED) == {"storage_type"}
     _, plain = begin(api)
-    _, with_all = begin(api, f"{INITIATE}?storage_type=anything", file_name="b.webp", headers={"X-Fal-File-Name": "c"})
+    _, with_all = begin(api, f"{INITIATE}?storage_type=anything")
 
     assert plain[len("/files/") + 32 :].rpartition(".")[2] == with_all.rpartition(".")[2] == "png"
 
@@ -240,8 +240,10 @@ def test_what_is_tolerated_is_what_the_list_says(api: FlaskClient) -> None:
         ("image/jpeg", image("JPEG"), "jpeg", "image/jpeg"),
         ("image/jpg", image("JPEG"), "jpeg", "image/jpeg"),
         ("IMAGE/WEBP; q=1", image("WEBP"), "webp", "image/webp"),
-        ("image/gif", image("GIF"), "bin", "application/octet-stream"),
+        ("image/gif", image("GIF"), "bin", "image/gif"),
+        ("Text/Plain; charset=UTF-8; x=y", b"hello", "bin", "text/plain; charset=utf-8"),
         ("text/html", b"<script>", "bin", "application/octet-stream"),
+        ("text/javascript", b"alert(1)", "bin", "application/octet-stream"),
         ("image/svg+xml", b"<svg/>", "bin", "application/octet-stream"),
         ("nonsense", b"x", "bin", "application/octet-stream"),
         ("text/html", image(), "bin", "application/octet-stream"),
@@ -257,7 +259,8 @@ def test_an_image_is_shown_as_one_and_all_else_is_a_download(
     for path in (file, direct):
         response = api.get(path, buffered=True)
         assert (path.rpartition(".")[2], response.content_type, response.data) == (extension, kind, content)
-        assert response.headers.get("Content-Disposition") == ("attachment" if extension == "bin" else None)
+        disposition = response.headers.get("Content-Disposition", "inline")
+        assert disposition.partition(";")[0] == ("attachment" if extension == "bin" else "inline")
         assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
@@ -274,6 +277,49 @@ def test_what_only_says_that_it_is_an_image_is_a_download(api: FlaskClient, cont
             assert response.content_type == "application/octet-stream"
             assert response.headers["Content-Disposition"] == "attachment"
             response.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "saved_as"),
+    [
+        ("hello.txt", "hello.txt"),
+        ("../../etc/passwd", "passwd"),
+        ("größe 1.txt", "gr%C3%B6%C3%9Fe%201.txt"),
+        ("a\"'; filename=b.html", "a%22%27%3B%20filename%3Db.html"),
+    ],
+)
+def test_another_file_is_saved_with_its_name_and_type(api: FlaskClient, name: str, saved_as: str) -> None:
+    """Each way of fal's clients, and WaveSpeed's, ends in the same answer."""
+    for path in all_uploads(api, name):
+        for response in (api.get(path, buffered=True), api.head(path), api.get(path, headers={"Range": "bytes=0-1"})):
+            assert response.content_type == "text/plain"
+            assert response.headers["Content-Disposition"] == f"attachment; filename*=UTF-8''{saved_as}"
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            response.close()
+
+
+def all_uploads(api: FlaskClient, name: str) -> Iterator[str]:
+    """Upload a text in each way; yield its URL."""
+    kind = {"Content-Type": "text/plain"}
+    headers = kind | {"X-Fal-File-Name": name.encode().decode("latin-1")}
+    upload, file = begin(api, content_type="text/plain", file_name=name)
+    api.put(upload, data=b"hello")
+    yield file
+    upload, file = begin(api, IN_PARTS, content_type="text/plain", file_name=name)
+    complete(api, upload, send(api, upload, b"hello"))
+    yield file
+    yield path_of(api.post(CDN, data=b"hello", headers=headers).get_json()["access_url"])
+    begun = api.post(CDN_IN_PARTS, headers=headers).get_json()
+    file = path_of(begun["access_url"])
+    complete(api, f"{file}/multipart/{begun['uploadId']}", send(api, f"{file}/multipart/{begun['uploadId']}", b"hello"))
+    yield file
+    fields = {"filename": name, "size": 5, "content_type": "text/plain"}
+    ticket = api.post("/api/v3/media/uploads", json=fields).get_json()["data"]
+    api.put(path_of(ticket["upload"]["url"]), data=b"hello", headers=kind)
+    yield path_of(ticket["download_url"])
+    form = {"file": (io.BytesIO(b"hello"), name.replace('"', "%22"), "text/plain")}  # as browsers write it
+    answer = api.post("/api/v3/media/upload/binary", data=form, content_type="multipart/form-data").get_json()
+    yield path_of(answer["data"]["download_url"])
 
 
 def test_an_empty_file_is_refused(api: FlaskClient, stored: Callable[[], set[str]]) -> None:

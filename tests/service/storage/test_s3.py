@@ -691,16 +691,21 @@ def test_files_of_every_kind_go_through_the_bucket(
     pieces = [image[:100_000], image[100_000:]]
     named = [uploading.put(f"{in_parts}/{number}", data=piece).get_json() for number, piece in enumerate(pieces, 1)]
     assert uploading.post(f"{in_parts}/complete", json={"parts": named[::-1]}).status_code == 200
-    third = uploading.post("/fal/cdn/files/upload", data=b"<html>").get_json()["access_url"].removeprefix(BASE)
+    cdn, kind = "/fal/cdn/files/upload", {"Content-Type": "text/plain", "X-Fal-File-Name": "hello.txt"}
+    third = uploading.post(cdn, data=b"<html>").get_json()["access_url"].removeprefix(BASE)
+    fourth = uploading.post(cdn, data=b"hello", headers=kind).get_json()["access_url"].removeprefix(BASE)
 
-    for path, content, kind in (
+    for path, content, mimetype in (
         (first, image, "image/png"),
         (second, image, "image/png"),
         (third, b"<html>", "application/octet-stream"),
+        (fourth, b"hello", "text/plain"),
     ):
         response = uploading.get(path, buffered=True)
-        assert (response.status_code, response.mimetype, response.data) == (200, kind, content)
-    assert sorted(place.names()) == sorted(f"of/farm/{path.removeprefix('/files/')}" for path in (first, second, third))
+        assert (response.status_code, response.mimetype, response.data) == (200, mimetype, content)
+        assert place.get(f"of/farm/{path.removeprefix('/files/')}")["ContentType"] == mimetype
+    assert response.headers["Content-Disposition"] == "attachment; filename*=UTF-8''hello.txt"
+    assert len(place.names()) == 4
     assert list(tmp_path.iterdir()) == []
 
 
