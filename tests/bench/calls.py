@@ -37,7 +37,7 @@ SECONDS = 0.2
 _WARM_UP_SECONDS = 0.5
 
 SUBMIT_MIN = 0.8
-POLL_MIN = 0.7
+POLL_MIN = 0.75
 
 NOTE = f"""\
 Calls: keys off on loopback, {CONNECTIONS} connections, no worker; {ROUNDS} rounds of {SECONDS} s; medians.
