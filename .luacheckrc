@@ -3,13 +3,11 @@ std = "lua51"
 max_line_length = 140
 max_cyclomatic_complexity = false
 
-local SHARED = "farm/jobstore/lua/shared/"
+local SHARED = "farm/jobstore/lua/shared"
 
 local names = {"redis", "cjson", "KEYS", "ARGV", "P", "is_allowed"}
-for _, file in ipairs({"time", "state", "queue", "lease", "direct_calls", "deliveries"}) do
-  for line in io.lines(SHARED .. file .. ".lua") do
-    names[#names + 1] = line:match("^local function ([%w_]+)") or line:match("^local ([%w_]+)")
-  end
+for line in io.popen("cat " .. SHARED .. "/*.lua"):lines() do
+  names[#names + 1] = line:match("^local function ([%w_]+)") or line:match("^local ([%w_]+)")
 end
 read_globals = names
 

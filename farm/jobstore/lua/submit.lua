@@ -4,8 +4,9 @@
 -- none), then the record: name, value, name, value, …
 -- A record with `retry_of` repeats that job, which must have failed, and which is repeated only once ('unknown': there is
 -- nothing to repeat).
--- Returns {'accepted' | 'repeated' | 'conflict' | 'unknown' | 'full' | 'share_used_up' | 'too_fast' | 'day_used_up', id, idle workers, then the
--- caller's usage: until when it is within its rate again (us from now), images of today, until when that is (us from now)}
+-- Returns {verdict, id, idle workers, then the caller's usage: until when it is within its rate again (us from now), images
+-- of today, until when that is (us from now)}. The verdict is 'accepted', 'repeated', 'conflict', 'unknown', 'full',
+-- 'share_used_up', 'too_fast' or 'day_used_up'
 local id, limit, idempotency_key, digest, call = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
 local start_within_us = tonumber(ARGV[6])
 local rate, max_images = tonumber(ARGV[7]), tonumber(ARGV[8])
