@@ -65,7 +65,8 @@ Schedule = Annotated[tuple[Annotated[float, Field(gt=0)], ...], NoDecode, Before
 WebUrl = Annotated[str, Field(pattern=r"^https?://[^/\s]+")]
 BucketUrl = Annotated[str, Field(pattern=r"^s3://[A-Za-z0-9][A-Za-z0-9._-]{1,62}(/[A-Za-z0-9_][A-Za-z0-9._=-]*)*/?$")]
 Fsync = Literal["everysec", "always"]
-RedisUrl = Annotated[str, Field(pattern=r"^(redis|rediss|unix)://")]
+#: A Sentinel's address passes here, so that it can be refused by name.
+RedisUrl = Annotated[str, Field(pattern=r"^(redis|rediss|unix|[a-z+-]*sentinel)://")]
 Names = Annotated[frozenset[str], NoDecode, BeforeValidator(_names)]
 Origin = Annotated[
     str, Field(pattern=r"^(\*|https?://[a-z0-9._-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?)$")

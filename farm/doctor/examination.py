@@ -12,7 +12,7 @@ from farm.auth.api_keys import ApiKeyStore, wants_keys
 from farm.concurrency.background_thread import call_in_thread
 from farm.doctor import access, jobstore, machine, storage, weights, work
 from farm.doctor.access import Address, Answer
-from farm.doctor.finding import Finding, good, note, refused, wrong
+from farm.doctor.finding import Finding, Mark, good, note, refused, wrong
 from farm.domain.errors import FarmError, with_detail
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect
@@ -69,7 +69,6 @@ class Examination:
         yield "farm", self._check_farm
         yield "Redis", self._check_redis
         if self._client:
-            yield "scripts", lambda: jobstore.scripts(self._redis)
             yield "clock", lambda: jobstore.clock_of(self._redis)
         yield "storage", lambda: storage.storage(self._settings, self._data_dir, self._client)
         yield "weights", lambda: weights.weights(self._settings)
@@ -124,10 +123,14 @@ class Examination:
             if own is None:
                 yield from jobstore.files_at_rest(self._data_dir)
             return
-        if server.can_serve:
+        yield from jobstore.server(server, own=own is not None, unsafe=self._settings.redis_unsafe)
+        if not server.can_serve:
+            return
+        rights = jobstore.rights(client)
+        yield rights
+        if rights.mark is Mark.GOOD:
             self._client = client
             self._base = cast(str | None, client.get(redis_keys.PUBLIC_URL))
-        yield from jobstore.server(server, own=own is not None, unsafe=self._settings.redis_unsafe)
 
     def _check_device(self) -> Finding:
         settings = self._settings

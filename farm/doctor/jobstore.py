@@ -1,4 +1,4 @@
-"""Check Redis: version, persistence, eviction, memory, scripts and clock."""
+"""Check Redis: version, persistence, eviction, memory, rights, connections and clock."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from farm import clock
 from farm.doctor.clocks import clock_finding
 from farm.doctor.finding import Finding, Mark, good, note, refused, size, wrong
 from farm.jobstore.connection import (
+    API_CONNECTIONS,
+    WORKER_CONNECTIONS,
     access_problem,
     eviction_problem,
     name_and_version,
     persistence_problem,
+    rights_problem,
     serving_problem,
     version_problem,
 )
@@ -33,6 +36,10 @@ _CHECK_TOOL = "valkey-check-aof"
 _CHECK_SECONDS = 8.0
 #: What the tool says of a last command that was cut off, which Redis drops by itself.
 _CUT_OFF = ("Expected to read", "Reached EOF")
+
+
+#: The part of its connections at which a server has too few left.
+_NEARLY = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +126,27 @@ def server(found: Server, *, own: bool, unsafe: bool) -> Iterator[Finding]:
     evicts = eviction_problem(found.info)
     mark = Mark.NOTE if unsafe else Mark.WRONG
     yield refused("eviction", evicts, mark) if evicts else good("eviction", "noeviction: full memory loses no job")
+    if limit := int(found.info.get("maxclients", 0)):
+        yield connections_finding(int(found.info["connected_clients"]), limit)
     used, limit = int(found.info["used_memory"]), int(found.info.get("maxmemory", 0))
     yield memory_finding(used, limit, own=own)
 
 
-def scripts(client: redis.Redis) -> Finding:
-    """Check that scripts may run: every change of a job is one."""
-    try:
-        client.eval("return redis.call('PING')", 0)
-    except redis.exceptions.NoPermissionError as error:
-        return wrong("scripts", f"Redis does not run scripts: {error}", "allow this user eval, evalsha and script")
-    return good("scripts", "Redis runs scripts")
+def rights(client: redis.Redis) -> Finding:
+    """Check that the farm's user may do what the farm does; every change of a job is a script."""
+    if problem := rights_problem(client):
+        return refused("rights", problem)
+    return good("rights", "every command, key and channel of the farm is allowed")
+
+
+def connections_finding(used: int, limit: int) -> Finding:
+    """Judge the number of connections that Redis takes."""
+    needed = API_CONNECTIONS + WORKER_CONNECTIONS
+    text = f"{used} of {limit} connections used"
+    if limit >= needed and used < _NEARLY * limit:
+        return good("connections", text)
+    need = f"an API needs up to {API_CONNECTIONS} under full load, each worker {WORKER_CONNECTIONS}"
+    return note("connections", f"{text}; {need}", "redis-cli CONFIG SET maxclients 10000")
 
 
 def clock_of(client: redis.Redis) -> Finding:

@@ -14,6 +14,8 @@ from redis.retry import Retry
 
 from farm import clock
 from farm.domain.errors import ConfigurationError, StoreFull, StoreUnavailable
+from farm.jobstore.access_rights import celery_channel, missing_rights
+from farm.jobstore.redis_url import RedisUrl
 
 _log = structlog.get_logger(__name__)
 
@@ -23,7 +25,13 @@ ANSWER_SECONDS = 0.8
 #: Pause between two looks at a server that loads its data, in seconds.
 _LOADING_LOOK_SECONDS = 0.5
 #: How to give a Redis user what the farm needs.
-_RIGHTS = "run `ACL SETUSER name on >password ~* &* +@all -@dangerous +info` there"
+_RIGHTS = (
+    f"run `ACL SETUSER name on >password ~srpo:* &srpo:* &{celery_channel(0)} +@all -@dangerous +info` there, "
+    "see docs/redis.md"
+)
+#: Connections that an API may have at a time, one for each of its threads, and those of a worker of either kind.
+API_CONNECTIONS = 730
+WORKER_CONNECTIONS = 10
 #: The oldest supported servers.
 _MIN_VERSIONS = {"Redis": (7, 0), "Valkey": (7, 2)}
 
@@ -71,20 +79,13 @@ def connect(url: str) -> redis.Redis:
     It connects on first use. One immediate retry replaces connections that a restart of Redis broke: every script is
     safe to repeat.
     """
-    try:
-        pool = ThreadConnections.from_url(url, **_options())
-    except ValueError:
-        # Without the URL and the library's message: they may hold a password or a part of it.
-        raise ConfigurationError(
-            "FARM_REDIS_URL is not a valid Redis URL; allowed: redis://user:password@host:port/0, rediss:// and "
-            "unix://, with %2F, %3A and %40 for '/', ':' and '@' in a password"
-        ) from None
+    pool = ThreadConnections.from_url(RedisUrl.parse(url).for_client(), **_options())
     return Client(connection_pool=pool)
 
 
 def connect_to_listen(url: str) -> redis.Redis:
     """Return a client with redis-py's own pool: a subscription keeps its connection for itself."""
-    return redis.Redis.from_url(url, **_options())
+    return redis.Redis.from_url(RedisUrl.parse(url).for_client(), **_options())
 
 
 def _options() -> dict[str, Any]:
@@ -119,17 +120,17 @@ def _farm_error(error: redis.exceptions.RedisError) -> StoreFull | StoreUnavaila
 
 def broker_url(url: str) -> str:
     """Return the URL of the same server as Celery's transport spells it."""
-    return url.replace("unix://", "redis+socket://", 1)
+    return RedisUrl.parse(url).for_broker()
 
 
 def check(client: redis.Redis, *, unsafe: bool) -> None:
     """Raise ConfigurationError for a server that cannot serve a farm, or would lose jobs.
 
-    Waits while the server loads its data. Uses only INFO, since managed servers forbid CONFIG. `unsafe` accepts a
-    server without persistence, or with eviction.
+    Waits while the server loads its data. Uses only INFO and EVAL, since managed servers forbid CONFIG and ACL.
+    `unsafe` accepts a server without persistence, or with eviction.
     """
     info = _info_once_loaded(client)
-    problem = serving_problem(info)
+    problem = serving_problem(info) or rights_problem(client)
     if problem is None and not unsafe:
         problem = persistence_problem(info) or eviction_problem(info)
     if problem:
@@ -164,7 +165,21 @@ def access_problem(error: redis.exceptions.RedisError) -> str | None:
         return f"FARM_REDIS_URL: Redis does not give this user the rights that it needs ({error}); {_RIGHTS}"
     if isinstance(error, redis.exceptions.AuthenticationError):
         return "FARM_REDIS_URL: Redis refuses this user or password; correct them: redis://user:password@host:port/0"
+    if "DB index is out of range" in str(error):
+        return "FARM_REDIS_URL: this Redis has no database of this number; end it with /0"
     return None
+
+
+def rights_problem(client: redis.Redis) -> str | None:
+    """Return which rights the client's user lacks; None if it lacks none."""
+    with translated():
+        try:
+            missing = missing_rights(client)
+        except redis.exceptions.NoPermissionError as error:
+            return access_problem(error)
+    if not missing:
+        return None
+    return f"FARM_REDIS_URL: Redis does not give this user the rights that it needs ({' '.join(missing)}); {_RIGHTS}"
 
 
 def serving_problem(info: Mapping[str, Any]) -> str | None:

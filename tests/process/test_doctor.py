@@ -130,8 +130,8 @@ def test_a_farm_in_good_health(farm: RunningFarm) -> None:
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stdout
     assert {line[0] for line in lines} == {"✓"}, done.stdout
-    checks = {"settings", "Python", "disk", "memory", "farm", "Redis", "persistence", "eviction", "scripts", "clock"}
-    checks |= {"storage", "weights", "port", "API", "keys", "workers", "queue", "webhooks"}
+    checks = {"settings", "Python", "disk", "memory", "farm", "Redis", "persistence", "eviction", "connections"}
+    checks |= {"rights", "clock", "storage", "weights", "port", "API", "keys", "workers", "queue", "webhooks"}
     assert checks <= {line.split()[1] for line in lines}
     assert f"127.0.0.1:{farm.port} belongs to this farm" in done.stdout
     assert "1 warm: simulated for srpo" in done.stdout
@@ -264,7 +264,7 @@ def test_a_redis_that_runs_no_scripts(own: redis.Redis, own_url: str, tmp_path: 
     report = doctor(tmp_path, FARM_REDIS_URL=own_url.replace("unix://", "unix://reader:secret@"))
     own.acl_deluser("reader")
 
-    assert "allow this user eval" in report.wrong("scripts")
+    assert "'eval' command" in report.wrong("rights")
     assert "secret" not in str(report)
 
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import redis
 import trustme
 import urllib3
 from typer.testing import CliRunner
@@ -75,6 +76,19 @@ class Surroundings:
         socket = self._servers.enter_context(own_redis(self._folder / "redis", "--appendonly", "yes", *options))
         return Start(settings={"FARM_REDIS_URL": url.format(socket)})
 
+    def user(self, rules: str) -> Start:
+        """Return a start with a Redis that gives the farm's user these rights."""
+        start = self.redis()
+        with redis.Redis.from_url(start.settings["FARM_REDIS_URL"]) as client:
+            wait_for(client.ping)
+            client.execute_command("ACL", "SETUSER", "farm", "on", "nopass", *rules.split())
+        return Start(settings={"FARM_REDIS_URL": start.settings["FARM_REDIS_URL"] + "?username=farm&password=secret"})
+
+
+def at(url: str) -> Start:
+    """Return a start with this FARM_REDIS_URL."""
+    return Start(settings={"FARM_REDIS_URL": url})
+
 
 @pytest.fixture
 def surroundings(tmp_path: Path) -> Iterator[Surroundings]:
@@ -100,6 +114,29 @@ UNUSABLE: dict[str, tuple[Callable[[Surroundings], Start], str, str]] = {
         "refuses this user",
     ),
     "no persistence": (lambda s: s.redis("--appendonly", "no"), "persistence", "no append-only file"),
+    "Sentinels": (lambda _: at("sentinel://:secret@a:26379,b:26379/0"), "Redis", "such as HAProxy"),
+    "several hosts": (lambda _: at("redis://:secret@a:1,b:2/0"), "Redis", "such as HAProxy"),
+    "an unknown parameter": (lambda _: at("redis://:secret@a/0?socket_timeout=5"), "Redis", "allowed: db, username"),
+    "an unknown database": (lambda s: s.redis(url="{}?db=99"), "Redis", "no database of this number"),
+    "a database that is no number": (lambda _: at("redis://:secret@a/zero"), "Redis", "is not a number"),
+    "an unknown value for TLS": (lambda _: at("rediss://a?ssl_cert_reqs=CERT_SOME"), "Redis", "required, optional or"),
+    "no file of authorities": (lambda _: at("rediss://a?ssl_ca_certs=/none"), "Redis", "No such file"),
+    "no certificate for Redis": (lambda _: at("rediss://a?ssl_certfile=/none"), "Redis", "No such file"),
+    "TLS without TLS": (lambda _: at("redis://a?ssl_cert_reqs=none"), "Redis", "write rediss://"),
+    "no right to INFO": (lambda s: s.user("~* &* +@all -info"), "Redis", "'info' command"),
+    "no right to scripts": (lambda s: s.user("~* &* +@all -eval"), "rights", "'eval' command"),
+    "no right to a command": (lambda s: s.user("~* &* +@all -xadd"), "rights", "needs (+xadd);"),
+    "no right to the keys": (lambda s: s.user("~other:* &* +@all"), "rights", "needs (~srpo:*);"),
+    "no right to the channels": (
+        lambda s: s.user("~* resetchannels +@all"),
+        "rights",
+        "(&srpo:* +publish +subscribe &",
+    ),
+    "no right to Celery's channel": (
+        lambda s: s.user("~* resetchannels &srpo:* +@all"),
+        "rights",
+        "(&srpo:celery:/0.celery.pidbox +psubscribe)",
+    ),
     "eviction": (lambda s: s.redis("--maxmemory-policy", "allkeys-lru"), "eviction", "evicts keys"),
     "an unknown setting": (
         lambda _: Start(settings={"FARM_LEASE_SECOND": "3"}),

@@ -22,7 +22,7 @@ from farm.doctor.access import Address
 from farm.doctor.clocks import clock_finding
 from farm.doctor.examination import Examination, within
 from farm.doctor.finding import Finding, Mark, good, refused, wrong
-from farm.doctor.jobstore import at_rest, memory_finding
+from farm.doctor.jobstore import at_rest, connections_finding, memory_finding
 from farm.doctor.machine import Torch, device_finding, disk_finding
 from farm.domain.errors import ConfigurationError
 from farm.jobstore.stats import Queue, Worker
@@ -97,6 +97,17 @@ def test_an_old_python_is_named() -> None:
 )
 def test_a_disk_that_is_nearly_full_is_named(free: int, mark: Mark) -> None:
     assert names(disk_finding(Path("/data"), free), mark, "/data", f"{free / 1e9:.1f} GB")
+
+
+@pytest.mark.parametrize(
+    ("used", "limit", "mark"),
+    [(11, 739, Mark.NOTE), (11, 740, Mark.GOOD), (900, 1000, Mark.NOTE), (899, 1000, Mark.GOOD)],
+)
+def test_few_connections_are_named_with_the_numbers(used: int, limit: int, mark: Mark) -> None:
+    finding = connections_finding(used, limit)
+
+    assert names(finding, mark, f"{used} of {limit}")
+    assert ("730" in finding.text) == (mark is Mark.NOTE)
 
 
 def test_a_folder_that_is_not_there_is_judged_by_the_disk_that_it_would_lie_on(tmp_path: Path) -> None:

@@ -57,13 +57,21 @@ def test_a_server_that_would_lose_jobs_is_refused_with_its_cure(
 
 
 class OldServer:
-    """Stands for a server that is too old to be installed here: it answers INFO only."""
+    """Stands for a server that is too old to be installed here: it answers INFO, and refuses no command."""
 
     def __init__(self, **info: object) -> None:
         self._info = {"aof_enabled": 1, "maxmemory_policy": "noeviction"} | info
 
     def info(self) -> dict[str, object]:
         return self._info
+
+    def eval(self, *_: object) -> list[int]:
+        """Refuse no command."""
+        return []
+
+    @property
+    def connection_pool(self) -> redis.ConnectionPool:
+        return redis.ConnectionPool()
 
 
 @pytest.mark.parametrize("info", [{"redis_version": "6.2.14"}, {"redis_version": "7.2.4", "valkey_version": "7.1.9"}])
@@ -96,7 +104,9 @@ def test_what_redis_says_of_a_refused_command_is_for_the_log(
     assert "WRONGTYPE" in "".join(capsys.readouterr())
 
 
-@pytest.mark.parametrize("url", ["localhost:6379", "http://localhost:6379", "redis://localhost:port"])
+@pytest.mark.parametrize(
+    "url", ["localhost:6379", "http://localhost:6379", "redis://localhost:port", "redis://host/zero"]
+)
 def test_an_address_that_is_none_is_a_line_about_the_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
@@ -116,7 +126,11 @@ def test_without_any_redis_the_way_to_one_is_told(tmp_path: Path) -> None:
     [
         ("unix:///a/redis.sock", "redis+socket:///a/redis.sock"),
         ("redis://u:p@host:6380/1", "redis://u:p@host:6380/1"),
-        ("rediss://host", "rediss://host"),
+        ("redis://host", "redis://host/0"),
+        ("redis://host?db=2&username=u&password=p%40", "redis://u:p%40@host/2"),
+        ("unix:///a/redis.sock?password=p%2F&db=2", "redis+socket://:p%2F@/a/redis.sock?virtual_host=2"),
+        ("rediss://[::1]:6380/1", "rediss://[::1]:6380/1?ssl_cert_reqs=required"),
+        ("rediss://host?ssl_cert_reqs=CERT_NONE", "rediss://host/0?ssl_cert_reqs=none"),
     ],
 )
 def test_celery_is_given_the_same_server(url: str, broker: str) -> None:

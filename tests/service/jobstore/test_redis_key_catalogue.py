@@ -14,6 +14,7 @@ from farm.domain.delivery import Attempt, Outcome
 from farm.domain.job import Conditions, State, Webhook
 from farm.domain.limits import Limits
 from farm.jobstore import redis_keys
+from farm.jobstore.access_rights import command_names
 from tests.farms import wait_for
 from tests.service.api.calls import post_prediction
 from tests.service.api.test_fal_storage import IN_PARTS, begin, send
@@ -43,6 +44,10 @@ _PLACEHOLDERS = {
     "receiver_queue": r"[^ ]+ https?://[^/]+",
     "name": ".+",
 }
+#: Commands of this test, and of libraries that do without their answer or need no right to them.
+_NOT_NEEDED = {"client|setinfo", "config|resetstat", "flushall", "hello", "auth", "scan", "type"}
+_CALL = re.compile(r"call\('([A-Z]+)'")
+_DOCS = Path(__file__).parents[3] / "docs" / "redis.md"
 _ANYTHING = r"[^:]+"
 HOOK = "https://hook.example:8443/done"
 
@@ -145,3 +150,21 @@ def test_each_key_has_one_entry_and_each_entry_a_key(farm: Farm, api: FlaskClien
             assert entries[matching[0]] in ("any", farm.redis.type(key)), key
             seen.add(matching[0])
     assert [pattern.pattern for pattern in entries if pattern not in seen] == []
+
+
+def test_the_rights_that_the_farm_asks_for_are_what_it_uses(farm: Farm, api: FlaskClient) -> None:
+    farm.redis.config_resetstat()
+    for _ in EveryFeature(farm, api).acts():
+        pass
+    sent = {name.removeprefix("cmdstat_") for name in farm.redis.info("commandstats")}
+    scripts = "".join(path.read_text() for path in CATALOGUE.parent.glob("lua/**/*.lua"))
+    called = {name.lower() for name in _CALL.findall(scripts)}
+
+    assert len(called) > 20
+    assert (sent | called) - _NOT_NEEDED - command_names() == set()
+
+
+def test_the_docs_list_each_command_that_the_farm_needs() -> None:
+    listed = re.search(r"^```\n((?:\+[a-z|]+\s)+)```$", _DOCS.read_text(), re.MULTILINE)
+    assert listed
+    assert {rule.removeprefix("+") for rule in listed[1].split()} == command_names()
