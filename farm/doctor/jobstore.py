@@ -17,6 +17,7 @@ from farm.doctor.clocks import clock_finding
 from farm.doctor.finding import Finding, Mark, good, note, refused, size, wrong
 from farm.jobstore.connection import (
     API_CONNECTIONS,
+    WEBHOOK_WORKER_CONNECTIONS,
     WORKER_CONNECTIONS,
     access_problem,
     eviction_problem,
@@ -141,11 +142,14 @@ def rights(client: redis.Redis) -> Finding:
 
 def connections_finding(used: int, limit: int) -> Finding:
     """Judge the number of connections that Redis takes."""
-    needed = API_CONNECTIONS + WORKER_CONNECTIONS
+    needed = API_CONNECTIONS + WEBHOOK_WORKER_CONNECTIONS + WORKER_CONNECTIONS
     text = f"{used} of {limit} connections used"
     if limit >= needed and used < _NEARLY * limit:
         return good("connections", text)
-    need = f"an API needs up to {API_CONNECTIONS} under full load, each worker {WORKER_CONNECTIONS}"
+    need = (
+        f"under full load an API needs up to {API_CONNECTIONS}, a webhook worker {WEBHOOK_WORKER_CONNECTIONS}, "
+        f"a worker {WORKER_CONNECTIONS}"
+    )
     return note("connections", f"{text}; {need}", "redis-cli CONFIG SET maxclients 10000")
 
 

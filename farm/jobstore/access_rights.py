@@ -28,7 +28,7 @@ CHANNEL_COMMANDS = ("publish {name} text", "subscribe {name}")
 #: Celery's workers subscribe to this pattern, which a user must have literally: `srpo:*` does not cover it.
 PATTERN_COMMANDS = ("psubscribe {name}",)
 OTHER_COMMANDS = (
-    *("exec", "info", "multi", "ping", "script|load text", "select 0", "time", "unwatch"),
+    *("exec", "info", "multi", "ping", "script|exists text", "script|load text", "select 0", "time", "unwatch"),
     *("punsubscribe", "unsubscribe", "pubsub|numsub {name}"),
 )
 

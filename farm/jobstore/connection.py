@@ -29,9 +29,10 @@ _RIGHTS = (
     f"run `ACL SETUSER name on >password ~srpo:* &srpo:* &{celery_channel(0)} +@all -@dangerous +info` there, "
     "see docs/redis.md"
 )
-#: Connections that an API may have at a time, one for each of its threads, and those of a worker of either kind.
+#: Connections that a process may have at a time, mostly one for each of its threads.
 API_CONNECTIONS = 730
-WORKER_CONNECTIONS = 10
+WEBHOOK_WORKER_CONNECTIONS = 90
+WORKER_CONNECTIONS = 15
 #: The oldest supported servers.
 _MIN_VERSIONS = {"Redis": (7, 0), "Valkey": (7, 2)}
 

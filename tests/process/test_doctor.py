@@ -180,7 +180,7 @@ def test_ones_own_redis_does_not_answer(tmp_path: Path) -> None:
 def test_an_address_that_is_no_redis_shows_no_password(tmp_path: Path) -> None:
     report = doctor(tmp_path, FARM_REDIS_URL="redis://me:sec/ret@127.0.0.1:6379/0")
 
-    assert "FARM_REDIS_URL is not a valid Redis URL" in report.wrong("Redis")
+    assert "FARM_REDIS_URL: this is not a valid Redis URL" in report.wrong("Redis")
     assert "sec" not in report.wrong("Redis").replace("seconds", "")
 
 
