@@ -515,7 +515,8 @@ def test_while_the_store_does_not_answer_callers_are_told(
         response = api.get(stored)
         way.heal()
 
-        assert problem(response, 503)["code"] == "storage_unavailable"
+        expected = "storage_refused" if fault == FAULTS["403"] else "storage_unavailable"
+        assert problem(response, 503)["code"] == expected
         assert int(response.headers["Retry-After"]) > 0
 
 
