@@ -327,8 +327,8 @@ def test_what_may_have_been_recorded_keeps_its_images(farm: Farm, monkeypatch: p
     """The record was written, and the answer was lost."""
     submit_well = JobStore.submit
 
-    def lose_the_answer(store: JobStore, new: NewJob, *limits: Limits, **options: bool) -> None:
-        submit_well(store, new, *limits, **options)
+    def lose_the_answer(store: JobStore, new: NewJob, limits: Limits, *, memory_is_shared: bool) -> None:
+        submit_well(store, new, limits, memory_is_shared=memory_is_shared)
         raise StoreUnavailable
 
     monkeypatch.setattr(JobStore, "submit", lose_the_answer)
