@@ -90,7 +90,7 @@ def test_a_folder_that_is_none_is_told_before_anything_is_rendered(simulated: Ru
 
     done = simulated.cli("render", "a fox", "--out", str(file))
 
-    assert (done.returncode, done.stderr) == (1, f"farm: --out: {file} cannot be written: File exists\n")
+    assert (done.returncode, done.stderr) == (1, f"farm: --out: cannot write {file}: File exists.\n")
     assert newest_job(simulated) == newest
 
 

@@ -197,8 +197,8 @@ def test_a_submit_whose_redis_dies_once_it_is_accepted_is_not_told_to_come_back(
     """Clients send again what is refused with 503: they would have two jobs."""
     store, accepted = outage.farm.store, []
 
-    def submit_and_die(new: NewJob, limits: Limits) -> Accepted:
-        accepted.append(JobStore.submit(store, new, limits))
+    def submit_and_die(new: NewJob, limits: Limits, *, memory_is_shared: bool) -> Accepted:
+        accepted.append(JobStore.submit(store, new, limits, memory_is_shared=memory_is_shared))
         outage.kill()
         return accepted[0]
 

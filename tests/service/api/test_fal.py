@@ -82,9 +82,9 @@ def orders(monkeypatch: pytest.MonkeyPatch) -> list[Order]:
     taken: list[Order] = []
     submit = JobStore.submit
 
-    def watched(store: JobStore, new: NewJob, *limits: Limits) -> Accepted:
+    def watched(store: JobStore, new: NewJob, limits: Limits, *, memory_is_shared: bool) -> Accepted:
         taken.append(new.order)
-        return submit(store, new, *limits)
+        return submit(store, new, limits, memory_is_shared=memory_is_shared)
 
     monkeypatch.setattr(JobStore, "submit", watched)
     return taken

@@ -279,7 +279,7 @@ def test_where_the_answer_was_lost_the_images_stay(farm: Farm, monkeypatch: pyte
     assert len(stored(farm) - before) == 1
 
 
-def _lost(*_: object) -> None:
+def _lost(*_: object, **_options: object) -> None:
     raise StoreUnavailable
 
 
