@@ -197,12 +197,13 @@ def test_a_redis_that_does_not_come_back_ends_the_farm(data_dir: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_fails_the_job_with_a_code(data_dir: Path) -> None:
     """It is retried, then fails; nothing half-published is left."""
-    images = data_dir / "images"
-    data_dir.mkdir(mode=0o700, exist_ok=True)
-    images.write_text("in the way")  # root may write into any folder, but not below a file
+    images, moved = data_dir / "images", data_dir / "moved"
     with running_farm(data_dir, FARM_MAX_ATTEMPTS="2", FARM_SIMULATED_STEP_MS="1") as farm:
+        images.rename(moved)
+        images.write_text("in the way")  # root may write into any folder, but not below a file
         view = farm.wait_for_end(farm.submit(num_inference_steps=2))
 
         assert (view["status"], view["code"], view["images"]) == ("failed", "storage_failed", [])
         images.unlink()
+        moved.rename(images)
         assert farm.wait_for_end(farm.submit(num_inference_steps=2))["status"] == "completed"
