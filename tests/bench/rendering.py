@@ -104,8 +104,8 @@ def _occupancy(farm: RunningFarm) -> Iterable[Figure]:
 
 def _busy_seconds(farm: RunningFarm) -> float:
     """Return the worker's count, as of its next heartbeat: an idle worker sends four per lease."""
-    before = _worker(farm)["beat_us"]
-    wait_for(lambda: _worker(farm)["beat_us"] != before, what="the worker's next heartbeat")
+    before = _worker(farm)["seen_at"]
+    wait_for(lambda: _worker(farm)["seen_at"] != before, what="the worker's next heartbeat")
     return float(_worker(farm)["busy_seconds"])
 
 
