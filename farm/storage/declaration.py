@@ -1,4 +1,4 @@
-"""What the sender of a file declares: its content type and its name, made safe to repeat in the headers of an answer.
+"""The content type and name that the sender of a file declares, made safe to repeat in the headers of an answer.
 
 The storage key of the file carries both, so every storage keeps them with the file, and serving it needs no look-up.
 """

@@ -210,7 +210,7 @@ class Storage(Protocol):
 
     @property
     def place(self) -> str:
-        """Where this storage is, in words that name no other one."""
+        """The location of this storage, unlike that of any other."""
 
     def put(self, key: str, content: bytes) -> None:
         """Store `content` under `key` atomically: it is readable when this returns."""

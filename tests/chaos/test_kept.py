@@ -1,4 +1,4 @@
-"""What is kept of a failed run."""
+"""The files that are kept of a failed run."""
 
 from __future__ import annotations
 

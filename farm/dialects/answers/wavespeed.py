@@ -145,7 +145,7 @@ class PredictionEvent(PredictionFields, closed=True):
 
 
 class UploadInstruction(TypedDict, closed=True):
-    """How to send the file: with exactly these headers, and no key."""
+    """The request that sends the file: with exactly these headers, and no key."""
 
     method: Literal["PUT"]
     url: str
@@ -153,7 +153,7 @@ class UploadInstruction(TypedDict, closed=True):
 
 
 class WaveSpeedTicket(TypedDict, closed=True):
-    """How to send the file, and the URL at which it will be stored."""
+    """The request that sends the file, and the URL at which it will be stored."""
 
     download_url: str
     upload: UploadInstruction

@@ -32,7 +32,7 @@ MIB = 2**20
     ],
 )
 def test_the_less_space_is_left_the_less_is_changed(tmp_path: Path, free: int, refused: set[str]) -> None:
-    """What frees space runs to the last byte."""
+    """Scripts that free space run to the last byte."""
     guard = DiskGuard(tmp_path, lambda _: free)
 
     def is_refused(script: str) -> bool:

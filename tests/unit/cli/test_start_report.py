@@ -1,4 +1,4 @@
-"""What `farm up` says until it is ready."""
+"""The lines that `farm up` prints until it is ready."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What senders declare about their files, as it may stand in headers and in storage keys."""
+"""The declarations of senders about their files, as they may stand in headers and in storage keys."""
 
 from __future__ import annotations
 

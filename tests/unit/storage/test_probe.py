@@ -1,4 +1,4 @@
-"""What a process says at its start of a storage that does not work."""
+"""The line that a process logs at its start about a storage that does not work."""
 
 from __future__ import annotations
 
