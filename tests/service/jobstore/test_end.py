@@ -161,7 +161,9 @@ def channels_of(client: redis.Redis, name: str) -> int:
 
 def test_stopping_is_shouted_too(store: JobStore, client: redis.Redis, redis_url: str) -> None:
     heard: list[str] = []
-    listen_for_stops(connect_to_listen(f"{redis_url}?client_name=told-to-stop"), heard.append)
+    listener = connect_to_listen(redis_url)
+    listener.connection_pool.connection_kwargs["client_name"] = "told-to-stop"
+    listen_for_stops(listener, heard.append)
     wait_for(lambda: channels_of(client, "told-to-stop") == 1, what="the listener's joining")
     submit(store)
     job = take_one(store)
