@@ -8,7 +8,8 @@ import signal
 import socket
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import structlog
@@ -16,7 +17,7 @@ import structlog
 from farm import __version__, clock
 from farm.bootstrap import Farm
 from farm.concurrency.periodic import PeriodicThread
-from farm.domain.errors import FarmError, with_detail
+from farm.domain.errors import ConfigurationError, FarmError, with_detail
 from farm.jobstore.connection import connect_to_listen
 from farm.jobstore.notifications import listen_for_stops
 from farm.process.child import EXIT_FAULTY
@@ -24,7 +25,7 @@ from farm.settings import Settings
 from farm.weights import Checkpoints
 from workers.celery_worker import consume
 from workers.encode import Encoder
-from workers.health import FailureCounter
+from workers.health import FailureCounter, Fault, fault_of
 from workers.lease import Lease, StageTimeouts
 from workers.pipelines.pipeline import MINIATURE, SIMULATED, Pipeline
 from workers.publish import Publisher
@@ -78,7 +79,7 @@ class WorkerProcess:
 
     def _warm_pipeline(self) -> Pipeline:
         began = clock.monotonic()
-        with self._lease.watchdog.guard(self._timeouts.load, "loading"):
+        with self._lease.watchdog.guard(self._timeouts.load, "loading"), refuse_without_memory():
             pipeline = self._load()
             pipeline.warm_up()
         _log.info("pipeline is warm", weights=pipeline.weights, seconds=round(clock.monotonic() - began, 2))
@@ -187,6 +188,21 @@ class WorkerProcess:
         if self._draining.is_set():
             return "draining"
         return "warm" if self._is_warm else "loading"
+
+
+@contextmanager
+def refuse_without_memory() -> Iterator[None]:
+    """Convert an error for exhausted memory, inside the block, to one line: the next start would meet it, too."""
+    try:
+        yield
+    except Exception as error:
+        if fault_of(error) is not Fault.OUT_OF_MEMORY:
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigurationError(
+            f"The memory ran out while the model was loaded ({reason}); stop what else uses the device, or choose "
+            "weights and settings for a smaller card: docs/cards.md"
+        ) from error
 
 
 def load_pipeline(settings: Settings) -> Pipeline:

@@ -12,6 +12,7 @@ from farm.cli import demo, doctor, jobs, keys, render, storage, up, webhooks, wo
 from farm.domain.errors import ConfigurationError, FarmError, with_detail
 from farm.printable import degrade_output, say
 from farm.process.child import EXIT_CONFIG
+from farm.process.supervisor import ChildRefused
 
 app = typer.Typer(
     name="farm",
@@ -65,6 +66,8 @@ def main() -> None:
     degrade_output()
     try:
         sys.exit(app(standalone_mode=False))
+    except ChildRefused:
+        sys.exit(EXIT_CONFIG)
     except FarmError as error:
         _fail(with_detail(error), EXIT_CONFIG if isinstance(error, ConfigurationError) else 1)
     except typer.TyperException as error:

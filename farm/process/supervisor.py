@@ -24,6 +24,10 @@ API_GRACE_SECONDS = 10.0
 _log = structlog.get_logger(__name__)
 
 
+class ChildRefused(ConfigurationError):
+    """A child that exited with EXIT_CONFIG, and has printed why."""
+
+
 class Child:
     """One process of the farm, restarted when it dies."""
 
@@ -54,7 +58,7 @@ class Child:
         self._started = clock.monotonic()
 
     def check(self) -> None:
-        """Restart a dead process once its backoff is over. Raises ConfigurationError if a restart would not help."""
+        """Restart a dead process once its backoff is over. Raises ChildRefused if a restart would not help."""
         if self._process is None:
             if clock.monotonic() >= self._start_at and not self._stopped_for_good:
                 self.start()
@@ -67,7 +71,7 @@ class Child:
             self._stopped_for_good, self._process = True, None
             return
         if status == EXIT_CONFIG:
-            raise ConfigurationError(f"The {self.name} cannot start; its reason is in the line above")
+            raise ChildRefused(f"The {self.name} refused to start")
         self._schedule_restart(status)
 
     def terminate(self) -> None:

@@ -188,6 +188,17 @@ def test_each_process_alone_refuses_such_a_start_too(surroundings: Surroundings,
     assert "runs in cluster mode" in done.stderr
 
 
+def test_what_a_worker_refuses_ends_the_farm_with_its_one_line(tmp_path: Path) -> None:
+    folder = ["--data-dir", str(tmp_path / "data"), "--port", str(free_port())]
+
+    done = farm_command("up", *folder, environment={"FARM_DEVICE": "cuda:99", "FARM_LOG": "json"})
+
+    told = [line for line in done.stderr.splitlines() if not line.startswith(("{", "worker "))]
+    assert done.returncode == EXIT_CONFIG
+    assert len(told) == 1
+    assert told[0].startswith('farm worker: FARM_DEVICE="cuda:99" is not there')
+
+
 def test_an_expired_certificate_is_a_note(surroundings: Surroundings, tmp_path: Path) -> None:
     """Clients refuse it, or do not look: that is for them to say."""
     yesterday = datetime.now(UTC) - timedelta(days=1)

@@ -27,6 +27,22 @@ def number_format(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
+def allow_expandable_segments(device: torch.device) -> None:
+    """Let CUDA's allocator grow its segments: memory that one size of image left is not lost to the next.
+
+    Called before the first allocation, since segments that exist stay as they are.
+    """
+    if device.type == "cuda":
+        # The name before torch 2.9, and since.
+        set_options = getattr(torch._C, "_accelerator_setAllocatorSettings", None)
+        (set_options or torch.cuda.memory._set_allocator_settings)("expandable_segments:True")
+
+
+def release_cached_memory() -> None:
+    """Return memory that no tensor uses any more to the device."""
+    torch.cuda.empty_cache()
+
+
 def device_name(device: torch.device) -> str:
     """Return the name of the GPU or processor: another one may choose other kernels, and so differ in the last bits."""
     if device.type == "cuda":

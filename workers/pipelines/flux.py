@@ -16,6 +16,7 @@ from PIL import Image
 from farm.domain.catalogue import KONTEXT_TEXT, SRPO_IMAGE, Model, Task, Weights, named, served_with
 from farm.domain.request import ImageRequest
 from workers.pipelines.denoise import LatentsPreparation, denoise
+from workers.pipelines.device import release_cached_memory
 from workers.pipelines.engine import attention_backend
 from workers.pipelines.kontext import Kontext
 from workers.pipelines.latents import Size
@@ -52,6 +53,7 @@ class FluxModels:
         self._networks = {model: networks[named(model).weights] for model in served_with(networks)}
         self._weights = weights
         self._build = build
+        self._ran_out_of_memory = False
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -75,7 +77,20 @@ class FluxModels:
     ) -> Iterator[RenderedImage]:
         """Render one image after the other; see `Pipeline.render` and `latents.FORWARD_SIZE`."""
         refuse_unsupported(images, self.models)
-        return self._render_each(images, watch, inputs)
+        return self._render_in_clean_memory(images, watch, inputs)
+
+    def _render_in_clean_memory(
+        self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages
+    ) -> Iterator[RenderedImage]:
+        # Only now: while the error was handled, its traceback held the tensors of the image that did not fit.
+        if self._ran_out_of_memory:
+            release_cached_memory()
+        self._ran_out_of_memory = False
+        try:
+            yield from self._render_each(images, watch, inputs)
+        except torch.OutOfMemoryError:
+            self._ran_out_of_memory = True
+            raise
 
     def _render_each(
         self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages

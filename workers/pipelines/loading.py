@@ -35,7 +35,7 @@ from farm.weights import (
     transformer_problems,
 )
 from workers.pipelines import miniature
-from workers.pipelines.device import choose_device, number_format
+from workers.pipelines.device import allow_expandable_segments, choose_device, number_format
 from workers.pipelines.engine import FluxPipeline, FluxTransformer2DModel, keep_to_this_machine
 from workers.pipelines.fingerprint import build_digest, file_digest
 from workers.pipelines.flux import ATTENTION, FluxModels
@@ -62,6 +62,7 @@ def load_miniature(device: str | None = None, home: Path = miniature.HOME) -> Fl
     keep_to_this_machine()
     torch.set_num_threads(1)
     chosen = choose_device(device or "cpu")
+    allow_expandable_segments(chosen)
     _refuse_incomplete(home, lacking(home), _INSTALL_AGAIN)
     srpo = kontext = _load(home, chosen)
     files = _files(home)
@@ -84,6 +85,7 @@ def load_checkpoints(checkpoints: Checkpoints, accepted: frozenset[str], device:
     _refuse_incomplete_folders(checkpoints)
     keep_to_this_machine()
     chosen = choose_device(device)
+    allow_expandable_segments(chosen)
     files: dict[str, Path] = {}
     srpo = kontext = None
     if checkpoints.flux_dir is not None and checkpoints.srpo_file is not None:

@@ -15,6 +15,7 @@ from farm.domain.errors import RenderError
 from farm.domain.request import ImageRequest
 from miniature.tokenizer import T5_TOKENS
 from tests.unit.pipelines.denoising import differences, keeping, miniature_parts, pipeline_of, record
+from workers.pipelines import flux
 from workers.pipelines.flux import FluxModels
 
 FOX = ImageRequest("srpo", "a red fox in the snow", width=256, height=320, steps=4, guidance=4.5, seed=7)
@@ -214,6 +215,26 @@ def test_values_that_are_no_colours_are_no_image(pipeline: FluxModels) -> None:
         render(pipeline, replace(FOX, guidance=float("nan")))
 
     assert render(pipeline, FOX) == untouched
+
+
+def test_memory_that_ran_out_is_released_before_the_next_image(
+    pipeline: FluxModels, parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    untouched = render(pipeline, FOX)
+    released: list[bool] = []
+    monkeypatch.setattr(flux, "release_cached_memory", lambda: released.append(True))
+
+    def run_out(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.vae, "decode", run_out)
+        with pytest.raises(torch.OutOfMemoryError):
+            render(pipeline, FOX)
+    assert not released
+
+    assert [render(pipeline, FOX) for _ in range(2)] == [untouched] * 2
+    assert released == [True]
 
 
 def test_another_thread_renders_the_same(pipeline: FluxModels) -> None:

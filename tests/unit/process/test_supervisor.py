@@ -11,9 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from farm import clock
-from farm.domain.errors import ConfigurationError
 from farm.process.child import EXIT_CONFIG, EXIT_FAULTY
-from farm.process.supervisor import Child
+from farm.process.supervisor import Child, ChildRefused
 from tests.farms import wait_for
 
 
@@ -64,7 +63,7 @@ def test_a_good_life_is_rewarded_but_not_one_of_failures(
 def test_who_cannot_start_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     nursery = Nursery(monkeypatch, EXIT_CONFIG)
 
-    with pytest.raises(ConfigurationError, match="The worker cannot start"):
+    with pytest.raises(ChildRefused):
         nursery.pause_after_life_of(1)
 
 

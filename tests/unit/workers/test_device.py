@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from farm.domain.errors import ConfigurationError
-from workers.pipelines.device import choose_device, device_name, number_format
+from workers.pipelines.device import allow_expandable_segments, choose_device, device_name, number_format
 
 
 def test_names_a_device() -> None:
@@ -35,3 +35,13 @@ def test_computes_in_fp32_on_the_cpu_and_in_bf16_on_cuda() -> None:
 
 def test_tells_the_instruction_set_of_the_cpu() -> None:
     assert torch.backends.cpu.get_cpu_capability() in device_name(torch.device("cpu"))
+
+
+def test_memory_of_a_card_grows_in_segments() -> None:
+    before = torch._C._accelerator_getAllocatorSettings()
+
+    allow_expandable_segments(torch.device("cpu"))
+    assert torch._C._accelerator_getAllocatorSettings() == before
+    allow_expandable_segments(torch.device("cuda", 0))
+
+    assert torch._C._accelerator_getAllocatorSettings() == "expandable_segments:True"
