@@ -190,7 +190,8 @@ class Settings(BaseSettings):
     device: str | None = _setting(
         None,
         "the best one there is",
-        "Device to render on. The miniature uses the CPU unless this is set.",
+        "Device to render on. The miniature uses the CPU unless this is set. `cuda`: with `farm up`, each card has a "
+        "worker of its own; `cuda:N`: only this card, numbered as `nvidia-smi` numbers them.",
         "cpu, cuda or cuda:N",
     )
     lease_seconds: Seconds = _setting(
@@ -322,6 +323,16 @@ class Settings(BaseSettings):
         "http://127.0.0.1:8000", "`http://127.0.0.1:8000`", "Address of the farm for client commands.", "http(s)://…"
     )
     api_key: str | None = _setting(None, "unset", "API key for client commands.", "a key")
+
+    @property
+    def has_real_weights(self) -> bool:
+        """True if any real weights are set; otherwise the miniature is loaded."""
+        return any(path is not None for path in (self.flux_dir, self.srpo_file, self.kontext_dir))
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Return the variables of this process with these changes, as a child process gets them."""
+    return {**os.environ, **changes}
 
 
 def load() -> Settings:

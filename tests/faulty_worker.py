@@ -15,6 +15,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from farm.bootstrap import Farm
@@ -23,7 +24,7 @@ from farm.domain.request import ImageRequest
 from farm.jobstore.store import JobStore, Terms
 from farm.storage.local import LocalStorage
 from workers import wakeup_watchdog
-from workers.command_line import run
+from workers.command_line import Options, run
 from workers.lease import StageTimeouts
 from workers.pipelines.pipeline import NO_INPUTS, InputImages, RenderedImage, StepCallback
 from workers.pipelines.simulated import SimulatedPipeline
@@ -150,13 +151,14 @@ class FaultyStore(JobStore):
         return super().complete(job, result)
 
 
-def work(farm: Farm, data_dir: Path) -> int:
+def work(farm: Farm, options: Options) -> int:
     wakeup_watchdog._MAX_MISSED = round(TIMEOUT_SECONDS)
-    faults = Faults(data_dir / "faults")
+    faults = Faults(options.data_dir / "faults")
     store = FaultyStore(farm, faults)
-    storage = FaultyStorage(data_dir / "images", faults, store)
+    storage = FaultyStorage(options.data_dir / "images", faults, store)
     faulty = replace(farm, store=store, storage=storage)
-    return WorkerProcess(faulty, lambda: FaultyPipeline(farm.settings.simulated_step_ms, faults), TIMEOUTS).run()
+    pipeline = partial(FaultyPipeline, farm.settings.simulated_step_ms, faults)
+    return WorkerProcess(faulty, pipeline, TIMEOUTS, device="cpu").run()
 
 
 if __name__ == "__main__":

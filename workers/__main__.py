@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from farm.bootstrap import Farm
-from workers.command_line import run
+from workers.command_line import Options, run
 from workers.lease import StageTimeouts
-from workers.process import WorkerProcess, load_pipeline
+from workers.process import WorkerProcess, device_of, load_pipeline
 
 
-def _work(farm: Farm, _data_dir: Path) -> int:
+def _work(farm: Farm, options: Options) -> int:
     timeouts = StageTimeouts(load=farm.settings.load_seconds)
-    return WorkerProcess(farm, lambda: load_pipeline(farm.settings), timeouts).run()
+    device = options.device_name or device_of(farm.settings)
+    return WorkerProcess(farm, lambda: load_pipeline(farm.settings), timeouts, device=device).run()
 
 
 if __name__ == "__main__":

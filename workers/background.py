@@ -97,4 +97,4 @@ def _preparer(farm: Farm) -> Preparer:
 
 
 if __name__ == "__main__":
-    run("farm worker --webhooks", lambda farm, _data_dir: BackgroundProcess(farm).run())
+    run("farm worker --webhooks", lambda farm, _options: BackgroundProcess(farm).run())

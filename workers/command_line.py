@@ -6,32 +6,54 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from farm.bootstrap import Farm, build, say_if_storage_fails
-from farm.domain.errors import ConfigurationError, FarmError, with_detail
+from farm.domain.errors import ConfigurationError, FarmError, NoDevice, with_detail
 from farm.printable import say
-from farm.process.child import EXIT_CONFIG
+from farm.process.child import EXIT_CONFIG, EXIT_NO_DEVICE
 from farm.process.signals import exit_at_once, stop_signals
 from farm.settings import load
 from farm.telemetry import set_up_log
 
 
-def run(name: str, work: Callable[[Farm, Path], int]) -> None:
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of a worker. `device_name`: the name of its card in messages, if the process sees no other card."""
+
+    data_dir: Path
+    device_name: str | None
+
+
+def run(name: str, work: Callable[[Farm, Options], int]) -> None:
     """Call `work` with the farm of `--data-dir`, and exit with its status. An error is printed in one line."""
     for number in stop_signals():
         if number is not signal.SIGINT:
             signal.signal(number, exit_at_once)
-    parser = argparse.ArgumentParser(prog=name)
-    parser.add_argument("--data-dir", type=Path, default=Path(".farm"))
-    options = parser.parse_args()
+    options = _options(name)
     try:
         settings = load()
         set_up_log(settings.log)
         farm = build(settings, options.data_dir)
         say_if_storage_fails(farm.storage, farm.ownership)
-        status = work(farm, options.data_dir)
+        status = work(farm, options)
     except FarmError as error:
-        say(f"{name}: {with_detail(error)}", file=sys.stderr)
-        status = EXIT_CONFIG if isinstance(error, ConfigurationError) else 1
+        who = f"{name} on {options.device_name}" if options.device_name else name
+        say(f"{who}: {with_detail(error)}", file=sys.stderr)
+        status = _exit_status(error)
     sys.exit(status)
+
+
+def _options(name: str) -> Options:
+    parser = argparse.ArgumentParser(prog=name)
+    parser.add_argument("--data-dir", type=Path, default=Path(".farm"))
+    parser.add_argument("--device-name")
+    parsed = parser.parse_args()
+    return Options(parsed.data_dir, parsed.device_name)
+
+
+def _exit_status(error: FarmError) -> int:
+    if isinstance(error, NoDevice):
+        return EXIT_NO_DEVICE
+    return EXIT_CONFIG if isinstance(error, ConfigurationError) else 1

@@ -48,10 +48,11 @@ class FailureCounter:
     Thread-safe: rendering and publishing both report here.
     """
 
-    def __init__(self, leave: Callable[[], None], *, has_others: Callable[[], bool]) -> None:
+    def __init__(self, leave: Callable[[], None], *, has_others: Callable[[], bool], device: str = "cpu") -> None:
         """Call `leave` once the worker is faulty. `has_others` says whether others serve the same models."""
         self._leave = leave
         self._has_others = has_others
+        self._device = device
         self._lock = threading.Lock()
         self._failures_in_a_row = 0
         self._failed: set[str] = set()
@@ -83,7 +84,7 @@ class FailureCounter:
             if self.is_faulty:
                 return
             self.is_faulty = True
-        _log.critical("this worker is faulty, and leaves", reason=reason)
+        _log.critical("this worker is faulty, and leaves", device=self._device, reason=reason)
         self._leave()
 
     def failed_here_before(self, job_id: str) -> bool:

@@ -39,11 +39,12 @@ _log = structlog.get_logger(__name__)
 class WorkerProcess:
     """The worker of one device."""
 
-    def __init__(self, farm: Farm, load: Callable[[], Pipeline], timeouts: StageTimeouts) -> None:
-        """Prepare a worker with the pipeline that `load` returns."""
+    def __init__(self, farm: Farm, load: Callable[[], Pipeline], timeouts: StageTimeouts, *, device: str) -> None:
+        """Prepare a worker with the pipeline that `load` returns. `device`: its name, for people."""
         self._farm = farm
         self._load = load
         self._timeouts = timeouts
+        self._device = device
         self._id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._draining = threading.Event()
         self._pipeline: Pipeline | None = None
@@ -52,7 +53,7 @@ class WorkerProcess:
         self._lease = Lease(
             farm.store, worker=self._id, facts=self._facts, seconds=farm.settings.lease_seconds, timeouts=timeouts
         )
-        self._failure_counter = FailureCounter(self._drain, has_others=self._has_others)
+        self._failure_counter = FailureCounter(self._drain, has_others=self._has_others, device=device)
 
     def run(self) -> int:
         """Load, warm up, work, drain, and return the exit status of the process."""
@@ -170,7 +171,7 @@ class WorkerProcess:
             "pid": str(os.getpid()),
             "version": __version__,
             "weights": weights_of(settings),
-            "device": device_of(settings),
+            "device": self._device,
         }
         if pipeline is not None and renderer is not None:
             facts |= {

@@ -21,6 +21,7 @@ from farm.cli.terminal import show_table
 from farm.domain.errors import FarmError
 from farm.printable import say
 from farm.process import child
+from farm.process.placement import places
 from farm.settings import load
 
 #: Prompts in the miniature's language, each with the size of its image.
@@ -30,6 +31,9 @@ PROMPTS = (
     ("a striped blue circle, on a yellow background", "square"),
     ("two orange triangles on the left, by the sea", "landscape_16_9"),
 )
+
+
+_UP = (sys.executable, "-m", "farm.cli", "up")
 
 
 class DemoFailed(FarmError):
@@ -64,9 +68,10 @@ def _submit(client: Client, seed: int, prompt: str, size: str) -> str:
 def running_farm(data_dir: Path) -> Iterator[str]:
     """Run a farm on a free port and yield its URL. Its log is shown if it does not start."""
     log = data_dir / "log"
-    command = [sys.executable, "-m", "farm.cli", "up", "--port", str(free_port()), "--data-dir", str(data_dir)]
+    workers = min(len(PROMPTS), len(places(load(), None)))
+    options = ["--port", str(free_port()), "--data-dir", str(data_dir), "--workers", str(workers)]
     with log.open("wb") as stderr:
-        farm = subprocess.Popen(child.command(*command), stdout=subprocess.PIPE, stderr=stderr, text=True)
+        farm = subprocess.Popen(child.command(*_UP, *options), stdout=subprocess.PIPE, stderr=stderr, text=True)
     try:
         assert farm.stdout is not None
         line = farm.stdout.readline()

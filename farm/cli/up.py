@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +20,7 @@ from farm.printable import say
 from farm.process.data_dir import DataDir
 from farm.process.embedded_redis import EmbeddedRedis
 from farm.process.listen import ListenAddress
+from farm.process.placement import Place, places
 from farm.process.supervisor import API_GRACE_SECONDS, Child, Supervisor
 from farm.process.tls import check_tls
 from farm.settings import Settings, load, masked
@@ -37,10 +38,29 @@ Certificate = Annotated[Path | None, typer.Option("--tls-cert", help="TLS certif
 PrivateKey = Annotated[Path | None, typer.Option("--tls-key", help="Private key of the certificate (PEM).")]
 
 
+def _number_of_workers(value: str) -> int | None:
+    """Return the number that --workers names; None for `auto`."""
+    if value == "auto":
+        return None
+    if value.isdecimal() and int(value):
+        return int(value)
+    raise typer.BadParameter(f"'{value}' is neither auto nor a whole number above 0.")
+
+
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        parser=_number_of_workers,
+        metavar="[auto|N]",
+        help="Number of render workers. auto (default): one per card; without a card one per core, as memory allows.",
+    ),
+]
+
+
 def up(
     host: Host = "127.0.0.1",
     port: Port = 8000,
-    workers: Annotated[int, typer.Option(min=1, help="Number of render workers.")] = 1,
+    workers: Workers = None,
     data_dir: DataFolder = Path(".farm"),
     tls_cert: Certificate = None,
     tls_key: PrivateKey = None,
@@ -57,12 +77,12 @@ def up(
     folder = DataDir(data_dir)
     folder.acquire()
     try:
-        _supervise(settings, folder.path, address, workers=workers)
+        _supervise(settings, folder.path, address, places(settings, workers))
     finally:
         folder.release()
 
 
-def _supervise(settings: Settings, data_dir: Path, address: ListenAddress, *, workers: int) -> None:
+def _supervise(settings: Settings, data_dir: Path, address: ListenAddress, workers: Sequence[Place]) -> None:
     """Run the processes of a farm until it is told to stop. Raises ConfigurationError if one of them cannot start."""
     refuse_taken_port(address)
     server = None if settings.redis_url else EmbeddedRedis(data_dir, fsync=settings.redis_fsync)
@@ -73,12 +93,13 @@ def _supervise(settings: Settings, data_dir: Path, address: ListenAddress, *, wo
         workers=[
             *(
                 Child(
-                    f"worker {number}",
-                    worker_program(data_dir),
+                    place.label(number),
+                    [*worker_program(data_dir), *place.options],
                     grace_seconds=settings.grace_seconds,
+                    variables=place.environment,
                     was_drained=lambda pid: is_dismissed(url, pid),
                 )
-                for number in range(1, workers + 1)
+                for number, place in enumerate(workers, start=1)
             ),
             Child("webhook worker", webhook_program(data_dir), grace_seconds=settings.grace_seconds),
         ],

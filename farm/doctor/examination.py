@@ -133,9 +133,7 @@ class Examination:
             self._base = cast(str | None, client.get(redis_keys.PUBLIC_URL))
 
     def _check_device(self) -> Finding:
-        settings = self._settings
-        real = weights.are_real(settings)
-        return machine.device(settings.device, real_weights=real, alone=settings.redis_url is None)
+        return machine.device(self._settings, alone=self._settings.redis_url is None)
 
     def _check_port(self) -> Iterator[Finding]:
         address = self._address()

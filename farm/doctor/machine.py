@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from importlib import metadata, util
+from dataclasses import replace
+from importlib import util
 from pathlib import Path
 
 from farm import __version__
-from farm.doctor.finding import Finding, good, note, size, wrong
-from farm.domain.errors import FarmError
+from farm.doctor.finding import Finding, Mark, good, note, size, wrong
+from farm.process.hardware import Card, Torch, cards, free_memory, installed_torch
+from farm.process.placement import places
+from farm.settings import Settings
 
 _GIB = 2**30
 #: The oldest Python version that works.
@@ -25,18 +25,6 @@ _MEMORY = (_GIB // 4, _GIB)
 #: Packages that a render worker needs.
 _ENGINES = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
 _WORKER = "pip install 'srpo-farm[worker]'"
-
-
-class NoAnswer(FarmError):
-    """A program of this machine failed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Torch:
-    """The installed torch, read from its files. `cuda`: the CUDA version of the build, if any."""
-
-    version: str
-    cuda: str | None
 
 
 def python(version: Sequence[int] = sys.version_info[:3]) -> Finding:
@@ -70,13 +58,8 @@ def existing(path: Path) -> Path:
 
 def memory() -> Finding:
     """Check the free memory of the machine, or of the container if that is less."""
-    try:
-        meminfo = Path("/proc/meminfo").read_text()
-    except FileNotFoundError:
-        return note("memory", "this system does not report its free memory")
-    found = re.search(r"^MemAvailable: +(\d+) kB", meminfo, re.MULTILINE)
-    free = int(found[1]) * 1024 if found else 0
-    return memory_finding(min([free, *free_in_container(Path("/sys/fs/cgroup"))]))
+    free = free_memory()
+    return note("memory", "this system does not report its free memory") if free is None else memory_finding(free)
 
 
 def memory_finding(free: int) -> Finding:
@@ -89,41 +72,44 @@ def memory_finding(free: int) -> Finding:
     return note("memory", text, remedy) if free < little else good("memory", text)
 
 
-def free_in_container(group: Path) -> list[int]:
-    """Return the bytes left under a control group's limit, if any. Its file cache counts as free."""
-    try:
-        limit = (group / "memory.max").read_text().strip()
-        used = int((group / "memory.current").read_text())
-        cache = re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
-    except OSError:
-        return []
-    return [] if limit == "max" else [int(limit) - used + (int(cache[1]) if cache else 0)]
-
-
-def device(setting: str | None, *, real_weights: bool, alone: bool) -> Finding:
+def device(settings: Settings, *, alone: bool) -> Finding:
     """Check the device to render on. `alone`: no other machine can render for this farm."""
     missing = [name for name in _ENGINES if util.find_spec(name) is None]
-    if missing:
+    torch = installed_torch()
+    if missing or torch is None:
         text = f"{', '.join(missing)} missing, so no worker can render here"
         return wrong("device", text, _WORKER) if alone else note("device", text, _WORKER)
-    return device_finding(setting, cards=cards(), torch=installed_torch(), real_weights=real_weights)
+    found = [] if settings.device == "cpu" else cards()
+    finding = device_finding(settings.device, cards=found, torch=torch, real_weights=settings.has_real_weights)
+    if finding.mark is Mark.WRONG:
+        return finding
+    count = len(places(settings, None))
+    return replace(finding, text=f"{finding.text}; farm up starts {count} worker{'s' * (count > 1)}")
 
 
-def device_finding(setting: str | None, *, cards: Sequence[str], torch: Torch, real_weights: bool) -> Finding:
+def device_finding(setting: str | None, *, cards: Sequence[Card], torch: Torch, real_weights: bool) -> Finding:
     """Judge FARM_DEVICE. The miniature uses the CPU unless FARM_DEVICE is set."""
     kind, _, number = (setting or ("cuda" if real_weights and cards else "cpu")).partition(":")
     if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
         return wrong("device", f"FARM_DEVICE={setting} is not a device", "FARM_DEVICE=cpu, cuda, cuda:0, cuda:1, …")
     if kind == "cpu":
         return _on_the_cpu(setting, torch, real_weights)
-    wanted = int(number or 0)
-    if wanted >= len(cards):
-        there = ", ".join(["cpu", *(f"cuda:{n}" for n in range(len(cards)))])
+    wanted = [card for card in cards if number in ("", str(card.number))]
+    if not wanted:
+        there = ", ".join(["cpu", *(f"cuda:{card.number}" for card in cards)])
         return wrong("device", f"FARM_DEVICE={setting} does not exist", f"FARM_DEVICE: this machine has {there}")
+    shown = "; ".join(map(_shown, wanted))
     if torch.cuda is None:
-        text = f"torch {torch.version} is built without CUDA, so it cannot use {cards[wanted]}"
+        text = f"torch {torch.version} is built without CUDA, so it cannot use {shown}"
         return wrong("device", text, f"pip install --force-reinstall 'torch=={torch.version.partition('+')[0]}'")
-    return good("device", f"cuda:{wanted}: {cards[wanted]}; torch {torch.version} with CUDA {torch.cuda}")
+    return good("device", f"{shown}; torch {torch.version} with CUDA {torch.cuda}")
+
+
+def _shown(card: Card) -> str:
+    text = f"cuda:{card.number}: {card.name}"
+    if card.memory is None or card.free_memory is None:
+        return text
+    return f"{text}, {size(card.free_memory)} of {size(card.memory)} free"
 
 
 def _on_the_cpu(setting: str | None, torch: Torch, real_weights: bool) -> Finding:
@@ -134,32 +120,3 @@ def _on_the_cpu(setting: str | None, torch: Torch, real_weights: bool) -> Findin
     if setting:
         return note("device", f"{text}, as FARM_DEVICE says: {slow}", "unset FARM_DEVICE")
     return note("device", f"{text}, as there is no NVIDIA card or no driver: {slow}", "nvidia-smi")
-
-
-def cards() -> list[str]:
-    """Return the NVIDIA cards of this machine and their memory, as the driver reports them."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        paths = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-        return [re.sub(r"(?s).*?Model:\s*([^\n]+).*", r"\1", path.read_text()) for path in paths]
-    query = [program, "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, timeout=5, check=False)
-    if done.returncode:
-        message = (done.stdout + done.stderr).strip().partition("\n")[0]
-        raise NoAnswer(f"nvidia-smi fails: {message}; install the driver again, or set FARM_DEVICE=cpu")
-    return [_card(line) for line in done.stdout.splitlines()]
-
-
-def _card(line: str) -> str:
-    name, total, free = (part.strip() for part in line.rsplit(",", 2))
-    return f"{name}, {free} of {total} free"
-
-
-def installed_torch() -> Torch:
-    """Return the installed torch without importing it."""
-    spec = util.find_spec("torch")
-    assert spec is not None
-    assert spec.origin is not None
-    facts = Path(spec.origin).with_name("version.py").read_text()
-    cuda = re.search(r"^cuda\b[^=\n]*= '([^']+)'", facts, re.MULTILINE)
-    return Torch(metadata.version("torch"), cuda[1] if cuda else None)

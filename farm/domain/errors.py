@@ -56,6 +56,10 @@ class ConfigurationError(FarmError):
     code = Code.CONFIGURATION_ERROR
 
 
+class NoDevice(ConfigurationError):
+    """The device to render on is not there: a wrong setting at a first start, a lost card later."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong with one field: where, what, what is allowed, and the value that was sent."""

@@ -10,11 +10,14 @@ import os
 import signal
 import sys
 
-# Exit statuses of a child that ends by itself. The supervisor restarts it, except after the last one.
+# Exit statuses of a child that ends by itself. The supervisor restarts it, except after the last one, and without a
+# device only if it had one before.
 #: A watchdog saw no progress.
 EXIT_HUNG = 70
 #: Too many failures in a row, or the device is lost.
 EXIT_FAULTY = 71
+#: The device to render on is not there.
+EXIT_NO_DEVICE = 72
 #: Wake-ups no longer arrive.
 EXIT_NO_WAKEUPS = 75
 #: A configuration error, which only a person can fix.

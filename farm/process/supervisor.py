@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import structlog
 
 from farm import clock
 from farm.domain.errors import ConfigurationError
-from farm.process.child import EXIT_CONFIG, EXIT_FAULTY, command
+from farm.process.child import EXIT_CONFIG, EXIT_FAULTY, EXIT_NO_DEVICE, command
 from farm.process.embedded_redis import EmbeddedRedis
 from farm.process.signals import StopSignals, stop_signals
+from farm.settings import environment
 
 #: Restart backoff in seconds: doubled with each restart, and reset after a minute of running.
 _FIRST_DELAY = 0.5
@@ -37,14 +39,20 @@ class Child:
         program: list[str],
         *,
         grace_seconds: float,
+        variables: Mapping[str, str] = MappingProxyType({}),
         was_drained: Callable[[int], bool] = lambda _pid: False,
     ) -> None:
-        """Supervise `program`. `was_drained` says of a pid that exited with 0 whether an operator drained it."""
+        """Supervise `program`, run with these environment variables beside those of this process.
+
+        `was_drained` says of a pid that exited with 0 whether an operator drained it.
+        """
         self.name = name
         self._program = program
+        self._variables = variables
         self._grace = grace_seconds
         self._was_drained = was_drained
         self._stopped_for_good = False
+        self._had_died = False
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._restart_delay = _FIRST_DELAY
@@ -54,7 +62,12 @@ class Child:
     def start(self) -> None:
         """Start the process."""
         # A session of its own: Ctrl-C in the terminal is for `farm up` alone, which stops its children in order.
-        self._process = subprocess.Popen(command(*self._program), stdin=subprocess.DEVNULL, start_new_session=True)
+        self._process = subprocess.Popen(
+            command(*self._program),
+            env=environment(**self._variables),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         self._started = clock.monotonic()
 
     def check(self) -> None:
@@ -70,7 +83,7 @@ class Child:
             _log.info("child was drained and is not restarted", child=self.name)
             self._stopped_for_good, self._process = True, None
             return
-        if status == EXIT_CONFIG:
+        if self._cannot_start(status):
             raise ChildRefused(f"The {self.name} refused to start")
         self._schedule_restart(status)
 
@@ -91,14 +104,19 @@ class Child:
             self._process.kill()
             self._process.wait()
 
+    def _cannot_start(self, status: int) -> bool:
+        """Return True if a restart would not help. A card that is lost while the farm runs stops no other worker."""
+        return status == EXIT_CONFIG or (status == EXIT_NO_DEVICE and not self._had_died)
+
     def _schedule_restart(self, status: int) -> None:
         # A faulty worker keeps its backoff however long it ran: it would cost jobs their attempts again at once.
         if status != EXIT_FAULTY and clock.monotonic() - self._started > _STABLE_SECONDS:
             self._restart_delay = _FIRST_DELAY
-        _log.warning("child died", child=self.name, status=status, restart_in_seconds=self._restart_delay)
+        event = "the device of a child is lost" if status == EXIT_NO_DEVICE else "child died"
+        _log.warning(event, child=self.name, status=status, restart_in_seconds=self._restart_delay)
         self._start_at = clock.monotonic() + self._restart_delay
         self._restart_delay = min(2 * self._restart_delay, _LONGEST_DELAY)
-        self._process = None
+        self._had_died, self._process = True, None
 
 
 class Supervisor:

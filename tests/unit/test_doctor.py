@@ -23,18 +23,22 @@ from farm.doctor.clocks import clock_finding
 from farm.doctor.examination import Examination, within
 from farm.doctor.finding import Finding, Mark, good, refused, wrong
 from farm.doctor.jobstore import at_rest, connections_finding, memory_finding
-from farm.doctor.machine import Torch, device_finding, disk_finding
+from farm.doctor.machine import device_finding, disk_finding
 from farm.domain.errors import ConfigurationError
 from farm.jobstore.stats import Queue, Worker
+from farm.process import placement
+from farm.process.hardware import Card, Torch
 from farm.settings import Settings
 from farm.storage.probe import CONTENT, Inconsistent
 from farm.weights import KONTEXT_WEIGHTS, SRPO_WEIGHTS
 from tests.farms import Certificate, free_port
+from tests.nvidia import nvidia_smi
 from workers.safety import checker_for
 
 GIB = 2**30
 CUDA, NO_CUDA = Torch("2.13.0", "13.0"), Torch("2.13.0+cpu", None)
-CARD = "NVIDIA H100 80GB HBM3, 80994 MiB of 81559 MiB free"
+CARD = Card(0, "GPU-0a", "NVIDIA H100 80GB HBM3", 85_520_809_984, 84_928_364_544)
+OTHER = Card(1, "GPU-1b", "NVIDIA GB10")
 ALL = frozenset({"flux-1-dev-non-commercial", "tencent-srpo"})
 
 
@@ -120,29 +124,17 @@ def test_little_memory_is_named(free: int, mark: Mark) -> None:
     assert names(machine.memory_finding(free), mark, "free")
 
 
-def test_a_container_counts_its_cache_as_free(tmp_path: Path) -> None:
-    assert machine.free_in_container(tmp_path) == []
-    for name, text in {
-        "memory.max": "1000\n",
-        "memory.current": "900\n",
-        "memory.stat": "anon 1\ninactive_file 300\n",
-    }.items():
-        (tmp_path / name).write_text(text)
-    assert machine.free_in_container(tmp_path) == [400]
-    (tmp_path / "memory.max").write_text("max\n")
-    assert machine.free_in_container(tmp_path) == []
-
-
 @pytest.mark.parametrize(
     ("setting", "cards", "torch", "real", "mark", "word"),
     [
         (None, [], NO_CUDA, False, Mark.GOOD, "CPU"),
         (None, [CARD], NO_CUDA, False, Mark.GOOD, "CPU"),
-        (None, [CARD], CUDA, True, Mark.GOOD, "cuda:0: NVIDIA H100"),
+        (None, [CARD], CUDA, True, Mark.GOOD, "cuda:0: NVIDIA H100 80GB HBM3, 84.9 GB of 85.5 GB free; torch"),
+        (None, [CARD, OTHER], CUDA, True, Mark.GOOD, "free; cuda:1: NVIDIA GB10; torch"),
         (None, [CARD], NO_CUDA, True, Mark.WRONG, "pip install --force-reinstall 'torch==2.13.0'"),
         (None, [], CUDA, True, Mark.NOTE, "no NVIDIA card"),
         ("cpu", [CARD], CUDA, True, Mark.NOTE, "as FARM_DEVICE says"),
-        ("cuda:1", [CARD, CARD], CUDA, False, Mark.GOOD, "cuda:1"),
+        ("cuda:1", [CARD, OTHER], CUDA, False, Mark.GOOD, "cuda:1"),
         ("cuda:1", [CARD], CUDA, True, Mark.WRONG, "this machine has cpu, cuda:0"),
         ("cuda", [], CUDA, False, Mark.WRONG, "this machine has cpu"),
         ("cuda:x", [CARD], CUDA, False, Mark.WRONG, "is not a device"),
@@ -150,32 +142,20 @@ def test_a_container_counts_its_cache_as_free(tmp_path: Path) -> None:
         ("mps", [], CUDA, False, Mark.WRONG, "is not a device"),
     ],
 )
-def test_the_device(setting: str | None, cards: list[str], torch: Torch, real: bool, mark: Mark, word: str) -> None:
+def test_the_device(setting: str | None, cards: list[Card], torch: Torch, real: bool, mark: Mark, word: str) -> None:
     assert names(device_finding(setting, cards=cards, torch=torch, real_weights=real), mark, word)
 
 
-def test_what_the_installed_torch_was_built_with_is_read_without_importing_it() -> None:
-    import torch
+def test_the_device_says_how_many_workers_farm_up_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "cores", lambda: 3)
+    monkeypatch.setattr(placement, "free_memory", lambda: None)
 
-    assert machine.installed_torch() == Torch(torch.__version__, torch.version.cuda)
-
-
-def nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, says: str, status: int = 0) -> None:
-    """Install a driver program that prints this."""
-    program = folder / "nvidia-smi"
-    program.write_text(f"#!/bin/sh\necho '{says}'\nexit {status}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:/bin:/usr/bin")
-
-
-def test_the_cards_are_what_the_driver_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nvidia_smi(tmp_path, monkeypatch, "NVIDIA H100 80GB HBM3, 81559 MiB, 80994 MiB\nNVIDIA GB10, [N/A], [N/A]")
-    assert machine.cards() == [CARD, "NVIDIA GB10, [N/A] of [N/A] free"]
+    assert names(machine.device(Settings(), alone=True), Mark.GOOD, "the CPU", "farm up starts 3 workers")
 
 
 def test_a_driver_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvidia_smi(tmp_path, monkeypatch, "Failed to initialize NVML: Driver/library version mismatch", status=18)
-    (found,) = within("device", lambda: machine.device(None, real_weights=True, alone=True))
+    (found,) = within("device", lambda: machine.device(Settings(kontext_dir=tmp_path), alone=True))
     assert names(found, Mark.WRONG, "library version mismatch", "FARM_DEVICE=cpu")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from farm.domain.errors import ConfigurationError
+from farm.domain.errors import ConfigurationError, NoDevice
 
 
 def choose_device(setting: str | None) -> torch.device:
@@ -57,7 +57,7 @@ def _cuda(number: int | None) -> torch.device:
     if wanted < count:
         return torch.device("cuda", wanted)
     there = ", ".join(["cpu", *(f"cuda:{n}" for n in range(count))])
-    raise ConfigurationError(f'FARM_DEVICE="cuda:{wanted}" is not there: this machine has {there}.')
+    raise NoDevice(f'FARM_DEVICE="cuda:{wanted}" is not there: this machine has {there}.')
 
 
 def _processor() -> str:

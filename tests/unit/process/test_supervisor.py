@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from farm import clock
-from farm.process.child import EXIT_CONFIG, EXIT_FAULTY
+from farm.process.child import EXIT_CONFIG, EXIT_FAULTY, EXIT_NO_DEVICE
 from farm.process.supervisor import Child, ChildRefused
 from tests.farms import wait_for
 
@@ -65,6 +65,34 @@ def test_who_cannot_start_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) ->
 
     with pytest.raises(ChildRefused):
         nursery.pause_after_life_of(1)
+
+
+def test_a_device_that_was_never_there_is_a_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    nursery = Nursery(monkeypatch, EXIT_NO_DEVICE)
+
+    with pytest.raises(ChildRefused, match="The worker refused to start"):
+        nursery.pause_after_life_of(1)
+
+
+def test_a_card_that_is_lost_later_is_waited_for_and_stops_no_other_child(tmp_path: Path) -> None:
+    """Its worker leaves as faulty, then finds no device when it is started again."""
+    found = tmp_path / "found"
+    program = f"import pathlib; p = pathlib.Path({str(found)!r}); lost = p.exists(); p.touch(); "
+    child = Child(
+        "worker 2 on cuda:1",
+        [sys.executable, "-c", f"{program} raise SystemExit({EXIT_NO_DEVICE} if lost else {EXIT_FAULTY})"],
+        grace_seconds=5,
+    )
+    child.start()
+
+    with capture_logs() as log:
+        while len(log) < 2:
+            child.check()
+
+    assert [(line["event"], line["child"], line["status"]) for line in log] == [
+        ("child died", "worker 2 on cuda:1", EXIT_FAULTY),
+        ("the device of a child is lost", "worker 2 on cuda:1", EXIT_NO_DEVICE),
+    ]
 
 
 def test_who_does_not_stop_when_asked_is_stopped_by_force(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""Placement of render workers on this machine: how many there are, and which card each of them has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from farm.process.hardware import Card, cards, cores, free_memory, installed_torch
+from farm.settings import Settings
+
+#: Bytes of memory that one worker on the CPU takes, by pipeline; with real weights there is only one.
+WORKER_MEMORY = {"flux": 450_000_000, "simulated": 80_000_000}
+#: Workers on the CPU take this part of the free memory: the machine is used for other things, too.
+_SHARE_OF_MEMORY = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The place of one render worker. `card`: None on the CPU. `threads`: its share of the processor cores."""
+
+    card: Card | None
+    threads: int
+
+    @property
+    def device(self) -> str | None:
+        """The card as `cuda:NUMBER`, by which people know it: the worker itself sees no other card."""
+        return f"cuda:{self.card.number}" if self.card else None
+
+    def label(self, number: int) -> str:
+        """Return the name of the `number`-th worker in messages."""
+        return f"worker {number} on {self.device}" if self.card else f"worker {number}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of the worker's process. A card is named by its UUID: numbers change when another card is lost."""
+        threads = {"OMP_NUM_THREADS": str(self.threads)}
+        return threads if self.card is None else threads | _one_card(self.card)
+
+    @property
+    def options(self) -> list[str]:
+        """Options of the worker's command line."""
+        return ["--device-name", self.device] if self.device else []
+
+
+def places(settings: Settings, workers: int | None) -> list[Place]:
+    """Return the place of each of so many workers; None: one per card, or as many as the CPU carries.
+
+    More workers than cards share the cards in turn.
+    """
+    found = usable_cards(settings)
+    count = workers or len(found) or workers_on_the_cpu(settings)
+    threads = max(1, cores() // count)
+    return [Place(found[number % len(found)] if found else None, threads) for number in range(count)]
+
+
+def usable_cards(settings: Settings) -> list[Card]:
+    """Return the cards that workers with these settings render on: for the miniature none unless FARM_DEVICE is set."""
+    device = settings.device or ("cuda" if settings.has_real_weights else "cpu")
+    kind, _, number = device.partition(":")
+    if settings.pipeline == "simulated" or kind != "cuda" or not _torch_has_cuda():
+        return []
+    return [card for card in cards() if number in ("", str(card.number))]
+
+
+def workers_on_the_cpu(settings: Settings) -> int:
+    """Return how many workers the processor carries: one per core, as far as there is memory. Real weights: one."""
+    if settings.has_real_weights or (settings.device or "cpu") != "cpu":
+        return 1
+    free = free_memory()
+    fitting = cores() if free is None else int(_SHARE_OF_MEMORY * free // WORKER_MEMORY[settings.pipeline])
+    return max(1, min(cores(), fitting))
+
+
+def _one_card(card: Card) -> dict[str, str]:
+    return {"CUDA_VISIBLE_DEVICES": card.uuid, "FARM_DEVICE": "cuda"}
+
+
+def _torch_has_cuda() -> bool:
+    torch = installed_torch()
+    return torch is not None and torch.cuda is not None

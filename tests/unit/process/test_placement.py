@@ -1,0 +1,115 @@
+"""Where workers run: what `farm up` gives each of them, on machines with and without cards."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from farm.cli import up
+from farm.process import placement
+from farm.process.hardware import Torch
+from farm.process.listen import ListenAddress
+from farm.process.placement import Place, places
+from farm.settings import Settings
+from tests.nvidia import TWO_CARDS, nvidia_smi
+
+REAL = {"kontext_dir": Path("/weights/kontext")}
+GB = 1_000_000_000
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Pretend to be a machine with two cards and eight cores."""
+    nvidia_smi(tmp_path, monkeypatch, TWO_CARDS)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(placement, "installed_torch", lambda: Torch("2.13.0", "13.0"))
+    monkeypatch.setattr(placement, "cores", lambda: 8)
+    monkeypatch.setattr(placement, "free_memory", lambda: 64 * GB)
+
+
+def devices(settings: dict[str, Any], workers: int | None = None) -> list[str | None]:
+    return [place.device for place in places(Settings(**settings), workers)]
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("settings", "workers", "expected"),
+    [
+        (REAL, None, ["cuda:0", "cuda:1"]),
+        (REAL | {"device": "cuda"}, None, ["cuda:0", "cuda:1"]),
+        (REAL | {"device": "cuda:1"}, None, ["cuda:1"]),
+        (REAL | {"device": "cuda:7"}, None, [None]),  # which the worker refuses
+        (REAL | {"device": "cpu"}, None, [None]),
+        (REAL, 1, ["cuda:0"]),
+        (REAL, 4, ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]),
+        ({"device": "cuda"}, None, ["cuda:0", "cuda:1"]),
+        ({}, None, [None] * 8),
+        ({"pipeline": "simulated", "device": "cuda"}, 3, [None] * 3),
+    ],
+)
+def test_each_card_has_a_worker(settings: dict[str, Any], workers: int | None, expected: list[str | None]) -> None:
+    assert devices(settings, workers) == expected
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_torch_without_cuda_uses_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "installed_torch", lambda: Torch("2.13.0+cpu", None))
+
+    assert devices(REAL) == [None]
+
+
+@pytest.mark.parametrize(
+    ("cores", "free", "workers"), [(2, 16 * GB, 2), (16, 4 * GB, 4), (4, None, 4), (4, GB // 2, 1), (1, 16 * GB, 1)]
+)
+def test_without_a_card_cores_and_memory_decide(
+    monkeypatch: pytest.MonkeyPatch, cores: int, free: int | None, workers: int
+) -> None:
+    monkeypatch.setattr(placement, "cores", lambda: cores)
+    monkeypatch.setattr(placement, "free_memory", lambda: free)
+
+    assert devices({}) == [None] * workers
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(1, 8), (3, 2), (16, 1)])
+def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch, workers: int, threads: int) -> None:
+    monkeypatch.setattr(placement, "cores", lambda: 8)
+
+    assert places(Settings(), workers) == [Place(None, threads)] * workers
+
+
+class Started:
+    """The supervisor of `farm up`, which only starts the workers."""
+
+    def __init__(self, _redis: object, *, api: object, workers: list[Any]) -> None:
+        self._workers = workers[:-1]
+
+    def run(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.start()
+            worker._process.wait()
+
+
+@pytest.mark.usefixtures("machine")
+def test_each_child_is_given_a_card_of_its_own_and_its_part_of_the_cores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    report = tmp_path / "report"
+    tell = (
+        f"import json, os, sys; open({str(report)!r}, 'a').write(json.dumps([sys.argv[1:], dict(os.environ)]) + '\\n')"
+    )
+    monkeypatch.setattr(up, "worker_program", lambda _: [sys.executable, "-c", tell])
+    monkeypatch.setattr(up, "Supervisor", Started)
+    settings = Settings(redis_url="redis://nowhere", **REAL)  # type: ignore[arg-type]
+
+    up._supervise(settings, tmp_path, ListenAddress("127.0.0.1", 0), places(settings, None))
+
+    given = [json.loads(line) for line in report.read_text().splitlines()]
+    names = ("CUDA_VISIBLE_DEVICES", "FARM_DEVICE", "OMP_NUM_THREADS")
+    assert [(words, *(variables[name] for name in names)) for words, variables in given] == [
+        (["--device-name", "cuda:0"], "GPU-0a", "cuda", "4"),
+        (["--device-name", "cuda:1"], "GPU-1b", "cuda", "4"),
+    ]
