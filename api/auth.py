@@ -11,6 +11,7 @@ import flask
 from werkzeug.exceptions import BadRequest
 
 from api.admission.rate_limit import RateLimiter, note
+from api.connections.client_connection import ClientConnection
 from api.http import fal_hosts
 from api.http.cors import ANY
 from farm import clock
@@ -65,7 +66,7 @@ class Authenticator:
         """Return the caller of the current submit. Raises Unauthorized, or LimitReached while a refusal stands."""
         caller = self.caller()
         self._limiter.refuse_again(caller, flask.request.environ.get("HTTP_IDEMPOTENCY_KEY", ""))
-        return replace(caller, report_quotas=note, base=self._base())
+        return replace(caller, report_quotas=note, base=self._base(), has_disconnected=_has_disconnected)
 
     def token(self, *, until: int) -> str:
         """Return a token that `uploader` accepts for the current request's key; `until` in seconds since the epoch."""
@@ -104,6 +105,10 @@ class _KeyRecheck:
             return self._callers.identify(self._key) is not None
         except StoreUnavailable:
             return True
+
+
+def _has_disconnected() -> bool:
+    return ClientConnection.of(flask.request.environ).has_disconnected()
 
 
 def _shown_key() -> str:

@@ -127,7 +127,7 @@ class Service:
 
     def submit(self, caller: Caller, order: Order) -> Accepted:
         """Record a job and wake a worker for it. When this returns, the job is durable."""
-        images = self._checked(order, caller.base)
+        images = self._checked(order, caller)
         new = NewJob(str(uuid.uuid4()), caller.id, order, base=caller.base)
         if not images:
             return self._recorded(new, caller)
@@ -179,7 +179,7 @@ class Service:
             inline=failed.inline,
             conditions=self._store.conditions(failed.id),
         )
-        self._checked(order)
+        self._checked(order, LOCAL)
         return order
 
     def get(self, caller: Caller, job_id: str) -> Job:
@@ -318,12 +318,12 @@ class Service:
         self._wake_ups.send(min(wanted, accepted.idle_workers))
         return accepted
 
-    def _checked(self, order: Order, base: str = "") -> list[CheckedSource]:
-        """Check the order and its images. Raises InvalidRequest with everything that is wrong."""
+    def _checked(self, order: Order, caller: Caller) -> list[CheckedSource]:
+        """Check the order and its images. Raises InvalidRequest with everything that is wrong, or ClientGone."""
         problems = self._problems(order.request)
         checked: list[CheckedSource] = []
         try:
-            checked = self._intake.examine(order.sources, base)
+            checked = self._intake.examine(order.sources, caller.base, has_disconnected=caller.has_disconnected)
         except InvalidRequest as error:
             problems += error.problems
         if order.webhook:

@@ -25,6 +25,7 @@ from farm.domain.errors import (
     NotFound,
     StorageError,
     StorageUnavailable,
+    StoreUnavailable,
     TooLarge,
     Unreachable,
     with_detail,
@@ -58,6 +59,10 @@ _MAX_ATTEMPTS = 3
 _HOST_SECONDS = 10.0
 
 _log = structlog.get_logger(__name__)
+
+
+class _Ended(Exception):
+    """A job that ended while it was prepared."""
 
 
 class Preparer:
@@ -124,6 +129,8 @@ class Preparer:
     def _prepare(self, job: Job) -> None:
         try:
             request = self._prepare_with_retry(job)
+        except _Ended:
+            return
         except (StorageUnavailable, Interrupted):
             if self._draining.is_set():
                 self._store.release_unprepared(job.id)
@@ -156,8 +163,7 @@ class Preparer:
         """Return the request as it is rendered. The keys of what is stored for it are added to `copies`."""
         request = job.request
         for number in range(len(request.sources)):
-            if self._draining.is_set():
-                raise Interrupted
+            self._stop_if_unwanted(job)
             content, size = self._copy(request, number)
             key = new_input_key(job.id, number, "png")
             copies.append(key)
@@ -172,6 +178,15 @@ class Preparer:
         sources = tuple(kept.get(source, source) for source in request.sources)
         request = request.model_copy(update={"sources": sources, "inputs": tuple(copies)})
         return enhanced(request, self._enhancer) if request.enhance else request
+
+    def _stop_if_unwanted(self, job: Job) -> None:
+        """Raise Interrupted while this process drains, and _Ended if the job was cancelled or deleted meanwhile."""
+        if self._draining.is_set():
+            raise Interrupted
+        with suppress(StoreUnavailable):
+            current = self._store.get(job.id)
+            if current is None or current.state.is_terminal:
+                raise _Ended
 
     def _copy(self, request: Request, number: int) -> tuple[bytes, tuple[int, int]]:
         """Return the farm's copy of a source and its upright size. Raises UnusableImage, which names the source."""

@@ -41,6 +41,8 @@ class Caller:
     limits: Limits = USUAL
     #: The base of this farm's URLs as a submit reached it; empty: unknown.
     base: str = field(default="", compare=False)
+    #: Called before each image of a submit is read: True if nobody waits for the answer.
+    has_disconnected: Callable[[], bool] = field(default=lambda: False, compare=False, repr=False)
     #: Called with what a submit has left of the limits.
     report_quotas: Callable[[tuple[Quota, ...]], object] = field(
         default=lambda _quotas: None, compare=False, repr=False

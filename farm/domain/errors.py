@@ -84,6 +84,12 @@ class InvalidRequest(FarmError):
         super().__init__("; ".join(f"{p.field}: {p.message}" if p.field else p.message for p in problems))
 
 
+class ClientGone(FarmError):
+    """A client that closed its connection before its request was read: nobody receives an answer."""
+
+    code = Code.BAD_REQUEST
+
+
 class UnknownModel(FarmError):
     """An unknown model id."""
 

@@ -125,7 +125,7 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
     if other := _other_kind(content):
         raise _unsupported(f"the image is {other}; allowed: {', '.join(FORMATS)}")
     if excess := excess_in(content):
-        raise UnusableImage(Code.IMAGE_LOAD_ERROR, f"the image's file has {excess}, which no encoder writes")
+        raise UnusableImage(Code.IMAGE_LOAD_ERROR, f"the image's file has {excess}; save it again without them")
     with _decoder_errors():
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     with image:

@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 from farm.domain.error_codes import Code
 from farm.domain.errors import (
+    ClientGone,
     ForbiddenAddress,
     InvalidRequest,
     NotFound,
@@ -67,14 +68,19 @@ class Intake:
         self._outbound = outbound
         self._base = base
 
-    def examine(self, sources: Sequence[Source], base: str = "") -> list[CheckedSource]:
+    def examine(
+        self, sources: Sequence[Source], base: str = "", *, has_disconnected: Callable[[], bool] = lambda: False
+    ) -> list[CheckedSource]:
         """Check each source: a storage key, a URL, or an image. Raises InvalidRequest with all problems.
 
-        `base` is the URL at which this caller reached the farm, if it may be another one than for others.
+        `base` is the URL at which this caller reached the farm, if it may be another one than for others. Raises
+        ClientGone once `has_disconnected`: no further image is read.
         """
         checked: list[CheckedSource] = []
         problems = []
         for source in sources:
+            if has_disconnected():
+                raise ClientGone("The client closed its connection before its images were read.")
             try:
                 checked.append(self._examine(source, base))
             except UnusableImage as error:

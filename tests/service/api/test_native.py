@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -88,6 +89,26 @@ def test_an_image_that_came_with_the_job_is_shown_where_the_farm_keeps_it(every:
     stored = [farm.storage.read(url.removeprefix(f"{BASE}/files/")) for url in view["inputs"][::2]]
     assert stored == [owl, fox]
     assert view["inputs"][1] == FOX_URL
+
+
+def test_the_images_of_a_client_that_has_hung_up_are_not_read(every: FlaskClient, farm: Farm) -> None:
+    """The second one is no image, which nobody is told."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname()).close()
+        answering, _ = server.accept()
+    with answering:
+        response = every.post(
+            "/farm/v1/jobs",
+            json={
+                "model": "kontext-multi",
+                "prompt": "a red fox",
+                "image_urls": [data_uri(sample_image()), data_uri(b"none")],
+            },
+            environ_overrides={"gunicorn.socket": answering},
+        )
+
+    assert "closed its connection" in problem(response, 400)["detail"]
+    assert farm.store.page(None, before_us=None, count=1) == []
 
 
 def test_images_of_several_megabytes_are_taken(every: FlaskClient) -> None:

@@ -517,6 +517,20 @@ def test_a_job_that_is_cancelled_meanwhile_leaves_no_copies(studio: Studio, host
     assert inputs_of(studio.farm, job_id) == set()
 
 
+def test_no_further_image_of_a_cancelled_job_is_fetched(studio: Studio, host: Host) -> None:
+    slow = Source("image_urls.0", host.hold("/slow", IMAGE))
+    job_id = studio.submit(slow, Source("image_urls.1", host.serve("/next", IMAGE)), model="kontext-multi")
+    studio.preparer.work()
+    wait_for(lambda: host.asked)
+
+    studio.farm.service.cancel(LOCAL, job_id)
+    host.released.set()
+    studio.preparer.close()
+
+    assert (host.asked, inputs_of(studio.farm, job_id)) == (["/slow"], set())
+    assert studio.record(job_id).code == Code.CANCELLED
+
+
 def test_of_two_preparers_one_wins_and_the_other_leaves_nothing(
     farm: Farm, open_studio: Callable[..., Studio], host: Host
 ) -> None:
