@@ -73,16 +73,17 @@ def reserve_memory(max_bytes: int | None) -> None:
 
     `max_bytes` is as in `read_bytes`. A body without a length counts as one of that size.
     """
-    default = _default_max_bytes()
+    announced, default = flask.request.content_length, _default_max_bytes()
+    if announced is not None and announced <= default:
+        return
     limit = max_bytes or default
-    announced = flask.request.content_length
-    size = limit if announced is None else min(limit, announced)
-    if size > default:
-        try:
-            flask.current_app.extensions["body_memory"].reserve(size)
-        except ConcurrencyLimitReached:
-            drain(pieces(limit))
-            raise
+    if limit <= default:
+        return
+    try:
+        flask.current_app.extensions["body_memory"].reserve(limit if announced is None else min(limit, announced))
+    except ConcurrencyLimitReached:
+        drain(pieces(limit))
+        raise
 
 
 def _default_max_bytes() -> int:
