@@ -197,7 +197,7 @@ class Publisher:
     def _store_image(self, pending: PendingImage) -> None:
         output, number, rendered = pending.output, pending.number, pending.rendered
         request, began = output.job.request, clock.monotonic()
-        image, flagged = self._checked(output, rendered)
+        image, flagged = self._checked(output, rendered.image)
         if request.output_size:
             image = ImageOps.fit(image, request.output_size, Pillow.Resampling.LANCZOS)
         encoder = self._encoder if output.job.keeps_payload else replace(self._encoder, with_prompt=False)
@@ -232,17 +232,17 @@ class Publisher:
         )
         retry(self._storage.put, key, content)
 
-    def _checked(self, output: JobOutput, rendered: RenderedImage) -> tuple[Pillow.Image, bool]:
+    def _checked(self, output: JobOutput, image: Pillow.Image) -> tuple[Pillow.Image, bool]:
         """Return the image, or a black one if it is flagged, and the flag. Raises rather than pass it unchecked."""
         if not output.job.request.safety:
-            return rendered.image, False
+            return image, False
         if self._checker is None:
             raise SafetyError("The request asks for checking, and this worker has no image checker.")
         try:
-            flagged = self._checker.check(rendered.image, output.job.request.safety_tolerance)
+            flagged = self._checker.check(image, output.job.request.safety_tolerance)
         except Exception as error:  # whatever a checker raises: unchecked images are not published
             raise SafetyError(detail=str(error)) from error
-        return (Pillow.new("RGB", rendered.image.size) if flagged else rendered.image), flagged
+        return (Pillow.new("RGB", image.size) if flagged else image), flagged
 
     def _is_last(self, output: JobOutput) -> bool:
         with output.lock:

@@ -321,9 +321,9 @@ class Renderer:
 def _check(rendered: RenderedImage, request: ImageRequest) -> None:
     """Raise RenderError if an image is not what every pipeline promises to render."""
     size = (request.width, request.height)
-    if rendered.image.mode != "RGB" or rendered.image.size != size:
+    if rendered.size != size or len(rendered.pixels) != 3 * _pixels(request):
         raise RenderError(
-            f"The pipeline rendered {rendered.image.mode} of {rendered.image.size}, and not RGB of {size}."
+            f"The pipeline rendered {len(rendered.pixels)} bytes of {rendered.size}, and not RGB of {size}."
         )
 
 

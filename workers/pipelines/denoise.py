@@ -1,16 +1,19 @@
-"""FLUX.1's denoising loop: it can be cancelled between steps, and keeps no state."""
+"""FLUX.1's denoising loop. All that one image keeps between two steps is in an object of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
+from farm.domain.acceleration import MAX_ORDER
 from farm.domain.request import ImageRequest
-from workers.pipelines.latents import Size, positions
-from workers.pipelines.network import Network, Prompt, Schedule
+from workers.pipelines.extrapolation import StepPlan
+from workers.pipelines.latents import Size
+from workers.pipelines.network import ForwardInputs, Network, Prompt, Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +26,10 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class InitialLatents:
-    """The start of denoising: the step `first_step` of the sigma schedule, and the tokens [1, tokens, 4 x channels]."""
+    """The start of denoising: the steps that are done, and the tokens [1, tokens, 4 x channels] before the first."""
 
     tokens: torch.Tensor
     schedule: Schedule
-    first_step: int = 0
     context: Context | None = None
 
 
@@ -37,32 +39,86 @@ class LatentsPreparation(Protocol):
     def prepare(self, request: ImageRequest, size: Size) -> InitialLatents: ...
 
 
-def denoise(
-    network: Network,
-    start: InitialLatents,
-    size: Size,
-    prompt: Prompt,
-    guidance: float,
-    may_continue: Callable[[int], bool],
-) -> torch.Tensor | None:
+class Denoising:
+    """One image in flight, between two steps of its own schedule; images that advance in turn share nothing.
+
+    At a full step (`needs_forward`) the transformer computes a velocity from `forward_inputs`, and `advance` takes it.
+    At any other step, `extrapolate` continues the velocities of the last full steps instead.
+    """
+
+    def __init__(
+        self, start: InitialLatents, token_positions: torch.Tensor, prompt: Prompt, guidance: float, plan: StepPlan
+    ) -> None:
+        """Begin before the first step. `token_positions`: of the image's own tokens, then of those of its context."""
+        self.tokens = start.tokens
+        self.prompt = prompt
+        #: Steps that are done.
+        self.step = 0
+        self._context = start.context
+        self._schedule = start.schedule
+        self._token_positions = token_positions
+        self._guidance = guidance
+        self._plan = plan
+        self._velocities: deque[torch.Tensor] = deque(maxlen=MAX_ORDER + 1)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.step == len(self._plan)
+
+    @property
+    def full_steps(self) -> int:
+        """Steps of the plan at which the transformer runs."""
+        return sum(weights is None for weights in self._plan)
+
+    @property
+    def needs_forward(self) -> bool:
+        """True if the next step is a full one."""
+        return self._plan[self.step] is None
+
+    def forward_inputs(self) -> ForwardInputs:
+        """Return what the transformer needs for the next step."""
+        context = self._context
+        tokens = self.tokens if context is None else torch.cat([self.tokens, context.tokens], dim=1)
+        time = self._schedule.timesteps[self.step]
+        return ForwardInputs(tokens, self._token_positions, time, self.prompt, self._guidance)
+
+    def advance(self, velocity: torch.Tensor) -> None:
+        """Do a full step with the transformer's velocity; that of the context's tokens is dropped."""
+        own = velocity[:, : self.tokens.shape[1]]
+        self._velocities.append(own)
+        self._move(own)
+
+    def extrapolate(self) -> None:
+        """Do a step that the plan skips, with the velocity extrapolated in fp32."""
+        weights = self._plan[self.step]
+        assert weights is not None, "a full step needs the transformer's velocity"
+        self._move(_weighted_sum(list(self._velocities)[-len(weights) :], weights))
+
+    def _move(self, velocity: torch.Tensor) -> None:
+        """Do one Euler step along the velocity, summed in fp32 and rounded to the network's dtype."""
+        change = self._schedule.sigmas[self.step + 1] - self._schedule.sigmas[self.step]
+        self.tokens = (self.tokens.to(torch.float32) + change * velocity).to(self.tokens.dtype)
+        self.step += 1
+
+
+def denoise(network: Network, image: Denoising, may_continue: Callable[[int], bool]) -> torch.Tensor | None:
     """Return the tokens after the last step; None once `may_continue`, called after each step, returns False."""
-    tokens, context, schedule = start.tokens, start.context, start.schedule
-    count = tokens.shape[1]
-    token_positions = positions(size) if context is None else torch.cat([positions(size), context.positions])
-    token_positions = network.to_device(token_positions)
-    for step in range(start.first_step, len(schedule.timesteps)):
-        read = tokens if context is None else torch.cat([tokens, context.tokens], dim=1)
-        velocity = network.velocity(read, token_positions, schedule.timesteps[step], prompt, guidance)[:, :count]
-        tokens = _euler_step(tokens, velocity, schedule.sigmas[step + 1] - schedule.sigmas[step])
-        _synchronize(tokens.device)
-        if not may_continue(step + 1 - start.first_step):
+    while not image.is_finished:
+        if image.needs_forward:
+            image.advance(network.velocity(image.forward_inputs()))
+        else:
+            image.extrapolate()
+        _synchronize(image.tokens.device)
+        if not may_continue(image.step):
             return None
-    return tokens
+    return image.tokens
 
 
-def _euler_step(tokens: torch.Tensor, velocity: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
-    """Return the tokens after one Euler step along the velocity, summed in fp32 and rounded to the network's dtype."""
-    return (tokens.to(torch.float32) + change * velocity).to(velocity.dtype)
+def _weighted_sum(velocities: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+    total = torch.zeros_like(velocities[0], dtype=torch.float32)
+    for velocity, weight in zip(velocities, weights, strict=True):
+        total = total.add(velocity, alpha=weight)
+    return total
 
 
 def _synchronize(device: torch.device) -> None:

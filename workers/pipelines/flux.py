@@ -13,13 +13,15 @@ from functools import partial
 import torch
 from PIL import Image
 
+from farm.domain.acceleration import BUNDLED, Levels
 from farm.domain.catalogue import KONTEXT_TEXT, SRPO_IMAGE, Model, Task, Weights, named, served_with
 from farm.domain.request import ImageRequest
-from workers.pipelines.denoise import LatentsPreparation, denoise
+from workers.pipelines.denoise import Denoising, InitialLatents, LatentsPreparation, denoise
 from workers.pipelines.device import release_cached_memory
 from workers.pipelines.engine import attention_backend
+from workers.pipelines.extrapolation import step_plan
 from workers.pipelines.kontext import Kontext
-from workers.pipelines.latents import Size
+from workers.pipelines.latents import Size, positions
 from workers.pipelines.network import Network
 from workers.pipelines.pipeline import (
     NO_INPUTS,
@@ -49,10 +51,13 @@ ATTENTION = "native"
 class FluxModels:
     """The `Pipeline` of the models on SRPO's weights, on Kontext's, or on both."""
 
-    def __init__(self, networks: Mapping[Weights, Network], *, weights: str, build: str) -> None:
+    def __init__(
+        self, networks: Mapping[Weights, Network], *, weights: str, build: str, levels: Levels = BUNDLED
+    ) -> None:
         self._networks = {model: networks[named(model).weights] for model in served_with(networks)}
         self._weights = weights
         self._build = build
+        self._levels = levels
         self._ran_out_of_memory = False
 
     @property
@@ -111,15 +116,28 @@ class FluxModels:
         with torch.inference_mode(), attention_backend(ATTENTION):
             network = self._networks[request.model]
             size = Size.around(request.width, request.height, network.grid)
-            prompt, start = network.prompt(request.prompt), preparation.prepare(request, size)
+            image = self._begin(network, request, size, preparation.prepare(request, size))
             if not watch(index, 0):
                 return None
-            tokens = denoise(network, start, size, prompt, request.guidance, partial(watch, index))
+            tokens = denoise(network, image, partial(watch, index))
             if tokens is None:
                 return None
-            for warning in prompt.warnings:
+            for warning in image.prompt.warnings:
                 log.warning(warning)
-            return RenderedImage(index, _crop(network.decode(tokens, size), size, request), prompt.warnings)
+            pixels = _cropped(network.decode(tokens, size), size, request).cpu().numpy().tobytes()
+            return RenderedImage(
+                index, pixels, (request.width, request.height), image.full_steps, image.prompt.warnings
+            )
+
+    def _begin(self, network: Network, request: ImageRequest, size: Size, start: InitialLatents) -> Denoising:
+        """Return the request's image before its first step, with the steps that its level of acceleration plans."""
+        own = positions(size)
+        token_positions = own if start.context is None else torch.cat([own, start.context.positions])
+        level = self._levels.level(request.acceleration)
+        sigmas = start.schedule.sigmas[:-1].tolist()
+        plan = step_plan(level.mask(len(sigmas)), sigmas, level.order)
+        prompt = network.prompt(request.prompt)
+        return Denoising(start, network.to_device(token_positions), prompt, request.guidance, plan)
 
 
 def _preparation(model: Model) -> Callable[[Network, InputImages], LatentsPreparation]:
@@ -133,10 +151,11 @@ def _resized_input(index: int, request: ImageRequest, watch: StepCallback, input
     """Return the input itself, resized, for image to image without a step: the VAE would not preserve it."""
     if not watch(index, 0):
         return None
-    return RenderedImage(index, resized(inputs[request.inputs[0]], request.width, request.height), ())
+    image = resized(inputs[request.inputs[0]], request.width, request.height)
+    return RenderedImage(index, image.tobytes(), image.size)
 
 
-def _crop(image: Image.Image, size: Size, request: ImageRequest) -> Image.Image:
-    """Return the middle of the image, of the requested size."""
+def _cropped(pixels: torch.Tensor, size: Size, request: ImageRequest) -> torch.Tensor:
+    """Return the middle of the pixels [rows, columns, 3], of the requested size."""
     left, _, top, _ = size.margins(request.width, request.height)
-    return image.crop((left, top, left + request.width, top + request.height))
+    return pixels[top : top + request.height, left : left + request.width]

@@ -28,11 +28,21 @@ NO_INPUTS: InputImages = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class RenderedImage:
-    """One finished image: RGB, of exactly the requested size."""
+    """One finished image: RGB, of exactly the requested `size`, width and height.
+
+    `pixels`: three bytes each, row by row. `full_steps`: the denoising steps at which the transformer ran.
+    """
 
     index: int
-    image: Image.Image
-    warnings: tuple[str, ...]
+    pixels: bytes
+    size: tuple[int, int]
+    full_steps: int = 0
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def image(self) -> Image.Image:
+        """The pixels as an image; made at each call, which takes milliseconds that a publishing thread can spare."""
+        return Image.frombytes("RGB", self.size, self.pixels)
 
 
 class Pipeline(Protocol):
@@ -68,8 +78,6 @@ def refuse_unsupported(images: Sequence[ImageRequest], models: Sequence[str]) ->
     for request in images:
         if request.model not in models:
             raise RenderError(f'These weights serve {", ".join(models)}, not "{request.model}".')
-        if request.acceleration != "none":
-            raise RenderError(f'The acceleration "{request.acceleration}" does not work yet; "none" does.')
         model = named(request.model)
         if bool(model.max_inputs) != bool(request.inputs):
             raise RenderError(f'"{request.model}" was given {len(request.inputs)} images to begin from.')

@@ -9,6 +9,7 @@ import PIL
 from PIL import Image
 
 from farm import clock
+from farm.domain.acceleration import BUNDLED, Levels
 from farm.domain.catalogue import MODELS
 from farm.domain.request import ImageRequest
 from workers.pipelines.pipeline import (
@@ -28,10 +29,11 @@ _PATCHES = (4, 3)
 
 
 class SimulatedPipeline:
-    """A `Pipeline` of every model: one denoising step of the whole batch takes `step_ms` milliseconds."""
+    """A `Pipeline` of every model: one full denoising step of the whole batch takes `step_ms` milliseconds."""
 
-    def __init__(self, step_ms: float) -> None:
+    def __init__(self, step_ms: float, levels: Levels = BUNDLED) -> None:
         self._step_seconds = step_ms / 1000
+        self._levels = levels
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -59,18 +61,20 @@ class SimulatedPipeline:
     def _render_together(
         self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages
     ) -> Iterator[RenderedImage]:
+        masks = [self._levels.level(each.acceleration).mask(each.denoising_steps) for each in images]
         at_work = [index for index in range(len(images)) if watch(index, 0)]
         step = 0
         while at_work:
-            finished = [index for index in at_work if images[index].denoising_steps == step]
+            finished = [index for index in at_work if step == len(masks[index])]
             for index in finished:
-                yield RenderedImage(index, _simulated_image(images[index], inputs), ())
+                image = _simulated_image(images[index], inputs)
+                yield RenderedImage(index, image.tobytes(), image.size, masks[index].count("1"))
             at_work = [index for index in at_work if index not in finished]
-            if at_work:
+            if any(masks[index][step] == "1" for index in at_work):
                 # This is the device at work.
                 clock.pause(self._step_seconds)
-                step += 1
-                at_work = [index for index in at_work if watch(index, step)]
+            step += 1
+            at_work = [index for index in at_work if watch(index, step)]
 
 
 def _simulated_image(request: ImageRequest, inputs: InputImages) -> Image.Image:

@@ -36,6 +36,6 @@ class ImageToImage:
         # The generator is asked for the latents first and for the noise then, as in FluxImg2ImgPipeline.
         latents = network.scaled(network.encode(image, size).sample(generator))
         noise_latents = network.to_device(noise(size, network.channels, generator))
-        schedule, first = network.schedule(request.steps, size), request.steps - request.denoising_steps
-        sigma = schedule.sigmas[first].to(latents.dtype)
-        return InitialLatents(pack(sigma * noise_latents + (1.0 - sigma) * latents), schedule, first)
+        schedule = network.schedule(request.steps, size).after(request.steps - request.denoising_steps)
+        sigma = schedule.sigmas[0].to(latents.dtype)
+        return InitialLatents(pack(sigma * noise_latents + (1.0 - sigma) * latents), schedule)

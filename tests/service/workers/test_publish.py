@@ -191,19 +191,25 @@ def test_a_job_that_is_over_is_not_stored_any_further(
     assert (job.state, outage.storage.tried) in {(State.FAILED, tried) for tried in (1, 2)}
 
 
+class Remembered(RenderedImage):
+    """Supports weak references."""
+
+
 class Remembering(SimulatedPipeline):
     """Knows which of the images that it rendered are still in memory."""
 
     def __init__(self) -> None:
         super().__init__(step_ms=0)
-        self._rendered: list[weakref.ref[Image.Image]] = []
+        self._rendered: list[weakref.ref[Remembered]] = []
 
     def render(
         self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS
     ) -> Iterator[RenderedImage]:
-        for rendered in super().render(images, watch, inputs):
-            self._rendered.append(weakref.ref(rendered.image))
+        for plain in super().render(images, watch, inputs):
+            rendered = Remembered(plain.index, plain.pixels, plain.size)
+            self._rendered.append(weakref.ref(rendered))
             yield rendered
+            del rendered
 
     @property
     def kept(self) -> int:

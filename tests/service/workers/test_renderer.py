@@ -325,16 +325,16 @@ class AlteringPipeline(SimulatedPipeline):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda image: image.resize((255, 256)), "RGB of (255, 256)"),
-        (lambda image: image.convert("F"), "F of (256, 256)"),
+        ({"size": (255, 256)}, "196608 bytes of (255, 256)"),
+        ({"pixels": bytes(256 * 256)}, "65536 bytes of (256, 256)"),
     ],
     ids=["the wrong size", "no colours"],
 )
 def test_what_is_no_image_as_asked_for_is_not_published(
-    open_worker: Opened, store: JobStore, farm: Farm, change: Callable[[Image.Image], Image.Image], words: str
+    open_worker: Opened, store: JobStore, farm: Farm, change: dict[str, Any], words: str
 ) -> None:
     storage = FailingStorage(farm.storage, StorageError(), lambda _: True)
-    pipeline = AlteringPipeline(lambda rendered: replace(rendered, image=change(rendered.image)))
+    pipeline = AlteringPipeline(lambda rendered: replace(rendered, **change))
 
     job = open_worker(pipeline=pipeline, storage=storage).end_of(submit(store))
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from farm.domain.acceleration import BUNDLED, Levels
 from farm.domain.catalogue import Weights
 from farm.domain.request import ImageRequest
 from workers.pipelines import miniature
@@ -48,10 +49,10 @@ def add_editor(home: Path) -> None:
     kontext_of(miniature_parts()).transformer.save_pretrained(miniature.kontext(home) / "transformer")
 
 
-def pipeline_of(srpo: Any, kontext: Any = None) -> FluxModels:
+def pipeline_of(srpo: Any, kontext: Any = None, levels: Levels = BUNDLED) -> FluxModels:
     loaded = {Weights.SRPO: srpo, Weights.KONTEXT: kontext}
     networks = {name: Network(parts) for name, parts in loaded.items() if parts is not None}
-    return FluxModels(networks, weights="miniature", build="test")
+    return FluxModels(networks, weights="miniature", build="test", levels=levels)
 
 
 def render(pipeline: FluxModels, *requests: ImageRequest, inputs: InputImages = INPUTS) -> list[Image.Image]:

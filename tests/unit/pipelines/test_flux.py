@@ -198,11 +198,6 @@ def test_the_last_token_that_fits_is_no_cause_for_a_warning(pipeline: FluxModels
     assert len(rendered.warnings) == warnings
 
 
-def test_refuses_a_level_that_does_not_work(pipeline: FluxModels) -> None:
-    with pytest.raises(RenderError, match='"high" does not work yet'):
-        pipeline.render([FOX, replace(FOX, acceleration="high")], lambda *_: True)
-
-
 def test_refuses_a_model_that_it_does_not_serve(pipeline: FluxModels) -> None:
     with pytest.raises(RenderError, match='srpo, srpo-image-to-image, not "kontext"'):
         pipeline.render([replace(FOX, model="kontext")], lambda *_: True)

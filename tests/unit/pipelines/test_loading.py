@@ -123,6 +123,7 @@ def test_srpo_renders_with_the_transformer_of_its_own_file(checkpoints: Checkpoi
     for network in (parts.text_encoder, parts.text_encoder_2, parts.transformer, parts.vae):
         for weight in network.parameters():
             weight.data = weight.data.clone()  # aligned, as ours are
+    parts.vae.to(memory_format=torch.channels_last)
     generator = torch.Generator().manual_seed(FOX.seed)
     size = {"width": 256, "height": 256, "max_sequence_length": T5_TOKENS}
     reference = parts(FOX.prompt, **size, num_inference_steps=2, guidance_scale=4.5, generator=generator)

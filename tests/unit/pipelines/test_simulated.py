@@ -180,7 +180,6 @@ def test_a_step_takes_its_time_once_for_the_whole_batch() -> None:
 @pytest.mark.parametrize(
     ("other", "reason"),
     [
-        (replace(FOX, acceleration="high"), '"high" does not work yet'),
         (replace(FOX, model="redux"), 'not "redux"'),
         (replace(FOX, model="kontext"), "given 0 images"),
         (replace(FOX, inputs=("red",)), "given 1 images"),

@@ -1,0 +1,105 @@
+"""Levels of acceleration: at which denoising steps the transformer runs, by level and number of steps alone. Pure.
+
+At a full step it does. At a skipped one the pipeline extrapolates the velocity that it would have computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from farm.domain.catalogue import MAX_STEPS, Acceleration
+
+#: Below so many steps a level skips none: fewer full ones would be worse than fewer steps.
+MIN_FULL_STEPS = 5
+#: Highest degree of the polynomial that extrapolates.
+MAX_ORDER = 2
+
+Mask = Annotated[str, Field(pattern="^1([01]*1)?$")]
+
+
+class Level(BaseModel):
+    """One level: the degree of its polynomial (`order`), and masks with a digit per denoising step, 1 for a full one.
+
+    `masks` has at least one; for any other number of steps, the mask of the nearest number is stretched.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    order: Annotated[int, Field(ge=0, le=MAX_ORDER)]
+    masks: Annotated[Mapping[Annotated[int, Field(ge=1, le=MAX_STEPS)], Mask], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _check_masks(self) -> Level:
+        for steps, mask in self.masks.items():
+            if len(mask) != steps:
+                raise ValueError(f"the mask for {steps} steps has {len(mask)} digits")
+            if mask.count("1") < min(steps, MIN_FULL_STEPS):
+                raise ValueError(f"the mask for {steps} steps has fewer than {MIN_FULL_STEPS} full ones")
+        return self
+
+    def mask(self, steps: int) -> str:
+        """Return the mask of so many denoising steps; the first and the last step are full ones."""
+        nearest = min(self.masks, key=lambda known: abs(known - steps))
+        return self.masks[nearest] if nearest == steps else stretched(self.masks[nearest], steps)
+
+
+class Levels(BaseModel):
+    """What each level means. `source` says how it was chosen: the command, the weights and the figures."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    regular: Level
+    high: Level
+
+    def level(self, acceleration: Acceleration) -> Level:
+        """Return the level of this name."""
+        return {"none": _NONE, "regular": self.regular, "high": self.high}[acceleration]
+
+    def full_steps(self, acceleration: Acceleration, steps: int) -> int:
+        """Return how many of so many denoising steps are full ones."""
+        return self.level(acceleration).mask(steps).count("1")
+
+
+@cache
+def stretched(mask: str, steps: int) -> str:
+    """Return a mask of `steps` digits with the same share of full steps, which lie where they lie in `mask`.
+
+    The share is rounded, and not below `MIN_FULL_STEPS`. The full steps keep their relative positions, with those in
+    between interpolated, and are moved as little as their order needs.
+    """
+    known = [position for position, digit in enumerate(mask) if digit == "1"]
+    count = min(steps, max(MIN_FULL_STEPS, _rounded(steps * len(known) / len(mask))))
+    if count == steps:
+        return "1" * steps
+    full: list[int] = []
+    for number in range(count):
+        position = _interpolated(known, number / (count - 1)) * (steps - 1) / (len(mask) - 1)
+        first = full[-1] + 1 if full else 0
+        full.append(min(max(_rounded(position), first), steps - count + number))
+    return "".join("1" if step in full else "0" for step in range(steps))
+
+
+def _interpolated(values: list[int], share: float) -> float:
+    """Return the value at this share, from 0 to 1, of the way through `values`."""
+    place = share * (len(values) - 1)
+    low = min(int(place), len(values) - 2)
+    return values[low] + (place - low) * (values[low + 1] - values[low])
+
+
+def _rounded(value: float) -> int:
+    return int(value + 0.5)
+
+
+_NONE = Level(order=0, masks={1: "1"})
+
+#: The levels of a farm without a file of its own (`FARM_STEP_MASKS`).
+BUNDLED = Levels(
+    source="the miniature, 24 images of 512x512 with 28 steps; docs/acceleration.md has command and figures",
+    regular=Level(order=2, masks={28: "1111010101001010010100100101"}),
+    high=Level(order=2, masks={28: "1100010010010010001001001001"}),
+)

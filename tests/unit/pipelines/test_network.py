@@ -1,0 +1,46 @@
+"""The network's parts: the bytes of an image, and the layout of the VAE's memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.unit.pipelines.denoising import miniature_parts
+from workers.pipelines.latents import Size, unpack
+from workers.pipelines.network import Network, as_bytes
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SIZE = Size(192, 256, 64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bytes_are_those_of_diffusers(parts: Any, dtype: torch.dtype) -> None:
+    """Among the pixels: halves between two levels, which round to even, and values beyond both ends."""
+    halves = (torch.arange(-8, 520) / 2 / 127.5 - 1).reshape(1, 3, 8, 22)
+    noise = torch.randn(1, 3, 70, 90, generator=torch.Generator().manual_seed(3))
+    for pixels in (halves.to(dtype), noise.to(dtype), noise.to(dtype).to(memory_format=torch.channels_last)):
+        expected = np.asarray(parts.image_processor.postprocess(pixels.clone())[0])
+
+        assert np.array_equal(as_bytes(pixels).numpy(), expected)
+
+
+def test_channels_last_changes_a_decoded_image_by_one_level_at_most() -> None:
+    """It sums in another order, and twice as fast."""
+    plain, parts = miniature_parts(), miniature_parts()
+    network = Network(parts)
+    tokens = torch.randn(1, SIZE.rows * SIZE.columns, 64, generator=torch.Generator().manual_seed(3))
+    config = plain.vae.config
+
+    with torch.inference_mode():
+        ours = network.decode(tokens, SIZE)
+        latents = unpack(tokens, SIZE) / config.scaling_factor + config.shift_factor
+        theirs = as_bytes(plain.vae.decode(latents, return_dict=False)[0])
+
+    assert parts.vae.decoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert plain.vae.decoder.conv_in.weight.is_contiguous()
+    assert int((ours.int() - theirs.int()).abs().max()) <= 1
+    assert float((ours != theirs).float().mean()) < 0.02
