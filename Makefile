@@ -52,9 +52,10 @@ train-miniature: .venv/set-up-dev ## train a miniature; continues where it stopp
 evaluate-miniature: .venv/set-up-dev ## measure the miniature: figures and a grid of images (NUMBER=200 WEIGHTS=folder)
 	@$(BIN)/python -m miniature evaluate --number $(or $(NUMBER),200) $(if $(WEIGHTS),--home $(WEIGHTS))
 
-docs: .venv/set-up-dev ## generate docs/settings.md and docs/limits.md
+docs: .venv/set-up-dev ## generate docs/settings.md, docs/limits.md and docs/metrics.md
 	@$(BIN)/python -m farm.settings docs/settings.md
 	@$(BIN)/python -m farm.dialects.limits_page docs/limits.md
+	@$(BIN)/python -m farm.telemetry.page docs/metrics.md
 
 format: .venv/set-up-dev ## format the code
 	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix .

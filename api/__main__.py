@@ -12,7 +12,7 @@ from farm.printable import say
 from farm.process.child import EXIT_CONFIG
 from farm.process.listen import ListenAddress
 from farm.settings import load
-from farm.telemetry import set_up_log
+from farm.telemetry.log import set_up_log
 
 
 def main() -> None:

@@ -30,9 +30,12 @@ from api.routes import deliveries, docs, fal_proxy, fal_storage, files, health, 
 from api.routes.fal_proxy import FalProxy
 from farm import clock
 from farm.bootstrap import Farm
-from farm.dialects.registry import DIALECTS
+from farm.dialects.registry import DIALECTS, NATIVE
+from farm.jobstore.reading import Reading
 from farm.settings import Settings
-from farm.telemetry import FarmCollector, HttpMetrics
+from farm.telemetry import api_metrics
+from farm.telemetry.api_metrics import ApiMetrics
+from farm.telemetry.collector import StoreCollector
 from farm.webhooks.service import WebhookService
 
 #: The time of a request's arrival in its WSGI environment.
@@ -92,8 +95,16 @@ def create_app(
         seconds=farm.settings.hold_seconds,
     )
     registry = CollectorRegistry()
-    registry.register(FarmCollector(farm.stats))
-    _measure(app, HttpMetrics(registry))
+    registry.register(StoreCollector(partial(Reading.of, farm.redis)))
+    metrics = ApiMetrics(registry, (dialect.name for dialect in DIALECTS if dialect is not NATIVE))
+    for family, read in (
+        (api_metrics.HELD, lambda: held_calls.count),
+        (api_metrics.MAX_HELD, lambda: held_calls.max_calls),
+        (api_metrics.STREAMS, lambda: streams.count),
+        (api_metrics.MAX_STREAMS, lambda: streams.max_streams),
+    ):
+        metrics.show(family, read)
+    _measure(app, metrics)
     app.before_request(authenticator.guard)
     errors.install(app)
     context = ApiContext(
@@ -127,8 +138,8 @@ def _wrapped(application: fal_hosts.Application, settings: Settings) -> fal_host
     return ProxyFix(wrapped, x_for=hops, x_proto=hops, x_host=hops) if hops else wrapped
 
 
-def _measure(app: flask.Flask, metrics: HttpMetrics) -> None:
-    """Count and time every answer by its route; paths would make a series of each job."""
+def _measure(app: flask.Flask, metrics: ApiMetrics) -> None:
+    """Count every answer by its route, and time it; paths would make a series of each job."""
 
     @app.before_request
     def start() -> None:
@@ -137,6 +148,8 @@ def _measure(app: flask.Flask, metrics: HttpMetrics) -> None:
     @app.after_request
     def stop(response: flask.Response) -> flask.Response:
         environ, rule = flask.request.environ, flask.request.url_rule
-        seconds = None if response.is_streamed else clock.monotonic() - environ[_STARTED_AT]
-        metrics.count(rule.rule if rule else "none", environ["REQUEST_METHOD"], response.status_code, seconds)
+        route = rule.rule if rule else "none"
+        metrics.count(route, environ["REQUEST_METHOD"], response.status_code)
+        if not response.is_streamed:
+            metrics.time(route, clock.monotonic() - environ[_STARTED_AT], held_by=flask.g.get("held_by", ""))
         return response

@@ -34,7 +34,7 @@ from farm.jobstore.connection import check, connect, connect_to_listen, translat
 from farm.jobstore.disk_guard import DiskGuard, no_guard
 from farm.jobstore.event_feed import EventFeed
 from farm.jobstore.notifications import JobChanges
-from farm.jobstore.stats import StoreStats
+from farm.jobstore.stats import Served, StoreStats
 from farm.jobstore.store import JobStore, Terms
 from farm.process import embedded_redis
 from farm.process.listen import reachable
@@ -202,6 +202,9 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
         feed=feed,
         outbound=outbound,
         aliases=settings.model_aliases,
+        expected={
+            name: Served("", safety=settings.safety or "bundled", build="", seen_us=0) for name in settings.serves
+        },
     )
     return Farm(
         settings=settings,

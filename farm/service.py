@@ -73,7 +73,9 @@ class Service:
         feed: EventFeed | None,
         outbound: SsrfSafeClient,
         aliases: Mapping[str, str] | None = None,
+        expected: Mapping[str, Served] | None = None,
     ) -> None:
+        """Build the service. `expected`: models that workers will bring, which count as served before that."""
         self._store = store
         self._stats = stats
         self._storage = storage
@@ -83,6 +85,7 @@ class Service:
         self._feed = feed
         self._outbound = outbound
         self._aliases = aliases or {}
+        self._expected = expected or {}
         self._served: tuple[float, dict[str, Served]] = (-_SERVED_SECONDS, {})
 
     def model(self, endpoint: str, dialect: str = "native") -> Model:
@@ -288,10 +291,10 @@ class Service:
             raise NotFound(f"No worker has the id '{worker}'.")
 
     def served(self) -> dict[str, Served]:
-        """Return what workers serve, by model."""
+        """Return what workers serve, or will serve, by model."""
         read_at, served = self._served
         if clock.monotonic() - read_at >= _SERVED_SECONDS:
-            served = self._stats.served()
+            served = {**self._expected, **self._stats.served()}
             self._served = (clock.monotonic(), served)
         return served
 

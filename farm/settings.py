@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from farm.domain.catalogue import MODELS, find
@@ -44,6 +44,14 @@ def _names(value: object) -> object:
     return frozenset(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
 
+def _model_name(model_id: str) -> str:
+    """Return the name of the model with this id."""
+    model = find(model_id)
+    if model is None:
+        raise ValueError("no model")
+    return model.name
+
+
 def _aliases(value: object) -> object:
     """Parse comma-separated pairs of an alias and a model id."""
     if not isinstance(value, str):
@@ -71,6 +79,7 @@ Names = Annotated[frozenset[str], NoDecode, BeforeValidator(_names)]
 Origin = Annotated[
     str, Field(pattern=r"^(\*|https?://[a-z0-9._-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?)$")
 ]
+ModelNames = Annotated[frozenset[Annotated[str, AfterValidator(_model_name)]], NoDecode, BeforeValidator(_names)]
 Aliases = Annotated[dict[str, str], NoDecode, BeforeValidator(_aliases)]
 Origins = Annotated[frozenset[Origin], NoDecode, BeforeValidator(_names)]
 
@@ -193,6 +202,13 @@ class Settings(BaseSettings):
         "Device to render on. The miniature uses the CPU unless this is set. `cuda`: with `farm up`, each card has a "
         "worker of its own; `cuda:N`: only this card, numbered as `nvidia-smi` numbers them.",
         "cpu, cuda or cuda:N",
+    )
+    serves: ModelNames = _setting(
+        frozenset(),
+        "empty",
+        "Models that workers will bring: jobs for them are accepted before the first worker has started, as scaling "
+        "from zero needs.",
+        f"names of models, comma-separated: {', '.join(model.name for model in MODELS)}",
     )
     lease_seconds: Seconds = _setting(
         15.0,

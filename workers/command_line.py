@@ -15,7 +15,7 @@ from farm.printable import say
 from farm.process.child import EXIT_CONFIG, EXIT_NO_DEVICE
 from farm.process.signals import exit_at_once, stop_signals
 from farm.settings import load
-from farm.telemetry import set_up_log
+from farm.telemetry.log import set_up_log
 
 
 @dataclass(frozen=True, slots=True)

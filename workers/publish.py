@@ -28,6 +28,7 @@ from farm.domain.errors import (
     with_detail,
 )
 from farm.domain.job import Claimed, Image, Result
+from farm.domain.measures import DEVICE
 from farm.jobstore.store import JobStore
 from farm.storage.storage import Storage, new_key
 from workers.encode import Encoder
@@ -76,7 +77,7 @@ class JobOutput:
         self.images: dict[int, Image] = {}
         self.flagged: dict[int, bool] = {}
         self.warnings = dict.fromkeys(job.request.notes)  # ordered, each once
-        self.timings: dict[str, float] = {"encode": 0.0, "upload": 0.0}
+        self.timings: dict[str, float] = {DEVICE: 0.0, "decode": 0.0, "safety": 0.0, "encode": 0.0, "upload": 0.0}
         self.is_over = False
         self.lock = threading.Lock()
 
@@ -198,6 +199,7 @@ class Publisher:
         output, number, rendered = pending.output, pending.number, pending.rendered
         request, began = output.job.request, clock.monotonic()
         image, flagged = self._checked(output, rendered.image)
+        checked = clock.monotonic()
         if request.output_size:
             image = ImageOps.fit(image, request.output_size, Pillow.Resampling.LANCZOS)
         encoder = self._encoder if output.job.keeps_payload else replace(self._encoder, with_prompt=False)
@@ -207,7 +209,8 @@ class Publisher:
         self._store_with_retry(pending, key, content)
         stored = clock.monotonic()
         with output.lock:
-            output.timings["encode"] += encoded - began
+            output.timings["safety"] += checked - began
+            output.timings["encode"] += encoded - checked
             output.timings["upload"] += stored - encoded
             output.flagged[number] = flagged
             output.warnings.update(dict.fromkeys(rendered.warnings))

@@ -27,6 +27,7 @@ from farm.domain.errors import (
     with_detail,
 )
 from farm.domain.job import Batch, Claimed
+from farm.domain.measures import DEVICE
 from farm.domain.request import ImageRequest, Request
 from farm.jobstore.store import Claim, JobStore, Retry
 from farm.storage.storage import Storage
@@ -64,18 +65,21 @@ class RenderRun:
     def is_rendered(self) -> bool:
         return len(self._rendered) == self.job.request.images
 
-    def record_step(self, number: int, step: int) -> None:
-        """Record that `step` steps of the `number`-th image are done (0: its first begins)."""
+    def record_step(self, number: int, step: int, device_seconds: float) -> None:
+        """Record that `step` steps of the `number`-th image are done (0: its first begins), and what the last took."""
         now = clock.monotonic()
+        self.output.timings[DEVICE] += device_seconds
         if self._began is None:
             self._began = now
             self.output.timings["start"] = now - self._claimed
         self._steps[number] = step
         self.output.timings["denoise"] = now - self._began
 
-    def finish_image(self, number: int) -> None:
-        """Record that the `number`-th image is rendered."""
+    def finish_image(self, number: int, device_seconds: float) -> None:
+        """Record that the `number`-th image is rendered, and how long it took to decode it."""
         self._rendered.add(number)
+        self.output.timings[DEVICE] += device_seconds
+        self.output.timings["decode"] += device_seconds
         if self._began is not None:
             self.output.timings["inference"] = clock.monotonic() - self._began
 
@@ -107,6 +111,7 @@ class Renderer:
         self._draining = draining
         #: How long the pipeline has been at work, in seconds.
         self.busy_seconds = 0.0
+        self._lap_began = 0.0
 
     def work(self) -> None:
         """Render until no job waits, the worker drains, or the wake-up has lasted long enough."""
@@ -202,6 +207,7 @@ class Renderer:
         targets = [(run, number) for run in runs for number in range(run.job.request.images)]
         images = [run.job.request.image(number) for run, number in targets]
         self._lease.watchdog.start_steps(_pixels(images[0]))
+        self._lap()
         try:
             for rendered in self._timed(self._pipeline.render(images, self._step_callback(targets), inputs.images)):
                 _check(rendered, images[rendered.index])
@@ -209,10 +215,15 @@ class Renderer:
         finally:
             self._lease.watchdog.stop()
 
+    def _lap(self) -> float:
+        """Return how long ago this was called last: since then the device worked on the image that is reported now."""
+        began, self._lap_began = self._lap_began, clock.monotonic()
+        return self._lap_began - began
+
     def _step_callback(self, targets: Sequence[tuple[RenderRun, int]]) -> StepCallback:
         def watch(index: int, step: int) -> bool:
             run, number = targets[index]
-            run.record_step(number, step)
+            run.record_step(number, step, self._lap())
             if step:
                 self._lease.watchdog.heartbeat()
             else:
@@ -235,10 +246,11 @@ class Renderer:
             yield rendered
 
     def _publish(self, run: RenderRun, number: int, rendered: RenderedImage) -> None:
-        run.finish_image(number)
+        run.finish_image(number, self._lap())
         # Waiting for the publisher is no hang of the pipeline.
         self._lease.watchdog.stop()
         self._publisher.publish(run.output, number, rendered)
+        self._lap()
         self._lease.watchdog.start_steps(_pixels(run.job.request))
 
     def _end_unrendered(self, runs: Sequence[RenderRun]) -> None:

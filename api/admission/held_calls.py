@@ -89,6 +89,12 @@ class HeldCalls:
         self._heartbeat = CallHeartbeat(service)
         self._slots = Slots(max_calls, per_key=per_caller)
         self._seconds = seconds
+        self.max_calls = max_calls
+
+    @property
+    def count(self) -> int:
+        """The number of calls that wait."""
+        return self.max_calls - self._slots.free
 
     def job(self, caller: Caller, order: Order) -> Job:
         """Submit `order`, and return its job when that has ended, or as it is when the time is up.
@@ -101,6 +107,7 @@ class HeldCalls:
         """
         # The slot is taken first: a call that is refused has no job.
         with self._slots.held(caller.id, refusal=ConcurrencyLimitReached()):
+            flask.g.held_by = order.dialect
             order = replace(order, call=str(uuid.uuid4()))
             self._heartbeat.report_disconnected()
             job_id = self._service.submit(caller, order).id

@@ -32,6 +32,12 @@ class EventStreams:
     def __init__(self, max_streams: int, per_caller: int | None = None) -> None:
         self._slots = Slots(max_streams, per_key=per_caller)
         self._ending = False
+        self.max_streams = max_streams
+
+    @property
+    def count(self) -> int:
+        """The number of open streams."""
+        return self.max_streams - self._slots.free
 
     def end(self) -> None:
         """End every stream at its next check: this process stops. Safe in a signal handler."""

@@ -156,7 +156,7 @@ def _add_farm(blueprint: flask.Blueprint, context: ApiContext) -> None:
                     "title": model.title,
                     "ids": list(service.ids(model)),
                     "served": service.offers(model),
-                    "weights": served[model.name].weights if model.name in served else None,
+                    "weights": served[model.name].weights or None if model.name in served else None,
                     "safety": served[model.name].safety if model.name in served else None,
                 }
                 for model in MODELS

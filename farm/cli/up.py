@@ -24,7 +24,7 @@ from farm.process.placement import Place, places
 from farm.process.supervisor import API_GRACE_SECONDS, Child, Supervisor
 from farm.process.tls import check_tls
 from farm.settings import Settings, load, masked
-from farm.telemetry import set_up_log
+from farm.telemetry.log import set_up_log
 
 #: A keep-alive connection would delay the API's shutdown by two seconds.
 _ONCE = {"Connection": "close"}

@@ -74,7 +74,7 @@ def queue_finding(backlog: Queue, warm: Sequence[Worker]) -> Finding:
 
 def webhooks(stats: StoreStats) -> Finding:
     """Check that due deliveries are taken."""
-    waiting = stats.totals().get("deliveries:waiting", 0)
+    waiting = stats.totals().get("webhooks_waiting", 0)
     return webhooks_finding(int(waiting), stats.overdue_seconds(), couriers=stats.couriers())
 
 

@@ -15,7 +15,15 @@ from farm.jobstore import redis_keys
 KEY_COMMANDS = (
     *("brpop {name} 1", "del {name}", "eval text 1 {name}", "evalsha text 1 {name}", "exists {name}"),
     *("expire {name} 1", "get {name}", "hdel {name} a", "hexists {name} a", "hget {name} a", "hgetall {name}"),
-    *("hincrby {name} a 1", "hkeys {name}", "hmget {name} a", "hset {name} a 1", "hsetnx {name} a 1", "incr {name}"),
+    *(
+        "hincrby {name} a 1",
+        "hkeys {name}",
+        "hlen {name}",
+        "hmget {name} a",
+        "hset {name} a 1",
+        "hsetnx {name} a 1",
+        "incr {name}",
+    ),
     *("incrby {name} 1", "llen {name}", "lpush {name} a", "lrange {name} 0 1", "ltrim {name} 0 1", "mget {name}"),
     *("pexpire {name} 1", "rpop {name}", "rpush {name} a", "sadd {name} a", "scard {name}", "set {name} a"),
     *("sismember {name} a", "smembers {name}", "srem {name} a", "sunion {name}", "watch {name}"),

@@ -12,6 +12,7 @@ from typing import Any
 import redis
 
 from farm.domain.job import TRANSITIONS
+from farm.domain.measures import MEASURES
 from farm.jobstore.disk_guard import no_guard
 from farm.jobstore.redis_keys import PREFIX
 
@@ -81,8 +82,8 @@ def _needed_by(text: str, seen: set[str]) -> Iterator[str]:
 
 @cache
 def shared_definitions() -> Mapping[str, str]:
-    """Return the Lua definitions that scripts may name: those of `lua/shared/`, the key prefix and the transitions."""
-    definitions = {"P": f"local P = '{PREFIX}'\n", "is_allowed": _transitions()}
+    """Return the Lua definitions that scripts may name: those of `lua/shared/`, and those that Python knows."""
+    definitions = {"P": f"local P = '{PREFIX}'\n", "is_allowed": _transitions(), "BUCKETS": _buckets()}
     for file in (_FOLDER / "shared").iterdir():
         definitions |= {match[1]: match[0] for match in _DEFINITION.finditer(file.read_text())}
     return definitions
@@ -92,3 +93,10 @@ def _transitions() -> str:
     """Return the table of transitions as a Lua function."""
     rows = (f"['{origin}>{to}'] = true" for to, origins in TRANSITIONS.items() for origin in sorted(origins))
     return "local function is_allowed(from, to) return ({" + ", ".join(rows) + "})[from .. '>' .. to] end\n"
+
+
+def _buckets() -> str:
+    """Return the upper bounds of each histogram's buckets as a Lua table."""
+    histograms = ((name, measure.buckets) for name, measure in MEASURES.items() if measure.buckets)
+    rows = (f"{name} = {{{', '.join(map(str, bounds))}}}" for name, bounds in histograms)
+    return "local BUCKETS = {" + ", ".join(rows) + "}\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast, get_args
 
@@ -27,7 +27,10 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A worker as it last described itself. `silent_seconds` is how long ago that was."""
+    """A worker as it last described itself. `silent_seconds` is how long ago that was.
+
+    It is `lost` as soon as it has been silent for longer than its lease: its jobs return to their queues.
+    """
 
     id: str
     facts: dict[str, str]
@@ -57,8 +60,7 @@ class StoreStats:
 
     def now_us(self) -> int:
         with translated():
-            seconds, microseconds = self._redis.time()
-        return int(seconds) * 1_000_000 + int(microseconds)
+            return microseconds(self._redis.time())
 
     def models(self) -> dict[str, Served]:
         """Return the models that a worker has ever announced, by their names in the catalogue."""
@@ -87,10 +89,13 @@ class StoreStats:
         return [self._queue(model, priority, now_us) for model, priority in names]
 
     def workers(self) -> list[Worker]:
-        now_us = self.now_us()
-        heartbeats = self._scores(redis_keys.WORKERS, 0, -1)
-        records = ((name, self._hash(redis_keys.worker(name)), heartbeat) for name, heartbeat in heartbeats)
-        return [_worker(name, facts, (now_us - heartbeat) / 1e6) for name, facts, heartbeat in records if facts]
+        """Return the workers that have sent a heartbeat, those whose last one is longest ago first."""
+        with translated(), self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.time()
+            pipeline.zrange(redis_keys.WORKERS, 0, -1, withscores=True)
+            pipeline.hgetall(redis_keys.WORKER_FACTS)
+            time, heartbeats, facts = pipeline.execute()
+        return workers_from(heartbeats, facts, now_us=microseconds(time))
 
     def waiting(self, models: Iterable[str] | None = None) -> int:
         """Return the number of waiting jobs of these models (None: of all)."""
@@ -167,10 +172,18 @@ def _served(fields: dict[str, str]) -> Served:
     )
 
 
-def _worker(name: str, facts: dict[str, str], silent_seconds: float) -> Worker:
-    private = ("claim_nonce", "claim_reply", "vclock", "draining")
+def microseconds(time: tuple[int, int]) -> int:
+    """Return Redis's answer to TIME in microseconds since the epoch."""
+    return int(time[0]) * 1_000_000 + int(time[1])
+
+
+def workers_from(heartbeats: Iterable[tuple[str, float]], facts: Mapping[str, str], *, now_us: int) -> list[Worker]:
+    """Return the workers of these heartbeats, which described themselves by `facts`: worker → JSON."""
+    return [_worker(name, json.loads(facts[name]), now_us - at_us) for name, at_us in heartbeats if name in facts]
+
+
+def _worker(name: str, facts: dict[str, str], silent_us: float) -> Worker:
+    is_lost = silent_us > int(facts.pop("lease_us"))
     return Worker(
-        id=name,
-        facts={fact: value for fact, value in facts.items() if fact not in private},
-        silent_seconds=max(0.0, silent_seconds),
+        id=name, facts=facts | ({"state": "lost"} if is_lost else {}), silent_seconds=max(0.0, silent_us / 1e6)
     )

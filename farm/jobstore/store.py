@@ -21,6 +21,7 @@ from farm.domain.catalogue import BATCH_IMAGES
 from farm.domain.errors import IdempotencyConflict, NotFound
 from farm.domain.job import Batch, Claimed, Conditions, Job, NewJob, Result, Search, State
 from farm.domain.limits import USUAL, Limits, Quota, Usage
+from farm.domain.measures import DEVICE, completion
 from farm.domain.request import Request
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
@@ -357,16 +358,19 @@ class JobStore:
     def renew(self, worker: str, facts: Mapping[str, str], held: Sequence[HeldJob]) -> list[str]:
         """Send a worker's heartbeat, and return the ids of jobs that it must stop rendering."""
         arguments = [item for job in held for item in (job.id, job.fence, job.step)]
+        lease_us = _us(self._terms.lease_seconds)
+        text = json.dumps({**facts, "jobs": str(len(held)), "lease_us": str(lease_us)})
         with translated():
-            stop: list[str] = self._scripts.run(
-                "renew", worker, _us(self._terms.lease_seconds), json.dumps(dict(facts)), *arguments
-            )
+            stop: list[str] = self._scripts.run("renew", worker, lease_us, text, *arguments)
         return stop
 
     def complete(self, job: Claimed, result: Result) -> bool:
         """Complete a job. False: the fence is stale or the job was cancelled, and its images belong to no job."""
         with translated():
-            done = self._scripts.run("complete", job.id, job.fence, result_text(result), self._ttl_us)
+            counts = [item for count in completion(job.request, result).items() for item in count]
+            device_us = _us(result.timings.get(DEVICE, 0))
+            text = result_text(result)
+            done = self._scripts.run("complete", job.id, job.fence, text, self._ttl_us, device_us, *counts)
         return bool(done)
 
     def fail(self, job: Claimed, code: str, error: str, *, retry: Retry = "never") -> State | None:

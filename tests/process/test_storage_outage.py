@@ -71,7 +71,7 @@ def pixels(content: bytes) -> bytes:
 
 
 def completed(farm: RunningFarm) -> int:
-    return int(str(farm.redis.hget("srpo:totals", "jobs:completed:") or 0))
+    return int(str(farm.redis.hget("srpo:totals", "jobs_completed:srpo") or 0))
 
 
 def stay(seconds: float) -> None:
@@ -143,7 +143,7 @@ def test_storage_that_goes_down_in_the_middle_of_200_jobs_costs_no_image(
         views = [farm.job(job_id) for job_id in ids]
         assert [view["status"] for view in views] == ["completed"] * JOBS
         assert {farm.redis.hget(f"srpo:job:{job_id}", "attempt") for job_id in ids} == {"1"}
-        assert farm.redis.hget("srpo:totals", "reaped") is None
+        assert farm.redis.hget("srpo:totals", "jobs_taken_back") is None
         assert all(pixels(farm.image(view)) == right_pixels(number) for number, view in enumerate(views))
         for name, value in environment.items():
             monkeypatch.setenv(name, value)

@@ -239,7 +239,7 @@ def test_metrics_count_what_happened(simulated: RunningFarm) -> None:
 
     text = simulated.call("GET", "/metrics").body.decode()
 
-    assert re.search(r'^farm_jobs_total\{code="",state="completed"\} [1-9]', text, re.MULTILINE)
+    assert re.search(r'^farm_jobs_completed_total\{model="srpo"\} [1-9]', text, re.MULTILINE)
     assert re.search(r'^farm_workers\{state="warm"\} 1\.0$', text, re.MULTILINE)
     assert "farm_store_up 1.0" in text
 

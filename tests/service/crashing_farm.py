@@ -113,7 +113,7 @@ class CrashingFarm:
 
     def _is_over(self) -> bool:
         records = [jobs.record(self.well.store, job_id) for job_id in self.everything()]
-        untold = cast(str | None, self.well.redis.hget(redis_keys.TOTALS, "deliveries:waiting"))
+        untold = cast(str | None, self.well.redis.hget(redis_keys.TOTALS, "webhooks_waiting"))
         return all(job.state.is_terminal for job in records) and int(untold or 0) == 0
 
     def _let_time_pass(self) -> None:

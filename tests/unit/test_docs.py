@@ -12,6 +12,7 @@ import pytest
 from farm.dialects import limits_page
 from farm.dialects.fields import FIELDS
 from farm.domain.catalogue import MODELS, SAFETY_THRESHOLDS, Model
+from farm.telemetry import page as metrics_page
 from farm.webhooks import signing
 from tests.docs_snippets import DOCS, names_in
 
@@ -73,6 +74,10 @@ def test_every_path_that_a_page_names_is_there() -> None:
 
 def test_the_page_of_limits_is_up_to_date() -> None:
     assert (DOCS / "limits.md").read_text() == limits_page.page(), "run `make docs`"
+
+
+def test_the_page_of_metrics_is_up_to_date() -> None:
+    assert (DOCS / "metrics.md").read_text() == metrics_page.page(), "run `make docs`"
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)

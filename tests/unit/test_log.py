@@ -12,7 +12,7 @@ from tests.farms import clean_environment
 
 PROGRAM = """
 import logging, sys, structlog
-from farm.telemetry import set_up_log
+from farm.telemetry.log import set_up_log
 
 set_up_log(sys.argv[1])
 
@@ -42,7 +42,7 @@ def test_a_traceback_tells_no_ones_key(form: str) -> None:
 
 HOSTILE = r"""
 import structlog
-from farm.telemetry import set_up_log
+from farm.telemetry.log import set_up_log
 
 set_up_log("console")
 structlog.get_logger("farm").info("webhook\x1b[2J", error="\x1b]0;x\x07", url="\u202eb\x9b", said="a b\r\n\x1b[1m")

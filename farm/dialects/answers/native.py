@@ -183,8 +183,8 @@ class Pause(TypedDict, closed=True):
 class FarmModel(TypedDict, closed=True):
     """A model in the farm's catalogue.
 
-    `served`: a worker has it loaded. `weights`: the loaded weights, `miniature` if they are not the model's own.
-    `safety`: the image checker, `off` if there is none.
+    `served`: a worker has it loaded, or will bring it. `weights`: the loaded weights, `miniature` if they are not the
+    model's own. `safety`: the image checker, `off` if there is none.
     """
 
     name: str

@@ -94,9 +94,15 @@ local function find_head()
   end
 end
 
+-- Count how long a job waited, if it starts for the first time.
+local function observe_wait(job)
+  if job[2] == '1' then observe('job_wait_seconds', ':' .. job[3] .. ':' .. job[4], (now() - job[1]) / SECOND_US) end
+end
+
 local function start(id)
   local key = job_key(id)
   dequeue(id)
+  observe_wait(redis.call('HMGET', key, 'created_us', 'sequence', 'model', 'priority'))
   local fence = redis.call('INCR', P .. 'fence')
   local attempt = redis.call('HINCRBY', key, 'attempt', 1)
   redis.call('HSET', key, 'fence', fence, 'worker', worker, 'step', 0, 'started_us', integer(now()),
@@ -154,7 +160,12 @@ if head then
   reply.idle = redis.call('SCARD', P .. 'idle_workers:' .. model)
   jobs[1] = start(head)
   fill_batch(jobs, head, model, reply.idle)
-  for _, job in ipairs(jobs) do redis.call('HSET', job_key(job.id), 'batch_peers', #jobs - 1) end
+  local images = 0
+  for _, job in ipairs(jobs) do
+    redis.call('HSET', job_key(job.id), 'batch_peers', #jobs - 1)
+    images = images + redis.call('HGET', job_key(job.id), 'images')
+  end
+  observe('batch_images', '', images)
   reply.waiting = waiting_jobs(model)
   reply.jobs = jobs
 end

@@ -1,17 +1,29 @@
 -- Complete a job whose images are stored.
--- ARGV: id, fence, result (JSON), ttl_us
+-- ARGV: id, fence, result (JSON), ttl_us, how long the device worked on it (us), then what to count: field, by, field, by, …
 -- Returns 1, or 0 if the fence is stale or the job was stopped: its images then belong to no job
 local id, fence, result, ttl_us = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+
+-- Learn how long the work of a model takes: sums of time and cost, in which a job counts the less the longer ago it was.
+local function learn_pace(model, cost, device_us)
+  if device_us == 0 then return end
+  local known = redis.call('HMGET', P .. 'pace', model .. ':us', model .. ':cost')
+  redis.call('HSET', P .. 'pace', model .. ':us', 0.98 * (known[1] or 0) + device_us,
+    model .. ':cost', 0.98 * (known[2] or 0) + cost)
+end
+
 if not holds_lease(id, fence) then
   -- The same call again, because its answer was lost.
   local job = redis.call('HMGET', job_key(id), 'state', 'fence')
-  return (job[1] == 'completed' and job[2] == fence) and 1 or 0
+  if job[1] == 'completed' and job[2] == fence then return 1 end
+  count_total('fence_refusals:complete')
+  return 0
 end
-local job = redis.call('HMGET', job_key(id), 'stop_code', 'images')
+local job = redis.call('HMGET', job_key(id), 'stop_code', 'model', 'cost')
 if job[1] then
   finish_stopped(id, job[1], ttl_us)
   return 0
 end
 finish(id, 'completed', {'result', result}, ttl_us)
-redis.call('HINCRBY', P .. 'totals', 'images', job[2])
+for i = 6, #ARGV, 2 do count_total(ARGV[i], ARGV[i + 1]) end
+learn_pace(job[2], tonumber(job[3]), tonumber(ARGV[5]))
 return 1

@@ -13,7 +13,7 @@ local function delete_delivery(delivery_id)
   redis.call('ZREM', P .. 'deliveries:' .. delivery[1], delivery_id)
   redis.call('ZREM', P .. 'delivery_queue:' .. queue, delivery_id)
   end_delivery_lease(delivery_id, delivery[1], queue)
-  if delivery[3] == 'waiting' then redis.call('HINCRBY', P .. 'totals', 'deliveries:waiting', -1) end
+  if delivery[3] == 'waiting' then count_total('webhooks_waiting', -1) end
   schedule_queue(queue, true)
   if not redis.call('ZSCORE', P .. 'delivery_queues', queue) then redis.call('HDEL', P .. 'delivery_failures', queue) end
 end

@@ -4,7 +4,8 @@
 local id, fence, outcome, attempt = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local pause_us, max_kept = tonumber(ARGV[5]), tonumber(ARGV[6])
 local key = P .. 'delivery:' .. id
-local delivery = redis.call('HMGET', key, 'caller', 'receiver', 'fence', 'state', 'reported_fence', 'attempt_again')
+local delivery = redis.call('HMGET', key, 'caller', 'receiver', 'fence', 'state', 'reported_fence', 'attempt_again',
+  'event', 'is_manual', 'created_us')
 if not delivery[1] then return 'gone' end
 local caller, queue, state = delivery[1], delivery_queue(delivery[1], delivery[2]), delivery[4]
 
@@ -16,7 +17,8 @@ if attempt ~= '' then
   redis.call('RPUSH', P .. 'delivery_attempts:' .. id, attempt)
   redis.call('LTRIM', P .. 'delivery_attempts:' .. id, -max_kept, -1)
   redis.call('HINCRBY', key, 'attempts_made', 1)
-  redis.call('HINCRBY', P .. 'totals', 'attempts:' .. outcome, 1)
+  count_total('webhook_attempts:' .. (outcome == 'waiting' and 'retry' or outcome))
+  observe('webhook_attempt_seconds', '', cjson.decode(attempt).seconds)
 end
 if outcome == 'delivered' then
   redis.call('HDEL', P .. 'delivery_failures', queue)
@@ -45,7 +47,10 @@ end
 redis.call('ZREM', P .. 'delivery_queue:' .. queue, id)
 redis.call('HSET', key, 'state', outcome)
 redis.call('HDEL', key, 'due_us', 'is_manual', 'attempt_again')
-redis.call('HINCRBY', P .. 'totals', 'deliveries:waiting', -1)
-redis.call('HINCRBY', P .. 'totals', 'deliveries:' .. outcome, 1)
+count_total('webhooks_waiting', -1)
+count_total('webhook_deliveries:' .. outcome)
+if outcome == 'delivered' and (delivery[7] == 'completed' or delivery[7] == 'failed') and not delivery[8] then
+  observe('webhook_lag_seconds', '', (now() - delivery[9]) / SECOND_US)
+end
 schedule_queue(queue, true)
 return outcome

@@ -35,6 +35,7 @@ shorten('delayed', SECOND_US * 2 ^ max_attempts)
 local function final_error(attempt, batch_peers, no_retry)
   if no_retry then return 'The worker died, and the job must not be retried.' end
   if attempt >= max_attempts and batch_peers == 0 then
+    count_total('jobs_exhausted')
     return 'The job was started ' .. attempt .. ' times, and its worker died each time.'
   end
 end
@@ -42,17 +43,17 @@ end
 local function take_from_dead_worker(id)
   local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'batch_peers', 'stop_code', 'no_retry')
   if job[1] ~= 'processing' then return end
-  redis.call('HINCRBY', P .. 'totals', 'reaped', 1)
+  count_total('jobs_taken_back')
   taken_back = taken_back + 1
   local batch_peers = tonumber(job[3])
-  local error_text = final_error(tonumber(job[2]), batch_peers, job[5])
+  local error_text = not job[4] and final_error(tonumber(job[2]), batch_peers, job[5])
   if job[4] then
     finish_stopped(id, job[4], ttl_us)
   elseif error_text then
     finish(id, 'failed', {'code', 'attempts_exhausted', 'error', error_text}, ttl_us)
   else
     isolate(id, batch_peers)
-    take_back(id, 0)
+    take_back(id, 'worker_lost', 0)
   end
 end
 
@@ -74,7 +75,7 @@ local function time_out(id)
   else
     isolate(id, batch_peers)
     drop_fence(id)
-    take_back(id, 0)
+    take_back(id, 'render_timeout', 0)
   end
 end
 
@@ -106,5 +107,6 @@ for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. 'workers', '-inf', inte
   for _, model in ipairs(redis.call('HKEYS', P .. 'models')) do redis.call('SREM', P .. 'idle_workers:' .. model, worker) end
   redis.call('DEL', P .. 'worker:' .. worker, P .. 'worker_vfinish:' .. worker)
   redis.call('ZREM', P .. 'workers', worker)
+  redis.call('HDEL', P .. 'worker_facts', worker)
 end
 return {taken_back, more}

@@ -14,7 +14,7 @@ if delivery[3] == 'waiting' and redis.call('ZSCORE', P .. 'delivery_leases:' .. 
   return 0
 end
 if delivery[3] ~= 'waiting' then
-  redis.call('HINCRBY', P .. 'totals', 'deliveries:waiting', 1)
+  count_total('webhooks_waiting')
   redis.call('HSET', key, 'state', 'waiting')
 end
 redis.call('HSET', key, 'attempts_made', 0)

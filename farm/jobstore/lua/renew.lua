@@ -29,7 +29,7 @@ end
 redis.call('ZADD', P .. 'workers', integer(now()), worker)
 local facts = cjson.decode(ARGV[3])
 for name, value in pairs(facts) do redis.call('HSET', P .. 'worker:' .. worker, name, value) end
-redis.call('HSET', P .. 'worker:' .. worker, 'jobs', (#ARGV - 3) / 3, 'beat_us', integer(now()))
+redis.call('HSET', P .. 'worker_facts', worker, ARGV[3])
 if facts.state == 'warm' then
   for model in string.gmatch(facts.models, '[^,]+') do
     -- A worker that holds nothing is idle, even if the answer to its claim was lost: the next wake-up is for it.

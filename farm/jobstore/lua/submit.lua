@@ -109,7 +109,8 @@ redis.call('ZADD', P .. 'jobs', integer(time), id)
 redis.call('ZADD', P .. 'jobs:' .. caller, integer(time), id)
 if fields.dialect == 'wavespeed' then redis.call('ZADD', P .. 'jobs:' .. caller .. ':wavespeed', integer(time), id) end
 count_waiting(caller, 1, fields.bytes)
-redis.call('HINCRBY', P .. 'totals', 'jobs:created:', 1)
+count_total('jobs_accepted:' .. fields.model .. ':' .. fields.priority)
+count_work(place_of_work('created', queue), fields.model, 1, fields.images, fields.cost)
 enqueue(id, vstart, queue, fields.model, integer(time))
 if not fields.render_alone and not is_unprepared(queue) then
   redis.call('ZADD', batch_candidates_key(fields.batch_key, fields.priority), vstart, id)

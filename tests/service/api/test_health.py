@@ -38,7 +38,7 @@ def test_metrics_are_there_before_anything_happened(farm: Farm, api: FlaskClient
 
     found = Samples(api)
 
-    assert (found.of("farm_store_up"), found.of("farm_processing_jobs")) == (1, 0)
+    assert (found.of("farm_store_up"), found.of("farm_jobs_processing")) == (1, 0)
 
 
 def test_metrics_count_what_waits_and_runs(api: FlaskClient, farm: Farm) -> None:
@@ -51,10 +51,10 @@ def test_metrics_count_what_waits_and_runs(api: FlaskClient, farm: Farm) -> None
     found = Samples(api)
 
     for priority in ("normal", "low"):
-        assert found.of("farm_queue_jobs", model="srpo", priority=priority) == 1
-        assert 0 < (found.of("farm_queue_oldest_age_seconds", model="srpo", priority=priority) or 0) < 10
-    assert (found.of("farm_processing_jobs"), found.of("farm_workers", state="warm")) == (1, 1)
-    assert found.of("farm_unprepared_jobs") == 1
+        assert found.of("farm_jobs_waiting", model="srpo", priority=priority) == 1
+        assert 0 < (found.of("farm_jobs_oldest_waiting_seconds", model="srpo", priority=priority) or 0) < 10
+    assert (found.of("farm_jobs_processing"), found.of("farm_workers", state="warm")) == (1, 1)
+    assert found.of("farm_jobs_unprepared", model="srpo") == 1
 
 
 def test_metrics_count_what_became_of_jobs(api: FlaskClient, farm: Farm) -> None:
@@ -66,10 +66,11 @@ def test_metrics_count_what_became_of_jobs(api: FlaskClient, farm: Farm) -> None
 
     found = Samples(api)
 
-    assert found.of("farm_jobs_total", state="created", code="") == 3
-    assert found.of("farm_jobs_total", state="completed", code="") == 1
-    assert found.of("farm_jobs_total", state="failed", code="render_failed") == 1
-    assert (found.of("farm_images_total"), found.of("farm_claims_total")) == (1, 1)
+    assert found.of("farm_jobs_accepted_total", model="srpo", priority="normal") == 3
+    assert found.of("farm_jobs_completed_total", model="srpo") == 1
+    assert found.of("farm_jobs_failed_total", model="srpo", code="render_failed") == 1
+    assert found.of("farm_images_total", model="srpo", acceleration="none", size="0.3MP") == 1
+    assert (found.of("farm_claims_total"), found.of("farm_jobs_unaccounted")) == (1, 0)
 
 
 def test_metrics_count_what_became_of_deliveries(api: FlaskClient, farm: Farm) -> None:
@@ -98,7 +99,7 @@ def test_metrics_count_answers_by_route(api: FlaskClient) -> None:
     assert found.of(name, route="/farm/v1/jobs", method="POST", status="202") == 1
     assert found.of(name, route="/farm/v1/jobs/<job_id>", method="GET", status="404") == 2
     assert found.of(name, route="none", method="GET", status="404") == 1
-    assert found.of("farm_http_seconds_count", route="/farm/v1/jobs") == 1
+    assert found.of("farm_http_request_duration_seconds_count", route="/farm/v1/jobs") == 1
 
 
 def test_metrics_name_no_caller_job_or_prompt(keyed: FlaskClient, farm: Farm) -> None:

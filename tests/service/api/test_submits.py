@@ -14,6 +14,7 @@ from api.app import create_app
 from farm.bootstrap import Farm, build
 from farm.settings import Settings
 from tests.farms import wait_for
+from tests.service.api.calls import post_job, problem, submit
 from tests.service.api.dialects import DIALECTS, Dialect
 from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import BASE, FACTS
@@ -215,3 +216,17 @@ def test_the_slot_of_a_call_is_free_after_its_answer(farm: Farm, dialect: Dialec
     for _ in range(2):
         dialect.error(dialect.submit(api, seed="x"))
         assert dialect.submit(api).status_code == dialect.accepted
+
+
+def test_a_job_is_accepted_before_the_first_worker_if_workers_will_bring_its_model(farm: Farm, redis_dir: Path) -> None:
+    """Otherwise scaling from zero could not begin: no job, no worker, and no worker, no job."""
+    settings = Settings(serves=frozenset({"srpo"}))
+    scaled = replace(build(settings, redis_dir), settings=farm.settings)
+    api = create_app(scaled, base=BASE, with_keys=False, max_streams=1, max_held_calls=1).test_client()
+
+    job_id = submit(api)
+
+    assert problem(post_job(api, model="kontext"), 400)["code"] == "model_not_served"
+    served = {model["name"]: model["served"] for model in api.get("/farm/v1/models").get_json()["models"]}
+    assert (served["srpo"], served["kontext"]) == (True, False)
+    assert [job.id for job in farm.store.claim("first", ["srpo"]).batch.jobs] == [job_id]

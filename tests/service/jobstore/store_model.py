@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from farm.domain.catalogue import BATCH_IMAGES
-from farm.domain.job import NewJob, State
+from farm.domain.job import NewJob, Result, State
+from farm.domain.measures import MEASURES, completion
 from farm.domain.request import Request
-from farm.jobstore.record import fields_of, redacted
+from farm.jobstore.record import fields_of, redacted, result_text
 from farm.jobstore.redis_keys import PREFIX
 from farm.jobstore.store import MAX_PREPARATION_ATTEMPTS, HeldJob, Retry, Terms
 from tests.service.jobstore.stepped_clock import Content
@@ -72,6 +73,17 @@ class Entry:
         return self.new.caller
 
     @property
+    def labels(self) -> str:
+        return f"{self.request.model}:{self.new.order.priority}"
+
+    @property
+    def place(self) -> str:
+        """Where its work is counted."""
+        if self.state is State.CREATED:
+            return "unprepared" if self.is_unprepared else "waiting"
+        return "processing" if self.state is State.PROCESSING else ""
+
+    @property
     def is_unprepared(self) -> bool:
         return self.queue.startswith("unprepared:")
 
@@ -125,6 +137,7 @@ class Model:
         self._idle: defaultdict[str, set[str]] = defaultdict(set)
         self._models: set[str] = set()
         self._totals: Counter[str] = Counter()
+        self._paces: dict[str, tuple[float, float]] = {}
         self._keys: dict[str, tuple[str, str]] = {}
         self._direct_calls: defaultdict[str, dict[str, float]] = defaultdict(dict)
         self._waiting_calls: defaultdict[str, set[str]] = defaultdict(set)
@@ -185,7 +198,7 @@ class Model:
         )
         entry.start_deadline = self.now + us(within) if within else None
         self.jobs[new.id] = entry
-        self._totals["jobs:created:"] += 1
+        self._totals[f"jobs_accepted:{new.order.request.model}:{new.order.priority}"] += 1
         self._publish(entry)
         if not entry.is_unprepared:
             self._reserve_for_preferred_worker(entry)
@@ -347,6 +360,7 @@ class Model:
         entry.queue, entry.cost, entry.request = f"{request.model}:{entry.new.order.priority}", request.cost, request
         entry.vstart = entry.score = self._next_vstart(entry.queue, entry.caller, request.cost)
         entry.index = "waiting"
+        self._observe("job_preparation_seconds", self.now - entry.created)
         self._reserve_for_preferred_worker(entry)
         return True
 
@@ -383,6 +397,7 @@ class Model:
             self._fill_batch(batch, worker, doer, others)
             for entry in batch:
                 entry.later["batch_peers"] = len(batch) - 1
+            self._observe("batch_images", sum(entry.request.images for entry in batch) * SECOND)
             jobs = [(entry.id, entry.fence, entry.attempt) for entry in batch]
             doer.answer = {"waiting": self._waiting(model), "idle": others, "jobs": jobs}
         doer.vfinish = {caller: share for caller, share in doer.vfinish.items() if share > doer.vclock}
@@ -431,6 +446,8 @@ class Model:
         doer.vfinish[entry.caller] = self._vfinish_of(doer, entry.caller) + entry.cost
         if entry.affinity:
             self._affinities[entry.caller, entry.affinity] = worker
+        if entry.sequence == 1:
+            self._observe(f"job_wait_seconds:{entry.labels}", self.now - entry.created)
         self._go(entry, State.PROCESSING)
 
     def _fill_batch(self, batch: list[Entry], worker: str, doer: Worker, others: int) -> None:
@@ -472,45 +489,53 @@ class Model:
         entry.step = job.step
         return not entry.stop_code
 
-    def complete(self, job_id: str, fence: int, result: str) -> bool:
+    def complete(self, job_id: str, fence: int, result: Result) -> bool:
         entry = self._leased(job_id, fence)
         if entry is None:
             ended = self.jobs.get(job_id)
-            return ended is not None and ended.state is State.COMPLETED and ended.fence == fence
+            is_repeated = ended is not None and ended.state is State.COMPLETED and ended.fence == fence
+            self._count("fence_refusals:complete", unless=is_repeated)
+            return is_repeated
         if entry.stop_code:
             self._finish(entry, State.FAILED, entry.stop_code)
             return False
-        self._finish(entry, State.COMPLETED, result=result)
-        self._totals["images"] += entry.request.images
+        self._finish(entry, State.COMPLETED, result=result_text(result))
+        self._totals.update(completion(entry.request, result))
+        known = self._paces.get(entry.request.model, (0, 0))
+        learned = (us(result.timings["device"]), entry.cost)
+        self._paces[entry.request.model] = (0.98 * known[0] + learned[0], 0.98 * known[1] + learned[1])
         return True
 
     def fail(self, job_id: str, fence: int, code: str, retry: Retry, delay: int) -> State | None:
         entry = self._leased(job_id, fence)
         if entry is None:
+            self._totals["fence_refusals:fail"] += 1
             return None
         blameless = retry == "alone" and entry.batch_peers > 0
         is_last = entry.attempt >= self._terms.max_attempts and not blameless
         if entry.stop_code:
             self._finish(entry, State.FAILED, entry.stop_code)
         elif retry == "never" or entry.no_retry or is_last:
+            self._count("jobs_exhausted", unless=retry == "never" or entry.no_retry)
             self._finish(entry, State.FAILED, code)
         elif entry.state is State.PROCESSING:
             if retry == "alone":
                 self._isolate(entry)
             entry.fence = 0
-            self._take_back(entry, 0 if blameless else delay)
+            self._take_back(entry, code, 0 if blameless else delay)
         return entry.state
 
     def release(self, job_id: str, fence: int) -> None:
         entry = self._leased(job_id, fence)
         if entry is None:
+            self._totals["fence_refusals:release"] += 1
             return
         if entry.stop_code:
             self._finish(entry, State.FAILED, entry.stop_code)
         elif entry.state is State.PROCESSING:
             entry.attempt -= 1
             entry.fence = 0
-            self._take_back(entry, 0)
+            self._take_back(entry, "drained", 0)
 
     def drain_worker(self, worker: str) -> bool:
         if worker not in self._workers:
@@ -533,7 +558,7 @@ class Model:
         self._shorten()
         taken = [] if hold else self._due("leases")
         for entry in taken:
-            self._totals["reaped"] += 1
+            self._totals["jobs_taken_back"] += 1
             self._take_from_dead_worker(entry)
         for entry in self._overdue_runs():
             if hold:
@@ -570,10 +595,11 @@ class Model:
         if entry.stop_code:
             self._finish(entry, State.FAILED, entry.stop_code)
         elif entry.no_retry or (entry.attempt >= self._terms.max_attempts and not entry.batch_peers):
+            self._count("jobs_exhausted", unless=entry.no_retry)
             self._finish(entry, State.FAILED, "attempts_exhausted")
         else:
             self._isolate(entry)
-            self._take_back(entry, 0)
+            self._take_back(entry, "worker_lost", 0)
 
     def _overdue_runs(self) -> list[Entry]:
         found = [entry for entry in self.jobs.values() if entry.state is State.PROCESSING]
@@ -588,7 +614,7 @@ class Model:
         else:
             self._isolate(entry)
             entry.fence = 0
-            self._take_back(entry, 0)
+            self._take_back(entry, "render_timeout", 0)
 
     def _late(self) -> list[Entry]:
         late = [entry for entry in self.jobs.values() if entry.state is State.CREATED and entry.is_late(self.now)]
@@ -634,7 +660,11 @@ class Model:
         if result:
             entry.later["result"] = result
         self._finish_direct_call(entry, state)
-        self._totals[f"jobs:{state}:{code}"] += 1
+        if state is State.COMPLETED:
+            self._totals[f"jobs_completed:{entry.request.model}"] += 1
+            self._observe(f"job_duration_seconds:{entry.labels}", self.now - entry.created)
+        else:
+            self._totals[f"jobs_failed:{entry.request.model}:{code}"] += 1
         self._go(entry, state)
 
     def _finish_direct_call(self, entry: Entry, state: State) -> None:
@@ -655,7 +685,18 @@ class Model:
             queue = self._queues[entry.queue]
             queue.accepted_vfinish[entry.caller] = queue.claimed_vfinish.get(entry.caller, 0)
 
-    def _take_back(self, entry: Entry, delay: int) -> None:
+    def _count(self, name: str, *, unless: bool) -> None:
+        if not unless:
+            self._totals[name] += 1
+
+    def _observe(self, histogram: str, value: int) -> None:
+        """Count a value of a histogram, in millionths."""
+        bounds = MEASURES[histogram.split(":")[0]].buckets
+        bucket = sum(1 for bound in bounds if value > bound * SECOND)
+        self._totals.update({f"{histogram}:{bucket}": 1, f"{histogram}:sum": value})
+
+    def _take_back(self, entry: Entry, reason: str, delay: int) -> None:
+        self._totals[f"job_retries:{reason}"] += 1
         entry.step = 0
         entry.index, entry.score = ("delayed", self.now + delay) if delay else ("waiting", self.now - FRONT)
         self._go(entry, State.CREATED)
@@ -754,7 +795,19 @@ class Model:
         found["abandon_deadline"] |= self._abandon_deadlines
         found["workers"] |= self._seen
         found["totals"] |= self._totals
+        found["work"] |= self._work()
+        found["worker_facts"] |= {name: True for name, doer in self._workers.items() if doer.is_warm}
+        for model, (time, cost) in self._paces.items():
+            found["pace"] |= {f"{model}:us": time, f"{model}:cost": cost}
         return {name: content for name, content in found.items() if content or name.startswith("worker:")}
+
+    def _work(self) -> Counter[str]:
+        work: Counter[str] = Counter()
+        for entry in self.jobs.values():
+            if entry.place:
+                work[f"{entry.place}:{entry.request.model}:images"] += entry.request.images
+                work[f"{entry.place}:{entry.request.model}:cost"] += us(entry.cost)
+        return work
 
     def _show(self, entry: Entry, found: defaultdict[str, Content]) -> None:
         index = f"queue:{entry.queue}" if entry.index == "waiting" else entry.index

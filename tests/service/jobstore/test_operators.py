@@ -104,7 +104,7 @@ def test_who_is_to_drain_is_nothing_that_others_see(store: JobStore, client: red
     store.renew("w1", FACTS, [])
     store.drain_worker("w1")
 
-    assert StoreStats(client).workers()[0].facts.keys() == {*FACTS, "jobs", "beat_us"}
+    assert StoreStats(client).workers()[0].facts.keys() == {*FACTS, "jobs"}
 
 
 def test_a_worker_that_is_not_there_is_told_nothing(store: JobStore, client: redis.Redis) -> None:

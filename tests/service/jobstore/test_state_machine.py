@@ -21,7 +21,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from farm.domain.errors import IdempotencyConflict, LimitReached, NotFound
 from farm.domain.job import Claimed, Conditions, NewJob, State
 from farm.jobstore import redis_keys
-from farm.jobstore.record import result_text
 from farm.jobstore.store import HeldJob, Retry, Terms
 from tests.service.jobstore.jobs import FACTS, held, new_job, result
 from tests.service.jobstore.stepped_clock import SteppedStore, look
@@ -325,9 +324,8 @@ class Comparison(RuleBasedStateMachine):
             self._complete(hand[1])
 
     def _complete(self, job: Claimed) -> None:
-        done = self._model.complete(job.id, job.fence, result_text(result(job)))
-        assert self._store.complete(job, result(job)) == done
-        assert self._store.complete(job, result(job)) == done, "its answer was lost"
+        for _ in range(2):  # as if the answer were lost
+            assert self._store.complete(job, result(job)) == self._model.complete(job.id, job.fence, result(job))
 
     def fail(self) -> None:
         if hand := self._one_of(self._hands):
@@ -393,6 +391,7 @@ class Comparison(RuleBasedStateMachine):
             "accepted_vfinish",
             "claimed_vfinish",
             "totals",
+            "pace",
             "fence",
             "models",
             "outbox",
@@ -408,6 +407,8 @@ def _without_words(name: str, content: Any) -> Any:
         return {field: value for field, value in content.items() if field != "error"}
     if content and name.startswith("idempotency:"):
         return json.loads(content[""])
+    if content and name == "worker_facts":
+        return dict.fromkeys(content, True)
     if content and name.startswith("worker:"):
         return {field: value for field, value in content.items() if field in ("vclock", "draining")}
     return content

@@ -56,7 +56,7 @@ def result(deliveries: DeliveryStore) -> list[tuple[str, int]]:
 
 
 def waiting(client: redis.Redis) -> int:
-    return int(cast(str | None, client.hget(redis_keys.TOTALS, "deliveries:waiting")) or 0)
+    return int(cast(str | None, client.hget(redis_keys.TOTALS, "webhooks_waiting")) or 0)
 
 
 def end_leases(client: redis.Redis, due: Due) -> None:

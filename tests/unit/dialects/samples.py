@@ -34,7 +34,7 @@ def a_result(job_id: str = JOB_ID, *, images: int = 1, **changes: Any) -> Result
     fields: dict[str, Any] = {
         "images": tuple(Image(key, 256, 256, "image/jpeg", 1234) for key in keys),
         "flagged": (False,) * images,
-        "timings": {"start": 0.01, "denoise": 1.0, "inference": 1.2345, "encode": 0.1, "upload": 0.1},
+        "timings": {"start": 0.01, "denoise": 1.0, "device": 1.1, "inference": 1.2345, "encode": 0.1, "upload": 0.1},
         "warnings": (),
         "build": "b1",
     }

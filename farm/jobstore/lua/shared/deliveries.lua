@@ -38,7 +38,7 @@ local function enqueue_delivery(id, fields)
     'sequence', fields.sequence, 'state', 'waiting', 'fence', 0, 'attempts_made', 0, 'created_us', time)
   redis.call('ZADD', P .. 'deliveries', time, id)
   redis.call('ZADD', P .. 'deliveries:' .. caller, time, id)
-  redis.call('HINCRBY', P .. 'totals', 'deliveries:waiting', 1)
+  count_total('webhooks_waiting')
   schedule_delivery(id, delivery_queue(caller, receiver), time)
 end
 

@@ -9,8 +9,9 @@ end
 -- Its worker gives a job up: no later write of that worker may touch it.
 local function drop_fence(id) redis.call('HSET', job_key(id), 'fence', 0) end
 
--- Take a processing job back from its worker: to the front, or, with a delay, to the front when that is over.
-local function take_back(id, delay_us)
+-- Take a processing job back from its worker, for a reason that is counted: to the front, or, with a delay, to the front
+-- when that is over.
+local function take_back(id, reason, delay_us)
   local key = job_key(id)
   end_run(id)
   local job = redis.call('HMGET', key, 'caller', 'start_deadline_us', 'bytes')
@@ -19,6 +20,7 @@ local function take_back(id, delay_us)
   if job[2] then redis.call('ZADD', P .. 'start_deadline', job[2], id) end
   redis.call('HSET', key, 'step', 0)
   transition(id, 'created')
+  count_total('job_retries:' .. reason)
   if delay_us > 0 then
     redis.call('ZADD', P .. 'delayed', integer(now() + delay_us), id)
   else

@@ -26,9 +26,13 @@ end
 -- The only way to change a state. Returns false, and writes nothing, if the table of transitions does not allow it.
 local function transition(id, to)
   local key = job_key(id)
-  local from = redis.call('HGET', key, 'state')
+  local job = redis.call('HMGET', key, 'state', 'queue', 'model', 'images', 'cost')
+  local from = job[1]
   if not from or not is_allowed(from, to) then return false end
   redis.call('HSET', key, 'state', to)
+  count_work(place_of_work(from, job[2]), job[3], -1, job[4], job[5])
+  local place = place_of_work(to, job[2])
+  if place then count_work(place, job[3], 1, job[4], job[5]) end
   publish_state(id, to, redis.call('HINCRBY', key, 'sequence', 1))
   return true
 end
@@ -47,7 +51,8 @@ end
 -- End a job; `fields` are written with the state. Returns false if it has ended already.
 local function finish(id, state, fields, ttl_us)
   local key = job_key(id)
-  local job = redis.call('HMGET', key, 'state', 'inline', 'keep_us', 'idempotency_key', 'direct_key', 'redacted_request')
+  local job = redis.call('HMGET', key, 'state', 'inline', 'keep_us', 'idempotency_key', 'direct_key', 'redacted_request',
+    'model', 'priority', 'created_us')
   if job[1] == 'created' then dequeue(id) end
   if not is_allowed(job[1], state) then return false end
   redis.call('HSET', key, 'finished_us', integer(now()), unpack(fields))
@@ -59,8 +64,12 @@ local function finish(id, state, fields, ttl_us)
     redis.call('HSET', key, 'request', job[6])
     redis.call('HDEL', key, 'redacted_request')
   end
-  local code = redis.call('HGET', key, 'code') or ''
-  redis.call('HINCRBY', P .. 'totals', 'jobs:' .. state .. ':' .. code, 1)
+  if state == 'completed' then
+    count_total('jobs_completed:' .. job[7])
+    observe('job_duration_seconds', ':' .. job[7] .. ':' .. job[8], (now() - job[9]) / SECOND_US)
+  else
+    count_total('jobs_failed:' .. job[7] .. ':' .. redis.call('HGET', key, 'code'))
+  end
   return transition(id, state)
 end
 
