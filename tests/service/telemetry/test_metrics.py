@@ -18,6 +18,7 @@ from farm.domain.error_codes import JOB_FAILURES
 from farm.domain.job import Claimed, State, Webhook
 from farm.domain.measures import MEASURES
 from farm.jobstore import redis_keys
+from farm.jobstore.store import JobStore
 from farm.telemetry import page, store_metrics
 from tests.docs_snippets import DOCS
 from tests.service.api import calls
@@ -63,11 +64,11 @@ def test_a_code_of_another_version_is_not_lost(api: FlaskClient, farm: Farm) -> 
 
 
 def test_a_silent_worker_is_lost_as_soon_as_its_lease_is_over(api: FlaskClient, farm: Farm) -> None:
-    farm.store.renew("dead", FACTS, [])
-    late = farm.stats.now_us() - round(TERMS.lease_seconds * 1e6) - 1
-    farm.redis.zadd(redis_keys.WORKERS, {"dead": late})
-    farm.store.renew("alive", FACTS, [])
-    farm.store.remove_worker("w", ["srpo"])
+    store = JobStore(farm.redis, replace(TERMS, lease_seconds=60))
+    store.remove_worker("w", ["srpo"])
+    for worker in ("dead", "alive"):
+        store.renew(worker, FACTS, [])
+    farm.redis.zincrby(redis_keys.WORKERS, -60_000_001, "dead")
 
     found = Scrape(api)
 
