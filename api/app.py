@@ -26,7 +26,7 @@ from api.http.path_converters import PathExcept
 from api.http.public_base import PublicBase
 from api.http.upload_body import UploadSlots
 from api.openapi.document import document
-from api.routes import deliveries, docs, fal_proxy, fal_storage, files, health, jwks, keys, wavespeed_media
+from api.routes import deliveries, docs, fal_proxy, fal_storage, files, health, jwks, keys, page, wavespeed_media
 from api.routes.fal_proxy import FalProxy
 from farm import clock
 from farm.bootstrap import Farm
@@ -127,6 +127,7 @@ def create_app(
     app.register_blueprint(files.routes(farm.storage, farm.store))
     app.register_blueprint(jwks.routes(farm.secrets, padded=farm.settings.jwks_padding))
     app.register_blueprint(health.routes(farm.redis, registry))
+    app.register_blueprint(page.routes(farm.settings))
     app.register_blueprint(docs.routes(partial(document, "/" if host_decides else base)))
     return app
 

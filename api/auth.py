@@ -147,7 +147,7 @@ def _refuse_foreign_calls(environ: dict[str, Any], origins: Collection[str]) -> 
 
 
 #: What a link on any page may open, as nothing in it belongs to a caller.
-_LINKED_PATHS = ("/", "/docs")
+_LINKED_PATHS = ("/", "/queue", "/docs")
 
 
 def _refuse_foreign_pages(environ: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from farm.dialects.descriptions import DESCRIPTIONS
 from farm.domain.catalogue import (
     KONTEXT,
     KONTEXT_MULTI,
@@ -71,10 +72,17 @@ MAX_FIELDS = 100
 MAX_COMMAS = 100_000
 
 
+def _explain(schema: dict[str, Any]) -> None:
+    """Add the description of each field to a model's JSON Schema, where it has none of its own."""
+    for name, field in schema.get("properties", {}).items():
+        if name in DESCRIPTIONS:
+            field.setdefault("description", DESCRIPTIONS[name])
+
+
 class Input(BaseModel):
     """A request body: values are not converted, and unknown fields are errors."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra=_explain)
 
 
 def _whole(value: object) -> object:

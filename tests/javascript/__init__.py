@@ -59,6 +59,12 @@ def run(program: str, *, seconds: float = 60, **environment: str) -> Ran:
     return Ran(reports, done.stdout + done.stderr)
 
 
+def source(name: str) -> str:
+    """Return the text of a file of the packages, for a browser to run."""
+    _install()
+    return (HOME / "node_modules" / name).read_text()
+
+
 @cache
 def _install() -> None:
     """Install the clients that package.json names, if missing. Tests in several processes do so once."""

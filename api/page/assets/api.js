@@ -1,0 +1,117 @@
+// Calls to the farm's own API. The key is kept in the session storage: it is gone when the tab is closed.
+import { byId } from "./dom.js";
+
+const KEY = "srpo-farm.key";
+
+/** An answer that is no success: `status` (0: no answer), `code` and the `errors` of single fields. */
+export class ApiError extends Error {
+  constructor(status, problem) {
+    super(problem.detail || problem.title || problem.message || `HTTP ${status}`);
+    this.status = status;
+    this.code = problem.code || "";
+    this.errors = problem.errors || [];
+  }
+}
+
+function headers() {
+  const key = sessionStorage.getItem(KEY);
+  return key ? { Authorization: `Bearer ${key}` } : {};
+}
+
+let asked = null;
+
+/** Ask the user for a key; return true if one was given. Only one dialog is open at a time. */
+export function askForKey(message = "") {
+  asked ??= new Promise((resolve) => {
+    const dialog = byId("key-dialog");
+    byId("key-button").hidden = false;
+    byId("key-error").textContent = message;
+    byId("key").value = "";
+    const close = () => {
+      asked = null;
+      const key = byId("key").value.trim();
+      const given = dialog.returnValue === "save" && key !== "";
+      if (given) sessionStorage.setItem(KEY, key);
+      resolve(given);
+    };
+    dialog.addEventListener("close", close, { once: true });
+    dialog.returnValue = "";
+    dialog.showModal();
+  });
+  return asked;
+}
+
+async function answered(path, options) {
+  try {
+    return await fetch(path, { ...options, headers: { ...options.headers, ...headers() }, cache: "no-store" });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(0, { detail: "The farm does not answer. Is it running, and is the network up?" });
+  }
+}
+
+/** Send a request and return the answer's JSON. Ask for a key where the farm wants one. Throw ApiError. */
+export async function call(method, path, body, options = {}) {
+  const content = body === undefined ? {} : { body: JSON.stringify(body) };
+  const type = body === undefined ? {} : { "Content-Type": "application/json" };
+  for (;;) {
+    const answer = await answered(path, { method, ...content, ...options, headers: { ...type, ...options.headers } });
+    const known = sessionStorage.getItem(KEY);
+    if (answer.status === 401 && (await askForKey(known ? "This key is not valid here." : ""))) continue;
+    const isJson = (answer.headers.get("Content-Type") ?? "").includes("json");
+    const read = isJson ? await answer.json() : {};
+    if (!answer.ok) throw new ApiError(answer.status, read);
+    return read;
+  }
+}
+
+export const get = (path) => call("GET", path);
+export const post = (path, body, options) => call("POST", path, body, options);
+
+/** Yield the server-sent events of a path as {event, id, data}, until the stream ends. Throw ApiError. */
+export async function* events(path, signal, lastId = "") {
+  const resumed = lastId ? { "Last-Event-ID": lastId } : {};
+  const answer = await answered(path, { signal, headers: resumed });
+  if (!answer.ok) throw new ApiError(answer.status, await answer.json().catch(() => ({})));
+  if (answer.status === 204) return;
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop();
+    for (const block of blocks) {
+      const found = parsed(block);
+      if (found.data !== undefined) yield found;
+    }
+  }
+}
+
+function parsed(block) {
+  const found = { event: "message", id: "" };
+  for (const line of block.split("\n")) {
+    const colon = line.indexOf(": ");
+    if (colon < 1) continue;
+    const [name, value] = [line.slice(0, colon), line.slice(colon + 2)];
+    if (name === "data") found.data = JSON.parse(value);
+    else found[name] = value;
+  }
+  return found;
+}
+
+/** Return a URL of an image as this page may load it: the farm's own files by their path. */
+export function local(url) {
+  if (!url.startsWith("http")) return url;
+  const { pathname } = new URL(url);
+  const at = pathname.indexOf("/files/");
+  return at < 0 ? url : pathname.slice(at + 1);
+}
+
+/** Wait so many milliseconds. */
+export const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+byId("key-button").addEventListener("click", async () => {
+  if (await askForKey()) location.reload();
+});
+if (sessionStorage.getItem(KEY)) byId("key-button").hidden = false;

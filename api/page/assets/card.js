@@ -1,0 +1,100 @@
+// One job on the playground: its progress, its images and what can be done with them.
+import { local } from "./api.js";
+import { button, element } from "./dom.js";
+
+const SECONDS = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
+const WORDS = { created: "waiting", processing: "rendering", completed: "completed", failed: "failed" };
+
+/** A job's card. `actions` are {rerun, vary, useAsInput, cancel, forget, select}. */
+export class Card {
+  constructor(id, body, actions) {
+    this.id = id;
+    this.body = body;
+    this.actions = actions;
+    this.status = element("p", { className: "status", role: "status" });
+    this.progress = element("progress", { max: 1, value: 0, "aria-label": "Denoising steps" });
+    this.images = element("div", { className: "grid" });
+    this.facts = element("p", { className: "hint" });
+    this.prompt = element("p", { className: "prompt-text", textContent: body.prompt ?? "" });
+    this.buttons = element("div", { className: "row" });
+    const parts = [this.images, this.status, this.progress, this.prompt, this.facts, this.buttons];
+    this.node = element("li", { className: "card", "data-job": id }, parts);
+    this.offer(null);
+  }
+
+  /** Show the job as it is; without one, why it cannot be had. */
+  show(job, error) {
+    if (!job) {
+      this.status.textContent = error.message;
+      return;
+    }
+    const { step, steps } = job.progress;
+    const isActive = job.status === "created" || job.status === "processing";
+    this.node.dataset.status = job.status;
+    this.status.textContent = statusOf(job);
+    this.progress.hidden = !isActive;
+    this.progress.value = steps ? step / steps : 0;
+    if (!this.body.prompt || job.original_prompt) this.prompt.textContent = job.prompt;
+    this.facts.textContent = this.level + factsOf(job);
+    if (this.job?.status !== job.status) {
+      this.job = job;
+      this.offer(job);
+      this.images.replaceChildren(...job.images.map((image, at) => this.figure(job, image, at)));
+    }
+    this.job = job;
+  }
+
+  figure(job, image, at) {
+    const url = local(image.url);
+    const seed = (job.seed + at) % 2 ** 32;
+    const alt = `${this.prompt.textContent}, seed ${seed}`;
+    const shown = element("img", { src: url, alt, width: image.width, height: image.height, loading: "lazy" });
+    const pick = element("input", { type: "checkbox", "aria-label": `Compare the image with seed ${seed}` });
+    pick.addEventListener("change", () => this.actions.select(pick, { url, name: `${this.level}seed ${seed}` }));
+    const name = `${job.id.slice(0, 8)}-${seed}.${image.content_type.split("/")[1]}`;
+    const links = element(
+      "div",
+      { className: "row" },
+      element("a", { href: url, download: name, textContent: "Download" }),
+      button("Use as input", () => this.actions.useAsInput(url)),
+      element("label", {}, pick, " compare"),
+    );
+    const flagged = job.has_nsfw_concepts[at] ? element("p", { className: "error", textContent: "Blacked out by the safety checker." }) : null;
+    const open = element("a", { href: url, target: "_blank", rel: "noopener" }, shown);
+    return element("figure", {}, open, element("figcaption", {}, `seed ${seed}`, links, flagged));
+  }
+
+  offer(job) {
+    const isActive = !job || job.status === "created" || job.status === "processing";
+    const { rerun, vary, cancel, forget } = this.actions;
+    const made = [button("Edit and run again", () => rerun(this.settings)), button("Vary", () => vary(this.settings))];
+    made.push(isActive ? button("Cancel", () => cancel(this)) : button("Remove", () => forget(this)));
+    this.buttons.replaceChildren(...made);
+  }
+
+  /** The level of acceleration, where the request named one. */
+  get level() {
+    return this.body.acceleration ? `acceleration ${this.body.acceleration}, ` : "";
+  }
+
+  /** The request's body with the seed that the farm drew. */
+  get settings() {
+    return this.job ? { ...this.body, seed: this.job.seed } : this.body;
+  }
+}
+
+function statusOf(job) {
+  const { step, steps } = job.progress;
+  if (job.status === "processing") return `rendering: step ${step} of ${steps}`;
+  if (job.status === "failed") return `${job.code === "cancelled" ? "cancelled" : "failed"}: ${job.error}`;
+  return WORDS[job.status];
+}
+
+function factsOf(job) {
+  const { inference, denoise } = job.timings;
+  const facts = [job.model, `seed ${job.seed}`];
+  if (inference) facts.push(`${SECONDS.format(inference)} s`);
+  if (denoise) facts.push(`denoising ${SECONDS.format(denoise)} s`);
+  if (job.timings.full_steps !== undefined) facts.push(`${job.timings.full_steps} of ${job.progress.steps} steps in full`);
+  return [facts.join(" · "), ...job.warnings].join(" — ");
+}

@@ -1,0 +1,79 @@
+// Input images: dropped, pasted, chosen as files or given by URL. Files are sent as data URIs within the request.
+import { element } from "./dom.js";
+
+const TYPES = ["image/jpeg", "image/png", "image/webp"];
+
+function read(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(file);
+  });
+}
+
+/** Up to `most` images. */
+export class ImageInput {
+  constructor(id, most) {
+    this.most = most;
+    this.urls = [];
+    this.file = element("input", { id, type: "file", accept: TYPES.join(","), multiple: most > 1 });
+    this.input = this.file;
+    this.file.addEventListener("change", () => this.add([...this.file.files]));
+    this.url = element("input", { type: "url", placeholder: "or a URL, then Enter", "aria-label": "URL of an input image" });
+    this.url.addEventListener("keydown", (event) => this.addUrl(event));
+    this.list = element("ul", { className: "thumbnails" });
+    this.message = element("p", { className: "error", role: "alert" });
+    this.node = element("div", { className: "images" }, this.file, this.url, this.list, this.message);
+  }
+
+  /** Add files. Those that are no images are refused. */
+  async add(files) {
+    const images = files.filter((file) => TYPES.includes(file.type));
+    this.message.textContent = images.length < files.length ? "Only JPEG, PNG and WebP images can be used." : "";
+    this.put(await Promise.all(images.map(read)));
+    this.file.value = "";
+  }
+
+  addUrl(event) {
+    if (event.key !== "Enter" || event.ctrlKey || !this.url.value.trim()) return;
+    event.preventDefault();
+    this.put([this.url.value.trim()]);
+    this.url.value = "";
+  }
+
+  put(urls) {
+    this.urls = this.most === 1 ? [...this.urls, ...urls].slice(-1) : [...this.urls, ...urls].slice(0, this.most);
+    this.show();
+  }
+
+  show() {
+    this.list.replaceChildren(...this.urls.map((url, at) => this.thumbnail(url, at)));
+  }
+
+  thumbnail(url, at) {
+    const remove = () => {
+      this.urls.splice(at, 1);
+      this.show();
+    };
+    const shown = url.startsWith("data:") || url.startsWith("files/")
+      ? element("img", { src: url, alt: `Input image ${at + 1}` })
+      : element("span", { textContent: url });
+    return element("li", {}, shown, element("button", { type: "button", onclick: remove, "aria-label": `Remove input image ${at + 1}`, textContent: "×" }));
+  }
+
+  get value() {
+    const typed = this.url.value.trim();
+    const urls = typed ? [...this.urls, typed] : this.urls;
+    if (!urls.length) return undefined;
+    return this.most === 1 ? absolute(urls.at(-1)) : urls.slice(0, this.most).map(absolute);
+  }
+
+  set value(value) {
+    this.urls = value === undefined || value === null ? [] : [value].flat();
+    this.show();
+  }
+}
+
+/** Return a URL that the farm can resolve: its own files are named on this page by their path. */
+const absolute = (url) => (url.startsWith("files/") ? new URL(url, document.baseURI).href : url);

@@ -1,0 +1,62 @@
+// A sparkline of the last hour: jobs that completed and failed in each minute.
+import { element } from "./dom.js";
+
+const MINUTES = 60;
+const HEIGHT = 48;
+const SVG = "http://www.w3.org/2000/svg";
+const minuteOf = (text) => Math.floor(new Date(text).getTime() / 60_000);
+
+export class LastHour {
+  constructor() {
+    this.minutes = new Map();
+    this.counted = new Set();
+    this.chart = document.createElementNS(SVG, "svg");
+    this.chart.setAttribute("viewBox", `0 0 ${MINUTES * 10} ${HEIGHT}`);
+    this.chart.setAttribute("role", "img");
+    this.text = element("p", { className: "hint" });
+    this.node = element("div", { className: "last-hour" }, this.chart, this.text);
+    this.draw();
+    setInterval(() => this.draw(), 30_000);
+  }
+
+  /** Count the jobs of a list that ended within the hour. */
+  load(jobs) {
+    for (const job of jobs) this.count({ ...job, at: job.finished_at });
+  }
+
+  /** Count an ended job, once. */
+  count({ id, status, at }) {
+    if ((status !== "completed" && status !== "failed") || this.counted.has(id)) return;
+    this.counted.add(id);
+    const counts = this.minutes.get(minuteOf(at)) ?? { completed: 0, failed: 0, ids: [] };
+    counts[status] += 1;
+    counts.ids.push(id);
+    this.minutes.set(minuteOf(at), counts);
+    this.draw();
+  }
+
+  draw() {
+    const now = Math.floor(Date.now() / 60_000);
+    for (const [minute, { ids }] of this.minutes) {
+      if (minute > now - MINUTES) continue;
+      this.minutes.delete(minute);
+      for (const id of ids) this.counted.delete(id);
+    }
+    const counts = Array.from({ length: MINUTES }, (_, at) => this.minutes.get(now - MINUTES + 1 + at) ?? { completed: 0, failed: 0 });
+    const highest = Math.max(1, ...counts.map(({ completed, failed }) => completed + failed));
+    this.chart.replaceChildren(...counts.flatMap(({ completed, failed }, at) => bars(at, completed, failed, HEIGHT / highest)));
+    const sum = (name) => counts.reduce((total, one) => total + one[name], 0);
+    this.text.textContent = `${sum("completed")} completed and ${sum("failed")} failed, at most ${highest} a minute.`;
+    this.chart.setAttribute("aria-label", this.text.textContent);
+  }
+}
+
+function bars(at, completed, failed, unit) {
+  const bar = (name, count, below) => {
+    const made = document.createElementNS(SVG, "rect");
+    const shape = { x: at * 10 + 1, y: HEIGHT - (below + count) * unit, width: 8, height: count * unit, class: name };
+    for (const [key, value] of Object.entries(shape)) made.setAttribute(key, value);
+    return made;
+  };
+  return [completed && bar("completed", completed, 0), failed && bar("failed", failed, completed)].filter(Boolean);
+}

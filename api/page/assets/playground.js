@@ -1,0 +1,251 @@
+// The playground: a form for the chosen model, and what this browser rendered with it.
+import { ApiError, get, post } from "./api.js";
+import { Card } from "./card.js";
+import { showCode } from "./code.js";
+import { compare } from "./compare.js";
+import { byId, copy, element, say } from "./dom.js";
+import { ModelForm } from "./form.js";
+import * as history from "./history.js";
+import { useVocabulary } from "./prompt.js";
+import { watch } from "./watch.js";
+
+const PAGE = 24;
+const catalogue = await get("page/models.json");
+const models = new Map(catalogue.models.map((model) => [model.name, model]));
+let form;
+let served = new Map();
+
+function choose(name, body = {}) {
+  const kept = form ? { prompt: form.body.prompt } : {};
+  byId("model").value = name;
+  form = new ModelForm(models.get(name));
+  form.body = { ...kept, ...body };
+  byId("fields").replaceChildren(form.node);
+  byId("levels").hidden = !form.inputs.has("acceleration");
+}
+
+async function showModels() {
+  const answer = await get("farm/v1/models");
+  served = new Map(answer.models.filter((model) => model.served).map((model) => [model.name, model]));
+  const option = ({ name, title }) => {
+    const isServed = served.has(name);
+    const textContent = isServed ? title : `${title} (not served here)`;
+    return element("option", { value: name, textContent, disabled: !isServed });
+  };
+  byId("model").replaceChildren(...catalogue.models.map(option));
+  const isMiniature = [...served.values()].some((model) => model.weights === "miniature");
+  if (isMiniature) await showLanguage();
+  if (!served.size) byId("form-error").textContent = "No worker has loaded a model yet. This page looks again by itself.";
+  return served.size > 0;
+}
+
+async function showLanguage() {
+  const { words, examples } = await get("page/miniature.json");
+  const example = (prompt) => element("button", { type: "button", className: "chip", textContent: prompt, onclick: () => (form.body = { ...form.body, prompt }) });
+  byId("language").replaceChildren("The bundled miniature knows shapes, colours and places only. Try: ", ...examples.map(example));
+  byId("language").hidden = false;
+  useVocabulary(words);
+}
+
+// Submitting
+
+async function submit(body) {
+  const key = crypto.randomUUID?.() ?? String(Math.random());
+  const accepted = await retried(() => post("farm/v1/jobs", body, { headers: { "Idempotency-Key": key } }));
+  history.add(accepted.id, body);
+  place(accepted.id, body, { isNew: true });
+}
+
+/** Try again where no answer came: with its Idempotency-Key, a repeated submit makes no second job. */
+async function retried(action) {
+  try {
+    return await action();
+  } catch (error) {
+    if (error.status !== 0) throw error;
+    return action();
+  }
+}
+
+async function run(bodies) {
+  byId("form-error").textContent = "";
+  form.showErrors([]);
+  byId("run").disabled = true;
+  try {
+    for (const body of bodies) await submit(body);
+  } catch (error) {
+    showError(error);
+  } finally {
+    byId("run").disabled = false;
+  }
+}
+
+function showError(error) {
+  if (!(error instanceof ApiError)) throw error;
+  const others = form.showErrors(error.errors);
+  const texts = others.map(({ field, message }) => [field, message].filter(Boolean).join(": "));
+  byId("form-error").textContent = error.errors.length ? texts.join("; ") : error.message;
+}
+
+const randomSeed = () => 1 + Math.floor(Math.random() * (2 ** 31 - 5));
+
+function levels() {
+  const body = form.body;
+  const seed = body.seed ?? randomSeed();
+  const names = models.get(body.model).schema.properties.acceleration.enum;
+  return run(names.map((acceleration) => ({ ...body, seed, acceleration })));
+}
+
+// Cards
+
+const cards = new Map();
+const selected = [];
+const aborts = new Map();
+
+const actions = {
+  rerun(body) {
+    choose(body.model, body);
+    byId("field-prompt").focus();
+  },
+  vary: (body) => run([{ ...body, seed: randomSeed() }]),
+  useAsInput(url) {
+    const takes = (model) => model.image_field && served.has(model.name);
+    const target = takes(form.model) ? form.model : catalogue.models.find(takes);
+    if (!target) return say("No served model takes an input image.");
+    choose(target.name, { ...form.body, model: target.name });
+    form.inputs.get(target.image_field).put([url]);
+    byId("field-prompt").focus();
+  },
+  async cancel(card) {
+    const { outcome } = await post(`farm/v1/jobs/${card.id}/cancel`);
+    say({ cancelled: "Cancelled before it started.", stopping: "It stops after this step.", ended: "It had already ended." }[outcome]);
+  },
+  async forget(card) {
+    history.remove(card.id);
+    aborts.get(card.id)?.abort();
+    cards.delete(card.id);
+    card.node.remove();
+    showEmpty();
+  },
+  select(box, image) {
+    if (box.checked) selected.push({ box, image });
+    else selected.splice(selected.findIndex((one) => one.box === box), 1);
+    if (selected.length > 2) selected.shift().box.checked = false;
+    byId("compare").disabled = selected.length < 2;
+  },
+};
+
+function place(id, body, { isNew }) {
+  const card = new Card(id, body, actions);
+  cards.set(id, card);
+  if (isNew) byId("jobs").prepend(card.node);
+  else byId("jobs").append(card.node);
+  const abort = new AbortController();
+  aborts.set(id, abort);
+  watch(id, (job, error) => card.show(job, error), abort.signal).catch((error) => {
+    if (error.status === 404) actions.forget(card);
+    else card.show(null, error);
+  });
+  showEmpty();
+}
+
+function showEmpty() {
+  byId("empty").hidden = cards.size > 0;
+  byId("more").hidden = history.entries().every(({ id }) => cards.has(id));
+}
+
+function showMore() {
+  const rest = history.entries().filter(({ id }) => !cards.has(id));
+  for (const { id, body } of rest.slice(0, PAGE)) place(id, body, { isNew: false });
+  showEmpty();
+}
+
+// Links: the settings are in the fragment, which is not sent to the server.
+
+function link() {
+  const short = Object.entries(form.body).filter(([, value]) => !String(value).startsWith("data:"));
+  const settings = new URLSearchParams(short.map(([name, value]) => [name, JSON.stringify(value)]));
+  return `${location.href.split("#")[0]}#${settings}`;
+}
+
+function linked() {
+  const body = {};
+  for (const [name, text] of new URLSearchParams(location.hash.slice(1))) {
+    try {
+      body[name] = JSON.parse(text);
+    } catch {
+      // Not one of this page's links.
+    }
+  }
+  return models.has(body.model) ? body : null;
+}
+
+function takeFiles(files) {
+  const images = [...files].filter((file) => file.type.startsWith("image/"));
+  if (!images.length) return false;
+  if (!form.model.image_field) {
+    const target = catalogue.models.find((model) => model.image_field && served.has(model.name));
+    if (!target) return false;
+    choose(target.name, form.body);
+  }
+  form.inputs.get(form.model.image_field).add(images);
+  return true;
+}
+
+byId("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  run([form.body]);
+});
+byId("form").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("form").requestSubmit();
+});
+byId("model").addEventListener("change", () => choose(byId("model").value));
+byId("levels").addEventListener("click", levels);
+byId("more").addEventListener("click", showMore);
+byId("compare").addEventListener("click", () => compare(...selected.map(({ image }) => image)));
+byId("link").addEventListener("click", async () => {
+  await copy(link());
+  say("Link copied.");
+});
+byId("code").addEventListener("click", () => {
+  const { body, model } = form;
+  showCode({ body, ids: model.ids_of, presets: catalogue.sizes, key: sessionStorage.getItem("srpo-farm.key") });
+});
+byId("clear").addEventListener("click", () => {
+  history.clear();
+  for (const card of [...cards.values()]) actions.forget(card);
+});
+addEventListener("paste", (event) => {
+  if (takeFiles(event.clipboardData.files)) event.preventDefault();
+});
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  takeFiles(event.dataTransfer.files);
+});
+addEventListener("hashchange", () => {
+  const body = linked();
+  if (body) choose(body.model, body);
+});
+addEventListener("offline", () => (byId("state").textContent = "Offline. Running jobs go on; this page looks again by itself."));
+addEventListener("online", () => say("Online again."));
+
+/** Show the models once there are any; workers may still be loading. */
+async function start() {
+  const opened = linked();
+  choose(opened?.model ?? catalogue.models[0].name, opened ?? {});
+  showMore();
+  for (;;) {
+    try {
+      if (await showModels()) break;
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      byId("form-error").textContent = error.message;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 2000));
+  }
+  byId("form-error").textContent = "";
+  const wanted = opened?.model ?? form.model.name;
+  choose(served.has(wanted) || opened ? wanted : served.keys().next().value, opened ?? form.body);
+}
+
+await start();

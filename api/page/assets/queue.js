@@ -1,0 +1,185 @@
+// The queue view: what waits, runs and ended, the workers, and the webhooks' deliveries. Admins may act on them.
+import { ApiError, events, get, pause, post } from "./api.js";
+import { button, byId, element, say } from "./dom.js";
+import { LastHour } from "./last_hour.js";
+
+const REFRESH_MS = 2000;
+const PAGE = 50;
+const MOST_PAGES = 10;
+const lastHour = new LastHour();
+let jobs = [];
+let next = null;
+let pages = 1;
+let isAdmin = true;
+
+const time = (text) => (text ? new Date(text).toLocaleTimeString("en-GB") : "");
+const cells = (tag, values) => element("tr", {}, values.map((value) => element(tag, {}, value ?? "")));
+//: The head of a column of buttons.
+const actions = () => element("span", { className: "hidden", textContent: "Actions" });
+
+function fill(id, heads, rows, none) {
+  const body = rows.length ? rows.map((row) => cells("td", row)) : [element("tr", {}, element("td", { colSpan: heads.length, textContent: none }))];
+  byId(id).replaceChildren(element("thead", {}, cells("th", heads)), element("tbody", {}, body));
+}
+
+function seconds(value) {
+  if (value < 90) return `${Math.round(value)} s`;
+  return value < 5400 ? `${Math.round(value / 60)} min` : `${Math.round(value / 360) / 10} h`;
+}
+
+async function showFigures() {
+  const queue = await get("farm/v1/queue");
+  const oldest = Math.max(0, ...queue.queues.filter((one) => one.jobs).map((one) => one.oldest_seconds));
+  const figures = [
+    ["Waiting", queue.waiting],
+    ["In preparation", queue.unprepared],
+    ["Rendering", queue.processing],
+    ["Oldest waits for", queue.waiting ? seconds(oldest) : "–"],
+    ...queue.queues.filter((one) => one.jobs).map((one) => [`${one.model}, ${one.priority}`, one.jobs]),
+  ];
+  byId("figures").replaceChildren(
+    ...figures.map(([name, value]) => element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: value }))),
+  );
+  byId("notice").hidden = !queue.paused;
+  byId("notice").textContent = queue.paused ? "Paused: workers take no new jobs." : "";
+  byId("pause").hidden = !isAdmin;
+  byId("pause").textContent = queue.paused ? "Resume" : "Pause";
+  byId("pause").onclick = () => act(queue.paused ? "farm/v1/resume" : "farm/v1/pause");
+}
+
+async function showWorkers() {
+  if (!isAdmin) return;
+  try {
+    const { workers } = await get("farm/v1/workers");
+    const row = (worker) => [
+      worker.id,
+      worker.state,
+      worker.device,
+      worker.models.join(", "),
+      String(worker.jobs),
+      seconds(worker.busy_seconds),
+      seconds(worker.silent_seconds),
+      button("Drain", () => act(`farm/v1/workers/${encodeURIComponent(worker.id)}/drain`)),
+    ];
+    fill("workers", ["Worker", "State", "Device", "Models", "Jobs", "Busy", "Last seen", actions()], workers.map(row), "No worker is running.");
+    byId("workers-section").hidden = false;
+  } catch (error) {
+    if (error.status !== 403) throw error;
+    isAdmin = false;
+  }
+}
+
+function jobRow(job) {
+  const isActive = job.status === "created" || job.status === "processing";
+  const progress = element("progress", { max: job.progress.steps || 1, value: job.progress.step, "aria-label": "Denoising steps" });
+  const state = job.status === "processing" ? element("span", {}, "processing ", progress) : job.status;
+  const action = isActive
+    ? button("Cancel", () => act(`farm/v1/jobs/${job.id}/cancel`))
+    : job.status === "failed" && job.code !== "cancelled" && !job.retried_as
+      ? button("Retry", () => act(`farm/v1/jobs/${job.id}/retry`))
+      : "";
+  const cause = job.error ? `${job.code}: ${job.error}` : "";
+  return [time(job.created_at), element("code", { textContent: job.id.slice(0, 8), title: job.id }), job.model, state, job.prompt.slice(0, 120), cause, action];
+}
+
+function showJobs() {
+  fill("jobs", ["Submitted", "Id", "Model", "Status", "Prompt", "Cause", actions()], jobs.map(jobRow), "No jobs.");
+  byId("more").hidden = next === null || pages >= MOST_PAGES;
+}
+
+function jobsPath(before) {
+  const query = new URLSearchParams({ limit: PAGE });
+  if (byId("status").value) query.set("status", byId("status").value);
+  if (before) query.set("before", before);
+  return `farm/v1/jobs?${query}`;
+}
+
+/** Read the newest page again; older ones that were asked for stay. */
+async function refreshJobs() {
+  const page = await get(jobsPath());
+  const known = new Set(page.jobs.map((job) => job.id));
+  const last = page.jobs.at(-1)?.created_at ?? "";
+  jobs = [...page.jobs, ...jobs.filter((job) => !known.has(job.id) && job.created_at < last)].slice(0, pages * PAGE);
+  if (pages === 1) next = page.before;
+  showJobs();
+}
+
+async function showOlder() {
+  const page = await get(jobsPath(next));
+  jobs = [...jobs, ...page.jobs];
+  next = page.before;
+  pages += 1;
+  showJobs();
+}
+
+async function showDeliveries() {
+  const { deliveries } = await get("farm/v1/deliveries");
+  const row = (delivery) => {
+    const last = delivery.attempts.at(-1);
+    const answer = last ? `${last.status ?? last.error} (attempt ${delivery.attempts.length})` : "not tried yet";
+    const again = () => act(`farm/v1/deliveries/${delivery.id}/redeliver`);
+    return [time(delivery.created_at), delivery.event, delivery.receiver, delivery.status, answer, time(delivery.next_try_at), button("Redeliver", again)];
+  };
+  fill("deliveries", ["Created", "Event", "Receiver", "Status", "Last answer", "Next", actions()], deliveries.map(row), "No deliveries.");
+}
+
+async function act(path) {
+  try {
+    await post(path);
+    await refresh();
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    say(error.message);
+  }
+}
+
+async function refresh() {
+  await showWorkers();
+  await Promise.all([showFigures(), refreshJobs(), showDeliveries()]);
+}
+
+/** Count what ends from now on, and look again soon after each change. */
+let isStale = true;
+async function follow() {
+  let lastId = "";
+  for (;;) {
+    try {
+      for await (const { event, id, data } of events("farm/v1/events", undefined, lastId)) {
+        lastId = id || lastId;
+        if (!event.startsWith("job.")) continue;
+        isStale = true;
+        lastHour.count(data);
+      }
+    } catch (error) {
+      if (!(error instanceof ApiError) && error.name !== "TypeError") throw error;
+    }
+    await pause(REFRESH_MS);
+  }
+}
+
+byId("status").addEventListener("change", async () => {
+  jobs = [];
+  pages = 1;
+  await refreshJobs();
+});
+byId("more").addEventListener("click", showOlder);
+byId("last-hour").append(lastHour.node);
+
+await refresh();
+lastHour.load(jobs);
+follow();
+for (let rounds = 0; ; rounds += 1) {
+  await pause(REFRESH_MS);
+  if (document.hidden) continue;
+  try {
+    // Changes are told; now and then it looks all the same, for what changes without an event.
+    if (isStale || jobs.some((job) => job.status === "processing") || rounds % 5 === 0) {
+      isStale = false;
+      await refresh();
+    }
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    say(error.message);
+    isStale = true;
+  }
+}

@@ -1,0 +1,40 @@
+// Following jobs: two by server-sent events, the others by polling, as a browser opens six connections to a host.
+import { ApiError, events, get, pause } from "./api.js";
+
+const STREAMS = 2;
+const POLL_MS = 1000;
+const RETRY_MS = 2000;
+let streams = 0;
+
+const hasEnded = (job) => job.status === "completed" || job.status === "failed";
+
+/** Call `show` with a job each time it changes, until it ends or `signal` aborts. Throw ApiError if it is gone. */
+export async function watch(id, show, signal) {
+  const path = `farm/v1/jobs/${id}`;
+  while (!signal.aborted) {
+    try {
+      const job = await get(path);
+      show(job);
+      if (hasEnded(job)) return;
+      await (streams < STREAMS ? streamed(path, show, signal) : pause(POLL_MS));
+    } catch (error) {
+      if (signal.aborted) return;
+      if (error instanceof ApiError && error.status === 404) throw error;
+      show(null, error);
+      await pause(RETRY_MS);
+    }
+  }
+}
+
+async function streamed(path, show, signal) {
+  streams += 1;
+  try {
+    for await (const { event, data } of events(`${path}/events`, signal)) {
+      if (event === "error") return;
+      show(data);
+      if (hasEnded(data)) return;
+    }
+  } finally {
+    streams -= 1;
+  }
+}

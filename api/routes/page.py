@@ -1,0 +1,77 @@
+"""Routes of the page for people: playground at `/`, queue view at `/queue`, and their files. They need no API key.
+
+What they show comes from `/farm/v1`, with the key that the user enters.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import flask
+
+from api.http.assets import Assets, with_etag
+from farm.dialects.fields import image_field
+from farm.dialects.native import INPUTS
+from farm.domain.catalogue import MODELS, SIZE_PRESETS, Model
+from farm.settings import Settings
+
+_FOLDER = files("api.page")
+#: Same origin only, and nothing inline.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; img-src 'self' data: blob:"
+)
+
+
+def routes(settings: Settings) -> flask.Blueprint:
+    """Build the routes."""
+    blueprint = flask.Blueprint("page", __name__, template_folder=str(_FOLDER / "templates"))
+    assets = Assets((_FOLDER / "assets").iterdir())
+    # With presigned URLs, images come from the store.
+    policy = _POLICY + (" https: http:" if settings.files == "presigned" else "")
+
+    def page(name: str) -> flask.Response:
+        html = flask.render_template(f"{name}.html", active=name)
+        response = flask.Response(html, mimetype="text/html", headers={"Vary": "Accept"})
+        response.headers["Content-Security-Policy"] = policy
+        return response
+
+    @blueprint.get("/")
+    def playground() -> flask.Response:
+        # Programs accept anything, browsers name HTML.
+        if "text/html" not in flask.request.headers.get("Accept", ""):
+            flask.abort(404)
+        return page("playground")
+
+    @blueprint.get("/queue")
+    def queue() -> flask.Response:
+        return page("queue")
+
+    @blueprint.get("/page/models.json")
+    def models() -> flask.Response:
+        content = flask.json.dumps(catalogue()).encode()
+        return with_etag(flask.Response(content, mimetype="application/json"), content)
+
+    @blueprint.get("/page/<name>")
+    def asset(name: str) -> flask.Response:
+        return assets.answer(name)
+
+    return blueprint
+
+
+@cache
+def catalogue() -> dict[str, Any]:
+    """Return what the form is made from: each model's ids, its field for input images and the schema of its request."""
+    return {"models": [_described(model) for model in MODELS], "sizes": SIZE_PRESETS}
+
+
+def _described(model: Model) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "title": model.title,
+        "ids_of": model.ids_of,
+        "image_field": image_field(model.name),
+        "schema": INPUTS[model.name].model_json_schema(),
+    }

@@ -1,0 +1,60 @@
+"""A browser, and farms whose pages it opens."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.farms import RunningFarm, running_farm
+
+#: The browser must reach nothing but the farm, and needs no sandbox for a page of ours.
+_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert chromium, "Chromium is missing; run: sudo apt install chromium"
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=_OPTIONS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="session")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
+    """Yield a farm whose images take half a second at the default steps."""
+    environment = {"FARM_SIMULATED_STEP_MS": "15", "FARM_WEBHOOK_ALLOW": "127.0.0.1/32"}
+    with running_farm(tmp_path_factory.mktemp("browser") / "data", **environment) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def farm_with_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
+    folder: Path = tmp_path_factory.mktemp("keys") / "data"
+    with running_farm(folder, FARM_SIMULATED_STEP_MS="1", FARM_AUTH="keys") as running:
+        yield running
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """Yield the windows of one person: a history of their own."""
+    windows = browser.new_context(viewport={"width": 1600, "height": 1000})
+    windows.set_default_timeout(20_000)
+    windows.grant_permissions(["clipboard-read", "clipboard-write"])
+    yield windows
+    windows.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    """Yield a window; no script of its pages may fail."""
+    errors: list[str] = []
+    window = context.new_page()
+    window.on("pageerror", lambda error: errors.append(str(error)))
+    yield window
+    assert not errors

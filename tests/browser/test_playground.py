@@ -1,0 +1,262 @@
+"""The playground: what a person does with it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from playwright.sync_api import BrowserContext, Locator, Page, expect
+
+from tests.farms import RunningFarm, farm_command
+
+
+@pytest.fixture(autouse=True)
+def _opened(request: pytest.FixtureRequest) -> None:
+    """Open the playground, unless a test opens another farm's."""
+    if "farm_with_keys" not in request.fixturenames:
+        open_playground(request.getfixturevalue("page"), request.getfixturevalue("farm"))
+
+
+def open_playground(page: Page, farm: RunningFarm, fragment: str = "") -> None:
+    page.goto(f"{farm.url}/{fragment}")
+    expect(page.locator("#model option:not([disabled])").first).to_be_attached()
+
+
+def fill(page: Page, prompt: str = "a fox", **values: object) -> None:
+    page.fill("#field-prompt", prompt)
+    page.select_option("#field-image_size", "square")
+    for name, value in values.items():
+        page.fill(f"#field-{name}", str(value))
+
+
+def card(page: Page, number: int = 1) -> Locator:
+    """Return the card of the newest job but `number` - 1."""
+    return page.locator(f"#jobs > li:nth-child({number})")
+
+
+def expect_status(found: Locator, status: str) -> None:
+    expect(found).to_have_attribute("data-status", status)
+
+
+def width_of(image: Locator) -> int:
+    expect(image).to_be_visible()
+    width: int = image.evaluate("async (image) => { await image.decode(); return image.naturalWidth; }")
+    return width
+
+
+def test_a_prompt_becomes_an_image_with_its_progress(page: Page) -> None:
+    fill(page, num_inference_steps=50)
+    page.click("#run")
+
+    expect(card(page).locator(".status")).to_have_text(re.compile(r"rendering: step \d+ of 50"))
+    expect_status(card(page), "completed")
+    assert width_of(card(page).locator("img")) == 512
+    expect(card(page)).to_contain_text(re.compile(r"seed \d+ · [\d.]+ s"))
+
+
+def test_the_same_seed_gives_the_same_image_and_another_one_another(page: Page, farm: RunningFarm) -> None:
+    images = []
+    for seed in (7, 7, 8):
+        fill(page, seed=seed)
+        page.click("#run")
+        expect(card(page)).to_contain_text(f"seed {seed}")
+        expect_status(card(page), "completed")
+        images.append(farm.fetch(f"{farm.url}/{card(page).locator('img').get_attribute('src')}"))
+
+    assert images[0] == images[1] != images[2]
+
+
+def test_a_running_job_is_cancelled(page: Page) -> None:
+    fill(page, num_inference_steps=50, num_images=4)
+    page.click("#run")
+    expect_status(card(page), "processing")
+
+    card(page).get_by_role("button", name="Cancel").click()
+
+    expect(card(page).locator(".status")).to_contain_text("cancelled")
+
+
+def test_a_reload_goes_on_with_running_jobs(page: Page, farm: RunningFarm) -> None:
+    fill(page, num_inference_steps=50)
+    page.click("#run")
+    expect_status(card(page), "processing")
+
+    page.reload()
+
+    expect_status(card(page), "completed")
+    expect(card(page).locator(".prompt-text")).to_have_text("a fox")
+
+
+def test_a_lost_network_is_said_and_what_ran_meanwhile_is_shown_afterwards(page: Page, context: BrowserContext) -> None:
+    fill(page, num_inference_steps=50, num_images=4)
+    page.click("#run")
+    expect_status(card(page), "processing")
+
+    context.set_offline(True)
+    expect(page.locator("#state")).to_contain_text("Offline")
+    page.click("#run")
+    expect(page.locator("#form-error")).to_contain_text("does not answer")
+    context.set_offline(False)
+
+    expect_status(card(page), "completed")
+
+
+def test_two_tabs_share_their_history(page: Page, context: BrowserContext, farm: RunningFarm) -> None:
+    fill(page, prompt="from the first tab")
+    page.click("#run")
+    expect_status(card(page), "completed")
+
+    other = context.new_page()
+    open_playground(other, farm)
+
+    expect(card(other)).to_contain_text("from the first tab")
+    expect_status(card(other), "completed")
+
+
+def test_an_error_stands_at_its_field_and_goes_away(page: Page) -> None:
+    fill(page, num_inference_steps=99)
+    page.click("#run")
+
+    field = page.locator("#field-num_inference_steps")
+    expect(field).to_have_attribute("aria-invalid", "true")
+    expect(page.locator("#field-num_inference_steps-error")).to_contain_text("50")
+    expect(field).to_be_focused()
+    page.fill("#field-num_inference_steps", "1")
+    page.click("#run")
+    expect(field).not_to_have_attribute("aria-invalid", "true")
+    expect_status(card(page), "completed")
+
+
+def test_an_input_image_is_chosen_and_a_broken_one_is_an_error_at_its_field(page: Page, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole.png", tmp_path / "broken.png"
+    Image.new("RGB", (320, 256), "red").save(whole)
+    broken.write_bytes(b"no image")
+    page.select_option("#model", "srpo-image-to-image")
+    page.fill("#field-prompt", "the same in blue")
+
+    page.set_input_files("#field-image_url", broken)
+    page.click("#run")
+    expect(page.locator("#field-image_url-error")).not_to_be_empty()
+
+    page.set_input_files("#field-image_url", whole)
+    page.fill("#field-num_inference_steps", "10")
+    page.click("#run")
+    expect_status(card(page), "completed")
+    assert width_of(card(page).locator("img")) == 320
+
+
+def test_an_image_is_used_as_the_next_input(page: Page) -> None:
+    fill(page, num_inference_steps=1)
+    page.click("#run")
+    card(page).get_by_role("button", name="Use as input").click()
+
+    expect(page.locator("#model")).to_have_value("srpo-image-to-image")
+    page.fill("#field-prompt", "at night")
+    page.fill("#field-num_inference_steps", "10")
+    page.click("#run")
+    expect(card(page)).to_contain_text("at night")
+    expect_status(card(page), "completed")
+
+
+def test_a_link_opens_the_same_settings(page: Page, context: BrowserContext) -> None:
+    fill(page, prompt="a fox & a crow", seed=42, guidance_scale=7.5)
+    page.click("#link")
+    expect(page.locator("#state")).to_have_text("Link copied.")
+    link = page.evaluate("() => navigator.clipboard.readText()")
+
+    other = context.new_page()
+    other.goto(link)
+
+    expect(other.locator("#field-prompt")).to_have_value("a fox & a crow")
+    expect(other.locator("#field-seed")).to_have_value("42")
+    expect(other.locator("#field-guidance_scale")).to_have_value("7.5")
+    expect(other.locator("#field-image_size")).to_have_value("square")
+
+
+def test_two_images_are_compared_with_a_slider(page: Page) -> None:
+    fill(page, num_images=2, num_inference_steps=1)
+    page.click("#run")
+    expect_status(card(page), "completed")
+    for number in range(2):
+        card(page).get_by_role("checkbox").nth(number).check()
+    page.click("#compare")
+
+    slider = page.get_by_role("slider", name="Boundary between the images")
+    slider.fill("20")
+
+    over = page.locator("#compare-view .over")
+    assert "80%" in over.evaluate("(image) => getComputedStyle(image).clipPath")
+
+
+def test_a_copied_request_runs_as_pasted_in_every_python_client_and_curl(page: Page, farm: RunningFarm) -> None:
+    fill(page, prompt='it\'s "a fox" $HOME', num_inference_steps=1, seed=3)
+    page.click("#code")
+    for name in page.get_by_role("tab").all_text_contents():
+        if name.startswith("JavaScript"):
+            continue
+        page.get_by_role("tab", name=name).click()
+        text = page.locator("#code-text").text_content()
+        assert text is not None
+        program = ["bash", "-c", text] if name == "curl" else [sys.executable, "-c", text]
+        done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, f"{name}: {done.stderr}"
+        assert farm.url in done.stdout, name
+
+    newest = farm.call("GET", "/farm/v1/jobs?limit=4").json["jobs"]
+    assert {job["prompt"] for job in newest} == {'it\'s "a fox" $HOME'}
+    assert {job["seed"] for job in newest} == {3}
+
+
+def test_markup_of_a_caller_is_text(page: Page, farm: RunningFarm) -> None:
+    dialogs: list[Any] = []
+    page.on("dialog", lambda dialog: dialogs.append(dialog) or dialog.dismiss())
+    prompt = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+    fill(page, prompt=prompt, num_inference_steps=1)
+    page.click("#run")
+    expect_status(card(page), "completed")
+    expect(card(page).locator(".prompt-text")).to_have_text(prompt)
+
+    page.goto(f"{farm.url}/queue")
+    expect(page.locator("#jobs")).to_contain_text(prompt)
+    assert not dialogs
+
+
+def test_a_long_history_is_shown_a_page_at_a_time(page: Page, farm: RunningFarm) -> None:
+    jobs = [farm.submit(num_inference_steps=1) for _ in range(2)]
+    ids = [*jobs, *(f"{number:08d}" for number in range(198))]
+    entries = [{"id": job_id, "body": {"model": "srpo"}} for job_id in ids]
+    page.evaluate("(entries) => localStorage.setItem('srpo-farm.history', JSON.stringify(entries))", entries)
+    page.reload()
+
+    # The jobs that the farm no longer has are dropped.
+    expect(page.locator("#jobs > li")).to_have_count(2)
+    expect(page.locator("#more")).to_be_visible()
+
+
+def test_a_wrong_key_is_said_and_the_right_one_is_kept_for_this_tab_only(
+    page: Page, context: BrowserContext, farm_with_keys: RunningFarm
+) -> None:
+    made = farm_command("keys", "create", "ann", "--data-dir", str(farm_with_keys.data_dir))
+    key = re.findall(r"\S{20,}", made.stdout)[-1]
+    page.goto(farm_with_keys.url)
+
+    page.fill("#key", "wrong")
+    page.get_by_role("button", name="Use this key").click()
+    expect(page.locator("#key-error")).to_contain_text("not valid")
+    page.fill("#key", key)
+    page.get_by_role("button", name="Use this key").click()
+
+    expect(page.locator("#model option:not([disabled])").first).to_be_attached()
+    fill(page, num_inference_steps=1)
+    page.click("#run")
+    expect_status(card(page), "completed")
+    page.reload()
+    expect_status(card(page), "completed")
+    stranger = context.new_page()
+    stranger.goto(farm_with_keys.url)
+    expect(stranger.locator("#key-dialog")).to_be_visible()

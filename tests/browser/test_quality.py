@@ -1,0 +1,80 @@
+"""Accessibility, weight and independence of the pages, in each size and colour scheme."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, Request, expect
+
+from tests import javascript
+from tests.farms import RunningFarm
+
+#: Bytes that the first paint may transfer.
+MAX_BYTES = 100_000
+_PAGES = ("", "queue")
+
+
+def open_page(page: Page, farm: RunningFarm, path: str) -> None:
+    page.goto(f"{farm.url}/{path}")
+    shown = "#model option:not([disabled])" if not path else "#workers tbody tr"
+    expect(page.locator(shown).first).to_be_attached()
+
+
+@pytest.mark.parametrize("path", _PAGES)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1600])
+def test_axe_finds_no_violation(
+    context: BrowserContext, page: Page, farm: RunningFarm, path: str, scheme: Literal["light", "dark"], width: int
+) -> None:
+    farm.wait_for_end(farm.submit(num_inference_steps=1))
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 900})
+    open_page(page, farm, path)
+    if not path:
+        page.fill("#field-prompt", "a fox")
+        page.fill("#field-num_inference_steps", "1")
+        page.click("#run")
+        expect(page.locator("[data-status=completed]").first).to_be_visible()
+
+    # By the debugger's own way: the page's policy refuses scripts from elsewhere.
+    debugger = context.new_cdp_session(page)
+    debugger.send("Runtime.evaluate", {"expression": javascript.source("axe-core/axe.min.js")})
+    found = debugger.send("Runtime.evaluate", {"expression": "axe.run()", "awaitPromise": True, "returnByValue": True})
+    violations: list[dict[str, Any]] = found["result"]["value"]["violations"]
+    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in violations] == []
+
+
+@pytest.mark.parametrize("path", _PAGES)
+def test_nothing_is_wider_than_a_small_screen(page: Page, farm: RunningFarm, path: str) -> None:
+    page.set_viewport_size({"width": 360, "height": 800})
+    open_page(page, farm, path)
+
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 360
+
+
+@pytest.mark.parametrize("path", _PAGES)
+def test_the_first_paint_is_light_and_asks_no_other_host(
+    context: BrowserContext, page: Page, farm: RunningFarm, path: str
+) -> None:
+    requests: list[Request] = []
+    page.on("requestfinished", lambda request: requests.append(request))
+    open_page(page, farm, path)
+
+    sizes = [request.sizes() for request in requests]
+    assert sum(size["responseBodySize"] + size["responseHeadersSize"] for size in sizes) < MAX_BYTES
+    assert {request.url.split("/")[2] for request in requests} == {f"127.0.0.1:{farm.port}"}
+
+
+def test_the_form_is_used_with_the_keyboard_alone(page: Page, farm: RunningFarm) -> None:
+    open_page(page, farm, "")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+    for _ in range(20):
+        if page.evaluate("() => document.activeElement.id") == "field-prompt":
+            break
+        page.keyboard.press("Tab")
+    page.keyboard.type("a fox by keyboard")
+    page.keyboard.press("Control+Enter")
+
+    expect(page.locator("#jobs > li:first-child")).to_contain_text("a fox by keyboard")
