@@ -27,7 +27,7 @@ check: .venv/set-up-dev luacheck ## format, lint, types, import contracts
 quick: check ## checks and unit tests, under 90 seconds
 	@$(BIN)/pytest -q -m "not full" --numprocesses auto --dist loadfile tests/unit
 
-test: check ## every check and test
+test: check chromium ## every check and test
 	@$(BIN)/pytest -m "not full and not alone" --numprocesses auto --dist loadfile --no-loadscope-reorder
 	@$(BIN)/pytest -m "not full and alone"
 
@@ -75,11 +75,16 @@ echo "setting up .venv (once; a few minutes, mostly for torch)" && $(BIN)/python
 endef
 
 # One line says what is missing, and the command that brings it.
-.PHONY: python luacheck
+.PHONY: python luacheck chromium
 luacheck:
-	@command -v $(LUACHECK) >/dev/null \
-	  || $(if $(AS_ROOT),(export DEBIAN_FRONTEND=noninteractive; apt-get update && apt-get install -y lua-check) >/dev/null 2>&1 </dev/null,false) \
-	  || { echo "luacheck is missing; run: $(if $(AS_ROOT),,sudo )apt install lua-check"; exit 1; }
+	@$(call debian,$(LUACHECK),lua-check)
+chromium:
+	@$(call debian,chromium,chromium)
+define debian
+command -v $(1) >/dev/null \
+  || $(if $(AS_ROOT),(export DEBIAN_FRONTEND=noninteractive; apt-get update && apt-get install -y --no-install-recommends $(2)) >/dev/null 2>&1 </dev/null,false) \
+  || { echo "$(1) is missing; run: $(if $(AS_ROOT),,sudo )apt install $(2)"; exit 1; }
+endef
 python:
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is missing; run: sudo apt install python3 python3-venv"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed, $(PYTHON) is $$($(PYTHON) -V); run: make PYTHON=python3.11"; exit 1; }

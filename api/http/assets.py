@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import mimetypes
 from collections.abc import Iterable
 from importlib.resources.abc import Traversable
 
@@ -12,6 +11,14 @@ from werkzeug.exceptions import PreconditionFailed
 
 from farm.domain.errors import NotFound
 
+#: The media types of files by their suffix. The system's own table is not asked: it may be wrong.
+_MEDIA_TYPES = {
+    "css": "text/css",
+    "js": "text/javascript",
+    "json": "application/json",
+    "png": "image/png",
+    "svg": "image/svg+xml",
+}
 #: How long a browser may use a file without asking again, in seconds.
 MAX_AGE = 300
 
@@ -29,7 +36,7 @@ class Assets:
     """Named files, read once. Scripts that belong together are loaded together: a version is never mixed for long."""
 
     def __init__(self, files: Iterable[Traversable]) -> None:
-        self._files = {file.name: (file.read_bytes(), media_type(file.name)) for file in files if file.is_file()}
+        self._files = {file.name: (file.read_bytes(), _media_type(file.name)) for file in files if file.is_file()}
 
     def answer(self, name: str) -> flask.Response:
         """Return the response with a file. Raises NotFound."""
@@ -42,6 +49,5 @@ class Assets:
         return response
 
 
-def media_type(name: str) -> str:
-    """Return the media type of a file by its name. The system's own table is not asked: it may be wrong."""
-    return mimetypes.MimeTypes().guess_type(name)[0] or "application/octet-stream"
+def _media_type(name: str) -> str:
+    return _MEDIA_TYPES[name.rpartition(".")[2]]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from playwright.sync_api import BrowserContext, Locator, Page, expect
+from playwright.sync_api import BrowserContext, Dialog, Locator, Page, expect
 
 from tests.farms import RunningFarm, farm_command
 
@@ -214,7 +214,12 @@ def test_a_copied_request_runs_as_pasted_in_every_python_client_and_curl(page: P
 
 def test_markup_of_a_caller_is_text(page: Page, farm: RunningFarm) -> None:
     dialogs: list[Any] = []
-    page.on("dialog", lambda dialog: dialogs.append(dialog) or dialog.dismiss())
+
+    def dismiss(dialog: Dialog) -> None:
+        dialogs.append(dialog)
+        dialog.dismiss()
+
+    page.on("dialog", dismiss)
     prompt = "<img src=x onerror=alert(1)><script>alert(2)</script>"
     fill(page, prompt=prompt, num_inference_steps=1)
     page.click("#run")

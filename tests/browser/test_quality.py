@@ -10,7 +10,7 @@ from playwright.sync_api import BrowserContext, Page, Request, expect
 from tests import javascript
 from tests.farms import RunningFarm
 
-#: Bytes that the first paint may transfer.
+#: Bytes that may be transferred until the page is there.
 MAX_BYTES = 100_000
 _PAGES = ("", "queue")
 
@@ -54,7 +54,7 @@ def test_nothing_is_wider_than_a_small_screen(page: Page, farm: RunningFarm, pat
 
 
 @pytest.mark.parametrize("path", _PAGES)
-def test_the_first_paint_is_light_and_asks_no_other_host(
+def test_a_page_is_light_and_asks_no_other_host(
     context: BrowserContext, page: Page, farm: RunningFarm, path: str
 ) -> None:
     requests: list[Request] = []

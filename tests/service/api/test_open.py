@@ -112,7 +112,7 @@ def test_no_route_answers_a_page_of_another_site(api: FlaskClient) -> None:
         if "GET" not in (rule.methods or ()) or path.startswith("/files/"):
             continue
         for headers in ({}, NAVIGATION, IFRAME):
-            if headers is not NAVIGATION or path not in ("/", "/docs"):
+            if headers is not NAVIGATION or path not in ("/", "/queue", "/docs"):
                 response = api.get(path, headers={"Sec-Fetch-Site": "cross-site"} | headers)
                 assert "Sec-Fetch-Site" in refusal(response, 403, path=path)
                 tried += 1
@@ -127,6 +127,7 @@ def test_no_route_answers_a_page_of_another_site(api: FlaskClient) -> None:
         ("/farm/v1/jobs", {"Sec-Fetch-Site": "same-site"}),  # another port of localhost
         ("/farm/v1/jobs", {"Sec-Fetch-Site": "cross-site", "Origin": "http://127.0.0.1:3000"}),
         ("/docs", {"Sec-Fetch-Site": "cross-site"} | NAVIGATION),
+        ("/queue", {"Sec-Fetch-Site": "cross-site"} | NAVIGATION),
     ],
 )
 def test_pages_of_this_machine_and_links_are_let_in(api: FlaskClient, path: str, headers: dict[str, str]) -> None:

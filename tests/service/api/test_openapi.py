@@ -170,13 +170,6 @@ def test_nothing_else_of_the_wheel_is_served(keyed: FlaskClient, name: str) -> N
     assert keyed.get(f"/docs/{name}").status_code == 404
 
 
-@pytest.mark.parametrize("accept", ["text/html,application/xhtml+xml,*/*;q=0.8", "text/html"])
-def test_a_browser_is_led_from_the_root_to_the_documentation(keyed: FlaskClient, accept: str) -> None:
-    response = keyed.get("/", headers={"Accept": accept})
-
-    assert (response.status_code, response.headers["Location"], response.data) == (302, "docs", b"")
-
-
 @pytest.mark.parametrize("accept", ["*/*", "application/json", ""])
 def test_a_program_is_told_in_json_that_the_root_has_nothing(keyed: FlaskClient, accept: str) -> None:
     response = keyed.get("/", headers={"Accept": accept})
