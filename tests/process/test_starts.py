@@ -193,10 +193,10 @@ def test_what_a_worker_refuses_ends_the_farm_with_its_one_line(tmp_path: Path) -
 
     done = farm_command("up", *folder, environment={"FARM_DEVICE": "cuda:99", "FARM_LOG": "json"})
 
-    told = [line for line in done.stderr.splitlines() if not line.startswith(("{", "worker "))]
+    reported = [line for line in done.stderr.splitlines() if not line.startswith(("{", "worker "))]
     assert done.returncode == EXIT_CONFIG
-    assert len(told) == 1
-    assert told[0].startswith('farm worker: FARM_DEVICE="cuda:99" is not there')
+    assert len(reported) == 1
+    assert reported[0].startswith('farm worker: FARM_DEVICE="cuda:99" is not there')
 
 
 def test_an_expired_certificate_is_a_note(surroundings: Surroundings, tmp_path: Path) -> None:
