@@ -23,7 +23,6 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from farm.dialects.descriptions import DESCRIPTIONS
 from farm.domain.catalogue import (
     KONTEXT,
     KONTEXT_MULTI,
@@ -52,6 +51,7 @@ from farm.domain.catalogue import (
     named,
 )
 from farm.domain.errors import InvalidRequest, Problem
+from farm.domain.field_descriptions import DESCRIPTIONS
 from farm.domain.job import Source
 from farm.domain.request import Request, Sizing
 
