@@ -9,10 +9,15 @@ from typing import Any
 DOCS = Path(__file__).parents[1] / "docs"
 
 
+def snippets(page: str) -> list[str]:
+    """Return a page's blocks of Python."""
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+
+
 def names_in(page: str) -> dict[str, Any]:
     """Return the functions that a page's Python defines."""
     found: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL):
+    for block in snippets(page):
         if "def " in block:
             exec(block, found)
     return found

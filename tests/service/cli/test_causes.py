@@ -91,7 +91,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("farm.cli.client.TIMEOUT", urllib3.Timeout(connect=0.5, read=0.5))
+    monkeypatch.setattr("farm.client.http.TIMEOUT", urllib3.Timeout(connect=0.5, read=0.5))
 
 
 HTTP_ANSWERS = {
