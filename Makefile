@@ -8,7 +8,7 @@ AS_ROOT := $(filter 0,$(shell id -u))
 # glibc: keep large buffers between layers instead of returning them to the system.
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 
-.PHONY: help demo up quick test test-full chaos check bench bench-gpu figures docs format train-miniature evaluate-miniature
+.PHONY: help demo up quick test test-full chaos check bench bench-gpu figures docs site format train-miniature evaluate-miniature
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
 
@@ -52,10 +52,16 @@ train-miniature: .venv/set-up-dev ## train a miniature; continues where it stopp
 evaluate-miniature: .venv/set-up-dev ## measure the miniature: figures and a grid of images (NUMBER=200 WEIGHTS=folder)
 	@$(BIN)/python -m miniature evaluate --number $(or $(NUMBER),200) $(if $(WEIGHTS),--home $(WEIGHTS))
 
-docs: .venv/set-up-dev ## generate docs/settings.md, docs/limits.md and docs/metrics.md
+docs: .venv/set-up-dev ## generate the reference pages in docs/
 	@$(BIN)/python -m farm.settings docs/settings.md
 	@$(BIN)/python -m farm.dialects.limits_page docs/limits.md
+	@$(BIN)/python -m farm.dialects.failure_codes_page docs/failure-codes.md
 	@$(BIN)/python -m farm.telemetry.page docs/metrics.md
+	@$(BIN)/python -m typer farm.cli.main utils docs --name farm --title Commands --output docs/cli.md >/dev/null
+	@$(BIN)/python -m tests.docs_index docs/llms.txt
+
+site: docs ## build the documentation as a site in site/
+	@$(BIN)/python -m zensical build --strict
 
 format: .venv/set-up-dev ## format the code
 	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix .

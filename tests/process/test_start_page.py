@@ -1,0 +1,49 @@
+"""The commands of docs/start.md, one after the other."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docs_snippets import DOCS, snippets
+from tests.farms import RunningFarm, farm_command, free_port, running_farm, wait_for
+
+START = (DOCS / "start.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
+    allowed = re.findall(r"FARM_WEBHOOK_ALLOW=(\S+)", START)[0]
+    environment = {"FARM_SIMULATED_STEP_MS": "1", "FARM_WEBHOOK_ALLOW": allowed}
+    with running_farm(tmp_path_factory.mktemp("start") / "data", **environment) as running:
+        yield running
+
+
+def test_the_command_renders(farm: RunningFarm, tmp_path: Path) -> None:
+    (prompt,) = re.findall(r'farm render "([^"]+)"', START)
+
+    farm_command("render", prompt, "--out", str(tmp_path), environment={"FARM_URL": farm.url})
+
+    assert len(list(tmp_path.glob("*.jpeg"))) == 1
+
+
+def test_the_first_webhook_arrives(farm: RunningFarm, tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "receiver.log"
+    (receiver,) = snippets("start.md")
+    with log.open("wb") as output:
+        program = [sys.executable, "-u", "-c", receiver.replace("9000", str(port))]
+        process = subprocess.Popen(program, stdout=output, stderr=output)
+    try:
+        commands = "\n".join(re.findall(r"```sh\n(.*?)```", START, re.DOTALL))
+        commands = commands.replace("http://127.0.0.1:8000", farm.url).replace("9000", str(port))
+        done = subprocess.run(["bash", "-ec", commands], capture_output=True, text=True, timeout=30, check=True)
+        assert '"errors"' not in done.stdout
+        wait_for(lambda: "job.completed" in log.read_text(), seconds=30, what="the webhook")
+    finally:
+        process.terminate()
+        process.wait(10)
