@@ -8,7 +8,7 @@ AS_ROOT := $(filter 0,$(shell id -u))
 # glibc: keep large buffers between layers instead of returning them to the system.
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 
-.PHONY: help demo up quick test test-full chaos check bench bench-gpu figures docs site format train-miniature evaluate-miniature
+.PHONY: help demo up quick test test-full chaos check bench bench-gpu figures docs site format train-miniature train-checker evaluate-miniature
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
 
@@ -48,6 +48,9 @@ figures: .venv/set-up-dev ## print size, shape and documentation of the code (RO
 
 train-miniature: .venv/set-up-dev ## train a miniature; continues where it stopped (MINUTES=360 DEVICE=cpu EDITS=no)
 	@$(KEEP_MEMORY) $(BIN)/python -m miniature train --minutes $(or $(MINUTES),360) --device $(or $(DEVICE),cpu) $(if $(filter no,$(EDITS)),--no-edits)
+
+train-checker: .venv/set-up-dev ## train the miniature's safety checker alone; continues where it stopped (MINUTES=120 WEIGHTS=folder)
+	@$(KEEP_MEMORY) $(BIN)/python -m miniature train-checker --minutes $(or $(MINUTES),120) $(if $(WEIGHTS),--home $(WEIGHTS))
 
 evaluate-miniature: .venv/set-up-dev ## measure the miniature: figures and a grid of images (NUMBER=200 WEIGHTS=folder)
 	@$(BIN)/python -m miniature evaluate --number $(or $(NUMBER),200) $(if $(WEIGHTS),--home $(WEIGHTS))

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from farm.domain.catalogue import MODELS, find
+from farm.domain.catalogue import MODELS, UNSAFE_LABELS, find
 from farm.domain.errors import ConfigurationError
 from farm.domain.limits import MAX_RATE
 
@@ -182,12 +182,26 @@ class Settings(BaseSettings):
         "load without.",
         "names, comma-separated",
     )
-    safety: Literal["bundled", "off", "clip", "vit"] | None = _setting(
+    safety: Literal["bundled", "clip", "vit", "off"] | None = _setting(
         None,
         "`bundled` with the miniature; required with real weights",
-        "Safety checker. `bundled` works with the miniature only. `off`: requests that ask for a check are refused; "
-        "Kontext and WaveSpeed's ids, which are always checked, are not served.",
-        "bundled or off",
+        "[Safety checker](safety.md). `bundled`: for the miniature only. `vit` and `clip` need `FARM_SAFETY_DIR`. "
+        "`off`: requests that ask for a check are refused; Kontext and WaveSpeed's ids, which are always checked, are "
+        "not served.",
+        "bundled, clip, vit or off",
+    )
+    safety_dir: Path | None = _setting(
+        None,
+        "unset",
+        "Weights of the checker `vit` (an image classifier in transformers' format) or `clip` "
+        "(`CompVis/stable-diffusion-safety-checker`), as safetensors.",
+        "a folder",
+    )
+    safety_labels: Names = _setting(
+        frozenset(),
+        ", ".join(f"`{label}`" for label in UNSAFE_LABELS) + ", as far as the classifier has them",
+        "Labels of the checker `vit` that count as unsafe; their probabilities are added.",
+        "labels of the classifier, comma-separated",
     )
     enhancer_dir: Path | None = _setting(
         None,

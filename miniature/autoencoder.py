@@ -20,7 +20,7 @@ from miniature.drawing import draw
 from miniature.recipe import Recipe
 from miniature.scene import random_scene
 from miniature.training import Training, restored
-from workers.pipelines.classifier import as_tensor
+from workers.checkers.classifier import as_tensor
 from workers.pipelines.engine import AutoencoderKL
 
 CHANNELS = 16

@@ -10,7 +10,7 @@ from shutil import rmtree
 import torch
 from safetensors.torch import load_file, save_file
 
-from miniature import autoencoder, checker, denoiser
+from miniature import autoencoder, denoiser
 from miniature.recipe import Recipe
 from workers.pipelines import miniature
 from workers.pipelines.engine import FlowMatchEulerDiscreteScheduler, FluxPipeline
@@ -24,10 +24,7 @@ ORIGIN = {
 
 
 def save(run: Path, recipe: Recipe, target: Path) -> None:
-    """Write the denoiser's folder, the checker and, if the recipe has an editor, Kontext's transformer.
-
-    All in half precision, all named.
-    """
+    """Write the denoiser's folder and, if the recipe has an editor, Kontext's transformer: in half precision, named."""
     parts = denoiser.trained(run / "denoiser", recipe)
     text_encoders = parts.text_encoders
     pipeline = FluxPipeline(
@@ -50,7 +47,6 @@ def save(run: Path, recipe: Recipe, target: Path) -> None:
         # Copied: the loaded tensors are mapped to the file that is overwritten.
         tensors = {name: tensor.clone() for name, tensor in load_file(weights).items()}
         save_file(tensors, weights, metadata={"format": "pt", **ORIGIN})
-    checker.save(run / "checker", miniature.checker(target), ORIGIN)
 
 
 def has_editor(home: Path) -> bool:

@@ -21,7 +21,7 @@ from miniature.edits import random_edit
 from miniature.recipe import Form
 from miniature.scene import random_scene
 from miniature.wording import describe
-from workers.pipelines.classifier import as_tensor
+from workers.checkers.classifier import as_tensor
 from workers.pipelines.engine import AutoencoderKL
 
 Pixels = NDArray[np.uint8]
@@ -79,7 +79,7 @@ def prepare(
         for place, file in enumerate(missing):
             if clock.monotonic() > ends:
                 return False
-            _save(_encoded(vae, [batches(place * in_file + index) for index in range(in_file)]), file.path)
+            save_tensors(_encoded(vae, [batches(place * in_file + index) for index in range(in_file)]), file.path)
     return True
 
 
@@ -127,7 +127,8 @@ def _latents(vae: AutoencoderKL, images: list[Pixels]) -> torch.Tensor:
     return torch.cat(found)
 
 
-def _save(contents: dict[str, Any], target: Path) -> None:
+def save_tensors(contents: dict[str, Any], target: Path) -> None:
+    """Write the file atomically: beside the old one, then renamed."""
     fresh = target.with_suffix(".new")
     torch.save(contents, fresh)
     fresh.replace(target)

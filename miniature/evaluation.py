@@ -9,17 +9,18 @@ from random import Random
 from PIL import Image, ImageDraw, ImageOps
 
 from farm import clock
-from farm.domain.catalogue import KONTEXT, SIZE_PRESETS, SRPO
+from farm.domain.catalogue import KONTEXT, SIZE_PRESETS
 from farm.domain.request import ImageRequest
 from miniature import shape_classifier
 from miniature.dataset import random_guidance
 from miniature.drawing import draw, vivid
+from miniature.rendering import in_turn, only_image, render_prompt
 from miniature.scene import COLOURS, PLAINS, Scene, can_be_seen, held_out_scenes, random_scene
 from miniature.shape_classifier import Blob
 from miniature.wording import plainly
-from workers.pipelines.classifier import Classifier
-from workers.pipelines.pipeline import InputImages, Pipeline
-from workers.pipelines.safety_classifier import SafetyClassifier
+from workers.checkers.classifier import Classifier
+from workers.checkers.safety_classifier import SafetyClassifier
+from workers.pipelines.pipeline import Pipeline
 
 #: Renders a scene's image: scene, seed → image.
 Render = Callable[[Scene, int], Image.Image]
@@ -84,20 +85,9 @@ def renderer_of(pipeline: Pipeline) -> Render:
     """Return a function that renders a scene from its plain prompt, at all preset sizes in turn."""
 
     def render(scene: Scene, seed: int) -> Image.Image:
-        return render_prompt(pipeline, plainly(scene), seed, _in_turn(seed))
+        return render_prompt(pipeline, plainly(scene), seed, in_turn(seed))
 
     return render
-
-
-def _in_turn(number: int) -> tuple[int, int]:
-    """Return the preset size for this number, in rotation."""
-    return list(SIZE_PRESETS.values())[number % len(SIZE_PRESETS)]
-
-
-def render_prompt(pipeline: Pipeline, prompt: str, seed: int, size: tuple[int, int], steps: int = 28) -> Image.Image:
-    """Render a prompt as the farm does, at SRPO's default guidance."""
-    request = ImageRequest(SRPO.name, prompt, *size, steps=steps, guidance=SRPO.parameters.guidance.default, seed=seed)
-    return _only_image(pipeline, request, {})
 
 
 def editor_of(pipeline: Pipeline, size: tuple[int, int] = (1024, 1024), steps: int = 28) -> Change:
@@ -113,14 +103,9 @@ def editor_of(pipeline: Pipeline, size: tuple[int, int] = (1024, 1024), steps: i
             seed=seed,
             inputs=("before",),
         )
-        return _only_image(pipeline, request, {"before": image})
+        return only_image(pipeline, request, {"before": image})
 
     return change
-
-
-def _only_image(pipeline: Pipeline, request: ImageRequest, inputs: InputImages) -> Image.Image:
-    (one,) = pipeline.render([request], lambda *_: True, inputs)
-    return one.image
 
 
 def asked_for(number: int) -> list[Scene]:
@@ -187,7 +172,7 @@ def find_forbidden(finder: SafetyClassifier, number: int) -> list[Figure]:
     for turn in range(number):
         for forbidden in (True, False):
             scene = random_scene(random, forbidden=forbidden)
-            image = vivid(draw(scene, *_in_turn(turn)), random_guidance(random))
+            image = vivid(draw(scene, *in_turn(turn)), random_guidance(random))
             flagged[forbidden] += finder.unsafe_probability(image) >= 0.5
     return [
         Figure("forbidden found", flagged[True], number, 0.95),
@@ -232,7 +217,7 @@ def image_grid(pipeline: Pipeline, prompts: Sequence[str] = GRID_PROMPTS, side: 
     pen = ImageDraw.Draw(grid)
     for number, prompt in enumerate(prompts):
         left, top = number % columns * (side + 8) + 4, number // columns * (side + caption) + 4
-        image = ImageOps.contain(render_prompt(pipeline, prompt, number, _in_turn(number)), (side, side))
+        image = ImageOps.contain(render_prompt(pipeline, prompt, number, in_turn(number)), (side, side))
         grid.paste(image, (left + (side - image.width) // 2, top + side - image.height))
         pen.multiline_text((left, top + side + 4), _in_lines(prompt, 42), fill="black")
     return grid

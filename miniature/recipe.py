@@ -77,6 +77,9 @@ class Recipe:
 
     #: Images in a step of the classifiers.
     shape_examples: int = 32
+    #: Files of rendered examples for the checker, and images in each: they take 13 minutes on an idle machine.
+    rendered_files: int = 24
+    rendered_in_file: int = 32
     checker: Plan = field(default_factory=lambda: Plan(steps=3_000, rate=2e-3, average=0.98))
     shape_classifier: Plan = field(default_factory=lambda: Plan(steps=300, rate=2e-3, average=0.98))
 
@@ -150,6 +153,8 @@ TRIAL = Recipe(
     edit_files=(1, 1),
     editor=Plan(steps=4, rate=1e-3, warm_up=2),
     shape_examples=4,
+    rendered_files=2,
+    rendered_in_file=2,
     checker=Plan(steps=3, rate=1e-3, warm_up=1),
     shape_classifier=Plan(steps=3, rate=1e-3, warm_up=1),
 )

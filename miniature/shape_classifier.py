@@ -25,7 +25,7 @@ from miniature.placement import place_shapes
 from miniature.recipe import Recipe
 from miniature.scene import COLOURS, PLACES, SHAPES, Group, Scene
 from miniature.training import Training, restored
-from workers.pipelines.classifier import Classifier
+from workers.checkers.classifier import Classifier
 
 #: Long side to which images are scaled before segmentation, in pixels.
 _LONG_SIDE = 160

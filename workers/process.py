@@ -65,7 +65,10 @@ class WorkerProcess:
         self._lease.start()
         try:
             checker = self._load_checker()
-            status = self._serve(self._warm_pipeline(), checker)
+            pipeline = self._warm_pipeline()
+            if checker:
+                checker.use_card(renders_on(self._farm.settings))
+            status = self._serve(pipeline, checker)
         finally:
             self._lease.close()
             self._deregister()
@@ -76,7 +79,7 @@ class WorkerProcess:
         """Return the checker. Called before the pipeline is loaded: a setting that does not fit fails at once."""
         settings = self._farm.settings
         with self._lease.watchdog.guard(self._timeouts.load, "loading"):
-            return checker_for(settings.safety, weights_of(settings))
+            return checker_for(settings, weights_of(settings))
 
     def _warm_pipeline(self) -> Pipeline:
         began = clock.monotonic()
@@ -230,6 +233,12 @@ def weights_of(settings: Settings) -> str:
 def device_of(settings: Settings) -> str:
     """Return the device of the settings; which is the best one is known only once torch is loaded."""
     return settings.device or ("best device" if checkpoints_of(settings).are_set else "cpu")
+
+
+def renders_on(settings: Settings) -> str | None:
+    """Return FARM_DEVICE, or the CPU where what is rendered without it stays there; None: the best device."""
+    is_real = settings.pipeline == "flux" and checkpoints_of(settings).are_set
+    return settings.device or (None if is_real else "cpu")
 
 
 def checkpoints_of(settings: Settings) -> Checkpoints:

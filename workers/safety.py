@@ -9,12 +9,12 @@ from PIL import Image
 
 from farm.domain.catalogue import SAFETY_THRESHOLDS
 from farm.domain.errors import ConfigurationError
+from farm.safety_checkers import FOLDERS, checker_folder
+from farm.settings import Settings
 from workers.pipelines.pipeline import MINIATURE, SIMULATED
 
 #: Weights that the bundled checker knows (`Pipeline.weights`).
 _BUNDLED = (MINIATURE, SIMULATED)
-#: Checkers with weights of their own, which are reserved names.
-_PLANNED = ("clip", "vit")
 
 
 class Checker(Protocol):
@@ -25,6 +25,9 @@ class Checker(Protocol):
 
         Raises when it could not be checked: the job fails then, unpublished.
         """
+
+    def use_card(self, device: str | None) -> None:
+        """Move to the card that FARM_DEVICE names, if it has room; called once, when the pipeline is loaded there."""
 
 
 class BundledChecker:
@@ -45,11 +48,14 @@ class BundledChecker:
     def check(self, image: Image.Image, tolerance: int) -> bool:
         return self._unsafe_probability(image) >= SAFETY_THRESHOLDS[tolerance]
 
+    def use_card(self, device: str | None) -> None:
+        """Stay on the CPU, where this small network takes 4 ms."""
+
 
 def _unsafe_probability_of() -> Callable[[Image.Image], float]:
     """Return the network, imported here: only a worker that loads the miniature has torch for it."""
+    from workers.checkers.safety_classifier import SafetyClassifier
     from workers.pipelines import miniature
-    from workers.pipelines.safety_classifier import SafetyClassifier
 
     return SafetyClassifier.load(miniature.checker()).unsafe_probability
 
@@ -58,14 +64,27 @@ def _never(_image: Image.Image) -> float:
     return 0.0
 
 
-def checker_for(setting: str | None, weights: str) -> Checker | None:
+def checker_for(settings: Settings, weights: str) -> Checker | None:
     """Return the checker that `FARM_SAFETY` names beside these weights; None if checking is turned off."""
-    if setting in _PLANNED:
-        raise ConfigurationError(f'FARM_SAFETY="{setting}" is not there yet; FARM_SAFETY=off renders without checks.')
+    setting = settings.safety
+    if setting is None and settings.safety_dir:
+        raise ConfigurationError(f"FARM_SAFETY_DIR needs FARM_SAFETY; set it to {' or '.join(FOLDERS)}")
     if setting == "off":
         return None
-    if setting == "bundled" or (setting is None and weights in _BUNDLED):
+    if setting in FOLDERS:
+        return _checker_with_weights(setting, settings)
+    if setting == "bundled" or weights in _BUNDLED:
         return BundledChecker(weights)
-    if setting is None:
-        raise ConfigurationError(f'FARM_SAFETY must be set beside the weights "{weights}"; off means no checks.')
-    raise ConfigurationError(f'FARM_SAFETY="{setting}" is unknown: allowed are bundled, clip, vit, off.')
+    raise ConfigurationError(f'FARM_SAFETY must be set beside the weights "{weights}"; off renders without checks.')
+
+
+def _checker_with_weights(kind: str, settings: Settings) -> Checker:
+    """Load a checker, imported here: only a worker that has one needs torch for it."""
+    folder = checker_folder(kind, settings.safety_dir, settings.safety_labels)
+    if kind == "clip":
+        from workers.checkers.clip import ConceptChecker
+
+        return ConceptChecker(folder)
+    from workers.checkers.vit import ImageClassifier
+
+    return ImageClassifier(folder)

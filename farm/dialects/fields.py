@@ -131,6 +131,7 @@ SafetyTolerance = Annotated[
     Field(
         description="How strict the safety checker is. An image is blacked out if it is unsafe with this probability: "
         + ", ".join(f"{threshold} at {tolerance}" for tolerance, threshold in SAFETY_THRESHOLDS.items())
+        + ". The checker `clip` has thresholds of its own."
     ),
 ]
 #: The URL of an image (http or https), or the image as a data URI. White space around it is removed.

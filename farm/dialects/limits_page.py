@@ -8,6 +8,7 @@ from pathlib import Path
 
 from farm.domain.catalogue import (
     ACCELERATIONS,
+    CLIP_MARGINS,
     KONTEXT_SIZES,
     MAX_IMAGES,
     MAX_INPUTS,
@@ -63,11 +64,17 @@ def page() -> str:
             *_table(("`aspect_ratio`", "pixels"), ((ratio, _size(size)) for ratio, size in KONTEXT_SIZES.items())),
             "\n## Safety tolerance\n",
             f"`safety_tolerance` of Kontext, {SAFETY_TOLERANCE.default} by default: an image is blacked out if the\n"
-            "checker finds it unsafe with at least this probability. No value turns the check off.\n",
-            *_table(("tolerance", "threshold"), SAFETY_THRESHOLDS.items()),
+            "[checker](safety.md#tolerance) finds it unsafe with at least this probability; with the checker `clip`,\n"
+            "if a cosine exceeds a concept's threshold by more than this margin. No value turns the check off.\n",
+            *_table(("tolerance", "probability", "margin of `clip`"), _thresholds()),
             "",
         ]
     )
+
+
+def _thresholds() -> Iterator[Sequence[object]]:
+    for tolerance, threshold in SAFETY_THRESHOLDS.items():
+        yield tolerance, threshold, f"{CLIP_MARGINS[tolerance]:g}".replace("-", "−")
 
 
 def _dialects() -> Iterator[Sequence[object]]:

@@ -10,7 +10,7 @@ import redis
 
 from farm.auth.api_keys import ApiKeyStore, wants_keys
 from farm.concurrency.background_thread import call_in_thread
-from farm.doctor import access, jobstore, machine, storage, weights, work
+from farm.doctor import access, jobstore, machine, safety, storage, weights, work
 from farm.doctor.access import Address, Answer
 from farm.doctor.finding import Finding, Mark, good, note, refused, wrong
 from farm.domain.errors import FarmError, with_detail
@@ -76,7 +76,8 @@ class Examination:
             yield "device", self._check_device
         if weights.are_real(self._settings):
             yield "licences", lambda: weights.licences(self._settings)
-            yield "safety", lambda: weights.safety(self._settings)
+        if safety.is_set(self._settings):
+            yield "safety", lambda: safety.safety(self._settings)
         if folder := self._settings.enhancer_dir:
             yield "enhancer", lambda: weights.enhancer(folder)
         if any(self._tls):

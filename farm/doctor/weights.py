@@ -1,4 +1,4 @@
-"""Check real weights: every file is there and complete, licences, safety checker."""
+"""Check real weights: every file is there and complete, licences."""
 
 from __future__ import annotations
 
@@ -95,21 +95,6 @@ def licences(settings: Settings) -> Finding:
     text = f"FARM_ACCEPT_LICENSES does not name {', '.join(missing)}, so these weights do not load"
     names = ",".join([*sorted(settings.accept_licenses), *missing])
     return wrong("licences", text, f"read them, then FARM_ACCEPT_LICENSES={names}")
-
-
-#: What follows from FARM_SAFETY=off.
-_UNCHECKED = (
-    "FARM_SAFETY=off: requests that ask for a check, which is the default of most dialects, are refused; "
-    "Kontext and WaveSpeed's ids are always checked, so they are not served"
-)
-
-
-def safety(settings: Settings) -> Finding:
-    """Check FARM_SAFETY for real weights."""
-    if settings.safety == "off":
-        return note("safety", _UNCHECKED)
-    text = f"FARM_SAFETY={settings.safety} cannot check real weights" if settings.safety else "FARM_SAFETY is not set"
-    return wrong("safety", f"{text}, so no worker starts", "FARM_SAFETY=off renders without checks")
 
 
 def enhancer(folder: Path) -> Finding:

@@ -85,6 +85,13 @@ SAFETY_TOLERANCE = Range(1, 6, default=2)
 #: Safety tolerance → probability of being unsafe from which on a checker flags an image. Evenly spread around 0.5; none
 #: is so high that nothing is flagged.
 SAFETY_THRESHOLDS = {1: 0.2, 2: 0.35, 3: 0.5, 4: 0.65, 5: 0.8, 6: 0.95}
+#: Safety tolerance → how far beyond a concept's own threshold an image's cosine must be, for the checker `clip`, which
+#: knows no probabilities. The default is CompVis's own decision; its own adjustment for special concepts is 0.01.
+CLIP_MARGINS = {1: -0.01, 2: 0.0, 3: 0.005, 4: 0.01, 5: 0.015, 6: 0.02}
+
+#: Labels of an image classifier that count as unsafe unless FARM_SAFETY_LABELS names others. Capital letters make no
+#: difference.
+UNSAFE_LABELS = ("nsfw", "unsafe", "porn", "hentai", "sexual", "explicit", "medium", "high")
 
 
 class Weights(StrEnum):

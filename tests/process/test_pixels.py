@@ -17,9 +17,9 @@ from miniature.shape_classifier import colour_of, find_blobs, place_of
 from miniature.wording import plainly
 from tests.farms import RunningFarm, image_facts, running_farm
 from tests.image_recognition import likeness
+from workers.checkers.safety_classifier import SafetyClassifier
 from workers.pipelines.loading import load_miniature
 from workers.pipelines.miniature import checker
-from workers.pipelines.safety_classifier import SafetyClassifier
 
 SIZE = {"width": 300, "height": 260}
 LIKE_THE_EVALUATION = {"num_inference_steps": 28, "output_format": "png", "image_size": {"width": 512, "height": 512}}

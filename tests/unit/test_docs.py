@@ -11,7 +11,7 @@ import pytest
 
 from farm.dialects import limits_page
 from farm.dialects.fields import FIELDS
-from farm.domain.catalogue import MODELS, SAFETY_THRESHOLDS, Model
+from farm.domain.catalogue import CLIP_MARGINS, MODELS, SAFETY_THRESHOLDS, UNSAFE_LABELS, Model
 from farm.telemetry import page as metrics_page
 from farm.webhooks import signing
 from tests.docs_snippets import DOCS, names_in
@@ -90,10 +90,18 @@ def test_every_range_of_a_model_is_on_the_page_of_limits(model: Model) -> None:
         assert any(all(end in row for end in ends) for row in rows)
 
 
+def test_the_labels_that_count_as_unsafe_are_on_the_page_of_checkers() -> None:
+    assert ", ".join(f"`{label}`" for label in UNSAFE_LABELS) in (DOCS / "safety.md").read_text()
+
+
 def test_the_six_thresholds_of_tolerance_are_in_the_openapi_document_and_on_the_page() -> None:
     for model in MODELS:
         described = FIELDS[model.name].model_json_schema()["properties"].get("safety_tolerance", {})
         for tolerance, threshold in SAFETY_THRESHOLDS.items():
             assert f"{threshold} at {tolerance}" in described.get("description", f"{threshold} at {tolerance}")
             assert f"| {tolerance} | {threshold} |" in limits_page.page()
+    for tolerance, margin in CLIP_MARGINS.items():
+        shown = f"{margin:g}".replace("-", "−")
+        assert f"| {tolerance} | {SAFETY_THRESHOLDS[tolerance]} | {shown} |" in limits_page.page()
+        assert f"| {tolerance} | {SAFETY_THRESHOLDS[tolerance]} | {shown} |" in (DOCS / "safety.md").read_text()
     assert "0.35 at 2" in FIELDS["kontext"].model_json_schema()["properties"]["safety_tolerance"]["description"]

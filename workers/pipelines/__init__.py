@@ -1,1 +1,1 @@
-"""Pipelines: they render requests as images. The only package that imports torch and diffusers."""
+"""Pipelines: they render requests as images. Only they and the checkers import torch and diffusers."""

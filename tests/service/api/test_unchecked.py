@@ -1,4 +1,4 @@
-"""A farm without a safety checker (`FARM_SAFETY=off`): what it announces, refuses and says."""
+"""A farm without a safety checker (`FARM_SAFETY=off`), and with one: what it announces, refuses and says."""
 
 from __future__ import annotations
 
@@ -76,6 +76,30 @@ def test_what_is_always_checked_is_not_announced(api: FlaskClient) -> None:
     assert {name for name, model in own.items() if model["served"]} == {"srpo", "srpo-image-to-image"}
     assert [model_id for model_id in own["srpo"]["ids"] if "wavespeed" in model_id] == []
     assert "fal-ai/flux/srpo" in own["srpo"]["ids"]
+
+
+@pytest.fixture
+def checked(open_api: Callable[..., FlaskClient], farm: Farm) -> FlaskClient:
+    """Return the API of a farm with real weights and a checker."""
+    api = open_api(safety="vit", settings=farm.settings.model_copy(update={"hold_seconds": 0.05}))
+    farm.store.renew("w", FACTS | {"models": EVERYTHING, "weights": "flux-1-dev + srpo", "safety": "vit"}, [])
+    return api
+
+
+@pytest.mark.parametrize(("path", "body"), [(path, body) for path, body, _ in CHECKED])
+def test_with_a_checker_all_of_it_is_accepted(checked: FlaskClient, path: str, body: dict[str, Any]) -> None:
+    assert checked.post(path, json={"prompt": "a fox"} | body).status_code in (200, 202, 504)
+
+
+def test_with_a_checker_all_of_it_is_announced(checked: FlaskClient) -> None:
+    listed = {model["id"] for model in checked.get("/v1/models").get_json()["data"]}
+    own = {model["name"]: model for model in checked.get("/farm/v1/models").get_json()["models"]}
+
+    assert "kontext" in listed
+    assert "fal-ai/flux-pro/kontext" in own["kontext"]["ids"]
+    assert "wavespeed-ai/flux-srpo" in own["srpo"]["ids"]
+    assert {name for name, model in own.items() if model["served"]} == set(EVERYTHING.split(","))
+    assert {model["safety"] for model in own.values()} == {"vit"}
 
 
 @pytest.mark.parametrize("path", ["/farm/v1/jobs", WAVESPEED])

@@ -128,6 +128,9 @@ class Flagging:
         self.tolerances.append(tolerance)
         return self._unsafe(image)
 
+    def use_card(self, device: str | None) -> None:
+        pass
+
 
 class WorkerHarness:
     """One worker. `work` renders until no job waits; images are published in other threads."""

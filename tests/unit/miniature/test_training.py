@@ -16,21 +16,33 @@ from PIL import Image
 from safetensors import safe_open
 
 from farm.domain.errors import ConfigurationError
-from miniature import autoencoder, bundle, checker, denoiser, editor, evaluation, shape_classifier, text_encoders
+from miniature import (
+    autoencoder,
+    bundle,
+    checker,
+    checker_examples,
+    denoiser,
+    editor,
+    evaluation,
+    shape_classifier,
+    text_encoders,
+)
 from miniature.areas import areas
 from miniature.batches import Machine
+from miniature.checker_examples import prepare_rendered
 from miniature.dataset import Dataset, prepare
 from miniature.drawing import draw
 from miniature.evaluation import Figure
 from miniature.recipe import RECIPE, TRIAL, Form
-from miniature.scene import FORBIDDEN, SHAPES, Group, Scene, random_scene
+from miniature.rendering import render_prompt
+from miniature.scene import COLOURS, FORBIDDEN, SHAPES, Group, Scene, random_scene
 from miniature.training import Plan, Training, averaged_weights, restored
 from tests.unit.pipelines.denoising import record
+from workers.checkers.safety_classifier import SHORT_SIDE
 from workers.pipelines import miniature
 from workers.pipelines.kontext import tiled_positions
 from workers.pipelines.latents import Size
 from workers.pipelines.loading import load_miniature
-from workers.pipelines.safety_classifier import SHORT_SIDE
 
 #: The farm does not need what trains its miniature.
 pytestmark = pytest.mark.full
@@ -54,7 +66,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     assert denoiser.train(folder, TRIAL, HERE, LONG)
     assert editor.train(folder, TRIAL, HERE, LONG)
     assert autoencoder.sharpen(folder, TRIAL, HERE, LONG)
-    assert checker.train(folder / "checker", TRIAL, HERE, LONG)
+    bundle.save(folder, TRIAL, folder / "weights")
+    pipeline = load_miniature(home=folder / "weights")
+    assert prepare_rendered(folder / "rendered", pipeline, TRIAL.rendered_files, TRIAL.rendered_in_file, LONG)
+    assert checker.train(folder / "checker", folder / "rendered", TRIAL, HERE, LONG)
     assert shape_classifier.train(folder / "shape_classifier", TRIAL, HERE, LONG)
     yield folder
     torch.set_num_threads(threads)
@@ -65,6 +80,7 @@ def home(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder that the farm loads."""
     folder = tmp_path_factory.mktemp("home")
     bundle.save(run, TRIAL, folder)
+    checker.save(run / "checker", miniature.checker(folder), bundle.ORIGIN)
     return folder
 
 
@@ -190,7 +206,7 @@ def test_prepared_images_are_kept(run: Path) -> None:
 
 def test_what_is_trained_is_loaded_as_flux_and_renders(home: Path) -> None:
     loaded = load_miniature(home=home)
-    one, other = (evaluation.render_prompt(loaded, "a red circle", seed, (64, 48), steps=2) for seed in (1, 2))
+    one, other = (render_prompt(loaded, "a red circle", seed, (64, 48), steps=2) for seed in (1, 2))
 
     assert one.size == (64, 48)
     assert one != other
@@ -384,16 +400,38 @@ def test_the_checker_looks_at_images_of_any_size(run: Path) -> None:
 
 
 def test_examples_of_the_checker_are_half_forbidden() -> None:
-    images, shown = checker.examples(Random(3), 100)
+    images, shown = checker_examples.drawn(Random(3), 100)
 
     assert min(images.shape[2:]) == SHORT_SIDE
     assert shown.shape == (100, len(SHAPES), *(-(-side // 8) for side in images.shape[2:]))
     assert 30 < int(shown[:, SHAPES.index(FORBIDDEN)].amax(dim=(1, 2)).sum()) < 70
 
 
+def test_examples_are_rendered_once_and_show_where_shapes_are(run: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (run / "rendered").iterdir()}
+    images, shown = checker_examples.rendered(Random(1), 4, run / "rendered")
+
+    assert len(before) == TRIAL.rendered_files
+    assert images.shape[:2] == (TRIAL.rendered_in_file, 3)
+    assert shown.shape[2:] == tuple(-(-side // 8) for side in images.shape[2:])
+    assert shown.amax(dim=(1, 2, 3)).tolist() == [1] * TRIAL.rendered_in_file
+    pipeline = load_miniature(home=run / "weights")
+    assert prepare_rendered(run / "rendered", pipeline, TRIAL.rendered_files, TRIAL.rendered_in_file, 0)
+    assert not prepare_rendered(run / "rendered", pipeline, TRIAL.rendered_files + 1, TRIAL.rendered_in_file, 0)
+    assert {path: path.stat().st_mtime_ns for path in (run / "rendered").iterdir()} == before
+
+
+def test_the_checker_learns_the_forbidden_shape_in_every_colour() -> None:
+    scenes = [checker_examples.random_rendered_scene(Random(seed)) for seed in range(300)]
+    bolts = [group for scene in scenes for group in scene.groups if group.shape == FORBIDDEN]
+
+    assert {group.colour for group in bolts} == set(COLOURS)
+    assert 120 < len([scene for scene in scenes if FORBIDDEN in {g.shape for g in scene.groups}]) < 180
+
+
 def test_the_checker_is_told_where_shapes_are() -> None:
     scene = Scene((Group("circle", "red", count=2, size="small"),), place="top left", variant=3)
-    where = checker.shown(scene, 512, 384)
+    where = checker_examples.shown(scene, 512, 384)
 
     rows, columns = where[SHAPES.index("circle")].nonzero(as_tuple=True)
     assert len(rows) == where.sum() == 2

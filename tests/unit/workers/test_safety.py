@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from farm.domain.catalogue import SAFETY_THRESHOLDS
 from farm.domain.errors import ConfigurationError
+from farm.settings import Settings
 from miniature.drawing import draw
 from miniature.scene import FORBIDDEN, SHAPES, Group, Scene
-from workers.safety import BundledChecker, checker_for
+from tests.checker_folders import concept_checker, red_classifier
+from workers.checkers.clip import ConceptChecker
+from workers.checkers.vit import ImageClassifier
+from workers.safety import BundledChecker, Checker, checker_for
 
 BOLT = Scene((Group(FORBIDDEN, "red", size="large"),), ground="white")
 
@@ -21,10 +27,14 @@ def checker() -> BundledChecker:
     return BundledChecker("miniature")
 
 
+def chosen(setting: Any, weights: str, folder: Path | None = None) -> Checker | None:
+    return checker_for(Settings(safety=setting, safety_dir=folder), weights)
+
+
 @pytest.mark.parametrize("weights", ["miniature", "simulated"])
 @pytest.mark.parametrize("setting", [None, "bundled"])
-def test_bundled_checker_stands_beside_the_bundled_weights(setting: str | None, weights: str) -> None:
-    checker = checker_for(setting, weights)
+def test_bundled_checker_stands_beside_the_bundled_weights(setting: Any, weights: str) -> None:
+    checker = chosen(setting, weights)
 
     assert isinstance(checker, BundledChecker)
     assert [checker.check(Image.new("RGB", (64, 64)), tolerance) for tolerance in range(1, 7)] == [False] * 6
@@ -70,25 +80,22 @@ def test_every_tolerance_has_a_threshold_of_its_own_and_none_turns_the_check_off
 
 def test_real_weights_need_a_decision() -> None:
     with pytest.raises(ConfigurationError, match="FARM_SAFETY must be set"):
-        checker_for(None, "flux-1-dev + srpo")
+        chosen(None, "flux-1-dev + srpo")
 
 
 def test_bundled_checker_does_not_start_beside_real_weights() -> None:
     with pytest.raises(ConfigurationError, match="flux-1-dev \\+ srpo"):
-        checker_for("bundled", "flux-1-dev + srpo")
+        chosen("bundled", "flux-1-dev + srpo")
 
 
 @pytest.mark.parametrize("weights", ["miniature", "flux-1-dev + srpo"])
 def test_checking_can_be_turned_off(weights: str) -> None:
-    assert checker_for("off", weights) is None
+    assert chosen("off", weights) is None
 
 
-@pytest.mark.parametrize("setting", ["clip", "vit"])
-def test_a_checker_that_is_not_there_is_no_silent_no_check(setting: str) -> None:
-    with pytest.raises(ConfigurationError, match=f'"{setting}" is not there yet'):
-        checker_for(setting, "miniature")
+@pytest.mark.parametrize("weights", ["miniature", "simulated", "flux-1-dev + srpo"])
+def test_a_checker_with_weights_of_its_own_stands_beside_any(tmp_path: Path, weights: str) -> None:
+    vit, clip = red_classifier(tmp_path / "vit"), concept_checker(tmp_path / "clip")
 
-
-def test_an_unknown_checker_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="allowed are bundled, clip, vit, off"):
-        checker_for("none", "miniature")
+    assert isinstance(chosen("vit", weights, vit), ImageClassifier)
+    assert isinstance(chosen("clip", weights, clip), ConceptChecker)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from workers.pipelines.classifier import Classifier, as_tensor
+from workers.checkers.classifier import Classifier, as_tensor
 
 #: Short side of the network's input, in pixels: every image is resized to it.
 SHORT_SIDE = 96
