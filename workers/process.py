@@ -65,10 +65,7 @@ class WorkerProcess:
         self._lease.start()
         try:
             checker = self._load_checker()
-            pipeline = self._warm_pipeline()
-            if checker:
-                checker.use_card(renders_on(self._farm.settings))
-            status = self._serve(pipeline, checker)
+            status = self._serve(self._warm_pipeline(checker), checker)
         finally:
             self._lease.close()
             self._deregister()
@@ -81,11 +78,13 @@ class WorkerProcess:
         with self._lease.watchdog.guard(self._timeouts.load, "loading"):
             return checker_for(settings, weights_of(settings))
 
-    def _warm_pipeline(self) -> Pipeline:
+    def _warm_pipeline(self, checker: Checker | None) -> Pipeline:
         began = clock.monotonic()
         with self._lease.watchdog.guard(self._timeouts.load, "loading"), refuse_without_memory():
             pipeline = self._load()
             pipeline.warm_up()
+            if checker:
+                checker.use_card(renders_on(self._farm.settings))
         _log.info("pipeline is warm", weights=pipeline.weights, seconds=round(clock.monotonic() - began, 2))
         return pipeline
 
