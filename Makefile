@@ -49,7 +49,7 @@ figures: .venv/set-up-dev ## print size, shape and documentation of the code (RO
 train-miniature: .venv/set-up-dev ## train a miniature; continues where it stopped (MINUTES=360 DEVICE=cpu EDITS=no)
 	@$(KEEP_MEMORY) $(BIN)/python -m miniature train --minutes $(or $(MINUTES),360) --device $(or $(DEVICE),cpu) $(if $(filter no,$(EDITS)),--no-edits)
 
-train-checker: .venv/set-up-dev ## train the miniature's safety checker alone; continues where it stopped (MINUTES=120 WEIGHTS=folder)
+train-checker: .venv/set-up-dev ## train the miniature's safety checker further; continues where it stopped (MINUTES=120 WEIGHTS=folder)
 	@$(KEEP_MEMORY) $(BIN)/python -m miniature train-checker --minutes $(or $(MINUTES),120) $(if $(WEIGHTS),--home $(WEIGHTS))
 
 evaluate-miniature: .venv/set-up-dev ## measure the miniature: figures and a grid of images (NUMBER=200 WEIGHTS=folder)

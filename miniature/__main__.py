@@ -57,14 +57,14 @@ def train(
 
 @app.command()
 def train_checker(
-    home: Annotated[Path, typer.Option(help="Folder of the weights whose images it is to check.")] = HOME,
+    home: Annotated[Path, typer.Option(help="Folder of the weights whose images it checks.")] = HOME,
     run: Run = Path("out/checker"),
     minutes: Minutes = 120,
     device: Device = "cpu",
     threads: Threads = 2,
 ) -> None:
-    """Train the safety checker alone, on drawn scenes and on ones that these weights render; a second call goes on."""
-    _train(partial(_checker_stages, home, run), RECIPE, device, threads, minutes)
+    """Train their safety checker further, on drawn scenes and on ones that they render; a second call goes on."""
+    _train(partial(_checker_stages, home, run, checker_file(home)), RECIPE, device, threads, minutes)
     checker.save(run / "checker", run / "checker.safetensors", bundle.ORIGIN)
     typer.echo(f"The checker is trained. To bundle it: cp {run / 'checker.safetensors'} {checker_file()}")
 
@@ -105,19 +105,19 @@ def _stages(run: Path, recipe: Recipe, machine: Machine) -> dict[str, Stage]:
     }
     if recipe.has_editor:
         stages["editor"] = lambda minutes: editor.train(run, recipe, machine, minutes)
-    return stages | {"weights": write_weights} | _checker_stages(run / "weights", run, recipe, machine)
+    return stages | {"weights": write_weights} | _checker_stages(run / "weights", run, None, recipe, machine)
 
 
-def _checker_stages(home: Path, run: Path, recipe: Recipe, machine: Machine) -> dict[str, Stage]:
+def _checker_stages(home: Path, run: Path, start: Path | None, recipe: Recipe, machine: Machine) -> dict[str, Stage]:
     files, in_file = recipe.rendered_files, recipe.rendered_in_file
 
     def render_examples(minutes: float) -> bool:
         return prepare_rendered(run / "rendered", load_miniature(machine.device, home), files, in_file, minutes)
 
-    return {
-        "rendered": render_examples,
-        "checker": lambda minutes: checker.train(run / "checker", run / "rendered", recipe, machine, minutes),
-    }
+    def train_it(minutes: float) -> bool:
+        return checker.train(run / "checker", run / "rendered", recipe, machine, minutes, start=start)
+
+    return {"rendered": render_examples, "checker": train_it}
 
 
 @app.command()

@@ -29,13 +29,17 @@ def checker() -> Classifier:
     return Classifier(channels=3, kinds=len(SHAPES))
 
 
-def train(folder: Path, rendered: Path, recipe: Recipe, machine: Machine, minutes: float) -> bool:
+def train(
+    folder: Path, rendered: Path, recipe: Recipe, machine: Machine, minutes: float, *, start: Path | None = None
+) -> bool:
     """Train for at most `minutes`, on drawn and on rendered examples in turn. Returns True if the plan is finished.
 
-    `rendered`: the folder of the rendered ones (`checker_examples.prepare_rendered`).
+    `rendered`: the folder of the rendered ones (`checker_examples.prepare_rendered`). `start`: the file of a checker
+    that is trained further, for fewer steps.
     """
     torch.manual_seed(0)
-    network = checker().to(machine.device)
+    network = (SafetyClassifier.load(start).network if start else checker()).requires_grad_().to(machine.device)
+    plan = recipe.further_checker if start else recipe.checker
 
     def losses(batch: Examples) -> Mapping[str, torch.Tensor]:
         images, there = (tensor.to(machine.device) for tensor in batch)
@@ -43,7 +47,7 @@ def train(folder: Path, rendered: Path, recipe: Recipe, machine: Machine, minute
         return {"shapes": _WEIGHT * functional.binary_cross_entropy_with_logits(scores, there)}
 
     make = partial(_batch, recipe.shape_examples, rendered)
-    return train_on_batches(Training(folder, network, recipe.checker), make, losses, machine, minutes)
+    return train_on_batches(Training(folder, network, plan), make, losses, machine, minutes)
 
 
 def _batch(number: int, rendered: Path, step: int) -> Examples:

@@ -81,6 +81,8 @@ class Recipe:
     rendered_files: int = 24
     rendered_in_file: int = 32
     checker: Plan = field(default_factory=lambda: Plan(steps=3_000, rate=2e-3, average=0.98))
+    #: Training further a checker that knows drawn images.
+    further_checker: Plan = field(default_factory=lambda: Plan(steps=800, rate=1e-3, average=0.98))
     shape_classifier: Plan = field(default_factory=lambda: Plan(steps=300, rate=2e-3, average=0.98))
 
     @property
@@ -156,5 +158,6 @@ TRIAL = Recipe(
     rendered_files=2,
     rendered_in_file=2,
     checker=Plan(steps=3, rate=1e-3, warm_up=1),
+    further_checker=Plan(steps=2, rate=1e-3, warm_up=1),
     shape_classifier=Plan(steps=3, rate=1e-3, warm_up=1),
 )

@@ -22,7 +22,7 @@ class SafetyClassifier:
 
     def __init__(self, network: Classifier, kind: int) -> None:
         """`kind`: index of the unsafe shape among the network's scores."""
-        self._network, self._kind = network, kind
+        self.network, self._kind = network, kind
 
     @classmethod
     def load(cls, file: Path) -> SafetyClassifier:
@@ -38,7 +38,7 @@ class SafetyClassifier:
     def unsafe_probability(self, image: Image.Image) -> float:
         """Return the probability, 0 to 1, that the image contains the unsafe shape."""
         with torch.inference_mode():
-            return float(torch.sigmoid(self._network(network_input(image)[None]))[0, self._kind])
+            return float(torch.sigmoid(self.network(network_input(image)[None]))[0, self._kind])
 
 
 def network_input(image: Image.Image) -> torch.Tensor:

@@ -81,13 +81,13 @@ def loaded(folder: Path, outputs: Callable[[torch.Tensor], torch.Tensor] | None 
     return CheckerNetwork(model, load_processor(folder), outputs or (lambda pixels: model(pixels).logits))
 
 
-@pytest.mark.parametrize(("spare", "moves"), [(CARD_RESERVE + 10**6, True), (CARD_RESERVE, False), (0, False)])
+@pytest.mark.parametrize(("free", "moves"), [(CARD_RESERVE + 10**6, True), (CARD_RESERVE, False), (0, False)])
 def test_a_card_is_used_where_renders_still_have_room(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, spare: int, moves: bool
+    folder: Path, monkeypatch: pytest.MonkeyPatch, free: int, moves: bool
 ) -> None:
     checker = loaded(folder)
     moved: list[torch.device] = []
-    monkeypatch.setattr(network, "_free_bytes", lambda _device: spare)
+    monkeypatch.setattr(network, "_free_bytes", lambda _device: free)
     monkeypatch.setattr(checker, "_move", moved.append)
 
     checker.use_card(CARD)

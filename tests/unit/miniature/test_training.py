@@ -38,7 +38,7 @@ from miniature.rendering import render_prompt
 from miniature.scene import COLOURS, FORBIDDEN, SHAPES, Group, Scene, random_scene
 from miniature.training import Plan, Training, averaged_weights, restored
 from tests.unit.pipelines.denoising import record
-from workers.checkers.safety_classifier import SHORT_SIDE
+from workers.checkers.safety_classifier import SHORT_SIDE, SafetyClassifier
 from workers.pipelines import miniature
 from workers.pipelines.kontext import tiled_positions
 from workers.pipelines.latents import Size
@@ -419,6 +419,17 @@ def test_examples_are_rendered_once_and_show_where_shapes_are(run: Path) -> None
     assert prepare_rendered(run / "rendered", pipeline, TRIAL.rendered_files, TRIAL.rendered_in_file, 0)
     assert not prepare_rendered(run / "rendered", pipeline, TRIAL.rendered_files + 1, TRIAL.rendered_in_file, 0)
     assert {path: path.stat().st_mtime_ns for path in (run / "rendered").iterdir()} == before
+
+
+def test_a_checker_is_trained_further_from_where_it_stands(run: Path, tmp_path: Path) -> None:
+    bundled = SafetyClassifier.load(miniature.checker()).network.state_dict()
+
+    def trained(minutes: float) -> dict[str, torch.Tensor]:
+        checker.train(tmp_path, run / "rendered", TRIAL, HERE, minutes, start=miniature.checker())
+        return averaged_weights(tmp_path)
+
+    assert all(torch.equal(value, bundled[name]) for name, value in trained(0).items())
+    assert not all(torch.equal(value, bundled[name]) for name, value in trained(LONG).items())
 
 
 def test_the_checker_learns_the_forbidden_shape_in_every_colour() -> None:
