@@ -72,6 +72,8 @@ Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 Schedule = Annotated[tuple[Annotated[float, Field(gt=0)], ...], NoDecode, BeforeValidator(_durations)]
 WebUrl = Annotated[str, Field(pattern=r"^https?://[^/\s]+")]
 BucketUrl = Annotated[str, Field(pattern=r"^s3://[A-Za-z0-9][A-Za-z0-9._-]{1,62}(/[A-Za-z0-9_][A-Za-z0-9._=-]*)*/?$")]
+#: How attention is computed (`workers/pipelines/attention.py`).
+AttentionName = Literal["native", "cudnn", "flash", "efficient", "math", "fa3"]
 Fsync = Literal["everysec", "always"]
 #: A Sentinel's address passes here, so that it can be refused by name.
 RedisUrl = Annotated[str, Field(pattern=r"^(redis|rediss|unix|[a-z+-]*sentinel)://")]
@@ -216,6 +218,21 @@ class Settings(BaseSettings):
         "Device to render on. The miniature uses the CPU unless this is set. `cuda`: with `farm up`, each card has a "
         "worker of its own; `cuda:N`: only this card, numbered as `nvidia-smi` numbers them.",
         "cpu, cuda or cuda:N",
+    )
+    attention: AttentionName = _setting(
+        "native",
+        "`native`",
+        "How attention is computed. `native`: as torch chooses. `cudnn`, `flash`, `efficient`, `math`: one kernel of "
+        "torch; `cudnn` is often the fastest on Hopper cards and later ones. `fa3`: FlashAttention 3, which you "
+        "install yourself. Checked when a worker starts. Part of the build: images may differ in the last bits.",
+        "native, cudnn, flash, efficient, math or fa3",
+    )
+    compile: Literal["auto", "on", "off"] = _setting(
+        "auto",
+        "`auto`: on with a card",
+        "Whether models are compiled, which makes them faster on a card; see [performance.md](performance.md). Part of "
+        "the build: images may differ in the last bits.",
+        "auto, on or off",
     )
     serves: ModelNames = _setting(
         frozenset(),

@@ -33,7 +33,7 @@ with without_message("transformers.utils.import_utils", "requires torchvision"):
         FluxPipeline,
         FluxTransformer2DModel,
     )
-    from diffusers.models.attention_dispatch import attention_backend
+    from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend, dispatch_attention_fn
     from diffusers.pipelines.flux.pipeline_flux import calculate_shift
     from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
     from huggingface_hub import constants as hub
@@ -54,6 +54,7 @@ def versions() -> dict[str, str]:
 
 __all__ = [
     "PREFERRED_KONTEXT_RESOLUTIONS",
+    "AttentionBackendName",
     "AutoencoderKL",
     "CLIPTextConfig",
     "CLIPTextModel",
@@ -67,6 +68,7 @@ __all__ = [
     "T5EncoderModel",
     "attention_backend",
     "calculate_shift",
+    "dispatch_attention_fn",
     "keep_to_this_machine",
     "versions",
     "without_message",

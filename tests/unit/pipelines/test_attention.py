@@ -1,0 +1,46 @@
+"""Attention backends: those of torch agree, those that do not work here are refused, and nothing is downloaded."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from farm.domain.errors import ConfigurationError
+from farm.domain.request import ImageRequest
+from farm.settings import AttentionName
+from tests.unit.pipelines.denoising import pipeline_of, record, render
+from workers.pipelines.attention import BACKENDS, use_attention
+
+CPU = torch.device("cpu")
+
+
+def velocities(parts: Any, name: AttentionName) -> torch.Tensor:
+    use_attention(parts.transformer, name, CPU, torch.float32)
+    steps: list[Any] = []
+    done = record(parts.transformer, steps)
+    render(pipeline_of(parts), ImageRequest("srpo", "a red star", 256, 256, 2, 4.5, seed=1))
+    done()
+    return torch.stack([step["output"] for step in steps])
+
+
+def test_each_name_of_the_setting_has_a_backend_that_is_not_downloaded() -> None:
+    assert set(BACKENDS) == set(get_args(AttentionName))
+    assert not [backend for backend in BACKENDS.values() if "hub" in backend]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_backend_is_used_and_computes_the_same_but_for_the_last_bits(parts: Any) -> None:
+    native, math = velocities(parts, "native"), velocities(parts, "math")
+
+    assert not torch.equal(native, math)
+    assert torch.allclose(native, math, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["cudnn", "fa3"])
+def test_a_backend_that_does_not_work_here_is_refused_in_one_line(parts: Any, name: AttentionName) -> None:
+    with pytest.raises(ConfigurationError, match=f"^FARM_ATTENTION={name} does not work on cpu in float32") as refused:
+        use_attention(parts.transformer, name, CPU, torch.float32)
+
+    assert "\n" not in str(refused.value)
