@@ -74,6 +74,7 @@ WebUrl = Annotated[str, Field(pattern=r"^https?://[^/\s]+")]
 BucketUrl = Annotated[str, Field(pattern=r"^s3://[A-Za-z0-9][A-Za-z0-9._-]{1,62}(/[A-Za-z0-9_][A-Za-z0-9._=-]*)*/?$")]
 #: How attention is computed (`workers/pipelines/attention.py`).
 AttentionName = Literal["native", "cudnn", "flash", "efficient", "math", "fa3"]
+CompileChoice = Literal["auto", "on", "off"]
 Fsync = Literal["everysec", "always"]
 #: A Sentinel's address passes here, so that it can be refused by name.
 RedisUrl = Annotated[str, Field(pattern=r"^(redis|rediss|unix|[a-z+-]*sentinel)://")]
@@ -227,7 +228,7 @@ class Settings(BaseSettings):
         "install yourself. Checked when a worker starts. Part of the build: images may differ in the last bits.",
         "native, cudnn, flash, efficient, math or fa3",
     )
-    compile: Literal["auto", "on", "off"] = _setting(
+    compile: CompileChoice = _setting(
         "auto",
         "`auto`: on with a card",
         "Whether models are compiled, which makes them faster on a card; see [performance.md](performance.md). Part of "

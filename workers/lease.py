@@ -52,6 +52,9 @@ class ProgressWatchdog:
         self._seconds_per_pixel = 0.0
         #: What the thread does, for the log.
         self.activity = ""
+        #: Whether kernels are compiled right now: a step may wait for that as long as loading may take.
+        self.is_compiling: Callable[[], bool] = lambda: False
+        self._compiled_at = 0.0
 
     @contextmanager
     def guard(self, seconds: float, activity: str) -> Iterator[None]:
@@ -84,8 +87,13 @@ class ProgressWatchdog:
 
     @property
     def is_hung(self) -> bool:
-        heartbeat_at = self._heartbeat_at
-        return heartbeat_at is not None and clock.monotonic() - heartbeat_at > self._timeout
+        heartbeat_at, now = self._heartbeat_at, clock.monotonic()
+        if heartbeat_at is None:
+            return False
+        if self.is_compiling():
+            self._compiled_at = now
+            return now - heartbeat_at > max(self._timeout, self._timeouts.load)
+        return now - max(heartbeat_at, self._compiled_at) > self._timeout
 
     @property
     def _step_timeout(self) -> float:
@@ -154,6 +162,11 @@ class Lease(BackgroundThread):
                 return
             self._held.pop(job.id)
             self._stopped.discard(job.id)
+
+    @property
+    def is_idle(self) -> bool:
+        """True while no job is held."""
+        return not self._held
 
     def stop_rendering(self, job_id: str) -> None:
         """Have the job's rendering stop: it was cancelled or lost. Jobs that this worker does not hold are ignored."""

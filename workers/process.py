@@ -32,6 +32,7 @@ from workers.publish import Publisher
 from workers.render import Renderer
 from workers.safety import Checker, checker_for
 from workers.wakeup_watchdog import WakeupWatchdog
+from workers.warming import WarmUpThread
 
 _log = structlog.get_logger(__name__)
 
@@ -133,6 +134,8 @@ class WorkerProcess:
         listen_for_stops(connect_to_listen(self._farm.redis_url), self._lease.stop_rendering)
         PeriodicThread(self._farm.service.reap, wakeup_watchdog.check, self._drain_if_told).start()
         PeriodicThread(self._farm.sweeper.run_once).start()
+        self._lease.watchdog.is_compiling = lambda: pipeline.is_compiling
+        WarmUpThread(pipeline.later_warm_ups(), is_idle=self._is_idle).start()
         self._pipeline = pipeline
         status = consume(
             self._farm.celery,
@@ -143,6 +146,9 @@ class WorkerProcess:
         )
         publisher.close(seconds=settings.grace_seconds / 2)
         return status
+
+    def _is_idle(self) -> bool:
+        return self._is_warm and self._lease.is_idle and not self._draining.is_set()
 
     def _has_work(self, models: tuple[str, ...]) -> bool:
         """Return True if jobs wait for a worker that serves these models, and may be claimed."""
@@ -215,11 +221,13 @@ def load_pipeline(settings: Settings) -> Pipeline:
 
         return SimulatedPipeline(settings.simulated_step_ms)
     from workers.pipelines import loading
+    from workers.pipelines.execution import Execution
 
     checkpoints = checkpoints_of(settings)
+    execution = Execution(settings.attention, settings.compile)
     if not checkpoints.are_set:
-        return loading.load_miniature(settings.device)
-    return loading.load_checkpoints(checkpoints, settings.accept_licenses, settings.device)
+        return loading.load_miniature(settings.device, execution=execution)
+    return loading.load_checkpoints(checkpoints, settings.accept_licenses, settings.device, execution)
 
 
 def weights_of(settings: Settings) -> str:

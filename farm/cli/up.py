@@ -23,7 +23,7 @@ from farm.process.listen import ListenAddress
 from farm.process.placement import Place, places
 from farm.process.supervisor import API_GRACE_SECONDS, Child, Supervisor
 from farm.process.tls import check_tls
-from farm.settings import Settings, load, masked
+from farm.settings import Settings, environment, load, masked
 from farm.telemetry.log import set_up_log
 
 #: A keep-alive connection would delay the API's shutdown by two seconds.
@@ -96,7 +96,7 @@ def _supervise(settings: Settings, data_dir: Path, address: ListenAddress, worke
                     place.label(number),
                     [*worker_program(data_dir), *place.options],
                     grace_seconds=settings.grace_seconds,
-                    variables=place.environment,
+                    variables=place.environment | kernels_kept(data_dir),
                     was_drained=lambda pid: is_dismissed(url, pid),
                 )
                 for number, place in enumerate(workers, start=1)
@@ -137,7 +137,7 @@ def worker(
     Uses the Redis of FARM_REDIS_URL, or of the farm in --data-dir.
     """
     program = webhook_program(data_dir) if webhooks else worker_program(data_dir)
-    os.execv(program[0], program)
+    os.execve(program[0], program, environment(**kernels_kept(data_dir)))
 
 
 def _address(host: str, port: int, cert: Path | None, key: Path | None) -> ListenAddress:
@@ -162,6 +162,12 @@ def api_program(address: ListenAddress, data_dir: Path) -> list[str]:
 
 def worker_program(data_dir: Path) -> list[str]:
     return [sys.executable, "-m", "workers", "--data-dir", str(data_dir)]
+
+
+def kernels_kept(data_dir: Path) -> dict[str, str]:
+    """Return the variable by which torch keeps compiled kernels in the data folder, if no other folder is set."""
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    return {name: environment().get(name) or str(data_dir.resolve() / "kernels")}
 
 
 def webhook_program(data_dir: Path) -> list[str]:

@@ -41,6 +41,22 @@ KONTEXT_SIZES: dict[str, tuple[int, int]] = {
     "9:21": (672, 1568),
 }
 
+#: Further sizes that callers often ask for: OpenAI's, 16:9 in HD, that of AI/ML API's example, and SDXL's, which other
+#: programs offer. Sources: the providers' pages; Stability AI's report on SDXL (arXiv 2307.01952), appendix I.
+COMMON_SIZES: tuple[tuple[int, int], ...] = (
+    (1536, 1024),
+    (1024, 1536),
+    (1280, 720),
+    (720, 1280),
+    (1440, 512),
+    (1152, 896),
+    (896, 1152),
+    (1216, 832),
+    (832, 1216),
+    (1344, 768),
+    (768, 1344),
+)
+
 #: Side of an image, in pixels.
 MIN_SIDE = 256
 MAX_SIDE = 2560
@@ -356,6 +372,14 @@ def served_with(weights: Iterable[Weights]) -> tuple[str, ...]:
     """Return the names of the models that are rendered with these weights."""
     loaded = frozenset(weights)
     return tuple(model.name for model in MODELS if model.weights in loaded)
+
+
+def usual_sizes(weights: Weights) -> tuple[tuple[int, int], ...]:
+    """Return the sizes (width, height) that callers of these weights mostly ask for, the default one first."""
+    if weights is Weights.KONTEXT:
+        return tuple(dict.fromkeys((KONTEXT_SIZES["1:1"], *KONTEXT_SIZES.values())))
+    default = SIZE_PRESETS[TERMS["native"].size]
+    return tuple(dict.fromkeys((default, *SIZE_PRESETS.values(), *COMMON_SIZES)))
 
 
 def for_images(family: str, images: int) -> Model | None:

@@ -22,16 +22,17 @@ _SAMPLES = 256
 _SAMPLE = 2**14
 
 
-def build_digest(files: Mapping[str, Path], device: torch.device, number_format: torch.dtype, attention: str) -> str:
+def build_digest(files: Mapping[str, Path], device: torch.device, number_format: torch.dtype, execution: str) -> str:
     """Return sixteen hex digits that differ where images may differ.
 
     `files`: what was loaded, under names that are the same on every machine. Large files are sampled, since 24 GB of
-    weights take minutes to read: other weights are told apart, a flipped bit in them is not.
+    weights take minutes to read: other weights are told apart, a flipped bit in them is not. `execution`: how networks
+    are computed (`Prepared.facts`).
     """
     facts = {
-        "attention": attention,
         "code": {name: file_digest(Path(__file__).with_name(name)) for name in _CODE},
         "device": device_name(device),
+        "execution": execution,
         "files": {name: file_digest(path) for name, path in files.items()},
         "number_format": str(number_format),
         "threads": torch.get_num_threads(),

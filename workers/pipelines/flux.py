@@ -25,9 +25,12 @@ from workers.pipelines.latents import Size, positions
 from workers.pipelines.network import Network
 from workers.pipelines.pipeline import (
     NO_INPUTS,
+    NO_WARM_UPS,
     InputImages,
     RenderedImage,
     StepCallback,
+    WarmUp,
+    WarmUps,
     refuse_unsupported,
     resized,
 )
@@ -52,12 +55,19 @@ class FluxModels:
     """The `Pipeline` of the models on SRPO's weights, on Kontext's, or on both."""
 
     def __init__(
-        self, networks: Mapping[Weights, Network], *, weights: str, build: str, levels: Levels = BUNDLED
+        self,
+        networks: Mapping[Weights, Network],
+        *,
+        weights: str,
+        build: str,
+        levels: Levels = BUNDLED,
+        warm_ups: WarmUps = NO_WARM_UPS,
     ) -> None:
         self._networks = {model: networks[named(model).weights] for model in served_with(networks)}
         self._weights = weights
         self._build = build
         self._levels = levels
+        self._warm_ups = warm_ups
         self._ran_out_of_memory = False
 
     @property
@@ -72,10 +82,19 @@ class FluxModels:
     def build(self) -> str:
         return self._build
 
+    @property
+    def is_compiling(self) -> bool:
+        return self._warm_ups.is_compiling()
+
     def warm_up(self) -> None:
         requests = [request for request in _WARM_UP if request.model in self._networks]
         for _ in self.render(requests, lambda *_: True, {"": Image.new("RGB", (256, 256))}):
             pass
+        for warm_up in self._warm_ups.first:
+            warm_up()
+
+    def later_warm_ups(self) -> Sequence[WarmUp]:
+        return self._warm_ups.later
 
     def render(
         self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS

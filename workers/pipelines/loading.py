@@ -37,8 +37,9 @@ from farm.weights import (
 from workers.pipelines import miniature
 from workers.pipelines.device import allow_expandable_segments, choose_device, number_format
 from workers.pipelines.engine import FluxPipeline, FluxTransformer2DModel, keep_to_this_machine
+from workers.pipelines.execution import DEFAULT, Execution
 from workers.pipelines.fingerprint import build_digest, file_digest
-from workers.pipelines.flux import ATTENTION, FluxModels
+from workers.pipelines.flux import FluxModels
 from workers.pipelines.network import Network
 from workers.pipelines.pipeline import MINIATURE
 
@@ -51,7 +52,9 @@ _REPLACED = ("transformer",)
 _INSTALL_AGAIN = "it comes with the farm: install srpo-farm again"
 
 
-def load_miniature(device: str | None = None, home: Path = miniature.HOME) -> FluxModels:
+def load_miniature(
+    device: str | None = None, home: Path = miniature.HOME, execution: Execution = DEFAULT
+) -> FluxModels:
     """Load the bundled miniature, on the CPU unless a device is named.
 
     Kontext has SRPO's transformer unless it has one of its own.
@@ -71,10 +74,15 @@ def load_miniature(device: str | None = None, home: Path = miniature.HOME) -> Fl
         _refuse_incomplete(editor, lacking_in_part(editor, "transformer"), _INSTALL_AGAIN)
         kontext = FluxPipeline(**(srpo.components | {"transformer": _load_transformer(editor, chosen)}))
         files |= _named("kontext", _files_of_part(editor, "transformer"))
-    return _models(files, chosen, MINIATURE, srpo=srpo, kontext=kontext)
+    return _models(files, chosen, MINIATURE, execution, srpo=srpo, kontext=kontext)
 
 
-def load_checkpoints(checkpoints: Checkpoints, accepted: frozenset[str], device: str | None = None) -> FluxModels:
+def load_checkpoints(
+    checkpoints: Checkpoints,
+    accepted: frozenset[str],
+    device: str | None = None,
+    execution: Execution = DEFAULT,
+) -> FluxModels:
     """Load SRPO, Kontext or both, as set; on the best available device.
 
     `accepted`: the names of the licences that the operator accepts (`farm.weights.LICENCES`).
@@ -94,7 +102,7 @@ def load_checkpoints(checkpoints: Checkpoints, accepted: frozenset[str], device:
     if checkpoints.kontext_dir is not None:
         kontext = _load(checkpoints.kontext_dir, chosen, **_shared(srpo, checkpoints))
         files |= _named("kontext", _files(checkpoints.kontext_dir))
-    return _models(files, chosen, checkpoints.name, srpo=srpo, kontext=kontext)
+    return _models(files, chosen, checkpoints.name, execution, srpo=srpo, kontext=kontext)
 
 
 def _refuse_incomplete_folders(checkpoints: Checkpoints) -> None:
@@ -207,14 +215,17 @@ def _models(
     files: Mapping[str, Path],
     device: torch.device,
     weights: str,
+    execution: Execution,
     *,
     srpo: FluxPipeline | None,
     kontext: FluxPipeline | None,
 ) -> FluxModels:
-    build = build_digest(files, device, number_format(device), ATTENTION)
-    loaded = {Weights.SRPO: srpo, Weights.KONTEXT: kontext}
-    networks = {name: Network(parts) for name, parts in loaded.items() if parts is not None}
-    return FluxModels(networks, weights=weights, build=build)
+    found = {Weights.SRPO: srpo, Weights.KONTEXT: kontext}
+    loaded = {name: parts for name, parts in found.items() if parts is not None}
+    prepared = execution.prepare(loaded, device, number_format(device))
+    build = build_digest(files, device, number_format(device), prepared.facts)
+    networks = {name: Network(parts) for name, parts in loaded.items()}
+    return FluxModels(networks, weights=weights, build=build, warm_ups=prepared.warm_ups)
 
 
 def _files(folder: Path, without_weights: tuple[str, ...] = ()) -> dict[str, Path]:

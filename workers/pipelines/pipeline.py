@@ -26,6 +26,25 @@ InputImages = Mapping[str, Image.Image]
 NO_INPUTS: InputImages = MappingProxyType({})
 
 
+#: Renders something once, for what it leaves behind: compiled kernels.
+WarmUp = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUps:
+    """What a pipeline renders before the first job, and what it renders later, in another thread than jobs.
+
+    `is_compiling` says whether kernels are compiled right now, for these or for a job.
+    """
+
+    first: Sequence[WarmUp] = ()
+    later: Sequence[WarmUp] = ()
+    is_compiling: Callable[[], bool] = lambda: False
+
+
+NO_WARM_UPS = WarmUps()
+
+
 @dataclass(frozen=True, slots=True)
 class RenderedImage:
     """One finished image: RGB, of exactly the requested `size`, width and height.
@@ -60,8 +79,15 @@ class Pipeline(Protocol):
     def build(self) -> str:
         """Digest of everything besides the request that determines pixels: weights, code, number format, threads."""
 
+    @property
+    def is_compiling(self) -> bool:
+        """True while kernels are compiled, which takes longer than any step."""
+
     def warm_up(self) -> None:
         """Render once, so that one-time costs do not delay the first job."""
+
+    def later_warm_ups(self) -> Sequence[WarmUp]:
+        """Return what else may be warmed up: one by one, each while no job is at work, in another thread."""
 
     def render(
         self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS

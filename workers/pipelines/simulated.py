@@ -18,6 +18,7 @@ from workers.pipelines.pipeline import (
     InputImages,
     RenderedImage,
     StepCallback,
+    WarmUp,
     refuse_unsupported,
     resized,
 )
@@ -48,8 +49,15 @@ class SimulatedPipeline:
         # Pillow scales the patches up, and may round otherwise in another release.
         return hashlib.sha256(f"simulated {_VERSION}, Pillow {PIL.__version__}".encode()).hexdigest()[:16]
 
+    @property
+    def is_compiling(self) -> bool:
+        return False
+
     def warm_up(self) -> None:
         """Do nothing: there are no one-time costs."""
+
+    def later_warm_ups(self) -> Sequence[WarmUp]:
+        return ()
 
     def render(
         self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,7 @@ class Started:
 def test_each_child_is_given_a_card_of_its_own_and_its_part_of_the_cores(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     report = tmp_path / "report"
     tell = (
         f"import json, os, sys; open({str(report)!r}, 'a').write(json.dumps([sys.argv[1:], dict(os.environ)]) + '\\n')"
@@ -108,8 +110,22 @@ def test_each_child_is_given_a_card_of_its_own_and_its_part_of_the_cores(
     up._supervise(settings, tmp_path, ListenAddress("127.0.0.1", 0), places(settings, None))
 
     given = [json.loads(line) for line in report.read_text().splitlines()]
-    names = ("CUDA_VISIBLE_DEVICES", "FARM_DEVICE", "OMP_NUM_THREADS")
+    names = ("CUDA_VISIBLE_DEVICES", "FARM_DEVICE", "OMP_NUM_THREADS", "TORCHINDUCTOR_CACHE_DIR")
     assert [(words, *(variables[name] for name in names)) for words, variables in given] == [
-        (["--device-name", "cuda:0"], "GPU-0a", "cuda", "4"),
-        (["--device-name", "cuda:1"], "GPU-1b", "cuda", "4"),
+        (["--device-name", "cuda:0"], "GPU-0a", "cuda", "4", str(tmp_path / "kernels")),
+        (["--device-name", "cuda:1"], "GPU-1b", "cuda", "4", str(tmp_path / "kernels")),
     ]
+
+
+def test_a_worker_alone_keeps_its_kernels_in_the_data_folder_or_where_its_operator_wants_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[str] = []
+    monkeypatch.setattr(os, "execve", lambda _, __, variables: given.append(variables["TORCHINDUCTOR_CACHE_DIR"]))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+
+    up.worker(data_dir=tmp_path, webhooks=False)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/cache")
+    up.worker(data_dir=tmp_path, webhooks=False)
+
+    assert given == [str(tmp_path / "kernels"), "/cache"]

@@ -69,6 +69,24 @@ def test_the_first_step_may_take_ten_minutes(time: Time, watchdog: ProgressWatch
     assert hangs_after(watchdog, time, 600)
 
 
+def test_a_step_may_wait_ten_minutes_for_kernels_and_then_takes_its_usual_time(
+    time: Time, watchdog: ProgressWatchdog
+) -> None:
+    """Torch compiles for a size that comes first, or the step waits for what another thread compiles."""
+    make_steps(watchdog, time, 0.02)
+    watchdog.start_steps(PIXELS)
+    watchdog.is_compiling = lambda: True
+    time.passes(599)
+    assert not watchdog.is_hung
+
+    watchdog.is_compiling = lambda: False
+    assert hangs_after(watchdog, time, 30)
+
+    watchdog.start_steps(PIXELS)
+    watchdog.is_compiling = lambda: True
+    assert hangs_after(watchdog, time, 600)
+
+
 def test_every_step_proves_life(time: Time, watchdog: ProgressWatchdog) -> None:
     watchdog.start_steps(PIXELS)
 
