@@ -13,7 +13,7 @@ from farm import clock
 from farm.auth.api_keys import LOCAL, Caller
 from farm.celery import WakeUps
 from farm.dialects import registry
-from farm.domain.catalogue import ACCELERATIONS, MAX_RANDOM_SEED, MODELS, Model, find
+from farm.domain.catalogue import MAX_RANDOM_SEED, MODELS, Model, find
 from farm.domain.errors import (
     InvalidRequest,
     ModelNotServed,
@@ -341,15 +341,6 @@ class Service:
     def _problems(self, request: Request) -> list[Problem]:
         """Return the problems of a request that this farm's workers cannot fulfil."""
         problems = []
-        if request.acceleration not in ACCELERATIONS:
-            problems.append(
-                Problem(
-                    "acceleration",
-                    f"'{request.acceleration}' does not work on this farm yet; allowed: {', '.join(ACCELERATIONS)}",
-                    "feature_not_supported",
-                    request.acceleration,
-                )
-            )
         served = self.served().get(request.model)
         if request.safety and served and served.safety == "off":
             problems.append(

@@ -12,6 +12,7 @@ from PIL import ExifTags, Image, PngImagePlugin
 
 from farm import __version__
 from farm.domain.request import Request
+from workers.pipelines.pipeline import RenderedImage
 
 SOFTWARE = f"srpo-farm {__version__}"
 #: Higher levels take longer than a step and save little.
@@ -41,14 +42,14 @@ class Encoder:
     build: str
     with_prompt: bool
 
-    def encode(self, image: Image.Image, *, of: Request, number: int, warnings: tuple[str, ...]) -> bytes:
-        """Return the `number`-th image of a request as a file, in the format of the request."""
-        parameters = self._parameters(of, number)
-        if warnings:
-            parameters["warnings"] = warnings
+    def encode(self, image: Image.Image, *, of: Request, number: int, rendered: RenderedImage) -> bytes:
+        """Return the `number`-th image of a request, rendered as `rendered`, as a file in the request's format."""
+        parameters = self._parameters(of, number, rendered.full_steps)
+        if rendered.warnings:
+            parameters["warnings"] = rendered.warnings
         return _jpeg(image, parameters, of.jpeg_quality) if of.output_format == "jpeg" else _png(image, parameters)
 
-    def _parameters(self, request: Request, number: int) -> dict[str, Any]:
+    def _parameters(self, request: Request, number: int, full_steps: int) -> dict[str, Any]:
         fields: dict[str, Any] = {
             "model": request.model,
             "weights": self.weights,
@@ -56,6 +57,7 @@ class Encoder:
             "width": request.width,
             "height": request.height,
             "steps": request.steps,
+            "full_steps": full_steps,
             "guidance": request.guidance,
             "seed": request.image(number).seed,
             "acceleration": request.acceleration,

@@ -27,7 +27,7 @@ from farm.domain.errors import (
     StoreUnavailable,
     with_detail,
 )
-from farm.domain.job import Claimed, Image, Result
+from farm.domain.job import FULL_STEPS, Claimed, Image, Result
 from farm.domain.measures import DEVICE
 from farm.jobstore.store import JobStore
 from farm.storage.storage import Storage, new_key
@@ -203,7 +203,7 @@ class Publisher:
         if request.output_size:
             image = ImageOps.fit(image, request.output_size, Pillow.Resampling.LANCZOS)
         encoder = self._encoder if output.job.keeps_payload else replace(self._encoder, with_prompt=False)
-        content = encoder.encode(image, of=request, number=number, warnings=rendered.warnings)
+        content = encoder.encode(image, of=request, number=number, rendered=rendered)
         encoded = clock.monotonic()
         key = new_key(output.job.id, output.job.fence, number, request.output_format)
         self._store_with_retry(pending, key, content)
@@ -212,6 +212,7 @@ class Publisher:
             output.timings["safety"] += checked - began
             output.timings["encode"] += encoded - checked
             output.timings["upload"] += stored - encoded
+            output.timings[FULL_STEPS] = rendered.full_steps
             output.flagged[number] = flagged
             output.warnings.update(dict.fromkeys(rendered.warnings))
             content_type = f"image/{request.output_format}"

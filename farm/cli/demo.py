@@ -17,7 +17,7 @@ from rich.console import Console
 
 from farm.cli.client import Client
 from farm.cli.download import Downloader
-from farm.cli.terminal import show_table
+from farm.cli.terminal import show_table, timings_text
 from farm.domain.errors import FarmError
 from farm.printable import say
 from farm.process import child
@@ -48,7 +48,7 @@ def demo(out: Annotated[Path, typer.Option(help="Folder to save the images in.")
         downloader = Downloader(client, out, console=Console(stderr=True), shows_progress=True)
         finished = downloader.finish(jobs)
     rows = [
-        (path, f"{image['width']}x{image['height']}", *(f"{seconds:.2f} s" for seconds in job.view["timings"].values()))
+        (path, f"{image['width']}x{image['height']}", *timings_text(job.view["timings"]).values())
         for job in finished
         for path, image in zip(job.files, job.view["images"], strict=True)
     ]

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from farm.cli.client import CallFailed, Client
 from farm.cli.download import Downloader, FinishedJob
-from farm.cli.terminal import say_json
+from farm.cli.terminal import say_json, timings_text
 from farm.domain.catalogue import (
     KONTEXT_SIZES,
     MAX_GUIDANCE,
@@ -250,7 +250,7 @@ def image_size(text: str) -> str | dict[str, int]:
 def report(job: FinishedJob) -> None:
     """Print each file with the time of every stage, and the job's warnings."""
     view = job.view
-    stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in view["timings"].items())
+    stages = ", ".join(f"{name} {seconds}" for name, seconds in timings_text(view["timings"]).items())
     if view["original_prompt"] not in (None, view["prompt"]):
         say(f"prompt: {view['prompt']}")
     for path in job.files:

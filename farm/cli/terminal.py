@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from farm.domain.job import FULL_STEPS
 from farm.printable import printable, say
 
 
@@ -16,6 +17,11 @@ def say_json(value: object) -> None:
     """Print `value` as JSON in ASCII."""
     for line in json.dumps(value, indent=2).replace("\x7f", "\\u007f").split("\n"):  # JSON leaves DEL as it is
         say(line)
+
+
+def timings_text(timings: Mapping[str, float]) -> dict[str, str]:
+    """Return a job's timings as text: seconds of each stage, and the number of full steps."""
+    return {name: f"{value}" if name == FULL_STEPS else f"{value:.2f} s" for name, value in timings.items()}
 
 
 def show_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:

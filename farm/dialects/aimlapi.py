@@ -11,7 +11,7 @@ from farm.dialects import openai_common
 from farm.dialects.answers.images import AimlapiImage, AimlapiImages
 from farm.dialects.fields import Flag, Whole
 from farm.dialects.links import Links
-from farm.dialects.openai_common import ParsedCall, ProviderCall, ResultFormat, Sides
+from farm.dialects.openai_common import ParsedCall, ResultFormat, Sides, SrpoCall
 from farm.domain.catalogue import SRPO, TERMS, Acceleration, OutputFormat
 from farm.domain.errors import InvalidRequest, Problem
 from farm.domain.job import Image, Job, Result
@@ -27,7 +27,7 @@ _TERMS = TERMS[NAME]
 TOKENS_PER_MEBIPIXEL = 52_500
 
 
-class TextToImage(ProviderCall):
+class TextToImage(SrpoCall):
     """The body of a call for text to image."""
 
     TERMS: ClassVar = _TERMS

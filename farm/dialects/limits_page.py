@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from farm.domain.catalogue import (
-    ACCELERATIONS,
     CLIP_MARGINS,
     KONTEXT_SIZES,
     MAX_IMAGES,
@@ -43,7 +42,7 @@ with an error that names the field, the value and what is allowed. `/openapi.jso
 
 Everywhere: prompts of 1–{MAX_PROMPT} characters; 1–{MAX_IMAGES} images per request (WaveSpeed: 1); up to
 {MAX_PIXELS / 1e6} megapixels per image; up to {MAX_INPUTS} input images where a model takes several; uploads of up to
-{MAX_UPLOAD // 2**20} MiB. Of `acceleration`, {", ".join(f"`{level}`" for level in ACCELERATIONS)} works.
+{MAX_UPLOAD // 2**20} MiB.
 """
 
 
@@ -53,7 +52,17 @@ def page() -> str:
         [
             _HEAD,
             "## Dialects\n",
-            *_table(("dialect", "sides of an image", "size by default", "seeds", "format by default"), _dialects()),
+            *_table(
+                (
+                    "dialect",
+                    "sides of an image",
+                    "size by default",
+                    "seeds",
+                    "format by default",
+                    "`acceleration` by default",
+                ),
+                _dialects(),
+            ),
             "\nThe seed −1 asks WaveSpeed's dialect for a random one. Presets of sizes: "
             + ", ".join(f"`{name}` {_size(size)}" for name, size in SIZE_PRESETS.items())
             + ".\n",
@@ -82,7 +91,7 @@ def _dialects() -> Iterator[Sequence[object]]:
         terms = TERMS[dialect]
         default = f"{terms.size}, {_size(SIZE_PRESETS[terms.size])}"
         seeds = f"{terms.min_seed}–{terms.max_seed}".replace("-", "−")
-        yield title, terms.sides, default, seeds, terms.output_format
+        yield title, terms.sides, default, seeds, terms.output_format, f"`{terms.acceleration}`"
 
 
 def _models() -> Iterator[Sequence[object]]:

@@ -100,10 +100,6 @@ NON_TEXT_FIELDS = frozenset(
     }
 )
 
-#: The providers' default level of acceleration is computed at this level until it works; explicit requests get a note.
-REGULAR_MEANS: Acceleration = "none"
-_REGULAR_NOTE = "acceleration 'regular' is not supported yet; the image was computed in full."
-
 #: The form of an image in an answer: a URL, a data URI, base64 in a field of its own, or a URL and base64.
 ResultFormat = Literal["url", "data", "b64_json", "both"]
 
@@ -269,17 +265,6 @@ class SrpoCall(Call):
         width, height = (missing if side is None else side for side in (self.image_size.width, self.image_size.height))
         check_size("image_size", (width, height), self.TERMS.sides)
         return width, height
-
-
-class ProviderCall(SrpoCall):
-    """The fields of a call for SRPO in dialects whose default acceleration is `regular`."""
-
-    def request_fields(self, model: Model) -> dict[str, Any]:
-        found = super().request_fields(model)
-        if self.acceleration != "regular":
-            return found
-        notes = (_REGULAR_NOTE,) if "acceleration" in self.model_fields_set else ()
-        return found | {"acceleration": REGULAR_MEANS, "notes": notes}
 
 
 class KontextCall(Call):

@@ -11,7 +11,7 @@ from farm.dialects.answers.images import SirayaImages
 from farm.dialects.error_response import ErrorResponse
 from farm.dialects.fields import Flag
 from farm.dialects.links import Links
-from farm.dialects.openai_common import ParsedCall, ProviderCall, ResultFormat
+from farm.dialects.openai_common import ParsedCall, ResultFormat, SrpoCall
 from farm.domain.catalogue import SRPO, TERMS, Acceleration
 from farm.domain.errors import FarmError
 from farm.domain.job import Job, Result
@@ -23,7 +23,7 @@ SUCCESS = 200
 _TERMS = TERMS[NAME]
 
 
-class TextToImage(ProviderCall):
+class TextToImage(SrpoCall):
     """The body of a call for text to image. `output_format` says how images are carried or how they are encoded."""
 
     TERMS: ClassVar = _TERMS

@@ -78,8 +78,6 @@ MAX_RANDOM_SEED = 2**31 - 4
 #: Largest file that a caller may upload, in bytes, and how many parts it may come in. Clients send parts of 10 MiB.
 MAX_UPLOAD = 200 * 1024 * 1024
 MAX_UPLOAD_PARTS = 1000
-#: Levels of acceleration that work. The others are refused by name; a dialect's default that names one means `none`.
-ACCELERATIONS: tuple[Acceleration, ...] = ("none",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,9 +136,13 @@ class Image:
     bytes: int
 
 
+#: Key in a result's timings: the denoising steps of each image at which the transformer ran.
+FULL_STEPS = "full_steps"
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The result of a completed job. `timings` are measured seconds by stage."""
+    """The result of a completed job. `timings` are measured seconds by stage; under `FULL_STEPS`, a number of steps."""
 
     images: tuple[Image, ...]
     flagged: tuple[bool, ...]

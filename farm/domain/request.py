@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from farm.domain.acceleration import BUNDLED
 from farm.domain.catalogue import (
     MAX_GUIDANCE,
     MAX_IMAGES,
@@ -106,8 +107,9 @@ class Request(BaseModel):
 
     @property
     def cost(self) -> float:
-        """Cost for fair queueing, in images × megapixels × steps."""
-        return self.images * self.width * self.height / 1e6 * max(1, self.denoising_steps)
+        """Cost for fair queueing, in images × megapixels × full steps (those of the bundled masks, on every farm)."""
+        full_steps = BUNDLED.full_steps(self.acceleration, self.denoising_steps)
+        return self.images * self.width * self.height / 1e6 * max(1, full_steps)
 
     @property
     def denoising_steps(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from farm.dialects import fal, openai_common, wavespeed
-from farm.domain.catalogue import ACCELERATIONS, MAX_PROMPT, MAX_SIDE, MIN_SIDE, MODELS, TERMS
+from farm.domain.catalogue import MAX_PROMPT, MAX_SIDE, MIN_SIDE, MODELS, TERMS
 from farm.settings import Settings
 from tests.docs_snippets import DOCS
 
@@ -52,16 +52,12 @@ def test_what_becomes_of_openais_parameters_is_on_its_page() -> None:
     ]
 
 
-def test_the_levels_of_acceleration_that_do_not_work_are_told() -> None:
-    """When one of them works, the pages must change."""
-    assert ACCELERATIONS == ("none",)
-    assert openai_common.REGULAR_MEANS == "none"
-    for name in ("fal", "openai"):
-        assert "| `acceleration` | `none` works; `regular` and `high` are rejected until they do |" in page(name)
-    for name in ("aimlapi", "siraya"):
-        assert "| `acceleration` | `none` works; `regular`, the default, is computed in full until it does" in page(
-            name
-        )
+@pytest.mark.parametrize("name", ["fal", "openai", "aimlapi", "siraya"])
+def test_the_default_level_of_acceleration_is_on_the_page(name: str) -> None:
+    row = next(line for line in page(name).splitlines() if line.startswith("| `acceleration` |"))
+
+    assert f"`{TERMS[name].acceleration}` by default" in row
+    assert "[acceleration.md](acceleration.md)" in row
 
 
 @pytest.mark.parametrize(

@@ -229,12 +229,6 @@ def test_no_body_is_an_empty_object(api: FlaskClient, content_type: str | None) 
     assert (detail["loc"], detail["type"]) == (["body", "prompt"], "missing")
 
 
-def test_a_level_of_acceleration_that_does_not_work_yet_is_refused(api: FlaskClient) -> None:
-    (detail,) = fal_error(post_request(api, acceleration="regular"), 422)["detail"]
-
-    assert (detail["loc"], detail["type"]) == (["body", "acceleration"], "feature_not_supported")
-
-
 @pytest.mark.parametrize("prefix", ["/fal/queue", "/fal/run"])
 @pytest.mark.parametrize("endpoint", ["fal-ai/flux/dev", "srpo", "wavespeed-ai/flux-srpo", "x", "fal-ai/flux"])
 def test_an_endpoint_that_fal_does_not_name_so_is_404(api: FlaskClient, prefix: str, endpoint: str) -> None:

@@ -267,11 +267,11 @@ def test_everything_that_is_wrong_is_said_at_once_and_what_was_right_does_not_st
         Source("image_urls.0", data_uri(IMAGE)),
         Source("image_urls.1", "ftp://x.example"),
         Source("image_urls.2", data_uri(b"none")),
-        request=a_request(model="kontext", acceleration="high"),
+        request=a_request(model="kontext"),
         webhook=Webhook("http://127.0.0.1/hook"),
     )
 
-    assert [problem.field for problem in found] == ["acceleration", "image_urls.1", "image_urls.2", "webhook_url"]
+    assert [problem.field for problem in found] == ["image_urls.1", "image_urls.2", "webhook_url"]
 
 
 # What never stays

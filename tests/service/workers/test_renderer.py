@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -74,7 +75,7 @@ def test_a_job_is_rendered_stored_and_completed(open_worker: Opened, store: JobS
 
 
 def test_every_stage_is_timed(open_worker: Opened, store: JobStore) -> None:
-    job_id = submit(store, steps=3)
+    job_id = submit(store, steps=3, images=2)
     job = open_worker(pipeline=SimulatedPipeline(step_ms=5)).end_of(job_id)
 
     assert job.result is not None
@@ -82,6 +83,19 @@ def test_every_stage_is_timed(open_worker: Opened, store: JobStore) -> None:
     assert {"start", "denoise", "inference", "encode", "upload"} <= set(timings)
     assert all(seconds >= 0 for seconds in timings.values())
     assert 0.015 <= timings["denoise"] <= timings["inference"] < 5
+    assert timings["full_steps"] == 3
+
+
+def test_full_steps_are_told_beside_the_steps_that_were_asked_for(open_worker: Opened, store: JobStore) -> None:
+    job_id = submit(store, steps=28, acceleration="regular", output_format="png")
+    shop = open_worker()
+    job = shop.end_of(job_id)
+
+    assert job.result is not None
+    assert job.result.timings["full_steps"] == 14
+    with Image.open(io.BytesIO(shop.images(job)[0])) as file:
+        parameters = json.loads(file.text["parameters"])  # type: ignore[attr-defined]  # a PNG file has texts
+    assert (parameters["acceleration"], parameters["steps"], parameters["full_steps"]) == ("regular", 28, 14)
 
 
 def test_everything_that_waits_is_rendered(open_worker: Opened, store: JobStore) -> None:

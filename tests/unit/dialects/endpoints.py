@@ -484,8 +484,7 @@ _AIMLAPI = {
     **V1_SRPO,
     "seed": whole("seed", 1, 2**32 - 1),
     "output_format": FORMAT.but(rejected=["url"]),
-    # The level that its page calls regular does not work here: it is computed in full, and the caller is told.
-    "acceleration": Field([("none", {}), ("high", {"acceleration": "high"})], ["", "fast", 1]),
+    "acceleration": choice("acceleration", "regular", "none", "high").but(rejected=["fast"]),
     "size": Field(
         [("auto", {}), ("landscape_4_3", {}), ("512x768", size(512, 768)), ("1536x512", size(1536, 512))],
         [*_NO_SIZE, "480x512", "1568x512", "513x512", "512x540"],
@@ -553,7 +552,7 @@ V1: Sequence[Endpoint] = (
         "flux/srpo",
         _generation(aimlapi, "flux/srpo"),
         aimlapi.TAKES["flux/srpo"],
-        SRPO_TEXT,
+        SRPO_TEXT.model_copy(update={"acceleration": "regular"}),
         fields=_AIMLAPI,
     ),
     _v1(
@@ -561,7 +560,7 @@ V1: Sequence[Endpoint] = (
         _SIRAYA_ID,
         _generation(siraya, _SIRAYA_ID),
         siraya.TAKES[_SIRAYA_ID],
-        SRPO_TEXT.model_copy(update={"output_format": "png", "safety": False}),
+        SRPO_TEXT.model_copy(update={"output_format": "png", "safety": False, "acceleration": "regular"}),
         fields=_SIRAYA,
     ),
 )

@@ -91,6 +91,18 @@ def test_cost_is_images_times_megapixels_times_steps() -> None:
     assert a_request(width=1000, height=2000, steps=10, images=3).cost == 60
 
 
+def test_cost_counts_full_steps() -> None:
+    """A caller of a faster level has its turn as often as its work takes."""
+    costs = [
+        a_request(width=1000, height=1000, steps=28, acceleration=level).cost for level in ("none", "regular", "high")
+    ]
+    remix = a_request(
+        width=1000, height=1000, steps=28, strength=0.5, acceleration="regular", model="srpo-image-to-image"
+    )
+
+    assert (costs, remix.cost) == ([28, 14, 10], 7)
+
+
 def test_survives_the_way_through_the_job_store() -> None:
     request = a_request(prompt='ünï "code" \U0001f98a \x00', guidance=4.5, seed=SEEDS - 1, images=4, safety=False)
 

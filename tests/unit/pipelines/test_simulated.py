@@ -177,6 +177,21 @@ def test_a_step_takes_its_time_once_for_the_whole_batch() -> None:
     assert 0.6 <= clock.monotonic() - began < 2.4
 
 
+def test_a_step_that_a_level_skips_takes_no_time() -> None:
+    """Unless another image of the batch needs it."""
+    seen: list[int] = []
+    began = clock.monotonic()
+
+    def watch(_index: int, step: int) -> bool:
+        seen.append(step)
+        return True
+
+    (rendered,) = SimulatedPipeline(step_ms=50).render([replace(FOX, steps=28, acceleration="high")], watch)
+
+    assert (rendered.full_steps, seen) == (10, list(range(29)))
+    assert 0.5 <= clock.monotonic() - began < 1.3
+
+
 @pytest.mark.parametrize(
     ("other", "reason"),
     [

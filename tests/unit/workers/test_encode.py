@@ -14,6 +14,7 @@ from farm.domain.catalogue import OutputFormat
 from farm.domain.request import Request
 from tests.unit.dialects.samples import a_request
 from workers.encode import SOFTWARE, Encoder
+from workers.pipelines.pipeline import RenderedImage
 
 FOX = a_request(width=301, height=257, steps=28, seed=2**32 - 1)
 ENCODER = Encoder(weights="miniature", build="b1", with_prompt=True)
@@ -38,7 +39,8 @@ def encoded(
     warnings: tuple[str, ...] = (),
 ) -> bytes:
     request = of.model_copy(update={"output_format": form})
-    return encoder.encode(pattern, of=request, number=number, warnings=warnings)
+    rendered = RenderedImage(number, b"", pattern.size, full_steps=14, warnings=warnings)
+    return encoder.encode(pattern, of=request, number=number, rendered=rendered)
 
 
 def parameters(content: bytes) -> dict[str, Any]:
@@ -64,6 +66,7 @@ def test_carries_its_parameters(pattern: Image.Image, form: OutputFormat) -> Non
         "width": 301,
         "height": 257,
         "steps": 28,
+        "full_steps": 14,
         "guidance": 4.5,
         "seed": 2**32 - 1,
         "acceleration": "none",
