@@ -78,6 +78,7 @@ class JobOutput:
         self.flagged: dict[int, bool] = {}
         self.warnings = dict.fromkeys(job.request.notes)  # ordered, each once
         self.timings: dict[str, float] = {DEVICE: 0.0, "decode": 0.0, "safety": 0.0, "encode": 0.0, "upload": 0.0}
+        self.timings[FULL_STEPS] = 0
         self.is_over = False
         self.lock = threading.Lock()
 
@@ -212,7 +213,7 @@ class Publisher:
             output.timings["safety"] += checked - began
             output.timings["encode"] += encoded - checked
             output.timings["upload"] += stored - encoded
-            output.timings[FULL_STEPS] = rendered.full_steps
+            output.timings[FULL_STEPS] += rendered.full_steps
             output.flagged[number] = flagged
             output.warnings.update(dict.fromkeys(rendered.warnings))
             content_type = f"image/{request.output_format}"

@@ -136,7 +136,7 @@ class Image:
     bytes: int
 
 
-#: Key in a result's timings: the denoising steps of each image at which the transformer ran.
+#: Key in a result's timings: the denoising steps at which the transformer ran, of all images together.
 FULL_STEPS = "full_steps"
 
 

@@ -16,7 +16,7 @@ from typing import get_args
 from farm.domain.catalogue import BATCH_IMAGES, MODELS, Acceleration
 from farm.domain.delivery import Outcome
 from farm.domain.error_codes import FAILURES, JOB_FAILURES
-from farm.domain.job import Result
+from farm.domain.job import FULL_STEPS, Result
 from farm.domain.request import Priority, Request
 
 #: The last part of the field with a histogram's sum.
@@ -149,7 +149,7 @@ def completion(request: Request, result: Result) -> Counts:
     counts.add("images", *kind, size, by=request.images)
     counts.add("images_flagged", request.model, by=sum(result.flagged))
     counts.add("denoising_steps", *kind, by=steps)
-    counts.add("full_steps", *kind, by=timings.get("full_steps", steps))
+    counts.add("full_steps", *kind, by=timings.get(FULL_STEPS, steps))
     counts.add("megapixel_steps", *kind, by=steps * request.width * request.height / 1e6)
     counts.observe("job_render_seconds", *kind, size, value=timings.get("inference", 0))
     for stage in STAGES:

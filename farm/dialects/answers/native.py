@@ -67,7 +67,7 @@ class Progress(TypedDict, closed=True):
 
 class FarmJob(TypedDict, closed=True):
     """A job. Values that are unknown, or not known yet, are null or empty. Times are UTC. `timings`:
-    seconds of each stage, and `full_steps`, the denoising steps of each image that were not extrapolated.
+    seconds of each stage, and `full_steps`, the denoising steps that were computed, of all images together.
 
     `prompt` is the text that is rendered; if it was rewritten, `original_prompt` is the caller's. `inputs` are the URLs
     of the input images: the caller's own, or those of the farm's copies. `retry_of` is the failed job that this one
