@@ -106,7 +106,7 @@ def create_app(
         metrics.show(family, read)
     _measure(app, metrics)
     app.before_request(authenticator.guard)
-    errors.install(app)
+    errors.install(app, count=partial(farm.tally.add, "refusals"))
     context = ApiContext(
         farm,
         authenticator=authenticator,

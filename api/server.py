@@ -6,6 +6,7 @@ import gc
 import os
 import resource
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from api.connections.gthread_worker import SlowClientWorker
 from farm.auth.api_keys import ApiKeyStore, refuse_without_keys, wants_keys
 from farm.bootstrap import build, reach, say_if_storage_fails
 from farm.concurrency.periodic import PeriodicThread
-from farm.domain.errors import ConfigurationError, with_detail
+from farm.domain.errors import ConfigurationError, FarmError, with_detail
 from farm.jobstore import redis_keys
+from farm.jobstore.tally import Tally
 from farm.process.child import EXIT_CONFIG, die_with_parent
 from farm.process.listen import ListenAddress
 from farm.process.signals import stop_signals
@@ -69,6 +71,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
         self._settings = settings
         self._address = address
         self._data_dir = data_dir
+        self._tally: Tally | None = None
         super().__init__()
 
     def run(self) -> None:
@@ -93,6 +96,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
             "when_ready": hooks.limit_send_buffers,
             "ssl_context": hooks.TlsContexts().context,
             "pre_request": hooks.close_after_broken_body,
+            "worker_exit": lambda _arbiter, _worker: self._flush_counts(),
             "forwarded_allow_ips": "",  # FARM_PROXY_HOPS decides which proxies are trusted
         }
         if self._address.tls:
@@ -107,10 +111,16 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
         except ConfigurationError as error:
             raise AppImportError(f"farm api: {with_detail(error)}") from error
 
+    def _flush_counts(self) -> None:
+        if self._tally:
+            with suppress(FarmError):  # the last counts of this process are lost then
+                self._tally.flush()
+
     def _load(self) -> flask.Flask:
         farm = build(self._settings, self._data_dir, listens=True)
         say_if_storage_fails(farm.storage, farm.ownership)
-        PeriodicThread(farm.service.reap).start()
+        self._tally = farm.tally
+        PeriodicThread(farm.service.reap, farm.tally.flush_when_due).start()
         PeriodicThread(farm.sweeper.run_once).start()
         public_url, with_keys = self._settings.public_url, wants_keys(self._settings, self._address.host)
         farm.redis.set(redis_keys.PUBLIC_URL, public_url or self._address.listening_url)

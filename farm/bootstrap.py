@@ -36,6 +36,7 @@ from farm.jobstore.event_feed import EventFeed
 from farm.jobstore.notifications import JobChanges
 from farm.jobstore.stats import Served, StoreStats
 from farm.jobstore.store import JobStore, Terms
+from farm.jobstore.tally import Tally
 from farm.process import embedded_redis
 from farm.process.listen import reachable
 from farm.retention.ownership import OtherStorage, Ownership
@@ -45,6 +46,7 @@ from farm.service import Service
 from farm.settings import Settings
 from farm.ssrf_safe_http import SsrfSafeClient
 from farm.storage.local import LocalStorage
+from farm.storage.measured import MeasuredStorage
 from farm.storage.owned import OwnedStorage
 from farm.storage.probe import Probe
 from farm.storage.storage import Storage
@@ -81,6 +83,7 @@ class Farm:
     secrets: Secrets
     outbound: SsrfSafeClient
     service: Service
+    tally: Tally
 
     def links(self, base: str) -> Links:
         """Return the links to images and jobs for callers that reach the farm at `base`."""
@@ -187,7 +190,8 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
     store = job_store(settings, client, disk_guard)
     stats = StoreStats(client)
     ownership = ownership_of(storage_for(settings, data_dir), store, client)
-    storage = OwnedStorage(ownership.storage, ownership.establish_once)
+    tally = Tally(client, disk_guard)
+    storage = MeasuredStorage(OwnedStorage(ownership.storage, ownership.establish_once), partial(_count_storage, tally))
     wake_ups = WakeUps(celery)
     changes = JobChanges(connect_to_listen(url)) if listens else None
     feed = EventFeed(connect_to_listen(url)) if listens else None
@@ -229,4 +233,10 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
         secrets=Secrets(client, signing_key=settings.signing_key),
         outbound=outbound,
         service=service,
+        tally=tally,
     )
+
+
+def _count_storage(tally: Tally, operation: str, outcome: str, seconds: float) -> None:
+    tally.add("storage_operations", operation, outcome)
+    tally.observe("storage_operation_seconds", operation, value=seconds)

@@ -44,7 +44,7 @@ class BackgroundProcess:
             listener.subscribe(channel)
             dispatcher.start()
         listener.start()
-        PeriodicThread(self._preparer.hold, self._farm.service.reap).start()
+        PeriodicThread(self._preparer.hold, self._farm.service.reap, self._farm.tally.flush_when_due).start()
         _log.info("background worker is ready")
         stopping.wait()
         self._drain()

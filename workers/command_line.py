@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def run(name: str, work: Callable[[Farm, Options], int]) -> None:
         farm = build(settings, options.data_dir)
         say_if_storage_fails(farm.storage, farm.ownership)
         status = work(farm, options)
+        with suppress(FarmError):  # the last counts of this process are lost then
+            farm.tally.flush()
     except FarmError as error:
         who = f"{name} on {options.device_name}" if options.device_name else name
         say(f"{who}: {with_detail(error)}", file=sys.stderr)

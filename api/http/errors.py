@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from http import HTTPStatus
 
 import flask
@@ -50,24 +51,33 @@ class _FaultLog:
             _log.warning("call failed", path=flask.request.path, code=error.code, error=errors.with_detail(error))
 
 
-def install(app: flask.Flask) -> None:
-    """Answer every error of `app` in JSON."""
+def install(app: flask.Flask, count: Callable[[str], None]) -> None:
+    """Answer every error of `app` in JSON, and `count` it by its code."""
     faults = _FaultLog()
 
     def from_farm(error: errors.FarmError) -> flask.Response:
         status = error.call_failure.status
         if status >= 500:
             faults.add(error)
+        count(error.code)
         return answer(status, error)
 
+    def from_http(error: HTTPException) -> flask.Response:
+        refusal = BadHttp(error.code or 500, _message(error.code or 500, error))
+        count(refusal.code)
+        return _from_http(error, refusal)
+
+    def from_bug(error: Exception) -> flask.Response:
+        count(errors.FarmError.code)
+        return _from_bug(error)
+
     app.register_error_handler(errors.FarmError, from_farm)
-    app.register_error_handler(HTTPException, _from_http)
-    app.register_error_handler(Exception, _from_bug)
+    app.register_error_handler(HTTPException, from_http)
+    app.register_error_handler(Exception, from_bug)
 
 
-def _from_http(error: HTTPException) -> flask.Response:
-    status = error.code or 500
-    response = answer(status, BadHttp(status, _message(status, error)))
+def _from_http(error: HTTPException, refusal: BadHttp) -> flask.Response:
+    response = answer(error.code or 500, refusal)
     for name, value in error.get_headers():
         if name in ("Allow", "Retry-After"):
             response.headers[name] = value

@@ -44,6 +44,7 @@ _MODEL = {"model": tuple(model.name for model in MODELS)}
 _PRIORITY = {"priority": get_args(Priority)}
 _ACCELERATION = {"acceleration": get_args(Acceleration)}
 _SIZE = {"size": tuple(SIZES.values())}
+_OPERATIONS = ("put", "find", "read", "delete", "list")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,13 @@ MEASURES: Mapping[str, Measure] = {
     ),
     "webhook_attempt_seconds": Measure("Time that a webhook attempt took", buckets=_SHORT),
     "webhook_lag_seconds": Measure("Time from a job's end until its webhook was delivered", buckets=_LAGS),
+    "storage_operations": Measure(
+        "Operations on the image storage; `error`: it did not answer, or refused",
+        {"operation": _OPERATIONS, "outcome": ("ok", "error")},
+    ),
+    "storage_operation_seconds": Measure(
+        "Time of an operation on the image storage", {"operation": _OPERATIONS}, _SHORT
+    ),
     "refusals": Measure(
         "Calls refused, by error code", {"code": tuple(code for code, row in FAILURES.items() if row.call)}
     ),

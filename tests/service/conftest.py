@@ -17,6 +17,7 @@ from farm.jobstore.connection import connect, connect_to_listen
 from farm.jobstore.event_feed import EventFeed
 from farm.jobstore.notifications import JobChanges
 from farm.jobstore.store import JobStore
+from farm.jobstore.tally import Tally
 from farm.process import embedded_redis
 from farm.service import Service
 from farm.settings import Settings
@@ -79,7 +80,7 @@ def farm(parts: Farm, changes: JobChanges, listening: redis.Redis) -> Farm:
         feed=EventFeed(listening),
         outbound=parts.outbound,
     )
-    return replace(parts, service=service)
+    return replace(parts, service=service, tally=Tally(parts.redis))
 
 
 @pytest.fixture

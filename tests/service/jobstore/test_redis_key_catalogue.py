@@ -137,6 +137,8 @@ class EveryFeature:
         self._farm.redis.set(redis_keys.PUBLIC_URL, BASE)  # as the API does when it starts
         send(self._api, begin(self._api, IN_PARTS)[0], b"part")
         self._farm.sweeper.run_once()
+        self._farm.tally.add("refusals", "not_found")
+        self._farm.tally.flush()
         yield
 
 

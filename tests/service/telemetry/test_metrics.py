@@ -275,3 +275,16 @@ def test_the_page_of_metrics_lists_what_a_scrape_has(api: FlaskClient) -> None:
 
     assert found == listed
     assert found.keys() == {family.name for family in page.families()}
+
+
+def test_refused_calls_are_counted_by_their_code(api: FlaskClient, farm: Farm) -> None:
+    calls.post_job(api, image_size="enormous")
+    api.get("/farm/v1/jobs/unknown")
+    for path in ("/nothing", "/nothing/else"):
+        api.get(path)
+    farm.tally.flush()
+
+    found = Scrape(api)
+
+    codes = ("invalid_request", "not_found", "unauthorized")
+    assert [found.of("farm_refusals_total", code=code) for code in codes] == [1, 3, 0]
