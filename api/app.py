@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 import flask
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from api.admission import body_memory
@@ -94,7 +94,8 @@ def create_app(
         per_caller=per_caller(max_held_calls),
         seconds=farm.settings.hold_seconds,
     )
-    registry = CollectorRegistry()
+    registry = app.extensions["metrics"] = CollectorRegistry()
+    ProcessCollector(registry=registry)
     registry.register(StoreCollector(partial(Reading.of, farm.redis)))
     metrics = ApiMetrics(registry, (dialect.name for dialect in DIALECTS if dialect is not NATIVE))
     for family, read in (

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,19 @@ from api.app import create_app
 from api.connections import hooks
 from api.connections.gthread_worker import SlowClientWorker
 from farm.auth.api_keys import ApiKeyStore, refuse_without_keys, wants_keys
-from farm.bootstrap import build, reach, say_if_storage_fails
+from farm.bootstrap import Farm, build, reach, say_if_storage_fails
 from farm.concurrency.periodic import PeriodicThread
 from farm.domain.errors import ConfigurationError, FarmError, with_detail
 from farm.jobstore import redis_keys
+from farm.jobstore.reading import CallerReading
 from farm.jobstore.tally import Tally
 from farm.process.child import EXIT_CONFIG, die_with_parent
 from farm.process.listen import ListenAddress
 from farm.process.signals import stop_signals
 from farm.process.tls import check_tls, validity_problem
 from farm.settings import Settings
+from farm.telemetry import port
+from farm.telemetry.caller_metrics import CallerCollector
 
 #: Most threads. They are started on demand, and cost little while they wait.
 THREADS = 720
@@ -111,6 +115,11 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
         except ConfigurationError as error:
             raise AppImportError(f"farm api: {with_detail(error)}") from error
 
+    def _serve_metrics(self, farm: Farm, app: flask.Flask) -> None:
+        """Serve what `/metrics` has, and figures of callers if they are wanted, at a port of its own."""
+        callers = [CallerCollector(partial(CallerReading.of, farm.redis))] if self._settings.metrics_callers else []
+        port.serve(self._settings, port.Others(app.extensions["metrics"]), *callers)
+
     def _flush_counts(self) -> None:
         if self._tally:
             with suppress(FarmError):  # the last counts of this process are lost then
@@ -132,6 +141,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
             max_streams=MAX_STREAMS,
             max_held_calls=MAX_HELD_CALLS,
         )
+        self._serve_metrics(farm, app)
         # What exists now stays: the garbage collector need not scan it again and again.
         gc.collect()
         gc.freeze()

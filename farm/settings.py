@@ -364,6 +364,22 @@ class Settings(BaseSettings):
         "a whole number from 0 to 10",
     )
     metadata_prompt: bool = _setting(True, "on", "Whether image files contain the prompt as metadata.", "on or off")
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = _setting(
+        None,
+        "unset",
+        "Each process serves its own metrics at the first free port from this one on, beside the API's `/metrics`.",
+        "a port from 1 to 65535",
+    )
+    metrics_host: str = _setting(
+        "127.0.0.1", "`127.0.0.1`", "The address at which processes serve their own metrics.", "an address or host name"
+    )
+    metrics_callers: bool = _setting(
+        False,
+        "off",
+        "Whether the API's own metrics port also has figures of callers, by name: the 50 with the most images, and all "
+        "others together.",
+        "on or off",
+    )
     log: Literal["console", "json"] | None = _setting(
         None, "`console` on a terminal, else `json`", "Log format.", "console or json"
     )

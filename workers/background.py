@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import structlog
+from prometheus_client import ProcessCollector
 
 from farm.bootstrap import Farm
 from farm.concurrency.background_thread import BackgroundThread
@@ -12,6 +13,7 @@ from farm.jobstore.connection import connect_to_listen
 from farm.jobstore.notifications import Listener
 from farm.process.signals import StopSignals, stop_signals
 from farm.ssrf_safe_http import SsrfSafeClient
+from farm.telemetry import port
 from farm.webhooks.courier import Courier
 from workers.command_line import run
 from workers.enhancer import enhancer_for
@@ -45,6 +47,7 @@ class BackgroundProcess:
             dispatcher.start()
         listener.start()
         PeriodicThread(self._preparer.hold, self._farm.service.reap, self._farm.tally.flush_when_due).start()
+        port.serve(self._farm.settings, ProcessCollector(registry=None))
         _log.info("background worker is ready")
         stopping.wait()
         self._drain()

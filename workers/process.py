@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import structlog
+from prometheus_client import ProcessCollector
 
 from farm import __version__, clock
 from farm.bootstrap import Farm
@@ -22,9 +23,12 @@ from farm.jobstore.connection import connect_to_listen
 from farm.jobstore.notifications import listen_for_stops
 from farm.process.child import EXIT_FAULTY
 from farm.settings import Settings
+from farm.telemetry import port
+from farm.telemetry.worker_metrics import WorkerCollector
 from farm.weights import Checkpoints
 from workers.celery_worker import consume
 from workers.encode import Encoder
+from workers.figures import Figures, card_uuid
 from workers.health import FailureCounter, Fault, fault_of
 from workers.lease import Lease, StageTimeouts
 from workers.pipelines.pipeline import MINIATURE, SIMULATED, Pipeline
@@ -51,6 +55,7 @@ class WorkerProcess:
         self._pipeline: Pipeline | None = None
         self._renderer: Renderer | None = None
         self._is_warm = False
+        self._figures = Figures(card_uuid(renders_on(farm.settings)))
         self._lease = Lease(
             farm.store, worker=self._id, facts=self._facts, seconds=farm.settings.lease_seconds, timeouts=timeouts
         )
@@ -64,6 +69,7 @@ class WorkerProcess:
         reset_timer()
         PeriodicThread(reset_timer).start()
         self._lease.start()
+        port.serve(self._farm.settings, ProcessCollector(registry=None), WorkerCollector(self._id, self._facts))
         try:
             checker = self._load_checker()
             status = self._serve(self._warm_pipeline(checker), checker)
@@ -83,10 +89,13 @@ class WorkerProcess:
         began = clock.monotonic()
         with self._lease.watchdog.guard(self._timeouts.load, "loading"), refuse_without_memory():
             pipeline = self._load()
+            loaded = clock.monotonic()
             pipeline.warm_up()
             if checker:
                 checker.use_card(renders_on(self._farm.settings))
-        _log.info("pipeline is warm", weights=pipeline.weights, seconds=round(clock.monotonic() - began, 2))
+        warm = clock.monotonic()
+        self._figures.record_start(load_seconds=loaded - began, warm_up_seconds=warm - loaded)
+        _log.info("pipeline is warm", weights=pipeline.weights, seconds=round(warm - began, 2))
         return pipeline
 
     def _deregister(self) -> None:
@@ -183,14 +192,17 @@ class WorkerProcess:
             "device": self._device,
         }
         if pipeline is not None and renderer is not None:
+            hits, misses = pipeline.prompt_cache
             facts |= {
                 "models": ",".join(pipeline.models),
                 "weights": pipeline.weights,
                 "build": pipeline.build,
                 "safety": settings.safety or "bundled",
-                "busy_seconds": f"{renderer.busy_seconds:.3f}",
+                "busy_seconds_total": f"{renderer.busy_seconds:.3f}",
+                "prompt_cache_hits_total": str(hits),
+                "prompt_cache_misses_total": str(misses),
             }
-        return facts
+        return facts | self._figures.read()
 
     def _state(self) -> str:
         if self._failure_counter.is_faulty:

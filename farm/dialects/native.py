@@ -182,7 +182,7 @@ def worker(worker_id: str, facts: Mapping[str, str], *, silent_seconds: float, n
         "build": facts.get("build"),
         "safety": facts.get("safety"),
         "jobs": int(facts.get("jobs", 0)),
-        "busy_seconds": float(facts.get("busy_seconds", 0)),
+        "busy_seconds": float(facts.get("busy_seconds_total", 0)),
         "seen_at": clock.iso(now_us - round(silent_seconds * 1e6)),
         "silent_seconds": silent_seconds,
     }

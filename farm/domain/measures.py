@@ -16,7 +16,7 @@ from typing import get_args
 from farm.domain.catalogue import BATCH_IMAGES, MODELS, Acceleration
 from farm.domain.delivery import Outcome
 from farm.domain.error_codes import FAILURES, JOB_FAILURES
-from farm.domain.job import FULL_STEPS, Result
+from farm.domain.job import FULL_STEPS, Result, State
 from farm.domain.request import Priority, Request
 
 #: The last part of the field with a histogram's sum.
@@ -32,9 +32,12 @@ STAGES = ("start", "denoise", "decode", "safety", "encode", "upload")
 DEVICE = "device"
 #: Reasons for which a started job returned to its queue, besides the codes of failures that are tried again.
 DRAINED, WORKER_LOST = "drained", "worker_lost"
+#: So many callers, those with the most images, have figures of their own; all others share one.
+MAX_CALLERS = 50
+OTHER_CALLERS = "other"
 
 _WAITS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 14400)
-_RENDERS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
+_RENDERS = (0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
 _SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 160)
 _LAGS = (0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400)
 
@@ -44,6 +47,7 @@ _MODEL = {"model": tuple(model.name for model in MODELS)}
 _PRIORITY = {"priority": get_args(Priority)}
 _ACCELERATION = {"acceleration": get_args(Acceleration)}
 _SIZE = {"size": tuple(SIZES.values())}
+_ENDS = tuple(state.value for state in State if state.is_terminal)
 _OPERATIONS = ("put", "find", "read", "delete", "list")
 
 
@@ -56,6 +60,8 @@ class Measure:
     buckets: tuple[float, ...] = ()
     #: The store counts in millionths.
     is_fraction: bool = False
+    #: Its first label is the name of a caller, or `other`: not everyone may see it.
+    is_by_caller: bool = False
 
     def combinations(self) -> Iterator[tuple[str, ...]]:
         """Yield every combination of the labels' values."""
@@ -115,6 +121,8 @@ MEASURES: Mapping[str, Measure] = {
     "storage_operation_seconds": Measure(
         "Time of an operation on the image storage", {"operation": _OPERATIONS}, _SHORT
     ),
+    "caller_jobs": Measure("Ended jobs of a caller", {"caller": (OTHER_CALLERS,), "state": _ENDS}, is_by_caller=True),
+    "caller_images": Measure("Images of a caller's completed jobs", {"caller": (OTHER_CALLERS,)}, is_by_caller=True),
     "refusals": Measure(
         "Calls refused, by error code", {"code": tuple(code for code, row in FAILURES.items() if row.call)}
     ),

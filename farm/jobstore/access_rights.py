@@ -30,7 +30,7 @@ KEY_COMMANDS = (
     *("xadd {name} * a 1", "xrange {name} - +", "xread STREAMS {name} 0", "xrevrange {name} + -"),
     *("zadd {name} 1 a", "zcard {name}", "zcount {name} 0 1", "zrange {name} 0 1", "zrangebyscore {name} 0 1"),
     *("zrank {name} a", "zrem {name} a", "zremrangebyscore {name} 0 1", "zrevrangebyscore {name} 1 0"),
-    "zscore {name} a",
+    *("zincrby {name} 1 a", "zrevrange {name} 0 1", "zrevrank {name} a", "zscore {name} a"),
 )
 CHANNEL_COMMANDS = ("publish {name} text", "subscribe {name}")
 #: Celery's workers subscribe to this pattern, which a user must have literally: `srpo:*` does not cover it.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_args
 
 import redis
 
 from farm.domain.catalogue import MODELS
+from farm.domain.measures import MAX_CALLERS
 from farm.domain.request import Priority
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
@@ -81,11 +83,7 @@ class Reading:
     @cached_property
     def totals(self) -> Mapping[str, Totals]:
         """The counters since the beginning, by the names of `farm.domain.measures`."""
-        found: defaultdict[str, dict[tuple[str, ...], int]] = defaultdict(dict)
-        for field, value in _whole_numbers(self._part("totals")).items():
-            name, *rest = field.split(":")
-            found[name][tuple(rest)] = value
-        return found
+        return _by_name(self._part("totals"))
 
     def total(self, name: str) -> int:
         """Return a counter, summed over its labels."""
@@ -134,7 +132,7 @@ class Reading:
     def webhook_workers(self) -> int:
         return sum(int(count) for _, count in self._part("webhook workers"))
 
-    @property
+    @cached_property
     def workers(self) -> list[Worker]:
         """The workers that have sent a heartbeat."""
         return workers_from(self._part("heartbeats"), self._part("facts"), now_us=self.now_us)
@@ -171,6 +169,33 @@ def _read(client: redis.Redis, commands: Mapping[str, Command], *, is_atomic: bo
         for command in commands.values():
             command(pipeline)
         return dict(zip(commands, pipeline.execute(raise_on_error=False), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class CallerReading:
+    """Counters of callers, the names of those that have counters of their own, and how many jobs of each wait."""
+
+    totals: Mapping[str, Totals]
+    names: frozenset[str]
+    waiting: Mapping[str, int]
+
+    @classmethod
+    def of(cls, client: redis.Redis) -> CallerReading:
+        """Read the job store. Raises StoreUnavailable."""
+        with translated(), client.pipeline(transaction=False) as pipeline:
+            pipeline.hgetall(redis_keys.TOTALS)
+            pipeline.zrevrange(redis_keys.CALLER_IMAGES, 0, MAX_CALLERS - 1)
+            pipeline.hgetall(redis_keys.WAITING_COUNT)
+            totals, names, waiting = pipeline.execute()
+        return cls(_by_name(totals), frozenset(names), _whole_numbers(waiting))
+
+
+def _by_name(fields: Mapping[str, str]) -> Mapping[str, Totals]:
+    found: defaultdict[str, dict[tuple[str, ...], int]] = defaultdict(dict)
+    for field, value in _whole_numbers(fields).items():
+        name, *rest = field.split(":")
+        found[name][tuple(rest)] = value
+    return found
 
 
 def _whole_numbers(fields: Mapping[str, str]) -> dict[str, int]:

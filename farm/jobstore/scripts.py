@@ -12,7 +12,7 @@ from typing import Any
 import redis
 
 from farm.domain.job import TRANSITIONS
-from farm.domain.measures import MEASURES
+from farm.domain.measures import MAX_CALLERS, MEASURES, OTHER_CALLERS
 from farm.jobstore.disk_guard import no_guard
 from farm.jobstore.redis_keys import PREFIX
 
@@ -83,7 +83,7 @@ def _needed_by(text: str, seen: set[str]) -> Iterator[str]:
 @cache
 def shared_definitions() -> Mapping[str, str]:
     """Return the Lua definitions that scripts may name: those of `lua/shared/`, and those that Python knows."""
-    definitions = {"P": f"local P = '{PREFIX}'\n", "is_allowed": _transitions(), "BUCKETS": _buckets()}
+    definitions = {"P": f"local P = '{PREFIX}'\n", "is_allowed": _transitions(), "BUCKETS": _buckets(), **_callers()}
     for file in (_FOLDER / "shared").iterdir():
         definitions |= {match[1]: match[0] for match in _DEFINITION.finditer(file.read_text())}
     return definitions
@@ -93,6 +93,14 @@ def _transitions() -> str:
     """Return the table of transitions as a Lua function."""
     rows = (f"['{origin}>{to}'] = true" for to, origins in TRANSITIONS.items() for origin in sorted(origins))
     return "local function is_allowed(from, to) return ({" + ", ".join(rows) + "})[from .. '>' .. to] end\n"
+
+
+def _callers() -> dict[str, str]:
+    """Return how many callers have counters of their own, and the name that the others share, as Lua constants."""
+    return {
+        "MAX_CALLERS": f"local MAX_CALLERS = {MAX_CALLERS}\n",
+        "OTHER_CALLERS": f"local OTHER_CALLERS = '{OTHER_CALLERS}'\n",
+    }
 
 
 def _buckets() -> str:

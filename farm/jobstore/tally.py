@@ -1,11 +1,10 @@
-"""Counts of one process that no script can make, such as refused calls: added to the job store's totals at intervals."""
+"""Counts of one process that no script can make, such as refused calls, on their way to the job store's totals."""
 
 from __future__ import annotations
 
 import threading
 import uuid
 from collections.abc import Callable
-from itertools import chain
 
 import redis
 
@@ -54,7 +53,7 @@ class Tally:
             if not self._pending:
                 self._begin_addition()
             if self._pending:
-                counts = chain.from_iterable(self._pending.items())
+                counts = [item for count in self._pending.items() for item in count]
                 with translated():
                     self._scripts.run("add_counts", self._process, self._number, *counts)
                 self._pending = Counts()

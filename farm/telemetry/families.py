@@ -13,8 +13,9 @@ Samples = Iterable[tuple[tuple[str, ...], float]]
 #: Label values → the number of values in each bucket, and their sum.
 Distributions = Iterable[tuple[tuple[str, ...], tuple[list[int], float]]]
 
-#: `farm`: of the whole farm, the same from each API. `process`: of the process that is asked.
-Scope = Literal["farm", "process"]
+#: `farm`: of the whole farm, the same from each API. `worker`: of each render worker, the same from each API and from
+#: the worker itself. `caller`: of callers, whose names not everyone may see. `process`: of the process that is asked.
+Scope = Literal["farm", "worker", "caller", "process"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
-from farm.telemetry import api_metrics, collector, store_metrics
+from farm.telemetry import api_metrics, caller_metrics, collector, store_metrics, worker_metrics
 from farm.telemetry.families import Family
 
 _HEAD = """\
@@ -33,16 +33,31 @@ max without (instance, pod) (rate(farm_jobs_completed_total[5m]))
 
 Or scrape the metrics of the farm from one API only. Metrics of a process are summed: `sum by (route) (rate(…))`.
 
+## Ports of their own
+
+`/metrics` has the figures of up to 100 workers, which come with their heartbeats. With `FARM_METRICS_PORT` each process
+also serves its own metrics, with those of its process (`process_…`), at the first free port from that one on, at
+`FARM_METRICS_HOST`: an API what its `/metrics` has, a worker its own figures. If no port is free, a line of the log
+says so. Figures of the graphics card need the extra `nvidia` (`pip install 'srpo-farm[nvidia]'`).
+
+Figures of callers name them. With `FARM_METRICS_CALLERS=on` the API's own port has them, and `/metrics` never has.
+
 `make docs` generates this page from `farm/telemetry/` and `farm/domain/measures.py`.
 """
 
-_SECTIONS = {"farm": "The whole farm", "process": "The API process"}
+_SECTIONS = {
+    "farm": "The whole farm",
+    "worker": "Workers",
+    "process": "The API process",
+    "caller": "Callers, at the API's own port",
+}
 
 
 def families() -> Iterable[Family]:
     """Return every family, in the order of the page."""
-    own = (value for module in (collector, api_metrics) for value in vars(module).values() if isinstance(value, Family))
-    return chain(store_metrics.GAUGES, store_metrics.COUNTED.values(), own)
+    modules = (worker_metrics, collector, api_metrics, caller_metrics)
+    own = (value for module in modules for value in vars(module).values() if isinstance(value, Family))
+    return chain(store_metrics.GAUGES, store_metrics.COUNTED.values(), own, worker_metrics.FIGURES)
 
 
 def page() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import get_args
 
@@ -13,7 +13,9 @@ from farm.domain.catalogue import MODELS
 from farm.domain.measures import MEASURES, MILLIONTHS, SUM, Measure
 from farm.domain.request import Priority
 from farm.jobstore.reading import Reading, Totals
-from farm.telemetry.families import Family, Samples
+from farm.jobstore.stats import Worker
+from farm.telemetry import worker_metrics
+from farm.telemetry.families import Family, Samples, Scope
 
 #: State → what workers in it do.
 WORKER_STATES = ("loading", "warm", "draining", "faulty", "lost")
@@ -89,16 +91,15 @@ GAUGES: Mapping[Family, Callable[[Reading], Samples]] = {
     Family("farm_redis_memory_max_bytes", "Memory that Redis may use; 0: no limit"): lambda r: _one(r.memory[1]),
 }
 
+
+def _family(name: str, measure: Measure) -> Family:
+    full_name = f"farm_{name}" if measure.buckets else f"farm_{name}_total"
+    scope: Scope = "caller" if measure.is_by_caller else "farm"
+    return Family(full_name, measure.help, tuple(measure.labels), measure.buckets, scope)
+
+
 #: The family of each measure of the store.
-COUNTED: Mapping[str, Family] = {
-    name: Family(
-        f"farm_{name}" if measure.buckets else f"farm_{name}_total",
-        measure.help,
-        tuple(measure.labels),
-        measure.buckets,
-    )
-    for name, measure in MEASURES.items()
-}
+COUNTED: Mapping[str, Family] = {name: _family(name, measure) for name, measure in MEASURES.items()}
 
 
 def sources(reading: Reading) -> Iterator[tuple[Family, Callable[[], Metric]]]:
@@ -106,14 +107,22 @@ def sources(reading: Reading) -> Iterator[tuple[Family, Callable[[], Metric]]]:
     for family, read in GAUGES.items():
         yield family, partial(_gauge, family, read, reading)
     for name, family in COUNTED.items():
-        yield family, partial(_counted, family, name, reading)
+        if family.scope == "farm":
+            yield family, partial(counted, family, name, reading)
+    yield from worker_metrics.sources(partial(_shown_workers, reading))
+
+
+def _shown_workers(reading: Reading) -> Sequence[Worker]:
+    """Return the workers that are reported one by one: none where they are very many."""
+    workers = reading.workers
+    return workers if len(workers) <= worker_metrics.MAX_WORKERS else []
 
 
 def _gauge(family: Family, read: Callable[[Reading], Samples], reading: Reading) -> Metric:
     return family.metric(read(reading))
 
 
-def _counted(family: Family, name: str, reading: Reading) -> Metric:
+def counted(family: Family, name: str, reading: Reading) -> Metric:
     """Return the metric of a measure: all known label values from 0 on, and those that another version wrote."""
     measure, totals = MEASURES[name], reading.totals.get(name, {})
     if measure.buckets:

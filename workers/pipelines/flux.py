@@ -86,6 +86,11 @@ class FluxModels:
     def is_compiling(self) -> bool:
         return self._warm_ups.is_compiling()
 
+    @property
+    def prompt_cache(self) -> tuple[int, int]:
+        caches = [network.prompt.cache_info() for network in set(self._networks.values())]
+        return sum(cache.hits for cache in caches), sum(cache.misses for cache in caches)
+
     def warm_up(self) -> None:
         requests = [request for request in _WARM_UP if request.model in self._networks]
         for _ in self.render(requests, lambda *_: True, {"": Image.new("RGB", (256, 256))}):

@@ -83,6 +83,10 @@ class Pipeline(Protocol):
     def is_compiling(self) -> bool:
         """True while kernels are compiled, which takes longer than any step."""
 
+    @property
+    def prompt_cache(self) -> tuple[int, int]:
+        """How often a prompt's embeddings were found in the cache, and how often they were computed."""
+
     def warm_up(self) -> None:
         """Render once, so that one-time costs do not delay the first job."""
 

@@ -53,6 +53,10 @@ class SimulatedPipeline:
     def is_compiling(self) -> bool:
         return False
 
+    @property
+    def prompt_cache(self) -> tuple[int, int]:
+        return 0, 0
+
     def warm_up(self) -> None:
         """Do nothing: there are no one-time costs."""
 

@@ -28,7 +28,12 @@ for i = 4, #ARGV, 3 do
 end
 redis.call('ZADD', P .. 'workers', integer(now()), worker)
 local facts = cjson.decode(ARGV[3])
-for name, value in pairs(facts) do redis.call('HSET', P .. 'worker:' .. worker, name, value) end
+local fields = {}
+for name, value in pairs(facts) do
+  fields[#fields + 1] = name
+  fields[#fields + 1] = value
+end
+redis.call('HSET', P .. 'worker:' .. worker, unpack(fields))
 redis.call('HSET', P .. 'worker_facts', worker, ARGV[3])
 if facts.state == 'warm' then
   for model in string.gmatch(facts.models, '[^,]+') do

@@ -137,6 +137,7 @@ class Model:
         self._idle: defaultdict[str, set[str]] = defaultdict(set)
         self._models: set[str] = set()
         self._totals: Counter[str] = Counter()
+        self._caller_images: Counter[str] = Counter()
         self._paces: dict[str, tuple[float, float]] = {}
         self._keys: dict[str, tuple[str, str]] = {}
         self._direct_calls: defaultdict[str, dict[str, float]] = defaultdict(dict)
@@ -665,6 +666,8 @@ class Model:
             self._observe(f"job_duration_seconds:{entry.labels}", self.now - entry.created)
         else:
             self._totals[f"jobs_failed:{entry.request.model}:{code}"] += 1
+        self._totals[f"caller_jobs:{entry.caller}:{state}"] += 1
+        self._caller_images[entry.caller] += entry.request.images if state is State.COMPLETED else 0
         self._go(entry, state)
 
     def _finish_direct_call(self, entry: Entry, state: State) -> None:
@@ -795,6 +798,8 @@ class Model:
         found["abandon_deadline"] |= self._abandon_deadlines
         found["workers"] |= self._seen
         found["totals"] |= self._totals
+        found["totals"] |= {f"caller_images:{caller}": count for caller, count in self._caller_images.items() if count}
+        found["caller_images"] |= self._caller_images
         found["work"] |= self._work()
         found["worker_facts"] |= {name: True for name, doer in self._workers.items() if doer.is_warm}
         for model, (time, cost) in self._paces.items():

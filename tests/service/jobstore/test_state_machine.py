@@ -392,6 +392,7 @@ class Comparison(RuleBasedStateMachine):
             "claimed_vfinish",
             "totals",
             "pace",
+            "caller_images",
             "fence",
             "models",
             "outbox",

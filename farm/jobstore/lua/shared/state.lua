@@ -52,7 +52,7 @@ end
 local function finish(id, state, fields, ttl_us)
   local key = job_key(id)
   local job = redis.call('HMGET', key, 'state', 'inline', 'keep_us', 'idempotency_key', 'direct_key', 'redacted_request',
-    'model', 'priority', 'created_us')
+    'model', 'priority', 'created_us', 'caller', 'images')
   if job[1] == 'created' then dequeue(id) end
   if not is_allowed(job[1], state) then return false end
   redis.call('HSET', key, 'finished_us', integer(now()), unpack(fields))
@@ -70,6 +70,7 @@ local function finish(id, state, fields, ttl_us)
   else
     count_total('jobs_failed:' .. job[7] .. ':' .. redis.call('HGET', key, 'code'))
   end
+  count_for_caller(job[10], state, job[11])
   return transition(id, state)
 end
 

@@ -22,3 +22,11 @@ local function count_work(place, model, by, images, cost)
   if redis.call('HINCRBY', work, field .. ':images', by * images) <= 0 then redis.call('HDEL', work, field .. ':images') end
   if redis.call('HINCRBY', work, field .. ':cost', integer(by * cost * 1000000)) <= 0 then redis.call('HDEL', work, field .. ':cost') end
 end
+
+-- Count the end of a caller's job. The callers with the most images have counters of their own; all others share one.
+local function count_for_caller(caller, state, images)
+  redis.call('ZINCRBY', P .. 'caller_images', state == 'completed' and images or 0, caller)
+  local name = redis.call('ZREVRANK', P .. 'caller_images', caller) < MAX_CALLERS and caller or OTHER_CALLERS
+  count_total('caller_jobs:' .. name .. ':' .. state)
+  if state == 'completed' then count_total('caller_images:' .. name, images) end
+end
