@@ -56,7 +56,7 @@ evaluate-miniature: .venv/set-up-dev ## measure the miniature: figures and a gri
 	@$(BIN)/python -m miniature evaluate --number $(or $(NUMBER),200) $(if $(WEIGHTS),--home $(WEIGHTS))
 
 docs: .venv/set-up-dev ## generate the reference pages in docs/
-	@$(BIN)/python -m farm.settings docs/settings.md
+	@$(BIN)/python -m farm.settings docs/settings.md deploy/env.example
 	@$(BIN)/python -m farm.dialects.limits_page docs/limits.md
 	@$(BIN)/python -m farm.dialects.failure_codes_page docs/failure-codes.md
 	@$(BIN)/python -m farm.telemetry.page docs/metrics.md

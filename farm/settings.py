@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -519,5 +520,35 @@ def _rows(name: str) -> str:
     return f"{heading}| `{PREFIX}{name.upper()}` | {' | '.join(map(str, texts))} |\n"
 
 
+def env_example() -> str:
+    """Return deploy/env.example: every setting, commented out, and what compose.yaml asks for besides."""
+    return _ENV_HEAD + "\n".join(_env_lines(name) for name in Settings.model_fields if name not in _OF_CLIENTS)
+
+
+#: Settings of the client commands.
+_OF_CLIENTS = ("url", "api_key")
+_ENV_HEAD = """\
+# Settings of a farm. `make docs` generates this file from farm/settings.py; copy it, and uncomment what you change.
+# systemd reads it as /etc/srpo-farm.env, Docker Compose as deploy/.env.
+
+# Only for Docker Compose: keys of the S3 server that it runs, and Grafana's password. Choose long random ones.
+#S3_KEY=
+#S3_SECRET=
+#GRAFANA_PASSWORD=
+# The address to listen on, the folder of the weights (seen as /models), and Redis's memory limit.
+#BIND=127.0.0.1:8000
+#WEIGHTS=./weights
+#REDIS_MEMORY=2gb
+
+"""
+
+
+def _env_lines(name: str) -> str:
+    meaning, allowed = Settings.model_fields[name].description, _extra(name)["allowed"]
+    text = textwrap.fill(f"{meaning} Allowed: {allowed}.", 118, initial_indent="# ", subsequent_indent="# ")
+    return f"{text}\n#{PREFIX}{name.upper()}=\n"
+
+
 if __name__ == "__main__":
     Path(sys.argv[1]).write_text(page())
+    Path(sys.argv[2]).write_text(env_example())

@@ -59,10 +59,15 @@ def run(program: str, *, seconds: float = 60, **environment: str) -> Ran:
     return Ran(reports, done.stdout + done.stderr)
 
 
+def folder(package: str) -> Path:
+    """Return the folder of a package, which it installs if missing."""
+    _install()
+    return HOME / "node_modules" / package
+
+
 def source(name: str) -> str:
     """Return the text of a file of the packages, for a browser to run."""
-    _install()
-    return (HOME / "node_modules" / name).read_text()
+    return folder(name).read_text()
 
 
 @cache
