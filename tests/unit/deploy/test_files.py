@@ -20,7 +20,7 @@ OVERLAYS = sorted(path.parent.name for path in DEPLOY.glob("kustomize/overlays/*
 UNITS = sorted(DEPLOY.glob("systemd/*.service"))
 #: API groups that Kubernetes itself does not know.
 CUSTOM = ("keda.sh/", "monitoring.coreos.com/")
-#: The exposure of a unit that `systemd-analyze security` may find: 0 is none, 10 all.
+#: The exposure of a unit that `systemd-analyze security` may find, from 0 to 10 (worst).
 MAX_EXPOSURE = 2.5
 
 
