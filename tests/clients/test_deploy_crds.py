@@ -38,7 +38,9 @@ def keys_of(value: object, *, free: bool = False) -> set[str]:
     if not isinstance(value, dict):
         return set()
     own = set() if free else set(value)
-    return own.union(*(keys_of(item, free=free or key in ("metadata", "selector")) for key, item in value.items()), set())
+    return own.union(
+        *(keys_of(item, free=free or key in ("metadata", "selector")) for key, item in value.items()), set()
+    )
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
