@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +30,7 @@ from farm.domain.limits import Limits
 from farm.images.intake import Intake
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import check, connect, connect_to_listen, translated
-from farm.jobstore.disk_guard import DiskGuard, no_guard
+from farm.jobstore.disk_guard import DiskGuard, Guard, no_guard
 from farm.jobstore.event_feed import EventFeed
 from farm.jobstore.notifications import JobChanges
 from farm.jobstore.stats import Served, StoreStats
@@ -164,7 +163,7 @@ def ownership_of(storage: Storage, store: JobStore, client: redis.Redis) -> Owne
     return Ownership(storage, store=store, sweep_state=SweepState(client))
 
 
-def job_store(settings: Settings, client: redis.Redis, disk_guard: Callable[[str], None] = no_guard) -> JobStore:
+def job_store(settings: Settings, client: redis.Redis, guard: Guard = no_guard) -> JobStore:
     """Return the job store with the limits of the settings."""
     return JobStore(
         client,
@@ -177,8 +176,13 @@ def job_store(settings: Settings, client: redis.Redis, disk_guard: Callable[[str
             images_per_day=settings.images_per_day or 0,
             render_seconds=settings.render_seconds,
         ),
-        disk_guard,
+        guard,
     )
+
+
+def disk_guard(settings: Settings, data_dir: Path) -> Guard:
+    """Return the guard of the disk on which the embedded Redis of this data folder writes."""
+    return no_guard if settings.redis_url else DiskGuard(data_dir / "redis")
 
 
 def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
@@ -186,11 +190,11 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
     url = redis_url(settings, data_dir)
     client = reach(settings, data_dir)
     celery = application(url)
-    disk_guard = no_guard if settings.redis_url else DiskGuard(data_dir / "redis")
-    store = job_store(settings, client, disk_guard)
+    guard = disk_guard(settings, data_dir)
+    store = job_store(settings, client, guard)
     stats = StoreStats(client)
     ownership = ownership_of(storage_for(settings, data_dir), store, client)
-    tally = Tally(client, disk_guard)
+    tally = Tally(client, guard)
     storage = MeasuredStorage(OwnedStorage(ownership.storage, ownership.establish_once), partial(_count_storage, tally))
     wake_ups = WakeUps(celery)
     changes = JobChanges(connect_to_listen(url)) if listens else None
@@ -217,20 +221,20 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
         celery=celery,
         store=store,
         stats=stats,
-        callers=ApiKeyStore(client),
+        callers=ApiKeyStore(client, guard),
         storage=storage,
         ownership=ownership,
         sweeper=Sweeper(store, storage=storage, sweep_state=SweepState(client), ownership=ownership),
         uploads=Uploads(
-            Tickets(client),
+            Tickets(client, guard),
             quota=UploadQuota(client, max_bytes=round(settings.upload_gigabytes * 1e9), seconds=settings.upload_ttl),
             storage=storage,
             spool=data_dir / "uploads",
             keep_seconds=settings.upload_ttl,
         ),
         wake_ups=wake_ups,
-        deliveries=DeliveryStore(client, disk_guard, limits=Limits(settings.rate_limit or 0)),
-        secrets=Secrets(client, signing_key=settings.signing_key),
+        deliveries=DeliveryStore(client, guard, limits=Limits(settings.rate_limit or 0)),
+        secrets=Secrets(client, guard, signing_key=settings.signing_key),
         outbound=outbound,
         service=service,
         tally=tally,

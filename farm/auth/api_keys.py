@@ -19,6 +19,7 @@ from farm.domain.errors import ConfigurationError
 from farm.domain.limits import USUAL, Limits, Quota
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
+from farm.jobstore.disk_guard import Guard, no_guard
 from farm.settings import Settings
 
 _KEY = re.compile(r"farm_([0-9a-f]{8})_([0-9A-Za-z_-]{43})")
@@ -67,8 +68,9 @@ class ApiKey:
 class ApiKeyStore:
     """The API keys. With 256 random bits a plain SHA-256 is enough: no slow password hash is needed."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, guard: Guard = no_guard) -> None:
         self._redis = client
+        self._guard = guard
 
     def create(self, name: str, *, is_admin: bool = False, limits: Limits = USUAL) -> str:
         """Create a key and return it in plain text, which is not stored. Raises ValueError for an invalid name."""
@@ -76,6 +78,7 @@ class ApiKeyStore:
             raise ValueError(
                 "a name has letters, digits, '.', '_' and '-', at most 64, and begins with a letter or digit"
             )
+        self._guard("create_key")
         key_id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
         # In one step: a key that is valid but not listed could not be revoked.
         with translated(), self._redis.pipeline(transaction=True) as pipeline:
@@ -107,6 +110,7 @@ class ApiKeyStore:
 
     def revoke(self, name_or_id: str) -> int:
         """Make every key of this name or id invalid. Returns how many there were."""
+        self._guard("revoke_key")
         revoked = self._ids_of(name_or_id)
         with translated():
             for key_id in revoked:
@@ -116,6 +120,7 @@ class ApiKeyStore:
 
     def limit(self, name_or_id: str, limits: Limits) -> int:
         """Give every key of this name or id these limits from now on. Returns how many there are."""
+        self._guard("limit_key")
         key_ids = self._ids_of(name_or_id)
         with translated(), self._redis.pipeline(transaction=True) as pipeline:
             for key_id in key_ids:

@@ -12,6 +12,7 @@ import typer
 
 from farm import clock
 from farm.auth.api_keys import ApiKeyStore
+from farm.bootstrap import disk_guard
 from farm.cli.redis_access import redis_of
 from farm.cli.terminal import show_table
 from farm.domain.errors import FarmError
@@ -120,5 +121,6 @@ def _shown(limit: int | None) -> str:
 @contextmanager
 def callers(data_dir: Path) -> Iterator[ApiKeyStore]:
     """Yield the key store. Start the embedded Redis for the time if no farm runs."""
-    with redis_of(load(), data_dir) as client:
-        yield ApiKeyStore(client)
+    settings = load()
+    with redis_of(settings, data_dir) as client:
+        yield ApiKeyStore(client, disk_guard(settings, data_dir))

@@ -13,6 +13,7 @@ from farm.domain.errors import ConfigurationError, FarmError, with_detail
 from farm.printable import degrade_output, say
 from farm.process.child import EXIT_CONFIG
 from farm.process.supervisor import ChildRefused
+from farm.telemetry.log import log_to_stderr
 
 app = typer.Typer(
     name="farm",
@@ -64,6 +65,7 @@ def main() -> None:
     The exit status is 1, 2 for a wrong option or argument, or EXIT_CONFIG if only a person can mend it.
     """
     degrade_output()
+    log_to_stderr()
     try:
         sys.exit(app(standalone_mode=False))
     except ChildRefused:

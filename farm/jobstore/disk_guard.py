@@ -12,6 +12,8 @@ from farm.domain.errors import StoreDiskFull
 CHANGE_RESERVE = 16 * 2**20
 #: Free bytes below which nothing new is accepted: what is accepted already needs some to end.
 SUBMIT_RESERVE = 2 * CHANGE_RESERVE
+#: Changes that accept something new.
+_ACCEPTING = frozenset({"submit", "issue_ticket"})
 #: Scripts that run on a full disk, too: they free space, or are repeated if they are lost.
 _ALWAYS_RUN = frozenset(
     {
@@ -21,8 +23,12 @@ _ALWAYS_RUN = frozenset(
 )
 
 
-def no_guard(_script: str) -> None:
-    """Allow every script: the disk of an operator's own Redis cannot be seen from here."""
+#: Called before a change, with the name of its script, or what else it does; raises StoreDiskFull to refuse it.
+Guard = Callable[[str], None]
+
+
+def no_guard(_change: str) -> None:
+    """Allow every change: the disk of an operator's own Redis cannot be seen from here."""
 
 
 class DiskGuard:
@@ -33,11 +39,11 @@ class DiskGuard:
         self._folder = folder
         self._free_bytes = free_bytes or _free_bytes
 
-    def __call__(self, script: str) -> None:
-        """Raise StoreDiskFull if this script may not run now."""
-        if script in _ALWAYS_RUN:
+    def __call__(self, change: str) -> None:
+        """Raise StoreDiskFull if this change may not be made now."""
+        if change in _ALWAYS_RUN:
             return
-        if self._free_bytes(self._folder) < (SUBMIT_RESERVE if script == "submit" else CHANGE_RESERVE):
+        if self._free_bytes(self._folder) < (SUBMIT_RESERVE if change in _ACCEPTING else CHANGE_RESERVE):
             raise StoreDiskFull(detail=f"free space for {self._folder}")
 
 

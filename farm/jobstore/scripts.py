@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -13,7 +13,7 @@ import redis
 
 from farm.domain.job import TRANSITIONS
 from farm.domain.measures import MAX_CALLERS, MEASURES, OTHER_CALLERS
-from farm.jobstore.disk_guard import no_guard
+from farm.jobstore.disk_guard import Guard, no_guard
 from farm.jobstore.redis_keys import PREFIX
 
 _FOLDER = resources.files("farm.jobstore") / "lua"
@@ -32,8 +32,8 @@ _COMMENT_OR_STRING = re.compile(r"--.*|'[^'\n]*'")
 class Scripts:
     """Runs a script by name. Redis forgets scripts when it restarts; the client then sends the text again."""
 
-    def __init__(self, client: redis.Redis, guard: Callable[[str], None] = no_guard) -> None:
-        """Prepare the scripts. `guard` is called with a script's name before it runs, and may refuse it."""
+    def __init__(self, client: redis.Redis, guard: Guard = no_guard) -> None:
+        """Prepare the scripts. `guard` is called with the name of each script before it runs."""
         self._client = client
         self._guard = guard
         self._texts = {name: self.text(name) for name in NAMES}

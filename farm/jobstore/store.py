@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal, cast
@@ -25,7 +25,7 @@ from farm.domain.measures import DEVICE, completion
 from farm.domain.request import Request
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
-from farm.jobstore.disk_guard import no_guard
+from farm.jobstore.disk_guard import Guard, no_guard
 from farm.jobstore.limit_errors import limit_error
 from farm.jobstore.memory_guard import MemoryGuard
 from farm.jobstore.record import CONDITIONS, conditions_from, fields_of, job_from, redacted, result_text
@@ -107,8 +107,9 @@ def _bounds(wanted: Search) -> tuple[int | str, int | str]:
 class JobStore:
     """Access to the jobs in Redis. Thread-safe."""
 
-    def __init__(self, client: redis.Redis, terms: Terms, guard: Callable[[str], None] = no_guard) -> None:
+    def __init__(self, client: redis.Redis, terms: Terms, guard: Guard = no_guard) -> None:
         self._redis = client
+        self._guard = guard
         self._scripts = Scripts(client, guard)
         self._terms = terms
         self._ttl_us = _us(terms.result_ttl_seconds)
@@ -264,6 +265,7 @@ class JobStore:
 
     def pause(self) -> None:
         """Have no worker take jobs until `resume`. Running jobs go on to their end, and submitted ones wait."""
+        self._guard("pause")
         with translated():
             self._redis.set(redis_keys.PAUSED, 1)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable
 
 import redis
 
 from farm import clock
 from farm.domain.measures import Counts
 from farm.jobstore.connection import translated
-from farm.jobstore.disk_guard import no_guard
+from farm.jobstore.disk_guard import Guard, no_guard
 from farm.jobstore.scripts import Scripts
 
 #: How often a process adds its counts, in seconds. If it is killed, what it has counted since is lost.
@@ -21,7 +20,7 @@ FLUSH_SECONDS = 5.0
 class Tally:
     """Counts, and adds them to the totals once, although a call whose answer was lost is repeated. Thread-safe."""
 
-    def __init__(self, client: redis.Redis, guard: Callable[[str], None] = no_guard) -> None:
+    def __init__(self, client: redis.Redis, guard: Guard = no_guard) -> None:
         self._scripts = Scripts(client, guard)
         self._process = uuid.uuid4().hex
         self._lock, self._flushing = threading.Lock(), threading.Lock()

@@ -95,7 +95,8 @@ class EmbeddedRedis:
             raise ConfigurationError(problem)
         truncate_trailing_zeros(self._folder)
         self._socket.parent.mkdir(mode=0o700, exist_ok=True)  # a cleaner of temporary folders may have removed it
-        (self._folder / "socket").write_text(str(self._socket))
+        if address(self._folder.parent) != self.url:  # writing it again on a full disk would lose it
+            (self._folder / "socket").write_text(str(self._socket))
         with suppress(FileNotFoundError):
             self._socket.unlink()
         with (self._folder / "log").open("ab") as log:

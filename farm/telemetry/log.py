@@ -44,6 +44,19 @@ def set_up_log(form: Literal["console", "json"] | None) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+def log_to_stderr() -> None:
+    """Write the farm's own logs to stderr as text, until `set_up_log`: the stdout of a command is its result's."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            _printable_texts,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )
+
+
 def _printable_texts(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Escape the control characters of every text, which may be a caller's or a receiver's, but not its lines."""
     return {

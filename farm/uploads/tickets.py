@@ -12,6 +12,7 @@ import redis
 from farm.domain.errors import StoreUnavailable, TooManyUploads, UploadQuotaExceeded
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
+from farm.jobstore.disk_guard import Guard, no_guard
 from farm.jobstore.memory_guard import MemoryGuard
 
 #: How long a ticket is valid after its last use, in seconds.
@@ -97,12 +98,14 @@ class UploadQuota:
 class Tickets:
     """The tickets in Redis. Thread-safe."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, guard: Guard = no_guard) -> None:
         self._redis = client
+        self._guard = guard
         self._memory = MemoryGuard(client)
 
     def issue(self, ticket: Ticket) -> None:
-        """Store a new ticket. Raises StoreFull, and TooManyUploads if its caller has started too many."""
+        """Store a new ticket. Raises StoreFull or StoreDiskFull, and TooManyUploads if its caller has too many."""
+        self._guard("issue_ticket")
         with translated():
             self._memory.refuse_when_full()
         if self._count(ticket.caller) > MAX_TICKETS_PER_CALLER:
@@ -147,6 +150,7 @@ class Tickets:
 
     def settle(self, ticket_id: str, digest: str) -> bool:
         """Complete the ticket with the content of this digest. Returns False if it is complete with other content."""
+        self._guard("settle_ticket")
         with translated(), self._redis.pipeline() as pipeline:
             pipeline.hsetnx(redis_keys.upload(ticket_id), "settled", digest)
             pipeline.hget(redis_keys.upload(ticket_id), "settled")
@@ -161,6 +165,7 @@ class Tickets:
 
     def add_part(self, ticket_id: str, number: int, part: Part) -> dict[int, Part]:
         """Record a part, replacing an earlier one of its number. Returns all parts that have arrived."""
+        self._guard("add_part")
         with translated(), self._redis.pipeline() as pipeline:
             pipeline.hset(redis_keys.upload_parts(ticket_id), str(number), f"{part.digest} {part.size}")
             pipeline.hgetall(redis_keys.upload_parts(ticket_id))

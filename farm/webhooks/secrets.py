@@ -10,14 +10,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
+from farm.jobstore.disk_guard import Guard, no_guard
 from farm.webhooks import signing
 
 
 class Secrets:
     """The secrets, the same for every replica."""
 
-    def __init__(self, client: redis.Redis, *, signing_key: str | None) -> None:
+    def __init__(self, client: redis.Redis, guard: Guard = no_guard, *, signing_key: str | None) -> None:
         self._redis = client
+        self._guard = guard
         self._configured_key = signing.read_key(signing_key) if signing_key else None
 
     def of(self, caller: str) -> str:
@@ -31,6 +33,7 @@ class Secrets:
         with translated():
             known = cast(str | None, self._redis.get(name))
             if known is None:
+                self._guard("create_secret")
                 self._redis.set(name, make(), nx=True)  # another process may have been quicker
                 known = cast(str, self._redis.get(name))
         return known

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import cast
 
@@ -15,7 +15,7 @@ from farm.domain.errors import RateLimited
 from farm.domain.limits import USUAL, Limits
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
-from farm.jobstore.disk_guard import no_guard
+from farm.jobstore.disk_guard import Guard, no_guard
 from farm.jobstore.memory_guard import MemoryGuard
 from farm.jobstore.scripts import Scripts
 
@@ -36,7 +36,7 @@ MAX_REDELIVERIES_PER_MINUTE = 60
 class DeliveryStore:
     """One client's view of the deliveries. Thread-safe."""
 
-    def __init__(self, client: redis.Redis, guard: Callable[[str], None] = no_guard, *, limits: Limits = USUAL) -> None:
+    def __init__(self, client: redis.Redis, guard: Guard = no_guard, *, limits: Limits = USUAL) -> None:
         """`limits` are those of callers that have none of their own."""
         self._redis = client
         self._limits = limits

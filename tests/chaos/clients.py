@@ -15,9 +15,21 @@ from urllib.parse import urlsplit
 import urllib3
 
 from tests.chaos.callers import WAYS, Call, JobView, Way, content_of, native_view, source_of
+from tests.chaos.input_host import InputHost
 from tests.chaos.pixels import is_right
 from tests.chaos.receivers import Receivers
-from tests.chaos.records import Acceptance, Cancel, Deletion, Fetch, Observations, Oddity, Overheard, Sight
+from tests.chaos.records import (
+    Acceptance,
+    CallAgain,
+    Cancel,
+    Deletion,
+    Fetch,
+    Given,
+    Observations,
+    Oddity,
+    Overheard,
+    Sight,
+)
 from tests.chaos.requests import CALLERS, Ask
 from tests.farms import Answer
 
@@ -45,11 +57,13 @@ class SharedState:
         keys: Mapping[str, str],
         observations: Observations,
         receivers: Receivers,
+        inputs: InputHost,
         *,
         seconds: float,
     ) -> None:
         self.observations = observations
         self.receivers = receivers
+        self.inputs = inputs
         #: How long one caller goes on with one ask, in seconds.
         self.seconds = seconds
         self._urls = urls
@@ -86,6 +100,8 @@ class Client:
         self._way: Way = WAYS[ask.way]
         self._dice = random.Random(f"client {ask.prompt}")
         self._until = time.monotonic() + shared.seconds
+        #: How often the last submit was sent.
+        self._sent = 0
 
     def work(self) -> None:
         """Run from the submit to the end, or to the time limit: the judge then has the record."""
@@ -95,14 +111,19 @@ class Client:
     def _work(self) -> None:
         ask = self._ask
         call = self._way.submit(ask, image=self._image(), hook=self._hook())
-        if ask.hang_up_after is not None:
-            self._hang_up(call, ask.hang_up_after)
+        if ask.hang_up_after is None:
+            result = self._submit(call)
+        elif again := self._hang_up(call, ask.hang_up_after):
+            result = again
+        else:
             return
-        result = self._submit(call)
         if ask.resends:
             self._submit(call)
             self._refuse_another(call)
         result = self._follow(result)
+        if ask.hang_up_after is None and ask.call_again_after is not None:
+            time.sleep(ask.call_again_after)
+            self._follow(self._submit(_marked(call)))
         if result.state == "completed":
             self._fetch_all(result)
         if ask.deletes and result.has_ended:
@@ -115,6 +136,8 @@ class Client:
 
     def _image(self) -> str:
         """Return the URL of the request's input image; empty: none."""
+        if self._ask.hosted:
+            return self._shared.inputs.address(self._ask.number, self._ask.image)
         if not self._ask.uploads:
             return source_of(self._ask, "")
         wish = {"content_type": "image/png", "file_name": "fox.png"}
@@ -125,7 +148,9 @@ class Client:
 
     def _submit(self, call: Call) -> JobView:
         """Submit until the job is accepted, as the providers' libraries do."""
+        self._sent = 0
         for pause in self._pauses(_AGAIN_PAUSES):
+            self._sent += 1
             try:
                 answer = self._send(call, seconds=_HELD_SECONDS if self._ask.is_direct else _ANSWER_SECONDS)
             except NoAnswer:
@@ -133,8 +158,7 @@ class Client:
                 continue
             result = self._way.submitted(self._ask, answer)
             if result is not None:
-                self._log.accepted.append(Acceptance(self._ask.number, result.job, time.time()))
-                self._see(result)
+                self._accept(result)
                 return result
             self._complain_unless_passing(call, answer)
             time.sleep(pause)
@@ -148,12 +172,31 @@ class Client:
         if answer.status < 300:
             self._odd("key taken for another", f"answered {answer.status} to the same key with another body")
 
-    def _hang_up(self, call: Call, seconds: float) -> None:
-        with suppress(NoAnswer):
+    def _accept(self, result: JobView) -> None:
+        self._log.accepted.append(Acceptance(self._ask.number, result.job, time.time()))
+        if self._ask.is_direct and result.state == "completed":
+            self._log.given.append(Given(self._ask.number, result.job))
+        self._see(result)
+
+    def _hang_up(self, call: Call, seconds: float) -> JobView | None:
+        """Make a call and hang up on it; return the result of an equal one where the request has one made."""
+        began = time.time()
+        try:
             answer = self._send(call, seconds=seconds)
-            if result := self._way.submitted(self._ask, answer):
-                self._log.accepted.append(Acceptance(self._ask.number, result.job, time.time()))
-                self._see(result)
+        except NoAnswer:
+            return self._call_again(call, began, time.time())
+        if result := self._way.submitted(self._ask, answer):
+            self._accept(result)
+        return None
+
+    def _call_again(self, call: Call, began: float, hung_up: float) -> JobView | None:
+        if self._ask.call_again_after is None:
+            return None
+        time.sleep(self._ask.call_again_after)
+        again = time.time()
+        result = self._submit(_marked(call))
+        self._log.calls_again.append(CallAgain(self._ask.number, began, hung_up, again, time.time(), self._sent))
+        return result
 
     # Watching
 
@@ -337,6 +380,11 @@ def _lines(stream: urllib3.BaseHTTPResponse) -> Iterator[str]:
     for piece in stream.stream(4096):
         *whole, rest = (rest + piece).split(b"\n")
         yield from (line.decode() for line in whole)
+
+
+def _marked(call: Call) -> Call:
+    """Return the call as the providers' libraries send it again."""
+    return replace(call, headers={**call.headers, "X-Stainless-Retry-Count": "1"})
 
 
 def _path(url: str) -> str:

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 import redis
 
 from farm.jobstore import redis_keys
+from tests.chaos.input_host import InputHost
 from tests.chaos.processes import FarmProcesses, Member
 from tests.chaos.receivers import Receivers
 from tests.chaos.records import Injection, Observations
 from tests.fault_proxies import Fault, FaultyWay, refusal
+from tests.small_disk import SmallDisk
 
 #: Everything that is done, and how often, out of the sum of all.
 ALL: Mapping[str, int] = {
@@ -40,12 +42,16 @@ ALL: Mapping[str, int] = {
     "silent storage": 2,
     "storage down": 3,
     "receivers down": 3,
+    "slow inputs": 3,
+    "full disk": 3,
 }
 _SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "stop": signal.SIGSTOP}
 #: How long what is stopped stays so, in seconds: for workers longer than the lease, too.
 _STOPS = {"worker": (1.0, 8.0), "api": (0.5, 3.0), "webhook worker": (0.5, 4.0), "redis": (0.3, 2.0)}
 _PAUSE_MS = (200, 1500)
 _OUTAGE = (0.5, 4.0)
+#: Bytes that a full disk has left: none, too few to change a record, or too few for new jobs only.
+_LEFT_BYTES = (0, 0, 8 * 2**20, 24 * 2**20)
 _TICK_SECONDS = 0.05
 
 
@@ -66,6 +72,16 @@ class Schedule:
 WHOLE = Schedule(ALL, (1.0, 3.0))
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a farm uses, and does not own. None: there is none in this run."""
+
+    receivers: Receivers
+    inputs: InputHost
+    storage: FaultyWay | None
+    disk: SmallDisk | None
+
+
 class FaultInjector(threading.Thread):
     """Injects faults until it is stopped, and then repairs what does not recover by itself."""
 
@@ -75,16 +91,14 @@ class FaultInjector(threading.Thread):
         *,
         seed: int,
         farm_processes: FarmProcesses,
-        storage: FaultyWay | None,
-        receivers: Receivers,
+        outside: Surroundings,
         observations: Observations,
     ) -> None:
         super().__init__(name="striker", daemon=True)
         self._schedule = schedule
         self._dice = random.Random(f"faults {seed}")
         self._farm_processes = farm_processes
-        self._storage = storage
-        self._receivers = receivers
+        self._outside = outside
         self._observations = observations
         self._later: list[tuple[float, Callable[[], None]]] = []
         self._stopping = threading.Event()
@@ -138,6 +152,9 @@ class FaultInjector(threading.Thread):
                 self._inject_into_redis(what)
             case "celery":
                 self._flush_celery()
+            case "disk":
+                held = self._farm_processes.held()
+                self._fill_disk()
             case _:
                 self._inject_outside(kind)
         self._observations.injections.append(Injection(kind, time.time(), held))
@@ -172,14 +189,22 @@ class FaultInjector(threading.Thread):
             for name in list(self._farm_processes.hasty_client.scan_iter(f"{redis_keys.CELERY}*", count=1000)):
                 self._farm_processes.hasty_client.delete(name)
 
+    def _fill_disk(self) -> None:
+        if disk := self._outside.disk:
+            disk.fill(leave=self._dice.choice(_LEFT_BYTES))
+            self._in(_OUTAGE, disk.free)
+
     def _inject_outside(self, kind: str) -> None:
         if kind == "receivers down":
-            self._receivers.go_down()
-            self._in(_OUTAGE, self._receivers.come_up)
-            return
-        storage = self._storage
-        if storage is None:
-            return
+            self._outside.receivers.go_down()
+            self._in(_OUTAGE, self._outside.receivers.come_up)
+        elif kind == "slow inputs":
+            self._outside.inputs.slow_down()
+            self._in(_OUTAGE, self._outside.inputs.speed_up)
+        elif storage := self._outside.storage:
+            self._inject_into_storage(storage, kind)
+
+    def _inject_into_storage(self, storage: FaultyWay, kind: str) -> None:
         if kind == "storage down":
             if not storage.is_down:
                 storage.go_down()

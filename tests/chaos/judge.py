@@ -6,11 +6,11 @@ It asks nothing of the farm itself, knows none of its code, and takes none of it
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tests.chaos.records import ENDS, UNKNOWN, Observations, ReceivedWebhook, Record
+from tests.chaos.records import ENDS, UNKNOWN, CallAgain, Observations, ReceivedWebhook, Record
 from tests.chaos.requests import number_in
 
 #: A cancel that was answered so must be the end.
@@ -20,6 +20,8 @@ _NAME = re.compile(r"([0-9a-f-]{36})-([0-9]+|input)-.*")
 #: So many of a job's workers must have died before it may be given up for it; of preparers, so many in all.
 _DEATHS = 2
 _LOSSES = 5
+#: How long a fault lasts at most, with what follows from it, in seconds.
+_LONGEST_FAULT = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,31 @@ def _doubled(observations: Observations) -> Iterator[Finding]:
             yield Finding("doubled", f"ask {number}", f"one key, {len(several)} jobs: {sorted(several)}")
 
 
+def _given_twice(observations: Observations) -> Iterator[Finding]:
+    """Find jobs whose images answered several direct calls: each call that is answered has a job of its own."""
+    counts = Counter((one.ask, one.job) for one in observations.given if not observations.asks[one.ask].key)
+    for (number, job), count in counts.items():
+        if count > 1:
+            yield Finding("given twice", job, f"its images answered {count} calls of ask {number}")
+
+
+def _called_again(observations: Observations) -> Iterator[Finding]:
+    """Find calls that were hung up and made again, and got another job than the first, although the farm knew that."""
+    for one in observations.calls_again:
+        jobs = [record for record in observations.records.values() if number_in(record.prompt) == one.ask]
+        first = [record for record in jobs if record.created < one.hung_up and record.state == "completed"]
+        if first and len(jobs) > one.sent == 1 and not _is_disturbed(observations, one):
+            yield Finding("doubled", f"ask {one.ask}", f"hung up and called again, {len(jobs)} jobs: {jobs}")
+
+
+def _is_disturbed(observations: Observations, call: CallAgain) -> bool:
+    """Return True if the farm may have been kept from noticing that the caller hung up."""
+    return any(
+        call.began - _LONGEST_FAULT < one.at < call.answered and one.kind.endswith(("api", "redis", "disk"))
+        for one in observations.injections
+    )
+
+
 def _unexplained(observations: Observations) -> Iterator[Finding]:
     """Find jobs that failed without a cause: neither an act of their caller, nor more faults than attempts."""
     for record in observations.records.values():
@@ -234,6 +261,8 @@ _RULES: tuple[Callable[[Observations], Iterator[Finding]], ...] = (
     _overheard,
     _cancelled,
     _doubled,
+    _given_twice,
+    _called_again,
     _unexplained,
     _left_behind,
     _oddities,

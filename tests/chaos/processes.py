@@ -100,7 +100,7 @@ class FarmProcesses:
         self, data_dir: Path, environment: dict[str, str], *, ports: Sequence[int], workers: int, prefix: Sequence[str]
     ) -> None:
         self.data_dir = data_dir
-        data_dir.mkdir(mode=0o700)
+        data_dir.mkdir(mode=0o700, exist_ok=True)
         self._redis = EmbeddedRedis(data_dir)
         self.log = data_dir.with_suffix(".log")
 
@@ -150,12 +150,17 @@ class FarmProcesses:
         process = self._redis.process
         return process.pid if process else 0
 
+    def held(self) -> tuple[str, ...]:
+        """Return the jobs that any worker holds."""
+        with suppress(redis.exceptions.RedisError):
+            return tuple(cast(list[str], self.hasty_client.zrange(redis_keys.LEASES, 0, -1)))
+        return ()
+
     def held_by(self, worker: Member) -> tuple[str, ...]:
         """Return the jobs that this worker holds."""
         with suppress(redis.exceptions.RedisError):
             client, pid = self.hasty_client, f"-{worker.pid}-"
-            held = cast(list[str], client.zrange(redis_keys.LEASES, 0, -1))
-            return tuple(job for job in held if pid in str(client.hget(redis_keys.job(job), "worker")))
+            return tuple(job for job in self.held() if pid in str(client.hget(redis_keys.job(job), "worker")))
         return ()
 
     def _answers(self) -> bool:

@@ -35,6 +35,26 @@ class Sight:
 
 
 @dataclass(frozen=True, slots=True)
+class Given:
+    """A direct call was answered with its job's images."""
+
+    ask: int
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallAgain:
+    """A caller hung up on a direct call and made an equal one: when each began and ended, and how often it was sent."""
+
+    ask: int
+    began: float
+    hung_up: float
+    again: float
+    answered: float
+    sent: int
+
+
+@dataclass(frozen=True, slots=True)
 class Fetch:
     """A download of a completed job's image: the last answer, and whether it was the right image."""
 
@@ -120,6 +140,7 @@ class Record:
     code: str
     images: tuple[str, ...]
     started: float
+    created: float = 0.0
 
 
 @dataclass(slots=True)
@@ -129,6 +150,8 @@ class Observations:
     asks: dict[int, Ask] = field(default_factory=dict)
     accepted: list[Acceptance] = field(default_factory=list)
     sights: list[Sight] = field(default_factory=list)
+    given: list[Given] = field(default_factory=list)
+    calls_again: list[CallAgain] = field(default_factory=list)
     fetches: list[Fetch] = field(default_factory=list)
     cancels: list[Cancel] = field(default_factory=list)
     #: Jobs for which a cancel was sent, whether or not it was answered.

@@ -60,8 +60,9 @@ class Ask:
     #: The image that it brings, as a file, and how far to go from it.
     image: bytes = b""
     strength: float | None = None
-    #: Whether that is uploaded first, rather than sent as a data URI.
+    #: Whether that is uploaded first, or is at a URL of another host, rather than sent as a data URI.
     uploads: bool = False
+    hosted: bool = False
     #: The Idempotency-Key; empty: none.
     key: str = ""
     #: Whether the submit is sent once more on purpose, its answer known.
@@ -74,8 +75,10 @@ class Ask:
     cancel_after: float | None = None
     #: Whether it is deleted when it has ended.
     deletes: bool = False
-    #: After how long a direct call is hung up, for good.
+    #: After how long a direct call is hung up.
     hang_up_after: float | None = None
+    #: How long after its answer, or after it was hung up, an equal direct call is made. None: none is.
+    call_again_after: float | None = None
 
     @property
     def is_direct(self) -> bool:
@@ -95,13 +98,14 @@ class Habits:
     start_within: float = 0.05
     cancel: float = 0.08
     delete: float = 0.05
-    hang_up: float = 0.06
+    hang_up: float = 0.12
+    call_again: float = 0.4
 
 
 #: What a whole run does.
 ALL_HABITS = Habits(WAYS)
 #: One plain way, nothing special.
-PLAIN = Habits({"native": 1}, key=0, webhook=0, enhance=0, start_within=0, cancel=0, delete=0, hang_up=0)
+PLAIN = Habits({"native": 1}, key=0, webhook=0, enhance=0, start_within=0, cancel=0, delete=0, hang_up=0, call_again=0)
 
 
 def asks(count: int, seed: int, habits: Habits) -> Iterator[Ask]:
@@ -126,6 +130,8 @@ def _ask(number: int, seed: int, dice: random.Random, habits: Habits, *, may_han
     key = f"key-{seed}-{number}" if dice.random() < habits.key else ""
     cancels = not is_direct and dice.random() < habits.cancel
     hangs_up = is_direct and may_hang_up and dice.random() < habits.hang_up
+    calls_again = is_direct and not key and dice.random() < habits.call_again
+    uploads, hosted = way == "fal image" and dice.random() < 0.4, brings and dice.random() < 0.4
     webhook = way in WITH_WEBHOOK and dice.random() < habits.webhook
     return Ask(
         number=number,
@@ -141,7 +147,8 @@ def _ask(number: int, seed: int, dice: random.Random, habits: Habits, *, may_han
         enhance=dice.random() < habits.enhance,
         image=sample_image(width, height, colour=dice.choice(_COLOURS)) if brings else b"",
         strength=dice.choice((0.5, 0.9)) if brings else None,
-        uploads=way == "fal image" and dice.random() < 0.5,
+        uploads=uploads,
+        hosted=hosted and not uploads,
         key=key,
         resends=bool(key) and dice.random() < habits.resend,
         webhook=webhook,
@@ -150,4 +157,5 @@ def _ask(number: int, seed: int, dice: random.Random, habits: Habits, *, may_han
         cancel_after=dice.uniform(0, 1.5) if cancels else None,
         deletes=not webhook and not is_direct and dice.random() < habits.delete,
         hang_up_after=dice.uniform(0.1, 1.0) if hangs_up else None,
+        call_again_after=dice.uniform(1.5, 3.0) if calls_again else None,
     )

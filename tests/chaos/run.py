@@ -22,7 +22,8 @@ from farm.jobstore import redis_keys
 from farm.webhooks import courier as courier
 from tests.chaos.callers import moment, native_view
 from tests.chaos.clients import SharedState, listening, serve_all
-from tests.chaos.faults import WHOLE, FaultInjector, Schedule
+from tests.chaos.faults import WHOLE, FaultInjector, Schedule, Surroundings
+from tests.chaos.input_host import InputHost
 from tests.chaos.processes import FarmProcesses
 from tests.chaos.receivers import Receivers, Signatures
 from tests.chaos.records import ENDS, Observations, Oddity, Record
@@ -30,6 +31,7 @@ from tests.chaos.requests import ALL_HABITS, CALLERS, Ask, Habits, asks
 from tests.farms import Answer, clean_environment, free_port, wait_for
 from tests.fault_proxies import FaultyWay, faulty_way
 from tests.s3 import S3, Place
+from tests.small_disk import small_disk
 
 #: The lease of a run, in seconds.
 LEASE = 3.0
@@ -37,6 +39,8 @@ LEASE = 3.0
 _HOOK_PAUSES = ",".join(["0.3s", "0.5s", "1s", *["2s"] * 40])
 _LOOK_SECONDS = 0.3
 _POST_SECONDS = 5.0
+#: The disk of the data folder: enough for the records of 100,000 jobs.
+_DISK_MEBIBYTES = 512
 #: Keys of which none is left when all is over.
 _WORKING_SETS = (
     *(
@@ -101,22 +105,24 @@ def run(plan: Plan, folder: Path, s3: S3 | None, *, say: Callable[[str], None] =
     """Do what the plan says, in an empty folder. Images are stored in a bucket of `s3`; without it, in the folder."""
     observations, began = Observations(), time.monotonic()
     place = s3.place() if s3 else None
-    with faulty_way(s3.port) if s3 else nullcontext() as way:
+    with (
+        faulty_way(s3.port) if s3 else nullcontext() as way,
+        small_disk(folder / "data", mebibytes=_DISK_MEBIBYTES) as disk,
+    ):
         farm = _Farm(plan, folder, _storage_settings(s3, place, way))
-        with farm.running(observations) as (shared, receivers):
+        with farm.running(observations) as shared:
             injector = FaultInjector(
                 plan.schedule,
                 seed=plan.seed,
                 farm_processes=farm.farm_processes,
-                storage=way,
-                receivers=receivers,
+                outside=Surroundings(shared.receivers, shared.inputs, way, disk),
                 observations=observations,
             )
             injector.start()
             with listening(shared):
                 serve_all(shared, _asks_in_time(plan), clients=plan.clients, progress=_progress(plan, say))
             injector.stop()
-            receivers.calm()
+            shared.receivers.calm()
             say("all callers are done; now the farm is left alone")
             farm.settle(observations)
             observations.records = farm.records()
@@ -182,8 +188,8 @@ class _Farm:
         self._keys: dict[str, str] = {}
 
     @contextmanager
-    def running(self, observations: Observations) -> Iterator[tuple[SharedState, Receivers]]:
-        """Yield the farm with its callers' keys and receivers."""
+    def running(self, observations: Observations) -> Iterator[SharedState]:
+        """Yield the farm with its callers' keys, receivers and input images."""
         self.farm_processes.start_redis()
         callers = ApiKeyStore(self.farm_processes.client)
         self._keys = {name: callers.create(name) for name in CALLERS} | {"root": callers.create("root", is_admin=True)}
@@ -192,11 +198,11 @@ class _Farm:
             wait_for(self._is_ready, seconds=60, what=f"the farm (its log is {self.farm_processes.log})")
             secrets = {name: self._get("/farm/v1/webhook_secret", name).json["secret"] for name in CALLERS}
             signatures = Signatures(secrets, self._get("/.well-known/jwks.json", "root").json)
-            with Receivers(observations, signatures, seed=self._plan.seed, moody=self._plan.moody) as receivers:
-                yield (
-                    SharedState(self.urls, self._keys, observations, receivers, seconds=self._plan.patience),
-                    receivers,
-                )
+            with (
+                Receivers(observations, signatures, seed=self._plan.seed, moody=self._plan.moody) as receivers,
+                InputHost() as inputs,
+            ):
+                yield SharedState(self.urls, self._keys, observations, receivers, inputs, seconds=self._plan.patience)
         finally:
             self.bad_ends = self.farm_processes.stop()
 
@@ -297,7 +303,16 @@ def _size(client: Any, name: str) -> int:
 def _record(caller: str, view: Mapping[str, Any]) -> Record:
     result = native_view(view)
     names = tuple(url.rpartition("/")[2] for url in result.images)
-    return Record(result.job, caller, result.prompt, result.state, result.code, names, moment(view["started_at"]))
+    return Record(
+        result.job,
+        caller,
+        result.prompt,
+        result.state,
+        result.code,
+        names,
+        started=moment(view["started_at"]),
+        created=moment(view["created_at"]),
+    )
 
 
 def _look_into_storage(observations: Observations, farm: _Farm, place: Place | None) -> None:

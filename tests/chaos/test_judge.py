@@ -12,9 +12,11 @@ from tests.chaos.judge import findings
 from tests.chaos.pixels import image, is_right
 from tests.chaos.records import (
     Acceptance,
+    CallAgain,
     Cancel,
     Deletion,
     Fetch,
+    Given,
     Injection,
     Observations,
     Oddity,
@@ -99,6 +101,21 @@ def _add_record(job: str, prompt: str, state: str) -> Callable[[Observations], o
     return lambda run: run.records.update({job: Record(job, "ada", prompt, state, "", (), 0.0)})
 
 
+def give(run: Observations, *jobs: str) -> None:
+    """Have direct calls of the first request answered with the images of these jobs."""
+    run.asks[1] = an_ask(1, way="fal run", key="", webhook=False)
+    run.given += [Given(1, job) for job in jobs]
+
+
+def call_again(run: Observations, *, sent: int = 1) -> None:
+    """Have the caller of the first request hang up on its direct call, and make it again: each made a job."""
+    run.asks[1] = an_ask(1, way="fal run", key="", webhook=False)
+    for job, created in ((DONE, 20.5), (STRANGER, 23.1)):
+        images = run.records[DONE].images
+        run.records[job] = Record(job, "ada", "fox 1 of run 1", "completed", "", images, 24.0, created)
+    run.calls_again.append(CallAgain(1, began=20.0, hung_up=21.0, again=23.0, answered=25.0, sent=sent))
+
+
 #: What is done to the log of the good run → the rule by which the judge reports it.
 BROKEN: dict[str, tuple[Callable[[Observations], object], str]] = {
     "an accepted job is not there": (lambda run: run.records.pop(STOPPED), "lost"),
@@ -171,6 +188,8 @@ BROKEN: dict[str, tuple[Callable[[Observations], object], str]] = {
     "a failed job has images": (_record(STOPPED, images=(NAME,)), "rendered after cancel"),
     "a key made two jobs": (_add_record(STRANGER, "fox 1 of run 1", "completed"), "doubled"),
     "a key was told as two jobs": (lambda run: run.accepted.append(Acceptance(1, GONE, 1.2)), "doubled"),
+    "the images of a call that was answered were given away again": (lambda run: give(run, DONE, DONE), "given twice"),
+    "a call that was hung up and made again made two jobs": (lambda run: call_again(run), "doubled"),
     "a job was cancelled that nobody cancelled": (lambda run: run.cancelling.clear(), "failed for nothing"),
     "a job was given up too early": (_record(STOPPED, code="attempts_exhausted"), "failed for nothing"),
     "a job failed with no reason": (_record(STOPPED, code="internal_error"), "failed for nothing"),
@@ -207,6 +226,29 @@ def test_a_job_may_be_given_up_when_workers_died_often_enough() -> None:
     assert findings(run) == []
 
 
+def test_calls_may_each_have_a_job() -> None:
+    run = a_good_run()
+    give(run, DONE, STRANGER)
+
+    assert findings(run) == []
+
+
+@pytest.mark.parametrize("kind", ["stop api", "pause redis", "full disk"])
+def test_a_second_job_is_no_fault_if_the_farm_could_not_notice_that_the_caller_hung_up(kind: str) -> None:
+    run = a_good_run()
+    call_again(run)
+    run.injections.append(Injection(kind, 20.2))
+
+    assert findings(run) == []
+
+
+def test_a_second_job_is_no_fault_if_the_answer_to_the_second_call_was_lost() -> None:
+    run = a_good_run()
+    call_again(run, sent=2)
+
+    assert findings(run) == []
+
+
 def test_recovery_is_from_the_death_to_the_next_start() -> None:
     assert recovery_seconds(a_good_run()) == ([0.5], [1.5])
 
@@ -238,6 +280,8 @@ def test_the_same_seed_asks_the_same() -> None:
         "runner_hint",
         "deletes",
         "hang_up_after",
+        "call_again_after",
+        "hosted",
     )
     assert all(any(getattr(ask, name) for ask in first) for name in special)
 

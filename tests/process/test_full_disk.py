@@ -1,0 +1,70 @@
+"""A whole farm on a full disk: it refuses what it could lose, loses nothing that it accepted, and recovers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from urllib3 import encode_multipart_formdata
+
+from tests.farms import Answer, RunningFarm, running_farm, wait_for
+from tests.images import sample_image
+from tests.small_disk import SmallDisk, small_disk
+
+#: Its timing needs the machine for itself.
+pytestmark = pytest.mark.alone
+
+#: What would be recorded, and the word for the full disk in the answer to each.
+REFUSED = {
+    "/farm/v1/jobs": ({"model": "srpo", "prompt": "a fox"}, b"disk_full"),
+    "/farm/v1/keys": ({"name": "ada"}, b"disk_full"),
+    "/fal/queue/fal-ai/flux/srpo": ({"prompt": "a fox"}, b"too little space"),
+    "/fal/rest/storage/upload/initiate": ({"content_type": "image/png", "file_name": "a.png"}, b"too little space"),
+    "/api/v3/wavespeed-ai/flux-srpo": ({"prompt": "a fox"}, b"too little space"),
+    "/v1/images/generations": ({"model": "srpo", "prompt": "a fox"}, b"disk_full"),
+}
+
+
+@pytest.fixture
+def disk(data_dir: Path) -> Iterator[SmallDisk]:
+    with small_disk(data_dir, mebibytes=96) as disk:
+        if disk is None:
+            pytest.skip("this machine mounts no small disk; only root may")
+        yield disk
+
+
+def test_a_farm_survives_a_full_disk(disk: SmallDisk) -> None:
+    with running_farm(disk.folder, 1, FARM_SIMULATED_STEP_MS="50", FARM_LEASE_SECONDS="2") as farm:
+        accepted = [farm.submit(num_inference_steps=20, prompt=f"fox {number}") for number in range(3)]
+        farm.wait_for_state(accepted[0], "processing")
+
+        disk.fill()
+        refusals = {path: farm.call("POST", path, body) for path, (body, _) in REFUSED.items()}
+        body, content_type = encode_multipart_formdata({"file": ("a.png", sample_image(), "image/png")})
+        upload = farm.call("POST", "/api/v3/media/upload/binary", body, Content_Type=content_type)
+        restart_redis(farm)
+        states = [farm.job(job_id)["status"] for job_id in accepted]
+        disk.free()
+        ends = [farm.wait_for_end(job_id) for job_id in accepted]
+
+        assert {path: is_refused(path, answer) for path, answer in refusals.items()} == dict.fromkeys(REFUSED, True)
+        assert upload.status == 503
+        assert "completed" not in states
+        assert [view["status"] for view in ends] == ["completed"] * 3
+        assert all(farm.image(view) for view in ends)
+        assert farm.wait_for_end(farm.submit())["status"] == "completed"
+
+
+def is_refused(path: str, answer: Answer) -> bool:
+    return answer.status == 503 and "retry-after" in answer.headers and REFUSED[path][1] in answer.body
+
+
+def restart_redis(farm: RunningFarm) -> None:
+    """Kill Redis, which the farm starts again on the full disk."""
+    (redis_pid,) = farm.redis_pids()
+    os.kill(redis_pid, signal.SIGKILL)
+    wait_for(lambda: farm.redis_pids() not in ([], [redis_pid]), what="a new Redis")
+    wait_for(lambda: farm.call("GET", "/readyz").status == 200, what="readiness")
