@@ -27,7 +27,7 @@ check: .venv/set-up-dev luacheck ## format, lint, types, import contracts
 quick: check ## checks and unit tests, under 90 seconds
 	@$(BIN)/pytest -q -m "not full" --numprocesses auto --dist loadfile tests/unit
 
-test: check chromium ## every check and test
+test: check chromium promtool ## every check and test
 	@$(BIN)/pytest -m "not full and not alone" --numprocesses auto --dist loadfile --no-loadscope-reorder
 	@$(BIN)/pytest -m "not full and alone"
 
@@ -55,13 +55,14 @@ train-checker: .venv/set-up-dev ## train the miniature's safety checker further;
 evaluate-miniature: .venv/set-up-dev ## measure the miniature: figures and a grid of images (NUMBER=200 WEIGHTS=folder)
 	@$(BIN)/python -m miniature evaluate --number $(or $(NUMBER),200) $(if $(WEIGHTS),--home $(WEIGHTS))
 
-docs: .venv/set-up-dev ## generate the reference pages in docs/
+docs: .venv/set-up-dev ## generate the reference pages in docs/, and the files in deploy/
 	@$(BIN)/python -m farm.settings docs/settings.md deploy/env.example
 	@$(BIN)/python -m farm.dialects.limits_page docs/limits.md
 	@$(BIN)/python -m farm.dialects.failure_codes_page docs/failure-codes.md
 	@$(BIN)/python -m farm.telemetry.page docs/metrics.md
 	@$(BIN)/python -m typer farm.cli.main utils docs --name farm --title Commands --output docs/cli.md >/dev/null
 	@$(BIN)/python -m tests.docs_index docs/llms.txt
+	@$(BIN)/python -m monitoring deploy
 
 site: docs ## build the documentation as a site in site/
 	@$(BIN)/python -m zensical build --strict
@@ -84,11 +85,13 @@ echo "setting up .venv (once; a few minutes, mostly for torch)" && $(BIN)/python
 endef
 
 # One line says what is missing, and the command that brings it.
-.PHONY: python luacheck chromium
+.PHONY: python luacheck chromium promtool
 luacheck:
 	@$(call debian,$(LUACHECK),lua-check)
 chromium:
 	@$(call debian,chromium,chromium)
+promtool:
+	@$(call debian,promtool,prometheus)
 define debian
 command -v $(1) >/dev/null \
   || $(if $(AS_ROOT),(export DEBIAN_FRONTEND=noninteractive; apt-get update && apt-get install -y --no-install-recommends $(2)) >/dev/null 2>&1 </dev/null,false) \

@@ -1,0 +1,137 @@
+"""Alerts: the burn rates of the objectives, and the few causes that are worth a person's time by themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from monitoring.expressions import recorded
+from monitoring.objectives import BURNS, MIN_EVENTS, OBJECTIVES, Burn, Objective, seconds
+
+#: Where the runbook is: each alert has a section of its name.
+RUNBOOK = "https://github.com/srpo-farm/srpo-farm/blob/main/docs/runbook.md"
+
+Severity = Literal["page", "ticket"]
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """An alert. `lasting` is how long its expression must hold, `section` its part of the runbook if not its name."""
+
+    name: str
+    expression: str
+    severity: Severity
+    summary: str
+    lasting: str = "0m"
+    section: str = ""
+
+    @property
+    def runbook(self) -> str:
+        """The URL of its section of the runbook."""
+        return f"{RUNBOOK}#{(self.section or self.name).lower()}"
+
+    def rule(self) -> dict[str, Any]:
+        """Return the rule for Prometheus."""
+        return {
+            "alert": self.name,
+            "expr": self.expression,
+            "for": self.lasting,
+            "labels": {"severity": self.severity},
+            "annotations": {"summary": self.summary, "runbook_url": self.runbook},
+        }
+
+
+_PAUSED = recorded("farm_paused")
+_WAITING = f"sum({recorded('farm_jobs_waiting')})"
+
+CAUSES = (
+    Alert("FarmAbsent", 'absent(up{job="srpo-farm"} == 1)', "page", "No API of the farm answers Prometheus.", "2m"),
+    Alert("FarmApiDown", 'up{job="srpo-farm"} == 0', "ticket", "An API of the farm does not answer.", "5m"),
+    Alert("FarmStoreDown", "max(farm_store_up) == 0", "page", "Redis does not answer any API.", "1m"),
+    Alert(
+        "FarmNobodyConsumes",
+        f'{_WAITING} > 0 and on () (sum({recorded("farm_workers")}{{state="warm"}}) or vector(0)) == 0 '
+        f"and on () {_PAUSED} == 0",
+        "page",
+        "Jobs wait, and no worker is ready.",
+        "2m",
+    ),
+    Alert("FarmPaused", f"{_PAUSED} == 1", "ticket", "The farm has been paused for an hour.", "1h"),
+    Alert(
+        "FarmWorkerLost",
+        f'sum({recorded("farm_workers")}{{state=~"lost|faulty"}}) > 0 '
+        f'or sum(increase(farm_job_retries_total{{reason="worker_lost"}}[5m])) > 0',
+        "ticket",
+        "A worker died, or cannot use its card.",
+    ),
+    Alert(
+        "FarmJobsExhausted",
+        "max(increase(farm_jobs_exhausted_total[10m])) > 0",
+        "ticket",
+        "A job failed in all its attempts.",
+    ),
+    Alert(
+        "FarmRedisMemory",
+        f"{recorded('farm_redis_memory_used_bytes')} / ({recorded('farm_redis_memory_max_bytes')} > 0) > 0.7",
+        "page",
+        "Redis is 70 % full; submits are refused at 80 %.",
+        "5m",
+    ),
+    Alert(
+        "FarmStorageErrors",
+        "sum(max without (instance, pod, container, endpoint) "
+        '(increase(farm_storage_operations_total{outcome="error"}[5m]))) > 0',
+        "page",
+        "The image storage does not answer, or refuses.",
+        "2m",
+    ),
+    Alert(
+        "FarmDeviceErrors",
+        "max by (worker) (increase(farm_worker_device_memory_errors_total[1h])) > 0",
+        "ticket",
+        "A card reports memory errors that it could not correct.",
+    ),
+    Alert(
+        "FarmWebhooksOverdue",
+        f"{recorded('farm_webhook_overdue_seconds')} > 60",
+        "page",
+        "Webhook deliveries are due, and no webhook worker takes them.",
+        "2m",
+    ),
+    Alert(
+        "FarmScrapeIncomplete",
+        "max(farm_scrape_failed_families) > 0",
+        "ticket",
+        "Part of the metrics cannot be read from Redis.",
+        "10m",
+    ),
+    Alert(
+        "FarmJobsUnaccounted",
+        f"{recorded('farm_jobs_unaccounted')} != 0",
+        "ticket",
+        "Accepted jobs are not the sum of those that ended and those that are held.",
+        "10m",
+    ),
+)
+
+
+def alerts() -> list[Alert]:
+    """Return every alert."""
+    return [*(burning(objective, burn) for objective in OBJECTIVES for burn in BURNS), *CAUSES]
+
+
+def burning(objective: Objective, burn: Burn) -> Alert:
+    """Return the alert that an objective's budget burns at this rate."""
+    limit = round(burn.rate * (1 - objective.share), 6)
+    ratio = f"slo:{objective.name}:error_ratio"
+    floor = f"slo:{objective.name}:events_rate{burn.long} * {seconds(burn.long)} >= {MIN_EVENTS}"
+    expression = f"{ratio}{burn.long} > {limit} and {ratio}{burn.short} > {limit} and {floor}"
+    if objective.is_pausable:
+        expression += f" and on () {_PAUSED} == 0"
+    return Alert(
+        name=f"FarmSlo{objective.name.title()}{burn.long}",
+        expression=expression,
+        severity="page" if burn.severity == "page" else "ticket",
+        summary=f"Too few {objective.title}: the budget burns {burn.rate:g} times too fast.",
+        section=f"FarmSlo{objective.name.title()}",
+    )

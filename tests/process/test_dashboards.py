@@ -1,0 +1,184 @@
+"""Dashboards and rules beside a real Prometheus that asks two APIs of one farm: no panel is empty, no figure double."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from farm.process import child
+from monitoring.dashboards import CALLERS, DASHBOARDS
+from tests.farms import RunningFarm, clean_environment, free_port, running_farm, wait_for
+from tests.unit.deploy import DEPLOY
+from tests.webhook_receiver import Receiver, answer, running_receiver
+
+pytestmark = pytest.mark.full
+
+#: Panels that a farm without cards, or without such an event, leaves empty.
+MAY_BE_EMPTY = {
+    "Card: at work": "there is no card",
+    "Card: memory": "there is no card",
+    "Card: power": "there is no card",
+    "Card: temperature": "there is no card",
+    "Retries": "no job was tried again",
+    "Prompt cache": "the simulated pipeline has none",
+    "Load time": "the simulated pipeline loads nothing",
+    **{panel.title: "callers are named by setting only" for panel in CALLERS.panels},
+}
+JOBS, FAILED = 12, 3
+
+
+class Prometheus:
+    """A Prometheus with the farm's rules, which asks these targets each second."""
+
+    def __init__(self, folder: Path, targets: list[str]) -> None:
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self._configuration = folder / "prometheus.yml"
+        self._data = folder / "data"
+        self._configuration.write_text(
+            yaml.safe_dump(
+                {
+                    "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+                    "rule_files": [str(path) for path in DEPLOY.glob("prometheus/rules/*.yml")],
+                    "scrape_configs": [{"job_name": "srpo-farm", "static_configs": [{"targets": targets}]}],
+                }
+            )
+        )
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        program = shutil.which("prometheus")
+        assert program, "prometheus is missing; run: sudo apt install prometheus"
+        address = self.url.removeprefix("http://")
+        options = [f"--config.file={self._configuration}", f"--storage.tsdb.path={self._data}"]
+        process = subprocess.Popen([program, *options, f"--web.listen-address={address}"], stderr=subprocess.DEVNULL)
+        try:
+            wait_for(lambda: self.query("count(up == 1) == 2"), seconds=60, what="both APIs")
+            yield
+        finally:
+            process.terminate()
+            process.wait(20)
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Return the samples of an expression now; none while Prometheus does not answer."""
+        query = urllib.parse.urlencode({"query": expression})
+        try:
+            with urllib.request.urlopen(f"{self.url}/api/v1/query?{query}", timeout=5) as reply:
+                found: list[dict[str, Any]] = json.load(reply)["data"]["result"]
+        except OSError:
+            return []
+        return found
+
+    def value(self, expression: str) -> float:
+        (sample,) = self.query(expression)
+        return float(sample["value"][1])
+
+
+@contextmanager
+def second_api(farm: RunningFarm) -> Iterator[str]:
+    """Yield the address of another API on the same data folder."""
+    port = free_port()
+    program = [sys.executable, "-m", "api", "--port", str(port), "--data-dir", str(farm.data_dir)]
+    process = subprocess.Popen(child.command(*program), env=clean_environment(), stderr=subprocess.DEVNULL)
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Receiver]:
+    with running_receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Prometheus]:
+    """Yield a Prometheus beside a farm that has done some of everything."""
+    folder = tmp_path_factory.mktemp("dashboards")
+    environment = {"FARM_SIMULATED_STEP_MS": "5", "FARM_WEBHOOK_ALLOW": "127.0.0.1/32"}
+    with running_farm(folder / "data", 2, **environment) as farm, second_api(farm) as second:
+        prometheus = Prometheus(folder, [f"127.0.0.1:{farm.port}", second])
+        with prometheus.running():
+            _use(farm, receiver)
+            done = f"max(farm_jobs_completed_total{{model='srpo'}}) == {JOBS}"
+            wait_for(lambda: prometheus.query(done), seconds=60, what="the jobs in Prometheus")
+            wait_for(
+                lambda: prometheus.query(
+                    "sum(farm:jobs_completed:rate5m) > 0 and on () sum(farm:webhook_lag_seconds_count:rate5m) > 0"
+                ),
+                seconds=60,
+                what="the rates",
+            )
+            yield prometheus
+
+
+def _use(farm: RunningFarm, receiver: Receiver) -> None:
+    jobs = [farm.submit(webhook_url=receiver.url, webhook_events=["job.completed"]) for _ in range(JOBS)]
+    for job_id in jobs:
+        farm.wait_for_end(job_id)
+    wait_for(lambda: len(receiver.received) == JOBS, what="the webhooks")
+    broken = {"model": "srpo-image-to-image", "prompt": "a fox", "image_url": f"{receiver.url}/none.png"}
+    receiver.behave = answer(404)
+    jobs += [farm.call("POST", "/farm/v1/jobs", broken).json["id"] for _ in range(FAILED)]
+    for job_id in jobs:
+        farm.wait_for_end(job_id)
+    farm.call("POST", "/farm/v1/jobs", {"model": "srpo"})  # refused
+
+
+def empty_panels(prometheus: Prometheus) -> list[str]:
+    return [
+        f"{dashboard.title}: {panel.title}: {expression}"
+        for dashboard in DASHBOARDS
+        for panel in dashboard.panels
+        for expression, _ in panel.queries
+        if panel.title not in MAY_BE_EMPTY and not prometheus.query(expression)
+    ]
+
+
+def test_no_panel_is_empty(prometheus: Prometheus) -> None:
+    with suppress(AssertionError):  # processes hand in what they counted now and then
+        wait_for(lambda: not empty_panels(prometheus), seconds=30)
+
+    assert empty_panels(prometheus) == []
+
+
+def test_figures_are_those_that_were_caused_though_two_apis_report_them(prometheus: Prometheus) -> None:
+    once = "sum(max without (instance) ({}))"
+    truths = {
+        once.format("farm_jobs_accepted_total"): JOBS + FAILED,
+        once.format("farm_jobs_completed_total"): JOBS,
+        once.format("farm_jobs_failed_total"): FAILED,
+        once.format('farm_jobs_failed_total{code="file_download_error"}'): FAILED,
+        once.format("farm_images_total"): JOBS,
+        once.format("farm_denoising_steps_total"): JOBS * 28,
+        once.format("farm_job_wait_seconds_count"): JOBS,
+        once.format("farm_job_duration_seconds_count"): JOBS,
+        once.format('farm_webhook_deliveries_total{outcome="delivered"}'): JOBS,
+        "sum(farm:workers{state='warm'})": 2,
+        "sum(farm:jobs_waiting)": 0,
+        "max(farm:jobs_unaccounted)": 0,
+    }
+
+    assert {expression: prometheus.value(expression) for expression in truths} == truths
+
+
+def test_nothing_fires_and_each_rule_can_be_evaluated(prometheus: Prometheus) -> None:
+    with urllib.request.urlopen(f"{prometheus.url}/api/v1/rules", timeout=5) as reply:
+        groups = json.load(reply)["data"]["groups"]
+
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len(rules) > 100
+    assert [rule["name"] for rule in rules if rule.get("lastError")] == []
+    assert prometheus.query('ALERTS{alertstate="firing", severity="page"}') == []

@@ -1,0 +1,148 @@
+"""Each alert by Prometheus's own tests: it fires on its event, others stay silent, and it resolves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from monitoring.alerts import alerts
+from tests.unit.deploy import DEPLOY
+from tests.unit.monitoring.test_files import promtool
+
+#: Minutes of each series.
+_LENGTH = 900
+_API = {"a", "b"}
+
+#: A farm that is well, as both of its APIs report it: series → its values by the minute.
+HEALTHY = {
+    'up{job="srpo-farm"}': "1x900",
+    "farm_store_up": "1x900",
+    "farm_paused": "0x900",
+    'farm_jobs_waiting{model="srpo",priority="normal"}': "3x900",
+    'farm_workers{state="warm"}': "2x900",
+    'farm_workers{state="lost"}': "0x900",
+    'farm_job_retries_total{reason="worker_lost"}': "0x900",
+    "farm_jobs_exhausted_total": "0x900",
+    "farm_redis_memory_used_bytes": "10x900",
+    "farm_redis_memory_max_bytes": "100x900",
+    'farm_storage_operations_total{operation="put",outcome="ok"}': "0+30x900",
+    'farm_storage_operations_total{operation="put",outcome="error"}': "0x900",
+    'farm_worker_device_memory_errors_total{worker="w"}': "0x900",
+    "farm_webhook_overdue_seconds": "0x900",
+    "farm_scrape_failed_families": "0x900",
+    "farm_jobs_unaccounted": "0x900",
+    'farm_job_wait_seconds_count{model="srpo",priority="normal"}': "0+60x900",
+    'farm_job_wait_seconds_bucket{model="srpo",priority="normal",le="60.0"}': "0+60x900",
+    'farm_jobs_completed_total{model="srpo"}': "0+60x900",
+    'farm_jobs_failed_total{model="srpo",code="render_failed"}': "0x900",
+    'farm_jobs_failed_total{model="srpo",code="cancelled"}': "0x900",
+    "farm_webhook_lag_seconds_count": "0+60x900",
+    'farm_webhook_lag_seconds_bucket{le="60.0"}': "0+60x900",
+}
+
+_WAITED = 'farm_job_wait_seconds_bucket{model="srpo",priority="normal",le="60.0"}'
+_WARM = 'farm_workers{state="warm"}'
+_FAILED = 'farm_jobs_failed_total{model="srpo",code="render_failed"}'
+_CANCELLED = 'farm_jobs_failed_total{model="srpo",code="cancelled"}'
+_STORAGE = 'farm_storage_operations_total{operation="put",outcome="error"}'
+_CARD = 'farm_worker_device_memory_errors_total{worker="w"}'
+
+#: Alert → what changes, when it fires and when it has resolved, in minutes. The first hour is well.
+EVENTS: dict[str, tuple[dict[str, str], int, int]] = {
+    "FarmStoreDown": ({"farm_store_up": "1x60 0x10 1x830"}, 65, 75),
+    "FarmNobodyConsumes": ({_WARM: "2x60 0x10 2x830"}, 65, 75),
+    "FarmPaused": ({"farm_paused": "0x60 1x70 0x770"}, 125, 135),
+    "FarmWorkerLost": ({'farm_workers{state="lost"}': "0x60 1x10 0x830"}, 65, 75),
+    "FarmJobsExhausted": ({"farm_jobs_exhausted_total": "0x60 1x840"}, 63, 80),
+    "FarmRedisMemory": ({"farm_redis_memory_used_bytes": "10x60 75x20 10x820"}, 70, 85),
+    "FarmStorageErrors": ({_STORAGE: "0x60 1 2 3 4 5 6 7 8 9 10x831"}, 66, 80),
+    "FarmDeviceErrors": ({_CARD: "0x60 1x840"}, 63, 130),
+    "FarmWebhooksOverdue": ({"farm_webhook_overdue_seconds": "0x60 100x10 0x830"}, 65, 75),
+    "FarmScrapeIncomplete": ({"farm_scrape_failed_families": "0x60 1x20 0x820"}, 75, 85),
+    "FarmJobsUnaccounted": ({"farm_jobs_unaccounted": "0x60 1x20 0x820"}, 75, 85),
+}
+#: What must not fire anything.
+HARMLESS: dict[str, dict[str, str]] = {
+    "a healthy farm": {},
+    "cancelled jobs": {_CANCELLED: "0x60 0+60x840"},
+    "a pause with waiting jobs": {
+        "farm_paused": "0x60 1x50 0x790",
+        _WAITED: "0+60x60 3600x840",
+        _WARM: "2x60 0x50 2x790",
+    },
+    "no jobs at all": {name: "0x900" for name in HEALTHY if name.endswith("_total") or "_seconds_" in name},
+    "one failure of few jobs": {
+        'farm_jobs_completed_total{model="srpo"}': "0x60 1x840",
+        _FAILED: "0x60 1x840",
+    },
+}
+#: Objectives → what burns their budget. The page of an hour comes first.
+BURNING: dict[str, dict[str, str]] = {
+    "Start": {_WAITED: "0+60x120 7200x780"},
+    "Success": {_FAILED: "0x120 0+60x780"},
+    "Webhooks": {'farm_webhook_lag_seconds_bucket{le="60.0"}': "0+60x120 7200x780"},
+}
+
+
+def series(changes: dict[str, str]) -> list[dict[str, str]]:
+    """Return the farm's series with these changes, as each API reports them."""
+    reported = []
+    for name, values in (HEALTHY | changes).items():
+        for api in sorted(_API):
+            head, _, labels = name.rstrip("}").partition("{")
+            reported.append({"series": f'{head}{{{labels}{"," if labels else ""}instance="{api}"}}', "values": values})
+    return reported
+
+
+def firing(minute: int, *names: str) -> dict[str, Any]:
+    """Return the expectation that these alerts, and no others, fire at a minute."""
+    severities = {alert.name: alert.severity for alert in alerts()}
+    return {
+        "expr": 'max by (alertname, severity) (ALERTS{alertstate="firing"})',
+        "eval_time": f"{minute}m",
+        "exp_samples": [
+            {"labels": f'{{alertname="{name}", severity="{severities[name]}"}}', "value": 1} for name in names
+        ],
+    }
+
+
+def check(folder: Path, changes: dict[str, str], *expected: dict[str, Any]) -> None:
+    file = folder / "test.yml"
+    rules = [str(DEPLOY / "prometheus" / "rules" / name) for name in ("recording.yml", "alerts.yml")]
+    test = {"interval": "1m", "input_series": series(changes), "promql_expr_test": list(expected)}
+    file.write_text(yaml.safe_dump({"rule_files": rules, "evaluation_interval": "1m", "tests": [test]}))
+
+    done = promtool("test", "rules", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_an_alert_fires_alone_and_resolves(tmp_path: Path, name: str) -> None:
+    changes, fires, resolved = EVENTS[name]
+
+    check(tmp_path, changes, firing(59), firing(fires, name), firing(resolved))
+
+
+@pytest.mark.parametrize("harmless", HARMLESS)
+def test_nothing_fires_on(tmp_path: Path, harmless: str) -> None:
+    check(tmp_path, HARMLESS[harmless], *(firing(minute) for minute in (59, 65, 75, 105)))
+
+
+@pytest.mark.parametrize("objective", BURNING)
+def test_a_budget_that_burns_pages_within_the_hour(tmp_path: Path, objective: str) -> None:
+    burns = [f"FarmSlo{objective}{window}" for window in ("1h", "6h", "3d")]
+
+    check(tmp_path, BURNING[objective], firing(119), firing(180, *burns))
+
+
+def test_an_api_that_is_gone_is_told_apart_from_all_that_are(tmp_path: Path) -> None:
+    check(tmp_path, {'up{job="srpo-farm"}': "1x60 0x840"}, firing(59), firing(70, "FarmAbsent", "FarmApiDown"))
+
+
+def test_every_cause_has_a_test() -> None:
+    causes = {alert.name for alert in alerts() if not alert.section}
+
+    assert causes == set(EVENTS) | {"FarmAbsent", "FarmApiDown"}

@@ -1,0 +1,94 @@
+"""Rules, alerts and dashboards: written as they are, with metrics that are declared, and sections that are there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from farm.domain.error_codes import JOB_FAILURES
+from farm.telemetry.families import Family
+from farm.telemetry.page import families
+from monitoring import expressions, objectives
+from monitoring.alerts import Alert, alerts
+from monitoring.dashboards import DASHBOARDS, Dashboard
+from monitoring.files import files
+from tests.docs_snippets import DOCS
+from tests.unit.deploy import DEPLOY
+
+#: Labels that Prometheus adds, and those of its own series.
+_LABELS_OF_PROMETHEUS = {"instance", "pod", "container", "endpoint", "job", "alertname", "alertstate", "le"}
+_METRICS_OF_PROMETHEUS = {"ALERTS", "up"}
+_RULES = [*expressions.recording_rules(), *objectives.recording_rules()]
+_KNOWN: dict[str, Family] = {family.name: family for family in families()}
+
+
+def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    program = shutil.which("promtool")
+    assert program, "promtool is missing; run: sudo apt install prometheus"
+    words = [program, *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+
+
+def expressions_used() -> Iterator[tuple[str, str]]:
+    """Yield each expression with its place."""
+    yield from ((rule["record"], rule["expr"]) for rule in _RULES)
+    yield from ((alert.name, alert.expression) for alert in alerts())
+    for dashboard in DASHBOARDS:
+        yield from ((panel.title, query) for panel in dashboard.panels for query, _ in panel.queries)
+
+
+@pytest.mark.parametrize("name", files())
+def test_a_file_is_up_to_date(name: str) -> None:
+    assert (DEPLOY / name).read_text() == files()[name], "run `make docs`"
+
+
+def test_prometheus_takes_the_rules_and_the_configuration() -> None:
+    assert promtool("check", "rules", *sorted(DEPLOY.glob("prometheus/rules/*.yml"))).returncode == 0
+    checked = promtool("check", "config", DEPLOY / "prometheus" / "prometheus.yml")
+    assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize(("place", "expression"), list(expressions_used()))
+def test_an_expression_names_declared_metrics_and_labels_only(place: str, expression: str) -> None:
+    recorded = {rule["record"] for rule in _RULES}
+    for name in re.findall(r"\b(?:farm|slo)[:_][\w:]+|\bALERTS\b|\bup\b", expression):
+        base = re.sub(r"_(?:bucket|sum|count)$", "", name)
+        is_histogram = base != name and base in _KNOWN and _KNOWN[base].kind == "histogram"
+        assert name in recorded | _METRICS_OF_PROMETHEUS | set(_KNOWN) or is_histogram, place
+    used = {label for group in re.findall(r"(?:by|without) \(([^)]*)\)", expression) for label in group.split(", ")}
+    used |= {label for group in re.findall(r"\{([^}]*)\}", expression) for label in re.findall(r"(\w+)[=!]", group)}
+    declared = {label for family in _KNOWN.values() for label in family.labels}
+    assert used - {""} <= declared | _LABELS_OF_PROMETHEUS
+
+
+@pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert.name)
+def test_an_alert_has_its_section_of_the_runbook(alert: Alert) -> None:
+    sections = re.findall(r"^## (\w+)$", (DOCS / "runbook.md").read_text(), re.MULTILINE)
+
+    assert alert.runbook.partition("#")[2] in [section.lower() for section in sections]
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.title)
+def test_a_panel_says_what_it_shows_and_no_two_lie_on_each_other(dashboard: Dashboard) -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in dashboard.json()["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert panel["description"]
+        assert panel["fieldConfig"]["defaults"]["unit"]
+        assert not cells & taken
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+
+
+def test_the_callers_own_failures_are_codes_with_which_jobs_end() -> None:
+    assert set(objectives.CALLERS_OWN) <= set(JOB_FAILURES)
