@@ -26,7 +26,19 @@ from api.http.path_converters import PathExcept
 from api.http.public_base import PublicBase
 from api.http.upload_body import UploadSlots
 from api.openapi.document import document
-from api.routes import deliveries, docs, fal_proxy, fal_storage, files, health, jwks, keys, page, wavespeed_media
+from api.routes import (
+    batches,
+    deliveries,
+    docs,
+    fal_proxy,
+    fal_storage,
+    files,
+    health,
+    jwks,
+    keys,
+    page,
+    wavespeed_media,
+)
 from api.routes.fal_proxy import FalProxy
 from farm import clock
 from farm.bootstrap import Farm
@@ -124,6 +136,7 @@ def create_app(
     upload_slots = UploadSlots()
     app.register_blueprint(fal_storage.routes(context, upload_slots))
     app.register_blueprint(wavespeed_media.routes(context, upload_slots))
+    app.register_blueprint(batches.routes(context, upload_slots))
     app.register_blueprint(keys.routes(farm.callers, authenticator=authenticator))
     app.register_blueprint(files.routes(farm.storage, farm.store))
     app.register_blueprint(jwks.routes(farm.secrets, padded=farm.settings.jwks_padding))

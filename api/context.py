@@ -11,6 +11,7 @@ from api.auth import Authenticator
 from farm.bootstrap import Farm
 from farm.dialects.links import Links
 from farm.dialects.unknown_fields import UnknownFields
+from farm.image_calls import ImageCalls
 from farm.service import Service
 
 
@@ -38,3 +39,7 @@ class ApiContext:
     @property
     def unknown_fields(self) -> UnknownFields:
         return UnknownFields(self.farm.settings.unknown_fields)
+
+    @property
+    def image_calls(self) -> ImageCalls:
+        return self.farm.image_calls

@@ -13,10 +13,14 @@ import structlog
 from celery import Celery
 
 from farm.auth.api_keys import ApiKeyStore
+from farm.bulk.files import BulkFiles
+from farm.bulk.service import BulkService
+from farm.bulk.store import BulkStore
 from farm.celery import WakeUps, application
 from farm.concurrency.background_thread import call_in_thread
 from farm.concurrency.retry import retrying
 from farm.dialects.links import Links
+from farm.dialects.unknown_fields import UnknownFields
 from farm.domain.errors import (
     ConfigurationError,
     NotReady,
@@ -27,6 +31,7 @@ from farm.domain.errors import (
 )
 from farm.domain.job import Job
 from farm.domain.limits import Limits
+from farm.image_calls import ImageCalls
 from farm.images.intake import Intake
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import check, connect, connect_to_listen, translated
@@ -83,6 +88,16 @@ class Farm:
     outbound: SsrfSafeClient
     service: Service
     tally: Tally
+    bulks: BulkStore
+    bulk_files: BulkFiles
+
+    @property
+    def image_calls(self) -> ImageCalls:
+        return ImageCalls(self.service, UnknownFields(self.settings.unknown_fields))
+
+    @property
+    def bulk_service(self) -> BulkService:
+        return BulkService(self.bulks, files=self.bulk_files, outbound=self.outbound)
 
     def links(self, base: str) -> Links:
         """Return the links to images and jobs for callers that reach the farm at `base`."""
@@ -90,10 +105,14 @@ class Farm:
 
     def links_of(self, job: Job) -> Links:
         """Return the links for a job's webhook: at the base that its caller used, else that of the API."""
-        base = job.base or base_of_the_api(self.settings, self.redis)
-        if base is None:
+        return self.links_from(job.base)
+
+    def links_from(self, base: str) -> Links:
+        """Return the links at the base that a caller used, else at that of the API. Raises NotReady."""
+        known = base or base_of_the_api(self.settings, self.redis)
+        if known is None:
             raise NotReady("The address of this farm is unknown: no API has been started yet. Set FARM_PUBLIC_URL.")
-        return self.links(base)
+        return self.links(known)
 
 
 def base_of_the_api(settings: Settings, client: redis.Redis) -> str | None:
@@ -238,6 +257,8 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
         outbound=outbound,
         service=service,
         tally=tally,
+        bulks=BulkStore(client, disk_guard, result_ttl_seconds=settings.result_ttl),
+        bulk_files=BulkFiles(client, storage, keep_seconds=settings.result_ttl),
     )
 
 

@@ -130,12 +130,15 @@ class Service:
 
     def submit(self, caller: Caller, order: Order) -> Accepted:
         """Record a job and wake a worker for it. When this returns, the job is durable."""
-        images = self._checked(order, caller)
-        new = NewJob(str(uuid.uuid4()), caller.id, order, base=caller.base)
+        return self.submit_new(caller, NewJob(str(uuid.uuid4()), caller.id, order, base=caller.base))
+
+    def submit_new(self, caller: Caller, new: NewJob) -> Accepted:
+        """Record a job under an id of its own, and do nothing if there is one already. Raises what `submit` raises."""
+        images = self._checked(new.order, caller)
         if not images:
             return self._recorded(new, caller)
         with self._intake.stored(new.id, images) as sources:
-            accepted = self._recorded(replace(new, order=with_sources(order, sources)), caller)
+            accepted = self._recorded(replace(new, order=with_sources(new.order, sources)), caller)
         if accepted.repeated:
             self._intake.forget(new.id)
         return accepted

@@ -1,4 +1,4 @@
-"""`python -m workers.background`: delivers webhooks, prepares jobs, and reaps. No torch, no GPU."""
+"""`python -m workers.background`: delivers webhooks, prepares jobs, runs bulks, and reaps. No torch, no GPU."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import structlog
 from prometheus_client import ProcessCollector
 
 from farm.bootstrap import Farm
+from farm.bulk.results import Results
 from farm.concurrency.background_thread import BackgroundThread
 from farm.concurrency.periodic import PeriodicThread
 from farm.jobstore import redis_keys
@@ -15,6 +16,7 @@ from farm.process.signals import StopSignals, stop_signals
 from farm.ssrf_safe_http import SsrfSafeClient
 from farm.telemetry import port
 from farm.webhooks.courier import Courier
+from workers.bulk import BulkParts, BulkRunner
 from workers.command_line import run
 from workers.enhancer import enhancer_for
 from workers.preparing import FETCH_SECONDS, Preparer
@@ -27,15 +29,17 @@ _log = structlog.get_logger(__name__)
 
 
 class BackgroundProcess:
-    """Runs a courier and a preparer until it is told to stop. Notifications wake each of them for new work."""
+    """Runs a courier, a preparer and a bulk runner until it is told to stop. Notifications wake each for new work."""
 
     def __init__(self, farm: Farm) -> None:
         self._farm = farm
         self._courier = _courier(farm)
         self._preparer = _preparer(farm)
+        self._bulk_runner = _bulk_runner(farm)
         self._dispatchers = {
             redis_keys.DELIVERY_DUE_CHANNEL: _dispatcher("courier", self._courier),
             redis_keys.UNPREPARED_CHANNEL: _dispatcher("preparer", self._preparer),
+            redis_keys.BULK_DUE_CHANNEL: _dispatcher("bulk runner", self._bulk_runner),
         }
 
     def run(self) -> int:
@@ -46,7 +50,9 @@ class BackgroundProcess:
             listener.subscribe(channel)
             dispatcher.start()
         listener.start()
-        PeriodicThread(self._preparer.hold, self._farm.service.reap, self._farm.tally.flush_when_due).start()
+        PeriodicThread(
+            self._preparer.hold, self._bulk_runner.hold, self._farm.service.reap, self._farm.tally.flush_when_due
+        ).start()
         port.serve(self._farm.settings, ProcessCollector(registry=None))
         _log.info("background worker is ready")
         stopping.wait()
@@ -61,13 +67,15 @@ class BackgroundProcess:
         """Start nothing more, and finish what is in progress. A dispatcher must not outlive the pool that it feeds."""
         self._courier.drain()
         self._preparer.drain()
+        self._bulk_runner.drain()
         for dispatcher in self._dispatchers.values():
             dispatcher.close()
+        self._bulk_runner.close()
         self._preparer.close()
         self._courier.close()
 
 
-def _dispatcher(name: str, worker: Courier | Preparer) -> BackgroundThread:
+def _dispatcher(name: str, worker: Courier | Preparer | BulkRunner) -> BackgroundThread:
     return BackgroundThread(name, worker.work, pause=lambda: _LOOK_SECONDS)
 
 
@@ -97,6 +105,27 @@ def _preparer(farm: Farm) -> Preparer:
         wake_ups=farm.wake_ups,
         lease_seconds=settings.lease_seconds,
     )
+
+
+def _bulk_runner(farm: Farm) -> BulkRunner:
+    settings = farm.settings
+    parts = BulkParts(
+        farm.bulks,
+        farm.bulk_files,
+        Results(
+            farm.store,
+            farm.bulks,
+            links=lambda bulk: farm.links_from(bulk.base),
+            default_format=settings.openai_response_format,
+        ),
+        farm.store,
+        farm.service,
+        farm.image_calls,
+        farm.storage,
+        farm.uploads,
+        settings.queue_limit,
+    )
+    return BulkRunner(parts, lease_seconds=settings.lease_seconds)
 
 
 if __name__ == "__main__":

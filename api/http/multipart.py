@@ -44,7 +44,7 @@ def read_form(*about: str, max_bytes: int) -> RequestBody:
         drain(body)
         raise
     return RequestBody(
-        _objects(texts), digest(*about, content="\n".join(digests).encode()), idempotency_key(), tuple(files)
+        objects(texts), digest(*about, content="\n".join(digests).encode()), idempotency_key(), tuple(files)
     )
 
 
@@ -105,7 +105,8 @@ def _no_form(message: str) -> InvalidRequest:
     return InvalidRequest([Problem("", message, "form_invalid")])
 
 
-def _objects(texts: MultiDict[str, str]) -> dict[str, Any]:
+def objects(texts: MultiDict[str, str]) -> dict[str, Any]:
+    """Return the texts of a form by name: `image[]` makes a list, `size[width]` an object. Raises InvalidRequest."""
     fields: dict[str, Any] = {}
     for name, values in texts.lists():
         field, bracket, inner = name.removesuffix("]").partition("[")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from typing import Any
 
-from werkzeug.sansio.multipart import Data, Event, File, Preamble
+from werkzeug.datastructures import MultiDict
+from werkzeug.sansio.multipart import Data, Event, Field, File, Preamble
 
 from api.http import multipart
 from farm.concurrency.slots import Slots
@@ -17,6 +19,8 @@ MAX_UPLOADS = 40
 MAX_UPLOADS_PER_CALLER = 20
 #: How long one more upload waits for a slot, in seconds.
 SLOT_WAIT_SECONDS = 20.0
+#: Most bytes of the texts beside a file, together.
+MAX_FORM_TEXT = 64 * 1024
 
 
 class UploadSlots:
@@ -49,6 +53,57 @@ def file_in_form(pieces: Iterable[bytes], field: str) -> tuple[File, Iterator[by
     if not isinstance(first, File) or first.name != field:
         raise InvalidRequest([Problem(field, "a file is required, as the only part of the form", "missing")])
     return first, _content(events)
+
+
+class FormWithFile:
+    """A form with one file among texts, in any order.
+
+    `texts` are complete when the last piece of the file's content has been read.
+    """
+
+    def __init__(self, pieces: Iterable[bytes], field: str) -> None:
+        self._events = multipart.events(pieces)
+        self._field = field
+        self._texts: MultiDict[str, str] = MultiDict()
+        self._text_bytes = 0
+        self.file_name = ""
+
+    @property
+    def texts(self) -> dict[str, Any]:
+        """The texts by name; names such as `size[width]` make objects. Raises InvalidRequest for a repeated one."""
+        return multipart.objects(self._texts)
+
+    def content(self) -> Iterator[bytes]:
+        """Yield the bytes of the file as they arrive. Raises InvalidRequest if there is none, or the form malformed."""
+        part: File | Field | None = None
+        has_file = False
+        for event in self._events:
+            if isinstance(event, File):
+                self._name_file(event, has_file)
+                part, has_file = event, True
+            elif isinstance(event, Field):
+                part = event
+                self._texts.add(event.name, "")
+            elif isinstance(event, Data) and isinstance(part, File):
+                yield bytes(event.data)
+            elif isinstance(event, Data) and part is not None:
+                self._add_text(part.name, bytes(event.data))
+        if not has_file:
+            raise InvalidRequest([Problem(self._field, "a file is required", "missing")])
+
+    def _name_file(self, part: File, has_file: bool) -> None:
+        if has_file or part.name != self._field:
+            message = f"send one file, in the field {self._field}"
+            raise InvalidRequest([Problem(part.name or self._field, message, "form_invalid")])
+        self.file_name = part.filename or ""
+
+    def _add_text(self, name: str, data: bytes) -> None:
+        self._text_bytes += len(data)
+        if self._text_bytes > MAX_FORM_TEXT or len(self._texts) > multipart.MAX_FORM_PARTS:
+            message = f"the form has more than {MAX_FORM_TEXT} bytes of text, or {multipart.MAX_FORM_PARTS} parts"
+            raise InvalidRequest([Problem(name, message, "form_invalid")])
+        *values, last = self._texts.getlist(name)
+        self._texts.setlist(name, [*values, last + data.decode(errors="replace")])
 
 
 def _content(events: Iterator[Event]) -> Iterator[bytes]:

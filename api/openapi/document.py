@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-from api.openapi import keys, public, uploads
+from api.openapi import batches, keys, public, uploads
 from api.openapi.operation import UNREADABLE, Body, Operation, Parameter, Response, Section
 from farm import __version__
 from farm.dialects.registry import DIALECTS
@@ -24,6 +24,7 @@ _DESCRIBED: tuple[Section, ...] = (
         import_module(f"api.openapi.{module}").SECTION
         for module in dict.fromkeys(dialect.routes for dialect in DIALECTS)
     ),
+    batches.SECTION,
     keys.SECTION,
     uploads.SECTION,
     public.SECTION,

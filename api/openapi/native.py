@@ -53,7 +53,7 @@ _LAST_SEEN = (
     Parameter("Last-Event-ID", "The `id` of the last event received; the stream resumes after it.", str, "header"),
     Parameter("last_event_id", "The same, for clients that cannot send the header."),
 )
-_SIGNED = {
+SIGNED = {
     "webhook-id": "Id of the event, the same on every attempt.",
     "webhook-timestamp": "Time of this attempt, in seconds since the epoch.",
     "webhook-signature": "`v1,` and the signature in base64, as in Standard Webhooks.",
@@ -231,7 +231,7 @@ SECTION = Section(
         ),
     ),
     webhooks=(
-        webhook("job", "A job changed its state (Standard Webhooks)", answers.FarmEvent, _SIGNED),
-        webhook("test", "A test event, sent once", answers.TestEvent, _SIGNED),
+        webhook("job", "A job changed its state (Standard Webhooks)", answers.FarmEvent, SIGNED),
+        webhook("test", "A test event, sent once", answers.TestEvent, SIGNED),
     ),
 )

@@ -23,4 +23,8 @@ class Links:
 
     def data(self, image: Image) -> str:
         """Return the image as a data URI. Raises StorageError, and NotFound if it has been deleted."""
-        return f"data:{image.content_type};base64,{base64.b64encode(self.content(image.key)).decode()}"
+        return f"data:{image.content_type};base64,{self.encoded(image.key)}"
+
+    def encoded(self, key: str) -> str:
+        """Return the bytes of a stored image in base64. Raises StorageError, and NotFound if it has been deleted."""
+        return base64.b64encode(self.content(key)).decode()

@@ -15,7 +15,7 @@ from farm.dialects.error_response import ErrorResponse
 from farm.dialects.fields import FIELDS, ModelFields, parse
 from farm.dialects.links import Links
 from farm.domain.catalogue import named
-from farm.domain.delivery import TEST, Delivery, Due
+from farm.domain.delivery import TEST, Delivery, Due, is_about_a_bulk
 from farm.domain.errors import FarmError, InvalidRequest, Problem
 from farm.domain.job import Change, Image, Job, Order, State, Webhook
 from farm.domain.request import Priority
@@ -148,7 +148,7 @@ def delivery(item: Delivery) -> answers.FarmDelivery:
     return {
         "id": item.id,
         "job": item.job if item.event != TEST else None,
-        "event": f"job.{item.event}" if item.event != TEST else TEST,
+        "event": item.event if item.event == TEST or is_about_a_bulk(item.event) else f"job.{item.event}",
         "sequence": item.sequence,
         "receiver": item.receiver,
         "status": item.state,

@@ -6,7 +6,6 @@ next to its own, and the farm's own parameters under fal's names, with its own l
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import Mapping
@@ -423,7 +422,7 @@ def image_data(image: Image, result_format: ResultFormat, links: Links) -> Image
     if result_format != "b64_json":
         data["url"] = links.data(image) if result_format == "data" else links.file(image.key)
     if result_format in ("b64_json", "both"):
-        data["b64_json"] = base64.b64encode(links.content(image.key)).decode()
+        data["b64_json"] = links.encoded(image.key)
     return data
 
 

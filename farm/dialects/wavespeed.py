@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -323,7 +322,7 @@ def _outputs(job: Job, links: Links) -> list[str]:
     """Return the URLs of the images, or the images in bare base64."""
     storage_keys = [image.key for image in job.result.images] if job.result else []
     if job.inline:
-        return [base64.b64encode(links.content(key)).decode() for key in storage_keys]
+        return [links.encoded(key) for key in storage_keys]
     return [links.file(key) for key in storage_keys]
 
 

@@ -78,6 +78,11 @@ MAX_RANDOM_SEED = 2**31 - 4
 #: Largest file that a caller may upload, in bytes, and how many parts it may come in. Clients send parts of 10 MiB.
 MAX_UPLOAD = 200 * 1024 * 1024
 MAX_UPLOAD_PARTS = 1000
+#: Most lines of a bulk file, and the most bytes of one of them. The file itself is an upload.
+MAX_BULK_LINES = 100_000
+MAX_BULK_LINE = 16 * 1024 * 1024
+#: Longest time that a caller may give for the completion of a bulk, in seconds.
+MAX_BULK_SECONDS = 14 * 86400
 
 
 @dataclass(frozen=True, slots=True)

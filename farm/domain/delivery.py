@@ -5,8 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-#: The event of a delivery that belongs to no job; the others are named for the states.
+#: The event with which a caller tests a receiver. Those about a bulk are `batch.` and its state, those about a job its
+#: state alone.
 TEST = "test"
+_ABOUT_A_BULK = "batch."
+
+
+def is_about_a_bulk(event: str) -> bool:
+    """Return True for an event about the end of a bulk."""
+    return event.startswith(_ABOUT_A_BULK)
 
 
 class Outcome(StrEnum):
@@ -35,7 +42,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A delivery that a courier has claimed. `url` is set only without a job; `attempts_made`: attempts so far."""
+    """A delivery that a courier has claimed. `url` is set only without a job; `attempts_made`: attempts so far.
+
+    `job` is the id of what the event is about: a job or a bulk.
+    """
 
     id: str
     job: str
@@ -52,7 +62,10 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """The record of a delivery. `due_us` is the time of the next attempt; 0: there is none."""
+    """The record of a delivery. `due_us` is the time of the next attempt; 0: there is none.
+
+    `job` is the id of what the event is about: a job or a bulk.
+    """
 
     id: str
     job: str

@@ -33,6 +33,7 @@ class Code(StrEnum):
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"
     NOT_FINISHED = "not_finished"
     NOT_RETRYABLE = "not_retryable"
+    BULK_ENDED = "batch_ended"
     UPLOAD_COMPLETE = "upload_complete"
     # Limits
     LIMIT_REACHED = "limit_reached"
@@ -157,6 +158,7 @@ FAILURES: Mapping[str, Failure] = {
     ),
     Code.NOT_FINISHED: Failure("The job has not ended yet; cancel it first.", CallFailure(409)),
     Code.NOT_RETRYABLE: Failure("The job cannot be retried; submit the request again.", CallFailure(409)),
+    Code.BULK_ENDED: Failure("The batch has ended, or is about to.", CallFailure(409)),
     Code.UPLOAD_COMPLETE: Failure("This upload is complete; start a new one.", CallFailure(403)),
     Code.LIMIT_REACHED: Failure(
         "You have reached one of your limits; try again later.", CallFailure(429, 5, openai="rate_limit_exceeded")

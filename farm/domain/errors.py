@@ -238,6 +238,12 @@ class IdempotencyConflict(FarmError):
     code = Code.IDEMPOTENCY_CONFLICT
 
 
+class BulkEnded(FarmError):
+    """A bulk that has ended, or is about to."""
+
+    code = Code.BULK_ENDED
+
+
 class NotFinished(FarmError):
     """A job that has not ended yet."""
 

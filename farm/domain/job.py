@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from farm.domain.request import Priority, Request
+from farm.domain.request import QueuePriority, Request
 
 
 class State(StrEnum):
@@ -90,7 +90,7 @@ class Order:
 
     endpoint: str  # the id by which the caller named the model
     request: Request
-    priority: Priority = "normal"
+    priority: QueuePriority = "normal"
     #: The dialect of the submit and of its webhooks (`farm.dialects.registry`).
     dialect: str = "native"
     webhook: Webhook | None = None
@@ -113,6 +113,17 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
+class BulkLine:
+    """What makes a job a line of a bulk: it is kept as long as that one, and its result is in its output file."""
+
+    bulk: str
+    #: Microseconds since the epoch by Redis's clock.
+    kept_until_us: int
+    #: The form of the images in the output file.
+    result_format: str
+
+
+@dataclass(frozen=True, slots=True)
 class NewJob:
     """An order that the job store has not yet accepted."""
 
@@ -123,6 +134,7 @@ class NewJob:
     retry_of: str = ""
     #: The base of this farm's URLs as its caller reached it; empty: unknown.
     base: str = ""
+    line: BulkLine | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +172,7 @@ class Job:
     caller: str
     endpoint: str
     request: Request
-    priority: Priority = "normal"
+    priority: QueuePriority = "normal"
     dialect: str = "native"
     webhook: Webhook | None = None
     inline: bool = False
@@ -180,6 +192,8 @@ class Job:
     #: The failed job that this one retries, and the job that retries this one; empty: none.
     retry_of: str = ""
     retried_as: str = ""
+    #: The form of the images in the output file, of a line of a bulk.
+    result_format: str = ""
 
     @property
     def steps(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,7 +23,11 @@ from farm.domain.catalogue import (
     OutputFormat,
 )
 
+#: The priorities that callers may set.
 Priority = Literal["normal", "low"]
+#: The priorities of queues, first to last. `bulk` is for the lines of bulk files.
+QueuePriority = Literal[Priority, "bulk"]
+PRIORITIES: tuple[QueuePriority, ...] = get_args(QueuePriority)
 #: Where the size comes from. `asked`: the request. `input`: the first input's own size, within the limits. `ratio`: of
 #: the model's sizes, the one whose ratio is nearest to the first input's.
 Sizing = Literal["asked", "input", "ratio"]

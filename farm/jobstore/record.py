@@ -9,7 +9,7 @@ from typing import cast
 from pydantic import TypeAdapter
 
 from farm.domain.job import Conditions, Job, NewJob, Result, State, Webhook
-from farm.domain.request import Priority, Request
+from farm.domain.request import QueuePriority, Request
 from farm.jobstore import redis_keys
 
 _RESULT = TypeAdapter(Result)
@@ -63,6 +63,9 @@ def fields_of(new: NewJob) -> Fields:
         fields["base"] = new.base
     if new.retry_of:
         fields["retry_of"] = new.retry_of
+    if new.line:
+        line = new.line
+        fields |= {"bulk": line.bulk, "kept_until_us": line.kept_until_us, "result_format": line.result_format}
     fields["bytes"] = _memory_bytes(fields)
     return fields
 
@@ -97,7 +100,7 @@ def job_from(job_id: str, fields: dict[str, str]) -> Job:
         caller=fields["caller"],
         endpoint=fields["endpoint"],
         request=_request_from(fields["request"]),
-        priority=cast(Priority, fields["priority"]),
+        priority=cast(QueuePriority, fields["priority"]),
         dialect=fields.get("dialect", "native"),
         webhook=_webhook(fields),
         inline=fields.get("inline") == "1",
@@ -115,6 +118,7 @@ def job_from(job_id: str, fields: dict[str, str]) -> Job:
         base=fields.get("base", ""),
         retry_of=fields.get("retry_of", ""),
         retried_as=fields.get("retried_as", ""),
+        result_format=fields.get("result_format", ""),
     )
 
 

@@ -7,6 +7,7 @@ PREFIX = "srpo:"
 
 JOBS = PREFIX + "jobs"
 OUTBOX = PREFIX + "outbox"
+WAITING_COUNT = PREFIX + "waiting_count"
 LEASES = PREFIX + "leases"
 DELAYED = PREFIX + "delayed"
 START_DEADLINE = PREFIX + "start_deadline"
@@ -34,12 +35,14 @@ STORAGE = PREFIX + "storage"
 SWEEP_LOCK = PREFIX + "sweep:lock"
 SWEEP_CURSOR = PREFIX + "sweep:cursor"
 API_KEYS = PREFIX + "api_keys"
+BULK_DUE = PREFIX + "bulk_due"
 #: The prefix of Celery's own keys.
 CELERY = PREFIX + "celery:"
 
 STOP_CHANNEL = PREFIX + "stop"
 DELIVERY_DUE_CHANNEL = PREFIX + "delivery_due"
 UNPREPARED_CHANNEL = PREFIX + "unprepared"
+BULK_DUE_CHANNEL = BULK_DUE
 
 #: Stands in place of the model in the names of queues of unprepared jobs.
 UNPREPARED = "unprepared"
@@ -130,3 +133,29 @@ def uploads_started(caller: str) -> str:
 
 def api_key(key_id: str) -> str:
     return f"{PREFIX}api_key:{key_id}"
+
+
+def bulk(bulk_id: str) -> str:
+    return f"{PREFIX}bulk:{bulk_id}"
+
+
+def bulk_open(bulk_id: str) -> str:
+    """Return the key of a bulk's jobs that have not ended."""
+    return f"{PREFIX}bulk_open:{bulk_id}"
+
+
+def bulk_line_errors(bulk_id: str) -> str:
+    """Return the key of the errors of lines that could not become jobs."""
+    return f"{PREFIX}bulk_line_errors:{bulk_id}"
+
+
+def bulks_of(caller: str) -> str:
+    return f"{PREFIX}bulks:{caller}"
+
+
+def bulk_file(file_id: str) -> str:
+    return f"{PREFIX}bulk_file:{file_id}"
+
+
+def bulk_files_of(caller: str) -> str:
+    return f"{PREFIX}bulk_files:{caller}"

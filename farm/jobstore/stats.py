@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import cast, get_args
+from typing import cast
 
 import redis
 
 from farm.domain.catalogue import MODELS
-from farm.domain.request import Priority
+from farm.domain.request import PRIORITIES, QueuePriority
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
 
@@ -20,7 +20,7 @@ class Queue:
     """The waiting jobs of one model and priority, and the age of the oldest of them."""
 
     model: str
-    priority: Priority
+    priority: QueuePriority
     jobs: int
     oldest_seconds: float
 
@@ -85,7 +85,7 @@ class StoreStats:
     def queues(self) -> list[Queue]:
         """Return the queues of every model that was ever announced, by priority."""
         now_us = self.now_us()
-        names = [(model, priority) for model in self.models() for priority in get_args(Priority)]
+        names = [(model, priority) for model in self.models() for priority in PRIORITIES]
         return [self._queue(model, priority, now_us) for model, priority in names]
 
     def workers(self) -> list[Worker]:
@@ -100,7 +100,7 @@ class StoreStats:
     def waiting(self, models: Iterable[str] | None = None) -> int:
         """Return the number of waiting jobs of these models (None: of all)."""
         names = [model.name for model in MODELS] if models is None else models
-        queues = [redis_keys.queue(name, priority) for name in names for priority in get_args(Priority)]
+        queues = [redis_keys.queue(name, priority) for name in names for priority in PRIORITIES]
         return self._sizes(queues)
 
     def unprepared(self, models: Iterable[str] | None = None) -> int:
@@ -143,7 +143,7 @@ class StoreStats:
         """Return the counters since the beginning, by the names that the scripts give them."""
         return {name: float(value) for name, value in self._hash(redis_keys.TOTALS).items()}
 
-    def _queue(self, model: str, priority: Priority, now_us: int) -> Queue:
+    def _queue(self, model: str, priority: QueuePriority, now_us: int) -> Queue:
         key = redis_keys.queue_by_age(model, priority)
         oldest = self._scores(key, 0, 0)
         age = (now_us - oldest[0][1]) / 1e6 if oldest else 0.0

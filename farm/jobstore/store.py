@@ -18,11 +18,11 @@ import redis
 from farm import clock
 from farm.concurrency.retry import jittered
 from farm.domain.catalogue import BATCH_IMAGES
-from farm.domain.errors import IdempotencyConflict, NotFound
+from farm.domain.errors import BulkEnded, IdempotencyConflict, NotFound
 from farm.domain.job import Batch, Claimed, Conditions, Job, NewJob, Result, Search, State
 from farm.domain.limits import USUAL, Limits, Quota, Usage
 from farm.domain.measures import DEVICE, completion
-from farm.domain.request import Request
+from farm.domain.request import PRIORITIES, Request
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
 from farm.jobstore.disk_guard import Guard, no_guard
@@ -123,6 +123,8 @@ class JobStore:
     def submit(self, new: NewJob, limits: Limits = USUAL, *, memory_is_shared: bool = False) -> Accepted:
         """Record a job, or raise LimitReached, StoreFull, IdempotencyConflict or StoreUnavailable and record nothing.
 
+        Also raises BulkEnded for a line of a bulk that has ended or ends.
+
         `limits` are its caller's own. If `memory_is_shared` with other callers, its waiting jobs may have half of the
         memory for new jobs. A repeated submit does not count against them, and is never refused.
 
@@ -151,6 +153,8 @@ class JobStore:
             raise IdempotencyConflict
         if verdict == "unknown":
             raise NotFound(f"No failed job has the id '{new.retry_of}'.")
+        if verdict == "bulk_ended":
+            raise BulkEnded
         if verdict not in ("accepted", "repeated"):
             raise limit_error(verdict, limits, usage)
         return Accepted(job_id, verdict == "repeated", idle, limits.quotas(usage))
@@ -200,19 +204,18 @@ class JobStore:
     def position(self, job: Job) -> int | None:
         """Return how many waiting jobs of the same model are before this one; None if it does not wait.
 
-        All jobs of normal priority count as before one of low priority. All prepared jobs of its model, and the
-        unprepared ones in front of it, count as before an unprepared one.
+        All jobs of a higher priority count as before it. All prepared jobs of its model, and the unprepared ones in
+        front of it, count as before an unprepared one.
         """
         if job.request.needs_preparation:
             return self._position_of_unprepared(job)
         model, priority = job.request.model, job.priority
         with translated(), self._redis.pipeline(transaction=False) as pipeline:
             pipeline.zrank(redis_keys.queue(model, priority), job.id)
-            pipeline.zcard(redis_keys.queue(model, "normal"))
-            rank, normal = pipeline.execute()
-        if rank is None:
-            return None
-        return int(rank) + (int(normal) if priority == "low" else 0)
+            for higher in PRIORITIES[: PRIORITIES.index(priority)]:
+                pipeline.zcard(redis_keys.queue(model, higher))
+            rank, *before = pipeline.execute()
+        return None if rank is None else int(rank) + sum(map(int, before))
 
     def _position_of_unprepared(self, job: Job) -> int | None:
         if job.state is not State.CREATED:
@@ -220,7 +223,7 @@ class JobStore:
         model, priority = job.request.model, job.priority
         with translated(), self._redis.pipeline(transaction=False) as pipeline:
             pipeline.zrank(redis_keys.queue(redis_keys.UNPREPARED, priority), job.id)  # None: a preparer has it
-            for counted in {"normal", priority}:
+            for counted in PRIORITIES[: PRIORITIES.index(priority) + 1]:
                 pipeline.zcard(redis_keys.queue(model, counted))
             rank, *others = pipeline.execute()
         return int(rank or 0) + sum(map(int, others))
@@ -235,6 +238,11 @@ class JobStore:
                 "cancel", job_id, self._ttl_us
             )
         return answer
+
+    def waiting_count(self, caller: str) -> int:
+        """Return the number of waiting jobs of a caller, unprepared ones included."""
+        with translated():
+            return int(cast("str | None", self._redis.hget(redis_keys.WAITING_COUNT, caller)) or 0)
 
     def call_disconnected(self, job_id: str, call: str) -> bool:
         """Record that a direct call disconnected before its answer. True: no call waits for the job any longer.

@@ -20,6 +20,8 @@ _OF_A_JOB = re.compile(r"([0-9a-f-]{36})-([0-9]{1,19}|input)-([0-9]{1,2})-[0-9a-
 #: A part of an upload in progress is `{the same random}-part-{until}-{number}-{its digest's beginning}.bin`.
 _UPLOAD = re.compile(r"([0-9a-f]{32})-upload-([0-9]{10})(?:\.(jpeg|png|webp|bin)|-([A-Za-z0-9_-]{1,184})\.bin)")
 _PART = re.compile(r"[0-9a-f]{32}-part-([0-9]{10})-([0-9]{1,5})-[0-9a-f]{16}\.(bin)")
+#: A file of a bulk, also kept until a time, is `{random}-bulk-{until}.bin`.
+_BULK = re.compile(r"[0-9a-f]{32}-bulk-([0-9]{10})\.bin")
 _TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp", "bin": DEFAULT_TYPE}
 
 Extension = Literal["jpeg", "png", "webp", "bin"]
@@ -66,6 +68,11 @@ def new_upload_key(extension: Extension, *, until: int, declaration: Declaration
     return f"{secrets.token_hex(16)}-upload-{until:010}{'-' if encoded else ''}{encoded}.{extension}"
 
 
+def new_bulk_key(*, until: int) -> str:
+    """Return a new storage key for a file of a bulk that expires at `until`, in seconds since the epoch."""
+    return f"{secrets.token_hex(16)}-bulk-{until:010}.bin"
+
+
 def part_key(upload_key: str, number: int, digest: str) -> str:
     """Return the storage key of a part of an upload; `digest` is that of its bytes, in hexadecimal digits."""
     match = _UPLOAD.fullmatch(upload_key)
@@ -87,7 +94,8 @@ def matches_signature(extension: Extension, head: bytes) -> bool:
 class StorageKey:
     """The parts of a storage key. An upload belongs to no job; an input has no fence.
 
-    `until` is when an upload expires, in seconds since the epoch. `whole` is False for a part of an upload.
+    `until` is when an upload expires, in seconds since the epoch. `is_public` is False for what is not served to anyone
+    who has its key: a part of an upload, a file of a bulk.
     """
 
     job_id: str | None
@@ -95,7 +103,7 @@ class StorageKey:
     number: int
     extension: Extension
     until: int | None = None
-    whole: bool = True
+    is_public: bool = True
     declaration: Declaration | None = None
 
     @property
@@ -104,7 +112,7 @@ class StorageKey:
 
     def is_servable(self, now_us: int) -> bool:
         """Return True if the file may be served to anyone who has its key."""
-        return self.whole and not self.is_expired(now_us)
+        return self.is_public and not self.is_expired(now_us)
 
     def is_expired(self, now_us: int) -> bool:
         """Return True if an upload has expired."""
@@ -119,7 +127,9 @@ def parse_key(key: str) -> StorageKey | None:
     if match := _UPLOAD.fullmatch(key):
         return _parse_upload(match)
     if match := _PART.fullmatch(key):
-        return StorageKey(None, None, int(match[2]), cast(Extension, match[3]), int(match[1]), whole=False)
+        return StorageKey(None, None, int(match[2]), cast(Extension, match[3]), int(match[1]), is_public=False)
+    if match := _BULK.fullmatch(key):
+        return StorageKey(None, None, 0, "bin", int(match[1]), is_public=False)
     return None
 
 

@@ -104,12 +104,25 @@ class Uploads:
 
     def keep(self, caller: str, announced: UploadRequest, pieces: Iterable[bytes]) -> tuple[str, int]:
         """Store a file that comes without a ticket. Returns its key and its size in bytes."""
-        self._quota.refuse_when_spent(caller)
-        with self._received(pieces) as received, self._quota.charge(caller, received.size):
+        with self.spooled(caller, pieces) as received:
             extension = extension_for(announced.content_type)
             key = self._new_key(extension if matches_signature(extension, received.head) else "bin", announced)
             self._storage.put_file(key, received.file)
         return key, received.size
+
+    @contextmanager
+    def spooled(self, caller: str, pieces: Iterable[bytes]) -> Iterator[ReceivedFile]:
+        """Receive a file and yield it; it counts against the caller's quota unless the block fails."""
+        self._quota.refuse_when_spent(caller)
+        with self._received(pieces) as received, self._quota.charge(caller, received.size):
+            yield received
+
+    @contextmanager
+    def spool(self) -> Iterator[BinaryIO]:
+        """Yield an unnamed temporary file of the data folder. Raises StorageFull and StorageUnavailable."""
+        with _translated(), self._temporary_file() as file:
+            self._refuse_when_full()
+            yield file
 
     def fill(self, ticket: Ticket, pieces: Iterable[bytes]) -> None:
         """Store the file of a ticket. Clients that lost the answer may send the same file again, but no other."""

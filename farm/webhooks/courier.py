@@ -11,7 +11,7 @@ from farm import __version__, clock
 from farm.concurrency.leased_pool import LeasedPool
 from farm.concurrency.retry import jittered, retrying
 from farm.dialects.links import Links
-from farm.domain.delivery import Attempt, Due, Outcome
+from farm.domain.delivery import TEST, Attempt, Due, Outcome
 from farm.domain.errors import FarmError, ForbiddenAddress, StoreFull, StoreUnavailable
 from farm.domain.job import Job
 from farm.jobstore.store import JobStore
@@ -84,7 +84,9 @@ class Courier:
         if not due.url and (job is None or job.webhook is None or message.is_stale(due, job)):
             self._record(due, Outcome.DROPPED)
             return
-        schedule = self._schedules.get(job.dialect, self._schedules["native"]) if job else ()
+        schedule = (
+            () if due.event == TEST else self._schedules.get(job.dialect if job else "", self._schedules["native"])
+        )
         at_us, began = clock.now_us(), clock.monotonic()
         try:
             webhook_body = self._message(due, job)
@@ -103,9 +105,9 @@ class Courier:
         _log.info("webhook attempted", delivery=due.id, status=attempt.status, error=attempt.error, outcome=outcome)
 
     def _message(self, due: Due, job: Job | None) -> Message:
-        """Return the message about a job, or, if there is none, the test message for a receiver."""
+        """Return the message about a job or, if there is none, the one that needs no record."""
         if job is None:
-            return message.test(due, secrets=self._secrets)
+            return message.without_job(due, secrets=self._secrets)
         return message.for_job(job, due, links=self._links(job), secrets=self._secrets)
 
     def _record(self, due: Due, outcome: Outcome, attempt: Attempt | None = None, *, pause_seconds: float = 0) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from farm import clock
-from farm.dialects import native, registry
+from farm.dialects import native, openai_batch, registry
 from farm.dialects.links import Links
-from farm.domain.delivery import Due
+from farm.domain.delivery import Due, is_about_a_bulk
 from farm.domain.job import Job, State
 from farm.webhooks import signing
 from farm.webhooks.json_encoding import encoded
@@ -37,9 +37,9 @@ def for_job(job: Job, due: Due, *, links: Links, secrets: Secrets) -> Message:
     return Message(job.webhook.url, *_signed_body(job, due, links, secrets))
 
 
-def test(due: Due, *, secrets: Secrets) -> Message:
-    """Return the message with which a caller tests a receiver."""
-    body = encoded(native.test_event(due))
+def without_job(due: Due, *, secrets: Secrets) -> Message:
+    """Return the message about the end of a bulk, or that with which a caller tests a receiver."""
+    body = encoded(openai_batch.event(due) if is_about_a_bulk(due.event) else native.test_event(due))
     return Message(due.url, _standard(due, body, secrets), body)
 
 

@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 
 from farm.domain.delivery import Outcome
 from farm.domain.job import State
-from farm.domain.request import Priority
+from farm.domain.request import QueuePriority
 
 EventName = Literal["job.created", "job.processing", "job.completed", "job.failed"]
 
@@ -79,7 +79,7 @@ class FarmJob(TypedDict, closed=True):
     status: State
     code: str | None
     error: str | None
-    priority: Priority
+    priority: QueuePriority
     prompt: str
     original_prompt: str | None
     inputs: list[str]
@@ -121,7 +121,7 @@ class ModelQueue(TypedDict, closed=True):
     """The waiting jobs of one model and priority."""
 
     model: str
-    priority: Priority
+    priority: QueuePriority
     jobs: int
     oldest_seconds: float
 
@@ -213,7 +213,7 @@ class DeliveryAttempt(TypedDict, closed=True):
 
 
 class FarmDelivery(TypedDict, closed=True):
-    """A webhook delivery with its latest attempts. `job` is null for a test event."""
+    """A webhook delivery with its latest attempts. `job` is the id of the job or batch; null for a test event."""
 
     id: str
     job: str | None

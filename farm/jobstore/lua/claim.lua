@@ -124,11 +124,13 @@ local function set_idle(is_idle)
 end
 
 local function waiting_jobs(model)
-  return redis.call('ZCARD', P .. 'queue:' .. model .. ':normal') + redis.call('ZCARD', P .. 'queue:' .. model .. ':low')
+  local jobs = 0
+  for _, priority in ipairs({'normal', 'low', 'bulk'}) do jobs = jobs + redis.call('ZCARD', P .. 'queue:' .. model .. ':' .. priority) end
+  return jobs
 end
 
 -- Fill the batch with jobs of the same batch key that fit, no more than this worker's share while others are idle. Those of
--- the other priority only fill what its own leave free. A job that is rendered alone stays alone.
+-- other priorities only fill what its own leave free. A job that is rendered alone stays alone.
 local function fill_batch(jobs, head, model, idle_workers)
   local job = redis.call('HMGET', job_key(head), 'render_alone', 'batch_key', 'images', 'priority')
   if job[1] == '1' then return end
@@ -145,8 +147,13 @@ local function fill_batch(jobs, head, model, idle_workers)
     end
   end
 
-  for _, priority in ipairs({job[4], job[4] == 'low' and 'normal' or 'low'}) do
+  local function add_of(priority)
     for _, id in ipairs(redis.call('ZRANGE', batch_candidates_key(job[2], priority), 0, 15)) do add_if_it_fits(id) end
+  end
+
+  add_of(job[4])
+  for _, priority in ipairs({'normal', 'low', 'bulk'}) do
+    if priority ~= job[4] then add_of(priority) end
   end
 end
 

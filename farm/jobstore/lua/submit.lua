@@ -4,9 +4,10 @@
 -- none), then the record: name, value, name, value, …
 -- A record with `retry_of` repeats that job, which must have failed, and which is repeated only once ('unknown': there is
 -- nothing to repeat).
+-- A record with `bulk` is a line of that bulk, as long as it takes lines.
 -- Returns {verdict, id, idle workers, then the caller's usage: until when it is within its rate again (us from now), images
 -- of today, until when that is (us from now)}. The verdict is 'accepted', 'repeated', 'conflict', 'unknown', 'full',
--- 'share_used_up', 'too_fast' or 'day_used_up'
+-- 'share_used_up', 'too_fast', 'day_used_up' or 'bulk_ended'
 local id, limit, idempotency_key, digest, call = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
 local start_within_us = tonumber(ARGV[6])
 local rate, max_images = tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -79,6 +80,7 @@ if equal then
   return answer('repeated', equal, 0)
 end
 
+if fields.bulk and not takes_lines(fields.bulk) then return answer('bulk_ended', '', 0) end
 local waiting_jobs = tonumber(redis.call('HGET', P .. 'waiting_count', caller) or 0)
 if limit > 0 and waiting_jobs >= limit then return answer('full', '', 0) end
 local waiting_bytes = tonumber(redis.call('HGET', P .. 'waiting_bytes', caller) or 0)
@@ -100,6 +102,7 @@ if direct then
   record_heartbeat(id, direct)
 end
 if fields.retry_of then redis.call('HSET', job_key(fields.retry_of), 'retried_as', id) end
+if fields.bulk then redis.call('SADD', bulk_open_key(fields.bulk), id) end
 if fields.affinity and not is_unprepared(queue) then reserve_for_preferred_worker(id) end
 if start_within_us > 0 then
   redis.call('HSET', job_key(id), 'start_deadline_us', integer(time + start_within_us))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from farm.domain.catalogue import BATCH_IMAGES
 from farm.domain.job import NewJob, Result, State
 from farm.domain.measures import MEASURES, completion
-from farm.domain.request import Request
+from farm.domain.request import PRIORITIES, Request
 from farm.jobstore.record import fields_of, redacted, result_text
 from farm.jobstore.redis_keys import PREFIX
 from farm.jobstore.store import MAX_PREPARATION_ATTEMPTS, HeldJob, Retry, Terms
@@ -458,7 +458,7 @@ class Model:
         capacity = BATCH_IMAGES - head.request.images
         share = math.ceil((self._waiting(head.request.model) + 1) / (others + 1))
         own, candidates = head.new.order.priority, self._batch_candidates()
-        for priority in (own, "normal" if own == "low" else "low"):
+        for priority in (own, *(other for other in PRIORITIES if other != own)):
             for entry in candidates[f"{head.request.batch_key}:{priority}"][:LOOKED_AT]:
                 fits = len(batch) < share and entry.request.images <= capacity
                 if fits and not entry.is_late(self.now) and not self._is_reserved(entry, worker):
@@ -724,9 +724,11 @@ class Model:
             queue.accepted_vfinish = {caller: end for caller, end in queue.accepted_vfinish.items() if end > vstart}
             queue.claimed_vfinish = {caller: end for caller, end in queue.claimed_vfinish.items() if end > vstart}
 
-    def _priority_order(self, counter: str) -> tuple[str, str]:
+    def _priority_order(self, counter: str) -> tuple[str, ...]:
         self._totals[counter] += 1
-        return ("low", "normal") if self._totals[counter] % 8 == 0 else ("normal", "low")
+        if self._totals[counter] % 64 == 0:
+            return ("bulk", "low", "normal")
+        return ("low", "normal", "bulk") if self._totals[counter] % 8 == 0 else PRIORITIES
 
     @staticmethod
     def _vfinish_of(doer: Worker, caller: str) -> float:
@@ -749,7 +751,7 @@ class Model:
         return [entry for entry in self._in_index("waiting") if entry.queue == queue]
 
     def _waiting(self, model: str) -> int:
-        return len(self._queued(f"{model}:normal")) + len(self._queued(f"{model}:low"))
+        return sum(len(self._queued(f"{model}:{priority}")) for priority in PRIORITIES)
 
     def _waiting_count(self) -> Counter[str]:
         return Counter(entry.caller for entry in self.jobs.values() if entry.state is State.CREATED)

@@ -202,6 +202,17 @@ def test_low_priority_has_its_eighth_and_no_more(queue: Queue, images: int) -> N
     assert given["low"] / given.total() == pytest.approx(1 / 8, rel=0.1)
 
 
+def test_bulk_goes_last_but_never_starves(queue: Queue) -> None:
+    """While callers' own priorities wait, one claim in 64 is for bulk."""
+    bands = ("normal", "low", "bulk")
+    jobs = [new_job(band, priority=band, images=4) for band in bands for _ in range(400)]
+    queue.add(jobs)
+
+    given = Counter(batch[0].priority for _, batch in zip(range(320), queue.claims(), strict=False))
+
+    assert (given["bulk"], given["low"]) == (5, 35)
+
+
 def test_inside_the_low_band_callers_share_alike_too(queue: Queue) -> None:
     jobs = [new_job(f"caller-{n}", priority="low", images=4) for n in range(10) for _ in range(10 + 10 * n)]
     queue.add(jobs)

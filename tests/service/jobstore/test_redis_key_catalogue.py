@@ -36,9 +36,9 @@ _UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 #: What stands for a part of a key.
 _PLACEHOLDERS = {
     "id": _UUID,
-    "queue": r"[a-z0-9-]+:(?:normal|low)",
+    "queue": r"[a-z0-9-]+:(?:normal|low|bulk)",
     "model": r"[a-z0-9-]+",
-    "priority": "normal|low",
+    "priority": "normal|low|bulk",
     "batch_key": r"[^ ]+",
     "sequence": r"\d+",
     "receiver_queue": r"[^ ]+ https?://[^/]+",

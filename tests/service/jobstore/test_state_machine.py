@@ -55,7 +55,7 @@ some_conditions = st.builds(
 )
 some_fields = st.fixed_dictionaries(
     {
-        "priority": st.sampled_from(("normal", "normal", "low")),
+        "priority": st.sampled_from(("normal", "normal", "low", "bulk")),
         "model": st.sampled_from(("srpo", "srpo", "kontext")),
         "width": st.sampled_from((256, 256, 512)),
         "images": st.sampled_from((1, 1, 2, 3, 4)),

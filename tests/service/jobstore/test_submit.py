@@ -189,11 +189,11 @@ def test_the_list_goes_on_where_a_page_ended(store: JobStore) -> None:
 
 def test_the_position_counts_the_jobs_before(store: JobStore) -> None:
     first, second = submit(store, images=4), submit(store)
-    low = submit(store, priority="low")
+    low, bulk = submit(store, priority="low"), submit(store, priority="bulk")
 
-    assert [store.position(record(store, job_id)) for job_id in (first, second, low)] == [0, 1, 2]
+    assert [store.position(record(store, job_id)) for job_id in (first, second, low, bulk)] == [0, 1, 2, 3]
     take(store)
-    assert [store.position(record(store, job_id)) for job_id in (first, second, low)] == [None, 0, 1]
+    assert [store.position(record(store, job_id)) for job_id in (first, second, low, bulk)] == [None, 0, 1, 2]
 
 
 @pytest.fixture

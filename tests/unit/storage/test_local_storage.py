@@ -219,7 +219,7 @@ def test_a_part_of_an_upload_is_not_served(storage: LocalStorage) -> None:
     assert storage.read(part) == b"part"
     name = parse_key(part)
     assert name is not None
-    assert (name.job_id, name.number, name.until, name.whole) == (None, 12, NEVER, False)
+    assert (name.job_id, name.number, name.until, name.is_public) == (None, 12, NEVER, False)
     assert part.partition("-")[0] == upload.partition("-")[0]
 
 

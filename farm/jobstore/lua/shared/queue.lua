@@ -1,4 +1,5 @@
 -- The queues of waiting jobs: {model}:{priority}, or unprepared:{priority} for jobs that are not ready for a GPU yet.
+-- Priorities are normal, low and bulk.
 --
 -- They are fair queues (start-time fair queueing): a job's score is its virtual start time, at which the caller's job
 -- before it would end if callers shared the GPUs equally. Jobs that come back have negative ones: they are first.
@@ -77,10 +78,13 @@ local function advance_vclock(queue, vstart)
   redis.call('ZREMRANGEBYSCORE', P .. 'claimed_vfinish:' .. queue, '-inf', vstart)
 end
 
--- The order in which priorities are served. Low priority comes first once in eight times, so that it never starves.
+-- The order in which priorities are served. Low priority comes first once in eight times, and bulk once in 64, so that
+-- they never starve.
 local function priority_order(counter)
-  if redis.call('HINCRBY', P .. 'totals', counter, 1) % 8 == 0 then return {'low', 'normal'} end
-  return {'normal', 'low'}
+  local turn = redis.call('HINCRBY', P .. 'totals', counter, 1)
+  if turn % 64 == 0 then return {'bulk', 'low', 'normal'} end
+  if turn % 8 == 0 then return {'low', 'normal', 'bulk'} end
+  return {'normal', 'low', 'bulk'}
 end
 
 -- True if no worker may take anything. What was taken before goes on.

@@ -52,14 +52,15 @@ end
 local function finish(id, state, fields, ttl_us)
   local key = job_key(id)
   local job = redis.call('HMGET', key, 'state', 'inline', 'keep_us', 'idempotency_key', 'direct_key', 'redacted_request',
-    'model', 'priority', 'created_us', 'caller', 'images')
+    'model', 'priority', 'created_us', 'caller', 'images', 'bulk', 'kept_until_us')
   if job[1] == 'created' then dequeue(id) end
   if not is_allowed(job[1], state) then return false end
   redis.call('HSET', key, 'finished_us', integer(now()), unpack(fields))
   end_run(id)
-  redis.call('ZADD', P .. 'expiry', integer(now() + retention_us(job[2], job[3], ttl_us)), id)
+  redis.call('ZADD', P .. 'expiry', job[13] or integer(now() + retention_us(job[2], job[3], ttl_us)), id)
   if job[4] then redis.call('PEXPIRE', job[4], DAY_US / 1000) end
   if job[5] then finish_direct_call(id, job[5], state) end
+  if job[12] then finish_line(job[12], id, state) end
   if job[6] then
     redis.call('HSET', key, 'request', job[6])
     redis.call('HDEL', key, 'redacted_request')

@@ -1,0 +1,170 @@
+"""The files of bulks: what callers upload, and the results that the farm writes. Private to their caller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from typing import Any, BinaryIO, Literal, cast
+
+import redis
+
+from farm import clock
+from farm.auth.api_keys import Caller
+from farm.bulk.result_images import with_images
+from farm.domain.bulk import BulkFile, Purpose, new_file_id
+from farm.domain.errors import NotFound, StorageError
+from farm.jobstore import redis_keys
+from farm.jobstore.connection import translated
+from farm.jobstore.memory_guard import MemoryGuard
+from farm.storage.storage import Storage, new_bulk_key
+from farm.uploads.uploads import ReceivedFile
+
+#: A file is kept for at least so long, in seconds: longer than OpenAI's completion window.
+MIN_KEEP_SECONDS = 2 * 86400.0
+
+
+class BulkFiles:
+    """The files and their records in Redis. Thread-safe."""
+
+    def __init__(self, client: redis.Redis, storage: Storage, *, keep_seconds: float) -> None:
+        self._redis = client
+        self._storage = storage
+        self._keep_seconds = max(keep_seconds, MIN_KEEP_SECONDS)
+        self._memory = MemoryGuard(client)
+
+    def add(self, caller: str, received: ReceivedFile, *, name: str, keep_seconds: int = 0) -> BulkFile:
+        """Store an uploaded file, for as long as the farm keeps files, or for less."""
+        with translated():
+            self._memory.refuse_when_full()
+        now_us = clock.now_us()
+        seconds = min(keep_seconds or self._keep_seconds, self._keep_seconds)
+        key = new_bulk_key(until=int(now_us / 1e6 + seconds))
+        self._storage.put_file(key, received.file)
+        expires_us = now_us + round(seconds * 1e6)
+        file = BulkFile(new_file_id(), caller, name, "batch", received.size, received.size, key, now_us, expires_us)
+        self._record(file)
+        return file
+
+    def add_results(self, file: BulkFile, content: BinaryIO) -> None:
+        """Store a result file under the key of its record, which replaces that of an earlier try."""
+        self._storage.put_file(file.key, content)
+        self._record(file)
+
+    def get(self, caller: Caller, file_id: str) -> BulkFile:
+        """Return a file. Raises NotFound, also for another caller's: the two must look alike."""
+        with translated():
+            fields = cast(dict[str, str], self._redis.hgetall(redis_keys.bulk_file(file_id)))
+        file = _file(file_id, fields) if "key" in fields else None
+        if file is None or not (caller.is_admin or file.caller == caller.id) or file.expires_us <= clock.now_us():
+            raise NotFound(f"No file has the id '{file_id[:100]}'.")
+        return file
+
+    def page(
+        self, caller: str, *, after: BulkFile | None, count: int, order: Literal["asc", "desc"], purpose: str | None
+    ) -> list[BulkFile]:
+        """Return up to `count` of the caller's files, by their time of creation, behind `after`."""
+        found: list[BulkFile] = []
+        for file in self._in_order(caller, after, order):
+            if purpose in (None, file.purpose):
+                found.append(file)
+            if len(found) == count:
+                break
+        return found
+
+    def delete(self, caller: Caller, file_id: str) -> None:
+        """Delete a file. The bytes of one whose lines may still be read stay in storage until it would have expired."""
+        file = self.get(caller, file_id)
+        with translated(), self._redis.pipeline() as pipeline:
+            pipeline.hget(redis_keys.bulk_file(file_id), "used")
+            pipeline.delete(redis_keys.bulk_file(file_id))
+            pipeline.zrem(redis_keys.bulk_files_of(file.caller), file_id)
+            is_used, *_ = pipeline.execute()
+        if not is_used:
+            with suppress(StorageError):  # the sweeper removes it
+                self._storage.remove(file.key)
+
+    def content(self, file: BulkFile) -> Iterator[bytes]:
+        """Return the bytes of a file, piece by piece, with the images that its lines name.
+
+        The first piece is read at once: a storage that fails early does so while an error can still be answered.
+        """
+        pieces = self._pieces(file)
+        if file.purpose == "batch_output":
+            pieces = with_images(pieces, self._storage.read)
+        first = next(pieces, b"")
+        return _resumed(first, pieces)
+
+    def _pieces(self, file: BulkFile) -> Iterator[bytes]:
+        with closing(self._storage.open(file.key, 0, file.stored_bytes)) as chunks:
+            yield from chunks
+
+    def _in_order(self, caller: str, after: BulkFile | None, order: Literal["asc", "desc"]) -> Iterator[BulkFile]:
+        """Yield the caller's files that have not expired."""
+        index, bound = redis_keys.bulk_files_of(caller), f"({after.created_us}" if after else ""
+        with translated():
+            if order == "asc":
+                ids = cast(list[str], self._redis.zrangebyscore(index, bound or "-inf", "+inf"))
+            else:
+                ids = cast(list[str], self._redis.zrevrangebyscore(index, bound or "+inf", "-inf"))
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for file_id in ids:
+                    pipeline.hgetall(redis_keys.bulk_file(file_id))
+                records = pipeline.execute()
+        now_us = clock.now_us()
+        for file_id, fields in zip(ids, records, strict=True):
+            if "key" in fields and int(fields["expires_us"]) > now_us:
+                yield _file(file_id, fields)
+
+    def _record(self, file: BulkFile) -> None:
+        """Write the record of a file, and forget those of the caller that have expired."""
+        name, index = redis_keys.bulk_file(file.id), redis_keys.bulk_files_of(file.caller)
+        now_us = clock.now_us()
+        with translated():
+            gone = self._expired(index)
+            with self._redis.pipeline() as pipeline:
+                pipeline.hset(name, mapping=_fields(file))
+                pipeline.pexpire(name, max(1, (file.expires_us - now_us) // 1000))
+                pipeline.zadd(index, {file.id: file.created_us})
+                if gone:
+                    pipeline.zrem(index, *gone)
+                pipeline.execute()
+
+    def _expired(self, index: str) -> list[str]:
+        """Return ids in the index whose records are gone: of the oldest ones, as many as one call should look at."""
+        oldest = cast(list[str], self._redis.zrange(index, 0, 99))
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for file_id in oldest:
+                pipeline.exists(redis_keys.bulk_file(file_id))
+            return [file_id for file_id, exists in zip(oldest, pipeline.execute(), strict=True) if not exists]
+
+
+def _resumed(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest
+
+
+def _fields(file: BulkFile) -> dict[Any, Any]:
+    return {
+        "caller": file.caller,
+        "name": file.name,
+        "purpose": file.purpose,
+        "bytes": file.bytes,
+        "stored_bytes": file.stored_bytes,
+        "key": file.key,
+        "created_us": file.created_us,
+        "expires_us": file.expires_us,
+    }
+
+
+def _file(file_id: str, fields: dict[str, str]) -> BulkFile:
+    return BulkFile(
+        id=file_id,
+        caller=fields["caller"],
+        name=fields["name"],
+        purpose=cast(Purpose, fields["purpose"]),
+        bytes=int(fields["bytes"]),
+        stored_bytes=int(fields["stored_bytes"]),
+        key=fields["key"],
+        created_us=int(fields["created_us"]),
+        expires_us=int(fields["expires_us"]),
+    )

@@ -1,0 +1,36 @@
+-- Accept a bulk.
+-- ARGV: id, Idempotency-Key (or none), digest of the body, window_us, how long it is kept after that (us), how long the
+-- caller's oldest may have been kept (us), the id of its file, then its record: name, value, name, value, …
+-- Returns {verdict, id}: 'accepted', 'repeated', 'conflict', or 'unknown' (its file is gone)
+local id, idempotency_key, digest = ARGV[1], ARGV[2], ARGV[3]
+local window_us, kept_us, oldest_us, file = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
+local FIRST_FIELD = 8
+local fields = {}
+for i = FIRST_FIELD, #ARGV, 2 do fields[ARGV[i]] = ARGV[i + 1] end
+local time = now()
+
+-- The same call again, because its answer was lost.
+if redis.call('EXISTS', bulk_key(id)) == 1 then return {'accepted', id} end
+
+local idempotency_record = P .. 'bulk_idempotency:' .. fields.caller .. ':' .. idempotency_key
+local known = idempotency_key ~= '' and redis.call('GET', idempotency_record)
+if known then
+  local first = cjson.decode(known)
+  return {first.digest == digest and 'repeated' or 'conflict', first.id}
+end
+if redis.call('HEXISTS', P .. 'bulk_file:' .. file, 'key') == 0 then return {'unknown', ''} end
+
+local kept_ms = math.ceil((window_us + kept_us) / 1000)
+-- Its bytes stay in storage, even if the file is deleted while lines of it are still to be read.
+redis.call('HSET', P .. 'bulk_file:' .. file, 'used', 1)
+redis.call('HSET', bulk_key(id), 'state', 'validating', 'fence', 0, 'created_us', integer(time),
+  'expires_us', integer(time + window_us), 'kept_until_us', integer(time + window_us + kept_us), unpack(ARGV, FIRST_FIELD))
+redis.call('PEXPIRE', bulk_key(id), kept_ms)
+if idempotency_key ~= '' then
+  redis.call('SET', idempotency_record, cjson.encode({id = id, digest = digest}), 'PX', kept_ms)
+end
+local index = P .. 'bulks:' .. fields.caller
+redis.call('ZADD', index, integer(time), id)
+redis.call('ZREMRANGEBYSCORE', index, '-inf', integer(time - oldest_us))
+schedule_bulk(id, time)
+return {'accepted', id}

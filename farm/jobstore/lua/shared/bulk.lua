@@ -1,0 +1,30 @@
+-- Bulks: files of requests whose lines become jobs, little by little.
+
+local function bulk_key(id) return P .. 'bulk:' .. id end
+
+-- The ids of a bulk's jobs that have not ended.
+local function bulk_open_key(id) return P .. 'bulk_open:' .. id end
+
+-- Have a bulk looked at by any process.
+local function schedule_bulk(id, at)
+  redis.call('ZADD', P .. 'bulk_due', integer(at), id)
+  redis.call('PUBLISH', P .. 'bulk_due', '')
+end
+
+-- True if the process with this fence is the one that works on the bulk.
+local function holds_bulk(id, fence) return redis.call('HGET', bulk_key(id), 'fence') == fence end
+
+-- True while lines of the bulk may become jobs.
+local function takes_lines(id)
+  local bulk = redis.call('HMGET', bulk_key(id), 'state', 'ending')
+  return bulk[1] == 'in_progress' and not bulk[2]
+end
+
+-- Count the end of a job that was a line of a bulk. With the last one, the bulk is looked at, unless someone is at it.
+local function finish_line(bulk, id, state)
+  if redis.call('SREM', bulk_open_key(bulk), id) == 0 then return end
+  redis.call('HINCRBY', bulk_key(bulk), state, 1)
+  if redis.call('EXISTS', bulk_open_key(bulk)) == 0 and redis.call('HEXISTS', bulk_key(bulk), 'leased') == 0 then
+    schedule_bulk(bulk, now())
+  end
+end
