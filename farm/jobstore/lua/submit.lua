@@ -70,6 +70,12 @@ local function join(direct, equal)
   end
 end
 
+-- True while lines of the bulk may become jobs.
+local function takes_lines(id)
+  local bulk = redis.call('HMGET', bulk_key(id), 'state', 'ending')
+  return bulk[1] == 'in_progress' and not bulk[2]
+end
+
 -- A caller with an Idempotency-Key has said how it asks again.
 local direct = call ~= '' and idempotency_key == '' and P .. 'direct_calls:' .. caller .. ':' .. digest
 local joined = direct and redis.call('GET', P .. 'joined_job:' .. call)

@@ -110,6 +110,7 @@ def test_the_headers_of_webhooks_are_those_that_are_sent() -> None:
     sent = {
         "job": signing.standard(secret, message_id="m", timestamp=1, body=b""),
         "test": signing.standard(secret, message_id="m", timestamp=1, body=b""),
+        "batch": signing.standard(secret, message_id="m", timestamp=1, body=b""),
         "falRequest": signing.fal(key, request_id="r", user_id="u", timestamp=1, body=b""),
         "wavespeedPrediction": signing.wavespeed(secret, message_id="m", timestamp=1, body=b""),
     }

@@ -5,20 +5,26 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
-from typing import Any
+from contextlib import closing
+from typing import Any, cast
 
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from farm.bootstrap import Farm
+from farm.bulk.files import BulkFiles
 from farm.bulk.results import Results
 from farm.domain.bulk import BulkState
+from farm.jobstore import redis_keys
+from farm.ssrf_safe_http import SsrfSafeClient
 from farm.storage.storage import Storage
 from tests.farms import wait_for
 from tests.service.api.calls import GENERATIONS
 from tests.service.jobstore.jobs import BASE
 from tests.service.workers.worker import WorkerHarness
 from workers.bulk import BulkParts, BulkRunner
+from workers.enhancer import Template
+from workers.preparing import Preparer
 
 FILES, BATCHES = "/v1/files", "/v1/batches"
 
@@ -34,9 +40,9 @@ def content(*lines: dict[str, Any] | bytes) -> bytes:
     return b"".join((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n" for line in lines)
 
 
-def post_file(api: FlaskClient, file: bytes, headers: dict[str, str] | None = None, **fields: Any) -> TestResponse:
-    data = {"purpose": "batch", "file": (io.BytesIO(file), "requests.jsonl")} | fields
-    return api.post(FILES, data=data, headers=headers)
+def post_file(api: FlaskClient, sent: bytes, /, headers: dict[str, str] | None = None, **fields: Any) -> TestResponse:
+    data = {"purpose": "batch", "file": (io.BytesIO(sent), "requests.jsonl")} | fields
+    return api.post(FILES, data=data, headers=headers, content_type="multipart/form-data")
 
 
 def upload(api: FlaskClient, *lines: dict[str, Any] | bytes, headers: dict[str, str] | None = None) -> str:
@@ -62,6 +68,24 @@ def create(
     return batch_id
 
 
+def download(api: FlaskClient, file_id: str, headers: dict[str, str] | None = None) -> bytes:
+    """Return the content of a file."""
+    return fetch(api, f"{FILES}/{file_id}/content", headers)
+
+
+def fetch(api: FlaskClient, path: str, headers: dict[str, str] | None = None) -> bytes:
+    """Return what is at a path of the API."""
+    response = api.get(path.removeprefix(BASE), headers=headers)
+    with closing(response):
+        assert response.status_code == 200, response.text
+        return bytes(response.data)
+
+
+def job_ids(farm: Farm) -> list[str]:
+    """Return the ids of all jobs, oldest first."""
+    return cast(list[str], farm.redis.zrange(redis_keys.JOBS, 0, -1))
+
+
 class BulkHarness:
     """One background process that runs bulks, and one render worker."""
 
@@ -70,6 +94,14 @@ class BulkHarness:
         self.api = api
         self.worker = worker
         self.runner = self.open_runner()
+        self.preparer = Preparer(
+            farm.store,
+            storage=farm.storage,
+            outbound=SsrfSafeClient(frozenset()),
+            enhancer=Template(),
+            wake_ups=farm.wake_ups,
+            lease_seconds=30,
+        )
 
     def open_runner(self, storage: Storage | None = None, *, lease_seconds: float = 30) -> BulkRunner:
         """Return a runner, as a new process has it."""
@@ -77,7 +109,7 @@ class BulkHarness:
         links = lambda bulk: farm.links(bulk.base or BASE)  # noqa: E731
         parts = BulkParts(
             farm.bulks,
-            farm.bulk_files,
+            BulkFiles(farm.redis, storage, keep_seconds=3600) if storage else farm.bulk_files,
             Results(farm.store, farm.bulks, links=links, default_format="both"),
             farm.store,
             farm.service,
@@ -99,6 +131,7 @@ class BulkHarness:
 
         def look() -> bool:
             self.runner.work()
+            self.preparer.work()
             if renders:
                 self.worker.work()
             return bool(condition())
@@ -115,10 +148,12 @@ class BulkHarness:
         ends = [state for state in BulkState if state.is_terminal]
         return self.until_in(batch_id, *ends, headers=headers)
 
+    def close(self) -> None:
+        self.runner.close()
+        self.preparer.close()
+
     def lines(self, file_id: str | None, headers: dict[str, str] | None = None) -> list[dict[str, Any]]:
         """Return the lines of a result file; none if there is no file."""
         if file_id is None:
             return []
-        response = self.api.get(f"{FILES}/{file_id}/content", headers=headers)
-        assert response.status_code == 200, response.text
-        return [json.loads(line) for line in response.data.splitlines()]
+        return [json.loads(line) for line in download(self.api, file_id, headers).splitlines()]

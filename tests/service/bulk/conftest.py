@@ -28,7 +28,7 @@ def open_harness(
 
     yield open_one
     for harness in opened:
-        harness.runner.close()
+        harness.close()
 
 
 @pytest.fixture

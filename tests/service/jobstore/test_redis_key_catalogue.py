@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from flask.testing import FlaskClient
 
 from farm.bootstrap import Farm
+from farm.domain.bulk import BulkState, Progress
 from farm.domain.delivery import Attempt, Outcome
-from farm.domain.job import Conditions, State, Webhook
+from farm.domain.job import BulkLine, Conditions, State, Webhook
 from farm.domain.limits import Limits
 from farm.jobstore import redis_keys
 from farm.jobstore.access_rights import command_names
 from tests.farms import wait_for
 from tests.service.api.calls import post_prediction
 from tests.service.api.test_fal_storage import IN_PARTS, begin, send
+from tests.service.bulk.bulks import post_batch, request, upload
 from tests.service.jobstore.jobs import (
     BASE,
     FACTS,
@@ -43,6 +46,8 @@ _PLACEHOLDERS = {
     "sequence": r"\d+",
     "receiver_queue": r"[^ ]+ https?://[^/]+",
     "name": ".+",
+    "bulk": "batch_[0-9a-f]{32}",
+    "file": "file-[0-9a-f]{32}",
 }
 #: Commands of this test, and of libraries that do without their answer or need no right to them.
 _NOT_NEEDED = {"client|setinfo", "config|resetstat", "flushall", "hello", "auth", "scan", "type"}
@@ -74,7 +79,16 @@ class EveryFeature:
 
     def acts(self) -> Iterator[None]:
         """Do one step after another, and yield after each."""
-        for part in (self._workers, self._jobs, self._direct_calls, self._preparation, self._webhooks, self._operators):
+        parts = (
+            self._workers,
+            self._jobs,
+            self._direct_calls,
+            self._preparation,
+            self._webhooks,
+            self._operators,
+            self._bulks,
+        )
+        for part in parts:
             yield from part()
         yield from self._api_and_storage()
 
@@ -129,6 +143,30 @@ class EveryFeature:
     def _operators(self) -> Iterator[None]:
         self._store.pause()
         self._store.drain_worker("w1")
+        yield
+
+    def _bulks(self) -> Iterator[None]:
+        bulks = self._farm.bulks
+        file_id = upload(self._api, request(1))
+        yield
+        bulk_id = post_batch(self._api, file_id, {"Idempotency-Key": "k"}).get_json()["id"]
+        leased = bulks.claim(60)
+        assert leased
+        bulks.renew([(bulk_id, leased.fence)], 60)
+        bulks.change(leased, BulkState.IN_PROGRESS)
+        yield
+        self._store.submit(replace(new_job(), line=BulkLine(bulk_id, leased.bulk.kept_until_us, "url")))
+        bulks.advance(leased, Progress(1, 1), {1: "{}"})
+        yield
+        self._store.waiting_count("ada")
+        bulks.open_jobs(bulk_id)
+        bulks.line_errors(bulk_id, [1])
+        bulks.release(leased, pause_seconds=1)
+        bulks.end(bulk_id, "cancelled")
+        self._api.get("/v1/batches")
+        self._api.get("/v1/files")
+        self._api.get("/v1/files?order=asc")
+        self._api.delete(f"/v1/files/{file_id}")
         yield
 
     def _api_and_storage(self) -> Iterator[None]:

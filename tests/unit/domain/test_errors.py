@@ -45,6 +45,7 @@ STATUSES: dict[type[FarmError], int] = {
     errors.StoreDiskFull: 503,
     errors.IdempotencyConflict: 422,
     errors.NotFinished: 409,
+    errors.BulkEnded: 409,
     errors.NotRetryable: 409,
     errors.ForbiddenAddress: 422,
     errors.Unreachable: 502,

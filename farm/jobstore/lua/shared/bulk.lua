@@ -14,12 +14,6 @@ end
 -- True if the process with this fence is the one that works on the bulk.
 local function holds_bulk(id, fence) return redis.call('HGET', bulk_key(id), 'fence') == fence end
 
--- True while lines of the bulk may become jobs.
-local function takes_lines(id)
-  local bulk = redis.call('HMGET', bulk_key(id), 'state', 'ending')
-  return bulk[1] == 'in_progress' and not bulk[2]
-end
-
 -- Count the end of a job that was a line of a bulk. With the last one, the bulk is looked at, unless someone is at it.
 local function finish_line(bulk, id, state)
   if redis.call('SREM', bulk_open_key(bulk), id) == 0 then return end

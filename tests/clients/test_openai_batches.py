@@ -1,0 +1,182 @@
+"""OpenAI's own Python library runs batches on a farm, with nothing changed but its base URL and key."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from openai.types import Batch
+
+from tests.docs_snippets import DOCS
+from tests.farms import RunningFarm, clean_environment, image_facts, pids, running_farm, wait_for
+
+ENDS = ("completed", "failed", "expired", "cancelled")
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
+    data_dir = tmp_path_factory.mktemp("batches") / "data"
+    with running_farm(data_dir, 2, FARM_SIMULATED_STEP_MS="0", FARM_LEASE_SECONDS="3") as farm:
+        yield farm
+
+
+@pytest.fixture
+def client(farm: RunningFarm) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{farm.url}/v1", api_key="any") as client:
+        yield client
+
+
+def requests(count: int, **fields: Any) -> bytes:
+    """Return a file with so many requests for small images."""
+    body = {"model": "srpo", "size": "256x256", "num_inference_steps": 1, "response_format": "url"} | fields
+    lines = (
+        {
+            "custom_id": f"fox-{number}",
+            "method": "POST",
+            "url": "/v1/images/generations",
+            "body": body | {"prompt": f"fox {number}", "seed": number},
+        }
+        for number in range(count)
+    )
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+def create(client: openai.OpenAI, content: bytes) -> Batch:
+    file = client.files.create(file=("foxes.jsonl", content), purpose="batch")
+    return client.batches.create(
+        input_file_id=file.id, endpoint="/v1/images/generations", completion_window="24h", metadata={"run": "a"}
+    )
+
+
+def end_of(client: openai.OpenAI, batch: Batch, *, seconds: float = 60) -> Batch:
+    def ended() -> Batch | None:
+        found = client.batches.retrieve(batch.id)
+        return found if found.status in ENDS else None
+
+    found = wait_for(ended, seconds=seconds, what="the end of the batch")
+    assert found is not None
+    return found
+
+
+def results(client: openai.OpenAI, file_id: str | None) -> list[dict[str, Any]]:
+    assert file_id
+    return [json.loads(line) for line in client.files.content(file_id).text.splitlines()]
+
+
+def test_a_batch_is_created_followed_and_read(farm: RunningFarm, client: openai.OpenAI) -> None:
+    batch = end_of(client, create(client, requests(3) + requests(1, n=99).replace(b"fox-0", b"bad")))
+
+    assert (batch.object, batch.endpoint, batch.model) == ("batch", "/v1/images/generations", "srpo")
+    assert batch.status == "completed"
+    assert batch.metadata == {"run": "a"}
+    assert batch.request_counts
+    assert batch.request_counts.model_dump() == {"total": 4, "completed": 3, "failed": 1}
+    lines = results(client, batch.output_file_id)
+    assert [line["custom_id"] for line in lines] == ["fox-0", "fox-1", "fox-2"]
+    assert [image_facts(farm.fetch(line["response"]["body"]["data"][0]["url"]))[0] for line in lines] == [
+        (256, 256)
+    ] * 3
+    (bad,) = results(client, batch.error_file_id)
+    assert (bad["custom_id"], bad["response"]["status_code"]) == ("bad", 400)
+    assert batch in list(client.batches.list(limit=1))
+
+
+def test_files_are_uploaded_listed_read_and_deleted(client: openai.OpenAI, tmp_path: Path) -> None:
+    path = tmp_path / "foxes.jsonl"
+    path.write_bytes(requests(2))
+    keep: Any = {"anchor": "created_at", "seconds": 7200}
+    file = client.files.create(file=path, purpose="batch", expires_after=keep)
+
+    assert (file.filename, file.bytes, file.purpose, file.status) == (
+        path.name,
+        path.stat().st_size,
+        "batch",
+        "processed",
+    )
+    assert file.expires_at == file.created_at + 7200
+    assert client.files.retrieve(file.id) == file
+    assert client.files.wait_for_processing(file.id) == file
+    assert client.files.content(file.id).content == path.read_bytes()
+    other = client.files.create(file=("more.jsonl", requests(1)), purpose="batch")
+    newest = [listed.id for listed, _ in zip(client.files.list(limit=1, purpose="batch"), range(2), strict=False)]
+    assert newest == [other.id, file.id]  # over two pages
+    assert client.files.delete(file.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.files.retrieve(file.id)
+
+
+def test_a_batch_is_cancelled(farm: RunningFarm, client: openai.OpenAI) -> None:
+    farm.call("POST", "/farm/v1/pause")
+    batch = create(client, requests(20))
+    wait_for(lambda: client.batches.retrieve(batch.id).status == "in_progress")
+    assert client.batches.cancel(batch.id).status in ("cancelling", "cancelled")
+    farm.call("POST", "/farm/v1/resume")
+
+    batch = end_of(client, batch)
+
+    assert (batch.status, batch.output_file_id) == ("cancelled", None)
+    assert {line["error"]["code"] for line in results(client, batch.error_file_id)} == {"batch_cancelled"}
+    with pytest.raises(openai.BadRequestError, match="completion_window"):
+        client.batches.create(
+            input_file_id=batch.input_file_id,
+            endpoint="/v1/images/generations",
+            completion_window="soon",  # type: ignore[arg-type]
+        )
+
+
+def test_a_file_that_is_no_jsonl_fails_with_its_lines(client: openai.OpenAI) -> None:
+    batch = end_of(client, create(client, requests(1) + b"no json\n"))
+
+    assert batch.status == "failed"
+    assert batch.errors
+    assert [(error.line, error.code) for error in batch.errors.data or ()] == [(2, "invalid_json_line")]
+
+
+@pytest.mark.timeout(240)
+def test_two_thousand_lines_have_one_result_each_although_the_process_that_reads_them_is_killed(
+    farm: RunningFarm, client: openai.OpenAI
+) -> None:
+    """The background process dies twice, with kill -9, in the middle of reading."""
+    count = 2000
+    batch = create(client, requests(count))
+
+    def fed() -> int:
+        return farm.redis.zcard("srpo:jobs")
+
+    for least in (300, 1200):
+        before = fed()
+        wait_for(lambda least=least, before=before: fed() - before > 0 and fed() >= least, seconds=120)
+        (background,) = pids(f"-m workers.background --data-dir {farm.data_dir}")
+        os.kill(background, signal.SIGKILL)
+    batch = end_of(client, batch, seconds=200)
+
+    assert batch.request_counts
+    assert batch.request_counts.model_dump() == {"total": count, "completed": count, "failed": 0}
+    lines = results(client, batch.output_file_id)
+    assert [line["custom_id"] for line in lines] == [f"fox-{number}" for number in range(count)]
+    jobs = [line["response"]["request_id"] for line in lines]
+    assert len(set(jobs)) == count
+    assert [line["response"]["body"]["seed"] for line in lines] == list(range(count))
+
+
+def test_the_example_of_the_page_runs(farm: RunningFarm) -> None:
+    (code, *_) = re.findall(r"```python\n(.*?)```", (DOCS / "high-volume.md").read_text(), re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("http://127.0.0.1:8000", farm.url)],
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["fox-1", "fox-2", "fox-3"], done.stderr

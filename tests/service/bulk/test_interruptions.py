@@ -1,0 +1,212 @@
+"""Batches whose background process dies or stalls, or whose storage is away: no line is lost, and none is doubled."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from typing import Any, BinaryIO
+
+import openai
+import pytest
+from flask.testing import FlaskClient
+
+from farm.auth.api_keys import LOCAL
+from farm.bootstrap import Farm
+from farm.bulk.store import BulkStore
+from farm.domain.bulk import BulkState, Endpoint, NewBulk, Progress, new_bulk_id
+from farm.domain.errors import BulkEnded, StorageUnavailable, StoreUnavailable
+from farm.domain.job import BulkLine
+from farm.jobstore import redis_keys
+from farm.storage.local import LocalStorage
+from farm.storage.storage import Chunks, parse_key
+from farm.webhooks.courier import Courier
+from tests.farms import wait_for
+from tests.service.bulk.bulks import BATCHES, FILES, BulkHarness, create, job_ids, request, upload
+from tests.service.jobstore import jobs
+from tests.service.webhooks.test_courier import CourierHarness
+from tests.service.workers.worker import folder_of
+from tests.webhook_receiver import Receiver, answer, running_receiver
+
+RESULTS = ("output_file_id", "error_file_id")
+ENDPOINT: Endpoint = "/v1/images/generations"
+
+
+class AwayStorage(LocalStorage):
+    """A storage that refuses the first calls of each kind."""
+
+    def __init__(self, farm: Farm, calls: int) -> None:
+        super().__init__(folder_of(farm.storage))
+        self.left = {"open": calls, "put_file": calls}
+
+    def open(self, key: str, start: int, stop: int) -> Chunks:
+        self._refuse("open")
+        return super().open(key, start, stop)
+
+    def put_file(self, key: str, file: BinaryIO) -> None:
+        self._refuse("put_file")
+        super().put_file(key, file)
+
+    def _refuse(self, call: str) -> None:
+        self.left[call] -= 1
+        if self.left[call] >= 0:
+            raise StorageUnavailable
+
+
+def deliver(courier: Courier, receiver: Receiver, count: int) -> None:
+    """Let the courier work until so many requests have come."""
+
+    def look() -> bool:
+        courier.work()
+        return len(receiver.received) == count
+
+    wait_for(look)
+
+
+def results(harness: BulkHarness, batch: dict[str, Any]) -> list[str]:
+    """Return the ids of all lines in both result files."""
+    files = (batch["output_file_id"], batch["error_file_id"])
+    return sorted(line["custom_id"] for file in files for line in harness.lines(file))
+
+
+def test_lines_whose_submit_was_not_recorded_become_no_second_job(
+    harness: BulkHarness, api: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the process had died between the two, three times."""
+    advance, left = BulkStore.advance, [3]
+
+    def dying(self: BulkStore, *arguments: Any) -> bool:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise StoreUnavailable
+        return advance(self, *arguments)
+
+    monkeypatch.setattr(BulkStore, "advance", dying)
+    batch = harness.end_of(create(api, *map(request, range(5)), request("bad", n=99)))
+
+    assert left[0] < 0
+    assert len(job_ids(farm)) == 5
+    assert batch["request_counts"] == {"total": 6, "completed": 5, "failed": 1}
+    assert results(harness, batch) == sorted([*(f"r{number}" for number in range(5)), "rbad"])
+
+
+def test_another_process_goes_on_where_a_dead_one_stopped(harness: BulkHarness, api: FlaskClient, farm: Farm) -> None:
+    batch_id = create(api, *map(request, range(4)))
+    lost = farm.bulks.claim(lease_seconds=0)
+    assert lost
+    assert lost.id == batch_id
+
+    batch = harness.end_of(batch_id)
+
+    assert batch["status"] == "completed"
+    assert not farm.bulks.advance(lost, Progress(1, 1), {7: "x"})
+    assert not farm.bulks.change(lost, BulkState.FAILED)
+    farm.bulks.release(lost, pause_seconds=0)
+    assert farm.bulks.claim(lease_seconds=30) is None
+    assert harness.batch(batch_id) == batch
+
+
+def test_no_line_becomes_a_job_once_its_batch_has_ended(harness: BulkHarness, api: FlaskClient, farm: Farm) -> None:
+    """A process that comes back from a stall may still have some."""
+    batch_id = create(api, request(1))
+    api.post(f"{BATCHES}/{batch_id}/cancel")
+    late = replace(jobs.new_job("local"), line=BulkLine(batch_id, 1, "url"))
+
+    for _ in range(2):
+        with pytest.raises(BulkEnded):
+            farm.store.submit(late)
+        harness.end_of(batch_id)
+
+    assert job_ids(farm) == []
+
+
+def test_a_storage_that_is_away_delays_a_batch_and_loses_nothing(
+    harness: BulkHarness, api: FlaskClient, farm: Farm
+) -> None:
+    batch_id = create(api, *map(request, range(5)))
+    away = AwayStorage(farm, calls=3)
+    harness.runner.close()
+    harness.runner = harness.open_runner(away)
+
+    batch = harness.end_of(batch_id)
+
+    assert all(left < 0 for left in away.left.values())
+    assert batch["request_counts"] == {"total": 5, "completed": 5, "failed": 0}
+    assert results(harness, batch) == [f"r{number}" for number in range(5)]
+
+
+def test_a_file_that_vanishes_fails_its_batch(harness: BulkHarness, api: FlaskClient, farm: Farm) -> None:
+    batch_id = create(api, request(1))
+    bulk = farm.bulks.get(batch_id)
+    assert bulk
+    farm.storage.remove(bulk.key)
+
+    (error,) = harness.end_of(batch_id)["errors"]["data"]
+
+    assert (error["code"], error["line"]) == ("file_not_found", None)
+
+
+def test_what_a_batch_leaves_expires_with_it(harness: BulkHarness, api: FlaskClient, farm: Farm) -> None:
+    """Its jobs, images and results are kept until the same time, however early it has ended."""
+    batch = harness.end_of(create(api, *map(request, range(3)), request(3, n=99)))
+    bulk = farm.bulks.get(batch["id"])
+    assert bulk
+
+    expiries = {farm.store.expires_us(job_id) for job_id in job_ids(farm)}
+    assert expiries == {bulk.kept_until_us}
+    assert {api.get(f"{FILES}/{batch[name]}").get_json()["expires_at"] for name in RESULTS} == {
+        bulk.kept_until_us // 1_000_000
+    }
+    for name in RESULTS:
+        file = farm.bulk_files.get(LOCAL, batch[name])
+        until = parse_key(file.key)
+        assert until
+        assert until.until == bulk.kept_until_us // 1_000_000
+    assert farm.redis.exists(redis_keys.bulk_open(bulk.id), redis_keys.bulk_line_errors(bulk.id)) == 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "window_seconds", "cancels", "event"),
+    [
+        ([request(1)], 60, False, "batch.completed"),
+        ([b"no request"], 60, False, "batch.failed"),
+        ([request(1)], 0.001, False, "batch.expired"),
+        ([request(1)], 60, True, "batch.cancelled"),
+    ],
+)
+def test_the_end_of_a_batch_is_told_by_a_webhook_that_openais_library_verifies(
+    harness: BulkHarness,
+    api: FlaskClient,
+    farm: Farm,
+    lines: list[Any],
+    window_seconds: float,
+    cancels: bool,
+    event: str,
+) -> None:
+    file = farm.bulk_files.get(LOCAL, upload(api, *lines))
+    with running_receiver() as receiver, closing(CourierHarness(farm).courier) as courier:
+        new = NewBulk(new_bulk_id(), "local", ENDPOINT, file, "1m", window_seconds, webhook=f"{receiver.url}/hook")
+        farm.bulks.create(new)
+        if cancels:
+            api.post(f"{BATCHES}/{new.id}/cancel")
+        harness.end_of(new.id)
+        deliver(courier, receiver, 1)
+        (came,) = receiver.received
+
+    client = openai.OpenAI(api_key="k", webhook_secret=farm.secrets.of("local"))
+    notified = client.webhooks.unwrap(came.body, came.headers).model_dump()
+    assert (notified["type"], notified["data"], notified["object"]) == (event, {"id": new.id}, "event")
+    delivery = api.get("/farm/v1/deliveries").get_json()["deliveries"][0]
+    assert (delivery["job"], delivery["event"], came.headers["webhook-id"]) == (new.id, event, delivery["id"])
+
+
+def test_the_webhook_of_a_batch_is_tried_again(harness: BulkHarness, api: FlaskClient, farm: Farm) -> None:
+    file = farm.bulk_files.get(LOCAL, upload(api, b"no request"))
+    with running_receiver() as receiver, closing(CourierHarness(farm).courier) as courier:
+        receiver.behave = answer(503)
+        new = NewBulk(new_bulk_id(), "local", ENDPOINT, file, "1m", 60, webhook=receiver.url)
+        farm.bulks.create(new)
+        harness.end_of(new.id)
+        deliver(courier, receiver, 2)
+
+        first, second = receiver.received
+        assert (first.headers["webhook-id"], first.json["id"]) == (second.headers["webhook-id"], second.json["id"])
