@@ -152,9 +152,9 @@ def test_two_thousand_lines_have_one_result_each_although_the_process_that_reads
     def fed() -> int:
         return farm.redis.zcard("srpo:jobs")
 
-    for least in (300, 1200):
+    for lines_fed in (300, 1200):
         before = fed()
-        wait_for(lambda least=least, before=before: fed() - before > 0 and fed() >= least, seconds=120)
+        wait_for(lambda lines_fed=lines_fed, before=before: fed() - before > 0 and fed() >= lines_fed, seconds=120)
         (background,) = pids(f"-m workers.background --data-dir {farm.data_dir}")
         os.kill(background, signal.SIGKILL)
     batch = end_of(client, batch, seconds=200)
