@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import openai
 import pytest
 from openai.types import Batch
 
+from farm.jobstore import redis_keys
 from tests.docs_snippets import DOCS
 from tests.farms import RunningFarm, clean_environment, image_facts, pids, running_farm, wait_for
 
@@ -146,26 +148,24 @@ def test_two_thousand_lines_have_one_result_each_although_the_process_that_reads
     farm: RunningFarm, client: openai.OpenAI
 ) -> None:
     """The background process dies twice, with kill -9, in the middle of reading."""
-    count = 2000
+    count, jobs_before = 2000, farm.redis.zcard(redis_keys.JOBS)
+
+    def has_read(lines: int) -> bool:
+        return farm.redis.zcard(redis_keys.JOBS) - jobs_before >= lines
+
     batch = create(client, requests(count))
-
-    def fed() -> int:
-        return farm.redis.zcard("srpo:jobs")
-
-    for lines_fed in (300, 1200):
-        before = fed()
-        wait_for(lambda lines_fed=lines_fed, before=before: fed() - before > 0 and fed() >= lines_fed, seconds=120)
+    for lines in (300, 1200):
+        wait_for(partial(has_read, lines), seconds=120, what=f"{lines} lines read")
         (background,) = pids(f"-m workers.background --data-dir {farm.data_dir}")
         os.kill(background, signal.SIGKILL)
     batch = end_of(client, batch, seconds=200)
 
     assert batch.request_counts
     assert batch.request_counts.model_dump() == {"total": count, "completed": count, "failed": 0}
-    lines = results(client, batch.output_file_id)
-    assert [line["custom_id"] for line in lines] == [f"fox-{number}" for number in range(count)]
-    jobs = [line["response"]["request_id"] for line in lines]
-    assert len(set(jobs)) == count
-    assert [line["response"]["body"]["seed"] for line in lines] == list(range(count))
+    found = results(client, batch.output_file_id)
+    assert [line["custom_id"] for line in found] == [f"fox-{number}" for number in range(count)]
+    assert len({line["response"]["request_id"] for line in found}) == count
+    assert [line["response"]["body"]["seed"] for line in found] == list(range(count))
 
 
 def test_the_example_of_the_page_runs(farm: RunningFarm) -> None:
