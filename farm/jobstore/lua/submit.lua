@@ -71,8 +71,8 @@ local function join(direct, equal)
 end
 
 -- True while lines of the bulk may become jobs.
-local function takes_lines(id)
-  local bulk = redis.call('HMGET', bulk_key(id), 'state', 'ending')
+local function takes_lines(bulk_id)
+  local bulk = redis.call('HMGET', bulk_key(bulk_id), 'state', 'ending')
   return bulk[1] == 'in_progress' and not bulk[2]
 end
 
