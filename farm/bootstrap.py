@@ -257,8 +257,8 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
         outbound=outbound,
         service=service,
         tally=tally,
-        bulks=BulkStore(client, disk_guard, result_ttl_seconds=settings.result_ttl),
-        bulk_files=BulkFiles(client, storage, keep_seconds=settings.result_ttl),
+        bulks=BulkStore(client, guard, result_ttl_seconds=settings.result_ttl),
+        bulk_files=BulkFiles(client, storage, guard, keep_seconds=settings.result_ttl),
     )
 
 

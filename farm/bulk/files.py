@@ -15,6 +15,7 @@ from farm.domain.bulk import BulkFile, Purpose, new_file_id
 from farm.domain.errors import NotFound, StorageError
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
+from farm.jobstore.disk_guard import Guard, no_guard
 from farm.jobstore.memory_guard import MemoryGuard
 from farm.storage.storage import Storage, new_bulk_key
 from farm.uploads.uploads import ReceivedFile
@@ -26,14 +27,16 @@ MIN_KEEP_SECONDS = 2 * 86400.0
 class BulkFiles:
     """The files and their records in Redis. Thread-safe."""
 
-    def __init__(self, client: redis.Redis, storage: Storage, *, keep_seconds: float) -> None:
+    def __init__(self, client: redis.Redis, storage: Storage, guard: Guard = no_guard, *, keep_seconds: float) -> None:
         self._redis = client
+        self._guard = guard
         self._storage = storage
         self._keep_seconds = max(keep_seconds, MIN_KEEP_SECONDS)
         self._memory = MemoryGuard(client)
 
     def add(self, caller: str, received: ReceivedFile, *, name: str, keep_seconds: int = 0) -> BulkFile:
-        """Store an uploaded file, for as long as the farm keeps files, or for less."""
+        """Store an uploaded file, for as long as the farm keeps files, or for less. Raises StoreFull, StoreDiskFull."""
+        self._guard("add_file")
         with translated():
             self._memory.refuse_when_full()
         now_us = clock.now_us()
@@ -47,6 +50,7 @@ class BulkFiles:
 
     def add_results(self, file: BulkFile, content: BinaryIO) -> None:
         """Store a result file under the key of its record, which replaces that of an earlier try."""
+        self._guard("add_results")
         self._storage.put_file(file.key, content)
         self._record(file)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import cast
@@ -17,7 +17,7 @@ from farm.domain.job import Webhook
 from farm.domain.limits import Limits
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
-from farm.jobstore.disk_guard import no_guard
+from farm.jobstore.disk_guard import Guard, no_guard
 from farm.jobstore.memory_guard import MemoryGuard
 from farm.jobstore.scripts import Scripts
 
@@ -39,9 +39,7 @@ class LeasedBulk:
 class BulkStore:
     """Access to the bulks in Redis. Thread-safe."""
 
-    def __init__(
-        self, client: redis.Redis, guard: Callable[[str], None] = no_guard, *, result_ttl_seconds: float
-    ) -> None:
+    def __init__(self, client: redis.Redis, guard: Guard = no_guard, *, result_ttl_seconds: float) -> None:
         """`result_ttl_seconds`: how long a bulk, its jobs and its results are kept after its completion window."""
         self._redis = client
         self._scripts = Scripts(client, guard)

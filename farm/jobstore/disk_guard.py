@@ -13,12 +13,12 @@ CHANGE_RESERVE = 16 * 2**20
 #: Free bytes below which nothing new is accepted: what is accepted already needs some to end.
 SUBMIT_RESERVE = 2 * CHANGE_RESERVE
 #: Changes that accept something new.
-_ACCEPTING = frozenset({"submit", "issue_ticket"})
+_ACCEPTING = frozenset({"submit", "issue_ticket", "create_bulk", "add_file"})
 #: Scripts that run on a full disk, too: they free space, or are repeated if they are lost.
 _ALWAYS_RUN = frozenset(
     {
         *("delete", "claim_expired", "call_heartbeat", "renew", "renew_unprepared"),
-        *("release", "release_unprepared", "remove_worker"),
+        *("release", "release_unprepared", "remove_worker", "renew_bulk", "release_bulk"),
     }
 )
 
