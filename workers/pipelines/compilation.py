@@ -61,17 +61,17 @@ class CompiledForward:
         return (self._compiled if self._is_known(first.shape) else self._plain)(*args, **kwargs)
 
 
-def by_inductor(forward: Forward) -> Forward:
+def whole(forward: Forward, backend: str = "inductor") -> Forward:
     """Return a forward that is compiled when it is called: as one graph, with no kernel chosen by measured time."""
     # Versions of torch without this option choose only kernels by time that compute the same bits.
     options: dict[str, Any] = {"deterministic": True} if hasattr(inductor, "deterministic") else {}
-    compiled: Forward = torch.compile(forward, fullgraph=True, dynamic=False, options=options)
+    compiled: Forward = torch.compile(
+        forward, fullgraph=True, dynamic=False, backend=backend, options=options if backend == "inductor" else None
+    )
     return compiled
 
 
-def compile_network(
-    parts: FluxPipeline, sizes: CompiledSizes, compiler: Callable[[Forward], Forward] = by_inductor
-) -> None:
+def compile_network(parts: FluxPipeline, sizes: CompiledSizes, compiler: Callable[[Forward], Forward] = whole) -> None:
     """Have the network's blocks and decoder compiled when each size comes first. Parts may be shared by networks."""
     config.recompile_limit = config.accumulated_recompile_limit = _MAX_VARIANTS
     for block in (*parts.transformer.transformer_blocks, *parts.transformer.single_transformer_blocks):

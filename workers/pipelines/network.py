@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,6 +19,8 @@ from workers.pipelines.latents import FORWARD_SIZE, Size, unpack
 MAX_TOKENS = 512
 #: Prompts whose embeddings are kept. One is 4 MB at FLUX.1's size.
 _PROMPTS_KEPT = 32
+#: A tokenizer keeps between calls how it pads and cuts; networks share tokenizers, and several threads encode prompts.
+_ONE_TOKENIZES = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +159,12 @@ class Network:
         # CLIP's limit of 77 tokens is part of FLUX: CLIP sets the tone, T5 reads the prompt. For the limit of T5 there
         # is a warning of our own. The libraries' repeat the prompt, which is not for logs, and foresee errors in vain.
         with (
+            _ONE_TOKENIZES,
             without_message("diffusers.pipelines.flux.pipeline_flux", "part of your input was truncated"),
             without_message("transformers.tokenization_utils_base", "Token indices sequence length"),
         ):
             words, pooled, token_positions = self._parts.encode_prompt(prompt, max_sequence_length=self.max_tokens)
-        return Prompt(words, pooled, token_positions, self._warnings(prompt))
+            return Prompt(words, pooled, token_positions, self._warnings(prompt))
 
     def _warnings(self, prompt: str) -> tuple[str, ...]:
         tokens = len(self._parts.tokenizer_2(prompt, verbose=False)["input_ids"])

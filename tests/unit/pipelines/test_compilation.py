@@ -23,13 +23,13 @@ from farm.domain.request import ImageRequest
 from farm.process import toolchain
 from tests.farms import clean_environment
 from tests.unit.pipelines.denoising import miniature_parts, pipeline_of
-from workers.pipelines.compilation import CompilationActivity, CompiledSizes, compile_network
+from workers.pipelines.compilation import CompilationActivity, CompiledSizes, compile_network, whole
 from workers.pipelines.execution import Execution, is_compiled
 from workers.pipelines.flux import FluxModels
 from workers.pipelines.pipeline import NO_WARM_UPS, WarmUp, WarmUps
 from workers.pipelines.warm_up import warm_ups_of
 
-captured = partial(torch.compile, fullgraph=True, dynamic=False, backend="eager")
+captured = partial(whole, backend="eager")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 #: Two of the usual sizes; another with as many tokens as the first; and one that is not usual.
 USUAL, OTHER, ALIKE, UNUSUAL = (512, 512), (1024, 576), (256, 1024), (300, 300)
@@ -87,9 +87,11 @@ def test_usual_sizes_are_compiled_whole_beside_jobs_and_no_image_changes(compile
     # The transformer knows the token count of ALIKE, too; the decoder does not know its shape.
     assert [pixels(models, size) == plain[size] for size in (USUAL, ALIKE)] == [True, True]
     assert graphs() == GRAPHS
-    # With dynamic shapes, the kernels of a size would depend on what was rendered before.
     assert pixels(models, OTHER) == plain[OTHER]
     assert graphs() == 2 * GRAPHS
+    # With dynamic shapes, the kernels of a size would depend on what was rendered before. This one has OTHER's tokens.
+    pixels(models, OTHER[::-1])
+    assert graphs() == 2 * GRAPHS + 1
 
 
 def test_each_usual_size_of_each_model_is_warmed_up_the_default_first(parts: Any) -> None:

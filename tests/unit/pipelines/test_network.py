@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,40 @@ def test_bytes_are_those_of_diffusers(parts: Any, dtype: torch.dtype) -> None:
         expected = np.asarray(parts.image_processor.postprocess(pixels.clone())[0])
 
         assert np.array_equal(as_bytes(pixels).numpy(), expected)
+
+
+class WatchedTokenizer:
+    """A tokenizer that notices calls that overlap, and waits a moment for one."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._inside = threading.Lock()
+        self.overlapped = threading.Event()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._inside.acquire(blocking=False):
+            self.overlapped.set()
+        self.overlapped.wait(0.2)
+        encoded = self._tokenizer(*args, **kwargs)
+        if self._inside.locked():
+            self._inside.release()
+        return encoded
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+
+def test_threads_that_encode_prompts_do_not_share_a_tokenizer_at_a_time(parts: Any) -> None:
+    """One cut the other's prompt: a tokenizer keeps its padding and truncation between calls."""
+    watched = parts.tokenizer_2 = WatchedTokenizer(parts.tokenizer_2)
+    threads = [threading.Thread(target=Network(parts).prompt, args=(prompt,)) for prompt in ("a star", "a red fox")]
+
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert not watched.overlapped.is_set()
 
 
 def test_channels_last_changes_a_decoded_image_by_one_level_at_most() -> None:
