@@ -58,6 +58,8 @@ from farm.uploads.tickets import Tickets, UploadQuota
 from farm.uploads.uploads import Uploads
 from farm.webhooks.secrets import Secrets
 from farm.webhooks.store import DeliveryStore
+from farm.weights.checkpoints import Checkpoints
+from farm.weights.memory_plan import Choice
 
 #: Time limit of the trial of the storage when a process starts.
 STORAGE_SECONDS = 5.0
@@ -113,6 +115,16 @@ class Farm:
         if known is None:
             raise NotReady("The address of this farm is unknown: no API has been started yet. Set FARM_PUBLIC_URL.")
         return self.links(known)
+
+
+def checkpoints_of(settings: Settings) -> Checkpoints:
+    """Return the checkpoints that the settings name."""
+    return Checkpoints(settings.flux_dir, settings.srpo_file, settings.kontext_dir)
+
+
+def memory_choice(settings: Settings) -> Choice:
+    """Return how the settings want weights to be kept."""
+    return Choice(settings.quantize, settings.offload)
 
 
 def base_of_the_api(settings: Settings, client: redis.Redis) -> str | None:

@@ -243,6 +243,22 @@ class Settings(BaseSettings):
         "from zero needs.",
         f"names of models, comma-separated: {', '.join(model.name for model in MODELS)}",
     )
+    quantize: Literal["none", "fp8", "auto"] = _setting(
+        "auto",
+        "`auto`",
+        "Number format of the transformers' blocks. `none`: that of the device (bf16 on a card). `fp8`: half of its "
+        "memory. `auto`: `fp8` where the card's total memory is too small for the other. Files that have a format of "
+        "their own (GGUF, an fp8 file of `farm weights convert`) keep it. See [cards.md](cards.md).",
+        "none, fp8 or auto",
+    )
+    offload: Literal["none", "text", "all", "auto"] = _setting(
+        "auto",
+        "`auto`",
+        "Weights that stay in the machine's memory and pass through the card block by block. `text`: the T5 encoder. "
+        "`all`: the transformers, too, which makes every step much slower. `auto`: `text` where the card's total "
+        "memory is too small for `none`. See [cards.md](cards.md).",
+        "none, text, all or auto",
+    )
     lease_seconds: Seconds = _setting(
         15.0,
         "15",

@@ -30,7 +30,7 @@ from farm.domain.catalogue import MAX_PROMPT, Task, named
 from farm.domain.errors import FarmError
 from farm.domain.request import Request
 from farm.process import child
-from farm.weights import check_enhancer
+from farm.weights.checkpoints import check_enhancer
 
 #: Longer prompts, in characters, are not enhanced: more would not fit into the 512 tokens of the text encoder.
 MAX_LENGTH = 1500

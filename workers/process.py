@@ -16,7 +16,7 @@ import structlog
 from prometheus_client import ProcessCollector
 
 from farm import __version__, clock
-from farm.bootstrap import Farm
+from farm.bootstrap import Farm, checkpoints_of, memory_choice
 from farm.concurrency.periodic import PeriodicThread
 from farm.domain.errors import ConfigurationError, FarmError, with_detail
 from farm.jobstore.connection import connect_to_listen
@@ -25,7 +25,6 @@ from farm.process.child import EXIT_FAULTY
 from farm.settings import Settings
 from farm.telemetry import port
 from farm.telemetry.worker_metrics import WorkerCollector
-from farm.weights import Checkpoints
 from workers.celery_worker import consume
 from workers.encode import Encoder
 from workers.figures import Figures, card_uuid
@@ -239,8 +238,10 @@ def load_pipeline(settings: Settings) -> Pipeline:
     checkpoints = checkpoints_of(settings)
     execution = Execution(settings.attention, settings.compile)
     if not checkpoints.are_set:
-        return loading.load_miniature(settings.device, execution=execution)
-    return loading.load_checkpoints(checkpoints, settings.accept_licenses, settings.device, execution)
+        return loading.load_miniature(settings.device, execution=execution, choice=memory_choice(settings))
+    return loading.load_checkpoints(
+        checkpoints, settings.accept_licenses, settings.device, execution, memory_choice(settings)
+    )
 
 
 def weights_of(settings: Settings) -> str:
@@ -259,7 +260,3 @@ def renders_on(settings: Settings) -> str | None:
     """Return FARM_DEVICE, or the CPU where what is rendered without it stays there; None: the best device."""
     is_real = settings.pipeline == "flux" and checkpoints_of(settings).are_set
     return settings.device or (None if is_real else "cpu")
-
-
-def checkpoints_of(settings: Settings) -> Checkpoints:
-    return Checkpoints(settings.flux_dir, settings.srpo_file, settings.kontext_dir)

@@ -13,6 +13,7 @@ import structlog
 import typer
 import urllib3
 
+from farm.doctor.start import refuse_unusable_weights
 from farm.domain.errors import ConfigurationError, StoreUnavailable, with_detail
 from farm.jobstore.connection import check, connect
 from farm.jobstore.stats import StoreStats, Worker
@@ -73,6 +74,7 @@ def up(
     settings = load()
     set_up_log(settings.log)
     address = _address(host, port, tls_cert, tls_key)
+    refuse_unusable_weights(settings)
     check_own_redis(settings)
     folder = DataDir(data_dir)
     folder.acquire()

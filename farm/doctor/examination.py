@@ -12,6 +12,7 @@ from farm.auth.api_keys import ApiKeyStore, wants_keys
 from farm.concurrency.background_thread import call_in_thread
 from farm.doctor import access, jobstore, machine, safety, storage, weights, work
 from farm.doctor.access import Address, Answer
+from farm.doctor.device_memory import device_memory
 from farm.doctor.finding import Finding, Mark, good, note, refused, wrong
 from farm.domain.errors import FarmError, with_detail
 from farm.jobstore import redis_keys
@@ -75,6 +76,8 @@ class Examination:
         if self._settings.pipeline == "flux":
             yield "device", self._check_device
         if weights.are_real(self._settings):
+            if all(finding.mark is not Mark.WRONG for finding in weights.weights(self._settings)):
+                yield "model memory", lambda: device_memory(self._settings)
             yield "licences", lambda: weights.licences(self._settings)
         if safety.is_set(self._settings):
             yield "safety", lambda: safety.safety(self._settings)

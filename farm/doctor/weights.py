@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from farm.bootstrap import checkpoints_of
 from farm.doctor.finding import Finding, good, note, refused, size, wrong
 from farm.settings import Settings
-from farm.weights import (
+from farm.weights.checkpoints import (
     FLUX_REPOSITORY,
     KONTEXT_REPOSITORY,
     PARTS,
     SRPO_FILE,
+    SRPO_REMEDY,
     SRPO_SHA256,
     Checkpoints,
     check_enhancer,
@@ -29,13 +28,12 @@ from farm.weights import (
     transformer_problems,
     weight_files,
 )
+from farm.weights.tensor_files import end_of, read_header
 
 #: Called with the number of bytes read since the last call.
 Progress = Callable[[int], None]
 
 _SRPO = "tencent/SRPO"
-#: Longest header of a safetensors file, in bytes.
-_MAX_HEADER = 10**8
 _PIECE = 2**24
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -62,11 +60,6 @@ class Home:
         """Return the command that downloads these files."""
         wanted = " ".join(f"--include '{name}'" for name in names)
         return f"hf download {self.repository} {wanted} --local-dir {self.path}"
-
-
-def checkpoints_of(settings: Settings) -> Checkpoints:
-    """Return the checkpoints that the settings name."""
-    return Checkpoints(settings.flux_dir, settings.srpo_file, settings.kontext_dir)
 
 
 def are_real(settings: Settings) -> bool:
@@ -186,10 +179,10 @@ def _misfits(checkpoints: Checkpoints) -> Iterator[Finding]:
     """Report SRPO's file if a worker would refuse its tensors."""
     if checkpoints.srpo_file is None or checkpoints.flux_dir is None:
         return
-    tensors, _ = _header(checkpoints.srpo_file)
-    formats = {name: str(tensor["dtype"]) for name, tensor in tensors.items()}
+    tensors, _ = read_header(checkpoints.srpo_file)
+    formats = {name: tensor.number_format for name, tensor in tensors.items()}
     if differences := transformer_problems(formats, transformer_blocks(checkpoints.flux_dir)):
-        yield refused("weights", misfit(checkpoints.srpo_file, differences))
+        yield refused("weights", misfit(checkpoints.srpo_file, differences, SRPO_REMEDY))
 
 
 def _incomplete(home: Home) -> Finding | None:
@@ -203,7 +196,8 @@ def flaw_in(file: WeightFile) -> str | None:
     if not file.path.is_file():
         return "missing"
     try:
-        tensors, end = _header(file.path)
+        tensors, _ = read_header(file.path)
+        end = end_of(tensors)
         there = file.path.stat().st_size
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"not a safetensors file ({error})"
@@ -211,17 +205,6 @@ def flaw_in(file: WeightFile) -> str | None:
         return f"{there:,} bytes instead of {end:,}"
     absent = sorted(file.tensors - tensors.keys())
     return f"lacks tensors that its index lists: {', '.join(absent[:3])}" if absent else None
-
-
-def _header(path: Path) -> tuple[Mapping[str, Any], int]:
-    """Return the tensors in a safetensors header, and the offset at which the last one ends."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(_MAX_HEADER, os.fstat(file.fileno()).st_size):
-            raise ValueError("no header")
-        described = json.loads(file.read(length))
-    described.pop("__metadata__", None)
-    return described, 8 + length + max(tensor["data_offsets"][1] for tensor in described.values())
 
 
 def _digest(path: Path, progress: Progress) -> str:

@@ -108,6 +108,17 @@ def cores(group: Path = _CONTROL_GROUP) -> int:
     return usable if quota == "max" else max(1, min(usable, -(-int(quota) // int(period))))
 
 
+def total_memory(meminfo: Path = Path("/proc/meminfo"), group: Path = _CONTROL_GROUP) -> int | None:
+    """Return the bytes of the machine, or of the container if they are fewer; None if no one reports them."""
+    try:
+        found = re.search(r"^MemTotal: +(\d+) kB", meminfo.read_text(), re.MULTILINE)
+    except FileNotFoundError:
+        return None
+    total = int(found[1]) * 1024 if found else 0
+    limit = _limit_of_container(group)
+    return total if limit is None else min(total, limit)
+
+
 def free_memory(meminfo: Path = Path("/proc/meminfo"), group: Path = _CONTROL_GROUP) -> int | None:
     """Return the free bytes of the machine, or of the container if they are fewer; None if no one reports them."""
     try:
@@ -120,13 +131,21 @@ def free_memory(meminfo: Path = Path("/proc/meminfo"), group: Path = _CONTROL_GR
 
 def free_in_container(group: Path) -> list[int]:
     """Return the bytes left under a control group's limit, if any. Its file cache counts as free."""
+    limit = _limit_of_container(group)
     try:
-        limit = (group / "memory.max").read_text().strip()
         used = int((group / "memory.current").read_text())
         cache = re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
     except OSError:
         return []
-    return [] if limit == "max" else [int(limit) - used + (int(cache[1]) if cache else 0)]
+    return [] if limit is None else [limit - used + (int(cache[1]) if cache else 0)]
+
+
+def _limit_of_container(group: Path) -> int | None:
+    try:
+        limit = (group / "memory.max").read_text().strip()
+    except OSError:
+        return None
+    return int(limit) if limit.isdecimal() else None
 
 
 def installed_torch() -> Torch | None:

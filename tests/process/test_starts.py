@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,9 @@ from typer.testing import CliRunner
 
 from farm.cli import main, up
 from farm.process.child import EXIT_CONFIG
+from farm.weights.checkpoints import LICENCES
 from tests.farms import clean_environment, farm_command, free_port, own_redis, pids, running_farm, wait_for
+from workers.pipelines import miniature
 
 SIMULATED = {"FARM_PIPELINE": "simulated"}
 
@@ -84,6 +87,23 @@ class Surroundings:
             client.execute_command("ACL", "SETUSER", "farm", "on", "nopass", *rules.split())
         return Start(settings={"FARM_REDIS_URL": start.settings["FARM_REDIS_URL"] + "?username=farm&password=secret"})
 
+    def weights(self, **settings: str) -> Start:
+        """Return a start with real weights: Kontext in small, or those of the settings."""
+        files = {} if "FARM_SRPO_FILE" in settings else {"FARM_KONTEXT_DIR": str(miniature.HOME)}
+        accepted = {"FARM_SAFETY": "off", "FARM_ACCEPT_LICENSES": ",".join(LICENCES)}
+        return Start(settings={"FARM_PIPELINE": "flux"} | files | accepted | settings)
+
+    def large_weights(self) -> Start:
+        """Return a start with a transformer of four terabytes, which takes none of the disk."""
+        folder = self._folder / "FLUX.1-Kontext-dev"
+        shutil.copytree(miniature.HOME, folder)
+        size = 4 * 10**12
+        header = json.dumps({"x_embedder.weight": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}})
+        with (folder / "transformer/diffusion_pytorch_model.safetensors").open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header.encode())
+            file.truncate(8 + len(header) + size)
+        return self.weights(FARM_KONTEXT_DIR=str(folder))
+
 
 def at(url: str) -> Start:
     """Return a start with this FARM_REDIS_URL."""
@@ -138,6 +158,13 @@ UNUSABLE: dict[str, tuple[Callable[[Surroundings], Start], str, str]] = {
         "(&srpo:celery:/0.celery.pidbox +psubscribe)",
     ),
     "eviction": (lambda s: s.redis("--maxmemory-policy", "allkeys-lru"), "eviction", "evicts keys"),
+    "half of the weights": (
+        lambda s: s.weights(FARM_SRPO_FILE="/none"),
+        "weights",
+        "FARM_SRPO_FILE needs FARM_FLUX_DIR",
+    ),
+    "a licence that is not accepted": (lambda s: s.weights(FARM_ACCEPT_LICENSES=""), "licences", "does not name"),
+    "weights that do not fit": (lambda s: s.large_weights(), "model memory", "These weights need 4,0"),
     "an unknown setting": (
         lambda _: Start(settings={"FARM_LEASE_SECOND": "3"}),
         "settings",

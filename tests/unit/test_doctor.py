@@ -31,7 +31,7 @@ from farm.process import placement
 from farm.process.hardware import Card, Torch
 from farm.settings import Settings
 from farm.storage.probe import CONTENT, Inconsistent
-from farm.weights import KONTEXT_WEIGHTS
+from farm.weights.checkpoints import KONTEXT_WEIGHTS
 from tests.farms import Certificate, free_port
 from tests.nvidia import nvidia_smi
 from workers.safety import checker_for

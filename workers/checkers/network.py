@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from transformers import AutoImageProcessor
 
 from farm.domain.errors import ConfigurationError
-from farm.weights import some
+from farm.weights.checkpoints import some
 from workers.pipelines.engine import keep_to_this_machine
 
 #: Bytes that must stay free on a card for the images that are rendered beside a checker.

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import torch
 
+from farm.concurrency.retry import retrying
 from farm.domain.errors import ConfigurationError, NoDevice
+from farm.process.hardware import total_memory
+from farm.weights.memory_plan import Memory, gigabytes
+
+#: How long to wait for memory that others use, in seconds.
+_FREE_SECONDS = 30.0
+
+
+class MemoryInUse(ConfigurationError):
+    """Others use the card's memory."""
 
 
 def choose_device(setting: str | None) -> torch.device:
@@ -36,6 +46,31 @@ def allow_expandable_segments(device: torch.device) -> None:
         # The name before torch 2.9, and since.
         set_options = getattr(torch._C, "_accelerator_setAllocatorSettings", None)
         (set_options or torch.cuda.memory._set_allocator_settings)("expandable_segments:True")
+
+
+def memory_of(device: torch.device) -> Memory:
+    """Return the total memory of a device: a card's own, or the machine's for the CPU."""
+    value_bytes = number_format(device).itemsize
+    if device.type == "cuda":
+        card = torch.cuda.get_device_properties(device)
+        return Memory(f"{device} ({card.name})", card.total_memory, value_bytes)
+    # Where the system does not tell, nothing is refused.
+    return Memory("this machine", total_memory() or 2**63, value_bytes, can_offload=False)
+
+
+def await_free_memory(device: torch.device, wanted: int) -> None:
+    """Wait until so many bytes of a card are free: a worker that was killed gives them back after a moment."""
+    if device.type == "cuda":
+        retrying(MemoryInUse, max_seconds=_FREE_SECONDS)(_refuse_occupied, device, wanted)
+
+
+def _refuse_occupied(device: torch.device, wanted: int) -> None:
+    free, total = torch.cuda.mem_get_info(device)
+    if free < wanted:
+        raise MemoryInUse(
+            f"The weights need {gigabytes(wanted)} of {device}, and only {gigabytes(free)} of its {gigabytes(total)} "
+            "are free; stop what else uses the card (nvidia-smi lists it)"
+        )
 
 
 def release_cached_memory() -> None:

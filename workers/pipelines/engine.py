@@ -32,7 +32,9 @@ with without_message("transformers.utils.import_utils", "requires torchvision"):
         FluxKontextPipeline,
         FluxPipeline,
         FluxTransformer2DModel,
+        GGUFQuantizationConfig,
     )
+    from diffusers.hooks import apply_group_offloading
     from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend, dispatch_attention_fn
     from diffusers.pipelines.flux.pipeline_flux import calculate_shift
     from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
@@ -64,8 +66,10 @@ __all__ = [
     "FluxKontextPipeline",
     "FluxPipeline",
     "FluxTransformer2DModel",
+    "GGUFQuantizationConfig",
     "T5Config",
     "T5EncoderModel",
+    "apply_group_offloading",
     "attention_backend",
     "calculate_shift",
     "dispatch_attention_fn",

@@ -27,7 +27,7 @@ def build_digest(files: Mapping[str, Path], device: torch.device, number_format:
 
     `files`: what was loaded, under names that are the same on every machine. Large files are sampled, since 24 GB of
     weights take minutes to read: other weights are told apart, a flipped bit in them is not. `execution`: how networks
-    are computed (`Prepared.facts`).
+    are kept and computed.
     """
     facts = {
         "code": {name: file_digest(Path(__file__).with_name(name)) for name in _CODE},

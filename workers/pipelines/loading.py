@@ -6,42 +6,50 @@ Nothing is downloaded.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from farm.domain.catalogue import Weights
 from farm.domain.errors import ConfigurationError
-from farm.weights import (
+from farm.weights.checkpoints import (
     FLUX_REPOSITORY,
     KONTEXT_REPOSITORY,
     PARTS,
     SRPO_FILE,
-    SRPO_SHA256,
+    SRPO_REMEDY,
     Checkpoints,
     check_licences,
     lacking,
     lacking_in_part,
-    misfit,
     one_without_the_other,
     some,
-    transformer_blocks,
-    transformer_problems,
+    weight_files,
 )
+from farm.weights.footprint import GGUF, footprint_of
+from farm.weights.memory_plan import AUTO, Choice, MemoryPlan, plan_for, resident
 from workers.pipelines import miniature
-from workers.pipelines.device import allow_expandable_segments, choose_device, number_format
+from workers.pipelines.device import (
+    allow_expandable_segments,
+    await_free_memory,
+    choose_device,
+    memory_of,
+    number_format,
+)
 from workers.pipelines.engine import FluxPipeline, FluxTransformer2DModel, keep_to_this_machine
 from workers.pipelines.execution import DEFAULT, Execution
 from workers.pipelines.fingerprint import build_digest, file_digest
 from workers.pipelines.flux import FluxModels
+from workers.pipelines.gguf import load_gguf_transformer
 from workers.pipelines.network import Network
+from workers.pipelines.offload import offload_text_encoder, offload_transformer
 from workers.pipelines.pipeline import MINIATURE
+from workers.pipelines.transformer import Kept, TransformerFiles, load_transformer, readable
 
 #: Files that decide what a part computes; others (readmes, caches) are not the build's business.
 _LOADED = (".json", ".model", ".safetensors", ".txt")
@@ -49,11 +57,33 @@ _LOADED = (".json", ".model", ".safetensors", ".txt")
 _PROVENANCE = ("dtype", "torch_dtype", "transformers_version")
 #: The part of FLUX.1-dev that SRPO replaces.
 _REPLACED = ("transformer",)
+_KONTEXT_REMEDY = f"FARM_KONTEXT_DIR is the folder of {KONTEXT_REPOSITORY} with all of it"
 _INSTALL_AGAIN = "it comes with the farm: install srpo-farm again"
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The device that pipelines are loaded on, and how their weights are kept there."""
+
+    device: torch.device
+    plan: MemoryPlan
+
+    @property
+    def number_format(self) -> torch.dtype:
+        return number_format(self.device)
+
+    @property
+    def transformer(self) -> Kept:
+        """How transformers are kept; offloaded ones are not on the device."""
+        home = torch.device("cpu") if self.plan.offload == "all" else self.device
+        return Kept(home, self.number_format, in_fp8=self.plan.quantize == "fp8")
+
+
 def load_miniature(
-    device: str | None = None, home: Path = miniature.HOME, execution: Execution = DEFAULT
+    device: str | None = None,
+    home: Path = miniature.HOME,
+    execution: Execution = DEFAULT,
+    choice: Choice = AUTO,
 ) -> FluxModels:
     """Load the bundled miniature, on the CPU unless a device is named.
 
@@ -64,17 +94,24 @@ def load_miniature(
     """
     keep_to_this_machine()
     torch.set_num_threads(1)
-    chosen = choose_device(device or "cpu")
-    allow_expandable_segments(chosen)
+    target = _miniature_target(device or "cpu", choice)
     _refuse_incomplete(home, lacking(home), _INSTALL_AGAIN)
-    srpo = kontext = _load(home, chosen)
+    srpo = kontext = _load(home, target, _load_transformer(_files_of_transformer(home, _INSTALL_AGAIN), target))
     files = _files(home)
     editor = miniature.kontext(home)
     if editor.exists():
         _refuse_incomplete(editor, lacking_in_part(editor, "transformer"), _INSTALL_AGAIN)
-        kontext = FluxPipeline(**(srpo.components | {"transformer": _load_transformer(editor, chosen)}))
+        transformer = _load_transformer(_files_of_transformer(editor, _INSTALL_AGAIN), target)
+        kontext = FluxPipeline(**(srpo.components | {"transformer": transformer}))
         files |= _named("kontext", _files_of_part(editor, "transformer"))
-    return _models(files, chosen, MINIATURE, execution, srpo=srpo, kontext=kontext)
+    return _models(files, target, MINIATURE, execution, srpo=srpo, kontext=kontext)
+
+
+def _miniature_target(device: str, choice: Choice) -> Target:
+    """Return where the miniature is loaded; it fits everywhere, so only what was asked for is done to it."""
+    chosen = choose_device(device)
+    allow_expandable_segments(chosen)
+    return Target(chosen, MemoryPlan("fp8" if choice.quantize == "fp8" else "none"))
 
 
 def load_checkpoints(
@@ -82,43 +119,58 @@ def load_checkpoints(
     accepted: frozenset[str],
     device: str | None = None,
     execution: Execution = DEFAULT,
+    choice: Choice = AUTO,
 ) -> FluxModels:
     """Load SRPO, Kontext or both, as set; on the best available device.
 
-    `accepted`: the names of the licences that the operator accepts (`farm.weights.LICENCES`).
+    `accepted`: the names of the licences that the operator accepts (`farm.weights.checkpoints.LICENCES`).
     """
     if checkpoints.missing is not None:
         raise ConfigurationError(one_without_the_other(checkpoints.missing))
     check_licences(checkpoints, accepted)
-    _refuse_incomplete_folders(checkpoints)
+    _refuse_incomplete_files(checkpoints)
     keep_to_this_machine()
-    chosen = choose_device(device)
-    allow_expandable_segments(chosen)
+    target = _checkpoints_target(checkpoints, device, choice)
     files: dict[str, Path] = {}
     srpo = kontext = None
     if checkpoints.flux_dir is not None and checkpoints.srpo_file is not None:
-        srpo = _load_srpo(checkpoints.flux_dir, checkpoints.srpo_file, chosen)
+        srpo = _load_srpo(checkpoints.flux_dir, checkpoints.srpo_file, target)
         files |= _files(checkpoints.flux_dir, without_weights=_REPLACED) | {"srpo": checkpoints.srpo_file}
     if checkpoints.kontext_dir is not None:
-        kontext = _load(checkpoints.kontext_dir, chosen, **_shared(srpo, checkpoints))
+        kontext = _load_kontext(checkpoints.kontext_dir, target, _shared(srpo, checkpoints))
         files |= _named("kontext", _files(checkpoints.kontext_dir))
-    return _models(files, chosen, checkpoints.name, execution, srpo=srpo, kontext=kontext)
+    return _models(files, target, checkpoints.name, execution, srpo=srpo, kontext=kontext)
 
 
-def _refuse_incomplete_folders(checkpoints: Checkpoints) -> None:
+def _checkpoints_target(checkpoints: Checkpoints, device: str | None, choice: Choice) -> Target:
+    """Return where real weights are loaded. Raises ConfigurationError, before any are read, if they do not fit."""
+    chosen = choose_device(device)
+    allow_expandable_segments(chosen)
+    footprint, memory = footprint_of(checkpoints), memory_of(chosen)
+    plan = plan_for(footprint, memory, choice)
+    await_free_memory(chosen, resident(footprint, plan, memory.value_bytes))
+    return Target(chosen, plan)
+
+
+def _refuse_incomplete_files(checkpoints: Checkpoints) -> None:
+    if checkpoints.srpo_file is not None and not checkpoints.srpo_file.is_file():
+        raise ConfigurationError(f"FARM_SRPO_FILE={checkpoints.srpo_file} is no file; it is the {SRPO_FILE}.")
     if checkpoints.flux_dir is not None:
         missing = lacking(checkpoints.flux_dir, without_weights=_REPLACED)
         remedy = f"FARM_FLUX_DIR is the folder of {FLUX_REPOSITORY} with all of it"
         _refuse_incomplete(checkpoints.flux_dir, missing, remedy)
     if checkpoints.kontext_dir is not None:
-        remedy = f"FARM_KONTEXT_DIR is the folder of {KONTEXT_REPOSITORY} with all of it"
-        _refuse_incomplete(checkpoints.kontext_dir, lacking(checkpoints.kontext_dir), remedy)
+        _refuse_incomplete(checkpoints.kontext_dir, lacking(checkpoints.kontext_dir), _KONTEXT_REMEDY)
 
 
-def _load_srpo(flux_dir: Path, srpo_file: Path, device: torch.device) -> FluxPipeline:
+def _load_srpo(flux_dir: Path, srpo_file: Path, target: Target) -> FluxPipeline:
     """Load the transformer from `srpo_file`, and everything else from FLUX.1-dev's folder."""
-    transformer = load_transformer(flux_dir / "transformer", srpo_file, device, number_format(device))
-    return _load(flux_dir, device, transformer=transformer)
+    files = TransformerFiles(flux_dir / "transformer", (srpo_file,), SRPO_REMEDY)
+    return _load(flux_dir, target, _load_transformer(files, target))
+
+
+def _load_kontext(folder: Path, target: Target, shared: Mapping[str, Any]) -> FluxPipeline:
+    return _load(folder, target, _load_transformer(_files_of_transformer(folder, _KONTEXT_REMEDY), target), **shared)
 
 
 def _shared(srpo: FluxPipeline | None, checkpoints: Checkpoints) -> dict[str, Any]:
@@ -142,62 +194,56 @@ def _contents(part: Path) -> dict[str, object]:
 
 
 def _description(path: Path) -> dict[str, object]:
-    with _readable(path):
+    with readable(path):
         described: dict[str, object] = json.loads(path.read_text())
     return {name: value for name, value in described.items() if not name.startswith("_") and name not in _PROVENANCE}
 
 
-def load_transformer(
-    config: Path, weights: Path, device: torch.device, number_format: torch.dtype
-) -> FluxTransformer2DModel:
-    """Load a transformer as `config`/config.json describes it, from one file of tensors with diffusers' key names.
-
-    It is built on the meta device, then given each tensor on `device` in `number_format`: peak memory is the finished
-    model and one tensor of the file.
-    """
-    with _readable(config):
-        described = FluxTransformer2DModel.load_config(config, local_files_only=True)
-    with torch.device("meta"):
-        model = FluxTransformer2DModel.from_config(described)
-    with _opened(weights) as file:
-        formats = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  # not a mapping
-        _refuse_other_tensors(weights, transformer_problems(formats, transformer_blocks(config.parent)))
-        expected = model.state_dict()
-        _refuse_other_tensors(weights, _differences(expected, file))
-        tensors = {name: file.get_tensor(name).to(device, number_format) for name in expected}
-    model.load_state_dict(tensors, strict=True, assign=True)
-    return model.requires_grad_(False).eval()
+def _files_of_transformer(folder: Path, remedy: str) -> TransformerFiles:
+    paths = tuple(folder / name for name in weight_files(folder, "transformer"))
+    return TransformerFiles(folder / "transformer", paths, remedy)
 
 
-def _load(folder: Path, device: torch.device, **given: Any) -> FluxPipeline:
-    """Load the folder's parts on the device, for inference; those that are given are not read."""
-    with _readable(folder):
-        parts = FluxPipeline.from_pretrained(
-            folder, dtype=number_format(device), local_files_only=True, use_safetensors=True, **given
-        )
-    parts.to(device)
-    for network in (parts.text_encoder, parts.text_encoder_2, parts.transformer, parts.vae):
-        _make_ready(network)
-    return parts
-
-
-def _load_transformer(folder: Path, device: torch.device) -> FluxTransformer2DModel:
-    """Load the transformer of a folder that may lack the other parts."""
-    with _readable(folder):
-        transformer = FluxTransformer2DModel.from_pretrained(
-            folder,
-            subfolder="transformer",
-            torch_dtype=number_format(device),
-            local_files_only=True,
-            use_safetensors=True,
-        )
-    _make_ready(transformer.to(device))
+def _load_transformer(files: TransformerFiles, target: Target) -> FluxTransformer2DModel:
+    load = load_gguf_transformer if files.paths[0].suffix == GGUF else load_transformer
+    transformer = load(files, target.transformer)
+    if target.plan.offload == "all":
+        offload_transformer(transformer, target.device)
     return transformer
 
 
-def _make_ready(network: nn.Module) -> None:
+def _load(folder: Path, target: Target, transformer: FluxTransformer2DModel, **shared: Any) -> FluxPipeline:
+    """Load the folder's other parts, for inference; those that are shared are not read."""
+    with readable(folder):
+        parts = FluxPipeline.from_pretrained(
+            folder,
+            dtype=target.number_format,
+            local_files_only=True,
+            use_safetensors=True,
+            transformer=transformer,
+            **shared,
+        )
+    own = {name: part for name, part in parts.components.items() if name not in shared}
+    for name in {"text_encoder", "text_encoder_2", "vae"} & own.keys():
+        _make_ready(own[name], target, offloaded=name == "text_encoder_2" and target.plan.offload != "none")
+    if target.plan.tile is not None:
+        use_tiles(parts.vae, target.plan.tile)
+    return parts
+
+
+def use_tiles(vae: Any, side: int) -> None:
+    """Have the VAE work in tiles of this side in pixels, overlapping by a quarter, for images that are larger."""
+    vae.enable_tiling()
+    vae.tile_sample_min_size = side
+    vae.tile_latent_min_size = side // 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def _make_ready(network: nn.Module, target: Target, *, offloaded: bool) -> None:
     network.requires_grad_(False).eval()
-    _into_own_memory(network)
+    if offloaded:
+        offload_text_encoder(network, target.device)
+    else:
+        _into_own_memory(network.to(target.device))
 
 
 def _into_own_memory(network: nn.Module) -> None:
@@ -213,7 +259,7 @@ def _into_own_memory(network: nn.Module) -> None:
 
 def _models(
     files: Mapping[str, Path],
-    device: torch.device,
+    target: Target,
     weights: str,
     execution: Execution,
     *,
@@ -222,10 +268,19 @@ def _models(
 ) -> FluxModels:
     found = {Weights.SRPO: srpo, Weights.KONTEXT: kontext}
     loaded = {name: parts for name, parts in found.items() if parts is not None}
-    prepared = execution.prepare(loaded, device, number_format(device))
-    build = build_digest(files, device, number_format(device), prepared.facts)
+    prepared = _executable(execution, target).prepare(loaded, target.device, target.number_format)
+    build = build_digest(files, target.device, target.number_format, f"{prepared.facts}; {target.plan}")
     networks = {name: Network(parts) for name, parts in loaded.items()}
     return FluxModels(networks, weights=weights, build=build, warm_ups=prepared.warm_ups)
+
+
+def _executable(execution: Execution, target: Target) -> Execution:
+    """Return the execution, without compilation where weights move during a forward, which is no one graph."""
+    if target.plan.offload != "all":
+        return execution
+    if execution.compile == "on":
+        raise ConfigurationError("FARM_COMPILE=on does not work with FARM_OFFLOAD=all; unset one of them")
+    return replace(execution, compile="off")
 
 
 def _files(folder: Path, without_weights: tuple[str, ...] = ()) -> dict[str, Path]:
@@ -254,48 +309,3 @@ def _named(kind: str, files: Mapping[str, Path]) -> dict[str, Path]:
 def _refuse_incomplete(folder: Path, missing: list[str], remedy: str) -> None:
     if missing:
         raise ConfigurationError(f"{folder} lacks {some(missing)}; {remedy}.")
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Convert a library's exceptions for broken files, inside the block, to one line that names `path`."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigurationError(f"{path} cannot be loaded: {reason}") from error
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open the file for reading tensor by tensor."""
-    if not path.is_file():
-        raise ConfigurationError(f"FARM_SRPO_FILE={path} is no file; it is the {SRPO_FILE}.")
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            yield file
-    except (OSError, SafetensorError) as error:
-        raise ConfigurationError(
-            f"{path} is no whole safetensors file ({error}); FARM_SRPO_FILE is the {SRPO_FILE}, sha256 {SRPO_SHA256}."
-        ) from error
-
-
-def _differences(expected: Mapping[str, torch.Tensor], file: Any) -> list[str]:
-    """Return how the file's tensors differ from the model's, by its header alone."""
-    there = set(file.keys())
-    missing = [f"{name} is missing" for name in expected if name not in there]
-    extra = [f"{name} does not belong there" for name in sorted(there - expected.keys())]
-    return (
-        missing + extra + [text for name in expected if name in there for text in _other_tensor(name, expected, file)]
-    )
-
-
-def _other_tensor(name: str, expected: Mapping[str, torch.Tensor], file: Any) -> Iterator[str]:
-    found, shape = file.get_slice(name), list(expected[name].shape)
-    if found.get_shape() != shape:
-        yield f"{name} has the shape {found.get_shape()} instead of {shape}"
-
-
-def _refuse_other_tensors(path: Path, differences: list[str]) -> None:
-    if differences:
-        raise ConfigurationError(misfit(path, differences))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,16 +21,20 @@ from farm.domain.catalogue import MODELS
 from farm.domain.errors import ConfigurationError
 from farm.domain.request import ImageRequest
 from farm.settings import Settings
-from farm.weights import LICENCES, check_licences
-from farm.weights import Checkpoints as Set
+from farm.weights.checkpoints import LICENCES, check_licences
+from farm.weights.checkpoints import Checkpoints as Set
+from farm.weights.fp8 import may_be_fp8
+from farm.weights.memory_plan import AUTO, Choice, Memory
 from miniature.tokenizer import T5_TOKENS
 from tests.unit.pipelines.denoising import INPUTS, add_editor, kontext_of, miniature_parts
-from workers.pipelines import miniature
+from workers.pipelines import loading, miniature, transformer
 from workers.pipelines.engine import FluxKontextPipeline
 from workers.pipelines.fingerprint import build_digest
 from workers.pipelines.flux import FluxModels
-from workers.pipelines.loading import load_checkpoints, load_miniature, load_transformer
+from workers.pipelines.loading import load_checkpoints, load_miniature, use_tiles
+from workers.pipelines.offload import offload_text_encoder, offload_transformer
 from workers.pipelines.pipeline import Pipeline
+from workers.pipelines.transformer import Kept, TransformerFiles, load_transformer
 
 FOX = ImageRequest("srpo", "a red fox in the snow", width=256, height=256, steps=2, guidance=4.5, seed=7)
 ALL = frozenset(LICENCES)
@@ -48,8 +54,8 @@ class Checkpoints:
     flux_dir: Path
     srpo_file: Path
 
-    def load(self) -> Pipeline:
-        return load_checkpoints(Set(self.flux_dir, self.srpo_file), ALL, "cpu")
+    def load(self, choice: Choice = AUTO) -> FluxModels:
+        return load_checkpoints(Set(self.flux_dir, self.srpo_file), ALL, "cpu", choice=choice)
 
     def load_beside(self, kontext_dir: Path) -> FluxModels:
         return load_checkpoints(Set(self.flux_dir, self.srpo_file, kontext_dir), ALL, "cpu")
@@ -143,7 +149,9 @@ def test_tensors_are_cast_to_the_number_format(
     checkpoints.rewrite(lambda tensors: {name: tensor.to(stored) for name, tensor in tensors.items()})
     there = load_file(checkpoints.srpo_file)
 
-    loaded = load_transformer(checkpoints.flux_dir / "transformer", checkpoints.srpo_file, CPU, wanted).state_dict()
+    files = TransformerFiles(checkpoints.flux_dir / "transformer", (checkpoints.srpo_file,), "")
+
+    loaded = load_transformer(files, Kept(CPU, wanted)).state_dict()
 
     assert loaded.keys() == there.keys()
     assert {tensor.dtype for tensor in loaded.values()} == {wanted}
@@ -173,6 +181,63 @@ def test_where_a_tensor_lies_in_its_file_changes_nothing(tmp_path: Path) -> None
         inputs.add(render(load_miniature(home=home)))
 
     assert len(inputs) == 1
+
+
+def likeness(one: bytes, other: bytes) -> float:
+    """Return the peak signal-to-noise ratio of two images in dB."""
+    pixels = [torch.frombuffer(bytearray(image), dtype=torch.uint8).float() for image in (one, other)]
+    return float(20 * math.log10(255) - 10 * torch.log10(torch.mean((pixels[0] - pixels[1]) ** 2)))
+
+
+def test_in_fp8_it_renders_almost_the_same_and_is_another_build(checkpoints: Checkpoints) -> None:
+    full, half = checkpoints.load(), checkpoints.load(Choice("fp8"))
+
+    assert 30 < likeness(render(half), render(full)) < 80
+    assert half.build != full.build
+    kept = transformer_of(half).state_dict()
+    assert {tensor.dtype for name, tensor in kept.items() if may_be_fp8(name, tensor.dim())} == {torch.float8_e4m3fn}
+
+
+def test_the_miniature_can_be_kept_in_fp8(written: Path) -> None:
+    assert load_miniature(choice=Choice("fp8")).build != load_miniature().build
+
+
+def test_what_does_not_fit_is_refused_before_it_is_read(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "memory_of", lambda _: Memory("cuda:0 (a card)", 700_000_000))
+    monkeypatch.setattr(transformer, "safe_open", None)
+
+    assert "These weights need" in refusal(checkpoints.load)
+
+
+def test_parts_that_are_offloaded_render_the_same(checkpoints: Checkpoints) -> None:
+    pipeline = checkpoints.load()
+    before = render(pipeline)
+    parts = pipeline._networks["srpo"]._parts
+
+    offload_text_encoder(parts.text_encoder_2, CPU)
+    offload_transformer(parts.transformer, CPU)
+
+    pipeline._networks["srpo"].prompt.cache_clear()
+    assert [render(pipeline) for _ in range(2)] == [before] * 2
+    hooked = {name for name, module in parts.text_encoder_2.named_modules() if hasattr(module, "_diffusers_hook")}
+    assert {"encoder", "encoder.block.0", "encoder.block.1"} <= hooked
+
+
+def test_a_vae_in_tiles_changes_only_images_larger_than_a_tile(checkpoints: Checkpoints) -> None:
+    pipeline = checkpoints.load()
+    before = render(pipeline)
+    vae = pipeline._networks["srpo"]._parts.vae
+
+    use_tiles(vae, 256)
+    assert render(pipeline) == before
+    use_tiles(vae, 128)
+    assert 25 < likeness(render(pipeline), before) < 80
+
+
+def transformer_of(pipeline: FluxModels) -> Any:
+    return pipeline._networks["srpo"]._parts.transformer
 
 
 @pytest.fixture(scope="module")

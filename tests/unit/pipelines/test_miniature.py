@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from farm.weights import lacking
+from farm.weights.checkpoints import lacking
 from workers.pipelines import miniature
 
 FILES = [path for path in miniature.HOME.rglob("*") if path.is_file()]

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from farm.domain.errors import ConfigurationError
+from farm.weights.fp8 import is_scaled_fp8
 
 #: Names of real weights (`Pipeline.weights`), and the repositories of FLUX.1-dev's parts and of Kontext.
 SRPO_WEIGHTS = "flux-1-dev + srpo"
@@ -19,6 +20,8 @@ KONTEXT_REPOSITORY = "black-forest-labs/FLUX.1-Kontext-dev"
 #: SRPO's only file: a transformer in fp32, 47.6 GB, without a configuration.
 SRPO_FILE = "diffusion_pytorch_model.safetensors of tencent/SRPO"
 SRPO_SHA256 = "06e73a79fb21e6d78bb1ba1b303878155600367fba252385d1d824ff1e435b9c"
+#: Where SRPO's file comes from.
+SRPO_REMEDY = f"FARM_SRPO_FILE is the {SRPO_FILE}, sha256 {SRPO_SHA256}"
 #: Licences of real weights, by their names in FARM_ACCEPT_LICENSES.
 LICENCES = {
     "flux-1-dev-non-commercial": "FLUX.1 [dev] Non-Commercial License",
@@ -127,20 +130,16 @@ def transformer_problems(tensors: Mapping[str, str], blocks: tuple[int, int]) ->
         *(f"single_transformer_blocks.{number}.attn.to_q.weight" for number in range(single)),
     ]
     missing = [f"{name} is missing" for name in wanted if name not in tensors]
-    return missing + [text for name, found in sorted(tensors.items()) for text in _format_problems(name, found)]
+    return missing + [
+        f"{name} holds {found} instead of {', '.join(FLOATS)}"
+        for name, found in sorted(tensors.items())
+        if found not in FLOATS and not is_scaled_fp8(name, tensors)
+    ]
 
 
-def _format_problems(tensor: str, number_format: str) -> list[str]:
-    """Return what is wrong with the number format of a tensor, as safetensors names it; nothing for a float."""
-    return [] if number_format in FLOATS else [f"{tensor} holds {number_format} instead of {', '.join(FLOATS)}"]
-
-
-def misfit(path: Path, differences: list[str]) -> str:
-    """Return the error about a file that is not SRPO's transformer."""
-    return (
-        f"{path} does not fit FLUX.1-dev's transformer: {some(differences)}; "
-        f"FARM_SRPO_FILE is the {SRPO_FILE}, sha256 {SRPO_SHA256}"
-    )
+def misfit(path: Path, differences: list[str], remedy: str) -> str:
+    """Return the error about a file that does not hold the transformer that it should."""
+    return f"{path} does not fit FLUX.1-dev's transformer: {some(differences)}; {remedy}"
 
 
 def some(things: list[str]) -> str:
