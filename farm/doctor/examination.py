@@ -75,6 +75,7 @@ class Examination:
         yield "weights", lambda: weights.weights(self._settings)
         if self._settings.pipeline == "flux":
             yield "device", self._check_device
+            yield "compiler", lambda: machine.compiler(self._settings)
         if weights.are_real(self._settings):
             if all(finding.mark is not Mark.WRONG for finding in weights.weights(self._settings)):
                 yield "model memory", lambda: device_memory(self._settings)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from farm import __version__
 from farm.doctor.finding import Finding, Mark, good, note, size, wrong
+from farm.process import toolchain
 from farm.process.hardware import Card, Torch, cards, free_memory, installed_torch
-from farm.process.placement import places
+from farm.process.placement import places, usable_cards
 from farm.settings import Settings
 
 _GIB = 2**30
@@ -103,6 +104,23 @@ def device_finding(setting: str | None, *, cards: Sequence[Card], torch: Torch, 
         text = f"torch {torch.version} is built without CUDA, so it cannot use {shown}"
         return wrong("device", text, f"pip install --force-reinstall 'torch=={torch.version.partition('+')[0]}'")
     return good("device", f"{shown}; torch {torch.version} with CUDA {torch.cuda}")
+
+
+def compiler(settings: Settings) -> Iterator[Finding]:
+    """Check that models can be compiled for the device that workers use, if FARM_COMPILE wants that."""
+    kind: toolchain.Device = "cuda" if usable_cards(settings) else "cpu"
+    if settings.compile == "off" or (settings.compile == "auto" and kind == "cpu"):
+        return
+    lacking = toolchain.missing(kind)
+    if lacking is None:
+        yield good("compiler", "models are compiled for their sizes when these first come")
+        return
+    things, _, command = lacking.partition(" (")
+    text = f"{things} missing, so models are not compiled"
+    if settings.compile == "on":
+        yield wrong("compiler", f"{text}, as FARM_COMPILE=on demands", command.rstrip(")"))
+    else:
+        yield note("compiler", f"{text}, and slower than they could be", command.rstrip(")"))
 
 
 def _shown(card: Card) -> str:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from farm.settings import environment
 
+Device = Literal["cuda", "cpu"]
 #: What torch looks for: a variable, the programs that it falls back to, and the Debian package that brings one.
 #: Triton, which compiles for cards, builds the caller of each kernel in C; for the CPU torch writes C++.
 _COMPILERS: Mapping[str, tuple[str, tuple[str, ...], str]] = {
@@ -19,7 +20,7 @@ _COMPILERS: Mapping[str, tuple[str, tuple[str, ...], str]] = {
 }
 
 
-def missing(kind: Literal["cuda", "cpu"]) -> str | None:
+def missing(kind: Device) -> str | None:
     """Return what this machine lacks to compile for such a device, with the command that brings it; None if nothing."""
     variable, programs, package = _COMPILERS[kind]
     chosen = environment().get(variable)

@@ -27,7 +27,7 @@ from farm.doctor.jobstore import at_rest, connections_finding, memory_finding
 from farm.doctor.machine import device_finding, disk_finding
 from farm.domain.errors import ConfigurationError
 from farm.jobstore.stats import Queue, Worker
-from farm.process import placement
+from farm.process import placement, toolchain
 from farm.process.hardware import Card, Torch
 from farm.settings import Settings
 from farm.storage.probe import CONTENT, Inconsistent
@@ -152,6 +152,29 @@ def test_the_device_says_how_many_workers_farm_up_starts(monkeypatch: pytest.Mon
     monkeypatch.setattr(placement, "free_memory", lambda: None)
 
     assert names(machine.device(Settings(), alone=True), Mark.GOOD, "the CPU", "farm up starts 3 workers")
+
+
+@pytest.mark.parametrize(
+    ("choice", "cards", "lacks", "marks", "remedy"),
+    [
+        ("auto", [], True, [], ""),
+        ("auto", [CARD], False, [Mark.GOOD], ""),
+        ("auto", [CARD], True, [Mark.NOTE], "sudo apt install what cuda needs"),
+        ("on", [], True, [Mark.WRONG], "sudo apt install what cpu needs"),
+        ("off", [CARD], True, [], ""),
+    ],
+)
+def test_a_missing_compiler(
+    monkeypatch: pytest.MonkeyPatch, choice: Any, cards: list[Card], lacks: bool, marks: list[Mark], remedy: str
+) -> None:
+    monkeypatch.setattr(machine, "usable_cards", lambda _: cards)
+    lacking = "a compiler (sudo apt install what {} needs)"
+    monkeypatch.setattr(toolchain, "missing", lambda kind: lacking.format(kind) if lacks else None)
+
+    found = list(machine.compiler(Settings(compile=choice)))
+
+    assert [finding.mark for finding in found] == marks
+    assert "".join(finding.remedy for finding in found) == remedy
 
 
 def test_a_driver_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata, util
-from typing import Literal
 
 import torch
 
@@ -61,8 +60,7 @@ def is_compiled(choice: CompileChoice, device: torch.device) -> bool:
     """Return True if networks on the device are compiled. Raises ConfigurationError if they must be and cannot."""
     if choice == "off" or (choice == "auto" and device.type != "cuda"):
         return False
-    kind: Literal["cuda", "cpu"] = "cuda" if device.type == "cuda" else "cpu"
-    lacking = toolchain.missing(kind)
+    lacking = toolchain.missing("cuda" if device.type == "cuda" else "cpu")
     if lacking and choice == "on":
         raise ConfigurationError(f"FARM_COMPILE=on needs {lacking}")
     if lacking:
