@@ -304,7 +304,7 @@ def test_the_outcome_of_a_try_is_recorded_once(client: redis.Redis, store: JobSt
 
     delivery = deliveries.get(due.id)
     assert delivery is not None
-    assert (len(delivery.attempts), client.hget(redis_keys.TOTALS, "attempts:waiting")) == (1, "1")
+    assert (len(delivery.attempts), client.hget(redis_keys.TOTALS, "webhook_attempts:retry")) == (1, "1")
 
 
 def test_only_the_last_tries_are_kept(store: JobStore, deliveries: DeliveryStore) -> None:

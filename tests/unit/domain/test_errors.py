@@ -23,7 +23,9 @@ CALLABLE = [kind for kind in KINDS if kind is not InvalidRequest]
 STATUSES: dict[type[FarmError], int] = {
     errors.FarmError: 500,
     errors.ConfigurationError: 500,
+    errors.NoDevice: 500,
     errors.InvalidRequest: 422,
+    errors.ClientGone: 400,
     errors.UnknownModel: 404,
     errors.ModelNotServed: 400,
     errors.NotReady: 503,
@@ -61,7 +63,9 @@ STATUSES: dict[type[FarmError], int] = {
 
 
 def test_no_two_kinds_share_a_code() -> None:
-    assert len({kind.code for kind in KINDS}) == len(KINDS)
+    own = [kind for kind in KINDS if "code" in vars(kind)]
+
+    assert len({kind.code for kind in own}) == len(own) > 30
 
 
 def test_every_kind_has_its_status() -> None:
