@@ -90,8 +90,8 @@ def test_anothers_cannot_be_told_from_none(
 
 def result(answer: TestResponse, ids: dict[str, str]) -> tuple[int, str, list[tuple[str, str]]]:
     """Return the whole answer, without the names that were asked for."""
-    text = re.sub(r'"requestId":"[\w-]+"', "", answer.text)  # of each answer
-    for name, value in ids.items():
+    text = re.sub(r'"(requestId|timestamp)":"[^"]+"', "", answer.text)  # of each answer
+    for name, value in sorted(ids.items(), key=lambda item: -len(item[1])):  # an id may contain another
         text = text.replace(value, name) if len(value) > 1 else text
     headers = [(name, value) for name, value in answer.headers if name not in (*OF_EACH, "Content-Length")]
     return answer.status_code, text, headers
