@@ -13,7 +13,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,8 @@ from farm.storage.local import LocalStorage
 from workers import wakeup_watchdog
 from workers.command_line import Options, run
 from workers.lease import StageTimeouts
-from workers.pipelines.pipeline import NO_INPUTS, InputImages, RenderedImage, StepCallback
-from workers.pipelines.simulated import SimulatedPipeline
+from workers.pipelines.pipeline import NO_INPUTS, InputImages, RenderedImage
+from workers.pipelines.simulated import SimulatedImage, SimulatedPipeline
 from workers.process import WorkerProcess
 
 #: Seconds without progress after which this worker counts as hung, at any stage.
@@ -92,8 +92,8 @@ class Faults:
 
 
 class FaultyPipeline(SimulatedPipeline):
-    """Meets its faults before a batch's first step (`starting`), after its second (`denoising`), and before an image
-    is handed over (`decoding`).
+    """Meets its faults before an image's first step (`starting`), after its second (`denoising`), and before it is
+    handed over (`decoding`).
     """
 
     def __init__(self, step_ms: float, faults: Faults) -> None:
@@ -103,23 +103,21 @@ class FaultyPipeline(SimulatedPipeline):
         if faults.is_chosen("hang while loading"):
             _hang()
 
-    def render(
-        self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS
-    ) -> Iterator[RenderedImage]:
+    def start(self, request: ImageRequest, inputs: InputImages = NO_INPUTS) -> SimulatedImage:
         if self._is_broken:
             _raise()
+        self._faults.meet(request.prompt, "starting")
+        return super().start(request, inputs)
+
+    def advance(self, images: Sequence[SimulatedImage]) -> None:
+        super().advance(images)
         for image in images:
-            self._faults.meet(image.prompt, "starting")
+            if image.step == 2:
+                self._faults.meet(image.request.prompt, "denoising")
 
-        def watch_for_faults(index: int, step: int) -> bool:
-            goes_on = watch(index, step)
-            if step == 2:
-                self._faults.meet(images[index].prompt, "denoising")
-            return goes_on
-
-        for rendered in super().render(images, watch_for_faults, inputs):
-            self._faults.meet(images[rendered.index].prompt, "decoding")
-            yield rendered
+    def finish(self, image: SimulatedImage) -> RenderedImage:
+        self._faults.meet(image.request.prompt, "decoding")
+        return super().finish(image)
 
 
 class FaultyStorage(LocalStorage):

@@ -1,4 +1,4 @@
-"""Input images of jobs, read from storage before a batch is rendered. No torch here."""
+"""Input images of jobs, read from storage before they are rendered. No torch here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FORMATS = ("PNG",)
 
 
 class Inputs:
-    """The inputs of one batch. An image that several of its jobs name is read once."""
+    """The inputs of one claim. An image that several of its jobs name is read once."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage

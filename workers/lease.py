@@ -168,6 +168,11 @@ class Lease(BackgroundThread):
         """True while no job is held."""
         return not self._held
 
+    def held(self) -> list[HeldJob]:
+        """Return the jobs whose leases are renewed."""
+        with self._lock:
+            return list(self._held.values())
+
     def stop_rendering(self, job_id: str) -> None:
         """Have the job's rendering stop: it was cancelled or lost. Jobs that this worker does not hold are ignored."""
         with self._lock:
@@ -193,8 +198,7 @@ class Lease(BackgroundThread):
         for watchdog in self._watchdogs:
             if watchdog.is_hung:
                 self._exit(watchdog.activity)
-        with self._lock:
-            held = list(self._held.values())
+        held = self.held()
         try:
             self._stop_lost_jobs(held, self._store.renew(self._worker, self._facts(), held))
         except (StoreUnavailable, StoreFull) as error:

@@ -136,6 +136,7 @@ class WorkerProcess:
             failure_counter=self._failure_counter,
             publisher=publisher,
             wake_ups=self._farm.wake_ups,
+            has_work=partial(self._has_work, pipeline.models),
             draining=self._draining,
         )
         wakeup_watchdog = WakeupWatchdog(partial(self._has_work, pipeline.models))
@@ -153,6 +154,7 @@ class WorkerProcess:
             on_ready=self._ready,
             on_drain=self._draining.set,
         )
+        self._renderer.close()
         publisher.close(seconds=settings.grace_seconds / 2)
         return status
 

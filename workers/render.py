@@ -1,4 +1,4 @@
-"""The life of a batch: claim → read inputs → render step by step → publish.
+"""The render thread: claimed images join the flight, advance step by step, and leave it to be published.
 
 One thread, one pipeline.
 """
@@ -6,86 +6,29 @@ One thread, one pipeline.
 from __future__ import annotations
 
 import threading
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-
-import structlog
+from collections import deque
+from collections.abc import Callable, Sequence
 
 from farm import clock
 from farm.celery import WakeUps
-from farm.concurrency.retry import retrying
-from farm.domain.error_codes import Code
-from farm.domain.errors import (
-    FarmError,
-    OutOfMemory,
-    RenderError,
-    StorageError,
-    StorageUnavailable,
-    StoreFull,
-    StoreUnavailable,
-    with_detail,
-)
-from farm.domain.job import Batch, Claimed
-from farm.domain.measures import DEVICE
-from farm.domain.request import ImageRequest, Request
-from farm.jobstore.store import Claim, JobStore, Retry
+from farm.jobstore.store import JobStore
 from farm.storage.storage import Storage
-from workers.health import FailureCounter, Fault, fault_of
-from workers.inputs import Inputs
+from workers.claims import Claims, Found
+from workers.flight import Flight, Member
+from workers.health import FailureCounter
 from workers.lease import Lease
-from workers.pipelines.pipeline import Pipeline, RenderedImage, StepCallback
-from workers.publish import STORAGE_RETRY_PAUSE, STORAGE_RETRY_SECONDS, JobOutput, Publisher, retry_store_call
+from workers.pipelines.pipeline import Pipeline, RenderedImage
+from workers.publish import Publisher
+from workers.run import RenderRun
+from workers.unrendered import Unrendered
 
-#: After so many seconds of one wake-up the worker sends itself another and returns, so that Celery sees it alive.
-_MAX_WAKE_UP_SECONDS = 60.0
-
-_log = structlog.get_logger(__name__)
-
-
-class RenderRun:
-    """One job of a batch on its way through the pipeline. Moments are by the monotonic clock."""
-
-    def __init__(self, job: Claimed, claimed: float, *, is_alone: bool) -> None:
-        self.job = job
-        self.output = JobOutput(job)
-        #: No other job was claimed with it.
-        self.is_alone = is_alone
-        self._claimed = claimed
-        self._began: float | None = None
-        self._steps = [0] * job.request.images
-        self._rendered: set[int] = set()
-
-    @property
-    def step(self) -> int:
-        """Denoising steps that are done, of all images together."""
-        return sum(self._steps)
-
-    @property
-    def is_rendered(self) -> bool:
-        return len(self._rendered) == self.job.request.images
-
-    def record_step(self, number: int, step: int, device_seconds: float) -> None:
-        """Record that `step` steps of the `number`-th image are done (0: its first begins), and what the last took."""
-        now = clock.monotonic()
-        self.output.timings[DEVICE] += device_seconds
-        if self._began is None:
-            self._began = now
-            self.output.timings["start"] = now - self._claimed
-        self._steps[number] = step
-        self.output.timings["denoise"] = now - self._began
-
-    def finish_image(self, number: int, device_seconds: float) -> None:
-        """Record that the `number`-th image is rendered, and how long it took to decode it."""
-        self._rendered.add(number)
-        self.output.timings[DEVICE] += device_seconds
-        self.output.timings["decode"] += device_seconds
-        if self._began is not None:
-            self.output.timings["inference"] = clock.monotonic() - self._began
+#: After so many seconds of one wake-up the worker claims nothing more, sends itself another and returns, so that Celery
+#: sees it alive.
+_MAX_WAKE_UP_SECONDS = 600.0
 
 
 class Renderer:
-    """Renders batch after batch while jobs wait."""
+    """Renders while jobs wait: whenever an image leaves the flight, or is about to, the next is claimed."""
 
     def __init__(
         self,
@@ -98,251 +41,163 @@ class Renderer:
         failure_counter: FailureCounter,
         publisher: Publisher,
         wake_ups: WakeUps,
+        has_work: Callable[[], bool],
         draining: threading.Event,
     ) -> None:
-        self._store = store
-        self._worker = worker
-        self._pipeline = pipeline
-        self._storage = storage
         self._lease = lease
         self._failure_counter = failure_counter
         self._publisher = publisher
         self._wake_ups = wake_ups
         self._draining = draining
-        #: How long the pipeline has been at work, in seconds.
+        self._unrendered = Unrendered(store, lease=lease, failure_counter=failure_counter, draining=draining)
+        self._claims = Claims(
+            store,
+            worker=worker,
+            pipeline=pipeline,
+            storage=storage,
+            lease=lease,
+            unrendered=self._unrendered,
+            wake_ups=wake_ups,
+            has_work=has_work,
+            draining=draining,
+        )
+        self._flight = Flight(pipeline, lease.watchdog)
+        #: Claimed images that have not joined the flight.
+        self._waiting: deque[tuple[RenderRun, int]] = deque()
+        #: Nothing is claimed beside a job that must be alone, until it is published.
+        self._is_exclusive = False
+        self._ends_at = 0.0
+        #: How long the pipeline has had images in flight, in seconds.
         self.busy_seconds = 0.0
-        self._lap_began = 0.0
 
     def work(self) -> None:
         """Render until no job waits, the worker drains, or the wake-up has lasted long enough."""
-        began = clock.monotonic()
-        while not self._draining.wait(self._failure_counter.pause_seconds):
-            claim = self._claim()
-            if not claim.batch:
-                return
-            # Others are idle while jobs wait: their wake-up was lost, or came too early.
-            self._wake_ups.send(min(claim.waiting, claim.idle_workers))
-            self._render(claim.batch)
-            if clock.monotonic() - began > _MAX_WAKE_UP_SECONDS:
-                self._wake_ups.send(1)
-                return
-
-    def _claim(self) -> Claim:
-        """Claim a batch, retrying while the job store does not answer. Return an empty one once the worker drains."""
-        nonce = uuid.uuid4().hex
-        nothing = Claim(Batch(), waiting=0, idle_workers=0)
-
-        def claim() -> Claim:
-            if self._draining.is_set():
-                return nothing
-            return self._store.claim(self._worker, self._pipeline.models, nonce=nonce)
-
-        def warn(error: BaseException) -> None:
-            _log.warning("batch not claimed yet", error=with_detail(error))
-
-        store_errors = (StoreUnavailable, StoreFull)
+        self._ends_at = clock.monotonic() + _MAX_WAKE_UP_SECONDS
         try:
-            return retrying(store_errors, max_pause=0.5, stop_event=self._draining, before_pause=warn)(claim)
-        except store_errors:
-            return nothing
-
-    def _render(self, batch: Batch) -> None:
-        claimed = clock.monotonic()
-        runs = [RenderRun(job, claimed, is_alone=len(batch.jobs) == 1) for job in batch.jobs]
-        for run in runs:
-            self._lease.add(run.job)
-        # A job that may have killed a worker is rendered while no other is in flight, which would be charged for it.
-        is_retry = any(run.job.attempt > 1 for run in runs)
-        if is_retry:
-            self._publisher.wait_until_idle()
-        try:
-            self._render_runs(runs)
+            while self._flight or self._waiting or self._claim():
+                self._work_on()
         finally:
             # Whatever went wrong: what is not being published is not held for ever.
-            for run in runs:
-                if not run.is_rendered:
-                    self._lease.remove(run.job)
-        if is_retry:
-            self._publisher.wait_until_idle()
+            for run in self._unfinished():
+                self._leave(run)
+                self._lease.remove(run.job)
 
-    def _render_runs(self, runs: Sequence[RenderRun]) -> None:
-        inputs = Inputs(self._storage)
-        ready = [run for run in runs if self._has_inputs(run, inputs)]
-        if ready:
-            self._run_pipeline(ready, inputs)
+    def close(self) -> None:
+        """Claim nothing more: called after the last wake-up."""
+        self._claims.close()
 
-    def _has_inputs(self, run: RenderRun, inputs: Inputs) -> bool:
-        """Load the job's inputs, and return True; if they cannot be had, end or retry the job, and return False."""
-        try:
-            self._load_inputs(run, inputs)
-        except RenderError as error:
-            self._fail(run, error, retry="never")
-        except Exception as error:  # noqa: BLE001  # whatever a storage raises: the job must not stay held
-            self._fail_inputs(run, StorageError("The job's inputs could not be read.", detail=with_detail(error)))
-        else:
+    def _claim(self) -> bool:
+        """Wait for a claim while nothing is in flight. Return False if no job waits, or this wake-up is over."""
+        if self._receive(self._claims.take(wait=True)):
             return True
-        return False
-
-    def _load_inputs(self, run: RenderRun, inputs: Inputs) -> None:
-        """Read the job's inputs, retrying while the storage is down; the lease is renewed meanwhile."""
-        for attempt in retrying(
-            StorageUnavailable,
-            max_seconds=STORAGE_RETRY_SECONDS,
-            max_pause=STORAGE_RETRY_PAUSE,
-            stop_event=self._draining,
-            give_up=lambda: self._lease.must_stop(run.job),
-        ):
-            with attempt, self._lease.watchdog.guard(self._lease.timeouts.read, "reading inputs"):
-                inputs.load(run.job.request.inputs)
-
-    def _run_pipeline(self, runs: Sequence[RenderRun], inputs: Inputs) -> None:
-        try:
-            self._render_all(runs, inputs)
-        except Exception as error:  # noqa: BLE001  # whatever an engine raises ends in the records of its jobs
-            self._fail_unrendered(runs, error)
-        else:
-            self._end_unrendered(runs)
-
-    def _render_all(self, runs: Sequence[RenderRun], inputs: Inputs) -> None:
-        targets = [(run, number) for run in runs for number in range(run.job.request.images)]
-        images = [run.job.request.image(number) for run, number in targets]
-        self._lease.watchdog.start_steps(_pixels(images[0]))
-        self._lap()
-        try:
-            for rendered in self._timed(self._pipeline.render(images, self._step_callback(targets), inputs.images)):
-                _check(rendered, images[rendered.index])
-                self._publish(*targets[rendered.index], rendered)
-        finally:
-            self._lease.watchdog.stop()
-
-    def _lap(self) -> float:
-        """Return how long ago this was called last: since then the device worked on the image that is reported now."""
-        began, self._lap_began = self._lap_began, clock.monotonic()
-        return self._lap_began - began
-
-    def _step_callback(self, targets: Sequence[tuple[RenderRun, int]]) -> StepCallback:
-        def watch(index: int, step: int) -> bool:
-            run, number = targets[index]
-            run.record_step(number, step, self._lap())
-            if step:
-                self._lease.watchdog.heartbeat()
-            else:
-                self._lease.watchdog.start_steps(_pixels(run.job.request))
-            self._lease.progress(run.job, run.step)
-            if self._lease.must_stop(run.job):
-                return False
-            # An image that is denoised when a drain begins is finished; the rest is released.
-            return not self._draining.is_set() or step == run.job.request.denoising_steps
-
-        return watch
-
-    def _timed(self, rendering: Iterator[RenderedImage]) -> Iterator[RenderedImage]:
-        while True:
-            began = clock.monotonic()
-            rendered = next(rendering, None)
-            self.busy_seconds += clock.monotonic() - began
-            if rendered is None:
-                return
-            yield rendered
-
-    def _publish(self, run: RenderRun, number: int, rendered: RenderedImage) -> None:
-        run.finish_image(number, self._lap())
-        # Waiting for the publisher is no hang of the pipeline.
-        self._lease.watchdog.stop()
-        self._publisher.publish(run.output, number, rendered)
-        self._lap()
-        self._lease.watchdog.start_steps(_pixels(run.job.request))
-
-    def _end_unrendered(self, runs: Sequence[RenderRun]) -> None:
-        """End the jobs that the pipeline left out: cancelled ones, or all while this worker drains."""
-        failed = [run.job.id for run in runs if not run.is_rendered and not self._end_unrendered_run(run)]
-        if failed:
-            self._failure_counter.fail(failed)
-
-    def _end_unrendered_run(self, run: RenderRun) -> bool:
-        """End a job that lacks images. Return False if the pipeline was not told to leave any out."""
-        if self._lease.must_stop(run.job):
-            self._finish(run, partial(self._store.fail, run.job, Code.CANCELLED, "The job was cancelled."))
-        elif self._draining.is_set():
-            self._finish(run, partial(self._store.release, run.job))
-        else:
-            self._fail_alone(run, RenderError("The pipeline left the image out."))
+        if self._is_exclusive:
+            self._publisher.wait_until_idle()
+            self._is_exclusive = False
+        if self._draining.wait(self._failure_counter.pause_seconds):
             return False
-        return True
+        if clock.monotonic() > self._ends_at:
+            self._wake_ups.send(1)
+            return False
+        found = self._claims.claim()
+        if found.is_deferred:
+            self._publisher.wait_until_idle()
+        return self._receive(found) or found.is_deferred
 
-    def _fail_unrendered(self, runs: Sequence[RenderRun], error: Exception) -> None:
-        _log.error("rendering failed", jobs=[run.job.id for run in runs], exc_info=error)
-        fault = fault_of(error)
-        message = f"{type(error).__name__}: {error}"
-        lost = [run for run in runs if not run.is_rendered]
-        for run in lost:
-            if fault is Fault.OUT_OF_MEMORY:
-                self._fail_out_of_memory(run, error)
-            else:
-                self._fail_alone(
-                    run,
-                    RenderError(_caller_message("The pipeline could not render the image", error), detail=str(error)),
-                )
-        if fault is Fault.DEVICE_LOST:
-            self._failure_counter.mark_faulty(message)
-        else:
-            self._failure_counter.fail([run.job.id for run in lost])
+    def _receive(self, found: Found) -> bool:
+        """Have the images of a claim wait for the flight. Return True if any job was claimed."""
+        self._waiting.extend((run, number) for run in found.runs for number in range(run.job.request.images))
+        self._is_exclusive |= any(run.job.must_be_alone for run in found.runs)
+        return found.is_any
 
-    def _fail_out_of_memory(self, run: RenderRun, cause: Exception) -> None:
-        """Have the job tried alone, where it may fit. One that was alone is tried once more."""
-        message = _caller_message("The image did not fit into the memory of the device", cause)
-        error = OutOfMemory(message, detail=str(cause))
-        if run.is_alone:
-            self._fail(run, error, retry="again" if run.job.attempt == 1 else "never")
-        else:
-            self._fail(run, error, retry="alone")
+    def _work_on(self) -> None:
+        """Let images join, advance, and leave."""
+        began = clock.monotonic()
+        self._receive(self._claims.take(wait=False))
+        self._end_stopped()
+        self._start_waiting()
+        self._finish_denoised()  # image to image without a step
+        if self._flight:
+            self._claim_ahead()
+            self._advance()
+        self.busy_seconds += clock.monotonic() - began
 
-    def _fail_alone(self, run: RenderRun, error: RenderError) -> None:
-        """Have the job tried alone, and on other workers, too: the job or this worker is to blame."""
+    def _claim_ahead(self) -> None:
+        """Look for what joins next, beside the step that follows, if there is capacity now or soon."""
+        if self._waiting or self._claims.is_looking or self._is_exclusive or self._failure_counter.pause_seconds:
+            return
+        images, batch_key = self._flight.capacity(self._claims.seconds)
+        if images > 0 and clock.monotonic() < self._ends_at:
+            self._claims.look_ahead(images, batch_key)
 
-        def record() -> None:
-            if self._failure_counter.failed_here_before(run.job.id):
-                self._store.release(run.job)
-            else:
-                self._store.fail(run.job, error.code, str(error), retry="alone")
+    def _start_waiting(self) -> None:
+        while self._waiting and not self._draining.is_set():
+            run, number = self._waiting[0]
+            if not self._flight.admits(run.job.request):
+                return
+            self._waiting.popleft()
+            self._start(run, number)
 
-        _log.warning("job not rendered", job=run.job.id, error=with_detail(error))
-        self._finish(run, record)
-
-    def _fail_inputs(self, run: RenderRun, error: StorageError) -> None:
-        """Have a job without inputs tried again; a worker that drains releases it, uncounted."""
-        if self._draining.is_set():
-            self._finish(run, partial(self._store.release, run.job))
-        else:
-            self._fail(run, error, retry="again")
-
-    def _fail(self, run: RenderRun, error: FarmError, *, retry: Retry) -> None:
-        _log.warning("job not rendered", job=run.job.id, error=with_detail(error))
-        self._finish(run, partial(self._store.fail, run.job, error.code, str(error), retry=retry))
-
-    def _finish(self, run: RenderRun, record: Callable[[], object]) -> None:
-        """Render the job no further, and `record` its end in the job store. If that fails, its lease expires."""
-        run.output.end()
+    def _start(self, run: RenderRun, number: int) -> None:
         try:
-            retry_store_call(record, self._draining)
-        except FarmError as error:
-            _log.error("end of job not recorded", job=run.job.id, error=with_detail(error))
-        self._lease.remove(run.job)
+            self._flight.start(run, number)
+        except Exception as error:  # noqa: BLE001  # whatever an engine raises ends in the job's record
+            self._fail([run], error)
+        else:
+            self._lease.progress(run.job, run.step)
 
+    def _advance(self) -> None:
+        try:
+            self._flight.advance()
+        except Exception as error:  # noqa: BLE001  # whatever an engine raises ends in the records of its jobs
+            self._fail(self._flight.runs, error)
+            return
+        for run in self._flight.runs:
+            self._lease.progress(run.job, run.step)
+        self._finish_denoised()
 
-def _check(rendered: RenderedImage, request: ImageRequest) -> None:
-    """Raise RenderError if an image is not what every pipeline promises to render."""
-    size = (request.width, request.height)
-    if rendered.size != size or len(rendered.pixels) != 3 * _pixels(request):
-        raise RenderError(
-            f"The pipeline rendered {len(rendered.pixels)} bytes of {rendered.size}, and not RGB of {size}."
-        )
+    def _finish_denoised(self) -> None:
+        """Publish what is denoised; an image that is denoised when a drain begins is finished."""
+        for member in list(self._flight.members):
+            run = member.run
+            if not (member.steps_left or run.output.is_over or self._lease.must_stop(run.job)):
+                self._finish(member)
 
+    def _finish(self, member: Member) -> None:
+        try:
+            self._publish(member, self._flight.finish(member))
+        except Exception as error:  # noqa: BLE001  # whatever an engine raises ends in the job's record
+            self._fail([member.run], error)
 
-def _pixels(request: ImageRequest | Request) -> int:
-    return request.width * request.height
+    def _publish(self, member: Member, rendered: RenderedImage) -> None:
+        began = clock.monotonic()
+        self._publisher.publish(member.run.output, member.number, rendered)
+        # Waiting for the publisher is no work of the pipeline.
+        self.busy_seconds -= clock.monotonic() - began
 
+    def _end_stopped(self) -> None:
+        """End the runs that were cancelled, lost or failed elsewhere; a worker that drains releases all."""
+        for run in self._unfinished():
+            if run.output.is_over:
+                self._leave(run)
+            elif self._lease.must_stop(run.job):
+                self._leave(run)
+                self._unrendered.cancel(run)
+            elif self._draining.is_set():
+                self._leave(run)
+                self._unrendered.release(run)
 
-def _caller_message(sentence: str, error: Exception) -> str:
-    """Return what a caller is told of a pipeline's error; of an engine's own only the type: its text may name files."""
-    return str(error) if isinstance(error, FarmError) else f"{sentence} ({type(error).__name__})."
+    def _fail(self, runs: Sequence[RenderRun], error: Exception) -> None:
+        """Fail the runs of images that were computed together; other runs go on."""
+        for run in runs:
+            self._leave(run)
+        were_alone = len(runs) == 1 and not self._flight
+        self._unrendered.fail_rendering(runs, error, were_alone=were_alone)
+
+    def _unfinished(self) -> list[RenderRun]:
+        """Return the runs with images in flight or waiting for it, each once."""
+        return list(dict.fromkeys([*self._flight.runs, *(run for run, _ in self._waiting)]))
+
+    def _leave(self, run: RenderRun) -> None:
+        """Have all images of a run leave."""
+        self._flight.remove(run)
+        self._waiting = deque(pair for pair in self._waiting if pair[0] is not run)

@@ -57,6 +57,8 @@ COMMON_SIZES: tuple[tuple[int, int], ...] = (
     (768, 1344),
 )
 
+#: Side of the square that one token of FLUX.1 covers, in pixels.
+TOKEN_SIDE = 16
 #: Side of an image, in pixels.
 MIN_SIDE = 256
 MAX_SIDE = 2560
@@ -64,7 +66,7 @@ MAX_SIDE = 2560
 MAX_PIXELS = 2_800_000
 MAX_STEPS = 50
 MAX_GUIDANCE = 20
-#: Most images that one request renders, that one request brings, and that a worker renders in one batch.
+#: Most images that one request renders, that one request brings, and that a worker has in flight.
 MAX_IMAGES = 4
 MAX_INPUTS = 4
 BATCH_IMAGES = 4

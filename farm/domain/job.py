@@ -270,13 +270,15 @@ class Claimed:
     fence: int
     attempt: int
     request: Request
+    #: Nothing else is rendered, published or claimed by its worker meanwhile: it may have killed a worker.
+    must_be_alone: bool = False
     #: False: its image files do not contain the prompt (`Conditions.keeps_payload`).
     keeps_payload: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The jobs of one claim: equal in model, size and acceleration, at most `BATCH_IMAGES` images together."""
+    """The jobs of one claim: equal in model and token count."""
 
     jobs: tuple[Claimed, ...] = field(default=())
 

@@ -19,6 +19,7 @@ from farm.domain.catalogue import (
     MIN_SIDE,
     SAFETY_TOLERANCE,
     SEEDS,
+    TOKEN_SIDE,
     Acceleration,
     OutputFormat,
 )
@@ -106,8 +107,9 @@ class Request(BaseModel):
 
     @property
     def batch_key(self) -> str:
-        """The key that jobs of one batch have in common."""
-        return f"{self.model}:{self.width}x{self.height}:{self.acceleration}"
+        """The key that jobs of one batch have in common: the model, and the size on the grid of its tokens."""
+        columns, rows = -(-self.width // TOKEN_SIDE), -(-self.height // TOKEN_SIDE)
+        return f"{self.model}:{columns}x{rows}"
 
     @property
     def cost(self) -> float:

@@ -9,9 +9,9 @@ import json
 import math
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import redis
 
@@ -75,21 +75,37 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """The answer to a claim: a batch (perhaps empty), how many jobs still wait, and how many workers are idle."""
-
-    batch: Batch
-    waiting: int
-    idle_workers: int
-
-
-@dataclass(frozen=True, slots=True)
 class HeldJob:
     """A job that a worker holds, and the denoising steps done of all its images together."""
 
     id: str
     fence: int
     step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a worker can take: up to so many images, beside the jobs that it holds."""
+
+    images: int = BATCH_IMAGES
+    #: The batch key of what it renders, which the next job must have; empty: any.
+    batch_key: str = ""
+    held: Sequence[HeldJob] = ()
+    #: True while it renders: it leaves jobs to idle workers, and is not idle itself if it is given none.
+    claims_ahead: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The answer to a claim: a batch (perhaps empty), how many jobs still wait, and how many workers are idle.
+
+    `is_deferred`: the job that is first is not for this worker until it has rendered or ended what it holds.
+    """
+
+    batch: Batch = field(default_factory=Batch)
+    waiting: int = 0
+    idle_workers: int = 0
+    is_deferred: bool = False
 
 
 def _us(seconds: float) -> int:
@@ -102,6 +118,21 @@ def _bounds(wanted: Search) -> tuple[int | str, int | str]:
         "-inf" if wanted.after_us is None else wanted.after_us,
         "+inf" if wanted.before_us is None else wanted.before_us,
     )
+
+
+def _claim_from(reply: Mapping[str, Any]) -> Claim:
+    jobs = tuple(
+        Claimed(
+            id=job["id"],
+            fence=int(job["fence"]),
+            attempt=int(job["attempt"]),
+            request=Request.model_validate_json(job["request"]),
+            must_be_alone=job["alone"],
+            keeps_payload=job["keeps_payload"],
+        )
+        for job in reply.get("jobs", ())
+    )
+    return Claim(Batch(jobs), int(reply["waiting"]), int(reply["idle"]), bool(reply["deferred"]))
 
 
 class JobStore:
@@ -336,34 +367,24 @@ class JobStore:
 
     # What workers do
 
-    def claim(self, worker: str, models: Sequence[str], *, nonce: str = "") -> Claim:
-        """Lease the next batch to `worker`. An empty batch marks the worker idle.
+    def claim(self, worker: str, models: Sequence[str], capacity: Capacity = Capacity(), *, nonce: str = "") -> Claim:
+        """Lease the next batch to `worker`. An empty batch marks the worker idle, unless it claims ahead.
 
         It is empty while the farm is paused, or the worker drains. A job with an affinity is reserved for a second for
         the idle worker that took its caller's last job with that affinity. A run that lasts longer than the terms allow
         is ended by `reap`: the job ends `failed`, code `render_timeout`, or, if it was not alone, comes back to be
-        rendered alone, and that attempt does not count.
+        rendered alone, and that attempt does not count. A job that must be rendered alone is given only to a worker
+        that holds no other.
 
         A call with the same `nonce` returns the same batch: a worker that got no answer repeats it.
         """
         nonce = nonce or uuid.uuid4().hex
-        ends = (self._ttl_us, _us(self._terms.render_seconds))
+        times = (_us(self._terms.lease_seconds), self._ttl_us, _us(self._terms.render_seconds))
+        wanted = (capacity.images, capacity.batch_key, int(capacity.claims_ahead))
+        held = [part for job in capacity.held for part in (job.id, job.fence)]
         with translated():
-            text = self._scripts.run(
-                "claim", worker, nonce, _us(self._terms.lease_seconds), BATCH_IMAGES, *ends, *models
-            )
-        reply = json.loads(text)
-        jobs = tuple(
-            Claimed(
-                id=job["id"],
-                fence=int(job["fence"]),
-                attempt=int(job["attempt"]),
-                request=Request.model_validate_json(job["request"]),
-                keeps_payload=job["keeps_payload"],
-            )
-            for job in reply.get("jobs", ())
-        )
-        return Claim(batch=Batch(jobs), waiting=int(reply["waiting"]), idle_workers=int(reply["idle"]))
+            text = self._scripts.run("claim", worker, nonce, *times, *wanted, len(models), *models, *held)
+        return _claim_from(json.loads(text))
 
     def renew(self, worker: str, facts: Mapping[str, str], held: Sequence[HeldJob]) -> list[str]:
         """Send a worker's heartbeat, and return the ids of jobs that it must stop rendering."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from farm.domain.request import ImageRequest
 from workers.pipelines.extrapolation import StepPlan
 from workers.pipelines.latents import Size
 from workers.pipelines.network import ForwardInputs, Network, Prompt, Schedule
+from workers.pipelines.pipeline import InputImages
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,9 @@ class InitialLatents:
 
 
 class LatentsPreparation(Protocol):
-    """Prepares the latents that denoising starts from. One is made for each batch, with the batch's input images."""
+    """Prepares the latents that denoising starts from."""
 
-    def prepare(self, request: ImageRequest, size: Size) -> InitialLatents: ...
+    def prepare(self, request: ImageRequest, size: Size, inputs: InputImages, /) -> InitialLatents: ...
 
 
 class Denoising:
@@ -101,17 +102,16 @@ class Denoising:
         self.step += 1
 
 
-def denoise(network: Network, image: Denoising, may_continue: Callable[[int], bool]) -> torch.Tensor | None:
-    """Return the tokens after the last step; None once `may_continue`, called after each step, returns False."""
-    while not image.is_finished:
-        if image.needs_forward:
-            image.advance(network.velocity(image.forward_inputs()))
-        else:
+def advance(network: Network, images: Sequence[Denoising]) -> None:
+    """Do the next step of each of these images of equal positions; those at a full step share one forward."""
+    full = [image for image in images if image.needs_forward]
+    for image in images:
+        if image not in full:
             image.extrapolate()
-        _synchronize(image.tokens.device)
-        if not may_continue(image.step):
-            return None
-    return image.tokens
+    if full:
+        velocities = network.velocities([image.forward_inputs() for image in full])
+        for image, velocity in zip(full, velocities, strict=True):
+            image.advance(velocity)
 
 
 def _weighted_sum(velocities: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
@@ -119,9 +119,3 @@ def _weighted_sum(velocities: Sequence[torch.Tensor], weights: Sequence[float]) 
     for velocity, weight in zip(velocities, weights, strict=True):
         total = total.add(velocity, alpha=weight)
     return total
-
-
-def _synchronize(device: torch.device) -> None:
-    """Synchronize with CUDA, which only enqueues the step: progress and cancel would run ahead of it."""
-    if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()

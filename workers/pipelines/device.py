@@ -78,6 +78,12 @@ def release_cached_memory() -> None:
     torch.cuda.empty_cache()
 
 
+def synchronize(device: torch.device) -> None:
+    """Synchronize with CUDA, which only enqueues a step: progress and cancel would run ahead of it."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+
+
 def device_name(device: torch.device) -> str:
     """Return the name of the GPU or processor: another one may choose other kernels, and so differ in the last bits."""
     if device.type == "cuda":

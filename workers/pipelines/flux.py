@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from PIL import Image
@@ -16,8 +17,8 @@ from PIL import Image
 from farm.domain.acceleration import BUNDLED, Levels
 from farm.domain.catalogue import KONTEXT_TEXT, SRPO_IMAGE, Model, Task, Weights, named, served_with
 from farm.domain.request import ImageRequest
-from workers.pipelines.denoise import Denoising, InitialLatents, LatentsPreparation, denoise
-from workers.pipelines.device import release_cached_memory
+from workers.pipelines.denoise import Denoising, InitialLatents, LatentsPreparation, advance
+from workers.pipelines.device import release_cached_memory, synchronize
 from workers.pipelines.engine import attention_backend
 from workers.pipelines.extrapolation import step_plan
 from workers.pipelines.kontext import Kontext
@@ -32,6 +33,7 @@ from workers.pipelines.pipeline import (
     WarmUp,
     WarmUps,
     refuse_unsupported,
+    render_in_turn,
     resized,
 )
 from workers.pipelines.srpo import ImageToImage, TextToImage
@@ -66,6 +68,7 @@ class FluxModels:
         self._networks = {model: networks[named(model).weights] for model in served_with(networks)}
         self._weights = weights
         self._build = build
+        self._preparations = {model: _preparation(named(model))(network) for model, network in self._networks.items()}
         self._levels = levels
         self._warm_ups = warm_ups
         self._ran_out_of_memory = False
@@ -91,6 +94,14 @@ class FluxModels:
         caches = [network.prompt.cache_info() for network in set(self._networks.values())]
         return sum(cache.hits for cache in caches), sum(cache.misses for cache in caches)
 
+    @property
+    def capacity(self) -> int:
+        return 1
+
+    def capacity_for(self, _request: ImageRequest) -> int:
+        """Return 1: each image is advanced alone, see `latents.FORWARD_SIZE`."""
+        return 1
+
     def warm_up(self) -> None:
         requests = [request for request in _WARM_UP if request.model in self._networks]
         for _ in self.render(requests, lambda *_: True, {"": Image.new("RGB", (256, 256))}):
@@ -104,54 +115,45 @@ class FluxModels:
     def render(
         self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS
     ) -> Iterator[RenderedImage]:
-        """Render one image after the other; see `Pipeline.render` and `latents.FORWARD_SIZE`."""
-        refuse_unsupported(images, self.models)
-        return self._render_in_clean_memory(images, watch, inputs)
+        return render_in_turn(self, images, watch, inputs)
 
-    def _render_in_clean_memory(
-        self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages
-    ) -> Iterator[RenderedImage]:
+    def encode_prompt(self, request: ImageRequest) -> None:
+        with torch.inference_mode():
+            self._networks[request.model].prompt(request.prompt)
+
+    def start(self, request: ImageRequest, inputs: InputImages = NO_INPUTS) -> FluxImage | ResizedInput:
+        refuse_unsupported([request], self.models)
+        if not request.denoising_steps:
+            return ResizedInput(request, resized(inputs[request.inputs[0]], request.width, request.height))
+        network = self._networks[request.model]
+        size = Size.around(request.width, request.height, network.grid)
+        with self._computing():
+            start = self._preparations[request.model].prepare(request, size, inputs)
+            return FluxImage(request, network, size, self._begin(network, request, size, start))
+
+    def advance(self, images: Sequence[FluxImage]) -> None:
+        with self._computing():
+            for image in images:
+                advance(image.network, [image.denoising])
+            synchronize(images[0].denoising.tokens.device)
+
+    def finish(self, image: FluxImage | ResizedInput) -> RenderedImage:
+        with self._computing():
+            return image.finish()
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Run the block in torch's inference mode, with the pinned attention, after memory that ran out is released."""
         # Only now: while the error was handled, its traceback held the tensors of the image that did not fit.
         if self._ran_out_of_memory:
             release_cached_memory()
         self._ran_out_of_memory = False
         try:
-            yield from self._render_each(images, watch, inputs)
+            with torch.inference_mode(), attention_backend(ATTENTION):
+                yield
         except torch.OutOfMemoryError:
             self._ran_out_of_memory = True
             raise
-
-    def _render_each(
-        self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages
-    ) -> Iterator[RenderedImage]:
-        preparations = {model: _preparation(named(model))(network, inputs) for model, network in self._networks.items()}
-        for index, request in enumerate(images):
-            if request.denoising_steps:
-                rendered = self._render_one(index, request, preparations[request.model], watch)
-            else:
-                rendered = _resized_input(index, request, watch, inputs)
-            if rendered is not None:
-                yield rendered
-
-    def _render_one(
-        self, index: int, request: ImageRequest, preparation: LatentsPreparation, watch: StepCallback
-    ) -> RenderedImage | None:
-        # Both modes belong to this call, not to the generator: what runs between two images must not be in them.
-        with torch.inference_mode(), attention_backend(ATTENTION):
-            network = self._networks[request.model]
-            size = Size.around(request.width, request.height, network.grid)
-            image = self._begin(network, request, size, preparation.prepare(request, size))
-            if not watch(index, 0):
-                return None
-            tokens = denoise(network, image, partial(watch, index))
-            if tokens is None:
-                return None
-            for warning in image.prompt.warnings:
-                log.warning(warning)
-            pixels = _cropped(network.decode(tokens, size), size, request).cpu().numpy().tobytes()
-            return RenderedImage(
-                index, pixels, (request.width, request.height), image.full_steps, image.prompt.warnings
-            )
 
     def _begin(self, network: Network, request: ImageRequest, size: Size, start: InitialLatents) -> Denoising:
         """Return the request's image before its first step, with the steps that its level of acceleration plans."""
@@ -164,19 +166,45 @@ class FluxModels:
         return Denoising(start, network.to_device(token_positions), prompt, request.guidance, plan)
 
 
-def _preparation(model: Model) -> Callable[[Network, InputImages], LatentsPreparation]:
+@dataclass(frozen=True, slots=True, eq=False)
+class FluxImage:
+    """An image in flight: of one network, at a size on its grid."""
+
+    request: ImageRequest
+    network: Network
+    size: Size
+    denoising: Denoising
+
+    @property
+    def step(self) -> int:
+        return self.denoising.step
+
+    def finish(self) -> RenderedImage:
+        request, warnings = self.request, self.denoising.prompt.warnings
+        for warning in warnings:
+            log.warning(warning)
+        pixels = _cropped(self.network.decode(self.denoising.tokens, self.size), self.size, request)
+        size = request.width, request.height
+        return RenderedImage(pixels.cpu().numpy().tobytes(), size, self.denoising.full_steps, warnings)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ResizedInput:
+    """The input itself, resized, for image to image without a step: the VAE would not preserve it."""
+
+    request: ImageRequest
+    image: Image.Image
+    step: int = 0
+
+    def finish(self) -> RenderedImage:
+        return RenderedImage(self.image.tobytes(), self.image.size)
+
+
+def _preparation(model: Model) -> Callable[[Network], LatentsPreparation]:
     """Return how the model prepares its first latents."""
     if model.weights is Weights.KONTEXT:
         return Kontext
     return ImageToImage if model.task is Task.IMAGE_TO_IMAGE else TextToImage
-
-
-def _resized_input(index: int, request: ImageRequest, watch: StepCallback, inputs: InputImages) -> RenderedImage | None:
-    """Return the input itself, resized, for image to image without a step: the VAE would not preserve it."""
-    if not watch(index, 0):
-        return None
-    image = resized(inputs[request.inputs[0]], request.width, request.height)
-    return RenderedImage(index, image.tobytes(), image.size)
 
 
 def _cropped(pixels: torch.Tensor, size: Size, request: ImageRequest) -> torch.Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from PIL import Image
@@ -20,30 +22,33 @@ _PLANE = 1
 
 
 class Kontext:
-    """Starts from noise, conditioned on the inputs; an input that several images of a batch share is encoded once."""
+    """Starts from noise, conditioned on the inputs; an input that several images of a job share is encoded once."""
 
-    def __init__(self, network: Network, inputs: InputImages) -> None:
+    def __init__(self, network: Network) -> None:
         self._network = network
-        self._inputs = inputs
-        self._noise = TextToImage(network, inputs)
-        self._encoded: dict[str, torch.Tensor] = {}
+        self._noise = TextToImage(network)
+        #: The tokens of inputs that are still in memory, by their identity.
+        self._encoded: dict[int, torch.Tensor] = {}
 
-    def prepare(self, request: ImageRequest, size: Size) -> InitialLatents:
-        start = self._noise.prepare(request, size)
-        return InitialLatents(start.tokens, start.schedule, context=self._context(request.inputs))
+    def prepare(self, request: ImageRequest, size: Size, inputs: InputImages) -> InitialLatents:
+        start = self._noise.prepare(request, size, inputs)
+        return replace(start, context=self._context([inputs[key] for key in request.inputs]))
 
-    def _context(self, storage_keys: Sequence[str]) -> Context | None:
-        if not storage_keys:
+    def _context(self, images: Sequence[Image.Image]) -> Context | None:
+        if not images:
             return None
-        sizes = [input_size(self._inputs[key], self._network.grid) for key in storage_keys]
-        tokens = [self._tokens(key, size) for key, size in zip(storage_keys, sizes, strict=True)]
+        sizes = [input_size(image, self._network.grid) for image in images]
+        tokens = [self._tokens(image, size) for image, size in zip(images, sizes, strict=True)]
         return Context(torch.cat(tokens, dim=1), tiled_positions(sizes))
 
-    def _tokens(self, key: str, size: Size) -> torch.Tensor:
-        if key not in self._encoded:
-            image = resized(self._inputs[key], size.width, size.height)
-            self._encoded[key] = pack(self._network.scaled(self._network.encode(image, size).mode()))
-        return self._encoded[key]
+    def _tokens(self, image: Image.Image, size: Size) -> torch.Tensor:
+        tokens = self._encoded.get(id(image))
+        if tokens is None:
+            whole = resized(image, size.width, size.height)
+            tokens = pack(self._network.scaled(self._network.encode(whole, size).mode()))
+            self._encoded[id(image)] = tokens
+            weakref.finalize(image, self._encoded.pop, id(image), None)
+        return tokens
 
 
 def input_size(image: Image.Image, grid: int) -> Size:

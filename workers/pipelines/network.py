@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image
 
 from farm.domain.errors import RenderError
 from workers.pipelines.engine import FluxPipeline, calculate_shift, without_message
-from workers.pipelines.latents import FORWARD_SIZE, Size, unpack
+from workers.pipelines.latents import Size, unpack
 
 #: Tokens that the T5 encoder takes at most; FLUX.1-dev was trained with up to so many.
 MAX_TOKENS = 512
@@ -107,22 +108,26 @@ class Network:
         scheduler.set_timesteps(sigmas=numpy.linspace(1.0, 1 / steps, steps), device=self._parts.device, mu=mu)
         return Schedule(scheduler.sigmas, scheduler.timesteps)
 
-    def velocity(self, inputs: ForwardInputs) -> torch.Tensor:
-        """Predict the velocity [1, n, 4 x channels] of the tokens, in one forward of the transformer."""
-        transformer, prompt, tokens = self._parts.transformer, inputs.prompt, inputs.tokens
-        strength = torch.full([FORWARD_SIZE], inputs.guidance, dtype=torch.float32, device=tokens.device)
-        velocity: torch.Tensor = transformer(
+    def velocities(self, images: Sequence[ForwardInputs]) -> Sequence[torch.Tensor]:
+        """Predict the velocity [1, n, 4 x channels] of each image's tokens, in one forward of the transformer.
+
+        All have the same positions; everything else is each one's own.
+        """
+        transformer, first = self._parts.transformer, images[0]
+        tokens = torch.cat([image.tokens for image in images])
+        guidance = torch.tensor([image.guidance for image in images], dtype=torch.float32, device=tokens.device)
+        velocities: torch.Tensor = transformer(
             hidden_states=tokens,
             # Rounded to the latents' format before the division, as in the loop that made the weights.
-            timestep=inputs.time.expand(FORWARD_SIZE).to(tokens.dtype) / 1000,
-            guidance=strength if transformer.config.guidance_embeds else None,
-            pooled_projections=prompt.pooled,
-            encoder_hidden_states=prompt.words,
-            txt_ids=prompt.positions,
-            img_ids=inputs.token_positions,
+            timestep=torch.stack([image.time for image in images]).to(tokens.dtype) / 1000,
+            guidance=guidance if transformer.config.guidance_embeds else None,
+            pooled_projections=torch.cat([image.prompt.pooled for image in images]),
+            encoder_hidden_states=torch.cat([image.prompt.words for image in images]),
+            txt_ids=first.prompt.positions,
+            img_ids=first.token_positions,
             return_dict=False,
         )[0]
-        return velocity
+        return velocities[:, None].unbind()
 
     def encode(self, image: Image.Image, size: Size) -> Any:
         """Return the VAE's distribution of the image's latents: `sample(generator)` or `mode()`, each for `scaled`.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -52,11 +52,12 @@ class RenderedImage:
     `pixels`: three bytes each, row by row. `full_steps`: the denoising steps at which the transformer ran.
     """
 
-    index: int
     pixels: bytes
     size: tuple[int, int]
     full_steps: int = 0
     warnings: tuple[str, ...] = ()
+    #: Its place among the images that were rendered by one call.
+    index: int = 0
 
     @property
     def image(self) -> Image.Image:
@@ -64,8 +65,23 @@ class RenderedImage:
         return Image.frombytes("RGB", self.size, self.pixels)
 
 
+class ImageInFlight(Protocol):
+    """An image between two denoising steps. It shares nothing that could change its pixels with others."""
+
+    @property
+    def request(self) -> ImageRequest: ...
+
+    @property
+    def step(self) -> int:
+        """Denoising steps that are done, of `request.denoising_steps`."""
+
+
 class Pipeline(Protocol):
-    """Loaded weights that turn requests into images. Not thread-safe: one thread calls `render`."""
+    """Loaded weights that turn requests into images, step by step.
+
+    Not thread-safe, except for `encode_prompt`: one thread starts images, advances and finishes them. Any call may
+    raise any exception of the engine; a failed one leaves no state that could change the pixels of other images.
+    """
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -87,20 +103,61 @@ class Pipeline(Protocol):
     def prompt_cache(self) -> tuple[int, int]:
         """How often a prompt's embeddings were found in the cache, and how often they were computed."""
 
+    @property
+    def capacity(self) -> int:
+        """Most images that may be in flight together."""
+
+    def capacity_for(self, request: ImageRequest, /) -> int:
+        """Return how many images like this one may be in flight together: 1 where each is advanced alone."""
+
     def warm_up(self) -> None:
         """Render once, so that one-time costs do not delay the first job."""
 
     def later_warm_ups(self) -> Sequence[WarmUp]:
         """Return what else may be warmed up: one by one, each while no job is at work, in another thread."""
 
+    def encode_prompt(self, request: ImageRequest) -> None:
+        """Encode the prompt, and keep it for the image's start. Thread-safe: called beside other images' steps."""
+
+    def start(self, request: ImageRequest, inputs: InputImages = NO_INPUTS) -> ImageInFlight:
+        """Return an image before its first step. `inputs` holds every input image that the request names."""
+
+    # Images in flight are of the pipeline's own type.
+
+    def advance(self, images: Sequence[Any]) -> None:
+        """Do the next denoising step of each of these images, which `start` returned."""
+
+    def finish(self, image: Any) -> RenderedImage:
+        """Return an image whose steps are done."""
+
     def render(
         self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS
     ) -> Iterator[RenderedImage]:
-        """Render a batch; yield each image as soon as it is finished, in any order.
+        """Render one image after the other, without a worker; yield each as soon as it is finished.
 
-        `inputs` holds every input image that a request names. An image that `watch` cancels is not yielded. Raises
-        any exception of the engine; a failed call leaves no state that could change the pixels of the next one.
+        An image that `watch` cancels is left out.
         """
+
+
+def render_in_turn(
+    pipeline: Pipeline, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages
+) -> Iterator[RenderedImage]:
+    """Render images as `Pipeline.render` does, by the pipeline's other calls."""
+    refuse_unsupported(images, pipeline.models)
+    return _render_in_turn(pipeline, images, watch, inputs)
+
+
+def _render_in_turn(
+    pipeline: Pipeline, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages
+) -> Iterator[RenderedImage]:
+    for index, request in enumerate(images):
+        image = pipeline.start(request, inputs)
+        goes_on = watch(index, image.step)
+        while goes_on and image.step < request.denoising_steps:
+            pipeline.advance([image])
+            goes_on = watch(index, image.step)
+        if goes_on:
+            yield replace(pipeline.finish(image), index=index)
 
 
 def refuse_unsupported(images: Sequence[ImageRequest], models: Sequence[str]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import PIL
 from PIL import Image
 
 from farm import clock
 from farm.domain.acceleration import BUNDLED, Levels
-from farm.domain.catalogue import MODELS
+from farm.domain.catalogue import BATCH_IMAGES, MODELS
 from farm.domain.request import ImageRequest
 from workers.pipelines.pipeline import (
     NO_INPUTS,
@@ -20,6 +21,7 @@ from workers.pipelines.pipeline import (
     StepCallback,
     WarmUp,
     refuse_unsupported,
+    render_in_turn,
     resized,
 )
 
@@ -29,8 +31,23 @@ _VERSION = 2
 _PATCHES = (4, 3)
 
 
+@dataclass(slots=True, eq=False)
+class SimulatedImage:
+    """An image in flight."""
+
+    request: ImageRequest
+    inputs: InputImages
+    #: "1" for each full step.
+    mask: str
+    step: int = 0
+
+    @property
+    def needs_forward(self) -> bool:
+        return self.mask[self.step] == "1"
+
+
 class SimulatedPipeline:
-    """A `Pipeline` of every model: one full denoising step of the whole batch takes `step_ms` milliseconds."""
+    """A `Pipeline` of every model: one full step of all that is in flight takes `step_ms` milliseconds."""
 
     def __init__(self, step_ms: float, levels: Levels = BUNDLED) -> None:
         self._step_seconds = step_ms / 1000
@@ -63,30 +80,36 @@ class SimulatedPipeline:
     def later_warm_ups(self) -> Sequence[WarmUp]:
         return ()
 
+    @property
+    def capacity(self) -> int:
+        return BATCH_IMAGES
+
+    def capacity_for(self, _request: ImageRequest) -> int:
+        """Return the whole capacity: no image depends on its company."""
+        return self.capacity
+
+    def encode_prompt(self, request: ImageRequest) -> None:
+        """Do nothing: prompts are not encoded."""
+
+    def start(self, request: ImageRequest, inputs: InputImages = NO_INPUTS) -> SimulatedImage:
+        refuse_unsupported([request], self.models)
+        return SimulatedImage(request, inputs, self._levels.level(request.acceleration).mask(request.denoising_steps))
+
+    def advance(self, images: Sequence[SimulatedImage]) -> None:
+        if any(image.needs_forward for image in images):
+            # This is the device at work.
+            clock.pause(self._step_seconds)
+        for image in images:
+            image.step += 1
+
+    def finish(self, image: SimulatedImage) -> RenderedImage:
+        rendered = _simulated_image(image.request, image.inputs)
+        return RenderedImage(rendered.tobytes(), rendered.size, image.mask.count("1"))
+
     def render(
         self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS
     ) -> Iterator[RenderedImage]:
-        """Render the whole batch in step; an image with fewer steps is finished earlier."""
-        refuse_unsupported(images, self.models)
-        return self._render_together(images, watch, inputs)
-
-    def _render_together(
-        self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages
-    ) -> Iterator[RenderedImage]:
-        masks = [self._levels.level(each.acceleration).mask(each.denoising_steps) for each in images]
-        at_work = [index for index in range(len(images)) if watch(index, 0)]
-        step = 0
-        while at_work:
-            finished = [index for index in at_work if step == len(masks[index])]
-            for index in finished:
-                image = _simulated_image(images[index], inputs)
-                yield RenderedImage(index, image.tobytes(), image.size, masks[index].count("1"))
-            at_work = [index for index in at_work if index not in finished]
-            if any(masks[index][step] == "1" for index in at_work):
-                # This is the device at work.
-                clock.pause(self._step_seconds)
-            step += 1
-            at_work = [index for index in at_work if watch(index, step)]
+        return render_in_turn(self, images, watch, inputs)
 
 
 def _simulated_image(request: ImageRequest, inputs: InputImages) -> Image.Image:

@@ -14,10 +14,10 @@ from workers.pipelines.pipeline import InputImages, resized
 class TextToImage:
     """Starts from pure noise."""
 
-    def __init__(self, network: Network, _inputs: InputImages) -> None:
+    def __init__(self, network: Network) -> None:
         self._network = network
 
-    def prepare(self, request: ImageRequest, size: Size) -> InitialLatents:
+    def prepare(self, request: ImageRequest, size: Size, _inputs: InputImages) -> InitialLatents:
         generator = torch.Generator("cpu").manual_seed(request.seed)
         latents = self._network.to_device(noise(size, self._network.channels, generator))
         return InitialLatents(pack(latents), self._network.schedule(request.steps, size))
@@ -26,13 +26,12 @@ class TextToImage:
 class ImageToImage:
     """Starts from the input's latents, with the noise of the first step that the strength leaves."""
 
-    def __init__(self, network: Network, inputs: InputImages) -> None:
+    def __init__(self, network: Network) -> None:
         self._network = network
-        self._inputs = inputs
 
-    def prepare(self, request: ImageRequest, size: Size) -> InitialLatents:
+    def prepare(self, request: ImageRequest, size: Size, inputs: InputImages) -> InitialLatents:
         network, generator = self._network, torch.Generator("cpu").manual_seed(request.seed)
-        image = resized(self._inputs[request.inputs[0]], request.width, request.height)
+        image = resized(inputs[request.inputs[0]], request.width, request.height)
         # The generator is asked for the latents first and for the noise then, as in FluxImg2ImgPipeline.
         latents = network.scaled(network.encode(image, size).sample(generator))
         noise_latents = network.to_device(noise(size, network.channels, generator))

@@ -1,9 +1,13 @@
 -- Give a worker the next batch: the job that is first in fair order, and waiting jobs that can share its batch.
--- ARGV: worker, nonce, lease_us, maximum of images, ttl_us, render_us (how long a run may last), model, model, …
--- Returns JSON {waiting, idle, jobs: [{id, fence, attempt, request, keeps_payload}]}
-local worker, nonce, lease_us, max_images, ttl_us = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local render_us = tonumber(ARGV[6])
-local FIRST_MODEL = 7
+-- ARGV: worker, nonce, lease_us, ttl_us, render_us (how long a run may last), maximum of images, batch key ('': any; else
+-- nothing is given while a job with another key is first), '1' if it claims ahead (it renders, and is not idle without
+-- jobs), count of models, model, …, then id, fence for each job it holds
+-- Returns JSON {waiting, idle, deferred, jobs: [{id, fence, attempt, alone, request, keeps_payload}]}
+-- deferred: the first job is not for this worker now, because of what it renders or holds
+local worker, nonce, lease_us, ttl_us, render_us = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local max_images, wanted_batch_key, claims_ahead = tonumber(ARGV[6]), ARGV[7], ARGV[8] == '1'
+local FIRST_MODEL = 10
+local LAST_MODEL = FIRST_MODEL + tonumber(ARGV[9]) - 1
 -- So many jobs of a queue are passed over at most because they are reserved for other workers.
 local MAX_PASSED_OVER = 16
 -- For so long, in seconds, the worker of an affinity's last job is remembered.
@@ -78,7 +82,7 @@ end
 local function find_head()
   for _, priority in ipairs(priority_order('claims')) do
     local head, model, vstart, vfinish, since
-    for i = FIRST_MODEL, #ARGV do
+    for i = FIRST_MODEL, LAST_MODEL do
       local first, its_vstart, created, caller = first_of(ARGV[i], ARGV[i] .. ':' .. priority)
       if first then
         local its_vfinish = its_vstart < 0 and -1 or vfinish_of(caller)
@@ -87,10 +91,7 @@ local function find_head()
         end
       end
     end
-    if head then
-      vclock = math.max(vclock, vfinish)
-      return head, model, vstart, priority
-    end
+    if head then return head, model, vstart, priority, vfinish end
   end
 end
 
@@ -99,8 +100,15 @@ local function observe_wait(job)
   if job[2] == '1' then observe('job_wait_seconds', ':' .. job[3] .. ':' .. job[4], (now() - job[1]) / SECOND_US) end
 end
 
+-- True if a job must be rendered while its worker holds no other: it, and not another, is charged for a crash.
+local function must_be_alone(id)
+  local job = redis.call('HMGET', job_key(id), 'render_alone', 'attempt')
+  return job[1] == '1' or tonumber(job[2] or 0) > 0
+end
+
 local function start(id)
   local key = job_key(id)
+  local alone = must_be_alone(id)
   dequeue(id)
   observe_wait(redis.call('HMGET', key, 'created_us', 'sequence', 'model', 'priority'))
   local fence = redis.call('INCR', P .. 'fence')
@@ -114,11 +122,11 @@ local function start(id)
   redis.call('ZADD', worker_vfinish, vfinish_of(job[2]) + tonumber(job[4]), job[2])
   if job[5] then redis.call('SET', affinity_key(job[2], job[5]), worker, 'EX', AFFINITY_SECONDS) end
   transition(id, 'processing')
-  return {id = id, fence = fence, attempt = attempt}
+  return {id = id, fence = fence, attempt = attempt, alone = alone}
 end
 
 local function set_idle(is_idle)
-  for i = FIRST_MODEL, #ARGV do
+  for i = FIRST_MODEL, LAST_MODEL do
     redis.call(is_idle and 'SADD' or 'SREM', P .. 'idle_workers:' .. ARGV[i], worker)
   end
 end
@@ -130,10 +138,10 @@ local function waiting_jobs(model)
 end
 
 -- Fill the batch with jobs of the same batch key that fit, no more than this worker's share while others are idle. Those of
--- other priorities only fill what its own leave free. A job that is rendered alone stays alone.
+-- other priorities only fill what its own leave free. A job that must be alone stays alone.
 local function fill_batch(jobs, head, model, idle_workers)
+  if jobs[1].alone then return end
   local job = redis.call('HMGET', job_key(head), 'render_alone', 'batch_key', 'images', 'priority')
-  if job[1] == '1' then return end
   local capacity = max_images - tonumber(job[3])
   local share = math.ceil((waiting_jobs(model) + 1) / (idle_workers + 1))
 
@@ -141,7 +149,8 @@ local function fill_batch(jobs, head, model, idle_workers)
     if #jobs >= share or capacity <= 0 then return end
     local peer = redis.call('HMGET', job_key(id), 'images', 'start_deadline_us', 'caller', 'affinity', 'affinity_deadline_us')
     local images = tonumber(peer[1])
-    if images <= capacity and not is_late(peer[2]) and not is_reserved(model, peer[3], peer[4], peer[5]) then
+    if images <= capacity and not is_late(peer[2]) and not is_reserved(model, peer[3], peer[4], peer[5])
+      and not must_be_alone(id) then
       capacity = capacity - images
       jobs[#jobs + 1] = start(id)
     end
@@ -157,21 +166,55 @@ local function fill_batch(jobs, head, model, idle_workers)
   end
 end
 
+-- How many other workers would take a job of this model at once when woken.
+local function available_workers(model)
+  local count = 0
+  for _, name in ipairs(redis.call('SMEMBERS', P .. 'idle_workers:' .. model)) do
+    if name ~= worker and is_available(name, model) then count = count + 1 end
+  end
+  return count
+end
+
+-- True if the first job is not for this worker now: it must be alone, and the worker holds others; or the worker renders
+-- images of another batch key, or idle workers are enough for what waits.
+local function is_deferred(head, model)
+  if #ARGV > LAST_MODEL and must_be_alone(head) then return true end
+  if wanted_batch_key ~= '' and redis.call('HGET', job_key(head), 'batch_key') ~= wanted_batch_key then return true end
+  return claims_ahead and waiting_jobs(model) <= available_workers(model)
+end
+
+-- All that a worker holds at a time is batch peers: the crash of one counts for none of them.
+local function join_batch(jobs)
+  local held = 0
+  for i = LAST_MODEL + 1, #ARGV, 2 do
+    local job = redis.call('HMGET', job_key(ARGV[i]), 'state', 'fence')
+    if job[1] == 'processing' and job[2] == ARGV[i + 1] then
+      held = held + 1
+      redis.call('HINCRBY', job_key(ARGV[i]), 'batch_peers', #jobs)
+    end
+  end
+  for _, job in ipairs(jobs) do redis.call('HSET', job_key(job.id), 'batch_peers', #jobs - 1 + held) end
+end
+
 local is_draining = redis.call('HEXISTS', worker_key, 'draining') == 1
-local head, model, vstart, priority
-if not is_draining and not is_paused() then head, model, vstart, priority = find_head() end
-set_idle(not head and not is_draining)
-local jobs, reply = {}, {waiting = 0, idle = 0}
+local head, model, vstart, priority, vfinish
+if not is_draining and not is_paused() then head, model, vstart, priority, vfinish = find_head() end
+local jobs, reply = {}, {waiting = 0, idle = 0, deferred = false}
+if head and is_deferred(head, model) then
+  head, reply.deferred = nil, true
+  -- Nothing was taken in this turn.
+  redis.call('HINCRBY', P .. 'totals', 'claims', -1)
+end
+if head or not claims_ahead then set_idle(not head and not is_draining and not reply.deferred) end
 if head then
+  vclock = math.max(vclock, vfinish)
   advance_vclock(model .. ':' .. priority, vstart)
   reply.idle = redis.call('SCARD', P .. 'idle_workers:' .. model)
   jobs[1] = start(head)
   fill_batch(jobs, head, model, reply.idle)
+  join_batch(jobs)
   local images = 0
-  for _, job in ipairs(jobs) do
-    redis.call('HSET', job_key(job.id), 'batch_peers', #jobs - 1)
-    images = images + redis.call('HGET', job_key(job.id), 'images')
-  end
+  for _, job in ipairs(jobs) do images = images + redis.call('HGET', job_key(job.id), 'images') end
   observe('batch_images', '', images)
   reply.waiting = waiting_jobs(model)
   reply.jobs = jobs

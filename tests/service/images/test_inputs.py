@@ -20,7 +20,7 @@ from tests.farms import wait_for
 from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import TERMS, submit
 from tests.service.workers.worker import Broken, Flagging, Opened, Stepwise, WorkerHarness, folder_of
-from workers import render
+from workers import claims
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_an_input_that_is_not_there_or_no_image_fails_its_own_job_only(
     assert [job.state for job in (first, broken, last)] == [State.COMPLETED, State.FAILED, State.COMPLETED]
     assert (broken.code, broken.attempt) == ("render_failed", 1)
     assert bad in broken.error
-    assert pipeline.batches == [["first", "last"]]
+    assert pipeline.flights == [["first", "last"]]
 
 
 def test_a_cut_off_input_is_no_image(open_worker: Opened, store: JobStore, farm: Farm) -> None:
@@ -160,7 +160,7 @@ def test_a_storage_that_breaks_costs_another_try(open_worker: Opened, store: Job
 def test_a_storage_that_never_answers_fails_the_job(
     open_worker: Opened, store: JobStore, farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(render, "STORAGE_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(claims, "STORAGE_RETRY_SECONDS", 0.1)
     shop = open_worker(storage=Reading(farm, lambda *_: True))
 
     job = shop.end_of(edit(store, stored(farm, sample_image())))

@@ -10,13 +10,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from farm.domain.catalogue import BATCH_IMAGES
 from farm.domain.job import NewJob, Result, State
 from farm.domain.measures import MEASURES, completion
 from farm.domain.request import PRIORITIES, Request
 from farm.jobstore.record import fields_of, redacted, result_text
 from farm.jobstore.redis_keys import PREFIX
-from farm.jobstore.store import MAX_PREPARATION_ATTEMPTS, HeldJob, Retry, Terms
+from farm.jobstore.store import MAX_PREPARATION_ATTEMPTS, Capacity, HeldJob, Retry, Terms
 from tests.service.jobstore.stepped_clock import Content
 
 SECOND = 1_000_000
@@ -90,6 +89,10 @@ class Entry:
     @property
     def batch_peers(self) -> int:
         return int(self.later["batch_peers"])
+
+    @property
+    def must_be_alone(self) -> bool:
+        return self.render_alone or self.attempt > 0
 
     @property
     def no_retry(self) -> bool:
@@ -376,8 +379,8 @@ class Model:
 
     # What workers do
 
-    def claim(self, worker: str, models: Sequence[str], nonce: str) -> Content:
-        """Return the jobs as (id, fence, attempt), what else waits, and for how many idle workers."""
+    def claim(self, worker: str, models: Sequence[str], capacity: Capacity, nonce: str) -> Content:
+        """Return the jobs as (id, fence, attempt, alone), what else waits, for how many idle workers, if deferred."""
         doer = self._workers.get(worker) or Worker()
         if doer.nonce == nonce:
             there = [job for job in doer.answer["jobs"] if job[0] in self.jobs]
@@ -385,27 +388,37 @@ class Model:
         self._workers[worker] = doer
         self._seen.setdefault(worker, self.now)
         doer.vclock = doer.vclock or 0
-        head = None if doer.is_draining or self.is_paused else self._head(worker, models)
-        for model in models:
-            (self._idle[model].discard if head or doer.is_draining else self._idle[model].add)(worker)
-        doer.nonce, doer.answer = nonce, {"waiting": 0, "idle": 0, "jobs": []}
+        head, vfinish = (None, 0.0) if doer.is_draining or self.is_paused else self._head(worker, models)
+        deferred = head is not None and self._is_deferred(head, worker, capacity)
+        if deferred:
+            head = None
+            self._totals["claims"] -= 1
+        is_idle = not head and not deferred and not doer.is_draining
+        for model in models if head or not capacity.claims_ahead else ():
+            (self._idle[model].add if is_idle else self._idle[model].discard)(worker)
+        doer.nonce, doer.answer = nonce, {"waiting": 0, "idle": 0, "jobs": [], "deferred": deferred}
         if head:
+            doer.vclock = max(doer.vclock, vfinish)
             self._advance_vclock(head.queue, head.score)
             model = head.request.model
             others = len(self._idle[model])
             batch = [head]
+            alone = head.must_be_alone
             self._start(head, worker, doer)
-            self._fill_batch(batch, worker, doer, others)
-            for entry in batch:
-                entry.later["batch_peers"] = len(batch) - 1
+            if not alone:
+                self._fill_batch(batch, capacity.images, worker, doer, others)
+            self._join_batch(batch, capacity.held)
             self._observe("batch_images", sum(entry.request.images for entry in batch) * SECOND)
-            jobs = [(entry.id, entry.fence, entry.attempt) for entry in batch]
-            doer.answer = {"waiting": self._waiting(model), "idle": others, "jobs": jobs}
+            jobs = [(entry.id, entry.fence, entry.attempt, alone) for entry in batch]
+            doer.answer |= {"waiting": self._waiting(model), "idle": others, "jobs": jobs}
         doer.vfinish = {caller: share for caller, share in doer.vfinish.items() if share > doer.vclock}
         return doer.answer
 
-    def _head(self, worker: str, models: Sequence[str]) -> Entry | None:
-        """Return the first job of all models: one that came back, else of the caller served least by this worker."""
+    def _head(self, worker: str, models: Sequence[str]) -> tuple[Entry | None, float]:
+        """Return the first job of all models: one that came back, else of the caller served least by this worker.
+
+        Also return the virtual time up to which the worker has worked for its caller.
+        """
         doer = self._workers[worker]
         assert doer.vclock is not None
         for priority in self._priority_order("claims"):
@@ -413,9 +426,26 @@ class Model:
             if heads:
                 vfinish = [-1 if head.score < 0 else self._vfinish_of(doer, head.caller) for head in heads]
                 best = min(range(len(heads)), key=lambda i: (vfinish[i], heads[i].created, i))
-                doer.vclock = max(doer.vclock, vfinish[best])
-                return heads[best]
-        return None
+                return heads[best], vfinish[best]
+        return None, 0
+
+    def _is_deferred(self, head: Entry, worker: str, capacity: Capacity) -> bool:
+        if head.must_be_alone and capacity.held:
+            return True
+        if capacity.batch_key not in ("", head.request.batch_key):
+            return True
+        model = head.request.model
+        available = [name for name in self._idle[model] if name != worker and self._is_available(name, model)]
+        return capacity.claims_ahead and self._waiting(model) <= len(available)
+
+    def _join_batch(self, batch: list[Entry], held: Sequence[HeldJob]) -> None:
+        """Count as peers all that the worker holds at a time."""
+        found = [entry for job in held if (entry := self._leased(job.id, job.fence))]
+        peers = [entry for entry in found if entry.state is State.PROCESSING]
+        for entry in peers:
+            entry.later["batch_peers"] = entry.batch_peers + len(batch)
+        for entry in batch:
+            entry.later["batch_peers"] = len(batch) - 1 + len(peers)
 
     def _first_of(self, queue: str, worker: str) -> Entry | None:
         left = 0
@@ -431,11 +461,16 @@ class Model:
     def _is_reserved(self, entry: Entry, worker: str) -> bool:
         """Return True if the job is reserved for the idle worker that claimed the last one with this affinity."""
         preferred = self._affinities.get((entry.caller, entry.affinity), worker)
-        doer = self._workers.get(preferred)
-        if preferred == worker or doer is None or not entry.affinity or entry.later["affinity_deadline_us"] <= self.now:
+        if preferred == worker or not entry.affinity or entry.later["affinity_deadline_us"] <= self.now:
             return False
-        is_alive = self._seen[preferred] > self.now - us(self._terms.lease_seconds)
-        return is_alive and doer.is_warm and not doer.is_draining and preferred in self._idle[entry.request.model]
+        return self._is_available(preferred, entry.request.model)
+
+    def _is_available(self, worker: str, model: str) -> bool:
+        doer = self._workers.get(worker)
+        if doer is None or worker not in self._idle[model]:
+            return False
+        is_alive = self._seen[worker] > self.now - us(self._terms.lease_seconds)
+        return is_alive and doer.is_warm and not doer.is_draining
 
     def _start(self, entry: Entry, worker: str, doer: Worker) -> None:
         self._fence += 1
@@ -451,16 +486,14 @@ class Model:
             self._observe(f"job_wait_seconds:{entry.labels}", self.now - entry.created)
         self._go(entry, State.PROCESSING)
 
-    def _fill_batch(self, batch: list[Entry], worker: str, doer: Worker, others: int) -> None:
+    def _fill_batch(self, batch: list[Entry], images: int, worker: str, doer: Worker, others: int) -> None:
         head = batch[0]
-        if head.render_alone:
-            return
-        capacity = BATCH_IMAGES - head.request.images
+        capacity = images - head.request.images
         share = math.ceil((self._waiting(head.request.model) + 1) / (others + 1))
         own, candidates = head.new.order.priority, self._batch_candidates()
         for priority in (own, *(other for other in PRIORITIES if other != own)):
             for entry in candidates[f"{head.request.batch_key}:{priority}"][:LOOKED_AT]:
-                fits = len(batch) < share and entry.request.images <= capacity
+                fits = len(batch) < share and entry.request.images <= capacity and not entry.must_be_alone
                 if fits and not entry.is_late(self.now) and not self._is_reserved(entry, worker):
                     capacity -= entry.request.images
                     batch.append(entry)

@@ -9,16 +9,21 @@ from typing import Any
 import pytest
 import redis
 
+from farm.domain.job import Claimed, State
 from farm.jobstore import redis_keys
-from farm.jobstore.store import JobStore
+from farm.jobstore.store import Capacity, JobStore
 from tests.service.jobstore.jobs import (
+    FACTS,
+    held,
     ids,
+    lose,
     record,
     result,
     submit,
     take,
     take_one,
 )
+from tests.unit.dialects.samples import a_request
 
 
 def test_a_claim_hands_over_what_rendering_needs(store: JobStore) -> None:
@@ -53,7 +58,7 @@ def test_jobs_share_a_batch_where_their_images_fit(
     assert take(store) == ()
 
 
-@pytest.mark.parametrize("change", [{"width": 257}, {"height": 257}, {"acceleration": "high"}])
+@pytest.mark.parametrize("change", [{"width": 257}, {"height": 257}])
 def test_jobs_that_disagree_share_no_batch(store: JobStore, change: dict[str, Any]) -> None:
     submit(store)
     submit(store, **change)
@@ -182,3 +187,65 @@ def test_a_claim_that_is_answered_again_keeps_no_prompt(store: JobStore, client:
 
     assert job.request.prompt == "a secret fox"
     assert "secret" not in str(client.hgetall(redis_keys.worker("w1")))
+
+
+def test_a_worker_that_renders_is_given_what_fits_but_not_before_its_turn(store: JobStore) -> None:
+    submit(store)
+    rendered = take_one(store)
+    other, fitting = submit(store, width=512), submit(store)
+    capacity = Capacity(3, a_request().batch_key, [held(rendered)], claims_ahead=True)
+
+    before = store.claim("w1", ["srpo"], capacity)
+    assert (before.batch.jobs, before.is_deferred) == ((), True)
+    assert take_one(store, "w2").id == other
+
+    after = store.claim("w1", ["srpo"], capacity)
+    assert (ids(after.batch.jobs), after.is_deferred) == ([fitting], False)
+
+
+def test_a_deferred_claim_takes_no_turn(store: JobStore) -> None:
+    """Low priority comes first once in eight claims, however often others looked in vain."""
+    submit(store, width=512)
+    low = submit(store, priority="low")
+    capacity = Capacity(1, a_request().batch_key, claims_ahead=True)
+
+    assert all(store.claim("w1", ["srpo"], capacity).is_deferred for _ in range(20))
+
+    assert low not in ids(take(store))
+
+
+def test_a_worker_that_renders_leaves_jobs_to_idle_workers(store: JobStore) -> None:
+    store.renew("w2", FACTS, [])
+    capacity = Capacity(claims_ahead=True)
+    first, second = submit(store), submit(store)
+
+    assert len(store.claim("w1", ["srpo"], capacity).batch.jobs) == 1, "one is left for the other worker"
+    assert store.claim("w1", ["srpo"], capacity).is_deferred
+    assert {record(store, job_id).state for job_id in (first, second)} == {State.CREATED, State.PROCESSING}
+
+
+def test_a_job_that_may_have_killed_a_worker_waits_for_one_that_holds_nothing(
+    store: JobStore, client: redis.Redis
+) -> None:
+    returned = submit(store)
+    take_one(store)
+    lose(client, store, returned)
+    claim = store.claim("w1", ["srpo"], Capacity(held=[held(Claimed("x", 1, 1, a_request()))]))
+    assert (claim.batch.jobs, claim.is_deferred) == ((), True)
+
+    (job,) = take(store)
+
+    assert (job.id, job.must_be_alone) == (returned, True)
+
+
+def test_a_crash_counts_for_none_of_the_jobs_that_a_worker_held(store: JobStore, client: redis.Redis) -> None:
+    """The second was claimed while the first was rendered."""
+    submit(store)
+    first = take_one(store)
+    submit(store, width=512)
+    (second,) = store.claim("w1", ["srpo"], Capacity(held=[held(first)], claims_ahead=True)).batch.jobs
+
+    assert lose(client, store) == 2
+
+    assert [record(store, job.id).attempt for job in (first, second)] == [0, 0]
+    assert [(job.attempt, job.must_be_alone) for job in (take_one(store), take_one(store, "w2"))] == [(1, True)] * 2

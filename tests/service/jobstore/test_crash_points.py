@@ -21,7 +21,6 @@ from farm.concurrency import retry
 from farm.domain.error_codes import Code
 from farm.domain.errors import FarmError
 from farm.domain.job import Order, Source, Webhook
-from farm.domain.request import ImageRequest
 from farm.jobstore import redis_keys
 from tests.failing_calls import Died, Ill
 from tests.farms import folder_in_memory
@@ -33,8 +32,7 @@ from tests.service.workers.worker import Broken, WorkerHarness
 from tests.unit.dialects.samples import a_request
 from tests.webhook_receiver import answer, running_receiver
 from workers import background, health
-from workers.pipelines.pipeline import NO_INPUTS, InputImages, RenderedImage, StepCallback
-from workers.pipelines.simulated import SimulatedPipeline
+from workers.pipelines.simulated import SimulatedImage, SimulatedPipeline
 
 IMAGE = data_uri(sample_image())
 FULL = pytest.mark.full
@@ -224,26 +222,22 @@ class Rendering(Story):
             shop.work()
         finally:
             shop.draining.set()
+            shop.renderer.close()
             shop.publisher.close(seconds=10)
         shop.store.remove_worker("w", MODELS)
 
 
 class Beating(SimulatedPipeline):
-    """A pipeline that calls `beat` in the middle of each batch."""
+    """A pipeline that calls `beat` in the middle of each image that is first in flight."""
 
     def __init__(self, beat: Callable[[], None]) -> None:
         super().__init__(step_ms=0)
         self._beat = beat
 
-    def render(
-        self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS
-    ) -> Iterator[RenderedImage]:
-        def tell(index: int, step: int) -> bool:
-            if (index, step) == (0, 2):
-                self._beat()
-            return watch(index, step)
-
-        return super().render(images, tell, inputs)
+    def advance(self, images: Sequence[SimulatedImage]) -> None:
+        super().advance(images)
+        if images[0].step == 2:
+            self._beat()
 
 
 class RenderingPoison(Rendering):

@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from farm.domain.errors import IdempotencyConflict, LimitReached, NotFound
 from farm.domain.job import Claimed, Conditions, NewJob, State
 from farm.jobstore import redis_keys
-from farm.jobstore.store import HeldJob, Retry, Terms
+from farm.jobstore.store import Capacity, HeldJob, Retry, Terms
 from tests.service.jobstore.jobs import FACTS, held, new_job, result
 from tests.service.jobstore.stepped_clock import SteppedStore, look
 from tests.service.jobstore.store_model import SECOND, Model
@@ -95,6 +95,9 @@ ACTS = {
 }
 some_acts = st.sampled_from([act for act, often in ACTS.items() for _ in range(often)])
 
+#: Of a worker that holds nothing.
+WHOLE_BATCH = Capacity()
+
 T = TypeVar("T")
 Hand = tuple[str, Claimed]
 
@@ -118,7 +121,7 @@ class Comparison(RuleBasedStateMachine):
         self._orders: list[NewJob] = []
         self._hands: list[Hand] = []
         self._unprepared: list[str] = []
-        self._last_claims: dict[str, tuple[Sequence[str], str]] = {}
+        self._last_claims: dict[str, tuple[Sequence[str], Capacity, str]] = {}
         for worker in WORKERS:
             self._renew(worker, [])
 
@@ -285,15 +288,28 @@ class Comparison(RuleBasedStateMachine):
 
     def claim(self) -> None:
         worker = self._draw(some_workers)
-        self._hands += [(worker, job) for job in self._claim(worker, self._draw(some_models))]
+        jobs = self._claim(worker, self._draw(some_models), self._draw_capacity(worker))
+        self._hands += [(worker, job) for job in jobs]
+
+    def _draw_capacity(self, worker: str) -> Capacity:
+        """Draw what a worker can take beside some of the jobs that it holds, or believes that it holds."""
+        hands = [job for name, job in self._hands if name == worker]
+        last = hands[len(hands) - self._draw(st.integers(0, min(3, len(hands)))) :]
+        keys = ("", "", *{job.request.batch_key for job in last})
+        return Capacity(
+            images=self._draw(st.integers(1, 4)),
+            batch_key=self._draw(st.sampled_from(keys)),
+            held=[held(job) for job in last],
+            claims_ahead=self._draw(st.booleans()),
+        )
 
     def claim_later(self) -> None:
         """Claim when time has passed and before anything is reaped."""
         self.step_clock()
         self.claim()
 
-    def _claim(self, worker: str, models: Sequence[str]) -> tuple[Claimed, ...]:
-        self._last_claims[worker] = models, self._name()
+    def _claim(self, worker: str, models: Sequence[str], capacity: Capacity = WHOLE_BATCH) -> tuple[Claimed, ...]:
+        self._last_claims[worker] = models, capacity, self._name()
         return self._claimed(worker)
 
     def claim_again(self) -> None:
@@ -303,11 +319,11 @@ class Comparison(RuleBasedStateMachine):
             self._claimed(worker)
 
     def _claimed(self, worker: str) -> tuple[Claimed, ...]:
-        models, nonce = self._last_claims[worker]
-        claim = self._store.claim(worker, models, nonce=nonce)
-        jobs = [(job.id, job.fence, job.attempt) for job in claim.batch.jobs]
-        found = {"waiting": claim.waiting, "idle": claim.idle_workers, "jobs": jobs}
-        assert found == self._model.claim(worker, models, nonce)
+        models, capacity, nonce = self._last_claims[worker]
+        claim = self._store.claim(worker, models, capacity, nonce=nonce)
+        jobs = [(job.id, job.fence, job.attempt, job.must_be_alone) for job in claim.batch.jobs]
+        found = {"waiting": claim.waiting, "idle": claim.idle_workers, "jobs": jobs, "deferred": claim.is_deferred}
+        assert found == self._model.claim(worker, models, capacity, nonce)
         return claim.batch.jobs
 
     def renew(self) -> None:

@@ -8,7 +8,7 @@ import json
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -17,15 +17,14 @@ from PIL import Image
 from farm.bootstrap import Farm
 from farm.domain.errors import StorageUnavailable
 from farm.domain.job import State
-from farm.domain.request import ImageRequest
 from farm.jobstore.store import JobStore
 from tests.farms import wait_for
 from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import TERMS, submit
 from tests.service.workers.worker import Counting, FailingStorage, Opened, WorkerHarness
 from workers import publish
-from workers.pipelines.pipeline import NO_INPUTS, InputImages, RenderedImage, StepCallback
-from workers.pipelines.simulated import SimulatedPipeline
+from workers.pipelines.pipeline import RenderedImage
+from workers.pipelines.simulated import SimulatedImage, SimulatedPipeline
 
 DOWN = StorageUnavailable("The bucket 'b' does not answer.")
 
@@ -202,14 +201,11 @@ class Remembering(SimulatedPipeline):
         super().__init__(step_ms=0)
         self._rendered: list[weakref.ref[Remembered]] = []
 
-    def render(
-        self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS
-    ) -> Iterator[RenderedImage]:
-        for plain in super().render(images, watch, inputs):
-            rendered = Remembered(plain.index, plain.pixels, plain.size)
-            self._rendered.append(weakref.ref(rendered))
-            yield rendered
-            del rendered
+    def finish(self, image: SimulatedImage) -> RenderedImage:
+        plain = super().finish(image)
+        rendered = Remembered(plain.pixels, plain.size)
+        self._rendered.append(weakref.ref(rendered))
+        return rendered
 
     @property
     def kept(self) -> int:

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from farm import clock
 from farm.bootstrap import Farm
 from farm.domain.errors import NotFound, StorageError, StoreUnavailable
 from farm.domain.job import Claimed, Conditions, State
+from farm.domain.request import ImageRequest
 from farm.jobstore import redis_keys
 from farm.jobstore.store import JobStore
 from farm.storage.local import LocalStorage
@@ -35,16 +36,17 @@ from tests.service.workers.worker import (
     WorkerHarness,
     folder_of,
 )
-from workers import health, publish
+from workers import claims, health, publish
 from workers.health import MAX_FAILURES_IN_A_ROW
-from workers.pipelines.pipeline import NO_INPUTS, RenderedImage
-from workers.pipelines.simulated import SimulatedPipeline
+from workers.pipelines.pipeline import NO_INPUTS, InputImages, RenderedImage
+from workers.pipelines.simulated import SimulatedImage, SimulatedPipeline
 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the pause of a worker after repeated failures."""
+    """Shorten the pauses of a worker: after repeated failures, and between looks for jobs, as these steps are short."""
     monkeypatch.setattr(health, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(claims, "_PAUSE", 0.0)
 
 
 @pytest.fixture
@@ -156,11 +158,11 @@ def test_progress_is_visible_while_a_job_runs(open_worker: Opened, store: JobSto
     shop = open_worker(pipeline=pipeline)
     job_id = submit(store, steps=3, images=2)
     shop.begin()
-    pipeline.go(6)
+    pipeline.go(4)
 
     wait_for(lambda: jobs.record(store, job_id).step == 4)
 
-    pipeline.go(2)
+    pipeline.go(1)
     shop.join()
     assert shop.end_of(job_id).state is State.COMPLETED
 
@@ -179,7 +181,7 @@ def test_a_cancelled_job_stops_within_one_step(open_worker: Opened, store: JobSt
 
     job = shop.end_of(job_id)
     assert (job.state, job.code, job.result) == (State.FAILED, "cancelled", None)
-    assert pipeline.steps == [(0, 0), (0, 1), (0, 2), (0, 3)]
+    assert pipeline.steps == [(7, 0), (7, 1), (7, 2), (7, 3)]
 
 
 def claimed(store: JobStore, job_id: str) -> Claimed:
@@ -197,7 +199,7 @@ def test_the_mates_of_a_cancelled_job_go_on(open_worker: Opened, store: JobStore
 
     store.cancel(cancelled)
     wait_for(lambda: shop.lease.must_stop(claimed(store, cancelled)))
-    pipeline.go(4)
+    pipeline.go(3)
     shop.join()
 
     assert shop.end_of(cancelled).code == "cancelled"
@@ -225,12 +227,12 @@ def test_draining_hands_back_what_is_not_denoised(open_worker: Opened, store: Jo
     pipeline = Stepwise()
     shop = open_worker(pipeline=pipeline)
     short, long = submit(store, steps=2), submit(store, steps=50)
-    later = submit(store, images=4)
+    later = submit(store, width=512)
     shop.begin()
-    pipeline.go(4)
+    pipeline.go(3)
 
     shop.draining.set()
-    pipeline.go(2)
+    pipeline.go(1)
     shop.join()
 
     wait_for(lambda: jobs.state(store, short) is State.COMPLETED)
@@ -269,15 +271,14 @@ def test_nothing_is_rendered_beside_a_job_that_may_have_killed_a_worker(
     submits = [suspect, other] if first == "suspect" else [other, suspect]
     ids = [submits[0](images=4), submits[1](images=3)]
     shop.begin()
-    second = State.CREATED if first == "suspect" else State.PROCESSING
-    wait_for(lambda: [jobs.state(store, job_id) for job_id in ids] == [State.PROCESSING, second])
     wait_for(lambda: storage.tried == 2, what="the first one on its way to storage")  # by two threads
 
-    assert not wait_in_vain(lambda: len(pipeline.batches) > 1)
+    assert not wait_in_vain(lambda: len(pipeline.flights) > 1)
+    assert [jobs.state(store, job_id) for job_id in ids] == [State.PROCESSING, State.CREATED]
     go.set()
     shop.join()
 
-    assert pipeline.batches == [[first] * 4, [{"suspect": "other", "other": "suspect"}[first]] * 3]
+    assert pipeline.flights == [[first] * 4, [{"suspect": "other", "other": "suspect"}[first]] * 3]
     assert {shop.end_of(job_id).state for job_id in ids} == {State.COMPLETED}
 
 
@@ -301,8 +302,8 @@ def test_a_job_that_breaks_the_pipeline_harms_no_other(open_worker: Opened, stor
     assert [(end.state, end.attempt) for end in map(shop.end_of, innocent)] == [(State.COMPLETED, 1)] * 3
     assert (job.state, job.code, job.attempt, job.result) == (State.FAILED, "render_failed", 2, None)
     assert job.error == "The pipeline could not render the image (ValueError)."
-    assert sorted(map(len, pipeline.batches)) == [1, 1, 1, 1, 1, 4]
-    assert pipeline.batches.count(["poison"]) == 2
+    assert sorted(map(len, pipeline.failed)) == [1, 1, 4]
+    assert all([f"fox {number}"] in pipeline.flights for number in range(3))
 
 
 def test_what_a_broken_batch_had_finished_is_not_rendered_again(open_worker: Opened, store: JobStore) -> None:
@@ -314,17 +315,6 @@ def test_what_a_broken_batch_had_finished_is_not_rendered_again(open_worker: Ope
     assert shop.end_of(done).state is State.COMPLETED
 
 
-def test_images_left_out_by_the_pipeline_are_a_failure(open_worker: Opened, store: JobStore) -> None:
-    class Forgetful(SimulatedPipeline):
-        def render(self, images: Any, watch: Any, inputs: Any = NO_INPUTS) -> Iterator[Any]:
-            return (rendered for rendered in super().render(images, watch, inputs) if rendered.index != 0)
-
-    job = open_worker(pipeline=Forgetful(0)).end_of(submit(store))
-
-    assert (job.state, job.code) == (State.FAILED, "render_failed")
-    assert "left the image out" in job.error
-
-
 class AlteringPipeline(SimulatedPipeline):
     """Renders what `change` makes of each image."""
 
@@ -332,8 +322,8 @@ class AlteringPipeline(SimulatedPipeline):
         super().__init__(step_ms=0)
         self._change = change
 
-    def render(self, images: Any, watch: Any, inputs: Any = NO_INPUTS) -> Iterator[RenderedImage]:
-        return map(self._change, super().render(images, watch, inputs))
+    def finish(self, image: SimulatedImage) -> RenderedImage:
+        return self._change(super().finish(image))
 
 
 @pytest.mark.parametrize(
@@ -356,16 +346,6 @@ def test_what_is_no_image_as_asked_for_is_not_published(
     assert words in job.error
 
 
-@pytest.mark.parametrize("index", [0, 7])
-def test_an_image_that_takes_anothers_place_fails_the_job(open_worker: Opened, store: JobStore, index: int) -> None:
-    """Nobody waits for ever for the one that never comes."""
-    job = open_worker(pipeline=AlteringPipeline(lambda rendered: replace(rendered, index=index))).end_of(
-        submit(store, images=2)
-    )
-
-    assert (job.state, job.code) == (State.FAILED, "render_failed")
-
-
 def test_what_does_not_fit_into_memory_is_tried_alone(open_worker: Opened, farm: Farm) -> None:
     """Only what does not fit alone either fails, the second time, with a code of its own."""
     patient = JobStore(farm.redis, TERMS)
@@ -379,8 +359,7 @@ def test_what_does_not_fit_into_memory_is_tried_alone(open_worker: Opened, farm:
     assert [(end.state, end.attempt) for end in map(shop.end_of, innocent)] == [(State.COMPLETED, 1)] * 3
     assert (job.state, job.code, job.attempt) == (State.FAILED, "out_of_memory", 2)
     assert job.error == "The image did not fit into the memory of the device (MemoryError)."
-    assert len(pipeline.batches[0]) == 4
-    assert pipeline.batches.count(["poison"]) == 2
+    assert sorted(map(len, pipeline.failed)) == [1, 1, 4]
 
 
 def test_a_worker_whose_device_is_lost_takes_nothing_more(open_worker: Opened, store: JobStore) -> None:
@@ -407,8 +386,8 @@ def test_a_worker_that_fails_again_and_again_takes_nothing_more(open_worker: Ope
     shop.work()
 
     assert shop.failure_counter.is_faulty
-    assert len(pipeline.batches) == MAX_FAILURES_IN_A_ROW
-    assert [jobs.record(store, job_id).attempt for job_id in [*poison, fox]] == [1] * MAX_FAILURES_IN_A_ROW + [0]
+    assert len(pipeline.failed) == MAX_FAILURES_IN_A_ROW
+    assert {jobs.state(store, job_id) for job_id in [*poison, fox]} == {State.CREATED}
 
 
 def test_a_worker_that_cannot_check_takes_nothing_more(open_worker: Opened, store: JobStore) -> None:
@@ -452,7 +431,7 @@ def test_one_bad_worker_does_not_use_up_what_others_can_render(
 
     job = good.end_of(job_id)
 
-    assert (job.state, job.attempt, len(pipeline.batches)) == (State.COMPLETED, 2, MAX_FAILURES_IN_A_ROW)
+    assert (job.state, job.attempt, len(pipeline.failed)) == (State.COMPLETED, 2, MAX_FAILURES_IN_A_ROW)
 
 
 @pytest.mark.parametrize("prompt", ["poison", "fox"])
@@ -650,8 +629,8 @@ def test_what_cannot_be_checked_is_not_published(open_worker: Opened, store: Job
 
 def test_warnings_reach_the_result(open_worker: Opened, store: JobStore) -> None:
     class Wordy(SimulatedPipeline):
-        def render(self, images: Any, watch: Any, inputs: Any = NO_INPUTS) -> Iterator[Any]:
-            return (replace(rendered, warnings=("long prompt",)) for rendered in super().render(images, watch, inputs))
+        def finish(self, image: SimulatedImage) -> RenderedImage:
+            return replace(super().finish(image), warnings=("long prompt",))
 
     job = open_worker(pipeline=Wordy(0)).end_of(submit(store, images=2))
 
@@ -749,3 +728,102 @@ def test_a_start_that_lasts_too_long_stops_within_one_step(open_worker: Opened, 
     shop.join()
 
     assert (jobs.record(store, job_id).code, len(pipeline.steps)) == ("render_timeout", 3)
+
+
+def test_a_job_joins_those_in_flight_within_two_steps(open_worker: Opened, store: JobStore) -> None:
+    pipeline = Stepwise()
+    shop = open_worker(pipeline=pipeline)
+    for seed in (1, 2, 3):
+        submit(store, seed=seed, steps=50)
+    shop.begin()
+    pipeline.go(5)  # three starts and two steps
+
+    joining = submit(store, seed=4, steps=2)
+    pipeline.go()
+    wait_for(lambda: jobs.state(store, joining) is State.PROCESSING, what="a claim beside the next step")
+    wait_for_claim(shop)
+    pipeline.go(2)
+
+    assert pipeline.steps[-4:] == [*((seed, 4) for seed in (1, 2, 3)), (4, 0)], "the second step after its submit"
+    pipeline.go(2)
+    assert shop.end_of(joining).state is State.COMPLETED
+    assert {seed for seed, step in pipeline.steps if step == 6} == {1, 2, 3}, "the others went on"
+    shop.draining.set()
+    pipeline.go()
+    shop.join()
+
+
+def wait_for_claim(shop: WorkerHarness) -> None:
+    """Wait until what was claimed ahead is ready to join."""
+    wait_for(lambda: (ahead := shop.renderer._claims._ahead) is not None and ahead.done(), what="a ready job")
+
+
+def test_inputs_are_read_beside_the_steps_of_what_is_in_flight(
+    open_worker: Opened, store: JobStore, farm: Farm
+) -> None:
+    storage, pipeline = HangingStorage(farm.storage), Stepwise()
+    shop = open_worker(storage=storage, pipeline=pipeline)
+    submit(store, seed=1, steps=20)
+    shop.begin()
+    pipeline.go(2)
+    submit(store, inputs=("an input",))
+    pipeline.go()
+    assert storage.asked.wait(10)
+
+    pipeline.go(5)
+
+    assert pipeline.steps[-1] == (1, 7)
+    storage.go.set()
+    shop.draining.set()
+    pipeline.go()
+    shop.join()
+
+
+def test_a_job_that_was_claimed_ahead_never_starts_once_it_is_cancelled(open_worker: Opened, store: JobStore) -> None:
+    pipeline = Stepwise()
+    shop = open_worker(pipeline=pipeline)
+    rendered, ahead = submit(store, seed=1, images=4, steps=4), submit(store, seed=9, width=512)
+    shop.begin()
+    pipeline.go(7)  # four starts and three steps: those in flight leave soon
+    wait_for(lambda: jobs.state(store, ahead) is State.PROCESSING, what="a claim ahead")
+
+    assert store.cancel(ahead) == "stopping"
+    wait_for(lambda: shop.lease.must_stop(claimed(store, ahead)))
+    pipeline.go()
+    shop.join()
+
+    assert shop.end_of(ahead).code == "cancelled"
+    assert shop.end_of(rendered).state is State.COMPLETED
+    assert not [step for step in pipeline.steps if step[0] == 9]
+
+
+def test_draining_hands_back_what_was_claimed_ahead(open_worker: Opened, store: JobStore) -> None:
+    pipeline = Stepwise()
+    shop = open_worker(pipeline=pipeline)
+    submit(store, images=4, steps=3)
+    ahead = submit(store, width=512)
+    shop.begin()
+    pipeline.go(6)
+    wait_for(lambda: jobs.state(store, ahead) is State.PROCESSING, what="a claim ahead")
+
+    shop.draining.set()
+    pipeline.go()
+    shop.join()
+
+    released = jobs.record(store, ahead)
+    assert (released.state, released.attempt) == (State.CREATED, 0)
+
+
+def test_an_image_that_cannot_start_harms_none_in_flight(open_worker: Opened, store: JobStore) -> None:
+    class Refusing(SimulatedPipeline):
+        def start(self, request: ImageRequest, inputs: InputImages = NO_INPUTS) -> SimulatedImage:
+            if request.prompt == "poison":
+                raise ValueError("the engine stumbles")
+            return super().start(request, inputs)
+
+    shop = open_worker(pipeline=Refusing(0))
+    fox, culprit = submit(store, prompt="fox"), submit(store, prompt="poison")
+    shop.work()
+
+    assert (jobs.record(store, fox).attempt, shop.end_of(fox).state) == (1, State.COMPLETED)
+    assert (shop.end_of(culprit).code, shop.end_of(culprit).attempt) == ("render_failed", 2)

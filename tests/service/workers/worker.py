@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,15 +23,18 @@ from tests.service.jobstore import jobs
 from workers.encode import Encoder
 from workers.health import FailureCounter
 from workers.lease import Lease
-from workers.pipelines.pipeline import NO_INPUTS, InputImages, Pipeline, RenderedImage, StepCallback
-from workers.pipelines.simulated import SimulatedPipeline
+from workers.pipelines.pipeline import NO_INPUTS, InputImages, Pipeline, RenderedImage
+from workers.pipelines.simulated import SimulatedImage, SimulatedPipeline
 from workers.publish import Publisher
 from workers.render import Renderer
 from workers.safety import Checker
 
 
 class Stepwise(SimulatedPipeline):
-    """Waits for permission before each step of an image; `steps` are those that were begun."""
+    """Waits for permission before an image starts, and before each step of those in flight.
+
+    `steps` are those that were permitted: the seed of each image, and its steps that were done then.
+    """
 
     def __init__(self) -> None:
         super().__init__(step_ms=0)
@@ -39,25 +43,29 @@ class Stepwise(SimulatedPipeline):
         self.done = threading.Semaphore(0)
         self.steps: list[tuple[int, int]] = []
 
-    def render(
-        self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS
-    ) -> Iterator[RenderedImage]:
-        def wait(index: int, step: int) -> bool:
-            self.asked.release()
-            assert self.leave.acquire(timeout=10), "nobody gave leave"
-            self.steps.append((index, step))
-            goes_on = watch(index, step)
-            self.done.release()
-            return goes_on
+    def start(self, request: ImageRequest, inputs: InputImages = NO_INPUTS) -> SimulatedImage:
+        with self._permitted():
+            self.steps.append((request.seed, 0))
+            return super().start(request, inputs)
 
-        return super().render(images, wait, inputs)
+    def advance(self, images: Sequence[SimulatedImage]) -> None:
+        with self._permitted():
+            super().advance(images)
+            self.steps += [(image.request.seed, image.step) for image in images]
+
+    @contextmanager
+    def _permitted(self) -> Iterator[None]:
+        self.asked.release()
+        assert self.leave.acquire(timeout=10), "nobody gave leave"
+        yield
+        self.done.release()
 
     def go(self, steps: int = 1) -> None:
-        """Let so many steps happen, one after another, and return when the last one has been recorded."""
+        """Let so many images start or steps happen, one after another, and return when the last one is done."""
         for _ in range(steps):
             assert self.asked.acquire(timeout=10), "the pipeline asks for no step"
             self.leave.release()
-            assert self.done.acquire(timeout=10), "nobody watches the step"
+            assert self.done.acquire(timeout=10), "nobody does the step"
 
 
 class Counting(SimulatedPipeline):
@@ -67,33 +75,31 @@ class Counting(SimulatedPipeline):
         super().__init__(step_ms=0)
         self.rendered = 0
 
-    def render(
-        self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS
-    ) -> Iterator[RenderedImage]:
-        for rendered in super().render(images, watch, inputs):
-            self.rendered += 1
-            yield rendered
+    def finish(self, image: SimulatedImage) -> RenderedImage:
+        self.rendered += 1
+        return super().finish(image)
 
 
 class Broken(SimulatedPipeline):
-    """Raises `error` in the middle of a batch that has `poison` among its prompts."""
+    """Raises `error` at the second step of a prompt `poison`.
+
+    `flights` are the prompts that were in flight together, and `failed` those of each step that failed.
+    """
 
     def __init__(self, error: Exception | None = None) -> None:
         super().__init__(step_ms=0)
         self.error = error or ValueError("the engine stumbles")
-        self.batches: list[list[str]] = []
+        self.flights: list[list[str]] = []
+        self.failed: list[list[str]] = []
 
-    def render(
-        self, images: Sequence[ImageRequest], watch: StepCallback, inputs: InputImages = NO_INPUTS
-    ) -> Iterator[RenderedImage]:
-        self.batches.append([image.prompt for image in images])
-
-        def check(index: int, step: int) -> bool:
-            if step == 1 and any(image.prompt == "poison" for image in images):
-                raise self.error
-            return watch(index, step)
-
-        return super().render(images, check, inputs)
+    def advance(self, images: Sequence[SimulatedImage]) -> None:
+        prompts = [image.request.prompt for image in images]
+        if prompts not in self.flights[-1:]:
+            self.flights.append(prompts)
+        if any(image.request.prompt == "poison" and image.step == 1 for image in images):
+            self.failed.append(prompts)
+            raise self.error
+        super().advance(images)
 
 
 class FailingStorage(LocalStorage):
@@ -173,6 +179,7 @@ class WorkerHarness:
             failure_counter=self.failure_counter,
             publisher=self.publisher,
             wake_ups=farm.wake_ups,
+            has_work=lambda: farm.stats.waiting(self.pipeline.models) > 0,
             draining=self.draining,
         )
         # Takes nothing back: on a loaded machine a lease may run out though its worker lives.
@@ -202,6 +209,7 @@ class WorkerHarness:
         self.draining.set()
         if self._thread is not None:
             self.join()
+        self.renderer.close()
         self.publisher.close(seconds=10)
         self.lease.close()
 

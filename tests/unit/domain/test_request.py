@@ -72,15 +72,24 @@ def test_an_image_carries_all_that_decides_its_pixels() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"prompt": "an owl"}, {"seed": 8}, {"guidance": 9.0}, {"steps": 5}, {"images": 2}, {"safety": False}]
+    "change",
+    [
+        *({"prompt": "an owl"}, {"seed": 8}, {"guidance": 9.0}, {"steps": 5}, {"images": 2}, {"safety": False}),
+        {"acceleration": "high"},
+    ],
 )
 def test_requests_that_differ_only_so_share_a_batch(change: dict[str, Any]) -> None:
     assert a_request(**change).batch_key == a_request().batch_key
 
 
-@pytest.mark.parametrize("change", [{"model": "kontext"}, {"width": 257}, {"height": 257}, {"acceleration": "high"}])
+@pytest.mark.parametrize("change", [{"model": "kontext"}, {"width": 257}, {"height": 257}])
 def test_requests_that_differ_so_share_no_batch(change: dict[str, Any]) -> None:
     assert a_request(**change).batch_key != a_request().batch_key
+
+
+def test_sizes_of_equal_tokens_share_a_batch() -> None:
+    assert a_request(width=257, height=300).batch_key == a_request(width=272, height=304).batch_key
+    assert a_request(width=272).batch_key != a_request(width=273).batch_key
 
 
 def test_sides_are_not_mixed_up_in_the_batch_key() -> None:

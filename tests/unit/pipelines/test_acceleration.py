@@ -15,7 +15,7 @@ from farm.domain.acceleration import BUNDLED, Level, Levels
 from farm.domain.request import ImageRequest
 from miniature.tokenizer import T5_TOKENS
 from tests.unit.pipelines.denoising import INPUTS, kontext_of, pipeline_of, record, render
-from workers.pipelines.denoise import Denoising, denoise
+from workers.pipelines.denoise import Denoising, advance
 from workers.pipelines.extrapolation import step_plan
 from workers.pipelines.latents import Size, positions
 from workers.pipelines.network import Network, Schedule
@@ -63,13 +63,13 @@ def test_on_the_axis_of_steps_it_is_taylorseer(parts: Any, order: int, bound: fl
 def tokens_of(network: Network, mask: str, axis: Sequence[float], order: int) -> torch.Tensor:
     """Return the tokens of `FOX`, denoised by this mask."""
     with torch.inference_mode():
-        start = TextToImage(network, NO_INPUTS).prepare(FOX, GRID)
+        start = TextToImage(network).prepare(FOX, GRID, NO_INPUTS)
         prompt = network.prompt(FOX.prompt)
         plan = step_plan(mask, axis, order)
         image = Denoising(start, network.to_device(positions(GRID)), prompt, FOX.guidance, plan)
-        tokens = denoise(network, image, lambda _: True)
-        assert tokens is not None
-        return tokens
+        while not image.is_finished:
+            advance(network, [image])
+        return image.tokens
 
 
 @pytest.mark.parametrize("acceleration", ["regular", "high"])

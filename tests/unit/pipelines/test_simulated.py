@@ -132,20 +132,18 @@ def test_company_changes_no_pixel() -> None:
     assert [one.image.tobytes() for one in rendered] == [render(request) for request in batch]
 
 
-def test_a_batch_goes_in_step_and_a_shorter_image_is_finished_earlier() -> None:
-    seen: list[tuple[int, int]] = []
+def test_images_join_and_leave_between_steps() -> None:
+    pipeline = SimulatedPipeline(step_ms=0)
+    long, short = pipeline.start(replace(FOX, steps=3)), pipeline.start(replace(FOX, steps=1, seed=8))
+    pipeline.advance([long, short])
+    finished = pipeline.finish(short)
+    late = pipeline.start(replace(FOX, steps=2, seed=9))
+    pipeline.advance([long, late])
+    pipeline.advance([long, late])
 
-    def watch(index: int, step: int) -> bool:
-        seen.append((index, step))
-        return True
-
-    batch = [replace(FOX, steps=3), replace(FOX, steps=1)]
-    rendered = SimulatedPipeline(step_ms=0).render(batch, watch)
-
-    assert next(rendered).index == 1
-    assert seen == [(0, 0), (1, 0), (0, 1), (1, 1)]
-    assert next(rendered).index == 0
-    assert seen[4:] == [(0, 2), (0, 3)]
+    assert [image.step for image in (long, short, late)] == [3, 1, 2]
+    images = [pipeline.finish(long), finished, pipeline.finish(late)]
+    assert [one.pixels for one in images] == [render(image.request) for image in (long, short, late)]
 
 
 def test_an_abandoned_image_is_not_rendered_and_not_asked_for_again() -> None:
@@ -172,7 +170,11 @@ def test_stops_at_once_when_nobody_wants_an_image() -> None:
 def test_a_step_takes_its_time_once_for_the_whole_batch() -> None:
     began = clock.monotonic()
 
-    list(SimulatedPipeline(step_ms=200).render([FOX] * 4, lambda *_: True))
+    pipeline = SimulatedPipeline(step_ms=200)
+    images = [pipeline.start(FOX) for _ in range(4)]
+
+    for _ in range(FOX.steps):
+        pipeline.advance(images)
 
     assert 0.6 <= clock.monotonic() - began < 2.4
 

@@ -39,7 +39,7 @@ def encoded(
     warnings: tuple[str, ...] = (),
 ) -> bytes:
     request = of.model_copy(update={"output_format": form})
-    rendered = RenderedImage(number, b"", pattern.size, full_steps=14, warnings=warnings)
+    rendered = RenderedImage(b"", pattern.size, full_steps=14, warnings=warnings)
     return encoder.encode(pattern, of=request, number=number, rendered=rendered)
 
 
