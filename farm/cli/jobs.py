@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
 from farm.cli.client import Client, escaped
+from farm.cli.search import Item, Since, confirm, newest, search
 from farm.cli.terminal import say_json, show_table
 from farm.printable import say
 from farm.settings import load
@@ -14,6 +16,9 @@ from farm.settings import load
 app = typer.Typer(help="List, show, cancel, retry and delete jobs.")
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="Id of the job.")]
+
+Code = Annotated[str | None, typer.Option(help="Only jobs that failed with this code.")]
+ModelId = Annotated[str | None, typer.Option("--model", help="Only jobs of this model, by the id that they named.")]
 
 #: The sentence about each outcome of a cancel.
 _OUTCOMES = {
@@ -34,13 +39,19 @@ def list_jobs(
     status: Annotated[
         str | None, typer.Option(help="Only jobs in this state: created, processing, completed or failed.")
     ] = None,
-    limit: Annotated[int, typer.Option(help="Number of jobs, up to 100.")] = 20,
+    code: Code = None,
+    model: ModelId = None,
+    since: Since = None,
+    limit: Annotated[int, typer.Option(help="Number of jobs.", min=1, max=100_000)] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the jobs as JSON, whole.")] = False,
 ) -> None:
-    """List the newest jobs."""
-    fields: dict[str, str | int] = {"limit": limit} | ({"status": status} if status else {})
-    jobs = Client(load()).get("/jobs", **fields)["jobs"]
-    columns = ("id", "model", "status", "code", "progress", "created", "prompt")
-    show_table(columns, [_row(job) for job in jobs])
+    """List jobs, the newest first."""
+    jobs = newest(_found(Client(load()), status=status, code=code, model=model, since=since), limit)
+    if as_json:
+        say_json(jobs)
+    else:
+        columns = ("id", "model", "status", "code", "progress", "created", "prompt")
+        show_table(columns, [_row(job) for job in jobs])
 
 
 @app.command()
@@ -57,9 +68,27 @@ def cancel(job_id: JobId) -> None:
 
 
 @app.command()
-def retry(job_id: JobId) -> None:
-    """Submit a failed job again as a new one, and print its id."""
-    say(Client(load()).post(f"/jobs/{escaped(job_id)}/retry")["id"])
+def retry(
+    job_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Id of the job.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All failed jobs that were not retried yet.")] = False,
+    code: Code = None,
+    model: ModelId = None,
+    since: Since = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Submit failed jobs again as new ones, and print their ids.
+
+    Give one id, or --failed with what selects them.
+    """
+    if failed == (job_id is not None):
+        raise typer.BadParameter("give the id of a job, or --failed")
+    client = Client(load())
+    ids = [job_id] if job_id else _retryable(client, code=code, model=model, since=since)
+    if failed:
+        confirm(f"Submit {len(ids)} failed jobs again?", is_sure=yes or not ids)
+    # The oldest first: they waited for longest.
+    for each in reversed(ids):
+        say(client.post(f"/jobs/{escaped(each)}/retry")["id"])
 
 
 @app.command()
@@ -67,6 +96,23 @@ def delete(job_id: JobId) -> None:
     """Delete a finished job with its prompt and images."""
     Client(load()).delete(f"/jobs/{escaped(job_id)}")
     say("deleted")
+
+
+def _found(
+    client: Client, *, status: str | None, code: str | None, model: str | None, since: str | None
+) -> Iterator[Item]:
+    """Yield the jobs that the options select, newest first."""
+
+    def is_wanted(job: Item) -> bool:
+        return (code is None or job["code"] == code) and (model is None or job["model"] == model)
+
+    return search(client, "/jobs", is_wanted, since=since, **({"status": status} if status else {}))
+
+
+def _retryable(client: Client, *, code: str | None, model: str | None, since: str | None) -> list[str]:
+    """Return the ids of the failed jobs that the options select, but for those that somebody cancelled or retried."""
+    jobs = _found(client, status="failed", code=code, model=model, since=since)
+    return [job["id"] for job in jobs if job["retried_as"] is None and (code or job["code"] != "cancelled")]
 
 
 def _row(job: dict[str, object]) -> tuple[object, ...]:

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from farm import __version__
-from farm.cli import demo, doctor, jobs, keys, render, storage, up, webhooks, workers
+from farm.cli import demo, doctor, jobs, keys, render, storage, top, up, webhooks, workers
 from farm.domain.errors import ConfigurationError, FarmError, with_detail
 from farm.printable import degrade_output, say
 from farm.process.child import EXIT_CONFIG
@@ -27,6 +27,7 @@ app.command()(up.worker)
 app.command()(demo.demo)
 app.command(epilog=render.EXAMPLES)(render.render)
 app.command()(workers.models)
+app.command()(top.top)
 app.command()(workers.pause)
 app.command()(workers.resume)
 app.command()(doctor.doctor)

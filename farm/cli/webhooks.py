@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
 from farm import clock
 from farm.cli.client import Client, escaped
+from farm.cli.search import Item, Since, confirm, newest, search
 from farm.cli.terminal import show_table
 from farm.printable import say
 from farm.settings import load
@@ -15,6 +17,10 @@ from farm.settings import load
 app = typer.Typer(help="List, show, repeat and test webhook deliveries.")
 
 DeliveryId = Annotated[str, typer.Argument(metavar="ID", help="Id of the delivery.")]
+
+Receiver = Annotated[
+    str | None, typer.Option(help="Only those to this receiver: the beginning of its URL.", metavar="URL")
+]
 
 #: How long `test` waits for the outcome, in seconds. One attempt takes less.
 _TEST_SECONDS = 30.0
@@ -28,10 +34,13 @@ def default(context: typer.Context) -> None:
 
 @app.command("list")
 def list_deliveries(
-    count: Annotated[int, typer.Option("-n", help="Number of deliveries.", min=1, max=100)] = 20,
+    count: Annotated[int, typer.Option("-n", help="Number of deliveries.", min=1, max=100_000)] = 20,
+    failed: Annotated[bool, typer.Option("--failed", help="Only those that were given up.")] = False,
+    receiver: Receiver = None,
+    since: Since = None,
 ) -> None:
-    """List the newest deliveries."""
-    found = Client(load()).get("/deliveries", limit=count)["deliveries"]
+    """List deliveries, the newest first."""
+    found = newest(_found(Client(load()), failed=failed, receiver=receiver, since=since), count)
     show_table(
         ("id", "event", "receiver", "status", "attempts", "last", "next attempt"), [_row(item) for item in found]
     )
@@ -44,10 +53,26 @@ def show(delivery_id: DeliveryId) -> None:
 
 
 @app.command()
-def redeliver(delivery_id: DeliveryId) -> None:
-    """Repeat a delivery now, with the same event id."""
-    Client(load()).post(f"/deliveries/{escaped(delivery_id)}/redeliver")
-    say(f"{delivery_id} is queued again")
+def redeliver(
+    delivery_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Id of the delivery.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All deliveries that were given up.")] = False,
+    receiver: Receiver = None,
+    since: Since = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Repeat deliveries now, with the same event ids.
+
+    Give one id, or --all with what selects them.
+    """
+    if everything == (delivery_id is not None):
+        raise typer.BadParameter("give the id of a delivery, or --all")
+    client = Client(load())
+    found = [] if delivery_id else [item["id"] for item in _found(client, failed=True, receiver=receiver, since=since)]
+    if everything:
+        confirm(f"Repeat {len(found)} deliveries?", is_sure=yes or not found)
+    for each in [delivery_id] if delivery_id else reversed(found):
+        client.post(f"/deliveries/{escaped(each)}/redeliver")
+        say(f"{each} is queued again")
 
 
 @app.command()
@@ -68,6 +93,15 @@ def test(url: Annotated[str, typer.Argument(metavar="URL", help="Address of the 
 def secret() -> None:
     """Print the secret that signs your webhooks."""
     say(Client(load()).get("/webhook_secret")["secret"])
+
+
+def _found(client: Client, *, failed: bool, receiver: str | None, since: str | None) -> Iterator[Item]:
+    """Yield the deliveries that the options select, newest first."""
+
+    def is_wanted(item: Item) -> bool:
+        return (not failed or item["status"] == "failed") and str(item["receiver"]).startswith(receiver or "")
+
+    return search(client, "/deliveries", is_wanted, since=since)
 
 
 def _row(item: dict[str, Any]) -> tuple[object, ...]:

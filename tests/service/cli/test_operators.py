@@ -1,0 +1,144 @@
+"""The commands of a person on call: jobs and deliveries by what selects them, many at a time; the farm live."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import redis
+from flask.testing import FlaskClient
+
+from farm.bootstrap import Farm
+from farm.domain.delivery import Attempt, Outcome
+from farm.jobstore import redis_keys
+from tests.service.api.calls import submit
+from tests.service.cli.commands import Runner, served
+from tests.service.jobstore import jobs
+from tests.service.jobstore.jobs import FACTS
+
+HOUR_US = 3_600_000_000
+
+
+@pytest.fixture
+def command(run: Runner, api: FlaskClient) -> Iterator[Runner]:
+    with served(api.application) as url:
+        yield run.at(url)
+
+
+def fail(farm: Farm, api: FlaskClient, code: str) -> str:
+    """Return a job that failed with this code."""
+    job_id = submit(api)
+    job = jobs.take_one(farm.store)
+    farm.store.fail(job, code, "It failed.", retry="never")
+    return job_id
+
+
+def age(client: redis.Redis, job_id: str, by_us: int) -> None:
+    """Make a job older."""
+    created_us = int(client.hget(redis_keys.job(job_id), "created_us") or 0) - by_us
+    client.hset(redis_keys.job(job_id), "created_us", created_us)
+    for caller in (None, "local"):
+        client.zadd(redis_keys.jobs_of(caller), {job_id: created_us})
+
+
+def listed(command: Runner, *words: str) -> list[str]:
+    ended = command("jobs", "list", "--json", *words)
+    assert ended.status == 0, ended.err
+    return [job["id"] for job in json.loads(ended.out)]
+
+
+def test_jobs_are_found_by_code_model_state_and_age(command: Runner, farm: Farm, api: FlaskClient) -> None:
+    old, new = fail(farm, api, "render_failed"), fail(farm, api, "out_of_memory")
+    waiting = submit(api)
+    age(farm.redis, old, 2 * HOUR_US)
+
+    assert listed(command) == [waiting, new, old]
+    assert listed(command, "--code", "render_failed") == [old]
+    assert listed(command, "--status", "failed", "--since", "1h") == [new]
+    assert listed(command, "--model", "kontext") == []
+    since = (datetime.now(UTC) - timedelta(hours=3)).isoformat()
+    assert listed(command, "--status", "failed", "--since", since) == [new, old]
+    assert listed(command, "--limit", "1") == [waiting]
+
+
+def test_more_jobs_are_found_than_a_page_has(command: Runner, farm: Farm, api: FlaskClient) -> None:
+    oldest = fail(farm, api, "render_failed")
+    for _ in range(120):
+        submit(api)
+
+    assert listed(command, "--code", "render_failed") == [oldest]
+    assert len(listed(command, "--limit", "1000")) == 121
+
+
+def test_failed_jobs_are_retried_together_and_once(command: Runner, farm: Farm, api: FlaskClient) -> None:
+    failed = [fail(farm, api, "render_failed") for _ in range(3)]
+    fail(farm, api, "out_of_memory")
+    cancelled = submit(api)
+    farm.store.cancel(cancelled)
+
+    first = command("jobs", "retry", "--failed", "--code", "render_failed", "--yes").out.split()
+
+    assert [jobs.record(farm.store, new).retry_of for new in first] == failed
+    assert command("jobs", "retry", "--failed", "--code", "render_failed", "--yes").out == ""
+    rest = command("jobs", "retry", "--failed", "--yes").out.split()
+    assert [jobs.record(farm.store, new).retry_of for new in rest] == [jobs.record(farm.store, rest[0]).retry_of]
+    assert cancelled not in {jobs.record(farm.store, new).retry_of for new in rest}
+
+
+@pytest.mark.parametrize("words", [(), ("some-id", "--failed")])
+def test_what_to_retry_and_repeat_is_said_once(command: Runner, words: tuple[str, ...]) -> None:
+    assert command("jobs", "retry", *words).status == 2
+    all_of_them = tuple(word.replace("--failed", "--all") for word in words)
+    assert command("webhooks", "redeliver", *all_of_them).status == 2
+
+
+@pytest.mark.parametrize("since", ["yesterday", "5", "5w", "-3h"])
+def test_a_time_that_is_none_is_refused_with_what_is_allowed(command: Runner, since: str) -> None:
+    ended = command("jobs", "list", "--since", since)
+
+    assert ended.status == 2
+    assert "allowed: 30m, 12h, 7d" in ended.err
+
+
+def give_up(farm: Farm, api: FlaskClient, url: str) -> str:
+    """Return a delivery to this receiver that failed for good."""
+    submit(api, webhook_url=url, webhook_events=["job.created"])
+    (due,) = farm.deliveries.claim(1, lease_seconds=15)
+    farm.deliveries.finish(due, Outcome.FAILED, Attempt(1, 0.1, 500))
+    return due.id
+
+
+def test_deliveries_that_failed_are_found_and_repeated(command: Runner, farm: Farm, api: FlaskClient) -> None:
+    bad, other = give_up(farm, api, "https://8.8.8.8/hook"), give_up(farm, api, "https://9.9.9.9/hook")
+    submit(api, webhook_url="https://8.8.8.8/hook", webhook_events=["job.created"])
+
+    listing = command("webhooks", "list", "--failed").out
+    assert bad in listing
+    assert other in listing
+    assert len(listing.splitlines()) == 3
+    assert other not in command("webhooks", "list", "--failed", "--receiver", "https://8.8.8.8").out
+
+    repeated = command("webhooks", "redeliver", "--all", "--receiver", "https://8.8.8.8", "--yes").out
+
+    assert repeated == f"{bad} is queued again\n"
+    again = farm.deliveries.get(bad)
+    assert again is not None
+    assert again.outcome is Outcome.WAITING
+
+
+def test_top_shows_queue_workers_what_runs_and_causes(command: Runner, farm: Farm, api: FlaskClient) -> None:
+    fail(farm, api, "render_failed")
+    submit(api)
+    job = jobs.take_one(farm.store, "w1")
+    farm.store.renew("w1", FACTS, [jobs.held(job, 3)])
+    submit(api)
+
+    shown = command("top", "--once").out
+
+    assert "waiting 1" in shown
+    assert "processing 1" in shown
+    assert "w1" in shown
+    assert job.id in shown.replace("\n", "")
+    assert "render_failed" in shown
