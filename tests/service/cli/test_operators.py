@@ -125,7 +125,7 @@ def test_deliveries_that_failed_are_found_and_repeated(command: Runner, farm: Fa
     assert repeated == f"{bad} is queued again\n"
     again = farm.deliveries.get(bad)
     assert again is not None
-    assert again.outcome is Outcome.WAITING
+    assert again.state is Outcome.WAITING
 
 
 def test_top_shows_queue_workers_what_runs_and_causes(command: Runner, farm: Farm, api: FlaskClient) -> None:
