@@ -16,7 +16,7 @@ from rich.console import Console
 
 from farm.cli.client import CallFailed, Client
 from farm.cli.download import Downloader, FinishedJob
-from farm.cli.terminal import say_json, timings_text
+from farm.cli.terminal import say_json, show_images, timings_text
 from farm.domain.catalogue import (
     KONTEXT_SIZES,
     MAX_GUIDANCE,
@@ -114,6 +114,7 @@ def render(
     cancel_on_interrupt: Annotated[
         bool, typer.Option("--cancel-on-interrupt", help="Cancel the job on Ctrl-C. Otherwise it goes on.")
     ] = False,
+    shows: Annotated[bool, typer.Option("--show", help="Show the images in the terminal, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the job as JSON instead of a progress bar.")] = False,
 ) -> None:
     """Render images from a prompt and download them.
@@ -150,6 +151,8 @@ def render(
         say_json({**job.view, "files": [str(path) for path in job.files]})
     else:
         report(job)
+    if shows:
+        show_images(job.files)
     if job.view["status"] == "failed":
         raise RenderFailed(f"The job failed ({job.view['code']}): {job.view['error']}")
 
