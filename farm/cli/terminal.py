@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +12,9 @@ from rich.text import Text
 
 from farm.domain.job import FULL_STEPS
 from farm.printable import printable, say
+
+#: Width of an image, in characters.
+_IMAGE_COLUMNS = 60
 
 
 def say_json(value: object) -> None:
@@ -22,6 +26,16 @@ def say_json(value: object) -> None:
 def timings_text(timings: Mapping[str, float]) -> dict[str, str]:
     """Return a job's timings as text: seconds of each stage, and the number of full steps."""
     return {name: f"{value}" if name == FULL_STEPS else f"{value:.2f} s" for name, value in timings.items()}
+
+
+def show_images(files: Iterable[Path]) -> None:
+    """Show image files: by the terminal's own protocol (kitty's, sixel) where it has one, else in coloured blocks."""
+    # Importing it asks the terminal what it can.
+    from textual_image.renderable import Image
+
+    console = Console(stderr=True)
+    for file in files:
+        console.print(Image(file, width=min(_IMAGE_COLUMNS, console.width)))
 
 
 def show_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:

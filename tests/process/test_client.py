@@ -120,3 +120,13 @@ def test_the_examples_of_its_page_work(
 
 def test_its_page_has_no_other_examples() -> None:
     assert len(snippets("python-client.md")) == 4
+
+
+def test_a_rendered_image_is_shown_in_the_terminal(simulated: RunningFarm, tmp_path: Path) -> None:
+    words = ["render", "a fox", "--size", "256x256", "--steps", "1", "--out", str(tmp_path)]
+
+    shown = simulated.cli(*words, "--show")
+
+    assert shown.returncode == 0, shown.stderr
+    assert len(shown.stderr.splitlines()) - len(simulated.cli(*words).stderr.splitlines()) > 20
+    assert shown.stdout.splitlines()[0].startswith(str(tmp_path))
