@@ -16,7 +16,8 @@ import typer
 from rich.console import Console
 
 from farm.cli.client import Client
-from farm.cli.download import Downloader
+from farm.cli.download import Downloader, FinishedJob
+from farm.cli.image_page import PageImage, write_image_page
 from farm.cli.terminal import show_table, timings_text
 from farm.domain.errors import FarmError
 from farm.printable import say
@@ -57,6 +58,15 @@ def demo(out: Annotated[Path, typer.Option(help="Folder to save the images in.")
     failed = [job.view["error"] for job in finished if job.view["status"] != "completed"]
     if failed:
         raise DemoFailed(failed[0])
+    page = write_image_page(out, "srpo-farm demo", (shown for job in finished for shown in _images(job)))
+    say("")
+    say(f"The images side by side: {page.resolve().as_uri()}")
+    say("Next: `make up`, then open http://127.0.0.1:8000 and render your own.")
+
+
+def _images(job: FinishedJob) -> list[PageImage]:
+    facts = (f"seed {job.view['seed']}", f"{job.view['timings']['inference']:.2f} s")
+    return [PageImage(file, job.view["prompt"], facts) for file in job.files]
 
 
 def _submit(client: Client, seed: int, prompt: str, size: str) -> str:

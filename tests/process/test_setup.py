@@ -251,8 +251,11 @@ def test_the_demos_images_show_the_shapes_that_their_prompts_name(tmp_path: Path
     done = farm_command("demo", "--out", str(tmp_path), seconds=240)
 
     assert done.returncode == 0, done.stderr
-    files = sorted(tmp_path.iterdir(), key=lambda path: int(path.stem.rsplit("-", 1)[1]))
+    files = sorted(tmp_path.glob("*.jpeg"), key=lambda path: int(path.stem.rsplit("-", 1)[1]))
     assert all(str(file) in done.stdout for file in files)
+    page = (tmp_path / "index.html").read_text()
+    assert (tmp_path / "index.html").as_uri() in done.stdout
+    assert all(f'src="{file.name}"' in page for file in files)
     assert [likeness(Image.open(file).convert("RGB"), scene) for file, scene in zip(files, DEMO, strict=True)] == DEMO
 
 

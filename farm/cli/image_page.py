@@ -1,0 +1,34 @@
+"""A page of images that opens from the disk: beside them, without scripts, and without any other host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+
+_TEMPLATE = files("farm.cli") / "image_page.html"
+
+
+@dataclass(frozen=True, slots=True)
+class PageImage:
+    """An image on the page: its file, below the page's folder or beside it, its prompt, and facts about it."""
+
+    file: Path
+    prompt: str
+    facts: Sequence[str] = ()
+
+
+def write_image_page(folder: Path, title: str, images: Iterable[PageImage]) -> Path:
+    """Write `index.html` in `folder`, and return its path. Raises OSError."""
+    # Prompts are text: nothing in them becomes markup.
+    template = jinja2.Environment(autoescape=True).from_string(_TEMPLATE.read_text())
+    shown = [
+        {"src": image.file.relative_to(folder).as_posix(), "prompt": image.prompt, "facts": " · ".join(image.facts)}
+        for image in images
+    ]
+    page = folder / "index.html"
+    page.write_text(template.render(title=title, images=shown))
+    return page
