@@ -40,8 +40,8 @@ chaos: .venv/set-up-dev ## break a farm while callers use it, and judge the resu
 bench: .venv/set-up-dev ## control-plane benchmarks, each beside its baseline
 	@$(BIN)/python -m tests.bench
 
-bench-gpu: .venv/set-up-run ## render benchmarks on this machine's CUDA card
-	@$(BIN)/python -m tests.bench.gpu
+bench-gpu: .venv/set-up-run ## render benchmarks on this machine's CUDA card (QUICK=yes)
+	@$(BIN)/python -m tests.bench.gpu $(if $(QUICK),--quick)
 
 figures: .venv/set-up-dev ## print size, shape and documentation of the code (ROOT=folder)
 	@$(BIN)/python -m tests.figures $(ROOT)
