@@ -10,12 +10,9 @@ from api.context import ApiContext
 from api.http import query
 from api.http.body import digest, idempotency_key, pieces, read_bytes
 from api.http.upload_body import MAX_FORM_TEXT, FormWithFile, UploadSlots
-from farm.auth.api_keys import Caller
-from farm.bulk.files import BulkFiles
 from farm.dialects import openai_batch
 from farm.dialects.answers.batches import BatchList, BatchObject, DeletedFile, FileList, FileObject
 from farm.dialects.fields import decode
-from farm.domain.bulk import BulkFile
 from farm.domain.catalogue import MAX_UPLOAD
 from farm.domain.errors import InvalidRequest, Problem
 from farm.storage.declaration import declared
@@ -48,10 +45,10 @@ def _add_files(blueprint: flask.Blueprint, context: ApiContext, upload_slots: Up
     def files_page() -> FileList:
         caller = authenticator.caller()
         query.refuse_others("after", "limit", "order", "purpose")
-        count = _limit(openai_batch.DEFAULT_FILES, openai_batch.MAX_FILES)
+        count, after = _limit(openai_batch.DEFAULT_FILES, openai_batch.MAX_FILES), flask.request.args.get("after")
         found = files.page(
             caller.id,
-            after=_file_before(files, caller),
+            after_us=files.cursor(caller, after) if after else None,
             count=count + 1,
             order=_order(),
             purpose=flask.request.args.get("purpose"),
@@ -120,11 +117,6 @@ def _add_batches(blueprint: flask.Blueprint, context: ApiContext) -> None:
 
 def _limit(default: int, maximum: int) -> int:
     return query.integer("limit", default=default, minimum=1, maximum=maximum) or default
-
-
-def _file_before(files: BulkFiles, caller: Caller) -> BulkFile | None:
-    after = flask.request.args.get("after")
-    return files.get(caller, after) if after else None
 
 
 def _order() -> Literal["asc", "desc"]:

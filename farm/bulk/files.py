@@ -22,6 +22,8 @@ from farm.uploads.uploads import ReceivedFile
 
 #: A file is kept for at least so long, in seconds: longer than OpenAI's completion window.
 MIN_KEEP_SECONDS = 2 * 86400.0
+#: How long a deleted file can be named as the end of a page, in seconds.
+CURSOR_SECONDS = 3600
 
 
 class BulkFiles:
@@ -63,12 +65,20 @@ class BulkFiles:
             raise NotFound(f"No file has the id '{file_id[:100]}'.")
         return file
 
+    def cursor(self, caller: Caller, file_id: str) -> int:
+        """Return when a file was created, also of one that was just deleted. Raises NotFound."""
+        with translated():
+            owner, created_us = self._redis.hmget(redis_keys.bulk_file(file_id), "caller", "created_us")
+        if created_us is None or not (caller.is_admin or owner == caller.id):
+            raise NotFound(f"No file has the id '{file_id[:100]}'.")
+        return int(created_us)
+
     def page(
-        self, caller: str, *, after: BulkFile | None, count: int, order: Literal["asc", "desc"], purpose: str | None
+        self, caller: str, *, after_us: int | None, count: int, order: Literal["asc", "desc"], purpose: str | None
     ) -> list[BulkFile]:
-        """Return up to `count` of the caller's files, by their time of creation, behind `after`."""
+        """Return up to `count` of the caller's files, by their time of creation, behind `after_us`."""
         found: list[BulkFile] = []
-        for file in self._in_order(caller, after, order):
+        for file in self._in_order(caller, after_us, order):
             if purpose in (None, file.purpose):
                 found.append(file)
             if len(found) == count:
@@ -77,11 +87,14 @@ class BulkFiles:
 
     def delete(self, caller: Caller, file_id: str) -> None:
         """Delete a file. The bytes of one whose lines may still be read stay in storage until it would have expired."""
-        file = self.get(caller, file_id)
+        file, name = self.get(caller, file_id), redis_keys.bulk_file(file_id)
         with translated(), self._redis.pipeline() as pipeline:
-            pipeline.hget(redis_keys.bulk_file(file_id), "used")
-            pipeline.delete(redis_keys.bulk_file(file_id))
+            pipeline.hget(name, "used")
+            pipeline.delete(name)
             pipeline.zrem(redis_keys.bulk_files_of(file.caller), file_id)
+            # For those who delete while they list.
+            pipeline.hset(name, mapping={"caller": file.caller, "created_us": file.created_us})
+            pipeline.expire(name, CURSOR_SECONDS)
             is_used, *_ = pipeline.execute()
         if not is_used:
             with suppress(StorageError):  # the sweeper removes it
@@ -102,9 +115,9 @@ class BulkFiles:
         with closing(self._storage.open(file.key, 0, file.stored_bytes)) as chunks:
             yield from chunks
 
-    def _in_order(self, caller: str, after: BulkFile | None, order: Literal["asc", "desc"]) -> Iterator[BulkFile]:
+    def _in_order(self, caller: str, after_us: int | None, order: Literal["asc", "desc"]) -> Iterator[BulkFile]:
         """Yield the caller's files that have not expired."""
-        index, bound = redis_keys.bulk_files_of(caller), f"({after.created_us}" if after else ""
+        index, bound = redis_keys.bulk_files_of(caller), f"({after_us}" if after_us else ""
         with translated():
             if order == "asc":
                 ids = cast(list[str], self._redis.zrangebyscore(index, bound or "-inf", "+inf"))

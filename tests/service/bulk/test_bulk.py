@@ -303,6 +303,7 @@ def test_files_are_listed_in_order_by_purpose_and_deleted(harness: BulkHarness, 
     assert len(listed("purpose=batch_output")) == 1
     assert api.delete(f"{FILES}/{older}").get_json() == {"id": older, "object": "file", "deleted": True}
     assert listed("purpose=batch") == [newer]
+    assert listed(f"order=asc&purpose=batch&after={older}") == [newer]
     openai_error(api.get(f"{FILES}/{older}"), 404)
 
 
