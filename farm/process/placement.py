@@ -32,7 +32,7 @@ class Place:
     @property
     def environment(self) -> dict[str, str]:
         """Variables of the worker's process. A card is named by its UUID: numbers change when another card is lost."""
-        threads = {"OMP_NUM_THREADS": str(self.threads)}
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"), str(self.threads))
         return threads if self.card is None else threads | _one_card(self.card)
 
     @property

@@ -110,10 +110,11 @@ def test_each_child_is_given_a_card_of_its_own_and_its_part_of_the_cores(
     up._supervise(settings, tmp_path, ListenAddress("127.0.0.1", 0), places(settings, None))
 
     given = [json.loads(line) for line in report.read_text().splitlines()]
-    names = ("CUDA_VISIBLE_DEVICES", "FARM_DEVICE", "OMP_NUM_THREADS", "TORCHINDUCTOR_CACHE_DIR")
+    threads = ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")
+    names = ("CUDA_VISIBLE_DEVICES", "FARM_DEVICE", *threads, "TORCHINDUCTOR_CACHE_DIR")
     assert [(words, *(variables[name] for name in names)) for words, variables in given] == [
-        (["--device-name", "cuda:0"], "GPU-0a", "cuda", "4", str(tmp_path / "kernels")),
-        (["--device-name", "cuda:1"], "GPU-1b", "cuda", "4", str(tmp_path / "kernels")),
+        (["--device-name", "cuda:0"], "GPU-0a", "cuda", "4", "4", str(tmp_path / "kernels")),
+        (["--device-name", "cuda:1"], "GPU-1b", "cuda", "4", "4", str(tmp_path / "kernels")),
     ]
 
 
