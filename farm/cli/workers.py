@@ -24,7 +24,7 @@ def default(context: typer.Context) -> None:
 def list_workers() -> None:
     """List the workers with a recent heartbeat."""
     found = Client(load()).get("/workers")["workers"]
-    columns = ("id", "state", "models", "weights", "jobs", "seen", "version")
+    columns = ("id", "state", "device", "models", "weights", "jobs", "seen", "version")
     show_table(columns, [_worker_row(worker) for worker in found])
 
 
@@ -72,6 +72,7 @@ def _worker_row(worker: dict[str, Any]) -> tuple[object, ...]:
     return (
         worker["id"],
         worker["state"],
+        worker["device"],
         ", ".join(worker["models"]),
         worker["weights"],
         worker["jobs"],

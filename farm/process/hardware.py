@@ -19,6 +19,14 @@ from farm.settings import environment
 
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
 _MIB = 2**20
+#: How the UUIDs of cards and of parts of cards begin.
+_UUIDS = ("GPU-", "MIG-")
+#: A driver that is not kept loaded takes seconds per card.
+_DRIVER_SECONDS = 30.0
+
+_WITHOUT_IT = (
+    "install the driver again, or set CUDA_VISIBLE_DEVICES to the UUIDs of the cards that work, or FARM_DEVICE=cpu"
+)
 
 
 class NoAnswer(FarmError):
@@ -46,7 +54,15 @@ class Torch:
 
 def cards() -> list[Card]:
     """Return the cards that this machine's programs may use: all, or those of CUDA_VISIBLE_DEVICES, in its order."""
-    return visible(_all_cards(), environment().get("CUDA_VISIBLE_DEVICES"))
+    names = environment().get("CUDA_VISIBLE_DEVICES")
+    try:
+        found = _all_cards()
+    except NoAnswer:
+        # UUIDs say enough: so the other cards of a machine work while one of them stops the driver's program.
+        if names is None or not names.startswith(_UUIDS):
+            raise
+        found = [Card(0, name.strip(), "NVIDIA card") for name in names.split(",")]
+    return visible(found, names)
 
 
 def visible(found: Sequence[Card], names: str | None) -> list[Card]:
@@ -80,10 +96,13 @@ def _all_cards() -> list[Card]:
         paths = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
         return [_card_of_the_kernel(number, path.read_text()) for number, path in enumerate(paths)]
     query = [program, "--query-gpu=uuid,name,memory.total,memory.free", "--format=csv,noheader,nounits"]
-    done = subprocess.run(query, capture_output=True, text=True, timeout=5, check=False)
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=_DRIVER_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise NoAnswer(f"nvidia-smi does not answer within {_DRIVER_SECONDS:.0f} s; {_WITHOUT_IT}") from error
     if done.returncode:
         message = (done.stdout + done.stderr).strip().partition("\n")[0]
-        raise NoAnswer(f"nvidia-smi fails: {message}; install the driver again, or set FARM_DEVICE=cpu")
+        raise NoAnswer(f"nvidia-smi fails: {message}; {_WITHOUT_IT}")
     return [_card_of_the_driver(number, line) for number, line in enumerate(done.stdout.splitlines())]
 
 

@@ -23,12 +23,12 @@ class MemoryInUse(ConfigurationError):
 def choose_device(setting: str | None) -> torch.device:
     """Return the device that `setting` (`cpu`, `cuda`, `cuda:1`, …) names; without one, the best available."""
     if setting is None:
-        return _cuda(None) if torch.cuda.is_available() else torch.device("cpu")
+        return _cuda("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     kind, _, number = setting.partition(":")
     if setting == "cpu":
         return torch.device("cpu")
     if kind == "cuda" and (number.isdecimal() or setting == "cuda"):
-        return _cuda(int(number) if number else None)
+        return _cuda(setting, int(number or 0))
     raise ConfigurationError(f'FARM_DEVICE="{setting}" is no device: allowed are cpu, cuda, and cuda:0, cuda:1, ….')
 
 
@@ -92,13 +92,12 @@ def device_name(device: torch.device) -> str:
     return f"{_processor()} {torch.backends.cpu.get_cpu_capability()}"
 
 
-def _cuda(number: int | None) -> torch.device:
+def _cuda(setting: str, wanted: int) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    wanted = number or 0
     if wanted < count:
         return torch.device("cuda", wanted)
     there = ", ".join(["cpu", *(f"cuda:{n}" for n in range(count))])
-    raise NoDevice(f'FARM_DEVICE="cuda:{wanted}" is not there: this machine has {there}.')
+    raise NoDevice(f'FARM_DEVICE="{setting}" is not there: this worker finds {there}.')
 
 
 def _processor() -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from farm.process import hardware
-from farm.process.hardware import Card, Torch, cores, free_in_container, free_memory, visible
+from farm.process.hardware import Card, NoAnswer, Torch, cores, free_in_container, free_memory, visible
 from tests.nvidia import TWO_CARDS, nvidia_smi
 
 CARDS = [
@@ -25,6 +25,18 @@ def test_the_cards_are_what_the_driver_tells(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert [(card.number, card.uuid) for card in hardware.cards()] == [(0, "GPU-1b")]
+
+
+def test_the_cards_that_work_can_be_named_while_a_lost_one_stops_the_drivers_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvidia_smi(tmp_path, monkeypatch, "Unable to determine the device handle for GPU 0000:41:00.0", status=15)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(NoAnswer, match=r"device handle for GPU 0000:41:00\.0; .*CUDA_VISIBLE_DEVICES to the UUIDs"):
+        hardware.cards()
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-0a, GPU-2c")
+    assert [(card.number, card.uuid) for card in hardware.cards()] == [(0, "GPU-0a"), (1, "GPU-2c")]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_refuses_what_is_no_device(setting: str) -> None:
 
 
 def test_refuses_a_card_that_is_not_there() -> None:
-    with pytest.raises(ConfigurationError, match='"cuda:99" is not there: this machine has cpu'):
+    with pytest.raises(ConfigurationError, match='"cuda:99" is not there: this worker finds cpu'):
         choose_device("cuda:99")
 
 
