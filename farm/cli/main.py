@@ -9,6 +9,7 @@ import typer
 
 from farm import __version__
 from farm.cli import demo, doctor, jobs, keys, render, storage, top, up, webhooks, workers
+from farm.cli.weights import app as weights
 from farm.domain.errors import ConfigurationError, FarmError, with_detail
 from farm.printable import degrade_output, say
 from farm.process.child import EXIT_CONFIG
@@ -36,6 +37,7 @@ app.add_typer(workers.workers, name="workers")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(keys.app, name="keys")
 app.add_typer(storage.app, name="storage")
+app.add_typer(weights.app, name="weights")
 
 
 def _print_version(wanted: bool) -> None:

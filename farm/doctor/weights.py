@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,8 @@ from farm.weights.checkpoints import (
     transformer_problems,
     weight_files,
 )
-from farm.weights.tensor_files import end_of, read_header
+from farm.weights.manifest import manifest_of
+from farm.weights.tensor_files import GGUF, HEADER_ERRORS, end_of, is_gguf, read_header
 
 #: Called with the number of bytes read since the last call.
 Progress = Callable[[int], None]
@@ -97,10 +98,12 @@ def enhancer(folder: Path) -> Finding:
     return good("enhancer", f"{folder}: a language model, {total}; it is loaded for the first prompt")
 
 
-def digests(settings: Settings, progress: Progress) -> Iterator[Finding]:
-    """Compare the SHA-256 of every weight file with the recorded one. Takes minutes."""
-    for file in files_of(settings):
-        if file.path.is_file():
+def digests(files: Iterable[WeightFile], progress: Progress) -> Iterator[Finding]:
+    """Compare the SHA-256 of weight files with the recorded ones. Takes minutes."""
+    for file in files:
+        if flaw := flaw_in(file):
+            yield wrong("digest", f"{file.path}: {flaw}", file.remedy)
+        else:
             yield digest_finding(file, _digest(file.path, progress))
 
 
@@ -116,7 +119,12 @@ def digest_finding(file: WeightFile, found: str) -> Finding:
 
 
 def recorded(path: Path) -> str | None:
-    """Return the digest that the downloader `hf` recorded: a file name in its cache, or its metadata file."""
+    """Return the digest of the file's manifest, or that which the downloader `hf` recorded.
+
+    `hf` records it as a file name in its cache, or in a metadata file.
+    """
+    if manifest := manifest_of(path):
+        return manifest.sha256
     target = path.resolve()
     if target.parent.name == "blobs" and _SHA256.fullmatch(target.name):
         return target.name
@@ -147,7 +155,16 @@ def _homes(checkpoints: Checkpoints) -> list[Home]:
 
 def _srpo(path: Path) -> WeightFile:
     name = SRPO_FILE.partition(" ")[0]
-    return WeightFile(path, f"hf download {_SRPO} {name} --local-dir {path.parent}", published=SRPO_SHA256)
+    published = SRPO_SHA256 if _is_as_published(path) else None
+    return WeightFile(path, f"hf download {_SRPO} {name} --local-dir {path.parent}", published=published)
+
+
+def _is_as_published(path: Path) -> bool:
+    """Return True if a file may be SRPO's own, which is in fp32: not one in another format that was made of it."""
+    try:
+        return all(tensor.number_format == "F32" for tensor in read_header(path)[0].values())
+    except HEADER_ERRORS:
+        return path.suffix != GGUF
 
 
 def _files_in(home: Home) -> Iterator[WeightFile]:
@@ -177,7 +194,7 @@ def _check_files(checkpoints: Checkpoints, files: list[WeightFile]) -> Iterator[
 
 def _misfits(checkpoints: Checkpoints) -> Iterator[Finding]:
     """Report SRPO's file if a worker would refuse its tensors."""
-    if checkpoints.srpo_file is None or checkpoints.flux_dir is None:
+    if checkpoints.srpo_file is None or checkpoints.flux_dir is None or checkpoints.srpo_file.suffix == GGUF:
         return
     tensors, _ = read_header(checkpoints.srpo_file)
     formats = {name: tensor.number_format for name, tensor in tensors.items()}
@@ -195,11 +212,13 @@ def flaw_in(file: WeightFile) -> str | None:
     """Return what is wrong with a file, by its header and size."""
     if not file.path.is_file():
         return "missing"
+    if file.path.suffix == GGUF:
+        return None if is_gguf(file.path) else "not a GGUF file"
     try:
         tensors, _ = read_header(file.path)
         end = end_of(tensors)
         there = file.path.stat().st_size
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except HEADER_ERRORS as error:
         return f"not a safetensors file ({error})"
     if there != end:
         return f"{there:,} bytes instead of {end:,}"

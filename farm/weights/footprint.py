@@ -9,10 +9,7 @@ from farm.domain.errors import ConfigurationError
 from farm.weights.checkpoints import Checkpoints, weight_files
 from farm.weights.fp8 import FP8_FORMAT, may_be_fp8
 from farm.weights.memory_plan import Footprint
-from farm.weights.tensor_files import TensorEntry, read_header
-
-#: Ending of a transformer's file in a number format of its own.
-GGUF = ".gguf"
+from farm.weights.tensor_files import GGUF, HEADER_ERRORS, TensorEntry, read_header
 
 
 def footprint_of(checkpoints: Checkpoints) -> Footprint:
@@ -36,7 +33,7 @@ def transformer_footprint(files: Iterable[Path]) -> Footprint:
 def _of_file(path: Path) -> Footprint:
     if path.suffix == GGUF:
         return Footprint(stored_bytes=path.stat().st_size)
-    tensors = _tensors(path)
+    tensors = tensors_of(path)
     stored = {name: tensor for name, tensor in tensors.items() if tensor.number_format == FP8_FORMAT}
     blocks = {name: t for name, t in tensors.items() if may_be_fp8(name, len(t.shape)) and name not in stored}
     rest = tensors.keys() - stored.keys() - blocks.keys()
@@ -49,7 +46,7 @@ def _of_file(path: Path) -> Footprint:
 
 def _shared(folders: Iterable[Path], part: str) -> int:
     """Return the values of a part, which is loaded once if its sizes are the same in every folder."""
-    sizes = {tuple(_values(_tensors(path)) for path in _files(folder, part)) for folder in folders}
+    sizes = {tuple(_values(tensors_of(path)) for path in _files(folder, part)) for folder in folders}
     return sum(sum(sizes_of_files) for sizes_of_files in sizes)
 
 
@@ -61,10 +58,11 @@ def _values(tensors: Mapping[str, TensorEntry]) -> int:
     return sum(tensor.values for tensor in tensors.values())
 
 
-def _tensors(path: Path) -> Mapping[str, TensorEntry]:
+def tensors_of(path: Path) -> Mapping[str, TensorEntry]:
+    """Return the tensors of a file. Raises ConfigurationError if it is no safetensors file."""
     try:
         return read_header(path)[0]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except HEADER_ERRORS as error:
         raise ConfigurationError(
             f"{path} cannot be loaded: it is no whole safetensors file ({error}); download it again"
         ) from error

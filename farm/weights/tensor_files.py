@@ -10,6 +10,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+#: What reading the header of another file raises.
+HEADER_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError)
+#: Ending and first bytes of a file whose tensors are quantised in its own formats.
+GGUF = ".gguf"
+_GGUF_MAGIC = b"GGUF"
 #: Longest header, in bytes.
 _MAX_HEADER = 10**8
 
@@ -32,7 +37,7 @@ class TensorEntry:
 def read_header(path: Path) -> tuple[Mapping[str, TensorEntry], Mapping[str, str]]:
     """Return the tensors of a file, at offsets in the whole file, and its metadata.
 
-    Raises OSError, or ValueError, KeyError, TypeError or AttributeError if it is no safetensors file.
+    Raises one of HEADER_ERRORS if it is no safetensors file.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -51,3 +56,9 @@ def _entry(tensor: Mapping[str, Any], data: int) -> TensorEntry:
 def end_of(tensors: Mapping[str, TensorEntry]) -> int:
     """Return the size that a file with these tensors must have."""
     return max(tensor.end for tensor in tensors.values())
+
+
+def is_gguf(path: Path) -> bool:
+    """Return True if a file begins as a GGUF file does."""
+    with path.open("rb") as file:
+        return file.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC

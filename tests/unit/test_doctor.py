@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from farm.cli.doctor import line
+from farm.cli.findings import line
 from farm.clock import monotonic
 from farm.doctor import machine, safety, storage, weights, work
 from farm.doctor.access import Address
@@ -563,7 +563,7 @@ def test_digests_are_compared_with_what_the_downloader_left(checkpoints: Checkpo
     checkpoints.second.write_bytes(checkpoints.second.read_bytes()[:-1] + b"!")
     read: list[int] = []
 
-    found = {f.text.partition(": ")[0]: f for f in weights.digests(checkpoints.settings, read.append)}
+    found = {f.text.partition(": ")[0]: f for f in weights.digests(weights.files_of(checkpoints.settings), read.append)}
 
     assert names(found[str(checkpoints.first)], Mark.GOOD, "as on record")
     assert names(found[str(checkpoints.second)], Mark.WRONG, "is on record", "hf download")

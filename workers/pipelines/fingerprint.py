@@ -14,7 +14,9 @@ from workers.pipelines.device import device_name
 from workers.pipelines.engine import versions
 
 #: Our own code between the request and the image. A changed comment makes a new build too: rather once too often.
-_CODE = sorted({path.name for path in Path(__file__).parent.glob("*.py")} - {"language.py", "simulated.py"})
+_CODE = sorted(
+    {path.name for path in Path(__file__).parent.glob("*.py")} - {"convert.py", "language.py", "simulated.py"}
+)
 #: Files up to this size are read whole. In a larger one, this much from its start: a safetensors header is shorter.
 _HEAD = 2**23
 #: Places in a larger file that are read, evenly spaced, the last one at its end; and bytes read at each.

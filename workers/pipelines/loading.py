@@ -31,8 +31,9 @@ from farm.weights.checkpoints import (
     some,
     weight_files,
 )
-from farm.weights.footprint import GGUF, footprint_of
+from farm.weights.footprint import footprint_of
 from farm.weights.memory_plan import AUTO, Choice, MemoryPlan, plan_for, resident
+from farm.weights.tensor_files import GGUF
 from workers.pipelines import miniature
 from workers.pipelines.device import (
     allow_expandable_segments,

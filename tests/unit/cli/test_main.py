@@ -12,7 +12,7 @@ from farm.cli.main import main
 
 COMMANDS = [
     *("up", "api", "worker", "demo", "render", "models", "top", "pause", "resume", "doctor"),
-    *("jobs", "workers", "webhooks", "keys", "storage"),
+    *("jobs", "workers", "webhooks", "keys", "storage", "weights"),
 ]
 
 
