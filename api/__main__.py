@@ -26,7 +26,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         settings = load()
-        set_up_log(settings.log)
+        set_up_log(settings.log, service="api")
         tls = (options.tls_cert, options.tls_key) if options.tls_cert else None
         serve(settings, ListenAddress(options.host, options.port, tls), data_dir=options.data_dir)
     except FarmError as error:

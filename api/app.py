@@ -13,12 +13,12 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from api.admission import body_memory
 from api.admission.body_memory import BodyMemoryBudget
-from api.admission.held_calls import HeldCalls
+from api.admission.held_calls import HELD_BY, HeldCalls
 from api.admission.rate_limit import RateLimiter
 from api.admission.sse import EventStreams
 from api.auth import Authenticator
 from api.context import ApiContext
-from api.http import errors, fal_hosts
+from api.http import errors, fal_hosts, request_id
 from api.http.cors import Cors
 from api.http.fal_hosts import FalHosts
 from api.http.json import FastJson
@@ -117,6 +117,7 @@ def create_app(
         (api_metrics.MAX_STREAMS, lambda: streams.max_streams),
     ):
         metrics.show(family, read)
+    request_id.install(app)
     _measure(app, metrics)
     app.before_request(authenticator.guard)
     errors.install(app, count=partial(farm.tally.add, "refusals"))
@@ -166,5 +167,5 @@ def _measure(app: flask.Flask, metrics: ApiMetrics) -> None:
         route = rule.rule if rule else "none"
         metrics.count(route, environ["REQUEST_METHOD"], response.status_code)
         if not response.is_streamed:
-            metrics.time(route, clock.monotonic() - environ[_STARTED_AT], held_by=flask.g.get("held_by", ""))
+            metrics.time(route, clock.monotonic() - environ[_STARTED_AT], held_by=environ.get(HELD_BY, ""))
         return response

@@ -14,9 +14,11 @@ from api.admission.rate_limit import RateLimiter, note
 from api.connections.client_connection import ClientConnection
 from api.http import fal_hosts
 from api.http.cors import ANY
+from api.http.request_id import request_id
 from farm import clock
 from farm.auth.api_keys import LOCAL, ApiKeyStore, Caller, is_loopback
 from farm.domain.errors import Forbidden, StoreUnavailable, Unauthorized
+from farm.domain.job import Origin
 
 _SCHEMES = ("key", "bearer")
 #: Seconds after which a stream checks its key again.
@@ -66,7 +68,13 @@ class Authenticator:
         """Return the caller of the current submit. Raises Unauthorized, or LimitReached while a refusal stands."""
         caller = self.caller()
         self._limiter.refuse_again(caller, flask.request.environ.get("HTTP_IDEMPOTENCY_KEY", ""))
-        return replace(caller, report_quotas=note, base=self._base(), has_disconnected=_has_disconnected)
+        return replace(
+            caller,
+            report_quotas=note,
+            base=self._base(),
+            has_disconnected=_has_disconnected,
+            origin=Origin(request_id(), caller.key_id),
+        )
 
     def token(self, *, until: int) -> str:
         """Return a token that `uploader` accepts for the current request's key; `until` in seconds since the epoch."""

@@ -23,6 +23,17 @@ def iso(us: int, *, timespec: str = "microseconds") -> str:
     return datetime.fromtimestamp(us / 1e6, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
+def now_iso() -> str:
+    """Return the wall-clock time as `iso` does, without a place in its cache."""
+    seconds, us = divmod(now_us(), 1_000_000)
+    return f"{_iso_second(seconds)}.{us:06}Z"
+
+
+@lru_cache(1)
+def _iso_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
 def pause(seconds: float) -> None:
     """Sleep. For the rare case without an event to wait for."""
     time.sleep(seconds)

@@ -130,7 +130,9 @@ class Service:
 
     def submit(self, caller: Caller, order: Order) -> Accepted:
         """Record a job and wake a worker for it. When this returns, the job is durable."""
-        return self.submit_new(caller, NewJob(str(uuid.uuid4()), caller.id, order, base=caller.base))
+        return self.submit_new(
+            caller, NewJob(str(uuid.uuid4()), caller.id, order, base=caller.base, origin=caller.origin)
+        )
 
     def submit_new(self, caller: Caller, new: NewJob) -> Accepted:
         """Record a job under an id of its own, and do nothing if there is one already. Raises what `submit` raises."""
@@ -163,7 +165,9 @@ class Service:
         """
         failed = self.get(caller, job_id)
         order = self._order_of(failed)
-        new = NewJob(str(uuid.uuid4()), failed.caller, order, retry_of=failed.id, base=caller.base)
+        new = NewJob(
+            str(uuid.uuid4()), failed.caller, order, retry_of=failed.id, base=caller.base, origin=caller.origin
+        )
         with self._intake.copied(new.id, failed) as request:
             accepted = self._recorded(replace(new, order=replace(order, request=request)), caller)
         if accepted.repeated:

@@ -156,8 +156,8 @@ def work(farm: Farm, options: Options) -> int:
     storage = FaultyStorage(options.data_dir / "images", faults, store)
     faulty = replace(farm, store=store, storage=storage)
     pipeline = partial(FaultyPipeline, farm.settings.simulated_step_ms, faults)
-    return WorkerProcess(faulty, pipeline, TIMEOUTS, device="cpu").run()
+    return WorkerProcess(faulty, pipeline, TIMEOUTS, worker=options.worker, device="cpu").run()
 
 
 if __name__ == "__main__":
-    run("faulty worker", work)
+    run("faulty worker", work, service="worker")

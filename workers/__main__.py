@@ -11,8 +11,9 @@ from workers.process import WorkerProcess, device_of, load_pipeline
 def _work(farm: Farm, options: Options) -> int:
     timeouts = StageTimeouts(load=farm.settings.load_seconds)
     device = options.device_name or device_of(farm.settings)
-    return WorkerProcess(farm, lambda: load_pipeline(farm.settings), timeouts, device=device).run()
+    process = WorkerProcess(farm, lambda: load_pipeline(farm.settings), timeouts, worker=options.worker, device=device)
+    return process.run()
 
 
 if __name__ == "__main__":
-    run("farm worker", _work)
+    run("farm worker", _work, service="worker")

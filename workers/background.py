@@ -129,4 +129,4 @@ def _bulk_runner(farm: Farm) -> BulkRunner:
 
 
 if __name__ == "__main__":
-    run("farm worker --webhooks", lambda farm, _options: BackgroundProcess(farm).run())
+    run("farm worker --webhooks", lambda farm, _options: BackgroundProcess(farm).run(), service="webhooks")

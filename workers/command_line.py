@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
+import socket
 import sys
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,21 +24,28 @@ from farm.telemetry.log import set_up_log
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of a worker. `device_name`: the name of its card in messages, if the process sees no other card."""
+    """The options of a worker. `device_name`: the name of its card in messages, if the process sees no other card.
+
+    `worker`: the id of this process.
+    """
 
     data_dir: Path
     device_name: str | None
+    worker: str
 
 
-def run(name: str, work: Callable[[Farm, Options], int]) -> None:
-    """Call `work` with the farm of `--data-dir`, and exit with its status. An error is printed in one line."""
+def run(name: str, work: Callable[[Farm, Options], int], *, service: str) -> None:
+    """Call `work` with the farm of `--data-dir`, and exit with its status. An error is printed in one line.
+
+    The lines of the log name the process as `service`, and by its id.
+    """
     for number in stop_signals():
         if number is not signal.SIGINT:
             signal.signal(number, exit_at_once)
     options = _options(name)
     try:
         settings = load()
-        set_up_log(settings.log)
+        set_up_log(settings.log, service=service, worker=options.worker)
         farm = build(settings, options.data_dir)
         say_if_storage_fails(farm.storage, farm.ownership)
         status = work(farm, options)
@@ -53,7 +63,8 @@ def _options(name: str) -> Options:
     parser.add_argument("--data-dir", type=Path, default=Path(".farm"))
     parser.add_argument("--device-name")
     parsed = parser.parse_args()
-    return Options(parsed.data_dir, parsed.device_name)
+    worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+    return Options(parsed.data_dir, parsed.device_name, worker)
 
 
 def _exit_status(error: FarmError) -> int:

@@ -208,9 +208,7 @@ class Preparer:
         if not isinstance(error, FarmError):
             _log.error("preparation failed", job=job.id, exc_info=error)
             error = FarmError()
-        elif error.detail:
-            _log.warning("preparation failed", job=job.id, error=with_detail(error))
-        self._store.fail_preparation(job.id, error.code, str(error))
+        self._store.fail_preparation(job.id, error.code, str(error), cause=with_detail(error))
 
     def _remove(self, stored: Iterable[str]) -> None:
         for key in stored:

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -43,13 +42,15 @@ _log = structlog.get_logger(__name__)
 class WorkerProcess:
     """The worker of one device."""
 
-    def __init__(self, farm: Farm, load: Callable[[], Pipeline], timeouts: StageTimeouts, *, device: str) -> None:
-        """Prepare a worker with the pipeline that `load` returns. `device`: its name, for people."""
+    def __init__(
+        self, farm: Farm, load: Callable[[], Pipeline], timeouts: StageTimeouts, *, worker: str, device: str
+    ) -> None:
+        """Prepare the worker with this id and the pipeline that `load` returns. `device`: its name, for people."""
         self._farm = farm
         self._load = load
         self._timeouts = timeouts
         self._device = device
-        self._id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self._id = worker
         self._draining = threading.Event()
         self._pipeline: Pipeline | None = None
         self._renderer: Renderer | None = None

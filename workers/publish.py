@@ -255,10 +255,9 @@ class Publisher:
 
     def _complete(self, output: JobOutput) -> None:
         result = output.result(self._encoder.build)
-        won = retry_store_call(partial(self._store.complete, output.job, result), self._draining)
+        retry_store_call(partial(self._store.complete, output.job, result), self._draining)
         self._lease.remove(output.job)
         self._failure_counter.record_success()
-        _log.info("job completed" if won else "job was lost to another worker", job=output.job.id, **result.timings)
 
     def _fail_and_count(self, output: JobOutput, error: FarmError) -> None:
         """Fail the job, and count the failure: this worker may be to blame."""
@@ -273,13 +272,12 @@ class Publisher:
         if self._draining.is_set():
             self._release(output)
         elif output.end():
-            fail = partial(self._store.fail, output.job, error.code, str(error), retry="again")
-            state = retry_store_call(fail, self._draining)
+            cause = with_detail(error)
+            fail = partial(self._store.fail, output.job, error.code, str(error), retry="again", cause=cause)
+            retry_store_call(fail, self._draining)
             self._lease.remove(output.job)
-            _log.warning("job not published", job=output.job.id, error=with_detail(error), state=state)
 
     def _release(self, output: JobOutput) -> None:
         if output.end():
             retry_store_call(partial(self._store.release, output.job), self._draining)
             self._lease.remove(output.job)
-            _log.warning("job released: its images were not published", job=output.job.id)

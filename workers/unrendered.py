@@ -40,8 +40,8 @@ class Unrendered:
 
     def fail(self, run: RenderRun, error: FarmError, *, retry: Retry) -> None:
         """Fail a job, or have it tried again."""
-        _log.warning("job not rendered", job=run.job.id, error=with_detail(error))
-        self._end(run, partial(self._store.fail, run.job, error.code, str(error), retry=retry))
+        cause = with_detail(error)
+        self._end(run, partial(self._store.fail, run.job, error.code, str(error), retry=retry, cause=cause))
 
     def fail_inputs(self, run: RenderRun, error: StorageError) -> None:
         """Have a job without inputs tried again; a worker that drains releases it, uncounted."""
@@ -81,9 +81,8 @@ class Unrendered:
             if self._failure_counter.failed_here_before(run.job.id):
                 self._store.release(run.job)
             else:
-                self._store.fail(run.job, error.code, str(error), retry="alone")
+                self._store.fail(run.job, error.code, str(error), retry="alone", cause=with_detail(error))
 
-        _log.warning("job not rendered", job=run.job.id, error=with_detail(error))
         self._end(run, record)
 
     def _end(self, run: RenderRun, record: Callable[[], object]) -> None:

@@ -23,6 +23,10 @@ from farm.service import Service
 _HEARTBEAT_SECONDS = 1.0
 
 
+#: The dialect of a blocking call in its WSGI environment.
+HELD_BY = "farm.held_by"
+
+
 class CallHeartbeat:
     """Heartbeats of this process's blocking calls: once a second, the job store is told which wait for their jobs.
 
@@ -107,7 +111,7 @@ class HeldCalls:
         """
         # The slot is taken first: a call that is refused has no job.
         with self._slots.held(caller.id, refusal=ConcurrencyLimitReached()):
-            flask.g.held_by = order.dialect
+            flask.request.environ[HELD_BY] = order.dialect
             order = replace(order, call=str(uuid.uuid4()))
             self._heartbeat.report_disconnected()
             job_id = self._service.submit(caller, order).id

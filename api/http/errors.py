@@ -9,7 +9,7 @@ import flask
 import structlog
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
-from farm import clock
+from api.http.request_id import request_id
 from farm.dialects import registry
 from farm.domain import errors
 from farm.domain.error_codes import Code
@@ -26,8 +26,6 @@ _HTTP_CODES: dict[int, Code] = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: Code.BODY_TOO_LARGE,
     HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: Code.RANGE_NOT_SATISFIABLE,
 }
-#: At most one error of each code is logged in so many seconds: an outage refuses thousands of calls.
-_LOG_SECONDS = 1.0
 
 
 class BadHttp(errors.FarmError):
@@ -38,33 +36,43 @@ class BadHttp(errors.FarmError):
         super().__init__(message)
 
 
-class _FaultLog:
-    """Logs the farm's own failures, with the detail that callers are not told."""
+def _log_refusal(status: int, error: errors.FarmError) -> None:
+    """Log a refused submit, and any failure of the farm itself, with the detail that callers are not told.
 
-    def __init__(self) -> None:
-        self._logged_at: dict[str, float] = {}
+    The message of a refused submit is left out: it may repeat what the caller sent.
+    """
+    if status >= 500:
+        _log.warning("call failed", **_call(error), error=errors.with_detail(error))
+    elif flask.request.method == "POST":
+        fields = [problem.field for problem in error.problems] if isinstance(error, errors.InvalidRequest) else None
+        _log.info("call refused", **_call(error), status=status, fields=fields)
 
-    def add(self, error: errors.FarmError) -> None:
-        now = clock.monotonic()
-        if now - self._logged_at.get(error.code, -_LOG_SECONDS) >= _LOG_SECONDS:
-            self._logged_at[error.code] = now
-            _log.warning("call failed", path=flask.request.path, code=error.code, error=errors.with_detail(error))
+
+def _call(error: errors.FarmError) -> dict[str, str | None]:
+    rule, caller = flask.request.url_rule, flask.g.get("caller")
+    return {
+        "code": error.code,
+        "route": rule.rule if rule else "none",
+        "key": caller.key_id or None if caller else None,
+        "request_id": request_id(),
+    }
 
 
 def install(app: flask.Flask, count: Callable[[str], None]) -> None:
     """Answer every error of `app` in JSON, and `count` it by its code."""
-    faults = _FaultLog()
+
+    def refuse(status: int, error: errors.FarmError) -> None:
+        count(error.code)
+        _log_refusal(status, error)
 
     def from_farm(error: errors.FarmError) -> flask.Response:
         status = error.call_failure.status
-        if status >= 500:
-            faults.add(error)
-        count(error.code)
+        refuse(status, error)
         return answer(status, error)
 
     def from_http(error: HTTPException) -> flask.Response:
         refusal = BadHttp(error.code or 500, _message(error.code or 500, error))
-        count(refusal.code)
+        refuse(error.code or 500, refusal)
         return _from_http(error, refusal)
 
     def from_bug(error: Exception) -> flask.Response:
@@ -97,7 +105,7 @@ def _message(status: int, error: HTTPException) -> str:
 
 def _from_bug(error: Exception) -> flask.Response:
     # The caller gets JSON, the log gets the traceback.
-    _log.error("unexpected error", path=flask.request.path, exc_info=error)
+    _log.error("unexpected error", **_call(errors.FarmError()), exc_info=error)
     return answer(500, errors.FarmError())
 
 

@@ -12,6 +12,7 @@ import flask
 from api.context import ApiContext
 from api.http import errors, multipart, query
 from api.http.body import IMAGES_BODY, RequestBody, read_body
+from api.http.request_id import set_request_id
 from farm import clock
 from farm.auth.api_keys import Caller
 from farm.dialects import openai_common, registry
@@ -89,7 +90,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         if not flask.request.path.startswith(_PREFIX):
             return response
         job_id = flask.g.get("request_id")
-        request_id = response.headers["X-Request-Id"] = job_id or str(uuid.uuid4())
+        request_id = set_request_id(job_id or str(uuid.uuid4()))
         if response.status_code >= 400:
             facts = openai_common.call_facts(flask.request.path, request_id, clock.now_us())
             response.set_data(flask.json.dumps((response.get_json(silent=True) or {}) | facts))

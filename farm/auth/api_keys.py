@@ -16,6 +16,7 @@ import redis
 
 from farm import clock
 from farm.domain.errors import ConfigurationError
+from farm.domain.job import UNKNOWN_ORIGIN, Origin
 from farm.domain.limits import USUAL, Limits, Quota
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
@@ -40,8 +41,12 @@ class Caller:
     id: str
     is_admin: bool = False
     limits: Limits = USUAL
+    #: The id of the key; empty: there are no keys.
+    key_id: str = field(default="", compare=False)
     #: The base of this farm's URLs as a submit reached it; empty: unknown.
     base: str = field(default="", compare=False)
+    #: The call that the caller makes.
+    origin: Origin = field(default=UNKNOWN_ORIGIN, compare=False)
     #: Called before each image of a submit is read: True if nobody waits for the answer.
     has_disconnected: Callable[[], bool] = field(default=lambda: False, compare=False, repr=False)
     #: Called with what a submit has left of the limits.
@@ -138,7 +143,7 @@ class ApiKeyStore:
         fields = self._record(match[1])
         if not hmac.compare_digest(fields.get("digest", _NO_DIGEST), _digest(match[2])):
             return None
-        return _caller(fields)
+        return _caller(match[1], fields)
 
     def token(self, key: str, *, until: int) -> str | None:
         """Return a token for a valid key that expires at `until` (seconds since the epoch); None if the key is invalid.
@@ -157,7 +162,7 @@ class ApiKeyStore:
             return None
         fields = self._record(match[1])
         genuine = _token(match[1], int(match[2]), fields.get("digest", ""))
-        return _caller(fields) if fields and hmac.compare_digest(genuine, token) else None
+        return _caller(match[1], fields) if fields and hmac.compare_digest(genuine, token) else None
 
     def _ids_of(self, name_or_id: str) -> list[str]:
         return [key.id for key in self.all() if name_or_id in (key.name, key.id)]
@@ -167,8 +172,8 @@ class ApiKeyStore:
             return cast(dict[str, str], self._redis.hgetall(redis_keys.api_key(key_id)))
 
 
-def _caller(fields: dict[str, str]) -> Caller:
-    return Caller(fields["name"], fields["admin"] == "1", _limits(fields))
+def _caller(key_id: str, fields: dict[str, str]) -> Caller:
+    return Caller(fields["name"], fields["admin"] == "1", _limits(fields), key_id)
 
 
 def _limits(fields: Mapping[str, str]) -> Limits:

@@ -72,7 +72,7 @@ def up(
     webhook worker, and restarts any that dies.
     """
     settings = load()
-    set_up_log(settings.log)
+    set_up_log(settings.log, service="supervisor")
     address = _address(host, port, tls_cert, tls_key)
     refuse_unusable_weights(settings)
     check_own_redis(settings)

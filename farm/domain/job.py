@@ -124,6 +124,21 @@ class BulkLine:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """The call that submitted a job, by which people find it in logs and traces. Empty: unknown."""
+
+    #: The id that the call brought along, or was given.
+    request_id: str = ""
+    #: The id of its API key.
+    key_id: str = ""
+    #: Its trace context (W3C).
+    traceparent: str = ""
+
+
+UNKNOWN_ORIGIN = Origin()
+
+
+@dataclass(frozen=True, slots=True)
 class NewJob:
     """An order that the job store has not yet accepted."""
 
@@ -135,6 +150,7 @@ class NewJob:
     #: The base of this farm's URLs as its caller reached it; empty: unknown.
     base: str = ""
     line: BulkLine | None = None
+    origin: Origin = UNKNOWN_ORIGIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +210,7 @@ class Job:
     retried_as: str = ""
     #: The form of the images in the output file, of a line of a bulk.
     result_format: str = ""
+    origin: Origin = field(default=UNKNOWN_ORIGIN, compare=False)
 
     @property
     def steps(self) -> int:
@@ -274,6 +291,9 @@ class Claimed:
     must_be_alone: bool = False
     #: False: its image files do not contain the prompt (`Conditions.keeps_payload`).
     keeps_payload: bool = True
+    #: Seconds from its acceptance to this start.
+    wait_seconds: float = 0.0
+    origin: Origin = UNKNOWN_ORIGIN
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import cast
 
 from pydantic import TypeAdapter
 
-from farm.domain.job import Conditions, Job, NewJob, Result, State, Webhook
+from farm.domain.job import Conditions, Job, NewJob, Origin, Result, State, Webhook
 from farm.domain.request import QueuePriority, Request
 from farm.jobstore import redis_keys
 
@@ -66,8 +66,20 @@ def fields_of(new: NewJob) -> Fields:
     if new.line:
         line = new.line
         fields |= {"bulk": line.bulk, "kept_until_us": line.kept_until_us, "result_format": line.result_format}
+    origin = new.origin
+    if origin.request_id:
+        fields["request_id"] = origin.request_id
+    if origin.key_id:
+        fields["key_id"] = origin.key_id
+    if origin.traceparent:
+        fields["traceparent"] = origin.traceparent
     fields["bytes"] = _memory_bytes(fields)
     return fields
+
+
+def origin_from(fields: Mapping[str, str]) -> Origin:
+    """Return the origin of a job from the fields of its record."""
+    return Origin(fields.get("request_id", ""), fields.get("key_id", ""), fields.get("traceparent", ""))
 
 
 #: The fields of a record that `conditions_from` takes.
@@ -119,6 +131,7 @@ def job_from(job_id: str, fields: dict[str, str]) -> Job:
         retry_of=fields.get("retry_of", ""),
         retried_as=fields.get("retried_as", ""),
         result_format=fields.get("result_format", ""),
+        origin=origin_from(fields),
     )
 
 

@@ -19,13 +19,14 @@ from farm import clock
 from farm.concurrency.retry import jittered
 from farm.domain.catalogue import BATCH_IMAGES
 from farm.domain.errors import BulkEnded, IdempotencyConflict, NotFound
-from farm.domain.job import Batch, Claimed, Conditions, Job, NewJob, Result, Search, State
+from farm.domain.job import Batch, Claimed, Conditions, Job, NewJob, Origin, Result, Search, State
 from farm.domain.limits import USUAL, Limits, Quota, Usage
-from farm.domain.measures import DEVICE, completion
+from farm.domain.measures import DEVICE, DRAINED, completion
 from farm.domain.request import PRIORITIES, Request
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
 from farm.jobstore.disk_guard import Guard, no_guard
+from farm.jobstore.job_log import JobLog
 from farm.jobstore.limit_errors import limit_error
 from farm.jobstore.memory_guard import MemoryGuard
 from farm.jobstore.record import CONDITIONS, conditions_from, fields_of, job_from, redacted, result_text
@@ -129,6 +130,8 @@ def _claim_from(reply: Mapping[str, Any]) -> Claim:
             request=Request.model_validate_json(job["request"]),
             must_be_alone=job["alone"],
             keeps_payload=job["keeps_payload"],
+            wait_seconds=round(job["wait"], 3),
+            origin=Origin(**job["origin"]),
         )
         for job in reply.get("jobs", ())
     )
@@ -145,6 +148,7 @@ class JobStore:
         self._terms = terms
         self._ttl_us = _us(terms.result_ttl_seconds)
         self._memory = MemoryGuard(client)
+        self._log = JobLog(client)
         #: By how many seconds Redis's clock was ahead of this process's monotonic one, and when it last leapt.
         self._ahead = math.inf
         self._leapt_at = -math.inf
@@ -188,6 +192,7 @@ class JobStore:
             raise BulkEnded
         if verdict not in ("accepted", "repeated"):
             raise limit_error(verdict, limits, usage)
+        self._log.accepted(job_id, new, repeated=verdict == "repeated")
         return Accepted(job_id, verdict == "repeated", idle, limits.quotas(usage))
 
     def has_idempotency_key(self, caller: str, idempotency_key: str) -> bool:
@@ -268,6 +273,8 @@ class JobStore:
             answer: Literal["cancelled", "stopping", "ended", "unknown"] = self._scripts.run(
                 "cancel", job_id, self._ttl_us
             )
+        if answer == "cancelled":
+            self._log.ended([job_id])
         return answer
 
     def waiting_count(self, caller: str) -> int:
@@ -333,10 +340,11 @@ class JobStore:
         that another preparer lost.
         """
         with translated():
-            ids = self._scripts.run(
+            ids, ended = self._scripts.run(
                 "claim_unprepared", count, _us(lease_seconds), MAX_PREPARATION_ATTEMPTS, self._ttl_us, *not_of
             )
             jobs = self._records(ids)
+        self._log.ended(ended)
         return [job for job in jobs if job.state is State.CREATED]
 
     def renew_unprepared(self, job_ids: Collection[str], lease_seconds: float) -> None:
@@ -356,14 +364,21 @@ class JobStore:
         """
         facts = (request.model, request.batch_key, request.cost, request.images)
         with translated():
-            return bool(
-                self._scripts.run("finish_preparation", job_id, request.model_dump_json(), redacted(request), *facts)
-            )
+            done = self._scripts.run("finish_preparation", job_id, request.model_dump_json(), redacted(request), *facts)
+        if done:
+            self._log.prepared(job_id)
+        return bool(done)
 
-    def fail_preparation(self, job_id: str, code: str, error: str) -> bool:
-        """End a job that cannot be prepared. False: it has ended, or another preparer was first."""
+    def fail_preparation(self, job_id: str, code: str, error: str, *, cause: str = "") -> bool:
+        """End a job that cannot be prepared. False: it has ended, or another preparer was first.
+
+        `error` is for its caller, `cause` for the log only.
+        """
         with translated():
-            return bool(self._scripts.run("fail_preparation", job_id, code, error, self._ttl_us))
+            done = self._scripts.run("fail_preparation", job_id, code, error, self._ttl_us)
+        if done:
+            self._log.ended([job_id], cause=cause)
+        return bool(done)
 
     # What workers do
 
@@ -383,8 +398,11 @@ class JobStore:
         wanted = (capacity.images, capacity.batch_key, int(capacity.claims_ahead))
         held = [part for job in capacity.held for part in (job.id, job.fence)]
         with translated():
-            text = self._scripts.run("claim", worker, nonce, *times, *wanted, len(models), *models, *held)
-        return _claim_from(json.loads(text))
+            reply = json.loads(self._scripts.run("claim", worker, nonce, *times, *wanted, len(models), *models, *held))
+        claim = _claim_from(reply)
+        self._log.ended(reply.get("ended", ()))
+        self._log.claimed(claim.batch.jobs)
+        return claim
 
     def renew(self, worker: str, facts: Mapping[str, str], held: Sequence[HeldJob]) -> list[str]:
         """Send a worker's heartbeat, and return the ids of jobs that it must stop rendering."""
@@ -401,22 +419,44 @@ class JobStore:
             counts = [item for count in completion(job.request, result).items() for item in count]
             device_us = _us(result.timings.get(DEVICE, 0))
             text = result_text(result)
-            done = self._scripts.run("complete", job.id, job.fence, text, self._ttl_us, device_us, *counts)
-        return bool(done)
+            outcome = self._scripts.run("complete", job.id, job.fence, text, self._ttl_us, device_us, *counts)
+        if outcome == "completed":
+            self._log.completed(job, result)
+        else:
+            self._log_end_of(job, outcome)
+        return bool(outcome == "completed")
 
-    def fail(self, job: Claimed, code: str, error: str, *, retry: Retry = "never") -> State | None:
-        """Fail a job, or have it tried again (`alone`: without the others of its batch). None: stale fence."""
+    def fail(self, job: Claimed, code: str, error: str, *, retry: Retry = "never", cause: str = "") -> State | None:
+        """Fail a job, or have it tried again (`alone`: without the others of its batch). None: stale fence.
+
+        `error` is for its caller, `cause` for the log only.
+        """
         delay = _us(jittered(2 ** (job.attempt - 1), 0.5, 1.0))
         with translated():
             state = self._scripts.run(
                 "fail", job.id, job.fence, code, error, retry, delay, self._terms.max_attempts, self._ttl_us
             )
+        if state == State.CREATED:
+            self._log.returned(job, code, cause=cause)
+        else:
+            self._log_end_of(job, state, exhausted=retry != "never", cause=cause)
         return None if state == "stale" else State(state)
 
     def release(self, job: Claimed) -> None:
         """Hand a job back unfinished; that attempt does not count."""
         with translated():
-            self._scripts.run("release", job.id, job.fence, self._ttl_us)
+            state = self._scripts.run("release", job.id, job.fence, self._ttl_us)
+        if state == State.CREATED:
+            self._log.returned(job, DRAINED)
+        else:
+            self._log_end_of(job, state)
+
+    def _log_end_of(self, job: Claimed, state: str, *, exhausted: bool = False, cause: str = "") -> None:
+        """Log what became of a worker's job, if it is not the worker's any longer (`stale`) or has ended."""
+        if state == "stale":
+            self._log.lost(job)
+        else:
+            self._log.ended([job.id], exhausted=exhausted, cause=cause)
 
     def remove_worker(self, worker: str, models: Sequence[str]) -> None:
         """Remove a worker that exits."""
@@ -433,7 +473,7 @@ class JobStore:
         taken_back, more = 0, 1
         while more:
             with translated():
-                count, more = self._scripts.run(
+                count, more, ended, returned = self._scripts.run(
                     "reap",
                     int(self._cannot_judge()),
                     self._terms.max_attempts,
@@ -442,6 +482,8 @@ class JobStore:
                     _us(self._terms.render_seconds),
                 )
             taken_back += int(count)
+            self._log.ended(ended)
+            self._log.taken_back(dict(zip(returned[::2], returned[1::2], strict=True)))
         return taken_back
 
     def _cannot_judge(self) -> bool:
@@ -477,13 +519,19 @@ class JobStore:
 
     def delete(self, job_id: str) -> bool:
         """Delete a finished job. False: it has not ended."""
-        with translated():
-            return bool(self._scripts.run("delete", job_id, "requested"))
+        return self._delete(job_id, "requested")
 
     def forget(self, job_id: str) -> bool:
         """Delete an expired job. False: its end has still to be delivered to a webhook."""
+        return self._delete(job_id, "expired")
+
+    def _delete(self, job_id: str, reason: str) -> bool:
+        facts = self._log.read(job_id)
         with translated():
-            return bool(self._scripts.run("delete", job_id, "expired"))
+            done = self._scripts.run("delete", job_id, reason)
+        if done and facts:
+            self._log.deleted(facts, reason)
+        return bool(done)
 
     def _page_of_range(self, caller: str, wanted: Search, skip: int, count: int) -> tuple[list[str], int]:
         index, oldest, newest = redis_keys.jobs_of(caller, wanted.dialect), *_bounds(wanted)

@@ -102,7 +102,7 @@ class Courier:
             )
             outcome, pause = _outcome(reply, due, schedule)
         self._record(due, outcome, attempt, pause_seconds=pause)
-        _log.info("webhook attempted", delivery=due.id, status=attempt.status, error=attempt.error, outcome=outcome)
+        _log_attempt(due, job, attempt, outcome, pause)
 
     def _message(self, due: Due, job: Job | None) -> Message:
         """Return the message about a job or, if there is none, the one that needs no record."""
@@ -114,6 +114,24 @@ class Courier:
         """Record an outcome, with retries: a job store that is away for a moment causes no second post."""
         retry = retrying((StoreUnavailable, StoreFull), max_seconds=_STORE_SECONDS)
         retry(self._deliveries.finish, due, outcome, attempt, pause_seconds=pause_seconds)
+
+
+def _log_attempt(due: Due, job: Job | None, attempt: Attempt, outcome: Outcome, pause: float) -> None:
+    """Log an attempt: a retry is a warning, and the end without success an error."""
+    write = {Outcome.WAITING: _log.warning, Outcome.FAILED: _log.error}.get(outcome, _log.info)
+    write(
+        "webhook attempted",
+        delivery=due.id,
+        job=due.job,
+        request_id=(job.origin.request_id or None) if job else None,
+        receiver=due.receiver,
+        delivery_attempt=due.attempts_made + 1,
+        status=attempt.status,
+        error=attempt.error or None,
+        seconds=attempt.seconds,
+        outcome=outcome.value,
+        next_seconds=round(pause, 3) if outcome is Outcome.WAITING else None,
+    )
 
 
 def _headers(webhook_body: Message) -> Mapping[str, str]:

@@ -9,7 +9,7 @@ from farm import clock
 from farm.dialects import native, openai_batch, registry
 from farm.dialects.links import Links
 from farm.domain.delivery import Due, is_about_a_bulk
-from farm.domain.job import Job, State
+from farm.domain.job import Job, Origin, State
 from farm.webhooks import signing
 from farm.webhooks.json_encoding import encoded
 from farm.webhooks.secrets import Secrets
@@ -34,13 +34,19 @@ def is_stale(due: Due, job: Job) -> bool:
 def for_job(job: Job, due: Due, *, links: Links, secrets: Secrets) -> Message:
     """Return the message of the delivery `due` about `job`, in its dialect."""
     assert job.webhook is not None, "a delivery of a job has a webhook"
-    return Message(job.webhook.url, *_signed_body(job, due, links, secrets))
+    headers, body = _signed_body(job, due, links, secrets)
+    return Message(job.webhook.url, {**headers, **_origin_headers(job.origin)}, body)
 
 
 def without_job(due: Due, *, secrets: Secrets) -> Message:
     """Return the message about the end of a bulk, or that with which a caller tests a receiver."""
     body = encoded(openai_batch.event(due) if is_about_a_bulk(due.event) else native.test_event(due))
     return Message(due.url, _standard(due, body, secrets), body)
+
+
+def _origin_headers(origin: Origin) -> dict[str, str]:
+    """Return the headers by which a receiver finds the call that submitted the job."""
+    return {"X-Request-Id": origin.request_id} if origin.request_id else {}
 
 
 def _signed_body(job: Job, due: Due, links: Links, secrets: Secrets) -> tuple[Mapping[str, str], bytes]:

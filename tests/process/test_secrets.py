@@ -46,6 +46,7 @@ def heads(key: str) -> list[str]:
         ),
         f"Cookie: key={key}",
         f"X-Api-Key: {key}",
+        f"X-Request-Id: {key}",
         f"User-Agent: {key}",
         f"X-Forwarded-For: {key}",
         f"X-Fal-Target-Url: https://queue.fal.run/{key}?token={key}",

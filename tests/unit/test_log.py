@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 
 import pytest
 
+from farm import __version__
 from tests.farms import clean_environment
 
 PROGRAM = """
@@ -62,3 +64,28 @@ def test_text_of_others_does_not_control_the_terminal() -> None:
     assert [character for character in result if not character.isprintable() and character != "\n"] == []
     for shown in (r"webhook\x1b[2J", r"\x1b]0;x\x07", r"\u202eb\x9b", r"\x1b[1m", r"ValueError: \x1b[2J"):
         assert shown in result
+
+
+NAMED = """
+import logging, structlog
+from farm.telemetry.log import set_up_log
+
+set_up_log("json", service="worker", worker="w1")
+structlog.get_logger("farm.jobs").info("job claimed", job="a", key=None)
+logging.getLogger("library").warning("careful")
+structlog.get_logger("farm.jobs").debug("nothing for operators")
+"""
+
+
+def test_each_line_names_the_process_that_wrote_it() -> None:
+    done = subprocess.run([sys.executable, "-c", NAMED], env=clean_environment(), capture_output=True, text=True)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+
+    assert [(line["event"], line["logger"], line["level"]) for line in lines] == [
+        ("job claimed", "farm.jobs", "info"),
+        ("careful", "library", "warning"),
+    ]
+    for line in lines:
+        assert (line["service"], line["worker"], line["version"]) == ("worker", "w1", __version__)
+        assert line["pid"] > 0
+        assert "key" not in line, "unknown fields are left out"

@@ -2,7 +2,7 @@
 -- ARGV: worker, nonce, lease_us, ttl_us, render_us (how long a run may last), maximum of images, batch key ('': any; else
 -- nothing is given while a job with another key is first), '1' if it claims ahead (it renders, and is not idle without
 -- jobs), count of models, model, …, then id, fence for each job it holds
--- Returns JSON {waiting, idle, deferred, jobs: [{id, fence, attempt, alone, request, keeps_payload}]}
+-- Returns JSON {waiting, idle, deferred, jobs: [{id, fence, attempt, wait (s), alone, request, keeps_payload, origin}], ended: ids}
 -- deferred: the first job is not for this worker now, because of what it renders or holds
 local worker, nonce, lease_us, ttl_us, render_us = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local max_images, wanted_batch_key, claims_ahead = tonumber(ARGV[6]), ARGV[7], ARGV[8] == '1'
@@ -19,12 +19,15 @@ local function reply_with_requests(stored)
   local reply = cjson.decode(stored)
   local jobs = {}
   for _, job in ipairs(reply.jobs or {}) do
-    job.request = redis.call('HGET', job_key(job.id), 'request')
+    local record = redis.call('HMGET', job_key(job.id), 'request', 'request_id', 'key_id', 'traceparent')
+    job.request = record[1]
+    job.origin = {request_id = record[2] or nil, key_id = record[3] or nil, traceparent = record[4] or nil}
     job.keeps_payload = redis.call('HEXISTS', job_key(job.id), 'redacted_request') == 0
     -- One that another worker ended meanwhile, and that was deleted, is gone.
     if job.request then jobs[#jobs + 1] = job end
   end
   reply.jobs = jobs[1] and jobs or nil
+  reply.ended = ended_jobs[1] and ended_jobs or nil
   return cjson.encode(reply)
 end
 
@@ -95,9 +98,11 @@ local function find_head()
   end
 end
 
--- Count how long a job waited, if it starts for the first time.
+-- Return how long a job waited, in seconds, and count it if it starts for the first time.
 local function observe_wait(job)
-  if job[2] == '1' then observe('job_wait_seconds', ':' .. job[3] .. ':' .. job[4], (now() - job[1]) / SECOND_US) end
+  local seconds = (now() - job[1]) / SECOND_US
+  if job[2] == '1' then observe('job_wait_seconds', ':' .. job[3] .. ':' .. job[4], seconds) end
+  return seconds
 end
 
 -- True if a job must be rendered while its worker holds no other: it, and not another, is charged for a crash.
@@ -110,7 +115,7 @@ local function start(id)
   local key = job_key(id)
   local alone = must_be_alone(id)
   dequeue(id)
-  observe_wait(redis.call('HMGET', key, 'created_us', 'sequence', 'model', 'priority'))
+  local wait = observe_wait(redis.call('HMGET', key, 'created_us', 'sequence', 'model', 'priority'))
   local fence = redis.call('INCR', P .. 'fence')
   local attempt = redis.call('HINCRBY', key, 'attempt', 1)
   redis.call('HSET', key, 'fence', fence, 'worker', worker, 'step', 0, 'started_us', integer(now()),
@@ -122,7 +127,7 @@ local function start(id)
   redis.call('ZADD', worker_vfinish, vfinish_of(job[2]) + tonumber(job[4]), job[2])
   if job[5] then redis.call('SET', affinity_key(job[2], job[5]), worker, 'EX', AFFINITY_SECONDS) end
   transition(id, 'processing')
-  return {id = id, fence = fence, attempt = attempt, alone = alone}
+  return {id = id, fence = fence, attempt = attempt, wait = wait, alone = alone}
 end
 
 local function set_idle(is_idle)

@@ -2,7 +2,7 @@
 -- order. While others wait, a caller has at most half of all preparations: its image hosts may be slow.
 -- ARGV: maximum of jobs, lease_us, maximum of attempts, ttl_us, then callers that hold their
 -- share of this preparer and are skipped
--- Returns their ids
+-- Returns {their ids, the ids of jobs that ended instead}
 local max_jobs, lease_us, max_attempts, ttl_us = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local claimed, has_its_share = {}, {}
 for i = 5, #ARGV do has_its_share[ARGV[i]] = true end
@@ -66,4 +66,4 @@ end
 for _, priority in ipairs(priority_order('preparations')) do
   while #claimed < max_jobs and lease_first(priority) do end
 end
-return claimed
+return {claimed, ended_jobs}

@@ -1,6 +1,6 @@
 -- Complete a job whose images are stored.
 -- ARGV: id, fence, result (JSON), ttl_us, how long the device worked on it (us), then what to count: field, by, field, by, …
--- Returns 1, or 0 if the fence is stale or the job was stopped: its images then belong to no job
+-- Returns 'completed', or, if its images belong to no job, 'stale' (so is the fence) or 'stopped'
 local id, fence, result, ttl_us = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
 -- Learn how long the work of a model takes: sums of time and cost, in which a job counts the less the longer ago it was.
@@ -14,16 +14,16 @@ end
 if not holds_lease(id, fence) then
   -- The same call again, because its answer was lost.
   local job = redis.call('HMGET', job_key(id), 'state', 'fence')
-  if job[1] == 'completed' and job[2] == fence then return 1 end
+  if job[1] == 'completed' and job[2] == fence then return 'completed' end
   count_total('fence_refusals:complete')
-  return 0
+  return 'stale'
 end
 local job = redis.call('HMGET', job_key(id), 'stop_code', 'model', 'cost')
 if job[1] then
   finish_stopped(id, job[1], ttl_us)
-  return 0
+  return 'stopped'
 end
 finish(id, 'completed', {'result', result}, ttl_us)
 for i = 6, #ARGV, 2 do count_total(ARGV[i], ARGV[i + 1]) end
 learn_pace(job[2], tonumber(job[3]), tonumber(ARGV[5]))
-return 1
+return 'completed'

@@ -2,7 +2,8 @@
 -- dead workers. Any process may do this, any number of times.
 -- ARGV: hold (1: heartbeats cannot be judged, Redis has just started or its clock has leapt), maximum of attempts, ttl_us,
 -- silence_us (after which a worker is dead), render_us
--- Returns {taken back, 1 if there is more to do than one call may}
+-- Returns {taken back, 1 if there is more to do than one call may, ids of jobs that ended, id, reason, id, reason, … of those
+-- that returned to their queues}
 local hold, max_attempts, ttl_us, silence_us = ARGV[1] == '1', tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local render_us = tonumber(ARGV[5])
 local AT_ONCE = 200
@@ -109,4 +110,4 @@ for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. 'workers', '-inf', inte
   redis.call('ZREM', P .. 'workers', worker)
   redis.call('HDEL', P .. 'worker_facts', worker)
 end
-return {taken_back, more}
+return {taken_back, more, ended_jobs, returned_jobs}

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping, Sequence
+from contextlib import suppress
+from typing import Any
+
 import flask
 import pytest
+import structlog
 from flask.testing import FlaskClient
 from structlog.testing import capture_logs
 
 from api.http import errors
-from farm.domain.errors import FarmError, NotFound, QueueTooLong, StorageUnavailable, StoreUnavailable
+from farm.domain.errors import (
+    FarmError,
+    InvalidRequest,
+    NotFound,
+    Problem,
+    QueueTooLong,
+    StorageUnavailable,
+    StoreUnavailable,
+)
+from farm.telemetry.repeats import Repeats
 
 #: What no caller may read.
 SECRETS = ("10.0.0.7:6379", "bucket-of-ada", "/srv/farm")
@@ -27,7 +41,7 @@ def client_of(error: Exception) -> FlaskClient:
     def fail() -> str:
         raise error
 
-    app.add_url_rule("/", "fail", fail)
+    app.add_url_rule("/", "fail", fail, methods=["GET", "POST"])
     app.add_url_rule("/fal/queue/x", "fal", fail)
     app.add_url_rule("/api/v3/x", "wavespeed", fail)
     app.add_url_rule("/v1/x", "openai", fail)
@@ -60,14 +74,34 @@ def test_an_outage_does_not_fill_the_log() -> None:
         for _ in range(100):
             client.get("/")
 
-    assert len(logs) == 1
+    assert len(written(logs)) == 1
 
 
-def test_refusals_are_not_logged() -> None:
+def written(logs: Sequence[MutableMapping[str, Any]]) -> list[MutableMapping[str, Any]]:
+    """Return those of the lines that the log of a process has."""
+    repeats, found = Repeats(), []
+    for line in logs:
+        with suppress(structlog.DropEvent):
+            found.append(repeats(None, "", {**line, "level": line["log_level"], "logger": "api"}))
+    return found
+
+
+def test_refused_reads_are_not_logged() -> None:
     with capture_logs() as logs:
         client_of(NotFound()).get("/")
 
     assert logs == []
+
+
+def test_a_refused_submit_is_logged_without_what_its_caller_sent() -> None:
+    problems = [Problem("prompt", f"{SECRETS[0]} is too long", "too_long", SECRETS[0])]
+    with capture_logs() as logs:
+        client_of(InvalidRequest(problems)).post("/", headers={"X-Request-Id": "r1"})
+
+    (line,) = logs
+    assert (line["event"], line["code"], line["fields"]) == ("call refused", "invalid_request", ["prompt"])
+    assert (line["request_id"], line["route"]) == ("r1", "/")
+    assert SECRETS[0] not in str(line)
 
 
 def test_of_a_bug_the_log_has_the_traceback_and_the_caller_nothing() -> None:

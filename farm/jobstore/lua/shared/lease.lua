@@ -9,6 +9,9 @@ end
 -- Its worker gives a job up: no later write of that worker may touch it.
 local function drop_fence(id) redis.call('HSET', job_key(id), 'fence', 0) end
 
+-- The jobs that this call has taken back, each with the reason, for the log.
+local returned_jobs = {}
+
 -- Take a processing job back from its worker, for a reason that is counted: to the front, or, with a delay, to the front
 -- when that is over.
 local function take_back(id, reason, delay_us)
@@ -21,6 +24,8 @@ local function take_back(id, reason, delay_us)
   redis.call('HSET', key, 'step', 0)
   transition(id, 'created')
   count_total('job_retries:' .. reason)
+  returned_jobs[#returned_jobs + 1] = id
+  returned_jobs[#returned_jobs + 1] = reason
   if delay_us > 0 then
     redis.call('ZADD', P .. 'delayed', integer(now() + delay_us), id)
   else

@@ -48,6 +48,9 @@ local function retention_us(inline, keep_us, ttl_us)
   return math.min(ttl_us, inline and HOUR_US or ttl_us, tonumber(keep_us or ttl_us))
 end
 
+-- The jobs that this call has ended, for the log.
+local ended_jobs = {}
+
 -- End a job; `fields` are written with the state. Returns false if it has ended already.
 local function finish(id, state, fields, ttl_us)
   local key = job_key(id)
@@ -72,6 +75,7 @@ local function finish(id, state, fields, ttl_us)
     count_total('jobs_failed:' .. job[7] .. ':' .. redis.call('HGET', key, 'code'))
   end
   count_for_caller(job[10], state, job[11])
+  ended_jobs[#ended_jobs + 1] = id
   return transition(id, state)
 end
 
