@@ -140,7 +140,7 @@ class Preparer:
         except Exception as error:  # noqa: BLE001  # whatever it is, the job ends
             self._refuse(job, error)
             return
-        if self._store.finish_preparation(job.id, request):
+        if self._store.finish_preparation(job.id, request, origin=job.origin):
             self._wake_ups.send(1)
             self._remove(_own_sources(job))
         else:  # it was cancelled, or another preparer was faster

@@ -11,10 +11,11 @@ import structlog
 from farm.domain.error_codes import Code, job_failure
 from farm.domain.job import Claimed, NewJob, Origin, Result
 from farm.domain.measures import DRAINED, WORKER_LOST
+from farm.domain.request import Request
 from farm.jobstore import redis_keys
 
 #: The fields of a record that a line is made from.
-_FIELDS = ("code", "attempt", "model", "images", "worker", "request_id", "key_id", "created_us", "started_us")
+_FIELDS = ("code", "attempt", "model", "worker", "request_id", "key_id", "created_us", "started_us")
 #: Codes of jobs that were stopped because nobody wants their images any longer.
 _STOPPED = (Code.CANCELLED, Code.CLIENT_DISCONNECTED)
 
@@ -59,9 +60,8 @@ class JobLog:
         write = _log.info if reason == DRAINED else _log.warning
         write("job returned", **_of(job), reason=reason, cause=cause or None)
 
-    def prepared(self, job_id: str) -> None:
-        for facts in self._read([job_id]):
-            _log.info("job prepared", **_known(facts), images=int(facts["images"]))
+    def prepared(self, job_id: str, request: Request, origin: Origin) -> None:
+        _log.info("job prepared", **_facts(job_id, request.model, 0, origin), images=request.images)
 
     def deleted(self, facts: Mapping[str, str], reason: str) -> None:
         """Log that a job was deleted, of which `read` returned these facts before."""

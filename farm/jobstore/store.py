@@ -19,7 +19,7 @@ from farm import clock
 from farm.concurrency.retry import jittered
 from farm.domain.catalogue import BATCH_IMAGES
 from farm.domain.errors import BulkEnded, IdempotencyConflict, NotFound
-from farm.domain.job import Batch, Claimed, Conditions, Job, NewJob, Origin, Result, Search, State
+from farm.domain.job import UNKNOWN_ORIGIN, Batch, Claimed, Conditions, Job, NewJob, Origin, Result, Search, State
 from farm.domain.limits import USUAL, Limits, Quota, Usage
 from farm.domain.measures import DEVICE, DRAINED, completion
 from farm.domain.request import PRIORITIES, Request
@@ -357,7 +357,7 @@ class JobStore:
         with translated():
             self._scripts.run("release_unprepared", job_id)
 
-    def finish_preparation(self, job_id: str, request: Request) -> bool:
+    def finish_preparation(self, job_id: str, request: Request, *, origin: Origin = UNKNOWN_ORIGIN) -> bool:
         """Enqueue a prepared job for a GPU; the preparer then wakes a worker.
 
         False: it has ended, or another preparer was first: the inputs of this request belong to no job.
@@ -366,7 +366,7 @@ class JobStore:
         with translated():
             done = self._scripts.run("finish_preparation", job_id, request.model_dump_json(), redacted(request), *facts)
         if done:
-            self._log.prepared(job_id)
+            self._log.prepared(job_id, request, origin)
         return bool(done)
 
     def fail_preparation(self, job_id: str, code: str, error: str, *, cause: str = "") -> bool:
