@@ -32,7 +32,7 @@ def test_an_error_is_one_line_and_tells_the_supervisor_what_to_do(
         raise error
 
     with pytest.raises(SystemExit) as ended:
-        command_line.run("farm worker", work)
+        command_line.run("farm worker", work, service="worker")
 
     assert ended.value.code == status
     assert capsys.readouterr().err == f"farm worker on cuda:3: {error}\n"
