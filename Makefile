@@ -87,7 +87,7 @@ endef
 # One line says what is missing, and the command that brings it.
 .PHONY: python luacheck chromium promtool
 luacheck:
-	@$(call debian,$(LUACHECK),lua-check)
+	@$(call debian,$(LUACHECK),lua-check,luacheck)
 chromium:
 	@$(call debian,chromium,chromium)
 promtool:
@@ -95,7 +95,7 @@ promtool:
 define debian
 command -v $(1) >/dev/null \
   || $(if $(AS_ROOT),(export DEBIAN_FRONTEND=noninteractive; apt-get update && apt-get install -y --no-install-recommends $(2)) >/dev/null 2>&1 </dev/null,false) \
-  || { echo "$(1) is missing; run: $(if $(AS_ROOT),,sudo )apt install $(2)"; exit 1; }
+  || { echo "$(or $(3),$(1)) is missing; run: $(if $(AS_ROOT),,sudo )apt install $(2)"; exit 1; }
 endef
 python:
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is missing; run: sudo apt install python3 python3-venv"; exit 1; }

@@ -13,6 +13,8 @@ from rich.text import Text
 from farm.domain.job import FULL_STEPS
 from farm.printable import printable, say
 
+#: Columns of a table outside a terminal: no path or prompt is folded.
+_UNCUT = 1000
 #: Width of an image, in characters.
 _IMAGE_COLUMNS = 60
 
@@ -42,7 +44,7 @@ def show_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None
     """Print a plain table. Outside a terminal no cell is cut."""
     console = Console()
     if not console.is_terminal:
-        console = Console(width=200)
+        console = Console(width=_UNCUT)
     table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer
@@ -361,7 +361,7 @@ def test_a_hanging_worker_and_a_job_that_waits_for_it(farm: RunningFarm) -> None
 
 def test_a_job_that_waits_beside_an_idle_worker(own: redis.Redis, own_url: str, tmp_path: Path) -> None:
     """Only a second look makes it a fault."""
-    store = JobStore(own, TERMS)
+    store = JobStore(own, replace(TERMS, lease_seconds=30))
     store.renew("w", FACTS, [])
     job_id = submit(store)
     own.zadd(redis_keys.queue_by_age("srpo", "normal"), {job_id: clock.now_us() - 60_000_000})
