@@ -133,7 +133,7 @@ def readable(path: Path) -> Iterator[None]:
     """Convert a library's exceptions for broken files, inside the block, to one line that names `path`."""
     try:
         yield
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, SafetensorError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigurationError(f"{path} cannot be loaded: {reason}") from error
 

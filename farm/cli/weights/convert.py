@@ -19,10 +19,11 @@ def convert(
     to: Annotated[Literal["bf16", "fp8"], typer.Option(help="Number format of the new file.")] = "bf16",
     out: Annotated[Path | None, typer.Option(help="The new file. Default: beside the old one.")] = None,
 ) -> None:
-    """Convert SRPO's transformer to bf16 (23.8 GB) or fp8 (15.2 GB) from its 47.6 GB in fp32.
+    """Convert SRPO's transformer to bf16 or fp8.
 
-    A conversion that was interrupted goes on where it stopped. A manifest
-    with the digests of both files is written beside the new one.
+    Its 47.6 GB in fp32 become 23.8 GB or 15.2 GB. A conversion
+    that was interrupted goes on where it stopped. A manifest with the
+    digests of both files is written beside the new one.
     """
     source = file or load().srpo_file
     if source is None:

@@ -20,9 +20,10 @@ from farm.settings import load
 def verify(
     files: Annotated[list[Path] | None, typer.Argument(help="Files to check. Default: those of the settings.")] = None,
 ) -> None:
-    """Compare the SHA-256 of weight files with the recorded ones: of the manifest, the downloader or the publisher.
+    """Compare the digests of weight files with those on record.
 
-    Reads all of them, which takes minutes. The exit status is 1 if one is
+    On record are those of the manifest, the downloader or the publisher.
+    Reads all files, which takes minutes. The exit status is 1 if one is
     missing, cut off or differs.
     """
     wanted = [weights.WeightFile(path, "convert or download it again") for path in files or ()]

@@ -1,0 +1,73 @@
+"""Transformers in GGUF files: small ones, written as the community's are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import pytest
+import torch
+from gguf import GGMLQuantizationType
+from safetensors.torch import load_file
+
+from farm.domain.errors import ConfigurationError
+from workers.pipelines import miniature
+from workers.pipelines.gguf import load_gguf_transformer
+from workers.pipelines.transformer import Kept, TransformerFiles
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CONFIG = miniature.HOME / "transformer"
+KEPT = Kept(torch.device("cpu"), torch.float32)
+
+
+def write(path: Path, kind: GGMLQuantizationType, *, without: str = "") -> TransformerFiles:
+    """Write the miniature's transformer with its matrices quantised."""
+    writer = gguf.GGUFWriter(path, "flux")
+    for name, tensor in load_file(CONFIG / "diffusion_pytorch_model.safetensors").items():
+        values = tensor.float().numpy()
+        if name == without:
+            continue
+        if tensor.dim() == 2:
+            writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return TransformerFiles(CONFIG, (path,), "download it again")
+
+
+def weight_error(files: TransformerFiles) -> float:
+    """Return the relative error of one layer's output."""
+    full = load_file(CONFIG / "diffusion_pytorch_model.safetensors")
+    layer = load_gguf_transformer(files, KEPT).get_submodule("transformer_blocks.0.attn.to_q")
+    weight, bias = (full[f"transformer_blocks.0.attn.to_q.{part}"].float() for part in ("weight", "bias"))
+    tokens = torch.randn(5, weight.shape[1], generator=torch.Generator().manual_seed(1))
+    exact = tokens @ weight.t() + bias
+    return float((layer(tokens) - exact).norm() / exact.norm())
+
+
+def test_layers_compute_with_their_quantised_weights(tmp_path: Path) -> None:
+    eight = weight_error(write(tmp_path / "q8.gguf", GGMLQuantizationType.Q8_0))
+    four = weight_error(write(tmp_path / "q4.gguf", GGMLQuantizationType.Q4_0))
+
+    assert 0 < eight < 0.01 < four < 0.2
+
+
+def test_a_file_without_a_tensor_is_refused(tmp_path: Path) -> None:
+    files = write(tmp_path / "q8.gguf", GGMLQuantizationType.Q8_0, without="proj_out.weight")
+
+    with pytest.raises(ConfigurationError, match=r"q8\.gguf cannot be loaded"):
+        load_gguf_transformer(files, KEPT)
+
+
+def test_what_is_no_gguf_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "other.gguf"
+    path.write_bytes(b"GGUF" + bytes(20))
+
+    with pytest.raises(ConfigurationError) as refused:
+        load_gguf_transformer(TransformerFiles(CONFIG, (path,), ""), KEPT)
+
+    assert "\n" not in str(refused.value)
