@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from itertools import chain
 from typing import Any
@@ -14,16 +15,20 @@ from api.admission.sse import CHECK_SECONDS, COMMENT, event, last_event_id
 from api.context import ApiContext
 from api.http import query
 from api.http.body import IMAGES_BODY, read_body
+from farm import clock
 from farm.dialects import native
 from farm.dialects.answers import native as answers
 from farm.dialects.links import Links
 from farm.domain.catalogue import MODELS
 from farm.domain.errors import FarmError, InvalidRequest, Problem
 from farm.domain.job import Change, Job, Moment, State
+from farm.jobstore.backlog import backlogs
 from farm.jobstore.event_feed import FeedPage
-from farm.jobstore.stats import Worker
+from farm.jobstore.reading import Reading
+from farm.jobstore.stats import Queue, Worker
 from farm.jobstore.store import Accepted
 from farm.service import random_seed
+from farm.telemetry.store_metrics import WORKER_STATES
 
 #: Number of events whose text is cached, since many streams send the same events.
 FORMATTED_EVENTS = 1000
@@ -132,17 +137,7 @@ def _add_farm(blueprint: flask.Blueprint, context: ApiContext) -> None:
     def queue() -> answers.FarmQueue:
         authenticator.caller()
         query.refuse_others()
-        queues = stats.queues()
-        return {
-            "paused": stats.is_paused(),
-            "unprepared": stats.unprepared(),
-            "waiting": sum(queue.jobs for queue in queues),
-            "processing": stats.processing(),
-            "queues": [
-                {"model": q.model, "priority": q.priority, "jobs": q.jobs, "oldest_seconds": q.oldest_seconds}
-                for q in queues
-            ],
-        }
+        return _queue(stats.queues(), Reading.of(context.farm.redis))
 
     @blueprint.get("/models")
     def models() -> answers.FarmModels:
@@ -195,6 +190,30 @@ def _add_operations(blueprint: flask.Blueprint, context: ApiContext) -> None:
         query.refuse_others()
         service.resume()
         return {"paused": False}
+
+
+def _queue(queues: Sequence[Queue], reading: Reading) -> answers.FarmQueue:
+    found = backlogs(reading)
+    workers = Counter(worker.facts.get("state", "unknown") for worker in reading.workers)
+    work_seconds = round(sum(backlog.work_seconds for backlog in found), 3)
+    able = 0 if reading.is_paused else workers["warm"]
+    return {
+        "paused": reading.is_paused,
+        "unprepared": sum(reading.unprepared(backlog.model) for backlog in found),
+        "waiting": sum(queue.jobs for queue in queues),
+        "processing": reading.processing,
+        "queues": [
+            {"model": q.model, "priority": q.priority, "jobs": q.jobs, "oldest_seconds": q.oldest_seconds}
+            for q in queues
+        ],
+        "waiting_jobs": sum(backlog.waiting_jobs for backlog in found) + reading.delayed,
+        "waiting_images": sum(backlog.waiting_images for backlog in found),
+        "work_seconds": work_seconds,
+        "oldest_seconds": max(backlog.oldest_seconds for backlog in found),
+        "workers": {state: workers[state] for state in dict.fromkeys([*WORKER_STATES, *workers])},
+        "drained_at": clock.iso(reading.now_us + round(work_seconds / able * 1e6)) if able else None,
+        "models": [asdict(backlog) for backlog in found],  # type: ignore[misc]  # the same fields
+    }
 
 
 def _worker(worker: Worker, now_us: int) -> answers.FarmWorker:

@@ -17,7 +17,7 @@ from farm.domain.catalogue import BATCH_IMAGES, MODELS, Acceleration
 from farm.domain.delivery import Outcome
 from farm.domain.error_codes import FAILURES, JOB_FAILURES
 from farm.domain.job import FULL_STEPS, Result, State
-from farm.domain.request import Priority, Request
+from farm.domain.request import PRIORITIES, Request
 
 #: The last part of the field with a histogram's sum.
 SUM = "sum"
@@ -36,15 +36,15 @@ DRAINED, WORKER_LOST = "drained", "worker_lost"
 MAX_CALLERS = 50
 OTHER_CALLERS = "other"
 
-_WAITS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 14400)
-_RENDERS = (0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
-_SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 160)
+_WAITS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 14400)
+_RENDERS = (0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
+_SHORT = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 160)
 _LAGS = (0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400)
 
 Labels = Mapping[str, tuple[str, ...]]
 
 _MODEL = {"model": tuple(model.name for model in MODELS)}
-_PRIORITY = {"priority": get_args(Priority)}
+_PRIORITY: dict[str, tuple[str, ...]] = {"priority": PRIORITIES}
 _ACCELERATION = {"acceleration": get_args(Acceleration)}
 _SIZE = {"size": tuple(SIZES.values())}
 _ENDS = tuple(state.value for state in State if state.is_terminal)

@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, get_args
+from typing import Any
 
 import redis
 
 from farm.domain.catalogue import MODELS
 from farm.domain.measures import MAX_CALLERS
-from farm.domain.request import Priority
+from farm.domain.request import PRIORITIES
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
 from farm.jobstore.stats import Worker, microseconds, workers_from
@@ -24,7 +24,7 @@ Totals = Mapping[tuple[str, ...], int]
 _QUEUES = {
     f"{model.name}:{priority}": redis_keys.queue_by_age(model.name, priority)
     for model in MODELS
-    for priority in get_args(Priority)
+    for priority in PRIORITIES
 }
 _UNPREPARED = {model.name: redis_keys.queue_by_age(redis_keys.UNPREPARED, model.name) for model in MODELS}
 

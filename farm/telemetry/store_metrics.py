@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import get_args
 
 from prometheus_client.core import Metric
 
 from farm.domain.catalogue import MODELS
 from farm.domain.measures import MEASURES, MILLIONTHS, SUM, Measure
-from farm.domain.request import Priority
+from farm.domain.request import PRIORITIES
 from farm.jobstore.reading import Reading, Totals
 from farm.jobstore.stats import Worker
 from farm.telemetry import worker_metrics
@@ -20,7 +19,7 @@ from farm.telemetry.families import Family, Samples, Scope
 #: State → what workers in it do.
 WORKER_STATES = ("loading", "warm", "draining", "faulty", "lost")
 
-_MODEL_AND_PRIORITY = tuple((model.name, priority) for model in MODELS for priority in get_args(Priority))
+_MODEL_AND_PRIORITY = tuple((model.name, priority) for model in MODELS for priority in PRIORITIES)
 _MODELS = tuple(model.name for model in MODELS)
 
 

@@ -126,10 +126,25 @@ class ModelQueue(TypedDict, closed=True):
     oldest_seconds: float
 
 
+class ModelBacklog(TypedDict, closed=True):
+    """The work for one model: jobs and images that have not started, and how long one worker would take for all of it.
+
+    `work_seconds` is predicted from the jobs that were completed last, and counts what is being rendered.
+    """
+
+    model: str
+    waiting_jobs: int
+    waiting_images: int
+    work_seconds: float
+    oldest_seconds: float
+
+
 class FarmQueue(TypedDict, closed=True):
     """Numbers of jobs: `unprepared` first need their input images fetched or their prompt rewritten.
 
-    While `paused`, workers take no new jobs.
+    While `paused`, workers take no new jobs. `waiting_jobs`, `waiting_images` and `work_seconds` are the sums over the
+    `models`. `workers` is the number of workers in each state. `drained_at`: when the warm workers will have done it
+    all, null without one or while paused.
     """
 
     paused: bool
@@ -137,6 +152,13 @@ class FarmQueue(TypedDict, closed=True):
     waiting: int
     processing: int
     queues: list[ModelQueue]
+    waiting_jobs: int
+    waiting_images: int
+    work_seconds: float
+    oldest_seconds: float
+    workers: dict[str, int]
+    drained_at: str | None
+    models: list[ModelBacklog]
 
 
 class FarmWorker(TypedDict, closed=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -485,3 +486,35 @@ def test_operators_have_an_admin_key(
     assert "admin" in refused["detail"]
     assert (farm.stats.is_paused(), farm.store.is_draining("w")) == (False, False)
     assert keyed.post(f"/farm/v1/{path}", headers=admin).status_code in (200, 202)
+
+
+def test_the_queue_tells_a_scaler_how_much_work_there_is(api: FlaskClient, farm: Farm) -> None:
+    idle = api.get("/farm/v1/queue").get_json()
+    for size in ("square", "square_hd"):
+        submit(api, num_images=2, image_size=size, num_inference_steps=10)
+    assumed = api.get("/farm/v1/queue").get_json()
+    job = jobs.take_one(farm.store, "w")
+    rendered = job.request.cost
+    farm.store.complete(job, replace(jobs.result(job), timings={"device": 2 * rendered, "inference": 1.0}))
+    learned = api.get("/farm/v1/queue").get_json()
+    (other,) = (model for model in learned["models"] if model["model"] == "srpo")
+
+    assert (idle["work_seconds"], idle["waiting_images"], idle["workers"]["warm"]) == (0, 0, 1)
+    assert (assumed["waiting_jobs"], assumed["waiting_images"]) == (2, 4)
+    assert assumed["work_seconds"] == pytest.approx(0.2 * 20 * (512**2 + 1024**2) / 1e6, abs=0.01)
+    assert (learned["waiting_jobs"], learned["waiting_images"]) == (1, 2)
+    assert learned["work_seconds"] == other["work_seconds"] > 2 * 20 * 512**2 / 1e6 - 0.01
+    assert learned["drained_at"] is not None
+
+
+def test_what_is_rendered_and_what_is_unprepared_is_work_too(api: FlaskClient, farm: Farm) -> None:
+    submit(api, num_inference_steps=10)
+    jobs.take_one(farm.store, "w")
+    processing = api.get("/farm/v1/queue").get_json()
+    submit(api, enhance_prompt=True)
+    farm.store.pause()
+    paused = api.get("/farm/v1/queue").get_json()
+
+    assert (processing["waiting_jobs"], processing["processing"]) == (0, 1)
+    assert 0 < processing["work_seconds"] < paused["work_seconds"]
+    assert (paused["waiting_jobs"], paused["drained_at"]) == (1, None)

@@ -1,0 +1,59 @@
+"""The work that waits for each model, and how long it will take, learned from the jobs that were completed last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from farm.domain.catalogue import MODELS, Model
+from farm.domain.measures import MILLIONTHS
+from farm.domain.request import PRIORITIES
+from farm.jobstore.reading import Reading
+
+#: Seconds for a cost of 1 (a step of a megapixel), until a job of any model was measured.
+ASSUMED_PACE = 0.2
+#: Cost of an image that is not prepared yet: a megapixel at the model's own number of steps.
+_UNPREPARED_MEGAPIXELS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """The work for one model that is accepted and has not ended.
+
+    `waiting`: jobs that have not started, unprepared ones included. `work_seconds`: how long one worker would take for
+    all of it, what is being rendered included.
+    """
+
+    model: str
+    waiting_jobs: int
+    waiting_images: int
+    work_seconds: float
+    oldest_seconds: float
+
+
+def backlogs(reading: Reading) -> list[Backlog]:
+    """Return the backlog of each model of the catalogue."""
+    work, pace = reading.work, reading.pace
+    return [_backlog(model, reading, work, _pace_of(model.name, pace)) for model in MODELS]
+
+
+def _backlog(model: Model, reading: Reading, work: Mapping[str, int], pace: float) -> Backlog:
+    unprepared_images = work.get(f"unprepared:{model.name}:images", 0)
+    cost = sum(work.get(f"{place}:{model.name}:cost", 0) for place in ("waiting", "processing")) / MILLIONTHS
+    cost += unprepared_images * model.parameters.steps.default * _UNPREPARED_MEGAPIXELS
+    return Backlog(
+        model.name,
+        sum(reading.waiting(model.name, priority) for priority in PRIORITIES) + reading.unprepared(model.name),
+        work.get(f"waiting:{model.name}:images", 0) + unprepared_images,
+        round(cost * pace, 3),
+        max(reading.oldest_seconds(model.name, priority) for priority in ("", *PRIORITIES)),
+    )
+
+
+def _pace_of(model: str, sums: Mapping[str, float]) -> float:
+    """Return the seconds for a cost of 1: of the model's own jobs, else of all jobs, else as assumed."""
+    for names in ([model], [name.removesuffix(":us") for name in sums if name.endswith(":us")]):
+        cost = sum(sums.get(f"{name}:cost", 0.0) for name in names)
+        if cost:
+            return sum(sums.get(f"{name}:us", 0.0) for name in names) / 1e6 / cost
+    return ASSUMED_PACE
