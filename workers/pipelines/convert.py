@@ -217,7 +217,7 @@ def _header(tensors: Sequence[WrittenTensor]) -> bytes:
 
 
 def _partial(source: Path, target: Path, number_format: str) -> Path:
-    """Return where the new file is until it is finished: named after its source, lest it go on with another's."""
+    """Return where the new file is until it is finished: named after its source, so that another one begins anew."""
     return target.with_name(f".{target.name}.{file_digest(source)[:12]}-{number_format}.partial")
 
 
