@@ -187,7 +187,7 @@ def test_a_start_that_cannot_work_ends_in_one_line_that_the_doctor_says_too(
     folder = ["--data-dir", str(tmp_path / "data"), "--port", str(free_port())]
     for setting, value in (SIMULATED | start.settings).items():
         monkeypatch.setenv(setting, value)
-    monkeypatch.setattr(up, "set_up_log", lambda _: None)
+    monkeypatch.setattr(up, "set_up_log", lambda *_, **__: None)
     monkeypatch.setattr(sys, "argv", ["farm", "up", *folder, *start.options])
 
     with pytest.raises(SystemExit) as ended:
