@@ -64,7 +64,7 @@ def _set_up_libraries(rendering: list[Processor]) -> None:
 
 
 def log_to_stderr() -> None:
-    """Write the farm's own logs to stderr as text, until `set_up_log`: the stdout of a command is its result's."""
+    """Write the farm's warnings to stderr as text, until `set_up_log`: the stdout of a command is its result's."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -72,6 +72,7 @@ def log_to_stderr() -> None:
             _printable_texts,
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
         ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )
 
