@@ -167,7 +167,7 @@ def test_what_is_taken_back_is_not_dropped_to_make_room(client: redis.Redis) -> 
     assert waiting_count(client) == {"ada": "2"}
     end_delays(client)
     store.reap()
-    assert {taken, other} == {job.id for job in take(store)}
+    assert {taken, other} == {job.id for job in (*take(store), *take(store))}
 
 
 def test_the_list_of_jobs_is_by_caller_and_newest_first(store: JobStore) -> None:
