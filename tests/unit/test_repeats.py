@@ -22,7 +22,9 @@ def lines() -> Iterator[list[structlog.typing.EventDict]]:
     before = structlog.get_config()
     repeats.append(Repeats())
     structlog.configure(
-        processors=[structlog.stdlib.add_log_level, _name, repeats[-1], write], cache_logger_on_first_use=False
+        processors=[structlog.stdlib.add_log_level, _name, repeats[-1], write],
+        wrapper_class=structlog.make_filtering_bound_logger(0),  # other tests leave out some levels
+        cache_logger_on_first_use=False,
     )
     yield written
     structlog.configure(**before)

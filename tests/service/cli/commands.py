@@ -36,6 +36,7 @@ class Runner:
 
     def __call__(self, *words: str) -> Ended:
         self._monkeypatch.setattr(sys, "argv", ["farm", *words])
+        self._capsys.readouterr()  # what the test itself caused before is not the command's
         with pytest.raises(SystemExit) as ended:
             main()
         return Ended(ended.value.code or 0, *self._capsys.readouterr())
