@@ -113,7 +113,9 @@ class Child:
         if status != EXIT_FAULTY and clock.monotonic() - self._started > _STABLE_SECONDS:
             self._restart_delay = _FIRST_DELAY
         event = "the device of a child is lost" if status == EXIT_NO_DEVICE else "child died"
-        _log.warning(event, child=self.name, status=status, restart_in_seconds=self._restart_delay)
+        pid = self._process.pid if self._process else None
+        delay = self._restart_delay
+        _log.warning(event, child=self.name, child_pid=pid, status=status, restart_in_seconds=delay)
         self._start_at = clock.monotonic() + self._restart_delay
         self._restart_delay = min(2 * self._restart_delay, _LONGEST_DELAY)
         self._had_died, self._process = True, None

@@ -14,7 +14,10 @@ from farm.concurrency.background_thread import BackgroundThread
 #: How often the number of equal lines is written, in seconds.
 REPEAT_SECONDS = 30.0
 #: Lines that are equal in these are equal: what else they have differs each time.
-_SAME = ("logger", "level", "event", "job", "delivery", "receiver", "code", "route", "key", "thread", "family", "name")
+_SAME = (
+    *("logger", "level", "event", "job", "delivery", "receiver", "code", "route", "key", "thread", "family", "name"),
+    *("child", "child_pid"),  # each death of a process is a line
+)
 _LEVELS = frozenset({"warning", "error", "critical"})
 #: Lines below warnings that may come in great numbers, too.
 _NUMEROUS = frozenset({"call refused"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from flask.testing import FlaskClient
@@ -15,7 +16,9 @@ from tests.service.cli.commands import Ended, Runner, served
 @pytest.fixture
 def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Send Ctrl-C as soon as `farm render` waits for its job."""
-    monkeypatch.setattr("farm.cli.download.clock.pause", lambda _seconds: signal.raise_signal(signal.SIGINT))
+    # Only here: other threads of this process pause, too.
+    pause = SimpleNamespace(pause=lambda _seconds: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("farm.cli.download.clock", pause)
 
 
 @pytest.mark.usefixtures("interrupted")

@@ -106,6 +106,7 @@ def test_the_miniature_is_there() -> None:
     assert len(render(pipeline)) == 256 * 256 * 3
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_the_miniature_computes_with_one_thread_wherever_it_renders() -> None:
     torch.set_num_threads(3)
 
@@ -588,6 +589,7 @@ def test_number_format_and_attention_are_part_of_the_build(tmp_path: Path) -> No
     assert len(builds) == 4
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_the_thread_count_is_part_of_the_build() -> None:
     before = build_digest({}, CPU, torch.float32, "native")
 
