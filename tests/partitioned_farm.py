@@ -237,7 +237,8 @@ def stay(seconds: float) -> None:
 
 
 def completed(farm: SpreadFarm) -> int:
-    return int(cast(str, farm.admin.hget(redis_keys.TOTALS, "jobs:completed:") or 0))
+    totals = cast(dict[str, str], farm.admin.hgetall(redis_keys.TOTALS))
+    return sum(int(count) for name, count in totals.items() if name.startswith("jobs_completed:"))
 
 
 def works_again(farm: SpreadFarm, receiver: Receiver) -> None:
