@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from monitoring.expressions import recorded
+from monitoring.expressions import once, recorded
 from monitoring.objectives import BURNS, MIN_EVENTS, OBJECTIVES, Burn, Objective, seconds
 
 #: Where the runbook is: each alert has a section of its name.
@@ -42,6 +42,7 @@ class Alert:
 
 
 _PAUSED = recorded("farm_paused")
+_STORAGE_ERRORS = 'increase(farm_storage_operations_total{outcome="error"}[5m])'
 _WAITING = f"sum({recorded('farm_jobs_waiting')})"
 
 CAUSES = (
@@ -79,8 +80,7 @@ CAUSES = (
     ),
     Alert(
         "FarmStorageErrors",
-        "sum(max without (instance, pod, container, endpoint) "
-        '(increase(farm_storage_operations_total{outcome="error"}[5m]))) > 0',
+        f"sum({once(_STORAGE_ERRORS)}) > 0",
         "page",
         "The image storage does not answer, or refuses.",
         "2m",

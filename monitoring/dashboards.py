@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from monitoring.alerts import RUNBOOK
-from monitoring.expressions import quantile, recorded
+from monitoring.expressions import once, quantile, recorded
 from monitoring.objectives import OBJECTIVES
 
 Kind = Literal["timeseries", "stat", "gauge", "bargauge", "table"]
@@ -140,6 +140,10 @@ def _of(metric: str, by: str = "") -> str:
 
 def _quantiles(metric: str) -> tuple[tuple[str, str], ...]:
     return tuple((quantile(share, metric), f"p{share * 100:g}") for share in (0.5, 0.95, 0.99))
+
+
+def _largest(expression: str) -> str:
+    return f"topk(10, {once(expression)})"
 
 
 _FIRING = 'count(ALERTS{alertname=~"Farm.*", alertstate="firing"}) or vector(0)'
@@ -491,7 +495,6 @@ WEBHOOKS = Dashboard(
     ),
 )
 
-_CALLERS = "max without (instance, pod, container, endpoint)"
 CALLERS = Dashboard(
     "srpo-farm-callers",
     "Callers",
@@ -499,7 +502,7 @@ CALLERS = Dashboard(
         Panel(
             "Images by caller",
             "Images of completed jobs. Needs FARM_METRICS_CALLERS=on.",
-            ((f"topk(10, {_CALLERS} (rate(farm_caller_images_total[5m])))", "{{caller}}"),),
+            ((_largest("rate(farm_caller_images_total[5m])"), "{{caller}}"),),
             "ops",
             width=12,
             is_stacked=True,
@@ -507,7 +510,7 @@ CALLERS = Dashboard(
         Panel(
             "Waiting by caller",
             "Jobs that have not started.",
-            ((f"topk(10, {_CALLERS} (farm_caller_jobs_waiting))", "{{caller}}"),),
+            ((_largest("farm_caller_jobs_waiting"), "{{caller}}"),),
             "short",
             width=12,
             is_stacked=True,
@@ -515,7 +518,7 @@ CALLERS = Dashboard(
         Panel(
             "Failed by caller",
             "Failed jobs.",
-            ((f'topk(10, {_CALLERS} (rate(farm_caller_jobs_total{{state="failed"}}[5m])))', "{{caller}}"),),
+            ((_largest('rate(farm_caller_jobs_total{state="failed"}[5m])'), "{{caller}}"),),
             "ops",
             width=24,
         ),

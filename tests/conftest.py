@@ -75,3 +75,14 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     issued.private_key_pem.write_to_path(certificate.key)
     authority.cert_pem.write_to_path(certificate.authority)
     return certificate
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Use one thread, as the miniature does: threads that wait for each other make tests slow on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

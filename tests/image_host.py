@@ -21,9 +21,9 @@ class Host:
         self.asked: list[str] = []
         self.released = threading.Event()
         self._behaviours: dict[str, Behaviour] = {}
-        self._server = Server(("127.0.0.1", 0), self._handler())
-        self.port = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self._server = Server(self._handler())
+        self.port = self._server.server_port
+        self.url = self._server.url
 
     def behave(self, path: str, behaviour: Behaviour) -> str:
         """Configure the answer of a path, and return its URL."""
@@ -67,12 +67,11 @@ class Host:
         self.behave(path, answer)
 
     def start(self) -> None:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        self._server.start()
 
     def stop(self) -> None:
         self.released.set()
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.stop()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         host = self

@@ -53,6 +53,18 @@ class Server(ThreadingHTTPServer):
 
     request_queue_size = 128
 
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def start(self) -> None:
+        """Serve in a thread."""
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def stop(self) -> None:
+        self.shutdown()
+        self.server_close()
+
 
 class Receiver:
     """Behaves well at first; `behave` is called for each request, and may be replaced at any time."""
@@ -61,8 +73,8 @@ class Receiver:
         self.received: list[Received] = []
         self.behave: Behaviour = answer(200)
         self.released = threading.Event()
-        self._server = Server(("127.0.0.1", 0), self._handler())
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._server = Server(self._handler())
+        self.url = self._server.url
 
     def at(self, path: str) -> list[Received]:
         """Return the requests to `path`."""
@@ -78,12 +90,11 @@ class Receiver:
         answer(200)(request)
 
     def start(self) -> None:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        self._server.start()
 
     def stop(self) -> None:
         self.released.set()
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.stop()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         receiver = self

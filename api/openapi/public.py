@@ -11,6 +11,16 @@ from farm.dialects.answers.fal import SigningKeys
 
 _ETAG = Parameter("ETag", "A file never changes under its name.", where="header", is_required=True)
 _COMMON = errors(*ANYWHERE)
+
+
+def _conditional(what: str, *headers: Parameter) -> dict[int, Response]:
+    """Return the answers to a request for `what` that the client may have already."""
+    return {
+        304: Response("Not modified.", headers=headers),
+        412: Response(f"{what} does not match `If-Match`.", media_type=PROBLEM),
+    }
+
+
 #: A file that is not an image is sent as an attachment of the type that its sender declared.
 _FILES = "image/jpeg, image/png, image/webp, */*"
 
@@ -106,8 +116,7 @@ SECTION = Section(
             "Get what the playground's form is made from",
             responses={
                 200: Response("Models with the JSON Schema of their requests.", dict[str, Any], headers=(_ETAG,)),
-                304: Response("Not modified.", headers=(_ETAG,)),
-                412: Response("The content does not match `If-Match`.", media_type=PROBLEM),
+                **_conditional("The content", _ETAG),
                 **_COMMON,
             },
             is_open=True,
@@ -122,8 +131,7 @@ SECTION = Section(
                     "A script, a style sheet, an icon or data.",
                     media_type="text/javascript, text/css, image/svg+xml, application/json",
                 ),
-                304: Response("Not modified."),
-                412: Response("The file does not match `If-Match`.", media_type=PROBLEM),
+                **_conditional("The file"),
                 **_COMMON,
                 **errors(404),
             },
@@ -136,8 +144,7 @@ SECTION = Section(
             "Get this document",
             responses={
                 200: Response("OpenAPI 3.1.", dict[str, Any], headers=(_ETAG,)),
-                304: Response("Not modified.", headers=(_ETAG,)),
-                412: Response("The document does not match `If-Match`.", media_type=PROBLEM),
+                **_conditional("The document", _ETAG),
                 **_COMMON,
             },
             is_open=True,
@@ -157,8 +164,7 @@ SECTION = Section(
             "Get a file of that page",
             responses={
                 200: Response("A script, a style sheet or an icon.", media_type="text/javascript, text/css, image/png"),
-                304: Response("Not modified."),
-                412: Response("The file does not match `If-Match`.", media_type=PROBLEM),
+                **_conditional("The file"),
                 **_COMMON,
                 **errors(404),
             },

@@ -9,7 +9,7 @@ from typing import Any
 
 import flask
 
-from api.http.assets import Assets, with_etag
+from api.http.assets import Asset, Assets, policy
 
 #: Swagger UI's files.
 _PARTS = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png")
@@ -27,36 +27,24 @@ _PAGE = f"""<!doctype html>
 <script src="docs/{_START}"></script>
 </html>
 """
-#: Same origin only, and nothing inline; Swagger UI's icons are data URIs.
-_POLICY = "; ".join(
-    [
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' data:",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    ]
-)
+#: Swagger UI's icons are data URIs.
+_POLICY = policy("data:")
 
 
 def routes(document: Callable[[], Mapping[str, Any]]) -> flask.Blueprint:
     """Build the routes. `document` builds the OpenAPI document; it is called once, at the first request."""
     blueprint = flask.Blueprint("docs", __name__)
-
     assets = Assets(
         [*(files("flask_swagger_ui") / "dist" / name for name in _PARTS), files("api.page") / "swagger" / _START]
     )
 
     @cache
-    def encoded() -> bytes:
-        return flask.json.dumps(document()).encode()
+    def described() -> Asset:
+        return Asset.of(flask.json.dumps(document()).encode(), "application/json")
 
     @blueprint.get("/openapi.json")
     def openapi() -> flask.Response:
-        response = with_etag(flask.Response(encoded(), mimetype="application/json"), encoded())
+        response = described().answer()
         response.cache_control.no_cache = True
         return response
 

@@ -11,18 +11,13 @@ from typing import Any
 
 import flask
 
-from api.http.assets import Assets, with_etag
+from api.http.assets import Asset, Assets, policy
 from farm.dialects.fields import image_field
 from farm.dialects.native import INPUTS
 from farm.domain.catalogue import MODELS, SIZE_PRESETS, Model
 from farm.settings import Settings
 
 _FOLDER = files("api.page")
-#: Same origin only, and nothing inline.
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'; img-src 'self' data: blob:"
-)
 
 
 def routes(settings: Settings) -> flask.Blueprint:
@@ -30,12 +25,12 @@ def routes(settings: Settings) -> flask.Blueprint:
     blueprint = flask.Blueprint("page", __name__, template_folder=str(_FOLDER / "templates"))
     assets = Assets((_FOLDER / "assets").iterdir())
     # With presigned URLs, images come from the store.
-    policy = _POLICY + (" https: http:" if settings.files == "presigned" else "")
+    own_policy = policy("data: blob:" + (" https: http:" if settings.files == "presigned" else ""))
 
     def page(name: str) -> flask.Response:
         html = flask.render_template(f"{name}.html", active=name)
         response = flask.Response(html, mimetype="text/html", headers={"Vary": "Accept"})
-        response.headers["Content-Security-Policy"] = policy
+        response.headers["Content-Security-Policy"] = own_policy
         return response
 
     @blueprint.get("/")
@@ -49,10 +44,13 @@ def routes(settings: Settings) -> flask.Blueprint:
     def queue() -> flask.Response:
         return page("queue")
 
+    @cache
+    def described() -> Asset:
+        return Asset.of(flask.json.dumps(_catalogue()).encode(), "application/json")
+
     @blueprint.get("/page/models.json")
     def models() -> flask.Response:
-        content = flask.json.dumps(catalogue()).encode()
-        return with_etag(flask.Response(content, mimetype="application/json"), content)
+        return described().answer()
 
     @blueprint.get("/page/<name>")
     def asset(name: str) -> flask.Response:
@@ -61,8 +59,7 @@ def routes(settings: Settings) -> flask.Blueprint:
     return blueprint
 
 
-@cache
-def catalogue() -> dict[str, Any]:
+def _catalogue() -> dict[str, Any]:
     """Return what the form is made from: each model's ids, its field for input images and the schema of its request."""
     return {"models": [_described(model) for model in MODELS], "sizes": SIZE_PRESETS}
 

@@ -45,10 +45,15 @@ def show_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None
     console = Console()
     if not console.is_terminal:
         console = Console(width=_UNCUT)
-    table = Table(box=None, pad_edge=False)
+    console.print(plain_table(columns, rows))
+
+
+def plain_table(columns: Iterable[str], rows: Iterable[Iterable[object]], title: str | None = None) -> Table:
+    """Return a table without lines. Nothing in a cell is markup or a control sequence."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
         # As `Text`, a cell has no markup.
         table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
-    console.print(table)
+    return table

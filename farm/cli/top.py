@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from farm import clock
 from farm.cli.client import CallFailed, Client
+from farm.cli.terminal import plain_table
 from farm.printable import printable
 from farm.settings import load
 
@@ -115,9 +115,4 @@ def _receivers(client: Client) -> list[tuple[object, ...]]:
 def _table(title: str, columns: Iterable[str], rows: list[tuple[object, ...]]) -> RenderableType:
     if not rows:
         return Text(f"{title}: none", style="dim")
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
-    return table
+    return plain_table(columns, rows, title)

@@ -9,71 +9,50 @@ from typing import BinaryIO
 from farm import clock
 from farm.domain.errors import NotFound
 from farm.storage.storage import Chunks, Page, Storage, StoredFile
+from farm.storage.wrapper import StorageWrapper
 
 #: Called with an operation, its outcome and its seconds.
 Count = Callable[[str, str, float], None]
 
 
-class MeasuredStorage:
+class MeasuredStorage(StorageWrapper):
     """A storage, and `count`, which is told of each operation on its files."""
 
     def __init__(self, storage: Storage, count: Count) -> None:
-        self._storage = storage
+        super().__init__(storage)
         self._count = count
-
-    @property
-    def place(self) -> str:
-        return self._storage.place
 
     def put(self, key: str, content: bytes) -> None:
         with self._measured("put"):
-            self._storage.put(key, content)
+            super().put(key, content)
 
     def put_file(self, key: str, file: BinaryIO) -> None:
         with self._measured("put"):
-            self._storage.put_file(key, file)
+            super().put_file(key, file)
 
     def find(self, key: str) -> StoredFile | None:
         with self._measured("find"):
-            return self._storage.find(key)
+            return super().find(key)
 
     def open(self, key: str, start: int, stop: int) -> Chunks:
         with self._measured("read"):
-            return self._storage.open(key, start, stop)
+            return super().open(key, start, stop)
 
     def read(self, key: str) -> bytes:
         with self._measured("read"):
-            return self._storage.read(key)
-
-    def url(self, key: str) -> str | None:
-        return self._storage.url(key)
+            return super().read(key)
 
     def delete_job(self, job_id: str) -> None:
         with self._measured("delete"):
-            self._storage.delete_job(job_id)
+            super().delete_job(job_id)
 
     def page(self, cursor: str) -> Page:
         with self._measured("list"):
-            return self._storage.page(cursor)
-
-    def marks(self) -> set[str]:
-        return self._storage.marks()
-
-    def has_mark(self, farm_id: str) -> bool:
-        return self._storage.has_mark(farm_id)
-
-    def mark(self, farm_id: str) -> None:
-        self._storage.mark(farm_id)
-
-    def remove_mark(self, farm_id: str) -> None:
-        self._storage.remove_mark(farm_id)
+            return super().page(cursor)
 
     def remove(self, name: str) -> None:
         with self._measured("delete"):
-            self._storage.remove(name)
-
-    def close(self) -> None:
-        self._storage.close()
+            super().remove(name)
 
     @contextmanager
     def _measured(self, operation: str) -> Iterator[None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -45,14 +44,6 @@ def test_copies_share_weights_but_not_the_vaes_layout() -> None:
     assert copied.vae.decoder.conv_in.weight is not parts.vae.decoder.conv_in.weight
     assert isinstance(quantised.transformer.single_transformer_blocks[0].proj_mlp, Fp8Linear)
     assert not isinstance(copied.transformer.single_transformer_blocks[0].proj_mlp, Fp8Linear)
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.usefixtures("one_thread")

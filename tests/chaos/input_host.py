@@ -20,22 +20,20 @@ class InputHost:
         self._images: dict[str, bytes] = {}
         self._is_slow = threading.Event()
         self._closing = threading.Event()
-        self._server = Server(("127.0.0.1", 0), self._handler())
-        self._url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._server = Server(self._handler())
 
     def __enter__(self) -> InputHost:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        self._server.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._closing.set()
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.stop()
 
     def address(self, ask: int, content: bytes) -> str:
         """Serve the image of a request from now on, and return its URL."""
         self._images[f"/{ask}"] = content
-        return f"{self._url}/{ask}"
+        return f"{self._server.url}/{ask}"
 
     def slow_down(self) -> None:
         self._is_slow.set()

@@ -52,20 +52,18 @@ class Receivers:
         self._is_moody = moody
         self._is_down = threading.Event()
         self._closing = threading.Event()
-        self._server = Server(("127.0.0.1", 0), self._handler())
-        self._url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._server = Server(self._handler())
 
     def __enter__(self) -> Receivers:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        self._server.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._closing.set()
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.stop()
 
     def address(self, caller: str, ask: int) -> str:
-        return f"{self._url}/{caller}/{ask}"
+        return f"{self._server.url}/{caller}/{ask}"
 
     def go_down(self) -> None:
         """Close every connection."""

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from workers.pipelines.flux import FluxModels
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Use one thread, as the miniature does: threads that wait for each other make tests slow on a busy machine."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -13,8 +13,11 @@ export class ApiError extends Error {
   }
 }
 
+/** Return the key that the user entered, or null. */
+export const currentKey = () => sessionStorage.getItem(KEY);
+
 function headers() {
-  const key = sessionStorage.getItem(KEY);
+  const key = currentKey();
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
@@ -56,7 +59,7 @@ export async function call(method, path, body, options = {}) {
   const type = body === undefined ? {} : { "Content-Type": "application/json" };
   for (;;) {
     const answer = await answered(path, { method, ...content, ...options, headers: { ...type, ...options.headers } });
-    const known = sessionStorage.getItem(KEY);
+    const known = currentKey();
     if (answer.status === 401 && (await askForKey(known ? "This key is not valid here." : ""))) continue;
     const isJson = (answer.headers.get("Content-Type") ?? "").includes("json");
     const read = isJson ? await answer.json() : {};
@@ -114,4 +117,4 @@ export const pause = (milliseconds) => new Promise((resolve) => setTimeout(resol
 byId("key-button").addEventListener("click", async () => {
   if (await askForKey()) location.reload();
 });
-if (sessionStorage.getItem(KEY)) byId("key-button").hidden = false;
+if (currentKey()) byId("key-button").hidden = false;

@@ -1,6 +1,7 @@
 // One job on the playground: its progress, its images and what can be done with them.
 import { local } from "./api.js";
 import { button, element } from "./dom.js";
+import { hasEnded } from "./watch.js";
 
 const SECONDS = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
 const WORDS = { created: "waiting", processing: "rendering", completed: "completed", failed: "failed" };
@@ -29,10 +30,9 @@ export class Card {
       return;
     }
     const { step, steps } = job.progress;
-    const isActive = job.status === "created" || job.status === "processing";
     this.node.dataset.status = job.status;
     this.status.textContent = statusOf(job);
-    this.progress.hidden = !isActive;
+    this.progress.hidden = hasEnded(job);
     this.progress.value = steps ? step / steps : 0;
     if (!this.body.prompt || job.original_prompt) this.prompt.textContent = job.prompt;
     this.facts.textContent = this.level + factsOf(job);
@@ -65,7 +65,7 @@ export class Card {
   }
 
   offer(job) {
-    const isActive = !job || job.status === "created" || job.status === "processing";
+    const isActive = !job || !hasEnded(job);
     const { rerun, vary, cancel, forget } = this.actions;
     const made = [button("Edit and run again", () => rerun(this.settings)), button("Vary", () => vary(this.settings))];
     made.push(isActive ? button("Cancel", () => cancel(this)) : button("Remove", () => forget(this)));

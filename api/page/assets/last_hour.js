@@ -1,5 +1,6 @@
 // A sparkline of the last hour: jobs that completed and failed in each minute.
 import { element } from "./dom.js";
+import { hasEnded } from "./watch.js";
 
 const MINUTES = 60;
 const HEIGHT = 48;
@@ -26,7 +27,7 @@ export class LastHour {
 
   /** Count an ended job, once. */
   count({ id, status, at }) {
-    if ((status !== "completed" && status !== "failed") || this.counted.has(id)) return;
+    if (!hasEnded({ status }) || this.counted.has(id)) return;
     this.counted.add(id);
     const counts = this.minutes.get(minuteOf(at)) ?? { completed: 0, failed: 0, ids: [] };
     counts[status] += 1;

@@ -1,5 +1,5 @@
 // The playground: a form for the chosen model, and what this browser rendered with it.
-import { ApiError, get, post } from "./api.js";
+import { ApiError, currentKey, get, pause, post } from "./api.js";
 import { Card } from "./card.js";
 import { showCode } from "./code.js";
 import { compare } from "./compare.js";
@@ -208,7 +208,7 @@ byId("link").addEventListener("click", async () => {
 });
 byId("code").addEventListener("click", () => {
   const { body, model } = form;
-  showCode({ body, ids: model.ids_of, presets: catalogue.sizes, key: sessionStorage.getItem("srpo-farm.key") });
+  showCode({ body, ids: model.ids_of, presets: catalogue.sizes, key: currentKey() });
 });
 byId("clear").addEventListener("click", () => {
   history.clear();
@@ -241,7 +241,7 @@ async function start() {
       if (!(error instanceof ApiError)) throw error;
       byId("form-error").textContent = error.message;
     }
-    await new Promise((resolve) => setTimeout(resolve, 2000));
+    await pause(2000);
   }
   byId("form-error").textContent = "";
   const wanted = opened?.model ?? form.model.name;

@@ -2,6 +2,7 @@
 import { ApiError, events, get, pause, post } from "./api.js";
 import { button, byId, element, say } from "./dom.js";
 import { LastHour } from "./last_hour.js";
+import { hasEnded } from "./watch.js";
 
 const REFRESH_MS = 2000;
 const PAGE = 50;
@@ -70,10 +71,9 @@ async function showWorkers() {
 }
 
 function jobRow(job) {
-  const isActive = job.status === "created" || job.status === "processing";
   const progress = element("progress", { max: job.progress.steps || 1, value: job.progress.step, "aria-label": "Denoising steps" });
   const state = job.status === "processing" ? element("span", {}, "processing ", progress) : job.status;
-  const action = isActive
+  const action = !hasEnded(job)
     ? button("Cancel", () => act(`farm/v1/jobs/${job.id}/cancel`))
     : job.status === "failed" && job.code !== "cancelled" && !job.retried_as
       ? button("Retry", () => act(`farm/v1/jobs/${job.id}/retry`))

@@ -6,7 +6,8 @@ const POLL_MS = 1000;
 const RETRY_MS = 2000;
 let streams = 0;
 
-const hasEnded = (job) => job.status === "completed" || job.status === "failed";
+/** Return true if a job is neither waiting nor rendered. */
+export const hasEnded = (job) => job.status === "completed" || job.status === "failed";
 
 /** Call `show` with a job each time it changes, until it ends or `signal` aborts. Throw ApiError if it is gone. */
 export async function watch(id, show, signal) {
