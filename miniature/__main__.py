@@ -139,10 +139,12 @@ def evaluate(
 
 def _figures(pipeline: Pipeline, home: Path, run: Path, number: int) -> Iterator[Figure | Speed]:
     yield from evaluation.speeds(pipeline)
-    yield from evaluation.find_forbidden(SafetyClassifier.load(checker_file(home)), number)
+    finder, render = SafetyClassifier.load(checker_file(home)), evaluation.renderer_of(pipeline)
+    yield from evaluation.find_forbidden(finder, number)
+    yield from evaluation.find_rendered(finder, render)
     shape_classifier.train(run / "shape_classifier", RECIPE, Machine(), minutes=60)
     looks, scenes = shape_classifier.trained(run / "shape_classifier"), evaluation.asked_for(number)
-    yield from evaluation.follow_prompts(evaluation.renderer_of(pipeline), looks, scenes)
+    yield from evaluation.follow_prompts(render, looks, scenes)
     if not bundle.has_editor(home):
         typer.echo("edits             not tried: Kontext's transformer was not trained to read images")
         return

@@ -82,7 +82,7 @@ class Recipe:
     rendered_in_file: int = 32
     checker: Plan = field(default_factory=lambda: Plan(steps=3_000, rate=2e-3, average=0.98))
     #: Training further a checker that knows drawn images.
-    further_checker: Plan = field(default_factory=lambda: Plan(steps=800, rate=1e-3, average=0.98))
+    further_checker: Plan = field(default_factory=lambda: Plan(steps=1_600, rate=1e-3, average=0.98))
     shape_classifier: Plan = field(default_factory=lambda: Plan(steps=300, rate=2e-3, average=0.98))
 
     @property
