@@ -189,7 +189,7 @@ class Settings(BaseSettings):
     safety: Literal["bundled", "clip", "vit", "off"] | None = _setting(
         None,
         "`bundled` with the miniature; required with real weights",
-        "[Safety checker](safety.md). `bundled`: for the miniature only. `vit` and `clip` need `FARM_SAFETY_DIR`. "
+        "Safety checker (docs/safety.md). `bundled`: for the miniature only. `vit` and `clip` need `FARM_SAFETY_DIR`. "
         "`off`: requests that ask for a check are refused; Kontext and WaveSpeed's ids, which are always checked, are "
         "not served.",
         "bundled, clip, vit or off",
