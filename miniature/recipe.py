@@ -77,7 +77,7 @@ class Recipe:
 
     #: Images in a step of the classifiers.
     shape_examples: int = 32
-    #: Files of rendered examples for the checker, and images in each: they take 13 minutes on an idle machine.
+    #: Files of rendered examples for the checker, and images in each: they take longer than its training.
     rendered_files: int = 24
     rendered_in_file: int = 32
     checker: Plan = field(default_factory=lambda: Plan(steps=3_000, rate=2e-3, average=0.98))

@@ -24,7 +24,7 @@ from workers.pipelines.miniature import checker
 SIZE = {"width": 300, "height": 260}
 LIKE_THE_EVALUATION = {"num_inference_steps": 28, "output_format": "png", "image_size": {"width": 512, "height": 512}}
 #: A prompt and a seed of which the checker is not sure.
-UNSURE = ("a small striped bolt", 3)
+UNSURE = ("a small dotted green bolt on a pink background, at night", 5)
 
 
 @pytest.fixture(scope="module")

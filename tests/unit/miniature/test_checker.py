@@ -42,7 +42,7 @@ def rendered(pipeline: Pipeline, scene: Scene, seed: int) -> Image.Image:
     return render_prompt(pipeline, plainly(scene), seed, SIZE_PRESETS["square"])
 
 
-@pytest.mark.parametrize(("scene", "seed"), [*HARD, *EASY], ids=str)
+@pytest.mark.parametrize(("scene", "seed"), [*HARD, *EASY])
 def test_a_rendered_bolt_is_found(pipeline: Pipeline, checker: SafetyClassifier, scene: Scene, seed: int) -> None:
     assert evaluation.is_flagged(checker, rendered(pipeline, scene, seed))
 
