@@ -66,7 +66,7 @@ class Downloader:
     def _save(self, view: dict[str, Any], number: int) -> Path:
         image = view["images"][number]
         extension = re.sub("[^a-z0-9]", "", image["content_type"].removeprefix("image/"))
-        name = _slug(view["original_prompt"] or view["prompt"])
+        name = slug(view["original_prompt"] or view["prompt"])
         path = self._folder / f"{name}-{(view['seed'] + number) % 2**32}.{extension}"
         content = self._client.download(image["url"])
         with _writing(path):
@@ -95,7 +95,7 @@ def _writing(path: Path) -> Iterator[None]:
         raise UnusableFolder(f"--out: cannot write {path}: {error.strerror}.") from error
 
 
-def _slug(prompt: str) -> str:
+def slug(prompt: str) -> str:
     """Return the prompt's first words as a file name."""
     words = textwrap.shorten(" ".join(re.findall(r"[a-z0-9]+", prompt.lower())), _MAX_SLUG, placeholder="")
     return words.replace(" ", "-") or "image"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import jinja2
 
@@ -16,19 +16,24 @@ _TEMPLATE = files("farm.cli") / "image_page.html"
 class PageImage:
     """An image on the page: its file, below the page's folder or beside it, its prompt, and facts about it."""
 
-    file: Path
+    file: PurePath
     prompt: str
     facts: Sequence[str] = ()
 
 
 def write_image_page(folder: Path, title: str, images: Iterable[PageImage]) -> Path:
     """Write `index.html` in `folder`, and return its path. Raises OSError."""
+    shown = [replace(image, file=image.file.relative_to(folder)) for image in images]
+    page = folder / "index.html"
+    page.write_text(image_page(title, shown))
+    return page
+
+
+def image_page(title: str, images: Iterable[PageImage], pages: Sequence[str] = ()) -> str:
+    """Return a page of images, whose files are named from its folder, with links to other pages."""
     # Prompts are text: nothing in them becomes markup.
     template = jinja2.Environment(autoescape=True).from_string(_TEMPLATE.read_text())
     shown = [
-        {"src": image.file.relative_to(folder).as_posix(), "prompt": image.prompt, "facts": " · ".join(image.facts)}
-        for image in images
+        {"src": image.file.as_posix(), "prompt": image.prompt, "facts": " · ".join(image.facts)} for image in images
     ]
-    page = folder / "index.html"
-    page.write_text(template.render(title=title, images=shown))
-    return page
+    return template.render(title=title, images=shown, pages=pages)

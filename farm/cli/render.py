@@ -1,10 +1,7 @@
-"""`farm render`: submit a job, show its progress, download its images."""
+"""`farm render`: submit a job or a file of requests, show the progress, download the images."""
 
 from __future__ import annotations
 
-import base64
-import mimetypes
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +12,10 @@ import typer
 from rich.console import Console
 
 from farm.cli.client import CallFailed, Client
-from farm.cli.download import Downloader, FinishedJob
+from farm.cli.download import Downloader, FinishedJob, slug
+from farm.cli.render_requests import BulkOptions, Requests, grid_axes, render_requests
+from farm.cli.request_fields import checks, image_fields, image_size, image_urls, model_for, takes_several
+from farm.cli.request_file import FileRequest, read_requests
 from farm.cli.terminal import say_json, show_images, timings_text
 from farm.domain.catalogue import (
     KONTEXT_SIZES,
@@ -24,16 +24,10 @@ from farm.domain.catalogue import (
     MAX_STEPS,
     SAFETY_TOLERANCE,
     STRENGTH,
-    find,
-    for_images,
 )
 from farm.domain.errors import FarmError
 from farm.printable import say
 from farm.settings import load
-
-#: Most bytes that the image files of one request may have together. As data URIs they still fit into a body.
-MAX_FILE_BYTES = 50_000_000
-_URL = re.compile(r"(https?://|data:)", re.IGNORECASE)
 
 #: The option that sets each field of the request: the API's errors name fields, the person typed options.
 OPTIONS = {
@@ -62,6 +56,8 @@ Examples:
   farm render "the same as a watercolour" --image fox.jpeg --strength 0.6
   farm render "give the fox a blue scarf" --model kontext --image fox.jpeg
   farm render "they meet" --model kontext --image fox.jpeg --image owl.png
+  farm render "a red fox" --seeds 1-8 --guidance 3,4.5 --sheet
+  farm render --from prompts.jsonl --out foxes
 """
 
 
@@ -69,22 +65,32 @@ class RenderFailed(FarmError):
     """The job failed."""
 
 
-class UnusableFile(FarmError):
-    """A file given with --image cannot be sent."""
-
-
 def render(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to render, or how to change the input images.")],
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="What to render, or how to change the input images.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Render every request of a file, or of the standard input (-), instead of PROMPT: JSONL, CSV, or a "
+            "prompt a line. The same command again goes on where it stopped, and tries failed requests again.",
+        ),
+    ] = None,
     number: Annotated[int | None, typer.Option("-n", help=f"Number of images, 1 to {MAX_IMAGES}. Default: 1.")] = None,
     model: Annotated[
         str, typer.Option(help="srpo or kontext, with or without --image, or any id that `farm models` lists.")
     ] = "srpo",
     size: Annotated[str | None, typer.Option(help="A preset such as landscape_4_3, or WxH in pixels.")] = None,
-    steps: Annotated[int | None, typer.Option(help=f"Number of denoising steps, up to {MAX_STEPS}.")] = None,
+    steps: Annotated[
+        str | None, typer.Option(help=f"Number of denoising steps, up to {MAX_STEPS}, or several: 10,20,40.")
+    ] = None,
     guidance: Annotated[
-        float | None, typer.Option(help=f"How closely to follow the prompt, 1 to {MAX_GUIDANCE}.")
+        str | None, typer.Option(help=f"How closely to follow the prompt, 1 to {MAX_GUIDANCE}, or several: 3,4.5.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same image. Default: random.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Several seeds: 1-8 or 3,5,9. Renders every combination.")] = None,
     acceleration: Annotated[str | None, typer.Option(help="none, regular or high.")] = None,
     form: Annotated[str | None, typer.Option("--format", help="File format: jpeg or png.")] = None,
     images: Annotated[
@@ -110,42 +116,70 @@ def render(
             "Only with kontext."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder to save the images in.")] = Path("out"),
+    out: Annotated[
+        str, typer.Option(help="Folder to save the images in; for --from and several values also s3://bucket/prefix.")
+    ] = "out",
+    has_contact_sheet: Annotated[
+        bool, typer.Option("--sheet", help="Write a contact sheet, too: small copies of all images on a page.")
+    ] = False,
     cancel_on_interrupt: Annotated[
         bool, typer.Option("--cancel-on-interrupt", help="Cancel the job on Ctrl-C. Otherwise it goes on.")
     ] = False,
     shows: Annotated[bool, typer.Option("--show", help="Show the images in the terminal, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the job as JSON instead of a progress bar.")] = False,
 ) -> None:
-    """Render images from a prompt and download them.
+    """Render images from a prompt or from a file of requests, and download them.
 
     The model's defaults apply to every option that you leave out. An option
     that the model does not support is an error.
     """
+    axes = grid_axes(seed=seed, seeds=seeds, guidance=guidance, steps=steps)
     urls = image_urls(images or [])
-    chosen = model_for(model, len(urls))
     fields = {
-        "model": chosen,
         "prompt": prompt,
-        **image_fields(urls, several=takes_several(chosen)),
         "image_size": size and image_size(size),
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
         "num_images": number,
-        "seed": seed,
         "acceleration": acceleration,
         "output_format": form,
         "strength": strength,
         "aspect_ratio": aspect_ratio,
         "enhance_prompt": enhance or None,
+        "enable_safety_checker": safety_checker,
         "safety_tolerance": safety_tolerance,
     }
+    several = [axis for axis in axes if len(axis.values) > 1]
+    single = {axis.field: axis.values[0] for axis in axes if len(axis.values) == 1}
+    given = {name: value for name, value in fields.items() if value is not None} | single
+    if (prompt is None) == (source is None):
+        raise typer.BadParameter("give either PROMPT or --from FILE.")
+    if source or several or has_contact_sheet:
+        requests = read_requests(source) if source else [FileRequest(slug(prompt or ""), {})]
+        options = BulkOptions(out, several, has_contact_sheet, cancel_on_interrupt, as_json)
+        render_requests(Requests(requests, given, model, urls), options)
+        return
+    _render_one(
+        given,
+        model_for(model, len(urls)),
+        urls,
+        out=Path(out),
+        cancels=cancel_on_interrupt,
+        as_json=as_json,
+        shows=shows,
+    )
+
+
+def _render_one(
+    given: dict[str, Any], model: str, urls: list[str], *, out: Path, cancels: bool, as_json: bool, shows: bool
+) -> None:
+    """Render one job, and download its images."""
     client = Client(load())
-    fields["enable_safety_checker"] = checks(client, chosen) if safety_checker is None else safety_checker
+    fields = {"model": model, **image_fields(urls, several=takes_several(model)), **given}
+    if "enable_safety_checker" not in fields and checks(client, model) is False:
+        fields["enable_safety_checker"] = False
     downloader = Downloader(client, out, console=Console(stderr=True), shows_progress=not as_json)
-    job_id = _submit(client, {name: value for name, value in fields.items() if value is not None})
+    job_id = _submit(client, fields)
     say(f"job: {job_id}", file=sys.stderr)
-    with _on_interrupt(client, job_id, cancels=cancel_on_interrupt):
+    with _on_interrupt(client, job_id, cancels=cancels):
         (job,) = downloader.finish([job_id])
     if as_json:
         say_json({**job.view, "files": [str(path) for path in job.files]})
@@ -155,13 +189,6 @@ def render(
         show_images(job.files)
     if job.view["status"] == "failed":
         raise RenderFailed(f"The job failed ({job.view['code']}): {job.view['error']}")
-
-
-def checks(client: Client, model_id: str) -> bool | None:
-    """Return False if this farm has no safety checker, which a request must agree to; None for the model's default."""
-    models = client.get("/models")["models"]
-    is_unchecked = any(model["served"] and model["safety"] == "off" for model in models if model_id in model["ids"])
-    return False if is_unchecked else None
 
 
 def _submit(client: Client, fields: dict[str, Any]) -> str:
@@ -199,55 +226,6 @@ def _in_options(problem: dict[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         return f"{option}: this model has no such option"
     return f"{option}{f' ({part})' if part else ''}: {problem['message']}"
-
-
-def model_for(name: str, images: int) -> str:
-    """Return the model that `--model NAME` means with this number of input images."""
-    model = for_images(name, images)
-    return model.name if model else name
-
-
-def takes_several(model_id: str) -> bool:
-    """Return True if the model takes a list of input images."""
-    model = find(model_id)
-    return model is not None and model.max_inputs > 1
-
-
-def image_fields(urls: list[str], *, several: bool) -> dict[str, Any]:
-    """Return the request's fields for the input images; `several`: the model takes a list, even of one."""
-    if several or len(urls) > 1:
-        return {"image_urls": urls}
-    return {"image_url": urls[0]} if urls else {}
-
-
-def image_urls(names: list[str]) -> list[str]:
-    """Return URLs as they are and files as data URIs. Raises UnusableFile."""
-    files = {name: _content(Path(name)) for name in names if not _URL.match(name)}
-    total = sum(len(files.get(name, b"")) for name in names)
-    if total > MAX_FILE_BYTES:
-        raise UnusableFile(
-            f"--image: the files are too large; allowed: {MAX_FILE_BYTES} bytes together. Give a URL instead."
-        )
-    return [_data_uri(name, files[name]) if name in files else name for name in names]
-
-
-def _content(file: Path) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise UnusableFile(f"--image: cannot read {file}: {error.strerror}.") from error
-
-
-def _data_uri(name: str, content: bytes) -> str:
-    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def image_size(text: str) -> str | dict[str, int]:
-    """Return `1024x768` as width and height, and anything else as a preset's name, which the farm checks."""
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    return {"width": int(match[1]), "height": int(match[2])} if match else text
 
 
 def report(job: FinishedJob) -> None:

@@ -16,7 +16,7 @@ TIMEOUT = urllib3.Timeout(connect=5, read=60)
 #: An idle stream has a comment every 15 s.
 _STREAM_TIMEOUT = urllib3.Timeout(connect=5, read=30)
 #: Retries of a poll: for about half a minute, or for as long as the farm's Retry-After says.
-_POLL_RETRIES = urllib3.Retry(
+POLL_RETRIES = urllib3.Retry(
     8, backoff_factor=0.25, backoff_max=10, allowed_methods=["GET"], status_forcelist=[429, 503], raise_on_status=False
 )
 
@@ -47,7 +47,7 @@ class HttpClient:
 
     def poll(self, path: str) -> dict[str, Any]:
         """Get `path`, and retry while the farm is unreachable or overloaded."""
-        return self._call("GET", path, retries=_POLL_RETRIES)
+        return self._call("GET", path, retries=POLL_RETRIES)
 
     def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         return self._call("POST", path, json=body or {})
@@ -73,7 +73,7 @@ class HttpClient:
 
     def download(self, url: str) -> bytes:
         """Return the bytes of an image. Sends no API key: the URL may lead to a bucket, which must not see it."""
-        response = self._request("GET", url, retries=_POLL_RETRIES)
+        response = self._request("GET", url, retries=POLL_RETRIES)
         if response.status != 200:
             raise CallFailed(f"Cannot download {url}: status {response.status}.")
         return bytes(response.data)

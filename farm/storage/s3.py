@@ -40,6 +40,10 @@ _PUT_SECONDS = (20.0, 20.0)
 #: How long everything else may take to connect, and for each piece of an answer, in seconds.
 _READ_SECONDS = (2.0, 10.0)
 _READ_ATTEMPTS = 2
+#: Attempts of a client that nobody retries for.
+_CLIENT_ATTEMPTS = 4
+#: The setting that names the farm's own bucket, for errors.
+_SETTING = "FARM_STORAGE_URL"
 #: Concurrent reads of the store, and how long one more waits for a slot, in seconds.
 _MAX_CONCURRENT_READS = 32
 _SLOT_SECONDS = 2.0
@@ -66,6 +70,10 @@ class Bucket:
         name, _, prefix = url.removeprefix("s3://").partition("/")
         return cls(name, f"{prefix.strip('/')}/" if prefix.strip("/") else "", **options)
 
+    def at_key(self, key: str) -> dict[str, str]:
+        """Return the parameters that name an object below the prefix."""
+        return {"Bucket": self.name, "Key": self.prefix + key}
+
 
 class S3Storage:
     """Images as objects of one bucket.
@@ -77,8 +85,8 @@ class S3Storage:
         self._bucket = bucket
         self._url_seconds = min(math.ceil(url_seconds), _MAX_URL_SECONDS) if url_seconds is not None else None
         # The caller retries a put, as long as its lease lasts.
-        with _usable():
-            self._session = _session()
+        with _usable(_SETTING):
+            self._session = _session(_SETTING)
             self._puts = self._session.client("s3", config=_config(bucket, _PUT_SECONDS, attempts=1))
             self._reads = self._session.client("s3", config=_config(bucket, _READ_SECONDS, attempts=_READ_ATTEMPTS))
         self._public_endpoint = public_endpoint
@@ -106,9 +114,9 @@ class S3Storage:
         name = parse_key(key)
         if name is None:
             raise StorageError(f"'{key}' is not a storage key.")
-        with _translated(self._bucket):
+        with translated(self._bucket):
             self._puts.put_object(
-                **self._at(key),
+                **self._bucket.at_key(key),
                 Body=content,
                 ContentType=name.content_type,
                 CacheControl=f"public, max-age={CACHE_SECONDS}",
@@ -141,22 +149,22 @@ class S3Storage:
         the right one; but the answer to a HEAD has no body. So it is made to learn by a listing.
         """
         try:
-            return cast(dict[str, Any], self._reads.head_object(**self._at(key)))
+            return cast(dict[str, Any], self._reads.head_object(**self._bucket.at_key(key)))
         except ClientError as error:
             if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") not in _OTHER_REGION_STATUSES:
                 raise
             self._reads.list_objects_v2(Bucket=self._bucket.name, Prefix=self._bucket.prefix, MaxKeys=1)
-            return cast(dict[str, Any], self._reads.head_object(**self._at(key)))
+            return cast(dict[str, Any], self._reads.head_object(**self._bucket.at_key(key)))
 
     def open(self, key: str, start: int, stop: int) -> Chunks:
         with self._read_slot(key):
-            answer = self._reads.get_object(**self._at(key), Range=f"bytes={start}-{stop - 1}")
+            answer = self._reads.get_object(**self._bucket.at_key(key), Range=f"bytes={start}-{stop - 1}")
             self._refuse_short(answer, stop - start)
             return Chunks(_Body(answer["Body"], self._bucket), stop - start)
 
     def read(self, key: str) -> bytes:
         with self._read_slot(key):
-            answer = self._reads.get_object(**self._at(key))
+            answer = self._reads.get_object(**self._bucket.at_key(key))
             content: bytes = answer["Body"].read()
             self._refuse_short(answer, len(content))
         return content
@@ -166,7 +174,7 @@ class S3Storage:
         if self._url_seconds is None or (name and name.until):
             return None
         signed: str = self._signer().generate_presigned_url(
-            "get_object", Params=self._at(key), ExpiresIn=self._url_seconds
+            "get_object", Params=self._bucket.at_key(key), ExpiresIn=self._url_seconds
         )
         return signed
 
@@ -185,7 +193,7 @@ class S3Storage:
         return self._signers[region]
 
     def delete_job(self, job_id: str) -> None:
-        with _translated(self._bucket):
+        with translated(self._bucket):
             pages = self._reads.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket.name, Prefix=f"{self._bucket.prefix}{job_id}-"
             )
@@ -195,7 +203,7 @@ class S3Storage:
 
     def page(self, cursor: str) -> Page:
         """Return the next objects, in the order of their keys."""
-        with _translated(self._bucket):
+        with translated(self._bucket):
             listed = self._reads.list_objects_v2(
                 Bucket=self._bucket.name,
                 Prefix=self._bucket.prefix,
@@ -212,16 +220,16 @@ class S3Storage:
             return Page(found, items[-1][0] if listed["IsTruncated"] else "")
 
     def marks(self) -> set[str]:
-        with _translated(self._bucket):
+        with translated(self._bucket):
             listed = self._reads.list_objects_v2(Bucket=self._bucket.name, Prefix=self._bucket.prefix + mark_of(""))
             names = [item["Key"].removeprefix(self._bucket.prefix) for item in listed.get("Contents", ())]
             return {farm_id for name in names if (farm_id := farm_of_mark(name))}
 
     def has_mark(self, farm_id: str) -> bool:
         try:
-            with _translated(self._bucket):
-                self._reads.get_object(**self._at(mark_of(farm_id)))["Body"].close()
-        except _Missing:
+            with translated(self._bucket):
+                self._reads.get_object(**self._bucket.at_key(mark_of(farm_id)))["Body"].close()
+        except MissingObject:
             return False
         return True
 
@@ -229,16 +237,16 @@ class S3Storage:
         self.remove(mark_of(farm_id))
 
     def mark(self, farm_id: str) -> None:
-        with _translated(self._bucket):
-            self._reads.put_object(**self._at(mark_of(farm_id)), Body=b"")
+        with translated(self._bucket):
+            self._reads.put_object(**self._bucket.at_key(mark_of(farm_id)), Body=b"")
 
     def close(self) -> None:
         for client in (self._puts, self._reads):
             client.close()
 
     def remove(self, name: str) -> None:
-        with _translated(self._bucket):
-            self._reads.delete_object(**self._at(name))
+        with translated(self._bucket):
+            self._reads.delete_object(**self._bucket.at_key(name))
 
     def _refuse_short(self, answer: dict[str, Any], length: int) -> None:
         """Raise StorageUnavailable for a truncated answer: cut off within its headers, it looks complete but empty."""
@@ -248,21 +256,18 @@ class S3Storage:
                 detail=f"the bucket '{self._bucket.name}' sends {answer['ContentLength']} of {length} bytes"
             )
 
-    def _at(self, key: str) -> dict[str, str]:
-        return {"Bucket": self._bucket.name, "Key": self._bucket.prefix + key}
-
     @contextmanager
     def _read_slot(self, key: str) -> Iterator[None]:
         """Limit concurrent reads, so that a store which does not answer blocks few of the API's threads."""
         refusal = StorageUnavailable(detail=f"too many calls already wait for the bucket '{self._bucket.name}'")
         try:
-            with self._slots.held(timeout=_SLOT_SECONDS, refusal=refusal), _translated(self._bucket):
+            with self._slots.held(timeout=_SLOT_SECONDS, refusal=refusal), translated(self._bucket):
                 yield
-        except _Missing as error:
+        except MissingObject as error:
             raise NotFound(f"No file has the name '{key}'.") from error
 
 
-class _Missing(StorageUnavailable):
+class MissingObject(StorageUnavailable):
     """The object does not exist, or the bucket does not."""
 
 
@@ -274,7 +279,7 @@ class _Body:
         self._bucket = bucket
 
     def read(self, amount: int, /) -> bytes:
-        with _translated(self._bucket):
+        with translated(self._bucket):
             chunk: bytes = self._stream.read(amount)
         return chunk
 
@@ -288,11 +293,17 @@ def ca_bundle() -> str | None:
     return bundle
 
 
-def _session() -> boto3.Session:
+def client_for(bucket: Bucket, setting: str) -> Any:
+    """Return boto3's client of a bucket that `setting` names, for few calls at a time. Raises ConfigurationError."""
+    with _usable(setting):
+        return _session(setting).client("s3", config=_config(bucket, _PUT_SECONDS, attempts=_CLIENT_ATTEMPTS))
+
+
+def _session(setting: str) -> boto3.Session:
     session = boto3.Session()
     if session.get_credentials() is None:
         raise ConfigurationError(
-            "FARM_STORAGE_URL: no credentials for the bucket were found; "
+            f"{setting}: no credentials for the bucket were found; "
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or another source that boto3 knows"
         )
     return session
@@ -314,19 +325,19 @@ def _config(bucket: Bucket, seconds: tuple[float, float], *, attempts: int) -> C
 
 
 @contextmanager
-def _usable() -> Iterator[None]:
+def _usable(setting: str) -> Iterator[None]:
     """Raise ConfigurationError, in one line, for what boto3 finds wrong with its own variables and files."""
     try:
         yield
     except (BotoCoreError, ValueError) as error:
-        raise ConfigurationError(f"FARM_STORAGE_URL: boto3 cannot use its settings: {error}") from error
+        raise ConfigurationError(f"{setting}: boto3 cannot use its settings: {error}") from error
 
 
 #: S3 error codes → errors; a HEAD has only a status. Every other code may pass, also missing permissions and buckets:
 #: an operator can restore them, and a rendered image is worth waiting for.
 _KINDS: dict[str, type[StorageError]] = {
-    "404": _Missing,
-    "NoSuchKey": _Missing,
+    "404": MissingObject,
+    "NoSuchKey": MissingObject,
     "EntityTooLarge": StorageError,
     "InvalidArgument": StorageError,
     "InvalidBucketName": StorageError,
@@ -347,7 +358,7 @@ def _is_refusal(status: int | None) -> bool:
 
 
 @contextmanager
-def _translated(bucket: Bucket) -> Iterator[None]:
+def translated(bucket: Bucket) -> Iterator[None]:
     """Translate boto3's errors into the farm's; bucket and reason are their detail, for operators alone."""
     try:
         yield

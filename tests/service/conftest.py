@@ -24,8 +24,10 @@ from farm.settings import Settings
 from tests.farms import empty, wait_for
 from tests.service.api.calls import bearer
 from tests.service.api.openapi_conformance import Listener
+from tests.service.bulk.bulks import BulkHarness, HarnessOpener
 from tests.service.jobstore.jobs import BASE, FACTS, TERMS
 from tests.service.workers.worker import Opened, WorkerHarness
+from workers import bulk
 
 
 @pytest.fixture(scope="session")
@@ -148,3 +150,19 @@ def open_worker(farm: Farm, store: JobStore) -> Iterator[Opened]:
     yield open_one
     for shop in opened:
         shop.close()
+
+
+@pytest.fixture
+def open_harness(farm: Farm, open_worker: Opened, monkeypatch: pytest.MonkeyPatch) -> Iterator[HarnessOpener]:
+    """Open what runs bulks behind an API; pauses are short."""
+    monkeypatch.setattr(bulk, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(bulk, "RETRY_SECONDS", 0.02)
+    opened: list[BulkHarness] = []
+
+    def open_one(api: FlaskClient) -> BulkHarness:
+        opened.append(BulkHarness(farm, api, open_worker()))
+        return opened[-1]
+
+    yield open_one
+    for harness in opened:
+        harness.close()

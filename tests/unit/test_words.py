@@ -61,6 +61,7 @@ PHRASES = {
 KEPT = {
     r"\bx?[-_]?(fal[-_])?runner[-_]hint": "fal's header",
     r"style ?sheet": "CSS",
+    r"contact[-_ ]?sheet|--sheet": "small copies of many images on a page: photography's word",
     r"get_type_hints|shard_hint|param_hint": "names of the standard library, of redis-py and of typer",
     r"ascii_letters|most_common": "names of the standard library",
     r"(?<![a-z])at_(least|most)(?![a-z])": "bounds",

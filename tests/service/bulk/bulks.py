@@ -157,3 +157,7 @@ class BulkHarness:
         if file_id is None:
             return []
         return [json.loads(line) for line in download(self.api, file_id, headers).splitlines()]
+
+
+#: Opens a harness behind an API.
+HarnessOpener = Callable[[FlaskClient], BulkHarness]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from tests.service.bulk.bulks import (
     BATCHES,
     FILES,
     BulkHarness,
+    HarnessOpener,
     content,
     create,
     download,
@@ -222,7 +222,7 @@ def test_an_urgent_job_goes_before_every_line(harness: BulkHarness, api: FlaskCl
 
 
 def test_lines_leave_half_of_the_queue_to_the_callers_single_jobs(
-    open_harness: Callable[[FlaskClient], BulkHarness], keyed: FlaskClient, farm: Farm
+    open_harness: HarnessOpener, keyed: FlaskClient, farm: Farm
 ) -> None:
     ada = bearer(farm.callers.create("ada", limits=Limits(waiting=6)))
     harness = open_harness(keyed)
@@ -236,9 +236,7 @@ def test_lines_leave_half_of_the_queue_to_the_callers_single_jobs(
     assert harness.end_of(batch_id, ada)["request_counts"]["completed"] == 10
 
 
-def test_lines_count_against_the_images_of_the_day(
-    open_harness: Callable[[FlaskClient], BulkHarness], keyed: FlaskClient, farm: Farm
-) -> None:
+def test_lines_count_against_the_images_of_the_day(open_harness: HarnessOpener, keyed: FlaskClient, farm: Farm) -> None:
     ada = bearer(farm.callers.create("ada", limits=Limits(images_per_day=3)))
     harness = open_harness(keyed)
     batch_id = create(keyed, *map(request, range(5)), headers=ada)
@@ -251,7 +249,7 @@ def test_lines_count_against_the_images_of_the_day(
 
 
 def test_batches_and_files_are_private(
-    open_harness: Callable[[FlaskClient], BulkHarness], keyed: FlaskClient, ada: dict[str, str], bob: dict[str, str]
+    open_harness: HarnessOpener, keyed: FlaskClient, ada: dict[str, str], bob: dict[str, str]
 ) -> None:
     harness = open_harness(keyed)
     batch_id = create(keyed, request(1), headers=ada)

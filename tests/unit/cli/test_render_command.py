@@ -9,10 +9,11 @@ from typing import Any, cast
 import pytest
 import typer
 
-from farm.cli import render
+from farm.cli import request_fields
 from farm.cli.client import CallFailed, Client
 from farm.cli.main import app
-from farm.cli.render import OPTIONS, UnusableFile, checks, image_fields, image_urls, in_options, model_for
+from farm.cli.render import OPTIONS, in_options
+from farm.cli.request_fields import UnusableFile, checks, image_fields, image_urls, model_for
 from farm.domain.catalogue import MODELS
 from farm.images.decode import MAX_BYTES
 from tests.images import data_uri, sample_image
@@ -75,7 +76,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest
 def test_files_are_refused_that_are_too_large_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fox = tmp_path / "fox.png"
     fox.write_bytes(b"x" * 50)
-    monkeypatch.setattr(render, "MAX_FILE_BYTES", 100)
+    monkeypatch.setattr(request_fields, "MAX_FILE_BYTES", 100)
 
     assert len(image_urls([str(fox)] * 2)) == 2
     with pytest.raises(UnusableFile, match="allowed: 100 bytes"):
@@ -83,7 +84,7 @@ def test_files_are_refused_that_are_too_large_together(tmp_path: Path, monkeypat
 
 
 def test_a_file_is_as_large_as_the_farm_takes_one() -> None:
-    assert render.MAX_FILE_BYTES == MAX_BYTES
+    assert request_fields.MAX_FILE_BYTES == MAX_BYTES
 
 
 def test_an_error_names_the_options_that_were_typed() -> None:

@@ -1,0 +1,146 @@
+"""`farm render` with a file of requests, or with several values of an option."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from rich.console import Console
+
+from farm.cli.batches import BatchClient
+from farm.cli.bulk_render import INPUT_FIELDS, BulkRender, Summary
+from farm.cli.client import Client
+from farm.cli.grid import Axis, columns, grid, seeds_of, values_of
+from farm.cli.manifest import JSON_NAME, Row
+from farm.cli.output import output_at
+from farm.cli.overview import write_contact_sheets, write_pages
+from farm.cli.request_fields import checks, image_fields, image_urls, model_for, takes_several
+from farm.cli.request_file import FileRequest
+from farm.cli.terminal import say_json
+from farm.domain.catalogue import SRPO, TERMS
+from farm.domain.errors import FarmError
+from farm.printable import say
+from farm.settings import load
+
+#: Failed requests that are listed; the manifest has all of them.
+_MAX_LISTED = 20
+
+
+class RequestsFailed(FarmError):
+    """Some requests have no image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """Requests, and what the options say for those that do not say it themselves."""
+
+    requests: Sequence[FileRequest]
+    defaults: Mapping[str, Any]
+    model: str
+    images: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class BulkOptions:
+    """Where to write, which parameters to vary, and what to show."""
+
+    out: str
+    axes: Sequence[Axis] = ()
+    has_contact_sheet: bool = False
+    cancels: bool = False
+    as_json: bool = False
+
+
+def grid_axes(*, seed: int | None, seeds: str | None, guidance: str | None, steps: str | None) -> list[Axis]:
+    """Return the parameters that options set, each with its values. Raises BadValues."""
+    axes = []
+    if seeds:
+        axes.append(Axis("seed", "s", seeds_of("--seeds", seeds)))
+    elif seed is not None:
+        axes.append(Axis("seed", "s", [seed]))
+    if guidance:
+        axes.append(Axis("guidance_scale", "g", values_of("--guidance", guidance, float)))
+    if steps:
+        axes.append(Axis("num_inference_steps", "t", values_of("--steps", steps, int)))
+    return axes
+
+
+def render_requests(requests: Requests, options: BulkOptions) -> None:
+    """Render all requests, and say where the images are. Raises RequestsFailed, and other errors."""
+    settings = load()
+    client, output = BatchClient(settings), output_at(options.out, settings)
+    complete = list(_complete(client, requests, grid(requests.requests, options.axes)))
+    run = BulkRender(client, output, complete, Console(stderr=True))
+    with _on_interrupt(run, cancels=options.cancels):
+        summary = run.run(shows_progress=not options.as_json)
+    completed = [row for row in summary.rows if row.status == "completed"]
+    page = write_pages(output, completed)
+    contact_sheets = write_contact_sheets(output, completed, columns(options.axes)) if options.has_contact_sheet else []
+    if options.as_json:
+        say_json({"out": output.place, "page": page, "requests": [asdict(row) for row in summary.rows]})
+    else:
+        _report(summary, output.place, [page, *contact_sheets])
+    _refuse_failed(summary.failed)
+
+
+def _complete(client: Client, requests: Requests, listed: Sequence[FileRequest]) -> Iterator[FileRequest]:
+    """Yield the requests with every field of their calls."""
+    unchecked: dict[str, bool | None] = {}
+    for request in listed:
+        fields = {"model": requests.model, **requests.defaults, **request.fields}
+        inputs = _inputs(fields, requests.images)
+        model = fields["model"] = model_for(str(fields["model"]), len(inputs))
+        fields |= image_fields(inputs, several=takes_several(model))
+        fields.setdefault("output_format", TERMS["native"].output_format)
+        if model == SRPO.name and "size" not in fields:
+            fields.setdefault("image_size", TERMS["native"].size)
+        if "enable_safety_checker" not in fields:
+            if model not in unchecked:
+                unchecked[model] = checks(client, model)
+            if unchecked[model] is False:
+                fields["enable_safety_checker"] = False
+        yield replace(request, fields=fields)
+
+
+def _inputs(fields: dict[str, Any], images: Sequence[str]) -> list[str]:
+    """Take the input images out of a request's fields; without any, those of the options. Files become data URIs."""
+    named: list[str] = []
+    for name in INPUT_FIELDS:
+        value = fields.pop(name, None)
+        named += value if isinstance(value, list) else [value] if value else []
+    return image_urls(named) if named else list(images)
+
+
+@contextmanager
+def _on_interrupt(run: BulkRender, *, cancels: bool) -> Iterator[None]:
+    """Say on Ctrl-C how to go on, and cancel what runs if that was asked for."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if cancels:
+            run.cancel()
+            say("Cancelled what was running. The same command goes on from here.", file=sys.stderr)
+        else:
+            say("The farm goes on. The same command collects what it has rendered.", file=sys.stderr)
+        raise
+
+
+def _report(summary: Summary, place: str, overviews: Sequence[str]) -> None:
+    images = sum(len(row.files) for row in summary.rows)
+    say(f"{images} images in {place}, listed in {JSON_NAME}")
+    for name in overviews:
+        say(f"{place}/{name}")
+
+
+def _refuse_failed(failed: Sequence[Row]) -> None:
+    """Raise RequestsFailed if there are failed requests, after listing them."""
+    if not failed:
+        return
+    for row in failed[:_MAX_LISTED]:
+        say(f"{row.id}: {row.error}", file=sys.stderr)
+    more = f", of which {_MAX_LISTED} are listed" if len(failed) > _MAX_LISTED else ""
+    number = "1 request has" if len(failed) == 1 else f"{len(failed)} requests have"
+    raise RequestsFailed(f"{number} no image{more}; the same command tries again.")

@@ -1,0 +1,77 @@
+"""The fields of a request that `farm render` makes from its options: model, input images, size."""
+
+from __future__ import annotations
+
+import base64
+import mimetypes
+import re
+from pathlib import Path
+from typing import Any
+
+from farm.cli.client import Client
+from farm.domain.catalogue import find, for_images
+from farm.domain.errors import FarmError
+
+#: Most bytes that the image files of one request may have together. As data URIs they still fit into a body.
+MAX_FILE_BYTES = 50_000_000
+_URL = re.compile(r"(https?://|data:)", re.IGNORECASE)
+
+
+class UnusableFile(FarmError):
+    """A file given with --image cannot be sent."""
+
+
+def checks(client: Client, model_id: str) -> bool | None:
+    """Return False if this farm has no safety checker, which a request must agree to; None for the model's default."""
+    models = client.get("/models")["models"]
+    is_unchecked = any(model["served"] and model["safety"] == "off" for model in models if model_id in model["ids"])
+    return False if is_unchecked else None
+
+
+def model_for(name: str, images: int) -> str:
+    """Return the model that `--model NAME` means with this number of input images."""
+    model = for_images(name, images)
+    return model.name if model else name
+
+
+def takes_several(model_id: str) -> bool:
+    """Return True if the model takes a list of input images."""
+    model = find(model_id)
+    return model is not None and model.max_inputs > 1
+
+
+def image_fields(urls: list[str], *, several: bool) -> dict[str, Any]:
+    """Return the request's fields for the input images; `several`: the model takes a list, even of one."""
+    if several or len(urls) > 1:
+        return {"image_urls": urls}
+    return {"image_url": urls[0]} if urls else {}
+
+
+def image_urls(names: list[str]) -> list[str]:
+    """Return URLs as they are and files as data URIs. Raises UnusableFile."""
+    files = {name: _content(Path(name)) for name in names if not _URL.match(name)}
+    total = sum(len(files.get(name, b"")) for name in names)
+    if total > MAX_FILE_BYTES:
+        raise UnusableFile(
+            f"--image: the files are too large; allowed: {MAX_FILE_BYTES} bytes together. Give a URL instead."
+        )
+    return [_data_uri(name, files[name]) if name in files else name for name in names]
+
+
+def _content(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise UnusableFile(f"--image: cannot read {file}: {error.strerror}.") from error
+
+
+def _data_uri(name: str, content: bytes) -> str:
+    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def image_size(text: str) -> str | dict[str, int]:
+    """Return `1024x768` as width and height, and anything else as a preset's name, which the farm checks."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    return {"width": int(match[1]), "height": int(match[2])} if match else text
