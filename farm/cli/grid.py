@@ -23,10 +23,10 @@ class BadValues(FarmError):
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One parameter of a grid: its field, a letter that stands for it in file names, and its values."""
+    """One parameter of a grid: its field, a symbol that stands for it in file names, and its values."""
 
     field: str
-    letter: str
+    symbol: str
     values: Sequence[int | float]
 
 
@@ -60,7 +60,7 @@ def grid(requests: Sequence[FileRequest], axes: Sequence[Axis]) -> list[FileRequ
     for request in requests:
         for values in product(*(axis.values for axis in axes)):
             fields: dict[str, Any] = {axis.field: value for axis, value in zip(axes, values, strict=True)}
-            suffix = "".join(f"-{axis.letter}{fields[axis.field]:g}" for axis in axes)
+            suffix = "".join(f"-{axis.symbol}{fields[axis.field]:g}" for axis in axes)
             found.append(replace(request, id=request.id + suffix, fields={**request.fields, **fields}))
     return found
 

@@ -97,7 +97,7 @@ def _csv_rows(text: str, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]
                 raise UnusableRequests(f"--from, line {reader.line_num}: it has more values than the first line.")
             yield reader.line_num, form_fields({name: value for name, value in row.items() if value})
     except csv.Error as error:
-        raise UnusableRequests(f"--from, line {reader.line_num}: it is not CSV: {error}.") from error
+        raise UnusableRequests(f"--from, line {reader.line_num + 1}: it is not CSV: {error}.") from error
 
 
 def _request(fields: Mapping[str, Any], default_id: str, line: int) -> FileRequest:

@@ -24,7 +24,7 @@ from tests.service.jobstore.jobs import BASE, FACTS
 SMALL = {"image_size": {"width": 256, "height": 256}, "num_inference_steps": 1}
 
 
-class Farmhouse:
+class LiveFarm:
     """A farm that a test may let work, and its URL."""
 
     def __init__(self, harness: BulkHarness, url: str) -> None:
@@ -48,14 +48,14 @@ class Farmhouse:
 
 
 @pytest.fixture
-def house(farm: Farm, open_harness: HarnessOpener, monkeypatch: pytest.MonkeyPatch) -> Iterator[Farmhouse]:
+def live(farm: Farm, open_harness: HarnessOpener, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveFarm]:
     monkeypatch.setattr(bulk_render, "_POLL_SECONDS", 0.05)
     farm.store.renew("w", FACTS, [])
     app = create_app(farm, base=BASE, with_keys=False, max_streams=4, max_held_calls=4, host_decides=True)
     with served(app) as url:
-        house = Farmhouse(open_harness(app.test_client()), url)
-        yield house
-        house.stop()
+        live = LiveFarm(open_harness(app.test_client()), url)
+        yield live
+        live.stop()
 
 
 def file_of(folder: Path, *requests: dict[str, Any]) -> str:
@@ -69,11 +69,11 @@ def rows(out: Path) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in found}
 
 
-def test_each_request_of_a_file_has_its_image_and_its_row(house: Farmhouse, run: Runner, tmp_path: Path) -> None:
+def test_each_request_of_a_file_has_its_image_and_its_row(live: LiveFarm, run: Runner, tmp_path: Path) -> None:
     out = tmp_path / "out"
     source = file_of(tmp_path, {"id": "fox", "prompt": "a fox", "seed": 7}, {"prompt": "an owl", "num_images": 2})
 
-    ended = run.at(house.url)("render", "--from", source, "--out", str(out), "--format", "png", "--sheet")
+    ended = run.at(live.url)("render", "--from", source, "--out", str(out), "--format", "png", "--sheet")
 
     assert (ended.status, ended.out.splitlines()[0]) == (0, f"3 images in {out}, listed in manifest.jsonl")
     assert {name: row["files"] for name, row in rows(out).items()} == {"fox": ["fox.png"], "2": ["2-1.png", "2-2.png"]}
@@ -85,7 +85,7 @@ def test_each_request_of_a_file_has_its_image_and_its_row(house: Farmhouse, run:
 
 
 def test_the_same_command_renders_what_is_missing_and_nothing_else(
-    house: Farmhouse, farm: Farm, run: Runner, tmp_path: Path
+    live: LiveFarm, farm: Farm, run: Runner, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     words = (
@@ -95,34 +95,34 @@ def test_the_same_command_renders_what_is_missing_and_nothing_else(
         "--out",
         str(out),
     )
-    assert run.at(house.url)(*words).status == 0
+    assert run.at(live.url)(*words).status == 0
     (out / "2.jpeg").unlink()
 
-    assert run.at(house.url)(*words).status == 0
+    assert run.at(live.url)(*words).status == 0
     assert len(job_ids(farm)) == 5
     assert image_facts(out / "2.jpeg")[1] == "JPEG"
 
-    assert run.at(house.url)(*words, "--guidance", "3").status == 0  # other requests
+    assert run.at(live.url)(*words, "--guidance", "3").status == 0  # other requests
     assert len(job_ids(farm)) == 9
 
 
-def test_failed_requests_are_named_and_tried_again(house: Farmhouse, run: Runner, tmp_path: Path) -> None:
+def test_failed_requests_are_named_and_tried_again(live: LiveFarm, run: Runner, tmp_path: Path) -> None:
     out = tmp_path / "out"
     bad = {"id": "bad", "prompt": "a fox", "num_inference_steps": 99}
     words = ("render", "--from", file_of(tmp_path, {"id": "good", "prompt": "a fox"}, bad), "--out", str(out))
 
-    ended = run.at(house.url)(*words)
+    ended = run.at(live.url)(*words)
 
     assert ended.status == 1
     assert "bad: num_inference_steps: " in ended.err
     assert ended.err.splitlines()[-1] == "farm: 1 request has no image; the same command tries again."
     assert (rows(out)["bad"]["status"], rows(out)["good"]["status"]) == ("failed", "completed")
     file_of(tmp_path, {"id": "good", "prompt": "a fox"}, bad | {"num_inference_steps": 2})
-    assert run.at(house.url)(*words).status == 0
+    assert run.at(live.url)(*words).status == 0
 
 
 def test_what_was_interrupted_is_collected_by_the_same_command(
-    house: Farmhouse, farm: Farm, run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    live: LiveFarm, farm: Farm, run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     words = (
@@ -132,25 +132,25 @@ def test_what_was_interrupted_is_collected_by_the_same_command(
         "--out",
         str(out),
     )
-    house.works.clear()
+    live.works.clear()
     with monkeypatch.context() as patch:
         patch.setattr("farm.cli.bulk_render.clock.pause", lambda _seconds: signal.raise_signal(signal.SIGINT))
-        ended = run.at(house.url)(*words)
+        ended = run.at(live.url)(*words)
     assert (ended.status, ended.err.splitlines()[-1]) == (
         130,
         "The farm goes on. The same command collects what it has rendered.",
     )
-    house.works.set()
+    live.works.set()
 
-    assert run.at(house.url)(*words).status == 0
+    assert run.at(live.url)(*words).status == 0
 
-    assert len(house.harness.api.get(BATCHES).get_json()["data"]) == 1
+    assert len(live.harness.api.get(BATCHES).get_json()["data"]) == 1
     assert len(job_ids(farm)) == 3
     assert len(rows(out)) == 3
 
 
 def test_a_command_that_dies_before_its_batch_is_known_creates_no_second_one(
-    house: Farmhouse, farm: Farm, run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    live: LiveFarm, farm: Farm, run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is killed after the farm has accepted the batch, and before it has noted that."""
     words = ("render", "--from", file_of(tmp_path, {"prompt": "a fox"}), "--out", str(tmp_path / "out"))
@@ -162,31 +162,31 @@ def test_a_command_that_dies_before_its_batch_is_known_creates_no_second_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(BatchClient, "create", dies)
-        assert run.at(house.url)(*words).status == 130
+        assert run.at(live.url)(*words).status == 130
 
-    assert run.at(house.url)(*words).status == 0
-    assert len(house.harness.api.get(BATCHES).get_json()["data"]) == len(job_ids(farm)) == 1
+    assert run.at(live.url)(*words).status == 0
+    assert len(live.harness.api.get(BATCHES).get_json()["data"]) == len(job_ids(farm)) == 1
 
 
 def test_many_requests_are_several_batches(
-    house: Farmhouse, farm: Farm, run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    live: LiveFarm, farm: Farm, run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulk_render, "PART_REQUESTS", 2)
     source = tmp_path / "prompts.txt"
     source.write_text("".join(f"fox {number}\n" for number in range(5)))
 
-    ended = run.at(house.url)(
+    ended = run.at(live.url)(
         "render", "--from", str(source), "--size", "256x256", "--steps", "1", "--out", str(tmp_path / "o")
     )
 
     assert ended.status == 0
-    assert [len(house.harness.api.get(BATCHES).get_json()["data"]), len(job_ids(farm))] == [3, 5]
+    assert [len(live.harness.api.get(BATCHES).get_json()["data"]), len(job_ids(farm))] == [3, 5]
 
 
-def test_a_prompt_with_several_values_is_a_grid(house: Farmhouse, run: Runner, tmp_path: Path) -> None:
+def test_a_prompt_with_several_values_is_a_grid(live: LiveFarm, run: Runner, tmp_path: Path) -> None:
     words = ("a red fox", "--seeds", "1-2", "--guidance", "3,4.5", "--steps", "1", "--size", "256x256")
 
-    ended = run.at(house.url)("render", *words, "--out", str(tmp_path), "--json")
+    ended = run.at(live.url)("render", *words, "--out", str(tmp_path), "--json")
 
     names = [row["id"] for row in json.loads(ended.out)["requests"]]
     assert names == ["a-red-fox-s1-g3", "a-red-fox-s1-g4.5", "a-red-fox-s2-g3", "a-red-fox-s2-g4.5"]
@@ -194,7 +194,7 @@ def test_a_prompt_with_several_values_is_a_grid(house: Farmhouse, run: Runner, t
 
 
 def test_images_go_into_a_bucket(
-    house: Farmhouse, farm: Farm, run: Runner, tmp_path: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
+    live: LiveFarm, farm: Farm, run: Runner, tmp_path: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = s3.place()
     for name, value in s3.environment().items():
@@ -202,7 +202,7 @@ def test_images_go_into_a_bucket(
     out = f"{place.url}/night"
     words = ("render", "--from", file_of(tmp_path, {"id": "fox", "prompt": "a fox"}), "--out", out, "--sheet")
 
-    assert [run.at(house.url)(*words).status for _ in range(2)] == [0, 0]
+    assert [run.at(live.url)(*words).status for _ in range(2)] == [0, 0]
 
     assert len(job_ids(farm)) == 1
     assert {name.removeprefix("night/") for name in place.names()} == {
@@ -221,8 +221,8 @@ def test_images_go_into_a_bucket(
         (["a fox", "--seeds", "x"], "--seeds: 'x' is not a list of numbers"),
     ],
 )
-def test_wrong_options_are_one_line(house: Farmhouse, run: Runner, words: list[str], message: str) -> None:
-    ended = run.at(house.url)("render", *words)
+def test_wrong_options_are_one_line(live: LiveFarm, run: Runner, words: list[str], message: str) -> None:
+    ended = run.at(live.url)("render", *words)
 
     assert ended.status in (1, 2)
     assert message in ended.err

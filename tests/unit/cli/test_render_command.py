@@ -113,7 +113,8 @@ def test_every_option_that_an_error_can_name_is_there() -> None:
 
     assert set(OPTIONS.values()) - {"PROMPT"} <= declared
     assert declared - set(OPTIONS.values()) == {
-        *("prompt", "--no-safety-checker", "--cancel-on-interrupt", "--out", "--json", "--show")
+        *("prompt", "--no-safety-checker", "--cancel-on-interrupt", "--out", "--json", "--show"),
+        *("--from", "--seeds", "--sheet"),
     }
 
 
