@@ -236,6 +236,13 @@ class Settings(BaseSettings):
         "the build: images may differ in the last bits.",
         "auto, on or off",
     )
+    step_masks: Path | None = _setting(
+        None,
+        "unset: the miniature's",
+        "File with the steps that each level of `acceleration` skips, for your weights; `farm weights calibrate` "
+        "writes it: see [acceleration.md](acceleration.md). Part of the build.",
+        "a file",
+    )
     serves: ModelNames = _setting(
         frozenset(),
         "empty",

@@ -22,6 +22,7 @@ from farm.jobstore.connection import connect_to_listen
 from farm.jobstore.notifications import listen_for_stops
 from farm.process.child import EXIT_FAULTY
 from farm.settings import Settings
+from farm.step_masks import read_levels
 from farm.telemetry import port
 from farm.telemetry.worker_metrics import WorkerCollector
 from workers.celery_worker import consume
@@ -231,15 +232,16 @@ def refuse_without_memory() -> Iterator[None]:
 
 def load_pipeline(settings: Settings) -> Pipeline:
     """Return the pipeline of the settings. Engines are imported here, so that a simulated worker needs no torch."""
+    levels = read_levels(settings.step_masks)
     if settings.pipeline == "simulated":
         from workers.pipelines.simulated import SimulatedPipeline
 
-        return SimulatedPipeline(settings.simulated_step_ms)
+        return SimulatedPipeline(settings.simulated_step_ms, levels)
     from workers.pipelines import loading
     from workers.pipelines.execution import Execution
 
     checkpoints = checkpoints_of(settings)
-    execution = Execution(settings.attention, settings.compile)
+    execution = Execution(settings.attention, settings.compile, levels)
     if not checkpoints.are_set:
         return loading.load_miniature(settings.device, execution=execution, choice=memory_choice(settings))
     return loading.load_checkpoints(

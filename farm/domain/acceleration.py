@@ -60,6 +60,15 @@ class Levels(BaseModel):
         """Return the level of this name."""
         return {"none": _NONE, "regular": self.regular, "high": self.high}[acceleration]
 
+    def table(self) -> str:
+        """Return a line for each level and number of steps: all of the levels that determines pixels."""
+        named: tuple[Acceleration, ...] = ("regular", "high")
+        return "\n".join(
+            f"{name} {self.level(name).order} {self.level(name).mask(steps)}"
+            for name in named
+            for steps in range(1, MAX_STEPS + 1)
+        )
+
     def full_steps(self, acceleration: Acceleration, steps: int) -> int:
         """Return how many of so many denoising steps are full ones."""
         return self.level(acceleration).mask(steps).count("1")

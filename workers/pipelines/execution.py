@@ -1,4 +1,4 @@
-"""How networks are computed: with which attention, and compiled or not."""
+"""How networks are computed: with which attention, compiled or not, and at which denoising steps."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from importlib import metadata, util
 
 import torch
 
+from farm.domain.acceleration import BUNDLED, Levels
 from farm.domain.catalogue import Weights
 from farm.domain.errors import ConfigurationError
 from farm.process import toolchain
@@ -29,6 +30,7 @@ class Execution:
 
     attention: AttentionName = "native"
     compile: CompileChoice = "auto"
+    levels: Levels = BUNDLED
 
     def prepare(
         self, networks: Mapping[Weights, FluxPipeline], device: torch.device, number_format: torch.dtype
@@ -36,12 +38,13 @@ class Execution:
         """Prepare the networks to be computed so. Raises ConfigurationError if it cannot be done here."""
         for parts in networks.values():
             use_attention(parts.transformer, self.attention, device, number_format)
+        facts = f"{self.attention}, {self.levels.table()}"
         if not is_compiled(self.compile, device):
-            return Prepared(self.attention, NO_WARM_UPS)
+            return Prepared(facts, NO_WARM_UPS)
         for parts in networks.values():
             sizes = CompiledSizes.of(networks, Network(parts).grid)
             compile_network(parts, sizes)
-        return Prepared(f"{self.attention}, compiled by {_compiler()}: {sizes}", warm_ups_of(networks))
+        return Prepared(f"{facts}, compiled by {_compiler()}: {sizes}", warm_ups_of(networks))
 
 
 #: The execution without any settings.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -73,9 +74,19 @@ class FluxModels:
         self._warm_ups = warm_ups
         self._ran_out_of_memory = False
 
+    def with_levels(self, levels: Levels) -> FluxModels:
+        """Return a pipeline with the same networks and other levels of acceleration, to measure them."""
+        other = copy(self)
+        other._levels = levels
+        return other
+
     @property
     def models(self) -> tuple[str, ...]:
         return tuple(self._networks)
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self._networks.values())).device
 
     @property
     def weights(self) -> str:

@@ -272,7 +272,7 @@ def _models(
     prepared = _executable(execution, target).prepare(loaded, target.device, target.number_format)
     build = build_digest(files, target.device, target.number_format, f"{prepared.facts}; {target.plan}")
     networks = {name: Network(parts) for name, parts in loaded.items()}
-    return FluxModels(networks, weights=weights, build=build, warm_ups=prepared.warm_ups)
+    return FluxModels(networks, weights=weights, build=build, levels=execution.levels, warm_ups=prepared.warm_ups)
 
 
 def _executable(execution: Execution, target: Target) -> Execution:

@@ -76,6 +76,11 @@ class Network:
         self.prompt = lru_cache(maxsize=_PROMPTS_KEPT)(self._encode_prompt)
 
     @property
+    def device(self) -> torch.device:
+        device: torch.device = self._parts.device
+        return device
+
+    @property
     def grid(self) -> int:
         """Side of the square that one token covers, in pixels: 2x2 latent pixels."""
         return 2 * int(self._parts.vae_scale_factor)
@@ -92,7 +97,7 @@ class Network:
 
     def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the tensor on the network's device, in its dtype."""
-        return tensor.to(self._parts.device, self._parts.transformer.dtype)
+        return tensor.to(self.device, self._parts.transformer.dtype)
 
     def schedule(self, steps: int, size: Size) -> Schedule:
         """Return the sigma schedule, from a scheduler of its own: the shared one counts its steps."""
@@ -105,7 +110,7 @@ class Network:
             config.base_shift,
             config.max_shift,
         )
-        scheduler.set_timesteps(sigmas=numpy.linspace(1.0, 1 / steps, steps), device=self._parts.device, mu=mu)
+        scheduler.set_timesteps(sigmas=numpy.linspace(1.0, 1 / steps, steps), device=self.device, mu=mu)
         return Schedule(scheduler.sigmas, scheduler.timesteps)
 
     def velocities(self, images: Sequence[ForwardInputs]) -> Sequence[torch.Tensor]:

@@ -1,0 +1,32 @@
+"""The file with a farm's own levels of acceleration (`FARM_STEP_MASKS`), which `farm weights calibrate` writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from farm.domain.acceleration import BUNDLED, Levels
+from farm.domain.errors import ConfigurationError
+
+
+def read_levels(path: Path | None) -> Levels:
+    """Return the levels in the file; the bundled ones without a file. Raises ConfigurationError."""
+    if path is None:
+        return BUNDLED
+    try:
+        return Levels.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigurationError(f"FARM_STEP_MASKS={path} cannot be read: {error.strerror}.") from error
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"])) or "the file"
+        raise ConfigurationError(
+            f"FARM_STEP_MASKS={path} is no file of step masks: {where}: {error.errors()[0]['msg']}."
+        ) from error
+
+
+def write_levels(levels: Levels, path: Path) -> None:
+    """Write the file, whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(levels.model_dump_json(indent=2) + "\n")
+    part.replace(path)
