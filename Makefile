@@ -37,7 +37,7 @@ test-full: test ## every check and test, and the long tests
 chaos: .venv/set-up-dev ## break a farm while callers use it, and judge the result (JOBS=10000 SEED=any)
 	@$(BIN)/python -m tests.chaos --jobs $(or $(JOBS),10000) $(if $(SEED),--seed $(SEED))
 
-bench: .venv/set-up-dev ## control-plane benchmarks, each beside its baseline
+bench: .venv/set-up-dev ## benchmarks of control plane and engine without a GPU, each beside its baseline
 	@$(BIN)/python -m tests.bench
 
 bench-gpu: .venv/set-up-run ## render benchmarks on this machine's CUDA card (QUICK=yes)

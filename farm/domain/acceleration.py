@@ -78,18 +78,21 @@ class Levels(BaseModel):
 def stretched(mask: str, steps: int) -> str:
     """Return a mask of `steps` digits with the same share of full steps, which lie where they lie in `mask`.
 
-    The share is rounded, and not below `MIN_FULL_STEPS`. The full steps keep their relative positions, with those in
-    between interpolated, and are moved as little as their order needs.
+    The share is rounded, and not below `MIN_FULL_STEPS`. If the first two steps are full in `mask`, they are full here,
+    too: without the second one, the first extrapolation would know one velocity only. The other full steps keep their
+    relative positions, interpolated where there are more or fewer, and are moved as little as their order needs.
     """
     known = [position for position, digit in enumerate(mask) if digit == "1"]
     count = min(steps, max(MIN_FULL_STEPS, _rounded(steps * len(known) / len(mask))))
     if count == steps:
         return "1" * steps
-    full: list[int] = []
-    for number in range(count):
-        position = _interpolated(known, number / (count - 1)) * (steps - 1) / (len(mask) - 1)
-        first = full[-1] + 1 if full else 0
-        full.append(min(max(_rounded(position), first), steps - count + number))
+    first = 1 if mask.startswith("11") else 0
+    scale = (steps - 1 - first) / (len(mask) - 1 - first)
+    full = list(range(first + 1))
+    for number in range(first + 1, count):
+        position = _interpolated(known[first:], (number - first) / (count - 1 - first))
+        moved = _rounded(first + (position - first) * scale)
+        full.append(min(max(moved, full[-1] + 1), steps - count + number))
     return "".join("1" if step in full else "0" for step in range(steps))
 
 

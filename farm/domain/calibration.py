@@ -32,6 +32,8 @@ class Calibration(BaseModel):
     #: Empty: the command's own.
     prompts: tuple[Annotated[str, Field(min_length=1, max_length=MAX_PROMPT)], ...] = ()
     out: Path
+    #: A file for an image of the levels side by side.
+    grid: Path | None = None
 
     @model_validator(mode="after")
     def _check_masks(self) -> Calibration:

@@ -1,4 +1,4 @@
-"""`make bench`: the control plane's benchmarks, each beside its baseline in the same run. Exit 1 if one is too slow."""
+"""`make bench`: the benchmarks without a GPU, each beside its baseline in the same run. Exit 1 if one is missed."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import calls, rendering
+from tests.bench import calls, engine, rendering
 from tests.bench.figure import print_table
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="farm-bench-") as folder:
         root = Path(folder)
-        figures = [*calls.figures(root / "calls"), *rendering.figures(root / "rendering")]
+        figures = [*calls.figures(root / "calls"), *rendering.figures(root / "rendering"), *engine.figures()]
     print_table(figures)
-    print(f"\n{calls.NOTE}\n{rendering.NOTE}")
+    print(f"\n{calls.NOTE}\n{rendering.NOTE}\n{engine.NOTE}")
     sys.exit(0 if all(figure.is_met for figure in figures) else 1)
 
 

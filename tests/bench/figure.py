@@ -11,7 +11,7 @@ from farm.cli.terminal import show_table
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A row of the table. `value` is the quantity that the requirement limits: a ratio, or milliseconds."""
+    """A row of the table. `value` is the quantity that the requirement limits: a ratio, milliseconds, or decibels."""
 
     what: str
     measured: str
@@ -19,25 +19,30 @@ class Figure:
     baseline: str = ""
     is_ratio: bool = True
     at_least: float | None = None
+    at_most: float | None = None
     under: float | None = None
 
     @property
     def is_met(self) -> bool:
-        return (self.at_least is None or self.value >= self.at_least) and (
-            self.under is None or self.value < self.under
+        return (
+            (self.at_least is None or self.value >= self.at_least)
+            and (self.at_most is None or self.value <= self.at_most)
+            and (self.under is None or self.value < self.under)
         )
 
     @property
     def required(self) -> str:
         if self.at_least is not None:
             return f">= {self.at_least:.2f}"
+        if self.at_most is not None:
+            return f"<= {self.at_most:.2f}"
         return f"< {self.under:.0f} ms" if self.under is not None else ""
 
     @property
     def verdict(self) -> str:
         if not self.required:
             return ""
-        return "ok" if self.is_met else "too slow"
+        return "ok" if self.is_met else "missed"
 
     def cells(self) -> tuple[str, ...]:
         ratio = f"{self.value:.3f}" if self.is_ratio else ""

@@ -144,6 +144,19 @@ def test_run_is_answered_with_the_image(farm: RunningFarm, client: fal_client.Sy
     assert facts(farm, client.run(ENDPOINT, SMALL | {"output_format": "png"})) == ((256, 256), "PNG")
 
 
+@pytest.mark.parametrize(("level", "full_steps"), [(None, 12), ("none", 12), ("regular", 6), ("high", 5)])
+def test_a_level_of_acceleration_computes_part_of_the_steps(
+    farm: RunningFarm, client: fal_client.SyncClient, level: str | None, full_steps: int
+) -> None:
+    wanted = SMALL | {"num_inference_steps": 12, "num_images": 2} | ({"acceleration": level} if level else {})
+
+    handle = client.submit(ENDPOINT, wanted)
+
+    assert len(handle.get()["images"]) == 2
+    job = farm.call("GET", f"/farm/v1/jobs/{handle.request_id}").json
+    assert job["timings"]["full_steps"] == 2 * full_steps
+
+
 def test_sync_mode_brings_the_image_itself(client: fal_client.SyncClient) -> None:
     output = client.run(ENDPOINT, SMALL | {"sync_mode": True})
 

@@ -144,6 +144,21 @@ def test_each_dialects_parameters_render(
     assert image_facts(fetched(farm, url)) == (size, form)
 
 
+@pytest.mark.parametrize(("model", "default"), zip(MODELS, (12, 6, 6), strict=True))
+def test_a_level_of_acceleration_computes_part_of_the_steps(
+    farm: RunningFarm, client: openai.OpenAI, model: str, default: int
+) -> None:
+    prompt = f"a fox in a hurry, by {model}"
+    for level in ({}, {"acceleration": "none"}, {"acceleration": "regular"}, {"acceleration": "high"}):
+        client.images.generate(
+            model=model, prompt=prompt, size="512x512", extra_body={"num_inference_steps": 12} | level
+        )
+
+    views = [farm.call("GET", f"/farm/v1/jobs/{job_id}").json for job_id in reversed(job_ids(farm, prompt))]
+    assert [view["timings"]["full_steps"] for view in views] == [default, 12, 6, 5]
+    assert [view["warnings"] for view in views] == [[]] * 4
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_several_images_in_base64_are_those_at_the_urls(farm: RunningFarm, client: openai.OpenAI, model: str) -> None:
     call = {"num_inference_steps": 1, "seed": 7}

@@ -11,7 +11,8 @@ import pytest
 
 from farm.dialects import limits_page
 from farm.dialects.fields import FIELDS
-from farm.domain.catalogue import CLIP_MARGINS, MODELS, SAFETY_THRESHOLDS, UNSAFE_LABELS, Model
+from farm.domain.acceleration import BUNDLED
+from farm.domain.catalogue import CLIP_MARGINS, MAX_STEPS, MODELS, SAFETY_THRESHOLDS, UNSAFE_LABELS, Model
 from farm.telemetry import page as metrics_page
 from farm.webhooks import signing
 from tests.docs_snippets import DOCS, names_in
@@ -70,6 +71,16 @@ def test_every_path_that_a_page_names_is_there() -> None:
     assert len(paths) > 50
     assert len(scripts) > 10
     assert [path for path in sorted(paths | scripts) if "NAME" not in path and not (ROOT / path).exists()] == []
+
+
+def test_every_mask_is_on_the_page_of_acceleration() -> None:
+    page = (DOCS / "acceleration.md").read_text()
+
+    for name in ("none", "regular", "high"):
+        mask = BUNDLED.level(name).mask(28)
+        assert f"| `{name}` | {mask.count('1')} | `{mask}` |" in page
+    for steps in range(1, MAX_STEPS + 1):
+        assert f"| {steps} | `{BUNDLED.regular.mask(steps)}` | `{BUNDLED.high.mask(steps)}` |" in page
 
 
 def test_the_page_of_limits_is_up_to_date() -> None:

@@ -15,6 +15,7 @@ from farm.process.child import EXIT_CONFIG
 from farm.settings import load
 from farm.step_masks import write_levels
 from workers.calibration.candidates import SHARES, Candidate, candidates
+from workers.calibration.grid import side_by_side
 from workers.calibration.likeness import measures
 from workers.calibration.measurement import Figures, Reference
 from workers.calibration.prompts import OF_REAL_WEIGHTS, OF_THE_MINIATURE
@@ -24,6 +25,7 @@ from workers.pipelines.pipeline import MINIATURE
 from workers.process import load_pipeline
 
 Measured = Mapping[Candidate, Figures]
+Chosen = Mapping[Acceleration, Candidate]
 
 
 def main(calibration: Calibration) -> None:
@@ -35,11 +37,14 @@ def main(calibration: Calibration) -> None:
     _describe(pipeline, requests)
     reference = Reference(pipeline, requests, of)
     measured = _measure(reference, calibration, Report(list(of), reference.seconds))
-    levels = _levels(measured, calibration, pipeline)
+    chosen = {acceleration: _best(measured, acceleration) for acceleration in SHARES}
+    levels = _levels(measured, chosen, calibration, pipeline)
     write_levels(levels, calibration.out)
     say("")
     say(levels.source)
     say(f"{calibration.out} is written; FARM_STEP_MASKS={calibration.out} makes workers use it.")
+    if calibration.grid:
+        side_by_side(reference, levels, measured[chosen["high"]]).save(calibration.grid, "JPEG", quality=90)
     for steps in calibration.checked_steps:
         _check(pipeline, calibration.model_copy(update={"steps": steps}), levels)
 
@@ -80,8 +85,7 @@ def _measure(reference: Reference, calibration: Calibration, report: Report) -> 
     return measured
 
 
-def _levels(measured: Measured, calibration: Calibration, pipeline: FluxModels) -> Levels:
-    chosen = {acceleration: _best(measured, acceleration) for acceleration in SHARES}
+def _levels(measured: Measured, chosen: Chosen, calibration: Calibration, pipeline: FluxModels) -> Levels:
     source = (
         f"farm weights calibrate with {pipeline.weights}, {calibration.images} images of "
         f"{calibration.width}x{calibration.height}, {calibration.steps} steps: {'; '.join(_texts(measured, chosen))}"
@@ -95,7 +99,7 @@ def _best(measured: Measured, acceleration: Acceleration) -> Candidate:
     return max(allowed, key=lambda candidate: (measured[candidate].worst_psnr, measured[candidate].median_psnr))
 
 
-def _texts(measured: Measured, chosen: Mapping[Acceleration, Candidate]) -> Iterator[str]:
+def _texts(measured: Measured, chosen: Chosen) -> Iterator[str]:
     for acceleration, candidate in chosen.items():
         figures = measured[candidate]
         yield f"{acceleration} PSNR median {figures.median_psnr:.1f} dB, worst {figures.worst_psnr:.1f} dB"

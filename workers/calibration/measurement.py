@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any
 
 from farm import clock
 from farm.domain.acceleration import Level, Levels
@@ -35,26 +34,35 @@ class Figures:
 
 
 class Reference:
-    """Images, computed in full; `compare` renders them again and measures the difference."""
+    """Images, computed in full, and their `seconds`; `compare` renders them again and measures the difference."""
 
     def __init__(self, pipeline: FluxModels, requests: Sequence[ImageRequest], measures: Mapping[str, Measure]) -> None:
         self._pipeline = pipeline
         self._requests = requests
         self._measures = measures
-        self._images, self.seconds = _rendered(pipeline, requests)
+        self.images, self.seconds = _rendered(pipeline, requests)
 
     def compare(self, level: Level) -> Figures:
         """Return the figures of a level of acceleration."""
-        levels = Levels(source="a candidate", regular=level, high=level)
-        return self._compare(self._pipeline.with_levels(levels), acceleration="regular")
+        return self._figures(*_rendered(self._with(level), self._accelerated()))
 
     def compare_plain(self, steps: int) -> Figures:
         """Return the figures of so many steps, all of them full."""
-        return self._compare(self._pipeline, steps=steps)
+        return self._figures(*_rendered(self._pipeline, [replace(each, steps=steps) for each in self._requests]))
 
-    def _compare(self, pipeline: FluxModels, **changes: Any) -> Figures:
-        images, seconds = _rendered(pipeline, [replace(request, **changes) for request in self._requests])
-        pairs = list(zip(images, self._images, strict=True))
+    def rendered(self, level: Level, numbers: Sequence[int]) -> list[RenderedImage]:
+        """Return the images with these numbers by a level of acceleration."""
+        requests = self._accelerated()
+        return _rendered(self._with(level), [requests[number] for number in numbers])[0]
+
+    def _with(self, level: Level) -> FluxModels:
+        return self._pipeline.with_levels(Levels(source="a candidate", regular=level, high=level))
+
+    def _accelerated(self) -> list[ImageRequest]:
+        return [replace(each, acceleration="regular") for each in self._requests]
+
+    def _figures(self, images: Sequence[RenderedImage], seconds: float) -> Figures:
+        pairs = list(zip(images, self.images, strict=True))
         return Figures(seconds, {name: [of(*pair) for pair in pairs] for name, of in self._measures.items()})
 
 

@@ -34,6 +34,9 @@ def calibrate(
         list[int] | None,
         typer.Option("--check-steps", help="Measure the chosen masks with so many steps, too. Repeat."),
     ] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="JPEG file to show the worst images in, by none, regular and high.")
+    ] = None,
     prompts: Annotated[
         Path | None, typer.Option(help="File of prompts, one per line. Default: twelve of the farm's own.")
     ] = None,
@@ -49,6 +52,7 @@ def calibrate(
     try:
         calibration = Calibration(
             out=out.absolute(),
+            grid=grid.absolute() if grid else None,
             images=images,
             width=width,
             height=height,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from farm.domain.acceleration import Level
 from farm.domain.calibration import Calibration
@@ -44,9 +45,9 @@ def test_figures_are_those_of_the_same_images(parts: Any, pipeline: FluxModels) 
 
 
 def test_the_best_masks_are_written_and_the_table_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "masks.json"
+    out, grid = tmp_path / "masks.json", tmp_path / "grid.jpeg"
 
-    main(Calibration(out=out, images=1, width=256, height=256, steps=7, orders=(1,), checked_steps=(6,)))
+    main(Calibration(out=out, images=1, width=256, height=256, steps=7, orders=(1,), checked_steps=(6,), grid=grid))
 
     levels, lines = read_levels(out), capsys.readouterr().out.splitlines()
     assert (levels.regular.order, list(levels.regular.masks), levels.full_steps("regular", 7)) == (1, [7], 5)
@@ -58,6 +59,8 @@ def test_the_best_masks_are_written_and_the_table_printed(tmp_path: Path, capsys
         word for name in measures() for word in (name, "median", name, "worst")
     ]
     assert "6 steps" in lines
+    with Image.open(grid) as image:
+        assert image.size == (3 * 256 + 2 * 8, 256)
     assert lines[-2].split()[0] == levels.high.mask(6)
 
 

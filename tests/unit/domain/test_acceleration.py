@@ -44,6 +44,12 @@ def test_a_stretched_mask_is_as_dense_as_its_original_everywhere(steps: int) -> 
             assert abs(done - of_original) * mask.count("1") < 2, (mask, step)
 
 
+@pytest.mark.parametrize("steps", range(5, MAX_STEPS + 1))
+def test_two_full_steps_at_the_beginning_stay_two(steps: int) -> None:
+    assert stretched(HIGH, steps)[:2] == stretched(REGULAR, steps)[:2] == "11"
+    assert stretched("1010101", 20).startswith("10")
+
+
 def test_stretching_to_the_same_number_changes_nothing() -> None:
     assert [stretched(REGULAR, 28), stretched(HIGH, 28)] == [REGULAR, HIGH]
 

@@ -1,0 +1,126 @@
+"""The render engine on the miniature, without a GPU: the VAE's memory layout, and what acceleration gains and costs.
+
+Times are CPU seconds of this process, on one thread, so that other programs lengthen them less; each figure and its
+baseline are measured in turn. Likeness is that of the same images with every denoising step in full.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from farm import clock
+from farm.domain.acceleration import BUNDLED
+from farm.domain.catalogue import SRPO, Acceleration
+from farm.domain.request import ImageRequest
+from tests.bench.figure import Figure
+
+DECODE_MOST = 0.65
+RENDER_MOST = 0.80
+#: Level → most of the full computation's denoising time, and the least likeness in decibels: of the median image, of
+#: the worst one, and of the median one above as many plain steps.
+LEVELS: dict[Acceleration, tuple[float, tuple[float, float, float]]] = {
+    "regular": (0.55, (57, 48, 5)),
+    "high": (0.42, (54, 40, 5)),
+}
+_WIDE = ImageRequest(SRPO.name, "a red star", 1024, 768, steps=28, guidance=4.5, seed=7)
+_SQUARE = replace(_WIDE, width=512, height=512)
+_IMAGES = 24
+_ROUNDS = 5
+
+NOTE = f"""\
+Engine: the miniature on one thread, CPU seconds. NCHW: the VAE with its weights as they are in the file. Levels:
+{_IMAGES} images of 512x512, 28 steps; PSNR against the same images with every step in full. End to end has no
+requirement: the VAE takes most of the miniature's time, and a twentieth of FLUX's."""
+
+
+def figures() -> list[Figure]:
+    """Return the table's rows about the engine."""
+    import torch
+
+    from workers.pipelines.loading import load_miniature
+
+    load_miniature().warm_up()  # sets the number of threads
+    with torch.inference_mode():
+        return [*_layout(), *_levels()]
+
+
+def _layout() -> Iterator[Figure]:
+    """Yield the gain of the VAE's channels_last layout, for decoding alone and for a whole image."""
+    import torch
+    from torch import channels_last, contiguous_format
+
+    from workers.pipelines.engine import FluxPipeline
+    from workers.pipelines.flux import FluxModels
+    from workers.pipelines.latents import Size
+    from workers.pipelines.miniature import HOME
+    from workers.pipelines.network import Network
+
+    parts: Any = FluxPipeline.from_pretrained(HOME, local_files_only=True, dtype=torch.float32)
+    network = Network(parts)
+    pipeline = FluxModels({SRPO.weights: network}, weights="miniature", build="bench")
+    size = Size.around(_WIDE.width, _WIDE.height, network.grid)
+    tokens = torch.randn(1, size.rows * size.columns, 4 * network.channels)
+
+    def measured(work: Callable[[], object]) -> dict[Any, float]:
+        def once(layout: Any) -> float:
+            parts.vae.to(memory_format=layout)
+            return _cpu_seconds(work)
+
+        samples = {layout: [once(layout) for _ in range(_ROUNDS)] for layout in (channels_last, contiguous_format)}
+        return {layout: statistics.median(seconds) for layout, seconds in samples.items()}
+
+    for what, work, most in (
+        ("decode 1024x768", lambda: network.decode(tokens, size), DECODE_MOST),
+        ("render 1024x768, none", lambda: list(pipeline.render([_WIDE], lambda *_: True)), RENDER_MOST),
+    ):
+        seconds = measured(work)
+        ours, theirs = seconds[channels_last], seconds[contiguous_format]
+        yield Figure(what, f"{1000 * ours:.0f} ms", ours / theirs, f"NCHW {1000 * theirs:.0f} ms", at_most=most)
+
+
+def _levels() -> Iterator[Figure]:
+    """Yield the denoising time of each level, and the likeness of its images, beside as many plain steps."""
+    from workers.calibration.likeness import psnr
+    from workers.calibration.measurement import Reference
+    from workers.calibration.prompts import OF_THE_MINIATURE
+    from workers.pipelines.loading import load_miniature
+
+    pipeline = load_miniature()
+    prompts = [OF_THE_MINIATURE[number % len(OF_THE_MINIATURE)] for number in range(_IMAGES)]
+    requests = [replace(_SQUARE, prompt=prompt, seed=seed) for seed, prompt in enumerate(prompts)]
+    reference = Reference(pipeline, requests, {"PSNR": psnr})
+    for name, (most, (median, worst, above)) in LEVELS.items():
+        level, full_steps = BUNDLED.level(name), BUNDLED.full_steps(name, _SQUARE.steps)
+        found, plain = reference.compare(level), reference.compare_plain(full_steps)
+        what = f"{name}, {full_steps} of {_SQUARE.steps} steps"
+        baseline = f"none {1000 * reference.seconds:.0f} ms"
+        share = found.seconds / reference.seconds
+        yield Figure(f"{what}: denoising", f"{1000 * found.seconds:.0f} ms", share, baseline, at_most=most)
+        gain = found.median_psnr - plain.median_psnr
+        for part, value, least in (
+            ("median", found.median_psnr, median),
+            ("worst", found.worst_psnr, worst),
+            (f"median above {full_steps} plain steps", gain, above),
+        ):
+            yield Figure(f"{what}: PSNR, {part}", f"{value:.1f} dB", value, is_ratio=False, at_least=least)
+        yield _end_to_end(pipeline, name)
+
+
+def _end_to_end(pipeline: Any, name: Acceleration) -> Figure:
+    def seconds(acceleration: Acceleration) -> float:
+        request = replace(_SQUARE, acceleration=acceleration)
+        return statistics.median(
+            _cpu_seconds(lambda: list(pipeline.render([request], lambda *_: True))) for _ in range(_ROUNDS)
+        )
+
+    ours, theirs = seconds(name), seconds("none")
+    return Figure(f"{name}: end to end 512x512", f"{1000 * ours:.0f} ms", ours / theirs, f"none {1000 * theirs:.0f} ms")
+
+
+def _cpu_seconds(work: Callable[[], object]) -> float:
+    began = clock.cpu_seconds()
+    work()
+    return clock.cpu_seconds() - began
