@@ -96,6 +96,7 @@ TAKEN = [
     ("SERVES", "srpo, fal-ai/flux-pro/kontext", frozenset({"srpo", "kontext"})),
     ("ATTENTION", "cudnn", "cudnn"),
     ("COMPILE", "off", "off"),
+    ("STEP_MASKS", "/models/masks.json", Path("/models/masks.json")),
     ("QUANTIZE", "fp8", "fp8"),
     ("OFFLOAD", "text", "text"),
     ("LEASE_SECONDS", "2.5", 2.5),
