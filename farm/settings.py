@@ -76,6 +76,8 @@ BucketUrl = Annotated[str, Field(pattern=r"^s3://[A-Za-z0-9][A-Za-z0-9._-]{1,62}
 #: How attention is computed (`workers/pipelines/attention.py`).
 AttentionName = Literal["native", "cudnn", "flash", "efficient", "math", "fa3"]
 CompileChoice = Literal["auto", "on", "off"]
+#: How many images a forward of the transformer computes (`workers/pipelines/sharing.py`).
+ForwardMode = Literal["exact", "shared", "auto"]
 Fsync = Literal["everysec", "always"]
 #: A Sentinel's address passes here, so that it can be refused by name.
 RedisUrl = Annotated[str, Field(pattern=r"^(redis|rediss|unix|[a-z+-]*sentinel)://")]
@@ -242,6 +244,15 @@ class Settings(BaseSettings):
         "File with the steps that each level of `acceleration` skips, for your weights; `farm weights calibrate` "
         "writes it: see [acceleration.md](acceleration.md). Part of the build.",
         "a file",
+    )
+    forward: ForwardMode = _setting(
+        "exact",
+        "`exact`",
+        "How images of one size that are rendered at the same time are computed. `exact`: one after the other, each as "
+        "if alone. `shared`: together, step by step: more images a minute and a sooner start, but equal only within "
+        "one of 256 levels. `auto`: `shared` at the sizes at which that is measured to be 10 % faster on this machine, "
+        "when a worker first starts. Part of the build. See [performance.md](performance.md).",
+        "exact, shared or auto",
     )
     serves: ModelNames = _setting(
         frozenset(),

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import structlog
 from prometheus_client import ProcessCollector
@@ -230,8 +231,11 @@ def refuse_without_memory() -> Iterator[None]:
         ) from error
 
 
-def load_pipeline(settings: Settings) -> Pipeline:
-    """Return the pipeline of the settings. Engines are imported here, so that a simulated worker needs no torch."""
+def load_pipeline(settings: Settings, data_dir: Path | None = None) -> Pipeline:
+    """Return the pipeline of the settings. Engines are imported here, so that a simulated worker needs no torch.
+
+    What is measured for it is kept in `data_dir`.
+    """
     levels = read_levels(settings.step_masks)
     if settings.pipeline == "simulated":
         from workers.pipelines.simulated import SimulatedPipeline
@@ -241,7 +245,8 @@ def load_pipeline(settings: Settings) -> Pipeline:
     from workers.pipelines.execution import Execution
 
     checkpoints = checkpoints_of(settings)
-    execution = Execution(settings.attention, settings.compile, levels)
+    measurements = data_dir / "forward" if data_dir else None
+    execution = Execution(settings.attention, settings.compile, levels, settings.forward, measurements)
     if not checkpoints.are_set:
         return loading.load_miniature(settings.device, execution=execution, choice=memory_choice(settings))
     return loading.load_checkpoints(

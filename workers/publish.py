@@ -136,15 +136,20 @@ class Publisher:
         # Daemon threads: a call to a storage that hangs must not keep the process from exiting.
         self._threads = [call_in_thread("publish", self._work) for _ in range(_THREADS)]
 
-    def publish(self, output: JobOutput, number: int, rendered: RenderedImage) -> None:
-        """Publish the `number`-th image of a job; its last one completes it. Waits while too many are in flight."""
+    def publish(self, output: JobOutput, number: int, rendered: RenderedImage) -> float:
+        """Publish the `number`-th image of a job; its last one completes it. Waits while too many are in flight.
+
+        Return the seconds that it waited.
+        """
         pending = PendingImage(output, number, rendered, clock.monotonic())
         while not self._slots.acquire(timeout=_DRAIN_CHECK_SECONDS):
             if self._draining.is_set():
                 self._release(output)
-                return
+                return 0
+        waited = clock.monotonic() - pending.rendered_at
         self._in_flight.add(pending)
         self._queue.put(pending)
+        return waited
 
     def wait_until_idle(self) -> None:
         """Wait until every image is published, or the worker drains."""

@@ -169,10 +169,8 @@ class Renderer:
             self._fail([member.run], error)
 
     def _publish(self, member: Member, rendered: RenderedImage) -> None:
-        began = clock.monotonic()
-        self._publisher.publish(member.run.output, member.number, rendered)
         # Waiting for the publisher is no work of the pipeline.
-        self.busy_seconds -= clock.monotonic() - began
+        self.busy_seconds -= self._publisher.publish(member.run.output, member.number, rendered)
 
     def _end_stopped(self) -> None:
         """End the runs that were cancelled, lost or failed elsewhere; a worker that drains releases all."""

@@ -6,16 +6,21 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import calls, engine, rendering
+from tests.bench import batching, calls, engine, rendering
 from tests.bench.figure import print_table
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="farm-bench-") as folder:
         root = Path(folder)
-        figures = [*calls.figures(root / "calls"), *rendering.figures(root / "rendering"), *engine.figures()]
+        figures = [
+            *calls.figures(root / "calls"),
+            *rendering.figures(root / "rendering"),
+            *engine.figures(),
+            *batching.figures(root / "batching"),
+        ]
     print_table(figures)
-    print(f"\n{calls.NOTE}\n{rendering.NOTE}\n{engine.NOTE}")
+    print(f"\n{calls.NOTE}\n{rendering.NOTE}\n{engine.NOTE}\n{batching.NOTE}")
     sys.exit(0 if all(figure.is_met for figure in figures) else 1)
 
 

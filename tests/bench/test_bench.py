@@ -11,7 +11,7 @@ from tests.farms import clean_environment
 
 
 @pytest.mark.full
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(900)
 def test_meets_every_requirement() -> None:
     bench = subprocess.run(
         [sys.executable, "-m", "tests.bench"], env=clean_environment(), capture_output=True, text=True, check=False

@@ -1,11 +1,13 @@
-"""How networks are computed: with which attention, compiled or not, and at which denoising steps."""
+"""How networks are computed: attention, compilation, the steps of each level, and how many images in one forward."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata, util
+from pathlib import Path
 
 import torch
 
@@ -13,12 +15,13 @@ from farm.domain.acceleration import BUNDLED, Levels
 from farm.domain.catalogue import Weights
 from farm.domain.errors import ConfigurationError
 from farm.process import toolchain
-from farm.settings import AttentionName, CompileChoice
+from farm.settings import AttentionName, CompileChoice, ForwardMode
 from workers.pipelines.attention import use_attention
 from workers.pipelines.compilation import CompiledSizes, compile_network
 from workers.pipelines.engine import FluxPipeline
 from workers.pipelines.network import Network
 from workers.pipelines.pipeline import NO_WARM_UPS, WarmUps
+from workers.pipelines.sharing import EXACT, SHARED, Sharing, kept, measured, where_it_pays
 from workers.pipelines.warm_up import warm_ups_of
 
 log = logging.getLogger(__name__)
@@ -31,6 +34,9 @@ class Execution:
     attention: AttentionName = "native"
     compile: CompileChoice = "auto"
     levels: Levels = BUNDLED
+    forward: ForwardMode = "exact"
+    #: Where it is kept at which sizes a shared forward pays; None: it is measured at each start.
+    measurements: Path | None = None
 
     def prepare(
         self, networks: Mapping[Weights, FluxPipeline], device: torch.device, number_format: torch.dtype
@@ -45,6 +51,14 @@ class Execution:
             sizes = CompiledSizes.of(networks, Network(parts).grid)
             compile_network(parts, sizes)
         return Prepared(f"{facts}, compiled by {_compiler()}: {sizes}", warm_ups_of(networks))
+
+    def sharing(self, networks: Mapping[Weights, Network], build: str) -> Sharing:
+        """Return which images of these networks share a forward; where it pays, it is measured once for each build."""
+        if self.forward != "auto":
+            return SHARED if self.forward == "shared" else EXACT
+        if self.measurements is None:
+            return where_it_pays(measured(networks))
+        return where_it_pays(kept(self.measurements / f"{build}.json", partial(measured, networks)))
 
 
 #: The execution without any settings.

@@ -1,4 +1,4 @@
-"""The pipeline of all models of FLUX.1's architecture: one image after the other, through one denoising loop.
+"""The pipeline of all models of FLUX.1's architecture: images in flight, advanced step by step.
 
 Bit for bit equal to diffusers' FluxPipeline, FluxImg2ImgPipeline and FluxKontextPipeline for one image of the same
 dtype, where they support the request: they have no sizes off the grid, no strength of 0, and one input at most.
@@ -7,7 +7,7 @@ dtype, where they support the request: they have no sizes off the grid, no stren
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
@@ -37,6 +37,7 @@ from workers.pipelines.pipeline import (
     render_in_turn,
     resized,
 )
+from workers.pipelines.sharing import EXACT, Sharing
 from workers.pipelines.srpo import ImageToImage, TextToImage
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class FluxModels:
         build: str,
         levels: Levels = BUNDLED,
         warm_ups: WarmUps = NO_WARM_UPS,
+        sharing: Sharing = EXACT,
     ) -> None:
         self._networks = {model: networks[named(model).weights] for model in served_with(networks)}
         self._weights = weights
@@ -72,6 +74,7 @@ class FluxModels:
         self._preparations = {model: _preparation(named(model))(network) for model, network in self._networks.items()}
         self._levels = levels
         self._warm_ups = warm_ups
+        self._sharing = sharing
         self._ran_out_of_memory = False
 
     def with_levels(self, levels: Levels) -> FluxModels:
@@ -107,11 +110,13 @@ class FluxModels:
 
     @property
     def capacity(self) -> int:
-        return 1
+        return self._sharing.capacity
 
-    def capacity_for(self, _request: ImageRequest) -> int:
-        """Return 1: each image is advanced alone, see `latents.FORWARD_SIZE`."""
-        return 1
+    def capacity_for(self, request: ImageRequest) -> int:
+        size = Size.around(request.width, request.height, self._networks[request.model].grid)
+        # An input of Kontext has about as many tokens as the image: it is encoded at one of the model's own sizes.
+        tokens = size.rows * size.columns * (1 + len(request.inputs) * (request.strength is None))
+        return self._sharing.capacity_for(named(request.model).weights, tokens)
 
     def warm_up(self) -> None:
         requests = [request for request in _WARM_UP if request.model in self._networks]
@@ -140,12 +145,19 @@ class FluxModels:
         size = Size.around(request.width, request.height, network.grid)
         with self._computing():
             start = self._preparations[request.model].prepare(request, size, inputs)
-            return FluxImage(request, network, size, self._begin(network, request, size, start))
+            token_positions = _positions(size, start)
+            denoising = self._begin(network, request, network.to_device(token_positions), start)
+        is_shared = self.capacity_for(request) > 1
+        company = (network, token_positions.numpy().tobytes()) if is_shared else object()
+        return FluxImage(request, network, size, denoising, company)
 
     def advance(self, images: Sequence[FluxImage]) -> None:
+        companies: dict[Hashable, list[FluxImage]] = {}
+        for image in images:
+            companies.setdefault(image.company, []).append(image)
         with self._computing():
-            for image in images:
-                advance(image.network, [image.denoising])
+            for company in companies.values():
+                advance(company[0].network, [image.denoising for image in company])
             synchronize(images[0].denoising.tokens.device)
 
     def finish(self, image: FluxImage | ResizedInput) -> RenderedImage:
@@ -166,15 +178,15 @@ class FluxModels:
             self._ran_out_of_memory = True
             raise
 
-    def _begin(self, network: Network, request: ImageRequest, size: Size, start: InitialLatents) -> Denoising:
+    def _begin(
+        self, network: Network, request: ImageRequest, token_positions: torch.Tensor, start: InitialLatents
+    ) -> Denoising:
         """Return the request's image before its first step, with the steps that its level of acceleration plans."""
-        own = positions(size)
-        token_positions = own if start.context is None else torch.cat([own, start.context.positions])
         level = self._levels.level(request.acceleration)
         sigmas = start.schedule.sigmas[:-1].tolist()
         plan = step_plan(level.mask(len(sigmas)), sigmas, level.order)
         prompt = network.prompt(request.prompt)
-        return Denoising(start, network.to_device(token_positions), prompt, request.guidance, plan)
+        return Denoising(start, token_positions, prompt, request.guidance, plan)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -185,6 +197,8 @@ class FluxImage:
     network: Network
     size: Size
     denoising: Denoising
+    #: Images of equal company share a forward: those of one network and equal positions, if any may.
+    company: Hashable
 
     @property
     def step(self) -> int:
@@ -209,6 +223,12 @@ class ResizedInput:
 
     def finish(self) -> RenderedImage:
         return RenderedImage(self.image.tobytes(), self.image.size)
+
+
+def _positions(size: Size, start: InitialLatents) -> torch.Tensor:
+    """Return the positions of the image's own tokens, then of those of its context."""
+    own = positions(size)
+    return own if start.context is None else torch.cat([own, start.context.positions])
 
 
 def _preparation(model: Model) -> Callable[[Network], LatentsPreparation]:

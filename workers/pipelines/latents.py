@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-#: Images per forward of encoder, transformer and VAE: the same for every model, size and level. Kernels are chosen by
-#: shape, so an image that is computed in another company may differ in its last bits; alone, it never has company.
-#: Larger forwards would gain 4-6 % at 1024x1024, where one image already fills the card.
+#: Images per forward of encoder and VAE, and, unless images share one (`sharing.py`), of the transformer. Kernels are
+#: chosen by shape, so an image that is computed in another company may differ in its last bits; alone, it has none.
 FORWARD_SIZE = 1
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ from workers.pipelines.network import Network
 from workers.pipelines.offload import offload_text_encoder, offload_transformer
 from workers.pipelines.pipeline import MINIATURE
 from workers.pipelines.transformer import Kept, TransformerFiles, load_transformer, readable
+from workers.pipelines.warm_up import with_shared_forwards
 
 #: Files that decide what a part computes; others (readmes, caches) are not the build's business.
 _LOADED = (".json", ".model", ".safetensors", ".txt")
@@ -270,9 +272,15 @@ def _models(
     found = {Weights.SRPO: srpo, Weights.KONTEXT: kontext}
     loaded = {name: parts for name, parts in found.items() if parts is not None}
     prepared = _executable(execution, target).prepare(loaded, target.device, target.number_format)
-    build = build_digest(files, target.device, target.number_format, f"{prepared.facts}; {target.plan}")
+    digest = partial(build_digest, files, target.device, target.number_format)
+    facts = f"{prepared.facts}; {target.plan}"
     networks = {name: Network(parts) for name, parts in loaded.items()}
-    return FluxModels(networks, weights=weights, build=build, levels=execution.levels, warm_ups=prepared.warm_ups)
+    sharing = execution.sharing(networks, digest(facts))
+    build = digest(f"{facts}; {sharing}")
+    warm_ups = with_shared_forwards(prepared.warm_ups, loaded, sharing)
+    return FluxModels(
+        networks, weights=weights, build=build, levels=execution.levels, warm_ups=warm_ups, sharing=sharing
+    )
 
 
 def _executable(execution: Execution, target: Target) -> Execution:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from copy import copy
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from PIL import Image
 from torch import nn
@@ -15,7 +17,8 @@ from workers.pipelines.compilation import DISTINCT_BLOCKS, CompilationActivity
 from workers.pipelines.engine import FluxPipeline
 from workers.pipelines.flux import FluxModels
 from workers.pipelines.network import Network
-from workers.pipelines.pipeline import WarmUp, WarmUps
+from workers.pipelines.pipeline import NO_WARM_UPS, InputImages, WarmUp, WarmUps
+from workers.pipelines.sharing import Sharing
 
 _MODELS: Mapping[Weights, tuple[Model, ...]] = {Weights.SRPO: (SRPO,), Weights.KONTEXT: (KONTEXT_TEXT, KONTEXT)}
 
@@ -28,6 +31,17 @@ def warm_ups_of(networks: Mapping[Weights, FluxPipeline]) -> WarmUps:
     return WarmUps(first, later, CompilationActivity().is_compiling)
 
 
+def with_shared_forwards(warm_ups: WarmUps, networks: Mapping[Weights, FluxPipeline], sharing: Sharing) -> WarmUps:
+    """Return the warm-ups of compiled networks with those of forwards of several images, where images share one."""
+    if warm_ups is NO_WARM_UPS or sharing.capacity == 1:
+        return warm_ups
+    thinned = {name: Network(thin(parts)) for name, parts in networks.items()}
+    models = FluxModels(thinned, weights="", build="", sharing=sharing)
+    requests = [request for name in networks for request in _requests(name) if models.capacity_for(request) > 1]
+    shared = [partial(_advance, models, request, 1 + n) for request in requests for n in range(1, sharing.capacity)]
+    return replace(warm_ups, later=[*warm_ups.later, *shared])
+
+
 def thin(parts: FluxPipeline) -> FluxPipeline:
     """Return the network with a few of its blocks: it compiles what the whole one does, and computes a fraction."""
     transformer = copy(parts.transformer)
@@ -38,9 +52,14 @@ def thin(parts: FluxPipeline) -> FluxPipeline:
 
 
 def _renders(models: FluxModels, weights: Weights) -> Iterator[WarmUp]:
+    for request in _requests(weights):
+        yield partial(_render, models, request)
+
+
+def _requests(weights: Weights) -> Iterator[ImageRequest]:
     for width, height in usual_sizes(weights):
         for model in _MODELS[weights]:
-            yield partial(_render, models, _request(model, width, height))
+            yield _request(model, width, height)
 
 
 def _request(model: Model, width: int, height: int) -> ImageRequest:
@@ -49,6 +68,15 @@ def _request(model: Model, width: int, height: int) -> ImageRequest:
 
 
 def _render(models: FluxModels, request: ImageRequest) -> None:
-    inputs = {"": Image.new("RGB", (request.width, request.height))}
-    for _ in models.render([request], lambda *_: True, inputs):
+    for _ in models.render([request], lambda *_: True, _inputs(request)):
         pass
+
+
+def _advance(models: FluxModels, request: ImageRequest, images: int) -> None:
+    """Do a step of so many images together."""
+    started: list[Any] = [models.start(request, _inputs(request)) for _ in range(images)]
+    models.advance(started)
+
+
+def _inputs(request: ImageRequest) -> InputImages:
+    return {"": Image.new("RGB", (request.width, request.height))}

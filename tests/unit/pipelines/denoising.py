@@ -18,6 +18,7 @@ from workers.pipelines.engine import FluxPipeline
 from workers.pipelines.flux import FluxModels
 from workers.pipelines.network import Network
 from workers.pipelines.pipeline import InputImages
+from workers.pipelines.sharing import EXACT, Sharing
 
 #: Colours that run across, around and down.
 WAVES = Image.merge(
@@ -49,10 +50,10 @@ def add_editor(home: Path) -> None:
     kontext_of(miniature_parts()).transformer.save_pretrained(miniature.kontext(home) / "transformer")
 
 
-def pipeline_of(srpo: Any, kontext: Any = None, levels: Levels = BUNDLED) -> FluxModels:
+def pipeline_of(srpo: Any, kontext: Any = None, levels: Levels = BUNDLED, sharing: Sharing = EXACT) -> FluxModels:
     loaded = {Weights.SRPO: srpo, Weights.KONTEXT: kontext}
     networks = {name: Network(parts) for name, parts in loaded.items() if parts is not None}
-    return FluxModels(networks, weights="miniature", build="test", levels=levels)
+    return FluxModels(networks, weights="miniature", build="test", levels=levels, sharing=sharing)
 
 
 def render(pipeline: FluxModels, *requests: ImageRequest, inputs: InputImages = INPUTS) -> list[Image.Image]:
