@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests import javascript
 from tests.farms import RunningFarm, image_facts, running_farm
+
+#: The first one installs the clients.
+pytestmark = pytest.mark.timeout(javascript.INSTALL_SECONDS + 60)
 
 FAL = """
 import { createFal } from "@ai-sdk/fal-2";
@@ -28,6 +32,12 @@ const farm = createOpenAICompatible({ name: "farm", apiKey: "k", baseURL: "http:
 OPENAI = """
 import { createOpenAI } from "@ai-sdk/openai";
 import { generateImage } from "ai";
+const openai = createOpenAI({ apiKey: "k", baseURL: "http://farm/v1" });
+"""
+#: OpenAI's provider with version 6 of the SDK.
+OPENAI_6 = """
+import { createOpenAI } from "@ai-sdk/openai-3";
+import { experimental_generateImage as generateImage } from "ai-6";
 const openai = createOpenAI({ apiKey: "k", baseURL: "http://farm/v1" });
 """
 SHOW = """
@@ -169,11 +179,12 @@ def test_what_is_compatible_with_openai_shows_why_an_input_is_refused(compatible
     assert "num_inference_steps" in error["message"]
 
 
-def test_openais_provider_renders_and_edits(farm: RunningFarm) -> None:
+@pytest.mark.parametrize("head", [OPENAI, OPENAI_6], ids=["7", "6"])
+def test_openais_provider_renders_and_edits(farm: RunningFarm, head: str) -> None:
     """At its defaults, which are those of OpenAI's models: quality, background and size among them."""
     source = farm.image(farm.wait_for_end(farm.submit(output_format="png", seed=3)))
     ran = javascript.run(
-        (OPENAI + SHOW).replace("http://farm", farm.url)
+        (head + SHOW).replace("http://farm", farm.url)
         + f"""
         show(await generateImage({{ model: openai.image("gpt-image-1"), prompt: "a fox", size: "1024x1536",
           providerOptions: {{ openai: {{ quality: "high", style: "vivid", moderation: "low", background: "auto",
@@ -185,3 +196,20 @@ def test_openais_provider_renders_and_edits(farm: RunningFarm) -> None:
     )
 
     assert [sizes(shown["images"]) for shown in ran.reports] == [[(1024, 1536)], [(256, 256)], [(1536, 1024)]]
+
+
+@pytest.mark.parametrize("head", [OPENAI, OPENAI_6], ids=["7", "6"])
+def test_a_call_that_is_sent_again_after_a_timeout_goes_on_with_its_job(tmp_path: Path, head: str) -> None:
+    """The SDK sends twice more what was answered 504, whatever the answer says of that: it is still one job."""
+    settings = {"FARM_SIMULATED_STEP_MS": "100", "FARM_HOLD_SECONDS": "0.5"}
+    with running_farm(tmp_path / "data", **settings) as farm:
+        ran = javascript.run(
+            (head + SHOW).replace("http://farm", farm.url)
+            + """
+            show(await generateImage({ model: openai.image("srpo"), prompt: "a fox", size: "256x256" }));
+            """
+        ).report
+        jobs = farm.call("GET", "/farm/v1/jobs").json["jobs"]
+
+    assert sizes(ran["images"]) == [(256, 256)]
+    assert [job["status"] for job in jobs] == ["completed"]

@@ -10,6 +10,9 @@ import pytest
 from tests import javascript
 from tests.farms import RunningFarm, image_facts, running_farm, wait_for
 
+#: The first one installs the clients.
+pytestmark = pytest.mark.timeout(javascript.INSTALL_SECONDS + 60)
+
 ENDPOINT = "fal-ai/flux/srpo"
 
 #: The two ways by which the client comes to a farm without TLS, each as its page shows it.

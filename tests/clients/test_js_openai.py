@@ -10,6 +10,9 @@ import pytest
 from tests import javascript
 from tests.farms import RunningFarm, image_facts, running_farm
 
+#: The first one installs the clients.
+pytestmark = pytest.mark.timeout(javascript.INSTALL_SECONDS + 60)
+
 HEAD = """
 import OpenAI, { toFile } from "openai";
 const client = new OpenAI({ baseURL: "http://farm/v1", apiKey: "farm-key" });
@@ -21,7 +24,7 @@ const failure = (error) => ({ status: error.status, message: error.message, name
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
-    settings = {"FARM_SIMULATED_STEP_MS": "20"}
+    settings = {"FARM_SIMULATED_STEP_MS": "20", "FARM_MODEL_ALIASES": "dall-e-3=srpo,gpt-image-1=kontext"}
     with running_farm(tmp_path_factory.mktemp("js-openai") / "data", **settings) as farm:
         yield farm
 
@@ -130,3 +133,40 @@ def test_the_models_are_listed(head: str) -> None:
     ).report
 
     assert {"srpo", "kontext", "flux/srpo", "flux-1-srpo-text-to-image"} <= set(models)
+
+
+def test_langchains_wrapper_renders(farm: RunningFarm) -> None:
+    """At its defaults, which are those of DALL·E 3; it calls once for each image."""
+    one, two = javascript.run(
+        f"""
+        import {{ DallEAPIWrapper }} from "@langchain/openai";
+        const to = {{ apiKey: "k", baseUrl: "{farm.url}/v1" }};
+        report(await new DallEAPIWrapper(to).invoke("a fox"));
+        report(await new DallEAPIWrapper({{ ...to, n: 2, size: "1792x1024" }})._call("a fox"));
+        """
+    ).reports
+
+    assert image_facts(farm.fetch(one))[0] == (1024, 1024)
+    assert [image_facts(farm.fetch(image["image_url"]))[0] for image in two] == [(1792, 1024)] * 2
+
+
+def test_librechats_calls_are_answered_in_base64(farm: RunningFarm, head: str) -> None:
+    """Its own tools are no package; these are their fields, and the only field of the answer that they read."""
+    source = farm.image(farm.wait_for_end(farm.submit(output_format="png")))
+    contents = javascript.run(
+        head
+        + f"""
+        const made = await client.images.generate({{ model: "gpt-image-1", prompt: "a fox", n: 1, background: "auto",
+          output_format: undefined, output_compression: 100, quality: "auto", size: "auto" }});
+        report(made.data[0].b64_json);
+        const form = new FormData();
+        for (const [name, value] of Object.entries({{ model: "gpt-image-1", prompt: "make it night", quality: "auto",
+          size: "auto" }})) form.append(name, value);
+        form.append("image[]", new Blob([Buffer.from("{source.hex()}", "hex")], {{ type: "image/png" }}), "fox.png");
+        const headers = {{ Authorization: "Bearer farm-key" }};
+        const edited = await fetch("{farm.url}/v1/images/edits", {{ method: "POST", headers, body: form }});
+        report((await edited.json()).data[0].b64_json);
+        """
+    ).reports
+
+    assert [image_facts(base64.b64decode(content))[0] for content in contents] == [(1024, 1024)] * 2

@@ -11,6 +11,9 @@ import pytest
 from tests import javascript
 from tests.farms import RunningFarm, image_facts, running_farm
 
+#: The first one installs the clients.
+pytestmark = pytest.mark.timeout(javascript.INSTALL_SECONDS + 60)
+
 HEAD = """
 import { Client } from "wavespeed";
 const client = new Client("farm-key", { baseUrl: "http://farm" });

