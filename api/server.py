@@ -6,6 +6,7 @@ import gc
 import os
 import resource
 import signal
+import socket
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from farm.jobstore import redis_keys
 from farm.jobstore.reading import CallerReading
 from farm.jobstore.tally import Tally
 from farm.process.child import EXIT_CONFIG, die_with_parent
-from farm.process.listen import ListenAddress
+from farm.process.listen import CHOOSE_ANOTHER, ListenAddress, listening_error
 from farm.process.signals import stop_signals
 from farm.process.tls import check_tls, validity_problem
 from farm.settings import Settings
@@ -154,6 +155,9 @@ def serve(settings: Settings, address: ListenAddress, *, data_dir: Path) -> None
         check_tls(*address.tls)
         if problem := validity_problem(address.tls[0]):
             _log.warning(problem)
+    error = listening_error(address.host, address.port)
+    if isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME:
+        raise ConfigurationError(f"cannot listen on {address}: {error.strerror}; {CHOOSE_ANOTHER}")
     # This process forks: it must not have the threads that building the whole farm would start.
     refuse_without_keys(settings, ApiKeyStore(reach(settings, data_dir)), address.host)
     raise_open_files_limit()

@@ -56,6 +56,7 @@ from farm.storage.probe import Probe
 from farm.storage.storage import Storage
 from farm.uploads.tickets import Tickets, UploadQuota
 from farm.uploads.uploads import Uploads
+from farm.webhooks import signing
 from farm.webhooks.secrets import Secrets
 from farm.webhooks.store import DeliveryStore
 from farm.weights.checkpoints import Checkpoints
@@ -209,6 +210,13 @@ def job_store(settings: Settings, client: redis.Redis, guard: Guard = no_guard) 
         ),
         guard,
     )
+
+
+def check_values(settings: Settings) -> None:
+    """Raise ConfigurationError for a value that has the form of its setting, and cannot be used."""
+    SsrfSafeClient(settings.webhook_allow)
+    if settings.signing_key:
+        signing.read_key(settings.signing_key)
 
 
 def disk_guard(settings: Settings, data_dir: Path) -> Guard:

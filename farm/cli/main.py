@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -15,6 +17,9 @@ from farm.printable import degrade_output, say
 from farm.process.child import EXIT_CONFIG
 from farm.process.supervisor import ChildRefused
 from farm.telemetry.log import log_to_stderr
+
+#: Errors of a disk without space.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 app = typer.Typer(
     name="farm",
@@ -81,6 +86,20 @@ def main() -> None:
         _fail(f"{error.format_message().rstrip('.')}.{advice}", 2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        _abandon_output()
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        _abandon_output(f"cannot write {error.filename or 'the output'}: {error.strerror}")
+
+
+def _abandon_output(reason: str = "") -> NoReturn:
+    """End a command whose output has no reader or no space: at its exit, Python would write there again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if reason:
+        _fail(reason, 1)
+    sys.exit(1)
 
 
 def _fail(message: str, status: int) -> NoReturn:

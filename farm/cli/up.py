@@ -13,6 +13,7 @@ import structlog
 import typer
 import urllib3
 
+from farm.bootstrap import check_values
 from farm.doctor.start import refuse_unusable_weights
 from farm.domain.errors import ConfigurationError, StoreUnavailable, with_detail
 from farm.jobstore.connection import check, connect
@@ -20,7 +21,7 @@ from farm.jobstore.stats import StoreStats, Worker
 from farm.printable import say
 from farm.process.data_dir import DataDir
 from farm.process.embedded_redis import EmbeddedRedis
-from farm.process.listen import ListenAddress
+from farm.process.listen import CHOOSE_ANOTHER, ListenAddress, listening_error
 from farm.process.placement import Place, places
 from farm.process.supervisor import API_GRACE_SECONDS, Child, Supervisor
 from farm.process.tls import check_tls
@@ -74,6 +75,7 @@ def up(
     settings = load()
     set_up_log(settings.log, service="supervisor")
     address = _address(host, port, tls_cert, tls_key)
+    check_values(settings)
     refuse_unusable_weights(settings)
     check_own_redis(settings)
     folder = DataDir(data_dir)
@@ -86,7 +88,7 @@ def up(
 
 def _supervise(settings: Settings, data_dir: Path, address: ListenAddress, workers: Sequence[Place]) -> None:
     """Run the processes of a farm until it is told to stop. Raises ConfigurationError if one of them cannot start."""
-    refuse_taken_port(address)
+    refuse_unusable_address(address)
     server = None if settings.redis_url else EmbeddedRedis(data_dir, fsync=settings.redis_fsync)
     url = settings.redis_url or (server.url if server else "")
     farm = Supervisor(
@@ -176,17 +178,10 @@ def webhook_program(data_dir: Path) -> list[str]:
     return [sys.executable, "-m", "workers.background", "--data-dir", str(data_dir)]
 
 
-def refuse_taken_port(address: ListenAddress) -> None:
-    """Raise ConfigurationError if the port cannot be bound."""
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address.host, address.port))
-        except OSError as error:
-            raise ConfigurationError(
-                f"--port: cannot listen on {address} ({error.strerror}); choose another port"
-            ) from error
+def refuse_unusable_address(address: ListenAddress) -> None:
+    """Raise ConfigurationError if nothing can listen on the address."""
+    if error := listening_error(address.host, address.port):
+        raise ConfigurationError(f"cannot listen on {address}: {error.strerror}; {CHOOSE_ANOTHER}") from error
 
 
 def api_answers(address: str) -> bool:

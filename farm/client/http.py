@@ -35,9 +35,11 @@ class CallFailed(FarmError):
 
 
 class HttpClient:
-    """Calls one farm with one API key. Thread-safe."""
+    """Calls one farm with one API key. Thread-safe. Raises CallFailed for a key that cannot be one."""
 
     def __init__(self, url: str, api_key: str | None) -> None:
+        if api_key and not (api_key.isascii() and api_key.isprintable()):
+            raise CallFailed("The API key has characters that no API key has; copy it again.")
         self._base = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._http = urllib3.PoolManager(retries=False, timeout=TIMEOUT)

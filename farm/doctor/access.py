@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import http.client
 import json
-import os
 import socket
 import ssl
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from farm import clock
 from farm.auth.api_keys import ApiKeyStore, refuse_without_keys, wants_keys
 from farm.doctor.finding import Finding, Mark, good, note, refused, wrong
 from farm.domain.errors import ConfigurationError
-from farm.process.listen import REACHED_AT
+from farm.process.listen import CHOOSE_ANOTHER, REACHED_AT, listening_error
 from farm.process.tls import check_tls, validity_problem
 from farm.settings import Settings
 
@@ -62,7 +61,7 @@ def ask(address: Address) -> Answer | None:
     host = REACHED_AT.get(address.host, address.host)
     try:
         socket.create_connection((host, address.port), _ANSWER_SECONDS).close()
-    except OSError:
+    except (OSError, TypeError, ValueError):  # of these, the latter for what cannot be the name of a host
         return None
     # Its certificate may be for another name than this address.
     unverified = ssl.create_default_context()
@@ -168,16 +167,9 @@ def _name(response: http.client.HTTPResponse) -> str:
 
 
 def _free_or_not(address: Address) -> Finding:
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address.host, address.port))
-        except OSError as error:
-            if error.errno == errno.EADDRNOTAVAIL:
-                return note("port", f"{address.host} is not an address of this machine", "farm doctor --host")
-            reason = os.strerror(error.errno or 0)
-            return wrong(
-                "port", f"cannot listen on {address}: {reason}", "choose another address with --host and --port"
-            )
-    return good("port", f"{address} is free")
+    error = listening_error(address.host, address.port)
+    if error is None:
+        return good("port", f"{address} is free")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return note("port", f"{address.host} is not an address of this machine", "farm doctor --host")
+    return wrong("port", f"cannot listen on {address}: {error.strerror}", CHOOSE_ANOTHER)

@@ -9,6 +9,7 @@ from typing import cast
 import redis
 
 from farm.auth.api_keys import ApiKeyStore, wants_keys
+from farm.bootstrap import check_values
 from farm.concurrency.background_thread import call_in_thread
 from farm.doctor import access, jobstore, machine, safety, storage, weights, work
 from farm.doctor.access import Address, Answer
@@ -21,8 +22,6 @@ from farm.jobstore.stats import StoreStats
 from farm.process import embedded_redis
 from farm.process.data_dir import DataDir
 from farm.settings import PREFIX, Settings
-from farm.ssrf_safe_http import SsrfSafeClient
-from farm.webhooks import signing
 
 #: Time limit of one check, in seconds.
 CHECK_SECONDS = 10.0
@@ -98,15 +97,15 @@ class Examination:
 
     def _check_settings(self) -> Iterator[Finding]:
         yield from (refused("settings", problem) for problem in self._problems)
-        SsrfSafeClient(self._settings.webhook_allow)
-        if self._settings.signing_key:
-            signing.read_key(self._settings.signing_key)
+        check_values(self._settings)
         if not self._problems:
             names = sorted(PREFIX + name.upper() for name in self._settings.model_fields_set)
             yield good("settings", f"set: {', '.join(names)}" if names else "all defaults")
 
     def _check_farm(self) -> Finding:
-        self._holder = DataDir(self._data_dir).holder()
+        folder = DataDir(self._data_dir)
+        folder.refuse_unusable()
+        self._holder = folder.holder()
         if self._holder is not None:
             return good("farm", f"farm up runs on {self._data_dir} (pid {self._holder})")
         if self._settings.redis_url is not None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from farm.domain.errors import ConfigurationError
 
+_ANOTHER = "choose another one with --data-dir"
+
 
 class DataDir:
     """A data folder with a lock, which the kernel releases when its holder dies, however it dies.
@@ -28,20 +30,41 @@ class DataDir:
 
     def try_acquire(self) -> bool:
         """Lock the folder, and return True, unless another process has locked it."""
+        self.refuse_unusable()
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise ConfigurationError(f"The data folder {self.path} cannot be used: {error.strerror}") from error
+            raise self._unusable(error) from error
         folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         if not (_lock(descriptor, fcntl.LOCK_EX) and _lock(folder, fcntl.LOCK_EX)):
             os.close(descriptor)
             os.close(folder)
             return False
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
         self._descriptors = (descriptor, folder)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
+        except OSError as error:
+            self.release()
+            raise self._unusable(error) from error
         return True
+
+    def refuse_unusable(self) -> None:
+        """Raise ConfigurationError if no data folder can have this path."""
+        # Path.exists raises for a name that is too long.
+        nearest = next(path for path in (self.path, *self.path.parents) if os.path.exists(path))  # noqa: PTH110
+        if not nearest.is_dir():
+            raise ConfigurationError(f"The data folder {self.path} cannot be used: {nearest} is no folder; {_ANOTHER}")
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError as error:
+            raise ConfigurationError(
+                f"The data folder {self.path} cannot be used: its name is not UTF-8; {_ANOTHER}"
+            ) from error
+
+    def _unusable(self, error: OSError) -> ConfigurationError:
+        return ConfigurationError(f"The data folder {self.path} cannot be used: {error.strerror}; {_ANOTHER}")
 
     def holder(self) -> str | None:
         """Return the pid of the process that has locked the folder, or None. Creates no folder and keeps no lock."""

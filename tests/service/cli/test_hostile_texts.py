@@ -11,10 +11,12 @@ import pytest
 from flask.testing import FlaskClient
 
 from farm.bootstrap import Farm
+from farm.cli import up
 from farm.cli.download import FinishedJob
 from farm.cli.render import report
 from farm.domain.delivery import Attempt, Outcome
 from farm.printable import printable
+from farm.process.child import EXIT_CONFIG
 from tests.service.api.calls import submit
 from tests.service.cli.commands import Ended, Runner, served
 from tests.service.jobstore.jobs import FACTS
@@ -51,6 +53,17 @@ REFUSALS = (
     ["webhooks", "show", "<text>"],
     ["webhooks", "redeliver", "<text>"],
     ["webhooks", "test", "<text>"],
+    ["webhooks", "list", "--state", "<text>"],
+    ["keys", "create", "<text>"],
+    ["keys", "create", "a", "--rate", "<text>"],
+    ["keys", "<text>"],
+    ["storage", "<text>"],
+    ["models", "<text>"],
+    ["up", "--workers", "<text>"],
+    ["up", "--port", "<text>"],
+    ["up", "--host", "<text>"],
+    ["up", "--tls-cert", "<text>", "--tls-key", "<text>"],
+    ["api", "--port", "<text>"],
     ["render", "a fox", "--size", "<text>"],
     ["render", "a fox", "--model", "<text>"],
     ["render", "a fox", "--image", "<text>"],
@@ -96,6 +109,7 @@ def test_a_refusal_is_one_line_whatever_it_quotes(
     farm: Farm, api: FlaskClient, run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(up, "set_up_log", lambda *_, **__: None)
 
     with served(api.application) as url:
         ended = [run.at(url)(*(text if word == "<text>" else word for word in words)) for text in TEXTS]
@@ -106,7 +120,7 @@ def test_a_refusal_is_one_line_whatever_it_quotes(
 def is_one_line(ended: Ended) -> bool:
     """Return True if a command failed with one harmless line on stderr."""
     is_line = ended.err.startswith("farm: ") and ended.err.count("\n") == 1
-    return ended.status in (1, 2) and ended.out == "" and is_line and controls(ended.err) == set()
+    return ended.status in (1, 2, EXIT_CONFIG) and ended.out == "" and is_line and controls(ended.err) == set()
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -15,6 +15,8 @@ from farm.domain.errors import ConfigurationError, StoreUnavailable
 from farm.jobstore import notifications
 from farm.jobstore.connection import broker_url, check, connect, connect_to_listen, translated
 from farm.jobstore.notifications import Listener
+from farm.process import embedded_redis
+from farm.process.embedded_redis import EmbeddedRedis
 from farm.settings import Settings, load
 from tests.farms import wait_for
 from tests.fault_proxies import Wire
@@ -32,6 +34,18 @@ def configure(client: redis.Redis) -> Iterator[Callable[[str, str], None]]:
     yield change
     for name, value in before.items():
         client.config_set(name, value)
+
+
+@pytest.mark.parametrize("name", ["a b", "a#b", "a?b=c", "a%41", "é狐", "a\nb"])
+def test_an_embedded_server_is_reached_whatever_its_folder_is_called(tmp_path: Path, name: str) -> None:
+    server = EmbeddedRedis(tmp_path / name)
+    server.start()
+    try:
+        assert connect(server.url).set("fox", "red")
+        assert embedded_redis.address(tmp_path / name) == server.url
+        assert (tmp_path / name / "redis" / "appendonlydir").is_dir()
+    finally:
+        server.stop()
 
 
 def test_the_embedded_server_is_good_enough(client: redis.Redis) -> None:
