@@ -39,6 +39,14 @@ def plain_tracebacks() -> None:
     structlog.configure(processors=[structlog.processors.add_log_level, plain])
 
 
+@pytest.fixture(autouse=True)
+def log_of_this_test(plain_tracebacks: None) -> Iterator[None]:
+    """Set up the log again after a test that ran a command, which leaves out what is no warning."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
 @pytest.fixture(scope="session")
 def redis_dir() -> Iterator[Path]:
     """Yield a data folder whose embedded Redis runs."""

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from farm.cli.render import image_size
+from farm.cli.request_fields import image_size
 from farm.domain.calibration import Calibration
 from farm.domain.catalogue import SIZE_PRESETS
 from farm.domain.errors import ConfigurationError

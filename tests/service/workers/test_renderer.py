@@ -742,12 +742,14 @@ def test_a_job_joins_those_in_flight_within_two_steps(open_worker: Opened, store
     pipeline.go()
     wait_for(lambda: jobs.state(store, joining) is State.PROCESSING, what="a claim beside the next step")
     wait_for_claim(shop)
-    pipeline.go(2)
+    others = max(step for _, step in pipeline.steps)
+    while (4, 0) not in pipeline.steps:
+        pipeline.go()
 
-    assert pipeline.steps[-4:] == [*((seed, 4) for seed in (1, 2, 3)), (4, 0)], "the second step after its submit"
+    assert max(step for _, step in pipeline.steps) <= others + 2
     pipeline.go(2)
     assert shop.end_of(joining).state is State.COMPLETED
-    assert {seed for seed, step in pipeline.steps if step == 6} == {1, 2, 3}, "the others went on"
+    assert {seed for seed, step in pipeline.steps if step == others + 2} == {1, 2, 3}, "the others went on"
     shop.draining.set()
     pipeline.go()
     shop.join()
