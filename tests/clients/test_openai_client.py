@@ -144,7 +144,7 @@ def test_each_dialects_parameters_render(
     assert image_facts(fetched(farm, url)) == (size, form)
 
 
-@pytest.mark.parametrize(("model", "default"), zip(MODELS, (12, 6, 6), strict=True))
+@pytest.mark.parametrize(("model", "default"), list(zip(MODELS, (12, 6, 6), strict=True)))
 def test_a_level_of_acceleration_computes_part_of_the_steps(
     farm: RunningFarm, client: openai.OpenAI, model: str, default: int
 ) -> None:
