@@ -36,6 +36,7 @@ DEFAULTS: dict[str, object] = {
     "serves": frozenset(),
     "attention": "native",
     "compile": "auto",
+    "step_masks": None,
     "forward": "exact",
     "quantize": "auto",
     "offload": "auto",

@@ -21,7 +21,7 @@ OF_THE_MINIATURE = (
 OF_REAL_WEIGHTS = (
     "a red fox in fresh snow at dawn, photographed with a long lens, breath visible in the cold air",
     "portrait of an old fisherman with a white beard, window light, shallow depth of field",
-    'a shop window with the words "OPEN UNTIL NINE" painted in gold letters, reflections of the street',
+    'a shop window with the words "OPEN UNTIL NINE" in gold letters, reflections of the street',
     "aerial view of a harbour with hundreds of small coloured boats",
     "a bowl of ramen on a wooden table, steam rising, close-up",
     "a watercolour of a mountain village with terracotta roofs",
@@ -30,5 +30,5 @@ OF_REAL_WEIGHTS = (
     "a glass chess set on a marble board, caustics, studio lighting",
     "a crowded night market in the rain, neon signs, umbrellas",
     "a black and white photograph of a jazz trio on a small stage",
-    "an isometric drawing of a tiny robot workshop, flat colours, clean lines",
+    "an isometric drawing of a tiny robot factory, flat colours, clean lines",
 )
