@@ -8,17 +8,14 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, TypeVar
 
+import typer
+
 from farm.cli.request_file import FileRequest
-from farm.domain.errors import FarmError
 
 N = TypeVar("N", int, float)
 
 MAX_VALUES = 1000
 _RANGE = re.compile(r"(\d+)-(\d+)")
-
-
-class BadValues(FarmError):
-    """Values of an option that are not numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +28,25 @@ class Axis:
 
 
 def values_of(option: str, text: str, convert: Callable[[str], N]) -> list[N]:
-    """Parse numbers separated by commas. Raises BadValues."""
+    """Parse numbers separated by commas. Raises BadParameter."""
     try:
         return [convert(part) for part in text.split(",")]
     except ValueError as error:
-        raise BadValues(
-            f"{option}: '{text}' is not a list of numbers; allowed: 4.5, or several as in 3,4.5."
+        raise typer.BadParameter(
+            f"'{text}' is not a list of numbers; allowed: 4.5, or several as in 3,4.5.", param_hint=f"'{option}'"
         ) from error
 
 
 def seeds_of(option: str, text: str) -> list[int]:
-    """Parse seeds and ranges of seeds, as in `1-8,12`. Raises BadValues."""
+    """Parse seeds and ranges of seeds, as in `1-8,12`. Raises BadParameter."""
     seeds: list[int] = []
     for part in text.split(","):
         if match := _RANGE.fullmatch(part.strip()):
             first, last = int(match[1]), int(match[2])
             if not 0 <= last - first < MAX_VALUES:
-                raise BadValues(f"{option}: '{part}' is not a range of 1 to {MAX_VALUES} seeds; allowed: 1-8.")
+                raise typer.BadParameter(
+                    f"'{part}' is not a range of 1 to {MAX_VALUES} seeds; allowed: 1-8.", param_hint=f"'{option}'"
+                )
             seeds += range(first, last + 1)
         else:
             seeds += values_of(option, part, int)

@@ -55,7 +55,7 @@ class BulkOptions:
 
 
 def grid_axes(*, seed: int | None, seeds: str | None, guidance: str | None, steps: str | None) -> list[Axis]:
-    """Return the parameters that options set, each with its values. Raises BadValues."""
+    """Return the parameters that options set, each with its values. Raises BadParameter."""
     axes = []
     if seeds:
         axes.append(Axis("seed", "s", seeds_of("--seeds", seeds)))

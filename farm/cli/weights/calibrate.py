@@ -41,11 +41,12 @@ def calibrate(
         Path | None, typer.Option(help="File of prompts, one per line. Default: twelve of the farm's own.")
     ] = None,
 ) -> None:
-    """Measure which denoising steps `acceleration` may skip with your weights.
+    """Measure which steps `acceleration` may skip.
 
-    Renders the same images with every candidate, and prints time and
-    likeness to the full computation, median and worst, beside as many plain
-    steps. For each level it writes the candidate whose worst image is best.
+    It depends on your weights. Renders the same images with every
+    candidate, and prints time and likeness to the full computation, median
+    and worst, beside as many plain steps. For each level it writes the
+    candidate whose worst image is best.
     """
     sides = image_size(size)
     width, height = SIZE_PRESETS.get(sides, (0, 0)) if isinstance(sides, str) else (sides["width"], sides["height"])

@@ -42,6 +42,11 @@ class Runner:
         return Ended(ended.value.code or 0, *self._capsys.readouterr())
 
 
+def interrupt(_seconds: float) -> None:
+    """Do what Ctrl-C does, instead of a pause."""
+    raise KeyboardInterrupt
+
+
 @contextmanager
 def served(app: flask.Flask) -> Iterator[str]:
     """Serve an app on a free port, and yield its URL."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from farm.cli.batches import BatchClient
 from tests.farms import image_facts
 from tests.s3 import S3
 from tests.service.bulk.bulks import BATCHES, BulkHarness, HarnessOpener, job_ids
-from tests.service.cli.commands import Runner, served
+from tests.service.cli.commands import Runner, interrupt, served
 from tests.service.jobstore.jobs import BASE, FACTS
 
 SMALL = {"image_size": {"width": 256, "height": 256}, "num_inference_steps": 1}
@@ -134,7 +134,7 @@ def test_what_was_interrupted_is_collected_by_the_same_command(
     )
     live.works.clear()
     with monkeypatch.context() as patch:
-        patch.setattr("farm.cli.bulk_render.clock.pause", lambda _seconds: signal.raise_signal(signal.SIGINT))
+        patch.setattr("farm.cli.bulk_render.clock", SimpleNamespace(pause=interrupt))
         ended = run.at(live.url)(*words)
     assert (ended.status, ended.err.splitlines()[-1]) == (
         130,
@@ -218,7 +218,7 @@ def test_images_go_into_a_bucket(
         ([], "give either PROMPT or --from FILE"),
         (["a fox", "--from", "x.jsonl"], "give either PROMPT or --from FILE"),
         (["--from", "nothing.jsonl"], "cannot read nothing.jsonl"),
-        (["a fox", "--seeds", "x"], "--seeds: 'x' is not a list of numbers"),
+        (["a fox", "--seeds", "x"], "Invalid value for '--seeds': 'x' is not a list of numbers"),
     ],
 )
 def test_wrong_options_are_one_line(live: LiveFarm, run: Runner, words: list[str], message: str) -> None:

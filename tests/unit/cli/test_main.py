@@ -72,7 +72,7 @@ def test_the_version(run: Runner) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["render"], "farm: Missing argument 'PROMPT'. See `farm render --help`."),
+        (["render"], "farm: Invalid value: give either PROMPT or --from FILE. See `farm render --help`."),
         (["render", "a fox", "--size"], "farm: Option '--size' requires an argument."),
         (["render", "a fox", "--steps", "many"], "farm: Invalid value for '--steps': "),
         (["render", "a fox", "--sise", "square"], "farm: No such option: --sise"),
