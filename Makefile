@@ -8,12 +8,15 @@ AS_ROOT := $(filter 0,$(shell id -u))
 # glibc: keep large buffers between layers instead of returning them to the system.
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 
-.PHONY: help demo up quick test test-full chaos check bench bench-gpu figures docs site format train-miniature train-checker evaluate-miniature
+.PHONY: help demo demo-ops up quick test test-full chaos check bench bench-gpu figures docs site format train-miniature train-checker evaluate-miniature
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
 
 demo: .venv/set-up-run ## render four prompts on a temporary farm; the images are in out/
 	@$(BIN)/farm demo
+
+demo-ops: .venv/set-up-dev promtool alertmanager ## break a farm in five ways beside Prometheus and Alertmanager; print when each alert came and went
+	@$(BIN)/python -m tests.demo_ops
 
 up: .venv/set-up-run ## run a farm at http://127.0.0.1:8000 until Ctrl-C (HOST=127.0.0.1 PORT=8000)
 	@exec $(BIN)/farm up $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
@@ -31,7 +34,7 @@ test: check chromium promtool ## every check and test
 	@$(BIN)/pytest -m "not full and not alone" --numprocesses auto --dist loadfile --no-loadscope-reorder
 	@$(BIN)/pytest -m "not full and alone"
 
-test-full: test ## every check and test, and the long tests
+test-full: test alertmanager ## every check and test, and the long tests
 	@$(BIN)/pytest -m full
 
 chaos: .venv/set-up-dev ## break a farm while callers use it, and judge the result (JOBS=10000 SEED=any)
@@ -85,13 +88,15 @@ echo "setting up .venv (once; a few minutes, mostly for torch)" && $(BIN)/python
 endef
 
 # One line says what is missing, and the command that brings it.
-.PHONY: python luacheck chromium promtool
+.PHONY: python luacheck chromium promtool alertmanager
 luacheck:
 	@$(call debian,$(LUACHECK),lua-check,luacheck)
 chromium:
 	@$(call debian,chromium,chromium)
 promtool:
 	@$(call debian,promtool,prometheus)
+alertmanager:
+	@$(call debian,prometheus-alertmanager,prometheus-alertmanager)
 define debian
 command -v $(1) >/dev/null \
   || $(if $(AS_ROOT),(export DEBIAN_FRONTEND=noninteractive; apt-get update && apt-get install -y --no-install-recommends $(2)) >/dev/null 2>&1 </dev/null,false) \

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
-import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from farm.process import child
 from monitoring.dashboards import CALLERS, DASHBOARDS
 from tests.farms import RunningFarm, clean_environment, free_port, running_farm, wait_for
+from tests.prometheus import Prometheus
 from tests.unit.deploy import DEPLOY
 from tests.webhook_receiver import Receiver, answer, running_receiver
 
@@ -36,52 +32,6 @@ MAY_BE_EMPTY = {
     **{panel.title: "callers are named by setting only" for panel in CALLERS.panels},
 }
 JOBS, FAILED = 12, 3
-
-
-class Prometheus:
-    """A Prometheus with the farm's rules, which asks these targets each second."""
-
-    def __init__(self, folder: Path, targets: list[str]) -> None:
-        self.url = f"http://127.0.0.1:{free_port()}"
-        self._configuration = folder / "prometheus.yml"
-        self._data = folder / "data"
-        self._configuration.write_text(
-            yaml.safe_dump(
-                {
-                    "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-                    "rule_files": [str(path) for path in DEPLOY.glob("prometheus/rules/*.yml")],
-                    "scrape_configs": [{"job_name": "srpo-farm", "static_configs": [{"targets": targets}]}],
-                }
-            )
-        )
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        program = shutil.which("prometheus")
-        assert program, "prometheus is missing; run: sudo apt install prometheus"
-        address = self.url.removeprefix("http://")
-        options = [f"--config.file={self._configuration}", f"--storage.tsdb.path={self._data}"]
-        process = subprocess.Popen([program, *options, f"--web.listen-address={address}"], stderr=subprocess.DEVNULL)
-        try:
-            wait_for(lambda: self.query("count(up == 1) == 2"), seconds=60, what="both APIs")
-            yield
-        finally:
-            process.terminate()
-            process.wait(20)
-
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """Return the samples of an expression now; none while Prometheus does not answer."""
-        query = urllib.parse.urlencode({"query": expression})
-        try:
-            with urllib.request.urlopen(f"{self.url}/api/v1/query?{query}", timeout=5) as reply:
-                found: list[dict[str, Any]] = json.load(reply)["data"]["result"]
-        except OSError:
-            return []
-        return found
-
-    def value(self, expression: str) -> float:
-        (sample,) = self.query(expression)
-        return float(sample["value"][1])
 
 
 @contextmanager
@@ -109,7 +59,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> 
     folder = tmp_path_factory.mktemp("dashboards")
     environment = {"FARM_SIMULATED_STEP_MS": "5", "FARM_WEBHOOK_ALLOW": "127.0.0.1/32"}
     with running_farm(folder / "data", 2, **environment) as farm, second_api(farm) as second:
-        prometheus = Prometheus(folder, [f"127.0.0.1:{farm.port}", second])
+        rules = list(DEPLOY.glob("prometheus/rules/*.yml"))
+        prometheus = Prometheus(folder, [f"127.0.0.1:{farm.port}", second], rules=rules)
         with prometheus.running():
             _use(farm, receiver)
             done = f"max(farm_jobs_completed_total{{model='srpo'}}) == {JOBS}"
