@@ -31,7 +31,7 @@ class BreakableFarm:
         self.port = free_port()
         self.log = folder / "farm.log"
         self.redis = EmbeddedRedis(folder / "data")
-        environment = clean_environment() | settings
+        environment = {**clean_environment(), **settings}
         self.api = self._member("api", environment, "--port", str(self.port))
         self.worker = self._member("workers", environment)
         self.webhook_worker = self._member("workers.background", environment)
