@@ -60,6 +60,7 @@ from farm.webhooks import signing
 from farm.webhooks.secrets import Secrets
 from farm.webhooks.store import DeliveryStore
 from farm.weights.checkpoints import Checkpoints
+from farm.weights.lora_files import Lora
 from farm.weights.memory_plan import Choice
 
 #: Time limit of the trial of the storage when a process starts.
@@ -121,6 +122,11 @@ class Farm:
 def checkpoints_of(settings: Settings) -> Checkpoints:
     """Return the checkpoints that the settings name."""
     return Checkpoints(settings.flux_dir, settings.srpo_file, settings.kontext_dir)
+
+
+def loras_of(settings: Settings) -> tuple[Lora, ...]:
+    """Return the LoRA files that the settings name."""
+    return tuple(Lora(path, strength) for path, strength in settings.lora)
 
 
 def memory_choice(settings: Settings) -> Choice:

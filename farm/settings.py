@@ -8,6 +8,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -64,6 +65,16 @@ def _aliases(value: object) -> object:
     return aliases
 
 
+def _loras(value: object) -> object:
+    """Parse comma-separated pairs of a LoRA file and its strength."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.strip().rpartition(":") for part in value.split(",") if part.strip()]
+    if not all(path and isfinite(float(strength)) for path, _, strength in pairs):
+        raise ValueError("not pairs of a file and a number")
+    return tuple((Path(path), float(strength)) for path, _, strength in pairs)
+
+
 def _durations(value: object) -> object:
     """Parse comma-separated durations."""
     return tuple(_seconds(part) for part in value.split(",")) if isinstance(value, str) else value
@@ -86,6 +97,7 @@ Origin = Annotated[
     str, Field(pattern=r"^(\*|https?://[a-z0-9._-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?)$")
 ]
 ModelNames = Annotated[frozenset[Annotated[str, AfterValidator(_model_name)]], NoDecode, BeforeValidator(_names)]
+Loras = Annotated[tuple[tuple[Path, float], ...], NoDecode, BeforeValidator(_loras)]
 Aliases = Annotated[dict[str, str], NoDecode, BeforeValidator(_aliases)]
 Origins = Annotated[frozenset[Origin], NoDecode, BeforeValidator(_names)]
 
@@ -180,6 +192,13 @@ class Settings(BaseSettings):
     )
     kontext_dir: Path | None = _setting(
         None, "unset: the miniature", "Folder of `black-forest-labs/FLUX.1-Kontext-dev` as published.", "a folder"
+    )
+    lora: Loras = _setting(
+        (),
+        "unset",
+        "LoRA files for SRPO's transformer, each with its strength. They are added to its weights, in this order, when "
+        "a worker loads them. Part of the build. See [lora.md](lora.md).",
+        "file:strength, comma-separated",
     )
     accept_licenses: Names = _setting(
         frozenset(),

@@ -16,7 +16,7 @@ import structlog
 from prometheus_client import ProcessCollector
 
 from farm import __version__, clock
-from farm.bootstrap import Farm, checkpoints_of, memory_choice
+from farm.bootstrap import Farm, checkpoints_of, loras_of, memory_choice
 from farm.concurrency.periodic import PeriodicThread
 from farm.domain.errors import ConfigurationError, FarmError, with_detail
 from farm.jobstore.connection import connect_to_listen
@@ -247,10 +247,11 @@ def load_pipeline(settings: Settings, data_dir: Path | None = None) -> Pipeline:
     checkpoints = checkpoints_of(settings)
     measurements = data_dir / "forward" if data_dir else None
     execution = Execution(settings.attention, settings.compile, levels, settings.forward, measurements)
+    choice, loras = memory_choice(settings), loras_of(settings)
     if not checkpoints.are_set:
-        return loading.load_miniature(settings.device, execution=execution, choice=memory_choice(settings))
+        return loading.load_miniature(settings.device, execution=execution, choice=choice, loras=loras)
     return loading.load_checkpoints(
-        checkpoints, settings.accept_licenses, settings.device, execution, memory_choice(settings)
+        checkpoints, settings.accept_licenses, settings.device, execution, choice, loras=loras
     )
 
 

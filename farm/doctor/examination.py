@@ -79,6 +79,8 @@ class Examination:
             if all(finding.mark is not Mark.WRONG for finding in weights.weights(self._settings)):
                 yield "model memory", lambda: device_memory(self._settings)
             yield "licences", lambda: weights.licences(self._settings)
+        if self._settings.lora and self._settings.pipeline == "flux":
+            yield "LoRA", lambda: weights.loras(self._settings)
         if safety.is_set(self._settings):
             yield "safety", lambda: safety.safety(self._settings)
         if folder := self._settings.enhancer_dir:

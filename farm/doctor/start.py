@@ -7,19 +7,19 @@ from collections.abc import Iterator
 from farm.doctor.device_memory import device_memory
 from farm.doctor.finding import Finding, Mark
 from farm.doctor.safety import safety
-from farm.doctor.weights import are_real, licences, weights
+from farm.doctor.weights import are_real, licences, loras, weights
 from farm.domain.errors import ConfigurationError
 from farm.process.hardware import NoAnswer
 from farm.settings import Settings
 
 
 def refuse_unusable_weights(settings: Settings) -> None:
-    """Raise ConfigurationError for real weights that no worker can load: in one line, however many there are."""
-    if not are_real(settings):
-        return
-    for finding in _findings(settings):
+    """Raise ConfigurationError for weights that no worker can load: in one line, however many reasons there are."""
+    for finding in _findings(settings) if are_real(settings) else ():
         if finding.mark is Mark.WRONG:
             raise ConfigurationError(f"{finding.text}; {finding.remedy}")
+    if settings.lora and settings.pipeline == "flux":
+        loras(settings)
 
 
 def _findings(settings: Settings) -> Iterator[Finding]:

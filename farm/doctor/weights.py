@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from farm.bootstrap import checkpoints_of
+from farm.bootstrap import checkpoints_of, loras_of
 from farm.doctor.finding import Finding, good, note, refused, size, wrong
+from farm.domain.errors import ConfigurationError
 from farm.settings import Settings
 from farm.weights.checkpoints import (
     FLUX_REPOSITORY,
@@ -28,6 +29,7 @@ from farm.weights.checkpoints import (
     transformer_problems,
     weight_files,
 )
+from farm.weights.lora_files import NEEDS_SRPO, shapes_in, updates_in
 from farm.weights.manifest import manifest_of
 from farm.weights.tensor_files import GGUF, HEADER_ERRORS, end_of, is_gguf, read_header
 
@@ -89,6 +91,18 @@ def licences(settings: Settings) -> Finding:
     text = f"FARM_ACCEPT_LICENSES does not name {', '.join(missing)}, so these weights do not load"
     names = ",".join([*sorted(settings.accept_licenses), *missing])
     return wrong("licences", text, f"read them, then FARM_ACCEPT_LICENSES={names}")
+
+
+def loras(settings: Settings) -> Finding:
+    """Check that the LoRA files fit SRPO's transformer. Which layers the miniature has, its worker knows."""
+    checkpoints, files = checkpoints_of(settings), loras_of(settings)
+    if checkpoints.are_set and checkpoints.srpo_file is None:
+        raise ConfigurationError(NEEDS_SRPO)
+    shapes = shapes_in([checkpoints.srpo_file]) if checkpoints.srpo_file else None
+    updates = [updates_in(lora.path, shapes) for lora in files]
+    changed = len({rows.weight for found in updates for update in found for rows in update.rows})
+    of_what = f", which change {changed} weights of SRPO's transformer" if shapes else ""
+    return good("LoRA", ", ".join(f"{lora.path} at {lora.strength:g}" for lora in files) + of_what)
 
 
 def enhancer(folder: Path) -> Finding:

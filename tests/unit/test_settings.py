@@ -27,6 +27,7 @@ DEFAULTS: dict[str, object] = {
     "flux_dir": None,
     "srpo_file": None,
     "kontext_dir": None,
+    "lora": (),
     "accept_licenses": frozenset(),
     "safety": None,
     "safety_dir": None,
@@ -89,6 +90,11 @@ TAKEN = [
     ("FLUX_DIR", "/models/flux", Path("/models/flux")),
     ("SRPO_FILE", "/models/srpo.safetensors", Path("/models/srpo.safetensors")),
     ("KONTEXT_DIR", "/models/FLUX.1-Kontext-dev", Path("/models/FLUX.1-Kontext-dev")),
+    (
+        "LORA",
+        "/a:b/x.safetensors:0.8, y.safetensors:-1,",
+        ((Path("/a:b/x.safetensors"), 0.8), (Path("y.safetensors"), -1.0)),
+    ),
     ("ACCEPT_LICENSES", " one, two ,,", frozenset({"one", "two"})),
     ("SAFETY", "off", "off"),
     ("SAFETY_DIR", "/models/nsfw", Path("/models/nsfw")),
@@ -161,6 +167,10 @@ REFUSED = [
     ("MODEL_ALIASES", "a=srpo,a=kontext", "alias=model id"),
     ("MODEL_ALIASES", "a=sdxl", "srpo, srpo-image-to-image"),
     ("MODEL_ALIASES", "flux/srpo=kontext", "any other name"),
+    *(
+        ("LORA", value, "file:strength, comma-separated")
+        for value in ("x.safetensors", "x.safetensors:", "x.safetensors:abc", ":0.8", "x:nan", "x:inf", "x:1,y")
+    ),
     ("SIMULATED_STEP_MS", "-1", "0 or more"),
     ("SIMULATED_STEP_MS", "quick", "a number"),
     ("SIMULATED_STEP_MS", "inf", "a number"),

@@ -6,7 +6,7 @@ Nothing is downloaded.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -33,6 +33,7 @@ from farm.weights.checkpoints import (
     weight_files,
 )
 from farm.weights.footprint import footprint_of
+from farm.weights.lora_files import NEEDS_SRPO, Lora
 from farm.weights.memory_plan import AUTO, Choice, MemoryPlan, plan_for, resident
 from farm.weights.tensor_files import GGUF
 from workers.pipelines import miniature
@@ -48,6 +49,7 @@ from workers.pipelines.execution import DEFAULT, Execution
 from workers.pipelines.fingerprint import build_digest, file_digest
 from workers.pipelines.flux import FluxModels
 from workers.pipelines.gguf import load_gguf_transformer
+from workers.pipelines.lora_fusion import fusion
 from workers.pipelines.network import Network
 from workers.pipelines.offload import offload_text_encoder, offload_transformer
 from workers.pipelines.pipeline import MINIATURE
@@ -87,10 +89,11 @@ def load_miniature(
     home: Path = miniature.HOME,
     execution: Execution = DEFAULT,
     choice: Choice = AUTO,
+    loras: Sequence[Lora] = (),
 ) -> FluxModels:
     """Load the bundled miniature, on the CPU unless a device is named.
 
-    Kontext has SRPO's transformer unless it has one of its own.
+    Kontext has SRPO's transformer, without LoRA files, unless it has one of its own.
 
     It limits torch to one thread in this process. Two are a third faster on two idle cores, but wait for each other
     actively: beside two busy processes an image took up to 20 s with two threads, and 1.9 s with one.
@@ -99,15 +102,16 @@ def load_miniature(
     torch.set_num_threads(1)
     target = _miniature_target(device or "cpu", choice)
     _refuse_incomplete(home, lacking(home), _INSTALL_AGAIN)
-    srpo = kontext = _load(home, target, _load_transformer(_files_of_transformer(home, _INSTALL_AGAIN), target))
-    files = _files(home)
+    srpo = kontext = _load(home, target, _load_transformer(_files_of_transformer(home, _INSTALL_AGAIN), target, loras))
+    files = _files(home) | _lora_files(loras)
     editor = miniature.kontext(home)
     if editor.exists():
         _refuse_incomplete(editor, lacking_in_part(editor, "transformer"), _INSTALL_AGAIN)
-        transformer = _load_transformer(_files_of_transformer(editor, _INSTALL_AGAIN), target)
-        kontext = FluxPipeline(**(srpo.components | {"transformer": transformer}))
         files |= _named("kontext", _files_of_part(editor, "transformer"))
-    return _models(files, target, MINIATURE, execution, srpo=srpo, kontext=kontext)
+    if loras or editor.exists():
+        own = _files_of_transformer(editor if editor.exists() else home, _INSTALL_AGAIN)
+        kontext = FluxPipeline(**(srpo.components | {"transformer": _load_transformer(own, target)}))
+    return _models(files, target, MINIATURE, execution, loras, srpo=srpo, kontext=kontext)
 
 
 def _miniature_target(device: str, choice: Choice) -> Target:
@@ -123,6 +127,8 @@ def load_checkpoints(
     device: str | None = None,
     execution: Execution = DEFAULT,
     choice: Choice = AUTO,
+    *,
+    loras: Sequence[Lora] = (),
 ) -> FluxModels:
     """Load SRPO, Kontext or both, as set; on the best available device.
 
@@ -130,6 +136,8 @@ def load_checkpoints(
     """
     if checkpoints.missing is not None:
         raise ConfigurationError(one_without_the_other(checkpoints.missing))
+    if loras and not checkpoints.has_srpo:
+        raise ConfigurationError(NEEDS_SRPO)
     check_licences(checkpoints, accepted)
     _refuse_incomplete_files(checkpoints)
     keep_to_this_machine()
@@ -137,12 +145,13 @@ def load_checkpoints(
     files: dict[str, Path] = {}
     srpo = kontext = None
     if checkpoints.flux_dir is not None and checkpoints.srpo_file is not None:
-        srpo = _load_srpo(checkpoints.flux_dir, checkpoints.srpo_file, target)
+        srpo = _load_srpo(checkpoints.flux_dir, checkpoints.srpo_file, target, loras)
         files |= _files(checkpoints.flux_dir, without_weights=_REPLACED) | {"srpo": checkpoints.srpo_file}
+        files |= _lora_files(loras)
     if checkpoints.kontext_dir is not None:
         kontext = _load_kontext(checkpoints.kontext_dir, target, _shared(srpo, checkpoints))
         files |= _named("kontext", _files(checkpoints.kontext_dir))
-    return _models(files, target, checkpoints.name, execution, srpo=srpo, kontext=kontext)
+    return _models(files, target, checkpoints.name, execution, loras, srpo=srpo, kontext=kontext)
 
 
 def _checkpoints_target(checkpoints: Checkpoints, device: str | None, choice: Choice) -> Target:
@@ -166,10 +175,10 @@ def _refuse_incomplete_files(checkpoints: Checkpoints) -> None:
         _refuse_incomplete(checkpoints.kontext_dir, lacking(checkpoints.kontext_dir), _KONTEXT_REMEDY)
 
 
-def _load_srpo(flux_dir: Path, srpo_file: Path, target: Target) -> FluxPipeline:
+def _load_srpo(flux_dir: Path, srpo_file: Path, target: Target, loras: Sequence[Lora]) -> FluxPipeline:
     """Load the transformer from `srpo_file`, and everything else from FLUX.1-dev's folder."""
     files = TransformerFiles(flux_dir / "transformer", (srpo_file,), SRPO_REMEDY)
-    return _load(flux_dir, target, _load_transformer(files, target))
+    return _load(flux_dir, target, _load_transformer(files, target, loras))
 
 
 def _load_kontext(folder: Path, target: Target, shared: Mapping[str, Any]) -> FluxPipeline:
@@ -207,9 +216,12 @@ def _files_of_transformer(folder: Path, remedy: str) -> TransformerFiles:
     return TransformerFiles(folder / "transformer", paths, remedy)
 
 
-def _load_transformer(files: TransformerFiles, target: Target) -> FluxTransformer2DModel:
-    load = load_gguf_transformer if files.paths[0].suffix == GGUF else load_transformer
-    transformer = load(files, target.transformer)
+def _load_transformer(files: TransformerFiles, target: Target, loras: Sequence[Lora] = ()) -> FluxTransformer2DModel:
+    with fusion(loras, files.paths) as change:
+        if files.paths[0].suffix == GGUF:
+            transformer = load_gguf_transformer(files, target.transformer)
+        else:
+            transformer = load_transformer(files, target.transformer, change)
     if target.plan.offload == "all":
         offload_transformer(transformer, target.device)
     return transformer
@@ -265,6 +277,7 @@ def _models(
     target: Target,
     weights: str,
     execution: Execution,
+    loras: Sequence[Lora],
     *,
     srpo: FluxPipeline | None,
     kontext: FluxPipeline | None,
@@ -273,7 +286,7 @@ def _models(
     loaded = {name: parts for name, parts in found.items() if parts is not None}
     prepared = _executable(execution, target).prepare(loaded, target.device, target.number_format)
     digest = partial(build_digest, files, target.device, target.number_format)
-    facts = f"{prepared.facts}; {target.plan}"
+    facts = f"{prepared.facts}; {target.plan}; LoRA at {[lora.strength for lora in loras]}"
     networks = {name: Network(parts) for name, parts in loaded.items()}
     sharing = execution.sharing(networks, digest(facts))
     build = digest(f"{facts}; {sharing}")
@@ -304,6 +317,10 @@ def _files(folder: Path, without_weights: tuple[str, ...] = ()) -> dict[str, Pat
 
 def _files_of_part(folder: Path, part: str) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in _loaded(folder / part)}
+
+
+def _lora_files(loras: Sequence[Lora]) -> dict[str, Path]:
+    return {f"lora/{number}": lora.path for number, lora in enumerate(loras)}
 
 
 def _loaded(part: Path) -> list[Path]:
