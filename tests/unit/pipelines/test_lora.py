@@ -49,7 +49,7 @@ class Checkpoint:
 
     def load(self, *loras: Lora, kept: Kept = FULL) -> Tensors:
         with fusion(loras, self.files.paths) as change:
-            return load_transformer(self.files, kept, change).state_dict()
+            return dict(load_transformer(self.files, kept, change).state_dict())
 
     @property
     def layers(self) -> list[str]:
@@ -81,17 +81,23 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return Checkpoint(TransformerFiles(folder, (folder / WEIGHTS,), ""), load_file(folder / WEIGHTS))
 
 
-def pair(rows: int, columns: int, seed: int, rank: int = RANK) -> tuple[torch.Tensor, torch.Tensor]:
+def matrices(rows: int, columns: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the matrices of an update, `down` and `up`."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(rank, columns, generator=generator), torch.randn(rows, rank, generator=generator)
+    return torch.randn(RANK, columns, generator=generator), torch.randn(rows, RANK, generator=generator)
+
+
+def pair(weight: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the matrices of an update of this weight."""
+    rows, columns = weight.shape
+    return matrices(rows, columns, seed)
 
 
 def diffusers_keys(checkpoint: Checkpoint, seed: int = 0) -> Tensors:
     """Return an update of every layer, with alpha for every other one."""
     found: Tensors = {}
     for number, layer in enumerate(checkpoint.layers):
-        down, up = pair(*checkpoint.stored[f"{layer}.weight"].shape, seed + number)
+        down, up = pair(checkpoint.stored[f"{layer}.weight"], seed + number)
         found |= {f"transformer.{layer}.lora_A.weight": down, f"transformer.{layer}.lora_B.weight": up}
         if number % 2:
             found[f"transformer.{layer}.alpha"] = torch.tensor(1.5)
@@ -150,10 +156,10 @@ def test_keys_of_kohya_and_of_diffusers_give_the_same_bits(checkpoint: Checkpoin
 
     def change(theirs: str, *names: str) -> None:
         shapes = [checkpoint.stored[f"{name}.weight"].shape for name in names]
-        down, up = pair(sum(shape[0] for shape in shapes), shapes[0][1], seed=len(kohya))
+        down, up = matrices(sum(shape[0] for shape in shapes), shapes[0][1], seed=len(kohya))
         kohya.update({f"lora_unet_{theirs}.lora_down.weight": down, f"lora_unet_{theirs}.lora_up.weight": up})
         kohya[f"lora_unet_{theirs}.alpha"] = torch.tensor(2.0)
-        for name, part in zip(names, up.split([shape[0] for shape in shapes]), strict=True):
+        for name, part in zip(names, torch.split(up, [shape[0] for shape in shapes]), strict=True):
             ours.update({f"transformer.{name}.lora_A.weight": down, f"transformer.{name}.lora_B.weight": part})
             ours[f"transformer.{name}.alpha"] = torch.tensor(2.0)
 
@@ -201,7 +207,7 @@ def test_layers_of_flux_change_what_diffusers_own_converter_says(tmp_path: Path)
     shapes = {name: tuple(tensor.shape) for name, tensor in flux.state_dict().items()}
     kohya: Tensors = {}
     for layer, rows, columns in kohya_layers(3072):
-        kohya[f"lora_unet_{layer}.lora_down.weight"], kohya[f"lora_unet_{layer}.lora_up.weight"] = pair(
+        kohya[f"lora_unet_{layer}.lora_down.weight"], kohya[f"lora_unet_{layer}.lora_up.weight"] = matrices(
             rows, columns, 1
         )
         if "final" not in layer:  # whose alpha diffusers drops
@@ -214,13 +220,13 @@ def test_layers_of_flux_change_what_diffusers_own_converter_says(tmp_path: Path)
     changed = set()
     for update in updates:
         scale = 1.0 if update.alpha is None else 1 / RANK
-        for rows in update.rows:
-            layer = rows.weight.removesuffix(".weight")
+        for part in update.rows:
+            layer = part.weight.removesuffix(".weight")
             changed.add(layer)
-            up = theirs[f"{layer}.lora_B.weight"][rows.first : rows.first + rows.count]
-            probe = torch.ones(shapes[rows.weight][1])
+            up = theirs[f"{layer}.lora_B.weight"][part.first : part.first + part.count]
+            probe = torch.ones(shapes[part.weight][1])
             wanted = up @ (theirs[f"{layer}.lora_A.weight"] @ probe)
-            found = kohya[update.up][rows.begin : rows.begin + rows.count] @ (kohya[update.down] @ probe) * scale
+            found = kohya[update.up][part.begin : part.begin + part.count] @ (kohya[update.down] @ probe) * scale
             torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-3)
     assert changed == {name.removesuffix(".lora_A.weight") for name in theirs if "lora_A" in name}
     assert changed == {name.removesuffix(".weight") for name, shape in shapes.items() if len(shape) == 2}
@@ -295,7 +301,7 @@ WRONG: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
 @pytest.mark.parametrize("what", WRONG)
 def test_a_file_that_does_not_fit_is_refused_in_one_line(checkpoint: Checkpoint, tmp_path: Path, what: str) -> None:
     change, reason = WRONG[what]
-    down, up = pair(32, 32, 1)
+    down, up = matrices(32, 32, 1)
     path = written(tmp_path / "l.safetensors", change({f"{LAYER}.lora_A.weight": down, f"{LAYER}.lora_B.weight": up}))
 
     refusal = checkpoint.refusal(path)
@@ -349,7 +355,7 @@ def star_lora(path: Path) -> Path:
     layers = ("transformer_blocks.0.attn.to_q", "single_transformer_blocks.1.proj_out")
     tensors: Tensors = {}
     for number, layer in enumerate(layers):
-        down, up = pair(*stored[f"{layer}.weight"].shape, number)
+        down, up = pair(stored[f"{layer}.weight"], number)
         tensors |= {f"transformer.{layer}.lora_A.weight": down, f"transformer.{layer}.lora_B.weight": 0.1 * up}
     return written(path, tensors)
 
