@@ -27,6 +27,8 @@ CHUNK_BYTES = 256 * 1024
 class RequestBody:
     """The fields of a submit, the digest of all that it says, and the caller's Idempotency-Key (empty: none).
 
+    The digest is empty where nobody asks for it.
+
     The fields are those of a JSON object, or the texts of a form. `files` are the files of a form, each with its field.
     """
 
@@ -36,15 +38,18 @@ class RequestBody:
     files: tuple[tuple[str, bytes], ...] = ()
 
 
-def read_body(*about: str, instead: bytes = b"", max_bytes: int | None = None) -> RequestBody:
+def read_body(
+    *about: str, instead: bytes = b"", max_bytes: int | None = None, may_be_direct: bool = True
+) -> RequestBody:
     """Read a submit's body. Raises InvalidRequest where it is no JSON object or the Idempotency-Key is too long.
 
     `about` is what the call says elsewhere: its dialect and, where they are not in the body, endpoint and priority.
-    `instead` stands for an empty body. `max_bytes` is as in `read_bytes`.
+    `instead` stands for an empty body. `max_bytes` is as in `read_bytes`. Of a call that cannot be direct the digest is
+    known only with an Idempotency-Key.
     """
     reserve_memory(max_bytes)
-    raw = read_bytes(max_bytes) or instead
-    return RequestBody(decode(raw), digest(*about, content=raw), idempotency_key())
+    raw, key = read_bytes(max_bytes) or instead, idempotency_key()
+    return RequestBody(decode(raw), digest(*about, content=raw) if key or may_be_direct else "", key)
 
 
 def idempotency_key() -> str:
@@ -73,16 +78,16 @@ def reserve_memory(max_bytes: int | None) -> None:
 
     `max_bytes` is as in `read_bytes`. A body without a length counts as one of that size.
     """
-    announced, default = flask.request.content_length, _default_max_bytes()
-    if announced is not None and announced <= default:
+    if max_bytes is None:
         return
-    limit = max_bytes or default
+    announced, default = flask.request.content_length, _default_max_bytes()
+    limit = max_bytes if announced is None else min(max_bytes, announced)
     if limit <= default:
         return
     try:
-        flask.current_app.extensions["body_memory"].reserve(limit if announced is None else min(limit, announced))
+        flask.current_app.extensions["body_memory"].reserve(limit)
     except ConcurrencyLimitReached:
-        drain(pieces(limit))
+        drain(pieces(max_bytes))
         raise
 
 

@@ -52,14 +52,16 @@ def _add_jobs(blueprint: flask.Blueprint, context: ApiContext) -> None:
     def submit() -> tuple[answers.AcceptedJob, int, dict[str, str]]:
         caller = authenticator.submitter()
         query.refuse_others()
-        body = read_body(native.NAME, max_bytes=IMAGES_BODY)  # it names the model
+        body = read_body(native.NAME, max_bytes=IMAGES_BODY, may_be_direct=False)  # it names the model
         endpoint = _endpoint(body.fields)
         model = service.model(endpoint)
         read = partial(native.read, model=model.name, default_seed=random_seed())
         order, warnings = context.unknown_fields.read(read, body.fields)
         order = order.with_notes(warnings)
-        accepted = service.submit(caller, replace(order, idempotency_key=body.idempotency_key, body_digest=body.digest))
-        return native.accepted(accepted.id, context.links.base), 202, _replayed(accepted)
+        if body.idempotency_key:
+            order = replace(order, idempotency_key=body.idempotency_key, body_digest=body.digest)
+        accepted = service.submit(caller, order)
+        return native.accepted(accepted.id, caller.base), 202, _replayed(accepted)
 
     @blueprint.get("/jobs")
     def page() -> answers.FarmJobs:

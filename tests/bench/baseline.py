@@ -1,7 +1,8 @@
 """The benchmark's baseline: `python -m tests.bench.baseline`, a bare Flask application on the API's own server.
 
 `POST /echo` reads JSON and answers with it. `POST /submit` is the least that a submit could be: the same validation as
-the API's, one script call that writes one hash to the same Redis, and the same answer.
+the API's, one script call that writes one hash to the same Redis, the same line in the log, and the same answer.
+`POST /submit-without-log` leaves out the line.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ from typing import Any
 
 import flask
 import redis
+import structlog
 
 from api.server import Server
 from farm.dialects import fields, native
 from farm.dialects.answers.native import AcceptedJob
+from farm.domain.job import Order
 from farm.jobstore.connection import connect
 from farm.process.embedded_redis import address
 from farm.process.listen import ListenAddress
 from farm.service import random_seed
 from farm.settings import Settings
+from farm.telemetry.log import set_up_log
+
+_log = structlog.get_logger(__name__)
 
 _WRITE_ONE_HASH = "return redis.call('HSET', 'baseline:' .. ARGV[1], 'state', 'created', 'request', ARGV[2])"
 
@@ -37,11 +43,21 @@ def create_app(client: redis.Redis, base: str) -> flask.Flask:
 
     @app.post("/submit")
     def submit() -> tuple[AcceptedJob, int]:
+        job_id, order = written()
+        request = order.request
+        _log.info("job accepted", job=job_id, model=request.model, images=request.images, priority=order.priority)
+        return native.accepted(job_id, base), 202
+
+    @app.post("/submit-without-log")
+    def submit_without_log() -> tuple[AcceptedJob, int]:
+        return native.accepted(written()[0], base), 202
+
+    def written() -> tuple[str, Order]:
         body = fields.decode(flask.request.get_data())
         order = native.read(body, model="srpo", default_seed=random_seed())
         job_id = str(uuid.uuid4())
         write(args=[job_id, order.request.model_dump_json()])
-        return native.accepted(job_id, base), 202
+        return job_id, order
 
     return app
 
@@ -60,6 +76,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--data-dir", type=Path, required=True)
     options = parser.parse_args()
+    set_up_log("json", service="baseline")
     BaselineServer(Settings(), ListenAddress("127.0.0.1", options.port), data_dir=options.data_dir).run()
 
 

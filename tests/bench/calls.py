@@ -42,8 +42,9 @@ POLL_MIN = 0.75
 NOTE = f"""\
 Calls: keys off on loopback, {CONNECTIONS} connections, no worker; {ROUNDS} rounds of {SECONDS} s; medians.
 Every server has the same options and a core of its own; Redis and the client share another. `bare submit`: a bare Flask
-route with the same validation, one script call that writes one hash, and the same answer. `echo`: a bare Flask route
-that answers with the JSON it was sent: the body of the submit, or the document that the poll answers with."""
+route with the same validation, one script call that writes one hash, one line in the log, and the same answer. `echo`:
+a bare Flask route that answers with the JSON it was sent: the body of the submit, or the document that the poll answers
+with."""
 
 _PROMPT = "A red fox in fresh snow at dawn, photographed with a long lens, breath visible in the cold air, soft light"
 _BODY = {"model": "srpo", "prompt": _PROMPT, "image_size": "landscape_4_3", "num_inference_steps": 28}
@@ -107,6 +108,7 @@ def _targets(farm: Farm, stack: ExitStack, folder: Path) -> list[Target]:
         Target("poll with keys", api_with_keys, request("GET", poll, key=key)),
         Target("wavespeed result", api, request("GET", result)),
         Target("bare submit", bare, request("POST", "/submit", _BODY)),
+        Target("bare submit without log", bare, request("POST", "/submit-without-log", _BODY)),
         Target("submit", api, request("POST", "/farm/v1/jobs", _BODY)),
     ]
 
@@ -116,8 +118,8 @@ def _served(module: str, folder: Path, **environment: str) -> Iterator[int]:
     """Yield the port of `python -m module`, for the length of a block."""
     port = free_port()
     program = [sys.executable, "-m", module, "--port", str(port), "--data-dir", str(folder)]
-    with children_on(SERVER):
-        process = subprocess.Popen(child.command(*program), env=clean_environment() | environment)
+    with children_on(SERVER), (folder / "log").open("a") as log:
+        process = subprocess.Popen(child.command(*program), env=clean_environment() | environment, stderr=log)
     try:
         wait_for(lambda: _answers(port), what=f"{module}'s first answer")
         yield port
@@ -161,6 +163,7 @@ def _rows(tallies: dict[str, list[Tally]]) -> list[Figure]:
 
     return [
         against("submit (native, no worker)", "submit", "bare submit", SUBMIT_MIN),
+        against("submit (native, no worker)", "submit", "bare submit without log"),
         against("submit (native, no worker)", "submit", "echo"),
         against("poll a completed job (native)", "poll", "echo of the answer", POLL_MIN),
         against("poll a completed job (native)", "poll", "echo"),
