@@ -80,9 +80,9 @@ def reserve_memory(max_bytes: int | None) -> None:
     """
     if max_bytes is None:
         return
-    announced, default = flask.request.content_length, _default_max_bytes()
+    announced = flask.request.content_length
     limit = max_bytes if announced is None else min(max_bytes, announced)
-    if limit <= default:
+    if limit <= _default_max_bytes():
         return
     try:
         flask.current_app.extensions["body_memory"].reserve(limit)

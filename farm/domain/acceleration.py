@@ -71,6 +71,8 @@ class Levels(BaseModel):
 
     def full_steps(self, acceleration: Acceleration, steps: int) -> int:
         """Return how many of so many denoising steps are full ones."""
+        if acceleration == "none":
+            return steps
         return self.level(acceleration).mask(steps).count("1")
 
 

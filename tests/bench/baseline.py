@@ -14,20 +14,18 @@ from typing import Any
 
 import flask
 import redis
-import structlog
 
 from api.server import Server
 from farm.dialects import fields, native
 from farm.dialects.answers.native import AcceptedJob
-from farm.domain.job import Order
+from farm.domain.job import NewJob, Order
 from farm.jobstore.connection import connect
+from farm.jobstore.job_log import JobLog
 from farm.process.embedded_redis import address
 from farm.process.listen import ListenAddress
 from farm.service import random_seed
 from farm.settings import Settings
 from farm.telemetry.log import set_up_log
-
-_log = structlog.get_logger(__name__)
 
 _WRITE_ONE_HASH = "return redis.call('HSET', 'baseline:' .. ARGV[1], 'state', 'created', 'request', ARGV[2])"
 
@@ -35,7 +33,7 @@ _WRITE_ONE_HASH = "return redis.call('HSET', 'baseline:' .. ARGV[1], 'state', 'c
 def create_app(client: redis.Redis, base: str) -> flask.Flask:
     """Return the bare application; `base` begins the URLs in its answers."""
     app = flask.Flask("baseline")
-    write = client.register_script(_WRITE_ONE_HASH)
+    write, log = client.register_script(_WRITE_ONE_HASH), JobLog(client)
 
     @app.post("/echo")
     def echo() -> Any:
@@ -44,8 +42,7 @@ def create_app(client: redis.Redis, base: str) -> flask.Flask:
     @app.post("/submit")
     def submit() -> tuple[AcceptedJob, int]:
         job_id, order = written()
-        request = order.request
-        _log.info("job accepted", job=job_id, model=request.model, images=request.images, priority=order.priority)
+        log.accepted(job_id, NewJob(job_id, "local", order), repeated=False)
         return native.accepted(job_id, base), 202
 
     @app.post("/submit-without-log")
