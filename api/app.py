@@ -43,6 +43,7 @@ from api.routes.fal_proxy import FalProxy
 from farm import clock
 from farm.bootstrap import Farm
 from farm.dialects.registry import DIALECTS, NATIVE
+from farm.dialects.unknown_fields import UnknownFields
 from farm.jobstore.reading import Reading
 from farm.settings import Settings
 from farm.telemetry import api_metrics
@@ -128,6 +129,7 @@ def create_app(
         streams=streams,
         base=public_base,
         links_at=lru_cache(_CACHED_BASES)(farm.links),
+        unknown_fields=UnknownFields(farm.settings.unknown_fields),
     )
     for module in dict.fromkeys(dialect.routes for dialect in DIALECTS):
         app.register_blueprint(import_module(f"api.routes.{module}").routes(context))

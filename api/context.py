@@ -26,6 +26,7 @@ class ApiContext:
     #: The base of URLs for the current request, and the links below a base.
     base: Callable[[], str]
     links_at: Callable[[str], Links]
+    unknown_fields: UnknownFields
 
     @property
     def links(self) -> Links:
@@ -35,10 +36,6 @@ class ApiContext:
     @property
     def service(self) -> Service:
         return self.farm.service
-
-    @property
-    def unknown_fields(self) -> UnknownFields:
-        return UnknownFields(self.farm.settings.unknown_fields)
 
     @property
     def image_calls(self) -> ImageCalls:
