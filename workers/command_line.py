@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import socket
 import sys
 import uuid
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from farm.domain.errors import ConfigurationError, FarmError, NoDevice, with_det
 from farm.printable import say
 from farm.process.child import EXIT_CONFIG, EXIT_NO_DEVICE
 from farm.process.signals import exit_at_once, stop_signals
+from farm.process.worker_deaths import worker_id
 from farm.settings import load
 from farm.telemetry.log import set_up_log
 
@@ -62,9 +62,10 @@ def _options(name: str) -> Options:
     parser = argparse.ArgumentParser(prog=name)
     parser.add_argument("--data-dir", type=Path, default=Path(".farm"))
     parser.add_argument("--device-name")
+    # Who starts the process may give the end of its id, and so knows it.
+    parser.add_argument("--token", default=uuid.uuid4().hex[:6])
     parsed = parser.parse_args()
-    worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-    return Options(parsed.data_dir, parsed.device_name, worker)
+    return Options(parsed.data_dir, parsed.device_name, worker_id(os.getpid(), parsed.token))
 
 
 def _exit_status(error: FarmError) -> int:

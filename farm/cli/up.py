@@ -13,7 +13,7 @@ import structlog
 import typer
 import urllib3
 
-from farm.bootstrap import check_values
+from farm.bootstrap import check_values, job_store, redis_url
 from farm.doctor.start import refuse_unusable_weights
 from farm.domain.errors import ConfigurationError, StoreUnavailable, with_detail
 from farm.jobstore.connection import check, connect
@@ -23,8 +23,9 @@ from farm.process.data_dir import DataDir
 from farm.process.embedded_redis import EmbeddedRedis
 from farm.process.listen import CHOOSE_ANOTHER, ListenAddress, listening_error
 from farm.process.placement import Place, places
-from farm.process.supervisor import API_GRACE_SECONDS, Child, Supervisor
+from farm.process.supervisor import API_GRACE_SECONDS, Child, Supervisor, run_worker
 from farm.process.tls import check_tls
+from farm.process.worker_deaths import WorkerDeaths
 from farm.settings import Settings, environment, load, masked
 from farm.telemetry.log import set_up_log
 
@@ -91,8 +92,10 @@ def _supervise(settings: Settings, data_dir: Path, address: ListenAddress, worke
     refuse_unusable_address(address)
     server = None if settings.redis_url else EmbeddedRedis(data_dir, fsync=settings.redis_fsync)
     url = settings.redis_url or (server.url if server else "")
+    deaths = worker_deaths(settings, url)
     farm = Supervisor(
         server,
+        deaths=deaths,
         api=Child("API", api_program(address, data_dir), grace_seconds=API_GRACE_SECONDS),
         workers=[
             *(
@@ -102,6 +105,7 @@ def _supervise(settings: Settings, data_dir: Path, address: ListenAddress, worke
                     grace_seconds=settings.grace_seconds,
                     variables=place.environment | kernels_kept(data_dir),
                     was_drained=lambda pid: is_dismissed(url, pid),
+                    on_death=deaths.add,
                 )
                 for number, place in enumerate(workers, start=1)
             ),
@@ -135,13 +139,36 @@ def worker(
     webhooks: Annotated[
         bool, typer.Option("--webhooks", help="Deliver webhooks and prepare inputs instead of rendering.")
     ] = False,
-) -> None:
+) -> int:
     """Run only one render worker, or one webhook worker.
 
     Uses the Redis of FARM_REDIS_URL, or of the farm in --data-dir.
     """
-    program = webhook_program(data_dir) if webhooks else worker_program(data_dir)
-    os.execve(program[0], program, environment(**kernels_kept(data_dir)))
+    if webhooks:
+        program = webhook_program(data_dir)
+        os.execv(program[0], program)
+    return run_watched(load(), data_dir)
+
+
+def run_watched(settings: Settings, data_dir: Path) -> int:
+    """Run one render worker below this process, which sees how it ends, and return its exit status."""
+    set_up_log(settings.log, service="supervisor")
+    deaths = worker_deaths(settings, redis_url(settings, data_dir))
+    return run_worker(
+        Child(
+            "worker",
+            worker_program(data_dir),
+            grace_seconds=settings.grace_seconds,
+            variables=kernels_kept(data_dir),
+            on_death=deaths.add,
+        ),
+        deaths,
+    )
+
+
+def worker_deaths(settings: Settings, url: str) -> WorkerDeaths:
+    """Return what tells the job store at `url` that a worker died."""
+    return WorkerDeaths(job_store(settings, connect(url)).worker_died)
 
 
 def _address(host: str, port: int, cert: Path | None, key: Path | None) -> ListenAddress:

@@ -78,7 +78,7 @@ MEASURES: Mapping[str, Measure] = {
         "`worker_lost`",
         {"reason": (DRAINED, WORKER_LOST, *JOB_FAILURES)},
     ),
-    "jobs_taken_back": Measure("Jobs taken back from workers whose lease expired, whatever became of them"),
+    "jobs_taken_back": Measure("Jobs taken back from dead workers, whatever became of them"),
     "jobs_exhausted": Measure("Jobs failed because no attempt was left, whatever their code"),
     "fence_refusals": Measure(
         "Writes refused because the job no longer belonged to the worker, by what it wanted to do",
@@ -155,6 +155,12 @@ class Counts(dict[str, int]):
 
     def _add(self, name: str, amount: int) -> None:
         self[name] = self.get(name, 0) + amount
+
+
+def computed_megapixel_steps(request: Request, result: Result) -> float:
+    """Return the denoising steps that were computed for a job, of all its images, times their megapixels."""
+    steps = result.timings.get(FULL_STEPS, request.denoising_steps * request.images)
+    return steps * request.width * request.height / 1e6
 
 
 def completion(request: Request, result: Result) -> Counts:

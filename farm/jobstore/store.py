@@ -483,11 +483,27 @@ class JobStore:
                 )
             taken_back += int(count)
             self._log.ended(ended)
-            self._log.taken_back(dict(zip(returned[::2], returned[1::2], strict=True)))
+            self._log_taken_back(returned)
         return taken_back
 
     def _cannot_judge(self) -> bool:
         """Return True if leases look expired although their workers live and will renew them.
+
+    def worker_died(self, worker: str) -> int:
+        """Take back the jobs of a worker whose process has exited, and return their number.
+
+        Only for the process that has seen it exit: a worker that is merely silent is left to its leases. It counts
+        just as a lost lease does. What the dead worker sent before, and Redis reads later, is given and keeps nothing.
+        """
+        with translated():
+            count, ended, returned = self._scripts.run("worker_died", worker, self._terms.max_attempts, self._ttl_us)
+        self._log.ended(ended)
+        self._log_taken_back(returned)
+        return int(count)
+
+    def _log_taken_back(self, returned: Sequence[str]) -> None:
+        """Log jobs that returned to their queues: id, reason, id, reason, …"""
+        self._log.taken_back(dict(zip(returned[::2], returned[1::2], strict=True)))
 
         This is so right after a start of Redis, and after its clock has leapt, as on a machine that slept.
         """

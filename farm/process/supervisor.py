@@ -1,8 +1,12 @@
-"""Starts the processes of a farm on one machine, keeps them alive, and stops them in the right order."""
+"""Starts the processes of a farm on one machine, keeps them alive, and stops them in the right order.
+
+It sees the exit of a worker at once, and tells the job store.
+"""
 
 from __future__ import annotations
 
 import subprocess
+import uuid
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -13,6 +17,7 @@ from farm.domain.errors import ConfigurationError
 from farm.process.child import EXIT_CONFIG, EXIT_FAULTY, EXIT_NO_DEVICE, command
 from farm.process.embedded_redis import EmbeddedRedis
 from farm.process.signals import StopSignals, stop_signals
+from farm.process.worker_deaths import WorkerDeaths, worker_id
 from farm.settings import environment
 
 #: Restart backoff in seconds: doubled with each restart, and reset after a minute of running.
@@ -41,16 +46,20 @@ class Child:
         grace_seconds: float,
         variables: Mapping[str, str] = MappingProxyType({}),
         was_drained: Callable[[int], bool] = lambda _pid: False,
+        on_death: Callable[[str], None] | None = None,
     ) -> None:
         """Supervise `program`, run with these environment variables beside those of this process.
 
-        `was_drained` says of a pid that exited with 0 whether an operator drained it.
+        `was_drained` says of a pid that exited with 0 whether an operator drained it. A program with `on_death` is a
+        worker, and takes `--token`, the end of its id; `on_death` is called with the id of one that did not drain.
         """
         self.name = name
         self._program = program
         self._variables = variables
         self._grace = grace_seconds
         self._was_drained = was_drained
+        self._on_death = on_death
+        self._token = ""
         self._stopped_for_good = False
         self._had_died = False
         self._process: subprocess.Popen[bytes] | None = None
@@ -63,7 +72,7 @@ class Child:
         """Start the process."""
         # A session of its own: Ctrl-C in the terminal is for `farm up` alone, which stops its children in order.
         self._process = subprocess.Popen(
-            command(*self._program),
+            command(*self._program, *self._new_token()),
             env=environment(**self._variables),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
@@ -76,7 +85,7 @@ class Child:
             if clock.monotonic() >= self._start_at and not self._stopped_for_good:
                 self.start()
             return
-        status = self._process.poll()
+        status = self.exit_status()
         if status is None:
             return
         if status == 0 and self._was_drained(self._process.pid):
@@ -86,6 +95,14 @@ class Child:
         if self._cannot_start(status):
             raise ChildRefused(f"The {self.name} refused to start")
         self._schedule_restart(status)
+
+    def exit_status(self) -> int | None:
+        """Return the exit status of the process once it has exited; the death of a worker is then reported."""
+        status = self._process.poll() if self._process is not None else None
+        # One that drained holds nothing.
+        if status and self._process is not None and self._on_death is not None:
+            self._on_death(worker_id(self._process.pid, self._token))
+        return status
 
     def terminate(self) -> None:
         """Send SIGTERM: the grace period begins."""
@@ -103,6 +120,13 @@ class Child:
             _log.warning("child did not stop in time", child=self.name)
             self._process.kill()
             self._process.wait()
+        self.exit_status()
+
+    def _new_token(self) -> list[str]:
+        if self._on_death is None:
+            return []
+        self._token = uuid.uuid4().hex[:6]
+        return ["--token", self._token]
 
     def _cannot_start(self, status: int) -> bool:
         """Return True if a restart would not help. A card that is lost while the farm runs stops no other worker."""
@@ -124,10 +148,11 @@ class Child:
 class Supervisor:
     """Runs the embedded Redis, if any, the API and the workers until SIGINT, SIGTERM or SIGHUP."""
 
-    def __init__(self, redis: EmbeddedRedis | None, *, api: Child, workers: list[Child]) -> None:
+    def __init__(self, redis: EmbeddedRedis | None, *, api: Child, workers: list[Child], deaths: WorkerDeaths) -> None:
         self._redis = redis
         self._api = api
         self._workers = workers
+        self._deaths = deaths
 
     def run(self, is_ready: Callable[[], bool], on_ready: Callable[[], None]) -> None:
         """Start everything, call `on_ready` once `is_ready` returns True, and return when everything has stopped."""
@@ -162,5 +187,17 @@ class Supervisor:
             child.terminate()
         for child in (self._api, *self._workers):
             child.wait()
+        self._deaths.close()
         if self._redis is not None:
             self._redis.stop()
+
+
+def run_worker(worker: Child, deaths: WorkerDeaths) -> int:
+    """Run one worker until it exits, by itself or because this process is told to stop, and return its exit status."""
+    stopping = StopSignals(*stop_signals())
+    worker.start()
+    while (status := worker.exit_status()) is None:
+        if stopping.wait(_POLL_SECONDS):
+            worker.terminate()
+    deaths.close()
+    return status if status >= 0 else 128 - status

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from functools import partial
@@ -12,7 +14,8 @@ from typing import cast
 
 import pytest
 
-from tests.farms import RunningFarm, running_farm, wait_for
+from farm.jobstore.stats import StoreStats
+from tests.farms import RunningFarm, clean_environment, running_farm, wait_for
 
 #: Its timing needs the machine for itself.
 pytestmark = pytest.mark.alone
@@ -58,6 +61,36 @@ def test_a_killed_workers_jobs_complete_on_another(data_dir: Path) -> None:
         assert {view["status"] for view in views} == {"completed"}
         assert all(events(farm)[job_id, "completed"] == 1 for job_id in ids)
         assert {farm.redis.hget(f"srpo:job:{job_id}", "attempt") for job_id in held} == {"1"}
+
+
+def test_a_killed_worker_of_this_machine_costs_seconds_and_no_lease(data_dir: Path) -> None:
+    """At the default lease of 15 s. There is no other worker: the answer waits for the new one, too."""
+    with running_farm(data_dir, 1, FARM_SIMULATED_STEP_MS="50") as farm:
+        job_id = farm.submit(num_inference_steps=20)
+        farm.wait_for_state(job_id, "processing")
+        worker = str(farm.redis.hget(f"srpo:job:{job_id}", "worker"))
+
+        began = time.monotonic()
+        os.kill(int(str(farm.redis.hget(f"srpo:worker:{worker}", "pid"))), signal.SIGKILL)
+        view = farm.wait_for_end(job_id)
+
+        assert time.monotonic() - began < 8
+        assert view["status"] == "completed"
+        assert farm.redis.hget(f"srpo:job:{job_id}", "attempt") == "2"
+
+
+def test_a_worker_alone_that_is_killed_is_told_by_its_parent(data_dir: Path) -> None:
+    """`farm worker` has the worker below it, passes on how it ended, and has told the job store by then."""
+    with running_farm(data_dir, 1, FARM_SIMULATED_STEP_MS="50") as farm:
+        (first,) = farm.worker_pids()
+        program = [sys.executable, "-m", "farm.cli", "worker", "--data-dir", str(data_dir)]
+        with subprocess.Popen(program, env=clean_environment() | {"FARM_PIPELINE": "simulated"}) as parent:
+            wait_for(lambda: len(StoreStats(farm.redis).workers()) == 2, what="the second worker")
+            (second,) = set(farm.worker_pids()) - {first}
+            os.kill(second, signal.SIGKILL)
+
+            assert parent.wait(10) == 128 + signal.SIGKILL
+            assert [worker.facts["pid"] for worker in StoreStats(farm.redis).workers()] == [str(first)]
 
 
 def batch_of_several(farm: RunningFarm, ids: list[str]) -> tuple[str, list[str]] | None:

@@ -201,6 +201,8 @@ local function join_batch(jobs)
   for _, job in ipairs(jobs) do redis.call('HSET', job_key(job.id), 'batch_peers', #jobs - 1 + held) end
 end
 
+-- What a worker sent before its process died is read after that was reported: a lease would hold up what it is given.
+if redis.call('HEXISTS', worker_key, 'dead') == 1 then return cjson.encode({waiting = 0, idle = 0, deferred = false}) end
 local is_draining = redis.call('HEXISTS', worker_key, 'draining') == 1
 local head, model, vstart, priority, vfinish
 if not is_draining and not is_paused() then head, model, vstart, priority, vfinish = find_head() end

@@ -31,35 +31,10 @@ shorten('render_deadline', render_us)
 shorten('abandon_deadline', 2 * RECONNECT_US)
 shorten('delayed', SECOND_US * 2 ^ max_attempts)
 
--- The error with which a job ends whose worker died; none if it may be tried again. The crash of a batch counts for none of
--- its jobs.
-local function final_error(attempt, batch_peers, no_retry)
-  if no_retry then return 'The worker died, and the job must not be retried.' end
-  if attempt >= max_attempts and batch_peers == 0 then
-    count_total('jobs_exhausted')
-    return 'The job was started ' .. attempt .. ' times, and its worker died each time.'
-  end
-end
-
-local function take_from_dead_worker(id)
-  local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'batch_peers', 'stop_code', 'no_retry')
-  if job[1] ~= 'processing' then return end
-  count_total('jobs_taken_back')
-  taken_back = taken_back + 1
-  local batch_peers = tonumber(job[3])
-  local error_text = not job[4] and final_error(tonumber(job[2]), batch_peers, job[5])
-  if job[4] then
-    finish_stopped(id, job[4], ttl_us)
-  elseif error_text then
-    finish(id, 'failed', {'code', 'attempts_exhausted', 'error', error_text}, ttl_us)
-  else
-    isolate(id, batch_peers)
-    take_back(id, 'worker_lost', 0)
-  end
-end
-
 if not hold then
-  for _, id in ipairs(pop_due('leases')) do take_from_dead_worker(id) end
+  for _, id in ipairs(pop_due('leases')) do
+    if take_from_dead_worker(id, max_attempts, ttl_us) then taken_back = taken_back + 1 end
+  end
 end
 
 -- End a run that lasts too long, whether or not its worker lives. Which job of a batch is to blame is unknown: as after a
@@ -105,9 +80,7 @@ for _, id in ipairs(pop_due('delayed')) do
 end
 
 for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. 'workers', '-inf', integer(now() - silence_us), 'LIMIT', 0, 50)) do
-  for _, model in ipairs(redis.call('HKEYS', P .. 'models')) do redis.call('SREM', P .. 'idle_workers:' .. model, worker) end
-  redis.call('DEL', P .. 'worker:' .. worker, P .. 'worker_vfinish:' .. worker)
-  redis.call('ZREM', P .. 'workers', worker)
-  redis.call('HDEL', P .. 'worker_facts', worker)
+  forget_worker(worker)
+  redis.call('DEL', P .. 'worker:' .. worker)
 end
 return {taken_back, more, ended_jobs, returned_jobs}

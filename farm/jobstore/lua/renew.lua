@@ -22,10 +22,13 @@ local function renew(id, fence, step)
   return redis.call('HEXISTS', key, 'stop_code') == 0
 end
 
+-- A heartbeat that is read after the death of its worker was reported keeps nothing.
+local is_dead = redis.call('HEXISTS', P .. 'worker:' .. worker, 'dead') == 1
 local to_stop = {}
 for i = 4, #ARGV, 3 do
-  if not renew(ARGV[i], ARGV[i + 1], ARGV[i + 2]) then to_stop[#to_stop + 1] = ARGV[i] end
+  if is_dead or not renew(ARGV[i], ARGV[i + 1], ARGV[i + 2]) then to_stop[#to_stop + 1] = ARGV[i] end
 end
+if is_dead then return to_stop end
 redis.call('ZADD', P .. 'workers', integer(now()), worker)
 local facts = cjson.decode(ARGV[3])
 local fields = {}

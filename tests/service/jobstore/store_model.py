@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from farm.domain.job import NewJob, Result, State
-from farm.domain.measures import MEASURES, completion
+from farm.domain.measures import MEASURES, completion, computed_megapixel_steps
 from farm.domain.request import PRIORITIES, Request
 from farm.jobstore.record import fields_of, redacted, result_text
 from farm.jobstore.redis_keys import PREFIX
@@ -603,6 +603,15 @@ class Model:
             self._finish_waiting(entry, "start_timeout")
         for job_id in [] if hold else self._abandoned():
             self._forget_direct_call(job_id, self.jobs[job_id].direct)
+    def worker_died(self, worker: str) -> int:
+        """Return how many jobs were taken back."""
+        taken = [entry for entry in self._in_index("leases") if entry.later["worker"] == worker]
+        for entry in taken:
+            self._totals["jobs_taken_back"] += 1
+            self._take_from_dead_worker(entry)
+        self.remove_worker(worker, sorted(self._models))
+        return len(taken)
+
             if "kept_after_call" not in self.jobs[job_id].later:
                 self._stop(job_id, "client_disconnected")
         for entry in self._due("delayed"):

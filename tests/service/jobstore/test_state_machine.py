@@ -87,6 +87,7 @@ ACTS = {
     "complete": 6,
     "fail": 6,
     "release": 2,
+    "die": 2,
     "step_clock": 4,
     "reap_later": 10,
     "reap_while_signs_of_life_cannot_be_judged": 1,
@@ -360,6 +361,12 @@ class Comparison(RuleBasedStateMachine):
             _, job = hand
             self._store.release(job)
             self._model.release(job.id, job.fence)
+
+    def die(self) -> None:
+        """Let a worker's process exit, and its parent report it. The next worker has another id."""
+        worker = self._draw(some_workers)
+        assert self._store.worker_died(worker) == self._model.worker_died(worker)
+        self._redis.delete(redis_keys.worker(worker))
 
     # What time does
 
