@@ -37,6 +37,7 @@ from api.routes import (
     jwks,
     keys,
     page,
+    usage,
     wavespeed_media,
 )
 from api.routes.fal_proxy import FalProxy
@@ -44,6 +45,7 @@ from farm import clock
 from farm.bootstrap import Farm
 from farm.dialects.registry import DIALECTS, NATIVE
 from farm.dialects.unknown_fields import UnknownFields
+from farm.jobstore.daily_usage import DailyUsage
 from farm.jobstore.reading import Reading
 from farm.settings import Settings
 from farm.telemetry import api_metrics
@@ -141,6 +143,9 @@ def create_app(
     app.register_blueprint(wavespeed_media.routes(context, upload_slots))
     app.register_blueprint(batches.routes(context, upload_slots))
     app.register_blueprint(keys.routes(farm.callers, authenticator=authenticator))
+    app.register_blueprint(
+        usage.routes(DailyUsage(farm.redis), authenticator=authenticator, price_per_image=farm.settings.price_per_image)
+    )
     app.register_blueprint(files.routes(farm.storage, farm.store))
     app.register_blueprint(jwks.routes(farm.secrets, padded=farm.settings.jwks_padding))
     app.register_blueprint(health.routes(farm.redis, registry))

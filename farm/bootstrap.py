@@ -213,6 +213,7 @@ def job_store(settings: Settings, client: redis.Redis, guard: Guard = no_guard) 
             rate_limit=settings.rate_limit or 0,
             images_per_day=settings.images_per_day or 0,
             render_seconds=settings.render_seconds,
+            usage_seconds=settings.usage_ttl,
         ),
         guard,
     )

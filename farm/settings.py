@@ -335,6 +335,18 @@ class Settings(BaseSettings):
         "Most images per day (UTC) and caller. Every image asked for counts, rendered or not.",
         "a whole number, 1 or more",
     )
+    price_per_image: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _setting(
+        0.0,
+        "0",
+        "Price of an image in the report of `GET /farm/v1/usage`, in a currency of your choice.",
+        "a number, 0 or more",
+    )
+    usage_ttl: Seconds = _setting(
+        400 * 86400.0,
+        "400d",
+        "How long the usage of a day is kept, counted from its last job.",
+        "seconds, or a number with s, m, h or d",
+    )
     result_ttl: Seconds = _setting(
         7 * 86400.0, "7d", "How long a finished job and its images are kept.", "seconds, or a number with s, m, h or d"
     )

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-from api.openapi import batches, keys, public, uploads
+from api.openapi import batches, keys, public, uploads, usage
 from api.openapi.operation import UNREADABLE, Body, Operation, Parameter, Response, Section
 from farm import __version__
 from farm.dialects.registry import DIALECTS
@@ -26,6 +26,7 @@ _DESCRIBED: tuple[Section, ...] = (
     ),
     batches.SECTION,
     keys.SECTION,
+    usage.SECTION,
     uploads.SECTION,
     public.SECTION,
 )

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from farm import __version__
-from farm.cli import demo, doctor, jobs, keys, render, storage, top, up, webhooks, workers
+from farm.cli import demo, doctor, jobs, keys, render, storage, top, up, usage, webhooks, workers
 from farm.cli.weights import app as weights
 from farm.domain.errors import ConfigurationError, FarmError, with_detail
 from farm.printable import degrade_output, say
@@ -34,6 +34,7 @@ app.command()(demo.demo)
 app.command(epilog=render.EXAMPLES)(render.render)
 app.command()(workers.models)
 app.command()(top.top)
+app.command()(usage.usage)
 app.command()(workers.pause)
 app.command()(workers.resume)
 app.command()(doctor.doctor)

@@ -23,6 +23,7 @@ TOTALS = PREFIX + "totals"
 WORK = PREFIX + "work"
 PACE = PREFIX + "pace"
 CALLER_IMAGES = PREFIX + "caller_images"
+DAILY_USAGE = PREFIX + "daily_usage"
 WAITING_COUNT = PREFIX + "waiting_count"
 PAUSED = PREFIX + "paused"
 DELIVERIES = PREFIX + "deliveries"
@@ -83,6 +84,11 @@ def idempotency(caller: str, key: str) -> str:
 
 def usage(caller: str) -> str:
     return f"{PREFIX}usage:{caller}"
+
+
+def daily_usage(caller: str, day: int) -> str:
+    """Return the key of a caller's usage of a day, which is counted in days since 1970."""
+    return f"{DAILY_USAGE}:{caller}:{day}"
 
 
 def worker(worker_id: str) -> str:

@@ -21,7 +21,7 @@ from farm.domain.catalogue import BATCH_IMAGES
 from farm.domain.errors import BulkEnded, IdempotencyConflict, NotFound
 from farm.domain.job import UNKNOWN_ORIGIN, Batch, Claimed, Conditions, Job, NewJob, Origin, Result, Search, State
 from farm.domain.limits import USUAL, Limits, Quota, Usage
-from farm.domain.measures import DEVICE, DRAINED, completion
+from farm.domain.measures import DEVICE, DRAINED, MILLIONTHS, completion, computed_megapixel_steps
 from farm.domain.request import PRIORITIES, Request
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
@@ -60,6 +60,8 @@ class Terms:
 
     #: How long one run of a job may last.
     render_seconds: float = 900.0
+    #: How long the usage of a day is kept.
+    usage_seconds: float = 400 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,8 +420,9 @@ class JobStore:
         with translated():
             counts = [item for count in completion(job.request, result).items() for item in count]
             device_us = _us(result.timings.get(DEVICE, 0))
+            usage = (round(computed_megapixel_steps(job.request, result) * MILLIONTHS), _us(self._terms.usage_seconds))
             text = result_text(result)
-            outcome = self._scripts.run("complete", job.id, job.fence, text, self._ttl_us, device_us, *counts)
+            outcome = self._scripts.run("complete", job.id, job.fence, text, self._ttl_us, device_us, *usage, *counts)
         if outcome == "completed":
             self._log.completed(job, result)
         else:
@@ -486,9 +489,6 @@ class JobStore:
             self._log_taken_back(returned)
         return taken_back
 
-    def _cannot_judge(self) -> bool:
-        """Return True if leases look expired although their workers live and will renew them.
-
     def worker_died(self, worker: str) -> int:
         """Take back the jobs of a worker whose process has exited, and return their number.
 
@@ -504,6 +504,9 @@ class JobStore:
     def _log_taken_back(self, returned: Sequence[str]) -> None:
         """Log jobs that returned to their queues: id, reason, id, reason, …"""
         self._log.taken_back(dict(zip(returned[::2], returned[1::2], strict=True)))
+
+    def _cannot_judge(self) -> bool:
+        """Return True if leases look expired although their workers live and will renew them.
 
         This is so right after a start of Redis, and after its clock has leapt, as on a machine that slept.
         """

@@ -117,6 +117,42 @@ class CancelOutcome(TypedDict, closed=True):
     outcome: Literal["cancelled", "stopping", "ended"]
 
 
+class UsageFigures(TypedDict, closed=True):
+    """Figures of completed jobs. `megapixel_steps`: the denoising steps that were computed, times their megapixels;
+    what `acceleration` skips does not count. `device_seconds`: what the device worked. `cost`: images times the price.
+    """
+
+    images: int
+    megapixel_steps: float
+    device_seconds: float
+    cost: float
+
+
+class UsageRow(TypedDict, closed=True):
+    """The figures of one day (UTC), caller and model."""
+
+    day: str
+    caller: str
+    model: str
+    images: int
+    megapixel_steps: float
+    device_seconds: float
+    cost: float
+
+
+class FarmUsage(TypedDict, closed=True):
+    """Usage by day, caller and model, from the day `since` to the day `until`, and the sum of it all.
+
+    A job counts on the day on which it was completed. `price_per_image` is the present price, also for past days.
+    """
+
+    since: str
+    until: str
+    price_per_image: float
+    usage: list[UsageRow]
+    total: UsageFigures
+
+
 class ModelQueue(TypedDict, closed=True):
     """The waiting jobs of one model and priority."""
 

@@ -1,5 +1,6 @@
 -- Complete a job whose images are stored.
--- ARGV: id, fence, result (JSON), ttl_us, how long the device worked on it (us), then what to count: field, by, field, by, …
+-- ARGV: id, fence, result (JSON), ttl_us, how long the device worked on it (us), its computed steps times megapixels (in
+-- millionths), how long the usage of a day is kept (us), then what to count: field, by, field, by, …
 -- Returns 'completed', or, if its images belong to no job, 'stale' (so is the fence) or 'stopped'
 local id, fence, result, ttl_us = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
@@ -18,12 +19,13 @@ if not holds_lease(id, fence) then
   count_total('fence_refusals:complete')
   return 'stale'
 end
-local job = redis.call('HMGET', job_key(id), 'stop_code', 'model', 'cost')
+local job = redis.call('HMGET', job_key(id), 'stop_code', 'model', 'cost', 'caller', 'images')
 if job[1] then
   finish_stopped(id, job[1], ttl_us)
   return 'stopped'
 end
 finish(id, 'completed', {'result', result}, ttl_us)
-for i = 6, #ARGV, 2 do count_total(ARGV[i], ARGV[i + 1]) end
+for i = 8, #ARGV, 2 do count_total(ARGV[i], ARGV[i + 1]) end
 learn_pace(job[2], tonumber(job[3]), tonumber(ARGV[5]))
+count_daily_usage(job[4], job[2], job[5], ARGV[6], ARGV[5], tonumber(ARGV[7]))
 return 'completed'

@@ -37,6 +37,7 @@ GUARDED = [
     ("POST", "/farm/v1/pause"),
     ("POST", "/farm/v1/resume"),
     ("GET", "/farm/v1/models"),
+    ("GET", "/farm/v1/usage"),
     ("GET", "/farm/v1/deliveries"),
     ("POST", "/farm/v1/deliveries"),
     ("GET", f"/farm/v1/deliveries/{UNKNOWN_ID}-1"),

@@ -49,6 +49,27 @@ def listed(command: Runner, *words: str) -> list[str]:
     return [job["id"] for job in json.loads(ended.out)]
 
 
+def test_usage_is_a_table_json_or_csv(command: Runner, farm: Farm, api: FlaskClient) -> None:
+    submit(api)
+    job = jobs.take_one(farm.store)
+    farm.store.complete(job, jobs.result(job))
+
+    report = json.loads(command("usage", "--json").out)
+    table, text = (command("usage", *words, "--since", "7d").out.splitlines() for words in ([], ["--csv"]))
+
+    (row,) = report["usage"]
+    assert (row["caller"], row["images"], report["total"]["images"]) == ("local", 1, 1)
+    assert [line.split()[:2] for line in table[1:]] == [[row["day"], "local"], ["total", "1"]]
+    assert text[0].startswith("day,caller,model,images,")
+    assert text[1] == ",".join(str(value) for value in row_in_order(row, text[0]))
+    assert command("usage", "--caller", "bob", "--csv").out.splitlines() == [text[0]]
+    assert "--since" in command("usage", "--since", "yesterday").err
+
+
+def row_in_order(row: dict[str, object], columns: str) -> list[object]:
+    return [row[column] for column in columns.split(",")]
+
+
 def test_jobs_are_found_by_code_model_state_and_age(command: Runner, farm: Farm, api: FlaskClient) -> None:
     old, new = fail(farm, api, "render_failed"), fail(farm, api, "out_of_memory")
     waiting = submit(api)

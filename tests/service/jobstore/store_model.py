@@ -19,6 +19,7 @@ from farm.jobstore.store import MAX_PREPARATION_ATTEMPTS, Capacity, HeldJob, Ret
 from tests.service.jobstore.stepped_clock import Content
 
 SECOND = 1_000_000
+DAY = 86400 * SECOND
 #: For so long after a heartbeat a direct call counts as connected, and after that an equal call may reconnect.
 CALL_TIMEOUT = 3 * SECOND
 RECONNECT = 30 * SECOND
@@ -141,6 +142,8 @@ class Model:
         self._models: set[str] = set()
         self._totals: Counter[str] = Counter()
         self._caller_images: Counter[str] = Counter()
+        self._usage: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._usage_seen: dict[str, int] = {}
         self._paces: dict[str, tuple[float, float]] = {}
         self._keys: dict[str, tuple[str, str]] = {}
         self._direct_calls: defaultdict[str, dict[str, float]] = defaultdict(dict)
@@ -535,10 +538,25 @@ class Model:
             return False
         self._finish(entry, State.COMPLETED, result=result_text(result))
         self._totals.update(completion(entry.request, result))
+        self._count_daily_usage(entry, result)
         known = self._paces.get(entry.request.model, (0, 0))
         learned = (us(result.timings["device"]), entry.cost)
         self._paces[entry.request.model] = (0.98 * known[0] + learned[0], 0.98 * known[1] + learned[1])
         return True
+
+    def _count_daily_usage(self, entry: Entry, result: Result) -> None:
+        day, model = f"{entry.caller}:{self.now // DAY}", entry.request.model
+        self._usage_seen = {
+            name: at for name, at in self._usage_seen.items() if at > self.now - us(self._terms.usage_seconds)
+        }
+        self._usage_seen[day] = self.now
+        self._usage[day].update(
+            {
+                f"{model}:images": entry.request.images,
+                f"{model}:megapixel_steps": round(computed_megapixel_steps(entry.request, result) * 1e6),
+                f"{model}:device_us": us(result.timings["device"]),
+            }
+        )
 
     def fail(self, job_id: str, fence: int, code: str, retry: Retry, delay: int) -> State | None:
         entry = self._leased(job_id, fence)
@@ -585,6 +603,15 @@ class Model:
         self._workers.pop(worker, None)
         self._seen.pop(worker, None)
 
+    def worker_died(self, worker: str) -> int:
+        """Return how many jobs were taken back."""
+        taken = [entry for entry in self._in_index("leases") if entry.later["worker"] == worker]
+        for entry in taken:
+            self._totals["jobs_taken_back"] += 1
+            self._take_from_dead_worker(entry)
+        self.remove_worker(worker, sorted(self._models))
+        return len(taken)
+
     # What every process does
 
     def reap(self, *, hold: bool) -> int:
@@ -603,15 +630,6 @@ class Model:
             self._finish_waiting(entry, "start_timeout")
         for job_id in [] if hold else self._abandoned():
             self._forget_direct_call(job_id, self.jobs[job_id].direct)
-    def worker_died(self, worker: str) -> int:
-        """Return how many jobs were taken back."""
-        taken = [entry for entry in self._in_index("leases") if entry.later["worker"] == worker]
-        for entry in taken:
-            self._totals["jobs_taken_back"] += 1
-            self._take_from_dead_worker(entry)
-        self.remove_worker(worker, sorted(self._models))
-        return len(taken)
-
             if "kept_after_call" not in self.jobs[job_id].later:
                 self._stop(job_id, "client_disconnected")
         for entry in self._due("delayed"):
@@ -844,6 +862,8 @@ class Model:
         found["totals"] |= self._totals
         found["totals"] |= {f"caller_images:{caller}": count for caller, count in self._caller_images.items() if count}
         found["caller_images"] |= self._caller_images
+        found["daily_usage"] |= self._usage_seen
+        found |= {f"daily_usage:{day}": dict(usage) for day, usage in self._usage.items()}
         found["work"] |= self._work()
         found["worker_facts"] |= {name: True for name, doer in self._workers.items() if doer.is_warm}
         for model, (time, cost) in self._paces.items():

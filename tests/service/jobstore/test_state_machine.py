@@ -416,6 +416,7 @@ class Comparison(RuleBasedStateMachine):
             "totals",
             "pace",
             "caller_images",
+            "daily_usage",
             "fence",
             "models",
             "outbox",

@@ -11,7 +11,7 @@ from farm import __version__
 from farm.cli.main import main
 
 COMMANDS = [
-    *("up", "api", "worker", "demo", "render", "models", "top", "pause", "resume", "doctor"),
+    *("up", "api", "worker", "demo", "render", "models", "top", "usage", "pause", "resume", "doctor"),
     *("jobs", "workers", "webhooks", "keys", "storage", "weights"),
 ]
 
