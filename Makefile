@@ -8,7 +8,7 @@ AS_ROOT := $(filter 0,$(shell id -u))
 # glibc: keep large buffers between layers instead of returning them to the system.
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 
-.PHONY: help demo demo-ops up quick test test-full chaos check bench bench-gpu figures docs site format train-miniature train-checker evaluate-miniature
+.PHONY: help demo demo-ops up quick test test-full chaos volume check bench bench-gpu figures docs site format train-miniature train-checker evaluate-miniature
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
 
@@ -39,6 +39,9 @@ test-full: test alertmanager ## every check and test, and the long tests
 
 chaos: .venv/set-up-dev ## break a farm while callers use it, and judge the result (JOBS=10000 SEED=any)
 	@$(BIN)/python -m tests.chaos --jobs $(or $(JOBS),10000) $(if $(SEED),--seed $(SEED))
+
+volume: .venv/set-up-dev ## a bulk of 100,000 lines while workers are killed, and its judge (LINES=100000)
+	@$(BIN)/python -m tests.volume --lines $(or $(LINES),100000)
 
 bench: .venv/set-up-dev ## benchmarks of control plane and engine without a GPU, each beside its baseline
 	@$(BIN)/python -m tests.bench
