@@ -15,6 +15,7 @@ from typing import cast
 import pytest
 
 from farm.jobstore.stats import StoreStats
+from farm.process import child
 from tests.farms import RunningFarm, clean_environment, running_farm, wait_for
 
 #: Its timing needs the machine for itself.
@@ -84,13 +85,17 @@ def test_a_worker_alone_that_is_killed_is_told_by_its_parent(data_dir: Path) -> 
     with running_farm(data_dir, 1, FARM_SIMULATED_STEP_MS="50") as farm:
         (first,) = farm.worker_pids()
         program = [sys.executable, "-m", "farm.cli", "worker", "--data-dir", str(data_dir)]
-        with subprocess.Popen(program, env=clean_environment() | {"FARM_PIPELINE": "simulated"}) as parent:
-            wait_for(lambda: len(StoreStats(farm.redis).workers()) == 2, what="the second worker")
+        parent = subprocess.Popen(child.command(*program), env=clean_environment() | {"FARM_PIPELINE": "simulated"})
+        try:
+            wait_for(lambda: len(StoreStats(farm.redis).workers()) == 2, seconds=60, what="the second worker")
             (second,) = set(farm.worker_pids()) - {first}
             os.kill(second, signal.SIGKILL)
 
-            assert parent.wait(10) == 128 + signal.SIGKILL
+            assert parent.wait(20) == 128 + signal.SIGKILL
             assert [worker.facts["pid"] for worker in StoreStats(farm.redis).workers()] == [str(first)]
+        finally:
+            parent.kill()
+            parent.wait()
 
 
 def batch_of_several(farm: RunningFarm, ids: list[str]) -> tuple[str, list[str]] | None:
