@@ -144,9 +144,9 @@ def _wrong_results(client: openai.OpenAI, batch: Batch, lines: int, farm: Runnin
 
 
 def wrong_conduct(observed: Observations) -> Iterator[str]:
-    most = BATCH_IMAGES * WORKERS
+    max_lines = BATCH_IMAGES * WORKERS
     for job in observed.interactive:
-        yield from _if_not(job.lines <= most, f"a lone job starts within a batch, not after {job.lines} lines")
+        yield from _if_not(job.lines <= max_lines, f"a lone job starts within a batch, not after {job.lines} lines")
     for kind, (before, after) in observed.memory.items():
         yield from _if_not(after - before <= MAX_GROWTH, f"flat memory of the {kind}: {before:.0f} to {after:.0f} MiB")
 

@@ -288,6 +288,7 @@ def test_nothing_is_left_of_jobs_that_were_deleted(store: JobStore, client: redi
     left = {name.removeprefix(redis_keys.PREFIX).split(":")[0] for name in names(client)}
     assert left == {
         *("vclock", "accepted_vfinish", "claimed_vfinish", "totals", "pace", "caller_images", "fence", "outbox"),
+        "daily_usage",
         *("worker", "workers", "idle_workers", "worker_vfinish"),
     }
     assert "secret" not in str(client.xrange(redis_keys.OUTBOX))

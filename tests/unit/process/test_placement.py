@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -85,7 +84,7 @@ def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch, workers: int, 
 class Started:
     """The supervisor of `farm up`, which only starts the workers."""
 
-    def __init__(self, _redis: object, *, api: object, workers: list[Any]) -> None:
+    def __init__(self, _redis: object, *, api: object, workers: list[Any], deaths: object) -> None:
         self._workers = workers[:-1]
 
     def run(self, *_: object) -> None:
@@ -112,7 +111,7 @@ def test_each_child_is_given_a_card_of_its_own_and_its_part_of_the_cores(
     given = [json.loads(line) for line in report.read_text().splitlines()]
     threads = ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")
     names = ("CUDA_VISIBLE_DEVICES", "FARM_DEVICE", *threads, "TORCHINDUCTOR_CACHE_DIR")
-    assert [(words, *(variables[name] for name in names)) for words, variables in given] == [
+    assert [(words[:-2], *(variables[name] for name in names)) for words, variables in given] == [
         (["--device-name", "cuda:0"], "GPU-0a", "cuda", "4", "4", str(tmp_path / "kernels")),
         (["--device-name", "cuda:1"], "GPU-1b", "cuda", "4", "4", str(tmp_path / "kernels")),
     ]
@@ -122,7 +121,9 @@ def test_a_worker_alone_keeps_its_kernels_in_the_data_folder_or_where_its_operat
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     given: list[str] = []
-    monkeypatch.setattr(os, "execve", lambda _, __, variables: given.append(variables["TORCHINDUCTOR_CACHE_DIR"]))
+    monkeypatch.setattr(up, "load", lambda: Settings(redis_url="redis://nowhere"))
+    monkeypatch.setattr(up, "set_up_log", lambda *_, **__: None)
+    monkeypatch.setattr(up, "run_worker", lambda child, _: given.append(child._variables["TORCHINDUCTOR_CACHE_DIR"]))
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
 
     up.worker(data_dir=tmp_path, webhooks=False)

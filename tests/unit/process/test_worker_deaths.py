@@ -21,13 +21,13 @@ class Store:
 
     def __init__(self, failures: int = 0) -> None:
         self.failures = failures
-        self.told: list[str] = []
+        self.reported: list[str] = []
 
     def worker_died(self, worker: str) -> int:
         if self.failures:
             self.failures -= 1
             raise StoreUnavailable
-        self.told.append(worker)
+        self.reported.append(worker)
         return 1
 
 
@@ -39,9 +39,9 @@ def test_a_death_is_reported_once_the_store_answers(monkeypatch: pytest.MonkeyPa
     for worker in ("w1", "w2"):
         deaths.add(worker)
 
-    wait_for(lambda: store.told == ["w1", "w2"], what="both reports")
+    wait_for(lambda: store.reported == ["w1", "w2"], what="both reports")
     deaths.close()
-    assert store.told == ["w1", "w2"]
+    assert store.reported == ["w1", "w2"]
 
 
 def test_what_is_left_is_reported_at_the_end() -> None:
@@ -51,7 +51,7 @@ def test_what_is_left_is_reported_at_the_end() -> None:
     wait_for(lambda: store.failures == 0, what="the first try")
     deaths.close()
 
-    assert store.told == ["w1"]
+    assert store.reported == ["w1"]
 
 
 @pytest.mark.parametrize(
@@ -69,4 +69,4 @@ def test_a_worker_alone_is_reported_unless_it_drained(tmp_path: Path, end: str, 
 
     assert run_worker(child, deaths) == status
 
-    assert store.told == ([f"{socket.gethostname()}-{note.read_text()}"] if dead else [])
+    assert store.reported == ([f"{socket.gethostname()}-{note.read_text()}"] if dead else [])
