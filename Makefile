@@ -8,7 +8,7 @@ AS_ROOT := $(filter 0,$(shell id -u))
 # glibc: keep large buffers between layers instead of returning them to the system.
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 
-.PHONY: help demo demo-ops up quick test test-full chaos volume check bench bench-gpu figures docs site format train-miniature train-checker evaluate-miniature
+.PHONY: help demo demo-ops up quick test test-full chaos volume bench-peers check bench bench-gpu figures docs site format train-miniature train-checker evaluate-miniature
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
 
@@ -45,6 +45,9 @@ volume: .venv/set-up-dev ## a bulk of 100,000 lines while workers are killed, an
 
 bench: .venv/set-up-dev ## benchmarks of control plane and engine without a GPU, each beside its baseline
 	@$(BIN)/python -m tests.bench
+
+bench-peers: .venv-peers/set-up ## the farm beside LitServe, Ray Serve, and Flask with Celery, in one run (ROUNDS=5 SECONDS=10)
+	@$(BIN)/python -m tests.bench.peers --rounds $(or $(ROUNDS),5) --seconds $(or $(SECONDS),10)
 
 bench-gpu: .venv/set-up-run ## render benchmarks on this machine's CUDA card (QUICK=yes)
 	@$(BIN)/python -m tests.bench.gpu $(if $(QUICK),--quick)
@@ -83,6 +86,14 @@ format: .venv/set-up-dev ## format the code
 .venv/set-up-dev: pyproject.toml | python
 	@$(call install,dev)
 	@touch $@ .venv/set-up-run
+
+# The peers' packages lie on top of the farm's, which they see by a .pth file and cannot change.
+.venv-peers/set-up: tests/bench/peers/requirements.txt .venv/set-up-dev
+	@$(PYTHON) -m venv .venv-peers
+	@$(BIN)/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' \
+	  > "$$(.venv-peers/bin/python -c 'import site; print(site.getsitepackages()[0])')/farm.pth"
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/bench/peers/requirements.txt
+	@touch $@
 
 comma := ,
 define install

@@ -1,0 +1,150 @@
+"""`make bench-peers`: images a minute and waiting times of each contestant in turn, then what a killed worker costs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import urllib3
+
+from tests.bench.peers.contestants import (
+    SIZE,
+    STEPS,
+    WORKERS,
+    Contestant,
+    descendants,
+    farm,
+    flask_celery,
+    lit_serve,
+    ray_serve,
+)
+
+CALLERS = 8
+#: Images of the run in which a worker is killed.
+FAULT_IMAGES = 40
+#: How long a process is watched for whether it works, in seconds.
+_WATCH_SECONDS = 1.0
+
+
+class Load:
+    """Images that eight callers asked a contestant for, each the next one as soon as it has the last."""
+
+    def __init__(self, contestant: Contestant, goes_on: Callable[[int], bool]) -> None:
+        """Start. `goes_on` returns True if the image of this number is still asked for."""
+        self._contestant = contestant
+        self._goes_on = goes_on
+        self._numbers = count(1)
+        self._began = time.monotonic()
+        self._http = urllib3.PoolManager(maxsize=CALLERS)
+        self._pool = ThreadPoolExecutor(CALLERS)
+        self._calls: list[Future[None]] = [self._pool.submit(self._call) for _ in range(CALLERS)]
+        self.times: list[float] = []
+        self.lost = 0
+        self.seconds = 0.0
+
+    def join(self) -> Load:
+        for call in self._calls:
+            call.result()
+        self.seconds = time.monotonic() - self._began
+        self._pool.shutdown()
+        self._http.clear()
+        return self
+
+    def _call(self) -> None:
+        while self._goes_on(number := next(self._numbers)):
+            began = time.monotonic()
+            came = self._contestant.ask(self._http, number)
+            self.times.append(time.monotonic() - began)
+            self.lost += not came
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench-peers", description="The farm beside its peers, in one run.")
+    parser.add_argument("--rounds", type=int, default=5, help="Rounds; in each, every contestant has its turn.")
+    parser.add_argument("--seconds", type=float, default=10.0, help="Seconds of a turn.")
+    options = parser.parse_args()
+    with TemporaryDirectory(prefix="farm-peers-") as folder, ExitStack() as stack:
+        contestants = _start(stack, Path(folder))
+        print(f"{SIZE}x{SIZE}, {STEPS} steps, {CALLERS} callers, {WORKERS} workers each", flush=True)
+        _print_speed(contestants, _measure(contestants, options.rounds, options.seconds))
+        _print_faults(contestants)
+
+
+def _start(stack: ExitStack, folder: Path) -> list[Contestant]:
+    """Start all contestants; those that have no turn are idle."""
+    exact = {"none": "farm, `none`", "regular": "farm, `regular`"}
+    shared = {"none": "farm, `none`, FARM_FORWARD=shared", "regular": "farm, `regular`, FARM_FORWARD=shared"}
+    return [
+        *stack.enter_context(farm(folder / "exact", "exact", exact)),
+        *stack.enter_context(farm(folder / "shared", "shared", shared)),
+        *stack.enter_context(lit_serve(folder)),
+        *stack.enter_context(ray_serve(folder)),
+        *stack.enter_context(flask_celery(folder / "redis")),
+    ]
+
+
+def _measure(contestants: Sequence[Contestant], rounds: int, seconds: float) -> list[list[Load]]:
+    """Return the loads of each contestant, one a round; the first round, which warms them up, does not count."""
+    loads = [[_timed(contestant, seconds) for contestant in contestants] for _ in range(rounds + 1)]
+    return [list(column) for column in zip(*loads[1:], strict=True)]
+
+
+def _timed(contestant: Contestant, seconds: float) -> Load:
+    until = time.monotonic() + seconds
+    return Load(contestant, lambda _number: time.monotonic() < until).join()
+
+
+def _print_speed(contestants: Sequence[Contestant], loads: list[list[Load]]) -> None:
+    rates = [[60 * (len(load.times) - load.lost) / load.seconds for load in turns] for turns in loads]
+    best_peer = [max(of_round[4:]) for of_round in zip(*rates, strict=True)]
+    print("\n| | images a minute | beside the best peer | p50 | p99 | lost |\n|---|---|---|---|---|---|")
+    for contestant, turns, found in zip(contestants, loads, rates, strict=True):
+        ratio = statistics.median(rate / best for rate, best in zip(found, best_peer, strict=True))
+        times = sorted(seconds for load in turns for seconds in load.times)
+        p50, p99 = statistics.median(times), times[int(0.99 * (len(times) - 1))]
+        lost, rate = sum(load.lost for load in turns), statistics.median(found)
+        print(f"| {contestant.name} | {rate:.0f} | {ratio:.2f} | {p50:.1f} s | {p99:.1f} s | {lost} |")
+
+
+def _print_faults(contestants: Sequence[Contestant]) -> None:
+    print(
+        f"\n| a worker killed, {FAULT_IMAGES} images | lost | slowest answer | serves afterwards |\n|---|---|---|---|"
+    )
+    for contestant in contestants:
+        if "regular" in contestant.name:
+            continue
+        load = Load(contestant, lambda number: number <= FAULT_IMAGES)
+        os.kill(_busiest(contestant.group), signal.SIGKILL)
+        load.join()
+        with urllib3.PoolManager() as http:
+            serves = "yes" if contestant.ask(http, 0) else "no"
+        print(f"| {contestant.name} | {load.lost} | {max(load.times):.1f} s | {serves} |", flush=True)
+
+
+def _busiest(group: int) -> int:
+    """Return the process below `group` that has worked most during a second: one that renders."""
+    before = {pid: _ticks(pid) for pid in descendants(group)}
+    time.sleep(_WATCH_SECONDS)
+    return max(before, key=lambda pid: _ticks(pid) - before[pid])
+
+
+def _ticks(pid: int) -> int:
+    """Return the processor time of a process."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return int(fields[11]) + int(fields[12])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""The contestants: how each is started, and asked for an image."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import urllib3
+
+from tests.farms import clean_environment, free_port, own_redis, running_farm, wait_for
+
+#: Workers of each, with a core each: what the farm takes by itself.
+WORKERS = os.cpu_count() or 1
+SIZE, STEPS = 512, 28
+#: Peers see the farm's own environment below theirs.
+_PYTHON = str(Path(".venv-peers/bin/python").absolute())
+_START_SECONDS = 180.0
+_TIMEOUT = urllib3.Timeout(connect=5, read=65)
+
+Ask = Callable[[urllib3.PoolManager, int], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """A running server: `ask` has image number n rendered, and returns True if it came. `group`: its processes."""
+
+    name: str
+    ask: Ask
+    group: int
+
+
+def _post(url: str, body: Callable[[int], Mapping[str, Any]], http: urllib3.PoolManager, number: int) -> bool:
+    try:
+        response = http.request("POST", url, json=body(number), timeout=_TIMEOUT, retries=False)
+    except urllib3.exceptions.HTTPError:
+        return False
+    return response.status == 200 and len(response.data) > 1000
+
+
+def _peer_request(number: int) -> Mapping[str, Any]:
+    return {"prompt": f"a red circle, number {number}", "seed": number, "height": SIZE, "width": SIZE, "steps": STEPS}
+
+
+def _farm_request(acceleration: str, number: int) -> Mapping[str, Any]:
+    size = {"width": SIZE, "height": SIZE}
+    # Direct call of fal's dialect, with the image in the answer.
+    return {
+        "prompt": f"a red circle, number {number}",
+        "seed": number,
+        "image_size": size,
+        "sync_mode": True,
+        "num_inference_steps": STEPS,
+        "acceleration": acceleration,
+    }
+
+
+@contextmanager
+def farm(folder: Path, forward: str, accelerations: Mapping[str, str]) -> Iterator[list[Contestant]]:
+    """Yield a farm at its defaults but for FARM_FORWARD, as a contestant for each acceleration, by its name."""
+    with running_farm(folder, WORKERS, None, FARM_PIPELINE="flux", FARM_FORWARD=forward) as running:
+        assert running.process is not None
+        url, pid = f"{running.url}/fal/run/fal-ai/flux/srpo", running.process.pid
+        yield [
+            Contestant(name, partial(_post, url, partial(_farm_request, acceleration)), pid)
+            for acceleration, name in accelerations.items()
+        ]
+
+
+@contextmanager
+def lit_serve(_folder: Path) -> Iterator[list[Contestant]]:
+    with _served("LitServe", "tests.bench.peers.lit_serve") as contestant:
+        yield [contestant]
+
+
+@contextmanager
+def ray_serve(_folder: Path) -> Iterator[list[Contestant]]:
+    with _served("Ray Serve", "tests.bench.peers.ray_serve") as contestant:
+        yield [contestant]
+
+
+@contextmanager
+def flask_celery(folder: Path) -> Iterator[list[Contestant]]:
+    app, port = "tests.bench.peers.flask_celery", free_port()
+    web = ["-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--threads", "16", f"{app}:web"]
+    worker = ["-m", "celery", "-A", f"{app}:celery", "worker", "--concurrency", str(WORKERS), "--loglevel", "WARNING"]
+    with own_redis(folder) as redis_url:
+        environment = {"PEER_REDIS": redis_url.replace("unix://", "redis+socket://")}
+        with _running(web, environment), _running(worker, environment) as group:
+            yield [_ready("Flask and Celery", port, group)]
+
+
+@contextmanager
+def _served(name: str, module: str) -> Iterator[Contestant]:
+    port = free_port()
+    with _running(["-m", module, str(port), str(WORKERS)], {}) as group:
+        yield _ready(name, port, group)
+
+
+@contextmanager
+def _running(words: list[str], environment: Mapping[str, str]) -> Iterator[int]:
+    """Run a peer's program, a core to each of its workers, and end all its processes afterwards."""
+    variables = clean_environment() | {"OMP_NUM_THREADS": "1"} | environment
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([_PYTHON, *words], env=variables, start_new_session=True, **silent)
+    try:
+        yield process.pid
+    finally:
+        for pid in (*descendants(process.pid), process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
+def _ready(name: str, port: int, group: int) -> Contestant:
+    """Return the contestant once it has rendered an image."""
+    ask = partial(_post, f"http://127.0.0.1:{port}/predict", _peer_request)
+    with urllib3.PoolManager() as http:
+        wait_for(lambda: ask(http, 0), seconds=_START_SECONDS, what=f"an image of {name}")
+    return Contestant(name, ask, group)
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes below a process."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            parents[int(entry.name)] = int(fields[1])
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found[1:]
