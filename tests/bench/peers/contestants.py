@@ -106,9 +106,13 @@ def _served(name: str, module: str) -> Iterator[Contestant]:
 @contextmanager
 def _running(words: list[str], environment: Mapping[str, str]) -> Iterator[int]:
     """Run a peer's program, a core to each of its workers, and end all its processes afterwards."""
-    variables = clean_environment() | {"OMP_NUM_THREADS": "1"} | environment
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([_PYTHON, *words], env=variables, start_new_session=True, **silent)
+    process = subprocess.Popen(
+        [_PYTHON, *words],
+        env={**clean_environment(), "OMP_NUM_THREADS": "1", **environment},
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         yield process.pid
     finally:

@@ -29,5 +29,5 @@ class Flux:
 if __name__ == "__main__":
     ray.init(include_dashboard=False, num_cpus=int(sys.argv[2]), log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
-    serve.run(Flux.bind(), route_prefix="/predict")
+    serve.run(Flux.bind(), route_prefix="/predict")  # type: ignore[attr-defined]
     threading.Event().wait()
