@@ -25,7 +25,8 @@ from farm.domain.errors import (
     StoreUnavailable,
     UnknownModel,
 )
-from farm.domain.job import Job, Moment, NewJob, Order, Search, State, as_accepted
+from farm.domain.job import Job, Moment, NewJob, Order, Run, Search, State, as_accepted
+from farm.domain.pause import Group
 from farm.domain.request import Request
 from farm.images.intake import CheckedSource, Intake, with_sources
 from farm.jobstore.event_feed import EventFeed, FeedPage
@@ -199,6 +200,10 @@ class Service:
             raise NotFound(f"No job has the id '{job_id}'.")
         return job
 
+    def runs(self, job: Job) -> list[Run]:
+        """Return the job's last runs, in order."""
+        return self._store.runs(job.id)
+
     def position(self, job: Job) -> int:
         """Return how many jobs are before this one in its queue; 0 if it does not wait."""
         return self._store.position(job) or 0
@@ -283,14 +288,14 @@ class Service:
         """Keep the job of a direct call that was answered with the URL of its future image."""
         self._store.keep_after_call(job_id, call)
 
-    def pause(self) -> None:
-        """Pause the queue: workers claim nothing, and submitted jobs wait."""
-        self._store.pause()
+    def pause(self, group: Group | None = None) -> None:
+        """Pause the farm, or a group of jobs: workers claim none, and submitted ones wait."""
+        self._store.pause(group)
 
-    def resume(self) -> None:
-        """Resume the queue."""
-        self._store.resume()
-        self._wake_idle_workers()
+    def resume(self, group: Group | None = None) -> None:
+        """Resume the farm, or a group of jobs."""
+        self._store.resume(group)
+        self.reap()
 
     def drain(self, worker: str) -> None:
         """Drain a worker: it claims no further jobs, and exits. Raises NotFound."""
@@ -308,13 +313,9 @@ class Service:
     def reap(self) -> None:
         """Reclaim jobs of dead workers, and wake idle workers for waiting jobs. Any process may do so."""
         self._store.reap()
-        if not self._stats.is_paused():
-            self._wake_idle_workers()
-
-    def _wake_idle_workers(self) -> None:
         idle = self._stats.idle_workers()
         if idle:
-            self._wake_ups.send(min(idle, self._stats.waiting()))
+            self._wake_ups.send(min(idle, self._stats.startable()))
 
     def has_idempotency_key(self, caller: Caller, idempotency_key: str) -> bool:
         """Return True if the caller has a job with this Idempotency-Key."""

@@ -43,7 +43,7 @@ class Alert:
 
 _PAUSED = recorded("farm_paused")
 _STORAGE_ERRORS = 'increase(farm_storage_operations_total{outcome="error"}[5m])'
-_WAITING = f"sum({recorded('farm_jobs_waiting')})"
+_STARTABLE = f"sum({recorded('farm_jobs_waiting')}) - (sum({recorded('farm_jobs_paused')}) or vector(0))"
 
 CAUSES = (
     Alert("FarmAbsent", 'absent(up{job="srpo-farm"} == 1)', "page", "No API of the farm answers Prometheus.", "2m"),
@@ -51,13 +51,18 @@ CAUSES = (
     Alert("FarmStoreDown", "max(farm_store_up) == 0", "page", "Redis does not answer any API.", "1m"),
     Alert(
         "FarmNobodyConsumes",
-        f'{_WAITING} > 0 and on () (sum({recorded("farm_workers")}{{state="warm"}}) or vector(0)) == 0 '
-        f"and on () {_PAUSED} == 0",
+        f'{_STARTABLE} > 0 and on () (sum({recorded("farm_workers")}{{state="warm"}}) or vector(0)) == 0',
         "page",
         "Jobs wait, and no worker is ready.",
         "2m",
     ),
-    Alert("FarmPaused", f"{_PAUSED} == 1", "ticket", "The farm has been paused for an hour.", "1h"),
+    Alert(
+        "FarmPaused",
+        f"{_PAUSED} == 1 or sum({recorded('farm_paused_groups')}) > 0",
+        "ticket",
+        "The farm, or jobs of it, have been paused for an hour.",
+        "1h",
+    ),
     Alert(
         "FarmWorkerLost",
         f'sum({recorded("farm_workers")}{{state=~"lost|faulty"}}) > 0 '

@@ -166,7 +166,7 @@ class WorkerProcess:
 
     def _has_work(self, models: tuple[str, ...]) -> bool:
         """Return True if jobs wait for a worker that serves these models, and may be claimed."""
-        return self._farm.stats.waiting(models) > 0 and not self._farm.stats.is_paused()
+        return self._farm.stats.startable(models) > 0
 
     def _has_others(self) -> bool:
         """Return True if any other worker could render what this one renders."""

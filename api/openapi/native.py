@@ -28,6 +28,7 @@ from farm.dialects import native
 from farm.dialects.answers import native as answers
 from farm.domain.catalogue import MODELS
 from farm.domain.job import State
+from farm.domain.request import QueuePriority
 
 PREFIX = "/farm/v1"
 
@@ -48,6 +49,11 @@ def errors(*statuses: int) -> dict[int, Response]:
 _REPLAYED = (Parameter("Idempotent-Replayed", "The job existed already.", Literal["true"], "header"),)
 _COMMON = errors(*GUARDED, 422)
 _NAMED = errors(*GUARDED, 404, 422)
+_GROUP = (
+    Parameter("model", "Only the jobs of this model, by any of its ids."),
+    Parameter("priority", "Only the jobs of this priority.", QueuePriority),
+    Parameter("caller", "Only the jobs of this caller: the name of an API key, or its id."),
+)
 _STREAM = Response("Server-sent events; without any, a comment every 15 s.", ServerSentEvent, "text/event-stream")
 _LAST_SEEN = (
     Parameter("Last-Event-ID", "The `id` of the last event received; the stream resumes after it.", str, "header"),
@@ -93,6 +99,13 @@ SECTION = Section(
             "getJob",
             "Get a job",
             responses={200: Response("The job.", answers.FarmJob), **_NAMED},
+        ),
+        Operation(
+            "get",
+            f"{PREFIX}/jobs/{{job_id}}/history",
+            "getJobHistory",
+            "Get a job's runs on workers, its origin and its webhook deliveries",
+            responses={200: Response("The history of the job.", answers.JobHistory), **_NAMED},
         ),
         Operation(
             "delete",
@@ -167,15 +180,17 @@ SECTION = Section(
             "post",
             f"{PREFIX}/pause",
             "pauseFarm",
-            "Pause the farm: workers take no new jobs (admin)",
-            responses={200: Response("New jobs are queued; running jobs continue.", answers.Pause), **_COMMON},
+            "Pause the farm, or the jobs of a model, a priority or a caller: workers take none (admin)",
+            parameters=_GROUP,
+            responses={200: Response("New jobs are queued; running jobs continue.", answers.Pause), **_NAMED},
         ),
         Operation(
             "post",
             f"{PREFIX}/resume",
             "resumeFarm",
-            "Resume the farm (admin)",
-            responses={200: Response("Workers take jobs again.", answers.Pause), **_COMMON},
+            "Resume the farm, or the jobs of a model, a priority or a caller (admin)",
+            parameters=_GROUP,
+            responses={200: Response("Workers take jobs again.", answers.Pause), **_NAMED},
         ),
         Operation(
             "get",

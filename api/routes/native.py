@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from itertools import chain
-from typing import Any
+from typing import Any, get_args
 
 import flask
 
@@ -16,22 +16,27 @@ from api.context import ApiContext
 from api.http import query
 from api.http.body import IMAGES_BODY, read_body
 from farm import clock
+from farm.auth.api_keys import ApiKeyStore, Caller
 from farm.dialects import native
 from farm.dialects.answers import native as answers
 from farm.dialects.links import Links
-from farm.domain.catalogue import MODELS
-from farm.domain.errors import FarmError, InvalidRequest, Problem
+from farm.domain.catalogue import MODELS, find
+from farm.domain.errors import FarmError, InvalidRequest, Problem, UnknownModel
 from farm.domain.job import Change, Job, Moment, State
+from farm.domain.pause import Group, GroupKind, PausedGroup
+from farm.domain.request import PRIORITIES
 from farm.jobstore.backlog import backlogs
 from farm.jobstore.event_feed import FeedPage
 from farm.jobstore.reading import Reading
-from farm.jobstore.stats import Queue, Worker
+from farm.jobstore.stats import Queue, StoreStats, Worker
 from farm.jobstore.store import Accepted
 from farm.service import random_seed
 from farm.telemetry.store_metrics import WORKER_STATES
 
 #: Number of events whose text is cached, since many streams send the same events.
 FORMATTED_EVENTS = 1000
+#: What a pause may be limited to, as the query names it.
+_GROUP_KINDS: tuple[GroupKind, ...] = get_args(GroupKind)
 _GAP = "Earlier events are no longer available; get the state of your jobs from /farm/v1/jobs."
 
 
@@ -80,6 +85,14 @@ def _add_jobs(blueprint: flask.Blueprint, context: ApiContext) -> None:
         query.refuse_others()
         job = service.get(caller, job_id)
         return native.view(job, context.links, inline=job.inline)
+
+    @blueprint.get("/jobs/<job_id>/history")
+    def history(job_id: str) -> answers.JobHistory:
+        caller = authenticator.caller()
+        query.refuse_others()
+        job = service.get(caller, job_id)
+        deliveries = context.farm.deliveries.of_job(job)
+        return native.history(job, service.runs(job), deliveries, shows_workers=caller.is_admin)
 
     @blueprint.delete("/jobs/<job_id>")
     def delete(job_id: str) -> tuple[str, int]:
@@ -137,9 +150,9 @@ def _add_farm(blueprint: flask.Blueprint, context: ApiContext) -> None:
 
     @blueprint.get("/queue")
     def queue() -> answers.FarmQueue:
-        authenticator.caller()
+        caller = authenticator.caller()
         query.refuse_others()
-        return _queue(stats.queues(), Reading.of(context.farm.redis))
+        return _queue(stats.queues(), Reading.of(context.farm.redis), caller)
 
     @blueprint.get("/models")
     def models() -> answers.FarmModels:
@@ -182,25 +195,62 @@ def _add_operations(blueprint: flask.Blueprint, context: ApiContext) -> None:
     @blueprint.post("/pause")
     def pause() -> answers.Pause:
         authenticator.refuse_all_but_admins("pause the farm")
-        query.refuse_others()
-        service.pause()
-        return {"paused": True}
+        query.refuse_others(*_GROUP_KINDS)
+        service.pause(_group(context.farm.callers))
+        return _pause(stats)
 
     @blueprint.post("/resume")
     def resume() -> answers.Pause:
         authenticator.refuse_all_but_admins("resume the farm")
-        query.refuse_others()
-        service.resume()
-        return {"paused": False}
+        query.refuse_others(*_GROUP_KINDS)
+        service.resume(_group(context.farm.callers))
+        return _pause(stats)
 
 
-def _queue(queues: Sequence[Queue], reading: Reading) -> answers.FarmQueue:
+def _group(api_keys: ApiKeyStore) -> Group | None:
+    """Return the group of jobs that the query names; None: the whole farm. Raises InvalidRequest or UnknownModel."""
+    given = flask.request.args.to_dict()
+    if len(given) > 1:
+        raise InvalidRequest([Problem(name, "give one of model, priority and caller", "too_many") for name in given])
+    match given:
+        case {"model": model_id}:
+            return Group("model", _model_named(model_id))
+        case {"priority": priority} if priority not in PRIORITIES:
+            raise InvalidRequest([Problem("priority", f"allowed: {', '.join(PRIORITIES)}", "enum", priority)])
+        case {"priority": priority}:
+            return Group("priority", priority)
+        case {"caller": name_or_id}:
+            return Group("caller", api_keys.name_of(name_or_id))
+    return None
+
+
+def _model_named(model_id: str) -> str:
+    model = find(model_id)
+    if model is None:
+        raise UnknownModel(f"No model has the id '{model_id}'.")
+    return model.name
+
+
+def _pause(stats: StoreStats) -> answers.Pause:
+    return {"paused": stats.is_paused(), "paused_groups": [_paused_group(one) for one in stats.paused_groups()]}
+
+
+def _paused_group(paused: PausedGroup) -> answers.PausedGroup:
+    return {"kind": paused.group.kind, "name": paused.group.name, "since": clock.iso(paused.since_us)}
+
+
+def _may_see(caller: Caller, group: Group) -> bool:
+    return caller.is_admin or group.kind != "caller" or group.name == caller.id
+
+
+def _queue(queues: Sequence[Queue], reading: Reading, caller: Caller) -> answers.FarmQueue:
     found = backlogs(reading)
     workers = Counter(worker.facts.get("state", "unknown") for worker in reading.workers)
     work_seconds = round(sum(backlog.work_seconds for backlog in found), 3)
     able = 0 if reading.is_paused else workers["warm"]
     return {
         "paused": reading.is_paused,
+        "paused_groups": [_paused_group(one) for one in reading.paused_groups if _may_see(caller, one.group)],
         "unprepared": sum(reading.unprepared(backlog.model) for backlog in found),
         "waiting": sum(queue.jobs for queue in queues),
         "processing": reading.processing,

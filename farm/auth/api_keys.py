@@ -113,6 +113,10 @@ class ApiKeyStore:
         ]
         return sorted(found, key=lambda key: (key.name, key.created_us))
 
+    def name_of(self, name_or_id: str) -> str:
+        """Return the name of the key with this id; anything else is a name itself."""
+        return next((key.name for key in self.all() if key.id == name_or_id), name_or_id)
+
     def revoke(self, name_or_id: str) -> int:
         """Make every key of this name or id invalid. Returns how many there were."""
         self._guard("revoke_key")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from farm.cli.client import Client, escaped
+from farm.cli.job_page import show_job
 from farm.cli.search import Item, Since, confirm, newest, search
 from farm.cli.terminal import say_json, show_table
 from farm.printable import say
@@ -55,9 +56,17 @@ def list_jobs(
 
 
 @app.command()
-def show(job_id: JobId) -> None:
-    """Print a job as JSON."""
-    say_json(Client(load()).get(f"/jobs/{escaped(job_id)}"))
+def show(
+    job_id: JobId,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the job and its history as JSON.")] = False,
+) -> None:
+    """Show a job: its times, its runs on workers, and its webhook deliveries with every attempt."""
+    client, path = Client(load()), f"/jobs/{escaped(job_id)}"
+    job, history = client.get(path), client.get(f"{path}/history")
+    if as_json:
+        say_json(job | {"history": history})
+    else:
+        show_job(job, history)
 
 
 @app.command()

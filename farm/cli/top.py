@@ -63,6 +63,7 @@ def _summary(queue: dict[str, Any], jobs: list[dict[str, Any]]) -> Text:
     oldest = max((one["oldest_seconds"] for one in queue["queues"] if one["jobs"]), default=0.0)
     parts = [
         "PAUSED" if queue["paused"] else "running",
+        *(f"PAUSED: {one['kind']} {one['name']}" for one in queue["paused_groups"]),
         f"waiting {queue['waiting']}",
         f"unprepared {queue['unprepared']}",
         f"processing {queue['processing']}",

@@ -106,7 +106,7 @@ def _found(client: Client, *, failed: bool, receiver: str | None, since: str | N
 
 def _row(item: dict[str, Any]) -> tuple[object, ...]:
     attempts = item["attempts"]
-    last = _outcome(attempts[-1]) if attempts else ""
+    last = outcome_text(attempts[-1]) if attempts else ""
     return item["id"], item["event"], item["receiver"], item["status"], len(attempts), last, item["next_try_at"]
 
 
@@ -115,12 +115,13 @@ def _show(delivery: dict[str, Any]) -> None:
         if delivery[name] is not None:
             say(f"{name:<12} {delivery[name]}")
     rows = [
-        (number, attempt["at"], f"{attempt['seconds']:.3f} s", _outcome(attempt), attempt["answer"])
+        (number, attempt["at"], f"{attempt['seconds']:.3f} s", outcome_text(attempt), attempt["answer"])
         for number, attempt in enumerate(delivery["attempts"], start=1)
     ]
     if rows:
         show_table(("attempt", "at", "took", "outcome", "answer"), rows)
 
 
-def _outcome(attempt: dict[str, Any]) -> str:
+def outcome_text(attempt: dict[str, Any]) -> str:
+    """Return what an attempt came to: the receiver's status, or the error."""
     return f"HTTP {attempt['status']}" if attempt["status"] else str(attempt["error"])

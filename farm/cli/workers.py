@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 import typer
 
@@ -10,6 +11,10 @@ from farm.cli.client import Client, escaped
 from farm.cli.terminal import show_table
 from farm.printable import say
 from farm.settings import load
+
+OfModel = Annotated[str | None, typer.Option("--model", help="Only the jobs of this model, by any of its ids.")]
+OfPriority = Annotated[str | None, typer.Option("--priority", help="Only the jobs of this priority.")]
+OfCaller = Annotated[str | None, typer.Option("--caller", help="Only the jobs of the API key of this name or id.")]
 
 workers = typer.Typer(help="List and drain render workers.")
 
@@ -35,16 +40,28 @@ def drain(worker_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the
     say("draining: the worker takes no new jobs and exits")
 
 
-def pause() -> None:
-    """Stop starting jobs; new jobs wait in the queue."""
-    Client(load()).post("/pause")
-    say("paused: continue with `farm resume`")
+def pause(model: OfModel = None, priority: OfPriority = None, caller: OfCaller = None) -> None:
+    """Stop starting jobs, all or those of a model, a priority or a caller; new ones wait in the queue."""
+    group = _group(model=model, priority=priority, caller=caller)
+    Client(load()).post(f"/pause?{urlencode(group)}")
+    options = "".join(f" --{kind} {name}" for kind, name in group.items())
+    say(f"paused: continue with `farm resume{options}`")
 
 
-def resume() -> None:
-    """Start jobs again after `farm pause`."""
-    Client(load()).post("/resume")
-    say("resumed")
+def resume(model: OfModel = None, priority: OfPriority = None, caller: OfCaller = None) -> None:
+    """Start jobs again after `farm pause` with the same options."""
+    group = _group(model=model, priority=priority, caller=caller)
+    left = Client(load()).post(f"/resume?{urlencode(group)}")
+    still = (["the farm"] if left["paused"] else []) + [f"{one['kind']} {one['name']}" for one in left["paused_groups"]]
+    say("resumed" + (f"; still paused: {', '.join(still)}" if still else ""))
+
+
+def _group(**options: str | None) -> dict[str, str]:
+    """Return the one option that is given, as the API names it."""
+    given = {kind: name for kind, name in options.items() if name is not None}
+    if len(given) > 1:
+        raise typer.BadParameter("give one of --model, --priority and --caller")
+    return given
 
 
 def models() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Annotated, Any, cast, get_args
 
@@ -17,7 +17,7 @@ from farm.dialects.links import Links
 from farm.domain.catalogue import named
 from farm.domain.delivery import TEST, Delivery, Due, is_about_a_bulk
 from farm.domain.errors import FarmError, InvalidRequest, Problem
-from farm.domain.job import Change, Image, Job, Order, State, Webhook
+from farm.domain.job import Change, Image, Job, Order, Run, State, Webhook
 from farm.domain.request import Priority
 
 NAME = "native"
@@ -102,6 +102,33 @@ def view(job: Job, links: Links, *, inline: bool = False) -> answers.FarmJob:
         "created_at": clock.iso(job.created_us),
         "started_at": clock.iso(job.started_us) if job.started_us else None,
         "finished_at": clock.iso(job.finished_us) if job.finished_us else None,
+    }
+
+
+def history(
+    job: Job, runs: Sequence[Run], deliveries: Sequence[Delivery], *, shows_workers: bool
+) -> answers.JobHistory:
+    """Build the answer that shows how a job came to where it is."""
+    return {
+        "id": job.id,
+        "caller": job.caller,
+        "key_id": job.origin.key_id or None,
+        "request_id": job.origin.request_id or None,
+        "dialect": job.dialect,
+        "attempts": job.attempt,
+        "runs": [_run(run, shows_worker=shows_workers) for run in runs],
+        "deliveries": [delivery(each) for each in deliveries],
+    }
+
+
+def _run(run: Run, *, shows_worker: bool) -> answers.JobRun:
+    return {
+        "worker": run.worker if shows_worker else None,
+        "host": run.host or None if shows_worker else None,
+        "started_at": clock.iso(run.started_us),
+        "ended_at": clock.iso(run.ended_us) if run.ended_us else None,
+        "step": run.step,
+        "reason": run.reason or None,
     }
 
 

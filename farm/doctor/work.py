@@ -51,11 +51,13 @@ def _queue(stats: StoreStats, lease_seconds: float) -> Iterator[Finding]:
         text = f"the farm is paused: {stats.waiting()} waiting, {stats.processing()} processing"
         yield note("queue", text, "farm resume")
         return
+    groups = [paused.group for paused in stats.paused_groups()]
+    yield from (note("queue", f"{group} is paused", f"farm resume --{group.kind} {group.name}") for group in groups)
     alive = [worker for worker in stats.workers() if worker.silent_seconds <= lease_seconds]
-    waiting = [backlog for backlog in stats.queues() if backlog.jobs]
+    waiting = [backlog for backlog in stats.queues() if backlog.startable]
     yield from (queue_finding(backlog, _in_state("warm", alive)) for backlog in waiting)
     if not waiting:
-        yield good("queue", f"no job is waiting, {stats.processing()} processing")
+        yield good("queue", f"no job is waiting for a worker, {stats.processing()} processing")
 
 
 def queue_finding(backlog: Queue, warm: Sequence[Worker]) -> Finding:

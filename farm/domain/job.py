@@ -139,6 +139,22 @@ UNKNOWN_ORIGIN = Origin()
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a job on a worker, until it ended (0: it goes on), and why: `completed`, a code, or what took it back.
+
+    `step` is how many denoising steps it came to. Times are as in `Job`.
+    """
+
+    worker: str
+    #: The machine of the worker; empty: unknown.
+    host: str
+    started_us: int
+    ended_us: int
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class NewJob:
     """An order that the job store has not yet accepted."""
 

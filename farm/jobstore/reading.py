@@ -12,10 +12,11 @@ import redis
 
 from farm.domain.catalogue import MODELS
 from farm.domain.measures import MAX_CALLERS
+from farm.domain.pause import PausedGroup
 from farm.domain.request import PRIORITIES
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
-from farm.jobstore.stats import Worker, microseconds, workers_from
+from farm.jobstore.stats import Worker, microseconds, paused_groups_from, workers_from
 
 Command = Callable[[redis.client.Pipeline], object]
 #: What follows a counter's name in its field → its value.
@@ -53,6 +54,8 @@ _OTHERS: Mapping[str, Command] = {
     "time": lambda pipeline: pipeline.time(),
     "work": _hash(redis_keys.WORK),
     "pace": _hash(redis_keys.PACE),
+    **{f"queued:{name}": _size(redis_keys.queue(*name.split(":"))) for name in _QUEUES},
+    "paused groups": _hash(redis_keys.PAUSED_GROUPS),
     "paused": lambda pipeline: pipeline.exists(redis_keys.PAUSED),
     "heartbeats": lambda pipeline: pipeline.zrange(redis_keys.WORKERS, 0, -1, withscores=True),
     "facts": _hash(redis_keys.WORKER_FACTS),
@@ -92,6 +95,22 @@ class Reading:
     @property
     def is_paused(self) -> bool:
         return bool(self._part("paused"))
+
+    @cached_property
+    def paused_groups(self) -> list[PausedGroup]:
+        """The groups of jobs that are paused beside the whole farm."""
+        return paused_groups_from(self._part("paused groups"))
+
+    def paused_jobs(self, model: str, priority: str) -> int:
+        """Return how many jobs wait in a queue because they are paused, with the whole farm or a group."""
+        waiting = self.waiting(model, priority)
+        if self.is_paused or self._paused & {("model", model), ("priority", priority)}:
+            return waiting
+        return max(0, waiting - int(self._part(f"queued:{model}:{priority}")))
+
+    @cached_property
+    def _paused(self) -> set[tuple[str, str]]:
+        return {(one.group.kind, one.group.name) for one in self.paused_groups}
 
     @property
     def delayed(self) -> int:

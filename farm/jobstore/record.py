@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import cast
 
 from pydantic import TypeAdapter
 
-from farm.domain.job import Conditions, Job, NewJob, Origin, Result, State, Webhook
+from farm.domain.job import Conditions, Job, NewJob, Origin, Result, Run, State, Webhook
 from farm.domain.request import QueuePriority, Request
 from farm.jobstore import redis_keys
 
@@ -95,6 +96,19 @@ def conditions_from(values: Sequence[str | None]) -> Conditions:
         may_retry=not no_retry,
         runner_hint=affinity or "",
     )
+
+
+def runs_from(fields: Mapping[str, str], *, host: str) -> list[Run]:
+    """Return the runs in a record: those that have ended, and the present one, on a worker of this host."""
+    ended = [
+        Run(**run | {"started_us": int(run["started_us"]), "ended_us": int(run["ended_us"])})
+        for run in json.loads(fields.get("runs", "[]"))
+    ]
+    if fields.get("state") != State.PROCESSING:
+        return ended
+    present = Run(fields["worker"], host, int(fields["started_us"]), 0, int(fields["step"]), "")
+    # A worker that was only slow goes on with a run that had been taken for ended.
+    return [*(run for run in ended if run.started_us != present.started_us), present]
 
 
 def redacted(request: Request) -> str:

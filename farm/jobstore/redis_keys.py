@@ -26,6 +26,7 @@ CALLER_IMAGES = PREFIX + "caller_images"
 DAILY_USAGE = PREFIX + "daily_usage"
 WAITING_COUNT = PREFIX + "waiting_count"
 PAUSED = PREFIX + "paused"
+PAUSED_GROUPS = PREFIX + "paused_groups"
 DELIVERIES = PREFIX + "deliveries"
 DELIVERY_QUEUES = PREFIX + "delivery_queues"
 DELIVERY_FAILURES = PREFIX + "delivery_failures"
@@ -75,6 +76,11 @@ def queue(model: str, priority: str) -> str:
 
 def queue_by_age(model: str, priority: str) -> str:
     return f"{PREFIX}queue_by_age:{queue_name(model, priority)}"
+
+
+def paused_jobs(caller: str) -> str:
+    """Return the key of a paused caller's waiting jobs, which are in no queue."""
+    return f"{PREFIX}paused_jobs:{caller}"
 
 
 def idempotency(caller: str, key: str) -> str:

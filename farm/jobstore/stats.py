@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import cast
 
 import redis
 
 from farm.domain.catalogue import MODELS
+from farm.domain.pause import Group, GroupKind, PausedGroup
 from farm.domain.request import PRIORITIES, QueuePriority
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
@@ -17,12 +19,16 @@ from farm.jobstore.connection import translated
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """The waiting jobs of one model and priority, and the age of the oldest of them."""
+    """The waiting jobs of one model and priority, and the age of the oldest of them.
+
+    `startable` are those that workers may take: the others are paused.
+    """
 
     model: str
     priority: QueuePriority
     jobs: int
     oldest_seconds: float
+    startable: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,22 @@ class StoreStats:
         with translated():
             return bool(self._redis.exists(redis_keys.PAUSED))
 
+    def paused_groups(self) -> list[PausedGroup]:
+        """Return the groups of jobs that are paused beside the whole farm."""
+        return paused_groups_from(self._hash(redis_keys.PAUSED_GROUPS))
+
+    def startable(self, models: Iterable[str] | None = None) -> int:
+        """Return the number of waiting jobs of these models (None: of all) that workers may take."""
+        names = [model.name for model in MODELS] if models is None else models
+        return self._sizes([redis_keys.queue(*name) for name in self._open(product(names, PRIORITIES))])
+
+    def _open(self, queues: Iterable[tuple[str, QueuePriority]]) -> list[tuple[str, QueuePriority]]:
+        """Return those of these queues, each a model and a priority, that are not paused."""
+        if self.is_paused():
+            return []
+        paused = {one.group for one in self.paused_groups()}
+        return [queue for queue in queues if not paused & {Group("model", queue[0]), Group("priority", queue[1])}]
+
     def is_dismissed(self, host: str, pid: int) -> bool:
         """Return True if the worker that is, or was, this process of this machine was told to drain."""
         with translated():
@@ -85,8 +107,9 @@ class StoreStats:
     def queues(self) -> list[Queue]:
         """Return the queues of every model that was ever announced, by priority."""
         now_us = self.now_us()
-        names = [(model, priority) for model in self.models() for priority in PRIORITIES]
-        return [self._queue(model, priority, now_us) for model, priority in names]
+        names = list(product(self.models(), PRIORITIES))
+        open_queues = self._open(names)
+        return [self._queue(*name, now_us, is_open=name in open_queues) for name in names]
 
     def workers(self) -> list[Worker]:
         """Return the workers that have sent a heartbeat, those whose last one is longest ago first."""
@@ -100,7 +123,7 @@ class StoreStats:
     def waiting(self, models: Iterable[str] | None = None) -> int:
         """Return the number of waiting jobs of these models (None: of all)."""
         names = [model.name for model in MODELS] if models is None else models
-        queues = [redis_keys.queue(name, priority) for name in names for priority in PRIORITIES]
+        queues = [redis_keys.queue_by_age(name, priority) for name in names for priority in PRIORITIES]
         return self._sizes(queues)
 
     def unprepared(self, models: Iterable[str] | None = None) -> int:
@@ -143,11 +166,12 @@ class StoreStats:
         """Return the counters since the beginning, by the names that the scripts give them."""
         return {name: float(value) for name, value in self._hash(redis_keys.TOTALS).items()}
 
-    def _queue(self, model: str, priority: QueuePriority, now_us: int) -> Queue:
+    def _queue(self, model: str, priority: QueuePriority, now_us: int, *, is_open: bool) -> Queue:
         key = redis_keys.queue_by_age(model, priority)
         oldest = self._scores(key, 0, 0)
         age = (now_us - oldest[0][1]) / 1e6 if oldest else 0.0
-        return Queue(model=model, priority=priority, jobs=self._sizes([key]), oldest_seconds=age)
+        startable = self._sizes([redis_keys.queue(model, priority)]) if is_open else 0
+        return Queue(model, priority, jobs=self._sizes([key]), oldest_seconds=age, startable=startable)
 
     def _hash(self, key: str) -> dict[str, str]:
         with translated():
@@ -164,6 +188,17 @@ class StoreStats:
             pipeline.zcard(key)
         with translated():
             return sum(pipeline.execute())
+
+
+def paused_groups_from(fields: Mapping[str, str]) -> list[PausedGroup]:
+    """Return the groups of the hash of paused groups, `kind:name` → since when."""
+    groups = [PausedGroup(_group(field), int(since_us)) for field, since_us in fields.items()]
+    return sorted(groups, key=lambda paused: paused.group)
+
+
+def _group(field: str) -> Group:
+    kind, _, name = field.partition(":")
+    return Group(cast(GroupKind, kind), name)
 
 
 def _served(fields: dict[str, str]) -> Served:

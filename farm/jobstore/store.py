@@ -17,11 +17,12 @@ import redis
 
 from farm import clock
 from farm.concurrency.retry import jittered
-from farm.domain.catalogue import BATCH_IMAGES
+from farm.domain.catalogue import BATCH_IMAGES, MODELS
 from farm.domain.errors import BulkEnded, IdempotencyConflict, NotFound
-from farm.domain.job import UNKNOWN_ORIGIN, Batch, Claimed, Conditions, Job, NewJob, Origin, Result, Search, State
+from farm.domain.job import UNKNOWN_ORIGIN, Batch, Claimed, Conditions, Job, NewJob, Origin, Result, Run, Search, State
 from farm.domain.limits import USUAL, Limits, Quota, Usage
 from farm.domain.measures import DEVICE, DRAINED, MILLIONTHS, completion, computed_megapixel_steps
+from farm.domain.pause import Group
 from farm.domain.request import PRIORITIES, Request
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
@@ -29,13 +30,17 @@ from farm.jobstore.disk_guard import Guard, no_guard
 from farm.jobstore.job_log import JobLog
 from farm.jobstore.limit_errors import limit_error
 from farm.jobstore.memory_guard import MemoryGuard
-from farm.jobstore.record import CONDITIONS, conditions_from, fields_of, job_from, redacted, result_text
+from farm.jobstore.record import CONDITIONS, conditions_from, fields_of, job_from, redacted, result_text, runs_from
 from farm.jobstore.scripts import Scripts
 
 #: For how long the process that removes an expired job has it for itself, in seconds.
 _REMOVAL_SECONDS = 60.0
 #: Records that a search reads at a time.
 SEARCH_CHUNK = 1000
+#: Jobs of a queue that are looked at in one step when a caller is paused: Redis does nothing else meanwhile.
+_SET_ASIDE_CHUNK = 250
+#: The queues of jobs that are ready for a GPU.
+_QUEUES = tuple(redis_keys.queue_name(model.name, priority) for model in MODELS for priority in PRIORITIES)
 #: So often a job is given to a preparer; then it counts as one that crashes them.
 MAX_PREPARATION_ATTEMPTS = 5
 
@@ -214,6 +219,13 @@ class JobStore:
             fields = cast(dict[str, str], self._redis.hgetall(redis_keys.job(job_id)))
         return job_from(job_id, fields) if fields else None
 
+    def runs(self, job_id: str) -> list[Run]:
+        """Return the last runs of a job, the present one included, in order."""
+        with translated():
+            fields = cast(dict[str, str], self._redis.hgetall(redis_keys.job(job_id)))
+            host = self._redis.hget(redis_keys.worker(fields.get("worker", "")), "host")
+        return runs_from(fields, host=cast("str | None", host) or "")
+
     def conditions(self, job_id: str) -> Conditions:
         """Return the conditions of a job; its request shows whether its payload was kept."""
         with translated():
@@ -242,17 +254,21 @@ class JobStore:
     def position(self, job: Job) -> int | None:
         """Return how many waiting jobs of the same model are before this one; None if it does not wait.
 
-        All jobs of a higher priority count as before it. All prepared jobs of its model, and the unprepared ones in
-        front of it, count as before an unprepared one.
+        All jobs of a higher priority count as before it, and all of its own before one whose caller is paused. All
+        prepared jobs of its model, and the unprepared ones in front of it, count as before an unprepared one.
         """
         if job.request.needs_preparation:
             return self._position_of_unprepared(job)
         model, priority = job.request.model, job.priority
         with translated(), self._redis.pipeline(transaction=False) as pipeline:
             pipeline.zrank(redis_keys.queue(model, priority), job.id)
+            pipeline.zrank(redis_keys.paused_jobs(job.caller), job.id)
+            pipeline.zcard(redis_keys.queue(model, priority))
             for higher in PRIORITIES[: PRIORITIES.index(priority)]:
                 pipeline.zcard(redis_keys.queue(model, higher))
-            rank, *before = pipeline.execute()
+            rank, paused_rank, queued, *before = pipeline.execute()
+        if rank is None and paused_rank is not None:
+            rank = int(queued) + int(paused_rank)
         return None if rank is None else int(rank) + sum(map(int, before))
 
     def _position_of_unprepared(self, job: Job) -> int | None:
@@ -311,15 +327,31 @@ class JobStore:
 
     # What operators do
 
-    def pause(self) -> None:
-        """Have no worker take jobs until `resume`. Running jobs go on to their end, and submitted ones wait."""
+    def pause(self, group: Group | None = None) -> None:
+        """Have no worker take jobs (of a group) until `resume`. Running jobs go on to their end, and new ones wait."""
         self._guard("pause")
         with translated():
-            self._redis.set(redis_keys.PAUSED, 1)
+            if group is None:
+                self._redis.set(redis_keys.PAUSED, 1)
+                return
+            self._scripts.run("pause_group", group.kind, group.name)
+            if group.kind == "caller":
+                self._set_aside(group.name)
 
-    def resume(self) -> None:
+    def resume(self, group: Group | None = None) -> bool:
+        """End a pause. False: it was not paused. The jobs of a caller return to their queues with the next `reap`."""
         with translated():
-            self._redis.delete(redis_keys.PAUSED)
+            if group is None:
+                return bool(self._redis.delete(redis_keys.PAUSED))
+            return bool(self._scripts.run("resume_group", group.kind, group.name, *_QUEUES))
+
+    def _set_aside(self, caller: str) -> None:
+        """Take the jobs of a paused caller out of the queues, so that no claim has to pass over them."""
+        for name in _QUEUES:
+            first, looked_at = 0, 1
+            while looked_at:
+                looked_at, moved = self._scripts.run("set_aside", caller, name, first, _SET_ASIDE_CHUNK)
+                first += looked_at - moved
 
     def drain_worker(self, worker: str) -> bool:
         """Have a worker take no more jobs, and exit. False: no worker has this name."""

@@ -39,6 +39,17 @@ def _unprepared(reading: Reading) -> Samples:
     return [((model,), reading.unprepared(model)) for model in _MODELS]
 
 
+def _paused_groups(reading: Reading) -> Samples:
+    paused = {(one.group.kind, one.group.name) for one in reading.paused_groups}
+    named = [("model", model) for model in _MODELS] + [("priority", priority) for priority in PRIORITIES]
+    callers = sum(kind == "caller" for kind, _ in paused)
+    return [*((group, group in paused) for group in named), (("caller", ""), callers)]
+
+
+def _paused_jobs(reading: Reading) -> Samples:
+    return [(queue, reading.paused_jobs(*queue)) for queue in _MODEL_AND_PRIORITY]
+
+
 def _images_waiting(reading: Reading) -> Samples:
     work = reading.work
     places = ("waiting", "unprepared")
@@ -58,6 +69,12 @@ def _workers(reading: Reading) -> Samples:
 #: Gauges, and what each is in a reading.
 GAUGES: Mapping[Family, Callable[[Reading], Samples]] = {
     Family("farm_paused", "1 while the farm is paused: workers take no jobs"): lambda r: _one(r.is_paused),
+    Family(
+        "farm_paused_groups",
+        "1 while the jobs of a model or a priority are paused; of callers, how many are paused",
+        ("kind", "name"),
+    ): _paused_groups,
+    Family("farm_jobs_paused", "Those waiting jobs that no worker may take", ("model", "priority")): _paused_jobs,
     Family("farm_jobs_waiting", "Prepared jobs that wait in a queue", ("model", "priority")): _waiting,
     Family(
         "farm_jobs_oldest_waiting_seconds",

@@ -12,6 +12,7 @@ import redis
 
 from farm.domain.delivery import Attempt, Delivery, Due, Outcome
 from farm.domain.errors import RateLimited
+from farm.domain.job import Job
 from farm.domain.limits import USUAL, Limits
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
@@ -72,6 +73,10 @@ class DeliveryStore:
 
     def get(self, delivery_id: str) -> Delivery | None:
         return next(iter(self._records([delivery_id])), None)
+
+    def of_job(self, job: Job) -> list[Delivery]:
+        """Return the deliveries of a job's events, in order."""
+        return self._records([f"{job.id}-{sequence}" for sequence in range(1, job.sequence + 1)])
 
     def page(self, caller: str | None, *, before_us: int | None, count: int) -> list[Delivery]:
         """Return up to `count` deliveries of one caller (None: of all), newest first, created before `before_us`."""

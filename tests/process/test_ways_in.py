@@ -212,7 +212,7 @@ def test_looking_at_jobs_workers_and_models(simulated: RunningFarm) -> None:
 
     assert job_id in simulated.cli("jobs").stdout
     assert job_id in simulated.cli("jobs", "list", "--status", "completed").stdout
-    assert json.loads(simulated.cli("jobs", "show", job_id).stdout)["status"] == "completed"
+    assert json.loads(simulated.cli("jobs", "show", job_id, "--json").stdout)["status"] == "completed"
     assert simulated.cli("jobs", "cancel", job_id).stdout.startswith("ended")
     assert "warm" in simulated.cli("workers").stdout
     models = simulated.cli("models").stdout

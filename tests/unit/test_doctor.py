@@ -267,7 +267,7 @@ def test_workers_of_another_version_are_worth_knowing() -> None:
     ],
 )
 def test_a_queue_that_is_stuck_is_named(oldest: float, able: list[Worker], mark: Mark, word: str) -> None:
-    backlog = Queue("srpo", "normal", jobs=3, oldest_seconds=oldest)
+    backlog = Queue("srpo", "normal", jobs=3, oldest_seconds=oldest, startable=3)
     assert names(work.queue_finding(backlog, able), mark, word)
 
 

@@ -41,8 +41,9 @@ async function showFigures() {
   byId("figures").replaceChildren(
     ...figures.map(([name, value]) => element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: value }))),
   );
-  byId("notice").hidden = !queue.paused;
-  byId("notice").textContent = queue.paused ? "Paused: workers take no new jobs." : "";
+  const groups = queue.paused_groups.map((group) => `${group.kind} ${group.name}`).join(", ");
+  byId("notice").hidden = !queue.paused && !groups;
+  byId("notice").textContent = queue.paused ? "Paused: workers take no new jobs." : `Paused: ${groups}.`;
   byId("pause").hidden = !isAdmin;
   byId("pause").textContent = queue.paused ? "Resume" : "Pause";
   byId("pause").onclick = () => act(queue.paused ? "farm/v1/resume" : "farm/v1/pause");

@@ -8,6 +8,7 @@ from typing_extensions import TypedDict
 
 from farm.domain.delivery import Outcome
 from farm.domain.job import State
+from farm.domain.pause import GroupKind
 from farm.domain.request import QueuePriority
 
 EventName = Literal["job.created", "job.processing", "job.completed", "job.failed"]
@@ -106,6 +107,37 @@ class FarmJobs(TypedDict, closed=True):
     before: int | None
 
 
+class JobRun(TypedDict, closed=True):
+    """One run of a job on a worker: until when (null: it goes on), how many steps it came to, and why it ended.
+
+    `reason` is `completed`, a failure code, or what took the job back: `worker_lost`, `drained`, `render_timeout`.
+    `worker` and `host`, its machine, are shown to admins only.
+    """
+
+    worker: str | None
+    host: str | None
+    started_at: str
+    ended_at: str | None
+    step: int
+    reason: str | None
+
+
+class JobHistory(TypedDict, closed=True):
+    """How a job came to where it is: the call that submitted it, its last ten runs, and its webhook deliveries.
+
+    `attempts` counts the runs that count against the job: neither drains nor crashes of several jobs at once.
+    """
+
+    id: str
+    caller: str
+    key_id: str | None
+    request_id: str | None
+    dialect: str
+    attempts: int
+    runs: list[JobRun]
+    deliveries: list[FarmDelivery]
+
+
 class CancelOutcome(TypedDict, closed=True):
     """The effect of a cancel.
 
@@ -175,15 +207,25 @@ class ModelBacklog(TypedDict, closed=True):
     oldest_seconds: float
 
 
+class PausedGroup(TypedDict, closed=True):
+    """A group of jobs of which workers take none: those of a model, a priority or a caller."""
+
+    kind: GroupKind
+    name: str
+    since: str
+
+
 class FarmQueue(TypedDict, closed=True):
     """Numbers of jobs: `unprepared` first need their input images fetched or their prompt rewritten.
 
-    While `paused`, workers take no new jobs. `waiting_jobs`, `waiting_images` and `work_seconds` are the sums over the
+    While `paused`, workers take no new jobs, and never those of `paused_groups`; which other callers are paused, only
+    admins see. `waiting_jobs`, `waiting_images` and `work_seconds` are the sums over the
     `models`. `workers` is the number of workers in each state. `drained_at`: when the warm workers will have done it
     all, null without one or while paused.
     """
 
     paused: bool
+    paused_groups: list[PausedGroup]
     unprepared: int
     waiting: int
     processing: int
@@ -234,9 +276,10 @@ class DrainingWorker(TypedDict, closed=True):
 
 
 class Pause(TypedDict, closed=True):
-    """The state of the queue: paused or not."""
+    """Whether the whole farm is paused, and which groups of jobs are."""
 
     paused: bool
+    paused_groups: list[PausedGroup]
 
 
 class FarmModel(TypedDict, closed=True):

@@ -13,6 +13,10 @@ local MAX_PASSED_OVER = 16
 -- For so long, in seconds, the worker of an affinity's last job is remembered.
 local AFFINITY_SECONDS = 600
 local worker_key = P .. 'worker:' .. worker
+local PRIORITIES = {'normal', 'low', 'bulk'}
+local has_paused_groups = redis.call('EXISTS', P .. 'paused_groups') == 1
+
+local function is_closed(kind, name) return has_paused_groups and is_group_paused(kind, name) end
 
 -- The reply to a claim. It is stored without the requests, which are deleted with their jobs.
 local function reply_with_requests(stored)
@@ -63,15 +67,18 @@ end
 local function is_late(start_deadline_us) return start_deadline_us and tonumber(start_deadline_us) <= now() end
 
 -- The first job of a queue that this worker may have, its virtual start time, its age and its caller. Jobs past their
--- deadline end on the way; if there are very many, the next reclaim round ends the rest.
-local function first_of(model, queue)
-  local passed_over = 0
+-- deadline end on the way, and those of a paused caller are set aside; if there are very many, that takes several claims.
+local function first_of(model, priority)
+  if is_closed('model', model) then return end
+  local queue, passed_over = model .. ':' .. priority, 0
   for _ = 1, 100 do
     local first = redis.call('ZRANGE', P .. 'queue:' .. queue, passed_over, passed_over, 'WITHSCORES')
     if not first[1] then return end
     local job = redis.call('HMGET', job_key(first[1]), 'created_us', 'start_deadline_us', 'caller', 'affinity', 'affinity_deadline_us')
     if is_late(job[2]) then
       finish_late(first[1], ttl_us)
+    elseif is_closed('caller', job[3]) then
+      set_aside(first[1], first[2], queue, job[3])
     elseif passed_over < MAX_PASSED_OVER and is_reserved(model, job[3], job[4], job[5]) then
       passed_over = passed_over + 1
     else
@@ -80,13 +87,22 @@ local function first_of(model, queue)
   end
 end
 
+-- Those of the priorities that are not paused.
+local function open_priorities(priorities)
+  local open = {}
+  for _, priority in ipairs(priorities) do
+    if not is_closed('priority', priority) then open[#open + 1] = priority end
+  end
+  return open
+end
+
 -- Of the first jobs of the models that this worker serves: one that came back, else that of the caller for whom the worker
 -- has done least, else the one that waits longest.
 local function find_head()
-  for _, priority in ipairs(priority_order('claims')) do
+  for _, priority in ipairs(open_priorities(priority_order('claims'))) do
     local head, model, vstart, vfinish, since
     for i = FIRST_MODEL, LAST_MODEL do
-      local first, its_vstart, created, caller = first_of(ARGV[i], ARGV[i] .. ':' .. priority)
+      local first, its_vstart, created, caller = first_of(ARGV[i], priority)
       if first then
         local its_vfinish = its_vstart < 0 and -1 or vfinish_of(caller)
         if not head or its_vfinish < vfinish or (its_vfinish == vfinish and created < since) then
@@ -138,7 +154,7 @@ end
 
 local function waiting_jobs(model)
   local jobs = 0
-  for _, priority in ipairs({'normal', 'low', 'bulk'}) do jobs = jobs + redis.call('ZCARD', P .. 'queue:' .. model .. ':' .. priority) end
+  for _, priority in ipairs(open_priorities(PRIORITIES)) do jobs = jobs + redis.call('ZCARD', P .. 'queue:' .. model .. ':' .. priority) end
   return jobs
 end
 
@@ -155,7 +171,7 @@ local function fill_batch(jobs, head, model, idle_workers)
     local peer = redis.call('HMGET', job_key(id), 'images', 'start_deadline_us', 'caller', 'affinity', 'affinity_deadline_us')
     local images = tonumber(peer[1])
     if images <= capacity and not is_late(peer[2]) and not is_reserved(model, peer[3], peer[4], peer[5])
-      and not must_be_alone(id) then
+      and not must_be_alone(id) and not is_closed('caller', peer[3]) then
       capacity = capacity - images
       jobs[#jobs + 1] = start(id)
     end
@@ -166,7 +182,7 @@ local function fill_batch(jobs, head, model, idle_workers)
   end
 
   add_of(job[4])
-  for _, priority in ipairs({'normal', 'low', 'bulk'}) do
+  for _, priority in ipairs(open_priorities(PRIORITIES)) do
     if priority ~= job[4] then add_of(priority) end
   end
 end

@@ -20,6 +20,5 @@ redis.call('HSET', job_key(id), 'request', request, 'model', model, 'batch_key',
   'queue', queue, 'vstart', vstart)
 if job[7] then redis.call('HSET', job_key(id), 'redacted_request', redacted) end
 if job[10] then reserve_for_preferred_worker(id) end
-enqueue(id, vstart, queue, model, job[5])
-if not job[6] then redis.call('ZADD', batch_candidates_key(batch_key, job[4]), vstart, id) end
+enqueue(id, vstart)
 return 1

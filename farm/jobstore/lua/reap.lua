@@ -1,5 +1,5 @@
--- Take back what dead workers held, end what is overdue or abandoned, enqueue delayed jobs whose pause is over, and remove
--- dead workers. Any process may do this, any number of times.
+-- Take back what dead workers held, end what is overdue or abandoned, enqueue delayed jobs whose delay is over and those of
+-- callers that are paused no longer, and remove dead workers. Any process may do this, any number of times.
 -- ARGV: hold (1: heartbeats cannot be judged, Redis has just started or its clock has leapt), maximum of attempts, ttl_us,
 -- silence_us (after which a worker is dead), render_us
 -- Returns {taken back, 1 if there is more to do than one call may, ids of jobs that ended, id, reason, id, reason, … of those
@@ -77,6 +77,10 @@ end
 
 for _, id in ipairs(pop_due('delayed')) do
   if redis.call('HGET', job_key(id), 'state') == 'created' then enqueue_at_front(id) end
+end
+
+for _, caller in ipairs(redis.call('SMEMBERS', P .. 'resuming')) do
+  if bring_back(caller, AT_ONCE) then more = 1 else redis.call('SREM', P .. 'resuming', caller) end
 end
 
 for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. 'workers', '-inf', integer(now() - silence_us), 'LIMIT', 0, 50)) do

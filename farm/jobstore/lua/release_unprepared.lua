@@ -2,7 +2,6 @@
 -- ARGV: id
 -- Returns 1, or 0 if no preparer has it
 local id = ARGV[1]
-local job = redis.call('HMGET', job_key(id), 'queue', 'model', 'created_us')
 local was_lost = redis.call('ZSCORE', P .. 'preparing_again', id)
 if not was_lost and not redis.call('ZSCORE', P .. 'preparing', id) then return 0 end
 
@@ -10,8 +9,8 @@ redis.call('HINCRBY', job_key(id), 'preparation_attempts', -1)
 if was_lost then
   redis.call('ZADD', P .. 'preparing_again', integer(now()), id)
 else
-  take_from_queue(id, job[1])
-  enqueue(id, front_vstart(), job[1], job[2], job[3])
+  take_from_queue(id, redis.call('HGET', job_key(id), 'queue'))
+  enqueue_at_front(id)
 end
 redis.call('PUBLISH', P .. 'unprepared', '')
 return 1

@@ -17,7 +17,11 @@ local fields = {}
 for i = FIRST_FIELD, #ARGV, 2 do fields[ARGV[i]] = ARGV[i + 1] end
 local caller, queue = fields.caller, fields.queue
 
-local function idle_workers() return is_paused() and 0 or redis.call('SCARD', P .. 'idle_workers:' .. fields.model) end
+local function idle_workers()
+  local may_not_start = is_paused() or is_group_paused('model', fields.model) or is_group_paused('priority', fields.priority)
+    or is_group_paused('caller', caller)
+  return may_not_start and 0 or redis.call('SCARD', P .. 'idle_workers:' .. fields.model)
+end
 
 -- The caller's usage of its limits by time. It is not counted for callers without such limits.
 local time, is_counted = now(), rate > 0 or max_images > 0
@@ -120,10 +124,7 @@ if fields.dialect == 'wavespeed' then redis.call('ZADD', P .. 'jobs:' .. caller 
 count_waiting(caller, 1, fields.bytes)
 count_total('jobs_accepted:' .. fields.model .. ':' .. fields.priority)
 count_work(place_of_work('created', queue), fields.model, 1, fields.images, fields.cost)
-enqueue(id, vstart, queue, fields.model, integer(time))
-if not fields.render_alone and not is_unprepared(queue) then
-  redis.call('ZADD', batch_candidates_key(fields.batch_key, fields.priority), vstart, id)
-end
+enqueue(id, vstart)
 publish_state(id, 'created', 1)
 if not is_unprepared(queue) then return answer('accepted', id, idle_workers()) end
 redis.call('PUBLISH', P .. 'unprepared', '')

@@ -444,12 +444,12 @@ def test_the_body_as_sent_and_not_as_meant_goes_with_the_key(api: FlaskClient) -
 def test_a_pause_is_shown_and_ends(api: FlaskClient, farm: Farm) -> None:
     assert api.get("/farm/v1/queue").get_json()["paused"] is False
 
-    assert api.post("/farm/v1/pause").get_json() == {"paused": True}
+    assert api.post("/farm/v1/pause").get_json() == {"paused": True, "paused_groups": []}
     job_id = submit(api)
 
     assert api.get("/farm/v1/queue").get_json()["paused"] is True
     assert jobs.take(farm.store) == ()
-    assert api.post("/farm/v1/resume").get_json() == {"paused": False}
+    assert api.post("/farm/v1/resume").get_json() == {"paused": False, "paused_groups": []}
     assert jobs.take_one(farm.store).id == job_id
 
 
@@ -467,6 +467,53 @@ def test_who_waits_is_woken_by_the_end_of_a_pause_and_not_before(
     api.post("/farm/v1/resume")
 
     assert sum(rung) == 1
+
+
+@pytest.mark.parametrize(
+    ("named", "kind", "name"),
+    [
+        ("model=fal-ai/flux/srpo", "model", "srpo"),
+        ("priority=normal", "priority", "normal"),
+        ("caller=local", "caller", "local"),
+    ],
+)
+def test_a_group_of_jobs_is_paused_shown_and_resumed(
+    api: FlaskClient, farm: Farm, named: str, kind: str, name: str
+) -> None:
+    answer = api.post(f"/farm/v1/pause?{named}").get_json()
+    job_id = submit(api)
+    queue = api.get("/farm/v1/queue").get_json()
+
+    (group,) = answer["paused_groups"]
+    assert (answer["paused"], group["kind"], group["name"]) == (False, kind, name)
+    assert (queue["paused"], queue["paused_groups"], queue["waiting"]) == (False, [group], 1)
+    assert jobs.take(farm.store) == ()
+    assert api.post(f"/farm/v1/resume?{named}").get_json() == {"paused": False, "paused_groups": []}
+    assert jobs.take_one(farm.store).id == job_id
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [("model=nothing", 404), ("priority=urgent", 422), ("model=srpo&priority=low", 422), ("worker=w", 422)],
+)
+def test_a_group_that_does_not_exist_is_refused(api: FlaskClient, farm: Farm, query: str, status: int) -> None:
+    problem(api.post(f"/farm/v1/pause?{query}"), status)
+
+    assert farm.stats.paused_groups() == []
+
+
+def test_a_caller_is_named_by_its_key_and_hidden_from_others(
+    keyed: FlaskClient, farm: Farm, ada: dict[str, str], admin: dict[str, str]
+) -> None:
+    (key_id,) = (key.id for key in farm.callers.all() if key.name == "ada")
+    keyed.post("/farm/v1/pause?caller=bob", headers=admin)
+    keyed.post(f"/farm/v1/pause?caller={key_id}", headers=admin)
+
+    def seen_by(headers: dict[str, str]) -> list[str]:
+        queue = keyed.get("/farm/v1/queue", headers=headers).get_json()
+        return [group["name"] for group in queue["paused_groups"]]
+
+    assert (seen_by(ada), seen_by(admin)) == (["ada"], ["ada", "bob"])
 
 
 def test_a_worker_is_told_to_drain(api: FlaskClient, farm: Farm) -> None:

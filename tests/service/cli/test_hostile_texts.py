@@ -94,11 +94,14 @@ def test_text_of_others_is_shown_as_it_is(farm: Farm, api: FlaskClient, run: Run
 
     with served(api.application) as url:
         ended = [run.at(url)(*(delivery if word == "<delivery>" else word for word in words)) for words in LISTINGS]
-        shown = run.at(url)("jobs", "show", delivery.removesuffix("-1"))
+        shown, page = (
+            run.at(url)("jobs", "show", delivery.removesuffix("-1"), *options) for options in (("--json",), ())
+        )
 
     for one in ended:
         assert (one.status, one.err, controls(one.out)) == (0, "", set())
         assert TEXTS[text] in one.out
+    assert (page.status, controls(page.out)) == (0, set())
     assert json.loads(shown.out)["prompt"] == text
     assert shown.out.isascii()
     assert controls(shown.out) == set()

@@ -108,6 +108,36 @@ def test_failed_jobs_are_retried_together_and_once(command: Runner, farm: Farm, 
     assert cancelled not in {jobs.record(farm.store, new).retry_of for new in rest}
 
 
+def test_a_job_is_shown_with_its_runs_and_deliveries(command: Runner, farm: Farm, api: FlaskClient) -> None:
+    headers = {"X-Request-Id": "call-7"}
+    job_id = submit(api, headers=headers, webhook_url="https://you.example/hook", webhook_events=["job.processing"])
+    farm.store.renew("w1", FACTS | {"host": "rack-1"}, [])
+    farm.store.release(jobs.take_one(farm.store))
+    (due,) = farm.deliveries.claim(1, lease_seconds=60)
+    farm.deliveries.finish(due, Outcome.WAITING, Attempt(1, 0.25, 503), pause_seconds=60)
+
+    page = command("jobs", "show", job_id).out
+    shown = json.loads(command("jobs", "show", job_id, "--json").out)
+
+    (run,), (delivery,) = shown["history"]["runs"], shown["history"]["deliveries"]
+    assert (run["worker"], run["host"], run["reason"]) == ("w1", "rack-1", "drained")
+    assert (delivery["id"], delivery["attempts"][0]["status"]) == (f"{job_id}-2", 503)
+    assert (shown["id"], shown["history"]["request_id"]) == (job_id, "call-7")
+    for text in (job_id, "call-7", "rack-1", "drained", run["started_at"], f"{job_id}-2", "HTTP 503", "0.250 s"):
+        assert text in page, text
+
+
+def test_workers_are_named_to_admins_only(
+    keyed: FlaskClient, farm: Farm, ada: dict[str, str], bob: dict[str, str], admin: dict[str, str]
+) -> None:
+    job_id = submit(keyed, headers=ada)
+    farm.store.release(jobs.take_one(farm.store))
+    path = f"/farm/v1/jobs/{job_id}/history"
+
+    assert [keyed.get(path, headers=who).get_json()["runs"][0]["worker"] for who in (ada, admin)] == [None, "w1"]
+    assert keyed.get(path, headers=bob).status_code == 404
+
+
 @pytest.mark.parametrize("words", [(), ("some-id", "--failed")])
 def test_what_to_retry_and_repeat_is_said_once(command: Runner, words: tuple[str, ...]) -> None:
     assert command("jobs", "retry", *words).status == 2

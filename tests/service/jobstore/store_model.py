@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from farm.domain.job import NewJob, Result, State
 from farm.domain.measures import MEASURES, completion, computed_megapixel_steps
+from farm.domain.pause import Group
 from farm.domain.request import PRIORITIES, Request
 from farm.jobstore.record import fields_of, redacted, result_text
 from farm.jobstore.redis_keys import PREFIX
@@ -152,6 +153,49 @@ class Model:
         self._abandon_deadlines: dict[str, int] = {}
         self._affinities: dict[tuple[str, str], str] = {}
         self.is_paused = False
+        self.paused: dict[Group, int] = {}
+        self._resuming: set[str] = set()
+
+    # What operators do
+
+    def pause(self, group: Group) -> None:
+        self.paused.setdefault(group, self.now)
+        if group.kind == "caller":
+            self._resuming.discard(group.name)
+            for entry in self._in_index("waiting"):
+                if entry.caller == group.name and not entry.is_unprepared:
+                    entry.index = "paused_jobs"
+
+    def resume(self, group: Group) -> bool:
+        if group not in self.paused:
+            return False
+        del self.paused[group]
+        if group.kind == "caller":
+            self._resuming.add(group.name)
+            for name, queue in self._queues.items():
+                if not name.startswith("unprepared:"):
+                    self._refund(queue, group.name)
+        return True
+
+    @staticmethod
+    def _refund(queue: Queue, caller: str) -> None:
+        """Let the caller go on at the virtual end of what it was given."""
+        queue.accepted_vfinish.pop(caller, None)
+        if caller in queue.claimed_vfinish:
+            queue.accepted_vfinish[caller] = queue.claimed_vfinish[caller]
+
+    def _bring_back(self) -> None:
+        """Return the jobs of callers that are paused no longer to their queues."""
+        for entry in self._in_index("paused_jobs"):
+            if entry.caller in self._resuming:
+                if entry.score >= 0:
+                    entry.vstart = entry.score = self._next_vstart(entry.queue, entry.caller, entry.cost)
+                entry.index = "waiting"
+        self._resuming = set()
+
+    def _enqueue(self, entry: Entry, score: float) -> None:
+        is_aside = Group("caller", entry.caller) in self.paused and not entry.is_unprepared
+        entry.index, entry.score = "paused_jobs" if is_aside else "waiting", score
 
     # What callers do
 
@@ -162,7 +206,7 @@ class Model:
         call = order.call if order.body_digest else ""
         direct = f"{PREFIX}direct_calls:{new.caller}:{order.body_digest}" if call and not key else ""
         if new.id in self.jobs:
-            return "accepted", new.id, self._wanted(order.request.model)
+            return "accepted", new.id, self._wanted(new)
         failed = self.jobs.get(new.retry_of)
         if failed and (repeated := failed.later.get("retried_as")) in self.jobs:
             return "repeated", repeated, 0
@@ -189,20 +233,21 @@ class Model:
             self._record_heartbeat(new.id, direct)
         if failed:
             failed.later["retried_as"] = new.id
-        return "accepted", new.id, 0 if entry.is_unprepared else self._wanted(order.request.model)
+        return "accepted", new.id, 0 if entry.is_unprepared else self._wanted(new)
 
-    def _wanted(self, model: str) -> int:
+    def _wanted(self, new: NewJob) -> int:
         """Return how many workers to wake."""
-        return 0 if self.is_paused else len(self._idle[model])
+        model = new.order.request.model
+        groups = {Group("model", model), Group("priority", new.order.priority), Group("caller", new.caller)}
+        return 0 if self.is_paused or groups & self.paused.keys() else len(self._idle[model])
 
     def _accept(self, new: NewJob) -> Entry:
         fields = fields_of(new)
         queue, cost = str(fields["queue"]), float(fields["cost"])
         within = new.order.conditions.start_within
         vstart = self._next_vstart(queue, new.caller, cost)
-        entry = Entry(
-            new, new.order.request, queue, cost, vstart, self.now, score=vstart, render_alone="render_alone" in fields
-        )
+        entry = Entry(new, new.order.request, queue, cost, vstart, self.now, render_alone="render_alone" in fields)
+        self._enqueue(entry, vstart)
         entry.start_deadline = self.now + us(within) if within else None
         self.jobs[new.id] = entry
         self._totals[f"jobs_accepted:{new.order.request.model}:{new.order.priority}"] += 1
@@ -356,7 +401,7 @@ class Model:
         if entry.index == "preparing_again":
             entry.score = self.now
         else:
-            entry.index, entry.score = "waiting", self.now - FRONT
+            self._enqueue(entry, self.now - FRONT)
 
     def finish_preparation(self, job_id: str, request: Request) -> bool:
         entry = self.jobs.get(job_id)
@@ -365,8 +410,8 @@ class Model:
         if entry is None or entry.state is not State.CREATED or not entry.is_unprepared:
             return False
         entry.queue, entry.cost, entry.request = f"{request.model}:{entry.new.order.priority}", request.cost, request
-        entry.vstart = entry.score = self._next_vstart(entry.queue, entry.caller, request.cost)
-        entry.index = "waiting"
+        entry.vstart = self._next_vstart(entry.queue, entry.caller, request.cost)
+        self._enqueue(entry, entry.vstart)
         self._observe("job_preparation_seconds", self.now - entry.created)
         self._reserve_for_preferred_worker(entry)
         return True
@@ -424,13 +469,18 @@ class Model:
         """
         doer = self._workers[worker]
         assert doer.vclock is not None
-        for priority in self._priority_order("claims"):
+        for priority in self._open(self._priority_order("claims")):
             heads = [first for model in models if (first := self._first_of(f"{model}:{priority}", worker))]
             if heads:
                 vfinish = [-1 if head.score < 0 else self._vfinish_of(doer, head.caller) for head in heads]
                 best = min(range(len(heads)), key=lambda i: (vfinish[i], heads[i].created, i))
                 return heads[best], vfinish[best]
         return None, 0
+
+    def _open(self, priorities: Iterable[str]) -> list[str]:
+        """Return those of these priorities that are not paused."""
+        paused = {group.name for group in self.paused if group.kind == "priority"}
+        return [priority for priority in priorities if priority not in paused]
 
     def _is_deferred(self, head: Entry, worker: str, capacity: Capacity) -> bool:
         if head.must_be_alone and capacity.held:
@@ -452,6 +502,8 @@ class Model:
 
     def _first_of(self, queue: str, worker: str) -> Entry | None:
         left = 0
+        if Group("model", queue.split(":")[0]) in self.paused:
+            return None
         for entry in self._queued(queue):
             if entry.is_late(self.now):
                 self._finish_waiting(entry, "start_timeout")
@@ -494,7 +546,7 @@ class Model:
         capacity = images - head.request.images
         share = math.ceil((self._waiting(head.request.model) + 1) / (others + 1))
         own, candidates = head.new.order.priority, self._batch_candidates()
-        for priority in (own, *(other for other in PRIORITIES if other != own)):
+        for priority in (own, *(other for other in self._open(PRIORITIES) if other != own)):
             for entry in candidates[f"{head.request.batch_key}:{priority}"][:LOOKED_AT]:
                 fits = len(batch) < share and entry.request.images <= capacity and not entry.must_be_alone
                 if fits and not entry.is_late(self.now) and not self._is_reserved(entry, worker):
@@ -633,7 +685,8 @@ class Model:
             if "kept_after_call" not in self.jobs[job_id].later:
                 self._stop(job_id, "client_disconnected")
         for entry in self._due("delayed"):
-            entry.index, entry.score = "waiting", self.now - FRONT
+            self._enqueue(entry, self.now - FRONT)
+        self._bring_back()
         silent = self.now - us(3 * self._terms.lease_seconds)
         for worker in [worker for worker, seen in self._seen.items() if seen <= silent]:
             self.remove_worker(worker, sorted(self._models))
@@ -717,6 +770,8 @@ class Model:
         wanted = order.conditions.keep_seconds or self._terms.result_ttl_seconds
         kept = min(us(self._terms.result_ttl_seconds), us(wanted), HOUR if order.inline else us(wanted))
         entry.index, entry.score, entry.code = "expiry", self.now + kept, code
+        if entry.state is State.PROCESSING or state is State.COMPLETED:
+            self._end_run(entry, code or "completed")
         entry.later["finished_us"] = self.now
         if result:
             entry.later["result"] = result
@@ -729,6 +784,13 @@ class Model:
         self._totals[f"caller_jobs:{entry.caller}:{state}"] += 1
         self._caller_images[entry.caller] += entry.request.images if state is State.COMPLETED else 0
         self._go(entry, state)
+
+    def _end_run(self, entry: Entry, reason: str) -> None:
+        """Keep the last ten runs; one that had been taken for ended ends again."""
+        started = entry.later["started_us"]
+        runs = [run for run in entry.later.get("runs", []) if run["started_us"] != str(started)]
+        run = {"worker": entry.later["worker"], "host": "", "started_us": str(started), "ended_us": str(self.now)}
+        entry.later["runs"] = [*runs, run | {"step": entry.step, "reason": reason}][-10:]
 
     def _finish_direct_call(self, entry: Entry, state: State) -> None:
         """Forget the direct call of a failed job; else a call that still waits may be repeated for a while."""
@@ -760,8 +822,12 @@ class Model:
 
     def _take_back(self, entry: Entry, reason: str, delay: int) -> None:
         self._totals[f"job_retries:{reason}"] += 1
+        self._end_run(entry, reason)
         entry.step = 0
-        entry.index, entry.score = ("delayed", self.now + delay) if delay else ("waiting", self.now - FRONT)
+        if delay:
+            entry.index, entry.score = "delayed", self.now + delay
+        else:
+            self._enqueue(entry, self.now - FRONT)
         self._go(entry, State.CREATED)
 
     def _isolate(self, entry: Entry) -> None:
@@ -811,7 +877,7 @@ class Model:
         return [entry for entry in self._in_index("waiting") if entry.queue == queue]
 
     def _waiting(self, model: str) -> int:
-        return sum(len(self._queued(f"{model}:{priority}")) for priority in PRIORITIES)
+        return sum(len(self._queued(f"{model}:{priority}")) for priority in self._open(PRIORITIES))
 
     def _waiting_count(self) -> Counter[str]:
         return Counter(entry.caller for entry in self.jobs.values() if entry.state is State.CREATED)
@@ -855,6 +921,8 @@ class Model:
                 bytes_of[entry.caller] = bytes_of.get(entry.caller, 0) + int(fields_of(entry.new)["bytes"])
         found["preparing_count"] |= self._preparing_count()
         found["paused"] |= {"": 1} if self.is_paused else {}
+        found["paused_groups"] |= {f"{group.kind}:{group.name}": since for group, since in self.paused.items()}
+        found["resuming"] |= dict.fromkeys(self._resuming, True)
         for (caller, affinity), preferred in self._affinities.items():
             found[f"affinity:{caller}:{affinity}"] = {"": preferred}
         found["abandon_deadline"] |= self._abandon_deadlines
@@ -879,10 +947,11 @@ class Model:
         return work
 
     def _show(self, entry: Entry, found: defaultdict[str, Content]) -> None:
-        index = f"queue:{entry.queue}" if entry.index == "waiting" else entry.index
+        indexes = {"waiting": f"queue:{entry.queue}", "paused_jobs": f"paused_jobs:{entry.caller}"}
+        index = indexes.get(entry.index, entry.index)
         found[index][entry.id] = entry.score
         found["jobs"][entry.id] = found[f"jobs:{entry.caller}"][entry.id] = entry.created
-        if entry.index in ("waiting", "preparing", "preparing_again"):
+        if entry.index in ("waiting", "paused_jobs", "preparing", "preparing_again"):
             since = f"unprepared:{entry.request.model}" if entry.is_unprepared else entry.queue
             found[f"queue_by_age:{since}"][entry.id] = entry.created
         if entry.index == "waiting" and not entry.render_alone and not entry.is_unprepared:

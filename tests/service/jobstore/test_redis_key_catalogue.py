@@ -15,6 +15,7 @@ from farm.domain.bulk import BulkState, Progress
 from farm.domain.delivery import Attempt, Outcome
 from farm.domain.job import BulkLine, Conditions, State, Webhook
 from farm.domain.limits import Limits
+from farm.domain.pause import Group
 from farm.jobstore import redis_keys
 from farm.jobstore.access_rights import command_names
 from tests.farms import wait_for
@@ -143,6 +144,10 @@ class EveryFeature:
     def _operators(self) -> Iterator[None]:
         self._store.pause()
         self._store.drain_worker("w1")
+        submit(self._store)
+        self._store.pause(Group("caller", "ada"))
+        yield
+        self._store.resume(Group("caller", "ada"))
         yield
 
     def _bulks(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from farm.domain.errors import IdempotencyConflict, LimitReached, NotFound
 from farm.domain.job import Claimed, Conditions, NewJob, State
+from farm.domain.pause import Group
 from farm.jobstore import redis_keys
 from farm.jobstore.store import Capacity, HeldJob, Retry, Terms
 from tests.service.jobstore.jobs import FACTS, held, new_job, result
@@ -44,6 +45,9 @@ some_callers = st.sampled_from(CALLERS)
 some_workers = st.sampled_from(WORKERS)
 some_models = st.sampled_from((MODELS, MODELS, MODELS[:1], MODELS[::-1]))
 some_retries: st.SearchStrategy[Retry] = st.sampled_from(("never", "again", "alone"))
+some_groups = st.sampled_from(
+    [Group("model", MODELS[0]), Group("priority", "normal"), *[Group("caller", caller) for caller in CALLERS]]
+)
 some_steps = st.sampled_from(STEPS)
 some_conditions = st.builds(
     Conditions,
@@ -73,6 +77,7 @@ ACTS = {
     "delete": 2,
     "call": 6,
     "claim_while_paused": 1,
+    "pause_or_resume_a_group": 4,
     "drain": 1,
     "claim_unprepared": 5,
     "claim_unprepared_of_others": 1,
@@ -227,6 +232,17 @@ class Comparison(RuleBasedStateMachine):
         self.claim()
         self._store.resume()
         self._model.is_paused = False
+
+    def pause_or_resume_a_group(self) -> None:
+        group = self._draw(some_groups)
+        if self._draw(st.booleans()):
+            self._store.pause(group)
+            self._model.pause(group)
+        else:
+            self._resume(group)
+
+    def _resume(self, group: Group) -> None:
+        assert self._store.resume(group) == self._model.resume(group)
 
     def drain(self) -> None:
         worker = self._draw(some_workers)
@@ -398,6 +414,8 @@ class Comparison(RuleBasedStateMachine):
         """Inject no more faults: every job ends, and two weeks later nothing is left of it."""
         for worker in WORKERS:
             self._leave(worker)
+        for group in [*self._model.paused]:
+            self._resume(group)
         while any(not job.state.is_terminal for job in self._model.jobs.values()):
             self._step(61)
             self._reap()
@@ -429,7 +447,8 @@ def _without_words(name: str, content: Any) -> Any:
     """Return the content without what the model does not know: error messages, and workers' facts."""
     if content and name.startswith("job:"):
         assert ("error" in content) == (content["state"] == "failed")
-        return {field: value for field, value in content.items() if field != "error"}
+        runs = {"runs": json.loads(content["runs"])} if "runs" in content else {}
+        return {field: value for field, value in content.items() if field != "error"} | runs
     if content and name.startswith("idempotency:"):
         return json.loads(content[""])
     if content and name == "worker_facts":

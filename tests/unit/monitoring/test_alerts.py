@@ -16,11 +16,15 @@ from tests.unit.monitoring.test_files import promtool
 _LENGTH = 900
 _API = {"a", "b"}
 
+_PAUSED_JOBS = 'farm_jobs_paused{model="srpo",priority="normal"}'
+
 #: A farm that is well, as both of its APIs report it: series → its values by the minute.
 HEALTHY = {
     'up{job="srpo-farm"}': "1x900",
     "farm_store_up": "1x900",
     "farm_paused": "0x900",
+    'farm_paused_groups{kind="model",name="srpo"}': "0x900",
+    _PAUSED_JOBS: "0x900",
     'farm_jobs_waiting{model="srpo",priority="normal"}': "3x900",
     'farm_workers{state="warm"}': "2x900",
     'farm_workers{state="lost"}': "0x900",
@@ -70,7 +74,13 @@ HARMLESS: dict[str, dict[str, str]] = {
     "cancelled jobs": {_CANCELLED: "0x60 0+60x840"},
     "a pause with waiting jobs": {
         "farm_paused": "0x60 1x50 0x790",
+        _PAUSED_JOBS: "0x60 3x50 0x790",
         _WAITED: "0+60x60 3600x840",
+        _WARM: "2x60 0x50 2x790",
+    },
+    "a model that is paused, and its workers stopped": {
+        'farm_paused_groups{kind="model",name="srpo"}': "0x60 1x50 0x790",
+        _PAUSED_JOBS: "0x60 3x50 0x790",
         _WARM: "2x60 0x50 2x790",
     },
     "no jobs at all": {name: "0x900" for name in HEALTHY if name.endswith("_total") or "_seconds_" in name},

@@ -16,7 +16,7 @@ local returned_jobs = {}
 -- when that is over.
 local function take_back(id, reason, delay_us)
   local key = job_key(id)
-  end_run(id)
+  end_run(id, reason)
   local job = redis.call('HMGET', key, 'caller', 'start_deadline_us', 'bytes')
   count_waiting(job[1], 1, job[3])
   -- The deadline counts from the submit, as if no worker had started the job.

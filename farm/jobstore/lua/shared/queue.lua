@@ -14,21 +14,24 @@ end
 -- The key of the jobs that may share a batch. Virtual times of two priorities belong to two queues: they do not compare.
 local function batch_candidates_key(batch_key, priority) return P .. 'batch_candidates:' .. batch_key .. ':' .. priority end
 
-local function enqueue(id, vstart, queue, model, created_us)
-  redis.call('ZADD', P .. 'queue:' .. queue, vstart, id)
-  redis.call('ZADD', queue_by_age_key(queue, model), created_us, id)
+-- Put a waiting job in its queue and, if it is ready for a GPU, among those that may share its batch; or set it aside.
+local function enqueue(id, vstart)
+  local job = redis.call('HMGET', job_key(id), 'queue', 'model', 'created_us', 'caller', 'batch_key', 'render_alone', 'priority')
+  local is_ready = not is_unprepared(job[1])
+  redis.call('ZADD', queue_by_age_key(job[1], job[2]), job[3], id)
+  if is_ready and is_group_paused('caller', job[4]) then
+    redis.call('ZADD', paused_jobs_key(job[4]), vstart, id)
+    return
+  end
+  redis.call('ZADD', P .. 'queue:' .. job[1], vstart, id)
+  if is_ready and job[6] ~= '1' then redis.call('ZADD', batch_candidates_key(job[5], job[7]), vstart, id) end
 end
 
 -- Before all other jobs, in the order of their coming back.
 local function front_vstart() return now() - 4e15 end
 
 -- Put a job that comes back before all others.
-local function enqueue_at_front(id)
-  local job = redis.call('HMGET', job_key(id), 'queue', 'batch_key', 'render_alone', 'created_us', 'model', 'priority')
-  local vstart = front_vstart()
-  enqueue(id, vstart, job[1], job[5], job[4])
-  if job[3] ~= '1' then redis.call('ZADD', batch_candidates_key(job[2], job[6]), vstart, id) end
-end
+local function enqueue_at_front(id) enqueue(id, front_vstart()) end
 
 -- Take a job from its queue, or from its preparer. It still counts as waiting, and stays in the index by age.
 local function take_from_queue(id, queue)
@@ -50,6 +53,7 @@ local function dequeue(id)
   take_from_queue(id, job[1])
   redis.call('ZREM', queue_by_age_key(job[1], job[4]), id)
   redis.call('ZREM', batch_candidates_key(job[2], job[5]), id)
+  redis.call('ZREM', paused_jobs_key(job[3]), id)
   redis.call('ZREM', P .. 'delayed', id)
   redis.call('ZREM', P .. 'start_deadline', id)
   count_waiting(job[3], -1, job[6])
@@ -86,9 +90,6 @@ local function priority_order(counter)
   if turn % 8 == 0 then return {'low', 'normal', 'bulk'} end
   return {'normal', 'low', 'bulk'}
 end
-
--- True if no worker may take anything. What was taken before goes on.
-local function is_paused() return redis.call('EXISTS', P .. 'paused') == 1 end
 
 -- For so long a job is reserved for the worker that its affinity prefers.
 local AFFINITY_US = SECOND_US

@@ -37,10 +37,27 @@ local function transition(id, to)
   return true
 end
 
--- End one run of a job on a worker, however it ended.
-local function end_run(id)
+-- So many of a job's last runs are kept in its record.
+local MAX_RUNS = 10
+
+-- Record a run that has ended, or that ends otherwise than it seemed: its worker was only slow.
+local function record_run(id, reason)
+  local key = job_key(id)
+  local job = redis.call('HMGET', key, 'runs', 'worker', 'started_us', 'step')
+  if not job[3] then return end
+  local runs = job[1] and cjson.decode(job[1]) or {}
+  if runs[1] and runs[#runs].started_us == job[3] then table.remove(runs) end
+  if #runs == MAX_RUNS then table.remove(runs, 1) end
+  runs[#runs + 1] = {worker = job[2], host = redis.call('HGET', P .. 'worker:' .. job[2], 'host') or '',
+    started_us = job[3], ended_us = integer(now()), step = tonumber(job[4]), reason = reason}
+  redis.call('HSET', key, 'runs', cjson.encode(runs))
+end
+
+-- End one run of a job on a worker, for a reason: `completed`, a code, or why it is taken back.
+local function end_run(id, reason)
   redis.call('ZREM', P .. 'leases', id)
   redis.call('ZREM', P .. 'render_deadline', id)
+  record_run(id, reason)
 end
 
 -- How long a job is kept after its end. One whose images were sent inline is kept for an hour, in case its answer was lost.
@@ -59,7 +76,7 @@ local function finish(id, state, fields, ttl_us)
   if job[1] == 'created' then dequeue(id) end
   if not is_allowed(job[1], state) then return false end
   redis.call('HSET', key, 'finished_us', integer(now()), unpack(fields))
-  end_run(id)
+  if job[1] == 'processing' or state == 'completed' then end_run(id, state == 'completed' and state or redis.call('HGET', key, 'code')) end
   redis.call('ZADD', P .. 'expiry', job[13] or integer(now() + retention_us(job[2], job[3], ttl_us)), id)
   if job[4] then redis.call('PEXPIRE', job[4], DAY_US / 1000) end
   if job[5] then finish_direct_call(id, job[5], state) end
