@@ -33,7 +33,7 @@ from farm.domain.job import Job
 from farm.domain.limits import Limits
 from farm.image_calls import ImageCalls
 from farm.images.intake import Intake
-from farm.jobstore import redis_keys
+from farm.jobstore import redis_keys, schema
 from farm.jobstore.connection import check, connect, connect_to_listen, translated
 from farm.jobstore.disk_guard import DiskGuard, Guard, no_guard
 from farm.jobstore.event_feed import EventFeed
@@ -155,6 +155,7 @@ def reach(settings: Settings, data_dir: Path) -> redis.Redis:
     """Connect to the farm's Redis and check it."""
     client = connect(redis_url(settings, data_dir))
     check(client, unsafe=settings.redis_unsafe or settings.redis_url is None)
+    schema.declare(client)
     return client
 
 

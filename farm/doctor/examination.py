@@ -16,7 +16,7 @@ from farm.doctor.access import Address, Answer
 from farm.doctor.device_memory import device_memory
 from farm.doctor.finding import Finding, Mark, good, note, refused, wrong
 from farm.domain.errors import FarmError, with_detail
-from farm.jobstore import redis_keys
+from farm.jobstore import redis_keys, schema
 from farm.jobstore.connection import connect
 from farm.jobstore.stats import StoreStats
 from farm.process import embedded_redis
@@ -137,6 +137,7 @@ class Examination:
         if rights.mark is Mark.GOOD:
             self._client = client
             self._base = cast(str | None, client.get(redis_keys.PUBLIC_URL))
+            yield jobstore.schema_finding(schema.read(client), schema.CURRENT)
 
     def _check_device(self) -> Finding:
         return machine.device(self._settings, alone=self._settings.redis_url is None)

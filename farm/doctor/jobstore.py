@@ -28,6 +28,7 @@ from farm.jobstore.connection import (
     version_problem,
 )
 from farm.jobstore.memory_guard import FULL_AT
+from farm.jobstore.schema import Schema
 from farm.process import embedded_redis
 from farm.process.aof import aof_problem
 from farm.settings import masked
@@ -138,6 +139,16 @@ def rights(client: redis.Redis) -> Finding:
     if problem := rights_problem(client):
         return refused("rights", problem)
     return good("rights", "every command, key and channel of the farm is allowed")
+
+
+def schema_finding(found: Schema | None, current: Schema) -> Finding:
+    """Judge the schema that Redis holds, given this version's."""
+    if found is None:
+        return good("schema", f"no farm has used this Redis; this version writes schema {current.number}")
+    if problem := current.problem_beside(found):
+        return refused("schema", problem)
+    beside = f"this version writes schema {current.number} and works beside {current.oldest} or later"
+    return good("schema", f"Redis holds schema {found.number}; {beside}")
 
 
 def connections_finding(used: int, limit: int) -> Finding:

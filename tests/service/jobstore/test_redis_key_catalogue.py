@@ -16,7 +16,7 @@ from farm.domain.delivery import Attempt, Outcome
 from farm.domain.job import BulkLine, Conditions, State, Webhook
 from farm.domain.limits import Limits
 from farm.domain.pause import Group
-from farm.jobstore import redis_keys
+from farm.jobstore import redis_keys, schema
 from farm.jobstore.access_rights import command_names
 from tests.farms import wait_for
 from tests.service.api.calls import post_prediction
@@ -178,6 +178,7 @@ class EveryFeature:
         assert post_prediction(self._api).status_code == 200
         self._farm.callers.create("ada")
         self._farm.redis.set(redis_keys.PUBLIC_URL, BASE)  # as the API does when it starts
+        schema.declare(self._farm.redis)
         send(self._api, begin(self._api, IN_PARTS)[0], b"part")
         self._farm.sweeper.run_once()
         self._farm.tally.add("refusals", "not_found")
