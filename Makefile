@@ -8,7 +8,7 @@ AS_ROOT := $(filter 0,$(shell id -u))
 # glibc: keep large buffers between layers instead of returning them to the system.
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 
-.PHONY: help demo demo-ops up quick test test-full chaos volume bench-peers check bench bench-gpu figures docs site format train-miniature train-checker evaluate-miniature
+.PHONY: help demo demo-ops drill up quick test test-full chaos volume bench-peers check bench bench-gpu figures docs site format train-miniature train-checker evaluate-miniature
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
 
@@ -17,6 +17,9 @@ demo: .venv/set-up-run ## render four prompts on a temporary farm; the images ar
 
 demo-ops: .venv/set-up-dev promtool alertmanager ## break a farm in five ways beside Prometheus and Alertmanager; print when each alert came and went
 	@$(BIN)/python -m tests.demo_ops
+
+drill: .venv/set-up-dev promtool alertmanager ## break a farm in one of six ways, and measure how soon you name it (docs/runbook.md)
+	@$(BIN)/python -m tests.demo_ops.drill
 
 up: .venv/set-up-run ## run a farm at http://127.0.0.1:8000 until Ctrl-C (HOST=127.0.0.1 PORT=8000)
 	@exec $(BIN)/farm up $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))

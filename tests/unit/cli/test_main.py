@@ -12,6 +12,7 @@ from farm.cli.main import main
 
 COMMANDS = [
     *("up", "api", "worker", "demo", "render", "models", "top", "usage", "pause", "resume", "doctor"),
+    *("backup", "restore"),
     *("jobs", "workers", "webhooks", "keys", "storage", "weights"),
 ]
 
