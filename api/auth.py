@@ -17,6 +17,7 @@ from api.http.cors import ANY
 from api.http.request_id import request_id
 from farm import clock
 from farm.auth.api_keys import LOCAL, ApiKeyStore, Caller, is_loopback
+from farm.domain import trace_context
 from farm.domain.errors import Forbidden, StoreUnavailable, Unauthorized
 from farm.domain.job import Origin
 
@@ -73,7 +74,7 @@ class Authenticator:
             report_quotas=note,
             base=self._base(),
             has_disconnected=_has_disconnected,
-            origin=Origin(request_id(), caller.key_id),
+            origin=Origin(request_id(), caller.key_id, _trace_context()),
         )
 
     def token(self, *, until: int) -> str:
@@ -113,6 +114,11 @@ class _KeyRecheck:
             return self._callers.identify(self._key) is not None
         except StoreUnavailable:
             return True
+
+
+def _trace_context() -> str:
+    """Return the trace context that came with the current call; empty if none did, or it is not valid."""
+    return trace_context.cleaned(flask.request.environ.get("HTTP_TRACEPARENT", ""))
 
 
 def _has_disconnected() -> bool:

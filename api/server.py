@@ -35,6 +35,7 @@ from farm.process.tls import check_tls, validity_problem
 from farm.settings import Settings
 from farm.telemetry import port
 from farm.telemetry.caller_metrics import CallerCollector
+from farm.tracing import tracer
 
 #: Most threads. They are started on demand, and cost little while they wait.
 THREADS = 720
@@ -101,7 +102,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
             "when_ready": hooks.limit_send_buffers,
             "ssl_context": hooks.TlsContexts().context,
             "pre_request": hooks.close_after_broken_body,
-            "worker_exit": lambda _arbiter, _worker: self._flush_counts(),
+            "worker_exit": lambda _arbiter, _worker: self._flush(),
             "forwarded_allow_ips": "",  # FARM_PROXY_HOPS decides which proxies are trusted
         }
         if self._address.tls:
@@ -121,12 +122,15 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
         callers = [CallerCollector(partial(CallerReading.of, farm.redis))] if self._settings.metrics_callers else []
         port.serve(self._settings, port.Others(app.extensions["metrics"]), *callers)
 
-    def _flush_counts(self) -> None:
+    def _flush(self) -> None:
+        """Hand in what this process has counted and traced."""
+        tracer.close()
         if self._tally:
             with suppress(FarmError):  # the last counts of this process are lost then
                 self._tally.flush()
 
     def _load(self) -> flask.Flask:
+        tracer.set_up(service="api")
         farm = build(self._settings, self._data_dir, listens=True)
         say_if_storage_fails(farm.storage, farm.ownership)
         self._tally = farm.tally
@@ -155,6 +159,7 @@ def serve(settings: Settings, address: ListenAddress, *, data_dir: Path) -> None
         check_tls(*address.tls)
         if problem := validity_problem(address.tls[0]):
             _log.warning(problem)
+    tracer.check()
     error = listening_error(address.host, address.port)
     if isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME:
         raise ConfigurationError(f"cannot listen on {address}: {error.strerror}; {CHOOSE_ANOTHER}")

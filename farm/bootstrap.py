@@ -54,6 +54,7 @@ from farm.storage.measured import MeasuredStorage
 from farm.storage.owned import OwnedStorage
 from farm.storage.probe import Probe
 from farm.storage.storage import Storage
+from farm.tracing import tracer
 from farm.uploads.tickets import Tickets, UploadQuota
 from farm.uploads.uploads import Uploads
 from farm.webhooks import signing
@@ -223,6 +224,7 @@ def job_store(settings: Settings, client: redis.Redis, guard: Guard = no_guard) 
 def check_values(settings: Settings) -> None:
     """Raise ConfigurationError for a value that has the form of its setting, and cannot be used."""
     SsrfSafeClient(settings.webhook_allow)
+    tracer.check()
     if settings.signing_key:
         signing.read_key(settings.signing_key)
 

@@ -6,6 +6,7 @@ import re
 import secrets
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
 
@@ -35,6 +36,8 @@ from farm.jobstore.stats import Served, StoreStats
 from farm.jobstore.store import Accepted, JobStore
 from farm.ssrf_safe_http import SsrfSafeClient
 from farm.storage.storage import Storage
+from farm.tracing import tracer
+from farm.tracing.span import Fact
 from farm.webhooks.url_check import check
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -57,6 +60,28 @@ _MAX_WAKE_UPS = 16
 def random_seed() -> int:
     """Draw the seed of a request without one: 1 … 2³¹−4."""
     return 1 + secrets.randbelow(MAX_RANDOM_SEED)
+
+
+@contextmanager
+def traced(new: NewJob) -> Iterator[NewJob]:
+    """Yield the job with the trace context that its record has: that of a span of this submit, if spans are recorded.
+
+    Otherwise it is the caller's own, and goes along to the webhooks.
+    """
+    if not tracer.is_on():
+        yield new
+        return
+    order = new.order
+    facts: dict[str, Fact] = {
+        "job": new.id,
+        "model": order.request.model,
+        "images": order.request.images,
+        "dialect": order.dialect,
+        "priority": order.priority,
+        "request_id": new.origin.request_id,
+    }
+    with tracer.start("submit job", new.origin.traceparent, facts, kind="server") as span:
+        yield new.in_trace(span.traceparent)
 
 
 class Service:
@@ -137,6 +162,10 @@ class Service:
 
     def submit_new(self, caller: Caller, new: NewJob) -> Accepted:
         """Record a job under an id of its own, and do nothing if there is one already. Raises what `submit` raises."""
+        with traced(new) as job:
+            return self._submit(caller, job)
+
+    def _submit(self, caller: Caller, new: NewJob) -> Accepted:
         images = self._checked(new.order, caller)
         if not images:
             return self._recorded(new, caller)
@@ -169,7 +198,7 @@ class Service:
         new = NewJob(
             str(uuid.uuid4()), failed.caller, order, retry_of=failed.id, base=caller.base, origin=caller.origin
         )
-        with self._intake.copied(new.id, failed) as request:
+        with traced(new) as new, self._intake.copied(new.id, failed) as request:
             accepted = self._recorded(replace(new, order=replace(order, request=request)), caller)
         if accepted.repeated:
             self._intake.forget(new.id)

@@ -465,6 +465,30 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, **changes}
 
 
+def traces_endpoint() -> str | None:
+    """Return the address to which OpenTelemetry's own variables send traces, or None. Raises ConfigurationError.
+
+    Its library reads them; this looks at those that decide whether and how anything is sent.
+    """
+    endpoint = _otel("EXPORTER_OTLP_TRACES_ENDPOINT") or _otel("EXPORTER_OTLP_ENDPOINT")
+    if not endpoint or _otel("SDK_DISABLED").lower() == "true" or _otel("TRACES_EXPORTER") == "none":
+        return None
+    if not re.match(r"https?://[^/\s]", endpoint):
+        raise ConfigurationError(f"OTEL_EXPORTER_OTLP_ENDPOINT={masked(endpoint)} is not valid; allowed: http(s)://…")
+    protocol = _otel("EXPORTER_OTLP_TRACES_PROTOCOL") or _otel("EXPORTER_OTLP_PROTOCOL") or _OTLP
+    if protocol != _OTLP:
+        raise ConfigurationError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol} is not valid; allowed: {_OTLP}")
+    return endpoint
+
+
+#: The form in which traces are sent.
+_OTLP = "http/protobuf"
+
+
+def _otel(name: str) -> str:
+    return os.environ.get(f"OTEL_{name}", "").strip()
+
+
 def load() -> Settings:
     """Return the settings of this process. Raises ConfigurationError for the first bad name or value."""
     settings, problems = read()

@@ -20,6 +20,7 @@ from farm.process.signals import exit_at_once, stop_signals
 from farm.process.worker_deaths import worker_id
 from farm.settings import load
 from farm.telemetry.log import set_up_log
+from farm.tracing import tracer
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +47,13 @@ def run(name: str, work: Callable[[Farm, Options], int], *, service: str) -> Non
     try:
         settings = load()
         set_up_log(settings.log, service=service, worker=options.worker)
+        tracer.set_up(service=service, instance=options.worker)
         farm = build(settings, options.data_dir)
         say_if_storage_fails(farm.storage, farm.ownership)
         status = work(farm, options)
         with suppress(FarmError):  # the last counts of this process are lost then
             farm.tally.flush()
+        tracer.close()
     except FarmError as error:
         who = f"{name} on {options.device_name}" if options.device_name else name
         say(f"{who}: {with_detail(error)}", file=sys.stderr)

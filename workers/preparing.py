@@ -37,6 +37,8 @@ from farm.images.decode import UnusableImage
 from farm.jobstore.store import JobStore
 from farm.ssrf_safe_http import Reply, SsrfSafeClient
 from farm.storage.storage import Storage, new_input_key, parse_key
+from farm.tracing import tracer
+from farm.tracing.span import Fact, Span
 from workers.enhancer import Enhancer, Interrupted, enhanced
 from workers.sizing import sized
 
@@ -120,13 +122,15 @@ class Preparer:
         return taken[0] if taken else None
 
     def _handle(self, job: Job) -> None:
+        facts: dict[str, Fact] = {"job": job.id, "model": job.request.model, "images": job.request.images}
         try:
-            self._prepare(job)
+            with tracer.start("prepare job", job.origin.traceparent, facts) as span:
+                self._prepare(job, span)
         finally:
             with self._lock:
                 del self._in_progress[job.id]
 
-    def _prepare(self, job: Job) -> None:
+    def _prepare(self, job: Job, span: Span) -> None:
         try:
             request = self._prepare_with_retry(job)
         except _Ended:
@@ -138,7 +142,7 @@ class Preparer:
                 self._store.renew_unprepared([job.id], 0)  # any preparer may have it at once
             raise
         except Exception as error:  # noqa: BLE001  # whatever it is, the job ends
-            self._refuse(job, error)
+            span.fail(self._refuse(job, error))
             return
         if self._store.finish_preparation(job.id, request, origin=job.origin):
             self._wake_ups.send(1)
@@ -204,11 +208,13 @@ class Preparer:
         except NotFound as error:
             raise UnusableImage(Code.FILE_DOWNLOAD_ERROR, "this farm has the file no more") from error
 
-    def _refuse(self, job: Job, error: Exception) -> None:
+    def _refuse(self, job: Job, error: Exception) -> str:
+        """End the job, and return the code with which it ended."""
         if not isinstance(error, FarmError):
             _log.error("preparation failed", job=job.id, exc_info=error)
             error = FarmError()
         self._store.fail_preparation(job.id, error.code, str(error), cause=with_detail(error))
+        return str(error.code)
 
     def _remove(self, stored: Iterable[str]) -> None:
         for key in stored:

@@ -31,6 +31,7 @@ from farm.domain.job import FULL_STEPS, Claimed, Image, Result
 from farm.domain.measures import DEVICE
 from farm.jobstore.store import JobStore
 from farm.storage.storage import Storage, new_key
+from farm.tracing.span import Span
 from workers.encode import Encoder
 from workers.health import FailureCounter
 from workers.lease import Lease, ProgressWatchdog
@@ -72,8 +73,10 @@ def retry_store_call(call: Callable[[], T], draining: threading.Event) -> T:
 class JobOutput:
     """A job's images on their way to storage, and the seconds that each stage took."""
 
-    def __init__(self, job: Claimed) -> None:
+    def __init__(self, job: Claimed, span: Span) -> None:
+        """Begin the output of an attempt, which is recorded as `span`."""
         self.job = job
+        self.span = span
         self.images: dict[int, Image] = {}
         self.flagged: dict[int, bool] = {}
         self.warnings = dict.fromkeys(job.request.notes)  # ordered, each once
@@ -82,11 +85,30 @@ class JobOutput:
         self.is_over = False
         self.lock = threading.Lock()
 
-    def end(self) -> bool:
-        """Mark the job as not to be completed with this output. Return False if it was marked already."""
+    def end(self, outcome: str, *, is_error: bool = False) -> bool:
+        """Mark the job as not to be completed with this output. Return False if it was marked already.
+
+        `outcome`: what the attempt came to, for its trace.
+        """
         with self.lock:
             first, self.is_over = not self.is_over, True
+        if first:
+            self.end_span(outcome, is_error=is_error)
         return first
+
+    def end_span(self, outcome: str, *, is_error: bool = False) -> None:
+        self.span.add(outcome=outcome)
+        if is_error:
+            self.span.fail(outcome)
+        self.span.end()
+
+    def end_stage(self, name: str, began: float) -> float:
+        """Record that a stage has ended which began at this moment of the monotonic clock; return the present one."""
+        now = clock.monotonic()
+        with self.lock:
+            self.timings[name] += now - began
+        self.span.record_stage(name, now - began)
+        return now
 
     def result(self, build: str) -> Result:
         numbers = range(self.job.request.images)
@@ -203,21 +225,19 @@ class Publisher:
 
     def _store_image(self, pending: PendingImage) -> None:
         output, number, rendered = pending.output, pending.number, pending.rendered
-        request, began = output.job.request, clock.monotonic()
+        request = output.job.request
+        began = clock.monotonic()
         image, flagged = self._checked(output, rendered.image)
-        checked = clock.monotonic()
+        checked = output.end_stage("safety", began)
         if request.output_size:
             image = ImageOps.fit(image, request.output_size, Pillow.Resampling.LANCZOS)
         encoder = self._encoder if output.job.keeps_payload else replace(self._encoder, with_prompt=False)
         content = encoder.encode(image, of=request, number=number, rendered=rendered)
-        encoded = clock.monotonic()
+        encoded = output.end_stage("encode", checked)
         key = new_key(output.job.id, output.job.fence, number, request.output_format)
         self._store_with_retry(pending, key, content)
-        stored = clock.monotonic()
+        output.end_stage("upload", encoded)
         with output.lock:
-            output.timings["safety"] += checked - began
-            output.timings["encode"] += encoded - checked
-            output.timings["upload"] += stored - encoded
             output.timings[FULL_STEPS] += rendered.full_steps
             output.flagged[number] = flagged
             output.warnings.update(dict.fromkeys(rendered.warnings))
@@ -260,7 +280,8 @@ class Publisher:
 
     def _complete(self, output: JobOutput) -> None:
         result = output.result(self._encoder.build)
-        retry_store_call(partial(self._store.complete, output.job, result), self._draining)
+        is_ours = retry_store_call(partial(self._store.complete, output.job, result), self._draining)
+        output.end_span("completed" if is_ours else "lost", is_error=not is_ours)
         self._lease.remove(output.job)
         self._failure_counter.record_success()
 
@@ -276,13 +297,13 @@ class Publisher:
         """Have the job tried again; a worker that drains releases it, uncounted."""
         if self._draining.is_set():
             self._release(output)
-        elif output.end():
+        elif output.end(str(error.code), is_error=True):
             cause = with_detail(error)
             fail = partial(self._store.fail, output.job, error.code, str(error), retry="again", cause=cause)
             retry_store_call(fail, self._draining)
             self._lease.remove(output.job)
 
     def _release(self, output: JobOutput) -> None:
-        if output.end():
+        if output.end("released"):
             retry_store_call(partial(self._store.release, output.job), self._draining)
             self._lease.remove(output.job)

@@ -32,16 +32,18 @@ class Unrendered:
 
     def cancel(self, run: RenderRun) -> None:
         """End a job that was stopped, or lost to another worker."""
-        self._end(run, partial(self._store.fail, run.job, Code.CANCELLED, "The job was cancelled."))
+        cancel = partial(self._store.fail, run.job, Code.CANCELLED, "The job was cancelled.")
+        self._end(run, cancel, outcome=Code.CANCELLED)
 
     def release(self, run: RenderRun) -> None:
         """Hand a job back, uncounted."""
-        self._end(run, partial(self._store.release, run.job))
+        self._end(run, partial(self._store.release, run.job), outcome="released")
 
     def fail(self, run: RenderRun, error: FarmError, *, retry: Retry) -> None:
         """Fail a job, or have it tried again."""
         cause = with_detail(error)
-        self._end(run, partial(self._store.fail, run.job, error.code, str(error), retry=retry, cause=cause))
+        fail = partial(self._store.fail, run.job, error.code, str(error), retry=retry, cause=cause)
+        self._end(run, fail, outcome=error.code, is_error=True)
 
     def fail_inputs(self, run: RenderRun, error: StorageError) -> None:
         """Have a job without inputs tried again; a worker that drains releases it, uncounted."""
@@ -83,11 +85,11 @@ class Unrendered:
             else:
                 self._store.fail(run.job, error.code, str(error), retry="alone", cause=with_detail(error))
 
-        self._end(run, record)
+        self._end(run, record, outcome=error.code, is_error=True)
 
-    def _end(self, run: RenderRun, record: Callable[[], object]) -> None:
+    def _end(self, run: RenderRun, record: Callable[[], object], *, outcome: str, is_error: bool = False) -> None:
         """Render the job no further, and `record` its end in the job store. If that fails, its lease expires."""
-        run.output.end()
+        run.output.end(outcome, is_error=is_error)
         try:
             retry_store_call(record, self._draining)
         except FarmError as error:

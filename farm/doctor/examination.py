@@ -21,7 +21,8 @@ from farm.jobstore.connection import connect
 from farm.jobstore.stats import StoreStats
 from farm.process import embedded_redis
 from farm.process.data_dir import DataDir
-from farm.settings import PREFIX, Settings
+from farm.settings import PREFIX, Settings, masked
+from farm.tracing import tracer
 
 #: Time limit of one check, in seconds.
 CHECK_SECONDS = 10.0
@@ -100,6 +101,8 @@ class Examination:
     def _check_settings(self) -> Iterator[Finding]:
         yield from (refused("settings", problem) for problem in self._problems)
         check_values(self._settings)
+        if endpoint := tracer.check():
+            yield good("traces", f"sent to {masked(endpoint)}")
         if not self._problems:
             names = sorted(PREFIX + name.upper() for name in self._settings.model_fields_set)
             yield good("settings", f"set: {', '.join(names)}" if names else "all defaults")

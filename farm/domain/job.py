@@ -168,6 +168,10 @@ class NewJob:
     line: BulkLine | None = None
     origin: Origin = UNKNOWN_ORIGIN
 
+    def in_trace(self, traceparent: str) -> NewJob:
+        """Return the job with another trace context."""
+        return replace(self, origin=replace(self.origin, traceparent=traceparent))
+
 
 @dataclass(frozen=True, slots=True)
 class Image:
@@ -227,6 +231,10 @@ class Job:
     #: The form of the images in the output file, of a line of a bulk.
     result_format: str = ""
     origin: Origin = field(default=UNKNOWN_ORIGIN, compare=False)
+
+    def in_trace(self, traceparent: str) -> Job:
+        """Return the job with another trace context."""
+        return replace(self, origin=replace(self.origin, traceparent=traceparent))
 
     @property
     def steps(self) -> int:

@@ -16,6 +16,8 @@ from farm.domain.errors import FarmError, ForbiddenAddress, StoreFull, StoreUnav
 from farm.domain.job import Job
 from farm.jobstore.store import JobStore
 from farm.ssrf_safe_http import Reply, SsrfSafeClient
+from farm.tracing import tracer
+from farm.tracing.span import Fact
 from farm.webhooks import message
 from farm.webhooks.message import Message
 from farm.webhooks.secrets import Secrets
@@ -89,8 +91,7 @@ class Courier:
         )
         at_us, began = clock.now_us(), clock.monotonic()
         try:
-            webhook_body = self._message(due, job)
-            reply = self._outbound.post(webhook_body.url, webhook_body.body, headers=_headers(webhook_body))
+            reply = self._post(due, job)
         except (StoreUnavailable, StoreFull):
             raise  # its lease brings it back: this says nothing about the receiver or the message
         except Exception as error:  # noqa: BLE001  # whatever it is, it is recorded, and the delivery ends
@@ -103,6 +104,27 @@ class Courier:
             outcome, pause = _outcome(reply, due, schedule)
         self._record(due, outcome, attempt, pause_seconds=pause)
         _log_attempt(due, job, attempt, outcome, pause)
+
+    def _post(self, due: Due, job: Job | None) -> Reply:
+        """Make the attempt, in a span of the job's trace; the receiver gets the span's trace context."""
+        if job is None:
+            return self._send(self._message(due, None))
+        facts: dict[str, Fact] = {
+            "job": due.job,
+            "delivery": due.id,
+            "delivery_attempt": due.attempts_made + 1,
+            "receiver": due.receiver,
+            "event": due.event,
+        }
+        with tracer.start("deliver webhook", job.origin.traceparent, facts, kind="client") as span:
+            reply = self._send(self._message(due, job.in_trace(span.traceparent)))
+            span.add(status=reply.status)
+            if not 200 <= reply.status < 300:
+                span.fail(f"status {reply.status}")
+        return reply
+
+    def _send(self, message: Message) -> Reply:
+        return self._outbound.post(message.url, message.body, headers=_headers(message))
 
     def _message(self, due: Due, job: Job | None) -> Message:
         """Return the message about a job or, if there is none, the one that needs no record."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from farm import clock
 from farm.dialects import native, openai_batch, registry
 from farm.dialects.links import Links
+from farm.domain import trace_context
 from farm.domain.delivery import Due, is_about_a_bulk
 from farm.domain.job import Job, Origin, State
 from farm.webhooks import signing
@@ -45,8 +46,9 @@ def without_job(due: Due, *, secrets: Secrets) -> Message:
 
 
 def _origin_headers(origin: Origin) -> dict[str, str]:
-    """Return the headers by which a receiver finds the call that submitted the job."""
-    return {"X-Request-Id": origin.request_id} if origin.request_id else {}
+    """Return the headers by which a receiver finds the call that submitted the job, and its trace."""
+    headers = {"X-Request-Id": origin.request_id, trace_context.HEADER: origin.traceparent}
+    return {name: value for name, value in headers.items() if value}
 
 
 def _signed_body(job: Job, due: Due, links: Links, secrets: Secrets) -> tuple[Mapping[str, str], bytes]:

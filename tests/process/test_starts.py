@@ -28,6 +28,7 @@ from tests.farms import clean_environment, farm_command, free_port, own_redis, p
 from workers.pipelines import miniature
 
 SIMULATED = {"FARM_PIPELINE": "simulated"}
+TRACES = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
 
 
 @dataclass
@@ -189,6 +190,16 @@ UNUSABLE: dict[str, tuple[Callable[[Surroundings], Start], str, str]] = {
         lambda _: Start(settings={"FARM_SIGNING_KEY": "secret"}),
         "settings",
         "openssl rand",
+    ),
+    "no address for traces": (
+        lambda _: Start(settings={"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}),
+        "settings",
+        "=collector:4318 is not valid",
+    ),
+    "traces over gRPC": (
+        lambda _: Start(settings={**TRACES, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}),
+        "settings",
+        "allowed: http/protobuf",
     ),
     "an invalid value": (lambda _: Start(settings={"FARM_LOG": "xml"}), "settings", "is not valid"),
 }
