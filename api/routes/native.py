@@ -261,6 +261,7 @@ def _queue(queues: Sequence[Queue], reading: Reading, caller: Caller) -> answers
         "waiting_jobs": sum(backlog.waiting_jobs for backlog in found) + reading.delayed,
         "waiting_images": sum(backlog.waiting_images for backlog in found),
         "work_seconds": work_seconds,
+        "paused_seconds": round(sum(backlog.paused_seconds for backlog in found), 3),
         "oldest_seconds": max(backlog.oldest_seconds for backlog in found),
         "workers": {state: workers[state] for state in dict.fromkeys([*WORKER_STATES, *workers])},
         "drained_at": clock.iso(reading.now_us + round(work_seconds / able * 1e6)) if able else None,

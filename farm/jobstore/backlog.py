@@ -21,13 +21,15 @@ class Backlog:
     """The work for one model that is accepted and has not ended.
 
     `waiting`: jobs that have not started, unprepared ones included. `work_seconds`: how long one worker would take for
-    all of it, what is being rendered included.
+    all that may be rendered now, what is being rendered included; `paused_seconds`: for what waits for the end of a
+    pause, for which no worker is needed.
     """
 
     model: str
     waiting_jobs: int
     waiting_images: int
     work_seconds: float
+    paused_seconds: float
     oldest_seconds: float
 
 
@@ -39,15 +41,23 @@ def backlogs(reading: Reading) -> list[Backlog]:
 
 def _backlog(model: Model, reading: Reading, work: Mapping[str, int], pace: float) -> Backlog:
     unprepared_images = work.get(f"unprepared:{model.name}:images", 0)
-    cost = sum(work.get(f"{place}:{model.name}:cost", 0) for place in ("waiting", "processing")) / MILLIONTHS
-    cost += unprepared_images * model.parameters.steps.default * _UNPREPARED_MEGAPIXELS
+    waiting, rendering = (work.get(f"{place}:{model.name}:cost", 0) / MILLIONTHS for place in ("waiting", "processing"))
+    unprepared = unprepared_images * model.parameters.steps.default * _UNPREPARED_MEGAPIXELS
+    paused = waiting * _paused_share(model.name, reading) + unprepared * reading.is_model_paused(model.name)
     return Backlog(
         model.name,
         sum(reading.waiting(model.name, priority) for priority in PRIORITIES) + reading.unprepared(model.name),
         work.get(f"waiting:{model.name}:images", 0) + unprepared_images,
-        round(cost * pace, 3),
+        round((rendering + waiting + unprepared - paused) * pace, 3),
+        round(paused * pace, 3),
         max(reading.oldest_seconds(model.name, priority) for priority in ("", *PRIORITIES)),
     )
+
+
+def _paused_share(model: str, reading: Reading) -> float:
+    """Return the share of a model's waiting jobs that are paused, with the whole farm or a group."""
+    waiting = sum(reading.waiting(model, priority) for priority in PRIORITIES)
+    return sum(reading.paused_jobs(model, priority) for priority in PRIORITIES) / waiting if waiting else 0.0
 
 
 def _pace_of(model: str, sums: Mapping[str, float]) -> float:

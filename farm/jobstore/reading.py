@@ -101,6 +101,10 @@ class Reading:
         """The groups of jobs that are paused beside the whole farm."""
         return paused_groups_from(self._part("paused groups"))
 
+    def is_model_paused(self, model: str) -> bool:
+        """Return True if workers take no job of this model."""
+        return self.is_paused or ("model", model) in self._paused
+
     def paused_jobs(self, model: str, priority: str) -> int:
         """Return how many jobs wait in a queue because they are paused, with the whole farm or a group."""
         waiting = self.waiting(model, priority)

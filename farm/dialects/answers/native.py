@@ -195,15 +195,17 @@ class ModelQueue(TypedDict, closed=True):
 
 
 class ModelBacklog(TypedDict, closed=True):
-    """The work for one model: jobs and images that have not started, and how long one worker would take for all of it.
+    """The work for one model: jobs and images that have not started, and how long one worker would take for it.
 
-    `work_seconds` is predicted from the jobs that were completed last, and counts what is being rendered.
+    `work_seconds` is predicted from the jobs that were completed last, and counts what is being rendered. What a pause
+    holds back is in `paused_seconds` instead, so that nobody starts workers for it.
     """
 
     model: str
     waiting_jobs: int
     waiting_images: int
     work_seconds: float
+    paused_seconds: float
     oldest_seconds: float
 
 
@@ -219,9 +221,9 @@ class FarmQueue(TypedDict, closed=True):
     """Numbers of jobs: `unprepared` first need their input images fetched or their prompt rewritten.
 
     While `paused`, workers take no new jobs, and never those of `paused_groups`; which other callers are paused, only
-    admins see. `waiting_jobs`, `waiting_images` and `work_seconds` are the sums over the
-    `models`. `workers` is the number of workers in each state. `drained_at`: when the warm workers will have done it
-    all, null without one or while paused.
+    admins see. `waiting_jobs`, `waiting_images`, `work_seconds` and `paused_seconds` are the sums over the `models`.
+    `workers` is the number of workers in each state. `drained_at`: when the warm workers will have done it all, null
+    without one or while paused.
     """
 
     paused: bool
@@ -233,6 +235,7 @@ class FarmQueue(TypedDict, closed=True):
     waiting_jobs: int
     waiting_images: int
     work_seconds: float
+    paused_seconds: float
     oldest_seconds: float
     workers: dict[str, int]
     drained_at: str | None

@@ -559,9 +559,37 @@ def test_what_is_rendered_and_what_is_unprepared_is_work_too(api: FlaskClient, f
     jobs.take_one(farm.store, "w")
     processing = api.get("/farm/v1/queue").get_json()
     submit(api, enhance_prompt=True)
-    farm.store.pause()
-    paused = api.get("/farm/v1/queue").get_json()
+    both = api.get("/farm/v1/queue").get_json()
 
     assert (processing["waiting_jobs"], processing["processing"]) == (0, 1)
-    assert 0 < processing["work_seconds"] < paused["work_seconds"]
-    assert (paused["waiting_jobs"], paused["drained_at"]) == (1, None)
+    assert 0 < processing["work_seconds"] < both["work_seconds"]
+    assert both["paused_seconds"] == 0
+
+
+def test_a_paused_farm_asks_for_no_workers_but_those_that_render(api: FlaskClient, farm: Farm) -> None:
+    submit(api, num_inference_steps=10)
+    jobs.take_one(farm.store, "w")
+    rendering = api.get("/farm/v1/queue").get_json()["work_seconds"]
+    submit(api, enhance_prompt=True)
+    submit(api)
+    before = api.get("/farm/v1/queue").get_json()
+    farm.store.pause()
+    paused = api.get("/farm/v1/queue").get_json()
+    (model,) = (model for model in paused["models"] if model["model"] == "srpo")
+
+    assert (paused["work_seconds"], model["work_seconds"]) == (rendering, rendering)
+    assert paused["work_seconds"] + paused["paused_seconds"] == pytest.approx(before["work_seconds"], abs=0.01)
+    assert (paused["waiting_jobs"], paused["drained_at"]) == (2, None)
+
+
+@pytest.mark.parametrize(("group", "share"), [("model=srpo", 1), ("priority=low", 0.5), ("caller=local", 1)])
+def test_a_paused_group_asks_for_no_workers(api: FlaskClient, group: str, share: float) -> None:
+    for priority in ("normal", "low"):
+        submit(api, num_inference_steps=10, priority=priority)
+    before = api.get("/farm/v1/queue").get_json()["work_seconds"]
+    api.post(f"/farm/v1/pause?{group}")
+    paused = api.get("/farm/v1/queue").get_json()
+
+    assert paused["paused_seconds"] == pytest.approx(share * before, abs=0.01)
+    assert paused["work_seconds"] == pytest.approx((1 - share) * before, abs=0.01)
+    assert paused["waiting_jobs"] == 2

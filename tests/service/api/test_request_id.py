@@ -1,4 +1,4 @@
-"""`X-Request-Id`: taken, cleaned, answered in every dialect, and kept with the job."""
+"""`X-Request-Id`: taken, cleaned, answered in every dialect, and kept with the job; `traceparent` is kept, too."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from flask.testing import FlaskClient
 
 from api.http.request_id import MAX_LENGTH
 from farm.bootstrap import Farm
+from farm.domain import trace_context
 from tests.service.api.calls import bearer, submit
 from tests.service.api.dialects import DIALECTS, Dialect
 from tests.service.jobstore import jobs
 
 HEADER = "X-Request-Id"
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 QUICK = [dialect for dialect in DIALECTS if not dialect.waits]
 
 
@@ -70,3 +72,12 @@ def test_a_key_is_not_taken_for_an_id(keyed: FlaskClient, farm: Farm, ada: dict[
 
 def test_a_read_without_an_id_has_none(api: FlaskClient) -> None:
     assert HEADER not in api.get("/farm/v1/jobs").headers
+
+
+@pytest.mark.parametrize("dialect", QUICK, ids=str)
+def test_an_accepted_submit_keeps_its_trace_context(api: FlaskClient, farm: Farm, dialect: Dialect) -> None:
+    accepted = dialect.submit(api, headers={trace_context.HEADER: TRACE})
+    other = dialect.submit(api, headers={trace_context.HEADER: f"{TRACE}-garbage"})
+
+    kept = [jobs.record(farm.store, dialect.job_id(response)).origin.traceparent for response in (accepted, other)]
+    assert kept == [TRACE, ""]

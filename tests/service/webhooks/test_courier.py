@@ -32,6 +32,7 @@ from tests.service.jobstore.jobs import BASE
 from tests.webhook_receiver import Behaviour, Receiver, answer, close_early, running_receiver
 
 QUICK = (0.01, 0.01, 0.01)
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 @pytest.fixture
@@ -104,6 +105,18 @@ def test_the_farms_own_webhook_is_verified_by_the_published_library(
     assert (event["type"], event["sequence"]) == ("job.completed", 3)
     assert event["data"]["status"] == "completed"
     assert event["data"]["images"][0]["url"].startswith(f"{BASE}/files/")
+
+
+def test_without_spans_of_the_farms_own_a_receiver_gets_the_trace_context_of_the_caller(
+    harness: CourierHarness, receiver: Receiver
+) -> None:
+    new = jobs.new_job("ada", webhook=Webhook(receiver.url)).in_trace(TRACE)
+    harness.farm.store.submit(new)
+    harness.post(receiver.url)
+
+    harness.until(lambda: len(receiver.received) == 2)
+    assert {came.json["data"]["id"]: came.headers.get("traceparent") for came in receiver.received}[new.id] == TRACE
+    assert [came.headers.get("traceparent") for came in receiver.received].count(None) == 1
 
 
 def test_wavespeeds_webhook_is_the_prediction_signed_its_way(harness: CourierHarness, receiver: Receiver) -> None:
