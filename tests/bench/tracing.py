@@ -59,11 +59,12 @@ def figures(folder: Path) -> list[Figure]:
 
 
 def _seconds_off() -> float:
+    environ: dict[str, str] = {}
     new = NewJob(str(uuid.uuid4()), LOCAL.id, _ORDER)
 
     def work() -> None:
         for _ in range(_REPEATED):
-            trace_context.cleaned({}.get("HTTP_TRACEPARENT", ""))
+            trace_context.cleaned(environ.get("HTTP_TRACEPARENT", ""))
             with traced(new):
                 pass
 

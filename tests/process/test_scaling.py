@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -95,7 +95,7 @@ class Cluster:
         self.workers: list[Member] = []
         self.statuses: list[int] = []
 
-    def call(self, method: str, path: str, body: dict[str, object] | None = None) -> Any:
+    def call(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
         reply = urllib3.request(method, f"{self.url}/farm/v1/{path}", json=body, retries=False, timeout=30)
         assert reply.status < 300, reply.data
         return reply.json()

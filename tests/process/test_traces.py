@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from farm.process.child import EXIT_CONFIG
@@ -69,8 +70,9 @@ class Collector:
         return [one for one in spans if trace in ("", one.trace)]
 
 
-def _service(attributes: object) -> str:
-    return {one.key: one.value.string_value for one in attributes}["service.name"]  # type: ignore[attr-defined]
+def _service(attributes: Iterable[KeyValue]) -> str:
+    names: dict[str, str] = {one.key: one.value.string_value for one in attributes}
+    return names["service.name"]
 
 
 def accept(request: BaseHTTPRequestHandler) -> None:
