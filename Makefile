@@ -19,7 +19,7 @@ demo-ops: .venv/set-up-dev promtool alertmanager ## break a farm in five ways be
 	@$(BIN)/python -m tests.demo_ops
 
 drill: .venv/set-up-dev promtool alertmanager ## break a farm in one of six ways, and measure how soon you name it (docs/runbook.md)
-	@$(BIN)/python -m tests.demo_ops.drill
+	@$(BIN)/python -m tests.demo_ops.drill --rounds $(or $(ROUNDS),1)
 
 up: .venv/set-up-run ## run a farm at http://127.0.0.1:8000 until Ctrl-C (HOST=127.0.0.1 PORT=8000)
 	@exec $(BIN)/farm up $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))

@@ -42,7 +42,7 @@ class PlainProcesses:
         """Ask processes to end, and check that they do so well."""
         for name in names:
             self._processes[name].terminate()
-        statuses = {name: self._processes.pop(name).wait(60) for name in names}
+        statuses = {name: self._processes.pop(name).wait(120) for name in names}
         assert set(statuses.values()) <= {0}, (statuses, *(self.log(name).read_text()[-2000:] for name in names))
 
     def kill(self, name: str) -> None:
@@ -102,7 +102,7 @@ class Api:
             assert job["status"] != "failed", job
             return job if job["status"] == "completed" else None
 
-        return wait_for(ended, seconds=60, what=f"the end of {job_id}")
+        return wait_for(ended, seconds=120, what=f"the end of {job_id}")
 
 
 def wait_for_workers(client: redis.Redis, count: int) -> None:
@@ -111,7 +111,7 @@ def wait_for_workers(client: redis.Redis, count: int) -> None:
     def warm() -> bool:
         return sum(worker.facts.get("state") == "warm" for worker in StoreStats(client).workers()) == count
 
-    wait_for(warm, seconds=60, what=f"{count} warm workers")
+    wait_for(warm, seconds=120, what=f"{count} warm workers")
 
 
 def contents(tree: Path) -> dict[str, tuple[int, int]]:

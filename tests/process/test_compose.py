@@ -138,12 +138,12 @@ def test_the_composed_farm_serves_through_either_api(tmp_path: Path, s3: S3, tre
                 words = _words(declared.words, tmp_path / f"{name}-{number}", ports[number])
                 processes.start(f"{name}-{number}", words, settings, tree)
         first, second = (Api(port, key) for port in ports)
-        wait_for(lambda: first.is_ready() and second.is_ready(), seconds=60, what="both APIs")
+        wait_for(lambda: first.is_ready() and second.is_ready(), seconds=120, what="both APIs")
         wait_for_workers(client, 1)
 
         job_ids = [api.submit(webhook_url=receiver.url, webhook_events=["job.completed"]) for api in (first, second)]
         shown = [api.wait_for_end(job_id) for api, job_id in zip((second, first), job_ids, strict=True)]
-        wait_for(lambda: _notified(receiver.received) == {*job_ids}, seconds=60, what="both webhooks")
+        wait_for(lambda: _notified(receiver.received) == {*job_ids}, seconds=120, what="both webhooks")
         processes.kill("api-0")
         last = second.submit()
 

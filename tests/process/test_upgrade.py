@@ -55,7 +55,7 @@ class Version:
         ):
             words += ["--data-dir", self._settings["DATA"]]
             self._processes.start(name, words, self._settings, self._tree)
-        wait_for(self.api.is_ready, seconds=60, what="the API")
+        wait_for(self.api.is_ready, seconds=120, what="the API")
 
     def stop(self) -> None:
         self._processes.stop(*self._names)
@@ -92,7 +92,7 @@ def test_versions_replace_each_other_forwards_and_back_and_lose_nothing(tmp_path
             for job_id in submitted:
                 after.api.wait_for_end(job_id)
 
-        wait_for(lambda: notified(receiver) == {*submitted}, seconds=60, what="the webhook of every job")
+        wait_for(lambda: notified(receiver) == {*submitted}, seconds=120, what="the webhook of every job")
         assert ends(client) == Counter(submitted)
 
 
