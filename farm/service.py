@@ -28,6 +28,7 @@ from farm.domain.errors import (
 )
 from farm.domain.job import Job, Moment, NewJob, Order, Run, Search, State, as_accepted
 from farm.domain.pause import Group
+from farm.domain.preview import Preview
 from farm.domain.request import Request
 from farm.images.intake import CheckedSource, Intake, with_sources
 from farm.jobstore.event_feed import EventFeed, FeedPage
@@ -270,14 +271,23 @@ class Service:
 
     def watch(self, caller: Caller, job_id: str, *, idle_seconds: float) -> Iterator[Job | None]:
         """Yield the job now and after each change until it has ended; None after `idle_seconds` without a change."""
+        for seen in self.watch_with_previews(caller, job_id, idle_seconds=idle_seconds, previews=False):
+            assert not isinstance(seen, Preview)
+            yield seen
+
+    def watch_with_previews(
+        self, caller: Caller, job_id: str, *, idle_seconds: float, previews: bool = True
+    ) -> Iterator[Job | Preview | None]:
+        """Yield what `watch` does and, meanwhile, previews of the job's images."""
         assert self._changes is not None, "this process does not listen for changes"
-        with self._changes.of(job_id) as changed:
+        with self._changes.of(job_id, with_previews=previews) as changed:
             job = self.get(caller, job_id)
             yield job
             quiet_since = clock.monotonic()
             while not job.state.is_terminal:
                 changed.wait(_LOOK_SECONDS)
                 changed.clear()
+                yield from changed.take_previews()
                 seen, job = job, self.get(caller, job_id)
                 if (job.sequence, job.step) != (seen.sequence, seen.step):
                     quiet_since = clock.monotonic()

@@ -273,6 +273,14 @@ class Settings(BaseSettings):
         "when a worker first starts. Part of the build. See [performance.md](performance.md).",
         "exact, shared or auto",
     )
+    previews: bool = _setting(
+        True,
+        "1",
+        "Whether workers send small previews of the images that they render to those who watch the job, such as the "
+        "playground: at most two a second, 192 pixels on the long side, 64 where the request asks for the safety "
+        "checker, which sees the finished image only. Nothing keeps them.",
+        "0 or 1",
+    )
     serves: ModelNames = _setting(
         frozenset(),
         "empty",

@@ -21,6 +21,7 @@ from farm.concurrency.periodic import PeriodicThread
 from farm.domain.errors import ConfigurationError, FarmError, with_detail
 from farm.jobstore.connection import connect_to_listen
 from farm.jobstore.notifications import listen_for_stops
+from farm.jobstore.previews import PreviewChannels
 from farm.process.child import EXIT_FAULTY
 from farm.settings import Settings
 from farm.step_masks import read_levels
@@ -32,6 +33,7 @@ from workers.figures import Figures, card_uuid
 from workers.health import FailureCounter, Fault, fault_of
 from workers.lease import Lease, StageTimeouts
 from workers.pipelines.pipeline import MINIATURE, SIMULATED, Pipeline
+from workers.previews import Previews
 from workers.publish import Publisher
 from workers.render import Renderer
 from workers.safety import Checker, checker_for
@@ -93,6 +95,8 @@ class WorkerProcess:
             pipeline = self._load()
             loaded = clock.monotonic()
             pipeline.warm_up()
+            if self._farm.settings.previews:
+                pipeline.fit_previews()
             if checker:
                 checker.use_card(renders_on(self._farm.settings))
         warm = clock.monotonic()
@@ -141,6 +145,7 @@ class WorkerProcess:
             wake_ups=self._farm.wake_ups,
             has_work=partial(self._has_work, pipeline.models),
             draining=self._draining,
+            previews=self._previews(pipeline),
         )
         wakeup_watchdog = WakeupWatchdog(partial(self._has_work, pipeline.models))
         listen_for_stops(connect_to_listen(self._farm.redis_url), self._lease.stop_rendering)
@@ -160,6 +165,14 @@ class WorkerProcess:
         self._renderer.close()
         publisher.close(seconds=settings.grace_seconds / 2)
         return status
+
+    def _previews(self, pipeline: Pipeline) -> Previews | None:
+        """Return what takes previews, started, unless they are off."""
+        if not self._farm.settings.previews:
+            return None
+        previews = Previews(PreviewChannels(self._farm.redis), pipeline=pipeline, lease=self._lease)
+        previews.start()
+        return previews
 
     def _is_idle(self) -> bool:
         return self._is_warm and self._lease.is_idle and not self._draining.is_set()

@@ -18,6 +18,7 @@ from workers.flight import Flight, Member
 from workers.health import FailureCounter
 from workers.lease import Lease
 from workers.pipelines.pipeline import Pipeline, RenderedImage
+from workers.previews import Previews
 from workers.publish import Publisher
 from workers.run import RenderRun
 from workers.unrendered import Unrendered
@@ -43,7 +44,9 @@ class Renderer:
         wake_ups: WakeUps,
         has_work: Callable[[], bool],
         draining: threading.Event,
+        previews: Previews | None = None,
     ) -> None:
+        self._previews = previews
         self._lease = lease
         self._failure_counter = failure_counter
         self._publisher = publisher
@@ -154,6 +157,8 @@ class Renderer:
         for run in self._flight.runs:
             self._lease.progress(run.job, run.step)
         self._finish_denoised()
+        if self._previews:
+            self._previews.take(self._flight.members)
 
     def _finish_denoised(self) -> None:
         """Publish what is denoised; an image that is denoised when a drain begins is finished."""

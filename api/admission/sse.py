@@ -80,12 +80,13 @@ def event(name: str, data: Mapping[str, Any], event_id: str = "") -> str:
     return f"{head}data: {json.dumps(data, separators=(',', ':'))}\n\n"
 
 
-def last_event_id(separator: str) -> tuple[int, int] | None:
+def last_event_id(separator: str, *parameters: str) -> tuple[int, int] | None:
     """Return the id of the last event that a reconnecting client has seen: two numbers. Raises InvalidRequest.
 
-    It is in the header that browsers send or, from programs that cannot send it, in the query.
+    It is in the header that browsers send or, from programs that cannot send it, in the query. `parameters`: others
+    that the query may have.
     """
-    query.refuse_others("last_event_id")
+    query.refuse_others("last_event_id", *parameters)
     name, text = "Last-Event-ID", flask.request.headers.get("Last-Event-ID", "")
     if not text:
         name, text = "last_event_id", flask.request.args.get("last_event_id", "")

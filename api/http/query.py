@@ -38,6 +38,14 @@ def integer(name: str, *, default: int | None, minimum: int, maximum: int) -> in
     return int(text)
 
 
+def flag(name: str) -> bool:
+    """Return True if the parameter `name` is "true", False if it is "false" or not given. Raises InvalidRequest."""
+    text = flask.request.args.get(name, "false")
+    if text not in ("true", "false"):
+        raise InvalidRequest([Problem(name, "allowed: true, false", "bool_parsing", text)])
+    return text == "true"
+
+
 def page() -> tuple[int, int | None]:
     """Return the page size, and the time before which to list (microseconds since the epoch)."""
     count = integer("limit", default=DEFAULT_PAGE, minimum=1, maximum=MAX_PAGE)

@@ -59,6 +59,11 @@ _LAST_SEEN = (
     Parameter("Last-Event-ID", "The `id` of the last event received; the stream resumes after it.", str, "header"),
     Parameter("last_event_id", "The same, for clients that cannot send the header."),
 )
+_PREVIEWS = Parameter(
+    "previews",
+    "Send events `preview`, too, while images are rendered: `image`, `step`, and `url`, a small JPEG as a data URI.",
+    bool,
+)
 SIGNED = {
     "webhook-id": "Id of the event, the same on every attempt.",
     "webhook-timestamp": "Time of this attempt, in seconds since the epoch.",
@@ -144,7 +149,7 @@ SECTION = Section(
             f"{PREFIX}/jobs/{{job_id}}/events",
             "watchJob",
             "Stream a job's changes until it ends",
-            parameters=_LAST_SEEN,
+            parameters=(*_LAST_SEEN, _PREVIEWS),
             responses={200: _STREAM, 204: Response("The last event was already received."), **_NAMED, **errors(429)},
         ),
         Operation(

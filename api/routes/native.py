@@ -25,6 +25,7 @@ from farm.domain.errors import FarmError, InvalidRequest, Problem, UnknownModel
 from farm.domain.job import Change, Job, Moment, State
 from farm.domain.pause import Group, GroupKind, PausedGroup
 from farm.domain.request import PRIORITIES
+from farm.domain.preview import Preview
 from farm.jobstore.backlog import backlogs
 from farm.jobstore.event_feed import FeedPage
 from farm.jobstore.reading import Reading
@@ -123,10 +124,11 @@ def _add_events(blueprint: flask.Blueprint, context: ApiContext) -> None:
 
     @blueprint.get("/jobs/<job_id>/events")
     def job_events(job_id: str) -> flask.Response:
-        caller, seen = authenticator.caller(), last_event_id(".")
-        watched = service.watch(caller, job_id, idle_seconds=CHECK_SECONDS)
+        caller, seen = authenticator.caller(), last_event_id(".", "previews")
+        previews = query.flag("previews")
+        watched = service.watch_with_previews(caller, job_id, idle_seconds=CHECK_SECONDS, previews=previews)
         first = next(watched)  # an unknown job is an error before the stream starts
-        assert first is not None
+        assert isinstance(first, Job)
         if seen != (first.sequence, first.step):
             return streams.answer(
                 _job_blocks([first], watched, context.links), may_stay=authenticator.key_still_valid()
@@ -295,19 +297,21 @@ def _states() -> frozenset[State]:
     return frozenset({State(text)})
 
 
-def _job_blocks(first: list[Job], updates: Iterator[Job | None], links: Links) -> Iterator[str]:
-    """Yield the events of one job, each with the whole job. Ids are `sequence.step` and increase."""
+def _job_blocks(first: list[Job], updates: Iterator[Job | Preview | None], links: Links) -> Iterator[str]:
+    """Yield the events of one job, each with the whole job, and previews. Ids are `sequence.step` and increase."""
     try:
-        for job in chain(first, updates):
-            yield COMMENT if job is None else _job_event(job, links)
+        for seen in chain(first, updates):
+            yield COMMENT if seen is None else _job_event(seen, links)
     except FarmError as error:
         # The response has started, so the error is an event; the client reconnects.
         yield event("error", {"code": error.code, "message": str(error)})
 
 
-def _job_event(job: Job, links: Links) -> str:
-    data = {"sequence": job.sequence, **native.view(job, links)}
-    return event(f"job.{job.state}", data, f"{job.sequence}.{job.step}")
+def _job_event(seen: Job | Preview, links: Links) -> str:
+    if isinstance(seen, Preview):  # without an id: a client that reconnects resumes after the job's last event
+        return event("preview", native.preview(seen))
+    data = {"sequence": seen.sequence, **native.view(seen, links)}
+    return event(f"job.{seen.state}", data, f"{seen.sequence}.{seen.step}")
 
 
 def _blocks(first: FeedPage, pages: Iterator[FeedPage], format_change: Callable[[Change], str]) -> Iterator[str]:

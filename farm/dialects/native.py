@@ -18,6 +18,7 @@ from farm.domain.catalogue import named
 from farm.domain.delivery import TEST, Delivery, Due, is_about_a_bulk
 from farm.domain.errors import FarmError, InvalidRequest, Problem
 from farm.domain.job import Change, Image, Job, Order, Run, State, Webhook
+from farm.domain.preview import Preview
 from farm.domain.request import Priority
 
 NAME = "native"
@@ -168,6 +169,11 @@ def change(item: Change, links: Links) -> answers.JobChange:
         "at": clock.iso(item.moment.ms * 1000, timespec="milliseconds"),
         "urls": {"get": f"{links.base}/farm/v1/jobs/{item.job}"},
     }
+
+
+def preview(item: Preview) -> answers.JobPreview:
+    """Build the data of an event that shows how an image looks so far."""
+    return {"image": item.image, "step": item.step, "url": item.url}
 
 
 def delivery(item: Delivery) -> answers.FarmDelivery:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -12,7 +12,9 @@ import redis
 
 from farm import clock
 from farm.concurrency.background_thread import BackgroundThread
-from farm.jobstore import redis_keys
+from farm.domain.catalogue import BATCH_IMAGES
+from farm.domain.preview import Preview
+from farm.jobstore import previews, redis_keys
 
 #: How long one wait for a message lasts, and so how long a new subscription may take, in seconds.
 _LISTEN_SECONDS = 0.05
@@ -91,35 +93,65 @@ def listen_for_stops(client: redis.Redis, stop: Callable[[str], None]) -> None:
     listener.start()
 
 
+class Watcher(threading.Event):
+    """Is set whenever the watched job changes, and whenever a preview of it arrives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # What a slow watcher does not take is dropped for what is newer.
+        self._previews: deque[str] = deque(maxlen=BATCH_IMAGES)
+
+    def add_preview(self, text: str) -> None:
+        self._previews.append(text)
+
+    def take_previews(self) -> Iterator[Preview]:
+        """Yield the previews that arrived since the last call."""
+        while self._previews:
+            yield previews.parse(self._previews.popleft())
+
+
 class JobChanges:
     """Lets many threads wait for changes of single jobs over one connection. Jobs without watchers cost nothing."""
 
     def __init__(self, client: redis.Redis) -> None:
-        self._watchers: defaultdict[str, set[threading.Event]] = defaultdict(set)
+        self._watchers: defaultdict[str, set[Watcher]] = defaultdict(set)
         self._lock = threading.Lock()
-        self._listener = Listener(client, lambda channel, _text: self._wake_watchers(channel))
+        self._listener = Listener(client, self._wake_watchers)
         self._listener.start()
 
     @contextmanager
-    def of(self, job_id: str) -> Iterator[threading.Event]:
-        """Give an event that is set whenever the job changes.
+    def of(self, job_id: str, *, with_previews: bool = False) -> Iterator[Watcher]:
+        """Give an event that is set whenever the job changes, or a preview of it arrives.
 
         Look at the record after entering, and after each wait.
         """
-        event, channel = threading.Event(), redis_keys.changes_channel(job_id)
-        with self._lock:
-            self._watchers[channel].add(event)
-            self._listener.subscribe(channel)
+        watcher, channels = Watcher(), [redis_keys.changes_channel(job_id)]
+        if with_previews:
+            channels.append(redis_keys.previews_channel(job_id))
+        for channel in channels:
+            self._add(watcher, channel)
         try:
-            yield event
+            yield watcher
         finally:
-            with self._lock:
-                self._watchers[channel].discard(event)
-                if not self._watchers[channel]:
-                    del self._watchers[channel]
-                    self._listener.unsubscribe(channel)
+            for channel in channels:
+                self._remove(watcher, channel)
 
-    def _wake_watchers(self, channel: str) -> None:
+    def _add(self, watcher: Watcher, channel: str) -> None:
         with self._lock:
-            for event in self._watchers.get(channel, ()):
-                event.set()
+            self._watchers[channel].add(watcher)
+            self._listener.subscribe(channel)
+
+    def _remove(self, watcher: Watcher, channel: str) -> None:
+        with self._lock:
+            self._watchers[channel].discard(watcher)
+            if not self._watchers[channel]:
+                del self._watchers[channel]
+                self._listener.unsubscribe(channel)
+
+    def _wake_watchers(self, channel: str, text: str) -> None:
+        is_preview = text and channel.startswith(redis_keys.PREVIEWS)
+        with self._lock:
+            for watcher in self._watchers.get(channel, ()):
+                if is_preview:
+                    watcher.add_preview(text)
+                watcher.set()

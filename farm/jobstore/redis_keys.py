@@ -39,6 +39,8 @@ SWEEP_LOCK = PREFIX + "sweep:lock"
 SWEEP_CURSOR = PREFIX + "sweep:cursor"
 API_KEYS = PREFIX + "api_keys"
 BULK_DUE = PREFIX + "bulk_due"
+#: The prefix of the channels of previews.
+PREVIEWS = PREFIX + "previews:"
 #: The prefix of Celery's own keys.
 CELERY = PREFIX + "celery:"
 
@@ -54,6 +56,11 @@ UNPREPARED = "unprepared"
 def changes_channel(job_id: str) -> str:
     """Return the channel of a job's changes."""
     return f"{PREFIX}changes:{job_id}"
+
+
+def previews_channel(job_id: str) -> str:
+    """Return the channel of a job's previews."""
+    return f"{PREVIEWS}{job_id}"
 
 
 def job(job_id: str) -> str:

@@ -59,6 +59,17 @@ def test_a_prompt_becomes_an_image_with_its_progress(page: Page) -> None:
     expect(card(page)).to_contain_text(re.compile(r"seed \d+ · [\d.]+ s"))
 
 
+def test_an_image_is_shown_as_it_forms_and_then_as_it_is(page: Page) -> None:
+    fill(page, num_inference_steps=50, num_images=4)
+    page.click("#run")
+
+    preview = card(page).get_by_alt_text(re.compile(r"Preview of image \d after \d+ steps")).first
+    assert width_of(preview) == 64
+    expect_status(card(page), "completed")
+    expect(card(page).locator(".preview")).to_have_count(0)
+    assert width_of(card(page).locator("img").first) == 512
+
+
 def test_the_same_seed_gives_the_same_image_and_another_one_another(page: Page, farm: RunningFarm) -> None:
     images = []
     for seed in (7, 7, 8):

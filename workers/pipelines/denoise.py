@@ -76,6 +76,13 @@ class Denoising:
         """True if the next step is a full one."""
         return self._plan[self.step] is None
 
+    @property
+    def estimate(self) -> torch.Tensor:
+        """The tokens at the end of denoising if the velocity stays as it was last."""
+        if not self._velocities:
+            return self.tokens
+        return self.tokens.to(torch.float32) - self._schedule.sigmas[self.step] * self._velocities[-1]
+
     def forward_inputs(self) -> ForwardInputs:
         """Return what the transformer needs for the next step."""
         context = self._context

@@ -23,7 +23,7 @@ from workers.pipelines.device import release_cached_memory, synchronize
 from workers.pipelines.engine import attention_backend
 from workers.pipelines.extrapolation import step_plan
 from workers.pipelines.kontext import Kontext
-from workers.pipelines.latents import Size, positions
+from workers.pipelines.latents import Size, positions, unpack
 from workers.pipelines.network import Network
 from workers.pipelines.pipeline import (
     NO_INPUTS,
@@ -37,6 +37,7 @@ from workers.pipelines.pipeline import (
     render_in_turn,
     resized,
 )
+from workers.pipelines.preview import PIXELS, LatentColours
 from workers.pipelines.sharing import EXACT, Sharing
 from workers.pipelines.srpo import ImageToImage, TextToImage
 
@@ -76,6 +77,7 @@ class FluxModels:
         self._warm_ups = warm_ups
         self._sharing = sharing
         self._ran_out_of_memory = False
+        self._colours: dict[Network, LatentColours] = {}
 
     def with_levels(self, levels: Levels) -> FluxModels:
         """Return a pipeline with the same networks and other levels of acceleration, to measure them."""
@@ -160,6 +162,14 @@ class FluxModels:
                 advance(company[0].network, [image.denoising for image in company])
             synchronize(images[0].denoising.tokens.device)
 
+    def fit_previews(self) -> None:
+        with self._computing():
+            self._colours = {network: LatentColours.fitted(network) for network in set(self._networks.values())}
+
+    def preview(self, image: FluxImage) -> Image.Image:
+        with self._computing():
+            return image.preview(self._colours[image.network])
+
     def finish(self, image: FluxImage | ResizedInput) -> RenderedImage:
         with self._computing():
             return image.finish()
@@ -203,6 +213,13 @@ class FluxImage:
     @property
     def step(self) -> int:
         return self.denoising.step
+
+    def preview(self, colours: LatentColours) -> Image.Image:
+        """Return how the image looks so far, each square of PIXELS as one pixel, without the margins of its size."""
+        pixels = colours.image(unpack(self.denoising.estimate, self.size))
+        left, _, top, _ = (margin // PIXELS for margin in self.size.margins(self.request.width, self.request.height))
+        shown = pixels[top : len(pixels) - top, left : pixels.shape[1] - left]
+        return Image.fromarray(shown.cpu().numpy())
 
     def finish(self) -> RenderedImage:
         request, warnings = self.request, self.denoising.prompt.warnings

@@ -127,6 +127,12 @@ class Pipeline(Protocol):
     def advance(self, images: Sequence[Any]) -> None:
         """Do the next denoising step of each of these images, which `start` returned."""
 
+    def fit_previews(self) -> None:
+        """Prepare for previews: called once, after `warm_up`, where they are wanted."""
+
+    def preview(self, image: Any) -> Image.Image:
+        """Return a small image of how this one looks so far; it changes nothing of what is rendered."""
+
     def finish(self, image: Any) -> RenderedImage:
         """Return an image whose steps are done."""
 

@@ -102,6 +102,15 @@ class SimulatedPipeline:
         for image in images:
             image.step += 1
 
+    def fit_previews(self) -> None:
+        """Do nothing: previews follow from the request."""
+
+    def preview(self, image: SimulatedImage) -> Image.Image:
+        """Return the image as it begins in grey and gets its colours step by step."""
+        rendered = _simulated_image(image.request, image.inputs)
+        grey = Image.new("RGB", rendered.size, "grey")
+        return Image.blend(grey, rendered, image.step / image.request.denoising_steps)
+
     def finish(self, image: SimulatedImage) -> RenderedImage:
         rendered = _simulated_image(image.request, image.inputs)
         return RenderedImage(rendered.tobytes(), rendered.size, image.mask.count("1"))

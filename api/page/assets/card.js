@@ -15,6 +15,7 @@ export class Card {
     this.status = element("p", { className: "status", role: "status" });
     this.progress = element("progress", { max: 1, value: 0, "aria-label": "Denoising steps" });
     this.images = element("div", { className: "grid" });
+    this.previews = new Map();
     this.facts = element("p", { className: "hint" });
     this.prompt = element("p", { className: "prompt-text", textContent: body.prompt ?? "" });
     this.buttons = element("div", { className: "row" });
@@ -39,9 +40,22 @@ export class Card {
     if (this.job?.status !== job.status) {
       this.job = job;
       this.offer(job);
+      this.previews.clear();
       this.images.replaceChildren(...job.images.map((image, at) => this.figure(job, image, at)));
     }
     this.job = job;
+  }
+
+  /** Show how an image looks so far. */
+  preview({ image, step, url }) {
+    if (this.job?.status !== "processing") return;
+    if (!this.previews.has(image)) {
+      this.previews.set(image, element("img", { className: "preview" }));
+      this.images.append(this.previews.get(image));
+    }
+    const shown = this.previews.get(image);
+    shown.src = url;
+    shown.alt = `Preview of image ${image + 1} after ${step} steps`;
   }
 
   figure(job, image, at) {

@@ -141,7 +141,7 @@ function place(id, body, { isNew }) {
   else byId("jobs").append(card.node);
   const abort = new AbortController();
   aborts.set(id, abort);
-  watch(id, (job, error) => card.show(job, error), abort.signal).catch((error) => {
+  watch(id, (job, error) => card.show(job, error), (preview) => card.preview(preview), abort.signal).catch((error) => {
     if (error.status === 404) actions.forget(card);
     else card.show(null, error);
   });

@@ -9,15 +9,18 @@ let streams = 0;
 /** Return true if a job is neither waiting nor rendered. */
 export const hasEnded = (job) => job.status === "completed" || job.status === "failed";
 
-/** Call `show` with a job each time it changes, until it ends or `signal` aborts. Throw ApiError if it is gone. */
-export async function watch(id, show, signal) {
+/**
+ * Call `show` with a job each time it changes, and `preview` with previews of its images, until it ends or `signal`
+ * aborts. Throw ApiError if it is gone.
+ */
+export async function watch(id, show, preview, signal) {
   const path = `farm/v1/jobs/${id}`;
   while (!signal.aborted) {
     try {
       const job = await get(path);
       show(job);
       if (hasEnded(job)) return;
-      await (streams < STREAMS ? streamed(path, show, signal) : pause(POLL_MS));
+      await (streams < STREAMS ? streamed(path, show, preview, signal) : pause(POLL_MS));
     } catch (error) {
       if (signal.aborted) return;
       if (error instanceof ApiError && error.status === 404) throw error;
@@ -27,11 +30,15 @@ export async function watch(id, show, signal) {
   }
 }
 
-async function streamed(path, show, signal) {
+async function streamed(path, show, preview, signal) {
   streams += 1;
   try {
-    for await (const { event, data } of events(`${path}/events`, signal)) {
+    for await (const { event, data } of events(`${path}/events?previews=true`, signal)) {
       if (event === "error") return;
+      if (event === "preview") {
+        preview(data);
+        continue;
+      }
       show(data);
       if (hasEnded(data)) return;
     }

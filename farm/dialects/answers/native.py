@@ -343,6 +343,16 @@ class WebhookSecret(TypedDict, closed=True):
     secret: str
 
 
+class JobPreview(TypedDict, closed=True):
+    """How an image of a job looks after `step` of its denoising steps: its place among the job's images, and a small
+    JPEG as a data URI.
+    """
+
+    image: int
+    step: int
+    url: str
+
+
 class FarmEvent(TypedDict, closed=True):
     """A webhook event: a change of the job's state, numbered by `sequence`, and the whole job as it is now."""
 

@@ -17,7 +17,9 @@ from api.admission.sse import EventStreams
 from api.routes import native
 from farm import service
 from farm.bootstrap import Farm
+from farm.domain.preview import Preview
 from farm.jobstore import redis_keys
+from farm.jobstore.previews import PreviewChannels
 from tests.farms import wait_for
 from tests.service.api.calls import UNKNOWN_ID, bearer, problem, submit
 from tests.service.jobstore import jobs
@@ -88,6 +90,34 @@ def changes(events: list[Event]) -> list[tuple[str, str]]:
 
 
 # One job
+
+
+def test_previews_are_among_the_events_where_they_are_asked_for(api: FlaskClient, farm: Farm) -> None:
+    job_id = submit(api)
+    channels = PreviewChannels(farm.redis)
+    seen, unasked = stream(api, f"{of(job_id)}?previews=true"), stream(api, of(job_id))
+    first = [next(seen), next(unasked)]
+    wait_for(lambda: channels.watched([job_id]), what="a subscription")
+    channels.publish(job_id, Preview(1, 7, "data:image/jpeg;base64,AAAA"))
+    shown = next(seen)
+    farm.store.cancel(job_id)
+
+    assert [event.name for event in first] == ["job.created"] * 2
+    assert shown == Event("", "preview", {"image": 1, "step": 7, "url": "data:image/jpeg;base64,AAAA"})
+    assert [event.name for event in (*seen, *unasked)] == ["job.failed"] * 2
+    wait_for(lambda: not channels.watched([job_id]), what="the end of the subscription")
+
+
+def test_previews_are_for_the_jobs_own_caller(
+    keyed: FlaskClient, farm: Farm, ada: dict[str, str], bob: dict[str, str]
+) -> None:
+    job_id = submit(keyed, headers=ada)
+
+    problem(keyed.get(f"{of(job_id)}?previews=true", headers=bob), 404)
+    problem(keyed.get(f"{of(job_id)}?previews=true"), 401)
+    assert not PreviewChannels(farm.redis).watched([job_id])
+    refused = problem(keyed.get(f"{of(job_id)}?previews=yes", headers=ada), 422)
+    assert [error["field"] for error in refused["errors"]] == ["previews"]
 
 
 def test_a_stream_goes_from_the_present_state_to_the_end(api: FlaskClient, farm: Farm) -> None:

@@ -15,6 +15,7 @@ from farm.domain.job import Job, State
 from farm.domain.request import ImageRequest
 from farm.jobstore.connection import connect_to_listen
 from farm.jobstore.notifications import listen_for_stops
+from farm.jobstore.previews import PreviewChannels
 from farm.jobstore.store import JobStore
 from farm.storage.local import LocalStorage
 from farm.storage.storage import Storage
@@ -25,6 +26,7 @@ from workers.health import FailureCounter
 from workers.lease import Lease
 from workers.pipelines.pipeline import NO_INPUTS, InputImages, Pipeline, RenderedImage
 from workers.pipelines.simulated import SimulatedImage, SimulatedPipeline
+from workers.previews import Previews
 from workers.publish import Publisher
 from workers.render import Renderer
 from workers.safety import Checker
@@ -151,6 +153,7 @@ class WorkerHarness:
         checker: Checker | None = None,
         name: str = "w1",
         has_others: bool = False,
+        with_previews: bool = False,
     ) -> None:
         self.farm = farm
         self.store = store
@@ -170,6 +173,7 @@ class WorkerHarness:
             failure_counter=self.failure_counter,
             draining=self.draining,
         )
+        self.previews = Previews(PreviewChannels(farm.redis), pipeline=self.pipeline, lease=self.lease)
         self.renderer = Renderer(
             store,
             worker=name,
@@ -181,6 +185,7 @@ class WorkerHarness:
             wake_ups=farm.wake_ups,
             has_work=lambda: farm.stats.waiting(self.pipeline.models) > 0,
             draining=self.draining,
+            previews=self.previews if with_previews else None,
         )
         # Takes nothing back: on a loaded machine a lease may run out though its worker lives.
         self._patient = JobStore(farm.redis, replace(jobs.TERMS, lease_seconds=1_000_000))
@@ -188,6 +193,7 @@ class WorkerHarness:
 
     def open(self) -> None:
         self.lease.start()
+        self.previews.start()
         listen_for_stops(connect_to_listen(self.farm.redis_url), self.lease.stop_rendering)
 
     def work(self) -> None:
@@ -212,6 +218,7 @@ class WorkerHarness:
         self.renderer.close()
         self.publisher.close(seconds=10)
         self.lease.close()
+        self.previews.close()
 
     def end_of(self, job_id: str) -> Job:
         """Return the job when it has ended; jobs that wait for a retry get it at once."""
