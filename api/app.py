@@ -30,6 +30,7 @@ from api.routes import (
     batches,
     deliveries,
     docs,
+    enhance,
     fal_proxy,
     fal_storage,
     files,
@@ -43,6 +44,7 @@ from api.routes import (
 from api.routes.fal_proxy import FalProxy
 from farm import clock
 from farm.bootstrap import Farm
+from farm.concurrency.slots import Slots
 from farm.dialects.registry import DIALECTS, NATIVE
 from farm.dialects.unknown_fields import UnknownFields
 from farm.jobstore.daily_usage import DailyUsage
@@ -57,6 +59,8 @@ from farm.webhooks.service import WebhookService
 _STARTED_AT = "farm.started_at"
 #: Addresses whose links are cached: callers use few.
 _CACHED_BASES = 64
+#: Prompts that callers wait for at a time: a language model enhances one after the other.
+MAX_ENHANCEMENTS = 8
 #: Largest body of a request without input images, in bytes.
 MAX_BODY = 1024 * 1024
 
@@ -137,6 +141,7 @@ def create_app(
         app.register_blueprint(import_module(f"api.routes.{module}").routes(context))
     webhook_service = WebhookService(farm.deliveries, secrets=farm.secrets, outbound=farm.outbound)
     app.register_blueprint(deliveries.routes(webhook_service, authenticator=authenticator))
+    app.register_blueprint(enhance.routes(context, Slots(MAX_ENHANCEMENTS, per_key=per_caller(MAX_ENHANCEMENTS))))
     app.register_blueprint(fal_proxy.routes(context))
     upload_slots = UploadSlots()
     app.register_blueprint(fal_storage.routes(context, upload_slots))

@@ -36,6 +36,7 @@ from farm.images.intake import Intake
 from farm.jobstore import redis_keys, schema
 from farm.jobstore.connection import check, connect, connect_to_listen, translated
 from farm.jobstore.disk_guard import DiskGuard, Guard, no_guard
+from farm.jobstore.enhancements import Enhancements
 from farm.jobstore.event_feed import EventFeed
 from farm.jobstore.notifications import JobChanges
 from farm.jobstore.stats import Served, StoreStats
@@ -89,6 +90,7 @@ class Farm:
     uploads: Uploads
     wake_ups: WakeUps
     deliveries: DeliveryStore
+    enhancements: Enhancements
     secrets: Secrets
     outbound: SsrfSafeClient
     service: Service
@@ -283,6 +285,7 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
         ),
         wake_ups=wake_ups,
         deliveries=DeliveryStore(client, guard, limits=Limits(settings.rate_limit or 0)),
+        enhancements=Enhancements(client, guard, limits=Limits(settings.rate_limit or 0)),
         secrets=Secrets(client, guard, signing_key=settings.signing_key),
         outbound=outbound,
         service=service,

@@ -18,7 +18,8 @@ from farm.telemetry import port
 from farm.webhooks.courier import Courier
 from workers.bulk import BulkParts, BulkRunner
 from workers.command_line import run
-from workers.enhancer import enhancer_for
+from workers.enhancer import Enhancer, enhancer_for
+from workers.enhancing import EnhancementWorker
 from workers.preparing import FETCH_SECONDS, Preparer
 
 #: How often deliveries and unprepared jobs are looked for without a notification, in seconds: one may have been lost,
@@ -34,12 +35,16 @@ class BackgroundProcess:
     def __init__(self, farm: Farm) -> None:
         self._farm = farm
         self._courier = _courier(farm)
-        self._preparer = _preparer(farm)
+        self._enhancer = enhancer_for(farm.settings.enhancer_dir)
+        self._preparer = _preparer(farm, self._enhancer)
         self._bulk_runner = _bulk_runner(farm)
         self._dispatchers = {
             redis_keys.DELIVERY_DUE_CHANNEL: _dispatcher("courier", self._courier),
             redis_keys.UNPREPARED_CHANNEL: _dispatcher("preparer", self._preparer),
             redis_keys.BULK_DUE_CHANNEL: _dispatcher("bulk runner", self._bulk_runner),
+            redis_keys.ENHANCEMENTS_CHANNEL: _dispatcher(
+                "enhancer", EnhancementWorker(farm.enhancements, self._enhancer)
+            ),
         }
 
     def run(self) -> int:
@@ -68,6 +73,7 @@ class BackgroundProcess:
         self._courier.drain()
         self._preparer.drain()
         self._bulk_runner.drain()
+        self._enhancer.close()
         for dispatcher in self._dispatchers.values():
             dispatcher.close()
         self._bulk_runner.close()
@@ -75,7 +81,7 @@ class BackgroundProcess:
         self._courier.close()
 
 
-def _dispatcher(name: str, worker: Courier | Preparer | BulkRunner) -> BackgroundThread:
+def _dispatcher(name: str, worker: Courier | Preparer | BulkRunner | EnhancementWorker) -> BackgroundThread:
     return BackgroundThread(name, worker.work, pause=lambda: _LOOK_SECONDS)
 
 
@@ -95,13 +101,13 @@ def _courier(farm: Farm) -> Courier:
     )
 
 
-def _preparer(farm: Farm) -> Preparer:
+def _preparer(farm: Farm, enhancer: Enhancer) -> Preparer:
     settings = farm.settings
     return Preparer(
         farm.store,
         storage=farm.storage,
         outbound=SsrfSafeClient(settings.webhook_allow, seconds=FETCH_SECONDS),
-        enhancer=enhancer_for(settings.enhancer_dir),
+        enhancer=enhancer,
         wake_ups=farm.wake_ups,
         lease_seconds=settings.lease_seconds,
     )

@@ -91,17 +91,20 @@ class Enhancer(Protocol):
 
 def enhanced(request: Request, enhancer: Enhancer) -> Request:
     """Return the request with its prompt rewritten, or unchanged with a note that says why."""
-    prompt, notes = request.prompt, request.notes
-    if len(prompt) > MAX_LENGTH:
-        notes += ("The prompt was not enhanced: it is long enough already.",)
-    else:
-        try:
-            prompt = enhancer.rewrite(prompt, request.model)
-        except EnhancerFailed as error:
-            _log.warning("prompt not enhanced", error=str(error))
-            notes += (f"The prompt was rendered as written: {error}",)
-    changes = {"prompt": prompt, "original_prompt": request.prompt, "enhance": False, "notes": notes}
+    prompt, notes = rewritten(request.prompt, request.model, enhancer)
+    changes = {"prompt": prompt, "original_prompt": request.prompt, "enhance": False, "notes": request.notes + notes}
     return request.model_copy(update=changes)
+
+
+def rewritten(prompt: str, model: str, enhancer: Enhancer) -> tuple[str, tuple[str, ...]]:
+    """Return the prompt rewritten, or unchanged with a note that says why. Raises Interrupted."""
+    if len(prompt) > MAX_LENGTH:
+        return prompt, ("The prompt was not enhanced: it is long enough already.",)
+    try:
+        return enhancer.rewrite(prompt, model), ()
+    except EnhancerFailed as error:
+        _log.warning("prompt not enhanced", error=str(error))
+        return prompt, (f"The prompt was not enhanced: {error}",)
 
 
 class Template:

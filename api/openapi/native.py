@@ -24,6 +24,7 @@ from api.openapi.operation import (
     with_model_ids,
 )
 from api.routes.deliveries import Trial
+from api.routes.enhance import PromptToEnhance
 from farm.dialects import native
 from farm.dialects.answers import native as answers
 from farm.domain.catalogue import MODELS
@@ -87,6 +88,17 @@ SECTION = Section(
                     answers.AcceptedJob,
                     headers=(*_REPLAYED, *RATE_LIMITS),
                 ),
+                **errors(*GUARDED, 404, 413, 422, 429),
+            },
+        ),
+        Operation(
+            "post",
+            f"{PREFIX}/enhance",
+            "enhancePrompt",
+            "Enhance a prompt, to be read and edited before it is submitted",
+            body=Body(PromptToEnhance, {"model": "srpo", "prompt": "a red fox in fresh snow"}),
+            responses={
+                200: Response("The prompt as `enhance_prompt` would render it.", answers.EnhancedPrompt),
                 **errors(*GUARDED, 404, 413, 422, 429),
             },
         ),

@@ -51,6 +51,7 @@ class Code(StrEnum):
     # The farm
     NOT_READY = "not_ready"
     REQUEST_TIMEOUT = "request_timeout"
+    ENHANCER_UNAVAILABLE = "enhancer_unavailable"
     STORE_UNAVAILABLE = "store_unavailable"
     STORAGE_UNAVAILABLE = "storage_unavailable"
     STORAGE_REFUSED = "storage_refused"
@@ -209,6 +210,10 @@ FAILURES: Mapping[str, Failure] = {
     ),
     Code.REQUEST_TIMEOUT: Failure(
         "The image is not ready yet; the job goes on.", CallFailure(504, fal="request_timeout")
+    ),
+    Code.ENHANCER_UNAVAILABLE: Failure(
+        "The prompt enhancer did not answer in time; try again later, or submit the prompt as it is.",
+        CallFailure(503, 10),
     ),
     Code.STORE_UNAVAILABLE: Failure(
         "The job store (Redis) does not answer; try again in a few seconds.",

@@ -226,6 +226,12 @@ class StoreUnavailable(FarmError):
     code = Code.STORE_UNAVAILABLE
 
 
+class EnhancerUnavailable(FarmError):
+    """A prompt enhancer that did not answer in time."""
+
+    code = Code.ENHANCER_UNAVAILABLE
+
+
 class StoreDiskFull(StoreUnavailable):
     """A job store whose disk has too little space left to record a change."""
 

@@ -39,6 +39,7 @@ SWEEP_LOCK = PREFIX + "sweep:lock"
 SWEEP_CURSOR = PREFIX + "sweep:cursor"
 API_KEYS = PREFIX + "api_keys"
 BULK_DUE = PREFIX + "bulk_due"
+ENHANCEMENTS = PREFIX + "enhancements"
 #: The prefix of the channels of previews.
 PREVIEWS = PREFIX + "previews:"
 #: The prefix of Celery's own keys.
@@ -48,6 +49,7 @@ STOP_CHANNEL = PREFIX + "stop"
 DELIVERY_DUE_CHANNEL = PREFIX + "delivery_due"
 UNPREPARED_CHANNEL = PREFIX + "unprepared"
 BULK_DUE_CHANNEL = BULK_DUE
+ENHANCEMENTS_CHANNEL = ENHANCEMENTS
 
 #: Stands in place of the model in the names of queues of unprepared jobs.
 UNPREPARED = "unprepared"
@@ -153,6 +155,11 @@ def uploads_started(caller: str) -> str:
 
 def api_key(key_id: str) -> str:
     return f"{PREFIX}api_key:{key_id}"
+
+
+def enhanced(question_id: str) -> str:
+    """Return the key of the answer to a question of an API process."""
+    return f"{PREFIX}enhanced:{question_id}"
 
 
 def bulk(bulk_id: str) -> str:

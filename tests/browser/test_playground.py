@@ -70,6 +70,31 @@ def test_an_image_is_shown_as_it_forms_and_then_as_it_is(page: Page) -> None:
     assert width_of(card(page).locator("img").first) == 512
 
 
+def test_an_enhanced_prompt_is_edited_before_it_runs_or_undone(page: Page) -> None:
+    fill(page, prompt="a fox", num_inference_steps=1)
+    prompt = page.locator("#field-prompt")
+    page.get_by_role("button", name="Enhance prompt").click()
+    expect(prompt).to_have_value(re.compile("a fox, .+"))
+    page.get_by_role("button", name="Undo").click()
+    expect(prompt).to_have_value("a fox")
+
+    page.get_by_role("button", name="Enhance prompt").click()
+    expect(prompt).to_have_value(re.compile("a fox, .+"))
+    prompt.press("End")
+    prompt.press_sequentially(" in spring")
+    text = prompt.input_value()
+    page.click("#run")
+
+    expect_status(card(page), "completed")
+    expect(card(page).locator(".prompt-text")).to_have_text(text)
+    assert text.endswith(" in spring")
+
+
+def test_a_prompt_that_cannot_be_enhanced_is_an_error_at_its_field(page: Page) -> None:
+    page.get_by_role("button", name="Enhance prompt").click()
+    expect(page.locator("#field-prompt-error")).not_to_be_empty()
+
+
 def test_the_same_seed_gives_the_same_image_and_another_one_another(page: Page, farm: RunningFarm) -> None:
     images = []
     for seed in (7, 7, 8):

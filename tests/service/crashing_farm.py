@@ -32,6 +32,7 @@ from tests.service.jobstore.jobs import BASE, FACTS
 from tests.service.workers.worker import folder_of
 from tests.webhook_receiver import Receiver, answer
 from workers import background
+from workers.enhancer import Template
 from workers.preparing import Preparer
 
 MODELS = ("srpo", "kontext")
@@ -107,7 +108,7 @@ class CrashingFarm:
                 return
             self._let_time_pass()
             self.well.store.reap()
-            at_work(background._preparer(self.well))
+            at_work(background._preparer(self.well, Template()))
             self.complete()
             at_work(background._courier(self.well))
 

@@ -3,7 +3,7 @@ import { ApiError, currentKey, get, pause, post } from "./api.js";
 import { Card } from "./card.js";
 import { showCode } from "./code.js";
 import { compare } from "./compare.js";
-import { byId, copy, element, say } from "./dom.js";
+import { button, byId, copy, element, say } from "./dom.js";
 import { ModelForm } from "./form.js";
 import * as history from "./history.js";
 import { useVocabulary } from "./prompt.js";
@@ -21,6 +21,7 @@ function choose(name, body = {}) {
   form = new ModelForm(models.get(name));
   form.body = { ...kept, ...body };
   byId("fields").replaceChildren(form.node);
+  form.inputs.get("prompt").tools.append(button("Enhance prompt", enhance));
   byId("levels").hidden = !form.inputs.has("acceleration");
 }
 
@@ -45,6 +46,34 @@ async function showLanguage() {
   byId("language").replaceChildren("The bundled miniature knows shapes, colours and places only. Try: ", ...examples.map(example));
   byId("language").hidden = false;
   useVocabulary(words);
+}
+
+/** Replace the prompt by an enhanced one, which the user may edit or undo before it runs. */
+async function enhance() {
+  const { inputs, model } = form;
+  const prompt = inputs.get("prompt");
+  form.showErrors([]);
+  byId("form-error").textContent = "";
+  try {
+    const enhanced = await post("farm/v1/enhance", { model: model.name, prompt: prompt.value });
+    offerUndo(prompt, enhanced.original_prompt);
+    prompt.value = enhanced.prompt;
+    inputs.get("enhance_prompt").value = false; // once is enough
+    say(enhanced.warnings.join(" ") || "Enhanced: edit it as you like, then render.");
+    prompt.input.focus();
+  } catch (error) {
+    showError(error);
+  }
+}
+
+function offerUndo(prompt, original) {
+  prompt.tools.querySelector(".undo")?.remove();
+  const undo = button("Undo", () => {
+    prompt.value = original;
+    undo.remove();
+    prompt.input.focus();
+  }, { className: "undo" });
+  prompt.tools.append(undo);
 }
 
 // Submitting

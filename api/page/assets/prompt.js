@@ -16,7 +16,8 @@ export class PromptInput {
     this.shadow = element("div", { className: "shadow", "aria-hidden": "true" });
     this.node = element("div", { className: "prompt-box" }, this.shadow, this.input);
     this.unknown = element("p", { className: "hint", role: "status" });
-    this.node.append(this.unknown);
+    this.tools = element("div", { className: "row tools" });
+    this.node.append(this.unknown, this.tools);
     this.input.addEventListener("input", () => this.underline());
     this.input.addEventListener("scroll", () => (this.shadow.scrollTop = this.input.scrollTop));
   }

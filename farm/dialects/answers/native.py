@@ -138,6 +138,14 @@ class JobHistory(TypedDict, closed=True):
     deliveries: list[FarmDelivery]
 
 
+class EnhancedPrompt(TypedDict, closed=True):
+    """A prompt that was enhanced; if it was not, `warnings` say why."""
+
+    prompt: str
+    original_prompt: str
+    warnings: list[str]
+
+
 class CancelOutcome(TypedDict, closed=True):
     """The effect of a cancel.
 

@@ -4,7 +4,7 @@
 local key = P .. 'delivery:' .. ARGV[1]
 local delivery = redis.call('HMGET', key, 'caller', 'receiver', 'state')
 if not delivery[1] then return 0 end
-local wait_us = count_manual_delivery(delivery[1], 'redeliveries_until_us', tonumber(ARGV[2]), tonumber(ARGV[3]))
+local wait_us = count_manual_act(delivery[1], 'redeliveries_until_us', tonumber(ARGV[2]), tonumber(ARGV[3]))
 if wait_us > 0 then return wait_us end
 local queue = delivery_queue(delivery[1], delivery[2])
 redis.call('HSET', key, 'is_manual', 1)

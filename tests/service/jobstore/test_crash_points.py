@@ -32,6 +32,7 @@ from tests.service.workers.worker import Broken, WorkerHarness
 from tests.unit.dialects.samples import a_request
 from tests.webhook_receiver import answer, running_receiver
 from workers import background, health
+from workers.enhancer import Template
 from workers.pipelines.simulated import SimulatedImage, SimulatedPipeline
 
 IMAGE = data_uri(sample_image())
@@ -190,7 +191,7 @@ class Prepare(Story):
         return Order("kontext", a_request(model="kontext", enhance=True), sources=sources)
 
     def act(self, crashing_farm: CrashingFarm) -> None:
-        at_work(background._preparer(crashing_farm.mortal))
+        at_work(background._preparer(crashing_farm.mortal, Template()))
 
 
 class PrepareInVain(Prepare):

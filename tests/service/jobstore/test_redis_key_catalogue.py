@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -18,6 +19,7 @@ from farm.domain.limits import Limits
 from farm.domain.pause import Group
 from farm.jobstore import redis_keys, schema
 from farm.jobstore.access_rights import command_names
+from farm.jobstore.enhancements import Enhanced
 from tests.farms import wait_for
 from tests.service.api.calls import post_prediction
 from tests.service.api.test_fal_storage import IN_PARTS, begin, send
@@ -128,6 +130,18 @@ class EveryFeature:
         yield
         end_preparation(self._farm.redis, job_id)
         self._store.claim_unprepared(1, 60)
+        yield
+        with ThreadPoolExecutor() as pool:
+            asked = pool.submit(self._farm.enhancements.ask, "a fox", "srpo", caller="ada")
+            wait_for(lambda: self._farm.redis.exists(redis_keys.ENHANCEMENTS), what="the question")
+            yield
+            question = self._farm.enhancements.take()
+            assert question
+            self._farm.enhancements.put_back(question)
+            self._farm.enhancements.take()
+            self._farm.enhancements.answer(question, Enhanced("a fox at dawn", []))
+            asked.result()
+        self._farm.enhancements.answer(question, Enhanced("to one who is gone", []))
         yield
 
     def _webhooks(self) -> Iterator[None]:

@@ -14,8 +14,8 @@ local function count_act(caller, field, rate)
   return 0
 end
 
--- Count a test or a redelivery (`field`): at its own rate, and as one of the caller's submits. Returns as `count_act`.
-local function count_manual_delivery(caller, field, own_rate, submit_rate)
+-- Count a test, a redelivery or an enhancement (`field`): at its own rate, and as one of the caller's submits. Returns as `count_act`.
+local function count_manual_act(caller, field, own_rate, submit_rate)
   local wait_us = count_act(caller, field, own_rate)
   return wait_us > 0 and wait_us or count_act(caller, 'busy_until_us', submit_rate)
 end
