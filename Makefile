@@ -72,7 +72,7 @@ docs: .venv/set-up-dev ## generate the reference pages in docs/, and the files i
 	@$(BIN)/python -m farm.dialects.limits_page docs/limits.md
 	@$(BIN)/python -m farm.dialects.failure_codes_page docs/failure-codes.md
 	@$(BIN)/python -m farm.telemetry.page docs/metrics.md
-	@$(BIN)/python -m typer farm.cli.main utils docs --name farm --title Commands --output docs/cli.md >/dev/null
+	@$(BIN)/python -m farm.cli.commands_page docs/cli.md
 	@$(BIN)/python -m tests.docs_index docs/llms.txt
 	@$(BIN)/python -m monitoring deploy
 

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TextIO, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -466,6 +466,11 @@ class Settings(BaseSettings):
     def has_real_weights(self) -> bool:
         """True if any real weights are set; otherwise the miniature is loaded."""
         return any(path is not None for path in (self.flux_dir, self.srpo_file, self.kontext_dir))
+
+
+def has_colours(stream: TextIO) -> bool:
+    """Return True if what is written there may be coloured: it is a terminal, and NO_COLOR is not set."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
 def environment(**changes: str) -> dict[str, str]:

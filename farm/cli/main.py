@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from farm import __version__
-from farm.cli import backup, demo, doctor, jobs, keys, render, storage, top, up, usage, webhooks, workers
+from farm.cli import backup, demo, doctor, examples, jobs, keys, render, storage, top, up, usage, webhooks, workers
 from farm.cli.weights import app as weights
 from farm.domain.errors import ConfigurationError, FarmError, with_detail
 from farm.printable import degrade_output, say
@@ -31,7 +31,7 @@ app.command()(up.up)
 app.command()(up.api)
 app.command()(up.worker)
 app.command()(demo.demo)
-app.command(epilog=render.EXAMPLES)(render.render)
+app.command()(render.render)
 app.command()(workers.models)
 app.command()(top.top)
 app.command()(usage.usage)
@@ -46,6 +46,7 @@ app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(keys.app, name="keys")
 app.add_typer(storage.app, name="storage")
 app.add_typer(weights.app, name="weights")
+examples.add_to(app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -54,7 +55,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
+@app.callback(invoke_without_command=True, epilog=examples.below(""))
 def root(
     context: typer.Context,
     _version: Annotated[
@@ -65,6 +66,10 @@ def root(
 
     Start a farm with `farm up`, then render with `farm render "a prompt"`.
     Settings are environment variables: see docs/settings.md.
+
+    Exit status: 0, done; 1, failed, and the last line says why; 2, a wrong
+    option or argument; 78, a setting or the installation is to be mended
+    first; 130, ended by Ctrl-C. NO_COLOR=1 turns colours off.
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())

@@ -49,17 +49,6 @@ OPTIONS = {
     "safety_tolerance": "--safety-tolerance",
 }
 
-#: Shown below the options in the help. The backspace keeps the lines as they are.
-EXAMPLES = """\b
-Examples:
-  farm render "a red fox in fresh snow"
-  farm render "the same as a watercolour" --image fox.jpeg --strength 0.6
-  farm render "give the fox a blue scarf" --model kontext --image fox.jpeg
-  farm render "they meet" --model kontext --image fox.jpeg --image owl.png
-  farm render "a red fox" --seeds 1-8 --guidance 3,4.5 --sheet
-  farm render --from prompts.jsonl --out foxes
-"""
-
 
 class RenderFailed(FarmError):
     """The job failed."""

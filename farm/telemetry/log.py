@@ -13,6 +13,7 @@ from structlog.typing import EventDict, Processor
 
 from farm import __version__, clock
 from farm.printable import printable
+from farm.settings import has_colours
 from farm.telemetry.repeats import Repeats
 
 #: Celery and kombu log every reconnect and message; the farm logs what matters.
@@ -39,7 +40,9 @@ def set_up_log(form: Literal["console", "json"] | None, **process: str) -> None:
 
 def _console() -> list[Processor]:
     # Plain tracebacks without local variables, which may hold an API key.
-    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    console = structlog.dev.ConsoleRenderer(
+        colors=has_colours(sys.stderr), exception_formatter=structlog.dev.plain_traceback
+    )
     return [
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
@@ -70,7 +73,7 @@ def log_to_stderr() -> None:
             structlog.processors.add_log_level,
             structlog.processors.format_exc_info,
             _printable_texts,
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+            structlog.dev.ConsoleRenderer(colors=has_colours(sys.stderr)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
 import sys
-from typing import NamedTuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+from typer.main import get_command
 
 from farm import __version__
-from farm.cli.main import main
+from farm.cli.examples import EXAMPLES
+from farm.cli.main import app, main
+from farm.settings import has_colours
+from tests.docs_snippets import DOCS
 
 COMMANDS = [
     *("up", "api", "worker", "demo", "render", "models", "top", "usage", "pause", "resume", "doctor"),
@@ -48,7 +57,7 @@ def test_without_a_command_the_help_lists_all_of_them(run: Runner) -> None:
     ended = run()
 
     assert ended.status == 0
-    listed = ended.out.partition("Commands:\n")[2].splitlines()
+    listed = ended.out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
     assert [line.split()[0] for line in listed] == COMMANDS
 
 
@@ -64,6 +73,71 @@ def test_short_help_works_everywhere_and_no_summary_is_cut(
     assert ended.out.startswith(f"Usage: farm {command} ")
     assert run(command, "--help").out == ended.out
     assert "..." not in ended.out.replace("[ARGS]...", "")
+
+
+def commands() -> dict[str, Any]:
+    """Return every command by its words."""
+
+    def below(command: Any, words: str) -> Iterator[tuple[str, Any]]:
+        yield words, command
+        for name, child in getattr(command, "commands", {}).items():
+            yield from below(child, f"{words} {name}".strip())
+
+    return dict(below(get_command(app), ""))
+
+
+@pytest.mark.parametrize("words", commands())
+def test_the_help_of_every_command_ends_with_examples_of_it(run: Runner, words: str) -> None:
+    shown = run(*words.split(), "--help").out.partition("Examples:\n")[2].splitlines()
+
+    assert shown
+    for line in map(str.strip, shown):
+        assert f"farm {words}".strip() in line
+        assert line in (DOCS / "cli.md").read_text()
+
+
+@pytest.mark.parametrize("line", sorted({line for lines in EXAMPLES.values() for line in lines}))
+def test_an_example_is_a_command_that_exists_with_its_options(line: str) -> None:
+    words = [word for word in shlex.split(line) if "=" not in word or " " in word]
+    known = commands()
+    depth = max(n for n in range(len(words)) if " ".join(words[1 : 1 + n]) in known)
+    command = known[" ".join(words[1 : 1 + depth])]
+
+    # Raises an error for what the command does not take; nothing runs.
+    context = command.make_context(command.name, words[1 + depth :], resilient_parsing=False)
+    assert context.command is command
+
+
+def test_colours_are_off_where_they_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    main_end, other_end = os.openpty()
+    with os.fdopen(other_end, "w") as terminal:
+        assert has_colours(terminal)
+        monkeypatch.setenv("NO_COLOR", "1")
+        assert not has_colours(terminal)
+    os.close(main_end)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_one_command_installs_completion(tmp_path: Path, shell: str) -> None:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",
+    }
+    program = Path(sys.executable).with_name("farm")
+
+    done = subprocess.run(
+        [program, "--install-completion", shell],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    installed = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any("FARM_COMPLETE" in path.read_text() for path in installed)
 
 
 def test_the_version(run: Runner) -> None:
