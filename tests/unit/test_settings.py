@@ -40,7 +40,6 @@ DEFAULTS: dict[str, object] = {
     "step_masks": None,
     "forward": "exact",
     "previews": True,
-    "step_masks": None,
     "quantize": "auto",
     "offload": "auto",
     "lease_seconds": 15,
