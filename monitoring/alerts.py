@@ -132,7 +132,9 @@ def burning(objective: Objective, burn: Burn) -> Alert:
     floor = f"slo:{objective.name}:events_rate{burn.long} * {seconds(burn.long)} >= {MIN_EVENTS}"
     expression = f"{ratio}{burn.long} > {limit} and {ratio}{burn.short} > {limit} and {floor}"
     if objective.is_pausable:
-        expression += f" and on () {_PAUSED} == 0"
+        paused = recorded("farm_jobs_paused")
+        released = f"sum(max_over_time({paused}[{burn.after_pause}])) > sum({paused})"
+        expression += f" and on () {_PAUSED} == 0 unless on () ({released})"
     return Alert(
         name=f"FarmSlo{objective.name.title()}{burn.long}",
         expression=expression,

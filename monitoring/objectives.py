@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from farm.domain.delivery import LATE_SECONDS
 from farm.domain.error_codes import Code
 from monitoring.expressions import total
 
@@ -35,6 +36,11 @@ class Burn:
     short: str
     severity: str
 
+    @property
+    def after_pause(self) -> str:
+        """For how long jobs that waited for the end of a pause may start late."""
+        return self.long if self.severity == "page" else self.short
+
 
 BURNS = (
     Burn(14.4, "1h", "5m", "page"),
@@ -57,7 +63,8 @@ def seconds(window: str) -> int:
 class Objective:
     """An objective: its share of good events, and the metrics that count all events and the good or the bad ones.
 
-    `good` or `bad` is a counter with its matchers. While the farm is paused on purpose, `pausable` ones are silent.
+    `good` or `bad` is a counter with its matchers. While the farm is paused on purpose, `pausable` ones are silent, and
+    for some time after jobs were paused.
     """
 
     name: str
@@ -81,15 +88,16 @@ class Objective:
 
 
 START_SECONDS = 60
-LAG_SECONDS = 60
+#: Jobs of lower priorities are asked for whenever there is time.
+_NORMAL = 'priority="normal"'
 
 OBJECTIVES = (
     Objective(
         "start",
-        f"jobs start within {START_SECONDS} s",
+        f"jobs of normal priority start within {START_SECONDS} s",
         0.95,
-        events=(("farm_job_wait_seconds_count", ""),),
-        good=("farm_job_wait_seconds_bucket", f'le="{float(START_SECONDS)}"'),
+        events=(("farm_job_wait_seconds_count", _NORMAL),),
+        good=("farm_job_wait_seconds_bucket", f'le="{float(START_SECONDS)}",{_NORMAL}'),
         is_pausable=True,
     ),
     Objective(
@@ -101,10 +109,10 @@ OBJECTIVES = (
     ),
     Objective(
         "webhooks",
-        f"webhooks arrive within {LAG_SECONDS} s of their job's end",
+        f"webhooks arrive within {LATE_SECONDS:.0f} s of their job's end",
         0.95,
-        events=(("farm_webhook_lag_seconds_count", ""),),
-        good=("farm_webhook_lag_seconds_bucket", f'le="{float(LAG_SECONDS)}"'),
+        events=(("farm_webhook_lag_seconds_bucket", f'le="{LATE_SECONDS}"'), ("farm_webhooks_late_total", "")),
+        bad=("farm_webhooks_late_total", ""),
     ),
 )
 

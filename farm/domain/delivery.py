@@ -9,6 +9,8 @@ from enum import StrEnum
 #: state alone.
 TEST = "test"
 _ABOUT_A_BULK = "batch."
+#: A webhook about the end of a job is late when it has not arrived so many seconds after that.
+LATE_SECONDS = 60.0
 
 
 def is_about_a_bulk(event: str) -> bool:

@@ -14,7 +14,7 @@ from itertools import product
 from typing import get_args
 
 from farm.domain.catalogue import BATCH_IMAGES, MODELS, Acceleration
-from farm.domain.delivery import Outcome
+from farm.domain.delivery import LATE_SECONDS, Outcome
 from farm.domain.error_codes import FAILURES, JOB_FAILURES
 from farm.domain.job import FULL_STEPS, Result, State
 from farm.domain.request import PRIORITIES, Request
@@ -114,6 +114,10 @@ MEASURES: Mapping[str, Measure] = {
     ),
     "webhook_attempt_seconds": Measure("Time that a webhook attempt took", buckets=_SHORT),
     "webhook_lag_seconds": Measure("Time from a job's end until its webhook was delivered", buckets=_LAGS),
+    "webhooks_late": Measure(
+        f"Webhooks about the end of a job that do not arrive within {LATE_SECONDS:.0f} s of it, counted as soon as "
+        "that is known, whether they arrive later or never"
+    ),
     "storage_operations": Measure(
         "Operations on the image storage; `error`: it did not answer, or refused",
         {"operation": _OPERATIONS, "outcome": ("ok", "error")},

@@ -10,7 +10,7 @@ from typing import cast
 
 import redis
 
-from farm.domain.delivery import Attempt, Delivery, Due, Outcome
+from farm.domain.delivery import LATE_SECONDS, Attempt, Delivery, Due, Outcome
 from farm.domain.errors import RateLimited
 from farm.domain.job import Job
 from farm.domain.limits import USUAL, Limits
@@ -68,7 +68,14 @@ class DeliveryStore:
         text = json.dumps(asdict(attempt), ensure_ascii=False, separators=(",", ":")) if attempt else ""
         with translated():
             self._scripts.run(
-                "finish_delivery", due.id, due.fence, outcome, text, round(pause_seconds * 1e6), MAX_KEPT_ATTEMPTS
+                "finish_delivery",
+                due.id,
+                due.fence,
+                outcome,
+                text,
+                round(pause_seconds * 1e6),
+                MAX_KEPT_ATTEMPTS,
+                round(LATE_SECONDS * 1e6),
             )
 
     def get(self, delivery_id: str) -> Delivery | None:

@@ -1,12 +1,22 @@
 -- Record an attempt at a delivery, and what follows from it.
--- ARGV: id, fence, outcome ('delivered' | 'waiting' | 'failed' | 'dropped'), attempt (JSON, or none), pause_us, attempts kept
+-- ARGV: id, fence, outcome ('delivered' | 'waiting' | 'failed' | 'dropped'), attempt (JSON, or none), pause_us, attempts kept,
+-- after how many microseconds it is late
 -- Returns the delivery's state afterwards, or 'gone'
 local id, fence, outcome, attempt = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local pause_us, max_kept = tonumber(ARGV[5]), tonumber(ARGV[6])
+local pause_us, max_kept, late_us = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local key = P .. 'delivery:' .. id
 local delivery = redis.call('HMGET', key, 'caller', 'receiver', 'fence', 'state', 'reported_fence', 'attempt_again',
-  'event', 'is_manual', 'created_us')
+  'event', 'is_manual', 'created_us', 'is_late')
 if not delivery[1] then return 'gone' end
+local is_about_end = (delivery[7] == 'completed' or delivery[7] == 'failed') and not delivery[8]
+
+-- Count a delivery about the end of a job, once, that does not arrive in time.
+local function count_if_late(arrives_us)
+  if is_about_end and not delivery[10] and arrives_us - delivery[9] > late_us then
+    redis.call('HSET', key, 'is_late', 1)
+    count_total('webhooks_late')
+  end
+end
 local caller, queue, state = delivery[1], delivery_queue(delivery[1], delivery[2]), delivery[4]
 
 -- The same call again, because its answer was lost.
@@ -41,6 +51,7 @@ if delivery[6] and outcome ~= 'delivered' then
   return 'waiting'
 end
 if outcome == 'waiting' then
+  count_if_late(now() + pause_us)
   schedule_delivery(id, queue, now() + pause_us)
   return 'waiting'
 end
@@ -49,7 +60,9 @@ redis.call('HSET', key, 'state', outcome)
 redis.call('HDEL', key, 'due_us', 'is_manual', 'attempt_again')
 count_total('webhooks_waiting', -1)
 count_total('webhook_deliveries:' .. outcome)
-if outcome == 'delivered' and (delivery[7] == 'completed' or delivery[7] == 'failed') and not delivery[8] then
+if outcome == 'failed' then count_if_late(math.huge) end
+if outcome == 'delivered' and is_about_end then
+  count_if_late(now())
   observe('webhook_lag_seconds', '', (now() - delivery[9]) / SECOND_US)
 end
 schedule_queue(queue, true)

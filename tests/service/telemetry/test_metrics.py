@@ -202,6 +202,39 @@ def test_webhooks_are_timed_from_the_end_of_their_job(api: FlaskClient, farm: Fa
     assert (found.of("farm_webhook_lag_seconds_count"), found.of("farm_webhooks_waiting")) == (1, 0)
 
 
+def test_a_webhook_is_late_once_and_as_soon_as_that_is_known(api: FlaskClient, farm: Farm) -> None:
+    late = []
+
+    def attempt(outcome: Outcome, pause_seconds: float = 0) -> None:
+        (due,) = farm.deliveries.claim(1, lease_seconds=60)
+        farm.deliveries.finish(due, outcome, Attempt(1, 2.0, 500), pause_seconds=pause_seconds)
+        late.append(Scrape(api).of("farm_webhooks_late_total"))
+        if outcome is Outcome.WAITING:  # its pause is over
+            queue = f"{due.caller} {due.receiver}"
+            farm.redis.zadd(f"{redis_keys.PREFIX}delivery_queue:{queue}", {due.id: 0})
+            farm.redis.zadd(redis_keys.DELIVERY_QUEUES, {queue: 0})
+
+    for _ in range(2):
+        submit(farm.store, webhook=Webhook("https://hook.example/", frozenset({State.COMPLETED})))
+        job = take_one(farm.store)
+        farm.store.complete(job, result(job))
+        attempt(Outcome.WAITING, 30)
+        attempt(Outcome.WAITING, 61)
+        attempt(Outcome.WAITING, 120)
+        attempt(Outcome.FAILED)
+
+    assert late == [0, 1, 1, 1, 1, 2, 2, 2]
+
+
+def test_a_webhook_that_is_refused_for_good_is_late(api: FlaskClient, farm: Farm) -> None:
+    submit(farm.store, webhook=Webhook("https://hook.example/"))
+    farm.store.fail(take_one(farm.store), "render_failed", "x", retry="never")
+    (due,) = farm.deliveries.claim(1, lease_seconds=60)
+    farm.deliveries.finish(due, Outcome.FAILED, Attempt(1, 2.0, 410))
+
+    assert Scrape(api).of("farm_webhooks_late_total") == 1
+
+
 def test_an_invariant_that_breaks_is_seen(api: FlaskClient, farm: Farm) -> None:
     for sources in ((), ("https://images.example/cat.png",), ()):
         submit(farm.store, sources=sources)

@@ -43,11 +43,12 @@ HEALTHY = {
     'farm_jobs_completed_total{model="srpo"}': "0+60x900",
     'farm_jobs_failed_total{model="srpo",code="render_failed"}': "0x900",
     'farm_jobs_failed_total{model="srpo",code="cancelled"}': "0x900",
-    "farm_webhook_lag_seconds_count": "0+60x900",
+    "farm_webhooks_late_total": "0x900",
     'farm_webhook_lag_seconds_bucket{le="60.0"}': "0+60x900",
 }
 
 _WAITED = 'farm_job_wait_seconds_bucket{model="srpo",priority="normal",le="60.0"}'
+_WAITS = 'farm_job_wait_seconds_count{model="srpo",priority="normal"}'
 _WARM = 'farm_workers{state="warm"}'
 _FAILED = 'farm_jobs_failed_total{model="srpo",code="render_failed"}'
 _CANCELLED = 'farm_jobs_failed_total{model="srpo",code="cancelled"}'
@@ -83,6 +84,10 @@ HARMLESS: dict[str, dict[str, str]] = {
         _PAUSED_JOBS: "0x60 3x50 0x790",
         _WARM: "2x60 0x50 2x790",
     },
+    "a bulk that waits": {
+        'farm_job_wait_seconds_count{model="srpo",priority="bulk"}': "0+60x900",
+        'farm_job_wait_seconds_bucket{model="srpo",priority="bulk",le="60.0"}': "0x900",
+    },
     "no jobs at all": {name: "0x900" for name in HEALTHY if name.endswith("_total") or "_seconds_" in name},
     "one failure of few jobs": {
         'farm_jobs_completed_total{model="srpo"}': "0x60 1x840",
@@ -93,7 +98,10 @@ HARMLESS: dict[str, dict[str, str]] = {
 BURNING: dict[str, dict[str, str]] = {
     "Start": {_WAITED: "0+60x120 7200x780"},
     "Success": {_FAILED: "0x120 0+60x780"},
-    "Webhooks": {'farm_webhook_lag_seconds_bucket{le="60.0"}': "0+60x120 7200x780"},
+    "Webhooks": {
+        "farm_webhooks_late_total": "0x120 0+60x780",
+        'farm_webhook_lag_seconds_bucket{le="60.0"}': "0+60x120 7200x780",
+    },
 }
 
 
@@ -146,6 +154,25 @@ def test_a_budget_that_burns_pages_within_the_hour(tmp_path: Path, objective: st
     burns = [f"FarmSlo{objective}{window}" for window in ("1h", "6h", "3d")]
 
     check(tmp_path, BURNING[objective], firing(119), firing(180, *burns))
+
+
+@pytest.mark.parametrize("paused", ["0x60 1x59 0x780", "0x900"], ids=["farm", "group"])
+def test_jobs_that_waited_for_the_end_of_a_pause_may_start_late(tmp_path: Path, paused: str) -> None:
+    """An hour's jobs wait, and then start within ten minutes beside new ones."""
+    changes = {
+        "farm_paused": paused,
+        _PAUSED_JOBS: "0x60 60+60x59 0x780",
+        _WAITS: "0+60x60 3600x59 4020+420x9 7860+60x770",
+        _WAITED: "0+60x60 3600x59 3600x9 3660+60x770",
+    }
+
+    check(tmp_path, changes, *(firing(minute) for minute in (59, 100, 121, 125, 130, 140, 180, 420)))
+
+
+def test_jobs_that_start_late_long_after_a_pause_are_told_of(tmp_path: Path) -> None:
+    changes = {_PAUSED_JOBS: "0x60 5x9 0x840", _WAITED: "0+60x500 30000x400"}
+
+    check(tmp_path, changes, firing(499), firing(620, "FarmSloStart1h", "FarmSloStart6h", "FarmSloStart3d"))
 
 
 def test_an_api_that_is_gone_is_told_apart_from_all_that_are(tmp_path: Path) -> None:
