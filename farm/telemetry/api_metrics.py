@@ -14,7 +14,7 @@ DURATION = Family(
     "farm_http_request_duration_seconds",
     "Response time, without blocking calls and streams",
     ("route",),
-    (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
+    (0.005, 0.025, 0.1, 0.25, 0.5, 1, 5),
     scope="process",
 )
 HELD_DURATION = Family(
