@@ -642,6 +642,9 @@ _ENV_HEAD = """\
 #WEIGHTS=./weights
 #REDIS_MEMORY=2gb
 
+# Where traces are sent (OTLP over HTTP); OpenTelemetry's other variables work, too. See docs/traces.md.
+#OTEL_EXPORTER_OTLP_ENDPOINT=
+
 """
 
 

@@ -8,7 +8,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY farm farm
 COPY api api
 COPY workers workers
-RUN python -m venv /opt/farm && /opt/farm/bin/pip install --no-cache-dir .
+RUN python -m venv /opt/farm && /opt/farm/bin/pip install --no-cache-dir '.[otel]'
 
 FROM ${PYTHON}
 COPY --from=build /opt/farm /opt/farm

@@ -14,7 +14,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY farm farm
 COPY api api
 COPY workers workers
-RUN python3 -m venv /opt/farm && /opt/farm/bin/pip install --no-cache-dir '.[worker]'
+RUN python3 -m venv /opt/farm && /opt/farm/bin/pip install --no-cache-dir '.[nvidia,otel,worker]'
 
 FROM ${BASE}
 # hadolint ignore=DL3008

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from typing import Any
 
@@ -105,6 +106,15 @@ def test_a_pod_may_drain_before_it_is_killed(overlay: str) -> None:
 
     assert set(graces) == drains
     assert min(graces.values()) > _GRACE_SECONDS
+
+
+@pytest.mark.parametrize(("image", "extras"), [("api", {"otel"}), ("worker", {"nvidia", "otel", "worker"})])
+def test_an_image_has_the_extras_that_settings_and_dashboards_need(image: str, extras: set[str]) -> None:
+    (installed,) = re.findall(r"pip install .* '\.\[(.+)\]'", (DEPLOY / "docker" / f"{image}.Dockerfile").read_text())
+    declared = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+    assert set(installed.split(",")) == extras
+    assert extras <= set(declared)
 
 
 def test_a_service_may_drain_before_it_is_killed() -> None:
