@@ -12,6 +12,19 @@ local function learn_pace(model, cost, device_us)
     model .. ':cost', 0.98 * (known[2] or 0) + cost)
 end
 
+-- Count a completed job by day (UTC), caller and model: for invoices. `megapixel_steps` are millionths. A day is kept for
+-- `keep_us` after its last job.
+local function count_daily_usage(caller, model, images, megapixel_steps, device_us, keep_us)
+  local day = caller .. ':' .. integer(math.floor(now() / DAY_US))
+  local key = P .. 'daily_usage:' .. day
+  redis.call('HINCRBY', key, model .. ':images', images)
+  redis.call('HINCRBY', key, model .. ':megapixel_steps', megapixel_steps)
+  redis.call('HINCRBY', key, model .. ':device_us', device_us)
+  redis.call('PEXPIRE', key, integer(keep_us / 1000))
+  redis.call('ZADD', P .. 'daily_usage', integer(now()), day)
+  redis.call('ZREMRANGEBYSCORE', P .. 'daily_usage', '-inf', integer(now() - keep_us))
+end
+
 if not holds_lease(id, fence) then
   -- The same call again, because its answer was lost.
   local job = redis.call('HMGET', job_key(id), 'state', 'fence')

@@ -9,6 +9,23 @@ local render_us = tonumber(ARGV[5])
 local AT_ONCE = 200
 local taken_back, more = 0, 0
 
+-- Put up to `count` jobs that were set aside back into their queues, after what their caller has had by now, or in front if
+-- they came back from a worker. Returns true if there are more.
+local function bring_back(caller, count)
+  local jobs = redis.call('ZRANGE', paused_jobs_key(caller), 0, count - 1, 'WITHSCORES')
+  for i = 1, #jobs, 2 do
+    local id, vstart = jobs[i], tonumber(jobs[i + 1])
+    local job = redis.call('HMGET', job_key(id), 'queue', 'cost')
+    redis.call('ZREM', paused_jobs_key(caller), id)
+    if vstart >= 0 then
+      vstart = next_vstart(job[1], caller, tonumber(job[2]))
+      redis.call('HSET', job_key(id), 'vstart', vstart)
+    end
+    enqueue(id, vstart)
+  end
+  return redis.call('EXISTS', paused_jobs_key(caller)) == 1
+end
+
 -- Remove and return the ids that are due in a set ordered by time.
 local function pop_due(name)
   local ids = redis.call('ZRANGEBYSCORE', P .. name, '-inf', integer(now()), 'LIMIT', 0, AT_ONCE)

@@ -19,30 +19,3 @@ local function set_aside(id, vstart, queue, caller)
   redis.call('ZREM', batch_candidates_key(job[1], job[2]), id)
   redis.call('ZADD', paused_jobs_key(caller), vstart, id)
 end
-
--- A caller goes on in a queue at the virtual end of its claimed jobs: it pays for none that were set aside.
-local function refund_paused(queue, caller)
-  local vfinish = redis.call('ZSCORE', P .. 'claimed_vfinish:' .. queue, caller)
-  if vfinish then
-    redis.call('ZADD', P .. 'accepted_vfinish:' .. queue, vfinish, caller)
-  else
-    redis.call('ZREM', P .. 'accepted_vfinish:' .. queue, caller)
-  end
-end
-
--- Put up to `count` jobs that were set aside back into their queues, after what their caller has had by now, or in front if
--- they came back from a worker. Returns true if there are more.
-local function bring_back(caller, count)
-  local jobs = redis.call('ZRANGE', paused_jobs_key(caller), 0, count - 1, 'WITHSCORES')
-  for i = 1, #jobs, 2 do
-    local id, vstart = jobs[i], tonumber(jobs[i + 1])
-    local job = redis.call('HMGET', job_key(id), 'queue', 'cost')
-    redis.call('ZREM', paused_jobs_key(caller), id)
-    if vstart >= 0 then
-      vstart = next_vstart(job[1], caller, tonumber(job[2]))
-      redis.call('HSET', job_key(id), 'vstart', vstart)
-    end
-    enqueue(id, vstart)
-  end
-  return redis.call('EXISTS', paused_jobs_key(caller)) == 1
-end
