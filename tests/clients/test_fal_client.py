@@ -124,11 +124,12 @@ def test_subscribe_shows_the_logs_and_brings_the_image(farm: RunningFarm, client
 
 
 def test_a_handle_leads_through_the_queue(farm: RunningFarm, client: fal_client.SyncClient) -> None:
-    blocker = client.submit(ENDPOINT, LONG)
+    blocker = client.submit(ENDPOINT, LONG | {"num_images": 4})
     wait_until_running(blocker)
     first, second = (client.submit(ENDPOINT, SMALL | {"num_images": 4}) for _ in range(2))
 
     assert (first.status(), second.status()) == (fal_client.Queued(position=0), fal_client.Queued(position=1))
+    blocker.cancel()
     assert second.response_url == f"{farm.url}/fal/queue/fal-ai/flux/requests/{second.request_id}"
     output = second.get()
     status = second.status(with_logs=True)

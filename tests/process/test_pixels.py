@@ -96,6 +96,7 @@ def test_a_rendered_bolt_is_blacked_out(miniature: RunningFarm) -> None:
     assert rendered(miniature, view).getextrema() == ((0, 0),) * 3
 
 
+@pytest.mark.full
 @pytest.mark.timeout(400)
 def test_each_tolerance_begins_at_a_certainty_of_its_own(miniature: RunningFarm) -> None:
     """An image that the checker is not sure of is blacked out at the lower tolerances, given at the higher ones."""

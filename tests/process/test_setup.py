@@ -216,6 +216,7 @@ def test_real_weights_render_unchecked_only_when_asked_to(checkpoints: Path, dat
         assert rendered.returncode == 0, rendered.stderr
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_the_api_runs_where_no_torch_is(tmp_path: Path, redis_dir: Path) -> None:
     """The API's set alone, installed into an empty environment, serves; torch and its kin are not there."""
