@@ -18,7 +18,9 @@ DataFolder = Annotated[Path, typer.Option("--data-dir", help="Data folder of the
 def backup(
     folder: Annotated[Path, typer.Argument(help="New folder for the copy.")], data_dir: DataFolder = Path(".farm")
 ) -> None:
-    """Copy the embedded Redis, with all jobs and keys, while the farm runs or not.
+    """Copy the embedded Redis, with all jobs and keys.
+
+    The farm may run meanwhile.
 
     Images are not copied: copy the folder `images` of the data folder afterwards.
     """
@@ -32,7 +34,10 @@ def restore(
     folder: Annotated[Path, typer.Argument(help="Folder that `farm backup` has written.")],
     data_dir: DataFolder = Path(".farm"),
 ) -> None:
-    """Copy a backup of the embedded Redis into a data folder that has none; then start the farm there."""
+    """Copy a backup of the embedded Redis into a data folder.
+
+    The folder must have no Redis. Start the farm there afterwards.
+    """
     _refuse_own_redis("a Redis that starts with that file as its dump.rdb")
     redis_backup.restore(folder, data_dir)
     say(f"restored to {data_dir}: copy its images there, too, then start the farm")

@@ -60,7 +60,10 @@ def show(
     job_id: JobId,
     as_json: Annotated[bool, typer.Option("--json", help="Print the job and its history as JSON.")] = False,
 ) -> None:
-    """Show a job: its times, its runs on workers, and its webhook deliveries with every attempt."""
+    """Show a job with its times, runs on workers, and deliveries.
+
+    Of each webhook delivery it shows every attempt.
+    """
     client, path = Client(load()), f"/jobs/{escaped(job_id)}"
     job, history = client.get(path), client.get(f"{path}/history")
     if as_json:

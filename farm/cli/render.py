@@ -117,7 +117,9 @@ def render(
     shows: Annotated[bool, typer.Option("--show", help="Show the images in the terminal, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the job as JSON instead of a progress bar.")] = False,
 ) -> None:
-    """Render images from a prompt or from a file of requests, and download them.
+    """Render images of a prompt or of a file of requests.
+
+    They are downloaded.
 
     The model's defaults apply to every option that you leave out. An option
     that the model does not support is an error.

@@ -25,7 +25,10 @@ def top(
     seconds: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.2, max=3600)] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Look once, and print it.")] = False,
 ) -> None:
-    """Show the farm live: queue, workers, what runs, and why jobs fail. Ctrl-C ends it."""
+    """Show queue, workers, jobs and failures live.
+
+    Ctrl-C ends it.
+    """
     client, console = Client(load()), Console()
     if once:
         console.print(_overview(client))

@@ -22,7 +22,7 @@ def usage(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the report as CSV.")] = False,
 ) -> None:
-    """Show images, megapixel-steps, device seconds and cost by day and model.
+    """Show images, device seconds and cost by day and model.
 
     With an admin key those of every caller; the price is FARM_PRICE_PER_IMAGE.
     """

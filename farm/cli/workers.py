@@ -41,7 +41,10 @@ def drain(worker_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the
 
 
 def pause(model: OfModel = None, priority: OfPriority = None, caller: OfCaller = None) -> None:
-    """Stop starting jobs, all or those of a model, a priority or a caller; new ones wait in the queue."""
+    """Start no more jobs, or none of one group; new ones wait.
+
+    A group is the jobs of a model, a priority or a caller.
+    """
     group = _group(model=model, priority=priority, caller=caller)
     Client(load()).post(f"/pause?{urlencode(group)}")
     options = "".join(f" --{kind} {name}" for kind, name in group.items())
@@ -49,7 +52,10 @@ def pause(model: OfModel = None, priority: OfPriority = None, caller: OfCaller =
 
 
 def resume(model: OfModel = None, priority: OfPriority = None, caller: OfCaller = None) -> None:
-    """Start jobs again after `farm pause` with the same options."""
+    """Start jobs again after `farm pause`.
+
+    Give the same options.
+    """
     group = _group(model=model, priority=priority, caller=caller)
     left = Client(load()).post(f"/resume?{urlencode(group)}")
     still = (["the farm"] if left["paused"] else []) + [f"{one['kind']} {one['name']}" for one in left["paused_groups"]]

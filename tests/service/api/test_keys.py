@@ -86,6 +86,7 @@ GUARDED = [
     ("POST", "/fal/proxy/"),
     ("POST", GENERATIONS),
     ("POST", EDITS),
+    ("POST", "/farm/v1/enhance"),
     ("GET", "/v1/models"),
     ("GET", "/v1/files"),
     ("POST", "/v1/files"),

@@ -59,6 +59,7 @@ def test_without_a_command_the_help_lists_all_of_them(run: Runner) -> None:
     assert ended.status == 0
     listed = ended.out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
     assert [line.split()[0] for line in listed] == COMMANDS
+    assert not [line for line in listed if line.endswith("...")]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
@@ -14,6 +15,13 @@ from tests.unit.pipelines.denoising import pipeline_of, record, render
 from workers.pipelines.attention import BACKENDS, use_attention
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def native_afterwards(parts: Any) -> Iterator[None]:
+    """Choose no backend for the tests that follow: the network is theirs, too."""
+    yield
+    use_attention(parts.transformer, "native", CPU, torch.float32)
 
 
 def velocities(parts: Any, name: AttentionName) -> torch.Tensor:
