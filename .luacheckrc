@@ -5,7 +5,7 @@ max_cyclomatic_complexity = false
 
 local SHARED = "farm/jobstore/lua/shared"
 
-local names = {"redis", "cjson", "KEYS", "ARGV", "P", "is_allowed", "BUCKETS", "MAX_CALLERS", "OTHER_CALLERS"}
+local names = {"redis", "cjson", "KEYS", "ARGV", "P", "is_allowed", "BUCKETS", "POLICY", "MAX_CALLERS", "OTHER_CALLERS"}
 for line in io.popen("cat " .. SHARED .. "/*.lua"):lines() do
   names[#names + 1] = line:match("^local function ([%w_]+)") or line:match("^local ([%w_]+)")
 end

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import structlog
@@ -35,6 +36,7 @@ from farm.domain.errors import (
     StoreUnavailable,
 )
 from farm.domain.job import BulkLine, NewJob
+from farm.domain.scheduling import QueuePriority, bulk_priority
 from farm.image_calls import ImageCalls
 from farm.jobstore.store import JobStore
 from farm.service import Service
@@ -51,6 +53,8 @@ LINES_A_STEP = 50
 #: caller keeps lines from becoming jobs.
 LOOK_SECONDS = 0.5
 RETRY_SECONDS = 5.0
+#: And at least as often while all lines are jobs: it may be late for its window.
+MAX_LATE_LOOK_SECONDS = 60.0
 MAX_LIMIT_PAUSE_SECONDS = 60
 
 _EDITS: Endpoint = "/v1/images/edits"
@@ -152,7 +156,10 @@ class BulkStep:
         if self._bulk.expires_us <= clock.now_us():
             self._parts.bulks.end(self._bulk.id, "expired")
             return 0
-        return self._validate() if self._bulk.state is BulkState.VALIDATING else self._feed()
+        if self._bulk.state is BulkState.VALIDATING:
+            return self._validate()
+        self._keep_up()
+        return self._feed()
 
     def _validate(self) -> Pause:
         """Check the file: the bulk fails, or its lines become jobs from now on."""
@@ -168,6 +175,24 @@ class BulkStep:
         self._change(BulkState.FAILED, errors=errors_text(problems))
 
     # Lines become jobs
+
+    def _keep_up(self) -> None:
+        """Have the jobs of a bulk that is late for its window served as single jobs."""
+        if self._priority == "bulk":
+            return
+        open_jobs = self._parts.bulks.open_jobs(self._bulk.id)
+        if changed := self._parts.jobs.change_priority(open_jobs, self._priority):
+            _log.info("bulk is late", bulk=self._bulk.id, jobs=changed, priority=self._priority)
+
+    @cached_property
+    def _priority(self) -> QueuePriority:
+        bulk = self._bulk
+        passed = (clock.now_us() - bulk.created_us) / 1e6 / self._window_seconds
+        return bulk_priority(done=(bulk.completed + bulk.failed) / max(1, bulk.total), passed=passed)
+
+    @property
+    def _window_seconds(self) -> float:
+        return (self._bulk.expires_us - self._bulk.created_us) / 1e6
 
     def _feed(self) -> Pause:
         """Turn lines into jobs, no more than may be open, until something keeps them from becoming jobs."""
@@ -238,7 +263,7 @@ class BulkStep:
         return self._parts.calls.generation(request.body, dialect, model_id)
 
     def _record(self, job_id: str, call: ParsedCall) -> None:
-        order = replace(call.order, priority="bulk", inline=False)
+        order = replace(call.order, priority=self._priority, inline=False)
         if order.sources and self._parts.jobs.get(job_id):
             return  # it was submitted, but that was not recorded any more; its images are stored
         caller = Caller(self._bulk.caller, limits=self._bulk.limits, base=self._bulk.base)
@@ -246,9 +271,9 @@ class BulkStep:
         self._parts.service.submit_new(caller, NewJob(job_id, caller.id, order, base=caller.base, line=line))
 
     def _wait_for_jobs(self) -> Pause:
-        """All lines are jobs: go on when the last of them has ended."""
+        """All lines are jobs: go on when the last of them has ended, and see now and then whether they are late."""
         if self._parts.bulks.open_jobs(self._bulk.id):
-            return None
+            return min(MAX_LATE_LOOK_SECONDS, self._window_seconds / 20)
         self._change(BulkState.FINALIZING)
         return 0
 

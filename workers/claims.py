@@ -23,7 +23,8 @@ from farm.domain.errors import (
     StoreUnavailable,
     with_detail,
 )
-from farm.jobstore.store import Capacity, Claim, JobStore
+from farm.domain.scheduling import Capacity
+from farm.jobstore.store import Claim, JobStore
 from farm.storage.storage import Storage
 from workers.inputs import Inputs
 from workers.lease import Lease

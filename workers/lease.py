@@ -15,7 +15,8 @@ from farm import clock
 from farm.concurrency.background_thread import BackgroundThread
 from farm.domain.errors import StoreFull, StoreUnavailable, with_detail
 from farm.domain.job import Claimed
-from farm.jobstore.store import HeldJob, JobStore
+from farm.domain.scheduling import HeldJob
+from farm.jobstore.store import JobStore
 from farm.process.child import EXIT_HUNG
 
 #: A step may take this many times its usual time, or its timeout if that is longer.

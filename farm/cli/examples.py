@@ -27,6 +27,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "pause": ("farm pause", "farm pause --model kontext --priority low"),
     "resume": ("farm resume", "farm resume --model kontext --priority low"),
     "doctor": ("farm doctor", "farm doctor --digests", "farm doctor --json"),
+    "simulate": (
+        "farm simulate --gpus 8 --load 0.8 --price-per-gpu-hour 2.5",
+        "farm simulate --gpus 40 --rate 6 --size square_hd=3 --size 512x512=1",
+    ),
     "backup": ("farm backup backups/monday",),
     "restore": ("farm restore backups/monday --data-dir .farm",),
     "jobs": ("farm jobs", "farm jobs show 0b0f3d1e-3c52-4f0e-9d55-6a1f5f7f2c11"),

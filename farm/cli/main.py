@@ -10,7 +10,22 @@ from typing import Annotated, NoReturn
 import typer
 
 from farm import __version__
-from farm.cli import backup, demo, doctor, examples, jobs, keys, render, storage, top, up, usage, webhooks, workers
+from farm.cli import (
+    backup,
+    demo,
+    doctor,
+    examples,
+    jobs,
+    keys,
+    render,
+    simulate,
+    storage,
+    top,
+    up,
+    usage,
+    webhooks,
+    workers,
+)
 from farm.cli.weights import app as weights
 from farm.domain.errors import ConfigurationError, FarmError, with_detail
 from farm.printable import degrade_output, say
@@ -40,6 +55,7 @@ app.command()(workers.resume)
 app.command()(doctor.doctor)
 app.command()(backup.backup)
 app.command()(backup.restore)
+app.command()(simulate.simulate)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(workers.workers, name="workers")
 app.add_typer(webhooks.app, name="webhooks")

@@ -7,7 +7,8 @@ from enum import StrEnum
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from farm.domain.request import QueuePriority, Request
+from farm.domain.request import Request
+from farm.domain.scheduling import QueuePriority
 
 
 class State(StrEnum):

@@ -17,7 +17,8 @@ from farm.domain.catalogue import BATCH_IMAGES, MODELS, Acceleration
 from farm.domain.delivery import LATE_SECONDS, Outcome
 from farm.domain.error_codes import FAILURES, JOB_FAILURES
 from farm.domain.job import FULL_STEPS, Result, State
-from farm.domain.request import PRIORITIES, Request
+from farm.domain.request import Request
+from farm.domain.scheduling import PRIORITIES
 
 #: The last part of the field with a histogram's sum.
 SUM = "sum"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,12 +23,10 @@ from farm.domain.catalogue import (
     Acceleration,
     OutputFormat,
 )
+from farm.domain.scheduling import cost_of
 
 #: The priorities that callers may set.
 Priority = Literal["normal", "low"]
-#: The priorities of queues, first to last. `bulk` is for the lines of bulk files.
-QueuePriority = Literal[Priority, "bulk"]
-PRIORITIES: tuple[QueuePriority, ...] = get_args(QueuePriority)
 #: Where the size comes from. `asked`: the request. `input`: the first input's own size, within the limits. `ratio`: of
 #: the model's sizes, the one whose ratio is nearest to the first input's.
 Sizing = Literal["asked", "input", "ratio"]
@@ -113,9 +111,14 @@ class Request(BaseModel):
 
     @property
     def cost(self) -> float:
-        """Cost for fair queueing, in images × megapixels × full steps (those of the bundled masks, on every farm)."""
-        full_steps = BUNDLED.full_steps(self.acceleration, self.denoising_steps)
-        return self.images * self.width * self.height / 1e6 * max(1, full_steps)
+        """Predicted work (`scheduling.cost_of`); full steps are those of the bundled masks, on every farm."""
+        return cost_of(
+            images=self.images,
+            pixels=self.width * self.height,
+            full_steps=BUNDLED.full_steps(self.acceleration, self.denoising_steps),
+            # Image to image begins with its input; other models read theirs at each step.
+            inputs=len(self.sources) if self.strength is None else 0,
+        )
 
     @property
     def denoising_steps(self) -> int:

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 from farm.domain.catalogue import MODELS, Model
 from farm.domain.measures import MILLIONTHS
-from farm.domain.request import PRIORITIES
+from farm.domain.scheduling import PRIORITIES, pace_of
 from farm.jobstore.reading import Reading
 
-#: Seconds for a cost of 1 (a step of a megapixel), until a job of any model was measured.
-ASSUMED_PACE = 0.2
 #: Cost of an image that is not prepared yet: a megapixel at the model's own number of steps.
 _UNPREPARED_MEGAPIXELS = 1.0
 
@@ -36,7 +34,7 @@ class Backlog:
 def backlogs(reading: Reading) -> list[Backlog]:
     """Return the backlog of each model of the catalogue."""
     work, pace = reading.work, reading.pace
-    return [_backlog(model, reading, work, _pace_of(model.name, pace)) for model in MODELS]
+    return [_backlog(model, reading, work, pace_of(model.name, pace)) for model in MODELS]
 
 
 def _backlog(model: Model, reading: Reading, work: Mapping[str, int], pace: float) -> Backlog:
@@ -58,12 +56,3 @@ def _paused_share(model: str, reading: Reading) -> float:
     """Return the share of a model's waiting jobs that are paused, with the whole farm or a group."""
     waiting = sum(reading.waiting(model, priority) for priority in PRIORITIES)
     return sum(reading.paused_jobs(model, priority) for priority in PRIORITIES) / waiting if waiting else 0.0
-
-
-def _pace_of(model: str, sums: Mapping[str, float]) -> float:
-    """Return the seconds for a cost of 1: of the model's own jobs, else of all jobs, else as assumed."""
-    for names in ([model], [name.removesuffix(":us") for name in sums if name.endswith(":us")]):
-        cost = sum(sums.get(f"{name}:cost", 0.0) for name in names)
-        if cost:
-            return sum(sums.get(f"{name}:us", 0.0) for name in names) / 1e6 / cost
-    return ASSUMED_PACE

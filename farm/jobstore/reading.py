@@ -13,7 +13,7 @@ import redis
 from farm.domain.catalogue import MODELS
 from farm.domain.measures import MAX_CALLERS
 from farm.domain.pause import PausedGroup
-from farm.domain.request import PRIORITIES
+from farm.domain.scheduling import PRIORITIES
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
 from farm.jobstore.stats import Worker, microseconds, paused_groups_from, workers_from

@@ -10,7 +10,8 @@ from typing import cast
 from pydantic import TypeAdapter
 
 from farm.domain.job import Conditions, Job, NewJob, Origin, Result, Run, State, Webhook
-from farm.domain.request import QueuePriority, Request
+from farm.domain.request import Request
+from farm.domain.scheduling import QueuePriority
 from farm.jobstore import redis_keys
 
 _RESULT = TypeAdapter(Result)

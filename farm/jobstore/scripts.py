@@ -13,6 +13,7 @@ import redis
 
 from farm.domain.job import TRANSITIONS
 from farm.domain.measures import MAX_CALLERS, MEASURES, OTHER_CALLERS
+from farm.domain.scheduling import parameters
 from farm.jobstore.disk_guard import Guard, no_guard
 from farm.jobstore.redis_keys import PREFIX
 
@@ -83,7 +84,13 @@ def _needed_by(text: str, seen: set[str]) -> Iterator[str]:
 @cache
 def shared_definitions() -> Mapping[str, str]:
     """Return the Lua definitions that scripts may name: those of `lua/shared/`, and those that Python knows."""
-    definitions = {"P": f"local P = '{PREFIX}'\n", "is_allowed": _transitions(), "BUCKETS": _buckets(), **_callers()}
+    definitions = {
+        "P": f"local P = '{PREFIX}'\n",
+        "is_allowed": _transitions(),
+        "BUCKETS": _buckets(),
+        "POLICY": f"local POLICY = {_lua(parameters())}\n",
+        **_callers(),
+    }
     for file in (_FOLDER / "shared").iterdir():
         definitions |= {match[1]: match[0] for match in _DEFINITION.finditer(file.read_text())}
     return definitions
@@ -101,6 +108,15 @@ def _callers() -> dict[str, str]:
         "MAX_CALLERS": f"local MAX_CALLERS = {MAX_CALLERS}\n",
         "OTHER_CALLERS": f"local OTHER_CALLERS = '{OTHER_CALLERS}'\n",
     }
+
+
+def _lua(value: object) -> str:
+    """Return a number, a text, or a sequence or mapping of such as Lua."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name} = {_lua(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "{" + ", ".join(map(_lua, value)) + "}"
+    return f"'{value}'" if isinstance(value, str) else str(value)
 
 
 def _buckets() -> str:

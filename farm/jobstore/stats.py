@@ -12,7 +12,7 @@ import redis
 
 from farm.domain.catalogue import MODELS
 from farm.domain.pause import Group, GroupKind, PausedGroup
-from farm.domain.request import PRIORITIES, QueuePriority
+from farm.domain.scheduling import PRIORITIES, QueuePriority
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
 

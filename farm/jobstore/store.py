@@ -17,13 +17,14 @@ import redis
 
 from farm import clock
 from farm.concurrency.retry import jittered
-from farm.domain.catalogue import BATCH_IMAGES, MODELS
+from farm.domain.catalogue import MODELS
 from farm.domain.errors import BulkEnded, IdempotencyConflict, NotFound
 from farm.domain.job import UNKNOWN_ORIGIN, Batch, Claimed, Conditions, Job, NewJob, Origin, Result, Run, Search, State
 from farm.domain.limits import USUAL, Limits, Quota, Usage
 from farm.domain.measures import DEVICE, DRAINED, MILLIONTHS, completion, computed_megapixel_steps
 from farm.domain.pause import Group
-from farm.domain.request import PRIORITIES, Request
+from farm.domain.request import Request
+from farm.domain.scheduling import PRIORITIES, WHOLE_BATCH, Capacity, HeldJob, QueuePriority
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
 from farm.jobstore.disk_guard import Guard, no_guard
@@ -35,6 +36,8 @@ from farm.jobstore.scripts import Scripts
 
 #: For how long the process that removes an expired job has it for itself, in seconds.
 _REMOVAL_SECONDS = 60.0
+#: Jobs whose priority one script changes, so that it holds up no other call.
+_CHANGED_AT_ONCE = 100
 #: Records that a search reads at a time.
 SEARCH_CHUNK = 1000
 #: Jobs of a queue that are looked at in one step when a caller is paused: Redis does nothing else meanwhile.
@@ -80,27 +83,6 @@ class Accepted:
     repeated: bool
     idle_workers: int
     quotas: tuple[Quota, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class HeldJob:
-    """A job that a worker holds, and the denoising steps done of all its images together."""
-
-    id: str
-    fence: int
-    step: int
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """What a worker can take: up to so many images, beside the jobs that it holds."""
-
-    images: int = BATCH_IMAGES
-    #: The batch key of what it renders, which the next job must have; empty: any.
-    batch_key: str = ""
-    held: Sequence[HeldJob] = ()
-    #: True while it renders: it leaves jobs to idle workers, and is not idle itself if it is given none.
-    claims_ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +277,14 @@ class JobStore:
             self._log.ended([job_id])
         return answer
 
+    def change_priority(self, job_ids: Collection[str], priority: QueuePriority) -> int:
+        """Have waiting jobs join the queue of a priority. Return how many were in another one."""
+        ids, changed = list(job_ids), 0
+        for start in range(0, len(ids), _CHANGED_AT_ONCE):
+            with translated():
+                changed += int(self._scripts.run("change_priority", priority, *ids[start : start + _CHANGED_AT_ONCE]))
+        return changed
+
     def waiting_count(self, caller: str) -> int:
         """Return the number of waiting jobs of a caller, unprepared ones included."""
         with translated():
@@ -416,7 +406,7 @@ class JobStore:
 
     # What workers do
 
-    def claim(self, worker: str, models: Sequence[str], capacity: Capacity = Capacity(), *, nonce: str = "") -> Claim:
+    def claim(self, worker: str, models: Sequence[str], capacity: Capacity = WHOLE_BATCH, *, nonce: str = "") -> Claim:
         """Lease the next batch to `worker`. An empty batch marks the worker idle, unless it claims ahead.
 
         It is empty while the farm is paused, or the worker drains. A job with an affinity is reserved for a second for

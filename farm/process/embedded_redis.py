@@ -187,6 +187,8 @@ class EmbeddedRedis:
             "save": "",
             "maxmemory": _MEMORY,
             "maxmemory-policy": "noeviction",
+            # A record in one piece: a waiting job takes 1 KB less, and is read as fast.
+            "hash-max-listpack-value": "2048",
             "daemonize": "no",
         }
         return [word for name, value in options.items() for word in (f"--{name}", value)]

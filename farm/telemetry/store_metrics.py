@@ -10,7 +10,7 @@ from prometheus_client.core import Metric
 
 from farm.domain.catalogue import MODELS
 from farm.domain.measures import MEASURES, MILLIONTHS, SUM, Measure
-from farm.domain.request import PRIORITIES
+from farm.domain.scheduling import PRIORITIES
 from farm.jobstore.reading import Reading, Totals
 from farm.jobstore.stats import Worker
 from farm.telemetry import worker_metrics

@@ -21,7 +21,7 @@ import urllib3
 from farm.bootstrap import Farm, build
 from farm.domain.job import Image, NewJob, Order, Result
 from farm.domain.request import Request
-from farm.jobstore.store import HeldJob
+from farm.domain.scheduling import HeldJob
 from farm.process import child
 from farm.process.embedded_redis import EmbeddedRedis
 from farm.settings import Settings

@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 from farm.domain.delivery import Outcome
 from farm.domain.job import State
 from farm.domain.pause import GroupKind
-from farm.domain.request import QueuePriority
+from farm.domain.scheduling import QueuePriority
 
 EventName = Literal["job.created", "job.processing", "job.completed", "job.failed"]
 

@@ -1,4 +1,5 @@
--- Give a worker the next batch: the job that is first in fair order, and waiting jobs that can share its batch.
+-- Give a worker the next batch: the job that is first in fair order, and waiting jobs that can share its batch. The policy is
+-- that of `farm/domain/scheduling.py`.
 -- ARGV: worker, nonce, lease_us, ttl_us, render_us (how long a run may last), maximum of images, batch key ('': any; else
 -- nothing is given while a job with another key is first), '1' if it claims ahead (it renders, and is not idle without
 -- jobs), count of models, model, …, then id, fence for each job it holds
@@ -8,12 +9,7 @@ local worker, nonce, lease_us, ttl_us, render_us = ARGV[1], ARGV[2], tonumber(AR
 local max_images, wanted_batch_key, claims_ahead = tonumber(ARGV[6]), ARGV[7], ARGV[8] == '1'
 local FIRST_MODEL = 10
 local LAST_MODEL = FIRST_MODEL + tonumber(ARGV[9]) - 1
--- So many jobs of a queue are passed over at most because they are reserved for other workers.
-local MAX_PASSED_OVER = 16
--- For so long, in seconds, the worker of an affinity's last job is remembered.
-local AFFINITY_SECONDS = 600
 local worker_key = P .. 'worker:' .. worker
-local PRIORITIES = {'normal', 'low', 'bulk'}
 local has_paused_groups = redis.call('EXISTS', P .. 'paused_groups') == 1
 
 local function is_closed(kind, name) return has_paused_groups and is_group_paused(kind, name) end
@@ -79,7 +75,7 @@ local function first_of(model, priority)
       finish_late(first[1], ttl_us)
     elseif is_closed('caller', job[3]) then
       set_aside(first[1], first[2], queue, job[3])
-    elseif passed_over < MAX_PASSED_OVER and is_reserved(model, job[3], job[4], job[5]) then
+    elseif passed_over < POLICY.max_passed_over and is_reserved(model, job[3], job[4], job[5]) then
       passed_over = passed_over + 1
     else
       return first[1], tonumber(first[2]), tonumber(job[1]), job[3]
@@ -141,7 +137,7 @@ local function start(id)
   local job = redis.call('HMGET', key, 'queue', 'caller', 'vstart', 'cost', 'affinity')
   redis.call('ZADD', P .. 'claimed_vfinish:' .. job[1], tonumber(job[3]) + tonumber(job[4]), job[2])
   redis.call('ZADD', worker_vfinish, vfinish_of(job[2]) + tonumber(job[4]), job[2])
-  if job[5] then redis.call('SET', affinity_key(job[2], job[5]), worker, 'EX', AFFINITY_SECONDS) end
+  if job[5] then redis.call('SET', affinity_key(job[2], job[5]), worker, 'EX', POLICY.affinity_seconds) end
   transition(id, 'processing')
   return {id = id, fence = fence, attempt = attempt, wait = wait, alone = alone}
 end
@@ -154,7 +150,7 @@ end
 
 local function waiting_jobs(model)
   local jobs = 0
-  for _, priority in ipairs(open_priorities(PRIORITIES)) do jobs = jobs + redis.call('ZCARD', P .. 'queue:' .. model .. ':' .. priority) end
+  for _, priority in ipairs(open_priorities(POLICY.priorities)) do jobs = jobs + redis.call('ZCARD', P .. 'queue:' .. model .. ':' .. priority) end
   return jobs
 end
 
@@ -178,11 +174,12 @@ local function fill_batch(jobs, head, model, idle_workers)
   end
 
   local function add_of(priority)
-    for _, id in ipairs(redis.call('ZRANGE', batch_candidates_key(job[2], priority), 0, 15)) do add_if_it_fits(id) end
+    local candidates = redis.call('ZRANGE', batch_candidates_key(job[2], priority), 0, POLICY.max_candidates - 1)
+    for _, id in ipairs(candidates) do add_if_it_fits(id) end
   end
 
   add_of(job[4])
-  for _, priority in ipairs(open_priorities(PRIORITIES)) do
+  for _, priority in ipairs(open_priorities(POLICY.priorities)) do
     if priority ~= job[4] then add_of(priority) end
   end
 end

@@ -8,8 +8,8 @@ local id, fence, result, ttl_us = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local function learn_pace(model, cost, device_us)
   if device_us == 0 then return end
   local known = redis.call('HMGET', P .. 'pace', model .. ':us', model .. ':cost')
-  redis.call('HSET', P .. 'pace', model .. ':us', 0.98 * (known[1] or 0) + device_us,
-    model .. ':cost', 0.98 * (known[2] or 0) + cost)
+  redis.call('HSET', P .. 'pace', model .. ':us', POLICY.pace_decay * (known[1] or 0) + device_us,
+    model .. ':cost', POLICY.pace_decay * (known[2] or 0) + cost)
 end
 
 -- Count a completed job by day (UTC), caller and model: for invoices. `megapixel_steps` are millionths. A day is kept for

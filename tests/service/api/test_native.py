@@ -13,12 +13,13 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from farm.bootstrap import Farm
-from farm.domain.catalogue import MAX_RANDOM_SEED, MODELS
+from farm.domain.catalogue import MAX_RANDOM_SEED, MODELS, SIZE_PRESETS
 from farm.storage.storage import new_key
 from tests.images import data_uri, sample_image
 from tests.service.api.calls import UNKNOWN_ID, post_job, problem, submit
 from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import BASE, FACTS
+from tests.unit.dialects.samples import a_request
 
 #: Where nothing is fetched by these tests: only a worker of the farm would.
 FOX_URL = "https://example.com/fox.png"
@@ -536,6 +537,10 @@ def test_operators_have_an_admin_key(
 
 
 def test_the_queue_tells_a_scaler_how_much_work_there_is(api: FlaskClient, farm: Farm) -> None:
+    def cost(size: str) -> float:
+        width, height = SIZE_PRESETS[size]
+        return a_request(width=width, height=height, steps=10, images=2).cost
+
     idle = api.get("/farm/v1/queue").get_json()
     for size in ("square", "square_hd"):
         submit(api, num_images=2, image_size=size, num_inference_steps=10)
@@ -548,9 +553,9 @@ def test_the_queue_tells_a_scaler_how_much_work_there_is(api: FlaskClient, farm:
 
     assert (idle["work_seconds"], idle["waiting_images"], idle["workers"]["warm"]) == (0, 0, 1)
     assert (assumed["waiting_jobs"], assumed["waiting_images"]) == (2, 4)
-    assert assumed["work_seconds"] == pytest.approx(0.2 * 20 * (512**2 + 1024**2) / 1e6, abs=0.01)
+    assert assumed["work_seconds"] == pytest.approx(0.2 * (cost("square") + cost("square_hd")), abs=0.01)
     assert (learned["waiting_jobs"], learned["waiting_images"]) == (1, 2)
-    assert learned["work_seconds"] == other["work_seconds"] > 2 * 20 * 512**2 / 1e6 - 0.01
+    assert learned["work_seconds"] == other["work_seconds"] > 2 * cost("square") - 0.01
     assert learned["drained_at"] is not None
 
 

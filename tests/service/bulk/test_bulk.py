@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 
 from farm.bootstrap import Farm
 from farm.domain.limits import Limits
+from farm.jobstore import redis_keys
 from tests.farms import image_facts
 from tests.images import data_uri, sample_image
 from tests.service.api.calls import EDITS, bearer, openai_error, post_job
@@ -219,6 +220,21 @@ def test_an_urgent_job_goes_before_every_line(harness: BulkHarness, api: FlaskCl
     urgent = post_job(api, num_images=4).get_json()["id"]
 
     assert jobs.ids(jobs.take(farm.store, "w")) == [urgent]
+
+
+def test_lines_that_are_late_for_their_window_are_served_as_single_jobs(
+    harness: BulkHarness, api: FlaskClient, farm: Farm
+) -> None:
+    create(api, *map(request, range(3)), completion_window="8s")
+    harness.until(lambda: len(job_ids(farm)) == 3, renders=False)
+    assert {jobs.record(farm.store, job_id).priority for job_id in job_ids(farm)} == {"bulk"}
+
+    harness.until(lambda: farm.redis.zcard(redis_keys.queue("srpo", "normal")) == 3, renders=False)
+
+    assert {jobs.record(farm.store, job_id).priority for job_id in job_ids(farm)} == {"normal"}
+    assert farm.redis.zcard(redis_keys.queue("srpo", "bulk")) == 0
+    low = post_job(api, priority="low").get_json()["id"]
+    assert set(jobs.ids(jobs.take(farm.store, "w"))) == {*job_ids(farm)} - {low}
 
 
 def test_lines_leave_half_of_the_queue_to_the_callers_single_jobs(

@@ -9,10 +9,11 @@ from typing import Any, cast
 import redis
 
 from farm.domain.job import Claimed, Conditions, Job, NewJob, Order, Result, State, Webhook
+from farm.domain.scheduling import HeldJob
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect_to_listen
 from farm.jobstore.notifications import Listener
-from farm.jobstore.store import HeldJob, JobStore, Terms
+from farm.jobstore.store import JobStore, Terms
 from tests.farms import wait_for
 from tests.unit.dialects.samples import a_request, a_result
 

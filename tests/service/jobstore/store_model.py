@@ -8,15 +8,17 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from farm.domain import scheduling
 from farm.domain.job import NewJob, Result, State
 from farm.domain.measures import MEASURES, completion, computed_megapixel_steps
 from farm.domain.pause import Group
-from farm.domain.request import PRIORITIES, Request
+from farm.domain.request import Request
+from farm.domain.scheduling import PRIORITIES, Capacity, HeldJob, QueuePriority
 from farm.jobstore.record import fields_of, redacted, result_text
 from farm.jobstore.redis_keys import PREFIX
-from farm.jobstore.store import MAX_PREPARATION_ATTEMPTS, Capacity, HeldJob, Retry, Terms
+from farm.jobstore.store import MAX_PREPARATION_ATTEMPTS, Retry, Terms
 from tests.service.jobstore.stepped_clock import Content
 
 SECOND = 1_000_000
@@ -25,14 +27,14 @@ DAY = 86400 * SECOND
 CALL_TIMEOUT = 3 * SECOND
 RECONNECT = 30 * SECOND
 #: For so long a job is reserved for the worker that its affinity prefers.
-AFFINITY = SECOND
+AFFINITY = scheduling.RESERVED_SECONDS * SECOND
 #: How long what was sent inline is kept, and how long a removal has to come about.
 HOUR = 3600 * SECOND
 REMOVAL = 60 * SECOND
 #: Before all virtual start times, in the order of coming back.
-FRONT = 4 * 10**15
+FRONT = int(scheduling.FRONT_SECONDS) * SECOND
 #: So many jobs of a queue are looked at for one that may be taken.
-LOOKED_AT = 16
+LOOKED_AT = scheduling.MAX_CANDIDATES
 
 
 def us(seconds: float) -> int:
@@ -49,6 +51,7 @@ class Entry:
     cost: float
     vstart: float
     created: int
+    bytes: int = 0
     index: str = "waiting"
     score: float = 0
     state: State = State.CREATED
@@ -244,9 +247,11 @@ class Model:
     def _accept(self, new: NewJob) -> Entry:
         fields = fields_of(new)
         queue, cost = str(fields["queue"]), float(fields["cost"])
-        within = new.order.conditions.start_within
+        size, within = int(fields["bytes"]), new.order.conditions.start_within
         vstart = self._next_vstart(queue, new.caller, cost)
-        entry = Entry(new, new.order.request, queue, cost, vstart, self.now, render_alone="render_alone" in fields)
+        entry = Entry(
+            new, new.order.request, queue, cost, vstart, self.now, size, render_alone="render_alone" in fields
+        )
         self._enqueue(entry, vstart)
         entry.start_deadline = self.now + us(within) if within else None
         self.jobs[new.id] = entry
@@ -262,6 +267,22 @@ class Model:
 
     def cancel(self, job_id: str) -> str:
         return self._stop(job_id, "cancelled")
+
+    def change_priority(self, job_ids: Iterable[str], priority: QueuePriority) -> int:
+        changed = 0
+        for entry in [self.jobs[job_id] for job_id in job_ids if job_id in self.jobs]:
+            if entry.state is State.CREATED and entry.new.order.priority != priority:
+                changed += 1
+                entry.new = replace(entry.new, order=replace(entry.new.order, priority=priority))
+                entry.queue = f"{entry.queue.rpartition(':')[0]}:{priority}"
+                if entry.index == "waiting":
+                    self._rejoin(entry)
+        return changed
+
+    def _rejoin(self, entry: Entry) -> None:
+        if entry.score >= 0:
+            entry.vstart = entry.score = self._next_vstart(entry.queue, entry.caller, entry.cost)
+        self._enqueue(entry, entry.score)
 
     def delete(self, job_id: str) -> bool:
         return self._forget(job_id, is_requested=True)
@@ -544,7 +565,7 @@ class Model:
     def _fill_batch(self, batch: list[Entry], images: int, worker: str, doer: Worker, others: int) -> None:
         head = batch[0]
         capacity = images - head.request.images
-        share = math.ceil((self._waiting(head.request.model) + 1) / (others + 1))
+        share = scheduling.share_of(self._waiting(head.request.model) + 1, others)
         own, candidates = head.new.order.priority, self._batch_candidates()
         for priority in (own, *(other for other in self._open(PRIORITIES) if other != own)):
             for entry in candidates[f"{head.request.batch_key}:{priority}"][:LOOKED_AT]:
@@ -852,9 +873,7 @@ class Model:
 
     def _priority_order(self, counter: str) -> tuple[str, ...]:
         self._totals[counter] += 1
-        if self._totals[counter] % 64 == 0:
-            return ("bulk", "low", "normal")
-        return ("low", "normal", "bulk") if self._totals[counter] % 8 == 0 else PRIORITIES
+        return scheduling.priority_order(self._totals[counter])
 
     @staticmethod
     def _vfinish_of(doer: Worker, caller: str) -> float:
@@ -918,7 +937,7 @@ class Model:
         for entry in self.jobs.values():
             if entry.state is State.CREATED:
                 bytes_of = found["waiting_bytes"]
-                bytes_of[entry.caller] = bytes_of.get(entry.caller, 0) + int(fields_of(entry.new)["bytes"])
+                bytes_of[entry.caller] = bytes_of.get(entry.caller, 0) + entry.bytes
         found["preparing_count"] |= self._preparing_count()
         found["paused"] |= {"": 1} if self.is_paused else {}
         found["paused_groups"] |= {f"{group.kind}:{group.name}": since for group, since in self.paused.items()}
@@ -970,6 +989,7 @@ class Model:
     def _record(self, entry: Entry) -> Content:
         request, conditions = entry.request, entry.new.order.conditions
         record: Content = fields_of(entry.new) | {
+            "bytes": entry.bytes,
             "queue": entry.queue,
             "cost": entry.cost,
             "batch_key": request.batch_key,

@@ -10,8 +10,9 @@ import pytest
 import redis
 
 from farm.domain.job import Claimed, State
+from farm.domain.scheduling import Capacity
 from farm.jobstore import redis_keys
-from farm.jobstore.store import Capacity, JobStore
+from farm.jobstore.store import JobStore
 from tests.service.jobstore.jobs import (
     FACTS,
     held,

@@ -21,8 +21,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from farm.domain.errors import IdempotencyConflict, LimitReached, NotFound
 from farm.domain.job import Claimed, Conditions, NewJob, State
 from farm.domain.pause import Group
+from farm.domain.scheduling import Capacity, HeldJob
 from farm.jobstore import redis_keys
-from farm.jobstore.store import Capacity, HeldJob, Retry, Terms
+from farm.jobstore.store import Retry, Terms
 from tests.service.jobstore.jobs import FACTS, held, new_job, result
 from tests.service.jobstore.stepped_clock import SteppedStore, look
 from tests.service.jobstore.store_model import SECOND, Model
@@ -74,6 +75,7 @@ ACTS = {
     "submit": 30,
     "submit_again": 6,
     "cancel": 3,
+    "change_priority": 3,
     "delete": 2,
     "call": 6,
     "claim_while_paused": 1,
@@ -203,6 +205,11 @@ class Comparison(RuleBasedStateMachine):
     def cancel(self) -> None:
         if new := self._one_of(self._orders):
             assert self._store.cancel(new.id) == self._model.cancel(new.id)
+
+    def change_priority(self) -> None:
+        """Have some jobs served as single ones, as those of a late bulk are."""
+        several = [new.id for new in (self._one_of(self._orders) for _ in range(2)) if new]
+        assert self._store.change_priority(several, "normal") == self._model.change_priority(several, "normal")
 
     def delete(self) -> None:
         if new := self._one_of(self._orders):

@@ -27,7 +27,7 @@ AMPLE = replace(TERMS, queue_limit=1_000_000)
 #: So often each call is made; what some of them ask now and then beside, for the next second, is left out.
 TIMES = 5
 #: What a waiting job may take, in bytes, with a prompt of 400 characters.
-MAX_BYTES = 2500
+MAX_BYTES = 2048
 PROMPT = "a red fox in the snow " * 18
 
 

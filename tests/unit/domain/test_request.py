@@ -96,8 +96,12 @@ def test_sides_are_not_mixed_up_in_the_batch_key() -> None:
     assert a_request(width=300, height=400).batch_key != a_request(width=400, height=300).batch_key
 
 
-def test_cost_is_images_times_megapixels_times_steps() -> None:
-    assert a_request(width=1000, height=2000, steps=10, images=3).cost == 60
+def test_cost_is_full_steps_times_tokens_of_all_images() -> None:
+    """In full steps of a megapixel, whose tokens are 3906 of the image and 512 of the prompt."""
+    assert a_request(width=1000, height=1000, steps=10, images=3).cost == 30
+    assert a_request(width=1000, height=2000, steps=10, images=3).cost == pytest.approx(30 * (7812.5 + 512) / 4418.25)
+    edit = a_request(width=1000, height=1000, steps=1, model="kontext", sources=("https://images.example/cat.png",))
+    assert edit.cost == pytest.approx(1 + 4096 / 4418.25)
 
 
 def test_cost_counts_full_steps() -> None:

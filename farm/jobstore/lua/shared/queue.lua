@@ -28,7 +28,7 @@ local function enqueue(id, vstart)
 end
 
 -- Before all other jobs, in the order of their coming back.
-local function front_vstart() return now() - 4e15 end
+local function front_vstart() return now() - POLICY.front_seconds * SECOND_US end
 
 -- Put a job that comes back before all others.
 local function enqueue_at_front(id) enqueue(id, front_vstart()) end
@@ -82,19 +82,17 @@ local function advance_vclock(queue, vstart)
   redis.call('ZREMRANGEBYSCORE', P .. 'claimed_vfinish:' .. queue, '-inf', vstart)
 end
 
--- The order in which priorities are served. Low priority comes first once in eight times, and bulk once in 64, so that
--- they never starve.
+-- The order in which priorities are served this time.
 local function priority_order(counter)
   local turn = redis.call('HINCRBY', P .. 'totals', counter, 1)
-  if turn % 64 == 0 then return {'bulk', 'low', 'normal'} end
-  if turn % 8 == 0 then return {'low', 'normal', 'bulk'} end
-  return {'normal', 'low', 'bulk'}
+  for _, other in ipairs(POLICY.orders) do
+    if turn % other[1] == 0 then return other[2] end
+  end
+  return POLICY.priorities
 end
 
--- For so long a job is reserved for the worker that its affinity prefers.
-local AFFINITY_US = SECOND_US
 
 -- A job with an affinity joins a queue for a GPU: reserve it for the preferred worker for a moment.
 local function reserve_for_preferred_worker(id)
-  redis.call('HSET', job_key(id), 'affinity_deadline_us', integer(now() + AFFINITY_US))
+  redis.call('HSET', job_key(id), 'affinity_deadline_us', integer(now() + POLICY.reserved_seconds * SECOND_US))
 end
