@@ -29,7 +29,7 @@ from farm.dialects import native
 from farm.dialects.answers import native as answers
 from farm.domain.catalogue import MODELS
 from farm.domain.job import State
-from farm.domain.request import QueuePriority
+from farm.domain.scheduling import QueuePriority
 
 PREFIX = "/farm/v1"
 

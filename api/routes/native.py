@@ -25,7 +25,7 @@ from farm.domain.errors import FarmError, InvalidRequest, Problem, UnknownModel
 from farm.domain.job import Change, Job, Moment, State
 from farm.domain.pause import Group, GroupKind, PausedGroup
 from farm.domain.preview import Preview
-from farm.domain.request import PRIORITIES
+from farm.domain.scheduling import PRIORITIES
 from farm.jobstore.backlog import backlogs
 from farm.jobstore.event_feed import FeedPage
 from farm.jobstore.reading import Reading

@@ -150,7 +150,9 @@ end
 
 local function waiting_jobs(model)
   local jobs = 0
-  for _, priority in ipairs(open_priorities(POLICY.priorities)) do jobs = jobs + redis.call('ZCARD', P .. 'queue:' .. model .. ':' .. priority) end
+  for _, priority in ipairs(open_priorities(POLICY.priorities)) do
+    jobs = jobs + redis.call('ZCARD', P .. 'queue:' .. model .. ':' .. priority)
+  end
   return jobs
 end
 
