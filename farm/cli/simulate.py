@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from farm.cli.terminal import say_json, show_table
-from farm.domain.acceleration import Acceleration
-from farm.domain.catalogue import BATCH_IMAGES, MAX_IMAGES, MODELS
+from farm.domain.catalogue import BATCH_IMAGES, MAX_IMAGES, MODELS, Acceleration
 from farm.domain.errors import FarmError
 from farm.domain.scheduling import ASSUMED_PACE, PRIORITIES
 from farm.printable import say
