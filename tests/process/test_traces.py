@@ -198,7 +198,7 @@ def test_a_trace_that_its_caller_does_not_record_is_not_recorded_here(
     assert collector.spans(unrecorded) == []
 
 
-@pytest.mark.parametrize("program", [["up"], ["api"], ["worker"]])
+@pytest.mark.parametrize("program", [["up"], ["api"], ["worker", "--webhooks"]])
 def test_without_the_extra_no_process_starts_and_each_says_why(tmp_path: Path, program: list[str]) -> None:
     done = farm_command(*program, "--data-dir", str(tmp_path / "data"), environment=_without_opentelemetry(tmp_path))
 
