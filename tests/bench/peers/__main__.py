@@ -24,8 +24,7 @@ from tests.bench.peers.contestants import (
     descendants,
     farm,
     flask_celery,
-    lit_serve,
-    ray_serve,
+    served,
 )
 
 CALLERS = 8
@@ -74,6 +73,7 @@ def main() -> None:
     options = parser.parse_args()
     with TemporaryDirectory(prefix="farm-peers-") as folder, ExitStack() as stack:
         contestants = _start(stack, Path(folder))
+        print(f"{', '.join(contestant.name for contestant in contestants)}: all have rendered", flush=True)
         print(f"{SIZE}x{SIZE}, {STEPS} steps, {CALLERS} callers, {WORKERS} workers each", flush=True)
         _print_speed(contestants, _measure(contestants, options.rounds, options.seconds))
         _print_faults(contestants)
@@ -86,9 +86,9 @@ def _start(stack: ExitStack, folder: Path) -> list[Contestant]:
     return [
         *stack.enter_context(farm(folder / "exact", "exact", exact)),
         *stack.enter_context(farm(folder / "shared", "shared", shared)),
-        *stack.enter_context(lit_serve(folder)),
-        *stack.enter_context(ray_serve(folder)),
-        *stack.enter_context(flask_celery(folder / "redis")),
+        *stack.enter_context(served("LitServe", "tests.bench.peers.lit_serve", folder)),
+        *stack.enter_context(served("Ray Serve", "tests.bench.peers.ray_serve", folder)),
+        *stack.enter_context(flask_celery(folder)),
     ]
 
 
@@ -105,7 +105,8 @@ def _timed(contestant: Contestant, seconds: float) -> Load:
 
 def _print_speed(contestants: Sequence[Contestant], loads: list[list[Load]]) -> None:
     rates = [[60 * (len(load.times) - load.lost) / load.seconds for load in turns] for turns in loads]
-    best_peer = [max(of_round[4:]) for of_round in zip(*rates, strict=True)]
+    peers = [found for contestant, found in zip(contestants, rates, strict=True) if contestant.is_peer]
+    best_peer = [max(of_round) for of_round in zip(*peers, strict=True)]
     print("\n| | images a minute | beside the best peer | p50 | p99 | lost |\n|---|---|---|---|---|---|")
     for contestant, turns, found in zip(contestants, loads, rates, strict=True):
         ratio = statistics.median(rate / best for rate, best in zip(found, best_peer, strict=True))

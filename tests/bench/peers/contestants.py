@@ -34,6 +34,7 @@ class Contestant:
     name: str
     ask: Ask
     group: int
+    is_peer: bool = True
 
 
 def _post(url: str, body: Callable[[int], Mapping[str, Any]], http: urllib3.PoolManager, number: int) -> bool:
@@ -68,51 +69,43 @@ def farm(folder: Path, forward: str, accelerations: Mapping[str, str]) -> Iterat
         assert running.process is not None
         url, pid = f"{running.url}/fal/run/fal-ai/flux/srpo", running.process.pid
         yield [
-            Contestant(name, partial(_post, url, partial(_farm_request, acceleration)), pid)
+            Contestant(name, partial(_post, url, partial(_farm_request, acceleration)), pid, is_peer=False)
             for acceleration, name in accelerations.items()
         ]
 
 
 @contextmanager
-def lit_serve(_folder: Path) -> Iterator[list[Contestant]]:
-    with _served("LitServe", "tests.bench.peers.lit_serve") as contestant:
-        yield [contestant]
-
-
-@contextmanager
-def ray_serve(_folder: Path) -> Iterator[list[Contestant]]:
-    with _served("Ray Serve", "tests.bench.peers.ray_serve") as contestant:
-        yield [contestant]
+def served(name: str, module: str, folder: Path) -> Iterator[list[Contestant]]:
+    """Yield the contestant that a module of this folder serves."""
+    port = free_port()
+    with _running([module, str(port), str(WORKERS)], folder / f"{module}.log", {}) as group:
+        yield [_ready(name, port, group)]
 
 
 @contextmanager
 def flask_celery(folder: Path) -> Iterator[list[Contestant]]:
+    """Yield a Flask app under gunicorn that waits for Celery's workers, with a Redis of their own."""
     app, port = "tests.bench.peers.flask_celery", free_port()
-    web = ["-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--threads", "16", f"{app}:web"]
-    worker = ["-m", "celery", "-A", f"{app}:celery", "worker", "--concurrency", str(WORKERS), "--loglevel", "WARNING"]
-    with own_redis(folder) as redis_url:
+    web = ["gunicorn", "--bind", f"127.0.0.1:{port}", "--threads", "16", f"{app}:web"]
+    worker = ["celery", "-A", f"{app}:celery", "worker", "--concurrency", str(WORKERS), "--loglevel", "WARNING"]
+    with own_redis(folder / "redis") as redis_url:
         environment = {"PEER_REDIS": redis_url.replace("unix://", "redis+socket://")}
-        with _running(web, environment), _running(worker, environment) as group:
+        logs = folder / "web.log", folder / "celery.log"
+        with _running(web, logs[0], environment), _running(worker, logs[1], environment) as group:
             yield [_ready("Flask and Celery", port, group)]
 
 
 @contextmanager
-def _served(name: str, module: str) -> Iterator[Contestant]:
-    port = free_port()
-    with _running(["-m", module, str(port), str(WORKERS)], {}) as group:
-        yield _ready(name, port, group)
-
-
-@contextmanager
-def _running(words: list[str], environment: Mapping[str, str]) -> Iterator[int]:
-    """Run a peer's program, a core to each of its workers, and end all its processes afterwards."""
-    process = subprocess.Popen(
-        [_PYTHON, *words],
-        env={**clean_environment(), "OMP_NUM_THREADS": "1", **environment},
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def _running(words: list[str], log: Path, environment: Mapping[str, str]) -> Iterator[int]:
+    """Run a peer's module, a core to each of its workers, and end all its processes afterwards."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [_PYTHON, "-m", *words],
+            env={**clean_environment(), "OMP_NUM_THREADS": "1", **environment},
+            start_new_session=True,
+            stdout=output,
+            stderr=output,
+        )
     try:
         yield process.pid
     finally:

@@ -21,7 +21,7 @@ BATCH_SECONDS = 0.05
 
 def load() -> Any:
     """Return the pipeline."""
-    pipeline = FluxPipeline.from_pretrained(HOME)
+    pipeline = FluxPipeline.from_pretrained(HOME, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
