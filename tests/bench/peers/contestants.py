@@ -21,7 +21,9 @@ WORKERS = os.cpu_count() or 1
 SIZE, STEPS = 512, 28
 #: Peers see the farm's own environment below theirs.
 _PYTHON = str(Path(".venv-peers/bin/python").absolute())
-_START_SECONDS = 180.0
+#: A core for each worker, as the farm gives its own; and Ray's have no lower priority than the others'.
+_EQUAL_TERMS = {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
+_START_SECONDS = 240.0
 _TIMEOUT = urllib3.Timeout(connect=5, read=65)
 
 Ask = Callable[[urllib3.PoolManager, int], bool]
@@ -101,7 +103,7 @@ def _running(words: list[str], log: Path, environment: Mapping[str, str]) -> Ite
     with log.open("wb") as output:
         process = subprocess.Popen(
             [_PYTHON, "-m", *words],
-            env={**clean_environment(), "OMP_NUM_THREADS": "1", **environment},
+            env={**clean_environment(), **_EQUAL_TERMS, **environment},
             start_new_session=True,
             stdout=output,
             stderr=output,

@@ -14,14 +14,8 @@ class Flux(litserve.LitAPI):
     def setup(self, device: str) -> None:
         self.pipeline: Any = load()
 
-    def decode_request(self, request: Request) -> Request:
-        return request
-
     def predict(self, x: list[Request]) -> list[Answer]:
         return render(self.pipeline, x)
-
-    def encode_response(self, output: Answer) -> Answer:
-        return output
 
 
 if __name__ == "__main__":
