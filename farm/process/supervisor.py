@@ -25,6 +25,8 @@ _FIRST_DELAY = 0.5
 _LONGEST_DELAY = 30.0
 _STABLE_SECONDS = 60.0
 _POLL_SECONDS = 0.1
+#: Statuses of a worker that runs, that drained, or that refused to start.
+_HOLD_NOTHING = (None, 0, EXIT_CONFIG)
 #: Grace period of the API for the requests under way, in seconds.
 API_GRACE_SECONDS = 10.0
 
@@ -51,7 +53,8 @@ class Child:
         """Supervise `program`, run with these environment variables beside those of this process.
 
         `was_drained` says of a pid that exited with 0 whether an operator drained it. A program with `on_death` is a
-        worker, and takes `--token`, the end of its id; `on_death` is called with the id of one that did not drain.
+        worker, and takes `--token`, the end of its id; `on_death` is called with the id of one that may have
+        held jobs at its exit.
         """
         self.name = name
         self._program = program
@@ -99,8 +102,7 @@ class Child:
     def exit_status(self) -> int | None:
         """Return the exit status of the process once it has exited; the death of a worker is then reported."""
         status = self._process.poll() if self._process is not None else None
-        # One that drained holds nothing.
-        if status and self._process is not None and self._on_death is not None:
+        if status not in _HOLD_NOTHING and self._process is not None and self._on_death is not None:
             self._on_death(worker_id(self._process.pid, self._token))
         return status
 

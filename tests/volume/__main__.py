@@ -32,7 +32,7 @@ def print_table(observed: Observations) -> None:
     """Print what was observed as a table in Markdown, and what is wrong."""
     waits = [job.seconds for job in observed.interactive]
     rows = [
-        ("lines, results", f"{observed.lines}, {'each one, in order' if not observed.findings else 'see below'}"),
+        ("lines", f"{observed.lines}{'' if observed.findings else ': each has one result, in order'}"),
         ("time", f"{observed.seconds:.0f} s: {observed.lines / observed.seconds:.1f} images a second"),
         ("workers killed, jobs taken back", f"{observed.kills}, {observed.taken_back}"),
         *(
@@ -41,7 +41,7 @@ def print_table(observed: Observations) -> None:
         ),
         ("memory of Redis for a line", f"{observed.redis_bytes_a_line / 1000:.1f} KB"),
         ("a lone job starts after", f"{statistics.median(waits):.2f} s (most: {max(waits):.2f} s)" if waits else ""),
-        ("lines completed meanwhile", f"at most {max((job.lines for job in observed.interactive), default=0)}"),
+        ("lines that workers took meanwhile", f"at most {max((job.lines for job in observed.interactive), default=0)}"),
     ]
     print("| | |\n|---|---|")
     for name, value in rows:

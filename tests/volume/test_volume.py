@@ -24,10 +24,10 @@ def test_every_line_has_one_result_while_workers_are_killed(tmp_path: Path) -> N
 
 
 def test_memory_that_grows_and_lone_jobs_that_wait_are_found() -> None:
-    observed = Observations(100, interactive=[Interactive(0.1, 8), Interactive(9.0, 9)])
+    observed = Observations(100, interactive=[Interactive(0.1, 4), Interactive(9.0, 5)])
     observed.memory = {"API": (80.0, 97.0), "render workers": (80.0, 95.0)}
 
     assert list(wrong_conduct(observed)) == [
-        "expected: a lone job starts within a batch, not after 9 lines",
+        "expected: a lone job waits for one batch, not for 5 lines",
         "expected: flat memory of the API: 80 to 97 MiB",
     ]

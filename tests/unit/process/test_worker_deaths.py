@@ -56,9 +56,14 @@ def test_what_is_left_is_reported_at_the_end() -> None:
 
 @pytest.mark.parametrize(
     ("end", "status", "dead"),
-    [("sys.exit(0)", 0, False), ("sys.exit(70)", 70, True), ("os.kill(os.getpid(), 9)", 128 + signal.SIGKILL, True)],
+    [
+        ("sys.exit(0)", 0, False),
+        ("sys.exit(78)", 78, False),
+        ("sys.exit(70)", 70, True),
+        ("os.kill(os.getpid(), 9)", 128 + signal.SIGKILL, True),
+    ],
 )
-def test_a_worker_alone_is_reported_unless_it_drained(tmp_path: Path, end: str, status: int, dead: bool) -> None:
+def test_a_worker_alone_is_reported_if_it_may_have_held_jobs(tmp_path: Path, end: str, status: int, dead: bool) -> None:
     """Its id is the one that it was told, with its own pid."""
     store, note = Store(), tmp_path / "note"
     deaths = WorkerDeaths(store.worker_died)
