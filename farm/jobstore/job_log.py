@@ -8,6 +8,7 @@ from typing import Any
 import redis
 import structlog
 
+from farm.domain import trace_context
 from farm.domain.error_codes import Code, job_failure
 from farm.domain.job import Claimed, NewJob, Origin, Result
 from farm.domain.measures import DRAINED, WORKER_LOST
@@ -15,7 +16,7 @@ from farm.domain.request import Request
 from farm.jobstore import redis_keys
 
 #: The fields of a record that a line is made from.
-_FIELDS = ("code", "attempt", "model", "worker", "request_id", "key_id", "created_us", "started_us")
+_FIELDS = ("code", "attempt", "model", "worker", "request_id", "key_id", "traceparent", "created_us", "started_us")
 #: Codes of jobs that were stopped because nobody wants their images any longer.
 _STOPPED = (Code.CANCELLED, Code.CLIENT_DISCONNECTED)
 
@@ -37,6 +38,7 @@ class JobLog:
             model=order.request.model,
             request_id=origin.request_id or None,
             key=origin.key_id or None,
+            **_trace(origin),
             images=order.request.images,
             priority=order.priority,
             dialect=order.dialect,
@@ -117,7 +119,7 @@ def _of(job: Claimed) -> dict[str, Any]:
 
 
 def _known(facts: Mapping[str, str]) -> dict[str, Any]:
-    origin = Origin(facts.get("request_id", ""), facts.get("key_id", ""))
+    origin = Origin(facts.get("request_id", ""), facts.get("key_id", ""), facts.get("traceparent", ""))
     return _facts(facts["id"], facts["model"], int(facts["attempt"]), origin)
 
 
@@ -129,7 +131,14 @@ def _facts(job_id: str, model: str, attempt: int, origin: Origin) -> dict[str, A
         "model": model,
         "request_id": origin.request_id or None,
         "key": origin.key_id or None,
+        **_trace(origin),
     }
+
+
+def _trace(origin: Origin) -> dict[str, str]:
+    """Return the id of the job's trace, if it has one."""
+    context = trace_context.parse(origin.traceparent) if origin.traceparent else None
+    return {"trace": context.trace_id} if context else {}
 
 
 def _present(facts: Mapping[str, str | None]) -> dict[str, str]:

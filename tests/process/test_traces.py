@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
@@ -152,6 +153,13 @@ def test_a_job_is_one_trace_from_the_call_to_the_webhook(
         f"00-{TRACE}-{span.span_id.hex()}-01" for span in sent
     }
     _check_secrets(found, key)
+    logged = [line for line in map(json.loads, _json_lines(traced)) if line.get("trace") == TRACE]
+    events = ["job accepted", "job prepared", "job claimed", "job completed"]
+    assert [(line["event"], line["job"]) for line in logged] == [(event, job_id) for event in events]
+
+
+def _json_lines(farm: RunningFarm) -> list[str]:
+    return [line for line in farm.log.read_text().splitlines() if line.startswith("{")]
 
 
 def _check_times(spans: dict[str, Span]) -> None:
