@@ -9,9 +9,9 @@ from typing import Any
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def snippets(page: str) -> list[str]:
-    """Return a page's blocks of Python."""
-    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+def snippets(page: str, language: str = "python") -> list[str]:
+    """Return a page's blocks of code in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
 
 
 def names_in(page: str) -> dict[str, Any]:

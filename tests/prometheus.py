@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from farm import clock
 from farm.process import child
 from tests.farms import free_port, wait_for
 
@@ -68,6 +69,14 @@ class Prometheus:
         finally:
             process.terminate()
             process.wait(20)
+
+    def query_range(self, expression: str, *, seconds: float, step: float) -> list[dict[str, Any]]:
+        """Return the series of an expression over the last seconds."""
+        now = clock.now_us() / 1e6
+        query = urllib.parse.urlencode({"query": expression, "start": now - seconds, "end": now, "step": step})
+        with urllib.request.urlopen(f"{self.url}/api/v1/query_range?{query}", timeout=5) as reply:
+            found: list[dict[str, Any]] = json.load(reply)["data"]["result"]
+        return found
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Return the samples of an expression now; none while Prometheus does not answer."""

@@ -28,7 +28,7 @@ const report = (value) => console.log("report " + JSON.stringify(value));
 
 def run(program: str, *, seconds: float = 60, **environment: str) -> Ran:
     """Run a module that calls `report(value)`; it must end by itself, with status 0."""
-    _install()
+    install()
     done = subprocess.run(
         [NODE, "--input-type=module", "-"],
         input=_HEAD + program,
@@ -44,7 +44,7 @@ def run(program: str, *, seconds: float = 60, **environment: str) -> Ran:
 
 def folder(package: str) -> Path:
     """Return the folder of a package, which it installs if missing."""
-    _install()
+    install()
     return HOME / "node_modules" / package
 
 
@@ -54,21 +54,21 @@ def source(name: str) -> str:
 
 
 @cache
-def _install() -> None:
-    """Install the clients that package.json names, if missing. Tests in several processes do so once."""
-    with (HOME / "package.json").open() as lock:
+def install(home: Path = HOME) -> None:
+    """Install what the package.json of a folder names, if missing. Tests in several processes do so once."""
+    with (home / "package.json").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _install_alone()
+        _install_alone(home)
 
 
-def _install_alone() -> None:
-    mark = HOME / "node_modules" / f".installed-{hashlib.sha256((HOME / 'package.json').read_bytes()).hexdigest()[:16]}"
+def _install_alone(home: Path) -> None:
+    mark = home / "node_modules" / f".installed-{hashlib.sha256((home / 'package.json').read_bytes()).hexdigest()[:16]}"
     if mark.exists():
         return
-    shutil.rmtree(HOME / "node_modules", ignore_errors=True)  # npm takes what an interrupted run left for whole
+    shutil.rmtree(home / "node_modules", ignore_errors=True)  # npm takes what an interrupted run left for whole
     # Nothing of the packages runs while they are installed, and no lock file is left that names where they came from.
     options = ["--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-    subprocess.run([NODE, _NPM, "install", *options], cwd=HOME, env=_environment(), check=True, timeout=INSTALL_SECONDS)
+    subprocess.run([NODE, _NPM, "install", *options], cwd=home, env=_environment(), check=True, timeout=INSTALL_SECONDS)
     mark.touch()
 
 

@@ -8,11 +8,13 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
 from farm.process import child
-from monitoring.dashboards import CALLERS, DASHBOARDS
+from monitoring.dashboards import CALLERS, DASHBOARDS, Dashboard
+from tests import grafana
 from tests.farms import RunningFarm, clean_environment, free_port, running_farm, wait_for
 from tests.prometheus import Prometheus
 from tests.unit.deploy import DEPLOY
@@ -133,3 +135,34 @@ def test_nothing_fires_and_each_rule_can_be_evaluated(prometheus: Prometheus) ->
     assert len(rules) > 100
     assert [rule["name"] for rule in rules if rule.get("lastError")] == []
     assert prometheus.query('ALERTS{alertstate="firing", severity="page"}') == []
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("grafana")
+    grafana.build(folder)
+    return folder
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.title)
+def test_grafanas_own_components_draw_every_panel(
+    dashboard: Dashboard, prometheus: Prometheus, site: Path, tmp_path: Path
+) -> None:
+    drawn = dashboard.json()
+    series = {panel["id"]: grafana.lines(prometheus, panel["targets"]) for panel in drawn["panels"]}
+    if not any(series.values()):
+        pytest.skip(MAY_BE_EMPTY[drawn["panels"][0]["title"]])
+
+    with grafana.browser_page() as page:
+        errors = grafana.draw(page, site, drawn, series)
+        page.screenshot(path=tmp_path / f"{dashboard.uid}.png")
+        texts = {
+            panel["title"]: page.locator(f'[data-panel="{panel["title"]}"]').inner_text() for panel in drawn["panels"]
+        }
+        canvases = {title: page.locator(f'[data-panel="{title}"] canvas').count() for title in texts}
+
+    assert errors == []
+    assert {title for title, text in texts.items() if "No data" in text} <= set(MAY_BE_EMPTY)
+    assert [title for title, text in texts.items() if "NaN" in text] == []
+    graphs = [panel["title"] for panel in drawn["panels"] if panel["type"] == "timeseries" and series[panel["id"]]]
+    assert [title for title in graphs if not canvases[title]] == []

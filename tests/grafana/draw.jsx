@@ -1,0 +1,65 @@
+// Draws a dashboard as Grafana does: each panel by the component that Grafana's own panel of that type uses. A gauge is
+// drawn as a bar gauge, since the package has no other.
+import React from "react";
+import { createRoot } from "react-dom/client";
+import { BarGauge, BigValue, PanelChrome, TimeSeries } from "@grafana/ui";
+import { TableNG } from "@grafana/ui/unstable";
+import { FieldType, ThemeContext, createDataFrame, createTheme, dateTime, getDisplayProcessor, getFieldDisplayValues } from "@grafana/data";
+
+const theme = createTheme({ colors: { mode: "light" } });
+const CELL = 1560 / 24, ROW = 38;
+const LINES = { drawStyle: "line", lineInterpolation: "linear", showPoints: "never", axisPlacement: "auto", scaleDistribution: { type: "linear" } };
+
+function frames(panel, series) {
+  const { custom, ...defaults } = panel.fieldConfig.defaults;
+  const color = { mode: panel.type === "timeseries" ? "palette-classic" : "thresholds" };
+  return series.map(({ name, times, values: texts }, at) => {
+    const values = texts.map(Number);
+    const config = { color, ...defaults, displayName: name, custom: { ...LINES, ...custom } };
+    const made = createDataFrame({
+      refId: String(at),
+      name,
+      fields: [
+        { name: "Time", type: FieldType.time, values: times, config: {} },
+        { name, type: FieldType.number, values, config },
+      ],
+    });
+    const [min, max] = [Math.min(...values), Math.max(...values)];
+    for (const field of made.fields) {
+      field.state = { seriesIndex: at, range: { min, max, delta: max - min } };
+      field.display = getDisplayProcessor({ field, theme, timeZone: "utc" });
+    }
+    return made;
+  });
+}
+
+function Graph({ panel, data, range, width, height }) {
+  if (panel.type === "timeseries") return <TimeSeries frames={data} structureRev={1} timeRange={range} timeZone="utc" width={width} height={height} legend={panel.options.legend} options={{}} />;
+  if (panel.type === "table") return <TableNG data={data[0]} width={width} height={height} />;
+  const shown = getFieldDisplayValues({ fieldConfig: panel.fieldConfig, reduceOptions: panel.options.reduceOptions, replaceVariables: (text) => text, theme, data, sparkline: panel.type === "stat", timeZone: "utc" });
+  const each = width / shown.length;
+  return <div style={{ display: "flex" }}>{shown.map(({ display, field, sparkline }, at) => {
+    if (panel.type === "stat") return <BigValue key={at} value={display} sparkline={sparkline} width={each} height={height} theme={theme} colorMode="value" graphMode="area" />;
+    return <BarGauge key={at} value={display} field={field} width={each} height={height} theme={theme} />;
+  })}</div>;
+}
+
+function PanelView({ panel, series, range }) {
+  const { w, h, x, y } = panel.gridPos;
+  const data = frames(panel, series);
+  const style = { position: "absolute", left: x * CELL, top: y * ROW, padding: 4 };
+  return <div style={style} data-panel={panel.title} data-series={series.length}>
+    <PanelChrome title={panel.title} description={panel.description} width={w * CELL - 8} height={h * ROW - 8}>
+      {(width, height) => series.length ? <Graph {...{ panel, data, range, width, height }} /> : <p>No data</p>}
+    </PanelChrome>
+  </div>;
+}
+
+window.draw = ({ dashboard, series, from, to }) => {
+  const range = { from: dateTime(from), to: dateTime(to), raw: { from: dateTime(from), to: dateTime(to) } };
+  createRoot(document.getElementById("root")).render(
+    <ThemeContext.Provider value={theme}>
+      {dashboard.panels.map((panel) => <PanelView key={panel.id} panel={panel} series={series[panel.id]} range={range} />)}
+    </ThemeContext.Provider>,
+  );
+};
