@@ -35,7 +35,7 @@ class Panel:
 
     def json(self, number: int, x: int, y: int) -> dict[str, Any]:
         """Return the panel at a place of the grid."""
-        links = [{"title": "Runbook", "url": f"{RUNBOOK}#{self.runbook.lower()}"}] if self.runbook else []
+        links = [_link("Runbook", url=f"{RUNBOOK}#{self.runbook.lower()}")] if self.runbook else []
         return {
             "id": number,
             "type": self.kind,
@@ -96,20 +96,7 @@ class Dashboard:
             "time": {"from": "now-3h", "to": "now"},
             "templating": {"list": [_DATASOURCE_VARIABLE]},
             "annotations": {"list": [_ALERTS_FIRING]},
-            "links": [
-                {
-                    "title": "srpo-farm",
-                    "type": "dashboards",
-                    "tags": ["srpo-farm"],
-                    "asDropdown": False,
-                    "keepTime": True,
-                    "icon": "external link",
-                    "tooltip": "",
-                    "url": "",
-                    "targetBlank": False,
-                    "includeVars": False,
-                }
-            ],
+            "links": [_link("srpo-farm", tags=["srpo-farm"])],
             "panels": list(_placed(self.panels)),
         }
 
@@ -123,6 +110,22 @@ _ALERTS_FIRING = {
     "expr": 'ALERTS{alertname=~"Farm.*", alertstate="firing"}',
     "titleFormat": "{{alertname}}",
 }
+
+
+def _link(title: str, *, url: str = "", tags: Iterable[str] = ()) -> dict[str, Any]:
+    """Return a link to a page, or to the dashboards with these tags."""
+    return {
+        "title": title,
+        "type": "link" if url else "dashboards",
+        "tags": list(tags),
+        "asDropdown": False,
+        "keepTime": not url,
+        "icon": "external link",
+        "tooltip": "",
+        "url": url,
+        "targetBlank": bool(url),
+        "includeVars": False,
+    }
 
 
 def _placed(panels: Iterable[Panel]) -> Iterator[dict[str, Any]]:
