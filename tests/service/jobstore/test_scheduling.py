@@ -1,4 +1,4 @@
-"""The pure policy chooses the jobs that the store's own claims give, whatever waits and whoever asks."""
+"""The pure policy chooses the jobs that the store's own claims give, for any queue and any worker."""
 
 from __future__ import annotations
 

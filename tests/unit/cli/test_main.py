@@ -21,7 +21,7 @@ from tests.docs_snippets import DOCS
 
 COMMANDS = [
     *("up", "api", "worker", "demo", "render", "models", "top", "usage", "pause", "resume", "doctor"),
-    *("backup", "restore"),
+    *("backup", "restore", "simulate"),
     *("jobs", "workers", "webhooks", "keys", "storage", "weights"),
 ]
 
