@@ -15,13 +15,16 @@ local function bring_back(caller, count)
   local jobs = redis.call('ZRANGE', paused_jobs_key(caller), 0, count - 1, 'WITHSCORES')
   for i = 1, #jobs, 2 do
     local id, vstart = jobs[i], tonumber(jobs[i + 1])
-    local job = redis.call('HMGET', job_key(id), 'queue', 'cost')
     redis.call('ZREM', paused_jobs_key(caller), id)
-    if vstart >= 0 then
-      vstart = next_vstart(job[1], caller, tonumber(job[2]))
-      redis.call('HSET', job_key(id), 'vstart', vstart)
+    local job = redis.call('HMGET', job_key(id), 'queue', 'cost', 'state')
+    -- A process of an older version may have ended it, which knows nothing of jobs that are set aside.
+    if job[3] == 'created' then
+      if vstart >= 0 then
+        vstart = next_vstart(job[1], caller, tonumber(job[2]))
+        redis.call('HSET', job_key(id), 'vstart', vstart)
+      end
+      enqueue(id, vstart)
     end
-    enqueue(id, vstart)
   end
   return redis.call('EXISTS', paused_jobs_key(caller)) == 1
 end

@@ -127,6 +127,18 @@ def test_a_job_may_be_cancelled_while_its_caller_is_paused(store: JobStore, clie
     assert redis_keys.paused_jobs("ada") not in names(client)
 
 
+def test_what_an_older_version_has_ended_does_not_come_back(store: JobStore, client: redis.Redis) -> None:
+    job_id = submit(store)
+    store.pause(ADA)
+    client.hset(redis_keys.job(job_id), "state", State.FAILED)
+
+    store.resume(ADA)
+    store.reap()
+
+    assert take(store) == ()
+    assert not client.exists(redis_keys.queue("srpo", "normal"), redis_keys.paused_jobs("ada"))
+
+
 def test_what_the_pause_has_missed_a_claim_sets_aside(store: JobStore, client: redis.Redis) -> None:
     """As if its process had died before it looked at the queues."""
     paused = [submit(store, "ada") for _ in range(3)]
