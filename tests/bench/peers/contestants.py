@@ -21,7 +21,7 @@ WORKERS = os.cpu_count() or 1
 SIZE, STEPS = 512, 28
 #: Peers see the farm's own environment below theirs.
 _PYTHON = str(Path(".venv-peers/bin/python").absolute())
-#: A core for each worker, as the farm gives its own; and Ray's have no lower priority than the others'.
+#: A core for each worker, as the farm gives its own; Ray's are not lowered in priority.
 _EQUAL_TERMS = {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
 _START_SECONDS = 240.0
 _TIMEOUT = urllib3.Timeout(connect=5, read=65)
