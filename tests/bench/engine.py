@@ -1,5 +1,7 @@
 """The render engine on the miniature, without a GPU: the VAE's memory layout, and what acceleration gains and costs.
 
+`python -m tests.bench.engine` measures these rows of `make bench` alone.
+
 Times are CPU seconds of this process, on one thread, so that other programs lengthen them less; each figure and its
 baseline are measured in turn. Likeness is that of the same images with every denoising step in full.
 """
@@ -15,7 +17,7 @@ from farm import clock
 from farm.domain.acceleration import BUNDLED
 from farm.domain.catalogue import SRPO, Acceleration
 from farm.domain.request import ImageRequest
-from tests.bench.figure import Figure
+from tests.bench.figure import Figure, print_table
 
 DECODE_AT_MOST = 0.65
 RENDER_AT_MOST = 0.80
@@ -69,8 +71,12 @@ def _layout() -> Iterator[Figure]:
             parts.vae.to(memory_format=layout)
             return _cpu_seconds(work)
 
-        samples = {layout: [once(layout) for _ in range(_ROUNDS)] for layout in (channels_last, contiguous_format)}
-        return {layout: statistics.median(seconds) for layout, seconds in samples.items()}
+        layouts = (channels_last, contiguous_format)
+        rounds = [[once(layout) for layout in layouts] for _ in range(_ROUNDS)]
+        return {
+            layout: statistics.median(seconds)
+            for layout, seconds in zip(layouts, zip(*rounds, strict=True), strict=True)
+        }
 
     for what, work, at_most in (
         ("decode 1024x768", lambda: network.decode(tokens, size), DECODE_AT_MOST),
@@ -124,3 +130,8 @@ def _cpu_seconds(work: Callable[[], object]) -> float:
     began = clock.cpu_seconds()
     work()
     return clock.cpu_seconds() - began
+
+
+if __name__ == "__main__":
+    print_table(figures())
+    print(f"\n{NOTE}")

@@ -51,7 +51,8 @@ def test_every_level_format_and_number_of_images_has_a_row(capsys: pytest.Captur
     Benchmark(Settings(device="cpu", compile="off"), tiny=True).run()
 
     _, _, table = capsys.readouterr().out.partition("renderer ")
-    found = [tuple(row.split()[:6]) for row in table.splitlines()[1:]]
+    *rows, forwards = [row.split() for row in table.splitlines() if row.startswith(("diffusers", "farm", "96x64"))]
+    found = [tuple(row[:6]) for row in rows]
     steps = {"none": "8", "regular": "5", "high": "5"}
     assert found == [
         ("diffusers", "float32", "none", "96x64", "1", "8"),
@@ -63,6 +64,11 @@ def test_every_level_format_and_number_of_images_has_a_row(capsys: pytest.Captur
             for level in steps
         ),
     ]
+    *case, exact, shared, gain, largest, differing = forwards
+    assert case == ["96x64", "none", "2"]
+    assert float(gain) == pytest.approx(float(exact) / float(shared), rel=0.1)
+    assert int(largest) <= 1
+    assert float(differing.rstrip("%")) <= 2
 
 
 @pytest.mark.full

@@ -18,6 +18,7 @@ from farm.cli.terminal import show_table
 from farm.domain.catalogue import COMMON_SIZES, SIZE_PRESETS, Acceleration, Weights
 from farm.settings import Settings, environment
 from tests.bench.gpu.floor import Work, fp8_rate_of, rate_of, work_of
+from tests.bench.gpu.forwards import COLUMNS, compared
 from tests.bench.gpu.networks import FLUX_DEV, TINY, Dimensions, in_fp8, random_network, twin
 from tests.bench.gpu.timing import Case, Measured, Renderer, diffusers_renderer, farm_renderer, measured
 from workers.pipelines.device import choose_device, device_name, number_format
@@ -26,6 +27,7 @@ from workers.pipelines.execution import Execution, is_compiled
 from workers.pipelines.flux import FluxModels
 from workers.pipelines.fp8 import multiplication_on, multiply_in_fp8
 from workers.pipelines.network import Network
+from workers.pipelines.sharing import EXACT, SHARED, Sharing
 from workers.process import load_pipeline
 
 LEVELS: tuple[Acceleration, ...] = ("none", "regular", "high")
@@ -104,6 +106,7 @@ class Benchmark:
             for case in self._cases(levels):
                 self._rows.append(Row(renderer, number_format_name, measured(render, case, self._device)))
         self._print_rows()
+        self._compare_forwards(parts)
 
     def start_cold(self) -> None:
         """Load and warm up as a worker does, and print the seconds of both."""
@@ -123,11 +126,12 @@ class Benchmark:
         assert isinstance(models, FluxModels)
         return models._networks["srpo"]._parts
 
-    def _models(self, parts: FluxPipeline) -> FluxModels:
+    def _models(self, parts: FluxPipeline, sharing: Sharing = EXACT) -> FluxModels:
         """Return the farm's pipeline, prepared as a worker prepares it."""
         execution = Execution(self.settings.attention, "on" if self._is_compiled else "off")
         prepared = execution.prepare({Weights.SRPO: parts}, self._device, self._format)
-        return FluxModels({Weights.SRPO: Network(parts)}, weights="", build="", warm_ups=prepared.warm_ups)
+        network = {Weights.SRPO: Network(parts)}
+        return FluxModels(network, weights="", build="", warm_ups=prepared.warm_ups, sharing=sharing)
 
     def _renderers(self, parts: FluxPipeline) -> Iterator[tuple[str, str, Renderer, Sequence[Acceleration]]]:
         """Yield each renderer, its number format, and the levels that it has; one at a time is in memory."""
@@ -173,6 +177,12 @@ class Benchmark:
             for what, run in zip(("no kernels on disk", "kernels kept"), runs, strict=True)
         ]
         show_table(("start with", "load, s", "warm-up, s"), rows)
+
+    def _compare_forwards(self, parts: FluxPipeline) -> None:
+        """Print what a shared forward gains at each size, and how far its images are from those computed alone."""
+        exact, shared = (self._models(twin(parts), sharing) for sharing in (EXACT, SHARED))
+        cases = [Case(size, self._plan.images[-1], self._plan.steps) for size in self._plan.sizes]
+        show_table(COLUMNS, [compared(exact, shared, case).cells() for case in cases])
 
     def _print_rows(self) -> None:
         rates = {row.number_format: self._rate(row.number_format) for row in self._rows}
