@@ -113,7 +113,7 @@ _NONE = Level(order=0, masks={1: "1"})
 
 #: The levels of a farm without a file of its own (`FARM_STEP_MASKS`).
 BUNDLED = Levels(
-    source="the miniature, 24 images of 512x512 with 28 steps; docs/acceleration.md has command and figures",
-    regular=Level(order=2, masks={28: "1111010101001010010100100101"}),
+    source="the miniature, images of 512x512 with 28 steps; docs/acceleration.md has command and figures",
+    regular=Level(order=2, masks={28: "1111110101001001001001000101"}),
     high=Level(order=2, masks={28: "1100010010010010001001001001"}),
 )

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from farm.domain.acceleration import BUNDLED, MIN_FULL_STEPS, Level, stretched
 from farm.domain.catalogue import MAX_STEPS, Acceleration
 
-REGULAR = "1111010101001010010100100101"
+REGULAR = "1111110101001001001001000101"
 HIGH = "1100010010010010001001001001"
 
 
