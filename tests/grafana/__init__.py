@@ -51,11 +51,12 @@ def browser_page() -> Iterator[Page]:
 
 
 def lines(prometheus: Prometheus, targets: Sequence[Mapping[str, Any]]) -> list[Line]:
-    """Return what a panel's targets were over the last two minutes, named by their legends."""
+    """Return what a panel's targets were over the last two minutes, named by their legends; none without a number."""
     return [
         _line(target["legendFormat"], found)
         for target in targets
         for found in prometheus.query_range(target["expr"], seconds=120, step=2)
+        if any(value != "NaN" for _, value in found["values"])
     ]
 
 

@@ -14,7 +14,9 @@ function frames(panel, series) {
   const { custom, ...defaults } = panel.fieldConfig.defaults;
   const color = { mode: panel.type === "timeseries" ? "palette-classic" : "thresholds" };
   return series.map(({ name, times, values: texts }, at) => {
-    const values = texts.map(Number);
+    const isLine = panel.type === "timeseries"; // a line has a gap where there is no number
+    const values = texts.map(Number).map((value) => (isLine && Number.isNaN(value) ? null : value));
+    const numbers = values.filter(Number.isFinite);
     const config = { color, ...defaults, displayName: name, custom: { ...LINES, ...custom } };
     const made = createDataFrame({
       refId: String(at),
@@ -24,7 +26,7 @@ function frames(panel, series) {
         { name, type: FieldType.number, values, config },
       ],
     });
-    const [min, max] = [Math.min(...values), Math.max(...values)];
+    const [min, max] = [Math.min(...numbers), Math.max(...numbers)];
     for (const field of made.fields) {
       field.state = { seriesIndex: at, range: { min, max, delta: max - min } };
       field.display = getDisplayProcessor({ field, theme, timeZone: "utc" });
