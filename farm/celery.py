@@ -45,8 +45,6 @@ def application(redis_url: str) -> Celery:
         broker_pool_acquire_timeout=5,
         control_queue_ttl=300,
         control_queue_expires=300,
-        worker_send_task_events=True,
-        task_send_sent_event=False,
         broker_transport_options={
             "global_keyprefix": redis_keys.CELERY,
             # Without these a half-open connection hangs for ever; the first must exceed BRPOP's own second.
