@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import batching, calls, engine, rendering, tracing
+from tests.bench import batching, calls, control, engine, rendering, tracing
 from tests.bench.figure import print_table
 
 
@@ -15,13 +15,14 @@ def main() -> None:
         root = Path(folder)
         figures = [
             *calls.figures(root / "calls"),
+            *control.figures(root / "control"),
             *tracing.figures(root / "tracing"),
             *rendering.figures(root / "rendering"),
             *engine.figures(),
             *batching.figures(root / "batching"),
         ]
     print_table(figures)
-    print(f"\n{calls.NOTE}\n{tracing.NOTE}\n{rendering.NOTE}\n{engine.NOTE}\n{batching.NOTE}")
+    print(f"\n{calls.NOTE}\n{control.NOTE}\n{tracing.NOTE}\n{rendering.NOTE}\n{engine.NOTE}\n{batching.NOTE}")
     sys.exit(0 if all(figure.is_met for figure in figures) else 1)
 
 
