@@ -67,6 +67,7 @@ def compiled(parts: Any) -> Iterator[Any]:
     torch._dynamo.reset()
 
 
+@pytest.mark.full
 @pytest.mark.timeout(400)  # a busy machine
 @pytest.mark.usefixtures("one_thread")
 def test_usual_sizes_are_compiled_whole_beside_jobs_and_no_image_changes(compiled: Any) -> None:
