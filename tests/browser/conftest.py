@@ -34,6 +34,13 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
 
 
 @pytest.fixture(scope="session")
+def slow_farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
+    """Yield a farm whose images take long enough to be seen as they form."""
+    with running_farm(tmp_path_factory.mktemp("slow") / "data", FARM_SIMULATED_STEP_MS="80") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def farm_with_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
     folder: Path = tmp_path_factory.mktemp("keys") / "data"
     with running_farm(folder, FARM_SIMULATED_STEP_MS="1", FARM_AUTH="keys") as running:

@@ -59,7 +59,8 @@ def test_a_prompt_becomes_an_image_with_its_progress(page: Page) -> None:
     expect(card(page)).to_contain_text(re.compile(r"seed \d+ · [\d.]+ s"))
 
 
-def test_an_image_is_shown_as_it_forms_and_then_as_it_is(page: Page) -> None:
+def test_an_image_is_shown_as_it_forms_and_then_as_it_is(page: Page, slow_farm: RunningFarm) -> None:
+    open_playground(page, slow_farm)
     fill(page, num_inference_steps=50, num_images=4)
     page.click("#run")
 

@@ -56,6 +56,7 @@ STATUSES: dict[type[FarmError], int] = {
     errors.StorageUnavailable: 503,
     errors.StorageRefused: 503,
     errors.StorageFull: 503,
+    errors.EnhancerUnavailable: 503,
     errors.RenderError: 500,
     errors.OutOfMemory: 500,
     errors.SafetyError: 500,
