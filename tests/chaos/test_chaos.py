@@ -17,7 +17,7 @@ from tests.s3 import S3
 pytestmark = pytest.mark.alone
 
 #: For so long somebody asks, in seconds; the rest of the time the farm is started, and comes to rest.
-SECONDS = 35.0
+SECONDS = 25.0
 #: Draws what is asked for and what is done; `make chaos` takes another each time.
 SEED = 7
 

@@ -149,7 +149,7 @@ def test_the_examples_are_taken(document: Path, farm: RunningFarm) -> None:
 @pytest.mark.parametrize("farm", ["0.2"], indirect=True)
 def test_the_limits_of_what_is_described_hold(document: Path, farm: RunningFarm) -> None:
     """Test as many cases as there is time for; the long test below tests all."""
-    run(document, farm, "--phases", "coverage", "--exclude-path-regex", TWINS, "--max-time", "20")
+    run(document, farm, "--phases", "coverage", "--exclude-path-regex", TWINS, "--max-time", "10")
 
 
 @pytest.mark.full

@@ -200,6 +200,7 @@ def test_real_weights_need_their_licences_and_a_word_on_safety(checkpoints: Path
     assert "FARM_SAFETY" in one_line(words, **accepted)
 
 
+@pytest.mark.full
 def test_real_weights_render_unchecked_only_when_asked_to(checkpoints: Path, data_dir: Path) -> None:
     """With FARM_SAFETY=off a request with checking is rejected, in every dialect; one without is rendered."""
     accepted = {"FARM_ACCEPT_LICENSES": "flux-1-dev-non-commercial,tencent-srpo", "FARM_SAFETY": "off"}
