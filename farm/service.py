@@ -281,7 +281,7 @@ class Service:
         """Yield what `watch` does and, meanwhile, previews of the job's images."""
         assert self._changes is not None, "this process does not listen for changes"
         if previews:
-            self.get(caller, job_id)  # workers take previews for whoever listens: nobody else's may listen
+            self.get(caller, job_id)  # workers take previews for all who listen: a stranger may not even listen
         with self._changes.of(job_id, with_previews=previews) as changed:
             job = self.get(caller, job_id)
             yield job

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from farm.domain.errors import StoreDiskFull
+from farm.domain.errors import StoreDiskFull, StoreUnavailable
 
 #: Free bytes below which nothing changes a record: as many of the largest changes (24 KB) as the API has threads.
 CHANGE_RESERVE = 16 * 2**20
@@ -48,6 +48,9 @@ class DiskGuard:
 
 
 def _free_bytes(folder: Path) -> int:
-    """Return the free bytes of a folder's disk. It takes a microsecond, so it is not cached."""
-    disk = os.statvfs(folder)
+    """Return the free bytes of a folder's disk, uncached: it takes a microsecond. Raises StoreUnavailable."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError as error:  # the folder is gone
+        raise StoreUnavailable(detail=str(error)) from error
     return disk.f_bavail * disk.f_frsize

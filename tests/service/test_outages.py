@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from farm.auth.api_keys import LOCAL
 from farm.bootstrap import Farm, build
 from farm.celery import RENDER_QUEUE
 from farm.concurrency import periodic
+from farm.concurrency.background_thread import BackgroundThread
 from farm.concurrency.periodic import PeriodicThread
 from farm.domain.delivery import Outcome
 from farm.domain.errors import StoreUnavailable
@@ -126,10 +128,15 @@ class Outage:
 
 @pytest.fixture(scope="module")
 def standing() -> Iterator[Outage]:
+    before = set(threading.enumerate())
     with folder_in_memory() as data_dir:
         outage = Outage(data_dir)
         yield outage
         outage.server.stop()
+    # They would go on telling the log that their Redis is gone.
+    for thread in set(threading.enumerate()) - before:
+        if isinstance(thread, BackgroundThread):
+            thread.stop()
 
 
 @pytest.fixture

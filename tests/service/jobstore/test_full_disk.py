@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from farm.auth.api_keys import ApiKeyStore
-from farm.domain.errors import StoreDiskFull
+from farm.domain.errors import StoreDiskFull, StoreUnavailable
 from farm.domain.job import State
 from farm.domain.limits import Limits
 from farm.jobstore.connection import connect
@@ -74,6 +74,11 @@ def test_no_other_record_is_changed_either(client: redis.Redis, change: Callable
         change(client)
 
     assert client.keys() == []
+
+
+def test_without_its_folder_the_store_is_away(client: redis.Redis, tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable):
+        submit(JobStore(client, TERMS, DiskGuard(tmp_path / "gone")))
 
 
 @pytest.fixture
