@@ -1,4 +1,4 @@
-"""What `farm jobs show` prints of a job."""
+"""The page of one job that `farm jobs show` prints."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _COLUMNS = ("id", "status", "files", "prompt", "seed", "model", "error")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What became of one request. `request` is the digest of its fields: with others it is another request."""
+    """The outcome of one request. `request` is the digest of its fields: with others it is another request."""
 
     id: str
     status: Literal["completed", "failed"]

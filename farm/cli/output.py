@@ -1,4 +1,4 @@
-"""Where `farm render --from` writes: a folder, or a prefix in a bucket."""
+"""Destinations of `farm render --from`: a folder, or a prefix in a bucket."""
 
 from __future__ import annotations
 

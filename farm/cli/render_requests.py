@@ -45,7 +45,7 @@ class Requests:
 
 @dataclass(frozen=True, slots=True)
 class BulkOptions:
-    """Where to write, which parameters to vary, and what to show."""
+    """Options of a run: its destination, the parameters to vary, and its output."""
 
     out: str
     axes: Sequence[Axis] = ()

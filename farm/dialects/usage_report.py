@@ -14,7 +14,7 @@ COLUMNS = ("day", "caller", "model", "images", "megapixel_steps", "device_second
 
 
 class Counted(TypedDict):
-    """What was counted of completed jobs."""
+    """Totals of completed jobs."""
 
     images: int
     megapixel_steps: float

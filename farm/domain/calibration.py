@@ -1,4 +1,4 @@
-"""What `farm weights calibrate` measures. Pure."""
+"""Images and candidates of `farm weights calibrate`. Pure."""
 
 from __future__ import annotations
 

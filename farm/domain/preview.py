@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """How the `image`-th image of a job looks after `step` of its denoising steps; `url` is a data URI."""
+    """A view of the `image`-th image of a job after `step` of its denoising steps; `url` is a data URI."""
 
     image: int
     step: int

@@ -215,7 +215,7 @@ class HeldJob:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What a worker can take: up to so many images, beside the jobs that it holds."""
+    """The capacity of a worker: up to so many images, beside the jobs that it holds."""
 
     images: int = BATCH_IMAGES
     #: The batch key of what it renders, which the next job must have; empty: any.
@@ -230,7 +230,7 @@ WHOLE_BATCH = Capacity()
 
 
 class Choice(NamedTuple):
-    """What a worker is given. `is_deferred`: the first job is not for this worker now."""
+    """The jobs that a worker is given. `is_deferred`: the first job is not for this worker now."""
 
     jobs: Sequence[Waiting] = ()
     is_deferred: bool = False

@@ -1,4 +1,4 @@
-"""What callers have had rendered, by day (UTC) and model, as the script counted it that completed each job."""
+"""Usage of callers by day (UTC) and model, as the script counted it that completed each job."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class UnusableTrace(FarmError):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the policy and the card know of a job's request."""
+    """The facts of a job's request that the policy and the card know."""
 
     model: str
     batch_key: str
@@ -127,7 +127,7 @@ def _arrival(number: int, row: Any) -> Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """What a made-up trace consists of: each value with its weight."""
+    """The parts of a made-up trace: each value with its weight."""
 
     models: Mapping[str, float]
     sizes: Mapping[str, float]

@@ -1,4 +1,4 @@
-"""What traces cost a submit while they are off: the work that is done for them beside a whole submit, in one run."""
+"""Cost of traces to a submit while they are off: the work that is done for them beside a whole submit, in one run."""
 
 from __future__ import annotations
 

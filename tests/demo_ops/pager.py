@@ -18,7 +18,7 @@ from tests.webhook_receiver import Receiver, running_receiver
 
 
 class Pager:
-    """What Alertmanager has told so far."""
+    """Alerts that Alertmanager has told of so far."""
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver

@@ -52,7 +52,7 @@ class Received:
 
 
 class Collector:
-    """What a receiver of OTLP over HTTP has received."""
+    """Spans that a receiver of OTLP over HTTP has received."""
 
     def __init__(self, receiver: Receiver) -> None:
         self.url = receiver.url

@@ -48,7 +48,7 @@ class Interactive:
 
 @dataclass(slots=True)
 class Observations:
-    """What was seen of a run."""
+    """Observations of a run."""
 
     lines: int
     seconds: float = 0.0

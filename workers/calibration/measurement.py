@@ -16,7 +16,7 @@ from workers.pipelines.pipeline import RenderedImage
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a level, or a number of plain steps, did to the images: seconds of denoising, and likeness by measure.
+    """The effect of a level, or of a number of plain steps: seconds of denoising, and likeness by measure.
 
     On a CPU they are CPU seconds, which other processes do not lengthen.
     """

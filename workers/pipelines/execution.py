@@ -1,4 +1,4 @@
-"""How networks are computed: attention, compilation, the steps of each level, and how many images in one forward."""
+"""Execution of networks: attention, compilation, the steps of each level, and how many images in one forward."""
 
 from __future__ import annotations
 

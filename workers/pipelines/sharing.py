@@ -1,4 +1,4 @@
-"""Which images share a forward of the transformer: none, all of equal positions, or those for which it pays here.
+"""Images that share a forward of the transformer: none, all of equal positions, or those for which it pays here.
 
 A shared forward is faster where one image does not fill the device. But kernels are chosen by shape: an image that is
 computed in other company may differ in its last bits.
