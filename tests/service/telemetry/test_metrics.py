@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -274,12 +275,14 @@ def test_a_part_that_cannot_be_read_costs_its_family(api: FlaskClient, farm: Far
 
 @contextmanager
 def counted_trips(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Count what is sent to Redis meanwhile: each is a round trip."""
+    """Count what this thread sends to Redis meanwhile: each is a round trip."""
     sent: list[int] = []
     send = redis.Connection.send_packed_command
+    this_thread = threading.get_ident()
 
     def count(self: redis.Connection, command: object, check_health: bool = True) -> None:
-        sent.append(1)
+        if threading.get_ident() == this_thread:
+            sent.append(1)
         send(self, command, check_health)  # type: ignore[no-untyped-call]
 
     with monkeypatch.context() as patch:
