@@ -28,7 +28,7 @@ _MEBIBYTE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What was measured, and what became of the image: an error's message, or nothing."""
+    """Measured cost of an image, and what became of it: an error's message, or nothing."""
 
     seconds: float
     mebibytes: float

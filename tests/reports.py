@@ -1,4 +1,4 @@
-"""What a program that a test ran has reported: lines of its output that begin with `report `, and JSON."""
+"""Reports of a program that a test ran: lines of its output that begin with `report `, and JSON."""
 
 from __future__ import annotations
 

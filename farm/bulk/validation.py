@@ -17,7 +17,7 @@ MAX_PROBLEMS = 100
 
 @dataclass(frozen=True, slots=True)
 class CheckedFile:
-    """What the check of a file found: its requests, the model that all of them name (empty: several), its problems."""
+    """Result of checking a file: its requests, the model that all of them name (empty: several), its problems."""
 
     total: int
     model: str

@@ -40,7 +40,7 @@ _ENDINGS: Mapping[Ending, str] = {
 
 
 class KeepTime(Input):
-    """How long a file is kept, counted from its creation."""
+    """Lifetime of a file, counted from its creation."""
 
     anchor: Literal["created_at"]
     seconds: Annotated[Whole, Field(ge=MIN_KEEP_SECONDS, le=MAX_KEEP_SECONDS)]

@@ -1,4 +1,4 @@
-"""What `farm up` refuses before it starts a process: the findings of the doctor that no worker could start with."""
+"""Checks before `farm up` starts a process: the findings of the doctor that no worker could start with."""
 
 from __future__ import annotations
 

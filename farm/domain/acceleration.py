@@ -48,7 +48,7 @@ class Level(BaseModel):
 
 
 class Levels(BaseModel):
-    """What each level means. `source` says how it was chosen: the command, the weights and the figures."""
+    """Meaning of each level. `source` says how it was chosen: the command, the weights and the figures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

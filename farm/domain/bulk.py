@@ -114,7 +114,7 @@ class NewBulk:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a bulk's file has been turned into jobs: its read bytes, and the number of the last read line."""
+    """Progress of turning a bulk's file into jobs: its read bytes, and the number of the last read line."""
 
     offset: int = 0
     line: int = 0

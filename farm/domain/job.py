@@ -115,7 +115,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class BulkLine:
-    """What makes a job a line of a bulk: it is kept as long as that one, and its result is in its output file."""
+    """Line of a bulk that a job stands for: it is kept as long as that one, and its result is in its output file."""
 
     bulk: str
     #: Microseconds since the epoch by Redis's clock.

@@ -1,4 +1,4 @@
-"""What the job store counts: each counter and histogram, its labels with their values, and its buckets. Pure.
+"""Measures of the job store: each counter and histogram, its labels with their values, and its buckets. Pure.
 
 The scripts that change a state count in the same step, in the hash `totals`: so a figure is exact, counts a job once
 though leases are lost, and survives every restart. A field is `name:label:label`; a histogram has a field for each

@@ -1,1 +1,1 @@
-"""What a process tells of itself: log, metrics, traces."""
+"""Telemetry of a process: log, metrics, traces."""

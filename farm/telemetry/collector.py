@@ -1,4 +1,4 @@
-"""What each scrape reads from the job store. A part that cannot be read costs its family, not the page."""
+"""Collector of the job store's metrics at each scrape. A part that cannot be read costs its family, not the page."""
 
 from __future__ import annotations
 

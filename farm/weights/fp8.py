@@ -1,4 +1,4 @@
-"""Which tensors of a FLUX transformer may be kept in fp8, and what their scales are called in a file."""
+"""The fp8 format: tensors of a FLUX transformer that may be kept in it, and the names of their scales in a file."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def updates_in(path: Path, weights: Shapes | None) -> list[LowRankUpdate]:
 
 @dataclass(frozen=True, slots=True)
 class _Training:
-    """How PEFT trained a file, as far as diffusers wrote it there: alpha for all layers, and for patterns of names."""
+    """PEFT's training settings in a file, as diffusers writes them: alpha for all layers, and for patterns of names."""
 
     alpha: float | None
     alphas: tuple[tuple[re.Pattern[str], float], ...]

@@ -1,4 +1,5 @@
-"""What weights need of a card, and how they are kept so that they fit. Pure: it reads no file and asks no device.
+"""Memory plan: the memory that weights need of a card, and how they are kept so that they fit. Pure: it reads no file
+and asks no device.
 
 A device's total memory decides, never what is free of it: the build may not depend on the hour.
 """
@@ -73,7 +74,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the operator chose (FARM_QUANTIZE, FARM_OFFLOAD)."""
+    """The operator's choice (FARM_QUANTIZE, FARM_OFFLOAD)."""
 
     quantize: Quantize = "auto"
     offload: Offload = "auto"
@@ -88,7 +89,7 @@ AUTO = Choice()
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """How weights are kept, which is part of the build.
+    """Number formats and places of weights, which are part of the build.
 
     `quantize`: the number format of the transformers' blocks. `offload`: what stays in the machine's memory and passes
     through the card block by block. `tile`: the side of the VAE's tiles in pixels, or None for whole images.

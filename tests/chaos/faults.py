@@ -74,7 +74,7 @@ WHOLE = Schedule(ALL, (1.0, 3.0))
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a farm uses, and does not own. None: there is none in this run."""
+    """Services that a farm uses, and does not own. None: there is none in this run."""
 
     receivers: Receivers
     inputs: InputHost

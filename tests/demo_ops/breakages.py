@@ -1,4 +1,4 @@
-"""What is broken, how it is mended, and which alert must tell."""
+"""Breakages: what is broken, how it is mended, and which alert must tell."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _SCRAPE_SECONDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """What followed a breakage: when its alert fired and, after it was mended, resolved; None: it did not in time."""
+    """Alert that followed a breakage: when it fired and, after the mend, resolved; None: it did not in time."""
 
     breakage: Breakage
     fired_after: float | None

@@ -64,7 +64,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Case:
-    """How an alert's fault is planted, what the commands must print of it (in order), and whether they end it."""
+    """Drill of an alert: how its fault is planted, what the commands must print (in order), and whether they end it."""
 
     plant: Callable[[Scene], None]
     shows: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What a worker refuses of a checker's folder, in one line, and the doctor with the same words."""
+"""Folders of safety checkers that a worker refuses in one line, and the doctor with the same words."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _FETCHED = 50
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How many lines there are, how often a worker is killed, and how many interactive jobs come meanwhile."""
+    """Size of a run: lines, seconds between kills of a worker, and interactive jobs that come meanwhile."""
 
     lines: int
     kill_seconds: float = 20.0

@@ -123,7 +123,7 @@ class JobRun(TypedDict, closed=True):
 
 
 class JobHistory(TypedDict, closed=True):
-    """How a job came to where it is: the call that submitted it, its last ten runs, and its webhook deliveries.
+    """History of a job: the call that submitted it, its last ten runs, and its webhook deliveries.
 
     `attempts` counts the runs that count against the job: neither drains nor crashes of several jobs at once.
     """
@@ -287,7 +287,7 @@ class DrainingWorker(TypedDict, closed=True):
 
 
 class Pause(TypedDict, closed=True):
-    """Whether the whole farm is paused, and which groups of jobs are."""
+    """State of pauses: of the whole farm, and of groups of jobs."""
 
     paused: bool
     paused_groups: list[PausedGroup]
@@ -352,7 +352,7 @@ class WebhookSecret(TypedDict, closed=True):
 
 
 class JobPreview(TypedDict, closed=True):
-    """How an image of a job looks after `step` of its denoising steps: its place among the job's images, and a small
+    """Preview of an image after `step` of its denoising steps: its place among the job's images, and a small
     JPEG as a data URI.
     """
 

@@ -38,7 +38,7 @@ _RATIOS = ("TFLOP/s", "floor, s", "x floor", "x diffusers", "x compiled", "peak,
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured: a network's dimensions, sizes of images, how many images at once, and denoising steps."""
+    """Case of a benchmark: a network's dimensions, sizes of images, how many images at once, and denoising steps."""
 
     dimensions: Dimensions
     sizes: Sequence[tuple[int, int]]

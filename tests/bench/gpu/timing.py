@@ -28,7 +28,7 @@ _GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is rendered: `images` of one size, one after the other or together."""
+    """Workload to time: `images` of one size, one after the other or together."""
 
     size: tuple[int, int]
     images: int

@@ -1,4 +1,4 @@
-"""What every peer serves: diffusers' own pipeline with the miniature's weights, several prompts in one call."""
+"""Model that every peer serves: diffusers' own pipeline with the miniature's weights, several prompts in one call."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Entry:
 
     @property
     def place(self) -> str:
-        """Where its work is counted."""
+        """Return the counter of its work."""
         if self.state is State.CREATED:
             return "unprepared" if self.is_unprepared else "waiting"
         return "processing" if self.state is State.PROCESSING else ""

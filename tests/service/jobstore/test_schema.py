@@ -1,4 +1,4 @@
-"""Which versions of the farm may work side by side on one Redis."""
+"""Versions of the farm that may work side by side on one Redis."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from farm.concurrency.call_thread import CallThread
 
 
 class Ended(BaseException):
-    """What ends a process."""
+    """Fatal error that ends a process."""
 
 
 def test_calls_are_made_in_order_beside_the_caller() -> None:

@@ -1,4 +1,4 @@
-"""What no schema knows: settings, commands, probes and mounted files are those of the farm."""
+"""Contents of the deployment files: settings, commands, probes and mounted files are those of the farm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the job store counts: scripts count only what is declared, and a worker counts what it has rendered."""
+"""Measures: scripts count only what is declared, and a worker counts what it has rendered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where workers run: what `farm up` gives each of them, on machines with and without cards."""
+"""Placement of workers: what `farm up` gives each of them, on machines with and without cards."""
 
 from __future__ import annotations
 

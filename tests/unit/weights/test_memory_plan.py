@@ -1,4 +1,4 @@
-"""What fits on which card: the plan, its refusals, and whether its reserves cover what FLUX.1 computes."""
+"""The memory plan of each card, its refusals, and whether its reserves cover what FLUX.1 computes."""
 
 from __future__ import annotations
 

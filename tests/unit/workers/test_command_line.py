@@ -1,4 +1,4 @@
-"""How a worker process ends: its exit status, and one line that names its card."""
+"""The end of a worker process: its exit status, and one line that names its card."""
 
 from __future__ import annotations
 
