@@ -85,6 +85,11 @@ def traced(new: NewJob) -> Iterator[NewJob]:
         yield new.in_trace(span.traceparent)
 
 
+def _differs(job: Job, seen: Job) -> bool:
+    """Return True if the job has changed since it was seen, in a way that watchers are told of."""
+    return (job.sequence, job.step) != (seen.sequence, seen.step)
+
+
 class Service:
     """The application service behind all routes."""
 
@@ -271,32 +276,40 @@ class Service:
 
     def watch(self, caller: Caller, job_id: str, *, idle_seconds: float) -> Iterator[Job | None]:
         """Yield the job now and after each change until it has ended; None after `idle_seconds` without a change."""
-        for seen in self.watch_with_previews(caller, job_id, idle_seconds=idle_seconds, previews=False):
-            assert not isinstance(seen, Preview)
+        for seen in self.watch_with_previews(caller, [job_id], idle_seconds=idle_seconds, previews=False):
+            assert not isinstance(seen, tuple)
             yield seen
 
     def watch_with_previews(
-        self, caller: Caller, job_id: str, *, idle_seconds: float, previews: bool = True
-    ) -> Iterator[Job | Preview | None]:
-        """Yield what `watch` does and, meanwhile, previews of the job's images."""
+        self, caller: Caller, job_ids: Collection[str], *, idle_seconds: float, previews: bool = True
+    ) -> Iterator[Job | tuple[str, Preview] | None]:
+        """Yield what `watch` does, of several jobs until all have ended, and previews with their job's id."""
         assert self._changes is not None, "this process does not listen for changes"
         if previews:
-            self.get(caller, job_id)  # workers take previews for all who listen: a stranger may not even listen
-        with self._changes.of(job_id, with_previews=previews) as changed:
-            job = self.get(caller, job_id)
-            yield job
-            quiet_since = clock.monotonic()
-            while not job.state.is_terminal:
+            self._get_all(caller, job_ids)  # workers take previews for all who listen: a stranger may not even listen
+        with self._changes.of(*job_ids, with_previews=previews) as changed:
+            jobs = self._get_all(caller, job_ids)
+            yield from jobs.values()
+            quiet_since = look_at = clock.monotonic()
+            while open_ids := {job.id for job in jobs.values() if not job.state.is_terminal}:
                 changed.wait(_LOOK_SECONDS)
                 changed.clear()
                 yield from changed.take_previews()
-                seen, job = job, self.get(caller, job_id)
-                if (job.sequence, job.step) != (seen.sequence, seen.step):
+                if clock.monotonic() >= look_at:
+                    look_at = clock.monotonic() + _LOOK_SECONDS
+                else:
+                    open_ids &= changed.take_changed()
+                news = [job for job in self._get_all(caller, open_ids).values() if _differs(job, jobs[job.id])]
+                jobs |= {job.id: job for job in news}
+                yield from news
+                if news:
                     quiet_since = clock.monotonic()
-                    yield job
                 elif clock.monotonic() - quiet_since >= idle_seconds:
                     quiet_since = clock.monotonic()
                     yield None
+
+    def _get_all(self, caller: Caller, job_ids: Collection[str]) -> dict[str, Job]:
+        return {job_id: self.get(caller, job_id) for job_id in job_ids}
 
     def follow(self, caller: Caller, after: Moment | None, *, idle_seconds: float) -> Iterator[FeedPage]:
         """Yield changes of the caller's jobs (an admin's: all jobs) after a moment (None: from now on), endlessly."""

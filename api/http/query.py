@@ -46,6 +46,15 @@ def flag(name: str) -> bool:
     return text == "true"
 
 
+def ids(name: str, *, maximum: int) -> tuple[str, ...]:
+    """Return the ids in the parameter `name`, which are separated by commas, each once. Raises InvalidRequest."""
+    given = tuple(dict.fromkeys(filter(None, flask.request.args.get(name, "").split(","))))
+    if not 0 < len(given) <= maximum:
+        message = f"send 1 to {maximum} ids, separated by commas"
+        raise InvalidRequest([Problem(name, message, "ids_length", len(given))])
+    return given
+
+
 def page() -> tuple[int, int | None]:
     """Return the page size, and the time before which to list (microseconds since the epoch)."""
     count = integer("limit", default=DEFAULT_PAGE, minimum=1, maximum=MAX_PAGE)

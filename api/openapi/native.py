@@ -27,7 +27,7 @@ from api.routes.deliveries import Trial
 from api.routes.enhance import PromptToEnhance
 from farm.dialects import native
 from farm.dialects.answers import native as answers
-from farm.domain.catalogue import MODELS
+from farm.domain.catalogue import MAX_WATCHED_JOBS, MODELS
 from farm.domain.job import State
 from farm.domain.scheduling import QueuePriority
 
@@ -62,7 +62,8 @@ _LAST_SEEN = (
 )
 _PREVIEWS = Parameter(
     "previews",
-    "Send events `preview`, too, while images are rendered: `image`, `step`, and `url`, a small JPEG as a data URI.",
+    "Send events `preview`, too, while images are rendered: `id` of the job, `image`, `step`, and `url`, a small JPEG "
+    "as a data URI.",
     bool,
 )
 SIGNED = {
@@ -163,6 +164,17 @@ SECTION = Section(
             "Stream a job's changes until it ends",
             parameters=(*_LAST_SEEN, _PREVIEWS),
             responses={200: _STREAM, 204: Response("The last event was already received."), **_NAMED, **errors(429)},
+        ),
+        Operation(
+            "get",
+            f"{PREFIX}/jobs/events",
+            "watchJobs",
+            "Stream the changes of several jobs until all have ended",
+            parameters=(
+                Parameter("ids", f"Ids of 1 to {MAX_WATCHED_JOBS} jobs, separated by commas.", is_required=True),
+                _PREVIEWS,
+            ),
+            responses={200: _STREAM, **_NAMED, **errors(429)},
         ),
         Operation(
             "get",

@@ -20,7 +20,7 @@ from farm.auth.api_keys import ApiKeyStore, Caller
 from farm.dialects import native
 from farm.dialects.answers import native as answers
 from farm.dialects.links import Links
-from farm.domain.catalogue import MODELS, find
+from farm.domain.catalogue import MAX_WATCHED_JOBS, MODELS, find
 from farm.domain.errors import FarmError, InvalidRequest, Problem, UnknownModel
 from farm.domain.job import Change, Job, Moment, State
 from farm.domain.pause import Group, GroupKind, PausedGroup
@@ -126,16 +126,24 @@ def _add_events(blueprint: flask.Blueprint, context: ApiContext) -> None:
     def job_events(job_id: str) -> flask.Response:
         caller, seen = authenticator.caller(), last_event_id(".", "previews")
         previews = query.flag("previews")
-        watched = service.watch_with_previews(caller, job_id, idle_seconds=CHECK_SECONDS, previews=previews)
+        watched = service.watch_with_previews(caller, [job_id], idle_seconds=CHECK_SECONDS, previews=previews)
         first = next(watched)  # an unknown job is an error before the stream starts
         assert isinstance(first, Job)
         if seen != (first.sequence, first.step):
-            return streams.answer(
-                _job_blocks([first], watched, context.links), may_stay=authenticator.key_still_valid()
-            )
-        if first.state.is_terminal:
+            watched = chain([first], watched)
+        elif first.state.is_terminal:
             return flask.current_app.response_class(status=204)  # tells a browser not to reconnect
-        return streams.answer(_job_blocks([], watched, context.links), may_stay=authenticator.key_still_valid())
+        return streams.answer(_job_blocks(watched, context.links), may_stay=authenticator.key_still_valid())
+
+    @blueprint.get("/jobs/events")
+    def events_of_jobs() -> flask.Response:
+        caller = authenticator.caller()
+        query.refuse_others("ids", "previews")
+        job_ids, previews = query.ids("ids", maximum=MAX_WATCHED_JOBS), query.flag("previews")
+        watched = service.watch_with_previews(caller, job_ids, idle_seconds=CHECK_SECONDS, previews=previews)
+        first = next(watched)
+        blocks = _job_blocks(chain([first], watched), context.links, with_ids=False)
+        return streams.answer(blocks, may_stay=authenticator.key_still_valid())
 
     @blueprint.get("/events")
     def events() -> flask.Response:
@@ -297,21 +305,23 @@ def _states() -> frozenset[State]:
     return frozenset({State(text)})
 
 
-def _job_blocks(first: list[Job], updates: Iterator[Job | Preview | None], links: Links) -> Iterator[str]:
-    """Yield the events of one job, each with the whole job, and previews. Ids are `sequence.step` and increase."""
+def _job_blocks(
+    updates: Iterator[Job | tuple[str, Preview] | None], links: Links, *, with_ids: bool = True
+) -> Iterator[str]:
+    """Yield the events of jobs, each with the whole job, and previews. Ids are those of one job, and increase."""
     try:
-        for seen in chain(first, updates):
-            yield COMMENT if seen is None else _job_event(seen, links)
+        for seen in updates:
+            yield COMMENT if seen is None else _job_event(seen, links, with_id=with_ids)
     except FarmError as error:
         # The response has started, so the error is an event; the client reconnects.
         yield event("error", {"code": error.code, "message": str(error)})
 
 
-def _job_event(seen: Job | Preview, links: Links) -> str:
-    if isinstance(seen, Preview):  # without an id: a client that reconnects resumes after the job's last event
-        return event("preview", native.preview(seen))
+def _job_event(seen: Job | tuple[str, Preview], links: Links, *, with_id: bool) -> str:
+    if isinstance(seen, tuple):  # without an id: a client that reconnects resumes after the job's last event
+        return event("preview", native.preview(*seen))
     data = {"sequence": seen.sequence, **native.view(seen, links)}
-    return event(f"job.{seen.state}", data, f"{seen.sequence}.{seen.step}")
+    return event(f"job.{seen.state}", data, f"{seen.sequence}.{seen.step}" if with_id else "")
 
 
 def _blocks(first: FeedPage, pages: Iterator[FeedPage], format_change: Callable[[Change], str]) -> Iterator[str]:

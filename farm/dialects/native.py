@@ -171,9 +171,9 @@ def change(item: Change, links: Links) -> answers.JobChange:
     }
 
 
-def preview(item: Preview) -> answers.JobPreview:
-    """Build the data of an event that shows how an image looks so far."""
-    return {"image": item.image, "step": item.step, "url": item.url}
+def preview(job_id: str, item: Preview) -> answers.JobPreview:
+    """Build the data of an event that shows how an image of a job looks so far."""
+    return {"id": job_id, "image": item.image, "step": item.step, "url": item.url}
 
 
 def delivery(item: Delivery) -> answers.FarmDelivery:

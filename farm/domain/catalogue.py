@@ -80,6 +80,8 @@ MAX_RANDOM_SEED = 2**31 - 4
 #: Largest file that a caller may upload, in bytes, and how many parts it may come in. Clients send parts of 10 MiB.
 MAX_UPLOAD = 200 * 1024 * 1024
 MAX_UPLOAD_PARTS = 1000
+#: Jobs that one stream of events may follow by their ids.
+MAX_WATCHED_JOBS = 32
 #: Most lines of a bulk file, and the most bytes of one of them. The file itself is an upload.
 MAX_BULK_LINES = 100_000
 MAX_BULK_LINE = 16 * 1024 * 1024

@@ -94,20 +94,34 @@ def listen_for_stops(client: redis.Redis, stop: Callable[[str], None]) -> None:
 
 
 class Watcher(threading.Event):
-    """Is set whenever the watched job changes, and whenever a preview of it arrives."""
+    """Is set whenever a watched job changes, and whenever a preview of one arrives."""
 
-    def __init__(self) -> None:
+    def __init__(self, jobs: int = 1) -> None:
         super().__init__()
+        self._changed: set[str] = set()
         # What a slow watcher does not take is dropped for what is newer.
-        self._previews: deque[str] = deque(maxlen=BATCH_IMAGES)
+        self._previews: deque[tuple[str, str]] = deque(maxlen=jobs * BATCH_IMAGES)
 
-    def add_preview(self, text: str) -> None:
-        self._previews.append(text)
+    def add_change(self, job_id: str) -> None:
+        self._changed.add(job_id)
+        self.set()
 
-    def take_previews(self) -> Iterator[Preview]:
-        """Yield the previews that arrived since the last call."""
+    def add_preview(self, job_id: str, text: str) -> None:
+        self._previews.append((job_id, text))
+        self.set()
+
+    def take_changed(self) -> set[str]:
+        """Return the ids of the jobs that have changed since the last call."""
+        taken: set[str] = set()
+        while self._changed:
+            taken.add(self._changed.pop())
+        return taken
+
+    def take_previews(self) -> Iterator[tuple[str, Preview]]:
+        """Yield the previews that arrived since the last call, each with the id of its job."""
         while self._previews:
-            yield previews.parse(self._previews.popleft())
+            job_id, text = self._previews.popleft()
+            yield job_id, previews.parse(text)
 
 
 class JobChanges:
@@ -120,14 +134,14 @@ class JobChanges:
         self._listener.start()
 
     @contextmanager
-    def of(self, job_id: str, *, with_previews: bool = False) -> Iterator[Watcher]:
-        """Give an event that is set whenever the job changes, or a preview of it arrives.
+    def of(self, *job_ids: str, with_previews: bool = False) -> Iterator[Watcher]:
+        """Give an event that is set whenever one of the jobs changes, or a preview of one arrives.
 
-        Look at the record after entering, and after each wait.
+        Look at the records after entering, and after each wait.
         """
-        watcher, channels = Watcher(), [redis_keys.changes_channel(job_id)]
+        watcher, channels = Watcher(len(job_ids)), [redis_keys.changes_channel(job_id) for job_id in job_ids]
         if with_previews:
-            channels.append(redis_keys.previews_channel(job_id))
+            channels += map(redis_keys.previews_channel, job_ids)
         for channel in channels:
             self._add(watcher, channel)
         try:
@@ -149,9 +163,11 @@ class JobChanges:
                 self._listener.unsubscribe(channel)
 
     def _wake_watchers(self, channel: str, text: str) -> None:
+        job_id = redis_keys.job_of_channel(channel)
         is_preview = text and channel.startswith(redis_keys.PREVIEWS)
         with self._lock:
             for watcher in self._watchers.get(channel, ()):
                 if is_preview:
-                    watcher.add_preview(text)
-                watcher.set()
+                    watcher.add_preview(job_id, text)
+                else:
+                    watcher.add_change(job_id)

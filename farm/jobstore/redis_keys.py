@@ -65,6 +65,11 @@ def previews_channel(job_id: str) -> str:
     return f"{PREVIEWS}{job_id}"
 
 
+def job_of_channel(channel: str) -> str:
+    """Return the id of the job whose channel of changes or previews this is."""
+    return channel.rpartition(":")[2]
+
+
 def job(job_id: str) -> str:
     return f"{PREFIX}job:{job_id}"
 

@@ -352,10 +352,11 @@ class WebhookSecret(TypedDict, closed=True):
 
 
 class JobPreview(TypedDict, closed=True):
-    """Preview of an image after `step` of its denoising steps: its place among the job's images, and a small
-    JPEG as a data URI.
+    """Preview of an image of the job `id` after `step` of its denoising steps: its place among the job's images, and
+    a small JPEG as a data URI.
     """
 
+    id: str
     image: int
     step: int
     url: str

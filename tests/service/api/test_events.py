@@ -17,6 +17,7 @@ from api.admission.sse import EventStreams
 from api.routes import native
 from farm import service
 from farm.bootstrap import Farm
+from farm.domain.catalogue import MAX_WATCHED_JOBS
 from farm.domain.preview import Preview
 from farm.jobstore import redis_keys
 from farm.jobstore.previews import PreviewChannels
@@ -103,7 +104,7 @@ def test_previews_are_among_the_events_where_they_are_asked_for(api: FlaskClient
     farm.store.cancel(job_id)
 
     assert [event.name for event in first] == ["job.created"] * 2
-    assert shown == Event("", "preview", {"image": 1, "step": 7, "url": "data:image/jpeg;base64,AAAA"})
+    assert shown == Event("", "preview", {"id": job_id, "image": 1, "step": 7, "url": "data:image/jpeg;base64,AAAA"})
     assert [event.name for event in (*seen, *unasked)] == ["job.failed"] * 2
     wait_for(lambda: not channels.watched([job_id]), what="the end of the subscription")
 
@@ -118,6 +119,55 @@ def test_previews_are_for_the_jobs_own_caller(
     assert not PreviewChannels(farm.redis).watched([job_id])
     refused = problem(keyed.get(f"{of(job_id)}?previews=yes", headers=ada), 422)
     assert [error["field"] for error in refused["errors"]] == ["previews"]
+
+
+def of_several(*job_ids: str) -> str:
+    """Return the path of several jobs' events, with previews."""
+    return f"/farm/v1/jobs/events?ids={','.join(job_ids)}&previews=true"
+
+
+def test_several_jobs_are_followed_by_one_stream_with_the_previews_of_each(api: FlaskClient, farm: Farm) -> None:
+    first, second, ended = submit(api), submit(api), submit(api)
+    farm.store.cancel(ended)
+    channels = PreviewChannels(farm.redis)
+    events = stream(api, of_several(first, second, ended, first))
+    known = take(events, 3)
+    wait_for(lambda: channels.watched([first, second]) == {first, second}, what="the subscriptions")
+    for job_id in (second, first):
+        channels.publish(job_id, Preview(0, 3, "data:image/jpeg;base64,AAAA"))
+    shown = take(events, 2)
+    for job_id in (second, first):
+        farm.store.cancel(job_id)
+        shown.append(next(events))
+
+    assert changes(known) == [(first, "job.created"), (second, "job.created"), (ended, "job.failed")]
+    assert changes(shown) == [(second, "preview"), (first, "preview"), (second, "job.failed"), (first, "job.failed")]
+    assert [event.id for event in (*known, *shown)] == [""] * 7
+    assert not list(events)
+    wait_for(lambda: not channels.watched([first, second]), what="the end of the subscriptions")
+
+
+def test_a_notification_of_one_of_several_jobs_may_be_lost(api: FlaskClient, farm: Farm) -> None:
+    first, second = submit(api), submit(api)
+    events = stream(api, of_several(first, second))
+    take(events, 2)
+    farm.redis.hset(redis_keys.job(second), "step", 5)
+    assert changes([next(events)]) == [(second, "job.created")]
+
+
+@pytest.mark.parametrize("count", [0, MAX_WATCHED_JOBS + 1])
+def test_a_stream_follows_a_limited_number_of_jobs(api: FlaskClient, count: int) -> None:
+    refused = problem(api.get(of_several(*map(str, range(count)))), 422)
+    assert [error["field"] for error in refused["errors"]] == ["ids"]
+
+
+def test_one_of_several_jobs_that_is_another_callers_is_as_unknown(
+    keyed: FlaskClient, farm: Farm, ada: dict[str, str], bob: dict[str, str]
+) -> None:
+    mine, foreign = submit(keyed, headers=bob), submit(keyed, headers=ada)
+
+    problem(keyed.get(of_several(mine, foreign), headers=bob), 404)
+    assert not PreviewChannels(farm.redis).watched([mine, foreign])
 
 
 def test_a_stream_goes_from_the_present_state_to_the_end(api: FlaskClient, farm: Farm) -> None:

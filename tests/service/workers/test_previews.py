@@ -45,7 +45,7 @@ def test_who_watches_a_job_sees_its_images_form(
         while not jobs.record(store, job_id).state.is_terminal:
             watcher.wait(1)
             watcher.clear()
-            seen += watcher.take_previews()
+            seen += [preview for _, preview in watcher.take_previews()]
 
     assert {preview.image for preview in seen} == {0, 1}
     assert {size_of(preview) for preview in seen} == {(side, side * 3 // 4)}
