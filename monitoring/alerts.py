@@ -16,7 +16,10 @@ Severity = Literal["page", "ticket"]
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """An alert. `lasting` is how long its expression must hold, `section` its part of the runbook if not its name."""
+    """An alert. `lasting` is how long its expression must hold, `section` its part of the runbook if not its name.
+
+    `objective`, of a burn rate, is a label by which Alertmanager tells of the fastest only.
+    """
 
     name: str
     expression: str
@@ -24,6 +27,7 @@ class Alert:
     summary: str
     lasting: str = "0m"
     section: str = ""
+    objective: str = ""
 
     @property
     def runbook(self) -> str:
@@ -36,7 +40,7 @@ class Alert:
             "alert": self.name,
             "expr": self.expression,
             "for": self.lasting,
-            "labels": {"severity": self.severity},
+            "labels": {"severity": self.severity} | ({"objective": self.objective} if self.objective else {}),
             "annotations": {"summary": self.summary, "runbook_url": self.runbook},
         }
 
@@ -44,16 +48,31 @@ class Alert:
 _PAUSED = recorded("farm_paused")
 _STORAGE_ERRORS = 'increase(farm_storage_operations_total{outcome="error"}[5m])'
 _STARTABLE = f"sum({recorded('farm_jobs_waiting')}) - (sum({recorded('farm_jobs_paused')}) or vector(0))"
+_WORKERS = recorded("farm_workers")
+#: Real weights may load for minutes while the first jobs wait, as after scaling from none.
+_LOADING_SECONDS = 900
+_IS_LOADING = (
+    f'sum({_WORKERS}{{state="loading"}}) > 0 and on () max({recorded("farm_jobs_oldest_waiting_seconds")}) '
+    f"< {_LOADING_SECONDS}"
+)
+#: An API that reaches no Redis answers Prometheus, and its callers with 503.
+_CUT_OFF = "farm_store_up == 0 and on () max(farm_store_up) == 1"
 
 CAUSES = (
     Alert("FarmAbsent", 'absent(up{job="srpo-farm"} == 1)', "page", "No API of the farm answers Prometheus.", "2m"),
-    Alert("FarmApiDown", 'up{job="srpo-farm"} == 0', "ticket", "An API of the farm does not answer.", "5m"),
+    Alert(
+        "FarmApiDown",
+        f'up{{job="srpo-farm"}} == 0 or {_CUT_OFF}',
+        "ticket",
+        "{{ $labels.instance }}: this API does not answer Prometheus, or does not reach Redis while others do.",
+        "5m",
+    ),
     Alert("FarmStoreDown", "max(farm_store_up) == 0", "page", "Redis does not answer any API.", "1m"),
     Alert(
         "FarmNobodyConsumes",
-        f'{_STARTABLE} > 0 and on () (sum({recorded("farm_workers")}{{state="warm"}}) or vector(0)) == 0',
+        f'{_STARTABLE} > 0 and on () (sum({_WORKERS}{{state="warm"}}) or vector(0)) == 0 unless on () ({_IS_LOADING})',
         "page",
-        "Jobs wait, and no worker is ready.",
+        "{{ $value }} jobs wait, and no worker is ready.",
         "2m",
     ),
     Alert(
@@ -65,7 +84,7 @@ CAUSES = (
     ),
     Alert(
         "FarmWorkerLost",
-        f'sum({recorded("farm_workers")}{{state=~"lost|faulty"}}) > 0 '
+        f'sum({_WORKERS}{{state=~"lost|faulty"}}) > 0 '
         f'or sum(increase(farm_job_retries_total{{reason="worker_lost"}}[5m])) > 0',
         "ticket",
         "A worker died, or cannot use its card.",
@@ -80,7 +99,7 @@ CAUSES = (
         "FarmRedisMemory",
         f"{recorded('farm_redis_memory_used_bytes')} / ({recorded('farm_redis_memory_max_bytes')} > 0) > 0.7",
         "page",
-        "Redis is 70 % full; submits are refused at 80 %.",
+        "Redis is {{ $value | humanizePercentage }} full; submits are refused at 80 %.",
         "5m",
     ),
     Alert(
@@ -94,13 +113,13 @@ CAUSES = (
         "FarmDeviceErrors",
         "max by (worker) (increase(farm_worker_device_memory_errors_total[1h])) > 0",
         "ticket",
-        "A card reports memory errors that it could not correct.",
+        "The card of worker {{ $labels.worker }} reports memory errors that it could not correct.",
     ),
     Alert(
         "FarmWebhooksOverdue",
         f"{recorded('farm_webhook_overdue_seconds')} > 60",
         "page",
-        "Webhook deliveries are due, and no webhook worker takes them.",
+        "Webhook deliveries have been due for {{ $value | humanizeDuration }}, and no webhook worker takes them.",
         "2m",
     ),
     Alert(
@@ -139,6 +158,7 @@ def burning(objective: Objective, burn: Burn) -> Alert:
         name=f"FarmSlo{objective.name.title()}{burn.long}",
         expression=expression,
         severity="page" if burn.severity == "page" else "ticket",
-        summary=f"Too few {objective.title}: the budget burns {burn.rate:g} times too fast.",
+        summary=f"Too few {objective.title}: {{{{ $value | humanizePercentage }}}} over {burn.long} did not.",
         section=f"FarmSlo{objective.name.title()}",
+        objective=objective.name,
     )

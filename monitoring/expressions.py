@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from farm.telemetry.families import Family
 from farm.telemetry.page import families
 
-#: The labels by which replicas of the API differ.
-_REPLICA = "without (instance, pod, container, endpoint)"
+#: The labels by which replicas of the API differ, and a worker's own port from what the API tells of the worker.
+_REPLICA = "without (instance, pod, container, endpoint, job, service)"
 #: The window of the recorded rates.
 WINDOW = "5m"
 _SCOPES = ("farm", "worker")

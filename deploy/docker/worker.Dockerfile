@@ -18,7 +18,8 @@ RUN python3 -m venv /opt/farm && /opt/farm/bin/pip install --no-cache-dir '.[nvi
 
 FROM ${BASE}
 # hadolint ignore=DL3008
-RUN apt-get update && apt-get install -y --no-install-recommends python3 && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends python3 && rm -rf /var/lib/apt/lists/* \
+  && install -d -o 10001 -g 10001 /cache
 COPY --from=build /opt/farm /opt/farm
 # /cache keeps compiled kernels across restarts, if a volume is mounted there.
 ENV PATH=/opt/farm/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp XDG_CACHE_HOME=/cache FARM_METRICS_PORT=9100

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,9 @@ from farm.settings import load
 
 #: Jobs that are looked at for rates and causes: a page.
 _JOBS = 100
+_OVERDUE_SECONDS = 10
+_FULL_SHARE = 0.7
+_FIGURE = re.compile(r"^(farm_\w+) (\S+)$", re.MULTILINE)
 
 
 def top(
@@ -51,6 +55,7 @@ def _overview(client: Client) -> RenderableType:
     jobs = client.get("/jobs", limit=_JOBS)["jobs"]
     return Group(
         _summary(client.get("/queue"), jobs),
+        *(Text(trouble, style="bold red") for trouble in _troubles(_figures(client))),
         Text(),
         _table("workers", ("id", "state", "device", "jobs", "busy", "seen"), _workers(client)),
         Text(),
@@ -75,6 +80,22 @@ def _summary(queue: dict[str, Any], jobs: list[dict[str, Any]]) -> Text:
         f"completed of the last {len(jobs)}: {sum(job['status'] == 'completed' for job in jobs)}",
     ]
     return Text(" · ".join(parts), style="bold")
+
+
+def _figures(client: Client) -> dict[str, float]:
+    """Return the metrics that have no labels."""
+    return {name: float(value) for name, value in _FIGURE.findall(client.metrics())}
+
+
+def _troubles(figures: Mapping[str, float]) -> Iterator[str]:
+    """Yield what is wrong with parts of which neither jobs nor render workers tell."""
+    if figures.get("farm_webhook_workers") == 0:
+        yield "no webhook worker runs: webhooks are not sent, and jobs with input images wait"
+    if (overdue := figures.get("farm_webhook_overdue_seconds", 0)) > _OVERDUE_SECONDS:
+        yield f"webhooks have been due for {overdue:.0f} s"
+    used, limit = (figures.get(f"farm_redis_memory_{which}_bytes", 0) for which in ("used", "max"))
+    if limit and used / limit > _FULL_SHARE:
+        yield f"Redis is {used / limit:.0%} full; submits are refused at 80%"
 
 
 def _workers(client: Client) -> list[tuple[object, ...]]:

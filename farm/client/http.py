@@ -80,6 +80,11 @@ class HttpClient:
             raise CallFailed(f"Cannot download {url}: status {response.status}.")
         return bytes(response.data)
 
+    def metrics(self) -> str:
+        """Return what the API tells Prometheus; nothing where a proxy keeps that from callers."""
+        response = self._request("GET", f"{self._base}/metrics")
+        return response.data.decode(errors="replace") if response.status == 200 else ""
+
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         response = self._request(method, f"{self._base}/farm/v1{path}", headers=self._headers, **options)
         if response.status >= 400:

@@ -65,7 +65,8 @@ def other_storage(marks: set[str], farm_id: str | None, *, place: str, recorded:
     """Check that this is the storage that the farm of this Redis uses."""
     if recorded is not None and recorded != place and farm_id not in marks:
         text = f"{place} is not the storage of this farm, whose images are in {recorded}"
-        yield refused("storage", f"{text}; use that one, or run `{ADOPT}` if you moved the images")
+        remedy = f"set FARM_STORAGE_URL as its processes have it; only if you moved the images, run `{ADOPT}`"
+        yield refused("storage", f"{text}; {remedy}")
 
 
 def other_farms(marks: set[str], farm_id: str | None) -> Iterator[Finding]:

@@ -13,6 +13,8 @@ from tests.unit.deploy.test_files import CUSTOM, OVERLAYS, kustomized
 
 _PACKAGES = {"keda.sh": "keda", "monitoring.coreos.com": "prometheus-operator"}
 
+_FREE = ("annotations", "labels", "metadata", "selector")
+
 pytestmark = pytest.mark.full
 
 _PROGRAM = """
@@ -32,15 +34,13 @@ def package_of(resource: dict[str, Any]) -> str:
 
 
 def keys_of(value: object, *, free: bool = False) -> set[str]:
-    """Return every key below `value`; below `metadata` keys are free, and a `selector` is Kubernetes' own."""
+    """Return every key below `value`; keys are free in `_FREE`, and a `selector` is Kubernetes' own."""
     if isinstance(value, list):
         return {key for item in value for key in keys_of(item, free=free)}
     if not isinstance(value, dict):
         return set()
     own = set() if free else set(value)
-    return own.union(
-        *(keys_of(item, free=free or key in ("metadata", "selector")) for key, item in value.items()), set()
-    )
+    return own.union(*(keys_of(item, free=free or key in _FREE) for key, item in value.items()), set())
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -65,4 +65,4 @@ def test_no_key_of_a_custom_resource_is_misspelt(overlay: str) -> None:
 
 
 def test_there_are_custom_resources() -> None:
-    assert len([one for overlay in OVERLAYS for one in custom_resources(overlay)]) == 4
+    assert len([one for overlay in OVERLAYS for one in custom_resources(overlay)]) == 5

@@ -40,7 +40,7 @@ class BreakableFarm:
         self.redis.start()
         for member in (self.api, self.worker, self.webhook_worker):
             member.look()
-        wait_for(self._is_ready, seconds=60, what=f"the farm (its log is {self.log})")
+        wait_for(self._is_ready, seconds=240, what=f"the farm (its log is {self.log})")
 
     def stop(self) -> None:
         for member in (self.api, self.worker, self.webhook_worker):

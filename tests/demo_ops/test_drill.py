@@ -20,12 +20,15 @@ def test_each_fault_has_a_section_of_its_own() -> None:
     assert set(named) <= sections().keys()
 
 
-def test_a_round_ends_with_the_right_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["FarmNobodyConsumes", "FarmWorkerLost"])
+def test_a_round_ends_with_a_right_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     done: list[str] = []
-    fault = Breakage("it broke", "FarmAbsent", lambda _: done.append("broken"), lambda _: done.append("mended"))
+    fault = Breakage("it broke", "FarmNobodyConsumes", lambda _: done.append("broken"), lambda _: done.append("mended"))
     well: Any = SimpleNamespace(query=lambda _expression: [{}])
     farm: Any = None
-    monkeypatch.setattr("sys.stdin", io.StringIO("FarmNothing\nFarmApiDown\nFarmAbsent\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"FarmNothing\nFarmApiDown\n{name}\n"))
 
     assert drill._round(fault, farm, well) < drill.LIMIT_SECONDS
 

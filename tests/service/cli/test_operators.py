@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -177,6 +178,20 @@ def test_deliveries_that_failed_are_found_and_repeated(command: Runner, farm: Fa
     again = farm.deliveries.get(bad)
     assert again is not None
     assert again.state is Outcome.WAITING
+
+
+def test_top_tells_of_parts_that_no_job_tells_of(
+    command: Runner, farm: Farm, api: FlaskClient, client: redis.Redis
+) -> None:
+    limit = client.config_get("maxmemory")["maxmemory"]
+    client.config_set("maxmemory", round(client.info("memory")["used_memory"] / 0.75))
+    try:
+        shown = command("top", "--once").out
+    finally:
+        client.config_set("maxmemory", limit)
+
+    assert "no webhook worker runs" in shown
+    assert re.search(r"Redis is 7\d% full", shown)
 
 
 def test_top_shows_queue_workers_what_runs_and_causes(command: Runner, farm: Farm, api: FlaskClient) -> None:

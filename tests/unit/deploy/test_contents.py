@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tomllib
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -13,8 +15,9 @@ import yaml
 
 from farm.cli.main import app
 from farm.settings import Settings
+from monitoring.alerts import Severity
 from tests.unit.deploy import DEPLOY
-from tests.unit.deploy.test_files import OVERLAYS, UNITS, kustomized
+from tests.unit.deploy.test_files import OVERLAYS, UNITS, kustomized, run
 
 _SETTINGS = {f"FARM_{name.upper()}" for name in Settings.model_fields}
 _COMMANDS = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
@@ -124,6 +127,14 @@ def test_a_service_may_drain_before_it_is_killed() -> None:
         assert int(services[name]["stop_grace_period"].rstrip("s")) > _GRACE_SECONDS
 
 
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_a_unit_is_restarted_for_as_long_as_redis_is_away(unit: Path) -> None:
+    text = unit.read_text()
+
+    assert re.search(r"^StartLimitIntervalSec=0$", text.partition("[Service]")[0], re.MULTILINE)
+    assert re.search(r"^RestartSec=2$", text, re.MULTILINE)
+
+
 @pytest.mark.parametrize("name", ["api", "webhooks", "worker", "worker-cpu", "valkey", "s3", "proxy", "prometheus"])
 def test_a_service_has_no_privileges_and_a_read_only_file_system(name: str) -> None:
     service = compose()["services"][name]
@@ -142,6 +153,49 @@ def test_workers_reach_the_internet_but_no_private_network(overlay: str) -> None
     excepted = {network for block in blocks for network in block["except"]}
     if overlay != "cpu-demo":  # its pods talk to each other only
         assert {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7"} <= excepted
+
+
+def test_the_proxy_writes_to_its_tmp_only_and_follows_an_api_that_is_replaced() -> None:
+    """The image's own configuration, which ours replaces, also has a pid file that its user may write."""
+    configuration = (DEPLOY / "nginx" / "nginx.conf").read_text()
+
+    written = re.findall(r"^ *(pid|\w+_temp_path) (\S+);", configuration, re.MULTILINE)
+    assert "pid" in dict(written)
+    assert {path.split("/")[1] for _, path in written} == {"tmp"}
+    assert re.search(r"server api:8000 resolve\b", configuration)
+
+
+def test_every_volume_of_a_service_belongs_to_its_user() -> None:
+    """A volume takes its owner from the image's folder; an image that starts as root could not give itself another."""
+    image = (DEPLOY / "docker" / "worker.Dockerfile").read_text()
+
+    assert re.search(r"^USER 10001:10001$", image, re.MULTILINE)
+    assert "install -d -o 10001 -g 10001 /cache" in image
+    assert {compose()["services"][name]["user"].partition(":")[0] for name in ("s3", "valkey")} == {"1000", "999"}
+
+
+@pytest.mark.full
+def test_an_alert_wakes_a_person_or_waits_by_its_severity() -> None:
+    configuration = DEPLOY / "alertmanager" / "alertmanager.yml"
+    amtool = shutil.which("amtool")
+    assert amtool, "amtool is missing; run: sudo apt install prometheus-alertmanager"
+
+    for severity in get_args(Severity):
+        routed = run(amtool, "config", "routes", "test", f"--config.file={configuration}", f"severity={severity}")
+        assert (routed.returncode, routed.stdout.strip()) == (0, severity)
+
+
+@pytest.mark.full
+def test_the_operators_prometheus_has_the_job_of_the_alerts_their_rules_and_the_dashboards() -> None:
+    found = {(one["kind"], one["metadata"]["name"]): one for one in kustomized("monitoring")}
+    monitor, service = found["ServiceMonitor", "api"], found["Service", "api"]
+    dashboards = found["ConfigMap", "srpo-farm-dashboards"]["data"]
+
+    assert service["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "srpo-farm"
+    assert {group["name"] for group in found["PrometheusRule", "srpo-farm"]["spec"]["groups"]} == {
+        "farm", "farm-objectives", "farm-alerts",
+    }  # fmt: skip
+    assert set(dashboards) == {file.name for file in DEPLOY.glob("grafana/dashboards/*.json")}
 
 
 @pytest.mark.full

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ HEALTHY = {
 _WAITED = 'farm_job_wait_seconds_bucket{model="srpo",priority="normal",le="60.0"}'
 _WAITS = 'farm_job_wait_seconds_count{model="srpo",priority="normal"}'
 _WARM = 'farm_workers{state="warm"}'
+_LOADING = 'farm_workers{state="loading"}'
+_OLDEST = 'farm_jobs_oldest_waiting_seconds{model="srpo",priority="normal"}'
 _FAILED = 'farm_jobs_failed_total{model="srpo",code="render_failed"}'
 _CANCELLED = 'farm_jobs_failed_total{model="srpo",code="cancelled"}'
 _STORAGE = 'farm_storage_operations_total{operation="put",outcome="error"}'
@@ -84,6 +87,11 @@ HARMLESS: dict[str, dict[str, str]] = {
         _PAUSED_JOBS: "0x60 3x50 0x790",
         _WARM: "2x60 0x50 2x790",
     },
+    "weights that load for minutes after scaling from none": {
+        _WARM: "2x60 0x10 2x830",
+        _LOADING: "0x60 1x10 0x830",
+        _OLDEST: "0x60 0+60x10 0x830",
+    },
     "a bulk that waits": {
         'farm_job_wait_seconds_count{model="srpo",priority="bulk"}': "0+60x900",
         'farm_job_wait_seconds_bucket{model="srpo",priority="bulk",le="60.0"}': "0x900",
@@ -106,13 +114,16 @@ BURNING: dict[str, dict[str, str]] = {
 
 
 def series(changes: dict[str, str]) -> list[dict[str, str]]:
-    """Return the farm's series with these changes, as each API reports them."""
-    reported = []
-    for name, values in (HEALTHY | changes).items():
-        for api in sorted(_API):
-            head, _, labels = name.rstrip("}").partition("{")
-            reported.append({"series": f'{head}{{{labels}{"," if labels else ""}instance="{api}"}}', "values": values})
-    return reported
+    """Return the farm's series with these changes, as each API reports them, or only the one that a change names."""
+    of_one = {name: values for name, values in changes.items() if "instance=" in name}
+    of_each = {name: values for name, values in (HEALTHY | changes).items() if name not in of_one}
+    reported = {_of_instance(name, api): values for name, values in of_each.items() for api in sorted(_API)}
+    return [{"series": name, "values": values} for name, values in (reported | of_one).items()]
+
+
+def _of_instance(name: str, api: str) -> str:
+    head, _, labels = name.rstrip("}").partition("{")
+    return f'{head}{{{labels}{"," if labels else ""}instance="{api}"}}'
 
 
 def firing(minute: int, *names: str) -> dict[str, Any]:
@@ -127,10 +138,17 @@ def firing(minute: int, *names: str) -> dict[str, Any]:
     }
 
 
-def check(folder: Path, changes: dict[str, str], *expected: dict[str, Any]) -> None:
+def check(
+    folder: Path, changes: dict[str, str], *expected: dict[str, Any], alerts_expected: Sequence[dict[str, Any]] = ()
+) -> None:
     file = folder / "test.yml"
     rules = [str(DEPLOY / "prometheus" / "rules" / name) for name in ("recording.yml", "alerts.yml")]
-    test = {"interval": "1m", "input_series": series(changes), "promql_expr_test": list(expected)}
+    test = {
+        "interval": "1m",
+        "input_series": series(changes),
+        "promql_expr_test": list(expected),
+        "alert_rule_test": list(alerts_expected),
+    }
     file.write_text(yaml.safe_dump({"rule_files": rules, "evaluation_interval": "1m", "tests": [test]}))
 
     done = promtool("test", "rules", file)
@@ -177,6 +195,53 @@ def test_jobs_that_start_late_long_after_a_pause_are_told_of(tmp_path: Path) -> 
 
 def test_an_api_that_is_gone_is_told_apart_from_all_that_are(tmp_path: Path) -> None:
     check(tmp_path, {'up{job="srpo-farm"}': "1x60 0x840"}, firing(59), firing(70, "FarmAbsent", "FarmApiDown"))
+
+
+def test_an_api_that_does_not_reach_redis_while_the_other_does_is_told_of(tmp_path: Path) -> None:
+    changes = {'farm_store_up{instance="b"}': "1x60 0x20 1x820"}
+
+    check(tmp_path, changes, firing(59), firing(70, "FarmApiDown"), firing(85))
+
+
+def test_weights_that_never_load_are_told_of(tmp_path: Path) -> None:
+    changes = {_WARM: "2x60 0x840", _LOADING: "0x60 1x840", _OLDEST: "0x60 0+60x840"}
+
+    check(tmp_path, changes, firing(74), firing(80, "FarmNobodyConsumes"))
+
+
+def test_the_text_of_an_alert_has_its_figures(tmp_path: Path) -> None:
+    texts = {
+        "FarmRedisMemory": "Redis is 75% full; submits are refused at 80 %.",
+        "FarmNobodyConsumes": "3 jobs wait, and no worker is ready.",
+    }
+    severities = {alert.name: alert.severity for alert in alerts()}
+    runbooks = {alert.name: alert.runbook for alert in alerts()}
+    expected = [
+        {
+            "eval_time": "70m",
+            "alertname": name,
+            "exp_alerts": [
+                {
+                    "exp_labels": {"severity": severities[name]},
+                    "exp_annotations": {"summary": text, "runbook_url": runbooks[name]},
+                }
+            ],
+        }
+        for name, text in texts.items()
+    ]
+    changes = {"farm_redis_memory_used_bytes": "10x60 75x840", _WARM: "2x60 0x840"}
+
+    check(tmp_path, changes, alerts_expected=expected)
+
+
+def test_the_port_of_a_worker_does_not_double_what_the_apis_tell_of_it(tmp_path: Path) -> None:
+    changes = {
+        'farm_worker_jobs{worker="w",job="srpo-farm",instance="a"}': "3x900",
+        'farm_worker_jobs{worker="w",job="srpo-farm-workers",instance="w:9100"}': "3x900",
+    }
+    once = {"expr": "sum by (worker) (farm:worker_jobs)", "eval_time": "5m"}
+
+    check(tmp_path, changes, once | {"exp_samples": [{"labels": '{worker="w"}', "value": 3}]})
 
 
 def test_every_cause_has_a_test() -> None:

@@ -21,7 +21,7 @@ from tests.docs_snippets import DOCS
 from tests.unit.deploy import DEPLOY
 
 #: Labels that Prometheus adds, and those of its own series.
-_LABELS_OF_PROMETHEUS = {"instance", "pod", "container", "endpoint", "job", "alertname", "alertstate", "le"}
+_LABELS_OF_PROMETHEUS = {"instance", "pod", "container", "endpoint", "job", "service", "alertname", "alertstate", "le"}
 _METRICS_OF_PROMETHEUS = {"ALERTS", "up"}
 _RULES = [*expressions.recording_rules(), *objectives.recording_rules()]
 _KNOWN: dict[str, Family] = {family.name: family for family in families()}
