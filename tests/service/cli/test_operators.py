@@ -183,7 +183,7 @@ def test_deliveries_that_failed_are_found_and_repeated(command: Runner, farm: Fa
 def test_top_tells_of_parts_that_no_job_tells_of(
     command: Runner, farm: Farm, api: FlaskClient, client: redis.Redis
 ) -> None:
-    limit = client.config_get("maxmemory")["maxmemory"]
+    limit = str(client.config_get("maxmemory")["maxmemory"])
     client.config_set("maxmemory", round(client.info("memory")["used_memory"] / 0.75))
     try:
         shown = command("top", "--once").out
