@@ -85,6 +85,17 @@ def in_exif_segments(exif: bytes) -> bytes:
     return with_segments(0xE1, [b"Exif\0\0" + exif[at : at + 65_000] for at in range(0, len(exif), 65_000)])
 
 
+def profile_of_elements(count: int) -> bytes:
+    """Return an ICC profile (ICC.1:2022, section 7) of one tag: so many elements (10.16), all the same one."""
+    at = 16 + 8 * count
+    unit = b"matf" + bytes(4) + struct.pack(">2H12f", 3, 3, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0)
+    elements = b"mpet" + bytes(4) + struct.pack(">HHI", 3, 3, count) + struct.pack(">2I", at, len(unit)) * count + unit
+    tags = struct.pack(">I4sII", 1, b"D2B0", 144, len(elements))
+    size = 128 + len(tags) + len(elements)
+    head = struct.pack(">I4sI12s12x4s28x3I48x", size, b"lcms", 0x4300000, b"scnrRGB XYZ ", b"acsp", 63190, 65536, 54061)
+    return head + tags + elements
+
+
 _XMP, _PROFILE = b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0\x01\x01"
 _BLOCKS = b"Photoshop 3.0\0" + b"8BIM\x04\x04\0\0\0\0\0\0" * 5000
 _PACKED = zlib.compress(bytes(1_000_000))
@@ -135,6 +146,8 @@ FULL: Mapping[str, Callable[[], bytes]] = {
     "PNG tEXt": lambda: with_chunks(b"tEXt", [b"a\0" + bytes(16_000_000)]),
     "PNG zTXt": lambda: with_chunks(b"zTXt", [b"a\0\0" + _PACKED] * 60),
     "PNG iCCP": lambda: with_chunks(b"iCCP", [b"a\0\0" + _PACKED] * 16),
+    "PNG profile of elements": lambda: with_chunks(b"iCCP", [b"a\0\0" + zlib.compress(profile_of_elements(100_000))]),
+    "JPEG profile of elements": lambda: encoded(quarters(), "JPEG", icc_profile=profile_of_elements(1_000_000)),
     "PNG of empty pixel chunks": lambda: with_chunks(b"IDAT", [b""] * 90_000),
     "WebP XMP": lambda: with_riff_chunks(b"XMP ", [b"tiff:Orientation>" * 900_000]),
     "WebP Exif of rationals": lambda: with_riff_chunks(b"EXIF", [b"Exif\0\0" + exif_of_values(_RATIONAL, 120_000)]),

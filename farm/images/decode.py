@@ -17,6 +17,7 @@ from PIL import Image, ImageCms, ImageOps
 from farm.domain.catalogue import MAX_SIDE
 from farm.domain.error_codes import Code
 from farm.domain.errors import FarmError
+from farm.images.colour_profile import without_elements
 from farm.images.file_structure import excess_in
 
 #: Largest file, in bytes.
@@ -216,7 +217,7 @@ def _in_srgb(image: Image.Image) -> Image.Image:
     """Convert the colours by the image's ICC profile. An unusable profile is ignored, as browsers do."""
     if profile := image.info.get("icc_profile"):
         try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            source = ImageCms.ImageCmsProfile(io.BytesIO(without_elements(profile)))
             converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")
         except (ImageCms.PyCMSError, OSError):
             converted = None
