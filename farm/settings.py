@@ -30,6 +30,10 @@ _SERVICE_VARIABLES = (
 )
 
 _ALIAS = re.compile(r"([A-Za-z0-9][A-Za-z0-9._:/-]{0,99})\s*=\s*(\S+)")
+#: The longest duration: 100 years from now, in microseconds, is a whole number that Redis's scripts hold exactly.
+_MAX_SECONDS = 36500 * 86400.0
+_MAX_DURATION = "36500d"
+_DURATION = f"seconds, or a number with s, m, h or d; above 0, up to {_MAX_DURATION}"
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -38,7 +42,10 @@ def _seconds(value: object) -> object:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value).strip())
     if not match:
         raise ValueError("not a duration")
-    return float(match[1]) * _UNITS[match[2]]
+    seconds = float(match[1]) * _UNITS[match[2]]
+    if seconds > _MAX_SECONDS:
+        raise ValueError("too long")
+    return seconds
 
 
 def _names(value: object) -> object:
@@ -80,9 +87,13 @@ def _durations(value: object) -> object:
     return tuple(_seconds(part) for part in value.split(",")) if isinstance(value, str) else value
 
 
+#: The largest number with a fraction.
+_MAX_NUMBER = 1e9
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 Schedule = Annotated[tuple[Annotated[float, Field(gt=0)], ...], NoDecode, BeforeValidator(_durations)]
-WebUrl = Annotated[str, Field(pattern=r"^https?://[^/\s]+")]
+WebUrl = Annotated[str, Field(pattern=r"^https?://[^/\s]+\S*$")]
+#: The base of other URLs: paths are appended to it.
+BaseUrl = Annotated[str, Field(pattern=r"^https?://[^/\s?#@]+(/[^\s?#]*)?$")]
 BucketUrl = Annotated[str, Field(pattern=r"^s3://[A-Za-z0-9][A-Za-z0-9._-]{1,62}(/[A-Za-z0-9_][A-Za-z0-9._=-]*)*/?$")]
 #: How attention is computed (`workers/pipelines/attention.py`).
 AttentionName = Literal["native", "cudnn", "flash", "efficient", "math", "fa3"]
@@ -156,18 +167,18 @@ class Settings(BaseSettings):
         "How URLs name the bucket. Most self-hosted stores need `path`.",
         "auto, path or virtual",
     )
-    s3_public_endpoint: WebUrl | None = _setting(
+    s3_public_endpoint: BaseUrl | None = _setting(
         None,
         "the store's endpoint",
         "The address that presigned URLs name, for a store that callers reach at another address than the farm.",
-        "http(s)://…",
+        "http(s)://host, http(s)://host:port/path",
     )
-    public_url: WebUrl | None = _setting(
+    public_url: BaseUrl | None = _setting(
         None,
         "the address that the caller used; while keys are off, the address that the API listens on",
         "Base of every URL that the farm hands out. Set it in production: behind a proxy that ends TLS the farm cannot "
         "know that its callers use `https`, and workers fetch inputs below it from storage.",
-        "http(s)://…",
+        "http(s)://host, http(s)://host:port/path",
     )
     auth: Literal["keys", "off"] | None = _setting(
         None,
@@ -181,8 +192,11 @@ class Settings(BaseSettings):
         "`simulated` renders plain test images at a fixed speed, without torch.",
         "flux or simulated",
     )
-    simulated_step_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _setting(
-        20.0, "20", "Milliseconds per denoising step of the simulated pipeline.", "a number, 0 or more"
+    simulated_step_ms: Annotated[float, Field(ge=0, le=_MAX_NUMBER, allow_inf_nan=False)] = _setting(
+        20.0,
+        "20",
+        "Milliseconds per denoising step of the simulated pipeline.",
+        "a number, 0 or more, up to 1000000000",
     )
     flux_dir: Path | None = _setting(
         None, "unset: the miniature", "Folder of `black-forest-labs/FLUX.1-dev` as published.", "a folder"
@@ -308,16 +322,16 @@ class Settings(BaseSettings):
         15.0,
         "15",
         "How long a worker may go without a heartbeat before its jobs return to the queue.",
-        "seconds, above 0",
+        _DURATION,
     )
     grace_seconds: Seconds = _setting(
-        90.0, "90", "Most seconds that a worker may take to drain at shutdown.", "seconds, above 0"
+        90.0, "90", "Most seconds that a worker may take to drain at shutdown.", _DURATION
     )
     load_seconds: Seconds = _setting(
         600.0,
         "600",
         "How long a worker may take to load its model and warm up before it is restarted as hung.",
-        "seconds, or a number with s, m, h or d",
+        _DURATION,
     )
     max_attempts: Annotated[int, Field(ge=1)] = _setting(
         3, "3", "Attempts at a job before it fails with `attempts_exhausted`.", "a whole number, 1 or more"
@@ -326,7 +340,7 @@ class Settings(BaseSettings):
         900.0,
         "15m",
         "Time limit of one attempt, encoding and storing included. A job over it fails with `render_timeout`.",
-        "seconds, or a number with s, m, h or d",
+        _DURATION,
     )
     queue_limit: Annotated[int, Field(ge=1)] = _setting(
         100_000, "100000", "Most waiting jobs per caller; further submits get 429.", "a whole number, 1 or more"
@@ -343,35 +357,31 @@ class Settings(BaseSettings):
         "Most images per day (UTC) and caller. Every image asked for counts, rendered or not.",
         "a whole number, 1 or more",
     )
-    price_per_image: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _setting(
+    price_per_image: Annotated[float, Field(ge=0, le=_MAX_NUMBER, allow_inf_nan=False)] = _setting(
         0.0,
         "0",
         "Price of an image in the report of `GET /farm/v1/usage`, in a currency of your choice.",
-        "a number, 0 or more",
+        "a number, 0 or more, up to 1000000000",
     )
     usage_ttl: Seconds = _setting(
         400 * 86400.0,
         "400d",
         "How long the usage of a day is kept, counted from its last job.",
-        "seconds, or a number with s, m, h or d",
+        _DURATION,
     )
-    result_ttl: Seconds = _setting(
-        7 * 86400.0, "7d", "How long a finished job and its images are kept.", "seconds, or a number with s, m, h or d"
-    )
-    upload_ttl: Seconds = _setting(
-        86400.0, "1d", "How long an uploaded file is kept.", "seconds, or a number with s, m, h or d"
-    )
-    upload_gigabytes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = _setting(
+    result_ttl: Seconds = _setting(7 * 86400.0, "7d", "How long a finished job and its images are kept.", _DURATION)
+    upload_ttl: Seconds = _setting(86400.0, "1d", "How long an uploaded file is kept.", _DURATION)
+    upload_gigabytes: Annotated[float, Field(gt=0, le=_MAX_NUMBER, allow_inf_nan=False)] = _setting(
         20.0,
         "20",
         "Most gigabytes of uploads per caller within `FARM_UPLOAD_TTL`; further uploads get 429.",
-        "a number above 0",
+        "a number above 0, up to 1000000000",
     )
     hold_seconds: Seconds = _setting(
         240.0,
         "240",
         "How long a blocking call waits for its image before it is answered with the URL to poll.",
-        "seconds, or a number with s, m, h or d",
+        _DURATION,
     )
     webhook_allow: Names = _setting(
         frozenset(),
@@ -383,13 +393,19 @@ class Settings(BaseSettings):
         (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18000.0, 36000.0),
         "5s,30s,2m,10m,30m,2h,5h,10h",
         "Delays between the attempts of a webhook delivery. The first attempt is immediate.",
-        "durations, comma-separated",
+        f"durations, comma-separated; each up to {_MAX_DURATION}",
     )
     webhook_schedule_fal: Annotated[Schedule | None, NoDecode] = _setting(
-        None, "the same", "The same for webhooks in fal's dialect.", "durations, comma-separated"
+        None,
+        "the same",
+        "The same for webhooks in fal's dialect.",
+        f"durations, comma-separated; each up to {_MAX_DURATION}",
     )
     webhook_schedule_wavespeed: Annotated[Schedule | None, NoDecode] = _setting(
-        None, "the same", "The same for webhooks in WaveSpeed's dialect.", "durations, comma-separated"
+        None,
+        "the same",
+        "The same for webhooks in WaveSpeed's dialect.",
+        f"durations, comma-separated; each up to {_MAX_DURATION}",
     )
     signing_key: str | None = _setting(
         None,

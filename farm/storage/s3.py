@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,7 +18,14 @@ from typing import Any, BinaryIO, Literal, cast
 import boto3
 import botocore.session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+from botocore.credentials import RefreshableCredentials
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    EndpointProviderError,
+    HTTPClientError,
+    ParamValidationError,
+)
 from botocore.parsers import ResponseParserError
 
 from farm import clock
@@ -87,13 +95,16 @@ class S3Storage:
         # The caller retries a put, as long as its lease lasts.
         with _usable(_SETTING):
             self._session = _session(_SETTING)
-            self._puts = self._session.client("s3", config=_config(bucket, _PUT_SECONDS, attempts=1))
-            self._reads = self._session.client("s3", config=_config(bucket, _READ_SECONDS, attempts=_READ_ATTEMPTS))
+            self._puts = _client(self._session, bucket, _PUT_SECONDS, attempts=1)
+            self._reads = _client(self._session, bucket, _READ_SECONDS, attempts=_READ_ATTEMPTS)
         self._public_endpoint = public_endpoint
         #: The clients that sign URLs, by region: the bucket's may be another than the configured one.
         self._signers: dict[str, Any] = {}
         self._region: str = self._reads.meta.region_name
         self._reads.meta.events.register("before-sign.s3", self._note_region)
+        if url_seconds is not None:
+            with _usable("FARM_S3_PUBLIC_ENDPOINT" if public_endpoint else _SETTING):
+                self._signer()
         self._slots = Slots(_MAX_CONCURRENT_READS)
 
     @property
@@ -186,10 +197,8 @@ class S3Storage:
         """Return the client that signs URLs. The address is signed, too; nothing is sent there."""
         region = self._region
         if region not in self._signers:
-            config = _config(self._bucket, _READ_SECONDS, attempts=1)
-            self._signers[region] = self._session.client(
-                "s3", region_name=region, endpoint_url=self._public_endpoint, config=config
-            )
+            where = {"region_name": region, "endpoint_url": self._public_endpoint}
+            self._signers[region] = _client(self._session, self._bucket, _READ_SECONDS, attempts=1, **where)
         return self._signers[region]
 
     def delete_job(self, job_id: str) -> None:
@@ -296,17 +305,55 @@ def ca_bundle() -> str | None:
 def client_for(bucket: Bucket, setting: str) -> Any:
     """Return boto3's client of a bucket that `setting` names, for few calls at a time. Raises ConfigurationError."""
     with _usable(setting):
-        return _session(setting).client("s3", config=_config(bucket, _PUT_SECONDS, attempts=_CLIENT_ATTEMPTS))
+        return _client(_session(setting), bucket, _PUT_SECONDS, attempts=_CLIENT_ATTEMPTS)
 
 
 def _session(setting: str) -> boto3.Session:
     session = boto3.Session()
-    if session.get_credentials() is None:
+    credentials = session.get_credentials()
+    if credentials is None:
         raise ConfigurationError(
             f"{setting}: no credentials for the bucket were found; "
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or another source that boto3 knows"
         )
+    _refuse_blanks(setting, "region", session.region_name)
+    if not isinstance(credentials, RefreshableCredentials):  # those are AWS's own, and fetched when they are needed
+        _refuse_blanks(setting, "access key id", credentials.access_key)
+        _refuse_blanks(setting, "secret access key", credentials.secret_key)
+        _refuse_blanks(setting, "session token", credentials.token)
     return session
+
+
+def _refuse_blanks(setting: str, what: str, text: str | None) -> None:
+    """Raise ConfigurationError for what a store never gives out, such as a line break at the end of a secret's file."""
+    if text and not (text.isascii() and text.isprintable() and " " not in text):
+        raise ConfigurationError(
+            f"{setting}: the {what} that boto3 found has a space, a line break or another character that none has; "
+            "remove it where it was set"
+        )
+
+
+def _client(
+    session: boto3.Session, bucket: Bucket, seconds: tuple[float, float], *, attempts: int, **where: str | None
+) -> Any:
+    """Return boto3's client of a bucket, once its address and its authorities can be used."""
+    if bundle := ca_bundle():
+        _refuse_unusable_bundle(bundle)
+    client = session.client("s3", config=_config(bucket, seconds, attempts=attempts), **where)
+    try:
+        client.generate_presigned_url("head_bucket", Params={"Bucket": bucket.name})
+    except EndpointProviderError:
+        raise
+    except BotoCoreError:  # of credentials, which are fetched again with the first call
+        pass
+    return client
+
+
+def _refuse_unusable_bundle(bundle: str) -> None:
+    try:
+        ssl.create_default_context(cafile=bundle)
+    except OSError as error:
+        raise ValueError(f"the certificate authorities in AWS_CA_BUNDLE={bundle}: {error.strerror or error}") from error
 
 
 def _config(bucket: Bucket, seconds: tuple[float, float], *, attempts: int) -> Config:
@@ -371,5 +418,11 @@ def translated(bucket: Bucket) -> Iterator[None]:
         raise StorageError(detail=f"the bucket '{bucket.name}' cannot be asked: {error}") from error
     except (BotoCoreError, ResponseParserError, KeyError) as error:  # KeyError: a required field is missing
         raise StorageUnavailable(
-            detail=f"the bucket '{bucket.name}' gives no valid answer: {type(error).__name__}"
+            detail=f"the bucket '{bucket.name}' gives no valid answer: {_reason(error)}"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return an error of boto3 for operators. The text of an unforeseen one may have a signed header in it."""
+    has_own_text = isinstance(error, BotoCoreError) and type(error) is not HTTPClientError
+    return f"{type(error).__name__}: {error}" if has_own_text else type(error).__name__

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from farm.domain.errors import ConfigurationError
-from farm.settings import Settings, load, page
+from farm.settings import Settings, load, masked, page
 from tests.docs_snippets import DOCS
 
 #: The contract, section 3.
@@ -163,6 +163,18 @@ REFUSED = [
     ("S3_CHECKSUMS", "never", "when_required or when_supported"),
     ("S3_ADDRESSING", "subdomain", "auto, path or virtual"),
     ("PUBLIC_URL", "farm.example", "http"),
+    *(
+        (name, f"https://{address}", "http(s)://host")
+        for name in ("PUBLIC_URL", "S3_PUBLIC_ENDPOINT")
+        for address in (
+            "farm.example ",
+            "farm.example/a b",
+            "farm.example/?a=b",
+            "farm.example/#a",
+            "ada:pw@farm.example",
+        )
+    ),
+    ("URL", "https://farm.example/ ", "http"),
     ("AUTH", "on", "keys or off"),
     ("PIPELINE", "sdxl", "flux or simulated"),
     ("OPENAI_RESPONSE_FORMAT", "data", "both, url or b64_json"),
@@ -202,6 +214,13 @@ REFUSED = [
     ("WEBHOOK_SCHEDULE", "1s,soon", "durations"),
     ("WEBHOOK_SCHEDULE_FAL", "0", "durations"),
     ("WEBHOOK_SCHEDULE_WAVESPEED", "-1", "durations"),
+    *(
+        (name, value, "up to")
+        for name, value in (
+            *(("LEASE_SECONDS", "36501d"), ("RESULT_TTL", "9" * 400 + "d"), ("WEBHOOK_SCHEDULE", "5s,36501d")),
+            *(("UPLOAD_GIGABYTES", "1e300"), ("PRICE_PER_IMAGE", "1e300"), ("SIMULATED_STEP_MS", "1e300")),
+        )
+    ),
     ("RATE_LIMIT", "0", "from 1 to"),
     ("IMAGES_PER_DAY", "many", "1 or more"),
     ("CORS", "app.example", "https://app.example"),
@@ -243,7 +262,7 @@ def test_a_bad_value_is_named_with_what_is_allowed(
 
     text = str(caught.value)
     assert f"FARM_{name}" in text
-    assert value in text
+    assert masked(value) in text
     assert allowed in text.partition("allowed")[2]
     assert "\n" not in text
 
