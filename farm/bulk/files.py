@@ -11,8 +11,9 @@ import redis
 from farm import clock
 from farm.auth.api_keys import Caller
 from farm.bulk.result_images import with_images
+from farm.bulk.store import FULL_RETRY_SECONDS
 from farm.domain.bulk import BulkFile, Purpose, new_file_id
-from farm.domain.errors import NotFound, StorageError
+from farm.domain.errors import LimitReached, NotFound, StorageError
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
 from farm.jobstore.disk_guard import Guard, no_guard
@@ -22,6 +23,10 @@ from farm.uploads.uploads import ReceivedFile
 
 #: A file is kept for at least so long, in seconds: longer than OpenAI's completion window.
 MIN_KEEP_SECONDS = 2 * 86400.0
+#: Most files of a caller, uploads and results, with which it may upload one more: a bulk has up to three.
+MAX_FILES_PER_CALLER = 30_000
+#: Records that are read at a time.
+_CHUNK = 1000
 #: How long a deleted file can be named as the end of a page, in seconds.
 CURSOR_SECONDS = 3600
 
@@ -37,10 +42,11 @@ class BulkFiles:
         self._memory = MemoryGuard(client)
 
     def add(self, caller: str, received: ReceivedFile, *, name: str, keep_seconds: int = 0) -> BulkFile:
-        """Store an uploaded file, for as long as the farm keeps files, or for less. Raises StoreFull, StoreDiskFull."""
+        """Store an uploaded file, for as long as the farm keeps files, or for less. Raises StoreFull, LimitReached."""
         self._guard("add_file")
         with translated():
             self._memory.refuse_when_full()
+            self._refuse_too_many(redis_keys.bulk_files_of(caller))
         now_us = clock.now_us()
         seconds = min(keep_seconds or self._keep_seconds, self._keep_seconds)
         key = new_bulk_key(until=int(now_us / 1e6 + seconds))
@@ -116,21 +122,27 @@ class BulkFiles:
             yield from chunks
 
     def _in_order(self, caller: str, after_us: int | None, order: Literal["asc", "desc"]) -> Iterator[BulkFile]:
-        """Yield the caller's files that have not expired."""
-        index, bound = redis_keys.bulk_files_of(caller), f"({after_us}" if after_us else ""
-        with translated():
-            if order == "asc":
-                ids = cast(list[str], self._redis.zrangebyscore(index, bound or "-inf", "+inf"))
-            else:
-                ids = cast(list[str], self._redis.zrevrangebyscore(index, bound or "+inf", "-inf"))
-            with self._redis.pipeline(transaction=False) as pipeline:
-                for file_id in ids:
+        """Yield the caller's files that have not expired, reading no more records than are wanted, or a few more."""
+        now_us, after = clock.now_us(), after_us
+        while ids := self._ids(redis_keys.bulk_files_of(caller), after, order):
+            with translated(), self._redis.pipeline(transaction=False) as pipeline:
+                for file_id, _ in ids:
                     pipeline.hgetall(redis_keys.bulk_file(file_id))
                 records = pipeline.execute()
-        now_us = clock.now_us()
-        for file_id, fields in zip(ids, records, strict=True):
-            if "key" in fields and int(fields["expires_us"]) > now_us:
-                yield _file(file_id, fields)
+            for (file_id, _), fields in zip(ids, records, strict=True):
+                if "key" in fields and int(fields["expires_us"]) > now_us:
+                    yield _file(file_id, fields)
+            after = round(ids[-1][1])
+
+    def _ids(self, index: str, after_us: int | None, order: Literal["asc", "desc"]) -> list[tuple[str, float]]:
+        """Return the next ids of an index of files, each with its time of creation."""
+        bound = f"({after_us}" if after_us else ""
+        with translated():
+            if order == "asc":
+                found = self._redis.zrangebyscore(index, bound or "-inf", "+inf", start=0, num=_CHUNK, withscores=True)
+            else:
+                found = self._redis.zrevrangebyscore(index, bound or "+inf", "-inf", 0, _CHUNK, withscores=True)
+        return cast(list[tuple[str, float]], found)
 
     def _record(self, file: BulkFile) -> None:
         """Write the record of a file, and forget those of the caller that have expired."""
@@ -145,6 +157,16 @@ class BulkFiles:
                 if gone:
                     pipeline.zrem(index, *gone)
                 pipeline.execute()
+
+    def _refuse_too_many(self, index: str) -> None:
+        """Raise LimitReached if the index of a caller's files has too many that have not expired."""
+        if self._redis.zcard(index) < MAX_FILES_PER_CALLER:
+            return
+        gone = self._expired(index)
+        if not gone:
+            message = f"You have {MAX_FILES_PER_CALLER} files, as many as are kept; delete some, then try again."
+            raise LimitReached(message, seconds=FULL_RETRY_SECONDS)
+        self._redis.zrem(index, *gone)
 
     def _expired(self, index: str) -> list[str]:
         """Return ids in the index whose records are gone: of the oldest ones, as many as one call should look at."""

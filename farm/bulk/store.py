@@ -12,7 +12,7 @@ import redis
 
 from farm.domain.bulk import TRANSITIONS, Bulk, BulkState, Ending, Endpoint, LineProblem, NewBulk, Progress, event_id
 from farm.domain.catalogue import MAX_BULK_SECONDS
-from farm.domain.errors import IdempotencyConflict, InvalidRequest, Problem
+from farm.domain.errors import IdempotencyConflict, InvalidRequest, LimitReached, Problem
 from farm.domain.job import Webhook
 from farm.domain.limits import Limits
 from farm.jobstore import redis_keys
@@ -20,6 +20,12 @@ from farm.jobstore.connection import translated
 from farm.jobstore.disk_guard import Guard, no_guard
 from farm.jobstore.memory_guard import MemoryGuard
 from farm.jobstore.scripts import Scripts
+
+#: Most bulks of a caller that are kept, ended ones included: all callers share the job store's memory. `claim_bulk.lua`
+#: looks at as many.
+MAX_BULKS_PER_CALLER = 10_000
+#: After how long a caller that has as many should try again, in seconds.
+FULL_RETRY_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,7 @@ class BulkStore:
     def create(self, new: NewBulk) -> str:
         """Record a bulk and return its id, or that of an earlier one with the same Idempotency-Key.
 
-        Raises StoreFull, IdempotencyConflict, and InvalidRequest if its file has been deleted.
+        Raises StoreFull, LimitReached, IdempotencyConflict, and InvalidRequest if its file has been deleted.
         """
         with translated():
             self._memory.refuse_when_full()
@@ -62,12 +68,18 @@ class BulkStore:
                 self._ttl_us,
                 self._ttl_us + _us(MAX_BULK_SECONDS),
                 new.file.id,
+                MAX_BULKS_PER_CALLER,
                 *chain.from_iterable(_fields_of(new).items()),
             )
         if verdict == "conflict":
             raise IdempotencyConflict
         if verdict == "unknown":
             raise no_such_file(new.file.id)
+        if verdict == "full":
+            raise LimitReached(
+                f"You have {MAX_BULKS_PER_CALLER} batches, as many as are kept; try again when the oldest has expired.",
+                seconds=FULL_RETRY_SECONDS,
+            )
         return str(bulk_id)
 
     def get(self, bulk_id: str) -> Bulk | None:

@@ -169,7 +169,7 @@ FAILURES: Mapping[str, Failure] = {
         CallFailure(429, 5, openai="rate_limit_exceeded"),
     ),
     Code.MEMORY_SHARE_USED_UP: Failure(
-        "Your waiting jobs take as much memory as one caller may have; try again when some have ended.",
+        "Your jobs take as much memory as one caller may have; delete finished ones, or try again later.",
         CallFailure(429, 5, openai="rate_limit_exceeded"),
     ),
     Code.QUEUE_TOO_LONG: Failure(

@@ -8,10 +8,16 @@ from farm.domain.limits import Limits, Usage
 #: After how long a caller with a full queue should retry, and for how long the answer would be the same, in seconds.
 _FULL_QUEUE_RETRY_SECONDS = 5.0
 _FULL_QUEUE_STANDS_SECONDS = 1.0
+#: Finished jobs expire after days, but may be deleted at once.
+_KEPT_RETRY_SECONDS = 60.0
+_KEPT_TOO_MUCH = (
+    "Your jobs, finished ones included, take as much memory as one caller may have; delete finished jobs, or try again "
+    "when some have expired."
+)
 
 
 def limit_error(verdict: str, limits: Limits, usage: Usage) -> LimitReached:
-    """Return the error of a verdict of `submit.lua`: `full`, `share_used_up`, `too_fast` or `day_used_up`."""
+    """Return the error of a verdict of `submit.lua` that names a limit."""
     quotas = limits.quotas(usage)
     if verdict == "too_fast":
         assert limits.rate
@@ -26,6 +32,8 @@ def limit_error(verdict: str, limits: Limits, usage: Usage) -> LimitReached:
         return ImagesUsedUp(message, seconds=pause, stands_seconds=stands, quotas=quotas)
     if verdict == "share_used_up":
         return MemoryShareUsedUp(seconds=_FULL_QUEUE_RETRY_SECONDS, quotas=quotas)
+    if verdict == "kept_too_much":
+        return MemoryShareUsedUp(_KEPT_TOO_MUCH, seconds=_KEPT_RETRY_SECONDS, quotas=quotas)
     message = f"You may have {limits.waiting} waiting jobs, and have as many; try again when some have ended."
     return QueueFull(
         message, seconds=_FULL_QUEUE_RETRY_SECONDS, stands_seconds=_FULL_QUEUE_STANDS_SECONDS, quotas=quotas

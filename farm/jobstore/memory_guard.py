@@ -9,6 +9,8 @@ from farm.domain.errors import StoreFull
 
 #: Share of Redis's memory limit above which nothing new is accepted.
 FULL_AT = 0.8
+#: Shares of the memory below that, which one of several callers may have: for waiting jobs, and for all that are kept.
+MAX_WAITING_SHARE, MAX_KEPT_SHARE = 0.5, 0.75
 #: How long a reading of Redis's memory is trusted, in seconds.
 MEMORY_READING_SECONDS = 1.0
 

@@ -30,7 +30,7 @@ from farm.jobstore.connection import translated
 from farm.jobstore.disk_guard import Guard, no_guard
 from farm.jobstore.job_log import JobLog
 from farm.jobstore.limit_errors import limit_error
-from farm.jobstore.memory_guard import MemoryGuard
+from farm.jobstore.memory_guard import MAX_KEPT_SHARE, MAX_WAITING_SHARE, MemoryGuard
 from farm.jobstore.record import CONDITIONS, conditions_from, fields_of, job_from, redacted, result_text, runs_from
 from farm.jobstore.scripts import Scripts
 
@@ -150,7 +150,8 @@ class JobStore:
         Also raises BulkEnded for a line of a bulk that has ended or ends.
 
         `limits` are its caller's own. If `memory_is_shared` with other callers, its waiting jobs may have half of the
-        memory for new jobs. A repeated submit does not count against them, and is never refused.
+        memory for new jobs, and all that are kept three quarters. A repeated submit does not count against them, and is
+        never refused.
 
         A failed job is repeated (`retry_of`) only once: a second submit is answered with the first one's job. Raises
         NotFound if the failed job does not exist.
@@ -158,7 +159,7 @@ class JobStore:
         order, limits = new.order, limits.or_else(self._terms.limits)
         with translated():
             self._memory.refuse_when_full()
-            max_bytes = self._memory.bytes_for_jobs() // 2 if memory_is_shared else 0
+            shared_bytes = self._memory.bytes_for_jobs() if memory_is_shared else 0
             verdict, job_id, idle, *used = self._scripts.run(
                 "submit",
                 new.id,
@@ -169,7 +170,8 @@ class JobStore:
                 _us(order.conditions.start_within),
                 limits.rate or 0,
                 limits.images_per_day or 0,
-                max_bytes,
+                round(shared_bytes * MAX_WAITING_SHARE),
+                round(shared_bytes * MAX_KEPT_SHARE),
                 *chain.from_iterable(fields_of(new).items()),
             )
         usage = Usage(*used)

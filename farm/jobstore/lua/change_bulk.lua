@@ -12,6 +12,7 @@ redis.call('HSET', bulk_key(id), 'state', state, state .. '_us', integer(now()),
 if not is_end then return 1 end
 redis.call('HSET', bulk_key(id), 'fence', 0)
 redis.call('ZREM', P .. 'bulk_due', id)
+redis.call('ZREM', P .. 'bulk_leases', id)
 redis.call('DEL', bulk_open_key(id), P .. 'bulk_line_errors:' .. id)
 if bulk[3] then
   redis.call('HSET', P .. 'delivery:' .. bulk[5] .. '-0', 'url', bulk[3])

@@ -1,12 +1,35 @@
--- Give a process the next bulk that is due, under a lease.
+-- Give a process the next bulk that is due, under a lease: the first of a caller that no process works for, else the first.
 -- ARGV: lease_us
 -- Returns {id, fence}, or nothing
 local lease_us = tonumber(ARGV[1])
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'bulk_due', '-inf', integer(now()), 'LIMIT', 0, 100)) do
-  if redis.call('EXISTS', bulk_key(id)) == 1 then
-    redis.call('HSET', bulk_key(id), 'leased', 1)
-    redis.call('ZADD', P .. 'bulk_due', integer(now() + lease_us), id)
-    return {id, redis.call('HINCRBY', bulk_key(id), 'fence', 1)}
+-- So many are looked at: as many as one caller may have.
+local MAX_LOOKED_AT = 10000
+
+local function served_callers()
+  redis.call('ZREMRANGEBYSCORE', P .. 'bulk_leases', '-inf', integer(now()))
+  local served = {}
+  for _, id in ipairs(redis.call('ZRANGE', P .. 'bulk_leases', 0, -1)) do
+    served[redis.call('HGET', bulk_key(id), 'caller') or ''] = true
   end
-  redis.call('ZREM', P .. 'bulk_due', id)
+  return served
 end
+
+local function next_due()
+  local served, first = served_callers(), nil
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'bulk_due', '-inf', integer(now()), 'LIMIT', 0, MAX_LOOKED_AT)) do
+    local caller = redis.call('HGET', bulk_key(id), 'caller')
+    if not caller then
+      redis.call('ZREM', P .. 'bulk_due', id)
+    elseif not served[caller] then
+      return id
+    end
+    first = first or (caller and id)
+  end
+  return first
+end
+
+local id = next_due()
+if not id then return end
+redis.call('HSET', bulk_key(id), 'leased', 1)
+lease_bulk(id, lease_us)
+return {id, redis.call('HINCRBY', bulk_key(id), 'fence', 1)}

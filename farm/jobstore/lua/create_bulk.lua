@@ -1,10 +1,11 @@
 -- Accept a bulk.
 -- ARGV: id, Idempotency-Key (or none), digest of the body, window_us, how long it is kept after that (us), how long the
--- caller's oldest may have been kept (us), the id of its file, then its record: name, value, name, value, …
--- Returns {verdict, id}: 'accepted', 'repeated', 'conflict', or 'unknown' (its file is gone)
+-- caller's oldest may have been kept (us), the id of its file, most bulks of a caller, then its record: name, value, name, value, …
+-- Returns {verdict, id}: 'accepted', 'repeated', 'conflict', 'unknown' (its file is gone), or 'full'
 local id, idempotency_key, digest = ARGV[1], ARGV[2], ARGV[3]
 local window_us, kept_us, oldest_us, file = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
-local FIRST_FIELD = 8
+local max_bulks = tonumber(ARGV[8])
+local FIRST_FIELD = 9
 local fields = {}
 for i = FIRST_FIELD, #ARGV, 2 do fields[ARGV[i]] = ARGV[i + 1] end
 local time = now()
@@ -20,6 +21,10 @@ if known then
 end
 if redis.call('HEXISTS', P .. 'bulk_file:' .. file, 'key') == 0 then return {'unknown', ''} end
 
+local index = P .. 'bulks:' .. fields.caller
+redis.call('ZREMRANGEBYSCORE', index, '-inf', integer(time - oldest_us))
+if redis.call('ZCARD', index) >= max_bulks then return {'full', ''} end
+
 local kept_ms = math.ceil((window_us + kept_us) / 1000)
 -- Its bytes stay in storage, even if the file is deleted while lines of it are still to be read.
 redis.call('HSET', P .. 'bulk_file:' .. file, 'used', 1)
@@ -29,8 +34,6 @@ redis.call('PEXPIRE', bulk_key(id), kept_ms)
 if idempotency_key ~= '' then
   redis.call('SET', idempotency_record, cjson.encode({id = id, digest = digest}), 'PX', kept_ms)
 end
-local index = P .. 'bulks:' .. fields.caller
 redis.call('ZADD', index, integer(time), id)
-redis.call('ZREMRANGEBYSCORE', index, '-inf', integer(time - oldest_us))
 schedule_bulk(id, time)
 return {'accepted', id}

@@ -24,8 +24,9 @@ if delivery[5] and tonumber(delivery[5]) >= tonumber(fence) then return state en
 redis.call('HSET', key, 'reported_fence', fence)
 
 if attempt ~= '' then
-  redis.call('RPUSH', P .. 'delivery_attempts:' .. id, attempt)
+  local kept = redis.call('RPUSH', P .. 'delivery_attempts:' .. id, attempt)
   redis.call('LTRIM', P .. 'delivery_attempts:' .. id, -max_kept, -1)
+  if kept <= max_kept then count_delivery_bytes(id, delivery[1], #attempt) end
   redis.call('HINCRBY', key, 'attempts_made', 1)
   count_total('webhook_attempts:' .. (outcome == 'waiting' and 'retry' or outcome))
   observe('webhook_attempt_seconds', '', cjson.decode(attempt).seconds)

@@ -4,6 +4,7 @@
 local id, fence, pause_us = ARGV[1], ARGV[2], tonumber(ARGV[3])
 if not holds_bulk(id, fence) then return end
 redis.call('HDEL', bulk_key(id), 'leased')
+redis.call('ZREM', P .. 'bulk_leases', id)
 local time, window_end = now(), tonumber(redis.call('HGET', bulk_key(id), 'expires_us'))
 local has_jobs = redis.call('EXISTS', bulk_open_key(id)) == 1
 local due = pause_us and time + pause_us or has_jobs and math.huge or time

@@ -1,18 +1,18 @@
 -- Accept a job.
 -- ARGV: id, queue limit, Idempotency-Key (or none), digest of the body, direct call that waits for it (or none), time
--- within which it must be started (us; 0: any), submits a minute, images a day, bytes of waiting jobs (of all limits 0:
--- none), then the record: name, value, name, value, …
+-- within which it must be started (us; 0: any), submits a minute, images a day, bytes of waiting jobs, bytes of
+-- all jobs that are kept (of all limits 0: none), then the record: name, value, name, value, …
 -- A record with `retry_of` repeats that job, which must have failed, and which is repeated only once ('unknown': there is
 -- nothing to repeat).
 -- A record with `bulk` is a line of that bulk, as long as it takes lines.
 -- Returns {verdict, id, idle workers, then the caller's usage: until when it is within its rate again (us from now), images
 -- of today, until when that is (us from now)}. The verdict is 'accepted', 'repeated', 'conflict', 'unknown', 'full',
--- 'share_used_up', 'too_fast', 'day_used_up' or 'bulk_ended'
+-- 'share_used_up', 'kept_too_much', 'too_fast', 'day_used_up' or 'bulk_ended'
 local id, limit, idempotency_key, digest, call = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
 local start_within_us = tonumber(ARGV[6])
 local rate, max_images = tonumber(ARGV[7]), tonumber(ARGV[8])
-local max_bytes = tonumber(ARGV[9])
-local FIRST_FIELD = 10
+local max_bytes, max_kept_bytes = tonumber(ARGV[9]), tonumber(ARGV[10])
+local FIRST_FIELD = 11
 local fields = {}
 for i = FIRST_FIELD, #ARGV, 2 do fields[ARGV[i]] = ARGV[i + 1] end
 local caller, queue = fields.caller, fields.queue
@@ -93,8 +93,11 @@ end
 if fields.bulk and not takes_lines(fields.bulk) then return answer('bulk_ended', '', 0) end
 local waiting_jobs = tonumber(redis.call('HGET', P .. 'waiting_count', caller) or 0)
 if limit > 0 and waiting_jobs >= limit then return answer('full', '', 0) end
-local waiting_bytes = tonumber(redis.call('HGET', P .. 'waiting_bytes', caller) or 0)
-if max_bytes > 0 and waiting_bytes + tonumber(fields.bytes) > max_bytes then return answer('share_used_up', '', 0) end
+local function exceeds(counter, maximum)
+  return maximum > 0 and tonumber(redis.call('HGET', P .. counter, caller) or 0) + tonumber(fields.bytes) > maximum
+end
+if exceeds('waiting_bytes', max_bytes) then return answer('share_used_up', '', 0) end
+if exceeds('kept_bytes', max_kept_bytes) then return answer('kept_too_much', '', 0) end
 if busy_us + pause_us > MINUTE_US then return answer('too_fast', '', 0) end
 if max_images > 0 and images + tonumber(fields.images) > max_images then return answer('day_used_up', '', 0) end
 if is_counted then count_usage() end
@@ -122,6 +125,7 @@ redis.call('ZADD', P .. 'jobs', integer(time), id)
 redis.call('ZADD', P .. 'jobs:' .. caller, integer(time), id)
 if fields.dialect == 'wavespeed' then redis.call('ZADD', P .. 'jobs:' .. caller .. ':wavespeed', integer(time), id) end
 count_waiting(caller, 1, fields.bytes)
+count_kept(caller, fields.bytes)
 count_total('jobs_accepted:' .. fields.model .. ':' .. fields.priority)
 count_work(place_of_work('created', queue), fields.model, 1, fields.images, fields.cost)
 enqueue(id, vstart)

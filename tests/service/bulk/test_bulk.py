@@ -427,3 +427,66 @@ def test_an_image_that_was_deleted_is_null_in_the_output(harness: BulkHarness, a
 
     assert gone["response"]["body"]["data"][0]["b64_json"] is None
     assert kept["response"]["body"]["data"][0]["b64_json"]
+
+
+def test_the_batches_of_one_caller_do_not_hold_up_anothers(
+    keyed: FlaskClient, farm: Farm, ada: dict[str, str], bob: dict[str, str]
+) -> None:
+    """Workers take a batch of each caller in turn, also of one whose batch came last."""
+    owners = {create(keyed, request(number), headers=ada): "ada" for number in range(3)}
+    owners[create(keyed, request(9), headers=bob)] = "bob"
+
+    leased = [farm.bulks.claim(30) for _ in range(4)]
+
+    assert [owners[each.id] for each in leased if each] == ["ada", "bob", "ada", "ada"]
+
+
+def test_a_lost_lease_does_not_count_for_its_caller(
+    keyed: FlaskClient, farm: Farm, ada: dict[str, str], bob: dict[str, str]
+) -> None:
+    first = create(keyed, request(1), headers=ada)
+    farm.bulks.claim(30)
+    farm.redis.zadd(redis_keys.PREFIX + "bulk_leases", {first: 1})
+    create(keyed, request(2), headers=ada)
+    create(keyed, request(3), headers=bob)
+
+    leased = farm.bulks.claim(30)
+
+    assert leased
+    assert leased.bulk.caller == "ada"
+
+
+def test_one_caller_has_so_many_batches_and_files(
+    keyed: FlaskClient, farm: Farm, ada: dict[str, str], bob: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("farm.bulk.store.MAX_BULKS_PER_CALLER", 2)
+    monkeypatch.setattr("farm.bulk.files.MAX_FILES_PER_CALLER", 2)
+    file_ids = [upload(keyed, request(number), headers=ada) for number in range(2)]
+    for file_id in file_ids:
+        assert post_batch(keyed, file_id, ada).status_code == 200
+
+    refused = [post_batch(keyed, file_ids[0], ada), post_file(keyed, content(request(3)), ada)]
+
+    assert [(each.status_code, each.get_json()["error"]["code"]) for each in refused] == [
+        (429, "rate_limit_exceeded")
+    ] * 2
+    assert all(each.headers["Retry-After"] == "60" for each in refused)
+    assert upload(keyed, request(4), headers=bob)
+    farm.redis.delete(redis_keys.bulk_file(file_ids[0]))  # as if it had expired
+    assert upload(keyed, request(5), headers=ada)
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_a_page_of_files_reads_no_more_records_than_it_needs(
+    api: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    monkeypatch.setattr("farm.bulk.files._CHUNK", 2)
+    made = [upload(api, request(number)) for number in range(5)]
+    before = int(farm.redis.info("commandstats")["cmdstat_hgetall"]["calls"])
+
+    page = api.get(f"{FILES}?limit=1&order={order}").get_json()
+
+    assert int(farm.redis.info("commandstats")["cmdstat_hgetall"]["calls"]) - before <= 4
+    assert (page["data"][0]["id"], page["has_more"]) == (made[0] if order == "asc" else made[-1], True)
+    everything = api.get(f"{FILES}?order={order}").get_json()["data"]
+    assert [file["id"] for file in everything] == (made if order == "asc" else made[::-1])

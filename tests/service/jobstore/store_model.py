@@ -935,9 +935,8 @@ class Model:
             found[f"waiting_calls:{job_id}"] |= dict.fromkeys(calls, True)
         found["waiting_count"] |= self._waiting_count()
         for entry in self.jobs.values():
-            if entry.state is State.CREATED:
-                bytes_of = found["waiting_bytes"]
-                bytes_of[entry.caller] = bytes_of.get(entry.caller, 0) + entry.bytes
+            for name in ("kept_bytes", *(["waiting_bytes"] if entry.state is State.CREATED else ())):
+                found[name][entry.caller] = found[name].get(entry.caller, 0) + entry.bytes
         found["preparing_count"] |= self._preparing_count()
         found["paused"] |= {"": 1} if self.is_paused else {}
         found["paused_groups"] |= {f"{group.kind}:{group.name}": since for group, since in self.paused.items()}

@@ -16,7 +16,7 @@ from farm.domain.errors import IdempotencyConflict, MemoryShareUsedUp, QueueFull
 from farm.domain.job import Conditions, State, Webhook
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect
-from farm.jobstore.memory_guard import FULL_AT
+from farm.jobstore.memory_guard import FULL_AT, MAX_KEPT_SHARE
 from farm.jobstore.store import JobStore
 from farm.webhooks.store import DeliveryStore
 from tests.service.jobstore.jobs import (
@@ -252,6 +252,44 @@ def test_the_bytes_of_a_job_are_about_what_it_takes(memory: redis.Redis, store: 
     taken = int(memory.info("memory")["used_memory"]) - before
     counted = int(memory.hget("srpo:waiting_bytes", "ada") or 0)
     assert 0.6 < counted / taken < 1.6
+
+
+def test_one_caller_keeps_three_quarters_of_the_memory_finished_jobs_included(
+    memory: redis.Redis, store: JobStore
+) -> None:
+    limit_memory(memory, 0.5)
+    share = int(memory.info("memory")["maxmemory"] * FULL_AT * MAX_KEPT_SHARE)
+    finished = store.submit(new_job("ada"), memory_is_shared=True).id
+    store.cancel(finished)
+    memory.hincrby("srpo:kept_bytes", "ada", share - 2 * int(memory.hget("srpo:kept_bytes", "ada") or 0))
+
+    store.submit(new_job("ada"), memory_is_shared=True)
+    with pytest.raises(MemoryShareUsedUp, match="finished"):
+        store.submit(new_job("ada"), memory_is_shared=True)
+
+    assert store.submit(new_job("bob"), memory_is_shared=True).id
+    assert store.delete(finished)
+    assert store.submit(new_job("ada"), memory_is_shared=True).id
+    assert store.submit(new_job("ada")).id  # the farm's only caller
+
+
+def test_a_finished_job_counts_with_its_deliveries_until_it_is_deleted(memory: redis.Redis, store: JobStore) -> None:
+    deliveries, answer = DeliveryStore(memory), Attempt(1, 0.5, 500, answer="\N{FOX FACE}" * 512)
+    webhook = Webhook("https://hook.example/")
+    store.submit(new_job("warm up"))
+    before, count = int(memory.info("memory")["used_memory"]), 100
+    ids = [store.submit(new_job("ada", webhook=webhook)).id for _ in range(count)]
+    for job_id in ids:
+        store.cancel(job_id)
+    while claimed := deliveries.claim(1, lease_seconds=60):
+        is_last = claimed[0].attempts_made == 3
+        deliveries.finish(claimed[0], Outcome.FAILED if is_last else Outcome.WAITING, answer)
+
+    taken = int(memory.info("memory")["used_memory"]) - before
+    counted = int(memory.hget("srpo:kept_bytes", "ada") or 0)
+    assert 0.6 < counted / taken < 1.6
+    assert all(store.delete(job_id) for job_id in ids)
+    assert not memory.hget("srpo:kept_bytes", "ada")
 
 
 def test_what_was_accepted_still_ends_above_80_percent(memory: redis.Redis, store: JobStore) -> None:

@@ -11,6 +11,12 @@ local function schedule_bulk(id, at)
   redis.call('PUBLISH', P .. 'bulk_due', '')
 end
 
+-- Give a process the bulk for this time. It is due again if that passes.
+local function lease_bulk(id, lease_us)
+  redis.call('ZADD', P .. 'bulk_due', integer(now() + lease_us), id)
+  redis.call('ZADD', P .. 'bulk_leases', integer(now() + lease_us), id)
+end
+
 -- True if the process with this fence is the one that works on the bulk.
 local function holds_bulk(id, fence) return redis.call('HGET', bulk_key(id), 'fence') == fence end
 

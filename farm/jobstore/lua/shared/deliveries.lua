@@ -28,6 +28,14 @@ local function end_delivery_lease(id, caller, queue)
   redis.call('ZREM', P .. 'delivery_leases_of:' .. caller, id)
 end
 
+-- About how much memory a delivery takes, in bytes, besides its attempts.
+local DELIVERY_BYTES = 1000
+
+local function count_delivery_bytes(id, caller, bytes)
+  redis.call('HINCRBY', P .. 'delivery:' .. id, 'bytes', bytes)
+  count_kept(caller, bytes)
+end
+
 -- One script may enqueue several deliveries: a microsecond apart they have an order, in which they are listed.
 local enqueued_deliveries = 0
 
@@ -36,6 +44,7 @@ local function enqueue_delivery(id, fields)
   enqueued_deliveries = enqueued_deliveries + 1
   redis.call('HSET', P .. 'delivery:' .. id, 'job', fields.job, 'caller', caller, 'receiver', receiver, 'event', fields.event,
     'sequence', fields.sequence, 'state', 'waiting', 'fence', 0, 'attempts_made', 0, 'created_us', time)
+  count_delivery_bytes(id, caller, DELIVERY_BYTES)
   redis.call('ZADD', P .. 'deliveries', time, id)
   redis.call('ZADD', P .. 'deliveries:' .. caller, time, id)
   count_total('webhooks_waiting')
