@@ -42,6 +42,9 @@ def application(redis_url: str) -> Celery:
         worker_redirect_stdouts=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # A Redis that refuses writes for a moment (its disk is full, its replicas are away) is no reason to load the
+        # weights again: without this Celery would end its process, with status 1.
+        broker_channel_error_retry=True,
         broker_pool_acquire_timeout=5,
         control_queue_ttl=300,
         control_queue_expires=300,

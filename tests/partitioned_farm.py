@@ -100,10 +100,14 @@ class SpreadFarm(RunningFarm):
             process.terminate()
         self._statuses = {process.wait(60) for process in self._processes.values()}
 
+    @property
+    def warm_workers(self) -> set[str]:
+        """The ids of the workers that take jobs: a process that is started again has another."""
+        return {one.id for one in StoreStats(self.admin).workers() if one.facts.get("state") == "warm"}
+
     def _is_warm(self) -> bool:
-        warm = [one for one in StoreStats(self.admin).workers() if one.facts.get("state") == "warm"]
         try:
-            return len(warm) == len(WORKERS) and self.call("GET", "/readyz").status == 200
+            return len(self.warm_workers) == len(WORKERS) and self.call("GET", "/readyz").status == 200
         except urllib3.exceptions.HTTPError:
             return False
 
@@ -289,6 +293,13 @@ def kill(farm: SpreadFarm) -> None:
     farm.server.process.wait()
     stay(1)
     farm.server.start()
+
+
+def refuse_writes(farm: SpreadFarm) -> None:
+    """Have Redis refuse every write with an error, as it does when its disk is full: its replicas are away."""
+    farm.admin.config_set("min-replicas-to-write", 1)
+    stay(3)
+    farm.admin.config_set("min-replicas-to-write", 0)
 
 
 def fill(farm: SpreadFarm) -> None:

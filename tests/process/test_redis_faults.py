@@ -20,6 +20,7 @@ from tests.partitioned_farm import (
     let_wires_die,
     lose_all_wake_ups,
     pause,
+    refuse_writes,
     spread_farm,
     stay,
     works_again,
@@ -29,7 +30,7 @@ from tests.webhook_receiver import Receiver
 #: Its timing needs the machine for itself.
 pytestmark = pytest.mark.alone
 
-FAULTS = (kill_all_connections, lose_all_wake_ups, pause, freeze, kill, fill)
+FAULTS = (kill_all_connections, lose_all_wake_ups, pause, freeze, kill, refuse_writes, fill)
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +105,13 @@ def test_a_redis_that_is_far_away(farm: SpreadFarm, receiver: Receiver) -> None:
 
 @pytest.mark.timeout(240)
 def test_whatever_befalls_redis_everything_goes_on(farm: SpreadFarm, receiver: Receiver) -> None:
-    """Each fault in turn, while jobs come and are rendered."""
+    """Each fault in turn, while jobs come and are rendered. No process ends: weights take minutes to load."""
+    before = farm.warm_workers
     with calling(farm, receiver):
-        for fault in (lose_all_wake_ups, kill_all_connections):
+        for fault in (lose_all_wake_ups, kill_all_connections, refuse_writes):
             fault(farm)
             works_again(farm, receiver)
+    assert farm.warm_workers == before
 
 
 @pytest.mark.full
