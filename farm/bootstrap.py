@@ -43,7 +43,7 @@ from farm.jobstore.stats import Served, StoreStats
 from farm.jobstore.store import JobStore, Terms
 from farm.jobstore.tally import Tally
 from farm.process import embedded_redis
-from farm.process.listen import reachable
+from farm.process.listen import listening_error, reachable
 from farm.retention.ownership import OtherStorage, Ownership
 from farm.retention.sweep_state import SweepState
 from farm.retention.sweeper import Sweeper
@@ -229,6 +229,11 @@ def check_values(settings: Settings) -> None:
     tracer.check()
     if settings.signing_key:
         signing.read_key(settings.signing_key)
+    if settings.metrics_port is not None and (error := listening_error(settings.metrics_host, port=0)):
+        raise ConfigurationError(
+            f"FARM_METRICS_HOST={settings.metrics_host} is no address of this machine ({error.strerror}); "
+            "set it to one, or to 0.0.0.0 for all"
+        )
 
 
 def disk_guard(settings: Settings, data_dir: Path) -> Guard:

@@ -191,6 +191,16 @@ UNUSABLE: dict[str, tuple[Callable[[Surroundings], Start], str, str]] = {
         "settings",
         "openssl rand",
     ),
+    "no host for metrics": (
+        lambda _: Start(settings={"FARM_METRICS_PORT": "9100", "FARM_METRICS_HOST": "no host"}),
+        "settings",
+        "is no address of this machine",
+    ),
+    "metrics at the address of another machine": (
+        lambda _: Start(settings={"FARM_METRICS_PORT": "9100", "FARM_METRICS_HOST": "192.0.2.1"}),
+        "settings",
+        "FARM_METRICS_HOST=192.0.2.1 is no address of this machine",
+    ),
     "no address for traces": (
         lambda _: Start(settings={"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}),
         "settings",

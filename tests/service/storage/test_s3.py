@@ -228,7 +228,7 @@ def test_checksums_of_boto3s_own_can_be_asked_for(
 
 
 def test_a_wrong_secret_is_refused(reach: Reach, place: Place, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not the secret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
 
     with pytest.raises(StorageUnavailable) as caught:
         reach().put(key, b"content")
