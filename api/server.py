@@ -16,7 +16,7 @@ import flask
 import structlog
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
-from gunicorn.errors import AppImportError
+from gunicorn.errors import AppImportError, HaltServer
 
 from api.app import create_app
 from api.connections import hooks
@@ -63,6 +63,11 @@ class SingleProcessArbiter(Arbiter):  # type: ignore[misc]  # gunicorn is untype
     def handle_hup(self) -> None:
         if self._hears_hangups:
             self.handle_term()
+
+    def stop(self, graceful: bool = True) -> None:
+        """Stop, also if the application cannot be loaded meanwhile: its reason has been logged."""
+        with suppress(HaltServer):
+            super().stop(graceful)
 
     def handle_ttin(self) -> None:
         """Do nothing: a second process would have limits, slots and streams of its own."""

@@ -21,7 +21,9 @@ from farm.settings import Settings, read
 def doctor(
     data_dir: Annotated[Path, typer.Option("--data-dir", help="Data folder of the farm.")] = Path(".farm"),
     host: Annotated[str | None, typer.Option(help="Address of the API. Default: that of the running farm.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port of the API. Default: that of the running farm.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port of the API. Default: that of the running farm.")
+    ] = None,
     tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="TLS certificate to check.")] = None,
     tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its private key.")] = None,
     digests: Annotated[

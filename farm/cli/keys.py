@@ -23,8 +23,12 @@ from farm.settings import load
 app = typer.Typer(help="Create, list, limit and revoke API keys.")
 
 Rate = Annotated[int | None, typer.Option("--rate", min=0, max=MAX_RATE, help="Submits per minute. 0: no limit.")]
-Waiting = Annotated[int | None, typer.Option("--waiting", min=0, help="Jobs waiting at a time. 0: no limit.")]
-Images = Annotated[int | None, typer.Option("--images-per-day", min=0, help="Images per day (UTC). 0: no limit.")]
+Waiting = Annotated[
+    int | None, typer.Option("--waiting", min=0, max=2**53, help="Jobs waiting at a time. 0: no limit.")
+]
+Images = Annotated[
+    int | None, typer.Option("--images-per-day", min=0, max=2**53, help="Images per day (UTC). 0: no limit.")
+]
 DataFolder = Annotated[Path, typer.Option("--data-dir", help="Data folder of the farm.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the caller. Keys of one name see the same jobs.")]
 

@@ -30,13 +30,20 @@ def moment(text: str) -> datetime:
     Raises BadParameter.
     """
     if ago := re.fullmatch(r"(\d{1,6})([smhd])", text):
-        return datetime.fromtimestamp(clock.now_us() / 1e6, UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        return _before_now(timedelta(**{_UNITS[ago[2]]: int(ago[1])}))
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError:
         allowed = "30m, 12h, 7d, or a time such as 2026-01-31T18:00"
         raise typer.BadParameter(f"{text!r} is no time; allowed: {allowed}", param_hint="--since") from None
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def _before_now(ago: timedelta) -> datetime:
+    try:
+        return datetime.fromtimestamp(clock.now_us() / 1e6, UTC) - ago
+    except OverflowError:  # before the first year
+        return datetime.min.replace(tzinfo=UTC)
 
 
 def search(

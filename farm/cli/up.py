@@ -13,7 +13,7 @@ import structlog
 import typer
 import urllib3
 
-from farm.bootstrap import check_values, job_store, redis_url
+from farm.bootstrap import check_values, job_store, redis_url, storage_for
 from farm.doctor.start import refuse_unusable_weights
 from farm.domain.errors import ConfigurationError, StoreUnavailable, with_detail
 from farm.jobstore.connection import check, connect
@@ -35,19 +35,23 @@ _ONCE = {"Connection": "close"}
 _log = structlog.get_logger(__name__)
 
 Host = Annotated[str, typer.Option(help="Address to listen on. Any but loopback requires API keys.")]
-Port = Annotated[int, typer.Option(help="Port to listen on.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
 DataFolder = Annotated[Path, typer.Option("--data-dir", help="Folder for all data: Redis, images, uploads.")]
 Certificate = Annotated[Path | None, typer.Option("--tls-cert", help="TLS certificate (PEM), to serve HTTPS.")]
 PrivateKey = Annotated[Path | None, typer.Option("--tls-key", help="Private key of the certificate (PEM).")]
+
+
+#: Most render workers of one `farm up`.
+_MAX_WORKERS = 1024
 
 
 def _number_of_workers(value: str) -> int | None:
     """Return the number that --workers names; None for `auto`."""
     if value == "auto":
         return None
-    if value.isdecimal() and int(value):
+    if value.isdecimal() and len(value) <= len(str(_MAX_WORKERS)) and 1 <= int(value) <= _MAX_WORKERS:
         return int(value)
-    raise typer.BadParameter(f"'{value}' is neither auto nor a whole number above 0.")
+    raise typer.BadParameter(f"'{value[:40]}' is neither auto nor a whole number from 1 to {_MAX_WORKERS}.")
 
 
 Workers = Annotated[
@@ -77,6 +81,7 @@ def up(
     set_up_log(settings.log, service="supervisor")
     address = _address(host, port, tls_cert, tls_key)
     check_values(settings)
+    storage_for(settings, data_dir).close()
     refuse_unusable_weights(settings)
     check_own_redis(settings)
     folder = DataDir(data_dir)

@@ -377,7 +377,9 @@ def _usable(setting: str) -> Iterator[None]:
     try:
         yield
     except (BotoCoreError, ValueError) as error:
-        raise ConfigurationError(f"{setting}: boto3 cannot use its settings: {error}") from error
+        raise ConfigurationError(
+            f"{setting}: boto3 cannot use its settings: {error}; correct its variables (AWS_…) or its configuration file"
+        ) from error
 
 
 #: S3 error codes → errors; a HEAD has only a status. Every other code may pass, also missing permissions and buckets:

@@ -28,6 +28,12 @@ from tests.farms import clean_environment, farm_command, free_port, own_redis, p
 from workers.pipelines import miniature
 
 SIMULATED = {"FARM_PIPELINE": "simulated"}
+BUCKET = {
+    "FARM_STORAGE_URL": "s3://images",
+    "AWS_ACCESS_KEY_ID": "abc",
+    "AWS_SECRET_ACCESS_KEY": "abc",
+    "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+}
 TRACES = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
 
 
@@ -190,6 +196,16 @@ UNUSABLE: dict[str, tuple[Callable[[Surroundings], Start], str, str]] = {
         lambda _: Start(settings={"FARM_SIGNING_KEY": "secret"}),
         "settings",
         "openssl rand",
+    ),
+    "a line break in an AWS key": (
+        lambda _: Start(settings={**BUCKET, "AWS_ACCESS_KEY_ID": "abc\n"}),
+        "storage",
+        "the access key id that boto3 found has a space",
+    ),
+    "an endpoint that is no address": (
+        lambda _: Start(settings={**BUCKET, "AWS_ENDPOINT_URL": "http://127.0.0.1:9 "}),
+        "storage",
+        "was not a valid URI",
     ),
     "no host for metrics": (
         lambda _: Start(settings={"FARM_METRICS_PORT": "9100", "FARM_METRICS_HOST": "no host"}),

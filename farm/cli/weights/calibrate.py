@@ -19,9 +19,9 @@ from farm.domain.errors import ConfigurationError
 
 def calibrate(
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("step-masks.json"),
-    images: Annotated[int, typer.Option(help="Number of images that every candidate renders.")] = 24,
+    images: Annotated[int, typer.Option(min=1, help="Number of images that every candidate renders.")] = 24,
     size: Annotated[str, typer.Option(help="A preset such as landscape_4_3, or WxH in pixels.")] = "square",
-    steps: Annotated[int, typer.Option(help="Number of denoising steps.")] = 28,
+    steps: Annotated[int, typer.Option(min=1, max=50, help="Number of denoising steps.")] = 28,
     seed: Annotated[int, typer.Option(help="Seed of the first image; those of the others count up.")] = 0,
     orders: Annotated[
         list[int] | None, typer.Option("--order", help="Degree of the polynomials. Repeat for several. Default: 1, 2.")
