@@ -378,7 +378,7 @@ def _usable(setting: str) -> Iterator[None]:
         yield
     except (BotoCoreError, ValueError) as error:
         raise ConfigurationError(
-            f"{setting}: boto3 cannot use its settings: {error}; correct its variables (AWS_…) or its configuration file"
+            f"{setting}: boto3 cannot use its settings: {error}; correct its AWS_… variables or its configuration file"
         ) from error
 
 
