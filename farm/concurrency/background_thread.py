@@ -79,7 +79,7 @@ def call_in_thread(name: str, call: Callable[[], T]) -> Future[T]:
     def run() -> None:
         try:
             outcome.set_result(call())
-        except Exception as error:  # noqa: BLE001  # raised again where the outcome is asked for
+        except BaseException as error:  # noqa: BLE001  # raised again where the outcome is asked for
             outcome.set_exception(error)
 
     threading.Thread(target=run, name=name, daemon=True).start()

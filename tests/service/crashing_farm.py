@@ -30,6 +30,7 @@ from tests.failing_calls import FailingCalls, Mortal, MortalClient
 from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import BASE, FACTS
 from tests.service.workers.worker import folder_of
+from tests.threads import ended_background_threads
 from tests.webhook_receiver import Receiver, answer
 from workers import background
 from workers.enhancer import Template
@@ -199,7 +200,7 @@ def a_crashing_farm(
     """
     settings = Settings(redis_url=redis_url, redis_unsafe=True, lease_seconds=1, webhook_allow=frozenset({"127.0.0.1"}))
     failing_calls = FailingCalls()
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, ended_background_threads():
         patch.setattr(bootstrap, "WakeUps", _Silent)
         patch.setattr(service, "_SERVED_SECONDS", 0.0)
         patch.setattr(memory_guard, "MEMORY_READING_SECONDS", 0.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -21,7 +20,6 @@ from farm.auth.api_keys import LOCAL
 from farm.bootstrap import Farm, build
 from farm.celery import RENDER_QUEUE
 from farm.concurrency import periodic
-from farm.concurrency.background_thread import BackgroundThread
 from farm.concurrency.periodic import PeriodicThread
 from farm.domain.delivery import Outcome
 from farm.domain.errors import StoreUnavailable
@@ -49,6 +47,7 @@ from tests.service.api.calls import (
 from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import BASE, FACTS
 from tests.service.webhooks.test_courier import CourierHarness
+from tests.threads import ended_background_threads
 from tests.webhook_receiver import running_receiver
 
 CALLS = [
@@ -76,7 +75,6 @@ class Outage:
         self._data_dir = data_dir
         self.server = EmbeddedRedis(data_dir)
         self.server.start()
-        self.begin()
 
     def begin(self) -> None:
         """Build the parts of the farm, as a new process does."""
@@ -126,17 +124,22 @@ class Outage:
         return any(secret in result for secret in (self.server.url, str(self._data_dir), "unix", "Error 1", "Timeout"))
 
 
+@contextmanager
+def running_outage(data_dir: Path) -> Iterator[Outage]:
+    """Yield a farm on a Redis of its own, which a test may stop."""
+    outage = Outage(data_dir)
+    try:
+        with ended_background_threads():
+            outage.begin()
+            yield outage
+    finally:
+        outage.server.stop()
+
+
 @pytest.fixture(scope="module")
 def standing() -> Iterator[Outage]:
-    before = set(threading.enumerate())
-    with folder_in_memory() as data_dir:
-        outage = Outage(data_dir)
+    with folder_in_memory() as data_dir, running_outage(data_dir) as outage:
         yield outage
-        outage.server.stop()
-    # They would go on telling the log that their Redis is gone.
-    for thread in set(threading.enumerate()) - before:
-        if isinstance(thread, BackgroundThread):
-            thread.stop()
 
 
 @pytest.fixture
@@ -378,32 +381,30 @@ def test_a_redis_that_is_killed_while_it_starts_is_started_again(tmp_path: Path)
 
 def test_a_redis_that_begins_a_new_file_is_asked_again_until_it_leaves(tmp_path: Path) -> None:
     """Asked once, it says that it cannot exit now, and goes on for ever."""
-    outage = Outage(tmp_path)
-    outage.reset()
-    jobs_before = [submit(outage.api, seed=seed) for seed in range(3)]
-    outage.farm.redis.config_set("rdb-key-save-delay", 100_000)  # microseconds, for each of some twenty keys
-    outage.farm.redis.config_set("appendonly", "no")
-    outage.farm.redis.config_set("appendonly", "yes")
+    with running_outage(tmp_path) as outage:
+        outage.reset()
+        jobs_before = [submit(outage.api, seed=seed) for seed in range(3)]
+        outage.farm.redis.config_set("rdb-key-save-delay", 100_000)  # microseconds, for each of some twenty keys
+        outage.farm.redis.config_set("appendonly", "no")
+        outage.farm.redis.config_set("appendonly", "yes")
 
-    began = clock.monotonic()
-    outage.server.stop()
+        began = clock.monotonic()
+        outage.server.stop()
 
-    assert clock.monotonic() - began < embedded_redis.STOP_SECONDS
-    outage.server.start()
-    assert [outage.farm.store.get(job) is not None for job in jobs_before] == [True, True, True]
-    outage.server.stop()
+        assert clock.monotonic() - began < embedded_redis.STOP_SECONDS
+        outage.server.start()
+        assert [outage.farm.store.get(job) is not None for job in jobs_before] == [True, True, True]
 
 
 def test_a_redis_that_does_not_leave_is_stopped_by_force_and_has_lost_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("farm.process.embedded_redis.STOP_SECONDS", 0.2)
-    outage = Outage(tmp_path)
-    outage.reset()
-    job = submit(outage.api)
-    assert outage.server.process is not None
-    os.kill(outage.server.process.pid, signal.SIGSTOP)
-    outage.server.stop()
-    outage.server.start()
-    assert outage.farm.store.get(job) is not None
-    outage.server.stop()
+    with running_outage(tmp_path) as outage:
+        outage.reset()
+        job = submit(outage.api)
+        assert outage.server.process is not None
+        os.kill(outage.server.process.pid, signal.SIGSTOP)
+        outage.server.stop()
+        outage.server.start()
+        assert outage.farm.store.get(job) is not None

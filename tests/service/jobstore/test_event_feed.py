@@ -23,6 +23,7 @@ from farm.process.embedded_redis import EmbeddedRedis
 from tests.farms import wait_for
 from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import TERMS
+from tests.threads import ended_background_threads
 
 
 @pytest.fixture
@@ -250,7 +251,8 @@ def outbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outbox]:
     monkeypatch.setattr(module, "_RECONNECT_SECONDS", 0.02)
     monkeypatch.setattr(module, "_PAUSE_SECONDS", 0)  # it reads when Redis is killed, however soon another one is there
     outbox = Outbox(tmp_path)
-    yield outbox
+    with ended_background_threads():
+        yield outbox
     outbox.listening.close()
     outbox.client.close()
     outbox.server.stop()
