@@ -14,6 +14,7 @@ from farm.bootstrap import Farm, build
 from farm.process.embedded_redis import EmbeddedRedis
 from farm.settings import Settings
 from tests.farms import Certificate, empty, folder_in_memory
+from tests.library_caches import library_caches
 from tests.s3 import S3, running_s3
 
 #: Seconds for a long test that names no limit of its own.
@@ -37,6 +38,12 @@ def plain_tracebacks() -> None:
     """Log plain tracebacks: structlog's rich ones take so long to render that leases run out meanwhile."""
     plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[structlog.processors.add_log_level, plain])
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cached_libraries() -> Iterator[None]:
+    with library_caches():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -55,6 +55,7 @@ class Scripts:
         return script_text(name)
 
 
+@cache
 def script_text(name: str) -> str:
     """Return the text of a script behind the shared definitions that it needs."""
     flags = "#!lua flags=allow-oom\n" if name in _RUN_WHEN_FULL else ""

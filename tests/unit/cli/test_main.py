@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,6 +77,7 @@ def test_short_help_works_everywhere_and_no_summary_is_cut(
     assert "..." not in ended.out.replace("[ARGS]...", "")
 
 
+@cache
 def commands() -> dict[str, Any]:
     """Return every command by its words."""
 
