@@ -5,6 +5,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 LUACHECK ?= luacheck
 AS_ROOT := $(filter 0,$(shell id -u))
+# Half as many again as cores: many tests wait for processes that they have started.
+TEST_PROCESSES ?= $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
 # glibc: keep large buffers between layers instead of returning them to the system.
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 
@@ -34,7 +36,7 @@ quick: check ## checks and unit tests, under 90 seconds
 	@$(BIN)/pytest -q -m "not full" --numprocesses auto --dist loadfile tests/unit
 
 test: check chromium promtool ## every check and test
-	@$(BIN)/pytest -m "not full and not alone" --numprocesses auto --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -m "not full and not alone" --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 	@$(BIN)/pytest -m "not full and alone"
 
 test-full: test alertmanager ## every check and test, and the long tests

@@ -21,7 +21,9 @@ from tests.s3 import S3, running_s3
 _LONG = 1200
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name != "test_chaos.py")  # the longest one goes first
     for item in items:
         if item.get_closest_marker("full") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(_LONG))

@@ -11,9 +11,6 @@ from tests.chaos.judge import findings
 from tests.chaos.planted_bugs import BREAKAGES
 from tests.chaos.run import run
 
-#: Its timing needs the machine for itself.
-pytestmark = pytest.mark.alone
-
 #: The quickest is in `make test`.
 QUICK = "upload after finish"
 

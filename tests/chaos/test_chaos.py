@@ -13,9 +13,6 @@ from tests.chaos.run import Plan, run
 from tests.chaos.table import print_table
 from tests.s3 import S3
 
-#: Its timing needs the machine for itself.
-pytestmark = pytest.mark.alone
-
 #: For so long somebody asks, in seconds; the rest of the time the farm is started, and comes to rest.
 SECONDS = 25.0
 #: Draws what is asked for and what is done; `make chaos` takes another each time.

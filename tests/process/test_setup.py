@@ -249,6 +249,7 @@ def answers(port: int) -> bool:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.full
 def test_the_demos_images_show_the_shapes_that_their_prompts_name(tmp_path: Path) -> None:
     done = farm_command("demo", "--out", str(tmp_path), seconds=240)
 

@@ -187,6 +187,7 @@ def test_jobs_that_waited_for_the_end_of_a_pause_may_start_late(tmp_path: Path, 
     check(tmp_path, changes, *(firing(minute) for minute in (59, 100, 121, 125, 130, 140, 180, 420)))
 
 
+@pytest.mark.full
 def test_jobs_that_start_late_long_after_a_pause_are_told_of(tmp_path: Path) -> None:
     changes = {_PAUSED_JOBS: "0x60 5x9 0x840", _WAITED: "0+60x500 30000x400"}
 
