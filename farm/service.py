@@ -247,9 +247,9 @@ class Service:
         """Return how many jobs of all callers wait for this model, unprepared ones included."""
         return self._stats.waiting([model.name]) + self._stats.unprepared([model.name])
 
-    def page(self, caller: Caller, *, before_us: int | None, count: int) -> list[Job]:
-        """List the caller's jobs, newest first; for an admin, those of all callers."""
-        return self._store.page(None if caller.is_admin else caller.id, before_us=before_us, count=count)
+    def page(self, caller: Caller, *, before_us: int | None, count: int, owner: str | None = None) -> list[Job]:
+        """List the caller's jobs, newest first; for an admin, those of `owner`, or of all callers."""
+        return self._store.page(owner if caller.is_admin else caller.id, before_us=before_us, count=count)
 
     def search(self, caller: Caller, wanted: Search, *, skip: int, count: int) -> tuple[list[Job], int]:
         """Search the caller's own jobs, newest first (an admin's, too); return a page and the number of matches."""

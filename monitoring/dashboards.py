@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from monitoring.alerts import RUNBOOK
 from monitoring.expressions import once, quantile, recorded
-from monitoring.objectives import OBJECTIVES
+from monitoring.objectives import FARMS_OWN, OBJECTIVES
 
 Kind = Literal["timeseries", "stat", "gauge", "bargauge", "table"]
 
@@ -16,11 +16,20 @@ Kind = Literal["timeseries", "stat", "gauge", "bargauge", "table"]
 _COLUMNS = 24
 _HEIGHTS: dict[Kind, int] = {"timeseries": 8, "stat": 4, "gauge": 4, "bargauge": 8, "table": 8}
 _DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+#: Events a second; the panel's title says which.
+_RATE = "suffix:/s"
+#: Colours of lines whose names say what is well, by regular expressions. Grafana would choose them by order.
+_STATES = {"warm": "green", "loading": "blue", "draining": "yellow", "faulty": "red", "lost": "orange"}
+_OUTCOMES = {"completed|ok|delivered": "green", "retry": "yellow", "failed|error": "red", "dropped": "orange"}
+_STATUSES = {"2..": "green", "3..": "blue", "4..": "yellow", "5..": "red"}
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A panel: its queries as expression and legend, and the values from which on it is yellow and red."""
+    """A panel: its queries as expression and legend, and the values from which on it is yellow and red.
+
+    `good`: the value from which on it is green, where less is bad. `soft_max`: what the axis shows at least.
+    """
 
     title: str
     description: str
@@ -30,12 +39,14 @@ class Panel:
     width: int = 8
     warn: float | None = None
     alarm: float | None = None
-    runbook: str = ""
+    good: float | None = None
+    soft_max: float | None = None
+    runbook: str = "Alerts"
+    colors: Mapping[str, str] = field(default_factory=dict)
     is_stacked: bool = False
 
     def json(self, number: int, x: int, y: int) -> dict[str, Any]:
         """Return the panel at a place of the grid."""
-        links = [_link("Runbook", url=f"{RUNBOOK}#{self.runbook.lower()}")] if self.runbook else []
         return {
             "id": number,
             "type": self.kind,
@@ -48,24 +59,33 @@ class Panel:
                 | ({"instant": True, "format": "table"} if self.kind == "table" else {})
                 for at, (expression, legend) in enumerate(self.queries)
             ],
-            "fieldConfig": {"defaults": self._defaults(), "overrides": []},
+            "fieldConfig": {"defaults": self._defaults(), "overrides": list(self._overrides())},
             "options": self._options(),
-            "links": links,
-        }
+            "links": [_link("Runbook", url=f"{RUNBOOK}#{self.runbook.lower()}")],
+        } | ({"transformations": [_WITHOUT_VALUES]} if self.kind == "table" else {})
 
     def _defaults(self) -> dict[str, Any]:
-        steps: list[dict[str, Any]] = [{"color": "green", "value": None}]
-        if self.warn is not None:
-            steps.append({"color": "yellow", "value": self.warn})
-        if self.alarm is not None:
-            steps.append({"color": "red", "value": self.alarm})
-        stacking = {"mode": "normal" if self.is_stacked else "none", "group": "A"}
-        custom = {"fillOpacity": 20 if self.is_stacked else 0, "lineWidth": 1, "stacking": stacking}
+        steps = [("green" if self.good is None else "red", None), ("green", self.good)]
+        limits = [step for step in (*steps[1:], ("yellow", self.warn), ("red", self.alarm)) if step[1] is not None]
+        thresholds = [{"color": color, "value": value} for color, value in (steps[0], *limits)]
         return {
             "unit": self.unit,
             "min": 0,
-            "thresholds": {"mode": "absolute", "steps": steps},
-        } | ({"custom": custom} if self.kind == "timeseries" else {})
+            "thresholds": {"mode": "absolute", "steps": thresholds},
+        } | ({"custom": self._lines(bool(limits))} if self.kind == "timeseries" else {})
+
+    def _lines(self, has_limits: bool) -> dict[str, Any]:
+        return {
+            "fillOpacity": 20 if self.is_stacked else 0,
+            "lineWidth": 1,
+            "stacking": {"mode": "normal" if self.is_stacked else "none", "group": "A"},
+            "thresholdsStyle": {"mode": "dashed" if has_limits else "off"},
+        } | ({} if self.soft_max is None else {"axisSoftMax": self.soft_max})
+
+    def _overrides(self) -> Iterator[dict[str, Any]]:
+        for names, color in self.colors.items():
+            fixed = {"id": "color", "value": {"mode": "fixed", "fixedColor": color}}
+            yield {"matcher": {"id": "byRegexp", "options": f"/^({names})$/"}, "properties": [fixed]}
 
     def _options(self) -> dict[str, Any]:
         if self.kind == "timeseries":
@@ -73,7 +93,8 @@ class Panel:
             return {"legend": legend, "tooltip": {"mode": "multi", "sort": "desc"}}
         if self.kind == "table":
             return {"showHeader": True, "cellHeight": "sm"}
-        return {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}, "orientation": "auto"}
+        reduced = {"calcs": ["lastNotNull"], "fields": "", "values": False}
+        return {"reduceOptions": reduced, "orientation": "horizontal" if self.kind == "bargauge" else "auto"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +122,8 @@ class Dashboard:
         }
 
 
+#: A table of labels: neither the time of the query nor its value, which is 1, says anything.
+_WITHOUT_VALUES = {"id": "organize", "options": {"excludeByName": {"Time": True, "Value": True}}}
 _DATASOURCE_VARIABLE = {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Prometheus"}
 _ALERTS_FIRING = {
     "name": "Alerts",
@@ -150,9 +173,9 @@ def _largest(expression: str) -> str:
 
 
 _FIRING = 'count(ALERTS{alertname=~"Farm.*", alertstate="firing"}) or vector(0)'
-_FAILED_SHARE = (
-    f"{_of('farm_jobs_failed_total')} / ({_of('farm_jobs_failed_total')} + {_of('farm_jobs_completed_total')})"
-)
+_FAILED = f"sum({recorded('farm_jobs_failed_total')}{{{FARMS_OWN}}})"
+_FAILED_SHARE = f"{_FAILED} / ({_FAILED} + {_of('farm_jobs_completed_total')} > 0)"
+_PAUSES = f"max({recorded('farm_paused')}) + (sum({recorded('farm_paused_groups')}) or vector(0))"
 _TO_EMPTY = f"{_of('farm_images_waiting')} / ({_of('farm_images_total')} > 0) or 0 * {_of('farm_images_waiting')}"
 _BUSY = f"avg({recorded('farm_worker_busy_seconds_total')})"
 
@@ -161,35 +184,60 @@ FARM = Dashboard(
     "Farm",
     (
         Panel(
-            "Alerts", "Alerts that fire now. 0: the farm is well.", ((_FIRING, "firing"),), "short", "stat", 4, alarm=1
+            "Alerts", "Alerts that fire now. 0: the farm is well.", ((_FIRING, "firing"),), "short", "stat", 3, alarm=1
         ),
         Panel(
-            "Waiting jobs", "Jobs that wait for a worker.", ((_of("farm_jobs_waiting"), "jobs"),), "short", "stat", 4
+            "Paused",
+            "Pauses now: of the farm, of models, priorities and callers. Their jobs wait on purpose.",
+            ((_PAUSES, "pauses"),),
+            "short",
+            "stat",
+            3,
+            warn=1,
+            runbook="FarmPaused",
         ),
         Panel(
-            "Oldest waits since",
+            "Waiting jobs",
+            "Jobs that wait for a worker, paused ones included.",
+            ((_of("farm_jobs_waiting"), "jobs"),),
+            "short",
+            "stat",
+            3,
+            runbook="FarmNobodyConsumes",
+        ),
+        Panel(
+            "Oldest waits for",
             "Age of the oldest waiting job.",
             ((f"max({recorded('farm_jobs_oldest_waiting_seconds')})", "oldest"),),
             "s",
             "stat",
-            4,
+            3,
             warn=60,
             alarm=600,
             runbook="FarmSloStart",
         ),
         Panel(
             "Failing",
-            "Share of ended jobs that failed in the last five minutes, whoever is to blame.",
+            "Share of jobs that failed in the last five minutes for reasons that are not their callers'.",
             ((f"{_FAILED_SHARE} or vector(0)", "failed"),),
             "percentunit",
             "stat",
-            4,
-            warn=0.01,
+            3,
+            warn=0.005,
             alarm=0.05,
             runbook="FarmSloSuccess",
         ),
         Panel(
-            "Workers busy", "Share of the time in which workers render.", ((_BUSY, "busy"),), "percentunit", "gauge", 4
+            "Warm workers",
+            "Workers that take jobs.",
+            ((f'sum({recorded("farm_workers")}{{state="warm"}})', "warm"),),
+            "short",
+            "stat",
+            3,
+            runbook="FarmNobodyConsumes",
+        ),
+        Panel(
+            "Workers busy", "Share of the time in which workers render.", ((_BUSY, "busy"),), "percentunit", "gauge", 3
         ),
         Panel(
             "Queue empty in",
@@ -197,7 +245,7 @@ FARM = Dashboard(
             ((_TO_EMPTY, "to go"),),
             "s",
             "stat",
-            4,
+            3,
         ),
         Panel(
             "Waiting jobs by model",
@@ -206,7 +254,14 @@ FARM = Dashboard(
             "short",
             is_stacked=True,
         ),
-        Panel("Wait", "Time from a job's acceptance to its start.", _quantiles("farm_job_wait_seconds"), "s", warn=60),
+        Panel(
+            "Wait",
+            "Time from a job's acceptance to its start.",
+            _quantiles("farm_job_wait_seconds"),
+            "s",
+            warn=60,
+            runbook="FarmSloStart",
+        ),
         Panel(
             "Duration", "Time from a job's acceptance to its completion.", _quantiles("farm_job_duration_seconds"), "s"
         ),
@@ -214,13 +269,15 @@ FARM = Dashboard(
             "Jobs ended",
             "Jobs that completed and failed.",
             ((_of("farm_jobs_completed_total"), "completed"), (_of("farm_jobs_failed_total"), "failed")),
-            "ops",
+            _RATE,
+            colors=_OUTCOMES,
+            runbook="FarmSloSuccess",
         ),
         Panel(
             "Failures by cause",
-            "Failed jobs by their code.",
+            "Failed jobs by their code, callers' own faults included.",
             ((f"{_of('farm_jobs_failed_total', 'code')} > 0", "{{code}}"),),
-            "ops",
+            _RATE,
             is_stacked=True,
             runbook="FarmSloSuccess",
         ),
@@ -228,14 +285,14 @@ FARM = Dashboard(
             "Refused calls",
             "Calls that were refused, by code: limits, wrong requests, a full queue.",
             ((f"{_of('farm_refusals_total', 'code')} > 0", "{{code}}"),),
-            "ops",
+            _RATE,
             is_stacked=True,
         ),
         Panel(
             "Images",
             "Images of completed jobs.",
             ((_of("farm_images_total", "model"), "{{model}}"),),
-            "ops",
+            _RATE,
             is_stacked=True,
         ),
         Panel(
@@ -255,6 +312,7 @@ FARM = Dashboard(
             "Share of bad events over an hour, of each objective.",
             tuple((f"slo:{one.name}:error_ratio1h", one.name) for one in OBJECTIVES),
             "percentunit",
+            soft_max=0.01,
         ),
         Panel(
             "HTTP",
@@ -271,8 +329,10 @@ FARM = Dashboard(
             "Answers by status",
             "HTTP answers of all replicas.",
             (("sum by (status) (rate(farm_http_requests_total[5m]))", "{{status}}"),),
-            "reqps",
+            _RATE,
+            colors=_STATUSES,
             is_stacked=True,
+            runbook="FarmApiDown",
         ),
         Panel(
             "Redis memory",
@@ -286,13 +346,15 @@ FARM = Dashboard(
             "percentunit",
             warn=0.7,
             alarm=0.8,
+            soft_max=1,
             runbook="FarmRedisMemory",
         ),
         Panel(
             "Storage",
             "Operations on the image storage by outcome.",
             ((_of("farm_storage_operations_total", "outcome"), "{{outcome}}"),),
-            "ops",
+            _RATE,
+            colors=_OUTCOMES,
             runbook="FarmStorageErrors",
         ),
     ),
@@ -307,6 +369,7 @@ WORKERS = Dashboard(
             "Render workers by state.",
             ((_of("farm_workers", "state"), "{{state}}"),),
             "short",
+            colors=_STATES,
             is_stacked=True,
             runbook="FarmWorkerLost",
         ),
@@ -315,6 +378,7 @@ WORKERS = Dashboard(
             "Share of the time in which a worker renders.",
             ((recorded("farm_worker_busy_seconds_total"), "{{worker}}"),),
             "percentunit",
+            soft_max=1,
         ),
         Panel(
             "Silent for",
@@ -322,6 +386,7 @@ WORKERS = Dashboard(
             ((recorded("farm_worker_silent_seconds"), "{{worker}}"),),
             "s",
             warn=15,
+            runbook="FarmWorkerLost",
         ),
         Panel("Jobs held", "Jobs that a worker holds.", ((recorded("farm_worker_jobs"), "{{worker}}"),), "short"),
         Panel(
@@ -334,7 +399,7 @@ WORKERS = Dashboard(
             "Retries",
             "Started jobs that returned to their queue, by reason.",
             ((f"{_of('farm_job_retries_total', 'reason')} > 0", "{{reason}}"),),
-            "ops",
+            _RATE,
             runbook="FarmWorkerLost",
         ),
         Panel(
@@ -359,7 +424,7 @@ WORKERS = Dashboard(
             "Megapixel steps",
             "Work done.",
             ((_of("farm_megapixel_steps_total", "model"), "{{model}}"),),
-            "ops",
+            _RATE,
             is_stacked=True,
         ),
         Panel(
@@ -392,18 +457,21 @@ WORKERS = Dashboard(
             "As the driver samples it.",
             ((recorded("farm_worker_device_utilization_ratio"), "{{worker}}"),),
             "percentunit",
+            runbook="FarmDeviceErrors",
         ),
         Panel(
             "Card: memory",
             "Memory in use by any program.",
             ((recorded("farm_worker_device_memory_used_bytes"), "{{worker}}"),),
             "bytes",
+            runbook="FarmDeviceErrors",
         ),
         Panel(
             "Card: power",
             "Power that each card draws.",
             ((recorded("farm_worker_device_power_watts"), "{{worker}}"),),
             "watt",
+            runbook="FarmDeviceErrors",
         ),
         Panel(
             "Card: temperature",
@@ -412,6 +480,7 @@ WORKERS = Dashboard(
             "celsius",
             warn=80,
             alarm=90,
+            runbook="FarmDeviceErrors",
         ),
         Panel(
             "Workers in detail",
@@ -455,6 +524,7 @@ WEBHOOKS = Dashboard(
             "stat",
             6,
             warn=1,
+            runbook="FarmSloWebhooks",
         ),
         Panel(
             "Webhook workers",
@@ -463,6 +533,8 @@ WEBHOOKS = Dashboard(
             "short",
             "stat",
             6,
+            good=1,
+            runbook="FarmWebhooksOverdue",
         ),
         Panel(
             "Lag",
@@ -477,7 +549,9 @@ WEBHOOKS = Dashboard(
             "Attempts",
             "Delivery attempts by outcome.",
             ((_of("farm_webhook_attempts_total", "outcome"), "{{outcome}}"),),
-            "ops",
+            _RATE,
+            colors=_OUTCOMES,
+            runbook="FarmSloWebhooks",
             width=12,
             is_stacked=True,
         ),
@@ -492,7 +566,9 @@ WEBHOOKS = Dashboard(
             "Deliveries ended",
             "Finished deliveries by outcome.",
             ((_of("farm_webhook_deliveries_total", "outcome"), "{{outcome}}"),),
-            "ops",
+            _RATE,
+            colors=_OUTCOMES,
+            runbook="FarmSloWebhooks",
             width=12,
         ),
     ),
@@ -506,7 +582,7 @@ CALLERS = Dashboard(
             "Images by caller",
             "Images of completed jobs. Needs FARM_METRICS_CALLERS=on.",
             ((_largest("rate(farm_caller_images_total[5m])"), "{{caller}}"),),
-            "ops",
+            _RATE,
             width=12,
             is_stacked=True,
         ),
@@ -522,7 +598,7 @@ CALLERS = Dashboard(
             "Failed by caller",
             "Failed jobs.",
             ((_largest('rate(farm_caller_jobs_total{state="failed"}[5m])'), "{{caller}}"),),
-            "ops",
+            _RATE,
             width=24,
         ),
     ),

@@ -24,7 +24,8 @@ CALLERS_OWN = (
     Code.IMAGE_TOO_SMALL,
     Code.UNSUPPORTED_IMAGE_FORMAT,
 )
-_FARMS_OWN = 'code!~"' + "|".join(CALLERS_OWN) + '"'
+#: Matches the failures that are the farm's.
+FARMS_OWN = 'code!~"' + "|".join(CALLERS_OWN) + '"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +105,8 @@ OBJECTIVES = (
         "success",
         "jobs complete, but for callers' own faults",
         0.995,
-        events=(("farm_jobs_completed_total", ""), ("farm_jobs_failed_total", _FARMS_OWN)),
-        bad=("farm_jobs_failed_total", _FARMS_OWN),
+        events=(("farm_jobs_completed_total", ""), ("farm_jobs_failed_total", FARMS_OWN)),
+        bad=("farm_jobs_failed_total", FARMS_OWN),
     ),
     Objective(
         "webhooks",

@@ -108,7 +108,12 @@ SECTION = Section(
             f"{PREFIX}/jobs",
             "listJobs",
             "List your jobs, newest first",
-            parameters=(LIMIT, BEFORE, Parameter("status", "Show only the jobs of the page in this state.", State)),
+            parameters=(
+                LIMIT,
+                BEFORE,
+                Parameter("status", "Show only the jobs of the page in this state.", State),
+                Parameter("caller", "Show only the jobs of this API key, by its name or id; for admins."),
+            ),
             responses={200: Response("A page of jobs.", answers.FarmJobs), **_COMMON},
         ),
         Operation(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from itertools import chain
@@ -12,6 +12,7 @@ from typing import Any, get_args
 import flask
 
 from api.admission.sse import CHECK_SECONDS, COMMENT, event, last_event_id
+from api.auth import Authenticator
 from api.context import ApiContext
 from api.http import query
 from api.http.body import IMAGES_BODY, read_body
@@ -26,7 +27,7 @@ from farm.domain.job import Change, Job, Moment, State
 from farm.domain.pause import Group, GroupKind, PausedGroup
 from farm.domain.preview import Preview
 from farm.domain.scheduling import PRIORITIES
-from farm.jobstore.backlog import backlogs
+from farm.jobstore.backlog import Backlog, backlogs
 from farm.jobstore.event_feed import FeedPage
 from farm.jobstore.reading import Reading
 from farm.jobstore.stats import Queue, StoreStats, Worker
@@ -72,10 +73,11 @@ def _add_jobs(blueprint: flask.Blueprint, context: ApiContext) -> None:
     @blueprint.get("/jobs")
     def page() -> answers.FarmJobs:
         caller = authenticator.caller()
-        query.refuse_others("limit", "before", "status")
+        query.refuse_others("limit", "before", "status", "caller")
         count, before = query.page()
         wanted = _states()
-        jobs = service.page(caller, before_us=before, count=count)
+        owner = _owner(authenticator, context.farm.callers)
+        jobs = service.page(caller, before_us=before, count=count, owner=owner)
         shown = [native.view(job, context.links) for job in jobs if job.state in wanted]
         following = jobs[-1].created_us if jobs and len(jobs) == count else None
         return {"jobs": shown, "before": following}
@@ -217,6 +219,15 @@ def _add_operations(blueprint: flask.Blueprint, context: ApiContext) -> None:
         return _pause(stats)
 
 
+def _owner(authenticator: Authenticator, api_keys: ApiKeyStore) -> str | None:
+    """Return the caller whose jobs the query asks for; None if it names no one. Raises Forbidden."""
+    named = flask.request.args.get("caller")
+    if named is None:
+        return None
+    authenticator.refuse_all_but_admins("list the jobs of one caller")
+    return api_keys.name_of(named)
+
+
 def _group(api_keys: ApiKeyStore) -> Group | None:
     """Return the group of jobs that the query names; None: the whole farm. Raises InvalidRequest or UnknownModel."""
     given = flask.request.args.to_dict()
@@ -255,9 +266,8 @@ def _may_see(caller: Caller, group: Group) -> bool:
 
 def _queue(queues: Sequence[Queue], reading: Reading, caller: Caller) -> answers.FarmQueue:
     found = backlogs(reading)
-    workers = Counter(worker.facts.get("state", "unknown") for worker in reading.workers)
     work_seconds = round(sum(backlog.work_seconds for backlog in found), 3)
-    able = 0 if reading.is_paused else workers["warm"]
+    states = _states_of(reading.workers)
     return {
         "paused": reading.is_paused,
         "paused_groups": [_paused_group(one) for one in reading.paused_groups if _may_see(caller, one.group)],
@@ -273,10 +283,29 @@ def _queue(queues: Sequence[Queue], reading: Reading, caller: Caller) -> answers
         "work_seconds": work_seconds,
         "paused_seconds": round(sum(backlog.paused_seconds for backlog in found), 3),
         "oldest_seconds": max(backlog.oldest_seconds for backlog in found),
-        "workers": {state: workers[state] for state in dict.fromkeys([*WORKER_STATES, *workers])},
-        "drained_at": clock.iso(reading.now_us + round(work_seconds / able * 1e6)) if able else None,
-        "models": [asdict(backlog) for backlog in found],  # type: ignore[misc]  # the same fields
+        "workers": states,
+        "drained_at": _drained_at(work_seconds, states, reading, is_paused=reading.is_paused),
+        "models": [_model_backlog(backlog, reading) for backlog in found],
     }
+
+
+def _model_backlog(backlog: Backlog, reading: Reading) -> answers.ModelBacklog:
+    states = _states_of(each for each in reading.workers if backlog.model in each.facts.get("models", "").split(","))
+    is_paused = reading.is_model_paused(backlog.model)
+    drained_at = _drained_at(backlog.work_seconds, states, reading, is_paused=is_paused)
+    return {**asdict(backlog), "workers": states, "drained_at": drained_at}  # type: ignore[typeddict-item]  # same names
+
+
+def _states_of(workers: Iterable[Worker]) -> dict[str, int]:
+    counts = Counter(worker.facts.get("state", "unknown") for worker in workers)
+    return {state: counts[state] for state in dict.fromkeys([*WORKER_STATES, *counts])}
+
+
+def _drained_at(work_seconds: float, states: Mapping[str, int], reading: Reading, *, is_paused: bool) -> str | None:
+    """Return when the warm workers will have done the work; None without one or while it is paused."""
+    if is_paused or not states["warm"]:
+        return None
+    return clock.iso(reading.now_us + round(work_seconds / states["warm"] * 1e6))
 
 
 def _worker(worker: Worker, now_us: int) -> answers.FarmWorker:

@@ -36,6 +36,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "jobs": ("farm jobs", "farm jobs show 0b0f3d1e-3c52-4f0e-9d55-6a1f5f7f2c11"),
     "jobs list": (
         "farm jobs list --status processing",
+        "farm jobs list --caller alice --since 1d",
         "farm jobs list --code render_timeout --model srpo --since 2h --limit 500 --json",
     ),
     "jobs show": ("farm jobs show 0b0f3d1e-3c52-4f0e-9d55-6a1f5f7f2c11",),

@@ -42,12 +42,13 @@ def list_jobs(
     ] = None,
     code: Code = None,
     model: ModelId = None,
+    caller: Annotated[str | None, typer.Option(help="Only jobs of the API key of this name or id.")] = None,
     since: Since = None,
     limit: Annotated[int, typer.Option(help="Number of jobs.", min=1, max=100_000)] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print the jobs as JSON, whole.")] = False,
 ) -> None:
     """List jobs, the newest first."""
-    jobs = newest(_found(Client(load()), status=status, code=code, model=model, since=since), limit)
+    jobs = newest(_found(Client(load()), status=status, code=code, model=model, since=since, caller=caller), limit)
     if as_json:
         say_json(jobs)
     else:
@@ -111,14 +112,21 @@ def delete(job_id: JobId) -> None:
 
 
 def _found(
-    client: Client, *, status: str | None, code: str | None, model: str | None, since: str | None
+    client: Client,
+    *,
+    status: str | None,
+    code: str | None,
+    model: str | None,
+    since: str | None,
+    caller: str | None = None,
 ) -> Iterator[Item]:
     """Yield the jobs that the options select, newest first."""
 
     def is_wanted(job: Item) -> bool:
         return (code is None or job["code"] == code) and (model is None or job["model"] == model)
 
-    return search(client, "/jobs", is_wanted, since=since, **({"status": status} if status else {}))
+    asked = {"status": status, "caller": caller}
+    return search(client, "/jobs", is_wanted, since=since, **{name: value for name, value in asked.items() if value})
 
 
 def _retryable(client: Client, *, code: str | None, model: str | None, since: str | None) -> list[str]:

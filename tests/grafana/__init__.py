@@ -22,7 +22,7 @@ _PAGE = """<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="dra
 #: Width of a dashboard, and the height of a row of its grid, in pixels: those of draw.jsx.
 _WIDTH, _ROW = 1592, 38
 
-#: A line: its name, its times in milliseconds, and its values as Prometheus writes them.
+#: A line: its name, its labels, its times in milliseconds, and its values as Prometheus writes them.
 Line = Mapping[str, Any]
 
 
@@ -63,7 +63,8 @@ def lines(prometheus: Prometheus, targets: Sequence[Mapping[str, Any]]) -> list[
 def _line(legend: str, found: Mapping[str, Any]) -> Line:
     name = re.sub(r"{{(\w+)}}", lambda label: str(found["metric"].get(label[1], "")), legend)
     values = [value.replace("Inf", "Infinity") for _, value in found["values"]]
-    return {"name": name, "times": [1000 * at for at, _ in found["values"]], "values": values}
+    times = [1000 * at for at, _ in found["values"]]
+    return {"name": name, "labels": dict(found["metric"]), "times": times, "values": values}
 
 
 def draw(page: Page, site: Path, dashboard: Mapping[str, Any], series: Mapping[int, Sequence[Line]]) -> list[str]:

@@ -10,13 +10,30 @@ const theme = createTheme({ colors: { mode: "light" } });
 const CELL = 1560 / 24, ROW = 38;
 const LINES = { drawStyle: "line", lineInterpolation: "linear", showPoints: "never", axisPlacement: "auto", scaleDistribution: { type: "linear" } };
 
+// The colour that an override of the panel gives to a line.
+function overridden(panel, name) {
+  const found = panel.fieldConfig.overrides.find(({ matcher }) => new RegExp(matcher.options.slice(1, -1)).test(name));
+  return found && found.properties[0].value;
+}
+
+// A table has a row for each series, and a column for each label that all of them have.
+function table(series) {
+  const labels = Object.keys(series[0].labels);
+  const fields = labels.map((name) => ({ name, type: FieldType.string, values: series.map((one) => one.labels[name]), config: {} }));
+  const made = createDataFrame({ fields });
+  for (const field of made.fields) field.display = getDisplayProcessor({ field, theme, timeZone: "utc" });
+  return made;
+}
+
 function frames(panel, series) {
+  if (panel.type === "table") return [table(series)];
   const { custom, ...defaults } = panel.fieldConfig.defaults;
-  const color = { mode: panel.type === "timeseries" ? "palette-classic" : "thresholds" };
+  const usual = { mode: panel.type === "timeseries" ? "palette-classic" : "thresholds" };
   return series.map(({ name, times, values: texts }, at) => {
     const isLine = panel.type === "timeseries"; // a line has a gap where there is no number
     const values = texts.map(Number).map((value) => (isLine && Number.isNaN(value) ? null : value));
     const numbers = values.filter(Number.isFinite);
+    const color = overridden(panel, name) ?? usual;
     const config = { color, ...defaults, displayName: name, custom: { ...LINES, ...custom } };
     const made = createDataFrame({
       refId: String(at),
@@ -39,16 +56,17 @@ function Graph({ panel, data, range, width, height }) {
   if (panel.type === "timeseries") return <TimeSeries frames={data} structureRev={1} timeRange={range} timeZone="utc" width={width} height={height} legend={panel.options.legend} options={{}} />;
   if (panel.type === "table") return <TableNG data={data[0]} width={width} height={height} />;
   const shown = getFieldDisplayValues({ fieldConfig: panel.fieldConfig, reduceOptions: panel.options.reduceOptions, replaceVariables: (text) => text, theme, data, sparkline: panel.type === "stat", timeZone: "utc" });
-  const each = width / shown.length;
-  return <div style={{ display: "flex" }}>{shown.map(({ display, field, sparkline }, at) => {
-    if (panel.type === "stat") return <BigValue key={at} value={display} sparkline={sparkline} width={each} height={height} theme={theme} colorMode="value" graphMode="area" />;
-    return <BarGauge key={at} value={display} field={field} width={each} height={height} theme={theme} />;
+  const isHorizontal = panel.options.orientation === "horizontal"; // one bar below the other
+  const [wide, high] = isHorizontal ? [width, Math.min(height / shown.length, 40)] : [width / shown.length, height];
+  return <div style={{ display: isHorizontal ? "block" : "flex" }}>{shown.map(({ display, field, sparkline }, at) => {
+    if (panel.type === "stat") return <BigValue key={at} value={display} sparkline={sparkline} width={wide} height={high} theme={theme} colorMode="value" graphMode="area" />;
+    return <BarGauge key={at} value={display} field={field} width={wide} height={high} theme={theme} orientation={isHorizontal ? "horizontal" : "vertical"} />;
   })}</div>;
 }
 
 function PanelView({ panel, series, range }) {
   const { w, h, x, y } = panel.gridPos;
-  const data = frames(panel, series);
+  const data = series.length ? frames(panel, series) : [];
   const style = { position: "absolute", left: x * CELL, top: y * ROW, padding: 4 };
   return <div style={style} data-panel={panel.title} data-series={series.length}>
     <PanelChrome title={panel.title} description={panel.description} width={w * CELL - 8} height={h * ROW - 8}>

@@ -205,6 +205,9 @@ class ModelQueue(TypedDict, closed=True):
 class ModelBacklog(TypedDict, closed=True):
     """The work for one model: jobs and images that have not started, and how long one worker would take for it.
 
+    `workers` are those that serve the model, by state; `drained_at` is when the warm ones would have done all of it, if
+    they did nothing else, null without one or while the model is paused.
+
     `work_seconds` is predicted from the jobs that were completed last, and counts what is being rendered. What a pause
     holds back is in `paused_seconds` instead, so that nobody starts workers for it.
     """
@@ -215,6 +218,8 @@ class ModelBacklog(TypedDict, closed=True):
     work_seconds: float
     paused_seconds: float
     oldest_seconds: float
+    workers: dict[str, int]
+    drained_at: str | None
 
 
 class PausedGroup(TypedDict, closed=True):

@@ -536,6 +536,29 @@ def test_operators_have_an_admin_key(
     assert keyed.post(f"/farm/v1/{path}", headers=admin).status_code in (200, 202)
 
 
+def test_an_admin_lists_the_jobs_of_one_caller(
+    keyed: FlaskClient, farm: Farm, ada: dict[str, str], bob: dict[str, str], admin: dict[str, str]
+) -> None:
+    of_ada, _of_bob = (submit(keyed, headers=key) for key in (ada, bob))
+    (key_id,) = (key.id for key in farm.callers.all() if key.name == "ada")
+
+    listings = [keyed.get(f"/farm/v1/jobs?caller={named}", headers=admin).get_json() for named in ("ada", key_id)]
+
+    assert [[job["id"] for job in listing["jobs"]] for listing in listings] == [[of_ada], [of_ada]]
+    problem(keyed.get("/farm/v1/jobs?caller=bob", headers=ada), 403)
+
+
+def test_the_queue_tells_which_workers_a_model_has(api: FlaskClient, farm: Farm) -> None:
+    farm.store.renew("w", FACTS | {"state": "warm", "models": "srpo"}, [])
+    submit(api)
+
+    models = {one["model"]: one for one in api.get("/farm/v1/queue").get_json()["models"]}
+
+    assert (models["srpo"]["workers"]["warm"], models["kontext"]["workers"]["warm"]) == (1, 0)
+    assert models["srpo"]["drained_at"] is not None
+    assert models["kontext"]["drained_at"] is None
+
+
 def test_the_queue_tells_a_scaler_how_much_work_there_is(api: FlaskClient, farm: Farm) -> None:
     def cost(size: str) -> float:
         width, height = SIZE_PRESETS[size]
