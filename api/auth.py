@@ -142,8 +142,12 @@ def _refuse_malformed_host(host: str | None) -> None:
         )
 
 
-#: How the names of forwarding headers begin, as WSGI spells them.
-_FORWARDING = ("HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_X_FORWARDED_")
+#: How the names of headers begin that proxies, tunnels and CDNs add, as WSGI spells them.
+_FORWARDING = (
+    *("HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_FORWARDED_", "HTTP_X_ORIGINAL_", "HTTP_X_ENVOY_", "HTTP_X_ARR_"),
+    *("HTTP_X_REAL_IP", "HTTP_X_CLIENT_IP", "HTTP_X_CLUSTER_CLIENT_IP", "HTTP_TRUE_CLIENT_IP"),
+    *("HTTP_CF_", "HTTP_CDN_LOOP", "HTTP_FASTLY_", "HTTP_FLY_", "HTTP_TAILSCALE_"),
+)
 
 
 def _refuse_foreign_calls(environ: dict[str, Any], origins: Collection[str]) -> None:
