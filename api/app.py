@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any
@@ -89,12 +89,7 @@ def create_app(
     With `host_decides`, the address that the caller used comes before `base`.
     """
     public_base = PublicBase(base, host_decides)
-    app = Application("srpo-farm", static_folder=None)
-    app.wsgi_app = _wrapped(app.wsgi_app, farm.settings)  # type: ignore[method-assign, assignment]  # Flask's way
-    app.url_map.converters["path_except"] = PathExcept
-    app.url_map.merge_slashes = False  # a doubled slash would be redirected, in HTML
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
-    app.json = FastJson(app)
+    app = _application(farm.settings)
     limiter = RateLimiter(farm.service)
     limiter.install(app)
     authenticator = Authenticator(
@@ -114,18 +109,9 @@ def create_app(
         seconds=farm.settings.hold_seconds,
     )
     registry = app.extensions["metrics"] = CollectorRegistry()
-    ProcessCollector(registry=registry)
     registry.register(StoreCollector(partial(Reading.of, farm.redis)))
-    metrics = ApiMetrics(registry, (dialect.name for dialect in DIALECTS if dialect is not NATIVE))
-    for family, read in (
-        (api_metrics.HELD, lambda: held_calls.count),
-        (api_metrics.MAX_HELD, lambda: held_calls.max_calls),
-        (api_metrics.STREAMS, lambda: streams.count),
-        (api_metrics.MAX_STREAMS, lambda: streams.max_streams),
-    ):
-        metrics.show(family, read)
     request_id.install(app)
-    _measure(app, metrics)
+    _measure(app, _api_metrics(registry, held_calls, streams))
     app.before_request(authenticator.guard)
     errors.install(app, count=partial(farm.tally.add, "refusals"))
     context = ApiContext(
@@ -137,26 +123,66 @@ def create_app(
         links_at=lru_cache(_CACHED_BASES)(farm.links),
         unknown_fields=UnknownFields(farm.settings.unknown_fields),
     )
-    for module in dict.fromkeys(dialect.routes for dialect in DIALECTS):
-        app.register_blueprint(import_module(f"api.routes.{module}").routes(context))
-    webhook_service = WebhookService(farm.deliveries, secrets=farm.secrets, outbound=farm.outbound)
-    app.register_blueprint(deliveries.routes(webhook_service, authenticator=authenticator))
-    app.register_blueprint(enhance.routes(context, Slots(MAX_ENHANCEMENTS, per_key=per_caller(MAX_ENHANCEMENTS))))
-    app.register_blueprint(fal_proxy.routes(context))
-    upload_slots = UploadSlots()
-    app.register_blueprint(fal_storage.routes(context, upload_slots))
-    app.register_blueprint(wavespeed_media.routes(context, upload_slots))
-    app.register_blueprint(batches.routes(context, upload_slots))
-    app.register_blueprint(keys.routes(farm.callers, authenticator=authenticator))
-    app.register_blueprint(
-        usage.routes(DailyUsage(farm.redis), authenticator=authenticator, price_per_image=farm.settings.price_per_image)
-    )
-    app.register_blueprint(files.routes(farm.storage, farm.store))
-    app.register_blueprint(jwks.routes(farm.secrets, padded=farm.settings.jwks_padding))
-    app.register_blueprint(health.routes(farm.redis, registry))
-    app.register_blueprint(page.routes(farm.settings))
-    app.register_blueprint(docs.routes(partial(document, "/" if host_decides else base)))
+    enhancements = Slots(MAX_ENHANCEMENTS, per_key=per_caller(MAX_ENHANCEMENTS))
+    for blueprint in (
+        *_dialect_routes(context),
+        *_native_routes(context),
+        enhance.routes(context, enhancements),
+        health.routes(farm.redis, registry),
+        docs.routes(partial(document, "/" if host_decides else base)),
+    ):
+        app.register_blueprint(blueprint)
     return app
+
+
+def _application(settings: Settings) -> Application:
+    """Return an application without routes."""
+    app = Application("srpo-farm", static_folder=None)
+    app.wsgi_app = _wrapped(app.wsgi_app, settings)  # type: ignore[method-assign, assignment]  # Flask's way
+    app.url_map.converters["path_except"] = PathExcept
+    app.url_map.merge_slashes = False  # a doubled slash would be redirected, in HTML
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.json = FastJson(app)
+    return app
+
+
+def _dialect_routes(context: ApiContext) -> Iterator[flask.Blueprint]:
+    """Yield the routes of every dialect, and those of the providers' uploads."""
+    for module in dict.fromkeys(dialect.routes for dialect in DIALECTS):
+        yield import_module(f"api.routes.{module}").routes(context)
+    yield fal_proxy.routes(context)
+    upload_slots = UploadSlots()
+    yield fal_storage.routes(context, upload_slots)
+    yield wavespeed_media.routes(context, upload_slots)
+    yield batches.routes(context, upload_slots)
+
+
+def _native_routes(context: ApiContext) -> Iterator[flask.Blueprint]:
+    """Yield the farm's own routes that need nothing but its parts."""
+    farm, authenticator = context.farm, context.authenticator
+    webhook_service = WebhookService(farm.deliveries, secrets=farm.secrets, outbound=farm.outbound)
+    yield deliveries.routes(webhook_service, authenticator=authenticator)
+    yield keys.routes(farm.callers, authenticator=authenticator)
+    yield usage.routes(
+        DailyUsage(farm.redis), authenticator=authenticator, price_per_image=farm.settings.price_per_image
+    )
+    yield files.routes(farm.storage, farm.store)
+    yield jwks.routes(farm.secrets, padded=farm.settings.jwks_padding)
+    yield page.routes(farm.settings)
+
+
+def _api_metrics(registry: CollectorRegistry, held_calls: HeldCalls, streams: EventStreams) -> ApiMetrics:
+    """Return the metrics of this process, which show its blocking calls and streams."""
+    ProcessCollector(registry=registry)
+    metrics = ApiMetrics(registry, (dialect.name for dialect in DIALECTS if dialect is not NATIVE))
+    for family, read in (
+        (api_metrics.HELD, lambda: held_calls.count),
+        (api_metrics.MAX_HELD, lambda: held_calls.max_calls),
+        (api_metrics.STREAMS, lambda: streams.count),
+        (api_metrics.MAX_STREAMS, lambda: streams.max_streams),
+    ):
+        metrics.show(family, read)
+    return metrics
 
 
 def _wrapped(application: fal_hosts.Application, settings: Settings) -> fal_hosts.Application:
