@@ -30,6 +30,9 @@ class Cards:
     gain: float = 1.0
     #: Seconds of a step, whatever is in flight: the simulated pipeline's. None: by the cost.
     step_seconds: float | None = None
+    #: So many seconds before images leave the flight a worker claims what takes their place. A farm's workers do so a
+    #: second before, which takes longer to simulate, and matters where images take little more.
+    ahead_seconds: float = 0.0
     #: Seconds from a claim to the first step, and from the last step to the stored image, beside the card's work.
     start_seconds: float = 0.01
     end_seconds: float = 0.05
@@ -165,7 +168,7 @@ class SimulatedFarm:
         self._advance(worker, now)
         if worker.pending:
             self._start_pending(worker, now)
-        while not worker.pending and self._free(worker) > 0 and self._claim(worker, now):
+        while not worker.pending and self._may_claim(worker) and self._claim(worker, now):
             self._start_pending(worker, now)
         self._schedule(worker, now)
 
@@ -193,8 +196,9 @@ class SimulatedFarm:
 
     def _claim(self, worker: _Worker, now: float) -> bool:
         """Claim jobs for the free places, and return True if there were any."""
-        key = worker.flight[0].run.job.batch_key if worker.flight else ""
-        capacity = Capacity(self._free(worker), key, (), bool(key)) if self._shares else ONE_IMAGE
+        capacity = self._capacity(worker)
+        if not capacity.images:
+            return False
         jobs = self._policy.claim(worker.name, self._models, capacity, now).jobs
         if jobs:
             self._outcome.batches[sum(job.images for job in jobs)] += 1
@@ -202,6 +206,20 @@ class SimulatedFarm:
             run = _Run(job, self._shapes.pop(job.id), job.images)
             worker.pending.extend(self._members(run))
         return bool(jobs)
+
+    def _may_claim(self, worker: _Worker) -> bool:
+        return self._free(worker) > 0 or self._cards.ahead_seconds > 0
+
+    def _capacity(self, worker: _Worker) -> Capacity:
+        """Return what a worker claims now: for the free places, and those that will soon be free."""
+        flight = worker.flight
+        if not flight:
+            return Capacity(self._cards.together) if self._shares else ONE_IMAGE
+        soon = sum(
+            member.steps_left * worker.step_seconds <= self._cards.ahead_seconds + _ROUNDING for member in flight
+        )
+        key = "" if soon == len(flight) else flight[0].run.job.batch_key
+        return Capacity(self._free(worker) + soon, key, (), claims_ahead=True)
 
     def _members(self, run: _Run) -> list[_Member]:
         steps, images = run.shape.steps, run.job.images
@@ -227,9 +245,11 @@ class SimulatedFarm:
         flight = worker.flight
         if flight:
             worker.step_seconds = self._step_seconds(flight[0].run.shape, len(flight))
-            left = min(member.steps_left for member in flight)
+            left = min(member.steps_left for member in flight) * worker.step_seconds
+            ahead = [left - self._cards.ahead_seconds] if self._cards.ahead_seconds and not worker.pending else []
             self._numbers += 1
-            heapq.heappush(self._events, (now + left * worker.step_seconds, self._numbers, worker, worker.version))
+            due = now + min([left, *(seconds for seconds in ahead if seconds > _ROUNDING)])
+            heapq.heappush(self._events, (due, self._numbers, worker, worker.version))
         if self._shares:
             self._note_place(worker)
 

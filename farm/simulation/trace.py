@@ -174,14 +174,15 @@ def made_up(mix: Mix, *, rate: float, hours: float, swing: float, seed: int) -> 
     total = sum(weight for _, weight in kinds)
     callers = _weighted([(f"caller-{number}", 1 / number) for number in range(1, mix.callers + 1)])
     for begin in range(0, round(hours * 3600), _CHUNK_SECONDS):
+        length = min(_CHUNK_SECONDS, hours * 3600 - begin)
         day = 1 - swing * math.cos(2 * math.pi * begin / _DAY_SECONDS)
         chunk: list[tuple[float, Any]] = []
         for is_bulk, (values, weights) in by_kind.items():
             if not values:
                 continue
-            mean = rate * _CHUNK_SECONDS * weights[-1] / total * (1 if is_bulk else day)
+            mean = rate * length * weights[-1] / total * (1 if is_bulk else day)
             drawn = draw.choices(values, cum_weights=weights, k=_count(draw, mean))
-            chunk += [(begin + draw.random() * _CHUNK_SECONDS, kind) for kind in drawn]
+            chunk += [(begin + draw.random() * length, kind) for kind in drawn]
         chunk.sort(key=lambda pair: pair[0])
         names = draw.choices(callers[0], cum_weights=callers[1], k=len(chunk))
         for (at, (priority, shape)), caller in zip(chunk, names, strict=True):
