@@ -65,8 +65,8 @@ def test_a_killed_workers_jobs_complete_on_another(data_dir: Path) -> None:
 
 
 def test_a_killed_worker_of_this_machine_costs_seconds_and_no_lease(data_dir: Path) -> None:
-    """At the default lease of 15 s. There is no other worker: the answer waits for the new one, too."""
-    with running_farm(data_dir, 1, FARM_SIMULATED_STEP_MS="50") as farm:
+    """At the default lease of 15 s: another worker, which is idle, has the job at once."""
+    with running_farm(data_dir, 2, FARM_SIMULATED_STEP_MS="50") as farm:
         job_id = farm.submit(num_inference_steps=20)
         farm.wait_for_state(job_id, "processing")
         worker = str(farm.redis.hget(f"srpo:job:{job_id}", "worker"))
