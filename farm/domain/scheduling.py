@@ -184,7 +184,9 @@ class FairClock:
 
     def next_start(self, caller: str, cost: float) -> float:
         """Return the virtual start time of a caller's next job."""
-        start = max(self.now, self.accepted.get(caller, 0.0))
+        start = self.accepted.get(caller, 0.0)
+        if start < self.now:
+            start = self.now
         self.accepted[caller] = start + cost
         return start
 
@@ -201,7 +203,8 @@ class _Worker:
     served: dict[str, float] = field(default_factory=dict)
 
     def served_until(self, caller: str) -> float:
-        return max(self.now, self.served.get(caller, 0.0))
+        served = self.served.get(caller, 0.0)
+        return served if served > self.now else self.now
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,12 +239,20 @@ class Choice(NamedTuple):
     is_deferred: bool = False
 
 
+NOTHING = Choice()
+DEFERRED = Choice(is_deferred=True)
+
+
 class _Head(NamedTuple):
     """The first job of a claim, its score in its queue, and until when the worker has worked for its caller."""
 
     job: Waiting
     score: float
     served: float
+
+    @property
+    def order(self) -> tuple[float, float]:
+        return self.served, self.job.created
 
 
 class Scheduler:
@@ -292,13 +303,17 @@ class Scheduler:
         self._claims += 1
         worker = self._workers[name]
         head = self._head(name, worker, models, now) if self._total else None
-        is_deferred = head is not None and self._is_deferred(head.job, name, capacity)
+        if head is None:
+            if not capacity.claims_ahead:
+                self._set_idle(name, models, is_idle=True)
+            return NOTHING
+        is_deferred = self._is_deferred(head.job, name, capacity)
+        if not is_deferred or not capacity.claims_ahead:
+            self._set_idle(name, models, is_idle=False)
         if is_deferred:
             self._claims -= 1
-            head = None
-        if head or not capacity.claims_ahead:
-            self._set_idle(name, models, is_idle=not head and not is_deferred)
-        return Choice(self._batch(head, name, worker, capacity, now) if head else (), is_deferred)
+            return DEFERRED
+        return Choice(self._batch(head, name, worker, capacity, now))
 
     def _enqueue(self, job: Waiting, score: float) -> None:
         self._places += 1
@@ -319,16 +334,23 @@ class Scheduler:
     def _head(self, name: str, worker: _Worker, models: Sequence[str], now: float) -> _Head | None:
         """Return one that came back, else that of the caller whom this worker served least, else the oldest."""
         for priority in priority_order(self._claims):
-            heads = [head for model in models if (head := self._first(f"{model}:{priority}", name, worker, now))]
-            if heads:
-                return min(heads, key=lambda head: (head.served, head.job.created)) if heads[1:] else heads[0]
+            best: _Head | None = None
+            for model in models:
+                head = self._first(f"{model}:{priority}", name, worker, now)
+                if head and (best is None or head.order < best.order):
+                    best = head
+            if best:
+                return best
         return None
 
     def _first(self, queue: str, name: str, worker: _Worker, now: float) -> _Head | None:
         head = self._queues[queue].head()
-        if head and (head[1].affinity or head[1].start_deadline <= now):
+        if head is None:
+            return None
+        score, job = head
+        if job.affinity or job.start_deadline <= now:
             return self._first_allowed(queue, name, worker, now)
-        return _Head(head[1], head[0], -1 if head[0] < 0 else worker.served_until(head[1].caller)) if head else None
+        return _Head(job, score, -1 if score < 0 else worker.served_until(job.caller))
 
     def _first_allowed(self, queue: str, name: str, worker: _Worker, now: float) -> _Head | None:
         """Return the first job of a queue that is neither late nor reserved for another worker."""
@@ -352,8 +374,10 @@ class Scheduler:
     def _is_deferred(self, job: Waiting, name: str, capacity: Capacity) -> bool:
         if (job.must_be_alone and capacity.held) or capacity.batch_key not in ("", job.batch_key):
             return True
+        if not capacity.claims_ahead:
+            return False
         idle = self.idle[job.model]
-        return capacity.claims_ahead and self._waiting[job.model] <= len(idle) - (name in idle)
+        return self._waiting[job.model] <= len(idle) - (name in idle)
 
     def _set_idle(self, name: str, models: Collection[str], *, is_idle: bool) -> None:
         for model in models:
@@ -366,10 +390,11 @@ class Scheduler:
         clock = self._clocks[head.job.queue]
         clock.now = max(clock.now, head.score)
         worker.now = max(worker.now, head.served)
-        batch, free = [head.job], capacity.images - head.job.images
-        limit = share_of(self._waiting[head.job.model], len(self.idle[head.job.model]))
-        self._start(head.job, name, worker, now)
-        if free > 0 and not head.job.must_be_alone:
+        job, batch = head.job, [head.job]
+        free = 0 if job.must_be_alone else capacity.images - job.images
+        limit = share_of(self._waiting[job.model], len(self.idle[job.model])) if free > 0 else 1
+        self._start(job, name, worker, now)
+        if limit > 1:
             self._fill(batch, free, limit, name, worker, now)
         return batch
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from farm.domain.scheduling import ASSUMED_PACE, Capacity, Scheduler, Waiting
 from farm.simulation.trace import Arrival, Shape
 
-#: What a worker claims that renders one image after another.
-ONE_IMAGE = Capacity(1)
 #: By how much rounding may keep an image from its last step, in steps.
 _ROUNDING = 1e-6
 
@@ -110,6 +108,9 @@ class SimulatedFarm:
         #: The models of the jobs so far: workers need not ask for others.
         self._models: list[str] = []
         self._shares = cards.together > 1
+        #: What a worker claims that renders nothing; and True if those that render something claim, too.
+        self._whole = Capacity(cards.together)
+        self._claims_ahead = self._shares or cards.ahead_seconds > 0
         self._policy = Scheduler(fills_batches=self._shares)
         self._workers = {name: _Worker(name) for name in map(str, range(cards.count))}
         self._shapes: dict[str | int, Shape] = {}
@@ -168,19 +169,23 @@ class SimulatedFarm:
         self._advance(worker, now)
         if worker.pending:
             self._start_pending(worker, now)
-        while not worker.pending and self._may_claim(worker) and self._claim(worker, now):
+        while not worker.pending and self._claim(worker, now):
             self._start_pending(worker, now)
         self._schedule(worker, now)
 
     def _advance(self, worker: _Worker, now: float) -> None:
-        if worker.flight:
+        flight = worker.flight
+        if flight:
             passed = now - worker.updated
             self._outcome.busy_seconds += passed
-            for member in worker.flight:
-                member.steps_left -= passed / worker.step_seconds
-            for member in [member for member in worker.flight if member.steps_left <= _ROUNDING]:
-                worker.flight.remove(member)
-                self._end(member, now)
+            steps = passed / worker.step_seconds
+            worker.flight = []
+            for member in flight:
+                member.steps_left -= steps
+                if member.steps_left <= _ROUNDING:
+                    self._end(member, now)
+                else:
+                    worker.flight.append(member)
         worker.updated = now
 
     def _end(self, member: _Member, now: float) -> None:
@@ -196,30 +201,26 @@ class SimulatedFarm:
 
     def _claim(self, worker: _Worker, now: float) -> bool:
         """Claim jobs for the free places, and return True if there were any."""
-        capacity = self._capacity(worker)
-        if not capacity.images:
+        capacity = self._capacity(worker) if worker.flight else self._whole
+        jobs = self._policy.claim(worker.name, self._models, capacity, now).jobs if capacity else ()
+        if not jobs:
             return False
-        jobs = self._policy.claim(worker.name, self._models, capacity, now).jobs
-        if jobs:
-            self._outcome.batches[sum(job.images for job in jobs)] += 1
+        images = 0
         for job in jobs:
-            run = _Run(job, self._shapes.pop(job.id), job.images)
-            worker.pending.extend(self._members(run))
-        return bool(jobs)
+            images += job.images
+            worker.pending.extend(self._members(_Run(job, self._shapes.pop(job.id), job.images)))
+        self._outcome.batches[images] += 1
+        return True
 
-    def _may_claim(self, worker: _Worker) -> bool:
-        return self._free(worker) > 0 or self._cards.ahead_seconds > 0
-
-    def _capacity(self, worker: _Worker) -> Capacity:
-        """Return what a worker claims now: for the free places, and those that will soon be free."""
-        flight = worker.flight
-        if not flight:
-            return Capacity(self._cards.together) if self._shares else ONE_IMAGE
-        soon = sum(
-            member.steps_left * worker.step_seconds <= self._cards.ahead_seconds + _ROUNDING for member in flight
-        )
+    def _capacity(self, worker: _Worker) -> Capacity | None:
+        """Return what a worker claims that renders: for the free places, and those that will soon be free."""
+        if not self._claims_ahead:
+            return None
+        flight, ahead = worker.flight, self._cards.ahead_seconds + _ROUNDING
+        soon = sum(member.steps_left * worker.step_seconds <= ahead for member in flight)
+        images = self._free(worker) + soon
         key = "" if soon == len(flight) else flight[0].run.job.batch_key
-        return Capacity(self._free(worker) + soon, key, (), claims_ahead=True)
+        return Capacity(images, key, (), claims_ahead=True) if images else None
 
     def _members(self, run: _Run) -> list[_Member]:
         steps, images = run.shape.steps, run.job.images
@@ -228,8 +229,8 @@ class SimulatedFarm:
         return [_Member(run, 1, steps) for _ in range(images)]
 
     def _start_pending(self, worker: _Worker, now: float) -> None:
-        pending, flight = worker.pending, worker.flight
-        while pending and self._free(worker) > 0:
+        pending, flight, together = worker.pending, worker.flight, self._cards.together
+        while pending and len(flight) < together:
             run = pending[0].run
             if flight and flight[0].run.job.batch_key != run.job.batch_key:
                 return
@@ -245,11 +246,14 @@ class SimulatedFarm:
         flight = worker.flight
         if flight:
             worker.step_seconds = self._step_seconds(flight[0].run.shape, len(flight))
-            left = min(member.steps_left for member in flight) * worker.step_seconds
-            ahead = [left - self._cards.ahead_seconds] if self._cards.ahead_seconds and not worker.pending else []
+            steps = flight[0].steps_left
+            for member in flight[1:]:
+                steps = min(steps, member.steps_left)
+            left, ahead = steps * worker.step_seconds, self._cards.ahead_seconds
+            if ahead and not worker.pending and left - ahead > _ROUNDING:
+                left -= ahead
             self._numbers += 1
-            due = now + min([left, *(seconds for seconds in ahead if seconds > _ROUNDING)])
-            heapq.heappush(self._events, (due, self._numbers, worker, worker.version))
+            heapq.heappush(self._events, (now + left, self._numbers, worker, worker.version))
         if self._shares:
             self._note_place(worker)
 

@@ -8,10 +8,10 @@ import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import accumulate, product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -30,7 +30,7 @@ class UnusableTrace(FarmError):
     """A file that is no trace."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Shape:
     """The facts of a job's request that the policy and the card know."""
 
@@ -41,14 +41,13 @@ class Shape:
     #: Full steps of each image.
     steps: int
 
-    @property
+    @cached_property
     def step_cost(self) -> float:
         """The cost of a full step of one image."""
         return self.cost / self.images / self.steps
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """A job of a trace: when it is submitted, in seconds, and by whom."""
 
     at: float
