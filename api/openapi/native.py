@@ -198,6 +198,13 @@ SECTION = Section(
         ),
         Operation(
             "get",
+            f"{PREFIX}/bulks",
+            "listOpenBulks",
+            "List your bulks that have not ended, with their rate and the time left (admin: those of all callers)",
+            responses={200: Response("The bulks, oldest first.", answers.FarmBulks), **_COMMON},
+        ),
+        Operation(
+            "get",
             f"{PREFIX}/workers",
             "listWorkers",
             "List the workers (admin)",

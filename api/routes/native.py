@@ -166,6 +166,13 @@ def _add_farm(blueprint: flask.Blueprint, context: ApiContext) -> None:
         query.refuse_others()
         return _queue(stats.queues(), Reading.of(context.farm.redis), caller)
 
+    @blueprint.get("/bulks")
+    def bulks() -> answers.FarmBulks:
+        caller = authenticator.caller()
+        query.refuse_others()
+        now_us = stats.now_us()
+        return {"bulks": [native.bulk(bulk, now_us=now_us) for bulk in context.farm.bulk_service.open_bulks(caller)]}
+
     @blueprint.get("/models")
     def models() -> answers.FarmModels:
         authenticator.caller()
@@ -194,8 +201,8 @@ def _add_operations(blueprint: flask.Blueprint, context: ApiContext) -> None:
     def workers() -> answers.FarmWorkers:
         authenticator.refuse_all_but_admins("see the workers")
         query.refuse_others()
-        now_us = stats.now_us()
-        return {"workers": [_worker(worker, now_us) for worker in stats.workers()]}
+        now_us, running = stats.now_us(), stats.running()
+        return {"workers": [_worker(worker, running.get(worker.id, []), now_us) for worker in stats.workers()]}
 
     @blueprint.post("/workers/<worker_id>/drain")
     def drain(worker_id: str) -> tuple[answers.DrainingWorker, int]:
@@ -308,8 +315,8 @@ def _drained_at(work_seconds: float, states: Mapping[str, int], reading: Reading
     return clock.iso(reading.now_us + round(work_seconds / states["warm"] * 1e6))
 
 
-def _worker(worker: Worker, now_us: int) -> answers.FarmWorker:
-    return native.worker(worker.id, worker.facts, silent_seconds=worker.silent_seconds, now_us=now_us)
+def _worker(worker: Worker, running: Sequence[Job], now_us: int) -> answers.FarmWorker:
+    return native.worker(worker.id, worker.facts, running, silent_seconds=worker.silent_seconds, now_us=now_us)
 
 
 def _replayed(accepted: Accepted) -> dict[str, str]:

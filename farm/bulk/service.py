@@ -52,6 +52,10 @@ class BulkService:
         """Return up to `count` of the caller's bulks, newest first, created before `after`."""
         return self._store.page(caller.id, after=after, count=count)
 
+    def open_bulks(self, caller: Caller) -> list[Bulk]:
+        """Return the caller's bulks (an admin's: all) that have not ended, oldest first."""
+        return [bulk for bulk in self._store.open_bulks() if caller.is_admin or bulk.caller == caller.id]
+
     def cancel(self, caller: Caller, bulk_id: str) -> Bulk:
         """Cancel a bulk: no further line becomes a job, and its jobs are stopped. Raises NotFound and BulkEnded."""
         bulk = self.get(caller, bulk_id)

@@ -94,10 +94,19 @@ class BulkStore:
         with translated():
             index = redis_keys.bulks_of(caller)
             ids = cast(list[str], self._redis.zrevrangebyscore(index, newest, "-inf", start=0, num=count))
-            with self._redis.pipeline(transaction=False) as pipeline:
-                for bulk_id in ids:
-                    pipeline.hgetall(redis_keys.bulk(bulk_id))
-                records = zip(ids, pipeline.execute(), strict=True)
+            return self._records(ids)
+
+    def open_bulks(self) -> list[Bulk]:
+        """Return the bulks of all callers that have not ended, oldest first."""
+        with translated():
+            ids = cast(list[str], self._redis.zrange(redis_keys.BULK_DUE, 0, -1))
+            return sorted(self._records(ids), key=lambda bulk: bulk.created_us)
+
+    def _records(self, ids: Sequence[str]) -> list[Bulk]:
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for bulk_id in ids:
+                pipeline.hgetall(redis_keys.bulk(bulk_id))
+            records = zip(ids, pipeline.execute(), strict=True)
         return [_bulk(bulk_id, fields) for bulk_id, fields in records if "state" in fields]
 
     def end(self, bulk_id: str, ending: Ending) -> BulkState | None:

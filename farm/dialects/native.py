@@ -14,6 +14,7 @@ from farm.dialects.answers.native import EventName
 from farm.dialects.error_response import ErrorResponse
 from farm.dialects.fields import FIELDS, ModelFields, parse
 from farm.dialects.links import Links
+from farm.domain.bulk import Bulk, BulkState
 from farm.domain.catalogue import named
 from farm.domain.delivery import TEST, Delivery, Due, is_about_a_bulk
 from farm.domain.errors import FarmError, InvalidRequest, Problem
@@ -200,8 +201,28 @@ def delivery(item: Delivery) -> answers.FarmDelivery:
     }
 
 
-def worker(worker_id: str, facts: Mapping[str, str], *, silent_seconds: float, now_us: int) -> answers.FarmWorker:
-    """Build the answer that shows a worker."""
+def bulk(item: Bulk, *, now_us: int) -> answers.FarmBulk:
+    """Build the answer that shows how far a bulk is."""
+    ended = item.completed + item.failed
+    minutes = (now_us - item.reached_us.get(BulkState.IN_PROGRESS, now_us)) / 60e6
+    rate = ended / minutes if ended and minutes > 0 else None
+    return {
+        "id": item.id,
+        "status": item.state,
+        "total": item.total,
+        "completed": item.completed,
+        "failed": item.failed,
+        "requests_per_minute": round(rate, 3) if rate else None,
+        "seconds_left": round((item.total - ended) / rate * 60, 3) if rate else None,
+        "created_at": clock.iso(item.created_us),
+        "expires_at": clock.iso(item.expires_us),
+    }
+
+
+def worker(
+    worker_id: str, facts: Mapping[str, str], running: Sequence[Job], *, silent_seconds: float, now_us: int
+) -> answers.FarmWorker:
+    """Build the answer that shows a worker and the jobs that it holds."""
     pid = facts.get("pid")
     return {
         "id": worker_id,
@@ -215,6 +236,7 @@ def worker(worker_id: str, facts: Mapping[str, str], *, silent_seconds: float, n
         "build": facts.get("build"),
         "safety": facts.get("safety"),
         "jobs": int(facts.get("jobs", 0)),
+        "running": [{"id": job.id, "step": job.step, "steps": job.steps} for job in running],
         "busy_seconds": float(facts.get("busy_seconds_total", 0)),
         "seen_at": clock.iso(now_us - round(silent_seconds * 1e6)),
         "silent_seconds": silent_seconds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -11,10 +12,12 @@ from typing import cast
 import redis
 
 from farm.domain.catalogue import MODELS
+from farm.domain.job import Job
 from farm.domain.pause import Group, GroupKind, PausedGroup
 from farm.domain.scheduling import PRIORITIES, QueuePriority
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
+from farm.jobstore.record import job_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,20 @@ class StoreStats:
             pipeline.hgetall(redis_keys.WORKER_FACTS)
             time, heartbeats, facts = pipeline.execute()
         return workers_from(heartbeats, facts, now_us=microseconds(time))
+
+    def running(self) -> dict[str, list[Job]]:
+        """Return the jobs that workers hold: worker → its jobs."""
+        found: defaultdict[str, list[Job]] = defaultdict(list)
+        with translated():
+            ids = cast(list[str], self._redis.zrange(redis_keys.LEASES, 0, -1))
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for job_id in ids:
+                    pipeline.hgetall(redis_keys.job(job_id))
+                records = pipeline.execute()
+        for job_id, fields in zip(ids, records, strict=True):
+            if worker := fields.get("worker"):
+                found[worker].append(job_from(job_id, fields))
+        return found
 
     def waiting(self, models: Iterable[str] | None = None) -> int:
         """Return the number of waiting jobs of these models (None: of all)."""

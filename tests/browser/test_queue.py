@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from typing import Literal
 
+import openai
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.farms import RunningFarm
 from tests.webhook_receiver import Receiver
+
+GENERATIONS: Literal["/v1/images/generations"] = "/v1/images/generations"
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +47,31 @@ def test_an_admin_pauses_the_farm_cancels_a_waiting_job_and_resumes(page: Page, 
 
     expect(page.locator("#notice")).to_be_hidden()
     assert farm.wait_for_end(farm.submit(num_inference_steps=1))["status"] == "completed"
+
+
+def test_a_worker_shows_its_jobs_step_by_step(page: Page, farm: RunningFarm) -> None:
+    job_ids = [farm.submit(num_inference_steps=50, num_images=4) for _ in range(4)]
+
+    expect(page.locator("#workers tbody")).to_contain_text(re.compile(r"[0-9a-f]{8} step [1-9]\d* of 200"))
+    for job_id in job_ids:
+        farm.call("POST", f"/farm/v1/jobs/{job_id}/cancel")
+
+
+def test_the_last_hour_and_running_bulks_are_there_when_the_page_opens(page: Page, farm: RunningFarm) -> None:
+    for _ in range(3):
+        farm.wait_for_end(farm.submit(num_inference_steps=1))
+    client = openai.OpenAI(base_url=f"{farm.url}/v1", api_key="any")
+    body = {"model": "srpo", "prompt": "a fox", "num_inference_steps": 50}
+    lines = [{"custom_id": str(n), "method": "POST", "url": GENERATIONS, "body": body} for n in range(12)]
+    file = client.files.create(file=("foxes.jsonl", "\n".join(map(json.dumps, lines)).encode()), purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint=GENERATIONS, completion_window="24h")
+    page.reload()
+
+    expect(page.locator("#last-hour p").last).to_contain_text(re.compile(r"([3-9]|\d\d+) completed"))
+    bulk = page.locator("#bulks tbody tr", has=page.locator(f"code[title='{batch.id.removeprefix('batch_')}']"))
+    expect(bulk).to_contain_text(re.compile(r"[1-9]\d* of 12 completed, 0 failed.* a minute"))
+    bulk.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#bulks")).to_contain_text("No bulk is running.")
 
 
 @pytest.fixture

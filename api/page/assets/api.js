@@ -6,7 +6,7 @@ const KEY = "srpo-farm.key";
 /** An answer that is no success: `status` (0: no answer), `code` and the `errors` of single fields. */
 export class ApiError extends Error {
   constructor(status, problem) {
-    super(problem.detail || problem.title || problem.message || `HTTP ${status}`);
+    super(problem.detail || problem.title || problem.error?.message || `HTTP ${status}`);
     this.status = status;
     this.code = problem.code || "";
     this.errors = problem.errors || [];
@@ -22,9 +22,11 @@ function headers() {
 }
 
 let asked = null;
+let isDeclined = false;
 
-/** Ask the user for a key; return true if one was given. Only one dialog is open at a time. */
-export function askForKey(message = "") {
+/** Ask the user for a key, unless they declined to give one; return true if one was given. Only one dialog is open at a time. */
+async function askForKey(message = "") {
+  if (isDeclined) return false;
   asked ??= new Promise((resolve) => {
     const dialog = byId("key-dialog");
     byId("key-button").hidden = false;
@@ -34,6 +36,7 @@ export function askForKey(message = "") {
       asked = null;
       const key = byId("key").value.trim();
       const given = dialog.returnValue === "save" && key !== "";
+      isDeclined = !given;
       if (given) sessionStorage.setItem(KEY, key);
       resolve(given);
     };
@@ -58,9 +61,10 @@ export async function call(method, path, body, options = {}) {
   const content = body === undefined ? {} : { body: JSON.stringify(body) };
   const type = body === undefined ? {} : { "Content-Type": "application/json" };
   for (;;) {
+    const sent = currentKey();
     const answer = await answered(path, { method, ...content, ...options, headers: { ...type, ...options.headers } });
-    const known = currentKey();
-    if (answer.status === 401 && (await askForKey(known ? "This key is not valid here." : ""))) continue;
+    const isNewer = currentKey() !== sent;
+    if (answer.status === 401 && (isNewer || (await askForKey(sent ? "This key is not valid here." : "")))) continue;
     const isJson = (answer.headers.get("Content-Type") ?? "").includes("json");
     const read = isJson ? await answer.json() : {};
     if (!answer.ok) throw new ApiError(answer.status, read);
@@ -115,6 +119,7 @@ export function local(url) {
 export const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 byId("key-button").addEventListener("click", async () => {
+  isDeclined = false;
   if (await askForKey()) location.reload();
 });
 if (currentKey()) byId("key-button").hidden = false;

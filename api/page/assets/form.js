@@ -3,7 +3,7 @@ import { element } from "./dom.js";
 import { ImageInput } from "./images.js";
 import { PromptInput } from "./prompt.js";
 
-const FOLDED = ["output_format", "priority", "sync_mode", "webhook_url", "webhook_events"];
+const FOLDED = ["enhance_prompt", "output_format", "priority", "sync_mode", "webhook_url", "webhook_events"];
 const WORDS = { url: "URL", num: "number of", hd: "HD" };
 
 /** Return the label of a field: `num_inference_steps` is "Inference steps". */
@@ -44,6 +44,7 @@ class NumberInput {
   addDice() {
     this.input.placeholder = "random";
     const roll = () => (this.input.value = "");
+    this.node.classList.add("dice");
     this.node.append(element("button", { type: "button", textContent: "Random", onclick: roll }));
   }
 

@@ -10,44 +10,39 @@ const minuteOf = (text) => Math.floor(new Date(text).getTime() / 60_000);
 export class LastHour {
   constructor() {
     this.minutes = new Map();
-    this.counted = new Set();
     this.chart = document.createElementNS(SVG, "svg");
     this.chart.setAttribute("viewBox", `0 0 ${MINUTES * 10} ${HEIGHT}`);
+    this.chart.setAttribute("preserveAspectRatio", "none");
     this.chart.setAttribute("role", "img");
     this.text = element("p", { className: "hint" });
-    this.node = element("div", { className: "last-hour" }, this.chart, this.text);
+    const ends = element("p", { className: "hint ends", "aria-hidden": "true" }, element("span", {}, "60 min ago"), element("span", {}, "now"));
+    this.node = element("div", { className: "last-hour" }, this.chart, ends, this.text);
     this.draw();
     setInterval(() => this.draw(), 30_000);
   }
 
-  /** Count the jobs of a list that ended within the hour. */
-  load(jobs) {
-    for (const job of jobs) this.count({ ...job, at: job.finished_at });
-  }
-
-  /** Count an ended job, once. */
-  count({ id, status, at }) {
-    if (!hasEnded({ status }) || this.counted.has(id)) return;
-    this.counted.add(id);
-    const counts = this.minutes.get(minuteOf(at)) ?? { completed: 0, failed: 0, ids: [] };
-    counts[status] += 1;
-    counts.ids.push(id);
-    this.minutes.set(minuteOf(at), counts);
-    this.draw();
+  /** Count a change of a job, if it has ended by it. */
+  count(change) {
+    if (!hasEnded(change)) return;
+    const minute = minuteOf(change.at);
+    const counts = this.minutes.get(minute) ?? { completed: 0, failed: 0 };
+    counts[change.status] += 1;
+    this.minutes.set(minute, counts);
+    this.frame ??= requestAnimationFrame(() => this.draw());
   }
 
   draw() {
+    this.frame = undefined;
     const now = Math.floor(Date.now() / 60_000);
-    for (const [minute, { ids }] of this.minutes) {
-      if (minute > now - MINUTES) continue;
-      this.minutes.delete(minute);
-      for (const id of ids) this.counted.delete(id);
+    for (const minute of this.minutes.keys()) {
+      if (minute <= now - MINUTES) this.minutes.delete(minute);
     }
     const counts = Array.from({ length: MINUTES }, (_, at) => this.minutes.get(now - MINUTES + 1 + at) ?? { completed: 0, failed: 0 });
     const highest = Math.max(1, ...counts.map(({ completed, failed }) => completed + failed));
     this.chart.replaceChildren(...counts.flatMap(({ completed, failed }, at) => bars(at, completed, failed, HEIGHT / highest)));
     const sum = (name) => counts.reduce((total, one) => total + one[name], 0);
-    this.text.textContent = `${sum("completed")} completed and ${sum("failed")} failed, at most ${highest} a minute.`;
+    const isEmpty = sum("completed") + sum("failed") === 0;
+    this.text.textContent = isEmpty ? "No job has ended in the last hour." : `${sum("completed")} completed and ${sum("failed")} failed, at most ${highest} a minute.`;
     this.chart.setAttribute("aria-label", this.text.textContent);
   }
 }

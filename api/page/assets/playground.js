@@ -28,16 +28,20 @@ function choose(name, body = {}) {
 async function showModels() {
   const answer = await get("farm/v1/models");
   served = new Map(answer.models.filter((model) => model.served).map((model) => [model.name, model]));
-  const option = ({ name, title }) => {
-    const isServed = served.has(name);
-    const textContent = isServed ? title : `${title} (not served here)`;
-    return element("option", { value: name, textContent, disabled: !isServed });
-  };
-  byId("model").replaceChildren(...catalogue.models.map(option));
+  byId("loading").hidden = served.size > 0;
+  listModels(served.size ? " (not served here)" : "");
   const isMiniature = [...served.values()].some((model) => model.weights === "miniature");
   if (isMiniature) await showLanguage();
-  if (!served.size) byId("form-error").textContent = "No worker has loaded a model yet. This page looks again by itself.";
   return served.size > 0;
+}
+
+function listModels(unserved) {
+  const option = ({ name, title }) => {
+    const isServed = served.has(name);
+    return element("option", { value: name, textContent: title + (isServed ? "" : unserved), disabled: !isServed });
+  };
+  byId("model").replaceChildren(...catalogue.models.map(option));
+  if (form) byId("model").value = form.model.name;
 }
 
 async function showLanguage() {
@@ -168,6 +172,7 @@ function place(id, body, { isNew }) {
   cards.set(id, card);
   if (isNew) byId("jobs").prepend(card.node);
   else byId("jobs").append(card.node);
+  if (isNew) card.node.scrollIntoView({ block: "nearest" });
   const abort = new AbortController();
   aborts.set(id, abort);
   watch(id, (job, error) => card.show(job, error), (preview) => card.preview(preview), abort.signal).catch((error) => {
@@ -179,6 +184,7 @@ function place(id, body, { isNew }) {
 
 function showEmpty() {
   byId("empty").hidden = cards.size > 0;
+  byId("compare").hidden = byId("clear").hidden = cards.size === 0;
   byId("more").hidden = history.entries().every(({ id }) => cards.has(id));
 }
 
@@ -261,6 +267,7 @@ addEventListener("online", () => say("Online again."));
 /** Show the models once there are any; workers may still be loading. */
 async function start() {
   const opened = linked();
+  listModels("");
   choose(opened?.model ?? catalogue.models[0].name, opened ?? {});
   showMore();
   for (;;) {

@@ -1,10 +1,11 @@
-// The queue view: what waits, runs and ended, the workers, and the webhooks' deliveries. Admins may act on them.
+// The queue view: what waits, runs and ended, the workers, bulks and the webhooks' deliveries. Admins may act on them.
 import { ApiError, events, get, pause, post } from "./api.js";
 import { button, byId, element, say } from "./dom.js";
 import { LastHour } from "./last_hour.js";
 import { hasEnded } from "./watch.js";
 
 const REFRESH_MS = 2000;
+const HOUR_MS = 3_600_000;
 const PAGE = 50;
 const MOST_PAGES = 10;
 const lastHour = new LastHour();
@@ -13,14 +14,26 @@ let next = null;
 let pages = 1;
 let isAdmin = true;
 
-const time = (text) => (text ? new Date(text).toLocaleTimeString("en-GB") : "");
-const cells = (tag, values) => element("tr", {}, values.map((value) => element(tag, {}, value ?? "")));
+//: Roles are named, as a small screen shows tables as lists.
+const row = (cells) => element("tr", { role: "row" }, cells);
+const head = (value) => element("th", { role: "columnheader" }, value);
+const cell = (value, name) => element("td", { role: "cell", "data-name": name }, value ? element("div", {}, value) : "");
 //: The head of a column of buttons.
 const actions = () => element("span", { className: "hidden", textContent: "Actions" });
 
 function fill(id, heads, rows, none) {
-  const body = rows.length ? rows.map((row) => cells("td", row)) : [element("tr", {}, element("td", { colSpan: heads.length, textContent: none }))];
-  byId(id).replaceChildren(element("thead", {}, cells("th", heads)), element("tbody", {}, body));
+  const names = heads.map((name) => (typeof name === "string" ? name : null));
+  const body = rows.map((values) => row(values.map((value, at) => cell(value, names[at]))));
+  if (!rows.length) body.push(row(element("td", { role: "cell", colSpan: heads.length, textContent: none })));
+  const groups = [element("thead", { role: "rowgroup" }, row(heads.map(head))), element("tbody", { role: "rowgroup" }, body)];
+  byId(id).replaceChildren(...groups);
+}
+
+function time(text) {
+  if (!text) return "";
+  const at = new Date(text);
+  const day = at.toDateString() === new Date().toDateString() ? "" : `${at.toLocaleDateString("en-CA")} `;
+  return day + at.toLocaleTimeString("en-GB");
 }
 
 function seconds(value) {
@@ -53,17 +66,17 @@ async function showWorkers() {
   if (!isAdmin) return;
   try {
     const { workers } = await get("farm/v1/workers");
-    const row = (worker) => [
+    const facts = (worker) => [
       worker.id,
       worker.state,
       worker.device,
       worker.models.join(", "),
-      String(worker.jobs),
+      worker.running.map(({ id, step, steps }) => element("div", {}, code(id), ` step ${step} of ${steps}`)),
       seconds(worker.busy_seconds),
       seconds(worker.silent_seconds),
       button("Drain", () => act(`farm/v1/workers/${encodeURIComponent(worker.id)}/drain`)),
     ];
-    fill("workers", ["Worker", "State", "Device", "Models", "Jobs", "Busy", "Last seen", actions()], workers.map(row), "No worker is running.");
+    fill("workers", ["Worker", "State", "Device", "Models", "Jobs", "Busy", "Last seen", actions()], workers.map(facts), "No worker is running.");
     byId("workers-section").hidden = false;
   } catch (error) {
     if (error.status !== 403) throw error;
@@ -71,16 +84,34 @@ async function showWorkers() {
   }
 }
 
+async function showBulks() {
+  const { bulks } = await get("farm/v1/bulks");
+  const facts = (bulk) => [
+    code(bulk.id.replace("batch_", "")),
+    bulk.status.replace("_", " "),
+    [bar(bulk.completed + bulk.failed, bulk.total, "Ended requests"), ` ${bulk.completed} of ${bulk.total} completed, ${bulk.failed} failed`],
+    bulk.requests_per_minute && `${bulk.requests_per_minute.toPrecision(3)} a minute`,
+    bulk.seconds_left !== null && seconds(bulk.seconds_left),
+    time(bulk.expires_at),
+    button("Cancel", () => act(`v1/batches/${bulk.id}/cancel`)),
+  ];
+  fill("bulks", ["Bulk", "Status", "Requests", "Rate", "Time left", "Window ends", actions()], bulks.map(facts), "No bulk is running.");
+}
+
+const short = (text) => (text.length > 120 ? `${text.slice(0, 119)}…` : text);
+const code = (id) => element("code", { textContent: id.slice(0, 8), title: id });
+const bar = (value, max, label) => element("progress", { max: max || 1, value, "aria-label": label });
+
 function jobRow(job) {
-  const progress = element("progress", { max: job.progress.steps || 1, value: job.progress.step, "aria-label": "Denoising steps" });
-  const state = job.status === "processing" ? element("span", {}, "processing ", progress) : job.status;
+  const { step, steps } = job.progress;
+  const state = job.status === "processing" ? ["processing ", bar(step, steps, "Denoising steps")] : job.status;
   const action = !hasEnded(job)
     ? button("Cancel", () => act(`farm/v1/jobs/${job.id}/cancel`))
     : job.status === "failed" && job.code !== "cancelled" && !job.retried_as
       ? button("Retry", () => act(`farm/v1/jobs/${job.id}/retry`))
       : "";
   const cause = job.error ? `${job.code}: ${job.error}` : "";
-  return [time(job.created_at), element("code", { textContent: job.id.slice(0, 8), title: job.id }), job.model, state, job.prompt.slice(0, 120), cause, action];
+  return [time(job.created_at), code(job.id), job.model, state, short(job.prompt), cause, action];
 }
 
 function showJobs() {
@@ -115,13 +146,13 @@ async function showOlder() {
 
 async function showDeliveries() {
   const { deliveries } = await get("farm/v1/deliveries");
-  const row = (delivery) => {
+  const facts = (delivery) => {
     const last = delivery.attempts.at(-1);
     const answer = last ? `${last.status ?? last.error} (attempt ${delivery.attempts.length})` : "not tried yet";
     const again = () => act(`farm/v1/deliveries/${delivery.id}/redeliver`);
     return [time(delivery.created_at), delivery.event, delivery.receiver, delivery.status, answer, time(delivery.next_try_at), button("Redeliver", again)];
   };
-  fill("deliveries", ["Created", "Event", "Receiver", "Status", "Last answer", "Next", actions()], deliveries.map(row), "No deliveries.");
+  fill("deliveries", ["Created", "Event", "Receiver", "Status", "Last answer", "Next", actions()], deliveries.map(facts), "No deliveries.");
 }
 
 async function act(path) {
@@ -136,13 +167,13 @@ async function act(path) {
 
 async function refresh() {
   await showWorkers();
-  await Promise.all([showFigures(), refreshJobs(), showDeliveries()]);
+  await Promise.all([showFigures(), refreshJobs(), showBulks(), showDeliveries()]);
 }
 
-/** Count what ends from now on, and look again soon after each change. */
+/** Count what ended in the last hour and ends from now on, and look again soon after each change. */
 let isStale = true;
 async function follow() {
-  let lastId = "";
+  let lastId = `${Date.now() - HOUR_MS}-0`; // ids begin with the time of the change
   for (;;) {
     try {
       for await (const { event, id, data } of events("farm/v1/events", undefined, lastId)) {
@@ -166,11 +197,8 @@ byId("status").addEventListener("change", async () => {
 byId("more").addEventListener("click", showOlder);
 byId("last-hour").append(lastHour.node);
 
-await refresh();
-lastHour.load(jobs);
 follow();
-for (let rounds = 0; ; rounds += 1) {
-  await pause(REFRESH_MS);
+for (let rounds = 0; ; rounds += 1, await pause(REFRESH_MS)) {
   if (document.hidden) continue;
   try {
     // Changes are told; now and then it looks all the same, for what changes without an event.

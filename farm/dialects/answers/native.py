@@ -255,11 +255,19 @@ class FarmQueue(TypedDict, closed=True):
     models: list[ModelBacklog]
 
 
+class RunningJob(TypedDict, closed=True):
+    """A job that a worker holds: `step` of its `steps` are done, those of all its images together."""
+
+    id: str
+    step: int
+    steps: int
+
+
 class FarmWorker(TypedDict, closed=True):
     """A worker as it last described itself, at `seen_at`, `silent_seconds` ago.
 
-    `jobs` is the number of jobs that it holds, `busy_seconds` how long it has rendered since its start. What it has not
-    loaded yet is null or empty.
+    `jobs` is the number of jobs that it holds, `running` those jobs now, `busy_seconds` how long it has rendered since
+    its start. What it has not loaded yet is null or empty.
     """
 
     id: str
@@ -273,6 +281,7 @@ class FarmWorker(TypedDict, closed=True):
     build: str | None
     safety: str | None
     jobs: int
+    running: list[RunningJob]
     busy_seconds: float
     seen_at: str
     silent_seconds: float
@@ -282,6 +291,30 @@ class FarmWorkers(TypedDict, closed=True):
     """The workers that have reported lately."""
 
     workers: list[FarmWorker]
+
+
+class FarmBulk(TypedDict, closed=True):
+    """A bulk that has not ended: OpenAI's batch. Of its `total` requests, some are `completed` or `failed`.
+
+    `requests_per_minute` is the mean since its lines became jobs, and `seconds_left` what remains at that rate; null
+    before the first one has ended.
+    """
+
+    id: str
+    status: str
+    total: int
+    completed: int
+    failed: int
+    requests_per_minute: float | None
+    seconds_left: float | None
+    created_at: str
+    expires_at: str
+
+
+class FarmBulks(TypedDict, closed=True):
+    """The bulks that have not ended, oldest first."""
+
+    bulks: list[FarmBulk]
 
 
 class DrainingWorker(TypedDict, closed=True):

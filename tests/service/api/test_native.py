@@ -377,11 +377,12 @@ def test_the_queue_tells_depth_and_age(api: FlaskClient, farm: Farm) -> None:
 def test_the_workers_are_listed_with_what_they_do(api: FlaskClient, farm: Farm) -> None:
     submit(api)
     job = jobs.take_one(farm.store, "w")
-    farm.store.renew("w", FACTS, [jobs.held(job)])
+    farm.store.renew("w", FACTS, [jobs.held(job, 3)])
 
     (worker,) = api.get("/farm/v1/workers").get_json()["workers"]
 
     assert (worker["id"], worker["state"], worker["models"], worker["jobs"]) == ("w", "warm", ["srpo"], 1)
+    assert worker["running"] == [{"id": job.id, "step": 3, "steps": 28}]
     assert 0 <= worker["silent_seconds"] < 10
     seen_at = datetime.fromisoformat(worker["seen_at"])
     assert abs(seen_at.timestamp() - farm.stats.now_us() / 1e6) < 10
@@ -398,7 +399,7 @@ def test_every_number_and_time_of_a_worker_is_one(api: FlaskClient, farm: Farm) 
         **dict.fromkeys(("id", "state", "host", "version", "device", "weights", "build", "safety", "seen_at"), str),
         **dict.fromkeys(("pid", "jobs"), int),
         **dict.fromkeys(("busy_seconds", "silent_seconds"), float),
-        "models": list,
+        **dict.fromkeys(("models", "running"), list),
     }
     assert (new["state"], new["pid"], new["models"], new["jobs"], new["weights"]) == ("loading", None, [], 0, None)
 

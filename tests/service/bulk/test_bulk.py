@@ -176,6 +176,10 @@ def test_a_cancelled_batch_has_the_results_that_there_were(harness: BulkHarness,
     for job in done:
         farm.store.complete(job, jobs.result(job))
     running = jobs.take(farm.store, "w2")
+    (shown,) = api.get("/farm/v1/bulks").get_json()["bulks"]
+    assert (shown["id"], shown["total"], shown["completed"], shown["failed"]) == (batch_id, 8, len(done), 0)
+    left = (8 - len(done)) / shown["requests_per_minute"] * 60
+    assert shown["seconds_left"] == pytest.approx(left, rel=0.05)
 
     cancelled = api.post(f"{BATCHES}/{batch_id}/cancel").get_json()
     assert cancelled["status"] == "cancelling"
@@ -188,6 +192,7 @@ def test_a_cancelled_batch_has_the_results_that_there_were(harness: BulkHarness,
     assert batch["request_counts"] == {"total": 8, "completed": len(done), "failed": 8 - len(done)}
     assert [line["response"]["request_id"] for line in harness.lines(batch["output_file_id"])] == jobs.ids(done)
     assert codes(harness.lines(batch["error_file_id"])) == ["batch_cancelled"] * (8 - len(done))
+    assert api.get("/farm/v1/bulks").get_json() == {"bulks": []}
     assert api.post(f"{BATCHES}/{batch_id}/cancel").get_json() == batch
 
 
@@ -270,6 +275,8 @@ def test_batches_and_files_are_private(
 ) -> None:
     harness = open_harness(keyed)
     batch_id = create(keyed, request(1), headers=ada)
+    seen = [keyed.get("/farm/v1/bulks", headers=headers).get_json()["bulks"] for headers in (ada, bob)]
+    assert [[bulk["id"] for bulk in bulks] for bulks in seen] == [[batch_id], []]
     batch = harness.end_of(batch_id, ada)
     file_id = batch["output_file_id"]
 
