@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from farm.concurrency.background_thread import BackgroundThread
 
-#: Seconds for an action that is under way.
-_PATIENCE = 10.0
+#: For an action that is under way.
+_TIMEOUT_SECONDS = 10.0
 
 
 @contextmanager
@@ -26,4 +26,4 @@ def ended_background_threads() -> Iterator[None]:
         for thread in started:
             thread.stop()
         for thread in started:
-            thread.join(_PATIENCE)
+            thread.join(_TIMEOUT_SECONDS)

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from tests.chaos.records import ENDS, UNKNOWN
+from tests.chaos.records import ENDS, UNKNOWN, UNTOLD
 from tests.chaos.requests import Ask
 from tests.farms import Answer
 from tests.images import data_uri
@@ -138,7 +138,7 @@ class FalRun(FalQueue):
         if not job:
             return None
         if answer.status == 504 and _json(answer).get("error_type") == "request_timeout":
-            return JobView(job, "processing")
+            return JobView(job, UNTOLD)
         return fal_outcome(job, answer)
 
 
@@ -210,8 +210,8 @@ class Images(Native):
             return JobView(job, "completed", images, prompt)
         if answer.headers.get("x-should-retry") != "false":
             return None
-        # 503 and 504: the end cannot be told now. Sent again it would be a second job; this one can be asked about.
-        return JobView(job, "processing" if answer.status in (503, 504) else "failed")
+        # 503 and 504: the state cannot be told now. Sent again it would be a second job; this one can be asked about.
+        return JobView(job, UNTOLD if answer.status in (503, 504) else "failed")
 
 
 WAYS: Mapping[str, Way] = {

@@ -19,6 +19,7 @@ from tests.chaos.input_host import InputHost
 from tests.chaos.pixels import is_right
 from tests.chaos.receivers import Receivers
 from tests.chaos.records import (
+    UNTOLD,
     Acceptance,
     CallAgain,
     Cancel,
@@ -247,6 +248,8 @@ class Client:
                         self._see(native_view(json.loads(line.removeprefix("data: "))))
 
     def _see(self, result: JobView) -> None:
+        if result.state == UNTOLD:
+            return
         names = tuple(url.rpartition("/")[2] for url in result.images if url.startswith("http"))
         self._log.sights.append(Sight(result.job, time.time(), result.state, result.code, names, result.started))
 

@@ -9,6 +9,8 @@ from tests.chaos.requests import Ask
 
 #: A job that the farm accepted, and later said that it does not know.
 UNKNOWN = "unknown"
+#: The state of a job whose id a caller was told, and nothing more.
+UNTOLD = "untold"
 ENDS = ("completed", "failed")
 
 

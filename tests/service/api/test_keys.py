@@ -27,6 +27,7 @@ GUARDED = [
     ("GET", "/farm/v1/jobs"),
     ("GET", f"/farm/v1/jobs/{UNKNOWN_ID}"),
     ("GET", f"/farm/v1/jobs/{UNKNOWN_ID}/history"),
+    ("GET", "/farm/v1/jobs/events"),
     ("DELETE", f"/farm/v1/jobs/{UNKNOWN_ID}"),
     ("POST", f"/farm/v1/jobs/{UNKNOWN_ID}/cancel"),
     ("POST", f"/farm/v1/jobs/{UNKNOWN_ID}/retry"),
