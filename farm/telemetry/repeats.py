@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import MutableMapping
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from farm.concurrency.background_thread import BackgroundThread
 REPEAT_SECONDS = 30.0
 #: Lines that are equal in these are equal: what else they have differs each time.
 _SAME = (
-    *("logger", "level", "event", "job", "delivery", "receiver", "code", "route", "key", "thread", "family", "name"),
+    *("logger", "level", "job", "delivery", "receiver", "code", "route", "key", "thread", "family", "name"),
     *("child", "child_pid"),  # each death of a process is a line
 )
+#: What other libraries write into their lines, and differs each time: seconds, but not an address; an object's place.
+_VARIABLE = re.compile(r"(?<![\d.])\d+\.\d+(?!\.?\d)|0x[0-9a-f]+")
 _LEVELS = frozenset({"warning", "error", "critical"})
 #: Lines below warnings that may come in great numbers, too.
 _NUMEROUS = frozenset({"call refused"})
@@ -44,7 +47,7 @@ class Repeats:
     def __call__(self, _logger: object, _method: str, event: Event) -> Event:
         if not _may_repeat(event) or event.pop("is_repeated", False):
             return event
-        key = tuple(event.get(name) for name in _SAME)
+        key = (_VARIABLE.sub("", str(event["event"])), *(event.get(name) for name in _SAME))
         with self._lock:
             self._start_thread()
             seen = self._seen.get(key)

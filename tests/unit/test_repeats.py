@@ -70,6 +70,14 @@ def test_lines_about_two_jobs_are_two_lines(lines: list[structlog.typing.EventDi
     assert [line["job"] for line in lines] == ["a", "b"]
 
 
+def test_the_seconds_in_a_librarys_line_do_not_make_it_another(lines: list[structlog.typing.EventDict]) -> None:
+    log = structlog.get_logger("farm")
+    for host, seconds in (("10.0.0.1", 0.93), ("10.0.0.1", 2.04), ("10.0.0.2", 2.04)):
+        log.warning(f"Cannot export to {host}, retrying in {seconds}s.")
+
+    assert [line["event"].split(",")[0] for line in lines] == ["Cannot export to 10.0.0.1", "Cannot export to 10.0.0.2"]
+
+
 def test_events_of_jobs_are_all_written(lines: list[structlog.typing.EventDict]) -> None:
     log = structlog.get_logger("farm")
     for _ in range(3):
