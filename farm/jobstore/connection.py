@@ -163,7 +163,7 @@ def _info_once_loaded(client: redis.Redis) -> dict[str, Any]:
 
 
 def _info(client: redis.Redis) -> dict[str, Any]:
-    """Return the server's INFO. Raises ConfigurationError if it refuses this user."""
+    """Return the server's INFO. Raises ConfigurationError if it refuses this user, or is no Redis."""
     with translated():
         try:
             info: dict[str, Any] = client.info()
@@ -175,7 +175,9 @@ def _info(client: redis.Redis) -> dict[str, Any]:
 
 
 def access_problem(error: redis.exceptions.RedisError) -> str | None:
-    """Return what is wrong if a server refuses the user of the URL; None for any other error."""
+    """Return what is wrong if a server refuses the user of the URL, or is no Redis; None for any other error."""
+    if isinstance(error, redis.exceptions.InvalidResponse):
+        return "FARM_REDIS_URL: what answers there is no Redis; correct the host and the port: redis://host:6379/0"
     if isinstance(error, redis.exceptions.NoPermissionError):
         return f"FARM_REDIS_URL: Redis does not give this user the rights that it needs ({error}); {_RIGHTS}"
     if isinstance(error, redis.exceptions.AuthenticationError):

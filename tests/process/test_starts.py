@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import redis
@@ -35,6 +37,13 @@ BUCKET = {
     "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
 }
 TRACES = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+
+
+class _SilentHandler(BaseHTTPRequestHandler):
+    """Answers every call with an error, and prints nothing."""
+
+    def log_message(self, format: str, *_: object) -> None:  # noqa: A002  # the name that it overrides
+        """Print nothing."""
 
 
 @dataclass
@@ -86,6 +95,13 @@ class Surroundings:
         """Return a start with a Redis of one's own, reached at `url`."""
         socket = self._servers.enter_context(own_redis(self._folder / "redis", "--appendonly", "yes", *options))
         return Start(settings={"FARM_REDIS_URL": url.format(socket)})
+
+    def web_server(self) -> Start:
+        """Return a start with a web server in the place of Redis."""
+        server = self._servers.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), _SilentHandler))
+        self._servers.callback(server.shutdown)
+        Thread(target=server.serve_forever, daemon=True).start()
+        return at(f"redis://127.0.0.1:{server.server_port}")
 
     def folder(self, name: str) -> Start:
         return Start(["--data-dir", str(self._folder / name)])
@@ -158,6 +174,7 @@ UNUSABLE: dict[str, tuple[Callable[[Surroundings], Start], str, str]] = {
     "no file of authorities": (lambda _: at("rediss://a?ssl_ca_certs=/none"), "Redis", "No such file"),
     "no certificate for Redis": (lambda _: at("rediss://a?ssl_certfile=/none"), "Redis", "No such file"),
     "TLS without TLS": (lambda _: at("redis://a?ssl_cert_reqs=none"), "Redis", "write rediss://"),
+    "a web server in place of Redis": (lambda s: s.web_server(), "Redis", "is no Redis; correct the host"),
     "no right to INFO": (lambda s: s.user("~* &* +@all -info"), "Redis", "'info' command"),
     "no right to scripts": (lambda s: s.user("~* &* +@all -eval"), "rights", "'eval' command"),
     "no right to a command": (lambda s: s.user("~* &* +@all -xadd"), "rights", "needs (+xadd);"),
