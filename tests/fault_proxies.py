@@ -229,6 +229,10 @@ class Wire(FaultyWay):
         self._is_cut = False
         self._dead: set[asyncio.StreamWriter] = set()
 
+    def lead_to(self, to: Path) -> None:
+        """Lead new connections to another server; the open ones stay."""
+        self._to = to
+
     def die(self) -> None:
         """Stall the open connections. New connections work."""
         self._dead |= self._ways

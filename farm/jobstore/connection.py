@@ -33,6 +33,9 @@ _RIGHTS = (
 API_CONNECTIONS = 730
 WEBHOOK_WORKER_CONNECTIONS = 90
 WORKER_CONNECTIONS = 15
+#: After these a command is sent again over a new connection: the old one is broken, or leads to a server that a
+#: failover has made a replica, which has refused it.
+_RECONNECT_AFTER = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, redis.exceptions.ReadOnlyError)
 #: The oldest supported servers.
 _MIN_VERSIONS = {"Redis": (7, 0), "Valkey": (7, 2)}
 
@@ -68,7 +71,7 @@ class Client(redis.Redis):
         connection: Any = self.connection_pool.get_connection()
         try:
             return self._once(connection, *command, **options)
-        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
+        except _RECONNECT_AFTER:
             connection.disconnect()
             return self._once(connection, *command, **options)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from farm.jobstore.notifications import Listener
 from farm.process import embedded_redis
 from farm.process.embedded_redis import EmbeddedRedis
 from farm.settings import Settings, load
-from tests.farms import wait_for
+from tests.farms import own_redis, wait_for
 from tests.fault_proxies import Wire
 
 
@@ -161,6 +162,24 @@ def test_many_threads_may_ask_at_once(client: redis.Redis) -> None:
 
     with ThreadPoolExecutor(150) as pool:
         assert all(pool.map(ask, range(150)))
+
+
+def test_a_server_that_became_a_replica_is_left_for_the_primary(tmp_path: Path) -> None:
+    """By a failover behind a proxy that keeps the connections to the old primary."""
+    with own_redis(tmp_path / "old") as old, own_redis(tmp_path / "new") as new:
+        proxy = Wire(Path(old.removeprefix("unix://")))
+        proxy.open()
+        client = connect(f"redis://127.0.0.1:{proxy.port}/0")
+        client.set("fox", "red")
+        with closing(redis.Redis.from_url(old)) as admin:
+            admin.replicaof("127.0.0.1", "1")
+        proxy.lead_to(Path(new.removeprefix("unix://")))
+
+        assert client.set("fox", "white")
+
+        with closing(redis.Redis.from_url(new, decode_responses=True)) as admin:
+            assert admin.get("fox") == "white"
+        proxy.close()
 
 
 def test_who_listens_on_a_line_that_died_without_a_word_listens_again(
