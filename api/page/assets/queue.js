@@ -6,6 +6,8 @@ import { hasEnded } from "./watch.js";
 
 const REFRESH_MS = 2000;
 const HOUR_MS = 3_600_000;
+//: A delivery that is tried so soon is looked at until it has been: no event tells of it.
+const DUE_MS = 5000;
 const PAGE = 50;
 const MOST_PAGES = 10;
 const lastHour = new LastHour();
@@ -13,6 +15,7 @@ let jobs = [];
 let next = null;
 let pages = 1;
 let isAdmin = true;
+let isDeliveryDue = false;
 
 //: Roles are named, as a small screen shows tables as lists.
 const row = (cells) => element("tr", { role: "row" }, cells);
@@ -152,6 +155,7 @@ async function showDeliveries() {
     const again = () => act(`farm/v1/deliveries/${delivery.id}/redeliver`);
     return [time(delivery.created_at), delivery.event, delivery.receiver, delivery.status, answer, time(delivery.next_try_at), button("Redeliver", again)];
   };
+  isDeliveryDue = deliveries.some((one) => one.status === "waiting" && new Date(one.next_try_at) - Date.now() < DUE_MS);
   fill("deliveries", ["Created", "Event", "Receiver", "Status", "Last answer", "Next", actions()], deliveries.map(facts), "No deliveries.");
 }
 
@@ -202,7 +206,7 @@ for (let rounds = 0; ; rounds += 1, await pause(REFRESH_MS)) {
   if (document.hidden) continue;
   try {
     // Changes are told; now and then it looks all the same, for what changes without an event.
-    if (isStale || jobs.some((job) => job.status === "processing") || rounds % 5 === 0) {
+    if (isStale || isDeliveryDue || jobs.some((job) => job.status === "processing") || rounds % 5 === 0) {
       isStale = false;
       await refresh();
     }
