@@ -33,6 +33,7 @@ GUARDED = [
     ("POST", f"/farm/v1/jobs/{UNKNOWN_ID}/retry"),
     ("GET", f"/farm/v1/jobs/{UNKNOWN_ID}/events"),
     ("GET", "/farm/v1/events"),
+    ("GET", "/farm/v1/bulks"),
     ("GET", "/farm/v1/queue"),
     ("GET", "/farm/v1/workers"),
     ("POST", "/farm/v1/workers/x/drain"),
