@@ -105,6 +105,24 @@ def test_another_process_goes_on_where_a_dead_one_stopped(harness: BulkHarness, 
     assert harness.batch(batch_id) == batch
 
 
+def test_the_end_of_the_last_job_is_seen_although_a_process_works_on_the_batch(
+    harness: BulkHarness, api: FlaskClient, farm: Farm
+) -> None:
+    """It had looked before, and wants to look again in a minute."""
+    batch_id = create(api, request(0))
+    harness.until(lambda: len(job_ids(farm)) == 1, renders=False)
+    wait_for(lambda: not farm.redis.hexists(f"{redis_keys.PREFIX}bulk:{batch_id}", "leased"))
+    farm.redis.zadd(f"{redis_keys.PREFIX}bulk_due", {batch_id: 0})
+    leased = farm.bulks.claim(60)
+    assert leased
+    job = jobs.take_one(farm.store)
+    farm.store.complete(job, jobs.result(job))
+
+    farm.bulks.release(leased, pause_seconds=60)
+
+    assert farm.bulks.claim(60)
+
+
 def test_no_line_becomes_a_job_once_its_batch_has_ended(harness: BulkHarness, api: FlaskClient, farm: Farm) -> None:
     """A process that comes back from a stall may still have some."""
     batch_id = create(api, request(1))
