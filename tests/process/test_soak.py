@@ -37,7 +37,7 @@ LASTING = {
     *("accepted_vfinish", "claimed_vfinish", "vclock", "worker_vfinish"),
     *("public_url", "farm_id", "fence", "models", "outbox", "totals", "sweep", "celery"),
     *("idle_workers", "worker", "workers", "delivery_queues", "webhook_secret", "signing_key"),
-    *("worker_facts", "pace", "caller_images", "counted"),
+    *("worker_facts", "pace", "caller_images", "counted", "daily_usage", "schema", "storage"),
 }
 IMAGE = data_uri(sample_image(256, 256))
 
