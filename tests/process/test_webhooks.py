@@ -166,6 +166,7 @@ def test_a_receiver_is_tried_from_the_command_line(farm: RunningFarm, receiver: 
     assert [came.json["type"] for came in receiver.received] == ["test", "test"]
 
 
+@pytest.mark.alone
 def test_dead_receivers_cost_the_renders_nothing(tmp_path: Path) -> None:
     """The same 60 jobs without webhooks, then with receivers that hang: the same time to within a fifth.
 
