@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import tempfile
 from pathlib import Path
+
+import structlog
 
 from tests.bench import batching, calls, control, engine, rendering, tracing
 from tests.bench.figure import print_table
 
 
 def main() -> None:
+    # Some benchmarks claim jobs in processes of their own, which would log each.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with tempfile.TemporaryDirectory(prefix="farm-bench-") as folder:
         root = Path(folder)
         figures = [

@@ -35,6 +35,7 @@ busy for 0.92 of the time. Images a minute: the miniature, {CALLERS} callers wit
 
 def figures(folder: Path) -> Iterable[Figure]:
     """Yield the table's rows about batching. `folder` takes the data."""
+    folder.mkdir(parents=True, exist_ok=True)
     yield _busy(folder / "slow-inputs")
     yield _shared_forwards(folder)
 
