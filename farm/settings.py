@@ -31,8 +31,8 @@ _SERVICE_VARIABLES = (
 
 _ALIAS = re.compile(r"([A-Za-z0-9][A-Za-z0-9._:/-]{0,99})\s*=\s*(\S+)")
 #: The longest duration: 100 years from now, in microseconds, is a whole number that Redis's scripts hold exactly.
-_MAX_SECONDS = 36500 * 86400.0
-_MAX_DURATION = "36500d"
+_MAX_DAYS = 36500
+_MAX_DURATION = f"{_MAX_DAYS}d"
 _DURATION = f"seconds, or a number with s, m, h or d; above 0, up to {_MAX_DURATION}"
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -43,7 +43,7 @@ def _seconds(value: object) -> object:
     if not match:
         raise ValueError("not a duration")
     seconds = float(match[1]) * _UNITS[match[2]]
-    if seconds > _MAX_SECONDS:
+    if seconds > _MAX_DAYS * _UNITS["d"]:
         raise ValueError("too long")
     return seconds
 
@@ -196,7 +196,7 @@ class Settings(BaseSettings):
         20.0,
         "20",
         "Milliseconds per denoising step of the simulated pipeline.",
-        "a number, 0 or more, up to 1000000000",
+        f"a number, 0 or more, up to {_MAX_NUMBER:.0f}",
     )
     flux_dir: Path | None = _setting(
         None, "unset: the miniature", "Folder of `black-forest-labs/FLUX.1-dev` as published.", "a folder"
@@ -361,7 +361,7 @@ class Settings(BaseSettings):
         0.0,
         "0",
         "Price of an image in the report of `GET /farm/v1/usage`, in a currency of your choice.",
-        "a number, 0 or more, up to 1000000000",
+        f"a number, 0 or more, up to {_MAX_NUMBER:.0f}",
     )
     usage_ttl: Seconds = _setting(
         400 * 86400.0,
@@ -375,7 +375,7 @@ class Settings(BaseSettings):
         20.0,
         "20",
         "Most gigabytes of uploads per caller within `FARM_UPLOAD_TTL`; further uploads get 429.",
-        "a number above 0, up to 1000000000",
+        f"a number above 0, up to {_MAX_NUMBER:.0f}",
     )
     hold_seconds: Seconds = _setting(
         240.0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from farm.jobstore.memory_guard import FULL_AT
 from monitoring.expressions import once, recorded
 from monitoring.objectives import BURNS, MIN_EVENTS, OBJECTIVES, Burn, Objective, seconds
 
@@ -99,7 +100,7 @@ CAUSES = (
         "FarmRedisMemory",
         f"{recorded('farm_redis_memory_used_bytes')} / ({recorded('farm_redis_memory_max_bytes')} > 0) > 0.7",
         "page",
-        "Redis is {{ $value | humanizePercentage }} full; submits are refused at 80 %.",
+        f"Redis is {{{{ $value | humanizePercentage }}}} full; submits are refused at {100 * FULL_AT:.0f} %.",
         "5m",
     ),
     Alert(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from farm.jobstore.memory_guard import FULL_AT
 from monitoring.alerts import RUNBOOK
 from monitoring.expressions import once, quantile, recorded
 from monitoring.objectives import FARMS_OWN, OBJECTIVES
@@ -336,7 +337,7 @@ FARM = Dashboard(
         ),
         Panel(
             "Redis memory",
-            "Memory that Redis uses of what it may; submits stop at 80 %.",
+            f"Memory that Redis uses of what it may; submits stop at {100 * FULL_AT:.0f} %.",
             (
                 (
                     f"{recorded('farm_redis_memory_used_bytes')} / ({recorded('farm_redis_memory_max_bytes')} > 0)",
@@ -345,7 +346,7 @@ FARM = Dashboard(
             ),
             "percentunit",
             warn=0.7,
-            alarm=0.8,
+            alarm=FULL_AT,
             soft_max=1,
             runbook="FarmRedisMemory",
         ),

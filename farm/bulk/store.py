@@ -21,8 +21,8 @@ from farm.jobstore.disk_guard import Guard, no_guard
 from farm.jobstore.memory_guard import MemoryGuard
 from farm.jobstore.scripts import Scripts
 
-#: Most bulks of a caller that are kept, ended ones included: all callers share the job store's memory. `claim_bulk.lua`
-#: looks at as many.
+#: Most bulks of a caller that are kept, ended ones included: all callers share the job store's memory. A claim
+#: looks at as many, to find one of another caller.
 MAX_BULKS_PER_CALLER = 10_000
 #: After how long a caller that has as many should try again, in seconds.
 FULL_RETRY_SECONDS = 60.0
@@ -120,7 +120,7 @@ class BulkStore:
     def claim(self, lease_seconds: float) -> LeasedBulk | None:
         """Lease the next bulk that is due; None if there is none now."""
         with translated():
-            claimed = self._scripts.run("claim_bulk", _us(lease_seconds))
+            claimed = self._scripts.run("claim_bulk", _us(lease_seconds), MAX_BULKS_PER_CALLER)
             if not claimed:
                 return None
             bulk_id, fence = claimed

@@ -15,6 +15,7 @@ from rich.text import Text
 from farm import clock
 from farm.cli.client import CallFailed, Client
 from farm.cli.terminal import plain_table
+from farm.jobstore.memory_guard import FULL_AT
 from farm.printable import printable
 from farm.settings import load
 
@@ -95,7 +96,7 @@ def _troubles(figures: Mapping[str, float]) -> Iterator[str]:
         yield f"webhooks have been due for {overdue:.0f} s"
     used, limit = (figures.get(f"farm_redis_memory_{which}_bytes", 0) for which in ("used", "max"))
     if limit and used / limit > _FULL_SHARE:
-        yield f"Redis is {used / limit:.0%} full; submits are refused at 80%"
+        yield f"Redis is {used / limit:.0%} full; submits are refused at {FULL_AT:.0%}"
 
 
 def _workers(client: Client) -> list[tuple[object, ...]]:

@@ -321,6 +321,8 @@ def _session(setting: str) -> boto3.Session:
         _refuse_blanks(setting, "access key id", credentials.access_key)
         _refuse_blanks(setting, "secret access key", credentials.secret_key)
         _refuse_blanks(setting, "session token", credentials.token)
+    if bundle := ca_bundle():
+        _refuse_unusable_bundle(bundle)
     return session
 
 
@@ -336,9 +338,7 @@ def _refuse_blanks(setting: str, what: str, text: str | None) -> None:
 def _client(
     session: boto3.Session, bucket: Bucket, seconds: tuple[float, float], *, attempts: int, **where: str | None
 ) -> Any:
-    """Return boto3's client of a bucket, once its address and its authorities can be used."""
-    if bundle := ca_bundle():
-        _refuse_unusable_bundle(bundle)
+    """Return boto3's client of a bucket, once its address can be used."""
     client = session.client("s3", config=_config(bucket, seconds, attempts=attempts), **where)
     try:
         client.generate_presigned_url("head_bucket", Params={"Bucket": bucket.name})

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from farm.cli.request_fields import image_size
 from farm.domain.calibration import Calibration
-from farm.domain.catalogue import SIZE_PRESETS
+from farm.domain.catalogue import MAX_STEPS, SIZE_PRESETS
 from farm.domain.errors import ConfigurationError
 
 
@@ -21,7 +21,7 @@ def calibrate(
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("step-masks.json"),
     images: Annotated[int, typer.Option(min=1, help="Number of images that every candidate renders.")] = 24,
     size: Annotated[str, typer.Option(help="A preset such as landscape_4_3, or WxH in pixels.")] = "square",
-    steps: Annotated[int, typer.Option(min=1, max=50, help="Number of denoising steps.")] = 28,
+    steps: Annotated[int, typer.Option(min=1, max=MAX_STEPS, help="Number of denoising steps.")] = 28,
     seed: Annotated[int, typer.Option(help="Seed of the first image; those of the others count up.")] = 0,
     orders: Annotated[
         list[int] | None, typer.Option("--order", help="Degree of the polynomials. Repeat for several. Default: 1, 2.")

@@ -1,9 +1,7 @@
 -- Give a process the next bulk that is due, under a lease: the first of a caller that no process works for, else the first.
--- ARGV: lease_us
+-- ARGV: lease_us, how many are looked at
 -- Returns {id, fence}, or nothing
-local lease_us = tonumber(ARGV[1])
--- So many are looked at: as many as one caller may have.
-local MAX_LOOKED_AT = 10000
+local lease_us, max_looked_at = tonumber(ARGV[1]), tonumber(ARGV[2])
 
 local function served_callers()
   redis.call('ZREMRANGEBYSCORE', P .. 'bulk_leases', '-inf', integer(now()))
@@ -16,7 +14,7 @@ end
 
 local function next_due()
   local served, first = served_callers(), nil
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'bulk_due', '-inf', integer(now()), 'LIMIT', 0, MAX_LOOKED_AT)) do
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'bulk_due', '-inf', integer(now()), 'LIMIT', 0, max_looked_at)) do
     local caller = redis.call('HGET', bulk_key(id), 'caller')
     if not caller then
       redis.call('ZREM', P .. 'bulk_due', id)

@@ -1,4 +1,4 @@
-"""What boto3 finds in its own variables and cannot use: refused at the start, before a store is asked."""
+"""Refusals of boto3's own variables that no call can work with: at the start, before a store is asked."""
 
 from __future__ import annotations
 
