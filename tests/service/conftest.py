@@ -85,6 +85,11 @@ def farm(parts: Farm, changes: JobChanges, listening: redis.Redis) -> Farm:
     return replace(parts, service=service, tally=Tally(parts.redis))
 
 
+def patient_store(farm: Farm) -> JobStore:
+    """Return a store whose workers may be silent for a minute: a busy machine may take longer than a lease."""
+    return JobStore(farm.redis, replace(TERMS, lease_seconds=60))
+
+
 @pytest.fixture
 def open_api(farm: Farm) -> Iterator[Callable[..., FlaskClient]]:
     """Make a client of the API, with keys or without; a worker has announced `srpo`.
@@ -100,7 +105,7 @@ def open_api(farm: Farm) -> Iterator[Callable[..., FlaskClient]]:
         safety: str = "bundled",
         settings: Settings = farm.settings,
     ) -> FlaskClient:
-        farm.store.renew("w", FACTS | {"safety": safety}, [])
+        patient_store(farm).renew("w", FACTS | {"safety": safety}, [])
         own = replace(farm, settings=settings)
         app = create_app(own, base=BASE, with_keys=with_keys, max_streams=max_streams, max_held_calls=4)
         listeners.append(Listener(app))

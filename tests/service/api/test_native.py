@@ -17,6 +17,7 @@ from farm.domain.catalogue import MAX_RANDOM_SEED, MODELS, SIZE_PRESETS
 from farm.storage.storage import new_key
 from tests.images import data_uri, sample_image
 from tests.service.api.calls import UNKNOWN_ID, post_job, problem, submit
+from tests.service.conftest import patient_store
 from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import BASE, FACTS
 from tests.unit.dialects.samples import a_request
@@ -550,7 +551,7 @@ def test_an_admin_lists_the_jobs_of_one_caller(
 
 
 def test_the_queue_tells_which_workers_a_model_has(api: FlaskClient, farm: Farm) -> None:
-    farm.store.renew("w", FACTS | {"state": "warm", "models": "srpo"}, [])
+    patient_store(farm).renew("w", FACTS | {"state": "warm", "models": "srpo"}, [])
     submit(api)
 
     models = {one["model"]: one for one in api.get("/farm/v1/queue").get_json()["models"]}

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from monitoring.alerts import alerts
+from monitoring.files import alerting, recording
 from tests.unit.deploy import DEPLOY
 from tests.unit.monitoring.test_files import promtool
 
@@ -149,7 +150,10 @@ def check(
         "promql_expr_test": list(expected),
         "alert_rule_test": list(alerts_expected),
     }
-    file.write_text(yaml.safe_dump({"rule_files": rules, "evaluation_interval": "1m", "tests": [test]}))
+    # Else in random order: an alert would see what is recorded at this minute, or at the one before.
+    order = [group["name"] for group in (*recording(), *alerting())]
+    content = {"rule_files": rules, "evaluation_interval": "1m", "group_eval_order": order, "tests": [test]}
+    file.write_text(yaml.safe_dump(content))
 
     done = promtool("test", "rules", file)
     assert done.returncode == 0, done.stdout + done.stderr
