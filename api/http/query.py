@@ -9,6 +9,8 @@ from farm.domain.errors import InvalidRequest, Problem
 
 MAX_PAGE = 100
 DEFAULT_PAGE = 20
+#: The latest time to list before, in microseconds since the epoch: what a JavaScript number and a double hold exactly.
+MAX_TIME_US = 2**53
 
 
 def refuse_others(*known: str) -> None:
@@ -58,4 +60,4 @@ def ids(name: str, *, maximum: int) -> tuple[str, ...]:
 def page() -> tuple[int, int | None]:
     """Return the page size, and the time before which to list (microseconds since the epoch)."""
     count = integer("limit", default=DEFAULT_PAGE, minimum=1, maximum=MAX_PAGE)
-    return count or DEFAULT_PAGE, integer("before", default=None, minimum=0, maximum=2**53)
+    return count or DEFAULT_PAGE, integer("before", default=None, minimum=0, maximum=MAX_TIME_US)

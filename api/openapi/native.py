@@ -38,7 +38,7 @@ PREFIX = "/farm/v1"
 JobBody = any_of(with_model_ids(native.INPUTS[model.name], model.ids) for model in MODELS)
 LIMIT = Parameter("limit", "Number of items per page.", Annotated[int, Field(ge=1, le=query.MAX_PAGE)])
 BEFORE = Parameter(
-    "before", "Show only older items: `before` of the previous page.", Annotated[int, Field(ge=0, le=2**53)]
+    "before", "Show only older items: `before` of the previous page.", Annotated[int, Field(ge=0, le=query.MAX_TIME_US)]
 )
 
 

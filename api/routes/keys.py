@@ -15,7 +15,7 @@ from farm.auth.api_keys import ApiKey, ApiKeyStore
 from farm.dialects.answers.native import ApiKeyFacts, ApiKeys, NewApiKey, RevokedKeys
 from farm.dialects.fields import Flag, Input, Whole, decode, parse
 from farm.domain.errors import InvalidRequest, NotFound, Problem
-from farm.domain.limits import MAX_RATE, Limits
+from farm.domain.limits import MAX_COUNT, MAX_RATE, Limits
 
 
 class WantedKey(Input):
@@ -24,8 +24,8 @@ class WantedKey(Input):
     name: str
     admin: Flag = False
     rate: Annotated[Whole, Field(ge=0, le=MAX_RATE)] | None = None
-    waiting: Annotated[Whole, Field(ge=0, le=2**53)] | None = None
-    images_per_day: Annotated[Whole, Field(ge=0, le=2**53)] | None = None
+    waiting: Annotated[Whole, Field(ge=0, le=MAX_COUNT)] | None = None
+    images_per_day: Annotated[Whole, Field(ge=0, le=MAX_COUNT)] | None = None
 
 
 def routes(callers: ApiKeyStore, *, authenticator: Authenticator) -> flask.Blueprint:

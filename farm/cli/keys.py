@@ -16,7 +16,7 @@ from farm.bootstrap import disk_guard
 from farm.cli.redis_access import redis_of
 from farm.cli.terminal import show_table
 from farm.domain.errors import FarmError
-from farm.domain.limits import MAX_RATE, Limits
+from farm.domain.limits import MAX_COUNT, MAX_RATE, Limits
 from farm.printable import say
 from farm.settings import load
 
@@ -24,10 +24,10 @@ app = typer.Typer(help="Create, list, limit and revoke API keys.")
 
 Rate = Annotated[int | None, typer.Option("--rate", min=0, max=MAX_RATE, help="Submits per minute. 0: no limit.")]
 Waiting = Annotated[
-    int | None, typer.Option("--waiting", min=0, max=2**53, help="Jobs waiting at a time. 0: no limit.")
+    int | None, typer.Option("--waiting", min=0, max=MAX_COUNT, help="Jobs waiting at a time. 0: no limit.")
 ]
 Images = Annotated[
-    int | None, typer.Option("--images-per-day", min=0, max=2**53, help="Images per day (UTC). 0: no limit.")
+    int | None, typer.Option("--images-per-day", min=0, max=MAX_COUNT, help="Images per day (UTC). 0: no limit.")
 ]
 DataFolder = Annotated[Path, typer.Option("--data-dir", help="Data folder of the farm.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the caller. Keys of one name see the same jobs.")]

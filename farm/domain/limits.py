@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 MINUTE, DAY = 60, 86400
 #: Largest rate: the interval between submits is counted in whole microseconds.
 MAX_RATE = 1_000_000
+#: Largest number of waiting jobs or of images a day: the greatest up to which a double counts by ones.
+MAX_COUNT = 2**53
 
 
 @dataclass(frozen=True, slots=True)
