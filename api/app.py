@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 import flask
+from flask.sessions import NullSession, SessionInterface
 from prometheus_client import CollectorRegistry, ProcessCollector
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import MapAdapter
@@ -72,10 +73,20 @@ class Response(flask.Response):
     default_mimetype = None
 
 
+class NoSessions(SessionInterface):
+    """An interface to sessions that are neither read nor stored: keys identify callers, and no cookie is set."""
+
+    _NONE = NullSession()
+
+    def open_session(self, *_: Any, **__: Any) -> NullSession:
+        return self._NONE
+
+
 class Application(flask.Flask):
-    """Flask without coroutines, and without a default content type."""
+    """Flask without coroutines, sessions, and a default content type."""
 
     response_class = Response
+    session_interface = NoSessions()
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function: Flask would check before each call whether it is a coroutine, a tenth of a poll."""

@@ -128,9 +128,10 @@ class Service:
         model = find(self.target(endpoint))
         if model is None:
             raise UnknownModel(f"No model has the id '{endpoint}'. {self._what_is_served()}")
-        if not self.served():
+        served = self.served()
+        if not served:
             raise NotReady
-        if model.name not in self.served():
+        if model.name not in served:
             raise ModelNotServed(f"No worker of this farm has '{endpoint}' loaded. {self._what_is_served()}")
         if not self.offers(model, dialect):
             message = f"The images of '{endpoint}' are always checked, but {_NO_CHECKER}. {_OPERATOR_MUST}."
