@@ -32,8 +32,8 @@ check: .venv/set-up-dev luacheck ## format, lint, types, import contracts
 	@$(BIN)/lint-imports --no-logo | tail -n 3
 	@$(BIN)/mypy
 
-quick: check ## checks and unit tests, under 90 seconds
-	@$(BIN)/pytest -q -m "not full" --numprocesses auto --dist loadfile tests/unit
+quick: check ## checks and unit tests, under 90 seconds; not those that load weights or wait
+	@$(BIN)/pytest -q -m "not full and not slow" --numprocesses auto --dist loadfile tests/unit
 
 test: check chromium promtool ## every check and test
 	@$(BIN)/pytest -m "not full and not alone" --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder

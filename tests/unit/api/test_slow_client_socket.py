@@ -16,6 +16,8 @@ from api.connections import slow_client_socket
 from api.connections.slow_client_socket import TimedSocket, timed, with_timed_sockets
 from tests.farms import wait_for
 
+pytestmark = pytest.mark.slow
+
 Pair = tuple[socket.socket, TimedSocket]
 Open = Callable[[], Pair]
 

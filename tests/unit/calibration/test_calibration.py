@@ -23,7 +23,7 @@ from workers.pipelines.flux import FluxModels
 
 STAR = ImageRequest("srpo", "a red star", 256, 256, steps=6, guidance=4.5, seed=7)
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 def test_figures_are_those_of_the_same_images(parts: Any, pipeline: FluxModels) -> None:

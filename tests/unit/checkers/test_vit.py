@@ -15,6 +15,8 @@ from farm.safety_checkers import checker_folder
 from tests.checker_folders import WEIGHTS, red_classifier, set_tensors
 from workers.checkers.vit import ImageClassifier
 
+pytestmark = pytest.mark.slow
+
 
 def classifier(folder: Path, *labels: str) -> ImageClassifier:
     return ImageClassifier(checker_folder("vit", folder, frozenset(labels)))

@@ -10,6 +10,8 @@ from farm.images.decode import read_header
 from tests.hostile_images import FULL, HUGE, OVERFULL, USUAL, VAST
 from tests.image_costs import Measure, measuring_process
 
+pytestmark = pytest.mark.slow
+
 #: Memory of an image of 64 megapixels while it is decoded, in MiB.
 VAST_MEBIBYTES = 1150
 

@@ -15,6 +15,8 @@ from workers.pipelines import miniature
 from workers.pipelines.loading import load_miniature
 from workers.pipelines.pipeline import Pipeline
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:

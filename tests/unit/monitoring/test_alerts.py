@@ -14,6 +14,8 @@ from monitoring.files import alerting, recording
 from tests.unit.deploy import DEPLOY
 from tests.unit.monitoring.test_files import promtool
 
+pytestmark = pytest.mark.slow
+
 #: Minutes of each series.
 _LENGTH = 900
 _API = {"a", "b"}

@@ -27,7 +27,7 @@ REMIX = replace(FOX, model="srpo-image-to-image", steps=28, strength=0.5, inputs
 EDIT = replace(FOX, model="kontext-multi", inputs=("waves", "red"))
 GRID = Size(320, 256, 64)
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.mark.parametrize(("order", "bound"), [(0, 0.0), (1, 2e-6)])

@@ -28,7 +28,7 @@ from workers.pipelines.convert import convert
 from workers.pipelines.engine import FluxTransformer2DModel
 from workers.pipelines.transformer import Kept, TransformerFiles, load_transformer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 CONFIG = miniature.HOME / "transformer"
 CPU = torch.device("cpu")

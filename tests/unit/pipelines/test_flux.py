@@ -21,7 +21,7 @@ from workers.pipelines.flux import FluxModels
 FOX = ImageRequest("srpo", "a red fox in the snow", width=256, height=320, steps=4, guidance=4.5, seed=7)
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 def render(pipeline: FluxModels, *requests: ImageRequest) -> list[bytes]:

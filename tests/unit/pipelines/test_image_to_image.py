@@ -36,7 +36,7 @@ FOX = ImageRequest(
     inputs=("waves",),
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.mark.parametrize(

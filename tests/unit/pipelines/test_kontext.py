@@ -32,7 +32,7 @@ FOX = ImageRequest("kontext", "make the fox red", 256, 320, steps=2, guidance=3.
 TEXT = replace(FOX, model="kontext-text-to-image", inputs=())
 SEVERAL = replace(FOX, model="kontext-multi", inputs=("waves", "wide", "red", "blue"), steps=1)
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from tests.unit.dialects.samples import a_request
 from workers.enhancer import LanguageModel, enhanced
 from workers.pipelines.language import Rewriter
 
+pytestmark = pytest.mark.slow
+
 _END = "<|endoftext|>"
 #: As chat models have one: who speaks, and what.
 _CHAT = (

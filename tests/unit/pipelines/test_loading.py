@@ -44,7 +44,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 Tensors = dict[str, torch.Tensor]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from workers.pipelines.loading import load_miniature
 from workers.pipelines.lora_fusion import fusion
 from workers.pipelines.transformer import Kept, TransformerFiles, load_transformer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 CPU = torch.device("cpu")
 FULL = Kept(CPU, torch.float32)

@@ -14,6 +14,8 @@ from safetensors import safe_open
 from farm.weights.checkpoints import lacking
 from workers.pipelines import miniature
 
+pytestmark = pytest.mark.slow
+
 FILES = [path for path in miniature.HOME.rglob("*") if path.is_file()]
 
 #: Waits for its start signal, loads the miniature, renders, and tells; a look at the network ends it.

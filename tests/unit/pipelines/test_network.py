@@ -13,7 +13,7 @@ from tests.unit.pipelines.denoising import miniature_parts
 from workers.pipelines.latents import Size, unpack
 from workers.pipelines.network import Network, as_bytes
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 SIZE = Size(192, 256, 64)
 

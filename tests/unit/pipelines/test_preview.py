@@ -22,7 +22,7 @@ from workers.previews import MAX_SIDE, SECONDS, encoded
 STAR = ImageRequest("srpo", "a red star", width=512, height=384, steps=6, guidance=4.5, seed=7)
 OFF_GRID = ImageRequest("srpo", "a red star", width=500, height=372, steps=1, guidance=4.5, seed=7)
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from workers.pipelines.loading import load_miniature
 from workers.pipelines.network import Network
 from workers.pipelines.sharing import EXACT, SHARED, Sharing, kept, where_it_pays
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 FOX = ImageRequest("srpo", "a red fox in the snow", width=256, height=256, steps=6, guidance=4.5, seed=7)
 #: Of three models and two networks, three sizes, all levels, and various numbers of steps.

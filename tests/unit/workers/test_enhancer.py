@@ -15,6 +15,8 @@ from tests.unit.dialects.samples import a_request
 from workers import enhancer as enhancers
 from workers.enhancer import EnhancerFailed, Interrupted, LanguageModel, Template, enhanced, enhancer_for
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [
     "a fox",
     "A red fox.",

@@ -19,6 +19,8 @@ from workers.checkers.clip import ConceptChecker
 from workers.checkers.vit import ImageClassifier
 from workers.safety import BundledChecker, Checker, checker_for
 
+pytestmark = pytest.mark.slow
+
 BOLT = Scene((Group(FORBIDDEN, "red", size="large"),), ground="white")
 
 
