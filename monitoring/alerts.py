@@ -46,7 +46,6 @@ class Alert:
         }
 
 
-_PAUSED = recorded("farm_paused")
 _STORAGE_ERRORS = 'increase(farm_storage_operations_total{outcome="error"}[5m])'
 _STARTABLE = f"sum({recorded('farm_jobs_waiting')}) - (sum({recorded('farm_jobs_paused')}) or vector(0))"
 _WORKERS = recorded("farm_workers")
@@ -78,7 +77,7 @@ CAUSES = (
     ),
     Alert(
         "FarmPaused",
-        f"{_PAUSED} == 1 or sum({recorded('farm_paused_groups')}) > 0",
+        f"{recorded('farm_paused')} == 1 or sum({recorded('farm_paused_groups')}) > 0",
         "ticket",
         "The farm, or jobs of it, have been paused for an hour.",
         "1h",
@@ -142,7 +141,12 @@ CAUSES = (
 
 def alerts() -> list[Alert]:
     """Return every alert."""
-    return [*(burning(objective, burn) for objective in OBJECTIVES for burn in BURNS), *CAUSES]
+    return [*(alert for objective in OBJECTIVES for alert in burn_rates(objective)), *CAUSES]
+
+
+def burn_rates(objective: Objective) -> list[Alert]:
+    """Return the alerts of an objective. They read what its own group records, and nothing of other groups."""
+    return [burning(objective, burn) for burn in BURNS]
 
 
 def burning(objective: Objective, burn: Burn) -> Alert:
@@ -152,9 +156,9 @@ def burning(objective: Objective, burn: Burn) -> Alert:
     floor = f"slo:{objective.name}:events_rate{burn.long} * {seconds(burn.long)} >= {MIN_EVENTS}"
     expression = f"{ratio}{burn.long} > {limit} and {ratio}{burn.short} > {limit} and {floor}"
     if objective.is_pausable:
-        paused = recorded("farm_jobs_paused")
-        released = f"sum(max_over_time({paused}[{burn.after_pause}])) > sum({paused})"
-        expression += f" and on () {_PAUSED} == 0 unless on () ({released})"
+        waited = once(f"max_over_time(farm_jobs_paused[{burn.after_pause}])")
+        released = f"sum({waited}) > sum({once('farm_jobs_paused')})"
+        expression += f" and on () {once('farm_paused')} == 0 unless on () ({released})"
     return Alert(
         name=f"FarmSlo{objective.name.title()}{burn.long}",
         expression=expression,

@@ -118,11 +118,10 @@ OBJECTIVES = (
 )
 
 
-def recording_rules() -> list[dict[str, str]]:
-    """Return the error ratio and the rate of events of each objective over each window."""
+def recording_rules(objective: Objective) -> list[dict[str, str]]:
+    """Return the error ratio and the rate of events of an objective over each window."""
     return [
         rule
-        for objective in OBJECTIVES
         for window in WINDOWS
         for rule in (
             {"record": f"slo:{objective.name}:error_ratio{window}", "expr": objective.error_ratio(window)},

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from monitoring import expressions, objectives
 from monitoring.alerts import alerts
+from monitoring.files import groups
 
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d+)([smhd])")
@@ -18,19 +18,9 @@ _WINDOW = re.compile(r"\[(\d+[smhd])\]")
 
 def write(folder: Path, *, divisor: int) -> list[Path]:
     """Write the rules with all their times divided, and return the files."""
-    recording = [*expressions.recording_rules(), *objectives.recording_rules()]
-    groups = {"recording": recording, "alerts": [alert.rule() for alert in alerts()]}
+    quick = [group | {"rules": [_quick(rule, divisor) for rule in group["rules"]]} for group in groups()]
     path = folder / "rules.yml"
-    path.write_text(
-        yaml.safe_dump(
-            {
-                "groups": [
-                    {"name": name, "rules": [_quick(rule, divisor) for rule in rules]} for name, rules in groups.items()
-                ]
-            },
-            sort_keys=False,
-        )
-    )
+    path.write_text(yaml.safe_dump({"groups": quick}, sort_keys=False))
     return [path]
 
 

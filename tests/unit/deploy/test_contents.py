@@ -16,6 +16,7 @@ import yaml
 from farm.cli.main import app
 from farm.settings import Settings
 from monitoring.alerts import Severity
+from monitoring.files import groups
 from tests.unit.deploy import DEPLOY
 from tests.unit.deploy.test_files import OVERLAYS, UNITS, kustomized, run
 
@@ -193,8 +194,8 @@ def test_the_operators_prometheus_has_the_job_of_the_alerts_their_rules_and_the_
 
     assert service["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "srpo-farm"
     assert {group["name"] for group in found["PrometheusRule", "srpo-farm"]["spec"]["groups"]} == {
-        "farm", "farm-objectives", "farm-alerts",
-    }  # fmt: skip
+        group["name"] for group in groups()
+    }
     assert set(dashboards) == {file.name for file in DEPLOY.glob("grafana/dashboards/*.json")}
 
 

@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from monitoring.alerts import alerts
-from monitoring.files import alerting, recording
 from tests.unit.deploy import DEPLOY
 from tests.unit.monitoring.test_files import promtool
 
@@ -145,17 +144,14 @@ def check(
     folder: Path, changes: dict[str, str], *expected: dict[str, Any], alerts_expected: Sequence[dict[str, Any]] = ()
 ) -> None:
     file = folder / "test.yml"
-    rules = [str(DEPLOY / "prometheus" / "rules" / name) for name in ("recording.yml", "alerts.yml")]
+    rules = [str(DEPLOY / "prometheus" / "rules" / "farm.yml")]
     test = {
         "interval": "1m",
         "input_series": series(changes),
         "promql_expr_test": list(expected),
         "alert_rule_test": list(alerts_expected),
     }
-    # Else in random order: an alert would see what is recorded at this minute, or at the one before.
-    order = [group["name"] for group in (*recording(), *alerting())]
-    content = {"rule_files": rules, "evaluation_interval": "1m", "group_eval_order": order, "tests": [test]}
-    file.write_text(yaml.safe_dump(content))
+    file.write_text(yaml.safe_dump({"rule_files": rules, "evaluation_interval": "1m", "tests": [test]}))
 
     done = promtool("test", "rules", file)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -7,23 +7,26 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from farm.domain.error_codes import JOB_FAILURES
 from farm.telemetry.families import Family
 from farm.telemetry.page import families
-from monitoring import expressions, objectives
+from monitoring import objectives
 from monitoring.alerts import Alert, alerts
 from monitoring.dashboards import DASHBOARDS, Dashboard
-from monitoring.files import files
+from monitoring.files import files, groups
 from tests.docs_snippets import DOCS
 from tests.unit.deploy import DEPLOY
 
 #: Labels that Prometheus adds, and those of its own series.
 _LABELS_OF_PROMETHEUS = {"instance", "pod", "container", "endpoint", "job", "service", "alertname", "alertstate", "le"}
 _METRICS_OF_PROMETHEUS = {"ALERTS", "up"}
-_RULES = [*expressions.recording_rules(), *objectives.recording_rules()]
+_RULES = [rule for group in groups() for rule in group["rules"]]
+#: Names of metrics and of what is recorded of them.
+_NAMES = re.compile(r"\b(?:farm|slo)[:_][\w:]+|\bALERTS\b|\bup\b")
 _KNOWN: dict[str, Family] = {family.name: family for family in families()}
 
 
@@ -31,13 +34,12 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     program = shutil.which("promtool")
     assert program, "promtool is missing; run: sudo apt install prometheus"
     words = [program, *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
 
 
 def expressions_used() -> Iterator[tuple[str, str]]:
     """Yield each expression with its place."""
-    yield from ((rule["record"], rule["expr"]) for rule in _RULES)
-    yield from ((alert.name, alert.expression) for alert in alerts())
+    yield from ((rule.get("record") or rule["alert"], rule["expr"]) for rule in _RULES)
     for dashboard in DASHBOARDS:
         yield from ((panel.title, query) for panel in dashboard.panels for query, _ in panel.queries)
 
@@ -55,8 +57,8 @@ def test_prometheus_takes_the_rules_and_the_configuration() -> None:
 
 @pytest.mark.parametrize(("place", "expression"), list(expressions_used()))
 def test_an_expression_names_declared_metrics_and_labels_only(place: str, expression: str) -> None:
-    recorded = {rule["record"] for rule in _RULES}
-    for name in re.findall(r"\b(?:farm|slo)[:_][\w:]+|\bALERTS\b|\bup\b", expression):
+    recorded = {rule["record"] for rule in _RULES if "record" in rule}
+    for name in _NAMES.findall(expression):
         base = re.sub(r"_(?:bucket|sum|count)$", "", name)
         is_histogram = base != name and base in _KNOWN and _KNOWN[base].kind == "histogram"
         assert name in recorded | _METRICS_OF_PROMETHEUS | set(_KNOWN) or is_histogram, place
@@ -64,6 +66,20 @@ def test_an_expression_names_declared_metrics_and_labels_only(place: str, expres
     used |= {label for group in re.findall(r"\{([^}]*)\}", expression) for label in re.findall(r"(\w+)[=!]", group)}
     declared = {label for family in _KNOWN.values() for label in family.labels}
     assert used - {""} <= declared | _LABELS_OF_PROMETHEUS
+
+
+@pytest.mark.parametrize("group", groups(), ids=lambda group: group["name"])
+def test_a_rule_reads_what_rules_before_it_in_its_group_record(group: dict[str, Any]) -> None:
+    """Groups are evaluated at different times: what another one records is up to an interval old."""
+    recorded_anywhere = {rule.get("record") for rule in _RULES}
+    recorded: set[str] = set()
+    for rule in group["rules"]:
+        assert set(_NAMES.findall(rule["expr"])) & recorded_anywhere <= recorded, rule
+        recorded.add(rule.get("record", ""))
+
+
+def test_every_alert_is_in_one_group() -> None:
+    assert sorted(rule["alert"] for rule in _RULES if "alert" in rule) == sorted(alert.name for alert in alerts())
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert.name)
