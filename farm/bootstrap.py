@@ -300,6 +300,8 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
     )
 
 
-def _count_storage(tally: Tally, operation: str, outcome: str, seconds: float) -> None:
-    tally.add("storage_operations", operation, outcome)
+def _count_storage(tally: Tally, operation: str, seconds: float, error: BaseException | None) -> None:
+    tally.add("storage_operations", operation, "error" if error else "ok")
+    if error:
+        tally.storage_errors.note(operation, with_detail(error))
     tally.observe("storage_operation_seconds", operation, value=seconds)

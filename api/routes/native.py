@@ -31,6 +31,7 @@ from farm.jobstore.backlog import Backlog, backlogs
 from farm.jobstore.event_feed import FeedPage
 from farm.jobstore.reading import Reading
 from farm.jobstore.stats import Queue, StoreStats, Worker
+from farm.jobstore.storage_errors import OperationError
 from farm.jobstore.store import Accepted
 from farm.service import random_seed
 from farm.telemetry.store_metrics import WORKER_STATES
@@ -202,7 +203,10 @@ def _add_operations(blueprint: flask.Blueprint, context: ApiContext) -> None:
         authenticator.refuse_all_but_admins("see the workers")
         query.refuse_others()
         now_us, running = stats.now_us(), stats.running()
-        return {"workers": [_worker(worker, running.get(worker.id, []), now_us) for worker in stats.workers()]}
+        return {
+            "workers": [_worker(worker, running.get(worker.id, []), now_us) for worker in stats.workers()],
+            "storage_errors": [_storage_error(error, now_us) for error in context.farm.tally.storage_errors.last()],
+        }
 
     @blueprint.post("/workers/<worker_id>/drain")
     def drain(worker_id: str) -> tuple[answers.DrainingWorker, int]:
@@ -317,6 +321,15 @@ def _drained_at(work_seconds: float, states: Mapping[str, int], reading: Reading
 
 def _worker(worker: Worker, running: Sequence[Job], now_us: int) -> answers.FarmWorker:
     return native.worker(worker.id, worker.facts, running, silent_seconds=worker.silent_seconds, now_us=now_us)
+
+
+def _storage_error(error: OperationError, now_us: int) -> answers.StorageError:
+    return {
+        "operation": error.operation,
+        "reason": error.reason,
+        "at": clock.iso(error.at_us),
+        "seconds_ago": max(0.0, (now_us - error.at_us) / 1e6),
+    }
 
 
 def _replayed(accepted: Accepted) -> dict[str, str]:

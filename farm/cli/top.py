@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -14,16 +13,14 @@ from rich.text import Text
 
 from farm import clock
 from farm.cli.client import CallFailed, Client
+from farm.cli.figures import Figures
 from farm.cli.terminal import plain_table
-from farm.jobstore.memory_guard import FULL_AT
+from farm.cli.troubles import events, troubles
 from farm.printable import printable
 from farm.settings import load
 
 #: Jobs that are looked at for rates and causes: a page.
 _JOBS = 100
-_OVERDUE_SECONDS = 10
-_FULL_SHARE = 0.7
-_FIGURE = re.compile(r"^(farm_\w+) (\S+)$", re.MULTILINE)
 
 
 def top(
@@ -34,38 +31,54 @@ def top(
 
     Ctrl-C ends it.
     """
-    client, console = Client(load()), Console()
+    view, console = View(Client(load())), Console()
     if once:
-        console.print(_overview(client))
+        console.print(view.overview())
         return
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
-            live.update(_look(client), refresh=True)
+            live.update(view.look(), refresh=True)
             clock.pause(seconds)
 
 
-def _look(client: Client) -> RenderableType:
-    """Return what there is to see, or why nothing is."""
-    try:
-        return _overview(client)
-    except CallFailed as error:
-        return Text(printable(str(error)), style="red")
+class View:
+    """Looks at a farm again and again, and tells of what has happened since the first look."""
 
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._first: Figures | None = None
 
-def _overview(client: Client) -> RenderableType:
-    jobs = client.get("/jobs", limit=_JOBS)["jobs"]
-    return Group(
-        _summary(client.get("/queue"), jobs),
-        *(Text(trouble, style="bold red") for trouble in _troubles(_figures(client))),
-        Text(),
-        _table("workers", ("id", "state", "device", "jobs", "busy", "seen"), _workers(client)),
-        Text(),
-        _table("running", ("id", "model", "steps", "prompt"), _running(jobs)),
-        Text(),
-        _table(f"failures among the last {_JOBS} jobs", ("code", "jobs"), _causes(jobs)),
-        Text(),
-        _table("failing receivers", ("receiver", "deliveries", "next attempt"), _receivers(client)),
-    )
+    def look(self) -> RenderableType:
+        """Return what there is to see, or why nothing is."""
+        try:
+            return self.overview()
+        except CallFailed as error:
+            return Text(printable(str(error)), style="red")
+
+    def overview(self) -> RenderableType:
+        """Return what there is to see. Raises CallFailed."""
+        jobs = self._client.get("/jobs", limit=_JOBS)["jobs"]
+        workers = self._client.get("/workers")
+        return Group(
+            _summary(self._client.get("/queue"), jobs),
+            *(
+                Text(printable(trouble), style="bold red")
+                for trouble in self._troubles(workers.get("storage_errors", []))
+            ),
+            Text(),
+            _table("workers", ("id", "state", "device", "jobs", "busy", "seen"), _workers(workers["workers"])),
+            Text(),
+            _table("running", ("id", "model", "steps", "prompt"), _running(jobs)),
+            Text(),
+            _table(f"failures among the last {_JOBS} jobs", ("code", "jobs"), _causes(jobs)),
+            Text(),
+            _table("failing receivers", ("receiver", "deliveries", "next attempt"), _receivers(self._client)),
+        )
+
+    def _troubles(self, storage_errors: list[dict[str, Any]]) -> list[str]:
+        figures = Figures(self._client.metrics())
+        self._first = self._first or figures
+        return [*troubles(figures, storage_errors), *events(self._first, figures)]
 
 
 def _summary(queue: dict[str, Any], jobs: list[dict[str, Any]]) -> Text:
@@ -83,24 +96,7 @@ def _summary(queue: dict[str, Any], jobs: list[dict[str, Any]]) -> Text:
     return Text(" · ".join(parts), style="bold")
 
 
-def _figures(client: Client) -> dict[str, float]:
-    """Return the metrics that have no labels."""
-    return {name: float(value) for name, value in _FIGURE.findall(client.metrics())}
-
-
-def _troubles(figures: Mapping[str, float]) -> Iterator[str]:
-    """Yield what is wrong with parts of which neither jobs nor render workers tell."""
-    if figures.get("farm_webhook_workers") == 0:
-        yield "no webhook worker runs: webhooks are not sent, and jobs with input images wait"
-    if (overdue := figures.get("farm_webhook_overdue_seconds", 0)) > _OVERDUE_SECONDS:
-        yield f"webhooks have been due for {overdue:.0f} s"
-    used, limit = (figures.get(f"farm_redis_memory_{which}_bytes", 0) for which in ("used", "max"))
-    if limit and used / limit > _FULL_SHARE:
-        yield f"Redis is {used / limit:.0%} full; submits are refused at {FULL_AT:.0%}"
-
-
-def _workers(client: Client) -> list[tuple[object, ...]]:
-    found = client.get("/workers")["workers"]
+def _workers(found: list[dict[str, Any]]) -> list[tuple[object, ...]]:
     return [
         (
             worker["id"],

@@ -1,4 +1,4 @@
-"""Counts of one process that no script can make, such as refused calls, on their way to the job store's totals."""
+"""What one process tells of itself that no script can: counts, such as refused calls, and errors of the storage."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from farm.domain.measures import Counts
 from farm.jobstore.connection import translated
 from farm.jobstore.disk_guard import Guard, no_guard
 from farm.jobstore.scripts import Scripts
+from farm.jobstore.storage_errors import StorageErrors
 
 #: How often a process adds its counts, in seconds. If it is killed, what it has counted since is lost.
 FLUSH_SECONDS = 5.0
@@ -22,6 +23,7 @@ class Tally:
 
     def __init__(self, client: redis.Redis, guard: Guard = no_guard) -> None:
         self._scripts = Scripts(client, guard)
+        self.storage_errors = StorageErrors(client, guard)
         self._process = uuid.uuid4().hex
         self._lock, self._flushing = threading.Lock(), threading.Lock()
         self._counts = Counts()
@@ -47,7 +49,8 @@ class Tally:
             self.flush()
 
     def flush(self) -> None:
-        """Add the counts to the job store's totals. If it does not answer, the same ones are added next time."""
+        """Tell of errors, and add the counts to the totals. If Redis does not answer, they are added next time."""
+        self.storage_errors.flush()
         with self._flushing:
             if not self._pending:
                 self._begin_addition()

@@ -11,8 +11,8 @@ from farm.domain.errors import NotFound
 from farm.storage.storage import Chunks, Page, Storage, StoredFile
 from farm.storage.wrapper import StorageWrapper
 
-#: Called with an operation, its outcome and its seconds.
-Count = Callable[[str, str, float], None]
+#: Called with an operation, its seconds, and the error that it ended with.
+Count = Callable[[str, float, BaseException | None], None]
 
 
 class MeasuredStorage(StorageWrapper):
@@ -56,12 +56,13 @@ class MeasuredStorage(StorageWrapper):
 
     @contextmanager
     def _measured(self, operation: str) -> Iterator[None]:
-        began, outcome = clock.monotonic(), "error"
+        began, failure = clock.monotonic(), None
         try:
             yield
-            outcome = "ok"
-        except NotFound:
-            outcome = "ok"  # the storage works
+        except NotFound:  # the storage works
+            raise
+        except BaseException as error:
+            failure = error
             raise
         finally:
-            self._count(operation, outcome, clock.monotonic() - began)
+            self._count(operation, clock.monotonic() - began, failure)

@@ -287,10 +287,20 @@ class FarmWorker(TypedDict, closed=True):
     silent_seconds: float
 
 
+class StorageError(TypedDict, closed=True):
+    """The last error of an operation on the image storage, of any process of the farm."""
+
+    operation: str
+    reason: str
+    at: str
+    seconds_ago: float
+
+
 class FarmWorkers(TypedDict, closed=True):
-    """The workers that have reported lately."""
+    """The workers that have reported lately. `storage_errors`: why processes could not use the image storage lately."""
 
     workers: list[FarmWorker]
+    storage_errors: list[StorageError]
 
 
 class FarmBulk(TypedDict, closed=True):

@@ -196,6 +196,7 @@ class EveryFeature:
         send(self._api, begin(self._api, IN_PARTS)[0], b"part")
         self._farm.sweeper.run_once()
         self._farm.tally.add("refusals", "not_found")
+        self._farm.tally.storage_errors.note("put", "It does not answer.")
         self._farm.tally.flush()
         yield
 

@@ -69,9 +69,9 @@ def test_an_addition_whose_answer_was_lost_counts_once(client: redis.Redis) -> N
 def test_operations_on_the_storage_are_counted(tmp_path: Path) -> None:
     counted: list[tuple[str, str]] = []
 
-    def count(operation: str, outcome: str, seconds: float) -> None:
+    def count(operation: str, seconds: float, error: BaseException | None) -> None:
         assert 0 <= seconds < 10
-        counted.append((operation, outcome))
+        counted.append((operation, "error" if error else "ok"))
 
     key = "0b0f3d1e-3c52-4f0e-9d55-6a1f5f7f2c11-1-0-0123456789abcdef.png"
     local = LocalStorage(tmp_path)
