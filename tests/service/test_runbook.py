@@ -125,6 +125,8 @@ def broken_storage(scene: Scene) -> None:
     (scene.folder / ".farm").mkdir()
     (scene.folder / ".farm" / "images").write_text("no folder")
     scene.fail("storage_failed")
+    scene.farm.tally.storage_errors.note("put", "It is no folder.")
+    scene.farm.tally.flush()
 
 
 def faulty_card(scene: Scene) -> None:
@@ -180,7 +182,9 @@ CASES = {
         lambda scene: Reading.of(scene.redis).memory[1] == 2 * 1024**3,
     ),
     "FarmStorageErrors": Case(
-        broken_storage, ("✗ storage", "^[0-9a-f-]{36}$"), lambda scene: scene.total("jobs_accepted") == 2
+        broken_storage,
+        ("put failed .*It is no folder", "✗ storage", "^[0-9a-f-]{36}$"),
+        lambda scene: scene.total("jobs_accepted") == 2,
     ),
     "FarmDeviceErrors": Case(
         faulty_card, ("w1 .*faulty .*cuda:0", "draining"), lambda scene: scene.farm.store.is_draining("w1")

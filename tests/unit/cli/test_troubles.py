@@ -48,7 +48,7 @@ NOW: dict[str, tuple[str, list[dict[str, Any]], str]] = {
         "accepted jobs minus those that ended or are held: 1, not 0",
     ),
 }
-#: Alert → the counter that it follows, and what is told of two more.
+#: Alert → the counter that it follows, and what is said of two more.
 SINCE = {
     "FarmWorkerLost": (
         'farm_job_retries_total{reason="worker_lost"} 7',
@@ -89,16 +89,16 @@ def test_a_farm_that_is_well_has_no_troubles() -> None:
 
 @pytest.mark.parametrize("alert", NOW)
 def test_the_cause_of_an_alert_is_told_of(alert: str) -> None:
-    change, errors, told = NOW[alert]
+    change, errors, line = NOW[alert]
 
-    assert list(troubles(figures(change), errors)) == [told]
+    assert list(troubles(figures(change), errors)) == [line]
 
 
 @pytest.mark.parametrize("alert", SINCE)
 def test_what_happened_since_the_first_look_is_told_of(alert: str) -> None:
-    change, told = SINCE[alert]
+    change, line = SINCE[alert]
 
-    assert list(events(figures(""), figures(change))) == [f"since this began: {told}"]
+    assert list(events(figures(""), figures(change))) == [f"since this began: {line}"]
 
 
 def test_jobs_that_are_paused_need_no_worker() -> None:
