@@ -22,7 +22,7 @@ from farm.printable import say
 from farm.process.data_dir import DataDir
 from farm.process.embedded_redis import EmbeddedRedis
 from farm.process.listen import CHOOSE_ANOTHER, ListenAddress, listening_error
-from farm.process.placement import Place, places
+from farm.process.placement import Place, buffers_kept, places
 from farm.process.supervisor import API_GRACE_SECONDS, Child, Supervisor, run_worker
 from farm.process.tls import check_tls
 from farm.process.worker_deaths import WorkerDeaths
@@ -108,7 +108,7 @@ def _supervise(settings: Settings, data_dir: Path, address: ListenAddress, worke
                     place.label(number),
                     [*worker_program(data_dir), *place.options],
                     grace_seconds=settings.grace_seconds,
-                    variables=place.environment | kernels_kept(data_dir),
+                    variables=place.environment | kernels_kept(data_dir) | buffers_kept(settings),
                     was_drained=lambda pid: is_dismissed(url, pid),
                     on_death=deaths.add,
                 )
@@ -164,7 +164,7 @@ def run_watched(settings: Settings, data_dir: Path) -> int:
             "worker",
             worker_program(data_dir),
             grace_seconds=settings.grace_seconds,
-            variables=kernels_kept(data_dir),
+            variables=kernels_kept(data_dir) | buffers_kept(settings),
             on_death=deaths.add,
         ),
         deaths,

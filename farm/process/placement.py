@@ -5,10 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from farm.process.hardware import Card, cards, cores, free_memory, installed_torch
-from farm.settings import Settings
+from farm.settings import Settings, environment
 
 #: Bytes of memory that one worker on the CPU takes, by pipeline; with real weights there is only one.
 WORKER_MEMORY = {"flux": 450_000_000, "simulated": 80_000_000}
+#: By these variables glibc keeps large buffers for the next layer instead of returning them to the system, which would
+#: clear each page again; only its first arena holds any that are larger than 64 MB (mallopt(3), and HEAP_MAX_SIZE).
+_BUFFERS_KEPT = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+    "MALLOC_ARENA_MAX": "1",
+}
 #: Workers on the CPU take this part of the free memory: the machine is used for other things, too.
 _SHARE_OF_MEMORY = 0.5
 
@@ -68,6 +75,17 @@ def workers_on_the_cpu(settings: Settings) -> int:
     free = free_memory()
     fitting = cores() if free is None else int(_SHARE_OF_MEMORY * free // WORKER_MEMORY[settings.pipeline])
     return max(1, min(cores(), fitting))
+
+
+def buffers_kept(settings: Settings) -> dict[str, str]:
+    """Return the variables by which a worker of the miniature on the CPU keeps its buffers, but for those that are set.
+
+    On two cores it renders 6 to 10 % more images of 512x512, and 24 % more of 1024x1024, in as much memory at its peak.
+    Real weights are read through such buffers, which must be returned.
+    """
+    if settings.has_real_weights or settings.pipeline == "simulated" or (settings.device or "cpu") != "cpu":
+        return {}
+    return {name: value for name, value in _BUFFERS_KEPT.items() if name not in environment()}
 
 
 def _one_card(card: Card) -> dict[str, str]:

@@ -15,8 +15,10 @@ from typing import Any
 
 from farm import clock
 from farm.domain.acceleration import BUNDLED
-from farm.domain.catalogue import SRPO, Acceleration
-from farm.domain.request import ImageRequest
+from farm.domain.catalogue import Acceleration
+from farm.process.placement import buffers_kept
+from farm.settings import Settings
+from tests.bench.decoding import WIDE, Decoder, Work
 from tests.bench.figure import Figure, print_table
 
 DECODE_AT_MOST = 0.65
@@ -27,15 +29,19 @@ LEVELS: dict[Acceleration, tuple[float, tuple[float, float, float]]] = {
     "regular": (0.55, (57, 48, 5)),
     "high": (0.42, (54, 40, 5)),
 }
-_WIDE = ImageRequest(SRPO.name, "a red star", 1024, 768, steps=28, guidance=4.5, seed=7)
-_SQUARE = replace(_WIDE, width=512, height=512)
+_WORKS: tuple[tuple[str, Work, float], ...] = (
+    ("decode 1024x768", "decode", DECODE_AT_MOST),
+    ("render 1024x768, none", "render", RENDER_AT_MOST),
+)
+_SQUARE = replace(WIDE, width=512, height=512)
 _IMAGES = 24
 _ROUNDS = 5
 
 NOTE = f"""\
-Engine: the miniature on one thread, CPU seconds. NCHW: the VAE with its weights as they are in the file. Levels:
-{_IMAGES} images of 512x512, 28 steps; PSNR against the same images with every step in full. End to end has no
-requirement: the VAE takes most of the miniature's time, and a twentieth of FLUX's."""
+Engine: the miniature on one thread, CPU seconds. NCHW: the VAE as diffusers loads it, in a process that returns its
+buffers to the system, beside the VAE and the process of a worker. Levels: {_IMAGES} images of 512x512, 28 steps; PSNR
+against the same images with every step in full. End to end has no requirement: the VAE takes most of the miniature's
+time, and a twentieth of FLUX's."""
 
 
 def figures() -> list[Figure]:
@@ -44,47 +50,20 @@ def figures() -> list[Figure]:
 
     from workers.pipelines.loading import load_miniature
 
+    layout = list(_layout())
     load_miniature().warm_up()  # sets the number of threads
     with torch.inference_mode():
-        return [*_layout(), *_levels()]
+        return [*layout, *_levels()]
 
 
 def _layout() -> Iterator[Figure]:
-    """Yield the gain of the VAE's channels_last layout, for decoding alone and for a whole image."""
-    import torch
-    from torch import channels_last, contiguous_format
-
-    from workers.pipelines.engine import FluxPipeline
-    from workers.pipelines.flux import FluxModels
-    from workers.pipelines.latents import Size
-    from workers.pipelines.miniature import HOME
-    from workers.pipelines.network import Network
-
-    parts: Any = FluxPipeline.from_pretrained(HOME, local_files_only=True, dtype=torch.float32)
-    network = Network(parts)
-    pipeline = FluxModels({SRPO.weights: network}, weights="miniature", build="bench")
-    size = Size.around(_WIDE.width, _WIDE.height, network.grid)
-    tokens = torch.randn(1, size.rows * size.columns, 4 * network.channels)
-
-    def measured(work: Callable[[], object]) -> dict[Any, float]:
-        def once(layout: Any) -> float:
-            parts.vae.to(memory_format=layout)
-            return _cpu_seconds(work)
-
-        layouts = (channels_last, contiguous_format)
-        rounds = [[once(layout) for layout in layouts] for _ in range(_ROUNDS)]
-        return {
-            layout: statistics.median(seconds)
-            for layout, seconds in zip(layouts, zip(*rounds, strict=True), strict=True)
-        }
-
-    for what, work, at_most in (
-        ("decode 1024x768", lambda: network.decode(tokens, size), DECODE_AT_MOST),
-        ("render 1024x768, none", lambda: list(pipeline.render([_WIDE], lambda *_: True)), RENDER_AT_MOST),
-    ):
-        seconds = measured(work)
-        ours, theirs = seconds[channels_last], seconds[contiguous_format]
-        yield Figure(what, f"{1000 * ours:.0f} ms", ours / theirs, f"NCHW {1000 * theirs:.0f} ms", at_most=at_most)
+    """Yield the gain of how workers decode, for decoding alone and for a whole image."""
+    with Decoder("as-workers", **buffers_kept(Settings())) as ours, Decoder("as-loaded") as theirs:
+        for what, work, at_most in _WORKS:
+            rounds = [(ours.seconds(work), theirs.seconds(work)) for _ in range(_ROUNDS)]
+            new, old = map(statistics.median, zip(*rounds, strict=True))
+            ratio = statistics.median(mine / other for mine, other in rounds)
+            yield Figure(what, f"{1000 * new:.0f} ms", ratio, f"NCHW {1000 * old:.0f} ms", at_most=at_most)
 
 
 def _levels() -> Iterator[Figure]:

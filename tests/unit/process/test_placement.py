@@ -117,6 +117,31 @@ def test_each_child_is_given_a_card_of_its_own_and_its_part_of_the_cores(
     ]
 
 
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({}, True),
+        ({"device": "cpu"}, True),
+        ({"device": "cuda:0"}, False),
+        ({"pipeline": "simulated"}, False),
+        (REAL | {"device": "cpu"}, False),
+    ],
+)
+def test_only_workers_of_the_miniature_on_the_cpu_keep_their_buffers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: dict[str, Any], kept: bool
+) -> None:
+    given: list[dict[str, str]] = []
+    monkeypatch.setattr(up, "load", lambda: Settings(redis_url="redis://nowhere", **settings))
+    monkeypatch.setattr(up, "set_up_log", lambda *_, **__: None)
+    monkeypatch.setattr(up, "run_worker", lambda child, _: given.append(child._variables))
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+
+    up.worker(data_dir=tmp_path, webhooks=False)
+
+    assert ("MALLOC_TRIM_THRESHOLD_" in given[0]) is kept
+    assert "MALLOC_ARENA_MAX" not in given[0]  # its operator's own value stands
+
+
 def test_a_worker_alone_keeps_its_kernels_in_the_data_folder_or_where_its_operator_wants_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
