@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from farm.domain.errors import ConfigurationError, FarmError, with_detail
 from farm.jobstore import redis_keys
 from farm.jobstore.reading import CallerReading
 from farm.jobstore.tally import Tally
+from farm.printable import say
 from farm.process.child import EXIT_CONFIG, die_with_parent
 from farm.process.listen import CHOOSE_ANOTHER, ListenAddress, listening_error
 from farm.process.signals import stop_signals
@@ -121,6 +123,9 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
             return self._load()
         except ConfigurationError as error:
             raise AppImportError(f"farm api: {with_detail(error)}") from error
+        except FarmError as error:  # it may pass: who started this process may start it again
+            say(f"farm api: {with_detail(error)}", file=sys.stderr)
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     def _serve_metrics(self, farm: Farm, app: flask.Flask) -> None:
         """Serve what `/metrics` has, and figures of callers if they are wanted, at a port of its own."""

@@ -132,7 +132,8 @@ def _farm_error(error: redis.exceptions.RedisError) -> StoreFull | StoreUnavaila
     if isinstance(error, redis.exceptions.ResponseError):
         # Its text names keys and scripts: it is for the log, not for callers.
         _log.error("Redis refused a command", error=str(error))
-        return StoreUnavailable("The job store (Redis) refused a command; the farm's log has the reason.")
+        text = "The job store (Redis) refused a command; the farm's log has the reason."
+        return StoreUnavailable(text, detail=str(error))
     return StoreUnavailable(detail=str(error))
 
 

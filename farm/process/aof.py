@@ -57,19 +57,23 @@ def sync(folder: Path) -> None:
             _sync_file(file)
 
 
+def manifest(folder: Path) -> Path:
+    """Return the file that lists the append-only files of a server's folder."""
+    return folder / "appendonlydir" / MANIFEST
+
+
 def aof_problem(folder: Path) -> str | None:
     """Return what is wrong if append-only files lack the manifest that lists them: Redis would start empty.
 
     Files of an empty server do not count: it may have been killed before it wrote its first manifest.
     """
-    manifest = folder / "appendonlydir" / MANIFEST
     found = (*_files(folder, "*.aof"), *_files(folder, "*.rdb"))
     files = sorted(path.name for path in found if path.stat().st_size > _EMPTY_BYTES)
-    if manifest.exists() or not files:
+    if manifest(folder).exists() or not files:
         return None
     return (
-        f"The manifest {manifest} is missing, without which Redis would start empty beside {', '.join(files)}; restore "
-        "it from a backup, or move that folder away to start without its jobs"
+        f"The manifest {manifest(folder)} is missing, without which Redis would start empty beside {', '.join(files)}; "
+        "restore it from a backup, or move that folder away to start without its jobs"
     )
 
 

@@ -17,7 +17,7 @@ from farm import clock
 from farm.domain.errors import ConfigurationError
 from farm.jobstore.connection import connect
 from farm.process import child
-from farm.process.aof import AofSyncThread, aof_problem, truncate_trailing_zeros
+from farm.process.aof import AofSyncThread, aof_problem, manifest, truncate_trailing_zeros
 from farm.settings import Fsync
 
 #: Longest path of a Unix socket that every supported system takes (Linux takes 107 bytes).
@@ -79,8 +79,9 @@ class EmbeddedRedis:
     def start(self) -> None:
         """Start the server and wait until it has loaded its data; start it again if it is killed meanwhile.
 
-        Raises ConfigurationError if it does not start.
+        Raises ConfigurationError if it does not start, or if its files were removed while it ran.
         """
+        self._refuse_removed()
         for _ in range(_MAX_STARTS):
             self._end()
             self._launch()
@@ -96,6 +97,14 @@ class EmbeddedRedis:
         raise ConfigurationError(
             f"The embedded Redis did not start; its log is {log}, which ends: {last_line}; see farm doctor"
         )
+
+    def _refuse_removed(self) -> None:
+        """Raise ConfigurationError if the files of a server that has run are gone: it would start empty."""
+        if self.process is not None and not manifest(self._folder).exists():
+            raise ConfigurationError(
+                f"{self._folder} was removed while the farm ran, with its jobs and keys. Restore a backup with "
+                "`farm restore`, or start the farm again: it will be empty"
+            )
 
     def _launch(self) -> None:
         if problem := aof_problem(self._folder):

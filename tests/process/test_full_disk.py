@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import pytest
 from urllib3 import encode_multipart_formdata
 
 from farm.process.child import EXIT_CONFIG
-from tests.farms import Answer, RunningFarm, farm_command, free_port, running_farm, wait_for
+from farm.process.embedded_redis import EmbeddedRedis
+from tests.farms import Answer, RunningFarm, clean_environment, farm_command, free_port, running_farm, wait_for
 from tests.images import sample_image
 from tests.small_disk import SmallDisk, small_disk
 
@@ -80,4 +83,23 @@ def test_a_start_on_a_full_disk_is_one_line_that_the_doctor_says_too(disk: Small
 
     assert (started.returncode, started.stderr.count("\n")) == (EXIT_CONFIG, 1)
     assert "No space left on device" in started.stderr
+    assert "\u2717 disk" in examined.stdout
+
+
+@pytest.mark.full
+def test_an_api_that_starts_on_a_full_disk_says_so_in_one_line(disk: SmallDisk) -> None:
+    redis = EmbeddedRedis(disk.folder)
+    redis.start()
+    try:
+        disk.fill()
+        api = [sys.executable, "-m", "api", "--port", str(free_port()), "--data-dir", str(disk.folder)]
+        started = subprocess.run(api, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False)
+        examined = farm_command("doctor", "--data-dir", str(disk.folder), environment={"FARM_PIPELINE": "simulated"})
+    finally:
+        redis.stop()
+
+    said = [line for line in started.stderr.splitlines() if line.startswith("farm api: ")]
+    assert (started.returncode, len(said)) == (3, 1), started.stderr
+    assert "No space left on device" in said[0]
+    assert "Traceback" not in started.stderr + examined.stdout + examined.stderr
     assert "\u2717 disk" in examined.stdout

@@ -36,6 +36,18 @@ def incremental(data_dir: Path) -> Path:
     return file
 
 
+@pytest.mark.parametrize("removed", ["", "redis", "redis/appendonlydir"])
+def test_a_server_whose_files_were_removed_does_not_start_again_empty(tmp_path: Path, removed: str) -> None:
+    server = EmbeddedRedis(tmp_path / "data")
+    server.start()
+    try:
+        shutil.rmtree(tmp_path / "data" / removed)
+        with pytest.raises(ConfigurationError, match="was removed while the farm ran"):
+            server.start()
+    finally:
+        server.stop()
+
+
 def test_damage_in_the_middle_is_found_and_mended_by_what_the_doctor_names(used: Path) -> None:
     file = incremental(used)
     content = bytearray(file.read_bytes())
