@@ -98,8 +98,8 @@ def test_an_api_that_starts_on_a_full_disk_says_so_in_one_line(disk: SmallDisk) 
     finally:
         redis.stop()
 
-    said = [line for line in started.stderr.splitlines() if line.startswith("farm api: ")]
-    assert (started.returncode, len(said)) == (3, 1), started.stderr
-    assert "No space left on device" in said[0]
+    lines = [line for line in started.stderr.splitlines() if line.startswith("farm api: ")]
+    assert (started.returncode, len(lines)) == (3, 1), started.stderr
+    assert "No space left on device" in lines[0]
     assert "Traceback" not in started.stderr + examined.stdout + examined.stderr
     assert "\u2717 disk" in examined.stdout
