@@ -13,18 +13,21 @@ from api.http.assets import Asset, Assets, policy
 
 #: Swagger UI's files.
 _PARTS = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png")
-_START = "start.js"
+#: Files of the farm's own beside them.
+_OWN_PARTS = ("start.js", "contrast.css")
 #: Its URLs are relative, so that it works under any path prefix of a proxy.
-_PAGE = f"""<!doctype html>
+_PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>srpo-farm</title>
+<meta name="description" content="The farm's HTTP API, to read and to try.">
 <link rel="stylesheet" href="docs/swagger-ui.css">
+<link rel="stylesheet" href="docs/contrast.css">
 <link rel="icon" type="image/png" href="docs/favicon-32x32.png">
 <div id="page"></div>
 <script src="docs/swagger-ui-bundle.js"></script>
-<script src="docs/{_START}"></script>
+<script src="docs/start.js"></script>
 </html>
 """
 #: Swagger UI's icons are data URIs.
@@ -34,9 +37,8 @@ _POLICY = policy("data:")
 def routes(document: Callable[[], Mapping[str, Any]]) -> flask.Blueprint:
     """Build the routes. `document` builds the OpenAPI document; it is called once, at the first request."""
     blueprint = flask.Blueprint("docs", __name__)
-    assets = Assets(
-        [*(files("flask_swagger_ui") / "dist" / name for name in _PARTS), files("api.page") / "swagger" / _START]
-    )
+    library, own = files("flask_swagger_ui") / "dist", files("api.page") / "swagger"
+    assets = Assets([*(library / name for name in _PARTS), *(own / name for name in _OWN_PARTS)])
 
     @cache
     def described() -> Asset:

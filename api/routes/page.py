@@ -5,6 +5,7 @@ What they show comes from `/farm/v1`, with the key that the user enters.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -14,7 +15,7 @@ import flask
 from api.http.assets import Asset, Assets, policy
 from farm.dialects.fields import image_field
 from farm.dialects.native import INPUTS
-from farm.domain.catalogue import MODELS, SIZE_PRESETS, Model
+from farm.domain.catalogue import MODELS, SIZE_PRESETS, TERMS, DialectTerms, Model
 from farm.settings import Settings
 
 _FOLDER = files("api.page")
@@ -60,8 +61,16 @@ def routes(settings: Settings) -> flask.Blueprint:
 
 
 def _catalogue() -> dict[str, Any]:
-    """Return what the form is made from: each model's ids, its field for input images and the schema of its request."""
-    return {"models": [_described(model) for model in MODELS], "sizes": SIZE_PRESETS}
+    """Return what the form is made from: each model's ids, its field for input images and the schema of its request.
+
+    `terms` has what each dialect takes, since the request is also shown as code for its clients.
+    """
+    terms = {dialect: _limits(terms) for dialect, terms in TERMS.items()}
+    return {"models": [_described(model) for model in MODELS], "sizes": SIZE_PRESETS, "terms": terms}
+
+
+def _limits(terms: DialectTerms) -> dict[str, int]:
+    return {**asdict(terms.sides), "min_seed": terms.min_seed, "max_seed": terms.max_seed}
 
 
 def _described(model: Model) -> dict[str, Any]:

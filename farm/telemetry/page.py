@@ -38,7 +38,7 @@ Or scrape the metrics of the farm from one API only. Metrics of a process are su
 `/metrics` has the figures of up to 100 workers, which come with their heartbeats. With `FARM_METRICS_PORT` each process
 also serves its own metrics, with those of its process (`process_…`), at the first free port from that one on, at
 `FARM_METRICS_HOST`: an API what its `/metrics` has, a worker its own figures. If no port is free, a line of the log
-says so. Figures of the graphics card need the extra `nvidia` (`pip install 'srpo-farm[nvidia]'`).
+says so. Figures of the graphics card need the extra `nvidia` (`.venv/bin/pip install -e '.[nvidia]'`).
 
 Figures of callers name them. With `FARM_METRICS_CALLERS=on` the API's own port has them, and `/metrics` never has.
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import BrowserContext, Dialog, Locator, Page, expect
 
+from tests.browser.copied_code import offered_code, run_code
 from tests.farms import RunningFarm, farm_command
 
 
@@ -236,17 +235,10 @@ def test_two_images_are_compared_with_a_slider(page: Page) -> None:
 
 def test_a_copied_request_runs_as_pasted_in_every_python_client_and_curl(page: Page, farm: RunningFarm) -> None:
     fill(page, prompt='it\'s "a fox" $HOME', num_inference_steps=1, seed=3)
-    page.click("#code")
-    for name in page.get_by_role("tab").all_text_contents():
-        if name.startswith("JavaScript"):
-            continue
-        page.get_by_role("tab", name=name).click()
-        text = page.locator("#code-text").text_content()
-        assert text is not None
-        program = ["bash", "-c", text] if name == "curl" else [sys.executable, "-c", text]
-        done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, f"{name}: {done.stderr}"
-        assert farm.url in done.stdout, name
+    codes = offered_code(page)
+    names = ["Shell: curl", "Python: fal-client", "Python: openai", "Python: wavespeed"]
+    for name in names:
+        assert farm.url in run_code(name, codes[name]), name
 
     newest = farm.call("GET", "/farm/v1/jobs?limit=4").json["jobs"]
     assert {job["prompt"] for job in newest} == {'it\'s "a fox" $HOME'}

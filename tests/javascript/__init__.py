@@ -26,13 +26,13 @@ const report = (value) => console.log("report " + JSON.stringify(value));
 """
 
 
-def run(program: str, *, seconds: float = 60, **environment: str) -> Ran:
+def run(program: str, *, home: Path = HOME, seconds: float = 60, **environment: str) -> Ran:
     """Run a module that calls `report(value)`; it must end by itself, with status 0."""
-    install()
+    install(home)
     done = subprocess.run(
         [NODE, "--input-type=module", "-"],
         input=_HEAD + program,
-        cwd=HOME,
+        cwd=home,
         env=_environment() | environment,
         capture_output=True,
         text=True,

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from farm.cli import commands_page
 from farm.dialects import failure_codes_page
-from tests import docs_index
+from tests import docs_index, docs_site
 from tests.docs_snippets import DOCS
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of the built site."""
-    home = tmp_path_factory.mktemp("site")
-    shutil.copytree(DOCS, home / "docs")
-    (home / "zensical.toml").write_text(docs_index.CONFIGURATION.read_text())
-    subprocess.run([sys.executable, "-m", "zensical", "build", "--strict"], cwd=home, check=True, timeout=120)
-    return home / "site"
+    return docs_site.build(tmp_path_factory.mktemp("site"))
 
 
 def test_every_page_is_in_the_navigation() -> None:

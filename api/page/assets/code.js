@@ -1,4 +1,4 @@
-// A request as code for each client that works with this farm.
+// A request as code for each client that works with this farm. Where a dialect has other defaults, the code names the value.
 import { byId, copy, element } from "./dom.js";
 
 const farm = () => new URL(".", document.baseURI).href.replace(/\/$/, "");
@@ -9,72 +9,132 @@ function python(value) {
   return json(value).replace(/("(?:\\.|[^"\\])*")|\b(true|false|null)\b/g, (_, text, word) => text ?? { true: "True", false: "False", null: "None" }[word]);
 }
 
-/** Return the text for a shell in single quotes. */
-const quoted = (text) => `'${text.replaceAll("'", String.raw`'\''`)}'`;
-
-const without = (body, ...names) => Object.fromEntries(Object.entries(body).filter(([name]) => !names.includes(name)));
-
 /** The fields that only the farm's own API takes. */
 const OWN = ["model", "priority", "webhook_url", "webhook_events"];
+/** Those that the clients of OpenAI and WaveSpeed name in another way, or not at all. */
+const RENAMED = ["image_size", "sync_mode", "num_images"];
+/** Where a dialect's defaults are not the farm's own. */
+const DIFFERING = {
+  openai: ["output_format"],
+  aimlapi: ["acceleration"],
+  siraya: ["output_format", "acceleration", "enable_safety_checker"],
+  wavespeed: ["num_inference_steps", "guidance_scale", "strength", "output_format"],
+};
+
+const without = (body, ...names) => Object.fromEntries(Object.entries(body).filter(([name]) => !names.includes(name)));
+const only = (body, ...names) => Object.fromEntries(Object.entries(body).filter(([name, value]) => names.includes(name) && value !== undefined));
+
 /** Presets of sizes in pixels, as the request's form knows them. */
 const sized = ({ image_size: size }, presets) => (typeof size === "object" ? [size.width, size.height] : presets[size ?? "landscape_4_3"]);
 
+/** Return true if a dialect takes the request's size and seed. */
+function fits({ body, presets, terms }, dialect) {
+  const { min, max, multiple, min_seed, max_seed } = terms[dialect];
+  const sides = body.aspect_ratio ? [] : sized(body, presets);
+  const seeds = body.seed === undefined ? [] : [body.seed];
+  return sides.every((side) => side >= min && side <= max && side % multiple === 0) && seeds.every((seed) => seed >= min_seed && seed <= max_seed);
+}
+
+/** Return the fields of a call to OpenAI's images API in a dialect; undefined where it cannot be told the same. */
+function imagesCall(about, dialect) {
+  const { body, full, ids, presets } = about;
+  if (!ids[dialect] || body.image_url || body.image_urls || !fits(about, dialect)) return undefined;
+  const size = full.aspect_ratio ? {} : { size: sized(body, presets).join("x") };
+  const named = { model: ids[dialect][0], prompt: body.prompt, n: full.num_images, ...size, response_format: "url" };
+  return [named, { ...without(body, ...OWN, ...RENAMED, "prompt"), ...only(full, ...DIFFERING[dialect]) }];
+}
+
+/** Return the fields of a prediction of WaveSpeed's: one image, always checked, every step in full. */
+function prediction(about) {
+  const { body, full, ids, presets } = about;
+  const isOffered = ids.wavespeed && full.num_images === 1 && full.enable_safety_checker && full.acceleration === "none";
+  if (!isOffered || !fits(about, "wavespeed")) return undefined;
+  const own = without(body, ...OWN, ...RENAMED, "image_url", "enable_safety_checker", "acceleration");
+  const source = body.image_url ? { image: body.image_url } : { size: sized(body, presets).join("*") };
+  return [ids.wavespeed[0], { ...own, ...only(full, ...DIFFERING.wavespeed), ...source }];
+}
+
+const pythonImages = (dialect) => (about) => {
+  const call = imagesCall(about, dialect);
+  if (!call) return undefined;
+  const named = Object.entries(call[0]).map(([name, value]) => `    ${name}=${python(value)},`);
+  return `import os
+import openai
+
+client = openai.OpenAI(base_url="${farm()}/v1", api_key=os.environ.get("FARM_API_KEY", "any"))
+result = client.images.generate(
+${named.join("\n")}
+    extra_body=${python(call[1])},
+)
+print(*(image.url for image in result.data), sep="\\n")`;
+};
+
+const javascriptImages = (dialect) => (about) => {
+  const call = imagesCall(about, dialect);
+  return call && `import OpenAI from "openai";
+
+const client = new OpenAI({ baseURL: "${farm()}/v1", apiKey: process.env.FARM_API_KEY ?? "any" });
+const { data } = await client.images.generate(${json({ ...call[0], ...call[1] })});
+console.log(data.map((image) => image.url).join("\\n"));`;
+};
+
+/** Language → client → what writes the request as its code; undefined where the client cannot be told the same. */
 const CLIENTS = {
-  curl: ({ body, key }) =>
-    `curl -X POST ${farm()}/farm/v1/jobs${key ? ` \\\n  -H "Authorization: Bearer $FARM_API_KEY"` : ""} \\\n  -H 'Content-Type: application/json' \\\n  -d ${quoted(json(body))}`,
+  Shell: {
+    curl: ({ body, key }) =>
+      `curl -X POST ${farm()}/farm/v1/jobs${key ? ` \\\n  -H "Authorization: Bearer $FARM_API_KEY"` : ""} \\\n  -H 'Content-Type: application/json' -d @- <<'JSON'\n${json(body)}\nJSON`,
+  },
+  Python: {
+    "fal-client": ({ body, ids }) =>
+      ids.fal &&
+      `import os
 
-  "Python: fal-client": ({ body, ids }) =>
-    ids.fal &&
-    `import os
-
-os.environ.setdefault("FAL_KEY", "any")  # a key of this farm
+os.environ.setdefault("FAL_KEY", os.environ.get("FARM_API_KEY", "any"))
 import fal_client, fal_client.client as fal
 
 fal.RUN_URL_FORMAT = "${farm()}/fal/run/"
 fal.QUEUE_URL_FORMAT = "${farm()}/fal/queue/"
 result = fal_client.subscribe("${ids.fal[0]}", ${python(without(body, ...OWN))})
-print(result["images"][0]["url"])`,
+print(*(image["url"] for image in result["images"]), sep="\\n")`,
 
-  "Python: openai": ({ body, ids, presets }) => {
-    if (!ids.openai || body.image_url || body.image_urls) return undefined;
-    const size = body.aspect_ratio ? "" : `, size="${sized(body, presets).join("x")}"`;
-    const more = without(body, ...OWN, "prompt", "image_size", "sync_mode", "num_images");
-    return `import os
-import openai
+    openai: pythonImages("openai"),
+    "openai, as at AI/ML API": pythonImages("aimlapi"),
+    "openai, as at Siraya": pythonImages("siraya"),
 
-client = openai.OpenAI(base_url="${farm()}/v1", api_key=os.environ.get("FARM_API_KEY", "any"))
-result = client.images.generate(
-    model="${body.model.startsWith("kontext") ? "kontext" : "srpo"}",
-    prompt=${python(body.prompt)},
-    n=${body.num_images ?? 1}${size},
-    response_format="url",
-    extra_body=${python(more)},
-)
-print(*(image.url for image in result.data), sep="\\n")`;
-  },
-
-  "Python: wavespeed": ({ body, ids, presets }) => {
-    if (!ids.wavespeed) return undefined;
-    const more = without(body, ...OWN, "image_size", "sync_mode", "image_url", "enable_safety_checker", "acceleration");
-    const fields = { ...more, ...(body.image_url ? { image: body.image_url } : { size: sized(body, presets).join("*") }) };
-    return `import os
+    wavespeed: (about) => {
+      const call = prediction(about);
+      return call && `import os
 import wavespeed
 
 client = wavespeed.Client(api_key=os.environ.get("FARM_API_KEY", "any"), base_url="${farm()}")
-result = client.run("${ids.wavespeed[0]}", ${python(fields)})
+result = client.run("${call[0]}", ${python(call[1])})
 print(*result["outputs"], sep="\\n")`;
+    },
   },
-
-  "JavaScript: @fal-ai/client": ({ body, ids }) =>
-    ids.fal &&
-    `import { fal } from "@fal-ai/client";
+  JavaScript: {
+    "@fal-ai/client": ({ body, ids }) =>
+      ids.fal &&
+      `import { fal } from "@fal-ai/client";
 
 fal.config({ credentials: process.env.FARM_API_KEY ?? "any", proxyUrl: { url: "${farm()}/fal/proxy", when: "always" } });
 const { data } = await fal.subscribe("${ids.fal[0]}", { input: ${json(without(body, ...OWN))} });
-console.log(data.images[0].url);`,
+console.log(data.images.map((image) => image.url).join("\\n"));`,
 
-  "JavaScript: fetch": ({ body }) =>
-    `const headers = { Authorization: \`Bearer \${process.env.FARM_API_KEY ?? "any"}\`, "Content-Type": "application/json" };
+    openai: javascriptImages("openai"),
+    "openai, as at AI/ML API": javascriptImages("aimlapi"),
+    "openai, as at Siraya": javascriptImages("siraya"),
+
+    wavespeed: (about) => {
+      const call = prediction(about);
+      return call && `import { Client } from "wavespeed";
+
+const client = new Client(process.env.FARM_API_KEY ?? "any", { baseUrl: "${farm()}" });
+const { outputs } = await client.run("${call[0]}", ${json(call[1])});
+console.log(outputs.join("\\n"));`;
+    },
+
+    fetch: ({ body }) =>
+      `const headers = { Authorization: \`Bearer \${process.env.FARM_API_KEY ?? "any"}\`, "Content-Type": "application/json" };
 const answer = await fetch("${farm()}/farm/v1/jobs", { method: "POST", headers, body: JSON.stringify(${json(body)}) });
 let job = await answer.json();
 if (!answer.ok) throw new Error(job.detail);
@@ -83,19 +143,33 @@ do {
   job = await (await fetch(\`${farm()}/farm/v1/jobs/\${job.id}\`, { headers })).json();
 } while (job.status === "created" || job.status === "processing");
 console.log(job.error ?? job.images.map((image) => image.url).join("\\n"));`,
+  },
 };
 
-/** Show the request as code. `about` is {body, ids, presets, key}. */
+/** Return a group of options for the clients of a language, with the code of each in `texts`. */
+function group(language, clients, about, texts) {
+  const options = Object.entries(clients).flatMap(([name, write]) => {
+    const text = write(about);
+    if (!text) return [];
+    texts.set(`${language}: ${name}`, text);
+    return [element("option", { value: `${language}: ${name}`, textContent: name })];
+  });
+  return element("optgroup", { label: language }, options);
+}
+
+/** Show the request as code. `about` is {body, full, ids, presets, terms, key}. */
 export function showCode(about) {
-  const shown = Object.entries(CLIENTS).map(([name, write]) => [name, write(about)]).filter(([, text]) => text);
-  const tabs = shown.map(([name, text]) => element("button", { type: "button", role: "tab", textContent: name, onclick: () => choose(name, text) }));
-  const choose = (name, text) => {
-    byId("code-text").textContent = text;
-    for (const tab of tabs) tab.setAttribute("aria-selected", String(tab.textContent === name));
+  const texts = new Map();
+  const client = byId("code-client");
+  const before = client.value;
+  client.replaceChildren(...Object.entries(CLIENTS).map(([language, clients]) => group(language, clients, about, texts)));
+  if (texts.has(before)) client.value = before;
+  const show = () => {
+    byId("code-text").textContent = texts.get(client.value);
+    byId("code-copied").textContent = "";
   };
-  byId("code-tabs").replaceChildren(...tabs);
-  choose(...shown[0]);
-  byId("code-copied").textContent = "";
+  client.onchange = show;
+  show();
   byId("code-copy").onclick = async () => {
     await copy(byId("code-text").textContent);
     byId("code-copied").textContent = "copied";

@@ -215,6 +215,11 @@ export class ModelForm {
     return body;
   }
 
+  /** The values of all fields. */
+  get full() {
+    return Object.fromEntries([...this.inputs].map(([name, input]) => [name, input.value]));
+  }
+
   /** Show the values of a body, and the defaults of what it does not name. */
   set body(body) {
     for (const [name, input] of this.inputs) {

@@ -242,8 +242,8 @@ byId("link").addEventListener("click", async () => {
   say("Link copied.");
 });
 byId("code").addEventListener("click", () => {
-  const { body, model } = form;
-  showCode({ body, ids: model.ids_of, presets: catalogue.sizes, key: currentKey() });
+  const { body, full, model } = form;
+  showCode({ body, full, ids: model.ids_of, presets: catalogue.sizes, terms: catalogue.terms, key: currentKey() });
 });
 byId("clear").addEventListener("click", () => {
   history.clear();

@@ -1,3 +1,7 @@
+// What Swagger UI's page lacks for screen readers: a heading above its groups, and a name for the list of servers.
+const headed = (Filter, { React: { createElement } }) => (properties) =>
+  createElement("div", null, createElement("h2", { className: "hidden" }, "Routes"), createElement(Filter, properties));
+
 SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#page",
@@ -6,4 +10,6 @@ SwaggerUIBundle({
   defaultModelsExpandDepth: -1,
   filter: true,
   tryItOutEnabled: true,
+  plugins: [() => ({ wrapComponents: { FilterContainer: headed } })],
+  onComplete: () => document.querySelector("#servers")?.setAttribute("aria-label", "Server"),
 });

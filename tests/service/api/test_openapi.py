@@ -142,8 +142,8 @@ def test_the_page_and_all_its_parts_come_from_here(keyed: FlaskClient) -> None:
     page = keyed.get("/docs")
 
     named = re.findall(r'(?:href|src)="([^"]+)"', page.text)
-    assert len(named) == 4
-    assert [keyed.get(f"/{path}").status_code for path in named] == [200] * 4
+    assert len(named) == 5
+    assert [keyed.get(f"/{path}").status_code for path in named] == [200] * 5
     assert 'url: "openapi.json"' in keyed.get("/docs/start.js").text
 
 
