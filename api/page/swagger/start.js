@@ -1,6 +1,6 @@
 // What Swagger UI's page lacks for screen readers: a heading above its groups, and a name for the list of servers.
 const headed = (Filter, { React: { createElement } }) => (properties) =>
-  createElement("div", null, createElement("h2", { className: "hidden" }, "Routes"), createElement(Filter, properties));
+  createElement("div", null, createElement("h2", { className: "visually-hidden" }, "Routes"), createElement(Filter, properties));
 
 SwaggerUIBundle({
   url: "openapi.json",
