@@ -121,6 +121,95 @@ def test_a_running_job_is_cancelled(page: Page) -> None:
     expect(card(page).locator(".status")).to_contain_text("cancelled")
 
 
+def test_a_cancel_that_the_farm_does_not_hear_is_said(page: Page, context: BrowserContext) -> None:
+    fill(page, num_inference_steps=50, num_images=4)
+    page.click("#run")
+    expect_status(card(page), "processing")
+
+    context.set_offline(True)
+    card(page).get_by_role("button", name="Cancel").click()
+    expect(page.locator("#state")).to_contain_text("does not answer")
+    context.set_offline(False)
+
+    card(page).get_by_role("button", name="Cancel").click()
+    expect(card(page).locator(".status")).to_contain_text("cancelled")
+
+
+def test_an_image_is_opened_by_itself(page: Page, context: BrowserContext) -> None:
+    fill(page, num_inference_steps=1)
+    page.click("#run")
+    expect_status(card(page), "completed")
+
+    with context.expect_page() as opened:
+        card(page).locator("img").click()
+
+    assert width_of(opened.value.locator("img")) == 512
+
+
+def test_the_end_of_a_job_is_announced_once(page: Page) -> None:
+    fill(page, prompt="a fox", num_inference_steps=1)
+    page.click("#run")
+
+    expect(page.get_by_role("status").filter(has_text="completed: a fox")).to_have_count(1)
+    expect(card(page).get_by_role("status")).to_have_count(0)
+
+
+def test_a_prompt_from_right_to_left_is_shown_so(page: Page) -> None:
+    fill(page, prompt="ثعلب أحمر 🦊 في الثلج", num_inference_steps=1)
+    page.click("#run")
+    expect_status(card(page), "completed")
+
+    for shown in (page.locator("#field-prompt"), card(page).locator(".prompt-text")):
+        assert shown.evaluate("(node) => getComputedStyle(node).direction") == "rtl"
+
+
+def test_a_job_that_fails_says_why(page: Page) -> None:
+    page.select_option("#model", "srpo-image-to-image")
+    page.fill("#field-prompt", "the same at night")
+    page.get_by_label("URL of an input image").fill("http://127.0.0.1:1/fox.png")
+    page.click("#run")
+
+    expect_status(card(page), "failed")
+    expect(card(page).locator(".status")).to_contain_text("refuses the connection")
+
+
+def test_a_paused_farm_is_said_while_jobs_wait(page: Page, farm: RunningFarm) -> None:
+    farm.call("POST", "/farm/v1/pause")
+    try:
+        fill(page, num_inference_steps=1)
+        page.click("#run")
+        expect(page.locator("#waiting")).to_contain_text("paused")
+    finally:
+        farm.call("POST", "/farm/v1/resume")
+
+    expect_status(card(page), "completed")
+    expect(page.locator("#waiting")).to_be_hidden()
+
+
+def drop(page: Page, *files: tuple[str, str]) -> None:
+    """Drop files on the page, each given by its name and type."""
+    page.evaluate(
+        """(files) => {
+          const dataTransfer = new DataTransfer();
+          for (const [name, type] of files) dataTransfer.items.add(new File(["x"], name, { type }));
+          document.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+        }""",
+        files,
+    )
+
+
+def test_dropped_files_that_cannot_be_used_are_refused(page: Page) -> None:
+    page.select_option("#model", "kontext-multi")
+    message = page.locator(".images [role=alert]")
+
+    drop(page, ("notes.pdf", "application/pdf"))
+    expect(message).to_contain_text("Only JPEG, PNG and WebP")
+    drop(page, *((f"{number}.png", "image/png") for number in range(5)))
+    expect(message).to_contain_text("At most 4 images")
+
+    expect(page.locator(".thumbnails li")).to_have_count(4)
+
+
 def test_a_reload_goes_on_with_running_jobs(page: Page, farm: RunningFarm) -> None:
     fill(page, num_inference_steps=50)
     page.click("#run")

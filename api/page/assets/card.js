@@ -1,6 +1,6 @@
 // One job on the playground: its progress, its images and what can be done with them.
 import { local } from "./api.js";
-import { button, element } from "./dom.js";
+import { announce, button, element } from "./dom.js";
 import { hasEnded } from "./watch.js";
 
 const SECONDS = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
@@ -12,12 +12,12 @@ export class Card {
     this.id = id;
     this.body = body;
     this.actions = actions;
-    this.status = element("p", { className: "status", role: "status" });
+    this.status = element("p", { className: "status" });
     this.progress = element("progress", { max: 1, value: 0, "aria-label": "Denoising steps" });
     this.images = element("div", { className: "grid" });
     this.previews = new Map();
     this.facts = element("p", { className: "hint" });
-    this.prompt = element("p", { className: "prompt-text", textContent: body.prompt ?? "" });
+    this.prompt = element("p", { className: "prompt-text", dir: "auto", textContent: body.prompt ?? "" });
     this.buttons = element("div", { className: "row" });
     const parts = [this.images, this.status, this.progress, this.prompt, this.facts, this.buttons];
     this.node = element("li", { className: "card", "data-job": id }, parts);
@@ -38,6 +38,7 @@ export class Card {
     if (!this.body.prompt || job.original_prompt) this.prompt.textContent = job.prompt;
     this.facts.textContent = this.level + factsOf(job);
     if (this.job?.status !== job.status) {
+      if (this.job && hasEnded(job)) announce(`${statusOf(job)}: ${this.prompt.textContent}`);
       this.job = job;
       this.offer(job);
       this.previews.clear();

@@ -39,6 +39,11 @@ export async function copy(text) {
   area.remove();
 }
 
+/** Tell screen readers what happened, where the page shows it in its own place. */
+export function announce(text) {
+  byId("announcement").textContent = text;
+}
+
 /** Show a text in the page's status line for a moment. */
 let lastSaid;
 export function say(text) {

@@ -30,8 +30,8 @@ export class ImageInput {
   /** Add files. Those that are no images are refused. */
   async add(files) {
     const images = files.filter((file) => TYPES.includes(file.type));
-    this.message.textContent = images.length < files.length ? "Only JPEG, PNG and WebP images can be used." : "";
     this.put(await Promise.all(images.map(read)));
+    if (images.length < files.length) this.message.textContent = "Only JPEG, PNG and WebP images can be used.";
     this.file.value = "";
   }
 
@@ -43,7 +43,9 @@ export class ImageInput {
   }
 
   put(urls) {
-    this.urls = this.most === 1 ? [...this.urls, ...urls].slice(-1) : [...this.urls, ...urls].slice(0, this.most);
+    const all = [...this.urls, ...urls];
+    this.urls = this.most === 1 ? all.slice(-1) : all.slice(0, this.most);
+    this.message.textContent = this.most > 1 && all.length > this.most ? `At most ${this.most} images can be used.` : "";
     this.show();
   }
 

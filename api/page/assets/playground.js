@@ -10,6 +10,8 @@ import { useVocabulary } from "./prompt.js";
 import { watch } from "./watch.js";
 
 const PAGE = 24;
+/** How often it looks why jobs wait. */
+const LOOK_MS = 3000;
 const catalogue = await get("page/models.json");
 const models = new Map(catalogue.models.map((model) => [model.name, model]));
 let form;
@@ -149,8 +151,13 @@ const actions = {
     byId("field-prompt").focus();
   },
   async cancel(card) {
-    const { outcome } = await post(`farm/v1/jobs/${card.id}/cancel`);
-    say({ cancelled: "Cancelled before it started.", stopping: "It stops after this step.", ended: "It had already ended." }[outcome]);
+    try {
+      const { outcome } = await post(`farm/v1/jobs/${card.id}/cancel`);
+      say({ cancelled: "Cancelled before it started.", stopping: "It stops after this step.", ended: "It had already ended." }[outcome]);
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      say(error.message);
+    }
   },
   async forget(card) {
     history.remove(card.id);
@@ -215,14 +222,13 @@ function linked() {
 }
 
 function takeFiles(files) {
-  const images = [...files].filter((file) => file.type.startsWith("image/"));
-  if (!images.length) return false;
+  if (!files.length) return false;
   if (!form.model.image_field) {
     const target = catalogue.models.find((model) => model.image_field && served.has(model.name));
     if (!target) return false;
     choose(target.name, form.body);
   }
-  form.inputs.get(form.model.image_field).add(images);
+  form.inputs.get(form.model.image_field).add([...files]);
   return true;
 }
 
@@ -264,6 +270,30 @@ addEventListener("hashchange", () => {
 addEventListener("offline", () => (byId("state").textContent = "Offline. Running jobs go on; this page looks again by itself."));
 addEventListener("online", () => say("Online again."));
 
+/** Say why jobs wait, where nothing is about to render them. */
+async function showWhyJobsWait() {
+  const isWaiting = [...cards.values()].some(({ job }) => job?.status === "created");
+  const text = isWaiting ? reason(await get("farm/v1/queue")) : "";
+  byId("waiting").hidden = !text;
+  if (byId("waiting").textContent !== text) byId("waiting").textContent = text;
+}
+
+function reason({ paused, workers }) {
+  if (paused) return "The farm is paused: jobs wait until an operator resumes it.";
+  return workers.warm ? "" : "No worker is ready: jobs wait until one is.";
+}
+
+async function lookWhyJobsWait() {
+  for (;;) {
+    await pause(LOOK_MS);
+    try {
+      if (!document.hidden) await showWhyJobsWait();
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error; // without an answer, the cards say so
+    }
+  }
+}
+
 /** Show the models once there are any; workers may still be loading. */
 async function start() {
   const opened = linked();
@@ -285,3 +315,4 @@ async function start() {
 }
 
 await start();
+await lookWhyJobsWait();

@@ -11,9 +11,9 @@ export function useVocabulary(words) {
 
 export class PromptInput {
   constructor(id, schema) {
-    this.input = element("textarea", { id, className: "prompt", rows: 4, maxLength: schema.maxLength, required: true });
+    this.input = element("textarea", { id, className: "prompt", rows: 4, maxLength: schema.maxLength, required: true, dir: "auto" });
     this.input.spellcheck = false;
-    this.shadow = element("div", { className: "shadow", "aria-hidden": "true" });
+    this.shadow = element("div", { className: "shadow", dir: "auto", "aria-hidden": "true" });
     this.node = element("div", { className: "prompt-box" }, this.shadow, this.input);
     this.unknown = element("p", { className: "hint", role: "status" });
     this.tools = element("div", { className: "row tools" });

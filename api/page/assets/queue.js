@@ -159,10 +159,16 @@ async function showDeliveries() {
   fill("deliveries", ["Created", "Event", "Receiver", "Status", "Last answer", "Next", actions()], deliveries.map(facts), "No deliveries.");
 }
 
-async function act(path) {
-  try {
+const act = (path) =>
+  attempt(async () => {
     await post(path);
     await refresh();
+  });
+
+/** Run an action; say why it failed. */
+async function attempt(action) {
+  try {
+    await action();
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
     say(error.message);
@@ -193,12 +199,12 @@ async function follow() {
   }
 }
 
-byId("status").addEventListener("change", async () => {
+byId("status").addEventListener("change", () => {
   jobs = [];
   pages = 1;
-  await refreshJobs();
+  attempt(refreshJobs);
 });
-byId("more").addEventListener("click", showOlder);
+byId("more").addEventListener("click", () => attempt(showOlder));
 byId("last-hour").append(lastHour.node);
 
 follow();
