@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -145,6 +146,23 @@ def test_what_is_rounded_is_the_sum(checkpoint: Checkpoint, tmp_path: Path) -> N
     for name, weight in full.items():
         wanted = fp8_entries(name, weight) if may_be_fp8(name, weight.dim()) else {name: weight.bfloat16()}
         assert all(torch.equal(eighths[entry].float(), value.float()) for entry, value in wanted.items())
+
+
+def test_weights_of_sixteen_bits_are_rounded_once_however_many_files_change_them(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    stored = {name: weight.bfloat16() for name, weight in checkpoint.stored.items()}
+    of_halves = Checkpoint(TransformerFiles(tmp_path, (written(tmp_path / WEIGHTS, stored),), ""), stored)
+    shutil.copy(checkpoint.files.config / "config.json", tmp_path)
+    files = [diffusers_keys(checkpoint, seed) for seed in (0, 100, 200)]
+    loras = [Lora(written(tmp_path / f"{number}.safetensors", file), 0.01) for number, file in enumerate(files)]
+
+    loaded = of_halves.load(*loras, kept=Kept(CPU, torch.bfloat16))
+
+    for layer in checkpoint.layers:
+        sums = by_formula(stored[f"{layer}.weight"], *((file, layer, 0.01) for file in files))
+        once = torch.from_numpy(sums).bfloat16()
+        assert (loaded[f"{layer}.weight"] != once).float().mean() < 0.001  # on the border, fp32 and fp64 may differ
 
 
 QKV = {"img_attn_qkv": ("to_q", "to_k", "to_v"), "txt_attn_qkv": ("add_q_proj", "add_k_proj", "add_v_proj")}
