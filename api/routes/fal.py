@@ -42,12 +42,6 @@ _ON, _OFF = ("1", "true", "True"), ("0", "false", "False")
 
 
 def routes(context: ApiContext) -> flask.Blueprint:
-    service, authenticator, held_calls, streams = (
-        context.service,
-        context.authenticator,
-        context.held_calls,
-        context.streams,
-    )
     blueprint = flask.Blueprint("fal", __name__, url_prefix="/fal")
 
     @blueprint.before_request
@@ -55,6 +49,21 @@ def routes(context: ApiContext) -> flask.Blueprint:
         if "fal_jwt_token" in flask.request.args:
             message = "Tokens in the URL are not accepted, because URLs are logged; send 'Authorization: Key <key>'."
             raise Unauthorized(message)
+
+    @blueprint.after_request
+    def name_the_request(response: flask.Response) -> flask.Response:
+        if request_id := flask.g.get("request_id"):
+            response.headers["x-fal-request-id"] = request_id
+        return response
+
+    _add_submits(blueprint, context)
+    _add_requests(blueprint, context)
+    return blueprint
+
+
+def _add_submits(blueprint: flask.Blueprint, context: ApiContext) -> None:
+    """Add the submit to the queue and the direct call."""
+    service, authenticator = context.service, context.authenticator
 
     @blueprint.post("/queue/<path_except('.*/requests/'):endpoint>")
     def submit(endpoint: str) -> FalHandle:
@@ -68,7 +77,26 @@ def routes(context: ApiContext) -> flask.Blueprint:
             position = _position(service, job)
         return fal.submitted(job, _queue(context.links), position=position)
 
-    # With a slash and without: with `strict_slashes=False`, a wrong method would be answered as an unknown path.
+    @blueprint.post("/run/<path:endpoint>")
+    def run(endpoint: str) -> flask.Response:
+        caller = authenticator.submitter()
+        query.refuse_others()
+        order, _ = _order(context, endpoint.rstrip("/"))
+        job = _about(context.held_calls.job(caller, order))
+        # The job is accepted: after a retryable error, clients would submit it again.
+        with suppress(StorageUnavailable):
+            if job.state.is_terminal:
+                return _outcome(job, context.links)
+        return _timed_out(order.endpoint, job.id, context.links)
+
+
+def _add_requests(blueprint: flask.Blueprint, context: ApiContext) -> None:
+    """Add what follows a submit: status, status stream, result and cancel.
+
+    With a slash and without: with `strict_slashes=False`, a wrong method would be answered as an unknown path.
+    """
+    service, authenticator = context.service, context.authenticator
+
     @blueprint.get(f"{_REQUEST}/status/")
     @blueprint.get(f"{_REQUEST}/status")
     def status(app: str, request_id: str) -> tuple[FalStatus, int]:
@@ -85,7 +113,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         query.refuse_others("logs")
         stream = StatusStream(service, context.links, with_logs=_wants_logs())
         watched = service.watch(authenticator.caller(), job.id, idle_seconds=CHECK_SECONDS)
-        return streams.answer(stream.blocks(watched), may_stay=authenticator.key_still_valid())
+        return context.streams.answer(stream.blocks(watched), may_stay=authenticator.key_still_valid())
 
     @blueprint.get(f"{_REQUEST}/")
     @blueprint.get(_REQUEST)
@@ -103,32 +131,12 @@ def routes(context: ApiContext) -> flask.Blueprint:
         query.refuse_others()
         return _answer(*fal.cancelled(service.cancel(authenticator.caller(), job.id)))
 
-    @blueprint.post("/run/<path:endpoint>")
-    def run(endpoint: str) -> flask.Response:
-        caller = authenticator.submitter()
-        query.refuse_others()
-        order, _ = _order(context, endpoint.rstrip("/"))
-        job = _about(held_calls.job(caller, order))
-        # The job is accepted: after a retryable error, clients would submit it again.
-        with suppress(StorageUnavailable):
-            if job.state.is_terminal:
-                return _outcome(job, context.links)
-        return _timed_out(order.endpoint, job.id, context.links)
-
-    @blueprint.after_request
-    def name_the_request(response: flask.Response) -> flask.Response:
-        if request_id := flask.g.get("request_id"):
-            response.headers["x-fal-request-id"] = request_id
-        return response
-
     def find(app: str, request_id: str) -> Job:
         """Return a request by owner and alias, as clients send them, or by the whole endpoint. Raises NotFound."""
         job = service.get(authenticator.caller(), request_id)
         if app not in (fal.application(job.endpoint), job.endpoint):
             raise NotFound(f"No job has the id '{request_id}'.")
         return _about(job)
-
-    return blueprint
 
 
 class StatusStream:

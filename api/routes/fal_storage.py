@@ -29,10 +29,20 @@ TOKEN_SECONDS = 3600
 
 
 def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
-    authenticator, uploads = context.authenticator, context.farm.uploads
     blueprint = flask.Blueprint("fal_storage", __name__)
+    _add_tickets(blueprint, context)
+    _add_files(blueprint, context, upload_slots)
+    _add_parts(blueprint, context, upload_slots)
+    return blueprint
 
-    # With a slash and without: with `strict_slashes=False`, a wrong method would be answered as an unknown path.
+
+# All routes with a slash and without: with `strict_slashes=False`, a wrong method would be answered as an unknown path.
+
+
+def _add_tickets(blueprint: flask.Blueprint, context: ApiContext) -> None:
+    """Add the routes that announce an upload, and the one that makes a token for uploads."""
+    authenticator, uploads = context.authenticator, context.farm.uploads
+
     @blueprint.post("/fal/rest/storage/upload/initiate/")
     @blueprint.post("/fal/rest/storage/upload/initiate")
     def initiate() -> FalUpload:
@@ -60,6 +70,11 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
         read_bytes()  # an empty object
         return fal_storage.token(text, until=until, base=_cdn(context))
 
+
+def _add_files(blueprint: flask.Blueprint, context: ApiContext, upload_slots: UploadSlots) -> None:
+    """Add the routes that take a whole file: at the URL of its ticket, or at once."""
+    authenticator, uploads = context.authenticator, context.farm.uploads
+
     @blueprint.put("/fal/cdn/upload/<ticket_id>/")
     @blueprint.put("/fal/cdn/upload/<ticket_id>")
     def put(ticket_id: str) -> Empty:
@@ -68,16 +83,6 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
         with upload_slots.held(ticket.caller):
             uploads.fill(ticket, pieces(ticket.size or MAX_UPLOAD))
         return {}
-
-    @blueprint.put("/fal/cdn/upload/<ticket_id>/<number>/")
-    @blueprint.put("/fal/cdn/upload/<ticket_id>/<number>")
-    def put_part(ticket_id: str, number: str) -> flask.Response:
-        return part(uploads.ticket(ticket_id, in_parts=True), number)
-
-    @blueprint.post("/fal/cdn/upload/<ticket_id>/complete/")
-    @blueprint.post("/fal/cdn/upload/<ticket_id>/complete")
-    def complete(ticket_id: str) -> FalFile:
-        return completed(uploads.ticket(ticket_id, in_parts=True))
 
     @blueprint.post("/fal/cdn/files/upload/")
     @blueprint.post("/fal/cdn/files/upload")
@@ -89,6 +94,11 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
             key, _ = uploads.keep(caller.id, announced, pieces(MAX_UPLOAD))
         return fal_storage.kept(context.links.file(key))
 
+
+def _add_parts(blueprint: flask.Blueprint, context: ApiContext, upload_slots: UploadSlots) -> None:
+    """Add the routes that take a file in parts: at the URL of its ticket, or below that of the file itself."""
+    authenticator, uploads = context.authenticator, context.farm.uploads
+
     @blueprint.post("/fal/cdn/files/upload/multipart/")
     @blueprint.post("/fal/cdn/files/upload/multipart")
     def upload_in_parts() -> FalMultipartUpload:
@@ -98,24 +108,25 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
         ticket = uploads.issue(caller.id, _requirements(), in_parts=True)
         return fal_storage.begun_in_parts(context.links.file(ticket.key), ticket.id)
 
+    @blueprint.put("/fal/cdn/upload/<ticket_id>/<number>/")
+    @blueprint.put("/fal/cdn/upload/<ticket_id>/<number>")
+    def put_part(ticket_id: str, number: str) -> flask.Response:
+        return part(uploads.ticket(ticket_id, in_parts=True), number)
+
     @blueprint.put("/files/<key>/multipart/<ticket_id>/<number>/")
     @blueprint.put("/files/<key>/multipart/<ticket_id>/<number>")
     def put_part_below(key: str, ticket_id: str, number: str) -> flask.Response:
-        return part(own_ticket(key, ticket_id), number)
+        return part(_own_ticket(context, key, ticket_id), number)
+
+    @blueprint.post("/fal/cdn/upload/<ticket_id>/complete/")
+    @blueprint.post("/fal/cdn/upload/<ticket_id>/complete")
+    def complete(ticket_id: str) -> FalFile:
+        return completed(uploads.ticket(ticket_id, in_parts=True))
 
     @blueprint.post("/files/<key>/multipart/<ticket_id>/complete/")
     @blueprint.post("/files/<key>/multipart/<ticket_id>/complete")
     def complete_below(key: str, ticket_id: str) -> FalFile:
-        return completed(own_ticket(key, ticket_id))
-
-    def own_ticket(key: str, ticket_id: str) -> Ticket:
-        """Return the current caller's ticket for the file at `key`. Raises NotFound."""
-        flask.g.dialect = registry.by_name(fal.NAME)
-        caller = authenticator.uploader()
-        ticket = uploads.ticket(ticket_id, in_parts=True)
-        if (ticket.caller, ticket.key) != (caller.id, key):
-            raise NotFound(NO_TICKET)
-        return ticket
+        return completed(_own_ticket(context, key, ticket_id))
 
     def part(ticket: Ticket, number_text: str) -> flask.Response:
         query.refuse_others()
@@ -133,7 +144,15 @@ def routes(context: ApiContext, upload_slots: UploadSlots) -> flask.Blueprint:
             uploads.complete(ticket, named)
         return fal_storage.kept(context.links.file(ticket.key))
 
-    return blueprint
+
+def _own_ticket(context: ApiContext, key: str, ticket_id: str) -> Ticket:
+    """Return the current caller's ticket for the file at `key`. Raises NotFound."""
+    flask.g.dialect = registry.by_name(fal.NAME)
+    caller = context.authenticator.uploader()
+    ticket = context.farm.uploads.ticket(ticket_id, in_parts=True)
+    if (ticket.caller, ticket.key) != (caller.id, key):
+        raise NotFound(NO_TICKET)
+    return ticket
 
 
 def _cdn(context: ApiContext) -> str:
