@@ -253,22 +253,19 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
     tally = Tally(client, guard)
     storage = MeasuredStorage(OwnedStorage(ownership.storage, ownership.establish_once), partial(_count_storage, tally))
     wake_ups = WakeUps(celery)
-    changes = JobChanges(connect_to_listen(url)) if listens else None
-    feed = EventFeed(connect_to_listen(url)) if listens else None
     outbound = SsrfSafeClient(settings.webhook_allow)
+    usual = Limits(settings.rate_limit or 0)
     service = Service(
         store,
         stats=stats,
         storage=storage,
         wake_ups=wake_ups,
         intake=Intake(storage, outbound=outbound, base=lambda: base_of_the_api(settings, client)),
-        changes=changes,
-        feed=feed,
+        changes=JobChanges(connect_to_listen(url)) if listens else None,
+        feed=EventFeed(connect_to_listen(url)) if listens else None,
         outbound=outbound,
         aliases=settings.model_aliases,
-        expected={
-            name: Served("", safety=settings.safety or "bundled", build="", seen_us=0) for name in settings.serves
-        },
+        expected=_expected(settings),
     )
     return Farm(
         settings=settings,
@@ -281,16 +278,10 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
         storage=storage,
         ownership=ownership,
         sweeper=Sweeper(store, storage=storage, sweep_state=SweepState(client), ownership=ownership),
-        uploads=Uploads(
-            Tickets(client, guard),
-            quota=UploadQuota(client, max_bytes=round(settings.upload_gigabytes * 1e9), seconds=settings.upload_ttl),
-            storage=storage,
-            spool=data_dir / "uploads",
-            keep_seconds=settings.upload_ttl,
-        ),
+        uploads=_uploads(settings, client, guard, storage, spool=data_dir / "uploads"),
         wake_ups=wake_ups,
-        deliveries=DeliveryStore(client, guard, limits=Limits(settings.rate_limit or 0)),
-        enhancements=Enhancements(client, guard, limits=Limits(settings.rate_limit or 0)),
+        deliveries=DeliveryStore(client, guard, limits=usual),
+        enhancements=Enhancements(client, guard, limits=usual),
         secrets=Secrets(client, guard, signing_key=settings.signing_key),
         outbound=outbound,
         service=service,
@@ -298,6 +289,17 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
         bulks=BulkStore(client, guard, result_ttl_seconds=settings.result_ttl),
         bulk_files=BulkFiles(client, storage, guard, keep_seconds=settings.result_ttl),
     )
+
+
+def _expected(settings: Settings) -> dict[str, Served]:
+    """Return the models that workers will bring (FARM_SERVES), which count as served before that."""
+    safety = settings.safety or "bundled"
+    return {name: Served("", safety=safety, build="", seen_us=0) for name in settings.serves}
+
+
+def _uploads(settings: Settings, client: redis.Redis, guard: Guard, storage: Storage, *, spool: Path) -> Uploads:
+    quota = UploadQuota(client, max_bytes=round(settings.upload_gigabytes * 1e9), seconds=settings.upload_ttl)
+    return Uploads(Tickets(client, guard), quota=quota, storage=storage, spool=spool, keep_seconds=settings.upload_ttl)
 
 
 def _count_storage(tally: Tally, operation: str, seconds: float, error: BaseException | None) -> None:

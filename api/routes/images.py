@@ -23,9 +23,9 @@ _PREFIX = "/v1/"
 
 
 def routes(context: ApiContext) -> flask.Blueprint:
-    authenticator, held_calls, calls = context.authenticator, context.held_calls, context.image_calls
-    default_format = context.farm.settings.openai_response_format
+    authenticator, calls = context.authenticator, context.image_calls
     blueprint = flask.Blueprint("images", __name__, url_prefix="/v1")
+    blueprint.after_app_request(_with_request_id)
 
     @blueprint.post("/images/generations", strict_slashes=False)
     def generations() -> flask.Response:
@@ -33,7 +33,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         query.refuse_others()
         body = read_body("generations")
         dialect, model_id = select(body.fields)
-        return respond(caller, dialect, body, calls.generation(body.fields, dialect, model_id))
+        return _answer(context, caller, dialect, _repeatable(calls.generation(body.fields, dialect, model_id), body))
 
     @blueprint.post("/images/edits", strict_slashes=False)
     def edits() -> flask.Response:
@@ -41,7 +41,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         query.refuse_others()
         body = _form() if flask.request.mimetype == multipart.TYPE else read_body("edits", max_bytes=IMAGES_BODY)
         dialect, model_id = select(body.fields)
-        return respond(caller, dialect, body, calls.edit(body.fields, model_id, body.files))
+        return _answer(context, caller, dialect, _repeatable(calls.edit(body.fields, model_id, body.files), body))
 
     @blueprint.get("/models", strict_slashes=False)
     def models() -> ListedModels:
@@ -63,43 +63,43 @@ def routes(context: ApiContext) -> flask.Blueprint:
         flask.g.dialect = registry.by_name(dialect.NAME)
         return dialect, model_id
 
-    def respond(caller: Caller, dialect: ImagesDialect, body: RequestBody, call: ParsedCall) -> flask.Response:
-        """Return the response to a call: its images or its error."""
-        order = replace(
-            call.order,
-            idempotency_key=body.idempotency_key,
-            body_digest=body.digest,
-        )
-        job = held_calls.job(caller, order)
-        flask.g.request_id = job.id
-        if job.result:
-            result_format = default_format if call.result_format == "both" else call.result_format
-            response = flask.jsonify(dialect.answer(job, job.result, result_format, context.links))
-            response.status_code = dialect.SUCCESS
-            return response
-        return errors.answer(
-            *(
-                openai_common.failure(job)
-                if job.state.is_terminal
-                else openai_common.timed_out(job.id, context.links.base)
-            )
-        )
-
-    @blueprint.after_app_request
-    def add_request_id(response: flask.Response) -> flask.Response:
-        if not flask.request.path.startswith(_PREFIX):
-            return response
-        job_id = flask.g.get("request_id")
-        request_id = set_request_id(job_id or str(uuid.uuid4()))
-        if response.status_code >= 400:
-            facts = openai_common.call_facts(flask.request.path, request_id, clock.now_us())
-            response.set_data(flask.json.dumps((response.get_json(silent=True) or {}) | facts))
-            if job_id:  # a retry of an accepted call would create a second job
-                response.headers["X-Should-Retry"] = "false"
-                response.headers.pop("Retry-After", None)
-        return response
-
     return blueprint
+
+
+def _repeatable(call: ParsedCall, body: RequestBody) -> ParsedCall:
+    """Return the call with what its body says of repetitions."""
+    order = replace(call.order, idempotency_key=body.idempotency_key, body_digest=body.digest)
+    return replace(call, order=order)
+
+
+def _answer(context: ApiContext, caller: Caller, dialect: ImagesDialect, call: ParsedCall) -> flask.Response:
+    """Have a call rendered, and return the response to it: its images or its error."""
+    job = context.held_calls.job(caller, call.order)
+    flask.g.request_id = job.id
+    if job.result:
+        default_format = context.farm.settings.openai_response_format
+        result_format = default_format if call.result_format == "both" else call.result_format
+        response = flask.jsonify(dialect.answer(job, job.result, result_format, context.links))
+        response.status_code = dialect.SUCCESS
+        return response
+    if job.state.is_terminal:
+        return errors.answer(*openai_common.failure(job))
+    return errors.answer(*openai_common.timed_out(job.id, context.links.base))
+
+
+def _with_request_id(response: flask.Response) -> flask.Response:
+    """Name the call in its response, and in the body of an error."""
+    if not flask.request.path.startswith(_PREFIX):
+        return response
+    job_id = flask.g.get("request_id")
+    request_id = set_request_id(job_id or str(uuid.uuid4()))
+    if response.status_code >= 400:
+        facts = openai_common.call_facts(flask.request.path, request_id, clock.now_us())
+        response.set_data(flask.json.dumps((response.get_json(silent=True) or {}) | facts))
+        if job_id:  # a retry of an accepted call would create a second job
+            response.headers["X-Should-Retry"] = "false"
+            response.headers.pop("Retry-After", None)
+    return response
 
 
 def _form() -> RequestBody:
