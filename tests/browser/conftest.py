@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+from tests import docs_site
 from tests.farms import RunningFarm, running_farm
 
 #: The browser must reach nothing but the farm, and needs no sandbox for a page of ours.
@@ -45,6 +49,24 @@ def farm_with_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
     folder: Path = tmp_path_factory.mktemp("keys") / "data"
     with running_farm(folder, FARM_SIMULATED_STEP_MS="1", FARM_AUTH="keys") as running:
         yield running
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Yield the address of the documentation, built as a site."""
+    handler = functools.partial(_Handler, directory=str(docs_site.build(tmp_path_factory.mktemp("docs"))))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 @pytest.fixture

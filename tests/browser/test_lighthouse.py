@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-
 import pytest
 
-from tests import docs_site, javascript, lighthouse
+from tests import javascript, lighthouse
 from tests.farms import RunningFarm
 
 #: The first one installs Lighthouse.
@@ -17,24 +12,6 @@ pytestmark = [pytest.mark.full, pytest.mark.timeout(javascript.INSTALL_SECONDS +
 
 #: Swagger UI is published without source maps.
 _NOT_OURS = {"/docs": {"Missing source maps for large first-party JavaScript"}}
-
-
-class _Handler(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Yield the address of the documentation, built as a site."""
-    handler = functools.partial(_Handler, directory=str(docs_site.build(tmp_path_factory.mktemp("docs"))))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 @pytest.mark.parametrize("path", ["/", "/queue", "/docs"])

@@ -72,7 +72,7 @@ export class Card {
       { className: "row" },
       element("a", { href: url, download: name, textContent: "Download" }),
       button("Use as input", () => this.actions.useAsInput(url)),
-      element("label", {}, pick, " compare"),
+      element("label", {}, pick, "compare"),
     );
     const flagged = job.has_nsfw_concepts[at] ? element("p", { className: "error", textContent: "Blacked out by the safety checker." }) : null;
     const open = element("a", { href: url, target: "_blank", rel: "noopener" }, shown);

@@ -13,6 +13,9 @@ export function label(name) {
   return text[0].toUpperCase() + text.slice(1);
 }
 
+/** Return the name of a choice: `landscape_16_9` is "landscape 16:9". */
+const named = (value) => value.replace(/_(\d+)_(\d+)$/, " $1:$2").replace(/_hd$/, " HD").replaceAll("_", " ");
+
 function simple(schema) {
   const kinds = (schema.anyOf ?? [schema]).filter((kind) => kind.type !== "null");
   return { ...schema, ...kinds[0], isOptional: (schema.anyOf ?? []).some((kind) => kind.type === "null") };
@@ -62,7 +65,7 @@ class NumberInput {
 class Choice {
   constructor(id, schema) {
     const values = [...new Set(schema.enum.map(String))];
-    const options = values.map((value) => element("option", { value, textContent: value.replaceAll("_", " ") }));
+    const options = values.map((value) => element("option", { value, textContent: named(value) }));
     if (schema.isOptional) options.unshift(element("option", { value: "", textContent: "automatic" }));
     this.node = this.input = element("select", { id }, options);
     this.input.value = schema.default ?? "";
