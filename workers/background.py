@@ -32,12 +32,13 @@ _log = structlog.get_logger(__name__)
 class BackgroundProcess:
     """Runs a courier, a preparer and a bulk runner until it is told to stop. Notifications wake each for new work."""
 
-    def __init__(self, farm: Farm) -> None:
+    def __init__(self, farm: Farm, worker: str) -> None:
+        """`worker` is the id of this process."""
         self._farm = farm
-        self._courier = _courier(farm)
+        self._courier = _courier(farm, worker)
         self._enhancer = enhancer_for(farm.settings.enhancer_dir)
-        self._preparer = _preparer(farm, self._enhancer)
-        self._bulk_runner = _bulk_runner(farm)
+        self._preparer = _preparer(farm, self._enhancer, worker)
+        self._bulk_runner = _bulk_runner(farm, worker)
         self._dispatchers = {
             redis_keys.DELIVERY_DUE_CHANNEL: _dispatcher("courier", self._courier),
             redis_keys.UNPREPARED_CHANNEL: _dispatcher("preparer", self._preparer),
@@ -85,7 +86,7 @@ def _dispatcher(name: str, worker: Courier | Preparer | BulkRunner | Enhancement
     return BackgroundThread(name, worker.work, pause=lambda: _LOOK_SECONDS)
 
 
-def _courier(farm: Farm) -> Courier:
+def _courier(farm: Farm, worker: str) -> Courier:
     settings, usual = farm.settings, farm.settings.webhook_schedule
     return Courier(
         farm.deliveries,
@@ -98,10 +99,11 @@ def _courier(farm: Farm) -> Courier:
             "fal": settings.webhook_schedule_fal or usual,
             "wavespeed": settings.webhook_schedule_wavespeed or usual,
         },
+        worker=worker,
     )
 
 
-def _preparer(farm: Farm, enhancer: Enhancer) -> Preparer:
+def _preparer(farm: Farm, enhancer: Enhancer, worker: str) -> Preparer:
     settings = farm.settings
     return Preparer(
         farm.store,
@@ -110,10 +112,11 @@ def _preparer(farm: Farm, enhancer: Enhancer) -> Preparer:
         enhancer=enhancer,
         wake_ups=farm.wake_ups,
         lease_seconds=settings.lease_seconds,
+        worker=worker,
     )
 
 
-def _bulk_runner(farm: Farm) -> BulkRunner:
+def _bulk_runner(farm: Farm, worker: str) -> BulkRunner:
     settings = farm.settings
     parts = BulkParts(
         farm.bulks,
@@ -131,8 +134,12 @@ def _bulk_runner(farm: Farm) -> BulkRunner:
         farm.uploads,
         settings.queue_limit,
     )
-    return BulkRunner(parts, lease_seconds=settings.lease_seconds)
+    return BulkRunner(parts, lease_seconds=settings.lease_seconds, worker=worker)
 
 
 if __name__ == "__main__":
-    run("farm worker --webhooks", lambda farm, _options: BackgroundProcess(farm).run(), service="webhooks")
+    run(
+        "farm worker --webhooks",
+        lambda farm, options: BackgroundProcess(farm, options.worker).run(),
+        service="webhooks",
+    )

@@ -87,9 +87,11 @@ class BulkParts:
 class BulkRunner:
     """Works on the bulks that are due."""
 
-    def __init__(self, parts: BulkParts, *, lease_seconds: float) -> None:
+    def __init__(self, parts: BulkParts, *, lease_seconds: float, worker: str = "") -> None:
+        """`worker` is the id of this process, by which its death is reported."""
         self._parts = parts
         self._lease_seconds = lease_seconds
+        self._worker = worker
         self._pool = LeasedPool("bulk", MAX_CONCURRENT_BULKS, take=self._take, handle=self._handle)
         #: The bulks in progress, with their fences.
         self._in_progress: dict[str, int] = {}
@@ -115,7 +117,7 @@ class BulkRunner:
         self._pool.close()
 
     def _take(self) -> LeasedBulk | None:
-        leased = self._parts.bulks.claim(self._lease_seconds)
+        leased = self._parts.bulks.claim(self._lease_seconds, self._worker)
         if leased:
             with self._lock:
                 self._in_progress[leased.id] = leased.fence

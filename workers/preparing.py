@@ -79,13 +79,16 @@ class Preparer:
         enhancer: Enhancer,
         wake_ups: WakeUps,
         lease_seconds: float,
+        worker: str = "",
     ) -> None:
+        """`worker` is the id of this process, by which its death is reported."""
         self._store = store
         self._storage = storage
         self._outbound = outbound
         self._enhancer = enhancer
         self._wake_ups = wake_ups
         self._lease_seconds = lease_seconds
+        self._worker = worker
         self._pool = LeasedPool("prepare", MAX_CONCURRENT_JOBS, take=self._take, handle=self._handle)
         self._draining = self._pool.draining
         #: The jobs in progress, with their callers.
@@ -117,7 +120,7 @@ class Preparer:
         with self._lock:  # between the claim and the count no other thread may claim
             jobs_of = Counter(self._in_progress.values())
             not_of = [caller for caller, jobs in jobs_of.items() if jobs >= MAX_JOBS_PER_CALLER]
-            taken = self._store.claim_unprepared(1, self._lease_seconds, not_of=not_of)
+            taken = self._store.claim_unprepared(1, self._lease_seconds, not_of=not_of, worker=self._worker)
             self._in_progress |= {job.id: job.caller for job in taken}
         return taken[0] if taken else None
 

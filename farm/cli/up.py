@@ -114,7 +114,12 @@ def _supervise(settings: Settings, data_dir: Path, address: ListenAddress, worke
                 )
                 for number, place in enumerate(workers, start=1)
             ),
-            Child("webhook worker", webhook_program(data_dir), grace_seconds=settings.grace_seconds),
+            Child(
+                "webhook worker",
+                webhook_program(data_dir),
+                grace_seconds=settings.grace_seconds,
+                on_death=deaths.add,
+            ),
         ],
     )
     report = StartReport()
@@ -149,20 +154,18 @@ def worker(
 
     Uses the Redis of FARM_REDIS_URL, or of the farm in --data-dir.
     """
-    if webhooks:
-        program = webhook_program(data_dir)
-        os.execv(program[0], program)
-    return run_watched(load(), data_dir)
+    program = webhook_program(data_dir) if webhooks else worker_program(data_dir)
+    return run_watched(load(), data_dir, program)
 
 
-def run_watched(settings: Settings, data_dir: Path) -> int:
-    """Run one render worker below this process, which sees how it ends, and return its exit status."""
+def run_watched(settings: Settings, data_dir: Path, program: list[str]) -> int:
+    """Run one worker below this process, which sees how it ends, and return its exit status."""
     set_up_log(settings.log, service="supervisor")
     deaths = worker_deaths(settings, redis_url(settings, data_dir))
     return run_worker(
         Child(
             "worker",
-            worker_program(data_dir),
+            program,
             grace_seconds=settings.grace_seconds,
             variables=kernels_kept(data_dir) | buffers_kept(settings),
             on_death=deaths.add,

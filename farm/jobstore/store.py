@@ -357,17 +357,19 @@ class JobStore:
 
     # What preparers do
 
-    def claim_unprepared(self, count: int, lease_seconds: float, *, not_of: Collection[str] = ()) -> list[Job]:
+    def claim_unprepared(
+        self, count: int, lease_seconds: float, *, not_of: Collection[str] = (), worker: str = ""
+    ) -> list[Job]:
         """Lease up to `count` unprepared jobs for `lease_seconds`, in fair order of their callers.
 
         Each must be ended by `finish_preparation` or `fail_preparation`, or be renewed; else it comes again when its
         lease is over, without another such beside it. After five attempts it ends `failed`, code `preparation_failed`.
         While others wait, a caller has at most half of all preparations. The callers `not_of` get none, except those
-        that another preparer lost.
+        that another preparer lost. `worker` is the id of this process, whose exit ends the leases (`worker_died`).
         """
         with translated():
             ids, ended = self._scripts.run(
-                "claim_unprepared", count, _us(lease_seconds), MAX_PREPARATION_ATTEMPTS, self._ttl_us, *not_of
+                "claim_unprepared", count, _us(lease_seconds), MAX_PREPARATION_ATTEMPTS, self._ttl_us, worker, *not_of
             )
             jobs = self._records(ids)
         self._log.ended(ended)
@@ -514,7 +516,7 @@ class JobStore:
         return taken_back
 
     def worker_died(self, worker: str) -> int:
-        """Take back the jobs of a worker whose process has exited, and return their number.
+        """Take back what a worker held whose process has exited, and return how many jobs, deliveries and bulks it was.
 
         Only for the process that has seen it exit: a worker that is merely silent is left to its leases. It counts
         just as a lost lease does. What the dead worker sent before, and Redis reads later, is given and keeps nothing.

@@ -53,13 +53,16 @@ class Courier:
         secrets: Secrets,
         links: Callable[[Job], Links],
         schedules: Mapping[str, Sequence[float]],
+        worker: str = "",
     ) -> None:
+        """`worker` is the id of this process, by which its death is reported."""
         self._deliveries = deliveries
         self._store = store
         self._outbound = outbound
         self._secrets = secrets
         self._links = links
         self._schedules = schedules
+        self._worker = worker
         self._pool = LeasedPool("post", MAX_CONCURRENT_POSTS, take=self._take, handle=self._attempt)
 
     def work(self) -> None:
@@ -78,7 +81,7 @@ class Courier:
         """Claim a delivery, with one nonce for all retries: a claim whose answer is lost would hold up its receiver."""
         nonce = uuid.uuid4().hex
         retry = retrying(StoreUnavailable, max_seconds=_STORE_SECONDS, stop_event=self._pool.draining)
-        found = retry(self._deliveries.claim, 1, lease_seconds=LEASE_SECONDS, nonce=nonce)
+        found = retry(self._deliveries.claim, 1, lease_seconds=LEASE_SECONDS, nonce=nonce, worker=self._worker)
         return found[0] if found else None
 
     def _attempt(self, due: Due) -> None:

@@ -44,10 +44,11 @@ class DeliveryStore:
         self._scripts = Scripts(client, guard)
         self._memory = MemoryGuard(client)
 
-    def claim(self, count: int, *, lease_seconds: float, nonce: str = "") -> list[Due]:
+    def claim(self, count: int, *, lease_seconds: float, nonce: str = "", worker: str = "") -> list[Due]:
         """Return up to `count` due deliveries, one of each caller and receiver, leased for `lease_seconds`.
 
-        A call with the same `nonce` returns the same ones: a courier that got no answer repeats it.
+        A call with the same `nonce` returns the same ones: a courier that got no answer repeats it. `worker` is the
+        id of its process, whose exit ends the leases (`JobStore.worker_died`).
         """
         nonce = nonce or uuid.uuid4().hex
         with translated():
@@ -59,6 +60,7 @@ class DeliveryStore:
                 MAX_FAILURES_IN_A_ROW,
                 MAX_ATTEMPTS_PER_CALLER,
                 nonce,
+                worker,
             )
         claimed = json.loads(text)
         return [Due(**fields | {"created_us": int(fields["created_us"])}) for fields in claimed]

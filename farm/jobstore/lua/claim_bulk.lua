@@ -1,7 +1,7 @@
 -- Give a process the next bulk that is due, under a lease: the first of a caller that no process works for, else the first.
--- ARGV: lease_us, how many are looked at
+-- ARGV: lease_us, how many are looked at, the id of the process
 -- Returns {id, fence}, or nothing
-local lease_us, max_looked_at = tonumber(ARGV[1]), tonumber(ARGV[2])
+local lease_us, max_looked_at, process = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 
 local function served_callers()
   redis.call('ZREMRANGEBYSCORE', P .. 'bulk_leases', '-inf', integer(now()))
@@ -28,6 +28,6 @@ end
 
 local id = next_due()
 if not id then return end
-redis.call('HSET', bulk_key(id), 'leased', 1)
+redis.call('HSET', bulk_key(id), 'leased', 1, 'held_by', process)
 lease_bulk(id, lease_us)
 return {id, redis.call('HINCRBY', bulk_key(id), 'fence', 1)}

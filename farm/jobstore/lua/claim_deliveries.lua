@@ -1,10 +1,10 @@
 -- Give a courier deliveries that are due, at most one of each queue, under a lease.
 -- ARGV: maximum of deliveries, lease_us, attempts at a time of a queue, failures in a row after which it has only one,
---       attempts at a time of a caller, nonce
+--       attempts at a time of a caller, nonce, the id of the courier's process
 -- Returns JSON [{id, job, caller, receiver, url, event, sequence, fence, attempts_made, is_manual, created_us}]
 local max_deliveries, lease_us, capacity, max_failures = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local caller_capacity = tonumber(ARGV[5])
-local reply_key = P .. 'claimed_deliveries:' .. ARGV[6]
+local reply_key, process = P .. 'claimed_deliveries:' .. ARGV[6], ARGV[7]
 local time = now()
 -- So many queues are looked at that turn out to have no capacity or nothing due; the others come after them.
 local MAX_PASSED_OVER = 100
@@ -35,6 +35,7 @@ local function lease(id, queue)
   local key = P .. 'delivery:' .. id
   local delivery = redis.call('HMGET', key, 'job', 'caller', 'url', 'event', 'sequence', 'created_us', 'receiver',
     'attempts_made', 'is_manual')
+  redis.call('HSET', key, 'held_by', process)
   redis.call('ZREM', P .. 'delivery_queue:' .. queue, id)
   redis.call('ZADD', P .. 'delivery_leases:' .. queue, integer(time + lease_us), id)
   redis.call('ZADD', P .. 'delivery_leases_of:' .. delivery[2], integer(time + lease_us), id)

@@ -1,11 +1,11 @@
 -- Give a preparer jobs that are not prepared yet, under a lease: one that was lost with its preparer, then the first in fair
 -- order. While others wait, a caller has at most half of all preparations: its image hosts may be slow.
--- ARGV: maximum of jobs, lease_us, maximum of attempts, ttl_us, then callers that hold their
+-- ARGV: maximum of jobs, lease_us, maximum of attempts, ttl_us, the id of the preparer's process, then callers that hold their
 -- share of this preparer and are skipped
 -- Returns {their ids, the ids of jobs that ended instead}
 local max_jobs, lease_us, max_attempts, ttl_us = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local claimed, has_its_share = {}, {}
-for i = 5, #ARGV do has_its_share[ARGV[i]] = true end
+local process, claimed, has_its_share = ARGV[5], {}, {}
+for i = 6, #ARGV do has_its_share[ARGV[i]] = true end
 
 local function lease(id, set)
   take_from_queue(id, redis.call('HGET', job_key(id), 'queue'))
@@ -14,6 +14,7 @@ local function lease(id, set)
       'error', 'The preparation of the job was attempted ' .. max_attempts .. ' times and never finished.'}, ttl_us)
     return
   end
+  redis.call('HSET', job_key(id), 'held_by', process)
   redis.call('ZADD', P .. set, integer(now() + lease_us), id)
   redis.call('HINCRBY', P .. 'preparing_count', redis.call('HGET', job_key(id), 'caller'), 1)
   claimed[#claimed + 1] = id

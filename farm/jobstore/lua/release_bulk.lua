@@ -3,7 +3,7 @@
 -- ARGV: id, fence, pause_us (none: until its last job has ended)
 local id, fence, pause_us = ARGV[1], ARGV[2], tonumber(ARGV[3])
 if not holds_bulk(id, fence) then return end
-redis.call('HDEL', bulk_key(id), 'leased')
+redis.call('HDEL', bulk_key(id), 'leased', 'held_by')
 redis.call('ZREM', P .. 'bulk_leases', id)
 local time, window_end = now(), tonumber(redis.call('HGET', bulk_key(id), 'expires_us'))
 -- Its last job ended meanwhile: the process may not have seen that.

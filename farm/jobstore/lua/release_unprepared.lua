@@ -7,6 +7,7 @@ if not was_lost and not redis.call('ZSCORE', P .. 'preparing', id) then return 0
 
 redis.call('HINCRBY', job_key(id), 'preparation_attempts', -1)
 if was_lost then
+  redis.call('HDEL', job_key(id), 'held_by')
   redis.call('ZADD', P .. 'preparing_again', integer(now()), id)
 else
   take_from_queue(id, redis.call('HGET', job_key(id), 'queue'))

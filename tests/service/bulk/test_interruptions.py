@@ -123,6 +123,20 @@ def test_the_end_of_the_last_job_is_seen_although_a_process_works_on_the_batch(
     assert farm.bulks.claim(60)
 
 
+def test_a_bulk_of_a_process_that_is_seen_to_die_is_due_at_once(
+    harness: BulkHarness, api: FlaskClient, farm: Farm
+) -> None:
+    batch_id = create(api, *map(request, range(4)))
+    assert farm.bulks.claim(60, "b1")
+    assert farm.bulks.claim(60, "b2") is None
+
+    assert farm.store.worker_died("b2") == 0
+    assert farm.store.worker_died("b1") == 1
+
+    assert harness.end_of(batch_id)["status"] == "completed"
+    assert farm.store.worker_died("b1") == 0
+
+
 def test_no_line_becomes_a_job_once_its_batch_has_ended(harness: BulkHarness, api: FlaskClient, farm: Farm) -> None:
     """A process that comes back from a stall may still have some."""
     batch_id = create(api, request(1))

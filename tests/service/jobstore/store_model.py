@@ -65,6 +65,8 @@ class Entry:
     stop_code: str = ""
     code: str = ""
     direct: str = ""
+    #: The preparer that has it.
+    held_by: str = ""
     #: What the record has from a certain moment on.
     later: Content = field(default_factory=dict)
 
@@ -371,11 +373,11 @@ class Model:
 
     # What preparers do
 
-    def claim_unprepared(self, count: int, lease: float, not_of: Sequence[str] = ()) -> list[str]:
+    def claim_unprepared(self, worker: str, count: int, lease: float, not_of: Sequence[str] = ()) -> list[str]:
         """Return a job that was lost, unless another such is being prepared; then the first of other callers."""
         taken: list[str] = []
         while len(taken) < count and (lost := self._first_lost()):
-            self._lease(lost, "preparing_again", us(lease), taken)
+            self._lease(lost, "preparing_again", us(lease), worker, taken)
         for priority in self._priority_order("preparations"):
             queue = f"unprepared:{priority}"
             while len(taken) < count:
@@ -384,7 +386,7 @@ class Model:
                     break
                 first = next((entry for entry in queued if self._is_within_share(entry.caller)), queued[0])
                 self._advance_vclock(queue, first.score)
-                self._lease(first, "preparing", us(lease), taken)
+                self._lease(first, "preparing", us(lease), worker, taken)
         return taken
 
     def _is_within_share(self, caller: str) -> bool:
@@ -401,12 +403,13 @@ class Model:
             return None
         return next(iter([*self._due("preparing_again"), *self._due("preparing")]), None)
 
-    def _lease(self, entry: Entry, index: str, lease: int, taken: list[str]) -> None:
+    def _lease(self, entry: Entry, index: str, lease: int, worker: str, taken: list[str]) -> None:
         entry.later["preparation_attempts"] = entry.later.get("preparation_attempts", 0) + 1
         if entry.later["preparation_attempts"] > MAX_PREPARATION_ATTEMPTS:
             self._finish_waiting(entry, "preparation_failed")
             return
         entry.index, entry.score = index, self.now + lease
+        entry.held_by = worker
         taken.append(entry.id)
 
     def renew_unprepared(self, job_ids: Iterable[str], lease: float) -> None:
@@ -419,6 +422,7 @@ class Model:
         if entry is None or entry.index not in ("preparing", "preparing_again"):
             return
         entry.later["preparation_attempts"] -= 1
+        entry.held_by = ""
         if entry.index == "preparing_again":
             entry.score = self.now
         else:
@@ -677,13 +681,18 @@ class Model:
         self._seen.pop(worker, None)
 
     def worker_died(self, worker: str) -> int:
-        """Return how many jobs were taken back."""
+        """Return how many jobs were taken back from it, as a renderer or as a preparer."""
         taken = [entry for entry in self._in_index("leases") if entry.later["worker"] == worker]
         for entry in taken:
             self._totals["jobs_taken_back"] += 1
             self._take_from_dead_worker(entry)
         self.remove_worker(worker, sorted(self._models))
-        return len(taken)
+        prepared = [*self._in_index("preparing"), *self._in_index("preparing_again")]
+        lost = [entry for entry in prepared if entry.held_by == worker]
+        for entry in lost:
+            entry.score = self.now
+            entry.held_by = ""
+        return len(taken) + len(lost)
 
     # What every process does
 
@@ -1011,5 +1020,6 @@ class Model:
             "stop_code": entry.stop_code,
             "code": entry.code,
             "direct_key": entry.direct,
+            "held_by": entry.held_by if entry.index in ("preparing", "preparing_again") else "",
         }
         return record | {name: value for name, value in optional.items() if value} | entry.later

@@ -274,9 +274,10 @@ class Comparison(RuleBasedStateMachine):
         self._unprepared += self._unprepared_of_others(2, [self._draw(some_callers)])
 
     def _unprepared_of_others(self, count: int, not_of: Sequence[str]) -> list[str]:
-        jobs = self._store.claim_unprepared(count, PREPARER_SECONDS, not_of=not_of)
+        worker = self._draw(some_workers)
+        jobs = self._store.claim_unprepared(count, PREPARER_SECONDS, not_of=not_of, worker=worker)
         job_ids = [job.id for job in jobs]
-        assert job_ids == self._model.claim_unprepared(count, PREPARER_SECONDS, not_of)
+        assert job_ids == self._model.claim_unprepared(worker, count, PREPARER_SECONDS, not_of)
         return job_ids
 
     def prepare(self) -> None:

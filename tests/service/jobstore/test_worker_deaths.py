@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import redis
 
-from farm.domain.job import State
+from farm.domain.delivery import Attempt, Outcome
+from farm.domain.job import State, Webhook
 from farm.jobstore import redis_keys
 from farm.jobstore.stats import StoreStats
 from farm.jobstore.store import JobStore
+from farm.webhooks.store import DeliveryStore
 from tests.service.jobstore.jobs import (
     FACTS,
     TERMS,
@@ -21,6 +23,8 @@ from tests.service.jobstore.jobs import (
     take,
     take_one,
 )
+
+SOURCE = "https://images.example/cat.png"
 
 
 def test_a_dead_workers_job_is_claimable_at_once(store: JobStore, client: redis.Redis) -> None:
@@ -139,3 +143,53 @@ def test_the_mark_of_a_dead_worker_expires(store: JobStore, client: redis.Redis)
     store.worker_died("w1")
 
     assert 0 < client.ttl(redis_keys.worker("w1")) <= 60
+
+
+def test_jobs_that_a_dead_process_prepared_are_prepared_again_at_once(store: JobStore) -> None:
+    """One at a time, since one of them may have killed it; what another process prepares is left to it."""
+    wanted = [submit(store, sources=(SOURCE,)) for _ in range(3)]
+    mine = ids(store.claim_unprepared(2, 60, worker="b1"))
+    others = ids(store.claim_unprepared(1, 60, worker="b2"))
+
+    assert store.worker_died("b1") == 2
+
+    first = ids(store.claim_unprepared(9, 60, worker="b3"))
+    assert store.claim_unprepared(9, 60, worker="b3") == []
+    store.worker_died("b3")
+    assert len(first) == 1
+    assert set(first) < set(mine)
+    assert {*mine, *others} == set(wanted)
+    assert len(store.claim_unprepared(9, 60, worker="b4")) == 1
+
+
+def test_a_prepared_job_is_no_longer_its_preparers(store: JobStore) -> None:
+    job_id = submit(store, sources=(SOURCE,))
+    (job,) = store.claim_unprepared(1, 60, worker="b1")
+    assert store.finish_preparation(job_id, job.request.model_copy(update={"inputs": ("cat.png",)}))
+
+    assert store.worker_died("b1") == 0
+    assert ids(take(store)) == [job_id]
+
+
+def test_deliveries_of_a_dead_courier_are_due_at_once(store: JobStore, client: redis.Redis) -> None:
+    deliveries = DeliveryStore(client)
+    job_ids = [submit(store, webhook=Webhook(f"http://hook-{n}.example/", frozenset({State.CREATED}))) for n in (1, 2)]
+    (mine,) = deliveries.claim(1, lease_seconds=60, worker="b1")
+    (others,) = deliveries.claim(1, lease_seconds=60, worker="b2")
+
+    assert store.worker_died("b1") == 1
+
+    (again,) = deliveries.claim(9, lease_seconds=60, worker="b3")
+    assert (again.id, again.fence) == (mine.id, mine.fence + 1)
+    assert {mine.job, others.job} == set(job_ids)
+    assert store.worker_died("b1") == 0
+
+
+def test_a_delivery_that_was_finished_is_not_made_again(store: JobStore, client: redis.Redis) -> None:
+    deliveries = DeliveryStore(client)
+    submit(store, webhook=Webhook("http://hook.example/", frozenset({State.CREATED})))
+    (due,) = deliveries.claim(1, lease_seconds=60, worker="b1")
+    deliveries.finish(due, Outcome.DELIVERED, Attempt(1, 0.1, 200))
+
+    assert store.worker_died("b1") == 0
+    assert deliveries.claim(1, lease_seconds=60) == []

@@ -24,6 +24,7 @@ local function schedule_delivery(id, queue, at)
 end
 
 local function end_delivery_lease(id, caller, queue)
+  redis.call('HDEL', P .. 'delivery:' .. id, 'held_by')
   redis.call('ZREM', P .. 'delivery_leases:' .. queue, id)
   redis.call('ZREM', P .. 'delivery_leases_of:' .. caller, id)
 end

@@ -37,6 +37,7 @@ local function enqueue_at_front(id) enqueue(id, front_vstart()) end
 local function take_from_queue(id, queue)
   redis.call('ZREM', P .. 'queue:' .. queue, id)
   if redis.call('ZREM', P .. 'preparing', id) + redis.call('ZREM', P .. 'preparing_again', id) == 0 then return end
+  redis.call('HDEL', job_key(id), 'held_by')
   local caller = redis.call('HGET', job_key(id), 'caller')
   if redis.call('HINCRBY', P .. 'preparing_count', caller, -1) <= 0 then redis.call('HDEL', P .. 'preparing_count', caller) end
 end
