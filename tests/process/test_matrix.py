@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import site
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from farm.process import embedded_redis
+from tests.debian_redis import debian_redis
 from tests.partitioned_farm import (
     calling,
     fill,
@@ -29,7 +28,6 @@ pytestmark = [pytest.mark.full, pytest.mark.timeout(400)]
 
 #: Celery before the one that the farm is pinned to, and what it needs of its own.
 OTHER_CELERY = ("celery==5.6.3", "kombu==5.6.2")
-DEBIAN_PACKAGES = ("redis-server", "redis-tools", "liblzf1", "libjemalloc2")
 FAULTS = (kill_a_worker, lose_all_wake_ups, kill_all_connections, let_wires_die, pause, kill, fill)
 
 
@@ -47,24 +45,9 @@ def other_python(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def debian_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Yield the `redis-server` of this machine, else Debian's, unpacked and not installed."""
-    if found := shutil.which("redis-server"):
-        yield found
-        return
-    folder = tmp_path_factory.mktemp("debian")
-    if not shutil.which("apt-get") or _run_in(folder, "apt-get", "download", *DEBIAN_PACKAGES):
-        pytest.skip("no redis-server is here, and apt-get brings none; run: sudo apt install redis-server")
-    for package in folder.glob("*.deb"):
-        assert _run_in(folder, "dpkg", "-x", package.name, ".") == 0
-    libraries = ":".join({str(library.parent) for library in folder.rglob("*.so.*")})
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("LD_LIBRARY_PATH", libraries)
-        yield str(folder / "usr" / "bin" / "redis-server")
-
-
-def _run_in(folder: Path, *command: str) -> int:
-    return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode
+def debian_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with debian_redis(tmp_path_factory.mktemp("debian")) as program:
+        yield program
 
 
 @pytest.mark.parametrize(("server", "celery"), [("embedded", "5.6.3"), ("Redis 7.0", "5.7.0"), ("Redis 7.0", "5.6.3")])
@@ -75,7 +58,7 @@ def test_every_fault_is_survived(
     if celery != "5.7.0":
         python = request.getfixturevalue("other_python")
     if server != "embedded":
-        program = request.getfixturevalue("debian_redis")
+        program = request.getfixturevalue("debian_server")
         monkeypatch.setattr(embedded_redis, "program", lambda: program)
     result = subprocess.run([python, "-c", "import celery; print(celery.__version__)"], capture_output=True, text=True)
     assert result.stdout.strip() == celery
