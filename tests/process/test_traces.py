@@ -206,9 +206,15 @@ def test_a_trace_that_its_caller_does_not_record_is_not_recorded_here(
     assert collector.spans(unrecorded) == []
 
 
-@pytest.mark.parametrize("program", [["up"], ["api"], ["worker", "--webhooks"]])
-def test_without_the_extra_no_process_starts_and_each_says_why(tmp_path: Path, program: list[str]) -> None:
-    done = farm_command(*program, "--data-dir", str(tmp_path / "data"), environment=_without_opentelemetry(tmp_path))
+@pytest.mark.parametrize(
+    ("program", "redis_url"), [(["up"], ""), (["api"], ""), (["worker", "--webhooks"], "redis://127.0.0.1:1/0")]
+)
+def test_without_the_extra_no_process_starts_and_each_says_why(
+    tmp_path: Path, program: list[str], redis_url: str
+) -> None:
+    settings = _without_opentelemetry(tmp_path) | ({"FARM_REDIS_URL": redis_url} if redis_url else {})
+
+    done = farm_command(*program, "--data-dir", str(tmp_path / "data"), environment=settings)
 
     assert (done.returncode, done.stderr.count("\n")) == (EXIT_CONFIG, 1), done.stderr
     assert "pip install 'srpo-farm[otel]'" in done.stderr
