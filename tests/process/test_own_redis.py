@@ -95,7 +95,8 @@ def tls_server(program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with running(folder / "server", program, *options, port=port):
         admin = redis.Redis.from_url(f"rediss://localhost:{port}/0?{files}", decode_responses=True)
         with closing(admin):
-            admin.execute_command("ACL", "SETUSER", "farm", "on", f">{PASSWORD}", *documented_rights())
+            rules = ("on", f">{PASSWORD}", *documented_rights())
+            admin.execute_command("ACL", "SETUSER", "farm", *rules)  # type: ignore[no-untyped-call]
             yield TlsServer(f"rediss://farm:{quote(PASSWORD, safe='')}@localhost:{port}/0?{files}", port, admin)
 
 
@@ -225,7 +226,7 @@ class Watched:
     def primary(self) -> int:
         """Return the port of the present primary; 0 while none is known."""
         with suppress(MasterNotFoundError, redis.exceptions.RedisError):
-            return int(self.sentinel.discover_master("farm")[1])
+            return int(self.sentinel.discover_master("farm")[1])  # type: ignore[no-untyped-call]
         return 0
 
 
@@ -255,8 +256,11 @@ def watched(program: str, tmp_path: Path) -> Iterator[Watched]:
             "sentinel down-after-milliseconds farm 1000\nsentinel failover-timeout farm 10000\n"
         )
         stack.enter_context(running(tmp_path / "sentinel", program, str(config), "--sentinel", port=port))
-        sentinel = Sentinel([("127.0.0.1", port)], socket_timeout=1)
-        wait_for(lambda: sentinel.discover_slaves("farm"), what="the replica, known to the Sentinel")
+        sentinel = Sentinel([("127.0.0.1", port)], socket_timeout=1)  # type: ignore[no-untyped-call]
+        wait_for(
+            lambda: sentinel.discover_slaves("farm"),  # type: ignore[no-untyped-call]
+            what="the replica, known to the Sentinel",
+        )
         yield Watched(port, sentinel, servers)
 
 

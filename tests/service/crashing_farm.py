@@ -109,9 +109,9 @@ class CrashingFarm:
                 return
             self._let_time_pass()
             self.well.store.reap()
-            at_work(background._preparer(self.well, Template()))
+            at_work(background._preparer(self.well, Template(), "b1"))
             self.complete()
-            at_work(background._courier(self.well))
+            at_work(background._courier(self.well, "b1"))
 
     def _is_over(self) -> bool:
         records = [jobs.record(self.well.store, job_id) for job_id in self.everything()]

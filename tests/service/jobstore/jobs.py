@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -67,7 +68,7 @@ def take_one(store: JobStore, worker: str = "w1") -> Claimed:
     return job
 
 
-def ids(jobs: tuple[Claimed, ...]) -> list[str]:
+def ids(jobs: Iterable[Claimed | Job]) -> list[str]:
     return [job.id for job in jobs]
 
 

@@ -191,7 +191,7 @@ class Prepare(Story):
         return Order("kontext", a_request(model="kontext", enhance=True), sources=sources)
 
     def act(self, crashing_farm: CrashingFarm) -> None:
-        at_work(background._preparer(crashing_farm.mortal, Template()))
+        at_work(background._preparer(crashing_farm.mortal, Template(), "b1"))
 
 
 class PrepareInVain(Prepare):
@@ -288,7 +288,7 @@ class Delivering(Story):
         crashing_farm.complete()
 
     def act(self, crashing_farm: CrashingFarm) -> None:
-        at_work(background._courier(crashing_farm.mortal))
+        at_work(background._courier(crashing_farm.mortal, "b1"))
 
 
 class DeliveringInVain(Delivering):
