@@ -18,7 +18,7 @@ from farm.domain.errors import ConfigurationError
 from farm.jobstore.connection import connect
 from farm.process import child
 from farm.process.aof import AofSyncThread, aof_problem, manifest, truncate_trailing_zeros
-from farm.settings import Fsync
+from farm.settings import Fsync, environment
 
 #: Longest path of a Unix socket that every supported system takes (Linux takes 107 bytes).
 _SOCKET_PATH_BYTES = 100
@@ -26,6 +26,10 @@ _SOCKET_PATH_BYTES = 100
 _URL_CHARACTERS = frozenset("#?%")
 #: Memory for records: some 380,000 waiting jobs with prompts of 400 characters.
 _MEMORY = "1gb"
+#: The allocator of the server's small objects, where that is glibc's: each size has a cache of up to 1,000 freed blocks
+#: instead of 7. Scripts free and take hundreds at a time; without it they are scattered over the records of all jobs,
+#: and a job's way takes half as long again with 100,000 waiting.
+_ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=1000:glibc.malloc.mxfast=0"}
 #: Time limit until the server answers; the time in which it loads its data does not count.
 START_SECONDS = 20.0
 #: Time limit for the server to stop.
@@ -120,6 +124,7 @@ class EmbeddedRedis:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
+                env=environment(**_ALLOCATOR),
                 # Ctrl-C in the terminal is for `farm up` alone, which stops this process last.
                 start_new_session=True,
             )

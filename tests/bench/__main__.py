@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from tests.bench import batching, calls, control, engine, rendering, tracing
+from tests.bench import bare_celery, batching, calls, control, engine, rendering, tracing
 from tests.bench.figure import print_table
 
 
@@ -21,13 +21,16 @@ def main() -> None:
         figures = [
             *calls.figures(root / "calls"),
             *control.figures(root / "control"),
+            *bare_celery.figures(root / "bare-celery"),
             *tracing.figures(root / "tracing"),
             *rendering.figures(root / "rendering"),
             *engine.figures(),
             *batching.figures(root / "batching"),
         ]
     print_table(figures)
-    print(f"\n{calls.NOTE}\n{control.NOTE}\n{tracing.NOTE}\n{rendering.NOTE}\n{engine.NOTE}\n{batching.NOTE}")
+    print(
+        f"\n{calls.NOTE}\n{control.NOTE}\n{bare_celery.NOTE}\n{tracing.NOTE}\n{rendering.NOTE}\n{engine.NOTE}\n{batching.NOTE}"
+    )
     sys.exit(0 if all(figure.is_met for figure in figures) else 1)
 
 

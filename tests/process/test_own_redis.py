@@ -159,8 +159,7 @@ def test_a_server_whose_certificate_is_unknown_is_told_as_such(tls_server: TlsSe
 
 
 def test_each_process_has_at_most_its_documented_connections(tls_server: TlsServer, tls_farm: RunningFarm) -> None:
-    """While streams are open, deliveries hang and images are rendered; without them 25 in all are plenty."""
-    wait_for(lambda: sum(connections(tls_farm, tls_server.port).values()) <= 30, seconds=60, what="a farm at rest")
+    """While streams are open, deliveries hang and images are rendered."""
     with running_receiver() as receiver, ExitStack() as streams:
         receiver.behave = receiver.hang
         for _ in range(20):  # eight attempts at a time: all have one receiver

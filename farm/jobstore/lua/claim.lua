@@ -176,6 +176,7 @@ local function fill_batch(jobs, head, model, idle_workers)
   end
 
   local function add_of(priority)
+    if #jobs >= share or capacity <= 0 then return end
     local candidates = redis.call('ZRANGE', batch_candidates_key(job[2], priority), 0, POLICY.max_candidates - 1)
     for _, id in ipairs(candidates) do add_if_it_fits(id) end
   end

@@ -154,6 +154,7 @@ class WorkerHarness:
         name: str = "w1",
         has_others: bool = False,
         with_previews: bool = False,
+        lease_seconds: float = jobs.TERMS.lease_seconds,
     ) -> None:
         self.farm = farm
         self.store = store
@@ -162,7 +163,7 @@ class WorkerHarness:
         self.failure_counter = FailureCounter(self.draining.set, has_others=lambda: has_others)
         self.pipeline = pipeline or SimulatedPipeline(step_ms=0)
         facts = jobs.FACTS | {"weights": self.pipeline.weights, "build": self.pipeline.build}
-        self.lease = Lease(store, worker=name, facts=lambda: facts, seconds=jobs.TERMS.lease_seconds)
+        self.lease = Lease(store, worker=name, facts=lambda: facts, seconds=lease_seconds)
         encoder = Encoder(weights=self.pipeline.weights, build=self.pipeline.build, with_prompt=True)
         self.publisher = Publisher(
             store,
