@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from farm.jobstore.connection import API_CONNECTIONS, WEBHOOK_WORKER_CONNECTIONS
 from farm.process import child
 from farm.process.child import EXIT_CONFIG
 from tests.debian_redis import debian_redis
-from tests.farms import RunningFarm, farm_command, free_port, pids, running_farm, wait_for
+from tests.farms import Answer, RunningFarm, farm_command, free_port, pids, running_farm, wait_for
 from tests.fault_proxies import FaultyWay
 from tests.webhook_receiver import running_receiver
 
@@ -33,7 +34,7 @@ pytestmark = [pytest.mark.full, pytest.mark.timeout(400)]
 DOCS = Path(__file__).parents[2] / "docs" / "redis.md"
 PASSWORD = "p@ss/w:rd"
 SIMULATED = {"FARM_PIPELINE": "simulated", "FARM_SIMULATED_STEP_MS": "5", "FARM_WEBHOOK_ALLOW": "127.0.0.1"}
-STREAMS = 60
+CALLS = 40
 
 
 @pytest.fixture(scope="module")
@@ -159,27 +160,25 @@ def test_a_server_whose_certificate_is_unknown_is_told_as_such(tls_server: TlsSe
 
 
 def test_each_process_has_at_most_its_documented_connections(tls_server: TlsServer, tls_farm: RunningFarm) -> None:
-    """While streams are open, deliveries hang and images are rendered."""
-    with running_receiver() as receiver, ExitStack() as streams:
+    """While calls wait for their images and deliveries hang."""
+    with running_receiver() as receiver, ThreadPoolExecutor(CALLS) as pool:
         receiver.behave = receiver.hang
         for _ in range(20):  # eight attempts at a time: all have one receiver
             tls_farm.submit(webhook_url=receiver.url, webhook_events=["job.created"], num_inference_steps=20)
-        for _ in range(STREAMS):
-            streams.enter_context(closing(stream(tls_farm)))
-        wait_for(lambda: connections(tls_farm, tls_server.port)["api"] >= STREAMS / 2, what="connections of streams")
+        calls = [pool.submit(direct_call, tls_farm) for _ in range(CALLS)]
+        wait_for(lambda: connections(tls_farm, tls_server.port)["api"] >= CALLS / 2, what="connections of calls")
         found = connections(tls_farm, tls_server.port)
+        assert {call.result().status for call in calls} == {200}
 
     assert found["api"] <= API_CONNECTIONS
     assert 8 <= found["workers.background"] <= WEBHOOK_WORKER_CONNECTIONS
     assert 2 <= found["workers"] <= WORKER_CONNECTIONS
 
 
-def stream(farm: RunningFarm) -> socket.socket:
-    """Return an open connection that follows the farm's events."""
-    connection = socket.create_connection(("127.0.0.1", farm.port), 10)
-    connection.sendall(b"GET /farm/v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n")
-    assert connection.recv(100).startswith(b"HTTP/1.1 200")
-    return connection
+def direct_call(farm: RunningFarm) -> Answer:
+    """Return the answer to a call that waits for its image."""
+    body = {"model": "srpo", "prompt": "a fox", "size": "256x256", "response_format": "url"}
+    return farm.call("POST", "/v1/images/generations", body)
 
 
 def connections(farm: RunningFarm, port: int) -> dict[str, int]:
