@@ -24,7 +24,7 @@ def sent_with(name: str) -> list[str]:
 
 def test_a_script_is_sent_with_what_it_names_and_what_that_names() -> None:
     assert sent_with("remove_worker") == ["P"]
-    needed = ["P", "job_key", "integer", "SECOND_US", "now", "RECONNECT_US", "end_call_without_result"]
+    needed = ["P", "job_key", "integer", "now_us", "SECOND_US", "now", "RECONNECT_US", "end_call_without_result"]
     assert sent_with("call_disconnected") == needed
     assert {"dequeue", "take_from_queue", "enqueue_delivery", "is_allowed"} <= set(sent_with("complete"))
 
