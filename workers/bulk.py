@@ -21,7 +21,7 @@ from farm.bulk.lines import FileLine, LineReader
 from farm.bulk.results import ResultFile, Results
 from farm.bulk.store import BulkStore, LeasedBulk, errors_text
 from farm.bulk.validation import FileCheck
-from farm.concurrency.leased_pool import LeasedPool
+from farm.concurrency.leased_pool import LeasedPool, Taken
 from farm.dialects import openai_batch
 from farm.dialects.openai_common import ParsedCall
 from farm.domain.bulk import BulkFile, BulkState, Ending, Endpoint, LineProblem, Progress
@@ -116,14 +116,15 @@ class BulkRunner:
         """Drain, and wait until the bulks in progress have been given back."""
         self._pool.close()
 
-    def _take(self) -> LeasedBulk | None:
+    def _take(self) -> Taken[LeasedBulk] | None:
         leased = self._parts.bulks.claim(self._lease_seconds, self._worker)
-        if leased:
-            with self._lock:
-                self._in_progress[leased.id] = leased.fence
-        return leased
+        if leased is None:
+            return None
+        with self._lock:
+            self._in_progress[leased.id] = leased.fence
+        return Taken(leased)
 
-    def _handle(self, leased: LeasedBulk) -> None:
+    def _handle(self, leased: LeasedBulk) -> bool:
         pause: Pause = RETRY_SECONDS
         try:
             pause = BulkStep(self._parts, leased, self._pool.draining.is_set).take()
@@ -131,6 +132,7 @@ class BulkRunner:
             with self._lock:
                 del self._in_progress[leased.id]
             self._parts.bulks.release(leased, pause_seconds=0 if self._pool.draining.is_set() else pause)
+        return True
 
 
 class BulkStep:

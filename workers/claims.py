@@ -130,6 +130,8 @@ class Claims:
         runs = self._ready_runs(claim)
         if claim.batch:
             self.seconds = clock.monotonic() - began
+        if not claim.waiting:
+            self._next_look = clock.monotonic() + _PAUSE
         return Found(runs, bool(claim.batch), claim.is_deferred)
 
     def _claimed(self, capacity: Capacity) -> Claim:

@@ -16,7 +16,7 @@ import structlog
 
 from farm import clock
 from farm.celery import WakeUps
-from farm.concurrency.leased_pool import LeasedPool
+from farm.concurrency.leased_pool import LeasedPool, Taken
 from farm.concurrency.retry import retrying
 from farm.domain.error_codes import Code
 from farm.domain.errors import (
@@ -116,15 +116,15 @@ class Preparer:
         self._enhancer.close()
         self._pool.close()
 
-    def _take(self) -> Job | None:
+    def _take(self) -> Taken[Job] | None:
         with self._lock:  # between the claim and the count no other thread may claim
             jobs_of = Counter(self._in_progress.values())
             not_of = [caller for caller, jobs in jobs_of.items() if jobs >= MAX_JOBS_PER_CALLER]
             taken = self._store.claim_unprepared(1, self._lease_seconds, not_of=not_of, worker=self._worker)
             self._in_progress |= {job.id: job.caller for job in taken}
-        return taken[0] if taken else None
+        return Taken(taken[0]) if taken else None
 
-    def _handle(self, job: Job) -> None:
+    def _handle(self, job: Job) -> bool:
         facts: dict[str, Fact] = {"job": job.id, "model": job.request.model, "images": job.request.images}
         try:
             with tracer.start("prepare job", job.origin.traceparent, facts) as span:
@@ -132,6 +132,7 @@ class Preparer:
         finally:
             with self._lock:
                 del self._in_progress[job.id]
+        return True
 
     def _prepare(self, job: Job, span: Span) -> None:
         try:

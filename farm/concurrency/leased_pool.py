@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import structlog
@@ -17,13 +18,24 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Taken(Generic[T]):
+    """An item that was taken. `is_last`: there was no other one then, so that a second call would be in vain."""
+
+    item: T
+    is_last: bool = False
+
+
 class LeasedPool(Generic[T]):
     """A pool of threads: `take` returns the next item, or None if there is none now, and `handle` deals with it.
 
-    An item that is not dealt with is not lost: it was taken under a lease, which brings it back.
+    `handle` returns False if it knows that there is no next item now. An item that is not dealt with is not lost: it
+    was taken under a lease, which brings it back.
     """
 
-    def __init__(self, name: str, threads: int, *, take: Callable[[], T | None], handle: Callable[[T], None]) -> None:
+    def __init__(
+        self, name: str, threads: int, *, take: Callable[[], Taken[T] | None], handle: Callable[[T], bool]
+    ) -> None:
         self._name = name
         self._take = take
         self._handle = handle
@@ -51,26 +63,26 @@ class LeasedPool(Generic[T]):
         self._pool.shutdown(wait=True)
 
     def _start_next(self) -> bool:
-        """Start a thread on the next item, and return True; if there is none, release the slot that is held for it."""
-        item = None
+        """Start a thread on the next item, or release the slot that is held for it; return True if others may wait."""
+        taken = None
         try:
-            item = self._next()
+            taken = self._next()
         finally:
-            if item is None:
+            if taken is None:
                 self._slots.release()
-        if item is not None:
-            self._pool.submit(self._work_on, item)
-        return item is not None
+        if taken is None:
+            return False
+        self._pool.submit(self._work_on, taken)
+        return not taken.is_last
 
-    def _next(self) -> T | None:
+    def _next(self) -> Taken[T] | None:
         return None if self.draining.is_set() else self._take()
 
-    def _work_on(self, item: T | None) -> None:
+    def _work_on(self, taken: Taken[T] | None) -> None:
         """Handle this item, and others as long as there are any."""
         try:
-            while item is not None:
-                self._handle(item)
-                item = self._next()
+            while taken is not None:
+                taken = self._next() if self._handle(taken.item) else None
         except FarmError as error:
             _log.warning("item not handled", pool=self._name, error=with_detail(error))
         except Exception as error:  # noqa: BLE001  # the pool would swallow it

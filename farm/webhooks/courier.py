@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 
 from farm import __version__, clock
-from farm.concurrency.leased_pool import LeasedPool
+from farm.concurrency.leased_pool import LeasedPool, Taken
 from farm.concurrency.retry import jittered, retrying
 from farm.dialects.links import Links
 from farm.domain.delivery import TEST, Attempt, Due, Outcome
@@ -77,18 +77,18 @@ class Courier:
         """Drain, and wait for the deliveries in progress."""
         self._pool.close()
 
-    def _take(self) -> Due | None:
+    def _take(self) -> Taken[Due] | None:
         """Claim a delivery, with one nonce for all retries: a claim whose answer is lost would hold up its receiver."""
         nonce = uuid.uuid4().hex
         retry = retrying(StoreUnavailable, max_seconds=_STORE_SECONDS, stop_event=self._pool.draining)
         found = retry(self._deliveries.claim, 1, lease_seconds=LEASE_SECONDS, nonce=nonce, worker=self._worker)
-        return found[0] if found else None
+        return Taken(found[0], is_last=not found[0].others_due) if found else None
 
-    def _attempt(self, due: Due) -> None:
+    def _attempt(self, due: Due) -> bool:
+        """Attempt a delivery and record the outcome; return True if any delivery is due now."""
         job = None if due.url else self._store.get(due.job)
         if not due.url and (job is None or job.webhook is None or message.is_stale(due, job)):
-            self._record(due, Outcome.DROPPED)
-            return
+            return self._record(due, Outcome.DROPPED)
         schedule = (
             () if due.event == TEST else self._schedules.get(job.dialect if job else "", self._schedules["native"])
         )
@@ -105,8 +105,9 @@ class Courier:
                 at_us, _since(began), reply.status, answer=reply.body.decode(errors="replace")[:_KEPT_CHARACTERS]
             )
             outcome, pause = _outcome(reply, due, schedule)
-        self._record(due, outcome, attempt, pause_seconds=pause)
+        any_is_due = self._record(due, outcome, attempt, pause_seconds=pause)
         _log_attempt(due, job, attempt, outcome, pause)
+        return any_is_due
 
     def _post(self, due: Due, job: Job | None) -> Reply:
         """Make the attempt, in a span of the job's trace; the receiver gets the span's trace context."""
@@ -135,10 +136,13 @@ class Courier:
             return message.without_job(due, secrets=self._secrets)
         return message.for_job(job, due, links=self._links(job), secrets=self._secrets)
 
-    def _record(self, due: Due, outcome: Outcome, attempt: Attempt | None = None, *, pause_seconds: float = 0) -> None:
-        """Record an outcome, with retries: a job store that is away for a moment causes no second post."""
+    def _record(self, due: Due, outcome: Outcome, attempt: Attempt | None = None, *, pause_seconds: float = 0) -> bool:
+        """Record an outcome, with retries: a job store that is away for a moment causes no second post.
+
+        Return True if any delivery is due now.
+        """
         retry = retrying((StoreUnavailable, StoreFull), max_seconds=_STORE_SECONDS)
-        retry(self._deliveries.finish, due, outcome, attempt, pause_seconds=pause_seconds)
+        return retry(self._deliveries.finish, due, outcome, attempt, pause_seconds=pause_seconds)
 
 
 def _log_attempt(due: Due, job: Job | None, attempt: Attempt, outcome: Outcome, pause: float) -> None:

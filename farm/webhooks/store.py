@@ -65,11 +65,14 @@ class DeliveryStore:
         claimed = json.loads(text)
         return [Due(**fields | {"created_us": int(fields["created_us"])}) for fields in claimed]
 
-    def finish(self, due: Due, outcome: Outcome, attempt: Attempt | None = None, *, pause_seconds: float = 0) -> None:
-        """Record an attempt and its outcome; `WAITING`: the next attempt comes after `pause_seconds`."""
+    def finish(self, due: Due, outcome: Outcome, attempt: Attempt | None = None, *, pause_seconds: float = 0) -> bool:
+        """Record an attempt and its outcome; return True if any delivery is due now.
+
+        `WAITING`: the next attempt comes after `pause_seconds`.
+        """
         text = json.dumps(asdict(attempt), ensure_ascii=False, separators=(",", ":")) if attempt else ""
         with translated():
-            self._scripts.run(
+            any_is_due = self._scripts.run(
                 "finish_delivery",
                 due.id,
                 due.fence,
@@ -79,6 +82,7 @@ class DeliveryStore:
                 MAX_KEPT_ATTEMPTS,
                 round(LATE_SECONDS * 1e6),
             )
+        return bool(any_is_due)
 
     def get(self, delivery_id: str) -> Delivery | None:
         return next(iter(self._records([delivery_id])), None)

@@ -1,7 +1,8 @@
 -- Give a courier deliveries that are due, at most one of each queue, under a lease.
 -- ARGV: maximum of deliveries, lease_us, attempts at a time of a queue, failures in a row after which it has only one,
 --       attempts at a time of a caller, nonce, the id of the courier's process
--- Returns JSON [{id, job, caller, receiver, url, event, sequence, fence, attempts_made, is_manual, created_us}]
+-- Returns JSON [{id, job, caller, receiver, url, event, sequence, fence, attempts_made, is_manual, created_us,
+--   others_due}]
 local max_deliveries, lease_us, capacity, max_failures = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local caller_capacity = tonumber(ARGV[5])
 local reply_key, process = P .. 'claimed_deliveries:' .. ARGV[6], ARGV[7]
@@ -60,6 +61,8 @@ for _, queue in ipairs(queues) do
   end
 end
 if #claimed == 0 then return '[]' end
+local others_due = is_any_delivery_due()
+for _, delivery in ipairs(claimed) do delivery.others_due = others_due end
 local reply = cjson.encode(claimed)
 redis.call('SET', reply_key, reply, 'PX', math.ceil(lease_us / 1000))
 return reply

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import time_machine
@@ -87,6 +87,18 @@ class CourierHarness:
         return found
 
 
+def spy(monkeypatch: pytest.MonkeyPatch, target: object, name: str) -> list[object]:
+    """Record the results of a method's calls."""
+    method, results = getattr(target, name), []
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        results.append(method(*arguments, **options))
+        return results[-1]
+
+    monkeypatch.setattr(target, name, recorded)
+    return results
+
+
 @pytest.fixture
 def harness(farm: Farm) -> Iterator[CourierHarness]:
     harness = CourierHarness(farm)
@@ -105,6 +117,31 @@ def test_the_farms_own_webhook_is_verified_by_the_published_library(
     assert (event["type"], event["sequence"]) == ("job.completed", 3)
     assert event["data"]["status"] == "completed"
     assert event["data"]["images"][0]["url"].startswith(f"{BASE}/files/")
+
+
+def test_a_single_delivery_is_claimed_once_and_no_other_one_is_looked_for(
+    harness: CourierHarness, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = spy(monkeypatch, harness.farm.deliveries, "claim")
+    job_id = harness.submit(receiver.url, events=frozenset({State.COMPLETED}))
+    harness.finish()
+
+    harness.courier.work()
+    harness.courier.close()  # waits until it is delivered
+
+    assert harness.record(f"{job_id}-3").state is Outcome.DELIVERED
+    assert len(claims) == 1
+
+
+def test_one_notification_is_enough_for_more_deliveries_than_a_receiver_takes_at_a_time(
+    harness: CourierHarness, receiver: Receiver
+) -> None:
+    names = [f"{harness.submit(receiver.url, events=frozenset({State.COMPLETED}))}-3" for _ in range(12)]
+    harness.finish()
+
+    harness.courier.work()
+
+    wait_for(lambda: all(harness.record(name).state is Outcome.DELIVERED for name in names))
 
 
 def test_without_spans_of_the_farms_own_a_receiver_gets_the_trace_context_of_the_caller(

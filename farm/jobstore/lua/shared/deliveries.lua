@@ -15,6 +15,11 @@ local function schedule_queue(queue, has_capacity)
   end
 end
 
+-- True if a courier would find a delivery now.
+local function is_any_delivery_due()
+  return redis.call('ZCOUNT', P .. 'delivery_queues', '-inf', integer(now())) > 0
+end
+
 -- Have a delivery attempted at `at`.
 local function schedule_delivery(id, queue, at)
   redis.call('ZADD', P .. 'delivery_queue:' .. queue, integer(at), id)
