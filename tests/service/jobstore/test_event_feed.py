@@ -233,6 +233,7 @@ class Outbox:
     """A Redis that a test may stop, and a feed of it."""
 
     def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
         self.server = EmbeddedRedis(data_dir)
         self.server.start()
         self.client = connect(self.server.url)
@@ -294,6 +295,7 @@ def test_a_redis_that_comes_back_empty_is_a_gap(outbox: Outbox) -> None:
     outbox.kill()
     for file in (outbox.server._folder / "appendonlydir").iterdir():
         file.unlink()
+    outbox.server = EmbeddedRedis(outbox.data_dir)  # that of a farm which starts anew
     outbox.server.start()
     assert wait_for(lambda: next(news).gap)
     began = clock.monotonic()
