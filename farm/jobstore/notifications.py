@@ -56,14 +56,14 @@ class Listener(BackgroundThread):
     def _listen(self) -> None:
         joined: set[str] = set()
         pinged_at, is_alive = clock.monotonic(), True
-        with self._client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
+        with self._client.pubsub() as subscription:  # type: ignore[no-untyped-call]
             while wanted := self._wanted_now():
                 self._follow(subscription, joined, wanted)
                 joined = wanted
                 message = subscription.get_message(timeout=_LISTEN_SECONDS)
                 is_alive = is_alive or message is not None
-                if message and message["type"] == "message":
-                    self._on_message(message["channel"], message["data"])
+                if message and message["type"] in ("message", "subscribe"):
+                    self._on_message(message["channel"], message["data"] if message["type"] == "message" else "")
                 if clock.monotonic() - pinged_at > _PING_SECONDS:
                     if not is_alive:
                         raise redis.exceptions.ConnectionError("Redis does not answer a ping.")
@@ -74,9 +74,7 @@ class Listener(BackgroundThread):
         if gone := joined - wanted:
             subscription.unsubscribe(*gone)
         if new := wanted - joined:
-            subscription.subscribe(*new)
-            for channel in new:
-                self._on_message(channel, "")
+            subscription.subscribe(*new)  # Redis confirms it, after which nothing is missed
 
     def _wanted_now(self) -> set[str]:
         with self._lock:
