@@ -7,13 +7,14 @@ import shutil
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import typer
 import yaml
 
 from farm.cli.main import app
+from farm.dialects.answers.native import FarmQueue
 from farm.settings import Settings
 from monitoring.alerts import Severity
 from monitoring.files import groups
@@ -205,6 +206,7 @@ def test_the_scaler_reads_a_field_of_the_queue() -> None:
     (trigger,) = scaler["spec"]["triggers"]
 
     assert trigger["metadata"]["url"].endswith("/farm/v1/queue")
+    assert get_type_hints(FarmQueue)[trigger["metadata"]["valueLocation"]] is float
     assert scaler["spec"]["minReplicaCount"] == 0
     worker = [one for one in kustomized("keda") if one["kind"] == "Deployment" and one["metadata"]["name"] == "worker"]
     assert "replicas" not in worker[0]["spec"]
