@@ -19,6 +19,9 @@ from farm.domain.errors import ConcurrencyLimitReached, InvalidRequest, Problem
 MAX_IDEMPOTENCY_KEY = 255
 #: Largest body of a request that may bring images: several, as data URIs or as files. In bytes.
 IMAGES_BODY = 70 * 1024 * 1024
+#: Most characters of the name of a refused field, and most such fields, that an error names.
+_MAX_NAME = 100
+_MAX_NAMED = 20
 #: Bytes of an uploaded file in memory at a time.
 CHUNK_BYTES = 256 * 1024
 
@@ -50,6 +53,15 @@ def read_body(
     reserve_memory(max_bytes)
     raw, key = read_bytes(max_bytes) or instead, idempotency_key()
     return RequestBody(decode(raw), digest(*about, content=raw) if key or may_be_direct else "", key)
+
+
+def refuse_fields(where: str = "this call takes none") -> None:
+    """Raise InvalidRequest for the fields in the body of a call that reads none, instead of ignoring them."""
+    raw = read_bytes()
+    names = [name[:_MAX_NAME] for name in decode(raw)] if raw else []
+    if names:
+        message = f"unknown field; {where}"
+        raise InvalidRequest([Problem(name, message, "extra_forbidden") for name in names[:_MAX_NAMED]])
 
 
 def idempotency_key() -> str:

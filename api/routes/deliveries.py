@@ -6,7 +6,7 @@ import flask
 
 from api.auth import Authenticator
 from api.http import query
-from api.http.body import read_bytes
+from api.http.body import read_bytes, refuse_fields
 from farm.dialects import native
 from farm.dialects.answers.native import FarmDeliveries, FarmDelivery, WebhookSecret
 from farm.dialects.fields import Input, decode, parse
@@ -41,6 +41,7 @@ def routes(webhook_service: WebhookService, *, authenticator: Authenticator) -> 
     def redeliver(delivery_id: str) -> tuple[FarmDelivery, int]:
         caller = authenticator.caller()
         query.refuse_others()
+        refuse_fields()
         return native.delivery(webhook_service.redeliver(caller, delivery_id)), 202
 
     @blueprint.post("/deliveries")

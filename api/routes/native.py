@@ -15,7 +15,7 @@ from api.admission.sse import CHECK_SECONDS, COMMENT, event, last_event_id
 from api.auth import Authenticator
 from api.context import ApiContext
 from api.http import query
-from api.http.body import IMAGES_BODY, read_body
+from api.http.body import IMAGES_BODY, read_body, refuse_fields
 from farm import clock
 from farm.auth.api_keys import ApiKeyStore, Caller
 from farm.dialects import native
@@ -40,6 +40,7 @@ from farm.telemetry.store_metrics import WORKER_STATES
 FORMATTED_EVENTS = 1000
 #: What a pause may be limited to, as the query names it.
 _GROUP_KINDS: tuple[GroupKind, ...] = get_args(GroupKind)
+_IN_THE_QUERY = f"give one of {', '.join(_GROUP_KINDS)} in the query, as in ?model=srpo"
 _GAP = "Earlier events are no longer available; get the state of your jobs from /farm/v1/jobs."
 
 
@@ -109,6 +110,7 @@ def _add_jobs(blueprint: flask.Blueprint, context: ApiContext) -> None:
     def cancel(job_id: str) -> tuple[answers.CancelOutcome, int]:
         caller = authenticator.caller()
         query.refuse_others()
+        refuse_fields()
         outcome = service.cancel(caller, job_id)
         return {"id": job_id, "outcome": outcome}, 202 if outcome == "stopping" else 200
 
@@ -116,6 +118,7 @@ def _add_jobs(blueprint: flask.Blueprint, context: ApiContext) -> None:
     def retry(job_id: str) -> tuple[answers.AcceptedJob, int, dict[str, str]]:
         caller = authenticator.submitter()
         query.refuse_others()
+        refuse_fields()
         accepted = service.retry(caller, job_id)
         return native.accepted(accepted.id, context.links.base), 202, _replayed(accepted)
 
@@ -212,6 +215,7 @@ def _add_operations(blueprint: flask.Blueprint, context: ApiContext) -> None:
     def drain(worker_id: str) -> tuple[answers.DrainingWorker, int]:
         authenticator.refuse_all_but_admins("drain a worker")
         query.refuse_others()
+        refuse_fields()
         service.drain(worker_id)
         return {"id": worker_id, "draining": True}, 202
 
@@ -219,6 +223,7 @@ def _add_operations(blueprint: flask.Blueprint, context: ApiContext) -> None:
     def pause() -> answers.Pause:
         authenticator.refuse_all_but_admins("pause the farm")
         query.refuse_others(*_GROUP_KINDS)
+        refuse_fields(_IN_THE_QUERY)
         service.pause(_group(context.farm.callers))
         return _pause(stats)
 
@@ -226,6 +231,7 @@ def _add_operations(blueprint: flask.Blueprint, context: ApiContext) -> None:
     def resume() -> answers.Pause:
         authenticator.refuse_all_but_admins("resume the farm")
         query.refuse_others(*_GROUP_KINDS)
+        refuse_fields(_IN_THE_QUERY)
         service.resume(_group(context.farm.callers))
         return _pause(stats)
 

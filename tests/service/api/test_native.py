@@ -456,6 +456,18 @@ def test_a_pause_is_shown_and_ends(api: FlaskClient, farm: Farm) -> None:
     assert jobs.take_one(farm.store).id == job_id
 
 
+@pytest.mark.parametrize(
+    "path", ["pause", "resume", "workers/w/drain", "jobs/{id}/cancel", "jobs/{id}/retry", "deliveries/{id}/redeliver"]
+)
+def test_a_call_without_a_body_refuses_fields_instead_of_ignoring_them(api: FlaskClient, path: str) -> None:
+    """Who pauses a model by a field of the body must not pause the farm."""
+    answer = problem(api.post("/farm/v1/" + path.format(id=submit(api)), json={"model": "srpo"}), 422)
+
+    assert answer["errors"][0]["field"] == "model"
+    assert not api.get("/farm/v1/queue").get_json()["paused"]
+    assert api.post("/farm/v1/" + path.format(id=submit(api)), json={}).status_code != 422
+
+
 def test_who_waits_is_woken_by_the_end_of_a_pause_and_not_before(
     api: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
