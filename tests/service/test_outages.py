@@ -111,7 +111,8 @@ class Outage:
         api = (self.keyed if with_keys else self.api).application.test_client()
         began = clock.monotonic()
         body = {"prompt": "a fox"} if path in (WAVESPEED, FAL_QUEUE, FAL_RUN) else {"model": "srpo", "prompt": "a fox"}
-        response = api.open(path, method=method, headers=bearer(self.key), json=body if method == "POST" else None)
+        takes_body = method == "POST" and not path.endswith("/cancel")
+        response = api.open(path, method=method, headers=bearer(self.key), json=body if takes_body else None)
         took = clock.monotonic() - began
         refusal(response, 503, path=path)
         assert 1 <= int(response.headers["Retry-After"]) <= 60
