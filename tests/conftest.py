@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,13 @@ from tests.s3 import S3, running_s3
 
 #: Seconds for a long test that names no limit of its own.
 _LONG = 1200
+
+
+def pytest_configure() -> None:
+    """Have farms of tests end by the signals that `nohup` and shells in the background have their children ignore."""
+    for number, usual in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 @pytest.hookimpl(trylast=True)

@@ -121,9 +121,9 @@ def test_a_batch_is_cancelled(farm: RunningFarm, client: openai.OpenAI) -> None:
     batch = create(client, requests(20))
     wait_for(lambda: client.batches.retrieve(batch.id).status == "in_progress")
     assert client.batches.cancel(batch.id).status in ("cancelling", "cancelled")
-    farm.call("POST", "/farm/v1/resume")
 
     batch = end_of(client, batch)
+    farm.call("POST", "/farm/v1/resume")
 
     assert (batch.status, batch.output_file_id) == ("cancelled", None)
     assert {line["error"]["code"] for line in results(client, batch.error_file_id)} == {"batch_cancelled"}

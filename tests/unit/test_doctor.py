@@ -106,7 +106,7 @@ def test_a_disk_that_is_nearly_full_is_named(free: int, mark: Mark) -> None:
 
 @pytest.mark.parametrize(
     ("used", "limit", "mark"),
-    [(11, 834, Mark.NOTE), (11, 835, Mark.GOOD), (900, 1000, Mark.NOTE), (899, 1000, Mark.GOOD)],
+    [(11, 839, Mark.NOTE), (11, 840, Mark.GOOD), (900, 1000, Mark.NOTE), (899, 1000, Mark.GOOD)],
 )
 def test_few_connections_are_named_with_the_numbers(used: int, limit: int, mark: Mark) -> None:
     finding = connections_finding(used, limit)

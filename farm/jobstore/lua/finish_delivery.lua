@@ -68,6 +68,10 @@ local function record()
     observe('webhook_lag_seconds', '', (now() - delivery[9]) / SECOND_US)
   end
   schedule_queue(queue, true)
+  -- It says nothing of the receiver, whose failures are known for as long as its queue has deliveries.
+  if outcome == 'dropped' and not redis.call('ZSCORE', P .. 'delivery_queues', queue) then
+    redis.call('HDEL', P .. 'delivery_failures', queue)
+  end
 end
 
 record()

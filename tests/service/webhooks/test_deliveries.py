@@ -234,6 +234,22 @@ def test_a_receiver_that_keeps_failing_has_one_at_a_time_until_it_is_well(
     assert len([due for _ in range(MAX_ATTEMPTS_PER_RECEIVER) for due in take(deliveries)]) == MAX_ATTEMPTS_PER_RECEIVER
 
 
+def test_a_failure_of_news_that_are_dropped_later_is_forgotten(
+    client: redis.Redis, store: JobStore, deliveries: DeliveryStore
+) -> None:
+    submit(store, events=frozenset({State.PROCESSING, State.COMPLETED}))
+    job = jobs.take_one(store)
+    news = take_one(deliveries)
+    store.complete(job, jobs.result(job))
+    deliveries.finish(take_one(deliveries), Outcome.DELIVERED, TRIED)
+    deliveries.finish(news, Outcome.WAITING, TRIED)
+    assert client.hlen(redis_keys.DELIVERY_FAILURES) == 1
+
+    deliveries.finish(take_one(deliveries), Outcome.DROPPED)
+
+    assert client.hlen(redis_keys.DELIVERY_FAILURES) == 0
+
+
 def test_a_receiver_with_much_to_take_holds_up_no_other(store: JobStore, deliveries: DeliveryStore) -> None:
     for _ in range(50):
         submit(store, "https://slow.example/")
