@@ -50,9 +50,10 @@ def test_an_admin_pauses_the_farm_cancels_a_waiting_job_and_resumes(page: Page, 
 
 
 def test_a_worker_shows_its_jobs_step_by_step(page: Page, farm: RunningFarm) -> None:
-    job_ids = [farm.submit(num_inference_steps=50, num_images=4) for _ in range(4)]
+    job_ids = [farm.submit(num_inference_steps=50, num_images=4) for _ in range(80)]
 
-    expect(page.locator("#workers tbody")).to_contain_text(re.compile(r"[0-9a-f]{8} step [1-9]\d* of 200"))
+    shown = re.compile(r"[0-9a-f]{8} step [1-9]\d* of 200")
+    expect(page.locator("#workers tbody")).to_contain_text(shown, timeout=20_000)
     for job_id in job_ids:
         farm.call("POST", f"/farm/v1/jobs/{job_id}/cancel")
 
