@@ -35,6 +35,8 @@ def render(pipeline: Any, requests: list[Request]) -> list[Answer]:
         width=requests[0]["width"],
         num_inference_steps=requests[0]["steps"],
         guidance_scale=4.5,
+        # Prompts of the weights' own length, as the farm's: diffusers would pad each to 512 tokens.
+        max_sequence_length=pipeline.tokenizer_2.model_max_length,
     ).images
     return [{"image": _encoded(image)} for image in images]
 
