@@ -10,12 +10,12 @@ from farm.jobstore.memory_guard import FULL_AT
 
 _OVERDUE_SECONDS = 10
 _FULL_SHARE = 0.7
-#: Counter → what each more of it means.
-_EVENTS = {
-    ("farm_job_retries_total", "worker_lost"): "jobs were taken back from workers that died",
-    ("farm_jobs_exhausted_total", None): "jobs failed in all their attempts",
-    ("farm_storage_operations_total", "error"): "operations on the storage failed",
-}
+#: Counters with their labels, and what each more of one means.
+_EVENTS: tuple[tuple[str, dict[str, str], str], ...] = (
+    ("farm_job_retries_total", {"reason": "worker_lost"}, "jobs were taken back from workers that died"),
+    ("farm_jobs_exhausted_total", {}, "jobs failed in all their attempts"),
+    ("farm_storage_operations_total", {"outcome": "error"}, "operations on the storage failed"),
+)
 
 
 def troubles(figures: Figures, storage_errors: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -63,7 +63,6 @@ def _faults(figures: Figures) -> Iterator[str]:
 
 def events(first: Figures, now: Figures) -> Iterator[str]:
     """Yield what has happened since the first look."""
-    for (name, kind), what in _EVENTS.items():
-        label = {"reason": kind} if name == "farm_job_retries_total" else {"outcome": kind} if kind else {}
-        if (more := now.total(name, **label) - first.total(name, **label)) > 0:
+    for name, labels, what in _EVENTS:
+        if (more := now.total(name, **labels) - first.total(name, **labels)) > 0:
             yield f"since this began: {more:.0f} {what}"

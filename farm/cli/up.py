@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -108,7 +108,7 @@ def _supervise(settings: Settings, data_dir: Path, address: ListenAddress, worke
                     place.label(number),
                     [*worker_program(data_dir), *place.options],
                     grace_seconds=settings.grace_seconds,
-                    variables=place.environment | kernels_kept(data_dir) | buffers_kept(settings),
+                    variables=place.environment | _of_rendering(settings, data_dir),
                     was_drained=lambda pid: is_dismissed(url, pid),
                     on_death=deaths.add,
                 )
@@ -154,11 +154,13 @@ def worker(
 
     Uses the Redis of FARM_REDIS_URL, or of the farm in --data-dir.
     """
-    program = webhook_program(data_dir) if webhooks else worker_program(data_dir)
-    return run_watched(load(), data_dir, program)
+    settings = load()
+    if webhooks:
+        return run_watched(settings, data_dir, webhook_program(data_dir), {})
+    return run_watched(settings, data_dir, worker_program(data_dir), _of_rendering(settings, data_dir))
 
 
-def run_watched(settings: Settings, data_dir: Path, program: list[str]) -> int:
+def run_watched(settings: Settings, data_dir: Path, program: list[str], variables: Mapping[str, str]) -> int:
     """Run one worker below this process, which sees how it ends, and return its exit status."""
     set_up_log(settings.log, service="supervisor")
     deaths = worker_deaths(settings, redis_url(settings, data_dir))
@@ -167,7 +169,7 @@ def run_watched(settings: Settings, data_dir: Path, program: list[str]) -> int:
             "worker",
             program,
             grace_seconds=settings.grace_seconds,
-            variables=kernels_kept(data_dir) | buffers_kept(settings),
+            variables=variables,
             on_death=deaths.add,
         ),
         deaths,
@@ -201,6 +203,11 @@ def api_program(address: ListenAddress, data_dir: Path) -> list[str]:
 
 def worker_program(data_dir: Path) -> list[str]:
     return [sys.executable, "-m", "workers", "--data-dir", str(data_dir)]
+
+
+def _of_rendering(settings: Settings, data_dir: Path) -> dict[str, str]:
+    """Return the variables of every render worker of this data folder."""
+    return kernels_kept(data_dir) | buffers_kept(settings)
 
 
 def kernels_kept(data_dir: Path) -> dict[str, str]:

@@ -142,6 +142,17 @@ def test_only_workers_of_the_miniature_on_the_cpu_keep_their_buffers(
     assert "MALLOC_ARENA_MAX" not in given[0]  # its operator's own value stands
 
 
+def test_a_webhook_worker_alone_has_no_variables_of_rendering(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: list[dict[str, str]] = []
+    monkeypatch.setattr(up, "load", lambda: Settings(redis_url="redis://nowhere"))
+    monkeypatch.setattr(up, "set_up_log", lambda *_, **__: None)
+    monkeypatch.setattr(up, "run_worker", lambda child, _: given.append(child._variables))
+
+    up.worker(data_dir=tmp_path, webhooks=True)
+
+    assert given == [{}]
+
+
 def test_a_worker_alone_keeps_its_kernels_in_the_data_folder_or_where_its_operator_wants_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
