@@ -7,7 +7,7 @@ if state == 'validating' or state == 'in_progress' then
   redis.call('HSETNX', bulk_key(id), 'ending', ending)
   if ending == 'cancelled' then
     redis.call('HSET', bulk_key(id), 'state', 'cancelling', 'cancelling_us', integer(now()), 'ending', ending)
-    if redis.call('HEXISTS', bulk_key(id), 'leased') == 0 then schedule_bulk(id, now()) end
+    look_at_bulk(id)
   end
 end
 return state

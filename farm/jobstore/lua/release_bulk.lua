@@ -6,8 +6,7 @@ if not holds_bulk(id, fence) then return end
 redis.call('HDEL', bulk_key(id), 'leased', 'held_by')
 redis.call('ZREM', P .. 'bulk_leases', id)
 local time, window_end = now(), tonumber(redis.call('HGET', bulk_key(id), 'expires_us'))
--- Its last job ended meanwhile: the process may not have seen that.
-if redis.call('HDEL', bulk_key(id), 'jobs_have_ended') == 1 then pause_us = nil end
+if redis.call('HDEL', bulk_key(id), 'look_again') == 1 then pause_us = 0 end
 local has_jobs = redis.call('EXISTS', bulk_open_key(id)) == 1
 local due = pause_us and time + pause_us or has_jobs and math.huge or time
 redis.call('ZADD', P .. 'bulk_due', integer(window_end > time and math.min(due, window_end) or due), id)

@@ -105,8 +105,9 @@ def test_another_process_goes_on_where_a_dead_one_stopped(harness: BulkHarness, 
     assert harness.batch(batch_id) == batch
 
 
-def test_the_end_of_the_last_job_is_seen_although_a_process_works_on_the_batch(
-    harness: BulkHarness, api: FlaskClient, farm: Farm
+@pytest.mark.parametrize("happens", ["the last job ends", "the caller cancels"])
+def test_what_happens_to_a_batch_is_seen_although_a_process_works_on_it(
+    harness: BulkHarness, api: FlaskClient, farm: Farm, happens: str
 ) -> None:
     """It had looked before, and wants to look again in a minute."""
     batch_id = create(api, request(0))
@@ -115,8 +116,11 @@ def test_the_end_of_the_last_job_is_seen_although_a_process_works_on_the_batch(
     farm.redis.zadd(f"{redis_keys.PREFIX}bulk_due", {batch_id: 0})
     leased = farm.bulks.claim(60)
     assert leased
-    job = jobs.take_one(farm.store)
-    farm.store.complete(job, jobs.result(job))
+    if happens == "the last job ends":
+        job = jobs.take_one(farm.store)
+        farm.store.complete(job, jobs.result(job))
+    else:
+        api.post(f"{BATCHES}/{batch_id}/cancel")
 
     farm.bulks.release(leased, pause_seconds=60)
 

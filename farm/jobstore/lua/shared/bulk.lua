@@ -20,15 +20,19 @@ end
 -- True if the process with this fence is the one that works on the bulk.
 local function holds_bulk(id, fence) return redis.call('HGET', bulk_key(id), 'fence') == fence end
 
--- Count the end of a job that was a line of a bulk. With the last one, the bulk is looked at: at once, or when the
--- process that works on it gives it back.
+-- Have a bulk looked at for something that has just happened to it: at once, or when the process that works on it, and may
+-- not have seen that, gives it back.
+local function look_at_bulk(id)
+  if redis.call('HEXISTS', bulk_key(id), 'leased') == 1 then
+    redis.call('HSET', bulk_key(id), 'look_again', 1)
+  else
+    schedule_bulk(id, now())
+  end
+end
+
+-- Count the end of a job that was a line of a bulk. With the last one, the bulk is looked at.
 local function finish_line(bulk, id, state)
   if redis.call('SREM', bulk_open_key(bulk), id) == 0 then return end
   redis.call('HINCRBY', bulk_key(bulk), state, 1)
-  if redis.call('EXISTS', bulk_open_key(bulk)) == 1 then return end
-  if redis.call('HEXISTS', bulk_key(bulk), 'leased') == 1 then
-    redis.call('HSET', bulk_key(bulk), 'jobs_have_ended', 1)
-  else
-    schedule_bulk(bulk, now())
-  end
+  if redis.call('EXISTS', bulk_open_key(bulk)) == 0 then look_at_bulk(bulk) end
 end
