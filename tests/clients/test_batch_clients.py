@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -63,6 +64,15 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
         yield farm
 
 
+@contextmanager
+def paused(farm: RunningFarm) -> Iterator[None]:
+    farm.call("POST", "/farm/v1/pause")
+    try:
+        yield
+    finally:
+        farm.call("POST", "/farm/v1/resume")
+
+
 def test_openais_javascript_library_runs_a_batch(farm: RunningFarm) -> None:
     batch, results, listed = javascript.run(
         OPENAI.replace("http://farm", farm.url)
@@ -86,17 +96,16 @@ def test_openais_javascript_library_runs_a_batch(farm: RunningFarm) -> None:
 
 
 def test_openais_javascript_library_cancels_a_batch_and_reads_its_problems(farm: RunningFarm) -> None:
-    farm.call("POST", "/farm/v1/pause")
-    cancelled, failed = javascript.run(
-        OPENAI.replace("http://farm", farm.url)
-        + """
-        const batch = await start(lines(3));
-        await client.batches.cancel(batch.id);
-        report((await ended(batch.id)).status);
-        report((await ended((await start("no json")).id)).errors.data);
-        """
-    ).reports
-    farm.call("POST", "/farm/v1/resume")
+    with paused(farm):
+        cancelled, failed = javascript.run(
+            OPENAI.replace("http://farm", farm.url)
+            + """
+            const batch = await start(lines(3));
+            await client.batches.cancel(batch.id);
+            report((await ended(batch.id)).status);
+            report((await ended((await start("no json")).id)).errors.data);
+            """
+        ).reports
 
     assert cancelled == "cancelled"
     assert [(error["line"], error["code"]) for error in failed] == [(1, "invalid_json_line")]

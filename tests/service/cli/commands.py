@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import flask
 import pytest
-from werkzeug.serving import make_server
+from werkzeug.serving import ThreadedWSGIServer
 
 from farm.cli.main import main
 
@@ -50,7 +50,8 @@ def interrupt(_seconds: float) -> None:
 @contextmanager
 def served(app: flask.Flask) -> Iterator[str]:
     """Serve an app on a free port, and yield its URL."""
-    server = make_server("127.0.0.1", 0, app, threaded=True)
+    server = ThreadedWSGIServer("127.0.0.1", 0, app)
+    server.daemon_threads = False  # its end waits for their calls: one that goes on would log amid a later test
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
