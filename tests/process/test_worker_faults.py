@@ -32,8 +32,8 @@ pytestmark = pytest.mark.alone
 
 LEASE = 2.0
 KILLED = -signal.SIGKILL
-#: What fills a batch, so that nobody is beside it.
-ALONE = {"num_images": 4}
+#: What fills a batch.
+FULL = {"num_images": 4}
 
 
 class FaultyFarm(RunningFarm):
@@ -77,6 +77,11 @@ class FaultyFarm(RunningFarm):
         """Return how often children have died, by exit status."""
         lines = self.log.read_text().splitlines()
         return Counter(json.loads(line)["status"] for line in lines if '"event": "child died"' in line)
+
+    def claims(self) -> Counter[str]:
+        """Return how often jobs were claimed, by id."""
+        lines = self.log.read_text().splitlines()
+        return Counter(json.loads(line)["job"] for line in lines if '"event": "job claimed"' in line)
 
     def worker_pids(self) -> list[int]:
         return pids(f"-m tests.faulty_worker --data-dir {self.data_dir}")
@@ -125,7 +130,7 @@ def test_what_breaks_workers_harms_no_other(data_dir: Path, receiver: Receiver) 
         assert {views[job_id]["status"] for job_id in innocent} == {"completed"}
 
         def ended_by_the_bad_worker() -> bool:
-            ends = farm.ends([farm.order("fox", **ALONE) for _ in range(4)])
+            ends = farm.ends([farm.order("fox", **FULL) for _ in range(4)])
             assert {view["status"] for view in ends.values()} == {"completed"}
             return farm.deaths()[EXIT_FAULTY] > 0
 
@@ -147,12 +152,13 @@ def test_a_worker_may_die_or_hang_at_any_stage(data_dir: Path, receiver: Receive
         "lose once while denoising",
     ]
     with faulty_farm(data_dir, receiver, "hang while loading", workers=3) as farm:
-        jobs = [farm.order(fault, **ALONE) for fault in faults]
+        jobs = [farm.order(fault, **FULL) for fault in faults]
         views = farm.ends(jobs)
 
         assert {view["status"] for view in views.values()} == {"completed"}
         assert all(len(farm.image(view, number)) > 0 for view in views.values() for number in range(4))
-        assert all(farm.attempts(job_id) >= 2 for job_id in jobs)
+        # Not its attempts: a worker claims a job while it renders another, and the death of two is charged to neither.
+        assert min(farm.claims()[job_id] for job_id in jobs) >= 2
         # One death may be that of two faults, of a job that is rendered and one that is stored.
         assert len(list((data_dir / "faults").iterdir())) == len(faults)
         assert set(farm.deaths()) <= {KILLED, EXIT_HUNG, EXIT_FAULTY, 1}
@@ -162,7 +168,7 @@ def test_a_worker_may_die_or_hang_at_any_stage(data_dir: Path, receiver: Receive
 @pytest.mark.timeout(400)
 def test_a_job_that_always_hangs_fails_and_harms_no_other(data_dir: Path, receiver: Receiver) -> None:
     with faulty_farm(data_dir, receiver, workers=1, step_ms=20) as farm:
-        farm.wait_for_state(farm.order("fox", **ALONE), "completed")
+        farm.wait_for_state(farm.order("fox", **FULL), "completed")
         culprit, mate = farm.order("hang while starting"), farm.order("fox")
         views = farm.ends([culprit, mate])
 
@@ -199,7 +205,7 @@ def test_a_worker_that_stood_still_changes_nothing_that_another_did(data_dir: Pa
     """It wakes in the middle of a job that another has ended long ago, and goes on with the next."""
     settings = {"FARM_SIMULATED_STEP_MS": "50", "FARM_LEASE_SECONDS": str(LEASE)}
     with running_farm(data_dir, 2, **settings) as farm:
-        job_id = farm.submit(num_inference_steps=40, **ALONE)
+        job_id = farm.submit(num_inference_steps=40, **FULL)
         farm.wait_for_state(job_id, "processing")
         holder = partial(farm.redis.hget, f"srpo:job:{job_id}", "worker")
         worker = str(holder())
