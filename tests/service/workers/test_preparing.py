@@ -72,13 +72,13 @@ class Studio:
         return self.farm.service.submit(caller, order).id
 
     def prepare(self, *sources: Source | str, **fields: Any) -> Job:
-        """Return a job with these input images, once it is prepared or has failed."""
+        """Return a job with these input images, once it is prepared or has failed, and its thread has tidied up."""
         return self.until_prepared(self.submit(*sources, **fields))
 
     def until_prepared(self, job_id: str) -> Job:
         def look() -> bool:
             self.preparer.work()
-            return is_done(self.record(job_id))
+            return is_done(self.record(job_id)) and job_id not in self.preparer._in_progress
 
         wait_for(look, what=f"{job_id} prepared")
         return self.record(job_id)
