@@ -55,6 +55,7 @@ from farm.settings import Settings
 from farm.telemetry import api_metrics
 from farm.telemetry.api_metrics import ApiMetrics
 from farm.telemetry.collector import StoreCollector
+from farm.telemetry.disk_metrics import DiskCollector
 from farm.webhooks.service import WebhookService
 
 #: The time of a request's arrival in its WSGI environment.
@@ -141,6 +142,7 @@ def create_app(
     )
     registry = app.extensions["metrics"] = CollectorRegistry()
     registry.register(StoreCollector(partial(Reading.of, farm.redis)))
+    registry.register(DiskCollector(farm.data_dir, holds_jobs=farm.settings.redis_url is None))
     request_id.install(app)
     _measure(app, _api_metrics(registry, held_calls, streams))
     app.before_request(authenticator.guard)

@@ -78,6 +78,7 @@ class Farm:
     """The objects that every process of the farm uses."""
 
     settings: Settings
+    data_dir: Path
     redis_url: str
     redis: redis.Redis
     celery: Celery
@@ -269,6 +270,7 @@ def build(settings: Settings, data_dir: Path, *, listens: bool = False) -> Farm:
     )
     return Farm(
         settings=settings,
+        data_dir=data_dir,
         redis_url=url,
         redis=client,
         celery=celery,

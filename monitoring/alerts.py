@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from farm.jobstore.memory_guard import FULL_AT
+from farm.telemetry.thresholds import DISK_RESERVES, OVERDUE_ALERT_SECONDS, REDIS_MEMORY_SHARE
 from monitoring.expressions import once, recorded
 from monitoring.objectives import BURNS, MIN_EVENTS, OBJECTIVES, Burn, Objective, seconds
 
@@ -55,6 +56,11 @@ _IS_LOADING = (
     f'sum({_WORKERS}{{state="loading"}}) > 0 and on () max({recorded("farm_jobs_oldest_waiting_seconds")}) '
     f"< {_LOADING_SECONDS}"
 )
+#: Free bytes of the data folder's disk below which the first thing is refused.
+_DISK_RESERVE = "max without (refused) (farm_disk_reserve_bytes)"
+#: A forecast follows the last half hour, and must hold for an hour: a download, or a file that is rewritten, after
+#: which the disk no longer fills, is none.
+_DISK_HOURS = 4
 #: An API that reaches no Redis answers Prometheus, and its callers with 503.
 _CUT_OFF = "farm_store_up == 0 and on () max(farm_store_up) == 1"
 
@@ -97,10 +103,28 @@ CAUSES = (
     ),
     Alert(
         "FarmRedisMemory",
-        f"{recorded('farm_redis_memory_used_bytes')} / ({recorded('farm_redis_memory_max_bytes')} > 0) > 0.7",
+        f"{recorded('farm_redis_memory_used_bytes')} / ({recorded('farm_redis_memory_max_bytes')} > 0) "
+        f"> {REDIS_MEMORY_SHARE}",
         "page",
         f"Redis is {{{{ $value | humanizePercentage }}}} full; submits are refused at {100 * FULL_AT:.0f} %.",
         "5m",
+    ),
+    Alert(
+        "FarmDiskFull",
+        f"farm_disk_free_bytes < {DISK_RESERVES} * {_DISK_RESERVE}",
+        "page",
+        "{{ $labels.instance }}: the data folder's disk has {{ $value | humanize1024 }}B left; "
+        "uploads will be refused, then jobs.",
+        "1m",
+        section="FarmDisk",
+    ),
+    Alert(
+        "FarmDiskFilling",
+        f"predict_linear(farm_disk_free_bytes[30m], {_DISK_HOURS} * 3600) < {_DISK_RESERVE}",
+        "ticket",
+        f"{{{{ $labels.instance }}}}: at this pace the data folder's disk is full within {_DISK_HOURS} hours.",
+        "1h",
+        section="FarmDisk",
     ),
     Alert(
         "FarmStorageErrors",
@@ -117,7 +141,7 @@ CAUSES = (
     ),
     Alert(
         "FarmWebhooksOverdue",
-        f"{recorded('farm_webhook_overdue_seconds')} > 60",
+        f"{recorded('farm_webhook_overdue_seconds')} > {OVERDUE_ALERT_SECONDS}",
         "page",
         "Webhook deliveries have been due for {{ $value | humanizeDuration }}, and no webhook worker takes them.",
         "2m",

@@ -7,6 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from farm.jobstore.memory_guard import FULL_AT
+from farm.telemetry.thresholds import (
+    DISK_RESERVES,
+    OVERDUE_ALERT_SECONDS,
+    OVERDUE_SECONDS,
+    REDIS_MEMORY_SHARE,
+)
+from farm.uploads.uploads import MIN_FREE_BYTES
 from monitoring.alerts import RUNBOOK
 from monitoring.expressions import once, quantile, recorded
 from monitoring.objectives import FARMS_OWN, OBJECTIVES
@@ -345,10 +352,22 @@ FARM = Dashboard(
                 ),
             ),
             "percentunit",
-            warn=0.7,
+            warn=REDIS_MEMORY_SHARE,
             alarm=FULL_AT,
             soft_max=1,
             runbook="FarmRedisMemory",
+        ),
+        Panel(
+            "Disk",
+            "Free bytes of the data folder's disk, the least of all APIs, and those below which uploads and jobs are "
+            "refused.",
+            (
+                ("min(farm_disk_free_bytes)", "free"),
+                ("max by (refused) (farm_disk_reserve_bytes)", "{{refused}} refused"),
+            ),
+            "bytes",
+            good=DISK_RESERVES * MIN_FREE_BYTES,
+            runbook="FarmDisk",
         ),
         Panel(
             "Storage",
@@ -513,8 +532,8 @@ WEBHOOKS = Dashboard(
             "s",
             "stat",
             6,
-            warn=10,
-            alarm=60,
+            warn=OVERDUE_SECONDS,
+            alarm=OVERDUE_ALERT_SECONDS,
             runbook="FarmWebhooksOverdue",
         ),
         Panel(

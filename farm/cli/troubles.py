@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from farm.cli.figures import Figures
+from farm.doctor.finding import size
 from farm.jobstore.memory_guard import FULL_AT
+from farm.telemetry.thresholds import DISK_RESERVES, OVERDUE_SECONDS, REDIS_MEMORY_SHARE
 
-_OVERDUE_SECONDS = 10
-_FULL_SHARE = 0.7
 #: Counters with their labels, and what each more of one means.
 _EVENTS: tuple[tuple[str, dict[str, str], str], ...] = (
     ("farm_job_retries_total", {"reason": "worker_lost"}, "jobs were taken back from workers that died"),
@@ -41,17 +41,26 @@ def _consumers(figures: Figures) -> Iterator[str]:
 def _webhooks(figures: Figures) -> Iterator[str]:
     if figures.has("farm_webhook_workers") and not figures.total("farm_webhook_workers"):
         yield "no webhook worker runs: webhooks are not sent, and jobs with input images wait"
-    if (overdue := figures.total("farm_webhook_overdue_seconds")) > _OVERDUE_SECONDS:
+    if (overdue := figures.total("farm_webhook_overdue_seconds")) > OVERDUE_SECONDS:
         yield f"webhooks have been due for {overdue:.0f} s"
 
 
 def _resources(figures: Figures) -> Iterator[str]:
     used, limit = (figures.total(f"farm_redis_memory_{which}_bytes") for which in ("used", "max"))
-    if limit and used / limit > _FULL_SHARE:
+    if limit and used / limit > REDIS_MEMORY_SHARE:
         yield f"Redis is {used / limit:.0%} full; submits are refused at {FULL_AT:.0%}"
+    yield from _disk(figures)
     for worker, errors in figures.by("worker", "farm_worker_device_memory_errors_total").items():
         if errors:
             yield f"the card of worker {worker} could not correct {errors:.0f} memory errors over its life"
+
+
+def _disk(figures: Figures) -> Iterator[str]:
+    reserves = figures.by("refused", "farm_disk_reserve_bytes")
+    free = figures.total("farm_disk_free_bytes")
+    if figures.has("farm_disk_free_bytes") and free < DISK_RESERVES * max(reserves.values(), default=0):
+        limits = ", ".join(f"{refused} below {size(reserve)}" for refused, reserve in reserves.items())
+        yield f"the disk of the data folder has {size(free)} left; refused are {limits}"
 
 
 def _faults(figures: Figures) -> Iterator[str]:

@@ -65,7 +65,7 @@ class Examination:
         """Yield the checks one by one: earlier findings decide which ones follow."""
         yield "settings", self._check_settings
         yield "Python", machine.python
-        yield "disk", lambda: machine.disk([self._data_dir / "images", self._data_dir / "redis", self._data_dir])
+        yield "disk", lambda: machine.disk(self._data_dir)
         yield "memory", machine.memory
         yield "farm", self._check_farm
         yield "Redis", self._check_redis

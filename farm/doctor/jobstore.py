@@ -32,6 +32,7 @@ from farm.jobstore.schema import Schema
 from farm.process import embedded_redis
 from farm.process.aof import aof_problem
 from farm.settings import masked
+from farm.telemetry.thresholds import REDIS_MEMORY_SHARE
 
 #: The name under which a server program checks append-only files, and its time limit in seconds.
 _CHECK_TOOL = "valkey-check-aof"
@@ -179,10 +180,11 @@ def memory_finding(used: int, limit: int, *, own: bool) -> Finding:
         text = f"{size(used)} used, no limit: jobs can fill the memory of the machine"
         return note("Redis memory", text, "redis-cli CONFIG SET maxmemory 1gb")
     text = f"{size(used)} of {size(limit)} used ({used / limit:.0%}); submits stop at {FULL_AT:.0%}"
-    if used < FULL_AT * limit:
+    if used <= REDIS_MEMORY_SHARE * limit:
         return good("Redis memory", text)
     more = "raise it with redis-cli CONFIG SET maxmemory, or " if own else ""
-    return wrong("Redis memory", text, f"{more}keep finished jobs for a shorter time: FARM_RESULT_TTL=1d")
+    remedy = f"{more}keep finished jobs for a shorter time: FARM_RESULT_TTL=1d"
+    return note("Redis memory", text, remedy) if used < FULL_AT * limit else wrong("Redis memory", text, remedy)
 
 
 def _itself(found: Server, *, own: bool) -> Finding:

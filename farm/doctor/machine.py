@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib import util
 from pathlib import Path
@@ -12,16 +11,18 @@ from pathlib import Path
 from farm import __version__
 from farm.doctor.finding import Finding, Mark, good, note, size, wrong
 from farm.process import toolchain
+from farm.process.data_dir import file_systems
 from farm.process.hardware import Card, Torch, cards, free_memory, installed_torch
 from farm.process.placement import places, usable_cards
 from farm.settings import Settings
+from farm.uploads import uploads
 
 _GIB = 2**30
 #: The oldest Python version that works.
 _PYTHON = (3, 11)
-#: Free bytes below which a disk is an error, and below which it is a note.
-_DISK = (_GIB, 5 * _GIB)
-#: The same for memory.
+#: Free bytes below which a disk is a note.
+_DISK_NEARLY_FULL = 5 * _GIB
+#: Free bytes below which memory is an error, and below which it is a note.
 _MEMORY = (_GIB // 4, _GIB)
 #: Packages that a render worker needs.
 _ENGINES = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
@@ -35,26 +36,19 @@ def python(version: Sequence[int] = sys.version_info[:3]) -> Finding:
     return good("Python", f"{shown}; srpo-farm {__version__} in {sys.prefix}")
 
 
-def disk(folders: Iterable[Path]) -> Iterator[Finding]:
-    """Check each file system that holds these folders, or would hold them."""
-    by_device = {existing(folder).stat().st_dev: folder for folder in folders}
-    for folder in by_device.values():
-        yield disk_finding(folder, shutil.disk_usage(existing(folder)).free)
+def disk(data_dir: Path) -> Iterator[Finding]:
+    """Check each file system that holds a part of the data folder, or would hold it."""
+    for folder, free in file_systems(data_dir).items():
+        yield disk_finding(folder, free)
 
 
 def disk_finding(folder: Path, free: int) -> Finding:
     """Judge the free bytes of a folder's disk."""
     text = f"{size(free)} free for {folder}"
     remedy = "free space there, keep images for a shorter time (FARM_RESULT_TTL), or move the farm with --data-dir"
-    too_full, nearly_full = _DISK
-    if free < too_full:
-        return wrong("disk", text, remedy)
-    return note("disk", text, remedy) if free < nearly_full else good("disk", text)
-
-
-def existing(path: Path) -> Path:
-    """Return the path, or the nearest parent that exists."""
-    return next(folder for folder in (path, *path.parents) if folder.exists())
+    if free < uploads.MIN_FREE_BYTES:
+        return wrong("disk", f"{text}: uploads are refused, and soon jobs", remedy)
+    return note("disk", text, remedy) if free < _DISK_NEARLY_FULL else good("disk", text)
 
 
 def memory() -> Finding:

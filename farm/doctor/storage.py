@@ -15,9 +15,9 @@ import urllib3
 from farm.bootstrap import storage_for
 from farm.doctor.clocks import clock_finding
 from farm.doctor.finding import Finding, good, refused, wrong
-from farm.doctor.machine import existing
 from farm.domain.errors import StorageError, with_detail
 from farm.jobstore import redis_keys
+from farm.process.data_dir import existing
 from farm.retention.ownership import ADOPT
 from farm.retention.sweeper import REMEDY
 from farm.settings import Settings

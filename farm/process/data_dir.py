@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -101,3 +102,15 @@ def _lock(descriptor: int, kind: int) -> bool:
     except OSError:
         return True  # network file systems do not lock folders
     return True
+
+
+def file_systems(data_dir: Path) -> dict[Path, int]:
+    """Return a folder of each file system on which parts of a data folder lie, or would lie, and its free bytes."""
+    folders = (data_dir / "images", data_dir / "redis", data_dir / "uploads", data_dir)
+    by_device = {existing(folder).stat().st_dev: folder for folder in folders}
+    return {folder: shutil.disk_usage(existing(folder)).free for folder in by_device.values()}
+
+
+def existing(path: Path) -> Path:
+    """Return the path, or the nearest parent that exists."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
-from farm.telemetry import api_metrics, caller_metrics, collector, store_metrics, worker_metrics
+from farm.telemetry import api_metrics, caller_metrics, collector, disk_metrics, store_metrics, worker_metrics
 from farm.telemetry.families import Family
 
 _HEAD = """\
@@ -55,7 +55,7 @@ _SECTIONS = {
 
 def families() -> Iterable[Family]:
     """Return every family, in the order of the page."""
-    modules = (worker_metrics, collector, api_metrics, caller_metrics)
+    modules = (worker_metrics, collector, disk_metrics, api_metrics, caller_metrics)
     own = (value for module in modules for value in vars(module).values() if isinstance(value, Family))
     return chain(store_metrics.GAUGES, store_metrics.COUNTED.values(), own, worker_metrics.FIGURES)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from urllib3 import encode_multipart_formdata
 
+from farm.cli.figures import Figures
 from farm.process.child import EXIT_CONFIG
 from farm.process.embedded_redis import EmbeddedRedis
 from tests.farms import Answer, RunningFarm, clean_environment, farm_command, free_port, running_farm, wait_for
@@ -42,6 +43,8 @@ def disk(data_dir: Path) -> Iterator[SmallDisk]:
 
 def test_a_farm_survives_a_full_disk(disk: SmallDisk) -> None:
     with running_farm(disk.folder, 1, FARM_SIMULATED_STEP_MS="50", FARM_LEASE_SECONDS="2") as farm:
+        kept = farm.submit(num_inference_steps=1)
+        farm.wait_for_end(kept)
         accepted = [farm.submit(num_inference_steps=20, prompt=f"fox {number}") for number in range(3)]
         farm.wait_for_state(accepted[0], "processing")
 
@@ -49,6 +52,8 @@ def test_a_farm_survives_a_full_disk(disk: SmallDisk) -> None:
         refusals = {path: farm.call("POST", path, body) for path, (body, _) in REFUSED.items()}
         body, content_type = encode_multipart_formdata({"file": ("a.png", sample_image(), "image/png")})
         upload = farm.call("POST", "/api/v3/media/upload/binary", body, Content_Type=content_type)
+        told = Figures(farm.call("GET", "/metrics").body.decode())
+        deleted = farm.call("DELETE", f"/farm/v1/jobs/{kept}")
         restart_redis(farm)
         states = [farm.job(job_id)["status"] for job_id in accepted]
         disk.free()
@@ -56,6 +61,8 @@ def test_a_farm_survives_a_full_disk(disk: SmallDisk) -> None:
 
         assert {path: is_refused(path, answer) for path, answer in refusals.items()} == dict.fromkeys(REFUSED, True)
         assert upload.status == 503
+        assert told.total("farm_disk_free_bytes") < told.total("farm_disk_reserve_bytes", refused="jobs")
+        assert (deleted.status, farm.call("GET", f"/farm/v1/jobs/{kept}").status) == (204, 404)
         assert "completed" not in states
         assert [view["status"] for view in ends] == ["completed"] * 3
         assert all(farm.image(view) for view in ends)

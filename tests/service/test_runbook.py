@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from farm.domain.job import State
 from farm.domain.pause import Group
 from farm.jobstore import redis_keys
 from farm.jobstore.reading import Reading
+from farm.uploads import uploads
 from monitoring.alerts import alerts
 from tests.runbook import sections
 from tests.service.api.calls import submit
@@ -39,6 +41,7 @@ class Scene:
     farm: Farm
     api: FlaskClient
     folder: Path
+    patch: pytest.MonkeyPatch
     words: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -121,6 +124,14 @@ def full_redis(scene: Scene) -> None:
     scene.redis.config_set("maxmemory", round(used / 0.75))
 
 
+def full_disk(scene: Scene) -> None:
+    """Have uploads need more than any disk has left."""
+    scene.patch.setattr(uploads, "MIN_FREE_BYTES", 2**62)
+    scene.words |= {"DATA": str(scene.farm.data_dir), "JOB": submit(scene.api)}
+    job = jobs.take_one(scene.farm.store)
+    scene.farm.store.complete(job, jobs.result(job))
+
+
 def broken_storage(scene: Scene) -> None:
     (scene.folder / ".farm").mkdir()
     (scene.folder / ".farm" / "images").write_text("no folder")
@@ -181,6 +192,11 @@ CASES = {
         ("maxmemory", r"used \(\d+%\)", "waiting 0", "OK"),
         lambda scene: Reading.of(scene.redis).memory[1] == 2 * 1024**3,
     ),
+    "FarmDisk": Case(
+        full_disk,
+        (r"disk\s+of\s+the\s+data\s+folder\s+has .* left;\s+refused", "✗ disk", "/redis$", "completed", "deleted"),
+        lambda scene: scene.farm.store.get(scene.words["JOB"]) is None,
+    ),
     "FarmStorageErrors": Case(
         broken_storage,
         ("put failed .*It is no folder", "✗ storage", "^[0-9a-f-]{36}$"),
@@ -215,6 +231,8 @@ class Shell:
                 return ended.out + ended.err
             case ["redis-cli", "-u", url, *command]:
                 return _redis_says(url, command)
+            case ["du", "-sh", folders]:
+                return subprocess.check_output(["du", "-sh", *Path("/").glob(folders[1:])], text=True)
             case ["curl", "-s", url]:
                 return _page(url)
         raise AssertionError(f"the tests do not know: {words}")
@@ -249,7 +267,7 @@ def scene(
     memory = client.config_get("maxmemory")["maxmemory"]
     with served(api.application) as url:
         environment = {"FARM_URL": url, "FARM_REDIS_URL": redis_url, "FARM_PIPELINE": "simulated"}
-        scene = Scene(farm, api, tmp_path, environment=environment)
+        scene = Scene(farm, api, tmp_path, monkeypatch, environment=environment)
         scene.warm()
         yield scene
     client.config_set("maxmemory", str(memory))

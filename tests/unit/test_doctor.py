@@ -116,7 +116,7 @@ def test_few_connections_are_named_with_the_numbers(used: int, limit: int, mark:
 
 
 def test_a_folder_that_is_not_there_is_judged_by_the_disk_that_it_would_lie_on(tmp_path: Path) -> None:
-    (found,) = machine.disk([tmp_path / "no" / "such", tmp_path])
+    (found,) = machine.disk(tmp_path / "no" / "such")
     assert str(tmp_path) in found.text
 
 
@@ -197,7 +197,14 @@ def test_a_server_that_could_be_started_is_judged_by_its_version(result: str, ma
 
 
 @pytest.mark.parametrize(
-    ("used", "limit", "mark"), [(799, 1000, Mark.GOOD), (800, 1000, Mark.WRONG), (5, 0, Mark.NOTE)]
+    ("used", "limit", "mark"),
+    [
+        (700, 1000, Mark.GOOD),
+        (701, 1000, Mark.NOTE),
+        (799, 1000, Mark.NOTE),
+        (800, 1000, Mark.WRONG),
+        (5, 0, Mark.NOTE),
+    ],
 )
 def test_the_memory_of_redis(used: int, limit: int, mark: Mark) -> None:
     assert memory_finding(used, limit, own=True).mark is mark

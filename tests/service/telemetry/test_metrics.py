@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
 import redis
@@ -19,8 +21,11 @@ from farm.domain.error_codes import JOB_FAILURES
 from farm.domain.job import Claimed, State, Webhook
 from farm.domain.measures import MEASURES
 from farm.jobstore import redis_keys
+from farm.jobstore.disk_guard import SUBMIT_RESERVE
 from farm.jobstore.store import JobStore
 from farm.telemetry import page, store_metrics
+from farm.telemetry.disk_metrics import DiskCollector
+from farm.uploads.uploads import MIN_FREE_BYTES
 from tests.docs_snippets import DOCS
 from tests.service.api import calls
 from tests.service.api.calls import FAL_RUN, GENERATIONS
@@ -271,6 +276,25 @@ def test_a_part_that_cannot_be_read_costs_its_family(api: FlaskClient, farm: Far
 
     assert whole - {family.name for family in found.families} == {"farm_images_waiting"}
     assert found.of("farm_scrape_failed_families") == 1
+
+
+def test_the_disk_tells_what_it_has_left_and_what_is_refused_below(
+    open_api: Callable[..., FlaskClient], farm: Farm
+) -> None:
+    own_redis = farm.settings.model_copy(update={"redis_url": farm.redis_url})
+    found, of_own_redis = Scrape(open_api()), Scrape(open_api(settings=own_redis))
+
+    total, _, free = shutil.disk_usage(farm.data_dir)
+    assert found.of("farm_disk_free_bytes") == pytest.approx(free, abs=total / 10)
+    for scrape, jobs in ((found, SUBMIT_RESERVE), (of_own_redis, None)):
+        reserves = [scrape.of("farm_disk_reserve_bytes", refused=what) for what in ("uploads", "jobs")]
+        assert reserves == [MIN_FREE_BYTES, jobs]
+
+
+def test_a_disk_that_cannot_be_measured_costs_its_family() -> None:
+    found = DiskCollector(Path("x" * 300), holds_jobs=True).collect()
+
+    assert [metric.name for metric in found] == ["farm_disk_reserve_bytes"]
 
 
 @contextmanager

@@ -17,6 +17,9 @@ farm_workers{state="warm"} 1
 farm_webhook_workers 1
 farm_redis_memory_used_bytes 10
 farm_redis_memory_max_bytes 100
+farm_disk_free_bytes 50e9
+farm_disk_reserve_bytes{refused="uploads"} 1e9
+farm_disk_reserve_bytes{refused="jobs"} 3e7
 farm_worker_device_memory_errors_total{worker="w"} 0
 farm_job_retries_total{reason="worker_lost"} 5
 farm_job_retries_total{reason="drained"} 5
@@ -30,6 +33,11 @@ NOW: dict[str, tuple[str, list[dict[str, Any]], str]] = {
     "FarmNobodyConsumes": ('farm_workers{state="warm"} 0', [], "3 jobs wait, and no worker is ready"),
     "FarmWorkerLost": ('farm_workers{state="faulty"} 1', [], "workers that are faulty: 1"),
     "FarmRedisMemory": ("farm_redis_memory_used_bytes 75", [], "Redis is 75% full; submits are refused at 80%"),
+    "FarmDisk": (
+        "farm_disk_free_bytes 1.9e9",
+        [],
+        "the disk of the data folder has 1.9 GB left; refused are uploads below 1.0 GB, jobs below 30.0 MB",
+    ),
     "FarmStorageErrors": ("", [_ERROR], "storage: put failed 3 s ago: It does not answer."),
     "FarmDeviceErrors": (
         'farm_worker_device_memory_errors_total{worker="w"} 2',
