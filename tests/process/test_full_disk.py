@@ -52,7 +52,7 @@ def test_a_farm_survives_a_full_disk(disk: SmallDisk) -> None:
         refusals = {path: farm.call("POST", path, body) for path, (body, _) in REFUSED.items()}
         body, content_type = encode_multipart_formdata({"file": ("a.png", sample_image(), "image/png")})
         upload = farm.call("POST", "/api/v3/media/upload/binary", body, Content_Type=content_type)
-        told = Figures(farm.call("GET", "/metrics").body.decode())
+        figures = Figures(farm.call("GET", "/metrics").body.decode())
         deleted = farm.call("DELETE", f"/farm/v1/jobs/{kept}")
         restart_redis(farm)
         states = [farm.job(job_id)["status"] for job_id in accepted]
@@ -61,7 +61,7 @@ def test_a_farm_survives_a_full_disk(disk: SmallDisk) -> None:
 
         assert {path: is_refused(path, answer) for path, answer in refusals.items()} == dict.fromkeys(REFUSED, True)
         assert upload.status == 503
-        assert told.total("farm_disk_free_bytes") < told.total("farm_disk_reserve_bytes", refused="jobs")
+        assert figures.total("farm_disk_free_bytes") < figures.total("farm_disk_reserve_bytes", refused="jobs")
         assert (deleted.status, farm.call("GET", f"/farm/v1/jobs/{kept}").status) == (204, 404)
         assert "completed" not in states
         assert [view["status"] for view in ends] == ["completed"] * 3
