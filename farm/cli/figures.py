@@ -19,8 +19,11 @@ class Figures:
         return sum(sample.value for sample in self._named(name, labels))
 
     def by(self, label: str, name: str) -> dict[str, float]:
-        """Return the value for each value of a label."""
-        return {sample.labels[label]: sample.value for sample in self._named(name, {})}
+        """Return the sum of the samples for each value of a label."""
+        found: dict[str, float] = {}
+        for sample in self._named(name, {}):
+            found[sample.labels[label]] = found.get(sample.labels[label], 0) + sample.value
+        return found
 
     def has(self, name: str) -> bool:
         return any(self._named(name, {}))

@@ -9,7 +9,7 @@ import typer
 
 from farm.cli.client import Client, escaped
 from farm.cli.job_page import show_job
-from farm.cli.search import Item, Since, confirm, newest, search
+from farm.cli.search import Item, Since, confirm, newest, say_if_none, search
 from farm.cli.terminal import say_json, show_table
 from farm.printable import say
 from farm.settings import load
@@ -49,9 +49,10 @@ def list_jobs(
 ) -> None:
     """List jobs, the newest first."""
     jobs = newest(_found(Client(load()), status=status, code=code, model=model, since=since, caller=caller), limit)
+    say_if_none(jobs)
     if as_json:
         say_json(jobs)
-    else:
+    elif jobs:
         columns = ("id", "model", "status", "code", "progress", "created", "prompt")
         show_table(columns, [_row(job) for job in jobs])
 
@@ -98,7 +99,7 @@ def retry(
     client = Client(load())
     ids = [job_id] if job_id else _retryable(client, code=code, model=model, since=since)
     if failed:
-        confirm(f"Submit {len(ids)} failed jobs again?", is_sure=yes or not ids)
+        confirm(f"Submit {len(ids)} failed jobs again?", ids, is_sure=yes)
     # The oldest first: they waited for longest.
     for each in reversed(ids):
         say(client.post(f"/jobs/{escaped(each)}/retry")["id"])

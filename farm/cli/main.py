@@ -108,6 +108,8 @@ def main() -> None:
         context: typer.Context | None = getattr(error, "ctx", None)
         advice = f" See `{context.command_path} --help`." if context else ""
         _fail(f"{error.format_message().rstrip('.')}.{advice}", 2)
+    except typer.Abort:
+        _fail("not confirmed, so nothing was changed (--yes does not ask)", 1)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ import typer
 
 from farm import clock
 from farm.cli.client import Client
+from farm.printable import say
 
 #: Items of a page: the most that the API gives.
 PAGE = 100
@@ -20,7 +22,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 Item = dict[str, Any]
 Since = Annotated[
     str | None,
-    typer.Option(metavar="TIME", help="Only what is newer: 30m, 12h, 7d, or a time such as 2026-01-31T18:00."),
+    typer.Option(metavar="TIME", help="Only what was created since: 30m, 12h, 7d, or a time such as 2026-01-31T18:00."),
 ]
 
 
@@ -63,9 +65,16 @@ def newest(found: Iterator[Item], count: int) -> list[Item]:
     return list(islice(found, count))
 
 
-def confirm(question: str, *, is_sure: bool) -> None:
-    """Ask before many things are changed, unless `is_sure`. Raises Abort."""
-    if not is_sure:
+def say_if_none(found: Sequence[object]) -> None:
+    """Say that nothing was found, on stderr: an empty table might be a mistyped code."""
+    if not found:
+        say("nothing matches", file=sys.stderr)
+
+
+def confirm(question: str, found: Sequence[object], *, is_sure: bool) -> None:
+    """Ask before what was found is changed, unless `is_sure`. Raises Abort."""
+    say_if_none(found)
+    if found and not is_sure:
         typer.confirm(question, abort=True, err=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -19,8 +19,13 @@ from farm.cli.troubles import events, troubles
 from farm.printable import printable
 from farm.settings import load
 
-#: Jobs that are looked at for rates and causes: a page.
+#: The newest jobs and deliveries that are looked at: a page.
 _JOBS = 100
+#: For how long rates are averaged, in seconds.
+_RATE_SECONDS = 60.0
+#: Counters whose rates are shown, and what they count.
+_RATES = {"farm_images_total": "images", "farm_jobs_completed_total": "completed", "farm_jobs_failed_total": "failed"}
+_FAILED = "farm_jobs_failed_total"
 
 
 def top(
@@ -47,6 +52,7 @@ class View:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._first: Figures | None = None
+        self._lately: deque[tuple[float, Figures]] = deque()
 
     def look(self) -> RenderableType:
         """Return what there is to see, or why nothing is."""
@@ -59,29 +65,38 @@ class View:
         """Return what there is to see. Raises CallFailed."""
         jobs = self._client.get("/jobs", limit=_JOBS)["jobs"]
         workers = self._client.get("/workers")
+        now = Figures(self._client.metrics())
+        first = self._first = self._first or now
+        wrong = [*troubles(now, workers.get("storage_errors", [])), *events(first, now)]
         return Group(
-            _summary(self._client.get("/queue"), jobs),
-            *(
-                Text(printable(trouble), style="bold red")
-                for trouble in self._troubles(workers.get("storage_errors", []))
-            ),
+            _summary(self._client.get("/queue"), jobs, self._rates(now)),
+            *(Text(printable(trouble), style="bold red") for trouble in wrong),
             Text(),
             _table("workers", ("id", "state", "device", "jobs", "busy", "seen"), _workers(workers["workers"])),
             Text(),
-            _table("running", ("id", "model", "steps", "prompt"), _running(jobs)),
+            _table("running", ("worker", "job", "steps"), _running(workers["workers"])),
             Text(),
-            _table(f"failures among the last {_JOBS} jobs", ("code", "jobs"), _causes(jobs)),
+            _table(
+                "failures", ("code", f"of the last {_JOBS} jobs", "since this began", "ever"), _causes(jobs, first, now)
+            ),
             Text(),
             _table("failing receivers", ("receiver", "deliveries", "next attempt"), _receivers(self._client)),
         )
 
-    def _troubles(self, storage_errors: list[dict[str, Any]]) -> list[str]:
-        figures = Figures(self._client.metrics())
-        self._first = self._first or figures
-        return [*troubles(figures, storage_errors), *events(self._first, figures)]
+    def _rates(self, now: Figures) -> list[str]:
+        """Return what was done a minute lately; nothing at the first look."""
+        at = clock.monotonic()
+        self._lately.append((at, now))
+        while at - self._lately[0][0] > _RATE_SECONDS and len(self._lately) > 2:
+            self._lately.popleft()
+        since, then = self._lately[0]
+        if at == since:
+            return []
+        rates = ((now.total(name) - then.total(name)) / (at - since) * 60 for name in _RATES)
+        return [f"{what} {rate:.1f} a minute" for what, rate in zip(_RATES.values(), rates, strict=True)]
 
 
-def _summary(queue: dict[str, Any], jobs: list[dict[str, Any]]) -> Text:
+def _summary(queue: dict[str, Any], jobs: list[dict[str, Any]], rates: list[str]) -> Text:
     oldest = max((one["oldest_seconds"] for one in queue["queues"] if one["jobs"]), default=0.0)
     parts = [
         "PAUSED" if queue["paused"] else "running",
@@ -92,6 +107,7 @@ def _summary(queue: dict[str, Any], jobs: list[dict[str, Any]]) -> Text:
         f"oldest {oldest:.0f} s",
         *(f"{one['model']} {one['priority']}: {one['jobs']}" for one in queue["queues"] if one["jobs"]),
         f"completed of the last {len(jobs)}: {sum(job['status'] == 'completed' for job in jobs)}",
+        *rates,
     ]
     return Text(" · ".join(parts), style="bold")
 
@@ -110,16 +126,20 @@ def _workers(found: list[dict[str, Any]]) -> list[tuple[object, ...]]:
     ]
 
 
-def _running(jobs: list[dict[str, Any]]) -> list[tuple[object, ...]]:
-    running = [job for job in jobs if job["status"] == "processing"]
+def _running(workers: list[dict[str, Any]]) -> list[tuple[object, ...]]:
     return [
-        (job["id"], job["model"], f"{job['progress']['step']}/{job['progress']['steps']}", job["prompt"][:60])
-        for job in running
+        (worker["id"], job["id"], f"{job['step']}/{job['steps']}") for worker in workers for job in worker["running"]
     ]
 
 
-def _causes(jobs: list[dict[str, Any]]) -> list[tuple[object, ...]]:
-    return list(Counter(job["code"] for job in jobs if job["status"] == "failed").most_common())
+def _causes(jobs: list[dict[str, Any]], first: Figures, now: Figures) -> list[tuple[object, ...]]:
+    """Return the codes with which jobs failed. Behind a long queue, none of the newest jobs has ended."""
+    lately = Counter(job["code"] for job in jobs if job["status"] == "failed")
+    before, ever = first.by("code", _FAILED), now.by("code", _FAILED)
+    codes = [code for code in lately.keys() | ever.keys() if lately[code] or ever.get(code)]
+    rows = [(code, lately[code], ever.get(code, 0) - before.get(code, 0), ever.get(code, 0)) for code in codes]
+    rows.sort(key=lambda row: (row[2], row[1], row[3], row[0]), reverse=True)
+    return [(code, *(f"{count:.0f}" for count in counts)) for code, *counts in rows]
 
 
 def _receivers(client: Client) -> list[tuple[object, ...]]:

@@ -9,7 +9,7 @@ import typer
 
 from farm import clock
 from farm.cli.client import Client, escaped
-from farm.cli.search import Item, Since, confirm, newest, search
+from farm.cli.search import Item, Since, confirm, newest, say_if_none, search
 from farm.cli.terminal import show_table
 from farm.printable import say
 from farm.settings import load
@@ -41,9 +41,10 @@ def list_deliveries(
 ) -> None:
     """List deliveries, the newest first."""
     found = newest(_found(Client(load()), failed=failed, receiver=receiver, since=since), count)
-    show_table(
-        ("id", "event", "receiver", "status", "attempts", "last", "next attempt"), [_row(item) for item in found]
-    )
+    say_if_none(found)
+    if found:
+        columns = ("id", "event", "receiver", "status", "attempts", "last", "next attempt")
+        show_table(columns, [_row(item) for item in found])
 
 
 @app.command()
@@ -69,7 +70,7 @@ def redeliver(
     client = Client(load())
     found = [] if delivery_id else [item["id"] for item in _found(client, failed=True, receiver=receiver, since=since)]
     if everything:
-        confirm(f"Repeat {len(found)} deliveries?", is_sure=yes or not found)
+        confirm(f"Repeat {len(found)} deliveries?", found, is_sure=yes)
     for each in [delivery_id] if delivery_id else reversed(found):
         client.post(f"/deliveries/{escaped(each)}/redeliver")
         say(f"{each} is queued again")

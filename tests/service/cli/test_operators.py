@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -12,11 +13,15 @@ from pathlib import Path
 import pytest
 import redis
 from flask.testing import FlaskClient
+from rich.console import Console, RenderableType
 
 from farm.bootstrap import Farm, _count_storage
+from farm.cli.client import Client
+from farm.cli.top import _JOBS, View
 from farm.domain.delivery import Attempt, Outcome
 from farm.domain.errors import StorageError
 from farm.jobstore import redis_keys
+from farm.settings import load
 from farm.storage.local import LocalStorage
 from farm.storage.measured import MeasuredStorage
 from tests.service.api.calls import submit
@@ -112,6 +117,38 @@ def test_failed_jobs_are_retried_together_and_once(command: Runner, farm: Farm, 
     rest = command("jobs", "retry", "--failed", "--yes").out.split()
     assert [jobs.record(farm.store, new).retry_of for new in rest] == [jobs.record(farm.store, rest[0]).retry_of]
     assert cancelled not in {jobs.record(farm.store, new).retry_of for new in rest}
+
+
+@pytest.mark.parametrize("answer", ["n\n", ""], ids=["no", "nobody to ask"])
+def test_nothing_is_changed_without_a_yes(
+    command: Runner, farm: Farm, api: FlaskClient, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    failed = fail(farm, api, "render_failed")
+    delivery = give_up(farm, api, "https://8.8.8.8/hook")
+
+    for words in (("jobs", "retry", "--failed"), ("webhooks", "redeliver", "--all")):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        ended = command(*words)
+        assert (ended.status, ended.out.strip()) == (1, "")
+        assert ended.err.rpartition("farm: ")[2] == "not confirmed, so nothing was changed (--yes does not ask)\n"
+
+    assert not jobs.record(farm.store, failed).retried_as
+    assert farm.deliveries.get(delivery).state is Outcome.FAILED  # type: ignore[union-attr]  # it is there
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("jobs", "list", "--code", "render-failed"),
+        ("jobs", "retry", "--failed", "--code", "render-failed"),
+        ("webhooks", "list", "--failed", "--receiver", "https://nobody.example"),
+        ("webhooks", "redeliver", "--all", "--since", "1h"),
+    ],
+)
+def test_nothing_found_is_said(command: Runner, farm: Farm, api: FlaskClient, words: tuple[str, ...]) -> None:
+    fail(farm, api, "render_failed")
+
+    assert command(*words) == (0, "", "nothing matches\n")
 
 
 def test_a_job_is_shown_with_its_runs_and_deliveries(command: Runner, farm: Farm, api: FlaskClient) -> None:
@@ -210,17 +247,44 @@ def test_top_tells_why_the_storage_fails(command: Runner, farm: Farm, tmp_path: 
     assert re.search(r"storage: put failed \d s ago: 'a.png' is not a storage key", shown)
 
 
-def test_top_shows_queue_workers_what_runs_and_causes(command: Runner, farm: Farm, api: FlaskClient) -> None:
+@pytest.mark.parametrize("waiting", [1, _JOBS])
+def test_top_shows_queue_workers_what_runs_and_causes(
+    command: Runner, farm: Farm, api: FlaskClient, waiting: int
+) -> None:
+    """Also behind a queue so long that none of the newest jobs has started."""
     fail(farm, api, "render_failed")
     submit(api)
     job = jobs.take_one(farm.store, "w1")
     farm.store.renew("w1", FACTS, [jobs.held(job, 3)])
-    submit(api)
+    for _ in range(waiting):
+        submit(api)
 
     shown = command("top", "--once").out
 
-    assert "waiting 1" in shown
+    assert f"waiting {waiting} " in shown
     assert "processing 1" in shown
-    assert "w1" in shown
-    assert job.id in shown.replace("\n", "")
-    assert "render_failed" in shown
+    assert re.search(rf"^w1 +{job.id} +3/", shown, re.MULTILINE)
+    assert re.search(rf"^render_failed +{int(waiting == 1)} +0 +1 *$", shown, re.MULTILINE)
+
+
+def test_top_shows_rates_from_the_second_look_on(command: Runner, farm: Farm, api: FlaskClient) -> None:
+    view = View(Client(load()))
+    first = text_of(view.look())
+    submit(api)
+    job = jobs.take_one(farm.store)
+    farm.store.complete(job, jobs.result(job))
+    fail(farm, api, "out_of_memory")
+
+    second = text_of(view.look())
+
+    assert "a minute" not in first
+    for what in ("images", "completed", "failed"):
+        assert re.search(rf"{what} [1-9][\d.]* a minute", second), second
+    assert re.search(r"^out_of_memory +1 +1 +1$", second, re.MULTILINE)
+
+
+def text_of(shown: RenderableType) -> str:
+    console = Console(width=1000)
+    with console.capture() as captured:
+        console.print(shown)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
