@@ -16,9 +16,8 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-#: OpenSSL's codes of a certificate for another host name or address, and of an expired one.
-_OTHER_NAME = (62, 64)
-_EXPIRED = 10
+from farm.tls_errors import certificate_problem
+
 #: OpenSSL's reasons for an answer that is not TLS.
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL")
 
@@ -47,16 +46,9 @@ def cause(error: HTTPError, origin: str) -> str:
 
 
 def _tls_cause(error: SSLError, origin: str) -> str:
+    if problem := certificate_problem(error, setting="FARM_URL", trust="SSL_CERT_FILE"):
+        return f"The certificate of {origin} {problem.text}. {problem.remedy[0].upper()}{problem.remedy[1:]}."
     reason = next((item for item in (*error.args, error.__cause__) if isinstance(item, ssl.SSLError)), None)
-    if isinstance(reason, ssl.SSLCertVerificationError):
-        if reason.verify_code in _OTHER_NAME:
-            return f"The certificate of {origin} is for another name. Use a name of the certificate in FARM_URL."
-        if reason.verify_code == _EXPIRED:
-            return f"The certificate of {origin} has expired. Renew it."
-        return (
-            f"The certificate of {origin} is not trusted ({reason.verify_message}). "
-            "Set SSL_CERT_FILE to the PEM file of the authority that signed it."
-        )
     if reason is not None and any(word in str(reason) for word in _NOT_TLS):
         return f"{origin} does not serve HTTPS. Begin FARM_URL with http://."
     return f"{origin} does not complete the TLS handshake: {reason or error}."

@@ -16,7 +16,7 @@ from farm.auth.api_keys import ApiKeyStore, refuse_without_keys, wants_keys
 from farm.doctor.finding import Finding, Mark, good, note, refused, wrong
 from farm.domain.errors import ConfigurationError
 from farm.process.listen import CHOOSE_ANOTHER, REACHED_AT, listening_error
-from farm.process.tls import check_tls, validity_problem
+from farm.process.tls import check_tls, valid_until, validity_problem
 from farm.settings import Settings
 
 _DEFAULT = ("127.0.0.1", 8000)
@@ -37,7 +37,7 @@ class Address:
         known = urlsplit(base or "")
         if host is None and port is None and known.hostname:
             return cls(known.hostname, known.port or (443 if known.scheme == "https" else 80))
-        return cls(host or _DEFAULT[0], port or _DEFAULT[1])
+        return cls(_DEFAULT[0] if host is None else host, port or _DEFAULT[1])
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -84,7 +84,7 @@ def tls(cert: Path | None, key: Path | None) -> Finding:
     assert cert is not None
     if problem := validity_problem(cert):
         return refused("TLS", problem, Mark.NOTE)
-    return good("TLS", f"{cert} and its key")
+    return good("TLS", f"{cert} and its key, valid until {valid_until(cert):%Y-%m-%d}")
 
 
 def port(address: Address, answer: Answer | None, *, is_ours: bool) -> Finding:

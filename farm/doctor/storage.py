@@ -23,6 +23,7 @@ from farm.retention.sweeper import REMEDY
 from farm.settings import Settings
 from farm.storage.probe import CONTENT, Inconsistent, Probe
 from farm.storage.storage import Storage, mark_of, new_key
+from farm.tls_errors import bucket_certificate_problem
 
 T = TypeVar("T")
 
@@ -46,7 +47,7 @@ def storage(settings: Settings, data_dir: Path, client: redis.Redis | None = Non
             probe = _use(store)
             marks, place = store.marks(), store.place
     except (StorageError, OSError) as error:
-        yield wrong("storage", with_detail(error), remedy(with_detail(error), settings, data_dir))
+        yield wrong("storage", with_detail(error), remedy(error, settings, data_dir))
         return
     where = settings.storage_url or str(data_dir / "images")
     yield good(
@@ -76,11 +77,13 @@ def other_farms(marks: set[str], farm_id: str | None) -> Iterator[Finding]:
         yield wrong("storage", text, REMEDY)
 
 
-def remedy(message: str, settings: Settings, data_dir: Path) -> str:
+def remedy(error: Exception, settings: Settings, data_dir: Path) -> str:
     """Return the remedy for an error of the storage."""
     if settings.storage_url is None:
         return f"make {data_dir} a writable folder, or use another one with --data-dir"
-    known = (known for word, known in _REMEDIES.items() if word in message)
+    if problem := bucket_certificate_problem(error):
+        return problem.remedy
+    known = (known for word, known in _REMEDIES.items() if word in with_detail(error))
     return next(known, "start the store, or correct AWS_ENDPOINT_URL and FARM_STORAGE_URL")
 
 
@@ -115,6 +118,8 @@ def fetch(url: str) -> None:
         with urllib3.PoolManager(ca_certs=ca_bundle(), retries=False, timeout=_FETCH_SECONDS) as http:
             answer = http.request("GET", url)
     except urllib3.exceptions.HTTPError as error:
-        raise Inconsistent(f"The bucket's signed URLs do not work from here: {type(error).__name__}.") from None
+        problem = bucket_certificate_problem(error)
+        reason = f"their certificate {problem.text}" if problem else type(error).__name__
+        raise Inconsistent(f"The bucket's signed URLs do not work from here: {reason}.") from None
     if answer.data != CONTENT:
         raise Inconsistent(f"The bucket's signed URLs do not work: status {answer.status}.")

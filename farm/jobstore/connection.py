@@ -16,6 +16,7 @@ from farm import clock
 from farm.domain.errors import ConfigurationError, StoreFull, StoreUnavailable
 from farm.jobstore.access_rights import celery_channel, missing_rights
 from farm.jobstore.redis_url import RedisUrl
+from farm.tls_errors import certificate_problem
 
 _log = structlog.get_logger(__name__)
 
@@ -181,7 +182,7 @@ def _info(client: redis.Redis) -> dict[str, Any]:
 
 
 def access_problem(error: redis.exceptions.RedisError) -> str | None:
-    """Return what is wrong if a server refuses the user of the URL, or is no Redis; None for any other error."""
+    """Return what is wrong if a server refuses the user of the URL, is no Redis, or has a bad certificate."""
     if isinstance(error, redis.exceptions.InvalidResponse):
         return "FARM_REDIS_URL: what answers there is no Redis; correct the host and the port: redis://host:6379/0"
     if isinstance(error, redis.exceptions.NoPermissionError):
@@ -190,6 +191,8 @@ def access_problem(error: redis.exceptions.RedisError) -> str | None:
         return "FARM_REDIS_URL: Redis refuses this user or password; correct them: redis://user:password@host:port/0"
     if "DB index is out of range" in str(error):
         return "FARM_REDIS_URL: this Redis has no database of this number; end it with /0"
+    if problem := certificate_problem(error, setting="FARM_REDIS_URL", trust="its ssl_ca_certs"):
+        return f"FARM_REDIS_URL: the certificate of Redis {problem.text}; {problem.remedy}"
     return None
 
 

@@ -17,23 +17,30 @@ def check_tls(cert: Path | None, key: Path | None) -> None:
     if cert and key:
         _check_readable("--tls-cert", cert)
         _check_readable("--tls-key", key)
-        _load_certificate(cert)
+        _load_certificates(cert)
         _load_pair(cert, key)
     elif cert or key:
         raise ConfigurationError("HTTPS needs both --tls-cert and --tls-key; add the other one")
 
 
 def validity_problem(cert: Path) -> str | None:
-    """Return what is wrong with the dates of a certificate that `check_tls` accepts, or None: clients refuse it."""
-    leaf, now = _load_certificate(cert), datetime.fromtimestamp(clock.now_us() / 1e6, UTC)
-    if leaf.not_valid_after_utc <= now:
-        return f"--tls-cert: {cert} expired on {leaf.not_valid_after_utc:%Y-%m-%d}, so clients refuse it; renew it"
-    if leaf.not_valid_before_utc > now:
-        return (
-            f"--tls-cert: {cert} is not valid before {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC, so clients refuse "
-            "it; check this machine's clock"
-        )
+    """Return what is wrong with the dates of a chain that `check_tls` accepts, or None: clients refuse it."""
+    now = datetime.fromtimestamp(clock.now_us() / 1e6, UTC)
+    for number, certificate in enumerate(_load_certificates(cert)):
+        what = f"--tls-cert: {f'{certificate.subject.rfc4514_string()} in ' if number else ''}{cert}"
+        if certificate.not_valid_after_utc <= now:
+            return f"{what} expired on {certificate.not_valid_after_utc:%Y-%m-%d}, so clients refuse it; renew it"
+        if certificate.not_valid_before_utc > now:
+            return (
+                f"{what} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC, so clients refuse "
+                "it; check this machine's clock"
+            )
     return None
+
+
+def valid_until(cert: Path) -> datetime:
+    """Return when the first certificate of a chain expires."""
+    return min(certificate.not_valid_after_utc for certificate in _load_certificates(cert))
 
 
 def _check_readable(option: str, path: Path) -> None:
@@ -45,10 +52,10 @@ def _check_readable(option: str, path: Path) -> None:
         ) from error
 
 
-def _load_certificate(path: Path) -> x509.Certificate:
-    """Return the server's own certificate, the first one of the file."""
+def _load_certificates(path: Path) -> list[x509.Certificate]:
+    """Return the certificates of the file: the server's own one is the first."""
     try:
-        return x509.load_pem_x509_certificates(path.read_bytes())[0]
+        return x509.load_pem_x509_certificates(path.read_bytes())
     except ValueError as error:
         raise ConfigurationError(
             f"--tls-cert: {path} holds no certificate in PEM format; it begins with -----BEGIN CERTIFICATE-----"

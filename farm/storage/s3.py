@@ -42,6 +42,7 @@ from farm.storage.storage import (
     mark_of,
     parse_key,
 )
+from farm.tls_errors import bucket_certificate_problem
 
 #: How long a put may take to connect and to send, each, and then to be answered, in seconds.
 _PUT_SECONDS = (20.0, 20.0)
@@ -419,9 +420,14 @@ def translated(bucket: Bucket) -> Iterator[None]:
     except ParamValidationError as error:
         raise StorageError(detail=f"the bucket '{bucket.name}' cannot be asked: {error}") from error
     except (BotoCoreError, ResponseParserError, KeyError) as error:  # KeyError: a required field is missing
-        raise StorageUnavailable(
-            detail=f"the bucket '{bucket.name}' gives no valid answer: {_reason(error)}"
-        ) from error
+        raise _no_answer(bucket, error) from error
+
+
+def _no_answer(bucket: Bucket, error: Exception) -> StorageUnavailable:
+    """Return the farm's error for a bucket that gives no answer: a refusal if only its operator can help."""
+    if problem := bucket_certificate_problem(error):
+        return StorageRefused(detail=f"the certificate of the bucket '{bucket.name}' {problem.text}")
+    return StorageUnavailable(detail=f"the bucket '{bucket.name}' gives no valid answer: {_reason(error)}")
 
 
 def _reason(error: Exception) -> str:

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import http.client
 import socket
-import ssl
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack
 
 import pytest
-import trustme
 import urllib3
 
 from tests.service.cli.commands import Runner
-
-#: What a server sends on each connection; None: nothing, and it closes the connection.
-Answering = Callable[[socket.socket], None]
+from tests.tls_server import DATES, Answering, Authority, server
 
 
 def http_answer(status: int, body: str = "<html>", **headers: str) -> Answering:
@@ -42,46 +35,6 @@ def hang(connection: socket.socket) -> None:
     """Answer nothing until the client gives up."""
     while connection.recv(65536):
         pass
-
-
-@contextmanager
-def server(respond: Answering, tls: ssl.SSLContext | None = None) -> Iterator[int]:
-    """Serve connections one after another, and yield the port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=_serve, args=(listener, respond, tls))
-        thread.start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
-
-
-def _serve(listener: socket.socket, respond: Answering, tls: ssl.SSLContext | None) -> None:
-    while True:
-        try:
-            connection, _ = listener.accept()
-        except OSError:
-            return
-        with ExitStack() as stack:
-            stack.enter_context(connection)
-            try:
-                wrapped = stack.enter_context(tls.wrap_socket(connection, server_side=True)) if tls else connection
-                respond(wrapped)
-            except OSError:
-                continue
-
-
-class Authority:
-    """A certificate authority, and servers with its certificates."""
-
-    def __init__(self, folder: Path) -> None:
-        self._authority = trustme.CA()
-        self.file = folder / "authority.pem"
-        self._authority.cert_pem.write_to_path(self.file)
-
-    def context(self, name: str) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._authority.issue_cert(name).configure_cert(context)
-        return context
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +94,19 @@ def test_a_certificate_for_another_name_is_told(
 
     with server(http_answer(200), authority.context(name)) as port:
         assert "is for another name" in line_of(run, f"https://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("dates", DATES)
+def test_the_dates_of_a_certificate_are_told(
+    run: Runner, authority: Authority, monkeypatch: pytest.MonkeyPatch, dates: str
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+
+    with server(close, authority.context("127.0.0.1", **DATES[dates])) as port:
+        line = line_of(run, f"https://127.0.0.1:{port}")
+
+    assert f"The certificate of https://127.0.0.1:{port} {dates}." in line
+    assert "authority" not in line
 
 
 def test_https_at_a_port_of_http_is_told(run: Runner) -> None:
