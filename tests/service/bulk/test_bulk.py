@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,6 +34,7 @@ from tests.service.bulk.bulks import (
 )
 from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import FACTS
+from tests.service.workers.worker import Opened
 
 
 def codes(lines: list[dict[str, Any]]) -> list[str | None]:
@@ -94,6 +97,30 @@ def test_a_line_has_the_dialect_of_its_model_and_the_format_it_asks_for(harness:
     assert set(plain["body"]["data"][0]) == {"url"}
     assert (of_aimlapi["status_code"], set(of_aimlapi["body"]) >= {"images", "meta"}) == (201, True)
     assert set(of_siraya["body"]["data"][0]) == {"b64_json", "revised_prompt"}
+
+
+def test_unknown_fields_of_lines_are_ignored_with_a_warning_where_the_operator_wants_that(
+    farm: Farm, api: FlaskClient, open_worker: Opened
+) -> None:
+    lenient = replace(farm, settings=farm.settings.model_copy(update={"unknown_fields": "warn"}))
+    lines = [
+        request(1, loras=[]),
+        request(2, model="flux/srpo", size=None, image_size={"width": 512, "height": 512, "depth": 3}),
+        request(3, speed=3, n=99),
+        request(4),
+    ]
+
+    with closing(BulkHarness(lenient, api, open_worker())) as harness:
+        batch = harness.end_of(create(api, *lines))
+        answers = [line["response"]["body"] for line in harness.lines(batch["output_file_id"])]
+        (refused,) = harness.lines(batch["error_file_id"])
+
+    assert [answer.get("warnings") for answer in answers] == [
+        ["Unknown fields were ignored: loras."],
+        ["Unknown fields were ignored: image_size.depth."],
+        None,
+    ]
+    assert (refused["custom_id"], refused["response"]["body"]["error"]["param"]) == ("r3", "n")
 
 
 def test_images_are_edited(harness: BulkHarness, api: FlaskClient, farm: Farm) -> None:
