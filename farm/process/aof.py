@@ -63,10 +63,12 @@ def manifest(folder: Path) -> Path:
 
 
 def aof_problem(folder: Path) -> str | None:
-    """Return what is wrong if append-only files lack the manifest that lists them: Redis would start empty.
+    """Return why Redis cannot start in its folder, or would start empty: files that lack the manifest that lists them.
 
     Files of an empty server do not count: it may have been killed before it wrote its first manifest.
     """
+    if folder.exists() and not folder.is_dir():
+        return f"{folder} is no folder, and Redis keeps its files there; move it away"
     found = (*_files(folder, "*.aof"), *_files(folder, "*.rdb"))
     files = sorted(path.name for path in found if path.stat().st_size > _EMPTY_BYTES)
     if manifest(folder).exists() or not files:

@@ -44,7 +44,7 @@ _log = structlog.get_logger(__name__)
 def address(data_dir: Path) -> str | None:
     """Return the URL of the embedded server of this data folder, or None if none has been started there."""
     with suppress(FileNotFoundError, NotADirectoryError):
-        return "unix://" + (data_dir / "redis" / "socket").read_text()
+        return "unix://" + (data_dir / "redis" / "socket").read_text("utf-8")
     return None
 
 
@@ -75,8 +75,11 @@ class EmbeddedRedis:
         self._fsync = fsync
         self._aof_sync: AofSyncThread | None = None
         self._folder = data_dir.resolve() / "redis"
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._socket = self._socket_path()
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._socket = self._socket_path()
+        except OSError as error:
+            raise self._unusable(error) from error
         self.url = f"unix://{self._socket}"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -97,7 +100,7 @@ class EmbeddedRedis:
             _log.warning("redis was killed while it started; starting it again", folder=str(self._folder))
         self.stop()
         log = self._folder / "log"
-        last_line = log.read_text(errors="replace").rstrip().rpartition("\n")[2]
+        last_line = log.read_text("utf-8", errors="replace").rstrip().rpartition("\n")[2]
         raise ConfigurationError(
             f"The embedded Redis did not start; its log is {log}, which ends: {last_line}; see farm doctor"
         )
@@ -134,9 +137,13 @@ class EmbeddedRedis:
         if address(self._folder.parent) == self.url:
             return
         try:
-            (self._folder / "socket").write_text(str(self._socket))
+            (self._folder / "socket").write_text(str(self._socket), "utf-8")
         except OSError as error:
-            raise ConfigurationError(f"The folder {self._folder} cannot be written: {error.strerror}") from error
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> ConfigurationError:
+        problem = aof_problem(self._folder)
+        return ConfigurationError(problem or f"The folder {self._folder} cannot be written: {error.strerror}")
 
     def _start_aof_sync(self) -> None:
         if self._fsync == "everysec" and self._aof_sync is None:

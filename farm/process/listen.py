@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 #: Addresses that stand for every address of this machine → one at which this machine reaches itself.
-REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared with, not listened on
+REACHED_AT = {"0.0.0.0": "127.0.0.1", "0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared with, not listened on
 #: What to do about an address on which nothing can listen.
 CHOOSE_ANOTHER = "choose another address with --host and --port"
 
@@ -21,7 +21,7 @@ class ListenAddress:
     tls: tuple[Path, Path] | None = None
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"{_in_url(self.host)}:{self.port}"
 
     @property
     def listening_url(self) -> str:
@@ -42,6 +42,8 @@ class ListenAddress:
 
 def listening_error(host: str, port: int) -> OSError | None:
     """Return why nothing can listen on this address; None if something can."""
+    if not host:  # for a socket it stands for every address, but no URL has such a host
+        return socket.gaierror(socket.EAI_NONAME, "no host was named")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -56,4 +58,10 @@ def listening_error(host: str, port: int) -> OSError | None:
 
 def reachable(url: str) -> str:
     """Return a URL of the API with an address that this machine can connect to."""
-    return url.replace("//0.0.0.0:", "//127.0.0.1:", 1).replace("//[::]:", "//[::1]:", 1)
+    for every, own in REACHED_AT.items():
+        url = url.replace(f"//{_in_url(every)}:", f"//{_in_url(own)}:", 1)
+    return url
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -25,8 +25,10 @@ from typer.testing import CliRunner
 from farm.cli import main, up
 from farm.printable import printable
 from farm.process.child import EXIT_CONFIG
+from farm.process.tls import validity_problem
 from farm.weights.checkpoints import LICENCES
 from tests.farms import clean_environment, farm_command, free_port, own_redis, pids, running_farm, wait_for
+from tests.tls_server import DATES, Authority, server
 from workers.pipelines import miniature
 
 SIMULATED = {"FARM_PIPELINE": "simulated"}
@@ -109,6 +111,19 @@ class Surroundings:
     def file_as_folder(self, *inside: str) -> Start:
         (self._folder / "file").touch()
         return self.folder("/".join(["file", *inside]))
+
+    def occupied(self, name: str) -> Start:
+        """Return a start on a data folder with a file in the place of one of its folders."""
+        (self._folder / "occupied").mkdir()
+        (self._folder / "occupied" / name).touch()
+        return self.folder("occupied")
+
+    def expired_redis(self) -> Start:
+        """Return a start with a Redis, over TLS, whose certificate has expired."""
+        authority = Authority(self._folder)
+        tls = authority.context("localhost", **DATES["has expired"])
+        port = self._servers.enter_context(server(lambda _: None, tls))
+        return at(f"rediss://localhost:{port}/0?ssl_ca_certs={authority.file}")
 
     def user(self, rules: str) -> Start:
         """Return a start with a Redis that gives the farm's user these rights."""
@@ -208,6 +223,9 @@ UNUSABLE: dict[str, tuple[Callable[[Surroundings], Start], str, str]] = {
     "no host": (lambda _: Start(["--host", "no host"]), "port", "Name or service not known"),
     "a host of too long a name": (lambda _: Start(["--host", "a" * 300]), "port", "Name or service not known"),
     "a host that cannot be encoded": (lambda _: Start(["--host", "\x9b"]), "port", "Name or service not known"),
+    "an empty host": (lambda _: Start(["--host", ""]), "port", "no host was named"),
+    "a file in place of Redis's folder": (lambda s: s.occupied("redis"), "persistence", "is no folder, and Redis"),
+    "a Redis whose certificate has expired": (lambda s: s.expired_redis(), "Redis", "of Redis has expired; renew it"),
     "no network": (lambda _: Start(settings={"FARM_WEBHOOK_ALLOW": "[x"}), "settings", "networks such as"),
     "no signing key": (
         lambda _: Start(settings={"FARM_SIGNING_KEY": "secret"}),
@@ -312,6 +330,23 @@ def test_an_expired_certificate_is_a_note(surroundings: Surroundings, tmp_path: 
 
     (finding,) = [found for found in json.loads(done.stdout)["findings"] if found["name"] == "TLS"]
     assert (finding["mark"], f"expired on {yesterday:%Y-%m-%d}" in finding["text"]) == ("note", True)
+
+
+def test_a_chain_with_an_expired_authority_is_a_note(tmp_path: Path) -> None:
+    """Clients refuse the whole chain, however long the server's own certificate is valid."""
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    root, old = trustme.CA(), trustme.CA(organization_name="old")
+    chain, key = tmp_path / "chain", tmp_path / "key"
+    issued = root.issue_cert("127.0.0.1")
+    issued.private_key_pem.write_to_path(key)
+    expired = old.issue_cert("old.example", not_before=yesterday - timedelta(days=1), not_after=yesterday)
+    for blob in (issued.cert_chain_pems[0], expired.cert_chain_pems[0]):
+        blob.write_to_path(chain, append=True)
+
+    problem = validity_problem(chain)
+
+    assert problem is not None
+    assert f"in {chain} expired on {yesterday:%Y-%m-%d}" in problem
 
 
 def test_a_closed_terminal_drains_the_api_and_the_whole_farm(data_dir: Path, tmp_path: Path) -> None:
