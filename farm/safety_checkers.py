@@ -119,6 +119,6 @@ def _listed(names: Iterable[str]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}; download it again") from error

@@ -671,5 +671,5 @@ def _env_lines(name: str) -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(page())
-    Path(sys.argv[2]).write_text(env_example())
+    Path(sys.argv[1]).write_text(page(), "utf-8")
+    Path(sys.argv[2]).write_text(env_example(), "utf-8")

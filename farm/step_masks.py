@@ -28,5 +28,5 @@ def read_levels(path: Path | None) -> Levels:
 def write_levels(levels: Levels, path: Path) -> None:
     """Write the file, whole or not at all."""
     part = path.with_name(f"{path.name}.part")
-    part.write_text(levels.model_dump_json(indent=2) + "\n")
+    part.write_text(levels.model_dump_json(indent=2) + "\n", "utf-8")
     part.replace(path)

@@ -55,5 +55,5 @@ def has_editor(home: Path) -> bool:
 
 
 def _add(path: Path, origin: Mapping[str, object]) -> None:
-    described = json.loads(path.read_text()) | {"_miniature": origin}
-    path.write_text(json.dumps(described, indent=2) + "\n")
+    described = json.loads(path.read_text("utf-8")) | {"_miniature": origin}
+    path.write_text(json.dumps(described, indent=2) + "\n", "utf-8")

@@ -130,7 +130,7 @@ class Training:
 
     def _log(self, sums: Mapping[str, float], seconds: float) -> None:
         line = {"step": self.step, "seconds": round(seconds, 1), **{name: round(sums[name], 5) for name in sums}}
-        with (self._folder / "log.jsonl").open("a") as log:
+        with (self._folder / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
 
 
@@ -154,7 +154,9 @@ def restored(network: Network, folder: Path) -> Network:
 
 def draw_curves(log: Path, target: Path) -> None:
     """Plot each loss of a log over the steps, on logarithmic scales of their own, one below the other."""
-    lines: list[dict[str, Any]] = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    lines: list[dict[str, Any]] = (
+        [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
+    )
     if len(lines) < 2:
         return
     names = [name for name in lines[-1] if name not in ("step", "seconds")]

@@ -58,7 +58,7 @@ class CardFigures:
 
 def resident_memory() -> int:
     """Return the bytes of memory that this process takes."""
-    return int(_MEMORY.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(_MEMORY.read_text("utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def card_uuid(device: str | None) -> str | None:

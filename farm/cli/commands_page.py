@@ -29,4 +29,4 @@ def _block(examples: re.Match[str]) -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(page())
+    Path(sys.argv[1]).write_text(page(), "utf-8")

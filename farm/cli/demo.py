@@ -86,7 +86,7 @@ def running_farm(data_dir: Path) -> Iterator[str]:
         assert farm.stdout is not None
         line = farm.stdout.readline()
         if not line.startswith("farm ready: "):
-            for text in log.read_text()[-2000:].splitlines():
+            for text in log.read_text("utf-8")[-2000:].splitlines():
                 say(text, file=sys.stderr)
             raise DemoFailed("The farm did not start. The end of its log is above.")
         yield line.removeprefix("farm ready: ").strip()

@@ -25,14 +25,14 @@ def write_image_page(folder: Path, title: str, images: Iterable[PageImage]) -> P
     """Write `index.html` in `folder`, and return its path. Raises OSError."""
     shown = [replace(image, file=image.file.relative_to(folder)) for image in images]
     page = folder / "index.html"
-    page.write_text(image_page(title, shown))
+    page.write_text(image_page(title, shown), "utf-8")
     return page
 
 
 def image_page(title: str, images: Iterable[PageImage], pages: Sequence[str] = ()) -> str:
     """Return a page of images, whose files are named from its folder, with links to other pages."""
     # Prompts are text: nothing in them becomes markup.
-    template = jinja2.Environment(autoescape=True).from_string(_TEMPLATE.read_text())
+    template = jinja2.Environment(autoescape=True).from_string(_TEMPLATE.read_text("utf-8"))
     shown = [
         {"src": image.file.as_posix(), "prompt": image.prompt, "facts": " · ".join(image.facts)} for image in images
     ]

@@ -51,4 +51,4 @@ def _job_row(code: str, row: Failure) -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(page())
+    Path(sys.argv[1]).write_text(page(), "utf-8")

@@ -145,7 +145,7 @@ def recorded(path: Path) -> str | None:
     for folder in path.parents:
         notes = folder / ".cache" / "huggingface" / "download" / f"{path.relative_to(folder)}.metadata"
         if notes.is_file():
-            return next((line for line in notes.read_text().splitlines() if _SHA256.fullmatch(line)), None)
+            return next((line for line in notes.read_text("utf-8").splitlines() if _SHA256.fullmatch(line)), None)
     return None
 
 

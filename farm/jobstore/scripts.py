@@ -59,7 +59,7 @@ class Scripts:
 def script_text(name: str) -> str:
     """Return the text of a script behind the shared definitions that it needs."""
     flags = "#!lua flags=allow-oom\n" if name in _RUN_WHEN_FULL else ""
-    return flags + with_shared((_FOLDER / f"{name}.lua").read_text())
+    return flags + with_shared((_FOLDER / f"{name}.lua").read_text("utf-8"))
 
 
 def with_shared(script: str) -> str:
@@ -93,7 +93,7 @@ def shared_definitions() -> Mapping[str, str]:
         **_callers(),
     }
     for file in (_FOLDER / "shared").iterdir():
-        definitions |= {match[1]: match[0] for match in _DEFINITION.finditer(file.read_text())}
+        definitions |= {match[1]: match[0] for match in _DEFINITION.finditer(file.read_text("utf-8"))}
     return definitions
 
 

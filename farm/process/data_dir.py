@@ -80,7 +80,7 @@ class DataDir:
 
     def _pid(self) -> str:
         with suppress(FileNotFoundError):
-            return self._lock_file.read_text().strip()
+            return self._lock_file.read_text("utf-8").strip()
         return "unknown: its lock file was removed"
 
     def release(self) -> None:

@@ -94,7 +94,7 @@ def _all_cards() -> list[Card]:
     program = shutil.which("nvidia-smi")
     if program is None:
         paths = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-        return [_card_of_the_kernel(number, path.read_text()) for number, path in enumerate(paths)]
+        return [_card_of_the_kernel(number, path.read_text("utf-8")) for number, path in enumerate(paths)]
     query = [program, "--query-gpu=uuid,name,memory.total,memory.free", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=_DRIVER_SECONDS, check=False)
@@ -121,7 +121,7 @@ def cores(group: Path = _CONTROL_GROUP) -> int:
     """Return the processor cores that this process may use; a container's limit counts, rounded up."""
     usable = len(os.sched_getaffinity(0))
     try:
-        quota, period = (group / "cpu.max").read_text().split()
+        quota, period = (group / "cpu.max").read_text("utf-8").split()
     except (OSError, ValueError):
         return usable
     return usable if quota == "max" else max(1, min(usable, -(-int(quota) // int(period))))
@@ -130,7 +130,7 @@ def cores(group: Path = _CONTROL_GROUP) -> int:
 def total_memory(meminfo: Path = Path("/proc/meminfo"), group: Path = _CONTROL_GROUP) -> int | None:
     """Return the bytes of the machine, or of the container if they are fewer; None if no one reports them."""
     try:
-        found = re.search(r"^MemTotal: +(\d+) kB", meminfo.read_text(), re.MULTILINE)
+        found = re.search(r"^MemTotal: +(\d+) kB", meminfo.read_text("utf-8"), re.MULTILINE)
     except FileNotFoundError:
         return None
     total = int(found[1]) * 1024 if found else 0
@@ -141,7 +141,7 @@ def total_memory(meminfo: Path = Path("/proc/meminfo"), group: Path = _CONTROL_G
 def free_memory(meminfo: Path = Path("/proc/meminfo"), group: Path = _CONTROL_GROUP) -> int | None:
     """Return the free bytes of the machine, or of the container if they are fewer; None if no one reports them."""
     try:
-        found = re.search(r"^MemAvailable: +(\d+) kB", meminfo.read_text(), re.MULTILINE)
+        found = re.search(r"^MemAvailable: +(\d+) kB", meminfo.read_text("utf-8"), re.MULTILINE)
     except FileNotFoundError:
         return None
     free = int(found[1]) * 1024 if found else 0
@@ -152,8 +152,8 @@ def free_in_container(group: Path) -> list[int]:
     """Return the bytes left under a control group's limit, if any. Its file cache counts as free."""
     limit = _limit_of_container(group)
     try:
-        used = int((group / "memory.current").read_text())
-        cache = re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
+        used = int((group / "memory.current").read_text("utf-8"))
+        cache = re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text("utf-8"), re.MULTILINE)
     except OSError:
         return []
     return [] if limit is None else [limit - used + (int(cache[1]) if cache else 0)]
@@ -161,7 +161,7 @@ def free_in_container(group: Path) -> list[int]:
 
 def _limit_of_container(group: Path) -> int | None:
     try:
-        limit = (group / "memory.max").read_text().strip()
+        limit = (group / "memory.max").read_text("utf-8").strip()
     except OSError:
         return None
     return int(limit) if limit.isdecimal() else None
@@ -172,6 +172,6 @@ def installed_torch() -> Torch | None:
     spec = util.find_spec("torch")
     if spec is None or spec.origin is None:
         return None
-    facts = Path(spec.origin).with_name("version.py").read_text()
+    facts = Path(spec.origin).with_name("version.py").read_text("utf-8")
     cuda = re.search(r"^cuda\b[^=\n]*= '([^']+)'", facts, re.MULTILINE)
     return Torch(metadata.version("torch"), cuda[1] if cuda else None)

@@ -98,7 +98,7 @@ def shape_of(model: str, size: tuple[int, int], steps: int, images: int, level: 
 def read(path: Path) -> list[Arrival]:
     """Return the jobs of a CSV file with a header, or of JSONL, by time. Raises UnusableTrace."""
     try:
-        text = path.read_text()
+        text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UnusableTrace(f"--trace: cannot read {path}: {error}.") from error
     rows = csv.DictReader(text.splitlines()) if path.suffix == ".csv" else _json_lines(text)

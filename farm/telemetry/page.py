@@ -76,4 +76,4 @@ def _row(family: Family) -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(page())
+    Path(sys.argv[1]).write_text(page(), "utf-8")

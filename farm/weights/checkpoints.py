@@ -151,7 +151,7 @@ def some(things: list[str]) -> str:
 def transformer_blocks(folder: Path) -> tuple[int, int]:
     """Return the number of double and single blocks of a FLUX.1-dev folder's transformer; 1 each if it does not say."""
     try:
-        described = json.loads((folder / "transformer" / PARTS["transformer"][0]).read_text())
+        described = json.loads((folder / "transformer" / PARTS["transformer"][0]).read_text("utf-8"))
         return int(described["num_layers"]), int(described["num_single_layers"])
     except (OSError, ValueError, KeyError, TypeError):
         return 1, 1  # a missing or broken configuration is an error of its own
@@ -185,6 +185,6 @@ def index_of(folder: Path, part: str) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        return {str(tensor): str(name) for tensor, name in json.loads(path.read_text())["weight_map"].items()}
+        return {str(tensor): str(name) for tensor, name in json.loads(path.read_text("utf-8"))["weight_map"].items()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ConfigurationError(f"{path} cannot be loaded: {error}; download it again") from error

@@ -21,7 +21,7 @@ class Manifest:
 
     def write(self, file: Path) -> None:
         """Write the manifest beside `file`."""
-        manifest_path(file).write_text(json.dumps(asdict(self), indent=2) + "\n")
+        manifest_path(file).write_text(json.dumps(asdict(self), indent=2) + "\n", "utf-8")
 
 
 def manifest_path(file: Path) -> Path:
@@ -32,6 +32,6 @@ def manifest_path(file: Path) -> Path:
 def manifest_of(file: Path) -> Manifest | None:
     """Return the manifest beside a file; None if there is none, or none that can be read."""
     try:
-        return Manifest(**json.loads(manifest_path(file).read_text()))
+        return Manifest(**json.loads(manifest_path(file).read_text("utf-8")))
     except (OSError, ValueError, TypeError):
         return None

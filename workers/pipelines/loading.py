@@ -207,7 +207,7 @@ def _contents(part: Path) -> dict[str, object]:
 
 def _description(path: Path) -> dict[str, object]:
     with readable(path):
-        described: dict[str, object] = json.loads(path.read_text())
+        described: dict[str, object] = json.loads(path.read_text("utf-8"))
     return {name: value for name, value in described.items() if not name.startswith("_") and name not in _PROVENANCE}
 
 

@@ -70,14 +70,14 @@ def kept(file: Path, measure: Callable[[], Gains]) -> Gains:
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         own = file.with_suffix(f".{os.getpid()}")
-        own.write_text(json.dumps(measure(), indent=1))
+        own.write_text(json.dumps(measure(), indent=1), "utf-8")
         try:
             os.link(own, file)
         except FileExistsError:
             """Another worker was first."""
         finally:
             own.unlink()
-    read: Mapping[str, Mapping[str, float]] = json.loads(file.read_text())
+    read: Mapping[str, Mapping[str, float]] = json.loads(file.read_text("utf-8"))
     return {Weights(name): {int(count): gain for count, gain in found.items()} for name, found in read.items()}
 
 

@@ -76,7 +76,7 @@ def calibrate(
 
 def _lines(path: Path) -> tuple[str, ...]:
     try:
-        return tuple(line for line in path.read_text().splitlines() if line.strip())
+        return tuple(line for line in path.read_text("utf-8").splitlines() if line.strip())
     except (OSError, UnicodeError) as error:
         raise typer.BadParameter(f"{path} cannot be read: {error}", param_hint="--prompts") from error
 
