@@ -15,6 +15,7 @@ import redis
 import urllib3
 from flask.testing import FlaskClient
 
+from farm.auth.api_keys import Caller
 from farm.bootstrap import Farm
 from farm.domain.delivery import Attempt, Outcome
 from farm.domain.job import State
@@ -299,6 +300,24 @@ def test_every_alert_has_a_section_whose_commands_are_executed() -> None:
     assert named == set(CASES)
     for title in named:
         assert sections()[title].commands, title
+
+
+def test_a_key_is_replaced_without_a_gap(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in scene.environment.items():
+        monkeypatch.setenv(name, value)
+    shell, identify = Shell(Runner(monkeypatch, capsys), scene.environment), scene.farm.callers.identify
+    create, listing, revoke = sections()["Keys"].commands
+    old = scene.farm.callers.create("ada")
+
+    new = shell(create.replace("CALLER", "ada")).strip()
+    found = shell(listing)
+    assert all(key.split("_")[1] in found for key in (old, new))
+    assert identify(old) == identify(new) == Caller("ada")
+
+    shell(revoke.replace("KEY", old.split("_")[1]))
+    assert (identify(old), identify(new)) == (None, Caller("ada"))
 
 
 def test_a_retried_job_is_a_new_one(scene: Scene) -> None:

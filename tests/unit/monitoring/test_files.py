@@ -16,15 +16,18 @@ from farm.telemetry.families import Family
 from farm.telemetry.page import families
 from monitoring import objectives
 from monitoring.alerts import Alert, alerts
-from monitoring.dashboards import DASHBOARDS, Dashboard
+from monitoring.dashboards import DASHBOARDS, Dashboard, Panel
 from monitoring.files import files, groups
 from tests.docs_snippets import DOCS
+from tests.runbook import sections
 from tests.unit.deploy import DEPLOY
 
 #: Labels that Prometheus adds, and those of its own series.
 _LABELS_OF_PROMETHEUS = {"instance", "pod", "container", "endpoint", "job", "service", "alertname", "alertstate", "le"}
 _METRICS_OF_PROMETHEUS = {"ALERTS", "up"}
 _RULES = [rule for group in groups() for rule in group["rules"]]
+#: Anchors of the runbook.
+_SECTIONS = {title.lower().replace(" ", "-") for title in sections()}
 #: Names of metrics and of what is recorded of them.
 _NAMES = re.compile(r"\b(?:farm|slo)[:_][\w:]+|\bALERTS\b|\bup\b")
 _KNOWN: dict[str, Family] = {family.name: family for family in families()}
@@ -100,10 +103,38 @@ def test_a_panel_says_what_it_shows_and_no_two_lie_on_each_other(dashboard: Dash
             for y in range(place["y"], place["y"] + place["h"])
         }
         assert panel["description"]
-        assert panel["fieldConfig"]["defaults"]["unit"]
+        assert all(target["legendFormat"] for target in panel["targets"]) or panel["type"] == "table"
+        assert [link["url"].partition("#")[2] in _SECTIONS for link in panel["links"]] == [True], panel["title"]
         assert not cells & taken
         assert max(x for x, _ in cells) < 24
         taken |= cells
+
+
+#: What is in an expression → the unit of a panel that shows it: the first one decides; a quotient has none.
+_UNITS = {
+    " / ": "",
+    "histogram_quantile": "s",
+    "error_ratio": "percentunit",
+    "busy_seconds": "percentunit",
+    "rate": "suffix:/s",
+    "_bytes": "bytes",
+    "_seconds": "s",
+    "_ratio": "percentunit",
+    "_watts": "watt",
+    "_celsius": "celsius",
+    "": "short",
+}
+
+
+@pytest.mark.parametrize(
+    ("panel", "expression"),
+    [(panel, query) for dashboard in DASHBOARDS for panel in dashboard.panels for query, _ in panel.queries],
+    ids=lambda value: getattr(value, "title", ""),
+)
+def test_the_unit_of_a_panel_is_that_of_its_metric(panel: Panel, expression: str) -> None:
+    unit = next(unit for part, unit in _UNITS.items() if part in expression)
+
+    assert unit in ("", panel.unit)
 
 
 def test_the_callers_own_failures_are_codes_with_which_jobs_end() -> None:
