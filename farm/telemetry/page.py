@@ -14,9 +14,10 @@ _HEAD = """\
 # Metrics
 
 `GET /metrics` of each API has the metrics of the whole farm, and those of that process, in Prometheus's text format.
-It needs no key, and names no caller. A scrape is two round trips to Redis, however many jobs and workers there are: 36 ms
-with 1,000 workers and 1,000,000 jobs on two busy cores, 24 ms with 20,000 jobs. If a part of Redis cannot be read, its
-family is missing, and `farm_scrape_failed_families` counts it; if Redis does not answer, `farm_store_up` is 0.
+It needs no key, and names no caller. A scrape is two round trips to Redis, however many jobs and workers there are.
+With 1,000 workers it takes 24 ms for 20,000 jobs, and 36 ms for 1,000,000, on two busy cores. If a part of Redis
+cannot be read, its family is missing, and `farm_scrape_failed_families` counts it; if Redis does not answer,
+`farm_store_up` is 0.
 
 Each value that a label can have is reported from 0 on, so that `increase()` sees the first failure of each kind.
 Counters of the whole farm are kept in Redis. The script that changes a job's state counts in the same step: each job
