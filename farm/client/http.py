@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import urllib3
 
@@ -22,8 +22,8 @@ POLL_RETRIES = urllib3.Retry(
 
 
 def escaped(name: str) -> str:
-    """Return `name` as one segment of a path."""
-    return quote(name, safe="")
+    """Return `name` as one segment of a path. Bytes of an argument that are not UTF-8 stay as they are."""
+    return quote(name, safe="", errors="surrogateescape")
 
 
 class CallFailed(FarmError):
@@ -45,14 +45,15 @@ class HttpClient:
         self._http = urllib3.PoolManager(retries=False, timeout=TIMEOUT)
 
     def get(self, path: str, **fields: str | int) -> dict[str, Any]:
-        return self._call("GET", path, fields=fields)
+        return self._call("GET", f"{path}?{urlencode(fields, errors='surrogateescape')}" if fields else path)
 
     def poll(self, path: str) -> dict[str, Any]:
         """Get `path`, and retry while the farm is unreachable or overloaded."""
         return self._call("GET", path, retries=POLL_RETRIES)
 
     def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        return self._call("POST", path, json=body or {})
+        # In ASCII, which can hold what UTF-8 cannot: the farm then names the field.
+        return self._call("POST", path, body=json.dumps(body or {}))
 
     def delete(self, path: str) -> None:
         self._call("DELETE", path)
@@ -86,7 +87,8 @@ class HttpClient:
         return response.data.decode(errors="replace") if response.status == 200 else ""
 
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        response = self._request(method, f"{self._base}/farm/v1{path}", headers=self._headers, **options)
+        headers = self._headers | ({"Content-Type": "application/json"} if "body" in options else {})
+        response = self._request(method, f"{self._base}/farm/v1{path}", headers=headers, **options)
         if response.status >= 400:
             raise self._refusal(response)
         return self._decode(response)
