@@ -73,7 +73,7 @@ def test_the_safety_tolerance_reaches_the_job(farm: Farm, api: FlaskClient, run:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["render", "\udcff"], "PROMPT: Input should be a valid string, unable to parse raw data as a unicode string"),
         (["jobs", "show", "\udcff"], "No job has the id '\ufffd'"),
@@ -81,11 +81,11 @@ def test_the_safety_tolerance_reaches_the_job(farm: Farm, api: FlaskClient, run:
     ],
 )
 def test_an_argument_that_is_not_utf8_is_no_traceback(
-    api: FlaskClient, run: Runner, tmp_path: Path, words: list[str], said: str
+    api: FlaskClient, run: Runner, tmp_path: Path, words: list[str], message: str
 ) -> None:
     """Python passes such bytes on as lone surrogates, which UTF-8 cannot hold."""
     with served(api.application) as url:
         ended = run.at(url)(*words, *(["--out", str(tmp_path)] if words[0] == "render" else []))
 
-    assert (ended.status, said in ended.err) == (1 if said else 0, True)
+    assert (ended.status, message in ended.err) == (1 if message else 0, True)
     assert ended.err.count("\n") <= 1
