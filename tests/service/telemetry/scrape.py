@@ -16,11 +16,13 @@ class Scrape:
         response = api.get("/metrics")
         assert response.status_code == 200
         self.families: list[Metric] = list(text_string_to_metric_families(response.text))
-        self.samples = {
-            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        found = [
+            ((sample.name, tuple(sorted(sample.labels.items()))), sample.value)
             for family in self.families
             for sample in family.samples
-        }
+        ]
+        self.samples = dict(found)
+        assert len(self.samples) == len(found), "a label is missing: series are there twice"
 
     def of(self, name: str, **labels: str) -> float | None:
         """Return the value of one series; None if it is not there."""

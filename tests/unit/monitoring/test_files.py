@@ -17,6 +17,7 @@ from farm.telemetry.page import families
 from monitoring import objectives
 from monitoring.alerts import Alert, alerts
 from monitoring.dashboards import DASHBOARDS, Dashboard, Panel
+from monitoring.expressions import recorded
 from monitoring.files import files, groups
 from tests.docs_snippets import DOCS
 from tests.runbook import sections
@@ -26,11 +27,14 @@ from tests.unit.deploy import DEPLOY
 _LABELS_OF_PROMETHEUS = {"instance", "pod", "container", "endpoint", "job", "service", "alertname", "alertstate", "le"}
 _METRICS_OF_PROMETHEUS = {"ALERTS", "up"}
 _RULES = [rule for group in groups() for rule in group["rules"]]
+#: The series of a counter or gauge, and those of a histogram.
+_PARTS = ("", "_bucket", "_sum", "_count")
 #: Anchors of the runbook.
 _SECTIONS = {title.lower().replace(" ", "-") for title in sections()}
 #: Names of metrics and of what is recorded of them.
 _NAMES = re.compile(r"\b(?:farm|slo)[:_][\w:]+|\bALERTS\b|\bup\b")
 _KNOWN: dict[str, Family] = {family.name: family for family in families()}
+_RECORDED = {recorded(f"{name}{part}"): family for name, family in _KNOWN.items() for part in _PARTS}
 
 
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -47,6 +51,12 @@ def expressions_used() -> Iterator[tuple[str, str]]:
         yield from ((panel.title, query) for panel in dashboard.panels for query, _ in panel.queries)
 
 
+def labels_of(name: str) -> tuple[str, ...]:
+    """Return the labels of the metric that has this name, or is recorded under it, whole or in part."""
+    family = _KNOWN.get(name) or _KNOWN.get(re.sub(r"_(?:bucket|sum|count)$", "", name)) or _RECORDED.get(name)
+    return family.labels if family else ()
+
+
 @pytest.mark.parametrize("name", files())
 def test_a_file_is_up_to_date(name: str) -> None:
     assert (DEPLOY / name).read_text() == files()[name], "run `make docs`"
@@ -60,14 +70,14 @@ def test_prometheus_takes_the_rules_and_the_configuration() -> None:
 
 @pytest.mark.parametrize(("place", "expression"), list(expressions_used()))
 def test_an_expression_names_declared_metrics_and_labels_only(place: str, expression: str) -> None:
-    recorded = {rule["record"] for rule in _RULES if "record" in rule}
+    records = {rule["record"] for rule in _RULES if "record" in rule}
     for name in _NAMES.findall(expression):
         base = re.sub(r"_(?:bucket|sum|count)$", "", name)
         is_histogram = base != name and base in _KNOWN and _KNOWN[base].kind == "histogram"
-        assert name in recorded | _METRICS_OF_PROMETHEUS | set(_KNOWN) or is_histogram, place
+        assert name in records | _METRICS_OF_PROMETHEUS | set(_KNOWN) or is_histogram, place
     used = {label for group in re.findall(r"(?:by|without) \(([^)]*)\)", expression) for label in group.split(", ")}
     used |= {label for group in re.findall(r"\{([^}]*)\}", expression) for label in re.findall(r"(\w+)[=!]", group)}
-    declared = {label for family in _KNOWN.values() for label in family.labels}
+    declared = {label for name in _NAMES.findall(expression) for label in labels_of(name)}
     assert used - {""} <= declared | _LABELS_OF_PROMETHEUS
 
 
@@ -75,10 +85,10 @@ def test_an_expression_names_declared_metrics_and_labels_only(place: str, expres
 def test_a_rule_reads_what_rules_before_it_in_its_group_record(group: dict[str, Any]) -> None:
     """Groups are evaluated at different times: what another one records is up to an interval old."""
     recorded_anywhere = {rule.get("record") for rule in _RULES}
-    recorded: set[str] = set()
+    records: set[str] = set()
     for rule in group["rules"]:
-        assert set(_NAMES.findall(rule["expr"])) & recorded_anywhere <= recorded, rule
-        recorded.add(rule.get("record", ""))
+        assert set(_NAMES.findall(rule["expr"])) & recorded_anywhere <= records, rule
+        records.add(rule.get("record", ""))
 
 
 def test_every_alert_is_in_one_group() -> None:
