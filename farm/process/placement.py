@@ -10,11 +10,13 @@ from farm.settings import Settings, environment
 #: Bytes of memory that one worker on the CPU takes, by pipeline; with real weights there is only one.
 WORKER_MEMORY = {"flux": 450_000_000, "simulated": 80_000_000}
 #: By these variables glibc keeps large buffers for the next layer instead of returning them to the system, which would
-#: clear each page again; only its first arena holds any that are larger than 64 MB (mallopt(3), and HEAP_MAX_SIZE).
+#: clear each page again; only its first arena holds any that are larger than 64 MB (mallopt(3), and HEAP_MAX_SIZE). It
+#: asks for huge pages, where the kernel gives them on request: weights are read in every step, all of them.
 _BUFFERS_KEPT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
     "MALLOC_ARENA_MAX": "1",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 #: Workers on the CPU take this part of the free memory: the machine is used for other things, too.
 _SHARE_OF_MEMORY = 0.5
