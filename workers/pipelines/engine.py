@@ -36,6 +36,7 @@ with without_message("transformers.utils.import_utils", "requires torchvision"):
     )
     from diffusers.hooks import apply_group_offloading
     from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend, dispatch_attention_fn
+    from diffusers.models.resnet import ResnetBlock2D
     from diffusers.pipelines.flux.pipeline_flux import calculate_shift
     from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
     from huggingface_hub import constants as hub
@@ -67,6 +68,7 @@ __all__ = [
     "FluxPipeline",
     "FluxTransformer2DModel",
     "GGUFQuantizationConfig",
+    "ResnetBlock2D",
     "T5Config",
     "T5EncoderModel",
     "apply_group_offloading",

@@ -15,11 +15,15 @@ from PIL import Image
 from farm.domain.errors import RenderError
 from workers.pipelines.engine import FluxPipeline, calculate_shift, without_message
 from workers.pipelines.latents import Size, unpack
+from workers.pipelines.lean_transformer import use_lean_forward
+from workers.pipelines.lean_vae import use_lean_vae
 
 #: Tokens that the T5 encoder takes at most; FLUX.1-dev was trained with up to so many.
 MAX_TOKENS = 512
 #: Prompts whose embeddings are kept. One is 4 MB at FLUX.1's size.
 _PROMPTS_KEPT = 32
+#: Sigma schedules that are kept: making one takes as long as a few of the miniature's layers.
+_SCHEDULES_KEPT = 64
 #: A tokenizer keeps between calls how it pads and cuts; networks share tokenizers, and several threads encode prompts.
 _ONE_TOKENIZES = threading.Lock()
 
@@ -67,17 +71,13 @@ class Network:
     """Text encoders, transformer and VAE. Embeddings of recent prompts are cached, and no other state is kept."""
 
     def __init__(self, parts: FluxPipeline) -> None:
-        """Use the parts of a loaded FluxPipeline, never its call or its state.
-
-        The VAE's convolutions, most of a small network's time, are half as slow on channels that lie together. Its
-        activations overwrite what a norm has just made for them, a tenth of a decode: the results are the same.
-        """
+        """Use the parts of a loaded FluxPipeline, never its call or its state."""
         self._parts = parts
-        parts.vae.to(memory_format=torch.channels_last)
-        for module in parts.vae.modules():
-            if isinstance(module, torch.nn.SiLU):
-                module.inplace = True
+        use_lean_forward(parts.transformer)
+        use_lean_vae(parts.vae)
         self.prompt = lru_cache(maxsize=_PROMPTS_KEPT)(self._encode_prompt)
+        #: The sigma schedule of so many steps for an image of so many tokens.
+        self._schedule = lru_cache(maxsize=_SCHEDULES_KEPT)(self._make_schedule)
 
     @property
     def device(self) -> torch.device:
@@ -104,11 +104,15 @@ class Network:
         return tensor.to(self.device, self._parts.transformer.dtype)
 
     def schedule(self, steps: int, size: Size) -> Schedule:
-        """Return the sigma schedule, from a scheduler of its own: the shared one counts its steps."""
+        """Return the sigma schedule. Images share it: it is never written to."""
+        return self._schedule(steps, size.rows * size.columns)
+
+    def _make_schedule(self, steps: int, tokens: int) -> Schedule:
+        # By a scheduler of its own: the shared one counts its steps.
         config = self._parts.scheduler.config
         scheduler = type(self._parts.scheduler).from_config(config)
         mu = calculate_shift(
-            size.rows * size.columns,
+            tokens,
             config.base_image_seq_len,
             config.max_image_seq_len,
             config.base_shift,

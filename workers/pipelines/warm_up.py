@@ -46,6 +46,8 @@ def thin(parts: FluxPipeline) -> FluxPipeline:
     """Return the network with a few of its blocks: it compiles what the whole one does, and computes a fraction."""
     transformer = copy(parts.transformer)
     transformer._modules = dict(transformer._modules)
+    # The copied one would compute the whole network.
+    vars(transformer).pop("forward", None)
     for name in ("transformer_blocks", "single_transformer_blocks"):
         setattr(transformer, name, nn.ModuleList(list(getattr(transformer, name))[:DISTINCT_BLOCKS]))
     return FluxPipeline(**(parts.components | {"transformer": transformer}))

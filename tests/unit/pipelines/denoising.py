@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
+from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,13 @@ INPUTS: InputImages = {
 def miniature_parts() -> Any:
     """Return the miniature as diffusers loads it."""
     return FluxPipeline.from_pretrained(miniature.HOME, local_files_only=True, dtype=torch.float32)
+
+
+def as_diffusers(parts: Any, pipeline: Any = FluxPipeline) -> Any:
+    """Return a pipeline of diffusers with these parts, whose transformer has the forward that diffusers gives it."""
+    transformer = copy(parts.transformer)
+    vars(transformer).pop("forward", None)
+    return pipeline(**(parts.components | {"transformer": transformer}))
 
 
 def kontext_of(parts: Any) -> Any:

@@ -14,7 +14,7 @@ from PIL import ImageChops, ImageStat
 from farm.domain.errors import RenderError
 from farm.domain.request import ImageRequest
 from miniature.tokenizer import T5_TOKENS
-from tests.unit.pipelines.denoising import differences, keeping, miniature_parts, pipeline_of, record
+from tests.unit.pipelines.denoising import as_diffusers, differences, keeping, miniature_parts, pipeline_of, record
 from workers.pipelines import flux
 from workers.pipelines.flux import FluxModels
 
@@ -59,8 +59,9 @@ def both(parts: Any, request: ImageRequest) -> tuple[list[Any], list[Any]]:
     end = record(parts.transformer, ours)
     ours += [rendered.image for rendered in pipeline_of(parts).render([request], lambda *_: True)]
     end()
-    record(parts.transformer, theirs)
-    theirs += parts(
+    reference = as_diffusers(parts)
+    record(reference.transformer, theirs)
+    theirs += reference(
         request.prompt,
         width=request.width,
         height=request.height,

@@ -14,6 +14,7 @@ from farm.domain.request import ImageRequest
 from miniature.tokenizer import T5_TOKENS
 from tests.unit.pipelines.denoising import (
     INPUTS,
+    as_diffusers,
     differences,
     keeping,
     pipeline_of,
@@ -77,8 +78,9 @@ def both(parts: Any, request: ImageRequest) -> tuple[list[Any], list[Any]]:
     end = record(parts.transformer, ours)
     ours += render(pipeline_of(parts), request)
     end()
-    record(parts.transformer, theirs)
-    theirs += FluxImg2ImgPipeline(**parts.components)(
+    reference = as_diffusers(parts, FluxImg2ImgPipeline)
+    record(reference.transformer, theirs)
+    theirs += reference(
         request.prompt,
         image=INPUTS[request.inputs[0]],
         width=request.width,

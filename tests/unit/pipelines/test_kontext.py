@@ -14,6 +14,7 @@ from farm.domain.request import ImageRequest
 from miniature.tokenizer import T5_TOKENS
 from tests.unit.pipelines.denoising import (
     INPUTS,
+    as_diffusers,
     count_encodings,
     differences,
     keeping,
@@ -87,8 +88,9 @@ def both(kontext: Any, request: ImageRequest) -> tuple[list[Any], list[Any]]:
     end = record(kontext.transformer, ours)
     ours += render(pipeline_of(kontext, kontext), request)
     end()
-    record(kontext.transformer, theirs)
-    theirs += FluxKontextPipeline(**kontext.components)(
+    reference = as_diffusers(kontext, FluxKontextPipeline)
+    record(reference.transformer, theirs)
+    theirs += reference(
         image=INPUTS[request.inputs[0]] if request.inputs else None,
         prompt=request.prompt,
         width=request.width,

@@ -11,6 +11,7 @@ import torch
 
 from tests.unit.pipelines.denoising import miniature_parts
 from workers.pipelines.latents import Size, unpack
+from workers.pipelines.lean_vae import use_lean_vae
 from workers.pipelines.network import Network, as_bytes
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
@@ -79,3 +80,31 @@ def test_channels_last_changes_a_decoded_image_by_one_level_at_most() -> None:
     assert plain.vae.decoder.conv_in.weight.is_contiguous()
     assert int((ours.int() - theirs.int()).abs().max()) <= 1
     assert float((ours != theirs).float().mean()) < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_lean_vae_computes_what_diffusers_computes(dtype: torch.dtype) -> None:
+    """Blocks that change their number of channels are among them, and those that do not; in both directions."""
+    plain, lean = miniature_parts().vae.to(dtype), miniature_parts().vae.to(dtype)
+    plain.to(memory_format=torch.channels_last)
+    use_lean_vae(lean)
+    generator = torch.Generator().manual_seed(3)
+    latents, image = torch.randn(1, 16, 4, 6, generator=generator), torch.rand(1, 3, 128, 192, generator=generator)
+
+    with torch.inference_mode():
+        decoded = [vae.decode(latents.to(dtype), return_dict=False)[0] for vae in (plain, lean)]
+        encoded = [vae.encode(image.to(dtype)).latent_dist.parameters for vae in (plain, lean)]
+
+    assert torch.equal(*decoded)
+    assert torch.equal(*encoded)
+
+
+def test_a_schedule_is_that_of_its_own_steps_and_size(parts: Any) -> None:
+    network = Network(parts)
+    few, many, wide = network.schedule(4, SIZE), network.schedule(5, SIZE), network.schedule(4, Size(640, 1024, 64))
+
+    assert network.schedule(4, SIZE) is few
+    assert (len(few.timesteps), len(many.timesteps)) == (4, 5)
+    assert not torch.equal(few.sigmas, wide.sigmas)
+    assert len(few.after(1).timesteps) == 3
+    assert network.schedule(4, SIZE).timesteps.tolist() == few.timesteps.tolist() == sorted(few.timesteps, reverse=True)
