@@ -73,16 +73,14 @@ class Network:
     def __init__(self, parts: FluxPipeline) -> None:
         """Use the parts of a loaded FluxPipeline, never its call or its state."""
         self._parts = parts
+        # Asked of the parts, they are looked up among all modules each time.
+        self.device: torch.device = parts.device
+        self._number_format: torch.dtype = parts.transformer.dtype
         use_lean_forward(parts.transformer)
         use_lean_vae(parts.vae)
         self.prompt = lru_cache(maxsize=_PROMPTS_KEPT)(self._encode_prompt)
         #: The sigma schedule of so many steps for an image of so many tokens.
         self._schedule = lru_cache(maxsize=_SCHEDULES_KEPT)(self._make_schedule)
-
-    @property
-    def device(self) -> torch.device:
-        device: torch.device = self._parts.device
-        return device
 
     @property
     def grid(self) -> int:
@@ -101,7 +99,7 @@ class Network:
 
     def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the tensor on the network's device, in its dtype."""
-        return tensor.to(self.device, self._parts.transformer.dtype)
+        return tensor.to(self.device, self._number_format)
 
     def schedule(self, steps: int, size: Size) -> Schedule:
         """Return the sigma schedule. Images share it: it is never written to."""
@@ -181,7 +179,9 @@ class Network:
             without_message("diffusers.pipelines.flux.pipeline_flux", "part of your input was truncated"),
             without_message("transformers.tokenization_utils_base", "Token indices sequence length"),
         ):
-            words, pooled, token_positions = self._parts.encode_prompt(prompt, max_sequence_length=self.max_tokens)
+            words, pooled, token_positions = self._parts.encode_prompt(
+                prompt, device=self.device, max_sequence_length=self.max_tokens
+            )
             return Prompt(words, pooled, token_positions, self._warnings(prompt))
 
     def _warnings(self, prompt: str) -> tuple[str, ...]:
