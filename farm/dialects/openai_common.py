@@ -73,7 +73,7 @@ TOLERATED = {
 }
 #: OpenAI's parameters that this farm does not support, with what to do instead.
 REFUSED = {
-    "input_fidelity": "use strength and guidance_scale",
+    "input_fidelity": "use strength and guidance_scale; OpenAI's default, 'low', is accepted",
     "mask": "describe the change in the prompt, with the model 'kontext'",
     "markup": "describe the change in the prompt, with the model 'kontext'",
     "complexity": "use num_inference_steps",
@@ -81,6 +81,8 @@ REFUSED = {
     "frame_duration_ms": "animation is not supported",
     "svg": "use output_format png or jpeg",
 }
+#: OpenAI's defaults of these: they ask for nothing that this farm lacks.
+DEFAULTS_OF_REFUSED = {"input_fidelity": "low"}
 #: Fields of a form that are numbers or booleans; all other fields are text.
 NON_TEXT_FIELDS = frozenset(
     {
@@ -369,7 +371,7 @@ def parse(kind: type[C], body: Mapping[str, Any]) -> C:
     problems = [
         Problem(name, f"this parameter is not supported; {REFUSED[name]}", "feature_not_supported", body[name])
         for name in REFUSED
-        if body.get(name) is not None
+        if body.get(name) not in (None, DEFAULTS_OF_REFUSED.get(name))
     ]
     # OpenAI's libraries send null for parameters that are not set.
     given = {name: value for name, value in body.items() if name not in REFUSED and not _is_unset(kind, name, value)}

@@ -212,6 +212,12 @@ def test_parameters_of_openai_that_are_not_offered_are_rejected_with_what_to_do_
         assert reason in problem.message
 
 
+@pytest.mark.parametrize("endpoint", V1, ids=str)
+def test_openais_default_of_a_parameter_that_is_not_offered_changes_nothing(endpoint: Endpoint) -> None:
+    assert endpoint.read({"input_fidelity": "low"}) == endpoint.expected({})
+    assert [problem.field for problem in endpoint.problems({"input_fidelity": ["low"]})] == ["input_fidelity"]
+
+
 @pytest.mark.parametrize("reason", TOLERATED.values())
 def test_every_tolerated_field_has_its_reason(reason: str) -> None:
     assert reason
