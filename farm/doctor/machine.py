@@ -13,7 +13,7 @@ from farm.doctor.finding import Finding, Mark, good, note, size, wrong
 from farm.process import toolchain
 from farm.process.data_dir import file_systems
 from farm.process.hardware import Card, Torch, cards, free_memory, installed_torch
-from farm.process.placement import places, usable_cards
+from farm.process.placement import is_short_of_memory, places, usable_cards
 from farm.settings import Settings
 from farm.uploads import uploads
 
@@ -79,7 +79,8 @@ def device(settings: Settings, *, alone: bool) -> Finding:
     if finding.mark is Mark.WRONG:
         return finding
     count = len(places(settings, None))
-    return replace(finding, text=f"{finding.text}; farm up starts {count} worker{'s' * (count > 1)}")
+    limit = ", as memory allows" * is_short_of_memory(settings)
+    return replace(finding, text=f"{finding.text}; farm up starts {count} worker{'s' * (count > 1)}{limit}")
 
 
 def device_finding(setting: str | None, *, cards: Sequence[Card], torch: Torch, real_weights: bool) -> Finding:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,19 +18,23 @@ MIN_FULL_STEPS = 5
 #: Highest degree of the polynomial that extrapolates.
 MAX_ORDER = 2
 
+_SKIPPING: tuple[Acceleration, ...] = ("regular", "high")
+
 Mask = Annotated[str, Field(pattern="^1([01]*1)?$")]
 
 
 class Level(BaseModel):
     """One level: the degree of its polynomial (`order`), and masks with a digit per denoising step, 1 for a full one.
 
-    `masks` has at least one; for any other number of steps, the mask of the nearest number is stretched.
+    `masks` has at least one; for any other number of steps, the mask of the nearest number is stretched. `quantize`:
+    `fp8` computes it with a copy of the transformer in fp8, on a card that multiplies in fp8 and has memory for both.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     order: Annotated[int, Field(ge=0, le=MAX_ORDER)]
     masks: Annotated[Mapping[Annotated[int, Field(ge=1, le=MAX_STEPS)], Mask], Field(min_length=1)]
+    quantize: Literal["none", "fp8"] = "none"
 
     @model_validator(mode="after")
     def _check_masks(self) -> Level:
@@ -62,12 +66,16 @@ class Levels(BaseModel):
 
     def table(self) -> str:
         """Return a line for each level and number of steps: all of the levels that determines pixels."""
-        named: tuple[Acceleration, ...] = ("regular", "high")
         return "\n".join(
-            f"{name} {self.level(name).order} {self.level(name).mask(steps)}"
-            for name in named
+            f"{name} {self.level(name).quantize} {self.level(name).order} {self.level(name).mask(steps)}"
+            for name in _SKIPPING
             for steps in range(1, MAX_STEPS + 1)
         )
+
+    @property
+    def in_fp8(self) -> tuple[Acceleration, ...]:
+        """The levels whose transformer is a copy in fp8."""
+        return tuple(name for name in _SKIPPING if self.level(name).quantize == "fp8")
 
     def full_steps(self, acceleration: Acceleration, steps: int) -> int:
         """Return how many of so many denoising steps are full ones."""

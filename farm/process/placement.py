@@ -7,19 +7,21 @@ from dataclasses import dataclass
 from farm.process.hardware import Card, cards, cores, free_memory, installed_torch
 from farm.settings import Settings, environment
 
-#: Bytes of memory that one worker on the CPU takes, by pipeline; with real weights there is only one.
-WORKER_MEMORY = {"flux": 450_000_000, "simulated": 80_000_000}
+#: Bytes of memory that one worker on the CPU takes for an image of the largest size, by pipeline; with real weights
+#: there is only one worker.
+WORKER_MEMORY = {"flux": 2_000_000_000, "simulated": 80_000_000}
 #: By these variables glibc keeps large buffers for the next layer instead of returning them to the system, which would
-#: clear each page again; only its first arena holds any that are larger than 64 MB (mallopt(3), and HEAP_MAX_SIZE). It
-#: asks for huge pages, where the kernel gives them on request: weights are read in every step, all of them.
+#: clear each page again; only its first arena holds any that are larger than 64 MB (mallopt(3), and HEAP_MAX_SIZE). At the
+#: end of that arena it returns what is free beyond 512 MiB, more than images of 1024x1024 need. It asks for huge pages,
+#: where the kernel gives them on request: weights are read in every step, all of them.
 _BUFFERS_KEPT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**29),
     "MALLOC_ARENA_MAX": "1",
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 #: Workers on the CPU take this part of the free memory: the machine is used for other things, too.
-_SHARE_OF_MEMORY = 0.5
+_SHARE_OF_MEMORY = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +81,16 @@ def workers_on_the_cpu(settings: Settings) -> int:
     return max(1, min(cores(), fitting))
 
 
+def is_short_of_memory(settings: Settings) -> bool:
+    """Return True if memory, not the number of cores, limits the workers on the CPU."""
+    return _uses_no_card(settings) and workers_on_the_cpu(settings) < cores()
+
+
 def buffers_kept(settings: Settings) -> dict[str, str]:
     """Return the variables by which a worker of the miniature on the CPU keeps its buffers, but for those that are set.
 
-    On two cores it renders 6 to 10 % more images of 512x512, and 24 % more of 1024x1024, after which it holds up to
-    1.1 GB instead of 0.7. Real weights are read through such buffers, which must be returned.
+    On two cores it renders 6 to 10 % more images of 512x512, and 24 % more of 1024x1024. Real weights are read through
+    such buffers, which must be returned.
     """
     if settings.pipeline == "simulated" or not _uses_no_card(settings):
         return {}

@@ -134,6 +134,17 @@ def resident(footprint: Footprint, plan: MemoryPlan, value_bytes: int) -> int:
     return found
 
 
+def fits_with_copy(footprint: Footprint, plan: MemoryPlan, memory: Memory) -> bool:
+    """Return True if the transformers' blocks fit a second time, in fp8, beside weights that are all kept in full."""
+    is_full = plan.quantize == "none" and plan.offload != "all" and not footprint.stored_bytes
+    return is_full and needed(footprint, plan, memory.value_bytes) + copy_bytes(footprint) <= memory.total
+
+
+def copy_bytes(footprint: Footprint) -> int:
+    """Return the bytes of a copy in fp8 of the transformers' blocks."""
+    return footprint.blocks
+
+
 def gigabytes(count: int) -> str:
     """Return a number of bytes for a person."""
     return f"{count / 1e9:,.1f} GB"

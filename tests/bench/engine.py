@@ -2,15 +2,16 @@
 
 `python -m tests.bench.engine` measures these rows of `make bench` alone.
 
-Times are CPU seconds of this process, on one thread, so that other programs lengthen them less; each figure and its
-baseline are measured in turn. Likeness is that of the same images with every denoising step in full.
+Times are CPU seconds of one thread, so that other programs lengthen them less; each figure and its baseline are
+measured in turn, again and again. Likeness is that of the same images with every denoising step in full.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from farm import clock
@@ -33,9 +34,15 @@ _WORKS: tuple[tuple[str, Work, float], ...] = (
     ("decode 1024x768", "decode", DECODE_AT_MOST),
     ("render 1024x768, none", "render", RENDER_AT_MOST),
 )
+#: The seconds of a figure and of its baseline.
+Round = tuple[float, float]
 _SQUARE = replace(WIDE, width=512, height=512)
 _IMAGES = 24
+#: Rounds in which a figure and its baseline are measured in turn.
 _ROUNDS = 5
+#: Pairs of processes that decode and render. One process is faster or slower than its equal for as long as it lives, by
+#: where its memory lies: the figure is the median of the rounds of several pairs.
+_PAIRS = 5
 
 NOTE = f"""\
 Engine: the miniature on one thread, CPU seconds. NCHW: the VAE as diffusers loads it, in a process that returns its
@@ -58,12 +65,24 @@ def figures() -> list[Figure]:
 
 def _layout() -> Iterator[Figure]:
     """Yield the gain of how workers decode, for decoding alone and for a whole image."""
-    with Decoder("as-workers", **buffers_kept(Settings())) as ours, Decoder("as-loaded") as theirs:
-        for what, work, at_most in _WORKS:
-            rounds = [(ours.seconds(work), theirs.seconds(work)) for _ in range(_ROUNDS)]
-            new, old = map(statistics.median, zip(*rounds, strict=True))
-            ratio = statistics.median(mine / other for mine, other in rounds)
-            yield Figure(what, f"{1000 * new:.0f} ms", ratio, f"NCHW {1000 * old:.0f} ms", at_most=at_most)
+    rounds: dict[Work, list[Round]] = {work: [] for _, work, _ in _WORKS}
+    for _ in range(_PAIRS):
+        with Decoder("as-workers", **buffers_kept(Settings())) as ours, Decoder("as-loaded") as theirs:
+            for work, found in rounds.items():
+                found += _in_turn(partial(ours.seconds, work), partial(theirs.seconds, work))
+    for what, work, at_most in _WORKS:
+        yield _row(what, "NCHW", rounds[work], at_most)
+
+
+def _in_turn(ours: Callable[[], float], theirs: Callable[[], float]) -> list[Round]:
+    return [(ours(), theirs()) for _ in range(_ROUNDS)]
+
+
+def _row(what: str, baseline: str, rounds: Sequence[Round], at_most: float | None = None) -> Figure:
+    """Return the row of a figure that was measured in turn with its baseline."""
+    ours, theirs = (1000 * statistics.median(seconds) for seconds in zip(*rounds, strict=True))
+    ratio = statistics.median(one / other for one, other in rounds)
+    return Figure(what, f"{ours:.0f} ms", ratio, f"{baseline} {theirs:.0f} ms", at_most=at_most)
 
 
 def _levels() -> Iterator[Figure]:
@@ -81,9 +100,7 @@ def _levels() -> Iterator[Figure]:
         level, full_steps = BUNDLED.level(name), BUNDLED.full_steps(name, _SQUARE.steps)
         found, plain = reference.compare(level), reference.compare_plain(full_steps)
         what = f"{name}, {full_steps} of {_SQUARE.steps} steps"
-        baseline = f"none {1000 * reference.seconds:.0f} ms"
-        share = found.seconds / reference.seconds
-        yield Figure(f"{what}: denoising", f"{1000 * found.seconds:.0f} ms", share, baseline, at_most=at_most)
+        yield _beside_none(f"{what}: denoising", partial(_denoising_seconds, pipeline), name, at_most)
         gain = found.median_psnr - plain.median_psnr
         for part, value, at_least in (
             ("median", found.median_psnr, median),
@@ -91,23 +108,26 @@ def _levels() -> Iterator[Figure]:
             (f"median above {full_steps} plain steps", gain, above),
         ):
             yield Figure(f"{what}: PSNR, {part}", f"{value:.1f} dB", value, is_ratio=False, at_least=at_least)
-        yield _end_to_end(pipeline, name)
+        yield _beside_none(f"{name}: end to end 512x512", partial(_render_seconds, pipeline), name)
 
 
-def _end_to_end(pipeline: Any, name: Acceleration) -> Figure:
-    def seconds(acceleration: Acceleration) -> float:
-        request = replace(_SQUARE, acceleration=acceleration)
-        return statistics.median(
-            _cpu_seconds(lambda: list(pipeline.render([request], lambda *_: True))) for _ in range(_ROUNDS)
-        )
-
-    ours, theirs = seconds(name), seconds("none")
-    return Figure(f"{name}: end to end 512x512", f"{1000 * ours:.0f} ms", ours / theirs, f"none {1000 * theirs:.0f} ms")
+def _beside_none(
+    what: str, seconds: Callable[[Acceleration], float], name: Acceleration, at_most: float | None = None
+) -> Figure:
+    return _row(what, "none", _in_turn(partial(seconds, name), partial(seconds, "none")), at_most)
 
 
-def _cpu_seconds(work: Callable[[], object]) -> float:
+def _denoising_seconds(pipeline: Any, acceleration: Acceleration) -> float:
+    from workers.calibration.measurement import Moments
+
+    moments = Moments(clock.cpu_seconds)
+    list(pipeline.render([replace(_SQUARE, acceleration=acceleration)], moments.note))
+    return moments.last - moments.first
+
+
+def _render_seconds(pipeline: Any, acceleration: Acceleration) -> float:
     began = clock.cpu_seconds()
-    work()
+    list(pipeline.render([replace(_SQUARE, acceleration=acceleration)], lambda *_: True))
     return clock.cpu_seconds() - began
 
 

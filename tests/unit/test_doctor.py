@@ -147,11 +147,17 @@ def test_the_device(setting: str | None, cards: list[Card], torch: Torch, real: 
     assert names(device_finding(setting, cards=cards, torch=torch, real_weights=real), mark, word)
 
 
-def test_the_device_says_how_many_workers_farm_up_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("free", "word"), [(None, "3 workers"), (6_000_000_000, "2 workers, as memory allows")])
+def test_the_device_says_how_many_workers_farm_up_starts(
+    monkeypatch: pytest.MonkeyPatch, free: int | None, word: str
+) -> None:
     monkeypatch.setattr(placement, "cores", lambda: 3)
-    monkeypatch.setattr(placement, "free_memory", lambda: None)
+    monkeypatch.setattr(placement, "free_memory", lambda: free)
 
-    assert names(machine.device(Settings(), alone=True), Mark.GOOD, "the CPU", "farm up starts 3 workers")
+    found = machine.device(Settings(), alone=True)
+
+    assert names(found, Mark.GOOD, "the CPU")
+    assert found.text.endswith(f"farm up starts {word}")
 
 
 @pytest.mark.parametrize(

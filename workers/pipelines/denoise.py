@@ -109,14 +109,14 @@ class Denoising:
         self.step += 1
 
 
-def advance(network: Network, images: Sequence[Denoising]) -> None:
+def advance(network: Network, images: Sequence[Denoising], *, in_fp8: bool = False) -> None:
     """Do the next step of each of these images of equal positions; those at a full step share one forward."""
     full = [image for image in images if image.needs_forward]
     for image in images:
         if image not in full:
             image.extrapolate()
     if full:
-        velocities = network.velocities([image.forward_inputs() for image in full])
+        velocities = network.velocities([image.forward_inputs() for image in full], in_fp8=in_fp8)
         for image, velocity in zip(full, velocities, strict=True):
             image.advance(velocity)
 

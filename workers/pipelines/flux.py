@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
@@ -121,7 +121,12 @@ class FluxModels:
         return self._sharing.capacity_for(named(request.model).weights, tokens)
 
     def warm_up(self) -> None:
-        requests = [request for request in _WARM_UP if request.model in self._networks]
+        requests = [
+            replace(request, acceleration=level)
+            for request in _WARM_UP
+            if request.model in self._networks
+            for level in ("none", *self._levels.in_fp8)
+        ]
         for _ in self.render(requests, lambda *_: True, {"": Image.new("RGB", (256, 256))}):
             pass
         for warm_up in self._warm_ups.first:
@@ -150,8 +155,9 @@ class FluxModels:
             token_positions = _positions(size, start)
             denoising = self._begin(network, request, network.to_device(token_positions), start)
         is_shared = self.capacity_for(request) > 1
-        company = (network, token_positions.numpy().tobytes()) if is_shared else object()
-        return FluxImage(request, network, size, denoising, company)
+        in_fp8 = network.has_fp8_copy and request.acceleration in self._levels.in_fp8
+        company = (network, in_fp8, token_positions.numpy().tobytes()) if is_shared else object()
+        return FluxImage(request, network, size, denoising, company, in_fp8)
 
     def advance(self, images: Sequence[FluxImage]) -> None:
         companies: dict[Hashable, list[FluxImage]] = {}
@@ -159,7 +165,8 @@ class FluxModels:
             companies.setdefault(image.company, []).append(image)
         with self._computing():
             for company in companies.values():
-                advance(company[0].network, [image.denoising for image in company])
+                first = company[0]
+                advance(first.network, [image.denoising for image in company], in_fp8=first.in_fp8)
             synchronize(images[0].denoising.tokens.device)
 
     def fit_previews(self) -> None:
@@ -207,8 +214,9 @@ class FluxImage:
     network: Network
     size: Size
     denoising: Denoising
-    #: Images of equal company share a forward: those of one network and equal positions, if any may.
+    #: Images of equal company share a forward: those of one transformer and equal positions, if any may.
     company: Hashable
+    in_fp8: bool
 
     @property
     def step(self) -> int:

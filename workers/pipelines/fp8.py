@@ -8,6 +8,8 @@ does not depend on others.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
+from itertools import chain
 
 import torch
 from torch import nn
@@ -96,6 +98,22 @@ def use_fp8_layers(transformer: nn.Module, multiply: Multiply) -> None:
         if may_be_fp8(f"{name}.weight", layer.weight.dim()):
             parent, _, attribute = name.rpartition(".")
             setattr(transformer.get_submodule(parent), attribute, Fp8Linear(layer, multiply))
+
+
+def copy_in_fp8(transformer: nn.Module, device: torch.device) -> nn.Module:
+    """Return a copy of a transformer with its blocks in fp8; all its other weights are those of the original."""
+    weights = chain(transformer.parameters(), transformer.buffers())
+    copied: nn.Module = deepcopy(transformer, {id(weight): weight for weight in weights})
+    use_fp8_layers(copied, multiplication_on(device))
+    for name, layer in copied.named_modules():
+        if isinstance(layer, Fp8Linear):
+            layer.weight, layer.weight_scale = in_fp8(transformer.get_submodule(name).get_parameter("weight"))
+    return copied.requires_grad_(False).eval()
+
+
+def multiplies_in_fp8(device: torch.device) -> bool:
+    """Return True if the device multiplies in fp8: then layers in fp8 are faster there."""
+    return multiplication_on(device) is multiply_in_fp8
 
 
 def fp8_entries(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ Nothing is downloaded.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from farm.domain.acceleration import Levels
 from farm.domain.catalogue import Weights
 from farm.domain.errors import ConfigurationError
 from farm.weights.checkpoints import (
@@ -34,7 +36,7 @@ from farm.weights.checkpoints import (
 )
 from farm.weights.footprint import footprint_of
 from farm.weights.lora_files import NEEDS_SRPO, Lora
-from farm.weights.memory_plan import AUTO, Choice, MemoryPlan, plan_for, resident
+from farm.weights.memory_plan import AUTO, Choice, MemoryPlan, copy_bytes, fits_with_copy, plan_for, resident
 from farm.weights.tensor_files import GGUF
 from workers.pipelines import miniature
 from workers.pipelines.device import (
@@ -48,6 +50,7 @@ from workers.pipelines.engine import FluxPipeline, FluxTransformer2DModel, keep_
 from workers.pipelines.execution import DEFAULT, Execution
 from workers.pipelines.fingerprint import build_digest, file_digest
 from workers.pipelines.flux import FluxModels
+from workers.pipelines.fp8 import copy_in_fp8, multiplies_in_fp8
 from workers.pipelines.gguf import load_gguf_transformer
 from workers.pipelines.lora_fusion import fusion
 from workers.pipelines.network import Network
@@ -55,6 +58,8 @@ from workers.pipelines.offload import offload_text_encoder, offload_transformer
 from workers.pipelines.pipeline import MINIATURE
 from workers.pipelines.transformer import Kept, TransformerFiles, load_transformer, readable
 from workers.pipelines.warm_up import with_shared_forwards
+
+log = logging.getLogger(__name__)
 
 #: Files that decide what a part computes; others (readmes, caches) are not the build's business.
 _LOADED = (".json", ".model", ".safetensors", ".txt")
@@ -68,10 +73,14 @@ _INSTALL_AGAIN = "it comes with the farm: install srpo-farm again"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The device that pipelines are loaded on, and how their weights are kept there."""
+    """The device that pipelines are loaded on, and how their weights are kept there.
+
+    `takes_fp8_copies`: it multiplies in fp8, and has memory for copies of the transformers.
+    """
 
     device: torch.device
     plan: MemoryPlan
+    takes_fp8_copies: bool = False
 
     @property
     def number_format(self) -> torch.dtype:
@@ -118,7 +127,8 @@ def _miniature_target(device: str, choice: Choice) -> Target:
     """Return where the miniature is loaded; it fits everywhere, so only what was asked for is done to it."""
     chosen = choose_device(device)
     allow_expandable_segments(chosen)
-    return Target(chosen, MemoryPlan("fp8" if choice.quantize == "fp8" else "none"))
+    plan = MemoryPlan("fp8" if choice.quantize == "fp8" else "none")
+    return Target(chosen, plan, plan.quantize == "none" and multiplies_in_fp8(chosen))
 
 
 def load_checkpoints(
@@ -141,7 +151,7 @@ def load_checkpoints(
     check_licences(checkpoints, accepted)
     _refuse_incomplete_files(checkpoints)
     keep_to_this_machine()
-    target = _checkpoints_target(checkpoints, device, choice)
+    target = _checkpoints_target(checkpoints, device, choice, execution.levels)
     files: dict[str, Path] = {}
     srpo = kontext = None
     if checkpoints.flux_dir is not None and checkpoints.srpo_file is not None:
@@ -154,14 +164,16 @@ def load_checkpoints(
     return _models(files, target, checkpoints.name, execution, loras, srpo=srpo, kontext=kontext)
 
 
-def _checkpoints_target(checkpoints: Checkpoints, device: str | None, choice: Choice) -> Target:
+def _checkpoints_target(checkpoints: Checkpoints, device: str | None, choice: Choice, levels: Levels) -> Target:
     """Return where real weights are loaded. Raises ConfigurationError, before any are read, if they do not fit."""
     chosen = choose_device(device)
     allow_expandable_segments(chosen)
     footprint, memory = footprint_of(checkpoints), memory_of(chosen)
     plan = plan_for(footprint, memory, choice)
-    await_free_memory(chosen, resident(footprint, plan, memory.value_bytes))
-    return Target(chosen, plan)
+    takes_copies = fits_with_copy(footprint, plan, memory) and multiplies_in_fp8(chosen)
+    copies = copy_bytes(footprint) if takes_copies and levels.in_fp8 else 0
+    await_free_memory(chosen, resident(footprint, plan, memory.value_bytes) + copies)
+    return Target(chosen, plan, takes_copies)
 
 
 def _refuse_incomplete_files(checkpoints: Checkpoints) -> None:
@@ -284,16 +296,42 @@ def _models(
 ) -> FluxModels:
     found = {Weights.SRPO: srpo, Weights.KONTEXT: kontext}
     loaded = {name: parts for name, parts in found.items() if parts is not None}
-    prepared = _executable(execution, target).prepare(loaded, target.device, target.number_format)
+    copies = _fp8_copies(loaded, target, execution.levels)
+    prepare = partial(_executable(execution, target).prepare, device=target.device, number_format=target.number_format)
+    prepared = prepare(loaded)
     digest = partial(build_digest, files, target.device, target.number_format)
-    facts = f"{prepared.facts}; {target.plan}; LoRA at {[lora.strength for lora in loras]}"
-    networks = {name: Network(parts) for name, parts in loaded.items()}
+    strengths = [lora.strength for lora in loras]
+    facts = f"{prepared.facts}; {target.plan}; LoRA at {strengths}; copies in fp8 of {sorted(copies)}"
+    networks = {name: Network(parts, _transformer_of(copies.get(name))) for name, parts in loaded.items()}
     sharing = execution.sharing(networks, digest(facts))
     build = digest(f"{facts}; {sharing}")
     warm_ups = with_shared_forwards(prepared.warm_ups, loaded, sharing)
+    if copies:
+        warm_ups = warm_ups.before(with_shared_forwards(prepare(copies).warm_ups, copies, sharing))
     return FluxModels(
         networks, weights=weights, build=build, levels=execution.levels, warm_ups=warm_ups, sharing=sharing
     )
+
+
+def _fp8_copies(loaded: Mapping[Weights, FluxPipeline], target: Target, levels: Levels) -> dict[Weights, FluxPipeline]:
+    """Return the networks whose transformers are copies in fp8, as levels want them and the device takes them."""
+    if not levels.in_fp8:
+        return {}
+    if not target.takes_fp8_copies:
+        log.warning(
+            "%s: rendered in full, not in fp8 as FARM_STEP_MASKS says: %s has no units or no memory for it.",
+            ", ".join(levels.in_fp8),
+            target.device,
+        )
+        return {}
+    return {
+        name: FluxPipeline(**(parts.components | {"transformer": copy_in_fp8(parts.transformer, target.device)}))
+        for name, parts in loaded.items()
+    }
+
+
+def _transformer_of(parts: FluxPipeline | None) -> Any:
+    return None if parts is None else parts.transformer
 
 
 def _executable(execution: Execution, target: Target) -> Execution:

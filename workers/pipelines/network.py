@@ -70,9 +70,10 @@ class ForwardInputs:
 class Network:
     """Text encoders, transformer and VAE. Embeddings of recent prompts are cached, and no other state is kept."""
 
-    def __init__(self, parts: FluxPipeline) -> None:
-        """Use the parts of a loaded FluxPipeline, never its call or its state."""
+    def __init__(self, parts: FluxPipeline, fp8_copy: Any = None) -> None:
+        """Use the parts of a loaded FluxPipeline, never its call or its state. `fp8_copy`: of its transformer."""
         self._parts = parts
+        self._fp8_copy = fp8_copy
         # Asked of the parts, they are looked up among all modules each time.
         self.device: torch.device = parts.device
         self._number_format: torch.dtype = parts.transformer.dtype
@@ -119,12 +120,17 @@ class Network:
         scheduler.set_timesteps(sigmas=numpy.linspace(1.0, 1 / steps, steps), device=self.device, mu=mu)
         return Schedule(scheduler.sigmas, scheduler.timesteps)
 
-    def velocities(self, images: Sequence[ForwardInputs]) -> Sequence[torch.Tensor]:
+    @property
+    def has_fp8_copy(self) -> bool:
+        """True if the transformer is there a second time, in fp8."""
+        return self._fp8_copy is not None
+
+    def velocities(self, images: Sequence[ForwardInputs], *, in_fp8: bool = False) -> Sequence[torch.Tensor]:
         """Predict the velocity [1, n, 4 x channels] of each image's tokens, in one forward of the transformer.
 
-        All have the same positions; everything else is each one's own.
+        All have the same positions; everything else is each one's own. `in_fp8`: by the transformer's copy in fp8.
         """
-        transformer, first = self._parts.transformer, images[0]
+        transformer, first = self._fp8_copy if in_fp8 else self._parts.transformer, images[0]
         tokens = torch.cat([image.tokens for image in images])
         guidance = torch.tensor([image.guidance for image in images], dtype=torch.float32, device=tokens.device)
         velocities: torch.Tensor = transformer(

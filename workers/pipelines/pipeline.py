@@ -41,6 +41,10 @@ class WarmUps:
     later: Sequence[WarmUp] = ()
     is_compiling: Callable[[], bool] = lambda: False
 
+    def before(self, others: WarmUps) -> WarmUps:
+        """Return these, with all the others later."""
+        return replace(self, later=[*self.later, *others.first, *others.later])
+
 
 NO_WARM_UPS = WarmUps()
 

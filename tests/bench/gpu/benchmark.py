@@ -25,7 +25,7 @@ from workers.pipelines.device import choose_device, device_name, number_format
 from workers.pipelines.engine import FluxPipeline, keep_to_this_machine
 from workers.pipelines.execution import Execution, is_compiled
 from workers.pipelines.flux import FluxModels
-from workers.pipelines.fp8 import multiplication_on, multiply_in_fp8
+from workers.pipelines.fp8 import multiplies_in_fp8
 from workers.pipelines.network import Network
 from workers.pipelines.sharing import EXACT, SHARED, Sharing
 from workers.process import load_pipeline
@@ -151,7 +151,7 @@ class Benchmark:
     def _description(self) -> str:
         real = self.settings.has_real_weights and not self.tiny
         weights = "real" if real else f"random, of the size of {'a toy' if self.tiny else 'FLUX.1-dev'}"
-        in_fp8_units = multiplication_on(self._device) is multiply_in_fp8
+        in_fp8_units = multiplies_in_fp8(self._device)
         return "\n".join(
             [
                 f"device   {device_name(self._device)}",
@@ -191,7 +191,7 @@ class Benchmark:
         show_table((*_COLUMNS, *_RATIOS), [self._cells(row, works, rates) for row in self._rows])
 
     def _rate(self, name: str) -> float:
-        in_units = name == "fp8" and multiplication_on(self._device) is multiply_in_fp8
+        in_units = name == "fp8" and multiplies_in_fp8(self._device)
         return fp8_rate_of(self._device) if in_units else rate_of(self._device, self._format)
 
     def _cells(self, row: Row, works: Mapping[tuple[int, int], Work], rates: Mapping[str, float]) -> tuple[object, ...]:

@@ -14,7 +14,6 @@ from itertools import chain
 import torch
 from torch import nn
 
-from farm.weights.fp8 import may_be_fp8
 from workers.pipelines import miniature
 from workers.pipelines.engine import (
     AutoencoderKL,
@@ -27,7 +26,7 @@ from workers.pipelines.engine import (
     T5Config,
     T5EncoderModel,
 )
-from workers.pipelines.fp8 import fp8_entries, multiplication_on, use_fp8_layers
+from workers.pipelines.fp8 import copy_in_fp8
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,14 +163,8 @@ def twin(parts: FluxPipeline) -> FluxPipeline:
 
 def in_fp8(parts: FluxPipeline, device: torch.device) -> FluxPipeline:
     """Return a copy whose transformer's blocks are in fp8; the rest is shared."""
-    copied = twin(parts)
-    use_fp8_layers(copied.transformer, multiplication_on(device))
-    entries: dict[str, torch.Tensor] = {}
-    for name, tensor in parts.transformer.state_dict().items():
-        entries |= fp8_entries(name, tensor) if may_be_fp8(name, tensor.dim()) else {name: tensor}
-    copied.transformer.load_state_dict(entries, strict=True, assign=True)
-    copied.transformer.requires_grad_(False).eval()
-    return copied
+    own = {"transformer": copy_in_fp8(parts.transformer, device), "vae": deepcopy(parts.vae)}
+    return FluxPipeline(**(parts.components | own))
 
 
 def _shared(module: nn.Module) -> nn.Module:

@@ -67,6 +67,13 @@ def test_a_mask_of_its_own_comes_before_the_rule() -> None:
     assert level.mask(28) == REGULAR
 
 
+def test_a_level_may_have_a_transformer_in_fp8_which_the_bundled_ones_have_not() -> None:
+    other = BUNDLED.model_copy(update={"high": Level(order=2, masks=BUNDLED.high.masks, quantize="fp8")})
+
+    assert (BUNDLED.in_fp8, other.in_fp8) == ((), ("high",))
+    assert other.table() != BUNDLED.table()
+
+
 @pytest.mark.parametrize(
     ("order", "masks", "reason"),
     [

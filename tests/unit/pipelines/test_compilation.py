@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from farm.domain.acceleration import BUNDLED, Level
 from farm.domain.catalogue import Weights
 from farm.domain.errors import ConfigurationError
 from farm.domain.request import ImageRequest
@@ -127,14 +128,15 @@ def test_what_must_be_compiled_and_cannot_is_refused(monkeypatch: pytest.MonkeyP
         Execution(compile="on").prepare({Weights.SRPO: parts}, CPU, torch.float32)
 
 
-def test_attention_and_compiled_sizes_are_facts_of_the_build(parts: Any) -> None:
+def test_attention_levels_and_compiled_sizes_are_facts_of_the_build(parts: Any) -> None:
     def prepared(**settings: Any) -> Any:
         return Execution(**settings).prepare({Weights.SRPO: parts}, CPU, torch.float32)
 
-    plain, other = prepared(), prepared(attention="math")
+    other_levels = BUNDLED.model_copy(update={"high": Level(order=1, masks=BUNDLED.high.masks)})
+    plain, other, accelerated = prepared(), prepared(attention="math"), prepared(levels=other_levels)
     assert plain.warm_ups is NO_WARM_UPS
     compiled = prepared(compile="on")
-    assert len({plain.facts, other.facts, compiled.facts}) == 3
+    assert len({plain.facts, other.facts, accelerated.facts, compiled.facts}) == 4
     assert "3072" not in plain.facts
     assert "192" in compiled.facts  # tokens of 1024x768 in the miniature
 

@@ -1,4 +1,4 @@
-"""Memory of the pipeline over hundreds of renders, of every level, with images that end early."""
+"""Memory of a process over hundreds of renders: of every level and several sizes, with images that end early."""
 
 from __future__ import annotations
 
@@ -8,39 +8,28 @@ import sys
 
 import pytest
 
-PROCESS = """
-import gc, json, os
-from dataclasses import replace
-from pathlib import Path
-from farm.domain.request import ImageRequest
-from workers.pipelines.loading import load_miniature
+from farm.process.placement import WORKER_MEMORY, buffers_kept
+from farm.settings import Settings
+from tests.farms import clean_environment
 
-def resident():
-    gc.collect()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-pipeline = load_miniature()
-star = ImageRequest("srpo", "a red star", 256, 256, steps=6, guidance=4.5, seed=7)
-levels = ("none", "regular", "high")
-
-def render(number):
-    request = replace(star, seed=number, prompt=f"a red star {number}", acceleration=levels[number % 3])
-    last = 3 if number % 5 == 0 else None  # cancelled in mid-loop
-    return len(list(pipeline.render([request], lambda _, step: step != last)))
-
-for number in range(100):
-    render(number)
-before = resident()
-rendered = sum(render(number) for number in range(500))
-print(json.dumps([rendered, resident() - before]))
-"""
+#: Renders before the count begins, after which buffers of every size exist, and renders that count.
+WARM_UP, RENDERS = 150, 500
+MAX_GROWTH = 20_000_000
 
 
 @pytest.mark.full
-@pytest.mark.timeout(900)
-def test_five_hundred_renders_leave_nothing_behind() -> None:
-    process = subprocess.run([sys.executable, "-c", PROCESS], capture_output=True, text=True, check=True)
-    rendered, growth = json.loads(process.stdout)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("variables", [buffers_kept(Settings()), {}], ids=["as a worker", "without its variables"])
+def test_five_hundred_renders_leave_nothing_behind(variables: dict[str, str]) -> None:
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.unit.pipelines.many_renders", str(WARM_UP), str(RENDERS)],
+        env=clean_environment() | variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(process.stdout)
 
-    assert rendered == 400
-    assert growth < 20e6
+    assert found["rendered"] == 0.8 * RENDERS
+    assert found["after"] - found["before"] < MAX_GROWTH, found
+    assert 0.5 < found["most"] / WORKER_MEMORY["flux"] < 1, found

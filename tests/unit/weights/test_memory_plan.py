@@ -16,7 +16,7 @@ from farm.domain.catalogue import MAX_PIXELS
 from farm.domain.errors import ConfigurationError
 from farm.weights import memory_plan
 from farm.weights.fp8 import may_be_fp8
-from farm.weights.memory_plan import AUTO, Choice, Footprint, Memory, MemoryPlan, needed, plan_for
+from farm.weights.memory_plan import AUTO, Choice, Footprint, Memory, MemoryPlan, fits_with_copy, needed, plan_for
 from workers.pipelines.engine import AutoencoderKL, FluxTransformer2DModel
 
 #: Values of FLUX.1-dev's parts; SRPO's transformer has the same.
@@ -85,6 +85,22 @@ def test_what_does_not_fit_is_refused_with_the_setting_that_helps(
 
     assert "\n" not in str(refused.value)
     assert [word for word in [*words, "cuda:0 (a card)"] if word not in str(refused.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("footprint", "gigabytes", "plan", "fits"),
+    [
+        (SRPO, 56, MemoryPlan(), True),  # 46.5 GB, and 8.6 GB for the copy
+        (SRPO, 54, MemoryPlan(), False),
+        (SRPO, 150, MemoryPlan("fp8"), False),
+        (SRPO, 150, MemoryPlan(offload="all"), False),
+        (Q8, 150, MemoryPlan(), False),
+    ],
+)
+def test_a_copy_in_fp8_stands_beside_full_weights_on_a_card_with_memory_for_both(
+    footprint: Footprint, gigabytes: float, plan: MemoryPlan, fits: bool
+) -> None:
+    assert fits_with_copy(footprint, plan, card(gigabytes)) is fits
 
 
 def test_the_cpu_offloads_nothing_to_itself() -> None:
