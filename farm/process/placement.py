@@ -11,9 +11,9 @@ from farm.settings import Settings, environment
 #: there is only one worker.
 WORKER_MEMORY = {"flux": 2_000_000_000, "simulated": 80_000_000}
 #: By these variables glibc keeps large buffers for the next layer instead of returning them to the system, which would
-#: clear each page again; only its first arena holds any that are larger than 64 MB (mallopt(3), and HEAP_MAX_SIZE). What
-#: is free at the end of that arena beyond 512 MiB, more than images of 1024x1024 need, is returned. It asks for huge
-#: pages, where the kernel gives them on request: weights are read in every step, all of them.
+#: clear each page again; only its first arena holds any that are larger than 64 MB (mallopt(3), and HEAP_MAX_SIZE). It
+#: returns what is free at its end beyond 512 MiB, more than images of 1024x1024 need, and asks for huge pages, where
+#: the kernel gives them on request: weights are read in every step, all of them.
 _BUFFERS_KEPT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**29),
