@@ -44,17 +44,21 @@ class Load:
         self._goes_on = goes_on
         self._numbers = count(1)
         self._began = time.monotonic()
+        self._ticks = _all_ticks(contestant.group)
         self._http = urllib3.PoolManager(maxsize=CALLERS)
         self._pool = ThreadPoolExecutor(CALLERS)
         self._calls: list[Future[None]] = [self._pool.submit(self._call) for _ in range(CALLERS)]
         self.times: list[float] = []
         self.lost = 0
         self.seconds = 0.0
+        #: Processor time of all the contestant's processes.
+        self.processor_seconds = 0.0
 
     def join(self) -> Load:
         for call in self._calls:
             call.result()
         self.seconds = time.monotonic() - self._began
+        self.processor_seconds = (_all_ticks(self._contestant.group) - self._ticks) / os.sysconf("SC_CLK_TCK")
         self._pool.shutdown()
         self._http.clear()
         return self
@@ -121,13 +125,15 @@ def _print_speed(contestants: Sequence[Contestant], loads: list[list[Load]]) -> 
     rates = [[load.rate for load in turns] for turns in loads]
     peers = [found for contestant, found in zip(contestants, rates, strict=True) if contestant.is_peer]
     best_peer = [max(of_round) for of_round in zip(*peers, strict=True)]
-    print("\n| | images a minute | beside the best peer | p50 | p99 | lost |\n|---|---|---|---|---|---|")
+    print("\n| | images a minute | beside the best peer | processor time of an image | p50 | p99 | lost |")
+    print("|---|---|---|---|---|---|---|")
     for contestant, turns, found in zip(contestants, loads, rates, strict=True):
         ratio = statistics.median(rate / best for rate, best in zip(found, best_peer, strict=True))
         times = sorted(seconds for load in turns for seconds in load.times)
         p50, p99 = statistics.median(times), times[int(0.99 * (len(times) - 1))]
         lost, rate = sum(load.lost for load in turns), statistics.median(found)
-        print(f"| {contestant.name} | {rate:.0f} | {ratio:.2f} | {p50:.1f} s | {p99:.1f} s | {lost} |")
+        work = sum(load.processor_seconds for load in turns) / len(times)
+        print(f"| {contestant.name} | {rate:.0f} | {ratio:.2f} | {work:.2f} s | {p50:.1f} s | {p99:.1f} s | {lost} |")
 
 
 def _print_faults(contestants: Sequence[Contestant]) -> None:
@@ -150,6 +156,11 @@ def _busiest(group: int) -> int:
     before = {pid: _ticks(pid) for pid in descendants(group)}
     time.sleep(_WATCH_SECONDS)
     return max(before, key=lambda pid: _ticks(pid) - before[pid])
+
+
+def _all_ticks(group: int) -> int:
+    """Return the processor time of a process and those below it."""
+    return sum(_ticks(pid) for pid in (group, *descendants(group)))
 
 
 def _ticks(pid: int) -> int:
