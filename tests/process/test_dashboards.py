@@ -18,7 +18,7 @@ import pytest
 from farm.process import child
 from monitoring.dashboards import DASHBOARDS, Dashboard
 from tests import grafana
-from tests.farms import RunningFarm, clean_environment, free_port, pids, running_farm, wait_for
+from tests.farms import RunningFarm, clean_environment, free_port, running_farm, wait_for
 from tests.prometheus import Prometheus
 from tests.unit.deploy import DEPLOY
 from tests.webhook_receiver import Receiver, answer, running_receiver
@@ -77,8 +77,8 @@ def _use(farm: RunningFarm, receiver: Receiver) -> None:
     order = partial(farm.submit, webhook_url=receiver.url, webhook_events=["job.completed"])
     returned = order(num_inference_steps=LONG)
     farm.wait_for_state(returned, "processing")
-    for worker in pids(f"-m workers --data-dir {farm.data_dir}"):
-        os.kill(worker, signal.SIGTERM)
+    worker = str(farm.redis.hget(f"srpo:job:{returned}", "worker"))
+    os.kill(int(worker.split("-")[-2]), signal.SIGTERM)
     jobs = [returned, *(order(num_inference_steps=USUAL) for _ in range(JOBS - 1))]
     for job_id in jobs:
         farm.wait_for_end(job_id)
