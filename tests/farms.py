@@ -212,6 +212,16 @@ class RunningFarm:
 
 
 @contextmanager
+def paused(farm: RunningFarm) -> Iterator[None]:
+    """Start no job of this farm meanwhile."""
+    farm.call("POST", "/farm/v1/pause")
+    try:
+        yield
+    finally:
+        farm.call("POST", "/farm/v1/resume")
+
+
+@contextmanager
 def running_farm(
     data_dir: Path, workers: int = 1, certificate: Certificate | None = None, /, **environment: str
 ) -> Iterator[RunningFarm]:

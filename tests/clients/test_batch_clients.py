@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from tests import frameworks, javascript
-from tests.farms import RunningFarm, image_facts, running_farm
+from tests.farms import RunningFarm, image_facts, paused, running_farm
 
 OPENAI = """
 import OpenAI, { toFile } from "openai";
@@ -62,15 +61,6 @@ report([batch.status, json.loads(answer.text), [found.id for found in listed.dat
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
     with running_farm(tmp_path_factory.mktemp("batch-clients") / "data", FARM_SIMULATED_STEP_MS="1") as farm:
         yield farm
-
-
-@contextmanager
-def paused(farm: RunningFarm) -> Iterator[None]:
-    farm.call("POST", "/farm/v1/pause")
-    try:
-        yield
-    finally:
-        farm.call("POST", "/farm/v1/resume")
 
 
 def test_openais_javascript_library_runs_a_batch(farm: RunningFarm) -> None:

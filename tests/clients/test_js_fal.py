@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests import javascript
-from tests.farms import RunningFarm, image_facts, running_farm, wait_for
+from tests.farms import RunningFarm, image_facts, paused, running_farm, wait_for
 
 #: The first one installs the clients.
 pytestmark = pytest.mark.timeout(javascript.INSTALL_SECONDS + 60)
@@ -112,21 +112,21 @@ def test_run_is_answered_with_the_image(farm: RunningFarm, way: str) -> None:
 
 
 def test_the_queue_step_by_step(farm: RunningFarm, way: str) -> None:
-    ran = javascript.run(
-        way
-        + """
-        for (const _ of [1, 2, 3]) await fal.queue.submit(endpoint, { input: { ...long, num_images: 4 } });
+    program = """
+        for (const _ of [1, 2, 3]) await fal.queue.submit(endpoint, { input: { ...small, num_images: 4 } });
         const waiting = await fal.queue.submit(endpoint, { input: small, priority: "low" });
         report(waiting);
         report(await fal.queue.status(endpoint, { requestId: waiting.request_id, logs: true }));
+        await fetch("http://farm/farm/v1/resume", { method: "POST" });
         await fal.queue.subscribeToStatus(endpoint, { requestId: waiting.request_id, pollInterval: 50 });
         report(await fal.queue.result(endpoint, { requestId: waiting.request_id }));
         """
-    )
+    with paused(farm):
+        ran = javascript.run(way + program.replace("http://farm", farm.url))
     submitted, status, result = ran.reports
 
     assert submitted["status"] == status["status"] == "IN_QUEUE"
-    assert 1 <= status["queue_position"] <= submitted["queue_position"] <= 3
+    assert submitted["queue_position"] == status["queue_position"] == 3
     assert [log["message"] for log in status["logs"]] == ["Accepted."]
     assert facts(farm, result["data"]) == ((256, 256), "JPEG")
     assert farm.job(submitted["request_id"])["priority"] == "low"

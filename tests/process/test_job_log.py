@@ -92,7 +92,7 @@ def test_a_job_is_followed_by_its_request_id(data_dir: Path, receiver: Receiver)
     assert [line["attempt"] for line in about_job if "attempt" in line and "claimed" in line["event"]] == [1, 2]
     _check_faults(found, killed)
     log = farm.log.read_text()
-    for secret in (CANARY, "7f3a9c51", key, key.split("_")[2]):
+    for secret in (CANARY, "7f3a9c51", key, key.split("_", 2)[2]):
         assert secret not in log
         assert secret not in metrics
     assert receiver.received[0].headers["x-request-id"] == REQUEST_ID
