@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 import sys
 import unicodedata
+from contextlib import suppress
+from pathlib import Path
 from typing import TextIO
 
 #: Control and format characters (escape sequences, bidirectional overrides), line separators, lone surrogates.
 _ESCAPED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+#: stdin, stdout and stderr.
+_STANDARD_STREAMS = 3
 #: Joiners are format characters, too, but parts of words and emoji.
 _JOINERS = "\u200c\u200d"
 
 #: What a terminal without these characters is shown instead.
 _PLAIN = {"✓": "+", "✗": "x", "→": "->", "…": "...", "–": "-", "—": "-", "·": "."}
+
+
+def open_streams() -> None:
+    """Open /dev/null in place of standard streams that are closed: else the next files would take their numbers."""
+    while (number := os.open(os.devnull, os.O_RDWR)) < _STANDARD_STREAMS:
+        os.set_inheritable(number, True)
+    os.close(number)
+    sys.stdin, sys.stdout, sys.stderr = (
+        stream or Path(os.devnull).open("r+", encoding="utf-8") for stream in (sys.stdin, sys.stdout, sys.stderr)
+    )
 
 
 def degrade_output() -> None:
@@ -39,6 +54,12 @@ def printable(text: str) -> str:
 def say(text: str, *, file: TextIO | None = None) -> None:
     """Print one line, with control characters as escapes."""
     print(printable(text), file=file or sys.stdout, flush=True)
+
+
+def announce(text: str, *, file: TextIO | None = None) -> None:
+    """Print one line of a service, which goes on if its output has no reader or no space."""
+    with suppress(OSError):
+        say(text, file=file)
 
 
 def _shown(character: str) -> str:

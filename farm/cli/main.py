@@ -28,7 +28,7 @@ from farm.cli import (
 )
 from farm.cli.weights import app as weights
 from farm.domain.errors import ConfigurationError, FarmError, with_detail
-from farm.printable import degrade_output, say
+from farm.printable import degrade_output, open_streams, say
 from farm.process.child import EXIT_CONFIG
 from farm.process.supervisor import ChildRefused
 from farm.telemetry.log import log_to_stderr
@@ -96,6 +96,7 @@ def main() -> None:
 
     The exit status is 1, 2 for a wrong option or argument, or EXIT_CONFIG if only a person can mend it.
     """
+    open_streams()
     degrade_output()
     log_to_stderr()
     try:

@@ -18,7 +18,7 @@ from farm.doctor.start import refuse_unusable_weights
 from farm.domain.errors import ConfigurationError, StoreUnavailable, with_detail
 from farm.jobstore.connection import check, connect
 from farm.jobstore.stats import StoreStats, Worker
-from farm.printable import say
+from farm.printable import announce
 from farm.process.data_dir import DataDir
 from farm.process.embedded_redis import EmbeddedRedis
 from farm.process.listen import CHOOSE_ANOTHER, ListenAddress, listening_error
@@ -125,7 +125,7 @@ def _supervise(settings: Settings, data_dir: Path, address: ListenAddress, worke
     report = StartReport()
     farm.run(
         lambda: has_warm_worker(url, report) and api_answers(address.url),
-        lambda: say(f"farm ready: {address.url}"),
+        lambda: announce(f"farm ready: {address.url}"),
     )
 
 
@@ -256,7 +256,7 @@ class StartReport:
             line = start_line(worker)
             if line not in self._shown_lines:
                 self._shown_lines.add(line)
-                say(line, file=sys.stderr)
+                announce(line, file=sys.stderr)
 
 
 def start_line(worker: Worker) -> str:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from contextlib import suppress
 from typing import Any, Literal
 
 import structlog
@@ -81,14 +82,19 @@ def log_to_stderr() -> None:
 
 
 class LineLogger:
-    """Writes each line to stderr at once, so that lines of several threads do not mix."""
+    """Writes each line to stderr at once, so that lines of several threads do not mix.
+
+    A line that cannot be written, since the disk is full or the reader of a pipe is gone, is lost: no call fails, and no
+    process ends, for its log.
+    """
 
     def __init__(self, name: str = "") -> None:
         self.name = name
 
     def msg(self, line: str) -> None:
         """Write a line."""
-        sys.stderr.write(line + "\n")
+        with suppress(OSError):
+            sys.stderr.write(line + "\n")
 
     debug = info = warning = error = critical = exception = msg
 

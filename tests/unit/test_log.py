@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -89,3 +90,31 @@ def test_each_line_names_the_process_that_wrote_it() -> None:
         assert (line["service"], line["worker"], line["version"]) == ("worker", "w1", __version__)
         assert line["pid"] > 0
         assert "key" not in line, "unknown fields are left out"
+
+
+SPEAKING = """
+import structlog
+from farm.printable import announce
+from farm.telemetry.log import set_up_log
+
+set_up_log("json")
+for number in range(1000):
+    structlog.get_logger("farm").info("a line", number=number)
+announce("farm ready")
+open("went on", "w").close()
+"""
+#: Outputs that take nothing, as redirections of a shell: a full disk, and a pipe whose reader is gone.
+TAKES_NOTHING = {"a full disk": "> /dev/full 2> /dev/full", "a closed pipe": "> >(true) 2>&1"}
+
+
+@pytest.mark.parametrize("redirection", TAKES_NOTHING.values(), ids=TAKES_NOTHING)
+def test_a_service_goes_on_without_its_log(tmp_path: Path, redirection: str) -> None:
+    program = ["bash", "-c", f'exec "$0" -c "$1" {redirection}', sys.executable, SPEAKING]
+    subprocess.run(program, env=clean_environment(), cwd=tmp_path, check=False)
+
+    assert (tmp_path / "went on").exists()
+
+
+def test_a_command_runs_with_closed_streams() -> None:
+    program = ["bash", "-c", 'exec "$0" -m farm.cli --version <&- >&- 2>&-', sys.executable]
+    assert subprocess.run(program, env=clean_environment(), check=False).returncode == 0
