@@ -8,7 +8,6 @@ import os
 import sys
 import unicodedata
 from contextlib import suppress
-from pathlib import Path
 from typing import TextIO
 
 #: Control and format characters (escape sequences, bidirectional overrides), line separators, lone surrogates.
@@ -28,7 +27,7 @@ def open_streams() -> None:
         os.set_inheritable(number, True)
     os.close(number)
     sys.stdin, sys.stdout, sys.stderr = (
-        stream or Path(os.devnull).open("r+", encoding="utf-8") for stream in (sys.stdin, sys.stdout, sys.stderr)
+        stream or os.fdopen(os.open(os.devnull, os.O_RDWR), "w") for stream in (sys.stdin, sys.stdout, sys.stderr)
     )
 
 

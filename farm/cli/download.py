@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from farm import clock
 from farm.cli.client import Client
+from farm.cli.output import write_whole
 from farm.domain.errors import FarmError
 
 _POLL_SECONDS = 0.15
@@ -70,7 +71,7 @@ class Downloader:
         path = self._folder / f"{name}-{(view['seed'] + number) % 2**32}.{extension}"
         content = self._client.download(image["url"])
         with _writing(path):
-            path.write_bytes(content)
+            write_whole(path, content)
         return path
 
     @contextmanager

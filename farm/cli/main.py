@@ -116,9 +116,11 @@ def main() -> None:
     except BrokenPipeError:
         _abandon_output()
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno is None:
             raise
-        _abandon_output(f"cannot write {error.filename or 'the output'}: {error.strerror}")
+        if error.errno in _FULL:
+            _abandon_output(f"cannot write {error.filename or 'the output'}: {error.strerror}")
+        _abandon_output(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
 
 
 def _abandon_output(reason: str = "") -> NoReturn:

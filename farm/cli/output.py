@@ -44,11 +44,9 @@ class Folder:
 
     def write(self, name: str, content: bytes) -> None:
         path = self._path / name
-        part = path.with_name(f".{name}.{secrets.token_hex(4)}.part")
         try:
             self._path.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(content)
-            part.rename(path)
+            write_whole(path, content)
         except OSError as error:
             raise UnusableOutput(f"--out: cannot write {path}: {error.strerror}.") from error
 
@@ -62,6 +60,17 @@ class Folder:
 
     def names(self) -> set[str]:
         return {path.name for path in self._path.iterdir()} if self._path.is_dir() else set()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, and nothing else is left. Raises OSError."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        part.write_bytes(content)
+        part.rename(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 class BucketPrefix:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 from farm import __version__
 from farm.doctor.finding import Finding, Mark, good, note, size, wrong
 from farm.process import toolchain
-from farm.process.data_dir import file_systems
+from farm.process.data_dir import existing, file_systems
 from farm.process.hardware import Card, Torch, cards, free_memory, installed_torch
 from farm.process.placement import is_short_of_memory, places, usable_cards
 from farm.settings import Settings
@@ -22,6 +23,8 @@ _GIB = 2**30
 _PYTHON = (3, 11)
 #: Free bytes below which a disk is a note.
 _DISK_NEARLY_FULL = 5 * _GIB
+#: Free inodes below which a disk is an error: each image and each upload takes one.
+_MIN_INODES = 1000
 #: Free bytes below which memory is an error, and below which it is a note.
 _MEMORY = (_GIB // 4, _GIB)
 #: Packages that a render worker needs.
@@ -40,6 +43,8 @@ def disk(data_dir: Path) -> Iterator[Finding]:
     """Check each file system that holds a part of the data folder, or would hold it."""
     for folder, free in file_systems(data_dir).items():
         yield disk_finding(folder, free)
+        status = os.statvfs(existing(folder))
+        yield from inodes_finding(folder, free=status.f_favail, total=status.f_files)
 
 
 def disk_finding(folder: Path, free: int) -> Finding:
@@ -49,6 +54,13 @@ def disk_finding(folder: Path, free: int) -> Finding:
     if free < uploads.MIN_FREE_BYTES:
         return wrong("disk", f"{text}: uploads are refused, and soon jobs", remedy)
     return note("disk", text, remedy) if free < _DISK_NEARLY_FULL else good("disk", text)
+
+
+def inodes_finding(folder: Path, *, free: int, total: int) -> Iterator[Finding]:
+    """Judge the inodes of a folder's disk, without which it takes no file; some file systems have no `total`."""
+    if total and free < _MIN_INODES:
+        text = f"{free} inodes free for {folder}, of {total}: soon no image can be stored"
+        yield wrong("disk", text, "remove small files there, or move the farm with --data-dir to a larger file system")
 
 
 def memory() -> Finding:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -30,6 +32,8 @@ T = TypeVar("T")
 _FETCH_SECONDS = 5.0
 #: S3 gives times in whole seconds.
 _BLUR_SECONDS = 1.0
+#: The errors of a disk that takes nothing more.
+_FULL_DISK = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
 #: A word of an error, and the remedy.
 _REMEDIES = {
     "RequestTimeTooSkewed": "sudo timedatectl set-ntp true: the clocks of this machine and the store differ",
@@ -80,6 +84,8 @@ def other_farms(marks: set[str], farm_id: str | None) -> Iterator[Finding]:
 def remedy(error: Exception, settings: Settings, data_dir: Path) -> str:
     """Return the remedy for an error of the storage."""
     if settings.storage_url is None:
+        if any(word in with_detail(error) for word in _FULL_DISK):
+            return "free space or inodes on its disk, or raise the quota of the farm's user"
         return f"make {data_dir} a writable folder, or use another one with --data-dir"
     if problem := bucket_certificate_problem(error):
         return problem.remedy

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import redis
@@ -85,9 +85,23 @@ def _wait_for_rewrite(client: redis.Redis) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a folder so that it is there whole or not at all."""
+    """Copy a folder so that it is there whole or not at all. Raises ConfigurationError."""
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    part.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    shutil.copytree(source, part)
-    part.rename(target)
+    try:
+        part.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copytree(source, part)
+        part.rename(target)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError):  # it is not empty, or was never made
+            part.parent.rmdir()
+        raise ConfigurationError(f"{part.parent} cannot be written: {_reason(error)}; name another folder") from error
+
+
+def _reason(error: OSError) -> str:
+    """Return why a copy failed; of several files, why the first one did."""
+    if not isinstance(error, shutil.Error):
+        return str(error.strerror)
+    _source, _target, text = error.args[0][0]
+    return str(text).partition("] ")[2].partition(": ")[0]

@@ -84,7 +84,7 @@ def log_to_stderr() -> None:
 class LineLogger:
     """Writes each line to stderr at once, so that lines of several threads do not mix.
 
-    A line that cannot be written, since the disk is full or the reader of a pipe is gone, is lost: no call fails, and no
+    A line that cannot be written is lost, as on a full disk or without the reader of a pipe: no call fails, and no
     process ends, for its log.
     """
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import ssl
 import threading
 from collections.abc import Callable
@@ -25,7 +27,7 @@ from farm.doctor.examination import Examination, within
 from farm.doctor.finding import Finding, Mark, good, refused, wrong
 from farm.doctor.jobstore import at_rest, connections_finding, memory_finding
 from farm.doctor.machine import device_finding, disk_finding
-from farm.domain.errors import ConfigurationError
+from farm.domain.errors import ConfigurationError, StorageUnavailable
 from farm.jobstore.stats import Queue, Worker
 from farm.process import placement, toolchain
 from farm.process.hardware import Card, Torch
@@ -102,6 +104,25 @@ def test_an_old_python_is_named() -> None:
 )
 def test_a_disk_that_is_nearly_full_is_named(free: int, mark: Mark) -> None:
     assert names(disk_finding(Path("/data"), free), mark, "/data", f"{free / 1e9:.1f} GB")
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "marks"),
+    [(999, 5000, [Mark.WRONG]), (1000, 5000, []), (0, 0, [])],
+    ids=["few", "enough", "btrfs"],
+)
+def test_a_disk_without_inodes_is_named(free: int, total: int, marks: list[Mark]) -> None:
+    found = list(machine.inodes_finding(Path("/data"), free=free, total=total))
+
+    assert [finding.mark for finding in found] == marks
+    assert all("999 inodes free for /data, of 5000" in finding.text and finding.remedy for finding in found)
+
+
+def test_a_storage_without_space_is_not_told_to_be_writable() -> None:
+    full = StorageUnavailable(detail=f"put: {os.strerror(errno.ENOSPC)}")
+
+    assert "inodes" in storage.remedy(full, Settings(), Path("/data"))
+    assert "writable" in storage.remedy(StorageUnavailable(detail="put"), Settings(), Path("/data"))
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,13 @@ def test_a_reader_that_leaves_ends_the_command_in_silence(tmp_path: Path, words:
     assert (ended.returncode, err) == (1, "")
 
 
+def test_an_error_of_the_system_is_one_line() -> None:
+    program = "from farm.cli import main; main.app = lambda **_: open('/nowhere/a file'); main.main()"
+    ended = subprocess.run([sys.executable, "-c", program], env=clean_environment(), capture_output=True, check=False)
+
+    assert (ended.returncode, ended.stderr) == (1, b"farm: /nowhere/a file: No such file or directory\n")
+
+
 def test_an_output_without_space_is_one_line(tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
         ended = farm("doctor", "--data-dir", str(tmp_path), stdout=full)
