@@ -9,7 +9,7 @@ from farm.settings import Settings, environment
 
 #: Bytes of memory that one worker on the CPU takes for an image of the largest size, by pipeline; with real weights
 #: there is only one worker.
-WORKER_MEMORY = {"flux": 2_000_000_000, "simulated": 80_000_000}
+WORKER_MEMORY = {"flux": 2_200_000_000, "simulated": 80_000_000}
 #: By these variables glibc keeps large buffers for the next layer instead of returning them to the system, which would
 #: clear each page again; only its first arena holds any that are larger than 64 MB (mallopt(3), and HEAP_MAX_SIZE). It
 #: returns what is free at its end beyond 512 MiB, more than images of 1024x1024 need, and asks for huge pages, where

@@ -13,7 +13,7 @@ from farm.settings import Settings
 from tests.farms import clean_environment
 
 #: Renders before the count begins, after which buffers of every size exist, and renders that count.
-WARM_UP, RENDERS = 150, 500
+WARM_UP, RENDERS = 300, 500
 MAX_GROWTH = 20_000_000
 
 

@@ -63,7 +63,7 @@ def test_a_torch_without_cuda_uses_no_card(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("cores", "free", "workers"), [(2, 16 * GB, 2), (16, 11 * GB, 4), (4, None, 4), (4, GB // 2, 1), (1, 16 * GB, 1)]
+    ("cores", "free", "workers"), [(2, 16 * GB, 2), (16, 12 * GB, 4), (4, None, 4), (4, GB // 2, 1), (1, 16 * GB, 1)]
 )
 def test_without_a_card_cores_and_memory_decide(
     monkeypatch: pytest.MonkeyPatch, cores: int, free: int | None, workers: int
