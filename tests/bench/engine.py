@@ -38,8 +38,8 @@ _WORKS: tuple[tuple[str, Work, float], ...] = (
 Round = tuple[float, float]
 _SQUARE = replace(WIDE, width=512, height=512)
 _IMAGES = 24
-#: Rounds in which a figure and its baseline are measured in turn.
-_ROUNDS = 5
+#: Rounds in which a figure and its baseline are measured in turn: each pair of processes, and each level.
+_ROUNDS, _LEVEL_ROUNDS = 5, 15
 #: Pairs of processes that decode and render. One process is faster or slower than its equal for as long as it lives, by
 #: where its memory lies: the figure is the median of the rounds of several pairs.
 _PAIRS = 5
@@ -69,13 +69,13 @@ def _layout() -> Iterator[Figure]:
     for _ in range(_PAIRS):
         with Decoder("as-workers", **buffers_kept(Settings())) as ours, Decoder("as-loaded") as theirs:
             for work, found in rounds.items():
-                found += _in_turn(partial(ours.seconds, work), partial(theirs.seconds, work))
+                found += _in_turn(_ROUNDS, partial(ours.seconds, work), partial(theirs.seconds, work))
     for what, work, at_most in _WORKS:
         yield _row(what, "NCHW", rounds[work], at_most)
 
 
-def _in_turn(ours: Callable[[], float], theirs: Callable[[], float]) -> list[Round]:
-    return [(ours(), theirs()) for _ in range(_ROUNDS)]
+def _in_turn(rounds: int, ours: Callable[[], float], theirs: Callable[[], float]) -> list[Round]:
+    return [(ours(), theirs()) for _ in range(rounds)]
 
 
 def _row(what: str, baseline: str, rounds: Sequence[Round], at_most: float | None = None) -> Figure:
@@ -114,7 +114,7 @@ def _levels() -> Iterator[Figure]:
 def _beside_none(
     what: str, seconds: Callable[[Acceleration], float], name: Acceleration, at_most: float | None = None
 ) -> Figure:
-    return _row(what, "none", _in_turn(partial(seconds, name), partial(seconds, "none")), at_most)
+    return _row(what, "none", _in_turn(_LEVEL_ROUNDS, partial(seconds, name), partial(seconds, "none")), at_most)
 
 
 def _denoising_seconds(pipeline: Any, acceleration: Acceleration) -> float:

@@ -11,8 +11,13 @@ from gguf import GGMLQuantizationType
 from safetensors.torch import load_file
 
 from farm.domain.errors import ConfigurationError
+from farm.domain.request import ImageRequest
+from farm.weights.checkpoints import LICENCES, Checkpoints
+from tests.unit.pipelines.denoising import miniature_parts
+from workers.calibration.likeness import psnr
 from workers.pipelines import miniature
 from workers.pipelines.gguf import load_gguf_transformer
+from workers.pipelines.loading import load_checkpoints
 from workers.pipelines.transformer import Kept, TransformerFiles
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -54,6 +59,21 @@ def test_layers_compute_with_their_quantised_weights(tmp_path: Path) -> None:
     four = weight_error(write(tmp_path / "q4.gguf", GGMLQuantizationType.Q4_0))
 
     assert 0 < eight < 0.01 < four < 0.2
+
+
+def test_a_worker_renders_with_it_almost_as_with_full_weights(tmp_path: Path) -> None:
+    flux_dir, files = tmp_path / "FLUX.1-dev", write(tmp_path / "srpo.gguf", GGMLQuantizationType.Q8_0)
+    miniature_parts().save_pretrained(flux_dir)
+    request = ImageRequest("srpo", "a red star", 256, 256, steps=2, guidance=4.5, seed=7)
+
+    quantised, full = (
+        load_checkpoints(Checkpoints(flux_dir, path), frozenset(LICENCES), "cpu")
+        for path in (*files.paths, flux_dir / "transformer" / "diffusion_pytorch_model.safetensors")
+    )
+
+    images = [next(iter(pipeline.render([request], lambda *_: True))) for pipeline in (quantised, full)]
+    assert 30 < psnr(*images) < 80
+    assert quantised.build != full.build
 
 
 def test_a_file_without_a_tensor_is_refused(tmp_path: Path) -> None:
