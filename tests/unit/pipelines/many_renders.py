@@ -1,6 +1,6 @@
 """`python -m tests.unit.pipelines.many_renders`: a process that renders as a worker does, and tells its memory.
 
-Finished images are encoded in other threads while the next one is rendered. It prints as JSON how many images it has
+A finished image is encoded in another thread while the next one is rendered. It prints as JSON how many images it has
 finished, the bytes of memory of its own before and after them, and the most that it ever had, with the files that it
 maps, once it has rendered the largest images, too.
 """
@@ -51,21 +51,25 @@ class Process:
 
     def render(self, numbers: range, sizes: Sequence[tuple[int, int]]) -> int:
         """Render these requests, of the sizes in turn, and return how many images were finished."""
-        with ThreadPoolExecutor(2) as publishing:
-            files = [
-                publishing.submit(self._encode, request, rendered)
-                for number in numbers
-                for request in [request_of(number, *sizes[number % len(sizes)])]
-                for rendered in self._rendered(request, cancelled=number % 5 == 0)
-            ]
-        return sum(file.result() > 0 for file in files)
+        finished = 0
+        with ThreadPoolExecutor(1) as publishing:
+            encoded = publishing.submit(self._encode, FROM_TEXT, [])
+            for number in numbers:
+                request = request_of(number, *sizes[number % len(sizes)])
+                rendered = self._rendered(request, cancelled=number % 5 == 0)
+                encoded.result()
+                encoded = publishing.submit(self._encode, request, rendered)
+                finished += len(rendered)
+            encoded.result()
+        return finished
 
     def _rendered(self, request: Request, *, cancelled: bool) -> Sequence[RenderedImage]:
         last = STEPS // 2 if cancelled else None
         return list(self._pipeline.render([request.image(0)], lambda _, step: step != last, INPUTS))
 
-    def _encode(self, request: Request, rendered: RenderedImage) -> int:
-        return len(self._encoder.encode(rendered.image, of=request, number=0, rendered=rendered))
+    def _encode(self, request: Request, rendered: Sequence[RenderedImage]) -> None:
+        for each in rendered:
+            self._encoder.encode(each.image, of=request, number=0, rendered=each)
 
 
 def memory(name: str) -> int:
