@@ -55,6 +55,8 @@ def test_the_best_masks_are_written_and_the_table_printed(tmp_path: Path, capsys
     rows = [line.split() for line in lines if line[:2] in ("11", "10", "5 ")]
     tried = {row[0]: float(row[5]) for row in rows[:-4] if row[0] != "5"}
     assert max(tried[mask] for mask in tried if mask.count("1") == 5) == tried[levels.regular.mask(7)]
+    plain = [line.split()[0] for line in lines if "plain steps" in line]
+    assert plain == [*sorted({str(mask.count("1")) for mask in tried}, reverse=True), "5", "5"]
     assert lines[4].split() == ["denoising", "steps,", "1:", "full", "full", "order", "s/image", "time"] + [
         word for name in measures() for word in (name, "median", name, "worst")
     ]

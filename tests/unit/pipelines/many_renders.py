@@ -1,8 +1,8 @@
 """`python -m tests.unit.pipelines.many_renders`: a process that renders as a worker does, and tells its memory.
 
 A finished image is encoded in another thread while the next one is rendered. It prints as JSON how many images it has
-finished, the bytes of memory of its own before and after them, and the most that it ever had, with the files that it
-maps, once it has rendered the largest images, too.
+finished, the bytes of memory of its own before them and after each part of them, and the most that it ever had, with
+the files that it maps, once it has rendered the largest images, too.
 """
 
 from __future__ import annotations
@@ -80,14 +80,15 @@ def memory(name: str) -> int:
 
 
 def main() -> None:
-    warm_up, rounds = map(int, sys.argv[1:])
+    warm_up, parts, renders = map(int, sys.argv[1:])
     process = Process()
     process.render(range(warm_up), SIZES)
-    before = memory("RssAnon")
-    rendered = process.render(range(warm_up, warm_up + rounds), SIZES)
-    after = memory("RssAnon")
+    rendered, found = 0, [memory("RssAnon")]
+    for first in range(warm_up, warm_up + parts * renders, renders):
+        rendered += process.render(range(first, first + renders), SIZES)
+        found.append(memory("RssAnon"))
     process.render(range(1, 1 + len(LARGEST)), LARGEST)
-    print(json.dumps({"rendered": rendered, "before": before, "after": after, "most": memory("VmHWM")}))
+    print(json.dumps({"rendered": rendered, "memory": found, "most": memory("VmHWM")}))
 
 
 if __name__ == "__main__":
