@@ -235,7 +235,8 @@ def test_layers_of_full_size_take_little_memory_and_survive_a_kill(tmp_path: Pat
     """The whole file has 57 such blocks, one after another: memory is that of its largest tensor."""
     source, target = tmp_path / "srpo.safetensors", tmp_path / "fp8.safetensors"
     sparse_source(source)
-    command = [sys.executable, "-m", "workers.pipelines.convert", str(source), str(target), "fp8"]
+    program = [sys.executable, "-m", "workers.pipelines.convert", str(source), str(target), "fp8"]
+    command = ["prlimit", f"--data={6 * 10**9}", *program]  # of a process's own memory; mapped files are not counted
 
     with subprocess.Popen(command) as first:
         wait_for(lambda: any(path.stat().st_size > 2e8 for path in tmp_path.glob(".*.partial")), seconds=300)

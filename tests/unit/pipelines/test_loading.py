@@ -15,11 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from farm.doctor import device_memory
 from farm.doctor import weights as doctor
 from farm.doctor.finding import Mark
 from farm.domain.catalogue import MODELS
 from farm.domain.errors import ConfigurationError
 from farm.domain.request import ImageRequest
+from farm.process.hardware import Card
 from farm.settings import Settings
 from farm.weights.checkpoints import LICENCES, check_licences
 from farm.weights.checkpoints import Checkpoints as Set
@@ -203,13 +205,24 @@ def test_the_miniature_can_be_kept_in_fp8(written: Path) -> None:
     assert load_miniature(choice=Choice("fp8")).build != load_miniature().build
 
 
-def test_what_does_not_fit_is_refused_before_it_is_read(
+def test_what_does_not_fit_is_refused_before_it_is_read_and_the_doctor_says_the_same(
     checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    card = Card(0, "GPU-0a", "a card", memory=718_000_000)  # of which programs can use 700 MB
+    monkeypatch.setattr(device_memory, "usable_cards", lambda _: [card])
     monkeypatch.setattr(loading, "memory_of", lambda _: Memory("cuda:0 (a card)", 700_000_000))
     monkeypatch.setattr(transformer, "safe_open", None)
 
-    assert "These weights need" in refusal(checkpoints.load)
+    refused = refusal(checkpoints.load)
+
+    assert "These weights need" in refused
+    settings = Settings(flux_dir=checkpoints.flux_dir, srpo_file=checkpoints.srpo_file)
+    (finding,) = device_memory.device_memory(settings)
+    assert (finding.mark, f"{finding.text}; {finding.remedy}") == (Mark.WRONG, refused)
+    monkeypatch.setattr(device_memory, "usable_cards", lambda _: [replace(card, memory=80_000_000_000)])
+    (finding,) = device_memory.device_memory(settings)
+    assert finding.mark is Mark.GOOD
+    assert finding.text.startswith("cuda:0 (a card): transformer in full; ")
 
 
 def test_parts_that_are_offloaded_render_the_same(checkpoints: Checkpoints) -> None:

@@ -14,7 +14,7 @@ from farm.process.placement import WORKER_MEMORY, buffers_kept
 from farm.settings import Settings
 from tests.farms import clean_environment
 
-#: Renders before the count begins, after which buffers of every size exist; parts of those that count, and renders each.
+#: Renders before the count begins, after which buffers of every size exist; parts of those that count; renders of each.
 WARM_UP, PARTS, RENDERS = 150, 5, 100
 #: Bytes by which memory may grow in a part. A leak shows in each of them: a megabyte is less than a prompt's embeddings
 #: per render. The allocator may keep one more large buffer in any, by how encoding and rendering overlap.
