@@ -39,6 +39,13 @@ def test_a_prompt_becomes_pillow_images(client: Client) -> None:
     assert client.render("a fox", seed=8, **SMALL)[0].tobytes() == images[1].tobytes()
 
 
+def test_a_level_of_acceleration_computes_part_of_the_steps(client: Client) -> None:
+    levels: list[Any] = [{}, {"acceleration": "none"}, {"acceleration": "regular"}, {"acceleration": "high"}]
+    jobs = [client.submit("a fox", num_inference_steps=12, **level, **SMALL) for level in levels]
+
+    assert [job.wait().data["timings"]["full_steps"] for job in jobs] == [12, 12, 6, 5]
+
+
 def test_progress_is_told_until_the_end(slow: Client) -> None:
     seen: list[JobState] = []
     slow.render("a fox", on_progress=seen.append, num_inference_steps=50, **SMALL)
