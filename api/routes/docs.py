@@ -14,7 +14,7 @@ from api.http.assets import Asset, Assets, policy
 #: Swagger UI's files.
 _PARTS = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png")
 #: Files of the farm's own beside them.
-_OWN_PARTS = ("start.js", "contrast.css")
+_OWN_PARTS = ("start.js", "accessibility.css")
 #: Its URLs are relative, so that it works under any path prefix of a proxy.
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -23,7 +23,7 @@ _PAGE = """<!doctype html>
 <title>srpo-farm</title>
 <meta name="description" content="The farm's HTTP API, to read and to try.">
 <link rel="stylesheet" href="docs/swagger-ui.css">
-<link rel="stylesheet" href="docs/contrast.css">
+<link rel="stylesheet" href="docs/accessibility.css">
 <link rel="icon" type="image/png" href="docs/favicon-32x32.png">
 <div id="page"></div>
 <script src="docs/swagger-ui-bundle.js"></script>

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from tests import javascript
 from tests.farms import clean_environment
@@ -15,6 +15,7 @@ def offered_code(page: Page) -> dict[str, str]:
     """Return the code for each client that the playground offers for the request in its form."""
     page.click("#code")
     client = page.get_by_label("Client")
+    expect(client).to_be_visible()
     names: list[str] = client.locator("option").evaluate_all("(all) => all.map((one) => one.value)")
     codes = {name: _shown(page, name) for name in names}
     page.get_by_role("button", name="Close").click()

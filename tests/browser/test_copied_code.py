@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,11 @@ pytestmark = [pytest.mark.full, pytest.mark.timeout(javascript.INSTALL_SECONDS +
 #: The clients of the dialects that have SRPO.
 EVERY_CLIENT = {
     "Shell: curl",
+    "Shell: curl, as at fal",
+    "Shell: curl, as at OpenAI",
+    "Shell: curl, as at AI/ML API",
+    "Shell: curl, as at Siraya",
+    "Shell: curl, as at WaveSpeed",
     "Python: fal-client",
     "Python: openai",
     "Python: openai, as at AI/ML API",
@@ -34,14 +37,16 @@ EVERY_CLIENT = {
     "JavaScript: wavespeed",
     "JavaScript: fetch",
 }
-FAL_AND_NATIVE = {"Shell: curl", "Python: fal-client", "JavaScript: @fal-ai/client", "JavaScript: fetch"}
+WAVESPEED = {name for name in EVERY_CLIENT if "wavespeed" in name.lower()}
+#: The clients of the dialects that have every model.
+FAL_OPENAI_AND_NATIVE = {name for name in EVERY_CLIENT - WAVESPEED if "AI/ML API" not in name and "Siraya" not in name}
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """Return the file of an input image that is too large for one argument of a command."""
     path = tmp_path / "source.png"
-    Image.effect_noise((512, 512), 90).save(path)
+    Image.effect_noise((640, 416), 90).save(path)
     assert path.stat().st_size > 131_072
     return path
 
@@ -54,63 +59,88 @@ def open_form(page: Page, farm: RunningFarm, model: str) -> None:
     page.fill("#field-seed", "3")
 
 
-def settings_of(farm: RunningFarm, job: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters that are written into the first image of a job."""
-    image = Image.open(BytesIO(farm.fetch(job["images"][0]["url"])))
-    parameters: dict[str, Any] = json.loads(image.text["parameters"])  # type: ignore[attr-defined]
-    return parameters
+def rendered(farm: RunningFarm, job: dict[str, Any]) -> list[Any]:
+    """Return the images of a job as files, which contain their parameters, and whether they were checked."""
+    return [farm.image(job, number) for number in range(job["num_images"])] + [job["has_nsfw_concepts"]]
 
 
-def run_each(farm: RunningFarm, codes: dict[str, str]) -> list[dict[str, Any]]:
-    """Run the code for each client, and return the jobs that they made."""
-    jobs = []
+def newest_job(farm: RunningFarm) -> dict[str, Any]:
+    (newest,) = farm.call("GET", "/farm/v1/jobs?limit=1").json["jobs"]
+    job = farm.wait_for_end(newest["id"])
+    assert job["status"] == "completed", job
+    return job
+
+
+def assert_same_images(page: Page, farm: RunningFarm, clients: set[str]) -> None:
+    """Assert that the code for each of these clients, and of no other, renders what the page itself renders."""
+    page.click("#run")
+    expect(page.locator("#jobs > li:first-child")).to_have_attribute("data-status", "completed")
+    ids, wanted = {newest_job(farm)["id"]}, rendered(farm, newest_job(farm))
+    codes = offered_code(page)
+    assert set(codes) == clients
     for name, code in codes.items():
         assert farm.url in run_code(name, code), name
-        (newest,) = farm.call("GET", "/farm/v1/jobs?limit=1").json["jobs"]
-        jobs.append(farm.wait_for_end(newest["id"]))
-        assert jobs[-1]["status"] == "completed", name
-    assert len({job["id"] for job in jobs}) == len(codes)
-    return jobs
+        job = newest_job(farm)
+        ids.add(job["id"])
+        assert rendered(farm, job) == wanted, name
+    assert len(ids) == 1 + len(codes)
 
 
 def test_every_client_renders_the_same_image(page: Page, farm: RunningFarm) -> None:
     open_form(page, farm, "srpo")
     page.select_option("#field-output_format", "png", force=True)
 
-    codes = offered_code(page)
-
-    assert set(codes) == EVERY_CLIENT
-    settings = [settings_of(farm, job) for job in run_each(farm, codes)]
-    assert all(one == settings[0] for one in settings)
+    assert_same_images(page, farm, EVERY_CLIENT)
 
 
-def test_the_code_has_what_was_set(page: Page, farm: RunningFarm) -> None:
+def test_the_code_has_size_steps_and_guidance(page: Page, farm: RunningFarm) -> None:
+    open_form(page, farm, "srpo")
+    page.select_option("#field-image_size", "custom")
+    page.fill("#field-image_size-width", "640")
+    page.fill("#field-image_size-height", "512")
+    page.fill("#field-num_inference_steps", "9")
+    page.fill("#field-guidance_scale", "7.5")
+
+    assert_same_images(page, farm, EVERY_CLIENT)
+
+
+def test_the_code_has_level_number_and_unchecked_images(page: Page, farm: RunningFarm) -> None:
     open_form(page, farm, "srpo")
     page.select_option("#field-acceleration", "high")
-    page.fill("#field-guidance_scale", "7.5")
     page.fill("#field-num_images", "2")
+    page.uncheck("#field-enable_safety_checker")
 
-    codes = offered_code(page)
-    jobs = run_each(farm, codes)
-
-    # WaveSpeed's dialect makes one image at a time, with every step in full.
-    assert set(codes) == {name for name in EVERY_CLIENT if "wavespeed" not in name}
-    assert {(job["num_images"], job["seed"]) for job in jobs} == {(2, 3)}
-    assert len({job["timings"]["full_steps"] for job in jobs}) == 1
+    # WaveSpeed's dialect makes one checked image at a time, with every step in full.
+    assert_same_images(page, farm, EVERY_CLIENT - WAVESPEED)
 
 
-@pytest.mark.parametrize(("model", "images"), [("srpo-image-to-image", 1), ("kontext", 1), ("kontext-multi", 4)])
-def test_an_input_image_is_in_the_code(page: Page, farm: RunningFarm, source: Path, model: str, images: int) -> None:
+def test_the_code_of_a_ratio_renders_that_ratio(page: Page, farm: RunningFarm) -> None:
+    open_form(page, farm, "kontext-text-to-image")
+    page.select_option("#field-aspect_ratio", "9:16")
+
+    assert_same_images(page, farm, FAL_OPENAI_AND_NATIVE)
+
+
+@pytest.mark.parametrize(
+    ("model", "images", "fields"),
+    [
+        ("srpo-image-to-image", 1, {"strength": "0.4", "num_inference_steps": "12", "guidance_scale": "7.5"}),
+        ("kontext", 1, {"guidance_scale": "6"}),
+        ("kontext-multi", 4, {}),
+    ],
+)
+def test_an_input_image_is_in_the_code(
+    page: Page, farm: RunningFarm, source: Path, model: str, images: int, fields: dict[str, str]
+) -> None:
     open_form(page, farm, model)
     field = "#field-image_urls" if model == "kontext-multi" else "#field-image_url"
     page.set_input_files(field, [source] * images)
     expect(page.locator(".thumbnails li")).to_have_count(images)
+    for name, value in fields.items():
+        page.fill(f"#field-{name}", value)
 
-    codes = offered_code(page)
-
-    wavespeed = {name for name in EVERY_CLIENT if "wavespeed" in name}
-    assert set(codes) == FAL_AND_NATIVE | (wavespeed if model == "srpo-image-to-image" else set())
-    assert all(len(job["inputs"]) == images for job in run_each(farm, codes))
+    wavespeed = WAVESPEED if model == "srpo-image-to-image" else set()
+    assert_same_images(page, farm, FAL_OPENAI_AND_NATIVE | wavespeed)
 
 
 def test_a_farm_with_keys_is_called_with_the_key_of_the_environment(page: Page, farm_with_keys: RunningFarm) -> None:
@@ -149,5 +179,12 @@ def test_a_client_that_cannot_be_told_the_same_is_not_offered(
 
     names = offered_code(page)
 
-    assert not [name for name in names if excluded in name]
-    assert FAL_AND_NATIVE | {"Python: openai"} <= set(names)
+    assert not [name for name in names if excluded.lower() in name.lower()]
+    assert set(names) >= FAL_OPENAI_AND_NATIVE
+
+
+def test_wavespeed_is_not_offered_for_an_image_whose_size_the_page_cannot_know(page: Page, farm: RunningFarm) -> None:
+    open_form(page, farm, "srpo-image-to-image")
+    page.get_by_label("URL of an input image").fill("https://images.example/fox.png")
+
+    assert set(offered_code(page)) == FAL_OPENAI_AND_NATIVE

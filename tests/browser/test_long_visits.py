@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, CDPSession, Page, expect
 
-from tests.farms import RunningFarm, running_farm
+from miniature.drawing import draw
+from miniature.scene import FORBIDDEN, Group, Scene
+from tests.farms import RunningFarm, free_port, own_redis, running_farm, wait_for
+from tests.plain_processes import Api, plain_processes
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
 
@@ -104,6 +107,35 @@ def test_a_farm_that_is_restarted_goes_on_with_what_the_page_shows(page: Page, t
         expect(shown.locator("img")).to_have_count(4)
 
 
+def test_a_farm_without_a_worker_says_so_and_the_page_goes_on_when_one_comes(page: Page, tmp_path: Path) -> None:
+    port, tree = free_port(), Path.cwd()
+    shown = page.locator("#jobs > li").first
+    with own_redis(tmp_path / "redis") as url, plain_processes(tmp_path) as farm:
+        settings = {"FARM_REDIS_URL": url, "FARM_REDIS_UNSAFE": "1", "FARM_PIPELINE": "simulated"}
+        folder = ["--data-dir", str(tmp_path / "data")]
+        farm.start("api", ["api", "--port", str(port), *folder], settings, tree)
+        wait_for(Api(port).is_ready)
+
+        page.goto(f"http://127.0.0.1:{port}")
+        expect(page.locator("#loading")).to_contain_text("No worker is running.")
+        page.fill("#field-prompt", "a fox before its farm")
+        farm.start("worker", ["worker", *folder], settings, tree)
+        expect(page.locator("#loading")).to_be_hidden(timeout=60_000)
+        page.click("#run")
+        expect(shown).to_have_attribute("data-status", "completed")
+        expect(page.locator("#waiting")).to_be_hidden()
+
+        farm.stop("worker")
+        page.reload()
+        expect(page.locator("#waiting")).to_have_text("No worker is running: jobs wait until one is.")
+        page.fill("#field-prompt", "a fox that waits for a worker")
+        page.click("#run")
+        expect(shown).to_have_attribute("data-status", "created")
+        farm.start("worker", ["worker", *folder], settings, tree)
+        expect(shown).to_have_attribute("data-status", "completed", timeout=60_000)
+        expect(page.locator("#waiting")).to_be_hidden()
+
+
 def test_two_hundred_jobs_are_listed_page_by_page(page: Page, farm: RunningFarm) -> None:
     job_ids = [farm.submit(num_inference_steps=1) for _ in range(200)]
     for job_id in job_ids:
@@ -155,3 +187,28 @@ def test_a_word_that_the_miniature_does_not_know_is_underlined(page: Page, minia
     expect(unknown_words).to_be_empty()
     page.click("#run")
     expect(page.locator("#jobs > li").first).to_have_attribute("data-status", "completed", timeout=120_000)
+
+
+def test_an_unsafe_image_is_a_placeholder_that_says_so(page: Page, miniature: RunningFarm, tmp_path: Path) -> None:
+    """Image to image at the least strength gives an image back as it is: the checker sees the drawn shape."""
+    for shape in (FORBIDDEN, "star"):
+        draw(Scene((Group(shape, "red", size="large"),)), 256, 320).save(tmp_path / f"{shape}.png")
+    open_playground(page, miniature)
+    page.select_option("#model", "srpo-image-to-image")
+    page.fill("#field-prompt", "x")
+    page.fill("#field-strength", "0.01")
+    shown = page.locator("#jobs > li").first
+
+    page.set_input_files("#field-image_url", tmp_path / f"{FORBIDDEN}.png")
+    page.click("#run")
+    expect(shown).to_have_attribute("data-status", "completed", timeout=120_000)
+    expect(shown.locator("figure")).to_contain_text("Blacked out by the safety checker.")
+    expect(shown.locator("img, a, input")).to_have_count(0)
+    place = shown.locator(".blocked").bounding_box()
+    assert place
+    assert place["width"] / place["height"] == pytest.approx(256 / 320, abs=0.02)
+
+    page.set_input_files("#field-image_url", tmp_path / "star.png")
+    page.click("#run")
+    expect(shown.locator("figure img")).to_be_visible(timeout=120_000)
+    expect(shown).not_to_contain_text("safety checker")

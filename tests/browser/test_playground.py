@@ -7,11 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
-from playwright.sync_api import BrowserContext, Dialog, Locator, Page, expect
+from PIL import ExifTags, Image
+from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, expect
 
 from tests.browser.copied_code import offered_code, run_code
 from tests.farms import RunningFarm, farm_command
+
+#: Put an image of 320x256 pixels on the clipboard.
+COPY_AN_IMAGE = """async () => {
+  const canvas = Object.assign(document.createElement("canvas"), { width: 320, height: 256 });
+  canvas.getContext("2d").fillRect(0, 0, 160, 128);
+  const image = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  await navigator.clipboard.write([new ClipboardItem({ "image/png": image })]);
+}"""
 
 
 @pytest.fixture(autouse=True)
@@ -279,6 +287,42 @@ def test_an_input_image_is_chosen_and_a_broken_one_is_an_error_at_its_field(page
     assert width_of(card(page).locator("img")) == 320
 
 
+def test_an_image_is_pasted_as_input(page: Page) -> None:
+    page.evaluate(COPY_AN_IMAGE)
+    page.focus("#field-prompt")
+
+    page.keyboard.press("Control+v")
+
+    # The model that was chosen takes no image: the first one that does is chosen instead.
+    expect(page.locator("#model")).to_have_value("srpo-image-to-image")
+    assert width_of(page.get_by_alt_text("Input image 1")) == 320
+    expect(page.locator("#field-prompt")).to_have_value("")
+    page.fill("#field-prompt", "as copied")
+    page.fill("#field-num_inference_steps", "10")
+    page.click("#run")
+    expect_status(card(page), "completed")
+    assert width_of(card(page).locator("img")) == 320
+
+
+def test_a_photo_is_taken_on_a_phone(page: Page, browser: Browser, farm: RunningFarm, tmp_path: Path) -> None:
+    Image.new("RGB", (320, 256), "red").save(tmp_path / "photo.jpg")
+    page.select_option("#model", "srpo-image-to-image")
+    take = page.get_by_role("button", name="Take a photo")
+    expect(page.locator("#field-image_url")).to_be_visible()
+    expect(take).to_be_hidden()  # this window has a mouse
+
+    phone = browser.new_page(viewport={"width": 360, "height": 800}, has_touch=True, is_mobile=True)
+    open_playground(phone, farm)
+    phone.select_option("#model", "srpo-image-to-image")
+    with phone.expect_file_chooser() as camera:
+        phone.get_by_role("button", name="Take a photo").tap()
+    assert camera.value.element.get_attribute("capture") == "environment"
+    camera.value.set_files(tmp_path / "photo.jpg")
+
+    assert width_of(phone.get_by_alt_text("Input image 1")) == 320
+    phone.context.close()
+
+
 def test_an_image_is_used_as_the_next_input(page: Page) -> None:
     fill(page, num_inference_steps=1)
     page.click("#run")
@@ -307,19 +351,46 @@ def test_a_link_opens_the_same_settings(page: Page, context: BrowserContext) -> 
     expect(other.locator("#field-image_size")).to_have_value("square")
 
 
-def test_two_images_are_compared_with_a_slider(page: Page) -> None:
+def test_two_images_are_compared_with_keyboard_mouse_and_finger(page: Page, context: BrowserContext) -> None:
+    page.set_viewport_size({"width": 360, "height": 800})
     fill(page, num_images=2, num_inference_steps=1)
     page.click("#run")
     expect_status(card(page), "completed")
     for number in range(2):
         card(page).get_by_role("checkbox").nth(number).check()
     page.click("#compare")
-
     slider = page.get_by_role("slider", name="Boundary between the images")
-    slider.fill("20")
-
     over = page.locator("#compare-view .over")
-    assert "80%" in over.evaluate("(image) => getComputedStyle(image).clipPath")
+
+    def expect_boundary(percent: int) -> None:
+        expect(slider).to_have_value(str(percent))
+        expect(over).to_have_css("clip-path", f"inset(0px {100 - percent}% 0px 0px)")
+
+    expect(slider).to_be_focused()
+    expect_boundary(50)
+    page.keyboard.press("ArrowLeft")
+    expect_boundary(49)
+
+    box = page.locator("#compare-view .stage").bounding_box()
+    assert box
+    assert 200 < box["width"] < 360
+    at = [box["x"] + box["width"] * part for part in (0.75, 0.25)]
+    middle = box["y"] + box["height"] / 2
+    page.mouse.click(at[0], middle)
+    expect_boundary(75)
+    page.mouse.move(at[1], middle)
+    expect_boundary(75)
+    page.mouse.down()
+    page.mouse.move(at[0], middle)
+    page.mouse.move(359, middle)
+    expect_boundary(100)
+    page.mouse.up()
+
+    fingers = context.new_cdp_session(page)
+    for kind, x in (("touchStart", at[0]), ("touchMove", at[1])):
+        fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": middle}]})
+    expect_boundary(25)
+    fingers.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
 
 def test_a_copied_request_runs_as_pasted_in_every_python_client_and_curl(page: Page, farm: RunningFarm) -> None:
@@ -332,6 +403,27 @@ def test_a_copied_request_runs_as_pasted_in_every_python_client_and_curl(page: P
     newest = farm.call("GET", "/farm/v1/jobs?limit=4").json["jobs"]
     assert {job["prompt"] for job in newest} == {'it\'s "a fox" $HOME'}
     assert {job["seed"] for job in newest} == {3}
+
+
+def test_a_copied_request_has_the_size_of_its_input_image_in_every_dialect(
+    page: Page, farm: RunningFarm, tmp_path: Path
+) -> None:
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6  # by 90 degrees
+    Image.new("RGB", (272, 320), "red").save(tmp_path / "red.jpg", exif=turned)
+    page.select_option("#model", "srpo-image-to-image")
+    page.set_input_files("#field-image_url", tmp_path / "red.jpg")
+    page.fill("#field-prompt", "the same in blue")
+    page.fill("#field-num_inference_steps", "10")
+
+    codes = {name: code for name, code in offered_code(page).items() if "curl" in name}
+    for name, code in codes.items():
+        run_code(name, code)
+
+    assert set(codes) == {"Shell: curl", *(f"Shell: curl, as at {who}" for who in ("fal", "OpenAI", "WaveSpeed"))}
+    for job in farm.call("GET", "/farm/v1/jobs?limit=4").json["jobs"]:
+        (image,) = farm.wait_for_end(job["id"])["images"]
+        assert (image["width"], image["height"]) == (320, 272), job["model"]
 
 
 def test_markup_of_a_caller_is_text(page: Page, farm: RunningFarm) -> None:

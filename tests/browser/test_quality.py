@@ -13,6 +13,11 @@ from tests.farms import RunningFarm
 #: Bytes that may be transferred until the page is there.
 MAX_BYTES = 100_000
 _PAGES = ("", "queue")
+#: Whether anything on a page moves by itself when it changes, or is scrolled smoothly.
+_MOVES = """() => [...document.querySelectorAll("*")].some((node) => {
+  const { transitionDuration, animationName, scrollBehavior } = getComputedStyle(node);
+  return !/^(0s(, )?)+$/.test(transitionDuration) || animationName !== "none" || scrollBehavior !== "auto";
+})"""
 
 
 def open_page(page: Page, farm: RunningFarm, path: str) -> None:
@@ -64,6 +69,23 @@ def test_a_page_is_light_and_asks_no_other_host(
     sizes = [request.sizes() for request in requests]
     assert sum(size["responseBodySize"] + size["responseHeadersSize"] for size in sizes) < MAX_BYTES
     assert {request.url.split("/")[2] for request in requests} == {f"127.0.0.1:{farm.port}"}
+
+
+@pytest.mark.full
+def test_nothing_moves_where_less_motion_is_wanted(page: Page, farm: RunningFarm) -> None:
+    def moves(path: str, motion: Literal["reduce", "no-preference"]) -> bool:
+        page.emulate_media(reduced_motion=motion)
+        page.goto(f"{farm.url}/{path}")
+        expect(page.locator("#jobs > li, #jobs tr, .opblock-tag").first).to_be_visible(timeout=20_000)
+        return bool(page.evaluate(_MOVES))
+
+    job = {"id": farm.submit(num_inference_steps=1), "body": {"model": "srpo", "prompt": "a fox"}}
+    page.goto(farm.url)
+    page.evaluate("(job) => localStorage.setItem('srpo-farm.history', JSON.stringify([job]))", job)
+
+    # Of the farm's own, cards change with a transition; Swagger UI has motion of its own.
+    assert [path for path in ("", "docs") if moves(path, "no-preference")] == ["", "docs"]
+    assert [path for path in ("", "queue", "docs") if moves(path, "reduce")] == []
 
 
 def test_the_form_is_used_with_the_keyboard_alone(page: Page, farm: RunningFarm) -> None:

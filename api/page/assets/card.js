@@ -60,8 +60,12 @@ export class Card {
   }
 
   figure(job, image, at) {
-    const url = local(image.url);
     const seed = (job.seed + at) % 2 ** 32;
+    return job.has_nsfw_concepts[at] ? blockedFigure(image, seed) : this.imageFigure(job, image, seed);
+  }
+
+  imageFigure(job, image, seed) {
+    const url = local(image.url);
     const alt = `${this.prompt.textContent}, seed ${seed}`;
     const shown = element("img", { src: url, alt, width: image.width, height: image.height, loading: "lazy" });
     const pick = element("input", { type: "checkbox", "aria-label": `Compare the image with seed ${seed}` });
@@ -74,9 +78,8 @@ export class Card {
       button("Use as input", () => this.actions.useAsInput(url)),
       element("label", {}, pick, "compare"),
     );
-    const flagged = job.has_nsfw_concepts[at] ? element("p", { className: "error", textContent: "Blacked out by the safety checker." }) : null;
     const open = element("a", { href: url, target: "_blank", rel: "noopener" }, shown);
-    return element("figure", {}, open, element("figcaption", {}, `seed ${seed}`, links, flagged));
+    return element("figure", {}, open, element("figcaption", {}, `seed ${seed}`, links));
   }
 
   offer(job) {
@@ -96,6 +99,13 @@ export class Card {
   get settings() {
     return this.job ? { ...this.body, seed: this.job.seed } : this.body;
   }
+}
+
+/** Return what stands in the place of an image that the safety checker blacked out. */
+function blockedFigure({ width, height }, seed) {
+  const place = element("p", { className: "blocked", textContent: "Blacked out by the safety checker." });
+  place.style.aspectRatio = width / height;
+  return element("figure", {}, place, element("figcaption", { textContent: `seed ${seed}` }));
 }
 
 function statusOf(job) {

@@ -12,7 +12,7 @@ function python(value) {
 /** The fields that only the farm's own API takes. */
 const OWN = ["model", "priority", "webhook_url", "webhook_events"];
 /** Those that the clients of OpenAI and WaveSpeed name in another way, or not at all. */
-const RENAMED = ["image_size", "sync_mode", "num_images"];
+const RENAMED = ["image_size", "image_url", "image_urls", "sync_mode", "num_images"];
 /** Where a dialect's defaults are not the farm's own. */
 const DIFFERING = {
   openai: ["output_format"],
@@ -24,45 +24,64 @@ const DIFFERING = {
 const without = (body, ...names) => Object.fromEntries(Object.entries(body).filter(([name]) => !names.includes(name)));
 const only = (body, ...names) => Object.fromEntries(Object.entries(body).filter(([name, value]) => names.includes(name) && value !== undefined));
 
-/** Presets of sizes in pixels, as the request's form knows them. */
-const sized = ({ image_size: size }, presets) => (typeof size === "object" ? [size.width, size.height] : presets[size ?? "landscape_4_3"]);
+/** Return the sides in pixels that a request names; none where they follow from its ratio or its input image. */
+function namedSides({ full: { image_size: size }, presets }) {
+  if (size === undefined) return [];
+  return typeof size === "object" ? [size.width, size.height] : presets[size];
+}
 
-/** Return true if a dialect takes the request's size and seed. */
-function fits({ body, presets, terms }, dialect) {
+/** Return true if a dialect takes these sides, and the request's seed. */
+function fits({ body, terms }, dialect, sides) {
   const { min, max, multiple, min_seed, max_seed } = terms[dialect];
-  const sides = body.aspect_ratio ? [] : sized(body, presets);
   const seeds = body.seed === undefined ? [] : [body.seed];
   return sides.every((side) => side >= min && side <= max && side % multiple === 0) && seeds.every((seed) => seed >= min_seed && seed <= max_seed);
 }
 
 /** Return the fields of a call to OpenAI's images API in a dialect; undefined where it cannot be told the same. */
 function imagesCall(about, dialect) {
-  const { body, full, ids, presets } = about;
-  if (!ids[dialect] || body.image_url || body.image_urls || !fits(about, dialect)) return undefined;
-  const size = full.aspect_ratio ? {} : { size: sized(body, presets).join("x") };
+  const { body, full, ids, images, takesImages } = about;
+  const sides = namedSides(about);
+  if (!ids[dialect] || !fits(about, dialect, sides) || (takesImages && !images.length)) return undefined;
+  const size = sides.length ? { size: sides.join("x") } : {};
   const named = { model: ids[dialect][0], prompt: body.prompt, n: full.num_images, ...size, response_format: "url" };
   return [named, { ...without(body, ...OWN, ...RENAMED, "prompt"), ...only(full, ...DIFFERING[dialect]) }];
 }
 
-/** Return the fields of a prediction of WaveSpeed's: one image, always checked, every step in full. */
+/** Return id and fields of a prediction of WaveSpeed's: one image of a given size, always checked, every step in full. */
 function prediction(about) {
-  const { body, full, ids, presets } = about;
+  const { body, full, ids, images, takesImages, inputSides } = about;
   const isOffered = ids.wavespeed && full.num_images === 1 && full.enable_safety_checker && full.acceleration === "none";
-  if (!isOffered || !fits(about, "wavespeed")) return undefined;
-  const own = without(body, ...OWN, ...RENAMED, "image_url", "enable_safety_checker", "acceleration");
-  const source = body.image_url ? { image: body.image_url } : { size: sized(body, presets).join("*") };
-  return [ids.wavespeed[0], { ...own, ...only(full, ...DIFFERING.wavespeed), ...source }];
+  const sides = takesImages ? inputSides : namedSides(about);
+  if (!isOffered || !sides || !fits(about, "wavespeed", sides)) return undefined;
+  const own = without(body, ...OWN, ...RENAMED, "enable_safety_checker", "acceleration");
+  const source = takesImages ? { image: images[0] } : {};
+  return [ids.wavespeed[0], { ...own, ...only(full, ...DIFFERING.wavespeed), ...source, size: sides.join("*") }];
 }
+
+/** Return a call by curl. `scheme` is the word before the key in a dialect's header. */
+function curl(path, body, { key }, scheme = "Bearer") {
+  const headers = [...(key ? [`"Authorization: ${scheme} $FARM_API_KEY"`] : []), "'Content-Type: application/json'"];
+  return `curl -X POST ${farm()}/${path} \\\n  ${headers.map((header) => `-H ${header}`).join(" \\\n  ")} -d @- <<'JSON'\n${json(body)}\nJSON`;
+}
+
+const curlImages = (dialect) => (about) => {
+  const call = imagesCall(about, dialect);
+  const [path, source] = about.takesImages ? ["edits", { image_urls: about.images }] : ["generations", {}];
+  return call && curl(`v1/images/${path}`, { ...call[0], ...source, ...call[1] }, about);
+};
 
 const pythonImages = (dialect) => (about) => {
   const call = imagesCall(about, dialect);
   if (!call) return undefined;
   const named = Object.entries(call[0]).map(([name, value]) => `    ${name}=${python(value)},`);
+  const files = about.images.map((url) => `urlopen(${python(url)}).read()`);
+  if (files.length) named.push(`    image=[${files.join(", ")}],`);
   return `import os
+${files.length ? "from urllib.request import urlopen\n" : ""}
 import openai
 
 client = openai.OpenAI(base_url="${farm()}/v1", api_key=os.environ.get("FARM_API_KEY", "any"))
-result = client.images.generate(
+result = client.images.${files.length ? "edit" : "generate"}(
 ${named.join("\n")}
     extra_body=${python(call[1])},
 )
@@ -71,18 +90,30 @@ print(*(image.url for image in result.data), sep="\\n")`;
 
 const javascriptImages = (dialect) => (about) => {
   const call = imagesCall(about, dialect);
-  return call && `import OpenAI from "openai";
+  if (!call) return undefined;
+  const fields = json({ ...call[0], ...call[1] });
+  const edit = `const urls = ${json(about.images)};
+const image = await Promise.all(urls.map(async (url) => toFile(await fetch(url), "image")));
+const { data } = await client.images.edit({ image, ...${fields} });`;
+  return `import OpenAI${about.takesImages ? ", { toFile }" : ""} from "openai";
 
 const client = new OpenAI({ baseURL: "${farm()}/v1", apiKey: process.env.FARM_API_KEY ?? "any" });
-const { data } = await client.images.generate(${json({ ...call[0], ...call[1] })});
+${about.takesImages ? edit : `const { data } = await client.images.generate(${fields});`}
 console.log(data.map((image) => image.url).join("\\n"));`;
 };
 
 /** Language → client → what writes the request as its code; undefined where the client cannot be told the same. */
 const CLIENTS = {
   Shell: {
-    curl: ({ body, key }) =>
-      `curl -X POST ${farm()}/farm/v1/jobs${key ? ` \\\n  -H "Authorization: Bearer $FARM_API_KEY"` : ""} \\\n  -H 'Content-Type: application/json' -d @- <<'JSON'\n${json(body)}\nJSON`,
+    curl: (about) => curl("farm/v1/jobs", about.body, about),
+    "curl, as at fal": (about) => about.ids.fal && curl(`fal/run/${about.ids.fal[0]}`, without(about.body, ...OWN), about, "Key"),
+    "curl, as at OpenAI": curlImages("openai"),
+    "curl, as at AI/ML API": curlImages("aimlapi"),
+    "curl, as at Siraya": curlImages("siraya"),
+    "curl, as at WaveSpeed": (about) => {
+      const call = prediction(about);
+      return call && curl(`api/v3/${call[0]}`, call[1], about);
+    },
   },
   Python: {
     "fal-client": ({ body, ids }) =>
@@ -157,7 +188,10 @@ function group(language, clients, about, texts) {
   return element("optgroup", { label: language }, options);
 }
 
-/** Show the request as code. `about` is {body, full, ids, presets, terms, key}. */
+/**
+ * Show the request as code. `about` is {body, full, ids, presets, terms, key, takesImages, images, inputSides}: the last
+ * are the URLs of the input images, and the sides of the first one, null where the page cannot know them.
+ */
 export function showCode(about) {
   const texts = new Map();
   const client = byId("code-client");

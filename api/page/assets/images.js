@@ -1,4 +1,4 @@
-// Input images: dropped, pasted, chosen as files or given by URL. Files are sent as data URIs within the request.
+// Input images: dropped, pasted, taken with a camera, chosen as files or given by URL. Files are sent as data URIs within the request.
 import { element } from "./dom.js";
 
 const TYPES = ["image/jpeg", "image/png", "image/webp"];
@@ -19,12 +19,14 @@ export class ImageInput {
     this.urls = [];
     this.file = element("input", { id, type: "file", accept: TYPES.join(","), multiple: most > 1 });
     this.input = this.file;
-    this.file.addEventListener("change", () => this.add([...this.file.files]));
+    this.camera = element("input", { type: "file", accept: TYPES.join(","), capture: "environment", hidden: true });
+    for (const input of [this.file, this.camera]) input.addEventListener("change", () => this.add([...input.files]));
+    const take = element("button", { type: "button", className: "camera", textContent: "Take a photo", onclick: () => this.camera.click() });
     this.url = element("input", { type: "url", placeholder: "or a URL, then Enter", "aria-label": "URL of an input image" });
     this.url.addEventListener("keydown", (event) => this.addUrl(event));
     this.list = element("ul", { className: "thumbnails" });
     this.message = element("p", { className: "error", role: "alert" });
-    this.node = element("div", { className: "images" }, this.file, this.url, this.list, this.message);
+    this.node = element("div", { className: "images" }, this.file, take, this.camera, this.url, this.list, this.message);
   }
 
   /** Add files. Those that are no images are refused. */
@@ -32,7 +34,7 @@ export class ImageInput {
     const images = files.filter((file) => TYPES.includes(file.type));
     this.put(await Promise.all(images.map(read)));
     if (images.length < files.length) this.message.textContent = "Only JPEG, PNG and WebP images can be used.";
-    this.file.value = "";
+    this.file.value = this.camera.value = "";
   }
 
   addUrl(event) {
@@ -58,7 +60,7 @@ export class ImageInput {
       this.urls.splice(at, 1);
       this.show();
     };
-    const shown = url.startsWith("data:") || url.startsWith("files/")
+    const shown = isOwn(absolute(url))
       ? element("img", { src: url, alt: `Input image ${at + 1}` })
       : element("span", { textContent: url });
     return element("li", {}, shown, element("button", { type: "button", onclick: remove, "aria-label": `Remove input image ${at + 1}`, textContent: "×" }));
@@ -76,6 +78,20 @@ export class ImageInput {
     this.show();
   }
 }
+
+/** Return width and height of an image in pixels; null where this page may not load it. */
+export async function sidesOf(url) {
+  if (!url || !isOwn(url)) return null;
+  const image = element("img", { src: url });
+  try {
+    await image.decode();
+  } catch {
+    return null; // no image
+  }
+  return [image.naturalWidth, image.naturalHeight];
+}
+
+const isOwn = (url) => url.startsWith("data:") || url.startsWith(document.baseURI);
 
 /** Return a URL that the farm can resolve: its own files are named on this page by their path. */
 const absolute = (url) => (url.startsWith("files/") ? new URL(url, document.baseURI).href : url);

@@ -6,6 +6,7 @@ import { compare } from "./compare.js";
 import { button, byId, copy, element, say } from "./dom.js";
 import { ModelForm } from "./form.js";
 import * as history from "./history.js";
+import { sidesOf } from "./images.js";
 import { useVocabulary } from "./prompt.js";
 import { watch } from "./watch.js";
 
@@ -30,11 +31,20 @@ function choose(name, body = {}) {
 async function showModels() {
   const answer = await get("farm/v1/models");
   served = new Map(answer.models.filter((model) => model.served).map((model) => [model.name, model]));
-  byId("loading").hidden = served.size > 0;
+  await showLoading();
   listModels(served.size ? " (not served here)" : "");
   const isMiniature = [...served.values()].some((model) => model.weights === "miniature");
   if (isMiniature) await showLanguage();
   return served.size > 0;
+}
+
+/** Say what the page waits for, while the farm has not had a worker yet. */
+async function showLoading() {
+  byId("loading").hidden = served.size > 0;
+  if (served.size) return;
+  const { workers } = await get("farm/v1/queue");
+  const text = workers.loading ? "The models are loading." : "No worker is running. As soon as one is ready, this page goes on by itself.";
+  byId("loading").textContent = `${text} Write your prompt meanwhile.`;
 }
 
 function listModels(unserved) {
@@ -247,9 +257,11 @@ byId("link").addEventListener("click", async () => {
   await copy(link());
   say("Link copied.");
 });
-byId("code").addEventListener("click", () => {
+byId("code").addEventListener("click", async () => {
   const { body, full, model } = form;
-  showCode({ body, full, ids: model.ids_of, presets: catalogue.sizes, terms: catalogue.terms, key: currentKey() });
+  const images = [full[model.image_field] ?? []].flat();
+  const inputs = { takesImages: Boolean(model.image_field), images, inputSides: await sidesOf(images[0]) };
+  showCode({ body, full, ...inputs, ids: model.ids_of, presets: catalogue.sizes, terms: catalogue.terms, key: currentKey() });
 });
 byId("clear").addEventListener("click", () => {
   history.clear();
@@ -270,24 +282,25 @@ addEventListener("hashchange", () => {
 addEventListener("offline", () => (byId("state").textContent = "Offline. Running jobs go on; this page looks again by itself."));
 addEventListener("online", () => say("Online again."));
 
-/** Say why jobs wait, where nothing is about to render them. */
+/** Say why jobs wait, or would wait, where nothing is about to render them. */
 async function showWhyJobsWait() {
-  const isWaiting = [...cards.values()].some(({ job }) => job?.status === "created");
-  const text = isWaiting ? reason(await get("farm/v1/queue")) : "";
+  const text = reason(await get("farm/v1/queue"));
   byId("waiting").hidden = !text;
   if (byId("waiting").textContent !== text) byId("waiting").textContent = text;
 }
 
 function reason({ paused, workers }) {
   if (paused) return "The farm is paused: jobs wait until an operator resumes it.";
-  return workers.warm ? "" : "No worker is ready: jobs wait until one is.";
+  if (workers.warm) return "";
+  return workers.loading ? "The workers are loading: jobs wait until one is ready." : "No worker is running: jobs wait until one is.";
 }
 
+/** Look once as the page opens, and from then on while a job waits or a reason is shown. */
 async function lookWhyJobsWait() {
-  for (;;) {
-    await pause(LOOK_MS);
+  for (let isFirst = true; ; isFirst = false, await pause(LOOK_MS)) {
+    const isWaiting = [...cards.values()].some(({ job }) => job?.status === "created");
     try {
-      if (!document.hidden) await showWhyJobsWait();
+      if (!document.hidden && (isFirst || isWaiting || !byId("waiting").hidden)) await showWhyJobsWait();
     } catch (error) {
       if (!(error instanceof ApiError)) throw error; // without an answer, the cards say so
     }
