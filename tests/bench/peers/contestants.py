@@ -31,12 +31,20 @@ Ask = Callable[[urllib3.PoolManager, int], bool]
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """A running server: `ask` has image number n rendered, and returns True if it came. `group`: its processes."""
+    """A running server: `ask` has image number n rendered, and returns True if it came.
+
+    `roots`: its processes, without those that they started.
+    """
 
     name: str
     ask: Ask
-    group: int
+    roots: tuple[int, ...]
     is_peer: bool = True
+
+    @property
+    def processes(self) -> list[int]:
+        """Process ids of all its processes."""
+        return [pid for root in self.roots for pid in (root, *descendants(root))]
 
 
 def _post(url: str, body: Callable[[int], Mapping[str, Any]], http: urllib3.PoolManager, number: int) -> bool:
@@ -69,9 +77,9 @@ def farm(folder: Path, forward: str, accelerations: Mapping[str, str]) -> Iterat
     """Yield a farm at its defaults but for FARM_FORWARD, as a contestant for each acceleration, by its name."""
     with running_farm(folder, WORKERS, None, FARM_PIPELINE="flux", FARM_FORWARD=forward) as running:
         assert running.process is not None
-        url, pid = f"{running.url}/fal/run/fal-ai/flux/srpo", running.process.pid
+        url, roots = f"{running.url}/fal/run/fal-ai/flux/srpo", (running.process.pid,)
         yield [
-            Contestant(name, partial(_post, url, partial(_farm_request, acceleration)), pid, is_peer=False)
+            Contestant(name, partial(_post, url, partial(_farm_request, acceleration)), roots, is_peer=False)
             for acceleration, name in accelerations.items()
         ]
 
@@ -80,8 +88,8 @@ def farm(folder: Path, forward: str, accelerations: Mapping[str, str]) -> Iterat
 def served(name: str, module: str, folder: Path) -> Iterator[list[Contestant]]:
     """Yield the contestant that a module of this folder serves."""
     port = free_port()
-    with _running([module, str(port), str(WORKERS)], folder / f"{module}.log", {}) as group:
-        yield [_ready(name, port, group)]
+    with _running([module, str(port), str(WORKERS)], folder / f"{module}.log", {}) as root:
+        yield [_ready(name, port, root)]
 
 
 @contextmanager
@@ -93,8 +101,8 @@ def flask_celery(folder: Path) -> Iterator[list[Contestant]]:
     with own_redis(folder / "redis") as redis_url:
         environment = {"PEER_REDIS": redis_url.replace("unix://", "redis+socket://")}
         logs = folder / "web.log", folder / "celery.log"
-        with _running(web, logs[0], environment), _running(worker, logs[1], environment) as group:
-            yield [_ready("Flask and Celery", port, group)]
+        with _running(web, logs[0], environment) as app_root, _running(worker, logs[1], environment) as worker_root:
+            yield [_ready("Flask and Celery", port, app_root, worker_root)]
 
 
 @contextmanager
@@ -117,12 +125,12 @@ def _running(words: list[str], log: Path, environment: Mapping[str, str]) -> Ite
         process.wait()
 
 
-def _ready(name: str, port: int, group: int) -> Contestant:
+def _ready(name: str, port: int, *roots: int) -> Contestant:
     """Return the contestant once it has rendered an image."""
     ask = partial(_post, f"http://127.0.0.1:{port}/predict", _peer_request)
     with urllib3.PoolManager() as http:
         wait_for(lambda: ask(http, 0), seconds=_START_SECONDS, what=f"an image of {name}")
-    return Contestant(name, ask, group)
+    return Contestant(name, ask, roots)
 
 
 def descendants(pid: int) -> list[int]:
