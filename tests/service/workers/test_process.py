@@ -1,4 +1,4 @@
-"""A worker that loads: memory that runs out ends it in one line, and starts it no more."""
+"""A worker that loads: memory that runs out ends it in one line, and its parent does not start it again."""
 
 from __future__ import annotations
 
