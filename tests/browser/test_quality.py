@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pytest
 from playwright.sync_api import BrowserContext, Page, Request, expect
 
+from farm.domain.catalogue import MODELS
 from tests import javascript
 from tests.farms import RunningFarm
 
@@ -56,6 +57,18 @@ def test_nothing_is_wider_than_a_small_screen(page: Page, farm: RunningFarm, pat
     open_page(page, farm, path)
 
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 360
+
+
+def test_no_model_has_a_form_that_is_wider_than_a_small_screen(page: Page, farm: RunningFarm) -> None:
+    page.set_viewport_size({"width": 360, "height": 800})
+    open_page(page, farm, "")
+    names = page.locator("#model option").evaluate_all("(all) => all.map((one) => one.value)")
+
+    assert len(names) == len(MODELS)
+    for name in names:
+        page.select_option("#model", name)
+        page.locator("#fields summary").click()
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= 360, name
 
 
 @pytest.mark.parametrize("path", _PAGES)

@@ -4,6 +4,8 @@ import { hasEnded } from "./watch.js";
 
 const MINUTES = 60;
 const HEIGHT = 48;
+//: A single failure beside thousands of images is seen, too.
+const LEAST_HEIGHT = 2;
 const SVG = "http://www.w3.org/2000/svg";
 const minuteOf = (text) => Math.floor(new Date(text).getTime() / 60_000);
 
@@ -50,7 +52,9 @@ export class LastHour {
 function bars(at, completed, failed, unit) {
   const bar = (name, count, below) => {
     const made = document.createElementNS(SVG, "rect");
-    const shape = { x: at * 10 + 1, y: HEIGHT - (below + count) * unit, width: 8, height: count * unit, class: name };
+    const height = Math.max(count * unit, LEAST_HEIGHT);
+    const y = Math.max(0, HEIGHT - below * unit - height);
+    const shape = { x: at * 10 + 1, y, width: 8, height, class: name };
     for (const [key, value] of Object.entries(shape)) made.setAttribute(key, value);
     return made;
   };

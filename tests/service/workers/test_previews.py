@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
+from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -18,6 +21,9 @@ from tests.service.jobstore import jobs
 from tests.service.workers.worker import Opened
 from workers import previews
 from workers.pipelines.simulated import SimulatedImage, SimulatedPipeline
+
+#: Seconds between two previews of an image, as the farm takes them.
+SECONDS = previews.SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +60,34 @@ def test_who_watches_a_job_sees_its_images_form(
         assert taken == sorted(taken)
         assert 0 < taken[0] <= taken[-1] < 30
     assert farm.redis.keys(f"{redis_keys.PREVIEWS}*") == []
+
+
+class TenStepsASecond(SimulatedPipeline):
+    """Tells how long its steps would have taken."""
+
+    def __init__(self) -> None:
+        super().__init__(step_ms=10)
+        self.seconds = 0.0
+
+    def advance(self, images: Sequence[SimulatedImage]) -> None:
+        super().advance(images)
+        self.seconds += 0.1
+
+
+def test_an_image_is_shown_at_most_each_half_second(
+    open_worker: Opened, farm: Farm, store: JobStore, changes: JobChanges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = TenStepsASecond()
+    monkeypatch.setattr(previews, "SECONDS", SECONDS)
+    monkeypatch.setattr(previews, "clock", SimpleNamespace(monotonic=lambda: pipeline.seconds))
+    job_id = jobs.submit(store, steps=50)
+    with changes.of(job_id, with_previews=True) as watcher:
+        wait_for(lambda: farm.redis.pubsub_numsub(redis_keys.previews_channel(job_id))[0][1], what="a subscription")
+        open_worker(pipeline=pipeline, with_previews=True).end_of(job_id)
+        taken = [preview.step for _, preview in watcher.take_previews()]
+
+    assert len(taken) > 1
+    assert min(later - earlier for earlier, later in pairwise(taken)) >= 5
 
 
 class Asked(SimulatedPipeline):
