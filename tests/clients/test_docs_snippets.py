@@ -105,7 +105,7 @@ def test_the_readmes_commands_work_one_after_the_other(farm: RunningFarm, tmp_pa
 def test_every_image_of_the_readme_is_there() -> None:
     images = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README.read_text())
 
-    assert len(images) == 9
+    assert len(images) == 11
     assert [image for image in images if not (README.parent / image).is_file()] == []
 
 
