@@ -50,6 +50,8 @@ _MAX_ADDRESSES = 4
 _TIMED_OUT = "did not answer completely in time"
 
 _URL = re.compile(r"[!-\[\]-~]+")
+#: Everything of a URL that names its server.
+_AUTHORITY = re.compile(r"[A-Za-z]+://([^/?#\\]*)")
 _HEADER_NAME = re.compile(r"[0-9A-Za-z_-]+")
 _HEADER_VALUE = re.compile(r"[ -~]*")
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
@@ -289,9 +291,7 @@ def _parsed(url: str) -> Url:
         raise ForbiddenAddress(f"The URL is too long; allowed: up to {MAX_URL_LENGTH} characters.")
     # Reject what URL parsers disagree about.
     if not _URL.fullmatch(url):
-        raise ForbiddenAddress(
-            "The URL has invalid characters; allowed: ASCII without spaces and backslashes; percent-encode the rest."
-        )
+        raise ForbiddenAddress(_character_problem(url))
     try:
         parts = parse_url(url)
     except urllib3.exceptions.LocationParseError:
@@ -303,6 +303,14 @@ def _parsed(url: str) -> Url:
     if parts.port == 0:
         raise ForbiddenAddress("Port 0 is not a valid port.")
     return parts
+
+
+def _character_problem(url: str) -> str:
+    """Return what is wrong with the characters of a URL, and how to write them."""
+    authority = _AUTHORITY.match(url)
+    if authority and not authority[1].isascii():
+        return "The host name of the URL is not ASCII; write it in Punycode, as xn--…, which libraries for IDNA do."
+    return "The URL has invalid characters; allowed: ASCII without spaces and backslashes; percent-encode the rest."
 
 
 def _is_name(text: str) -> bool:
@@ -318,9 +326,9 @@ def _is_public(address: IPv4Address | IPv6Address) -> bool:
 def _literal(host: str) -> IPv4Address | IPv6Address | None:
     """Return `host` as an address; None for a name. Raises ForbiddenAddress for an address not in canonical form."""
     try:
-        if "%" in host:
-            raise ValueError("an address with a zone is valid on one machine only")
         if host.startswith("["):
+            if "%" in host:
+                raise ValueError("an address with a zone is valid on one machine only")
             return IPv6Address(host[1:-1])
         return IPv4Address(host) if _NUMERIC.search(host) else None
     except ValueError:

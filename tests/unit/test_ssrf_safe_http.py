@@ -234,6 +234,23 @@ def test_a_forbidden_url_is_refused_before_anything_is_asked(url: str) -> None:
     assert (wires.looked_up, wires.dialled) == ([], [])
 
 
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        ("https://bücher.example/a.png", "Punycode"),
+        ("https://ｅxample.com:8443", "Punycode"),
+        ("https://hook.example/ü.png", "percent-encode"),
+        ("https://hook.example/?q=ü@x", "percent-encode"),
+        ("https://hook example/", "percent-encode"),
+        ("https://b%C3%BCcher.example/a.png", "is not a host name"),
+    ],
+)
+def test_other_characters_are_refused_with_the_right_advice(url: str, advice: str) -> None:
+    """A host name in percent-encoding is no host name."""
+    with pytest.raises(ForbiddenAddress, match=advice):
+        Wires().client().check(url)
+
+
 LITERALS = [address for address in FORBIDDEN_ADDRESSES if address and "%" not in address and " " not in address]
 
 
