@@ -12,6 +12,7 @@ from kombu.entity import Exchange, Queue
 from farm.concurrency.background_thread import BackgroundThread
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import broker_url
+from farm.settings import forget_celery_variables
 
 RENDER_QUEUE = "render"
 #: Sent by name, so that senders need not import the workers.
@@ -22,6 +23,7 @@ _log = structlog.get_logger(__name__)
 
 def application(redis_url: str) -> Celery:
     """Return a Celery application on `redis_url`, under a key prefix of its own, with every limit set on purpose."""
+    forget_celery_variables()
     queue = Queue(RENDER_QUEUE, Exchange(RENDER_QUEUE), RENDER_QUEUE, no_ack=True)  # type: ignore[no-untyped-call]
     app = Celery("srpo-farm", broker=broker_url(redis_url), set_as_current=False)
     app.conf.update(

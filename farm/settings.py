@@ -494,6 +494,12 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, **changes}
 
 
+def forget_celery_variables() -> None:
+    """Remove Celery's own variables, which it takes before what it is told: another broker, or another backend."""
+    for name in [name for name in os.environ if name.startswith("CELERY_")]:
+        del os.environ[name]
+
+
 def traces_endpoint() -> str | None:
     """Return the address to which OpenTelemetry's own variables send traces, or None. Raises ConfigurationError.
 
@@ -562,7 +568,7 @@ def _alias_problems(aliases: Mapping[str, str]) -> Iterator[tuple[str, str, str]
 
 def masked(text: str) -> str:
     """Return `text` with the passwords of its URLs masked, for a screen or a log."""
-    return re.sub(r"(password=)[^&\s]*", r"\1…", re.sub(r"//[^/@]*@", "//…@", text))
+    return re.sub(r"(password=)[^&\s]*", r"\1…", re.sub(r"((?<!\S)[a-z0-9+.-]+://|//|(?<!\S))\S*@", r"\1…@", text))
 
 
 def _is_foreign(name: str, value: str) -> bool:

@@ -45,7 +45,9 @@ class RedisUrl:
         try:
             parts = urlsplit(url)
             _check_server(parts)
-            parts.port  # noqa: B018  # raises ValueError for what is no number
+            if parts.port == 0:  # raises ValueError for what is no number
+                raise ValueError("no server has this port, and the libraries take another one")
+            (parts.hostname or "").encode("idna")  # raises UnicodeError, as a connection would
         except ValueError:
             raise _refusal("this is not a valid Redis URL", f"allowed: {_FORMS}") from None
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -95,6 +97,8 @@ def _check_server(parts: SplitResult) -> None:
         raise _refusal("this is not a valid Redis URL", f"allowed: {_FORMS}")
     if re.search("[,;]", parts.netloc.rpartition("@")[2]):
         raise _refusal("the farm uses one server, and this URL names several", _ONE_SERVER)
+    if parts.scheme == "unix" and parts.netloc.rpartition("@")[2]:
+        raise _refusal("the path of a socket begins with '/'", "write unix:///path/to/socket, with three slashes")
     if parts.fragment:
         raise _refusal("'#' ends a URL", "write %23 for it in a password")
 
@@ -122,7 +126,7 @@ def _normal(query: Mapping[str, str]) -> dict[str, str]:
 
 
 def _check_database(url: RedisUrl) -> None:
-    if not re.fullmatch("[0-9]+", url.database):
+    if not re.fullmatch("[0-9]{1,9}", url.database):
         raise _refusal("its database is not a number", "end it with /0, or with the number of another database")
 
 

@@ -274,6 +274,26 @@ def test_a_password_in_a_bad_value_is_not_shown(monkeypatch: pytest.MonkeyPatch)
         load()
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("valkey://user:secret@host/0", "valkey://…@host/0"),
+        ("valkey://user:sec/ret@host/0", "valkey://…@host/0"),
+        ("user:secret@host:6379", "…@host:6379"),
+        ("http://user:s#ecret@host?password=secret", "http://…@host?password=…"),
+    ],
+)
+def test_a_password_is_not_shown_in_any_form_of_a_bad_url(
+    monkeypatch: pytest.MonkeyPatch, value: str, shown: str
+) -> None:
+    monkeypatch.setenv("FARM_REDIS_URL", value)
+
+    with pytest.raises(ConfigurationError) as caught:
+        load()
+
+    assert str(caught.value).startswith(f"FARM_REDIS_URL={shown} is not valid")
+
+
 def test_only_a_bucket_can_sign_urls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FARM_FILES", "presigned")
     with pytest.raises(ConfigurationError, match=r"FARM_FILES=presigned needs an S3 bucket; set FARM_STORAGE_URL"):

@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from farm.bootstrap import build
+from farm.celery import application
 from farm.domain.errors import ConfigurationError, StoreUnavailable
 from farm.jobstore import notifications
 from farm.jobstore.connection import broker_url, check, connect, connect_to_listen, translated
@@ -120,7 +121,17 @@ def test_what_redis_says_of_a_refused_command_is_for_the_log(
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:6379", "http://localhost:6379", "redis://localhost:port", "redis://host/zero"]
+    "url",
+    [
+        *("localhost:6379", "http://localhost:6379", "redis://localhost:port", "redis://host/zero"),
+        *(
+            "redis://host:0/0",
+            "redis://a..b/0",
+            f"redis://{'a' * 64}/0",
+            "redis://host/99999999999",
+            "unix://tmp/socket",
+        ),
+    ],
 )
 def test_an_address_that_is_none_is_a_line_about_the_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
@@ -150,6 +161,18 @@ def test_without_any_redis_the_way_to_one_is_told(tmp_path: Path) -> None:
 )
 def test_celery_is_given_the_same_server(url: str, broker: str) -> None:
     assert broker_url(url) == broker
+
+
+def test_celery_is_given_no_other_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery takes its own variables, which may be another program's, before what it is told."""
+    for name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND"):
+        monkeypatch.setenv(name, "redis://another:1/0")
+    monkeypatch.setenv("CELERY_LOADER", "tests.no_loader.Loader")
+
+    app = application("redis://host:6380/1")
+
+    assert {app.conf.broker_url, app.conf.broker_read_url, app.conf.broker_write_url} == {"redis://host:6380/1"}
+    assert (app.conf.result_backend, app.loader.__module__) == (None, "celery.loaders.app")
 
 
 def test_many_threads_may_ask_at_once(client: redis.Redis) -> None:
