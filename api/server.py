@@ -27,8 +27,8 @@ from farm.bootstrap import Farm, build, reach, say_if_storage_fails
 from farm.concurrency.periodic import PeriodicThread
 from farm.domain.errors import ConfigurationError, FarmError, with_detail
 from farm.jobstore import redis_keys
+from farm.jobstore.peers import leave
 from farm.jobstore.reading import CallerReading
-from farm.jobstore.tally import Tally
 from farm.printable import say
 from farm.process.child import EXIT_CONFIG, die_with_parent
 from farm.process.listen import CHOOSE_ANOTHER, ListenAddress, listening_error
@@ -84,7 +84,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
         self._settings = settings
         self._address = address
         self._data_dir = data_dir
-        self._tally: Tally | None = None
+        self._farm: Farm | None = None
         super().__init__()
 
     def run(self) -> None:
@@ -135,16 +135,19 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
     def _flush(self) -> None:
         """Hand in what this process has counted and traced."""
         tracer.close()
-        if self._tally:
+        if self._farm:
             with suppress(FarmError):  # the last counts of this process are lost then
-                self._tally.flush()
+                self._farm.tally.flush()
+                leave(self._farm.redis)
 
     def _load(self) -> flask.Flask:
         tracer.set_up(service="api")
         farm = build(self._settings, self._data_dir, listens=True)
         say_if_storage_fails(farm.storage, farm.ownership)
-        self._tally = farm.tally
-        PeriodicThread(farm.service.reap, farm.tally.flush_when_due).start()
+        self._farm = farm
+        peers = farm.peers("api")
+        peers.join()
+        PeriodicThread(farm.service.reap, farm.tally.flush_when_due, peers.announce_when_due).start()
         PeriodicThread(farm.sweeper.run_once).start()
         public_url, with_keys = self._settings.public_url, wants_keys(self._settings, self._address.host)
         farm.redis.set(redis_keys.PUBLIC_URL, public_url or self._address.listening_url)

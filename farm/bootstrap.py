@@ -39,6 +39,7 @@ from farm.jobstore.disk_guard import DiskGuard, Guard, no_guard
 from farm.jobstore.enhancements import Enhancements
 from farm.jobstore.event_feed import EventFeed
 from farm.jobstore.notifications import JobChanges
+from farm.jobstore.peers import Kind, Peers
 from farm.jobstore.stats import Served, StoreStats
 from farm.jobstore.store import JobStore, Terms
 from farm.jobstore.tally import Tally
@@ -106,6 +107,10 @@ class Farm:
     @property
     def bulk_service(self) -> BulkService:
         return BulkService(self.bulks, files=self.bulk_files, outbound=self.outbound)
+
+    def peers(self, kind: Kind) -> Peers:
+        """Return the processes that share this Redis, this one of this kind among them."""
+        return Peers(self.redis, kind, self.settings, disk_guard(self.settings, self.data_dir))
 
     def links(self, base: str) -> Links:
         """Return the links to images and jobs for callers that reach the farm at `base`."""

@@ -56,8 +56,14 @@ class BackgroundProcess:
             listener.subscribe(channel)
             dispatcher.start()
         listener.start()
+        peers = self._farm.peers("webhook worker")
+        peers.join()
         PeriodicThread(
-            self._preparer.hold, self._bulk_runner.hold, self._farm.service.reap, self._farm.tally.flush_when_due
+            self._preparer.hold,
+            self._bulk_runner.hold,
+            self._farm.service.reap,
+            self._farm.tally.flush_when_due,
+            peers.announce_when_due,
         ).start()
         port.serve(self._farm.settings, ProcessCollector(registry=None))
         _log.info("background worker is ready")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from farm.bootstrap import Farm, build, say_if_storage_fails
 from farm.domain.errors import ConfigurationError, FarmError, NoDevice, with_detail
+from farm.jobstore.peers import leave
 from farm.printable import say
 from farm.process.child import EXIT_CONFIG, EXIT_NO_DEVICE
 from farm.process.signals import exit_at_once, stop_signals
@@ -53,6 +54,7 @@ def run(name: str, work: Callable[[Farm, Options], int], *, service: str) -> Non
         status = work(farm, options)
         with suppress(FarmError):  # the last counts of this process are lost then
             farm.tally.flush()
+            leave(farm.redis)
         tracer.close()
     except FarmError as error:
         who = f"{name} on {options.device_name}" if options.device_name else name

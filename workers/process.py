@@ -149,8 +149,10 @@ class WorkerProcess:
         )
         wakeup_watchdog = WakeupWatchdog(partial(self._has_work, pipeline.models))
         listen_for_stops(connect_to_listen(self._farm.redis_url), self._lease.stop_rendering)
+        peers = self._farm.peers("worker")
+        peers.join()
         tasks = (self._farm.service.reap, wakeup_watchdog.check, self._drain_if_told, self._farm.tally.flush_when_due)
-        PeriodicThread(*tasks).start()
+        PeriodicThread(*tasks, peers.announce_when_due).start()
         PeriodicThread(self._farm.sweeper.run_once).start()
         self._lease.watchdog.is_compiling = lambda: pipeline.is_compiling
         WarmUpThread(pipeline.later_warm_ups(), is_idle=self._is_idle).start()

@@ -16,7 +16,7 @@ from farm.doctor.access import Address, Answer
 from farm.doctor.device_memory import device_memory
 from farm.doctor.finding import Finding, Mark, good, note, refused, wrong
 from farm.domain.errors import FarmError, with_detail
-from farm.jobstore import redis_keys, schema
+from farm.jobstore import peers, redis_keys, schema
 from farm.jobstore.connection import connect
 from farm.jobstore.stats import StoreStats
 from farm.process import embedded_redis
@@ -93,6 +93,7 @@ class Examination:
         if wants_keys(self._settings, self._address().host):
             yield "URLs", lambda: access.urls(self._settings, self._address().host)
         if self._client:
+            yield "processes", lambda: work.processes(peers.alive(self._redis))
             yield "workers", self._check_workers
             yield "queue", lambda: work.queue(StoreStats(self._redis), lease_seconds=self._settings.lease_seconds)
             yield "preparation", lambda: work.preparation(StoreStats(self._redis))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from farm import __version__, clock
 from farm.doctor.finding import Finding, good, note, wrong
+from farm.jobstore.peers import differences
 from farm.jobstore.stats import Queue, StoreStats, Worker
 
 #: A job that waits for longer although a worker is idle is stuck: wake-ups are repeated every second.
@@ -17,6 +18,13 @@ _OVERDUE_SECONDS = 60.0
 
 START = "farm up, or farm worker beside a running farm"
 _START_WEBHOOKS = "farm worker --webhooks; farm up starts one"
+
+
+def processes(found: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
+    """Check that the processes on this Redis have the same settings."""
+    for line in differences(found):
+        remedy = "give all processes of a farm the same settings, and each farm a Redis of its own, or another database"
+        yield wrong("processes", line, remedy)
 
 
 def workers(found: Sequence[Worker], *, lease_seconds: float, are_expected: bool) -> Iterator[Finding]:

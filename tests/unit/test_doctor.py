@@ -118,6 +118,15 @@ def test_a_disk_without_inodes_is_named(free: int, total: int, marks: list[Mark]
     assert all("999 inodes free for /data, of 5000" in finding.text and finding.remedy for finding in found)
 
 
+def test_processes_that_differ_are_named() -> None:
+    apis = {"api a:1": {"FARM_RATE_LIMIT": "60"}, "api b:1": {"FARM_RATE_LIMIT": "None"}}
+
+    (found,) = work.processes(apis)
+
+    assert names(found, Mark.WRONG, "FARM_RATE_LIMIT is '60' of api a:1, and 'None' of api b:1", "Redis of its own")
+    assert list(work.processes({"api a:1": apis["api a:1"]})) == []
+
+
 def test_a_storage_without_space_is_not_told_to_be_writable() -> None:
     full = StorageUnavailable(detail=f"put: {os.strerror(errno.ENOSPC)}")
 

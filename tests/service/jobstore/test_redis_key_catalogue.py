@@ -198,6 +198,7 @@ class EveryFeature:
         self._farm.tally.add("refusals", "not_found")
         self._farm.tally.storage_errors.note("put", "It does not answer.")
         self._farm.tally.flush()
+        self._farm.peers("api").join()
         yield
 
 
