@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import redis
@@ -16,7 +17,7 @@ from farm.settings import Settings
 SECRET = "MDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA="
 
 
-def put(client: redis.Redis, name: str, kind: Kind, *, seconds_ago: float = 0, **settings: object) -> None:
+def put(client: redis.Redis, name: str, kind: Kind, *, seconds_ago: float = 0, **settings: Any) -> None:
     """Announce a process of another machine."""
     values = values_of(kind, Settings().model_copy(update=settings))
     at_us = microseconds(client.time()) - round(seconds_ago * 1e6)
