@@ -65,9 +65,8 @@ class Peers:
         """Announce this process, and warn of settings in which it differs from those that run."""
         with suppress(StoreDiskFull):  # it is announced as soon as there is space
             self.announce_when_due()
-        others = alive(self._redis)
-        for line in differences(others | {self._name: self._values}):
-            _log.warning("processes of this farm differ", difference=line, see="farm doctor")
+        if found := list(differences(alive(self._redis) | {self._name: self._values})):
+            _log.warning("processes of this farm differ", differences=found, see="farm doctor")
 
     def announce_when_due(self) -> None:
         """Tell every few seconds that this process is there: a periodic task."""

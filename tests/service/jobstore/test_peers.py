@@ -49,7 +49,7 @@ def test_a_process_says_at_its_start_how_it_differs(
     client: redis.Redis,
     capsys: pytest.CaptureFixture[str],
     kind: Kind,
-    settings: dict[str, object],
+    settings: dict[str, Any],
     name: str,
     shown: str,
 ) -> None:
