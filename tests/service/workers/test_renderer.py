@@ -782,6 +782,42 @@ def test_inputs_are_read_beside_the_steps_of_what_is_in_flight(
     shop.join()
 
 
+class SlowEncoder(Stepwise):
+    """Is told when the encoding of a prompt may end; the first one's is not waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoded: list[str] = []
+        self.is_encoding, self.may_end = threading.Event(), threading.Event()
+
+    def encode_prompt(self, request: ImageRequest) -> None:
+        self.encoded.append(request.prompt)
+        if len(self.encoded) > 1:
+            self.is_encoding.set()
+            assert self.may_end.wait(20)
+
+
+def test_prompts_are_encoded_beside_the_steps_of_what_is_in_flight(open_worker: Opened, store: JobStore) -> None:
+    pipeline = SlowEncoder()
+    shop = open_worker(pipeline=pipeline)
+    submit(store, prompt="a fox", seed=1, steps=50)
+    shop.begin()
+    pipeline.go(2)
+    submit(store, prompt="an owl", seed=2)
+    while not pipeline.is_encoding.wait(0.25):  # it looks for jobs between two steps, and not between all of them
+        pipeline.go()
+    _, before = pipeline.steps[-1]
+
+    pipeline.go(5)
+
+    assert pipeline.steps[-1] == (1, before + 5)
+    assert pipeline.encoded == ["a fox", "an owl"]
+    pipeline.may_end.set()
+    shop.draining.set()
+    pipeline.go()
+    shop.join()
+
+
 def test_a_job_that_was_claimed_ahead_never_starts_once_it_is_cancelled(open_worker: Opened, store: JobStore) -> None:
     pipeline = Stepwise()
     shop = open_worker(pipeline=pipeline)

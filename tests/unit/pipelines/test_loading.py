@@ -225,6 +225,20 @@ def test_what_does_not_fit_is_refused_before_it_is_read_and_the_doctor_says_the_
     assert finding.text.startswith("cuda:0 (a card): transformer in full; ")
 
 
+def test_before_anything_is_loaded_the_segments_of_the_cards_memory_may_grow(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed: list[torch.device] = []
+    monkeypatch.setattr(loading, "allow_expandable_segments", allowed.append)
+    monkeypatch.setattr(loading, "_load_transformer", None)
+
+    for load in (checkpoints.load, load_miniature):
+        with pytest.raises(TypeError, match="not callable"):
+            load()
+
+    assert allowed == [CPU, CPU]
+
+
 def test_parts_that_are_offloaded_render_the_same(checkpoints: Checkpoints) -> None:
     pipeline = checkpoints.load()
     before = render(pipeline)
