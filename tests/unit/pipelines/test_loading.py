@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ from farm.settings import Settings
 from farm.weights.checkpoints import LICENCES, check_licences
 from farm.weights.checkpoints import Checkpoints as Set
 from farm.weights.fp8 import may_be_fp8
-from farm.weights.memory_plan import AUTO, Choice, Memory
+from farm.weights.memory_plan import AUTO, Choice, Memory, MemoryPlan
 from miniature.tokenizer import T5_TOKENS
 from tests.unit.pipelines.denoising import INPUTS, add_editor, kontext_of, miniature_parts
 from workers.pipelines import loading, miniature, transformer
@@ -34,7 +34,6 @@ from workers.pipelines.engine import FluxKontextPipeline
 from workers.pipelines.fingerprint import build_digest
 from workers.pipelines.flux import FluxModels
 from workers.pipelines.loading import load_checkpoints, load_miniature, use_tiles
-from workers.pipelines.offload import offload_text_encoder, offload_transformer
 from workers.pipelines.pipeline import Pipeline
 from workers.pipelines.transformer import Kept, TransformerFiles, load_transformer
 
@@ -239,18 +238,25 @@ def test_before_anything_is_loaded_the_segments_of_the_cards_memory_may_grow(
     assert allowed == [CPU, CPU]
 
 
-def test_parts_that_are_offloaded_render_the_same(checkpoints: Checkpoints) -> None:
+@pytest.mark.parametrize("offload", ["text", "all"])
+def test_weights_are_kept_as_the_plan_says_and_render_the_same(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch, offload: Literal["text", "all"]
+) -> None:
+    before = render(checkpoints.load())
+    monkeypatch.setattr(loading, "plan_for", lambda *_: MemoryPlan(offload=offload, tile=512))
+
     pipeline = checkpoints.load()
-    before = render(pipeline)
-    parts = pipeline._networks["srpo"]._parts
 
-    offload_text_encoder(parts.text_encoder_2, CPU)
-    offload_transformer(parts.transformer, CPU)
-
-    pipeline._networks["srpo"].prompt.cache_clear()
     assert [render(pipeline) for _ in range(2)] == [before] * 2
-    hooked = {name for name, module in parts.text_encoder_2.named_modules() if hasattr(module, "_diffusers_hook")}
-    assert {"encoder", "encoder.block.0", "encoder.block.1"} <= hooked
+    parts = pipeline._networks["srpo"]._parts
+    assert {"encoder", "encoder.block.0", "encoder.block.1"} <= hooked(parts.text_encoder_2)
+    assert ("transformer_blocks.0" in hooked(parts.transformer)) == (offload == "all")
+    assert (parts.vae.use_tiling, parts.vae.tile_sample_min_size) == (True, 512)
+
+
+def hooked(network: torch.nn.Module) -> set[str]:
+    """Return the modules that come to the device when they compute."""
+    return {name for name, module in network.named_modules() if hasattr(module, "_diffusers_hook")}
 
 
 def test_a_vae_in_tiles_changes_only_images_larger_than_a_tile(checkpoints: Checkpoints) -> None:
