@@ -195,11 +195,15 @@ class Supervisor:
 
 
 def run_worker(worker: Child, deaths: WorkerDeaths) -> int:
-    """Run one worker until it exits, by itself or because this process is told to stop, and return its exit status."""
+    """Run one worker until it exits, by itself or because this process is told to stop, and return its exit status.
+
+    One that hangs is killed when its grace period is over; further signals do not begin another.
+    """
     stopping = StopSignals(*stop_signals())
     worker.start()
     while (status := worker.exit_status()) is None:
         if stopping.wait(_POLL_SECONDS):
             worker.terminate()
+            worker.wait()
     deaths.close()
     return status if status >= 0 else 128 - status

@@ -110,6 +110,32 @@ def test_who_does_not_stop_when_asked_is_stopped_by_force(tmp_path: Path) -> Non
     assert process.returncode == -signal.SIGKILL
 
 
+#: A worker that hangs when it is asked to stop, and has its parent asked again each time.
+HANGS = """
+import os, signal
+signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getppid(), signal.SIGTERM))
+os.kill(os.getppid(), signal.SIGTERM)
+while True:
+    signal.pause()
+"""
+RUNS_ONE = """
+import sys
+from farm.process.supervisor import Child, run_worker
+from farm.process.worker_deaths import WorkerDeaths
+
+worker = Child("worker", [sys.executable, "-c", sys.argv[1]], grace_seconds=0.5)
+sys.exit(run_worker(worker, WorkerDeaths(lambda _: 0)))
+"""
+
+
+def test_a_worker_alone_that_hangs_is_stopped_by_force_however_often_it_is_asked() -> None:
+    program = [sys.executable, "-c", RUNS_ONE, HANGS]
+
+    ended = subprocess.run(program, timeout=30, capture_output=True, check=False)
+
+    assert ended.returncode == 128 + signal.SIGKILL, ended.stderr
+
+
 def test_children_that_hang_share_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three grace periods one after the other would be longer than systemd waits for the whole farm."""
     now = 1000.0
