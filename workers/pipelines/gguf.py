@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 
 from farm.domain.errors import ConfigurationError
-from farm.weights.checkpoints import misfit
 from workers.pipelines.engine import FluxTransformer2DModel, GGUFQuantizationConfig
-from workers.pipelines.transformer import Kept, TransformerFiles, readable
+from workers.pipelines.transformer import Kept, TransformerFiles, empty_model, readable, refuse_misfit
 
 
 def load_gguf_transformer(files: TransformerFiles, kept: Kept) -> FluxTransformer2DModel:
@@ -16,6 +16,7 @@ def load_gguf_transformer(files: TransformerFiles, kept: Kept) -> FluxTransforme
         raise ConfigurationError(f"{files.paths[0]} needs the package gguf; pip install 'srpo-farm[gguf]'")
     (path,) = files.paths
     with readable(path):
+        refuse_misfit(files, _lacking(path, empty_model(files.config)))
         model = FluxTransformer2DModel.from_single_file(
             str(path),
             config=str(files.config),
@@ -24,7 +25,14 @@ def load_gguf_transformer(files: TransformerFiles, kept: Kept) -> FluxTransforme
             device=kept.device,
             local_files_only=True,
         )
-    missing = [f"{name} is missing" for name, tensor in model.named_parameters() if tensor.is_meta]
-    if missing:
-        raise ConfigurationError(misfit(path, missing, files.remedy))
+    refuse_misfit(files, [f"{name} is missing" for name, tensor in model.named_parameters() if tensor.is_meta])
     return model.requires_grad_(False).eval()
+
+
+def _lacking(path: Path, model: FluxTransformer2DModel) -> list[str]:
+    """Name the tensors that a file with diffusers' names lacks; without one, diffusers looks for the authors' names."""
+    from gguf import GGUFReader
+
+    names = {tensor.name for tensor in GGUFReader(path).tensors}
+    has_own_names = any(name.startswith("transformer_blocks.") for name in names)
+    return [f"{name} is missing" for name in model.state_dict() if has_own_names and name not in names]

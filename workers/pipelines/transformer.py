@@ -47,13 +47,13 @@ def load_transformer(files: TransformerFiles, kept: Kept, change: Change | None 
 
     Peak memory is the finished model and one tensor of a file. `change` is made in fp32, before a tensor is rounded.
     """
-    model = _empty_model(files.config)
+    model = empty_model(files.config)
     with _opened(files) as tensors:
         formats = {name: entry.get_dtype() for name, entry in tensors.slices.items()}
-        _refuse(files, transformer_problems(formats, transformer_blocks(files.config.parent)))
+        refuse_misfit(files, transformer_problems(formats, transformer_blocks(files.config.parent)))
         if is_pack := FP8_FORMAT in formats.values():
             _use_fp8_layers(model, kept)
-        _refuse(files, _differences(model.state_dict(), tensors.slices))
+        refuse_misfit(files, _differences(model.state_dict(), tensors.slices))
         names = list(model.state_dict())
         if kept.in_fp8 and not is_pack:
             _use_fp8_layers(model, kept)
@@ -81,7 +81,8 @@ class _Tensors:
         return tensor
 
 
-def _empty_model(config: Path) -> FluxTransformer2DModel:
+def empty_model(config: Path) -> FluxTransformer2DModel:
+    """Return the transformer that a folder describes, on the meta device."""
     with readable(config):
         described = FluxTransformer2DModel.load_config(config, local_files_only=True)
     with torch.device("meta"):
@@ -150,7 +151,8 @@ def _differences(expected: Mapping[str, torch.Tensor], found: Mapping[str, Any])
     return missing + extra + misshapen
 
 
-def _refuse(files: TransformerFiles, differences: list[str]) -> None:
+def refuse_misfit(files: TransformerFiles, differences: list[str]) -> None:
+    """Raise ConfigurationError if the files differ from the transformer that they should hold."""
     if differences:
         where = files.paths[0] if len(files.paths) == 1 else files.paths[0].parent
         raise ConfigurationError(misfit(where, differences, files.remedy))
