@@ -13,8 +13,11 @@ import pytest
 from PIL import Image
 
 from tests import javascript
-from tests.docs_snippets import DOCS
+from tests.docs_snippets import DOCS, farm_commands
+from tests.docs_snippets import snippets as snippets_of
 from tests.farms import RunningFarm, clean_environment, image_facts, running_farm
+from tests.s3 import S3
+from tests.webhook_receiver import running_receiver
 
 README = DOCS.parent / "README.md"
 #: The farm of the pages.
@@ -54,7 +57,8 @@ def name_of(snippet: Snippet) -> str:
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
-    with running_farm(tmp_path_factory.mktemp("pages") / "data", FARM_SIMULATED_STEP_MS="1") as farm:
+    environment = {"FARM_SIMULATED_STEP_MS": "1", "FARM_WEBHOOK_ALLOW": "127.0.0.1/32"}
+    with running_farm(tmp_path_factory.mktemp("pages") / "data", **environment) as farm:
         yield farm
 
 
@@ -89,17 +93,52 @@ def test_the_readmes_commands_work_one_after_the_other(farm: RunningFarm, tmp_pa
 
     for command in commands:
         program = command.replace(".venv/bin/farm", f"{sys.executable} -m farm.cli").replace(FARM, farm.url)
-        done = subprocess.run(
-            ["bash", "-c", program],
-            cwd=tmp_path,
-            env=clean_environment() | {"FARM_URL": farm.url, "PYTHONPATH": str(README.parent)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = run_shell(program, tmp_path, {"FARM_URL": farm.url, "PYTHONPATH": str(README.parent)})
         assert done.returncode == 0, (command, done.stderr)
         assert '"errors"' not in done.stdout, (command, done.stdout)
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, farm: RunningFarm) -> Iterator[dict[str, str]]:
+    """Yield what stands for the placeholders of the pages' commands, with the files that they read in the folder."""
+    (tmp_path / "prompts.txt").write_text("# foxes\na red fox\n")
+    (tmp_path / "prompts.csv").write_text("prompt,image_size\na red fox,square\n")
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a red fox", "image_size": "square"}\n')
+    (tmp_path / "yesterday.csv").write_text(snippets_of("capacity.md", "csv")[0])
+    with running_receiver() as receiver:
+        farm.wait_for_end(farm.submit(webhook_url=receiver.url, webhook_events=["job.completed"]))
+        (delivery,) = farm.call("GET", "/farm/v1/deliveries?limit=1").json["deliveries"]
+        yield {" ID": f" {delivery['id']}", "https://you.example/hook": receiver.url}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("page", ["capacity.md", "high-volume.md", "webhooks.md", "production.md"])
+def test_the_commands_of_a_page_work(
+    farm: RunningFarm, s3: S3, prepared: dict[str, str], tmp_path: Path, page: str
+) -> None:
+    bucket = s3.place()
+    commands = [line for line in farm_commands(page) if "farm keys" not in line and "farm up" not in line]
+    assert len(commands) > 2
+    for command in commands:
+        for placeholder, value in {**prepared, "s3://bucket": bucket.url, ".venv/bin/farm": "farm"}.items():
+            command = command.replace(placeholder, value)
+        program = re.sub(r"(^|[ |])farm ", rf"\1{sys.executable} -m farm.cli ", command)
+        environment = {"FARM_URL": farm.url, "PYTHONPATH": str(README.parent), **s3.environment()}
+        done = run_shell(program, tmp_path, environment)
+        assert done.returncode == 0, (command, done.stderr)
+    assert bool(bucket.names()) == (page == "high-volume.md")
+
+
+def run_shell(program: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", program],
+        cwd=folder,
+        env=clean_environment() | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def test_every_image_of_the_readme_is_there() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from farm import __version__
 from farm.cli.examples import EXAMPLES
 from farm.cli.main import app, main
 from farm.settings import has_colours
-from tests.docs_snippets import DOCS
+from tests.docs_snippets import DOCS, farm_commands
 
 COMMANDS = [
     *("up", "api", "worker", "demo", "render", "models", "top", "usage", "pause", "resume", "doctor"),
@@ -99,9 +100,37 @@ def test_the_help_of_every_command_ends_with_examples_of_it(run: Runner, words: 
         assert line in (DOCS / "cli.md").read_text()
 
 
+#: Pages whose shell code calls `farm`.
+PAGES = ["../README.md", *(page.name for page in sorted(DOCS.glob("*.md")) if farm_commands(page.name))]
+
+
 @pytest.mark.parametrize("line", sorted({line for lines in EXAMPLES.values() for line in lines}))
 def test_an_example_is_a_command_that_exists_with_its_options(line: str) -> None:
-    words = [word for word in shlex.split(line) if "=" not in word or " " in word]
+    assert_exists([word for word in shlex.split(line) if "=" not in word or " " in word])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_page_exists_with_its_options(page: str) -> None:
+    for line in farm_commands(page):
+        words = words_of(line)
+        start = next(n for n, word in enumerate(words) if word.rpartition("/")[2] == "farm")
+        assert_exists([word for word in takewhile(is_word, words[start:]) if word != "--help"])
+
+
+def words_of(line: str) -> list[str]:
+    """Return the words of a line of shell code without its comment, and the signs between two programs."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;()")
+    lexer.whitespace_split = True
+    return list(lexer)
+
+
+def is_word(part: str) -> bool:
+    """Return True if this part of a line of shell code is not a sign between two programs."""
+    return not set(part) <= set("|&;()")
+
+
+def assert_exists(words: list[str]) -> None:
+    """Assert that a command takes these words, of which the first is its program."""
     known = commands()
     depth = max(n for n in range(len(words)) if " ".join(words[1 : 1 + n]) in known)
     command = known[" ".join(words[1 : 1 + depth])]
@@ -109,6 +138,7 @@ def test_an_example_is_a_command_that_exists_with_its_options(line: str) -> None
     # Raises an error for what the command does not take; nothing runs.
     context = command.make_context(command.name, words[1 + depth :], resilient_parsing=False)
     assert context.command is command
+    assert not hasattr(command, "commands") or all(word.startswith("-") for word in words[1 + depth : 2 + depth])
 
 
 def test_colours_are_off_where_they_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
