@@ -58,16 +58,17 @@ def measuring_process() -> Iterator[Measure]:
 
 def _costs(table: str, name: str) -> Costs:
     content = HOSTILE[table][name]()
-    return Costs(len(content) / 2**20, _intake(content), _measured(lambda: decode.prepared(content)))
+    return Costs(len(content) / 2**20, _intake(content), measured(lambda: decode.prepared(content)))
 
 
 def _intake(content: bytes) -> Cost:
     body = json.dumps({"image_url": data_uri(content)}).encode()
     intake = Intake(LocalStorage(Path()), outbound=SsrfSafeClient(frozenset()), base=lambda: None)
-    return _measured(lambda: intake.examine([Source("image_url", fields.decode(body)["image_url"])]))
+    return measured(lambda: intake.examine([Source("image_url", fields.decode(body)["image_url"])]))
 
 
-def _measured(act: Callable[[], object]) -> Cost:
+def measured(act: Callable[[], object]) -> Cost:
+    """Return the cost of a call, which may refuse what it is given."""
     error = ""
     memory = _reset_peak()
     began = time.process_time()

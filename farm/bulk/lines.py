@@ -7,9 +7,11 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from farm.domain.bulk import BEGINNING, Progress
-from farm.domain.catalogue import MAX_BULK_LINE
+from farm.domain.catalogue import MAX_BULK_LINE, MAX_BULK_LINES
 from farm.storage.storage import Storage
 
+#: Most lines of a file, blank ones included.
+MAX_FILE_LINES = 2 * MAX_BULK_LINES
 #: Bytes that are read at a time.
 RANGE_BYTES = 1024 * 1024
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -17,7 +19,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class FileLine:
-    """A line that is not blank; `end` is where the next one begins. `content` is None if it is too long."""
+    """A line; `end` is where the next one begins. `content` is None if it is too long."""
 
     end: Progress
     content: bytes | None
@@ -37,12 +39,12 @@ class LineReader:
         self._size = size
 
     def lines(self, after: Progress = BEGINNING) -> Iterator[FileLine]:
-        """Yield the lines behind `after`."""
+        """Yield the lines behind `after`; of a file of too many, blank ones, too, so that its check comes to an end."""
         number, offset = after.line, after.offset
         for content, length in self._split(offset):
             number, offset = number + 1, offset + length
             plain = content if content is None else _plain(content, number)
-            if plain is None or plain:
+            if plain is None or plain or number > MAX_FILE_LINES:
                 yield FileLine(Progress(offset, number), plain)
 
     def _split(self, offset: int) -> Iterator[tuple[bytes | None, int]]:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from farm.bulk.lines import FileLine
+from farm.bulk.lines import MAX_FILE_LINES, FileLine
 from farm.dialects.openai_batch import BadLine, Line, read_line
 from farm.domain.bulk import Endpoint, LineProblem
 from farm.domain.catalogue import MAX_BULK_LINE, MAX_BULK_LINES
@@ -40,8 +40,8 @@ class FileCheck:
             if stop():
                 return None
             total += 1
-            if total > MAX_BULK_LINES:
-                message = f"The file has too many requests; allowed: {MAX_BULK_LINES}."
+            if total > MAX_BULK_LINES or line.number > MAX_FILE_LINES:
+                message = f"The file has too many requests or blank lines; allowed: {MAX_BULK_LINES} of each."
                 self._problems.append(LineProblem("too_many_requests", message, line.number))
                 break
             self._check(line)

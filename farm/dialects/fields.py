@@ -70,6 +70,8 @@ _MAX_SHOWN_NAME = 80
 #: each value takes many times its size: without a limit, a body of a few megabytes would take gigabytes.
 MAX_FIELDS = 100
 MAX_COMMAS = 100_000
+#: Most digits of a whole number: a fraction has no more before its point.
+MAX_DIGITS = 400
 
 
 def _explain(schema: dict[str, Any]) -> None:
@@ -332,12 +334,19 @@ def decode(body: bytes) -> dict[str, Any]:
     if body.count(b",") > MAX_COMMAS:
         raise _odd(f"the body has more than {MAX_COMMAS} commas; send fewer values")
     try:
-        value = json.loads(body, object_pairs_hook=_object)
+        value = json.loads(body, object_pairs_hook=_object, parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise _odd(f"the body is not JSON: {_reason(error)}") from error
     if not isinstance(value, dict):
         raise InvalidRequest([Problem("", "the body must be a JSON object", "dict_type", value)])
     return value
+
+
+def _integer(text: str) -> int:
+    """Read a whole number: with many digits, which take time by their square, there may be many of them."""
+    if len(text) > MAX_DIGITS:
+        raise ValueError("too many digits")
+    return int(text)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -363,7 +372,7 @@ def _odd(message: str) -> InvalidRequest:
 def _reason(error: ValueError | RecursionError) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    # The only other ValueError is Python's limit on digits.
+    # The only other ValueError is that of `_integer`.
     is_of_json = isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
     return str(error) if is_of_json else "a number in it has too many digits"
 
