@@ -9,20 +9,20 @@ from api.http.body import IMAGES_BODY
 from farm.domain.catalogue import MAX_BULK_LINE
 
 #: The largest body of a call where a model takes images.
-_MOST = IMAGES_BODY - 1024
+_LARGEST = IMAGES_BODY - 1024
 _LINE = (
     b'{"custom_id": "%d", "method": "POST", "url": "/v1/images/generations", "body": {"model": "srpo", "prompt": "x"}}'
 )
 
 
-def _filled(before: bytes, unit: bytes, after: bytes, size: int = _MOST) -> bytes:
+def _filled(before: bytes, unit: bytes, after: bytes, size: int = _LARGEST) -> bytes:
     """Return a body of this size: `unit` again and again, between `before` and `after`."""
     return before + unit * ((size - len(before) - len(after)) // len(unit)) + after
 
 
 #: JSON, up to the largest body.
 JSON: Mapping[str, Callable[[], bytes]] = {
-    "lists in lists": lambda: b"[" * _MOST,
+    "lists in lists": lambda: b"[" * _LARGEST,
     "objects in objects": lambda: _filled(b"", b'{"a":', b"1"),
     "many fields": lambda: b"{" + b",".join(b'"f%d":1' % number for number in range(99_000)) + b"}",
     "many small objects": lambda: _filled(b'{"a":[', b'{"a":1},', b"1]}", MAX_BODY),
@@ -40,7 +40,7 @@ JSON: Mapping[str, Callable[[], bytes]] = {
     "a long name": lambda: _filled(b'{"', b"x", b'":1}'),
     "white space": lambda: _filled(b"", b" \n", b'{"prompt":"x"}'),
     "a string without an end": lambda: _filled(b'{"prompt":"', b"\\\\", b""),
-    "zeros": lambda: bytes(_MOST),
+    "zeros": lambda: bytes(_LARGEST),
     "no UTF-8": lambda: _filled(b'{"prompt":"', b"\xff", b'"}'),
 }
 
@@ -52,16 +52,16 @@ def _part(name: bytes, content: bytes) -> bytes:
 #: Forms with the boundary `x`, up to the largest body.
 FORMS: Mapping[str, Callable[[], bytes]] = {
     "many parts": lambda: _filled(b"", _part(b"a", b"1"), b"--x--\r\n"),
-    "a part of line ends": lambda: _part(b"image", b"\r\n" * (_MOST // 2)) + b"--x--\r\n",
-    "a part of carriage returns": lambda: _part(b"image", b"\r" * _MOST) + b"--x--\r\n",
-    "a part of half boundaries": lambda: _part(b"image", b"\r\n--" * (_MOST // 4)) + b"--x--\r\n",
-    "a head without an end": lambda: b"--x\r\n" + b"A" * _MOST,
+    "a part of line ends": lambda: _part(b"image", b"\r\n" * (_LARGEST // 2)) + b"--x--\r\n",
+    "a part of carriage returns": lambda: _part(b"image", b"\r" * _LARGEST) + b"--x--\r\n",
+    "a part of half boundaries": lambda: _part(b"image", b"\r\n--" * (_LARGEST // 4)) + b"--x--\r\n",
+    "a head without an end": lambda: b"--x\r\n" + b"A" * _LARGEST,
     "many heads": lambda: _filled(b"--x\r\n", b"A: b\r\n", b"\r\n"),
     "a long name": lambda: _part(b"a" * (1024 * 1000), b"1") + b"--x--\r\n",
-    "a preamble": lambda: b"\r\n" * (_MOST // 2) + _part(b"a", b"1"),
+    "a preamble": lambda: b"\r\n" * (_LARGEST // 2) + _part(b"a", b"1"),
     "an epilogue": lambda: _filled(_part(b"a", b"1") + b"--x--\r\n", b"\r\n--", b""),
     "a name in brackets": lambda: _part(b"a" + b"[a]" * 300_000, b"1") + b"--x--\r\n",
-    "a text": lambda: _part(b"prompt", b"x" * (_MOST - 100)) + b"--x--\r\n",
+    "a text": lambda: _part(b"prompt", b"x" * (_LARGEST - 100)) + b"--x--\r\n",
 }
 
 

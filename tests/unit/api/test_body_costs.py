@@ -52,7 +52,7 @@ def test_the_file_of_a_batch_is_refused_for_little(measure: Measure, name: str) 
 
     assert cost.error
     assert cost.seconds < 4
-    assert cost.mebibytes < 64
+    assert cost.mebibytes < 128
 
 
 def test_a_whole_number_may_have_as_many_digits_as_a_fraction_before_its_point() -> None:
