@@ -19,6 +19,7 @@ import urllib3
 
 from farm.auth.api_keys import ApiKeyStore
 from farm.jobstore import redis_keys
+from farm.uploads.uploads import MIN_FREE_BYTES
 from farm.webhooks import courier as courier
 from tests.chaos.callers import moment, native_view
 from tests.chaos.clients import SharedState, listening, serve_all
@@ -39,8 +40,8 @@ LEASE = 3.0
 _HOOK_PAUSES = ",".join(["0.3s", "0.5s", "1s", *["2s"] * 40])
 _LOOK_SECONDS = 0.3
 _POST_SECONDS = 5.0
-#: The disk of the data folder: enough for the records of 100,000 jobs.
-_DISK_MEBIBYTES = 512
+#: The disk of the data folder: enough for the records of 100,000 jobs, and for what uploads must leave free.
+_DISK_MEBIBYTES = 512 + MIN_FREE_BYTES // 2**20
 #: Keys of which none is left when all is over.
 _WORKING_SETS = (
     *(

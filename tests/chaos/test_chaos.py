@@ -14,7 +14,7 @@ from tests.chaos.table import print_table
 from tests.s3 import S3
 
 #: For so long somebody asks, in seconds; the rest of the time the farm is started, and comes to rest.
-SECONDS = 25.0
+SECONDS = 35.0
 #: Draws what is asked for and what is done; `make chaos` takes another each time.
 SEED = 7
 
