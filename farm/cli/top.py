@@ -109,7 +109,7 @@ def _summary(queue: dict[str, Any], jobs: list[dict[str, Any]], rates: list[str]
         f"completed of the last {len(jobs)}: {sum(job['status'] == 'completed' for job in jobs)}",
         *rates,
     ]
-    return Text(" · ".join(parts), style="bold")
+    return Text(printable(" · ".join(parts)), style="bold")
 
 
 def _workers(found: list[dict[str, Any]]) -> list[tuple[object, ...]]:

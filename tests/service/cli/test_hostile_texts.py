@@ -15,6 +15,7 @@ from farm.cli import up
 from farm.cli.download import FinishedJob
 from farm.cli.render import report
 from farm.domain.delivery import Attempt, Outcome
+from farm.domain.pause import Group
 from farm.printable import printable
 from farm.process.child import EXIT_CONFIG
 from tests.service.api.calls import submit
@@ -42,6 +43,13 @@ TEXTS = {
 }
 #: Words of each command that shows what others wrote.
 LISTINGS = (["jobs"], ["workers"], ["webhooks"], ["webhooks", "show", "<delivery>"])
+#: Words of commands that sum up what many wrote.
+OVERVIEWS = (
+    ["top", "--once"],
+    ["models"],
+    ["usage"],
+    ["usage", "--csv"],
+)
 #: Words of commands that refuse the text, and quote it.
 REFUSALS = (
     ["jobs", "show", "<text>"],
@@ -105,6 +113,18 @@ def test_text_of_others_is_shown_as_it_is(farm: Farm, api: FlaskClient, run: Run
     assert json.loads(shown.out)["prompt"] == text
     assert shown.out.isascii()
     assert controls(shown.out) == set()
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_an_overview_obeys_no_text_of_others(farm: Farm, api: FlaskClient, run: Runner, text: str) -> None:
+    announce(farm, api, text)
+    farm.store.pause(Group("caller", text))
+
+    with served(api.application) as url:
+        ended = [run.at(url)(*words) for words in OVERVIEWS]
+
+    assert [(one.status, one.err, controls(one.out)) for one in ended] == [(0, "", set())] * len(OVERVIEWS)
+    assert TEXTS[text] in " ".join(ended[0].out.split("\n"))
 
 
 @pytest.mark.parametrize("words", REFUSALS, ids=" ".join)
