@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -32,6 +34,9 @@ def timings_text(timings: Mapping[str, float]) -> dict[str, str]:
 
 def show_images(files: Iterable[Path]) -> None:
     """Show image files: by the terminal's own protocol (kitty's, sixel) where it has one, else in coloured blocks."""
+    if sys.stdout.isatty() and 0 in os.get_terminal_size(sys.stdout.fileno()):
+        say("The terminal has no size, so no image is shown in it.", file=sys.stderr)
+        return
     # Importing it asks the terminal what it can.
     from textual_image.renderable import Image
 

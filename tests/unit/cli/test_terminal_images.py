@@ -1,0 +1,71 @@
+"""Images in the terminal: by the protocol that it answers to know, else as coloured blocks."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.farms import clean_environment
+
+_SHOW = (
+    "import sys; from pathlib import Path; from farm.cli.terminal import show_images; show_images([Path(sys.argv[1])])"
+)
+#: What a program asks a terminal: its attributes, of which 4 is sixel; and whether it knows kitty's protocol.
+_ATTRIBUTES, _KITTY = b"\x1b[c", b"a=q"
+
+
+def shown_in(answers: dict[bytes, bytes], file: Path, size: tuple[int, int] = (24, 80)) -> bytes:
+    """Return what is written to a terminal of so many rows and columns that answers to queries so."""
+    terminal, other_end = pty.openpty()
+    termios.tcsetwinsize(terminal, size)
+    environment = clean_environment() | {"TERM": "xterm-256color"}
+    with subprocess.Popen(
+        [sys.executable, "-c", _SHOW, str(file)], stdin=other_end, stdout=other_end, stderr=other_end, env=environment
+    ) as program:
+        os.close(other_end)
+        written, waiting = b"", dict(answers)
+        try:
+            while part := os.read(terminal, 65_536):
+                written += part
+                for query in [query for query in waiting if query in written]:
+                    os.write(terminal, waiting.pop(query))
+        except OSError:  # a terminal ends so once its program has
+            pass
+    os.close(terminal)
+    assert program.returncode == 0, written
+    return written
+
+
+@pytest.mark.parametrize(
+    ("answers", "begins", "others"),
+    [
+        ({_ATTRIBUTES: b"\x1b[?62;4c"}, b"\x1bP", b"\xe2\x96\x80"),  # sixel, which iTerm2 has, too
+        ({_ATTRIBUTES: b"\x1b[?62;22c", _KITTY: b"\x1b_Gi=1;OK\x1b\\"}, b"\x1b_G", b"\xe2\x96\x80"),
+        ({_ATTRIBUTES: b"\x1b[?62;22c"}, b"\xe2\x96\x80", b"\x1bP"),  # half blocks
+    ],
+    ids=["sixel", "kitty", "neither"],
+)
+def test_an_image_is_shown_as_the_terminal_can(
+    answers: dict[bytes, bytes], begins: bytes, others: bytes, tmp_path: Path
+) -> None:
+    Image.linear_gradient("L").convert("RGB").save(tmp_path / "image.png")
+
+    written = shown_in(answers, tmp_path / "image.png")
+
+    assert begins in written
+    assert others not in written
+    assert len(written) > 1000
+
+
+def test_a_terminal_without_a_size_is_told_so(tmp_path: Path) -> None:
+    assert (
+        shown_in({}, tmp_path / "image.png", size=(0, 0))
+        == b"The terminal has no size, so no image is shown in it.\r\n"
+    )
