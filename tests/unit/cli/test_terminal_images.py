@@ -14,11 +14,23 @@ from PIL import Image
 
 from tests.farms import clean_environment
 
-_SHOW = (
-    "import sys; from pathlib import Path; from farm.cli.terminal import show_images; show_images([Path(sys.argv[1])])"
-)
-#: What a program asks a terminal: its attributes, of which 4 is sixel; and whether it knows kitty's protocol.
-_ATTRIBUTES, _KITTY = b"\x1b[c", b"a=q"
+#: Shows an image, with the patience that a busy machine needs: the library gives a terminal 0.1 s to answer.
+_SHOW = """
+import sys
+from pathlib import Path
+from textual_image import _terminal
+from farm.cli.terminal import show_images
+
+read = _terminal.read
+_terminal.read = lambda file, length, _seconds: read(file, length, 20)
+show_images([Path(sys.argv[1])])
+"""
+#: What a program asks a terminal: its attributes, of which 4 is sixel; whether it knows kitty's protocol; the size of a
+#: character.
+_ATTRIBUTES, _KITTY, _CELL = b"\x1b[c", b"a=q", b"\x1b[16t"
+_PLAIN = {_ATTRIBUTES: b"\x1b[?62;22c", _KITTY: b"\x1b_Gi=1;EINVAL\x1b\\", _CELL: b"\x1b[6;20;10t"}
+_SIXEL = _PLAIN | {_ATTRIBUTES: b"\x1b[?62;4c"}
+_KITTYS = _PLAIN | {_KITTY: b"\x1b_Gi=1;OK\x1b\\"}
 
 
 def shown_in(answers: dict[bytes, bytes], file: Path, size: tuple[int, int] = (24, 80)) -> bytes:
@@ -46,9 +58,9 @@ def shown_in(answers: dict[bytes, bytes], file: Path, size: tuple[int, int] = (2
 @pytest.mark.parametrize(
     ("answers", "begins", "others"),
     [
-        ({_ATTRIBUTES: b"\x1b[?62;4c"}, b"\x1bP", b"\xe2\x96\x80"),  # sixel, which iTerm2 has, too
-        ({_ATTRIBUTES: b"\x1b[?62;22c", _KITTY: b"\x1b_Gi=1;OK\x1b\\"}, b"\x1b_G", b"\xe2\x96\x80"),
-        ({_ATTRIBUTES: b"\x1b[?62;22c"}, b"\xe2\x96\x80", b"\x1bP"),  # half blocks
+        (_SIXEL, b"\x1bP", b"\xe2\x96\x80"),  # iTerm2 has it, too
+        (_KITTYS, b"\x1b_G", b"\xe2\x96\x80"),
+        (_PLAIN, b"\xe2\x96\x80", b"\x1bP"),  # half blocks
     ],
     ids=["sixel", "kitty", "neither"],
 )
