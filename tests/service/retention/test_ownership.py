@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import redis
@@ -18,7 +20,10 @@ from farm.retention.sweeper import Sweeper
 from farm.storage.local import LocalStorage
 from farm.storage.owned import OwnedStorage
 from farm.storage.storage import UNKNOWN_FARM, Page, Storage, new_key
+from farm.storage.wrapper import StorageWrapper
 from tests.service.api.calls import UNKNOWN_ID
+
+T = TypeVar("T")
 
 ANY_AGE = -60.0
 
@@ -76,6 +81,75 @@ def test_a_farm_whose_first_mark_failed_still_removes_its_orphans(process: Proce
 
     assert folder.page("").entries == ()
     assert UNKNOWN_FARM not in folder.marks()
+
+
+class Failing(StorageWrapper):
+    """A storage of which one call fails, counted from 1: before it has its effect, or only its answer is lost."""
+
+    def __init__(self, storage: Storage, number: int, *, answer_is_lost: bool) -> None:
+        super().__init__(storage)
+        self._left = number
+        self._answer_is_lost = answer_is_lost
+
+    @property
+    def has_failed(self) -> bool:
+        return self._left <= 0
+
+    def _try(self, act: Callable[[], T]) -> T:
+        self._left -= 1
+        result = act() if self._left or self._answer_is_lost else None
+        if result is None or not self._left:
+            raise StorageUnavailable(detail="planted")
+        return result
+
+    def has_mark(self, farm_id: str) -> bool:
+        return self._try(lambda: super(Failing, self).has_mark(farm_id))
+
+    def marks(self) -> set[str]:
+        return self._try(super().marks)
+
+    def page(self, cursor: str) -> Page:
+        return self._try(lambda: super(Failing, self).page(cursor))
+
+    def mark(self, farm_id: str) -> None:
+        self._try(lambda: super(Failing, self).mark(farm_id) or True)
+
+    def put(self, key: str, content: bytes) -> None:
+        self._try(lambda: super(Failing, self).put(key, content) or True)
+
+    def remove(self, name: str) -> None:
+        self._try(lambda: super(Failing, self).remove(name) or True)
+
+
+#: The storage calls of two rounds below, of which the first marks the storage.
+CALLS = range(1, 15)
+
+
+@pytest.mark.parametrize("answer_is_lost", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("number", CALLS)
+def test_a_farm_recovers_from_a_fault_at_any_step(
+    store: JobStore, client: redis.Redis, tmp_path: Path, number: int, answer_is_lost: bool
+) -> None:
+    """Each step of marking, storing and sweeping is tried again, as a worker and the periodic sweep do."""
+    failing = Failing(LocalStorage(tmp_path), number, answer_is_lost=answer_is_lost)
+    process = Process(store, client, failing)
+
+    for _ in range(2):
+        retried(process.put_orphan)
+        retried(lambda: process.sweeper.sweep(older_than=ANY_AGE))
+    Process(store, client, LocalStorage(tmp_path)).sweeper.sweep(older_than=ANY_AGE)
+
+    assert failing.has_failed
+    assert LocalStorage(tmp_path).page("").entries == ()
+    assert LocalStorage(tmp_path).marks() == {process.ownership.establish()}
+
+
+def retried(act: Callable[[], object]) -> None:
+    """Call it once more if the storage fails."""
+    try:
+        act()
+    except StorageError:
+        act()
 
 
 def test_a_listing_that_is_out_of_date_makes_no_stranger_of_the_farm(
