@@ -28,6 +28,7 @@ from farm.jobstore.connection import (
     version_problem,
 )
 from farm.jobstore.memory_guard import FULL_AT
+from farm.jobstore.redis_url import RedisUrl
 from farm.jobstore.schema import Schema
 from farm.process import embedded_redis
 from farm.process.aof import aof_problem
@@ -110,7 +111,7 @@ def not_answering(url: str | None, data_dir: Path, error: redis.exceptions.Redis
     """Report a server that does not answer. `url`: the operator's own; None: the embedded one of a running farm."""
     reason = str(error)
     if url is not None:
-        if problem := access_problem(error):
+        if problem := access_problem(error, int(RedisUrl.parse(url).database)):
             return refused("Redis", problem)
         text = f"{masked(url)} does not answer: {masked(reason)}"
         return wrong("Redis", text, "start that Redis, or correct FARM_REDIS_URL")

@@ -25,11 +25,6 @@ CONNECT_SECONDS = 0.5
 ANSWER_SECONDS = 0.8
 #: Pause between two looks at a server that loads its data, in seconds.
 _LOADING_LOOK_SECONDS = 0.5
-#: How to give a Redis user what the farm needs.
-_RIGHTS = (
-    f"run `ACL SETUSER name on >password ~srpo:* &srpo:* &{celery_channel(0)} +@all -@dangerous +info` there, "
-    "see docs/redis.md"
-)
 #: Connections that a process may have at a time, mostly one for each of its threads.
 API_CONNECTIONS = 730
 WEBHOOK_WORKER_CONNECTIONS = 90
@@ -175,18 +170,18 @@ def _info(client: redis.Redis) -> dict[str, Any]:
         try:
             info: dict[str, Any] = client.info()
         except redis.exceptions.RedisError as error:
-            if problem := access_problem(error):
+            if problem := access_problem(error, database_of(client)):
                 raise ConfigurationError(problem) from error
             raise
     return info
 
 
-def access_problem(error: redis.exceptions.RedisError) -> str | None:
+def access_problem(error: redis.exceptions.RedisError, database: int = 0) -> str | None:
     """Return what is wrong if a server refuses the user of the URL, is no Redis, or has a bad certificate."""
     if isinstance(error, redis.exceptions.InvalidResponse):
         return "FARM_REDIS_URL: what answers there is no Redis; correct the host and the port: redis://host:6379/0"
     if isinstance(error, redis.exceptions.NoPermissionError):
-        return f"FARM_REDIS_URL: Redis does not give this user the rights that it needs ({error}); {_RIGHTS}"
+        return f"FARM_REDIS_URL: Redis does not give this user the rights that it needs ({error}); {_rights(database)}"
     if isinstance(error, redis.exceptions.AuthenticationError):
         return "FARM_REDIS_URL: Redis refuses this user or password; correct them: redis://user:password@host:port/0"
     if "DB index is out of range" in str(error):
@@ -202,10 +197,21 @@ def rights_problem(client: redis.Redis) -> str | None:
         try:
             missing = missing_rights(client)
         except redis.exceptions.NoPermissionError as error:
-            return access_problem(error)
+            return access_problem(error, database_of(client))
     if not missing:
         return None
-    return f"FARM_REDIS_URL: Redis does not give this user the rights that it needs ({' '.join(missing)}); {_RIGHTS}"
+    lacking, remedy = " ".join(missing), _rights(database_of(client))
+    return f"FARM_REDIS_URL: Redis does not give this user the rights that it needs ({lacking}); {remedy}"
+
+
+def database_of(client: redis.Redis) -> int:
+    return client.connection_pool.connection_kwargs.get("db") or 0
+
+
+def _rights(database: int) -> str:
+    """Return how to give a Redis user what the farm needs."""
+    rules = f"~srpo:* &srpo:* &{celery_channel(database)} +@all -@dangerous +info"
+    return f"run `ACL SETUSER name on >password {rules}` there, see docs/redis.md"
 
 
 def serving_problem(info: Mapping[str, Any]) -> str | None:

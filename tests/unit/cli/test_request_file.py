@@ -111,11 +111,12 @@ def test_a_manifest_is_read_as_it_was_written_and_has_no_formulas() -> None:
     rows = [
         Row("a", "completed", "d", "=1+1", "srpo", files=("a-1.png", "a-2.png"), seed=7, job="j"),
         Row("b", "failed", "e", "ü", "srpo", error="no", http_status=400),
+        Row("c", "failed", "f", "\t=1+1", "srpo", error="@no", http_status=400),
     ]
 
     assert list(manifest.parse(manifest.as_jsonl(rows) + b"no json\n{}\n").values()) == rows
     table = list(csv.DictReader(io.StringIO(manifest.as_csv(rows).decode())))
-    assert [line["prompt"] for line in table] == ["'=1+1", "ü"]
+    assert [line["prompt"] for line in table] == ["'=1+1", "ü", "'\t=1+1"]
     assert table[0]["files"] == "a-1.png a-2.png"
 
 
