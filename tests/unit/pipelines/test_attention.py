@@ -8,11 +8,13 @@ from typing import Any, get_args
 import pytest
 import torch
 
+from farm.domain.catalogue import Weights
 from farm.domain.errors import ConfigurationError
 from farm.domain.request import ImageRequest
 from farm.settings import AttentionName
 from tests.unit.pipelines.denoising import pipeline_of, record, render
 from workers.pipelines.attention import BACKENDS, use_attention
+from workers.pipelines.execution import Execution
 
 CPU = torch.device("cpu")
 
@@ -52,3 +54,13 @@ def test_a_backend_that_does_not_work_here_is_refused_in_one_line(parts: Any, na
         use_attention(parts.transformer, name, CPU, torch.float32)
 
     assert "\n" not in str(refused.value)
+
+
+def test_a_worker_computes_with_the_backend_of_its_setting_or_does_not_start(parts: Any) -> None:
+    blocks = [*parts.transformer.transformer_blocks, *parts.transformer.single_transformer_blocks]
+
+    Execution(attention="math").prepare({Weights.SRPO: parts}, CPU, torch.float32)
+
+    assert {block.attn.processor._attention_backend for block in blocks} == {BACKENDS["math"]}
+    with pytest.raises(ConfigurationError, match="FARM_ATTENTION=fa3 does not work on cpu"):
+        Execution(attention="fa3").prepare({Weights.SRPO: parts}, CPU, torch.float32)

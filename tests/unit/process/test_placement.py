@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -82,10 +82,13 @@ def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch, workers: int, 
 
 
 class Started:
-    """The supervisor of `farm up`, which only starts the workers."""
+    """The supervisor of `farm up`, which only starts the workers. `names`: those by which it would tell their ends."""
+
+    names: ClassVar[list[str]] = []
 
     def __init__(self, _redis: object, *, api: object, workers: list[Any], deaths: object) -> None:
         self._workers = workers[:-1]
+        self.names[:] = [worker.name for worker in self._workers]
 
     def run(self, *_: object) -> None:
         for worker in self._workers:
@@ -108,6 +111,7 @@ def test_each_child_is_given_a_card_of_its_own_and_its_part_of_the_cores(
 
     up._supervise(settings, tmp_path, ListenAddress("127.0.0.1", 0), places(settings, None))
 
+    assert Started.names == ["worker 1 on cuda:0", "worker 2 on cuda:1"]
     given = [json.loads(line) for line in report.read_text().splitlines()]
     threads = ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")
     names = ("CUDA_VISIBLE_DEVICES", "FARM_DEVICE", *threads, "TORCHINDUCTOR_CACHE_DIR")
