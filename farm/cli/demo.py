@@ -10,7 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -23,6 +24,7 @@ from farm.domain.errors import FarmError
 from farm.printable import say
 from farm.process import child
 from farm.process.placement import places
+from farm.process.signals import stop_signals
 from farm.settings import load
 
 #: Prompts in the miniature's language, each with the size of its image.
@@ -43,6 +45,8 @@ class DemoFailed(FarmError):
 
 def demo(out: Annotated[Path, typer.Option(help="Folder to save the images in.")] = Path("out")) -> None:
     """Render four prompts on a temporary farm, then stop it."""
+    for number in stop_signals():
+        signal.signal(number, _stop)
     with tempfile.TemporaryDirectory(prefix="srpo-farm-demo-") as data_dir, running_farm(Path(data_dir)) as url:
         client = Client(load().model_copy(update={"url": url}))
         jobs = [_submit(client, seed, *prompt) for seed, prompt in enumerate(PROMPTS, start=1)]
@@ -62,6 +66,13 @@ def demo(out: Annotated[Path, typer.Option(help="Folder to save the images in.")
     say("")
     say(f"The images side by side: {page.resolve().as_uri()}")
     say("Next: `make up`, then open http://127.0.0.1:8000 and render your own.")
+
+
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    """End the demo, once: its farm is drained, and its folder removed."""
+    for one in stop_signals():
+        signal.signal(one, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def _images(job: FinishedJob) -> list[PageImage]:
