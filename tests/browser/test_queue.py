@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import openai
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.farms import RunningFarm
+from tests.farms import RunningFarm, farm_command, running_farm
 from tests.webhook_receiver import Receiver
 
 GENERATIONS: Literal["/v1/images/generations"] = "/v1/images/generations"
@@ -47,6 +48,55 @@ def test_an_admin_pauses_the_farm_cancels_a_waiting_job_and_resumes(page: Page, 
 
     expect(page.locator("#notice")).to_be_hidden()
     assert farm.wait_for_end(farm.submit(num_inference_steps=1))["status"] == "completed"
+
+
+def test_an_admin_retries_a_job_that_failed(page: Page, farm: RunningFarm) -> None:
+    asked = {"model": "srpo-image-to-image", "prompt": "a fox", "image_url": "http://127.0.0.1:1/fox.png"}
+    job_id = farm.call("POST", "/farm/v1/jobs", asked).json["id"]
+    failed = page.locator(row(page, job_id))
+    expect(failed).to_contain_text("file_download_error")
+
+    failed.get_by_role("button", name="Retry").click()
+
+    expect(failed.get_by_role("button")).to_have_count(0)
+    again = farm.job(job_id)["retried_as"]
+    expect(page.locator(row(page, again))).to_contain_text("file_download_error")
+
+
+@pytest.mark.full
+def test_an_admin_drains_a_worker_and_another_caller_sees_its_own_jobs_only(page: Page, tmp_path: Path) -> None:
+    with running_farm(tmp_path / "data", FARM_SIMULATED_STEP_MS="1", FARM_AUTH="keys") as farm:
+        admin, caller = made_key(farm, "ann", "--admin"), made_key(farm, "bob")
+        job_id = farm.call("POST", "/farm/v1/jobs", {"model": "srpo", "prompt": "ann's"}, Authorization=admin).json[
+            "id"
+        ]
+
+        open_with_key(page, farm, caller)
+        expect(page.locator("#jobs")).to_contain_text("No jobs.")
+        expect(page.locator("#workers-section, #pause")).to_have_count(2)
+        for part in ("#workers-section", "#pause"):
+            expect(page.locator(part)).to_be_hidden()
+
+        open_with_key(page, farm, admin)
+        expect(page.locator(row(page, job_id))).to_contain_text("completed")
+        worker = page.locator("#workers tbody tr").first
+        name = worker.locator("td").first.text_content() or "?"
+        worker.get_by_role("button", name="Drain").click()
+        expect(page.locator("#workers tbody")).not_to_contain_text(name)
+
+
+def made_key(farm: RunningFarm, *words: str) -> str:
+    made = farm_command("keys", "create", *words, "--data-dir", str(farm.data_dir))
+    key: str = re.findall(r"\S{20,}", made.stdout)[-1]
+    return key
+
+
+def open_with_key(page: Page, farm: RunningFarm, key: str) -> None:
+    page.goto(f"{farm.url}/queue")
+    page.evaluate("sessionStorage.clear()")
+    page.reload()
+    page.fill("#key", key)
+    page.get_by_role("button", name="Use this key").click()
 
 
 def test_a_worker_shows_its_jobs_step_by_step(page: Page, farm: RunningFarm) -> None:
