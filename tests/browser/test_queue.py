@@ -54,13 +54,13 @@ def test_an_admin_retries_a_job_that_failed(page: Page, farm: RunningFarm) -> No
     asked = {"model": "srpo-image-to-image", "prompt": "a fox", "image_url": "http://127.0.0.1:1/fox.png"}
     job_id = farm.call("POST", "/farm/v1/jobs", asked).json["id"]
     failed = page.locator(row(page, job_id))
-    expect(failed).to_contain_text("file_download_error")
+    expect(failed).to_contain_text("file_download_error", timeout=20_000)
 
     failed.get_by_role("button", name="Retry").click()
 
     expect(failed.get_by_role("button")).to_have_count(0)
     again = farm.job(job_id)["retried_as"]
-    expect(page.locator(row(page, again))).to_contain_text("file_download_error")
+    expect(page.locator(row(page, again))).to_contain_text("file_download_error", timeout=20_000)
 
 
 @pytest.mark.full
@@ -82,7 +82,7 @@ def test_an_admin_drains_a_worker_and_another_caller_sees_its_own_jobs_only(page
         worker = page.locator("#workers tbody tr").first
         name = worker.locator("td").first.text_content() or "?"
         worker.get_by_role("button", name="Drain").click()
-        expect(page.locator("#workers tbody")).not_to_contain_text(name)
+        expect(page.locator("#workers tbody")).not_to_contain_text(name, timeout=20_000)
 
 
 def made_key(farm: RunningFarm, *words: str) -> str:
