@@ -155,7 +155,7 @@ def test_a_server_whose_certificate_is_unknown_is_told_as_such(tls_server: TlsSe
 
     (found,) = [each for each in json.loads(done.stdout)["findings"] if each["name"] == "Redis"]
     assert found["mark"] == "wrong"
-    assert "certificate verify failed" in found["text"]
+    assert "the certificate of Redis is not trusted" in found["text"]
     assert PASSWORD not in done.stdout
 
 
