@@ -1,12 +1,13 @@
 """`python -m tests.unit.pipelines.many_renders`: a process that renders as a worker does, and tells its memory.
 
 A finished image is encoded in another thread while the next one is rendered. It prints as JSON how many images it has
-finished, the bytes of memory of its own before them and after each part of them, and the most that it ever had, with
-the files that it maps, once it has rendered the largest images, too.
+finished, the bytes that were allocated before them and after each part of them, the bytes of memory of its own at the
+same times, and the most that it ever had, with the files that it maps, once it has rendered the largest images, too.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import sys
@@ -72,6 +73,22 @@ class Process:
             self._encoder.encode(each.image, of=request, number=0, rendered=each)
 
 
+class AllocatorState(ctypes.Structure):
+    """State of the allocator as glibc tells it (mallinfo2(3)): ten numbers."""
+
+    _fields_ = (("numbers", ctypes.c_size_t * 10),)
+
+
+def allocated() -> int:
+    """Return the bytes that are in use: the allocator keeps others, in which a leak would hide for long."""
+    gc.collect()
+    tell = ctypes.CDLL(None).mallinfo2
+    tell.restype = AllocatorState
+    numbers = tell().numbers
+    mapped, in_heaps = numbers[4], numbers[7]
+    return int(mapped + in_heaps)
+
+
 def memory(name: str) -> int:
     """Return the bytes of this process's memory under this name in its status."""
     gc.collect()
@@ -83,12 +100,13 @@ def main() -> None:
     warm_up, parts, renders = map(int, sys.argv[1:])
     process = Process()
     process.render(range(warm_up), SIZES)
-    rendered, found = 0, [memory("RssAnon")]
+    rendered, found = 0, [(allocated(), memory("RssAnon"))]
     for first in range(warm_up, warm_up + parts * renders, renders):
         rendered += process.render(range(first, first + renders), SIZES)
-        found.append(memory("RssAnon"))
+        found.append((allocated(), memory("RssAnon")))
     process.render(range(1, 1 + len(LARGEST)), LARGEST)
-    print(json.dumps({"rendered": rendered, "memory": found, "most": memory("VmHWM")}))
+    in_use, own = zip(*found, strict=True)
+    print(json.dumps({"rendered": rendered, "allocated": in_use, "memory": own, "most": memory("VmHWM")}))
 
 
 if __name__ == "__main__":
