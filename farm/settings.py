@@ -21,12 +21,16 @@ from farm.domain.limits import MAX_RATE
 
 PREFIX = "FARM_"
 
-#: Names and values of the variables that Kubernetes sets in every pod for a Service such as `farm` or `farm-redis`.
+#: Names and values of the variables that Kubernetes sets in every pod for a Service such as `farm` or `farm-redis`. Docker
+#: sets the ports, too, for a linked container of such a name, besides its name and its own variables.
 _SERVICE_VARIABLES = (
     (r"(SERVICE_HOST|PORT_\d+_(TCP|UDP|SCTP)_ADDR)", r"[0-9a-fA-F.:]+"),
     (r"(SERVICE_PORT(_[A-Z0-9_]+)?|PORT_\d+_(TCP|UDP|SCTP)_PORT)", r"\d{1,5}"),
     (r"PORT(_\d+_(TCP|UDP|SCTP))?", r"(tcp|udp|sctp)://\S+"),
     (r"PORT_\d+_(TCP|UDP|SCTP)_PROTO", r"(tcp|udp|sctp)"),
+    (r"PORT_\d+_(TCP|UDP|SCTP)_(PORT_)?(START|END)", r"(tcp|udp|sctp)://\S+|\d{1,5}"),
+    (r"NAME", r"/[^/]+/[^/]+"),
+    (r"ENV_.+", r"(?s:.*)"),
 )
 
 _ALIAS = re.compile(r"([A-Za-z0-9][A-Za-z0-9._:/-]{0,99})\s*=\s*(\S+)")
@@ -572,13 +576,13 @@ def masked(text: str) -> str:
 
 
 def _is_foreign(name: str, value: str) -> bool:
-    """Return True for a variable with the farm's prefix that is neither a setting nor set by Kubernetes."""
+    """Return True for a variable with the farm's prefix that is neither a setting nor set by Kubernetes or Docker."""
     is_ours = name.upper().startswith(PREFIX)
     return is_ours and name not in _known() and not _is_of_a_service(name.removeprefix(PREFIX), value)
 
 
 def _is_of_a_service(name: str, value: object) -> bool:
-    """Return True if Kubernetes set a variable, named without the prefix: `FARM_PORT=tcp://…` and the like."""
+    """Return True if Kubernetes or Docker set a variable, named without the prefix: `FARM_PORT=tcp://…` and the like."""
     return any(
         re.fullmatch(rf"([A-Z0-9_]+_)?{names}", name.upper()) and re.fullmatch(values, str(value))
         for names, values in _SERVICE_VARIABLES
@@ -624,7 +628,8 @@ _HEAD = """\
 
 Every setting of the farm, with its default and the allowed values. Settings are environment variables; there is no
 configuration file. An unknown `FARM_…` name or an invalid value stops the start with one line that names it; the
-variables that Kubernetes sets for a Service named `farm` or `farm-…` (`FARM_PORT=tcp://…`) are ignored.
+variables that Kubernetes sets for a Service, and Docker for a linked container, named `farm` or `farm-…`
+(`FARM_PORT=tcp://…`) are ignored.
 Durations are seconds, or a number with a unit: `90`, `15m`, `24h`, `7d`.
 
 `make docs` generates this page from `farm/settings.py`.

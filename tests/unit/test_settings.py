@@ -353,9 +353,37 @@ def test_a_service_over_ipv6_is_ignored_too(monkeypatch: pytest.MonkeyPatch) -> 
     assert load().model_dump() == DEFAULTS
 
 
+@pytest.mark.parametrize("name", ["FARM", "FARM_REDIS"])
+def test_the_variables_of_a_linked_container_are_ignored(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """As Docker sets them for `--link farm` and `--link farm-redis`, of a range of ports, too."""
+    linked = {
+        "NAME": "/shop/farm",
+        "PORT": "tcp://172.17.0.5:8000",
+        "PORT_8000_TCP": "tcp://172.17.0.5:8000",
+        "PORT_8000_TCP_START": "tcp://172.17.0.5:8000",
+        "PORT_8000_TCP_PORT_START": "8000",
+        "PORT_8002_TCP_END": "tcp://172.17.0.5:8002",
+        "PORT_8002_TCP_PORT_END": "8002",
+        "ENV_FARM_AUTH": "keys",
+        "ENV_http_proxy": "",
+        "ENV_MOTTO": "two\nlines",
+    }
+    for suffix, value in linked.items():
+        monkeypatch.setenv(f"{name}_{suffix}", value)
+
+    assert load().model_dump() == DEFAULTS
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("FARM_PORT", "8000"), ("FARM_SERVICE_HOST", "farm.example"), ("FARM_REDIS_PORT", "6379"), ("FARM_PORTS", "1")],
+    [
+        ("FARM_NAME", "shop"),
+        ("FARM_ENV", "prod"),
+        ("FARM_PORT", "8000"),
+        ("FARM_SERVICE_HOST", "farm.example"),
+        ("FARM_REDIS_PORT", "6379"),
+        ("FARM_PORTS", "1"),
+    ],
 )
 def test_a_mistyped_setting_is_not_taken_for_a_services(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
