@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import cast
 
@@ -76,10 +76,22 @@ class StoreStats:
         return {name: _served(json.loads(text)) for name, text in self._hash(redis_keys.MODELS).items()}
 
     def served(self) -> dict[str, Served]:
-        """Return the models that are still announced; without any worker, those that were announced last."""
-        models = self.models()
+        """Return the models that are still announced; without any worker, those that were announced last.
+
+        Any worker of a model may take its next job: one without a safety checker leaves the model without.
+        """
+        models, unchecked = self.models(), self._unchecked_models()
         latest_us = max((served.seen_us for served in models.values()), default=0)
-        return {name: served for name, served in models.items() if latest_us - served.seen_us <= GONE_SECONDS * 1e6}
+        return {
+            name: replace(served, safety="off") if name in unchecked else served
+            for name, served in models.items()
+            if latest_us - served.seen_us <= GONE_SECONDS * 1e6
+        }
+
+    def _unchecked_models(self) -> set[str]:
+        """Return the models of which a warm worker has no safety checker."""
+        warm = (worker.facts for worker in self.workers() if worker.facts["state"] == "warm")
+        return {model for facts in warm if facts["safety"] == "off" for model in facts["models"].split(",")}
 
     def is_paused(self) -> bool:
         """Return True if workers take no jobs."""

@@ -167,6 +167,19 @@ def test_what_only_others_announce_is_served_no_longer(
     assert set(stats.served()) == served
 
 
+def test_a_model_of_which_one_worker_has_no_checker_is_not_checked(store: JobStore, client: redis.Redis) -> None:
+    """Any of them may take its next job: until that worker is gone, none is accepted that is to be checked."""
+    stats, others = StoreStats(client), FACTS | {"models": "kontext"}
+    store.renew("w1", FACTS | {"safety": "off"}, [])
+    store.renew("w2", FACTS, [])
+    store.renew("w3", others, [])
+    assert {name: served.safety for name, served in stats.served().items()} == {"srpo": "off", "kontext": "bundled"}
+
+    store.renew("w1", FACTS | {"safety": "off", "state": "draining"}, [])
+
+    assert {name: served.safety for name, served in stats.served().items()} == {"srpo": "bundled", "kontext": "bundled"}
+
+
 def test_only_a_warm_worker_is_idle_and_announces_its_model(store: JobStore, client: redis.Redis) -> None:
     store.renew("w1", FACTS | {"state": "draining"}, [])
     store.renew("w2", {"state": "loading"}, [])
