@@ -409,7 +409,7 @@ class Service:
             problems.append(
                 Problem(
                     "enable_safety_checker",
-                    f"{_NO_CHECKER}; set enable_safety_checker to false. {_OPERATOR_MUST} for checked images",
+                    f"{_NO_CHECKER}; allowed: false. {_OPERATOR_MUST} for checked images",
                     "feature_not_supported",
                     True,
                 )

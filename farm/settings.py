@@ -21,8 +21,8 @@ from farm.domain.limits import MAX_RATE
 
 PREFIX = "FARM_"
 
-#: Names and values of the variables that Kubernetes sets in every pod for a Service such as `farm` or `farm-redis`. Docker
-#: sets the ports, too, for a linked container of such a name, besides its name and its own variables.
+#: Names and values of the variables that Kubernetes sets in every pod for a Service such as `farm` or `farm-redis`.
+#: Docker sets the ports, too, for a linked container of such a name, besides its name and its own variables.
 _SERVICE_VARIABLES = (
     (r"(SERVICE_HOST|PORT_\d+_(TCP|UDP|SCTP)_ADDR)", r"[0-9a-fA-F.:]+"),
     (r"(SERVICE_PORT(_[A-Z0-9_]+)?|PORT_\d+_(TCP|UDP|SCTP)_PORT)", r"\d{1,5}"),
@@ -582,7 +582,7 @@ def _is_foreign(name: str, value: str) -> bool:
 
 
 def _is_of_a_service(name: str, value: object) -> bool:
-    """Return True if Kubernetes or Docker set a variable, named without the prefix: `FARM_PORT=tcp://…` and the like."""
+    """Return True if Kubernetes or Docker set a variable, named without the prefix: `FARM_PORT=tcp://…."""
     return any(
         re.fullmatch(rf"([A-Z0-9_]+_)?{names}", name.upper()) and re.fullmatch(values, str(value))
         for names, values in _SERVICE_VARIABLES

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from farm.cli.client import CallFailed, Client
 from farm.cli.download import Downloader, FinishedJob, slug
+from farm.cli.render_options import in_options
 from farm.cli.render_requests import BulkOptions, Requests, grid_axes, render_requests
 from farm.cli.request_fields import checks, image_fields, image_size, image_urls, model_for, takes_several
 from farm.cli.request_file import FileRequest, read_requests
@@ -28,26 +29,6 @@ from farm.domain.catalogue import (
 from farm.domain.errors import FarmError
 from farm.printable import say
 from farm.settings import load
-
-#: The option that sets each field of the request: the API's errors name fields, the person typed options.
-OPTIONS = {
-    "prompt": "PROMPT",
-    "model": "--model",
-    "num_images": "-n",
-    "image_size": "--size",
-    "num_inference_steps": "--steps",
-    "guidance_scale": "--guidance",
-    "seed": "--seed",
-    "acceleration": "--acceleration",
-    "output_format": "--format",
-    "image_url": "--image",
-    "image_urls": "--image",
-    "strength": "--strength",
-    "aspect_ratio": "--aspect-ratio",
-    "enhance_prompt": "--enhance",
-    "enable_safety_checker": "--safety-checker",
-    "safety_tolerance": "--safety-tolerance",
-}
 
 
 class RenderFailed(FarmError):
@@ -202,21 +183,6 @@ def _on_interrupt(client: Client, job_id: str, *, cancels: bool) -> Iterator[Non
         else:
             say(f"The job goes on. To cancel it: farm jobs cancel {job_id}", file=sys.stderr)
         raise
-
-
-def in_options(error: CallFailed) -> CallFailed:
-    """Return the error with each wrong field named by the option that sets it."""
-    if not error.errors:
-        return error
-    return CallFailed("; ".join(_in_options(problem) for problem in error.errors), error.errors)
-
-
-def _in_options(problem: dict[str, Any]) -> str:
-    field, _, part = str(problem["field"]).partition(".")
-    option = OPTIONS.get(field, field)
-    if problem["type"] == "extra_forbidden":
-        return f"{option}: this model has no such option"
-    return f"{option}{f' ({part})' if part else ''}: {problem['message']}"
 
 
 def report(job: FinishedJob) -> None:

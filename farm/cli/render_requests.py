@@ -17,6 +17,7 @@ from farm.cli.grid import Axis, columns, grid, seeds_of, values_of
 from farm.cli.manifest import JSON_NAME, Row
 from farm.cli.output import output_at
 from farm.cli.overview import write_contact_sheets, write_pages
+from farm.cli.render_options import OPTIONS, naming_options
 from farm.cli.request_fields import checks, image_fields, image_urls, model_for, takes_several
 from farm.cli.request_file import FileRequest
 from farm.cli.terminal import say_json
@@ -83,7 +84,7 @@ def render_requests(requests: Requests, options: BulkOptions) -> None:
         say_json({"out": output.place, "page": page, "requests": [asdict(row) for row in summary.rows]})
     else:
         _report(summary, output.place, [page, *contact_sheets])
-    _refuse_failed(summary.failed)
+    _refuse_failed(summary.failed, _set_by_options(requests))
 
 
 def _complete(client: Client, requests: Requests, listed: Sequence[FileRequest]) -> Iterator[FileRequest]:
@@ -135,12 +136,17 @@ def _report(summary: Summary, place: str, overviews: Sequence[str]) -> None:
         say(f"{place}/{name}")
 
 
-def _refuse_failed(failed: Sequence[Row]) -> None:
+def _set_by_options(requests: Requests) -> set[str]:
+    """Return the fields that only options can have set: no request of the file has them."""
+    return OPTIONS.keys() - {field for request in requests.requests for field in request.fields}
+
+
+def _refuse_failed(failed: Sequence[Row], set_by_options: set[str]) -> None:
     """Raise RequestsFailed if there are failed requests, after listing them."""
     if not failed:
         return
     for row in failed[:_MAX_LISTED]:
-        say(f"{row.id}: {row.error}", file=sys.stderr)
+        say(f"{row.id}: {naming_options(row.error, set_by_options)}", file=sys.stderr)
     more = f", of which {_MAX_LISTED} are listed" if len(failed) > _MAX_LISTED else ""
     number = "1 request has" if len(failed) == 1 else f"{len(failed)} requests have"
     raise RequestsFailed(f"{number} no image{more}; the same command tries again.")

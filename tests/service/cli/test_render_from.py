@@ -106,6 +106,15 @@ def test_the_same_command_renders_what_is_missing_and_nothing_else(
     assert len(job_ids(farm)) == 9
 
 
+def test_the_error_of_a_request_names_the_option_that_was_typed(live: LiveFarm, run: Runner, tmp_path: Path) -> None:
+    words = ("render", "a fox", "--steps", "10,99", "--strength", "0.5", "--out", str(tmp_path / "out"))
+
+    ended = run.at(live.url)(*words)
+
+    assert "a-fox-t10: --strength: this model has no such option; sent: 0.5" in ended.err.splitlines()
+    assert "a-fox-t99: --steps: Input should be less than or equal to 50; sent: 99; --strength: " in ended.err
+
+
 def test_failed_requests_are_named_and_tried_again(live: LiveFarm, run: Runner, tmp_path: Path) -> None:
     out = tmp_path / "out"
     bad = {"id": "bad", "prompt": "a fox", "num_inference_steps": 99}

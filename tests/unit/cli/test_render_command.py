@@ -12,7 +12,7 @@ import typer
 from farm.cli import request_fields
 from farm.cli.client import CallFailed, Client
 from farm.cli.main import app
-from farm.cli.render import OPTIONS, in_options
+from farm.cli.render_options import OPTIONS, in_options, naming_options
 from farm.cli.request_fields import UnusableFile, checks, image_fields, image_urls, model_for
 from farm.domain.catalogue import MODELS
 from farm.images.decode import MAX_BYTES
@@ -100,6 +100,17 @@ def test_an_error_names_the_options_that_were_typed() -> None:
     assert str(in_options(refused)) == (
         "--size (width): too small; sent: 10; --steps: too many; sent: 99; --strength: this model has no such option"
     )
+
+
+def test_the_error_of_a_request_names_the_options_that_were_typed() -> None:
+    unknown = "unknown field; allowed: prompt, seed; sent: 0.5"
+    error = f"image_size.width: too small; sent: 'seed: 1'; seed: too large; strength: {unknown}; mask: {unknown}"
+
+    assert naming_options(error, {"image_size", "strength"}) == (
+        "--size.width: too small; sent: 'seed: 1'; seed: too large; "
+        f"--strength: this model has no such option; sent: 0.5; mask: {unknown}"
+    )
+    assert naming_options(error, ()) == error
 
 
 def test_an_error_about_no_field_stays_as_it_is() -> None:
