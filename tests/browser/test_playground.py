@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,16 @@ def card(page: Page, number: int = 1) -> Locator:
 
 def expect_status(found: Locator, status: str) -> None:
     expect(found).to_have_attribute("data-status", status)
+
+
+def click_and_read_request(page: Page, clicked: Locator) -> dict[str, Any]:
+    """Click on what submits a job, wait for its end, and return the request's body."""
+    with page.expect_request(lambda sent: sent.method == "POST" and sent.url.endswith("/farm/v1/jobs")) as request:
+        clicked.click()
+    body: dict[str, Any] = json.loads(request.value.post_data or "")
+    expect(page.locator("#run")).to_be_enabled()
+    expect_status(card(page), "completed")
+    return body
 
 
 def width_of(image: Locator) -> int:
@@ -117,6 +128,48 @@ def test_the_same_seed_gives_the_same_image_and_another_one_another(page: Page, 
         images.append(farm.fetch(f"{farm.url}/{card(page).locator('img').get_attribute('src')}"))
 
     assert images[0] == images[1] != images[2]
+
+
+def test_a_job_is_varied_by_its_seed_alone(page: Page) -> None:
+    fill(page, num_inference_steps=2, guidance_scale=7.5, seed=7)
+    first = click_and_read_request(page, page.locator("#run"))
+    fill(page, prompt="another one that is not rendered", num_inference_steps=9, guidance_scale=1)
+
+    varied = click_and_read_request(page, card(page).get_by_role("button", name="Vary"))
+
+    assert varied["seed"] != 7
+    assert varied == first | {"seed": varied["seed"]}
+    expect(card(page)).to_contain_text(f"seed {varied['seed']}")
+    expect(page.locator("#jobs > li", has_text="a fox")).to_have_count(2)
+
+
+def test_a_job_is_edited_and_run_again(page: Page, farm: RunningFarm) -> None:
+    fill(page, num_inference_steps=2, guidance_scale=7.5)
+    first = click_and_read_request(page, page.locator("#run"))
+    page.fill("#field-prompt", "another one that is not rendered")
+    page.select_option("#model", "kontext")
+
+    card(page).get_by_role("button", name="Edit and run again").click()
+    expect(page.locator("#model")).to_have_value("srpo")
+    expect(page.locator("#field-prompt")).to_be_focused()
+    page.fill("#field-num_inference_steps", "3")
+    again = click_and_read_request(page, page.locator("#run"))
+
+    # The seed that the farm drew is kept, so that nothing but the change makes a difference.
+    job_id = card(page, 2).get_attribute("data-job")
+    assert job_id
+    assert again == first | {"seed": farm.job(job_id)["seed"], "num_inference_steps": 3}
+
+
+def test_an_image_is_downloaded_as_it_is(page: Page, farm: RunningFarm) -> None:
+    fill(page, num_inference_steps=1, seed=7)
+    page.click("#run")
+    with page.expect_download() as download:
+        card(page).get_by_role("link", name="Download").click()
+
+    assert re.fullmatch(r"[0-9a-f]{8}-7\.jpeg", download.value.suggested_filename)
+    image = farm.fetch(f"{farm.url}/{card(page).locator('img').get_attribute('src')}")
+    assert download.value.path().read_bytes() == image
 
 
 def test_a_running_job_is_cancelled(page: Page) -> None:
@@ -323,17 +376,19 @@ def test_a_photo_is_taken_on_a_phone(page: Page, browser: Browser, farm: Running
     phone.context.close()
 
 
-def test_an_image_is_used_as_the_next_input(page: Page) -> None:
+def test_an_image_is_used_as_the_next_input(page: Page, farm: RunningFarm) -> None:
     fill(page, num_inference_steps=1)
     page.click("#run")
     card(page).get_by_role("button", name="Use as input").click()
 
     expect(page.locator("#model")).to_have_value("srpo-image-to-image")
+    assert width_of(page.get_by_alt_text("Input image 1")) == 512
+    source = card(page).locator("img").get_attribute("src")
     page.fill("#field-prompt", "at night")
     page.fill("#field-num_inference_steps", "10")
-    page.click("#run")
+    sent = click_and_read_request(page, page.locator("#run"))
+    assert sent["image_url"] == f"{farm.url}/{source}"
     expect(card(page)).to_contain_text("at night")
-    expect_status(card(page), "completed")
 
 
 def test_a_link_opens_the_same_settings(page: Page, context: BrowserContext) -> None:

@@ -27,6 +27,16 @@ def open_page(page: Page, farm: RunningFarm, path: str) -> None:
     expect(page.locator(shown).first).to_be_attached()
 
 
+def axe_violations(context: BrowserContext, page: Page) -> list[tuple[str, list[str]]]:
+    """Return each rule that the page breaks as it is now, with the HTML of what breaks it."""
+    # By the debugger's own way: the page's policy refuses scripts from elsewhere.
+    debugger = context.new_cdp_session(page)
+    debugger.send("Runtime.evaluate", {"expression": javascript.source("axe-core/axe.min.js")})
+    found = debugger.send("Runtime.evaluate", {"expression": "axe.run()", "awaitPromise": True, "returnByValue": True})
+    violations: list[dict[str, Any]] = found["result"]["value"]["violations"]
+    return [(one["id"], [node["html"] for node in one["nodes"]]) for one in violations]
+
+
 @pytest.mark.parametrize("path", _PAGES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1600])
@@ -43,12 +53,49 @@ def test_axe_finds_no_violation(
         page.click("#run")
         expect(page.locator("[data-status=completed]").first).to_be_visible()
 
-    # By the debugger's own way: the page's policy refuses scripts from elsewhere.
-    debugger = context.new_cdp_session(page)
-    debugger.send("Runtime.evaluate", {"expression": javascript.source("axe-core/axe.min.js")})
-    found = debugger.send("Runtime.evaluate", {"expression": "axe.run()", "awaitPromise": True, "returnByValue": True})
-    violations: list[dict[str, Any]] = found["result"]["value"]["violations"]
-    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in violations] == []
+    assert axe_violations(context, page) == []
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1600])
+def test_axe_finds_no_violation_in_a_dialog(
+    context: BrowserContext, page: Page, farm: RunningFarm, scheme: Literal["light", "dark"], width: int
+) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 900})
+    open_page(page, farm, "")
+    page.fill("#field-prompt", "a fox")
+    page.fill("#field-num_inference_steps", "1")
+    page.fill("#field-num_images", "2")
+    page.click("#run")
+    expect(page.locator("[data-status=completed]").first).to_be_visible()
+    for box in page.get_by_role("checkbox", name="Compare the image").all():
+        box.check()
+
+    found = {}
+    for opener in ("code", "compare"):
+        page.click(f"#{opener}")
+        expect(page.locator(f"#{opener}-dialog")).to_be_visible()
+        found[opener] = axe_violations(context, page)
+        page.keyboard.press("Escape")
+    assert found == {"code": [], "compare": []}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1600])
+def test_axe_finds_no_violation_where_a_key_is_asked_for(
+    context: BrowserContext, page: Page, farm_with_keys: RunningFarm, scheme: Literal["light", "dark"], width: int
+) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(farm_with_keys.url)
+    page.fill("#key", "wrong")
+    page.get_by_role("button", name="Use this key").click()
+    expect(page.locator("#key-error")).to_contain_text("not valid")
+
+    assert axe_violations(context, page) == []
 
 
 @pytest.mark.parametrize("path", _PAGES)
