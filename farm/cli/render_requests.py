@@ -131,7 +131,7 @@ def _on_interrupt(run: BulkRender, *, cancels: bool) -> Iterator[None]:
 
 def _report(summary: Summary, place: str, overviews: Sequence[str]) -> None:
     images = sum(len(row.files) for row in summary.rows)
-    say(f"{images} images in {place}, listed in {JSON_NAME}")
+    say(f"{images} image{'' if images == 1 else 's'} in {place}, listed in {JSON_NAME}")
     for name in overviews:
         say(f"{place}/{name}")
 
@@ -149,4 +149,4 @@ def _refuse_failed(failed: Sequence[Row], set_by_options: set[str]) -> None:
         say(f"{row.id}: {naming_options(row.error, set_by_options)}", file=sys.stderr)
     more = f", of which {_MAX_LISTED} are listed" if len(failed) > _MAX_LISTED else ""
     number = "1 request has" if len(failed) == 1 else f"{len(failed)} requests have"
-    raise RequestsFailed(f"{number} no image{more}; the same command tries again.")
+    raise RequestsFailed(f"{number} no image{more}. Correct what is wrong; the same command tries again.")

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from farm.domain.job import FULL_STEPS
+from farm.domain.measures import STAGES
 from farm.printable import printable, say
 
 #: Columns of a table outside a terminal: no path or prompt is folded.
@@ -28,8 +29,10 @@ def say_json(value: object) -> None:
 
 
 def timings_text(timings: Mapping[str, float]) -> dict[str, str]:
-    """Return a job's timings as text: seconds of each stage, and the number of full steps."""
-    return {name: f"{value}" if name == FULL_STEPS else f"{value:.2f} s" for name, value in timings.items()}
+    """Return a job's timings as text, stages first and in their order: seconds, and the number of full steps."""
+    stages = [name for name in STAGES if name in timings]
+    names = dict.fromkeys([*stages, *timings])
+    return {name: f"{timings[name]:g}" if name == FULL_STEPS else f"{timings[name]:.2f} s" for name in names}
 
 
 def show_images(files: Iterable[Path]) -> None:

@@ -32,7 +32,7 @@ def cause(error: HTTPError, origin: str) -> str:
         case NameResolutionError():
             return f"The host name of {origin} cannot be resolved. Check FARM_URL and this machine's DNS."
         case NewConnectionError():
-            return f"No farm answers at {origin}. Start one with `farm up`, or set FARM_URL."
+            return f"No farm answers at {origin}. Start one with `farm up`, or set FARM_URL to its address."
         case ConnectTimeoutError():
             return f"{origin} does not accept the connection in time. Check FARM_URL, firewalls and the network."
         case ReadTimeoutError():

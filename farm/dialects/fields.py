@@ -410,7 +410,8 @@ def _problem(model: type[BaseModel], item: Any) -> Problem:
     if kind == "model_type":
         # Pydantic's message would name the class.
         return Problem(field, f"it must be a JSON object; sent: {_shown(item['input'])}", "dict_type", item["input"])
-    message = f"{item['msg']}; sent: {_shown(item['input'])}"
+    sides = ", or width and height in pixels" if PRESET in item["loc"] else ""
+    message = f"{item['msg']}{sides}; sent: {_shown(item['input'])}"
     return Problem(field, message, _KINDS.get(kind, kind), item["input"], item.get("ctx"))
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
 from collections.abc import Callable
+from http.server import HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 
 from farm.dialects import limits_page
 from farm.dialects.fields import FIELDS
@@ -45,6 +49,23 @@ def test_the_verifier_of_fals_dialect_knows_genuine_from_forged(verifiers: dict[
     assert verifiers["is_from_fal"](signing.jwks(key), headers, BODY)
     assert not verifiers["is_from_fal"](signing.jwks(key), headers, BODY + b" ")
     assert not verifiers["is_from_fal"](signing.jwks(other), headers, BODY)
+
+
+def test_the_receiver_answers_204_to_what_is_signed_and_401_to_the_rest(
+    verifiers: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = b'{"type": "job.completed"}'
+    headers = signing.standard(SECRET, message_id="m", timestamp=int(time.time()), body=body)
+    monkeypatch.setenv("WEBHOOK_SECRET", SECRET)
+
+    with HTTPServer(("127.0.0.1", 0), verifiers["Receiver"]) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        answers = [urllib3.request("POST", url, body=sent, headers=headers, timeout=10) for sent in (body, body + b" ")]
+        server.shutdown()
+
+    assert [answer.status for answer in answers] == [204, 401]
+    assert capsys.readouterr().out == "job.completed\n"
 
 
 ROOT = DOCS.parent

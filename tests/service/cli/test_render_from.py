@@ -124,7 +124,10 @@ def test_failed_requests_are_named_and_tried_again(live: LiveFarm, run: Runner, 
 
     assert ended.status == 1
     assert "bad: num_inference_steps: " in ended.err
-    assert ended.err.splitlines()[-1] == "farm: 1 request has no image; the same command tries again."
+    assert (
+        ended.err.splitlines()[-1]
+        == "farm: 1 request has no image. Correct what is wrong; the same command tries again."
+    )
     assert (rows(out)["bad"]["status"], rows(out)["good"]["status"]) == ("failed", "completed")
     file_of(tmp_path, {"id": "good", "prompt": "a fox"}, bad | {"num_inference_steps": 2})
     assert run.at(live.url)(*words).status == 0

@@ -202,7 +202,9 @@ def test_a_farm_that_is_not_there_is_one_line_and_status_1(run: Runner, monkeypa
     ended = run("jobs")
 
     assert ended == Ended(
-        1, "", "farm: No farm answers at http://127.0.0.1:1. Start one with `farm up`, or set FARM_URL.\n"
+        1,
+        "",
+        "farm: No farm answers at http://127.0.0.1:1. Start one with `farm up`, or set FARM_URL to its address.\n",
     )
 
 

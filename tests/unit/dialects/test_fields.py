@@ -10,6 +10,7 @@ from farm.dialects.fal_lifecycle import parse_keep_seconds
 from farm.dialects.fields import FIELDS, AspectRatio, ModelFields, Preset, decode, parse
 from farm.domain import catalogue
 from farm.domain.errors import InvalidRequest, Problem
+from tests.unit.dialects.endpoints import of
 
 DEPTH = 200_000
 
@@ -135,3 +136,12 @@ def test_an_object_is_read() -> None:
 def test_sizes_and_ratios_are_those_of_the_catalogue() -> None:
     assert get_args(Preset) == tuple(catalogue.SIZE_PRESETS)
     assert get_args(AspectRatio) == tuple(catalogue.KONTEXT_SIZES)
+
+
+@pytest.mark.parametrize("size", ["512x512", "big", 512])
+def test_a_refused_size_tells_that_sides_are_allowed(size: str | int) -> None:
+    (srpo,) = (endpoint for endpoint in of(["native"]) if endpoint.id == "srpo")
+
+    (problem,) = srpo.problems({"image_size": size})
+
+    assert "'landscape_16_9', or width and height in pixels; sent: " in problem.message
