@@ -101,7 +101,7 @@ def test_openais_javascript_library_cancels_a_batch_and_reads_its_problems(farm:
     assert [(error["line"], error["code"]) for error in failed] == [(1, "invalid_json_line")]
 
 
-def test_the_ai_sdk_follows_lists_and_cancels_batches(farm: RunningFarm) -> None:
+def test_the_ai_sdk_follows_and_lists_batches(farm: RunningFarm) -> None:
     """It reads results as texts only, and refuses to start a batch of images before it sends anything."""
     status, listed, results, refused = javascript.run(
         (OPENAI + AI_SDK).replace("http://farm", farm.url)
@@ -113,9 +113,6 @@ def test_the_ai_sdk_follows_lists_and_cancels_batches(farm: RunningFarm) -> None
         const results = [];
         for await (const result of getBatchResults({ provider, batch: named(batch.id) })) results.push(result);
         report(results.map((result) => [result.id, result.status]));
-        const another = await start(lines(1));
-        await cancelBatch({ provider, batch: named(another.id) }).catch((error) => error);
-        await ended(another.id);
         const requests = [{ id: "a", type: "image", model: "srpo", prompt: "a fox" }];
         report(await startBatch({ provider, requests }).catch((error) => error.message));
         """
@@ -127,8 +124,20 @@ def test_the_ai_sdk_follows_lists_and_cancels_batches(farm: RunningFarm) -> None
         1,
     )
     assert listed == [True]
-    assert [name for name, _ in results] == ["fox-0", "fox-1", "bad"]
+    assert results == [["fox-0", "failed"], ["fox-1", "failed"], ["bad", "failed"]]
     assert "image" in refused
+
+
+def test_the_ai_sdk_cancels_a_batch(farm: RunningFarm) -> None:
+    program = """
+        const batch = await start(lines(2));
+        await cancelBatch({ provider, batch: named(batch.id) });
+        report((await ended(batch.id)).status);
+        """
+    with paused(farm):
+        status = javascript.run((OPENAI + AI_SDK).replace("http://farm", farm.url) + program).report
+
+    assert status == "cancelled"
 
 
 @pytest.mark.full

@@ -297,6 +297,32 @@ def test_lines_count_against_the_images_of_the_day(open_harness: HarnessOpener, 
     assert harness.end_of(batch_id, ada)["request_counts"] == {"total": 5, "completed": 3, "failed": 2}
 
 
+def test_lines_count_against_the_submits_of_a_minute(
+    open_harness: HarnessOpener, keyed: FlaskClient, farm: Farm
+) -> None:
+    ada = bearer(farm.callers.create("ada", limits=Limits(rate=3)))
+    harness = open_harness(keyed)
+    batch_id = create(keyed, *map(request, range(5)), headers=ada)
+    harness.until(lambda: harness.batch(batch_id, ada)["request_counts"]["completed"] == 3)
+
+    refused = post_job(keyed, headers=ada)
+    assert (refused.status_code, refused.get_json()["code"]) == (429, "rate_limited")
+    assert harness.batch(batch_id, ada)["status"] == "in_progress"
+
+
+def test_so_many_lines_are_jobs_at_a_time(
+    harness: BulkHarness, api: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.bulk.MAX_OPEN_JOBS", 3)
+    batch_id = create(api, *map(request, range(7)))
+    harness.until(lambda: job_ids(farm), renders=False)
+    for _ in range(5):
+        harness.until(lambda: True, renders=False)
+
+    assert len(job_ids(farm)) == 3
+    assert harness.end_of(batch_id)["request_counts"] == {"total": 7, "completed": 7, "failed": 0}
+
+
 def test_batches_and_files_are_private(
     open_harness: HarnessOpener, keyed: FlaskClient, ada: dict[str, str], bob: dict[str, str]
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, BinaryIO
@@ -32,11 +34,12 @@ ENDPOINT: Endpoint = "/v1/images/generations"
 
 
 class AwayStorage(LocalStorage):
-    """A storage that refuses the first calls of each kind."""
+    """A storage that refuses the calls of these numbers, counted from 1 for each kind."""
 
-    def __init__(self, farm: Farm, calls: int) -> None:
+    def __init__(self, farm: Farm, **refused: Sequence[int]) -> None:
         super().__init__(folder_of(farm.storage))
-        self.left = {"open": calls, "put_file": calls}
+        self.calls: Counter[str] = Counter()
+        self._refused = refused
 
     def open(self, key: str, start: int, stop: int) -> Chunks:
         self._refuse("open")
@@ -47,8 +50,8 @@ class AwayStorage(LocalStorage):
         super().put_file(key, file)
 
     def _refuse(self, call: str) -> None:
-        self.left[call] -= 1
-        if self.left[call] >= 0:
+        self.calls[call] += 1
+        if self.calls[call] in self._refused[call]:
             raise StorageUnavailable
 
 
@@ -155,19 +158,26 @@ def test_no_line_becomes_a_job_once_its_batch_has_ended(harness: BulkHarness, ap
     assert job_ids(farm) == []
 
 
+@pytest.mark.parametrize(
+    ("opened", "put"),
+    [((1, 2, 3), (1, 2, 3)), ((2, 4), (2,))],
+    ids=["while lines are checked", "while they become jobs, and between both files of results"],
+)
 def test_a_storage_that_is_away_delays_a_batch_and_loses_nothing(
-    harness: BulkHarness, api: FlaskClient, farm: Farm
+    harness: BulkHarness, api: FlaskClient, farm: Farm, opened: Sequence[int], put: Sequence[int]
 ) -> None:
-    batch_id = create(api, *map(request, range(5)))
-    away = AwayStorage(farm, calls=3)
+    batch_id = create(api, *map(request, range(5)), request(5, n=99))
+    away = AwayStorage(farm, open=opened, put_file=put)
     harness.runner.close()
     harness.runner = harness.open_runner(away)
 
     batch = harness.end_of(batch_id)
 
-    assert all(left < 0 for left in away.left.values())
-    assert batch["request_counts"] == {"total": 5, "completed": 5, "failed": 0}
-    assert results(harness, batch) == [f"r{number}" for number in range(5)]
+    assert away.calls["open"] > opened[-1]
+    assert away.calls["put_file"] > put[-1]
+    assert batch["request_counts"] == {"total": 6, "completed": 5, "failed": 1}
+    assert results(harness, batch) == [f"r{number}" for number in range(6)]
+    assert len(job_ids(farm)) == 5
 
 
 def test_a_file_that_vanishes_fails_its_batch(harness: BulkHarness, api: FlaskClient, farm: Farm) -> None:
@@ -198,6 +208,14 @@ def test_what_a_batch_leaves_expires_with_it(harness: BulkHarness, api: FlaskCli
         assert until
         assert until.until == bulk.kept_until_us // 1_000_000
     assert farm.redis.exists(redis_keys.bulk_open(bulk.id), redis_keys.bulk_line_errors(bulk.id)) == 0
+
+
+def test_files_of_results_expire_as_early_as_their_caller_asked(harness: BulkHarness, api: FlaskClient) -> None:
+    early = {"anchor": "created_at", "seconds": 3600}
+    batch = harness.end_of(create(api, request(1), request(2, n=99), output_expires_after=early))
+
+    files = [api.get(f"{FILES}/{batch[name]}").get_json() for name in RESULTS]
+    assert [file["expires_at"] - file["created_at"] for file in files] == [3600, 3600]
 
 
 @pytest.mark.parametrize(
@@ -233,6 +251,15 @@ def test_the_end_of_a_batch_is_told_by_a_webhook_that_openais_library_verifies(
     assert (notified["type"], notified["data"], notified["object"]) == (event, {"id": new.id}, "event")
     delivery = api.get("/farm/v1/deliveries").get_json()["deliveries"][0]
     assert (delivery["job"], delivery["event"], came.headers["webhook-id"]) == (new.id, event, delivery["id"])
+
+
+def test_the_end_of_a_batch_is_told_where_its_caller_asked(harness: BulkHarness, api: FlaskClient) -> None:
+    batch_id = create(api, b"no request", webhook_url="https://93.184.216.34/hook")
+    harness.end_of(batch_id)
+
+    (delivery,) = api.get("/farm/v1/deliveries").get_json()["deliveries"]
+    assert (delivery["job"], delivery["event"]) == (batch_id, "batch.failed")
+    assert delivery["receiver"] == "https://93.184.216.34"
 
 
 def test_the_webhook_of_a_batch_is_tried_again(harness: BulkHarness, api: FlaskClient, farm: Farm) -> None:
