@@ -278,7 +278,7 @@ class BulkRender:
 
     @contextmanager
     def _bar(self, shows_progress: bool) -> Iterator[_Bar]:
-        columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+        columns = (TextColumn("requests"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
         with Progress(*columns, console=self._console, disable=not shows_progress) as progress:
             yield _Bar(progress)
 
@@ -288,7 +288,7 @@ class _Bar:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._task = progress.add_task("images", total=None)
+        self._task = progress.add_task("requests", total=None)
 
     def show(self, done: int, total: int) -> None:
         self._progress.update(self._task, completed=done, total=total)

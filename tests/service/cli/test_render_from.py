@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,6 +77,7 @@ def test_each_request_of_a_file_has_its_image_and_its_row(live: LiveFarm, run: R
     ended = run.at(live.url)("render", "--from", source, "--out", str(out), "--format", "png", "--sheet")
 
     assert (ended.status, ended.out.splitlines()[0]) == (0, f"3 images in {out}, listed in manifest.jsonl")
+    assert re.search(r"requests .* 2/2 .*0:00:00", ended.err)
     assert {name: row["files"] for name, row in rows(out).items()} == {"fox": ["fox.png"], "2": ["2-1.png", "2-2.png"]}
     assert rows(out)["fox"]["seed"] == 7
     assert image_facts(out / "2-2.png") == ((256, 256), "PNG")
