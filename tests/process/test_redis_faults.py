@@ -111,7 +111,7 @@ def test_whatever_befalls_redis_everything_goes_on(farm: SpreadFarm, receiver: R
         for fault in (lose_all_wake_ups, kill_all_connections, refuse_writes):
             fault(farm)
             works_again(farm, receiver)
-    assert farm.warm_workers == before
+    wait_for(lambda: farm.warm_workers == before, what="the next heartbeat of each worker")
 
 
 @pytest.mark.full
