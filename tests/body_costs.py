@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -23,18 +20,9 @@ from farm.storage.storage import Chunks, Storage
 from tests.hostile_bodies import BODIES
 from tests.image_costs import Cost, measured
 
-#: Returns the cost of a hostile body, by its table and name.
-Measure = Callable[[str, str], Cost]
 
-
-@contextmanager
-def measuring_process() -> Iterator[Measure]:
-    """Yield a function that measures a hostile body, in a process without pytest's memory."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield lambda table, name: pool.submit(_cost, table, name).result(timeout=120)
-
-
-def _cost(table: str, name: str) -> Cost:
+def body_cost(table: str, name: str) -> Cost:
+    """Measure a hostile body."""
     content = BODIES[table][name]()
     return measured(lambda: _READERS[table](content))
 

@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from farm.dialects import fields
 from farm.domain.errors import InvalidRequest
@@ -46,17 +47,20 @@ class Costs:
     preparation: Cost
 
 
-Measure = Callable[[str, str], Costs]
+T = TypeVar("T")
+#: Returns what something hostile costs, by its table and name.
+Measure = Callable[[str, str], T]
 
 
 @contextmanager
-def measuring_process() -> Iterator[Measure]:
-    """Yield a function that measures a hostile file, by its table and name, in a process without pytest's memory."""
+def measuring_process(measure: Measure[T]) -> Iterator[Measure[T]]:
+    """Yield a function that measures as `measure` does, in a process without pytest's memory."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield lambda table, name: pool.submit(_costs, table, name).result(timeout=120)
+        yield lambda table, name: pool.submit(measure, table, name).result(timeout=120)
 
 
-def _costs(table: str, name: str) -> Costs:
+def file_costs(table: str, name: str) -> Costs:
+    """Measure a hostile image file."""
     content = HOSTILE[table][name]()
     return Costs(len(content) / 2**20, _intake(content), measured(lambda: decode.prepared(content)))
 

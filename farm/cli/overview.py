@@ -14,10 +14,15 @@ from farm.cli.output import Output
 PAGE_IMAGES = 500
 
 
+def images_text(count: int) -> str:
+    """Return how many images there are, in words."""
+    return f"{count} image{'' if count == 1 else 's'}"
+
+
 def write_pages(output: Output, rows: Sequence[Row]) -> str:
     """Write `index.html` and, if there are many images, `index-2.html` and so on. Return the name of the first."""
     images = [_shown(row, file) for row in rows for file in row.files]
-    title = f"{len(images)} image{'' if len(images) == 1 else 's'}"
+    title = images_text(len(images))
     starts = range(0, max(1, len(images)), PAGE_IMAGES)
     names = ["index.html", *(f"index-{number}.html" for number in range(2, len(starts) + 1))]
     for name, start in zip(names, starts, strict=True):

@@ -16,7 +16,7 @@ from farm.cli.client import Client
 from farm.cli.grid import Axis, columns, grid, seeds_of, values_of
 from farm.cli.manifest import JSON_NAME, Row
 from farm.cli.output import output_at
-from farm.cli.overview import write_contact_sheets, write_pages
+from farm.cli.overview import images_text, write_contact_sheets, write_pages
 from farm.cli.render_options import OPTIONS, naming_options
 from farm.cli.request_fields import checks, image_fields, image_urls, model_for, takes_several
 from farm.cli.request_file import FileRequest
@@ -131,7 +131,7 @@ def _on_interrupt(run: BulkRender, *, cancels: bool) -> Iterator[None]:
 
 def _report(summary: Summary, place: str, overviews: Sequence[str]) -> None:
     images = sum(len(row.files) for row in summary.rows)
-    say(f"{images} image{'' if images == 1 else 's'} in {place}, listed in {JSON_NAME}")
+    say(f"{images_text(images)} in {place}, listed in {JSON_NAME}")
     for name in overviews:
         say(f"{place}/{name}")
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from farm.dialects.fields import MAX_DIGITS, decode
-from tests.body_costs import Measure, measuring_process
+from tests.body_costs import body_cost
 from tests.hostile_bodies import BATCHES, BODIES, FORMS, JSON
+from tests.image_costs import Cost, Measure, measuring_process
 
 pytestmark = pytest.mark.slow
 
@@ -17,8 +18,8 @@ READ = {name for name in FORMS if name.startswith("a ")} - {"a head without an e
 
 
 @pytest.fixture(scope="module")
-def measure() -> Iterator[Measure]:
-    with measuring_process() as measured:
+def measure() -> Iterator[Measure[Cost]]:
+    with measuring_process(body_cost) as measured:
         yield measured
 
 
@@ -27,7 +28,7 @@ def mebibytes(table: str, name: str) -> float:
 
 
 @pytest.mark.parametrize("name", JSON)
-def test_json_is_refused_for_little(measure: Measure, name: str) -> None:
+def test_json_is_refused_for_little(measure: Measure[Cost], name: str) -> None:
     cost, size = measure("JSON", name), mebibytes("JSON", name)
 
     assert cost.error
@@ -37,7 +38,7 @@ def test_json_is_refused_for_little(measure: Measure, name: str) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", FORMS)
-def test_a_form_is_read_or_refused_for_little(measure: Measure, name: str) -> None:
+def test_a_form_is_read_or_refused_for_little(measure: Measure[Cost], name: str) -> None:
     cost, size = measure("form", name), mebibytes("form", name)
 
     assert bool(cost.error) == (name not in READ)
@@ -46,7 +47,7 @@ def test_a_form_is_read_or_refused_for_little(measure: Measure, name: str) -> No
 
 
 @pytest.mark.parametrize("name", BATCHES)
-def test_the_file_of_a_batch_is_refused_for_little(measure: Measure, name: str) -> None:
+def test_the_file_of_a_batch_is_refused_for_little(measure: Measure[Cost], name: str) -> None:
     """However long it is; a file of as many requests as are accepted takes a second."""
     cost = measure("batch", name)
 

@@ -8,7 +8,7 @@ import pytest
 
 from farm.images.decode import read_header
 from tests.hostile_images import FULL, HUGE, OVERFULL, USUAL, VAST
-from tests.image_costs import Measure, measuring_process
+from tests.image_costs import Costs, Measure, file_costs, measuring_process
 
 pytestmark = pytest.mark.slow
 
@@ -17,13 +17,13 @@ VAST_MEBIBYTES = 1150
 
 
 @pytest.fixture(scope="module")
-def measure() -> Iterator[Measure]:
-    with measuring_process() as measured:
+def measure() -> Iterator[Measure[Costs]]:
+    with measuring_process(file_costs) as measured:
         yield measured
 
 
 @pytest.mark.parametrize("name", OVERFULL)
-def test_a_file_of_metadata_is_refused_before_it_costs_anything(measure: Measure, name: str) -> None:
+def test_a_file_of_metadata_is_refused_before_it_costs_anything(measure: Measure[Costs], name: str) -> None:
     costs = measure("overfull", name)
 
     assert "metadata" in costs.intake.error or "Exif" in costs.intake.error
@@ -35,7 +35,7 @@ def test_a_file_of_metadata_is_refused_before_it_costs_anything(measure: Measure
 
 
 @pytest.mark.parametrize("name", FULL)
-def test_as_much_metadata_as_is_accepted_costs_little(measure: Measure, name: str) -> None:
+def test_as_much_metadata_as_is_accepted_costs_little(measure: Measure[Costs], name: str) -> None:
     costs = measure("full", name)
 
     assert not costs.intake.error
@@ -47,7 +47,7 @@ def test_as_much_metadata_as_is_accepted_costs_little(measure: Measure, name: st
 
 
 @pytest.mark.parametrize("name", HUGE)
-def test_an_image_that_says_it_is_huge_costs_nothing(measure: Measure, name: str) -> None:
+def test_an_image_that_says_it_is_huge_costs_nothing(measure: Measure[Costs], name: str) -> None:
     costs = measure("huge", name)
 
     assert "64 megapixels" in costs.intake.error
@@ -56,7 +56,7 @@ def test_an_image_that_says_it_is_huge_costs_nothing(measure: Measure, name: str
     assert costs.intake.mebibytes + costs.preparation.mebibytes < 16
 
 
-def test_a_large_image_takes_little_more_memory_than_its_pixels(measure: Measure) -> None:
+def test_a_large_image_takes_little_more_memory_than_its_pixels(measure: Measure[Costs]) -> None:
     """16 megapixels are 64 MB; every step on all of them would take as much again."""
     costs = measure("large", "PNG with a profile")
 
@@ -66,7 +66,9 @@ def test_a_large_image_takes_little_more_memory_than_its_pixels(measure: Measure
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", VAST)
-def test_an_image_at_the_limit_costs_the_api_nothing_and_preparation_what_is_said(measure: Measure, name: str) -> None:
+def test_an_image_at_the_limit_costs_the_api_nothing_and_preparation_what_is_said(
+    measure: Measure[Costs], name: str
+) -> None:
     costs = measure("vast", name)
 
     assert not costs.preparation.error
