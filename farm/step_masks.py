@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from farm.atomic_file import write_atomically
 from farm.domain.acceleration import BUNDLED, Levels
 from farm.domain.errors import ConfigurationError
 
@@ -26,7 +27,5 @@ def read_levels(path: Path | None) -> Levels:
 
 
 def write_levels(levels: Levels, path: Path) -> None:
-    """Write the file, whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(levels.model_dump_json(indent=2) + "\n", "utf-8")
-    part.replace(path)
+    """Write the file atomically. Raises OSError."""
+    write_atomically(path, (levels.model_dump_json(indent=2) + "\n").encode())

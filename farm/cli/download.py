@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from farm import clock
+from farm.atomic_file import write_atomically
 from farm.cli.client import Client
-from farm.cli.output import write_whole
 from farm.domain.errors import FarmError
 
 _POLL_SECONDS = 0.15
@@ -71,7 +71,7 @@ class Downloader:
         path = self._folder / f"{name}-{(view['seed'] + number) % 2**32}.{extension}"
         content = self._client.download(image["url"])
         with _writing(path):
-            write_whole(path, content)
+            write_atomically(path, content)
         return path
 
     @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 
 import jinja2
 
-from farm.cli.output import write_whole
+from farm.atomic_file import write_atomically
 
 _TEMPLATE = files("farm.cli") / "image_page.html"
 
@@ -27,7 +27,7 @@ def write_image_page(folder: Path, title: str, images: Iterable[PageImage]) -> P
     """Write `index.html` in `folder`, and return its path. Raises OSError."""
     shown = [replace(image, file=image.file.relative_to(folder)) for image in images]
     page = folder / "index.html"
-    write_whole(page, image_page(title, shown).encode())
+    write_atomically(page, image_page(title, shown).encode())
     return page
 
 

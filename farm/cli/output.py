@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
 from typing import Protocol
 
+from farm.atomic_file import write_atomically
 from farm.domain.errors import FarmError, NotFound
 from farm.settings import Settings
 
@@ -46,7 +46,7 @@ class Folder:
         path = self._path / name
         try:
             self._path.mkdir(parents=True, exist_ok=True)
-            write_whole(path, content)
+            write_atomically(path, content)
         except OSError as error:
             raise UnusableOutput(f"--out: cannot write {path}: {error.strerror}.") from error
 
@@ -60,17 +60,6 @@ class Folder:
 
     def names(self) -> set[str]:
         return {path.name for path in self._path.iterdir()} if self._path.is_dir() else set()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, and nothing else is left. Raises OSError."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.write_bytes(content)
-        part.rename(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
 
 
 class BucketPrefix:

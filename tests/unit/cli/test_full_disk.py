@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from farm.cli.output import write_whole
+from farm.atomic_file import write_atomically
 from farm.domain.errors import ConfigurationError
 from farm.process.backup import back_up
 from tests.small_disk import small_disk
@@ -25,11 +25,11 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_an_image_is_there_whole_or_not_at_all(disk: Path) -> None:
-    write_whole(disk / "a.png", b"an older one")
+    write_atomically(disk / "a.png", b"an older one")
 
     for name in ("a.png", "b.png"):
         with pytest.raises(OSError, match="No space left"):
-            write_whole(disk / name, CONTENT)
+            write_atomically(disk / name, CONTENT)
 
     assert [path.name for path in disk.iterdir()] == ["a.png"]
     assert (disk / "a.png").read_bytes() == b"an older one"
