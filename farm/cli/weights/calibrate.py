@@ -69,6 +69,8 @@ def calibrate(
         raise typer.BadParameter(
             f"{problem['msg']}: {problem['input']!r}", param_hint=_option(problem["loc"])
         ) from error
+    for path, option in ((calibration.out, "--out"), (calibration.grid, "--grid")):
+        _refuse_unwritable(path, option)
     if find_spec("torch") is None:
         raise ConfigurationError("torch is not installed; pip install 'srpo-farm[calibrate]'")
     os.execv(sys.executable, [sys.executable, "-m", "workers.calibration", calibration.model_dump_json()])
@@ -79,6 +81,12 @@ def _lines(path: Path) -> tuple[str, ...]:
         return tuple(line for line in path.read_text("utf-8").splitlines() if line.strip())
     except (OSError, UnicodeError) as error:
         raise typer.BadParameter(f"{path} cannot be read: {error}", param_hint="--prompts") from error
+
+
+def _refuse_unwritable(path: Path | None, option: str) -> None:
+    """Raise BadParameter before hours of measuring if their result could not be written."""
+    if path and not (os.access(path.parent, os.W_OK) and not path.is_dir()):
+        raise typer.BadParameter(f"{path} cannot be written; name a file in a folder that can", param_hint=option)
 
 
 def _option(location: tuple[int | str, ...]) -> str:
