@@ -16,21 +16,24 @@ from api.app import create_app
 from farm.bootstrap import Farm
 from farm.cli import bulk_render
 from farm.cli.batches import BatchClient
+from farm.cli.bulk_render import MAX_TRIES
+from farm.domain.error_codes import Code
 from tests.farms import image_facts
 from tests.s3 import S3
 from tests.service.bulk.bulks import BATCHES, BulkHarness, HarnessOpener, job_ids
 from tests.service.cli.commands import Runner, interrupt, served
-from tests.service.jobstore.jobs import BASE, FACTS
+from tests.service.jobstore.jobs import BASE, FACTS, take
 
 SMALL = {"image_size": {"width": 256, "height": 256}, "num_inference_steps": 1}
 
 
 class LiveFarm:
-    """A farm that a test may let work, and its URL."""
+    """A farm that a test may let work, and its URL. The next jobs fail with the codes of `failures`."""
 
     def __init__(self, harness: BulkHarness, url: str) -> None:
         self.harness = harness
         self.url = url
+        self.failures: list[Code] = []
         self.works = threading.Event()
         self.works.set()
         self._stopping = threading.Event()
@@ -40,8 +43,16 @@ class LiveFarm:
     def _work(self) -> None:
         while not self._stopping.wait(0.02):
             self.harness.runner.work()
-            if self.works.is_set():
+            if self.failures:
+                self._fail()
+            elif self.works.is_set():
                 self.harness.worker.work()
+
+    def _fail(self) -> None:
+        """Claim jobs as another worker, and end them without an image."""
+        store = self.harness.farm.store
+        for job in take(store, "w"):
+            store.fail(job, self.failures.pop(0), "It failed.")
 
     def stop(self) -> None:
         self._stopping.set()
@@ -133,6 +144,26 @@ def test_failed_requests_are_named_and_tried_again(live: LiveFarm, run: Runner, 
     assert (rows(out)["bad"]["status"], rows(out)["good"]["status"]) == ("failed", "completed")
     file_of(tmp_path, {"id": "good", "prompt": "a fox"}, bad | {"num_inference_steps": 2})
     assert run.at(live.url)(*words).status == 0
+
+
+@pytest.mark.parametrize(
+    ("failures", "status"),
+    [([Code.INTERNAL_ERROR], 0), ([Code.INTERNAL_ERROR] * MAX_TRIES, 1), ([Code.FILE_DOWNLOAD_ERROR], 1)],
+    ids=["it works the second time", "it fails each time", "it cannot work later"],
+)
+def test_a_failed_request_is_tried_again_in_a_run_if_it_may_work_later_and_by_the_same_command(
+    live: LiveFarm, farm: Farm, run: Runner, tmp_path: Path, failures: list[Code], status: int
+) -> None:
+    words = ("render", "--from", file_of(tmp_path, {"id": "fox", "prompt": "a fox"}), "--out", str(tmp_path / "out"))
+    live.failures = [*failures]
+
+    assert run.at(live.url)(*words).status == status
+    assert len(job_ids(farm)) == len(failures) + (status == 0)
+    assert rows(tmp_path / "out")["fox"]["status"] == ("failed" if status else "completed")
+
+    assert run.at(live.url)(*words).status == 0
+    assert len(job_ids(farm)) == len(failures) + 1
+    assert rows(tmp_path / "out")["fox"]["files"] == ["fox.jpeg"]
 
 
 def test_what_was_interrupted_is_collected_by_the_same_command(
