@@ -20,6 +20,7 @@ from openai.types import Batch
 from farm.jobstore import redis_keys
 from tests.docs_snippets import DOCS
 from tests.farms import RunningFarm, clean_environment, image_facts, pids, running_farm, wait_for
+from tests.faulty_background import POINTS
 
 ENDS = ("completed", "failed", "expired", "cancelled")
 
@@ -166,6 +167,38 @@ def test_two_thousand_lines_have_one_result_each_although_the_process_that_reads
     assert [line["custom_id"] for line in found] == [f"fox-{number}" for number in range(count)]
     assert len({line["response"]["request_id"] for line in found}) == count
     assert [line["response"]["body"]["seed"] for line in found] == list(range(count))
+
+
+@pytest.mark.full
+def test_no_line_is_lost_or_doubled_wherever_the_process_dies_that_works_on_a_batch(tmp_path: Path) -> None:
+    """It dies by kill -9 while it checks the lines, while it writes results, and between both files of results."""
+    farm = RunningFarm(tmp_path / "data", environment={"FARM_SIMULATED_STEP_MS": "0"}, program="tests.faulty_farm")
+    farm.start()
+    try:
+        with openai.OpenAI(base_url=f"{farm.url}/v1", api_key="any") as client:
+            for number, command in enumerate(POINTS, 1):
+                see_a_death(farm, client, command)
+                assert farm.redis.zcard(redis_keys.JOBS) == 9 * number
+    finally:
+        assert farm.stop() == 0
+
+
+def see_a_death(farm: RunningFarm, client: openai.OpenAI, command: str) -> None:
+    """Have a batch of nine good lines and a bad one end although the process dies once."""
+    planned = farm.data_dir / "faults" / command
+    planned.touch()
+    batch = end_of(client, create(client, requests(9) + requests(1, n=99).replace(b"fox-0", b"bad")))
+
+    assert not planned.exists(), "it did not die"
+    assert batch.request_counts
+    assert (batch.status, batch.request_counts.model_dump()) == (
+        "completed",
+        {"total": 10, "completed": 9, "failed": 1},
+    )
+    assert [line["custom_id"] for line in results(client, batch.output_file_id)] == [f"fox-{n}" for n in range(9)]
+    assert [line["custom_id"] for line in results(client, batch.error_file_id)] == ["bad"]
+    written = [file.id for file in client.files.list(purpose="batch_output") if batch.id in file.filename]
+    assert sorted(written) == sorted([str(batch.output_file_id), str(batch.error_file_id)])
 
 
 def test_the_example_of_the_page_runs(farm: RunningFarm) -> None:

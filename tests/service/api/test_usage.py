@@ -37,10 +37,10 @@ def priced(open_api: Callable[..., FlaskClient]) -> FlaskClient:
     return open_api(with_keys=True, settings=Settings(price_per_image=0.015))
 
 
-def render(store: JobStore, caller: str = "ada", **timings: float) -> None:
+def render(store: JobStore, caller: str = "ada", *, model: str = "srpo", **timings: float) -> None:
     """Complete a job of this caller."""
-    submit(store, caller, **FIELDS)
-    job = take_one(store)
+    submit(store, caller, model=model, **FIELDS)
+    (job,) = store.claim("w1", [model]).batch.jobs
     assert store.complete(job, replace(result(job), timings=TIMINGS | timings))
 
 
@@ -78,6 +78,22 @@ def test_a_caller_sees_what_was_computed_for_it(
         "usage": [{"day": today.isoformat(), "caller": "ada", "model": "srpo", **figures}],
         "total": figures,
     }
+
+
+def test_models_are_counted_apart(priced: FlaskClient, store: JobStore, ada: dict[str, str]) -> None:
+    for model, device in (("srpo", 1.0), ("kontext", 4.0), ("srpo", 0.5)):
+        render(store, model=model, device=device)
+
+    found = report(priced, ada)
+    rows = list(csv.DictReader(io.StringIO(priced.get("/farm/v1/usage?format=csv", headers=ada).text)))
+
+    seen = [(row["model"], row["images"], row["device_seconds"], row["cost"]) for row in found["usage"]]
+    assert seen == [("kontext", 2, 4.0, 0.03), ("srpo", 4, 1.5, 0.06)]
+    assert [(row["model"], row["images"], row["cost"]) for row in rows] == [
+        ("kontext", "2", "0.03"),
+        ("srpo", "4", "0.06"),
+    ]
+    assert (found["total"]["images"], found["total"]["device_seconds"], found["total"]["cost"]) == (6, 5.5, 0.09)
 
 
 def test_a_job_counts_once_though_its_lease_was_lost(store: JobStore, client: redis.Redis, usage: DailyUsage) -> None:
