@@ -16,10 +16,11 @@ from api.http import fal_hosts
 from api.http.cors import ANY
 from api.http.request_id import request_id
 from farm import clock
-from farm.auth.api_keys import LOCAL, ApiKeyStore, Caller, is_loopback
+from farm.auth.api_keys import LOCAL, ApiKeyStore, Caller
 from farm.domain import trace_context
 from farm.domain.errors import Forbidden, StoreUnavailable, Unauthorized
 from farm.domain.job import Origin
+from farm.loopback import is_loopback
 
 _SCHEMES = ("key", "bearer")
 #: Seconds after which a stream checks its key again.

@@ -7,7 +7,7 @@ from typing import Any
 
 from api.http import fal_hosts
 from api.http.fal_hosts import Application
-from farm.auth.api_keys import is_loopback
+from farm.loopback import is_loopback
 
 Header = tuple[str, str]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import re
 import secrets
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from farm.domain.limits import USUAL, Limits, Quota
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
 from farm.jobstore.disk_guard import Guard, no_guard
+from farm.loopback import is_loopback
 from farm.settings import Settings
 
 _KEY = re.compile(r"farm_([0-9a-f]{8})_([0-9A-Za-z_-]{43})")
@@ -192,16 +192,6 @@ def _limit_fields(limits: Limits) -> dict[Any, Any]:
 def _token(key_id: str, until: int, digest: str) -> str:
     signature = hmac.new(digest.encode(), f"token {key_id} {until}".encode(), hashlib.sha256).hexdigest()
     return f"farmtoken_{key_id}_{until}_{signature}"
-
-
-def is_loopback(host: str) -> bool:
-    """Return True if this host name or address is a loopback one."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def wants_keys(settings: Settings, host: str) -> bool:

@@ -31,6 +31,7 @@ from botocore.parsers import ResponseParserError
 from farm import clock
 from farm.concurrency.slots import Slots
 from farm.domain.errors import ConfigurationError, NotFound, StorageError, StorageRefused, StorageUnavailable
+from farm.loopback import is_at_loopback
 from farm.storage.storage import (
     CACHE_SECONDS,
     Chunks,
@@ -339,8 +340,11 @@ def _refuse_blanks(setting: str, what: str, text: str | None) -> None:
 def _client(
     session: boto3.Session, bucket: Bucket, seconds: tuple[float, float], *, attempts: int, **where: str | None
 ) -> Any:
-    """Return boto3's client of a bucket, once its address can be used."""
-    client = session.client("s3", config=_config(bucket, seconds, attempts=attempts), **where)
+    """Return boto3's client of a bucket, once its address can be used. A store on this machine is called directly."""
+    config = _config(bucket, seconds, attempts=attempts)
+    client = session.client("s3", config=config, **where)
+    if is_at_loopback(client.meta.endpoint_url):  # only the client knows, from variables and files
+        client = session.client("s3", config=config.merge(Config(proxies={})), **where)
     try:
         client.generate_presigned_url("head_bucket", Params={"Bucket": bucket.name})
     except EndpointProviderError:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 
+import requests
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -27,6 +28,7 @@ from opentelemetry.trace import Tracer as OtelApiTracer
 from farm import __version__, clock
 from farm.concurrency.background_thread import call_in_thread
 from farm.domain.trace_context import TraceContext, parse
+from farm.loopback import is_at_loopback
 from farm.tracing.span import Fact, Kind, Span
 
 #: How long a process that exits waits for its last spans to be sent.
@@ -39,7 +41,7 @@ _KINDS = {"internal": SpanKind.INTERNAL, "server": SpanKind.SERVER, "client": Sp
 class OtelTracer:
     """Makes spans, and sends them in a thread of its own: what cannot be sent is dropped, and holds nothing up."""
 
-    def __init__(self, service: str, instance: str = "") -> None:
+    def __init__(self, endpoint: str, service: str, instance: str = "") -> None:
         names = {
             "service.name": f"srpo-farm-{service}",
             "service.version": __version__,
@@ -47,7 +49,7 @@ class OtelTracer:
         }
         # What OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say comes first.
         resource = Resource.create(names).merge(OTELResourceDetector().detect())
-        self._processor = BatchSpanProcessor(OTLPSpanExporter())
+        self._processor = BatchSpanProcessor(_exporter(endpoint))
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         provider.add_span_processor(self._processor)
         self._tracer = provider.get_tracer("srpo-farm", __version__)
@@ -93,6 +95,15 @@ class OtelSpan(Span):
     def end(self) -> None:
         if self._span.is_recording():
             self._span.end()
+
+
+def _exporter(endpoint: str) -> OTLPSpanExporter:
+    """Return what sends spans as OpenTelemetry's variables say, to a collector on this machine without a proxy."""
+    if not is_at_loopback(endpoint):
+        return OTLPSpanExporter()
+    direct = requests.Session()
+    direct.trust_env = False
+    return OTLPSpanExporter(session=direct)
 
 
 def _attributes(facts: Mapping[str, Fact]) -> dict[str, Fact]:

@@ -50,10 +50,10 @@ def set_up(*, service: str, instance: str = "") -> None:
     They name the process as `service`, and by `instance`, the id of a worker.
     """
     global _tracer
-    if check() is not None:
+    if (endpoint := check()) is not None:
         from farm.tracing.otel import OtelTracer
 
-        _tracer = OtelTracer(service, instance)
+        _tracer = OtelTracer(endpoint, service, instance)
 
 
 def close() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -105,6 +106,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> It
         "FARM_WEBHOOK_SCHEDULE": "0.1s",
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "HTTP_PROXY": f"http://127.0.0.1:{free_port()}",  # nothing answers there, and nothing asks there
     }
     with running_farm(tmp_path_factory.mktemp("traced") / "data", **environment) as farm:
         yield farm
@@ -153,9 +155,15 @@ def test_a_job_is_one_trace_from_the_call_to_the_webhook(
         f"00-{TRACE}-{span.span_id.hex()}-01" for span in sent
     }
     _check_secrets(found, key)
-    logged = [line for line in map(json.loads, _json_lines(traced)) if line.get("trace") == TRACE]
+    wait_for(lambda: len(_logged(traced)) == 4, what="the log of every process")
     events = ["job accepted", "job prepared", "job claimed", "job completed"]
-    assert [(line["event"], line["job"]) for line in logged] == [(event, job_id) for event in events]
+    assert [(line["event"], line["job"]) for line in _logged(traced)] == [(event, job_id) for event in events]
+
+
+def _logged(farm: RunningFarm) -> list[dict[str, Any]]:
+    """Return the lines about the trace, which each process writes for itself, in the order of their times."""
+    lines = [line for line in map(json.loads, _json_lines(farm)) if line.get("trace") == TRACE]
+    return sorted(lines, key=lambda line: line["timestamp"])
 
 
 def _json_lines(farm: RunningFarm) -> list[str]:

@@ -159,6 +159,22 @@ def test_what_was_not_put_is_not_found(storage: S3Storage, key: str) -> None:
         storage.open(key, 0, 1)
 
 
+def test_a_store_on_this_machine_is_called_without_a_proxy(
+    s3: S3, way: FaultyWay, reach: Reach, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3.port}")
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{way.port}")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    storage = reach()
+
+    storage.put(key, b"content")
+    storage.delete_job(JOB)
+    in_use = Bucket("images", "")
+    module.client_for(in_use, "FARM_STORAGE_URL").list_objects_v2(Bucket=in_use.name)
+
+    assert (storage.find(key), way.seen) == (None, [])
+
+
 @pytest.mark.parametrize("name", ["", "x", "../../of/farm/x", f"{JOB}-1-0-0123456789ABCDEF.png"])
 def test_what_is_no_key_is_not_asked_for(storage: S3Storage, way: FaultyWay, name: str) -> None:
     assert storage.find(name) is None
