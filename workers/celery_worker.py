@@ -12,6 +12,7 @@ from typing import Any
 from celery import Celery, signals
 from celery.concurrency.thread import ApplyResult, TaskPool
 from celery.platforms import SecurityWarning
+from celery.worker.request import Request
 
 from farm.celery import RENDER_QUEUE, RENDER_TASK
 from farm.process.signals import stop_signals
@@ -45,6 +46,21 @@ class WakingPool(TaskPool):  # type: ignore[misc]  # Celery has no types
             self._waker.send(b".")
 
 
+class WakeUpRequest(Request):  # type: ignore[misc]
+    """A wake-up in Celery's hands. It needs no acknowledgement, and Celery sends none as long as its connection stands.
+
+    Over one that was lost meanwhile it would, and end the process for the error, weights and all.
+    """
+
+    def acknowledge(self) -> None:
+        self.acknowledged = True
+
+
+def wake_up_task(app: Celery, work: Callable[[], None]) -> Any:
+    """Register what a wake-up calls, and return Celery's task."""
+    return app.task(name=RENDER_TASK, Request=WakeUpRequest)(work)
+
+
 def consume(
     app: Celery, work: Callable[[], None], *, name: str, on_ready: Callable[[], None], on_drain: Callable[[], None]
 ) -> int:
@@ -66,7 +82,7 @@ def consume(
     def keep_log(**_: Any) -> None:
         """Keep the log that is set up already: without a receiver Celery would set up its own."""
 
-    app.task(name=RENDER_TASK)(work)
+    wake_up_task(app, work)
     signals.setup_logging.connect(keep_log, weak=False)
     signals.worker_shutting_down.connect(drain, weak=False)
     signals.worker_ready.connect(ready, weak=False)

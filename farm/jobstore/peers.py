@@ -18,7 +18,7 @@ import redis
 import structlog
 
 from farm import __version__, clock
-from farm.domain.errors import StoreDiskFull
+from farm.domain.errors import StoreFull, StoreUnavailable
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
 from farm.jobstore.disk_guard import Guard, no_guard
@@ -62,9 +62,16 @@ class Peers:
         self._announced_at = -ANNOUNCE_SECONDS
 
     def join(self) -> None:
-        """Announce this process, and warn of settings in which it differs from those that run."""
-        with suppress(StoreDiskFull):  # it is announced as soon as there is space
+        """Announce this process, and warn of settings in which it differs from those that run.
+
+        A job store that does not answer, or refuses writes, is no reason to end a process that has loaded its weights.
+        """
+        with suppress(StoreUnavailable, StoreFull):  # it is announced as soon as that is possible
             self.announce_when_due()
+        with suppress(StoreUnavailable):
+            self._warn_of_differences()
+
+    def _warn_of_differences(self) -> None:
         if found := list(differences(alive(self._redis) | {self._name: self._values})):
             _log.warning("processes of this farm differ", differences=found, see="farm doctor")
 

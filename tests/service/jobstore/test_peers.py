@@ -10,9 +10,11 @@ import redis
 
 from farm.domain.errors import StoreDiskFull
 from farm.jobstore import redis_keys
+from farm.jobstore.connection import connect
 from farm.jobstore.peers import GONE_SECONDS, Kind, Peers, alive, differences, leave, values_of
 from farm.jobstore.stats import microseconds
 from farm.settings import Settings
+from tests.farms import free_port
 
 SECRET = "MDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA="
 
@@ -90,3 +92,27 @@ def test_on_a_full_disk_a_process_starts_all_the_same(client: redis.Redis) -> No
     Peers(client, "api", Settings(), full).join()
 
     assert alive(client) == {}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("maxmemory", "1"), ("min-replicas-to-write", "1")],
+    ids=["its memory is full", "as with a full disk"],
+)
+def test_while_redis_refuses_writes_a_process_starts_all_the_same(
+    client: redis.Redis, capsys: pytest.CaptureFixture[str], setting: str, value: str
+) -> None:
+    """A worker has loaded its weights then, which may have taken minutes."""
+    put(client, "worker a:1", "worker", lease_seconds=60.0)
+    before = str(client.config_get(setting)[setting])
+    client.config_set(setting, value)
+    try:
+        Peers(client, "worker", Settings()).join()
+    finally:
+        client.config_set(setting, before)
+
+    assert "processes of this farm differ" in "".join(capsys.readouterr())
+
+
+def test_without_redis_a_process_starts_all_the_same() -> None:
+    Peers(connect(f"redis://127.0.0.1:{free_port()}/0"), "worker", Settings()).join()
