@@ -8,7 +8,7 @@ import os
 import sys
 import unicodedata
 from contextlib import suppress
-from typing import TextIO
+from typing import TextIO, cast
 
 #: Control and format characters (escape sequences, bidirectional overrides), line separators, lone surrogates.
 _ESCAPED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -26,9 +26,12 @@ def open_streams() -> None:
     while (number := os.open(os.devnull, os.O_RDWR)) < _STANDARD_STREAMS:
         os.set_inheritable(number, True)
     os.close(number)
-    sys.stdin, sys.stdout, sys.stderr = (
-        stream or os.fdopen(os.open(os.devnull, os.O_RDWR), "w") for stream in (sys.stdin, sys.stdout, sys.stderr)
-    )
+    sys.stdin = sys.stdin or _null("r")
+    sys.stdout, sys.stderr = sys.stdout or _null("w"), sys.stderr or _null("w")
+
+
+def _null(mode: str) -> TextIO:
+    return cast(TextIO, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def degrade_output() -> None:

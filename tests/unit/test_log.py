@@ -118,3 +118,11 @@ def test_a_service_goes_on_without_its_log(tmp_path: Path, redirection: str) -> 
 def test_a_command_runs_with_closed_streams() -> None:
     program = ["bash", "-c", 'exec "$0" -m farm.cli --version <&- >&- 2>&-', sys.executable]
     assert subprocess.run(program, env=clean_environment(), check=False).returncode == 0
+
+
+def test_a_command_that_reads_a_closed_input_finds_it_empty() -> None:
+    program = ["bash", "-c", 'exec "$0" -m farm.cli render --from - <&-', sys.executable]
+
+    found = subprocess.run(program, env=clean_environment(), check=False, capture_output=True, text=True)
+
+    assert (found.returncode, found.stderr) == (1, "farm: --from: - has no requests.\n")
