@@ -17,12 +17,14 @@ from farm.concurrency.call_thread import CallThread
 from farm.concurrency.retry import retrying
 from farm.domain.errors import (
     RenderError,
+    SafetyError,
     StorageError,
     StorageUnavailable,
     StoreFull,
     StoreUnavailable,
     with_detail,
 )
+from farm.domain.job import Claimed
 from farm.domain.scheduling import Capacity
 from farm.jobstore.store import Claim, JobStore
 from farm.storage.storage import Storage
@@ -66,9 +68,13 @@ class Claims:
         unrendered: Unrendered,
         wake_ups: WakeUps,
         has_work: Callable[[], bool],
+        refuse: Callable[[Claimed], object],
         draining: threading.Event,
     ) -> None:
-        """`has_work` returns True if jobs wait: a look that changes nothing, before a claim is made ahead."""
+        """`has_work` returns True if jobs wait: a look that changes nothing, before a claim is made ahead.
+
+        `refuse` raises SafetyError for a job whose images this worker could not publish.
+        """
         self._store = store
         self._worker = worker
         self._pipeline = pipeline
@@ -77,6 +83,7 @@ class Claims:
         self._unrendered = unrendered
         self._wake_ups = wake_ups
         self._has_work = has_work
+        self._refuse = refuse
         self._draining = draining
         self._thread = CallThread[Found]("claims")
         self._watchdog = lease.new_watchdog()
@@ -166,9 +173,12 @@ class Claims:
             raise
 
     def _is_ready(self, run: RenderRun, inputs: Inputs) -> bool:
-        """Make the run ready, and return True; if its inputs cannot be had, end or retry the job, and return False."""
+        """Make the run ready, and return True; if it cannot be rendered, end or retry the job, and return False."""
         try:
+            self._refuse(run.job)
             self._load_inputs(run, inputs)
+        except SafetyError as error:
+            self._unrendered.fail(run, error, retry="again")
         except RenderError as error:
             self._unrendered.fail(run, error, retry="never")
         except Exception as error:  # noqa: BLE001  # whatever a storage raises: the job must not stay held

@@ -262,14 +262,21 @@ class Publisher:
         )
         retry(self._storage.put, key, content)
 
-    def _checked(self, output: JobOutput, image: Pillow.Image) -> tuple[Pillow.Image, bool]:
-        """Return the image, or a black one if it is flagged, and the flag. Raises rather than pass it unchecked."""
-        if not output.job.request.safety:
-            return image, False
+    def checker_of(self, job: Claimed) -> Checker | None:
+        """Return what checks the job's images; None if they are not to be checked. Raises SafetyError without one."""
+        if not job.request.safety:
+            return None
         if self._checker is None:
             raise SafetyError("The request asks for checking, and this worker has no image checker.")
+        return self._checker
+
+    def _checked(self, output: JobOutput, image: Pillow.Image) -> tuple[Pillow.Image, bool]:
+        """Return the image, or a black one if it is flagged, and the flag. Raises rather than pass it unchecked."""
+        checker = self.checker_of(output.job)
+        if checker is None:
+            return image, False
         try:
-            flagged = self._checker.check(image, output.job.request.safety_tolerance)
+            flagged = checker.check(image, output.job.request.safety_tolerance)
         except Exception as error:  # whatever a checker raises: unchecked images are not published
             raise SafetyError(detail=str(error)) from error
         return (Pillow.new("RGB", image.size) if flagged else image), flagged

@@ -62,6 +62,7 @@ class Renderer:
             unrendered=self._unrendered,
             wake_ups=wake_ups,
             has_work=has_work,
+            refuse=publisher.checker_of,
             draining=draining,
         )
         self._flight = Flight(pipeline, lease.watchdog)

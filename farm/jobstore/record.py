@@ -52,6 +52,8 @@ def fields_of(new: NewJob) -> Fields:
     if order.webhook:
         events = ",".join(sorted(order.webhook.events))
         fields |= {"webhook": order.webhook.url, "receiver": order.webhook.receiver, "webhook_events": events}
+    if not request.safety:
+        fields["unchecked"] = 1
     if conditions.keep_seconds:
         fields["keep_us"] = round(conditions.keep_seconds * 1e6)
     if not conditions.may_retry:

@@ -39,7 +39,8 @@ end
 -- The queues of several models have virtual clocks of their own. For callers to share a worker over all its models, each
 -- worker has a virtual clock, too, and the virtual time up to which it has worked for each caller.
 local worker_vfinish = P .. 'worker_vfinish:' .. worker
-local vclock = tonumber(redis.call('HGET', worker_key, 'vclock') or 0)
+local own = redis.call('HMGET', worker_key, 'vclock', 'safety')
+local vclock, has_checker = tonumber(own[1] or 0), own[2] ~= 'off'
 
 local function vfinish_of(caller) return math.max(vclock, tonumber(redis.call('ZSCORE', worker_vfinish, caller) or 0)) end
 
@@ -60,6 +61,23 @@ local function is_reserved(model, caller, affinity, deadline_us)
   return preferred and preferred ~= worker and is_available(preferred, model)
 end
 
+-- True if a worker of this model that has a safety checker is known: one that loads, drains or died may soon be replaced.
+local checked_models = {}
+local function has_worker_with_checker(model)
+  if checked_models[model] == nil then
+    checked_models[model] = false
+    for _, name in ipairs(redis.call('ZRANGE', P .. 'workers', 0, -1)) do
+      local facts = redis.call('HMGET', P .. 'worker:' .. name, 'safety', 'models')
+      local serves = facts[2] and string.find(',' .. facts[2] .. ',', ',' .. model .. ',', 1, true)
+      if serves and facts[1] and facts[1] ~= 'off' then checked_models[model] = true end
+    end
+  end
+  return checked_models[model]
+end
+
+-- True if a job is to be checked for safety, and left to the workers that can.
+local function is_for_checkers(model, unchecked) return not has_checker and not unchecked and has_worker_with_checker(model) end
+
 local function is_late(start_deadline_us) return start_deadline_us and tonumber(start_deadline_us) <= now() end
 
 -- The first job of a queue that this worker may have, its virtual start time, its age and its caller. Jobs past their
@@ -70,11 +88,14 @@ local function first_of(model, priority)
   for _ = 1, 100 do
     local first = redis.call('ZRANGE', P .. 'queue:' .. queue, passed_over, passed_over, 'WITHSCORES')
     if not first[1] then return end
-    local job = redis.call('HMGET', job_key(first[1]), 'created_us', 'start_deadline_us', 'caller', 'affinity', 'affinity_deadline_us')
+    local job = redis.call('HMGET', job_key(first[1]), 'created_us', 'start_deadline_us', 'caller', 'affinity', 'affinity_deadline_us',
+      'unchecked')
     if is_late(job[2]) then
       finish_late(first[1], ttl_us)
     elseif is_closed('caller', job[3]) then
       set_aside(first[1], first[2], queue, job[3])
+    elseif is_for_checkers(model, job[6]) then
+      passed_over = passed_over + 1
     elseif passed_over < POLICY.max_passed_over and is_reserved(model, job[3], job[4], job[5]) then
       passed_over = passed_over + 1
     else
@@ -166,10 +187,11 @@ local function fill_batch(jobs, head, model, idle_workers)
 
   local function add_if_it_fits(id)
     if #jobs >= share or capacity <= 0 then return end
-    local peer = redis.call('HMGET', job_key(id), 'images', 'start_deadline_us', 'caller', 'affinity', 'affinity_deadline_us')
+    local peer = redis.call('HMGET', job_key(id), 'images', 'start_deadline_us', 'caller', 'affinity', 'affinity_deadline_us',
+      'unchecked')
     local images = tonumber(peer[1])
     if images <= capacity and not is_late(peer[2]) and not is_reserved(model, peer[3], peer[4], peer[5])
-      and not must_be_alone(id) and not is_closed('caller', peer[3]) then
+      and not must_be_alone(id) and not is_closed('caller', peer[3]) and not is_for_checkers(model, peer[6]) then
       capacity = capacity - images
       jobs[#jobs + 1] = start(id)
     end

@@ -250,3 +250,29 @@ def test_a_crash_counts_for_none_of_the_jobs_that_a_worker_held(store: JobStore,
 
     assert [record(store, job.id).attempt for job in (first, second)] == [0, 0]
     assert [(job.attempt, job.must_be_alone) for job in (take_one(store), take_one(store, "w2"))] == [(1, True)] * 2
+
+
+def test_a_worker_without_a_checker_leaves_what_is_to_be_checked_to_one_that_has_one(store: JobStore) -> None:
+    """They were accepted in the moment before it began; at the head of the queue as well as beside a batch's first."""
+    store.renew("w1", FACTS, [])
+    store.renew("w2", FACTS | {"safety": "off"}, [])
+    checked = [submit(store), submit(store)]
+    unchecked = [submit(store, safety=False), submit(store, safety=False)]
+
+    assert ids(take(store, "w2")) == unchecked
+    assert take(store, "w2") == ()
+    assert [*ids(take(store, "w1")), *ids(take(store, "w1"))] == checked
+
+
+def test_a_worker_without_a_checker_takes_what_no_other_could_check(store: JobStore) -> None:
+    """It fails them, and says so: nobody else would ever take them."""
+    store.renew("w1", FACTS, [])
+    store.renew("w2", FACTS | {"safety": "off"}, [])
+    store.renew("w3", FACTS | {"models": "kontext"}, [])
+    job_id = submit(store)
+
+    store.renew("w1", FACTS | {"state": "draining"}, [])
+    assert take(store, "w2") == ()
+    store.remove_worker("w1", ["srpo"])
+
+    assert ids(take(store, "w2")) == [job_id]

@@ -630,15 +630,21 @@ def test_what_cannot_be_checked_is_not_published(open_worker: Opened, store: Job
 def test_a_worker_without_a_checker_publishes_nothing_that_is_to_be_checked(
     open_worker: Opened, store: JobStore, farm: Farm
 ) -> None:
-    """A job that was accepted while workers had one, before they were started again without."""
+    """A job that was accepted while workers had one, before they were started again without. It is not even begun."""
+
+    class Unwilling(SimulatedPipeline):
+        def start(self, request: ImageRequest, inputs: InputImages = NO_INPUTS) -> SimulatedImage:
+            raise ValueError("this would be for nothing")
+
     storage = FailingStorage(farm.storage, StorageError(), lambda _: True)
-    shop = open_worker(storage=storage)
+    shop = open_worker(pipeline=Unwilling(0), storage=storage)
     shop.publisher._checker = None
 
     job = shop.end_of(submit(store))
 
     assert (job.state, job.code, job.result) == (State.FAILED, "safety_check_failed", None)
     assert storage.tried == 0
+    assert not shop.failure_counter.is_faulty
 
 
 def test_warnings_reach_the_result(open_worker: Opened, store: JobStore) -> None:
