@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+# A farm starts four processes, and tests start many farms: without bytecode each compiles all of it again.
+unexport PYTHONDONTWRITEBYTECODE
 LUACHECK ?= luacheck
 AS_ROOT := $(filter 0,$(shell id -u))
 # Half as many again as cores: many tests wait for processes that they have started.

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
+import redis
 import structlog
 import typer
 import urllib3
@@ -97,7 +98,8 @@ def _supervise(settings: Settings, data_dir: Path, address: ListenAddress, worke
     refuse_unusable_address(address)
     server = None if settings.redis_url else EmbeddedRedis(data_dir, fsync=settings.redis_fsync)
     url = settings.redis_url or (server.url if server else "")
-    deaths = worker_deaths(settings, url)
+    client = connect(url)
+    stats, deaths = StoreStats(client), worker_deaths(settings, client)
     farm = Supervisor(
         server,
         deaths=deaths,
@@ -109,7 +111,7 @@ def _supervise(settings: Settings, data_dir: Path, address: ListenAddress, worke
                     [*worker_program(data_dir), *place.options],
                     grace_seconds=settings.grace_seconds,
                     variables=place.environment | _of_rendering(settings, data_dir),
-                    was_drained=lambda pid: is_dismissed(url, pid),
+                    was_drained=lambda pid: is_dismissed(stats, pid),
                     on_death=deaths.add,
                 )
                 for number, place in enumerate(workers, start=1)
@@ -124,7 +126,7 @@ def _supervise(settings: Settings, data_dir: Path, address: ListenAddress, worke
     )
     report = StartReport()
     farm.run(
-        lambda: has_warm_worker(url, report) and api_answers(address.url),
+        lambda: has_warm_worker(stats, report) and api_answers(address.url),
         lambda: announce(f"farm ready: {address.url}"),
     )
 
@@ -163,7 +165,7 @@ def worker(
 def run_watched(settings: Settings, data_dir: Path, program: list[str], variables: Mapping[str, str]) -> int:
     """Run one worker below this process, which sees how it ends, and return its exit status."""
     set_up_log(settings.log, service="supervisor")
-    deaths = worker_deaths(settings, redis_url(settings, data_dir))
+    deaths = worker_deaths(settings, connect(redis_url(settings, data_dir)))
     return run_worker(
         Child(
             "worker",
@@ -176,9 +178,9 @@ def run_watched(settings: Settings, data_dir: Path, program: list[str], variable
     )
 
 
-def worker_deaths(settings: Settings, url: str) -> WorkerDeaths:
-    """Return what tells the job store at `url` that a worker died."""
-    return WorkerDeaths(job_store(settings, connect(url)).worker_died)
+def worker_deaths(settings: Settings, client: redis.Redis) -> WorkerDeaths:
+    """Return what tells the job store in this Redis that a worker died."""
+    return WorkerDeaths(job_store(settings, client).worker_died)
 
 
 def _address(host: str, port: int, cert: Path | None, key: Path | None) -> ListenAddress:
@@ -237,10 +239,10 @@ def api_answers(address: str) -> bool:
         return False
 
 
-def is_dismissed(url: str, pid: int) -> bool:
+def is_dismissed(stats: StoreStats, pid: int) -> bool:
     """Return True if the worker of this process was drained with `farm workers drain`."""
     try:
-        return StoreStats(connect(url)).is_dismissed(socket.gethostname(), pid)
+        return stats.is_dismissed(socket.gethostname(), pid)
     except StoreUnavailable:
         return False
 
@@ -268,10 +270,10 @@ def start_line(worker: Worker) -> str:
     )
 
 
-def has_warm_worker(url: str, report: StartReport) -> bool:
+def has_warm_worker(stats: StoreStats, report: StartReport) -> bool:
     """Return True if any worker has loaded its model; tell `report` what they all do."""
     try:
-        workers = StoreStats(connect(url)).workers()
+        workers = stats.workers()
     except StoreUnavailable:
         return False
     report.tell(workers)
