@@ -46,6 +46,7 @@ def test_copies_share_weights_but_not_the_vaes_layout() -> None:
     assert not isinstance(copied.transformer.single_transformer_blocks[0].proj_mlp, Fp8Linear)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("one_thread")
 def test_every_level_format_and_number_of_images_has_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     Benchmark(Settings(device="cpu", compile="off"), tiny=True).run()
