@@ -3,8 +3,9 @@
 1. Priorities are served in their order. So that none starves, `low` comes first in one claim of 8, and `bulk` in one of
    64. A bulk that is late for its completion window is served as `normal`.
 2. Within a priority, callers share the workers by the work they ask for (start-time fair queueing): a job has a virtual
-   start time, the end of its caller's job before it. A worker of several models also keeps virtual time of its own.
-   Jobs that come back from a worker go before all others.
+   start time, the end of its caller's job before it. A worker of several models also keeps virtual time of its own, in
+   seconds: the cost of a job times the measured pace of its model. Jobs that come back from a worker go before all
+   others.
 3. The first job is never held back to make a batch full. Jobs of its batch key fill what it leaves free, those of its
    own priority before others, and no more than this worker's share while others are idle.
 4. A worker claims only jobs of models that it has warm. A job with an affinity is reserved for a moment for the worker
@@ -22,6 +23,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Literal, NamedTuple, get_args
 
 from farm.domain.catalogue import BATCH_IMAGES, TOKEN_SIDE
@@ -70,6 +72,7 @@ def parameters() -> dict[str, object]:
         "affinity_seconds": AFFINITY_SECONDS,
         "front_seconds": FRONT_SECONDS,
         "pace_decay": PACE_DECAY,
+        "assumed_pace": ASSUMED_PACE,
     }
 
 
@@ -197,7 +200,7 @@ class FairClock:
 
 @dataclass(slots=True)
 class _Worker:
-    """The virtual clock of a worker, and for each caller the virtual time up to which it has worked for it."""
+    """The virtual clock of a worker, and for each caller the virtual time up to which it has worked for it: seconds."""
 
     now: float = 0.0
     served: dict[str, float] = field(default_factory=dict)
@@ -258,9 +261,13 @@ class _Head(NamedTuple):
 class Scheduler:
     """The waiting jobs of a farm, and the policy's choice for each claim. All workers are alive and warm."""
 
-    def __init__(self, *, fills_batches: bool = True) -> None:
-        """`fills_batches`: False if no worker can take more images than those of the first job."""
+    def __init__(self, *, fills_batches: bool = True, measured: Mapping[str, float] | None = None) -> None:
+        """`fills_batches`: False if no worker can take more images than those of the first job.
+
+        `measured` are sums as `pace_of` takes them.
+        """
         self._fills_batches = fills_batches
+        self._pace = cache(partial(pace_of, sums=measured or {}))
         self._queues: defaultdict[str, JobQueue] = defaultdict(JobQueue)
         self._candidates: defaultdict[str, JobQueue] = defaultdict(JobQueue)
         self._clocks: defaultdict[str, FairClock] = defaultdict(FairClock)
@@ -414,6 +421,6 @@ class Scheduler:
     def _start(self, job: Waiting, name: str, worker: _Worker, now: float) -> None:
         self._dequeue(job)
         self._clocks[job.queue].claimed[job.caller] = job.vstart + job.cost
-        worker.served[job.caller] = worker.served_until(job.caller) + job.cost
+        worker.served[job.caller] = worker.served_until(job.caller) + job.cost * self._pace(job.model)
         if job.affinity:
             self._affinities[job.caller, job.affinity] = (name, now + AFFINITY_SECONDS)

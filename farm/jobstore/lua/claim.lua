@@ -37,7 +37,7 @@ if redis.call('HGET', worker_key, 'claim_nonce') == nonce then
 end
 
 -- The queues of several models have virtual clocks of their own. For callers to share a worker over all its models, each
--- worker has a virtual clock, too, and the virtual time up to which it has worked for each caller.
+-- worker has a virtual clock, too, and the virtual time up to which it has worked for each caller, in seconds.
 local worker_vfinish = P .. 'worker_vfinish:' .. worker
 local own = redis.call('HMGET', worker_key, 'vclock', 'safety')
 local vclock, has_checker = tonumber(own[1] or 0), own[2] ~= 'off'
@@ -144,6 +144,18 @@ local function must_be_alone(id)
   return job[1] == '1' or tonumber(job[2] or 0) > 0
 end
 
+-- Seconds for a cost of 1, as measured: of the model's own jobs, else of all jobs, else as assumed.
+local function pace_of(model)
+  local own = redis.call('HMGET', P .. 'pace', model .. ':us', model .. ':cost')
+  local us, cost = tonumber(own[1] or 0), tonumber(own[2] or 0)
+  if cost > 0 then return us / 1e6 / cost end
+  local sums = redis.call('HGETALL', P .. 'pace')
+  for i = 1, #sums, 2 do
+    if string.sub(sums[i], -3) == ':us' then us = us + sums[i + 1] else cost = cost + sums[i + 1] end
+  end
+  return cost > 0 and us / 1e6 / cost or POLICY.assumed_pace
+end
+
 local function start(id)
   local key = job_key(id)
   local alone = must_be_alone(id)
@@ -155,9 +167,9 @@ local function start(id)
     'render_deadline_us', integer(now() + render_us))
   redis.call('ZADD', P .. 'leases', integer(now() + lease_us), id)
   redis.call('ZADD', P .. 'render_deadline', integer(now() + render_us), id)
-  local job = redis.call('HMGET', key, 'queue', 'caller', 'vstart', 'cost', 'affinity')
+  local job = redis.call('HMGET', key, 'queue', 'caller', 'vstart', 'cost', 'affinity', 'model')
   redis.call('ZADD', P .. 'claimed_vfinish:' .. job[1], tonumber(job[3]) + tonumber(job[4]), job[2])
-  redis.call('ZADD', worker_vfinish, vfinish_of(job[2]) + tonumber(job[4]), job[2])
+  redis.call('ZADD', worker_vfinish, vfinish_of(job[2]) + tonumber(job[4]) * pace_of(job[6]), job[2])
   if job[5] then redis.call('SET', affinity_key(job[2], job[5]), worker, 'EX', POLICY.affinity_seconds) end
   transition(id, 'processing')
   return {id = id, fence = fence, attempt = attempt, wait = wait, alone = alone}

@@ -559,7 +559,8 @@ class Model:
         entry.later |= {"worker": worker, "started_us": self.now, "render_deadline_us": entry.render_deadline}
         entry.index, entry.score = "leases", self.now + us(self._terms.lease_seconds)
         self._queues[entry.queue].claimed_vfinish[entry.caller] = entry.vstart + entry.cost
-        doer.vfinish[entry.caller] = self._vfinish_of(doer, entry.caller) + entry.cost
+        seconds = entry.cost * self._pace(entry.request.model)
+        doer.vfinish[entry.caller] = self._vfinish_of(doer, entry.caller) + seconds
         if entry.affinity:
             self._affinities[entry.caller, entry.affinity] = worker
         if entry.sequence == 1:
@@ -889,6 +890,12 @@ class Model:
         return max(doer.vclock or 0, doer.vfinish.get(caller, 0))
 
     # What can be worked out
+
+    def _pace(self, model: str) -> float:
+        """Return the seconds for a cost of 1."""
+        own = self._paces.get(model)
+        time, cost = own or map(sum, zip((0, 0), *self._paces.values(), strict=True))
+        return time / 1e6 / cost if cost else 0.2
 
     def _leased(self, job_id: str, fence: int) -> Entry | None:
         entry = self.jobs.get(job_id)

@@ -16,7 +16,7 @@ import redis
 from farm.domain.job import NewJob
 from farm.jobstore.store import JobStore
 from tests.service.jobstore.bulk_submit import submit_all
-from tests.service.jobstore.jobs import TERMS, lose, new_job
+from tests.service.jobstore.jobs import TERMS, lose, new_job, result
 
 AMPLE = replace(TERMS, queue_limit=1_000_000)
 #: Above this, shares count as equal (Jain, Chiu and Hawe 1984: 1 is equal, 1/n is one for all).
@@ -180,6 +180,20 @@ def test_each_model_is_shared_alike_by_all_who_ask_for_it(queue: Queue) -> None:
         assert len(ledger.shares()) == 8
         assert ledger.has_begun()
         assert jain(ledger.shares().values()) > EQUAL
+
+
+def test_a_worker_of_two_models_is_shared_by_the_time_that_their_jobs_take(queue: Queue) -> None:
+    """Of jobs of equal cost, those of Kontext were measured to take three times as long as those of SRPO."""
+    for model, seconds in (("srpo", 1.0), ("kontext", 3.0)):
+        queue.add([new_job("earlier", model=model)])
+        (job,) = queue.store.claim("w0", [model]).batch.jobs
+        assert queue.store.complete(job, replace(result(job), timings={"device": seconds}))
+    queue.add(new_job(f"caller of {model}", model=model, images=4) for model in ("srpo", "kontext") for _ in range(40))
+
+    batches = queue.claims(models=("srpo", "kontext"))
+    given = Counter(batch[0].caller for _, batch in zip(range(40), batches, strict=False))
+
+    assert given == {"caller of srpo": 30, "caller of kontext": 10}
 
 
 @pytest.mark.parametrize("images", [1, 4])

@@ -36,6 +36,14 @@ some_jobs = st.fixed_dictionaries(
         ),
     }
 )
+#: Sums of time and cost of completed jobs: a cost of Kontext may take three times as long as one of SRPO.
+some_measures: st.SearchStrategy[dict[str, float]] = st.sampled_from(
+    (
+        {},
+        {"srpo:us": 5e6, "srpo:cost": 50.0},
+        {"srpo:us": 5e6, "srpo:cost": 50.0, "kontext:us": 9e6, "kontext:cost": 30.0},
+    )
+)
 some_models = st.sampled_from((MODELS, MODELS, MODELS[:1], MODELS[::-1]))
 
 
@@ -66,7 +74,10 @@ class Comparison:
         self._redis = client
         self._draw = data.draw
         self._store = SteppedStore(client, TERMS)
-        self._policy = Scheduler()
+        measured = data.draw(some_measures)
+        self._policy = Scheduler(measured=measured)
+        if measured:
+            client.hset(redis_keys.PACE, mapping={name: repr(value) for name, value in measured.items()})
         self._jobs: dict[str, Waiting] = {}
         self._held: list[tuple[str, Claimed]] = []
         self._now = float(BEGIN)
