@@ -1,14 +1,18 @@
 """The cost of the control plane: round trips, time of Redis and memory of each job, and claims of many workers at once.
 
 The store's rows use its own calls on an embedded Redis; the whole way of a job is counted on a farm with the simulated
-pipeline. A ratio compares two measurements of the same run.
+pipeline. A ratio compares two measurements of the same run. `python -m tests.bench.control --waiting 1000000` prints
+only the rows about many waiting jobs, with so many of them.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import logging
 import os
 import statistics
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
+import structlog
 import urllib3
 
 from farm.jobstore import redis_keys
@@ -26,7 +31,7 @@ from farm.jobstore.connection import connect
 from farm.jobstore.scripts import digest, script_text
 from farm.jobstore.store import JobStore
 from farm.process.embedded_redis import EmbeddedRedis, address
-from tests.bench.figure import Figure, percentile
+from tests.bench.figure import Figure, percentile, print_table
 from tests.farms import RunningFarm, running_farm, wait_for
 from tests.service.api.calls import GENERATIONS
 from tests.service.bulk.bulks import BATCHES, FILES
@@ -41,6 +46,7 @@ WAYS = 50
 ROUNDS = 21
 FLAT_MAX = 1.5
 BYTES_MAX = 2048
+LEAST_MEMORY = 1 << 30
 
 JOBS = 40
 ROUND_TRIPS_MAX = 12
@@ -76,8 +82,8 @@ of a paused farm; for a bulk from the upload until its lines are checked, for si
 
 def figures(folder: Path) -> Iterator[Figure]:
     """Yield the table's rows about the control plane. `folder` takes the data."""
-    with _redis(folder / "short") as (url, short), _redis(folder / "long") as (_, long):
-        yield from _depth(short, long)
+    with running_redis(folder / "short") as (url, short):
+        yield from depth(folder, short, MANY)
         yield _claims(url, short)
     with running_receiver() as receiver, _farm(folder / "way") as farm:
         yield _round_trips(farm, receiver)
@@ -86,7 +92,7 @@ def figures(folder: Path) -> Iterator[Figure]:
 
 
 @contextmanager
-def _redis(folder: Path) -> Iterator[tuple[str, redis.Redis]]:
+def running_redis(folder: Path) -> Iterator[tuple[str, redis.Redis]]:
     server = EmbeddedRedis(folder)
     server.start()
     try:
@@ -108,20 +114,34 @@ def _farm(folder: Path) -> Iterator[RunningFarm]:
 # The store alone
 
 
-def _depth(short: redis.Redis, long: redis.Redis) -> Iterator[Figure]:
+def depth(folder: Path, short: redis.Redis, waiting: int) -> Iterator[Figure]:
     """Compare two servers in many short rounds: one with few waiting jobs, one with many."""
     submit_all(short, AMPLE, _waiting(FEW))
-    before = int(long.info("memory")["used_memory"])
-    submit_all(long, AMPLE, _waiting(MANY))
-    each = (int(long.info("memory")["used_memory"]) - before) / MANY
-    for client in (short, long):
-        _ways(client)  # opens the connection, and loads the scripts
-    pairs = [(_ways(short), _ways(long)) for _ in range(ROUNDS)]
+    with running_redis(folder / "long") as (url, long):
+        each = _fill(url, long, waiting)
+        for client in (short, long):
+            _ways(client)  # opens the connection, and loads the scripts
+        pairs = [(_ways(short), _ways(long)) for _ in range(ROUNDS)]
     few, many = (statistics.median(side) for side in zip(*pairs, strict=True))
     ratio = statistics.median(deep / shallow for shallow, deep in pairs)
-    what = f"Redis's time for a job's way, {MANY:,} waiting beside {FEW}"
+    what = f"Redis's time for a job's way, {waiting:,} waiting beside {FEW}"
     yield Figure(what, f"{many:.0f} us", ratio, f"{few:.0f} us", at_most=FLAT_MAX)
     yield Figure("memory of a waiting job", f"{each:.0f} B", each / BYTES_MAX, f"{BYTES_MAX} B", at_most=1.0)
+
+
+def _fill(url: str, client: redis.Redis, waiting: int) -> float:
+    """Let so many jobs wait, and return the bytes of memory that one takes."""
+    client.config_set("maxmemory", max(LEAST_MEMORY, 2 * BYTES_MAX * waiting))
+    client.config_set("auto-aof-rewrite-percentage", 0)  # it would write all of them anew amid the measurement
+    before = int(client.info("memory")["used_memory"])
+    parts = [waiting * (number + 1) // PROCESSES - waiting * number // PROCESSES for number in range(PROCESSES)]
+    with ProcessPoolExecutor(PROCESSES) as pool:
+        assert sum(pool.map(_submit_part, [url] * PROCESSES, parts)) == waiting
+    return (int(client.info("memory")["used_memory"]) - before) / waiting
+
+
+def _submit_part(url: str, count: int) -> int:
+    return submit_all(connect(url), AMPLE, _waiting(count))
 
 
 def _waiting(count: int) -> Iterator[Any]:
@@ -134,15 +154,15 @@ def _ways(client: redis.Redis) -> float:
     """Return the microseconds of Redis for the way of a job. As many wait afterwards as before."""
     store = JobStore(client, AMPLE)
     store.renew("bench", FACTS, [])
-    began = _redis_seconds(client)
+    began = redis_seconds(client)
     for new in _waiting(WAYS):
         store.submit(new)
         (job,) = store.claim("bench", ["srpo"]).batch.jobs
         assert store.complete(job, result(job))
-    return (_redis_seconds(client) - began) / WAYS * 1e6
+    return (redis_seconds(client) - began) / WAYS * 1e6
 
 
-def _redis_seconds(client: redis.Redis) -> float:
+def redis_seconds(client: redis.Redis) -> float:
     cpu = client.info("cpu")
     return float(cpu["used_cpu_user_main_thread"]) + float(cpu["used_cpu_sys_main_thread"])
 
@@ -288,3 +308,19 @@ def _processor_seconds(farm: RunningFarm, act: Callable[[], object]) -> float:
 def _seconds_of(pid: int) -> float:
     words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.control")
+    parser.add_argument("--waiting", type=int, default=MANY, help="Jobs that wait.")
+    options = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    with (
+        tempfile.TemporaryDirectory(prefix="farm-depth-") as folder,
+        running_redis(Path(folder) / "short") as (_, short),
+    ):
+        print_table([*depth(Path(folder), short, options.waiting)])
+
+
+if __name__ == "__main__":
+    main()
