@@ -332,9 +332,9 @@ def memory(farm: RunningFarm) -> int:
     return max(map(int, found)) * 1024
 
 
-@pytest.mark.parametrize("how", ["ticket", "parts", "cdn", "form"])
+@pytest.mark.parametrize("how", ["ticket", "parts", "cdn", "form", pytest.param("batch", marks=pytest.mark.full)])
 def test_a_large_file_is_never_in_memory_as_a_whole(farm: RunningFarm, key: str, how: str, tmp_path: Path) -> None:
-    size = 120 * MIB
+    size = MAX_UPLOAD if how == "batch" else 120 * MIB
     upload, _ = ticket(farm, key, "initiate-multipart" if how == "parts" else "initiate")
     headers = {"Authorization": f"Bearer {key}"}
     zeros = io.BytesIO(bytes(size))
@@ -344,6 +344,9 @@ def test_a_large_file_is_never_in_memory_as_a_whole(farm: RunningFarm, key: str,
         "cdn": lambda: requests.post(f"{farm.url}/fal/cdn/files/upload", data=zeros, headers=headers, timeout=60),
         "form": lambda: requests.post(
             f"{farm.url}/api/v3/media/upload/binary", files={"file": zeros}, headers=headers, timeout=60
+        ),
+        "batch": lambda: requests.post(
+            f"{farm.url}/v1/files", {"purpose": "batch"}, files={"file": zeros}, headers=headers, timeout=60
         ),
     }
     before = memory(farm)

@@ -84,7 +84,7 @@ def measured_step(records: Sequence[dict[str, Any]]) -> float:
 @pytest.mark.full
 @pytest.mark.alone
 def test_the_simulation_and_a_farm_agree_within_a_tenth(tmp_path: Path) -> None:
-    trace = made_up(MIX, rate=1.5, hours=40 / 3600, swing=0, seed=3)
+    trace = made_up(MIX, rate=1.9, hours=40 / 3600, swing=0, seed=3)
     singles = [Arrival(arrival.at, "local", arrival.priority, arrival.shape) for arrival in trace]
     assert {size_of(arrival) for arrival in singles} == {SMALL, LARGE}
 
