@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.bench.peers.__main__ import GOALS, missed_goals
 from tests.farms import clean_environment
 
 
@@ -17,6 +18,13 @@ def test_meets_every_requirement() -> None:
         [sys.executable, "-m", "tests.bench"], env=clean_environment(), capture_output=True, text=True, check=False
     )
     assert bench.returncode == 0, bench.stdout + bench.stderr
+
+
+def test_each_goal_beside_the_peers_is_named_that_is_missed_or_not_measured() -> None:
+    (first, second, third), met = GOALS, dict(GOALS)
+
+    assert missed_goals(met) == []
+    assert [line.partition(":")[0] for line in missed_goals({first: met[first], second: 1.19})] == [second, third]
 
 
 def test_without_a_card_the_render_benchmark_says_so_and_is_no_failure() -> None:
