@@ -61,7 +61,7 @@ class JobLives:
         return ended
 
     def _batch(self) -> int:
-        for new in told_jobs(BATCH_IMAGES):
+        for new in jobs_with_webhooks(BATCH_IMAGES):
             self._store.submit(new)
         jobs = self._store.claim(self._worker, ["srpo"]).batch.jobs
         for beat in range(BATCH_HEARTBEATS):
@@ -78,7 +78,7 @@ class JobLives:
                 self._deliveries.finish(due, Outcome.DELIVERED, Attempt(due.created_us, 0.1, 200))
 
 
-def told_jobs(count: int) -> Iterator[NewJob]:
+def jobs_with_webhooks(count: int) -> Iterator[NewJob]:
     """Yield jobs with a webhook for their end."""
     for number in range(count):
         webhook = Webhook(f"https://caller-{number % CALLERS}.example/hook", frozenset({State.COMPLETED}))
@@ -92,7 +92,7 @@ def live(url: str, number: int, seconds: float) -> int:
 def calls(folder: Path, *, processes: int, seconds: float, waiting: int) -> Iterator[Figure]:
     """Measure the store's own calls, with so many jobs waiting."""
     with running_redis(folder) as (url, client), ProcessPoolExecutor(processes) as pool:
-        submit_all(client, AMPLE, told_jobs(waiting))
+        submit_all(client, AMPLE, jobs_with_webhooks(waiting))
         list(pool.map(live, [url] * processes, range(processes), [0.5] * processes))  # starts them
         began, busy = time.monotonic(), redis_seconds(client)
         ended = sum(pool.map(live, [url] * processes, range(processes), [seconds] * processes))
@@ -114,10 +114,10 @@ def whole_farm(folder: Path) -> Figure:
         client = farm.redis
 
         def submit(jobs: int) -> None:
-            told = len(receiver.received) + jobs
+            expected = len(receiver.received) + jobs
             for _ in range(jobs):
                 farm.submit(prompt=PROMPT, webhook_url=receiver.url, webhook_events=["job.completed"])
-            wait_for(lambda: len(receiver.received) >= told, seconds=300, what="the webhooks")
+            wait_for(lambda: len(receiver.received) >= expected, seconds=300, what="the webhooks")
 
         submit(8)
         at_rest = _rest(client)

@@ -46,7 +46,7 @@ WAYS = 50
 ROUNDS = 21
 FLAT_MAX = 1.5
 BYTES_MAX = 2048
-LEAST_MEMORY = 1 << 30
+MIN_MEMORY = 1 << 30
 
 JOBS = 40
 ROUND_TRIPS_MAX = 12
@@ -131,7 +131,7 @@ def depth(folder: Path, short: redis.Redis, waiting: int) -> Iterator[Figure]:
 
 def _fill(url: str, client: redis.Redis, waiting: int) -> float:
     """Let so many jobs wait, and return the bytes of memory that one takes."""
-    client.config_set("maxmemory", max(LEAST_MEMORY, 2 * BYTES_MAX * waiting))
+    client.config_set("maxmemory", max(MIN_MEMORY, 2 * BYTES_MAX * waiting))
     client.config_set("auto-aof-rewrite-percentage", 0)  # it would write all of them anew amid the measurement
     before = int(client.info("memory")["used_memory"])
     parts = [waiting * (number + 1) // PROCESSES - waiting * number // PROCESSES for number in range(PROCESSES)]

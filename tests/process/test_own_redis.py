@@ -37,7 +37,7 @@ PASSWORD = "p@ss/w:rd"
 SIMULATED = {"FARM_PIPELINE": "simulated", "FARM_SIMULATED_STEP_MS": "5", "FARM_WEBHOOK_ALLOW": "127.0.0.1"}
 CALLS = 40
 #: Connections of the API that are for no call: the test's own submits, and what happens each second.
-SPARE = 5
+OTHER_CONNECTIONS = 5
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_each_process_has_at_most_its_documented_connections(tls_server: TlsServ
         found = connections(tls_farm, tls_server.port)
         assert {call.result().status for call in calls} == {200}
 
-    assert found["api"] <= at_rest + CALLS + SPARE
+    assert found["api"] <= at_rest + CALLS + OTHER_CONNECTIONS
     assert at_rest + THREADS <= API_CONNECTIONS
     assert 8 <= found["workers.background"] <= WEBHOOK_WORKER_CONNECTIONS
     assert 2 <= found["workers"] <= WORKER_CONNECTIONS
