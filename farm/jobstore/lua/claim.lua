@@ -146,8 +146,8 @@ end
 
 -- Seconds for a cost of 1, as measured: of the model's own jobs, else of all jobs, else as assumed.
 local function pace_of(model)
-  local own = redis.call('HMGET', P .. 'pace', model .. ':us', model .. ':cost')
-  local us, cost = tonumber(own[1] or 0), tonumber(own[2] or 0)
+  local known = redis.call('HMGET', P .. 'pace', model .. ':us', model .. ':cost')
+  local us, cost = tonumber(known[1] or 0), tonumber(known[2] or 0)
   if cost > 0 then return us / 1e6 / cost end
   local sums = redis.call('HGETALL', P .. 'pace')
   for i = 1, #sums, 2 do
