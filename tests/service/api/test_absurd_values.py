@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 import pytest
@@ -75,6 +75,14 @@ HEADERS = [
     "X-Forwarded-Host",
     "X-Forwarded-Proto",
     "X-Real-IP",
+    "X-Fal-File-Name",
+    "X-Fal-Retry-Config",
+    "X-App-Fal-Disable-Fallback",
+    "X-Fal-Tags",
+    "X-Request-Id",
+    "Accept",
+    "traceparent",
+    "Access-Control-Request-Headers",
 ]
 PARAMETERS = [
     "limit",
@@ -92,6 +100,13 @@ PARAMETERS = [
     "fal_webhook",
     "fal_max_queue_length",
     "fal_jwt_token",
+    "since",
+    "until",
+    "caller",
+    "format",
+    "after",
+    "order",
+    "purpose",
     DIGITS,
     "é",
 ]
@@ -136,6 +151,17 @@ def test_no_header_is_a_fault_of_the_farm(api: FlaskClient, paths: list[tuple[st
         for header in HEADERS:
             value = ABSURD[next(turn) % len(ABSURD)]
             check(api, method, path, headers={"Content-Type": "application/json"} | {header: value})
+
+
+def test_every_documented_header_and_parameter_is_tried(api: FlaskClient) -> None:
+    documented: dict[str, set[str]] = {"header": set(), "query": set()}
+    for path in api.get("/openapi.json").json["paths"].values():
+        for parameter in chain(*(call.get("parameters", ()) for call in path.values())):
+            documented.get(parameter["in"], set()).add(parameter["name"].lower())
+
+    assert len(documented["query"]) > 10
+    assert documented["header"] <= {name.lower() for name in HEADERS}
+    assert documented["query"] <= {name.lower() for name in PARAMETERS}
 
 
 def test_no_query_parameter_is_a_fault_of_the_farm(api: FlaskClient, paths: list[tuple[str, str]]) -> None:
