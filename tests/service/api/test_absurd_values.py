@@ -168,7 +168,8 @@ def test_no_header_is_a_fault_of_the_farm(api: FlaskClient, paths: list[tuple[st
 
 def documented(api: FlaskClient) -> Iterator[tuple[str, str, str, str]]:
     """Yield each parameter of each call in the API's description: method, path, whether in header or query, name."""
-    for path, calls in api.get("/openapi.json").json["paths"].items():
+    description: Any = api.get("/openapi.json").json
+    for path, calls in description["paths"].items():
         for method, call in calls.items():
             for parameter in call.get("parameters", ()):
                 if parameter["in"] in ("header", "query"):
