@@ -302,6 +302,21 @@ def refuse_writes(farm: SpreadFarm) -> None:
     farm.admin.config_set("min-replicas-to-write", 0)
 
 
+def demote(farm: SpreadFarm) -> None:
+    """Make Redis a replica of nothing for a moment: read-only, as one that a failover has demoted."""
+    farm.admin.replicaof("127.0.0.1", "1")
+    stay(4)
+    farm.admin.replicaof("no", "one")
+
+
+def revoke_rights(farm: SpreadFarm) -> None:
+    """Take the rights to write and to subscribe from everybody for a moment, and end their connections."""
+    farm.admin.acl_setuser("default", enabled=True, nopass=True, categories=["-@write"], reset_channels=True)
+    kill_all_connections(farm)
+    stay(4)
+    farm.admin.acl_setuser("default", enabled=True, nopass=True, categories=["+@all"], channels=["*"])
+
+
 def fill(farm: SpreadFarm) -> None:
     """Fill Redis beyond its limit: nothing may be written any more, not even that a job is completed."""
     limit = int(str(farm.admin.config_get("maxmemory")["maxmemory"]))

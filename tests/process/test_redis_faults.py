@@ -13,6 +13,7 @@ from tests.partitioned_farm import (
     WORKERS,
     SpreadFarm,
     calling,
+    demote,
     fill,
     freeze,
     kill,
@@ -21,6 +22,7 @@ from tests.partitioned_farm import (
     lose_all_wake_ups,
     pause,
     refuse_writes,
+    revoke_rights,
     spread_farm,
     stay,
     works_again,
@@ -30,7 +32,10 @@ from tests.webhook_receiver import Receiver
 #: Its timing needs the machine for itself.
 pytestmark = pytest.mark.alone
 
-FAULTS = (kill_all_connections, lose_all_wake_ups, pause, freeze, kill, refuse_writes, fill)
+FAULTS = (
+    *(kill_all_connections, lose_all_wake_ups, pause, freeze, kill),
+    *(refuse_writes, fill, demote, revoke_rights),
+)
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +120,15 @@ def test_whatever_befalls_redis_everything_goes_on(farm: SpreadFarm, receiver: R
 
 
 @pytest.mark.full
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 def test_whatever_befalls_redis_again_and_again(farm: SpreadFarm, receiver: Receiver) -> None:
+    before = farm.warm_workers
     with calling(farm, receiver) as caller:
         for fault in 2 * FAULTS:
             fault(farm)
             works_again(farm, receiver)
     assert caller.refusals[429] > 0
+    wait_for(lambda: farm.warm_workers == before, what="the next heartbeat of each worker")
 
 
 def test_at_four_fifths_of_its_memory_nothing_new_is_taken_and_what_is_there_ends(
