@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
 
 from tests import docs_site
 from tests.farms import RunningFarm, running_farm
@@ -19,12 +19,17 @@ from tests.farms import RunningFarm, running_farm
 _OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
 
-@pytest.fixture(scope="module")  # while it runs, no test of this process can use asyncio
-def browser() -> Iterator[Browser]:
+def launch(playwright: Playwright) -> Browser:
+    """Start Debian's Chromium."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     assert chromium, "Chromium is missing; run: sudo apt install chromium"
+    return playwright.chromium.launch(executable_path=chromium, args=_OPTIONS)
+
+
+@pytest.fixture(scope="module")  # while it runs, no test of this process can use asyncio
+def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=_OPTIONS)
+        started = launch(playwright)
         yield started
         started.close()
 
