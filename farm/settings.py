@@ -493,6 +493,12 @@ def has_colours(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
+def is_iterm(stream: TextIO) -> bool:
+    """Return True if what is written there is shown by iTerm2, also through ssh, which brings LC_TERMINAL along."""
+    names = (os.environ.get("LC_TERMINAL"), os.environ.get("TERM_PROGRAM"))
+    return stream.isatty() and not {"iTerm2", "iTerm.app"}.isdisjoint(names)
+
+
 def environment(**changes: str) -> dict[str, str]:
     """Return the variables of this process with these changes, as a child process gets them."""
     return {**os.environ, **changes}

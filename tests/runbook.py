@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from tests.docs_snippets import DOCS
+from tests.docs_snippets import DOCS, plain_lines
 
 _BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_COMMENT = re.compile(r"\s+#.*$")
 
 
 @dataclass(frozen=True)
@@ -27,5 +26,4 @@ def sections() -> dict[str, Section]:
 
 def _section(text: str) -> Section:
     title, _, body = text.partition("\n")
-    lines = [_COMMENT.sub("", line) for block in _BLOCK.findall(body) for line in block.splitlines()]
-    return Section(title, tuple(line for line in lines if line))
+    return Section(title, tuple(line for block in _BLOCK.findall(body) for line in plain_lines(block)))

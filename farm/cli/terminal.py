@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ from rich.text import Text
 from farm.domain.job import FULL_STEPS
 from farm.domain.measures import STAGES
 from farm.printable import printable, say
+from farm.settings import is_iterm
 
 #: Columns of a table outside a terminal: no path or prompt is folded.
 _UNCUT = 1000
@@ -36,16 +38,26 @@ def timings_text(timings: Mapping[str, float]) -> dict[str, str]:
 
 
 def show_images(files: Iterable[Path]) -> None:
-    """Show image files: by the terminal's own protocol (kitty's, sixel) where it has one, else in coloured blocks."""
+    """Show image files: by the terminal's own protocol (iTerm2's, kitty's, sixel) where it has one, else in blocks."""
     if sys.stdout.isatty() and 0 in os.get_terminal_size(sys.stdout.fileno()):
         say("The terminal has no size, so no image is shown in it.", file=sys.stderr)
+        return
+    console = Console(stderr=True)
+    if is_iterm(sys.stderr):
+        for file in files:
+            sys.stderr.write(f"{_iterm_image(file, min(_IMAGE_COLUMNS, console.width))}\n")
         return
     # Importing it asks the terminal what it can.
     from textual_image.renderable import Image
 
-    console = Console(stderr=True)
     for file in files:
         console.print(Image(file, width=min(_IMAGE_COLUMNS, console.width)))
+
+
+def _iterm_image(file: Path, columns: int) -> str:
+    """Return the sequence that has iTerm2 show an image file: its format is iterm2.com/documentation-images.html."""
+    content = file.read_bytes()
+    return f"\x1b]1337;File=inline=1;width={columns};size={len(content)}:{base64.b64encode(content).decode()}\a"
 
 
 def show_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:

@@ -2,57 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO
 
 import pytest
 from PIL import Image
 
 from tests import javascript
-from tests.docs_snippets import DOCS, farm_commands
-from tests.docs_snippets import snippets as snippets_of
-from tests.farms import RunningFarm, clean_environment, image_facts, running_farm
+from tests.docs_snippets import DOCS, Snippet, executed_by, farm_lines, joined_lines, name_of
+from tests.farms import RunningFarm, clean_environment, free_port, image_facts, running_farm, wait_for
 from tests.s3 import S3
 from tests.webhook_receiver import running_receiver
 
 README = DOCS.parent / "README.md"
 #: The farm of the pages.
 FARM = "http://127.0.0.1:8000"
-
-
-class Snippet(NamedTuple):
-    """A block of code on a page."""
-
-    page: str
-    language: str
-    number: int
-    code: str
-
-
-def snippets(language: str) -> list[Snippet]:
-    """Return the README's and the providers' pages' blocks of code in a language."""
-    pages = [README, *sorted(DOCS.glob("coming-from-*.md"))]
-    blocks = [(path.name, re.findall(rf"```{language}\n(.*?)```", path.read_text(), re.DOTALL)) for path in pages]
-    return [Snippet(name, language, number, code) for name, found in blocks for number, code in enumerate(found, 1)]
-
-
-def readme_commands() -> list[str]:
-    """Return the README's client commands, in their order."""
-    examples = README.read_text().partition("## Examples")[2].partition("\n## ")[0]
-    return [
-        line
-        for block in re.findall(r"```sh\n(.*?)```", examples, re.DOTALL)
-        for line in block.splitlines()
-        if line.strip()
-    ]
-
-
-def name_of(snippet: Snippet) -> str:
-    return f"{snippet.page}-{snippet.number}"
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +37,12 @@ def test_every_page_has_both_languages() -> None:
     pages = {path.name for path in DOCS.glob("coming-from-*.md")}
 
     assert len(pages) == 5
-    assert {snippet.page for snippet in snippets("js")} == pages
-    assert {snippet.page for snippet in snippets("python")} == {README.name, *pages}
+    javascript_pages = {snippet.page for snippet in executed_by("test_the_javascript_of_a_page_brings_an_image")}
+    python_pages = {snippet.page for snippet in executed_by("test_the_python_of_a_page_brings_an_image")}
+    assert (javascript_pages, python_pages) == (pages, {README.name, *pages})
 
 
-@pytest.mark.parametrize("snippet", snippets("python"), ids=name_of)
+@pytest.mark.parametrize("snippet", executed_by("test_the_python_of_a_page_brings_an_image"), ids=name_of)
 def test_the_python_of_a_page_brings_an_image(farm: RunningFarm, tmp_path: Path, snippet: Snippet) -> None:
     Image.new("RGB", (256, 256), "orange").save(tmp_path / "fox.png")
     done = subprocess.run(
@@ -88,7 +60,8 @@ def test_the_python_of_a_page_brings_an_image(farm: RunningFarm, tmp_path: Path,
 
 
 def test_the_readmes_commands_work_one_after_the_other(farm: RunningFarm, tmp_path: Path) -> None:
-    commands = readme_commands()
+    snippets = executed_by("test_the_readmes_commands_work_one_after_the_other")
+    commands = [line for snippet in snippets for line in joined_lines(snippet.code)]
     assert {command.split()[0] for command in commands} == {".venv/bin/farm", "curl"}
 
     for command in commands:
@@ -104,7 +77,8 @@ def prepared(tmp_path: Path, farm: RunningFarm) -> Iterator[dict[str, str]]:
     (tmp_path / "prompts.txt").write_text("# foxes\na red fox\n")
     (tmp_path / "prompts.csv").write_text("prompt,image_size\na red fox,square\n")
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "a red fox", "image_size": "square"}\n')
-    (tmp_path / "yesterday.csv").write_text(snippets_of("capacity.md", "csv")[0])
+    (trace,) = executed_by("test_the_commands_of_a_page_work", "csv")
+    (tmp_path / "yesterday.csv").write_text(trace.code)
     with running_receiver() as receiver:
         farm.wait_for_end(farm.submit(webhook_url=receiver.url, webhook_events=["job.completed"]))
         (delivery,) = farm.call("GET", "/farm/v1/deliveries?limit=1").json["deliveries"]
@@ -112,13 +86,13 @@ def prepared(tmp_path: Path, farm: RunningFarm) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("page", ["capacity.md", "high-volume.md", "webhooks.md", "production.md"])
+@pytest.mark.parametrize("snippet", executed_by("test_the_commands_of_a_page_work", "sh"), ids=name_of)
 def test_the_commands_of_a_page_work(
-    farm: RunningFarm, s3: S3, prepared: dict[str, str], tmp_path: Path, page: str
+    farm: RunningFarm, s3: S3, prepared: dict[str, str], tmp_path: Path, snippet: Snippet
 ) -> None:
     bucket = s3.place()
-    commands = [line for line in farm_commands(page) if "farm keys" not in line and "farm up" not in line]
-    assert len(commands) > 2
+    commands = joined_lines(snippet.code)
+    assert len(farm_lines(snippet.code)) == len(commands) > 2
     for command in commands:
         for placeholder, value in {**prepared, "s3://bucket": bucket.url, ".venv/bin/farm": "farm"}.items():
             command = command.replace(placeholder, value)
@@ -126,7 +100,60 @@ def test_the_commands_of_a_page_work(
         environment = {"FARM_URL": farm.url, "PYTHONPATH": str(README.parent), **s3.environment()}
         done = run_shell(program, tmp_path, environment)
         assert done.returncode == 0, (command, done.stderr)
-    assert bool(bucket.names()) == (page == "high-volume.md")
+    assert bool(bucket.names()) == (snippet.page == "high-volume.md")
+
+
+def test_curl_follows_all_jobs(farm: RunningFarm) -> None:
+    (snippet,) = executed_by("test_curl_follows_all_jobs")
+    program = "exec " + snippet.code.replace(FARM, farm.url)
+    environment = clean_environment() | {"FARM_API_KEY": "any"}
+    with subprocess.Popen(["bash", "-c", program], env=environment, stdout=subprocess.PIPE, text=True) as curl:
+        assert curl.stdout is not None
+        read_until(curl.stdout, "event: listening")
+        job_id = farm.submit()
+        read_until(curl.stdout, "event: job.created")
+        assert json.loads(read_until(curl.stdout, "data: ").removeprefix("data: "))["id"] == job_id
+        curl.kill()
+
+
+def read_until(stream: IO[str], begins: str) -> str:
+    """Return the next line that begins so."""
+    return next(line for line in stream if line.startswith(begins))
+
+
+def test_a_call_is_followed_through_the_log(farm: RunningFarm, tmp_path: Path) -> None:
+    (snippet,) = executed_by("test_a_call_is_followed_through_the_log")
+    farm.call("POST", "/farm/v1/jobs", {"model": "srpo", "prompt": "a fox"}, X_Request_Id="my-id")
+
+    wait_for(lambda: "my-id" in farm.log.read_text(), what="the job in the log")
+    shutil.copy(farm.log, tmp_path / "farm.log")
+
+    assert "job accepted" in run_shell(snippet.code, tmp_path, {}).stdout
+
+
+@pytest.mark.full
+def test_the_receiver_of_the_page_is_run(farm: RunningFarm, tmp_path: Path) -> None:
+    (snippet,) = executed_by("test_the_receiver_of_the_page_is_run")
+    *_, command = [line.removeprefix("$ ") for line in joined_lines(snippet.code)]
+    (receiver,) = executed_by("test_the_receiver_answers_204_to_what_is_signed_and_401_to_the_rest")
+    port = free_port()
+    (tmp_path / "receiver.py").write_text(receiver.code.replace("9000", str(port)))
+    program = command.replace(".venv/bin/python", "exec python").replace(".venv/bin/farm", "python -m farm.cli")
+    environment = clean_environment() | {"FARM_URL": farm.url, "PYTHONPATH": str(README.parent)}
+    with subprocess.Popen(
+        ["bash", "-c", program.replace("python", sys.executable)],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            test = partial(farm.cli, "webhooks", "test", f"http://127.0.0.1:{port}")
+            wait_for(lambda: test().returncode == 0, seconds=60, what="the receiver")
+            assert process.stdout is not None
+            assert process.stdout.readline() == "test\n"
+        finally:
+            process.kill()
 
 
 def run_shell(program: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -164,7 +191,7 @@ def without_names(path: str) -> str:
     return re.sub(r"{[^}]*}", "{}", path)
 
 
-@pytest.mark.parametrize("snippet", snippets("js"), ids=name_of)
+@pytest.mark.parametrize("snippet", executed_by("test_the_javascript_of_a_page_brings_an_image"), ids=name_of)
 def test_the_javascript_of_a_page_brings_an_image(farm: RunningFarm, snippet: Snippet) -> None:
     assert_is_an_image(farm, javascript.run(snippet.code.replace(FARM, farm.url)).output)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ import pytest
 from PIL import Image
 
 from farm.domain.catalogue import KONTEXT_SIZES
-from tests.docs_snippets import names_in
+from tests.docs_snippets import executed_by, names_of
 from tests.farms import Certificate, RunningFarm, clean_environment, image_facts, running_farm, wait_for
 from tests.images import sample_image
 from tests.unit.dialects import golden
@@ -378,7 +379,8 @@ def test_the_webhook_of_a_submit_is_genuine(
     (came,) = receiver.received
     jwks = farm.call("GET", "/.well-known/jwks.json").json
 
-    assert names_in("webhooks.md")["is_from_fal"](jwks, came.headers, came.body)
+    page = names_of("test_the_verifier_of_fals_dialect_knows_genuine_from_forged")
+    assert page["is_from_fal"](jwks, came.headers, came.body)
     assert (came.path, came.json["request_id"], came.json["status"]) == ("/hook?for=fal", handle.request_id, result)
     assert ("images" in came.json["payload"]) == (result == "OK")
 
@@ -406,11 +408,10 @@ print(json.dumps([watched["images"][0]["url"], called["images"][0]["url"], type(
 
 
 def test_over_tls_the_environment_alone_redirects_it(tmp_path: Path, certificate: Certificate) -> None:
+    (snippet,) = executed_by("test_over_tls_the_environment_alone_redirects_it")
     with running_farm(tmp_path / "data", 1, certificate, FARM_SIMULATED_STEP_MS="5") as farm:
         environment = {
-            "FAL_KEY": "any",
-            "FAL_RUN_HOST": f"localhost:{farm.port}/fal/run",
-            "FAL_QUEUE_RUN_HOST": f"localhost:{farm.port}/fal/queue",
+            **dict(re.findall(r"(FAL_\w+)=(\S+)", snippet.code.replace("farm.example", f"localhost:{farm.port}"))),
             "SSL_CERT_FILE": str(certificate.authority),
         }
         done = subprocess.run(

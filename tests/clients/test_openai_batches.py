@@ -6,8 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,9 +16,10 @@ import pytest
 from openai.types import Batch
 
 from farm.jobstore import redis_keys
-from tests.docs_snippets import DOCS
-from tests.farms import RunningFarm, clean_environment, image_facts, pids, running_farm, wait_for
+from tests.docs_snippets import executed_by
+from tests.farms import RunningFarm, image_facts, pids, running_farm, wait_for
 from tests.faulty_background import POINTS
+from tests.webhook_receiver import running_receiver
 
 ENDS = ("completed", "failed", "expired", "cancelled")
 
@@ -28,7 +27,8 @@ ENDS = ("completed", "failed", "expired", "cancelled")
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
     data_dir = tmp_path_factory.mktemp("batches") / "data"
-    with running_farm(data_dir, 2, FARM_SIMULATED_STEP_MS="0", FARM_LEASE_SECONDS="3") as farm:
+    settings = {"FARM_SIMULATED_STEP_MS": "0", "FARM_LEASE_SECONDS": "3", "FARM_WEBHOOK_ALLOW": "127.0.0.1/32"}
+    with running_farm(data_dir, 2, **settings) as farm:
         yield farm
 
 
@@ -201,15 +201,26 @@ def see_a_death(farm: RunningFarm, client: openai.OpenAI, command: str) -> None:
     assert sorted(written) == sorted([str(batch.output_file_id), str(batch.error_file_id)])
 
 
-def test_the_example_of_the_page_runs(farm: RunningFarm) -> None:
-    (code, *_) = re.findall(r"```python\n(.*?)```", (DOCS / "high-volume.md").read_text(), re.DOTALL)
-    done = subprocess.run(
-        [sys.executable, "-c", code.replace("http://127.0.0.1:8000", farm.url)],
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def test_the_example_of_the_page_runs(farm: RunningFarm, capsys: pytest.CaptureFixture[str]) -> None:
+    example, with_webhook, in_the_receiver = executed_by("test_the_example_of_the_page_runs")
+    names: dict[str, Any] = {"secret": farm.cli("webhooks", "secret").stdout.strip()}
+    with running_receiver() as receiver:
+        for snippet in (example, with_webhook):
+            here = snippet.code.replace("http://127.0.0.1:8000", farm.url)
+            exec(here.replace("https://you.example/hook", receiver.url), names)
+        (event,) = wait_for(lambda: receiver.received, what="the webhook")
+    exec(in_the_receiver.code, names | {"body": event.body, "headers": event.headers})
 
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["fox-1", "fox-2", "fox-3"], done.stderr
+    *foxes, told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in foxes] == ["fox-1", "fox-2", "fox-3"]
+    assert re.fullmatch(r"batch.completed batch_\w+", told)
+
+
+def test_the_line_of_the_page_is_taken(client: openai.OpenAI) -> None:
+    (snippet,) = executed_by("test_the_line_of_the_page_is_taken")
+
+    batch = end_of(client, create(client, snippet.code.encode()))
+
+    (line,) = results(client, batch.output_file_id)
+    assert line["custom_id"] == "fox-1"
+    assert line["response"]["body"]["data"][0]["url"]

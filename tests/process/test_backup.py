@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.docs_snippets import executed_by, plain_lines
 from tests.farms import RunningFarm, clean_environment, image_facts, running_farm, wait_for
-from tests.runbook import sections
 
 #: One job takes 0.3 s, so that some wait when the backup is made.
 SLOW = {"FARM_SIMULATED_STEP_MS": "10"}
@@ -20,7 +20,8 @@ SLOW = {"FARM_SIMULATED_STEP_MS": "10"}
 
 def test_a_farm_is_backed_up_under_load_and_restored(tmp_path: Path) -> None:
     words = {"DATA": tmp_path / "data", "BACKUP": tmp_path / "backup", "RESTORED": tmp_path / "restored"}
-    back_up, copy_images, restore, put_images = sections()["Backup and restore"].commands
+    snippets = executed_by("test_a_farm_is_backed_up_under_load_and_restored")
+    back_up, copy_images, restore, put_images = [line for snippet in snippets for line in plain_lines(snippet.code)]
     with running_farm(words["DATA"], **SLOW) as farm, submitting(farm) as submitted:
         wait_for(lambda: len(submitted) >= 12, what="the first jobs")
         farm.wait_for_end(submitted[0])

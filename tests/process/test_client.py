@@ -13,7 +13,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 
 from farm.client import AsyncClient, CallFailed, Client, JobFailed, JobState
-from tests.docs_snippets import snippets
+from tests.docs_snippets import Snippet, executed_by
 from tests.farms import RunningFarm, running_farm
 
 SMALL: Any = {"image_size": {"width": 256, "height": 256}}
@@ -115,18 +115,15 @@ def test_a_notebook_shows_progress_and_then_the_images(slow: Client, monkeypatch
     assert "image/png" in shown[-1]
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize(
+    "snippet", executed_by("test_the_examples_of_its_page_work"), ids=lambda snippet: snippet.number
+)
 def test_the_examples_of_its_page_work(
-    simulated: RunningFarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    simulated: RunningFarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snippet: Snippet
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code = snippets("python-client.md")[number].replace("http://127.0.0.1:8000", simulated.url)
 
-    exec(code, {"__name__": "__main__"})
-
-
-def test_its_page_has_no_other_examples() -> None:
-    assert len(snippets("python-client.md")) == 4
+    exec(snippet.code.replace("http://127.0.0.1:8000", simulated.url), {"__name__": "__main__"})
 
 
 def test_a_rendered_image_is_shown_in_the_terminal(simulated: RunningFarm, tmp_path: Path) -> None:

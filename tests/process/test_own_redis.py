@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -26,13 +25,13 @@ from farm.jobstore.connection import API_CONNECTIONS, WEBHOOK_WORKER_CONNECTIONS
 from farm.process import child
 from farm.process.child import EXIT_CONFIG
 from tests.debian_redis import debian_redis
+from tests.docs_snippets import executed_by
 from tests.farms import Answer, RunningFarm, farm_command, free_port, pids, running_farm, wait_for
 from tests.fault_proxies import FaultyWay
 from tests.webhook_receiver import running_receiver
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(400)]
 
-DOCS = Path(__file__).parents[2] / "docs" / "redis.md"
 PASSWORD = "p@ss/w:rd"
 SIMULATED = {"FARM_PIPELINE": "simulated", "FARM_SIMULATED_STEP_MS": "5", "FARM_WEBHOOK_ALLOW": "127.0.0.1"}
 CALLS = 40
@@ -68,12 +67,8 @@ def listens(port: int) -> bool:
 
 def documented_rights() -> list[str]:
     """Return the ACL rules of the docs: keys, channels, and the shortest list of commands."""
-    text = DOCS.read_text()
-    user = re.search(r"^ACL SETUSER farm (.+)$", text, re.MULTILINE)
-    commands = re.search(r"^```\n((?:\+[a-z|]+\s)+)```$", text, re.MULTILINE)
-    assert user
-    assert commands
-    return [rule for rule in user[1].split() if rule[0] in "~&"] + commands[1].split()
+    user, commands = executed_by("test_a_farm_needs_no_more_than_the_documented_rights")
+    return [rule for rule in user.code.split() if rule[0] in "~&"] + commands.code.split()
 
 
 # TLS, and a user with only the documented rights

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from farm.process import child
 from farm.process.child import EXIT_CONFIG
 from miniature.scene import Group, Scene
+from tests.docs_snippets import Snippet, executed_by, name_of
 from tests.farms import RunningFarm, clean_environment, farm_command, free_port, own_redis, running_farm, wait_for
 from tests.image_recognition import likeness
 
@@ -315,6 +316,32 @@ def test_a_missing_luacheck_is_named_with_the_command_that_brings_it(clone: Path
 def test_make_help_lists_every_target(clone: Path) -> None:
     listed = [line.split()[0] for line in make(clone, "help").stdout.splitlines()]
     assert {"demo", "up", "test", "test-full", "check", "bench", "bench-gpu", "help"} <= set(listed)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("snippet", executed_by("test_make_up_starts_a_farm"), ids=name_of)
+def test_make_up_starts_a_farm(clone: Path, snippet: Snippet) -> None:
+    """Beside a set-up that is done; as printed, but for the port."""
+    (clone / ".venv").symlink_to(sys.prefix)
+    line, _, printed = snippet.code.removeprefix("$ ").partition("\n")
+    port = free_port()
+    farm = subprocess.Popen(
+        child.command("bash", "-c", f"exec env {line} PORT={port}"),
+        cwd=clone,
+        env=clean_environment() | {"FARM_PIPELINE": "simulated"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert farm.stdout is not None
+    try:
+        ready = farm.stdout.readline()
+        assert ready == f"farm ready: http://127.0.0.1:{port}\n"
+        assert printed in ("", ready.replace(str(port), "8000"))
+    finally:
+        farm.terminate()
+        assert farm.wait(30) == 0
+        farm.stdout.close()
 
 
 def test_keys_without_their_redis_are_one_line(data_dir: Path) -> None:

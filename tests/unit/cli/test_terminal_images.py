@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import pty
+import re
 import subprocess
 import sys
 import termios
@@ -33,11 +35,17 @@ _SIXEL = _PLAIN | {_ATTRIBUTES: b"\x1b[?62;4c"}
 _KITTYS = _PLAIN | {_KITTY: b"\x1b_Gi=1;OK\x1b\\"}
 
 
-def shown_in(answers: dict[bytes, bytes], file: Path, size: tuple[int, int] = (24, 80)) -> bytes:
+def plain_environment() -> dict[str, str]:
+    """Return the environment of a program in a terminal that does not name itself."""
+    others = {name: value for name, value in clean_environment().items() if name not in ("LC_TERMINAL", "TERM_PROGRAM")}
+    return others | {"TERM": "xterm-256color"}
+
+
+def shown_in(answers: dict[bytes, bytes], file: Path, size: tuple[int, int] = (24, 80), **environment: str) -> bytes:
     """Return what is written to a terminal of so many rows and columns that answers to queries so."""
     terminal, other_end = pty.openpty()
     termios.tcsetwinsize(terminal, size)
-    environment = clean_environment() | {"TERM": "xterm-256color"}
+    environment = plain_environment() | environment
     with subprocess.Popen(
         [sys.executable, "-c", _SHOW, str(file)], stdin=other_end, stdout=other_end, stderr=other_end, env=environment
     ) as program:
@@ -58,7 +66,7 @@ def shown_in(answers: dict[bytes, bytes], file: Path, size: tuple[int, int] = (2
 @pytest.mark.parametrize(
     ("answers", "begins", "others"),
     [
-        (_SIXEL, b"\x1bP", b"\xe2\x96\x80"),  # iTerm2 has it, too
+        (_SIXEL, b"\x1bP", b"\xe2\x96\x80"),
         (_KITTYS, b"\x1b_G", b"\xe2\x96\x80"),
         (_PLAIN, b"\xe2\x96\x80", b"\x1bP"),  # half blocks
     ],
@@ -74,6 +82,18 @@ def test_an_image_is_shown_as_the_terminal_can(
     assert begins in written
     assert others not in written
     assert len(written) > 1000
+
+
+@pytest.mark.parametrize("variable", [{"TERM_PROGRAM": "iTerm.app"}, {"LC_TERMINAL": "iTerm2"}], ids=["here", "by ssh"])
+def test_iterm_is_sent_the_file_itself(variable: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "image.png"
+    Image.linear_gradient("L").convert("RGB").save(file)
+
+    written = shown_in(_SIXEL, file, **variable)
+
+    found = re.fullmatch(rb"\x1b\]1337;File=inline=1;width=60;size=(\d+):([\w+/=]+)\a\r\n", written)
+    assert found
+    assert (int(found[1]), base64.b64decode(found[2])) == (file.stat().st_size, file.read_bytes())
 
 
 def test_a_terminal_without_a_size_is_told_so(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from farm.domain.error_codes import JOB_FAILURES
 from farm.telemetry.families import Family
@@ -19,7 +20,7 @@ from monitoring.alerts import Alert, alerts
 from monitoring.dashboards import DASHBOARDS, Dashboard, Panel
 from monitoring.expressions import recorded
 from monitoring.files import files, groups
-from tests.docs_snippets import DOCS
+from tests.docs_snippets import DOCS, executed_by
 from tests.runbook import sections
 from tests.unit.deploy import DEPLOY
 
@@ -66,6 +67,17 @@ def test_prometheus_takes_the_rules_and_the_configuration() -> None:
     assert promtool("check", "rules", *sorted(DEPLOY.glob("prometheus/rules/*.yml"))).returncode == 0
     checked = promtool("check", "config", DEPLOY / "prometheus" / "prometheus.yml")
     assert checked.returncode == 0, checked.stderr
+
+
+def test_prometheus_takes_the_expression_of_the_page(tmp_path: Path) -> None:
+    (snippet,) = executed_by("test_prometheus_takes_the_expression_of_the_page")
+    rule = {"record": "of:the:page", "expr": snippet.code}
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "page", "rules": [rule]}]}))
+
+    assert promtool("check", "rules", tmp_path / "rules.yml").returncode == 0
+    names = _NAMES.findall(snippet.code)
+    assert names
+    assert all(labels_of(name) or name in _KNOWN for name in names)
 
 
 @pytest.mark.parametrize(("place", "expression"), list(expressions_used()))

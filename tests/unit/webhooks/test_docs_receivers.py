@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from farm.webhooks import signing
-from tests.docs_snippets import snippets
+from tests.docs_snippets import executed_by
 from tests.javascript import NODE
 
 BODY = '{"type":"job.completed","prompt":"füchschen 🦊"}'
@@ -50,9 +50,14 @@ func main() {
 """
 
 
+def receiver(language: str) -> str:
+    """Return the receiver of the page in a language."""
+    (snippet,) = executed_by("test_a_receiver_takes_what_is_signed_and_nothing_else", language)
+    return snippet.code
+
+
 def javascript(folder: Path) -> Sequence[str | Path]:
-    (snippet,) = snippets("webhooks.md", "js")
-    (folder / "receiver.mjs").write_text(snippet + _JAVASCRIPT)
+    (folder / "receiver.mjs").write_text(receiver("js") + _JAVASCRIPT)
     return [NODE, folder / "receiver.mjs"]
 
 
@@ -60,8 +65,7 @@ def go(folder: Path) -> Sequence[str | Path]:
     compiler = shutil.which("go")
     if compiler is None:
         pytest.skip("Go is not installed")
-    (snippet,) = snippets("webhooks.md", "go")
-    (folder / "receiver.go").write_text(snippet)
+    (folder / "receiver.go").write_text(receiver("go"))
     (folder / "main.go").write_text(_GO)
     return [compiler, "run", folder / "receiver.go", folder / "main.go"]
 
