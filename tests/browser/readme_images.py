@@ -64,7 +64,8 @@ def render(page: Page, prompt: str, seed: int) -> None:
 
 
 def show_queue(page: Page, farm: RunningFarm) -> None:
-    """Show a job that is rendered while others wait."""
+    """Show a job that is rendered while others wait, once the playground's have ended."""
+    expect(page.locator("#jobs > li:first-child")).to_have_attribute("data-status", "completed", timeout=_TIMEOUT_MS)
     for _ in range(6):
         farm.submit(prompt="a red star", num_images=4, num_inference_steps=50, image_size="square_hd")
     page.goto(f"{farm.url}/queue")

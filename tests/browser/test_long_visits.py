@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,17 @@ def test_two_hundred_jobs_are_listed_page_by_page(page: Page, farm: RunningFarm)
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
     with running_farm(tmp_path_factory.mktemp("miniature") / "data", FARM_PIPELINE="flux") as farm:
         yield farm
+
+
+@pytest.mark.alone
+def test_whoever_opens_the_page_has_an_image_within_ten_seconds(page: Page, miniature: RunningFarm) -> None:
+    begin = time.monotonic()
+    open_playground(page, miniature)
+    page.locator("#language button").first.click()
+    page.click("#run")
+    expect(page.locator("#jobs img:not(.preview)")).to_be_visible()
+
+    assert time.monotonic() - begin < 10
 
 
 def test_a_word_that_the_miniature_does_not_know_is_underlined(page: Page, miniature: RunningFarm) -> None:

@@ -406,6 +406,79 @@ def test_a_link_opens_the_same_settings(page: Page, context: BrowserContext) -> 
     expect(other.locator("#field-image_size")).to_have_value("square")
 
 
+def test_a_link_with_values_that_cannot_be_opens_with_the_defaults(page: Page, farm: RunningFarm) -> None:
+    values = 'prompt=5&image_url=[[]]&image_size=[]&num_inference_steps="x"&acceleration="warp"&webhook_events=7'
+    for begin in ('model="srpo-image-to-image"', 'model="srpo"'):
+        open_playground(page, farm, f"#{begin}&{values}&guidance_scale=7.5")
+        page.reload()
+        expect(page.locator("#model option:not([disabled])").first).to_be_attached()
+
+        expect(page.locator("#field-guidance_scale")).to_have_value("7.5")
+        expect(page.locator("#field-num_inference_steps")).not_to_have_value("")
+        expect(page.locator("#field-prompt")).to_have_value("")
+    expect(page.locator("#field-image_size")).to_have_value("landscape_4_3")
+
+
+def test_a_browser_that_forbids_storage_renders_all_the_same(page: Page, farm: RunningFarm) -> None:
+    page.evaluate("() => localStorage.setItem('srpo-farm.history', '{}')")  # of another program on this port, say
+    page.reload()
+    expect(page.locator("#empty")).to_be_visible()
+
+    forbid = "{ get() { throw new DOMException('forbidden', 'SecurityError'); } }"
+    for name in ("localStorage", "sessionStorage"):
+        page.add_init_script(f"Object.defineProperty(window, '{name}', {forbid});")
+    page.reload()
+    expect(page.locator("#model option:not([disabled])").first).to_be_attached()
+    fill(page, num_inference_steps=1)
+    page.click("#run")
+    expect_status(card(page), "completed")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("model", "count"), [("srpo-image-to-image", 1), ("kontext", 1), ("kontext-multi", 4)])
+def test_a_job_with_images_is_varied_with_them_and_asks_for_them_once_they_are_gone(
+    page: Page, tmp_path: Path, model: str, count: int
+) -> None:
+    files = [tmp_path / f"{number}.png" for number in range(count)]
+    for file in files:
+        Image.effect_noise((320, 256), 80).save(file)  # too large for the history
+    page.select_option("#model", model)
+    field = "image_urls" if count > 1 else "image_url"
+    page.fill("#field-prompt", "the same at night")
+    page.set_input_files(f"#field-{field}", files)
+    expect(page.locator(".thumbnails li")).to_have_count(count)
+    first = click_and_read_request(page, page.locator("#run"))
+    page.select_option("#model", "srpo")
+
+    varied = click_and_read_request(page, card(page).get_by_role("button", name="Vary"))
+    assert varied == first | {"seed": varied["seed"]}
+    card(page).get_by_role("button", name="Edit and run again").click()
+    expect(page.locator(".thumbnails li")).to_have_count(count)
+    again = click_and_read_request(page, page.locator("#run"))
+    assert again == varied
+
+    page.reload()
+    expect_status(card(page), "completed")
+    card(page).get_by_role("button", name="Vary").click()
+    expect(page.locator(f"#field-{field}-error")).to_contain_text("choose the image again")
+    expect(page.locator(f"#field-{field}")).to_be_focused()
+    expect(page.locator("#field-seed")).not_to_have_value(str(again["seed"]))
+    page.set_input_files(f"#field-{field}", files)
+    assert click_and_read_request(page, page.locator("#run"))[field] == first[field]
+
+
+def test_input_images_stay_where_another_model_is_chosen(page: Page, tmp_path: Path) -> None:
+    file = tmp_path / "input.png"
+    Image.new("RGB", (320, 256), "red").save(file)
+    page.select_option("#model", "srpo-image-to-image")
+    page.set_input_files("#field-image_url", file)
+    expect(page.locator(".thumbnails li")).to_have_count(1)
+
+    for model in ("kontext-multi", "kontext"):
+        page.select_option("#model", model)
+        expect(page.locator(".thumbnails li")).to_have_count(1)
+
+
 def test_two_images_are_compared_with_keyboard_mouse_and_finger(page: Page, context: BrowserContext) -> None:
     page.set_viewport_size({"width": 360, "height": 800})
     fill(page, num_images=2, num_inference_steps=1)

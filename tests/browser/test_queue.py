@@ -125,6 +125,14 @@ def test_the_last_hour_and_running_bulks_are_there_when_the_page_opens(page: Pag
     expect(page.locator("#bulks")).to_contain_text("No bulk is running.")
 
 
+def test_the_last_hour_is_that_of_the_farm_where_the_browsers_clock_is_wrong(page: Page, farm: RunningFarm) -> None:
+    page.add_init_script("const now = Date.now.bind(Date); Date.now = () => now() + 3 * 3_600_000;")
+    farm.wait_for_end(farm.submit(num_inference_steps=1))
+    page.reload()
+
+    expect(page.locator("#last-hour p").last).to_contain_text(re.compile(r"[1-9]\d* completed"))
+
+
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
     made = Receiver()

@@ -2,6 +2,8 @@
 import { byId } from "./dom.js";
 
 const KEY = "srpo-farm.key";
+/** A clock that differs by less is taken for right: answers are on their way for a while. */
+const CLOCK_TOLERANCE_MS = 30_000;
 
 /** An answer that is no success: `status` (0: no answer), `code` and the `errors` of single fields. */
 export class ApiError extends Error {
@@ -13,8 +15,25 @@ export class ApiError extends Error {
   }
 }
 
+let unstored = null;
+
 /** Return the key that the user entered, or null. */
-export const currentKey = () => sessionStorage.getItem(KEY);
+export function currentKey() {
+  try {
+    return sessionStorage.getItem(KEY) ?? unstored;
+  } catch {
+    return unstored;
+  }
+}
+
+function keepKey(key) {
+  try {
+    sessionStorage.setItem(KEY, key);
+    unstored = null;
+  } catch {
+    unstored = key; // full or forbidden: it is kept until the page is left
+  }
+}
 
 function headers() {
   const key = currentKey();
@@ -37,7 +56,7 @@ async function askForKey(message = "") {
       const key = byId("key").value.trim();
       const given = dialog.returnValue === "save" && key !== "";
       isDeclined = !given;
-      if (given) sessionStorage.setItem(KEY, key);
+      if (given) keepKey(key);
       resolve(given);
     };
     dialog.addEventListener("close", close, { once: true });
@@ -47,9 +66,17 @@ async function askForKey(message = "") {
   return asked;
 }
 
+let aheadMs = 0;
+
+/** Return the time by the farm's clock, in milliseconds: the browser's may be wrong. */
+export const now = () => Date.now() + aheadMs;
+
 async function answered(path, options) {
   try {
-    return await fetch(path, { ...options, headers: { ...options.headers, ...headers() }, cache: "no-store" });
+    const answer = await fetch(path, { ...options, headers: { ...options.headers, ...headers() }, cache: "no-store" });
+    const farms = Date.parse(answer.headers.get("Date"));
+    if (Math.abs(farms - Date.now()) > CLOCK_TOLERANCE_MS) aheadMs = farms - Date.now();
+    return answer;
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(0, { detail: "The farm does not answer. Is it running, and is the network up?" });

@@ -95,9 +95,11 @@ export class Card {
     return this.body.acceleration ? `acceleration ${this.body.acceleration}, ` : "";
   }
 
-  /** The request's body with the seed that the farm drew. */
+  /** The request's body with the seed that the farm drew, and with its prompt where the history did not keep that. */
   get settings() {
-    return this.job ? { ...this.body, seed: this.job.seed } : this.body;
+    if (!this.job) return this.body;
+    const prompt = this.body.prompt ?? this.job.original_prompt ?? this.job.prompt;
+    return { ...this.body, prompt, seed: this.job.seed };
   }
 }
 

@@ -21,6 +21,14 @@ function simple(schema) {
   return { ...schema, ...kinds[0], isOptional: (schema.anyOf ?? []).some((kind) => kind.type === "null") };
 }
 
+/** Return true if a value is one that a field of this schema takes: anyone may write a link. */
+function fits(value, schema) {
+  if (schema.oneOf) return schema.oneOf[0].enum.includes(value) || (Number.isFinite(value?.width) && Number.isFinite(value.height));
+  if (schema.enum) return schema.enum.map(String).includes(String(value));
+  if (schema.type === "array") return Array.isArray(value) && value.every((one) => fits(one, schema.items));
+  return typeof value === (schema.type === "integer" ? "number" : schema.type);
+}
+
 const least = (schema) => schema.minimum ?? schema.ge;
 const most = (schema) => schema.maximum ?? schema.le ?? (schema.lt === undefined ? undefined : schema.lt - 1);
 
@@ -223,10 +231,16 @@ export class ModelForm {
     return Object.fromEntries([...this.inputs].map(([name, input]) => [name, input.value]));
   }
 
-  /** Show the values of a body, and the defaults of what it does not name. */
+  /** The input images, as URLs. */
+  get images() {
+    return [this.inputs.get(this.model.image_field)?.value ?? []].flat();
+  }
+
+  /** Show the values of a body, and the defaults of what it does not name, or names a value for that cannot be. */
   set body(body) {
     for (const [name, input] of this.inputs) {
-      input.value = body[name] ?? this.model.schema.properties[name].default;
+      const property = this.model.schema.properties[name];
+      input.value = fits(body[name], simple(property)) ? body[name] : property.default;
     }
   }
 

@@ -6,7 +6,8 @@ const LONGEST = 8192;
 
 export function entries() {
   try {
-    return JSON.parse(localStorage.getItem(NAME)) ?? [];
+    const list = JSON.parse(localStorage.getItem(NAME));
+    return Array.isArray(list) ? list.filter((entry) => entry?.id && entry.body) : [];
   } catch {
     return [];
   }

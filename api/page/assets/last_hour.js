@@ -1,4 +1,5 @@
 // A sparkline of the last hour: jobs that completed and failed in each minute.
+import { now } from "./api.js";
 import { element } from "./dom.js";
 import { hasEnded } from "./watch.js";
 
@@ -35,11 +36,11 @@ export class LastHour {
 
   draw() {
     this.frame = undefined;
-    const now = Math.floor(Date.now() / 60_000);
+    const latest = Math.floor(now() / 60_000);
     for (const minute of this.minutes.keys()) {
-      if (minute <= now - MINUTES) this.minutes.delete(minute);
+      if (minute <= latest - MINUTES) this.minutes.delete(minute);
     }
-    const counts = Array.from({ length: MINUTES }, (_, at) => this.minutes.get(now - MINUTES + 1 + at) ?? { completed: 0, failed: 0 });
+    const counts = Array.from({ length: MINUTES }, (_, at) => this.minutes.get(latest - MINUTES + 1 + at) ?? { completed: 0, failed: 0 });
     const highest = Math.max(1, ...counts.map(({ completed, failed }) => completed + failed));
     this.chart.replaceChildren(...counts.flatMap(({ completed, failed }, at) => bars(at, completed, failed, HEIGHT / highest)));
     const sum = (name) => counts.reduce((total, one) => total + one[name], 0);

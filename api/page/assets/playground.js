@@ -140,6 +140,12 @@ function levels() {
   return run(names.map((acceleration) => ({ ...body, seed, acceleration })));
 }
 
+/** Return true if a request has lost its input image: the history keeps no files. */
+function lacksImage(body) {
+  const field = models.get(body.model).image_field;
+  return Boolean(field) && body[field] === undefined;
+}
+
 // Cards
 
 const cards = new Map();
@@ -150,8 +156,12 @@ const actions = {
   rerun(body) {
     choose(body.model, body);
     byId("field-prompt").focus();
+    if (lacksImage(body)) form.showErrors([{ field: form.model.image_field, message: "The history keeps no files: choose the image again." }]);
   },
-  vary: (body) => run([{ ...body, seed: randomSeed() }]),
+  vary(body) {
+    const varied = { ...body, seed: randomSeed() };
+    return lacksImage(body) ? actions.rerun(varied) : run([varied]);
+  },
   useAsInput(url) {
     const takes = (model) => model.image_field && served.has(model.name);
     const target = takes(form.model) ? form.model : catalogue.models.find(takes);
@@ -249,7 +259,11 @@ byId("form").addEventListener("submit", (event) => {
 byId("form").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("form").requestSubmit();
 });
-byId("model").addEventListener("change", () => choose(byId("model").value));
+byId("model").addEventListener("change", () => {
+  const { images } = form;
+  choose(byId("model").value);
+  form.inputs.get(form.model.image_field)?.put(images);
+});
 byId("levels").addEventListener("click", levels);
 byId("more").addEventListener("click", showMore);
 byId("compare").addEventListener("click", () => compare(...selected.map(({ image }) => image)));
@@ -258,8 +272,7 @@ byId("link").addEventListener("click", async () => {
   say("Link copied.");
 });
 byId("code").addEventListener("click", async () => {
-  const { body, full, model } = form;
-  const images = [full[model.image_field] ?? []].flat();
+  const { body, full, images, model } = form;
   const inputs = { takesImages: Boolean(model.image_field), images, inputSides: await sidesOf(images[0]) };
   showCode({ body, full, ...inputs, ids: model.ids_of, presets: catalogue.sizes, terms: catalogue.terms, key: currentKey() });
 });

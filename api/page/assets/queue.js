@@ -1,5 +1,5 @@
 // The queue view: what waits, runs and ended, the workers, bulks and the webhooks' deliveries. Admins may act on them.
-import { ApiError, events, get, pause, post } from "./api.js";
+import { ApiError, events, get, now, pause, post } from "./api.js";
 import { button, byId, element, say } from "./dom.js";
 import { LastHour } from "./last_hour.js";
 import { hasEnded } from "./watch.js";
@@ -155,7 +155,7 @@ async function showDeliveries() {
     const again = () => act(`farm/v1/deliveries/${delivery.id}/redeliver`);
     return [time(delivery.created_at), delivery.event, delivery.receiver, delivery.status, answer, time(delivery.next_try_at), button("Redeliver", again)];
   };
-  isDeliveryDue = deliveries.some((one) => one.status === "waiting" && new Date(one.next_try_at) - Date.now() < DUE_MS);
+  isDeliveryDue = deliveries.some((one) => one.status === "waiting" && new Date(one.next_try_at) - now() < DUE_MS);
   fill("deliveries", ["Created", "Event", "Receiver", "Status", "Last answer", "Next", actions()], deliveries.map(facts), "No deliveries.");
 }
 
@@ -183,7 +183,7 @@ async function refresh() {
 /** Count what ended in the last hour and ends from now on, and look again soon after each change. */
 let isStale = true;
 async function follow() {
-  let lastId = `${Date.now() - HOUR_MS}-0`; // ids begin with the time of the change
+  let lastId = `${now() - HOUR_MS}-0`; // ids begin with the time of the change
   for (;;) {
     try {
       for await (const { event, id, data } of events("farm/v1/events", undefined, lastId)) {
@@ -207,7 +207,7 @@ byId("status").addEventListener("change", () => {
 byId("more").addEventListener("click", () => attempt(showOlder));
 byId("last-hour").append(lastHour.node);
 
-follow();
+attempt(showFigures).then(follow); // an answer has the farm's time
 for (let rounds = 0; ; rounds += 1, await pause(REFRESH_MS)) {
   if (document.hidden) continue;
   try {
