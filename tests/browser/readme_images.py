@@ -18,7 +18,6 @@ _PROMPTS = (
     "three yellow stars on a meadow at night",
     "a large red heart in the middle in the snow",
     "a striped blue circle on a yellow background",
-    "two orange triangles on the left by the sea",
 )
 #: The CPU may be slow, or busy with other things.
 _TIMEOUT_MS = 300_000
@@ -37,7 +36,7 @@ def main() -> None:
 
 
 def show_playground(page: Page, farm: RunningFarm) -> None:
-    """Show four images, and one as it forms."""
+    """Show images, and one as it forms."""
     page.goto(farm.url)
     expect(page.locator("#model option:not([disabled])").first).to_be_attached()
     page.select_option("#field-image_size", "custom")
@@ -69,8 +68,8 @@ def show_queue(page: Page, farm: RunningFarm) -> None:
     for _ in range(6):
         farm.submit(prompt="a red star", num_images=4, num_inference_steps=50, image_size="square_hd")
     page.goto(f"{farm.url}/queue")
-    expect(page.locator("#workers tbody")).to_contain_text(re.compile(r"step \d+ of 200"), timeout=_TIMEOUT_MS)
-    expect(page.locator("#last-hour")).to_contain_text("5 completed", timeout=_TIMEOUT_MS)
+    expect(page.locator("#workers tbody")).to_contain_text(re.compile(r"step [1-9]\d of 200"), timeout=_TIMEOUT_MS)
+    expect(page.locator("#last-hour")).to_contain_text(f"{len(_PROMPTS) + 1} completed", timeout=_TIMEOUT_MS)
 
 
 def keep(page: Page, name: str) -> None:

@@ -167,7 +167,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]
 
 
 @pytest.mark.alone
-def test_whoever_opens_the_page_has_an_image_within_ten_seconds(page: Page, miniature: RunningFarm) -> None:
+def test_the_first_image_is_there_ten_seconds_after_the_page_was_opened(page: Page, miniature: RunningFarm) -> None:
     begin = time.monotonic()
     open_playground(page, miniature)
     page.locator("#language button").first.click()

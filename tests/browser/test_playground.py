@@ -215,13 +215,15 @@ def test_the_end_of_a_job_is_announced_once(page: Page) -> None:
     expect(card(page).get_by_role("status")).to_have_count(0)
 
 
-def test_a_prompt_from_right_to_left_is_shown_so(page: Page) -> None:
+def test_a_prompt_from_right_to_left_is_shown_so(page: Page, farm: RunningFarm) -> None:
     fill(page, prompt="ثعلب أحمر 🦊 في الثلج", num_inference_steps=1)
     page.click("#run")
     expect_status(card(page), "completed")
 
     for shown in (page.locator("#field-prompt"), card(page).locator(".prompt-text")):
         assert shown.evaluate("(node) => getComputedStyle(node).direction") == "rtl"
+    page.goto(f"{farm.url}/queue")
+    expect(page.locator("#jobs span[dir=auto]", has_text="ثعلب").first).to_have_css("direction", "rtl")
 
 
 def test_a_job_that_fails_says_why(page: Page) -> None:
@@ -320,6 +322,18 @@ def test_an_error_stands_at_its_field_and_goes_away(page: Page) -> None:
     page.click("#run")
     expect(field).not_to_have_attribute("aria-invalid", "true")
     expect_status(card(page), "completed")
+
+
+def test_errors_of_several_parts_of_a_field_are_told_apart(page: Page) -> None:
+    fill(page)
+    page.select_option("#field-image_size", "custom")
+    page.fill("#field-image_size-width", "7")
+    page.fill("#field-image_size-height", "9999")
+    page.click("#run")
+
+    expect(page.locator("#field-image_size-error")).to_contain_text(
+        re.compile("Width: .*sent: 7 — Height: .*sent: 9999")
+    )
 
 
 def test_an_input_image_is_chosen_and_a_broken_one_is_an_error_at_its_field(page: Page, tmp_path: Path) -> None:

@@ -211,9 +211,9 @@ def test_the_example_of_the_page_runs(farm: RunningFarm, capsys: pytest.CaptureF
         (event,) = wait_for(lambda: receiver.received, what="the webhook")
     exec(in_the_receiver.code, names | {"body": event.body, "headers": event.headers})
 
-    *foxes, told = capsys.readouterr().out.splitlines()
+    *foxes, verified = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in foxes] == ["fox-1", "fox-2", "fox-3"]
-    assert re.fullmatch(r"batch.completed batch_\w+", told)
+    assert re.fullmatch(r"batch.completed batch_\w+", verified)
 
 
 def test_the_line_of_the_page_is_taken(client: openai.OpenAI) -> None:

@@ -4,7 +4,7 @@ import { ImageInput } from "./images.js";
 import { PromptInput } from "./prompt.js";
 
 const FOLDED = ["enhance_prompt", "output_format", "priority", "sync_mode", "webhook_url", "webhook_events"];
-const WORDS = { url: "URL", num: "number of", hd: "HD" };
+const WORDS = { url: "URL", urls: "URLs", num: "number of", hd: "HD" };
 
 /** Return the label of a field: `num_inference_steps` is "Inference steps". */
 export function label(name) {
@@ -180,6 +180,17 @@ function inputFor(name, id, schema, definitions) {
   return new NumberInput(id, schema);
 }
 
+/** Return the messages of each field, those of a part of it with the part's name. */
+function byField(errors) {
+  const found = new Map();
+  for (const { field, message } of errors) {
+    const [name, ...parts] = field.split(".");
+    const part = parts.map((one) => (/^\d+$/.test(one) ? `No. ${Number(one) + 1}` : label(one))).join(", ");
+    found.set(name, [...(found.get(name) ?? []), part ? `${part}: ${message}` : message]);
+  }
+  return found;
+}
+
 /** The fields of one model. */
 export class ModelForm {
   constructor(model) {
@@ -211,7 +222,7 @@ export class ModelForm {
   help(schema) {
     const [min, max] = [least(schema), most(schema)];
     const range = max - min <= 100 ? ` ${min}–${max}.` : "";
-    return (schema.description ?? "") + range;
+    return (schema.description ?? "").replaceAll("`", "") + range;
   }
 
   /** The request's body: what differs from the defaults, and what must be there. */
@@ -248,7 +259,7 @@ export class ModelForm {
   showErrors(errors) {
     for (const node of this.node.querySelectorAll(".field")) this.mark(node.dataset.field, "");
     const others = errors.filter(({ field }) => !this.inputs.has(field.split(".")[0]));
-    for (const { field, message } of errors) this.mark(field.split(".")[0], message);
+    for (const [name, messages] of byField(errors)) this.mark(name, messages.join(" — "));
     this.node.querySelector("[aria-invalid]")?.focus();
     return others;
   }

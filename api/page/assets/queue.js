@@ -101,7 +101,12 @@ async function showBulks() {
   fill("bulks", ["Bulk", "Status", "Requests", "Rate", "Time left", "Window ends", actions()], bulks.map(facts), "No bulk is running.");
 }
 
-const short = (text) => (text.length > 120 ? `${text.slice(0, 119)}…` : text);
+/** Cut a text between two characters: an emoji has several units. */
+function short(text) {
+  const characters = [...text];
+  return characters.length > 120 ? `${characters.slice(0, 119).join("")}…` : text;
+}
+
 const code = (id) => element("code", { textContent: id.slice(0, 8), title: id });
 const bar = (value, max, label) => element("progress", { max: max || 1, value, "aria-label": label });
 
@@ -114,7 +119,7 @@ function jobRow(job) {
       ? button("Retry", () => act(`farm/v1/jobs/${job.id}/retry`))
       : "";
   const cause = job.error ? `${job.code}: ${job.error}` : "";
-  return [time(job.created_at), code(job.id), job.model, state, short(job.prompt), cause, action];
+  return [time(job.created_at), code(job.id), job.model, state, element("span", { dir: "auto", textContent: short(job.prompt) }), cause, action];
 }
 
 function showJobs() {

@@ -41,11 +41,13 @@ def plain_environment() -> dict[str, str]:
     return others | {"TERM": "xterm-256color"}
 
 
-def shown_in(answers: dict[bytes, bytes], file: Path, size: tuple[int, int] = (24, 80), **environment: str) -> bytes:
+def shown_in(
+    answers: dict[bytes, bytes], file: Path, size: tuple[int, int] = (24, 80), variables: dict[str, str] | None = None
+) -> bytes:
     """Return what is written to a terminal of so many rows and columns that answers to queries so."""
     terminal, other_end = pty.openpty()
     termios.tcsetwinsize(terminal, size)
-    environment = plain_environment() | environment
+    environment = plain_environment() | (variables or {})
     with subprocess.Popen(
         [sys.executable, "-c", _SHOW, str(file)], stdin=other_end, stdout=other_end, stderr=other_end, env=environment
     ) as program:
@@ -89,7 +91,7 @@ def test_iterm_is_sent_the_file_itself(variable: dict[str, str], tmp_path: Path)
     file = tmp_path / "image.png"
     Image.linear_gradient("L").convert("RGB").save(file)
 
-    written = shown_in(_SIXEL, file, **variable)
+    written = shown_in(_SIXEL, file, variables=variable)
 
     found = re.fullmatch(rb"\x1b\]1337;File=inline=1;width=60;size=(\d+):([\w+/=]+)\a\r\n", written)
     assert found
