@@ -5,21 +5,22 @@ local worker, lease_us = ARGV[1], tonumber(ARGV[2])
 local until_us = integer(now() + lease_us)
 
 local function renew(id, fence, step)
-  if not holds_lease(id, fence) then return false end
   local key = job_key(id)
+  local job = redis.call('HMGET', key, 'state', 'fence', 'step', 'stop_code')
+  if not is_leased(job[1], job[2], fence) then return false end
   -- The lease ran out but no other worker took the job: it belongs to this worker again, and its attempt counts again.
-  if redis.call('HGET', key, 'state') == 'created' then
+  if job[1] == 'created' then
     dequeue(id)
     if tonumber(redis.call('HGET', key, 'batch_peers')) > 0 then redis.call('HINCRBY', key, 'attempt', 1) end
     redis.call('ZADD', P .. 'render_deadline', redis.call('HGET', key, 'render_deadline_us'), id)
     transition(id, 'processing')
   end
   redis.call('ZADD', P .. 'leases', until_us, id)
-  if redis.call('HGET', key, 'step') ~= step then
+  if job[3] ~= step then
     redis.call('HSET', key, 'step', step)
     notify_watchers(id)
   end
-  return redis.call('HEXISTS', key, 'stop_code') == 0
+  return not job[4]
 end
 
 -- A heartbeat that is read after the death of its worker was reported keeps nothing.

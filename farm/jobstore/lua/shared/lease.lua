@@ -1,9 +1,13 @@
 -- The right of a worker to a job: a lease that it renews, and a fence that shows whether the job is still its own.
 
 -- True if the worker with this fence may still write: also if its lease ran out but no other has claimed the job since.
+local function is_leased(state, its_fence, fence)
+  return its_fence == fence and (state == 'processing' or state == 'created')
+end
+
 local function holds_lease(id, fence)
   local job = redis.call('HMGET', job_key(id), 'state', 'fence')
-  return job[2] == fence and (job[1] == 'processing' or job[1] == 'created')
+  return is_leased(job[1], job[2], fence)
 end
 
 -- Its worker gives a job up: no later write of that worker may touch it.
