@@ -23,6 +23,8 @@ from tests.volume.memory import MemorySamples
 WORKERS = 2
 #: Memory that a process may gain in the second half of a run, in MiB: allocators take and return some.
 MAX_GROWTH = 16.0
+#: Memory of Redis for a line until its batch is deleted. In a short run few lines share what does not grow.
+MAX_REDIS_BYTES_A_LINE = 3000
 _ENDS = ("completed", "failed", "expired", "cancelled")
 _POLL_SECONDS = 0.5
 #: Of so many lines the images are fetched.
@@ -147,6 +149,8 @@ def wrong_conduct(observed: Observations) -> Iterator[str]:
         yield from _if_not(job.lines <= BATCH_IMAGES, f"a lone job waits for one batch, not for {job.lines} lines")
     for kind, (before, after) in observed.memory.items():
         yield from _if_not(after - before <= MAX_GROWTH, f"flat memory of the {kind}: {before:.0f} to {after:.0f} MiB")
+    found, limit = observed.redis_bytes_a_line, MAX_REDIS_BYTES_A_LINE
+    yield from _if_not(found <= limit, f"at most {limit} bytes of Redis for a line, not {found:.0f}")
 
 
 def _if_not(condition: bool, expectation: str) -> Iterator[str]:
