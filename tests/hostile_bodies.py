@@ -28,6 +28,7 @@ JSON: Mapping[str, Callable[[], bytes]] = {
     "many small objects": lambda: _filled(b'{"a":[', b'{"a":1},', b"1]}"),
     "one field again and again": lambda: b"{" + b",".join([b'"prompt":"x"'] * 99_000) + b"}",
     "many values": lambda: _filled(b'{"seed":[', b"1,", b"1]}"),
+    "many wrong values": lambda: _filled(b'{"webhook_events":[', b'"x",', b'"x"]}', 399_000),
     "an integer of many digits": lambda: _filled(b'{"seed":', b"9", b"}"),
     "a fraction of many digits": lambda: _filled(b'{"guidance_scale":0.', b"9", b"}"),
     "an exponent of many digits": lambda: _filled(b'{"guidance_scale":1e', b"9", b"}"),

@@ -10,6 +10,9 @@ from pydantic import Field
 from farm.dialects.fields import Input, Whole, parse
 from farm.domain.errors import InvalidRequest, Problem
 
+#: Most rules of a file, several times as many as fit into a header.
+_MAX_RULES = 1000
+
 
 class Rule(Input):
     """One user's access to the file."""
@@ -22,7 +25,7 @@ class Access(Input):
     """Access to the file. Names are unguessable and anyone with the name may read the file, so only `allow` works."""
 
     default: Literal["allow"] = "allow"
-    rules: list[Rule] = Field(default_factory=list)
+    rules: Annotated[list[Rule], Field(max_length=_MAX_RULES)] = Field(default_factory=list)
 
 
 class Lifecycle(Input):

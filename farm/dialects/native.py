@@ -24,6 +24,9 @@ from farm.domain.request import Priority
 
 NAME = "native"
 
+#: Most events that a submit names: each of them once.
+_MAX_EVENTS = len(get_args(EventName))
+
 
 class JobInput(ModelFields):
     """The fields of a submit that concern the job, with any model."""
@@ -31,7 +34,7 @@ class JobInput(ModelFields):
     model: str
     priority: Priority = "normal"
     webhook_url: Annotated[str, Field(min_length=1)] | None = None
-    webhook_events: Annotated[list[EventName], Field(min_length=1)] | None = None
+    webhook_events: Annotated[list[EventName], Field(min_length=1, max_length=_MAX_EVENTS)] | None = None
 
 
 def _input(fields: type[ModelFields]) -> type[JobInput]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+from collections.abc import Iterator
 from typing import get_args
 
 import pytest
 
+from farm import dialects
 from farm.dialects.fal_lifecycle import parse_keep_seconds
-from farm.dialects.fields import FIELDS, AspectRatio, ModelFields, Preset, decode, parse
+from farm.dialects.fields import FIELDS, AspectRatio, Input, ModelFields, Preset, decode, parse
 from farm.domain import catalogue
 from farm.domain.errors import InvalidRequest, Problem
 from tests.unit.dialects.endpoints import of
@@ -145,3 +149,30 @@ def test_a_refused_size_tells_that_sides_are_allowed(size: str | int) -> None:
     (problem,) = srpo.problems({"image_size": size})
 
     assert "'landscape_16_9', or width and height in pixels; sent: " in problem.message
+
+
+def _models() -> Iterator[type[Input]]:
+    """Yield the shape of every body, query and header that the dialects read."""
+    for module in pkgutil.iter_modules(dialects.__path__, f"{dialects.__name__}."):
+        for member in vars(importlib.import_module(module.name)).values():
+            if isinstance(member, type) and issubclass(member, Input):
+                yield member
+
+
+def _endless_lists(schema: object, path: str = "") -> Iterator[str]:
+    """Yield where a JSON schema has a list of any length: each of its elements may be wrong, and is named then."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "array" and "maxItems" not in schema:
+            yield path
+        for name, part in schema.items():
+            yield from _endless_lists(part, f"{path}.{name}")
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from _endless_lists(part, path)
+
+
+def test_every_list_that_a_caller_sends_has_a_greatest_length() -> None:
+    found = {model: list(_endless_lists(model.model_json_schema())) for model in _models()}
+
+    assert len(found) > 30
+    assert {model: lists for model, lists in found.items() if lists} == {}
