@@ -120,7 +120,7 @@ alertmanager:
 	@$(call debian,prometheus-alertmanager,prometheus-alertmanager)
 define debian
 command -v $(1) >/dev/null \
-  || $(if $(AS_ROOT),(export DEBIAN_FRONTEND=noninteractive; apt-get update && apt-get install -y --no-install-recommends $(2)) >/dev/null 2>&1 </dev/null,false) \
+  || $(if $(AS_ROOT),(export DEBIAN_FRONTEND=noninteractive; apt-get update; apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends $(2)) >/dev/null 2>&1 </dev/null,false) \
   || { echo "$(or $(3),$(1)) is missing; run: $(if $(AS_ROOT),,sudo )apt install $(2)"; exit 1; }
 endef
 python:
