@@ -339,6 +339,10 @@ class Service:
         """Record that these direct calls, pairs of job id and call id, still wait. Due once a second."""
         self._store.call_heartbeat(calls)
 
+    def call_answered(self, job_id: str, call: str) -> None:
+        """Record that a direct call is answered with its job's images."""
+        self._store.call_answered(job_id, call)
+
     def keep_after_call(self, job_id: str, call: str) -> None:
         """Keep the job of a direct call that was answered with the URL of its future image."""
         self._store.keep_after_call(job_id, call)

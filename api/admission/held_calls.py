@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from farm.auth.api_keys import Caller
 from farm.concurrency.background_thread import BackgroundThread
 from farm.concurrency.slots import Slots
 from farm.domain.errors import ConcurrencyLimitReached, StoreFull, StoreUnavailable
-from farm.domain.job import Job, Order, as_accepted
+from farm.domain.job import Job, Order, State, as_accepted
 from farm.service import Service
 
 #: Seconds between heartbeats: several fit into the time after which the job store takes a call for disconnected.
@@ -36,7 +36,7 @@ class CallHeartbeat:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._calls: dict[tuple[str, str], ClientConnection] = {}
-        self._answered: set[tuple[str, str]] = set()
+        self._unreported: dict[tuple[str, str], Callable[[str, str], None]] = {}
         self._lock = threading.Lock()
         self._thread = BackgroundThread("call heartbeat", self._beat, pause=lambda: _HEARTBEAT_SECONDS)
 
@@ -63,21 +63,22 @@ class CallHeartbeat:
         for job_id, call in disconnected:
             self._service.call_disconnected(job_id, call)
 
-    def keep_after_call(self, job_id: str, call: str) -> None:
-        """Tell the job store that the call was answered with its job's URL: now, or as soon as the store answers."""
+    def report_answer(self, job_id: str, call: str, *, with_images: bool) -> None:
+        """Tell the job store how the call is answered, with its job's images or URL: now, or once the store answers."""
+        report = self._service.call_answered if with_images else self._service.keep_after_call
         try:
-            self._service.keep_after_call(job_id, call)
+            report(job_id, call)
         except (StoreUnavailable, StoreFull):
             with self._lock:
-                self._answered.add((job_id, call))
+                self._unreported[job_id, call] = report
 
     def _beat(self) -> None:
         with self._lock:
-            waiting, answered = set(self._calls), set(self._answered)
-        for call in answered:
-            self._service.keep_after_call(*call)
+            waiting, unreported = set(self._calls), dict(self._unreported)
+        for call, report in unreported.items():
+            report(*call)
             with self._lock:
-                self._answered.discard(call)
+                del self._unreported[call]
         if waiting:
             self._service.call_heartbeat(waiting)
 
@@ -124,6 +125,6 @@ class HeldCalls:
                     self._service.call_disconnected(job_id, order.call)
             except (StoreUnavailable, StoreFull):
                 job = as_accepted(job_id, caller.id, order, at_us=clock.now_us())
-            if not (has_disconnected or job.state.is_terminal):
-                self._heartbeat.keep_after_call(job_id, order.call)
+            if not (has_disconnected or job.state is State.FAILED):
+                self._heartbeat.report_answer(job_id, order.call, with_images=job.state is State.COMPLETED)
             return job

@@ -17,7 +17,7 @@ _ACCEPTING = frozenset({"submit", "issue_ticket", "create_bulk", "add_file"})
 #: Scripts that run on a full disk, too: they free space, or are repeated if they are lost.
 _ALWAYS_RUN = frozenset(
     {
-        *("delete", "claim_expired", "call_heartbeat", "renew", "renew_unprepared"),
+        *("delete", "claim_expired", "call_answered", "call_heartbeat", "renew", "renew_unprepared"),
         *("release", "release_unprepared", "remove_worker", "renew_bulk", "release_bulk"),
     }
 )

@@ -309,6 +309,15 @@ class JobStore:
         with translated():
             self._scripts.run("call_heartbeat", *chain.from_iterable(calls))
 
+    def call_answered(self, job_id: str, call: str) -> None:
+        """Record that a direct call is answered with its completed job's images: no equal call gets them.
+
+        At the end of the job a call whose heartbeats were missing, because Redis or its process did not answer,
+        had counted as disconnected.
+        """
+        with translated():
+            self._scripts.run("call_answered", job_id, call)
+
     def keep_after_call(self, job_id: str, call: str) -> None:
         """Record that a direct call was answered before its job's end: the job goes on without it.
 

@@ -223,6 +223,33 @@ def test_an_answered_job_is_given_to_no_other_call(farm: Farm, calls: Calls, hea
     wait_for(lambda: len(known(farm)) == 4, what="four jobs")
 
 
+@pytest.mark.parametrize("was_away", [False, True])
+def test_a_call_answered_without_heartbeats_is_answered(
+    farm: Farm, calls: Calls, monkeypatch: pytest.MonkeyPatch, *, was_away: bool
+) -> None:
+    """Redis took no heartbeats for seconds, for a full disk for example, and perhaps not the report of the answer."""
+    heard, call_answered = threading.Event(), farm.store.call_answered
+
+    def answered(job_id: str, call: str) -> None:
+        if was_away and not heard.is_set():
+            heard.set()
+            raise StoreUnavailable
+        call_answered(job_id, call)
+
+    monkeypatch.setattr(farm.store, "call_answered", answered)
+    monkeypatch.setattr(farm.store, "call_heartbeat", lambda held: None)
+    first = calls.make(OPENAI)
+    job = only_job(farm)
+    jobs.end_hold(farm.redis, job.id)
+    complete(farm, jobs.take_one(farm.store))
+    assert first.answer.result(timeout=10).status_code == 200
+    wait_for(lambda: not is_abandoned(farm, job), what="the answer's being reported")
+
+    calls.make(OPENAI)
+
+    wait_for(lambda: len(known(farm)) == 2, what="two jobs")
+
+
 def test_a_call_that_waited_for_too_long_leaves_its_job_alone(farm: Farm) -> None:
     """Its caller was told where the image will be."""
     farm.store.renew("w", FACTS, [])

@@ -331,6 +331,13 @@ class Model:
             if entry and waits:
                 self._record_heartbeat(job_id, entry.direct)
 
+    def call_answered(self, job_id: str, call: str) -> None:
+        entry = self.jobs.get(job_id)
+        if entry and entry.direct and call in self._waiting_calls[job_id]:
+            self._waiting_calls[job_id].discard(call)
+            if job_id in self._direct_calls[entry.direct]:
+                self._direct_calls[entry.direct][job_id] = -1
+
     def keep_after_call(self, job_id: str, call: str) -> None:
         entry = self.jobs.get(job_id)
         if entry is None or not entry.direct:

@@ -221,6 +221,35 @@ def test_an_answered_job_is_given_to_no_other_call(store: JobStore) -> None:
     assert call(store)[0] not in answered
 
 
+def test_so_is_one_whose_call_had_missed_its_heartbeats_when_it_completed(store: JobStore, client: redis.Redis) -> None:
+    """Redis, or the API's process, was away meanwhile; the call was still there, and got the images."""
+    job_id, name = call(store)
+    job = take_one(store)
+    end_hold(client, job_id)
+    store.complete(job, result(job))
+
+    store.call_answered(job_id, name)
+
+    assert call(store)[0] != job_id
+
+
+def test_the_images_of_a_call_that_joined_are_not_those_of_the_one_that_had_left(
+    store: JobStore, client: redis.Redis
+) -> None:
+    """Who had left, and is reported late, does not take the job from an equal call that may still reconnect."""
+    job_id, first = call(store)
+    end_hold(client, job_id)
+    _, second = call(store)
+    job = take_one(store)
+    store.complete(job, result(job))
+    store.call_disconnected(job_id, first)
+    store.call_disconnected(job_id, second)
+
+    store.call_answered(job_id, first)
+
+    assert call(store)[0] == job_id
+
+
 def test_a_job_is_given_away_once(store: JobStore, client: redis.Redis) -> None:
     job_id = abandoned(store)
     assert call(store)[0] == job_id

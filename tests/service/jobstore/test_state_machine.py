@@ -216,17 +216,20 @@ class Comparison(RuleBasedStateMachine):
             assert self._store.delete(new.id) == self._model.delete(new.id)
 
     def call(self) -> None:
-        """Let a direct call wait, hang up, or be answered with the URL of its future image."""
+        """Let a direct call wait, hang up, or be answered: with images if its job is completed, else with their URL."""
         new = self._one_of([new for new in self._orders if new.order.call])
         if new is None:
             return
         call, job_id = new.order.call, self._model.job_of(new)
-        match self._draw(st.sampled_from(("waits", "hangs up", "is told"))):
+        match self._draw(st.sampled_from(("waits", "hangs up", "is answered"))):
             case "waits":
                 self._store.call_heartbeat([(job_id, call)])
                 self._model.call_heartbeat([(job_id, call)])
             case "hangs up":
                 assert self._store.call_disconnected(job_id, call) == self._model.call_disconnected(job_id, call)
+            case _ if job_id in self._model.jobs and self._model.jobs[job_id].state is State.COMPLETED:
+                self._store.call_answered(job_id, call)
+                self._model.call_answered(job_id, call)
             case _:
                 self._store.keep_after_call(job_id, call)
                 self._model.keep_after_call(job_id, call)
