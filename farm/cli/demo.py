@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -52,13 +52,7 @@ def demo(out: Annotated[Path, typer.Option(help="Folder to save the images in.")
         jobs = [_submit(client, seed, *prompt) for seed, prompt in enumerate(PROMPTS, start=1)]
         downloader = Downloader(client, out, console=Console(stderr=True), shows_progress=True)
         finished = downloader.finish(jobs)
-    rows = [
-        (path, f"{image['width']}x{image['height']}", *timings_text(job.view["timings"]).values())
-        for job in finished
-        for path, image in zip(job.files, job.view["images"], strict=True)
-    ]
-    stages = next((list(job.view["timings"]) for job in finished if job.files), [])
-    show_table(("image", "size", *stages), rows)
+    show_timings(finished)
     failed = [job.view["error"] for job in finished if job.view["status"] != "completed"]
     if failed:
         raise DemoFailed(failed[0])
@@ -66,6 +60,17 @@ def demo(out: Annotated[Path, typer.Option(help="Folder to save the images in.")
     say("")
     say(f"The images side by side: {page.resolve().as_uri()}")
     say("Next: `make up`, then open http://127.0.0.1:8000 and render your own.")
+
+
+def show_timings(finished: Sequence[FinishedJob]) -> None:
+    """Print a table: each image with its size and the timings of its job."""
+    rows = [
+        {"image": str(path), "size": f"{image['width']}x{image['height']}"} | timings_text(job.view["timings"])
+        for job in finished
+        for path, image in zip(job.files, job.view["images"], strict=True)
+    ]
+    columns = list(dict.fromkeys(["image", "size", *(column for row in rows for column in row)]))
+    show_table(columns, ([row.get(column) for column in columns] for row in rows))
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
