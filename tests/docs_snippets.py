@@ -52,7 +52,10 @@ EXECUTED_BY: dict[tuple[str, str], str | tuple[str, ...]] = {
         *[_ALERT] * 29,
     ),
     ("safety.md", "sh"): _CHECKER,
-    ("start.md", "console"): ("test_make_up_starts_a_farm", "test_the_command_renders", "test_make_up_starts_a_farm"),
+    ("start.md", "console"): (
+        "test_make_up_starts_a_farm", "test_the_command_renders", "test_make_up_starts_a_farm",
+        "test_prometheus_reads_the_farm_and_the_alerts",
+    ),
     ("start.md", "python"): _WALK,
     ("start.md", "sh"): _WALK,
     ("traces.md", "sh"): "test_a_farm_with_traces_is_started_as_the_page_says",

@@ -100,7 +100,7 @@ def render(
 ) -> None:
     """Render images of a prompt or of a file of requests.
 
-    They are downloaded.
+    Shows the progress and downloads the images.
 
     The model's defaults apply to every option that you leave out. An option
     that the model does not support is an error.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,3 +51,32 @@ def test_the_first_webhook_arrives(farm: RunningFarm, tmp_path: Path) -> None:
     finally:
         process.terminate()
         process.wait(10)
+
+
+@pytest.mark.full
+def test_prometheus_reads_the_farm_and_the_alerts(farm: RunningFarm, tmp_path: Path) -> None:
+    (snippet,) = executed_by("test_prometheus_reads_the_farm_and_the_alerts")
+    command = snippet.code.removeprefix("$ ").split()
+    deploy = tmp_path / "deploy" / "prometheus"
+    shutil.copytree(DOCS.parent / "deploy" / "prometheus", deploy)
+    configuration = deploy / "one-machine.yml"
+    text = configuration.read_text().replace("127.0.0.1:8000", farm.url.removeprefix("http://"))
+    configuration.write_text(text.replace("15s", "1s"))
+    address = f"127.0.0.1:{free_port()}"
+    options = [f"--web.listen-address={address}"]
+
+    with subprocess.Popen([*command, *options], cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for(lambda: answer(address, "targets?state=active").count('"health":"up"') == 1, what="the target")
+            assert "FarmAbsent" in answer(address, "rules?type=alert")
+        finally:
+            process.terminate()
+
+
+def answer(address: str, path: str) -> str:
+    """Return what Prometheus answers, or nothing while it does not listen."""
+    try:
+        with urllib.request.urlopen(f"http://{address}/api/v1/{path}", timeout=5) as reply:
+            return str(reply.read(), "utf-8")
+    except OSError:
+        return ""

@@ -63,10 +63,11 @@ def test_a_file_is_up_to_date(name: str) -> None:
     assert (DEPLOY / name).read_text() == files()[name], "run `make docs`"
 
 
-def test_prometheus_takes_the_rules_and_the_configuration() -> None:
+def test_prometheus_takes_the_rules_and_the_configurations() -> None:
     assert promtool("check", "rules", *sorted(DEPLOY.glob("prometheus/rules/*.yml"))).returncode == 0
-    checked = promtool("check", "config", DEPLOY / "prometheus" / "prometheus.yml")
-    assert checked.returncode == 0, checked.stderr
+    for configuration in DEPLOY.glob("prometheus/*.yml"):
+        checked = promtool("check", "config", configuration)
+        assert checked.returncode == 0, checked.stderr
 
 
 def test_prometheus_takes_the_expression_of_the_page(tmp_path: Path) -> None:
