@@ -44,7 +44,7 @@ def list_jobs(
     model: ModelId = None,
     caller: Annotated[str | None, typer.Option(help="Only jobs of the API key of this name or id.")] = None,
     since: Since = None,
-    limit: Annotated[int, typer.Option(help="Number of jobs.", min=1, max=100_000)] = 20,
+    limit: Annotated[int, typer.Option("-n", "--limit", help="Number of jobs.", min=1, max=100_000)] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print the jobs as JSON, whole.")] = False,
 ) -> None:
     """List jobs, the newest first."""

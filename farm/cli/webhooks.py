@@ -34,7 +34,7 @@ def default(context: typer.Context) -> None:
 
 @app.command("list")
 def list_deliveries(
-    count: Annotated[int, typer.Option("-n", help="Number of deliveries.", min=1, max=100_000)] = 20,
+    count: Annotated[int, typer.Option("-n", "--limit", help="Number of deliveries.", min=1, max=100_000)] = 20,
     failed: Annotated[bool, typer.Option("--failed", help="Only those that were given up.")] = False,
     receiver: Receiver = None,
     since: Since = None,

@@ -142,7 +142,7 @@ def test_the_command_line_shows_and_repeats(farm: RunningFarm, receiver: Receive
     wait_for(lambda: "failed" in farm.cli("webhooks", "show", name).stdout)
 
     assert "HTTP 410" in farm.cli("webhooks", "show", name).stdout
-    assert name in farm.cli("webhooks", "list", "-n", "5").stdout
+    assert name in farm.cli("webhooks", "list", "--limit", "5").stdout
     receiver.behave = answer(200)
     assert farm.cli("webhooks", "redeliver", name).returncode == 0
     wait_for(lambda: "delivered" in farm.cli("webhooks", "show", name).stdout)

@@ -14,8 +14,8 @@ MANY = "9" * 30
 REFUSED = [
     *((command, "--port", value) for command in ("up", "api", "doctor") for value in ("0", "-1", "65536", MANY, "8e3")),
     *(("up", "--workers", value) for value in ("0", "-1", "1025", MANY, "9" * 5000, "1.5")),
-    *(("jobs list", "--limit", value) for value in ("0", "-1", MANY)),
-    *(("webhooks list", "-n", value) for value in ("0", MANY)),
+    *(("jobs list", option, value) for option in ("-n", "--limit") for value in ("0", "-1", MANY)),
+    *(("webhooks list", option, value) for option in ("-n", "--limit") for value in ("0", MANY)),
     *(("keys limit ada", option, "-1") for option in ("--rate", "--waiting", "--images-per-day")),
     *(("keys limit ada", option, MANY) for option in ("--rate", "--waiting", "--images-per-day")),
     *(("weights calibrate", "--steps", value) for value in ("0", "51", MANY)),
