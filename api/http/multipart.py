@@ -37,7 +37,8 @@ def read_form(*about: str, max_bytes: int) -> RequestBody:
         for part, content in _parts(events(body)):
             digests.append(f"{hashlib.sha256(content).hexdigest()} {part.name}")
             if isinstance(part, File):
-                files.append((part.name, content))
+                if part.filename or content:  # else a file that was not chosen: browsers send the field all the same
+                    files.append((part.name, content))
             else:
                 texts.add(part.name, _text(part.name, content))
     except InvalidRequest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -35,6 +36,9 @@ NAME = "openai"
 SUCCESS = 200
 
 _TERMS = TERMS[NAME]
+
+#: Names of files: libraries differ in how they write a list.
+_IMAGE_FILE = re.compile(r"image(\[[0-9]*\])?", re.ASCII)
 
 #: Fields with the URLs of input images.
 IMAGE_FIELDS = ("image", "image_url", "image_urls", "images")
@@ -174,7 +178,7 @@ def edit(body: Mapping[str, Any], files: Sequence[tuple[str, bytes]], *, default
 
 
 def _refuse_other_files(files: Sequence[tuple[str, bytes]]) -> None:
-    others = [name for name, _ in files if name not in ("image", "image[]")]
+    others = [name for name, _ in files if not _IMAGE_FILE.fullmatch(name)]
     if others:
         reasons = [openai_common.REFUSED.get(name, "files must be named image or image[]") for name in others]
         problems = [

@@ -101,6 +101,9 @@ NON_TEXT_FIELDS = frozenset(
     }
 )
 
+#: Texts of a form that mean null: forms of HTML send empty fields, and OpenAI's JavaScript library demands `null`.
+_UNSET_IN_FORMS = ("", "null")
+
 #: The form of an image in an answer: a URL, a data URI, base64 in a field of its own, or a URL and base64.
 ResultFormat = Literal["url", "data", "b64_json", "both"]
 
@@ -389,8 +392,14 @@ def _is_unset(kind: type[Call], name: str, value: object) -> bool:
 
 
 def form_fields(texts: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert the numbers and booleans of a form, which has text only. Invalid values stay text."""
-    return {name: _plain(value) if name in NON_TEXT_FIELDS else _inside(value) for name, value in texts.items()}
+    """Convert the numbers, booleans and nulls of a form, which has text only. Invalid values stay text."""
+    return {name: _from_text(name, value) for name, value in texts.items()}
+
+
+def _from_text(name: str, value: object) -> object:
+    if name != "prompt" and value in _UNSET_IN_FORMS:
+        return None
+    return _plain(value) if name in NON_TEXT_FIELDS else _inside(value)
 
 
 def _inside(value: object) -> object:

@@ -19,6 +19,7 @@ from werkzeug.test import TestResponse
 from api.app import MAX_BODY, create_app
 from api.http.body import IMAGES_BODY
 from farm.bootstrap import Farm, build
+from farm.dialects import openai, openai_common
 from farm.domain.job import Claimed, State
 from farm.settings import Settings
 from tests.farms import wait_for
@@ -197,6 +198,7 @@ def edited(api: FlaskClient, farm: Farm, **call: Any) -> tuple[TestResponse, str
         ("kontext", ["image[]"], "kontext"),
         ("kontext", ["image[]", "image[]", "image[]"], "kontext-multi"),
         ("kontext", ["image", "image"], "kontext-multi"),
+        ("kontext", ["image[0]", "image[1]"], "kontext-multi"),
     ],
 )
 def test_files_of_a_form_become_the_jobs_inputs(
@@ -241,6 +243,18 @@ def test_a_forms_images_may_be_named_too(patient: Callable[..., FlaskClient], fa
     assert jobs.record(farm.store, job_id).request.sources == tuple(data["image_urls[]"])
 
 
+@pytest.mark.parametrize("unset", ["", "null"])
+def test_a_form_says_null_for_what_is_not_set(patient: Callable[..., FlaskClient], farm: Farm, unset: str) -> None:
+    """Forms of HTML send empty fields, OpenAI's JavaScript library `null`, and browsers a file that nobody chose."""
+    fields = set(openai.SrpoEdit.model_fields) - {"model", "prompt"} | openai_common.REFUSED.keys()
+    data = {"model": "srpo", "prompt": "null"} | dict.fromkeys(fields, unset) | {"image": a_file()}
+
+    _, job_id = edited(patient(0.05), farm, data=data | {"mask": (io.BytesIO(), "")})
+
+    request = jobs.record(farm.store, job_id).request
+    assert (request.prompt, request.images, len(request.sources)) == ("null", 1, 1)
+
+
 def test_an_object_in_a_form_is_written_with_brackets(patient: Callable[..., FlaskClient], farm: Farm) -> None:
     """OpenAI's library sends extra parameters in this form."""
     sizes = {"image_size[width]": "512", "image_size[height]": "256"}
@@ -259,6 +273,9 @@ def test_an_object_in_a_form_is_written_with_brackets(patient: Callable[..., Fla
         ({"n": "5"}, "n"),
         ({"n": "two"}, "n"),
         ({"n": ["1", "2"]}, "n"),
+        ({"nonsense": ""}, "nonsense"),
+        ({"prompt": ""}, "prompt"),
+        ({"model": "null"}, "model"),
         ({"sync_mode": "yes"}, "sync_mode"),
         ({"image[a]": "x", "image[b]": "y"}, "image"),
         ({"n": "1", "n[x]": "1"}, "n"),

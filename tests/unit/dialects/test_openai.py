@@ -200,7 +200,12 @@ def test_numbers_and_switches_of_a_form_are_read_as_such() -> None:
     }
 
 
-@pytest.mark.parametrize("text", ["", '"4"', "[4]", "{}", "null", "4 5", "1e999x"])
+@pytest.mark.parametrize("text", ["", "null"])
+def test_an_empty_field_of_a_form_is_null_but_a_prompt_is_its_text(text: str) -> None:
+    assert form_fields({"n": text, "quality": text, "prompt": text}) == {"n": None, "quality": None, "prompt": text}
+
+
+@pytest.mark.parametrize("text", ['"4"', "[4]", "{}", " null", "4 5", "1e999x"])
 def test_what_is_no_number_in_a_form_stays_a_text(text: str) -> None:
     assert form_fields({"n": text}) == {"n": text}
 
