@@ -60,6 +60,8 @@ class Due:
     attempts_made: int
     is_manual: bool
     created_us: int
+    #: When it was claimed, by Redis's clock.
+    claimed_us: int
     #: Whether others were due when it was claimed.
     others_due: bool = True
 

@@ -92,7 +92,7 @@ class Courier:
         schedule = (
             () if due.event == TEST else self._schedules.get(job.dialect if job else "", self._schedules["native"])
         )
-        at_us, began = clock.now_us(), clock.monotonic()
+        at_us, began = due.claimed_us, clock.monotonic()
         try:
             reply = self._post(due, job)
         except (StoreUnavailable, StoreFull):

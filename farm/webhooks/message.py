@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from farm import clock
 from farm.dialects import native, openai_batch, registry
 from farm.dialects.links import Links
 from farm.domain import trace_context
@@ -58,17 +57,18 @@ def _signed_body(job: Job, due: Due, links: Links, secrets: Secrets) -> tuple[Ma
     match dialect.signature:
         case "fal":
             key = secrets.signing_key()
-            return signing.fal(key, request_id=job.id, user_id=job.caller, timestamp=_now(), body=body), body
+            return signing.fal(key, request_id=job.id, user_id=job.caller, timestamp=_signed_at(due), body=body), body
         case "wavespeed":
             secret = secrets.of(job.caller)
-            return signing.wavespeed(secret, message_id=due.id, timestamp=_now(), body=body), body
+            return signing.wavespeed(secret, message_id=due.id, timestamp=_signed_at(due), body=body), body
         case "standard":
             return _standard(due, body, secrets), body
 
 
 def _standard(due: Due, body: bytes, secrets: Secrets) -> Mapping[str, str]:
-    return signing.standard(secrets.of(due.caller), message_id=due.id, timestamp=_now(), body=body)
+    return signing.standard(secrets.of(due.caller), message_id=due.id, timestamp=_signed_at(due), body=body)
 
 
-def _now() -> int:
-    return clock.now_us() // 1_000_000
+def _signed_at(due: Due) -> int:
+    """Return the time of the signature, by Redis's clock: receivers refuse one whose time is minutes off."""
+    return due.claimed_us // 1_000_000

@@ -63,7 +63,8 @@ class DeliveryStore:
                 worker,
             )
         claimed = json.loads(text)
-        return [Due(**fields | {"created_us": int(fields["created_us"])}) for fields in claimed]
+        times = ("created_us", "claimed_us")
+        return [Due(**fields | {name: int(fields[name]) for name in times}) for fields in claimed]
 
     def finish(self, due: Due, outcome: Outcome, attempt: Attempt | None = None, *, pause_seconds: float = 0) -> bool:
         """Record an attempt and its outcome; return True if any delivery is due now.

@@ -2,7 +2,7 @@
 -- ARGV: maximum of deliveries, lease_us, attempts at a time of a queue, failures in a row after which it has only one,
 --       attempts at a time of a caller, nonce, the id of the courier's process
 -- Returns JSON [{id, job, caller, receiver, url, event, sequence, fence, attempts_made, is_manual, created_us,
---   others_due}]
+--   claimed_us, others_due}]
 local max_deliveries, lease_us, capacity, max_failures = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local caller_capacity = tonumber(ARGV[5])
 local reply_key, process = P .. 'claimed_deliveries:' .. ARGV[6], ARGV[7]
@@ -42,7 +42,7 @@ local function lease(id, queue)
   redis.call('ZADD', P .. 'delivery_leases_of:' .. delivery[2], integer(time + lease_us), id)
   return {id = id, job = delivery[1], caller = delivery[2], url = delivery[3] or '', receiver = delivery[7],
     event = delivery[4], sequence = tonumber(delivery[5]), created_us = delivery[6], attempts_made = tonumber(delivery[8]),
-    is_manual = delivery[9] == '1', fence = redis.call('HINCRBY', key, 'fence', 1)}
+    is_manual = delivery[9] == '1', claimed_us = integer(time), fence = redis.call('HINCRBY', key, 'fence', 1)}
 end
 
 local claimed = {}

@@ -56,8 +56,13 @@ class SteppedStore(JobStore):
         return self.holds
 
     def set_clock(self, now_us: int) -> None:
-        seconds, microseconds = divmod(now_us, 1_000_000)
-        self._redis.mset({_SECONDS: seconds, _MICROSECONDS: microseconds})
+        set_clock(self._redis, now_us)
+
+
+def set_clock(client: redis.Redis, now_us: int) -> None:
+    """Set the time that stepped scripts read."""
+    seconds, microseconds = divmod(now_us, 1_000_000)
+    client.mset({_SECONDS: seconds, _MICROSECONDS: microseconds})
 
 
 def look(client: redis.Redis) -> Content:

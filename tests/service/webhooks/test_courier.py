@@ -29,6 +29,7 @@ from farm.webhooks.courier import Courier
 from tests.farms import wait_for
 from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import BASE
+from tests.service.jobstore.stepped_clock import SteppedScripts, set_clock
 from tests.webhook_receiver import Behaviour, Receiver, answer, close_early, running_receiver
 
 QUICK = (0.01, 0.01, 0.01)
@@ -180,16 +181,27 @@ def test_fals_webhook_is_verified_with_the_published_key(harness: CourierHarness
     assert came.json["payload"]["images"][0]["url"].startswith(BASE)
 
 
+@pytest.fixture
+def stepped(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Return what sets Redis's clock to a second, as deliveries read it."""
+    monkeypatch.setattr(farm.deliveries, "_scripts", SteppedScripts(farm.redis))
+    return lambda seconds: set_clock(farm.redis, seconds * 1_000_000)
+
+
 @pytest.mark.parametrize("dialect", ["native", "fal", "wavespeed"])
-def test_each_try_has_the_same_id_and_a_signature_of_its_own(farm: Farm, receiver: Receiver, dialect: str) -> None:
-    harness = CourierHarness(farm)
+def test_each_try_has_the_same_id_and_a_signature_of_its_own(
+    farm: Farm, receiver: Receiver, stepped: Callable[[int], None], dialect: str
+) -> None:
+    """Receivers refuse a signature that is minutes off: it has Redis's time, whatever the courier's own clock says."""
+    harness, now = CourierHarness(farm), farm.redis.time()[0]
+    stepped(now + 1)
     receiver.behave = answer(500)
     job_id = harness.submit(receiver.url, dialect=dialect)
     harness.finish()
-    with time_machine.travel(1_800_000_000, tick=True) as traveller:
-        harness.until(lambda: len(receiver.received) == 1)
+    with time_machine.travel(now - 86_400, tick=True):
+        harness.until(lambda: len(harness.record(f"{job_id}-3").attempts) == 1)
         receiver.behave = answer(200)
-        traveller.shift(400)
+        stepped(now + 401)
         harness.until(lambda: harness.record(f"{job_id}-3").state is Outcome.DELIVERED)
     harness.courier.close()
 
@@ -198,7 +210,8 @@ def test_each_try_has_the_same_id_and_a_signature_of_its_own(farm: Farm, receive
     signature = stamp.replace("timestamp", "signature")
     name = "x-fal-webhook-request-id" if dialect == "fal" else "webhook-id"
     assert first.headers[name] == second.headers[name]
-    assert int(second.headers[stamp]) - int(first.headers[stamp]) >= 399
+    assert [int(came.headers[stamp]) for came in (first, second)] == [now + 1, now + 401]
+    assert [attempt.at_us // 1_000_000 for attempt in harness.record(f"{job_id}-3").attempts] == [now + 1, now + 401]
     assert first.headers[signature] != second.headers[signature]
     assert first.body == second.body
 

@@ -72,4 +72,5 @@ A_DUE = Due(
     attempts_made=0,
     is_manual=False,
     created_us=CREATED_US,
+    claimed_us=CREATED_US,
 )
