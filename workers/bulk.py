@@ -14,7 +14,6 @@ from typing import Literal
 
 import structlog
 
-from farm import clock
 from farm.auth.api_keys import Caller
 from farm.bulk.files import BulkFiles
 from farm.bulk.lines import FileLine, LineReader
@@ -157,7 +156,7 @@ class BulkStep:
         is_running = self._bulk.state in (BulkState.VALIDATING, BulkState.IN_PROGRESS)
         if not is_running or self._bulk.ending:
             return self._finish()
-        if self._bulk.expires_us <= clock.now_us():
+        if self._bulk.expires_us <= self._leased.claimed_us:
             self._parts.bulks.end(self._bulk.id, "expired")
             return 0
         if self._bulk.state is BulkState.VALIDATING:
@@ -191,7 +190,7 @@ class BulkStep:
     @cached_property
     def _priority(self) -> QueuePriority:
         bulk = self._bulk
-        passed = (clock.now_us() - bulk.created_us) / 1e6 / self._window_seconds
+        passed = (self._leased.claimed_us - bulk.created_us) / 1e6 / self._window_seconds
         return bulk_priority(done=(bulk.completed + bulk.failed) / max(1, bulk.total), passed=passed)
 
     @property
@@ -314,7 +313,7 @@ class BulkStep:
         if not written.lines:
             return ""
         written.file.seek(0)
-        now_us, bulk = clock.now_us(), self._bulk
+        now_us, bulk = self._leased.claimed_us, self._bulk
         expires_us = bulk.kept_until_us
         if bulk.output_seconds:
             expires_us = min(expires_us, now_us + bulk.output_seconds * 1_000_000)

@@ -8,7 +8,6 @@ from typing import Any, BinaryIO, Literal, cast
 
 import redis
 
-from farm import clock
 from farm.auth.api_keys import Caller
 from farm.bulk.result_images import with_images
 from farm.bulk.store import FULL_RETRY_SECONDS
@@ -18,6 +17,7 @@ from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
 from farm.jobstore.disk_guard import Guard, no_guard
 from farm.jobstore.memory_guard import MemoryGuard
+from farm.jobstore.stats import microseconds
 from farm.storage.storage import Storage, new_bulk_key
 from farm.uploads.uploads import ReceivedFile
 
@@ -47,7 +47,7 @@ class BulkFiles:
         with translated():
             self._memory.refuse_when_full()
             self._refuse_too_many(redis_keys.bulk_files_of(caller))
-        now_us = clock.now_us()
+        now_us = self._now_us()
         seconds = min(keep_seconds or self._keep_seconds, self._keep_seconds)
         key = new_bulk_key(until=int(now_us / 1e6 + seconds))
         self._storage.put_file(key, received.file)
@@ -67,7 +67,7 @@ class BulkFiles:
         with translated():
             fields = cast(dict[str, str], self._redis.hgetall(redis_keys.bulk_file(file_id)))
         file = _file(file_id, fields) if "key" in fields else None
-        if file is None or not (caller.is_admin or file.caller == caller.id) or file.expires_us <= clock.now_us():
+        if file is None or not (caller.is_admin or file.caller == caller.id) or file.expires_us <= self._now_us():
             raise NotFound(f"No file has the id '{file_id[:100]}'.")
         return file
 
@@ -117,13 +117,18 @@ class BulkFiles:
         first = next(pieces, b"")
         return _resumed(first, pieces)
 
+    def _now_us(self) -> int:
+        """Return the time by Redis's clock: by another one, files could expire as soon as they are there."""
+        with translated():
+            return microseconds(self._redis.time())
+
     def _pieces(self, file: BulkFile) -> Iterator[bytes]:
         with closing(self._storage.open(file.key, 0, file.stored_bytes)) as chunks:
             yield from chunks
 
     def _in_order(self, caller: str, after_us: int | None, order: Literal["asc", "desc"]) -> Iterator[BulkFile]:
         """Yield the caller's files that have not expired, reading no more records than are wanted, or a few more."""
-        now_us, after = clock.now_us(), after_us
+        now_us, after = self._now_us(), after_us
         while ids := self._ids(redis_keys.bulk_files_of(caller), after, order):
             with translated(), self._redis.pipeline(transaction=False) as pipeline:
                 for file_id, _ in ids:
@@ -147,7 +152,7 @@ class BulkFiles:
     def _record(self, file: BulkFile) -> None:
         """Write the record of a file, and forget those of the caller that have expired."""
         name, index = redis_keys.bulk_file(file.id), redis_keys.bulk_files_of(file.caller)
-        now_us = clock.now_us()
+        now_us = self._now_us()
         with translated():
             gone = self._expired(index)
             with self._redis.pipeline() as pipeline:

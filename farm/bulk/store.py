@@ -36,6 +36,8 @@ class LeasedBulk:
     fence: int
     #: Its jobs that have not ended.
     open_jobs: int
+    #: When it was claimed, by Redis's clock.
+    claimed_us: int
 
     @property
     def id(self) -> str:
@@ -126,9 +128,12 @@ class BulkStore:
             claimed = self._scripts.run("claim_bulk", _us(lease_seconds), MAX_BULKS_PER_CALLER, worker)
             if not claimed:
                 return None
-            bulk_id, fence = claimed
+            bulk_id, fence, claimed_us = claimed
             bulk = self.get(bulk_id)
-            return LeasedBulk(bulk, int(fence), self._redis.scard(redis_keys.bulk_open(bulk_id))) if bulk else None
+            if bulk is None:
+                return None
+            open_count = self._redis.scard(redis_keys.bulk_open(bulk_id))
+            return LeasedBulk(bulk, int(fence), open_count, int(claimed_us))
 
     def renew(self, leases: Collection[tuple[str, int]], lease_seconds: float) -> None:
         """Renew leases, each the id of a bulk and its fence."""

@@ -15,6 +15,7 @@ import redis
 from farm import clock
 from farm.doctor.clocks import clock_finding
 from farm.doctor.finding import Finding, Mark, good, note, refused, size, wrong
+from farm.jobstore.clock_skew import clock_skew
 from farm.jobstore.connection import (
     API_CONNECTIONS,
     WEBHOOK_WORKER_CONNECTIONS,
@@ -168,11 +169,7 @@ def connections_finding(used: int, limit: int) -> Finding:
 
 def clock_of(client: redis.Redis) -> Finding:
     """Compare the clock of Redis with this machine's."""
-    began = clock.now_us()
-    seconds, microseconds = client.time()
-    ended = clock.now_us()
-    apart = seconds * 1_000_000 + microseconds - (began + ended) / 2
-    return clock_finding("Redis's clock", apart / 1e6, blur=(ended - began) / 2e6)
+    return clock_finding("Redis's clock", clock_skew(client))
 
 
 def memory_finding(used: int, limit: int, *, own: bool) -> Finding:

@@ -19,6 +19,7 @@ from farm.doctor.clocks import clock_finding
 from farm.doctor.finding import Finding, good, refused, wrong
 from farm.domain.errors import StorageError, with_detail
 from farm.jobstore import redis_keys
+from farm.jobstore.clock_skew import ClockSkew
 from farm.process.data_dir import existing
 from farm.retention.ownership import ADOPT
 from farm.retention.sweeper import REMEDY
@@ -63,7 +64,7 @@ def storage(settings: Settings, data_dir: Path, client: redis.Redis | None = Non
         yield from other_farms(marks, farm_id)
     if probe.stored is not None:
         apart = probe.stored.stored_at.timestamp() - probe.put_at
-        yield clock_finding("the storage's clock", apart, blur=_BLUR_SECONDS + probe.seconds["put"])
+        yield clock_finding("the storage's clock", ClockSkew(apart, blur=_BLUR_SECONDS + probe.seconds["put"]))
 
 
 def other_storage(marks: set[str], farm_id: str | None, *, place: str, recorded: str | None) -> Iterator[Finding]:

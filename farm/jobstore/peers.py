@@ -20,6 +20,7 @@ import structlog
 from farm import __version__, clock
 from farm.domain.errors import StoreFull, StoreUnavailable
 from farm.jobstore import redis_keys
+from farm.jobstore.clock_skew import MAX_SKEW_SECONDS, REMEDY, clock_skew
 from farm.jobstore.connection import translated
 from farm.jobstore.disk_guard import Guard, no_guard
 from farm.jobstore.stats import microseconds
@@ -62,7 +63,7 @@ class Peers:
         self._announced_at = -ANNOUNCE_SECONDS
 
     def join(self) -> None:
-        """Announce this process, and warn of settings in which it differs from those that run.
+        """Announce this process, and warn of settings in which it differs from those that run, and of its clock.
 
         A job store that does not answer, or refuses writes, is no reason to end a process that has loaded its weights.
         """
@@ -70,10 +71,16 @@ class Peers:
             self.announce_when_due()
         with suppress(StoreUnavailable):
             self._warn_of_differences()
+            self._warn_of_clock()
 
     def _warn_of_differences(self) -> None:
         if found := list(differences(alive(self._redis) | {self._name: self._values})):
             _log.warning("processes of this farm differ", differences=found, see="farm doctor")
+
+    def _warn_of_clock(self) -> None:
+        skew = clock_skew(self._redis)
+        if skew.certain_seconds > MAX_SKEW_SECONDS:
+            _log.warning("clocks differ", problem=f"Redis's clock is {skew}", remedy=REMEDY)
 
     def announce_when_due(self) -> None:
         """Tell every few seconds that this process is there: a periodic task."""

@@ -9,6 +9,7 @@ import redis
 
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
+from farm.jobstore.stats import microseconds
 
 
 class SweepState:
@@ -23,6 +24,11 @@ class SweepState:
             if not self._redis.set(redis_keys.SWEEP_LOCK, "", nx=True, px=round(seconds * 1000)):
                 return None
             return cast(str | None, self._redis.get(redis_keys.SWEEP_CURSOR)) or ""
+
+    def now_us(self) -> int:
+        """Return the time by Redis's clock, in microseconds since the epoch."""
+        with translated():
+            return microseconds(self._redis.time())
 
     def farm_id(self) -> str:
         """Return the id of this farm, created once. It is lost with all else in this Redis, so it is read each time."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
-from farm import clock
 from farm.domain.errors import StorageError, with_detail
 from farm.domain.job import Job, State
 from farm.jobstore.store import JobStore
@@ -85,8 +84,9 @@ class Sweeper:
 
         An upload's name tells when it expires, so uploads are removed for any farm.
         """
-        page = self._storage.page(cursor)
-        self._remove_each([found.name for found in page.entries if _is_expired(found.name)], self._storage.remove)
+        page, now_us = self._storage.page(cursor), self._sweep_state.now_us()
+        expired = [found.name for found in page.entries if _is_expired(found.name, now_us)]
+        self._remove_each(expired, self._storage.remove)
         orphans = self._orphans([found for found in page.entries if found.age_seconds > older_than]) if alone else []
         if orphans:
             _log.info("orphaned images removed", count=len(orphans))
@@ -117,10 +117,10 @@ class Sweeper:
         return True
 
 
-def _is_expired(key: str) -> bool:
+def _is_expired(key: str, now_us: int) -> bool:
     """Return True for an upload that expired so long ago that no accepted job can still need it."""
     name = parse_key(key)
-    return name is not None and name.is_expired(clock.now_us() - round(SAFE_SECONDS * 1e6))
+    return name is not None and name.is_expired(now_us - round(SAFE_SECONDS * 1e6))
 
 
 def is_wanted(key: str, name: StorageKey, job: Job | None) -> bool:

@@ -28,6 +28,7 @@ from farm.doctor.finding import Finding, Mark, good, refused, wrong
 from farm.doctor.jobstore import at_rest, connections_finding, memory_finding
 from farm.doctor.machine import device_finding, disk_finding
 from farm.domain.errors import ConfigurationError, StorageUnavailable
+from farm.jobstore.clock_skew import ClockSkew
 from farm.jobstore.stats import Queue, Worker
 from farm.process import placement, toolchain
 from farm.process.hardware import Card, Torch
@@ -258,12 +259,12 @@ def test_the_memory_of_redis(used: int, limit: int, mark: Mark) -> None:
     ],
 )
 def test_clocks_that_differ_are_named(apart: float, blur: float, mark: Mark) -> None:
-    assert names(clock_finding("Redis's clock", apart, blur=blur), mark, "Redis's clock")
+    assert names(clock_finding("Redis's clock", ClockSkew(apart, blur=blur)), mark, "Redis's clock")
 
 
 def test_a_clock_says_which_way_it_is_off() -> None:
-    assert "40.0 s ahead of this machine's" in clock_finding("S3's clock", 40, blur=0).text
-    assert "40.0 s behind this machine's" in clock_finding("S3's clock", -40, blur=0).text
+    assert "40.0 s ahead of this machine's" in clock_finding("S3's clock", ClockSkew(40, blur=0)).text
+    assert "40.0 s behind this machine's" in clock_finding("S3's clock", ClockSkew(-40, blur=0)).text
 
 
 def worker(state: str = "warm", *, silent: float = 1, jobs: int = 0, models: str = "srpo") -> Worker:

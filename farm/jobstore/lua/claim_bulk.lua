@@ -1,6 +1,6 @@
 -- Give a process the next bulk that is due, under a lease: the first of a caller that no process works for, else the first.
 -- ARGV: lease_us, how many are looked at, the id of the process
--- Returns {id, fence}, or nothing
+-- Returns {id, fence, the time}, or nothing
 local lease_us, max_looked_at, process = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 
 local function served_callers()
@@ -30,4 +30,4 @@ local id = next_due()
 if not id then return end
 redis.call('HSET', bulk_key(id), 'leased', 1, 'held_by', process)
 lease_bulk(id, lease_us)
-return {id, redis.call('HINCRBY', bulk_key(id), 'fence', 1)}
+return {id, redis.call('HINCRBY', bulk_key(id), 'fence', 1), integer(now())}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from farm import clock
 from farm.bootstrap import Farm
 from farm.domain.limits import Limits
 from farm.jobstore import redis_keys
@@ -234,7 +236,18 @@ def test_a_batch_cancelled_before_its_file_was_checked_has_no_jobs(
     assert (batch["status"], batch["error_file_id"], job_ids(farm)) == ("cancelled", None, [])
 
 
-def test_a_batch_expires_at_the_end_of_its_window(harness: BulkHarness, api: FlaskClient, farm: Farm) -> None:
+@pytest.fixture
+def clock_off(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Return what sets this machine's clock forward, or back, by so many hours; Redis's own goes right."""
+    now_us = clock.now_us
+    return lambda hours: monkeypatch.setattr(clock, "now_us", lambda: now_us() + round(hours * 3.6e9))
+
+
+@pytest.mark.parametrize("hours", [0, -48])
+def test_a_batch_expires_at_the_end_of_its_window(
+    harness: BulkHarness, api: FlaskClient, farm: Farm, clock_off: Callable[[float], None], hours: float
+) -> None:
+    clock_off(hours)
     batch_id = create(api, *map(request, range(3)), completion_window="1s")
     harness.until(lambda: len(job_ids(farm)) == 3, renders=False)
 
@@ -243,6 +256,18 @@ def test_a_batch_expires_at_the_end_of_its_window(harness: BulkHarness, api: Fla
     assert batch["request_counts"] == {"total": 3, "completed": 0, "failed": 3}
     assert codes(harness.lines(batch["error_file_id"])) == ["batch_expired"] * 3
     assert all(jobs.record(farm.store, job_id).code == "cancelled" for job_id in job_ids(farm))
+
+
+def test_a_batch_and_its_files_last_as_long_as_redis_says(
+    harness: BulkHarness, api: FlaskClient, clock_off: Callable[[float], None]
+) -> None:
+    """A worker or an API whose clock is two days ahead ends nothing."""
+    clock_off(48)
+
+    batch = harness.end_of(create(api, request(1), output_expires_after={"anchor": "created_at", "seconds": 3600}))
+
+    assert batch["status"] == "completed"
+    assert [line["custom_id"] for line in harness.lines(batch["output_file_id"])] == ["r1"]
 
 
 def test_an_urgent_job_goes_before_every_line(harness: BulkHarness, api: FlaskClient, farm: Farm) -> None:

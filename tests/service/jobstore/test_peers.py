@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import redis
+import time_machine
 
+from farm import clock
 from farm.domain.errors import StoreDiskFull
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect
@@ -65,6 +67,18 @@ def test_a_process_says_at_its_start_how_it_differs(
     log = "".join(capsys.readouterr())
     assert "processes of this farm differ" in log
     assert SECRET not in str(client.hgetall(redis_keys.PROCESSES)) + log
+
+
+@pytest.mark.parametrize(("hours", "shown"), [(-48, "s ahead of this"), (1, "s behind this"), (0, "")])
+def test_a_process_says_at_its_start_that_its_clock_is_off(
+    client: redis.Redis, capsys: pytest.CaptureFixture[str], hours: int, shown: str
+) -> None:
+    with time_machine.travel(clock.now_us() / 1e6 + hours * 3600, tick=True):
+        Peers(client, "webhook worker", Settings()).join()
+
+    log = "".join(capsys.readouterr())
+    assert shown in log
+    assert ("timedatectl" in log) == bool(shown)
 
 
 def test_settings_of_other_kinds_may_differ(client: redis.Redis) -> None:
