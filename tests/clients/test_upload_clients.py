@@ -178,7 +178,7 @@ def test_fals_wish_to_hide_a_file_is_refused(client: fal_client.SyncClient) -> N
     assert caught.value.status_code == 400
 
 
-def test_who_has_no_key_uploads_nothing(farm: RunningFarm) -> None:
+def test_an_upload_without_a_valid_key_is_refused(farm: RunningFarm) -> None:
     before = stored(farm)
     with pytest.raises(httpx.HTTPStatusError, match="401 UNAUTHORIZED"):
         fal_client.SyncClient(key="wrong").upload(b"x", "image/png")

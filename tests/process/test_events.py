@@ -108,7 +108,7 @@ def test_a_job_can_be_watched_over_broken_connections(simulated: RunningFarm) ->
     assert simulated.call("GET", path, Last_Event_ID=seen[-1][0]).status == 204
 
 
-def test_who_leaves_makes_room_soon(simulated: RunningFarm) -> None:
+def test_a_closed_stream_frees_its_slot(simulated: RunningFarm) -> None:
     """The maximum number of streams is open, and all get events; one more is accepted when they have closed."""
     with ExitStack() as stack:
         open_ones = [events(stack.enter_context(admitted(simulated.url))) for _ in range(MAX_STREAMS)]

@@ -80,7 +80,7 @@ def test_a_minute_of_direct_calls_of_long_jobs_does_not_starve_who_polls(data_di
         assert max(times) < 2
 
 
-def test_who_hangs_up_may_ask_again_for_half_a_minute(data_dir: Path) -> None:
+def test_a_job_is_kept_for_half_a_minute_after_its_caller_disconnected(data_dir: Path) -> None:
     """One waits, and one is rendered: of either the caller leaves, and one of them comes back."""
     # No silence counts before Redis has run for the time of a lease.
     with running_farm(data_dir, FARM_SIMULATED_STEP_MS="300", FARM_LEASE_SECONDS="3") as farm:

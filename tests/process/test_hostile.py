@@ -360,7 +360,7 @@ def test_a_body_is_asked_for(site: Site) -> None:
         assert [result.status for result in received(connection)] == [202]
 
 
-def test_who_hangs_up_at_any_moment_leaves_nothing_behind(site: Site) -> None:
+def test_a_client_that_disconnects_at_any_byte_leaves_nothing_behind(site: Site) -> None:
     """Politely and not, after every few bytes."""
     requests = [sized(BODY, path=path) for path in SUBMITS] + [
         sized(*form(part(b"prompt") + b"--x--"), b"/v1/images/edits"),
@@ -379,7 +379,7 @@ def test_who_hangs_up_at_any_moment_leaves_nothing_behind(site: Site) -> None:
     wait_for(lambda: site.connections <= 1, what="closed connections")
 
 
-def test_who_ends_his_half_too_early_is_hung_up_on(site: Site) -> None:
+def test_a_half_closed_connection_without_a_request_is_closed(site: Site) -> None:
     for request in (b"", b"GET /farm", get(b"/farm/v1/queue")[:-2]):
         with site.plain() as connection:
             connection.sendall(request)
@@ -388,7 +388,7 @@ def test_who_ends_his_half_too_early_is_hung_up_on(site: Site) -> None:
                 assert b"HTTP" not in stream.read()  # over TLS there may be an alert
 
 
-def test_who_was_refused_and_stays_holds_up_nobody(site: Site) -> None:
+def test_refused_clients_that_stay_connected_do_not_delay_others(site: Site) -> None:
     """The API waits two seconds for each client, and for all of them at once."""
     with crowd(site, b"GARBAGE\r\n\r\n", count=PATIENT_SECONDS, connect=site.connect):
         site.poll()

@@ -12,7 +12,7 @@ from PIL import Image
 
 @pytest.mark.full
 @pytest.mark.timeout(1800)
-def test_it_renders_what_is_promised(tmp_path: Path) -> None:
+def test_the_miniature_renders_what_its_page_promises(tmp_path: Path) -> None:
     """Half of the images of `make evaluate-miniature`; its speeds are for an idle machine, and not asked here."""
     command = [sys.executable, "-m", "miniature", "evaluate", "--run", str(tmp_path), "--number", "100"]
 

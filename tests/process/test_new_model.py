@@ -78,7 +78,7 @@ def test_an_image_is_no_field_of_it(farm: RunningFarm) -> None:
     assert "image: unknown field" in answer.json["message"]
 
 
-def test_it_is_listed(farm: RunningFarm) -> None:
+def test_the_new_model_is_listed(farm: RunningFarm) -> None:
     ids = {model["id"] for model in farm.call("GET", "/v1/models").json["data"]}
     models = {model["name"]: model for model in farm.call("GET", "/farm/v1/models").json["models"]}
 

@@ -75,7 +75,7 @@ def test_the_arithmetic_is_that_of_the_scalers(value: float, current: int, repli
     assert scaler.replicas(value, current, 0) == replicas
 
 
-def test_it_goes_down_late_and_to_none_later() -> None:
+def test_scaling_down_waits_for_a_stable_load_and_for_the_cooldown() -> None:
     scaler = Scaler(target=3, max_replicas=3, cooldown=4, stable=3)
 
     moments = ((900, 1, 0), (0, 3, 2), (0, 3, 3.5), (0, 1, 3.9), (0, 1, 4))

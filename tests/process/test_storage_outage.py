@@ -183,7 +183,7 @@ def test_while_storage_is_away_the_farm_goes_on_and_can_be_stopped_and_started(
         farm.stop()
 
 
-def test_who_hangs_up_leaves_no_connection_to_the_bucket(
+def test_a_download_that_is_broken_off_closes_its_connection_to_the_bucket(
     data_dir: Path, environment: dict[str, str], way: FaultyWay, place: Place
 ) -> None:
     """A download of many megabytes is broken off in its middle, ten times."""

@@ -227,7 +227,9 @@ FORWARDED = {
         (3, ("127.0.0.1", "http://farm.example/")),
     ],
 )
-def test_so_many_proxies_are_trusted_to_say_who_calls_what(opened: Opened, hops: int, seen: tuple[str, str]) -> None:
+def test_forwarding_headers_of_as_many_proxies_as_configured_are_trusted(
+    opened: Opened, hops: int, seen: tuple[str, str]
+) -> None:
 
     api = opened(proxy_hops=hops)
     heard: list[tuple[str | None, str]] = []

@@ -125,7 +125,9 @@ def test_what_cannot_be_enhanced_is_refused_by_name(keyed: FlaskClient, ada: dic
         assert [error["field"] for error in refused["errors"]] == [field]
 
 
-def test_it_counts_as_a_submit(keyed: FlaskClient, farm: Farm, work: Callable[[Any], BackgroundThread]) -> None:
+def test_enhancing_a_prompt_counts_as_a_submit(
+    keyed: FlaskClient, farm: Farm, work: Callable[[Any], BackgroundThread]
+) -> None:
     work(Template())
     key = {"Authorization": f"Bearer {farm.callers.create('eve', limits=Limits(rate=2))}"}
     submit(keyed, headers=key)

@@ -213,7 +213,7 @@ def test_the_stream_of_a_job_that_has_ended_is_its_end(api: FlaskClient) -> None
     assert (event.number, event.name, event.data["code"]) == ((2, 0), "job.failed", "cancelled")
 
 
-def test_who_comes_back_is_not_told_again(api: FlaskClient, farm: Farm) -> None:
+def test_a_reconnecting_client_gets_only_newer_events(api: FlaskClient, farm: Farm) -> None:
     """Only of what is new; the older state is not repeated, the present one comes at once where it is new."""
     job_id = submit(api)
     jobs.take_one(farm.store)
@@ -226,7 +226,7 @@ def test_who_comes_back_is_not_told_again(api: FlaskClient, farm: Farm) -> None:
     assert next(up_to_date).name == "job.failed"
 
 
-def test_who_has_seen_the_end_is_told_not_to_come_again(api: FlaskClient) -> None:
+def test_a_client_that_has_seen_the_terminal_event_gets_204(api: FlaskClient) -> None:
     """204, after which a browser stops."""
     job_id = submit(api)
     api.post(f"/farm/v1/jobs/{job_id}/cancel")
@@ -288,7 +288,7 @@ def test_all_changes_are_told_from_now_on(api: FlaskClient, farm: Farm) -> None:
 
 
 @pytest.mark.parametrize("way", ["header", "parameter"])
-def test_who_comes_back_goes_on_where_it_was(api: FlaskClient, way: str) -> None:
+def test_a_stream_resumes_after_the_last_event_id(api: FlaskClient, way: str) -> None:
     first = submit(api)
     place = next(stream(api, ALL)).id
     second, third = submit(api), submit(api)
@@ -311,7 +311,7 @@ def test_the_header_goes_before_the_parameter(api: FlaskClient) -> None:
     assert next(stream(api, f"{ALL}?last_event_id=0-0", seen=place)).data["id"] == second
 
 
-def test_who_comes_back_too_late_is_told(api: FlaskClient, farm: Farm) -> None:
+def test_a_gap_is_reported_to_a_client_that_reconnects_too_late(api: FlaskClient, farm: Farm) -> None:
     first, second, third = submit(api), submit(api), submit(api)
     oldest = jobs.outbox(farm.redis)[0]
     farm.redis.xtrim(redis_keys.OUTBOX, maxlen=2, approximate=False)
@@ -355,7 +355,7 @@ def test_a_key_that_is_revoked_hears_no_more(keyed: FlaskClient, farm: Farm, mon
     assert next(his).name == "job.created"
 
 
-def test_who_hears_nothing_is_told_where_it_is(keyed: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_stream_gets_its_cursor(keyed: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client can then resume there, however much happened to other callers' jobs."""
     monkeypatch.setattr(sse, "COMMENT_SECONDS", 0)
     ada, bob = (bearer(farm.callers.create(name)) for name in ("ada", "bob"))

@@ -619,7 +619,7 @@ def test_a_complete_file_takes_no_more_parts(api: FlaskClient) -> None:
     assert api.get(file, buffered=True).data == b"ab"
 
 
-def test_who_did_not_get_the_answer_may_ask_again(api: FlaskClient, stored: Callable[[], set[str]]) -> None:
+def test_completing_an_upload_twice_gives_the_same_answer(api: FlaskClient, stored: Callable[[], set[str]]) -> None:
     upload, file = begin(api, IN_PARTS)
     parts = send(api, upload, b"a", b"b")
 
@@ -629,7 +629,7 @@ def test_who_did_not_get_the_answer_may_ask_again(api: FlaskClient, stored: Call
     assert stored() == {file.removeprefix("/files/")}
 
 
-def test_who_asks_again_while_the_file_is_put_together_is_told_that_it_is(
+def test_completing_an_upload_again_while_it_is_assembled_says_so(
     api: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch, stored: Callable[[], set[str]]
 ) -> None:
     """The answer does not say that a part is missing, which the first call has removed."""

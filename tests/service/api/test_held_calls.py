@@ -119,7 +119,7 @@ def complete(farm: Farm, job: Claimed) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_who_hangs_up_and_asks_again_has_one_job(farm: Farm, calls: Calls, path: str) -> None:
+def test_an_equal_call_after_a_disconnect_joins_the_same_job(farm: Farm, calls: Calls, path: str) -> None:
     job = hung_up(farm, calls, path)
 
     again = calls.make(path)
@@ -131,7 +131,7 @@ def test_who_hangs_up_and_asks_again_has_one_job(farm: Farm, calls: Calls, path:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_who_hangs_up_for_good_leaves_a_job_that_ends(farm: Farm, calls: Calls, path: str) -> None:
+def test_a_job_ends_if_no_equal_call_follows_the_disconnect(farm: Farm, calls: Calls, path: str) -> None:
     job = hung_up(farm, calls, path)
 
     jobs.end_waiting_for_callers(farm.redis)
@@ -140,7 +140,7 @@ def test_who_hangs_up_for_good_leaves_a_job_that_ends(farm: Farm, calls: Calls, 
     assert jobs.record(farm.store, job.id).code == "client_disconnected"
 
 
-def test_who_asks_again_after_the_end_is_answered_at_once(farm: Farm, calls: Calls) -> None:
+def test_an_equal_call_after_completion_is_answered_at_once(farm: Farm, calls: Calls) -> None:
     job = hung_up(farm, calls, FAL_RUN)
     complete(farm, jobs.take_one(farm.store))
 
@@ -149,7 +149,9 @@ def test_who_asks_again_after_the_end_is_answered_at_once(farm: Farm, calls: Cal
     assert (response.status_code, response.headers["x-fal-request-id"]) == (200, job.id)
 
 
-def test_who_hangs_up_just_at_the_end_may_ask_again(farm: Farm, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_equal_call_gets_a_job_whose_caller_disconnected_at_its_end(
+    farm: Farm, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The answer was made, and the client had disconnected."""
     monkeypatch.setattr("farm.service._LOOK_SECONDS", 60)  # only the end is heard of
     call = calls.make(FAL_RUN)
@@ -291,9 +293,7 @@ def test_a_call_that_was_answered_shows_none(farm: Farm, calls: Calls, monkeypat
     wait_for(lambda: result[-1] == tuple(job_id for job_id in both if job_id != done.id), what="a sign for the other")
 
 
-def test_who_was_told_to_come_back_is_not_given_up_though_redis_was_away(
-    farm: Farm, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_is_kept_after_a_504_though_redis_was_away(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job store is told as soon as it answers again."""
     farm.store.renew("w", FACTS, [])
     hasty = replace(farm, settings=Settings(hold_seconds=0.05))

@@ -468,7 +468,7 @@ def test_a_call_without_a_body_refuses_fields_instead_of_ignoring_them(api: Flas
     assert api.post("/farm/v1/" + path.format(id=submit(api)), json={}).status_code != 422
 
 
-def test_who_waits_is_woken_by_the_end_of_a_pause_and_not_before(
+def test_a_waiting_worker_is_woken_by_resume_and_not_before(
     api: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rung: list[int] = []

@@ -76,7 +76,7 @@ def test_as_many_submits_as_a_minute_has_may_come_at_once_then_one_by_one(store:
     assert over(store, limits).code == "rate_limited"
 
 
-def test_who_was_away_has_the_whole_minute_again_and_no_more(store: JobStore, client: redis.Redis) -> None:
+def test_an_idle_caller_regains_one_full_minute_of_its_rate(store: JobStore, client: redis.Redis) -> None:
     limits = Limits(rate=2)
     store.submit(new_job(), limits)
     go_on(client, 3600)
@@ -224,7 +224,7 @@ def test_polls_go_on_while_submits_are_refused(limited: FlaskClient, ada: dict[s
     assert limited.post(f"/farm/v1/jobs/{job_id}/cancel", headers=ada).status_code == 200
 
 
-def test_who_hammers_costs_one_read_a_call(limited: FlaskClient, farm: Farm, ada: dict[str, str]) -> None:
+def test_each_refused_call_costs_one_read(limited: FlaskClient, farm: Farm, ada: dict[str, str]) -> None:
     submit(limited, headers=ada)
     submit(limited, headers=ada)
     problem(post_job(limited, headers=ada), 429)
@@ -237,7 +237,7 @@ def test_who_hammers_costs_one_read_a_call(limited: FlaskClient, farm: Farm, ada
 
 
 @pytest.mark.parametrize("limits", [Limits(waiting=1), Limits(images_per_day=1)])
-def test_so_with_the_other_limits(
+def test_a_call_refused_by_another_limit_costs_one_read(
     limited: FlaskClient, farm: Farm, limits: Limits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     eve = bearer(farm.callers.create("eve", limits=limits))

@@ -282,7 +282,7 @@ def test_an_unknown_parameter_is_rejected(api: FlaskClient, path: str) -> None:
     assert "region" in gateway_error(api.post(f"{path}?region=eu", json={}), 400)["message"]
 
 
-def test_who_has_no_key_gets_no_ticket(keyed: FlaskClient, farm: Farm, stored: Callable[[], set[str]]) -> None:
+def test_an_upload_ticket_requires_a_key(keyed: FlaskClient, farm: Farm, stored: Callable[[], set[str]]) -> None:
     farm.callers.create("ada")
 
     gateway_error(keyed.post(TICKET, json={"filename": "a", "size": 4}), 401)

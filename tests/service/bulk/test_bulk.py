@@ -335,7 +335,7 @@ def test_lines_count_against_the_submits_of_a_minute(
     assert harness.batch(batch_id, ada)["status"] == "in_progress"
 
 
-def test_so_many_lines_are_jobs_at_a_time(
+def test_a_bulk_has_a_bounded_number_of_open_jobs(
     harness: BulkHarness, api: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.bulk.MAX_OPEN_JOBS", 3)

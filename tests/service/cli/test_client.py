@@ -43,7 +43,7 @@ def test_an_image_is_fetched_without_the_key(receiver: Receiver) -> None:
     assert "authorization" not in call.headers
 
 
-def test_who_watches_a_job_outlasts_a_farm_that_is_away_for_a_moment(receiver: Receiver) -> None:
+def test_polling_survives_a_short_outage_of_the_farm(receiver: Receiver) -> None:
     ills = [answer(503, Retry_After="0"), close_early, close_early]
 
     def recover(request: BaseHTTPRequestHandler) -> None:

@@ -173,7 +173,7 @@ def test_turns_go_on_where_one_was_passed_over(store: JobStore, client: redis.Re
     assert float(str(client.get(clock))) == reached > 0
 
 
-def test_it_is_remembered_for_ten_minutes(store: JobStore, client: redis.Redis) -> None:
+def test_an_affinity_expires_after_ten_minutes(store: JobStore, client: redis.Redis) -> None:
     hinted(store)
     take_one(store)
 

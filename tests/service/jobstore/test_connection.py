@@ -226,7 +226,7 @@ def test_a_server_that_became_a_replica_is_left_for_the_primary(tmp_path: Path) 
         proxy.close()
 
 
-def test_who_listens_on_a_line_that_died_without_a_word_listens_again(
+def test_a_listener_reconnects_when_its_connection_died_silently(
     redis_url: str, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notifications, "_PING_SECONDS", 0.2)

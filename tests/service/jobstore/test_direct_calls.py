@@ -56,7 +56,7 @@ def test_two_equal_calls_that_both_wait_are_two_jobs(store: JobStore) -> None:
     assert call(store)[0] != call(store)[0]
 
 
-def test_who_asks_again_after_hanging_up_gets_its_job(store: JobStore, client: redis.Redis) -> None:
+def test_an_equal_call_after_a_disconnect_gets_the_abandoned_job(store: JobStore, client: redis.Redis) -> None:
     job_id = abandoned(store)
 
     again = store.submit(direct_call())
@@ -67,7 +67,7 @@ def test_who_asks_again_after_hanging_up_gets_its_job(store: JobStore, client: r
     assert waiting_count(client) == {"ada": "1"}
 
 
-def test_it_waits_for_half_a_minute(store: JobStore, client: redis.Redis) -> None:
+def test_an_abandoned_job_is_kept_for_half_a_minute(store: JobStore, client: redis.Redis) -> None:
     seconds, _ = client.time()
     job_id = abandoned(store)
 
@@ -120,7 +120,7 @@ def test_a_stopped_one_ends_however_its_worker_leaves_it(store: JobStore, client
     assert record(store, job_id).code == "client_disconnected"
 
 
-def test_who_comes_too_late_for_a_running_one_gets_another(store: JobStore, client: redis.Redis) -> None:
+def test_an_equal_call_after_the_deadline_gets_a_new_job(store: JobStore, client: redis.Redis) -> None:
     job_id = abandoned(store)
     take_one(store)
     let_time_pass(store, client)
@@ -128,7 +128,7 @@ def test_who_comes_too_late_for_a_running_one_gets_another(store: JobStore, clie
     assert call(store)[0] != job_id
 
 
-def test_who_cancels_has_the_last_word(store: JobStore) -> None:
+def test_an_equal_call_does_not_join_a_cancelled_job(store: JobStore) -> None:
     """The next equal call does not go on with a job that is about to stop."""
     job_id = abandoned(store)
     take_one(store)
@@ -221,7 +221,9 @@ def test_an_answered_job_is_given_to_no_other_call(store: JobStore) -> None:
     assert call(store)[0] not in answered
 
 
-def test_so_is_one_whose_call_had_missed_its_heartbeats_when_it_completed(store: JobStore, client: redis.Redis) -> None:
+def test_a_job_whose_call_had_missed_its_heartbeats_but_got_the_images_is_not_joined(
+    store: JobStore, client: redis.Redis
+) -> None:
     """Redis, or the API's process, was away meanwhile; the call was still there, and got the images."""
     job_id, name = call(store)
     job = take_one(store)
@@ -346,7 +348,7 @@ def test_nothing_of_the_calls_is_left(store: JobStore, client: redis.Redis, how:
 # Who waits shows it
 
 
-def test_who_shows_no_sign_of_life_is_as_good_as_gone(store: JobStore, client: redis.Redis) -> None:
+def test_a_call_without_heartbeats_counts_as_disconnected(store: JobStore, client: redis.Redis) -> None:
     """Its API was killed: an equal call goes on with the job, and if none comes it ends."""
     left, _ = call(store, digest="a")
     lost, _ = call(store, digest="b")
@@ -416,7 +418,7 @@ def test_an_equal_call_joins_the_job_of_one_that_was_told_where_its_image_will_b
     assert call(store)[0] != job_id  # a call waits for it
 
 
-def test_it_joins_a_job_that_completed_meanwhile(store: JobStore) -> None:
+def test_an_equal_call_joins_once_a_job_that_completed_after_the_504(store: JobStore) -> None:
     job_id = answered_before_the_end(store)
     job = take_one(store)
     store.complete(job, result(job))
@@ -425,7 +427,7 @@ def test_it_joins_a_job_that_completed_meanwhile(store: JobStore) -> None:
     assert call(store)[0] != job_id
 
 
-def test_it_joins_a_job_that_completed_just_when_its_caller_was_told(store: JobStore) -> None:
+def test_an_equal_call_joins_a_job_that_completed_just_at_the_504(store: JobStore) -> None:
     job_id, name = call(store)
     job = take_one(store)
     store.complete(job, result(job))

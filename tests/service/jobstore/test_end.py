@@ -196,7 +196,7 @@ def test_whatever_its_worker_does_a_cancelled_job_ends_cancelled(
     assert client.zcard(redis_keys.LEASES) == 0
 
 
-def test_who_watches_hears_each_change(store: JobStore, changes: JobChanges) -> None:
+def test_a_watcher_is_notified_of_each_change(store: JobStore, changes: JobChanges) -> None:
     job_id = submit(store)
     with changes.of(job_id) as changed:
         job = take_one(store)

@@ -96,7 +96,7 @@ def test_a_change_says_what_happened(feed: EventFeed, client: redis.Redis, store
     assert (failed.caller, failed.endpoint) == ("ada", "flux/srpo")
 
 
-def test_who_comes_back_hears_what_it_missed_and_goes_on(
+def test_a_follower_resumes_without_loss_or_repetition(
     feed: EventFeed, client: redis.Redis, store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pages come from Redis, then from memory: no change is lost or repeated between them, while more are written."""
@@ -125,9 +125,7 @@ def test_a_slow_listener_catches_up(
     assert moments(hear(slow, 120)) == jobs.outbox(client)
 
 
-def test_who_has_to_hear_much_is_told_page_by_page(
-    feed: EventFeed, store: JobStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_backlog_is_delivered_page_by_page(feed: EventFeed, store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Therefore a slow connection never has more than a page waiting."""
     monkeypatch.setattr(module, "_PAGE_SIZE", 10)
     news = follow(feed)
@@ -279,7 +277,7 @@ def test_a_redis_that_was_away_leaves_no_gap(outbox: Outbox, monkeypatch: pytest
     assert moments(heard) == moments(hear(slow, 69)) == jobs.outbox(outbox.client)
 
 
-def test_who_begins_while_redis_is_away_is_refused(outbox: Outbox) -> None:
+def test_following_is_refused_while_redis_is_away(outbox: Outbox) -> None:
     outbox.kill()
     for after in (None, Moment(1, 0)):
         with pytest.raises(StoreUnavailable):

@@ -234,7 +234,7 @@ def test_inside_the_low_band_callers_share_alike_too(queue: Queue) -> None:
     assert min(hand_out(queue, jobs)) > EQUAL
 
 
-def test_who_comes_late_has_the_same_from_then_on(queue: Queue) -> None:
+def test_a_late_caller_gets_an_equal_share_from_then_on(queue: Queue) -> None:
     early = [new_job(f"early-{n}", images=4) for n in range(5) for _ in range(100)]
     queue.add(early)
     for _, _ in zip(range(200), queue.claims(), strict=False):
@@ -250,7 +250,7 @@ def test_who_comes_late_has_the_same_from_then_on(queue: Queue) -> None:
     assert ledger.lead() <= 1
 
 
-def test_who_cancels_and_asks_again_gains_nothing(queue: Queue) -> None:
+def test_cancelling_and_submitting_again_gains_no_share(queue: Queue) -> None:
     """Anyone who takes back what waits and asks for it anew, again and again, is not served before others for it."""
     steady = [new_job(f"steady-{n}", images=4) for n in range(4) for _ in range(100)]
     queue.add(steady)

@@ -30,7 +30,7 @@ def test_a_change_wakes_everybody_who_watches_that_job(changes: JobChanges, stor
         assert not third.wait(0.05)
 
 
-def test_who_stops_watching_leaves_the_others_watching(changes: JobChanges, store: JobStore) -> None:
+def test_closing_a_watcher_leaves_the_others_subscribed(changes: JobChanges, store: JobStore) -> None:
     job_id = submit(store)
     with changes.of(job_id) as stays:
         with changes.of(job_id):

@@ -100,7 +100,7 @@ def test_a_worker_that_is_to_drain_takes_nothing(store: JobStore, client: redis.
     assert ids(take(store, "w2")) == [job_id]
 
 
-def test_who_is_to_drain_is_nothing_that_others_see(store: JobStore, client: redis.Redis) -> None:
+def test_a_pending_drain_is_not_among_a_workers_facts(store: JobStore, client: redis.Redis) -> None:
     store.renew("w1", FACTS, [])
     store.drain_worker("w1")
 
@@ -162,7 +162,7 @@ def test_one_that_lasts_longer_fails_though_its_worker_lives(
     assert [name for _, name in events(client, job.id)] == ["created", "processing", "failed"]
 
 
-def test_who_shares_a_batch_is_tried_alone_first(store: JobStore, client: redis.Redis) -> None:
+def test_jobs_of_a_crashed_batch_are_retried_alone(store: JobStore, client: redis.Redis) -> None:
     """Any of them may be to blame; their old worker can neither end them nor return them."""
     wanted = [submit(store) for _ in range(2)]
     batch = take(store)

@@ -73,7 +73,7 @@ def shown(api: FlaskClient, job_id: str, headers: dict[str, str] | None = None) 
 
 
 @pytest.mark.parametrize("dialect", ["native", "fal", "wavespeed", "openai"])
-def test_it_is_the_same_as_a_new_job(farm: Farm, dialect: str) -> None:
+def test_a_retry_equals_a_new_job_of_the_same_request(farm: Farm, dialect: str) -> None:
     conditions = Conditions(start_within=60, keep_seconds=120, may_retry=False, runner_hint="h")
     job = failed(farm, dialect=dialect, prompt="a red fox", seed=9, images=3, conditions=conditions)
 
@@ -200,7 +200,7 @@ def test_a_lost_answer_makes_one(store: JobStore) -> None:
 
 
 @pytest.mark.parametrize("is_prepared", [True, False])
-def test_it_has_images_of_its_own(farm: Farm, *, is_prepared: bool) -> None:
+def test_a_retry_has_its_own_copies_of_the_input_images(farm: Farm, *, is_prepared: bool) -> None:
     """The old job may be deleted: its images go with it, the new one's stay."""
     job = failed_with_inputs(farm, Source("image_url", content=sample_image()), is_prepared=is_prepared)
 

@@ -69,7 +69,7 @@ def test_what_is_not_prepared_is_claimed_by_no_worker(
     assert events(client, job_id) == [(1, "created")]
 
 
-def test_it_counts_against_its_callers_limit(client: redis.Redis) -> None:
+def test_an_unprepared_job_counts_against_its_callers_limit(client: redis.Redis) -> None:
     store = JobStore(client, replace(TERMS, queue_limit=1))
     submit_unprepared(store)
 
@@ -83,7 +83,7 @@ def test_no_idle_worker_is_woken_for_it(store: JobStore) -> None:
     assert store.submit(new_job(sources=(SOURCE,))).idle_workers == 0
 
 
-def test_who_listens_hears_of_it(store: JobStore, redis_url: str, client: redis.Redis) -> None:
+def test_a_listener_is_notified_of_an_unprepared_job(store: JobStore, redis_url: str, client: redis.Redis) -> None:
     heard: list[str] = []
     listener = Listener(connect_to_listen(redis_url), lambda channel, _text: heard.append(channel))
     listener.subscribe(redis_keys.UNPREPARED_CHANNEL)
@@ -121,7 +121,7 @@ def test_callers_are_prepared_in_turn(store: JobStore) -> None:
     assert set(taken(store, 20)) <= set(bulk)
 
 
-def test_who_comes_new_shares_with_who_was_there(store: JobStore) -> None:
+def test_a_new_caller_shares_preparation_with_earlier_ones(store: JobStore) -> None:
     """Ada has had much prepared; bob's bulk does not make good for it."""
     for _ in range(20):
         submit_unprepared(store, "ada")
@@ -160,7 +160,7 @@ def test_a_prepared_job_is_what_is_rendered(store: JobStore, client: redis.Redis
     assert events(client, job_id) == [(1, "created"), (2, "processing")]
 
 
-def test_it_shares_a_batch_as_what_it_has_become(store: JobStore) -> None:
+def test_a_prepared_job_joins_a_batch_by_its_prepared_size(store: JobStore) -> None:
     odd, plain = submit_unprepared(store), submit(store, width=512)
     taken(store)
     store.finish_preparation(odd, ready(width=512, images=2))
@@ -190,7 +190,7 @@ def test_preparing_again_after_a_lost_answer_is_once(store: JobStore, client: re
     assert take(store) == ()
 
 
-def test_who_prepares_second_is_told(store: JobStore) -> None:
+def test_finishing_a_preparation_twice_is_refused(store: JobStore) -> None:
     job_id = submit_unprepared(store)
     taken(store)
     store.finish_preparation(job_id, ready())
@@ -229,7 +229,7 @@ def test_a_cancelled_job_is_neither_taken_nor_prepared(
     assert StoreStats(client).unprepared() == 0
 
 
-def test_who_cancels_pays_for_no_preparation(store: JobStore) -> None:
+def test_cancelled_jobs_cost_their_caller_no_share_of_preparation(store: JobStore) -> None:
     for _ in range(5):
         store.cancel(submit_unprepared(store, "ada"))
     taken(store)
@@ -430,7 +430,7 @@ def test_after_a_crash_of_its_worker_it_stands_in_its_models_line(store: JobStor
     assert take_one(store).request == ready()
 
 
-def test_it_counts_as_waiting_for_its_model_until_it_is_prepared(store: JobStore, client: redis.Redis) -> None:
+def test_an_unprepared_job_is_counted_for_its_model_until_it_is_prepared(store: JobStore, client: redis.Redis) -> None:
     stats = StoreStats(client)
     first, second, other = submit_unprepared(store), submit_unprepared(store), submit_unprepared(store, model="kontext")
 
@@ -447,7 +447,7 @@ def test_it_counts_as_waiting_for_its_model_until_it_is_prepared(store: JobStore
     assert counted() == (0, 0)
 
 
-def test_it_is_told_for_how_long_nobody_has_prepared_anything(store: JobStore, client: redis.Redis) -> None:
+def test_the_time_without_any_preparation_is_reported(store: JobStore, client: redis.Redis) -> None:
     stats = StoreStats(client)
     assert stats.unattended_seconds() == 0
 
@@ -489,7 +489,7 @@ def waits(store: JobStore, caller: str) -> bool:
     return any(record(store, job_id).caller == caller for job_id in line)
 
 
-def test_who_is_alone_has_all_places(store: JobStore) -> None:
+def test_a_lone_caller_gets_every_preparation_slot(store: JobStore) -> None:
     wanted = [submit_unprepared(store) for _ in range(8)]
 
     assert taken(store, 8) == wanted

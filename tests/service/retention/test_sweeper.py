@@ -181,7 +181,7 @@ def test_a_redis_that_was_emptied_costs_no_image(
     assert len(storage.marks()) == 2
 
 
-def test_who_came_first_removes_no_image_of_who_came_second(
+def test_a_farm_does_not_remove_images_of_another_farm_on_its_storage(
     sweeper: Sweeper, storage: Storage, store: JobStore, client: redis.Redis
 ) -> None:
     first = SweepState(client).farm_id()

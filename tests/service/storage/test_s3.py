@@ -567,7 +567,9 @@ def test_connections_are_used_again(api: FlaskClient, way: FaultyWay, stored: st
 
 
 @pytest.mark.parametrize("reads", [0, 1])
-def test_who_hangs_up_leaves_no_connection(reach: Reach, farm: Farm, way: FaultyWay, key: str, reads: int) -> None:
+def test_a_download_that_is_broken_off_closes_its_connection(
+    reach: Reach, farm: Farm, way: FaultyWay, key: str, reads: int
+) -> None:
     storage = reach()
     storage.put(key, bytes(20_000_000))
     api = api_of(farm, storage)

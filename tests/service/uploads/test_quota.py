@@ -87,7 +87,9 @@ class Unreadable(io.RawIOBase):
         raise AssertionError(size)
 
 
-def test_who_has_used_it_up_is_told_before_anything_is_read(api: FlaskClient, stored: Callable[[], set[str]]) -> None:
+def test_an_exhausted_quota_is_refused_before_the_body_is_read(
+    api: FlaskClient, stored: Callable[[], set[str]]
+) -> None:
     tickets = begin(api)[0], begin(api, IN_PARTS)[0]
     assert by_cdn(api, MAX_BYTES).status_code == 200
     before = stored()
@@ -134,7 +136,7 @@ def test_one_callers_uploads_leave_anothers_alone(keyed: FlaskClient, ada: dict[
     assert keyed.post(CDN, data=bytes(MAX_BYTES), headers=bob).status_code == 200
 
 
-def test_it_is_renewed_when_uploads_are_gone(api: FlaskClient, farm: Farm) -> None:
+def test_the_quota_is_renewed_when_the_uploads_have_expired(api: FlaskClient, farm: Farm) -> None:
     """Repeated refusals do not postpone that."""
     by_cdn(api, MAX_BYTES)
     name = redis_keys.uploaded_bytes("local")

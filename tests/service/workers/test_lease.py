@@ -114,7 +114,7 @@ def test_a_job_that_comes_back_is_not_stopped_again(lease: Lease, job: Claimed) 
 
 
 @pytest.mark.parametrize("whose", ["the render thread", "another"])
-def test_who_hangs_takes_the_whole_process_along(
+def test_a_hung_stage_ends_the_process(
     lease: Lease, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], whose: str
 ) -> None:
     """The log has the stacks of the threads, the first hundred of them."""

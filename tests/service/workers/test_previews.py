@@ -39,7 +39,7 @@ def size_of(preview: Preview) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize(("safety", "side"), [(True, previews.MAX_CHECKED_SIDE), (False, previews.MAX_SIDE)])
-def test_who_watches_a_job_sees_its_images_form(
+def test_a_watcher_gets_previews_while_images_are_rendered(
     open_worker: Opened, farm: Farm, store: JobStore, changes: JobChanges, safety: bool, side: int
 ) -> None:
     job_id = jobs.submit(store, width=512, height=384, steps=30, images=2, safety=safety)

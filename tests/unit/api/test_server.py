@@ -29,7 +29,7 @@ def test_little_of_an_answer_waits_in_the_kernel() -> None:
                 ours.sendall(bytes(10 * 1024 * 1024))
 
 
-def test_who_was_cut_off_is_not_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_dropped_connection_is_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     log = Log(Server(Settings(), ListenAddress("127.0.0.1", 0), data_dir=tmp_path).cfg)
 
     for error in (BlockingIOError(), TimeoutError(), OSError()):

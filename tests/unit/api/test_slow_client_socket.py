@@ -110,7 +110,7 @@ def received(ours: TimedSocket, count: int) -> bytes:
 
 
 @pytest.mark.usefixtures("patience")
-def test_who_sends_nothing_is_given_up(open_pair: Open) -> None:
+def test_a_client_that_sends_nothing_is_dropped(open_pair: Open) -> None:
     _, ours = open_pair()
     for begin in (ours.begin_head, ours.begin_exchange):
         begin()
@@ -146,7 +146,7 @@ def test_a_body_that_drips_is_given_up_and_one_that_keeps_the_pace_is_not(
 
 
 @pytest.mark.usefixtures("patience")
-def test_who_takes_nothing_is_given_up(open_pair: Open) -> None:
+def test_a_client_that_reads_nothing_is_dropped(open_pair: Open) -> None:
     _, ours = open_pair()
     ours.begin_exchange()
     with pytest.raises(TimeoutError):
@@ -154,7 +154,7 @@ def test_who_takes_nothing_is_given_up(open_pair: Open) -> None:
 
 
 @pytest.mark.usefixtures("patience")
-def test_who_takes_an_answer_by_drips_is_given_up(open_pair: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_reads_too_slowly_is_dropped(open_pair: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slow_client_socket, "MIN_BYTES_PER_SECOND", 1e9)
     theirs, ours = open_pair()
     ours.begin_exchange()
@@ -210,7 +210,7 @@ def test_less_patience_may_be_asked_for_but_not_more(open_pair: Open, monkeypatc
             ours.recv(1)
 
 
-def test_it_is_known_for_how_long_a_thread_is_kept_and_the_connection_can_be_ended(open_pair: Open) -> None:
+def test_a_stalled_connection_reports_its_time_and_can_be_closed(open_pair: Open) -> None:
     _, ours = open_pair()
     ours.begin_head()
     assert ours.stalled_seconds == 0

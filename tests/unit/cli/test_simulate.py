@@ -40,7 +40,7 @@ def test_a_shared_forward_makes_a_full_farm_faster() -> None:
     assert shared["seconds"] < exact["seconds"]
 
 
-def test_it_prints_a_table() -> None:
+def test_a_simulation_prints_a_table() -> None:
     printed = simulated("--price-per-gpu-hour", "2.5", "--priority", "low")
 
     assert "on 8 cards" in printed

@@ -13,7 +13,7 @@ from farm.domain.errors import StoreUnavailable
 from tests.farms import wait_for
 
 
-def test_it_acts_only_when_woken() -> None:
+def test_a_background_thread_acts_only_when_woken() -> None:
     acted = threading.Semaphore(0)
     thread = BackgroundThread("test", lambda: acted.release())
     thread.start()
@@ -59,7 +59,7 @@ def test_wake_ups_during_an_action_become_one() -> None:
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable(), ValueError("no luck")])
-def test_it_survives_errors(error: Exception) -> None:
+def test_a_background_thread_survives_errors(error: Exception) -> None:
     attempts = threading.Semaphore(0)
 
     def fail() -> None:
@@ -73,7 +73,7 @@ def test_it_survives_errors(error: Exception) -> None:
     thread.close()
 
 
-def test_it_acts_no_more_once_it_is_closed() -> None:
+def test_a_closed_background_thread_does_not_act() -> None:
     acted: list[int] = []
     thread = BackgroundThread("test", lambda: acted.append(1))
     thread.start()

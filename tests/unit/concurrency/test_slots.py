@@ -44,7 +44,7 @@ def test_without_a_share_one_caller_may_have_all() -> None:
     assert Slots(3).acquire("local", 3)
 
 
-def test_who_has_none_is_forgotten() -> None:
+def test_a_caller_without_slots_is_forgotten() -> None:
     slots = Slots(1)
     for caller in map(str, range(100)):
         assert slots.acquire(caller)

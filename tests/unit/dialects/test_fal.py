@@ -587,5 +587,5 @@ def test_a_limit_of_the_callers_own_is_told_as_such(slug: str) -> None:
     }
 
 
-def test_who_may_come_back_is_told_so() -> None:
+def test_a_retryable_error_has_fals_headers() -> None:
     assert fal.error_headers({}, may_retry=True) == {"X-Fal-Needs-Retry": "1", "X-Fal-Retryable": "true"}

@@ -333,7 +333,7 @@ def own_parts(pipeline: FluxModels) -> set[str]:
     return {name for name in names if srpo[name] is not kontext[name]}
 
 
-def test_who_wrote_a_description_does_not_part_what_is_the_same(checkpoints: Checkpoints, kontext_dir: Path) -> None:
+def test_parts_are_shared_though_their_descriptions_differ(checkpoints: Checkpoints, kontext_dir: Path) -> None:
     config = kontext_dir / "text_encoder_2" / "config.json"
     described = json.loads(config.read_text())
     config.write_text(json.dumps(described | {"_name_or_path": "t5", "transformers_version": "9", "dtype": "bfloat16"}))

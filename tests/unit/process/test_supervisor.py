@@ -43,7 +43,9 @@ class Nursery:
 
 
 @pytest.mark.parametrize("status", [1, EXIT_FAULTY])
-def test_who_dies_at_once_is_dead_for_longer_and_longer(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+def test_a_child_that_dies_at_once_is_restarted_with_a_growing_backoff(
+    monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
     nursery = Nursery(monkeypatch, status)
 
     assert [nursery.pause_after_life_of(1) for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
@@ -60,7 +62,7 @@ def test_a_good_life_is_rewarded_but_not_one_of_failures(
     assert nursery.pause_after_life_of(61) == pause
 
 
-def test_who_cannot_start_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_cannot_start_is_not_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
     nursery = Nursery(monkeypatch, EXIT_CONFIG)
 
     with pytest.raises(ChildRefused):
@@ -95,7 +97,7 @@ def test_a_card_that_is_lost_later_is_waited_for_and_stops_no_other_child(tmp_pa
     ]
 
 
-def test_who_does_not_stop_when_asked_is_stopped_by_force(tmp_path: Path) -> None:
+def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     deaf = tmp_path / "deaf"
     program = f"import pathlib, signal; signal.signal(15, signal.SIG_IGN); pathlib.Path({str(deaf)!r}).touch(); "
     child = Child("worker", [sys.executable, "-c", f"{program} signal.pause()"], grace_seconds=0.2)

@@ -160,7 +160,7 @@ def test_a_late_answer_is_not_taken_for_the_next_one(program: LanguageModel, tmp
     assert program.rewrite("quick", "srpo") == "better quick"
 
 
-def test_who_waits_is_told_that_it_is_closed(program: LanguageModel, tmp_path: Path) -> None:
+def test_closing_interrupts_waiting_rewrites(program: LanguageModel, tmp_path: Path) -> None:
     write(tmp_path, f"open({str(tmp_path / 'asked')!r}, 'w'); time.sleep(60)")
     program._answer_seconds = 60
     found: list[BaseException] = []

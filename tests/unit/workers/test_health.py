@@ -66,7 +66,7 @@ class Bench:
             self.failure_counter.fail([job_id])
 
 
-def test_so_many_failures_in_a_row_are_too_many() -> None:
+def test_a_worker_is_faulty_after_too_many_failures_in_a_row() -> None:
     bench = Bench()
     bench.fail(MAX_FAILURES_IN_A_ROW - 1)
     before = bench.failure_counter.is_faulty
@@ -95,7 +95,7 @@ def test_a_lost_device_is_enough() -> None:
     assert bench.left == 1
 
 
-def test_who_failed_holds_back_longer_and_longer() -> None:
+def test_the_pause_grows_with_each_failure_in_a_row() -> None:
     bench = Bench()
     pauses = []
     for _ in range(MAX_FAILURES_IN_A_ROW):
@@ -118,7 +118,7 @@ def test_the_second_failure_of_a_job_here_proves_nothing_while_there_are_others(
     assert not bench.failure_counter.failed_here_before("b")
 
 
-def test_it_proves_something_where_another_job_succeeded() -> None:
+def test_a_success_of_another_job_clears_an_earlier_failure() -> None:
     bench = Bench()
     bench.fail(1)
     bench.failure_counter.record_success()

@@ -27,7 +27,7 @@ def look(wakeup_watchdog: WakeupWatchdog, times: int) -> None:
         wakeup_watchdog.check()
 
 
-def test_who_hears_nothing_while_something_waits_leaves(left: Left) -> None:
+def test_a_worker_without_wake_ups_exits_while_jobs_wait(left: Left) -> None:
     wakeup_watchdog = WakeupWatchdog(lambda: True)
 
     look(wakeup_watchdog, TIMEOUT_SECONDS)
@@ -37,7 +37,7 @@ def test_who_hears_nothing_while_something_waits_leaves(left: Left) -> None:
     assert left == [EXIT_NO_WAKEUPS]
 
 
-def test_who_was_idle_for_long_is_not_lost_when_something_comes(left: Left) -> None:
+def test_a_long_idle_worker_does_not_exit_when_a_job_arrives(left: Left) -> None:
     """The wake-up for it is on its way when the worker looks."""
     waits = False
     wakeup_watchdog = WakeupWatchdog(lambda: waits)
@@ -62,7 +62,7 @@ def test_only_what_waits_all_the_while_counts(left: Left) -> None:
     assert left == []
 
 
-def test_who_hears_something_is_not_lost(left: Left) -> None:
+def test_a_worker_that_gets_a_wake_up_does_not_exit(left: Left) -> None:
     wakeup_watchdog = WakeupWatchdog(lambda: True)
 
     look(wakeup_watchdog, TIMEOUT_SECONDS)
@@ -72,7 +72,7 @@ def test_who_hears_something_is_not_lost(left: Left) -> None:
     assert left == []
 
 
-def test_who_works_is_not_lost(left: Left) -> None:
+def test_a_worker_that_is_rendering_does_not_exit(left: Left) -> None:
     wakeup_watchdog = WakeupWatchdog(lambda: True)
 
     wakeup_watchdog.watch(lambda: look(wakeup_watchdog, 10 * TIMEOUT_SECONDS))()
