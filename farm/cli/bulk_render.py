@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -27,8 +28,10 @@ from farm.cli.batches import ENDS, BatchClient, Endpoint
 from farm.cli.client import CallFailed
 from farm.cli.manifest import Row
 from farm.cli.output import Output
+from farm.cli.request_fields import image_urls
 from farm.cli.request_file import FileRequest
 from farm.concurrency.fan_out import for_each
+from farm.domain.catalogue import MAX_BULK_LINE
 from farm.printable import say
 
 #: The file that tells which batches still run.
@@ -47,6 +50,8 @@ _IMAGES: Endpoint = "/v1/images/generations"
 _EDITS: Endpoint = "/v1/images/edits"
 #: Fields that bring input images.
 INPUT_FIELDS = ("image_url", "image_urls", "image", "images")
+#: Most bytes that the image files of a request may have together: as data URIs they fit into a line, with its prompt.
+MAX_FILE_BYTES = (MAX_BULK_LINE - 2**16) * 3 // 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +77,17 @@ class Summary:
 
 
 class BulkRender:
-    """Renders a list of requests into an output. `requests` have all fields of their calls."""
+    """Renders a list of requests into an output. `requests` have all fields of their calls, and name files of images.
+
+    The files are read twice, and not kept: once for the digests of the requests, and when they are sent.
+    """
 
     def __init__(self, client: BatchClient, output: Output, requests: Sequence[FileRequest], console: Console) -> None:
         self._client = client
         self._output = output
         self._console = console
         self._requests = {request.id: request for request in requests}
-        self._digests = {request.id: digest(request.fields) for request in requests}
+        self._digests = {request.id: digest(body_of(request)) for request in requests}
         self._earlier = manifest.parse(output.read(manifest.JSON_NAME))
         self._rows = self._kept_rows()
         parts = _parts(output.read(STATE_NAME))
@@ -94,6 +102,7 @@ class BulkRender:
     def run(self, *, shows_progress: bool) -> Summary:
         """Render what has no image yet, and return the outcome. Raises FarmError."""
         with self._bar(shows_progress) as bar:
+            bar.show(len(self._rows), len(self._requests))
             while self._fill():
                 part = self._parts[0]
                 batch = self._wait_for(part, bar)
@@ -138,33 +147,35 @@ class BulkRender:
     def _fill(self) -> bool:
         """Send batches until enough run. Return True if any runs."""
         while self._todo and len(self._parts) < PARTS_AT_A_TIME:
-            self._send(self._next_requests())
+            self._send(*self._next_lines())
         for number, part in enumerate(self._parts):
             if not part.batch:
                 self._create(number, part)
         return bool(self._parts)
 
-    def _next_requests(self) -> list[FileRequest]:
-        """Return the next requests for one path, as many as one batch may have."""
-        found: list[FileRequest] = []
-        endpoint, size = endpoint_of(next(iter(self._todo.values()))), 0
+    def _next_lines(self) -> tuple[Endpoint, dict[str, bytes]]:
+        """Return the lines of the next requests for one path, as many as one batch may have: id → line."""
+        endpoint = endpoint_of(next(iter(self._todo.values())))
+        lines: dict[str, bytes] = {}
+        size = 0
         for request in self._todo.values():
-            length = len(_line(request))
-            if endpoint_of(request) == endpoint and (not found or size + length <= PART_BYTES):
-                found.append(request)
-                size += length
-            if len(found) == PART_REQUESTS:
+            if endpoint_of(request) != endpoint:
+                continue
+            line = _line(request)
+            size += len(line)
+            if lines and (size > PART_BYTES or len(lines) == PART_REQUESTS):
                 break
-        return found
+            lines[request.id] = line
+        return endpoint, lines
 
-    def _send(self, requests: Sequence[FileRequest]) -> None:
+    def _send(self, endpoint: Endpoint, lines: Mapping[str, bytes]) -> None:
         """Upload a part, and note it before its batch is created: a run that ends in between creates no second one."""
-        file_id = self._client.upload(b"".join(map(_line, requests)))
-        digests = {request.id: self._digests[request.id] for request in requests}
+        file_id = self._client.upload(b"".join(lines.values()))
+        digests = {request_id: self._digests[request_id] for request_id in lines}
         self._tries.update(digests.keys())
         for request_id in digests:
             del self._todo[request_id]
-        self._parts.append(Part(secrets.token_hex(16), endpoint_of(requests[0]), file_id, digests))
+        self._parts.append(Part(secrets.token_hex(16), endpoint, file_id, digests))
         self._save_state()
 
     def _create(self, number: int, part: Part) -> None:
@@ -222,13 +233,9 @@ class BulkRender:
 
     def _saved(self, request: FileRequest, result: Mapping[str, Any]) -> Row:
         body = result["response"]["body"]
-        names = []
-        for number, image in enumerate(body["data"], 1):
-            content = self._client.download(image["url"])
-            several = f"-{number}" if len(body["data"]) > 1 else ""
-            name = f"{request.stem}{several}.{request.fields['output_format']}"
-            self._output.write(name, content)
-            names.append(name)
+        names = [f"{stem}.{request.fields['output_format']}" for stem in request.stems(len(body["data"]))]
+        for name, image in zip(names, body["data"], strict=True):
+            self._output.write(name, self._client.download(image["url"]))
         return self._new_row(
             request, status="completed", files=tuple(names), seed=body.get("seed"), job=_job_of(result)
         )
@@ -311,8 +318,19 @@ def endpoint_of(request: FileRequest) -> Endpoint:
     return _EDITS if any(request.fields.get(name) for name in INPUT_FIELDS) else _IMAGES
 
 
+def body_of(request: FileRequest) -> dict[str, Any]:
+    """Return the fields of a request with the content of the files that it names. Raises UnusableFile."""
+    fields = dict(request.fields)
+    read = partial(image_urls, source=request.id, max_bytes=MAX_FILE_BYTES)
+    if "image_urls" in fields:
+        fields["image_urls"] = read(fields["image_urls"])
+    if "image_url" in fields:
+        (fields["image_url"],) = read([fields["image_url"]])
+    return fields
+
+
 def _line(request: FileRequest) -> bytes:
-    body = {**request.fields, "response_format": "url"}
+    body = {**body_of(request), "response_format": "url"}
     line = {"custom_id": request.id, "method": "POST", "url": endpoint_of(request), "body": body}
     return json.dumps(line).encode() + b"\n"
 

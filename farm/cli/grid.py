@@ -32,8 +32,9 @@ def values_of(option: str, text: str, convert: Callable[[str], N]) -> list[N]:
     try:
         return [convert(part) for part in text.split(",")]
     except ValueError as error:
+        allowed = "7, or several as in 7,9" if convert is int else "4.5, or several as in 3,4.5"
         raise typer.BadParameter(
-            f"'{text}' is not a list of numbers; allowed: 4.5, or several as in 3,4.5.", param_hint=f"'{option}'"
+            f"'{text}' is not a list of numbers; allowed: {allowed}.", param_hint=f"'{option}'"
         ) from error
 
 
@@ -59,7 +60,7 @@ def grid(requests: Sequence[FileRequest], axes: Sequence[Axis]) -> list[FileRequ
     for request in requests:
         for values in product(*(axis.values for axis in axes)):
             fields: dict[str, Any] = {axis.field: value for axis, value in zip(axes, values, strict=True)}
-            suffix = "".join(f"-{axis.symbol}{fields[axis.field]:g}" for axis in axes)
+            suffix = "".join(f"-{axis.symbol}{fields[axis.field]:.15g}" for axis in axes)
             found.append(replace(request, id=request.id + suffix, fields={**request.fields, **fields}))
     return found
 

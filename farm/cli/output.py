@@ -9,7 +9,7 @@ from farm.atomic_file import write_atomically
 from farm.domain.errors import FarmError, NotFound
 from farm.settings import Settings
 
-_BUCKET = "s3://"
+BUCKET = "s3://"
 
 
 class UnusableOutput(FarmError):
@@ -89,4 +89,4 @@ class BucketPrefix:
 
 def output_at(name: str, settings: Settings) -> Output:
     """Return the output that `--out NAME` means."""
-    return BucketPrefix(name, settings) if name.startswith(_BUCKET) else Folder(Path(name))
+    return BucketPrefix(name, settings) if name.startswith(BUCKET) else Folder(Path(name))

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from farm.cli.client import CallFailed, Client
 from farm.cli.download import Downloader, FinishedJob, slug
+from farm.cli.output import BUCKET
 from farm.cli.render_options import in_options
 from farm.cli.render_requests import BulkOptions, Requests, grid_axes, render_requests
 from farm.cli.request_fields import checks, image_fields, image_size, image_urls, model_for, takes_several
@@ -86,9 +87,7 @@ def render(
             "Only with kontext."
         ),
     ] = None,
-    out: Annotated[
-        str, typer.Option(help="Folder to save the images in; for --from and several values also s3://bucket/prefix.")
-    ] = "out",
+    out: Annotated[str, typer.Option(help="Folder to save the images in, or s3://bucket/prefix.")] = "out",
     has_contact_sheet: Annotated[
         bool, typer.Option("--sheet", help="Write a contact sheet, too: small copies of all images on a page.")
     ] = False,
@@ -106,7 +105,6 @@ def render(
     that the model does not support is an error.
     """
     axes = grid_axes(seed=seed, seeds=seeds, guidance=guidance, steps=steps)
-    urls = image_urls(images or [])
     fields = {
         "prompt": prompt,
         "image_size": size and image_size(size),
@@ -124,11 +122,12 @@ def render(
     given = {name: value for name, value in fields.items() if value is not None} | single
     if (prompt is None) == (source is None):
         raise typer.BadParameter("give either PROMPT or --from FILE.")
-    if source or several or has_contact_sheet:
+    if source or several or has_contact_sheet or out.startswith(BUCKET):
         requests = read_requests(source) if source else [FileRequest(slug(prompt or ""), {})]
-        options = BulkOptions(out, several, has_contact_sheet, cancel_on_interrupt, as_json)
-        render_requests(Requests(requests, given, model, urls), options)
+        options = BulkOptions(out, several, has_contact_sheet, cancel_on_interrupt, as_json, shows)
+        render_requests(Requests(requests, given, model, images or []), options)
         return
+    urls = image_urls(images or [])
     _render_one(
         given,
         model_for(model, len(urls)),
@@ -158,7 +157,7 @@ def _render_one(
     else:
         report(job)
     if shows:
-        show_images(job.files)
+        show_images(file.read_bytes() for file in job.files)
     if job.view["status"] == "failed":
         raise RenderFailed(f"The job failed ({job.view['code']}): {job.view['error']}")
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import typer
 from rich.console import Console
 
 from farm.cli.batches import BatchClient
@@ -18,14 +19,16 @@ from farm.cli.manifest import JSON_NAME, Row
 from farm.cli.output import output_at
 from farm.cli.overview import images_text, write_contact_sheets, write_pages
 from farm.cli.render_options import OPTIONS, naming_options
-from farm.cli.request_fields import checks, image_fields, image_urls, model_for, takes_several
-from farm.cli.request_file import FileRequest
-from farm.cli.terminal import say_json
+from farm.cli.request_fields import checks, image_fields, image_size, model_for, takes_several
+from farm.cli.request_file import FileRequest, UnusableRequests, refuse_shared_files
+from farm.cli.terminal import say_json, show_images
 from farm.domain.catalogue import SRPO, TERMS
 from farm.domain.errors import FarmError
 from farm.printable import say
 from farm.settings import load
 
+#: Fields that a request may set under OpenAI's name.
+_OPENAI_NAMES = {"image_size": "size", "num_images": "n"}
 #: Failed requests that are listed; the manifest has all of them.
 _MAX_LISTED = 20
 
@@ -53,20 +56,23 @@ class BulkOptions:
     has_contact_sheet: bool = False
     cancels: bool = False
     as_json: bool = False
+    shows: bool = False
 
 
 def grid_axes(*, seed: int | None, seeds: str | None, guidance: str | None, steps: str | None) -> list[Axis]:
     """Return the parameters that options set, each with its values. Raises BadParameter."""
+    if seeds is not None and seed is not None:
+        raise typer.BadParameter("give either --seed or --seeds.")
     axes = []
-    if seeds:
+    if seeds is not None:
         axes.append(Axis("seed", "s", seeds_of("--seeds", seeds)))
     elif seed is not None:
         axes.append(Axis("seed", "s", [seed]))
-    if guidance:
+    if guidance is not None:
         axes.append(Axis("guidance_scale", "g", values_of("--guidance", guidance, float)))
-    if steps:
+    if steps is not None:
         axes.append(Axis("num_inference_steps", "t", values_of("--steps", steps, int)))
-    return axes
+    return [replace(axis, values=list(dict.fromkeys(axis.values))) for axis in axes]
 
 
 def render_requests(requests: Requests, options: BulkOptions) -> None:
@@ -74,6 +80,7 @@ def render_requests(requests: Requests, options: BulkOptions) -> None:
     settings = load()
     client, output = BatchClient(settings), output_at(options.out, settings)
     complete = list(_complete(client, requests, grid(requests.requests, options.axes)))
+    refuse_shared_files(complete)
     run = BulkRender(client, output, complete, Console(stderr=True))
     with _on_interrupt(run, cancels=options.cancels):
         summary = run.run(shows_progress=not options.as_json)
@@ -84,6 +91,8 @@ def render_requests(requests: Requests, options: BulkOptions) -> None:
         say_json({"out": output.place, "page": page, "requests": [asdict(row) for row in summary.rows]})
     else:
         _report(summary, output.place, [page, *contact_sheets])
+    if options.shows:
+        show_images(output.read(name) or b"" for row in completed for name in row.files)
     _refuse_failed(summary.failed, _set_by_options(requests))
 
 
@@ -91,12 +100,14 @@ def _complete(client: Client, requests: Requests, listed: Sequence[FileRequest])
     """Yield the requests with every field of their calls."""
     unchecked: dict[str, bool | None] = {}
     for request in listed:
-        fields = {"model": requests.model, **requests.defaults, **request.fields}
-        inputs = _inputs(fields, requests.images)
+        fields = {"model": requests.model, **_unsaid(requests.defaults, request.fields), **request.fields}
+        inputs = _inputs(fields, requests.images, request.line)
         model = fields["model"] = model_for(str(fields["model"]), len(inputs))
         fields |= image_fields(inputs, several=takes_several(model))
         fields.setdefault("output_format", TERMS["native"].output_format)
-        if model == SRPO.name and "size" not in fields:
+        if isinstance(size := fields.get("image_size"), str):
+            fields["image_size"] = image_size(size)
+        elif model == SRPO.name and "size" not in fields:
             fields.setdefault("image_size", TERMS["native"].size)
         if "enable_safety_checker" not in fields:
             if model not in unchecked:
@@ -106,13 +117,20 @@ def _complete(client: Client, requests: Requests, listed: Sequence[FileRequest])
         yield replace(request, fields=fields)
 
 
-def _inputs(fields: dict[str, Any], images: Sequence[str]) -> list[str]:
-    """Take the input images out of a request's fields; without any, those of the options. Files become data URIs."""
+def _unsaid(defaults: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those defaults that a request does not set itself, under this or OpenAI's name."""
+    return {name: value for name, value in defaults.items() if _OPENAI_NAMES.get(name) not in fields}
+
+
+def _inputs(fields: dict[str, Any], images: Sequence[str], line: int) -> list[str]:
+    """Take the input images out of a request's fields; without any, those of the options. Raises UnusableRequests."""
     named: list[str] = []
     for name in INPUT_FIELDS:
         value = fields.pop(name, None)
         named += value if isinstance(value, list) else [value] if value else []
-    return image_urls(named) if named else list(images)
+    if not all(isinstance(name, str) for name in named):
+        raise UnusableRequests(f"--from, line {line}: an input image must be a text: a URL, or the name of a file.")
+    return named or list(images)
 
 
 @contextmanager

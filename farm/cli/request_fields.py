@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import mimetypes
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,23 +48,25 @@ def image_fields(urls: list[str], *, several: bool) -> dict[str, Any]:
     return {"image_url": urls[0]} if urls else {}
 
 
-def image_urls(names: list[str]) -> list[str]:
-    """Return URLs as they are and files as data URIs. Raises UnusableFile."""
-    files = {name: _content(Path(name)) for name in names if not _URL.match(name)}
+def image_urls(names: Sequence[str], *, source: str = "--image", max_bytes: int = MAX_FILE_BYTES) -> list[str]:
+    """Return URLs as they are and files as data URIs. Raises UnusableFile, which says that `source` names them."""
+    files = {name: _content(Path(name), source, max_bytes) for name in names if not _URL.match(name)}
     total = sum(len(files.get(name, b"")) for name in names)
-    if total > MAX_FILE_BYTES:
+    if total > max_bytes:
         raise UnusableFile(
-            f"--image: the files are too large; allowed: {MAX_FILE_BYTES} bytes together. Give a URL instead."
+            f"{source}: the files are too large; allowed: {max_bytes} bytes together. Give URLs instead."
         )
     return [_data_uri(name, files[name]) if name in files else name for name in names]
 
 
-def _content(file: Path) -> bytes:
+def _content(file: Path, source: str, max_bytes: int) -> bytes:
     try:
         with file.open("rb") as opened:
-            return opened.read(MAX_FILE_BYTES + 1)
+            return opened.read(max_bytes + 1)
     except OSError as error:
-        raise UnusableFile(f"--image: cannot read {file}: {error.strerror}.") from error
+        raise UnusableFile(f"{source}: cannot read {file}: {error.strerror}.") from error
+    except ValueError as error:
+        raise UnusableFile(f"{source}: no file has the name {str(file)!r}: {error}.") from error
 
 
 def _data_uri(name: str, content: bytes) -> str:

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from io import BytesIO
 
 from rich.console import Console
 from rich.table import Table
@@ -37,8 +37,8 @@ def timings_text(timings: Mapping[str, float]) -> dict[str, str]:
     return {name: f"{timings[name]:g}" if name == FULL_STEPS else f"{timings[name]:.2f} s" for name in names}
 
 
-def show_images(files: Iterable[Path]) -> None:
-    """Show image files: by the terminal's own protocol (iTerm2's, kitty's, sixel) where it has one, else in blocks."""
+def show_images(files: Iterable[bytes]) -> None:
+    """Show image files by the terminal's own protocol (iTerm2's, kitty's, sixel) where it has one, else in blocks."""
     if sys.stdout.isatty() and 0 in os.get_terminal_size(sys.stdout.fileno()):
         say("The terminal has no size, so no image is shown in it.", file=sys.stderr)
         return
@@ -51,12 +51,11 @@ def show_images(files: Iterable[Path]) -> None:
     from textual_image.renderable import Image
 
     for file in files:
-        console.print(Image(file, width=min(_IMAGE_COLUMNS, console.width)))
+        console.print(Image(BytesIO(file), width=min(_IMAGE_COLUMNS, console.width)))
 
 
-def _iterm_image(file: Path, columns: int) -> str:
+def _iterm_image(content: bytes, columns: int) -> str:
     """Return the sequence that has iTerm2 show an image file: its format is iterm2.com/documentation-images.html."""
-    content = file.read_bytes()
     return f"\x1b]1337;File=inline=1;width={columns};size={len(content)}:{base64.b64encode(content).decode()}\a"
 
 

@@ -13,6 +13,8 @@ from farm.client.connection_errors import cause
 from farm.domain.errors import FarmError
 
 TIMEOUT = urllib3.Timeout(connect=5, read=60)
+#: Connections that are kept, for as many threads.
+_CONNECTIONS = 8
 #: An idle stream has a comment every 15 s.
 _STREAM_TIMEOUT = urllib3.Timeout(connect=5, read=30)
 #: Retries of a poll: for about half a minute, or for as long as the farm's Retry-After says.
@@ -42,7 +44,7 @@ class HttpClient:
             raise CallFailed("The API key has characters that no API key has; copy it again.")
         self._base = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = urllib3.PoolManager(retries=False, timeout=TIMEOUT)
+        self._http = urllib3.PoolManager(retries=False, timeout=TIMEOUT, maxsize=_CONNECTIONS)
 
     def get(self, path: str, **fields: str | int) -> dict[str, Any]:
         return self._call("GET", f"{path}?{urlencode(fields, errors='surrogateescape')}" if fields else path)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from rich.console import Console
 
 from api.app import create_app
 from farm.bootstrap import Farm
 from farm.cli import bulk_render
 from farm.cli.batches import BatchClient
-from farm.cli.bulk_render import MAX_TRIES
+from farm.cli.bulk_render import MAX_FILE_BYTES, MAX_TRIES, BulkRender, body_of
+from farm.cli.output import Folder
+from farm.cli.request_file import FileRequest
 from farm.domain.error_codes import Code
 from tests.farms import image_facts
 from tests.s3 import S3
@@ -114,6 +119,7 @@ def test_the_same_command_renders_what_is_missing_and_nothing_else(
     assert run.at(live.url)(*words).status == 0
     assert len(job_ids(farm)) == 5
     assert image_facts(out / "2.jpeg")[1] == "JPEG"
+    assert " 4/4 " in run.at(live.url)(*words).err
 
     assert run.at(live.url)(*words, "--guidance", "3").status == 0  # other requests
     assert len(job_ids(farm)) == 9
@@ -228,14 +234,76 @@ def test_many_requests_are_several_batches(
     assert [len(live.harness.api.get(BATCHES).get_json()["data"]), len(job_ids(farm))] == [3, 5]
 
 
+@pytest.mark.filterwarnings("ignore:Image.Image.getdata is deprecated")  # which the library of --show calls
 def test_a_prompt_with_several_values_is_a_grid(live: LiveFarm, run: Runner, tmp_path: Path) -> None:
-    words = ("a red fox", "--seeds", "1-2", "--guidance", "3,4.5", "--steps", "1", "--size", "256x256")
+    words = ("a red fox", "--seeds", "1-2", "--guidance", "3,4.5", "--steps", "1", "--size", "256x256", "--show")
 
     ended = run.at(live.url)("render", *words, "--out", str(tmp_path), "--json")
+
+    assert len(re.findall("[\u2580-\u2593]", ended.err)) > 1000, "the images in blocks"
 
     names = [row["id"] for row in json.loads(ended.out)["requests"]]
     assert names == ["a-red-fox-s1-g3", "a-red-fox-s1-g4.5", "a-red-fox-s2-g3", "a-red-fox-s2-g4.5"]
     assert {row["seed"] for row in rows(tmp_path).values()} == {1, 2}
+
+
+def test_what_a_request_says_goes_before_the_options(live: LiveFarm, run: Runner, tmp_path: Path) -> None:
+    out, source = tmp_path / "out", tmp_path / "prompts.csv"
+    source.write_text("prompt,image_size,size,n\na fox,256x320,,2\nan owl,,320x256,\na cat,,,\n")
+
+    ended = run.at(live.url)("render", "--from", str(source), "--size", "256x256", "-n", "1", "--out", str(out))
+
+    assert ended.status == 0
+    assert {name: image_facts(out / f"{name}.jpeg")[0] for name in ("1-1", "1-2", "2", "3")} == {
+        "1-1": (256, 320),
+        "1-2": (256, 320),
+        "2": (320, 256),
+        "3": (256, 256),
+    }
+
+
+@pytest.mark.parametrize("name", ["image_url", "image_urls"])
+def test_an_input_image_may_be_a_file(tmp_path: Path, name: str) -> None:
+    file, url = tmp_path / "fox.png", "https://a.example/owl.png"
+    file.write_bytes(b"fox")
+    sent = "data:image/png;base64,Zm94"
+
+    fields = {"image_url": str(file)} if name == "image_url" else {"image_urls": [str(file), url]}
+
+    assert body_of(FileRequest("fox", fields))[name] == (sent if name == "image_url" else [sent, url])
+
+
+def test_files_of_input_images_are_not_kept(tmp_path: Path) -> None:
+    (tmp_path / "noise.png").write_bytes(os.urandom(2_000_000))
+    edit = {"prompt": "a fox", "model": "srpo", "image_url": str(tmp_path / "noise.png")}
+    requests = [FileRequest(str(number), edit) for number in range(20)]
+
+    tracemalloc.start()
+    BulkRender(cast(BatchClient, None), Folder(tmp_path), requests, Console())
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert most < 15_000_000
+
+
+@pytest.mark.parametrize(
+    ("image", "problem"),
+    [
+        ("nothing.png", "farm: fox: cannot read nothing.png: No such file or directory."),
+        ("a\0b", r"farm: fox: no file has the name 'a\x00b': embedded null byte."),
+        (5, "farm: --from, line 1: an input image must be a text: a URL, or the name of a file."),
+        (
+            "/dev/zero",
+            f"farm: fox: the files are too large; allowed: {MAX_FILE_BYTES} bytes together. Give URLs instead.",
+        ),
+    ],
+)
+def test_an_unusable_input_image_is_named(
+    live: LiveFarm, run: Runner, tmp_path: Path, image: object, problem: str
+) -> None:
+    ended = run.at(live.url)("render", "--from", file_of(tmp_path, {"id": "fox", "prompt": "x", "image_url": image}))
+
+    assert (ended.status, ended.err) == (1, f"{problem}\n")
 
 
 def test_images_go_into_a_bucket(
@@ -255,6 +323,8 @@ def test_images_go_into_a_bucket(
     }
     fox = place.get("night/fox.jpeg")
     assert (image_facts(fox["Body"]), fox["ContentType"]) == (((256, 256), "JPEG"), "image/jpeg")
+    assert run.at(live.url)("render", "an owl", "--steps", "1", "--size", "256x256", "--out", out).status == 0
+    assert "night/an-owl.jpeg" in place.names()
 
 
 @pytest.mark.parametrize(
@@ -263,7 +333,9 @@ def test_images_go_into_a_bucket(
         ([], "give either PROMPT or --from FILE"),
         (["a fox", "--from", "x.jsonl"], "give either PROMPT or --from FILE"),
         (["--from", "nothing.jsonl"], "cannot read nothing.jsonl"),
-        (["a fox", "--seeds", "x"], "Invalid value for '--seeds': 'x' is not a list of numbers"),
+        (["a fox", "--seeds", "x"], "Invalid value for '--seeds': 'x' is not a list of numbers; allowed: 7, or"),
+        (["a fox", "--guidance", ""], "Invalid value for '--guidance': '' is not a list of numbers; allowed: 4.5, or"),
+        (["a fox", "--seed", "1", "--seeds", "1-2"], "give either --seed or --seeds"),
     ],
 )
 def test_wrong_options_are_one_line(live: LiveFarm, run: Runner, words: list[str], message: str) -> None:

@@ -18,12 +18,15 @@ from farm.cli.grid import Axis, columns, grid, seeds_of, values_of
 from farm.cli.manifest import Row
 from farm.cli.output import Folder
 from farm.cli.overview import PAGE_IMAGES, write_contact_sheets, write_pages
-from farm.cli.request_file import FileRequest, UnusableRequests, read_requests
+from farm.cli.render_requests import grid_axes
+from farm.cli.request_file import FileRequest, UnusableRequests, read_requests, refuse_shared_files
 
 
 def requests(folder: Path, name: str, text: str) -> list[tuple[str, dict[str, Any]]]:
     (folder / name).write_text(text)
-    return [(request.id, dict(request.fields)) for request in read_requests(str(folder / name))]
+    found = read_requests(str(folder / name))
+    refuse_shared_files(found)
+    return [(request.id, dict(request.fields)) for request in found]
 
 
 def test_jsonl_csv_and_text_are_read(tmp_path: Path) -> None:
@@ -44,11 +47,21 @@ def test_jsonl_csv_and_text_are_read(tmp_path: Path) -> None:
     assert [name for name, _ in requests(tmp_path, "a", "x\n" * 10)][::9] == ["01", "10"]
 
 
-@pytest.mark.parametrize(("text", "prompt"), [('{"prompt": "a fox"}', "a fox"), ("a fox", "a fox")])
-def test_the_standard_input_is_json_if_it_begins_so(monkeypatch: pytest.MonkeyPatch, text: str, prompt: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ('{"prompt": "a fox"}', {"prompt": "a fox"}),
+        ("a fox", {"prompt": "a fox"}),
+        ("a fox, promptly", {"prompt": "a fox, promptly"}),
+        ('"prompt",seed\r\na fox,7\r\n', {"prompt": "a fox", "seed": 7}),
+    ],
+)
+def test_the_form_of_the_standard_input_shows_in_its_first_line(
+    monkeypatch: pytest.MonkeyPatch, text: str, fields: dict[str, Any]
+) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
 
-    assert [request.fields for request in read_requests("-")] == [{"prompt": prompt}]
+    assert [request.fields for request in read_requests("-")] == [fields]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +76,13 @@ def test_the_standard_input_is_json_if_it_begins_so(monkeypatch: pytest.MonkeyPa
             '{"id": "A/b", "prompt": "x"}\n\n{"id": "a-B", "prompt": "x"}',
             "line 3: the id 'a-B' makes the same",
         ),
+        (
+            "a.jsonl",
+            '{"id": "x", "prompt": "x", "num_images": 2}\n{"id": "X-2", "prompt": "x"}',
+            "line 2: the id 'X-2' makes the same files as 'x'",
+        ),
         ("a.csv", "prompt\nx,y\n", "line 2: it has more values"),
+        ("a.csv", "prompt;seed\nx;7\n", "line 1: it must name the columns, of which one is 'prompt', with a comma"),
         ("a.csv", 'prompt\n"x"y"\n', "line 2: it is not CSV"),
         ("a.txt", "\n \n", "has no requests"),
     ],
@@ -83,24 +102,30 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | No
 
 
 def test_files_are_named_by_the_id_without_what_a_path_may_not_have() -> None:
-    names = [FileRequest(name, {}).stem for name in ("fox_1.b", "../../etc/x", "ä ö", "..", "a/b")]
+    names = [FileRequest(name, {}).stem for name in ("fox_1.b", "../../etc/x", "ä ö", "..", "a/b", "Contact-sheet-1")]
 
-    assert names == ["fox_1.b", "-..-etc-x", "-", "image", "a-b"]
+    assert names == ["fox_1.b", "-..-etc-x", "-", "image", "a-b", "image-Contact-sheet-1"]
 
 
 def test_a_grid_has_every_combination_and_names_it() -> None:
-    axes = [Axis("seed", "s", [1, 2]), Axis("guidance_scale", "g", [3.0, 4.5])]
+    axes = [Axis("seed", "s", [4294967294, 4294967295]), Axis("guidance_scale", "g", [3.0, 4.5])]
 
     made = grid([FileRequest("fox", {"prompt": "a fox", "seed": 9})], axes)
 
-    assert [request.id for request in made] == ["fox-s1-g3", "fox-s1-g4.5", "fox-s2-g3", "fox-s2-g4.5"]
-    assert made[1].fields == {"prompt": "a fox", "seed": 1, "guidance_scale": 4.5}
+    assert [request.id for request in made] == [
+        f"fox-s{seed}-g{guidance}" for seed in (4294967294, 4294967295) for guidance in ("3", "4.5")
+    ]
+    assert made[1].fields == {"prompt": "a fox", "seed": 4294967294, "guidance_scale": 4.5}
     assert (columns(axes), columns([])) == (2, 0)
 
 
 def test_values_are_numbers_and_ranges() -> None:
     assert seeds_of("--seeds", "1-3,7, 9-9") == [1, 2, 3, 7, 9]
     assert values_of("--guidance", "3,4.5", float) == [3, 4.5]
+    assert [axis.values for axis in grid_axes(seed=None, seeds="1-3,2", guidance="3,3.0", steps=None)] == [
+        [1, 2, 3],
+        [3.0],
+    ]
     for text in ("3-1", "1-100000", "x", "", "1,,2"):
         with pytest.raises(typer.BadParameter) as refused:
             seeds_of("--seeds", text)

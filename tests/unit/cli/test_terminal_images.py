@@ -25,7 +25,7 @@ from farm.cli.terminal import show_images
 
 read = _terminal.read
 _terminal.read = lambda file, length, _seconds: read(file, length, 20)
-show_images([Path(sys.argv[1])])
+show_images([Path(sys.argv[1]).read_bytes()])
 """
 #: What a program asks a terminal: its attributes, of which 4 is sixel; whether it knows kitty's protocol; the size of a
 #: character.
@@ -99,6 +99,8 @@ def test_iterm_is_sent_the_file_itself(variable: dict[str, str], tmp_path: Path)
 
 
 def test_a_terminal_without_a_size_is_told_so(tmp_path: Path) -> None:
+    Image.linear_gradient("L").save(tmp_path / "image.png")
+
     assert (
         shown_in({}, tmp_path / "image.png", size=(0, 0))
         == b"The terminal has no size, so no image is shown in it.\r\n"
