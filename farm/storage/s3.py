@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, BinaryIO, Literal, cast
+from urllib.parse import urlsplit
 
 import boto3
 import botocore.session
@@ -111,7 +112,7 @@ class S3Storage:
 
     @property
     def place(self) -> str:
-        return f"{self._reads.meta.endpoint_url}/{self._bucket.name}/{self._bucket.prefix}"
+        return f"{_without_slash(self._reads.meta.endpoint_url)}/{self._bucket.name}/{self._bucket.prefix}"
 
     def put(self, key: str, content: bytes) -> None:
         """Store `content` under `key`, and check that all of it arrived."""
@@ -343,6 +344,7 @@ def _client(
     """Return boto3's client of a bucket, once its address can be used. A store on this machine is called directly."""
     config = _config(bucket, seconds, attempts=attempts)
     client = session.client("s3", config=config, **where)
+    _refuse_secrets(client.meta.endpoint_url)
     if is_at_loopback(client.meta.endpoint_url):  # only the client knows, from variables and files
         client = session.client("s3", config=config.merge(Config(proxies={})), **where)
     try:
@@ -352,6 +354,18 @@ def _client(
     except BotoCoreError:  # of credentials, which are fetched again with the first call
         pass
     return client
+
+
+def _refuse_secrets(endpoint: str) -> None:
+    """Raise ValueError for an endpoint with a user name: URLs and errors would show its password."""
+    if "@" in urlsplit(endpoint).netloc:
+        raise ValueError("the address of the store has a user name or a password; callers would see it in their URLs")
+
+
+def _without_slash(endpoint: str) -> str:
+    """Return an endpoint in one form: however it is written, it is one place."""
+    parts = urlsplit(endpoint)
+    return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
 
 
 def _refuse_unusable_bundle(bundle: str) -> None:

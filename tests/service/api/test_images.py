@@ -442,6 +442,21 @@ def test_a_call_that_is_sent_again_after_a_504_goes_on_with_its_job(
     assert api.post(GENERATIONS, json=body).headers["x-request-id"] != first.headers["x-request-id"]
 
 
+@pytest.mark.parametrize("kind", ["form", "json"])
+def test_an_edit_that_is_sent_again_after_a_504_goes_on_with_its_job(
+    patient: Callable[..., FlaskClient], farm: Farm, kind: str
+) -> None:
+    """Each attempt of a form has a boundary of its own."""
+    api, body = patient(0.05), {"model": "kontext", "prompt": "a"}
+    image = DATA_URI + base64.b64encode(png()).decode()
+
+    for number in range(3):
+        in_form = {"data": body | {"image": a_file()}, "content_type": f"multipart/form-data; boundary=b{number}"}
+        edited(api, farm, **(in_form if kind == "form" else {"json": body | {"image": image}}))
+
+    assert len(farm.store.page(None, before_us=None, count=9)) == 1
+
+
 @pytest.mark.parametrize("count", ["1", "2", "9" * 5000])
 def test_a_call_whose_first_attempt_was_refused_makes_a_job(
     patient: Callable[..., FlaskClient], farm: Farm, count: str

@@ -200,6 +200,20 @@ def test_one_waiting_call_too_many_is_told_to_come_back_and_has_no_job(farm: Far
 
 
 @EVERY_WAITING_CALL
+def test_what_is_sent_again_after_its_time_is_over_is_one_job(
+    hasty: FlaskClient, farm: Farm, dialect: Dialect
+) -> None:
+    """Whether or not a client counts its retries, and whatever it makes of the answer."""
+    for count in range(3):
+        dialect.submit(hasty, {"X-Stainless-Retry-Count": str(count)})
+        dialect.submit(hasty)
+
+    assert recorded(farm) == 1
+    dialect.submit(hasty, seed=8)
+    assert recorded(farm) == 2
+
+
+@EVERY_WAITING_CALL
 def test_the_slot_of_a_call_is_free_after_its_answer(farm: Farm, dialect: Dialect) -> None:
     api = one_at_a_time(farm, 0.05)
 

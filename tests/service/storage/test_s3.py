@@ -342,11 +342,75 @@ def test_without_credentials_the_farm_does_not_start(reach: Reach, monkeypatch: 
         reach()
 
 
-def test_an_endpoint_that_is_none_is_named(reach: Reach, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9000")
+@pytest.mark.parametrize(
+    ("endpoint", "named"),
+    [
+        ("127.0.0.1:9000", "127.0.0.1:9000"),
+        ("http://store.example:99999", "store.example:99999"),
+        ("http://store.example/?x=1", "not a valid URI"),
+        ("ftp://store.example", "ftp://store.example"),
+        ("http://ada:secret@store.example", "has a user name"),
+    ],
+)
+def test_an_endpoint_that_is_none_is_named(
+    reach: Reach, monkeypatch: pytest.MonkeyPatch, endpoint: str, named: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
 
-    with pytest.raises(ConfigurationError, match=r"^FARM_STORAGE_URL: .*127.0.0.1:9000"):
+    with pytest.raises(ConfigurationError, match=rf"^FARM_STORAGE_URL: .*{named}") as refused:
         reach()
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "addressing", "images", "is_at"),
+    [
+        ("http://127.0.0.1:9000/", "auto", "http://127.0.0.1:9000/images/p/", "http://127.0.0.1:9000/images/p/"),
+        ("http://[::1]:9000//", "auto", "http://[::1]:9000/images/p/", "http://[::1]:9000/images/p/"),
+        ("https://a.example/s3/v1/", "auto", "https://a.example/s3/v1/images/p/", "https://a.example/s3/v1/images/p/"),
+        (
+            "https://S3.eu-west-1.example",
+            "path",
+            "https://S3.eu-west-1.example/images/p/",
+            "https://s3.eu-west-1.example/images/p/",
+        ),
+        (
+            "https://s3.eu-west-1.example/",
+            "virtual",
+            "https://images.s3.eu-west-1.example/p/",
+            "https://s3.eu-west-1.example/images/p/",
+        ),
+        ("https://a.example/s3/", "virtual", "https://images.a.example/s3/p/", "https://a.example/s3/images/p/"),
+        ("http://127.0.0.1:9000", "virtual", "http://127.0.0.1:9000/images/p/", "http://127.0.0.1:9000/images/p/"),
+    ],
+)
+def test_an_endpoint_has_many_forms_and_is_one_place_in_each(
+    reach: Reach, key: str, monkeypatch: pytest.MonkeyPatch, endpoint: str, addressing: str, images: str, is_at: str
+) -> None:
+    """By the place, processes tell whether they have one storage: a slash more makes no other one."""
+    reach()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    bucket = Bucket.at("s3://images/p", addressing=addressing)
+
+    own, public = S3Storage(bucket, url_seconds=60), S3Storage(bucket, url_seconds=60, public_endpoint=endpoint)
+
+    assert [str(storage.url(key)).partition("?")[0] for storage in (own, public)] == [images + key] * 2
+    assert own.place == is_at
+
+
+@pytest.mark.parametrize("slashes", ["/", "//"])
+def test_a_slash_behind_the_endpoint_is_no_matter(
+    reach: Reach, way: FaultyWay, key: str, monkeypatch: pytest.MonkeyPatch, slashes: str
+) -> None:
+    reach()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{way.port}{slashes}")
+    storage = reach(url_seconds=60)
+
+    storage.put(key, b"content")
+
+    assert storage.read(key) == b"content"
+    assert key in {entry.name for entry in storage.page("").entries}
+    assert urllib3.request("GET", str(storage.url(key))).data == b"content"
 
 
 # Trouble
