@@ -103,6 +103,8 @@ NON_TEXT_FIELDS = frozenset(
 
 #: Texts of a form that mean null: forms of HTML send empty fields, and OpenAI's JavaScript library demands `null`.
 _UNSET_IN_FORMS = ("", "null")
+#: Booleans of a form as Python's `requests` writes them.
+_PYTHON_FLAGS = {"True": True, "False": False}
 
 #: The form of an image in an answer: a URL, a data URI, base64 in a field of its own, or a URL and base64.
 ResultFormat = Literal["url", "data", "b64_json", "both"]
@@ -408,6 +410,8 @@ def _inside(value: object) -> object:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, str) and value in _PYTHON_FLAGS:
+        return _PYTHON_FLAGS[value]
     try:
         found = json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):

@@ -200,6 +200,11 @@ def test_numbers_and_switches_of_a_form_are_read_as_such() -> None:
     }
 
 
+@pytest.mark.parametrize(("text", "meant"), [("true", True), ("False", False), ("True", True)])
+def test_a_form_of_python_writes_booleans_in_its_own_way(text: str, meant: bool) -> None:
+    assert form_fields({"stream": text, "user": text}) == {"stream": meant, "user": text}
+
+
 @pytest.mark.parametrize("text", ["", "null"])
 def test_an_empty_field_of_a_form_is_null_but_a_prompt_is_its_text(text: str) -> None:
     assert form_fields({"n": text, "quality": text, "prompt": text}) == {"n": None, "quality": None, "prompt": text}
