@@ -169,7 +169,7 @@ def test_a_farm_with_keys_is_called_with_the_key_of_the_environment(page: Page, 
         ({"image_size-width": "2000", "image_size-height": "1000"}, "wavespeed"),
     ],
 )
-def test_a_client_that_cannot_be_told_the_same_is_not_offered(
+def test_a_client_that_cannot_send_these_fields_is_not_offered(
     page: Page, farm: RunningFarm, fields: dict[str, str], excluded: str
 ) -> None:
     open_form(page, farm, "srpo")

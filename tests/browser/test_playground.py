@@ -324,7 +324,7 @@ def test_an_error_stands_at_its_field_and_goes_away(page: Page) -> None:
     expect_status(card(page), "completed")
 
 
-def test_errors_of_several_parts_of_a_field_are_told_apart(page: Page) -> None:
+def test_errors_of_several_parts_of_a_field_are_distinguished(page: Page) -> None:
     fill(page)
     page.select_option("#field-image_size", "custom")
     page.fill("#field-image_size-width", "7")

@@ -234,7 +234,7 @@ def test_calls_may_each_have_a_job() -> None:
 
 
 @pytest.mark.parametrize("kind", ["stop api", "pause redis", "full disk"])
-def test_a_second_job_is_no_fault_if_the_farm_could_not_notice_that_the_caller_hung_up(kind: str) -> None:
+def test_a_second_job_is_no_fault_if_the_farm_could_not_notice_the_disconnect(kind: str) -> None:
     run = a_good_run()
     call_again(run)
     run.injections.append(Injection(kind, 20.2))
@@ -297,7 +297,7 @@ def file_of(ask: Ask, prompt: str, number: int = 0) -> bytes:
 
 
 @pytest.mark.parametrize("ask", [PLAIN_ASK, JPEG_ASK], ids=["png", "jpeg from an image"])
-def test_pixels_are_told_from_others(ask: Ask) -> None:
+def test_wrong_pixels_are_detected(ask: Ask) -> None:
     content = file_of(ask, ask.prompt)
 
     assert is_right(ask, 0, ask.prompt, content)

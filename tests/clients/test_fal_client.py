@@ -225,7 +225,7 @@ def test_a_prompt_is_enhanced_when_that_is_asked_for(client: fal_client.SyncClie
     assert "a fox" in output["prompt"]
 
 
-def test_an_image_that_is_none_is_told_with_its_field(client: fal_client.SyncClient, host: str) -> None:
+def test_an_unusable_image_is_reported_with_its_field(client: fal_client.SyncClient, host: str) -> None:
     """At a submit what comes along is refused; what is fetched later is the request's own error."""
     handle = client.submit(
         f"{KONTEXT}/multi", {"prompt": "a", "image_urls": [f"{host}/output.png", f"{host}/page.html"]}

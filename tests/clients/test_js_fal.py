@@ -187,7 +187,7 @@ def test_a_time_limit_of_the_client_cancels_the_request(farm: RunningFarm, way: 
     assert farm.wait_for_end(ran["requestId"])["code"] == "cancelled"
 
 
-def test_a_start_timeout_is_told_and_not_tried_again(farm: RunningFarm, way: str) -> None:
+def test_a_start_timeout_is_reported_and_not_retried(farm: RunningFarm, way: str) -> None:
     """Behind longer jobs, a direct call whose start may not be late: 504, and the client leaves it at that."""
     blockers = [farm.submit(num_inference_steps=50, num_images=4) for _ in range(6)]
     before = len(farm.call("GET", "/farm/v1/jobs?limit=100").json["jobs"])

@@ -53,7 +53,7 @@ def test_base64_is_the_image_itself(head: str) -> None:
     assert image_facts(base64.b64decode(inline, validate=True)) == ((256, 256), "PNG")
 
 
-def test_a_call_that_was_held_in_vain_raises_with_the_task(farm: RunningFarm, head: str) -> None:
+def test_a_call_that_times_out_raises_with_the_task(farm: RunningFarm, head: str) -> None:
     error = javascript.run(
         head + "report(await client.run(model, slow, { enableSyncMode: true }).catch(failure));"
     ).report

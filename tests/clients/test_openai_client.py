@@ -262,7 +262,7 @@ def test_the_models_are_listed_and_shown(client: openai.OpenAI) -> None:
         client.models.retrieve("dall-e-3")
 
 
-def test_a_call_that_was_held_in_vain_is_not_sent_again(farm: RunningFarm, ada: openai.OpenAI) -> None:
+def test_a_call_that_times_out_is_not_sent_again(farm: RunningFarm, ada: openai.OpenAI) -> None:
     """The library would, with its usual two retries: three jobs for one image."""
     with pytest.raises(openai.InternalServerError) as caught:
         ada.images.generate(model="srpo", prompt="a slow fox", **SLOW)

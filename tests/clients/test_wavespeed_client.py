@@ -149,7 +149,7 @@ def test_an_image_that_cannot_be_fetched_fails_with_its_number(farm: RunningFarm
 @pytest.mark.parametrize(
     ("image", "number"), [({}, 1400), ({"image": ""}, 1401), ({"image": data_uri(b"no image")}, 1401)]
 )
-def test_an_image_that_is_none_is_refused_by_name(client: Any, image: dict[str, str], number: int) -> None:
+def test_an_unusable_image_is_refused_by_the_name_of_its_field(client: Any, image: dict[str, str], number: int) -> None:
     with pytest.raises(RuntimeError, match=rf'HTTP 400.*"code":{number}.*"image: '):
         client.run(IMAGE_MODEL, QUICK | image)
 
@@ -194,7 +194,7 @@ def test_a_webhook_names_the_image_and_holds_none(farm: RunningFarm, client: Any
     assert image_facts(farm.fetch(given["image"])) == ((96, 64), "PNG")
 
 
-def test_a_call_that_was_held_in_vain_raises_with_the_task(farm: RunningFarm, client: Any) -> None:
+def test_a_call_that_times_out_raises_with_the_task(farm: RunningFarm, client: Any) -> None:
     with pytest.raises(RuntimeError, match=r"^Sync mode timed out") as caught:
         client.run(MODEL, SLOW, enable_sync_mode=True)
 
@@ -205,7 +205,7 @@ def test_a_call_that_was_held_in_vain_raises_with_the_task(farm: RunningFarm, cl
     cancel(farm, found[1])
 
 
-def test_a_call_that_was_held_in_vain_is_still_processing(farm: RunningFarm, client: Any) -> None:
+def test_a_call_that_times_out_is_still_processing(farm: RunningFarm, client: Any) -> None:
     result = client.run_no_throw(MODEL, SLOW, enable_sync_mode=True)
 
     assert (result["status"], result["outputs"]) == ("processing", None)

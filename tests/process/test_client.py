@@ -46,7 +46,7 @@ def test_a_level_of_acceleration_computes_part_of_the_steps(client: Client) -> N
     assert [job.wait().data["timings"]["full_steps"] for job in jobs] == [12, 12, 6, 5]
 
 
-def test_progress_is_told_until_the_end(slow: Client) -> None:
+def test_progress_is_reported_until_the_end(slow: Client) -> None:
     seen: list[JobState] = []
     slow.render("a fox", on_progress=seen.append, num_inference_steps=50, **SMALL)
 
@@ -80,7 +80,7 @@ def test_several_input_images_choose_the_model_for_several(client: Client) -> No
     assert job.wait().data["model"] == "kontext-multi"
 
 
-def test_a_wrong_parameter_and_a_cancelled_job_are_told(client: Client) -> None:
+def test_a_wrong_parameter_and_a_cancelled_job_raise(client: Client) -> None:
     with pytest.raises(CallFailed, match="num_inference_steps"):
         client.render("a fox", num_inference_steps=99)
 

@@ -161,7 +161,7 @@ def test_a_setting_that_does_not_exist(tmp_path: Path) -> None:
     assert {"storage", "port", "keys"} <= report.marks().keys()
 
 
-def test_a_signing_key_that_is_none(tmp_path: Path) -> None:
+def test_an_unusable_signing_key_is_reported(tmp_path: Path) -> None:
     report = doctor(tmp_path, FARM_SIGNING_KEY="not-a-key")
 
     assert "FARM_SIGNING_KEY cannot be used" in report.wrong("settings")
@@ -371,7 +371,7 @@ def test_a_job_that_waits_beside_an_idle_worker(own: redis.Redis, own_url: str, 
     assert "although w is idle" in report.wrong("queue")
 
 
-def test_webhooks_that_nobody_delivers(own: redis.Redis, own_url: str, tmp_path: Path) -> None:
+def test_overdue_webhooks_are_reported(own: redis.Redis, own_url: str, tmp_path: Path) -> None:
     own.zadd(redis_keys.DELIVERY_QUEUES, {"local https://receiver.example": clock.now_us() - 90_000_000})
 
     assert "farm worker --webhooks" in doctor(tmp_path, FARM_REDIS_URL=own_url).wrong("webhooks")

@@ -81,7 +81,7 @@ def test_a_killed_worker_of_this_machine_costs_seconds_and_no_lease(data_dir: Pa
         assert farm.redis.hget(f"srpo:job:{job_id}", "attempt") == "2"
 
 
-def test_a_worker_alone_that_is_killed_is_told_by_its_parent(data_dir: Path) -> None:
+def test_the_parent_of_a_killed_worker_reports_its_death(data_dir: Path) -> None:
     """`farm worker` has the worker below it, passes on how it ended, and has told the job store by then."""
     with running_farm(data_dir, 1, FARM_SIMULATED_STEP_MS="50") as farm:
         (first,) = farm.worker_pids()
@@ -129,7 +129,7 @@ def test_a_killed_redis_loses_nothing_that_was_accepted(data_dir: Path) -> None:
         assert all(events(farm)[job_id, "completed"] == 1 for job_id in ids)
 
 
-def test_while_redis_is_away_callers_are_told_soon(data_dir: Path) -> None:
+def test_callers_soon_get_503_while_redis_is_away(data_dir: Path) -> None:
     """503 in the dialect's shape, also from a Redis that hangs; and the farm recovers by itself."""
     with running_farm(data_dir) as farm:
         (redis_pid,) = farm.redis_pids()

@@ -67,7 +67,7 @@ def test_a_poll_beside_as_many_held_calls_and_streams_as_there_may_be_is_quick(d
 
 @pytest.mark.usefixtures("usual_limit")
 @pytest.mark.full
-def test_a_minute_of_direct_calls_of_long_jobs_does_not_starve_who_polls(data_dir: Path) -> None:
+def test_a_minute_of_direct_calls_does_not_starve_polling(data_dir: Path) -> None:
     with running_farm(data_dir, FARM_SIMULATED_STEP_MS="3000") as farm, ExitStack() as stack:
         job_id = farm.submit(model="fal-ai/flux/srpo", num_inference_steps=50)
         for _ in range(BURST):

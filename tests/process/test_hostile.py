@@ -320,7 +320,7 @@ def test_what_is_no_request_is_refused_and_leaves_nothing_behind(site: Site) -> 
     assert site.megabytes < before[0] + 30
 
 
-def test_nothing_comes_through_behind_a_request_whose_end_is_in_doubt(site: Site) -> None:
+def test_a_request_behind_an_ambiguous_length_is_not_answered(site: Site) -> None:
     """A proxy in front may think that the second request is a part of the first one's body."""
     smuggled = get(b"/farm/v1/jobs/" + site.job.encode())
     for name, request in LENGTHS.items():
@@ -415,7 +415,7 @@ def test_silent_callers_hold_no_threads(site: Site) -> None:
 
 
 @pytest.mark.usefixtures("many_files")
-def test_callers_who_stop_in_the_middle_hold_up_nobody_for_long(site: Site) -> None:
+def test_clients_that_stop_in_the_middle_do_not_delay_others_for_long(site: Site) -> None:
     """More clients than threads stop in the middle of a handshake or of a head."""
     before = site.times_it_hung_up
     with crowd(site, b"\x16\x03\x01" if site.is_safe else b"GET / HT", count=MANY, connect=site.plain):
@@ -426,7 +426,7 @@ def test_callers_who_stop_in_the_middle_hold_up_nobody_for_long(site: Site) -> N
 
 @pytest.mark.full
 @pytest.mark.usefixtures("many_files")
-def test_bodies_that_stop_in_the_middle_and_answers_that_nobody_takes_hold_up_nobody_for_long(site: Site) -> None:
+def test_stalled_bodies_and_unread_answers_do_not_delay_others_for_long(site: Site) -> None:
     file = site.farm.call("POST", "/fal/cdn/files/upload", bytes(8_000_000), Content_Type="application/pdf")
     name = file.json["access_url"].removeprefix(site.farm.url).encode()
     for word in (post(b"Content-Length: 1000\r\n", b"{"), get(name)):

@@ -148,7 +148,7 @@ def test_the_doctor_finds_nothing_wrong_with_it(tls_server: TlsServer, tls_farm:
     assert {"Redis", "rights", "persistence", "connections"} <= {found["name"] for found in findings}
 
 
-def test_a_server_whose_certificate_is_unknown_is_told_as_such(tls_server: TlsServer) -> None:
+def test_an_untrusted_certificate_of_redis_is_reported(tls_server: TlsServer) -> None:
     done = farm_command("doctor", "--json", environment=SIMULATED | {"FARM_REDIS_URL": tls_server.url.split("?")[0]})
 
     (found,) = [each for each in json.loads(done.stdout)["findings"] if each["name"] == "Redis"]

@@ -90,7 +90,7 @@ def test_a_prompt_is_enhanced(farm: RunningFarm) -> None:
     assert view["original_prompt"] == "a fox"
 
 
-def test_what_is_at_the_url_is_told_where_it_is_no_image(farm: RunningFarm, host: Host) -> None:
+def test_a_url_that_leads_to_no_image_is_named_in_the_error(farm: RunningFarm, host: Host) -> None:
     view = farm.wait_for_end(submit(farm, image_url=host.serve("/fox.png", b"<html>")))
 
     assert (view["status"], view["code"]) == ("failed", "image_load_error")

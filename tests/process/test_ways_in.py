@@ -83,7 +83,9 @@ def test_the_command_line_shows_a_refusal(simulated: RunningFarm) -> None:
     assert re.fullmatch(r"farm: --steps: .*50.*\n", done.stderr)
 
 
-def test_a_folder_that_is_none_is_told_before_anything_is_rendered(simulated: RunningFarm, tmp_path: Path) -> None:
+def test_an_unusable_output_folder_is_refused_before_anything_is_rendered(
+    simulated: RunningFarm, tmp_path: Path
+) -> None:
     file = tmp_path / "out"
     file.touch()
     newest = newest_job(simulated)

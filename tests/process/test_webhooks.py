@@ -46,7 +46,7 @@ def webhook_workers(farm: RunningFarm) -> list[int]:
     return pids(f"-m workers.background --data-dir {farm.data_dir}")
 
 
-def test_a_job_is_told_of_at_every_state(farm: RunningFarm, receiver: Receiver) -> None:
+def test_every_state_of_a_job_has_its_webhook(farm: RunningFarm, receiver: Receiver) -> None:
     """News that is overtaken is dropped, so a busy machine may need more than one job to tell all of it."""
     for _ in range(10):
         receiver.received.clear()
@@ -60,7 +60,7 @@ def test_a_job_is_told_of_at_every_state(farm: RunningFarm, receiver: Receiver) 
     assert farm.image(receiver.received[-1].json["data"])[:2] == b"\xff\xd8"
 
 
-def test_a_cancelled_job_is_told_as_failed(farm: RunningFarm, receiver: Receiver) -> None:
+def test_the_webhook_of_a_cancelled_job_is_job_failed(farm: RunningFarm, receiver: Receiver) -> None:
     job_id = farm.submit(webhook_url=receiver.url, webhook_events=["job.failed"], num_inference_steps=50, num_images=4)
     farm.call("POST", f"/farm/v1/jobs/{job_id}/cancel")
     wait_for(lambda: job_id in ended(receiver))

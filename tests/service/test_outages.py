@@ -173,7 +173,7 @@ def test_a_frozen_redis_is_503_soon(outage: Outage, with_keys: bool) -> None:
     wait_for(lambda: post_job(outage.api).status_code == 202)
 
 
-def test_a_held_call_whose_redis_dies_is_not_told_to_come_back(outage: Outage) -> None:
+def test_a_direct_call_whose_redis_dies_gets_504_not_503(outage: Outage) -> None:
     """Its job is accepted: a client that repeats the call would have two."""
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(post_request, outage.api.application.test_client(), FAL_RUN)
@@ -202,7 +202,7 @@ def test_a_held_prediction_whose_redis_dies_is_answered_with_its_id(outage: Outa
 
 
 @pytest.mark.parametrize("post", [post_request, post_prediction])
-def test_a_submit_whose_redis_dies_once_it_is_accepted_is_not_told_to_come_back(
+def test_a_submit_accepted_just_before_redis_dies_is_not_answered_with_503(
     outage: Outage, monkeypatch: pytest.MonkeyPatch, post: Callable[[FlaskClient], TestResponse]
 ) -> None:
     """Clients send again what is refused with 503: they would have two jobs."""

@@ -128,7 +128,7 @@ def test_processes_that_differ_are_named() -> None:
     assert list(work.processes({"api a:1": apis["api a:1"]})) == []
 
 
-def test_a_storage_without_space_is_not_told_to_be_writable() -> None:
+def test_the_remedy_for_a_full_storage_is_space() -> None:
     full = StorageUnavailable(detail=f"put: {os.strerror(errno.ENOSPC)}")
 
     assert "inodes" in storage.remedy(full, Settings(), Path("/data"))
@@ -315,13 +315,13 @@ def test_a_queue_that_is_stuck_is_named(oldest: float, able: list[Worker], mark:
     assert names(work.queue_finding(backlog, able), mark, word)
 
 
-def test_a_backlog_of_webhooks_is_named_when_nobody_takes_what_is_due() -> None:
+def test_overdue_webhooks_are_named_with_the_remedy() -> None:
     assert work.webhooks_finding(3, 60, couriers=1).mark is Mark.GOOD
     assert names(work.webhooks_finding(3, 61, couriers=1), Mark.WRONG, "61 s overdue", "farm worker --webhooks")
     assert names(work.webhooks_finding(3, 0, couriers=0), Mark.NOTE, "webhook workers: 0")
 
 
-def test_jobs_that_nobody_prepares_are_named() -> None:
+def test_overdue_preparations_are_named_with_the_remedy() -> None:
     assert work.preparation_finding(0, 0, preparers=0).mark is Mark.GOOD
     assert work.preparation_finding(3, 60, preparers=1).mark is Mark.GOOD
     assert names(work.preparation_finding(3, 61, preparers=1), Mark.WRONG, "for 61 s", "farm worker --webhooks")

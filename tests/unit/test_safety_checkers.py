@@ -75,7 +75,7 @@ def test_a_missing_shard_is_named(vit: Path) -> None:
     assert f"lacks {shards['b']}; " in refused(with_folder("vit", vit))
 
 
-def test_the_other_checkers_folder_is_told_apart(vit: Path, clip: Path) -> None:
+def test_the_folder_of_the_other_checker_is_recognised(vit: Path, clip: Path) -> None:
     assert refused(with_folder("vit", clip)).endswith("; try FARM_SAFETY=clip")
     assert refused(with_folder("clip", vit)).endswith("; try FARM_SAFETY=vit")
 

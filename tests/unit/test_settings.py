@@ -407,7 +407,7 @@ def test_an_empty_value_is_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load().lease_seconds == 15
 
 
-def test_other_programs_variables_are_none_of_the_farms_business(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_other_programs_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FARMER_NAME", "x")
     monkeypatch.setenv("LEASE_SECONDS", "x")
 

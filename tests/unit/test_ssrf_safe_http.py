@@ -611,7 +611,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_answer_is_none(receive: Callable[..., Receiver], wrong: str) -> None:
+def test_an_invalid_http_answer_is_an_error(receive: Callable[..., Receiver], wrong: str) -> None:
     behave, reason = WRONG[wrong]
 
     with pytest.raises(Unreachable) as failed:
@@ -628,12 +628,12 @@ def test_an_answer_counts_although_the_request_was_not_read(receive: Callable[..
     assert reply.status == 410
 
 
-def test_nobody_there_is_told(receive: Callable[..., Receiver]) -> None:
+def test_a_refused_connection_is_reported(receive: Callable[..., Receiver]) -> None:
     with pytest.raises(Unreachable, match=r"hook\.example refuses the connection"):
         post(Wires(free_port()).client())
 
 
-def test_a_name_that_does_not_exist_is_told() -> None:
+def test_a_host_name_that_does_not_exist_is_reported() -> None:
     wires = Wires()
 
     def resolve(host: str, port: int) -> list[str]:
@@ -860,7 +860,7 @@ NO_ENTRIES = [
 
 
 @pytest.mark.parametrize("entry", NO_ENTRIES)
-def test_an_entry_that_is_none_is_named(entry: str) -> None:
+def test_an_invalid_entry_is_named(entry: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         SsrfSafeClient(frozenset({"receiver", entry}))
 

@@ -81,7 +81,7 @@ def test_a_certificate_of_the_store_stops_the_start_and_the_doctor_has_the_remed
 
 
 @pytest.mark.parametrize("problem", DATES)
-def test_a_certificate_of_signed_urls_is_told(
+def test_a_bad_certificate_of_signed_urls_is_reported(
     bucket: Bucket, authority: Authority, monkeypatch: pytest.MonkeyPatch, problem: str
 ) -> None:
     with (
@@ -92,7 +92,7 @@ def test_a_certificate_of_signed_urls_is_told(
 
 
 @pytest.mark.parametrize(("problem", "words"), [("has expired", "has expired"), ("is not valid yet", "not yet valid")])
-def test_a_certificate_of_a_receiver_or_image_host_is_told(
+def test_a_bad_certificate_of_a_receiver_or_image_host_is_reported(
     authority: Authority, monkeypatch: pytest.MonkeyPatch, problem: str, words: str
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))

@@ -68,7 +68,7 @@ def test_every_answer_tells_browsers_to_be_careful(keyed: FlaskClient, ada: dict
     assert "Vary" not in headers
 
 
-def test_pages_are_framed_by_nobody_and_load_nothing_from_elsewhere(keyed: FlaskClient) -> None:
+def test_pages_cannot_be_framed_and_load_only_from_their_origin(keyed: FlaskClient) -> None:
     headers = keyed.get("/docs").headers
 
     assert headers["X-Frame-Options"] == "DENY"
@@ -87,9 +87,7 @@ def test_what_belongs_to_a_caller_is_kept_by_no_cache(keyed: FlaskClient, ada: d
     ("host", "scheme", "is_told"),
     [("farm.example", "https", True), ("farm.example", "http", False), ("localhost:8000", "https", False)],
 )
-def test_only_over_tls_browsers_are_told_to_stay_there(
-    keyed: FlaskClient, host: str, scheme: str, is_told: bool
-) -> None:
+def test_hsts_is_sent_over_tls_only(keyed: FlaskClient, host: str, scheme: str, is_told: bool) -> None:
     """HSTS is not sent for localhost, where other programs answer under the same name."""
     response = keyed.get("/healthz", base_url=f"{scheme}://{host}")
 
@@ -151,7 +149,7 @@ def test_a_page_that_is_allowed_reads_every_answer(opened: Opened, ada: dict[str
 
 
 @pytest.mark.parametrize("origin", [OTHER, "null", "", "http://app.example", f"{PAGE}:8443", f"{PAGE}.evil.example"])
-def test_a_page_that_is_not_allowed_is_told_nothing(opened: Opened, ada: dict[str, str], origin: str) -> None:
+def test_a_foreign_origin_gets_no_cors_headers(opened: Opened, ada: dict[str, str], origin: str) -> None:
     api = opened(cors=PAGE)
     asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
 
@@ -162,7 +160,7 @@ def test_a_page_that_is_not_allowed_is_told_nothing(opened: Opened, ada: dict[st
         assert answer.headers["Vary"] == "Origin"  # lest a cache hands it to the page that is
 
 
-def test_caches_tell_answers_apart_also_where_nobody_named_an_origin(opened: Opened) -> None:
+def test_answers_vary_by_origin_also_without_one(opened: Opened) -> None:
     assert opened(cors=PAGE).get("/healthz").headers["Vary"] == "Origin"
 
 
@@ -175,7 +173,7 @@ def test_any_page_may_be_allowed(opened: Opened, ada: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("path", ["/farm/v1/jobs", FAL_QUEUE, WAVESPEED, GENERATIONS, "/fal/proxy", "/nothing"])
 @pytest.mark.parametrize("host", ["farm.example", "queue.fal.run"])
-def test_a_browser_that_asks_first_is_told_what_a_page_may_send(opened: Opened, path: str, host: str) -> None:
+def test_a_preflight_request_gets_the_allowed_headers(opened: Opened, path: str, host: str) -> None:
     headers = {
         "Origin": PAGE,
         "Access-Control-Request-Method": "POST",

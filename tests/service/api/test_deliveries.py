@@ -28,7 +28,7 @@ def deliveries(api: FlaskClient, headers: dict[str, str] | None = None, query: s
     return found
 
 
-def test_a_delivery_shows_what_was_told_to_whom_and_every_try(api: FlaskClient, farm: Farm) -> None:
+def test_a_delivery_shows_its_event_receiver_and_attempts(api: FlaskClient, farm: Farm) -> None:
     job_id = submit(api, webhook_url=HOOK)
     tries = [
         Attempt(1_700_000_000_000_000, 0.25, 503, answer="busy"),

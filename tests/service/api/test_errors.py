@@ -149,7 +149,7 @@ def test_a_path_without_parameters_takes_none(api: FlaskClient, method: str, pat
         "",
     ],
 )
-def test_a_host_that_is_none_is_refused(api: FlaskClient, keyed: FlaskClient, farm: Farm, host: str) -> None:
+def test_an_invalid_host_header_is_refused(api: FlaskClient, keyed: FlaskClient, farm: Farm, host: str) -> None:
     for client in (api, keyed):
         response = client.post("/fal-ai/flux/srpo", json={"prompt": "a"}, environ_overrides={"HTTP_HOST": host})
 

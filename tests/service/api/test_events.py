@@ -264,7 +264,7 @@ def test_a_job_that_is_deleted_ends_its_stream_with_an_error(api: FlaskClient, f
 # All jobs
 
 
-def test_all_changes_are_told_from_now_on(api: FlaskClient, farm: Farm) -> None:
+def test_a_stream_of_all_jobs_begins_at_the_present(api: FlaskClient, farm: Farm) -> None:
     submit(api)
     jobs.take_one(farm.store)
     events = stream(api, ALL)
@@ -340,7 +340,7 @@ def test_callers_hear_of_their_own_jobs_only(keyed: FlaskClient, farm: Farm) -> 
     assert not {"ada", "bob"} & set(map(str, result[2][0].data.values()))
 
 
-def test_a_key_that_is_revoked_hears_no_more(keyed: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_streams_of_a_revoked_key_end(keyed: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "_KEY_RECHECK_SECONDS", 0)
     ada, bob = (bearer(farm.callers.create(name)) for name in ("ada", "bob"))
     job_id = submit(keyed, headers=ada)
@@ -374,7 +374,7 @@ def test_an_idle_stream_gets_its_cursor(keyed: FlaskClient, farm: Farm, monkeypa
 @pytest.mark.parametrize(
     "seen", ["1", "a.b", "1.0.0", "-1.0", "1. 0", "²-0", "1-2-3", f"1-{2**64}", f"{2**64}.1", "x" * 99]
 )
-def test_an_id_that_is_none_is_refused_by_name(api: FlaskClient, seen: str) -> None:
+def test_an_invalid_last_event_id_is_refused_by_name(api: FlaskClient, seen: str) -> None:
     for path in (of(submit(api)), ALL):
         by_header = api.get(path, headers={"Last-Event-ID": seen.encode().decode("latin-1")})
         by_parameter = api.get(path, query_string={"last_event_id": seen})
@@ -395,7 +395,7 @@ def test_the_id_of_another_stream_is_refused(api: FlaskClient) -> None:
     problem(api.get(of(submit(api)), headers={"Last-Event-ID": "1-0"}), 422)
 
 
-def test_a_parameter_that_is_none_is_refused_by_name(api: FlaskClient) -> None:
+def test_an_unknown_parameter_of_a_stream_is_refused_by_name(api: FlaskClient) -> None:
     for path in (of(submit(api)), ALL):
         (item,) = problem(api.get(f"{path}?status=failed"), 422)["errors"]
         assert item["field"] == "status"
@@ -437,7 +437,7 @@ def test_streams_are_not_kept_or_changed_on_the_way(api: FlaskClient) -> None:
         assert (response.headers["Cache-Control"], response.headers["X-Accel-Buffering"]) == ("no-store", "no")
 
 
-def test_one_stream_too_many_is_told_to_come_back(open_api: Callable[..., FlaskClient]) -> None:
+def test_one_stream_too_many_gets_429_with_retry_after(open_api: Callable[..., FlaskClient]) -> None:
     api = open_api(max_streams=2)
     path = of(submit(api))
     first, second = api.get(path, buffered=False), api.get(ALL, buffered=False)

@@ -255,7 +255,7 @@ def test_the_same_key_with_another_meaning_is_refused(api: FlaskClient, farm: Fa
     assert api.post(FAL_RUN, json=body, headers=headers).headers["x-fal-request-id"] == first["request_id"]
 
 
-def test_an_empty_webhook_is_told_to_need_a_url(api: FlaskClient) -> None:
+def test_an_empty_webhook_url_is_refused(api: FlaskClient) -> None:
     (detail,) = fal_error(api.post(f"{FAL_QUEUE}?fal_webhook=", json={"prompt": "a"}), 422)["detail"]
 
     assert (detail["loc"], detail["type"]) == (["query", "fal_webhook"], "string_too_short")
@@ -305,7 +305,7 @@ def test_other_models_of_the_family_are_404(studio: FlaskClient, endpoint: str) 
     fal_error(studio.post(f"/fal/queue/{endpoint}", json=MINIMUM["kontext"]), 404)
 
 
-def test_an_image_that_is_none_is_refused_where_it_was_sent(studio: FlaskClient, farm: Farm) -> None:
+def test_an_unusable_image_is_refused_with_its_index(studio: FlaskClient, farm: Farm) -> None:
     body = {"prompt": "a fox", "image_urls": [data_uri(), "data:image/png;base64,AAAA"]}
 
     (detail,) = fal_error(studio.post("/fal/queue/fal-ai/flux-pro/kontext/multi", json=body), 422)["detail"]
@@ -660,7 +660,7 @@ def test_a_stream_refuses_what_it_does_not_know(api: FlaskClient, query: str) ->
     assert detail["loc"] == ["query", query.partition("=")[0]]
 
 
-def test_one_stream_too_many_is_told_to_come_back(open_api: Callable[..., FlaskClient]) -> None:
+def test_one_stream_too_many_gets_429_with_retry_after(open_api: Callable[..., FlaskClient]) -> None:
     api = open_api(max_streams=1)
     path = submit(api)
     events = stream(api, path)
@@ -687,7 +687,7 @@ def test_a_waiting_request_is_cancelled(api: FlaskClient, farm: Farm) -> None:
     assert status(api, path)["error_type"] == "client_cancelled"
 
 
-def test_a_running_request_is_told_to_stop(api: FlaskClient, farm: Farm) -> None:
+def test_cancelling_a_running_request_is_accepted(api: FlaskClient, farm: Farm) -> None:
     path = submit(api)
     jobs.take_one(farm.store)
 
@@ -777,7 +777,7 @@ def test_a_direct_call_that_fails_is_answered_with_the_failure(api: FlaskClient,
     assert response.headers["x-fal-request-id"]
 
 
-def test_a_direct_call_that_lasts_too_long_is_told_where_the_image_will_be(
+def test_a_direct_call_that_lasts_too_long_gets_504_with_the_address_of_its_request(
     patient: Callable[[float], FlaskClient], farm: Farm
 ) -> None:
     api = patient(0.05)

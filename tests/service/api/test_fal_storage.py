@@ -165,7 +165,9 @@ def test_a_ticket_is_for_one_file_which_may_come_again(api: FlaskClient) -> None
     assert api.get(file, buffered=True).data == b"first"
 
 
-def test_a_ticket_for_one_way_is_none_for_the_other(api: FlaskClient, stored: Callable[[], set[str]]) -> None:
+def test_a_ticket_for_one_kind_of_upload_is_refused_for_the_other(
+    api: FlaskClient, stored: Callable[[], set[str]]
+) -> None:
     whole, _ = begin(api)
     in_parts, _ = begin(api, IN_PARTS)
 
@@ -687,7 +689,7 @@ def test_pythons_parts_go_below_the_files_address(keyed: FlaskClient, ada: dict[
     assert keyed.get(upload.partition("/multipart")[0], buffered=True).data == b"12"
 
 
-def test_anothers_upload_cannot_be_told_from_one_that_is_not(
+def test_another_callers_upload_looks_like_an_unknown_one(
     keyed: FlaskClient, ada: dict[str, str], bob: dict[str, str], stored: Callable[[], set[str]]
 ) -> None:
     upload, bobs = begin_below(keyed, token(keyed, ada)), token(keyed, bob)
@@ -878,7 +880,7 @@ def slowly(api: FlaskClient, upload: str) -> Iterator[list[TestResponse]]:
     sender.join(20)
 
 
-def test_one_more_file_than_may_come_at_once_waits_and_then_is_told_to_come_back(
+def test_one_upload_too_many_waits_and_then_gets_retry_after(
     open_api: Callable[..., FlaskClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = {"max_uploads": 1, "per_caller": 1, "wait_seconds": 0.1}
@@ -965,7 +967,7 @@ def test_the_type_of_a_file_is_no_long_text(api: FlaskClient, stored: Callable[[
     assert stored() == set()
 
 
-def test_a_farm_with_keys_names_nobody_in_what_it_hands_out(keyed: FlaskClient, farm: Farm) -> None:
+def test_upload_urls_and_tokens_do_not_name_the_caller(keyed: FlaskClient, farm: Farm) -> None:
     ada = bearer(farm.callers.create("ada-lovelace"))
 
     texts = [keyed.post(path, json={}, headers=ada).text for path in (INITIATE, IN_PARTS, TOKEN, CDN_IN_PARTS)]

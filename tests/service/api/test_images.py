@@ -416,7 +416,9 @@ def test_bodies_that_bring_images_may_be_large(full: FlaskClient, farm: Farm) ->
         (EDITS, "kontext-text-to-image", GENERATIONS),
     ],
 )
-def test_a_model_at_the_wrong_path_is_told_the_right_one(full: FlaskClient, path: str, model: str, other: str) -> None:
+def test_a_model_at_the_wrong_path_is_refused_with_the_right_one(
+    full: FlaskClient, path: str, model: str, other: str
+) -> None:
     error = openai_error(full.post(path, json={"model": model, "prompt": "a"}), 400)
 
     assert error["param"] == "model"
@@ -498,9 +500,7 @@ def test_an_idempotency_key_gives_the_same_images(api: FlaskClient, farm: Farm) 
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_call_that_was_held_in_vain_is_told_where_its_job_is(
-    patient: Callable[..., FlaskClient], farm: Farm, model: str
-) -> None:
+def test_a_call_that_times_out_names_its_job(patient: Callable[..., FlaskClient], farm: Farm, model: str) -> None:
     response = patient(0.05).post(GENERATIONS, json={"model": model, "prompt": "a"})
 
     job_id = response.headers["x-request-id"]
@@ -513,7 +513,7 @@ def test_a_call_that_was_held_in_vain_is_told_where_its_job_is(
 @pytest.mark.parametrize(
     ("code", "status"), [("render_failed", 500), ("image_load_error", 400), ("attempts_exhausted", 500)]
 )
-def test_a_job_that_fails_is_told_by_its_code(api: FlaskClient, farm: Farm, code: str, status: int) -> None:
+def test_a_failed_job_is_answered_by_its_code(api: FlaskClient, farm: Farm, code: str, status: int) -> None:
     response = call_while(
         lambda: farm.store.fail(take(farm), code, "It did not work."),
         lambda: api.post(GENERATIONS, json={"model": "srpo", "prompt": "a"}),

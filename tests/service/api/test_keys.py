@@ -179,7 +179,7 @@ def test_a_job_belongs_to_the_caller_of_its_key(keyed: FlaskClient, farm: Farm, 
         ("GET", "/api/v3/predictions/{}/result"),
     ],
 )
-def test_anothers_waiting_job_cannot_be_told_from_one_that_is_not(
+def test_another_callers_waiting_job_looks_like_an_unknown_one(
     keyed: FlaskClient, ada: dict[str, str], bob: dict[str, str], method: str, path: str
 ) -> None:
     """That of one that has ended, `test_privacy` sees for every route."""

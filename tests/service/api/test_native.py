@@ -94,7 +94,7 @@ def test_an_image_that_came_with_the_job_is_shown_where_the_farm_keeps_it(every:
     assert view["inputs"][1] == FOX_URL
 
 
-def test_the_images_of_a_client_that_has_hung_up_are_not_read(every: FlaskClient, farm: Farm) -> None:
+def test_the_images_of_a_disconnected_client_are_not_read(every: FlaskClient, farm: Farm) -> None:
     """The second one is no image, which nobody is told."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         socket.create_connection(server.getsockname()).close()
@@ -165,7 +165,7 @@ def test_a_prepared_job_shows_both_prompts(every: FlaskClient, farm: Farm) -> No
     assert len(jobs.take(farm.store)) == 1
 
 
-def test_a_seed_is_drawn_once_and_told(api: FlaskClient) -> None:
+def test_a_random_seed_is_drawn_once_and_returned(api: FlaskClient) -> None:
     job_ids = [submit(api) for _ in range(8)]
 
     seeds = [api.get(f"/farm/v1/jobs/{job_id}").get_json()["seed"] for job_id in job_ids]
@@ -531,7 +531,7 @@ def test_a_caller_is_named_by_its_key_and_hidden_from_others(
     assert (seen_by(ada), seen_by(admin)) == (["ada"], ["ada", "bob"])
 
 
-def test_a_worker_is_told_to_drain(api: FlaskClient, farm: Farm) -> None:
+def test_a_worker_can_be_drained(api: FlaskClient, farm: Farm) -> None:
     response = api.post("/farm/v1/workers/w/drain")
 
     assert (response.status_code, response.get_json()) == (202, {"id": "w", "draining": True})

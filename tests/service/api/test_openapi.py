@@ -172,7 +172,7 @@ def test_nothing_else_of_the_wheel_is_served(keyed: FlaskClient, name: str) -> N
 
 
 @pytest.mark.parametrize("accept", ["*/*", "application/json", ""])
-def test_a_program_is_told_in_json_that_the_root_has_nothing(keyed: FlaskClient, accept: str) -> None:
+def test_the_root_is_a_404_in_json_for_programs(keyed: FlaskClient, accept: str) -> None:
     response = keyed.get("/", headers={"Accept": accept})
 
     assert (response.status_code, response.is_json, "/docs" in response.text) == (404, True, True)

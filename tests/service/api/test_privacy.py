@@ -72,7 +72,7 @@ def names(farm: Farm, keyed: FlaskClient, ada: dict[str, str]) -> dict[str, Name
 
 
 @pytest.mark.parametrize("operation", ASKED, ids=lambda operation: operation.name)
-def test_anothers_cannot_be_told_from_none(
+def test_an_object_of_another_caller_looks_like_an_unknown_one(
     keyed: FlaskClient, farm: Farm, bob: dict[str, str], names: dict[str, Named], operation: Operation
 ) -> None:
     """Both are refused with the same words, after the same number of commands to Redis."""
@@ -105,7 +105,7 @@ def test_every_route_that_takes_an_id_is_asked() -> None:
     assert len(ASKED) >= 18
 
 
-def test_deleting_anothers_predictions_looks_like_deleting_none(
+def test_deleting_another_callers_predictions_looks_like_deleting_unknown_ones(
     keyed: FlaskClient, farm: Farm, bob: dict[str, str], names: dict[str, Named]
 ) -> None:
     answers = [

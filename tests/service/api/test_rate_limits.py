@@ -138,7 +138,7 @@ def test_what_was_cancelled_stays_counted(store: JobStore) -> None:
     assert over(store, limits).code == "images_used_up"
 
 
-def test_a_limit_of_none_is_none(store: JobStore, client: redis.Redis) -> None:
+def test_a_limit_of_0_is_no_limit(store: JobStore, client: redis.Redis) -> None:
     store = JobStore(client, replace(jobs.TERMS, queue_limit=1, rate_limit=1, images_per_day=1))
     none = Limits(rate=0, waiting=0, images_per_day=0)
 
@@ -182,7 +182,7 @@ SHAPES: dict[str, tuple[dict[str, Any], Callable[[TestResponse, int], dict[str, 
 }
 
 
-def test_each_submit_is_told_what_is_left(limited: FlaskClient, ada: dict[str, str]) -> None:
+def test_each_submit_gets_what_is_left_of_its_limits(limited: FlaskClient, ada: dict[str, str]) -> None:
     answers = [
         post_job(limited, headers=ada),
         limited.post(FAL_QUEUE, json={"prompt": "a fox", "num_images": 2}, headers=ada),
@@ -307,7 +307,7 @@ def test_two_apis_count_together(farm: Farm, open_api: Callable[..., FlaskClient
     problem(post_job(other, headers=ada), 429)
 
 
-def test_the_farms_own_limits_hold_for_who_has_none_also_without_keys(redis_dir: Path, farm: Farm) -> None:
+def test_the_limits_of_the_settings_hold_for_callers_without_their_own(redis_dir: Path, farm: Farm) -> None:
     strict = build(Settings(rate_limit=1, images_per_day=7), redis_dir)
     farm.store.renew("w", FACTS, [])
     app = create_app(strict, base=BASE, with_keys=False, max_streams=4, max_held_calls=4)

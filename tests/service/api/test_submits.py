@@ -117,7 +117,7 @@ def test_a_model_that_no_worker_serves_is_rejected_with_those_that_are_served(
 
 
 @EVERY_DIALECT
-def test_before_a_worker_was_ready_callers_are_told_to_come_back(farm: Farm, dialect: Dialect) -> None:
+def test_submits_get_503_with_retry_after_before_the_first_worker(farm: Farm, dialect: Dialect) -> None:
     api = create_app(farm, base=BASE, with_keys=False, max_streams=1, max_held_calls=1).test_client()
 
     response = dialect.submit(api)
@@ -185,7 +185,7 @@ def one_at_a_time(farm: Farm, seconds: float) -> FlaskClient:
 
 
 @EVERY_WAITING_CALL
-def test_one_waiting_call_too_many_is_told_to_come_back_and_has_no_job(farm: Farm, dialect: Dialect) -> None:
+def test_one_waiting_call_too_many_gets_retry_after_and_makes_no_job(farm: Farm, dialect: Dialect) -> None:
     api = one_at_a_time(farm, 20)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(dialect.submit, api)

@@ -107,7 +107,7 @@ def test_a_submit_is_answered_with_exactly_200(api: FlaskClient, farm: Farm, mod
     assert (job.endpoint, job.request.model, job.request.guidance) == (model_id, "srpo", 3.5)
 
 
-def test_the_result_is_at_the_url_that_was_told(api: FlaskClient) -> None:
+def test_the_result_is_at_the_url_of_the_answer(api: FlaskClient) -> None:
     result = post_prediction(api).get_json()["data"]
     assert result["urls"]["get"] == f"{BASE}/api/v3/predictions/{result['id']}/result"
 
@@ -277,7 +277,7 @@ def test_a_held_call_is_answered_with_the_failure(
     assert (data["status"], data["code"], data["error"]) == ("failed", 1403, "It did not work.")
 
 
-def test_a_call_that_was_held_in_vain_tells_its_id(farm: Farm) -> None:
+def test_a_call_that_times_out_has_its_id(farm: Farm) -> None:
     api = impatient(farm)
     response = post_prediction(api, enable_sync_mode=True)
 
@@ -326,7 +326,7 @@ def test_the_list_shows_predictions_newest_first(api: FlaskClient, farm: Farm) -
     assert listed(api, page=4, page_size=2) == ([], 5)
 
 
-def test_what_a_result_warns_of_is_told(api: FlaskClient, farm: Farm) -> None:
+def test_a_result_has_its_warnings(api: FlaskClient, farm: Farm) -> None:
     job_id = post_prediction(api).get_json()["data"]["id"]
     job = jobs.take_one(farm.store)
     farm.store.complete(job, replace(jobs.result(job), warnings=("The prompt is long.",)))

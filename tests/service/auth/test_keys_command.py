@@ -65,12 +65,12 @@ def test_the_list_shows_limits_and_no_secret(keys: Command) -> None:
 
 
 @pytest.mark.parametrize("words", [("limit", "nobody", "--rate", "1"), ("revoke", "nobody")])
-def test_what_nobody_is_called_is_said(keys: Command, words: tuple[str, ...]) -> None:
+def test_an_unknown_name_of_a_key_is_refused(keys: Command, words: tuple[str, ...]) -> None:
     with pytest.raises(NoSuchKey, match="nobody"):
         keys(*words)
 
 
-def test_a_name_that_is_none_is_said(keys: Command) -> None:
+def test_an_invalid_name_of_a_key_is_refused(keys: Command) -> None:
     with pytest.raises(BadKeyName, match="a b"):
         keys("create", "a b")
 
@@ -128,7 +128,7 @@ def test_only_what_there_is_can_be_revoked(keyed: FlaskClient, admin: dict[str, 
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-def test_nobody_else_looks_after_keys(keyed: FlaskClient, farm: Farm, ada: dict[str, str], method: str) -> None:
+def test_only_admin_keys_manage_keys(keyed: FlaskClient, farm: Farm, ada: dict[str, str], method: str) -> None:
     problem(keyed.open(f"{KEYS}?name=ada", method=method, json={"name": "eve", "admin": True}, headers=ada), 403)
 
     assert [key.name for key in farm.callers.all()] == ["ada"]

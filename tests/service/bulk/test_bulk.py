@@ -514,7 +514,7 @@ def test_an_image_that_was_deleted_is_null_in_the_output(harness: BulkHarness, a
     assert kept["response"]["body"]["data"][0]["b64_json"]
 
 
-def test_the_batches_of_one_caller_do_not_hold_up_anothers(
+def test_the_batches_of_one_caller_do_not_delay_another_callers(
     keyed: FlaskClient, farm: Farm, ada: dict[str, str], bob: dict[str, str]
 ) -> None:
     """Workers take a batch of each caller in turn, also of one whose batch came last."""

@@ -227,7 +227,7 @@ def test_files_of_results_expire_as_early_as_their_caller_asked(harness: BulkHar
         ([request(1)], 60, True, "batch.cancelled"),
     ],
 )
-def test_the_end_of_a_batch_is_told_by_a_webhook_that_openais_library_verifies(
+def test_the_webhook_of_a_batch_is_verified_by_openais_library(
     harness: BulkHarness,
     api: FlaskClient,
     farm: Farm,
@@ -253,7 +253,7 @@ def test_the_end_of_a_batch_is_told_by_a_webhook_that_openais_library_verifies(
     assert (delivery["job"], delivery["event"], came.headers["webhook-id"]) == (new.id, event, delivery["id"])
 
 
-def test_the_end_of_a_batch_is_told_where_its_caller_asked(harness: BulkHarness, api: FlaskClient) -> None:
+def test_the_webhook_of_a_batch_goes_to_the_url_of_its_call(harness: BulkHarness, api: FlaskClient) -> None:
     batch_id = create(api, b"no request", webhook_url="https://93.184.216.34/hook")
     harness.end_of(batch_id)
 

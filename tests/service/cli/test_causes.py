@@ -74,7 +74,7 @@ def line_of(run: Runner, url: str) -> str:
     return ended.err
 
 
-def test_an_authority_that_is_not_trusted_is_told_with_the_remedy(
+def test_an_untrusted_authority_is_reported_with_the_remedy(
     run: Runner, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with server(http_answer(200), authority.context("127.0.0.1")) as port:
@@ -87,7 +87,7 @@ def test_an_authority_that_is_not_trusted_is_told_with_the_remedy(
 
 
 @pytest.mark.parametrize("name", ["farm.example", "127.0.0.2"])
-def test_a_certificate_for_another_name_is_told(
+def test_a_certificate_for_another_name_is_reported(
     run: Runner, authority: Authority, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
@@ -97,7 +97,7 @@ def test_a_certificate_for_another_name_is_told(
 
 
 @pytest.mark.parametrize("dates", DATES)
-def test_the_dates_of_a_certificate_are_told(
+def test_the_wrong_dates_of_a_certificate_are_reported(
     run: Runner, authority: Authority, monkeypatch: pytest.MonkeyPatch, dates: str
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
@@ -109,12 +109,12 @@ def test_the_dates_of_a_certificate_are_told(
     assert "authority" not in line
 
 
-def test_https_at_a_port_of_http_is_told(run: Runner) -> None:
+def test_https_at_a_port_of_http_is_reported(run: Runner) -> None:
     with server(http_answer(400)) as port:
         assert "does not serve HTTPS. Begin FARM_URL with http://." in line_of(run, f"https://127.0.0.1:{port}")
 
 
-def test_http_at_a_port_of_https_is_told(run: Runner, authority: Authority) -> None:
+def test_http_at_a_port_of_https_is_reported(run: Runner, authority: Authority) -> None:
     with server(close, authority.context("127.0.0.1")) as port:
         assert "If it serves HTTPS, begin FARM_URL with https://." in line_of(run, f"http://127.0.0.1:{port}")
 
@@ -127,11 +127,11 @@ def test_http_at_a_port_of_https_is_told(run: Runner, authority: Authority) -> N
         ("http://[::1", "is not a valid URL"),
     ],
 )
-def test_an_address_without_a_server_is_told(run: Runner, url: str, cause: str) -> None:
+def test_an_address_without_a_server_is_reported(run: Runner, url: str, cause: str) -> None:
     assert cause in line_of(run, url)
 
 
-def test_an_address_that_accepts_no_connection_is_told(run: Runner) -> None:
+def test_an_address_that_accepts_no_connection_is_reported(run: Runner) -> None:
     """The queue of connections is full: the next one is not answered at all."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as stack:
         for _ in range(2):

@@ -189,7 +189,7 @@ def test_what_to_retry_and_repeat_is_said_once(command: Runner, words: tuple[str
 
 
 @pytest.mark.parametrize("since", ["yesterday", "5", "5w", "-3h"])
-def test_a_time_that_is_none_is_refused_with_what_is_allowed(command: Runner, since: str) -> None:
+def test_an_invalid_time_is_refused_with_what_is_allowed(command: Runner, since: str) -> None:
     ended = command("jobs", "list", "--since", since)
 
     assert ended.status == 2

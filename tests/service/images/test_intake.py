@@ -216,7 +216,7 @@ def test_what_cannot_be_used_is_refused_by_its_field(farm: Farm, source: Source,
     assert result in problem.message
 
 
-def test_an_upload_whose_time_is_over_is_refused_though_nobody_has_removed_it_yet(farm: Farm) -> None:
+def test_an_expired_upload_is_refused_before_it_is_removed(farm: Farm) -> None:
     key = an_upload(seconds=-1)
     farm.storage.put(key, IMAGE)
 
@@ -235,7 +235,7 @@ def test_an_upload_that_is_too_large_is_refused(farm: Farm) -> None:
     assert (problem.kind, problem.context) == ("file_too_large", {"max_size": 50_000_000})
 
 
-def test_the_limits_are_told(farm: Farm) -> None:
+def test_an_error_of_an_image_has_the_limits(farm: Farm) -> None:
     (problem,) = problems(farm, Source("image_url", data_uri(sample_image(8, 8))))
 
     assert problem.context == {"min_width": 16, "min_height": 16}
@@ -339,7 +339,7 @@ def test_what_may_have_been_recorded_keeps_its_images(farm: Farm, monkeypatch: p
     assert farm.storage.read(job.request.sources[0]) == IMAGE
 
 
-def test_a_job_without_images_is_none_of_this(farm: Farm) -> None:
+def test_a_job_without_images_needs_no_preparation(farm: Farm) -> None:
     job = jobs.record(farm.store, farm.service.submit(Caller("ada"), Order("srpo", a_request())).id)
 
     assert (job.request.sources, job.request.needs_preparation) == ((), False)

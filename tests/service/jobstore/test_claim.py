@@ -83,7 +83,7 @@ def test_prompts_seeds_guidance_steps_and_formats_may_differ(store: JobStore) ->
     assert len(take(store)) == 2
 
 
-def test_a_bulk_does_not_hold_up_anothers_single_image(store: JobStore) -> None:
+def test_a_bulk_does_not_delay_another_callers_single_image(store: JobStore) -> None:
     """Each job fills a batch: the second claim after bob came must be his."""
     for _ in range(50):
         submit(store, "ada", images=4)

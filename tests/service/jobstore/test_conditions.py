@@ -230,7 +230,7 @@ def test_what_was_asked_for_is_forgotten_with_the_end(store: JobStore, client: r
     assert (job.result is not None) == (how == "completed")
 
 
-def test_a_webhook_is_told_of_a_forgotten_request(store: JobStore, client: redis.Redis) -> None:
+def test_a_job_that_is_not_kept_still_has_its_webhook(store: JobStore, client: redis.Redis) -> None:
     job = finished(store, "completed", webhook=Webhook("https://hook.example/"))
 
     (due,) = DeliveryStore(client).claim(1, lease_seconds=60)

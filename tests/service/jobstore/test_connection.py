@@ -91,7 +91,7 @@ class OldServer:
 
 
 @pytest.mark.parametrize("info", [{"redis_version": "6.2.14"}, {"redis_version": "7.2.4", "valkey_version": "7.1.9"}])
-def test_a_server_that_is_too_old_is_refused_even_when_told_to_be_unsafe(info: dict[str, object]) -> None:
+def test_a_server_that_is_too_old_is_refused_even_if_unsafe_ones_are_allowed(info: dict[str, object]) -> None:
     for unsafe in (False, True):
         with pytest.raises(ConfigurationError, match="too old"):
             check(OldServer(**info), unsafe=unsafe)  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ def test_the_oldest_that_the_contract_names_will_do(info: dict[str, object]) -> 
     check(OldServer(**info), unsafe=False)  # type: ignore[arg-type]
 
 
-def test_a_server_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
+def test_an_absent_server_raises_store_unavailable(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable):
         check(connect(f"unix://{tmp_path}/socket"), unsafe=False)
 
@@ -133,7 +133,7 @@ def test_what_redis_says_of_a_refused_command_is_for_the_log(
         ),
     ],
 )
-def test_an_address_that_is_none_is_a_line_about_the_setting(
+def test_an_invalid_address_of_redis_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     monkeypatch.setenv("FARM_REDIS_URL", url)
@@ -142,7 +142,7 @@ def test_an_address_that_is_none_is_a_line_about_the_setting(
         build(load(), tmp_path)
 
 
-def test_without_any_redis_the_way_to_one_is_told(tmp_path: Path) -> None:
+def test_an_error_without_redis_names_farm_up(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=f"farm up --data-dir {tmp_path}"):
         build(Settings(), tmp_path)
 

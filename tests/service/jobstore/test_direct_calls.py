@@ -137,7 +137,7 @@ def test_an_equal_call_does_not_join_a_cancelled_job(store: JobStore) -> None:
     assert call(store)[0] != job_id
 
 
-def test_a_job_that_completes_meanwhile_is_given_to_who_asks_again(store: JobStore, client: redis.Redis) -> None:
+def test_an_abandoned_job_that_completes_is_given_to_one_equal_call(store: JobStore, client: redis.Redis) -> None:
     job_id = abandoned(store)
     job = take_one(store)
     store.complete(job, result(job))
@@ -395,7 +395,7 @@ def test_a_sign_of_life_changes_nothing_of_what_ended(store: JobStore, client: r
     assert {key: client.zrange(key, 0, -1, withscores=True) for key in names(client) if "direct" in key} == before
 
 
-def test_a_late_sign_of_life_of_who_hung_up_means_nothing(store: JobStore) -> None:
+def test_a_late_heartbeat_after_a_disconnect_is_ignored(store: JobStore) -> None:
     job_id, name = call(store)
     store.call_disconnected(job_id, name)
 
@@ -411,7 +411,7 @@ def answered_before_the_end(store: JobStore) -> str:
     return job_id
 
 
-def test_an_equal_call_joins_the_job_of_one_that_was_told_where_its_image_will_be(store: JobStore) -> None:
+def test_an_equal_call_joins_the_job_of_a_call_that_got_504(store: JobStore) -> None:
     job_id = answered_before_the_end(store)
 
     assert call(store)[0] == job_id
@@ -438,7 +438,7 @@ def test_an_equal_call_joins_a_job_that_completed_just_at_the_504(store: JobStor
 
 
 @pytest.mark.parametrize("is_joined", [False, True])
-def test_a_job_whose_caller_was_told_goes_on_though_no_equal_call_comes(
+def test_a_job_whose_caller_got_504_goes_on_without_an_equal_call(
     store: JobStore, client: redis.Redis, *, is_joined: bool
 ) -> None:
     job_id = answered_before_the_end(store)
@@ -463,7 +463,7 @@ def test_telling_a_caller_may_be_repeated(store: JobStore, client: redis.Redis) 
     assert client.zscore(redis_keys.ABANDON_DEADLINE, job_id) == until
 
 
-def test_a_redis_that_has_just_started_judges_nobody(store: JobStore, client: redis.Redis) -> None:
+def test_calls_are_not_abandoned_just_after_redis_has_started(store: JobStore, client: redis.Redis) -> None:
     """All heartbeats are old then."""
     job_id, _ = call(store)
     end_hold(client, job_id)
@@ -473,7 +473,7 @@ def test_a_redis_that_has_just_started_judges_nobody(store: JobStore, client: re
     assert state(store, job_id) is State.CREATED
 
 
-def test_what_one_caller_was_told_holds_beside_another_that_waits(store: JobStore, client: redis.Redis) -> None:
+def test_a_job_is_kept_for_one_call_after_its_504_while_another_waits(store: JobStore, client: redis.Redis) -> None:
     """Both wait for one job, because heartbeats of the first were late; then the other's API is killed."""
     job_id, first = call(store)
     end_hold(client, job_id)

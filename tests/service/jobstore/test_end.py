@@ -143,7 +143,7 @@ def test_batch_mates_that_failed_once_too_often_still_get_their_try_alone(client
     assert store.fail(take_one(store), "render_failed", "x", retry="alone") is State.FAILED
 
 
-def test_a_running_job_that_is_cancelled_is_told_to_stop(store: JobStore) -> None:
+def test_a_cancelled_running_job_is_stopped_at_the_next_heartbeat(store: JobStore) -> None:
     submit(store)
     job = take_one(store)
 

@@ -70,7 +70,7 @@ def readers(client: redis.Redis) -> int:
     return sum(item["cmd"] == "xread" and "b" in item["flags"] for item in client.client_list())
 
 
-def test_every_change_is_told_once_in_order(feed: EventFeed, client: redis.Redis, store: JobStore) -> None:
+def test_every_change_is_delivered_once_in_order(feed: EventFeed, client: redis.Redis, store: JobStore) -> None:
     """Many listeners follow the feed while four threads write."""
     listeners = [follow(feed) for _ in range(8)]
     with ThreadPoolExecutor(12) as pool:
@@ -138,7 +138,7 @@ def test_a_backlog_is_delivered_page_by_page(feed: EventFeed, store: JobStore, m
     assert max(pages) == 10
 
 
-def test_a_gap_is_told(feed: EventFeed, client: redis.Redis, store: JobStore) -> None:
+def test_a_gap_is_reported(feed: EventFeed, client: redis.Redis, store: JobStore) -> None:
     """Entries that were trimmed from the outbox are lost: the feed goes on with the oldest one there."""
     run_jobs(store, 4)
     result = jobs.outbox(client)
@@ -152,7 +152,7 @@ def test_a_gap_is_told(feed: EventFeed, client: redis.Redis, store: JobStore) ->
     assert not next(follow(feed, BEGINNING)).gap
 
 
-def test_a_listener_that_is_overtaken_is_told_of_the_gap(
+def test_a_gap_is_reported_to_a_listener_that_is_overtaken(
     feed: EventFeed, client: redis.Redis, store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The outbox is trimmed beyond the cursor of a listener, and beyond the page in memory."""

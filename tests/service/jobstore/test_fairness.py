@@ -126,7 +126,7 @@ def demands(callers: int, jobs: int, largest: float) -> list[tuple[str, int]]:
     return [(f"caller-{number}", count) for number, count in reversed(list(enumerate(counts)))]
 
 
-def test_fifty_callers_who_ask_for_shares_of_1_to_1000_are_given_the_same(queue: Queue) -> None:
+def test_fifty_callers_with_1_to_1000_jobs_get_equal_shares(queue: Queue) -> None:
     """Ten thousand jobs; each caller's all at once, the largest bulk first."""
     asked = demands(50, 10_000, 1000)
     jobs = [new_job(caller) for caller, count in asked for _ in range(count)]
@@ -158,7 +158,7 @@ def test_work_counts_and_not_jobs(queue: Queue) -> None:
     assert min(indexes) > EQUAL
 
 
-def test_each_model_is_shared_alike_by_all_who_ask_for_it(queue: Queue) -> None:
+def test_each_model_is_shared_equally_by_its_callers(queue: Queue) -> None:
     """Some ask for one model, some for the other, some for both; two workers serve both, one serves one."""
     choices = (("srpo",), ("kontext",), ("srpo", "kontext"))
     jobs = [
@@ -197,7 +197,7 @@ def test_a_worker_of_two_models_is_shared_by_the_time_that_their_jobs_take(queue
 
 
 @pytest.mark.parametrize("images", [1, 4])
-def test_low_priority_has_its_eighth_and_no_more(queue: Queue, images: int) -> None:
+def test_low_priority_gets_exactly_one_eighth(queue: Queue, images: int) -> None:
     """The share is the same whether or not jobs of both could share a batch."""
     bands = ("normal", "low")
     jobs = [

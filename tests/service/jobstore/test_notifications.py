@@ -17,7 +17,7 @@ def is_watched(client: redis.Redis, job_id: str) -> bool:
     return client.pubsub_numsub(redis_keys.changes_channel(job_id))[0][1] > 0
 
 
-def test_a_change_wakes_everybody_who_watches_that_job(changes: JobChanges, store: JobStore) -> None:
+def test_a_change_wakes_every_watcher_of_its_job(changes: JobChanges, store: JobStore) -> None:
     job_id, other = submit(store), submit(store)
     with changes.of(job_id) as first, changes.of(job_id) as second, changes.of(other) as third:
         for event in (first, second, third):  # joined: something may have been missed

@@ -107,12 +107,12 @@ def test_a_pending_drain_is_not_among_a_workers_facts(store: JobStore, client: r
     assert StoreStats(client).workers()[0].facts.keys() == {*FACTS, "jobs"}
 
 
-def test_a_worker_that_is_not_there_is_told_nothing(store: JobStore, client: redis.Redis) -> None:
+def test_draining_an_unknown_worker_writes_nothing(store: JobStore, client: redis.Redis) -> None:
     assert store.drain_worker("w1") is False
     assert names(client) == set()
 
 
-def test_its_supervisor_learns_that_it_was_told_to_leave(store: JobStore, client: redis.Redis) -> None:
+def test_the_supervisor_learns_that_its_worker_was_drained(store: JobStore, client: redis.Redis) -> None:
     store.renew("w1", FACTS | {"host": "here", "pid": "42"}, [])
 
     store.drain_worker("w1")

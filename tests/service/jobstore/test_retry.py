@@ -152,7 +152,9 @@ def test_one_that_was_to_be_forgotten_is_refused(api: FlaskClient, farm: Farm) -
     assert "was deleted" in refused["detail"]
 
 
-def test_anothers_is_none(keyed: FlaskClient, farm: Farm, ada: dict[str, str], bob: dict[str, str]) -> None:
+def test_a_job_of_another_caller_cannot_be_retried(
+    keyed: FlaskClient, farm: Farm, ada: dict[str, str], bob: dict[str, str]
+) -> None:
     job = failed(farm)
 
     for path in (job.id, UNKNOWN_ID):

@@ -337,7 +337,7 @@ def test_memory_that_is_really_full_can_be_emptied_again(memory: redis.Redis, st
 
 
 @pytest.mark.parametrize("mark", ["not a socket", "nobody"])
-def test_a_store_that_is_not_there_is_told_as_such(mark: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_an_absent_store_raises_store_unavailable(mark: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("s") / "socket"
     if mark == "not a socket":
         path.write_text("")

@@ -134,7 +134,7 @@ def _claim_seconds(store: JobStore) -> float:
 
 
 @pytest.mark.parametrize("many", [MANY, pytest.param(VERY_MANY, marks=[pytest.mark.full, pytest.mark.timeout(600)])])
-def test_a_waiting_job_takes_little_memory_and_holds_up_nobody(client: redis.Redis, many: int) -> None:
+def test_a_waiting_job_takes_little_memory_and_does_not_delay_others(client: redis.Redis, many: int) -> None:
     """After a bulk of one caller, another's single image is among the next two claims, whatever its priority."""
     store = JobStore(client, AMPLE)
     # What was there before goes in a thread of Redis's own.

@@ -70,7 +70,7 @@ def names(storage: Storage) -> set[str]:
     return {one.name for one in found}
 
 
-def test_images_stay_until_the_end_of_their_job_is_told(
+def test_images_stay_until_the_terminal_webhook_is_delivered(
     sweeper: Sweeper, storage: Storage, store: JobStore, client: redis.Redis
 ) -> None:
     """A receiver that was away for a while is told of images that are there, and base64 answers are made of them."""

@@ -123,7 +123,7 @@ def test_a_url_names_bucket_and_prefix(url: str, prefix: str) -> None:
     assert Bucket.at(url) == Bucket("b", prefix)
 
 
-def test_marks_lie_beside_the_images_and_are_none(storage: S3Storage, place: Place) -> None:
+def test_marks_lie_beside_the_images_and_are_not_listed_as_images(storage: S3Storage, place: Place) -> None:
     for name in ("of/farm/farm-id-mine", "of/farm/farm-id", f"of/farm-id-{'0' * 32}"):
         place.put(name)
     storage.mark("1" * 32)
@@ -285,7 +285,7 @@ def test_a_signed_url_names_the_public_endpoint(reach: Reach, key: str, s3: S3) 
     assert urllib3.request("GET", url.replace("localhost", "127.0.0.1")).status == 403
 
 
-def test_the_authorities_are_those_that_boto3_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certificate_authorities_come_from_boto3s_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
     assert module.ca_bundle() is None
 
@@ -352,9 +352,7 @@ def test_without_credentials_the_farm_does_not_start(reach: Reach, monkeypatch: 
         ("http://ada:secret@store.example", "has a user name"),
     ],
 )
-def test_an_endpoint_that_is_none_is_named(
-    reach: Reach, monkeypatch: pytest.MonkeyPatch, endpoint: str, named: str
-) -> None:
+def test_an_invalid_endpoint_is_named(reach: Reach, monkeypatch: pytest.MonkeyPatch, endpoint: str, named: str) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
 
     with pytest.raises(ConfigurationError, match=rf"^FARM_STORAGE_URL: .*{named}") as refused:
@@ -584,7 +582,7 @@ def test_what_is_not_there_is_not_found(api: FlaskClient, key: str) -> None:
 
 
 @each_fault
-def test_while_the_store_does_not_answer_callers_are_told(
+def test_a_file_gets_503_while_the_store_does_not_answer(
     reach: Reach, farm: Farm, way: FaultyWay, stored: str, fault: Fault
 ) -> None:
     """Whichever of the farm's two questions meets with the fault."""

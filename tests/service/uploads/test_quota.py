@@ -129,7 +129,7 @@ def test_what_could_not_be_stored_counts_nothing(api: FlaskClient, farm: Farm, m
     assert by_cdn(api, MAX_BYTES).status_code == 200
 
 
-def test_one_callers_uploads_leave_anothers_alone(keyed: FlaskClient, ada: dict[str, str], bob: dict[str, str]) -> None:
+def test_the_quota_is_counted_per_caller(keyed: FlaskClient, ada: dict[str, str], bob: dict[str, str]) -> None:
     assert keyed.post(CDN, data=bytes(MAX_BYTES), headers=ada).status_code == 200
 
     assert is_refusal(keyed.post(CDN, data=b"x", headers=ada))

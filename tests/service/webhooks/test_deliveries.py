@@ -78,7 +78,7 @@ def test_every_change_of_state_lines_up_its_delivery_in_order(store: JobStore, d
     ]
 
 
-def test_only_the_states_that_were_asked_for_are_told(store: JobStore, deliveries: DeliveryStore) -> None:
+def test_only_the_requested_events_are_delivered(store: JobStore, deliveries: DeliveryStore) -> None:
     submit(store, events=frozenset({State.COMPLETED, State.FAILED}))
     job = jobs.take_one(store)
     store.fail(job, "render_failed", "no")
@@ -104,7 +104,7 @@ def test_coming_back_from_a_dead_worker_is_no_news(
     assert result(deliveries) == [("created", 1), ("processing", 2), ("completed", 5)]
 
 
-def test_a_cancelled_job_is_told(store: JobStore, deliveries: DeliveryStore) -> None:
+def test_a_cancelled_job_has_its_delivery(store: JobStore, deliveries: DeliveryStore) -> None:
     job_id = submit(store, events=frozenset({State.FAILED}))
     store.cancel(job_id)
 
@@ -208,7 +208,7 @@ def test_redelivering_what_is_under_way_doubles_nothing(store: JobStore, deliver
     assert take(deliveries) == []
 
 
-def test_a_receiver_has_no_more_than_its_room(store: JobStore, deliveries: DeliveryStore) -> None:
+def test_concurrent_attempts_per_receiver_are_bounded(store: JobStore, deliveries: DeliveryStore) -> None:
     for _ in range(MAX_ATTEMPTS_PER_RECEIVER + 5):
         submit(store, events=frozenset({State.CREATED}))
     under_way = [due for _ in range(MAX_ATTEMPTS_PER_RECEIVER + 5) for due in take(deliveries)]
@@ -286,7 +286,7 @@ def test_callers_do_not_wait_for_one_another_at_one_receiver(store: JobStore, de
     assert take_one(deliveries).caller == "ada"
 
 
-def test_a_caller_has_no_more_than_its_room_whatever_the_receivers(store: JobStore, deliveries: DeliveryStore) -> None:
+def test_concurrent_attempts_per_caller_are_bounded(store: JobStore, deliveries: DeliveryStore) -> None:
     for number in range(MAX_ATTEMPTS_PER_CALLER + 10):
         submit(store, f"https://r{number}.example/", events=frozenset({State.CREATED}), caller="eve")
     submit(store, "https://well.example/", events=frozenset({State.CREATED}))
@@ -346,7 +346,9 @@ def test_what_is_repeated_while_under_way_is_tried_once_more_if_it_did_not_arriv
     assert (again.id, again.is_manual, take(deliveries)) == (first.id, True, [])
 
 
-def test_a_job_whose_time_is_over_is_kept_until_its_end_is_told(store: JobStore, deliveries: DeliveryStore) -> None:
+def test_an_expired_job_is_kept_until_its_terminal_webhook_is_delivered(
+    store: JobStore, deliveries: DeliveryStore
+) -> None:
     job_id = submit(store, events=frozenset({State.FAILED}))
     store.cancel(job_id)
 

@@ -84,7 +84,7 @@ def test_a_cancelled_job_must_stop(lease: Lease, store: JobStore, job: Claimed) 
     wait_for(lambda: lease.must_stop(job))
 
 
-def test_a_job_that_is_anothers_by_now_must_stop(
+def test_a_job_claimed_by_another_worker_must_stop(
     lease: Lease, store: JobStore, client: redis.Redis, job: Claimed
 ) -> None:
     end_lease(client)
@@ -97,7 +97,7 @@ def test_a_job_that_is_anothers_by_now_must_stop(
     assert state(store, job.id) is State.PROCESSING
 
 
-def test_a_shout_about_anothers_job_means_nothing(lease: Lease, job: Claimed) -> None:
+def test_a_stop_for_a_job_of_another_worker_is_ignored(lease: Lease, job: Claimed) -> None:
     lease.stop_rendering(job.id)
     lease.add(job)
 
@@ -129,7 +129,9 @@ def test_a_hung_stage_ends_the_process(
     assert "(most recent call first)" in capfd.readouterr().err
 
 
-def test_nobody_hangs_while_all_goes_on(lease: Lease, client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_watchdog_does_not_act_while_stages_progress(
+    lease: Lease, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     left: list[int] = []
     monkeypatch.setattr(os, "_exit", left.append)
     asked = evaluations(client)

@@ -422,7 +422,7 @@ def test_a_storage_that_is_away_keeps_no_drain_waiting(
     assert is_done(open_studio().until_prepared(job_id))
 
 
-def test_a_drain_keeps_nobody_waiting_for_the_next_image(open_studio: Callable[..., Studio], host: Host) -> None:
+def test_a_drain_releases_a_job_between_two_of_its_images(open_studio: Callable[..., Studio], host: Host) -> None:
     """A job of several images is released between two of them."""
     studio = open_studio()
     slow = Source("image_urls.0", host.hold("/slow", IMAGE))
@@ -554,7 +554,7 @@ def studio_request(farm: Farm, job_id: str) -> Any:
     return jobs.record(farm.store, job_id).request
 
 
-def test_what_takes_longer_than_its_lease_stays_with_who_shows_signs_of_life(
+def test_a_preparation_longer_than_its_lease_is_kept_by_heartbeats(
     farm: Farm, open_studio: Callable[..., Studio], host: Host
 ) -> None:
     slow, other = open_studio(), open_studio()

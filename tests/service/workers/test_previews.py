@@ -102,7 +102,7 @@ class Asked(SimulatedPipeline):
         raise ValueError("no colours")
 
 
-def test_nobody_watches_so_none_is_made(open_worker: Opened, store: JobStore) -> None:
+def test_no_preview_is_made_without_a_watcher(open_worker: Opened, store: JobStore) -> None:
     pipeline = Asked()
     shop = open_worker(pipeline=pipeline, with_previews=True)
     watched_less = jobs.submit(store, steps=20)

@@ -88,7 +88,7 @@ def test_every_stage_is_timed(open_worker: Opened, store: JobStore) -> None:
     assert timings["full_steps"] == 2 * 3
 
 
-def test_full_steps_are_told_beside_the_steps_that_were_asked_for(open_worker: Opened, store: JobStore) -> None:
+def test_full_steps_are_reported_beside_the_requested_steps(open_worker: Opened, store: JobStore) -> None:
     job_id = submit(store, steps=28, acceleration="regular", output_format="png")
     shop = open_worker()
     job = shop.end_of(job_id)
@@ -138,7 +138,7 @@ def test_the_same_image_comes_again_after_a_crash(open_worker: Opened, store: Jo
     assert (job.attempt, shop.images(job)) == (2, [expected])
 
 
-def test_images_are_there_before_anybody_is_told(open_worker: Opened, store: JobStore, farm: Farm) -> None:
+def test_images_are_stored_before_the_job_is_completed(open_worker: Opened, store: JobStore, farm: Farm) -> None:
     """While the second of two images is on its way to storage the job is still processing."""
     go = threading.Event()
     storage = FailingStorage(farm.storage, StorageError(), lambda tried: tried == 0 or go.wait(10))
@@ -435,7 +435,7 @@ def test_one_bad_worker_does_not_use_up_what_others_can_render(
 
 
 @pytest.mark.parametrize("prompt", ["poison", "fox"])
-def test_an_end_that_cannot_be_told_is_left_to_the_lease(
+def test_a_job_whose_end_cannot_be_recorded_is_left_to_its_lease(
     open_worker: Opened, store: JobStore, farm: Farm, monkeypatch: pytest.MonkeyPatch, prompt: str
 ) -> None:
     """The worker does not go on holding a job of which nothing more will come."""
@@ -712,7 +712,7 @@ def test_slow_storage_is_no_hang_of_the_pipeline(
     shop.join()
 
 
-def test_a_worker_whose_jobs_have_ended_holds_none(open_worker: Opened, store: JobStore, farm: Farm) -> None:
+def test_a_worker_does_not_hold_jobs_that_have_ended(open_worker: Opened, store: JobStore, farm: Farm) -> None:
     """Completed, failed and cancelled ones alike: nothing of them is renewed any more."""
     shop = open_worker(pipeline=Broken())
     for prompt in ("fox", "owl", "poison"):

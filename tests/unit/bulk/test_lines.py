@@ -59,7 +59,7 @@ def test_lines_are_the_same_whatever_the_ranges(lines: list[bytes], range_bytes:
             assert list(reader(content).lines(line.end)) == following
 
 
-def test_a_line_that_is_too_long_is_none_and_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_is_too_long_is_skipped_without_being_held_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk_lines, "MAX_BULK_LINE", 10)
     monkeypatch.setattr(bulk_lines, "RANGE_BYTES", 4)
     content = b"a" * 10 + b"\n" + b"b" * 11 + b"\nc\n" + b"d" * 100
@@ -85,7 +85,7 @@ def test_a_byte_order_mark_and_carriage_returns_are_no_part_of_lines() -> None:
     assert [(line.number, line.content) for line in found] == [(1, b"{}"), (3, b"[]")]
 
 
-def test_a_check_stops_when_it_is_told_to_and_after_many_problems() -> None:
+def test_a_check_stops_on_request_and_after_many_problems() -> None:
     def endless() -> Iterator[FileLine]:
         number = 0
         while True:

@@ -32,7 +32,7 @@ def test_a_level_computes_a_share_of_the_steps_and_never_fewer_than_five(steps: 
     assert (allowed_steps("regular", steps), allowed_steps("high", steps)) == (regular, high)
 
 
-def test_a_mask_of_the_slower_level_is_none_for_the_faster() -> None:
+def test_a_mask_of_the_slower_level_is_refused_for_the_faster() -> None:
     candidate = Candidate(BUNDLED.regular.mask(28), order=2)
 
     assert (candidate.may_be("regular"), candidate.may_be("high")) == (True, False)

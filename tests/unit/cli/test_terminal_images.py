@@ -98,7 +98,7 @@ def test_iterm_is_sent_the_file_itself(variable: dict[str, str], tmp_path: Path)
     assert (int(found[1]), base64.b64decode(found[2])) == (file.stat().st_size, file.read_bytes())
 
 
-def test_a_terminal_without_a_size_is_told_so(tmp_path: Path) -> None:
+def test_a_terminal_without_a_size_gets_a_message(tmp_path: Path) -> None:
     Image.linear_gradient("L").save(tmp_path / "image.png")
 
     assert (

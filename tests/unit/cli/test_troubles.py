@@ -96,14 +96,14 @@ def test_a_farm_that_is_well_has_no_troubles() -> None:
 
 
 @pytest.mark.parametrize("alert", NOW)
-def test_the_cause_of_an_alert_is_told_of(alert: str) -> None:
+def test_the_cause_of_an_alert_is_shown(alert: str) -> None:
     change, errors, line = NOW[alert]
 
     assert list(troubles(figures(change), errors)) == [line]
 
 
 @pytest.mark.parametrize("alert", SINCE)
-def test_what_happened_since_the_first_look_is_told_of(alert: str) -> None:
+def test_events_since_the_first_look_are_shown(alert: str) -> None:
     change, line = SINCE[alert]
 
     assert list(events(figures(""), figures(change))) == [f"since this began: {line}"]

@@ -92,7 +92,7 @@ def test_tokens_are_counted_by_images_and_started_mebipixels(sides: tuple[int, i
     assert aimlapi.tokens(a_request(width=sides[0], height=sides[1], images=images)) == tokens
 
 
-def test_warnings_are_told() -> None:
+def test_warnings_are_returned() -> None:
     result = a_result(warnings=("The prompt is long.",))
 
     assert aimlapi.answer(a_job(State.COMPLETED), result, "url", LINKS)["warnings"] == ["The prompt is long."]

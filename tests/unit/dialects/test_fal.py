@@ -86,7 +86,7 @@ def test_the_schema_of_kontext_has_the_pages_fields(endpoint: str, names: list[s
 
 
 @pytest.mark.parametrize(("count", "kind"), [(0, "sequence_too_short"), (5, "sequence_too_long")])
-def test_too_few_or_too_many_images_are_told_by_fals_names(count: int, kind: str) -> None:
+def test_too_few_or_too_many_images_have_fals_error_types(count: int, kind: str) -> None:
     (problem,) = refused("kontext-multi", image_urls=[FOX] * count)
 
     assert problem.kind == kind
@@ -234,7 +234,7 @@ def test_a_status_has_one_of_fals_three_words_and_the_urls(state: State, word: s
     assert answer.items() >= fal.urls(ENDPOINT, JOB_ID, QUEUE).items()
 
 
-def test_only_who_waits_has_a_place_in_the_queue() -> None:
+def test_only_a_waiting_job_has_a_queue_position() -> None:
     assert [status(state).get("queue_position") for state in State] == [2, None, None, None]
 
 
@@ -485,7 +485,7 @@ def details(problems: list[Problem]) -> list[Any]:
     return list(fal.problem(InvalidRequest(problems))["detail"])
 
 
-def test_a_bad_field_is_told_as_fal_tells_it() -> None:
+def test_a_bad_field_has_fals_error_shape() -> None:
     body = fal.problem(InvalidRequest(refused(num_inference_steps=51)))
 
     (detail,) = details(refused(num_inference_steps=51))
@@ -530,7 +530,7 @@ def test_what_was_not_sent_is_not_repeated_as_null() -> None:
     assert details(refused(seed="x", prompt=None))[0]["input"] is None
 
 
-def test_limits_that_were_broken_are_told_to_programs() -> None:
+def test_a_broken_limit_is_in_the_context_of_the_error() -> None:
     (detail,) = details(refused(image_size=size(2560, 1094)))
 
     assert (detail["type"], detail["ctx"]) == ("image_too_large", {"max_pixels": 2_800_000})
@@ -579,7 +579,7 @@ def test_the_headers_of_an_error_repeat_its_slug() -> None:
 
 
 @pytest.mark.parametrize("slug", ["request_timeout", "startup_timeout"])
-def test_a_limit_of_the_callers_own_is_told_as_such(slug: str) -> None:
+def test_a_timeout_set_by_the_caller_has_fals_header(slug: str) -> None:
     """Without this header the clients would retry the request."""
     assert fal.error_headers({"error_type": slug}) == {
         "X-Fal-Error-Type": slug,

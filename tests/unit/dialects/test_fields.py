@@ -53,7 +53,7 @@ def test_what_is_no_object_is_refused(body: bytes) -> None:
         decode(body)
 
 
-def test_a_number_of_too_many_digits_is_not_told_in_pythons_words() -> None:
+def test_a_number_of_too_many_digits_has_a_message_of_our_own() -> None:
     with pytest.raises(InvalidRequest, match=r"a number in it has too many digits$"):
         decode(b'{"seed": 1' + b"0" * 5000 + b"}")
 
@@ -119,7 +119,7 @@ def test_what_can_be_read_can_be_refused() -> None:
 
 
 @pytest.mark.parametrize("wish", ["[]", "null", "60", '{"initial_acl": 1}'])
-def test_a_wish_that_is_no_object_is_not_told_in_the_programs_words(wish: str) -> None:
+def test_a_lifecycle_preference_that_is_no_object_has_a_message_of_our_own(wish: str) -> None:
     with pytest.raises(InvalidRequest, match="must be a JSON object") as caught:
         parse_keep_seconds(wish)
 

@@ -24,9 +24,7 @@ from tests.unit.dialects.samples import BASE, CREATED_US, JOB_ID, LINKS, a_job, 
     ],
 )
 @pytest.mark.parametrize("endpoint", of(["native"]), ids=str)
-def test_a_webhook_is_told_of_the_events_that_were_asked_for(
-    endpoint: Endpoint, names: list[str] | None, states: set[State]
-) -> None:
+def test_a_webhook_has_the_requested_events(endpoint: Endpoint, names: list[str] | None, states: set[State]) -> None:
     read = endpoint.read({"webhook_url": HOOK, "webhook_events": names})
 
     assert read == endpoint.expected({"webhook": Webhook(HOOK, frozenset(states))})
@@ -97,7 +95,7 @@ def test_a_rewritten_prompt_is_shown_beside_the_callers_own() -> None:
 
 
 @pytest.mark.parametrize("state", [State.CREATED, State.FAILED])
-def test_what_was_noted_on_the_way_is_told_without_a_result(state: State) -> None:
+def test_notes_of_a_job_are_returned_before_its_result(state: State) -> None:
     view = native.view(a_job(state, request=a_request(notes=("The image was made smaller.",))), LINKS)
 
     assert view["warnings"] == ["The image was made smaller."]
@@ -127,7 +125,7 @@ def test_a_completed_job_shows_its_images() -> None:
     assert (view["code"], view["error"], view["finished_at"]) == (None, None, "2026-01-02T03:04:08.678901Z")
 
 
-def test_an_inline_job_shows_the_image_itself_to_who_asks_for_it_alone() -> None:
+def test_an_inline_job_contains_its_image_only_in_its_own_view() -> None:
     """Lists, events and webhooks name its URL: there would be too much of it."""
     job = a_job(State.COMPLETED, inline=True)
     assert job.result is not None

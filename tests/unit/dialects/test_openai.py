@@ -261,7 +261,7 @@ def test_the_size_of_an_answer_is_that_of_its_images() -> None:
     assert openai.answer(job, a_result(), "url", LINKS)["size"] == "1024x1536"
 
 
-def test_a_prompt_that_was_rewritten_is_told() -> None:
+def test_a_rewritten_prompt_is_returned() -> None:
     job = a_job(State.COMPLETED, request=a_request(prompt="a fox in the snow", original_prompt="a fox"))
 
     assert openai.answer(job, a_result(), "url", LINKS)["data"][0]["revised_prompt"] == "a fox in the snow"
@@ -279,7 +279,7 @@ def test_flags_are_those_of_images_that_were_checked() -> None:
     assert fal.output(unchecked, a_result(), LINKS)["has_nsfw_concepts"] == [False]
 
 
-def test_warnings_are_told() -> None:
+def test_warnings_are_returned() -> None:
     answer = openai.answer(a_job(State.COMPLETED), a_result(warnings=("The prompt is long.",)), "url", LINKS)
 
     assert answer["warnings"] == ["The prompt is long."]
@@ -374,7 +374,7 @@ def test_no_failure_invites_to_come_again(status: int) -> None:
     assert status not in (408, 409, 429)
 
 
-def test_a_call_that_was_held_in_vain_is_told_where_its_job_is() -> None:
+def test_a_call_that_times_out_names_its_job() -> None:
     status, error = timed_out(JOB_ID, BASE)
 
     assert (status, error.code) == (504, "request_timeout")

@@ -53,7 +53,7 @@ def test_an_answer_has_no_second_field_for_the_image() -> None:
     }
 
 
-def test_a_prompt_that_was_rewritten_is_told() -> None:
+def test_a_rewritten_prompt_is_returned() -> None:
     job = a_job(State.COMPLETED, request=a_request(prompt="a fox in the snow", original_prompt="a fox"))
 
     (item,) = siraya.answer(job, a_result(), "b64_json", LINKS)["data"]

@@ -146,7 +146,7 @@ def listed(body: dict[str, Any] | None = None, query: str = "") -> wavespeed.Lis
     return wavespeed.read_listing(body or {}, query)
 
 
-def test_a_list_is_its_first_hundred_unless_told_otherwise() -> None:
+def test_a_list_has_a_hundred_items_by_default() -> None:
     assert listed() == wavespeed.Listing(page=1, size=100, search=a_search())
 
 
@@ -334,12 +334,12 @@ def test_an_image_that_cannot_be_read_is_an_error_and_no_empty_output() -> None:
 
 
 @pytest.mark.parametrize("state", sorted(TERMINAL))
-def test_a_held_call_is_told_the_end(state: State) -> None:
+def test_a_held_call_gets_the_end_of_its_job(state: State) -> None:
     assert wavespeed.held_answer(a_job(state), LINKS) == wavespeed.answer(a_job(state), LINKS)
 
 
 @pytest.mark.parametrize("state", sorted(set(State) - TERMINAL))
-def test_a_call_that_was_held_in_vain_is_told_so_in_the_sdks_words(state: State) -> None:
+def test_a_call_that_times_out_has_the_message_that_the_sdk_expects(state: State) -> None:
     result = wavespeed.held_answer(a_job(state), LINKS)["data"]
 
     assert (result["id"], result["status"], result["code"], result["outputs"]) == (JOB_ID, "processing", 5004, [])
@@ -347,7 +347,7 @@ def test_a_call_that_was_held_in_vain_is_told_so_in_the_sdks_words(state: State)
     assert result["error"].endswith(result["urls"]["get"])
 
 
-def test_a_call_that_was_held_in_vain_is_not_sent_again() -> None:
+def test_a_call_that_times_out_is_not_sent_again() -> None:
     """SDKs that may re-run a task do it where the text of the error has one of these words."""
     error = wavespeed.held_answer(a_job(), LINKS)["data"]["error"].lower()
 
@@ -369,7 +369,7 @@ def test_a_page_holds_no_images() -> None:
     assert page["items"][0]["outputs"] == [f"{BASE}/files/{result.images[0].key}"]
 
 
-def test_a_webhook_is_told_the_prediction_itself_and_what_was_asked_for() -> None:
+def test_a_webhook_has_the_prediction_and_its_input() -> None:
     asked = read(prompt="a red fox", size="300*400", seed=7, num_inference_steps=4, output_format="png")
     request = asked.order.request
     job = a_job(State.COMPLETED, request=request)
@@ -453,7 +453,7 @@ def test_what_cannot_be_deleted_is_refused_by_name(sent: dict[str, Any], named: 
     assert [problem.field for problem in caught.value.problems] == [named]
 
 
-def test_the_time_keeps_its_milliseconds_when_there_are_none() -> None:
+def test_a_time_of_whole_seconds_is_written_with_milliseconds() -> None:
     prediction = wavespeed.prediction(a_job(created_us=CREATED_US - CREATED_US % 1_000_000), LINKS)
 
     assert prediction["created_at"] == "2026-01-02T03:04:05.000Z"
@@ -495,7 +495,7 @@ def test_a_full_queue_is_no_bad_parameter() -> None:
     assert wavespeed.problem(429, QueueFull())["data"]["code"] not in (1400, 1401)
 
 
-def test_an_image_that_cannot_be_had_is_told_as_the_page_of_errors_shows() -> None:
+def test_a_failed_download_has_the_answer_of_wavespeeds_page_of_errors() -> None:
     page = golden.load("wavespeed-errors")
     result = wavespeed.prediction(a_job(State.FAILED, code="file_download_error", error="not there"), LINKS)
 

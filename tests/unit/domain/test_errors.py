@@ -86,7 +86,7 @@ def test_without_a_message_that_of_the_code_is_shown(kind: type[FarmError]) -> N
 @pytest.mark.parametrize(
     "kind", [kind for kind in CALLABLE if not issubclass(kind, LimitReached)], ids=lambda kind: kind.__name__
 )
-def test_what_operators_are_told_is_no_part_of_the_message(kind: type[FarmError]) -> None:
+def test_the_detail_for_operators_is_not_in_the_message(kind: type[FarmError]) -> None:
     error = kind(detail="connecting to 10.0.0.7:6379")
 
     assert "10.0.0.7" not in str(error)

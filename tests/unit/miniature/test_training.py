@@ -440,7 +440,7 @@ def test_the_checker_learns_the_forbidden_shape_in_every_colour() -> None:
     assert 120 < len([scene for scene in scenes if FORBIDDEN in {g.shape for g in scene.groups}]) < 180
 
 
-def test_the_checker_is_told_where_shapes_are() -> None:
+def test_the_checkers_labels_show_where_shapes_are() -> None:
     scene = Scene((Group("circle", "red", count=2, size="small"),), place="top left", variant=3)
     where = checker_examples.shown(scene, 512, 384)
 

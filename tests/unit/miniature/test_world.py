@@ -76,7 +76,7 @@ def test_training_shows_everything_but_what_is_held_out() -> None:
     assert {(scene.ground, scene.night) for scene in scenes} == {(g, n) for g in GROUNDS for n in (True, False)}
 
 
-def test_what_is_shown_can_be_told_from_its_ground() -> None:
+def test_shapes_contrast_with_their_ground() -> None:
     seen = [can_be_seen(group.colour, s.ground, night=s.night) for s in some_scenes(500) for group in s.groups]
 
     assert all(seen)

@@ -199,23 +199,23 @@ def test_jobs_that_waited_for_the_end_of_a_pause_may_start_late(tmp_path: Path, 
 
 
 @pytest.mark.full
-def test_jobs_that_start_late_long_after_a_pause_are_told_of(tmp_path: Path) -> None:
+def test_an_alert_fires_on_late_starts_long_after_a_pause(tmp_path: Path) -> None:
     changes = {_PAUSED_JOBS: "0x60 5x9 0x840", _WAITED: "0+60x500 30000x400"}
 
     check(tmp_path, changes, firing(499), firing(620, "FarmSloStart1h", "FarmSloStart6h", "FarmSloStart3d"))
 
 
-def test_an_api_that_is_gone_is_told_apart_from_all_that_are(tmp_path: Path) -> None:
+def test_both_alerts_fire_when_every_api_is_gone(tmp_path: Path) -> None:
     check(tmp_path, {'up{job="srpo-farm"}': "1x60 0x840"}, firing(59), firing(70, "FarmAbsent", "FarmApiDown"))
 
 
-def test_an_api_that_does_not_reach_redis_while_the_other_does_is_told_of(tmp_path: Path) -> None:
+def test_an_alert_fires_on_one_api_that_does_not_reach_redis(tmp_path: Path) -> None:
     changes = {'farm_store_up{instance="b"}': "1x60 0x20 1x820"}
 
     check(tmp_path, changes, firing(59), firing(70, "FarmApiDown"), firing(85))
 
 
-def test_weights_that_never_load_are_told_of(tmp_path: Path) -> None:
+def test_an_alert_fires_on_weights_that_never_load(tmp_path: Path) -> None:
     changes = {_WARM: "2x60 0x840", _LOADING: "0x60 1x840", _OLDEST: "0x60 0+60x840"}
 
     check(tmp_path, changes, firing(74), firing(80, "FarmNobodyConsumes"))

@@ -110,7 +110,7 @@ def newton(at: Sequence[float], values: Sequence[Any], point: float) -> Any:
     return total
 
 
-def test_what_is_skipped_is_seen_by_nobody_but_the_transformer(parts: Any) -> None:
+def test_skipped_steps_skip_the_transformer_only(parts: Any) -> None:
     """The watch is asked after every step, and the image tells how many of them were full."""
     forwards: list[Any] = []
     record(parts.transformer, forwards)

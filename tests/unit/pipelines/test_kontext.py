@@ -105,7 +105,7 @@ def both(kontext: Any, request: ImageRequest) -> tuple[list[Any], list[Any]]:
 
 
 @pytest.mark.usefixtures("small_inputs")
-def test_the_models_are_told_apart(pipeline: FluxModels) -> None:
+def test_each_model_renders_its_own_image(pipeline: FluxModels) -> None:
     from_text, edited = render(pipeline, TEXT, FOX)
     (of_srpo,) = render(pipeline, replace(TEXT, model="srpo"))
 

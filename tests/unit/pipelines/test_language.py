@@ -73,7 +73,7 @@ def test_a_model_that_does_not_chat_continues_the_prompt(plain: Path) -> None:
     assert "\n" not in text
 
 
-def test_a_model_that_chats_is_told_what_the_prompt_is_for(chatting: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chat_model_gets_instructions_for_the_prompt(chatting: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rewriter = Rewriter(chatting)
     heard: list[str] = []
 

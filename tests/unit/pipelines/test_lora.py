@@ -250,7 +250,7 @@ def test_layers_of_flux_change_what_diffusers_own_converter_says(tmp_path: Path)
     assert changed == {name.removesuffix(".weight") for name, shape in shapes.items() if len(shape) == 2}
 
 
-def test_alpha_that_peft_was_told_counts(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_alpha_in_pefts_metadata_counts(checkpoint: Checkpoint, tmp_path: Path) -> None:
     tensors = {name: tensor for name, tensor in diffusers_keys(checkpoint).items() if "alpha" not in name}
     one, other, *_ = checkpoint.layers
     trained = {"transformer.lora_alpha": 6, "transformer.alpha_pattern": {f"^{one}": 3}, "transformer.use_dora": False}

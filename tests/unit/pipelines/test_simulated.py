@@ -160,7 +160,7 @@ def test_an_abandoned_image_is_not_rendered_and_not_asked_for_again() -> None:
     assert [step for index, step in seen if index == 1] == [0, 1, 2, 3]
 
 
-def test_stops_at_once_when_nobody_wants_an_image() -> None:
+def test_rendering_stops_at_once_when_no_image_is_wanted() -> None:
     began = clock.monotonic()
 
     assert list(SimulatedPipeline(step_ms=60_000).render([FOX, FOX], lambda *_: False)) == []

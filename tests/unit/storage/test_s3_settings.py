@@ -47,7 +47,7 @@ def test_usable_settings_need_no_store() -> None:
 
 
 @pytest.mark.parametrize(("name", "value", "message"), UNUSABLE)
-def test_unusable_ones_are_told_in_one_line(
+def test_an_unusable_s3_setting_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -60,6 +60,6 @@ def test_unusable_ones_are_told_in_one_line(
         client_for(Bucket.at("s3://bucket"), "--into")
 
 
-def test_a_public_endpoint_that_is_no_address_is_told_too() -> None:
+def test_an_invalid_public_endpoint_is_refused_in_one_line() -> None:
     with pytest.raises(ConfigurationError, match=r"^FARM_S3_PUBLIC_ENDPOINT: .*not a valid URI"):
         S3Storage(Bucket.at("s3://bucket"), url_seconds=60, public_endpoint="https://images.example:99999")

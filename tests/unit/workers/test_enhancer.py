@@ -73,7 +73,7 @@ def test_both_texts_are_kept() -> None:
 
 
 @pytest.mark.parametrize(("length", "is_left"), [(enhancers.MAX_LENGTH, False), (enhancers.MAX_LENGTH + 1, True)])
-def test_a_long_prompt_is_left_as_it_is_and_the_caller_is_told(length: int, is_left: bool) -> None:
+def test_a_long_prompt_is_left_as_it_is_with_a_warning(length: int, is_left: bool) -> None:
     request = enhanced(a_request(prompt="x" * length, enhance=True), Template())
 
     assert (request.prompt == "x" * length) is is_left
@@ -111,7 +111,7 @@ ECHO = (
 )
 
 
-def test_the_process_is_started_once_and_told_what_the_prompt_is_for(program: LanguageModel, tmp_path: Path) -> None:
+def test_the_process_is_started_once_and_gets_the_kind_of_each_prompt(program: LanguageModel, tmp_path: Path) -> None:
     write(tmp_path, ECHO)
 
     assert program.rewrite("a fox", "srpo") == "better a fox"
@@ -183,7 +183,7 @@ def test_closing_interrupts_waiting_rewrites(program: LanguageModel, tmp_path: P
     assert program._process is None
 
 
-def test_a_model_that_cannot_be_loaded_is_told(program: LanguageModel, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_raises_enhancer_failed(program: LanguageModel, tmp_path: Path) -> None:
     write(tmp_path, ECHO, loads="sys.exit('no such weights')")
 
     with pytest.raises(EnhancerFailed, match="could not be used"):
