@@ -280,10 +280,10 @@ def test_files_of_input_images_are_not_kept(tmp_path: Path) -> None:
 
     tracemalloc.start()
     BulkRender(cast(BatchClient, None), Folder(tmp_path), requests, Console())
-    _, most = tracemalloc.get_traced_memory()
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
-    assert most < 15_000_000
+    assert peak < 15_000_000
 
 
 @pytest.mark.parametrize(
