@@ -62,6 +62,8 @@ def routes(context: ApiContext) -> flask.Blueprint:
         caller = authenticator.caller()
         body = read_bytes()
         listing = wavespeed.read_listing(decode(body) if body else {}, _query())
+        if listing.search is None:
+            return wavespeed.page(listing, [], 0, context.links)
         jobs, total = service.search(caller, listing.search, skip=listing.skip, count=listing.size)
         return wavespeed.page(listing, jobs, total, context.links)
 

@@ -44,6 +44,9 @@ PAGE = 100
 #: range is checked.
 TOLERATED = ("strength",)
 
+#: WaveSpeed's statuses that no prediction has here: what was cancelled or took too long is `failed`.
+_UNUSED_STATUSES = ("cancelled", "timeout")
+
 #: WaveSpeed's own error numbers, in `data.code`. Its 1200 (moderation) is never sent: a prediction with a flagged image
 #: is completed, with the image blacked out and `has_nsfw_contents` set.
 MISSING_PARAMETER = 1400
@@ -229,18 +232,18 @@ class ListInput(Input):
     page: Annotated[Whole, Field(ge=1, le=10**9)] = 1
     page_size: Annotated[Whole, Field(ge=1, le=PAGE)] = PAGE
     model: Annotated[str, Field(min_length=1)] | None = None
-    status: Literal["created", "processing", "completed", "failed"] | None = None
+    status: Literal["created", "processing", "completed", "failed", "cancelled", "timeout"] | None = None
     created_after: Time | None = None
     created_before: Time | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A page of the list: its number, its size, and the search for its jobs."""
+    """A page of the list: its number, its size, and the search for its jobs; None if no prediction can match."""
 
     page: int
     size: int
-    search: Search
+    search: Search | None
 
     @property
     def skip(self) -> int:
@@ -255,6 +258,8 @@ def read_listing(body: Mapping[str, Any], query: str) -> Listing:
         message = "sent in the query string and in the body; send it once"
         raise InvalidRequest([Problem(name, message, "duplicate", given[name]) for name in twice])
     fields = parse(ListInput, {**body, **{name: _number(name, text) for name, text in given.items()}})
+    if fields.status in _UNUSED_STATUSES:
+        return Listing(fields.page, fields.page_size, None)
     before = fields.created_before
     search = Search(
         after_us=fields.created_after,
