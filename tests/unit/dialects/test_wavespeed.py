@@ -215,7 +215,10 @@ def test_every_field_of_the_list_is_tried_here(field: str) -> None:
     ],
 )
 def test_a_time_without_a_zone_is_utc(text: str) -> None:
-    assert listed({"created_after": text}).search.after_us == 1_767_312_000_000_000
+    search = listed({"created_after": text}).search
+
+    assert search is not None
+    assert search.after_us == 1_767_312_000_000_000
 
 
 def test_a_list_may_be_asked_for_in_the_address() -> None:
