@@ -209,7 +209,7 @@ def test_the_javascript_of_a_page_brings_an_image(farm: RunningFarm, snippet: Sn
         "/api/v3/wavespeed-ai/flux-dev",
     ],
 )
-def test_what_the_pages_say_is_not_offered_is_not_there(farm: RunningFarm, path: str) -> None:
+def test_routes_that_the_pages_do_not_offer_are_404(farm: RunningFarm, path: str) -> None:
     assert farm.call("POST", path, {"prompt": "a fox"}).status == 404
 
 

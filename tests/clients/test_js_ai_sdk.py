@@ -137,7 +137,7 @@ def test_fal_shows_why_an_input_is_refused(fal: str) -> None:
     assert "4000" in error["message"]
 
 
-def test_what_is_compatible_with_openai_renders(compatible: str) -> None:
+def test_the_openai_compatible_provider_renders(compatible: str) -> None:
     ran = javascript.run(
         compatible
         + """
@@ -153,7 +153,7 @@ def test_what_is_compatible_with_openai_renders(compatible: str) -> None:
     assert sizes(of_openai["images"]) == [(256, 512)]
 
 
-def test_what_is_compatible_with_openai_edits(farm: RunningFarm, compatible: str) -> None:
+def test_the_openai_compatible_provider_edits(farm: RunningFarm, compatible: str) -> None:
     source = farm.image(farm.wait_for_end(farm.submit(output_format="png", seed=3)))
     ran = javascript.run(
         compatible
@@ -166,7 +166,7 @@ def test_what_is_compatible_with_openai_edits(farm: RunningFarm, compatible: str
     assert sizes(ran["images"]) == [(1024, 1024)]
 
 
-def test_what_is_compatible_with_openai_shows_why_an_input_is_refused(compatible: str) -> None:
+def test_the_openai_compatible_provider_shows_why_an_input_is_refused(compatible: str) -> None:
     error = javascript.run(
         compatible
         + """

@@ -268,7 +268,7 @@ def test_a_result_is_answered_at_once_whatever_its_state(farm: RunningFarm) -> N
     assert farm.call("GET", path).json["data"]["status"] == "failed"
 
 
-def test_what_is_read_by_other_clients_has_their_types(farm: RunningFarm) -> None:
+def test_an_answer_has_the_types_that_other_clients_read(farm: RunningFarm) -> None:
     """Numbers where they check for numbers, strings where they check for strings, and nothing null."""
     answer = farm.call("POST", f"/api/v3/{MODEL}", QUICK | {"enable_sync_mode": True})
 

@@ -227,7 +227,7 @@ def test_a_redis_that_would_lose_jobs(
         ("no", "note", "CONFIG SET appendfsync everysec"),
     ],
 )
-def test_what_a_power_cut_may_cost(
+def test_the_doctor_says_what_a_power_failure_may_cost(
     own: redis.Redis, own_url: str, tmp_path: Path, fsync: str, mark: str, words: str
 ) -> None:
     with configured(own, "appendfsync", fsync):

@@ -301,7 +301,7 @@ def refusal(site: Site, request: bytes) -> RawAnswer:
         return result
 
 
-def test_what_is_no_request_is_refused_and_leaves_nothing_behind(site: Site) -> None:
+def test_an_invalid_request_is_refused_and_leaves_nothing_behind(site: Site) -> None:
     def send_all() -> None:
         for request in REQUESTS:
             result = refusal(site, request)

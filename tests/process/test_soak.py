@@ -190,7 +190,7 @@ FIRST = Moment({PID: Holding("api", bytes=80_000_000, files=40, threads=20)}, re
         replace(FIRST, bytes=10_000_000),
     ],
 )
-def test_what_ten_thousand_jobs_leave_is_found(last: Moment) -> None:
+def test_a_leak_of_ten_thousand_jobs_is_found(last: Moment) -> None:
     judge(FIRST, FIRST, 10_000)
     with pytest.raises(AssertionError):
         judge(FIRST, last, 10_000)

@@ -308,7 +308,7 @@ def test_each_process_alone_refuses_such_a_start_too(surroundings: Surroundings,
     assert "runs in cluster mode" in done.stderr
 
 
-def test_what_a_worker_refuses_ends_the_farm_with_its_one_line(tmp_path: Path) -> None:
+def test_a_setting_that_a_worker_refuses_ends_the_farm_in_one_line(tmp_path: Path) -> None:
     folder = ["--data-dir", str(tmp_path / "data"), "--port", str(free_port())]
 
     done = farm_command("up", *folder, environment={"FARM_DEVICE": "cuda:99", "FARM_LOG": "json"})

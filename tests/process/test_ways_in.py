@@ -256,7 +256,7 @@ def test_metrics_count_what_happened(simulated: RunningFarm) -> None:
         (b"GET /healthz HTTP/1.1\r\nBad Header: x\r\n\r\n", 400),
     ],
 )
-def test_what_is_no_http_is_answered_in_json(simulated: RunningFarm, sent: bytes, status: int) -> None:
+def test_bytes_that_are_not_http_are_answered_in_json(simulated: RunningFarm, sent: bytes, status: int) -> None:
     """Never HTML, whatever arrives at the socket."""
     with socket.create_connection(("127.0.0.1", simulated.port), timeout=5) as connection:
         connection.sendall(sent)

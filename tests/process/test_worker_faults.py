@@ -111,7 +111,7 @@ def faulty_farm(
 
 
 @pytest.mark.timeout(400)
-def test_what_breaks_workers_harms_no_other(data_dir: Path, receiver: Receiver) -> None:
+def test_jobs_that_break_workers_do_not_harm_others(data_dir: Path, receiver: Receiver) -> None:
     """One job kills its worker each time, one fails each time, one hangs once, each beside others; and one worker can
     render nothing. The culprits fail after exactly three starts; everything else completes, and nothing is charged.
     """

@@ -233,7 +233,7 @@ def test_probes_tell_of_a_dead_redis(dead: Outage) -> None:
     assert families["farm_store_up"].samples[0].value == 0
 
 
-def test_what_was_accepted_survives_the_death_of_redis(outage: Outage) -> None:
+def test_accepted_jobs_survive_the_death_of_redis(outage: Outage) -> None:
     accepted = [submit(outage.api, seed=number) for number in range(20)]
 
     outage.kill()
@@ -327,7 +327,7 @@ def test_a_stream_ends_with_an_error_when_redis_dies(outage: Outage) -> None:
     assert "store_unavailable" in str(last)
 
 
-def test_what_a_courier_was_given_while_redis_was_frozen_is_not_kept_from_anybody(outage: Outage) -> None:
+def test_deliveries_claimed_while_redis_was_frozen_are_made_soon(outage: Outage) -> None:
     """Redis answered a dropped connection when it thawed: the courier repeats its claim, long before the lease ends."""
     with running_receiver() as receiver, ThreadPoolExecutor(1) as pool:
         harness = CourierHarness(outage.farm)

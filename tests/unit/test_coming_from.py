@@ -25,25 +25,25 @@ def test_a_page_names_every_id_that_its_callers_use(name: str) -> None:
     assert {model_id for model_id in ids - longer if f"`{model_id}`" not in page(name)} == set()
 
 
-def test_what_fal_tolerates_is_on_its_page_with_the_reason() -> None:
+def test_the_headers_that_fal_tolerates_are_on_its_page() -> None:
     rows = [f"| `{header}` | {why} |" for header, why in fal.TOLERATED_HEADERS.items()]
 
     assert [row for row in page("fal").splitlines() if row.startswith("| `X-")] == rows
 
 
 @pytest.mark.parametrize("header", [fal.REQUEST_TIMEOUT, fal.LIFECYCLE, fal.STORE_IO, fal.NO_RETRY, fal.RUNNER_HINT])
-def test_what_fal_honours_is_on_its_page(header: str) -> None:
+def test_the_headers_that_fal_honours_are_on_its_page(header: str) -> None:
     assert f"`{header}`" in page("fal")
 
 
-def test_what_wavespeed_tolerates_is_on_its_page() -> None:
+def test_the_parameters_that_wavespeed_tolerates_are_on_its_page() -> None:
     result = page("wavespeed").rpartition("Taken, and without effect")[2]
 
     assert wavespeed.TOLERATED == ("strength",)
     assert all(f"`{name}`" in result for name in wavespeed.TOLERATED)
 
 
-def test_what_becomes_of_openais_parameters_is_on_its_page() -> None:
+def test_openais_other_parameters_are_on_its_page() -> None:
     result = page("openai").rpartition("|---|---|\n")[2].splitlines()
 
     assert result == [

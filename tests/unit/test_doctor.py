@@ -54,7 +54,7 @@ def names(finding: Finding, mark: Mark, *words: str) -> bool:
     )
 
 
-def test_what_the_farm_refuses_splits_into_fault_and_remedy() -> None:
+def test_a_configuration_error_splits_into_fault_and_remedy() -> None:
     message = "FARM_LEASE is not a setting; did you mean FARM_LEASE_SECONDS?"
     assert refused("settings", message) == Finding(
         "settings", Mark.WRONG, "FARM_LEASE is not a setting", "did you mean FARM_LEASE_SECONDS?"
@@ -510,7 +510,7 @@ def test_half_of_srpo_is_named_beside_kontext(checkpoints: Checkpoints, kontext:
     assert names(found, Mark.WRONG, "FARM_FLUX_DIR needs FARM_SRPO_FILE", "set FARM_SRPO_FILE")
 
 
-def test_what_kontexts_folder_lacks_is_named(kontext: Kontext) -> None:
+def test_missing_files_of_kontext_are_named(kontext: Kontext) -> None:
     (kontext.flux / "transformer/config.json").unlink()
     assert names(kontext.finding(), Mark.WRONG, f"{kontext.flux} lacks transformer/config.json", "FLUX.1-Kontext-dev")
 

@@ -287,7 +287,7 @@ def test_a_public_address_is_allowed(address: str) -> None:
     Wires().client().check(f"http://{address}:8080/hook")
 
 
-def test_what_python_calls_not_global_is_refused() -> None:
+def test_an_address_that_python_calls_not_global_is_refused() -> None:
     """A second list, made by others, over addresses drawn at random."""
     outbound, dice = Wires().client(), random.Random(3)
     fours = [ipaddress.IPv4Address(dice.getrandbits(32)) for _ in range(3000)]
@@ -530,7 +530,7 @@ def test_more_than_a_get_may_bring_is_refused(receive: Callable[..., Receiver], 
         b"Content-Encoding: gzip\r\nContent-Length: 10\r\n\r\n0123456789",
     ],
 )
-def test_what_a_get_may_bring_is_brought_as_it_is(receive: Callable[..., Receiver], content: bytes) -> None:
+def test_an_answer_to_a_get_is_returned_unchanged(receive: Callable[..., Receiver], content: bytes) -> None:
     receiver = receive(answer(b"HTTP/1.1 200 OK\r\nX-A: b\r\nX-A: c\r\n" + content))
 
     reply = Wires(receiver.port).client().get("http://hook.example/", limit=10)

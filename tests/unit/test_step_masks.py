@@ -22,7 +22,7 @@ OWN = Levels(
 )
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_a_written_value_is_read_back(tmp_path: Path) -> None:
     write_levels(OWN, tmp_path / "masks.json")
 
     assert read_levels(tmp_path / "masks.json") == OWN

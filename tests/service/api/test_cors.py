@@ -78,7 +78,7 @@ def test_pages_cannot_be_framed_and_load_only_from_their_origin(keyed: FlaskClie
 
 
 @pytest.mark.parametrize("path", ["/farm/v1/jobs", "/healthz", "/metrics", "/nothing", "/farm/v1/events"])
-def test_what_belongs_to_a_caller_is_kept_by_no_cache(keyed: FlaskClient, ada: dict[str, str], path: str) -> None:
+def test_answers_for_a_caller_are_not_cached(keyed: FlaskClient, ada: dict[str, str], path: str) -> None:
     with keyed.get(path, headers=ada) as response:
         assert response.headers["Cache-Control"] == "no-store"
 

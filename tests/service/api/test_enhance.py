@@ -112,7 +112,7 @@ def test_without_a_worker_it_is_refused_in_time_and_the_question_is_withdrawn(
     assert not farm.redis.exists(redis_keys.ENHANCEMENTS)
 
 
-def test_what_cannot_be_enhanced_is_refused_by_name(keyed: FlaskClient, ada: dict[str, str]) -> None:
+def test_a_prompt_that_cannot_be_enhanced_is_refused_by_name(keyed: FlaskClient, ada: dict[str, str]) -> None:
     problem(enhance(keyed), 401)
     problem(enhance(keyed, {"model": "nothing", "prompt": "x"}, **ada), 404)
     problem(enhance(keyed, {"model": "kontext", "prompt": "x"}, **ada), 400)

@@ -453,7 +453,7 @@ def test_one_stream_too_many_gets_429_with_retry_after(open_api: Callable[..., F
 
 
 @pytest.mark.parametrize("method", ["HEAD", "POST"])
-def test_what_sends_no_stream_takes_no_place(open_api: Callable[..., FlaskClient], method: str) -> None:
+def test_a_call_without_a_stream_takes_no_slot(open_api: Callable[..., FlaskClient], method: str) -> None:
     api = open_api(max_streams=1)
     for path in (of(submit(api)), ALL, of(UNKNOWN_ID)):
         for _ in range(3):

@@ -338,7 +338,7 @@ CONDITIONS = [
 
 
 @pytest.mark.parametrize(("headers", "conditions"), CONDITIONS)
-def test_what_the_headers_want_is_ordered(
+def test_fals_headers_set_the_conditions_of_the_order(
     patient: Callable[[float], FlaskClient], orders: list[Order], headers: dict[str, str], conditions: Conditions
 ) -> None:
     api = patient(0.05)
@@ -1024,7 +1024,7 @@ def test_the_proxy_asks_for_the_callers_own_key(keyed: FlaskClient, ada: dict[st
 
 
 @pytest.mark.parametrize("path", ["/fal/nothing", "/fal/", "/fal/queue", "/fal/run/", "/fal/rest/nothing"])
-def test_what_is_not_there_is_404_in_fals_shape(api: FlaskClient, path: str) -> None:
+def test_an_unknown_path_is_404_in_fals_shape(api: FlaskClient, path: str) -> None:
     fal_error(api.post(path, json={}), 404)
 
 

@@ -195,7 +195,7 @@ def test_a_field_that_is_wrong_is_named(api: FlaskClient, fields: dict[str, obje
 
 
 @pytest.mark.parametrize("sent", [b"x", b"[]", b"{", b'"a"'])
-def test_what_is_no_object_is_refused(api: FlaskClient, sent: bytes) -> None:
+def test_a_body_that_is_not_an_object_is_refused(api: FlaskClient, sent: bytes) -> None:
     fal_error(api.post(INITIATE, data=sent), 422)
 
 
@@ -223,7 +223,7 @@ def test_the_callers_name_for_a_file_is_of_no_use_for_tricks(
     assert all(len(one.partition("-upload-")[0]) == 32 for one in stored())
 
 
-def test_what_is_tolerated_is_what_the_list_says(api: FlaskClient) -> None:
+def test_the_tolerated_parameters_have_no_effect(api: FlaskClient) -> None:
     """It has no effect: two calls with and without it differ in nothing but their own names."""
     assert set(fal_storage.TOLERATED) == {"storage_type"}
     _, plain = begin(api)
@@ -267,7 +267,7 @@ def test_an_image_is_shown_as_one_and_all_else_is_a_download(
 
 
 @pytest.mark.parametrize("content", [b"<html><script>alert(1)</script>", b"\x89PN", image("JPEG")])
-def test_what_only_says_that_it_is_an_image_is_a_download(api: FlaskClient, content: bytes) -> None:
+def test_a_file_that_only_claims_to_be_an_image_is_a_download(api: FlaskClient, content: bytes) -> None:
     """Its address was known before its bytes. Using it as an image fails with an error."""
     upload, file = begin(api, content_type="image/png")
     api.put(upload, data=content)
@@ -411,7 +411,7 @@ def test_a_wish_that_cannot_be_read_or_granted_is_400(
     assert stored() == set()
 
 
-def test_what_would_never_be_found_is_not_stored(
+def test_an_upload_that_has_expired_on_arrival_is_not_stored(
     api: FlaskClient, monkeypatch: pytest.MonkeyPatch, stored: Callable[[], set[str]]
 ) -> None:
     """The time of a file begins with its ticket, and may be over before the file has come."""
@@ -794,7 +794,7 @@ def test_a_file_is_never_in_memory_as_a_whole(api: FlaskClient) -> None:
     assert Counting.maximum == body.CHUNK_BYTES
 
 
-def test_what_arrives_leaves_nothing_in_the_data_folder(api: FlaskClient, redis_dir: Any) -> None:
+def test_an_upload_leaves_nothing_in_the_data_folder(api: FlaskClient, redis_dir: Any) -> None:
     api.post(CDN, data=b"x")
 
     assert list((redis_dir / "uploads").iterdir()) == []

@@ -126,6 +126,6 @@ def test_a_half_written_image_is_not_found(api: FlaskClient, farm: Farm, key: st
     problem(api.get(f"/files/.{key}.part"), 404)
 
 
-def test_what_is_at_a_files_name_cannot_be_changed(keyed: FlaskClient, key: str) -> None:
+def test_a_file_cannot_be_changed(keyed: FlaskClient, key: str) -> None:
     for method in ("PUT", "POST", "DELETE", "PATCH"):
         problem(keyed.open(f"/files/{key}", method=method, data=b"other"), 405)

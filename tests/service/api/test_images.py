@@ -285,7 +285,7 @@ def test_an_object_in_a_form_is_written_with_brackets(patient: Callable[..., Fla
         ({"image[]": a_file, "image": "https://a.example/a.png"}, "image"),
     ],
 )
-def test_what_is_wrong_with_a_form_is_refused_by_name(full: FlaskClient, fields: dict[str, Any], named: str) -> None:
+def test_a_wrong_field_of_a_form_is_refused_by_name(full: FlaskClient, fields: dict[str, Any], named: str) -> None:
     parts = {name: value() if callable(value) else value for name, value in fields.items()}
     images = {} if any(name.startswith("image") for name in fields) else {"image": a_file()}
 

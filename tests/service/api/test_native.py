@@ -145,7 +145,7 @@ def test_an_image_that_cannot_be_one_is_refused_by_name(
 
 
 @pytest.mark.parametrize("model", IMAGES)
-def test_what_is_to_be_prepared_shows_created_and_is_not_rendered(every: FlaskClient, farm: Farm, model: str) -> None:
+def test_an_unprepared_job_is_created_and_not_claimed(every: FlaskClient, farm: Farm, model: str) -> None:
     job_id = begin(every, model, enhance_prompt=True).get_json()["id"]
 
     assert every.get(f"/farm/v1/jobs/{job_id}").get_json()["status"] == "created"
@@ -256,7 +256,7 @@ def test_deleting_removes_record_and_images(api: FlaskClient, farm: Farm) -> Non
 
 
 @pytest.mark.parametrize("running", [False, True])
-def test_what_has_not_ended_cannot_be_deleted(api: FlaskClient, farm: Farm, running: bool) -> None:
+def test_an_unfinished_job_cannot_be_deleted(api: FlaskClient, farm: Farm, running: bool) -> None:
     job_id = submit(api)
     if running:
         jobs.take_one(farm.store)
@@ -596,7 +596,7 @@ def test_the_queue_tells_a_scaler_how_much_work_there_is(api: FlaskClient, farm:
     assert learned["drained_at"] is not None
 
 
-def test_what_is_rendered_and_what_is_unprepared_is_work_too(api: FlaskClient, farm: Farm) -> None:
+def test_running_and_unprepared_jobs_count_as_work(api: FlaskClient, farm: Farm) -> None:
     submit(api, num_inference_steps=10)
     jobs.take_one(farm.store, "w")
     processing = api.get("/farm/v1/queue").get_json()

@@ -37,7 +37,7 @@ def test_the_document_is_openapi_3_1(result: dict[str, Any]) -> None:
     assert [error.message for error in OpenAPIV31SpecValidator(result).iter_errors()] == []
 
 
-def test_what_is_described_and_what_is_routed_are_the_same(api: FlaskClient) -> None:
+def test_every_route_is_described_and_every_description_has_a_route(api: FlaskClient) -> None:
     """A new route fails here until it is described in `api.openapi`."""
     url_map = api.application.url_map
     routed = {(rule.endpoint, method) for rule in url_map.iter_rules() for method in rule.methods or ()}
@@ -129,7 +129,7 @@ def test_the_document_is_served_at_the_farms_own_address(keyed: FlaskClient, res
 
 
 @pytest.mark.parametrize("path", ["/openapi.json", "/docs/swagger-ui.css", "/docs/start.js"])
-def test_what_a_reader_has_already_is_not_sent_again(keyed: FlaskClient, path: str) -> None:
+def test_an_unchanged_page_is_answered_with_304(keyed: FlaskClient, path: str) -> None:
     etag = keyed.get(path).headers["ETag"]
 
     again = keyed.get(path, headers={"If-None-Match": etag})

@@ -107,7 +107,7 @@ def test_a_day_that_is_used_up_says_honestly_when_the_next_begins(store: JobStor
     assert over(store, limits).retry_after == pytest.approx(DAY - clock.now_us() / 1e6 % DAY, abs=60)
 
 
-def test_what_is_refused_uses_nothing_up_and_leaves_nothing(store: JobStore, client: redis.Redis) -> None:
+def test_a_refused_submit_uses_up_no_limit(store: JobStore, client: redis.Redis) -> None:
     limits = Limits(rate=2, waiting=1, images_per_day=3)
     store.submit(new_job(images=2), limits)
     before = client.hgetall(SPENT), jobs.names(client), client.xlen(redis_keys.OUTBOX)
@@ -119,7 +119,7 @@ def test_what_is_refused_uses_nothing_up_and_leaves_nothing(store: JobStore, cli
     assert (client.hgetall(SPENT), jobs.names(client), client.xlen(redis_keys.OUTBOX)) == before
 
 
-def test_what_is_sent_again_is_not_counted_again_and_not_refused(store: JobStore) -> None:
+def test_a_repeated_submit_is_neither_counted_nor_refused(store: JobStore) -> None:
     limits = Limits(rate=1, waiting=1, images_per_day=1)
     new = new_job(key="k", digest="d")
     first = store.submit(new, limits)
@@ -130,7 +130,7 @@ def test_what_is_sent_again_is_not_counted_again_and_not_refused(store: JobStore
     assert store.submit(new, limits).id == first.id
 
 
-def test_what_was_cancelled_stays_counted(store: JobStore) -> None:
+def test_a_cancelled_job_still_counts(store: JobStore) -> None:
     """Otherwise cancelled jobs would use the farm for nothing."""
     limits = Limits(images_per_day=1)
     store.cancel(store.submit(new_job(), limits).id)
@@ -153,7 +153,7 @@ def test_callers_are_counted_each_for_itself(store: JobStore) -> None:
     assert store.submit(new_job("bob"), limits).quotas[0].left == 0
 
 
-def test_what_was_counted_is_forgotten_after_a_day(store: JobStore, client: redis.Redis) -> None:
+def test_counts_expire_after_a_day(store: JobStore, client: redis.Redis) -> None:
     store.submit(new_job(), Limits(rate=1))
 
     assert 0 < client.ttl(SPENT) <= DAY
@@ -249,7 +249,7 @@ def test_a_call_refused_by_another_limit_costs_one_read(
     assert cost_of(lambda: problem(post_job(limited, headers=eve), 429), farm.redis) == {"hgetall": 1}
 
 
-def test_what_was_refused_is_asked_for_again_when_the_time_is_over(
+def test_a_refusal_is_remembered_until_its_time_is_over(
     limited: FlaskClient, farm: Farm, ada: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submit(limited, headers=ada)
@@ -276,9 +276,7 @@ def test_other_limits_hold_from_the_next_call_on(limited: FlaskClient, farm: Far
     assert post_job(limited, headers=ada).headers["RateLimit-Policy"] == '"submits";q=1000;w=60'
 
 
-def test_what_is_sent_again_with_its_key_finds_its_job_although_submits_are_refused(
-    limited: FlaskClient, ada: dict[str, str]
-) -> None:
+def test_a_repeated_idempotency_key_finds_its_job_over_the_limit(limited: FlaskClient, ada: dict[str, str]) -> None:
     job_id = submit(limited, headers=ada | {"Idempotency-Key": "k"})
     submit(limited, headers=ada)
     problem(post_job(limited, headers=ada), 429)

@@ -200,7 +200,7 @@ def test_one_waiting_call_too_many_gets_retry_after_and_makes_no_job(farm: Farm,
 
 
 @EVERY_WAITING_CALL
-def test_what_is_sent_again_after_its_time_is_over_is_one_job(hasty: FlaskClient, farm: Farm, dialect: Dialect) -> None:
+def test_calls_sent_again_after_a_timeout_are_one_job(hasty: FlaskClient, farm: Farm, dialect: Dialect) -> None:
     """Whether or not a client counts its retries, and whatever it makes of the answer."""
     for count in range(3):
         dialect.submit(hasty, {"X-Stainless-Retry-Count": str(count)})

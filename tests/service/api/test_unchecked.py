@@ -43,7 +43,7 @@ CHECKED: list[tuple[str, dict[str, Any], int]] = [
 
 
 @pytest.mark.parametrize(("path", "body", "status"), CHECKED)
-def test_what_would_be_checked_is_refused_with_what_the_operator_must_set(
+def test_a_request_to_check_is_refused_with_the_setting_that_is_missing(
     api: FlaskClient, path: str, body: dict[str, Any], status: int
 ) -> None:
     message = refusal(api.post(path, json={"prompt": "a fox"} | body), status, path=path)
@@ -63,11 +63,11 @@ def test_what_would_be_checked_is_refused_with_what_the_operator_must_set(
         (EDITS, {"model": "srpo", "image_url": IMAGE, "enable_safety_checker": False}),
     ],
 )
-def test_what_is_not_checked_is_accepted(api: FlaskClient, path: str, body: dict[str, Any]) -> None:
+def test_a_request_without_the_check_is_accepted(api: FlaskClient, path: str, body: dict[str, Any]) -> None:
     assert api.post(path, json={"prompt": "a fox"} | body).status_code in (200, 202, 504)
 
 
-def test_what_is_always_checked_is_not_announced(api: FlaskClient) -> None:
+def test_a_model_that_is_always_checked_is_not_listed(api: FlaskClient) -> None:
     listed = {model["id"] for model in api.get("/v1/models").get_json()["data"]}
     own = {model["name"]: model for model in api.get("/farm/v1/models").get_json()["models"]}
 

@@ -517,7 +517,7 @@ def test_predictions_are_deleted_with_their_images(api: FlaskClient, farm: Farm)
     assert (farm.storage.find(gone), farm.storage.find(still) is None) == (None, False)
 
 
-def test_what_has_not_ended_is_not_deleted_and_nothing_with_it(api: FlaskClient, farm: Farm) -> None:
+def test_a_deletion_with_an_unfinished_job_deletes_nothing(api: FlaskClient, farm: Farm) -> None:
     done, waiting = ended(farm, api), post_prediction(api).get_json()["data"]["id"]
 
     error = gateway_error(api.post(DELETE, json={"ids": [done, waiting]}), 409)

@@ -214,7 +214,7 @@ HEAD = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\
     ],
     ids=range(15),
 )
-def test_what_is_no_form_with_one_file_is_refused(
+def test_a_form_without_exactly_one_file_is_refused(
     api: FlaskClient, stored: Callable[[], set[str]], body: bytes, content_type: str
 ) -> None:
     gateway_error(api.post(FORM, data=body, content_type=content_type), 400)

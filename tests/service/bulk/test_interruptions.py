@@ -109,7 +109,7 @@ def test_another_process_goes_on_where_a_dead_one_stopped(harness: BulkHarness, 
 
 
 @pytest.mark.parametrize("happens", ["the last job ends", "the caller cancels"])
-def test_what_happens_to_a_batch_is_seen_although_a_process_works_on_it(
+def test_a_change_during_a_look_at_a_batch_is_noticed_at_once(
     harness: BulkHarness, api: FlaskClient, farm: Farm, happens: str
 ) -> None:
     """It had looked before, and wants to look again in a minute."""
@@ -191,7 +191,7 @@ def test_a_file_that_vanishes_fails_its_batch(harness: BulkHarness, api: FlaskCl
     assert (error["code"], error["line"]) == ("file_not_found", None)
 
 
-def test_what_a_batch_leaves_expires_with_it(harness: BulkHarness, api: FlaskClient, farm: Farm) -> None:
+def test_jobs_images_and_results_of_a_batch_expire_with_it(harness: BulkHarness, api: FlaskClient, farm: Farm) -> None:
     """Its jobs, images and results are kept until the same time, however early it has ended."""
     batch = harness.end_of(create(api, *map(request, range(3)), request(3, n=99)))
     bulk = farm.bulks.get(batch["id"])

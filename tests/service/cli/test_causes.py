@@ -61,7 +61,7 @@ HTTP_ANSWERS = {
 
 
 @pytest.mark.parametrize("cause", HTTP_ANSWERS)
-def test_what_a_server_that_is_not_the_farm_means(run: Runner, cause: str) -> None:
+def test_a_server_that_is_not_a_farm_is_reported(run: Runner, cause: str) -> None:
     with server(HTTP_ANSWERS[cause]) as port:
         assert cause in line_of(run, f"http://127.0.0.1:{port}")
 

@@ -182,7 +182,7 @@ def test_workers_are_named_to_admins_only(
 
 
 @pytest.mark.parametrize("words", [(), ("some-id", "--failed")])
-def test_what_to_retry_and_repeat_is_said_once(command: Runner, words: tuple[str, ...]) -> None:
+def test_jobs_to_retry_are_named_in_one_way_only(command: Runner, words: tuple[str, ...]) -> None:
     assert command("jobs", "retry", *words).status == 2
     all_of_them = tuple(word.replace("--failed", "--all") for word in words)
     assert command("webhooks", "redeliver", *all_of_them).status == 2

@@ -172,7 +172,7 @@ def test_a_failed_request_is_tried_again_in_a_run_if_it_may_work_later_and_by_th
     assert rows(tmp_path / "out")["fox"]["files"] == ["fox.jpeg"]
 
 
-def test_what_was_interrupted_is_collected_by_the_same_command(
+def test_an_interrupted_run_is_continued_by_the_same_command(
     live: LiveFarm, farm: Farm, run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -247,7 +247,7 @@ def test_a_prompt_with_several_values_is_a_grid(live: LiveFarm, run: Runner, tmp
     assert {row["seed"] for row in rows(tmp_path).values()} == {1, 2}
 
 
-def test_what_a_request_says_goes_before_the_options(live: LiveFarm, run: Runner, tmp_path: Path) -> None:
+def test_the_fields_of_a_request_override_the_options(live: LiveFarm, run: Runner, tmp_path: Path) -> None:
     out, source = tmp_path / "out", tmp_path / "prompts.csv"
     source.write_text("prompt,image_size,size,n\na fox,256x320,,2\nan owl,,320x256,\na cat,,,\n")
 

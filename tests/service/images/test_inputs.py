@@ -218,7 +218,7 @@ def test_progress_counts_the_steps_that_image_to_image_does(open_worker: Opened,
 
 
 @pytest.mark.parametrize("tolerance", [1, 6])
-def test_what_is_made_of_an_image_is_checked_with_the_tolerance_asked_for(
+def test_an_image_to_image_result_is_checked_with_the_requested_tolerance(
     open_worker: Opened, store: JobStore, farm: Farm, tolerance: int
 ) -> None:
     checker = Flagging(lambda _: True)

@@ -209,7 +209,7 @@ def test_several_images_keep_their_order(farm: Farm) -> None:
         (Source("f", f"{BASE}/files/{an_upload()}"), "file_download_error", "has deleted it"),
     ],
 )
-def test_what_cannot_be_used_is_refused_by_its_field(farm: Farm, source: Source, kind: str, result: str) -> None:
+def test_an_unusable_source_is_refused_by_its_field(farm: Farm, source: Source, kind: str, result: str) -> None:
     (problem,) = problems(farm, source)
 
     assert (problem.field, problem.kind) == ("f", kind)
@@ -323,7 +323,7 @@ def test_a_storage_that_fails_halfway_keeps_nothing(
     assert farm.store.page(None, before_us=None, count=10) == []
 
 
-def test_what_may_have_been_recorded_keeps_its_images(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_may_have_been_recorded_keeps_its_images(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record was written, and the answer was lost."""
     submit_well = JobStore.submit
 

@@ -63,7 +63,7 @@ def test_another_worker_leaves_it_for_a_moment(store: JobStore, client: redis.Re
 
 
 @pytest.mark.usefixtures("preferred")
-def test_what_follows_is_taken_meanwhile(store: JobStore, client: redis.Redis) -> None:
+def test_jobs_behind_one_with_an_affinity_are_claimed_meanwhile(store: JobStore, client: redis.Redis) -> None:
     """Both of the same size, so that they would share a batch."""
     left, taken = hinted(store), submit(store, "bob")
     assert ids(take(store, "w2")) == [taken]

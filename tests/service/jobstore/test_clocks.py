@@ -127,7 +127,7 @@ def test_a_living_workers_job_stays_its_own_though_the_clock_was_set_back(moved:
     assert moved.store.complete(job, result(job))
 
 
-def test_what_was_put_off_is_lined_up_though_the_clock_was_set_back(moved: Moved) -> None:
+def test_a_delayed_retry_is_queued_though_the_clock_was_set_back(moved: Moved) -> None:
     job_id = submit(moved.store)
     moved.store.fail(take_one(moved.store), "render_failed", "no luck", retry="alone")
     moved.move(-HOUR_US)

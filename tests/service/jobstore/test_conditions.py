@@ -178,7 +178,7 @@ def test_a_failure_ends_what_may_not_be_tried_again(store: JobStore) -> None:
         assert store.fail(take_one(store), "storage_failed", "x", retry=retry) is State.FAILED
 
 
-def test_what_may_not_be_tried_again_has_no_mates(store: JobStore, client: redis.Redis) -> None:
+def test_a_job_without_retries_is_claimed_alone(store: JobStore, client: redis.Redis) -> None:
     """Therefore it does not end with the crash of another job."""
     before, once, after = submit(store), submit(store, conditions=ONCE), submit(store)
 
@@ -220,7 +220,7 @@ def finished(store: JobStore, how: str, **fields: Any) -> Job:
 
 
 @pytest.mark.parametrize("how", ["completed", "failed", "cancelled"])
-def test_what_was_asked_for_is_forgotten_with_the_end(store: JobStore, client: redis.Redis, how: str) -> None:
+def test_a_request_that_is_not_kept_is_forgotten_at_its_end(store: JobStore, client: redis.Redis, how: str) -> None:
     job = finished(store, how)
 
     assert (job.request.prompt, job.request.original_prompt) == ("", None)

@@ -107,7 +107,7 @@ def test_an_absent_server_raises_store_unavailable(tmp_path: Path) -> None:
         check(connect(f"unix://{tmp_path}/socket"), unsafe=False)
 
 
-def test_what_redis_says_of_a_refused_command_is_for_the_log(
+def test_the_reason_for_a_command_that_redis_refuses_is_only_logged(
     client: redis.Redis, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client.set("srpo:secret-name", "text")

@@ -265,7 +265,7 @@ def test_cancelling_and_submitting_again_gains_no_share(queue: Queue) -> None:
     assert ledger.lead() <= 1
 
 
-def test_what_comes_back_goes_before_everything(queue: Queue, client: redis.Redis) -> None:
+def test_returned_jobs_go_to_the_front_of_every_queue(queue: Queue, client: redis.Redis) -> None:
     """Priority and caller make no difference; jobs go in the order of their return."""
     queue.add(new_job(f"caller-{n % 7}", priority="low" if n % 3 else "normal", images=4) for n in range(70))
     lost = {job.id for _, batch in zip(range(10), queue.claims("dead"), strict=False) for job in batch}

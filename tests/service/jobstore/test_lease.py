@@ -140,7 +140,7 @@ def test_a_lost_job_that_was_cancelled_ends_cancelled(store: JobStore, client: r
     assert (state(store, job_id), record(store, job_id).code) == (State.FAILED, "cancelled")
 
 
-def test_what_a_worker_announced_outlives_it(store: JobStore, client: redis.Redis) -> None:
+def test_the_models_of_a_removed_worker_are_still_served(store: JobStore, client: redis.Redis) -> None:
     """Jobs for its model are still accepted while it is started again."""
     store.renew("w1", FACTS, [])
     store.remove_worker("w1", ["srpo"])
@@ -149,7 +149,7 @@ def test_what_a_worker_announced_outlives_it(store: JobStore, client: redis.Redi
 
 
 @pytest.mark.parametrize(("silent_seconds", "served"), [(800, {"srpo", "kontext"}), (910, {"kontext"})])
-def test_what_only_others_announce_is_served_no_longer(
+def test_models_of_workers_long_gone_are_no_longer_served(
     store: JobStore, client: redis.Redis, silent_seconds: int, served: set[str]
 ) -> None:
     """The farm was started again with other weights: jobs for what it had before would wait for ever."""

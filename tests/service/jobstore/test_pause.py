@@ -75,7 +75,7 @@ def test_a_paused_group_is_shown(store: JobStore, client: redis.Redis, group: Gr
     assert [finding.remedy for finding in findings if finding.remedy] == [f"farm resume --{group.kind} {group.name}"]
 
 
-def test_what_comes_back_or_is_prepared_meanwhile_waits_too(store: JobStore, client: redis.Redis) -> None:
+def test_returned_and_prepared_jobs_of_a_paused_caller_wait(store: JobStore, client: redis.Redis) -> None:
     lost, failed = submit(store), submit(store, width=512)
     source = submit(store, sources=("https://images.example/cat.png",))
     failing = {job.id: job for job in (*take(store), *take(store))}[failed]
@@ -127,7 +127,7 @@ def test_a_job_may_be_cancelled_while_its_caller_is_paused(store: JobStore, clie
     assert redis_keys.paused_jobs("ada") not in names(client)
 
 
-def test_what_an_older_version_has_ended_does_not_come_back(store: JobStore, client: redis.Redis) -> None:
+def test_a_paused_job_ended_by_an_older_version_does_not_return(store: JobStore, client: redis.Redis) -> None:
     job_id = submit(store)
     store.pause(ADA)
     client.hset(redis_keys.job(job_id), "state", State.FAILED)
@@ -139,7 +139,7 @@ def test_what_an_older_version_has_ended_does_not_come_back(store: JobStore, cli
     assert not client.exists(redis_keys.queue("srpo", "normal"), redis_keys.paused_jobs("ada"))
 
 
-def test_what_the_pause_has_missed_a_claim_sets_aside(store: JobStore, client: redis.Redis) -> None:
+def test_a_claim_sets_aside_jobs_that_a_pause_has_missed(store: JobStore, client: redis.Redis) -> None:
     """As if its process had died before it looked at the queues."""
     paused = [submit(store, "ada") for _ in range(3)]
     client.hset(redis_keys.PAUSED_GROUPS, "caller:ada", 1)

@@ -221,7 +221,7 @@ def test_a_retry_has_its_own_copies_of_the_input_images(farm: Farm, *, is_prepar
     assert stored_for(farm, job) == set()
 
 
-def test_what_was_fetched_is_not_fetched_again(farm: Farm) -> None:
+def test_a_retry_does_not_fetch_its_input_again(farm: Farm) -> None:
     """It may be another image by now: the same request is the same pixels."""
     job = failed_with_inputs(farm, Source("image_url", url=STRANGER))
 

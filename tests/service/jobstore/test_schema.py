@@ -33,7 +33,7 @@ def test_the_first_farm_on_a_redis_declares_its_schema(client: redis.Redis) -> N
     assert schema.read(client) == CURRENT
 
 
-def test_what_a_farm_before_the_schemas_left_is_the_oldest(store: JobStore, client: redis.Redis) -> None:
+def test_data_without_a_schema_counts_as_the_oldest(store: JobStore, client: redis.Redis) -> None:
     submit(store)
     assert schema.read(client) == Schema(0, 0)
 

@@ -156,7 +156,7 @@ def test_a_full_queue_still_answers_a_repeated_submit(client: redis.Redis) -> No
     assert store.submit(new_job(key="k", digest="d")).id == first.id
 
 
-def test_what_is_taken_back_is_not_dropped_to_make_room(client: redis.Redis) -> None:
+def test_a_returned_job_is_not_dropped_over_the_queue_limit(client: redis.Redis) -> None:
     store = JobStore(client, replace(TERMS, queue_limit=1))
     taken, other = submit(store), None
     job = take_one(store)
@@ -292,7 +292,7 @@ def test_a_finished_job_counts_with_its_deliveries_until_it_is_deleted(memory: r
     assert not memory.hget("srpo:kept_bytes", "ada")
 
 
-def test_what_was_accepted_still_ends_above_80_percent(memory: redis.Redis, store: JobStore) -> None:
+def test_an_accepted_job_still_completes_above_80_percent(memory: redis.Redis, store: JobStore) -> None:
     submit(store)
     limit_memory(memory, 0.9)
 

@@ -59,9 +59,7 @@ def take_and_lose(store: JobStore, client: redis.Redis, count: int = 9) -> list[
 
 
 @pytest.mark.parametrize("fields", [{"sources": (SOURCE,)}, {"enhance": True}])
-def test_what_is_not_prepared_is_claimed_by_no_worker(
-    store: JobStore, client: redis.Redis, fields: dict[str, Any]
-) -> None:
+def test_an_unprepared_job_is_not_claimed(store: JobStore, client: redis.Redis, fields: dict[str, Any]) -> None:
     job_id = submit(store, **fields)
 
     assert (take(store), state(store, job_id)) == ((), State.CREATED)
@@ -272,7 +270,7 @@ def test_a_prepared_job_is_not_refused(store: JobStore) -> None:
     assert state(store, job_id) is State.CREATED
 
 
-def test_what_a_preparer_lost_comes_again(store: JobStore, client: redis.Redis) -> None:
+def test_a_preparation_whose_lease_expired_is_taken_again(store: JobStore, client: redis.Redis) -> None:
     job_id = submit_unprepared(store)
 
     assert [take_and_lose(store, client), taken(store)] == [[job_id], [job_id]]
@@ -300,7 +298,7 @@ def test_holding_brings_nothing_back(store: JobStore, client: redis.Redis) -> No
     assert not client.exists(redis_keys.PREPARING, redis_keys.PREPARING_AGAIN)
 
 
-def test_what_a_preparer_hands_back_is_the_next_to_be_taken_and_was_not_taken_before(store: JobStore) -> None:
+def test_a_released_preparation_is_next_and_costs_no_attempt(store: JobStore) -> None:
     first, second = submit_unprepared(store), submit_unprepared(store)
     for _ in range(MAX_PREPARATION_ATTEMPTS + 1):
         assert taken(store, 1) == [first]
@@ -309,7 +307,7 @@ def test_what_a_preparer_hands_back_is_the_next_to_be_taken_and_was_not_taken_be
     assert taken(store) == [first, second]
 
 
-def test_what_was_lost_before_it_was_handed_back_is_still_kept_apart(store: JobStore, client: redis.Redis) -> None:
+def test_a_suspect_preparation_is_still_taken_alone_after_its_release(store: JobStore, client: redis.Redis) -> None:
     lost = submit_unprepared(store), submit_unprepared(store)
     take_and_lose(store, client)
     (suspect,) = taken(store)
@@ -321,7 +319,7 @@ def test_what_was_lost_before_it_was_handed_back_is_still_kept_apart(store: JobS
 
 
 @pytest.mark.parametrize("ended", [True, False])
-def test_what_no_preparer_has_cannot_be_handed_back(store: JobStore, ended: bool) -> None:
+def test_a_preparation_that_is_not_held_cannot_be_released(store: JobStore, ended: bool) -> None:
     job_id = submit_unprepared(store)
     if ended:
         taken(store)
@@ -332,7 +330,7 @@ def test_what_no_preparer_has_cannot_be_handed_back(store: JobStore, ended: bool
     assert taken(store) == ([] if ended else [job_id])
 
 
-def test_what_kills_its_preparers_fails(store: JobStore, client: redis.Redis) -> None:
+def test_a_job_that_kills_its_preparers_fails(store: JobStore, client: redis.Redis) -> None:
     job_id = submit_unprepared(store)
     for _ in range(MAX_PREPARATION_ATTEMPTS):
         assert take_and_lose(store, client) == [job_id]
@@ -345,7 +343,7 @@ def test_what_kills_its_preparers_fails(store: JobStore, client: redis.Redis) ->
     assert (waiting_count(client), StoreStats(client).unprepared()) == ({}, 0)
 
 
-def test_what_kills_its_preparers_harms_no_other(store: JobStore, client: redis.Redis) -> None:
+def test_a_job_that_kills_its_preparers_does_not_harm_others(store: JobStore, client: redis.Redis) -> None:
     """Preparers take as much as they can, and one with the culprit dies with all its jobs."""
     culprit, *innocent = [submit_unprepared(store) for _ in range(12)]
     deaths = 0

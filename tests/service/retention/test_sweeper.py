@@ -249,7 +249,7 @@ def test_a_first_mark_is_left_where_every_image_is_known(
     assert (names(storage), storage.marks()) == (set(), {SweepState(client).farm_id()})
 
 
-def test_what_is_young_stays(sweeper: Sweeper, storage: Storage) -> None:
+def test_a_young_image_is_not_removed(sweeper: Sweeper, storage: Storage) -> None:
     """It may have been stored after the records were looked at."""
     storage.put(new_key(UNKNOWN_ID, 1, 0, "png"), b"content")
 

@@ -133,7 +133,7 @@ def test_marks_lie_beside_the_images_and_are_not_listed_as_images(storage: S3Sto
     assert storage.page("").entries == ()
 
 
-def test_what_was_put_is_found_and_read(storage: S3Storage, key: str) -> None:
+def test_a_stored_object_is_found_and_read(storage: S3Storage, key: str) -> None:
     storage.put(key, b"content")
 
     image = storage.find(key)
@@ -151,7 +151,7 @@ def test_a_part_can_be_read(storage: S3Storage, key: str) -> None:
         assert b"".join(pieces) == b"on"
 
 
-def test_what_was_not_put_is_not_found(storage: S3Storage, key: str) -> None:
+def test_an_object_that_was_not_stored_is_not_found(storage: S3Storage, key: str) -> None:
     assert storage.find(key) is None
     with pytest.raises(NotFound, match=key):
         storage.read(key)
@@ -176,7 +176,7 @@ def test_a_store_on_this_machine_is_called_without_a_proxy(
 
 
 @pytest.mark.parametrize("name", ["", "x", "../../of/farm/x", f"{JOB}-1-0-0123456789ABCDEF.png"])
-def test_what_is_no_key_is_not_asked_for(storage: S3Storage, way: FaultyWay, name: str) -> None:
+def test_an_invalid_key_is_not_looked_up(storage: S3Storage, way: FaultyWay, name: str) -> None:
     assert storage.find(name) is None
     with pytest.raises(StorageError, match="is not a storage key"):
         storage.put(name, b"content")
@@ -576,7 +576,7 @@ def test_parts_heads_and_what_is_known(api: FlaskClient, way: FaultyWay, stored:
     problem(api.get(stored, headers={"Range": f"bytes={len(image)}-"}), 416)
 
 
-def test_what_is_not_there_is_not_found(api: FlaskClient, key: str) -> None:
+def test_an_unknown_file_is_404(api: FlaskClient, key: str) -> None:
     problem(api.get(f"/files/{key}"), 404)
     problem(api.get(f"/files/{UNKNOWN_ID}"), 404)
 

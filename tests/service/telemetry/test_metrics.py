@@ -174,7 +174,7 @@ def test_times_are_those_of_the_job(api: FlaskClient, farm: Farm, client: redis.
     assert (found.of("farm_batch_images_bucket", le="1.0"), found.of("farm_batch_images_bucket", le="2.0")) == (0, 1)
 
 
-def test_what_was_rendered_is_counted_by_model_level_and_size(api: FlaskClient, farm: Farm) -> None:
+def test_renders_are_counted_by_model_level_and_size(api: FlaskClient, farm: Farm) -> None:
     for size in (512, 1024):
         submit(farm.store, images=2, width=size, height=size, steps=10)
         job = take_one(farm.store)

@@ -116,7 +116,9 @@ def test_a_file_that_comes_again_counts_once(api: FlaskClient, farm: Farm) -> No
     assert api.put(whole, data=bytes(MAX_BYTES // 2)).status_code == 200
 
 
-def test_what_could_not_be_stored_counts_nothing(api: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upload_that_could_not_be_stored_does_not_count(
+    api: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise StorageUnavailable
 

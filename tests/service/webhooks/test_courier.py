@@ -221,7 +221,7 @@ def test_each_try_has_the_same_id_and_a_signature_of_its_own(
     [(answer(500), 500), (answer(404), 404), (answer(429), 429), (close_early, 0)],
     ids=["500", "404", "429", "closes early"],
 )
-def test_what_fails_is_tried_until_the_schedule_is_over(
+def test_a_failing_delivery_is_retried_until_the_schedule_ends(
     harness: CourierHarness, receiver: Receiver, behaviour: Behaviour, shown: int
 ) -> None:
     receiver.behave = behaviour
@@ -257,7 +257,7 @@ def test_a_receiver_that_hangs_is_left_when_its_time_is_up(farm: Farm, receiver:
     assert attempt.error
 
 
-def test_what_cannot_be_said_stands_on_record_and_comes_to_an_end(
+def test_a_delivery_whose_body_cannot_be_made_fails_on_record(
     harness: CourierHarness, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -272,9 +272,7 @@ def test_what_cannot_be_said_stands_on_record_and_comes_to_an_end(
     assert receiver.received == []
 
 
-def test_what_was_overtaken_is_sent_all_the_same_when_it_is_asked_for_by_hand(
-    harness: CourierHarness, receiver: Receiver
-) -> None:
+def test_a_dropped_delivery_is_sent_when_redelivered_by_hand(harness: CourierHarness, receiver: Receiver) -> None:
     job_id = harness.submit(receiver.url, events=frozenset(State))
     harness.finish()
     harness.until(lambda: harness.record(f"{job_id}-1").state is Outcome.DROPPED)

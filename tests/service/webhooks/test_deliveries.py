@@ -152,7 +152,7 @@ def test_a_late_courier_records_its_try_and_changes_nothing(
     assert (delivery.state, len(delivery.attempts)) == (Outcome.DELIVERED, 2)
 
 
-def test_what_arrived_late_has_arrived(client: redis.Redis, store: JobStore, deliveries: DeliveryStore) -> None:
+def test_a_late_success_counts_as_delivered(client: redis.Redis, store: JobStore, deliveries: DeliveryStore) -> None:
     submit(store)
     late = take_one(deliveries)
     end_leases(client, late)
@@ -332,7 +332,7 @@ def test_only_the_last_tries_are_kept(store: JobStore, deliveries: DeliveryStore
     assert [attempt.at_us for attempt in delivery.attempts] == list(range(5, MAX_KEPT_ATTEMPTS + 5))
 
 
-def test_what_is_repeated_while_under_way_is_tried_once_more_if_it_did_not_arrive(
+def test_a_delivery_redelivered_during_an_attempt_is_repeated_if_that_failed(
     store: JobStore, deliveries: DeliveryStore
 ) -> None:
     submit(store, events=frozenset({State.CREATED}))

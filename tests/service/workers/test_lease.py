@@ -50,14 +50,14 @@ def test_a_worker_is_seen_before_it_holds_anything(lease: Lease, client: redis.R
     wait_for(lambda: client.hget(redis_keys.worker("w1"), "state") == "warm")
 
 
-def test_what_is_held_is_renewed(lease: Lease, client: redis.Redis, job: Claimed) -> None:
+def test_the_lease_of_a_held_job_is_renewed(lease: Lease, client: redis.Redis, job: Claimed) -> None:
     lease.add(job)
 
     assert is_renewed(client, job)
     assert is_renewed(client, job)
 
 
-def test_what_was_dropped_is_not_renewed(lease: Lease, client: redis.Redis, job: Claimed) -> None:
+def test_the_lease_of_a_removed_job_is_not_renewed(lease: Lease, client: redis.Redis, job: Claimed) -> None:
     lease.add(job)
     assert is_renewed(client, job)
 

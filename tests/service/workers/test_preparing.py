@@ -142,7 +142,7 @@ def test_a_job_waits_for_no_gpu_before_it_is_prepared(studio: Studio, host: Host
     assert claimed.request.image(0).inputs == studio.record(job_id).request.inputs
 
 
-def test_what_a_url_leads_to_becomes_a_png_of_the_farm(studio: Studio, host: Host) -> None:
+def test_an_image_from_a_url_is_stored_as_png(studio: Studio, host: Host) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     photo = encoded(quarters().transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif, quality=95)
@@ -159,7 +159,7 @@ def test_what_a_url_leads_to_becomes_a_png_of_the_farm(studio: Studio, host: Hos
         assert (image.format, image.mode, image.size) == ("PNG", "RGB", (64, 48))
 
 
-def test_what_came_along_is_kept_once(studio: Studio) -> None:
+def test_an_image_sent_with_the_request_is_kept_once(studio: Studio) -> None:
     """The copy replaces the caller's own image, which is no longer needed."""
     job = studio.prepare(data_uri(sample_image(form="WEBP")))
 
@@ -369,7 +369,7 @@ def test_hosts_that_hang_for_one_caller_hold_up_no_other(studio: Studio, host: H
     ],
     ids=["html", "nothing", "cut off", "gif", "small", "huge", "large"],
 )
-def test_what_is_no_good_image_ends_the_job_and_is_called_by_its_field(
+def test_an_unusable_image_fails_the_job_and_is_named_by_its_field(
     studio: Studio, host: Host, content: bytes, code: str
 ) -> None:
     good = Source("image_urls.0", data_uri(IMAGE))

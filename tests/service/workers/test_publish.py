@@ -164,7 +164,7 @@ def test_a_render_thread_that_waits_for_a_hanging_storage_comes_home(farm: Farm,
     assert {jobs.state(store, job_id) for job_id in wanted[:2]} == {State.COMPLETED}
 
 
-def test_what_can_be_stored_is_not_handed_back(farm: Farm, store: JobStore) -> None:
+def test_a_job_whose_images_can_be_stored_is_not_released(farm: Farm, store: JobStore) -> None:
     """A storage that is only slow gets its time."""
     slow = FailingStorage(farm.storage, DOWN, lambda _: not threading.Event().wait(0.3))
     shop = WorkerHarness(farm, store, storage=slow)
@@ -220,7 +220,7 @@ def no_search_for_cycles() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_search_for_cycles")
-def test_what_is_published_is_kept_no_longer(farm: Farm, store: JobStore) -> None:
+def test_published_images_are_freed(farm: Farm, store: JobStore) -> None:
     """Images are large: freeing them must not depend on the garbage collector. Each thread keeps its last one."""
     pipeline = Remembering()
     shop = WorkerHarness(farm, store, pipeline=pipeline)

@@ -306,7 +306,7 @@ def test_a_job_that_breaks_the_pipeline_harms_no_other(open_worker: Opened, stor
     assert all([f"fox {number}"] in pipeline.flights for number in range(3))
 
 
-def test_what_a_broken_batch_had_finished_is_not_rendered_again(open_worker: Opened, store: JobStore) -> None:
+def test_finished_images_of_a_broken_batch_are_not_rendered_again(open_worker: Opened, store: JobStore) -> None:
     pipeline = Broken()
     shop = open_worker(pipeline=pipeline)
     done, culprit = submit(store, prompt="fox", steps=1), submit(store, prompt="poison", steps=2)
@@ -334,7 +334,7 @@ class AlteringPipeline(SimulatedPipeline):
     ],
     ids=["the wrong size", "no colours"],
 )
-def test_what_is_no_image_as_asked_for_is_not_published(
+def test_an_image_that_does_not_fit_the_request_is_not_published(
     open_worker: Opened, store: JobStore, farm: Farm, change: dict[str, Any], words: str
 ) -> None:
     storage = FailingStorage(farm.storage, StorageError(), lambda _: True)
@@ -346,7 +346,7 @@ def test_what_is_no_image_as_asked_for_is_not_published(
     assert words in job.error
 
 
-def test_what_does_not_fit_into_memory_is_tried_alone(open_worker: Opened, farm: Farm) -> None:
+def test_a_batch_that_does_not_fit_into_memory_is_retried_job_by_job(open_worker: Opened, farm: Farm) -> None:
     """Only what does not fit alone either fails, the second time, with a code of its own."""
     patient = JobStore(farm.redis, TERMS)
     pipeline = Broken(MemoryError("the device is full"))
@@ -606,7 +606,7 @@ def test_only_what_is_flagged_is_black(open_worker: Opened, store: JobStore) -> 
     assert [pixels(content) for content in checked.images(job)] == [first, b"\0" * len(second)]
 
 
-def test_what_need_not_be_checked_is_not(open_worker: Opened, store: JobStore) -> None:
+def test_an_image_without_the_safety_check_is_not_flagged(open_worker: Opened, store: JobStore) -> None:
     shop = open_worker(checker=Flagging(lambda _: True))
 
     job = shop.end_of(submit(store, safety=False))
@@ -615,7 +615,7 @@ def test_what_need_not_be_checked_is_not(open_worker: Opened, store: JobStore) -
     assert (job.state, job.result.flagged) == (State.COMPLETED, (False,))
 
 
-def test_what_cannot_be_checked_is_not_published(open_worker: Opened, store: JobStore, farm: Farm) -> None:
+def test_an_image_that_cannot_be_checked_is_not_published(open_worker: Opened, store: JobStore, farm: Farm) -> None:
     def broken(_: Image.Image) -> bool:
         raise ValueError("no weights")
 

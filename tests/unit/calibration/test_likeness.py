@@ -44,7 +44,7 @@ def test_a_larger_difference_is_worse(name: str, sign: int) -> None:
     assert len(set(values)) == 3
 
 
-def test_what_is_not_installed_is_left_out_or_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measures_that_are_not_installed_are_left_out_or_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.calibration.likeness.util.find_spec", lambda name: name != "flip_evaluator" or None)
     assert list(measures()) == ["PSNR", "SSIM"]
 

@@ -36,7 +36,7 @@ def test_a_short_name_means_the_model_for_so_many_images(name: str, models: list
     assert [model_for(name, count) for count in range(4)] == models
 
 
-def test_what_short_names_mean_is_in_the_catalogue() -> None:
+def test_short_model_names_lead_to_models_of_the_catalogue() -> None:
     meant = {model_for(name, count) for name in ("srpo", "kontext") for count in range(3)}
 
     assert meant == {model.name for model in MODELS}

@@ -87,7 +87,7 @@ def test_the_form_of_the_standard_input_shows_in_its_first_line(
         ("a.txt", "\n \n", "has no requests"),
     ],
 )
-def test_what_cannot_be_read_is_named_by_its_line(tmp_path: Path, name: str, text: str, problem: str) -> None:
+def test_an_unreadable_request_is_named_by_its_line(tmp_path: Path, name: str, text: str, problem: str) -> None:
     with pytest.raises(UnusableRequests, match=problem):
         requests(tmp_path, name, text)
 

@@ -275,7 +275,7 @@ def test_the_log_of_a_running_request_tells_its_step_and_when_that_was_seen() ->
     assert [line["timestamp"][17:19] for line in lines] == ["05", "06", "07"]
 
 
-def test_what_has_made_no_step_tells_none() -> None:
+def test_a_job_without_a_step_reports_no_progress() -> None:
     assert messages(State.PROCESSING, step=0, attempt=2) == ["Accepted.", "Started, attempt 2."]
 
 
@@ -519,11 +519,11 @@ def test_a_location_is_made_of_strings(fields: dict[str, Any], location: list[st
     ],
     ids=brief,
 )
-def test_what_is_no_field_of_the_body_is_not_looked_for_there(problem: Problem, location: list[str]) -> None:
+def test_a_problem_outside_the_body_has_its_own_location(problem: Problem, location: list[str]) -> None:
     assert details([problem])[0]["loc"] == location
 
 
-def test_what_was_not_sent_is_not_repeated_as_null() -> None:
+def test_an_absent_value_is_not_repeated_as_null() -> None:
     absent = [Problem("mode", "unknown", UNKNOWN_PARAMETER), Problem("Idempotency-Key", "too long", "string_too_long")]
 
     assert ["input" in detail for detail in details(absent)] == [False, False]
@@ -542,7 +542,7 @@ NESTED: list[Any] = reduce(lambda inner, _: [inner], range(5000), [])
 @pytest.mark.parametrize(
     "value", ["a" * 5000, float("nan"), float("inf"), NESTED], ids=["long", "nan", "inf", "nested"]
 )
-def test_what_is_long_or_no_json_is_not_repeated(value: object) -> None:
+def test_a_value_that_is_long_or_not_json_is_not_repeated(value: object) -> None:
     assert "input" not in details([Problem("seed", "no", "int_type", value)])[0]
 
 

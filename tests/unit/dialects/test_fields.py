@@ -40,7 +40,7 @@ DEPTH = 200_000
     ],
     ids=lambda body: repr(body[:24]),
 )
-def test_what_is_no_json_is_refused(body: bytes) -> None:
+def test_a_body_that_is_not_json_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="not JSON") as caught:
         decode(body)
 
@@ -48,7 +48,7 @@ def test_what_is_no_json_is_refused(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b'"a fox"', b"1", b"true", b'[{"prompt": "a fox"}]'])
-def test_what_is_no_object_is_refused(body: bytes) -> None:
+def test_a_body_that_is_not_an_object_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="must be a JSON object"):
         decode(body)
 
@@ -105,7 +105,7 @@ def test_a_long_name_is_not_repeated_in_full() -> None:
     assert len(problem.message) < 1000
 
 
-def test_what_can_be_read_can_be_refused() -> None:
+def test_a_nested_body_that_can_be_parsed_can_be_refused() -> None:
     """Depth makes no difference: Python may parse what it cannot serialise."""
     readable = 0
     for depth in range(1, 1200):

@@ -211,7 +211,7 @@ def test_an_empty_field_of_a_form_is_null_but_a_prompt_is_its_text(text: str) ->
 
 
 @pytest.mark.parametrize("text", ['"4"', "[4]", "{}", " null", "4 5", "1e999x"])
-def test_what_is_no_number_in_a_form_stays_a_text(text: str) -> None:
+def test_a_form_field_that_is_not_a_number_stays_text(text: str) -> None:
     assert form_fields({"n": text}) == {"n": text}
 
 

@@ -130,7 +130,7 @@ def test_the_webhook_of_the_address_is_read_encoded_or_not(query: str, url: str)
         ("Webhook=https://a.example", ["Webhook"]),
     ],
 )
-def test_what_else_stands_in_the_address_is_refused_by_name(query: str, named: list[str]) -> None:
+def test_an_unknown_query_parameter_is_refused_by_name(query: str, named: list[str]) -> None:
     assert [problem.field for problem in refused(query)] == named
 
 
@@ -238,7 +238,7 @@ def test_a_number_in_the_address_is_nothing_else(query: str) -> None:
         listed(query=query)
 
 
-def test_what_is_given_in_two_places_is_refused() -> None:
+def test_a_parameter_in_query_and_body_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="page_size: sent in the query string and in the body"):
         listed({"page": 1, "page_size": 10}, "page_size=10")
 
@@ -390,7 +390,7 @@ def test_a_webhook_has_the_prediction_and_its_input() -> None:
     }
 
 
-def test_what_a_webhook_says_was_asked_for_can_be_asked_again() -> None:
+def test_the_input_in_a_webhook_can_be_submitted_again() -> None:
     request = read(size="300*400", guidance_scale=5).order.request
 
     assert read(**wavespeed.webhook_body(a_job(request=request), A_DUE, LINKS)["input"]).order.request == request
@@ -450,7 +450,7 @@ def test_ids_to_delete_are_each_taken_once() -> None:
     ],
     ids=brief,
 )
-def test_what_cannot_be_deleted_is_refused_by_name(sent: dict[str, Any], named: str) -> None:
+def test_an_invalid_deletion_is_refused_by_name(sent: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         wavespeed.read_deletion(sent)
     assert [problem.field for problem in caught.value.problems] == [named]

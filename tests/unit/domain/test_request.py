@@ -40,7 +40,7 @@ def test_a_prompt_has_up_to_4000_characters() -> None:
 @pytest.mark.parametrize(
     ("field", "value"), [("acceleration", "fast"), ("output_format", "webp"), ("mystery", 1), ("model", None)]
 )
-def test_what_no_request_has_is_refused(field: str, value: object) -> None:
+def test_an_unknown_field_of_a_request_is_refused(field: str, value: object) -> None:
     with pytest.raises(ValidationError, match=field):
         a_request(**{field: value})
 

@@ -55,7 +55,7 @@ def test_any_text_is_ignored_or_taken_without_an_error(header: str) -> None:
 
 
 @given(st.integers(1, 2**128 - 1), st.integers(1, 2**64 - 1), st.booleans())
-def test_what_is_written_is_read(trace: int, span: int, is_sampled: bool) -> None:
+def test_a_written_value_is_read_back(trace: int, span: int, is_sampled: bool) -> None:
     context = TraceContext(f"{trace:032x}", f"{span:016x}", is_sampled)
 
     assert parse(str(context)) == context

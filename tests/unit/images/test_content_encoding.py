@@ -41,7 +41,7 @@ def test_an_encoding_is_undone(content: bytes, encoding: str) -> None:
         (b"", "gzip", "incomplete"),
     ],
 )
-def test_what_cannot_be_undone_is_named(content: bytes, encoding: str, message: str) -> None:
+def test_an_unsupported_content_encoding_is_named(content: bytes, encoding: str, message: str) -> None:
     with pytest.raises(UnusableImage, match=message):
         plain(content, encoding)
 

@@ -298,7 +298,7 @@ def test_a_png_whose_pixels_are_damaged_is_no_image() -> None:
         b"PK\x03\x04" + bytes(100),
     ],
 )
-def test_what_is_no_image_is_refused(content: bytes) -> None:
+def test_a_file_that_is_not_an_image_is_refused(content: bytes) -> None:
     error = refused(content)
 
     assert error.code == "image_load_error"
@@ -349,13 +349,13 @@ def test_a_photograph_with_a_second_image_behind_it_is_a_jpeg() -> None:
 
 @pytest.mark.parametrize("appended", [b"PK\x03\x04" + b"x" * 50, b"<script>alert(1)</script>", b"%PDF-1.7"])
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
-def test_what_hangs_behind_an_image_is_not_carried_on(form: str, appended: bytes) -> None:
+def test_bytes_after_an_image_are_not_copied(form: str, appended: bytes) -> None:
     copy, _ = decode.prepared(encoded(quarters(20, 20), form) + appended)
 
     assert appended not in copy
 
 
-def test_what_an_image_says_beside_its_pixels_is_not_carried_on() -> None:
+def test_metadata_of_an_image_is_not_copied() -> None:
     exif = Image.Exif()
     exif[0x010F] = "the maker of the camera"
 
@@ -420,7 +420,7 @@ APP5, PRIVATE, GREY = b"\xff\xe5\0\2", chunk(b"prVt", b""), Image.new("L", (64, 
     ],
     ids=["scans", "segments", "rubbish", "chunks"],
 )
-def test_what_would_keep_a_decoder_busy_for_hours_is_refused(content: bytes, excess: str) -> None:
+def test_an_image_that_takes_hours_to_decode_is_refused(content: bytes, excess: str) -> None:
     error = refused(content)
 
     assert error.code == "image_load_error"
@@ -436,12 +436,12 @@ def test_an_image_of_many_parts_is_read(content: bytes) -> None:
     assert read(content).width in (20, 64)
 
 
-def test_what_hangs_behind_a_jpeg_is_not_counted() -> None:
+def test_scans_after_the_end_of_a_jpeg_are_not_counted() -> None:
     assert read(encoded(quarters(20, 20), "JPEG") + b"\xff\xda\0\2" * 60).size == (20, 20)
 
 
 @pytest.mark.parametrize(("width", "height"), [(15, 400), (400, 15), (1, 1)])
-def test_what_is_too_small_is_refused(width: int, height: int) -> None:
+def test_an_image_that_is_too_small_is_refused(width: int, height: int) -> None:
     error = refused(encoded(quarters(width, height), "PNG"))
 
     assert (error.code, error.context) == ("image_too_small", {"min_width": 16, "min_height": 16})

@@ -204,7 +204,7 @@ def test_prepared_images_are_kept(run: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in (run / "dataset").iterdir()} == before
 
 
-def test_what_is_trained_is_loaded_as_flux_and_renders(home: Path) -> None:
+def test_trained_weights_are_loaded_as_flux_and_render(home: Path) -> None:
     loaded = load_miniature(home=home)
     one, other = (render_prompt(loaded, "a red circle", seed, (64, 48), steps=2) for seed in (1, 2))
 
@@ -212,7 +212,7 @@ def test_what_is_trained_is_loaded_as_flux_and_renders(home: Path) -> None:
     assert one != other
 
 
-def test_what_is_trained_is_named_for_what_it_is(home: Path) -> None:
+def test_trained_weights_say_that_they_are_not_flux(home: Path) -> None:
     descriptions, weights = list(home.rglob("config.json")), list(home.rglob("*.safetensors"))
 
     assert (len(descriptions), len(weights)) == (5, 6)

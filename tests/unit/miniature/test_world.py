@@ -311,7 +311,7 @@ def test_the_moon_makes_room() -> None:
     assert image[:40, 44:60].max() < 200
 
 
-def test_what_words_leave_open_follows_from_the_variant() -> None:
+def test_details_that_a_prompt_leaves_open_follow_from_the_variant() -> None:
     on_a_meadow = replace(RED_CIRCLE, ground="meadow")
     drawn = {draw(replace(on_a_meadow, variant=variant), 64, 64).tobytes() for variant in (1, 1, 2, 3)}
 
@@ -319,7 +319,7 @@ def test_what_words_leave_open_follows_from_the_variant() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_what_words_say_follows_from_them_alone(count: int) -> None:
+def test_details_in_the_prompt_do_not_depend_on_the_variant(count: int) -> None:
     """A fixed outline is learnt in a fraction of the time: one at any place takes a larger network."""
     scene = Scene((Group("star", "red", count),))
     drawn = {draw(replace(scene, variant=variant), 128, 96).tobytes() for variant in range(5)}

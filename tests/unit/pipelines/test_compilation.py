@@ -121,7 +121,7 @@ def test_cards_are_compiled_for_by_default_if_the_machine_can(
     assert is_compiled(choice, device) is expected
 
 
-def test_what_must_be_compiled_and_cannot_is_refused(monkeypatch: pytest.MonkeyPatch, parts: Any) -> None:
+def test_required_compilation_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch, parts: Any) -> None:
     monkeypatch.setattr(toolchain, "missing", lambda _: "a compiler (sudo apt install g++)")
 
     with pytest.raises(ConfigurationError, match=r"FARM_COMPILE=on needs a compiler \(sudo apt install g\+\+\)"):

@@ -145,7 +145,7 @@ def test_an_unfinished_file_without_its_header_is_begun_again(source: Path, tmp_
     assert torch.equal(load_file(target)["proj_out.weight"], load_file(source)["proj_out.weight"].bfloat16())
 
 
-def test_what_was_made_of_another_source_is_not_gone_on_with(source: Path, tmp_path: Path) -> None:
+def test_an_interrupted_conversion_of_another_source_is_not_continued(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     interrupted(source, target, "bf16", after=100)
     save_file({name: tensor + 1 for name, tensor in load_file(source).items()}, source)
@@ -156,7 +156,7 @@ def test_what_was_made_of_another_source_is_not_gone_on_with(source: Path, tmp_p
     assert all(torch.equal(after[name], before[name].bfloat16()) for name in before)
 
 
-def test_what_is_no_full_transformer_is_refused(source: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_full_transformer_is_refused(source: Path, tmp_path: Path) -> None:
     packed, other = tmp_path / "fp8.safetensors", tmp_path / "other.safetensors"
     convert(source, packed, "fp8", ignore)
     save_file({"x": torch.zeros(1)}, other)

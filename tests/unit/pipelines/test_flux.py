@@ -141,7 +141,7 @@ def test_an_exception_in_mid_loop_changes_nothing(parts: Any, pipeline: FluxMode
     assert parts(FOX.prompt, width=256, height=320, num_inference_steps=4, output_type="latent")[0].shape == reference
 
 
-def test_what_runs_between_two_images_is_not_in_inference_mode(pipeline: FluxModels) -> None:
+def test_inference_mode_is_off_between_two_images(pipeline: FluxModels) -> None:
     assert [torch.is_inference_mode_enabled() for _ in pipeline.render([FOX, FOX], lambda *_: True)] == [False, False]
 
 

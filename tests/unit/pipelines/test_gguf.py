@@ -85,7 +85,7 @@ def test_a_file_without_a_tensor_is_refused(tmp_path: Path) -> None:
         load_gguf_transformer(files, KEPT)
 
 
-def test_what_is_no_gguf_file_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_file_that_is_not_gguf_is_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "other.gguf"
     path.write_bytes(b"GGUF" + bytes(20))
 

@@ -91,7 +91,7 @@ def test_a_chat_model_gets_instructions_for_the_prompt(chatting: Path, monkeypat
     assert "edits images" in heard[1]
 
 
-def test_what_a_chatting_model_writes_is_the_prompt(chatting: Path) -> None:
+def test_the_answer_of_a_chat_model_is_the_prompt(chatting: Path) -> None:
     text = Rewriter(chatting).rewrite("a red fox", edits=False)
 
     assert text

@@ -204,7 +204,7 @@ def test_the_miniature_can_be_kept_in_fp8(written: Path) -> None:
     assert load_miniature(choice=Choice("fp8")).build != load_miniature().build
 
 
-def test_what_does_not_fit_is_refused_before_it_is_read_and_the_doctor_says_the_same(
+def test_weights_that_do_not_fit_are_refused_before_they_are_read(
     checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card = Card(0, "GPU-0a", "a card", memory=718_000_000)  # of which programs can use 700 MB

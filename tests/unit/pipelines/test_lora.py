@@ -135,7 +135,7 @@ def test_updates_of_several_files_are_added_as_the_formula_says(checkpoint: Chec
     assert all(torch.equal(loaded[name], checkpoint.stored[name]) for name in others)
 
 
-def test_what_is_rounded_is_the_sum(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_the_sum_of_weight_and_lora_is_rounded_once(checkpoint: Checkpoint, tmp_path: Path) -> None:
     lora = Lora(written(tmp_path / "lora.safetensors", diffusers_keys(checkpoint)), 0.01)
     full = checkpoint.load(lora)
 
@@ -347,7 +347,7 @@ def test_files_that_cannot_be_read_are_refused_in_one_line(checkpoint: Checkpoin
 
 
 @pytest.mark.parametrize("method", ["use_dora", "use_rslora"])
-def test_what_is_scaled_in_another_way_is_refused(checkpoint: Checkpoint, tmp_path: Path, method: str) -> None:
+def test_a_lora_with_another_scaling_is_refused(checkpoint: Checkpoint, tmp_path: Path, method: str) -> None:
     trained = {"lora_adapter_metadata": json.dumps({f"transformer.{method}": True})}
     path = written(tmp_path / "l.safetensors", diffusers_keys(checkpoint), trained)
 

@@ -244,7 +244,7 @@ def test_forwards_are_measured_at_each_preset(parts: Any, monkeypatch: pytest.Mo
     assert all(gain > 0.3 for gain in gains.values())
 
 
-def test_what_was_measured_first_holds_for_all_workers(tmp_path: Path) -> None:
+def test_the_first_measurement_holds_for_all_workers(tmp_path: Path) -> None:
     """Else the builds of equal workers would differ by noise."""
     file = tmp_path / "forward" / "b.json"
 

@@ -83,7 +83,7 @@ def test_a_container_counts_its_cache_as_free(tmp_path: Path) -> None:
     assert free_memory(tmp_path / "none") is None
 
 
-def test_what_the_installed_torch_was_built_with_is_read_without_importing_it() -> None:
+def test_the_build_of_torch_is_read_without_importing_it() -> None:
     import torch
 
     assert hardware.installed_torch() == Torch(torch.__version__, torch.version.cuda)

@@ -15,7 +15,7 @@ def install(folder: Path, name: str) -> None:
     (folder / name).chmod(0o755)
 
 
-def test_what_is_missing_is_named_with_the_command_that_brings_it(
+def test_a_missing_tool_is_named_with_the_command_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("CC", "CXX"):

@@ -44,7 +44,7 @@ def test_a_death_is_reported_once_the_store_answers(monkeypatch: pytest.MonkeyPa
     assert store.reported == ["w1", "w2"]
 
 
-def test_what_is_left_is_reported_at_the_end() -> None:
+def test_unreported_deaths_are_reported_at_the_end() -> None:
     store = Store(failures=1)
     deaths = WorkerDeaths(store.worker_died)
     deaths.add("w1")

@@ -134,9 +134,9 @@ def encoded(text: bytes) -> str:
 
 
 @pytest.mark.parametrize("part", ["a", encoded(b"no line"), encoded(b"\xff\n\xff"), "a" * 185, "", "a.b", "a/b", "a=="])
-def test_what_encodes_nothing_is_no_key(part: str) -> None:
+def test_a_key_with_an_invalid_declaration_is_refused(part: str) -> None:
     assert parse_key(f"{secrets.token_hex(16)}-upload-{UNTIL}-{part}.bin") is None
 
 
-def test_what_others_wrote_into_a_key_is_made_safe_too() -> None:
+def test_a_declaration_written_by_others_is_made_safe() -> None:
     assert decode(encoded(b"text/html\r\nX: y\n../a\r\nb")) == Declaration(DEFAULT_TYPE, "ab")

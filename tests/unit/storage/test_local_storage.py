@@ -50,7 +50,7 @@ def everything(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if not path.is_dir())
 
 
-def test_what_was_put_is_found(storage: LocalStorage) -> None:
+def test_a_stored_image_is_found(storage: LocalStorage) -> None:
     key = new_key(JOB_ID, 3, 0, "jpeg")
     storage.put(key, b"content")
 
@@ -95,11 +95,11 @@ def test_a_folder_has_no_address_for_callers(storage: LocalStorage) -> None:
     assert storage.url(new_key(JOB_ID, 3, 0, "png")) is None
 
 
-def test_what_was_not_put_is_not_found(storage: LocalStorage) -> None:
+def test_an_object_that_was_not_stored_is_not_found(storage: LocalStorage) -> None:
     assert storage.find(new_key(JOB_ID, 3, 0, "png")) is None
 
 
-def test_what_is_removed_while_it_is_looked_for_is_not_found(
+def test_an_image_removed_during_the_lookup_is_not_found(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Path, "is_file", lambda _: True)
@@ -310,7 +310,7 @@ def test_an_empty_storage_has_one_empty_page(storage: LocalStorage) -> None:
     assert storage.page("") == Page((), "")
 
 
-def test_what_was_met_can_be_removed(storage: LocalStorage, root: Path) -> None:
+def test_listed_entries_can_be_removed(storage: LocalStorage, root: Path) -> None:
     kept, removed = new_key(JOB_ID, 1, 0, "png"), new_key(JOB_ID, 1, 1, "png")
     part = f".{new_key(JOB_ID, 2, 0, 'png')}.part"
     for key in (kept, removed):
@@ -354,7 +354,7 @@ def odd(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"{tmp_path}{name}" if name.startswith("/") else name
 
 
-def test_what_is_no_key_is_not_found(storage: LocalStorage, root: Path, odd: str) -> None:
+def test_a_name_that_is_not_a_key_is_not_found(storage: LocalStorage, root: Path, odd: str) -> None:
     """It is not found even if a file has that name."""
     root.mkdir(parents=True)
     with suppress(OSError, ValueError):
@@ -384,7 +384,7 @@ class BrokenSource:
         self.closed = True
 
 
-def test_what_breaks_off_at_once_is_known_before_an_answer_begins() -> None:
+def test_a_source_that_breaks_off_at_once_raises_before_the_answer() -> None:
     source = BrokenSource()
 
     with pytest.raises(StorageUnavailable):

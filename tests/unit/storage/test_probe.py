@@ -42,7 +42,7 @@ def test_a_storage_that_works_is_left_as_it_was_and_nothing_is_said(tmp_path: Pa
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_what_is_written_belongs_to_no_job(tmp_path: Path) -> None:
+def test_the_probe_writes_a_key_that_belongs_to_no_job(tmp_path: Path) -> None:
     """An image of an unknown job would make another farm that starts at the same time keep its orphans for ever."""
     names: list[str] = []
 

@@ -155,7 +155,7 @@ def test_fals_receiver_takes_it_and_nothing_else() -> None:
         "schlüssel",
     ],
 )
-def test_what_is_no_key_is_refused_and_not_shown(text: str) -> None:
+def test_an_invalid_signing_key_is_refused_and_not_shown(text: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         signing.read_key(text)
 

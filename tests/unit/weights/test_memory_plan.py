@@ -59,7 +59,7 @@ def test_the_best_plan_that_fits_is_taken(footprint: Footprint, gigabytes: float
         (Choice("auto", "all"), MemoryPlan(offload="all")),
     ],
 )
-def test_what_the_operator_chose_is_done_on_a_card_that_needs_none_of_it(choice: Choice, plan: MemoryPlan) -> None:
+def test_the_operators_choice_holds_on_a_large_card(choice: Choice, plan: MemoryPlan) -> None:
     assert plan_for(SRPO, card(150), choice) == plan
 
 
@@ -77,7 +77,7 @@ def test_what_the_operator_chose_is_done_on_a_card_that_needs_none_of_it(choice:
         (4.0, AUTO, ["docs/cards.md", "a card of 4.6 GB or more"]),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_setting_that_helps(
+def test_weights_that_do_not_fit_are_refused_with_the_setting_that_helps(
     gigabytes: float, choice: Choice, words: list[str]
 ) -> None:
     with pytest.raises(ConfigurationError) as refused:

@@ -130,7 +130,7 @@ def test_the_process_is_started_once_and_gets_the_kind_of_each_prompt(program: L
         ("print('[1]', flush=True)", "could not be used"),
     ],
 )
-def test_what_goes_wrong_costs_the_enhancement_and_nothing_else(
+def test_a_failed_enhancement_leaves_the_prompt_as_it_is(
     program: LanguageModel, tmp_path: Path, answer: str, why: str
 ) -> None:
     write(tmp_path, answer)

@@ -119,7 +119,7 @@ def test_smaller_images_are_given_less(time: Time, watchdog: ProgressWatchdog) -
     assert hangs_after(watchdog, time, 50)
 
 
-def test_what_comes_before_and_after_the_steps_is_given_as_much(time: Time, watchdog: ProgressWatchdog) -> None:
+def test_encoding_and_decoding_have_the_same_time_limit_as_steps(time: Time, watchdog: ProgressWatchdog) -> None:
     """The prompt is encoded, an image is decoded, and the next one begins."""
     make_steps(watchdog, time, 10)
     watchdog.start_steps(PIXELS)
@@ -144,7 +144,7 @@ def test_the_next_batch_begins_with_a_fresh_watchdog(time: Time, watchdog: Progr
     assert hangs_after(watchdog, time, 30)
 
 
-def test_what_is_expected_hangs_after_its_own_time(time: Time, watchdog: ProgressWatchdog) -> None:
+def test_a_guarded_stage_hangs_after_its_own_limit(time: Time, watchdog: ProgressWatchdog) -> None:
     with watchdog.guard(7, "loading"):
         assert hangs_after(watchdog, time, 7)
         assert watchdog.activity == "loading"
@@ -152,7 +152,7 @@ def test_what_is_expected_hangs_after_its_own_time(time: Time, watchdog: Progres
     assert not watchdog.is_hung
 
 
-def test_what_is_expected_and_fails_does_not_hang(time: Time, watchdog: ProgressWatchdog) -> None:
+def test_a_guarded_stage_that_fails_does_not_hang(time: Time, watchdog: ProgressWatchdog) -> None:
     with pytest.raises(OSError, match="no disk"), watchdog.guard(7, "loading"):
         raise OSError("no disk")
     time.passes(8)

@@ -9,7 +9,7 @@ from workers import warming
 from workers.warming import WarmUpThread
 
 
-def test_what_is_left_is_warmed_up_in_turn_while_the_worker_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remaining_shapes_are_warmed_up_while_the_worker_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warming, "_PAUSE_SECONDS", 0.001)
     done: list[str] = []
     looks: list[int] = []
