@@ -125,7 +125,7 @@ class Recipe:
 
 
 RECIPE = Recipe()
-#: A world so small that all of its training fits into a test.
+#: A recipe so small that all of its training fits into a test.
 TRIAL = Recipe(
     levels=(8, 16, 16),
     part=32,

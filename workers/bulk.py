@@ -23,7 +23,7 @@ from farm.bulk.validation import FileCheck
 from farm.concurrency.leased_pool import LeasedPool, Taken
 from farm.dialects import openai_batch
 from farm.dialects.openai_common import ParsedCall
-from farm.domain.bulk import BulkFile, BulkState, Ending, Endpoint, LineProblem, Progress
+from farm.domain.bulk import EDITS, BulkFile, BulkState, Ending, LineProblem, Progress
 from farm.domain.errors import (
     BulkEnded,
     FarmError,
@@ -56,7 +56,6 @@ RETRY_SECONDS = 5.0
 MAX_LATE_LOOK_SECONDS = 60.0
 MAX_LIMIT_PAUSE_SECONDS = 60
 
-_EDITS: Endpoint = "/v1/images/edits"
 _END: Mapping[Ending | None, BulkState] = {None: BulkState.COMPLETED, "expired": BulkState.EXPIRED}
 #: Seconds after which to look at a bulk again. None: when its last job or its completion window ends.
 Pause = float | None
@@ -261,7 +260,7 @@ class BulkStep:
 
     def _parsed(self, request: openai_batch.Line) -> ParsedCall:
         dialect, model_id = self._parts.calls.dialect(request.body)
-        if self._bulk.endpoint == _EDITS:
+        if self._bulk.endpoint == EDITS:
             return self._parts.calls.edit(request.body, model_id)
         return self._parts.calls.generation(request.body, dialect, model_id)
 

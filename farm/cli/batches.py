@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import urllib3
 
 from farm.cli.client import CallFailed, Client
 from farm.client.http import POLL_RETRIES, lines
+from farm.domain.bulk import Endpoint
+from farm.domain.catalogue import MAX_BULK_SECONDS
 
-Endpoint = Literal["/v1/images/generations", "/v1/images/edits"]
 #: The time that a batch may take.
-WINDOW = "14d"
-ENDS = ("completed", "failed", "expired", "cancelled")
+_WINDOW = f"{MAX_BULK_SECONDS // 86400}d"
 
 
 class BatchClient(Client):
@@ -28,7 +28,7 @@ class BatchClient(Client):
 
     def create(self, file_id: str, endpoint: Endpoint, *, key: str) -> dict[str, Any]:
         """Create a batch, or return the one that was created with this Idempotency-Key."""
-        body = {"input_file_id": file_id, "endpoint": endpoint, "completion_window": WINDOW}
+        body = {"input_file_id": file_id, "endpoint": endpoint, "completion_window": _WINDOW}
         return self._v1("POST", "/batches", json=body, headers={"Idempotency-Key": key})
 
     def batch(self, batch_id: str) -> dict[str, Any] | None:

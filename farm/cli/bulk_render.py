@@ -24,13 +24,14 @@ from rich.text import Text
 
 from farm import clock
 from farm.cli import manifest
-from farm.cli.batches import ENDS, BatchClient, Endpoint
+from farm.cli.batches import BatchClient
 from farm.cli.client import CallFailed
 from farm.cli.manifest import Row
 from farm.cli.output import Output
 from farm.cli.request_fields import image_urls
 from farm.cli.request_file import FileRequest
 from farm.concurrency.fan_out import for_each
+from farm.domain.bulk import EDITS, GENERATIONS, TERMINAL, Endpoint
 from farm.domain.catalogue import MAX_BULK_LINE
 from farm.printable import say
 
@@ -46,8 +47,6 @@ MAX_TRIES = 3
 #: Images that are downloaded at a time.
 MAX_DOWNLOADS = 8
 _POLL_SECONDS = 0.5
-_IMAGES: Endpoint = "/v1/images/generations"
-_EDITS: Endpoint = "/v1/images/edits"
 #: Fields that bring input images.
 INPUT_FIELDS = ("image_url", "image_urls", "image", "images")
 #: Most bytes that the image files of a request may have together: as data URIs they fit into a line, with its prompt.
@@ -192,7 +191,7 @@ class BulkRender:
             batches = [self._client.batch(other.batch) for other in self._parts]
             bar.show(finished + sum(_done(batch) for batch in batches if batch), len(self._requests))
             batch = batches[self._parts.index(part)]
-            if batch is None or batch["status"] in ENDS:
+            if batch is None or batch["status"] in TERMINAL:
                 return batch
             clock.pause(_POLL_SECONDS)
 
@@ -315,7 +314,7 @@ def digest(fields: Mapping[str, Any]) -> str:
 
 def endpoint_of(request: FileRequest) -> Endpoint:
     """Return the path of a request: that for edits if it brings an image."""
-    return _EDITS if any(request.fields.get(name) for name in INPUT_FIELDS) else _IMAGES
+    return EDITS if any(request.fields.get(name) for name in INPUT_FIELDS) else GENERATIONS
 
 
 def body_of(request: FileRequest) -> dict[str, Any]:

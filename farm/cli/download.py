@@ -17,11 +17,11 @@ from farm import clock
 from farm.atomic_file import write_atomically
 from farm.cli.client import Client
 from farm.domain.errors import FarmError
+from farm.domain.job import TERMINAL
 
 _POLL_SECONDS = 0.15
 #: Most characters of the prompt in a file's name.
 _MAX_SLUG = 40
-_TERMINAL = ("completed", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,10 @@ class Downloader:
         with self._bars() as bars:
             while True:
                 for job_id in job_ids:
-                    if views.get(job_id, {}).get("status") not in _TERMINAL:
+                    if views.get(job_id, {}).get("status") not in TERMINAL:
                         views[job_id] = self._client.poll(f"/jobs/{job_id}")
                 bars.show(list(views.values()))
-                if all(view["status"] in _TERMINAL for view in views.values()):
+                if all(view["status"] in TERMINAL for view in views.values()):
                     break
                 clock.pause(_POLL_SECONDS)
         return [FinishedJob(views[job_id], self._download(views[job_id])) for job_id in job_ids]

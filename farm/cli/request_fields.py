@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from farm.cli.client import Client
-from farm.domain.catalogue import find, for_images
+from farm.domain.catalogue import MAX_INPUT_BYTES, find, for_images
 from farm.domain.errors import FarmError
 
 #: Most bytes that the image files of one request may have together. As data URIs they still fit into a body.
-MAX_FILE_BYTES = 50_000_000
+MAX_FILE_BYTES = MAX_INPUT_BYTES
 _URL = re.compile(r"(https?://|data:)", re.IGNORECASE)
 
 

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field
 
@@ -268,7 +268,3 @@ def event(due: Due) -> answers.BatchEvent:
         "type": cast("Any", due.event),
         "data": {"id": due.job},
     }
-
-
-#: The events about the end of a batch.
-EVENTS = tuple(get_args(answers.BatchEvent.__annotations__["type"]))

@@ -15,6 +15,8 @@ from farm.domain.limits import USUAL, Limits
 
 #: Where the requests of a bulk would be sent one by one; it is the same for all of them.
 Endpoint = Literal["/v1/images/generations", "/v1/images/edits"]
+GENERATIONS: Endpoint = "/v1/images/generations"
+EDITS: Endpoint = "/v1/images/edits"
 #: Why a bulk ends before each of its lines has been a job.
 Ending = Literal["expired", "cancelled"]
 #: What a file of a bulk is: what its caller sent, the results of its lines, or those that failed.
@@ -41,10 +43,11 @@ class BulkState(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        return self in _TERMINAL
+        return self in TERMINAL
 
 
-_TERMINAL = frozenset({BulkState.COMPLETED, BulkState.FAILED, BulkState.EXPIRED, BulkState.CANCELLED})
+#: The states that end a bulk.
+TERMINAL = frozenset({BulkState.COMPLETED, BulkState.FAILED, BulkState.EXPIRED, BulkState.CANCELLED})
 
 #: The only table of transitions: state → the states that it may be reached from.
 TRANSITIONS: Mapping[BulkState, frozenset[BulkState]] = {

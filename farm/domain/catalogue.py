@@ -69,6 +69,8 @@ MAX_GUIDANCE = 20
 #: Most images that one request renders, that one request brings, and that a worker has in flight.
 MAX_IMAGES = 4
 MAX_INPUTS = 4
+#: Largest file of an input image.
+MAX_INPUT_BYTES = 50_000_000
 BATCH_IMAGES = 4
 MAX_PROMPT = 4000  # characters
 #: Quality of a JPEG file, where callers do not ask for less. More makes files larger and nothing better.

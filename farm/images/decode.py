@@ -14,14 +14,14 @@ from typing import Literal
 
 from PIL import Image, ImageCms, ImageOps
 
-from farm.domain.catalogue import MAX_SIDE
+from farm.domain.catalogue import MAX_INPUT_BYTES, MAX_SIDE
 from farm.domain.error_codes import Code
 from farm.domain.errors import FarmError
 from farm.images.colour_profile import without_elements
 from farm.images.file_structure import excess_in
 
 #: Largest file, in bytes.
-MAX_BYTES = 50_000_000
+MAX_BYTES = MAX_INPUT_BYTES
 #: Most pixels (64 megapixels).
 MAX_PIXELS = 64_000_000
 #: Shortest side, in pixels: one cell of the transformer's grid.

@@ -9,13 +9,11 @@ from typing import Any, cast
 import pytest
 import typer
 
-from farm.cli import request_fields
 from farm.cli.client import CallFailed, Client
 from farm.cli.main import app
 from farm.cli.render_options import OPTIONS, in_options, naming_options
 from farm.cli.request_fields import UnusableFile, checks, image_fields, image_urls, model_for
 from farm.domain.catalogue import MODELS
-from farm.images.decode import MAX_BYTES
 from tests.images import data_uri, sample_image
 
 COMMAND = typer.main.get_command(app).commands["render"]  # type: ignore[attr-defined]
@@ -80,10 +78,6 @@ def test_files_are_refused_that_are_too_large_together(tmp_path: Path) -> None:
     assert len(image_urls([str(fox)] * 2, max_bytes=100)) == 2
     with pytest.raises(UnusableFile, match=r"^--image: .*allowed: 100 bytes"):
         image_urls([str(fox)] * 3, max_bytes=100)
-
-
-def test_a_file_is_as_large_as_the_farm_takes_one() -> None:
-    assert request_fields.MAX_FILE_BYTES == MAX_BYTES
 
 
 def test_an_error_names_the_options_that_were_typed() -> None:
