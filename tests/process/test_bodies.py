@@ -15,7 +15,6 @@ from api.app import MAX_BODY
 from tests.farms import RunningFarm
 
 #: Its timing needs the machine for itself.
-pytestmark = pytest.mark.alone
 
 NATIVE, FAL, WAVESPEED = "/farm/v1/jobs", "/fal/queue/fal-ai/flux/srpo", "/api/v3/wavespeed-ai/flux-srpo"
 GENERATIONS, EDITS = "/v1/images/generations", "/v1/images/edits"

@@ -111,7 +111,6 @@ def tree() -> Iterator[Path]:
             path.chmod(path.stat().st_mode | 0o200)
 
 
-@pytest.mark.alone
 def test_the_composed_farm_serves_through_either_api(tmp_path: Path, s3: S3, tree: Path) -> None:
     before = contents(tree)
     assert service("api").replicas == 2

@@ -20,7 +20,6 @@ from farm.process.child import EXIT_CONFIG
 from tests.farms import RunningFarm, clean_environment, running_farm, wait_for
 
 #: Its timing needs the machine for itself.
-pytestmark = pytest.mark.alone
 
 LEASE = 2.0
 
@@ -148,6 +147,7 @@ def test_callers_soon_get_503_while_redis_is_away(data_dir: Path) -> None:
         assert farm.wait_for_end(farm.submit(num_inference_steps=2))["status"] == "completed"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_drain_ends_within_a_second_of_a_step(data_dir: Path, number: signal.Signals) -> None:
     """A signal in the middle of a batch: the jobs are handed back uncounted, at once, and the worker exits 0."""

@@ -20,7 +20,6 @@ from tests.images import sample_image
 from tests.small_disk import SmallDisk, small_disk
 
 #: Its timing needs the machine for itself.
-pytestmark = pytest.mark.alone
 
 #: What would be recorded, and the word for the full disk in the answer to each.
 REFUSED = {

@@ -14,8 +14,6 @@ import pytest
 from tests.farms import RunningFarm, farm_command, running_farm, wait_for
 from tests.webhook_receiver import Receiver, answer, running_receiver
 
-pytestmark = pytest.mark.alone
-
 CANARY = "a canary that sings 7f3a9c51"
 REQUEST_ID = "follow-me-1"
 #: What the log says of the job: which service, and what. Services write side by side: each one's lines are in order.

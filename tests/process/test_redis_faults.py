@@ -30,7 +30,6 @@ from tests.partitioned_farm import (
 from tests.webhook_receiver import Receiver
 
 #: Its timing needs the machine for itself.
-pytestmark = pytest.mark.alone
 
 FAULTS = (
     *(kill_all_connections, lose_all_wake_ups, pause, freeze, kill),

@@ -22,7 +22,6 @@ from tests.unit.dialects.samples import JOB_ID, a_request
 from workers.pipelines.simulated import SimulatedPipeline
 
 #: Its timing needs the machine for itself.
-pytestmark = pytest.mark.alone
 
 #: A put that was answered well, with the digest of something else, and stored nothing; and an image that is cut off.
 NOT_DONE = Fault(answer=b'HTTP/1.1 200 OK\r\nETag: "0"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n')

@@ -28,7 +28,6 @@ from tests.faulty_worker import TIMEOUT_SECONDS
 from tests.webhook_receiver import Receiver, running_receiver
 
 #: Its timing needs the machine for itself.
-pytestmark = pytest.mark.alone
 
 LEASE = 2.0
 KILLED = -signal.SIGKILL
