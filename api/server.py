@@ -98,7 +98,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is untyped
             "workers": 1,
             "threads": THREADS,
             "keepalive": 75,
-            "timeout": 0,  # a long wait is no hang
+            "timeout": 0,  # a long wait is not a hang
             "graceful_timeout": 5,
             "proc_name": "farm-api",
             "logger_class": "api.connections.hooks.Log",

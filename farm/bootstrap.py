@@ -237,7 +237,7 @@ def check_values(settings: Settings) -> None:
         signing.read_key(settings.signing_key)
     if settings.metrics_port is not None and (error := listening_error(settings.metrics_host, port=0)):
         raise ConfigurationError(
-            f"FARM_METRICS_HOST={settings.metrics_host} is no address of this machine ({error.strerror}); "
+            f"FARM_METRICS_HOST={settings.metrics_host} is not an address of this machine ({error.strerror}); "
             "set it to one, or to 0.0.0.0 for all"
         )
 

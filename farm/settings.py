@@ -573,7 +573,7 @@ def _alias_problems(aliases: Mapping[str, str]) -> Iterator[tuple[str, str, str]
             yield alias, model_id, f"'{alias}' is a model's own id; allowed: any other name"
         if find(model_id) is None:
             known = ", ".join(model.name for model in MODELS)
-            yield alias, model_id, f"'{model_id}' is no model id; allowed: {known} and their ids in every dialect"
+            yield alias, model_id, f"'{model_id}' is not a model id; allowed: {known} and their ids in every dialect"
 
 
 def masked(text: str) -> str:

@@ -22,7 +22,7 @@ def read_levels(path: Path | None) -> Levels:
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"])) or "the file"
         raise ConfigurationError(
-            f"FARM_STEP_MASKS={path} is no file of step masks: {where}: {error.errors()[0]['msg']}."
+            f"FARM_STEP_MASKS={path} is not a file of step masks: {where}: {error.errors()[0]['msg']}."
         ) from error
 
 

@@ -84,7 +84,7 @@ class FailureCounter:
             if self.is_faulty:
                 return
             self.is_faulty = True
-        _log.critical("this worker is faulty, and leaves", device=self._device, reason=reason)
+        _log.critical("this worker is faulty and exits", device=self._device, reason=reason)
         self._leave()
 
     def failed_here_before(self, job_id: str) -> bool:

@@ -25,7 +25,7 @@ class Inputs:
     def load(self, storage_keys: Sequence[str]) -> None:
         """Read the images of one job.
 
-        Raises RenderError where one is not there or is no image, and StorageUnavailable where a later try may do
+        Raises RenderError where one is missing or is not an image, and StorageUnavailable where a later try may do
         better.
         """
         for key in storage_keys:

@@ -267,7 +267,7 @@ def _redirect_target(url: str, location: str) -> str:
     try:
         return urljoin(url, location)
     except ValueError as error:  # brackets without an address in them, say
-        raise _download_error(f"{_host(url)} redirects to what is no URL.") from error
+        raise _download_error(f"{_host(url)} redirects to an invalid URL.") from error
 
 
 def _download_error(why: str) -> UnusableImage:

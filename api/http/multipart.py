@@ -23,7 +23,7 @@ _MAX_PART_HEAD = 1024 * 1024
 
 
 def read_form(*about: str, max_bytes: int) -> RequestBody:
-    """Read a submit's form, with its files. Raises InvalidRequest where it is no form or the key is too long.
+    """Read a submit's form, with its files. Raises InvalidRequest if it is not a form or the key is too long.
 
     `about` and `max_bytes` are as for `read_body`. The digest leaves out the boundary, which differs whenever the call
     is sent again. Names such as `image[]` and `image_size[width]` make lists and objects.
@@ -52,7 +52,7 @@ def read_form(*about: str, max_bytes: int) -> RequestBody:
 def events(pieces: Iterable[bytes]) -> Iterator[Event]:
     """Yield the parts of the current request's form as they arrive; `pieces` is the body.
 
-    Raises InvalidRequest where it is no form, or is cut off.
+    Raises InvalidRequest if it is not a form, or is cut off.
     """
     try:
         boundary = flask.request.mimetype_params.get("boundary", "").encode("latin-1")

@@ -19,7 +19,7 @@ class PublicBase:
     def __call__(self) -> str:
         """Return the base for the current request, without a trailing slash.
 
-        At one of fal's host names only fal's own paths are served, so it is no base.
+        At one of fal's host names only fal's own paths are served, so it is not a base.
         """
         host = flask.request.environ.get("HTTP_HOST", "")
         if not self.host_decides or not host or fal_hosts.prefix_of(host):

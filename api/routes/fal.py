@@ -73,7 +73,7 @@ def _add_submits(blueprint: flask.Blueprint, context: ApiContext) -> None:
         _refuse_long_queue(service, model)
         job = _about(service.submit_and_get(caller, replace(order, webhook=_webhook())))
         position = 0
-        with suppress(StoreUnavailable):  # the job is accepted, so an unknown position is no error
+        with suppress(StoreUnavailable):  # the job is accepted, so an unknown position is not an error
             position = _position(service, job)
         return fal.submitted(job, _queue(context.links), position=position)
 

@@ -14,8 +14,8 @@ from farm.dialects.links import Links
 from farm.domain.errors import NotFound
 from farm.domain.job import Image
 
-#: What stands for an image in a stored line. It is no base64, and JSON escapes quotes within texts: no text of a caller
-#: can look like one.
+#: What stands for an image in a stored line. It is not base64, and JSON escapes quotes within texts: no text of a
+#: caller can look like one.
 _MARK = "image:"
 _MARKED = re.compile(rb'"(b64_json":"|url":"data:[a-z/]+;base64,)' + _MARK.encode() + rb'([0-9a-z.-]+)"')
 

@@ -20,7 +20,7 @@ _PAPER, _INK = "white", "#333333"
 
 
 class UnreadableImage(FarmError):
-    """A file that is no image."""
+    """A file that is not an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def _small(thumbnail: Thumbnail) -> Image.Image:
             image.draft("RGB", (CELL, CELL))
             return ImageOps.contain(image.convert("RGB"), (CELL, CELL))
     except OSError as error:
-        raise UnreadableImage(f"{thumbnail.name} is no image that can be read; delete it and run again.") from error
+        raise UnreadableImage(f"{thumbnail.name} is not a readable image; delete it and run again.") from error
 
 
 def _fitting(name: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:

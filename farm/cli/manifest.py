@@ -36,7 +36,7 @@ class Row:
 
 
 def parse(content: bytes | None) -> dict[str, Row]:
-    """Return the rows of a manifest by their ids. Lines that are no rows are ignored: they will be written anew."""
+    """Return the rows of a manifest by their ids. Lines that are not rows are ignored: they will be written anew."""
     rows: dict[str, Row] = {}
     for line in (content or b"").splitlines():
         try:

@@ -37,7 +37,7 @@ def moment(text: str) -> datetime:
         parsed = datetime.fromisoformat(text)
     except ValueError:
         allowed = "30m, 12h, 7d, or a time such as 2026-01-31T18:00"
-        raise typer.BadParameter(f"{text!r} is no time; allowed: {allowed}", param_hint="--since") from None
+        raise typer.BadParameter(f"{text!r} is not a time; allowed: {allowed}", param_hint="--since") from None
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 

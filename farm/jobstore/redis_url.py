@@ -45,7 +45,7 @@ class RedisUrl:
         try:
             parts = urlsplit(url)
             _check_server(parts)
-            if parts.port == 0:  # raises ValueError for what is no number
+            if parts.port == 0:  # raises ValueError if it is not a number
                 raise ValueError("no server has this port, and the libraries take another one")
             (parts.hostname or "").encode("idna")  # raises UnicodeError, as a connection would
         except ValueError:

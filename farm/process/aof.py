@@ -68,7 +68,7 @@ def aof_problem(folder: Path) -> str | None:
     Files of an empty server do not count: it may have been killed before it wrote its first manifest.
     """
     if folder.exists() and not folder.is_dir():
-        return f"{folder} is no folder, and Redis keeps its files there; move it away"
+        return f"{folder} is not a folder, and Redis keeps its files there; move it away"
     found = (*_files(folder, "*.aof"), *_files(folder, "*.rdb"))
     files = sorted(path.name for path in found if path.stat().st_size > _EMPTY_BYTES)
     if manifest(folder).exists() or not files:

@@ -46,7 +46,7 @@ def back_up(data_dir: Path, folder: Path) -> None:
 def restore(folder: Path, data_dir: Path) -> None:
     """Copy a backup to a data folder that has no embedded Redis yet. Raises ConfigurationError."""
     if not (folder / _FILES).is_dir():
-        raise ConfigurationError(f"{folder} is no backup: it has no folder {_FILES}")
+        raise ConfigurationError(f"{folder} is not a backup: it has no folder {_FILES}")
     lock = DataDir(data_dir)
     lock.acquire()
     try:

@@ -56,7 +56,9 @@ class DataDir:
         # Path.exists raises for a name that is too long.
         nearest = next(path for path in (self.path, *self.path.parents) if os.path.exists(path))  # noqa: PTH110
         if not nearest.is_dir():
-            raise ConfigurationError(f"The data folder {self.path} cannot be used: {nearest} is no folder; {_ANOTHER}")
+            raise ConfigurationError(
+                f"The data folder {self.path} cannot be used: {nearest} is not a folder; {_ANOTHER}"
+            )
         try:
             str(self.path).encode()
         except UnicodeEncodeError as error:

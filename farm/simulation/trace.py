@@ -27,7 +27,7 @@ _DAY_SECONDS = 86400
 
 
 class UnusableTrace(FarmError):
-    """A file that is no trace."""
+    """A file that is not a trace."""
 
 
 @dataclass(frozen=True)

@@ -265,4 +265,4 @@ class Storage(Protocol):
         """Close idle connections to the storage."""
 
     def remove(self, name: str) -> None:
-        """Delete an entry of a listing; it is no error if it is gone."""
+        """Delete an entry of a listing; a missing one is not an error."""

@@ -59,10 +59,10 @@ def _values(tensors: Mapping[str, TensorEntry]) -> int:
 
 
 def tensors_of(path: Path) -> Mapping[str, TensorEntry]:
-    """Return the tensors of a file. Raises ConfigurationError if it is no safetensors file."""
+    """Return the tensors of a file. Raises ConfigurationError if it is not a safetensors file."""
     try:
         return read_header(path)[0]
     except HEADER_ERRORS as error:
         raise ConfigurationError(
-            f"{path} cannot be loaded: it is no whole safetensors file ({error}); download it again"
+            f"{path} cannot be loaded: it is not a complete safetensors file ({error}); download it again"
         ) from error

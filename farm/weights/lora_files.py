@@ -185,7 +185,7 @@ class _LoraFile:
     @classmethod
     def read(cls, path: Path) -> _LoraFile:
         if not path.is_file():
-            raise ConfigurationError(f"FARM_LORA: {path} is no file; name files that exist, each with :strength")
+            raise ConfigurationError(f"FARM_LORA: {path} is not a file; name files that exist, each with :strength")
         try:
             tensors, metadata = read_header(path)
             if tensors and (size := path.stat().st_size) != end_of(tensors):
@@ -193,7 +193,7 @@ class _LoraFile:
             return cls(path, tensors, _Training.of(metadata), _by_layer(tensors))
         except (*HEADER_ERRORS, re.error) as error:
             raise ConfigurationError(
-                f"FARM_LORA: {path} is no whole safetensors file ({error}); download it again"
+                f"FARM_LORA: {path} is not a complete safetensors file ({error}); download it again"
             ) from error
 
     def refuse(self, problems: Iterable[str]) -> None:

@@ -37,7 +37,7 @@ class TensorEntry:
 def read_header(path: Path) -> tuple[Mapping[str, TensorEntry], Mapping[str, str]]:
     """Return the tensors of a file, at offsets in the whole file, and its metadata.
 
-    Raises one of HEADER_ERRORS if it is no safetensors file.
+    Raises one of HEADER_ERRORS if it is not a safetensors file.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

@@ -217,14 +217,14 @@ UNUSABLE: dict[str, tuple[Callable[[Surroundings], Start], str, str]] = {
         "settings",
         "is not a setting",
     ),
-    "a file in place of the data folder": (lambda s: s.file_as_folder(), "farm", "is no folder"),
-    "a file in the path of the data folder": (lambda s: s.file_as_folder("inside"), "farm", "is no folder"),
+    "a file in place of the data folder": (lambda s: s.file_as_folder(), "farm", "is not a folder"),
+    "a file in the path of the data folder": (lambda s: s.file_as_folder("inside"), "farm", "is not a folder"),
     "a data folder that is not UTF-8": (lambda s: s.folder("\udc80"), "farm", "its name is not UTF-8"),
     "no host": (lambda _: Start(["--host", "no host"]), "port", "Name or service not known"),
     "a host of too long a name": (lambda _: Start(["--host", "a" * 300]), "port", "Name or service not known"),
     "a host that cannot be encoded": (lambda _: Start(["--host", "\x9b"]), "port", "Name or service not known"),
     "an empty host": (lambda _: Start(["--host", ""]), "port", "no host was named"),
-    "a file in place of Redis's folder": (lambda s: s.occupied("redis"), "persistence", "is no folder, and Redis"),
+    "a file in place of Redis's folder": (lambda s: s.occupied("redis"), "persistence", "is not a folder, and Redis"),
     "a Redis whose certificate has expired": (lambda s: s.expired_redis(), "Redis", "of Redis has expired; renew it"),
     "no network": (lambda _: Start(settings={"FARM_WEBHOOK_ALLOW": "[x"}), "settings", "networks such as"),
     "no signing key": (
@@ -245,12 +245,12 @@ UNUSABLE: dict[str, tuple[Callable[[Surroundings], Start], str, str]] = {
     "no host for metrics": (
         lambda _: Start(settings={"FARM_METRICS_PORT": "9100", "FARM_METRICS_HOST": "no host"}),
         "settings",
-        "is no address of this machine",
+        "is not an address of this machine",
     ),
     "metrics at the address of another machine": (
         lambda _: Start(settings={"FARM_METRICS_PORT": "9100", "FARM_METRICS_HOST": "192.0.2.1"}),
         "settings",
-        "FARM_METRICS_HOST=192.0.2.1 is no address of this machine",
+        "FARM_METRICS_HOST=192.0.2.1 is not an address of this machine",
     ),
     "no address for traces": (
         lambda _: Start(settings={"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}),

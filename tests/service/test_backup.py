@@ -103,7 +103,7 @@ def test_nothing_is_overwritten(folder: Path) -> None:
         back_up(folder / "data", folder / "copy")
     with pytest.raises(ConfigurationError, match="has a Redis already"):
         restore(folder / "copy", folder / "other")
-    with pytest.raises(ConfigurationError, match="is no backup"):
+    with pytest.raises(ConfigurationError, match="is not a backup"):
         restore(folder / "data", folder / "new")
     with pytest.raises(ConfigurationError, match="nothing to back up"):
         back_up(folder / "copy", folder / "new")

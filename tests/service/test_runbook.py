@@ -138,7 +138,7 @@ def broken_storage(scene: Scene) -> None:
     (scene.folder / ".farm").mkdir()
     (scene.folder / ".farm" / "images").write_text("no folder")
     scene.fail("storage_failed")
-    scene.farm.tally.storage_errors.note("put", "It is no folder.")
+    scene.farm.tally.storage_errors.note("put", "It is not a folder.")
     scene.farm.tally.flush()
 
 
@@ -201,7 +201,7 @@ CASES = {
     ),
     "FarmStorageErrors": Case(
         broken_storage,
-        ("put failed .*It is no folder", "✗ storage", "^[0-9a-f-]{36}$"),
+        ("put failed .*It is not a folder", "✗ storage", "^[0-9a-f-]{36}$"),
         lambda scene: scene.total("jobs_accepted") == 2,
     ),
     "FarmDeviceErrors": Case(

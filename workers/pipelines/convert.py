@@ -190,7 +190,7 @@ def written_for(name: str, entry: TensorEntry, number_format: str) -> list[Writt
 
 
 def tensors_in_order(source: Path) -> dict[str, TensorEntry]:
-    """Return the tensors of a file, in the file's order. Raises ConfigurationError if they are no transformer's."""
+    """Return the tensors of a file, in the file's order. Raises ConfigurationError if they are not a transformer's."""
     found = tensors_of(source)
     formats = {name: entry.number_format for name, entry in found.items()}
     problems = transformer_problems(formats, (1, 1))

@@ -29,7 +29,7 @@ def choose_device(setting: str | None) -> torch.device:
         return torch.device("cpu")
     if kind == "cuda" and (number.isdecimal() or setting == "cuda"):
         return _cuda(setting, int(number or 0))
-    raise ConfigurationError(f'FARM_DEVICE="{setting}" is no device: allowed are cpu, cuda, and cuda:0, cuda:1, ….')
+    raise ConfigurationError(f'FARM_DEVICE="{setting}" is not a device: allowed are cpu, cuda, and cuda:0, cuda:1, ….')
 
 
 def number_format(device: torch.device) -> torch.dtype:

@@ -178,7 +178,7 @@ def _checkpoints_target(checkpoints: Checkpoints, device: str | None, choice: Ch
 
 def _refuse_incomplete_files(checkpoints: Checkpoints) -> None:
     if checkpoints.srpo_file is not None and not checkpoints.srpo_file.is_file():
-        raise ConfigurationError(f"FARM_SRPO_FILE={checkpoints.srpo_file} is no file; it is the {SRPO_FILE}.")
+        raise ConfigurationError(f"FARM_SRPO_FILE={checkpoints.srpo_file} is not a file; it is the {SRPO_FILE}.")
     if checkpoints.flux_dir is not None:
         missing = lacking(checkpoints.flux_dir, without_weights=_REPLACED)
         remedy = f"FARM_FLUX_DIR is the folder of {FLUX_REPOSITORY} with all of it"
@@ -335,7 +335,7 @@ def _transformer_of(parts: FluxPipeline | None) -> Any:
 
 
 def _executable(execution: Execution, target: Target) -> Execution:
-    """Return the execution, without compilation where weights move during a forward, which is no one graph."""
+    """Return the execution, without compilation where weights move during a forward, which is not one graph."""
     if target.plan.offload != "all":
         return execution
     if execution.compile == "on":

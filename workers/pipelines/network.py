@@ -174,7 +174,7 @@ class Network:
         rgb = as_bytes(pixels)
         # One pass instead of two: a sum is finite only if all of its terms are.
         if not torch.isfinite(pixels.sum(dtype=torch.float32)):
-            raise RenderError("The network computed values that are no colours (not a number, or infinite).")
+            raise RenderError("The network computed values that are not colours (not a number, or infinite).")
         return rgb
 
     def _encode_prompt(self, prompt: str) -> Prompt:

@@ -121,12 +121,12 @@ def _opened(files: TransformerFiles) -> Iterator[_Tensors]:
 @contextmanager
 def _open(path: Path, remedy: str) -> Iterator[Any]:
     if not path.is_file():
-        raise ConfigurationError(f"{path} is no file; {remedy}")
+        raise ConfigurationError(f"{path} is not a file; {remedy}")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
     except (OSError, SafetensorError) as error:
-        raise ConfigurationError(f"{path} is no whole safetensors file ({error}); {remedy}") from error
+        raise ConfigurationError(f"{path} is not a complete safetensors file ({error}); {remedy}") from error
 
 
 @contextmanager

@@ -5,7 +5,7 @@ const KEY = "srpo-farm.key";
 /** A clock that differs by less is taken for right: answers are on their way for a while. */
 const CLOCK_TOLERANCE_MS = 30_000;
 
-/** An answer that is no success: `status` (0: no answer), `code` and the `errors` of single fields. */
+/** An unsuccessful answer: `status` (0: no answer), `code` and the `errors` of single fields. */
 export class ApiError extends Error {
   constructor(status, problem) {
     super(problem.detail || problem.title || problem.error?.message || `HTTP ${status}`);

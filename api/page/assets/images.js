@@ -29,7 +29,7 @@ export class ImageInput {
     this.node = element("div", { className: "images" }, this.file, take, this.camera, this.url, this.list, this.message);
   }
 
-  /** Add files. Those that are no images are refused. */
+  /** Add files. Others than images are refused. */
   async add(files) {
     const images = files.filter((file) => TYPES.includes(file.type));
     this.put(await Promise.all(images.map(read)));

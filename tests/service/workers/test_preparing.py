@@ -328,7 +328,7 @@ def test_a_redirect_to_what_is_no_url_ends_the_job(studio: Studio, host: Host) -
     job = studio.prepare(host.redirect("/a", "http://[here/"))
 
     assert (job.state, job.code) == (State.FAILED, "file_download_error")
-    assert "127.0.0.1 redirects to what is no URL" in job.error
+    assert "127.0.0.1 redirects to an invalid URL" in job.error
 
 
 def test_hosts_that_hang_hold_up_no_other_job(studio: Studio, host: Host) -> None:

@@ -470,7 +470,7 @@ def test_a_file_that_is_cut_off_is_refused(checkpoints: Checkpoints, size: int) 
 def test_a_file_that_is_not_there_is_refused(checkpoints: Checkpoints) -> None:
     checkpoints.srpo_file.unlink()
 
-    assert f"FARM_SRPO_FILE={checkpoints.srpo_file} is no file" in refusal(checkpoints.load)
+    assert f"FARM_SRPO_FILE={checkpoints.srpo_file} is not a file" in refusal(checkpoints.load)
 
 
 @pytest.mark.parametrize(

@@ -330,11 +330,11 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(checkpoint: Checkpoint,
 
 def test_files_that_cannot_be_read_are_refused_in_one_line(checkpoint: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / "l.safetensors"
-    assert "is no file" in checkpoint.refusal(path)
-    assert "is no file" in checkpoint.refusal(tmp_path)
+    assert "is not a file" in checkpoint.refusal(path)
+    assert "is not a file" in checkpoint.refusal(tmp_path)
 
     path.write_bytes(b"PK\3\4 a pickle")
-    assert "is no whole safetensors file" in checkpoint.refusal(path)
+    assert "is not a complete safetensors file" in checkpoint.refusal(path)
 
     whole = written(path, diffusers_keys(checkpoint)).read_bytes()
     path.write_bytes(whole[:-1])
@@ -343,7 +343,7 @@ def test_files_that_cannot_be_read_are_refused_in_one_line(checkpoint: Checkpoin
     path.unlink()
     for trained in ("[]", '{"lora_alpha": "much"}', '{"alpha_pattern": {"(": 1}}', "{"):
         written(path, diffusers_keys(checkpoint), {"lora_adapter_metadata": trained})
-        assert "is no whole safetensors file" in checkpoint.refusal(path)
+        assert "is not a complete safetensors file" in checkpoint.refusal(path)
 
 
 @pytest.mark.parametrize("method", ["use_dora", "use_rslora"])
