@@ -33,6 +33,7 @@ EXECUTED_BY: dict[tuple[str, str], str | tuple[str, ...]] = {
     **{(f"coming-from-{name}.md", "python"): _PYTHON for name in ("aimlapi", "fal", "openai", "siraya", "wavespeed")},
     **{(f"coming-from-{name}.md", "js"): _JAVASCRIPT for name in ("aimlapi", "fal", "openai", "siraya", "wavespeed")},
     ("coming-from-fal.md", "sh"): "test_over_tls_the_environment_alone_redirects_it",
+    ("coming-from-wavespeed.md", "sh"): "test_wavespeeds_own_command_line_renders_and_lists",
     ("events.md", "sh"): "test_curl_follows_all_jobs",
     ("high-volume.md", "json"): "test_the_line_of_the_page_is_taken",
     ("high-volume.md", "python"): "test_the_example_of_the_page_runs",

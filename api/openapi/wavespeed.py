@@ -123,6 +123,13 @@ SECTION = Section(
         ),
         Operation(
             "get",
+            f"{PREFIX}/models",
+            "listWaveSpeedModels",
+            "List the models that are served in this dialect, each with the schema of its parameters",
+            responses={200: Response("The models.", answers.WaveSpeedModelsAnswer), **errors(*GUARDED)},
+        ),
+        Operation(
+            "get",
             f"{PREFIX}/webhook/secret",
             "getWaveSpeedSecret",
             "Get the secret that signs your webhooks",

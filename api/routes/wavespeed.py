@@ -19,6 +19,7 @@ from farm.dialects.answers.wavespeed import (
     DeletedAnswer,
     PredictionAnswer,
     PredictionPageAnswer,
+    WaveSpeedModelsAnswer,
     WaveSpeedSecretAnswer,
 )
 from farm.dialects.fields import decode
@@ -26,6 +27,8 @@ from farm.domain.catalogue import MODELS, Model
 from farm.domain.errors import NotFinished, NotFound, UnknownModel
 from farm.domain.job import Job
 from farm.service import Service, random_seed
+
+_MODELS = tuple(model for model in MODELS if model.of(wavespeed.NAME))
 
 
 def routes(context: ApiContext) -> flask.Blueprint:
@@ -79,6 +82,13 @@ def routes(context: ApiContext) -> flask.Blueprint:
                 service.delete(caller, job.id)
         return wavespeed.deleted(len(found))
 
+    @blueprint.get("/models", strict_slashes=False)
+    def models() -> WaveSpeedModelsAnswer:
+        authenticator.caller()
+        query.refuse_others()
+        price = context.farm.settings.price_per_image
+        return wavespeed.models(_served(service), price=price, base=context.links.base)
+
     @blueprint.get("/webhook/secret", strict_slashes=False)
     def secret() -> WaveSpeedSecretAnswer:
         return {**SUCCESS, "data": {"secret": context.farm.secrets.of(authenticator.caller().id)}}
@@ -88,12 +98,21 @@ def routes(context: ApiContext) -> flask.Blueprint:
 
 def _model(service: Service, endpoint: str) -> Model:
     """Return the model with this WaveSpeed id. Raises UnknownModel and ModelNotServed."""
-    models = [model for model in MODELS if model.of(wavespeed.NAME)]
-    if not any(endpoint in (*model.of(wavespeed.NAME), *service.aliases(model)) for model in models):
-        offered = [model for model in models if service.offers(model, wavespeed.NAME)]
-        served = [model_id for model in offered for model_id in (*model.of(wavespeed.NAME), *service.aliases(model))]
-        raise UnknownModel(f"No model has the id '{endpoint[:100]}'; served here: {', '.join(served) or 'nothing yet'}")
+    if not any(endpoint in _ids(service, model) for model in _MODELS):
+        served = ", ".join(model_id for model_id, _ in _served(service)) or "nothing yet"
+        raise UnknownModel(f"No model has the id '{endpoint[:100]}'; served here: {served}")
     return service.model(endpoint, wavespeed.NAME)
+
+
+def _ids(service: Service, model: Model) -> tuple[str, ...]:
+    """Return the ids by which callers of this dialect name a model."""
+    return (*model.of(wavespeed.NAME), *service.aliases(model))
+
+
+def _served(service: Service) -> list[tuple[str, Model]]:
+    """Return every id of the models that are served in this dialect, with its model."""
+    offered = [model for model in _MODELS if service.offers(model, wavespeed.NAME)]
+    return [(model_id, model) for model in offered for model_id in _ids(service, model)]
 
 
 def _known(service: Service, caller: Caller, job_ids: list[str]) -> Iterator[Job]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
@@ -235,15 +235,20 @@ class ListInput(Input):
     status: Literal["created", "processing", "completed", "failed", "cancelled", "timeout"] | None = None
     created_after: Time | None = None
     created_before: Time | None = None
+    include_inputs: Flag = False
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A page of the list: its number, its size, and the search for its jobs; None if no prediction can match."""
+    """A page of the list: its number, its size, and the search for its jobs; None if no prediction can match.
+
+    With `has_inputs` each prediction is shown with its parameters.
+    """
 
     page: int
     size: int
     search: Search | None
+    has_inputs: bool = False
 
     @property
     def skip(self) -> int:
@@ -259,7 +264,7 @@ def read_listing(body: Mapping[str, Any], query: str) -> Listing:
         raise InvalidRequest([Problem(name, message, "duplicate", given[name]) for name in twice])
     fields = parse(ListInput, {**body, **{name: _number(name, text) for name, text in given.items()}})
     if fields.status in _UNUSED_STATUSES:
-        return Listing(fields.page, fields.page_size, None)
+        return Listing(fields.page, fields.page_size, None, fields.include_inputs)
     before = fields.created_before
     search = Search(
         after_us=fields.created_after,
@@ -269,11 +274,13 @@ def read_listing(body: Mapping[str, Any], query: str) -> Listing:
         endpoint=fields.model,
         dialect=NAME,
     )
-    return Listing(fields.page, fields.page_size, search)
+    return Listing(fields.page, fields.page_size, search, fields.include_inputs)
 
 
 def _number(name: str, text: str) -> object:
-    """Convert the integers of a query string, which has text only."""
+    """Convert the integers and booleans of a query string, which has text only."""
+    if name == "include_inputs":
+        return {"true": True, "false": False}.get(text, text)
     return int(text) if name in ("page", "page_size") and _DIGITS.fullmatch(text) else text
 
 
@@ -340,7 +347,10 @@ def held_answer(job: Job, links: Links) -> answers.PredictionAnswer:
     if job.state.is_terminal:
         return answer(job, links)
     # `processing` even while it waits. The text must not look like an error after which clients submit again.
-    error = f"Sync mode timed out; the prediction continues, and its result will be at {_result_url(job, links)}"
+    error = (
+        f"Sync mode timed out; the prediction continues. Prediction ID: {job.id}. "
+        f"Query the result later at: {_result_url(job, links)}"
+    )
     shown = prediction(job, links)
     shown["status"], shown["code"], shown["error"] = State.PROCESSING, TIMED_OUT, error
     return {**answers.SUCCESS, "data": shown}
@@ -348,8 +358,40 @@ def held_answer(job: Job, links: Links) -> answers.PredictionAnswer:
 
 def page(listing: Listing, jobs: list[Job], total: int, links: Links) -> answers.PredictionPageAnswer:
     """Build a page of predictions. Outputs are always URLs: a hundred images are too much for one answer."""
-    items = [prediction(replace(job, inline=False), links) for job in jobs]
+    items = [_listed(replace(job, inline=False), links, has_inputs=listing.has_inputs) for job in jobs]
     return {**answers.SUCCESS, "data": {"page": listing.page, "total": total, "items": items}}
+
+
+def _listed(job: Job, links: Links, *, has_inputs: bool) -> answers.ListedPrediction:
+    shown = prediction(job, links)
+    return {**shown, "inputs": _input(job.request, links)} if has_inputs else {**shown}
+
+
+def models(served: Iterable[tuple[str, Model]], *, price: float, base: str) -> answers.WaveSpeedModelsAnswer:
+    """Build the list of models, each under every id. Source: https://wavespeed.ai/docs/list-models."""
+    return {**answers.SUCCESS, "data": [_model(model_id, model, price, base) for model_id, model in served]}
+
+
+def _model(model_id: str, model: Model, price: float, base: str) -> answers.WaveSpeedModel:
+    schema = INPUTS[model.name].model_json_schema()
+    return {
+        "model_id": model_id,
+        "name": model_id,
+        "base_price": price,
+        "description": model.title,
+        "type": "image-to-image" if model.max_inputs else "text-to-image",
+        "api_schema": {
+            "api_schemas": [
+                {
+                    "type": "model_run",
+                    "method": "POST",
+                    "server": base,
+                    "api_path": f"/api/v3/{model_id}",
+                    "request_schema": {**schema, "x-order-properties": list(schema["properties"])},
+                }
+            ]
+        },
+    }
 
 
 def webhook_body(job: Job, _due: Due, links: Links) -> answers.PredictionEvent:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import javascript
+from tests.docs_snippets import executed_by
 from tests.farms import RunningFarm, image_facts, running_farm
 
 #: The first one installs the clients.
@@ -106,6 +109,30 @@ def test_a_failed_prediction_raises_with_its_task_and_why(farm: RunningFarm, hea
     ).report
 
     assert error["message"] == f"Prediction failed (task_id: {error['id']}): The job was cancelled."
+
+
+@pytest.mark.full
+def test_wavespeeds_own_command_line_renders_and_lists(farm: RunningFarm, tmp_path: Path) -> None:
+    """It asks for every list with the parameters of its predictions, and knows models by the list of them only."""
+    program = javascript.folder("@wavespeed/cli") / "dist" / "cli.js"
+
+    def wavespeed(*arguments: str) -> str:
+        return javascript.run_command(program, *arguments, home=tmp_path, WAVESPEED_API_KEY="farm-key")
+
+    (snippet,) = executed_by("test_wavespeeds_own_command_line_renders_and_lists")
+    for line in snippet.code.replace("http://127.0.0.1:8000", farm.url).splitlines():
+        _, *arguments = shlex.split(line)
+        printed = wavespeed(*arguments)
+
+    assert f"{farm.url}/files/" in printed
+    (last, *_) = json.loads(wavespeed("history", "--json"))["items"]
+    assert image_facts(farm.fetch(last["outputs"][0])) == ((512, 512), "JPEG")
+    assert (last["inputs"]["prompt"], last["inputs"]["size"]) == ("a red fox in fresh snow", "512*512")
+    assert json.loads(wavespeed("history", "--status", "cancelled", "--json"))["items"] == []
+    kinds = {model["model_id"]: model["type"] for model in json.loads(wavespeed("models", "--json"))}
+    assert kinds["wavespeed-ai/flux-srpo"] == "text-to-image"
+    assert kinds["wavespeed-ai/flux-srpo-image-to-image"] == "image-to-image"
+    assert "num_inference_steps" in wavespeed("schema", "wavespeed-ai/flux-srpo")
 
 
 def test_an_uploaded_file_is_rendered_from(farm: RunningFarm, head: str, tmp_path: Path) -> None:

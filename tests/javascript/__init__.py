@@ -42,6 +42,21 @@ def run(program: str, *, home: Path = HOME, seconds: float = 60, **environment: 
     return outcome(done)
 
 
+def run_command(program: Path, *arguments: str, home: Path, seconds: float = 60, **environment: str) -> str:
+    """Run a program of a package, with its settings below `home`, and return what it prints."""
+    own = {"HOME": str(home), "XDG_CONFIG_HOME": str(home)}
+    done = subprocess.run(
+        [NODE, program, *arguments],
+        env=_environment() | own | environment,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def folder(package: str) -> Path:
     """Return the folder of a package, which it installs if missing."""
     install()

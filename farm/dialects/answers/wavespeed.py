@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired
+from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -86,20 +86,6 @@ class PredictionAnswer(Envelope, closed=True):
     data: Prediction
 
 
-class PredictionPage(TypedDict, closed=True):
-    """Predictions, newest first; `total` counts those of all pages."""
-
-    page: int
-    total: int
-    items: list[Prediction]
-
-
-class PredictionPageAnswer(Envelope, closed=True):
-    """A page of predictions."""
-
-    data: PredictionPage
-
-
 class Deleted(TypedDict, closed=True):
     """The number of predictions that were deleted."""
 
@@ -136,6 +122,59 @@ class PredictionInput(TypedDict, closed=True):
     enhance_prompt: NotRequired[Literal[True]]
     image: NotRequired[str]
     strength: NotRequired[float]
+
+
+class ListedPrediction(PredictionFields, closed=True):
+    """A prediction in a list; with its parameters if `include_inputs` asked for them."""
+
+    inputs: NotRequired[PredictionInput]
+
+
+class PredictionPage(TypedDict, closed=True):
+    """Predictions, newest first; `total` counts those of all pages."""
+
+    page: int
+    total: int
+    items: list[ListedPrediction]
+
+
+class PredictionPageAnswer(Envelope, closed=True):
+    """A page of predictions."""
+
+    data: PredictionPage
+
+
+class ModelRun(TypedDict, closed=True):
+    """The submit to a model: where it goes, and the JSON Schema of its body."""
+
+    type: Literal["model_run"]
+    method: Literal["POST"]
+    server: str
+    api_path: str
+    request_schema: dict[str, Any]
+
+
+class ModelApi(TypedDict, closed=True):
+    """The calls to a model."""
+
+    api_schemas: list[ModelRun]
+
+
+class WaveSpeedModel(TypedDict, closed=True):
+    """A model under one of its ids."""
+
+    model_id: str
+    name: str
+    base_price: float
+    description: str
+    type: Literal["text-to-image", "image-to-image"]
+    api_schema: ModelApi
+
+
+class WaveSpeedModelsAnswer(Envelope, closed=True):
+    """The models that are served in this dialect."""
+
+    data: list[WaveSpeedModel]
 
 
 class PredictionEvent(PredictionFields, closed=True):

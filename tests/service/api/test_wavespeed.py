@@ -14,6 +14,7 @@ from werkzeug.test import TestResponse
 
 from api.app import create_app
 from farm.bootstrap import Farm
+from farm.domain.catalogue import SRPO, SRPO_IMAGE
 from farm.domain.errors import StoreUnavailable
 from farm.domain.job import Claimed, Webhook
 from farm.jobstore import redis_keys
@@ -334,6 +335,38 @@ def test_a_result_has_its_warnings(api: FlaskClient, farm: Farm) -> None:
     (item,) = api.get(LIST).get_json()["data"]["items"]
 
     assert (item["id"], item["warnings"]) == (job_id, ["The prompt is long."])
+
+
+@pytest.mark.parametrize("query", ["", "?include_inputs=true"])
+def test_the_list_has_the_parameters_if_asked_for(api: FlaskClient, query: str) -> None:
+    """They are those of the webhook: complete enough to submit the prediction again."""
+    post_prediction(api, seed=7)
+
+    (item,) = api.post(LIST + query, json={} if query else {"include_inputs": True}).get_json()["data"]["items"]
+
+    assert api.post(WAVESPEED, json=item["inputs"]).status_code == 200
+    assert item["inputs"] | {"prompt": "a red fox", "size": "256*256", "seed": 7} == item["inputs"]
+    assert "inputs" not in api.post(LIST, json={"include_inputs": False}).get_json()["data"]["items"][0]
+
+
+def test_the_models_are_listed_with_their_parameters(images: FlaskClient) -> None:
+    models = {model["model_id"]: model for model in images.get("/api/v3/models").get_json()["data"]}
+
+    assert models.keys() == {*SRPO.of("wavespeed"), *SRPO_IMAGE.of("wavespeed")}
+    for model_id, model in models.items():
+        (call,) = model["api_schema"]["api_schemas"]
+        schema = call["request_schema"]
+        body = {name: {"prompt": "a fox", "image": FOX}[name] for name in schema["required"]}
+        assert images.post(call["api_path"], json=body).status_code == 200, model_id
+        assert call["server"] == BASE
+        assert schema["x-order-properties"] == list(schema["properties"])
+        assert model["type"] == ("image-to-image" if "image" in schema["required"] else "text-to-image")
+
+
+def test_models_that_no_worker_serves_are_not_listed(api: FlaskClient) -> None:
+    models = api.get("/api/v3/models").get_json()["data"]
+
+    assert [model["model_id"] for model in models] == list(SRPO.of("wavespeed"))
 
 
 def test_the_list_is_filtered(api: FlaskClient, farm: Farm) -> None:

@@ -161,6 +161,10 @@ LISTED: list[tuple[dict[str, Any], wavespeed.Listing]] = [
     ({"created_after": "2026-01-02T03:04:05.678901Z"}, wavespeed.Listing(1, 100, a_search(after_us=CREATED_US))),
     ({"created_before": "2026-01-02T03:04:05.678Z"}, wavespeed.Listing(1, 100, a_search(before_us=CREATED_US + 98))),
     ({"model": None, "status": None, "created_after": None}, wavespeed.Listing(1, 100, a_search())),
+    ({"status": "cancelled"}, wavespeed.Listing(1, 100, None)),
+    ({"status": "timeout", "include_inputs": True}, wavespeed.Listing(1, 100, None, has_inputs=True)),
+    ({"include_inputs": True}, wavespeed.Listing(1, 100, a_search(), has_inputs=True)),
+    ({"include_inputs": False}, wavespeed.Listing(1, 100, a_search())),
 ]
 
 #: What is sent, the name that the refusal must give.
@@ -179,6 +183,7 @@ NOT_LISTED: list[tuple[dict[str, Any], str]] = [
     ({"created_after": 1767323045}, "created_after"),
     ({"created_before": "2026-02-30T00:00:00Z"}, "created_before"),
     ({"created_before": "2026-01-02T03:04:05+99:00"}, "created_before"),
+    ({"include_inputs": "true"}, "include_inputs"),
     ({"limit": 5}, "limit"),
 ]
 
@@ -347,7 +352,8 @@ def test_a_call_that_times_out_has_the_message_that_the_sdk_expects(state: State
 
     assert (result["id"], result["status"], result["code"], result["outputs"]) == (JOB_ID, "processing", 5004, [])
     assert result["error"].startswith("Sync mode timed out")
-    assert result["error"].endswith(result["urls"]["get"])
+    assert f"Prediction ID: {JOB_ID}." in result["error"]
+    assert result["error"].endswith(f"Query the result later at: {result['urls']['get']}")
 
 
 def test_a_call_that_times_out_is_not_sent_again() -> None:
