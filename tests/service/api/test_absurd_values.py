@@ -101,6 +101,7 @@ PARAMETERS = [
     "fal_webhook",
     "fal_max_queue_length",
     "fal_jwt_token",
+    "include_inputs",
     "since",
     "until",
     "caller",
