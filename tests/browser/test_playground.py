@@ -182,7 +182,7 @@ def test_a_running_job_is_cancelled(page: Page) -> None:
     expect(card(page).locator(".status")).to_contain_text("cancelled")
 
 
-def test_a_cancel_that_the_farm_does_not_hear_is_said(page: Page, context: BrowserContext) -> None:
+def test_a_cancel_that_does_not_reach_the_farm_is_reported(page: Page, context: BrowserContext) -> None:
     fill(page, num_inference_steps=50, num_images=4)
     page.click("#run")
     expect_status(card(page), "processing")
@@ -236,7 +236,7 @@ def test_a_job_that_fails_says_why(page: Page) -> None:
     expect(card(page).locator(".status")).to_contain_text("refuses the connection")
 
 
-def test_a_paused_farm_is_said_while_jobs_wait(page: Page, farm: RunningFarm) -> None:
+def test_a_paused_farm_is_reported_while_jobs_wait(page: Page, farm: RunningFarm) -> None:
     farm.call("POST", "/farm/v1/pause")
     try:
         fill(page, num_inference_steps=1)
@@ -284,7 +284,7 @@ def test_a_reload_goes_on_with_running_jobs(page: Page, farm: RunningFarm) -> No
     expect(card(page).locator(".prompt-text")).to_have_text("a fox")
 
 
-def test_a_lost_network_is_said_and_what_ran_meanwhile_is_shown_afterwards(page: Page, context: BrowserContext) -> None:
+def test_a_lost_network_is_reported_and_jobs_that_ran_meanwhile_are_shown(page: Page, context: BrowserContext) -> None:
     fill(page, num_inference_steps=50, num_images=4)
     page.click("#run")
     expect_status(card(page), "processing")
@@ -599,7 +599,7 @@ def test_a_long_history_is_shown_a_page_at_a_time(page: Page, farm: RunningFarm)
     expect(page.locator("#more")).to_be_visible()
 
 
-def test_a_wrong_key_is_said_and_the_right_one_is_kept_for_this_tab_only(
+def test_a_wrong_key_is_reported_and_the_right_one_is_kept_for_this_tab_only(
     page: Page, context: BrowserContext, farm_with_keys: RunningFarm
 ) -> None:
     made = farm_command("keys", "create", "ann", "--data-dir", str(farm_with_keys.data_dir))

@@ -301,7 +301,7 @@ class OtherService(BaseHTTPRequestHandler):
 @pytest.mark.parametrize(
     ("handler", "who"), [(OtherService, "a web server (other/1"), (Greeter, "a program that does not speak HTTP")]
 )
-def test_a_port_that_somebody_else_has(tmp_path: Path, handler: type[BaseRequestHandler], who: str) -> None:
+def test_a_port_of_another_program_is_reported(tmp_path: Path, handler: type[BaseRequestHandler], who: str) -> None:
     with ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         report = doctor(tmp_path, "--port", str(server.server_address[1]))

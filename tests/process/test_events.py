@@ -122,7 +122,7 @@ def test_a_closed_stream_frees_its_slot(simulated: RunningFarm) -> None:
         assert clock.monotonic() - left_at < 5
 
 
-def test_streams_do_not_hold_up_an_api_that_stops(redis_dir: Path, farm: Farm) -> None:
+def test_streams_do_not_delay_an_api_that_stops(redis_dir: Path, farm: Farm) -> None:
     """They end well, within the second in which they look, and their connections with them."""
     job_id, port = jobs.submit(farm.store), free_port()
     program = [sys.executable, "-m", "api", "--port", str(port), "--data-dir", str(redis_dir)]

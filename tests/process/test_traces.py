@@ -246,7 +246,7 @@ def _without_opentelemetry(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.full
-def test_a_collector_that_is_away_holds_up_neither_a_job_nor_the_end(tmp_path: Path) -> None:
+def test_an_absent_collector_delays_neither_a_job_nor_the_exit(tmp_path: Path) -> None:
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}", "OTEL_BSP_SCHEDULE_DELAY": "50"}
 
     with running_farm(tmp_path / "data", **environment) as farm:

@@ -60,7 +60,7 @@ PHRASES = {
 #: Turns of phrase in names of tests: regular expression → what to write instead.
 RETIRED_TEST_NAMES = {
     r"test_(who|it|so|what)_": "name what is tested: a client, a job, a limit",
-    r"(hangs?|hung)_up|nobody|anothers|in_vain": "disconnected, no worker, of another caller, timed out",
+    r"((hang|hold)s?|hung)_up|nobody|anothers|in_vain": "disconnected, delayed, of another caller, timed out",
     r"_is_none(_|$)": "invalid, unknown, unusable",
     r"_told(_|$)": "reported, returned, refused with",
 }

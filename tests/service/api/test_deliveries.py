@@ -170,7 +170,7 @@ def test_each_caller_has_a_secret_of_its_own_that_stays(
     assert first != other
 
 
-def test_the_public_key_is_there_for_everybody_and_stays(keyed: FlaskClient, farm: Farm) -> None:
+def test_the_public_key_needs_no_api_key_and_stays(keyed: FlaskClient, farm: Farm) -> None:
     response = keyed.get("/.well-known/jwks.json")
 
     assert response.status_code == 200

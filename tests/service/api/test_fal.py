@@ -512,7 +512,7 @@ def test_status_and_cancel_may_be_asked_for_in_several_ways(api: FlaskClient, ap
     assert api.put(f"{path}/cancel/").status_code == 202
 
 
-def test_an_image_can_be_had_inline(api: FlaskClient, farm: Farm) -> None:
+def test_an_image_can_be_returned_inline(api: FlaskClient, farm: Farm) -> None:
     path = submit(api, sync_mode=True)
     finish(farm, jobs.take_one(farm.store))
 

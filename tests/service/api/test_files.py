@@ -53,7 +53,7 @@ def test_the_content_type_agrees_with_the_name(
     assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_a_part_can_be_had_and_what_is_known_is_not_sent_again(api: FlaskClient, key: str, image: bytes) -> None:
+def test_a_range_is_sent_and_a_known_file_is_answered_with_304(api: FlaskClient, key: str, image: bytes) -> None:
     whole = api.get(f"/files/{key}", buffered=True)
     part = api.get(f"/files/{key}", buffered=True, headers={"Range": "bytes=1-3"})
     end = api.get(f"/files/{key}", buffered=True, headers={"Range": "bytes=-3"})
@@ -89,7 +89,7 @@ def test_another_file_than_the_caller_wants_is_412_with_a_whole_answer(api: Flas
         problem(response, 412)
 
 
-def test_its_head_alone_can_be_had(api: FlaskClient, key: str, image: bytes) -> None:
+def test_a_head_request_is_answered_without_the_body(api: FlaskClient, key: str, image: bytes) -> None:
     response = api.head(f"/files/{key}", buffered=True)
 
     assert (response.status_code, response.data) == (200, b"")

@@ -244,7 +244,7 @@ def test_a_forms_images_may_be_named_too(patient: Callable[..., FlaskClient], fa
 
 
 @pytest.mark.parametrize("unset", ["", "null"])
-def test_a_form_says_null_for_what_is_not_set(patient: Callable[..., FlaskClient], farm: Farm, unset: str) -> None:
+def test_an_unset_field_of_a_form_counts_as_absent(patient: Callable[..., FlaskClient], farm: Farm, unset: str) -> None:
     """Forms of HTML send empty fields, OpenAI's JavaScript library `null`, and browsers a file that nobody chose."""
     fields = set(openai.SrpoEdit.model_fields) - {"model", "prompt"} | openai_common.REFUSED.keys()
     data = {"model": "srpo", "prompt": "null"} | dict.fromkeys(fields, unset) | {"image": a_file()}

@@ -81,7 +81,7 @@ def test_a_call_from_elsewhere_is_rejected_on_every_path(api: FlaskClient, name:
         "localhost.",
     ],
 )
-def test_this_machines_names_are_let_in(api: FlaskClient, host: str) -> None:
+def test_host_names_of_this_machine_are_allowed(api: FlaskClient, host: str) -> None:
     assert post_job(api, headers={"Host": host}).status_code == 202
 
 
@@ -99,13 +99,13 @@ def test_this_machines_names_are_let_in(api: FlaskClient, host: str) -> None:
         "cdn.farm.example",
     ],
 )
-def test_fals_names_are_let_in(api: FlaskClient, host: str) -> None:
+def test_fals_host_names_are_allowed(api: FlaskClient, host: str) -> None:
     """Other tests check what is served under them."""
     assert api.get("/files/x", headers={"Host": host}).status_code == 404
 
 
 @pytest.mark.parametrize("origin", ["http://localhost:3000", "http://127.0.0.1", "https://[::1]:8443"])
-def test_pages_of_this_machine_are_let_in(api: FlaskClient, origin: str) -> None:
+def test_pages_of_this_machine_are_allowed(api: FlaskClient, origin: str) -> None:
     assert post_job(api, headers={"Origin": origin}).status_code == 202
 
 
@@ -143,7 +143,7 @@ def test_no_route_answers_a_page_of_another_site(api: FlaskClient) -> None:
         ("/queue", {"Sec-Fetch-Site": "cross-site"} | NAVIGATION),
     ],
 )
-def test_pages_of_this_machine_and_links_are_let_in(api: FlaskClient, path: str, headers: dict[str, str]) -> None:
+def test_pages_of_this_machine_and_links_are_allowed(api: FlaskClient, path: str, headers: dict[str, str]) -> None:
     assert api.get(path, headers=headers).status_code == 200
 
 

@@ -428,7 +428,7 @@ def test_the_list_shows_wavespeeds_predictions_only(api: FlaskClient, farm: Farm
     assert not [key for key in farm.redis.scan_iter("*wavespeed*") if farm.redis.zscore(key, ids[0])]
 
 
-def test_the_list_shows_everybody_their_own_only(keyed: FlaskClient, farm: Farm) -> None:
+def test_a_caller_sees_only_its_own_jobs_in_the_list(keyed: FlaskClient, farm: Farm) -> None:
     """An admin, too: a program that runs with such a key expects its own predictions here, as at WaveSpeed."""
     ada, root = bearer(farm.callers.create("ada")), bearer(farm.callers.create("root", is_admin=True))
     job_id = post_prediction(keyed, headers=ada).get_json()["data"]["id"]

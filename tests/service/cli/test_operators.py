@@ -145,7 +145,7 @@ def test_nothing_is_changed_without_a_yes(
         ("webhooks", "redeliver", "--all", "--since", "1h"),
     ],
 )
-def test_nothing_found_is_said(command: Runner, farm: Farm, api: FlaskClient, words: tuple[str, ...]) -> None:
+def test_an_empty_result_is_reported(command: Runner, farm: Farm, api: FlaskClient, words: tuple[str, ...]) -> None:
     fail(farm, api, "render_failed")
 
     assert command(*words) == (0, "", "nothing matches\n")

@@ -261,7 +261,7 @@ def test_a_data_uri_that_is_far_too_long_is_not_decoded(farm: Farm) -> None:
     assert problem.kind == "file_too_large"
 
 
-def test_everything_that_is_wrong_is_said_at_once_and_what_was_right_does_not_stay(farm: Farm) -> None:
+def test_all_errors_are_shown_at_once_and_corrected_ones_disappear(farm: Farm) -> None:
     found = problems(
         farm,
         Source("image_urls.0", data_uri(IMAGE)),

@@ -148,7 +148,7 @@ def test_a_job_that_comes_back_is_for_any_worker(store: JobStore, client: redis.
 
 
 @pytest.mark.usefixtures("preferred")
-def test_many_reserved_jobs_hold_up_no_other(store: JobStore) -> None:
+def test_many_reserved_jobs_do_not_delay_others(store: JobStore) -> None:
     """No more are passed over than a claim may cost."""
     for _ in range(40):
         hinted(store, images=4)

@@ -104,7 +104,7 @@ def test_callers_take_turns(store: JobStore) -> None:
         assert set(callers[round_of_three : round_of_three + 3]) == {"ada", "bob", "eve"}
 
 
-def test_a_bulk_for_one_model_does_not_hold_up_a_single_image_of_another(store: JobStore) -> None:
+def test_a_bulk_for_one_model_does_not_delay_a_single_image_of_another(store: JobStore) -> None:
     for _ in range(50):
         submit(store, "bulk", images=4)
     single = submit(store, "single", model="kontext")

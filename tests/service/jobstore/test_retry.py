@@ -241,7 +241,7 @@ def test_an_upload_is_named_as_before(farm: Farm) -> None:
 
 
 @pytest.mark.parametrize("what", ["its own", "prepared", "upload"])
-def test_an_image_that_is_gone_is_said_so(farm: Farm, api: FlaskClient, what: str) -> None:
+def test_an_image_that_is_gone_is_reported(farm: Farm, api: FlaskClient, what: str) -> None:
     farm.redis.set(redis_keys.PUBLIC_URL, jobs.BASE)
     if what == "upload":
         upload = new_upload_key("png", until=farm.stats.now_us() // 1_000_000 + 3600)

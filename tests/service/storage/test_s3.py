@@ -463,7 +463,7 @@ def test_a_look_survives_one_fault(reach: Reach, place: Place, way: FaultyWay, k
         assert storage.read(key) == b"content"
 
 
-def test_no_connection_at_all_is_said(storage: S3Storage, way: FaultyWay, key: str) -> None:
+def test_a_store_that_is_down_is_reported_to_operators(storage: S3Storage, way: FaultyWay, key: str) -> None:
     way.go_down()
 
     with pytest.raises(StorageUnavailable, check=told_to_operators("gives no valid answer: EndpointConnectionError")):

@@ -335,7 +335,7 @@ def test_a_receiver_may_ask_for_a_longer_pause(farm: Farm, receiver: Receiver) -
     assert 590 < (harness.record(name).due_us - clock.now_us()) / 1e6 <= 601
 
 
-def test_a_receiver_that_hangs_holds_up_no_other(farm: Farm, receiver: Receiver) -> None:
+def test_a_receiver_that_hangs_does_not_delay_others(farm: Farm, receiver: Receiver) -> None:
     harness = CourierHarness(farm, seconds=10)
     with running_receiver() as dead:
         dead.behave = dead.hang

@@ -250,7 +250,7 @@ def test_a_failure_of_news_that_are_dropped_later_is_forgotten(
     assert client.hlen(redis_keys.DELIVERY_FAILURES) == 0
 
 
-def test_a_receiver_with_much_to_take_holds_up_no_other(store: JobStore, deliveries: DeliveryStore) -> None:
+def test_a_receiver_with_a_backlog_does_not_delay_others(store: JobStore, deliveries: DeliveryStore) -> None:
     for _ in range(50):
         submit(store, "https://slow.example/")
     submit(store, "https://quick.example/", events=frozenset({State.CREATED}))
@@ -258,7 +258,7 @@ def test_a_receiver_with_much_to_take_holds_up_no_other(store: JobStore, deliver
     assert {due.receiver for due in take(deliveries)} == {"https://slow.example", "https://quick.example"}
 
 
-def test_many_dead_receivers_hold_up_none_that_lives(
+def test_many_dead_receivers_do_not_delay_a_living_one(
     client: redis.Redis, store: JobStore, deliveries: DeliveryStore
 ) -> None:
     for number in range(100):

@@ -324,14 +324,14 @@ def test_hosts_that_answer_slowly_one_after_the_other_have_one_time_together(
     assert (job.code, "in time" in job.error) == ("file_download_error", True)
 
 
-def test_a_redirect_to_what_is_no_url_ends_the_job(studio: Studio, host: Host) -> None:
+def test_a_redirect_to_an_invalid_url_fails_the_job(studio: Studio, host: Host) -> None:
     job = studio.prepare(host.redirect("/a", "http://[here/"))
 
     assert (job.state, job.code) == (State.FAILED, "file_download_error")
     assert "127.0.0.1 redirects to an invalid URL" in job.error
 
 
-def test_hosts_that_hang_hold_up_no_other_job(studio: Studio, host: Host) -> None:
+def test_hosts_that_hang_do_not_delay_other_jobs(studio: Studio, host: Host) -> None:
     for number in range(preparing.MAX_JOBS_PER_CALLER - 1):
         studio.submit(host.hold(f"/slow/{number}", IMAGE))
 
@@ -340,7 +340,7 @@ def test_hosts_that_hang_hold_up_no_other_job(studio: Studio, host: Host) -> Non
     host.released.set()
 
 
-def test_hosts_that_hang_for_one_caller_hold_up_no_other(studio: Studio, host: Host) -> None:
+def test_hosts_that_hang_for_one_caller_do_not_delay_another(studio: Studio, host: Host) -> None:
     """However many jobs it has."""
     slow = [studio.submit(host.hold(f"/slow/{number}", IMAGE)) for number in range(2 * preparing.MAX_CONCURRENT_JOBS)]
     studio.preparer.work()

@@ -54,7 +54,7 @@ def test_a_body_that_stands_still_is_given_up(
         received(ours, 8)
 
 
-def test_a_body_that_is_cut_off_is_said_to_be(pair: tuple[socket.socket, TimedSocket]) -> None:
+def test_a_body_that_is_cut_off_is_reported_as_such(pair: tuple[socket.socket, TimedSocket]) -> None:
     theirs, ours = pair
     theirs.sendall(b"half")
     theirs.shutdown(socket.SHUT_WR)

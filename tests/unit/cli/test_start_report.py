@@ -12,7 +12,7 @@ WARM = Worker("w-1", {"state": "warm", "weights": "miniature", "device": "cpu"},
 OTHER = Worker("w-2", {"state": "loading", "weights": "flux-1-dev + srpo", "device": "cuda:1"}, 0.1)
 
 
-def test_each_state_of_each_worker_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_state_of_each_worker_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
     report = StartReport()
 
     for workers in ([], [LOADING], [LOADING, OTHER], [WARM, OTHER], [WARM, OTHER]):

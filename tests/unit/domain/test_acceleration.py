@@ -86,6 +86,6 @@ def test_a_level_may_have_a_transformer_in_fp8_which_the_bundled_ones_have_not()
         (2, {51: "1" * 51}, "less than or equal to 50"),
     ],
 )
-def test_refuses_what_is_no_level(order: int, masks: dict[int, str], reason: str) -> None:
+def test_an_unknown_level_is_refused(order: int, masks: dict[int, str], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
         Level(order=order, masks=masks)

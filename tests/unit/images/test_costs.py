@@ -66,7 +66,7 @@ def test_a_large_image_takes_little_more_memory_than_its_pixels(measure: Measure
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", VAST)
-def test_an_image_at_the_limit_costs_the_api_nothing_and_preparation_what_is_said(
+def test_the_largest_image_costs_the_api_nothing_and_preparation_as_documented(
     measure: Measure[Costs], name: str
 ) -> None:
     costs = measure("vast", name)

@@ -82,7 +82,7 @@ def test_previews_change_no_byte_of_the_image(pipeline: FluxModels) -> None:
     assert pipeline.finish(watched).pixels == plain.finish(unwatched).pixels
 
 
-def test_a_preview_has_no_margins_and_ignores_what_is_no_number(pipeline: FluxModels) -> None:
+def test_a_preview_has_no_margins_and_ignores_nan(pipeline: FluxModels) -> None:
     *_, image = steps(pipeline, OFF_GRID)
     image.denoising.tokens = torch.full_like(image.denoising.tokens, torch.nan)
 

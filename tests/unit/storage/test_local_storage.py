@@ -286,7 +286,7 @@ def test_deleting_a_job_without_images_is_no_error(storage: LocalStorage) -> Non
     storage.delete_job(JOB_ID)
 
 
-def test_every_image_is_met_folder_by_folder(storage: LocalStorage, root: Path) -> None:
+def test_every_image_is_listed_folder_by_folder(storage: LocalStorage, root: Path) -> None:
     """Incomplete files of dead writers are listed, too, and no other foreign files."""
     keys = [new_key(job_id, 1, 0, "png") for job_id in (f"ff{JOB_ID[2:]}", OTHER_ID, OTHER_ID)]
     for key in keys:
@@ -365,7 +365,7 @@ def test_a_name_that_is_not_a_key_is_not_found(storage: LocalStorage, root: Path
     assert storage.page("").entries == ()
 
 
-def test_nothing_is_written_under_what_is_no_key(storage: LocalStorage, tmp_path: Path, odd: str) -> None:
+def test_nothing_is_written_under_an_invalid_key(storage: LocalStorage, tmp_path: Path, odd: str) -> None:
     with pytest.raises((StorageError, ValueError)):
         storage.put(odd, b"content")
 

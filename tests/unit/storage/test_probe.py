@@ -34,7 +34,7 @@ class Broken(LocalStorage):
         return super().read(key)[1:] if self._failure is None else super().read(key)
 
 
-def test_a_storage_that_works_is_left_as_it_was_and_nothing_is_said(tmp_path: Path) -> None:
+def test_a_working_storage_is_left_unchanged_and_not_reported(tmp_path: Path) -> None:
     with capture_logs() as log:
         say_if_storage_fails(LocalStorage(tmp_path))
 
@@ -58,7 +58,7 @@ def test_the_probe_writes_a_key_that_belongs_to_no_job(tmp_path: Path) -> None:
     assert (key.job_id, key.until is None) == (None, False)
 
 
-def test_a_storage_that_is_away_is_said_with_its_reason(tmp_path: Path) -> None:
+def test_an_absent_storage_is_reported_with_the_reason(tmp_path: Path) -> None:
     """The process starts all the same: finished images wait."""
     with capture_logs() as log:
         say_if_storage_fails(Broken(tmp_path, StorageUnavailable(detail="the bucket 'x' refuses: NoSuchBucket")))
@@ -68,7 +68,7 @@ def test_a_storage_that_is_away_is_said_with_its_reason(tmp_path: Path) -> None:
     assert "NoSuchBucket" in line["reason"]
 
 
-def test_a_storage_that_does_not_answer_holds_up_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_storage_that_does_not_answer_delays_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap, "STORAGE_SECONDS", 0.05)
     released = threading.Event()
 

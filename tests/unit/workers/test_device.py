@@ -31,7 +31,7 @@ def test_takes_the_best_device_without_a_setting() -> None:
 
 
 @pytest.mark.parametrize("setting", ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0", "CPU", "cuda0"])
-def test_refuses_what_is_no_device(setting: str) -> None:
+def test_an_unknown_device_is_refused(setting: str) -> None:
     with pytest.raises(ConfigurationError, match="allowed are cpu, cuda"):
         choose_device(setting)
 
