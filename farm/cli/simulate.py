@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import typer
 
+from farm.cli.exclusive_options import refuse_beside
 from farm.cli.terminal import say_json, show_table
 from farm.domain.catalogue import BATCH_IMAGES, MAX_IMAGES, MODELS, Acceleration
 from farm.domain.errors import FarmError
@@ -21,6 +23,8 @@ from farm.simulation.trace import Arrival, Mix, made_up, read, size_of
 
 _PERCENTS = (50, 95, 99)
 _COUNTS = [str(count) for count in range(1, MAX_IMAGES + 1)]
+#: Parameters of a made-up trace.
+_MADE_UP = ("hours", "load", "rate", "swing", "model", "size", "acceleration", "images", "priority", "steps", "seed")
 
 Weighted = list[str] | None
 Gpus = Annotated[int, typer.Option(min=1, max=100_000, help="Cards, with a worker each.")]
@@ -96,6 +100,7 @@ def percentiles(values: Iterable[float]) -> dict[str, float]:
 
 
 def simulate(
+    context: typer.Context,
     gpus: Gpus = 1000,
     hours: Hours = 24.0,
     load: Load = 0.7,
@@ -119,6 +124,7 @@ def simulate(
 
     Options with NAME=WEIGHT may be given several times.
     """
+    _refuse_ignored(context, has_trace=trace is not None, has_rate=rate is not None, is_exact=forward == "exact")
     cards = Cards(gpus, pace, BATCH_IMAGES, gain) if forward == "shared" else Cards(gpus, pace)
     if trace:
         arrivals: Iterable[Arrival] = read(trace)
@@ -138,6 +144,16 @@ def simulate(
         say_json(report.document())
     else:
         show(report.document())
+
+
+def _refuse_ignored(context: typer.Context, *, has_trace: bool, has_rate: bool, is_exact: bool) -> None:
+    """Raise BadParameter if an option was typed that has no effect."""
+    if has_trace:
+        refuse_beside(context, "--trace", _MADE_UP)
+    if has_rate:
+        refuse_beside(context, "--rate", ["load"])
+    if is_exact:
+        refuse_beside(context, "--forward exact", ["gain"])
 
 
 @contextmanager
@@ -161,7 +177,7 @@ def weights(option: str, texts: Sequence[str], allowed: Collection[str] = ()) ->
                 size_of(name)
         except ValueError:
             raise UnusableMix(f"{option} {text}: give a name, and a number behind '='.") from None
-        if found[name] <= 0 or (allowed and name not in allowed):
+        if not 0 < found[name] < math.inf or (allowed and name not in allowed):
             raise UnusableMix(f"{option} {text}: allowed: {', '.join(allowed) or 'weights'} above 0.")
     return found
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from farm.cli.client import Client
+from farm.cli.exclusive_options import refuse_beside
 from farm.cli.search import moment
 from farm.cli.terminal import say_json, show_table
 from farm.dialects.usage_report import COLUMNS, csv_text
@@ -15,6 +16,7 @@ from farm.settings import load
 
 
 def usage(
+    context: typer.Context,
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="First day: 7d, 90d, or a day such as 2026-01-31. Default: 30d.")
     ] = None,
@@ -26,6 +28,8 @@ def usage(
 
     With an admin key those of every caller; the price is FARM_PRICE_PER_IMAGE.
     """
+    if as_json:
+        refuse_beside(context, "--json", ["as_csv"])
     wanted = {"caller": caller, "since": since and moment(since).date().isoformat()}
     report = Client(load()).get("/usage", **{name: value for name, value in wanted.items() if value})
     if as_json:

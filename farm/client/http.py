@@ -15,6 +15,7 @@ from farm.domain.errors import FarmError
 TIMEOUT = urllib3.Timeout(connect=5, read=60)
 #: Connections that are kept, for as many threads.
 _CONNECTIONS = 8
+_KEY_ADVICE = "Set FARM_API_KEY, or `api_key` in Python; `farm keys create NAME` makes a key."
 #: An idle stream has a comment every 15 s.
 _STREAM_TIMEOUT = urllib3.Timeout(connect=5, read=30)
 #: Retries of a poll: for about half a minute, or for as long as the farm's Retry-After says.
@@ -115,6 +116,9 @@ class HttpClient:
             body = None
         if not isinstance(body, dict):
             raise CallFailed(self._foreign(response))
+        if response.status == 401:
+            problem = "does not accept this API key" if self._headers else "asks for an API key"
+            raise CallFailed(f"{self._base} {problem}. {_KEY_ADVICE}")
         return body
 
     def _foreign(self, response: urllib3.BaseHTTPResponse) -> str:

@@ -291,8 +291,10 @@ def test_a_lost_network_is_reported_and_jobs_that_ran_meanwhile_are_shown(page: 
 
     context.set_offline(True)
     expect(page.locator("#state")).to_contain_text("Offline")
-    page.click("#run")
+    page.set_viewport_size({"width": 800, "height": 700})
+    page.press("#field-prompt", "Control+Enter")
     expect(page.locator("#form-error")).to_contain_text("does not answer")
+    expect(page.locator("#form-error")).to_be_in_viewport()
     context.set_offline(False)
 
     expect_status(card(page), "completed")
@@ -491,6 +493,19 @@ def test_input_images_stay_where_another_model_is_chosen(page: Page, tmp_path: P
     for model in ("kontext-multi", "kontext"):
         page.select_option("#model", model)
         expect(page.locator(".thumbnails li")).to_have_count(1)
+
+
+def test_images_of_a_removed_card_are_not_compared(page: Page) -> None:
+    fill(page, num_images=2, num_inference_steps=1)
+    page.click("#run")
+    expect_status(card(page), "completed")
+    for number in range(2):
+        card(page).get_by_role("checkbox").nth(number).check()
+    expect(page.locator("#compare")).to_be_enabled()
+
+    card(page).get_by_role("button", name="Remove").click()
+
+    expect(page.locator("#compare")).to_be_disabled()
 
 
 def test_two_images_are_compared_with_keyboard_mouse_and_finger(page: Page, context: BrowserContext) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +36,62 @@ def test_jobs_appear_and_end_without_a_reload(page: Page, farm: RunningFarm) -> 
     expect(page.locator(row(page, job_id))).to_contain_text("completed")
     expect(page.locator("#last-hour")).to_contain_text(re.compile(r"[1-9]\d* completed"))
     expect(page.locator("#workers tbody tr")).to_contain_text("warm")
+
+
+def test_ids_times_and_states_stay_on_a_line_beside_a_long_prompt(page: Page, farm: RunningFarm) -> None:
+    job_id = farm.submit(prompt=f"{'a very long prompt ' * 6}{'x' * 2000}", num_inference_steps=1)
+    shown = page.locator(row(page, job_id))
+    expect(shown).to_contain_text("completed")
+
+    page.set_viewport_size({"width": 1200, "height": 800})
+
+    for name in ("Submitted", "Id", "Model", "Status"):
+        lines = shown.locator(f"td[data-name={name}] > div").evaluate(
+            "(cell) => { const range = document.createRange(); range.selectNodeContents(cell); "
+            "return new Set([...range.getClientRects()].map((box) => box.top)).size; }"
+        )
+        assert lines == 1, name
+    assert page.evaluate("document.querySelector('#jobs').offsetWidth <= innerWidth")
+
+
+def test_the_page_goes_on_after_an_answer_that_was_cut_off(page: Page, farm: RunningFarm) -> None:
+    page.route("**/farm/v1/jobs?*", lambda call: call.fulfill(content_type="application/json", body='{"jobs": ['))
+    page.reload()
+    expect(page.locator("#state")).to_contain_text("cut off")
+
+    page.unroute("**/farm/v1/jobs?*")
+
+    job_id = farm.submit(num_inference_steps=1)
+    expect(page.locator(row(page, job_id))).to_contain_text("completed")
+
+
+def test_the_last_hour_begins_where_the_farm_still_knows_it_and_tells_cancelled_jobs_apart(page: Page) -> None:
+    now = datetime.now(UTC)
+
+    def event(number: int, status: str, code: str | None = None) -> str:
+        change = {"id": str(number), "status": status, "code": code, "at": now.isoformat()}
+        return f"id: {number}-0\nevent: job.{status}\ndata: {json.dumps(change)}\n\n"
+
+    ended = [event(1, "completed"), event(2, "failed", "internal_error"), event(3, "failed", "cancelled")]
+    body = "".join(["event: gap\ndata: {}\n\n", *ended])
+    page.route("**/farm/v1/events", lambda call: call.fulfill(content_type="text/event-stream", body=body))
+
+    page.reload()
+
+    expect(page.locator("#last-hour p").last).to_have_text(
+        re.compile(r"^1 completed, 1 failed and 1 cancelled since \d\d:\d\d:\d\d, at most 3 a minute\.$")
+    )
+    expect(page.locator("#last-hour rect")).to_have_count(3)
+
+
+def test_the_rate_of_a_bulk_is_a_plain_number(page: Page) -> None:
+    bulk = {"id": "batch_1", "status": "in_progress", "total": 100000, "completed": 5000, "failed": 0}
+    times = {"requests_per_minute": 5642.7, "seconds_left": 1010, "expires_at": "2030-01-01T00:00:00Z"}
+    page.route("**/farm/v1/bulks", lambda call: call.fulfill(json={"bulks": [bulk | times]}))
+
+    page.reload()
+
+    expect(page.locator("#bulks tbody tr")).to_contain_text("5,640 a minute")
 
 
 def test_an_admin_pauses_the_farm_cancels_a_waiting_job_and_resumes(page: Page, farm: RunningFarm) -> None:

@@ -66,6 +66,16 @@ async function askForKey(message = "") {
   return asked;
 }
 
+/** Return the JSON of an answer. Throw ApiError if it was cut off: its connection may be lost after its beginning. */
+async function contentOf(answer) {
+  try {
+    return await answer.json();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(0, { detail: "The farm's answer was cut off. Is the network up?" });
+  }
+}
+
 let aheadMs = 0;
 
 /** Return the time by the farm's clock, in milliseconds: the browser's may be wrong. */
@@ -93,7 +103,8 @@ export async function call(method, path, body, options = {}) {
     const isNewer = currentKey() !== sent;
     if (answer.status === 401 && (isNewer || (await askForKey(sent ? "This key is not valid here." : "")))) continue;
     const isJson = (answer.headers.get("Content-Type") ?? "").includes("json");
-    const read = isJson ? await answer.json() : {};
+    if (answer.status === 401) throw new ApiError(401, { detail: "This farm asks for an API key: choose “API key” at the top." });
+    const read = isJson ? await contentOf(answer) : {};
     if (!answer.ok) throw new ApiError(answer.status, read);
     return read;
   }

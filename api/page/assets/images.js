@@ -32,8 +32,12 @@ export class ImageInput {
   /** Add files. Others than images are refused. */
   async add(files) {
     const images = files.filter((file) => TYPES.includes(file.type));
-    this.put(await Promise.all(images.map(read)));
-    if (images.length < files.length) this.message.textContent = "Only JPEG, PNG and WebP images can be used.";
+    try {
+      this.put(await Promise.all(images.map(read)));
+      if (images.length < files.length) this.message.textContent = "Only JPEG, PNG and WebP images can be used.";
+    } catch {
+      this.message.textContent = "The file cannot be read: choose it again.";
+    }
     this.file.value = this.camera.value = "";
   }
 

@@ -149,7 +149,7 @@ function lacksImage(body) {
 // Cards
 
 const cards = new Map();
-const selected = [];
+let selected = [];
 const aborts = new Map();
 
 const actions = {
@@ -182,17 +182,24 @@ const actions = {
   async forget(card) {
     history.remove(card.id);
     aborts.get(card.id)?.abort();
+    aborts.delete(card.id);
     cards.delete(card.id);
     card.node.remove();
+    showSelected(selected.filter(({ box }) => box.isConnected));
     showEmpty();
   },
   select(box, image) {
-    if (box.checked) selected.push({ box, image });
-    else selected.splice(selected.findIndex((one) => one.box === box), 1);
-    if (selected.length > 2) selected.shift().box.checked = false;
-    byId("compare").disabled = selected.length < 2;
+    const others = selected.filter((one) => one.box !== box);
+    showSelected(box.checked ? [...others, { box, image }] : others);
   },
 };
+
+/** Select two images at most, the last ones. */
+function showSelected(images) {
+  for (const { box } of images.slice(0, -2)) box.checked = false;
+  selected = images.slice(-2);
+  byId("compare").disabled = selected.length < 2;
+}
 
 function place(id, body, { isNew }) {
   const card = new Card(id, body, actions);

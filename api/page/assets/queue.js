@@ -8,6 +8,7 @@ const REFRESH_MS = 2000;
 const HOUR_MS = 3_600_000;
 //: A delivery that is tried so soon is looked at until it has been: no event tells of it.
 const DUE_MS = 5000;
+const RATE = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const PAGE = 50;
 const MOST_PAGES = 10;
 const lastHour = new LastHour();
@@ -93,7 +94,7 @@ async function showBulks() {
     code(bulk.id.replace("batch_", "")),
     bulk.status.replace("_", " "),
     [bar(bulk.completed + bulk.failed, bulk.total, "Ended requests"), ` ${bulk.completed} of ${bulk.total} completed, ${bulk.failed} failed`],
-    bulk.requests_per_minute && `${bulk.requests_per_minute.toPrecision(3)} a minute`,
+    bulk.requests_per_minute && `${RATE.format(bulk.requests_per_minute)} a minute`,
     bulk.seconds_left !== null && seconds(bulk.seconds_left),
     time(bulk.expires_at),
     button("Cancel", () => act(`v1/batches/${bulk.id}/cancel`)),
@@ -193,6 +194,7 @@ async function follow() {
     try {
       for await (const { event, id, data } of events("farm/v1/events", undefined, lastId)) {
         lastId = id || lastId;
+        if (event === "gap") lastHour.restart();
         if (!event.startsWith("job.")) continue;
         isStale = true;
         lastHour.count(data);

@@ -7,8 +7,13 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 
+from api.app import create_app
+from farm.bootstrap import Farm
+from farm.cli.batches import BatchClient
 from farm.cli.client import CallFailed, Client
 from farm.settings import Settings
+from tests.service.cli.commands import served
+from tests.service.jobstore.jobs import BASE
 from tests.webhook_receiver import Receiver, answer, close_early, running_receiver
 
 
@@ -32,6 +37,20 @@ def test_a_key_that_cannot_be_sent_is_refused_in_words(receiver: Receiver, key: 
         Client(Settings(url=receiver.url, api_key=key)).get("/queue")
 
     assert receiver.received == []
+
+
+@pytest.mark.parametrize(("key", "problem"), [(None, "asks for an API key"), ("wrong", "does not accept this API key")])
+def test_a_missing_or_wrong_key_is_told_with_the_setting(farm: Farm, key: str | None, problem: str) -> None:
+    app = create_app(farm, base=BASE, with_keys=True, max_streams=4, max_held_calls=4, host_decides=True)
+    with served(app) as url:
+        client = BatchClient(Settings(url=url, api_key=key))
+        for call in (
+            lambda: client.get("/queue"),
+            lambda: client.upload(b"{}"),
+            lambda: next(client.events("/events")),
+        ):
+            with pytest.raises(CallFailed, match=f"^{url} {problem}. Set FARM_API_KEY, or "):
+                call()
 
 
 def test_an_image_is_fetched_without_the_key(receiver: Receiver) -> None:

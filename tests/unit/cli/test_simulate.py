@@ -49,8 +49,28 @@ def test_a_simulation_prints_a_table() -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [("--size", "huge"), ("--model", "dall-e"), ("--images", "1=x"), ("--images", "1=-1")]
+    "option",
+    [
+        *(("--size", "huge"), ("--model", "dall-e"), ("--images", "1=x"), ("--images", "1=-1")),
+        *(("--images", "1=nan"), ("--size", "square=inf")),
+    ],
 )
 def test_an_option_that_makes_no_trace_is_named(option: tuple[str, str]) -> None:
     with pytest.raises(UnusableMix, match=f"{option[0]} {option[1]}"):
         simulated(*option)
+
+
+@pytest.mark.parametrize(
+    ("words", "ignored"),
+    [
+        (["simulate", "--trace", "a.csv", "--steps", "28"], "'--steps': it has no effect beside --trace"),
+        (["simulate", "--rate", "3", "--load", "0.7"], "'--load': it has no effect beside --rate"),
+        (["simulate", "--gain", "1.2"], "'--gain': it has no effect beside --forward exact"),
+        (["usage", "--json", "--csv"], "'--csv': it has no effect beside --json"),
+    ],
+)
+def test_an_option_without_effect_is_refused(words: list[str], ignored: str) -> None:
+    result = CliRunner().invoke(app, words)
+
+    assert result.exit_code == 2
+    assert ignored in " ".join(result.output.replace("│", " ").split())
