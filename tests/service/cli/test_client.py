@@ -40,7 +40,7 @@ def test_a_key_that_cannot_be_sent_is_refused_in_words(receiver: Receiver, key: 
 
 
 @pytest.mark.parametrize(("key", "problem"), [(None, "asks for an API key"), ("wrong", "does not accept this API key")])
-def test_a_missing_or_wrong_key_is_told_with_the_setting(farm: Farm, key: str | None, problem: str) -> None:
+def test_a_missing_or_wrong_key_is_reported_with_the_setting(farm: Farm, key: str | None, problem: str) -> None:
     app = create_app(farm, base=BASE, with_keys=True, max_streams=4, max_held_calls=4, host_decides=True)
     with served(app) as url:
         client = BatchClient(Settings(url=url, api_key=key))
