@@ -9,7 +9,7 @@ from typing import Literal
 from PIL import Image
 from typing_extensions import Unpack
 
-from farm.client.client import Client, Job, JobState, Parameters
+from farm.client.client import Client, Job, JobFailed, JobState, Parameters
 from farm.client.input_image import InputImage
 
 
@@ -31,8 +31,16 @@ class AsyncJob:
             yield state
 
     async def wait(self, on_progress: Callable[[JobState], object] | None = None) -> JobState:
-        """Wait until the job has ended, and return its last state. Raises JobFailed and CallFailed."""
-        return await asyncio.to_thread(self._job.wait, on_progress)
+        """Wait until the job has ended, and return its last state. Raises JobFailed and CallFailed.
+
+        `on_progress` is called by the event loop, so it may use what belongs to that.
+        """
+        async for state in self.watch():
+            if on_progress:
+                on_progress(state)
+        if state.status == "failed":
+            raise JobFailed(state)
+        return state
 
     async def images(self) -> list[Image.Image]:
         """Wait until the job has ended, and return its images. Raises JobFailed and CallFailed."""
@@ -50,10 +58,16 @@ class AsyncClient:
         self._client = Client(url, api_key)
 
     async def render(
-        self, prompt: str, *images: InputImage, model: str = "srpo", **parameters: Unpack[Parameters]
+        self,
+        prompt: str,
+        *images: InputImage,
+        model: str = "srpo",
+        on_progress: Callable[[JobState], object] | None = None,
+        **parameters: Unpack[Parameters],
     ) -> list[Image.Image]:
         """Render a prompt, with input images for a model that takes some; see `Client.render`."""
         job = await self.submit(prompt, *images, model=model, **parameters)
+        await job.wait(on_progress)
         return await job.images()
 
     async def submit(

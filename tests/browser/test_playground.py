@@ -422,6 +422,22 @@ def test_a_link_opens_the_same_settings(page: Page, context: BrowserContext) -> 
     expect(other.locator("#field-image_size")).to_have_value("square")
 
 
+def test_a_link_has_no_files(page: Page, tmp_path: Path) -> None:
+    file = tmp_path / "input.png"
+    Image.new("RGB", (320, 256), "red").save(file)
+    page.select_option("#model", "kontext-multi")
+    address = page.get_by_label("URL of an input image")
+    address.fill("https://a.example/fox.png")
+    address.press("Enter")
+    page.set_input_files("#field-image_urls", file)
+    expect(page.locator(".thumbnails li")).to_have_count(2)
+
+    page.click("#link")
+
+    expect(page.locator("#state")).to_have_text("Link copied.")
+    assert "base64" not in page.evaluate("() => navigator.clipboard.readText()")
+
+
 def test_a_link_with_values_that_cannot_be_opens_with_the_defaults(page: Page, farm: RunningFarm) -> None:
     values = 'prompt=5&image_url=[[]]&image_size=[]&num_inference_steps="x"&acceleration="warp"&webhook_events=7'
     for begin in ('model="srpo-image-to-image"', 'model="srpo"'):

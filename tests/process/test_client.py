@@ -6,6 +6,7 @@ import asyncio
 import base64
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread, current_thread
 from typing import Any
 
 import pytest
@@ -97,10 +98,23 @@ def test_asyncio_renders_several_at_a_time(simulated: RunningFarm) -> None:
         job = await client.submit("a fox", **SMALL)
         statuses = [state.status async for state in job.watch()]
         assert statuses[-1] == "completed"
-        return await asyncio.gather(job.images(), client.render("an owl", **SMALL))
+        owl = client.render("an owl", on_progress=lambda state: seen.append((state.status, current_thread())), **SMALL)
+        return await asyncio.gather(job.images(), owl)
 
+    seen: list[tuple[str, Thread]] = []
     fox, owl = asyncio.run(both())
     assert fox[0].tobytes() != owl[0].tobytes()
+    assert seen[-1] == ("completed", current_thread()), "progress is told by the event loop"
+
+
+def test_asyncio_raises_for_a_job_that_failed(simulated: RunningFarm) -> None:
+    async def cancelled() -> None:
+        job = await AsyncClient(simulated.url).submit("a fox", num_inference_steps=50, num_images=4)
+        await job.cancel()
+        await job.wait()
+
+    with pytest.raises(JobFailed, match="cancelled"):
+        asyncio.run(cancelled())
 
 
 def test_a_notebook_shows_progress_and_then_the_images(slow: Client, monkeypatch: pytest.MonkeyPatch) -> None:

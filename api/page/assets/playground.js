@@ -231,7 +231,8 @@ function showMore() {
 // Links: the settings are in the fragment, which is not sent to the server.
 
 function link() {
-  const short = Object.entries(form.body).filter(([, value]) => !String(value).startsWith("data:"));
+  const isFile = (value) => String(value).startsWith("data:");
+  const short = Object.entries(form.body).filter(([, value]) => ![value].flat().some(isFile));
   const settings = new URLSearchParams(short.map(([name, value]) => [name, JSON.stringify(value)]));
   return `${location.href.split("#")[0]}#${settings}`;
 }
