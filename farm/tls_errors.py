@@ -12,7 +12,7 @@ _NOT_YET_VALID, _EXPIRED, _OTHER_NAME = 9, 10, (62, 64)
 
 @dataclass(frozen=True, slots=True)
 class CertificateProblem:
-    """What is wrong with a certificate, as the rest of a sentence that begins with it, and what to do."""
+    """The fault of a certificate, as the rest of a sentence that begins with it, and what to do."""
 
     text: str
     remedy: str

@@ -68,7 +68,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class BulkParts:
-    """What a runner works with."""
+    """The parts of the farm that a bulk runner uses."""
 
     bulks: BulkStore
     files: BulkFiles

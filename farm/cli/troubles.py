@@ -1,4 +1,4 @@
-"""What is wrong with a farm now, a line each: the causes of alerts, for the person who looks at `farm top`."""
+"""Present faults of a farm, a line each: the causes of alerts, for the person who looks at `farm top`."""
 
 from __future__ import annotations
 

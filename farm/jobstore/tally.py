@@ -1,4 +1,4 @@
-"""What one process tells of itself that no script can: counts, such as refused calls, and errors of the storage."""
+"""Reports of one process about itself, which no script can make: counts, such as refused calls, and storage errors."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def test_a_farm_in_good_health(farm: RunningFarm) -> None:
 
 
 def test_no_farm_is_running(tmp_path: Path) -> None:
-    """That is no fault; and looking leaves nothing behind."""
+    """It is not a fault, and the check leaves nothing behind."""
     report = doctor(tmp_path / "data")
 
     assert report.status == 0

@@ -79,7 +79,7 @@ def _rendered(pipeline: FluxModels, requests: Sequence[ImageRequest]) -> tuple[l
 
 
 class Moments:
-    """When the first step of an image began, and when its last one ended."""
+    """The times at which the first step of an image began and its last one ended."""
 
     def __init__(self, timer: Callable[[], float]) -> None:
         self.first = self.last = 0.0

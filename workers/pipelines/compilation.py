@@ -85,7 +85,7 @@ def _compile(module: nn.Module, is_known: Callable[[torch.Size], bool], compiler
 
 
 class CompilationActivity:
-    """Whether torch compiles something in this process right now."""
+    """A flag: torch is compiling something in this process."""
 
     def __init__(self) -> None:
         self._is_compiling = False

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """What the settings say of how networks are computed."""
+    """The settings of how networks are computed."""
 
     attention: AttentionName = "native"
     compile: CompileChoice = "auto"

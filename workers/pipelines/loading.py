@@ -88,7 +88,7 @@ class Target:
 
     @property
     def transformer(self) -> Kept:
-        """How transformers are kept; offloaded ones are not on the device."""
+        """Return how transformers are kept; offloaded ones are not on the device."""
         home = torch.device("cpu") if self.plan.offload == "all" else self.device
         return Kept(home, self.number_format, in_fp8=self.plan.quantize == "fp8")
 

@@ -55,7 +55,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class ForwardInputs:
-    """What one image brings to a forward of the transformer.
+    """The inputs of one image to a forward of the transformer.
 
     `tokens` [1, n, 4 x channels] at `token_positions` [n, 3]; `time`, a timestep; the prompt's embeddings; `guidance`.
     """

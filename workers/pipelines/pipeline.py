@@ -32,7 +32,7 @@ WarmUp = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class WarmUps:
-    """What a pipeline renders before the first job, and what it renders later, in another thread than jobs.
+    """The images that a pipeline renders before the first job, and those that it renders later, beside jobs.
 
     `is_compiling` says whether kernels are compiled right now, for these or for a job.
     """
@@ -105,7 +105,7 @@ class Pipeline(Protocol):
 
     @property
     def prompt_cache(self) -> tuple[int, int]:
-        """How often a prompt's embeddings were found in the cache, and how often they were computed."""
+        """Return how often a prompt's embeddings were found in the cache, and how often they were computed."""
 
     @property
     def capacity(self) -> int:

@@ -35,7 +35,7 @@ class TransformerFiles:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Where and how a transformer is kept: its device, its number format, and whether its blocks are in fp8."""
+    """The way a transformer is kept: its device, its number format, and whether its blocks are in fp8."""
 
     device: torch.device
     number_format: torch.dtype

@@ -113,7 +113,7 @@ class LineResponse(TypedDict, closed=True):
 
 
 class LineFailure(TypedDict, closed=True):
-    """Why a request was not executed: `batch_expired` or `batch_cancelled`."""
+    """The reason why a request was not executed: `batch_expired` or `batch_cancelled`."""
 
     code: str
     message: str

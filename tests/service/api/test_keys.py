@@ -182,7 +182,7 @@ def test_a_job_belongs_to_the_caller_of_its_key(keyed: FlaskClient, farm: Farm, 
 def test_another_callers_waiting_job_looks_like_an_unknown_one(
     keyed: FlaskClient, ada: dict[str, str], bob: dict[str, str], method: str, path: str
 ) -> None:
-    """That of one that has ended, `test_privacy` sees for every route."""
+    """`test_privacy` sees the same of an ended job for every route."""
     job_id = submit(keyed, headers=ada)
 
     headers = bob | {"X-Request-Id": "the same"}

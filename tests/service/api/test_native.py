@@ -460,7 +460,7 @@ def test_a_pause_is_shown_and_ends(api: FlaskClient, farm: Farm) -> None:
     "path", ["pause", "resume", "workers/w/drain", "jobs/{id}/cancel", "jobs/{id}/retry", "deliveries/{id}/redeliver"]
 )
 def test_a_call_without_a_body_refuses_fields_instead_of_ignoring_them(api: FlaskClient, path: str) -> None:
-    """Who pauses a model by a field of the body must not pause the farm."""
+    """A caller that pauses a model by a field of the body must not pause the farm."""
     answer = problem(api.post("/farm/v1/" + path.format(id=submit(api)), json={"model": "srpo"}), 422)
 
     assert answer["errors"][0]["field"] == "model"

@@ -201,7 +201,7 @@ def test_one_waiting_call_too_many_gets_retry_after_and_makes_no_job(farm: Farm,
 
 @EVERY_WAITING_CALL
 def test_calls_sent_again_after_a_timeout_are_one_job(hasty: FlaskClient, farm: Farm, dialect: Dialect) -> None:
-    """Whether or not a client counts its retries, and whatever it makes of the answer."""
+    """A count of retries from the client makes no difference."""
     for count in range(3):
         dialect.submit(hasty, {"X-Stainless-Retry-Count": str(count)})
         dialect.submit(hasty)

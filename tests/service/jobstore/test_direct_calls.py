@@ -238,7 +238,7 @@ def test_a_job_whose_call_had_missed_its_heartbeats_but_got_the_images_is_not_jo
 def test_the_images_of_a_call_that_joined_are_not_those_of_the_one_that_had_left(
     store: JobStore, client: redis.Redis
 ) -> None:
-    """Who had left, and is reported late, does not take the job from an equal call that may still reconnect."""
+    """A call reported late as disconnected does not take the job from an equal call that may still reconnect."""
     job_id, first = call(store)
     end_hold(client, job_id)
     _, second = call(store)

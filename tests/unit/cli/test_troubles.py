@@ -1,4 +1,4 @@
-"""What `farm top` says is wrong: no alert's cause is silent there."""
+"""The faults that `farm top` shows: every alert's cause is among them."""
 
 from __future__ import annotations
 
