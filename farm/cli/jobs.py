@@ -45,7 +45,7 @@ def list_jobs(
     caller: Annotated[str | None, typer.Option(help="Only jobs of the API key of this name or id.")] = None,
     since: Since = None,
     limit: Annotated[int, typer.Option("-n", "--limit", help="Number of jobs.", min=1, max=100_000)] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the jobs as JSON, whole.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the complete jobs as JSON.")] = False,
 ) -> None:
     """List jobs, the newest first."""
     jobs = newest(_found(Client(load()), status=status, code=code, model=model, since=since, caller=caller), limit)
@@ -92,7 +92,7 @@ def retry(
 ) -> None:
     """Submit failed jobs again as new ones, and print their ids.
 
-    Give one id, or --failed with what selects them.
+    Give one id, or --failed with filters.
     """
     if failed == (job_id is not None):
         raise typer.BadParameter("give the id of a job, or --failed")

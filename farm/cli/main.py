@@ -84,7 +84,7 @@ def root(
     Settings are environment variables: see docs/settings.md.
 
     Exit status: 0, done; 1, failed, and the last line says why; 2, a wrong
-    option or argument; 78, a setting or the installation is to be mended
+    option or argument; 78, a setting or the installation must be fixed
     first; 130, ended by Ctrl-C. NO_COLOR=1 turns colours off.
     """
     if context.invoked_subcommand is None:

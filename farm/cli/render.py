@@ -46,7 +46,7 @@ def render(
             "--from",
             metavar="FILE",
             help="Render every request of a file, or of the standard input (-), instead of PROMPT: JSONL, CSV, or a "
-            "prompt a line. The same command again goes on where it stopped, and tries failed requests again.",
+            "prompt a line. The same command again continues where it stopped, and tries failed requests again.",
         ),
     ] = None,
     number: Annotated[int | None, typer.Option("-n", help=f"Number of images, 1 to {MAX_IMAGES}. Default: 1.")] = None,

@@ -23,16 +23,16 @@ from farm.simulation.trace import Arrival, Mix, made_up, read, size_of
 
 _PERCENTS = (50, 95, 99)
 _COUNTS = [str(count) for count in range(1, MAX_IMAGES + 1)]
-#: Parameters of a made-up trace.
+#: Parameters of a generated trace.
 _MADE_UP = ("hours", "load", "rate", "swing", "model", "size", "acceleration", "images", "priority", "steps", "seed")
 
 Weighted = list[str] | None
 Gpus = Annotated[int, typer.Option(min=1, max=100_000, help="Cards, with a worker each.")]
-Hours = Annotated[float, typer.Option(min=0.01, max=720, help="Length of the made-up trace.")]
+Hours = Annotated[float, typer.Option(min=0.01, max=720, help="Length of the generated trace.")]
 Rate = Annotated[float | None, typer.Option(min=0.000001, help="Jobs a second on average, instead of --load.")]
-Load = Annotated[float, typer.Option(min=0.01, max=10, help="Work that comes, as a share of what the cards can do.")]
+Load = Annotated[float, typer.Option(min=0.01, max=10, help="Offered work, as a share of what the cards can do.")]
 Swing = Annotated[
-    float, typer.Option(min=0, max=1, help="By which share the rate rises at noon, and falls at midnight.")
+    float, typer.Option(min=0, max=1, help="Share by which the rate rises at noon and falls at midnight.")
 ]
 Model = Annotated[Weighted, typer.Option(metavar="NAME=WEIGHT", help="Default: srpo.")]
 Size = Annotated[Weighted, typer.Option(metavar="NAME=WEIGHT", help="Default: landscape_4_3=3 and square_hd=1.")]
@@ -40,11 +40,13 @@ Levels = Annotated[Weighted, typer.Option(metavar="NAME=WEIGHT", help="Default: 
 Images = Annotated[Weighted, typer.Option(metavar="COUNT=WEIGHT", help="Images of a job. Default: 1=7, 2=1 and 4=2.")]
 Priority = Annotated[Weighted, typer.Option(metavar="NAME=WEIGHT", help="Default: normal=6, low=1 and bulk=3.")]
 Steps = Annotated[int, typer.Option(min=1, max=50, help="Denoising steps of an image.")]
-Seed = Annotated[int, typer.Option(help="Seed of the made-up trace.")]
-Trace = Annotated[Path | None, typer.Option(help="A CSV or JSONL file of jobs, instead of a made-up trace.")]
+Seed = Annotated[int, typer.Option(help="Seed of the generated trace.")]
+Trace = Annotated[Path | None, typer.Option(help="A CSV or JSONL file of jobs, instead of a generated trace.")]
 Pace = Annotated[float, typer.Option(min=0.000001, help="Seconds of a full step of a megapixel.")]
 Forward = Annotated[Literal["exact", "shared"], typer.Option(help="As FARM_FORWARD.")]
-Gain = Annotated[float, typer.Option(min=0.1, max=4, help="With `shared`: images a second of four together, to one.")]
+Gain = Annotated[
+    float, typer.Option(min=0.1, max=4, help="With `shared`: throughput of four images together, relative to one.")
+]
 Price = Annotated[float, typer.Option(min=0, help="Price of a card for an hour, in any currency.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -29,8 +29,8 @@ _FAILED = "farm_jobs_failed_total"
 
 
 def top(
-    seconds: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.2, max=3600)] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once, and print it.")] = False,
+    seconds: Annotated[float, typer.Option(help="Seconds between updates.", min=0.2, max=3600)] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one update and exit.")] = False,
 ) -> None:
     """Show queue, workers, jobs and failures live.
 

@@ -63,7 +63,7 @@ def redeliver(
 ) -> None:
     """Repeat deliveries now, with the same event ids.
 
-    Give one id, or --all with what selects them.
+    Give one id, or --all with filters.
     """
     if everything == (delivery_id is not None):
         raise typer.BadParameter("give the id of a delivery, or --all")

@@ -21,7 +21,7 @@ from farm.domain.errors import FarmError
 from farm.domain.request import Request
 from farm.domain.scheduling import QueuePriority
 
-#: Jobs of a made-up trace are drawn for so many seconds at a time.
+#: Jobs of a generated trace are drawn for so many seconds at a time.
 _CHUNK_SECONDS = 60
 _DAY_SECONDS = 86400
 

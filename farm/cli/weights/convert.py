@@ -22,7 +22,7 @@ def convert(
     """Convert SRPO's transformer to bf16 or fp8.
 
     Its 47.6 GB in fp32 become 23.8 GB or 15.2 GB. A conversion
-    that was interrupted goes on where it stopped. A manifest with the
+    that was interrupted continues where it stopped. A manifest with the
     digests of both files is written beside the new one.
     """
     source = file or load().srpo_file
