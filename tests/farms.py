@@ -107,6 +107,7 @@ class RunningFarm:
         environment: dict[str, str] | None = None,
         certificate: Certificate | None = None,
         program: str = "farm.cli",
+        folder: Path | None = None,
     ) -> None:
         self.data_dir = data_dir
         self.port = free_port()
@@ -114,6 +115,7 @@ class RunningFarm:
         self._certificate = certificate
         self._workers = workers
         self._program = program
+        self._folder = folder
         self._environment = clean_environment() | {"FARM_PIPELINE": "simulated"} | (environment or {})
         authority = str(certificate.authority) if certificate else None
         self._http = urllib3.PoolManager(retries=False, timeout=30, maxsize=16, ca_certs=authority)
@@ -121,13 +123,16 @@ class RunningFarm:
 
     def start(self, *, seconds: float = 60) -> None:
         """Start the farm and wait for its readiness line."""
-        program = [sys.executable, "-m", self._program, "up", "--port", str(self.port), "--workers", str(self._workers)]
+        words = ("up", "--port", str(self.port), "--workers", str(self._workers))
+        # Programs of the tests are found in this repository's folder only.
+        program = child.module(self._program, *words) if self._folder else [sys.executable, "-m", self._program, *words]
         if self._certificate:
             program += ["--tls-cert", str(self._certificate.chain), "--tls-key", str(self._certificate.key)]
         self.log = self.data_dir.with_suffix(".log")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 child.command(*program, "--data-dir", str(self.data_dir)),
+                cwd=self._folder,
                 env=self._environment,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -12,7 +12,6 @@ import math
 import queue
 import re
 import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -135,7 +134,7 @@ class LanguageModel:
     def __init__(
         self, folder: Path, *, answer_seconds: float = ANSWER_SECONDS, load_seconds: float = LOAD_SECONDS
     ) -> None:
-        self._program = [sys.executable, "-m", "workers.pipelines.language", str(folder)]
+        self._program = child.module("workers.pipelines.language", str(folder))
         self._answer_seconds = answer_seconds
         self._load_seconds = load_seconds
         self._process: _Process | None = None

@@ -36,7 +36,7 @@ PROMPTS = (
 )
 
 
-_UP = (sys.executable, "-m", "farm.cli", "up")
+_UP = child.module("farm.cli", "up")
 
 
 class DemoFailed(FarmError):

@@ -20,6 +20,7 @@ from farm.domain.errors import ConfigurationError, StoreUnavailable, with_detail
 from farm.jobstore.connection import check, connect
 from farm.jobstore.stats import StoreStats, Worker
 from farm.printable import announce
+from farm.process import child
 from farm.process.data_dir import DataDir
 from farm.process.embedded_redis import EmbeddedRedis
 from farm.process.listen import CHOOSE_ANOTHER, ListenAddress, listening_error
@@ -200,11 +201,11 @@ def check_own_redis(settings: Settings) -> None:
 
 
 def api_program(address: ListenAddress, data_dir: Path) -> list[str]:
-    return [sys.executable, "-m", "api", *address.options, "--data-dir", str(data_dir)]
+    return child.module("api", *address.options, "--data-dir", str(data_dir))
 
 
 def worker_program(data_dir: Path) -> list[str]:
-    return [sys.executable, "-m", "workers", "--data-dir", str(data_dir)]
+    return child.module("workers", "--data-dir", str(data_dir))
 
 
 def _of_rendering(settings: Settings, data_dir: Path) -> dict[str, str]:
@@ -219,7 +220,7 @@ def kernels_kept(data_dir: Path) -> dict[str, str]:
 
 
 def webhook_program(data_dir: Path) -> list[str]:
-    return [sys.executable, "-m", "workers.background", "--data-dir", str(data_dir)]
+    return child.module("workers.background", "--data-dir", str(data_dir))
 
 
 def refuse_unusable_address(address: ListenAddress) -> None:

@@ -36,7 +36,12 @@ def die_with_parent(parent: int) -> None:
 
 def command(*program: str) -> list[str]:
     """Return the command line that runs `program` as a child which dies with the calling process."""
-    return [sys.executable, "-m", "farm.process.child", str(os.getpid()), *program]
+    return module("farm.process.child", str(os.getpid()), *program)
+
+
+def module(name: str, *words: str) -> list[str]:
+    """Return the command line of a module: the installed one, whatever the folder has that a farm is started in."""
+    return [sys.executable, "-P", "-m", name, *words]
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from farm.printable import printable
 from farm.process.child import EXIT_CONFIG
 from farm.process.tls import validity_problem
 from farm.weights.checkpoints import LICENCES
-from tests.farms import clean_environment, farm_command, free_port, own_redis, pids, running_farm, wait_for
+from tests.farms import RunningFarm, clean_environment, farm_command, free_port, own_redis, pids, running_farm, wait_for
 from tests.tls_server import DATES, Authority, server
 from workers.pipelines import miniature
 
@@ -347,6 +347,19 @@ def test_a_chain_with_an_expired_authority_is_a_note(tmp_path: Path) -> None:
 
     assert problem is not None
     assert f"in {chain} expired on {yesterday:%Y-%m-%d}" in problem
+
+
+def test_a_farm_runs_no_module_of_the_folder_that_it_is_started_in(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    for name in ("api", "workers", "farm", "redis", "json"):
+        (project / f"{name}.py").write_text("raise SystemExit('This is the module of another project.')")
+    farm = RunningFarm(tmp_path / "data", folder=project)
+
+    farm.start()
+
+    assert farm.wait_for_end(farm.submit(num_inference_steps=1))["status"] == "completed"
+    assert farm.stop() == 0
 
 
 def test_a_closed_terminal_drains_the_api_and_the_whole_farm(data_dir: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from farm.cli.request_fields import image_size
 from farm.domain.calibration import Calibration
 from farm.domain.catalogue import MAX_STEPS, SIZE_PRESETS
 from farm.domain.errors import ConfigurationError
+from farm.process import child
 
 
 def calibrate(
@@ -73,7 +74,7 @@ def calibrate(
         _refuse_unwritable(path, option)
     if find_spec("torch") is None:
         raise ConfigurationError("torch is not installed; pip install 'srpo-farm[calibrate]'")
-    os.execv(sys.executable, [sys.executable, "-m", "workers.calibration", calibration.model_dump_json()])
+    os.execv(sys.executable, child.module("workers.calibration", calibration.model_dump_json()))
 
 
 def _lines(path: Path) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from farm.domain.errors import ConfigurationError
+from farm.process import child
 from farm.settings import load
 
 
@@ -35,4 +36,4 @@ def convert(
         )
     if find_spec("torch") is None:
         raise ConfigurationError("torch is not installed; pip install 'srpo-farm[worker]'")
-    os.execv(sys.executable, [sys.executable, "-m", "workers.pipelines.convert", str(source), str(target), to])
+    os.execv(sys.executable, child.module("workers.pipelines.convert", str(source), str(target), to))
