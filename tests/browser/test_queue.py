@@ -11,7 +11,7 @@ from typing import Literal
 
 import openai
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.farms import RunningFarm, farm_command, running_farm
 from tests.webhook_receiver import Receiver
@@ -41,17 +41,27 @@ def test_jobs_appear_and_end_without_a_reload(page: Page, farm: RunningFarm) -> 
 def test_ids_times_and_states_stay_on_a_line_beside_a_long_prompt(page: Page, farm: RunningFarm) -> None:
     job_id = farm.submit(prompt=f"{'a very long prompt ' * 6}{'x' * 2000}", num_inference_steps=1)
     shown = page.locator(row(page, job_id))
-    expect(shown).to_contain_text("completed")
+    expect(shown).to_contain_text("completed", timeout=20_000)
 
     page.set_viewport_size({"width": 1200, "height": 800})
 
     for name in ("Submitted", "Id", "Model", "Status"):
-        lines = shown.locator(f"td[data-name={name}] > div").evaluate(
-            "(cell) => { const range = document.createRange(); range.selectNodeContents(cell); "
-            "return new Set([...range.getClientRects()].map((box) => box.top)).size; }"
+        assert lines_of(shown.locator(f"td[data-name={name}] > div")) == 1, name
+    for width in (1000, 360):
+        page.set_viewport_size({"width": width, "height": 800})
+        parts: list[int] = page.locator(".scroll").evaluate_all(
+            "(all) => all.map((one) => one.scrollWidth - one.clientWidth)"
         )
-        assert lines == 1, name
-    assert page.evaluate("document.querySelector('#jobs').offsetWidth <= innerWidth")
+        assert parts == [0] * 4, width
+
+
+def lines_of(shown: Locator) -> int:
+    """Return on how many lines a text is."""
+    lines: int = shown.evaluate(
+        "(node) => { const range = document.createRange(); range.selectNodeContents(node); "
+        "return new Set([...range.getClientRects()].map((box) => Math.round(box.bottom))).size; }"
+    )
+    return lines
 
 
 def test_the_page_goes_on_after_an_answer_that_was_cut_off(page: Page, farm: RunningFarm) -> None:
