@@ -207,7 +207,7 @@ def test_refuses_a_model_that_it_does_not_serve(pipeline: FluxModels) -> None:
 def test_values_that_are_no_colours_are_no_image(pipeline: FluxModels) -> None:
     untouched = render(pipeline, FOX)
 
-    with pytest.raises(RenderError, match="no colours"):
+    with pytest.raises(RenderError, match="not colours"):
         render(pipeline, replace(FOX, guidance=float("nan")))
 
     assert render(pipeline, FOX) == untouched

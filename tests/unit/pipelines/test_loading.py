@@ -464,7 +464,7 @@ def test_the_doctor_refuses_a_format_that_a_worker_refuses(
 def test_a_file_that_is_cut_off_is_refused(checkpoints: Checkpoints, size: int) -> None:
     checkpoints.srpo_file.write_bytes(checkpoints.srpo_file.read_bytes()[:size])
 
-    assert "no whole safetensors file" in refusal(checkpoints.load)
+    assert "not a complete safetensors file" in refusal(checkpoints.load)
 
 
 def test_a_file_that_is_not_there_is_refused(checkpoints: Checkpoints) -> None:
