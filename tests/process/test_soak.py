@@ -36,7 +36,7 @@ CHANGES = 100_000
 LASTING = {
     *("accepted_vfinish", "claimed_vfinish", "vclock", "worker_vfinish"),
     *("public_url", "farm_id", "fence", "models", "outbox", "totals", "sweep", "celery"),
-    *("idle_workers", "worker", "workers", "delivery_queues", "webhook_secret", "signing_key"),
+    *("idle_workers", "processes", "worker", "workers", "delivery_queues", "webhook_secret", "signing_key"),
     *("worker_facts", "pace", "caller_images", "counted", "daily_usage", "schema", "storage"),
 }
 IMAGE = data_uri(sample_image(256, 256))
