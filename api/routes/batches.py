@@ -48,7 +48,7 @@ def _add_files(blueprint: flask.Blueprint, context: ApiContext, upload_slots: Up
         count, after = _limit(openai_batch.DEFAULT_FILES, openai_batch.MAX_FILES), flask.request.args.get("after")
         found = files.page(
             caller.id,
-            after_us=files.cursor(caller, after) if after else None,
+            after=files.cursor(caller, after) if after else None,
             count=count + 1,
             order=_order(),
             purpose=flask.request.args.get("purpose"),

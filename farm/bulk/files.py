@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 import redis
 
@@ -27,8 +27,17 @@ MIN_KEEP_SECONDS = 2 * 86400.0
 MAX_FILES_PER_CALLER = 30_000
 #: Records that are read at a time.
 _CHUNK = 1000
+#: Files that are created at the same time: both results of a bulk.
+_SAME_TIME = 2
 #: How long a deleted file can be named as the end of a page, in seconds.
 CURSOR_SECONDS = 3600
+
+
+class Cursor(NamedTuple):
+    """A place in the list of a caller's files: the time at which a file was created, and its id."""
+
+    created_us: int
+    file_id: str
 
 
 class BulkFiles:
@@ -71,20 +80,20 @@ class BulkFiles:
             raise NotFound(f"No file has the id '{file_id[:100]}'.")
         return file
 
-    def cursor(self, caller: Caller, file_id: str) -> int:
-        """Return when a file was created, also of one that was just deleted. Raises NotFound."""
+    def cursor(self, caller: Caller, file_id: str) -> Cursor:
+        """Return the place of a file in the list, also of one that was just deleted. Raises NotFound."""
         with translated():
             owner, created_us = self._redis.hmget(redis_keys.bulk_file(file_id), "caller", "created_us")
         if created_us is None or not (caller.is_admin or owner == caller.id):
             raise NotFound(f"No file has the id '{file_id[:100]}'.")
-        return int(created_us)
+        return Cursor(int(created_us), file_id)
 
     def page(
-        self, caller: str, *, after_us: int | None, count: int, order: Literal["asc", "desc"], purpose: str | None
+        self, caller: str, *, after: Cursor | None, count: int, order: Literal["asc", "desc"], purpose: str | None
     ) -> list[BulkFile]:
-        """Return up to `count` of the caller's files, by their time of creation, behind `after_us`."""
+        """Return up to `count` of the caller's files, by their time of creation, behind `after`."""
         found: list[BulkFile] = []
-        for file in self._in_order(caller, after_us, order):
+        for file in self._in_order(caller, after, order):
             if purpose in (None, file.purpose):
                 found.append(file)
             if len(found) == count:
@@ -126,28 +135,29 @@ class BulkFiles:
         with closing(self._storage.open(file.key, 0, file.stored_bytes)) as chunks:
             yield from chunks
 
-    def _in_order(self, caller: str, after_us: int | None, order: Literal["asc", "desc"]) -> Iterator[BulkFile]:
+    def _in_order(self, caller: str, after: Cursor | None, order: Literal["asc", "desc"]) -> Iterator[BulkFile]:
         """Yield the caller's files that have not expired, reading no more records than are wanted, or a few more."""
-        now_us, after = self._now_us(), after_us
+        now_us = self._now_us()
         while ids := self._ids(redis_keys.bulk_files_of(caller), after, order):
             with translated(), self._redis.pipeline(transaction=False) as pipeline:
-                for file_id, _ in ids:
+                for _, file_id in ids:
                     pipeline.hgetall(redis_keys.bulk_file(file_id))
                 records = pipeline.execute()
-            for (file_id, _), fields in zip(ids, records, strict=True):
+            for (_, file_id), fields in zip(ids, records, strict=True):
                 if "key" in fields and int(fields["expires_us"]) > now_us:
                     yield _file(file_id, fields)
-            after = round(ids[-1][1])
+            after = ids[-1]
 
-    def _ids(self, index: str, after_us: int | None, order: Literal["asc", "desc"]) -> list[tuple[str, float]]:
-        """Return the next ids of an index of files, each with its time of creation."""
-        bound = f"({after_us}" if after_us else ""
+    def _ids(self, index: str, after: Cursor | None, order: Literal["asc", "desc"]) -> list[Cursor]:
+        """Return the next files of an index, behind `after` and those created with it."""
+        bound, count = after.created_us if after else None, _CHUNK + _SAME_TIME
         with translated():
             if order == "asc":
-                found = self._redis.zrangebyscore(index, bound or "-inf", "+inf", start=0, num=_CHUNK, withscores=True)
+                found = self._redis.zrangebyscore(index, bound or "-inf", "+inf", start=0, num=count, withscores=True)
             else:
-                found = self._redis.zrevrangebyscore(index, bound or "+inf", "-inf", 0, _CHUNK, withscores=True)
-        return cast(list[tuple[str, float]], found)
+                found = self._redis.zrevrangebyscore(index, bound or "+inf", "-inf", 0, count, withscores=True)
+        places = [Cursor(round(score), file_id) for file_id, score in cast(list[tuple[str, float]], found)]
+        return [one for one in places if after is None or (one > after if order == "asc" else one < after)]
 
     def _record(self, file: BulkFile) -> None:
         """Write the record of a file, and forget those of the caller that have expired."""

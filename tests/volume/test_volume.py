@@ -14,7 +14,7 @@ from tests.volume.run import ENVIRONMENT, WORKERS, Interactive, Observations, Pl
 @pytest.mark.alone
 def test_every_line_has_one_result_while_workers_are_killed(tmp_path: Path) -> None:
     with running_farm(tmp_path / "data", WORKERS, None, **ENVIRONMENT) as farm:
-        observed = run(Plan(lines=3000, kill_seconds=8), farm)
+        observed = run(Plan(lines=3000, kill_seconds=5), farm)
 
     assert observed.findings == []
     assert observed.kills >= 3

@@ -82,6 +82,8 @@ GUARDED = [
     ("PUT", "/files/x/multipart/x/1/"),
     ("POST", "/files/x/multipart/x/complete"),
     ("POST", "/files/x/multipart/x/complete/"),
+    ("GET", "/api/v3/models"),
+    ("GET", "/api/v3/models/"),
     ("POST", "/api/v3/media/uploads"),
     ("POST", "/api/v3/media/upload/binary"),
     ("POST", "/fal/proxy"),

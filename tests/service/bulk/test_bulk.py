@@ -575,3 +575,25 @@ def test_a_page_of_files_reads_no_more_records_than_it_needs(
     assert (page["data"][0]["id"], page["has_more"]) == (made[0] if order == "asc" else made[-1], True)
     everything = api.get(f"{FILES}?order={order}").get_json()["data"]
     assert [file["id"] for file in everything] == (made if order == "asc" else made[::-1])
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("deletes", [False, True])
+def test_pages_of_one_file_show_both_results_of_a_batch(
+    api: FlaskClient, harness: BulkHarness, monkeypatch: pytest.MonkeyPatch, *, order: str, deletes: bool
+) -> None:
+    """They are created at the same time."""
+    monkeypatch.setattr("farm.bulk.files._CHUNK", 1)
+    batch = harness.end_of(create(api, request(1), request(2, size="0")))
+    everything = [file["id"] for file in api.get(f"{FILES}?order={order}").get_json()["data"]]
+
+    seen, page = [], api.get(f"{FILES}?limit=1&order={order}").get_json()
+    while page["data"]:
+        (file,) = page["data"]
+        seen.append(file["id"])
+        if deletes:
+            api.delete(f"{FILES}/{file['id']}")
+        page = api.get(f"{FILES}?limit=1&order={order}&after={file['id']}").get_json()
+
+    assert seen == everything
+    assert {batch["input_file_id"], batch["output_file_id"], batch["error_file_id"]} == set(seen)
