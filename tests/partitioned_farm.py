@@ -62,7 +62,7 @@ class SpreadFarm(RunningFarm):
             self.wires[name].open()
         self._keeper = threading.Thread(target=self._keep_running, daemon=True)
         self._keeper.start()
-        wait_for(self._is_warm, seconds=seconds, what=f"a warm farm (its log is {self.log})")
+        wait_for(self.is_warm, seconds=seconds, what=f"a warm farm (its log is {self.log})")
 
     def stop(self) -> int:
         self.heal()
@@ -105,7 +105,8 @@ class SpreadFarm(RunningFarm):
         """The ids of the workers that take jobs: a process that is started again has another."""
         return {one.id for one in StoreStats(self.admin).workers() if one.facts.get("state") == "warm"}
 
-    def _is_warm(self) -> bool:
+    def is_warm(self) -> bool:
+        """Return True if each worker has been heard of and takes jobs, and the API is ready."""
         try:
             return len(self.warm_workers) == len(WORKERS) and self.call("GET", "/readyz").status == 200
         except urllib3.exceptions.HTTPError:

@@ -14,8 +14,6 @@ import pytest
 from api.app import MAX_BODY
 from tests.farms import RunningFarm
 
-#: Its timing needs the machine for itself.
-
 NATIVE, FAL, WAVESPEED = "/farm/v1/jobs", "/fal/queue/fal-ai/flux/srpo", "/api/v3/wavespeed-ai/flux-srpo"
 GENERATIONS, EDITS = "/v1/images/generations", "/v1/images/edits"
 PATHS = [NATIVE, FAL, WAVESPEED, GENERATIONS, EDITS, "/farm/v1/deliveries", "/api/v3/predictions"]

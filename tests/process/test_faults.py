@@ -19,8 +19,6 @@ from farm.process import child
 from farm.process.child import EXIT_CONFIG
 from tests.farms import RunningFarm, clean_environment, running_farm, wait_for
 
-#: Its timing needs the machine for itself.
-
 LEASE = 2.0
 
 

@@ -19,8 +19,6 @@ from tests.farms import Answer, RunningFarm, clean_environment, farm_command, fr
 from tests.images import sample_image
 from tests.small_disk import SmallDisk, small_disk
 
-#: Its timing needs the machine for itself.
-
 #: What would be recorded, and the word for the full disk in the answer to each.
 REFUSED = {
     "/farm/v1/jobs": ({"model": "srpo", "prompt": "a fox"}, b"disk_full"),

@@ -30,6 +30,7 @@ from tests.partitioned_farm import (
 from tests.webhook_receiver import Receiver
 
 #: Its timing needs the machine for itself.
+pytestmark = pytest.mark.alone
 
 FAULTS = (
     *(kill_all_connections, lose_all_wake_ups, pause, freeze, kill),
@@ -45,6 +46,8 @@ def standing() -> Iterator[tuple[SpreadFarm, Receiver]]:
 
 @pytest.fixture
 def farm(standing: tuple[SpreadFarm, Receiver]) -> SpreadFarm:
+    """Return the farm once it has got over what an earlier test did to it."""
+    wait_for(standing[0].is_warm, seconds=60, what="a warm farm")
     return standing[0]
 
 

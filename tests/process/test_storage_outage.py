@@ -21,8 +21,6 @@ from tests.s3 import S3, Place
 from tests.unit.dialects.samples import JOB_ID, a_request
 from workers.pipelines.simulated import SimulatedPipeline
 
-#: Its timing needs the machine for itself.
-
 #: A put that was answered well, with the digest of something else, and stored nothing; and an image that is cut off.
 NOT_DONE = Fault(answer=b'HTTP/1.1 200 OK\r\nETag: "0"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n')
 SHORT = Fault(

@@ -27,8 +27,6 @@ from tests.farms import RunningFarm, pids, running_farm, wait_for
 from tests.faulty_worker import TIMEOUT_SECONDS
 from tests.webhook_receiver import Receiver, running_receiver
 
-#: Its timing needs the machine for itself.
-
 LEASE = 2.0
 KILLED = -signal.SIGKILL
 #: What fills a batch.
