@@ -129,7 +129,7 @@ class Surroundings:
         """Return a start with a Redis that gives the farm's user these rights."""
         start = self.redis()
         with redis.Redis.from_url(start.settings["FARM_REDIS_URL"]) as client:
-            wait_for(client.ping)
+            wait_for(lambda: is_listening(client), what="the Redis")
             client.execute_command("ACL", "SETUSER", "farm", "on", "nopass", *rules.split())
         return Start(settings={"FARM_REDIS_URL": start.settings["FARM_REDIS_URL"] + "?username=farm&password=secret"})
 
@@ -386,6 +386,14 @@ def test_a_closed_terminal_drains_the_api_and_the_whole_farm(data_dir: Path, tmp
         assert farm.process.wait(30) == 0
         assert farm.pids() == []
         assert "worker has drained" in farm.log.read_text()
+
+
+def is_listening(client: redis.Redis) -> bool:
+    """Return True once a server that has just been started answers; its socket is there a little earlier."""
+    try:
+        return bool(client.ping())
+    except redis.exceptions.ConnectionError:
+        return False
 
 
 def answers(port: int) -> bool:
