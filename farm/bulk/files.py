@@ -13,11 +13,10 @@ from farm.bulk.result_images import with_images
 from farm.bulk.store import FULL_RETRY_SECONDS
 from farm.domain.bulk import BulkFile, Purpose, new_file_id
 from farm.domain.errors import LimitReached, NotFound, StorageError
-from farm.jobstore import redis_keys
+from farm.jobstore import redis_keys, redis_time
 from farm.jobstore.connection import translated
 from farm.jobstore.disk_guard import Guard, no_guard
 from farm.jobstore.memory_guard import MemoryGuard
-from farm.jobstore.stats import microseconds
 from farm.storage.storage import Storage, new_bulk_key
 from farm.uploads.uploads import ReceivedFile
 
@@ -128,8 +127,7 @@ class BulkFiles:
 
     def _now_us(self) -> int:
         """Return the time by Redis's clock: by another one, files could expire as soon as they are there."""
-        with translated():
-            return microseconds(self._redis.time())
+        return redis_time.now_us(self._redis)
 
     def _pieces(self, file: BulkFile) -> Iterator[bytes]:
         with closing(self._storage.open(file.key, 0, file.stored_bytes)) as chunks:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import redis
 
 from farm import clock
-from farm.jobstore.connection import translated
-from farm.jobstore.stats import microseconds
+from farm.jobstore.redis_time import now_us
 
 #: More than this is an error, in seconds: uploads expire by the API's own clock, S3 refuses calls that are 900 off.
 MAX_SKEW_SECONDS = 30.0
@@ -33,7 +32,6 @@ class ClockSkew:
 def clock_skew(client: redis.Redis) -> ClockSkew:
     """Compare the clock of Redis with this machine's. Raises StoreUnavailable."""
     began = clock.now_us()
-    with translated():
-        redis_us = microseconds(client.time())
+    redis_us = now_us(client)
     ended = clock.now_us()
     return ClockSkew((redis_us - (began + ended) / 2) / 1e6, blur=(ended - began) / 2e6)

@@ -19,11 +19,10 @@ import structlog
 
 from farm import __version__, clock
 from farm.domain.errors import StoreFull, StoreUnavailable
-from farm.jobstore import redis_keys
+from farm.jobstore import redis_keys, redis_time
 from farm.jobstore.clock_skew import MAX_SKEW_SECONDS, REMEDY, clock_skew
 from farm.jobstore.connection import translated
 from farm.jobstore.disk_guard import Guard, no_guard
-from farm.jobstore.stats import microseconds
 from farm.settings import PREFIX, Settings
 
 Kind = Literal["api", "worker", "webhook worker"]
@@ -93,7 +92,7 @@ class Peers:
         """Write this process, and remove those that are gone."""
         with translated():
             gone = [name for name, (seconds, _) in _all(self._redis).items() if seconds > GONE_SECONDS]
-            entry = json.dumps({"at_us": microseconds(self._redis.time()), "values": self._values})
+            entry = json.dumps({"at_us": redis_time.now_us(self._redis), "values": self._values})
             self._redis.hset(redis_keys.PROCESSES, self._name, entry)
             if gone:
                 self._redis.hdel(redis_keys.PROCESSES, *gone)
@@ -130,7 +129,7 @@ def alive(client: redis.Redis) -> dict[str, dict[str, str]]:
 def _all(client: redis.Redis) -> dict[str, tuple[float, dict[str, str]]]:
     """Return all processes: name → the seconds since they were there, and their settings."""
     with translated():
-        now_us = microseconds(client.time())
+        now_us = redis_time.now_us(client)
         found = cast(dict[str, str], client.hgetall(redis_keys.PROCESSES))
     entries = {name: json.loads(text) for name, text in found.items()}
     return {name: ((now_us - entry["at_us"]) / 1e6, entry["values"]) for name, entry in entries.items()}

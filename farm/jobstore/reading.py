@@ -16,7 +16,8 @@ from farm.domain.pause import PausedGroup
 from farm.domain.scheduling import PRIORITIES
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
-from farm.jobstore.stats import Worker, microseconds, paused_groups_from, workers_from
+from farm.jobstore.redis_time import microseconds
+from farm.jobstore.stats import Worker, paused_groups_from, workers_from
 
 Command = Callable[[redis.client.Pipeline], object]
 #: What follows a counter's name in its field → its value.

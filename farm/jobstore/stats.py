@@ -15,7 +15,7 @@ from farm.domain.catalogue import MODELS
 from farm.domain.job import Job
 from farm.domain.pause import Group, GroupKind, PausedGroup
 from farm.domain.scheduling import PRIORITIES, QueuePriority
-from farm.jobstore import redis_keys
+from farm.jobstore import redis_keys, redis_time
 from farm.jobstore.connection import translated
 from farm.jobstore.record import job_from
 
@@ -68,8 +68,7 @@ class StoreStats:
         self._redis = client
 
     def now_us(self) -> int:
-        with translated():
-            return microseconds(self._redis.time())
+        return redis_time.now_us(self._redis)
 
     def models(self) -> dict[str, Served]:
         """Return the models that a worker has ever announced, by their names in the catalogue."""
@@ -133,7 +132,7 @@ class StoreStats:
             pipeline.zrange(redis_keys.WORKERS, 0, -1, withscores=True)
             pipeline.hgetall(redis_keys.WORKER_FACTS)
             time, heartbeats, facts = pipeline.execute()
-        return workers_from(heartbeats, facts, now_us=microseconds(time))
+        return workers_from(heartbeats, facts, now_us=redis_time.microseconds(time))
 
     def running(self) -> dict[str, list[Job]]:
         """Return the jobs that workers hold: worker → its jobs."""
@@ -234,11 +233,6 @@ def _served(fields: dict[str, str]) -> Served:
     return Served(
         weights=fields["weights"], safety=fields["safety"], build=fields["build"], seen_us=int(fields["seen_us"])
     )
-
-
-def microseconds(time: tuple[int, int]) -> int:
-    """Return Redis's answer to TIME in microseconds since the epoch."""
-    return int(time[0]) * 1_000_000 + int(time[1])
 
 
 def workers_from(heartbeats: Iterable[tuple[str, float]], facts: Mapping[str, str], *, now_us: int) -> list[Worker]:

@@ -12,7 +12,7 @@ import redis
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
 from farm.jobstore.disk_guard import Guard, no_guard
-from farm.jobstore.stats import microseconds
+from farm.jobstore.redis_time import now_us
 
 #: For how long errors are kept after the last one, in seconds.
 KEEP_SECONDS = 600
@@ -52,7 +52,7 @@ class StorageErrors:
 
     def _write(self, met: dict[str, str]) -> None:
         with translated(), self._redis.pipeline() as pipeline:
-            at_us = microseconds(self._redis.time())
+            at_us = now_us(self._redis)
             for operation, reason in met.items():
                 text = json.dumps({"reason": reason, "at_us": at_us})
                 pipeline.hset(redis_keys.STORAGE_ERRORS, operation, text)

@@ -7,9 +7,8 @@ from typing import cast
 
 import redis
 
-from farm.jobstore import redis_keys
+from farm.jobstore import redis_keys, redis_time
 from farm.jobstore.connection import translated
-from farm.jobstore.stats import microseconds
 
 
 class SweepState:
@@ -27,8 +26,7 @@ class SweepState:
 
     def now_us(self) -> int:
         """Return the time by Redis's clock, in microseconds since the epoch."""
-        with translated():
-            return microseconds(self._redis.time())
+        return redis_time.now_us(self._redis)
 
     def farm_id(self) -> str:
         """Return the id of this farm, created once. It is lost with all else in this Redis, so it is read each time."""

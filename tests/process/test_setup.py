@@ -142,6 +142,18 @@ def test_a_farm_of_single_processes_on_ones_own_redis(tmp_path: Path) -> None:
             assert [process.wait(30) for process in started] == [0, 0]
 
 
+def simulated_farm(*program: str, cwd: Path | None = None) -> subprocess.Popen[str]:
+    """Start a farm with simulated images by this program; its standard output says that it is ready."""
+    return subprocess.Popen(
+        child.command(*program),
+        cwd=cwd,
+        env=clean_environment() | {"FARM_PIPELINE": "simulated"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
 def test_https(data_dir: Path, tmp_path: Path) -> None:
     """With a certificate the farm answers over HTTPS, and its URLs begin with https."""
     cert, key, authority = tmp_path / "cert.pem", tmp_path / "key.pem", trustme.CA()
@@ -151,13 +163,7 @@ def test_https(data_dir: Path, tmp_path: Path) -> None:
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     port = free_port()
     words = ["up", "--port", str(port), "--data-dir", str(data_dir), "--tls-cert", str(cert), "--tls-key", str(key)]
-    farm = subprocess.Popen(
-        child.command(sys.executable, "-m", "farm.cli", *words),
-        env=clean_environment() | {"FARM_PIPELINE": "simulated"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    farm = simulated_farm(sys.executable, "-m", "farm.cli", *words)
     assert farm.stdout is not None
     try:
         assert farm.stdout.readline() == f"farm ready: https://127.0.0.1:{port}\n"
@@ -326,14 +332,7 @@ def test_make_up_starts_a_farm(clone: Path, snippet: Snippet) -> None:
     (clone / ".venv").symlink_to(sys.prefix)
     line, _, printed = snippet.code.removeprefix("$ ").partition("\n")
     port = free_port()
-    farm = subprocess.Popen(
-        child.command("bash", "-c", f"exec env {line} PORT={port} --old-file=pyproject.toml"),
-        cwd=clone,
-        env=clean_environment() | {"FARM_PIPELINE": "simulated"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    farm = simulated_farm("bash", "-c", f"exec env {line} PORT={port} --old-file=pyproject.toml", cwd=clone)
     assert farm.stdout is not None
     try:
         ready = farm.stdout.readline()

@@ -14,7 +14,7 @@ from farm.domain.errors import StoreDiskFull
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect
 from farm.jobstore.peers import GONE_SECONDS, Kind, Peers, alive, differences, leave, values_of
-from farm.jobstore.stats import microseconds
+from farm.jobstore.redis_time import microseconds
 from farm.settings import Settings
 from tests.farms import free_port
 
