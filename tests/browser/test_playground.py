@@ -61,9 +61,23 @@ def click_and_read_request(page: Page, clicked: Locator) -> dict[str, Any]:
     return body
 
 
+#: Decoding fails, too, when the next preview takes the place of the one that is decoded: then it begins again.
+WIDTH = """async (image) => {
+  for (;;) {
+    const source = image.src;
+    try {
+      await image.decode();
+      return image.naturalWidth;
+    } catch (error) {
+      if (image.src === source) throw error;
+    }
+  }
+}"""
+
+
 def width_of(image: Locator) -> int:
     expect(image).to_be_visible()
-    width: int = image.evaluate("async (image) => { await image.decode(); return image.naturalWidth; }")
+    width: int = image.evaluate(WIDTH)
     return width
 
 
