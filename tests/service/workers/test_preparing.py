@@ -448,6 +448,7 @@ def test_a_drain_asks_no_host_again(open_studio: Callable[..., Studio], host: Ho
 
     job_id = studio.submit(host.behave("/fox.png", refuse))
     studio.preparer.work()
+    wait_for(lambda: host.asked)
     studio.preparer.close()
 
     assert (len(host.asked), studio.record(job_id).state) == (1, State.CREATED)
@@ -480,11 +481,11 @@ def test_drains_do_not_count(open_studio: Callable[..., Studio], host: Host) -> 
         request.send_error(503)
 
     job_id = open_studio().submit(host.behave("/fox.png", refuse))
-    for _ in range(MAX_PREPARATION_ATTEMPTS + 1):
+    for drains in range(1, MAX_PREPARATION_ATTEMPTS + 2):
         opened.append(open_studio())
         opened[-1].preparer.work()
+        wait_for(lambda drains=drains: len(host.asked) == drains)
         opened[-1].preparer.close()
-    assert len(host.asked) == MAX_PREPARATION_ATTEMPTS + 1
     host.serve("/fox.png", IMAGE)
 
     assert open_studio().until_prepared(job_id).request.inputs
