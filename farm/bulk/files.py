@@ -75,7 +75,7 @@ class BulkFiles:
         with translated():
             fields = cast(dict[str, str], self._redis.hgetall(redis_keys.bulk_file(file_id)))
         file = _file(file_id, fields) if "key" in fields else None
-        if file is None or not (caller.is_admin or file.caller == caller.id) or file.expires_us <= self._now_us():
+        if file is None or not (caller.is_admin or file.caller == caller.id):
             raise NotFound(f"No file has the id '{file_id[:100]}'.")
         return file
 
@@ -134,15 +134,14 @@ class BulkFiles:
             yield from chunks
 
     def _in_order(self, caller: str, after: Cursor | None, order: Literal["asc", "desc"]) -> Iterator[BulkFile]:
-        """Yield the caller's files that have not expired, reading no more records than are wanted, or a few more."""
-        now_us = self._now_us()
+        """Yield the caller's files, reading no more records than are wanted, or a few more."""
         while ids := self._ids(redis_keys.bulk_files_of(caller), after, order):
             with translated(), self._redis.pipeline(transaction=False) as pipeline:
                 for _, file_id in ids:
                     pipeline.hgetall(redis_keys.bulk_file(file_id))
                 records = pipeline.execute()
             for (_, file_id), fields in zip(ids, records, strict=True):
-                if "key" in fields and int(fields["expires_us"]) > now_us:
+                if "key" in fields:
                     yield _file(file_id, fields)
             after = ids[-1]
 
@@ -158,7 +157,7 @@ class BulkFiles:
         return [one for one in places if after is None or (one > after if order == "asc" else one < after)]
 
     def _record(self, file: BulkFile) -> None:
-        """Write the record of a file, and forget those of the caller that have expired."""
+        """Write the record of a file, which Redis deletes in its time, and forget those of the caller that are gone."""
         name, index = redis_keys.bulk_file(file.id), redis_keys.bulk_files_of(file.caller)
         now_us = self._now_us()
         with translated():
