@@ -184,8 +184,8 @@ class SsrfSafeClient:
 
     def _within_time(self, request: _Request) -> Reply:
         """Run the exchange in a thread of its own, and cut its connection at the timeout, whatever it waits for."""
-        connection = _Cancellable()
-        outcome = call_in_thread("outbound", lambda: self._exchange(request, connection))
+        began, connection = clock.monotonic(), _Cancellable()
+        outcome = call_in_thread("outbound", lambda: self._exchange(request, connection, began))
         try:
             return outcome.result(request.seconds)
         except TimeoutError:
@@ -193,8 +193,7 @@ class SsrfSafeClient:
         finally:
             connection.cut()
 
-    def _exchange(self, request: _Request, connection: _Cancellable) -> Reply:
-        began = clock.monotonic()
+    def _exchange(self, request: _Request, connection: _Cancellable, began: float) -> Reply:
         try:
             with self._open(request.target, began + request.seconds) as plain:
                 connection.hold(plain)

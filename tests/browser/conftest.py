@@ -10,13 +10,17 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
 
 from tests import docs_site
 from tests.farms import RunningFarm, running_farm
 
 #: The browser must reach nothing but the farm, and needs no sandbox for a page of ours.
 _OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+
+#: A farm and a browser on a busy machine take longer than the five seconds for which Playwright's assertions wait.
+_TIMEOUT_MS = 20_000
+expect.set_options(timeout=_TIMEOUT_MS)
 
 
 def launch(playwright: Playwright) -> Browser:
@@ -78,7 +82,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """Yield the windows of one person: a history of their own."""
     windows = browser.new_context(viewport={"width": 1600, "height": 1000})
-    windows.set_default_timeout(20_000)
+    windows.set_default_timeout(_TIMEOUT_MS)
     windows.grant_permissions(["clipboard-read", "clipboard-write"])
     yield windows
     windows.close()

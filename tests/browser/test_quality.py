@@ -136,7 +136,7 @@ def test_nothing_moves_where_less_motion_is_wanted(page: Page, farm: RunningFarm
     def moves(path: str, motion: Literal["reduce", "no-preference"]) -> bool:
         page.emulate_media(reduced_motion=motion)
         page.goto(f"{farm.url}/{path}")
-        expect(page.locator("#jobs > li, #jobs tr, .opblock-tag").first).to_be_visible(timeout=20_000)
+        expect(page.locator("#jobs > li, #jobs tr, .opblock-tag").first).to_be_visible()
         return bool(page.evaluate(_MOVES))
 
     job = {"id": farm.submit(num_inference_steps=1), "body": {"model": "srpo", "prompt": "a fox"}}
