@@ -340,7 +340,7 @@ def test_a_bulk_has_a_bounded_number_of_open_jobs(
 ) -> None:
     monkeypatch.setattr("workers.bulk.MAX_OPEN_JOBS", 3)
     batch_id = create(api, *map(request, range(7)))
-    harness.until(lambda: job_ids(farm), renders=False)
+    harness.until(lambda: len(job_ids(farm)) == 3, renders=False)
     for _ in range(5):
         harness.until(lambda: True, renders=False)
 
