@@ -171,7 +171,7 @@ def test_a_drain_ends_within_a_second_of_a_step(data_dir: Path, number: signal.S
 
 def test_a_cancelled_job_stops_within_a_step(data_dir: Path) -> None:
     """A running one stops within a step, a waiting one never starts; both end `failed`, code `cancelled`."""
-    with running_farm(data_dir, FARM_SIMULATED_STEP_MS="300") as farm:
+    with running_farm(data_dir, FARM_SIMULATED_STEP_MS="1000") as farm:
         running = farm.submit(num_inference_steps=50)
         farm.wait_for_state(running, "processing")
         waiting = farm.submit(num_inference_steps=50)
@@ -182,7 +182,7 @@ def test_a_cancelled_job_stops_within_a_step(data_dir: Path) -> None:
         view = farm.wait_for_end(running)
 
         assert (answer.status, answer.json["outcome"]) == (202, "stopping")
-        assert time.monotonic() - began < 0.3 + 0.5
+        assert time.monotonic() - began < 1 + 2  # a step, and what a busy machine adds
         assert (view["status"], view["code"]) == ("failed", "cancelled")
         assert farm.job(waiting)["code"] == "cancelled"
         assert farm.job(waiting)["started_at"] is None

@@ -188,10 +188,10 @@ def test_a_step_that_a_level_skips_takes_no_time() -> None:
         seen.append(step)
         return True
 
-    (rendered,) = SimulatedPipeline(step_ms=50).render([replace(FOX, steps=28, acceleration="high")], watch)
+    (rendered,) = SimulatedPipeline(step_ms=100).render([replace(FOX, steps=28, acceleration="high")], watch)
 
     assert (rendered.full_steps, seen) == (10, list(range(29)))
-    assert 0.5 <= clock.monotonic() - began < 1.3
+    assert 1.0 <= clock.monotonic() - began < 2.8
 
 
 @pytest.mark.parametrize(
