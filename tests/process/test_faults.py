@@ -200,7 +200,7 @@ def test_a_killed_farm_leaves_no_process(data_dir: Path) -> None:
     farm.process.kill()
     farm.process.wait()
     farm.process.stdout.close()
-    wait_for(lambda: not farm.pids(), seconds=5, what="the end of every process")
+    wait_for(lambda: not farm.pids(), what="the end of every process")
 
     farm.start()
     try:

@@ -253,7 +253,7 @@ def test_reclaiming_survives(outage: Outage, monkeypatch: pytest.MonkeyPatch) ->
     try:
         outage.kill()
         outage.server.start()
-        wait_for(lambda: jobs.state(outage.farm.store, job_id) is State.CREATED, seconds=5)
+        wait_for(lambda: jobs.state(outage.farm.store, job_id) is State.CREATED)
     finally:
         thread.stop()
         thread.join()
@@ -272,7 +272,7 @@ def test_reclaiming_survives_a_redis_that_refuses_writes(outage: Outage, monkeyp
         wait_for(lambda: client.info("stats")["total_error_replies"] > before + 2)
         client.config_set("min-replicas-to-write", 0)
         jobs.end_lease(client)
-        wait_for(lambda: jobs.state(store, job_id) is State.CREATED, seconds=5)
+        wait_for(lambda: jobs.state(store, job_id) is State.CREATED)
     finally:
         client.config_set("min-replicas-to-write", 0)
         thread.stop()

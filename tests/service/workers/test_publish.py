@@ -99,7 +99,7 @@ def test_a_cancelled_job_does_not_wait_for_the_storage(shop: WorkerHarness, stor
 
     assert store.cancel(job_id) == "stopping"
 
-    wait_for(lambda: jobs.state(store, job_id) is State.FAILED, seconds=2)
+    wait_for(lambda: jobs.state(store, job_id) is State.FAILED)
     assert jobs.record(store, job_id).code == "cancelled"
 
 

@@ -706,7 +706,7 @@ def test_slow_storage_is_no_hang_of_the_pipeline(
         patch.setattr(os, "_exit", lambda _: None)  # else a failure of this test would end the whole run
         patch.setattr(clock, "monotonic", lambda: now + 60)
         try:
-            wait_for(lambda: not shop.lease.watchdog.is_hung, seconds=1, what="a watchdog at rest")
+            wait_for(lambda: not shop.lease.watchdog.is_hung, seconds=5, what="a watchdog at rest")
         finally:
             go.set()
     shop.join()
