@@ -38,14 +38,19 @@ class CallHeartbeat:
         self._calls: dict[tuple[str, str], ClientConnection] = {}
         self._unreported: dict[tuple[str, str], Callable[[str, str], None]] = {}
         self._lock = threading.Lock()
-        self._thread = BackgroundThread("call heartbeat", self._beat, pause=lambda: _HEARTBEAT_SECONDS)
+        self._thread: BackgroundThread | None = None
+
+    def start(self) -> None:
+        """Start the thread that sends the heartbeats, unless it runs. To be called before there is a job to lose."""
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = BackgroundThread("call heartbeat", self._beat, pause=lambda: _HEARTBEAT_SECONDS)
+                self._thread.start()
 
     @contextmanager
     def of(self, job_id: str, call: str, client: ClientConnection) -> Iterator[None]:
         """Send heartbeats of this call of `client` meanwhile: it waits for the job."""
         with self._lock:
-            if not self._thread.is_alive():
-                self._thread.start()
             self._calls[job_id, call] = client
         try:
             yield
@@ -114,6 +119,7 @@ class HeldCalls:
         with self._slots.held(caller.id, refusal=ConcurrencyLimitReached()):
             flask.request.environ[HELD_BY] = order.dialect
             order = replace(order, call=str(uuid.uuid4()))
+            self._heartbeat.start()
             self._heartbeat.report_disconnected()
             job_id = self._service.submit(caller, order).id
             client, has_disconnected = ClientConnection.of(flask.request.environ), False

@@ -80,9 +80,9 @@ class EventFeed:
     @contextmanager
     def _subscribed(self) -> Iterator[None]:
         with self._changed:
-            self._subscribers += 1
             if not self._reader.is_alive():
                 self._reader.start()
+            self._subscribers += 1
         self._reader.wake()
         try:
             yield

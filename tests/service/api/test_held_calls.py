@@ -15,6 +15,7 @@ from werkzeug.test import TestResponse
 
 from api.app import create_app
 from farm.bootstrap import Farm
+from farm.concurrency.background_thread import BackgroundThread
 from farm.domain.errors import StoreUnavailable
 from farm.domain.job import Claimed, Job, State
 from farm.jobstore import redis_keys
@@ -263,6 +264,24 @@ def test_a_call_that_waited_for_too_long_leaves_its_job_alone(farm: Farm) -> Non
     assert response.status_code == 504
     jobs.end_waiting_for_callers(farm.redis)
     farm.store.reap()
+    assert only_job(farm).state is State.CREATED
+
+
+def test_a_call_whose_heartbeats_cannot_start_has_no_job(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine allows no more threads: a caller that is told of a failure must not have a job that goes on."""
+    farm.store.renew("w", FACTS, [])
+    hasty = replace(farm, settings=Settings(hold_seconds=0.05))
+    api = create_app(hasty, base=BASE, with_keys=False, max_streams=1, max_held_calls=1).test_client()
+
+    def refuse(_: BackgroundThread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BackgroundThread, "start", refuse)
+        status = api.post(FAL_RUN, json=BODIES[FAL_RUN]).status_code
+    assert (status, known(farm)) == (500, [])
+
+    assert api.post(FAL_RUN, json=BODIES[FAL_RUN]).status_code == 504
     assert only_job(farm).state is State.CREATED
 
 
