@@ -8,10 +8,14 @@ from enum import Enum, auto
 
 import structlog
 
+from farm import clock
+
 #: Failures without a success in between after which the worker counts as faulty, and not the jobs.
 MAX_FAILURES_IN_A_ROW = 5
 #: Pause after the second failure in a row, in seconds, doubled with each further one: other workers come first.
 _FIRST_PAUSE = 0.5
+#: How long a worker that has gone is taken for one that starts again, in seconds: it loads its weights.
+RESTART_SECONDS = 300.0
 
 #: Parts of error messages for exhausted memory: of torch on CUDA and on the CPU, and of cuBLAS.
 _NO_MEMORY = ("out of memory", "outofmemoryerror", "cublas_status_alloc_failed", "can't allocate memory")
@@ -56,6 +60,7 @@ class FailureCounter:
         self._lock = threading.Lock()
         self._failures_in_a_row = 0
         self._failed: set[str] = set()
+        self._others_until = 0.0
         self.is_faulty = False
 
     @property
@@ -90,6 +95,10 @@ class FailureCounter:
     def failed_here_before(self, job_id: str) -> bool:
         """Return True if another failure of this job here proves nothing, and other workers may do better.
 
-        It failed here before, as everything since did. So no worker uses up the attempts of a job alone.
+        It failed here before, as everything since did. So no worker uses up the attempts of a job alone, also while the
+        others restart: a job that kills its workers may be the cause. To be asked at each failure.
         """
-        return job_id in self._failed and self._has_others()
+        now = clock.monotonic()
+        if self._has_others():
+            self._others_until = now + RESTART_SECONDS
+        return job_id in self._failed and now < self._others_until

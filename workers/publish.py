@@ -294,7 +294,8 @@ class Publisher:
 
     def _fail_and_count(self, output: JobOutput, error: FarmError) -> None:
         """Fail the job, and count the failure: this worker may be to blame."""
-        if self._failure_counter.failed_here_before(output.job.id):
+        failed_before = partial(self._failure_counter.failed_here_before, output.job.id)
+        if retry_store_call(failed_before, self._draining):
             self._release(output)
         else:
             self._fail(output, error)

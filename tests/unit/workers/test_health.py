@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from workers.health import MAX_FAILURES_IN_A_ROW, FailureCounter, Fault, fault_of
+from farm import clock
+from workers.health import MAX_FAILURES_IN_A_ROW, RESTART_SECONDS, FailureCounter, Fault, fault_of
 
 
 class OutOfMemoryError(RuntimeError):
@@ -56,7 +57,8 @@ class Bench:
 
     def __init__(self, *, has_others: bool = True) -> None:
         self.left = 0
-        self.failure_counter = FailureCounter(self._leave, has_others=lambda: has_others)
+        self.has_others = has_others
+        self.failure_counter = FailureCounter(self._leave, has_others=lambda: self.has_others)
 
     def _leave(self) -> None:
         self.left += 1
@@ -116,6 +118,22 @@ def test_the_second_failure_of_a_job_here_proves_nothing_while_there_are_others(
 
     assert bench.failure_counter.failed_here_before("a") is has_others
     assert not bench.failure_counter.failed_here_before("b")
+
+
+def test_other_workers_that_restart_count_as_others_for_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that kills its workers leaves a faulty one alone again and again, with the attempts of all others."""
+    bench = Bench()
+    now = clock.monotonic()
+    monkeypatch.setattr(clock, "monotonic", lambda: now)
+    assert not bench.failure_counter.failed_here_before("a")
+    bench.fail(1)
+    bench.has_others = False
+
+    now += RESTART_SECONDS - 1
+    assert bench.failure_counter.failed_here_before("a")
+
+    now += 2
+    assert not bench.failure_counter.failed_here_before("a")
 
 
 def test_a_success_of_another_job_clears_an_earlier_failure() -> None:
