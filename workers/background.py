@@ -67,7 +67,7 @@ class BackgroundProcess:
         ).start()
         port.serve(self._farm.settings, ProcessCollector(registry=None))
         _log.info("background worker is ready")
-        stopping.wait()
+        stopping.wait_for_one()
         self._drain()
         _log.info("background worker has drained")
         return 0

@@ -7,6 +7,9 @@ import queue
 import signal
 from types import FrameType
 
+#: Seconds after which the main thread looks for signals that another thread has received.
+_LOOK_SECONDS = 1.0
+
 
 def stop_signals() -> tuple[signal.Signals, ...]:
     """Return the signals that ask this process to stop; without SIGHUP if it ignores that from its start (`nohup`)."""
@@ -27,13 +30,22 @@ class StopSignals:
         for number in numbers:
             signal.signal(number, lambda received, _frame: self._received.put(received))
 
-    def wait(self, seconds: float | None = None) -> bool:
-        """Wait up to `seconds` for a signal (None: for ever), and return True if one came."""
+    def wait(self, seconds: float) -> bool:
+        """Wait up to `seconds` for a signal, and return True if one came."""
         try:
             self._received.get(timeout=seconds)
         except queue.Empty:
             return False
         return True
+
+    def wait_for_one(self) -> None:
+        """Wait until a signal comes.
+
+        The kernel may have any thread receive it, and Python's handler runs once the main thread, which waits here,
+        wakes up by itself.
+        """
+        while not self.wait(_LOOK_SECONDS):
+            pass
 
 
 def exit_at_once(_number: int, _frame: FrameType | None) -> None:

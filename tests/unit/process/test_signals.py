@@ -41,7 +41,24 @@ from farm.process.signals import StopSignals, stop_signals
 
 signals = StopSignals(*stop_signals())
 print(signals.wait(0.01), flush=True)
-print(signals.wait())
+signals.wait_for_one()
+print("came")
+"""
+
+#: Waits for a signal that the kernel has another thread receive, while the main thread is waiting.
+RECEIVED_ELSEWHERE = """
+import signal, threading, time
+from farm.process.signals import StopSignals, stop_signals
+
+def receive():
+    time.sleep(0.2)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    time.sleep(600)
+
+signals = StopSignals(*stop_signals())
+threading.Thread(target=receive, daemon=True).start()
+signals.wait_for_one()
+print("came")
 """
 
 
@@ -53,8 +70,15 @@ def test_a_signal_ends_the_wait_of_the_main_thread(number: signal.Signals) -> No
 
         process.send_signal(number)
 
-        assert process.communicate(timeout=60)[0] == "True\n"
+        assert process.communicate(timeout=60)[0] == "came\n"
     assert process.returncode == 0
+
+
+def test_a_signal_that_another_thread_receives_ends_the_wait_too() -> None:
+    program = [sys.executable, "-c", RECEIVED_ELSEWHERE]
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=60, check=True)
+
+    assert ended.stdout == "came\n"
 
 
 def test_a_process_that_was_started_to_ignore_hangups_goes_on_ignoring_them() -> None:
@@ -67,4 +91,4 @@ def test_a_process_that_was_started_to_ignore_hangups_goes_on_ignoring_them() ->
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGTERM)
 
-        assert process.communicate(timeout=60)[0] == "True\n"
+        assert process.communicate(timeout=60)[0] == "came\n"
