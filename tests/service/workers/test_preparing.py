@@ -486,6 +486,7 @@ def test_drains_do_not_count(open_studio: Callable[..., Studio], host: Host) -> 
         opened[-1].preparer.work()
         wait_for(lambda: len(host.asked) == len(opened))
         opened[-1].preparer.close()
+    assert len(host.asked) == MAX_PREPARATION_ATTEMPTS + 1
     host.serve("/fox.png", IMAGE)
 
     assert open_studio().until_prepared(job_id).request.inputs

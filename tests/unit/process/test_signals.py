@@ -51,9 +51,8 @@ import signal, threading, time
 from farm.process.signals import StopSignals, stop_signals
 
 def receive():
-    time.sleep(0.2)
+    time.sleep(0.2)  # the main thread sleeps in the kernel then, which Python cannot see
     signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
-    time.sleep(600)
 
 signals = StopSignals(*stop_signals())
 threading.Thread(target=receive, daemon=True).start()
