@@ -66,6 +66,11 @@ class Repeats:
         for last, count in left_out:
             _write(last, count)
 
+    def close(self) -> None:
+        """Stop the thread that flushes, and write nothing more."""
+        if self._thread is not None:
+            self._thread.close()
+
     def _start_thread(self) -> None:
         """Start the thread that flushes, also in a process that was forked since."""
         if self._thread is None or not self._thread.is_alive():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 import structlog
@@ -11,7 +12,14 @@ from farm.telemetry.repeats import Repeats
 
 
 @pytest.fixture
-def lines() -> Iterator[list[structlog.typing.EventDict]]:
+def repeats() -> Iterator[Repeats]:
+    """Yield a processor whose thread ends with the test: half a minute later it would write amid another one."""
+    with closing(Repeats()) as repeats:
+        yield repeats
+
+
+@pytest.fixture
+def lines(repeats: Repeats) -> Iterator[list[structlog.typing.EventDict]]:
     """Yield the lines that are written; they have passed `Repeats`."""
     written: list[structlog.typing.EventDict] = []
 
@@ -20,17 +28,13 @@ def lines() -> Iterator[list[structlog.typing.EventDict]]:
         raise structlog.DropEvent
 
     before = structlog.get_config()
-    repeats.append(Repeats())
     structlog.configure(
-        processors=[structlog.stdlib.add_log_level, _name, repeats[-1], write],
+        processors=[structlog.stdlib.add_log_level, _name, repeats, write],
         wrapper_class=structlog.make_filtering_bound_logger(0),  # other tests leave out some levels
         cache_logger_on_first_use=False,
     )
     yield written
     structlog.configure(**before)
-
-
-repeats: list[Repeats] = []
 
 
 def _name(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -42,20 +46,20 @@ def events(lines: list[structlog.typing.EventDict]) -> list[tuple[str, int | Non
     return [(line["event"], line.get("repeated")) for line in lines]
 
 
-def test_repeats_of_an_outage_are_counted(lines: list[structlog.typing.EventDict]) -> None:
+def test_repeats_of_an_outage_are_counted(lines: list[structlog.typing.EventDict], repeats: Repeats) -> None:
     log = structlog.get_logger("farm")
     for number in range(24):
         log.warning("lease not renewed", error=f"timeout {number}")
     log.error("rendering failed")
     assert events(lines) == [("lease not renewed", None), ("rendering failed", None)]
 
-    repeats[-1].flush()
+    repeats.flush()
     assert events(lines)[2:] == [("lease not renewed", 23)]
     assert lines[-1]["error"] == "timeout 23"
 
     log.warning("lease not renewed", error="timeout")
     for _ in range(3):
-        repeats[-1].flush()
+        repeats.flush()
     assert events(lines)[3:] == [("lease not renewed", 1)]
 
     log.warning("lease not renewed", error="timeout")

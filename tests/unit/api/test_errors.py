@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import flask
@@ -79,10 +79,11 @@ def test_an_outage_does_not_fill_the_log() -> None:
 
 def written(logs: Sequence[MutableMapping[str, Any]]) -> list[MutableMapping[str, Any]]:
     """Return those of the lines that the log of a process has."""
-    repeats, found = Repeats(), []
-    for line in logs:
-        with suppress(structlog.DropEvent):
-            found.append(repeats(None, "", {**line, "level": line["log_level"], "logger": "api"}))
+    found = []
+    with closing(Repeats()) as repeats:
+        for line in logs:
+            with suppress(structlog.DropEvent):
+                found.append(repeats(None, "", {**line, "level": line["log_level"], "logger": "api"}))
     return found
 
 
