@@ -50,9 +50,9 @@ def read_form(*about: str, max_bytes: int) -> RequestBody:
 
 
 def events(pieces: Iterable[bytes]) -> Iterator[Event]:
-    """Yield the parts of the current request's form as they arrive; `pieces` is the body.
+    """Yield the parts of the current request's form as they arrive, each with a name; `pieces` is the body.
 
-    Raises InvalidRequest if it is not a form, or is cut off.
+    Raises InvalidRequest if it is not a form, is cut off, or a part has no name.
     """
     try:
         boundary = flask.request.mimetype_params.get("boundary", "").encode("latin-1")
@@ -65,6 +65,7 @@ def events(pieces: Iterable[bytes]) -> Iterator[Event]:
         for piece in chain(pieces, [None]):
             _feed(decoder, piece)
             while not isinstance(event := decoder.next_event(), NeedData | Epilogue):
+                _refuse_nameless(event)
                 yield event
     except ValueError as error:
         raise _no_form(f"the form is cut off or malformed: {error}") from error
@@ -77,6 +78,11 @@ def _feed(decoder: MultipartDecoder, piece: bytes | None) -> None:
         raise _no_form(f"the head of a part has more than {_MAX_PART_HEAD} bytes") from None
 
 
+def _refuse_nameless(event: Event) -> None:
+    if isinstance(event, Field | File) and not isinstance(event.name, str):  # although its type says so
+        raise _no_form("a part of the form has no name")
+
+
 def _parts(events: Iterable[Event]) -> Iterator[tuple[Field | File, bytes]]:
     """Yield each part with its content."""
     count, content = 0, bytearray()
@@ -86,8 +92,6 @@ def _parts(events: Iterable[Event]) -> Iterator[tuple[Field | File, bytes]]:
             count, part = count + 1, event
             if count > MAX_FORM_PARTS:
                 raise _no_form(f"the form has more than {MAX_FORM_PARTS} parts")
-            if not isinstance(part.name, str):  # although its type says so
-                raise _no_form("a part of the form has no name")
         elif isinstance(event, Data) and part is not None:
             content += event.data
             if not event.more_data:
